@@ -1,0 +1,157 @@
+"""A run is a value: one frozen dataclass that prints, compares, and survives JSON. Needs no torch."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from fewstep.errors import UserError, unknown
+
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything that decides the weights a run ends with, on one kind of machine."""
+
+    recipe: str
+    """Name of the recipe."""
+    method: str = "ect"
+    """Name of the method."""
+    method_options: Options = field(default_factory=dict)
+    """The method's options where they differ from its defaults."""
+    network: str = "mlp"
+    """Name of the network."""
+    network_options: Options = field(default_factory=dict)
+    """The network's options where they differ from its defaults."""
+    data: str = "digits"
+    """Name of the data set."""
+    sigma_data: float | None = None
+    """Standard deviation of the data for the preconditioning; None measures the training split."""
+    seed: int = 0
+    """Every random number of the run follows from it."""
+    iterations: int = 4000
+    """Optimizer steps in all; schedules are functions of step / iterations."""
+    batch: int = 256
+    """Samples of a step."""
+    block: int = 32
+    """Samples whose randomness is drawn at once; divides batch."""
+    lr: float = 2e-3
+    """Adam's learning rate at its peak."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Adam's decay rates of the moments."""
+    warmup: float = 0.02
+    """Share of the run over which the learning rate rises from 0."""
+    constant: float = 0.3
+    """Share of the run after which it falls, as a cosine."""
+    final: float = 0.02
+    """Learning rate at the end, as a share of the peak."""
+    clip: float = 10.0
+    """Largest norm of the gradient; longer ones are scaled down."""
+    ema: float = 0.999
+    """Share of the weights' average that a step keeps."""
+    middle_times: tuple[float, ...] = (0.821,)
+    """Noise levels of the later steps when sampling in as many steps and one more."""
+    threads: int = 2
+    """CPU threads of an operation: another number gives other last bits."""
+    log_every: int = 50
+    """Steps between lines of metrics.jsonl."""
+    picture_every: int = 1000
+    """Steps between picture grids; 0 draws only the last."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints; the last step always makes one."""
+
+    def __post_init__(self) -> None:
+        checks = {
+            "iterations": (self.iterations > 0, "at least 1"),
+            "block": (self.block > 0, "at least 1"),
+            "batch": (self.block > 0 and self.batch > 0 and self.batch % self.block == 0, f"a multiple of block={self.block}"),
+            "seed": (0 <= self.seed < 2**63, "in 0 .. 2^63 - 1"),
+            "lr": (0 < self.lr < float("inf"), "above 0"),
+            "warmup": (0 <= self.warmup <= self.constant, f"in 0 .. constant={self.constant}"),
+            "constant": (0 <= self.constant <= 1, "a share in 0 .. 1"),
+            "final": (0 <= self.final <= 1, "a factor in 0 .. 1"),
+            "clip": (self.clip > 0, "above 0"),
+            "ema": (0 <= self.ema < 1, "in 0 .. 1, below 1"),
+            "sigma_data": (self.sigma_data is None or 0 < self.sigma_data < float("inf"), "above 0"),
+            "middle_times": (all(t > 0 for t in self.middle_times), "above 0"),
+            "threads": (self.threads > 0, "at least 1"),
+            "log_every": (self.log_every > 0, "at least 1"),
+            "picture_every": (self.picture_every >= 0, "0 or more"),
+            "checkpoint_every": (self.checkpoint_every > 0, "at least 1"),
+        }
+        for name, (fine, expected) in checks.items():
+            if not fine:
+                raise UserError(f"{name} = {getattr(self, name)}: expected {expected}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as JSON's own types."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
+
+
+def run_from_json(values: dict[str, Any]) -> Run:
+    """The run that `Run.to_json` gave; unknown keys and wrong types are a UserError that names them."""
+    known = {f.name for f in fields(Run)}
+    hints = typing.get_type_hints(Run)
+    for name in values:
+        if name not in known:
+            raise unknown("field of a run", name, known)
+    return Run(**{name: _typed(name, value, hints[name]) for name, value in values.items()})
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    """JSON's value as the declared type: lists to tuples, integers to floats; anything else must match."""
+    origin = typing.get_origin(kind) or kind
+    if origin is tuple and isinstance(value, list):
+        inner = typing.get_args(kind)[0]
+        return tuple(_typed(name, item, inner) for item in value)
+    if origin in (types.UnionType, typing.Union):
+        inner = [k for k in typing.get_args(kind) if k is not type(None)]
+        return None if value is None else _typed(name, value, inner[0])
+    if origin is float and type(value) is int:
+        return float(value)
+    if type(value) is not origin:
+        raise UserError(f"{name} = {value!r}: expected {getattr(kind, '__name__', kind)}")
+    return value
+
+
+def changed(run: Run, values: dict[str, Any]) -> Run:
+    """The run with other fields; a name it does not have is a UserError with the nearest one."""
+    known = {f.name for f in fields(Run)}
+    for name in values:
+        if name not in known:
+            raise unknown("field of a run", name, known)
+    return replace(run, **values)
+
+
+def options_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The keyword-only parameters of a method or network: what a run may set of it."""
+    parameters = inspect.signature(function).parameters
+    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def choose(kind: str, module: types.ModuleType, name: str) -> Callable[..., Any]:
+    """The public function `name` of a module of them: the closed registry behind a name in a run."""
+    known = {
+        key: value
+        for key, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and not key.startswith("_")
+    }
+    if name not in known:
+        raise unknown(kind, name, known)
+    return known[name]
+
+
+def checked_options(kind: str, function: Callable[..., Any], options: Options) -> Options:
+    """All options of a method or network, defaults filled in; unknown names are a UserError."""
+    known = options_of(function)
+    for name in options:
+        if name not in known:
+            raise unknown(f"option of {kind} {function.__name__}", name, known)
+    return {name: options.get(name, p.default) for name, p in known.items()}

@@ -1,0 +1,89 @@
+"""Denoisers: everything that guesses the data, `(x_t, t, cond=None) -> x0_hat`, and how networks become one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.process import Time, as_time, expand
+
+Cond = Any  # labels [B] (int64) or whatever else the network takes; None is unconditional
+Masks = list[Tensor]
+
+
+class Denoiser(Protocol):
+    """`x_t [B, ...]`, `t` a float or `[B]`, `cond` with B rows or None -> x0_hat like x_t.
+
+    A denoiser with dropout also has `.masks(n, generator)` and takes what that returns as `masks=`,
+    so that two passes can run under the same masks; without masks nothing is dropped.
+    """
+
+    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor: ...
+
+
+class Coefficients(NamedTuple):
+    """D = skip x + out F(in_ x, noise, cond), each `[B]` in float64 (EDM, arXiv 2206.00364, eq. 7)."""
+
+    skip: Tensor
+    out: Tensor
+    in_: Tensor
+    noise: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdmScaling:
+    """EDM's preconditioning, and with `shift` > 0 the consistency model's.
+
+    skip = sd^2 / ((t - shift)^2 + sd^2), out = (t - shift) sd / sqrt(t^2 + sd^2), in = 1 / sqrt(t^2 + sd^2),
+    noise = noise_scale ln t. The shift moves the boundary D(x, t) = x from 0 to t = shift (CM,
+    arXiv 2303.01469, appendix C); there `in` and the root of `out` keep t, in the paper as in its code.
+    """
+
+    sigma_data: float = 0.5  # standard deviation of the data
+    shift: float = 0.0  # the boundary's time: 0, or t_min for CM, iCT and GC
+    noise_scale: float = 0.25  # ECT, TCM, GC: 1/4; CM's code: 1000/4
+
+    def __call__(self, t: Tensor) -> Coefficients:
+        variance, gap = self.sigma_data**2, t - self.shift
+        root = (t.square() + variance).sqrt()
+        noise = self.noise_scale * t.clamp_min(1e-20).log()  # t = 0 is the boundary: any finite label does
+        return Coefficients(variance / (gap.square() + variance), gap * self.sigma_data / root, 1 / root, noise)
+
+
+class Preconditioned(nn.Module):
+    """A network F and a scaling as a denoiser: D(x_t, t, cond) = skip x_t + out F(in x_t, noise, cond).
+
+    `network(x, noise_label [B], cond, masks)` runs in its own dtype; its output is cast to x_t's before
+    `out` multiplies it, so a low-precision network still leaves a full-precision x0_hat.
+    """
+
+    def __init__(self, network: nn.Module, scaling: EdmScaling) -> None:
+        super().__init__()
+        self.network = network
+        self.scaling = scaling
+
+    def masks(self, n: int, generator: torch.Generator) -> Masks:
+        """The network's dropout masks for n rows; empty where it has no dropout."""
+        draw = getattr(self.network, "masks", None)
+        return draw(n, generator) if draw else []
+
+    def forward(self, x_t: Tensor, t: Time, cond: Cond = None, masks: Masks | None = None) -> Tensor:
+        c = self.scaling(as_time(t).expand(len(x_t)))
+        dtype = next((p.dtype for p in self.parameters()), x_t.dtype)
+        inside = (expand(c.in_, x_t) * x_t).to(dtype)
+        given = (masks,) if masks else ()
+        raw = self.network(inside, c.noise.to(x_t.device, dtype), cond, *given)
+        return expand(c.skip, x_t) * x_t + expand(c.out, x_t) * raw.to(x_t.dtype)
+
+
+@dataclass(frozen=True)
+class Models:
+    """The networks that a method may use; `Method.needs` says which."""
+
+    student: Denoiser
+    ema: Denoiser | None = None
+    teacher: Denoiser | None = None
+    frozen: Denoiser | None = None

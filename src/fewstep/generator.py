@@ -1,0 +1,189 @@
+"""A trained generator: the averaged network with everything that sampling from it takes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewstep import methods, networks, sampling
+from fewstep.checkpoint import Checkpoint, RunFolder, fingerprint, read
+from fewstep.checkpoint import write as write_checkpoint
+from fewstep.config import Run, checked_options, choose, run_from_json
+from fewstep.data import Units
+from fewstep.denoiser import EdmScaling, Preconditioned
+from fewstep.errors import StorageError, UserError
+from fewstep.losses import Method
+from fewstep.randomness import SAMPLING_BLOCK, forked, normal
+
+OWN_NETWORK = "own"  # the label of a network that was given as an object
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a run learned from its data: with the `Run`, all that its networks are built from."""
+
+    shape: tuple[int, ...]
+    classes: int
+    sigma_data: float
+    units: Units
+    data: str  # fingerprint of the training split
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "shape": list(self.shape), "units": list(self.units)}
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> Facts:
+        return Facts(
+            tuple(values["shape"]), values["classes"], values["sigma_data"], Units(*values["units"]), values["data"]
+        )
+
+
+def build_method(run: Run, facts: Facts) -> Method:
+    """The run's method with its options; its sigma_data is the run's."""
+    function = choose("method", methods, run.method)
+    options = checked_options("method", function, run.method_options)
+    if "sigma_data" in options:
+        options["sigma_data"] = facts.sigma_data
+    method: Method = function(**options)
+    return method
+
+
+def build_student(run: Run, facts: Facts, network: nn.Module | None = None) -> Preconditioned:
+    """The run's network with its preconditioning, freshly initialised from the run's seed."""
+    if network is None:
+        if run.network == OWN_NETWORK:
+            raise UserError("this run has a network of your own: pass it as network=")
+        function = choose("network", networks, run.network)
+        options = checked_options("network", function, run.network_options)
+        with forked(run.seed, "init"):
+            network = function(facts.shape, facts.classes, **options)
+    return Preconditioned(network, EdmScaling(sigma_data=facts.sigma_data))
+
+
+@dataclass(frozen=True)
+class Generator:
+    """What `fewstep.load` and `fewstep.train` return: call `.sample`."""
+
+    run: Run
+    facts: Facts
+    method: Method
+    denoiser: nn.Module  # (x_t, t, cond) -> x0_hat
+    step: int
+    fingerprint: str = field(default="")
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        cond: int | Tensor | None = None,
+        sampler: str | None = None,
+        batch: int = 4096,
+    ) -> Tensor:
+        """n samples `[n, *shape]` on the CPU, in the data's units.
+
+        steps: evaluations of the network; None is the sampler's own default (1 for a consistency model).
+        cond: a label for all, or labels `[n]`; None goes through the labels in turn.
+        The noise of a sample depends on seed and its place alone, not on n or batch.
+        Raises UserError for labels the generator does not have.
+        """
+        chosen = sampling.sampler(sampler or self.method.sampler)
+        grid = sampling.times(self.method.process, chosen, steps or chosen.default, self.run.middle_times)
+        labels = self.labels(n, cond)
+        device = next(self.denoiser.parameters()).device
+        done = []
+        for first in range(0, n, batch):
+            count = min(batch, n - first)
+
+            def draw(stream: str, first: int = first, count: int = count) -> Tensor:
+                return normal(seed, stream, first, count, self.facts.shape, SAMPLING_BLOCK).to(device)
+
+            x = self.method.process.prior(draw("prior"))
+            given = None if labels is None else labels[first : first + count].to(device)
+            noise = (lambda i, draw=draw: draw(f"renoise {i}")) if chosen.noisy else None
+            x0 = sampling.walk(self.method.process, self.denoiser, x, grid, chosen.step, given, noise)
+            done.append(self.facts.units.to_user(x0).cpu())
+        return torch.cat(done) if done else torch.empty(0, *self.facts.shape)
+
+    def labels(self, n: int, cond: int | Tensor | None) -> Tensor | None:
+        """The labels `[n]` that `sample` uses for what it was given; None for an unconditional generator."""
+        classes = self.facts.classes
+        if not classes:
+            if cond is not None:
+                raise UserError("this generator knows no labels: leave the label out")
+            return None
+        if cond is None:
+            return torch.arange(n) % classes
+        labels = torch.as_tensor(cond).long().expand(n) if torch.as_tensor(cond).ndim == 0 else torch.as_tensor(cond)
+        if labels.shape != (n,) or labels.is_floating_point() or bool(((labels < 0) | (labels >= classes)).any()):
+            raise UserError(f"label {cond}: expected one of 0..{classes - 1}, or {n} of them")
+        return labels
+
+    def save(self, path: str | Path) -> None:
+        """Writes the generator alone (no optimizer) as a folder that `load` reads."""
+        groups = {"ema": self.denoiser.state_dict()}
+        state = checkpoint_state(self.run, self.facts, self.step, fingerprint(groups))
+        write_checkpoint(Path(path), groups, state)
+
+
+def checkpoint_state(run: Run, facts: Facts, step: int, digest: str) -> dict[str, Any]:
+    """The JSON part of a checkpoint: enough to rebuild its networks without the script that made them."""
+    return {"run": run.to_json(), "facts": facts.to_json(), "step": step, "fingerprint": digest}
+
+
+def find(path: str | Path) -> Checkpoint:
+    """The checkpoint behind a run folder (its newest valid one), a checkpoint folder or a shipped name.
+
+    Raises UserError where there is nothing of the kind, StorageError where nothing valid is left.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        shipped = Path(str(files("fewstep"))) / "assets" / str(path)
+        if (shipped / "manifest.json").is_file():
+            return read(shipped)
+        known = sorted(p.parent.name for p in shipped.parent.glob("*/manifest.json"))
+        raise UserError(f"no run folder {path}, and no shipped generator of that name (there is: {', '.join(known) or 'none'})")
+    if (folder / "manifest.json").is_file():
+        return read(folder)
+    checkpoint, _ = RunFolder(folder).newest() if folder.is_dir() else (None, [])
+    if checkpoint is None:
+        raise UserError(f"{path} holds no checkpoint: expected a run folder that 'fewstep train' wrote")
+    return checkpoint
+
+
+def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Loads weights by name; a StorageError names the first that is missing, left over or of another shape."""
+    own = module.state_dict()
+    for name in sorted(own.keys() | tensors.keys()):
+        have, want = tensors.get(name), own.get(name)
+        if have is None or want is None or have.shape != want.shape or have.dtype != want.dtype:
+            told = [("none" if w is None else f"{w.dtype} {tuple(w.shape)}") for w in (have, want)]
+            raise StorageError(f"{where}: weight {name!r} is {told[0]} in the file and {told[1]} in the network")
+    module.load_state_dict(tensors)
+
+
+def load(path: str | Path, *, ema: str = "ema", network: nn.Module | None = None, device: str = "cpu") -> Generator:
+    """The generator of a run folder, a checkpoint folder or a shipped name such as "digits".
+
+    ema: "ema" for the averaged weights, "student" for the raw ones. network: the object the run was trained
+    with, where it was your own. Raises UserError or StorageError in one line.
+    """
+    checkpoint = find(path)
+    run = run_from_json(checkpoint.state["run"])
+    facts = Facts.from_json(checkpoint.state["facts"])
+    weights = {name: group for name, group in checkpoint.groups.items() if name in ("ema", "student")}
+    if ema not in weights:
+        raise UserError(f"no weights {ema!r} in {checkpoint.path}: expected one of {', '.join(sorted(weights))}")
+    denoiser = build_student(run, facts, network)
+    load_weights(denoiser, weights[ema], str(checkpoint.path))
+    denoiser.requires_grad_(False).to(device)
+    return Generator(
+        run, facts, build_method(run, facts), denoiser, checkpoint.state["step"], checkpoint.state["fingerprint"]
+    )

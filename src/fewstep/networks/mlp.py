@@ -1,0 +1,89 @@
+"""A residual MLP with time and label conditioning; dropout by explicit masks only."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from fewstep.denoiser import Masks
+from fewstep.errors import UserError
+
+
+class NoiseFeatures(nn.Module):
+    """cos and sin of the noise label at geometrically spaced frequencies, `[B] -> [B, 2 n]`."""
+
+    frequencies: Tensor
+
+    def __init__(self, n: int = 16, lowest: float = 0.25, highest: float = 16.0) -> None:
+        super().__init__()
+        steps = torch.linspace(math.log(lowest), math.log(highest), n)
+        self.register_buffer("frequencies", steps.exp(), persistent=False)
+
+    def forward(self, label: Tensor) -> Tensor:
+        angle = label[:, None] * self.frequencies.to(label.dtype)
+        return torch.cat([angle.cos(), angle.sin()], 1)
+
+
+class Block(nn.Module):
+    """h + out(mask * silu(inner(norm(h) * (1 + scale) + shift))), scale and shift from the condition."""
+
+    def __init__(self, width: int, embedding: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulate = nn.Linear(embedding, 2 * width)
+        self.inner = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, h: Tensor, emb: Tensor, mask: Tensor | None) -> Tensor:
+        scale, shift = self.modulate(emb).chunk(2, 1)
+        inside = silu(self.inner(torch.addcmul(shift, self.norm(h), 1 + scale)))
+        return h + self.out(inside if mask is None else inside * mask)
+
+
+class ResidualMLP(nn.Module):
+    """Flat data through residual blocks; every block sees the noise label and the class.
+
+    forward(x `[B, *shape]`, noise_label `[B]`, cond: labels `[B]` int64 or None, masks) -> like x.
+    A network with classes needs labels, one without takes none; each mistake is a UserError.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], classes: int = 0, *, width: int = 256, depth: int = 4, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        size, embedding = math.prod(shape), 64
+        self.width, self.classes, self.dropout = width, classes, dropout
+        self.features = NoiseFeatures(embedding // 4)
+        self.time = nn.Linear(embedding // 2, embedding)
+        self.label = nn.Embedding(classes, embedding) if classes else None
+        self.inlet = nn.Linear(size, width)
+        self.blocks = nn.ModuleList(Block(width, embedding) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.outlet = nn.Linear(width, size)
+        nn.init.zeros_(self.outlet.weight)
+        nn.init.zeros_(self.outlet.bias)
+
+    def masks(self, n: int, generator: torch.Generator) -> Masks:
+        """One mask `[n, width]` per block, entries 0 or 1 / (1 - dropout); none without dropout."""
+        if self.dropout == 0:
+            return []
+        keep = 1 - self.dropout
+        return [torch.empty(n, self.width).bernoulli_(keep, generator=generator) / keep for _ in self.blocks]
+
+    def embed(self, noise_label: Tensor, cond: Tensor | None) -> Tensor:
+        emb = self.time(self.features(noise_label))
+        if (self.label is None) != (cond is None):
+            need = "takes no labels" if self.label is None else f"needs labels, integers 0..{self.classes - 1}"
+            raise UserError(f"this network {need}: got cond={'None' if cond is None else 'labels'}")
+        return silu(emb if self.label is None else emb + self.label(cond))
+
+    def forward(self, x: Tensor, noise_label: Tensor, cond: Tensor | None = None, masks: Masks | None = None) -> Tensor:
+        h, emb = self.inlet(x.flatten(1)), self.embed(noise_label, cond)
+        for number, block in enumerate(self.blocks):
+            h = block(h, emb, masks[number].to(h.device, h.dtype) if masks else None)
+        return self.outlet(silu(self.norm(h))).reshape(x.shape)

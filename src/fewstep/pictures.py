@@ -1,0 +1,66 @@
+"""Grids of samples as PNG: images as tiles, points of the plane as dots, anything else as curves."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+_SIDE = 640  # pixels of a grid, about
+_PAPER, _INK, _FRAME = 255, 40, 215
+
+
+def save(path: Path, x: Tensor, columns: int | None = None) -> None:
+    """Writes samples `[N, ...]` as one PNG. Images are `[N, 1 or 3, H, W]` in [-1, 1], dots `[N, 2]`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if x.ndim == 4 and x.shape[1] in (1, 3):
+        picture = _tiles(x, columns or math.ceil(math.sqrt(len(x))))
+    else:
+        picture = _dots(x) if x[0].numel() == 2 else _curves(x)
+    picture.save(path)
+
+
+def _tiles(x: Tensor, columns: int) -> Image.Image:
+    n, channels, height, width = x.shape
+    zoom = max(1, _SIDE // (columns * (width + 1)))
+    lines = -(-n // columns)
+    sheet = np.full((lines * (height * zoom + zoom), columns * (width * zoom + zoom), 3), _PAPER, np.uint8)
+    pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    for number, tile in enumerate(pixels):
+        top, left = (number // columns) * (height + 1) * zoom, (number % columns) * (width + 1) * zoom
+        big = tile.repeat(zoom, 0).repeat(zoom, 1)
+        sheet[top : top + height * zoom, left : left + width * zoom] = big
+    return Image.fromarray(sheet[:-zoom, :-zoom])
+
+
+def _dots(x: Tensor) -> Image.Image:
+    reach = max(1.0, x.abs().max().item()) * 1.1
+    where = ((x.reshape(len(x), 2).double() / reach + 1) / 2 * (_SIDE - 1)).round().long().cpu().numpy()
+    counts = np.zeros((_SIDE, _SIDE))
+    np.add.at(counts, (_SIDE - 1 - where[:, 1], where[:, 0]), 1.0)
+    for axis in (0, 1):  # dots of 3x3 pixels
+        counts = counts + np.roll(counts, 1, axis) + np.roll(counts, -1, axis)
+    grey = _PAPER - (_PAPER - _INK) * np.minimum(counts, 3.0) / 3.0
+    return Image.fromarray(grey.astype(np.uint8))
+
+
+def _curves(x: Tensor) -> Image.Image:
+    flat = x[:16].flatten(1).double().cpu().numpy()
+    reach, tile = max(float(np.abs(flat).max()), 1e-12), _SIDE // 4
+    sheet = Image.new("L", (_SIDE, tile * -(-len(flat) // 4)), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for number, curve in enumerate(flat):
+        left, top = number % 4 * tile, number // 4 * tile
+        draw.rectangle((left, top, left + tile - 1, top + tile - 1), outline=_FRAME)
+        across = left + 4 + np.linspace(0, tile - 9, len(curve))
+        up = top + tile / 2 - curve / reach * (tile / 2 - 5)
+        draw.line(list(zip(across.tolist(), up.tolist(), strict=True)), fill=_INK)
+    return sheet
+
+
+def suitable(shape: tuple[int, ...]) -> int:
+    """How many samples of this shape make a good grid."""
+    return 2000 if math.prod(shape) == 2 else 100 if len(shape) == 3 else 16

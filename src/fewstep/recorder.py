@@ -1,0 +1,110 @@
+"""Everything a run writes: its folder, log, checkpoints and pictures; and the requests to stop."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from fewstep import checkpoint, pictures
+from fewstep.checkpoint import RunFolder
+from fewstep.config import Run
+from fewstep.errors import StorageError, UserError
+from fewstep.generator import Facts, Generator, build_method, checkpoint_state
+from fewstep.state import State
+
+KEEP = 2  # checkpoints that stay in a run folder
+MAY_CHANGE = {"checkpoint_every", "picture_every"}  # on resume, since no weight depends on them
+
+
+class Recorder:
+    """Writes what is due after a step; resumes a folder to exactly where its newest checkpoint stood."""
+
+    def __init__(self, out: Path, run: Run, facts: Facts, state: State, resume: bool) -> None:
+        self.folder, self.run, self.facts, self.state = RunFolder(out), run, facts, state
+        length = self._continue(resume)
+        try:
+            self.folder.samples.mkdir(parents=True, exist_ok=True)
+            checkpoint.write_file(self.folder.config, (json.dumps(run.to_json(), indent=1) + "\n").encode())
+            self.log: IO[bytes] = open(self.folder.metrics, "ab")
+            self.log.truncate(length)
+        except OSError as error:
+            raise StorageError(f"cannot write to {out}: {error.strerror}") from error
+
+    def _continue(self, resume: bool) -> int:
+        """Brings the state to the newest valid checkpoint; returns the length of the log it was saved with."""
+        out = self.folder.path
+        if not self.folder.config.exists() and not self.folder.checkpoints():
+            return 0
+        if not resume:
+            raise UserError(f"{out} already holds a run: continue it with --resume, or choose another --out")
+        saved, _ = self.folder.newest()
+        if saved is None:
+            return 0
+        before = saved.state["run"]
+        for name, value in self.run.to_json().items():
+            if name not in MAY_CHANGE and before.get(name) != value:
+                raise UserError(
+                    f"{name} = {value!r}, but the run in {out} was started with {before.get(name)!r}: "
+                    "leave it out to continue that run, or start another with --out"
+                )
+        if Facts.from_json(saved.state["facts"]) != self.facts:
+            raise UserError(f"the data is not what the run in {out} was started with")
+        self.state.restore(saved)
+        return int(saved.state["log_bytes"])
+
+    def after_step(self, row: Mapping[str, Any]) -> None:
+        """Logs, draws and saves what is due at this step."""
+        step, last = self.state.step, self.state.step == self.run.iterations
+        if step % self.run.log_every == 0 or last:
+            self.log.write(json.dumps(row).encode() + b"\n")
+            self.log.flush()
+        if last or (self.run.picture_every and step % self.run.picture_every == 0):
+            self.draw()
+        if last or step % self.run.checkpoint_every == 0:
+            self.save()
+
+    def save(self) -> None:
+        """Writes a checkpoint of this step and removes old ones."""
+        groups = self.state.groups()
+        digest = checkpoint.fingerprint(groups)
+        state = checkpoint_state(self.run, self.facts, self.state.step, digest)
+        checkpoint.write(
+            self.folder.checkpoint(self.state.step), groups, {**state, "log_bytes": self.log.tell()}
+        )
+        self.folder.prune(KEEP)
+
+    def draw(self) -> None:
+        """Writes a grid of samples from the average, always of the same noise."""
+        method = build_method(self.run, self.facts)
+        generator = Generator(self.run, self.facts, method, self.state.average, self.state.step)
+        x = generator.sample(pictures.suitable(self.facts.shape))
+        pictures.save(self.folder.samples / f"step-{self.state.step}.png", x)
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """A list that the first SIGINT or SIGTERM is put on; a second one acts as if nobody listened."""
+    received: list[int] = []
+    kept: dict[int, Any] = {}
+
+    def note(number: int, frame: object) -> None:
+        received.append(number)
+        restore()
+
+    def restore() -> None:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            kept[number] = signal.signal(number, note)
+    except ValueError:
+        pass  # outside the main thread signals are somebody else's
+    try:
+        yield received
+    finally:
+        restore()

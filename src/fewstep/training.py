@@ -1,0 +1,188 @@
+"""The training loop: knows no method, draws nothing that is not addressed, keeps no state that is not saved."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fewstep import checkpoint, ema, methods, networks, schedules
+from fewstep import data as datasets
+from fewstep.config import Run, checked_options, choose
+from fewstep.denoiser import Models
+from fewstep.errors import NonFiniteError, Stopped, UserError
+from fewstep.generator import OWN_NETWORK, Facts, Generator, build_method
+from fewstep.losses import Method
+from fewstep.randomness import block_seed, normal, shuffled, uniform
+from fewstep.recorder import Recorder, stop_requests
+from fewstep.state import State, new_state
+from fewstep.times import Times
+
+
+class Batch(NamedTuple):
+    """All that a step takes, drawn on the CPU as a function of (seed, ordinals) and moved to the device."""
+
+    index: Tensor  # rows of the training split, on the CPU
+    x0: Tensor
+    cond: Tensor | None
+    z: Tensor
+    times: Times
+    seeds: list[int]  # of the dropout masks, one per block
+
+
+def draw_batch(run: Run, method: Method, arrays: datasets.Arrays, step: int, device: torch.device) -> Batch:
+    """The batch of a step: global sample ordinals [step B, (step + 1) B), in whole blocks."""
+    first = step * run.batch
+    index = shuffled(run.seed, "order", first, run.batch, len(arrays.x0))
+    x0, cond = arrays.rows(index)
+    z = normal(run.seed, "noise", first, run.batch, tuple(x0.shape[1:]), run.block)
+    u = uniform(run.seed, "time", first, run.batch, 2, run.block)
+    times = method.times(u, step / run.iterations, torch.arange(first, first + run.batch))
+    blocks = range(first // run.block, (first + run.batch) // run.block)
+    return Batch(
+        index,
+        x0.to(device),
+        None if cond is None else cond.to(device),
+        z.to(device),
+        times if device.type == "mps" else times.to(device),  # mps has no float64
+        [block_seed(run.seed, "dropout", block) for block in blocks],
+    )
+
+
+def train_step(run: Run, method: Method, state: State, batch: Batch) -> dict[str, float]:
+    """One optimizer step; returns what is logged. Raises NonFiniteError before anything is updated."""
+    progress = state.step / run.iterations
+    rate = run.lr * schedules.lr_factor(progress, run.warmup, run.constant, run.final)
+    models = Models(student=state.student, ema=state.average)
+    loss_b = method.loss(models, batch.x0, batch.z, batch.times, batch.cond, batch.seeds)
+    loss = loss_b.mean()
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(state.student.parameters(), run.clip)
+    values = torch.stack([loss.detach(), norm.to(loss.dtype)]).tolist()  # the step's one wait for the device
+    if not all(math.isfinite(value) for value in values):
+        raise NonFiniteError(diagnosis(state, batch, loss_b.detach().cpu(), values[1]))
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.step()
+    ema.update(state.average, state.student, schedules.ema_rate(state.step, run.ema))
+    state.step += 1
+    return {"step": state.step, "progress": progress, "loss": values[0], "grad_norm": values[1], "lr": rate}
+
+
+def diagnosis(state: State, batch: Batch, loss_b: Tensor, norm: float) -> str:
+    """One line on a step whose loss or gradient is not finite: where it was looking, and at what."""
+    bad = (~torch.isfinite(loss_b)).nonzero().flatten()
+    if not len(bad):
+        found = [name for name, p in state.student.named_parameters() if not torch.isfinite(p.grad).all()]
+        return f"step {state.step}: the loss is finite, its gradient has norm {norm}, first in {found[0]}"
+    t, r = (x.cpu()[bad] for x in batch.times[:2])
+    return (
+        f"step {state.step}: the loss of {len(bad)} of {len(loss_b)} rows is not finite: t in [{t.min():.4g}, "
+        f"{t.max():.4g}], r in [{r.min():.4g}, {r.max():.4g}], first sample {int(batch.index[bad[0]])} of the "
+        "training split; no weight was changed. A lower --lr is the usual remedy"
+    )
+
+
+def settled(run: Run) -> Run:
+    """The run with all options of its method and network written out, so that later defaults do not change it."""
+    method = choose("method", methods, run.method)
+    run = replace(run, method_options=checked_options("method", method, run.method_options))
+    if run.network == OWN_NETWORK:
+        return run
+    network = choose("network", networks, run.network)
+    return replace(run, network_options=checked_options("network", network, run.network_options))
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" is the first there is of cuda, mps and cpu. Raises UserError."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    have = [kind for kind, there in available.items() if there]
+    name = have[0] if name == "auto" else name
+    if name.split(":")[0] not in have:
+        raise UserError(f"device {name!r} is not here: expected auto or one of {', '.join(have)}")
+    return torch.device(name)
+
+
+def train(
+    run: Run,
+    data: Tensor | Mapping[str, Tensor] | None = None,
+    network: nn.Module | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    progress: bool = True,
+) -> Generator:
+    """Trains a run and returns its generator, as `load(out)` would.
+
+    data: your own samples instead of the run's data set: a tensor `[N, ...]` in any units, or
+    {"x0": tensor, "cond": labels [N]}. network: your own, called as (x, noise_label [B], cond) -> like x.
+    out: the run folder (run.json, metrics.jsonl, checkpoints/, samples/); None keeps all in memory.
+    resume: continue what is in `out`, bit for bit, or start there if nothing is.
+    Raises UserError, NonFiniteError, StorageError, and Stopped after a SIGINT or SIGTERM, having saved.
+    """
+    place = pick_device(device)
+    dataset = datasets.load(run.data) if data is None else datasets.from_tensors(data)
+    run = settled(replace(run, data=dataset.name, network=run.network if network is None else OWN_NETWORK))
+    sigma_data = dataset.sigma_data() if run.sigma_data is None else run.sigma_data
+    facts = Facts(dataset.shape, dataset.classes, sigma_data, dataset.units, dataset.fingerprint())
+    method = build_method(run, facts)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(run.threads)
+    try:
+        state = new_state(run, facts, network, place)
+        recorder = None if out is None else Recorder(Path(out), run, facts, state, resume)
+        loop(run, method, state, dataset.train, place, recorder, progress)
+    finally:
+        torch.set_num_threads(threads)
+    return Generator(run, facts, method, state.average, state.step, checkpoint.fingerprint(state.groups()))
+
+
+def loop(
+    run: Run,
+    method: Method,
+    state: State,
+    arrays: datasets.Arrays,
+    device: torch.device,
+    recorder: Recorder | None,
+    progress: bool,
+) -> None:
+    """Steps until the run's end, a stop request or a non-finite step; both of these save first."""
+    from tqdm import tqdm
+
+    begun, at = time.monotonic(), state.step
+    with (
+        stop_requests() as stops,
+        tqdm(
+            total=run.iterations * run.batch,
+            initial=state.step * run.batch,
+            unit="sample",
+            unit_scale=True,
+            disable=not progress,
+        ) as bar,
+    ):
+        while state.step < run.iterations:
+            try:
+                row = train_step(run, method, state, draw_batch(run, method, arrays, state.step, device))
+            except NonFiniteError:
+                if recorder:
+                    recorder.save()
+                raise
+            bar.update(run.batch)
+            bar.set_postfix(loss=f"{row['loss']:.4g}", refresh=False)
+            if recorder:
+                seconds = time.monotonic() - begun
+                clock = {"seconds": seconds, "samples_per_second": (state.step - at) * run.batch / seconds}
+                recorder.after_step({**row, **clock})
+            if stops and state.step < run.iterations:
+                if recorder:
+                    recorder.save()
+                kept = f"saved in {recorder.folder.path}, continue with --resume" if recorder else "nothing was saved"
+                raise Stopped(f"stopped at step {state.step} of {run.iterations}: {kept}")

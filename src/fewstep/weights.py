@@ -1,0 +1,42 @@
+"""Weights per row, `(process, times) -> [B]` (float64)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fewstep.process import Process
+from fewstep.times import Times
+
+
+class Weight(Protocol):
+    """A factor for each row's distance."""
+
+    def __call__(self, process: Process, times: Times) -> Tensor: ...
+
+
+def one(process: Process, times: Times) -> Tensor:
+    """1."""
+    return torch.ones_like(times.t)
+
+
+def inverse_gap(process: Process, times: Times) -> Tensor:
+    """1 / (t - r) (iCT, arXiv 2310.14189, section 3.5)."""
+    return 1 / (times.t - times.r)
+
+
+@dataclass(frozen=True)
+class Edm:
+    """(t^2 + sd^2) / (t sd)^2 = 1 / out(t)^2, which makes every noise level count alike at the start.
+
+    For edm, whose t is the noise level. Source: EDM, arXiv 2206.00364, table 1; ECT's ImageNet weight.
+    """
+
+    sigma_data: float = 0.5
+
+    def __call__(self, process: Process, times: Times) -> Tensor:
+        variance = times.t.square()
+        return (variance + self.sigma_data**2) / (variance * self.sigma_data**2)
