@@ -9,35 +9,48 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fewstep import (
-        couplings,
-        data,
-        denoiser,
-        distances,
-        methods,
-        networks,
-        process,
-        recipes,
-        sampling,
-        solvers,
-        spaces,
-        targets,
-        times,
-        weights,
-    )
-    from fewstep.config import Run
-    from fewstep.denoiser import Models
-    from fewstep.generator import Generator, load
-    from fewstep.losses import Method
-    from fewstep.times import Times
-    from fewstep.training import train
+    from fewstep import couplings as couplings
+    from fewstep import data as data
+    from fewstep import denoiser as denoiser
+    from fewstep import distances as distances
+    from fewstep import methods as methods
+    from fewstep import metrics as metrics
+    from fewstep import networks as networks
+    from fewstep import process as process
+    from fewstep import recipes as recipes
+    from fewstep import sampling as sampling
+    from fewstep import solvers as solvers
+    from fewstep import spaces as spaces
+    from fewstep import targets as targets
+    from fewstep import times as times
+    from fewstep import weights as weights
+    from fewstep.config import Run as Run
+    from fewstep.denoiser import Models as Models
+    from fewstep.generator import Generator as Generator
+    from fewstep.generator import load as load
+    from fewstep.losses import Method as Method
+    from fewstep.times import Times as Times
+    from fewstep.training import train as train
 
 __version__ = "0.1.0"
 
-_MODULES = (
-    "couplings data denoiser distances methods metrics networks process recipes sampling solvers spaces targets "
-    "times weights"
-).split()
+_MODULES = {
+    "couplings",
+    "data",
+    "denoiser",
+    "distances",
+    "methods",
+    "metrics",
+    "networks",
+    "process",
+    "recipes",
+    "sampling",
+    "solvers",
+    "spaces",
+    "targets",
+    "times",
+    "weights",
+}
 _NAMES = {
     "Generator": "generator",
     "Method": "losses",
@@ -47,7 +60,7 @@ _NAMES = {
     "load": "generator",
     "train": "training",
 }
-__all__ = [*_MODULES, *_NAMES]
+__all__ = sorted([*_MODULES, *_NAMES])
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,8 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from fewstep.errors import StorageError
+
+log = logging.getLogger("fewstep")
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -67,8 +70,13 @@ def _sync_folder(path: Path) -> None:
 
 
 def write(path: Path, groups: Groups, state: Mapping[str, Any]) -> None:
-    """Writes a checkpoint folder at `path`: whole or not at all. Raises StorageError where it cannot."""
+    """Writes a checkpoint folder at `path`, whole or not at all.
+
+    Raises StorageError where it cannot, or where something of that name is there.
+    """
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    if path.exists():
+        raise StorageError(f"{path} is there already: choose another name")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -79,8 +87,6 @@ def write(path: Path, groups: Groups, state: Mapping[str, Any]) -> None:
         listed = {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in files.items()}
         write_file(temporary / MANIFEST, json.dumps({"files": listed}, indent=1, sort_keys=True).encode())
         _sync_folder(temporary)
-        if path.exists():
-            shutil.rmtree(path)
         temporary.rename(path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -152,20 +158,27 @@ class RunFolder:
         found = [path for path in (self.path / "checkpoints").glob("step-*") if path.name[5:].isdigit()]
         return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
 
-    def newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest valid checkpoint (None where there is none at all), and what was wrong with newer ones.
+    def newest(self, quarantine: bool = False) -> Checkpoint | None:
+        """The newest valid checkpoint, or None where there is none at all; damaged ones are named in a warning.
 
+        quarantine: damaged ones are renamed step-N.corrupt, so that a resumed run can write there again.
         Raises StorageError where there are checkpoints and none is valid.
         """
-        faults: list[str] = []
+        damaged: list[tuple[Path, str]] = []
         for path in self.checkpoints():
             try:
-                return read(path), faults
+                found = read(path)
             except StorageError as error:
-                faults.append(str(error))
-        if faults:
-            raise StorageError(f"no valid checkpoint in {self.path}: {faults[0]}")
-        return None, faults
+                damaged.append((path, str(error)))
+                continue
+            for bad, fault in damaged:
+                log.warning("fewstep: %s: falling back to %s", fault, path.name)
+                if quarantine:
+                    bad.rename(bad.with_name(f"{bad.name}.corrupt"))
+            return found
+        if damaged:
+            raise StorageError(f"no valid checkpoint in {self.path}: {damaged[0][1]}")
+        return None
 
     def prune(self, keep: int) -> None:
         """Removes all but the newest `keep` checkpoints."""

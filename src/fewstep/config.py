@@ -57,7 +57,7 @@ class Run:
     """Share of the weights' average that a step keeps."""
     middle_times: tuple[float, ...] = (0.821,)
     """Noise levels of the later steps when sampling in as many steps and one more."""
-    threads: int = 2
+    threads: int = 1
     """CPU threads of an operation: another number gives other last bits."""
     log_every: int = 50
     """Steps between lines of metrics.jsonl."""
@@ -70,7 +70,10 @@ class Run:
         checks = {
             "iterations": (self.iterations > 0, "at least 1"),
             "block": (self.block > 0, "at least 1"),
-            "batch": (self.block > 0 and self.batch > 0 and self.batch % self.block == 0, f"a multiple of block={self.block}"),
+            "batch": (
+                self.block > 0 and self.batch > 0 and self.batch % self.block == 0,
+                f"a multiple of block={self.block}",
+            ),
             "seed": (0 <= self.seed < 2**63, "in 0 .. 2^63 - 1"),
             "lr": (0 < self.lr < float("inf"), "above 0"),
             "warmup": (0 <= self.warmup <= self.constant, f"in 0 .. constant={self.constant}"),
@@ -131,18 +134,26 @@ def changed(run: Run, values: dict[str, Any]) -> Run:
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The keyword-only parameters of a method or network: what a run may set of it."""
+    """The keyword-only parameters of a method or network: what a run may set of it.
+
+    Without sigma_data, whose home is the run's own field of that name.
+    """
     parameters = inspect.signature(function).parameters
-    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY and name != "sigma_data"}
+
+
+def names_of(module: types.ModuleType) -> dict[str, Callable[..., Any]]:
+    """The public functions that a module defines: the closed registry behind a name in a run."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+    }
 
 
 def choose(kind: str, module: types.ModuleType, name: str) -> Callable[..., Any]:
-    """The public function `name` of a module of them: the closed registry behind a name in a run."""
-    known = {
-        key: value
-        for key, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__ and not key.startswith("_")
-    }
+    """The function of that name, of those a module defines."""
+    known = names_of(module)
     if name not in known:
         raise unknown(kind, name, known)
     return known[name]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -50,7 +50,7 @@ class Dataset:
     validation: Arrays
     test: Arrays
     classes: int = 0
-    units: Units = Units()
+    units: Units = field(default_factory=Units)
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):
@@ -92,8 +92,8 @@ def _split(name: str, everything: Arrays, sizes: tuple[int, int], classes: int, 
 def digits() -> Dataset:
     """1797 handwritten digits, 1x8x8, 10 classes: 1197 for training, 300 and 300 held out.
 
-    Grey levels 0..16 become [-1, 1], and samples stay there. Source: UCI "Optical Recognition of Handwritten Digits", through
-    scikit-learn, which is imported here. Raises UserError where it is not installed.
+    Grey levels 0..16 become [-1, 1], and samples stay there. Source: UCI "Optical Recognition of Handwritten
+    Digits", through scikit-learn, which is imported here. Raises UserError where it is not installed.
     """
     try:
         from sklearn.datasets import load_digits

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from fewstep.process import Time, as_time, expand
+from fewstep.process import Time, expand, per_row
 
 Cond = Any  # labels [B] (int64) or whatever else the network takes; None is unconditional
 Masks = list[Tensor]
 
 
 class Denoiser(Protocol):
-    """`x_t [B, ...]`, `t` a float or `[B]`, `cond` with B rows or None -> x0_hat like x_t.
+    """`x_t [B, ...]`, `t [B]` float64 (ours also take a float), `cond` with B rows or None -> x0_hat like x_t.
 
     A denoiser with dropout also has `.masks(n, generator)` and takes what that returns as `masks=`,
     so that two passes can run under the same masks; without masks nothing is dropped.
@@ -71,7 +71,7 @@ class Preconditioned(nn.Module):
         return draw(n, generator) if draw else []
 
     def forward(self, x_t: Tensor, t: Time, cond: Cond = None, masks: Masks | None = None) -> Tensor:
-        c = self.scaling(as_time(t).expand(len(x_t)))
+        c = self.scaling(per_row(t, x_t))
         dtype = next((p.dtype for p in self.parameters()), x_t.dtype)
         inside = (expand(c.in_, x_t) * x_t).to(dtype)
         given = (masks,) if masks else ()

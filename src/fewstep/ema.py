@@ -16,5 +16,5 @@ def average_of(model: nn.Module) -> nn.Module:
 @torch.no_grad()
 def update(average: nn.Module, model: nn.Module, rate: float) -> None:
     """average <- rate average + (1 - rate) model, in one pass over all weights."""
-    kept = [p for p in average.parameters()]
+    kept = [p.detach() for p in average.parameters()]
     torch._foreach_lerp_(kept, [p.detach() for p in model.parameters()], 1 - rate)

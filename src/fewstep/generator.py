@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +17,7 @@ from fewstep.checkpoint import write as write_checkpoint
 from fewstep.config import Run, checked_options, choose, run_from_json
 from fewstep.data import Units
 from fewstep.denoiser import EdmScaling, Preconditioned
+from fewstep.device import pick_device
 from fewstep.errors import StorageError, UserError
 from fewstep.losses import Method
 from fewstep.randomness import SAMPLING_BLOCK, forked, normal
@@ -44,10 +46,10 @@ class Facts:
 
 
 def build_method(run: Run, facts: Facts) -> Method:
-    """The run's method with its options; its sigma_data is the run's."""
+    """The run's method with its options, and the run's sigma_data where its weight uses one."""
     function = choose("method", methods, run.method)
     options = checked_options("method", function, run.method_options)
-    if "sigma_data" in options:
+    if "sigma_data" in inspect.signature(function).parameters:
         options["sigma_data"] = facts.sigma_data
     method: Method = function(**options)
     return method
@@ -149,10 +151,12 @@ def find(path: str | Path) -> Checkpoint:
         if (shipped / "manifest.json").is_file():
             return read(shipped)
         known = sorted(p.parent.name for p in shipped.parent.glob("*/manifest.json"))
-        raise UserError(f"no run folder {path}, and no shipped generator of that name (there is: {', '.join(known) or 'none'})")
+        raise UserError(
+            f"no run folder {path}, and no shipped generator of that name (there is: {', '.join(known) or 'none'})"
+        )
     if (folder / "manifest.json").is_file():
         return read(folder)
-    checkpoint, _ = RunFolder(folder).newest() if folder.is_dir() else (None, [])
+    checkpoint = RunFolder(folder).newest() if folder.is_dir() else None
     if checkpoint is None:
         raise UserError(f"{path} holds no checkpoint: expected a run folder that 'fewstep train' wrote")
     return checkpoint
@@ -169,7 +173,7 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> N
     module.load_state_dict(tensors)
 
 
-def load(path: str | Path, *, ema: str = "ema", network: nn.Module | None = None, device: str = "cpu") -> Generator:
+def load(path: str | Path, *, ema: str = "ema", network: nn.Module | None = None, device: str = "auto") -> Generator:
     """The generator of a run folder, a checkpoint folder or a shipped name such as "digits".
 
     ema: "ema" for the averaged weights, "student" for the raw ones. network: the object the run was trained
@@ -183,7 +187,7 @@ def load(path: str | Path, *, ema: str = "ema", network: nn.Module | None = None
         raise UserError(f"no weights {ema!r} in {checkpoint.path}: expected one of {', '.join(sorted(weights))}")
     denoiser = build_student(run, facts, network)
     load_weights(denoiser, weights[ema], str(checkpoint.path))
-    denoiser.requires_grad_(False).to(device)
+    denoiser.requires_grad_(False).to(pick_device(device))
     return Generator(
         run, facts, build_method(run, facts), denoiser, checkpoint.state["step"], checkpoint.state["fingerprint"]
     )

@@ -54,7 +54,7 @@ class Method:
 
     times: TimeSampler
     process: Process = field(default_factory=edm_process)
-    coupling: Coupling = Data()
+    coupling: Coupling = field(default_factory=Data)
     target: Target | None = None  # None where r = a always: the neighbour is its own end
     space: Space = spaces.x0
     distance: Distance = distances.mse

@@ -15,7 +15,6 @@ _PAPER, _INK, _FRAME = 255, 40, 215
 
 def save(path: Path, x: Tensor, columns: int | None = None) -> None:
     """Writes samples `[N, ...]` as one PNG. Images are `[N, 1 or 3, H, W]` in [-1, 1], dots `[N, 2]`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     if x.ndim == 4 and x.shape[1] in (1, 3):
         picture = _tiles(x, columns or math.ceil(math.sqrt(len(x))))
     else:
@@ -24,7 +23,7 @@ def save(path: Path, x: Tensor, columns: int | None = None) -> None:
 
 
 def _tiles(x: Tensor, columns: int) -> Image.Image:
-    n, channels, height, width = x.shape
+    n, _, height, width = x.shape
     zoom = max(1, _SIDE // (columns * (width + 1)))
     lines = -(-n // columns)
     sheet = np.full((lines * (height * zoom + zoom), columns * (width * zoom + zoom), 3), _PAPER, np.uint8)

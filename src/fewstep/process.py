@@ -21,6 +21,12 @@ def as_time(t: Time) -> Tensor:
     return t.cpu().double() if t.device.type == "mps" else t.double()
 
 
+def per_row(t: Time, x: Tensor) -> Tensor:
+    """The time of every row of x: float64 `[B]`, on x's device where that has float64."""
+    place = "cpu" if x.device.type == "mps" else x.device
+    return torch.as_tensor(t, dtype=torch.float64, device=place).expand(len(x))
+
+
 def expand(c: Tensor, x: Tensor) -> Tensor:
     """Per-row numbers `[B]` (or one number) in x's dtype and on its device, shaped to multiply `x`."""
     return c.to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1))

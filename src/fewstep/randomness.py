@@ -62,9 +62,7 @@ def rows(draw: Callable[[int], Tensor], first: int, count: int, block: int) -> T
 
 def normal(seed: int, stream: str, first: int, count: int, shape: tuple[int, ...], block: int) -> Tensor:
     """Unit normals `[count, *shape]` (float32, CPU) of the samples first, first + 1, ..."""
-    return rows(
-        lambda b: torch.randn((block, *shape), generator=generator(seed, stream, b)), first, count, block
-    )
+    return rows(lambda b: torch.randn((block, *shape), generator=generator(seed, stream, b)), first, count, block)
 
 
 def uniform(seed: int, stream: str, first: int, count: int, columns: int, block: int) -> Tensor:

@@ -29,7 +29,7 @@ class Recorder:
         try:
             self.folder.samples.mkdir(parents=True, exist_ok=True)
             checkpoint.write_file(self.folder.config, (json.dumps(run.to_json(), indent=1) + "\n").encode())
-            self.log: IO[bytes] = open(self.folder.metrics, "ab")
+            self.log: IO[bytes] = self.folder.metrics.open("ab")  # open as long as the run
             self.log.truncate(length)
         except OSError as error:
             raise StorageError(f"cannot write to {out}: {error.strerror}") from error
@@ -41,7 +41,7 @@ class Recorder:
             return 0
         if not resume:
             raise UserError(f"{out} already holds a run: continue it with --resume, or choose another --out")
-        saved, _ = self.folder.newest()
+        saved = self.folder.newest(quarantine=True)
         if saved is None:
             return 0
         before = saved.state["run"]
@@ -68,13 +68,13 @@ class Recorder:
             self.save()
 
     def save(self) -> None:
-        """Writes a checkpoint of this step and removes old ones."""
+        """Writes a checkpoint of this step, unless there is one, and removes old ones."""
+        if self.folder.checkpoint(self.state.step).exists():
+            return
         groups = self.state.groups()
         digest = checkpoint.fingerprint(groups)
         state = checkpoint_state(self.run, self.facts, self.state.step, digest)
-        checkpoint.write(
-            self.folder.checkpoint(self.state.step), groups, {**state, "log_bytes": self.log.tell()}
-        )
+        checkpoint.write(self.folder.checkpoint(self.state.step), groups, {**state, "log_bytes": self.log.tell()})
         self.folder.prune(KEEP)
 
     def draw(self) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fewstep.denoiser import Cond, Denoiser
-from fewstep.process import Process, Time, as_time, expand
+from fewstep.process import Process, Time, expand, per_row
 
 
 class Solver(Protocol):
@@ -27,12 +27,14 @@ class Solver(Protocol):
 
 def ddim(process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond: Cond = None) -> Tensor:
     """x_s = jump(x, D(x, t)): exact where x0_hat is constant; first order (DDIM, arXiv 2010.02502)."""
+    t, s = per_row(t, x), per_row(s, x)
     return process.jump(x, denoiser(x, t, cond), t, s)
 
 
 def euler(process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond: Cond = None) -> Tensor:
     """x_s = x + (s - t) v(x, t): first order."""
-    return x + expand(as_time(s) - as_time(t), x) * process.velocity(x, denoiser(x, t, cond), t)
+    t, s = per_row(t, x), per_row(s, x)
+    return x + expand(s - t, x) * process.velocity(x, denoiser(x, t, cond), t)
 
 
 def heun(
@@ -43,7 +45,7 @@ def heun(
     alpha = 1 is Heun's method, 2/3 Ralston's, 1/2 the midpoint (EDM, arXiv 2206.00364, algorithm 3).
     Rows that end where sigma(s) = 0 take Euler's move, as there: K moves to the data are 2K - 1 evaluations.
     """
-    t, s = as_time(t), as_time(s)
+    t, s = per_row(t, x), per_row(s, x)
     step, last = s - t, process.sigma(s) == 0
     v = process.velocity(x, denoiser(x, t, cond), t)
     straight = x + expand(step, x) * v
@@ -54,7 +56,7 @@ def heun(
     slope = process.velocity(half_x, denoiser(half_x, half_t, cond), half_t)
     share = 1 / (2 * alpha)
     bent = x + expand(step, x) * ((1 - share) * v + share * slope)
-    return torch.where(last.to(x.device).reshape(-1, *[1] * (x.ndim - 1)), straight, bent)
+    return torch.where(expand(last, x).bool(), straight, bent)
 
 
 def renoise(
@@ -65,7 +67,7 @@ def renoise(
     Source: CM, arXiv 2303.01469, algorithm 1. There the noise has variance s^2 - t_min^2; ECT and the
     later papers use s^2, as here.
     """
-    x0_hat = denoiser(x, t, cond)
+    x0_hat = denoiser(x, per_row(t, x), cond)
     return x0_hat if s == 0 else process.mix(x0_hat, noise, s)
 
 

@@ -38,9 +38,9 @@ class State:
         load_weights(self.student, saved.groups.get("student", {}), where)
         load_weights(self.average, saved.groups.get("ema", {}), where)
         moments: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in saved.groups.get("optimizer", {}).items():
-            parameter, _, key = name.rpartition(".")
-            moments.setdefault(parameter, {})[key] = tensor
+        for full_name, tensor in saved.groups.get("optimizer", {}).items():
+            name, _, key = full_name.rpartition(".")
+            moments.setdefault(name, {})[key] = tensor
         for name, parameter in self.student.named_parameters():
             if name in moments:
                 self.optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in moments[name].items()}

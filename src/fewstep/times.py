@@ -31,7 +31,8 @@ class Times(NamedTuple):
 
     def to(self, device: torch.device) -> Times:
         """The same times on a device that has float64."""
-        return Times(*(x.to(device) if isinstance(x, Tensor) else x for x in self))
+        t, r, a, w = (x.to(device) for x in self[:4])
+        return Times(t, r, a, w, None if self.u is None else self.u.to(device), self.progress)
 
 
 class Law(Protocol):
@@ -67,8 +68,12 @@ class LogNormal:
         return (self.mean + self.std * torch.special.ndtri(p)).exp()
 
 
-def _rows(t: Tensor, r: Tensor, a: Tensor, progress: float, u: Tensor | None = None) -> Times:
-    return Times(t, r, a, torch.ones_like(t), u, progress)
+def _first(u: Tensor) -> Tensor:
+    return u.reshape(len(u), -1)[:, 0]
+
+
+def _rows(t: Tensor, r: Tensor, a: Tensor, progress: float) -> Times:
+    return Times(t, r, a, torch.ones_like(t), None, progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +83,7 @@ class Clean:
     law: Law
 
     def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times:
-        return self.at(self.law.quantile(u[:, 0]), progress)._replace(u=u)
+        return self.at(self.law.quantile(_first(u)), progress)._replace(u=u)
 
     def at(self, t: Time, progress: float) -> Times:
         t = as_time(t)
@@ -107,7 +112,7 @@ class RatioMap:
         return min(1 - self.q ** -(stage + 1), self.ratio_max)
 
     def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times:
-        return self.at(self.law.quantile(u[:, 0]), progress)._replace(u=u)
+        return self.at(self.law.quantile(_first(u)), progress)._replace(u=u)
 
     def at(self, t: Time, progress: float) -> Times:
         t = as_time(t)

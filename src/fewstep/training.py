@@ -16,7 +16,8 @@ from fewstep import checkpoint, ema, methods, networks, schedules
 from fewstep import data as datasets
 from fewstep.config import Run, checked_options, choose
 from fewstep.denoiser import Models
-from fewstep.errors import NonFiniteError, Stopped, UserError
+from fewstep.device import pick_device
+from fewstep.errors import NonFiniteError, Stopped
 from fewstep.generator import OWN_NETWORK, Facts, Generator, build_method
 from fewstep.losses import Method
 from fewstep.randomness import block_seed, normal, shuffled, uniform
@@ -28,7 +29,7 @@ from fewstep.times import Times
 class Batch(NamedTuple):
     """All that a step takes, drawn on the CPU as a function of (seed, ordinals) and moved to the device."""
 
-    index: Tensor  # rows of the training split, on the CPU
+    rows: Tensor  # which of the training split, on the CPU
     x0: Tensor
     cond: Tensor | None
     z: Tensor
@@ -80,12 +81,13 @@ def diagnosis(state: State, batch: Batch, loss_b: Tensor, norm: float) -> str:
     """One line on a step whose loss or gradient is not finite: where it was looking, and at what."""
     bad = (~torch.isfinite(loss_b)).nonzero().flatten()
     if not len(bad):
-        found = [name for name, p in state.student.named_parameters() if not torch.isfinite(p.grad).all()]
+        gradients = ((name, p.grad) for name, p in state.student.named_parameters())
+        found = [name for name, grad in gradients if grad is not None and not torch.isfinite(grad).all()]
         return f"step {state.step}: the loss is finite, its gradient has norm {norm}, first in {found[0]}"
     t, r = (x.cpu()[bad] for x in batch.times[:2])
     return (
         f"step {state.step}: the loss of {len(bad)} of {len(loss_b)} rows is not finite: t in [{t.min():.4g}, "
-        f"{t.max():.4g}], r in [{r.min():.4g}, {r.max():.4g}], first sample {int(batch.index[bad[0]])} of the "
+        f"{t.max():.4g}], r in [{r.min():.4g}, {r.max():.4g}], first sample {int(batch.rows[bad[0]])} of the "
         "training split; no weight was changed. A lower --lr is the usual remedy"
     )
 
@@ -98,16 +100,6 @@ def settled(run: Run) -> Run:
         return run
     network = choose("network", networks, run.network)
     return replace(run, network_options=checked_options("network", network, run.network_options))
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the first there is of cuda, mps and cpu. Raises UserError."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    have = [kind for kind, there in available.items() if there]
-    name = have[0] if name == "auto" else name
-    if name.split(":")[0] not in have:
-        raise UserError(f"device {name!r} is not here: expected auto or one of {', '.join(have)}")
-    return torch.device(name)
 
 
 def train(

@@ -20,6 +20,6 @@ def mlp(
         depth: residual blocks of two layers each
         dropout: probability of dropping a unit inside a block
     """
-    from fewstep.networks.mlp import ResidualMLP
+    from fewstep.networks.residual import ResidualMLP
 
     return ResidualMLP(shape, classes, width=width, depth=depth, dropout=dropout)

@@ -1,0 +1,39 @@
+# Each target makes the environment it needs in .venv; nothing outside this folder is read or written.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.demo  ## train one-step digits, draw and score them (about two minutes on two cores)
+	$(BIN)/fewstep train digits --out runs/demo --resume
+	$(BIN)/fewstep sample runs/demo --out runs/demo/digits.png
+	$(BIN)/fewstep eval runs/demo --steps 1,2
+	@echo "the pictures: runs/demo/digits.png"
+
+test: lint  ## everything that must hold before a change lands
+	$(BIN)/pytest -n 2
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev  ## timings as ratios; not part of the tests
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/step.py
+
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP) -e '.[digits]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache

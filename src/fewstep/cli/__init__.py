@@ -1,0 +1,56 @@
+"""The command line: `fewstep VERB ...`. Only the verb that is asked for is imported."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+VERBS = {
+    "train": "train a generator from a recipe",
+    "sample": "draw samples from a trained generator",
+    "eval": "score a generator against held-out data",
+    "inspect": "show what a run or checkpoint holds",
+    "recipes": "list the recipes, methods, networks and data sets",
+}
+
+HELP = """\
+fewstep: consistency models, from training to one-step samples
+
+usage: fewstep VERB [--help] ...
+
+{verbs}
+
+examples:
+  fewstep sample digits --out digits.png
+  fewstep train digits --out runs/digits
+  fewstep eval runs/digits --steps 1,2
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a verb; returns its exit code: 0 done, 2 your mistake, 3 non-finite, 4 storage, 75 stopped and resumable."""
+    args = sys.argv[1:] if argv is None else argv
+    if not args or args[0] in ("-h", "--help"):
+        print(HELP.format(verbs="\n".join(f"  {name:<9} {text}" for name, text in VERBS.items())), end="")
+        return 0 if args else 2
+    if args[0] == "--version":
+        from fewstep import __version__
+
+        print(__version__)
+        return 0
+    from fewstep.errors import FewstepError, unknown
+
+    try:
+        if args[0] not in VERBS:
+            raise unknown("verb", args[0], VERBS)
+        code: int = import_module(f"fewstep.cli.{args[0]}").main(args[1:])
+        return code
+    except FewstepError as error:
+        print(f"fewstep: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("fewstep: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0

@@ -1,0 +1,52 @@
+"""fewstep inspect: what a run folder or checkpoint holds, verified."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from fewstep.cli.parse import parse
+
+DESCRIPTION = (
+    "Show the fingerprint, step and recipe of a run folder, checkpoint or shipped generator.\n\n"
+    "example: fewstep inspect runs/digits"
+)
+
+
+@dataclass(frozen=True)
+class Args:
+    path: Annotated[str, tyro.conf.Positional]
+    """Run folder, checkpoint folder or shipped name."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def main(argv: list[str]) -> int:
+    args = parse(Args, argv, verb="inspect", description=DESCRIPTION)
+    from fewstep.generator import find
+
+    checkpoint = find(args.path)
+    run, facts = checkpoint.state["run"], checkpoint.state["facts"]
+    weights = {name: sum(t.numel() for t in group.values()) for name, group in checkpoint.groups.items()}
+    shown = {
+        "path": str(checkpoint.path),
+        "recipe": run["recipe"],
+        "method": run["method"],
+        "step": checkpoint.state["step"],
+        "iterations": run["iterations"],
+        "seed": run["seed"],
+        "shape": facts["shape"],
+        "classes": facts["classes"],
+        "sigma_data": facts["sigma_data"],
+        "weights": weights,
+        "fingerprint": checkpoint.state["fingerprint"],
+    }
+    if args.json:
+        print(json.dumps({**shown, "run": run}))
+        return 0
+    for key, value in shown.items():
+        print(f"{key:<12} {json.dumps(value) if isinstance(value, dict | list) else value}")
+    return 0

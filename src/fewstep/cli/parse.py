@@ -1,0 +1,38 @@
+"""tyro, with its boxed complaints told in the one line that every other failure takes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from typing import TypeVar
+
+import tyro
+
+from fewstep.errors import UserError
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], argv: list[str], *, verb: str, description: str, default: T | None = None) -> T:
+    """`argv` as a value of the dataclass `kind`; --help prints and exits, a mistake is a UserError."""
+    told = io.StringIO()
+    start = tyro.MISSING_NONPROP if default is None else default
+    try:
+        with contextlib.redirect_stderr(told):
+            return tyro.cli(kind, args=argv, prog=f"fewstep {verb}", description=description, default=start)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(one_line(told.getvalue(), verb)) from None
+
+
+def one_line(box: str, verb: str) -> str:
+    """tyro's message without its frame: what is wrong, and the option that was meant."""
+    lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in box.splitlines()]
+    sections = " ".join(lines[1:]).split("Perhaps you meant:")
+    wrong = re.split(r"\s{2,}|Argument helptext:|For full helptext", " ".join(sections[0].split()) + "  ")[0]
+    meant = re.search(r"--[\w.-]+", sections[1]) if len(sections) > 1 else None
+    wrong = re.sub(r"^Error parsing [A-Z]\w*: ", "", wrong)  # a whole dataclass: its message names the field
+    hint = f"did you mean {meant[0]}?" if meant else f"see 'fewstep {verb} --help'"
+    return f"{wrong.strip().rstrip('.')}: {hint}"

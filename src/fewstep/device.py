@@ -1,0 +1,17 @@
+"""Which device a run uses."""
+
+from __future__ import annotations
+
+import torch
+
+from fewstep.errors import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" is the first there is of cuda, mps and cpu. Raises UserError."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    have = [kind for kind, there in available.items() if there]
+    name = have[0] if name == "auto" else name
+    if name.split(":")[0] not in have:
+        raise UserError(f"device {name!r} is not here: expected auto or one of {', '.join(have)}")
+    return torch.device(name)

@@ -1,0 +1,46 @@
+"""Distances between two sets of samples, `[N, ...]` each, in float64."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.flatten(1).double()
+
+
+def frechet(x: Tensor, y: Tensor) -> float:
+    """Squared Fréchet distance of the Gaussians with the sets' moments.
+
+    ||m_x - m_y||^2 + tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2), covariances over N - 1. With few samples
+    it is biased upwards, so compare only values at equal N. Source: FID, arXiv 1706.08500, section 3.
+    """
+    x, y = _flat(x), _flat(y)
+    cov_x, cov_y = torch.cov(x.T), torch.cov(y.T)
+    values, vectors = torch.linalg.eigh(cov_x)
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ cov_y @ root).clamp_min(0).sqrt().sum()
+    apart = (x.mean(0) - y.mean(0)).square().sum()
+    return (apart + cov_x.trace() + cov_y.trace() - 2 * cross).item()
+
+
+def energy(x: Tensor, y: Tensor) -> float:
+    """Energy distance 2 E|x - y| - E|x - x'| - E|y - y'|, unbiased: pairs of a sample with itself are left out.
+
+    It can fall below 0 where the sets agree. Source: Szekely & Rizzo 2013, eq. 2.
+    """
+    x, y = _flat(x), _flat(y)
+    within = sum(
+        torch.cdist(s, s, compute_mode="donot_use_mm_for_euclid_dist").sum() / (len(s) * (len(s) - 1)) for s in (x, y)
+    )
+    return (2 * torch.cdist(x, y).mean() - within).item()
+
+
+def nearest_ratio(x: Tensor, held_out: Tensor, train: Tensor) -> float:
+    """Mean distance to the nearest training sample: of x, over that of held-out data.
+
+    About 1 for new samples of the right kind, towards 0 for memorised ones, above 1 for samples off the data.
+    """
+    near = [torch.cdist(_flat(s), _flat(train)).min(1).values.mean() for s in (x, held_out)]
+    return (near[0] / near[1]).item()
