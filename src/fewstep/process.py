@@ -17,8 +17,9 @@ Time = float | Tensor
 
 def as_time(t: Time) -> Tensor:
     """A time in float64, on its own device (on the CPU where the device has no float64)."""
-    t = torch.as_tensor(t)
-    return t.cpu().double() if t.device.type == "mps" else t.double()
+    if isinstance(t, Tensor) and t.device.type == "mps":
+        t = t.cpu()
+    return torch.as_tensor(t, dtype=torch.float64)
 
 
 def per_row(t: Time, x: Tensor) -> Tensor:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from fewstep import checkpoint, pictures
 from fewstep.checkpoint import RunFolder
@@ -26,13 +27,11 @@ class Recorder:
     def __init__(self, out: Path, run: Run, facts: Facts, state: State, resume: bool) -> None:
         self.folder, self.run, self.facts, self.state = RunFolder(out), run, facts, state
         length = self._continue(resume)
-        try:
+        with storage(out):
             self.folder.samples.mkdir(parents=True, exist_ok=True)
             checkpoint.write_file(self.folder.config, (json.dumps(run.to_json(), indent=1) + "\n").encode())
-            self.log: IO[bytes] = self.folder.metrics.open("ab")  # open as long as the run
-            self.log.truncate(length)
-        except OSError as error:
-            raise StorageError(f"cannot write to {out}: {error.strerror}") from error
+            self.folder.metrics.touch()
+            os.truncate(self.folder.metrics, length)
 
     def _continue(self, resume: bool) -> int:
         """Brings the state to the newest valid checkpoint; returns the length of the log it was saved with."""
@@ -60,8 +59,8 @@ class Recorder:
         """Logs, draws and saves what is due at this step."""
         step, last = self.state.step, self.state.step == self.run.iterations
         if step % self.run.log_every == 0 or last:
-            self.log.write(json.dumps(row).encode() + b"\n")
-            self.log.flush()
+            with storage(self.folder.path), self.folder.metrics.open("ab") as log:
+                log.write(json.dumps(row).encode() + b"\n")
         if last or (self.run.picture_every and step % self.run.picture_every == 0):
             self.draw()
         if last or step % self.run.checkpoint_every == 0:
@@ -74,7 +73,9 @@ class Recorder:
         groups = self.state.groups()
         digest = checkpoint.fingerprint(groups)
         state = checkpoint_state(self.run, self.facts, self.state.step, digest)
-        checkpoint.write(self.folder.checkpoint(self.state.step), groups, {**state, "log_bytes": self.log.tell()})
+        checkpoint.write(
+            self.folder.checkpoint(self.state.step), groups, {**state, "log_bytes": self.folder.metrics.stat().st_size}
+        )
         self.folder.prune(KEEP)
 
     def draw(self) -> None:
@@ -82,7 +83,19 @@ class Recorder:
         method = build_method(self.run, self.facts)
         generator = Generator(self.run, self.facts, method, self.state.average, self.state.step)
         x = generator.sample(pictures.suitable(self.facts.shape))
-        pictures.save(self.folder.samples / f"step-{self.state.step}.png", x)
+        with storage(self.folder.path):
+            pictures.save(self.folder.samples / f"step-{self.state.step}.png", x)
+
+
+@contextmanager
+def storage(path: Path) -> Iterator[None]:
+    """Tells a failure to write as the one line it is."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(f"cannot write to {path}: {error.strerror or error}") from error
 
 
 @contextmanager

@@ -1,0 +1,89 @@
+"""Splits are disjoint, fixed and complete; units go there and back; what does not fit is named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fewstep import data
+from fewstep.errors import UserError
+from fewstep.randomness import generator
+
+
+@pytest.mark.parametrize("name", data.DATASETS)
+def test_splits_are_the_same_each_time_and_share_nothing(name):
+    first, again = data.load(name), data.load(name)
+    assert first.fingerprint() == again.fingerprint()
+    assert torch.equal(first.test.x0, again.test.x0)
+    rows = [
+        set(map(bytes, np.ascontiguousarray(part.x0.numpy()).reshape(len(part.x0), -1))) for part in first_parts(first)
+    ]
+    assert not rows[0] & rows[1]
+    assert not rows[0] & rows[2]
+    assert not rows[1] & rows[2]
+    assert first.train.x0.dtype == torch.float32
+    assert first.train.x0.abs().max() < 1.2
+
+
+def first_parts(dataset):
+    return dataset.train, dataset.validation, dataset.test
+
+
+def test_the_digits_are_all_of_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    ours = data.load("digits")
+    parts = first_parts(ours)
+    assert [len(p.x0) for p in parts] == [1197, 300, 300]
+    pixels = torch.cat([p.x0 for p in parts]).flatten(1).add(1).mul(8).round().long()
+    labelled = torch.cat([pixels, torch.cat([p.cond for p in parts])[:, None]], 1)
+    theirs = torch.from_numpy(np.c_[load_digits().data, load_digits().target]).long()
+    assert sorted(map(tuple, labelled.tolist())) == sorted(map(tuple, theirs.tolist()))
+    assert ours.classes == 10
+    assert torch.cat([p.x0 for p in parts]).aminmax() == (-1, 1)
+
+
+def test_your_own_tensor_is_standardised_and_comes_back():
+    x = 1000 + 70 * torch.randn(500, 3, 4, generator=generator(0, "x"), dtype=torch.float64)
+    ours = data.from_tensors(x)
+    assert ours.train.x0.std().item() == pytest.approx(0.5, rel=1e-4)
+    assert ours.train.x0.mean().item() == pytest.approx(0, abs=1e-6)
+    torch.testing.assert_close(ours.units.to_user(ours.train.x0.double()), x, rtol=1e-6, atol=1e-4)
+    assert ours.shape == (3, 4)
+
+
+def test_labels_come_along():
+    ours = data.from_tensors(
+        {"x0": torch.randn(6, 2, generator=generator(0, "x")), "cond": torch.tensor([0, 4, 1, 2, 3, 0])}
+    )
+    assert ours.classes == 5
+    assert ours.train.cond.tolist() == [0, 4, 1, 2, 3, 0]
+
+
+BAD = {
+    "no samples": (torch.zeros(0, 3), "at least 2"),
+    "one axis": (torch.zeros(5), r"\[N, ...\]"),
+    "constant": (torch.full((5, 2), 3.0), "everywhere"),
+    "nan": (torch.tensor([[0.0], [1.0], [float("nan")]]), "sample 2"),
+    "infinite": (torch.tensor([[0.0], [float("inf")], [1.0]]), "sample 1"),
+    "unknown key": ({"x": torch.zeros(3, 2)}, "did you mean"),
+    "no x0": ({"cond": torch.zeros(3)}, "x0"),
+    "float labels": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.zeros(2)}, "integer labels"),
+    "too few labels": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.tensor([1])}, "integer labels"),
+}
+
+
+@pytest.mark.parametrize(("given", "told"), BAD.values(), ids=BAD.keys())
+def test_what_does_not_fit_is_told_in_one_line(given, told):
+    with pytest.raises(UserError, match=told) as caught:
+        data.from_tensors(given)
+    assert "\n" not in str(caught.value)
+
+
+def test_nan_in_a_data_set_names_the_sample():
+    x0 = torch.zeros(10, 2)
+    x0[7, 1] = float("nan")
+    part = data.Arrays(x0)
+    with pytest.raises(UserError, match="sample 7"):
+        data.Dataset("mine", part, part, part)

@@ -1,0 +1,86 @@
+"""Imports go one way: a lower layer never imports a higher one, and each layer says where a line belongs."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import fewstep
+
+SOURCE = Path(fewstep.__file__).parent
+
+LAYERS = [
+    {"errors"},
+    {"randomness", "schedules", "device", "pictures", "config"},
+    {"process"},
+    {"denoiser", "times", "ema"},
+    {"solvers", "couplings", "targets", "spaces", "distances", "weights", "networks", "checkpoint", "data"},
+    {"losses", "sampling"},
+    {"methods"},
+    {"generator", "recipes"},
+    {"state", "metrics"},
+    {"recorder"},
+    {"training"},
+    {"cli"},
+    {"__main__"},
+]
+LEVEL = {name: number for number, layer in enumerate(LAYERS) for name in layer}
+
+
+def modules():
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        if parts != ("__init__",):
+            yield path, parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    """The rooms of fewstep that a file uses, `import fewstep as fs; fs.room` included; types alone do not count."""
+    found = set()
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fewstep":
+            below = (node.module or "").split(".")[1:2]
+            found |= set(below) if below else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "fs":
+            found.add({"Method": "losses", "Models": "denoiser", "Times": "times"}.get(node.attr, node.attr))
+    return found - {"__version__"}
+
+
+def test_every_file_has_a_layer():
+    assert {room for _, room in modules()} == LEVEL.keys()
+
+
+def test_no_file_imports_a_higher_room():
+    for path, room in modules():
+        for other in imported(path) - {room}:
+            assert other in LEVEL, f"{path.name} imports fewstep.{other}, which has no layer"
+            assert LEVEL[other] <= LEVEL[room], f"{room} (layer {LEVEL[room]}) imports {other} (layer {LEVEL[other]})"
+
+
+def test_neighbours_of_a_layer_form_no_circle():
+    edges = {room: set() for room in LEVEL}
+    for path, room in modules():
+        edges[room] |= {o for o in imported(path) - {room} if LEVEL[o] == LEVEL[room]}
+    while edges:
+        free = {room for room, others in edges.items() if not others & edges.keys()}
+        assert free, f"these import each other: {sorted(edges)}"
+        edges = {room: others for room, others in edges.items() if room not in free}
+
+
+def test_nothing_draws_from_a_global_generator_or_reads_a_pickle():
+    """Random draws name their generator, and no file of the package can run code that a data file holds."""
+    draws = {"rand", "randn", "randint", "randperm", "randn_like", "rand_like", "normal", "bernoulli_", "normal_"}
+    for path, room in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func)
+            keywords = {k.arg for k in node.keywords}
+            if (name.startswith("torch.") and name.split(".")[-1] in draws) or name.endswith(".bernoulli_"):
+                assert "generator" in keywords, f"{path.name}:{node.lineno} {name} without a generator"
+            assert name not in {"eval", "exec", "pickle.load", "pickle.loads", "torch.load", "torch.manual_seed"}, path
+            if name in {"import_module", "importlib.import_module", "__import__"}:
+                assert room == "cli" or path == SOURCE / "__init__.py", f"{path.name} imports by name"

@@ -1,0 +1,101 @@
+"""The loss against closed forms: floors, optima and the masks that both passes share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import fewstep as fs
+from fewstep.randomness import generator
+from tests.toys import Gaussian, small_student
+
+EDM = fs.process.edm()
+
+
+def draws(n: int, std: float) -> list[torch.Tensor]:
+    source = generator(7, "losses")
+    return [s * torch.randn(n, 1, generator=source, dtype=torch.float64) for s in (std, 1.0)]
+
+
+@pytest.mark.parametrize(("t", "r"), [(2.0, 1.5), (0.7, 0.2), (20.0, 19.0)])
+def test_the_floor_of_consistency_training_on_gaussian_data(t, r):
+    """E (g_t x_t - g_r x_r)^2 at its optimum g_t = A g_r is g_r^2 (s^2 + r^2 - A^2 (s^2 + t^2)), by Monte Carlo."""
+    s, n = 0.5, 200_000
+    x0, z = draws(n, s)
+    g_r = s / (s**2 + r**2) ** 0.5
+    shrink = (s**2 + r * t) / (s**2 + t**2)
+    slope = torch.tensor(shrink * g_r, dtype=torch.float64, requires_grad=True)
+
+    def student(x_t, time, cond=None):
+        return torch.where((time > (t + r) / 2)[:, None], slope * x_t, g_r * x_t)
+
+    method = fs.Method(
+        times=fs.methods.ect().times, target=fs.targets.Student(), distance=fs.distances.sse, weight=fs.weights.one
+    )
+    both = torch.full((n,), t, dtype=torch.float64), torch.full((n,), r, dtype=torch.float64)
+    times = fs.Times(*both, torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64))
+    loss = method.loss(fs.Models(student), x0, z, times)
+    floor = g_r**2 * (s**2 + r**2 - shrink**2 * (s**2 + t**2))
+    error = loss.std() / n**0.5
+    assert loss.mean().item() == pytest.approx(floor, abs=4 * error.item())
+    (gradient,) = torch.autograd.grad(loss.mean(), slope)
+    rows = 2 * (shrink * g_r * (x0 + t * z) - g_r * (x0 + r * z)) * (x0 + t * z)
+    assert abs(gradient.item()) < 4 * rows.std().item() / n**0.5
+
+
+@pytest.mark.parametrize("t", [0.1, 1.0, 10.0])
+def test_the_floor_of_diffusion_training_is_the_posterior_variance(t):
+    s, n = 0.5, 200_000
+    x0, z = draws(n, s)
+    method = fs.methods.diffusion(sigma_data=s)
+    times = method.times.at(torch.full((n,), t, dtype=torch.float64), 0.0)
+    loss = method.loss(fs.Models(Gaussian(0.0, s)), x0, z, times)
+    weight = (t**2 + s**2) / (t * s) ** 2
+    floor = weight * (s * t) ** 2 / (s**2 + t**2)
+    assert floor == pytest.approx(1.0)
+    assert loss.mean().item() == pytest.approx(floor, abs=4 * loss.std().item() / n**0.5)
+
+
+def test_student_and_target_share_their_masks():
+    """As r -> t the loss vanishes under dropout only because both passes drop the same units."""
+    student = small_student((4,), dropout=0.5)
+    method = fs.methods.ect()
+    x0, z = (torch.randn(32, 4, generator=generator(i, "x"), dtype=torch.float64) for i in range(2))
+    t = torch.full((32,), 2.0, dtype=torch.float64)
+    times = fs.Times(t, t - 1e-9, torch.zeros_like(t), torch.ones_like(t))
+    shared = method.loss(fs.Models(student), x0, z, times, seed=0) * 1e-9
+    assert (shared < 1e-7).all()
+    masks = [student.masks(32, generator(i, "masks")) for i in range(2)]
+    apart = (student(x0 + t[:, None] * z, t, None, masks[0]) - student(x0 + t[:, None] * z, t, None, masks[1])).abs()
+    assert apart.max() > 1e-3
+
+
+def test_rows_are_weighted_by_w():
+    method, student = fs.methods.ect(), small_student((4,))
+    x0, z = (torch.randn(3, 4, generator=generator(i, "x"), dtype=torch.float64) for i in range(2))
+    times = method.times.at(torch.tensor([0.3, 1.0, 5.0]), 0.5)
+    w = torch.tensor([0.0, 1.0, 2.5], dtype=torch.float64)
+    plain = method.loss(fs.Models(student), x0, z, times)
+    torch.testing.assert_close(method.loss(fs.Models(student), x0, z, times._replace(w=w)), w * plain)
+
+
+def test_a_method_says_which_models_it_needs():
+    assert fs.methods.diffusion().needs == {"student"}
+    assert fs.methods.ect().needs == {"student"}
+
+
+def test_a_new_space_weight_and_balance_need_nothing_but_a_function():
+    """Any plain function fits a seam: the noise as the space, t as the weight, the root as the balance."""
+    base = fs.methods.diffusion()
+    method = fs.Method(
+        times=base.times,
+        space=lambda process, x_t, x0_hat, times: (x_t - x0_hat) / times.t[:, None],
+        weight=lambda process, times: times.t**2,
+        balance=lambda loss_b, t, models: loss_b.sqrt(),
+    )
+    plain = fs.Method(times=base.times)
+    student = small_student((4,))
+    x0, z = (torch.randn(3, 4, generator=generator(i, "x"), dtype=torch.float64) for i in range(2))
+    times = base.times.at(torch.tensor([0.3, 1.0, 5.0]), 0.5)
+    expected = plain.loss(fs.Models(student), x0, z, times).sqrt()
+    torch.testing.assert_close(method.loss(fs.Models(student), x0, z, times), expected)

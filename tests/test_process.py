@@ -1,0 +1,119 @@
+"""The moves of a process are inverse to each other, exact in their limits, and have the rates they claim."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fewstep as fs
+from fewstep.randomness import generator
+
+PROCESSES = {"edm": fs.process.edm()}
+
+pytestmark = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
+
+
+def points(seed: int, rows: int = 5, shape: tuple[int, ...] = (2, 3), dtype: torch.dtype = torch.float64):
+    source = generator(seed, "points")
+    return [torch.randn(rows, *shape, generator=source, dtype=dtype) for _ in range(2)]
+
+
+def times(process, seed: int, rows: int = 5):
+    """Pairs t > s >= 0 over the whole range, the data end included."""
+    source = generator(seed, "times")
+    t = torch.rand(rows, generator=source, dtype=torch.float64) * process.t_max + process.t_min
+    s = t * torch.rand(rows, generator=source, dtype=torch.float64)
+    s[0] = 0.0
+    return t, s
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 2**31))
+def test_aim_inverts_jump(process, seed):
+    x_t, x0_hat = points(seed)
+    t, s = times(process, seed)
+    gap = ((t - s) / t).min().item()
+    found = process.aim(x_t, process.jump(x_t, x0_hat, t, s), t, s)
+    torch.testing.assert_close(found, x0_hat, rtol=0, atol=100 * 2**-52 * x_t.abs().max().item() / gap)
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 2**31), share=st.floats(0.01, 0.999))
+def test_aim_in_float32_loses_no_more_than_ten_eps_over_the_gap(process, seed, share):
+    x_t, x0_hat = points(seed, dtype=torch.float32)
+    t = torch.ones(5, dtype=torch.float64)
+    s = share * t
+    found = process.aim(x_t, process.jump(x_t, x0_hat, t, s), t, s)
+    assert (found - x0_hat).abs().max() <= 10 * 2**-23 * x_t.abs().max() / (1 - share)
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**31))
+def test_jump_with_the_true_data_stays_on_the_trajectory(process, seed):
+    x0, z = points(seed)
+    t, s = times(process, seed)
+    torch.testing.assert_close(
+        process.jump(process.mix(x0, z, t), x0, t, s), process.mix(x0, z, s), rtol=1e-12, atol=1e-11
+    )
+
+
+def test_jump_nowhere_is_the_identity_whatever_the_network_says(process):
+    x_t, _ = points(0)
+    for x0_hat in (torch.full_like(x_t, float("nan")), torch.full_like(x_t, float("inf"))):
+        for t in (torch.full((5,), 3.0), torch.zeros(5), 0.0):
+            assert torch.equal(process.jump(x_t, x0_hat, t, t), x_t)
+
+
+def test_jump_to_the_data_and_aim_from_it_are_identities(process):
+    x_t, x0_hat = points(1)
+    t, zero = times(process, 1)[0], torch.zeros(5)
+    if (process.sigma(zero) == 0).all():
+        assert torch.equal(process.jump(x_t, x0_hat, t, zero), x0_hat)
+        assert torch.equal(process.aim(x_t, x0_hat, t, zero), x0_hat)
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**31))
+def test_velocity_is_the_rate_of_jump_at_equal_times(process, seed):
+    x_t, x0_hat = points(seed)
+    t, _ = times(process, seed)
+    _, rate = torch.func.jvp(lambda s: process.jump(x_t, x0_hat, t, s), (t,), (torch.ones_like(t),))
+    torch.testing.assert_close(process.velocity(x_t, x0_hat, t), rate, rtol=1e-10, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**31))
+def test_rates_are_the_derivatives_of_the_coefficients(process, seed):
+    t, _ = times(process, seed)
+    for name in ("alpha", "sigma"):
+        function = getattr(process.schedule, name)
+        _, rate = torch.func.jvp(lambda s, f=function: f(s) + 0 * s, (t,), (torch.ones_like(t),))
+        torch.testing.assert_close(getattr(process.schedule, f"{name}_rate")(t), rate)
+
+
+def test_equal_times_and_the_data_end_have_finite_values_and_gradients(process):
+    for t, s in ((0.0, 0.0), (1.0, 1.0), (1.0, 0.0)):
+        x_t, x0_hat = (x.requires_grad_() for x in points(2))
+        out = process.jump(x_t, x0_hat, t, s) + process.aim(x_t, x0_hat, t, s) + process.velocity(x_t, x0_hat, t)
+        out.sum().backward()
+        for value in (out, x_t.grad, x0_hat.grad):
+            assert torch.isfinite(value).all()
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (1, 8, 8), (2, 3, 4, 5)])
+def test_any_shape_and_dtype_goes_through(process, shape):
+    for dtype in (torch.float32, torch.float64):
+        x, y = points(3, shape=shape, dtype=dtype)
+        t, s = times(process, 3)
+        for out in (process.mix(x, y, t), process.jump(x, y, t, s), process.aim(x, y, t, s), process.velocity(x, y, t)):
+            assert out.shape == x.shape
+            assert out.dtype == dtype
+
+
+def test_a_time_for_all_rows_is_that_time_for_each(process):
+    x, y = points(4)
+    each = torch.full((5,), 2.5)
+    assert torch.equal(process.jump(x, y, 2.5, 1.0), process.jump(x, y, each, torch.ones(5)))
+    assert torch.equal(process.mix(x, y, 2.5), process.mix(x, y, each))

@@ -1,0 +1,76 @@
+"""Times follow their laws, keep t > r >= a, and depend on nothing but the row's own uniforms and progress."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fewstep.randomness import generator
+from fewstep.times import Clean, LogNormal, RatioMap, karras
+
+LAW = LogNormal(mean=-1.1, std=2.0)
+SAMPLERS = {
+    "clean": Clean(law=LAW),
+    "ratio": RatioMap(law=LAW),
+    "ratio, capped": RatioMap(law=LAW, q=4.0, stages=12, ratio_max=0.999),
+    "ratio, truncated law": RatioMap(law=LogNormal(mean=-0.8, std=1.6, low=0.002, high=80.0), q=256.0, stages=1),
+}
+
+
+@settings(deadline=None, max_examples=50)
+@given(mean=st.floats(-2, 1), std=st.floats(0.2, 3), q=st.floats(0.001, 0.999))
+def test_quantiles_invert_the_distribution_function(mean, std, q):
+    u = torch.tensor([q], dtype=torch.float64)
+    law = LogNormal(mean=mean, std=std)
+    torch.testing.assert_close(law.cdf(law.quantile(u)), u, rtol=1e-12, atol=1e-13)
+    low, high = math.exp(mean - std), math.exp(mean + 2 * std)
+    cut = LogNormal(mean=mean, std=std, low=low, high=high)
+    t = cut.quantile(u)
+    below, above = law.cdf(torch.tensor([low, high], dtype=torch.float64))
+    torch.testing.assert_close((law.cdf(t) - below) / (above - below), u, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS.keys())
+@settings(deadline=None, max_examples=50)
+@given(progress=st.floats(0, 1), seed=st.integers(0, 2**31))
+def test_times_are_ordered(sampler, progress, seed):
+    u = torch.rand(64, 2, generator=generator(seed, "u"), dtype=torch.float64)
+    u[0], u[1] = 0.0, 1 - 2**-53
+    times = sampler(u, progress, torch.arange(64))
+    assert (times.t > times.r).all()
+    assert (times.r >= times.a).all()
+    assert (times.a >= 0).all()
+    assert times.w.mean().item() == pytest.approx(1.0)
+    assert all(x.dtype == torch.float64 and x.shape == (64,) for x in times[:4])
+    assert torch.isfinite(times.t).all()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS.keys())
+def test_a_row_does_not_depend_on_its_batch(sampler):
+    u = torch.rand(8, 2, generator=generator(0, "u"), dtype=torch.float64)
+    whole = sampler(u, 0.4, torch.arange(8))
+    for i in range(8):
+        for many, one in zip(whole[:4], sampler(u[i : i + 1], 0.4, torch.tensor([i]))[:4], strict=True):
+            assert torch.equal(many[i : i + 1], one)
+
+
+def test_the_gap_closes_stage_by_stage():
+    """ratio = 1 - q^-(j+1): at stage 0 with q = 2 all t below ln 7 look at the data; later r / t tends to 1."""
+    sampler, t = RatioMap(law=LAW, stages=4), torch.tensor([0.1, 1.9459, 1.9460, 50.0], dtype=torch.float64)
+    first = sampler.at(t, 0.0)
+    assert (first.r[:2] == 0).all()
+    assert (first.r[2:] > 0).all()
+    ratios = [sampler.ratio(p) for p in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert ratios == [0.5, 0.75, 0.875, 0.9375, 0.9375]
+    assert (sampler.at(t, 0.99).r > sampler.at(t, 0.3).r).all()
+
+
+def test_the_grid_has_its_ends_and_even_roots():
+    grid = karras(0.002, 80.0, 17)
+    assert (grid[0], grid[-1], len(grid)) == (80.0, 0.002, 18)
+    roots = grid ** (1 / 7)
+    torch.testing.assert_close(roots.diff(), torch.full((17,), (roots[-1] - roots[0]).item() / 17, dtype=torch.float64))

@@ -1,0 +1,65 @@
+"""What the tests share: exact denoisers of Gaussian data, tiny networks, tiny runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import fewstep as fs
+from fewstep.denoiser import Cond, EdmScaling, Preconditioned
+from fewstep.process import Time, expand, per_row
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Data N(mean, std^2) per element on edm: D = mean + std^2 / (std^2 + t^2) (x - mean)."""
+
+    mean: float = 0.3
+    std: float = 0.5
+
+    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
+        t = per_row(t, x_t)
+        return self.mean + expand(self.std**2 / (self.std**2 + t**2), x_t) * (x_t - self.mean)
+
+    def solve(self, x: Tensor, t: Time, s: Time) -> Tensor:
+        """The probability-flow ODE from t to s, in closed form."""
+        t, s = per_row(t, x), per_row(s, x)
+        return self.mean + expand(((self.std**2 + s**2) / (self.std**2 + t**2)).sqrt(), x) * (x - self.mean)
+
+
+class Analytic(nn.Module):
+    """The reference vectors' network: tanh(a u + b c_noise), two trainable numbers."""
+
+    def __init__(self, a: float, b: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(a, dtype=dtype))
+        self.b = nn.Parameter(torch.tensor(b, dtype=dtype))
+
+    def forward(self, u: Tensor, noise_label: Tensor, cond: Cond = None) -> Tensor:
+        return torch.tanh(self.a * u + self.b * noise_label.reshape(-1, *[1] * (u.ndim - 1)))
+
+
+def small_student(shape: tuple[int, ...], classes: int = 0, *, dropout: float = 0.0, seed: int = 0) -> Preconditioned:
+    """A float64 MLP with weights that are all alive (zero initialisation would hide mistakes)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = fs.networks.mlp(shape, classes, width=16, depth=2, dropout=dropout)
+        for p in network.parameters():
+            nn.init.normal_(p, std=0.2)
+    return Preconditioned(network, EdmScaling()).double()
+
+
+def tiny_run(**fields: object) -> fs.Run:
+    """A run of seconds: six steps of a small network on the toy ring."""
+    settings: dict[str, object] = {
+        "iterations": 6,
+        "batch": 16,
+        "block": 4,
+        "network_options": {"width": 16, "depth": 1, "dropout": 0.1},
+        "checkpoint_every": 2,
+        "picture_every": 0,
+        "log_every": 1,
+    }
+    return fs.recipes.toy(**{**settings, **fields})
