@@ -63,12 +63,11 @@ def test_any_flipped_bit_is_found(tmp_path, trial):
 
 
 def same_facts(before: bytes, after: bytes) -> bool:
-    """A bit flipped in white space, or in a number that only informs, leaves a manifest that says the same."""
+    """A bit flipped in white space leaves a manifest that says the same."""
     try:
-        told = [{n: f["sha256"] for n, f in json.loads(c)["files"].items()} for c in (before, after)]
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return bool(json.loads(before) == json.loads(after))
+    except ValueError:
         return False
-    return told[0] == told[1]
 
 
 def test_a_missing_a_short_and_a_swapped_file_are_found(tmp_path):

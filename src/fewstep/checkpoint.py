@@ -127,8 +127,9 @@ def _verified(path: Path) -> Iterator[tuple[str, bytes]]:
             content = (path / name).read_bytes()
         except OSError as error:
             raise StorageError(f"{path / name} cannot be read: {error.strerror}") from error
-        if hashlib.sha256(content).hexdigest() != facts["sha256"]:
-            raise StorageError(f"{path / name} is damaged: its SHA-256 is not the manifest's")
+        found = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        if facts != found:
+            raise StorageError(f"{path / name} is damaged: its size or SHA-256 is not the manifest's")
         yield name, content
 
 

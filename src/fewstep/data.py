@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,8 +62,11 @@ class Dataset:
         return tuple(self.train.x0.shape[1:])
 
     def sigma_data(self) -> float:
-        """Standard deviation of the training split, over all its elements."""
-        return self.train.x0.double().std().item()
+        """Standard deviation of the training split, over all its elements, to six digits.
+
+        Rounded, and by numpy: torch's reductions give other last bits with other numbers of threads.
+        """
+        return float(f"{self.train.x0.numpy().std(dtype=np.float64):.6g}")
 
     def fingerprint(self) -> str:
         """SHA-256 of the training split's shape, values and labels."""
@@ -172,11 +176,12 @@ def from_tensors(data: Tensor | Mapping[str, Tensor]) -> Dataset:
     if x0.ndim < 2 or len(x0) < 2 or not x0.numel():
         raise UserError(f"data of shape {tuple(x0.shape)}: expected [N, ...] with at least 2 samples and 2 axes")
     check_finite("tensor", x0)
-    shift, scale = x0.double().mean().item(), 2 * x0.double().std().item()
+    values = x0.detach().cpu().double().numpy()
+    shift, scale = float(values.mean()), 2 * float(values.std())
     if scale == 0:
         raise UserError(f"data is {shift} everywhere: there is nothing to learn")
     labels = None if cond is None else _labels(cond, len(x0))
-    train = Arrays(((x0.double() - shift) / scale).float().contiguous(), labels)
+    train = Arrays(torch.from_numpy((values - shift) / scale).float(), labels)
     none = train.rows(torch.arange(0))
     classes = 0 if labels is None else int(labels.max()) + 1
     return Dataset("tensor", train, none, none, classes, Units(shift, scale))

@@ -1,0 +1,110 @@
+"""Metrics agree with closed forms and other libraries, are unbiased where they say so, and see what they should."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+import fewstep as fs
+from fewstep import data
+from fewstep.data import Arrays, Dataset
+from fewstep.errors import UserError
+from fewstep.metrics import energy, evaluate, frechet, nearest_ratio
+from fewstep.metrics.features import classifier
+from fewstep.randomness import generator
+from tests.toys import tiny_run
+
+
+def normals(n: int, d: int, seed: int, mean: float = 0.0, std: float = 1.0) -> torch.Tensor:
+    return mean + std * torch.randn(n, d, generator=generator(seed, "metrics"), dtype=torch.float64)
+
+
+def test_frechet_agrees_with_scipys_matrix_root():
+    x, y = normals(300, 6, 0), normals(200, 6, 1, mean=0.3, std=1.4) @ normals(6, 6, 2)
+    cov_x, cov_y = np.cov(x.numpy().T), np.cov(y.numpy().T)
+    root = scipy.linalg.sqrtm(cov_x @ cov_y).real
+    expected = ((x.mean(0) - y.mean(0)) ** 2).sum().item() + np.trace(cov_x + cov_y - 2 * root)
+    assert frechet(x, y) == pytest.approx(expected, rel=1e-9)
+
+
+def test_frechet_of_gaussians_is_its_formula_and_of_a_set_with_itself_0():
+    x = normals(50_000, 3, 0)
+    assert frechet(x, x) == pytest.approx(0, abs=1e-9)
+    assert frechet(x, 2 * x + 1) == pytest.approx(3 * ((1 - 2) ** 2 + 1), rel=0.02)
+    assert frechet(x[:2], x) > 0
+
+
+def test_energy_is_unbiased_and_right_for_points_of_a_line():
+    values = torch.tensor([energy(normals(40, 2, 2 * i), normals(60, 2, 2 * i + 1)) for i in range(400)])
+    assert abs(values.mean().item()) < 4 * values.std().item() / 20
+    x, y = torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [4.0]])
+    assert energy(x, y) == pytest.approx(2 * (1 + 4 + 1 + 2) / 4 - 2 - 3)
+
+
+def test_energy_of_shifted_gaussians_is_its_closed_form():
+    """In one dimension E|x - y| of N(m, 2) is known: 2 m erf(m / 2) + 4 / sqrt(pi) (exp(-m^2/4) - 1)."""
+    m, n = 1.5, 4000
+    exact = 2 * m * math.erf(m / 2) + 4 / math.sqrt(math.pi) * (math.exp(-(m**2) / 4) - 1)
+    assert energy(normals(n, 1, 0), normals(n, 1, 1, mean=m)) == pytest.approx(exact, rel=0.1)
+
+
+def test_memorised_samples_have_a_small_ratio_and_noise_a_large_one():
+    train, held_out = normals(500, 3, 0), normals(100, 3, 1)
+    assert nearest_ratio(train[:100], held_out, train) == 0
+    assert nearest_ratio(held_out, held_out, train) == 1
+    assert nearest_ratio(normals(100, 3, 2), held_out, train) == pytest.approx(1, abs=0.25)
+    assert nearest_ratio(5 * held_out, held_out, train) > 3
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture
+def cold_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_the_classifier_is_good_the_same_each_time_and_kept(digits, cold_cache):
+    first = classifier(digits)
+    assert first.accuracy(digits.test.x0, digits.test.cond) > 0.93
+    kept = list((cold_cache / "fewstep").iterdir())
+    assert len(kept) == 1
+    assert classifier(digits).fingerprint == first.fingerprint
+    kept[0].write_bytes(b"damaged")
+    assert classifier(digits).fingerprint == first.fingerprint
+    kept[0].unlink()
+    assert classifier(digits).fingerprint == first.fingerprint
+
+
+def test_a_generator_that_draws_real_data_reaches_the_floor(digits, cold_cache, monkeypatch):
+    """Held-out data as the 'model' scores the floor exactly; other splits of real data score near it."""
+    settings = tiny_run(data="digits", network_options={"width": 8, "depth": 1})
+    g = fs.train(settings, progress=False, device="cpu")
+    monkeypatch.setattr(type(g), "sample", lambda self, n, **options: digits.test.x0[:n].repeat(2, 1, 1, 1)[:n])
+    results, speeds = evaluate(g, digits, steps=(1,), n=600)
+    assert {r.metric for r in results} == {"feature_frechet", "pixel_frechet", "energy", "nearest_ratio"}
+    for r in results:
+        assert r.value == pytest.approx(r.floor)
+        assert r.error == pytest.approx(0, abs=1e-9)
+        assert r.protocol["n"] == 300
+        assert r.protocol["draws"] == 2
+        assert r.protocol["n_reference"] == 1197
+    assert speeds[0]["samples_per_second"] > 0
+
+
+def test_scores_refuse_other_data_and_too_few_samples(digits):
+    g = fs.train(tiny_run(), progress=False, device="cpu")
+    with pytest.raises(UserError, match="not what this generator was trained on"):
+        evaluate(g, digits)
+    with pytest.raises(UserError, match="n = 100: expected at least one draw of the held-out size, 2000"):
+        evaluate(g, data.load("ring8"), n=100)
+    part = Arrays(torch.zeros(3, 2))
+    with pytest.raises(UserError, match="not what"):
+        evaluate(g, Dataset("ring8", part, part, part))

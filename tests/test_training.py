@@ -1,0 +1,204 @@
+"""A run is its config and its seed: it stops when asked, resumes to the bit, and refuses what it is not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import fewstep as fs
+from fewstep.config import run_from_json
+from fewstep.data import Arrays
+from fewstep.errors import NonFiniteError, StorageError, UserError
+from fewstep.generator import Facts
+from fewstep.randomness import generator
+from fewstep.training import draw_batch
+from tests.toys import tiny_run
+
+
+def train(run, *given, **options):
+    return fs.train(run, *given, progress=False, device="cpu", **options)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_other_ones():
+    first, again, other = (train(tiny_run(seed=seed)) for seed in (1, 1, 2))
+    assert first.fingerprint == again.fingerprint
+    assert first.fingerprint != other.fingerprint
+    assert torch.equal(first.sample(4), again.sample(4))
+
+
+def test_training_touches_neither_the_global_generator_nor_the_threads():
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    train(tiny_run())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+
+
+def test_the_randomness_of_a_sample_does_not_depend_on_the_batch_size():
+    """Times, noise and order of global sample n are the same in batches of 8 and of 16."""
+    arrays = Arrays(torch.randn(50, 3, generator=generator(0, "x")))
+    runs = [tiny_run(batch=b, block=4, iterations=48 // b) for b in (8, 16)]
+    method = fs.methods.diffusion()
+    parted = [[draw_batch(r, method, arrays, s, torch.device("cpu")) for s in range(48 // r.batch)] for r in runs]
+    for name in ("rows", "x0", "z"):
+        assert torch.equal(*(torch.cat([getattr(b, name) for b in batches]) for batches in parted))
+    assert torch.equal(*(torch.cat([b.times.t for b in batches]) for batches in parted))
+    seeds = [[seed for b in batches for seed in b.seeds] for batches in parted]
+    assert seeds[0] == seeds[1]
+
+
+def test_a_run_survives_json_and_says_what_is_wrong_with_one():
+    run = tiny_run(sigma_data=0.4, middle_times=(1.0, 0.5))
+    text = json.dumps(run.to_json())
+    assert run_from_json(json.loads(text)) == run
+    for change, told in (
+        ({"iteration": 3}, "did you mean 'iterations'"),
+        ({"iterations": "3"}, "iterations = '3': expected int"),
+        ({"iterations": True}, "expected int"),
+        ({"lr": -1.0}, "lr = -1.0: expected above 0"),
+        ({"betas": [0.9, "x"]}, "betas = 'x': expected float"),
+        ({"batch": 10}, "multiple of block"),
+        ({"lr": float("nan")}, "lr"),
+    ):
+        with pytest.raises(UserError, match=told):
+            run_from_json({**json.loads(text), **change})
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"method": "etc"}, "unknown method 'etc': did you mean 'ect'"),
+        ({"network": "mlq"}, "unknown network 'mlq': did you mean 'mlp'"),
+        ({"data": "ring9"}, "unknown data set 'ring9': did you mean 'ring8'"),
+        ({"method_options": {"stage": 3}}, "did you mean 'stages'"),
+        ({"network_options": {"widht": 3}}, "did you mean 'width'"),
+    ],
+)
+def test_a_misspelt_name_is_told_with_the_nearest_one(fields, told):
+    with pytest.raises(UserError, match=told):
+        train(tiny_run(**fields))
+    with pytest.raises(UserError, match="did you mean 'seed'"):
+        tiny_run(sead=1)
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
+    train(tiny_run(), out=tmp_path / "r")
+    with pytest.raises(UserError, match="already holds a run"):
+        train(tiny_run(), out=tmp_path / "r")
+    with pytest.raises(UserError, match=r"lr = 0\.5, but the run"):
+        train(tiny_run(lr=0.5), out=tmp_path / "r", resume=True)
+    mine, other = (torch.randn(9, 2, generator=generator(i, "x")) for i in range(2))
+    train(tiny_run(), mine, out=tmp_path / "mine")
+    with pytest.raises(UserError, match="the data is not"):
+        train(tiny_run(), other, out=tmp_path / "mine", resume=True)
+    again = train(tiny_run(checkpoint_every=5), out=tmp_path / "r", resume=True)
+    assert again.step == 6
+
+
+def test_when_all_checkpoints_are_damaged_it_does_not_start_from_zero(tmp_path):
+    train(tiny_run(), out=tmp_path)
+    for folder in (tmp_path / "checkpoints").iterdir():
+        (folder / "manifest.json").unlink()
+    with pytest.raises(StorageError, match="no valid checkpoint"):
+        train(tiny_run(), out=tmp_path, resume=True)
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write"):
+        train(tiny_run(), out=tmp_path / "file" / "run")
+
+
+class Breaks(nn.Module):
+    """A linear network whose output is NaN from its n-th call with gradient on."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.left = calls
+
+    def forward(self, x, noise_label, cond=None):
+        self.left -= torch.is_grad_enabled()
+        return self.layer(x) * (float("nan") if self.left < 0 else 1.0)
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_changes(tmp_path):
+    network = Breaks(3)
+    with pytest.raises(NonFiniteError, match=r"step 3: the loss of 16 of 16 rows .* t in \[") as caught:
+        train(tiny_run(), network=network, out=tmp_path)
+    assert "\n" not in str(caught.value)
+    assert all(torch.isfinite(p).all() for p in network.parameters())
+    saved = fs.load(tmp_path, network=Breaks(9), ema="student")
+    assert saved.step == 3
+    for p, kept in zip(saved.denoiser.network.parameters(), network.parameters(), strict=True):
+        assert torch.equal(p, kept)
+
+
+def test_a_gradient_that_is_not_finite_names_the_weight():
+    class Cliff(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x, noise_label, cond=None):
+            return x * self.scale.abs().sqrt()  # infinite slope at 0
+
+    with pytest.raises(NonFiniteError, match=r"gradient has norm (nan|inf), first in network\.scale"):
+        train(tiny_run(), network=Cliff())
+
+
+def test_your_own_network_and_labels(tmp_path):
+    """An outside module trains, samples by label, and is asked for again when the run is loaded."""
+
+    class Mine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(3, 4)
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x, noise_label, cond=None):
+            return self.layer(x) + self.table(cond) + noise_label[:, None]
+
+    x0 = torch.randn(64, 4, generator=generator(0, "x"))
+    data = {"x0": x0, "cond": torch.arange(64) % 3}
+    mine = train(tiny_run(), data, Mine(), out=tmp_path)
+    assert mine.sample(5, cond=2).shape == (5, 4)
+    with pytest.raises(UserError, match="pass it as network="):
+        fs.load(tmp_path)
+    assert torch.equal(fs.load(tmp_path, network=Mine(), device="cpu").sample(5, cond=2), mine.sample(5, cond=2))
+
+
+def test_weights_of_another_network_are_refused_by_name(tmp_path):
+    train(tiny_run(), network=Breaks(99), out=tmp_path)
+
+    class Wider(Breaks):
+        def __init__(self) -> None:
+            super().__init__(9)
+            self.layer = nn.Linear(2, 2, bias=False)
+
+    with pytest.raises(StorageError, match=r"network\.layer\.bias"):
+        fs.load(tmp_path, network=Wider())
+
+
+def test_the_preconditioning_is_stored_with_the_weights(tmp_path):
+    """sigma_data is measured, written down, and what a loaded generator uses."""
+    made = train(tiny_run(), out=tmp_path)
+    measured = fs.data.load("ring8").sigma_data()
+    assert made.facts.sigma_data == measured
+    assert fs.load(tmp_path).denoiser.scaling.sigma_data == measured
+    assert Facts.from_json(json.loads(json.dumps(made.facts.to_json()))) == made.facts
+    assert train(tiny_run(sigma_data=0.3)).denoiser.scaling.sigma_data == 0.3
+
+
+def test_settings_are_written_out_in_full(tmp_path):
+    """A later change of a default does not change an old run: run.json holds every option."""
+    train(tiny_run(), out=tmp_path)
+    stored = run_from_json(json.loads((tmp_path / "run.json").read_text()))
+    assert stored.method_options.keys() >= {"q", "k", "b", "stages", "c", "weight"}
+    assert stored.network_options == {"width": 16, "depth": 1, "dropout": 0.1}
+    assert replace(stored, method_options={}, network_options={}) == replace(
+        tiny_run(), method_options={}, network_options={}
+    )
