@@ -103,8 +103,12 @@ def test_scores_refuse_other_data_and_too_few_samples(digits):
     g = fs.train(tiny_run(), progress=False, device="cpu")
     with pytest.raises(UserError, match="not what this generator was trained on"):
         evaluate(g, digits)
-    with pytest.raises(UserError, match="n = 100: expected at least one draw of the held-out size, 2000"):
-        evaluate(g, data.load("ring8"), n=100)
+    with pytest.raises(UserError, match="n = 1 samples against 2000 held-out ones"):
+        evaluate(g, data.load("ring8"), n=1)
+    with pytest.raises(UserError, match="steps"):
+        evaluate(g, data.load("ring8"), steps=(0,))
+    small, _ = evaluate(g, data.load("ring8"), n=100, steps=(1,))
+    assert {(r.protocol["n"], r.protocol["draws"], r.error) for r in small} == {(100, 1, None)}
     part = Arrays(torch.zeros(3, 2))
     with pytest.raises(UserError, match="not what"):
         evaluate(g, Dataset("ring8", part, part, part))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 import fewstep as fs
 from fewstep.config import run_from_json
 from fewstep.data import Arrays
+from fewstep.denoiser import EdmScaling, Preconditioned
 from fewstep.errors import NonFiniteError, StorageError, UserError
 from fewstep.generator import Facts
 from fewstep.randomness import generator
@@ -169,6 +171,36 @@ def test_your_own_network_and_labels(tmp_path):
     with pytest.raises(UserError, match="pass it as network="):
         fs.load(tmp_path)
     assert torch.equal(fs.load(tmp_path, network=Mine(), device="cpu").sample(5, cond=2), mine.sample(5, cond=2))
+
+
+def test_dropout_of_your_own_network_is_addressed_and_shared(tmp_path):
+    """nn.Dropout draws from the run's seed, the same in both passes, and not at all when sampling."""
+
+    class Drops(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(2, 16), nn.SiLU(), nn.Dropout(0.5), nn.Linear(16, 2))
+
+        def forward(self, x, noise_label, cond=None):
+            return self.layers(x)
+
+    def fresh() -> Drops:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return Drops()
+
+    runs = [train(tiny_run(checkpoint_every=3), None, fresh(), out=tmp_path / name) for name in ("a", "b")]
+    assert runs[0].fingerprint == runs[1].fingerprint
+    assert torch.equal(runs[0].sample(4), runs[0].sample(4))
+    shutil.rmtree(tmp_path / "b" / "checkpoints" / "step-6")
+    resumed = train(tiny_run(checkpoint_every=3), None, fresh(), out=tmp_path / "b", resume=True)
+    assert resumed.fingerprint == runs[0].fingerprint
+    method, student = fs.methods.ect(), Preconditioned(fresh(), EdmScaling()).double()
+    x0, z = (torch.randn(8, 2, generator=generator(i, "x"), dtype=torch.float64) for i in range(2))
+    t = torch.full((8,), 2.0, dtype=torch.float64)
+    times = fs.Times(t, t - 1e-9, torch.zeros_like(t), torch.ones_like(t))
+    assert (method.loss(fs.Models(student), x0, z, times, seed=0) * 1e-9 < 1e-7).all()
+    assert (method.loss(fs.Models(student), x0, z, times) * 1e-9 > 1e-4).any()
 
 
 def test_weights_of_another_network_are_refused_by_name(tmp_path):

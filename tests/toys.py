@@ -57,6 +57,7 @@ def tiny_run(**fields: object) -> fs.Run:
         "iterations": 6,
         "batch": 16,
         "block": 4,
+        "lr": 1e-3,
         "network_options": {"width": 16, "depth": 1, "dropout": 0.1},
         "checkpoint_every": 2,
         "picture_every": 0,

@@ -9,8 +9,8 @@ from torch import nn
 
 
 def average_of(model: nn.Module) -> nn.Module:
-    """A copy of the model to hold the average; it takes no gradient."""
-    return copy.deepcopy(model).requires_grad_(False)
+    """A copy of the model to hold the average: no gradient, no dropout."""
+    return copy.deepcopy(model).requires_grad_(False).eval()
 
 
 @torch.no_grad()

@@ -97,22 +97,26 @@ class Generator:
         Raises UserError for labels the generator does not have.
         """
         chosen = sampling.sampler(sampler or self.method.sampler)
-        grid = sampling.times(self.method.process, chosen, steps or chosen.default, self.run.middle_times)
+        count = chosen.default if steps is None else steps
+        grid = sampling.times(self.method.process, chosen, count, self.run.middle_times)
         labels = self.labels(n, cond)
-        device = next(self.denoiser.parameters()).device
-        done = []
-        for first in range(0, n, batch):
-            count = min(batch, n - first)
+        parts = [range(n)[first : first + batch] for first in range(0, n, batch)]
+        drawn = [self._draw(chosen, grid, seed, part, labels) for part in parts]
+        return torch.cat(drawn) if drawn else torch.empty(0, *self.facts.shape)
 
-            def draw(stream: str, first: int = first, count: int = count) -> Tensor:
-                return normal(seed, stream, first, count, self.facts.shape, SAMPLING_BLOCK).to(device)
+    def _draw(
+        self, chosen: sampling.Sampler, grid: list[float], seed: int, part: range, labels: Tensor | None
+    ) -> Tensor:
+        """The samples whose numbers are in `part`, in one batch."""
+        process, device = self.method.process, next(self.denoiser.parameters()).device
 
-            x = self.method.process.prior(draw("prior"))
-            given = None if labels is None else labels[first : first + count].to(device)
-            noise = (lambda i, draw=draw: draw(f"renoise {i}")) if chosen.noisy else None
-            x0 = sampling.walk(self.method.process, self.denoiser, x, grid, chosen.step, given, noise)
-            done.append(self.facts.units.to_user(x0).cpu())
-        return torch.cat(done) if done else torch.empty(0, *self.facts.shape)
+        def unit(stream: str) -> Tensor:
+            return normal(seed, stream, part.start, len(part), self.facts.shape, SAMPLING_BLOCK).to(device)
+
+        cond = None if labels is None else labels[part.start : part.stop].to(device)
+        noise = (lambda i: unit(f"renoise {i}")) if chosen.noisy else None
+        x0 = sampling.walk(process, self.denoiser, process.prior(unit("prior")), grid, chosen.step, cond, noise)
+        return self.facts.units.to_user(x0).cpu()
 
     def labels(self, n: int, cond: int | Tensor | None) -> Tensor | None:
         """The labels `[n]` that `sample` uses for what it was given; None for an unconditional generator."""
@@ -187,7 +191,7 @@ def load(path: str | Path, *, ema: str = "ema", network: nn.Module | None = None
         raise UserError(f"no weights {ema!r} in {checkpoint.path}: expected one of {', '.join(sorted(weights))}")
     denoiser = build_student(run, facts, network)
     load_weights(denoiser, weights[ema], str(checkpoint.path))
-    denoiser.requires_grad_(False).to(pick_device(device))
+    denoiser.requires_grad_(False).eval().to(pick_device(device))
     return Generator(
         run, facts, build_method(run, facts), denoiser, checkpoint.state["step"], checkpoint.state["fingerprint"]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from fewstep.denoiser import Cond, Denoiser, Models
 from fewstep.distances import Distance
 from fewstep.process import Process, expand
 from fewstep.process import edm as edm_process
-from fewstep.randomness import generator
+from fewstep.randomness import forked, generator
 from fewstep.spaces import Space
 from fewstep.targets import Target
 from fewstep.times import Times, TimeSampler
@@ -33,14 +34,18 @@ def unbalanced(loss_b: Tensor, t: Tensor, models: Models) -> Tensor:
     return loss_b
 
 
-def dropout_masks(student: Denoiser, rows: int, seed: int | Sequence[int] | None) -> dict[str, Any]:
+def dropout_masks(student: Denoiser, rows: int, seeds: Sequence[int]) -> dict[str, Any]:
     """The `masks=` argument for both passes: drawn per seed for equal runs of rows; none without a seed."""
     draw = getattr(student, "masks", None)
-    if seed is None or draw is None:
+    if not seeds or draw is None:
         return {}
-    seeds = [seed] if isinstance(seed, int) else list(seed)
-    drawn = [draw(rows // len(seeds), generator(s, "dropout")) for s in seeds]
+    drawn = [draw(rows // len(seeds), generator(seed, "dropout")) for seed in seeds]
     return {"masks": [torch.cat(layer) for layer in zip(*drawn, strict=True)]} if drawn[0] else {}
+
+
+def foreign_dropout(seeds: Sequence[int], device: torch.device) -> AbstractContextManager[None]:
+    """What nn.Dropout of a network that is not ours draws from: the same stream in both passes."""
+    return forked(seeds[0], "dropout", device) if seeds else nullcontext()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +88,15 @@ class Method:
         without it nothing is dropped. Nothing else is random.
         """
         t, r, a, w = times[:4]
-        shared = dropout_masks(models.student, len(x0), seed)
-        with torch.no_grad():  # before the student's pass: no activations are held meanwhile
+        seeds = [] if seed is None else [seed] if isinstance(seed, int) else list(seed)
+        shared = dropout_masks(models.student, len(x0), seeds)
+        with torch.no_grad(), foreign_dropout(seeds, x0.device):  # first, while no activations are held
             x_t, x_r = self.coupling(models, self.process, x0, z, times, cond)
             end = x_r if self.target is None else self.target(models)(x_r, r, cond, **shared)
             y = self.process.jump(x_r, end, r, a)
             goal = self.process.aim(x_t, y, t, a)
-        x0_hat = models.student(x_t, t, cond, **shared)
+        with foreign_dropout(seeds, x0.device):
+            x0_hat = models.student(x_t, t, cond, **shared)
         seen, wanted = (self.space(self.process, x_t, guess, times) for guess in (x0_hat, goal))
         apart = self.distance(seen, wanted)
         loss_b = expand(self.weight(self.process, times), apart) * apart

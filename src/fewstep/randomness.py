@@ -43,13 +43,17 @@ def generator(seed: int, stream: str, block: int = 0) -> torch.Generator:
 
 
 @contextmanager
-def forked(seed: int, stream: str) -> Iterator[None]:
-    """Runs code that knows only torch's global CPU generator (weight initialisation) on a stream of its own.
+def forked(seed: int, stream: str, device: torch.device | None = None) -> Iterator[None]:
+    """Runs code that knows only torch's global generators (weight initialisation, nn.Dropout) on a stream of its own.
 
-    The global state is put back afterwards.
+    Both generators, the CPU's and a cuda device's, start at the stream and are put back afterwards.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(block_seed(seed, stream, 0))
+    cuda = [device.index or 0] if device is not None and device.type == "cuda" else []
+    number = block_seed(seed, stream, 0)
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(number)
+        for index in cuda:
+            torch.cuda.default_generators[index].manual_seed(number)
         yield
 
 

@@ -97,7 +97,7 @@ def settled(run: Run) -> Run:
     method = choose("method", methods, run.method)
     run = replace(run, method_options=checked_options("method", method, run.method_options))
     if run.network == OWN_NETWORK:
-        return run
+        return replace(run, network_options={})
     network = choose("network", networks, run.network)
     return replace(run, network_options=checked_options("network", network, run.network_options))
 

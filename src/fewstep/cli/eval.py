@@ -72,8 +72,9 @@ def table(results: list[Result], speeds: list[dict[str, Any]]) -> str:
     protocol = results[0].protocol
     lines = [f"{'metric':<16} {'steps':>5} {'value':>9} {'± draw':>8} {'floor':>9} {'ratio':>6}"]
     for r in results:
+        error = "-" if r.error is None else f"{r.error:.4f}"
         lines.append(
-            f"{r.metric:<16} {r.steps:>5} {r.value:>9.4f} {r.error:>8.4f} {r.floor:>9.4f} {r.value / r.floor:>6.2f}"
+            f"{r.metric:<16} {r.steps:>5} {r.value:>9.4f} {error:>8} {r.floor:>9.4f} {r.value / r.floor:>6.2f}"
         )
     lines += [f"{'samples/s':<16} {s['steps']:>5} {s['samples_per_second']:>9.0f}" for s in speeds]
     lines.append(

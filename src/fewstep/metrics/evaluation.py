@@ -27,7 +27,7 @@ class Result:
     metric: str
     steps: int
     value: float  # mean over the draws
-    error: float  # standard deviation of one draw, as the floor is one draw
+    error: float | None  # standard deviation of one draw, as the floor is one draw; None of a single one
     floor: float
     protocol: dict[str, Any]
 
@@ -59,16 +59,17 @@ def evaluate(
 ) -> tuple[list[Result], list[dict[str, float]]]:
     """Scores at each number of network evaluations, and samples per second (first pass not counted).
 
-    n samples are cut into disjoint draws as large as the held-out split, so that model and floor have
-    equally many samples; labels follow the training split's frequencies. Raises UserError where the data set
-    is not the one of the run, or has no held-out split as large as is needed.
+    n samples are cut into disjoint draws as large as the held-out split (n, if that is less), so that model and
+    floor have equally many samples; labels follow the training split's frequencies. Raises UserError where the
+    data set is not the one of the run, or fewer than 2 samples are left to compare.
     """
     if dataset.fingerprint() != generator.facts.data:
         raise UserError(f"data {dataset.name!r} is not what this generator was trained on: scores would mean nothing")
     held_out: Arrays = getattr(dataset, split)
-    size = len(held_out.x0)
-    if not 2 <= size <= n:
-        raise UserError(f"n = {n}: expected at least one draw of the held-out size, {size}")
+    size = min(len(held_out.x0), n)
+    if size < 2:
+        raise UserError(f"n = {n} samples against {len(held_out.x0)} held-out ones: expected at least 2 of each")
+    held_out = held_out.rows(torch.arange(size))
     metrics, facts = metrics_of(dataset, held_out)
     floors = {name: metric(held_out.x0) for name, metric in metrics.items()}
     cond = (
@@ -84,6 +85,6 @@ def evaluate(
         protocol = {**facts, "split": split, "n": size, "draws": len(draws), "seed": seed, "error": "std of a draw"}
         for name, metric in metrics.items():
             values = torch.tensor([metric(draw) for draw in draws], dtype=torch.float64)
-            error = values.std().item() if len(values) > 1 else float("nan")
+            error = values.std().item() if len(values) > 1 else None
             results.append(Result(name, count, values.mean().item(), error, floors[name], protocol))
     return results, speeds

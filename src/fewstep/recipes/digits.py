@@ -4,7 +4,8 @@ from typing import Any
 
 from fewstep.config import Run, changed
 
-_OPTIONS = {"ect": {"c": 0.06, "stages": 6}}
+# Chosen on the validation split among 20 settings (docs/log.md): more stages than 5 leave noise in the second step.
+_OPTIONS = {"ect": {"p_mean": -0.4, "p_std": 1.8, "stages": 5}}
 
 
 def digits(*, method: str = "ect", **fields: Any) -> Run:
@@ -15,5 +16,7 @@ def digits(*, method: str = "ect", **fields: Any) -> Run:
         method_options=_OPTIONS.get(method, {}),
         network="mlp",
         data="digits",
+        iterations=3500,
+        lr=1e-3,
     )
     return changed(run, fields)

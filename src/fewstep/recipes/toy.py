@@ -17,9 +17,7 @@ def toy(*, method: str = "ect", **fields: Any) -> Run:
         network_options={"width": 128, "depth": 2},
         data="ring8",
         batch=512,
-        lr=1e-3,
-        iterations=1500,
-        picture_every=500,
-        checkpoint_every=500,
+        lr=2e-3,
+        iterations=3000,
     )
     return changed(run, fields)

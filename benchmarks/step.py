@@ -1,0 +1,61 @@
+"""A training step of the digits recipe as a ratio to its floor: the network's own passes and fused Adam.
+
+The floor is what no trainer of this method can avoid: the target's pass without gradient, the student's
+pass, its backward, and the optimizer's update. Both are timed in turn, in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+import fewstep as fs
+from fewstep.generator import Facts, build_method
+from fewstep.state import new_state
+from fewstep.training import draw_batch, settled, train_step
+
+
+def seconds(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def compare(method: str, steps: int) -> tuple[float, float, float]:
+    """Median seconds of a step and of its floor, and the median ratio of neighbours."""
+    dataset, cpu = fs.data.load("digits"), torch.device("cpu")
+    facts = Facts(dataset.shape, dataset.classes, dataset.sigma_data(), dataset.units, "")
+    run = settled(fs.recipes.digits(method=method, iterations=10 * steps))
+    parts, state, bare = build_method(run, facts), new_state(run, facts, None, cpu), new_state(run, facts, None, cpu)
+    batch = draw_batch(run, parts, dataset.train, 0, cpu)
+
+    def step() -> None:
+        train_step(run, parts, state, draw_batch(run, parts, dataset.train, state.step, cpu))
+
+    def floor() -> None:
+        if parts.target is not None:
+            with torch.no_grad():
+                bare.student(batch.x0, batch.times.t, batch.cond)
+        bare.optimizer.zero_grad(set_to_none=True)
+        bare.student(batch.x0, batch.times.t, batch.cond).sum().backward()
+        bare.optimizer.step()
+
+    pairs = [(seconds(step), seconds(floor)) for _ in range(steps)][steps // 10 :]
+    return (*(statistics.median(x) for x in zip(*pairs, strict=True)), statistics.median(a / b for a, b in pairs))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=200)
+    torch.set_num_threads(1)
+    for method in ("ect", "diffusion"):
+        step, floor, ratio = compare(method, parser.parse_args().steps)
+        print(f"{method:<10} step {step * 1e3:.2f} ms, floor {floor * 1e3:.2f} ms, ratio {ratio:.3f}")
+
+
+if __name__ == "__main__":
+    main()

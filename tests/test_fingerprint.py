@@ -1,0 +1,45 @@
+"""Twenty seeded steps of each method: a change that should change no number changes none.
+
+In float64, where machines agree to about 1e-12. After a change that means to change numbers, run
+`python -m tests.test_fingerprint`, and say why in CHANGELOG.md.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import fewstep as fs
+from fewstep.data import Arrays
+from fewstep.generator import Facts, build_method
+from fewstep.state import new_state
+from fewstep.training import draw_batch, settled, train_step
+from tests.test_methods import METHODS
+from tests.toys import tiny_run
+
+KEPT = Path(__file__).with_name("fingerprint.json")
+
+
+def losses(name: str, options: dict) -> list[float]:
+    """The losses of twenty steps on the toy ring, all in float64."""
+    dataset = fs.data.load("ring8")
+    facts = Facts(dataset.shape, 0, 0.5, dataset.units, "")
+    run = settled(tiny_run(method=name, method_options=options, iterations=20))
+    method, cpu = build_method(run, facts), torch.device("cpu")
+    state = new_state(run, facts, None, cpu)
+    state.student.double()
+    state.average.double()
+    arrays = Arrays(dataset.train.x0.double())
+    return [train_step(run, method, state, draw_batch(run, method, arrays, s, cpu))["loss"] for s in range(20)]
+
+
+@pytest.mark.parametrize("row", METHODS)
+def test_twenty_steps_give_the_losses_they_gave(row):
+    assert losses(*METHODS[row]) == pytest.approx(json.loads(KEPT.read_text())[row], rel=1e-9)
+
+
+if __name__ == "__main__":
+    KEPT.write_text(json.dumps({row: losses(*METHODS[row]) for row in METHODS}, indent=1) + "\n")

@@ -1,0 +1,42 @@
+"""The README's Python runs as it stands, and its commands exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from fewstep.cli import VERBS, main
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
+COMMANDS = [line for kind, block in BLOCKS if kind == "console" for line in block.splitlines() if "fewstep " in line]
+
+
+def test_the_python_runs_and_finds_the_circle(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    for kind, block in BLOCKS:
+        if kind == "python":
+            exec(block, scope)
+    assert abs((scope["samples"] - 100).norm(dim=1).mean().item() - 5) < 0.5
+    assert scope["loss"].shape == (8,)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_commands_run(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(line)
+    assert words[0].endswith("fewstep")
+    assert words[1] in VERBS
+    assert main(words[1:]) == 0
+
+
+def test_every_linked_file_exists():
+    root = Path(__file__).parents[1]
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    assert links
+    assert [link for link in links if not (root / link).exists()] == []
