@@ -32,7 +32,7 @@ def test_a_batch_is_its_items_and_equal_points_are_at_zero(distance):
     assert (same.grad == 0).all()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), c=st.floats(1e-4, 10), scale=st.floats(1e-6, 10))
 def test_pseudo_huber_lies_between_its_limits(seed, c, scale):
     """||d|| - c <= huber <= min(||d||, ||d||^2 / 2c), and it is the stated formula."""

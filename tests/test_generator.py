@@ -13,7 +13,7 @@ import fewstep as fs
 from fewstep import pictures
 from fewstep.errors import UserError
 from fewstep.randomness import generator
-from fewstep.sampling import SAMPLERS, sampler, times
+from fewstep.sampling import SAMPLERS, sampler
 from tests.toys import tiny_run
 
 
@@ -49,9 +49,9 @@ def test_steps_are_network_evaluations(name):
     for steps in range(1, 12):
         if (steps - 1) % chosen.evaluations:
             with pytest.raises(UserError, match=f"steps = {steps}: .* try {steps - 1} or {steps + 1}"):
-                times(process, chosen, steps)
+                chosen.times(process, steps)
             continue
-        grid = times(process, chosen, steps)
+        grid = chosen.times(process, steps)
         calls.clear()
         fs.sampling.walk(process, denoiser, x, grid, chosen.step, noise=(lambda i: x) if chosen.noisy else None)
         assert len(calls) == steps
@@ -59,13 +59,13 @@ def test_steps_are_network_evaluations(name):
         assert grid[-1] == 0
         assert all(a > b for a, b in pairwise(grid))
     with pytest.raises(UserError, match="steps = 0"):
-        times(process, chosen, 0)
+        chosen.times(process, 0)
 
 
 def test_middle_times_are_used_where_they_fit():
     process = fs.process.edm()
-    assert times(process, sampler("multistep"), 2, (0.5,)) == [80.0, 0.5, 0.0]
-    assert len(times(process, sampler("multistep"), 4, (0.5,))) == 5
+    assert sampler("multistep").times(process, 2, (0.5,)) == [80.0, 0.5, 0.0]
+    assert len(sampler("multistep").times(process, 4, (0.5,))) == 5
 
 
 def test_labels_are_taken_in_turn_or_as_asked(labelled):

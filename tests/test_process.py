@@ -29,7 +29,7 @@ def times(process, seed: int, rows: int = 5):
     return t, s
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**31))
 def test_aim_inverts_jump(process, seed):
     x_t, x0_hat = points(seed)
@@ -39,7 +39,7 @@ def test_aim_inverts_jump(process, seed):
     torch.testing.assert_close(found, x0_hat, rtol=0, atol=100 * 2**-52 * x_t.abs().max().item() / gap)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**31), share=st.floats(0.01, 0.999))
 def test_aim_in_float32_loses_no_more_than_ten_eps_over_the_gap(process, seed, share):
     x_t, x0_hat = points(seed, dtype=torch.float32)
@@ -49,7 +49,7 @@ def test_aim_in_float32_loses_no_more_than_ten_eps_over_the_gap(process, seed, s
     assert (found - x0_hat).abs().max() <= 10 * 2**-23 * x_t.abs().max() / (1 - share)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31))
 def test_jump_with_the_true_data_stays_on_the_trajectory(process, seed):
     x0, z = points(seed)
@@ -74,7 +74,7 @@ def test_jump_to_the_data_and_aim_from_it_are_identities(process):
         assert torch.equal(process.aim(x_t, x0_hat, t, zero), x0_hat)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31))
 def test_velocity_is_the_rate_of_jump_at_equal_times(process, seed):
     x_t, x0_hat = points(seed)
@@ -83,7 +83,7 @@ def test_velocity_is_the_rate_of_jump_at_equal_times(process, seed):
     torch.testing.assert_close(process.velocity(x_t, x0_hat, t), rate, rtol=1e-10, atol=1e-12)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31))
 def test_rates_are_the_derivatives_of_the_coefficients(process, seed):
     t, _ = times(process, seed)

@@ -11,7 +11,7 @@ from fewstep import randomness
 from fewstep.randomness import block_seed, forked, normal, shuffled, uniform
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**63 - 1), start=st.integers(0, 2**32 - 2000))
 def test_blocks_of_a_stream_never_share_a_seed(seed, start):
     seeds = {block_seed(seed, "noise", block) for block in range(start, start + 2000)}
@@ -37,7 +37,7 @@ def test_streams_and_seeds_are_apart():
     assert table.abs().max() < 5 / 4096**0.5
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(first=st.integers(0, 200), count=st.integers(1, 100), block=st.integers(1, 33), cut=st.integers(0, 100))
 def test_rows_do_not_depend_on_how_they_are_asked_for(first, count, block, cut):
     cut = min(cut, count)
@@ -50,7 +50,7 @@ def test_rows_do_not_depend_on_how_they_are_asked_for(first, count, block, cut):
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(n=st.integers(1, 50), first=st.integers(0, 300), count=st.integers(1, 120))
 def test_every_epoch_visits_every_sample_once(n, first, count):
     order = shuffled(3, "order", 0, first + count, n)

@@ -21,7 +21,7 @@ SAMPLERS = {
 }
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(mean=st.floats(-2, 1), std=st.floats(0.2, 3), q=st.floats(0.001, 0.999))
 def test_quantiles_invert_the_distribution_function(mean, std, q):
     u = torch.tensor([q], dtype=torch.float64)
@@ -35,7 +35,7 @@ def test_quantiles_invert_the_distribution_function(mean, std, q):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS.keys())
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(progress=st.floats(0, 1), seed=st.integers(0, 2**31))
 def test_times_are_ordered(sampler, progress, seed):
     u = torch.rand(64, 2, generator=generator(seed, "u"), dtype=torch.float64)

@@ -98,7 +98,7 @@ class Generator:
         """
         chosen = sampling.sampler(sampler or self.method.sampler)
         count = chosen.default if steps is None else steps
-        grid = sampling.times(self.method.process, chosen, count, self.run.middle_times)
+        grid = chosen.times(self.method.process, count, self.run.middle_times)
         labels = self.labels(n, cond)
         parts = [range(n)[first : first + batch] for first in range(0, n, batch)]
         drawn = [self._draw(chosen, grid, seed, part, labels) for part in parts]

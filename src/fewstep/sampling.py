@@ -34,26 +34,41 @@ def walk(
     return x
 
 
+def through_middle(process: Process, moves: int, middle: Sequence[float]) -> list[float]:
+    """t_max, the middle times, 0: for steps that re-noise.
+
+    `middle` where it has as many times as are needed, else the inner points of a Karras grid.
+    """
+    inner = list(middle) if len(middle) == moves - 1 else karras(process.t_min, process.t_max, moves).tolist()[1:-1]
+    return [process.t_max, *inner, 0.0]
+
+
+def down_the_noise(process: Process, moves: int, middle: Sequence[float]) -> list[float]:
+    """The Karras grid from t_max to t_min, then 0: for solvers (EDM, arXiv 2206.00364, eq. 5)."""
+    return [*karras(process.t_min, process.t_max, max(moves - 1, 1)).tolist()[:moves], 0.0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """A step and what it costs: `evaluations` of the network per move but the last, which takes one."""
+    """A step, the grid it walks, and what it costs."""
 
     step: Callable[..., Tensor]
-    evaluations: int = 1
+    grid: Callable[[Process, int, Sequence[float]], list[float]] = down_the_noise
+    evaluations: int = 1  # of the network per move; the last move takes one
     noisy: bool = False  # the step takes noise
     default: int = 35  # network evaluations unless asked otherwise
 
-    def moves(self, steps: int) -> int:
-        """How many moves `steps` network evaluations make. Raises UserError where none fits."""
+    def times(self, process: Process, steps: int, middle: Sequence[float] = ()) -> list[float]:
+        """The grid for `steps` network evaluations: t_max first, 0 last. Raises UserError where none fits."""
         moves, rest = divmod(steps - 1, self.evaluations)
         if steps < 1 or rest:
             near = f"; try {steps - 1} or {steps + 1}" if steps > 1 else ""
             raise UserError(f"steps = {steps}: this sampler makes 1, {1 + self.evaluations}, ... evaluations{near}")
-        return moves + 1
+        return self.grid(process, moves + 1, middle)
 
 
 SAMPLERS = {
-    "multistep": Sampler(step=solvers.renoise, noisy=True, default=1),
+    "multistep": Sampler(step=solvers.renoise, grid=through_middle, noisy=True, default=1),
     "ddim": Sampler(step=solvers.ddim),
     "euler": Sampler(step=solvers.euler),
     "heun": Sampler(step=solvers.heun, evaluations=2),
@@ -65,16 +80,3 @@ def sampler(name: str) -> Sampler:
     if name not in SAMPLERS:
         raise unknown("sampler", name, SAMPLERS)
     return SAMPLERS[name]
-
-
-def times(process: Process, chosen: Sampler, steps: int, middle: Sequence[float] = ()) -> list[float]:
-    """The grid for `steps` network evaluations: t_max first, 0 last.
-
-    A multistep sampler takes `middle` where it has as many times as are needed, else the inner points of
-    a Karras grid from t_max to t_min; a solver takes the Karras grid and moves from its end to 0.
-    """
-    moves = chosen.moves(steps)
-    if chosen.noisy:
-        inner = list(middle) if len(middle) == moves - 1 else karras(process.t_min, process.t_max, moves).tolist()[1:-1]
-        return [process.t_max, *inner, 0.0]
-    return [*karras(process.t_min, process.t_max, max(moves - 1, 1)).tolist()[:moves], 0.0]

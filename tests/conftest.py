@@ -1,0 +1,12 @@
+"""One thread per test process, so that tests run side by side; the same examples in each run of CI."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+
+from hypothesis import settings
+
+settings.register_profile("fewstep", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("fewstep")
