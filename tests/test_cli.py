@@ -144,9 +144,9 @@ def test_resume_needs_no_repeated_options_and_refuses_other_ones(run, capsys):
     assert main(["train", "toy", "--out", str(run), "--resume", "--picture-every", "4"]) == 0
 
 
-def test_resume_where_nothing_is_starts_and_says_so(tmp_path, capsys):
+def test_resume_where_nothing_is_starts_and_says_so(tmp_path, caplog):
     assert main(["train", "toy", "--out", str(tmp_path / "new"), "--resume", *TINY]) == 0
-    assert "starting from step 0" in capsys.readouterr().err
+    assert "starting from step 0" in caplog.text
 
 
 def test_without_out_the_folder_is_named_after_the_run(tmp_path, monkeypatch):

@@ -160,7 +160,7 @@ def ect_t_to_r(case: Case) -> None:
         stages = len(case[f"r_{i}"])
         k = config["k"] if config["adj"] == "sigmoid" else 0.0  # a constant map widens nothing
         law = fs.times.LogNormal(mean=0.0, std=1.0)
-        sampler = fs.times.RatioMap(law=law, q=config["q"], k=k, b=config["b"], stages=stages)
+        sampler = fs.times.RatioMap(law=law, q=config["q"], k=k, b=config["b"], stages=stages, ratio_max=1.0)
         shares = [(stage + 0.5) / stages for stage in range(stages)]
         case.agree(f"r_{i}", torch.stack([sampler.at(case["t"], share).r for share in shares]))
         case.agree(f"ratio_{i}", torch.tensor([sampler.ratio(share) for share in shares], dtype=torch.float64))
@@ -178,6 +178,7 @@ def ect_loss(case: Case) -> None:
             b=config["b"],
             c=config["c"],
             stages=stages,
+            ratio_max=1.0,
         )
         progress = (config["stage"] + 0.5) / stages
         drawn = method.times(torch.special.ndtr(case["normal"])[:, None], progress)

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-import fewstep as fs
+from fewstep import ema
 from fewstep.denoiser import EdmScaling, Preconditioned
 from fewstep.errors import UserError
 from fewstep.randomness import generator
+from fewstep.schedules import ema_rate
 from tests.toys import small_student
 
 
@@ -37,11 +38,17 @@ def test_inputs_and_targets_have_unit_variance_at_every_level():
 
 
 def test_low_precision_networks_leave_full_precision_outputs():
-    student = small_student((3,)).bfloat16()
-    x = torch.randn(4, 3, generator=generator(0, "x"))
-    out = student(x, 0.002)
-    assert out.dtype == torch.float32
-    assert (out - x).abs().max() < 0.01 * x.abs().max()
+    """Only F runs in bfloat16: skip and out are applied in float32, and close times keep different labels."""
+    student, seen = small_student((3,)).bfloat16(), []
+    inner = student.network.forward
+    student.network.forward = lambda x, label, *rest: seen.append((x, label)) or inner(x, label, *rest)
+    x = 3 * torch.randn(4, 3, generator=generator(0, "x"))
+    out = student(x, 1.0)
+    c = student.scaling(torch.ones(4, dtype=torch.float64))
+    raw = inner(*seen[0]).float()
+    assert seen[0][0].dtype == torch.bfloat16
+    assert out.dtype == seen[0][1].dtype == torch.float32
+    torch.testing.assert_close(out, c.skip.float()[:, None] * x + c.out.float()[:, None] * raw)
 
 
 @pytest.mark.parametrize("shape", [(5,), (1, 8, 8), (2, 3, 4, 5)])
@@ -61,7 +68,7 @@ def test_the_network_takes_any_shape_and_is_differentiable_forward(shape):
 
 def test_masks_belong_to_their_rows_and_keep_the_mean():
     student = small_student((4,), dropout=0.25)
-    masks = student.masks(4000, generator(0, "masks"))
+    masks = student.masks(4000, [0, 1])
     for mask in masks:
         assert mask.unique().tolist() == [0.0, pytest.approx(1 / 0.75)]
         assert mask.mean().item() == pytest.approx(1.0, abs=4 * (0.25 / 0.75 / mask.numel()) ** 0.5)
@@ -71,6 +78,8 @@ def test_masks_belong_to_their_rows_and_keep_the_mean():
     alone = student(x[3:4], 1.0, None, [mask[3:4] for mask in few])
     torch.testing.assert_close(together[3:4], alone)
     assert not torch.equal(together, student(x, 1.0))
+    assert not torch.equal(masks[0], masks[1])  # layers
+    assert not torch.equal(masks[0][:2000], masks[0][2000:])  # seeds
 
 
 @pytest.mark.parametrize(("classes", "cond"), [(3, None), (0, torch.tensor([1]))])
@@ -82,13 +91,24 @@ def test_labels_are_neither_forgotten_nor_ignored(classes, cond):
 def test_a_deep_copy_is_an_average_that_follows():
     """average <- rate average + (1 - rate) weights, for every weight, and early averages forget the start."""
     student = small_student((4,))
-    average = fs.ema.average_of(student)
+    average = ema.average_of(student)
     before = [p.clone() for p in average.parameters()]
     with torch.no_grad():
         for p in student.parameters():
             p.add_(1.0)
-    fs.ema.update(average, student, 0.9)
+    ema.update(average, student, 0.9)
     for p, old in zip(average.parameters(), before, strict=True):
         torch.testing.assert_close(p, old + 0.1)
-    assert fs.schedules.ema_rate(0, 0.999) == pytest.approx(0.1)
-    assert fs.schedules.ema_rate(10**6, 0.999) == 0.999
+    assert ema_rate(0, 0.999) == pytest.approx(0.1)
+    assert ema_rate(10**6, 0.999) == 0.999
+
+
+def test_buffers_follow_at_once():
+    """Running statistics and tables are state of the student, not weights: the average takes them as they are."""
+    model = nn.BatchNorm1d(3)
+    average = ema.average_of(model)
+    assert not average.training
+    model(torch.randn(16, 3, generator=generator(0, "x")))
+    ema.update(average, model, 0.999)
+    assert torch.equal(average.running_mean, model.running_mean)
+    assert average.num_batches_tracked == 1

@@ -58,6 +58,17 @@ def test_rows_may_start_and_end_anywhere(solver, order):
     torch.testing.assert_close(together[[2, 4]], x[[2, 4]], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("solver", "order"), ORDERS.values(), ids=ORDERS.keys())
+def test_rows_that_do_not_move_do_not_ask_the_network(solver, order):
+    def nan_at_rest(x, t, cond=None):
+        return torch.where((t == 0)[:, None], torch.nan, Gaussian()(x, t))
+
+    x, t, s = some(2), torch.tensor([0.0, 2.0]), torch.tensor([0.0, 0.0])
+    out = solver(EDM, nan_at_rest, x, t, s)
+    assert torch.equal(out[0], x[0])
+    assert torch.isfinite(out).all()
+
+
 def test_one_move_is_exact_where_the_data_is_one_point():
     point = some(1)
     x = EDM.mix(point, some(1), 3.0)
@@ -72,14 +83,13 @@ def test_churn_keeps_the_marginal():
     step = solvers.Churn(steps=200, s_churn=20.0, s_min=0.05, s_max=50.0)
     grid = [*fs.times.karras(0.002, 80.0, 199).tolist(), 0.0]
     start = EDM.prior(torch.randn(n, 1, generator=source, dtype=torch.float64))
-    noise = [torch.randn(n, 1, generator=source, dtype=torch.float64)]
     fresh = [torch.randn(n, 1, generator=source, dtype=torch.float64) for _ in grid]
     x = fs.sampling.walk(EDM, truth, start, grid, step, noise=lambda i: fresh[i])
     assert x.mean().item() == pytest.approx(0.3, abs=4 * 0.5 / n**0.5)
     assert x.std().item() == pytest.approx(0.5, abs=4 * 0.5 / (2 * n) ** 0.5)
     quiet = solvers.Churn(steps=40)
     assert torch.equal(
-        quiet(EDM, truth, start, 80.0, 60.0, noise=noise[0]), solvers.heun(EDM, truth, start, 80.0, 60.0)
+        quiet(EDM, truth, start, 80.0, 60.0, noise=lambda: fresh[0]), solvers.heun(EDM, truth, start, 80.0, 60.0)
     )
 
 

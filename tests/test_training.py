@@ -148,7 +148,7 @@ def test_a_gradient_that_is_not_finite_names_the_weight():
         def forward(self, x, noise_label, cond=None):
             return x * self.scale.abs().sqrt()  # infinite slope at 0
 
-    with pytest.raises(NonFiniteError, match=r"gradient has norm (nan|inf), first in network\.scale"):
+    with pytest.raises(NonFiniteError, match=r"gradient has norm (nan|inf), first in student\.network\.scale"):
         train(tiny_run(), network=Cliff())
 
 

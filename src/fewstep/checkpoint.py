@@ -94,8 +94,29 @@ def write(path: Path, groups: Groups, state: Mapping[str, Any]) -> None:
         raise StorageError(f"cannot write the checkpoint {path}: {error.strerror or error}") from error
 
 
+def _free(path: Path) -> Path:
+    """The path, or the first of path-2, path-3, ... that is not taken."""
+    number, found = 1, path
+    while found.exists():
+        number, found = number + 1, path.with_name(f"{path.name}-{number + 1}")
+    return found
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Puts the content at `path` in one move, unless it is there already: a reader sees the old or the new."""
+    if path.is_file() and path.read_bytes() == content:
+        return
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    write_file(temporary, content)
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
 def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """Copies on the CPU: tied weights and views share memory, which safetensors refuses."""
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
 
 
 def read(path: Path) -> Checkpoint:
@@ -175,7 +196,7 @@ class RunFolder:
             for bad, fault in damaged:
                 log.warning("fewstep: %s: falling back to %s", fault, path.name)
                 if quarantine:
-                    bad.rename(bad.with_name(f"{bad.name}.corrupt"))
+                    bad.rename(_free(bad.with_name(f"{bad.name}.corrupt")))
             return found
         if damaged:
             raise StorageError(f"no valid checkpoint in {self.path}: {damaged[0][1]}")

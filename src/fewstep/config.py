@@ -8,9 +8,10 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any
 
-from fewstep.errors import UserError, unknown
+from fewstep.errors import UserError, require, unknown
 
 Options = dict[str, Any]
 
@@ -82,15 +83,15 @@ class Run:
             "clip": (self.clip > 0, "above 0"),
             "ema": (0 <= self.ema < 1, "in 0 .. 1, below 1"),
             "sigma_data": (self.sigma_data is None or 0 < self.sigma_data < float("inf"), "above 0"),
-            "middle_times": (all(t > 0 for t in self.middle_times), "above 0"),
+            "betas": (all(0 <= b < 1 for b in self.betas), "in 0 .. 1, below 1"),
+            "middle_times": (all(a > b for a, b in pairwise((*self.middle_times, 0.0))), "decreasing and above 0"),
             "threads": (self.threads > 0, "at least 1"),
             "log_every": (self.log_every > 0, "at least 1"),
             "picture_every": (self.picture_every >= 0, "0 or more"),
             "checkpoint_every": (self.checkpoint_every > 0, "at least 1"),
         }
         for name, (fine, expected) in checks.items():
-            if not fine:
-                raise UserError(f"{name} = {getattr(self, name)}: expected {expected}")
+            require(fine, name, getattr(self, name), expected)
 
     def to_json(self) -> dict[str, Any]:
         """The run as JSON's own types."""

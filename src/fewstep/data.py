@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,14 +32,21 @@ class Units(NamedTuple):
         return self.shift + self.scale * (x0.clamp(-1, 1) if self.clip else x0)
 
 
+def each(change: Callable[[Tensor], Tensor], cond: Any) -> Any:
+    """A condition with every tensor changed alike: None, a tensor, or a dict of conditions."""
+    if isinstance(cond, Mapping):
+        return {key: each(change, value) for key, value in cond.items()}
+    return None if cond is None else change(cond)
+
+
 class Arrays(NamedTuple):
-    """x0 `[N, ...]` float32 and labels `[N]` int64, or None."""
+    """x0 `[N, ...]` float32 and its conditions: labels `[N]` int64, or None."""
 
     x0: Tensor
-    cond: Tensor | None = None
+    cond: Any = None
 
     def rows(self, index: Tensor) -> Arrays:
-        return Arrays(self.x0[index], None if self.cond is None else self.cond[index])
+        return Arrays(self.x0[index], each(lambda part: part[index], self.cond))
 
 
 @dataclass(frozen=True)
@@ -175,6 +182,8 @@ def from_tensors(data: Tensor | Mapping[str, Tensor]) -> Dataset:
     x0, cond = given["x0"], given.get("cond")
     if x0.ndim < 2 or len(x0) < 2 or not x0.numel():
         raise UserError(f"data of shape {tuple(x0.shape)}: expected [N, ...] with at least 2 samples and 2 axes")
+    if x0.is_complex():
+        raise UserError(f"data of type {x0.dtype}: expected real numbers, for instance torch.view_as_real(data)")
     check_finite("tensor", x0)
     values = x0.detach().cpu().double().numpy()
     shift, scale = float(values.mean()), 2 * float(values.std())
@@ -187,7 +196,12 @@ def from_tensors(data: Tensor | Mapping[str, Tensor]) -> Dataset:
     return Dataset("tensor", train, none, none, classes, Units(shift, scale))
 
 
+def is_integral(x: Tensor) -> bool:
+    """Whether x holds integers (booleans are none)."""
+    return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
+
+
 def _labels(cond: Tensor, n: int) -> Tensor:
-    if cond.shape != (n,) or cond.is_floating_point() or cond.is_complex() or bool((cond < 0).any()):
+    if cond.shape != (n,) or not is_integral(cond) or bool((cond < 0).any()):
         raise UserError(f"cond of shape {tuple(cond.shape)} and {cond.dtype}: expected {n} integer labels from 0")
     return cond.long().cpu()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -11,14 +12,14 @@ from torch import Tensor, nn
 from fewstep.process import Time, expand, per_row
 
 Cond = Any  # labels [B] (int64) or whatever else the network takes; None is unconditional
-Masks = list[Tensor]
+Masks = Any  # what a network's `masks(rows, seeds)` returned: its own business
 
 
 class Denoiser(Protocol):
     """`x_t [B, ...]`, `t [B]` float64 (ours also take a float), `cond` with B rows or None -> x0_hat like x_t.
 
-    A denoiser with dropout also has `.masks(n, generator)` and takes what that returns as `masks=`,
-    so that two passes can run under the same masks; without masks nothing is dropped.
+    A denoiser with dropout also has `.masks(rows, seeds)` and takes what that returns as `masks=`, so that
+    two passes can run under the same masks; without masks nothing is dropped.
     """
 
     def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor: ...
@@ -56,8 +57,9 @@ class EdmScaling:
 class Preconditioned(nn.Module):
     """A network F and a scaling as a denoiser: D(x_t, t, cond) = skip x_t + out F(in x_t, noise, cond).
 
-    `network(x, noise_label [B], cond, masks)` runs in its own dtype; its output is cast to x_t's before
-    `out` multiplies it, so a low-precision network still leaves a full-precision x0_hat.
+    `network(x, noise_label [B], cond)`, with `masks` behind where it draws some, runs in its own dtype. Its
+    output is cast to x_t's before `out` multiplies it, so a low-precision network still leaves a
+    full-precision x0_hat; the noise label stays in float32 at least.
     """
 
     def __init__(self, network: nn.Module, scaling: EdmScaling) -> None:
@@ -65,17 +67,18 @@ class Preconditioned(nn.Module):
         self.network = network
         self.scaling = scaling
 
-    def masks(self, n: int, generator: torch.Generator) -> Masks:
-        """The network's dropout masks for n rows; empty where it has no dropout."""
+    def masks(self, rows: int, seeds: Sequence[int]) -> Masks:
+        """The network's dropout masks, a seed for each equal run of rows; None where it draws none."""
         draw = getattr(self.network, "masks", None)
-        return draw(n, generator) if draw else []
+        return draw(rows, seeds) if draw else None
 
     def forward(self, x_t: Tensor, t: Time, cond: Cond = None, masks: Masks | None = None) -> Tensor:
         c = self.scaling(per_row(t, x_t))
         dtype = next((p.dtype for p in self.parameters()), x_t.dtype)
         inside = (expand(c.in_, x_t) * x_t).to(dtype)
-        given = (masks,) if masks else ()
-        raw = self.network(inside, c.noise.to(x_t.device, dtype), cond, *given)
+        given = () if masks is None else (masks,)
+        label = c.noise.to(x_t.device, torch.promote_types(dtype, torch.float32))  # bfloat16 would merge close times
+        raw = self.network(inside, label, cond, *given)
         return expand(c.skip, x_t) * x_t + expand(c.out, x_t) * raw.to(x_t.dtype)
 
 

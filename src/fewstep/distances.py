@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from fewstep.errors import require
 
 
 class Distance(Protocol):
@@ -32,7 +35,7 @@ def l2_norm(x: Tensor, y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Huber:
-    """Pseudo-Huber over the whole sample, sqrt(||x - y||^2 + c^2) - c (iCT, arXiv 2310.14189, eq. 7)."""
+    """Pseudo-Huber over the whole sample, sqrt(||x - y||^2 + c^2) - c (iCT, arXiv 2310.14189, section 3.3)."""
 
     c: float
 
@@ -43,4 +46,5 @@ class Huber:
 
 def huber(c: float) -> Distance:
     """Pseudo-Huber with this c, and its limit c = 0, the L2 norm."""
+    require(0 <= c < math.inf, "c", c, "0 or more")
     return Huber(c) if c > 0 else l2_norm

@@ -15,6 +15,8 @@ def average_of(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def update(average: nn.Module, model: nn.Module, rate: float) -> None:
-    """average <- rate average + (1 - rate) model, in one pass over all weights."""
+    """average <- rate average + (1 - rate) model, in one pass over all weights; buffers are copied."""
     kept = [p.detach() for p in average.parameters()]
     torch._foreach_lerp_(kept, [p.detach() for p in model.parameters()], 1 - rate)
+    for buffer, newer in zip(average.buffers(), model.buffers(), strict=True):
+        buffer.copy_(newer)

@@ -36,6 +36,12 @@ class Stopped(FewstepError):
     exit_code = 75
 
 
+def require(fine: bool, name: str, value: object, expected: str) -> None:
+    """Raises the UserError for a value that is out of its range."""
+    if not fine:
+        raise UserError(f"{name} = {value!r}: expected {expected}")
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not in a closed list, with the nearest name that is."""
     names = sorted(known)

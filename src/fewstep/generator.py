@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
@@ -15,10 +16,10 @@ from fewstep import methods, networks, sampling
 from fewstep.checkpoint import Checkpoint, RunFolder, fingerprint, read
 from fewstep.checkpoint import write as write_checkpoint
 from fewstep.config import Run, checked_options, choose, run_from_json
-from fewstep.data import Units
+from fewstep.data import Units, each, is_integral
 from fewstep.denoiser import EdmScaling, Preconditioned
 from fewstep.device import pick_device
-from fewstep.errors import StorageError, UserError
+from fewstep.errors import StorageError, UserError, require
 from fewstep.losses import Method
 from fewstep.randomness import SAMPLING_BLOCK, forked, normal
 
@@ -99,6 +100,7 @@ class Generator:
         chosen = sampling.sampler(sampler or self.method.sampler)
         count = chosen.default if steps is None else steps
         grid = chosen.times(self.method.process, count, self.run.middle_times)
+        require(n >= 0, "n", n, "0 or more")
         labels = self.labels(n, cond)
         parts = [range(n)[first : first + batch] for first in range(0, n, batch)]
         drawn = [self._draw(chosen, grid, seed, part, labels) for part in parts]
@@ -113,7 +115,7 @@ class Generator:
         def unit(stream: str) -> Tensor:
             return normal(seed, stream, part.start, len(part), self.facts.shape, SAMPLING_BLOCK).to(device)
 
-        cond = None if labels is None else labels[part.start : part.stop].to(device)
+        cond = each(lambda rows: rows[part.start : part.stop].to(device), labels)
         noise = (lambda i: unit(f"renoise {i}")) if chosen.noisy else None
         x0 = sampling.walk(process, self.denoiser, process.prior(unit("prior")), grid, chosen.step, cond, noise)
         return self.facts.units.to_user(x0).cpu()
@@ -127,10 +129,14 @@ class Generator:
             return None
         if cond is None:
             return torch.arange(n) % classes
-        labels = torch.as_tensor(cond).long().expand(n) if torch.as_tensor(cond).ndim == 0 else torch.as_tensor(cond)
-        if labels.shape != (n,) or labels.is_floating_point() or bool(((labels < 0) | (labels >= classes)).any()):
+        labels = torch.as_tensor(cond)
+        if (
+            labels.shape not in ((), (n,))
+            or not is_integral(labels)
+            or bool(((labels < 0) | (labels >= classes)).any())
+        ):
             raise UserError(f"label {cond}: expected one of 0..{classes - 1}, or {n} of them")
-        return labels
+        return labels.long().expand(n)
 
     def save(self, path: str | Path) -> None:
         """Writes the generator alone (no optimizer) as a folder that `load` reads."""
@@ -180,16 +186,16 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> N
 def load(path: str | Path, *, ema: str = "ema", network: nn.Module | None = None, device: str = "auto") -> Generator:
     """The generator of a run folder, a checkpoint folder or a shipped name such as "digits".
 
-    ema: "ema" for the averaged weights, "student" for the raw ones. network: the object the run was trained
-    with, where it was your own. Raises UserError or StorageError in one line.
+    ema: "ema" for the averaged weights, "student" for the raw ones. network: one like that the run was
+    trained with, where it was your own; it is copied. Raises UserError or StorageError in one line.
     """
     checkpoint = find(path)
     run = run_from_json(checkpoint.state["run"])
     facts = Facts.from_json(checkpoint.state["facts"])
-    weights = {name: group for name, group in checkpoint.groups.items() if name in ("ema", "student")}
+    weights = {name: group for name, group in checkpoint.groups.items() if name != "optimizer"}
     if ema not in weights:
         raise UserError(f"no weights {ema!r} in {checkpoint.path}: expected one of {', '.join(sorted(weights))}")
-    denoiser = build_student(run, facts, network)
+    denoiser = build_student(run, facts, copy.deepcopy(network))
     load_weights(denoiser, weights[ema], str(checkpoint.path))
     denoiser.requires_grad_(False).eval().to(pick_device(device))
     return Generator(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,13 +14,16 @@ from fewstep import distances, spaces, weights
 from fewstep.couplings import Coupling, Data
 from fewstep.denoiser import Cond, Denoiser, Models
 from fewstep.distances import Distance
+from fewstep.errors import UserError, require
 from fewstep.process import Process, expand
 from fewstep.process import edm as edm_process
-from fewstep.randomness import forked, generator
+from fewstep.randomness import forked
 from fewstep.spaces import Space
 from fewstep.targets import Target
 from fewstep.times import Times, TimeSampler
 from fewstep.weights import Weight
+
+Passes = Callable[[Denoiser, Tensor, Tensor, Cond], Tensor]
 
 
 class Balance(Protocol):
@@ -34,18 +37,22 @@ def unbalanced(loss_b: Tensor, t: Tensor, models: Models) -> Tensor:
     return loss_b
 
 
-def dropout_masks(student: Denoiser, rows: int, seeds: Sequence[int]) -> dict[str, Any]:
-    """The `masks=` argument for both passes: drawn per seed for equal runs of rows; none without a seed."""
+def dropout(student: Denoiser, rows: int, seed: int | Sequence[int] | None, device: torch.device) -> Passes:
+    """How both passes are run: under the same dropout, by explicit masks or by one forked stream.
+
+    Several seeds are one for each equal run of rows; without a seed nothing is drawn.
+    """
+    seeds = [] if seed is None else [seed] if isinstance(seed, int) else list(seed)
+    require(not seeds or rows % len(seeds) == 0, "seed", seeds, f"as many as divide the {rows} rows")
     draw = getattr(student, "masks", None)
-    if not seeds or draw is None:
-        return {}
-    drawn = [draw(rows // len(seeds), generator(seed, "dropout")) for seed in seeds]
-    return {"masks": [torch.cat(layer) for layer in zip(*drawn, strict=True)]} if drawn[0] else {}
+    masks = draw(rows, seeds) if draw and seeds else None
 
+    def run(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        shared = {"masks": masks} if masks is not None and hasattr(denoiser, "masks") else {}
+        with forked(seeds[0], "dropout", device) if seeds else nullcontext():  # for nn.Dropout of other networks
+            return denoiser(x, t, cond, **shared)
 
-def foreign_dropout(seeds: Sequence[int], device: torch.device) -> AbstractContextManager[None]:
-    """What nn.Dropout of a network that is not ours draws from: the same stream in both passes."""
-    return forked(seeds[0], "dropout", device) if seeds else nullcontext()
+    return run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +73,10 @@ class Method:
     weight: Weight = weights.one
     balance: Balance = unbalanced
     sampler: str = "multistep"  # how its students are sampled unless asked otherwise: a name of sampling.SAMPLERS
+
+    def __post_init__(self) -> None:
+        if self.target is None and not getattr(self.times, "at_anchor", True):
+            raise UserError(f"target = None: expected a target, since {type(self.times).__name__} gives r > a")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -88,15 +99,13 @@ class Method:
         without it nothing is dropped. Nothing else is random.
         """
         t, r, a, w = times[:4]
-        seeds = [] if seed is None else [seed] if isinstance(seed, int) else list(seed)
-        shared = dropout_masks(models.student, len(x0), seeds)
-        with torch.no_grad(), foreign_dropout(seeds, x0.device):  # first, while no activations are held
+        run = dropout(models.student, len(x0), seed, x0.device)
+        with torch.no_grad():  # before the student's pass, so that no activations are held meanwhile
             x_t, x_r = self.coupling(models, self.process, x0, z, times, cond)
-            end = x_r if self.target is None else self.target(models)(x_r, r, cond, **shared)
+            end = x_r if self.target is None else run(self.target(models), x_r, r, cond)
             y = self.process.jump(x_r, end, r, a)
             goal = self.process.aim(x_t, y, t, a)
-        with foreign_dropout(seeds, x0.device):
-            x0_hat = models.student(x_t, t, cond, **shared)
+        x0_hat = run(models.student, x_t, t, cond)
         seen, wanted = (self.space(self.process, x_t, guess, times) for guess in (x0_hat, goal))
         apart = self.distance(seen, wanted)
         loss_b = expand(self.weight(self.process, times), apart) * apart

@@ -31,13 +31,15 @@ def ect(
     k: float = 8.0,
     b: float = 1.0,
     stages: int = 8,
+    ratio_max: float = 0.9999,
     c: float = 0.0,
     weight: Literal["inverse_gap", "edm"] = "inverse_gap",
     sigma_data: float = 0.5,
 ) -> "fs.Method":
     """Easy consistency tuning: E weight d(D(x_t, t), sg D(x_r, r)), r -> t stage by stage.
 
-    Source: ECT, arXiv 2406.14548, eq. 13-17; its CIFAR-10 settings (8 stages of 25k of 200k iterations).
+    Source: ECT, arXiv 2406.14548; its CIFAR-10 settings (8 stages of 25k of 200k iterations).
+    Its code has no ratio_max.
 
     Args:
         p_mean: mean of ln t
@@ -46,12 +48,14 @@ def ect(
         k: at small t the gap is 1 + k/2 times wider
         b: how fast that widening falls with t
         stages: stages over the whole run
+        ratio_max: cap on r / t, since in float32 smaller gaps are rounding
         c: pseudo-Huber constant, 0 is the L2 norm
         weight: inverse_gap = 1/(t-r) (CIFAR-10); edm = 1/c_out(t)^2 (ImageNet-64)
         sigma_data: standard deviation of the data, for the weight edm
     """
+    law = fs.times.LogNormal(mean=p_mean, std=p_std)
     return fs.Method(
-        times=fs.times.RatioMap(law=fs.times.LogNormal(mean=p_mean, std=p_std), q=q, k=k, b=b, stages=stages),
+        times=fs.times.RatioMap(law=law, q=q, k=k, b=b, stages=stages, ratio_max=ratio_max),
         target=fs.targets.Student(),
         distance=fs.distances.huber(c),
         weight=fs.weights.Edm(sigma_data) if weight == "edm" else fs.weights.inverse_gap,

@@ -83,7 +83,7 @@ class Process:
 
     def _move(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """(keep, make) with x_s = keep x_t + make x0_hat: the DDIM move written in x0."""
-        clean = self.sigma(t) == 0  # 0/0: nothing moves from the data end
+        clean = self.sigma(t) == 0  # 0/0: there is no noise to scale
         keep = torch.where(clean, 1.0, self.sigma(s) / torch.where(clean, 1.0, self.sigma(t)))
         return keep, self.alpha(s) - keep * self.alpha(t)
 

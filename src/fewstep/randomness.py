@@ -46,15 +46,20 @@ def generator(seed: int, stream: str, block: int = 0) -> torch.Generator:
 def forked(seed: int, stream: str, device: torch.device | None = None) -> Iterator[None]:
     """Runs code that knows only torch's global generators (weight initialisation, nn.Dropout) on a stream of its own.
 
-    Both generators, the CPU's and a cuda device's, start at the stream and are put back afterwards.
+    The generators of the CPU and of the device start at the stream and are put back afterwards.
     """
-    cuda = [device.index or 0] if device is not None and device.type == "cuda" else []
-    number = block_seed(seed, stream, 0)
-    with torch.random.fork_rng(devices=cuda):
+    number, kind = block_seed(seed, stream, 0), "cpu" if device is None else device.type
+    there = torch.get_device_module(kind) if kind != "cpu" else None
+    kept = torch.get_rng_state(), there.get_rng_state() if there else None
+    try:
         torch.default_generator.manual_seed(number)
-        for index in cuda:
-            torch.cuda.default_generators[index].manual_seed(number)
+        if there:
+            there.manual_seed(number)
         yield
+    finally:
+        torch.set_rng_state(kept[0])
+        if there:
+            there.set_rng_state(kept[1])
 
 
 def rows(draw: Callable[[int], Tensor], first: int, count: int, block: int) -> Tensor:
@@ -70,13 +75,17 @@ def normal(seed: int, stream: str, first: int, count: int, shape: tuple[int, ...
 
 
 def uniform(seed: int, stream: str, first: int, count: int, columns: int, block: int) -> Tensor:
-    """Uniforms `[count, columns]` in [0, 1) (float64, CPU) of the samples first, first + 1, ..."""
-    return rows(
-        lambda b: torch.rand((block, columns), generator=generator(seed, stream, b), dtype=torch.float64),
-        first,
-        count,
-        block,
-    )
+    """Uniforms `[count, columns]` in [0, 1) (float64, CPU) of the samples first, first + 1, ...
+
+    Each column is a stream of its own, so that asking for one more leaves the others as they were.
+    """
+
+    def column(name: str) -> Tensor:
+        return rows(
+            lambda b: torch.rand(block, generator=generator(seed, name, b), dtype=torch.float64), first, count, block
+        )
+
+    return torch.stack([column(f"{stream} {number}") for number in range(columns)], 1)
 
 
 @lru_cache(maxsize=4)

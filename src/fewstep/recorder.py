@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,8 @@ from fewstep.errors import StorageError, UserError
 from fewstep.generator import Facts, Generator, build_method, checkpoint_state
 from fewstep.state import State
 
+log = logging.getLogger("fewstep")
+
 KEEP = 2  # checkpoints that stay in a run folder
 MAY_CHANGE = {"checkpoint_every", "picture_every"}  # on resume, since no weight depends on them
 
@@ -29,19 +32,22 @@ class Recorder:
         length = self._continue(resume)
         with storage(out):
             self.folder.samples.mkdir(parents=True, exist_ok=True)
-            checkpoint.write_file(self.folder.config, (json.dumps(run.to_json(), indent=1) + "\n").encode())
+            checkpoint.replace_file(self.folder.config, (json.dumps(run.to_json(), indent=1) + "\n").encode())
             self.folder.metrics.touch()
-            os.truncate(self.folder.metrics, length)
+            if self.folder.metrics.stat().st_size < length:
+                log.warning("fewstep: %s is shorter than it was: lines are lost", self.folder.metrics)
+            else:
+                os.truncate(self.folder.metrics, length)
 
     def _continue(self, resume: bool) -> int:
         """Brings the state to the newest valid checkpoint; returns the length of the log it was saved with."""
         out = self.folder.path
-        if not self.folder.config.exists() and not self.folder.checkpoints():
-            return 0
-        if not resume:
+        if not resume and (self.folder.config.exists() or self.folder.checkpoints()):
             raise UserError(f"{out} already holds a run: continue it with --resume, or choose another --out")
         saved = self.folder.newest(quarantine=True)
         if saved is None:
+            if resume:
+                log.warning("fewstep: %s holds no checkpoint: starting from step 0", out)
             return 0
         before = saved.state["run"]
         for name, value in self.run.to_json().items():
@@ -59,8 +65,8 @@ class Recorder:
         """Logs, draws and saves what is due at this step."""
         step, last = self.state.step, self.state.step == self.run.iterations
         if step % self.run.log_every == 0 or last:
-            with storage(self.folder.path), self.folder.metrics.open("ab") as log:
-                log.write(json.dumps(row).encode() + b"\n")
+            with storage(self.folder.path), self.folder.metrics.open("ab") as file:
+                file.write(json.dumps(row).encode() + b"\n")
         if last or (self.run.picture_every and step % self.run.picture_every == 0):
             self.draw()
         if last or step % self.run.checkpoint_every == 0:
@@ -81,7 +87,7 @@ class Recorder:
     def draw(self) -> None:
         """Writes a grid of samples from the average, always of the same noise."""
         method = build_method(self.run, self.facts)
-        generator = Generator(self.run, self.facts, method, self.state.average, self.state.step)
+        generator = Generator(self.run, self.facts, method, self.state.averages["ema"], self.state.step)
         x = generator.sample(pictures.suitable(self.facts.shape))
         with storage(self.folder.path):
             pictures.save(self.folder.samples / f"step-{self.state.step}.png", x)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor
 
 from fewstep import solvers
 from fewstep.denoiser import Cond, Denoiser
-from fewstep.errors import UserError, unknown
+from fewstep.errors import UserError, require, unknown
 from fewstep.process import Process
 from fewstep.times import karras
 
@@ -26,11 +27,11 @@ def walk(
 ) -> Tensor:
     """x at grid[0] -> x at grid[-1]: x = step(process, denoiser, x, t, s, cond) for each pair of times.
 
-    Steps that need noise get `noise=noise(i)`, unit normals like x, at their i-th move.
+    Steps that need noise get `noise=`, a function that draws noise(i), unit normals like x, at the i-th move.
     """
     for i, (t, s) in enumerate(pairwise(grid)):
-        drawn = {} if noise is None else {"noise": noise(i)}
-        x = step(process, denoiser, x, t, s, cond, **drawn)
+        source = {} if noise is None else {"noise": partial(noise, i)}
+        x = step(process, denoiser, x, t, s, cond, **source)
     return x
 
 
@@ -39,6 +40,8 @@ def through_middle(process: Process, moves: int, middle: Sequence[float]) -> lis
 
     `middle` where it has as many times as are needed, else the inner points of a Karras grid.
     """
+    for t in middle:
+        require(t < process.t_max, "middle_times", tuple(middle), f"below t_max = {process.t_max}")
     inner = list(middle) if len(middle) == moves - 1 else karras(process.t_min, process.t_max, moves).tolist()[1:-1]
     return [process.t_max, *inner, 0.0]
 

@@ -7,6 +7,7 @@ t and s are floats or `[B]`, t >= s; rows with t = s stay where they are. `euler
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +17,8 @@ from torch import Tensor
 from fewstep.denoiser import Cond, Denoiser
 from fewstep.process import Process, Time, expand, per_row
 
+Noise = Callable[[], Tensor]  # draws unit normals like x, when they are needed
+
 
 class Solver(Protocol):
     """A move from t to s along the trajectory that `denoiser` defines."""
@@ -23,6 +26,11 @@ class Solver(Protocol):
     def __call__(
         self, process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond: Cond = None
     ) -> Tensor: ...
+
+
+def _moved(x: Tensor, t: Tensor, s: Tensor, x_s: Tensor) -> Tensor:
+    """x_s, and x itself in rows that do not move, whatever the network says there."""
+    return torch.where(expand(t == s, x).bool(), x, x_s)
 
 
 def ddim(process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond: Cond = None) -> Tensor:
@@ -34,7 +42,7 @@ def ddim(process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond
 def euler(process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond: Cond = None) -> Tensor:
     """x_s = x + (s - t) v(x, t): first order."""
     t, s = per_row(t, x), per_row(s, x)
-    return x + expand(s - t, x) * process.velocity(x, denoiser(x, t, cond), t)
+    return _moved(x, t, s, x + expand(s - t, x) * process.velocity(x, denoiser(x, t, cond), t))
 
 
 def heun(
@@ -45,22 +53,23 @@ def heun(
     alpha = 1 is Heun's method, 2/3 Ralston's, 1/2 the midpoint (EDM, arXiv 2206.00364, algorithm 3).
     Rows that end where sigma(s) = 0 take Euler's move, as there: K moves to the data are 2K - 1 evaluations.
     """
+    done = not isinstance(s, Tensor) and bool(process.sigma(s) == 0)  # known without asking the device
     t, s = per_row(t, x), per_row(s, x)
     step, last = s - t, process.sigma(s) == 0
     v = process.velocity(x, denoiser(x, t, cond), t)
     straight = x + expand(step, x) * v
-    if bool(last.all()):
-        return straight
+    if done:
+        return _moved(x, t, s, straight)
     half_t = torch.where(last, t, t + alpha * step)  # rows that are done look where they stand
     half_x = x + expand(half_t - t, x) * v
     slope = process.velocity(half_x, denoiser(half_x, half_t, cond), half_t)
     share = 1 / (2 * alpha)
     bent = x + expand(step, x) * ((1 - share) * v + share * slope)
-    return torch.where(expand(last, x).bool(), straight, bent)
+    return _moved(x, t, s, torch.where(expand(last, x).bool(), straight, bent))
 
 
 def renoise(
-    process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: float, cond: Cond = None, *, noise: Tensor
+    process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: float, cond: Cond = None, *, noise: Noise
 ) -> Tensor:
     """One move of a consistency model: x_s = alpha(s) D(x, t) + sigma(s) noise; D(x, t) itself at s = 0.
 
@@ -68,7 +77,7 @@ def renoise(
     later papers use s^2, as here.
     """
     x0_hat = denoiser(x, per_row(t, x), cond)
-    return x0_hat if s == 0 else process.mix(x0_hat, noise, s)
+    return x0_hat if s == 0 else process.mix(x0_hat, noise(), s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +96,9 @@ class Churn:
     solver: Solver = heun
 
     def __call__(
-        self, process: Process, denoiser: Denoiser, x: Tensor, t: float, s: float, cond: Cond = None, *, noise: Tensor
+        self, process: Process, denoiser: Denoiser, x: Tensor, t: float, s: float, cond: Cond = None, *, noise: Noise
     ) -> Tensor:
         gamma = min(self.s_churn / self.steps, math.sqrt(2) - 1) if self.s_min <= t <= self.s_max else 0.0
         raised = t + gamma * t
-        x = x + math.sqrt(raised**2 - t**2) * self.s_noise * noise
+        x = x + math.sqrt(raised**2 - t**2) * self.s_noise * noise()
         return self.solver(process, denoiser, x, raised, s, cond)

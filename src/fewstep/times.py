@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from fewstep.errors import require
 from fewstep.process import Time, as_time
 
 
@@ -42,7 +43,10 @@ class Law(Protocol):
 
 
 class TimeSampler(Protocol):
-    """`u [B, k]` uniforms, `progress`, global sample `ordinal [B]` -> Times; `.at` takes t as given."""
+    """`u [B, k]` uniforms, `progress`, global sample `ordinal [B]` -> Times; `.at` takes t as given.
+
+    `at_anchor`, where it is declared, says whether r = a always, so that no target is needed.
+    """
 
     def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times: ...
     def at(self, t: Time, progress: float) -> Times: ...
@@ -56,6 +60,11 @@ class LogNormal:
     std: float
     low: float = 0.0
     high: float = math.inf
+
+    def __post_init__(self) -> None:
+        require(math.isfinite(self.mean), "p_mean", self.mean, "a finite number")
+        require(0 < self.std < math.inf, "p_std", self.std, "above 0")
+        require(0 <= self.low < self.high, "low", self.low, f"in 0 .. high={self.high}")
 
     def cdf(self, t: Tensor) -> Tensor:
         """P(T <= t) of the unrestricted law."""
@@ -81,6 +90,7 @@ class Clean:
     """t from a law, r = a = 0: the target is the data itself, which is diffusion training."""
 
     law: Law
+    at_anchor = True
 
     def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times:
         return self.at(self.law.quantile(_first(u)), progress)._replace(u=u)
@@ -96,7 +106,7 @@ class RatioMap:
 
     ratio = 1 - q^-(j+1) in stage j of `stages` equal ones. Where r = 0 the target is the data: early
     training is diffusion, and the gap closes stage by stage.
-    Source: ECT, arXiv 2406.14548, eq. 17 and appendix A; its code counts iterations per stage instead.
+    Source: ECT, arXiv 2406.14548, and its code, which counts iterations per stage and has no cap.
     """
 
     law: Law
@@ -104,7 +114,14 @@ class RatioMap:
     k: float = 8.0  # at small t the gap is (1 + k/2) times wider
     b: float = 1.0  # how fast that factor falls with t
     stages: int = 8  # over the whole run
-    ratio_max: float = 1.0  # a cap for the last stages (TCM: 0.999)
+    ratio_max: float = 0.9999  # a cap on r / t: in float32 smaller gaps are rounding (TCM: 0.999)
+    at_anchor = False
+
+    def __post_init__(self) -> None:
+        require(1 < self.q < math.inf, "q", self.q, "above 1")
+        require(self.k >= 0, "k", self.k, "0 or more")
+        require(self.stages >= 1, "stages", self.stages, "at least 1")
+        require(0 < self.ratio_max <= 1, "ratio_max", self.ratio_max, "in 0 .. 1, above 0")
 
     def ratio(self, progress: float) -> float:
         """r / t for large t, at this progress."""

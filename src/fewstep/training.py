@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fewstep import checkpoint, ema, methods, networks, schedules
 from fewstep import data as datasets
 from fewstep.config import Run, checked_options, choose
-from fewstep.denoiser import Models
+from fewstep.denoiser import Cond
 from fewstep.device import pick_device
 from fewstep.errors import NonFiniteError, Stopped
 from fewstep.generator import OWN_NETWORK, Facts, Generator, build_method
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
     rows: Tensor  # which of the training split, on the CPU
     x0: Tensor
-    cond: Tensor | None
+    cond: Cond
     z: Tensor
     times: Times
     seeds: list[int]  # of the dropout masks, one per block
@@ -49,7 +49,7 @@ def draw_batch(run: Run, method: Method, arrays: datasets.Arrays, step: int, dev
     return Batch(
         index,
         x0.to(device),
-        None if cond is None else cond.to(device),
+        datasets.each(lambda part: part.to(device), cond),
         z.to(device),
         times if device.type == "mps" else times.to(device),  # mps has no float64
         [block_seed(run.seed, "dropout", block) for block in blocks],
@@ -60,19 +60,20 @@ def train_step(run: Run, method: Method, state: State, batch: Batch) -> dict[str
     """One optimizer step; returns what is logged. Raises NonFiniteError before anything is updated."""
     progress = state.step / run.iterations
     rate = run.lr * schedules.lr_factor(progress, run.warmup, run.constant, run.final)
-    models = Models(student=state.student, ema=state.average)
-    loss_b = method.loss(models, batch.x0, batch.z, batch.times, batch.cond, batch.seeds)
+    loss_b = method.loss(state.models(), batch.x0, batch.z, batch.times, batch.cond, batch.seeds)
     loss = loss_b.mean()
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    norm = nn.utils.clip_grad_norm_(state.student.parameters(), run.clip)
+    weights = [p for p in state.trained.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
     values = torch.stack([loss.detach(), norm.to(loss.dtype)]).tolist()  # the step's one wait for the device
     if not all(math.isfinite(value) for value in values):
         raise NonFiniteError(diagnosis(state, batch, loss_b.detach().cpu(), values[1]))
+    nn.utils.clip_grads_with_norm_(weights, run.clip, norm)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     state.optimizer.step()
-    ema.update(state.average, state.student, schedules.ema_rate(state.step, run.ema))
+    ema.update(state.averages["ema"], state.student, schedules.ema_rate(state.step, run.ema))
     state.step += 1
     return {"step": state.step, "progress": progress, "loss": values[0], "grad_norm": values[1], "lr": rate}
 
@@ -81,9 +82,10 @@ def diagnosis(state: State, batch: Batch, loss_b: Tensor, norm: float) -> str:
     """One line on a step whose loss or gradient is not finite: where it was looking, and at what."""
     bad = (~torch.isfinite(loss_b)).nonzero().flatten()
     if not len(bad):
-        gradients = ((name, p.grad) for name, p in state.student.named_parameters())
+        gradients = ((name, p.grad) for name, p in state.trained.named_parameters())
         found = [name for name, grad in gradients if grad is not None and not torch.isfinite(grad).all()]
-        return f"step {state.step}: the loss is finite, its gradient has norm {norm}, first in {found[0]}"
+        where = f"first in {found[0]}" if found else "though each of its entries is finite"
+        return f"step {state.step}: the loss is finite, its gradient has norm {norm}, {where}; no weight was changed"
     t, r = (x.cpu()[bad] for x in batch.times[:2])
     return (
         f"step {state.step}: the loss of {len(bad)} of {len(loss_b)} rows is not finite: t in [{t.min():.4g}, "
@@ -134,7 +136,7 @@ def train(
         loop(run, method, state, dataset.train, place, recorder, progress)
     finally:
         torch.set_num_threads(threads)
-    return Generator(run, facts, method, state.average, state.step, checkpoint.fingerprint(state.groups()))
+    return Generator(run, facts, method, state.averages["ema"], state.step, checkpoint.fingerprint(state.groups()))
 
 
 def loop(

@@ -24,7 +24,7 @@ def one(process: Process, times: Times) -> Tensor:
 
 
 def inverse_gap(process: Process, times: Times) -> Tensor:
-    """1 / (t - r) (iCT, arXiv 2310.14189, section 3.5)."""
+    """1 / (t - r) (iCT, arXiv 2310.14189, section 3.1)."""
     return 1 / (times.t - times.r)
 
 
@@ -32,11 +32,11 @@ def inverse_gap(process: Process, times: Times) -> Tensor:
 class Edm:
     """(t^2 + sd^2) / (t sd)^2 = 1 / out(t)^2, which makes every noise level count alike at the start.
 
-    For edm, whose t is the noise level. Source: EDM, arXiv 2206.00364, table 1; ECT's ImageNet weight.
+    t stands for the noise level sigma / alpha. Source: EDM, arXiv 2206.00364, table 1; ECT's ImageNet weight.
     """
 
     sigma_data: float = 0.5
 
     def __call__(self, process: Process, times: Times) -> Tensor:
-        variance = times.t.square()
+        variance = (process.sigma(times.t) / process.alpha(times.t)).square()
         return (variance + self.sigma_data**2) / (variance * self.sigma_data**2)

@@ -10,7 +10,7 @@ VERBS = {
     "sample": "draw samples from a trained generator",
     "eval": "score a generator against held-out data",
     "inspect": "show what a run or checkpoint holds",
-    "recipes": "list the recipes, methods, networks and data sets",
+    "recipes": "list the recipes, methods and networks with their options",
 }
 
 HELP = """\

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, field, fields, make_dataclass
+from dataclasses import asdict, field, fields, make_dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,7 +64,7 @@ def base_run(argv: list[str]) -> Run:
     run = recipe() if method is None else recipe(method=method)
     if not isinstance(run, Run):
         raise UserError(f"recipe {argv[0]!r} returned {type(run).__name__}: expected a fewstep.Run")
-    return run
+    return replace(run, recipe=argv[0]) if ":" in argv[0] else run
 
 
 def stored_run(path: Path) -> Run:
@@ -126,8 +126,6 @@ def start(run: Run, out: Path | None, resume: bool, device: str) -> int:
     from fewstep.training import train
 
     out = out or Path("runs") / f"{run.recipe}-{run.method}-{run.seed}"
-    if resume and not (out / "checkpoints").exists():
-        print(f"{out} holds no checkpoint: starting from step 0", file=sys.stderr)
     generator = train(run, out=out, resume=resume, device=device)
     print(f"{out}: step {generator.step} of {run.iterations}, fingerprint {generator.fingerprint[:16]}")
     print(f"next: fewstep sample {out}   fewstep eval {out}")

@@ -43,7 +43,8 @@ def metrics_of(dataset: Dataset, held_out: Arrays) -> tuple[dict[str, Metric], d
         metrics["feature_frechet"] = lambda x: distances.frechet(judge.features(x), seen)
         facts["extractor"] = judge.fingerprint
     metrics["pixel_frechet"] = lambda x: distances.frechet(x, train)
-    metrics["energy"] = lambda x: distances.energy(x, train)
+    spread = distances.spread(train)
+    metrics["energy"] = lambda x: distances.energy(x, train, spread)
     metrics["nearest_ratio"] = lambda x: distances.nearest_ratio(x, held_out.x0, train)
     return metrics, facts
 

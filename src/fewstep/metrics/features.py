@@ -17,7 +17,7 @@ from fewstep.checkpoint import fingerprint
 from fewstep.data import Dataset
 from fewstep.randomness import forked
 
-_STEPS, _HIDDEN, _FEATURES, _SEED = 400, 128, 32, 0
+_STEPS, _RATE, _DECAY, _HIDDEN, _FEATURES, _SEED = 400, 3e-3, 1e-4, 128, 32, 0
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _fit(network: nn.Sequential, dataset: Dataset) -> None:
     """Full-batch Adam on one thread: nothing random, and the same bits on machines with more cores."""
     x, labels = dataset.train.x0.flatten(1), dataset.train.cond
     assert labels is not None
-    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3, weight_decay=1e-4)
+    optimizer = torch.optim.Adam(network.parameters(), lr=_RATE, weight_decay=_DECAY)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for _ in range(_STEPS):
@@ -78,7 +78,7 @@ def _fit(network: nn.Sequential, dataset: Dataset) -> None:
 
 def _cache_file(dataset: Dataset) -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    facts = (dataset.fingerprint(), _STEPS, _HIDDEN, _FEATURES, _SEED, torch.__version__)
+    facts = (dataset.fingerprint(), _STEPS, _RATE, _DECAY, _HIDDEN, _FEATURES, _SEED, torch.__version__)
     return home / "fewstep" / f"classifier-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.safetensors"
 
 

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from fewstep.denoiser import Masks
-from fewstep.errors import UserError
+from fewstep.errors import UserError, require
+from fewstep.randomness import generator
+
+
+def block_masks(rows: int, width: int, layers: int, dropout: float, seeds: Sequence[int]) -> list[Tensor]:
+    """Masks addressed by layer and seed; a seed is the block number of its stream, so none collide."""
+    keep, size = 1 - dropout, rows // len(seeds)
+
+    def draw(layer: int, seed: int) -> Tensor:
+        return torch.empty(size, width).bernoulli_(keep, generator=generator(0, f"dropout {layer}", seed))
+
+    return [torch.cat([draw(layer, seed) for seed in seeds]) / keep for layer in range(layers)]
 
 
 class NoiseFeatures(nn.Module):
@@ -56,6 +68,9 @@ class ResidualMLP(nn.Module):
         self, shape: tuple[int, ...], classes: int = 0, *, width: int = 256, depth: int = 4, dropout: float = 0.0
     ) -> None:
         super().__init__()
+        require(width > 0, "width", width, "at least 1 unit")
+        require(depth > 0, "depth", depth, "at least 1 block")
+        require(0 <= dropout < 1, "dropout", dropout, "a probability in 0 .. 1, below 1")
         size, embedding = math.prod(shape), 64
         self.width, self.classes, self.dropout = width, classes, dropout
         self.features = NoiseFeatures(embedding // 4)
@@ -68,15 +83,12 @@ class ResidualMLP(nn.Module):
         nn.init.zeros_(self.outlet.weight)
         nn.init.zeros_(self.outlet.bias)
 
-    def masks(self, n: int, generator: torch.Generator) -> Masks:
-        """One mask `[n, width]` per block, entries 0 or 1 / (1 - dropout); none without dropout."""
-        if self.dropout == 0:
-            return []
-        keep = 1 - self.dropout
-        return [torch.empty(n, self.width).bernoulli_(keep, generator=generator) / keep for _ in self.blocks]
+    def masks(self, rows: int, seeds: Sequence[int]) -> Masks:
+        """One mask `[rows, width]` per block, entries 0 or 1 / (1 - dropout); None without dropout."""
+        return block_masks(rows, self.width, len(self.blocks), self.dropout, seeds) if self.dropout else None
 
     def embed(self, noise_label: Tensor, cond: Tensor | None) -> Tensor:
-        emb = self.time(self.features(noise_label))
+        emb = self.time(self.features(noise_label).to(self.time.weight.dtype))
         if (self.label is None) != (cond is None):
             need = "takes no labels" if self.label is None else f"needs labels, integers 0..{self.classes - 1}"
             raise UserError(f"this network {need}: got cond={'None' if cond is None else 'labels'}")
