@@ -129,4 +129,5 @@ def test_a_damaged_checkpoint_costs_one_interval_and_no_bit(tmp_path):
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     assert fs.load(tmp_path / "hurt").step == 4
     healed = fs.train(tiny_run(), out=tmp_path / "hurt", resume=True, progress=False, device="cpu")
-    assert healed.fingerprint == whole.fingerprint
+    assert healed.fingerprint == whole.fingerprint == fs.load(tmp_path / "hurt").fingerprint
+    assert (tmp_path / "hurt" / "checkpoints" / "step-6.corrupt").is_dir()

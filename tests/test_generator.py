@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 import fewstep as fs
 from fewstep import pictures
 from fewstep.errors import UserError
-from fewstep.randomness import generator
+from fewstep.randomness import SAMPLING_BLOCK, generator, normal
 from fewstep.sampling import SAMPLERS, sampler
 from tests.toys import tiny_run
 
@@ -68,13 +69,33 @@ def test_middle_times_are_used_where_they_fit():
     assert len(sampler("multistep").times(process, 4, (0.5,))) == 5
 
 
+def test_a_generator_uses_its_runs_middle_times_and_fresh_noise(trained):
+    """A network that says 0 at t_max and x below it gives the second step's noise back, at the middle time's level."""
+
+    class Says(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, x, t, cond=None):
+            return torch.where((t == 80)[:, None], 0.0, x)
+
+    g = replace(trained["ect"], denoiser=Says(), run=replace(trained["ect"].run, middle_times=(0.25,)))
+    drawn = g.sample(4000, steps=2)
+    assert drawn.std().item() == pytest.approx(0.25, rel=0.05)
+    prior = normal(0, "prior", 0, 4000, (2,), SAMPLING_BLOCK)
+    assert abs(torch.corrcoef(torch.stack([drawn.flatten(), prior.flatten()]))[0, 1]) < 0.05
+    with pytest.raises(UserError, match=r"middle_times = \(90\.0,\): expected below t_max = 80"):
+        replace(g, run=replace(g.run, middle_times=(90.0,))).sample(1, steps=2)
+
+
 def test_labels_are_taken_in_turn_or_as_asked(labelled):
     assert labelled.labels(5, None).tolist() == [0, 1, 2, 0, 1]
     assert labelled.labels(2, 1).tolist() == [1, 1]
     twos = labelled.sample(6, cond=2)
     torch.testing.assert_close(twos[2:3], labelled.sample(3)[2:])
     torch.testing.assert_close(twos, labelled.sample(6, cond=torch.full((6,), 2)))
-    for bad in (3, -1, torch.tensor([0, 1])):
+    for bad in (3, -1, 1.5, True, torch.tensor([0, 1]), torch.tensor([0.0] * 6)):
         with pytest.raises(UserError, match=r"expected one of 0\.\.2"):
             labelled.sample(6, cond=bad)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import fewstep as fs
+from fewstep.errors import UserError
+from fewstep.process import Process
 from fewstep.randomness import generator
-from tests.toys import Gaussian, small_student
+from tests.toys import Gaussian, Trig, small_student
 
 EDM = fs.process.edm()
 
@@ -70,6 +74,76 @@ def test_student_and_target_share_their_masks():
     assert apart.max() > 1e-3
 
 
+PROCESSES = {"edm": EDM, "trig": Process(Trig(1.0), t_min=0.01, t_max=1.57)}
+
+
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
+def test_an_anchor_above_0_is_reached_and_bounds_what_is_asked(process):
+    """a = r / 2: the exact map costs nothing, and at r = a the target is not asked; both fail with a taken as 0."""
+    point = torch.full((3, 2), 0.7, dtype=torch.float64)
+    z = torch.randn(3, 2, generator=generator(3, "z"), dtype=torch.float64)
+    t = torch.tensor([0.3, 0.8, 1.5], dtype=torch.float64)
+    one = torch.ones_like(t)
+    method = fs.Method(process=process, times=fs.methods.ect().times, target=fs.targets.Student())
+
+    def says_the_point(x_t, time, cond=None):
+        return point
+
+    loss = method.loss(fs.Models(says_the_point), point, z, fs.Times(t, 0.6 * t, 0.3 * t, one))
+    torch.testing.assert_close(loss, torch.zeros_like(t), rtol=0, atol=1e-20)
+
+    def wrong_off_t(x_t, time, cond=None):
+        return torch.where((time == t)[:, None], point, torch.nan)
+
+    loss = method.loss(fs.Models(wrong_off_t), point, z, fs.Times(t, 0.6 * t, 0.6 * t, one))
+    torch.testing.assert_close(loss, torch.zeros_like(t), rtol=0, atol=1e-20)
+
+
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
+def test_the_goal_is_where_the_targets_jump_to_the_anchor_comes_from(process):
+    """loss = ||D(x_t) - goal||^2 with jump(x_t, goal, t -> a) = jump(x_r, D(x_r), r -> a), worked out by hand."""
+    student = small_student((2,))
+    x0, z = (torch.randn(3, 2, generator=generator(i, "x"), dtype=torch.float64) for i in range(2))
+    t = torch.tensor([0.3, 0.8, 1.5], dtype=torch.float64)
+    r, a = 0.6 * t, 0.3 * t
+    method = fs.Method(
+        process=process, times=fs.methods.ect().times, target=fs.targets.Student(), distance=fs.distances.sse
+    )
+    loss = method.loss(fs.Models(student), x0, z, fs.Times(t, r, a, torch.ones_like(t)))
+    x_t, x_r = process.mix(x0, z, t), process.mix(x0, z, r)
+    y = process.jump(x_r, student(x_r, r), r, a)
+    alpha_t, alpha_a, sigma_t, sigma_a = (
+        c[:, None] for f in ("alpha", "sigma") for c in map(getattr(process, f), (t, a))
+    )
+    keep = sigma_a / sigma_t
+    goal = (y - keep * x_t) / (alpha_a - keep * alpha_t)
+    torch.testing.assert_close(loss, (student(x_t, t) - goal).square().sum(1))
+
+
+def test_a_target_is_asked_for_where_r_is_above_the_anchor():
+    with pytest.raises(UserError, match="expected a target, since RatioMap gives r > a"):
+        replace(fs.methods.ect(), target=None)
+
+
+def test_a_plain_function_may_be_the_target_of_a_student_with_dropout():
+    student = small_student((4,), dropout=0.5)
+    method = replace(fs.methods.ect(), target=Exact())
+    x0, z = (torch.randn(4, 4, generator=generator(i, "x"), dtype=torch.float64) for i in range(2))
+    times = method.times.at(torch.tensor([0.3, 1.0, 5.0, 9.0]), 0.5)
+    assert torch.isfinite(method.loss(fs.Models(student), x0, z, times, seed=[1, 2])).all()
+    with pytest.raises(UserError, match="as many as divide the 4 rows"):
+        method.loss(fs.Models(student), x0, z, times, seed=[1, 2, 3])
+
+
+class Exact:
+    """A target that is no network."""
+
+    needs = frozenset()
+
+    def __call__(self, models):
+        return Gaussian()
+
+
 def test_rows_are_weighted_by_w():
     method, student = fs.methods.ect(), small_student((4,))
     x0, z = (torch.randn(3, 4, generator=generator(i, "x"), dtype=torch.float64) for i in range(2))
@@ -97,5 +171,6 @@ def test_a_new_space_weight_and_balance_need_nothing_but_a_function():
     student = small_student((4,))
     x0, z = (torch.randn(3, 4, generator=generator(i, "x"), dtype=torch.float64) for i in range(2))
     times = base.times.at(torch.tensor([0.3, 1.0, 5.0]), 0.5)
-    expected = plain.loss(fs.Models(student), x0, z, times).sqrt()
-    torch.testing.assert_close(method.loss(fs.Models(student), x0, z, times), expected)
+    w = torch.tensor([0.5, 1.0, 4.0], dtype=torch.float64)
+    expected = w * plain.loss(fs.Models(student), x0, z, times).sqrt()
+    torch.testing.assert_close(method.loss(fs.Models(student), x0, z, times._replace(w=w)), expected)

@@ -99,6 +99,41 @@ def test_a_generator_that_draws_real_data_reaches_the_floor(digits, cold_cache, 
     assert speeds[0]["samples_per_second"] > 0
 
 
+def test_scores_ask_for_what_they_report(digits, cold_cache, monkeypatch):
+    """Steps, seed and label frequencies reach the generator; model and floor are scored at the same count."""
+    g = fs.train(tiny_run(data="digits", network_options={"width": 8, "depth": 1}), progress=False, device="cpu")
+    asked = []
+
+    def sample(self, n, *, steps, seed, cond):
+        asked.append((n, steps, seed, cond))
+        return 3 * digits.train.x0[torch.arange(n) % 1197]
+
+    monkeypatch.setattr(type(g), "sample", sample)
+    results, _ = evaluate(g, digits, steps=(3, 5), n=1197, seed=9, split="validation")
+    assert [(n, s, seed) for n, s, seed, _ in asked] == [(300, 3, 9), (1197, 3, 9), (300, 5, 9), (1197, 5, 9)]
+    assert torch.equal(asked[1][3].bincount(), digits.train.cond.bincount())
+    few, _ = evaluate(g, digits, steps=(1,), n=100)
+    by_name = {r.metric: r for r in few}
+    assert by_name["pixel_frechet"].floor == frechet(digits.test.x0[:100], digits.train.x0)
+    assert by_name["pixel_frechet"].value == pytest.approx(frechet(3 * digits.train.x0[:100], digits.train.x0))
+    judge = classifier(digits)
+    assert judge.features(digits.train.x0).shape == (1197, 32)
+    expected = frechet(judge.features(digits.test.x0[:100]), judge.features(digits.train.x0))
+    assert by_name["feature_frechet"].floor == pytest.approx(expected)
+    assert results[0].protocol["split"] == "validation"
+
+
+def test_scores_are_taken_in_the_models_own_units(monkeypatch):
+    x = 50 + 8 * normals(300, 2, 0).float()
+    own = data.from_tensors(x)
+    g = fs.train(tiny_run(), x, progress=False, device="cpu")
+    part = Arrays(own.train.x0[:100])
+    dataset = Dataset("tensor", own.train, part, part, 0, own.units)
+    monkeypatch.setattr(type(g), "sample", lambda self, n, **options: x[:100].repeat(2, 1)[:n])
+    results, _ = evaluate(g, dataset, steps=(1,), n=200)
+    assert results[0].value == pytest.approx(results[0].floor, rel=1e-5)
+
+
 def test_scores_refuse_other_data_and_too_few_samples(digits):
     g = fs.train(tiny_run(), progress=False, device="cpu")
     with pytest.raises(UserError, match="not what this generator was trained on"):

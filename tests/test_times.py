@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fewstep.errors import UserError
 from fewstep.randomness import generator
 from fewstep.times import Clean, LogNormal, RatioMap, karras
 
@@ -67,6 +68,26 @@ def test_the_gap_closes_stage_by_stage():
     ratios = [sampler.ratio(p) for p in (0.0, 0.25, 0.5, 0.75, 1.0)]
     assert ratios == [0.5, 0.75, 0.875, 0.9375, 0.9375]
     assert (sampler.at(t, 0.99).r > sampler.at(t, 0.3).r).all()
+    capped = RatioMap(law=LAW, q=256.0, stages=8, ratio_max=0.999)
+    assert capped.ratio(0.99) == 0.999
+    assert (1 - capped.at(t, 0.99).r / t >= 0.001 - 1e-12).all()
+
+
+OUT_OF_RANGE = {
+    "q": lambda: RatioMap(law=LAW, q=1.0),
+    "k": lambda: RatioMap(law=LAW, k=-1.0),
+    "stages": lambda: RatioMap(law=LAW, stages=0),
+    "ratio_max": lambda: RatioMap(law=LAW, ratio_max=1.5),
+    "p_std": lambda: LogNormal(mean=0.0, std=0.0),
+    "p_mean": lambda: LogNormal(mean=math.nan, std=1.0),
+    "low": lambda: LogNormal(mean=0.0, std=1.0, low=2.0, high=1.0),
+}
+
+
+@pytest.mark.parametrize(("name", "build"), OUT_OF_RANGE.items(), ids=OUT_OF_RANGE.keys())
+def test_an_option_out_of_range_is_named(name, build):
+    with pytest.raises(UserError, match=f"^{name} = .*: expected "):
+        build()
 
 
 def test_the_grid_has_its_ends_and_even_roots():

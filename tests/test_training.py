@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 import fewstep as fs
+from fewstep import checkpoint
 from fewstep.config import run_from_json
 from fewstep.data import Arrays
 from fewstep.denoiser import EdmScaling, Preconditioned
 from fewstep.errors import NonFiniteError, StorageError, UserError
-from fewstep.generator import Facts
+from fewstep.generator import Facts, checkpoint_state
 from fewstep.randomness import generator
 from fewstep.training import draw_batch
 from tests.toys import tiny_run
@@ -62,6 +63,8 @@ def test_a_run_survives_json_and_says_what_is_wrong_with_one():
         ({"iterations": True}, "expected int"),
         ({"lr": -1.0}, "lr = -1.0: expected above 0"),
         ({"betas": [0.9, "x"]}, "betas = 'x': expected float"),
+        ({"betas": [1.5, 0.9]}, "betas = .*below 1"),
+        ({"middle_times": [0.5, 2.0]}, "middle_times = .*decreasing"),
         ({"batch": 10}, "multiple of block"),
         ({"lr": float("nan")}, "lr"),
     ):
@@ -203,6 +206,59 @@ def test_dropout_of_your_own_network_is_addressed_and_shared(tmp_path):
     assert (method.loss(fs.Models(student), x0, z, times) * 1e-9 > 1e-4).any()
 
 
+def test_tied_weights_and_weights_without_a_gradient_are_saved_and_resumed(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.idle = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+            self.two.weight = self.one.weight
+
+        def forward(self, x, noise_label, cond=None):
+            return self.two(self.one(x))
+
+    def fresh() -> Tied:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return Tied()
+
+    whole = train(tiny_run(), None, fresh(), out=tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "step-6")
+    assert train(tiny_run(), None, fresh(), out=tmp_path, resume=True).fingerprint == whole.fingerprint
+
+
+def test_an_overflowing_norm_of_finite_gradients_is_told():
+    class Steep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.zeros(2))
+
+        def forward(self, x, noise_label, cond=None):
+            return x * self.scale * 1e22
+
+    with pytest.raises(NonFiniteError, match="norm inf"):
+        train(tiny_run(method="diffusion"), None, Steep())
+
+
+def test_a_checkpoint_without_an_optimizer_is_not_resumed(tmp_path):
+    made = train(tiny_run(), out=tmp_path)
+    for folder in (tmp_path / "checkpoints").iterdir():
+        shutil.rmtree(folder)
+    kept = {"student": made.denoiser.state_dict(), "ema": made.denoiser.state_dict()}
+    state = checkpoint_state(made.run, made.facts, 4, "")
+    checkpoint.write(tmp_path / "checkpoints" / "step-4", kept, {**state, "log_bytes": 0})
+    with pytest.raises(StorageError, match="holds no optimizer"):
+        train(tiny_run(), out=tmp_path, resume=True)
+
+
+def test_a_lost_log_does_not_stop_a_resumed_run_or_fill_it_with_nothing(tmp_path, caplog):
+    train(tiny_run(), out=tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "step-6")
+    (tmp_path / "metrics.jsonl").unlink()
+    train(tiny_run(), out=tmp_path, resume=True)
+    assert [json.loads(row)["step"] for row in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [5, 6]
+    assert "lines are lost" in caplog.text
+
+
 def test_weights_of_another_network_are_refused_by_name(tmp_path):
     train(tiny_run(), network=Breaks(99), out=tmp_path)
 
@@ -222,7 +278,9 @@ def test_the_preconditioning_is_stored_with_the_weights(tmp_path):
     assert made.facts.sigma_data == measured
     assert fs.load(tmp_path).denoiser.scaling.sigma_data == measured
     assert Facts.from_json(json.loads(json.dumps(made.facts.to_json()))) == made.facts
-    assert train(tiny_run(sigma_data=0.3)).denoiser.scaling.sigma_data == 0.3
+    other = train(tiny_run(sigma_data=0.3, method="diffusion"))
+    assert other.denoiser.scaling.sigma_data == 0.3
+    assert other.method.weight.sigma_data == 0.3
 
 
 def test_settings_are_written_out_in_full(tmp_path):

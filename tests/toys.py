@@ -29,6 +29,42 @@ class Gaussian:
         return self.mean + expand(((self.std**2 + s**2) / (self.std**2 + t**2)).sqrt(), x) * (x - self.mean)
 
 
+@dataclass(frozen=True)
+class Trig:
+    """alpha = cos t, sigma = sigma_data sin t."""
+
+    sigma_data: float
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return t.cos()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.sigma_data * t.sin()
+
+    def alpha_rate(self, t: Tensor) -> Tensor:
+        return -t.sin()
+
+    def sigma_rate(self, t: Tensor) -> Tensor:
+        return self.sigma_data * t.cos()
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Variance preserving with sigma(0) > 0: angle = 0.05 + 1.5 t."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return (0.05 + 1.5 * t).cos()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (0.05 + 1.5 * t).sin()
+
+    def alpha_rate(self, t: Tensor) -> Tensor:
+        return -1.5 * (0.05 + 1.5 * t).sin()
+
+    def sigma_rate(self, t: Tensor) -> Tensor:
+        return 1.5 * (0.05 + 1.5 * t).cos()
+
+
 class Analytic(nn.Module):
     """The reference vectors' network: tanh(a u + b c_noise), two trainable numbers."""
 
