@@ -21,8 +21,12 @@ TENSORS = {
 }
 
 
+def about(step: int, **more) -> dict:
+    return {"run": {}, "facts": {}, "step": step, "fingerprint": "", **more}
+
+
 def test_what_is_written_is_read_to_the_last_bit(tmp_path):
-    write(tmp_path / "c", TENSORS, {"step": 3, "note": "ü"})
+    write(tmp_path / "c", TENSORS, about(3, note="ü"))
     found = read(tmp_path / "c")
     assert found.state["step"] == 3
     assert fingerprint(found.groups) == fingerprint(TENSORS)
@@ -46,7 +50,7 @@ def test_the_fingerprint_sees_names_types_shapes_and_bits():
 
 @pytest.mark.parametrize("trial", range(60))
 def test_any_flipped_bit_is_found(tmp_path, trial):
-    write(tmp_path / "c", TENSORS, {"step": 3})
+    write(tmp_path / "c", TENSORS, about(3))
     chance = random.Random(trial)
     files = sorted((tmp_path / "c").iterdir())
     file = files[trial % len(files)]
@@ -73,7 +77,7 @@ def same_facts(before: bytes, after: bytes) -> bool:
 def test_a_missing_a_short_and_a_swapped_file_are_found(tmp_path):
     for harm in ("missing", "short", "swapped"):
         folder = tmp_path / harm
-        write(folder, TENSORS, {"step": 3})
+        write(folder, TENSORS, about(3))
         file = folder / "student.safetensors"
         if harm == "missing":
             file.unlink()
@@ -86,28 +90,28 @@ def test_a_missing_a_short_and_a_swapped_file_are_found(tmp_path):
 
 
 def test_a_manifest_does_not_lead_out_of_its_folder(tmp_path):
-    write(tmp_path / "c", TENSORS, {"step": 3})
+    write(tmp_path / "c", TENSORS, about(3))
     (tmp_path / "c" / "manifest.json").write_text(json.dumps({"files": {"../secret": {"sha256": ""}}}))
     with pytest.raises(StorageError, match="not a file of its folder"):
         read(tmp_path / "c")
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
-    write(tmp_path / "step-1", TENSORS, {"step": 1})
+    write(tmp_path / "step-1", TENSORS, about(1))
 
     def full(path, content):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "write_file", full)
     with pytest.raises(StorageError, match="No space left"):
-        write(tmp_path / "step-2", TENSORS, {"step": 2})
+        write(tmp_path / "step-2", TENSORS, about(2))
     assert [p.name for p in tmp_path.iterdir()] == ["step-1"]
 
 
 def test_the_newest_valid_one_wins_and_the_damaged_one_is_named(tmp_path, caplog):
     folder = RunFolder(tmp_path)
     for step in (9, 10, 100):
-        write(folder.checkpoint(step), TENSORS, {"step": step})
+        write(folder.checkpoint(step), TENSORS, about(step))
     assert folder.newest().state["step"] == 100
     (folder.checkpoint(100) / "state.json").write_text("{}")
     assert folder.newest().state["step"] == 10
@@ -131,3 +135,9 @@ def test_a_damaged_checkpoint_costs_one_interval_and_no_bit(tmp_path):
     healed = fs.train(tiny_run(), out=tmp_path / "hurt", resume=True, progress=False, device="cpu")
     assert healed.fingerprint == whole.fingerprint == fs.load(tmp_path / "hurt").fingerprint
     assert (tmp_path / "hurt" / "checkpoints" / "step-6.corrupt").is_dir()
+
+
+def test_a_folder_of_somebody_elses_is_no_checkpoint(tmp_path):
+    write(tmp_path / "c", TENSORS, {"epoch": 3})
+    with pytest.raises(StorageError, match=r"state\.json lacks run, facts, step, fingerprint"):
+        read(tmp_path / "c")

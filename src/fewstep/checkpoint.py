@@ -130,8 +130,10 @@ def read(path: Path) -> Checkpoint:
         groups = {name.removesuffix(".safetensors"): tensors_from_bytes(content) for name, content in files.items()}
     except (KeyError, ValueError, SafetensorError) as error:
         raise StorageError(f"{path} is no checkpoint of this program: {error}") from error
-    if state.get("format") != FORMAT:
-        raise StorageError(f"{path} has format {state.get('format')}: this version reads format {FORMAT}")
+    if missing := [key for key in ("format", "run", "facts", "step", "fingerprint") if key not in state]:
+        raise StorageError(f"{path / STATE} lacks {', '.join(missing)}: it is no checkpoint of this program")
+    if state["format"] != FORMAT:
+        raise StorageError(f"{path} has format {state['format']}: this version reads format {FORMAT}")
     return Checkpoint(path, state, groups)
 
 

@@ -99,8 +99,10 @@ class Run:
         return values
 
 
-def run_from_json(values: dict[str, Any]) -> Run:
+def run_from_json(values: Any) -> Run:
     """The run that `Run.to_json` gave; unknown keys and wrong types are a UserError that names them."""
+    if not isinstance(values, dict):
+        raise UserError(f"a run is stored as a JSON object: got {type(values).__name__}")
     known = {f.name for f in fields(Run)}
     hints = typing.get_type_hints(Run)
     for name in values:

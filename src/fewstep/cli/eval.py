@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -31,7 +31,7 @@ class Args:
     """Seed of the samples."""
     ema: str = "ema"
     """Which weights: ema or student."""
-    split: str = "test"
+    split: Literal["test", "validation"] = "test"
     """test, or validation while you are still choosing something."""
     device: str = "auto"
     """cpu, cuda, mps or auto, the first there is."""
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
 
     generator = load(args.run, ema=args.ema, device=args.device)
     chosen = sampler(generator.method.sampler)
-    steps = parse_steps(args.steps) if args.steps else (1, 2) if chosen.default == 1 else (chosen.default,)
+    steps = parse_steps(args.steps) if args.steps is not None else (1, 2) if chosen.default == 1 else (chosen.default,)
     dataset = data.load(generator.run.data)
     results, speeds = evaluate(generator, dataset, steps=steps, n=args.n, seed=args.seed, split=args.split)
     if args.json:

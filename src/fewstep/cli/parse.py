@@ -34,5 +34,8 @@ def one_line(box: str, verb: str) -> str:
     wrong = re.split(r"\s{2,}|Argument helptext:|For full helptext", " ".join(sections[0].split()) + "  ")[0]
     meant = re.search(r"--[\w.-]+", sections[1]) if len(sections) > 1 else None
     wrong = re.sub(r"^Error parsing [A-Z]\w*: ", "", wrong)  # a whole dataclass: its message names the field
+    wrong = re.sub(
+        r"no type matching \{None\}\|(\S+) could be instantiated from \[(.*?)\]\..*", r"expected \1, got \2", wrong
+    )
     hint = f"did you mean {meant[0]}?" if meant else f"see 'fewstep {verb} --help'"
     return f"{wrong.strip().rstrip('.')}: {hint}"

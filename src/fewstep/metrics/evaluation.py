@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewstep.data import Arrays, Dataset
-from fewstep.errors import UserError
+from fewstep.errors import UserError, unknown
 from fewstep.generator import Generator
 from fewstep.metrics import distances
 from fewstep.metrics.features import classifier
@@ -66,6 +66,8 @@ def evaluate(
     """
     if dataset.fingerprint() != generator.facts.data:
         raise UserError(f"data {dataset.name!r} is not what this generator was trained on: scores would mean nothing")
+    if split not in ("test", "validation"):
+        raise unknown("split", split, ("test", "validation"))
     held_out: Arrays = getattr(dataset, split)
     size = min(len(held_out.x0), n)
     if size < 2:
