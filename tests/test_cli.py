@@ -46,7 +46,7 @@ def size(file) -> tuple[int, int]:
 MISTAKES = {
     "wrong recipe": (["train", "digit"], "unknown recipe 'digit': did you mean 'digits'?"),
     "no recipe": (["train"], "name a recipe first"),
-    "outside recipe": (["train", "nowhere.at:all"], "recipe 'nowhere.at:all': No module named 'nowhere'"),
+    "outside recipe": (["train", "nowhere.at:all"], "No module named 'nowhere'"),
     "misspelt field": (["train", "toy", "--iteration", "3"], "did you mean --iterations?"),
     "misspelt option": (["train", "toy", "--method.stage", "3"], "did you mean --method.stages?"),
     "wrong type": (["train", "toy", "--iterations", "many"], "Error parsing --iterations: invalid literal for int()"),
@@ -69,6 +69,9 @@ MISTAKES = {
     "wrong label": (["sample", "digits", "--label", "10"], "label 10: expected one of 0..9"),
     "even heun": (["sample", "digits", "--sampler", "heun", "--steps", "4"], "steps = 4"),
     "wrong steps": (["eval", "digits", "--steps", "one"], "--steps one: expected numbers"),
+    "wrong split": (["eval", "digits", "--split", "train"], "invalid choice 'train'"),
+    "not a number": (["sample", "digits", "--steps", "few"], "expected INT, got 'few'"),
+    "middle above": (["train", "toy", "--middle-times", "100"], "below t_max"),
     "wrong weights": (["sample", "digits", "--ema", "fast"], "no weights 'fast'"),
 }
 
@@ -83,7 +86,7 @@ def test_a_mistake_takes_one_line_and_exit_code_2(argv, expected, capsys, tmp_pa
 
 def test_an_empty_run_folder_is_told(tmp_path, capsys):
     for verb in ("sample", "eval", "inspect"):
-        assert main([verb, str(tmp_path)]) == 2
+        assert main([verb, str(tmp_path)]) == 4
         assert "holds no checkpoint" in told(capsys)
 
 
@@ -138,10 +141,45 @@ def test_resume_needs_no_repeated_options_and_refuses_other_ones(run, capsys):
         ["--method", "diffusion"],
     ):
         assert main(["train", "toy", "--out", str(run), "--resume", *other]) == 2
-        assert "was started with" in told(capsys)
+        message = told(capsys)
+        assert "was started with" in message
+        assert other[0].strip("-") in message
     assert main(["train", "digits", "--out", str(run), "--resume"]) == 2
     assert "holds a run of recipe 'toy'" in told(capsys)
     assert main(["train", "toy", "--out", str(run), "--resume", "--picture-every", "4"]) == 0
+
+
+def test_a_lost_or_broken_run_json_is_read_from_the_checkpoint(run, capsys):
+    kept = json.loads((run / "run.json").read_text())
+    for broken in ("", "[1]", "{}", None):
+        (run / "run.json").unlink()
+        if broken is not None:
+            (run / "run.json").write_text(broken)
+        assert main(["train", "toy", "--out", str(run), "--resume"]) == 0
+        assert json.loads((run / "run.json").read_text()) == kept
+
+
+def test_resume_finds_the_default_folder_with_its_own_settings(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "toy", "--seed", "5", *TINY]) == 0
+    assert main(["train", "toy", "--seed", "5", "--resume"]) == 0
+    assert main(["train", "toy", "--seed", "5", "--resume", "--network.width", "8"]) == 2
+    assert "network.width = 8" in told(capsys)
+
+
+def test_an_outside_recipe_trains_resumes_and_its_mistakes_are_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "outside_recipes.py").write_text(
+        "from tests.toys import tiny_run as mine\ndef number(): return 3\ndef breaks(): raise KeyError('boom')\n"
+    )
+    assert main(["train", "outside_recipes:mine", "--device", "cpu"]) == 0
+    assert main(["train", "outside_recipes:mine", "--device", "cpu", "--resume"]) == 0
+    assert (tmp_path / "runs" / "outside_recipes.mine-ect-0" / "run.json").exists()
+    capsys.readouterr()
+    for name, expected in (("number", "returned int"), ("breaks", "KeyError: 'boom'"), ("none", "no attribute 'none'")):
+        assert main(["train", f"outside_recipes:{name}"]) == 2
+        assert expected in told(capsys)
 
 
 def test_resume_where_nothing_is_starts_and_says_so(tmp_path, caplog):
@@ -223,7 +261,7 @@ def test_a_signal_saves_and_the_resumed_run_is_the_uninterrupted_one(tmp_path, n
     parted.send_signal(number)
     _, error = parted.communicate(timeout=60)
     assert parted.returncode == 75
-    assert "continue with --resume" in error
+    assert f"continue with --out {tmp_path / 'parted'} --resume" in error
     stopped = fs.load(tmp_path / "parted").step
     assert 0 < stopped < 400
     assert main(["train", "toy", "--out", str(tmp_path / "parted"), "--resume"]) == 0

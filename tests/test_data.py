@@ -49,8 +49,19 @@ def test_your_own_tensor_is_standardised_and_comes_back():
     ours = data.from_tensors(x)
     assert ours.train.x0.double().std(correction=0).item() == pytest.approx(0.5)
     assert ours.train.x0.mean().item() == pytest.approx(0, abs=1e-6)
-    torch.testing.assert_close(ours.units.to_user(ours.train.x0.double()), x, rtol=1e-6, atol=1e-4)
+    torch.testing.assert_close(ours.units.to_user(ours.train.x0).double(), x, rtol=1e-6, atol=1e-4)
     assert ours.shape == (3, 4)
+
+
+def test_arrays_of_any_kind_are_taken_in_any_units():
+    rows = [[1.0, 2.0], [3.0, 5.0], [2.0, 2.5]]
+    shape = data.from_tensors(rows).train.x0
+    for same in (np.array(rows), torch.tensor(rows), {"x0": np.array(rows, np.float32)}):
+        torch.testing.assert_close(data.from_tensors(same).train.x0, shape)
+    far = torch.tensor(rows, dtype=torch.float64) + 1e8
+    back = data.from_tensors(far)
+    torch.testing.assert_close(back.units.to_user(back.train.x0), far, rtol=0, atol=1e-6)
+    torch.testing.assert_close(back.units.to_model(back.units.to_user(back.train.x0)), back.train.x0)
 
 
 def test_labels_come_along():
@@ -69,6 +80,10 @@ BAD = {
     "infinite": (torch.tensor([[0.0], [float("inf")], [1.0]]), "sample 1"),
     "unknown key": ({"x": torch.zeros(3, 2)}, "did you mean"),
     "no x0": ({"cond": torch.zeros(3)}, "x0"),
+    "text": ("digits", "expected a tensor or array of numbers"),
+    "complex": (torch.zeros(3, 2, dtype=torch.complex64), "expected real numbers"),
+    "huge": (torch.tensor([[0.0], [1e300]], dtype=torch.float64), "choose other units"),
+    "labels beyond": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.tensor([0, 10**12])}, "number the classes"),
     "float labels": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.zeros(2)}, "integer labels"),
     "too few labels": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.tensor([1])}, "integer labels"),
 }

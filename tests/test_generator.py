@@ -135,6 +135,10 @@ def test_pictures_hold_the_pixels(tmp_path):
     dots = pixels(tmp_path / "dots.png")
     rows, columns = np.nonzero(dots < 255)
     assert {(r < 320, c > 320) for r, c in zip(rows, columns, strict=True)} == {(True, True), (False, False)}
+    pictures.save(tmp_path / "numbers.png", torch.randn(500, 1, generator=generator(0, "x")))
+    assert pixels(tmp_path / "numbers.png").min() < 255
+    with pytest.raises(ValueError, match="NaN"):
+        pictures.save(tmp_path / "nan.png", torch.full((4, 2), torch.nan))
     pictures.save(tmp_path / "curves.png", torch.sin(torch.arange(48.0)).reshape(3, 16))
     assert pixels(tmp_path / "curves.png").shape == (160, 640)
 

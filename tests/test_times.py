@@ -76,10 +76,11 @@ def test_the_gap_closes_stage_by_stage():
 OUT_OF_RANGE = {
     "q": lambda: RatioMap(law=LAW, q=1.0),
     "k": lambda: RatioMap(law=LAW, k=-1.0),
+    "b": lambda: RatioMap(law=LAW, b=math.nan),
     "stages": lambda: RatioMap(law=LAW, stages=0),
     "ratio_max": lambda: RatioMap(law=LAW, ratio_max=1.5),
-    "p_std": lambda: LogNormal(mean=0.0, std=0.0),
-    "p_mean": lambda: LogNormal(mean=math.nan, std=1.0),
+    "std": lambda: LogNormal(mean=0.0, std=0.0),
+    "mean": lambda: LogNormal(mean=math.nan, std=1.0),
     "low": lambda: LogNormal(mean=0.0, std=1.0, low=2.0, high=1.0),
 }
 

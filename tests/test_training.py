@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import fewstep as fs
-from fewstep import checkpoint
+from fewstep import checkpoint, pictures
 from fewstep.config import run_from_json
 from fewstep.data import Arrays
 from fewstep.denoiser import EdmScaling, Preconditioned
@@ -63,6 +63,8 @@ def test_a_run_survives_json_and_says_what_is_wrong_with_one():
         ({"iterations": True}, "expected int"),
         ({"lr": -1.0}, "lr = -1.0: expected above 0"),
         ({"betas": [0.9, "x"]}, "betas = 'x': expected float"),
+        ({"betas": [0.9]}, "expected 2 numbers"),
+        ({"iterations": 3.5}, "iterations = 3.5: expected int"),
         ({"betas": [1.5, 0.9]}, "betas = .*below 1"),
         ({"middle_times": [0.5, 2.0]}, "middle_times = .*decreasing"),
         ({"batch": 10}, "multiple of block"),
@@ -79,6 +81,9 @@ def test_a_run_survives_json_and_says_what_is_wrong_with_one():
         ({"network": "mlq"}, "unknown network 'mlq': did you mean 'mlp'"),
         ({"data": "ring9"}, "unknown data set 'ring9': did you mean 'ring8'"),
         ({"method_options": {"stage": 3}}, "did you mean 'stages'"),
+        ({"method_options": {"stages": "3"}}, "stages = '3': expected int"),
+        ({"method_options": {"weight": "edn"}}, "did you mean 'edm'"),
+        ({"middle_times": (100.0,)}, "below t_max"),
         ({"network_options": {"widht": 3}}, "did you mean 'width'"),
     ],
 )
@@ -131,7 +136,7 @@ class Breaks(nn.Module):
 
 
 def test_a_loss_that_is_not_finite_stops_before_anything_changes(tmp_path):
-    network = Breaks(3)
+    network = Breaks(4)  # one call tries it out
     with pytest.raises(NonFiniteError, match=r"step 3: the loss of 16 of 16 rows .* t in \[") as caught:
         train(tiny_run(), network=network, out=tmp_path)
     assert "\n" not in str(caught.value)
@@ -153,6 +158,29 @@ def test_a_gradient_that_is_not_finite_names_the_weight():
 
     with pytest.raises(NonFiniteError, match=r"gradient has norm (nan|inf), first in student\.network\.scale"):
         train(tiny_run(), network=Cliff())
+
+
+MISFITS = {
+    "no cond": (lambda x, label: x, "positional argument"),
+    "a tuple": (lambda x, label, cond=None: (x, x), "gave tuple for"),
+    "another shape": (lambda x, label, cond=None: x[:, :1], "expected a tensor of the same shape"),
+}
+
+
+@pytest.mark.parametrize(("forward", "told"), MISFITS.values(), ids=MISFITS.keys())
+def test_a_network_that_does_not_fit_is_told_before_anything_is_written(forward, told, tmp_path):
+    class Misfit(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, *args):
+            return forward(*args)
+
+    with pytest.raises(UserError, match=told) as caught:
+        train(tiny_run(), None, Misfit(), out=tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_your_own_network_and_labels(tmp_path):
@@ -245,18 +273,32 @@ def test_a_checkpoint_without_an_optimizer_is_not_resumed(tmp_path):
         shutil.rmtree(folder)
     kept = {"student": made.denoiser.state_dict(), "ema": made.denoiser.state_dict()}
     state = checkpoint_state(made.run, made.facts, 4, "")
-    checkpoint.write(tmp_path / "checkpoints" / "step-4", kept, {**state, "log_bytes": 0})
+    checkpoint.write(tmp_path / "checkpoints" / "step-4", kept, state)
     with pytest.raises(StorageError, match="holds no optimizer"):
         train(tiny_run(), out=tmp_path, resume=True)
 
 
-def test_a_lost_log_does_not_stop_a_resumed_run_or_fill_it_with_nothing(tmp_path, caplog):
+def test_a_lost_or_torn_log_does_not_stop_a_resumed_run_and_has_each_step_once(tmp_path):
     train(tiny_run(), out=tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "step-6")
     (tmp_path / "metrics.jsonl").unlink()
     train(tiny_run(), out=tmp_path, resume=True)
     assert [json.loads(row)["step"] for row in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [5, 6]
-    assert "lines are lost" in caplog.text
+    shutil.rmtree(tmp_path / "checkpoints" / "step-6")
+    log = tmp_path / "metrics.jsonl"
+    log.write_bytes(log.read_bytes()[:-9])  # cut within a line
+    train(tiny_run(), out=tmp_path, resume=True)
+    assert [json.loads(row)["step"] for row in log.read_text().splitlines()] == [5, 6]
+
+
+def test_a_picture_that_fails_does_not_cost_the_run(tmp_path, monkeypatch, caplog):
+    def broken(path, x):
+        raise OSError("no room for art")
+
+    monkeypatch.setattr(pictures, "save", broken)
+    assert train(tiny_run(picture_every=2), out=tmp_path).step == 6
+    assert fs.load(tmp_path).step == 6
+    assert "no room for art" in caplog.text
 
 
 def test_weights_of_another_network_are_refused_by_name(tmp_path):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fewstep import data as data
     from fewstep import denoiser as denoiser
     from fewstep import distances as distances
+    from fewstep import errors as errors
     from fewstep import methods as methods
     from fewstep import metrics as metrics
     from fewstep import networks as networks
@@ -39,6 +40,7 @@ _MODULES = {
     "data",
     "denoiser",
     "distances",
+    "errors",
     "methods",
     "metrics",
     "networks",

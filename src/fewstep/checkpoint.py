@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Checkpoint:
     """What a checkpoint folder holds, read and verified."""
 
     path: Path
-    state: dict[str, Any]  # JSON: run, facts, step, fingerprint, log_bytes
+    state: dict[str, Any]  # JSON: run, facts, step, fingerprint, torch
     groups: dict[str, dict[str, Tensor]]
 
 
@@ -130,6 +131,8 @@ def read(path: Path) -> Checkpoint:
         groups = {name.removesuffix(".safetensors"): tensors_from_bytes(content) for name, content in files.items()}
     except (KeyError, ValueError, SafetensorError) as error:
         raise StorageError(f"{path} is no checkpoint of this program: {error}") from error
+    if not isinstance(state, dict):
+        raise StorageError(f"{path / STATE} holds no JSON object: it is no checkpoint of this program")
     if missing := [key for key in ("format", "run", "facts", "step", "fingerprint") if key not in state]:
         raise StorageError(f"{path / STATE} lacks {', '.join(missing)}: it is no checkpoint of this program")
     if state["format"] != FORMAT:
@@ -179,7 +182,7 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints, newest first."""
-        found = [path for path in (self.path / "checkpoints").glob("step-*") if path.name[5:].isdigit()]
+        found = [path for path in (self.path / "checkpoints").glob("step-*") if re.fullmatch(r"step-[0-9]+", path.name)]
         return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
 
     def newest(self, quarantine: bool = False) -> Checkpoint | None:

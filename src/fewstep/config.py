@@ -31,7 +31,7 @@ class Run:
     network_options: Options = field(default_factory=dict)
     """The network's options where they differ from its defaults."""
     data: str = "digits"
-    """Name of the data set."""
+    """Name of the data set: digits, ring8, grid25 or spiral."""
     sigma_data: float | None = None
     """Standard deviation of the data for the preconditioning; None measures the training split."""
     seed: int = 0
@@ -68,6 +68,9 @@ class Run:
     """Steps between checkpoints; the last step always makes one."""
 
     def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for name in (f.name for f in fields(Run)):
+            object.__setattr__(self, name, _typed(name, getattr(self, name), hints[name]))
         checks = {
             "iterations": (self.iterations > 0, "at least 1"),
             "block": (self.block > 0, "at least 1"),
@@ -101,25 +104,25 @@ class Run:
 
 def run_from_json(values: Any) -> Run:
     """The run that `Run.to_json` gave; unknown keys and wrong types are a UserError that names them."""
-    if not isinstance(values, dict):
-        raise UserError(f"a run is stored as a JSON object: got {type(values).__name__}")
+    if not isinstance(values, dict) or "recipe" not in values:
+        raise UserError(f"a run is stored as a JSON object with its recipe: got {str(values)[:40]}")
     known = {f.name for f in fields(Run)}
-    hints = typing.get_type_hints(Run)
     for name in values:
         if name not in known:
             raise unknown("field of a run", name, known)
-    return Run(**{name: _typed(name, value, hints[name]) for name, value in values.items()})
+    return Run(**values)
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
-    """JSON's value as the declared type: lists to tuples, integers to floats; anything else must match."""
+    """The value as the declared type: lists to tuples, integers to floats; anything else must match."""
     origin = typing.get_origin(kind) or kind
-    if origin is tuple and isinstance(value, list):
-        inner = typing.get_args(kind)[0]
-        return tuple(_typed(name, item, inner) for item in value)
+    if origin is tuple and isinstance(value, list | tuple):
+        inner = typing.get_args(kind)
+        if inner[-1] is not ... and len(value) != len(inner):
+            raise UserError(f"{name} = {value!r}: expected {len(inner)} numbers")
+        return tuple(_typed(name, item, inner[0]) for item in value)
     if origin in (types.UnionType, typing.Union):
-        inner = [k for k in typing.get_args(kind) if k is not type(None)]
-        return None if value is None else _typed(name, value, inner[0])
+        return None if value is None else _typed(name, value, typing.get_args(kind)[0])
     if origin is float and type(value) is int:
         return float(value)
     if type(value) is not origin:
@@ -163,9 +166,15 @@ def choose(kind: str, module: types.ModuleType, name: str) -> Callable[..., Any]
 
 
 def checked_options(kind: str, function: Callable[..., Any], options: Options) -> Options:
-    """All options of a method or network, defaults filled in; unknown names are a UserError."""
+    """All options of a method or network, defaults filled in; unknown names and wrong types are a UserError."""
     known = options_of(function)
-    for name in options:
+    for name, value in options.items():
         if name not in known:
             raise unknown(f"option of {kind} {function.__name__}", name, known)
+        declared = known[name].annotation
+        if typing.get_origin(declared) is typing.Literal:
+            if value not in typing.get_args(declared):
+                raise unknown(f"{name} of {kind} {function.__name__}", str(value), typing.get_args(declared))
+        else:
+            _typed(name, value, declared)
     return {name: options.get(name, p.default) for name, p in known.items()}

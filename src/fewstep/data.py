@@ -18,6 +18,7 @@ from torch import Tensor
 from fewstep.errors import UserError, unknown
 from fewstep.randomness import generator, permutation
 
+OWN_DATA = "tensor"  # the name of data that was given as an object
 _SPLIT_SEED = 20240611  # a constant: every run and every metric sees the same splits
 
 
@@ -29,7 +30,13 @@ class Units(NamedTuple):
     clip: bool = False
 
     def to_user(self, x0: Tensor) -> Tensor:
-        return self.shift + self.scale * (x0.clamp(-1, 1) if self.clip else x0)
+        """The user's values: float32, or float64 where float32 could not tell neighbours apart."""
+        x = self.shift + self.scale * (x0.clamp(-1, 1) if self.clip else x0).double().cpu()
+        return x if abs(self.shift) > 1e4 * self.scale else x.float()
+
+    def to_model(self, x: Tensor) -> Tensor:
+        """x0 of the user's values: the way back from `to_user`."""
+        return ((x.double() - self.shift) / self.scale).float()
 
 
 def each(change: Callable[[Tensor], Tensor], cond: Any) -> Any:
@@ -162,38 +169,53 @@ DATASETS: dict[str, Callable[[], Dataset]] = {
 
 def load(name: str) -> Dataset:
     """The data set of that name."""
+    if name == OWN_DATA:
+        raise UserError("this run has data of your own: only fs.train(run, data, ...) in Python can go on with it")
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
     return DATASETS[name]()
 
 
-def from_tensors(data: Tensor | Mapping[str, Tensor]) -> Dataset:
-    """Your own samples, all for training: a tensor `[N, ...]`, or {"x0": tensor, "cond": labels [N]}.
+def from_tensors(data: Any) -> Dataset:
+    """Your own samples, all for training: an array `[N, ...]`, or {"x0": array, "cond": labels [N]}.
+
+    Arrays are tensors, numpy arrays or nested lists of numbers.
 
     They are shifted and scaled as a whole to mean 0 and standard deviation 0.5, and samples come back in
     your units. Labels are integers from 0. Raises UserError on anything that does not fit.
     """
-    given = {"x0": data} if isinstance(data, Tensor) else dict(data)
+    given = dict(data) if isinstance(data, Mapping) else {"x0": data}
     for key in given:
         if key not in ("x0", "cond"):
             raise unknown("key of data", key, ("x0", "cond"))
     if "x0" not in given:
         raise UserError('data holds no "x0": expected a tensor, or {"x0": tensor, "cond": labels}')
-    x0, cond = given["x0"], given.get("cond")
+    x0 = _tensor("x0", given["x0"])
+    cond = None if given.get("cond") is None else _tensor("cond", given["cond"])
     if x0.ndim < 2 or len(x0) < 2 or not x0.numel():
         raise UserError(f"data of shape {tuple(x0.shape)}: expected [N, ...] with at least 2 samples and 2 axes")
     if x0.is_complex():
         raise UserError(f"data of type {x0.dtype}: expected real numbers, for instance torch.view_as_real(data)")
     check_finite("tensor", x0)
     values = x0.detach().cpu().double().numpy()
-    shift, scale = float(values.mean()), 2 * float(values.std())
+    with np.errstate(over="ignore"):
+        shift, scale = float(values.mean()), 2 * float(values.std())
+    if not 0 < scale + abs(shift) < 1e30:
+        raise UserError(f"data of mean {shift:.3g} and scale {scale:.3g}: expected at most 1e30, choose other units")
     if scale == 0:
         raise UserError(f"data is {shift} everywhere: there is nothing to learn")
     labels = None if cond is None else _labels(cond, len(x0))
     train = Arrays(torch.from_numpy((values - shift) / scale).float(), labels)
     none = train.rows(torch.arange(0))
     classes = 0 if labels is None else int(labels.max()) + 1
-    return Dataset("tensor", train, none, none, classes, Units(shift, scale))
+    return Dataset(OWN_DATA, train, none, none, classes, Units(shift, scale))
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{name} of type {type(value).__name__}: expected a tensor or array of numbers") from error
 
 
 def is_integral(x: Tensor) -> bool:
@@ -204,4 +226,6 @@ def is_integral(x: Tensor) -> bool:
 def _labels(cond: Tensor, n: int) -> Tensor:
     if cond.shape != (n,) or not is_integral(cond) or bool((cond < 0).any()):
         raise UserError(f"cond of shape {tuple(cond.shape)} and {cond.dtype}: expected {n} integer labels from 0")
+    if int(cond.max()) >= n:
+        raise UserError(f"cond has label {int(cond.max())} with {n} samples: number the classes 0, 1, 2, ...")
     return cond.long().cpu()

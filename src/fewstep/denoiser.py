@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from fewstep.errors import UserError, require
 from fewstep.process import Time, expand, per_row
 
 Cond = Any  # labels [B] (int64) or whatever else the network takes; None is unconditional
@@ -47,6 +49,9 @@ class EdmScaling:
     shift: float = 0.0  # the boundary's time: 0, or t_min for CM, iCT and GC
     noise_scale: float = 0.25  # ECT, TCM, GC: 1/4; CM's code: 1000/4
 
+    def __post_init__(self) -> None:
+        require(0 < self.sigma_data < math.inf, "sigma_data", self.sigma_data, "above 0")
+
     def __call__(self, t: Tensor) -> Coefficients:
         variance, gap = self.sigma_data**2, t - self.shift
         root = (t.square() + variance).sqrt()
@@ -79,6 +84,9 @@ class Preconditioned(nn.Module):
         given = () if masks is None else (masks,)
         label = c.noise.to(x_t.device, torch.promote_types(dtype, torch.float32))  # bfloat16 would merge close times
         raw = self.network(inside, label, cond, *given)
+        gave = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
+        if gave != tuple(x_t.shape):
+            raise UserError(f"the network gave {gave} for {tuple(x_t.shape)}: expected a tensor of the same shape")
         return expand(c.skip, x_t) * x_t + expand(c.out, x_t) * raw.to(x_t.dtype)
 
 

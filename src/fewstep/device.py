@@ -12,7 +12,7 @@ def pick_device(name: str) -> torch.device:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     have = [kind for kind, there in available.items() if there]
     name = have[0] if name == "auto" else name
-    kind, _, index = name.partition(":")
+    kind, _, index = str(name).partition(":")
     count = torch.cuda.device_count() if kind == "cuda" else 1
     if kind not in have or (index and not (index.isdecimal() and int(index) < count)):
         raise UserError(f"device {name!r} is not here: expected auto or one of {', '.join(have)}")

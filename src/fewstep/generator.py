@@ -41,9 +41,11 @@ class Facts:
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> Facts:
-        return Facts(
-            tuple(values["shape"]), values["classes"], values["sigma_data"], Units(*values["units"]), values["data"]
-        )
+        try:
+            shape, units = tuple(values["shape"]), Units(*values["units"])
+            return Facts(shape, values["classes"], values["sigma_data"], units, values["data"])
+        except (KeyError, TypeError) as error:
+            raise StorageError(f"the checkpoint's facts are not what this version writes: {error!r}") from error
 
 
 def build_method(run: Run, facts: Facts) -> Method:
@@ -99,8 +101,9 @@ class Generator:
         """
         chosen = sampling.sampler(sampler or self.method.sampler)
         count = chosen.default if steps is None else steps
+        for name, value, least in (("n", n, 0), ("seed", seed, 0), ("batch", batch, 1), ("steps", count, 0)):
+            require(type(value) is int and value >= least, name, value, f"a whole number, {least} or more")
         grid = chosen.times(self.method.process, count, self.run.middle_times)
-        require(n >= 0, "n", n, "0 or more")
         labels = self.labels(n, cond)
         parts = [range(n)[first : first + batch] for first in range(0, n, batch)]
         drawn = [self._draw(chosen, grid, seed, part, labels) for part in parts]
@@ -118,7 +121,7 @@ class Generator:
         cond = each(lambda rows: rows[part.start : part.stop].to(device), labels)
         noise = (lambda i: unit(f"renoise {i}")) if chosen.noisy else None
         x0 = sampling.walk(process, self.denoiser, process.prior(unit("prior")), grid, chosen.step, cond, noise)
-        return self.facts.units.to_user(x0).cpu()
+        return self.facts.units.to_user(x0)
 
     def labels(self, n: int, cond: int | Tensor | None) -> Tensor | None:
         """The labels `[n]` that `sample` uses for what it was given; None for an unconditional generator."""
@@ -147,7 +150,13 @@ class Generator:
 
 def checkpoint_state(run: Run, facts: Facts, step: int, digest: str) -> dict[str, Any]:
     """The JSON part of a checkpoint: enough to rebuild its networks without the script that made them."""
-    return {"run": run.to_json(), "facts": facts.to_json(), "step": step, "fingerprint": digest}
+    return {
+        "run": run.to_json(),
+        "facts": facts.to_json(),
+        "step": step,
+        "fingerprint": digest,
+        "torch": torch.__version__,
+    }
 
 
 def find(path: str | Path) -> Checkpoint:
@@ -168,7 +177,7 @@ def find(path: str | Path) -> Checkpoint:
         return read(folder)
     checkpoint = RunFolder(folder).newest() if folder.is_dir() else None
     if checkpoint is None:
-        raise UserError(f"{path} holds no checkpoint: expected a run folder that 'fewstep train' wrote")
+        raise StorageError(f"{str(path)!r} holds no checkpoint: expected a run folder that 'fewstep train' wrote")
     return checkpoint
 
 

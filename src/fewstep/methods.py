@@ -58,5 +58,5 @@ def ect(
         times=fs.times.RatioMap(law=law, q=q, k=k, b=b, stages=stages, ratio_max=ratio_max),
         target=fs.targets.Student(),
         distance=fs.distances.huber(c),
-        weight=fs.weights.Edm(sigma_data) if weight == "edm" else fs.weights.inverse_gap,
+        weight=fs.weights.named(weight, sigma_data),
     )

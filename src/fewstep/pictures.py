@@ -14,11 +14,12 @@ _PAPER, _INK, _FRAME = 255, 40, 215
 
 
 def save(path: Path, x: Tensor, columns: int | None = None) -> None:
-    """Writes samples `[N, ...]` as one PNG. Images are `[N, 1 or 3, H, W]` in [-1, 1], dots `[N, 2]`."""
+    """Writes samples `[N, ...]` in the model's range as one PNG: about [-1, 1] for tiles, any for the rest."""
     if x.ndim == 4 and x.shape[1] in (1, 3):
         picture = _tiles(x, columns or math.ceil(math.sqrt(len(x))))
     else:
-        picture = _dots(x) if x[0].numel() == 2 else _curves(x)
+        draw = {1: _histogram, 2: _dots}.get(x[0].numel(), _curves)
+        picture = draw(x.flatten(1).double().cpu().numpy())
     picture.save(path)
 
 
@@ -35,9 +36,16 @@ def _tiles(x: Tensor, columns: int) -> Image.Image:
     return Image.fromarray(sheet[:-zoom, :-zoom])
 
 
-def _dots(x: Tensor) -> Image.Image:
-    reach = max(1.0, x.abs().max().item()) * 1.1
-    where = ((x.reshape(len(x), 2).double() / reach + 1) / 2 * (_SIDE - 1)).round().long().cpu().numpy()
+def _unit(x: np.ndarray) -> np.ndarray:
+    """x shifted and scaled as a whole to [-0.9, 0.9] about its middle. Raises ValueError where it is not finite."""
+    low, high = float(x.min()), float(x.max())
+    if not math.isfinite(high - low):
+        raise ValueError("the samples hold NaN or infinity")
+    return 1.8 * (x - (low + high) / 2) / ((high - low) or 1.0)
+
+
+def _dots(x: np.ndarray) -> Image.Image:
+    where = ((_unit(x) + 1) / 2 * (_SIDE - 1)).round().astype(int)
     counts = np.zeros((_SIDE, _SIDE))
     np.add.at(counts, (_SIDE - 1 - where[:, 1], where[:, 0]), 1.0)
     for axis in (0, 1):  # dots of 3x3 pixels
@@ -46,20 +54,29 @@ def _dots(x: Tensor) -> Image.Image:
     return Image.fromarray(grey.astype(np.uint8))
 
 
-def _curves(x: Tensor) -> Image.Image:
-    flat = x[:16].flatten(1).double().cpu().numpy()
-    reach, tile = max(float(np.abs(flat).max()), 1e-12), _SIDE // 4
+def _histogram(x: np.ndarray) -> Image.Image:
+    heights = np.histogram(_unit(x), bins=64, range=(-1, 1))[0]
+    sheet, wide = Image.new("L", (_SIDE, _SIDE // 2), _PAPER), _SIDE // 64
+    draw = ImageDraw.Draw(sheet)
+    for number, height in enumerate(heights / max(heights.max(), 1)):
+        top = (1 - 0.9 * height) * _SIDE // 2
+        draw.rectangle((number * wide, top, number * wide + wide - 2, _SIDE // 2), fill=_INK)
+    return sheet
+
+
+def _curves(x: np.ndarray) -> Image.Image:
+    flat, tile = _unit(x[:16]), _SIDE // 4
     sheet = Image.new("L", (_SIDE, tile * -(-len(flat) // 4)), _PAPER)
     draw = ImageDraw.Draw(sheet)
     for number, curve in enumerate(flat):
         left, top = number % 4 * tile, number // 4 * tile
         draw.rectangle((left, top, left + tile - 1, top + tile - 1), outline=_FRAME)
         across = left + 4 + np.linspace(0, tile - 9, len(curve))
-        up = top + tile / 2 - curve / reach * (tile / 2 - 5)
+        up = top + tile / 2 - curve * (tile / 2)
         draw.line(list(zip(across.tolist(), up.tolist(), strict=True)), fill=_INK)
     return sheet
 
 
 def suitable(shape: tuple[int, ...]) -> int:
     """How many samples of this shape make a good grid."""
-    return 2000 if math.prod(shape) == 2 else 100 if len(shape) == 3 else 16
+    return 2000 if math.prod(shape) <= 2 else 100 if len(shape) == 3 else 16

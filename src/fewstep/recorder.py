@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from fewstep import checkpoint, pictures
 from fewstep.checkpoint import RunFolder
@@ -24,23 +25,39 @@ KEEP = 2  # checkpoints that stay in a run folder
 MAY_CHANGE = {"checkpoint_every", "picture_every"}  # on resume, since no weight depends on them
 
 
+def differences(run: dict[str, Any], before: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """What may not change when a run is resumed, and did: (name, new value, old value), options one by one."""
+    for name in run.keys() | before.keys():
+        new, old = run.get(name), before.get(name)
+        if isinstance(new, dict) and isinstance(old, dict):
+            yield from ((f"{name.removesuffix('_options')}.{key}", a, b) for key, a, b in differences(new, old))
+        elif name not in MAY_CHANGE and new != old:
+            yield name, new, old
+
+
+def log_until(path: Path, step: int) -> bytes:
+    """The whole lines of a log up to a step: what a run that resumes there has written so far."""
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+        with suppress(ValueError, KeyError, TypeError):  # a line that was torn when the run was killed
+            if json.loads(line)["step"] <= step and line.endswith(b"\n"):
+                kept.append(line)
+    return b"".join(kept)
+
+
 class Recorder:
     """Writes what is due after a step; resumes a folder to exactly where its newest checkpoint stood."""
 
     def __init__(self, out: Path, run: Run, facts: Facts, state: State, resume: bool) -> None:
         self.folder, self.run, self.facts, self.state = RunFolder(out), run, facts, state
-        length = self._continue(resume)
+        self._continue(resume)
         with storage(out):
             self.folder.samples.mkdir(parents=True, exist_ok=True)
             checkpoint.replace_file(self.folder.config, (json.dumps(run.to_json(), indent=1) + "\n").encode())
-            self.folder.metrics.touch()
-            if self.folder.metrics.stat().st_size < length:
-                log.warning("fewstep: %s is shorter than it was: lines are lost", self.folder.metrics)
-            else:
-                os.truncate(self.folder.metrics, length)
+            checkpoint.replace_file(self.folder.metrics, log_until(self.folder.metrics, state.step))
 
-    def _continue(self, resume: bool) -> int:
-        """Brings the state to the newest valid checkpoint; returns the length of the log it was saved with."""
+    def _continue(self, resume: bool) -> None:
+        """Brings the state to the newest valid checkpoint of the same run and data."""
         out = self.folder.path
         if not resume and (self.folder.config.exists() or self.folder.checkpoints()):
             raise UserError(f"{out} already holds a run: continue it with --resume, or choose another --out")
@@ -48,18 +65,18 @@ class Recorder:
         if saved is None:
             if resume:
                 log.warning("fewstep: %s holds no checkpoint: starting from step 0", out)
-            return 0
+            return
         before = saved.state["run"]
-        for name, value in self.run.to_json().items():
-            if name not in MAY_CHANGE and before.get(name) != value:
-                raise UserError(
-                    f"{name} = {value!r}, but the run in {out} was started with {before.get(name)!r}: "
-                    "leave it out to continue that run, or start another with --out"
-                )
+        for name, value, old in differences(self.run.to_json(), before):
+            raise UserError(
+                f"{name} = {value!r}, but the run in {out} was started with {old!r}: "
+                "leave it out to continue that run, or start another with --out"
+            )
+        if saved.state.get("torch") != torch.__version__:
+            log.warning("fewstep: %s was written by torch %s: the last bits may differ", out, saved.state.get("torch"))
         if Facts.from_json(saved.state["facts"]) != self.facts:
             raise UserError(f"the data is not what the run in {out} was started with")
         self.state.restore(saved)
-        return int(saved.state["log_bytes"])
 
     def after_step(self, row: Mapping[str, Any]) -> None:
         """Logs, draws and saves what is due at this step."""
@@ -67,10 +84,10 @@ class Recorder:
         if step % self.run.log_every == 0 or last:
             with storage(self.folder.path), self.folder.metrics.open("ab") as file:
                 file.write(json.dumps(row).encode() + b"\n")
-        if last or (self.run.picture_every and step % self.run.picture_every == 0):
-            self.draw()
         if last or step % self.run.checkpoint_every == 0:
             self.save()
+        if last or (self.run.picture_every and step % self.run.picture_every == 0):
+            self.draw()
 
     def save(self) -> None:
         """Writes a checkpoint of this step, unless there is one, and removes old ones."""
@@ -79,18 +96,19 @@ class Recorder:
         groups = self.state.groups()
         digest = checkpoint.fingerprint(groups)
         state = checkpoint_state(self.run, self.facts, self.state.step, digest)
-        checkpoint.write(
-            self.folder.checkpoint(self.state.step), groups, {**state, "log_bytes": self.folder.metrics.stat().st_size}
-        )
+        checkpoint.write(self.folder.checkpoint(self.state.step), groups, state)
         self.folder.prune(KEEP)
 
     def draw(self) -> None:
-        """Writes a grid of samples from the average, always of the same noise."""
+        """Writes a grid of samples from the average, always of the same noise; a picture is not worth a run."""
         method = build_method(self.run, self.facts)
         generator = Generator(self.run, self.facts, method, self.state.averages["ema"], self.state.step)
-        x = generator.sample(pictures.suitable(self.facts.shape))
-        with storage(self.folder.path):
+        x = self.facts.units.to_model(generator.sample(pictures.suitable(self.facts.shape)))
+        try:
+            self.folder.samples.mkdir(parents=True, exist_ok=True)
             pictures.save(self.folder.samples / f"step-{self.state.step}.png", x)
+        except (OSError, ValueError) as error:
+            log.warning("fewstep: no picture of step %s: %s", self.state.step, error)
 
 
 @contextmanager
@@ -106,7 +124,7 @@ def storage(path: Path) -> Iterator[None]:
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """A list that the first SIGINT or SIGTERM is put on; a second one acts as if nobody listened."""
+    """A list that the first SIGINT, SIGTERM or SIGHUP is put on; a second one acts as if nobody listened."""
     received: list[int] = []
     kept: dict[int, Any] = {}
 
@@ -119,7 +137,7 @@ def stop_requests() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])):
             kept[number] = signal.signal(number, note)
     except ValueError:
         pass  # outside the main thread signals are somebody else's

@@ -62,8 +62,8 @@ class LogNormal:
     high: float = math.inf
 
     def __post_init__(self) -> None:
-        require(math.isfinite(self.mean), "p_mean", self.mean, "a finite number")
-        require(0 < self.std < math.inf, "p_std", self.std, "above 0")
+        require(math.isfinite(self.mean), "mean", self.mean, "a finite number")
+        require(0 < self.std < math.inf, "std", self.std, "above 0")
         require(0 <= self.low < self.high, "low", self.low, f"in 0 .. high={self.high}")
 
     def cdf(self, t: Tensor) -> Tensor:
@@ -119,7 +119,8 @@ class RatioMap:
 
     def __post_init__(self) -> None:
         require(1 < self.q < math.inf, "q", self.q, "above 1")
-        require(self.k >= 0, "k", self.k, "0 or more")
+        require(0 <= self.k < math.inf, "k", self.k, "0 or more")
+        require(math.isfinite(self.b), "b", self.b, "a finite number")
         require(self.stages >= 1, "stages", self.stages, "at least 1")
         require(0 < self.ratio_max <= 1, "ratio_max", self.ratio_max, "in 0 .. 1, above 0")
 

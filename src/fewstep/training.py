@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fewstep import checkpoint, ema, methods, networks, schedules
+from fewstep import checkpoint, ema, methods, networks, sampling, schedules
 from fewstep import data as datasets
 from fewstep.config import Run, checked_options, choose
 from fewstep.denoiser import Cond
 from fewstep.device import pick_device
-from fewstep.errors import NonFiniteError, Stopped
+from fewstep.errors import FewstepError, NonFiniteError, Stopped, UserError, require
 from fewstep.generator import OWN_NETWORK, Facts, Generator, build_method
 from fewstep.losses import Method
 from fewstep.randomness import block_seed, normal, shuffled, uniform
@@ -122,21 +123,44 @@ def train(
     resume: continue what is in `out`, bit for bit, or start there if nothing is.
     Raises UserError, NonFiniteError, StorageError, and Stopped after a SIGINT or SIGTERM, having saved.
     """
+    require(isinstance(run, Run), "run", run, "a fewstep.Run, for instance fewstep.recipes.toy()")
     place = pick_device(device)
     dataset = datasets.load(run.data) if data is None else datasets.from_tensors(data)
     run = settled(replace(run, data=dataset.name, network=run.network if network is None else OWN_NETWORK))
     sigma_data = dataset.sigma_data() if run.sigma_data is None else run.sigma_data
     facts = Facts(dataset.shape, dataset.classes, sigma_data, dataset.units, dataset.fingerprint())
     method = build_method(run, facts)
+    sampling.through_middle(method.process, 2, run.middle_times)  # refuses them now rather than at the first picture
     threads = torch.get_num_threads()
     torch.set_num_threads(run.threads)
     try:
         state = new_state(run, facts, network, place)
+        try_out(run, method, state, dataset.train, place)
         recorder = None if out is None else Recorder(Path(out), run, facts, state, resume)
         loop(run, method, state, dataset.train, place, recorder, progress)
     finally:
         torch.set_num_threads(threads)
     return Generator(run, facts, method, state.averages["ema"], state.step, checkpoint.fingerprint(state.groups()))
+
+
+def try_out(run: Run, method: Method, state: State, arrays: datasets.Arrays, device: torch.device) -> None:
+    """One loss and gradient before anything is written, so that a network that does not fit is told at once."""
+    batch = draw_batch(run, method, arrays, 0, device)
+    cond = datasets.each(lambda part: part[:2], batch.cond)
+    t, r, a, w = (part[:2] for part in batch.times[:4])
+    times = Times(t, r, a, w, None, batch.times.progress)
+    try:
+        loss = method.loss(state.models(), batch.x0[:2], batch.z[:2], times, cond, batch.seeds[:1])
+        loss.mean().backward()
+    except FewstepError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        told = str(error).partition("\n")[0]
+        raise UserError(
+            f"the network {run.network!r} fails on data of shape {tuple(batch.x0.shape[1:])}: {told}; expected "
+            "network(x, noise_label [B] float32, cond) -> a tensor like x"
+        ) from error
+    state.trained.zero_grad(set_to_none=True)
 
 
 def loop(
@@ -169,8 +193,9 @@ def loop(
                 if recorder:
                     recorder.save()
                 raise
-            bar.update(run.batch)
-            bar.set_postfix(loss=f"{row['loss']:.4g}", refresh=False)
+            with suppress(OSError):  # a bar that nobody can see any more is no reason to lose a run
+                bar.set_postfix(loss=f"{row['loss']:.4g}", refresh=False)
+                bar.update(run.batch)
             if recorder:
                 seconds = time.monotonic() - begun
                 clock = {"seconds": seconds, "samples_per_second": (state.step - at) * run.batch / seconds}
@@ -178,5 +203,6 @@ def loop(
             if stops and state.step < run.iterations:
                 if recorder:
                     recorder.save()
-                kept = f"saved in {recorder.folder.path}, continue with --resume" if recorder else "nothing was saved"
+                out = recorder and recorder.folder.path
+                kept = f"saved, continue with --out {out} --resume" if recorder else "nothing was saved"
                 raise Stopped(f"stopped at step {state.step} of {run.iterations}: {kept}")

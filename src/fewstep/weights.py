@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from fewstep.errors import require, unknown
 from fewstep.process import Process
 from fewstep.times import Times
 
@@ -37,6 +39,17 @@ class Edm:
 
     sigma_data: float = 0.5
 
+    def __post_init__(self) -> None:
+        require(0 < self.sigma_data < math.inf, "sigma_data", self.sigma_data, "above 0")
+
     def __call__(self, process: Process, times: Times) -> Tensor:
         variance = (process.sigma(times.t) / process.alpha(times.t)).square()
         return (variance + self.sigma_data**2) / (variance * self.sigma_data**2)
+
+
+def named(name: str, sigma_data: float) -> Weight:
+    """The weight that a method's option names. Raises UserError."""
+    known: dict[str, Weight] = {"inverse_gap": inverse_gap, "edm": Edm(sigma_data)}
+    if name not in known:
+        raise unknown("weight", name, known)
+    return known[name]

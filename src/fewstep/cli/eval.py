@@ -21,7 +21,7 @@ DESCRIPTION = (
 
 @dataclass(frozen=True)
 class Args:
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder or shipped name."""
     steps: str | None = None
     """Network evaluations to score, such as 1,2; left out, 1,2 for consistency models, else the sampler's default."""
@@ -73,9 +73,8 @@ def table(results: list[Result], speeds: list[dict[str, Any]]) -> str:
     lines = [f"{'metric':<16} {'steps':>5} {'value':>9} {'± draw':>8} {'floor':>9} {'ratio':>6}"]
     for r in results:
         error = "-" if r.error is None else f"{r.error:.4f}"
-        lines.append(
-            f"{r.metric:<16} {r.steps:>5} {r.value:>9.4f} {error:>8} {r.floor:>9.4f} {r.value / r.floor:>6.2f}"
-        )
+        ratio = "-" if r.metric == "energy" or r.floor <= 0 else f"{r.value / r.floor:.2f}"  # energy: about 0
+        lines.append(f"{r.metric:<16} {r.steps:>5} {r.value:>9.4f} {error:>8} {r.floor:>9.4f} {ratio:>6}")
     lines += [f"{'samples/s':<16} {s['steps']:>5} {s['samples_per_second']:>9.0f}" for s in speeds]
     lines.append(
         f"each value: mean over {protocol['draws']} disjoint draws of {protocol['n']} samples against "

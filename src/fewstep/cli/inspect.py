@@ -18,7 +18,7 @@ DESCRIPTION = (
 
 @dataclass(frozen=True)
 class Args:
-    path: Annotated[str, tyro.conf.Positional]
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """Run folder, checkpoint folder or shipped name."""
     json: bool = False
     """Print one JSON object."""

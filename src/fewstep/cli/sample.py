@@ -22,7 +22,7 @@ DESCRIPTION = (
 
 @dataclass(frozen=True)
 class Args:
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder or shipped name, such as digits."""
     steps: int | None = None
     """Evaluations of the network; left out, the sampler's own default (1 for consistency models)."""
@@ -45,6 +45,7 @@ class Args:
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="sample", description=DESCRIPTION)
     import numpy as np
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     from fewstep import pictures
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> int:
     from fewstep.generator import load
 
     writers: dict[str, Callable[[Path, Tensor], None]] = {
-        ".png": pictures.save,
+        ".png": lambda path, x: pictures.save(path, generator.facts.units.to_model(x)),
         ".npy": lambda path, x: np.save(path, x.numpy()),
         ".safetensors": lambda path, x: save_file({"samples": x}, path),
     }
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> int:
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         writers[args.out.suffix](args.out, x)
-    except OSError as error:
-        raise StorageError(f"cannot write {args.out}: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"cannot write {args.out}: {getattr(error, 'strerror', None) or error}") from error
     print(f"{args.n} samples of shape {tuple(x.shape[1:])} in {args.out}")
     return 0

@@ -16,13 +16,16 @@ import tyro
 from fewstep import methods, networks
 from fewstep.cli.parse import parse
 from fewstep.config import Options, Run, checked_options, choose, options_of, run_from_json
-from fewstep.errors import StorageError, UserError, unknown
+from fewstep.errors import UserError, unknown
 from fewstep.recipes import RECIPES
 
 DESCRIPTION = (
     "Train a generator from a recipe; every field of the run can be overridden by its name.\n\n"
     "example: fewstep train digits --out runs/digits --iterations 2000 --method.c 0.03"
 )
+
+
+RECIPE_HELP = "First: a name, or package.module:function."
 
 
 def find_recipe(name: str) -> Callable[..., Run]:
@@ -35,44 +38,57 @@ def find_recipe(name: str) -> Callable[..., Run]:
     sys.path.insert(0, "")  # as `python -m` does, so that a file beside the user is found
     try:
         recipe: Callable[..., Run] = getattr(import_module(module), function)
-        return recipe
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"recipe {name!r}: {error}") from error
+    except Exception as error:  # whatever the user's own file does when it is imported
+        raise UserError(f"recipe {name!r}: {type(error).__name__}: {error}") from error
+    return recipe
 
 
 def peek(argv: list[str], option: str) -> str | None:
-    """The value of an option whose choice decides which other options there are."""
-    for position, word in enumerate(argv):
+    """The value of an option whose choice decides which other options there are: its last, as for the parser."""
+    found = None
+    for word, following in zip(argv, [*argv[1:], None], strict=True):
         if word.startswith(f"{option}="):
-            return word.partition("=")[2]
-        if word == option and position + 1 < len(argv):
-            return argv[position + 1]
-    return None
+            found = word.partition("=")[2]
+        elif word == option:
+            found = following
+    return found
 
 
 def base_run(argv: list[str]) -> Run:
     """What the overrides start from: the recipe with its method, or the run that is to be resumed."""
-    recipe = find_recipe(argv[0] if argv and not argv[0].startswith("-") else "digits")
-    out = peek(argv, "--out")
-    stored = None if out is None or "--resume" not in argv else Path(out) / "run.json"
-    if stored is not None and stored.is_file():
-        run = stored_run(stored)
-        if run.recipe != argv[0]:
-            raise UserError(f"{out} holds a run of recipe {run.recipe!r}, not {argv[0]!r}")
-        return run
-    method = peek(argv, "--method")
-    run = recipe() if method is None else recipe(method=method)
-    if not isinstance(run, Run):
-        raise UserError(f"recipe {argv[0]!r} returned {type(run).__name__}: expected a fewstep.Run")
-    return replace(run, recipe=argv[0]) if ":" in argv[0] else run
-
-
-def stored_run(path: Path) -> Run:
+    name = argv[0] if argv and not argv[0].startswith("-") else "digits"
+    recipe, method = find_recipe(name), peek(argv, "--method")
     try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path} cannot be read: {error}") from error
-    return run_from_json(values)
+        run = recipe() if method is None else recipe(method=method)
+    except UserError:
+        raise
+    except Exception as error:  # a recipe is the user's own function
+        raise UserError(f"recipe {name!r}: {type(error).__name__}: {error}") from error
+    if not isinstance(run, Run):
+        raise UserError(f"recipe {name!r} returned {type(run).__name__}: expected a fewstep.Run")
+    run = replace(run, recipe=name) if ":" in name else run
+    stored = stored_run(out_folder(run, argv)) if "--resume" in argv else None
+    if stored is not None and stored.recipe != run.recipe:
+        raise UserError(f"{out_folder(run, argv)} holds a run of recipe {stored.recipe!r}, not {run.recipe!r}")
+    return stored or run
+
+
+def out_folder(run: Run, argv: list[str]) -> Path:
+    """--out, or runs/RECIPE-METHOD-SEED of what was asked for."""
+    out, seed = peek(argv, "--out"), peek(argv, "--seed")
+    named = f"{run.recipe}-{run.method}-{run.seed if seed is None else seed}".replace(":", ".")
+    return Path("runs") / named if out is None else Path(out)
+
+
+def stored_run(folder: Path) -> Run | None:
+    """The run that the folder holds, from run.json, or its newest checkpoint where that is lost; None without any."""
+    try:
+        return run_from_json(json.loads((folder / "run.json").read_text()))
+    except (OSError, ValueError):
+        from fewstep.checkpoint import RunFolder
+
+        saved = RunFolder(folder).newest()
+        return None if saved is None else run_from_json(saved.state["run"])
 
 
 def typed_options(kind: str, function: Callable[..., Any], given: Options) -> Any:
@@ -89,7 +105,14 @@ def typed_options(kind: str, function: Callable[..., Any], given: Options) -> An
 def with_launch(run: Run, parts: dict[str, Any]) -> Any:
     """The run as a dataclass value that also says where and how it is launched, its options typed."""
     launch: list[Any] = [
-        ("recipe", Annotated[str, tyro.conf.Positional, tyro.conf.arg(help="Name, or package.module:function.")]),
+        (
+            "recipe",
+            Annotated[
+                str,
+                tyro.conf.Positional,
+                tyro.conf.arg(metavar="RECIPE", help="First: a name, or package.module:function."),
+            ],
+        ),
         ("out", Annotated[Path | None, tyro.conf.arg(help="Run folder; left out, runs/RECIPE-METHOD-SEED.")]),
         ("resume", Annotated[bool, tyro.conf.arg(help="Continue the run in --out, bit for bit.")]),
         ("device", Annotated[str, tyro.conf.arg(help="cpu, cuda, mps or auto, the first there is.")]),
@@ -118,14 +141,13 @@ def main(argv: list[str]) -> int:
     args = parse(type(launch := with_launch(run, parts)), argv, verb="train", description=DESCRIPTION, default=launch)
     chosen = {f.name: getattr(args, f.name) for f in fields(Run)}
     chosen |= {f"{kind}_options": asdict(getattr(args, f"{kind}_options")) for kind in parts}
-    return start(Run(**{**chosen, "recipe": run.recipe}), args.out, args.resume, args.device)
+    return start(Run(**{**chosen, "recipe": run.recipe}), out_folder(run, argv), args.resume, args.device)
 
 
-def start(run: Run, out: Path | None, resume: bool, device: str) -> int:
+def start(run: Run, out: Path, resume: bool, device: str) -> int:
     """Trains and says where the result is."""
     from fewstep.training import train
 
-    out = out or Path("runs") / f"{run.recipe}-{run.method}-{run.seed}"
     generator = train(run, out=out, resume=resume, device=device)
     print(f"{out}: step {generator.step} of {run.iterations}, fingerprint {generator.fingerprint[:16]}")
     print(f"next: fewstep sample {out}   fewstep eval {out}")

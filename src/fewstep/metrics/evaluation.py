@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewstep.data import Arrays, Dataset
-from fewstep.errors import UserError, unknown
+from fewstep.errors import NonFiniteError, UserError, unknown
 from fewstep.generator import Generator
 from fewstep.metrics import distances
 from fewstep.metrics.features import classifier
@@ -84,7 +84,9 @@ def evaluate(
         begun = time.perf_counter()
         x = generator.sample(n, steps=count, seed=seed, cond=cond)
         speeds.append({"steps": count, "samples_per_second": n / (time.perf_counter() - begun)})
-        draws = ((x - dataset.units.shift) / dataset.units.scale).split(size)[: n // size]
+        if not bool(torch.isfinite(x).all()):
+            raise NonFiniteError(f"the samples of {count} steps hold NaN or infinity: there is nothing to score")
+        draws = dataset.units.to_model(x).split(size)[: n // size]
         protocol = {**facts, "split": split, "n": size, "draws": len(draws), "seed": seed, "error": "std of a draw"}
         for name, metric in metrics.items():
             values = torch.tensor([metric(draw) for draw in draws], dtype=torch.float64)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -43,7 +43,10 @@ def classifier(dataset: Dataset) -> Classifier:
         network = _network(dataset)
     file = _cache_file(dataset)
     try:
-        network.load_state_dict(load_file(file))
+        kept = load_file(file)
+        with safe_open(file, "pt") as opened:
+            known = opened.metadata() == {"fingerprint": fingerprint({"classifier": kept})}
+        network.load_state_dict(kept if known else {})
     except (OSError, SafetensorError, RuntimeError):
         _fit(network, dataset)
         _keep(network, file)
@@ -86,7 +89,8 @@ def _keep(network: nn.Sequential, file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".tmp-{os.getpid()}")
-        save_file(network.state_dict(), temporary)
+        told = {"fingerprint": fingerprint({"classifier": network.state_dict()})}
+        save_file(network.state_dict(), temporary, metadata=told)
         temporary.rename(file)
     except OSError:
         pass  # a cache that cannot be written costs a second next time
