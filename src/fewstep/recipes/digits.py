@@ -4,7 +4,7 @@ from typing import Any
 
 from fewstep.config import Run, changed
 
-# Chosen on the validation split among 20 settings (docs/log.md): more stages than 5 leave noise in the second step.
+# Chosen on the validation split among 15 settings (docs/log.md): more stages than 5 leave noise in the second step.
 _OPTIONS = {"ect": {"p_mean": -0.4, "p_std": 1.8, "stages": 5}}
 
 
