@@ -106,11 +106,20 @@ def run_from_json(values: Any) -> Run:
     """The run that `Run.to_json` gave; unknown keys and wrong types are a UserError that names them."""
     if not isinstance(values, dict) or "recipe" not in values:
         raise UserError(f"a run is stored as a JSON object with its recipe: got {str(values)[:40]}")
+    return Run(**_known(values))
+
+
+def changed(run: Run, values: dict[str, Any]) -> Run:
+    """The run with other fields; a name it does not have is a UserError with the nearest one."""
+    return replace(run, **_known(values))
+
+
+def _known(values: dict[str, Any]) -> dict[str, Any]:
     known = {f.name for f in fields(Run)}
     for name in values:
         if name not in known:
             raise unknown("field of a run", name, known)
-    return Run(**values)
+    return values
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
@@ -123,20 +132,15 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         return tuple(_typed(name, item, inner[0]) for item in value)
     if origin in (types.UnionType, typing.Union):
         return None if value is None else _typed(name, value, typing.get_args(kind)[0])
+    if origin is typing.Literal:
+        if value not in typing.get_args(kind):
+            raise unknown(name, str(value), typing.get_args(kind))
+        return value
     if origin is float and type(value) is int:
         return float(value)
     if type(value) is not origin:
         raise UserError(f"{name} = {value!r}: expected {getattr(kind, '__name__', kind)}")
     return value
-
-
-def changed(run: Run, values: dict[str, Any]) -> Run:
-    """The run with other fields; a name it does not have is a UserError with the nearest one."""
-    known = {f.name for f in fields(Run)}
-    for name in values:
-        if name not in known:
-            raise unknown("field of a run", name, known)
-    return replace(run, **values)
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -168,13 +172,7 @@ def choose(kind: str, module: types.ModuleType, name: str) -> Callable[..., Any]
 def checked_options(kind: str, function: Callable[..., Any], options: Options) -> Options:
     """All options of a method or network, defaults filled in; unknown names and wrong types are a UserError."""
     known = options_of(function)
-    for name, value in options.items():
+    for name in options:
         if name not in known:
             raise unknown(f"option of {kind} {function.__name__}", name, known)
-        declared = known[name].annotation
-        if typing.get_origin(declared) is typing.Literal:
-            if value not in typing.get_args(declared):
-                raise unknown(f"{name} of {kind} {function.__name__}", str(value), typing.get_args(declared))
-        else:
-            _typed(name, value, declared)
-    return {name: options.get(name, p.default) for name, p in known.items()}
+    return {name: _typed(name, options.get(name, p.default), p.annotation) for name, p in known.items()}

@@ -4,7 +4,7 @@ A *block* is a run of consecutive global sample ordinals that is always drawn wh
 depend on workers, ranks, batch boundaries or on where a run was resumed, and no generator state is ever
 stored. The seed of a block's generator is a keyed bijection of the block's number on 32 bits (torch's CPU
 generator uses no more of a seed than that), so two blocks of one stream never share their numbers.
-No global generator is read or written anywhere in this package; this file is where generators are made.
+This file is where generators are made; the global ones are only ever borrowed, by `forked`, and put back.
 """
 
 from __future__ import annotations

@@ -105,14 +105,7 @@ def typed_options(kind: str, function: Callable[..., Any], given: Options) -> An
 def with_launch(run: Run, parts: dict[str, Any]) -> Any:
     """The run as a dataclass value that also says where and how it is launched, its options typed."""
     launch: list[Any] = [
-        (
-            "recipe",
-            Annotated[
-                str,
-                tyro.conf.Positional,
-                tyro.conf.arg(metavar="RECIPE", help="First: a name, or package.module:function."),
-            ],
-        ),
+        ("recipe", Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE", help=RECIPE_HELP)]),
         ("out", Annotated[Path | None, tyro.conf.arg(help="Run folder; left out, runs/RECIPE-METHOD-SEED.")]),
         ("resume", Annotated[bool, tyro.conf.arg(help="Continue the run in --out, bit for bit.")]),
         ("device", Annotated[str, tyro.conf.arg(help="cpu, cuda, mps or auto, the first there is.")]),
@@ -129,15 +122,11 @@ def main(argv: list[str]) -> int:
     if not named and not {"-h", "--help"} & set(argv):
         raise UserError(f"name a recipe first, for example 'fewstep train digits' (there is: {', '.join(RECIPES)})")
     run = base_run(argv)
-    method, network = peek(argv, "--method") or run.method, peek(argv, "--network") or run.network
-    parts = {
-        "method": typed_options(
-            "method", choose("method", methods, method), run.method_options if method == run.method else {}
-        ),
-        "network": typed_options(
-            "network", choose("network", networks, network), run.network_options if network == run.network else {}
-        ),
-    }
+    parts = {}
+    for kind, module in (("method", methods), ("network", networks)):
+        name = peek(argv, f"--{kind}") or getattr(run, kind)
+        given = getattr(run, f"{kind}_options") if name == getattr(run, kind) else {}
+        parts[kind] = typed_options(kind, choose(kind, module, name), given)
     args = parse(type(launch := with_launch(run, parts)), argv, verb="train", description=DESCRIPTION, default=launch)
     chosen = {f.name: getattr(args, f.name) for f in fields(Run)}
     chosen |= {f"{kind}_options": asdict(getattr(args, f"{kind}_options")) for kind in parts}
