@@ -239,6 +239,16 @@ def test_help_does_not_import_torch(argv):
     assert argv == ["--version"] or "example" in done.stdout
 
 
+def test_the_help_of_a_recipe_shows_its_settings_and_its_methods_options(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "toy", "--method", "diffusion", "--help"])
+    shown = capsys.readouterr().out
+    assert "OPTIONS] RECIPE" in shown
+    assert "(default: toy)" in shown
+    assert "--method.p-mean" in shown
+    assert "--method.stages" not in shown
+
+
 def test_importing_the_package_imports_no_torch():
     code = (
         "import sys, fewstep; assert 'torch' not in sys.modules; fewstep.process.edm(); assert 'torch' in sys.modules"

@@ -118,8 +118,8 @@ def with_launch(run: Run, parts: dict[str, Any]) -> Any:
 
 
 def main(argv: list[str]) -> int:
-    named = bool(argv) and not argv[0].startswith("-")
-    if not named and not {"-h", "--help"} & set(argv):
+    helping = bool({"-h", "--help"} & set(argv))
+    if not helping and (not argv or argv[0].startswith("-")):
         raise UserError(f"name a recipe first, for example 'fewstep train digits' (there is: {', '.join(RECIPES)})")
     run = base_run(argv)
     parts = {}
@@ -127,7 +127,8 @@ def main(argv: list[str]) -> int:
         name = peek(argv, f"--{kind}") or getattr(run, kind)
         given = getattr(run, f"{kind}_options") if name == getattr(run, kind) else {}
         parts[kind] = typed_options(kind, choose(kind, module, name), given)
-    args = parse(type(launch := with_launch(run, parts)), argv, verb="train", description=DESCRIPTION, default=launch)
+    launch, words = with_launch(run, parts), ["--help"] if helping else argv  # help without what was already given
+    args = parse(type(launch), words, verb="train", description=DESCRIPTION, default=launch)
     chosen = {f.name: getattr(args, f.name) for f in fields(Run)}
     chosen |= {f"{kind}_options": asdict(getattr(args, f"{kind}_options")) for kind in parts}
     return start(Run(**{**chosen, "recipe": run.recipe}), out_folder(run, argv), args.resume, args.device)
