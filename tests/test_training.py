@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,7 @@ from fewstep.denoiser import EdmScaling, Preconditioned
 from fewstep.errors import NonFiniteError, StorageError, UserError
 from fewstep.generator import Facts, checkpoint_state
 from fewstep.randomness import generator
+from fewstep.recorder import differences, stop_requests
 from fewstep.training import draw_batch
 from tests.toys import tiny_run
 
@@ -334,3 +336,30 @@ def test_settings_are_written_out_in_full(tmp_path):
     assert replace(stored, method_options={}, network_options={}) == replace(
         tiny_run(), method_options={}, network_options={}
     )
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system knows no hang-up")
+def test_a_hang_up_stops_a_run_unless_it_is_ignored_as_under_nohup():
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        for handler, heard in ((signal.SIG_DFL, [signal.SIGHUP]), (signal.SIG_IGN, [])):
+            signal.signal(signal.SIGHUP, handler)
+            with stop_requests() as received:
+                signal.raise_signal(signal.SIGHUP)
+                assert received == heard
+            assert signal.getsignal(signal.SIGHUP) is handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_that_fails_at_its_first_step_is_saved_and_fails_there_again(tmp_path):
+    for resume in (False, True):
+        with pytest.raises(NonFiniteError, match="step 0"):
+            train(tiny_run(), None, Breaks(1), out=tmp_path, resume=resume)
+    assert fs.load(tmp_path, network=Breaks(9)).step == 0
+
+
+def test_what_changed_is_told_option_by_option_and_always_in_the_same_order():
+    run = tiny_run().to_json()
+    other = {**run, "seed": 9, "lr": 0.5, "picture_every": 7, "network_options": {**run["network_options"], "width": 3}}
+    assert [name for name, _, _ in differences(other, run)] == ["lr", "network.width", "seed"]

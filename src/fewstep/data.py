@@ -31,7 +31,7 @@ class Units(NamedTuple):
 
     def to_user(self, x0: Tensor) -> Tensor:
         """The user's values: float32, or float64 where float32 could not tell neighbours apart."""
-        x = self.shift + self.scale * (x0.clamp(-1, 1) if self.clip else x0).double().cpu()
+        x = self.shift + self.scale * (x0.clamp(-1, 1) if self.clip else x0).cpu().double()
         return x if abs(self.shift) > 1e4 * self.scale else x.float()
 
     def to_model(self, x: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class Preconditioned(nn.Module):
         dtype = next((p.dtype for p in self.parameters()), x_t.dtype)
         inside = (expand(c.in_, x_t) * x_t).to(dtype)
         given = () if masks is None else (masks,)
-        label = c.noise.to(x_t.device, torch.promote_types(dtype, torch.float32))  # bfloat16 would merge close times
+        label = c.noise.to(torch.promote_types(dtype, torch.float32)).to(x_t.device)  # bfloat16 would merge close times
         raw = self.network(inside, label, cond, *given)
         gave = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
         if gave != tuple(x_t.shape):

@@ -133,11 +133,8 @@ class Generator:
         if cond is None:
             return torch.arange(n) % classes
         labels = torch.as_tensor(cond)
-        if (
-            labels.shape not in ((), (n,))
-            or not is_integral(labels)
-            or bool(((labels < 0) | (labels >= classes)).any())
-        ):
+        known = is_integral(labels) and bool(((labels >= 0) & (labels < classes)).all())
+        if not known or labels.shape not in ((), (n,)):
             raise UserError(f"label {cond}: expected one of 0..{classes - 1}, or {n} of them")
         return labels.long().expand(n)
 

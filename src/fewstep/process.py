@@ -29,8 +29,11 @@ def per_row(t: Time, x: Tensor) -> Tensor:
 
 
 def expand(c: Tensor, x: Tensor) -> Tensor:
-    """Per-row numbers `[B]` (or one number) in x's dtype and on its device, shaped to multiply `x`."""
-    return c.to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+    """Per-row numbers `[B]` (or one number) in x's dtype and on its device, shaped to multiply `x`.
+
+    Cast before they move: a device may have no float64.
+    """
+    return c.to(x.dtype).to(x.device).reshape(-1, *[1] * (x.ndim - 1))
 
 
 class Schedule(Protocol):

@@ -27,7 +27,7 @@ MAY_CHANGE = {"checkpoint_every", "picture_every"}  # on resume, since no weight
 
 def differences(run: dict[str, Any], before: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """What may not change when a run is resumed, and did: (name, new value, old value), options one by one."""
-    for name in run.keys() | before.keys():
+    for name in sorted(run.keys() | before.keys()):
         new, old = run.get(name), before.get(name)
         if isinstance(new, dict) and isinstance(old, dict):
             yield from ((f"{name.removesuffix('_options')}.{key}", a, b) for key, a, b in differences(new, old))
@@ -137,8 +137,10 @@ def stop_requests() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])):
-            kept[number] = signal.signal(number, note)
+        for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+            nohup = number not in (signal.SIGINT, signal.SIGTERM) and signal.getsignal(number) is signal.SIG_IGN
+            if number not in kept and not nohup:  # a hang-up that nohup ignores stays ignored
+                kept[number] = signal.signal(number, note)
     except ValueError:
         pass  # outside the main thread signals are somebody else's
     try:

@@ -121,7 +121,7 @@ def train(
     {"x0": tensor, "cond": labels [N]}. network: your own, called as (x, noise_label [B], cond) -> like x.
     out: the run folder (run.json, metrics.jsonl, checkpoints/, samples/); None keeps all in memory.
     resume: continue what is in `out`, bit for bit, or start there if nothing is.
-    Raises UserError, NonFiniteError, StorageError, and Stopped after a SIGINT or SIGTERM, having saved.
+    Raises UserError, NonFiniteError, StorageError, and Stopped after SIGINT, SIGTERM or SIGHUP, having saved.
     """
     require(isinstance(run, Run), "run", run, "a fewstep.Run, for instance fewstep.recipes.toy()")
     place = pick_device(device)
