@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import fewstep as fs
-from fewstep.denoiser import EdmScaling, Preconditioned
+from fewstep.denoiser import EdmScaling
 from fewstep.solvers import Churn, euler, heun, renoise
-from tests.toys import Analytic
+from tests.cases import Case
 
 FOLDER = Path(os.environ.get("FEWSTEP_CONFORMANCE") or Path(__file__).parent / "conformance")
 EDM = fs.process.edm()
@@ -50,41 +49,6 @@ WAITING = {
         ["gc_precond", "gc_precond_song", "gc_schedules_and_losses", "gc_training_loss"], "iCT and GC are not here yet"
     ),
 }
-
-
-@dataclass(frozen=True)
-class Case:
-    """A sidecar and its tensors, with the case's own tolerance."""
-
-    about: dict[str, Any]
-    tensors: dict[str, Tensor]
-
-    @property
-    def given(self) -> dict[str, Any]:
-        return self.about["hyperparameters"]
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name]
-
-    def agree(self, name: str, ours: Tensor) -> None:
-        tolerance = {"rtol": self.about["rtol"], "atol": self.about["atol"]}
-        for key, other in self.about.get("tolerance_by_tensor", {}).items():
-            if key in name:
-                tolerance |= other if isinstance(other, dict) else {"rtol": other, "atol": other}
-        expected = self.tensors[name]
-        torch.testing.assert_close(
-            ours.detach().to(expected.dtype), expected, **tolerance, msg=lambda m: f"{name}: {m}"
-        )
-
-    def student(self, shift: float = 0.0, dtype: torch.dtype = torch.float64) -> Preconditioned:
-        network = Analytic(self.given["a"], self.given["b"], dtype)
-        return Preconditioned(network, EdmScaling(sigma_data=self.given["sigma_data"], shift=shift))
-
-    def agree_on_gradients(self, loss: Tensor, student: Preconditioned, suffix: str = "") -> None:
-        """Gradients of the batch mean, which show where the reference stops them."""
-        loss.mean().backward()
-        for name in ("a", "b"):
-            self.agree(f"grad_{name}{suffix}", getattr(student.network, name).grad)
 
 
 def scalings(case: Case, scaling: EdmScaling) -> None:

@@ -69,17 +69,17 @@ def test_the_network_takes_any_shape_and_is_differentiable_forward(shape):
 def test_masks_belong_to_their_rows_and_keep_the_mean():
     student = small_student((4,), dropout=0.25)
     masks = student.masks(4000, [0, 1])
-    for mask in masks:
+    first, second = (masks.draw(layer, (16,), 0.75, torch.device("cpu")) for layer in (0, 1))
+    for mask in (first, second):
         assert mask.unique().tolist() == [0.0, pytest.approx(1 / 0.75)]
         assert mask.mean().item() == pytest.approx(1.0, abs=4 * (0.25 / 0.75 / mask.numel()) ** 0.5)
-    x = torch.randn(5, 4, generator=generator(0, "x"), dtype=torch.float64)
-    few = [mask[:5] for mask in masks]
-    together = student(x, 1.0, None, few)
-    alone = student(x[3:4], 1.0, None, [mask[3:4] for mask in few])
-    torch.testing.assert_close(together[3:4], alone)
+    x = torch.randn(6, 4, generator=generator(0, "x"), dtype=torch.float64)
+    together = student(x, 1.0, None, student.masks(6, [3, 4, 5]))
+    alone = student(x[2:4], 1.0, None, student.masks(2, [4]))
+    torch.testing.assert_close(together[2:4], alone)
     assert not torch.equal(together, student(x, 1.0))
-    assert not torch.equal(masks[0], masks[1])  # layers
-    assert not torch.equal(masks[0][:2000], masks[0][2000:])  # seeds
+    assert not torch.equal(first, second)  # layers
+    assert not torch.equal(first[:2000], first[2000:])  # seeds
 
 
 @pytest.mark.parametrize(("classes", "cond"), [(3, None), (0, torch.tensor([1]))])

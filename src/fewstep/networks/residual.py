@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from fewstep.denoiser import Masks
 from fewstep.errors import UserError, require
-from fewstep.randomness import generator
-
-
-def block_masks(rows: int, width: int, layers: int, dropout: float, seeds: Sequence[int]) -> list[Tensor]:
-    """Masks addressed by layer and seed; a seed is the block number of its stream, so none collide."""
-    keep, size = 1 - dropout, rows // len(seeds)
-
-    def draw(layer: int, seed: int) -> Tensor:
-        return torch.empty(size, width).bernoulli_(keep, generator=generator(0, f"dropout {layer}", seed))
-
-    return [torch.cat([draw(layer, seed) for seed in seeds]) / keep for layer in range(layers)]
+from fewstep.networks.dropout import Masks, drop, masks_for
 
 
 class NoiseFeatures(nn.Module):
@@ -51,10 +41,10 @@ class Block(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, h: Tensor, emb: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, h: Tensor, emb: Tensor, dropped: Callable[[Tensor], Tensor]) -> Tensor:
         scale, shift = self.modulate(emb).chunk(2, 1)
         inside = silu(self.inner(torch.addcmul(shift, self.norm(h), 1 + scale)))
-        return h + self.out(inside if mask is None else inside * mask)
+        return h + self.out(dropped(inside))
 
 
 class ResidualMLP(nn.Module):
@@ -83,9 +73,9 @@ class ResidualMLP(nn.Module):
         nn.init.zeros_(self.outlet.weight)
         nn.init.zeros_(self.outlet.bias)
 
-    def masks(self, rows: int, seeds: Sequence[int]) -> Masks:
-        """One mask `[rows, width]` per block, entries 0 or 1 / (1 - dropout); None without dropout."""
-        return block_masks(rows, self.width, len(self.blocks), self.dropout, seeds) if self.dropout else None
+    def masks(self, rows: int, seeds: Sequence[int]) -> Masks | None:
+        """The masks of a batch, one layer per block; None without dropout."""
+        return masks_for(rows, seeds, self.dropout)
 
     def embed(self, noise_label: Tensor, cond: Tensor | None) -> Tensor:
         emb = self.time(self.features(noise_label).to(self.time.weight.dtype))
@@ -97,5 +87,5 @@ class ResidualMLP(nn.Module):
     def forward(self, x: Tensor, noise_label: Tensor, cond: Tensor | None = None, masks: Masks | None = None) -> Tensor:
         h, emb = self.inlet(x.flatten(1)), self.embed(noise_label, cond)
         for number, block in enumerate(self.blocks):
-            h = block(h, emb, masks[number].to(h.device, h.dtype) if masks else None)
+            h = block(h, emb, partial(drop, probability=self.dropout, layer=number, masks=masks))
         return self.outlet(silu(self.norm(h))).reshape(x.shape)

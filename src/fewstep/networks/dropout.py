@@ -1,0 +1,45 @@
+"""Dropout by explicit masks: what was dropped is a function of (layer, seed), so two passes can share it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fewstep.randomness import block_seed
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The masks of a batch: a seed for each equal run of `rows`, drawn where and when a layer asks for them.
+
+    A seed is the block number of a layer's stream, so none collide. Drawing is cheap where the data lives;
+    another kind of device draws other numbers.
+    """
+
+    rows: int
+    seeds: tuple[int, ...]
+
+    def draw(self, layer: int, shape: Sequence[int], keep: float, device: torch.device) -> Tensor:
+        """0 or 1 / keep, `[rows, *shape]` in float32: each entry is kept with probability `keep`."""
+        size = self.rows // len(self.seeds)
+
+        def part(seed: int) -> Tensor:
+            source = torch.Generator(device).manual_seed(block_seed(0, f"dropout {layer}", seed))
+            return torch.empty(size, *shape, device=device).bernoulli_(keep, generator=source)
+
+        return torch.cat([part(seed) for seed in self.seeds]) / keep
+
+
+def masks_for(rows: int, seeds: Sequence[int], probability: float) -> Masks | None:
+    """What a network's `masks(rows, seeds)` returns; None where nothing is ever dropped."""
+    return Masks(rows, tuple(seeds)) if probability else None
+
+
+def drop(h: Tensor, probability: float, layer: int, masks: Masks | None) -> Tensor:
+    """h `[B, ...]` with the layer's mask on every entry; h itself without masks."""
+    if masks is None or not probability:
+        return h
+    return h * masks.draw(layer, h.shape[1:], 1 - probability, h.device).to(h.dtype)

@@ -1,0 +1,49 @@
+"""Cases of the reference vectors: a sidecar with its tensors, and agreement within its own tolerance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.denoiser import EdmScaling, Preconditioned
+from tests.toys import Analytic
+
+
+@dataclass(frozen=True)
+class Case:
+    """A sidecar and its tensors, with the case's own tolerance."""
+
+    about: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @property
+    def given(self) -> dict[str, Any]:
+        return self.about["hyperparameters"]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def agree(self, name: str, ours: Tensor) -> None:
+        tolerance = {"rtol": self.about["rtol"], "atol": self.about["atol"]}
+        for key, other in self.about.get("tolerance_by_tensor", {}).items():
+            if key in name:
+                tolerance = dict(
+                    zip(("rtol", "atol"), other if isinstance(other, list) else (other, other), strict=True)
+                )
+        expected = self.tensors[name]
+        torch.testing.assert_close(
+            ours.detach().to(expected.dtype), expected, **tolerance, msg=lambda m: f"{name}: {m}"
+        )
+
+    def student(self, shift: float = 0.0, dtype: torch.dtype = torch.float64) -> Preconditioned:
+        network = Analytic(self.given["a"], self.given["b"], dtype)
+        return Preconditioned(network, EdmScaling(sigma_data=self.given["sigma_data"], shift=shift))
+
+    def agree_on_gradients(self, loss: Tensor, student: Preconditioned, suffix: str = "") -> None:
+        """Gradients of the batch mean, which show where the reference stops them."""
+        loss.mean().backward()
+        for name in ("a", "b"):
+            self.agree(f"grad_{name}{suffix}", getattr(student.network, name).grad)
