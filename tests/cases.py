@@ -30,9 +30,8 @@ class Case:
         tolerance = {"rtol": self.about["rtol"], "atol": self.about["atol"]}
         for key, other in self.about.get("tolerance_by_tensor", {}).items():
             if key in name:
-                tolerance = dict(
-                    zip(("rtol", "atol"), other if isinstance(other, list) else (other, other), strict=True)
-                )
+                pair = other if isinstance(other, list) else (other, other)
+                tolerance = dict(zip(("rtol", "atol"), pair, strict=True))
         expected = self.tensors[name]
         torch.testing.assert_close(
             ours.detach().to(expected.dtype), expected, **tolerance, msg=lambda m: f"{name}: {m}"
