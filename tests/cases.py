@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.denoiser import EdmScaling, Preconditioned
+from fewstep.denoiser import Preconditioned
+from fewstep.scalings import Edm
 from tests.toys import Analytic
 
 
@@ -39,7 +40,7 @@ class Case:
 
     def student(self, shift: float = 0.0, dtype: torch.dtype = torch.float64) -> Preconditioned:
         network = Analytic(self.given["a"], self.given["b"], dtype)
-        return Preconditioned(network, EdmScaling(sigma_data=self.given["sigma_data"], shift=shift))
+        return Preconditioned(network, Edm(sigma_data=self.given["sigma_data"], shift=shift))
 
     def agree_on_gradients(self, loss: Tensor, student: Preconditioned, suffix: str = "") -> None:
         """Gradients of the batch mean, which show where the reference stops them."""

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import fewstep as fs
-from fewstep.denoiser import EdmScaling
+from fewstep.scalings import Edm, Scaling
 from fewstep.solvers import Churn, euler, heun, renoise
 from tests.cases import Case
 
@@ -51,14 +51,14 @@ WAITING = {
 }
 
 
-def scalings(case: Case, scaling: EdmScaling) -> None:
-    ours = scaling(case["sigma"].double())
+def scalings(case: Case, scaling: Scaling) -> None:
+    ours = scaling(EDM, case["sigma"].double())
     for name, value in zip(("c_skip", "c_out", "c_in", "c_noise"), ours, strict=True):
         case.agree(name, value)
 
 
 def edm_precond_edm(case: Case) -> None:
-    scalings(case, EdmScaling(sigma_data=case.given["sigma_data"]))
+    scalings(case, Edm(sigma_data=case.given["sigma_data"]))
     case.agree("D", case.student(dtype=case["x"].dtype)(case["x"], case["sigma_x"]))
 
 
@@ -116,7 +116,7 @@ def edm_samplers(case: Case) -> None:
 
 def ect_precond(case: Case) -> None:
     shift = {"train": 0.0, "eval": case.given["sigma_min"]}[case.given["mode"]]
-    scalings(case, EdmScaling(sigma_data=case.given["sigma_data"], shift=shift))
+    scalings(case, Edm(sigma_data=case.given["sigma_data"], shift=shift))
 
 
 def ect_t_to_r(case: Case) -> None:

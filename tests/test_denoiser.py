@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+import fewstep as fs
 from fewstep import ema
-from fewstep.denoiser import EdmScaling, Preconditioned
+from fewstep.denoiser import Preconditioned
 from fewstep.errors import UserError
 from fewstep.randomness import generator
+from fewstep.scalings import Edm
 from fewstep.schedules import ema_rate
 from tests.toys import small_student
 
@@ -25,14 +27,14 @@ class Loud(nn.Module):
 def test_at_the_boundary_the_denoiser_is_the_identity(shift):
     """D(x, shift) = x, which makes the consistency function's boundary condition hold by construction."""
     x = torch.randn(4, 3, generator=generator(0, "x"), dtype=torch.float64)
-    student = Preconditioned(Loud(), EdmScaling(shift=shift))
+    student = Preconditioned(Loud(), Edm(shift=shift))
     torch.testing.assert_close(student(x, shift), x, rtol=0, atol=0)
 
 
 def test_inputs_and_targets_have_unit_variance_at_every_level():
     """in^2 Var x_t = 1, and the network's ideal output (x0 - skip x_t) / out has variance 1 (EDM, eq. 114-115)."""
     t, sd = torch.logspace(-3, 2, 30, dtype=torch.float64), 0.7
-    c = EdmScaling(sigma_data=sd)(t)
+    c = Edm(sigma_data=sd)(fs.process.edm(), t)
     torch.testing.assert_close(c.in_**2 * (sd**2 + t**2), torch.ones_like(t))
     torch.testing.assert_close(((1 - c.skip) ** 2 * sd**2 + c.skip**2 * t**2) / c.out**2, torch.ones_like(t))
 
@@ -44,7 +46,7 @@ def test_low_precision_networks_leave_full_precision_outputs():
     student.network.forward = lambda x, label, *rest: seen.append((x, label)) or inner(x, label, *rest)
     x = 3 * torch.randn(4, 3, generator=generator(0, "x"))
     out = student(x, 1.0)
-    c = student.scaling(torch.ones(4, dtype=torch.float64))
+    c = student.scaling(student.process, torch.ones(4, dtype=torch.float64))
     raw = inner(*seen[0]).float()
     assert seen[0][0].dtype == torch.bfloat16
     assert out.dtype == seen[0][1].dtype == torch.float32

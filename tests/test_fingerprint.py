@@ -29,7 +29,7 @@ def losses(name: str, options: dict) -> list[float]:
     facts = Facts(dataset.shape, 0, 0.5, dataset.units, "")
     run = settled(tiny_run(method=name, method_options=options, iterations=20))
     method, cpu = build_method(run, facts), torch.device("cpu")
-    state = new_state(run, facts, None, cpu)
+    state = new_state(run, facts, method, None, cpu)
     state.student.double()
     state.averages["ema"].double()
     arrays = Arrays(dataset.train.x0.double())

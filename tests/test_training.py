@@ -15,11 +15,12 @@ import fewstep as fs
 from fewstep import checkpoint, pictures
 from fewstep.config import run_from_json
 from fewstep.data import Arrays
-from fewstep.denoiser import EdmScaling, Preconditioned
+from fewstep.denoiser import Preconditioned
 from fewstep.errors import NonFiniteError, StorageError, UserError
 from fewstep.generator import Facts, checkpoint_state
 from fewstep.randomness import generator
 from fewstep.recorder import differences, stop_requests
+from fewstep.scalings import Edm
 from fewstep.training import draw_batch
 from tests.toys import tiny_run
 
@@ -228,7 +229,7 @@ def test_dropout_of_your_own_network_is_addressed_and_shared(tmp_path):
     shutil.rmtree(tmp_path / "b" / "checkpoints" / "step-6")
     resumed = train(tiny_run(checkpoint_every=3), None, fresh(), out=tmp_path / "b", resume=True)
     assert resumed.fingerprint == runs[0].fingerprint
-    method, student = fs.methods.ect(), Preconditioned(fresh(), EdmScaling()).double()
+    method, student = fs.methods.ect(), Preconditioned(fresh(), Edm()).double()
     x0, z = (torch.randn(8, 2, generator=generator(i, "x"), dtype=torch.float64) for i in range(2))
     t = torch.full((8,), 2.0, dtype=torch.float64)
     times = fs.Times(t, t - 1e-9, torch.zeros_like(t), torch.ones_like(t))

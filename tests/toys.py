@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import fewstep as fs
-from fewstep.denoiser import Cond, EdmScaling, Preconditioned
+from fewstep.denoiser import Cond, Preconditioned
 from fewstep.process import Time, expand, per_row
+from fewstep.scalings import Edm
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def small_student(shape: tuple[int, ...], classes: int = 0, *, dropout: float = 
         network = fs.networks.mlp(shape, classes, width=16, depth=2, dropout=dropout)
         for p in network.parameters():
             nn.init.normal_(p, std=0.2)
-    return Preconditioned(network, EdmScaling()).double()
+    return Preconditioned(network, Edm()).double()
 
 
 def tiny_run(**fields: object) -> fs.Run:

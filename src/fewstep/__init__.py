@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fewstep import process as process
     from fewstep import recipes as recipes
     from fewstep import sampling as sampling
+    from fewstep import scalings as scalings
     from fewstep import solvers as solvers
     from fewstep import spaces as spaces
     from fewstep import targets as targets
@@ -47,6 +48,7 @@ _MODULES = {
     "process",
     "recipes",
     "sampling",
+    "scalings",
     "solvers",
     "spaces",
     "targets",

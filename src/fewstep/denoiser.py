@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from fewstep.errors import UserError, require
-from fewstep.process import Time, expand, per_row
+from fewstep.errors import UserError
+from fewstep.process import Process, Time, edm, expand, per_row
+from fewstep.scalings import Scaling
 
 Cond = Any  # labels [B] (int64) or whatever else the network takes; None is unconditional
 Masks = Any  # what a network's `masks(rows, seeds)` returned: its own business
@@ -27,50 +27,19 @@ class Denoiser(Protocol):
     def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor: ...
 
 
-class Coefficients(NamedTuple):
-    """D = skip x + out F(in_ x, noise, cond), each `[B]` in float64 (EDM, arXiv 2206.00364, eq. 7)."""
-
-    skip: Tensor
-    out: Tensor
-    in_: Tensor
-    noise: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class EdmScaling:
-    """EDM's preconditioning, and with `shift` > 0 the consistency model's.
-
-    skip = sd^2 / ((t - shift)^2 + sd^2), out = (t - shift) sd / sqrt(t^2 + sd^2), in = 1 / sqrt(t^2 + sd^2),
-    noise = noise_scale ln t. The shift moves the boundary D(x, t) = x from 0 to t = shift (CM,
-    arXiv 2303.01469, appendix C); there `in` and the root of `out` keep t, in the paper as in its code.
-    """
-
-    sigma_data: float = 0.5  # standard deviation of the data
-    shift: float = 0.0  # the boundary's time: 0, or t_min for CM, iCT and GC
-    noise_scale: float = 0.25  # ECT, TCM, GC: 1/4; CM's code: 1000/4
-
-    def __post_init__(self) -> None:
-        require(0 < self.sigma_data < math.inf, "sigma_data", self.sigma_data, "above 0")
-
-    def __call__(self, t: Tensor) -> Coefficients:
-        variance, gap = self.sigma_data**2, t - self.shift
-        root = (t.square() + variance).sqrt()
-        noise = self.noise_scale * t.clamp_min(1e-20).log()  # t = 0 is the boundary: any finite label does
-        return Coefficients(variance / (gap.square() + variance), gap * self.sigma_data / root, 1 / root, noise)
-
-
 class Preconditioned(nn.Module):
-    """A network F and a scaling as a denoiser: D(x_t, t, cond) = skip x_t + out F(in x_t, noise, cond).
+    """A network F, a scaling and its process as a denoiser: D(x_t, t, cond) = skip x_t + out F(in x_t, noise, cond).
 
     `network(x, noise_label [B], cond)`, with `masks` behind where it draws some, runs in its own dtype. Its
     output is cast to x_t's before `out` multiplies it, so a low-precision network still leaves a
     full-precision x0_hat; the noise label stays in float32 at least.
     """
 
-    def __init__(self, network: nn.Module, scaling: EdmScaling) -> None:
+    def __init__(self, network: nn.Module, scaling: Scaling, process: Process | None = None) -> None:
         super().__init__()
         self.network = network
         self.scaling = scaling
+        self.process = edm() if process is None else process
 
     def masks(self, rows: int, seeds: Sequence[int]) -> Masks:
         """The network's dropout masks, a seed for each equal run of rows; None where it draws none."""
@@ -78,7 +47,7 @@ class Preconditioned(nn.Module):
         return draw(rows, seeds) if draw else None
 
     def forward(self, x_t: Tensor, t: Time, cond: Cond = None, masks: Masks | None = None) -> Tensor:
-        c = self.scaling(per_row(t, x_t))
+        c = self.scaling(self.process, per_row(t, x_t))
         dtype = next((p.dtype for p in self.parameters()), x_t.dtype)
         inside = (expand(c.in_, x_t) * x_t).to(dtype)
         given = () if masks is None else (masks,)

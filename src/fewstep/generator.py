@@ -17,7 +17,7 @@ from fewstep.checkpoint import Checkpoint, RunFolder, fingerprint, read
 from fewstep.checkpoint import write as write_checkpoint
 from fewstep.config import Run, checked_options, choose, run_from_json
 from fewstep.data import Units, each, is_integral
-from fewstep.denoiser import EdmScaling, Preconditioned
+from fewstep.denoiser import Preconditioned
 from fewstep.device import pick_device
 from fewstep.errors import StorageError, UserError, require
 from fewstep.losses import Method
@@ -58,8 +58,8 @@ def build_method(run: Run, facts: Facts) -> Method:
     return method
 
 
-def build_student(run: Run, facts: Facts, network: nn.Module | None = None) -> Preconditioned:
-    """The run's network with its preconditioning, freshly initialised from the run's seed."""
+def build_student(run: Run, facts: Facts, method: Method, network: nn.Module | None = None) -> Preconditioned:
+    """The run's network under its method's preconditioning, freshly initialised from the run's seed."""
     if network is None:
         if run.network == OWN_NETWORK:
             raise UserError("this run has a network of your own: pass it as network=")
@@ -67,7 +67,7 @@ def build_student(run: Run, facts: Facts, network: nn.Module | None = None) -> P
         options = checked_options("network", function, run.network_options)
         with forked(run.seed, "init"):
             network = function(facts.shape, facts.classes, **options)
-    return Preconditioned(network, EdmScaling(sigma_data=facts.sigma_data))
+    return Preconditioned(network, method.scaling, method.process)
 
 
 @dataclass(frozen=True)
@@ -201,9 +201,8 @@ def load(path: str | Path, *, ema: str = "ema", network: nn.Module | None = None
     weights = {name: group for name, group in checkpoint.groups.items() if name != "optimizer"}
     if ema not in weights:
         raise UserError(f"no weights {ema!r} in {checkpoint.path}: expected one of {', '.join(sorted(weights))}")
-    denoiser = build_student(run, facts, copy.deepcopy(network))
+    method = build_method(run, facts)
+    denoiser = build_student(run, facts, method, copy.deepcopy(network))
     load_weights(denoiser, weights[ema], str(checkpoint.path))
     denoiser.requires_grad_(False).eval().to(pick_device(device))
-    return Generator(
-        run, facts, build_method(run, facts), denoiser, checkpoint.state["step"], checkpoint.state["fingerprint"]
-    )
+    return Generator(run, facts, method, denoiser, checkpoint.state["step"], checkpoint.state["fingerprint"])

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fewstep import distances, spaces, weights
+from fewstep import distances, scalings, spaces, weights
 from fewstep.couplings import Coupling, Data
 from fewstep.denoiser import Cond, Denoiser, Models
 from fewstep.distances import Distance
@@ -18,6 +18,7 @@ from fewstep.errors import UserError, require
 from fewstep.process import Process, expand
 from fewstep.process import edm as edm_process
 from fewstep.randomness import forked
+from fewstep.scalings import Scaling
 from fewstep.spaces import Space
 from fewstep.targets import Target
 from fewstep.times import Times, TimeSampler
@@ -72,6 +73,7 @@ class Method:
     distance: Distance = distances.mse
     weight: Weight = weights.one
     balance: Balance = unbalanced
+    scaling: Scaling = field(default_factory=scalings.Edm)  # the preconditioning that its students get
     sampler: str = "multistep"  # how its students are sampled unless asked otherwise: a name of sampling.SAMPLERS
 
     def __post_init__(self) -> None:

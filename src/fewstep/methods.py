@@ -13,12 +13,13 @@ def diffusion(*, p_mean: float = -1.2, p_std: float = 1.2, sigma_data: float = 0
     Args:
         p_mean: mean of ln t
         p_std: standard deviation of ln t
-        sigma_data: standard deviation of the data, for the weight
+        sigma_data: standard deviation of the data, for weight and preconditioning
     """
     return fs.Method(
         times=fs.times.Clean(law=fs.times.LogNormal(mean=p_mean, std=p_std)),
         distance=fs.distances.mse,
         weight=fs.weights.Edm(sigma_data),
+        scaling=fs.scalings.Edm(sigma_data=sigma_data),
         sampler="heun",
     )
 
@@ -51,7 +52,7 @@ def ect(
         ratio_max: cap on r / t, since in float32 smaller gaps are rounding
         c: pseudo-Huber constant, 0 is the L2 norm
         weight: inverse_gap = 1/(t-r) (CIFAR-10); edm = 1/c_out(t)^2 (ImageNet-64)
-        sigma_data: standard deviation of the data, for the weight edm
+        sigma_data: standard deviation of the data, for the weight edm and the preconditioning
     """
     law = fs.times.LogNormal(mean=p_mean, std=p_std)
     return fs.Method(
@@ -59,4 +60,5 @@ def ect(
         target=fs.targets.Student(),
         distance=fs.distances.huber(c),
         weight=fs.weights.named(weight, sigma_data),
+        scaling=fs.scalings.Edm(sigma_data=sigma_data),
     )

@@ -14,6 +14,7 @@ from fewstep.config import Run
 from fewstep.denoiser import Models, Preconditioned
 from fewstep.errors import StorageError
 from fewstep.generator import Facts, build_student, load_weights
+from fewstep.losses import Method
 
 
 @dataclass
@@ -68,9 +69,9 @@ class State:
             self.optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in found.items()}
 
 
-def new_state(run: Run, facts: Facts, network: nn.Module | None, device: torch.device) -> State:
+def new_state(run: Run, facts: Facts, method: Method, network: nn.Module | None, device: torch.device) -> State:
     """Step 0: networks from the run's seed, an empty optimizer."""
-    student = build_student(run, facts, network).to(device).train()
+    student = build_student(run, facts, method, network).to(device).train()
     trained = nn.ModuleDict({"student": student})
     # Adam's fused kernel is 5 to 10 times faster than its loops on a CPU, where small steps feel it.
     optimizer = torch.optim.Adam(trained.parameters(), lr=run.lr, betas=run.betas, fused=True)

@@ -134,7 +134,7 @@ def train(
     threads = torch.get_num_threads()
     torch.set_num_threads(run.threads)
     try:
-        state = new_state(run, facts, network, place)
+        state = new_state(run, facts, method, network, place)
         try_out(run, method, state, dataset.train, place)
         recorder = None if out is None else Recorder(Path(out), run, facts, state, resume)
         loop(run, method, state, dataset.train, place, recorder, progress)
