@@ -11,11 +11,11 @@ SOURCE = Path(fewstep.__file__).parent
 
 LAYERS = [
     {"errors"},
-    {"randomness", "schedules", "device", "pictures", "config"},
+    {"randomness", "schedules", "curricula", "device", "pictures", "config", "noise"},
     {"process"},
     {"scalings", "times", "ema"},
     {"denoiser"},
-    {"solvers", "couplings", "targets", "spaces", "distances", "weights", "networks", "checkpoint", "data"},
+    {"solvers", "couplings", "targets", "spaces", "distances", "weights", "balances", "networks", "checkpoint", "data"},
     {"losses", "sampling"},
     {"methods"},
     {"generator", "recipes"},

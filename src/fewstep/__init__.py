@@ -9,7 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fewstep import balances as balances
     from fewstep import couplings as couplings
+    from fewstep import curricula as curricula
     from fewstep import data as data
     from fewstep import denoiser as denoiser
     from fewstep import distances as distances
@@ -37,7 +39,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "balances",
     "couplings",
+    "curricula",
     "data",
     "denoiser",
     "distances",

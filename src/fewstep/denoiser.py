@@ -67,3 +67,28 @@ class Models:
     ema: Denoiser | None = None
     teacher: Denoiser | None = None
     frozen: Denoiser | None = None
+    balance: nn.Module | None = None  # a learned weight of noise levels
+
+
+@dataclass(frozen=True)
+class Across:
+    """A denoiser of one process asked in the times of another: the same noise level, x_t scaled to it.
+
+    D'(x, t) = D(x c, t_own) with level(t_own) = level(t) and c^2 = (alpha^2 + sigma^2)(t_own) over that of t,
+    which is alpha_own / alpha wherever the level is in the denoiser's range; levels above it are its last one.
+    """
+
+    denoiser: Denoiser
+    own: Process  # what the denoiser was made for
+    asked: Process  # whose times it is given
+
+    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
+        t = per_row(t, x_t)
+        there = self.own.time_at(self.asked.level(t)).clamp(max=self.own.t_max)
+        powers = [p.alpha(s).square() + p.sigma(s).square() for p, s in ((self.own, there), (self.asked, t))]
+        return self.denoiser(expand((powers[0] / powers[1]).sqrt(), x_t) * x_t, there, cond)
+
+
+def across(denoiser: Denoiser, own: Process, asked: Process) -> Denoiser:
+    """The denoiser for the times of another process; itself where they are the same."""
+    return denoiser if own == asked else Across(denoiser, own, asked)

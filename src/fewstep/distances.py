@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from functools import lru_cache
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from fewstep.errors import require
+from fewstep.errors import UserError, require, unknown
 
 
 class Distance(Protocol):
@@ -33,6 +35,11 @@ def l2_norm(x: Tensor, y: Tensor) -> Tensor:
     return torch.linalg.vector_norm((x - y).flatten(1), dim=1)
 
 
+def l1(x: Tensor, y: Tensor) -> Tensor:
+    """Mean of absolute errors over the elements, |x - y|_1 / D."""
+    return (x - y).abs().flatten(1).mean(1)
+
+
 @dataclass(frozen=True)
 class Huber:
     """Pseudo-Huber over the whole sample, sqrt(||x - y||^2 + c^2) - c (iCT, arXiv 2310.14189, section 3.3)."""
@@ -48,3 +55,49 @@ def huber(c: float) -> Distance:
     """Pseudo-Huber with this c, and its limit c = 0, the L2 norm."""
     require(0 <= c < math.inf, "c", c, "0 or more")
     return Huber(c) if c > 0 else l2_norm
+
+
+@dataclass(frozen=True)
+class RootHuber:
+    """`Huber` with its constant in proportion to sqrt(D): c sqrt(D) (iCT, arXiv 2310.14189, section 3.3: 0.00054)."""
+
+    c: float
+
+    def __post_init__(self) -> None:
+        require(0 <= self.c < math.inf, "c", self.c, "0 or more")
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        return huber(self.c * x[0].numel() ** 0.5)(x, y)
+
+
+@lru_cache(maxsize=2)
+def _lpips(net: str) -> Any:
+    try:
+        from lpips import LPIPS
+    except ImportError:
+        raise UserError("the distance lpips needs the package of that name: pip install 'fewstep[lpips]'") from None
+    return LPIPS(net=net, verbose=False).eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Lpips:
+    """LPIPS of pictures `[B, 3, H, W]` in [-1, 1], enlarged to 224 pixels where they are smaller.
+
+    Only in the space of the data. Source: arXiv 1801.03924; CM, arXiv 2303.01469, appendix C.
+    """
+
+    net: str = "vgg"
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        require(x.ndim == 4 and x.shape[1] == 3, "lpips: shape", tuple(x.shape[1:]), "pictures of 3 channels")
+        if x.shape[-1] < 224:
+            x, y = (interpolate(part, size=224, mode="bilinear") for part in (x, y))
+        return _lpips(self.net).to(x.device)(x, y).flatten()
+
+
+def named(name: str) -> Distance:
+    """The distance that a method's option names. Raises UserError."""
+    known: dict[str, Distance] = {"l1": l1, "l2": mse, "lpips": Lpips()}
+    if name not in known:
+        raise unknown("distance", name, known)
+    return known[name]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fewstep import distances, scalings, spaces, weights
+from fewstep.balances import Balance, unbalanced
 from fewstep.couplings import Coupling, Data
 from fewstep.denoiser import Cond, Denoiser, Models
 from fewstep.distances import Distance
@@ -25,17 +25,6 @@ from fewstep.times import Times, TimeSampler
 from fewstep.weights import Weight
 
 Passes = Callable[[Denoiser, Tensor, Tensor, Cond], Tensor]
-
-
-class Balance(Protocol):
-    """`(loss_b [B], t [B], models) -> [B]`: rebalances noise levels, for instance by learned weights."""
-
-    def __call__(self, loss_b: Tensor, t: Tensor, models: Models) -> Tensor: ...
-
-
-def unbalanced(loss_b: Tensor, t: Tensor, models: Models) -> Tensor:
-    """The loss as it is."""
-    return loss_b
 
 
 def dropout(student: Denoiser, rows: int, seed: int | Sequence[int] | None, device: torch.device) -> Passes:
@@ -81,9 +70,14 @@ class Method:
             raise UserError(f"target = None: expected a target, since {type(self.times).__name__} gives r > a")
 
     @property
+    def ema_rate(self) -> Callable[[float], float] | None:
+        """How much of itself the target's average keeps, by progress; None where the target has none of its own."""
+        return getattr(self.target, "rate", None)
+
+    @property
     def needs(self) -> frozenset[str]:
         """The names of the models that the loss uses."""
-        parts = (self.coupling, self.target)
+        parts = (self.coupling, self.target, self.balance)
         return frozenset({"student"}).union(*(getattr(part, "needs", ()) for part in parts))
 
     def loss(
@@ -100,6 +94,8 @@ class Method:
         `seed` draws the dropout masks that student and target share (several: one per equal run of rows);
         without it nothing is dropped. Nothing else is random.
         """
+        for name in sorted(self.needs):
+            require(getattr(models, name) is not None, f"models.{name}", None, "a denoiser: this method needs one")
         t, r, a, w = times[:4]
         run = dropout(models.student, len(x0), seed, x0.device)
         with torch.no_grad():  # before the student's pass, so that no activations are held meanwhile

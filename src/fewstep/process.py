@@ -6,11 +6,15 @@ data's dtype. Data is `[B, ...]` with any number of axes.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from fewstep.errors import require
+from fewstep.noise import Cosine, Edm, Linear, Schedule, Table, Trig
 
 Time = float | Tensor
 
@@ -36,45 +40,29 @@ def expand(c: Tensor, x: Tensor) -> Tensor:
     return c.to(x.dtype).to(x.device).reshape(-1, *[1] * (x.ndim - 1))
 
 
-class Schedule(Protocol):
-    """The coefficients of a process and their rates in t, all `[B] -> [B]` in float64."""
-
-    def alpha(self, t: Tensor) -> Tensor: ...
-    def sigma(self, t: Tensor) -> Tensor: ...
-    def alpha_rate(self, t: Tensor) -> Tensor: ...
-    def sigma_rate(self, t: Tensor) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Edm:
-    """alpha = 1, sigma(t) = t: time is the noise level (EDM, arXiv 2206.00364, table 1)."""
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return t
-
-    def alpha_rate(self, t: Tensor) -> Tensor:
-        return torch.zeros_like(t)
-
-    def sigma_rate(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
-
-
 @dataclass(frozen=True)
 class Process:
     """A schedule and the range of times that is used; t = 0 is the data."""
 
     schedule: Schedule
-    t_min: float  # where sampling grids end before their last move to 0
+    t_min: float  # where sampling grids end before their last move to 0; 0 where no such move is needed
     t_max: float  # where sampling starts: x = sigma(t_max) z
+    rho: float = 1.0  # sampling grids are even in t^(1/rho)
 
     def alpha(self, t: Time) -> Tensor:
         return self.schedule.alpha(as_time(t))
 
     def sigma(self, t: Time) -> Tensor:
         return self.schedule.sigma(as_time(t))
+
+    def level(self, t: Time) -> Tensor:
+        """The noise level sigma / alpha, in units of the data: what time is on edm."""
+        t = as_time(t)
+        return self.schedule.sigma(t) / self.schedule.alpha(t)
+
+    def time_at(self, level: Time) -> Tensor:
+        """The time at which sigma / alpha is this level: the inverse of `level`."""
+        return self.schedule.time_at(as_time(level))
 
     def mix(self, x0: Tensor, z: Tensor, t: Time) -> Tensor:
         """x_t = alpha(t) x0 + sigma(t) z."""
@@ -125,5 +113,45 @@ class Process:
 
 
 def edm(*, t_min: float = 0.002, t_max: float = 80.0) -> Process:
-    """The EDM process x_t = x0 + t z; times are noise levels in units of the data (EDM, arXiv 2206.00364)."""
-    return Process(Edm(), t_min=t_min, t_max=t_max)
+    """x_t = x0 + t z: times are noise levels in units of the data (EDM, arXiv 2206.00364; also called VE)."""
+    return Process(Edm(), t_min=t_min, t_max=t_max, rho=7.0)
+
+
+def cosine(*, logsnr: Sequence[float] = (-15.0, 15.0), shift: Sequence[float] = (0.0, 0.0)) -> Process:
+    """Variance preserving on t in [0, 1], cosine in log-SNR, clipped to `logsnr` (its value at t = 1 and 0).
+
+    `shift` adds to the log-SNR at t = 0 and at t = 1: equal for the shifted schedule, 2 log(n / R) for noise
+    of resolution n on images of resolution R; different for the interpolated one. sigma(0) = 5.5e-4, not 0.
+    Source: simple diffusion, arXiv 2301.11093, sections 3.1 and A.
+    """
+    (low, high), (first, last) = logsnr, shift
+    require(-math.inf < low < high < math.inf, "logsnr", tuple(logsnr), "two finite numbers, the lower one first")
+    return Process(Cosine(low, high, first, last), t_min=0.0, t_max=1.0)
+
+
+def linear() -> Process:
+    """x_t = (1 - t) x0 + t z on t in [0, 1] (rectified flow, arXiv 2209.03003; flow matching, arXiv 2210.02747)."""
+    return Process(Linear(), t_min=0.0, t_max=1.0)
+
+
+def trig(*, sigma_data: float = 1.0) -> Process:
+    """x_t = cos(t) x0 + sigma_data sin(t) z, z of unit variance, t in [0, pi/2] (TrigFlow, arXiv 2410.11081)."""
+    require(0 < sigma_data < math.inf, "sigma_data", sigma_data, "above 0")
+    return Process(Trig(sigma_data), t_min=0.0, t_max=math.pi / 2)
+
+
+def discrete(
+    *, betas: Sequence[float] | Tensor | None = None, alphas_cumprod: Sequence[float] | Tensor | None = None
+) -> Process:
+    """A table of T steps, alpha(t)^2 = prod_(k <= t) (1 - beta_k): times 1 .. T, and 0 is the data itself.
+
+    Give one of `betas` and `alphas_cumprod`, `[T]`. Between the steps alpha^2 is linear. Time t here is
+    diffusers' timestep t - 1. Source: DDPM, arXiv 2006.11239, eq. 4.
+    """
+    require((betas is None) != (alphas_cumprod is None), "betas", betas, "either betas or alphas_cumprod")
+    given = torch.as_tensor(betas if betas is not None else alphas_cumprod, dtype=torch.float64)
+    power = (1 - given).cumprod(0) if betas is not None else given
+    before = torch.cat([torch.ones(1, dtype=torch.float64), power])
+    falls = power.ndim == 1 and len(power) > 0 and bool((power >= 0).all() and (before[1:] < before[:-1]).all())
+    require(falls, "betas" if betas is not None else "alphas_cumprod", given, "a table whose products fall from 1 to 0")
+    return Process(Table(tuple(power.tolist())), t_min=0.0, t_max=float(len(power)))

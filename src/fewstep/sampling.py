@@ -35,20 +35,28 @@ def walk(
     return x
 
 
-def through_middle(process: Process, moves: int, middle: Sequence[float]) -> list[float]:
-    """t_max, the middle times, 0: for steps that re-noise.
+def grid_of(process: Process, n: int) -> Tensor:
+    """n moves from t_max to t_min, even in t^(1/rho): on edm the Karras grid (EDM, arXiv 2206.00364, eq. 5)."""
+    return karras(process.t_min, process.t_max, n, process.rho)
 
-    `middle` where it has as many times as are needed, else the inner points of a Karras grid.
+
+def through_middle(process: Process, moves: int, middle: Sequence[float]) -> list[float]:
+    """t_max, the times of the middle noise levels, 0: for steps that re-noise.
+
+    `middle` where it has as many levels as are needed, else the inner points of the process's own grid.
     """
-    for t in middle:
+    given = [process.time_at(level).item() for level in middle]
+    for t in given:
         require(t < process.t_max, "middle_times", tuple(middle), f"below t_max = {process.t_max}")
-    inner = list(middle) if len(middle) == moves - 1 else karras(process.t_min, process.t_max, moves).tolist()[1:-1]
+    inner = given if len(middle) == moves - 1 else grid_of(process, moves).tolist()[1:-1]
     return [process.t_max, *inner, 0.0]
 
 
 def down_the_noise(process: Process, moves: int, middle: Sequence[float]) -> list[float]:
-    """The Karras grid from t_max to t_min, then 0: for solvers (EDM, arXiv 2206.00364, eq. 5)."""
-    return [*karras(process.t_min, process.t_max, max(moves - 1, 1)).tolist()[:moves], 0.0]
+    """The process's grid from t_max to t_min, then 0: for solvers. Where t_min = 0 the last move is the grid's own."""
+    if process.t_min == 0:
+        return grid_of(process, moves).tolist()
+    return [*grid_of(process, max(moves - 1, 1)).tolist()[:moves], 0.0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +81,8 @@ class Sampler:
 SAMPLERS = {
     "multistep": Sampler(step=solvers.renoise, grid=through_middle, noisy=True, default=1),
     "ddim": Sampler(step=solvers.ddim),
+    "addim": Sampler(step=solvers.addim),
+    "ancestral": Sampler(step=solvers.ancestral, noisy=True),
     "euler": Sampler(step=solvers.euler),
     "heun": Sampler(step=solvers.heun, evaluations=2),
 }

@@ -7,14 +7,16 @@ t and s are floats or `[B]`, t >= s; rows with t = s stay where they are. `euler
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import pairwise
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from fewstep.denoiser import Cond, Denoiser
+from fewstep.errors import require, unknown
 from fewstep.process import Process, Time, expand, per_row
 
 Noise = Callable[[], Tensor]  # draws unit normals like x, when they are needed
@@ -37,6 +39,134 @@ def ddim(process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond
     """x_s = jump(x, D(x, t)): exact where x0_hat is constant; first order (DDIM, arXiv 2010.02502)."""
     t, s = per_row(t, x), per_row(s, x)
     return process.jump(x, denoiser(x, t, cond), t, s)
+
+
+def ancestral(
+    process: Process,
+    denoiser: Denoiser,
+    x: Tensor,
+    t: Time,
+    s: Time,
+    cond: Cond = None,
+    *,
+    noise: Noise,
+    eta: float = 1.0,
+) -> Tensor:
+    """x_s = alpha_s x0_hat + sqrt(sigma_s^2 - up^2) z_hat + up noise, up = eta sigma_s sqrt(1 - level_s^2 / level_t^2).
+
+    eta = 0 is `ddim`, 1 the ancestral sampler of DDPM. Source: DDIM, arXiv 2010.02502, eq. 12 and 16, whose
+    variance this is on any process.
+    """
+    t, s = per_row(t, x), per_row(s, x)
+    sigma_t, sigma_s, alpha_s = process.sigma(t), process.sigma(s), process.alpha(s)
+    clean = sigma_t == 0
+    kept = (sigma_s * process.alpha(t) / torch.where(clean, 1.0, alpha_s * sigma_t)).square()  # of the noise's level
+    up = eta * sigma_s * (1 - kept).clamp_min(0).sqrt()  # diffusers has no clamp: NaN where rounding leaves -1e-17
+    x0_hat = denoiser(x, t, cond)
+    along = (sigma_s.square() - up.square()).clamp_min(0).sqrt() / torch.where(clean, 1.0, sigma_t)
+    straight = expand(alpha_s, x) * x0_hat + expand(along, x) * (x - expand(process.alpha(t), x) * x0_hat)
+    return _moved(x, t, s, straight + expand(up, x) * noise())
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorVariance:
+    """x_var = share / (1 / prior + SNR): that share of the posterior variance if the data were N(0, prior).
+
+    Source: MCM, arXiv 2403.06807, section 4: 0.1 / (2 + SNR).
+    """
+
+    process: Process
+    share: float = 0.1
+    prior: float = 0.5
+
+    def __call__(self, x0_hat: Tensor, t: Tensor) -> Tensor:
+        return self.share / (1 / self.prior + self.process.level(t) ** -2)
+
+
+@dataclass(frozen=True)
+class TableVariance:
+    """x_var by time, measured beforehand: linear between `times` (increasing), its ends held outside them.
+
+    Source: MCM, arXiv 2403.06807, section 4: x_var(t) = eta E ||x0 - D(x_t, t)||^2 / d, eta = 0.75.
+    """
+
+    times: tuple[float, ...]
+    values: tuple[float, ...]
+
+    def __call__(self, x0_hat: Tensor, t: Tensor) -> Tensor:
+        times, values = (torch.as_tensor(v, dtype=t.dtype, device=t.device) for v in (self.times, self.values))
+        if len(times) == 1:
+            return values.expand(t.shape)
+        after = torch.searchsorted(times, t.contiguous()).clamp(1, len(times) - 1)
+        share = ((t - times[after - 1]) / (times[after] - times[after - 1])).clamp(0, 1)
+        return torch.lerp(values[after - 1], values[after], share)
+
+
+Variance = float | Tensor | Callable[[Tensor, Tensor], Tensor]
+
+
+def addim(
+    process: Process,
+    denoiser: Denoiser,
+    x: Tensor,
+    t: Time,
+    s: Time,
+    cond: Cond = None,
+    *,
+    x_var: Variance | None = None,
+    final_step: Literal["addim", "ddim"] = "addim",
+) -> Tensor:
+    """DDIM with the noise part lengthened by what x0_hat averages away; equal to `ddim` at x_var = 0.
+
+    z_hat = (x - alpha_t x0_hat) / sigma_t, z_var = (alpha_s - alpha_t sigma_s / sigma_t)^2 x_var,
+    x_s = alpha_s x0_hat + sqrt(sigma_s^2 + d z_var / ||z_hat||^2) z_hat.
+    x_var is the variance of x0 given x_t, per scalar: a number, `[B]`, or a function (x0_hat, t) -> `[B]`;
+    left out it is `PriorVariance`.
+    In the move to t = 0 the paper's rule adds this even to the sample itself; final_step = "ddim" does not.
+    Source: MCM, arXiv 2403.06807, section 4 (aDDIM).
+    """
+    t, s = per_row(t, x), per_row(s, x)
+    x0_hat = denoiser(x, t, cond)
+    given = PriorVariance(process=process) if x_var is None else x_var
+    variance = per_row(given(x0_hat, t) if callable(given) else given, x)
+    if final_step == "ddim":
+        variance = torch.where(s == 0, 0.0, variance)
+    sigma_t = process.sigma(t)
+    divisor = torch.where(sigma_t == 0, 1.0, sigma_t)
+    z_hat = (x - expand(process.alpha(t), x) * x0_hat) / expand(divisor, x)
+    make = process.alpha(s) - process.alpha(t) * process.sigma(s) / divisor
+    per_scalar = z_hat.square().flatten(1).mean(1).to(t.device, t.dtype)  # ||z_hat||^2 / d
+    extra = make.square() * variance / per_scalar.clamp_min(torch.finfo(torch.float32).tiny)
+    length = (process.sigma(s).square() + extra).sqrt()
+    return _moved(x, t, s, expand(process.alpha(s), x) * x0_hat + expand(length, x) * z_hat)
+
+
+@dataclass(frozen=True)
+class Along:
+    """A solver that moves from t to s by way of the grid's times between them, row by row.
+
+    grid: decreasing times. Rows that a part of the grid does not concern stay where they are, and parts that
+    concern no row cost nothing.
+    """
+
+    solver: Solver
+    grid: tuple[float, ...]
+
+    def __call__(self, process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond: Cond = None) -> Tensor:
+        here, end = per_row(t, x), per_row(s, x)
+        for stop in (*self.grid, 0.0):
+            there = torch.maximum(here.clamp(max=stop), end)
+            if bool((there < here).any()):
+                x = self.solver(process, denoiser, x, here, there, cond)
+            here = there
+        return x
+
+
+def along(solver: Solver, grid: Sequence[float] | Tensor) -> Along:
+    """The solver along a grid of decreasing times, with as many moves as a row meets grid points."""
+    times = tuple(float(t) for t in grid)
+    require(all(a > b for a, b in pairwise(times)), "grid", times, "decreasing times")
+    return Along(solver, times)
 
 
 def euler(process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond: Cond = None) -> Tensor:
@@ -102,3 +232,11 @@ class Churn:
         raised = t + gamma * t
         x = x + math.sqrt(raised**2 - t**2) * self.s_noise * noise()
         return self.solver(process, denoiser, x, raised, s, cond)
+
+
+def named(name: str) -> Solver:
+    """The solver that a method's option names. Raises UserError."""
+    known: dict[str, Solver] = {"ddim": ddim, "euler": euler, "heun": heun, "addim": addim}
+    if name not in known:
+        raise unknown("solver", name, known)
+    return known[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,3 +25,15 @@ class Student:
 
     def __call__(self, models: Models) -> Denoiser:
         return models.student
+
+
+@dataclass(frozen=True)
+class Ema:
+    """A moving average of the student, of its own rate mu(progress) (CM, arXiv 2303.01469, eq. 8)."""
+
+    rate: Callable[[float], float]
+    needs = frozenset({"ema"})
+
+    def __call__(self, models: Models) -> Denoiser:
+        assert models.ema is not None
+        return models.ema

@@ -139,6 +139,102 @@ class RatioMap:
         return _rows(t, r, torch.zeros_like(t), progress)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AtAnchor:
+    """The times of another sampler with r := a: the coupling leads to the end itself, and no target is needed."""
+
+    times: TimeSampler
+    at_anchor = True
+
+    def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times:
+        found = self.times(u, progress, ordinal)
+        return found._replace(r=found.a)
+
+    def at(self, t: Time, progress: float) -> Times:
+        found = self.times.at(t, progress)
+        return found._replace(r=found.a)
+
+
+class Steps(Protocol):
+    """A number of intervals as a function of progress: see `curricula`."""
+
+    def __call__(self, progress: float) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adjacent:
+    """Neighbouring levels r = grid[i] < t = grid[i + 1] of a Karras grid with N(progress) intervals, a = 0.
+
+    Without a law every i is as likely (CM, arXiv 2303.01469, eq. 7); with one, i is the interval that a draw
+    of the law falls into, p(i) = cdf(grid[i + 1]) - cdf(grid[i]) (iCT, arXiv 2310.14189, section 3.5).
+    """
+
+    steps: Steps
+    law: Law | None = None  # restricted to [low, high]
+    low: float = 0.002
+    high: float = 80.0
+    rho: float = 7.0
+    at_anchor = False
+
+    def grid(self, progress: float) -> Tensor:
+        """The N + 1 levels, increasing."""
+        return karras(self.low, self.high, self.steps(progress), self.rho).flip(0)
+
+    def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times:
+        intervals = self.steps(progress)
+        if self.law is None:
+            index = (_first(u) * intervals).long()
+        else:
+            drawn = self.law.quantile(_first(u))
+            index = torch.searchsorted(self.grid(progress).to(u.device), drawn) - 1
+        return self.at(index.clamp(0, intervals - 1), progress)._replace(u=u)
+
+    def at(self, t: Time, progress: float) -> Times:
+        """Integers are the index i; other times t get the level below them as r."""
+        grid = self.grid(progress).to(t.device if isinstance(t, Tensor) else "cpu")
+        if isinstance(t, Tensor) and not t.is_floating_point():
+            t, r = grid[t + 1], grid[t]
+        else:
+            t = as_time(t)
+            r = grid[(torch.searchsorted(grid, t) - 1).clamp_min(0)]
+        return _rows(t, r, torch.zeros_like(t), progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segments:
+    """T = n K even steps of [0, end] in K segments: t is uniform over the steps, r one below, a its segment's start.
+
+    n = max(1, round(N(progress) / K)) steps make a segment. K = 1 is a consistency model, n = 1 (r = a)
+    diffusion. Source: MCM, arXiv 2403.06807, algorithm 1.
+    """
+
+    segments: int
+    steps: Steps
+    end: float = 1.0
+    at_anchor = False
+
+    def __post_init__(self) -> None:
+        require(self.segments >= 1, "segments", self.segments, "at least 1")
+
+    def per_segment(self, progress: float) -> int:
+        return max(1, round(self.steps(progress) / self.segments))
+
+    def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times:
+        total = self.segments * self.per_segment(progress)
+        return self.at((_first(u) * total).long(), progress)._replace(u=u)
+
+    def at(self, t: Time, progress: float) -> Times:
+        """Integers are the step's number from 0; other times t get the step that ends at or above them."""
+        inside = self.per_segment(progress)
+        total = self.segments * inside
+        if not isinstance(t, Tensor) or t.is_floating_point():
+            t = (as_time(t) * (total / self.end)).ceil().long() - 1
+        index = t.clamp(0, total - 1)
+        start = index // inside * inside
+        top, bottom, start = (part.double() * (self.end / total) for part in (index + 1, index, start))
+        return _rows(top, bottom, start, progress)
+
+
 def karras(low: float, high: float, n: int, rho: float = 7.0) -> Tensor:
     """n + 1 decreasing levels from high to low, n intervals, evenly spaced in t^(1/rho).
 

@@ -47,9 +47,28 @@ class Edm:
         return (variance + self.sigma_data**2) / (variance * self.sigma_data**2)
 
 
+def _snr(process: Process, times: Times) -> Tensor:
+    return process.level(times.t) ** -2
+
+
+def snr(process: Process, times: Times) -> Tensor:
+    """SNR = alpha^2 / sigma^2: squared errors of x0 count as errors of the noise."""
+    return _snr(process, times)
+
+
+def snr_plus_one(process: Process, times: Times) -> Tensor:
+    """SNR + 1: squared errors of x0 count as errors of v (arXiv 2202.00512, section 4)."""
+    return _snr(process, times) + 1
+
+
+def truncated_snr(process: Process, times: Times) -> Tensor:
+    """max(SNR, 1) (arXiv 2202.00512, section 4)."""
+    return _snr(process, times).clamp_min(1)
+
+
 def named(name: str, sigma_data: float) -> Weight:
     """The weight that a method's option names. Raises UserError."""
-    known: dict[str, Weight] = {"inverse_gap": inverse_gap, "edm": Edm(sigma_data)}
+    known: dict[str, Weight] = {"one": one, "inverse_gap": inverse_gap, "edm": Edm(sigma_data)}
     if name not in known:
         raise unknown("weight", name, known)
     return known[name]

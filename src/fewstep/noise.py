@@ -1,0 +1,182 @@
+"""The coefficients alpha(t) and sigma(t) of the noising processes, their rates in t, and their inverse.
+
+All are `[B] -> [B]` in float64; t = 0 is the data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Schedule(Protocol):
+    """What a process is made of; `time_at` inverts the noise level sigma / alpha."""
+
+    def alpha(self, t: Tensor) -> Tensor: ...
+    def sigma(self, t: Tensor) -> Tensor: ...
+    def alpha_rate(self, t: Tensor) -> Tensor: ...
+    def sigma_rate(self, t: Tensor) -> Tensor: ...
+    def time_at(self, level: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Edm:
+    """alpha = 1, sigma(t) = t: time is the noise level (EDM, arXiv 2206.00364, table 1)."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t
+
+    def alpha_rate(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def sigma_rate(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def time_at(self, level: Tensor) -> Tensor:
+        return level
+
+
+@dataclass(frozen=True)
+class Linear:
+    """alpha = 1 - t, sigma = t."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - t
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t
+
+    def alpha_rate(self, t: Tensor) -> Tensor:
+        return -torch.ones_like(t)
+
+    def sigma_rate(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def time_at(self, level: Tensor) -> Tensor:
+        return 1 / (1 + 1 / level)  # also at level = 0 and infinity
+
+
+@dataclass(frozen=True)
+class Trig:
+    """alpha = cos t, sigma = sigma_data sin t."""
+
+    sigma_data: float
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return t.cos()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.sigma_data * t.sin()
+
+    def alpha_rate(self, t: Tensor) -> Tensor:
+        return -t.sin()
+
+    def sigma_rate(self, t: Tensor) -> Tensor:
+        return self.sigma_data * t.cos()
+
+    def time_at(self, level: Tensor) -> Tensor:
+        return (level / self.sigma_data).atan()
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """alpha^2 = sigmoid(l), sigma^2 = sigmoid(-l) with the log-SNR l(t) = (1 - t) c(t; first) + t c(t; last),
+
+    c(t; s) = s - 2 log tan(u), u running evenly from atan exp((s - high) / 2) to atan exp((s - low) / 2).
+    """
+
+    low: float
+    high: float
+    first: float = 0.0
+    last: float = 0.0
+
+    def _part(self, t: Tensor, shift: float) -> tuple[Tensor, Tensor]:
+        """c(t; shift) and its rate."""
+        ends = torch.tensor([shift - self.high, shift - self.low], dtype=torch.float64, device=t.device)
+        start, end = (ends / 2).exp().atan()
+        u = start + t * (end - start)
+        return shift - 2 * u.tan().log(), -4 * (end - start) / (2 * u).sin()
+
+    def logsnr(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The log-SNR and its rate in t."""
+        (a, a_rate), (b, b_rate) = self._part(t, self.first), self._part(t, self.last)
+        return (1 - t) * a + t * b, (1 - t) * a_rate + t * b_rate + b - a
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self.logsnr(t)[0].sigmoid().sqrt()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (-self.logsnr(t)[0]).sigmoid().sqrt()
+
+    def alpha_rate(self, t: Tensor) -> Tensor:
+        value, rate = self.logsnr(t)
+        return value.sigmoid().sqrt() * (-value).sigmoid() * rate / 2
+
+    def sigma_rate(self, t: Tensor) -> Tensor:
+        value, rate = self.logsnr(t)
+        return -(-value).sigmoid().sqrt() * value.sigmoid() * rate / 2
+
+    def time_at(self, level: Tensor) -> Tensor:
+        """By bisection: the interpolated schedule has no closed inverse. Levels outside are the ends."""
+        wanted = -2 * level.log()
+        below, above = torch.zeros_like(level), torch.ones_like(level)
+        for _ in range(60):
+            middle = (below + above) / 2
+            early = self.logsnr(middle)[0] > wanted
+            below, above = torch.where(early, middle, below), torch.where(early, above, middle)
+        return (below + above) / 2
+
+
+@lru_cache(maxsize=32)
+def _column(power: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor((1.0, *power), dtype=torch.float64, device=device)
+
+
+@dataclass(frozen=True)
+class Table:
+    """alpha^2 = power[t - 1] at t = 1 .. T and 1 at t = 0, linear between; sigma^2 = 1 - alpha^2.
+
+    The rates are those of the continuous process that the steps discretise, alpha' = -beta alpha / 2 with the
+    beta of the step that ends at t (of the first one at t = 0), as in the field's solvers; the table's own
+    differences have them up to O(beta^2).
+    """
+
+    power: tuple[float, ...]
+
+    def __repr__(self) -> str:
+        return f"Table({len(self.power)} steps, alpha^2 {self.power[0]:.6g} .. {self.power[-1]:.6g})"
+
+    def _power(self, t: Tensor) -> Tensor:
+        column = _column(self.power, t.device)
+        below = t.floor().long().clamp(0, len(self.power) - 1)
+        return torch.lerp(column[below], column[below + 1], t - below)
+
+    def _beta(self, t: Tensor) -> Tensor:
+        column = _column(self.power, t.device)
+        step = t.ceil().long().clamp(1, len(self.power))
+        return 1 - column[step] / column[step - 1]
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self._power(t).sqrt()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (1 - self._power(t)).sqrt()
+
+    def alpha_rate(self, t: Tensor) -> Tensor:
+        return -self._beta(t) * self.alpha(t) / 2
+
+    def sigma_rate(self, t: Tensor) -> Tensor:
+        return self._beta(t) * self._power(t) / (2 * self.sigma(t))
+
+    def time_at(self, level: Tensor) -> Tensor:
+        wanted, column = 1 / (1 + level.square()), _column(self.power, level.device)
+        step = torch.searchsorted(-column, -wanted).clamp(1, len(self.power))
+        share = (column[step - 1] - wanted) / (column[step - 1] - column[step])
+        return step - 1 + share.clamp(0, 1)
