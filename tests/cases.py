@@ -38,6 +38,10 @@ class Case:
             ours.detach().to(expected.dtype), expected, **tolerance, msg=lambda m: f"{name}: {m}"
         )
 
+    def agree_at(self, name: str, i: int, ours: Tensor) -> None:
+        """Agreement with the i-th entry of a tensor that has one per step."""
+        Case(self.about, {name: self.tensors[name][i]}).agree(name, ours)
+
     def student(self, shift: float = 0.0, dtype: torch.dtype = torch.float64) -> Preconditioned:
         network = Analytic(self.given["a"], self.given["b"], dtype)
         return Preconditioned(network, Edm(sigma_data=self.given["sigma_data"], shift=shift))

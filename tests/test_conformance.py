@@ -18,36 +18,29 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import fewstep as fs
-from fewstep.scalings import Edm, Scaling
+from fewstep.denoiser import Preconditioned
+from fewstep.scalings import Edm, Scaling, Ve, Vp
 from fewstep.solvers import Churn, euler, heun, renoise
+from tests import agree_cm, agree_diffusers
 from tests.cases import Case
+from tests.toys import Analytic
 
 FOLDER = Path(os.environ.get("FEWSTEP_CONFORMANCE") or Path(__file__).parent / "conformance")
 EDM = fs.process.edm()
 
 WAITING = {
-    **dict.fromkeys(
-        ["cm_consistency_losses", "cm_progdist_losses", "cm_samplers", "cm_scalings", "cm_schedules"],
-        "consistency training and distillation are not here yet",
-    ),
-    **dict.fromkeys(
-        ["diffusers_cm", "diffusers_ddim", "diffusers_edm_euler", "diffusers_lcm", "diffusers_tcd"],
-        "discrete-time processes and their schedulers are not here yet",
-    ),
+    "diffusers_tcd": "trajectory consistency is not here yet",
     **dict.fromkeys(
         ["diffusers_unet2d", "edm2_unet", "edm_unet", "openai_unet"], "convolutional networks are not here yet"
     ),
     **dict.fromkeys(["direct_cm_losses", "direct_cm_schedulers"], "Direct CM is not here yet"),
-    **dict.fromkeys(["edm_precond_ve", "edm_precond_vp"], "the VE and VP preconditionings are not here yet"),
     "edm2_phema": "power-function averages are not here yet",
     **dict.fromkeys(
         ["fastgen_cm_loss", "fastgen_samplers", "fastgen_scm_loss", "fastgen_tcm_loss", "fastgen_time"],
         "TCM and sCM are not here yet",
     ),
     "fastgen_mean_flow_loss": "two-time maps are not here yet",
-    **dict.fromkeys(
-        ["gc_precond", "gc_precond_song", "gc_schedules_and_losses", "gc_training_loss"], "iCT and GC are not here yet"
-    ),
+    "gc_training_loss": "GC is not here yet",
 }
 
 
@@ -60,6 +53,13 @@ def scalings(case: Case, scaling: Scaling) -> None:
 def edm_precond_edm(case: Case) -> None:
     scalings(case, Edm(sigma_data=case.given["sigma_data"]))
     case.agree("D", case.student(dtype=case["x"].dtype)(case["x"], case["sigma_x"]))
+
+
+def edm_precond_other(case: Case) -> None:
+    scaling = {"edm_precond_vp": Vp(), "edm_precond_ve": Ve()}[case.about["kind"]]
+    scalings(case, scaling)
+    network = Analytic(case.given["a"], case.given["b"], case["x"].dtype)
+    case.agree("D", Preconditioned(network, scaling)(case["x"], case["sigma_x"]))
 
 
 def edm_loss(case: Case) -> None:
@@ -166,6 +166,8 @@ def ect_sampler(case: Case) -> None:
 
 TESTED: dict[str, Callable[[Case], None]] = {
     "edm_precond_edm": edm_precond_edm,
+    "edm_precond_vp": edm_precond_other,
+    "edm_precond_ve": edm_precond_other,
     "edm_loss": edm_loss,
     "edm_samplers": edm_samplers,
     "ect_precond_train": ect_precond,
@@ -173,6 +175,8 @@ TESTED: dict[str, Callable[[Case], None]] = {
     "ect_t_to_r": ect_t_to_r,
     "ect_loss": ect_loss,
     "ect_sampler": ect_sampler,
+    **agree_cm.TESTED,
+    **agree_diffusers.TESTED,
 }
 
 

@@ -9,9 +9,8 @@ import torch
 
 import fewstep as fs
 from fewstep.errors import UserError
-from fewstep.process import Process
 from fewstep.randomness import generator
-from tests.toys import Gaussian, Trig, small_student
+from tests.toys import Gaussian, small_student
 
 EDM = fs.process.edm()
 
@@ -74,7 +73,7 @@ def test_student_and_target_share_their_masks():
     assert apart.max() > 1e-3
 
 
-PROCESSES = {"edm": EDM, "trig": Process(Trig(1.0), t_min=0.01, t_max=1.57)}
+PROCESSES = {"edm": EDM, "trig": fs.process.trig(sigma_data=1.0)}
 
 
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())

@@ -11,16 +11,24 @@ import torch
 import fewstep as fs
 from fewstep.config import checked_options
 from fewstep.randomness import generator
-from tests.toys import small_student, tiny_run
+from tests.toys import Gaussian, small_student, tiny_run
 
 METHODS = {
     "diffusion": ("diffusion", {}),
     "ect": ("ect", {}),
     "ect huber": ("ect", {"c": 0.06, "stages": 4}),
     "ect edm": ("ect", {"weight": "edm", "q": 4.0, "c": 0.06}),
+    "ct": ("ct", {}),
+    "ct l1": ("ct", {"distance": "l1", "weight": "edm", "s1": 20}),
+    "ict": ("ict", {"s1": 160}),
 }
 
 pytestmark = pytest.mark.parametrize(("name", "options"), METHODS.values(), ids=METHODS.keys())
+
+
+def models(student) -> fs.Models:
+    """All the networks that a method can ask for."""
+    return fs.Models(student, ema=student, teacher=Gaussian())
 
 
 def build(name: str, options: dict) -> fs.Method:
@@ -52,14 +60,14 @@ def test_a_batch_is_its_items(name, options, dropout):
     """Row by row with the rows' own seeds gives the batch's loss and the batch's gradient."""
     method, student = build(name, options), small_student((2, 3), dropout=dropout)
     x0, z, times = batch(method)
-    models, seeds = fs.Models(student), list(range(len(x0)))
-    together = method.loss(models, x0, z, times, seed=seeds)
+    parts, seeds = models(student), list(range(len(x0)))
+    together = method.loss(parts, x0, z, times, seed=seeds)
     together.sum().backward()
     whole = [p.grad.clone() for p in student.parameters()]
     student.zero_grad()
     for i in range(len(x0)):
         rows = fs.Times(*(part[i : i + 1] for part in times[:4]), progress=times.progress)
-        alone = method.loss(models, x0[i : i + 1], z[i : i + 1], rows, seed=[seeds[i]])
+        alone = method.loss(parts, x0[i : i + 1], z[i : i + 1], rows, seed=[seeds[i]])
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-9, atol=1e-12)
         alone.sum().backward()
     for p, expected in zip(student.parameters(), whole, strict=True):
@@ -70,8 +78,8 @@ def test_labels_reach_the_rows_they_belong_to(name, options):
     method, student = build(name, options), small_student((2, 3), classes=3)
     x0, z, times = batch(method)
     cond = torch.tensor([0, 1, 2, 0, 1, 2])
-    loss = method.loss(fs.Models(student), x0, z, times, cond)
-    other = method.loss(fs.Models(student), x0, z, times, torch.tensor([0, 1, 2, 0, 1, 1]))
+    loss = method.loss(models(student), x0, z, times, cond)
+    other = method.loss(models(student), x0, z, times, torch.tensor([0, 1, 2, 0, 1, 1]))
     torch.testing.assert_close(loss[:5], other[:5])
     assert loss[5] != other[5]
 
@@ -80,10 +88,10 @@ def test_the_seed_decides_the_dropout_and_nothing_else_is_random(name, options):
     method, student = build(name, options), small_student((2, 3), dropout=0.5)
     given = batch(method)
     state = torch.get_rng_state()
-    first, again, other = (method.loss(fs.Models(student), *given, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (method.loss(models(student), *given, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    assert torch.equal(method.loss(fs.Models(student), *given), method.loss(fs.Models(student), *given))
+    assert torch.equal(method.loss(models(student), *given), method.loss(models(student), *given))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -91,15 +99,15 @@ def test_the_seed_decides_the_dropout_and_nothing_else_is_random(name, options):
 @pytest.mark.parametrize("shape", [(3,), (1, 8, 8), (2, 3, 2, 2)])
 def test_any_shape_and_dtype(name, options, shape, dtype):
     method, student = build(name, options), small_student(shape).to(dtype)
-    loss = method.loss(fs.Models(student), *batch(method, shape=shape, dtype=dtype))
+    loss = method.loss(models(student), *batch(method, shape=shape, dtype=dtype))
     assert loss.dtype == dtype
     assert loss.shape == (6,)
 
 
 def test_float32_agrees_with_float64(name, options):
     method, student = build(name, options), small_student((2, 3))
-    exact = method.loss(fs.Models(student), *batch(method))
-    quick = method.loss(fs.Models(student.float()), *batch(method, dtype=torch.float32))
+    exact = method.loss(models(student), *batch(method))
+    quick = method.loss(models(student.float()), *batch(method, dtype=torch.float32))
     torch.testing.assert_close(quick.double(), exact, rtol=2e-3, atol=1e-5)
 
 
@@ -108,7 +116,8 @@ def test_a_plain_function_is_a_denoiser_and_knowing_the_data_costs_nothing(name,
     method = build(name, options)
     _, z, times = batch(method)
     point = torch.full_like(z, 0.7)
-    loss = method.loss(fs.Models(lambda x_t, t, cond=None: point), point, z, times)
+    knows = lambda x_t, t, cond=None: point  # noqa: E731
+    loss = method.loss(fs.Models(knows, ema=knows, teacher=knows), point, z, times)
     torch.testing.assert_close(loss, torch.zeros(6, dtype=torch.float64), rtol=0, atol=1e-11)
 
 
@@ -121,8 +130,8 @@ def test_where_r_is_the_anchor_the_network_at_r_is_not_asked(name, options):
     def nan_at_the_data(x_t, t, cond=None):
         return torch.where((t == 0).reshape(-1, 1, 1), torch.nan, student(x_t, t, cond))
 
-    expected = method.loss(fs.Models(student), x0, z, at_anchor)
-    assert torch.equal(method.loss(fs.Models(nan_at_the_data), x0, z, at_anchor), expected)
+    expected = method.loss(models(student), x0, z, at_anchor)
+    assert torch.equal(method.loss(models(nan_at_the_data), x0, z, at_anchor), expected)
 
 
 def test_the_config_survives_json(name, options):

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fewstep.curricula import Doubling, Exponential, Fixed, Progressive
 from fewstep.errors import UserError
 from fewstep.randomness import generator
-from fewstep.times import Clean, LogNormal, RatioMap, karras
+from fewstep.times import Adjacent, AtAnchor, Clean, LogNormal, RatioMap, Segments, karras
 
 LAW = LogNormal(mean=-1.1, std=2.0)
 SAMPLERS = {
@@ -19,6 +20,11 @@ SAMPLERS = {
     "ratio": RatioMap(law=LAW),
     "ratio, capped": RatioMap(law=LAW, q=4.0, stages=12, ratio_max=0.999),
     "ratio, truncated law": RatioMap(law=LogNormal(mean=-0.8, std=1.6, low=0.002, high=80.0), q=256.0, stages=1),
+    "adjacent": Adjacent(steps=Progressive(2, 150)),
+    "adjacent by law": Adjacent(steps=Doubling(10, 1280), law=LogNormal(mean=-1.1, std=2.0, low=0.002, high=80.0)),
+    "segments": Segments(segments=4, steps=Exponential(64, 1280)),
+    "one segment of a trigonometric process": Segments(segments=1, steps=Fixed(64), end=math.pi / 2),
+    "at the anchor": AtAnchor(times=Segments(segments=4, steps=Fixed(64))),
 }
 
 
@@ -96,3 +102,60 @@ def test_the_grid_has_its_ends_and_even_roots():
     assert (grid[0], grid[-1], len(grid)) == (80.0, 0.002, 18)
     roots = grid ** (1 / 7)
     torch.testing.assert_close(roots.diff(), torch.full((17,), (roots[-1] - roots[0]).item() / 17, dtype=torch.float64))
+
+
+def test_adjacent_levels_are_as_likely_as_the_law_says():
+    law = LogNormal(mean=-1.1, std=2.0, low=0.002, high=80.0)
+    u = ((torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000)[:, None]
+    for sampler, shares in (
+        (Adjacent(steps=Fixed(40), law=law), law.cdf(Adjacent(steps=Fixed(40)).grid(0.0)).diff()),
+        (Adjacent(steps=Fixed(40)), torch.ones(40, dtype=torch.float64)),
+    ):
+        times, grid = sampler(u, 0.0), sampler.grid(0.0)
+        index = torch.searchsorted(grid, times.r)
+        assert torch.equal(grid[index], times.r)
+        assert torch.equal(grid[index + 1], times.t)
+        found = torch.bincount(index, minlength=40) / len(u)
+        torch.testing.assert_close(found.double(), shares / shares.sum(), rtol=0, atol=2e-5)
+
+
+def test_adjacent_times_by_number_and_by_value_are_the_same_interval():
+    sampler = Adjacent(steps=Fixed(17))
+    by_number, grid = sampler.at(torch.arange(17), 0.0), sampler.grid(0.0)
+    by_value = sampler.at(grid[1:], 0.0)
+    for ours, other in zip(by_number[:4], by_value[:4], strict=True):
+        assert torch.equal(ours, other)
+    assert sampler.at(grid[3:4] * 1.0001, 0.0).r == grid[3]
+
+
+@settings(max_examples=50)
+@given(segments=st.integers(1, 16), steps=st.integers(1, 300), seed=st.integers(0, 2**31))
+def test_a_segments_times_lie_in_it(segments, steps, seed):
+    sampler = Segments(segments=segments, steps=Fixed(steps))
+    times = sampler(torch.rand(64, 1, generator=generator(seed, "u"), dtype=torch.float64), 0.0)
+    total = segments * max(1, round(steps / segments))
+    torch.testing.assert_close(times.t - times.r, torch.full_like(times.t, 1 / total))
+    for name in ("t", "r"):
+        whole = getattr(times, name) * total
+        torch.testing.assert_close(whole, whole.round(), rtol=0, atol=1e-9)
+    assert ((times.a * segments).round() / segments - times.a).abs().max() < 1e-12
+    assert (times.t - times.a <= 1 / segments + 1e-12).all()
+    again = sampler.at(times.t - 1e-9, 0.0)
+    torch.testing.assert_close(again.t, times.t)
+
+
+def test_one_segment_per_step_is_diffusion_and_one_in_all_is_a_consistency_model():
+    u = torch.rand(64, 1, generator=generator(0, "u"), dtype=torch.float64)
+    every = Segments(segments=64, steps=Fixed(64))(u, 0.0)
+    assert torch.equal(every.r, every.a)
+    single = Segments(segments=1, steps=Fixed(64))(u, 0.0)
+    assert (single.a == 0).all()
+
+
+def test_at_the_anchor_is_the_other_sampler_with_r_moved_to_a():
+    inner = Segments(segments=4, steps=Fixed(64))
+    u = torch.rand(64, 1, generator=generator(0, "u"), dtype=torch.float64)
+    plain, moved = inner(u, 0.5), AtAnchor(times=inner)(u, 0.5)
+    assert torch.equal(moved.r, plain.a)
+    assert torch.equal(moved.t, plain.t)
+    assert torch.equal(AtAnchor(times=inner).at(plain.t, 0.5).r, plain.a)

@@ -2,68 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 import fewstep as fs
 from fewstep.denoiser import Cond, Preconditioned
-from fewstep.process import Time, expand, per_row
+from fewstep.process import Process, Time, edm, expand, per_row
 from fewstep.scalings import Edm
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Data N(mean, std^2) per element on edm: D = mean + std^2 / (std^2 + t^2) (x - mean)."""
+    """Data N(mean, std^2) per element: D = mean + alpha std^2 / (alpha^2 std^2 + sigma^2) (x - alpha mean)."""
 
     mean: float = 0.3
     std: float = 0.5
+    process: Process = field(default_factory=edm)
+
+    def _spread(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+        return alpha, alpha.square() * self.std**2 + sigma.square()
 
     def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
-        t = per_row(t, x_t)
-        return self.mean + expand(self.std**2 / (self.std**2 + t**2), x_t) * (x_t - self.mean)
+        alpha, variance = self._spread(per_row(t, x_t))
+        return self.mean + expand(alpha * self.std**2 / variance, x_t) * (x_t - expand(alpha, x_t) * self.mean)
 
     def solve(self, x: Tensor, t: Time, s: Time) -> Tensor:
         """The probability-flow ODE from t to s, in closed form."""
-        t, s = per_row(t, x), per_row(s, x)
-        return self.mean + expand(((self.std**2 + s**2) / (self.std**2 + t**2)).sqrt(), x) * (x - self.mean)
-
-
-@dataclass(frozen=True)
-class Trig:
-    """alpha = cos t, sigma = sigma_data sin t."""
-
-    sigma_data: float
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return t.cos()
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return self.sigma_data * t.sin()
-
-    def alpha_rate(self, t: Tensor) -> Tensor:
-        return -t.sin()
-
-    def sigma_rate(self, t: Tensor) -> Tensor:
-        return self.sigma_data * t.cos()
-
-
-@dataclass(frozen=True)
-class Cosine:
-    """Variance preserving with sigma(0) > 0: angle = 0.05 + 1.5 t."""
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return (0.05 + 1.5 * t).cos()
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return (0.05 + 1.5 * t).sin()
-
-    def alpha_rate(self, t: Tensor) -> Tensor:
-        return -1.5 * (0.05 + 1.5 * t).sin()
-
-    def sigma_rate(self, t: Tensor) -> Tensor:
-        return 1.5 * (0.05 + 1.5 * t).cos()
+        (alpha_t, before), (alpha_s, after) = (self._spread(per_row(time, x)) for time in (t, s))
+        return expand(alpha_s, x) * self.mean + expand((after / before).sqrt(), x) * (
+            x - expand(alpha_t, x) * self.mean
+        )
 
 
 class Analytic(nn.Module):

@@ -110,3 +110,14 @@ class ProgressiveRate:
 
     def __call__(self, progress: float) -> float:
         return math.exp(self.steps.first * math.log(self.mu0) / self.steps(progress))
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """From first to last, linearly in progress (a mixing share, for instance that of GC, arXiv 2406.09570)."""
+
+    first: float
+    last: float
+
+    def __call__(self, progress: float) -> float:
+        return self.first + (self.last - self.first) * progress
