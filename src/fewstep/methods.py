@@ -76,8 +76,8 @@ def cd(
 ) -> "fs.Method":
     """Consistency distillation: E d(D(x_t, t), D_ema(x_r, r)), x_r one move of the teacher's ODE from x_t to r.
 
-    Source: CM, arXiv 2303.01469, eq. 6-8 and algorithm 2; n and mu of ImageNet-64 (table 3; CIFAR-10: 18
-    points, mu = 0). There d is LPIPS. The network's noise label here is ln(t) / 4, in its code 1000 times that.
+    Source: CM, arXiv 2303.01469, eq. 6-8 and algorithm 2; n and mu are those of its ImageNet-64 runs.
+    There d is LPIPS, and the network's noise label is 250 ln t instead of ln(t) / 4.
 
     Args:
         n: levels of the Karras grid

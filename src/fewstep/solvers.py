@@ -181,11 +181,11 @@ def heun(
     """Second order: x + h ((1 - 1/(2 alpha)) v(x, t) + 1/(2 alpha) v(x', t')), x' = x + alpha h v, t' = t + alpha h.
 
     alpha = 1 is Heun's method, 2/3 Ralston's, 1/2 the midpoint (EDM, arXiv 2206.00364, algorithm 3).
-    Rows that end where sigma(s) = 0 take Euler's move, as there: K moves to the data are 2K - 1 evaluations.
+    Rows that end at the data, s = 0, take Euler's move, as there: K moves to the data are 2K - 1 evaluations.
     """
-    done = not isinstance(s, Tensor) and bool(process.sigma(s) == 0)  # known without asking the device
+    done = not isinstance(s, Tensor) and s == 0  # known without asking the device
     t, s = per_row(t, x), per_row(s, x)
-    step, last = s - t, process.sigma(s) == 0
+    step, last = s - t, s == 0
     v = process.velocity(x, denoiser(x, t, cond), t)
     straight = x + expand(step, x) * v
     if done:
