@@ -18,6 +18,7 @@ from fewstep.errors import UserError, require
 from fewstep.process import Process, expand
 from fewstep.process import edm as edm_process
 from fewstep.randomness import forked
+from fewstep.sampling import Sampler
 from fewstep.scalings import Scaling
 from fewstep.spaces import Space
 from fewstep.targets import Target
@@ -63,7 +64,7 @@ class Method:
     weight: Weight = weights.one
     balance: Balance = unbalanced
     scaling: Scaling = field(default_factory=scalings.Edm)  # the preconditioning that its students get
-    sampler: str = "multistep"  # how its students are sampled unless asked otherwise: a name of sampling.SAMPLERS
+    sampler: str | Sampler = "multistep"  # how its students are sampled unless asked otherwise
 
     def __post_init__(self) -> None:
         if self.target is None and not getattr(self.times, "at_anchor", True):

@@ -88,8 +88,10 @@ SAMPLERS = {
 }
 
 
-def sampler(name: str) -> Sampler:
-    """The sampler of that name."""
+def sampler(name: str | Sampler) -> Sampler:
+    """The sampler of that name, or the one that is given."""
+    if isinstance(name, Sampler):
+        return name
     if name not in SAMPLERS:
         raise unknown("sampler", name, SAMPLERS)
     return SAMPLERS[name]
