@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 import fewstep as fs
 from fewstep.denoiser import EdmScaling
 from fewstep.solvers import Churn, euler, heun, renoise
+from tests import agree_unets
 from tests.cases import Case
 
 FOLDER = Path(os.environ.get("FEWSTEP_CONFORMANCE") or Path(__file__).parent / "conformance")
@@ -34,9 +34,7 @@ WAITING = {
         ["diffusers_cm", "diffusers_ddim", "diffusers_edm_euler", "diffusers_lcm", "diffusers_tcd"],
         "discrete-time processes and their schedulers are not here yet",
     ),
-    **dict.fromkeys(
-        ["diffusers_unet2d", "edm2_unet", "edm_unet", "openai_unet"], "convolutional networks are not here yet"
-    ),
+    **dict.fromkeys(["diffusers_unet2d", "edm2_unet"], "these networks are not here yet"),
     **dict.fromkeys(["direct_cm_losses", "direct_cm_schedulers"], "Direct CM is not here yet"),
     **dict.fromkeys(["edm_precond_ve", "edm_precond_vp"], "the VE and VP preconditionings are not here yet"),
     "edm2_phema": "power-function averages are not here yet",
@@ -173,6 +171,7 @@ TESTED: dict[str, Callable[[Case], None]] = {
     "ect_t_to_r": ect_t_to_r,
     "ect_loss": ect_loss,
     "ect_sampler": ect_sampler,
+    **agree_unets.TESTED,
 }
 
 
@@ -182,7 +181,7 @@ def test_agrees_with_the_reference(sidecar):
     kind = about.get("kind", "")
     if kind not in TESTED:
         pytest.skip(f"{kind}: {WAITING.get(kind, 'a kind that no test knows')}")
-    TESTED[kind](Case(about, load_file(sidecar.with_suffix(".safetensors"))))
+    TESTED[kind](Case.read(sidecar))
 
 
 def test_the_folder_has_cases_and_no_kind_is_both_tested_and_waiting():
