@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fewstep.denoiser import Preconditioned
@@ -19,6 +22,14 @@ class Case:
 
     about: dict[str, Any]
     tensors: dict[str, Tensor]
+    weights: dict[str, Tensor] = field(default_factory=dict)  # of a network's case
+
+    @classmethod
+    def read(cls, sidecar: Path) -> Case:
+        """The case of a sidecar: its tensors are in one file of its name, or a network's in the two that it names."""
+        about = json.loads(sidecar.read_text())
+        io = sidecar.with_name(about.get("io", sidecar.with_suffix(".safetensors").name))
+        return cls(about, load_file(io), load_file(sidecar.with_name(about["weights"])) if "weights" in about else {})
 
     @property
     def given(self) -> dict[str, Any]:

@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 import fewstep as fs
 from fewstep.denoiser import Preconditioned
 from fewstep.scalings import Edm, Scaling, Ve, Vp
 from fewstep.solvers import Churn, euler, heun, renoise
-from tests import agree_cm, agree_diffusers
+from tests import agree_cm, agree_diffusers, agree_edm2, agree_unets
 from tests.cases import Case
 from tests.toys import Analytic
 
@@ -30,9 +29,7 @@ EDM = fs.process.edm()
 
 WAITING = {
     "diffusers_tcd": "trajectory consistency is not here yet",
-    **dict.fromkeys(
-        ["diffusers_unet2d", "edm2_unet", "edm_unet", "openai_unet"], "convolutional networks are not here yet"
-    ),
+    "diffusers_unet2d": "reading diffusers' networks is not here yet",
     **dict.fromkeys(["direct_cm_losses", "direct_cm_schedulers"], "Direct CM is not here yet"),
     "edm2_phema": "power-function averages are not here yet",
     **dict.fromkeys(
@@ -177,6 +174,8 @@ TESTED: dict[str, Callable[[Case], None]] = {
     "ect_sampler": ect_sampler,
     **agree_cm.TESTED,
     **agree_diffusers.TESTED,
+    **agree_edm2.TESTED,
+    **agree_unets.TESTED,
 }
 
 
@@ -186,7 +185,7 @@ def test_agrees_with_the_reference(sidecar):
     kind = about.get("kind", "")
     if kind not in TESTED:
         pytest.skip(f"{kind}: {WAITING.get(kind, 'a kind that no test knows')}")
-    TESTED[kind](Case(about, load_file(sidecar.with_suffix(".safetensors"))))
+    TESTED[kind](Case.read(sidecar))
 
 
 def test_the_folder_has_cases_and_no_kind_is_both_tested_and_waiting():

@@ -1,0 +1,73 @@
+"""What a network is told besides x: features of the noise label, labels of classes and of augmentations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from fewstep.denoiser import Cond
+from fewstep.errors import UserError
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """float32 for the half-precision types, any other as it is."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+class Positional(nn.Module):
+    """cos and sin of label / 10000^(i / last), i = 0 .. n/2 - 1: `[B] -> [B, n]`, in the label's dtype.
+
+    last is n/2, or n/2 - 1 with `endpoint`, so that the lowest frequency is 1/10000 itself.
+    """
+
+    def __init__(self, n: int, *, endpoint: bool = False) -> None:
+        super().__init__()
+        self.count, self.last = n // 2, n // 2 - endpoint
+
+    def forward(self, label: Tensor) -> Tensor:
+        steps = torch.arange(self.count, dtype=label.dtype, device=label.device) / self.last
+        angle = label[:, None] * (1 / 10000) ** steps
+        return torch.cat([angle.cos(), angle.sin()], 1)
+
+
+class Fourier(nn.Module):
+    """cos and sin of 2 pi f label, f drawn once from N(0, 16^2): `[B] -> [B, n]`, in the label's dtype."""
+
+    freqs: Tensor
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.register_buffer("freqs", nn.init.normal_(torch.empty(n // 2), std=16))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Fourier:
+        kept = self.freqs
+        nn.Module._apply(self, fn, recurse)
+        if self.freqs.dtype.itemsize < 4:  # a rounded frequency is another function of the label
+            self.freqs = kept.to(self.freqs.device)
+        return self
+
+    def forward(self, label: Tensor) -> Tensor:
+        angle = label[:, None] * (2 * math.pi * self.freqs).to(label.dtype)
+        return torch.cat([angle.cos(), angle.sin()], 1)
+
+
+def conditions(cond: Cond, classes: int, augment: int, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+    """One-hot rows of the class labels `[B, classes]` and the augment labels `[B, augment]`, None where there are none.
+
+    cond: labels `[B]` int64, -1 for "no label" (a row of zeros), or a dict of "label" and "augment". Without augment
+    labels nothing was augmented.
+    """
+    given = dict(cond) if isinstance(cond, Mapping) else {"label": cond}
+    label, augmented = given.pop("label", None), given.pop("augment", None)
+    if given or (augmented is not None and not augment):
+        takes = '"label" and "augment"' if augment else 'only "label"'
+        raise UserError(f"this network takes {takes} of a condition: got {', '.join([*given] or ['augment'])}")
+    if (label is None) != (not classes):
+        need = f"needs labels, integers 0..{classes - 1} or -1 for none" if classes else "takes no labels"
+        raise UserError(f"this network {need}: got cond={'None' if label is None else 'labels'}")
+    rows = None if label is None else one_hot(label + 1, classes + 1)[:, 1:].to(dtype)
+    return rows, None if augmented is None else augmented.to(dtype)
