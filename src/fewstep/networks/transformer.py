@@ -1,0 +1,82 @@
+"""What networks with tokens share: attention, the embedding of noise label and class, a residual MLP."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.functional import scaled_dot_product_attention, silu
+
+from fewstep.errors import UserError, require
+from fewstep.networks.residual import NoiseFeatures
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v of `[B, heads, tokens, d]`; written out where a jvp runs, as no fused kernel has one."""
+    if all(forward_ad.unpack_dual(part).tangent is None for part in (q, k, v)):
+        return scaled_dot_product_attention(q, k, v)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    exact = torch.promote_types(q.dtype, torch.float32)
+    return torch.softmax(scores, -1, dtype=exact).to(v.dtype) @ v
+
+
+def labels_fit(classes: int, cond: Tensor | None) -> None:
+    """A network with classes needs labels, one without takes none; each mistake is a UserError."""
+    if (classes == 0) != (cond is None):
+        need = f"needs labels, integers 0..{classes - 1} or -1 for none" if classes else "takes no labels"
+        raise UserError(f"this network {need}: got cond={'None' if cond is None else 'labels'}")
+
+
+def one_hot(cond: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Rows `[B, classes]` with a 1 at each label; label -1 takes the last row of the table, which is 0."""
+    return torch.eye(classes + 1, classes, dtype=dtype, device=cond.device)[cond]
+
+
+class Embedding(nn.Module):
+    """silu(MLP(features of the noise label) + embedding of the class), `[B] -> [B, width]`; label -1 adds 0."""
+
+    def __init__(self, classes: int, width: int, features: int = 256) -> None:
+        super().__init__()
+        self.classes = classes
+        self.features = NoiseFeatures(features // 2)
+        self.inner = nn.Linear(features, width)
+        self.outer = nn.Linear(width, width)
+        self.label = nn.Parameter(torch.empty(classes, width)) if classes else None
+        if self.label is not None:
+            nn.init.normal_(self.label, std=0.02)
+
+    def forward(self, noise_label: Tensor, cond: Tensor | None) -> Tensor:
+        labels_fit(self.classes, cond)
+        emb = self.outer(silu(self.inner(self.features(noise_label).to(self.inner.weight.dtype))))
+        if self.label is not None and cond is not None:
+            emb = emb + one_hot(cond, self.classes, emb.dtype) @ self.label
+        return silu(emb)
+
+
+class SelfAttention(nn.Module):
+    """Attention over tokens `[B, tokens, width]`; q and k are normalised over the channels of a head.
+
+    Without that norm the logits of wide transformers grow until the softmax has no gradient (arXiv 2302.05442).
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        require(heads > 0 and width % heads == 0, "heads", heads, f"a divisor of the {width} channels")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.norm_q = nn.LayerNorm(width // heads)
+        self.norm_k = nn.LayerNorm(width // heads)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        split = self.qkv(h).reshape(*h.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4).contiguous()
+        q, k, v = split.unbind(0)
+        mixed = attend(self.norm_q(q), self.norm_k(k), v)
+        return self.out(mixed.transpose(1, 2).reshape(h.shape))
+
+
+def zero(layer: nn.Linear | nn.Conv2d) -> None:
+    """Makes a layer start as the zero map."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
