@@ -84,3 +84,72 @@ def edm2_unet(
         dropout=dropout,
         dropout_resolutions=dropout_resolutions,
     )
+
+
+def dit(
+    shape: tuple[int, ...],
+    classes: int = 0,
+    *,
+    patch: int = 2,
+    width: int = 384,
+    depth: int = 12,
+    heads: int = 6,
+    mlp_ratio: float = 4.0,
+    dropout: float = 0.0,
+) -> "nn.Module":
+    """A diffusion transformer (adaLN-zero) for data of one or more axes; as it stands the size of DiT-S/2.
+
+    Args:
+        patch: length of a token's patch along every axis
+        width: channels of a token
+        depth: transformer blocks
+        heads: attention heads of a block
+        mlp_ratio: hidden channels of an MLP, in widths
+        dropout: probability of dropping a hidden unit of an MLP
+    """
+    from fewstep.networks.dit_network import DiT
+
+    return DiT(shape, classes, patch=patch, width=width, depth=depth, heads=heads, mlp_ratio=mlp_ratio, dropout=dropout)
+
+
+def uvit(
+    shape: tuple[int, ...],
+    classes: int = 0,
+    *,
+    width: int = 256,
+    mult: tuple[int, ...] = (1, 2, 4),
+    blocks: tuple[int, ...] = (3, 3, 16),
+    residual_stages: int = 1,
+    head_width: int = 64,
+    mlp_ratio: float = 4.0,
+    embedding: int = 1024,
+    dropout: float = 0.2,
+    dropout_stages: int = 1,
+) -> "nn.Module":
+    """The UViT of Multistep Consistency Models; as it stands its small one, 394 M parameters for ImageNet 64x64.
+
+    Args:
+        width: channels that the multipliers multiply
+        mult: multipliers of the channels, one per stage; the last stage is the middle
+        blocks: blocks of each stage, down as up
+        residual_stages: how many of the first stages have residual blocks; the others have transformer blocks
+        head_width: channels of an attention head
+        mlp_ratio: hidden channels of a transformer's MLP, in widths
+        embedding: channels of the embedding of noise label and class
+        dropout: probability of dropping a hidden unit of a block
+        dropout_stages: how many of the last stages drop; 1 is the middle alone
+    """
+    from fewstep.networks.uvit_network import UViT
+
+    return UViT(
+        shape,
+        classes,
+        widths=[width * m for m in mult],
+        blocks=blocks,
+        residual_stages=residual_stages,
+        head_width=head_width,
+        mlp_ratio=mlp_ratio,
+        embedding=embedding,
+        dropout=dropout,
+        dropout_stages=dropout_stages,
+    )

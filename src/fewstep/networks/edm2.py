@@ -74,8 +74,8 @@ class Weighted(nn.Module):
 def normalise_weights(module: nn.Module) -> None:
     """Overwrites every weight by its normalised value: EDM2's forced weight normalisation.
 
-    It changes no output (but for the eps of 1e-4, and by rounding from the second call on); it keeps the
-    size of a step relative to the weight what the learning rate says. Once per optimizer step, never inside a pass.
+    Up to the eps of the norm it changes no output; it keeps an optimizer's steps the size, relative to the
+    weights, that the learning rate says. For once per optimizer step, never inside a pass.
     """
     for part in module.modules():
         if isinstance(part, Weighted):

@@ -85,7 +85,7 @@ class Block(nn.Module):
             not self.heads or outputs % self.heads == 0,
             "head_width",
             common.head_width,
-            f"a width of heads that divides {outputs} channels",
+            f"one that makes equal heads of {outputs} channels",
         )
         self.emb_gain = nn.Parameter(torch.zeros(()))
         self.conv_res0 = Weighted(outputs if encoder else inputs, outputs, 3)
@@ -147,10 +147,14 @@ class EDM2UNet(nn.Module):
         super().__init__()
         require(all(w > 0 for w in widths) and len(widths) > 0, "mult", tuple(widths), "channels above 0 at each level")
         require(blocks > 0, "blocks", blocks, "at least 1 block")
+        require(noise_channels > 0, "mult_noise", noise_channels, "channels above 0")
+        require(common.embedding > 0, "mult_emb", common.embedding, "channels above 0")
+        require(common.head_width > 0, "head_width", common.head_width, "at least 1 channel")
+        require(common.clip > 0, "clip", common.clip, "above 0")
         require(0 <= dropout < 1, "dropout", dropout, "a probability in 0 .. 1, below 1")
         halvings = 2 ** (len(widths) - 1)
         fits = len(shape) == 3 and not any(size % halvings for size in shape[1:])
-        require(fits, "shape", shape, f"(channels, height, width), sizes that {halvings} divides for {len(widths)} levels")
+        require(fits, "shape", shape, f"(channels, height, width), both sizes divisible by {halvings}")
         self.classes, self.dropout = classes, dropout
         self.label_balance, self.concat_balance = label_balance, concat_balance
         self.out_gain = nn.Parameter(torch.zeros(()))
@@ -163,16 +167,19 @@ class EDM2UNet(nn.Module):
         for site, part in enumerate(down + up):
             height, across = (size >> part.level for size in shape[1:])
             dropped = dropout_resolutions is None or height in dropout_resolutions
-            block = Block(
-                part,
-                common,
-                encoder=site < len(down),
-                attention=part.name == "in0" or (part.name.startswith("block") and height in attention),
-                dropout=dropout if dropped else 0.0,
-                site=site,
-            )
             room = self.enc if site < len(down) else self.dec
-            room[f"{height}x{across}_{part.name}"] = Weighted(part.inputs, part.outputs, 3) if site == 0 else block
+            room[f"{height}x{across}_{part.name}"] = (
+                Weighted(part.inputs, part.outputs, 3)
+                if part.name == "conv"
+                else Block(
+                    part,
+                    common,
+                    encoder=room is self.enc,
+                    attention=part.name == "in0" or (part.name.startswith("block") and height in attention),
+                    dropout=dropout if dropped else 0.0,
+                    site=site,
+                )
+            )
         self.out_conv = Weighted(widths[0], shape[0], 3)
 
     def masks(self, rows: int, seeds: Sequence[int]) -> Masks | None:

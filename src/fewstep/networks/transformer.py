@@ -1,23 +1,45 @@
-"""What networks with tokens share: attention, the embedding of noise label and class, a residual MLP."""
+"""What networks share that attend: attention, positions, the embedding of noise label and class."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.nn.functional import pad, scaled_dot_product_attention, silu
 
 from fewstep.errors import UserError, require
 from fewstep.networks.residual import NoiseFeatures
 
 
+def has_tangent(*parts: Tensor) -> bool:
+    """Whether a jvp is running through any of the tensors."""
+    return any(forward_ad.unpack_dual(part).tangent is not None for part in parts)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v of `[B, heads, tokens, d]`; written out where a jvp runs, as no fused kernel has one."""
-    if all(forward_ad.unpack_dual(part).tangent is None for part in (q, k, v)):
+    """softmax(q k^T / sqrt(d)) v of `[B, heads, tokens, d]`; written out under a jvp, which no fused kernel has."""
+    if not has_tangent(q, k, v):
         return scaled_dot_product_attention(q, k, v)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     exact = torch.promote_types(q.dtype, torch.float32)
     return torch.softmax(scores, -1, dtype=exact).to(v.dtype) @ v
+
+
+class LayerNorm(nn.LayerNorm):
+    """torch's over the last axis; written out under a jvp, whose own gradient torch's kernel gets wrong."""
+
+    def __init__(self, width: int, affine: bool = True) -> None:
+        super().__init__(width, elementwise_affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not has_tangent(x):
+            return super().forward(x)
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))
+        centred = exact - exact.mean(-1, keepdim=True)
+        h = (centred * (centred.square().mean(-1, keepdim=True) + self.eps).rsqrt()).to(x.dtype)
+        return torch.addcmul(self.bias, h, self.weight) if self.elementwise_affine else h
 
 
 def labels_fit(classes: int, cond: Tensor | None) -> None:
@@ -30,6 +52,17 @@ def labels_fit(classes: int, cond: Tensor | None) -> None:
 def one_hot(cond: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
     """Rows `[B, classes]` with a 1 at each label; label -1 takes the last row of the table, which is 0."""
     return torch.eye(classes + 1, classes, dtype=dtype, device=cond.device)[cond]
+
+
+def positions(grid: Sequence[int], width: int) -> Tensor:
+    """`[tokens, width]`: sin and cos of each axis's index at frequencies 1 .. 1e-4; channels left over are 0."""
+    n = width // (2 * len(grid))
+    require(n > 0, "width", width, f"at least {2 * len(grid)} channels for {len(grid)} axes of positions")
+    frequencies = torch.logspace(0, -4, n + 1)[:-1]
+    index = torch.meshgrid(*(torch.arange(size, dtype=torch.float32) for size in grid), indexing="ij")
+    angles = [axis.reshape(-1, 1) * frequencies for axis in index]
+    table = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1)
+    return pad(table, (0, width - table.shape[1]))
 
 
 class Embedding(nn.Module):
@@ -64,8 +97,8 @@ class SelfAttention(nn.Module):
         require(heads > 0 and width % heads == 0, "heads", heads, f"a divisor of the {width} channels")
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
-        self.norm_q = nn.LayerNorm(width // heads)
-        self.norm_k = nn.LayerNorm(width // heads)
+        self.norm_q = LayerNorm(width // heads)
+        self.norm_k = LayerNorm(width // heads)
         self.out = nn.Linear(width, width)
 
     def forward(self, h: Tensor) -> Tensor:
