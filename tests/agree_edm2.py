@@ -50,7 +50,8 @@ def labels(case: Case) -> Tensor | None:
 def edm2_unet(case: Case) -> None:
     config = case.about["config"]
     network, head = network_of(config), Uncertainty(config.get("logvar_channels", 128))
-    theirs = {name: case[name] for name in case.about["state_dict"]}
+    stored = case.tensors | getattr(case, "weights", {})
+    theirs = {name: stored[name] for name in case.about["state_dict"]}
     inner = {name.removeprefix("unet."): w for name, w in theirs.items() if name.startswith("unet.")}
     outer = {name: w for name, w in theirs.items() if not name.startswith("unet.")}
     for module, weights in ((network, inner), (head, outer)):

@@ -109,6 +109,15 @@ def test_unit_in_is_unit_everywhere(gain):
         assert h.square().mean().sqrt().item() == pytest.approx(1.0, abs=0.25), name
 
 
+def test_activations_are_clipped():
+    network, seen = small(clip=0.5), []
+    for part in network.modules():
+        if isinstance(part, Block):
+            part.register_forward_hook(lambda _m, _i, out: seen.append(out.abs().max().item()))
+    network(*inputs(SHAPE), torch.tensor([0, 1, 2]))
+    assert set(seen) == {0.5}
+
+
 def test_a_pass_changes_no_weight():
     network = small().train()
     before = {name: value.clone() for name, value in network.state_dict().items()}

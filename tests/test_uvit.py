@@ -9,6 +9,7 @@ from torch.nn.functional import avg_pool2d, silu
 
 import fewstep as fs
 from fewstep.errors import UserError
+from fewstep.networks.uvit_network import ResBlock
 from fewstep.randomness import forked
 from tests.network_properties import (
     alive,
@@ -93,8 +94,19 @@ def test_every_block_of_the_way_up_takes_the_skip_of_its_mirror():
     out = network(x, label, torch.tensor([0, 1, 2]))
     assert len(outputs) == 5
     assert all(skip is kept for skip, kept in zip(skips, reversed(outputs), strict=True))
-    gradients = torch.autograd.grad(out.sum(), [stage.blocks[0].norm_skip.weight for stage in [network.up[1]]])
+    gradients = torch.autograd.grad(out.sum(), [network.up[1].blocks[0].norm_skip.weight])
     assert gradients[0].abs().max() > 0
+
+
+def test_a_skip_like_the_input_is_an_input_of_twice_the_variance():
+    h, emb = inputs((8, 4, 4))[0], inputs((16,))[0]
+    joined, plain = alive(ResBlock(8, 16, True, 0.0, 0)), alive(ResBlock(8, 16, False, 0.0, 0))
+    plain.load_state_dict({k: v for k, v in joined.state_dict().items() if "skip" not in k})
+    with torch.no_grad():
+        joined.norm_skip.load_state_dict(joined.norm.state_dict())
+        for p in plain.norm.parameters():
+            p *= 2**0.5
+    torch.testing.assert_close(joined(h, h, emb, None), plain(h, None, emb, None), rtol=1e-12, atol=1e-12)
 
 
 def test_derivatives():

@@ -51,7 +51,7 @@ class Fourier(nn.Module):
 class Weighted(nn.Module):
     """A linear layer or convolution without bias whose weight is of unit rms per output, times gain / sqrt(fan in).
 
-    The weight is normalised wherever it is used, so its stored length changes no output (eqs. 47 and 66).
+    The weight is normalised wherever it is used, so its stored length changes no output (eq. 66).
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 0) -> None:  # 0: linear

@@ -13,7 +13,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from fewstep.errors import require
 from fewstep.networks.dropout import Masks, drop, masks_for
 from fewstep.networks.edm2 import Fourier, Weighted, mp_cat, mp_silu, mp_sum, normalise_weights, unit
-from fewstep.networks.transformer import attend, labels_fit, one_hot
+from fewstep.networks.transformer import attend, labels_fit, levels_fit, one_hot
 
 
 @dataclass(frozen=True)
@@ -145,16 +145,13 @@ class EDM2UNet(nn.Module):
         dropout_resolutions: Sequence[int] | None,
     ) -> None:
         super().__init__()
-        require(all(w > 0 for w in widths) and len(widths) > 0, "mult", tuple(widths), "channels above 0 at each level")
+        levels_fit(shape, widths)
         require(blocks > 0, "blocks", blocks, "at least 1 block")
         require(noise_channels > 0, "mult_noise", noise_channels, "channels above 0")
         require(common.embedding > 0, "mult_emb", common.embedding, "channels above 0")
         require(common.head_width > 0, "head_width", common.head_width, "at least 1 channel")
         require(common.clip > 0, "clip", common.clip, "above 0")
         require(0 <= dropout < 1, "dropout", dropout, "a probability in 0 .. 1, below 1")
-        halvings = 2 ** (len(widths) - 1)
-        fits = len(shape) == 3 and not any(size % halvings for size in shape[1:])
-        require(fits, "shape", shape, f"(channels, height, width), both sizes divisible by {halvings}")
         self.classes, self.dropout = classes, dropout
         self.label_balance, self.concat_balance = label_balance, concat_balance
         self.out_gain = nn.Parameter(torch.zeros(()))

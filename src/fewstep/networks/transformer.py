@@ -42,6 +42,14 @@ class LayerNorm(nn.LayerNorm):
         return torch.addcmul(self.bias, h, self.weight) if self.elementwise_affine else h
 
 
+def levels_fit(shape: Sequence[int], widths: Sequence[int]) -> None:
+    """Images that halve as often as there are levels to go down; each mistake is a UserError."""
+    require(len(widths) > 0 and min(widths) > 0, "mult", tuple(widths), "channels above 0 at each level")
+    halvings = 2 ** (len(widths) - 1)
+    fits = len(shape) == 3 and not any(size % halvings for size in shape[1:])
+    require(fits, "shape", shape, f"(channels, height, width), both sizes divisible by {halvings}")
+
+
 def labels_fit(classes: int, cond: Tensor | None) -> None:
     """A network with classes needs labels, one without takes none; each mistake is a UserError."""
     if (classes == 0) != (cond is None):

@@ -19,7 +19,7 @@ from torch.nn.functional import avg_pool2d, interpolate, silu
 
 from fewstep.errors import require
 from fewstep.networks.dropout import Masks, drop, masks_for
-from fewstep.networks.transformer import Embedding, LayerNorm, SelfAttention, positions, zero
+from fewstep.networks.transformer import Embedding, LayerNorm, SelfAttention, levels_fit, positions, zero
 
 
 class GroupNorm(nn.GroupNorm):
@@ -126,11 +126,9 @@ class UViT(nn.Module):
         dropout_stages: int,
     ) -> None:
         super().__init__()
-        stages, halvings = len(widths), 2 ** max(len(widths) - 1, 0)
-        require(stages > 0 and all(w > 0 for w in widths), "mult", tuple(widths), "channels above 0 at each stage")
+        levels_fit(shape, widths)
+        stages = len(widths)
         require(len(blocks) == stages and all(n > 0 for n in blocks), "blocks", blocks, f"{stages} numbers, as in mult")
-        fits = len(shape) == 3 and not any(size % halvings for size in shape[1:])
-        require(fits, "shape", shape, f"(channels, height, width), both sizes divisible by {halvings}")
         require(0 <= residual_stages <= stages, "residual_stages", residual_stages, f"0 .. {stages}")
         require(0 <= dropout_stages <= stages, "dropout_stages", dropout_stages, f"0 .. {stages}")
         require(0 <= dropout < 1, "dropout", dropout, "a probability in 0 .. 1, below 1")
