@@ -1,10 +1,11 @@
 """The UViT of simple diffusion (arXiv 2301.11093) as Multistep Consistency Models (arXiv 2403.06807) sizes it.
 
-The paper gives stages, channels, pooling, dropout and the number of parameters. The rest is simple diffusion's: the
-embedding scales and shifts the second norm of a residual block and the hidden layer of a transformer's MLP; the way
-up adds the skip of the mirrored block, over sqrt(2). Chosen here: 1x1 convolutions between stages, sin-cos positions
-at the entry of each stage of transformers, an embedding of 1024 channels whatever the width. The paper's four sizes
-(ImageNet 64 and 128: small 394 M and 397 M, large 1.23 B and 1.25 B) follow to 1.1 %, those of the small ones to 0.1 %.
+The latter gives stages, channels, pooling, dropout and the number of parameters. After the former, the embedding
+scales and shifts the second norm of a residual block and the hidden layer of a transformer's MLP, and a residual
+block's branch takes in the skip of its mirror over sqrt(2). Neither says, and chosen here: 1x1 convolutions between
+stages, fixed sin-cos positions and normalised q and k, skips of transformer blocks that join their input, an embedding
+of 1024 channels whatever the width. The four sizes of the paper follow, the small ones (394 M for ImageNet 64, 397 M
+for 128) to 0.1 %, the large ones (1.23 B, 1.25 B) to 1.1 %.
 """
 
 from __future__ import annotations
