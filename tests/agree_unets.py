@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import fewstep as fs
-from fewstep.denoiser import Edm, Preconditioned
+from fewstep.denoiser import Preconditioned
 from fewstep.networks.openai import adm_options, from_openai, to_openai
+from fewstep.scalings import Edm
 from tests.cases import Case
 
 SONG = {  # EDM's argument: our option, EDM's default

@@ -131,3 +131,133 @@ def adm_unet(
         emb_mult=emb_mult,
         augment=augment,
     )
+
+
+def edm2_unet(
+    shape: tuple[int, ...],
+    classes: int = 0,
+    *,
+    width: int = 192,
+    mult: tuple[int, ...] = (1, 2, 3, 4),
+    mult_noise: int | None = None,
+    mult_emb: int | None = None,
+    blocks: int = 3,
+    attention: tuple[int, ...] = (16, 8),
+    head_channels: int = 64,
+    label_balance: float = 0.5,
+    concat_balance: float = 0.5,
+    residual_balance: float = 0.3,
+    attention_balance: float = 0.3,
+    clip: float = 256.0,
+    dropout: float = 0.0,
+    dropout_resolutions: tuple[int, ...] | None = None,
+) -> "nn.Module":
+    """EDM2's magnitude-preserving U-Net; as it stands EDM2-S, 280 M parameters for 64x64 images of 1000 classes.
+
+    Args:
+        width: channels that the multipliers multiply
+        mult: multipliers of the channels, one per resolution
+        mult_noise: multiplier of the noise features; None is the first of mult
+        mult_emb: multiplier of the embedding; None is the largest of mult
+        blocks: blocks per resolution
+        attention: resolutions whose blocks attend
+        head_channels: channels of an attention head; where there are fewer, nothing attends
+        label_balance: share of the class in the embedding
+        concat_balance: share of the skip connection in a concatenation
+        residual_balance: share of the branch in a residual sum
+        attention_balance: share of the attention in its sum
+        clip: largest activation
+        dropout: probability of dropping an activation inside a block
+        dropout_resolutions: resolutions whose blocks drop; None is all (TCM drops at 16 and 8)
+    """
+    from fewstep.networks.edm2_network import Common, EDM2UNet
+
+    common = Common(
+        embedding=width * (mult_emb or max(mult, default=1)),
+        head_channels=head_channels,
+        residual_balance=residual_balance,
+        attention_balance=attention_balance,
+        clip=clip,
+    )
+    return EDM2UNet(
+        shape,
+        classes,
+        common,
+        widths=[width * m for m in mult],
+        noise_channels=width * (mult_noise or next(iter(mult), 1)),
+        blocks=blocks,
+        attention=attention,
+        label_balance=label_balance,
+        concat_balance=concat_balance,
+        dropout=dropout,
+        dropout_resolutions=dropout_resolutions,
+    )
+
+
+def dit(
+    shape: tuple[int, ...],
+    classes: int = 0,
+    *,
+    patch: int = 2,
+    width: int = 384,
+    depth: int = 12,
+    heads: int = 6,
+    mlp_ratio: float = 4.0,
+    dropout: float = 0.0,
+) -> "nn.Module":
+    """A diffusion transformer (adaLN-zero) for data of one or more axes; as it stands the size of DiT-S/2.
+
+    Args:
+        patch: length of a token's patch along every axis
+        width: channels of a token
+        depth: transformer blocks
+        heads: attention heads of a block
+        mlp_ratio: hidden channels of an MLP, in widths
+        dropout: probability of dropping a hidden unit of an MLP
+    """
+    from fewstep.networks.dit_network import DiT
+
+    return DiT(shape, classes, patch=patch, width=width, depth=depth, heads=heads, mlp_ratio=mlp_ratio, dropout=dropout)
+
+
+def uvit(
+    shape: tuple[int, ...],
+    classes: int = 0,
+    *,
+    width: int = 256,
+    mult: tuple[int, ...] = (1, 2, 4),
+    blocks: tuple[int, ...] = (3, 3, 16),
+    residual_stages: int = 1,
+    head_channels: int = 64,
+    mlp_ratio: float = 4.0,
+    embedding: int = 1024,
+    dropout: float = 0.2,
+    dropout_stages: int = 1,
+) -> "nn.Module":
+    """The UViT of Multistep Consistency Models; as it stands its small one, 394 M parameters for ImageNet 64x64.
+
+    Args:
+        width: channels that the multipliers multiply
+        mult: multipliers of the channels, one per stage; the last stage is the middle
+        blocks: blocks of each stage, down as up
+        residual_stages: how many of the first stages have residual blocks; the others have transformer blocks
+        head_channels: channels of an attention head
+        mlp_ratio: hidden channels of a transformer's MLP, in widths
+        embedding: channels of the embedding of noise label and class
+        dropout: probability of dropping a hidden unit of a block
+        dropout_stages: how many of the last stages drop; 1 is the middle alone
+    """
+    from fewstep.networks.uvit_network import UViT
+
+    return UViT(
+        shape,
+        classes,
+        widths=[width * m for m in mult],
+        blocks=blocks,
+        residual_stages=residual_stages,
+        head_channels=head_channels,
+        mlp_ratio=mlp_ratio,
+        embedding=embedding,
+        dropout=dropout,
+        dropout_stages=dropout_stages,
+    )

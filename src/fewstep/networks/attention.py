@@ -1,33 +1,56 @@
-"""Attention over the pixels of feature maps, in a form that every kind of derivative passes."""
+"""Attention and norms whose values and derivatives of every kind are right: under a jvp as outside of one."""
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.nn.functional import scaled_dot_product_attention, softmax
-
-from fewstep.networks.embedding import at_least_float32
+from torch.nn.functional import scaled_dot_product_attention
 
 
-def forward_mode() -> bool:
-    """Whether a forward-mode derivative is being taken, as under torch.func.jvp."""
-    return forward_ad._current_level >= 0
+def has_tangent(*parts: Tensor) -> bool:
+    """Whether a jvp is running through any of the tensors."""
+    return any(forward_ad.unpack_dual(part).tangent is not None for part in parts)
 
 
-def attend(qkv: Tensor, heads: int) -> Tensor:
-    """softmax(q k^T / sqrt(dim)) v of each head, `[B, 3 C, H, W] -> [B, C, H, W]`.
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """float32 for the half-precision types, any other as it is."""
+    return torch.promote_types(dtype, torch.float32)
 
-    Channels are (head, dim, q|k|v), as EDM's. PyTorch's fused kernels know no forward-mode derivative, so there
-    the softmax is written out.
-    """
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v of `[B, heads, tokens, d]`; written out under a jvp, which no fused kernel has."""
+    if not has_tangent(q, k, v):
+        return scaled_dot_product_attention(q, k, v)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    return torch.softmax(scores, -1, dtype=at_least_float32(q.dtype)).to(v.dtype) @ v
+
+
+def attend_pixels(qkv: Tensor, heads: int) -> Tensor:
+    """`attend` over pixels, `[B, 3 C, H, W] -> [B, C, H, W]`; channels are (head, dim, q|k|v), as EDM's."""
     rows, channels, *sides = qkv.shape
-    parts = qkv.reshape(rows, heads, channels // heads // 3, 3, -1)  # [B, heads, dim, q|k|v, pixels]
-    if forward_mode():
-        q, k, v = parts.unbind(3)
-        share = q.transpose(2, 3) @ (k * q.shape[2] ** -0.5)
-        share = softmax(share, 3, dtype=at_least_float32(share.dtype)).to(v.dtype)
-        seen = v @ share.transpose(2, 3)
-    else:
-        q, k, v = parts.permute(3, 0, 1, 4, 2).contiguous().unbind()  # other layouts leave the fast path
-        seen = scaled_dot_product_attention(q, k, v).transpose(2, 3)
-    return seen.reshape(rows, channels // 3, *sides)
+    parts = qkv.reshape(rows, heads, channels // heads // 3, 3, -1)
+    q, k, v = parts.permute(3, 0, 1, 4, 2).contiguous().unbind()  # other layouts leave the fast path
+    return attend(q, k, v).transpose(2, 3).reshape(rows, channels // 3, *sides)
+
+
+class GroupNorm(nn.GroupNorm):
+    """torch's; its derivative under a jvp takes contiguous inputs alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.contiguous() if has_tangent(x) else x)
+
+
+class LayerNorm(nn.LayerNorm):
+    """torch's over the last axis; written out under a jvp, whose own gradient torch's kernel gets wrong."""
+
+    def __init__(self, width: int, affine: bool = True) -> None:
+        super().__init__(width, elementwise_affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not has_tangent(x):
+            return super().forward(x)
+        exact = x.to(at_least_float32(x.dtype))
+        centred = exact - exact.mean(-1, keepdim=True)
+        h = (centred * (centred.square().mean(-1, keepdim=True) + self.eps).rsqrt()).to(x.dtype)
+        return torch.addcmul(self.bias, h, self.weight) if self.elementwise_affine else h

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, silu
 
 from fewstep.errors import UserError, require
-from fewstep.networks.attention import attend, forward_mode
+from fewstep.networks import attention
+from fewstep.networks.attention import attend_pixels
 from fewstep.networks.dropout import Masks, drop
 
 Taps = tuple[int, ...]
@@ -81,7 +82,7 @@ class ConvDown(nn.Conv2d):
         return conv2d(super().forward(x), kernel, stride=2, groups=self.out_channels)
 
 
-class GroupNorm(nn.GroupNorm):
+class GroupNorm(attention.GroupNorm):
     """Normalisation over at most 32 groups of at least `least` channels; statistics are in float32 at least."""
 
     def __init__(self, channels: int, eps: float, least: int) -> None:
@@ -92,9 +93,6 @@ class GroupNorm(nn.GroupNorm):
                 "expected a multiple of 32 as width, or a smaller one of 4"
             )
         super().__init__(groups, channels, eps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.contiguous() if forward_mode() else x)  # its derivative takes no other layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +149,7 @@ class Block(nn.Module):
             h = self.norm1(h + given)
         h = self.conv1(drop(silu(h), self.style.dropout, self.number, masks))
         x = self.sum(h, x if self.skip is None else self.skip(x))
-        return self.sum(self.proj(attend(self.qkv(self.norm2(x)), self.heads)), x) if self.heads else x
+        return self.sum(self.proj(attend_pixels(self.qkv(self.norm2(x)), self.heads)), x) if self.heads else x
 
     def sum(self, h: Tensor, x: Tensor) -> Tensor:
         return h + x if self.style.skip_scale == 1 else (h + x).mul_(self.style.skip_scale)

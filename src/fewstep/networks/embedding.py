@@ -7,15 +7,36 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from fewstep.denoiser import Cond
 from fewstep.errors import UserError
 
 
-def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """float32 for the half-precision types, any other as it is."""
-    return torch.promote_types(dtype, torch.float32)
+def labels_fit(classes: int, cond: Tensor | None) -> None:
+    """A network with classes needs labels, one without takes none; each mistake is a UserError."""
+    if (classes == 0) != (cond is None):
+        need = f"needs labels, integers 0..{classes - 1} or -1 for none" if classes else "takes no labels"
+        raise UserError(f"this network {need}: got cond={'None' if cond is None else 'labels'}")
+
+
+def one_hot(cond: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Rows `[B, classes]` with a 1 at each label; label -1 takes the last row of the table, which is 0."""
+    return torch.eye(classes + 1, classes, dtype=dtype, device=cond.device)[cond]
+
+
+class NoiseFeatures(nn.Module):
+    """cos and sin of the noise label at geometrically spaced frequencies, `[B] -> [B, 2 n]`."""
+
+    frequencies: Tensor
+
+    def __init__(self, n: int = 16, lowest: float = 0.25, highest: float = 16.0) -> None:
+        super().__init__()
+        steps = torch.linspace(math.log(lowest), math.log(highest), n)
+        self.register_buffer("frequencies", steps.exp(), persistent=False)
+
+    def forward(self, label: Tensor) -> Tensor:
+        angle = label[:, None] * self.frequencies.to(label.dtype)
+        return torch.cat([angle.cos(), angle.sin()], 1)
 
 
 class Positional(nn.Module):
@@ -66,8 +87,6 @@ def conditions(cond: Cond, classes: int, augment: int, dtype: torch.dtype) -> tu
     if given or (augmented is not None and not augment):
         takes = '"label" and "augment"' if augment else 'only "label"'
         raise UserError(f"this network takes {takes} of a condition: got {', '.join([*given] or ['augment'])}")
-    if (label is None) != (not classes):
-        need = f"needs labels, integers 0..{classes - 1} or -1 for none" if classes else "takes no labels"
-        raise UserError(f"this network {need}: got cond={'None' if label is None else 'labels'}")
-    rows = None if label is None else one_hot(label + 1, classes + 1)[:, 1:].to(dtype)
+    labels_fit(classes, label)
+    rows = None if label is None else one_hot(label, classes, dtype)
     return rows, None if augmented is None else augmented.to(dtype)

@@ -11,22 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from fewstep.errors import UserError, require
+from fewstep.networks.attention import LayerNorm
 from fewstep.networks.dropout import Masks, drop, masks_for
-
-
-class NoiseFeatures(nn.Module):
-    """cos and sin of the noise label at geometrically spaced frequencies, `[B] -> [B, 2 n]`."""
-
-    frequencies: Tensor
-
-    def __init__(self, n: int = 16, lowest: float = 0.25, highest: float = 16.0) -> None:
-        super().__init__()
-        steps = torch.linspace(math.log(lowest), math.log(highest), n)
-        self.register_buffer("frequencies", steps.exp(), persistent=False)
-
-    def forward(self, label: Tensor) -> Tensor:
-        angle = label[:, None] * self.frequencies.to(label.dtype)
-        return torch.cat([angle.cos(), angle.sin()], 1)
+from fewstep.networks.embedding import NoiseFeatures
 
 
 class Block(nn.Module):
@@ -34,7 +21,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, embedding: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm = LayerNorm(width, affine=False)
         self.modulate = nn.Linear(embedding, 2 * width)
         self.inner = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
@@ -68,7 +55,7 @@ class ResidualMLP(nn.Module):
         self.label = nn.Embedding(classes, embedding) if classes else None
         self.inlet = nn.Linear(size, width)
         self.blocks = nn.ModuleList(Block(width, embedding) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
         self.outlet = nn.Linear(width, size)
         nn.init.zeros_(self.outlet.weight)
         nn.init.zeros_(self.outlet.bias)

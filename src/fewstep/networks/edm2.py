@@ -1,0 +1,98 @@
+"""EDM2's magnitude-preserving U-Net (arXiv 2312.02696, configuration G, figure 21); weights interchange by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def unit(x: Tensor, dim: Sequence[int], eps: float = 1e-4) -> Tensor:
+    """x / (rms of x over `dim` + eps), the rms in float32 at least."""
+    norm = torch.linalg.vector_norm(x, dim=tuple(dim), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+    return x / (norm * math.sqrt(norm.numel() / x.numel()) + eps).to(x.dtype)
+
+
+def mp_silu(x: Tensor) -> Tensor:
+    """silu, scaled to keep the magnitude of a unit normal (eq. 81)."""
+    return functional.silu(x) / 0.596
+
+
+def mp_sum(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """((1 - t) a + t b) / sqrt((1 - t)^2 + t^2): unit if a and b are and do not correlate (eq. 88)."""
+    return ((1 - t) * a + t * b) / math.hypot(1 - t, t)
+
+
+def mp_cat(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """Channels of a and b, together of unit magnitude, with shares 1 - t and t whatever their numbers (eq. 103)."""
+    n, m = a.shape[1], b.shape[1]
+    scale = math.sqrt(n + m) / math.hypot(1 - t, t)
+    return torch.cat([a * (scale * (1 - t) / math.sqrt(n)), b * (scale * t / math.sqrt(m))], 1)
+
+
+class Fourier(nn.Module):
+    """sqrt(2) cos(2 pi f x + phase) with fixed f ~ N(0, 1) and uniform phases, `[B] -> [B, channels]` (eq. 75)."""
+
+    freqs: Tensor
+    phases: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("freqs", 2 * math.pi * nn.init.normal_(torch.empty(channels)))
+        self.register_buffer("phases", 2 * math.pi * nn.init.uniform_(torch.empty(channels)))
+
+    def forward(self, label: Tensor) -> Tensor:
+        return (label[:, None] * self.freqs + self.phases).cos() * math.sqrt(2)
+
+
+class Weighted(nn.Module):
+    """A linear layer or convolution without bias whose weight is of unit rms per output, times gain / sqrt(fan in).
+
+    The weight is normalised wherever it is used, so its stored length changes no output (eq. 66).
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 0) -> None:  # 0: linear
+        super().__init__()
+        size = (kernel, kernel) if kernel else ()
+        self.weight = nn.Parameter(nn.init.normal_(torch.empty(outputs, inputs, *size)))
+
+    def normalised(self) -> Tensor:
+        """The weight with unit rms per output."""
+        return unit(self.weight, range(1, self.weight.ndim))
+
+    def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+        weight = (self.normalised() * (gain / math.sqrt(self.weight[0].numel()))).to(x.dtype)
+        if weight.ndim == 2:
+            return functional.linear(x, weight)
+        return functional.conv2d(x, weight, padding=weight.shape[-1] // 2)
+
+
+@torch.no_grad()
+def normalise_weights(module: nn.Module) -> None:
+    """Overwrites every weight by its normalised value: EDM2's forced weight normalisation.
+
+    Up to the eps of the norm it changes no output; it keeps an optimizer's steps the size, relative to the
+    weights, that the learning rate says. For once per optimizer step, never inside a pass.
+    """
+    for part in module.modules():
+        if isinstance(part, Weighted):
+            part.weight.copy_(part.normalised())
+
+
+class Uncertainty(nn.Module):
+    """u(noise_label), `[B] -> [B]`: the log-variance of the loss at a noise level (loss e^-u + u, eq. 21)."""
+
+    def __init__(self, channels: int = 128) -> None:
+        super().__init__()
+        self.logvar_fourier = Fourier(channels)
+        self.logvar_linear = Weighted(channels, 1)
+
+    def normalise_(self) -> None:
+        """As `EDM2UNet.normalise_`."""
+        normalise_weights(self)
+
+    def forward(self, noise_label: Tensor) -> Tensor:
+        return self.logvar_linear(self.logvar_fourier(noise_label)).squeeze(1)
