@@ -94,11 +94,12 @@ def parse_steps(text: str) -> tuple[int, ...]:
 def table(results: list[Result], speeds: list[dict[str, Any]]) -> str:
     """One line per metric and number of steps."""
     width = max(16, *(len(r.metric) for r in results))
-    lines = [f"{'metric':<{width}} {'steps':>5} {'value':>9} {'± 95 %':>8} {'floor':>9} {'± 95 %':>8} {'ratio':>6}"]
+    head = f"{'metric':<{width}} {'steps':>5}"
+    lines = [f"{head} {'value':>8} {'95 % interval':>18} {'floor':>8} {'95 % interval':>18} {'ratio':>6}"]
     for r in results:
-        told = f"{_number(r.value):>9} {_half(r.interval):>8} {_number(r.floor):>9} {_half(r.floor_interval):>8}"
+        told = f"{_number(r.value):>8} {_pair(r.interval):>18} {_number(r.floor):>8} {_pair(r.floor_interval):>18}"
         lines.append(f"{r.metric:<{width}} {r.steps:>5} {told} {_ratio(r):>6}")
-    lines += [f"{'samples/s':<{width}} {s['steps']:>5} {s['samples_per_second']:>9.0f}" for s in speeds]
+    lines += [f"{'samples/s':<{width}} {s['steps']:>5} {s['samples_per_second']:>8.0f}" for s in speeds]
     return "\n".join([*lines, *_protocol(results[0].protocol)])
 
 
@@ -106,14 +107,14 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _half(interval: tuple[float, float] | None) -> str:
-    return "-" if interval is None else f"{(interval[1] - interval[0]) / 2:.4f}"
+def _pair(interval: tuple[float, float] | None) -> str:
+    return "-" if interval is None else f"{interval[0]:.4f} .. {interval[1]:.4f}"
 
 
 def _ratio(r: Result) -> str:
-    """Value over floor, where 0 is the best there is and the floor is off it."""
-    bounded = r.metric.endswith(("frechet", "w2", "nearest_ratio")) or r.metric.startswith("F")
-    return f"{r.value / r.floor:.2f}" if bounded and r.floor else "-"
+    """Value over floor, for distances whose floor is above 0 by more than chance."""
+    apart = r.protocol["statistic"] in ("frechet", "sliced_w2", "w2", "nearest_ratio")
+    return f"{r.value / r.floor:.2f}" if apart and r.floor else "-"
 
 
 def _protocol(protocol: dict[str, Any]) -> list[str]:
@@ -122,7 +123,7 @@ def _protocol(protocol: dict[str, Any]) -> list[str]:
     against = f"{protocol['n_reference'] or 'unknown many'} reference samples ({protocol['reference'][:8]})"
     lines = [
         f"each value: mean over {protocol['draws']} disjoint draws of {n} samples against {against}",
-        f"± 95 %: half the interval of that mean, given the reference; floor: {n} of the {split} split, likewise",
+        f"95 % interval: of that mean, given the reference; floor: draws of {n} of the {split} split, likewise",
     ]
     if protocol.get("extractor"):
         lines.append(f"extractor: {protocol['space']} ({protocol['extractor'][:8]})")

@@ -2,8 +2,9 @@
 
 from fewstep.metrics.distances import energy, frechet, nearest_ratio
 from fewstep.metrics.evaluation import evaluate
-from fewstep.metrics.extractors import Extractor, Input, file_sha256, open_extractor
+from fewstep.metrics.extractors import Extractor, file_sha256, open_extractor
 from fewstep.metrics.features import Classifier
+from fewstep.metrics.inputs import Input
 from fewstep.metrics.kernels import kid, kid_subsets, mmd2
 from fewstep.metrics.manifolds import prdc
 from fewstep.metrics.protocol import Difference, Result, compare

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -67,4 +68,9 @@ def nearest_ratio(x: Tensor, held_out: Tensor, train: Tensor) -> float:
 
     About 1 for new samples of the right kind, towards 0 for memorised ones, above 1 for samples off the data.
     """
-    return to_nearest(x, train) / to_nearest(held_out, train)
+    return ratio(to_nearest(x, train), to_nearest(held_out, train))
+
+
+def ratio(a: float, b: float) -> float:
+    """a / b, and not a number where b is 0."""
+    return a / b if b else math.nan

@@ -125,7 +125,8 @@ def meters_of(
         statistic = STATISTICS[kind](prepared[space]) if reference is None else frechet_to(reference)
         told = spaces.extractor.facts() if spaces.extractor and space != PIXEL else {}
         floor = floor_of(statistic, prepared[space].held_out, n)
-        meters.append(Meter(name, space, statistic, floor, {**facts, "space": space, **told, **statistic.settings}))
+        told = {**facts, "space": space, "statistic": kind, **told, **statistic.settings}
+        meters.append(Meter(name, space, statistic, floor, told))
     return meters, spaces
 
 
@@ -170,7 +171,7 @@ def evaluate(
         "candidates": candidates,
         "generator": fingerprint({"denoiser": generator.denoiser.state_dict()}),
         "error": "standard error of the mean over draws, given the reference",
-        "interval": "nominal 95 %, Student's t",
+        "interval": "nominal 95 %, Student's t widened by Hall's",
     }
     train = dataset.train.cond
     cond = None if train is None else train[shuffled(seed, "eval", 0, n, len(dataset.train.x0))]

@@ -16,93 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from fewstep.errors import UserError, require, unknown
+from fewstep.errors import UserError, unknown
+from fewstep.metrics.inputs import Input
 
 Network = Callable[[Tensor], Tensor]
 
-_RESIZES = {  # interpolation and whether it smooths when it shrinks; pixels lie at half places
-    "none": None,
-    "bilinear": ("bilinear", False),
-    "bilinear-antialias": ("bilinear", True),  # Pillow's bilinear
-    "bicubic-antialias": ("bicubic", True),  # Pillow's bicubic
-}
-
-
-@dataclass(frozen=True)
-class Input:
-    """What becomes of samples, whose range is [-1, 1], before they enter; as given here where it is not None.
-
-    Rounded to `levels` (256: as a picture file would), grey repeated to `channels`, resized to size x size,
-    mapped to `range`, and normalised as (x - mean) / std for each channel.
-    """
-
-    range: tuple[float, float] | None = None
-    levels: int | None = None
-    channels: int | None = None
-    size: int | None = None
-    resize: str = "none"
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.resize not in _RESIZES:
-            raise unknown("resize", self.resize, _RESIZES)
-        require(
-            (self.resize == "none") == (self.size is None), "size", self.size, "a size and a resize rule, or neither"
-        )
-        require(self.range is None or self.range[0] < self.range[1], "range", self.range, "low < high")
-        require((self.mean is None) == (self.std is None), "std", self.std, "both mean and std, or neither")
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """What enters the network, of samples `[N, ...]`; raises UserError on samples that are no such pictures."""
-        if self.range is not None or self.levels is not None:
-            low, high = x.min().item(), x.max().item()
-            if low < -1 or high > 1:
-                raise UserError(f"samples between {low:.3g} and {high:.3g}: this extractor takes pictures in [-1, 1]")
-        if self.channels is not None and x.ndim == 4 and x.shape[1] == 1:
-            x = x.expand(-1, self.channels, -1, -1)
-        if self.channels is not None and (x.ndim != 4 or x.shape[1] != self.channels):
-            raise UserError(f"samples of shape {tuple(x.shape[1:])}: this extractor takes [{self.channels}, H, W]")
-        x = self._resized(self._rounded(x.float()))
-        if self.range is not None:
-            low, high = self.range
-            x = low + (x + 1) * ((high - low) / 2)
-        if self.mean is not None and self.std is not None:
-            mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
-            x = (x - mean) / std
-        return x
-
-    def _rounded(self, x: Tensor) -> Tensor:
-        if self.levels is None:
-            return x
-        half = (self.levels - 1) / 2
-        return (x.clamp(-1, 1) + 1).mul(half).round() / half - 1
-
-    def _resized(self, x: Tensor) -> Tensor:
-        rule = _RESIZES[self.resize]
-        if rule is None or self.size is None:
-            return x
-        square = (self.size, self.size)
-        return self._rounded(interpolate(x, size=square, mode=rule[0], align_corners=False, antialias=rule[1]))
-
-    @staticmethod
-    def from_json(told: Mapping[str, Any], where: str) -> Input:
-        """The `Input` of a JSON object's fields; a UserError names what does not fit."""
-        kinds: dict[str, tuple[type, ...]] = {
-            **dict.fromkeys(("levels", "channels", "size"), (int,)),
-            **dict.fromkeys(("range", "mean", "std"), (list,)),
-            "resize": (str,),
-        }
-        for key, value in told.items():
-            if key not in kinds:
-                raise unknown(f"key of {where}", key, [*kinds, "output", "name", "sha256"])
-            numbers = all(isinstance(v, int | float) for v in value) if isinstance(value, list) else True
-            pair = key != "range" or (isinstance(value, list) and len(value) == 2)
-            fits = isinstance(value, kinds[key]) and not isinstance(value, bool) and numbers and pair
-            require(fits, f"{where}: {key}", value, "[low, high]" if key == "range" else f"{kinds[key][0].__name__}")
-        return Input(**{key: tuple(value) if isinstance(value, list) else value for key, value in told.items()})
+AS_IT_IS = Input()
 
 
 @dataclass(frozen=True)
@@ -112,7 +32,7 @@ class Extractor:
     name: str
     network: Network
     sha256: str | None = None
-    input: Input = Input()
+    input: Input = AS_IT_IS
     output: str | None = None  # the tensor's name, where there is more than one
     weights: str | None = None
     batch: int = 4096
@@ -168,7 +88,7 @@ KNOWN = (
     Known(
         "FD-DINOv2",
         "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
-        Input((0, 1), 256, 3, 224, "bicubic-antialias", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        Input((0, 1), 256, 3, 224, "pillow-bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     ),
 )
 

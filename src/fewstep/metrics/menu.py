@@ -52,7 +52,7 @@ def _nearest_ratio(reference: Reference) -> Statistic:
     if not len(reference.held_out):
         raise UserError("nearest_ratio is relative to held-out data, and this data set has none: leave it out")
     usual = distances.to_nearest(reference.held_out, reference.train)
-    return Statistic(lambda x: distances.to_nearest(x, reference.train) / usual)
+    return Statistic(lambda x: distances.ratio(distances.to_nearest(x, reference.train), usual))
 
 
 def _kid(reference: Reference) -> Statistic:

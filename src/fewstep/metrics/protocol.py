@@ -1,7 +1,8 @@
 """A number with its error, and how it was measured; numbers of different protocols refuse to be compared.
 
-The error of a mean over R independent draws is std / sqrt(R), and its nominal 95 % interval is Student's t with
-R - 1 degrees of freedom. Both are given the reference set and the weights: what other training data or another
+The error of a mean over R independent draws is std / sqrt(R). Its nominal 95 % interval is Student's t with R - 1
+degrees of freedom, each end moved out to Hall's where that is farther: distances of few samples are skewed, and t
+alone then covers 90 to 93 %. All are given the reference set and the weights: what other training data or another
 training run would have scored is not in them.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,6 +68,7 @@ class Difference(NamedTuple):
     paired: bool
 
 
+@lru_cache(maxsize=256)
 def students_t(freedom: float, level: float = 0.95) -> float:
     """t with P(|T| <= t) = level. With t = sqrt(f) tan(a) the density is cos(a)^(f - 1), integrated by Gauss's rule."""
     nodes, weights = np.polynomial.legendre.leggauss(200)
@@ -90,7 +93,24 @@ def estimate(values: Sequence[float] | Tensor) -> Estimate:
     if len(drawn) < 2:
         return Estimate(value, None, None)
     error = drawn.std().item() / math.sqrt(len(drawn))
-    return Estimate(value, error, _around(value, error, len(drawn) - 1))
+    plain, skewed = _around(value, error, len(drawn) - 1), _skewed(drawn)
+    return Estimate(value, error, (min(plain[0], skewed[0]), max(plain[1], skewed[1])))
+
+
+def _skewed(drawn: Tensor) -> Interval:
+    """Hall's interval of the mean of R draws of skewness g, with a = g / (3 sqrt(R)).
+
+    Its ends are mean - T error, where T + a T^2 + a^2 T^3 / 3 + a / 2 = +-t, Student's t for the normal quantile.
+    Source: Hall, "On the removal of skewness by transformation", 1992.
+    """
+    count, mean, std = len(drawn), drawn.mean().item(), drawn.std().item()
+    third = (drawn - mean).pow(3).sum().item() * count / max((count - 1) * (count - 2), 1)
+    a = third / std**3 / (3 * math.sqrt(count)) if std > 0 else 0.0
+    error, t = std / math.sqrt(count), students_t(count - 1)
+    if abs(a) < 1e-9:
+        return mean - t * error, mean + t * error
+    low, high = ((math.cbrt(1 + 3 * a * (q - a / 2)) - 1) / a for q in (-t, t))
+    return mean - high * error, mean - low * error
 
 
 def jackknifed(value: float, without: Sequence[float]) -> Estimate:
@@ -117,7 +137,9 @@ def compare(a: Result, b: Result) -> Difference:
             raise UserError(f"{a.metric}: the protocols differ in {field} ({x} and {y}): measure both alike")
     paired = a.protocol.get("seed") == b.protocol.get("seed") and len(a.values) == len(b.values)
     if paired and len(a.values) > 1:
-        return Difference(a.metric, *estimate([x - y for x, y in zip(a.values, b.values, strict=True)]), True)
+        value, error, _ = estimate([x - y for x, y in zip(a.values, b.values, strict=True)])
+        assert error is not None
+        return Difference(a.metric, value, error, _around(value, error, len(a.values) - 1), True)
     value = a.value - b.value
     if a.error is None or b.error is None:
         return Difference(a.metric, value, None, None, False)

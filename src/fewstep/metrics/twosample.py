@@ -51,7 +51,7 @@ def _fit(x: Tensor, y: Tensor, seed: int) -> nn.Sequential:
     """A network whose output is positive for x: full-batch Adam on the logistic loss."""
     with forked(seed, "c2st"):
         network = nn.Sequential(nn.Linear(x.shape[1], _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 1))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=_DECAY)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=_DECAY, foreach=True)
     for _ in range(_STEPS):
         optimizer.zero_grad()
         (softplus(-network(x)).mean() + softplus(network(y)).mean()).backward()
