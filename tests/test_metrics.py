@@ -110,8 +110,8 @@ def test_scores_ask_for_what_they_report(digits, cold_cache, monkeypatch):
 
     monkeypatch.setattr(type(g), "sample", sample)
     results, _ = evaluate(g, digits, steps=(3, 5), n=1197, seed=9, split="validation")
-    assert [(n, s, seed) for n, s, seed, _ in asked] == [(300, 3, 9), (1197, 3, 9), (300, 5, 9), (1197, 5, 9)]
-    assert torch.equal(asked[1][3].bincount(), digits.train.cond.bincount())
+    assert [(n, s, seed) for n, s, seed, _ in asked] == [(300, 3, 9), (300, 5, 9), (1197, 3, 9), (1197, 5, 9)]
+    assert torch.equal(asked[2][3].bincount(), digits.train.cond.bincount())
     few, _ = evaluate(g, digits, steps=(1,), n=100)
     by_name = {r.metric: r for r in few}
     held_out = digits.test.x0.split(100)

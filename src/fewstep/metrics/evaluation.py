@@ -23,6 +23,7 @@ from fewstep.randomness import shuffled
 
 PIXEL = "pixel"  # the data's own values, where no extractor looks at them
 _GROUPS = 10  # of the jackknife
+_WARM = 4096  # samples of the pass that is not timed
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,6 @@ def evaluate(
     if size < 2:
         raise UserError(f"n = {n} samples against {len(held_out.x0)} held-out ones: expected at least 2 of each")
     require(size <= n, "draw", size, f"at most n = {n}")
-    meters, spaces = meters_of(dataset, held_out, size, metrics=metrics, extractor=extractor, reference=reference)
     protocol = {
         "split": split,
         "n": size,
@@ -175,20 +175,21 @@ def evaluate(
     }
     train = dataset.train.cond
     cond = None if train is None else train[shuffled(seed, "eval", 0, n, len(dataset.train.x0))]
+    for count in steps:  # warms up, and refuses what cannot be sampled before anything takes long
+        warm = min(size, _WARM)
+        generator.sample(warm, steps=count, seed=seed, cond=None if cond is None else cond[:warm])
+    meters, spaces = meters_of(dataset, held_out, size, metrics=metrics, extractor=extractor, reference=reference)
     results, speeds = [], []
     for count in steps:
-        x, speed = _sampled(generator, count, n, size, seed, cond)
+        x, speed = _sampled(generator, count, n, seed, cond)
         speeds.append({"steps": count, "samples_per_second": speed})
         draws = dataset.units.to_model(x).split(size)[: n // size]
         results += _scored(meters, spaces, draws, count, protocol)
     return results, speeds
 
 
-def _sampled(
-    generator: Generator, steps: int, n: int, warm: int, seed: int, cond: Tensor | None
-) -> tuple[Tensor, float]:
+def _sampled(generator: Generator, steps: int, n: int, seed: int, cond: Tensor | None) -> tuple[Tensor, float]:
     """n finite samples, and how many came per second."""
-    generator.sample(warm, steps=steps, seed=seed, cond=None if cond is None else cond[:warm])
     begun = time.perf_counter()
     x = generator.sample(n, steps=steps, seed=seed, cond=cond)
     speed = n / (time.perf_counter() - begun)
