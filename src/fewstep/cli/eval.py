@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = (
     "Score a generator: disjoint draws of the held-out size against the training split, beside the held-out "
-    "split itself (the floor).\n\nexample: fewstep eval runs/digits --steps 1,2"
+    "split itself (the floor). Every number has its standard error, 95 % interval and protocol (--json shows all)."
+    "\n\nexample: fewstep eval runs/digits --steps 1,2"
 )
 
 
@@ -26,13 +27,25 @@ class Args:
     steps: str | None = None
     """Network evaluations to score, such as 1,2; left out, 1,2 for consistency models, else the sampler's default."""
     n: int = 10_000
-    """Samples to generate, cut into draws of the held-out size."""
+    """Samples to generate, cut into draws."""
+    draw: int | None = None
+    """Samples of one draw; left out, as many as the held-out split has."""
     seed: int = 0
     """Seed of the samples."""
     ema: str = "ema"
     """Which weights: ema or student."""
     split: Literal["test", "validation"] = "test"
     """test, or validation while you are still choosing something."""
+    candidates: int = 1
+    """How many models (checkpoints, EMAs, settings) were scored on this split before this one was chosen."""
+    metrics: str | None = None
+    """Metrics with commas between, such as feature_frechet,feature_kid; a wrong name lists what there is."""
+    extractor: str | None = None
+    """FILE.onnx, with FILE.json that declares its input (range, size, resize, ...) and output; or Inception's .pt."""
+    weights: str | None = None
+    """The file that the .onnx was exported from: its SHA-256 is recorded, and known ones name the metric."""
+    reference: str | None = None
+    """STATS.npz with mu and sigma of features, such as EDM's, in place of the training split."""
     device: str = "auto"
     """cpu, cuda, mps or auto, the first there is."""
     json: bool = False
@@ -43,14 +56,25 @@ def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="eval", description=DESCRIPTION)
     from fewstep import data
     from fewstep.generator import load
-    from fewstep.metrics import evaluate
+    from fewstep.metrics import evaluate, open_extractor, read_statistics
     from fewstep.sampling import sampler
 
     generator = load(args.run, ema=args.ema, device=args.device)
     chosen = sampler(generator.method.sampler)
     steps = parse_steps(args.steps) if args.steps is not None else (1, 2) if chosen.default == 1 else (chosen.default,)
-    dataset = data.load(generator.run.data)
-    results, speeds = evaluate(generator, dataset, steps=steps, n=args.n, seed=args.seed, split=args.split)
+    results, speeds = evaluate(
+        generator,
+        data.load(generator.run.data),
+        steps=steps,
+        n=args.n,
+        seed=args.seed,
+        split=args.split,
+        metrics=None if args.metrics is None else [name.strip() for name in args.metrics.split(",")],
+        extractor=None if args.extractor is None else open_extractor(args.extractor, weights=args.weights),
+        reference=None if args.reference is None else read_statistics(args.reference),
+        candidates=args.candidates,
+        draw=args.draw,
+    )
     if args.json:
         print(json.dumps({"results": [asdict(r) for r in results], "speed": speeds}))
     else:
@@ -69,16 +93,40 @@ def parse_steps(text: str) -> tuple[int, ...]:
 
 def table(results: list[Result], speeds: list[dict[str, Any]]) -> str:
     """One line per metric and number of steps."""
-    protocol = results[0].protocol
-    lines = [f"{'metric':<16} {'steps':>5} {'value':>9} {'± draw':>8} {'floor':>9} {'ratio':>6}"]
+    width = max(16, *(len(r.metric) for r in results))
+    head = f"{'metric':<{width}} {'steps':>5}"
+    lines = [f"{head} {'value':>8} {'95 % interval':>18} {'floor':>8} {'95 % interval':>18} {'ratio':>6}"]
     for r in results:
-        error = "-" if r.error is None else f"{r.error:.4f}"
-        ratio = "-" if r.metric == "energy" or r.floor <= 0 else f"{r.value / r.floor:.2f}"  # energy: about 0
-        lines.append(f"{r.metric:<16} {r.steps:>5} {r.value:>9.4f} {error:>8} {r.floor:>9.4f} {ratio:>6}")
-    lines += [f"{'samples/s':<16} {s['steps']:>5} {s['samples_per_second']:>9.0f}" for s in speeds]
-    lines.append(
-        f"each value: mean over {protocol['draws']} disjoint draws of {protocol['n']} samples against "
-        f"{protocol['n_reference']} training samples; "
-        f"floor: the {protocol['n']} of the {protocol['split']} split, likewise"
-    )
-    return "\n".join(lines)
+        told = f"{_number(r.value):>8} {_pair(r.interval):>18} {_number(r.floor):>8} {_pair(r.floor_interval):>18}"
+        lines.append(f"{r.metric:<{width}} {r.steps:>5} {told} {_ratio(r):>6}")
+    lines += [f"{'samples/s':<{width}} {s['steps']:>5} {s['samples_per_second']:>8.0f}" for s in speeds]
+    return "\n".join([*lines, *_protocol(results[0].protocol)])
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _pair(interval: tuple[float, float] | None) -> str:
+    return "-" if interval is None else f"{interval[0]:.4f} .. {interval[1]:.4f}"
+
+
+def _ratio(r: Result) -> str:
+    """Value over floor, for distances whose floor is above 0 by more than chance."""
+    apart = r.protocol["statistic"] in ("frechet", "sliced_w2", "w2", "nearest_ratio")
+    return f"{r.value / r.floor:.2f}" if apart and r.floor else "-"
+
+
+def _protocol(protocol: dict[str, Any]) -> list[str]:
+    """How the numbers were measured, in a few lines."""
+    n, split = protocol["n"], protocol["split"]
+    against = f"{protocol['n_reference'] or 'unknown many'} reference samples ({protocol['reference'][:8]})"
+    lines = [
+        f"each value: mean over {protocol['draws']} disjoint draws of {n} samples against {against}",
+        f"95 % interval: of that mean, given the reference; floor: draws of {n} of the {split} split, likewise",
+    ]
+    if protocol.get("extractor"):
+        lines.append(f"extractor: {protocol['space']} ({protocol['extractor'][:8]})")
+    if protocol["candidates"] > 1:
+        lines.append(f"the best of {protocol['candidates']} scored on this split: it flatters")
+    return lines
