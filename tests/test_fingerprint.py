@@ -31,7 +31,8 @@ def losses(name: str, options: dict) -> list[float]:
     method, cpu = build_method(run, facts), torch.device("cpu")
     state = new_state(run, facts, method, None, cpu)
     state.student.double()
-    state.averages["ema"].double()
+    for average in state.averages.values():
+        average.double()
     arrays = Arrays(dataset.train.x0.double())
     kept = [train_step(run, method, state, draw_batch(run, method, arrays, s, cpu))["loss"] for s in range(20)]
     return [*kept, sum(p.square().sum().item() for p in state.averages["ema"].parameters())]

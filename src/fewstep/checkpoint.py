@@ -159,9 +159,14 @@ def _verified(path: Path) -> Iterator[tuple[str, bytes]]:
         yield name, content
 
 
+def _numbered(folder: Path) -> list[tuple[int, Path]]:
+    """The whole step-N in a folder, with their N."""
+    return [(int(path.name[5:]), path) for path in folder.glob("step-*") if re.fullmatch(r"step-[0-9]+", path.name)]
+
+
 @dataclass(frozen=True)
 class RunFolder:
-    """run.json, metrics.jsonl, checkpoints/step-N/, samples/*.png under one path."""
+    """run.json, metrics.jsonl, checkpoints/step-N/, snapshots/step-N/, samples/*.png under one path."""
 
     path: Path
 
@@ -182,8 +187,14 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints, newest first."""
-        found = [path for path in (self.path / "checkpoints").glob("step-*") if re.fullmatch(r"step-[0-9]+", path.name)]
-        return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+        return [path for _, path in sorted(_numbered(self.path / "checkpoints"), reverse=True)]
+
+    def snapshot(self, step: int) -> Path:
+        return self.path / "snapshots" / f"step-{step}"
+
+    def snapshots(self) -> dict[int, Path]:
+        """The snapshots of averages by their step, oldest first."""
+        return dict(sorted(_numbered(self.path / "snapshots")))
 
     def newest(self, quarantine: bool = False) -> Checkpoint | None:
         """The newest valid checkpoint, or None where there is none at all; damaged ones are named in a warning.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 import types
 import typing
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
 from fewstep.errors import UserError, require, unknown
+from fewstep.schedules import profile
 
 Options = dict[str, Any]
 
@@ -40,22 +43,40 @@ class Run:
     """Optimizer steps in all; schedules are functions of step / iterations."""
     batch: int = 256
     """Samples of a step."""
+    accumulate: int = 1
+    """Parts that a batch is cut in to save memory: the gradient is the whole batch's."""
     block: int = 32
     """Samples whose randomness is drawn at once; divides batch."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the networks' passes while training; weights, losses and sampling stay in fp32."""
+    optimizer: Literal["adam", "adamw", "radam", "lion"] = "adam"
+    """Name of the optimizer; lion wants a learning rate 3 to 10 times lower than the others."""
     lr: float = 2e-3
-    """Adam's learning rate at its peak."""
+    """Learning rate at its peak."""
     betas: tuple[float, float] = (0.9, 0.99)
-    """Adam's decay rates of the moments."""
+    """Decay rates of the optimizer's moments."""
+    weight_decay: float = 0.0
+    """Pull of the weights to 0: part of the gradient in adam and radam, apart from it in adamw and lion."""
     warmup: float = 0.02
     """Share of the run over which the learning rate rises from 0."""
     constant: float = 0.3
-    """Share of the run after which it falls, as a cosine."""
+    """Share of the run after which it falls."""
+    decay: Literal["cosine", "inverse_sqrt"] = "cosine"
+    """How it falls: as a cosine to `final`, or as 1 / sqrt(progress / constant)."""
     final: float = 0.02
-    """Learning rate at the end, as a share of the peak."""
+    """Learning rate at the end of the cosine, as a share of the peak."""
     clip: float = 10.0
     """Largest norm of the gradient; longer ones are scaled down."""
     ema: float = 0.999
     """Share of the weights' average that a step keeps."""
+    averages: tuple[str, ...] = ()
+    """More averages: decay:0.9993, halflife:500000 (samples), power:0.05 (standard deviation over time)."""
+    snapshot_every: int = 0
+    """Steps between snapshots of the power averages, from which others are reconstructed; 0 keeps none."""
+    init: str | None = None
+    """Initial weights: a run folder, checkpoint folder, shipped name or .safetensors file."""
+    teacher: str | None = None
+    """Teacher of a method that learns from one: like init, or exact:NAME."""
     middle_times: tuple[float, ...] = (0.821,)
     """Noise levels of the later steps when sampling in as many steps and one more."""
     threads: int = 1
@@ -71,12 +92,17 @@ class Run:
         hints = typing.get_type_hints(type(self))
         for name in (f.name for f in fields(Run)):
             object.__setattr__(self, name, _typed(name, getattr(self, name), hints[name]))
+        names = [profile(text).name for text in self.averages]
         checks = {
             "iterations": (self.iterations > 0, "at least 1"),
             "block": (self.block > 0, "at least 1"),
             "batch": (
                 self.block > 0 and self.batch > 0 and self.batch % self.block == 0,
                 f"a multiple of block={self.block}",
+            ),
+            "accumulate": (
+                self.accumulate > 0 and self.batch % max(1, self.block * self.accumulate) == 0,
+                f"a number that cuts batch={self.batch} in equal parts of whole blocks of {self.block}",
             ),
             "seed": (0 <= self.seed < 2**63, "in 0 .. 2^63 - 1"),
             "lr": (0 < self.lr < float("inf"), "above 0"),
@@ -86,6 +112,13 @@ class Run:
             "clip": (self.clip > 0, "above 0"),
             "ema": (0 <= self.ema < 1, "in 0 .. 1, below 1"),
             "sigma_data": (self.sigma_data is None or 0 < self.sigma_data < float("inf"), "above 0"),
+            "weight_decay": (0 <= self.weight_decay < float("inf"), "0 or more"),
+            "decay": (self.decay == "cosine" or self.constant > 0, "cosine where constant = 0"),
+            "averages": (len(set(names)) == len(names), "each of them once"),
+            "snapshot_every": (
+                self.snapshot_every == 0 or (self.snapshot_every > 0 and any(n.startswith("power") for n in names)),
+                "0, or more where averages has a power:STD to keep",
+            ),
             "betas": (all(0 <= b < 1 for b in self.betas), "in 0 .. 1, below 1"),
             "middle_times": (all(a > b for a, b in pairwise((*self.middle_times, 0.0))), "decreasing and above 0"),
             "threads": (self.threads > 0, "at least 1"),
@@ -152,6 +185,14 @@ def options_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY and name != "sigma_data"}
 
 
+def kind_of(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    """The declared type of an option, also where its file postpones annotations; else that of its default."""
+    if parameter.annotation is parameter.empty:
+        return type(parameter.default)
+    one = SimpleNamespace(__annotations__={"option": parameter.annotation})
+    return typing.get_type_hints(one, vars(sys.modules[function.__module__]))["option"]
+
+
 def names_of(module: types.ModuleType) -> dict[str, Callable[..., Any]]:
     """The public functions that a module defines: the closed registry behind a name in a run."""
     return {
@@ -175,4 +216,6 @@ def checked_options(kind: str, function: Callable[..., Any], options: Options) -
     for name in options:
         if name not in known:
             raise unknown(f"option of {kind} {function.__name__}", name, known)
-    return {name: _typed(name, options.get(name, p.default), p.annotation) for name, p in known.items()}
+    for name, p in known.items():
+        require(p.default is not p.empty, f"option {name}", None, f"a default in the signature of {function.__name__}")
+    return {name: _typed(name, options.get(name, p.default), kind_of(function, p)) for name, p in known.items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +17,19 @@ from fewstep.scalings import Scaling
 
 Cond = Any  # labels [B] (int64) or whatever else the network takes; None is unconditional
 Masks = Any  # what a network's `masks(rows, seeds)` returned: its own business
+
+
+_COMPUTE: ContextVar[torch.dtype | None] = ContextVar("compute", default=None)
+
+
+@contextmanager
+def passes_in(dtype: torch.dtype | None) -> Iterator[None]:
+    """Inside, the networks of `Preconditioned` run under autocast to `dtype`, and nothing else does; None: as ever."""
+    before = _COMPUTE.set(dtype)
+    try:
+        yield
+    finally:
+        _COMPUTE.reset(before)
 
 
 class Denoiser(Protocol):
@@ -52,7 +67,9 @@ class Preconditioned(nn.Module):
         inside = (expand(c.in_, x_t) * x_t).to(dtype)
         given = () if masks is None else (masks,)
         label = c.noise.to(torch.promote_types(dtype, torch.float32)).to(x_t.device)  # bfloat16 would merge close times
-        raw = self.network(inside, label, cond, *given)
+        compute = _COMPUTE.get()
+        with torch.autocast(x_t.device.type, compute) if compute else nullcontext():
+            raw = self.network(inside, label, cond, *given)
         gave = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
         if gave != tuple(x_t.shape):
             raise UserError(f"the network gave {gave} for {tuple(x_t.shape)}: expected a tensor of the same shape")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import inspect
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fewstep import methods, networks, sampling
+from fewstep import methods, networks, posthoc, sampling
 from fewstep.checkpoint import Checkpoint, RunFolder, fingerprint, read
 from fewstep.checkpoint import write as write_checkpoint
 from fewstep.config import Run, checked_options, choose, run_from_json
@@ -22,8 +24,13 @@ from fewstep.device import pick_device
 from fewstep.errors import StorageError, UserError, require
 from fewstep.losses import Method
 from fewstep.randomness import SAMPLING_BLOCK, forked, normal
+from fewstep.schedules import profile
 
-OWN_NETWORK = "own"  # the label of a network that was given as an object
+OWN = "own"  # the label of a network, method or denoiser that was given as an object
+NOT_WEIGHTS = {"optimizer", "scale", "balance"}  # groups of a checkpoint that nobody samples from
+
+Network = nn.Module | Callable[..., nn.Module]  # a network, or what makes one of (shape, classes, **options)
+OwnMethod = Method | Callable[..., Method]  # a method, or what makes one of its options
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class Facts:
     sigma_data: float
     units: Units
     data: str  # fingerprint of the training split
+    init: str = ""  # fingerprint of the weights that the run started from
+    teacher: str = ""  # fingerprint of its teacher
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "shape": list(self.shape), "units": list(self.units)}
@@ -43,30 +52,51 @@ class Facts:
     def from_json(values: dict[str, Any]) -> Facts:
         try:
             shape, units = tuple(values["shape"]), Units(*values["units"])
-            return Facts(shape, values["classes"], values["sigma_data"], units, values["data"])
+            found = Facts(shape, values["classes"], values["sigma_data"], units, values["data"])
+            return replace(found, init=values.get("init", ""), teacher=values.get("teacher", ""))
         except (KeyError, TypeError) as error:
             raise StorageError(f"the checkpoint's facts are not what this version writes: {error!r}") from error
 
 
-def build_method(run: Run, facts: Facts) -> Method:
-    """The run's method with its options, and the run's sigma_data where its weight uses one."""
-    function = choose("method", methods, run.method)
+def chosen(kind: str, module: ModuleType, name: str, own: Any) -> Callable[..., Any]:
+    """What makes the run's method or network: `own` where it was given, else ours of that name."""
+    if own is not None and not hasattr(own, "__qualname__"):
+        raise UserError(f"{kind} = {own!r}: expected a {kind}, or a function or class that makes one")
+    if own is None and (name == OWN or ":" in name):
+        typed = "" if name == OWN else f" (on the command line: --{kind} {name})"
+        raise UserError(f"this run has a {kind} of your own, {name!r}: pass it as {kind}={typed}")
+    return own or choose(kind, module, name)
+
+
+def build_method(run: Run, facts: Facts, own: OwnMethod | None = None) -> Method:
+    """The run's method with its options, and the run's sigma_data where its weight uses one.
+
+    own: instead, a method as it is, or a function that takes those options.
+    """
+    if isinstance(own, Method):
+        return own
+    function = chosen("method", methods, run.method, own)
     options = checked_options("method", function, run.method_options)
     if "sigma_data" in inspect.signature(function).parameters:
         options["sigma_data"] = facts.sigma_data
-    method: Method = function(**options)
+    method = function(**options)
+    if not isinstance(method, Method):
+        raise UserError(f"method {run.method!r} gave {type(method).__name__}: expected a fewstep.Method")
     return method
 
 
-def build_student(run: Run, facts: Facts, method: Method, network: nn.Module | None = None) -> Preconditioned:
-    """The run's network under its method's preconditioning, freshly initialised from the run's seed."""
-    if network is None:
-        if run.network == OWN_NETWORK:
-            raise UserError("this run has a network of your own: pass it as network=")
-        function = choose("network", networks, run.network)
+def build_student(run: Run, facts: Facts, method: Method, network: Network | None = None) -> Preconditioned:
+    """The run's network under its method's preconditioning, freshly initialised from the run's seed.
+
+    network: instead, your own as it is, or a function that makes one as ours do.
+    """
+    if not isinstance(network, nn.Module):
+        function = chosen("network", networks, run.network, network)
         options = checked_options("network", function, run.network_options)
         with forked(run.seed, "init"):
             network = function(facts.shape, facts.classes, **options)
+        if not isinstance(network, nn.Module):
+            raise UserError(f"network {run.network!r} gave {type(network).__name__}: expected a torch.nn.Module")
     return Preconditioned(network, method.scaling, method.process)
 
 
@@ -189,20 +219,39 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> N
     module.load_state_dict(tensors)
 
 
-def load(path: str | Path, *, ema: str = "ema", network: nn.Module | None = None, device: str = "auto") -> Generator:
+def chosen_weights(checkpoint: Checkpoint, run: Run, ema: str) -> tuple[dict[str, Tensor], int, str]:
+    """(weights, step, fingerprint) of an average by name; a power average that was not tracked is reconstructed."""
+    weights = {name: group for name, group in checkpoint.groups.items() if name not in NOT_WEIGHTS}
+    name = profile(ema).name if ":" in ema else ema
+    if name in weights:
+        return weights[name], checkpoint.state["step"], checkpoint.state["fingerprint"]
+    folder = RunFolder(checkpoint.path.parent.parent)
+    if name.startswith("power-") and folder.snapshots():
+        step, found = posthoc.reconstruct(folder, run, profile(name).value, checkpoint.state["step"])
+        return found, step, fingerprint({name: found})
+    raise UserError(f"no weights {ema!r} in {checkpoint.path}: expected one of {', '.join(sorted(weights))}")
+
+
+def load(
+    path: str | Path,
+    *,
+    ema: str = "ema",
+    network: Network | None = None,
+    method: OwnMethod | None = None,
+    device: str = "auto",
+) -> Generator:
     """The generator of a run folder, a checkpoint folder or a shipped name such as "digits".
 
-    ema: "ema" for the averaged weights, "student" for the raw ones. network: one like that the run was
-    trained with, where it was your own; it is copied. Raises UserError or StorageError in one line.
+    ema: "ema" for the averaged weights, "student" for the raw ones, or another average that the run has, such
+    as "power:0.05"; of a run with snapshots any "power:STD". network, method: like those the run was trained
+    with, where they were your own; a network is copied. Raises UserError or StorageError in one line.
     """
     checkpoint = find(path)
     run = run_from_json(checkpoint.state["run"])
     facts = Facts.from_json(checkpoint.state["facts"])
-    weights = {name: group for name, group in checkpoint.groups.items() if name != "optimizer"}
-    if ema not in weights:
-        raise UserError(f"no weights {ema!r} in {checkpoint.path}: expected one of {', '.join(sorted(weights))}")
-    method = build_method(run, facts)
-    denoiser = build_student(run, facts, method, copy.deepcopy(network))
-    load_weights(denoiser, weights[ema], str(checkpoint.path))
+    weights, step, digest = chosen_weights(checkpoint, run, ema)
+    made = build_method(run, facts, method)
+    denoiser = build_student(run, facts, made, copy.deepcopy(network))
+    load_weights(denoiser, weights, str(checkpoint.path))
     denoiser.requires_grad_(False).eval().to(pick_device(device))
-    return Generator(run, facts, method, denoiser, checkpoint.state["step"], checkpoint.state["fingerprint"])
+    return Generator(run, facts, made, denoiser, step, digest)

@@ -7,22 +7,25 @@ import logging
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fewstep import checkpoint, pictures
-from fewstep.checkpoint import RunFolder
-from fewstep.config import Run
+from fewstep.checkpoint import Checkpoint, RunFolder
+from fewstep.config import Run, run_from_json
 from fewstep.errors import StorageError, UserError
-from fewstep.generator import Facts, Generator, build_method, checkpoint_state
+from fewstep.generator import Facts, Generator, checkpoint_state
+from fewstep.losses import Method
 from fewstep.state import State
 
 log = logging.getLogger("fewstep")
 
 KEEP = 2  # checkpoints that stay in a run folder
-MAY_CHANGE = {"checkpoint_every", "picture_every"}  # on resume, since no weight depends on them
+# On resume, since no weight depends on them; a teacher that moved is known by its weights.
+MAY_CHANGE = {"checkpoint_every", "picture_every", "snapshot_every", "teacher"}
 
 
 def differences(run: dict[str, Any], before: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -45,38 +48,49 @@ def log_until(path: Path, step: int) -> bytes:
     return b"".join(kept)
 
 
+def resumable(out: Path, resume: bool) -> Checkpoint | None:
+    """The checkpoint that a run in this folder goes on from. Raises UserError where a run is and none is resumed."""
+    folder = RunFolder(out)
+    if not resume and (folder.config.exists() or folder.checkpoints()):
+        raise UserError(f"{out} already holds a run: continue it with --resume, or choose another --out")
+    saved = folder.newest(quarantine=True)
+    if saved is None and resume:
+        log.warning("fewstep: %s holds no checkpoint: starting from step 0", out)
+    return saved
+
+
+def check_same(saved: Checkpoint, run: Run, facts: Facts) -> Facts:
+    """Refuses to go on from a checkpoint with other settings, data or another teacher; returns its facts."""
+    out = saved.path.parent.parent
+    before = run_from_json(saved.state["run"])  # fills in what older versions did not know
+    for name, value, old in differences(run.to_json(), before.to_json()):
+        raise UserError(
+            f"{name} = {value!r}, but the run in {out} was started with {old!r}: "
+            "leave it out to continue that run, or start another with --out"
+        )
+    if saved.state.get("torch") != torch.__version__:
+        log.warning("fewstep: %s was written by torch %s: the last bits may differ", out, saved.state.get("torch"))
+    known = Facts.from_json(saved.state["facts"])
+    if replace(known, init=facts.init, teacher=facts.teacher) != facts:
+        raise UserError(f"the data is not what the run in {out} was started with")
+    if known.teacher != facts.teacher:
+        raise UserError(f"the teacher is not the one that the run in {out} was started with")
+    return known
+
+
 class Recorder:
     """Writes what is due after a step; resumes a folder to exactly where its newest checkpoint stood."""
 
-    def __init__(self, out: Path, run: Run, facts: Facts, state: State, resume: bool) -> None:
-        self.folder, self.run, self.facts, self.state = RunFolder(out), run, facts, state
-        self._continue(resume)
+    def __init__(
+        self, out: Path, run: Run, facts: Facts, method: Method, state: State, saved: Checkpoint | None
+    ) -> None:
+        self.folder, self.run, self.facts, self.method, self.state = RunFolder(out), run, facts, method, state
+        if saved is not None:
+            state.restore(saved)
         with storage(out):
             self.folder.samples.mkdir(parents=True, exist_ok=True)
             checkpoint.replace_file(self.folder.config, (json.dumps(run.to_json(), indent=1) + "\n").encode())
             checkpoint.replace_file(self.folder.metrics, log_until(self.folder.metrics, state.step))
-
-    def _continue(self, resume: bool) -> None:
-        """Brings the state to the newest valid checkpoint of the same run and data."""
-        out = self.folder.path
-        if not resume and (self.folder.config.exists() or self.folder.checkpoints()):
-            raise UserError(f"{out} already holds a run: continue it with --resume, or choose another --out")
-        saved = self.folder.newest(quarantine=True)
-        if saved is None:
-            if resume:
-                log.warning("fewstep: %s holds no checkpoint: starting from step 0", out)
-            return
-        before = saved.state["run"]
-        for name, value, old in differences(self.run.to_json(), before):
-            raise UserError(
-                f"{name} = {value!r}, but the run in {out} was started with {old!r}: "
-                "leave it out to continue that run, or start another with --out"
-            )
-        if saved.state.get("torch") != torch.__version__:
-            log.warning("fewstep: %s was written by torch %s: the last bits may differ", out, saved.state.get("torch"))
-        if Facts.from_json(saved.state["facts"]) != self.facts:
-            raise UserError(f"the data is not what the run in {out} was started with")
-        self.state.restore(saved)
 
     def after_step(self, row: Mapping[str, Any]) -> None:
         """Logs, draws and saves what is due at this step."""
@@ -86,6 +100,8 @@ class Recorder:
                 file.write(json.dumps(row).encode() + b"\n")
         if last or step % self.run.checkpoint_every == 0:
             self.save()
+        if self.run.snapshot_every and (last or step % self.run.snapshot_every == 0):
+            self.snapshot()
         if last or (self.run.picture_every and step % self.run.picture_every == 0):
             self.draw()
 
@@ -99,10 +115,17 @@ class Recorder:
         checkpoint.write(self.folder.checkpoint(self.state.step), groups, state)
         self.folder.prune(KEEP)
 
+    def snapshot(self) -> None:
+        """Keeps the power averages of this step, for `posthoc.reconstruct`."""
+        if self.folder.snapshot(self.state.step).exists():
+            return
+        kept = {name: net.state_dict() for name, net in self.state.averages.items() if name.startswith("power-")}
+        state = checkpoint_state(self.run, self.facts, self.state.step, checkpoint.fingerprint(kept))
+        checkpoint.write(self.folder.snapshot(self.state.step), kept, state)
+
     def draw(self) -> None:
         """Writes a grid of samples from the average, always of the same noise; a picture is not worth a run."""
-        method = build_method(self.run, self.facts)
-        generator = Generator(self.run, self.facts, method, self.state.averages["ema"], self.state.step)
+        generator = Generator(self.run, self.facts, self.method, self.state.averages["ema"], self.state.step)
         x = self.facts.units.to_model(generator.sample(pictures.suitable(self.facts.shape)))
         try:
             self.folder.samples.mkdir(parents=True, exist_ok=True)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from fewstep import ema
+from fewstep import ema, optimizers, origins, schedules
 from fewstep.checkpoint import Checkpoint
 from fewstep.config import Run
-from fewstep.denoiser import Models, Preconditioned
+from fewstep.denoiser import Denoiser, Models, Preconditioned
 from fewstep.errors import StorageError
-from fewstep.generator import Facts, build_student, load_weights
+from fewstep.generator import Facts, Network, build_student, load_weights
 from fewstep.losses import Method
+from fewstep.precision import LossScale
+from fewstep.randomness import forked
 
 
 @dataclass
@@ -25,6 +27,8 @@ class State:
     averages: dict[str, nn.Module]  # of the student, by name
     optimizer: torch.optim.Optimizer
     step: int = 0
+    scale: LossScale = field(default_factory=lambda: LossScale(factor=1.0))  # moves in fp16 alone
+    teacher: Denoiser | None = None  # frozen, so that no checkpoint holds it
 
     @property
     def student(self) -> Preconditioned:
@@ -32,7 +36,9 @@ class State:
 
     def models(self) -> Models:
         """The networks as the loss takes them."""
-        return Models(student=self.student, ema=self.averages["ema"])
+        learned: dict[str, Any] = {name: module for name, module in self.trained.items() if name != "student"}
+        average = self.averages.get("target", self.averages["ema"])
+        return Models(student=self.student, ema=average, teacher=self.teacher, **learned)
 
     def modules(self) -> dict[str, nn.Module]:
         """All networks by the name of their checkpoint group."""
@@ -45,18 +51,21 @@ class State:
             for name, parameter in self.trained.named_parameters()
             for key, value in self.optimizer.state[parameter].items()
         }
-        return {**{name: module.state_dict() for name, module in self.modules().items()}, "optimizer": moments}
+        scale = {"scale": self.scale.tensors()} if self.scale != LossScale(factor=1.0) else {}
+        return {**{name: module.state_dict() for name, module in self.modules().items()}, "optimizer": moments, **scale}
 
     def restore(self, saved: Checkpoint) -> None:
         """Takes over a checkpoint. Raises StorageError where its names or shapes are not this state's."""
         for name, module in self.modules().items():
             load_weights(module, saved.groups.get(name, {}), str(saved.path))
         self.step = saved.state["step"]
+        if "scale" in saved.groups:
+            self.scale = LossScale.of(saved.groups["scale"])
         moments: dict[str, dict[str, Tensor]] = {}
         for full_name, tensor in saved.groups.get("optimizer", {}).items():
             name, _, key = full_name.rpartition(".")
             moments.setdefault(name, {})[key] = tensor
-        if self.step and not moments:
+        if self.step > self.scale.skipped and not moments:
             raise StorageError(
                 f"{saved.path} holds no optimizer: it is a generator to sample from, not a run to resume"
             )
@@ -69,10 +78,42 @@ class State:
             self.optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in found.items()}
 
 
-def new_state(run: Run, facts: Facts, method: Method, network: nn.Module | None, device: torch.device) -> State:
-    """Step 0: networks from the run's seed, an empty optimizer."""
-    student = build_student(run, facts, method, network).to(device).train()
+def new_state(
+    run: Run,
+    facts: Facts,
+    method: Method,
+    network: Network | None,
+    device: torch.device,
+    initial: origins.Weights | None = None,
+    teacher: origins.Teacher | None = None,
+) -> State:
+    """Step 0: networks from the run's seed or with initial weights, an empty optimizer."""
+    student = build_student(run, facts, method, network)
+    if initial is not None:
+        origins.fit(initial, student.network)
+    student = student.to(device).train()
     trained = nn.ModuleDict({"student": student})
-    # Adam's fused kernel is 5 to 10 times faster than its loops on a CPU, where small steps feel it.
-    optimizer = torch.optim.Adam(trained.parameters(), lr=run.lr, betas=run.betas, fused=True)
-    return State(trained, {"ema": ema.average_of(student)}, optimizer)
+    learned = getattr(method.balance, "module", None)
+    if learned is not None:
+        with forked(run.seed, "init balance"):
+            trained["balance"] = learned().to(device).train()
+    names = ["ema", *(schedules.profile(text).name for text in run.averages)]
+    if getattr(method, "ema_rate", None) is not None:
+        names.append("target")
+    averages = {name: ema.average_of(student) for name in names}
+    state = State(trained, averages, optimizers.build(run, trained.parameters()))
+    state.teacher = teacher.denoiser if teacher else None
+    state.scale = LossScale() if run.precision == "fp16" else state.scale
+    return state
+
+
+def update_averages(run: Run, method: Method, state: State) -> None:
+    """Moves every average towards the student, each at the rate it has at this step."""
+    rates = {"ema": schedules.ema_rate(state.step, run.ema)}
+    for one in map(schedules.profile, run.averages):
+        rates[one.name] = one.rate(state.step, run.batch)
+    own_rate = getattr(method, "ema_rate", None)
+    if own_rate is not None:
+        rates["target"] = own_rate(state.step / run.iterations)
+    for name, rate in rates.items():
+        ema.update(state.averages[name], state.student, rate)

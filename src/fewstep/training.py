@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from fewstep import checkpoint, ema, methods, networks, sampling, schedules
+from fewstep import checkpoint, diagnosis, methods, networks, optimizers, origins, sampling, schedules
 from fewstep import data as datasets
-from fewstep.config import Run, checked_options, choose
-from fewstep.denoiser import Cond
+from fewstep.config import Run, changed, checked_options
+from fewstep.denoiser import Cond, passes_in
 from fewstep.device import pick_device
 from fewstep.errors import FewstepError, NonFiniteError, Stopped, UserError, require
-from fewstep.generator import OWN_NETWORK, Facts, Generator, build_method
+from fewstep.generator import OWN, Facts, Generator, Network, OwnMethod, build_method, chosen
 from fewstep.losses import Method
+from fewstep.origins import Source
+from fewstep.precision import PASSES
 from fewstep.randomness import block_seed, normal, shuffled, uniform
-from fewstep.recorder import Recorder, stop_requests
-from fewstep.state import State, new_state
+from fewstep.recorder import Recorder, check_same, resumable, stop_requests
+from fewstep.state import State, new_state, update_averages
 from fewstep.times import Times
 
 
@@ -57,59 +61,91 @@ def draw_batch(run: Run, method: Method, arrays: datasets.Arrays, step: int, dev
     )
 
 
-def train_step(run: Run, method: Method, state: State, batch: Batch) -> dict[str, float]:
-    """One optimizer step; returns what is logged. Raises NonFiniteError before anything is updated."""
+def parts(batch: Batch, number: int) -> list[Batch]:
+    """The batch cut in equal runs of whole blocks."""
+    rows, blocks = len(batch.rows) // number, len(batch.seeds) // number
+
+    def part(i: int) -> Batch:
+        own = slice(i * rows, (i + 1) * rows)
+        cut: dict[str, Any] = {name: x[own] for name, x in batch.times._asdict().items() if isinstance(x, Tensor)}
+        cond = datasets.each(lambda x: x[own], batch.cond)
+        seeds = batch.seeds[i * blocks : (i + 1) * blocks]
+        return Batch(batch.rows[own], batch.x0[own], cond, batch.z[own], batch.times._replace(**cut), seeds)
+
+    return [part(i) for i in range(number)]
+
+
+def gradients(run: Run, method: Method, state: State, batch: Batch) -> Tensor:
+    """Adds up the gradient of the batch's mean loss times the loss scale, part by part; returns the losses `[B]`."""
+    losses = []
+    for part in parts(batch, run.accumulate):
+        with passes_in(PASSES[run.precision]):
+            loss_b = method.loss(state.models(), part.x0, part.z, part.times, part.cond, part.seeds)
+        (loss_b.mean() * (state.scale.factor / run.accumulate)).backward()
+        losses.append(loss_b.detach())
+    return torch.cat(losses)
+
+
+def train_step(run: Run, method: Method, state: State, batch: Batch) -> dict[str, Any]:
+    """One optimizer step; returns what is logged. Raises NonFiniteError before anything is updated.
+
+    In fp16 a gradient that overflows skips the update, which is counted and told.
+    """
     progress = state.step / run.iterations
-    rate = run.lr * schedules.lr_factor(progress, run.warmup, run.constant, run.final)
-    loss_b = method.loss(state.models(), batch.x0, batch.z, batch.times, batch.cond, batch.seeds)
-    loss = loss_b.mean()
+    rate = run.lr * schedules.lr_factor(progress, run.warmup, run.constant, run.final, run.decay)
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss_b = gradients(run, method, state, batch)
+    loss = loss_b.mean()
     weights = [p for p in state.trained.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
-    values = torch.stack([loss.detach(), norm.to(loss.dtype)]).tolist()  # the step's one wait for the device
-    if not all(math.isfinite(value) for value in values):
-        raise NonFiniteError(diagnosis(state, batch, loss_b.detach().cpu(), values[1]))
-    nn.utils.clip_grads_with_norm_(weights, run.clip, norm)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-    state.optimizer.step()
-    ema.update(state.averages["ema"], state.student, schedules.ema_rate(state.step, run.ema))
+    grads = [p.grad for p in weights if p.grad is not None]
+    if state.scale.factor != 1:
+        torch._foreach_mul_(grads, 1 / state.scale.factor)
+    norm = nn.utils.get_total_norm(grads)
+    values = torch.stack([loss, norm.to(loss.dtype)]).tolist()  # the step's one wait for the device
+    row: dict[str, Any] = {"step": state.step + 1, "progress": progress}
+    row |= {"loss": values[0], "grad_norm": values[1], "lr": rate}
+    overflowed = run.precision == "fp16" and math.isfinite(values[0]) and not math.isfinite(values[1])
+    if overflowed:
+        diagnosis.overflow(state)
+        row["grad_norm"] = None  # JSON knows no infinity
+    elif not all(math.isfinite(value) for value in values):
+        raise diagnosis.non_finite(state, batch.rows, batch.times, loss_b.cpu(), values[1])
+    else:
+        nn.utils.clip_grads_with_norm_(weights, run.clip, norm)
+        optimizers.set_rate(state.optimizer, run, rate, state.step - state.scale.skipped)
+        state.optimizer.step()
+        with torch.no_grad():  # EDM2's forced weight normalisation, where the network has one
+            getattr(state.student.network, "normalise_", lambda: None)()
+    if run.precision == "fp16":
+        state.scale.update(overflowed)
+        row |= {"loss_scale": state.scale.factor, "skipped": state.scale.skipped}
+    update_averages(run, method, state)
     state.step += 1
-    return {"step": state.step, "progress": progress, "loss": values[0], "grad_norm": values[1], "lr": rate}
+    return row
 
 
-def diagnosis(state: State, batch: Batch, loss_b: Tensor, norm: float) -> str:
-    """One line on a step whose loss or gradient is not finite: where it was looking, and at what."""
-    bad = (~torch.isfinite(loss_b)).nonzero().flatten()
-    if not len(bad):
-        gradients = ((name, p.grad) for name, p in state.trained.named_parameters())
-        found = [name for name, grad in gradients if grad is not None and not torch.isfinite(grad).all()]
-        where = f"first in {found[0]}" if found else "though each of its entries is finite"
-        return f"step {state.step}: the loss is finite, its gradient has norm {norm}, {where}; no weight was changed"
-    t, r = (x.cpu()[bad] for x in batch.times[:2])
-    return (
-        f"step {state.step}: the loss of {len(bad)} of {len(loss_b)} rows is not finite: t in [{t.min():.4g}, "
-        f"{t.max():.4g}], r in [{r.min():.4g}, {r.max():.4g}], first sample {int(batch.rows[bad[0]])} of the "
-        "training split; no weight was changed. A lower --lr is the usual remedy"
-    )
-
-
-def settled(run: Run) -> Run:
+def settled(run: Run, method: OwnMethod | None = None, network: Network | None = None) -> Run:
     """The run with all options of its method and network written out, so that later defaults do not change it."""
-    method = choose("method", methods, run.method)
-    run = replace(run, method_options=checked_options("method", method, run.method_options))
-    if run.network == OWN_NETWORK:
-        return replace(run, network_options={})
-    network = choose("network", networks, run.network)
-    return replace(run, network_options=checked_options("network", network, run.network_options))
+    for kind, module, own in (("method", methods, method), ("network", networks, network)):
+        name, options = getattr(run, kind), getattr(run, f"{kind}_options")
+        if isinstance(own, Method | nn.Module):  # as it is: it takes no options
+            run = changed(run, {kind: OWN, f"{kind}_options": {}})
+            continue
+        function = chosen(kind, module, name, own)
+        if own is not None and ":" not in name:
+            name, options = f"{function.__module__}:{function.__qualname__}", {}
+        run = changed(run, {kind: name, f"{kind}_options": checked_options(kind, function, options)})
+    return run
 
 
 def train(
     run: Run,
     data: Tensor | Mapping[str, Tensor] | None = None,
-    network: nn.Module | None = None,
+    network: Network | None = None,
     *,
+    method: OwnMethod | None = None,
+    init: Source | None = None,
+    teacher: Source | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     device: str = "auto",
@@ -118,29 +154,40 @@ def train(
     """Trains a run and returns its generator, as `load(out)` would.
 
     data: your own samples instead of the run's data set: a tensor `[N, ...]` in any units, or
-    {"x0": tensor, "cond": labels [N]}. network: your own, called as (x, noise_label [B], cond) -> like x.
+    {"x0": tensor, "cond": labels [N]}. network: your own, called as (x, noise_label [B], cond) -> like x, or a
+    function (shape, classes, **options) that makes one. method: your own `fewstep.Method`, or a function of
+    options that makes one. init, teacher: a run folder, shipped name, .safetensors file, `Generator` or module
+    to start from, or to learn from (also any denoiser, or "exact:NAME").
     out: the run folder (run.json, metrics.jsonl, checkpoints/, samples/); None keeps all in memory.
     resume: continue what is in `out`, bit for bit, or start there if nothing is.
     Raises UserError, NonFiniteError, StorageError, and Stopped after SIGINT, SIGTERM or SIGHUP, having saved.
     """
     require(isinstance(run, Run), "run", run, "a fewstep.Run, for instance fewstep.recipes.toy()")
     place = pick_device(device)
+    saved = None if out is None else resumable(Path(out), resume)
     dataset = datasets.load(run.data) if data is None else datasets.from_tensors(data)
-    run = settled(replace(run, data=dataset.name, network=run.network if network is None else OWN_NETWORK))
+    run = origins.labelled(settled(replace(run, data=dataset.name), method, network), init, teacher, saved)
     sigma_data = dataset.sigma_data() if run.sigma_data is None else run.sigma_data
     facts = Facts(dataset.shape, dataset.classes, sigma_data, dataset.units, dataset.fingerprint())
-    method = build_method(run, facts)
-    sampling.through_middle(method.process, 2, run.middle_times)  # refuses them now rather than at the first picture
+    made = build_method(run, facts, method)
+    sampling.through_middle(made.process, 2, run.middle_times)  # refuses them now rather than at the first picture
+    start = None if saved else origins.initial(run, init)
+    guide = origins.teacher_of(teacher, run, facts, made, network, place)
+    facts = replace(facts, init=start.fingerprint if start else "", teacher=guide.fingerprint if guide else "")
+    facts = check_same(saved, run, facts) if saved else facts
     threads = torch.get_num_threads()
     torch.set_num_threads(run.threads)
     try:
-        state = new_state(run, facts, method, network, place)
-        try_out(run, method, state, dataset.train, place)
-        recorder = None if out is None else Recorder(Path(out), run, facts, state, resume)
-        loop(run, method, state, dataset.train, place, recorder, progress)
+        state = new_state(run, facts, made, network, place, start, guide)
+        try_out(run, made, state, dataset.train, place)
+        recorder = None if out is None else Recorder(Path(out), run, facts, made, state, saved)
+        for origin in (start, guide) if progress else ():
+            if origin:
+                tqdm.write(origin.about, file=sys.stderr)
+        loop(run, made, state, dataset.train, place, recorder, progress)
     finally:
         torch.set_num_threads(threads)
-    return Generator(run, facts, method, state.averages["ema"], state.step, checkpoint.fingerprint(state.groups()))
+    return Generator(run, facts, made, state.averages["ema"], state.step, checkpoint.fingerprint(state.groups()))
 
 
 def try_out(run: Run, method: Method, state: State, arrays: datasets.Arrays, device: torch.device) -> None:
@@ -150,7 +197,8 @@ def try_out(run: Run, method: Method, state: State, arrays: datasets.Arrays, dev
     t, r, a, w = (part[:2] for part in batch.times[:4])
     times = Times(t, r, a, w, None, batch.times.progress)
     try:
-        loss = method.loss(state.models(), batch.x0[:2], batch.z[:2], times, cond, batch.seeds[:1])
+        with passes_in(PASSES[run.precision]):
+            loss = method.loss(state.models(), batch.x0[:2], batch.z[:2], times, cond, batch.seeds[:1])
         loss.mean().backward()
     except FewstepError:
         raise
@@ -173,8 +221,6 @@ def loop(
     progress: bool,
 ) -> None:
     """Steps until the run's end, a stop request or a non-finite step; both of these save first."""
-    from tqdm import tqdm
-
     begun, at = time.monotonic(), state.step
     with (
         stop_requests() as stops,

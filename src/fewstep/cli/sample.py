@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from fewstep.cli.outside import own_parts
 from fewstep.cli.parse import parse
 
 if TYPE_CHECKING:
@@ -35,7 +36,11 @@ class Args:
     label: int | None = None
     """One class for all; left out, the classes take turns."""
     ema: str = "ema"
-    """Which weights: ema or student."""
+    """Which weights: ema, student, another average such as power:0.05, or any power:STD of a run with snapshots."""
+    network: str | None = None
+    """package.module:factory of the run's network, where it is your own."""
+    method: str | None = None
+    """package.module:function of the run's method, where it is your own."""
     out: Path = Path("samples.png")
     """File to write: .png, .npy or .safetensors."""
     device: str = "auto"
@@ -61,7 +66,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--out {args.out}: expected a name that ends in {', '.join(writers)}")
     if args.n < 1:
         raise UserError(f"--n {args.n}: expected at least 1")
-    generator = load(args.run, ema=args.ema, device=args.device)
+    generator = load(args.run, ema=args.ema, device=args.device, **own_parts(args))
     x = generator.sample(args.n, steps=args.steps, seed=args.seed, cond=args.label, sampler=args.sampler)
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, field, fields, make_dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +12,9 @@ import docstring_parser
 import tyro
 
 from fewstep import methods, networks
+from fewstep.cli.outside import imported
 from fewstep.cli.parse import parse
-from fewstep.config import Options, Run, checked_options, choose, options_of, run_from_json
+from fewstep.config import Options, Run, checked_options, choose, kind_of, options_of, run_from_json
 from fewstep.errors import UserError, unknown
 from fewstep.recipes import RECIPES
 
@@ -30,17 +29,11 @@ RECIPE_HELP = "First: a name, or package.module:function."
 
 def find_recipe(name: str) -> Callable[..., Run]:
     """A recipe by name, or the function that the user named as package.module:function."""
-    module, colon, function = name.partition(":")
-    if not colon:
-        if name not in RECIPES:
-            raise unknown("recipe", name, RECIPES)
-        return RECIPES[name]
-    sys.path.insert(0, "")  # as `python -m` does, so that a file beside the user is found
-    try:
-        recipe: Callable[..., Run] = getattr(import_module(module), function)
-    except Exception as error:  # whatever the user's own file does when it is imported
-        raise UserError(f"recipe {name!r}: {type(error).__name__}: {error}") from error
-    return recipe
+    if ":" in name:
+        return imported("recipe", name)
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return RECIPES[name]
 
 
 def peek(argv: list[str], option: str) -> str | None:
@@ -96,7 +89,7 @@ def typed_options(kind: str, function: Callable[..., Any], given: Options) -> An
     told = {p.arg_name: p.description or "" for p in docstring_parser.parse(function.__doc__ or "").params}
     values = checked_options(kind, function, given)
     typed = [
-        (name, Annotated[p.annotation, tyro.conf.arg(help=told.get(name, ""))], field(default=values[name]))
+        (name, Annotated[kind_of(function, p), tyro.conf.arg(help=told.get(name, ""))], field(default=values[name]))
         for name, p in options_of(function).items()
     ]
     return make_dataclass(function.__name__, typed, frozen=True)()
@@ -122,23 +115,29 @@ def main(argv: list[str]) -> int:
     if not helping and (not argv or argv[0].startswith("-")):
         raise UserError(f"name a recipe first, for example 'fewstep train digits' (there is: {', '.join(RECIPES)})")
     run = base_run(argv)
-    parts = {}
+    parts, own = {}, {}
     for kind, module in (("method", methods), ("network", networks)):
-        name = peek(argv, f"--{kind}") or getattr(run, kind)
+        typed = peek(argv, f"--{kind}")
+        name = typed or getattr(run, kind)
+        if ":" in name and typed is None:  # a file or recipe says so: only the user may have code imported
+            raise UserError(f"this run's {kind} is {name!r}, which is not ours: type --{kind} {name} to import it")
+        if ":" in name:
+            own[kind] = imported(kind, name)
         given = getattr(run, f"{kind}_options") if name == getattr(run, kind) else {}
-        parts[kind] = typed_options(kind, choose(kind, module, name), given)
+        parts[kind] = typed_options(kind, own.get(kind) or choose(kind, module, name), given)
     launch, words = with_launch(run, parts), ["--help"] if helping else argv  # help without what was already given
     args = parse(type(launch), words, verb="train", description=DESCRIPTION, default=launch)
     chosen = {f.name: getattr(args, f.name) for f in fields(Run)}
     chosen |= {f"{kind}_options": asdict(getattr(args, f"{kind}_options")) for kind in parts}
-    return start(Run(**{**chosen, "recipe": run.recipe}), out_folder(run, argv), args.resume, args.device)
+    return start(Run(**{**chosen, "recipe": run.recipe}), out_folder(run, argv), own, args.resume, args.device)
 
 
-def start(run: Run, out: Path, resume: bool, device: str) -> int:
+def start(run: Run, out: Path, own: dict[str, Any], resume: bool, device: str) -> int:
     """Trains and says where the result is."""
     from fewstep.training import train
 
-    generator = train(run, out=out, resume=resume, device=device)
+    generator = train(run, out=out, resume=resume, device=device, **own)
     print(f"{out}: step {generator.step} of {run.iterations}, fingerprint {generator.fingerprint[:16]}")
-    print(f"next: fewstep sample {out}   fewstep eval {out}")
+    again = "".join(f" --{kind} {getattr(run, kind)}" for kind in own)
+    print(f"next: fewstep sample {out}{again}   fewstep eval {out}{again}")
     return 0

@@ -1,0 +1,169 @@
+"""Where a run's weights and its teacher come from: run folders, shipped names, files, closed forms, objects."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import fewstep
+from fewstep import denoiser
+from fewstep.checkpoint import Checkpoint, fingerprint
+from fewstep.config import Run, run_from_json
+from fewstep.denoiser import Denoiser
+from fewstep.errors import StorageError, UserError
+from fewstep.generator import OWN, Facts, Generator, Network, build_student, find, load, load_weights
+from fewstep.losses import Method
+
+Source = str | Path | Denoiser | Generator  # what init= and teacher= take
+INSIDE = "network."  # how a checkpoint begins the names of a network's weights
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A network's weights by its own names, their fingerprint, and where they are from in one line."""
+
+    tensors: dict[str, Tensor]
+    fingerprint: str
+    about: str
+
+
+def label(given: Source | None, stored: str | None) -> str | None:
+    """What a run notes of its init or teacher: a path or name, "own" for an object."""
+    return stored if given is None else str(given) if isinstance(given, str | Path) else OWN
+
+
+def labelled(run: Run, init: Source | None, teacher: Source | None, saved: Checkpoint | None) -> Run:
+    """The run with the names of its init and teacher: as given, as set, or those of the run that goes on."""
+    before = saved.state["run"] if saved else {}
+    return replace(
+        run,
+        init=label(init, run.init or before.get("init")),
+        teacher=label(teacher, run.teacher or before.get("teacher")),
+    )
+
+
+def initial(run: Run, given: Source | None) -> Weights | None:
+    """The weights that a run starts from, where it names any."""
+    source = run.init if given is None else given
+    return None if source is None else weights_of("init", source)
+
+
+def weights_of(kind: str, given: Source) -> Weights:
+    """The network's weights behind an init: an object's, a file's, or the average of a run or shipped generator."""
+    if isinstance(given, Generator):
+        given = given.denoiser
+    if isinstance(given, nn.Module):
+        tensors, about = given.state_dict(), "of the module given"
+    elif not isinstance(given, str | Path) or str(given) == OWN:
+        raise UserError(f"{kind} = {given!r}: expected a run, a .safetensors file or a module")
+    elif Path(given).suffix == ".safetensors":
+        tensors, about = _from_file(kind, Path(given)), f"of {given}"
+    else:
+        saved = find(given)
+        if "ema" not in saved.groups:
+            raise UserError(f"{kind} = {given}: it has no average 'ema' of the weights")
+        run = run_from_json(saved.state["run"])
+        sigma_data = Facts.from_json(saved.state["facts"]).sigma_data
+        about = f"the average of {given}, {run.method} at step {saved.state['step']}, sigma_data {sigma_data:g}"
+        tensors = saved.groups["ema"]
+    if all(name.startswith(INSIDE) for name in tensors):
+        tensors = {name.removeprefix(INSIDE): tensor for name, tensor in tensors.items()}
+    digest = fingerprint({"network": tensors})
+    return Weights(tensors, digest, f"{kind}: {len(tensors)} tensors {about} ({digest[:16]})")
+
+
+def _from_file(kind: str, path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{kind} = {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def fit(weights: Weights, network: nn.Module) -> None:
+    """Loads the weights in the types of the network's own. Raises UserError where names or shapes are not its."""
+    own = network.state_dict()
+    tensors = {}
+    for name, tensor in weights.tensors.items():
+        name = INSIDE + name if INSIDE + name in own else name  # a network that has a `network` of its own
+        tensors[name] = tensor.to(own[name].dtype) if name in own and tensor.is_floating_point() else tensor
+    try:
+        load_weights(network, tensors, weights.about)
+    except StorageError as error:
+        raise UserError(f"{error}: expected weights of the run's own network") from error
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen denoiser on the process of its student, its fingerprint, and what it is in one line."""
+
+    denoiser: Denoiser
+    fingerprint: str
+    about: str
+
+
+def teacher_of(
+    given: Source | None, run: Run, facts: Facts, method: Method, network: Network | None, device: torch.device
+) -> Teacher | None:
+    """The teacher that the method needs. Raises UserError where it needs none, gets none, or one of other data."""
+    needed = "teacher" in method.needs
+    source = run.teacher if given is None else given
+    if source is None and not needed:
+        return None
+    if source is None:
+        raise UserError(f"method {run.method!r} learns from a teacher: give one, --teacher RUN, FILE or exact:NAME")
+    if not needed:
+        raise UserError(f"method {run.method!r} learns from no teacher: leave teacher={label(given, run.teacher)} out")
+    if source == OWN:
+        raise UserError("this run's teacher was given as an object: pass it as teacher=")
+    found, digest = _denoiser(source, run, facts, method, network)
+    if isinstance(found, nn.Module):
+        found = found.requires_grad_(False).eval().to(device)
+    own = getattr(found, "process", method.process)
+    if own != method.process:
+        across: Any = getattr(denoiser, "across", None)
+        if across is None:
+            raise UserError(f"teacher {label(given, run.teacher)}: it is on another process than method {run.method!r}")
+        found = across(found, own, method.process)
+    return Teacher(found, digest, f"teacher: {label(given, run.teacher)} ({digest[:16]})")
+
+
+def _denoiser(source: Source, run: Run, facts: Facts, method: Method, network: Network | None) -> tuple[Denoiser, str]:
+    """A denoiser and its fingerprint: of its weights, or for a closed form of its name."""
+    kind, _, name = str(source).partition(":")
+    if isinstance(source, str) and kind == "exact":
+        found: Denoiser = getattr(fewstep, kind).named(name, method.process)
+        return found, hashlib.sha256(source.encode()).hexdigest()
+    if isinstance(source, str | Path) and Path(source).suffix == ".safetensors":
+        student = build_student(run, facts, method, copy.deepcopy(network))
+        weights = weights_of("teacher", source)
+        fit(weights, student.network)
+        return student, weights.fingerprint
+    given = isinstance(source, nn.Module | Generator)  # somebody else's: frozen as a copy
+    if isinstance(source, str | Path):
+        source = load(source, device="cpu")
+    if isinstance(source, Generator):
+        same_data(source.facts, facts)
+        source = source.denoiser
+    if isinstance(source, nn.Module):
+        module = copy.deepcopy(source) if given else source
+        return module, fingerprint({"teacher": module.state_dict()})
+    if not callable(source):
+        raise UserError(f"teacher of type {type(source).__name__}: expected a run, a file or a denoiser")
+    return source, hashlib.sha256(type(source).__qualname__.encode()).hexdigest()
+
+
+def same_data(teacher: Facts, student: Facts) -> None:
+    """Refuses a teacher of other data than the student's, naming the first difference."""
+    for name in ("shape", "classes", "units", "sigma_data"):
+        theirs, ours = getattr(teacher, name), getattr(student, name)
+        if theirs != ours:
+            remedy = f"set sigma_data={theirs}" if name == "sigma_data" else "they must learn the same data"
+            raise UserError(f"the teacher has {name} = {theirs}, the run {ours}: {remedy}")
