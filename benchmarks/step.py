@@ -30,7 +30,8 @@ def compare(method: str, steps: int) -> tuple[float, float, float]:
     dataset, cpu = fs.data.load("digits"), torch.device("cpu")
     facts = Facts(dataset.shape, dataset.classes, dataset.sigma_data(), dataset.units, "")
     run = settled(fs.recipes.digits(method=method, iterations=10 * steps))
-    parts, state, bare = build_method(run, facts), new_state(run, facts, None, cpu), new_state(run, facts, None, cpu)
+    parts = build_method(run, facts)
+    state, bare = (new_state(run, facts, parts, None, cpu) for _ in range(2))
     batch = draw_batch(run, parts, dataset.train, 0, cpu)
 
     def step() -> None:

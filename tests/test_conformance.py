@@ -20,7 +20,7 @@ import fewstep as fs
 from fewstep.denoiser import Preconditioned
 from fewstep.scalings import Edm, Scaling, Ve, Vp
 from fewstep.solvers import Churn, euler, heun, renoise
-from tests import agree_cm, agree_diffusers, agree_edm2, agree_unets
+from tests import agree_cm, agree_diffusers, agree_edm2, agree_phema, agree_unets
 from tests.cases import Case
 from tests.toys import Analytic
 
@@ -31,7 +31,6 @@ WAITING = {
     "diffusers_tcd": "trajectory consistency is not here yet",
     "diffusers_unet2d": "reading diffusers' networks is not here yet",
     **dict.fromkeys(["direct_cm_losses", "direct_cm_schedulers"], "Direct CM is not here yet"),
-    "edm2_phema": "power-function averages are not here yet",
     **dict.fromkeys(
         ["fastgen_cm_loss", "fastgen_samplers", "fastgen_scm_loss", "fastgen_tcm_loss", "fastgen_time"],
         "TCM and sCM are not here yet",
@@ -175,6 +174,7 @@ TESTED: dict[str, Callable[[Case], None]] = {
     **agree_cm.TESTED,
     **agree_diffusers.TESTED,
     **agree_edm2.TESTED,
+    **agree_phema.TESTED,
     **agree_unets.TESTED,
 }
 

@@ -39,10 +39,9 @@ def imported(path: Path) -> set[str]:
     """The rooms of fewstep that a file uses, `import fewstep as fs; fs.room` included; types alone do not count."""
     found = set()
     tree = ast.parse(path.read_text())
+    tree.body = [part for part in tree.body if not (isinstance(part, ast.If) and "TYPE_CHECKING" in ast.unparse(part))]
     for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fewstep":
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fewstep":
             below = (node.module or "").split(".")[1:2]
             found |= set(below) if below else {alias.name for alias in node.names}
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "fs":

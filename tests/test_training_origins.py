@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import fewstep as fs
-from fewstep import denoiser, training
+from fewstep import training
 from fewstep.checkpoint import fingerprint, read
 from fewstep.cli import main
 from fewstep.denoiser import Models
@@ -22,7 +22,7 @@ from fewstep.errors import UserError
 from fewstep.origins import teacher_of
 from fewstep.process import Process, edm
 from fewstep.targets import Student
-from tests.toys import Gaussian, Trig, tiny_run
+from tests.toys import Gaussian, tiny_run
 
 TINY = [
     *("--iterations", "4", "--batch", "16", "--block", "4", "--network.width", "16", "--network.depth", "1"),
@@ -221,14 +221,12 @@ def test_an_exact_teacher_is_found_by_name(monkeypatch):
     assert ring.fingerprint == train(tiny_run(), method=taught, teacher=Gaussian(std=0.5)).fingerprint
 
 
-def test_a_teacher_on_another_process_is_moved_to_the_students(monkeypatch):
-    class OnTrig(Gaussian):
-        process = Process(Trig(0.5), 0.001, 1.5)
-
-    monkeypatch.setattr(denoiser, "across", lambda *parts: ("moved", *parts), raising=False)
+def test_a_teacher_on_another_process_is_moved_to_the_students():
     facts, method = train(tiny_run()).facts, taught()
-    found = teacher_of(OnTrig(), tiny_run(), facts, method, None, torch.device("cpu"))
-    assert found.denoiser == ("moved", OnTrig(), OnTrig.process, method.process)
+    teacher = Gaussian(process=fs.process.trig(sigma_data=0.5))
+    found = teacher_of(teacher, tiny_run(), facts, method, None, torch.device("cpu"))
+    x, t = torch.linspace(-1, 1, 8, dtype=torch.float64).reshape(4, 2), torch.tensor([0.01, 0.5, 3.0, 80.0])
+    torch.testing.assert_close(found.denoiser(x, t), Gaussian()(x, t))
 
 
 OUTSIDE = '''

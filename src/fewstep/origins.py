@@ -6,7 +6,6 @@ import copy
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,10 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import fewstep
-from fewstep import denoiser
 from fewstep.checkpoint import Checkpoint, fingerprint
 from fewstep.config import Run, run_from_json
-from fewstep.denoiser import Denoiser
+from fewstep.denoiser import Denoiser, across
 from fewstep.errors import StorageError, UserError
 from fewstep.generator import OWN, Facts, Generator, Network, build_student, find, load, load_weights
 from fewstep.losses import Method
@@ -126,12 +124,7 @@ def teacher_of(
     found, digest = _denoiser(source, run, facts, method, network)
     if isinstance(found, nn.Module):
         found = found.requires_grad_(False).eval().to(device)
-    own = getattr(found, "process", method.process)
-    if own != method.process:
-        across: Any = getattr(denoiser, "across", None)
-        if across is None:
-            raise UserError(f"teacher {label(given, run.teacher)}: it is on another process than method {run.method!r}")
-        found = across(found, own, method.process)
+    found = across(found, getattr(found, "process", method.process), method.process)
     return Teacher(found, digest, f"teacher: {label(given, run.teacher)} ({digest[:16]})")
 
 

@@ -98,7 +98,7 @@ def new_state(
         with forked(run.seed, "init balance"):
             trained["balance"] = learned().to(device).train()
     names = ["ema", *(schedules.profile(text).name for text in run.averages)]
-    if getattr(method, "ema_rate", None) is not None:
+    if method.ema_rate is not None:
         names.append("target")
     averages = {name: ema.average_of(student) for name in names}
     state = State(trained, averages, optimizers.build(run, trained.parameters()))
@@ -112,8 +112,7 @@ def update_averages(run: Run, method: Method, state: State) -> None:
     rates = {"ema": schedules.ema_rate(state.step, run.ema)}
     for one in map(schedules.profile, run.averages):
         rates[one.name] = one.rate(state.step, run.batch)
-    own_rate = getattr(method, "ema_rate", None)
-    if own_rate is not None:
-        rates["target"] = own_rate(state.step / run.iterations)
+    if method.ema_rate is not None:
+        rates["target"] = method.ema_rate(state.step / run.iterations)
     for name, rate in rates.items():
         ema.update(state.averages[name], state.student, rate)

@@ -94,6 +94,8 @@ def train_step(run: Run, method: Method, state: State, batch: Batch) -> dict[str
     progress = state.step / run.iterations
     rate = run.lr * schedules.lr_factor(progress, run.warmup, run.constant, run.final, run.decay)
     state.optimizer.zero_grad(set_to_none=True)
+    for module in state.trained.modules():
+        getattr(module, "normalise_", lambda: None)()  # EDM2's forced one: once a step, outside of every pass
     loss_b = gradients(run, method, state, batch)
     loss = loss_b.mean()
     weights = [p for p in state.trained.parameters() if p.grad is not None]
@@ -114,8 +116,6 @@ def train_step(run: Run, method: Method, state: State, batch: Batch) -> dict[str
         nn.utils.clip_grads_with_norm_(weights, run.clip, norm)
         optimizers.set_rate(state.optimizer, run, rate, state.step - state.scale.skipped)
         state.optimizer.step()
-        with torch.no_grad():  # EDM2's forced weight normalisation, where the network has one
-            getattr(state.student.network, "normalise_", lambda: None)()
     if run.precision == "fp16":
         state.scale.update(overflowed)
         row |= {"loss_scale": state.scale.factor, "skipped": state.scale.skipped}

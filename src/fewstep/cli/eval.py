@@ -33,7 +33,11 @@ class Args:
     seed: int = 0
     """Seed of the samples."""
     ema: str = "ema"
-    """Which weights: ema or student."""
+    """Which weights: ema, student, or another average such as power:0.05."""
+    network: str | None = None
+    """module:factory of a network of your own."""
+    method: str | None = None
+    """module:function of a method of your own."""
     split: Literal["test", "validation"] = "test"
     """test, or validation while you are still choosing something."""
     candidates: int = 1
@@ -55,11 +59,12 @@ class Args:
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="eval", description=DESCRIPTION)
     from fewstep import data
+    from fewstep.cli.outside import own_parts
     from fewstep.generator import load
     from fewstep.metrics import evaluate, open_extractor, read_statistics
     from fewstep.sampling import sampler
 
-    generator = load(args.run, ema=args.ema, device=args.device)
+    generator = load(args.run, ema=args.ema, device=args.device, **own_parts(args))
     chosen = sampler(generator.method.sampler)
     steps = parse_steps(args.steps) if args.steps is not None else (1, 2) if chosen.default == 1 else (chosen.default,)
     results, speeds = evaluate(
