@@ -15,6 +15,7 @@ import torch
 from fewstep import checkpoint, pictures
 from fewstep.checkpoint import RunFolder
 from fewstep.config import Run
+from fewstep.denoiser import Cond
 from fewstep.errors import StorageError, UserError
 from fewstep.generator import Facts, Generator, build_method, checkpoint_state
 from fewstep.state import State
@@ -48,8 +49,9 @@ def log_until(path: Path, step: int) -> bytes:
 class Recorder:
     """Writes what is due after a step; resumes a folder to exactly where its newest checkpoint stood."""
 
-    def __init__(self, out: Path, run: Run, facts: Facts, state: State, resume: bool) -> None:
+    def __init__(self, out: Path, run: Run, facts: Facts, state: State, resume: bool, shown: Cond) -> None:
         self.folder, self.run, self.facts, self.state = RunFolder(out), run, facts, state
+        self.shown = shown  # conditions of the picture grids
         self._continue(resume)
         with storage(out):
             self.folder.samples.mkdir(parents=True, exist_ok=True)
@@ -103,7 +105,7 @@ class Recorder:
         """Writes a grid of samples from the average, always of the same noise; a picture is not worth a run."""
         method = build_method(self.run, self.facts)
         generator = Generator(self.run, self.facts, method, self.state.averages["ema"], self.state.step)
-        x = self.facts.units.to_model(generator.sample(pictures.suitable(self.facts.shape)))
+        x = self.facts.units.to_model(generator.sample(pictures.suitable(self.facts.shape), cond=self.shown))
         try:
             self.folder.samples.mkdir(parents=True, exist_ok=True)
             pictures.save(self.folder.samples / f"step-{self.state.step}.png", x)

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fewstep import checkpoint, ema, methods, networks, sampling, schedules
+from fewstep import checkpoint, ema, methods, networks, pictures, sampling, schedules
 from fewstep import data as datasets
 from fewstep.config import Run, checked_options, choose
-from fewstep.denoiser import Cond
+from fewstep.denoiser import Cond, masked
 from fewstep.device import pick_device
 from fewstep.errors import FewstepError, NonFiniteError, Stopped, UserError, require
 from fewstep.generator import OWN_NETWORK, Facts, Generator, build_method
@@ -43,13 +43,16 @@ def draw_batch(run: Run, method: Method, arrays: datasets.Arrays, step: int, dev
     first = step * run.batch
     index = shuffled(run.seed, "order", first, run.batch, len(arrays.x0))
     x0, cond = arrays.rows(index)
-    z = normal(run.seed, "noise", first, run.batch, tuple(x0.shape[1:]), run.block)
+    z = masked(normal(run.seed, "noise", first, run.batch, tuple(x0.shape[1:]), run.block), cond)
+    if run.label_drop:
+        chance = uniform(run.seed, "label drop", first, run.batch, 1, run.block)[:, 0]
+        cond = datasets.dropped(cond, chance < run.label_drop)
     u = uniform(run.seed, "time", first, run.batch, 2, run.block)
     times = method.times(u, step / run.iterations, torch.arange(first, first + run.batch))
     blocks = range(first // run.block, (first + run.batch) // run.block)
     return Batch(
         index,
-        x0.to(device),
+        masked(x0, cond).to(device),
         datasets.each(lambda part: part.to(device), cond),
         z.to(device),
         times if device.type == "mps" else times.to(device),  # mps has no float64
@@ -118,17 +121,21 @@ def train(
     """Trains a run and returns its generator, as `load(out)` would.
 
     data: your own samples instead of the run's data set: a tensor `[N, ...]` in any units, or
-    {"x0": tensor, "cond": labels [N]}. network: your own, called as (x, noise_label [B], cond) -> like x.
+    {"x0": tensor, "cond": labels [N] or any condition}.
+    network: your own, called as (x, noise_label [B], cond) -> like x.
     out: the run folder (run.json, metrics.jsonl, checkpoints/, samples/); None keeps all in memory.
     resume: continue what is in `out`, bit for bit, or start there if nothing is.
     Raises UserError, NonFiniteError, StorageError, and Stopped after SIGINT, SIGTERM or SIGHUP, having saved.
     """
     require(isinstance(run, Run), "run", run, "a fewstep.Run, for instance fewstep.recipes.toy()")
     place = pick_device(device)
-    dataset = datasets.load(run.data) if data is None else datasets.from_tensors(data)
+    dataset = datasets.load(run.data, run.data_size) if data is None else datasets.from_tensors(data)
+    labelled = dataset.classes or not run.label_drop
+    require(bool(labelled), "label_drop", run.label_drop, f"0, since data {dataset.name!r} has no labels")
     run = settled(replace(run, data=dataset.name, network=run.network if network is None else OWN_NETWORK))
     sigma_data = dataset.sigma_data() if run.sigma_data is None else run.sigma_data
-    facts = Facts(dataset.shape, dataset.classes, sigma_data, dataset.units, dataset.fingerprint())
+    kind = datasets.kind_of(dataset.train.cond)
+    facts = Facts(dataset.shape, dataset.classes, sigma_data, dataset.units, dataset.fingerprint(), kind)
     method = build_method(run, facts)
     sampling.through_middle(method.process, 2, run.middle_times)  # refuses them now rather than at the first picture
     threads = torch.get_num_threads()
@@ -136,7 +143,8 @@ def train(
     try:
         state = new_state(run, facts, method, network, place)
         try_out(run, method, state, dataset.train, place)
-        recorder = None if out is None else Recorder(Path(out), run, facts, state, resume)
+        shown = datasets.examples(dataset.train.cond, kind, pictures.suitable(facts.shape))
+        recorder = None if out is None else Recorder(Path(out), run, facts, state, resume, shown)
         loop(run, method, state, dataset.train, place, recorder, progress)
     finally:
         torch.set_num_threads(threads)

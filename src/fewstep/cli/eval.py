@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     generator = load(args.run, ema=args.ema, device=args.device)
     chosen = sampler(generator.method.sampler)
     steps = parse_steps(args.steps) if args.steps is not None else (1, 2) if chosen.default == 1 else (chosen.default,)
-    dataset = data.load(generator.run.data)
+    dataset = data.load(generator.run.data, generator.run.data_size)
     results, speeds = evaluate(generator, dataset, steps=steps, n=args.n, seed=args.seed, split=args.split)
     if args.json:
         print(json.dumps({"results": [asdict(r) for r in results], "speed": speeds}))

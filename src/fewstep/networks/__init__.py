@@ -1,7 +1,8 @@
 """The networks by name: `NAME(shape, classes, **options) -> nn.Module` called as (x, noise_label, cond, masks).
 
-shape: of one sample; classes: number of labels, 0 for none. The imports are inside, so that reading the
-options needs no torch.
+shape: of one sample; classes: number of labels, 0 for none. A network that has a third parameter `features`
+also takes float conditions, so many numbers a sample, and dicts with "label", "features" and "mask". The
+imports are inside, so that reading the options needs no torch.
 """
 
 from typing import TYPE_CHECKING
@@ -11,7 +12,13 @@ if TYPE_CHECKING:
 
 
 def mlp(
-    shape: tuple[int, ...], classes: int = 0, *, width: int = 256, depth: int = 4, dropout: float = 0.0
+    shape: tuple[int, ...],
+    classes: int = 0,
+    features: int = 0,
+    *,
+    width: int = 256,
+    depth: int = 4,
+    dropout: float = 0.0,
 ) -> "nn.Module":
     """A residual network for vectors and tiny images, which it flattens.
 
@@ -22,4 +29,4 @@ def mlp(
     """
     from fewstep.networks.residual import ResidualMLP
 
-    return ResidualMLP(shape, classes, width=width, depth=depth, dropout=dropout)
+    return ResidualMLP(shape, classes, features, width=width, depth=depth, dropout=dropout)
