@@ -108,7 +108,7 @@ def fit(cond: Any, kind: Kind, n: int, classes: int, *, unlabelled: bool = False
         return {k: fit(cond.get(k), kind[k], n, classes, unlabelled=unlabelled, name=_path(name, k)) for k in kind}
     dtype, shape = getattr(torch, kind[0]), tuple(kind[1])
     value = None if cond is None else tensor(name, cond)
-    if value is None or value.shape not in (shape, (n, *shape)) or (dtype == torch.bool) != (value.dtype == dtype):
+    if value is None or value.shape not in (shape, (n, *shape)) or (dtype == torch.bool) != (value.dtype == torch.bool):
         got = "None" if value is None else f"{value.dtype} {tuple(value.shape)}"
         raise UserError(f"{name} is {got}: this generator needs {kind[0]} of shape {(n, *shape)}, or one row for all")
     return value.to(dtype).expand(n, *shape)

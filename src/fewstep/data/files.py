@@ -48,7 +48,7 @@ _HELD_OUT = 10_000  # as many as `fewstep eval` draws: more would cost training 
 def from_path(name: str, size: int | None = None) -> Dataset:
     """The data set in a file, in a folder or behind hf:NAME, split by a fixed shuffle."""
     data = read(name, size)
-    found = pixels(tensor(name, data["x0"]))
+    found = pixels(tensor("data", data["x0"]))
     if found is None:
         require(size is None, "data_size", size, f"none, since {name} holds no pictures")
         everything, classes, units = standardised(data, name)
@@ -94,13 +94,15 @@ def telling(name: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # readers of foreign files raise whatever they like
-        raise UserError(f"cannot read {name}: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+        told = (str(error) or type(error).__name__).splitlines()[0]
+        told = "damaged, or it holds Python objects, which are never loaded" if "pickle" in told else told
+        raise UserError(f"cannot read {name}: {told}") from error
 
 
 def native(array: np.ndarray) -> np.ndarray:
     """The array in a type that torch has; text and objects are refused by name."""
     if array.dtype.kind not in "biufc":
-        raise UserError(f"an array of {array.dtype}: expected numbers")
+        raise TypeError(f"an array of {array.dtype}, expected numbers")
     if array.dtype.itemsize > 8 and array.dtype.kind == "f":
         return array.astype(np.float64)
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))

@@ -148,7 +148,7 @@ def resized(picture: Image.Image, size: int) -> Image.Image:
     """The middle square, resized to this side."""
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    return picture.resize((size, size), Image.Resampling.LANCZOS, (left, top, left + side, top + side))
+    return picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
 
 
 def stack(pictures: Iterable[tuple[str, Image.Image]], size: int | None) -> np.ndarray:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from fewstep.data.core import Arrays, Dataset, Units, split
 from fewstep.errors import UserError
@@ -94,19 +94,19 @@ def tiles(file: Path) -> list[tuple[Image.Image, int]]:
 
 def tile_of(font: ImageFont.FreeTypeFont, text: str) -> Image.Image | None:
     """A glyph on a white square that just holds it with a margin of a sixteenth; None where nothing is drawn."""
-    box = font.getbbox(text)
-    if box[1] == box[3]:
+    left, top, right, bottom = (round(edge) for edge in font.getbbox(text))
+    if top == bottom:
         return None
-    sheet = Image.new("RGBA", (int(box[2]) + 1, int(box[3]) + 1), (255, 255, 255, 0))
-    ImageDraw.Draw(sheet).text((0, 0), text, font=font, embedded_color=True)
-    ink = sheet.getchannel("A").getbbox()
+    sheet = Image.new("RGB", (right - left + 2, bottom - top + 2), "white")
+    ImageDraw.Draw(sheet).text((1 - left, 1 - top), text, fill="black", font=font, embedded_color=True)
+    ink = ImageChops.invert(sheet).getbbox()
     if ink is None:
         return None
     glyph = sheet.crop(ink)
     side = max(glyph.size) * 9 // 8
-    square = Image.new("RGBA", (side, side), "white")
-    square.alpha_composite(glyph, ((side - glyph.width) // 2, (side - glyph.height) // 2))
-    return square.convert("RGB")
+    square = Image.new("RGB", (side, side), "white")
+    square.paste(glyph, ((side - glyph.width) // 2, (side - glyph.height) // 2))
+    return square
 
 
 def shrunk(tile: Image.Image, side: int) -> Image.Image:
