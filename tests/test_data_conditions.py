@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 import fewstep as fs
 from fewstep import data
+from fewstep.cli import main
 from fewstep.errors import UserError
 from fewstep.generator import Facts, build_method
 from fewstep.networks.residual import ResidualMLP
@@ -234,3 +236,26 @@ def test_the_padding_of_samples_is_zero_whatever_the_network_says_there(method, 
     assert g.denoiser.network.seen == 0
     whole = g.sample(7, steps=steps, cond={"mask": torch.ones(5, dtype=torch.bool)})
     assert bool((whole != 0).all())
+
+
+def test_conditions_come_from_files_on_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    label, features = np.arange(30) % 3, normals(30, 2, stream="f").numpy()
+    np.savez("set.npz", x0=normals(30, 4).numpy(), label=label, features=features)
+    small = ["--network.width", "8", "--network.depth", "1", "--iterations", "3", "--device", "cpu", "--out", "run"]
+    assert main(["train", "toy", "--data", "set.npz", *small]) == 0
+    np.savez("five.npz", label=label[:5], features=features[:5])
+    assert main(["sample", "run", "--cond", "five.npz", "--n", "5", "--out", "x.npy"]) == 0
+    wanted = {"label": label[:5], "features": features[:5]}
+    np.testing.assert_array_equal(np.load("x.npy"), fs.load("run").sample(5, cond=wanted))
+    capsys.readouterr()
+    np.save("one.npy", features[:5])
+    for words, told in (
+        (["--cond", "five.npz"], r"this generator needs float32 of shape (100, 2)"),
+        (["--cond", "one.npy"], "expected a dict with features, label"),
+        (["--cond", "five.txt"], "expected .npy, .npz, .safetensors"),
+        (["--cond", "five.npz", "--label", "1"], "expected one or the other"),
+        ([], "expected a dict with features, label"),
+    ):
+        assert main(["sample", "run", *words]) == 2
+        assert told in capsys.readouterr().err

@@ -19,7 +19,7 @@ while it is read: 50,000 pictures of 3x32x32 take 0.6 GB.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ ROLES = {
     "features": ("features",),
     "mask": ("mask",),
 }
+ARRAYS = (".npy", ".npz", ".safetensors")
 _HELD_OUT = 10_000  # as many as `fewstep eval` draws: more would cost training data and sharpen nothing
 
 
@@ -57,7 +58,8 @@ def from_path(name: str, size: int | None = None) -> Dataset:
         x0 = masked(x0.float().div_(127.5).sub_(1), cond)
         everything, classes, units = Arrays(x0, cond), classes_of(cond), Units(127.5, 127.5, clip=True)
     held = min(len(everything.x0) // 10, _HELD_OUT)
-    called = name if name.startswith("hf:") else str(Path(name).resolve())
+    scheme, path = ("hf:", name.removeprefix("hf:")) if name.startswith("hf:") else ("", name)
+    called = f"{scheme}{Path(path).resolve()}" if Path(path).exists() else name
     return split(called, everything, (held, held), classes, units, "own data")
 
 
@@ -80,10 +82,10 @@ def read(name: str, size: int | None = None) -> dict[str, Any]:
     path = Path(name)
     if path.is_dir() or path.suffix.lower() == ".zip":
         return images.read(path, size)
-    if path.suffix.lower() not in READERS:
-        raise UserError(f"data {name}: expected a folder, .zip, {', '.join(READERS)}")
+    if path.suffix.lower() not in (*ARRAYS, ".parquet"):
+        raise UserError(f"data {name}: expected a folder, .zip, {', '.join(ARRAYS)} or .parquet")
     with telling(name):
-        return READERS[path.suffix.lower()](path, size)
+        return parts(name, arrays(path)) if path.suffix.lower() in ARRAYS else parquet(path, size)
 
 
 @contextmanager
@@ -130,29 +132,36 @@ def numbered(labels: Any) -> Any:
     return np.unique(labels, return_inverse=True)[1] if kind in "UST" else labels
 
 
-def _npy(path: Path, size: int | None) -> dict[str, Any]:
-    return {"x0": native(np.load(path, allow_pickle=False)), "cond": None}
+def arrays(path: Path) -> dict[str, Any]:
+    """The arrays of a .npy (under no name), .npz or .safetensors, text numbered."""
+    if path.suffix.lower() == ".safetensors":
+        from safetensors.torch import load_file
+
+        found: dict[str, Any] = load_file(path)
+        return found
+    opened = np.load(path, allow_pickle=False)
+    if isinstance(opened, np.ndarray):
+        return {"": native(opened)}
+    with opened:
+        return {key: native(numbered(opened[key])) for key in opened.files}
 
 
-def _npz(path: Path, size: int | None) -> dict[str, Any]:
-    with np.load(path, allow_pickle=False) as opened:
-        found = {key: opened[key] for key in opened.files}
-    labels = {key: numbered(found[key]) for key in ROLES["label"] if key in found}
-    return parts(str(path), {key: native(value) for key, value in (found | labels).items()})
+def read_condition(path: Path) -> Any:
+    """A condition to sample with: an array that stands alone or under cond, or all arrays of the file by name."""
+    if path.suffix.lower() not in ARRAYS:
+        raise UserError(f"condition {path}: expected {', '.join(ARRAYS)}")
+    with telling(str(path)):
+        found = arrays(path)
+    return next(iter(found.values())) if list(found) in ([""], ["cond"]) else found
 
 
-def _safetensors(path: Path, size: int | None) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    return parts(str(path), load_file(path))
-
-
-def _parquet(path: Path, size: int | None) -> dict[str, Any]:
+def parquet(path: Path, size: int | None) -> dict[str, Any]:
+    """The table in a .parquet file."""
     try:
-        from pyarrow import parquet
+        from pyarrow.parquet import read_table
     except ImportError:
         raise UserError("parquet needs pyarrow: pip install 'fewstep[parquet]'") from None
-    table = parquet.read_table(path, memory_map=False)
+    table = read_table(path)
     return tabled(str(path), {name: table[name].to_pylist() for name in table.column_names}, size)
 
 
@@ -197,11 +206,3 @@ def column_of(name: str, values: Iterable[Any], size: int | None) -> Any:
         return numbered(np.asarray(list(values)))
     except ValueError as error:
         raise UserError(f"the rows of column {name} differ in length: pad them and say where with a mask") from error
-
-
-READERS: dict[str, Callable[[Path, int | None], dict[str, Any]]] = {
-    ".npy": _npy,
-    ".npz": _npz,
-    ".safetensors": _safetensors,
-    ".parquet": _parquet,
-}
