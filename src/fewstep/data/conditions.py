@@ -38,7 +38,7 @@ def kind_of(cond: Any, name: str = "cond") -> Kind:
 
 
 def tensor(name: str, value: Any) -> Tensor:
-    """The value as a tensor on the CPU: floats in float32, integers in int64. Raises UserError for anything else."""
+    """The value as a tensor of real numbers on the CPU. Raises UserError for anything else."""
     try:
         x = torch.as_tensor(value).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -65,8 +65,9 @@ def given(cond: Any, x0: Tensor, name: str = "cond") -> Any:
 def _plain(name: str, value: Tensor) -> Tensor:
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
         raise UserError(f"{name} holds NaN or infinity: remove or repair it")
-    kept = value.dtype == torch.bool
-    return value if kept else value.long() if is_integral(value) else value.float()
+    if value.dtype == torch.bool:
+        return value
+    return value.long() if is_integral(value) else value.float()
 
 
 def _labels(name: str, label: Tensor, n: int) -> Tensor:
