@@ -22,7 +22,7 @@ SONG = {  # EDM's argument: our option, EDM's default
     "attn_resolutions": ("attention", [16]),
     "dropout": ("dropout", 0.1),
     "augment_dim": ("augment", 0),
-    "embedding_type": ("features", "positional"),
+    "embedding_type": ("embedding", "positional"),
     "channel_mult_noise": ("noise_mult", 1),
     "encoder_type": ("encoder", "standard"),
     "decoder_type": ("decoder", "standard"),

@@ -11,7 +11,7 @@ from fewstep.errors import UserError
 from fewstep.randomness import generator
 
 
-@pytest.mark.parametrize("name", data.DATASETS)
+@pytest.mark.parametrize("name", [name for name in data.DATASETS if not name.startswith("glyphs")])
 def test_splits_are_the_same_each_time_and_share_nothing(name):
     first, again = data.load(name), data.load(name)
     assert first.fingerprint() == again.fingerprint()
@@ -74,7 +74,7 @@ def test_labels_come_along():
 
 BAD = {
     "no samples": (torch.zeros(0, 3), "at least 2"),
-    "one axis": (torch.zeros(5), r"\[N, ...\]"),
+    "one sample": (torch.zeros(1, 5), r"\[N, ...\]"),
     "constant": (torch.full((5, 2), 3.0), "everywhere"),
     "nan": (torch.tensor([[0.0], [1.0], [float("nan")]]), "sample 2"),
     "infinite": (torch.tensor([[0.0], [float("inf")], [1.0]]), "sample 1"),
@@ -84,8 +84,13 @@ BAD = {
     "complex": (torch.zeros(3, 2, dtype=torch.complex64), "expected real numbers"),
     "huge": (torch.tensor([[0.0], [1e300]], dtype=torch.float64), "choose other units"),
     "labels beyond": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.tensor([0, 10**12])}, "number the classes"),
-    "float labels": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.zeros(2)}, "integer labels"),
-    "too few labels": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.tensor([1])}, "integer labels"),
+    "float labels": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": {"label": torch.zeros(2)}}, "integer labels"),
+    "too few labels": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.tensor([1])}, "a row for each of the 2"),
+    "no label": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.tensor([1, -1])}, "integer labels from 0"),
+    "nan in a condition": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.full((2, 3), torch.nan)}, "cond holds"),
+    "mask of numbers": ({"x0": torch.eye(3), "cond": {"mask": torch.ones(3, 3)}}, "expected booleans"),
+    "mask of another shape": ({"x0": torch.eye(3), "cond": {"mask": torch.ones(3, 2).bool()}}, "expected booleans"),
+    "mask of nothing": ({"x0": torch.eye(3), "cond": {"mask": torch.zeros(3, 3).bool()}}, "False everywhere"),
 }
 
 

@@ -90,8 +90,8 @@ def test_a_generator_uses_its_runs_middle_times_and_fresh_noise(trained):
 
 
 def test_labels_are_taken_in_turn_or_as_asked(labelled):
-    assert labelled.labels(5, None).tolist() == [0, 1, 2, 0, 1]
-    assert labelled.labels(2, 1).tolist() == [1, 1]
+    assert labelled.conditions(5, None).tolist() == [0, 1, 2, 0, 1]
+    assert labelled.conditions(2, 1).tolist() == [1, 1]
     twos = labelled.sample(6, cond=2)
     torch.testing.assert_close(twos[2:3], labelled.sample(3)[2:])
     torch.testing.assert_close(twos, labelled.sample(6, cond=torch.full((6,), 2)))

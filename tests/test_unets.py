@@ -18,7 +18,7 @@ from tests.toys import tiny_run
 TINY = {"width": 8, "mult": (1, 2), "blocks": 1, "attention": (4,), "dropout": 0.3}
 KINDS = {
     "ddpmpp": ("song_unet", {}),
-    "ncsnpp": ("song_unet", {"features": "fourier", "encoder": "residual", "taps": (1, 3, 3, 1), "noise_mult": 2}),
+    "ncsnpp": ("song_unet", {"embedding": "fourier", "encoder": "residual", "taps": (1, 3, 3, 1), "noise_mult": 2}),
     "skips": ("song_unet", {"encoder": "skip", "decoder": "skip", "augment": 9}),
     "adm": ("adm_unet", {"head_channels": 4, "augment": 9}),
     "adm plain": ("adm_unet", {"heads": 2, "scale_shift": False, "resample": "conv", "group": 2}),
@@ -235,7 +235,7 @@ def test_resampling_is_pooling_and_repeating_and_one_is_the_others_adjoint():
 
 def test_song_starts_as_edm_does():
     torch.manual_seed(0)
-    network = fs.networks.song_unet((3, 8, 8), 5, **{**TINY, "width": 32, "features": "fourier", "noise_mult": 4})
+    network = fs.networks.song_unet((3, 8, 8), 5, **{**TINY, "width": 32, "embedding": "fourier", "noise_mult": 4})
     block = network.enc["4x4_block0"]
     for weight, gain in ((block.conv0.weight, 1), (block.qkv.weight, 0.2**0.5), (block.conv1.weight, 1e-5)):
         area = weight[0, 0].numel()

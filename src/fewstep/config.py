@@ -34,7 +34,12 @@ class Run:
     network_options: Options = field(default_factory=dict)
     """The network's options where they differ from its defaults."""
     data: str = "digits"
-    """Name of the data set: digits, ring8, grid25 or spiral."""
+    """digits, ring8, grid25, spiral, glyphs, glyphs64, or PATH: .npy, .npz, .safetensors, .parquet, a folder or zip of
+    pictures, or hf:NAME."""
+    data_size: int | None = None
+    """Crop the pictures of PATH to their middle square and resize it to this side; None takes them as they are."""
+    label_drop: float = 0.0
+    """Share of the samples that are trained on without their label, so that cond=-1 asks for any class."""
     sigma_data: float | None = None
     """Standard deviation of the data for the preconditioning; None measures the training split."""
     seed: int = 0
@@ -119,6 +124,8 @@ class Run:
                 self.snapshot_every == 0 or (self.snapshot_every > 0 and any(n.startswith("power") for n in names)),
                 "0, or more where averages has a power:STD to keep",
             ),
+            "data_size": (self.data_size is None or self.data_size > 0, "at least 1"),
+            "label_drop": (0 <= self.label_drop <= 1, "a share in 0 .. 1"),
             "betas": (all(0 <= b < 1 for b in self.betas), "in 0 .. 1, below 1"),
             "middle_times": (all(a > b for a, b in pairwise((*self.middle_times, 0.0))), "decreasing and above 0"),
             "threads": (self.threads > 0, "at least 1"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from fewstep.errors import UserError
 from fewstep.process import Process, Time, edm, expand, per_row
 from fewstep.scalings import Scaling
 
-Cond = Any  # labels [B] (int64) or whatever else the network takes; None is unconditional
+Cond = Any  # labels [B] (int64, -1 is no label) or whatever else the network takes; None is unconditional
 Masks = Any  # what a network's `masks(rows, seeds)` returned: its own business
 
 
@@ -30,6 +30,18 @@ def passes_in(dtype: torch.dtype | None) -> Iterator[None]:
         yield
     finally:
         _COMPUTE.reset(before)
+
+
+def mask_of(x: Tensor, cond: Cond) -> Tensor | None:
+    """The condition's "mask" with axes like x's, True where a padded sample has an element; None without one."""
+    mask = cond.get("mask") if isinstance(cond, Mapping) else None
+    return None if mask is None else mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim))
+
+
+def masked(x: Tensor, cond: Cond) -> Tensor:
+    """x with 0 for whatever stands where the condition's mask has no element; x itself without a mask."""
+    mask = mask_of(x, cond)
+    return x if mask is None else x.masked_fill(~mask, 0)
 
 
 class Denoiser(Protocol):
@@ -73,7 +85,7 @@ class Preconditioned(nn.Module):
         gave = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
         if gave != tuple(x_t.shape):
             raise UserError(f"the network gave {gave} for {tuple(x_t.shape)}: expected a tensor of the same shape")
-        return expand(c.skip, x_t) * x_t + expand(c.out, x_t) * raw.to(x_t.dtype)
+        return masked(expand(c.skip, x_t) * x_t + expand(c.out, x_t) * raw.to(x_t.dtype), cond)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
@@ -18,8 +19,8 @@ from fewstep import methods, networks, posthoc, sampling
 from fewstep.checkpoint import Checkpoint, RunFolder, fingerprint, read
 from fewstep.checkpoint import write as write_checkpoint
 from fewstep.config import Run, checked_options, choose, run_from_json
-from fewstep.data import Units, each, is_integral
-from fewstep.denoiser import Preconditioned
+from fewstep.data import LABELS, Kind, Units, each, fit
+from fewstep.denoiser import Cond, Preconditioned, masked
 from fewstep.device import pick_device
 from fewstep.errors import StorageError, UserError, require
 from fewstep.losses import Method
@@ -42,8 +43,13 @@ class Facts:
     sigma_data: float
     units: Units
     data: str  # fingerprint of the training split
+    cond: Kind = None  # what a sample is conditioned on (fewstep.data.conditions)
     init: str = ""  # fingerprint of the weights that the run started from
     teacher: str = ""  # fingerprint of its teacher
+
+    def __post_init__(self) -> None:
+        if self.classes and self.cond is None:
+            object.__setattr__(self, "cond", LABELS)
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "shape": list(self.shape), "units": list(self.units)}
@@ -52,7 +58,7 @@ class Facts:
     def from_json(values: dict[str, Any]) -> Facts:
         try:
             shape, units = tuple(values["shape"]), Units(*values["units"])
-            found = Facts(shape, values["classes"], values["sigma_data"], units, values["data"])
+            found = Facts(shape, values["classes"], values["sigma_data"], units, values["data"], values.get("cond"))
             return replace(found, init=values.get("init", ""), teacher=values.get("teacher", ""))
         except (KeyError, TypeError) as error:
             raise StorageError(f"the checkpoint's facts are not what this version writes: {error!r}") from error
@@ -85,6 +91,24 @@ def build_method(run: Run, facts: Facts, own: OwnMethod | None = None) -> Method
     return method
 
 
+def condition_sizes(run: Run, facts: Facts, function: Callable[..., Any]) -> dict[str, int]:
+    """How many `features` a network gets, where it declares them; UserError for conditions it cannot take."""
+    if facts.cond is None or facts.cond == LABELS:
+        return {}
+    takes = "features" in inspect.signature(function).parameters
+    kinds = facts.cond if isinstance(facts.cond, dict) else {"features": facts.cond}
+    for key, kind in kinds.items():
+        fine = key in ("label", "mask") or (key == "features" and isinstance(kind, list) and kind[0] == "float32")
+        if not takes or not fine:
+            told = "labels, float features, and dicts of label, features and mask" if takes else "labels"
+            raise UserError(
+                f"the network {run.network!r} takes {told}, but the data's condition has {key} = {kind}: give a "
+                "network of your own"
+            )
+    features = kinds.get("features")
+    return {"features": math.prod(features[1])} if features else {}
+
+
 def build_student(run: Run, facts: Facts, method: Method, network: Network | None = None) -> Preconditioned:
     """The run's network under its method's preconditioning, freshly initialised from the run's seed.
 
@@ -93,8 +117,9 @@ def build_student(run: Run, facts: Facts, method: Method, network: Network | Non
     if not isinstance(network, nn.Module):
         function = chosen("network", networks, run.network, network)
         options = checked_options("network", function, run.network_options)
+        sizes = condition_sizes(run, facts, function)
         with forked(run.seed, "init"):
-            network = function(facts.shape, facts.classes, **options)
+            network = function(facts.shape, facts.classes, **sizes, **options)
         if not isinstance(network, nn.Module):
             raise UserError(f"network {run.network!r} gave {type(network).__name__}: expected a torch.nn.Module")
     return Preconditioned(network, method.scaling, method.process)
@@ -118,55 +143,46 @@ class Generator:
         *,
         steps: int | None = None,
         seed: int = 0,
-        cond: int | Tensor | None = None,
+        cond: Cond = None,
         sampler: str | None = None,
         batch: int = 4096,
     ) -> Tensor:
         """n samples `[n, *shape]` on the CPU, in the data's units.
 
         steps: evaluations of the network; None is the sampler's own default (1 for a consistency model).
-        cond: a label for all, or labels `[n]`; None goes through the labels in turn.
+        cond: a label for all, or labels `[n]`; None goes through the labels in turn, and -1 asks for any where the
+        run had label_drop. Other conditions as in training, with n rows or one row for all.
         The noise of a sample depends on seed and its place alone, not on n or batch.
-        Raises UserError for labels the generator does not have.
+        Raises UserError for conditions the generator does not know.
         """
         chosen = sampling.sampler(sampler or self.method.sampler)
         count = chosen.default if steps is None else steps
         for name, value, least in (("n", n, 0), ("seed", seed, 0), ("batch", batch, 1), ("steps", count, 0)):
             require(type(value) is int and value >= least, name, value, f"a whole number, {least} or more")
         grid = chosen.times(self.method.process, count, self.run.middle_times)
-        labels = self.labels(n, cond)
+        conds = self.conditions(n, cond)
         parts = [range(n)[first : first + batch] for first in range(0, n, batch)]
-        drawn = [self._draw(chosen, grid, seed, part, labels) for part in parts]
+        drawn = [self._draw(chosen, grid, seed, part, conds) for part in parts]
         return torch.cat(drawn) if drawn else torch.empty(0, *self.facts.shape)
 
-    def _draw(
-        self, chosen: sampling.Sampler, grid: list[float], seed: int, part: range, labels: Tensor | None
-    ) -> Tensor:
+    def _draw(self, chosen: sampling.Sampler, grid: list[float], seed: int, part: range, conds: Cond) -> Tensor:
         """The samples whose numbers are in `part`, in one batch."""
         process, device = self.method.process, next(self.denoiser.parameters()).device
+        here = each(lambda rows: rows[part.start : part.stop], conds)
+        cond = each(lambda rows: rows.to(device), here)
 
         def unit(stream: str) -> Tensor:
-            return normal(seed, stream, part.start, len(part), self.facts.shape, SAMPLING_BLOCK).to(device)
+            z = normal(seed, stream, part.start, len(part), self.facts.shape, SAMPLING_BLOCK)
+            return masked(z, here).to(device)
 
-        cond = each(lambda rows: rows[part.start : part.stop].to(device), labels)
         noise = (lambda i: unit(f"renoise {i}")) if chosen.noisy else None
         x0 = sampling.walk(process, self.denoiser, process.prior(unit("prior")), grid, chosen.step, cond, noise)
-        return self.facts.units.to_user(x0)
+        return masked(self.facts.units.to_user(x0), here)
 
-    def labels(self, n: int, cond: int | Tensor | None) -> Tensor | None:
-        """The labels `[n]` that `sample` uses for what it was given; None for an unconditional generator."""
-        classes = self.facts.classes
-        if not classes:
-            if cond is not None:
-                raise UserError("this generator knows no labels: leave the label out")
-            return None
-        if cond is None:
-            return torch.arange(n) % classes
-        labels = torch.as_tensor(cond)
-        known = is_integral(labels) and bool(((labels >= 0) & (labels < classes)).all())
-        if not known or labels.shape not in ((), (n,)):
-            raise UserError(f"label {cond}: expected one of 0..{classes - 1}, or {n} of them")
-        return labels.long().expand(n)
+    def conditions(self, n: int, cond: Cond) -> Cond:
+        """The condition with n rows that `sample` uses for what it was given; None for an unconditional generator."""
+        known = self.run.label_drop > 0
+        return fit(cond, self.facts.cond, n, self.facts.classes, unlabelled=known)
 
     def save(self, path: str | Path) -> None:
         """Writes the generator alone (no optimizer) as a folder that `load` reads."""

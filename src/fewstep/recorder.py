@@ -16,6 +16,7 @@ import torch
 from fewstep import checkpoint, pictures
 from fewstep.checkpoint import Checkpoint, RunFolder
 from fewstep.config import Run, run_from_json
+from fewstep.denoiser import Cond
 from fewstep.errors import StorageError, UserError
 from fewstep.generator import Facts, Generator, checkpoint_state
 from fewstep.losses import Method
@@ -82,9 +83,10 @@ class Recorder:
     """Writes what is due after a step; resumes a folder to exactly where its newest checkpoint stood."""
 
     def __init__(
-        self, out: Path, run: Run, facts: Facts, method: Method, state: State, saved: Checkpoint | None
+        self, out: Path, run: Run, facts: Facts, method: Method, state: State, saved: Checkpoint | None, shown: Cond
     ) -> None:
         self.folder, self.run, self.facts, self.method, self.state = RunFolder(out), run, facts, method, state
+        self.shown = shown  # conditions of the picture grids
         if saved is not None:
             state.restore(saved)
         with storage(out):
@@ -126,7 +128,7 @@ class Recorder:
     def draw(self) -> None:
         """Writes a grid of samples from the average, always of the same noise; a picture is not worth a run."""
         generator = Generator(self.run, self.facts, self.method, self.state.averages["ema"], self.state.step)
-        x = self.facts.units.to_model(generator.sample(pictures.suitable(self.facts.shape)))
+        x = self.facts.units.to_model(generator.sample(pictures.suitable(self.facts.shape), cond=self.shown))
         try:
             self.folder.samples.mkdir(parents=True, exist_ok=True)
             pictures.save(self.folder.samples / f"step-{self.state.step}.png", x)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fewstep import checkpoint, diagnosis, methods, networks, optimizers, origins, sampling, schedules
+from fewstep import checkpoint, diagnosis, methods, networks, optimizers, origins, pictures, sampling, schedules
 from fewstep import data as datasets
 from fewstep.config import Run, changed, checked_options
-from fewstep.denoiser import Cond, passes_in
+from fewstep.denoiser import Cond, masked, passes_in
 from fewstep.device import pick_device
 from fewstep.errors import FewstepError, NonFiniteError, Stopped, UserError, require
 from fewstep.generator import OWN, Facts, Generator, Network, OwnMethod, build_method, chosen
@@ -47,13 +47,16 @@ def draw_batch(run: Run, method: Method, arrays: datasets.Arrays, step: int, dev
     first = step * run.batch
     index = shuffled(run.seed, "order", first, run.batch, len(arrays.x0))
     x0, cond = arrays.rows(index)
-    z = normal(run.seed, "noise", first, run.batch, tuple(x0.shape[1:]), run.block)
+    z = masked(normal(run.seed, "noise", first, run.batch, tuple(x0.shape[1:]), run.block), cond)
+    if run.label_drop:
+        chance = uniform(run.seed, "label drop", first, run.batch, 1, run.block)[:, 0]
+        cond = datasets.dropped(cond, chance < run.label_drop)
     u = uniform(run.seed, "time", first, run.batch, 2, run.block)
     times = method.times(u, step / run.iterations, torch.arange(first, first + run.batch))
     blocks = range(first // run.block, (first + run.batch) // run.block)
     return Batch(
         index,
-        x0.to(device),
+        masked(x0, cond).to(device),
         datasets.each(lambda part: part.to(device), cond),
         z.to(device),
         times if device.type == "mps" else times.to(device),  # mps has no float64
@@ -154,10 +157,10 @@ def train(
     """Trains a run and returns its generator, as `load(out)` would.
 
     data: your own samples instead of the run's data set: a tensor `[N, ...]` in any units, or
-    {"x0": tensor, "cond": labels [N]}. network: your own, called as (x, noise_label [B], cond) -> like x, or a
-    function (shape, classes, **options) that makes one. method: your own `fewstep.Method`, or a function of
-    options that makes one. init, teacher: a run folder, shipped name, .safetensors file, `Generator` or module
-    to start from, or to learn from (also any denoiser, or "exact:NAME").
+    {"x0": tensor, "cond": labels [N] or any condition}. network: your own, called as (x, noise_label [B], cond) ->
+    like x, or a function (shape, classes, **options) that makes one. method: your own `fewstep.Method`, or a
+    function of options that makes one. init, teacher: a run folder, shipped name, .safetensors file, `Generator` or
+    module to start from, or to learn from (also any denoiser, or "exact:NAME").
     out: the run folder (run.json, metrics.jsonl, checkpoints/, samples/); None keeps all in memory.
     resume: continue what is in `out`, bit for bit, or start there if nothing is.
     Raises UserError, NonFiniteError, StorageError, and Stopped after SIGINT, SIGTERM or SIGHUP, having saved.
@@ -165,10 +168,13 @@ def train(
     require(isinstance(run, Run), "run", run, "a fewstep.Run, for instance fewstep.recipes.toy()")
     place = pick_device(device)
     saved = None if out is None else resumable(Path(out), resume)
-    dataset = datasets.load(run.data) if data is None else datasets.from_tensors(data)
+    dataset = datasets.load(run.data, run.data_size) if data is None else datasets.from_tensors(data)
+    labelled = dataset.classes or not run.label_drop
+    require(bool(labelled), "label_drop", run.label_drop, f"0, since data {dataset.name!r} has no labels")
     run = origins.labelled(settled(replace(run, data=dataset.name), method, network), init, teacher, saved)
     sigma_data = dataset.sigma_data() if run.sigma_data is None else run.sigma_data
-    facts = Facts(dataset.shape, dataset.classes, sigma_data, dataset.units, dataset.fingerprint())
+    kind = datasets.kind_of(dataset.train.cond)
+    facts = Facts(dataset.shape, dataset.classes, sigma_data, dataset.units, dataset.fingerprint(), kind)
     made = build_method(run, facts, method)
     sampling.through_middle(made.process, 2, run.middle_times)  # refuses them now rather than at the first picture
     start = None if saved else origins.initial(run, init)
@@ -180,7 +186,8 @@ def train(
     try:
         state = new_state(run, facts, made, network, place, start, guide)
         try_out(run, made, state, dataset.train, place)
-        recorder = None if out is None else Recorder(Path(out), run, facts, made, state, saved)
+        shown = datasets.examples(dataset.train.cond, kind, pictures.suitable(facts.shape))
+        recorder = None if out is None else Recorder(Path(out), run, facts, made, state, saved, shown)
         for origin in (start, guide) if progress else ():
             if origin:
                 tqdm.write(origin.about, file=sys.stderr)

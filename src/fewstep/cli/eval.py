@@ -34,6 +34,8 @@ class Args:
     """Seed of the samples."""
     ema: str = "ema"
     """Which weights: ema, student, or another average such as power:0.05."""
+    data: str | None = None
+    """Where the run's data is now, if its path has changed."""
     network: str | None = None
     """module:factory of a network of your own."""
     method: str | None = None
@@ -69,7 +71,7 @@ def main(argv: list[str]) -> int:
     steps = parse_steps(args.steps) if args.steps is not None else (1, 2) if chosen.default == 1 else (chosen.default,)
     results, speeds = evaluate(
         generator,
-        data.load(generator.run.data),
+        data.load(args.data or generator.run.data, generator.run.data_size),
         steps=steps,
         n=args.n,
         seed=args.seed,

@@ -34,7 +34,9 @@ class Args:
     seed: int = 0
     """The same seed gives the same samples."""
     label: int | None = None
-    """One class for all; left out, the classes take turns."""
+    """One class for all; left out, the classes take turns. -1 asks for any, after a run with label_drop."""
+    cond: Path | None = None
+    """Conditions of another kind, a row for each sample: .npy, or .npz or .safetensors with their names."""
     ema: str = "ema"
     """Which weights: ema, student, another average such as power:0.05, or any power:STD of a run with snapshots."""
     network: str | None = None
@@ -54,6 +56,7 @@ def main(argv: list[str]) -> int:
     from safetensors.torch import save_file
 
     from fewstep import pictures
+    from fewstep.data import read_condition
     from fewstep.errors import StorageError, UserError
     from fewstep.generator import load
 
@@ -66,8 +69,11 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--out {args.out}: expected a name that ends in {', '.join(writers)}")
     if args.n < 1:
         raise UserError(f"--n {args.n}: expected at least 1")
+    if args.cond is not None and args.label is not None:
+        raise UserError(f"--cond {args.cond} and --label {args.label}: expected one or the other")
+    cond = args.label if args.cond is None else read_condition(args.cond)
     generator = load(args.run, ema=args.ema, device=args.device, **own_parts(args))
-    x = generator.sample(args.n, steps=args.steps, seed=args.seed, cond=args.label, sampler=args.sampler)
+    x = generator.sample(args.n, steps=args.steps, seed=args.seed, cond=cond, sampler=args.sampler)
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         writers[args.out.suffix](args.out, x)

@@ -1,7 +1,8 @@
 """The networks by name: `NAME(shape, classes, **options) -> nn.Module` called as (x, noise_label, cond, masks).
 
-shape: of one sample; classes: number of labels, 0 for none. The imports are inside, so that reading the
-options needs no torch.
+shape: of one sample; classes: number of labels, 0 for none. A network that has a third parameter `features`
+also takes float conditions, so many numbers a sample, and dicts with "label", "features" and "mask". The
+imports are inside, so that reading the options needs no torch.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -11,7 +12,13 @@ if TYPE_CHECKING:
 
 
 def mlp(
-    shape: tuple[int, ...], classes: int = 0, *, width: int = 256, depth: int = 4, dropout: float = 0.0
+    shape: tuple[int, ...],
+    classes: int = 0,
+    features: int = 0,
+    *,
+    width: int = 256,
+    depth: int = 4,
+    dropout: float = 0.0,
 ) -> "nn.Module":
     """A residual network for vectors and tiny images, which it flattens.
 
@@ -22,7 +29,7 @@ def mlp(
     """
     from fewstep.networks.residual import ResidualMLP
 
-    return ResidualMLP(shape, classes, width=width, depth=depth, dropout=dropout)
+    return ResidualMLP(shape, classes, features, width=width, depth=depth, dropout=dropout)
 
 
 def song_unet(
@@ -34,7 +41,7 @@ def song_unet(
     blocks: int = 4,
     attention: tuple[int, ...] = (16,),
     dropout: float = 0.13,
-    features: Literal["positional", "fourier"] = "positional",
+    embedding: Literal["positional", "fourier"] = "positional",
     encoder: Literal["standard", "skip", "residual"] = "standard",
     decoder: Literal["standard", "skip"] = "standard",
     taps: tuple[int, ...] = (1, 1),
@@ -44,7 +51,7 @@ def song_unet(
 ) -> "nn.Module":
     """The U-Net of Song et al. as in EDM; by default DDPM++ for CIFAR-10, 55.7 M weights.
 
-    NCSN++ is features=fourier, encoder=residual, taps=1,3,3,1, noise_mult=2.
+    NCSN++ is embedding=fourier, encoder=residual, taps=1,3,3,1, noise_mult=2.
 
     Args:
         width: channels that the factors multiply
@@ -52,7 +59,7 @@ def song_unet(
         blocks: residual blocks of a resolution
         attention: resolutions with self-attention
         dropout: probability of dropping an entry inside a block
-        features: how the noise level enters: cosines of fixed or of random frequencies
+        embedding: how the noise level enters: cosines of fixed or of random frequencies
         encoder: whether the shrunk images join each resolution
         decoder: whether each resolution adds its own image to the result
         taps: of the filter that halves and doubles resolutions
@@ -70,7 +77,7 @@ def song_unet(
         blocks=blocks,
         attention=attention,
         dropout=dropout,
-        features=features,
+        embedding=embedding,
         encoder=encoder,
         decoder=decoder,
         taps=taps,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,15 +35,33 @@ class Block(nn.Module):
         return h + self.out(dropped(inside))
 
 
+def parts(cond: Any) -> tuple[Tensor | None, Tensor | None]:
+    """Labels and features `[B, F]` of a condition: a dict's own, or a tensor by its type."""
+    if isinstance(cond, Mapping):
+        label, features = cond.get("label"), cond.get("features")
+    else:
+        floats = cond is not None and cond.is_floating_point()
+        label, features = (None, cond) if floats else (cond, None)
+    return label, None if features is None else features.reshape(len(features), -1)
+
+
 class ResidualMLP(nn.Module):
     """Flat data through residual blocks; every block sees the noise label and the class.
 
-    forward(x `[B, *shape]`, noise_label `[B]`, cond: labels `[B]` int64 or None, masks) -> like x.
-    A network with classes needs labels, one without takes none; each mistake is a UserError.
+    forward(x `[B, *shape]`, noise_label `[B]`, cond, masks) -> like x, where cond is labels `[B]` int64 (-1 is no
+    label: a zero embedding), features `[B, ...]` of floats, or a dict with "label" and "features".
+    A network with classes needs labels, one without takes none, and likewise features; each mistake is a UserError.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], classes: int = 0, *, width: int = 256, depth: int = 4, dropout: float = 0.0
+        self,
+        shape: tuple[int, ...],
+        classes: int = 0,
+        features: int = 0,
+        *,
+        width: int = 256,
+        depth: int = 4,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         require(width > 0, "width", width, "at least 1 unit")
@@ -50,7 +69,7 @@ class ResidualMLP(nn.Module):
         require(0 <= dropout < 1, "dropout", dropout, "a probability in 0 .. 1, below 1")
         size, embedding = math.prod(shape), 64
         self.width, self.classes, self.dropout = width, classes, dropout
-        self.features = NoiseFeatures(embedding // 4)
+        self.noise = NoiseFeatures(embedding // 4)
         self.time = nn.Linear(embedding // 2, embedding)
         self.label = nn.Embedding(classes, embedding) if classes else None
         self.inlet = nn.Linear(size, width)
@@ -59,19 +78,28 @@ class ResidualMLP(nn.Module):
         self.outlet = nn.Linear(width, size)
         nn.init.zeros_(self.outlet.weight)
         nn.init.zeros_(self.outlet.bias)
+        self.given = nn.Linear(features, embedding) if features else None
 
     def masks(self, rows: int, seeds: Sequence[int]) -> Masks | None:
         """The masks of a batch, one layer per block; None without dropout."""
         return masks_for(rows, seeds, self.dropout)
 
-    def embed(self, noise_label: Tensor, cond: Tensor | None) -> Tensor:
-        emb = self.time(self.features(noise_label).to(self.time.weight.dtype))
-        if (self.label is None) != (cond is None):
+    def embed(self, noise_label: Tensor, cond: Any) -> Tensor:
+        emb = self.time(self.noise(noise_label).to(self.time.weight.dtype))
+        label, features = parts(cond)
+        if (self.label is None) != (label is None):
             need = "takes no labels" if self.label is None else f"needs labels, integers 0..{self.classes - 1}"
             raise UserError(f"this network {need}: got cond={'None' if cond is None else 'labels'}")
-        return silu(emb if self.label is None else emb + self.label(cond))
+        if (self.given is None) != (features is None):
+            need = "takes no features" if self.given is None else f"needs {self.given.in_features} features a sample"
+            raise UserError(f"this network {need}: got {'none' if features is None else 'some'}")
+        if self.label is not None and label is not None:
+            emb = emb + self.label(label.clamp_min(0)) * (label >= 0)[:, None]
+        if self.given is not None and features is not None:
+            emb = emb + self.given(features.to(emb.dtype))
+        return silu(emb)
 
-    def forward(self, x: Tensor, noise_label: Tensor, cond: Tensor | None = None, masks: Masks | None = None) -> Tensor:
+    def forward(self, x: Tensor, noise_label: Tensor, cond: Any = None, masks: Masks | None = None) -> Tensor:
         h, emb = self.inlet(x.flatten(1)), self.embed(noise_label, cond)
         for number, block in enumerate(self.blocks):
             h = block(h, emb, partial(drop, probability=self.dropout, layer=number, masks=masks))

@@ -34,7 +34,7 @@ class SongUNet(nn.Module):
         blocks: int,
         attention: Sequence[int],
         dropout: float,
-        features: str,
+        embedding: str,
         encoder: str,
         decoder: str,
         noise_mult: int,
@@ -48,7 +48,7 @@ class SongUNet(nn.Module):
         require(len(taps) % 2 == 0 and sum(taps) != 0, "taps", taps, "an even number of filter taps, such as 1,3,3,1")
         self.classes, self.augment, self.dropout = classes, augment, dropout
         noise, emb = width * noise_mult, width * emb_mult
-        self.map_noise = Positional(noise, endpoint=True) if features == "positional" else Fourier(noise)
+        self.map_noise = Positional(noise, endpoint=True) if embedding == "positional" else Fourier(noise)
         self.map_label = nn.Linear(classes, noise) if classes else None
         self.map_augment = nn.Linear(augment, noise, bias=False) if augment else None
         self.map_layer0 = nn.Linear(noise, emb)

@@ -1,0 +1,64 @@
+"""Data sets in memory, split once and for all; ranges, units and file formats stop in this room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fewstep.data.builtin import digits, grid25, ring8, spiral
+from fewstep.data.conditions import LABELS, NO_LABEL, Kind, dropped, examples, fit, kind_of
+from fewstep.data.core import Arrays, Dataset, Units, check_finite, each, is_integral, leaves
+from fewstep.data.files import from_path, read, read_condition
+from fewstep.data.fonts import glyphs, glyphs64
+from fewstep.data.tensors import OWN_DATA, from_tensors
+from fewstep.errors import UserError, require, unknown
+
+__all__ = [
+    "DATASETS",
+    "LABELS",
+    "NO_LABEL",
+    "OWN_DATA",
+    "Arrays",
+    "Dataset",
+    "Kind",
+    "Units",
+    "check_finite",
+    "dropped",
+    "each",
+    "examples",
+    "fit",
+    "from_path",
+    "from_tensors",
+    "is_integral",
+    "kind_of",
+    "leaves",
+    "load",
+    "read",
+    "read_condition",
+]
+
+DATASETS: dict[str, Callable[[], Dataset]] = {
+    "digits": digits,
+    "ring8": ring8,
+    "grid25": grid25,
+    "spiral": spiral,
+    "glyphs": glyphs,
+    "glyphs64": glyphs64,
+}
+
+
+def load(name: str, size: int | None = None) -> Dataset:
+    """The data set of that name, or what the file, folder or hf:NAME holds (`fewstep.data.files`).
+
+    size: pictures of files are cropped to their middle square and resized to this side.
+    """
+    if name == OWN_DATA:
+        raise UserError("this run has data of your own: only fs.train(run, data, ...) in Python can go on with it")
+    if name in DATASETS:
+        require(size is None, "data_size", size, f"none, since the pictures of {name} have their size")
+        return DATASETS[name]()
+    if name.startswith("hf:") or Path(name).exists():
+        return from_path(name, size)
+    if Path(name).name != name or Path(name).suffix:
+        raise UserError(f"no file or folder {name}: was it moved?")
+    raise unknown("data set", name, DATASETS)

@@ -1,0 +1,208 @@
+"""What `--data PATH` reads: arrays, tables and pictures, as {"x0", "cond"}; nothing that runs code, no pickle.
+
+| PATH | x0 | condition |
+|---|---|---|
+| `.npy` | the array | none |
+| `.npz`, `.safetensors` | the key x0, x, images, data, samples or arr_0, or the only array | cond, or others below |
+| `.parquet` (needs pyarrow) | that column, or image, img; else all columns of numbers side by side | likewise |
+| `hf:NAME` (needs datasets) | likewise; NAME may be a folder that `save_to_disk` wrote | likewise |
+| a folder or zip | its pictures (`fewstep.data.images`) | `dataset.json` as EDM writes it, else sub-folders |
+
+A condition is under cond, or under any of label (labels, y), features and mask (`fewstep.data.conditions`).
+Arrays have any shape `[N, ...]` and come to mean 0 and standard deviation 0.5. Bytes (uint8) with 3 or 4 axes are
+pictures: [0, 255] becomes [-1, 1], `[N, H, W]` becomes `[N, 1, H, W]`, and channels (1 or 3) that come last are put
+first. Text labels are numbered in their order. A tenth of the samples (10,000 at most) each is held out for validation
+and test, by a shuffle that depends on their number alone. All is held in memory as float32, and three times that
+while it is read: 50,000 pictures of 3x32x32 take 0.6 GB.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewstep.data import images
+from fewstep.data.conditions import tensor
+from fewstep.data.core import Arrays, Dataset, Units, split
+from fewstep.data.tensors import checked, classes_of, standardised
+from fewstep.denoiser import masked
+from fewstep.errors import UserError, require
+
+SAMPLES = ("x0", "x", "images", "image", "img", "data", "samples", "arr_0")
+ROLES = {
+    "cond": ("cond",),
+    "label": ("label", "labels", "y"),
+    "features": ("features",),
+    "mask": ("mask",),
+}
+ARRAYS = (".npy", ".npz", ".safetensors")
+_HELD_OUT = 10_000  # as many as `fewstep eval` draws: more would cost training data and sharpen nothing
+
+
+def from_path(name: str, size: int | None = None) -> Dataset:
+    """The data set in a file, in a folder or behind hf:NAME, split by a fixed shuffle."""
+    data = read(name, size)
+    found = pixels(tensor("data", data["x0"]))
+    if found is None:
+        require(size is None, "data_size", size, f"none, since {name} holds no pictures")
+        everything, classes, units = standardised(data, name)
+    else:
+        x0, cond = checked({**data, "x0": found})
+        x0 = masked(x0.float().div_(127.5).sub_(1), cond)
+        everything, classes, units = Arrays(x0, cond), classes_of(cond), Units(127.5, 127.5, clip=True)
+    held = min(len(everything.x0) // 10, _HELD_OUT)
+    scheme, path = ("hf:", name.removeprefix("hf:")) if name.startswith("hf:") else ("", name)
+    called = f"{scheme}{Path(path).resolve()}" if Path(path).exists() else name
+    return split(called, everything, (held, held), classes, units, "own data")
+
+
+def pixels(x0: Tensor) -> Tensor | None:
+    """Bytes with 3 or 4 axes as pictures `[N, C, H, W]`; None for anything else."""
+    if x0.dtype != torch.uint8 or x0.ndim not in (3, 4):
+        return None
+    if x0.numel() and bool((x0 == x0.flatten()[0]).all()):
+        raise UserError(f"every pixel is {int(x0.flatten()[0])}: there is nothing to learn")
+    x0 = x0[:, None] if x0.ndim == 3 else x0
+    if x0.shape[1] in (1, 3):
+        return x0
+    return x0.movedim(3, 1).contiguous() if x0.shape[3] in (1, 3) else None
+
+
+def read(name: str, size: int | None = None) -> dict[str, Any]:
+    """{"x0": array, "cond": condition or None} of a path or hf:NAME, as it is written there."""
+    if name.startswith("hf:"):
+        return hugging_face(name.removeprefix("hf:"), size)
+    path = Path(name)
+    if path.is_dir() or path.suffix.lower() == ".zip":
+        return images.read(path, size)
+    if path.suffix.lower() not in (*ARRAYS, ".parquet"):
+        raise UserError(f"data {name}: expected a folder, .zip, {', '.join(ARRAYS)} or .parquet")
+    with telling(name):
+        return parts(name, arrays(path)) if path.suffix.lower() in ARRAYS else parquet(path, size)
+
+
+@contextmanager
+def telling(name: str) -> Iterator[None]:
+    """Tells what a file's reader says of it in one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # readers of foreign files raise whatever they like
+        told = (str(error) or type(error).__name__).splitlines()[0]
+        told = "damaged, or it holds Python objects, which are never loaded" if "pickle" in told else told
+        raise UserError(f"cannot read {name}: {told}") from error
+
+
+def native(array: np.ndarray) -> np.ndarray:
+    """The array in a type that torch has; text and objects are refused by name."""
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"an array of {array.dtype}, expected numbers")
+    if array.dtype.itemsize > 8 and array.dtype.kind == "f":
+        return array.astype(np.float64)
+    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+
+def parts(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Samples and condition among named arrays."""
+    key = next((key for key in SAMPLES if key in found), None)
+    roles = {role: next((n for n in names if n in found), None) for role, names in ROLES.items()}
+    rest = [n for n in found if n not in roles.values()]
+    if key is None and len(rest) != 1:
+        raise UserError(f"{name} holds {', '.join(found) or 'nothing'}: expected samples under {' or '.join(SAMPLES)}")
+    cond = {role: found[n] for role, n in roles.items() if n is not None}
+    if "label" in cond:
+        cond["label"] = numbered(cond["label"])
+    if "cond" in cond and len(cond) > 1:
+        raise UserError(f"{name} holds cond and {', '.join(cond.keys() - {'cond'})}: expected one or the other")
+    alone = len(cond) == 1 and "mask" not in cond
+    return {"x0": found[key or rest[0]], "cond": next(iter(cond.values())) if alone else cond or None}
+
+
+def numbered(labels: Any) -> Any:
+    """Labels that are text as their number in sorted order; all others as they are."""
+    kind = getattr(getattr(labels, "dtype", None), "kind", "")
+    return np.unique(labels, return_inverse=True)[1] if kind in "UST" else labels
+
+
+def arrays(path: Path) -> dict[str, Any]:
+    """The arrays of a .npy (under no name), .npz or .safetensors, text numbered."""
+    if path.suffix.lower() == ".safetensors":
+        from safetensors.torch import load_file
+
+        found: dict[str, Any] = load_file(path)
+        return found
+    opened = np.load(path, allow_pickle=False)
+    if isinstance(opened, np.ndarray):
+        return {"": native(opened)}
+    with opened:
+        return {key: native(numbered(opened[key])) for key in opened.files}
+
+
+def read_condition(path: Path) -> Any:
+    """A condition to sample with: an array that stands alone or under cond, or all arrays of the file by name."""
+    if path.suffix.lower() not in ARRAYS:
+        raise UserError(f"condition {path}: expected {', '.join(ARRAYS)}")
+    with telling(str(path)):
+        found = arrays(path)
+    return next(iter(found.values())) if list(found) in ([""], ["cond"]) else found
+
+
+def parquet(path: Path, size: int | None) -> dict[str, Any]:
+    """The table in a .parquet file."""
+    try:
+        from pyarrow.parquet import read_table
+    except ImportError:
+        raise UserError("parquet needs pyarrow: pip install 'fewstep[parquet]'") from None
+    table = read_table(path)
+    return tabled(str(path), {name: table[name].to_pylist() for name in table.column_names}, size)
+
+
+def hugging_face(name: str, size: int | None) -> dict[str, Any]:
+    """The train split (or the only one) of a data set by name, or of a folder that `save_to_disk` wrote."""
+    try:
+        import datasets
+    except ImportError:
+        raise UserError("hf:NAME needs datasets: pip install 'fewstep[hf]'") from None
+    with telling(f"hf:{name}"):
+        found = datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name)
+        if isinstance(found, datasets.DatasetDict):
+            found = found["train"] if "train" in found or len(found) > 1 else next(iter(found.values()))
+        return tabled(f"hf:{name}", {column: found[column] for column in found.column_names}, size)
+
+
+def tabled(name: str, columns: Mapping[str, Iterable[Any]], size: int | None) -> dict[str, Any]:
+    """Samples and condition of a table: a column of samples, or all number columns beside the condition's, stacked."""
+    roles = {n for names in ROLES.values() for n in names}
+    key = next((key for key in SAMPLES if key in columns), None)
+    wanted = {key, *roles} if key else set(columns)
+    found = {n: column_of(n, values, size) for n, values in columns.items() if n in wanted}
+    if key is None:
+        rest = {n: found.pop(n) for n in list(found) if n not in roles}
+        flat = [n for n, values in rest.items() if values.dtype.kind in "biuf" and values.ndim == 1]
+        if not flat:
+            raise UserError(f"{name} has the columns {', '.join(columns)}: expected samples in {' or '.join(SAMPLES)}")
+        found["x0"] = np.stack([native(rest[n]) for n in flat], 1)
+    return parts(name, found)
+
+
+def column_of(name: str, values: Iterable[Any], size: int | None) -> Any:
+    """A column as an array; pictures, also as the {"bytes"} of encoded ones, as bytes `[N, C, H, W]`."""
+    rows = iter(values)
+    first = next(rows, None)
+    numbered_rows = ((f"{name} of row {i}", row) for i, row in enumerate(values))
+    if hasattr(first, "getbands"):
+        return images.stack(numbered_rows, size)
+    if isinstance(first, Mapping) and isinstance(first.get("bytes"), bytes):
+        return images.stack(((n, images.decoded(n, io.BytesIO(row["bytes"]))) for n, row in numbered_rows), size)
+    try:
+        return numbered(np.asarray(list(values)))
+    except ValueError as error:
+        raise UserError(f"the rows of column {name} differ in length: pad them and say where with a mask") from error

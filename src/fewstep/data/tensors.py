@@ -1,0 +1,73 @@
+"""Arrays that the user holds: checked, brought to mean 0 and standard deviation 0.5, and the way back kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewstep.data.conditions import LABELS, given, kind_of, tensor
+from fewstep.data.core import Arrays, Dataset, Units, check_finite, elements
+from fewstep.denoiser import masked
+from fewstep.errors import UserError, unknown
+
+OWN_DATA = "tensor"  # the name of data that was given as an object
+
+
+def from_tensors(data: Any) -> Dataset:
+    """Your own samples, all for training: an array `[N, ...]`, or {"x0": array, "cond": condition with N rows}.
+
+    Arrays are tensors, numpy arrays or nested lists of numbers; `[N]` is taken as `[N, 1]`.
+
+    They are shifted and scaled as a whole to mean 0 and standard deviation 0.5, and samples come back in
+    your units. A condition is labels (integers `[N]` from 0), any other array with N rows, or a dict of these,
+    in which "label" and "mask" mean what `fewstep.data.conditions` says: what the mask calls no element
+    counts for nothing, whatever stands there, and is 0 in samples. Raises UserError on anything that does
+    not fit.
+    """
+    train, classes, units = standardised(data)
+    none = train.rows(torch.arange(0))
+    return Dataset(OWN_DATA, train, none, none, classes, units)
+
+
+def standardised(data: Any, name: str = "tensor") -> tuple[Arrays, int, Units]:
+    """The user's arrays as the core sees them, the number of their classes, and the way back."""
+    x0, cond = checked(data)
+    x0 = masked(x0, cond)
+    check_finite(name, x0)
+    values = x0.double()
+    real = elements(values, cond)
+    with np.errstate(over="ignore"):
+        shift, scale = float(real.mean()), 2 * float(real.std())
+    if scale == 0:
+        raise UserError(f"data is {shift} everywhere: there is nothing to learn")
+    if not scale + abs(shift) < 1e30:
+        raise UserError(f"data of mean {shift:.3g} and scale {scale:.3g}: expected at most 1e30, choose other units")
+    x0 = masked(torch.from_numpy((values.numpy() - shift) / scale).float(), cond)
+    return Arrays(x0, cond), classes_of(cond), Units(shift, scale)
+
+
+def checked(data: Any) -> tuple[Tensor, Any]:
+    """x0 `[N, ...]` in the user's units and type, and its condition."""
+    parts = dict(data) if isinstance(data, Mapping) else {"x0": data}
+    for key in parts:
+        if key not in ("x0", "cond"):
+            raise unknown("key of data", key, ("x0", "cond"))
+    if "x0" not in parts:
+        raise UserError('data holds no "x0": expected a tensor, or {"x0": tensor, "cond": condition}')
+    x0 = tensor("data", parts["x0"])
+    x0 = x0[:, None] if x0.ndim == 1 else x0
+    if x0.ndim < 2 or len(x0) < 2 or not x0.numel():
+        raise UserError(f"data of shape {tuple(x0.shape)}: expected [N, ...] with at least 2 samples")
+    return x0, None if parts.get("cond") is None else given(parts["cond"], x0)
+
+
+def classes_of(cond: Any) -> int:
+    """How many classes the labels of a condition number; 0 without labels."""
+    labels = cond.get("label") if isinstance(cond, Mapping) else cond
+    if not isinstance(labels, Tensor) or kind_of(labels) != LABELS:
+        return 0
+    return int(labels.max()) + 1
