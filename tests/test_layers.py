@@ -15,7 +15,7 @@ LAYERS = [
     {"process"},
     {"denoiser", "times", "ema"},
     {"solvers", "couplings", "targets", "spaces", "distances", "weights", "networks", "checkpoint", "data"},
-    {"losses", "sampling"},
+    {"losses", "sampling", "exact"},
     {"methods"},
     {"generator", "recipes"},
     {"state", "metrics"},
