@@ -1,4 +1,4 @@
-"""What the tests share: exact denoisers of Gaussian data, tiny networks, tiny runs."""
+"""What the tests share: a Gaussian truth, small processes, tiny networks, tiny runs."""
 
 from __future__ import annotations
 
@@ -9,24 +9,8 @@ from torch import Tensor, nn
 
 import fewstep as fs
 from fewstep.denoiser import Cond, EdmScaling, Preconditioned
-from fewstep.process import Time, expand, per_row
 
-
-@dataclass(frozen=True)
-class Gaussian:
-    """Data N(mean, std^2) per element on edm: D = mean + std^2 / (std^2 + t^2) (x - mean)."""
-
-    mean: float = 0.3
-    std: float = 0.5
-
-    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
-        t = per_row(t, x_t)
-        return self.mean + expand(self.std**2 / (self.std**2 + t**2), x_t) * (x_t - self.mean)
-
-    def solve(self, x: Tensor, t: Time, s: Time) -> Tensor:
-        """The probability-flow ODE from t to s, in closed form."""
-        t, s = per_row(t, x), per_row(s, x)
-        return self.mean + expand(((self.std**2 + s**2) / (self.std**2 + t**2)).sqrt(), x) * (x - self.mean)
+GAUSSIAN = fs.exact.Gaussian(mean=0.3, std=0.5)  # on edm
 
 
 @dataclass(frozen=True)

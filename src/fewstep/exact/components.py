@@ -7,8 +7,8 @@ Everything is float64 and flat: x `[B, d]`, and a, s `[B, 1]` with x = a x0 + s 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import NamedTuple, Protocol, Self, TypeVar
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ class Isotropic:
         return len(self.means)
 
     def to(self, device: torch.device) -> Isotropic:
-        return _moved(self, device)
+        return Isotropic(self.log_weights.to(device), self.means.to(device), self.values.to(device))
 
     def see(self, x: Tensor, a: Tensor, s: Tensor) -> Seen:
         """-|x - a m|^2 / 2v = -|x|^2 / 2w - |x|^2 (1/v - 1/w) / 2 + (a x.m - a^2 |m|^2 / 2) / v, w the widest v.
@@ -91,7 +91,7 @@ class Isotropic:
 
 @dataclass(frozen=True, eq=False)
 class Rotated:
-    """Components N(m_k, U_k diag(l_k) U_k^T): two matrix products with all bases side by side; U None is the identity."""
+    """Components N(m_k, U_k diag(l_k) U_k^T): two products with all bases side by side; U None is the identity."""
 
     log_weights: Tensor  # [K]
     means: Tensor  # [K, d]
@@ -103,7 +103,8 @@ class Rotated:
         return self.means.numel()
 
     def to(self, device: torch.device) -> Rotated:
-        return _moved(self, device)
+        vectors = None if self.vectors is None else self.vectors.to(device)
+        return Rotated(self.log_weights.to(device), self.means.to(device), self.values.to(device), vectors)
 
     def _turn(self, x: Tensor) -> Tensor:
         """U_k^T x for every k: `[B, d]` -> `[B, K, d]`."""
@@ -143,11 +144,3 @@ class Rotated:
             bent = (z * self.values[k].sqrt()) @ self.vectors[k].T
             x0 = x0 + torch.where((picked == k)[:, None], bent, 0.0)
         return x0
-
-
-Kind = TypeVar("Kind", Isotropic, Rotated)
-
-
-def _moved(components: Kind, device: torch.device) -> Kind:
-    tensors = {f.name: getattr(components, f.name) for f in fields(components)}
-    return replace(components, **{name: None if part is None else part.to(device) for name, part in tensors.items()})

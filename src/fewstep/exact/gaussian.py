@@ -18,7 +18,7 @@ from fewstep.randomness import SAMPLING_BLOCK, normal
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """Data N(mean, std^2), element by element: D = mean + alpha std^2 / v (x - alpha mean), v = alpha^2 std^2 + sigma^2.
+    """Data N(mean, std^2), element by element: D = mean + alpha std^2 (x - alpha mean) / (alpha^2 std^2 + sigma^2).
 
     mean and std are numbers or tensors that broadcast over a sample; std = 0 is a point. It computes in
     float64, where x_t is, and answers in x_t's dtype. Numbers fit data of any shape; samples get shape (1,).
@@ -55,12 +55,12 @@ class Gaussian:
         return _like(x_t, mean + gain * (_double(x_t, a) - a * mean))
 
     def posterior_variance(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
-        """tr Cov[x0 | x_t] / d, `[B]`: the mean over elements of sigma^2 std^2 / v."""
+        """tr Cov[x0 | x_t] / d, `[B]`: the mean over elements of sigma^2 std^2 / (alpha^2 std^2 + sigma^2)."""
         checked_labels(cond, 0, x_t)
         variance = self._moments(x_t)[1]
         a, s = self._coefficients(t, x_t)
         each = s.square() * variance / _above_zero(a.square() * variance + s.square())
-        return _like(x_t, each.expand(x_t.shape).flatten(1).mean(1))
+        return _like(x_t, each.reshape(len(x_t), -1).mean(1))
 
     def log_density(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
         """log p_t(x_t) of the noised law, `[B]`."""
@@ -69,12 +69,12 @@ class Gaussian:
         a, s = self._coefficients(t, x_t)
         v = _above_zero(a.square() * variance + s.square())
         each = (_double(x_t, a) - a * mean).square() / v + (2 * math.pi * v).log()
-        return _like(x_t, -each.flatten(1).sum(1) / 2)
+        return _like(x_t, -each.reshape(len(x_t), -1).sum(1) / 2)
 
     def solve(self, x: Tensor, t: Time, s: Time, cond: Cond = None) -> Tensor:
         """The probability-flow ODE from t to s: alpha_s mean + sqrt(v_s / v_t) (x - alpha_t mean).
 
-        Where v_t = 0 the noise is unknown and taken as 0.
+        v = alpha^2 std^2 + sigma^2; where v_t = 0 the noise is unknown and taken as 0.
         """
         checked_labels(cond, 0, x)
         mean, variance = self._moments(x)
@@ -100,9 +100,10 @@ class Gaussian:
         """Mean and variance where x's times are, in float64."""
         place = per_row(0.0, x).device
         mean, std = (torch.as_tensor(part, dtype=torch.float64).to(place) for part in (self.mean, self.std))
-        shape = tuple(x.shape[1:])
-        if torch.broadcast_shapes(mean.shape, std.shape, shape) != shape:
-            raise UserError(f"x_t of shape {tuple(x.shape)}: expected [B, {', '.join(map(str, self.shape))}]")
+        try:
+            mean, std = mean.expand(x.shape[1:]), std.expand(x.shape[1:])
+        except RuntimeError:
+            raise UserError(f"x_t of shape {tuple(x.shape)}: expected [B, {', '.join(map(str, self.shape))}]") from None
         return mean, std.square()
 
     def _coefficients(self, t: Time, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ Answer = Callable[[Components, Seen, Tensor], Tensor]
 def numbers(name: str, value: Any) -> Tensor:
     """Finite numbers in float64, on the CPU: of a tensor, an array, a list or a number. Raises UserError."""
     try:
-        found = torch.as_tensor(value).detach().cpu().double()
+        found = torch.as_tensor(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise UserError(f"{name} of type {type(value).__name__}: expected a tensor or array of numbers") from None
     if not bool(torch.isfinite(found).all()):
@@ -42,7 +42,7 @@ def checked_labels(cond: Cond, classes: int, x_t: Tensor) -> Tensor | None:
         return None
     if not isinstance(cond, Tensor) or cond.shape != x_t.shape[:1]:
         raise UserError(f"cond {getattr(cond, 'shape', cond)}: expected a label for each of the {len(x_t)} rows")
-    if len(cond) and not (-1 <= int(cond.min()) and int(cond.max()) < classes):
+    if len(cond) and (int(cond.min()) < -1 or int(cond.max()) >= classes):
         known = f"0..{classes - 1}, or -1 for none" if classes else "-1 only, this law has no classes"
         raise UserError(f"cond has labels {int(cond.min())}..{int(cond.max())}: expected {known}")
     return cond
@@ -100,8 +100,8 @@ class Truth:
         """The probability-flow ODE's solution at s that passes x at t, up or down the noise; no gradients.
 
         With (a, s) = rho (cos h, sin h) in standard units, u = x / rho has du/dh = (cos h u - D) / sin h on
-        every process, regular where alpha or sigma vanish. At the data end noise of components without width is
-        unknown and taken as 0.
+        every process, regular where alpha or sigma vanish. Where sigma(t) = 0 what the components cannot hold is
+        noise that is unknown, and taken as 0.
         """
         u, a_t, s_t = self._standard(x, t)
         a_s, s_s = self._coefficients(s, x)
@@ -112,8 +112,9 @@ class Truth:
             hidden = None if barred is None else barred[rows]
             return torch.where(s == 0, 0.0, (a * u - self._each(_mean, u, a, s, hidden)) / torch.where(s == 0, 1.0, s))
 
+        known = torch.where(s_t == 0, self._each(_mean, u, a_t, s_t, barred), u / torch.hypot(a_t, s_t))
         start, end = (torch.atan2(s, a)[:, 0] for a, s in ((a_t, s_t), (a_s, s_s)))
-        u = integrate(slope, u / torch.hypot(a_t, s_t), start, end, tolerance=_TOLERANCE)
+        u = integrate(slope, known, start, end, tolerance=_TOLERANCE)
         x_s = a_s * self._parts(u.device)[2] + self._scale * torch.hypot(a_s, s_s) * u
         still = (per_row(t, x) == per_row(s, x))[:, None]
         x_s = torch.where(still, x.to(u.device).double().flatten(1), x_s)
