@@ -16,7 +16,7 @@ LAYERS = [
     {"scalings", "times", "ema", "optimizers", "precision"},
     {"denoiser"},
     {"solvers", "couplings", "targets", "spaces", "distances", "weights", "balances", "networks", "checkpoint", "data"},
-    {"losses", "sampling"},
+    {"losses", "sampling", "exact"},
     {"methods"},
     {"generator", "recipes", "posthoc"},
     {"state", "metrics", "origins"},

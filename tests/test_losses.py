@@ -10,7 +10,7 @@ import torch
 import fewstep as fs
 from fewstep.errors import UserError
 from fewstep.randomness import generator
-from tests.toys import Gaussian, small_student
+from tests.toys import GAUSSIAN, small_student
 
 EDM = fs.process.edm()
 
@@ -52,7 +52,7 @@ def test_the_floor_of_diffusion_training_is_the_posterior_variance(t):
     x0, z = draws(n, s)
     method = fs.methods.diffusion(sigma_data=s)
     times = method.times.at(torch.full((n,), t, dtype=torch.float64), 0.0)
-    loss = method.loss(fs.Models(Gaussian(0.0, s)), x0, z, times)
+    loss = method.loss(fs.Models(fs.exact.Gaussian(mean=0.0, std=s)), x0, z, times)
     weight = (t**2 + s**2) / (t * s) ** 2
     floor = weight * (s * t) ** 2 / (s**2 + t**2)
     assert floor == pytest.approx(1.0)
@@ -140,7 +140,7 @@ class Exact:
     needs = frozenset()
 
     def __call__(self, models):
-        return Gaussian()
+        return GAUSSIAN
 
 
 def test_rows_are_weighted_by_w():

@@ -13,7 +13,7 @@ from fewstep import solvers
 from fewstep.errors import UserError
 from fewstep.process import expand
 from fewstep.randomness import generator
-from tests.toys import Gaussian
+from tests.toys import GAUSSIAN, Gaussian
 
 EDM = fs.process.edm()
 PROCESSES = {
@@ -51,7 +51,7 @@ def test_the_empirical_order_is_the_claimed_one(solver, order, process):
 def test_ddim_is_euler_on_edm():
     x, t, s = some(), torch.tensor([80.0, 3.0, 0.7, 0.01]), torch.tensor([5.0, 3.0, 0.0, 0.002])
     torch.testing.assert_close(
-        solvers.ddim(EDM, Gaussian(), x, t, s), solvers.euler(EDM, Gaussian(), x, t, s), rtol=1e-12, atol=1e-12
+        solvers.ddim(EDM, GAUSSIAN, x, t, s), solvers.euler(EDM, GAUSSIAN, x, t, s), rtol=1e-12, atol=1e-12
     )
 
 
@@ -60,9 +60,9 @@ def test_rows_may_start_and_end_anywhere(solver, order):
     """A batch of different times is its rows one by one; rows that do not move stay, at the data end too."""
     x = some(5)
     t, s = torch.tensor([80.0, 3.0, 0.7, 2.0, 0.0]), torch.tensor([5.0, 0.0, 0.7, 1.0, 0.0])
-    together = solver(EDM, Gaussian(), x, t, s)
+    together = solver(EDM, GAUSSIAN, x, t, s)
     for i in range(5):
-        alone = solver(EDM, Gaussian(), x[i : i + 1], t[i].item(), s[i].item())
+        alone = solver(EDM, GAUSSIAN, x[i : i + 1], t[i].item(), s[i].item())
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-13, atol=1e-13)
     torch.testing.assert_close(together[[2, 4]], x[[2, 4]], rtol=0, atol=0)
 
@@ -70,7 +70,7 @@ def test_rows_may_start_and_end_anywhere(solver, order):
 @pytest.mark.parametrize(("solver", "order"), ORDERS.values(), ids=ORDERS.keys())
 def test_rows_that_do_not_move_do_not_ask_the_network(solver, order):
     def nan_at_rest(x, t, cond=None):
-        return torch.where((t == 0)[:, None], torch.nan, Gaussian()(x, t))
+        return torch.where((t == 0)[:, None], torch.nan, GAUSSIAN(x, t))
 
     x, t, s = some(2), torch.tensor([0.0, 2.0]), torch.tensor([0.0, 0.0])
     out = solver(EDM, nan_at_rest, x, t, s)
@@ -87,7 +87,7 @@ def test_one_move_is_exact_where_the_data_is_one_point():
 
 def test_churn_keeps_the_marginal():
     """With fresh noise on the way the samples still have the data's spread: mean and std within 4 errors."""
-    truth, n = Gaussian(mean=0.3, std=0.5), 20_000
+    truth, n = GAUSSIAN, 20_000
     source = generator(1, "churn")
     step = solvers.Churn(steps=200, s_churn=20.0, s_min=0.05, s_max=50.0)
     grid = [*fs.times.karras(0.002, 80.0, 199).tolist(), 0.0]
@@ -104,7 +104,7 @@ def test_churn_keeps_the_marginal():
 
 def test_one_step_of_a_consistency_model_is_its_denoiser():
     """With the exact map as the student, one step samples the data's law exactly."""
-    truth = Gaussian()
+    truth = GAUSSIAN
 
     def perfect(x, t, cond=None):
         return truth.solve(x, t, 0.0)
@@ -178,7 +178,7 @@ def test_addim_differs_from_ddim_at_second_order_where_noise_is_left():
 def test_addim_keeps_the_second_moment_that_ddim_loses():
     """E||x_s||^2 with x0 drawn from the posterior, by adding the posterior's variance (MCM, section 4)."""
     process = fs.process.cosine()
-    truth, t, s = Gaussian(0.0, 0.5, process), 0.8, 0.5
+    truth, t, s = Gaussian(mean=0.0, process=process), 0.8, 0.5
     d, n = 4000, 50
     x0, z = (torch.randn(n, d, generator=generator(i, "moment"), dtype=torch.float64) for i in range(2))
     x_t = process.mix(0.5 * x0, z, t)

@@ -19,8 +19,7 @@ from fewstep.checkpoint import fingerprint, read
 from fewstep.cli import main
 from fewstep.denoiser import Models
 from fewstep.errors import UserError
-from fewstep.origins import teacher_of
-from fewstep.process import Process, edm
+from fewstep.origins import dataset_of, teacher_of
 from fewstep.targets import Student
 from tests.toys import Gaussian, tiny_run
 
@@ -207,18 +206,25 @@ def test_a_teacher_from_a_file_of_weights_is_the_runs_own_network(source, tmp_pa
     assert torch.equal(found.denoiser(x, 0.7), source[1].denoiser(x, 0.7))
 
 
-def test_an_exact_teacher_is_found_by_name(monkeypatch):
-    class Exact:
-        @staticmethod
-        def named(name: str, process: Process) -> Gaussian:
-            assert process == edm()
-            return Gaussian(std={"ring": 0.5, "wide": 0.9}[name])
+def test_an_exact_teacher_is_found_by_name():
+    ring, grid = (train(tiny_run(), method=taught, teacher=f"exact:{name}") for name in ("ring8", "grid25"))
+    assert ring.fingerprint != grid.fingerprint
+    assert ring.facts.teacher != grid.facts.teacher
+    assert ring.fingerprint == train(tiny_run(), method=taught, teacher=fs.exact.ring8()).fingerprint
+    with pytest.raises(UserError, match=r"unknown exact truth 'ring': did you mean 'ring8'\?"):
+        train(tiny_run(), method=taught, teacher="exact:ring")
 
-    monkeypatch.setattr(fs, "exact", Exact, raising=False)
-    ring, wide = (train(tiny_run(), method=taught, teacher=f"exact:{name}") for name in ("ring", "wide"))
-    assert ring.fingerprint != wide.fingerprint
-    assert ring.facts.teacher != wide.facts.teacher
-    assert ring.fingerprint == train(tiny_run(), method=taught, teacher=Gaussian(std=0.5)).fingerprint
+
+def test_samples_of_a_closed_form_are_a_data_set():
+    dataset = dataset_of("exact:digits-mixture")
+    parts = dataset.train, dataset.validation, dataset.test
+    assert [len(part.x0) for part in parts] == [20_000, 2000, 2000]
+    truth = fs.exact.digits_mixture()
+    assert dataset.classes == truth.classes == 10
+    assert torch.equal(dataset.train.x0[:50], truth.sample(50))
+    assert torch.equal(dataset.train.cond[:50], truth.draw(50).cond)
+    with pytest.raises(UserError, match="data_size = 32: expected none"):
+        dataset_of("exact:ring8", 32)
 
 
 def test_a_teacher_on_another_process_is_moved_to_the_students():

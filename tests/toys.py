@@ -1,40 +1,18 @@
-"""What the tests share: exact denoisers of Gaussian data, tiny networks, tiny runs."""
+"""What the tests share: a Gaussian truth, small processes, tiny networks, tiny runs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 import fewstep as fs
 from fewstep.denoiser import Cond, Preconditioned
-from fewstep.process import Process, Time, edm, expand, per_row
 from fewstep.scalings import Edm
 
-
-@dataclass(frozen=True)
-class Gaussian:
-    """Data N(mean, std^2) per element: D = mean + alpha std^2 / (alpha^2 std^2 + sigma^2) (x - alpha mean)."""
-
-    mean: float = 0.3
-    std: float = 0.5
-    process: Process = field(default_factory=edm)
-
-    def _spread(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, sigma = self.process.alpha(t), self.process.sigma(t)
-        return alpha, alpha.square() * self.std**2 + sigma.square()
-
-    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
-        alpha, variance = self._spread(per_row(t, x_t))
-        return self.mean + expand(alpha * self.std**2 / variance, x_t) * (x_t - expand(alpha, x_t) * self.mean)
-
-    def solve(self, x: Tensor, t: Time, s: Time) -> Tensor:
-        """The probability-flow ODE from t to s, in closed form."""
-        (alpha_t, before), (alpha_s, after) = (self._spread(per_row(time, x)) for time in (t, s))
-        return expand(alpha_s, x) * self.mean + expand((after / before).sqrt(), x) * (
-            x - expand(alpha_t, x) * self.mean
-        )
+Gaussian = partial(fs.exact.Gaussian, mean=0.3, std=0.5)
+GAUSSIAN = Gaussian()  # on edm
 
 
 class Analytic(nn.Module):

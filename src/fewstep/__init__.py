@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fewstep import denoiser as denoiser
     from fewstep import distances as distances
     from fewstep import errors as errors
+    from fewstep import exact as exact
     from fewstep import methods as methods
     from fewstep import metrics as metrics
     from fewstep import networks as networks
@@ -46,6 +47,7 @@ _MODULES = {
     "denoiser",
     "distances",
     "errors",
+    "exact",
     "methods",
     "metrics",
     "networks",

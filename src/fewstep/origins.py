@@ -1,4 +1,4 @@
-"""Where a run's weights and its teacher come from: run folders, shipped names, files, closed forms, objects."""
+"""Where a run's weights, teacher and data come from: run folders, shipped names, files, closed forms, objects."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import fewstep
+from fewstep import data, exact
 from fewstep.checkpoint import Checkpoint, fingerprint
 from fewstep.config import Run, run_from_json
+from fewstep.data import Dataset
 from fewstep.denoiser import Denoiser, across
-from fewstep.errors import StorageError, UserError
+from fewstep.errors import StorageError, UserError, require
 from fewstep.generator import OWN, Facts, Generator, Network, build_student, find, load, load_weights
 from fewstep.losses import Method
 
@@ -132,8 +133,7 @@ def _denoiser(source: Source, run: Run, facts: Facts, method: Method, network: N
     """A denoiser and its fingerprint: of its weights, or for a closed form of its name."""
     kind, _, name = str(source).partition(":")
     if isinstance(source, str) and kind == "exact":
-        found: Denoiser = getattr(fewstep, kind).named(name, method.process)
-        return found, hashlib.sha256(source.encode()).hexdigest()
+        return exact.named(name, method.process), hashlib.sha256(source.encode()).hexdigest()
     if isinstance(source, str | Path) and Path(source).suffix == ".safetensors":
         student = build_student(run, facts, method, copy.deepcopy(network))
         weights = weights_of("teacher", source)
@@ -160,3 +160,18 @@ def same_data(teacher: Facts, student: Facts) -> None:
         if theirs != ours:
             remedy = f"set sigma_data={theirs}" if name == "sigma_data" else "they must learn the same data"
             raise UserError(f"the teacher has {name} = {theirs}, the run {ours}: {remedy}")
+
+
+def dataset_of(name: str, size: int | None = None) -> Dataset:
+    """The data set of that name or path, or samples of a closed form: exact:NAME.
+
+    Of a closed form 20,000 samples are for training and 2,000 for each held-out split, always the same ones.
+    """
+    kind, _, law = name.partition(":")
+    if kind != "exact":
+        return data.load(name, size)
+    require(size is None, "data_size", size, "none, since a closed form has its shape")
+    truth = exact.named(law)
+    drawn = truth.draw(24_000)
+    train, validation, test = (drawn.rows(index) for index in torch.arange(24_000).split([20_000, 2000, 2000]))
+    return Dataset(name, train, validation, test, truth.classes)

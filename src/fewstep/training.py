@@ -168,7 +168,7 @@ def train(
     require(isinstance(run, Run), "run", run, "a fewstep.Run, for instance fewstep.recipes.toy()")
     place = pick_device(device)
     saved = None if out is None else resumable(Path(out), resume)
-    dataset = datasets.load(run.data, run.data_size) if data is None else datasets.from_tensors(data)
+    dataset = origins.dataset_of(run.data, run.data_size) if data is None else datasets.from_tensors(data)
     labelled = dataset.classes or not run.label_drop
     require(bool(labelled), "label_drop", run.label_drop, f"0, since data {dataset.name!r} has no labels")
     run = origins.labelled(settled(replace(run, data=dataset.name), method, network), init, teacher, saved)

@@ -60,10 +60,10 @@ class Args:
 
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="eval", description=DESCRIPTION)
-    from fewstep import data
     from fewstep.cli.outside import own_parts
     from fewstep.generator import load
     from fewstep.metrics import evaluate, open_extractor, read_statistics
+    from fewstep.origins import dataset_of
     from fewstep.sampling import sampler
 
     generator = load(args.run, ema=args.ema, device=args.device, **own_parts(args))
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
     steps = parse_steps(args.steps) if args.steps is not None else (1, 2) if chosen.default == 1 else (chosen.default,)
     results, speeds = evaluate(
         generator,
-        data.load(args.data or generator.run.data, generator.run.data_size),
+        dataset_of(args.data or generator.run.data, generator.run.data_size),
         steps=steps,
         n=args.n,
         seed=args.seed,

@@ -23,6 +23,7 @@ __all__ = [
     "Kind",
     "Units",
     "check_finite",
+    "digits",
     "dropped",
     "each",
     "examples",

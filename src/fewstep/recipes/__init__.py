@@ -1,8 +1,14 @@
 """The recipes by name: each is a function `(**fields) -> Run` with settings that were tried."""
 
-from fewstep.recipes.digits import digits
+from fewstep.recipes.digits import digits, digits_dit, digits_mixture, digits_unet
 from fewstep.recipes.toy import toy
 
-RECIPES = {"digits": digits, "toy": toy}
+RECIPES = {
+    "digits": digits,
+    "digits-unet": digits_unet,
+    "digits-dit": digits_dit,
+    "digits-mixture": digits_mixture,
+    "toy": toy,
+}
 
-__all__ = ["RECIPES", "digits", "toy"]
+__all__ = ["RECIPES", "digits", "digits_dit", "digits_mixture", "digits_unet", "toy"]

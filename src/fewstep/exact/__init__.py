@@ -1,0 +1,12 @@
+"""Exact truths: laws of data whose denoisers are closed forms, as teachers and as what tests compare with.
+
+Each is a denoiser `(x_t, t, cond=None) -> x0_hat` on any process and has `.process`, `.shape`, `.classes`,
+`.sample(n, seed)`, `.draw(n, seed)` (with labels), `.posterior_variance(x_t, t)`, `.log_density(x_t, t)` and
+`.solve(x, t, s)`, the probability-flow ODE's solution to 1e-8.
+"""
+
+from fewstep.exact.gaussian import Gaussian
+from fewstep.exact.mixture import Empirical, Mixture
+from fewstep.exact.named import digits_mixture, grid25, named, ring8
+
+__all__ = ["Empirical", "Gaussian", "Mixture", "digits_mixture", "grid25", "named", "ring8"]

@@ -1,0 +1,116 @@
+"""Mixtures of Gaussians, and finite data sets as mixtures of points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.errors import UserError
+from fewstep.exact.components import Components, Isotropic, Rotated
+from fewstep.exact.truth import Truth, numbers
+from fewstep.process import Process, edm
+
+_NEGATIVE = 1e-6  # eigenvalues and asymmetries of a covariance up to this share of its largest are rounding
+
+
+class Mixture(Truth):
+    """Data sum_k weights_k N(means_k, C_k): weights `[K]` (any positive sum), means `[K, *shape]`.
+
+    Either `covs` `[K, d, d]`, of flattened data, symmetric and positive semidefinite, or `std`: a number,
+    `[K]`, or one for every element, `[K, *shape]`; 0 makes points. `labels` `[K]` are the components' classes.
+    """
+
+    def __init__(
+        self,
+        *,
+        weights: Any,
+        means: Any,
+        covs: Any = None,
+        std: Any = None,
+        process: Process | None = None,
+        labels: Any = None,
+    ) -> None:
+        means = _means(means)
+        weights = _weights(weights, len(means))
+        if (covs is None) == (std is None):
+            raise UserError("a mixture takes covs= or std=: expected one of the two")
+        centre = (weights @ means.flatten(1)).reshape(means.shape[1:])
+        away = (means - centre).flatten(1)
+        values, vectors = _axes(numbers("covs", covs), *away.shape) if std is None else (_variances(std, means), None)
+        inside = values.mean(1) if values.ndim == 2 else values
+        square = float(weights @ (inside + away.square().mean(1)))
+        scale = square**0.5 or 1.0
+        parts = weights.log(), away / scale, values / square if square else values
+        components: Components = Isotropic(*parts) if values.ndim == 1 else Rotated(*parts, vectors)
+        super().__init__(components, _labels(labels, weights), centre, scale, process or edm())
+
+
+class Empirical(Truth):
+    """Data that is one of the N given points, `[N, *shape]`, each as likely; `labels` `[N]` are their classes.
+
+    Where x_t is equally near to several points at vanishing noise (a tie) the truth itself jumps.
+    """
+
+    def __init__(self, data: Any, process: Process | None = None, labels: Any = None) -> None:
+        points = _means(data, "data")
+        centre, n = points.mean(0), len(points)
+        away = (points - centre).flatten(1)
+        scale = float(away.square().mean()) ** 0.5 or 1.0
+        weights = torch.full((n,), 1 / n, dtype=torch.float64)
+        components = Isotropic(weights.log(), away / scale, torch.zeros_like(weights))
+        super().__init__(components, _labels(labels, weights, "data"), centre, scale, process or edm())
+
+
+def _means(value: Any, name: str = "means") -> Tensor:
+    means = numbers(name, value)
+    if means.ndim < 2 or not means.numel():
+        raise UserError(f"{name} of shape {tuple(means.shape)}: expected [K, ...] with at least 2 axes")
+    return means
+
+
+def _weights(value: Any, components: int) -> Tensor:
+    weights = numbers("weights", value)
+    if weights.shape != (components,):
+        raise UserError(f"weights of shape {tuple(weights.shape)}: expected one for each of the {components} means")
+    if bool((weights < 0).any()) or not float(weights.sum()) > 0:
+        raise UserError(f"weights from {float(weights.min()):g}, sum {float(weights.sum()):g}: expected none below 0")
+    return weights / weights.sum()
+
+
+def _labels(value: Any, weights: Tensor, owner: str = "means") -> Tensor | None:
+    if value is None:
+        return None
+    labels = numbers("labels", value)
+    if labels.shape != weights.shape or bool((labels != labels.round()).any()) or bool((labels < 0).any()):
+        raise UserError(f"labels of shape {tuple(labels.shape)}: expected integers from 0, one for each of the {owner}")
+    if not bool((torch.bincount(labels.long(), weights) > 0).all()):
+        raise UserError(f"labels up to {int(labels.max())} leave a class out: number the classes 0, 1, 2, ...")
+    return labels.long()
+
+
+def _variances(value: Any, means: Tensor) -> Tensor:
+    """std^2 as `[K]` where the components are round, else `[K, d]`."""
+    std = numbers("std", value)
+    if bool((std < 0).any()):
+        raise UserError(f"std down to {float(std.min()):g}: expected at least 0")
+    if std.shape not in ((), means.shape[:1], means.shape):
+        expected = f"a number, {tuple(means.shape[:1])} or {tuple(means.shape)}"
+        raise UserError(f"std of shape {tuple(std.shape)}: expected {expected}")
+    return std.square().flatten(1) if std.ndim > 1 else std.square().expand(len(means))
+
+
+def _axes(covs: Tensor, components: int, size: int) -> tuple[Tensor, Tensor]:
+    """Eigenvalues `[K, d]` and vectors `[K, d, d]`; what rounding leaves of an eigenvalue 0 becomes 0."""
+    if covs.shape != (components, size, size):
+        raise UserError(f"covs of shape {tuple(covs.shape)}: expected {(components, size, size)}, of flattened data")
+    largest = covs.abs().amax((1, 2))
+    skew = (covs - covs.mT).abs().amax((1, 2))
+    values, vectors = torch.linalg.eigh((covs + covs.mT) / 2)
+    for k in range(components):
+        if skew[k] > _NEGATIVE * largest[k]:
+            raise UserError(f"covs[{k}] is off symmetry by {float(skew[k]):.3g}: expected a symmetric matrix")
+        if values[k, 0] < -_NEGATIVE * values[k, -1].abs():
+            raise UserError(f"covs[{k}] has the eigenvalue {float(values[k, 0]):.3g}: expected none below 0")
+    return torch.where(values > size * 2**-52 * values[:, -1:], values, 0.0), vectors

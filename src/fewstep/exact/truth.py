@@ -1,0 +1,192 @@
+"""What every mixture of Gaussians can do on every process: denoise, sample, weigh and walk its trajectories."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.data import Arrays
+from fewstep.denoiser import Cond
+from fewstep.errors import UserError, require
+from fewstep.exact.components import Components, Seen
+from fewstep.exact.extrapolation import integrate
+from fewstep.process import Process, Time, per_row
+from fewstep.randomness import generator, rows
+
+_BLOCK = 64  # samples of one draw
+_NUMBERS_AT_ONCE = 2**21  # rows go through in pieces of about this many numbers: 16 MiB of float64
+_TOLERANCE = 1e-11  # of a step, in units of the marginal's standard deviation
+
+
+Answer = Callable[[Components, Seen, Tensor], Tensor]
+
+
+def numbers(name: str, value: Any) -> Tensor:
+    """Finite numbers in float64, on the CPU: of a tensor, an array, a list or a number. Raises UserError."""
+    try:
+        found = torch.as_tensor(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(f"{name} of type {type(value).__name__}: expected a tensor or array of numbers") from None
+    if not bool(torch.isfinite(found).all()):
+        raise UserError(f"{name} holds NaN or infinity: expected finite numbers")
+    return found
+
+
+def checked_labels(cond: Cond, classes: int, x_t: Tensor) -> Tensor | None:
+    """Labels `[B]` or None; -1 is no label. Raises UserError on anything else."""
+    if cond is None:
+        return None
+    if not isinstance(cond, Tensor) or cond.shape != x_t.shape[:1]:
+        raise UserError(f"cond {getattr(cond, 'shape', cond)}: expected a label for each of the {len(x_t)} rows")
+    if len(cond) and (int(cond.min()) < -1 or int(cond.max()) >= classes):
+        known = f"0..{classes - 1}, or -1 for none" if classes else "-1 only, this law has no classes"
+        raise UserError(f"cond has labels {int(cond.min())}..{int(cond.max())}: expected {known}")
+    return cond
+
+
+class Truth:
+    """A mixture of Gaussians as a denoiser, `(x_t, t, cond=None) -> x0_hat = E[x0 | x_t]`, in closed form.
+
+    It computes in float64, where x_t is, and answers in x_t's dtype. `cond` are labels `[B]` where the
+    components have some (`classes` of them), -1 for none. Inside, data is flat and in standard units:
+    mean 0 and mean square 1 over all elements.
+    """
+
+    def __init__(
+        self, components: Components, labels: Tensor | None, mean: Tensor, scale: float, process: Process
+    ) -> None:
+        self.process = process
+        self.shape = tuple(mean.shape)
+        self.classes = 0 if labels is None else int(labels.max()) + 1
+        self._scale = scale
+        self._there = {torch.device("cpu"): (components, labels, mean.flatten())}
+
+    def __repr__(self) -> str:
+        kind, (components, *_) = type(self).__name__, self._parts(torch.device("cpu"))
+        classes = f", {self.classes} classes" if self.classes else ""
+        return f"{kind}({len(components.log_weights)} components of shape {self.shape}{classes}, {self.process})"
+
+    def _parts(self, device: torch.device) -> tuple[Components, Tensor | None, Tensor]:
+        if device not in self._there:
+            components, labels, mean = self._there[torch.device("cpu")]
+            moved = None if labels is None else labels.to(device)
+            self._there[device] = components.to(device), moved, mean.to(device)
+        return self._there[device]
+
+    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
+        """x0_hat = E[x0 | x_t], like x_t."""
+        u, a, s = self._standard(x_t, t)
+        mean = self._parts(u.device)[2] + self._scale * self._each(_mean, u, a, s, self._barred(cond, x_t))
+        return mean.to(x_t.dtype).to(x_t.device).reshape(x_t.shape)
+
+    def posterior_variance(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
+        """tr Cov[x0 | x_t] / d, `[B]`."""
+        u, a, s = self._standard(x_t, t)
+        total = self._each(_variance, u, a, s, self._barred(cond, x_t)).clamp_min(0.0)
+        return (self._scale**2 / u.shape[1] * total).to(x_t.dtype).to(x_t.device)
+
+    def log_density(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
+        """log p_t(x_t) of the noised law, of x_t's class where `cond` names one, `[B]`."""
+        u, a, s = self._standard(x_t, t)
+        density = self._each(_log_density, u, a, s, self._barred(cond, x_t)) - u.shape[1] * math.log(self._scale)
+        return density.to(x_t.dtype).to(x_t.device)
+
+    @torch.no_grad()
+    def solve(self, x: Tensor, t: Time, s: Time, cond: Cond = None) -> Tensor:
+        """The probability-flow ODE's solution at s that passes x at t, up or down the noise; no gradients.
+
+        With (a, s) = rho (cos h, sin h) in standard units, u = x / rho has du/dh = (cos h u - D) / sin h on
+        every process, regular where alpha or sigma vanish. Where sigma(t) = 0 what the components cannot hold is
+        noise that is unknown, and taken as 0.
+        """
+        u, a_t, s_t = self._standard(x, t)
+        a_s, s_s = self._coefficients(s, x)
+        barred = self._barred(cond, x)
+
+        def slope(u: Tensor, angle: Tensor, rows: Tensor) -> Tensor:
+            a, s = angle.cos()[:, None], angle.sin()[:, None]
+            hidden = None if barred is None else barred[rows]
+            return torch.where(s == 0, 0.0, (a * u - self._each(_mean, u, a, s, hidden)) / torch.where(s == 0, 1.0, s))
+
+        known = torch.where(s_t == 0, self._each(_mean, u, a_t, s_t, barred), u / torch.hypot(a_t, s_t))
+        start, end = (torch.atan2(s, a)[:, 0] for a, s in ((a_t, s_t), (a_s, s_s)))
+        u = integrate(slope, known, start, end, tolerance=_TOLERANCE)
+        x_s = a_s * self._parts(u.device)[2] + self._scale * torch.hypot(a_s, s_s) * u
+        still = (per_row(t, x) == per_row(s, x))[:, None]
+        x_s = torch.where(still, x.to(u.device).double().flatten(1), x_s)
+        return x_s.to(x.dtype).to(x.device).reshape(x.shape)
+
+    def sample(self, n: int, seed: int = 0) -> Tensor:
+        """x0 `[n, *shape]`, float32: sample i depends on the seed and on i alone."""
+        return self.draw(n, seed).x0
+
+    def draw(self, n: int, seed: int = 0) -> Arrays:
+        """Samples as `sample` gives them, and their labels where there are some."""
+        require(n > 0, "n", n, "at least 1 sample")
+        components, labels, mean = self._parts(torch.device("cpu"))
+        edges = components.log_weights.exp().cumsum(0)
+
+        def block(number: int) -> Tensor:
+            source = generator(seed, "exact", number)
+            u = torch.rand(_BLOCK, generator=source, dtype=torch.float64) * edges[-1]
+            z = torch.randn(_BLOCK, len(mean), generator=source, dtype=torch.float64)
+            picked = torch.searchsorted(edges, u, right=True).clamp_max(len(edges) - 1)
+            return torch.cat([picked[:, None], mean + self._scale * components.place(picked, z)], 1)
+
+        drawn = rows(block, 0, n, _BLOCK)
+        x0 = drawn[:, 1:].float().reshape(n, *self.shape)
+        return Arrays(x0, None if labels is None else labels[drawn[:, 0].long()])
+
+    def _coefficients(self, t: Time, x: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma `[B, 1]` where data has mean square 1."""
+        t = per_row(t, x)
+        return self.process.alpha(t)[:, None], self.process.sigma(t)[:, None] / self._scale
+
+    def _standard(self, x_t: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor]:
+        if tuple(x_t.shape[1:]) != self.shape:
+            raise UserError(f"x_t of shape {tuple(x_t.shape)}: expected [B, {', '.join(map(str, self.shape))}]")
+        a, s = self._coefficients(t, x_t)
+        mean = self._parts(a.device)[2]
+        return (x_t.to(a.device).double().flatten(1) - a * mean) / self._scale, a, s
+
+    def _barred(self, cond: Cond, x_t: Tensor) -> Tensor | None:
+        """`[B, K]`: which components a row's label rules out; None without labels."""
+        given = checked_labels(cond, self.classes, x_t)
+        labels = self._parts(per_row(0.0, x_t).device)[1]
+        if given is None or labels is None:
+            return None
+        given = given.to(labels.device)[:, None]
+        return (given >= 0) & (labels != given)
+
+    def _each(self, answer: Answer, u: Tensor, a: Tensor, s: Tensor, barred: Tensor | None) -> Tensor:
+        """`answer(components, seen, joint)` for all rows, a bounded number at a time; joint holds the labels' say."""
+        components = self._parts(u.device)[0]
+
+        def some(u: Tensor, a: Tensor, s: Tensor, barred: Tensor | None = None) -> Tensor:
+            seen = components.see(u, a, s)
+            if barred is None:
+                return answer(components, seen, seen.joint)
+            left = components.log_weights.masked_fill(barred, -torch.inf).logsumexp(1, keepdim=True)
+            return answer(components, seen, seen.joint.masked_fill(barred, -torch.inf) - left)
+
+        size = max(1, _NUMBERS_AT_ONCE // components.row_size)
+        given = (u, a, s) if barred is None else (u, a, s, barred)
+        if len(u) <= size:
+            return some(*given)
+        return torch.cat([some(*piece) for piece in zip(*(part.split(size) for part in given), strict=True)])
+
+
+def _mean(components: Components, seen: Seen, joint: Tensor) -> Tensor:
+    return components.mean(seen, joint.softmax(1))
+
+
+def _variance(components: Components, seen: Seen, joint: Tensor) -> Tensor:
+    return components.variance(seen, joint.softmax(1))
+
+
+def _log_density(components: Components, seen: Seen, joint: Tensor) -> Tensor:
+    return joint.logsumexp(1) + seen.common
