@@ -15,10 +15,11 @@ import torch
 import fewstep as fs
 from fewstep.data import Arrays
 from fewstep.generator import Facts, build_method
+from fewstep.origins import Teacher
 from fewstep.state import new_state
 from fewstep.training import draw_batch, settled, train_step
 from tests.test_methods import METHODS
-from tests.toys import tiny_run
+from tests.toys import Gaussian, tiny_run
 
 KEPT = Path(__file__).with_name("fingerprint.json")
 
@@ -29,7 +30,7 @@ def losses(name: str, options: dict) -> list[float]:
     facts = Facts(dataset.shape, 0, 0.5, dataset.units, "")
     run = settled(tiny_run(method=name, method_options=options, iterations=20))
     method, cpu = build_method(run, facts), torch.device("cpu")
-    state = new_state(run, facts, method, None, cpu)
+    state = new_state(run, facts, method, None, cpu, teacher=Teacher(Gaussian(), "", ""))
     state.student.double()
     for average in state.averages.values():
         average.double()
