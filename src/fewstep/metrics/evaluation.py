@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from fewstep.checkpoint import fingerprint
-from fewstep.data import Arrays, Dataset
+from fewstep.data import Arrays, Dataset, each
+from fewstep.denoiser import Cond, masked
 from fewstep.errors import NonFiniteError, UserError, require, unknown
 from fewstep.generator import Generator
 from fewstep.metrics.extractors import Extractor
@@ -173,22 +174,21 @@ def evaluate(
         "error": "standard error of the mean over draws, given the reference",
         "interval": "nominal 95 %, Student's t widened by Hall's",
     }
-    train = dataset.train.cond
-    cond = None if train is None else train[shuffled(seed, "eval", 0, n, len(dataset.train.x0))]
+    cond = dataset.train.rows(shuffled(seed, "eval", 0, n, len(dataset.train.x0))).cond
     for count in steps:  # warms up, and refuses what cannot be sampled before anything takes long
         warm = min(size, _WARM)
-        generator.sample(warm, steps=count, seed=seed, cond=None if cond is None else cond[:warm])
+        generator.sample(warm, steps=count, seed=seed, cond=each(lambda rows, kept=warm: rows[:kept], cond))
     meters, spaces = meters_of(dataset, held_out, size, metrics=metrics, extractor=extractor, reference=reference)
     results, speeds = [], []
     for count in steps:
         x, speed = _sampled(generator, count, n, seed, cond)
         speeds.append({"steps": count, "samples_per_second": speed})
-        draws = dataset.units.to_model(x).split(size)[: n // size]
+        draws = masked(dataset.units.to_model(x), cond).split(size)[: n // size]
         results += _scored(meters, spaces, draws, count, protocol)
     return results, speeds
 
 
-def _sampled(generator: Generator, steps: int, n: int, seed: int, cond: Tensor | None) -> tuple[Tensor, float]:
+def _sampled(generator: Generator, steps: int, n: int, seed: int, cond: Cond) -> tuple[Tensor, float]:
     """n finite samples, and how many came per second."""
     begun = time.perf_counter()
     x = generator.sample(n, steps=steps, seed=seed, cond=cond)
