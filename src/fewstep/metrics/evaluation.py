@@ -175,9 +175,10 @@ def evaluate(
         "interval": "nominal 95 %, Student's t widened by Hall's",
     }
     cond = dataset.train.rows(shuffled(seed, "eval", 0, n, len(dataset.train.x0))).cond
+    warm = min(size, _WARM)
+    few = each(lambda rows: rows[:warm], cond)
     for count in steps:  # warms up, and refuses what cannot be sampled before anything takes long
-        warm = min(size, _WARM)
-        generator.sample(warm, steps=count, seed=seed, cond=each(lambda rows, kept=warm: rows[:kept], cond))
+        generator.sample(warm, steps=count, seed=seed, cond=few)
     meters, spaces = meters_of(dataset, held_out, size, metrics=metrics, extractor=extractor, reference=reference)
     results, speeds = [], []
     for count in steps:
