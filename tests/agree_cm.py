@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -60,11 +61,13 @@ def consistency_losses(case: Case) -> None:
     number = given["num_scales"]
     for name in (n for n in case.tensors if n.startswith(("ct_", "cd_")) and "grad" not in n):
         *method, distance, weight = name.split("_")
-        options = {"distance": distance, "weight": {"karras": "edm", "uniform": "one"}[weight], "t_min": 0.002}
+        options = {"distance": distance, "weight": {"karras": "edm", "uniform": "one"}[weight]}
+        options |= {"t_min": given["sigma_min"], "t_max": given["sigma_max"]}
         if method[0] == "cd":
             chosen = fs.methods.cd(n=number, solver=method[1], sigma_data=given["sigma_data"], **options)
         else:
             chosen = fs.methods.ct(s0=2, s1=number - 1, sigma_data=given["sigma_data"], **options)
+        chosen = replace(chosen, times=replace(chosen.times, rho=given["rho"]))
         student, target = (denoiser(case, who, given["sigma_min"]) for who in ("student", "target"))
         models = fs.Models(student, ema=target, teacher=denoiser(case, "teacher") if method[0] == "cd" else None)
         times = chosen.times.at(number - 2 - case["indices"], 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -42,9 +43,12 @@ def table(config: dict) -> fs.process.Process:
         betas = torch.tensor(config["trained_betas"], dtype=torch.float64)
     elif config["beta_schedule"] == "linear":
         betas = torch.linspace(first, last, n, dtype=torch.float64)
-    else:
-        assert config["beta_schedule"] == "scaled_linear"
+    elif config["beta_schedule"] == "scaled_linear":
         betas = torch.linspace(first**0.5, last**0.5, n, dtype=torch.float64) ** 2
+    else:
+        assert config["beta_schedule"] == "squaredcos_cap_v2"
+        power = ((torch.linspace(0, 1, n + 1, dtype=torch.float64) + 0.008) / 1.008 * torch.pi / 2).cos() ** 2
+        betas = (1 - power[1:] / power[:-1]).clamp(max=0.999)
     if not config["rescale_betas_zero_snr"]:
         return fs.process.discrete(betas=betas)
     root = (1 - betas).cumprod(0).sqrt()
@@ -54,7 +58,8 @@ def table(config: dict) -> fs.process.Process:
 
 def ddim(case: Case) -> None:
     given, config = case.given, case.given["config"]
-    assert not config["thresholding"]
+    if config["thresholding"]:
+        pytest.skip("dynamic thresholding looks at a whole sample's values: no part of ours")
     process, steps = table(config), given["num_inference_steps"]
     bound = config["clip_sample_range"] if config["clip_sample"] else None
     network = Preconditioned(Tanh(case, 1000, shift=1), KINDS[config["prediction_type"]], process)

@@ -72,6 +72,7 @@ def cd(
     distance: Literal["l2", "l1", "lpips"] = "l2",
     weight: Literal["one", "inverse_gap", "edm"] = "one",
     t_min: float = 0.002,
+    t_max: float = 80.0,
     sigma_data: float = 0.5,
 ) -> "fs.Method":
     """Consistency distillation: E d(D(x_t, t), D_ema(x_r, r)), x_r one move of the teacher's ODE from x_t to r.
@@ -86,11 +87,12 @@ def cd(
         distance: between the two guesses; l2 and l1 are means over the elements
         weight: one, inverse_gap = 1/(t-r), edm = 1/c_out(t)^2
         t_min: the lowest level, where the boundary condition holds
+        t_max: the highest, where sampling starts
         sigma_data: standard deviation of the data, for weight and preconditioning
     """
     return fs.Method(
-        process=fs.process.edm(t_min=t_min),
-        times=fs.times.Adjacent(steps=fs.curricula.Fixed(n - 1), low=t_min),
+        process=fs.process.edm(t_min=t_min, t_max=t_max),
+        times=fs.times.Adjacent(steps=fs.curricula.Fixed(n - 1), low=t_min, high=t_max),
         coupling=fs.couplings.Teacher(fs.solvers.named(solver)),
         target=fs.targets.Ema(fs.curricula.FixedRate(mu)),
         distance=fs.distances.named(distance),
@@ -107,6 +109,7 @@ def ct(
     distance: Literal["l2", "l1", "lpips"] = "l2",
     weight: Literal["one", "inverse_gap", "edm"] = "one",
     t_min: float = 0.002,
+    t_max: float = 80.0,
     sigma_data: float = 0.5,
 ) -> "fs.Method":
     """Consistency training: E d(D(x_t, t), D_ema(x_r, r)), both points of one x0 and z, on an ever finer grid.
@@ -121,12 +124,13 @@ def ct(
         distance: between the two guesses; l2 and l1 are means over the elements
         weight: one, inverse_gap = 1/(t-r), edm = 1/c_out(t)^2
         t_min: the lowest level, where the boundary condition holds
+        t_max: the highest, where sampling starts
         sigma_data: standard deviation of the data, for weight and preconditioning
     """
     steps = fs.curricula.Progressive(s0, s1)
     return fs.Method(
-        process=fs.process.edm(t_min=t_min),
-        times=fs.times.Adjacent(steps=steps, low=t_min),
+        process=fs.process.edm(t_min=t_min, t_max=t_max),
+        times=fs.times.Adjacent(steps=steps, low=t_min, high=t_max),
         target=fs.targets.Ema(fs.curricula.ProgressiveRate(mu0, steps)),
         distance=fs.distances.named(distance),
         weight=fs.weights.named(weight, sigma_data),
@@ -142,6 +146,7 @@ def ict(
     p_std: float = 2.0,
     c: float = 0.00054,
     t_min: float = 0.002,
+    t_max: float = 80.0,
     sigma_data: float = 0.5,
 ) -> "fs.Method":
     """Improved consistency training: E 1/(t-r) d(D(x_t, t), sg D(x_r, r)), d pseudo-Huber, N doubling stage by stage.
@@ -155,13 +160,13 @@ def ict(
         p_std: standard deviation of ln t
         c: pseudo-Huber constant per root of the data's dimension
         t_min: the lowest level, where the boundary condition holds
+        t_max: the highest, where sampling starts
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    process = fs.process.edm(t_min=t_min)
-    law = fs.times.LogNormal(mean=p_mean, std=p_std, low=t_min, high=process.t_max)
+    law = fs.times.LogNormal(mean=p_mean, std=p_std, low=t_min, high=t_max)
     return fs.Method(
-        process=process,
-        times=fs.times.Adjacent(steps=fs.curricula.Doubling(s0, s1), law=law, low=t_min),
+        process=fs.process.edm(t_min=t_min, t_max=t_max),
+        times=fs.times.Adjacent(steps=fs.curricula.Doubling(s0, s1), law=law, low=t_min, high=t_max),
         target=fs.targets.Student(),
         distance=fs.distances.RootHuber(c),
         weight=fs.weights.inverse_gap,
