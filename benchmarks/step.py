@@ -15,8 +15,11 @@ import torch
 
 import fewstep as fs
 from fewstep.generator import Facts, build_method
+from fewstep.recipes import RECIPES
 from fewstep.state import new_state
 from fewstep.training import draw_batch, settled, train_step
+
+ROWS = (("digits", "ect", 1), ("digits", "diffusion", 1), ("digits-unet", "ect", 8), ("digits-dit", "ect", 8))
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -25,11 +28,11 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def compare(method: str, steps: int) -> tuple[float, float, float]:
+def compare(recipe: str, method: str, steps: int) -> tuple[float, float, float]:
     """Median seconds of a step and of its floor, and the median ratio of neighbours."""
     dataset, cpu = fs.data.load("digits"), torch.device("cpu")
     facts = Facts(dataset.shape, dataset.classes, dataset.sigma_data(), dataset.units, "")
-    run = settled(fs.recipes.digits(method=method, iterations=10 * steps))
+    run = settled(RECIPES[recipe](method=method, iterations=10 * steps))
     parts = build_method(run, facts)
     state, bare = (new_state(run, facts, parts, None, cpu) for _ in range(2))
     batch = draw_batch(run, parts, dataset.train, 0, cpu)
@@ -53,9 +56,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=200)
     torch.set_num_threads(1)
-    for method in ("ect", "diffusion"):
-        step, floor, ratio = compare(method, parser.parse_args().steps)
-        print(f"{method:<10} step {step * 1e3:.2f} ms, floor {floor * 1e3:.2f} ms, ratio {ratio:.3f}")
+    steps = parser.parse_args().steps
+    for recipe, method, share in ROWS:
+        step, floor, ratio = compare(recipe, method, max(steps // share, 20))
+        print(f"{recipe:<12} {method:<10} step {step * 1e3:.2f} ms, floor {floor * 1e3:.2f} ms, ratio {ratio:.3f}")
 
 
 if __name__ == "__main__":
