@@ -14,10 +14,11 @@ from collections.abc import Callable
 import torch
 
 import fewstep as fs
-from fewstep.generator import Facts, build_method
+from fewstep.batches import draw_batch
+from fewstep.building import Facts, build_method
 from fewstep.recipes import RECIPES
 from fewstep.state import new_state
-from fewstep.training import draw_batch, settled, train_step
+from fewstep.training import settled, train_step
 
 ROWS = (("digits", "ect", 1), ("digits", "diffusion", 1), ("digits-unet", "ect", 8), ("digits-dit", "ect", 8))
 

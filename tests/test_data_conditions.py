@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 import fewstep as fs
 from fewstep import data
+from fewstep.batches import draw_batch
+from fewstep.building import Facts, build_method
 from fewstep.cli import main
 from fewstep.errors import UserError
-from fewstep.generator import Facts, build_method
 from fewstep.networks.residual import ResidualMLP
 from fewstep.randomness import generator
-from fewstep.training import draw_batch, settled
+from fewstep.training import settled
 from tests.toys import tiny_run
 
 CPU = torch.device("cpu")

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 import fewstep as fs
+from fewstep.batches import draw_batch
+from fewstep.building import Facts, build_method
 from fewstep.data import Arrays
-from fewstep.generator import Facts, build_method
 from fewstep.origins import Teacher
 from fewstep.state import new_state
-from fewstep.training import draw_batch, settled, train_step
+from fewstep.training import settled, train_step
 from tests.test_methods import METHODS
 from tests.toys import Gaussian, tiny_run
 

@@ -13,15 +13,16 @@ from torch import nn
 
 import fewstep as fs
 from fewstep import checkpoint, pictures
+from fewstep.batches import draw_batch
+from fewstep.building import Facts
 from fewstep.config import run_from_json
 from fewstep.data import Arrays
 from fewstep.denoiser import Preconditioned
 from fewstep.errors import NonFiniteError, StorageError, UserError
-from fewstep.generator import Facts, checkpoint_state
+from fewstep.generator import checkpoint_state
 from fewstep.randomness import generator
 from fewstep.recorder import differences, stop_requests
 from fewstep.scalings import Edm
-from fewstep.training import draw_batch
 from tests.toys import tiny_run
 
 

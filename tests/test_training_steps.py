@@ -12,16 +12,17 @@ from torch import nn
 
 import fewstep as fs
 from fewstep import training
+from fewstep.batches import draw_batch
+from fewstep.building import Facts, build_method
 from fewstep.data import Arrays
 from fewstep.denoiser import Preconditioned, passes_in
 from fewstep.errors import NonFiniteError, UserError
-from fewstep.generator import Facts, build_method
 from fewstep.optimizers import rectified
 from fewstep.precision import MOST_SKIPPED, LossScale
 from fewstep.randomness import generator
 from fewstep.scalings import Edm
 from fewstep.state import new_state
-from fewstep.training import draw_batch, gradients, settled, train_step
+from fewstep.training import gradients, settled, train_step
 from tests.toys import tiny_run
 
 CPU = torch.device("cpu")

@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fewstep import data, exact
+from fewstep.building import OWN, Facts, Network, build_student
 from fewstep.checkpoint import Checkpoint, fingerprint
 from fewstep.config import Run, run_from_json
 from fewstep.data import Dataset
 from fewstep.denoiser import Denoiser, across
 from fewstep.errors import StorageError, UserError, require
-from fewstep.generator import OWN, Facts, Generator, Network, build_student, find, load, load_weights
+from fewstep.generator import Generator, find, load, load_weights
 from fewstep.losses import Method
 
 Source = str | Path | Denoiser | Generator  # what init= and teacher= take

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from fewstep import checkpoint, pictures
+from fewstep.building import Facts
 from fewstep.checkpoint import Checkpoint, RunFolder
 from fewstep.config import Run, run_from_json
 from fewstep.denoiser import Cond
 from fewstep.errors import StorageError, UserError
-from fewstep.generator import Facts, Generator, checkpoint_state
+from fewstep.generator import Generator, checkpoint_state
 from fewstep.losses import Method
 from fewstep.state import State
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from fewstep import ema, optimizers, origins, schedules
+from fewstep.building import Facts, Network, build_student
 from fewstep.checkpoint import Checkpoint
 from fewstep.config import Run
 from fewstep.denoiser import Denoiser, Models, Preconditioned
 from fewstep.errors import StorageError
-from fewstep.generator import Facts, Network, build_student, load_weights
+from fewstep.generator import load_weights
 from fewstep.losses import Method
 from fewstep.precision import LossScale
 from fewstep.randomness import forked

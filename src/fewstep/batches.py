@@ -1,0 +1,62 @@
+"""What a training step takes, as a function of (seed, ordinals) alone."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fewstep import data as datasets
+from fewstep.config import Run
+from fewstep.denoiser import Cond, masked
+from fewstep.losses import Method
+from fewstep.randomness import block_seed, normal, shuffled, uniform
+from fewstep.times import Times
+
+
+class Batch(NamedTuple):
+    """All that a step takes, drawn on the CPU as a function of (seed, ordinals) and moved to the device."""
+
+    rows: Tensor  # which of the training split, on the CPU
+    x0: Tensor
+    cond: Cond
+    z: Tensor
+    times: Times
+    seeds: list[int]  # of the dropout masks, one per block
+
+
+def draw_batch(run: Run, method: Method, arrays: datasets.Arrays, step: int, device: torch.device) -> Batch:
+    """The batch of a step: global sample ordinals [step B, (step + 1) B), in whole blocks."""
+    first = step * run.batch
+    index = shuffled(run.seed, "order", first, run.batch, len(arrays.x0))
+    x0, cond = arrays.rows(index)
+    z = masked(normal(run.seed, "noise", first, run.batch, tuple(x0.shape[1:]), run.block), cond)
+    if run.label_drop:
+        chance = uniform(run.seed, "label drop", first, run.batch, 1, run.block)[:, 0]
+        cond = datasets.dropped(cond, chance < run.label_drop)
+    u = uniform(run.seed, "time", first, run.batch, 2, run.block)
+    times = method.times(u, step / run.iterations, torch.arange(first, first + run.batch))
+    blocks = range(first // run.block, (first + run.batch) // run.block)
+    return Batch(
+        index,
+        masked(x0, cond).to(device),
+        datasets.each(lambda part: part.to(device), cond),
+        z.to(device),
+        times if device.type == "mps" else times.to(device),  # mps has no float64
+        [block_seed(run.seed, "dropout", block) for block in blocks],
+    )
+
+
+def parts(batch: Batch, number: int) -> list[Batch]:
+    """The batch cut in equal runs of whole blocks."""
+    rows, blocks = len(batch.rows) // number, len(batch.seeds) // number
+
+    def part(i: int) -> Batch:
+        own = slice(i * rows, (i + 1) * rows)
+        cut: dict[str, Any] = {name: x[own] for name, x in batch.times._asdict().items() if isinstance(x, Tensor)}
+        cond = datasets.each(lambda x: x[own], batch.cond)
+        seeds = batch.seeds[i * blocks : (i + 1) * blocks]
+        return Batch(batch.rows[own], batch.x0[own], cond, batch.z[own], batch.times._replace(**cut), seeds)
+
+    return [part(i) for i in range(number)]

@@ -1,0 +1,116 @@
+"""What a run's parts are built from: the run, and the facts it learned from its data."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from fewstep import methods, networks
+from fewstep.config import Run, checked_options, choose
+from fewstep.data import LABELS, Kind, Units
+from fewstep.denoiser import Preconditioned
+from fewstep.errors import StorageError, UserError
+from fewstep.losses import Method
+from fewstep.randomness import forked
+
+OWN = "own"  # the label of a network, method or denoiser that was given as an object
+
+Network = nn.Module | Callable[..., nn.Module]  # a network, or what makes one of (shape, classes, **options)
+OwnMethod = Method | Callable[..., Method]  # a method, or what makes one of its options
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a run learned from its data: with the `Run`, all that its networks are built from."""
+
+    shape: tuple[int, ...]
+    classes: int
+    sigma_data: float
+    units: Units
+    data: str  # fingerprint of the training split
+    cond: Kind = None  # what a sample is conditioned on (fewstep.data.conditions)
+    init: str = ""  # fingerprint of the weights that the run started from
+    teacher: str = ""  # fingerprint of its teacher
+
+    def __post_init__(self) -> None:
+        if self.classes and self.cond is None:
+            object.__setattr__(self, "cond", LABELS)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "shape": list(self.shape), "units": list(self.units)}
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> Facts:
+        try:
+            shape, units = tuple(values["shape"]), Units(*values["units"])
+            found = Facts(shape, values["classes"], values["sigma_data"], units, values["data"], values.get("cond"))
+            return replace(found, init=values.get("init", ""), teacher=values.get("teacher", ""))
+        except (KeyError, TypeError) as error:
+            raise StorageError(f"the checkpoint's facts are not what this version writes: {error!r}") from error
+
+
+def chosen(kind: str, module: ModuleType, name: str, own: Any) -> Callable[..., Any]:
+    """What makes the run's method or network: `own` where it was given, else ours of that name."""
+    if own is not None and not hasattr(own, "__qualname__"):
+        raise UserError(f"{kind} = {own!r}: expected a {kind}, or a function or class that makes one")
+    if own is None and (name == OWN or ":" in name):
+        typed = "" if name == OWN else f" (on the command line: --{kind} {name})"
+        raise UserError(f"this run has a {kind} of your own, {name!r}: pass it as {kind}={typed}")
+    return own or choose(kind, module, name)
+
+
+def build_method(run: Run, facts: Facts, own: OwnMethod | None = None) -> Method:
+    """The run's method with its options, and the run's sigma_data where its weight uses one.
+
+    own: instead, a method as it is, or a function that takes those options.
+    """
+    if isinstance(own, Method):
+        return own
+    function = chosen("method", methods, run.method, own)
+    options = checked_options("method", function, run.method_options)
+    if "sigma_data" in inspect.signature(function).parameters:
+        options["sigma_data"] = facts.sigma_data
+    method = function(**options)
+    if not isinstance(method, Method):
+        raise UserError(f"method {run.method!r} gave {type(method).__name__}: expected a fewstep.Method")
+    return method
+
+
+def condition_sizes(run: Run, facts: Facts, function: Callable[..., Any]) -> dict[str, int]:
+    """How many `features` a network gets, where it declares them; UserError for conditions it cannot take."""
+    if facts.cond is None or facts.cond == LABELS:
+        return {}
+    takes = "features" in inspect.signature(function).parameters
+    kinds = facts.cond if isinstance(facts.cond, dict) else {"features": facts.cond}
+    for key, kind in kinds.items():
+        fine = key in ("label", "mask") or (key == "features" and isinstance(kind, list) and kind[0] == "float32")
+        if not takes or not fine:
+            told = "labels, float features, and dicts of label, features and mask" if takes else "labels"
+            raise UserError(
+                f"the network {run.network!r} takes {told}, but the data's condition has {key} = {kind}: give a "
+                "network of your own"
+            )
+    features = kinds.get("features")
+    return {"features": math.prod(features[1])} if features else {}
+
+
+def build_student(run: Run, facts: Facts, method: Method, network: Network | None = None) -> Preconditioned:
+    """The run's network under its method's preconditioning, freshly initialised from the run's seed.
+
+    network: instead, your own as it is, or a function that makes one as ours do.
+    """
+    if not isinstance(network, nn.Module):
+        function = chosen("network", networks, run.network, network)
+        options = checked_options("network", function, run.network_options)
+        sizes = condition_sizes(run, facts, function)
+        with forked(run.seed, "init"):
+            network = function(facts.shape, facts.classes, **sizes, **options)
+        if not isinstance(network, nn.Module):
+            raise UserError(f"network {run.network!r} gave {type(network).__name__}: expected a torch.nn.Module")
+    return Preconditioned(network, method.scaling, method.process)
