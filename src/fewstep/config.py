@@ -35,7 +35,7 @@ class Run:
     """The network's options where they differ from its defaults."""
     data: str = "digits"
     """digits, ring8, grid25, spiral, glyphs, glyphs64, or PATH: .npy, .npz, .safetensors, .parquet, a folder or zip of
-    pictures, or hf:NAME."""
+    pictures, hf:NAME or exact:NAME."""
     data_size: int | None = None
     """Crop the pictures of PATH to their middle square and resize it to this side; None takes them as they are."""
     label_drop: float = 0.0

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     for kind, entries in listed.items():
         print(f"{kind}:")
         for name, facts in entries.items():
-            print(f"  {name:<10} {facts['about']}")
+            print(f"  {name:<14} {facts['about']}")
             if facts.get("options"):
-                print(" " * 13 + "  ".join(f"{key}={value}" for key, value in facts["options"].items()))
+                print(" " * 17 + "  ".join(f"{key}={value}" for key, value in facts["options"].items()))
     return 0
