@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,22 +15,27 @@ from fewstep.randomness import block_seed
 class Masks:
     """The masks of a batch: a seed for each equal run of `rows`, drawn where and when a layer asks for them.
 
-    A seed is the block number of a layer's stream, so none collide. Drawing is cheap where the data lives;
-    another kind of device draws other numbers.
+    A seed is the block number of a layer's stream, so none collide. Drawn where the data lives, since another
+    kind of device draws other numbers, and kept as bits, since several passes ask for the same.
     """
 
     rows: int
     seeds: tuple[int, ...]
+    _drawn: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def draw(self, layer: int, shape: Sequence[int], keep: float, device: torch.device) -> Tensor:
         """0 or 1 / keep, `[rows, *shape]` in float32: each entry is kept with probability `keep`."""
+        if layer in self._drawn:
+            return self._drawn[layer].float() / keep
         size = self.rows // len(self.seeds)
 
         def part(seed: int) -> Tensor:
             source = torch.Generator(device).manual_seed(block_seed(0, f"dropout {layer}", seed))
             return torch.empty(size, *shape, device=device).bernoulli_(keep, generator=source)
 
-        return torch.cat([part(seed) for seed in self.seeds]) / keep
+        mask = torch.cat([part(seed) for seed in self.seeds])
+        self._drawn[layer] = mask.bool()
+        return mask / keep
 
 
 def masks_for(rows: int, seeds: Sequence[int], probability: float) -> Masks | None:
