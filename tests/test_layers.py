@@ -73,14 +73,17 @@ def test_neighbours_of_a_layer_form_no_circle():
 
 def test_nothing_draws_from_a_global_generator_or_reads_a_pickle():
     """Random draws name their generator, and no file of the package can run code that a data file holds."""
-    draws = {"rand", "randn", "randint", "randperm", "randn_like", "rand_like", "normal", "bernoulli_", "normal_"}
+    draws = {"rand", "randn", "randint", "randperm", "randn_like", "rand_like", "normal", "bernoulli", "multinomial"}
+    fills = (".bernoulli_", ".uniform_", ".normal_", ".exponential_")
     for path, room in modules():
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call):
                 continue
             name = ast.unparse(node.func)
             keywords = {k.arg for k in node.keywords}
-            if (name.startswith("torch.") and name.split(".")[-1] in draws) or name.endswith(".bernoulli_"):
+            fill = name.endswith(fills) and not name.startswith("nn.init.")
+            assert not name.startswith(("np.random.", "random.")), f"{path.name}:{node.lineno} {name}"
+            if fill or (name.startswith("torch.") and name.split(".")[-1] in draws):
                 assert "generator" in keywords, f"{path.name}:{node.lineno} {name} without a generator"
             assert name not in {"eval", "exec", "pickle.load", "pickle.loads", "torch.load", "torch.manual_seed"}, path
             if name in {"import_module", "importlib.import_module", "__import__"}:

@@ -110,9 +110,13 @@ def test_scores_ask_for_what_they_report(digits, cold_cache, monkeypatch):
 
     monkeypatch.setattr(type(g), "sample", sample)
     results, _ = evaluate(g, digits, steps=(3, 5), n=1197, seed=9, split="validation")
-    assert [(n, s, seed) for n, s, seed, _ in asked] == [(300, 3, 9), (300, 5, 9), (1197, 3, 9), (1197, 5, 9)]
+    own = asked[0][2]  # validation has seeds of its own: what is chosen on it is scored on other noise
+    assert own != 9
+    assert [(n, s, seed) for n, s, seed, _ in asked] == [(300, 3, own), (300, 5, own), (1197, 3, own), (1197, 5, own)]
     assert torch.equal(asked[2][3].bincount(), digits.train.cond.bincount())
-    few, _ = evaluate(g, digits, steps=(1,), n=100)
+    few, _ = evaluate(g, digits, steps=(1,), n=100, seed=9)
+    assert asked[-1][2] == 9
+    assert not torch.equal(asked[2][3], digits.train.cond)  # shuffled, not in the order of the file
     by_name = {r.metric: r for r in few}
     held_out = digits.test.x0.split(100)
     floors = [frechet(part, digits.train.x0) for part in held_out]

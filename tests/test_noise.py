@@ -62,7 +62,7 @@ def test_a_table_may_end_in_pure_noise():
     ("make", "told"),
     [
         (lambda: fs.process.discrete(), "betas = None: expected either betas or alphas_cumprod"),
-        (lambda: fs.process.discrete(betas=[0.1], alphas_cumprod=[0.9]), "expected either"),
+        (lambda: fs.process.discrete(betas=[0.1], alphas_cumprod=[0.9]), "betas = .given.: expected either"),
         (lambda: fs.process.discrete(alphas_cumprod=[0.5, 0.6]), "alphas_cumprod = .*expected a table"),
         (lambda: fs.process.cosine(logsnr=(3, -3)), "logsnr = .*the lower one first"),
         (lambda: fs.process.trig(sigma_data=0), "sigma_data = 0: expected above 0"),

@@ -10,7 +10,8 @@ from scipy.optimize import linear_sum_assignment
 
 import fewstep as fs
 from fewstep import solvers
-from fewstep.curricula import Doubling, Exponential, Fixed, FixedRate, Progressive, ProgressiveRate
+from fewstep.curricula import Doubling, Exponential, Fixed, FixedRate, Progressive, ProgressiveRate, Ramp
+from fewstep.denoiser import across
 from fewstep.errors import UserError
 from fewstep.process import expand
 from fewstep.randomness import generator
@@ -173,3 +174,54 @@ def test_curricula_start_and_end_where_the_papers_say():
 def test_curricula_refuse_impossible_sizes(make):
     with pytest.raises(UserError, match=r"intervals = .*expected at least 1"):
         make()
+
+
+def test_scalings_and_weights_depend_on_the_level_alone():
+    edm = fs.process.edm()
+    for process in PROCESSES.values():
+        t = process.time_at(torch.tensor([0.002, 0.5, 9.0], dtype=torch.float64))
+        level = process.level(t)
+        here, there = (fs.scalings.Edm(shift=0.002)(p, at) for p, at in ((process, t), (edm, level)))
+        torch.testing.assert_close(here.out, there.out, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(here.skip * process.alpha(t), there.skip, rtol=1e-6, atol=1e-9)
+        weigh, rows = fs.weights.Edm(), lambda at: fs.Times(at, at / 2, 0 * at, at)
+        torch.testing.assert_close(weigh(process, rows(t)), weigh(edm, rows(level)), rtol=1e-6, atol=0)
+
+
+def test_pure_noise_and_clean_data_have_finite_weights_and_predictions():
+    table = fs.process.discrete(alphas_cumprod=[0.9, 0.3, 0.0])
+    for process in (table, PROCESSES["linear"]):
+        end = torch.tensor([process.t_max], dtype=torch.float64)
+        weight = fs.weights.Edm(0.5)(process, fs.Times(end, end / 2, 0 * end, end))
+        torch.testing.assert_close(weight, torch.tensor([4.0], dtype=torch.float64))
+        x = draw(1)
+        for t in (0.0, process.t_max):
+            still = process is table and t > 0  # its rates end at 0: the velocity says nothing there
+            flow = () if still else (fs.scalings.Flow(),)
+            for kind in (*flow, fs.scalings.V(), fs.scalings.X0(), fs.scalings.Edm()):
+                raw = fs.scalings.from_x0(kind, process, x, 0.5 * x, t)
+                assert torch.isfinite(raw).all()
+                assert torch.isfinite(fs.scalings.to_x0(kind, process, x, raw, t)).all()
+
+
+def test_a_denoiser_is_asked_for_its_last_level_beyond_it():
+    seen = []
+
+    def noting(x, t, cond=None):
+        seen.append(t)
+        return x
+
+    moved = across(noting, fs.process.edm(), PROCESSES["linear"])
+    assert torch.isfinite(moved(torch.ones(1, 2), 1.0)).all()
+    assert seen[0].item() == 80.0
+
+
+def test_transport_refuses_rows_of_different_masks():
+    x0, mask = draw(4), torch.tensor([[True, True], [True, False], [True, True], [True, True]])
+    coupling, times = fs.couplings.MinibatchOT(), times_on(PROCESSES["edm"], 4)
+    with pytest.raises(UserError, match="expected the same mask in every row"):
+        coupling(fs.Models(None), PROCESSES["edm"], x0, x0, times, {"mask": mask[:, :, None]})
+
+
+def test_a_ramp_runs_from_first_to_last():
+    assert [Ramp(0.9, 0.1)(p) for p in (0.0, 0.5, 1.0)] == pytest.approx([0.9, 0.5, 0.1])

@@ -234,3 +234,41 @@ def test_full_ancestral_noise_forgets_the_old_noise_as_the_posterior_does():
     x_s = solvers.ancestral(EDM, lambda x, t, cond=None: x0, EDM.mix(x0, z, 3.0), 3.0, 0.8, noise=lambda: fresh)
     together = ((x_s - x0) / 0.8 * z).mean().item()
     assert together == pytest.approx(0.8 / 3.0, abs=4 / len(x0) ** 0.5)
+
+
+NOISY = {"addim": solvers.addim, "ancestral": lambda *a: solvers.ancestral(*a, noise=lambda: torch.ones_like(a[2]))}
+
+
+@pytest.mark.parametrize("solver", NOISY.values(), ids=NOISY.keys())
+def test_noisy_rows_that_do_not_move_do_not_ask_the_network(solver):
+    def nan_at_rest(x, t, cond=None):
+        return torch.where((t == 0)[:, None], torch.nan, GAUSSIAN(x, t))
+
+    x, t, s = some(2), torch.tensor([0.0, 2.0]), torch.tensor([0.0, 0.0])
+    out = solver(EDM, nan_at_rest, x, t, s)
+    assert torch.equal(out[0], x[0])
+    assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
+def test_ancestral_is_finite_for_the_smallest_moves(process):
+    t = torch.linspace(0.01, 0.99, 4001, dtype=torch.float64) * process.t_max
+    x = torch.zeros(4001, 1, dtype=torch.float64)
+    for s in (t, t * (1 - 2**-53)):
+        out = solvers.ancestral(process, lambda x, t, cond=None: x, x, t, s, noise=lambda: x)
+        assert torch.isfinite(out).all()
+
+
+def test_addim_is_finite_where_the_guess_leaves_no_noise_and_tables_hold_their_ends():
+    x = some()
+    out = solvers.addim(EDM, lambda x, t, cond=None: x, x, 2.0, 1.0, x_var=0.5)
+    assert torch.equal(out, x)
+    table = solvers.TableVariance((0.2, 0.5), (0.1, 0.3))
+    early = torch.tensor([0.0, 0.1], dtype=torch.float64)
+    torch.testing.assert_close(table(x, early), torch.full((2,), 0.1, dtype=torch.float64))
+
+
+def test_a_solvers_options_go_along_the_grid():
+    x, step = some(), solvers.along(solvers.addim, (3.0, 1.0, 0.0))
+    twice = solvers.addim(EDM, GAUSSIAN, solvers.addim(EDM, GAUSSIAN, x, 3.0, 1.0, x_var=0.2), 1.0, 0.0, x_var=0.2)
+    torch.testing.assert_close(step(EDM, GAUSSIAN, x, 3.0, 0.0, x_var=0.2), twice)

@@ -159,3 +159,14 @@ def test_at_the_anchor_is_the_other_sampler_with_r_moved_to_a():
     assert torch.equal(moved.r, plain.a)
     assert torch.equal(moved.t, plain.t)
     assert torch.equal(AtAnchor(times=inner).at(plain.t, 0.5).r, plain.a)
+
+
+def test_a_law_wider_than_the_grid_meets_its_outer_intervals():
+    sampler = Adjacent(steps=Fixed(10), law=LogNormal(mean=-1.1, std=2.0))
+    grid = sampler.grid(0.0)
+    found = sampler(torch.tensor([[1e-6], [1 - 1e-9]], dtype=torch.float64), 0.0)
+    assert torch.equal(found.t, grid[[1, 10]])
+    assert torch.equal(found.r, grid[[0, 9]])
+    assert sampler.at(grid[:1], 0.0).r == grid[0]
+    steps = Segments(segments=2, steps=Fixed(8))
+    assert (steps.at(0.0, 0.0).t, steps.at(1.5, 0.0).t) == (1 / 8, 1.0)

@@ -17,6 +17,7 @@ import fewstep as fs
 from fewstep import training
 from fewstep.checkpoint import fingerprint, read
 from fewstep.cli import main
+from fewstep.data import SPLIT_SEED
 from fewstep.denoiser import Models
 from fewstep.errors import UserError
 from fewstep.origins import dataset_of, teacher_of
@@ -221,8 +222,10 @@ def test_samples_of_a_closed_form_are_a_data_set():
     assert [len(part.x0) for part in parts] == [20_000, 2000, 2000]
     truth = fs.exact.digits_mixture()
     assert dataset.classes == truth.classes == 10
-    assert torch.equal(dataset.train.x0[:50], truth.sample(50))
-    assert torch.equal(dataset.train.cond[:50], truth.draw(50).cond)
+    kept = truth.draw(50, SPLIT_SEED)
+    assert torch.equal(dataset.train.x0[:50], kept.x0)
+    assert torch.equal(dataset.train.cond[:50], kept.cond)
+    assert fs.metrics.nearest_ratio(truth.sample(500), dataset.test.x0[:500], dataset.train.x0) > 0.9
     with pytest.raises(UserError, match="data_size = 32: expected none"):
         dataset_of("exact:ring8", 32)
 

@@ -48,15 +48,16 @@ def draw_batch(run: Run, method: Method, arrays: datasets.Arrays, step: int, dev
     )
 
 
+def cut(batch: Batch, rows: slice, blocks: slice) -> Batch:
+    """Some rows of a batch, with the seeds of their blocks."""
+    kept: dict[str, Any] = {name: x[rows] for name, x in batch.times._asdict().items() if isinstance(x, Tensor)}
+    cond = datasets.each(lambda x: x[rows], batch.cond)
+    times = batch.times._replace(**kept)
+    return Batch(batch.rows[rows], batch.x0[rows], cond, batch.z[rows], times, batch.seeds[blocks])
+
+
 def parts(batch: Batch, number: int) -> list[Batch]:
     """The batch cut in equal runs of whole blocks."""
     rows, blocks = len(batch.rows) // number, len(batch.seeds) // number
-
-    def part(i: int) -> Batch:
-        own = slice(i * rows, (i + 1) * rows)
-        cut: dict[str, Any] = {name: x[own] for name, x in batch.times._asdict().items() if isinstance(x, Tensor)}
-        cond = datasets.each(lambda x: x[own], batch.cond)
-        seeds = batch.seeds[i * blocks : (i + 1) * blocks]
-        return Batch(batch.rows[own], batch.x0[own], cond, batch.z[own], batch.times._replace(**cut), seeds)
-
-    return [part(i) for i in range(number)]
+    runs = [(slice(i * rows, (i + 1) * rows), slice(i * blocks, (i + 1) * blocks)) for i in range(number)]
+    return [cut(batch, *run) for run in runs]

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,14 @@ def write(path: Path, groups: Groups, state: Mapping[str, Any]) -> None:
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StorageError(f"cannot write the checkpoint {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _telling(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{what}: {error.strerror or error}") from error
 
 
 def _free(path: Path) -> Path:
@@ -212,7 +221,8 @@ class RunFolder:
             for bad, fault in damaged:
                 log.warning("fewstep: %s: falling back to %s", fault, path.name)
                 if quarantine:
-                    bad.rename(_free(bad.with_name(f"{bad.name}.corrupt")))
+                    with _telling(f"cannot move {bad} aside"):
+                        bad.rename(_free(bad.with_name(f"{bad.name}.corrupt")))
             return found
         if damaged:
             raise StorageError(f"no valid checkpoint in {self.path}: {damaged[0][1]}")
@@ -221,4 +231,5 @@ class RunFolder:
     def prune(self, keep: int) -> None:
         """Removes all but the newest `keep` checkpoints."""
         for path in self.checkpoints()[keep:]:
-            shutil.rmtree(path)
+            with _telling(f"cannot remove {path}"):
+                shutil.rmtree(path)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fewstep.denoiser import Cond, Models
+from fewstep.denoiser import Cond, Models, mask_of
 from fewstep.distances import mse
 from fewstep.errors import UserError
 from fewstep.process import Process
@@ -72,6 +72,9 @@ class MinibatchOT:
             from scipy.optimize import linear_sum_assignment
         except ImportError:
             raise UserError("minibatch optimal transport needs SciPy: pip install 'fewstep[ot]'") from None
+        mask = mask_of(x0, cond)
+        if mask is not None and not bool((mask == mask[:1]).all()):
+            raise UserError("minibatch optimal transport deals noise out anew: expected the same mask in every row")
         gain = x0.flatten(1).double() @ z.flatten(1).double().T  # all that the sum of squares leaves to choose
         z = z[torch.as_tensor(linear_sum_assignment(gain.cpu().numpy(), maximize=True)[1], device=z.device)]
         return process.mix(x0, z, times.t), process.mix(x0, z, times.r)

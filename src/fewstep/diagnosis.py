@@ -28,13 +28,13 @@ def non_finite(state: State, rows: Tensor, times: Times, loss_b: Tensor, norm: f
     if not len(bad):
         where = first_bad(state)
         return NonFiniteError(
-            f"step {state.step}: the loss is finite, its gradient has norm {norm}, {where}; no weight was changed"
+            f"step {state.step}: the loss is finite, its gradient has norm {norm}, {where}; nothing was updated"
         )
     t, r = (x.cpu()[bad] for x in times[:2])
     return NonFiniteError(
         f"step {state.step}: the loss of {len(bad)} of {len(loss_b)} rows is not finite: t in [{t.min():.4g}, "
         f"{t.max():.4g}], r in [{r.min():.4g}, {r.max():.4g}], first sample {int(rows[bad[0]])} of the "
-        "training split; no weight was changed. A lower --lr is the usual remedy"
+        "training split; nothing was updated. A lower --lr is the usual remedy"
     )
 
 

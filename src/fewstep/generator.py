@@ -114,7 +114,7 @@ def find(path: str | Path) -> Checkpoint:
         shipped = Path(str(files("fewstep"))) / "assets" / str(path)
         if (shipped / "manifest.json").is_file():
             return read(shipped)
-        known = sorted(p.parent.name for p in shipped.parent.glob("*/manifest.json"))
+        known = sorted(p.parent.name for p in Path(str(files("fewstep"))).glob("assets/*/manifest.json"))
         raise UserError(
             f"no run folder {path}, and no shipped generator of that name (there is: {', '.join(known) or 'none'})"
         )

@@ -62,7 +62,8 @@ def rectified(k: int, beta: float) -> tuple[float, float]:
     With rho = rho_inf - 2 k b^k / (1 - b^k), rho_inf = 2 / (1 - b) - 1: where rho > 5 the step is
     sqrt((rho - 4)(rho - 2) rho_inf / ((rho_inf - 4)(rho_inf - 2) rho)) m_hat sqrt(1 - b^k) / (sqrt(v) + eps), and
     Adam adds its epsilon to sqrt(v / (1 - b^k)); before, it is m_hat alone: that of Adam with an epsilon beside
-    which v vanishes, times that epsilon. Source: RAdam, arXiv 1908.03265, algorithm 2; epsilon as in torch's.
+    which v vanishes, times that epsilon. Source: RAdam, arXiv 1908.03265, algorithm 2;
+    the bound 5 (there 4) and the epsilon as in torch's.
     """
     left = 1 - beta**k
     rho_inf = 2 / (1 - beta) - 1

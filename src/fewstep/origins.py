@@ -12,15 +12,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fewstep import data, exact
+from fewstep import data, exact, methods
 from fewstep.building import OWN, Facts, Network, build_student
 from fewstep.checkpoint import Checkpoint, fingerprint
 from fewstep.config import Run, run_from_json
-from fewstep.data import Dataset
+from fewstep.data import SPLIT_SEED, Dataset
 from fewstep.denoiser import Denoiser, across
 from fewstep.errors import StorageError, UserError, require
 from fewstep.generator import Generator, find, load, load_weights
 from fewstep.losses import Method
+from fewstep.process import Process
+from fewstep.randomness import normal
 
 Source = str | Path | Denoiser | Generator  # what init= and teacher= take
 INSIDE = "network."  # how a checkpoint begins the names of a network's weights
@@ -37,7 +39,10 @@ class Weights:
 
 def label(given: Source | None, stored: str | None) -> str | None:
     """What a run notes of its init or teacher: a path or name, "own" for an object."""
-    return stored if given is None else str(given) if isinstance(given, str | Path) else OWN
+    if given is not None and not isinstance(given, str | Path):
+        return OWN
+    source = stored if given is None else given
+    return source if source is None else str(Path(source).resolve() if Path(source).exists() else source)
 
 
 def labelled(run: Run, init: Source | None, teacher: Source | None, saved: Checkpoint | None) -> Run:
@@ -136,7 +141,8 @@ def _denoiser(source: Source, run: Run, facts: Facts, method: Method, network: N
     if isinstance(source, str) and kind == "exact":
         return exact.named(name, method.process), hashlib.sha256(source.encode()).hexdigest()
     if isinstance(source, str | Path) and Path(source).suffix == ".safetensors":
-        student = build_student(run, facts, method, copy.deepcopy(network))
+        diffusion = methods.diffusion(sigma_data=facts.sigma_data)  # whose preconditioning teachers have
+        student = build_student(run, facts, diffusion, copy.deepcopy(network))
         weights = weights_of("teacher", source)
         fit(weights, student.network)
         return student, weights.fingerprint
@@ -151,7 +157,20 @@ def _denoiser(source: Source, run: Run, facts: Facts, method: Method, network: N
         return module, fingerprint({"teacher": module.state_dict()})
     if not callable(source):
         raise UserError(f"teacher of type {type(source).__name__}: expected a run, a file or a denoiser")
-    return source, hashlib.sha256(type(source).__qualname__.encode()).hexdigest()
+    return source, answers(source, facts, getattr(source, "process", method.process))
+
+
+def answers(teacher: Denoiser, facts: Facts, process: Process) -> str:
+    """What tells a denoiser without weights from others: the SHA-256 of its answers to fixed noise.
+
+    With conditions that are no labels it is only its type's name.
+    """
+    if facts.cond not in (None, data.LABELS):
+        return hashlib.sha256(type(teacher).__qualname__.encode()).hexdigest()
+    z, level = normal(0, "teacher", 0, 8, facts.shape, 8), torch.logspace(-2, 1, 8, dtype=torch.float64)
+    cond = torch.arange(8) % facts.classes if facts.classes else None
+    with torch.no_grad():
+        return fingerprint({"teacher": {"answers": teacher(z, process.time_at(level), cond)}})
 
 
 def same_data(teacher: Facts, student: Facts) -> None:
@@ -173,6 +192,6 @@ def dataset_of(name: str, size: int | None = None) -> Dataset:
         return data.load(name, size)
     require(size is None, "data_size", size, "none, since a closed form has its shape")
     truth = exact.named(law)
-    drawn = truth.draw(24_000)
+    drawn = truth.draw(24_000, SPLIT_SEED)  # not the draw that `sample` gives by default
     train, validation, test = (drawn.rows(index) for index in torch.arange(24_000).split([20_000, 2000, 2000]))
     return Dataset(name, train, validation, test, truth.classes)

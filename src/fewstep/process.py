@@ -148,10 +148,20 @@ def discrete(
     Give one of `betas` and `alphas_cumprod`, `[T]`. Between the steps alpha^2 is linear. Time t here is
     diffusers' timestep t - 1. Source: DDPM, arXiv 2006.11239, eq. 4.
     """
-    require((betas is None) != (alphas_cumprod is None), "betas", betas, "either betas or alphas_cumprod")
+    require(
+        (betas is None) != (alphas_cumprod is None),
+        "betas",
+        None if betas is None else "given",
+        "either betas or alphas_cumprod",
+    )
     given = torch.as_tensor(betas if betas is not None else alphas_cumprod, dtype=torch.float64)
     power = (1 - given).cumprod(0) if betas is not None else given
     before = torch.cat([torch.ones(1, dtype=torch.float64), power])
     falls = power.ndim == 1 and len(power) > 0 and bool((power >= 0).all() and (before[1:] < before[:-1]).all())
-    require(falls, "betas" if betas is not None else "alphas_cumprod", given, "a table whose products fall from 1 to 0")
+    require(
+        falls,
+        "betas" if betas is not None else "alphas_cumprod",
+        tuple(given.shape),
+        "a table whose products fall from 1 to 0",
+    )
     return Process(Table(tuple(power.tolist())), t_min=0.0, t_max=float(len(power)))

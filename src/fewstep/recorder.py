@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +26,8 @@ from fewstep.state import State
 log = logging.getLogger("fewstep")
 
 KEEP = 2  # checkpoints that stay in a run folder
-# On resume, since no weight depends on them; a teacher that moved is known by its weights.
-MAY_CHANGE = {"checkpoint_every", "picture_every", "snapshot_every", "teacher"}
+# On resume, since no weight depends on them; data and a teacher that moved are known by their fingerprints.
+MAY_CHANGE = {"checkpoint_every", "data", "log_every", "picture_every", "snapshot_every", "teacher"}
 
 
 def differences(run: dict[str, Any], before: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -61,10 +61,15 @@ def resumable(out: Path, resume: bool) -> Checkpoint | None:
     return saved
 
 
-def check_same(saved: Checkpoint, run: Run, facts: Facts) -> Facts:
-    """Refuses to go on from a checkpoint with other settings, data or another teacher; returns its facts."""
+def check_same(saved: Checkpoint, run: Run, facts: Facts, settled: Callable[[Run], Run]) -> Facts:
+    """Refuses to go on from a checkpoint with other settings, data or another teacher; returns its facts.
+
+    settled: writes out the options of a run, so that those an older version did not know have their defaults.
+    """
     out = saved.path.parent.parent
-    before = run_from_json(saved.state["run"])  # fills in what older versions did not know
+    before = run_from_json(saved.state["run"])  # fills in the fields that older versions did not know
+    if (before.method, before.network) == (run.method, run.network):
+        before = settled(before)
     for name, value, old in differences(run.to_json(), before.to_json()):
         raise UserError(
             f"{name} = {value!r}, but the run in {out} was started with {old!r}: "
@@ -101,10 +106,10 @@ class Recorder:
         if step % self.run.log_every == 0 or last:
             with storage(self.folder.path), self.folder.metrics.open("ab") as file:
                 file.write(json.dumps(row).encode() + b"\n")
+        if self.run.snapshot_every and (last or step % self.run.snapshot_every == 0):
+            self.snapshot()  # before the checkpoint, after which a resumed run would not make it again
         if last or step % self.run.checkpoint_every == 0:
             self.save()
-        if self.run.snapshot_every and (last or step % self.run.snapshot_every == 0):
-            self.snapshot()
         if last or (self.run.picture_every and step % self.run.picture_every == 0):
             self.draw()
 

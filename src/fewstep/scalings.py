@@ -153,5 +153,6 @@ class Flow:
 
     def __call__(self, process: Process, t: Tensor) -> Coefficients:
         alpha, sigma, schedule = process.alpha(t), process.sigma(t), process.schedule
-        turn = alpha * schedule.sigma_rate(t) - schedule.alpha_rate(t) * sigma
-        return _plain(schedule.sigma_rate(t) / turn, -sigma / turn, t)
+        slow = sigma / schedule.sigma_rate(t)  # 0 where the rate is infinite: a table's data end
+        turn = alpha - schedule.alpha_rate(t) * slow
+        return _plain(1 / turn, -slow / turn, t)

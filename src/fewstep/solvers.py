@@ -1,7 +1,7 @@
 """One move of a solver for the probability-flow ODE: pure functions `(process, denoiser, x, t, s, cond) -> x_s`.
 
 t and s are floats or `[B]`, t >= s; rows with t = s stay where they are. `euler` and `heun` step in t,
-`ddim` in the process's own coordinates (the same on edm).
+`ddim` in the process's own coordinates (the same on edm and linear).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -149,20 +149,22 @@ class Along:
     concern no row cost nothing.
     """
 
-    solver: Solver
+    solver: Callable[..., Tensor]
     grid: tuple[float, ...]
 
-    def __call__(self, process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond: Cond = None) -> Tensor:
+    def __call__(
+        self, process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond: Cond = None, **options: Any
+    ) -> Tensor:
         here, end = per_row(t, x), per_row(s, x)
         for stop in (*self.grid, 0.0):
             there = torch.maximum(here.clamp(max=stop), end)
             if bool((there < here).any()):
-                x = self.solver(process, denoiser, x, here, there, cond)
+                x = self.solver(process, denoiser, x, here, there, cond, **options)
             here = there
         return x
 
 
-def along(solver: Solver, grid: Sequence[float] | Tensor) -> Along:
+def along(solver: Callable[..., Tensor], grid: Sequence[float] | Tensor) -> Along:
     """The solver along a grid of decreasing times, with as many moves as a row meets grid points."""
     times = tuple(float(t) for t in grid)
     require(all(a > b for a, b in pairwise(times)), "grid", times, "decreasing times")

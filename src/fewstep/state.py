@@ -102,6 +102,8 @@ def new_state(
     if method.ema_rate is not None:
         names.append("target")
     averages = {name: ema.average_of(student) for name in names}
+    if "target" in averages:
+        averages["target"].train()  # the loss runs it under the student's dropout
     state = State(trained, averages, optimizers.build(run, trained.parameters()))
     state.teacher = teacher.denoiser if teacher else None
     state.scale = LossScale() if run.precision == "fp16" else state.scale

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from fewstep import checkpoint, diagnosis, methods, networks, optimizers, origins, pictures, sampling, schedules
 from fewstep import data as datasets
-from fewstep.batches import Batch, draw_batch, parts
+from fewstep.batches import Batch, cut, draw_batch, parts
 from fewstep.building import OWN, Facts, Network, OwnMethod, build_method, chosen
 from fewstep.config import Run, changed, checked_options
 from fewstep.denoiser import passes_in
@@ -29,7 +29,6 @@ from fewstep.origins import Source
 from fewstep.precision import PASSES
 from fewstep.recorder import Recorder, check_same, resumable, stop_requests
 from fewstep.state import State, new_state, update_averages
-from fewstep.times import Times
 
 
 def gradients(run: Run, method: Method, state: State, batch: Batch) -> Tensor:
@@ -134,7 +133,7 @@ def train(
     start = None if saved else origins.initial(run, init)
     guide = origins.teacher_of(teacher, run, facts, made, network, place)
     facts = replace(facts, init=start.fingerprint if start else "", teacher=guide.fingerprint if guide else "")
-    facts = check_same(saved, run, facts) if saved else facts
+    facts = check_same(saved, run, facts, lambda old: settled(old, method, network)) if saved else facts
     threads = torch.get_num_threads()
     torch.set_num_threads(run.threads)
     try:
@@ -154,12 +153,12 @@ def train(
 def try_out(run: Run, method: Method, state: State, arrays: datasets.Arrays, device: torch.device) -> None:
     """One loss and gradient before anything is written, so that a network that does not fit is told at once."""
     batch = draw_batch(run, method, arrays, 0, device)
-    cond = datasets.each(lambda part: part[:2], batch.cond)
-    t, r, a, w = (part[:2] for part in batch.times[:4])
-    times = Times(t, r, a, w, None, batch.times.progress)
+    if method.target is None and not torch.equal(batch.times.r, batch.times.a):
+        raise UserError(f"target = None: expected a target, since {type(method.times).__name__} gives r > a")
+    two = cut(batch, slice(0, 2), slice(0, 1))
     try:
         with passes_in(PASSES[run.precision]):
-            loss = method.loss(state.models(), batch.x0[:2], batch.z[:2], times, cond, batch.seeds[:1])
+            loss = method.loss(state.models(), two.x0, two.z, two.times, two.cond, two.seeds)
         loss.mean().backward()
     except FewstepError:
         raise

@@ -43,27 +43,22 @@ class Edm:
         require(0 < self.sigma_data < math.inf, "sigma_data", self.sigma_data, "above 0")
 
     def __call__(self, process: Process, times: Times) -> Tensor:
-        variance = (process.sigma(times.t) / process.alpha(times.t)).square()
-        return (variance + self.sigma_data**2) / (variance * self.sigma_data**2)
-
-
-def _snr(process: Process, times: Times) -> Tensor:
-    return process.level(times.t) ** -2
+        return snr(process, times) + self.sigma_data**-2  # finite where alpha = 0
 
 
 def snr(process: Process, times: Times) -> Tensor:
     """SNR = alpha^2 / sigma^2: squared errors of x0 count as errors of the noise."""
-    return _snr(process, times)
+    return process.level(times.t) ** -2
 
 
 def snr_plus_one(process: Process, times: Times) -> Tensor:
     """SNR + 1: squared errors of x0 count as errors of v (arXiv 2202.00512, section 4)."""
-    return _snr(process, times) + 1
+    return snr(process, times) + 1
 
 
 def truncated_snr(process: Process, times: Times) -> Tensor:
     """max(SNR, 1) (arXiv 2202.00512, section 4)."""
-    return _snr(process, times).clamp_min(1)
+    return snr(process, times).clamp_min(1)
 
 
 def named(name: str, sigma_data: float) -> Weight:

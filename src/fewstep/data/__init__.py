@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fewstep.data.builtin import digits, grid25, ring8, spiral
 from fewstep.data.conditions import LABELS, NO_LABEL, Kind, dropped, examples, fit, kind_of
-from fewstep.data.core import Arrays, Dataset, Units, check_finite, each, is_integral, leaves
+from fewstep.data.core import SPLIT_SEED, Arrays, Dataset, Units, check_finite, each, is_integral, leaves
 from fewstep.data.files import from_path, read, read_condition
 from fewstep.data.fonts import glyphs, glyphs64
 from fewstep.data.tensors import OWN_DATA, from_tensors
@@ -18,6 +18,7 @@ __all__ = [
     "LABELS",
     "NO_LABEL",
     "OWN_DATA",
+    "SPLIT_SEED",
     "Arrays",
     "Dataset",
     "Kind",

@@ -20,7 +20,7 @@ from fewstep.metrics.features import classifier
 from fewstep.metrics.menu import STATISTICS, Reference, Statistic, frechet_to
 from fewstep.metrics.protocol import Estimate, Result, estimate, jackknifed
 from fewstep.metrics.statistics import Statistics
-from fewstep.randomness import shuffled
+from fewstep.randomness import block_seed, shuffled
 
 PIXEL = "pixel"  # the data's own values, where no extractor looks at them
 _GROUPS = 10  # of the jackknife
@@ -174,15 +174,16 @@ def evaluate(
         "error": "standard error of the mean over draws, given the reference",
         "interval": "nominal 95 %, Student's t widened by Hall's",
     }
-    cond = dataset.train.rows(shuffled(seed, "eval", 0, n, len(dataset.train.x0))).cond
+    drawn = seed if split == "test" else block_seed(seed, "eval validation", 0)  # what is chosen is scored anew
+    cond = dataset.train.rows(shuffled(drawn, "eval", 0, n, len(dataset.train.x0))).cond
     warm = min(size, _WARM)
     few = each(lambda rows: rows[:warm], cond)
     for count in steps:  # warms up, and refuses what cannot be sampled before anything takes long
-        generator.sample(warm, steps=count, seed=seed, cond=few)
+        generator.sample(warm, steps=count, seed=drawn, cond=few)
     meters, spaces = meters_of(dataset, held_out, size, metrics=metrics, extractor=extractor, reference=reference)
     results, speeds = [], []
     for count in steps:
-        x, speed = _sampled(generator, count, n, seed, cond)
+        x, speed = _sampled(generator, count, n, drawn, cond)
         speeds.append({"steps": count, "samples_per_second": speed})
         draws = masked(dataset.units.to_model(x), cond).split(size)[: n // size]
         results += _scored(meters, spaces, draws, count, protocol)

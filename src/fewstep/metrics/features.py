@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,16 +68,19 @@ def _network(dataset: Dataset) -> nn.Sequential:
 
 def _fit(network: nn.Sequential, dataset: Dataset) -> None:
     """Full-batch Adam on one thread: nothing random, and the same bits on machines with more cores."""
-    x, labels = dataset.train.x0.flatten(1), dataset.train.cond
+    x, cond = dataset.train.x0.flatten(1), dataset.train.cond
+    labels = cond["label"] if isinstance(cond, Mapping) else cond
     assert labels is not None
     optimizer = torch.optim.Adam(network.parameters(), lr=_RATE, weight_decay=_DECAY)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for _ in range(_STEPS):
-        optimizer.zero_grad()
-        cross_entropy(network(x), labels).backward()
-        optimizer.step()
-    torch.set_num_threads(threads)
+    try:
+        for _ in range(_STEPS):
+            optimizer.zero_grad()
+            cross_entropy(network(x), labels).backward()
+            optimizer.step()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _cache_file(dataset: Dataset) -> Path:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewstep.networks.embedding import Frequencies
+
 
 def unit(x: Tensor, dim: Sequence[int], eps: float = 1e-4) -> Tensor:
     """x / (rms of x over `dim` + eps), the rms in float32 at least."""
@@ -33,7 +35,7 @@ def mp_cat(a: Tensor, b: Tensor, t: float) -> Tensor:
     return torch.cat([a * (scale * (1 - t) / math.sqrt(n)), b * (scale * t / math.sqrt(m))], 1)
 
 
-class Fourier(nn.Module):
+class Fourier(Frequencies):
     """sqrt(2) cos(2 pi f x + phase) with fixed f ~ N(0, 1) and uniform phases, `[B] -> [B, channels]` (eq. 75)."""
 
     freqs: Tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +21,24 @@ def labels_fit(classes: int, cond: Tensor | None) -> None:
 
 
 def one_hot(cond: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """Rows `[B, classes]` with a 1 at each label; label -1 takes the last row of the table, which is 0."""
-    return torch.eye(classes + 1, classes, dtype=dtype, device=cond.device)[cond]
+    """Rows `[B, classes]` with a 1 at each label; rows of 0 for label -1. Raises IndexError above the classes."""
+    return torch.eye(classes, dtype=dtype, device=cond.device)[cond.clamp_min(0)] * (cond >= 0)[:, None]
 
 
-class NoiseFeatures(nn.Module):
+class Frequencies(nn.Module):
+    """Its buffers stay in float32 at least: a rounded frequency is another function of the label."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        kept = dict(self._buffers)
+        nn.Module._apply(self, fn, recurse)  # type: ignore[no-untyped-call, unused-ignore]
+        for name, before in kept.items():
+            now = self._buffers[name]
+            if before is not None and now is not None and now.dtype.itemsize < 4:
+                self._buffers[name] = before.to(now.device)
+        return self
+
+
+class NoiseFeatures(Frequencies):
     """cos and sin of the noise label at geometrically spaced frequencies, `[B] -> [B, 2 n]`."""
 
     frequencies: Tensor
@@ -55,7 +69,7 @@ class Positional(nn.Module):
         return torch.cat([angle.cos(), angle.sin()], 1)
 
 
-class Fourier(nn.Module):
+class Fourier(Frequencies):
     """cos and sin of 2 pi f label, f drawn once from N(0, 16^2): `[B] -> [B, n]`, in the label's dtype."""
 
     freqs: Tensor
@@ -63,13 +77,6 @@ class Fourier(nn.Module):
     def __init__(self, n: int) -> None:
         super().__init__()
         self.register_buffer("freqs", nn.init.normal_(torch.empty(n // 2), std=16))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Fourier:
-        kept = self.freqs
-        nn.Module._apply(self, fn, recurse)
-        if self.freqs.dtype.itemsize < 4:  # a rounded frequency is another function of the label
-            self.freqs = kept.to(self.freqs.device)
-        return self
 
     def forward(self, label: Tensor) -> Tensor:
         angle = label[:, None] * (2 * math.pi * self.freqs).to(label.dtype)

@@ -14,7 +14,7 @@ from torch.nn.functional import silu
 from fewstep.errors import UserError, require
 from fewstep.networks.attention import LayerNorm
 from fewstep.networks.dropout import Masks, drop, masks_for
-from fewstep.networks.embedding import NoiseFeatures
+from fewstep.networks.embedding import NoiseFeatures, labels_fit
 
 
 class Block(nn.Module):
@@ -87,9 +87,7 @@ class ResidualMLP(nn.Module):
     def embed(self, noise_label: Tensor, cond: Any) -> Tensor:
         emb = self.time(self.noise(noise_label).to(self.time.weight.dtype))
         label, features = parts(cond)
-        if (self.label is None) != (label is None):
-            need = "takes no labels" if self.label is None else f"needs labels, integers 0..{self.classes - 1}"
-            raise UserError(f"this network {need}: got cond={'None' if cond is None else 'labels'}")
+        labels_fit(self.classes, label)
         if (self.given is None) != (features is None):
             need = "takes no features" if self.given is None else f"needs {self.given.in_features} features a sample"
             raise UserError(f"this network {need}: got {'none' if features is None else 'some'}")
