@@ -80,7 +80,7 @@ BAD = {
     "infinite": (torch.tensor([[0.0], [float("inf")], [1.0]]), "sample 1"),
     "unknown key": ({"x": torch.zeros(3, 2)}, "did you mean"),
     "no x0": ({"cond": torch.zeros(3)}, "x0"),
-    "text": ("digits", "expected a tensor or array of numbers"),
+    "text": ("digits", "a path goes into the run"),
     "complex": (torch.zeros(3, 2, dtype=torch.complex64), "expected real numbers"),
     "huge": (torch.tensor([[0.0], [1e300]], dtype=torch.float64), "choose other units"),
     "labels beyond": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.tensor([0, 10**12])}, "number the classes"),

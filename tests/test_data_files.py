@@ -20,6 +20,7 @@ import fewstep as fs
 from fewstep import data
 from fewstep.cli import main
 from fewstep.data import images
+from fewstep.data.core import shuffle
 from fewstep.errors import UserError
 
 RANDOM = np.random.default_rng(0)
@@ -305,7 +306,7 @@ def test_damage_and_misfits_are_named_in_one_line(tmp_path):
     whole = png(Image.fromarray(RANDOM.integers(0, 256, (64, 64), dtype=np.uint8)))
     cases = {
         "cut": ({"a.png": whole, "b.png": whole[: len(whole) // 2]}, r"b\.png: .*remove or repair it"),
-        "text": ({"a.jpg": b"hello"}, r"a\.jpg: cannot identify"),
+        "text": ({"a.jpg": b"hello"}, r"a\.jpg: is no picture"),
         "sizes": (
             {"a.png": whole, "b.png": png(Image.new("L", (3, 5)))},
             r"b\.png is 3x5, .*a\.png is 64x64: --data-size",
@@ -333,10 +334,59 @@ def test_damage_and_misfits_are_named_in_one_line(tmp_path):
         "text.npy": "cannot read .*text.npy: an array of <U1, expected numbers",
         "two.npz": "holds a, b: expected samples under x0",
         "gone.npy": "was it moved",
-        "x.npy": r"data_size = 4: expected none, since .* holds no pictures",
+        "x.npy": r"data_size = 4: expected none: only pictures are resized",
     }.items():
         with pytest.raises(UserError, match=told):
             data.load(str(tmp_path / name), 4 if name == "x.npy" else None)
     (tmp_path / "x.csv").write_text("1,2")
     with pytest.raises(UserError, match=r"x\.csv: expected a folder, \.zip, \.npy"):
         fs.train(fs.recipes.toy(data=str(tmp_path / "x.csv")))
+
+
+def test_arrays_under_unknown_names_and_doubled_roles_are_refused(tmp_path):
+    x = np.arange(40.0).reshape(20, 2)
+    cases = {
+        "unknown array of .*'lables': did you mean 'labels'": {"x": x, "lables": np.arange(20) % 3},
+        "label and labels, which mean the same": {"x": x, "label": np.arange(20) % 3, "labels": np.arange(20) % 2},
+        "x0 and x, which mean the same": {"x0": x, "x": x},
+        "labels holds numbers that are not whole": {"x": x, "labels": np.linspace(0, 1, 20)},
+    }
+    for told, arrays in cases.items():
+        np.savez(tmp_path / "d.npz", **arrays)
+        with pytest.raises(UserError, match=told):
+            data.read(str(tmp_path / "d.npz"))
+
+
+def test_whole_floats_and_booleans_are_labels(tmp_path):
+    x = np.arange(40.0).reshape(20, 2)
+    for labels in (np.arange(20) % 3 * 1.0, np.arange(20) % 2 == 0):
+        np.savez(tmp_path / "d.npz", x=x, labels=labels)
+        found = data.load(str(tmp_path / "d.npz"))
+        assert found.classes == int(labels.max()) + 1
+
+
+def test_what_is_held_out_does_not_move_the_scale(tmp_path):
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    np.save(tmp_path / "a.npy", x)
+    first = data.load(str(tmp_path / "a.npy"))
+    held = np.setdiff1d(np.arange(200), shuffle("own data", 200)[40:].numpy())
+    x[held] += 100
+    np.save(tmp_path / "a.npy", x)
+    again = data.load(str(tmp_path / "a.npy"))
+    assert again.fingerprint() == first.fingerprint()
+    assert again.units == first.units
+    assert again.test.x0.mean() > 10
+
+
+def test_labels_that_never_occur_are_told(tmp_path, caplog):
+    np.savez(tmp_path / "d.npz", x=np.arange(40.0).reshape(20, 2), labels=1 + np.arange(20) % 3)
+    data.load(str(tmp_path / "d.npz"))
+    assert "labels go to 3, but 0 never occur" in caplog.text
+
+
+def test_a_training_file_is_a_condition_to_sample_with(tmp_path):
+    features, mask = np.ones((5, 3), np.float32), np.ones((5, 2), bool)
+    np.savez(tmp_path / "f.npz", x=np.zeros((5, 2)), features=features)
+    assert np.array_equal(data.read_condition(tmp_path / "f.npz"), features)
+    np.savez(tmp_path / "m.npz", x=np.zeros((5, 2)), y=np.arange(5), mask=mask)
+    assert data.read_condition(tmp_path / "m.npz").keys() == {"label", "mask"}

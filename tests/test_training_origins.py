@@ -93,7 +93,7 @@ def test_what_a_run_started_from_is_kept_told_and_not_needed_again(source, tmp_p
     whole = fs.train(run, out=tmp_path / "r", device="cpu")
     shown = capsys.readouterr().err
     assert (
-        f"init: {len(made.denoiser.state_dict())} tensors the average of {tmp_path / 'source'}, diffusion at step 6"
+        f"init: {len(made.denoiser.state_dict())} tensors of the average of {tmp_path / 'source'}, diffusion at step 6"
         in shown
     )
     assert whole.facts.init == fingerprint({"network": made.denoiser.network.state_dict()})
@@ -165,7 +165,12 @@ def facts_of(made, **changes):
 
 def test_a_teachers_weights_have_no_gradient_and_no_dropout(source):
     made = source[1]
-    mine = nn.Linear(2, 2).train()
+
+    class Mine(nn.Linear):
+        def forward(self, x_t, t, cond=None):
+            return super().forward(x_t)
+
+    mine = Mine(2, 2).train()
     for given in (made, source[0], mine):
         found = teacher_of(given, tiny_run(), made.facts, taught(), None, torch.device("cpu")).denoiser
         assert not found.training
@@ -192,19 +197,20 @@ def test_a_teacher_that_is_missing_not_needed_or_of_other_data_is_told(source, t
         train(tiny_run(teacher="own"), method=taught)
 
 
-def test_a_teacher_from_a_file_of_weights_is_the_runs_own_network(source, tmp_path):
+def test_a_teacher_from_a_file_of_weights_is_the_runs_own_network_as_a_diffusion_model(source, tmp_path):
+    """Under the student's preconditioning, whose boundary is at t_min, it would be another denoiser."""
     save_file(source[1].denoiser.network.state_dict(), tmp_path / "w.safetensors")
     run = training.settled(tiny_run())
     found = teacher_of(
         tmp_path / "w.safetensors",
         run,
         source[1].facts,
-        taught(sigma_data=source[1].facts.sigma_data),
+        fs.methods.cd(sigma_data=source[1].facts.sigma_data),
         None,
         torch.device("cpu"),
     )
     x = torch.linspace(-1, 1, 8).reshape(4, 2)
-    assert torch.equal(found.denoiser(x, 0.7), source[1].denoiser(x, 0.7))
+    assert torch.equal(found.denoiser(x, 0.004), source[1].denoiser(x, 0.004))
 
 
 def test_an_exact_teacher_is_found_by_name():
@@ -315,3 +321,30 @@ def test_a_method_object_is_used_as_it_is_and_asked_for_again(tmp_path):
         fs.load(tmp_path)
     assert torch.equal(fs.load(tmp_path, method=method, device="cpu").sample(3), made.sample(3))
     assert Models(student=made.denoiser).teacher is None
+
+
+def test_a_teacher_must_denoise_and_fit_the_data(tmp_path):
+    jumper = train(tiny_run(method="ect"), out=tmp_path / "jumper")
+    cases = {
+        "trained by 'ect' to jump, not to denoise": jumper,
+        r"fails on data of shape \(2,\) with 0 classes": nn.Linear(2, 2),
+        "answer of shape = .*that of x_t": lambda x, t, cond=None: x[:1],
+        "teacher exact:digits-mixture fails on data of shape": "exact:digits-mixture",
+    }
+    for told, teacher in cases.items():
+        with pytest.raises(UserError, match=told):
+            train(tiny_run(), method=taught, teacher=teacher)
+    with pytest.raises(UserError, match="expected data in the law's own units"):
+        fs.train(tiny_run(), 100 + 5 * torch.rand(50, 2), method=taught, teacher="exact:ring8", progress=False)
+
+
+def test_teachers_without_weights_are_told_apart_by_their_answers(tmp_path):
+    def scaled(factor: float):
+        return lambda x, t, cond=None: factor * x
+
+    run = tiny_run()
+    train(run, method=taught, teacher=scaled(0.1), out=tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "step-6")
+    with pytest.raises(UserError, match="the teacher is not the one"):
+        train(run, method=taught, teacher=scaled(0.9), out=tmp_path, resume=True)
+    assert train(run, method=taught, teacher=scaled(0.1), out=tmp_path, resume=True).step == 6

@@ -57,12 +57,25 @@ class Facts:
 
 def chosen(kind: str, module: ModuleType, name: str, own: Any) -> Callable[..., Any]:
     """What makes the run's method or network: `own` where it was given, else ours of that name."""
-    if own is not None and not hasattr(own, "__qualname__"):
+    if isinstance(own, str):
+        raise UserError(f"{kind} = {own!r}: a name goes into the run, as in fs.recipes.toy({kind}={own!r})")
+    if own is not None and not callable(own):
         raise UserError(f"{kind} = {own!r}: expected a {kind}, or a function or class that makes one")
     if own is None and (name == OWN or ":" in name):
         typed = "" if name == OWN else f" (on the command line: --{kind} {name})"
         raise UserError(f"this run has a {kind} of your own, {name!r}: pass it as {kind}={typed}")
     return own or choose(kind, module, name)
+
+
+def made(kind: str, name: str, function: Callable[..., Any], called: str, *args: Any, **options: Any) -> Any:
+    """What the function makes; its failures, which may be the user's, in one line."""
+    try:
+        return function(*args, **options)
+    except UserError:
+        raise
+    except Exception as error:
+        told = str(error).partition("\n")[0]
+        raise UserError(f"{kind} {name!r} fails: {type(error).__name__}: {told}; expected {called}") from error
 
 
 def build_method(run: Run, facts: Facts, own: OwnMethod | None = None) -> Method:
@@ -76,7 +89,7 @@ def build_method(run: Run, facts: Facts, own: OwnMethod | None = None) -> Method
     options = checked_options("method", function, run.method_options)
     if "sigma_data" in inspect.signature(function).parameters:
         options["sigma_data"] = facts.sigma_data
-    method = function(**options)
+    method = made("method", run.method, function, "function(**options) -> fewstep.Method", **options)
     if not isinstance(method, Method):
         raise UserError(f"method {run.method!r} gave {type(method).__name__}: expected a fewstep.Method")
     return method
@@ -91,7 +104,11 @@ def condition_sizes(run: Run, facts: Facts, function: Callable[..., Any]) -> dic
     for key, kind in kinds.items():
         fine = key in ("label", "mask") or (key == "features" and isinstance(kind, list) and kind[0] == "float32")
         if not takes or not fine:
-            told = "labels, float features, and dicts of label, features and mask" if takes else "labels"
+            told = (
+                "labels, float features, and dicts of label, features and mask"
+                if takes
+                else "labels alone (mlp takes features and masks too)"
+            )
             raise UserError(
                 f"the network {run.network!r} takes {told}, but the data's condition has {key} = {kind}: give a "
                 "network of your own"
@@ -110,7 +127,8 @@ def build_student(run: Run, facts: Facts, method: Method, network: Network | Non
         options = checked_options("network", function, run.network_options)
         sizes = condition_sizes(run, facts, function)
         with forked(run.seed, "init"):
-            network = function(facts.shape, facts.classes, **sizes, **options)
+            called = "function(shape, classes, **options) -> torch.nn.Module"
+            network = made("network", run.network, function, called, facts.shape, facts.classes, **sizes, **options)
         if not isinstance(network, nn.Module):
             raise UserError(f"network {run.network!r} gave {type(network).__name__}: expected a torch.nn.Module")
     return Preconditioned(network, method.scaling, method.process)

@@ -31,10 +31,11 @@ def non_finite(state: State, rows: Tensor, times: Times, loss_b: Tensor, norm: f
             f"step {state.step}: the loss is finite, its gradient has norm {norm}, {where}; nothing was updated"
         )
     t, r = (x.cpu()[bad] for x in times[:2])
+    hint = "r = t leaves no gap: lower ratio_max" if bool((t == r).any()) else "A lower --lr is the usual remedy"
     return NonFiniteError(
         f"step {state.step}: the loss of {len(bad)} of {len(loss_b)} rows is not finite: t in [{t.min():.4g}, "
         f"{t.max():.4g}], r in [{r.min():.4g}, {r.max():.4g}], first sample {int(rows[bad[0]])} of the "
-        "training split; nothing was updated. A lower --lr is the usual remedy"
+        f"training split; nothing was updated. {hint}"
     )
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fewstep.config import Run
+from fewstep.errors import require
 
 _EPS = 1e-8
 _HUGE = 2.0**66  # beside which any second moment vanishes, in float64 too
@@ -49,6 +50,8 @@ def build(run: Run, parameters: Iterable[nn.Parameter]) -> Optimizer:
     RAdam is Adam under `rectified` steps: torch's own has no fused kernel, and those are 5 to 10 times faster
     than loops on a CPU, where small steps feel it.
     """
+    parameters = list(parameters)
+    require(len(parameters) > 0, "network", "without weights", "something to train")
     common: dict[str, Any] = {"lr": run.lr, "betas": run.betas, "weight_decay": run.weight_decay}
     if run.optimizer == "lion":
         return Lion(parameters, **common)

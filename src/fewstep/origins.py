@@ -77,7 +77,7 @@ def weights_of(kind: str, given: Source) -> Weights:
             raise UserError(f"{kind} = {given}: it has no average 'ema' of the weights")
         run = run_from_json(saved.state["run"])
         sigma_data = Facts.from_json(saved.state["facts"]).sigma_data
-        about = f"the average of {given}, {run.method} at step {saved.state['step']}, sigma_data {sigma_data:g}"
+        about = f"of the average of {given}, {run.method} at step {saved.state['step']}, sigma_data {sigma_data:g}"
         tensors = saved.groups["ema"]
     if all(name.startswith(INSIDE) for name in tensors):
         tensors = {name.removeprefix(INSIDE): tensor for name, tensor in tensors.items()}
@@ -129,8 +129,9 @@ def teacher_of(
     if source == OWN:
         raise UserError("this run's teacher was given as an object: pass it as teacher=")
     found, digest = _denoiser(source, run, facts, method, network)
-    if isinstance(found, nn.Module):
-        found = found.requires_grad_(False).eval().to(device)
+    found = found.requires_grad_(False).eval() if isinstance(found, nn.Module) else found
+    probe(label(given, run.teacher), found, facts, getattr(found, "process", method.process))
+    found = found.to(device) if isinstance(found, nn.Module) else found
     found = across(found, getattr(found, "process", method.process), method.process)
     return Teacher(found, digest, f"teacher: {label(given, run.teacher)} ({digest[:16]})")
 
@@ -139,6 +140,13 @@ def _denoiser(source: Source, run: Run, facts: Facts, method: Method, network: N
     """A denoiser and its fingerprint: of its weights, or for a closed form of its name."""
     kind, _, name = str(source).partition(":")
     if isinstance(source, str) and kind == "exact":
+        plain = facts.units.shift == 0 and facts.units.scale == 1
+        require(
+            plain,
+            f"teacher {source}: units",
+            tuple(facts.units),
+            "data in the law's own units, such as --data " + source,
+        )
         return exact.named(name, method.process), hashlib.sha256(source.encode()).hexdigest()
     if isinstance(source, str | Path) and Path(source).suffix == ".safetensors":
         diffusion = methods.diffusion(sigma_data=facts.sigma_data)  # whose preconditioning teachers have
@@ -151,6 +159,11 @@ def _denoiser(source: Source, run: Run, facts: Facts, method: Method, network: N
         source = load(source, device="cpu")
     if isinstance(source, Generator):
         same_data(source.facts, facts)
+        if source.method.target is not None or "teacher" in source.method.needs:
+            raise UserError(
+                f"the teacher was trained by {source.run.method!r} to jump, not to denoise: expected a diffusion model "
+                "(--method diffusion) or exact:NAME"
+            )
         source = source.denoiser
     if isinstance(source, nn.Module):
         module = copy.deepcopy(source) if given else source
@@ -158,6 +171,23 @@ def _denoiser(source: Source, run: Run, facts: Facts, method: Method, network: N
     if not callable(source):
         raise UserError(f"teacher of type {type(source).__name__}: expected a run, a file or a denoiser")
     return source, answers(source, facts, getattr(source, "process", method.process))
+
+
+def probe(name: str | None, teacher: Denoiser, facts: Facts, process: Process) -> None:
+    """Asks the teacher once. Raises UserError where it does not answer x0_hat for this data."""
+    if facts.cond not in (None, data.LABELS):
+        return
+    x, cond = torch.zeros(2, *facts.shape), torch.zeros(2, dtype=torch.long) if facts.classes else None
+    try:
+        with torch.no_grad():
+            shape = tuple(teacher(x, process.time_at(torch.ones(2, dtype=torch.float64)), cond).shape)
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        told = str(error).partition("\n")[0]
+        raise UserError(
+            f"teacher {name} fails on data of shape {facts.shape} with {facts.classes} classes: {told}; expected "
+            "teacher(x_t [B, ...], t [B], cond) -> a tensor like x_t"
+        ) from error
+    require(shape == tuple(x.shape), f"teacher {name}: answer of shape", shape, f"{tuple(x.shape)}, that of x_t")
 
 
 def answers(teacher: Denoiser, facts: Facts, process: Process) -> str:

@@ -114,6 +114,7 @@ class Process:
 
 def edm(*, t_min: float = 0.002, t_max: float = 80.0) -> Process:
     """x_t = x0 + t z: times are noise levels in units of the data (EDM, arXiv 2206.00364; also called VE)."""
+    require(0 <= t_min < t_max < math.inf, "t_min", t_min, f"in 0 .. t_max={t_max}")
     return Process(Edm(), t_min=t_min, t_max=t_max, rho=7.0)
 
 

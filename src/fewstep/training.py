@@ -89,7 +89,7 @@ def settled(run: Run, method: OwnMethod | None = None, network: Network | None =
             continue
         function = chosen(kind, module, name, own)
         if own is not None and ":" not in name:
-            name, options = f"{function.__module__}:{function.__qualname__}", {}
+            name, options = f"{function.__module__}:{getattr(function, '__qualname__', 'made')}", {}
         run = changed(run, {kind: name, f"{kind}_options": checked_options(kind, function, options)})
     return run
 

@@ -61,11 +61,16 @@ class Args:
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="eval", description=DESCRIPTION)
     from fewstep.cli.outside import own_parts
+    from fewstep.errors import UserError
     from fewstep.generator import load
     from fewstep.metrics import evaluate, open_extractor, read_statistics
     from fewstep.origins import dataset_of
     from fewstep.sampling import sampler
 
+    if args.weights is not None and args.extractor is None:
+        raise UserError(
+            f"--weights {args.weights}: it says what --extractor FILE.onnx was exported from; give that too"
+        )
     generator = load(args.run, ema=args.ema, device=args.device, **own_parts(args))
     chosen = sampler(generator.method.sampler)
     steps = parse_steps(args.steps) if args.steps is not None else (1, 2) if chosen.default == 1 else (chosen.default,)
@@ -121,7 +126,7 @@ def _pair(interval: tuple[float, float] | None) -> str:
 def _ratio(r: Result) -> str:
     """Value over floor, for distances whose floor is above 0 by more than chance."""
     apart = r.protocol["statistic"] in ("frechet", "sliced_w2", "w2", "nearest_ratio")
-    return f"{r.value / r.floor:.2f}" if apart and r.floor else "-"
+    return f"{r.value / r.floor:.2f}" if apart and r.floor and r.floor_interval else "-"
 
 
 def _protocol(protocol: dict[str, Any]) -> list[str]:

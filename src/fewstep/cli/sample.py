@@ -28,7 +28,7 @@ class Args:
     steps: int | None = None
     """Evaluations of the network; left out, the sampler's own default (1 for consistency models)."""
     sampler: str | None = None
-    """multistep (consistency models), or ddim, euler, heun (diffusion models)."""
+    """multistep (consistency models), or ddim, addim, euler, heun, ancestral (diffusion models)."""
     n: int = 100
     """Number of samples."""
     seed: int = 0

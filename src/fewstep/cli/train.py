@@ -139,5 +139,6 @@ def start(run: Run, out: Path, own: dict[str, Any], resume: bool, device: str) -
     generator = train(run, out=out, resume=resume, device=device, **own)
     print(f"{out}: step {generator.step} of {run.iterations}, fingerprint {generator.fingerprint[:16]}")
     again = "".join(f" --{kind} {getattr(run, kind)}" for kind in own)
-    print(f"next: fewstep sample {out}{again}   fewstep eval {out}{again}")
+    cond = "" if generator.facts.cond in (None, "labels") else " --cond FILE"
+    print(f"next: fewstep sample {out}{again}{cond}   fewstep eval {out}{again}")
     return 0

@@ -105,13 +105,18 @@ def fit(cond: Any, kind: Kind, n: int, classes: int, *, unlabelled: bool = False
     if isinstance(kind, Mapping):
         if not isinstance(cond, Mapping) or not cond.keys() <= kind.keys() or kind.keys() - cond.keys() - {"label"}:
             told = sorted(cond) if isinstance(cond, Mapping) else type(cond).__name__
-            raise UserError(f"{name} = {told}: expected a dict with {', '.join(sorted(kind))}")
+            hint = "on the command line --cond FILE.npz with arrays of these names"
+            raise UserError(f"{name} = {told}: expected a dict with {', '.join(sorted(kind))} ({hint})")
         return {k: fit(cond.get(k), kind[k], n, classes, unlabelled=unlabelled, name=_path(name, k)) for k in kind}
     dtype, shape = getattr(torch, kind[0]), tuple(kind[1])
     value = None if cond is None else tensor(name, cond)
     if value is None or value.shape not in (shape, (n, *shape)) or (dtype == torch.bool) != (value.dtype == torch.bool):
         got = "None" if value is None else f"{value.dtype} {tuple(value.shape)}"
-        raise UserError(f"{name} is {got}: this generator needs {kind[0]} of shape {(n, *shape)}, or one row for all")
+        raise UserError(
+            f"{name} is {got}: this generator needs {kind[0]} of shape {(n, *shape)}, or one row for all (--cond FILE)"
+        )
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        raise UserError(f"{name} holds NaN or infinity: remove or repair it")
     return value.to(dtype).expand(n, *shape)
 
 

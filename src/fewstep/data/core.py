@@ -114,11 +114,16 @@ def check_finite(name: str, x0: Tensor) -> None:
         )
 
 
+def shuffle(stream: str, n: int) -> Tensor:
+    """The fixed order of n samples whose first ones are held out."""
+    return permutation(SPLIT_SEED, f"split {stream}", 0, n)
+
+
 def split(
     name: str, everything: Arrays, sizes: tuple[int, int], classes: int, units: Units, stream: str = ""
 ) -> Dataset:
     """A data set whose validation and test splits have these sizes, by a shuffle of the stream (its name's)."""
-    order = permutation(SPLIT_SEED, f"split {stream or name}", 0, len(everything.x0))
+    order = shuffle(stream or name, len(everything.x0))
     held = [everything.rows(part) for part in order.split([*sizes, len(order) - sum(sizes)])]
     return Dataset(name, held[2], held[0], held[1], classes, units)
 

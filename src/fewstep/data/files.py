@@ -19,6 +19,7 @@ while it is read: 50,000 pictures of 3x32x32 take 0.6 GB.
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,10 +31,12 @@ from torch import Tensor
 
 from fewstep.data import images
 from fewstep.data.conditions import tensor
-from fewstep.data.core import Arrays, Dataset, Units, split
+from fewstep.data.core import Arrays, Dataset, Units, shuffle, split
 from fewstep.data.tensors import checked, classes_of, standardised
 from fewstep.denoiser import masked
-from fewstep.errors import UserError, require
+from fewstep.errors import UserError, require, unknown
+
+log = logging.getLogger("fewstep")
 
 SAMPLES = ("x0", "x", "images", "image", "img", "data", "samples", "arr_0")
 ROLES = {
@@ -43,6 +46,7 @@ ROLES = {
     "mask": ("mask",),
 }
 ARRAYS = (".npy", ".npz", ".safetensors")
+_OWN = "own data"  # the stream that shuffles them
 _HELD_OUT = 10_000  # as many as `fewstep eval` draws: more would cost training data and sharpen nothing
 
 
@@ -52,15 +56,23 @@ def from_path(name: str, size: int | None = None) -> Dataset:
     found = pixels(tensor("data", data["x0"]))
     if found is None:
         require(size is None, "data_size", size, f"none, since {name} holds no pictures")
-        everything, classes, units = standardised(data, name)
+        n = len(tensor("data", data["x0"]))
+        train = shuffle(_OWN, n)[2 * _held(n) :]  # what is held out says nothing of the scale either
+        everything, classes, units = standardised(data, name, train)
     else:
         x0, cond = checked({**data, "x0": found})
         x0 = masked(x0.float().div_(127.5).sub_(1), cond)
         everything, classes, units = Arrays(x0, cond), classes_of(cond), Units(127.5, 127.5, clip=True)
-    held = min(len(everything.x0) // 10, _HELD_OUT)
+    held = _held(len(everything.x0))
+    if not held:
+        log.warning("fewstep: %s: fewer than 10 samples: none is held out, so that eval has nothing to compare", name)
     scheme, path = ("hf:", name.removeprefix("hf:")) if name.startswith("hf:") else ("", name)
     called = f"{scheme}{Path(path).resolve()}" if Path(path).exists() else name
-    return split(called, everything, (held, held), classes, units, "own data")
+    return split(called, everything, (held, held), classes, units, _OWN)
+
+
+def _held(n: int) -> int:
+    return min(n // 10, _HELD_OUT)
 
 
 def pixels(x0: Tensor) -> Tensor | None:
@@ -84,6 +96,8 @@ def read(name: str, size: int | None = None) -> dict[str, Any]:
         return images.read(path, size)
     if path.suffix.lower() not in (*ARRAYS, ".parquet"):
         raise UserError(f"data {name}: expected a folder, .zip, {', '.join(ARRAYS)} or .parquet")
+    if path.suffix.lower() in ARRAYS:
+        require(size is None, "data_size", size, f"none: only pictures are resized, and {path.name} holds arrays")
     with telling(name):
         return parts(name, arrays(path)) if path.suffix.lower() in ARRAYS else parquet(path, size)
 
@@ -112,18 +126,33 @@ def native(array: np.ndarray) -> np.ndarray:
 
 def parts(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
     """Samples and condition among named arrays."""
+    for names in (SAMPLES, *ROLES.values()):
+        if len(twice := [n for n in names if n in found]) > 1:
+            raise UserError(f"{name} holds {' and '.join(twice)}, which mean the same: keep one of them")
     key = next((key for key in SAMPLES if key in found), None)
     roles = {role: next((n for n in names if n in found), None) for role, names in ROLES.items()}
     rest = [n for n in found if n not in roles.values()]
     if key is None and len(rest) != 1:
         raise UserError(f"{name} holds {', '.join(found) or 'nothing'}: expected samples under {' or '.join(SAMPLES)}")
+    if key is not None and (left := [n for n in rest if n != key]):
+        raise unknown(f"array of {name}", left[0], (*SAMPLES, *(n for names in ROLES.values() for n in names)))
     cond = {role: found[n] for role, n in roles.items() if n is not None}
     if "label" in cond:
-        cond["label"] = numbered(cond["label"])
+        cond["label"] = whole(str(roles["label"]), numbered(cond["label"]))
     if "cond" in cond and len(cond) > 1:
         raise UserError(f"{name} holds cond and {', '.join(cond.keys() - {'cond'})}: expected one or the other")
     alone = len(cond) == 1 and "mask" not in cond
     return {"x0": found[key or rest[0]], "cond": next(iter(cond.values())) if alone else cond or None}
+
+
+def whole(name: str, labels: Any) -> Any:
+    """Labels as integers where they are booleans or whole floats. Raises UserError for other numbers."""
+    values = np.asarray(labels)
+    if values.dtype.kind in "bf":
+        if not (values == np.floor(values)).all():
+            raise UserError(f"{name} holds numbers that are not whole: labels are integers from 0, others are features")
+        return values.astype(np.int64)
+    return labels
 
 
 def numbered(labels: Any) -> Any:
@@ -147,12 +176,16 @@ def arrays(path: Path) -> dict[str, Any]:
 
 
 def read_condition(path: Path) -> Any:
-    """A condition to sample with: an array that stands alone or under cond, or all arrays of the file by name."""
+    """A condition to sample with, under the names that data files have; samples beside it are left out."""
     if path.suffix.lower() not in ARRAYS:
         raise UserError(f"condition {path}: expected {', '.join(ARRAYS)}")
     with telling(str(path)):
         found = arrays(path)
-    return next(iter(found.values())) if list(found) in ([""], ["cond"]) else found
+    if list(found) == [""]:
+        return found[""]
+    aliases = {n: role for role, names in ROLES.items() for n in names}
+    cond = {aliases.get(n, n): array for n, array in found.items() if n not in SAMPLES}
+    return next(iter(cond.values())) if len(cond) == 1 and "mask" not in cond else cond
 
 
 def parquet(path: Path, size: int | None) -> dict[str, Any]:
@@ -183,18 +216,20 @@ def tabled(name: str, columns: Mapping[str, Iterable[Any]], size: int | None) ->
     roles = {n for names in ROLES.values() for n in names}
     key = next((key for key in SAMPLES if key in columns), None)
     wanted = {key, *roles} if key else set(columns)
-    found = {n: column_of(n, values, size) for n, values in columns.items() if n in wanted}
+    found = {n: column_of(n, values, size, n in roles) for n, values in columns.items() if n in wanted}
     if key is None:
         rest = {n: found.pop(n) for n in list(found) if n not in roles}
         flat = [n for n, values in rest.items() if values.dtype.kind in "biuf" and values.ndim == 1]
+        if flat and (left := [n for n in rest if n not in flat]):
+            log.warning("fewstep: %s: samples are the columns %s; left out: %s", name, ", ".join(flat), ", ".join(left))
         if not flat:
             raise UserError(f"{name} has the columns {', '.join(columns)}: expected samples in {' or '.join(SAMPLES)}")
         found["x0"] = np.stack([native(rest[n]) for n in flat], 1)
     return parts(name, found)
 
 
-def column_of(name: str, values: Iterable[Any], size: int | None) -> Any:
-    """A column as an array; pictures, also as the {"bytes"} of encoded ones, as bytes `[N, C, H, W]`."""
+def column_of(name: str, values: Iterable[Any], size: int | None, role: bool) -> Any:
+    """A column as an array, text of a role numbered; pictures, also encoded as {"bytes"}, as bytes `[N, C, H, W]`."""
     rows = iter(values)
     first = next(rows, None)
     numbered_rows = ((f"{name} of row {i}", row) for i, row in enumerate(values))
@@ -203,6 +238,12 @@ def column_of(name: str, values: Iterable[Any], size: int | None) -> Any:
     if isinstance(first, Mapping) and isinstance(first.get("bytes"), bytes):
         return images.stack(((n, images.decoded(n, io.BytesIO(row["bytes"]))) for n, row in numbered_rows), size)
     try:
-        return numbered(np.asarray(list(values)))
+        listed = list(values)
+        if first is not None and None in listed:
+            raise UserError(f"column {name}: row {listed.index(None)} is null: remove or repair it")
+        found = np.asarray(listed)
+        return numbered(found) if role else found
     except ValueError as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"the rows of column {name} differ in length: pad them and say where with a mask") from error

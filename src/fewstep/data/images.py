@@ -31,7 +31,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fewstep.errors import UserError
 
@@ -125,7 +125,8 @@ def decoded(name: str, file: IO[bytes]) -> Image.Image:
             opened.load()
             return ImageOps.exif_transpose(opened)
     except Exception as error:  # decoders raise whatever they like on damaged files
-        raise UserError(f"{name}: {str(error) or type(error).__name__}: remove or repair it") from error
+        told = "is no picture" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+        raise UserError(f"{name}: {told}: remove or repair it") from error
 
 
 def eight_bit(name: str, picture: Image.Image) -> Image.Image:

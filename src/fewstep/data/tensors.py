@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from fewstep.data.conditions import LABELS, given, kind_of, tensor
 from fewstep.data.core import Arrays, Dataset, Units, check_finite, elements
 from fewstep.denoiser import masked
 from fewstep.errors import UserError, unknown
+
+log = logging.getLogger("fewstep")
 
 OWN_DATA = "tensor"  # the name of data that was given as an object
 
@@ -33,13 +37,17 @@ def from_tensors(data: Any) -> Dataset:
     return Dataset(OWN_DATA, train, none, none, classes, units)
 
 
-def standardised(data: Any, name: str = "tensor") -> tuple[Arrays, int, Units]:
-    """The user's arrays as the core sees them, the number of their classes, and the way back."""
+def standardised(data: Any, name: str = "tensor", train: Tensor | None = None) -> tuple[Arrays, int, Units]:
+    """The user's arrays as the core sees them, the number of their classes, and the way back.
+
+    train: the rows whose mean and deviation count, where others are held out.
+    """
     x0, cond = checked(data)
     x0 = masked(x0, cond)
     check_finite(name, x0)
     values = x0.double()
-    real = elements(values, cond)
+    known = Arrays(values, cond) if train is None else Arrays(values, cond).rows(train)
+    real = elements(*known)
     with np.errstate(over="ignore"):
         shift, scale = float(real.mean()), 2 * float(real.std())
     if scale == 0:
@@ -52,6 +60,8 @@ def standardised(data: Any, name: str = "tensor") -> tuple[Arrays, int, Units]:
 
 def checked(data: Any) -> tuple[Tensor, Any]:
     """x0 `[N, ...]` in the user's units and type, and its condition."""
+    if isinstance(data, str | Path):
+        raise UserError(f"data = {str(data)!r}: a path goes into the run, as in fs.recipes.toy(data=...)")
     parts = dict(data) if isinstance(data, Mapping) else {"x0": data}
     for key in parts:
         if key not in ("x0", "cond"):
@@ -70,4 +80,8 @@ def classes_of(cond: Any) -> int:
     labels = cond.get("label") if isinstance(cond, Mapping) else cond
     if not isinstance(labels, Tensor) or kind_of(labels) != LABELS:
         return 0
-    return int(labels.max()) + 1
+    classes = int(labels.max()) + 1
+    if missing := sorted(set(range(classes)) - set(labels.tolist())):
+        told = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
+        log.warning("fewstep: labels go to %d, but %s never occur: their classes are not learned", classes - 1, told)
+    return classes

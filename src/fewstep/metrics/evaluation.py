@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from fewstep.randomness import block_seed, shuffled
 PIXEL = "pixel"  # the data's own values, where no extractor looks at them
 _GROUPS = 10  # of the jackknife
 _WARM = 4096  # samples of the pass that is not timed
+_MOST_DRAWS, _FEW = 100, 50  # more draws sharpen nothing; fewer held-out samples make no floor
+
+log = logging.getLogger("fewstep")
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,9 @@ def evaluate(
     if size < 2:
         raise UserError(f"n = {n} samples against {len(held_out.x0)} held-out ones: expected at least 2 of each")
     require(size <= n, "draw", size, f"at most n = {n}")
+    n = min(n, _MOST_DRAWS * size)
+    if len(held_out.x0) < _FEW:
+        log.warning("fewstep: %d samples are held out: so few say little of a distance", len(held_out.x0))
     protocol = {
         "split": split,
         "n": size,

@@ -51,7 +51,7 @@ def song_unet(
 ) -> "nn.Module":
     """The U-Net of Song et al. as in EDM; by default DDPM++ for CIFAR-10, 55.7 M weights.
 
-    NCSN++ is embedding=fourier, encoder=residual, taps=1,3,3,1, noise_mult=2.
+    NCSN++ is embedding=fourier, encoder=residual, taps=(1, 3, 3, 1), noise_mult=2.
 
     Args:
         width: channels that the factors multiply
@@ -65,7 +65,7 @@ def song_unet(
         taps: of the filter that halves and doubles resolutions
         noise_mult: length of the noise features, in widths
         emb_mult: length of the embedding, in widths
-        augment: length of the augmentation labels, 0 for none; EDM has 9
+        augment: length of augmentation labels, given by a dict condition with "augment"; EDM has 9
     """
     from fewstep.networks.song import SongUNet
 
@@ -118,7 +118,7 @@ def adm_unet(
         resample: halve and double resolutions in residual blocks, or by single convolutions
         group: least number of channels that are normalised together, where 32 groups are too many
         emb_mult: length of the embedding, in widths
-        augment: length of the augmentation labels, 0 for none; EDM has 9
+        augment: length of augmentation labels, given by a dict condition with "augment"; EDM has 9
     """
     from fewstep.networks.adm import AdmUNet
 

@@ -221,7 +221,12 @@ def image_size(
     augment: int,
 ) -> tuple[int, int]:
     """Channels and side of the images, once all sizes are known to fit."""
-    require(len(shape) == 3 and shape[1] == shape[2], "shape", shape, "square images (channels, side, side)")
+    require(
+        len(shape) == 3 and shape[1] == shape[2],
+        "shape",
+        shape,
+        "square images (channels, side, side); --data-size crops pictures of files",
+    )
     require(width >= 4 and width % 4 == 0, "width", width, "a multiple of 4, at least 4")
     require(bool(mult) and min(mult) > 0, "mult", mult, "a positive factor for each resolution")
     require(blocks > 0, "blocks", blocks, "at least 1 block")

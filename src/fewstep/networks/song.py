@@ -45,7 +45,7 @@ class SongUNet(nn.Module):
         super().__init__()
         images, size = image_size(shape, width, mult, blocks, dropout, emb_mult, augment)
         require(noise_mult > 0, "noise_mult", noise_mult, "at least 1")
-        require(len(taps) % 2 == 0 and sum(taps) != 0, "taps", taps, "an even number of filter taps, such as 1,3,3,1")
+        require(len(taps) % 2 == 0 and sum(taps) != 0, "taps", taps, "an even number of filter taps, such as 1 3 3 1")
         self.classes, self.augment, self.dropout = classes, augment, dropout
         noise, emb = width * noise_mult, width * emb_mult
         self.map_noise = Positional(noise, endpoint=True) if embedding == "positional" else Fourier(noise)
