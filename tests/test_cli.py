@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import fewstep as fs
 from fewstep import data
 from fewstep.cli import VERBS, main
+from fewstep.cli.parse import one_line
 
 TINY = [
     *("--iterations", "6", "--batch", "16", "--block", "4", "--network.width", "16", "--network.depth", "1"),
@@ -277,3 +278,15 @@ def test_a_signal_saves_and_the_resumed_run_is_the_uninterrupted_one(tmp_path, n
     assert main(["train", "toy", "--out", str(tmp_path / "parted"), "--resume"]) == 0
     assert main(["train", "toy", *settings, "--out", str(tmp_path / "whole")]) == 0
     assert fs.load(tmp_path / "parted").fingerprint == fs.load(tmp_path / "whole").fingerprint
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "╭─ Value error ──╮\n│ {} │\n│ ────── │\n│ For full helptext, see p │",
+        "Value error\n-----\n {}\n -----\n For full helptext",
+    ],
+)
+def test_complaints_lose_their_frame_whatever_the_terminal_writes(frame):
+    told = one_line(frame.format("Error parsing Train: ema = 1.0: expected less than 1"), "train")
+    assert told == "ema = 1.0: expected less than 1: see 'fewstep train --help'"

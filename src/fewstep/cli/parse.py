@@ -29,8 +29,8 @@ def parse(kind: type[T], argv: list[str], *, verb: str, description: str, defaul
 
 def one_line(box: str, verb: str) -> str:
     """tyro's message without its frame: what is wrong, and the option that was meant."""
-    lines = [re.sub(r"[│╭╮╰╯─]+|^[|+]?-{3,}|-{3,}[|+]?$|^[|+]|[|+]$", " ", line).strip() for line in box.splitlines()]
-    sections = " ".join(lines[1:]).split("Perhaps you meant:")
+    lines = [re.sub(r"[│╭╮╰╯─]+|-{3,}", " ", line).strip() for line in box.splitlines()]
+    sections = " ".join(line for line in lines[1:] if line).split("Perhaps you meant:")
     wrong = re.split(r"\s{2,}|Argument helptext:|For full helptext", " ".join(sections[0].split()) + "  ")[0]
     meant = re.search(r"--[\w.-]+", sections[1]) if len(sections) > 1 else None
     wrong = re.sub(r"^Error parsing [A-Z]\w*: ", "", wrong)  # a whole dataclass: its message names the field
