@@ -280,13 +280,13 @@ def test_a_signal_saves_and_the_resumed_run_is_the_uninterrupted_one(tmp_path, n
     assert fs.load(tmp_path / "parted").fingerprint == fs.load(tmp_path / "whole").fingerprint
 
 
-@pytest.mark.parametrize(
-    "frame",
-    [
-        "╭─ Value error ──╮\n│ {} │\n│ ────── │\n│ For full helptext, see p │",
-        "Value error\n-----\n {}\n -----\n For full helptext",
-    ],
-)
+FRAMES = {
+    "boxes": "╭─ Value error ──╮\n│ {} │\n│ ────── │\n│ For full helptext, see p │",
+    "dashes": "Value error\n-----\n {}\n -----\n For full helptext",
+}
+
+
+@pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES.keys())
 def test_complaints_lose_their_frame_whatever_the_terminal_writes(frame):
     told = one_line(frame.format("Error parsing Train: ema = 1.0: expected less than 1"), "train")
     assert told == "ema = 1.0: expected less than 1: see 'fewstep train --help'"

@@ -5,7 +5,12 @@ from typing import Any
 from fewstep.config import Options, Run, changed
 
 # Chosen on the validation split among 15 settings (docs/log.md): more stages than 5 leave noise in the second step.
-_OPTIONS: dict[str, Options] = {"ect": {"p_mean": -0.4, "p_std": 1.8, "stages": 5}, "cd": {"n": 20}}
+_OPTIONS: dict[str, Options] = {
+    "ect": {"p_mean": -0.4, "p_std": 1.8, "stages": 5},
+    "ict": {"s1": 160},
+    "ct": {"s1": 20},
+    "cd": {"n": 20},
+}
 
 
 def _digits(recipe: str, method: str, network: str, network_options: Options, **fields: Any) -> Run:
