@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import fewstep as fs
 from fewstep.checkpoint import RunFolder
 from fewstep.ema import posthoc_coefficients, posthoc_error, profile_products
 from fewstep.errors import UserError
+from fewstep.posthoc import reconstruct
 from fewstep.schedules import halflife_rate, power_exponent, power_rate, power_std, profile
 from tests.agree_phema import TESTED
 from tests.cases import Case
@@ -138,3 +140,29 @@ def test_averages_are_named_once_and_snapshots_need_one():
         tiny_run(averages=("power:0.05", "power:0.050"))
     with pytest.raises(UserError, match="power:STD to keep"):
         tiny_run(averages=("decay:0.9",), snapshot_every=2)
+
+
+def test_snapshots_after_a_checkpoint_do_not_enter_its_averages(tracked, tmp_path):
+    """An average of step 40 is the same with and without the snapshots of later steps."""
+    out, made = tracked
+    few = tmp_path / "few"
+    shutil.copytree(out, few)
+    for step in (50, 60, 70, 80):
+        shutil.rmtree(RunFolder(few).snapshot(step))
+    early, late = (reconstruct(RunFolder(path), made.run, 0.08, until=40) for path in (few, out))
+    assert early[0] == late[0] == 40
+    assert all(torch.equal(early[1][name], late[1][name]) for name in early[1])
+
+
+def test_a_run_killed_after_a_checkpoint_has_the_snapshot_of_its_step(tmp_path, monkeypatch):
+    """A resumed run never makes that snapshot again, so it is on the disk before the checkpoint is."""
+    run = tiny_run(averages=("power:0.05",), snapshot_every=2, checkpoint_every=2)
+
+    def killed(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fewstep.recorder.Recorder.save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fs.train(run, out=tmp_path, progress=False, device="cpu")
+    assert list(RunFolder(tmp_path).snapshots()) == [2]

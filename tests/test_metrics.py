@@ -14,7 +14,9 @@ from fewstep import data
 from fewstep.data import Arrays, Dataset
 from fewstep.errors import UserError
 from fewstep.metrics import energy, evaluate, frechet, nearest_ratio
+from fewstep.metrics.evaluation import floor_of
 from fewstep.metrics.features import classifier
+from fewstep.metrics.menu import Statistic
 from fewstep.randomness import generator
 from tests.toys import tiny_run
 
@@ -154,3 +156,46 @@ def test_scores_refuse_other_data_and_too_few_samples(digits):
     part = Arrays(torch.zeros(3, 2))
     with pytest.raises(UserError, match="not what"):
         evaluate(g, Dataset("ring8", part, part, part))
+
+
+def test_the_split_is_the_one_asked_for(monkeypatch):
+    """A model that draws the validation split is at its floor, and not at the test split's."""
+    x = normals(300, 2, 0)
+    own = data.from_tensors(x)
+    g = fs.train(tiny_run(), x, progress=False, device="cpu")
+    parts = Arrays(own.train.x0[:100]), Arrays(own.train.x0[100:200])
+    dataset = Dataset("tensor", own.train, *parts, 0, own.units)
+    for i, split in enumerate(("validation", "test")):
+        drawn = own.units.to_user(parts[i].x0)
+        monkeypatch.setattr(type(g), "sample", lambda self, n, drawn=drawn, **options: drawn.repeat(2, 1)[:n])
+        result = evaluate(g, dataset, steps=(1,), n=200, split=split, metrics=("pixel_frechet",))[0][0]
+        assert result.value == pytest.approx(result.floor, rel=1e-4)
+
+
+def test_the_error_of_a_single_floor_is_a_jackknife_over_tenths():
+    held_out = normals(200, 2, 1)
+    train = normals(400, 2, 2)
+    found = floor_of(Statistic(lambda x: frechet(x, train)), held_out, 200)
+    left_out = torch.tensor([frechet(held_out[torch.arange(200) % 10 != g], train) for g in range(10)])
+    expected = (0.9 * (left_out - left_out.mean()).square().sum()).sqrt().item()
+    assert found.error == pytest.approx(expected, rel=1e-5)
+
+
+def test_padding_counts_for_nothing_in_scores(cold_cache, monkeypatch):
+    """Real data in the model's place, with anything in the padding, is at the floor; labels in a dict are found."""
+    n = 400
+    x = 5 + normals(n, 3, 3)[:, :, None].repeat(1, 1, 2)
+    mask = torch.arange(3) < 1 + torch.arange(n)[:, None] % 3
+    own = data.from_tensors({"x0": x, "cond": {"mask": mask, "label": torch.arange(n) % 2}})
+    part = own.train.rows(torch.arange(200))
+    dataset = Dataset("tensor", own.train, part, part, own.classes, own.units)
+    run = tiny_run(network_options={"width": 8, "depth": 1})
+    g = fs.train(run, {"x0": x, "cond": {"mask": mask, "label": torch.arange(n) % 2}}, progress=False, device="cpu")
+
+    def sample(self, n, *, cond, **options):
+        noisy = torch.where(cond["mask"][:, :, None], torch.full((n, 3, 2), 5.0), torch.full((n, 3, 2), 77.0))
+        return noisy
+
+    monkeypatch.setattr(type(g), "sample", sample)
+    scores = evaluate(g, dataset, steps=(1,), n=200, metrics=("pixel_frechet",))[0][0]
+    assert scores.value < 10  # 77 in the padding would give hundreds

@@ -307,3 +307,65 @@ def test_a_run_of_an_older_version_goes_on(tmp_path):
     assert train(tiny_run(), out=tmp_path, resume=True).fingerprint == whole.fingerprint
     with pytest.raises(UserError, match="optimizer = 'lion'"):
         train(replace(tiny_run(), optimizer="lion"), out=tmp_path, resume=True)
+
+
+def test_a_target_of_a_network_with_dropout_drops_what_the_student_drops():
+    """torch's own dropout runs under one forked stream in both passes, so the target must be in training mode."""
+
+    class Dropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.drop = nn.Linear(2, 2), nn.Dropout(0.5)
+
+        def forward(self, x, noise_label, cond=None):
+            kept = self.drop(torch.ones_like(x))
+            seen.append(kept)
+            return self.layer(x) * kept
+
+    seen: list[torch.Tensor] = []
+    train(tiny_run(method="ct", network_options={}), None, Dropping())
+    for target, student in zip(seen[-12::2], seen[-11::2], strict=True):
+        assert torch.equal(target, student)
+        assert target.unique().tolist() == [0.0, 2.0]
+
+
+def test_parts_of_a_step_see_the_rows_uniforms_from_the_start():
+    """The trial before training hands over all that a step does."""
+
+    def coupling(models, process, x0, z, times, cond):
+        share = times.u[:, :1] * 0
+        return process.mix(x0, z, times.t) + share.to(x0.dtype), process.mix(x0, z, times.r)
+
+    def method() -> fs.Method:
+        return replace(fs.methods.ect(), coupling=coupling)
+
+    assert train(tiny_run(), method=method).step == 6
+
+
+def test_times_that_need_a_target_are_refused_without_one():
+    class Halves:
+        def __call__(self, u, progress, ordinal=None):
+            return self.at(1 + u[:, 0], progress)
+
+        def at(self, t, progress):
+            return fs.Times(t, t / 2, 0 * t, torch.ones_like(t))
+
+    with pytest.raises(UserError, match="expected a target, since Halves gives r > a"):
+        train(tiny_run(), method=fs.Method(times=Halves()))
+
+
+def test_what_fails_in_a_users_own_factory_is_one_line():
+    def narrow(shape):
+        return nn.Linear(2, 2)
+
+    with pytest.raises(UserError, match=r"network .* fails: TypeError: .*expected function\(shape, classes"):
+        train(tiny_run(network_options={}), None, narrow)
+    with pytest.raises(UserError, match="a name goes into the run"):
+        train(tiny_run(), method="ict")
+
+    class Still(nn.Module):
+        def forward(self, x, noise_label, cond=None):
+            return x
+
+    with pytest.raises(UserError, match="without weights"):
+        train(tiny_run(network_options={}), None, Still())

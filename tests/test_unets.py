@@ -12,6 +12,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 import fewstep as fs
 from fewstep.errors import UserError
 from fewstep.networks.blocks import Resample, down, up
+from fewstep.networks.embedding import one_hot
 from fewstep.networks.openai import adm_options, from_openai, names, to_openai
 from tests.toys import tiny_run
 
@@ -288,3 +289,9 @@ def test_a_run_trains_one_and_samples_it():
     first = made.sample(2, steps=1, seed=0, cond=torch.tensor([0, 1]))
     assert torch.isfinite(first).all()
     assert torch.equal(first, made.sample(2, steps=1, seed=0, cond=torch.tensor([0, 1])))
+
+
+def test_labels_beyond_the_classes_are_refused_and_minus_one_is_none():
+    assert torch.equal(one_hot(torch.tensor([-1, 0, 2]), 3, torch.float32), torch.eye(4)[[3, 0, 2], :3])
+    with pytest.raises(IndexError):
+        one_hot(torch.tensor([3]), 3, torch.float32)

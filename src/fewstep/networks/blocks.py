@@ -13,7 +13,7 @@ from torch.nn.functional import conv2d, conv_transpose2d, silu
 from fewstep.errors import UserError, require
 from fewstep.networks import attention
 from fewstep.networks.attention import attend_pixels
-from fewstep.networks.dropout import Masks, drop
+from fewstep.networks.dropout import Masks, drop, probability
 
 Taps = tuple[int, ...]
 Move = Callable[[Tensor, Tensor], Tensor]
@@ -230,7 +230,7 @@ def image_size(
     require(width >= 4 and width % 4 == 0, "width", width, "a multiple of 4, at least 4")
     require(bool(mult) and min(mult) > 0, "mult", mult, "a positive factor for each resolution")
     require(blocks > 0, "blocks", blocks, "at least 1 block")
-    require(0 <= dropout < 1, "dropout", dropout, "a probability in 0 .. 1, below 1")
+    probability(dropout)
     require(emb_mult > 0, "emb_mult", emb_mult, "at least 1")
     require(augment >= 0, "augment", augment, "a number of augmentation labels, or 0 for none")
     factor = 2 ** (len(mult) - 1)

@@ -11,7 +11,7 @@ from torch.nn.functional import gelu
 
 from fewstep.errors import require
 from fewstep.networks.attention import LayerNorm
-from fewstep.networks.dropout import Masks, drop, masks_for
+from fewstep.networks.dropout import Masks, drop, masks_for, probability
 from fewstep.networks.transformer import Embedding, SelfAttention, positions, zero
 
 
@@ -82,7 +82,7 @@ class DiT(nn.Module):
         require(fits, "patch", patch, f"a divisor of every axis of the data, {', '.join(map(str, shape[1:]))}")
         require(depth > 0, "depth", depth, "at least 1 block")
         require(mlp_ratio >= 1, "mlp_ratio", mlp_ratio, "at least 1")
-        require(0 <= dropout < 1, "dropout", dropout, "a probability in 0 .. 1, below 1")
+        probability(dropout)
         self.patch, self.dropout = patch, dropout
         size = shape[0] * patch ** (len(shape) - 1)
         self.register_buffer("positions", positions([n // patch for n in shape[1:]], width), persistent=False)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fewstep.errors import require
 from fewstep.randomness import block_seed
 
 
@@ -36,6 +37,12 @@ class Masks:
         mask = torch.cat([part(seed) for seed in self.seeds])
         self._drawn[layer] = mask.bool()
         return mask / keep
+
+
+def probability(dropout: float) -> float:
+    """The probability itself. Raises UserError where it is none, or drops everything."""
+    require(0 <= dropout < 1, "dropout", dropout, "a probability in 0 .. 1, below 1")
+    return dropout
 
 
 def masks_for(rows: int, seeds: Sequence[int], probability: float) -> Masks | None:

@@ -12,7 +12,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from fewstep.errors import require
 from fewstep.networks.attention import attend
-from fewstep.networks.dropout import Masks, drop, masks_for
+from fewstep.networks.dropout import Masks, drop, masks_for, probability
 from fewstep.networks.edm2 import Fourier, Weighted, mp_cat, mp_silu, mp_sum, normalise_weights, unit
 from fewstep.networks.embedding import labels_fit, one_hot
 from fewstep.networks.transformer import levels_fit
@@ -153,7 +153,7 @@ class EDM2UNet(nn.Module):
         require(common.embedding > 0, "mult_emb", common.embedding, "channels above 0")
         require(common.head_channels > 0, "head_channels", common.head_channels, "at least 1 channel")
         require(common.clip > 0, "clip", common.clip, "above 0")
-        require(0 <= dropout < 1, "dropout", dropout, "a probability in 0 .. 1, below 1")
+        probability(dropout)
         self.classes, self.dropout = classes, dropout
         self.label_balance, self.concat_balance = label_balance, concat_balance
         self.out_gain = nn.Parameter(torch.zeros(()))

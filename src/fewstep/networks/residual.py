@@ -13,7 +13,7 @@ from torch.nn.functional import silu
 
 from fewstep.errors import UserError, require
 from fewstep.networks.attention import LayerNorm
-from fewstep.networks.dropout import Masks, drop, masks_for
+from fewstep.networks.dropout import Masks, drop, masks_for, probability
 from fewstep.networks.embedding import NoiseFeatures, labels_fit
 
 
@@ -66,7 +66,7 @@ class ResidualMLP(nn.Module):
         super().__init__()
         require(width > 0, "width", width, "at least 1 unit")
         require(depth > 0, "depth", depth, "at least 1 block")
-        require(0 <= dropout < 1, "dropout", dropout, "a probability in 0 .. 1, below 1")
+        probability(dropout)
         size, embedding = math.prod(shape), 64
         self.width, self.classes, self.dropout = width, classes, dropout
         self.noise = NoiseFeatures(embedding // 4)

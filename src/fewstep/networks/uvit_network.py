@@ -20,7 +20,7 @@ from torch.nn.functional import avg_pool2d, interpolate, silu
 
 from fewstep.errors import require
 from fewstep.networks.attention import GroupNorm, LayerNorm
-from fewstep.networks.dropout import Masks, drop, masks_for
+from fewstep.networks.dropout import Masks, drop, masks_for, probability
 from fewstep.networks.transformer import Embedding, SelfAttention, levels_fit, positions, zero
 
 
@@ -128,7 +128,7 @@ class UViT(nn.Module):
         require(len(blocks) == stages and all(n > 0 for n in blocks), "blocks", blocks, f"{stages} numbers, as in mult")
         require(0 <= residual_stages <= stages, "residual_stages", residual_stages, f"0 .. {stages}")
         require(0 <= dropout_stages <= stages, "dropout_stages", dropout_stages, f"0 .. {stages}")
-        require(0 <= dropout < 1, "dropout", dropout, "a probability in 0 .. 1, below 1")
+        probability(dropout)
         require(head_channels > 0, "head_channels", head_channels, "at least 1 channel")
         require(embedding > 0, "embedding", embedding, "at least 1 channel")
         require(mlp_ratio >= 1, "mlp_ratio", mlp_ratio, "at least 1")
