@@ -64,8 +64,8 @@ def from_path(name: str, size: int | None = None) -> Dataset:
         x0 = masked(x0.float().div_(127.5).sub_(1), cond)
         everything, classes, units = Arrays(x0, cond), classes_of(cond), Units(127.5, 127.5, clip=True)
     held = _held(len(everything.x0))
-    if not held:
-        log.warning("fewstep: %s: fewer than 10 samples: none is held out, so that eval has nothing to compare", name)
+    if held < 2:
+        log.warning("fewstep: %s: fewer than 20 samples: too few are held out for eval to compare with", name)
     scheme, path = ("hf:", name.removeprefix("hf:")) if name.startswith("hf:") else ("", name)
     called = f"{scheme}{Path(path).resolve()}" if Path(path).exists() else name
     return split(called, everything, (held, held), classes, units, _OWN)
