@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
 
 import fewstep as fs
+from fewstep import solvers
 from fewstep.errors import UserError
 from fewstep.sampling import SAMPLERS, down_the_noise, sampler, through_middle
 from tests.toys import Gaussian
@@ -71,3 +73,27 @@ def test_sampling_gaussian_data_gives_its_law_on_every_process():
             x = fs.sampling.walk(process, Gaussian(process=process), process.prior(z), grid, chosen.step, noise=noise)
             assert x.mean().item() == pytest.approx(0.3, abs=0.03), (name, kind)
             assert x.std().item() == pytest.approx(0.5, abs=0.05 if chosen.noisy else 0.02), (name, kind)
+
+
+STEPS = {
+    **{name: getattr(solvers, name) for name in ("ddim", "euler", "heun", "addim")},
+    "addim without variance": partial(solvers.addim, x_var=0.0),
+    "ancestral": lambda *a: solvers.ancestral(*a, noise=lambda: torch.ones_like(a[2])),
+    "along": solvers.along(solvers.heun, [0.5, 0.0]),
+}
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS.keys())
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
+def test_the_limits_of_a_move_have_finite_values_and_gradients(process, step):
+    """Equal times, the data end and pure noise, for x, for what the denoiser learns, and for the times inside."""
+    ends = [process.t_max * share for share in (0.0, 0.5, 1.0)]
+    for t, s in [(a, b) for a in ends for b in ends if a >= b]:
+        x = torch.full((1, 3), 0.3, dtype=torch.float64, requires_grad=True)
+        gain = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+        times = [torch.tensor([at], dtype=torch.float64, requires_grad=True) for at in (t, s)]
+        out = step(process, lambda x, t, cond=None, gain=gain: gain * x, x, *times)
+        found = torch.autograd.grad(out.sum(), (x, gain, *times), allow_unused=True)
+        inside = 0 < s < t < process.t_max
+        for value in (out, *found[: 4 if inside else 2]):
+            assert value is None or torch.isfinite(value).all(), (t, s)

@@ -134,6 +134,11 @@ class Cosine:
         return (below + above) / 2
 
 
+def root(x: Tensor) -> Tensor:
+    """sqrt(x), and 0 with gradient 0 for x <= 0, where the bare root's is infinite or NaN."""
+    return torch.where(x > 0, torch.where(x > 0, x, 1.0).sqrt(), 0.0)
+
+
 @lru_cache(maxsize=32)
 def _column(power: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor((1.0, *power), dtype=torch.float64, device=device)
@@ -167,7 +172,7 @@ class Table:
         return self._power(t).sqrt()
 
     def sigma(self, t: Tensor) -> Tensor:
-        return (1 - self._power(t)).sqrt()
+        return root(1 - self._power(t))
 
     def alpha_rate(self, t: Tensor) -> Tensor:
         return -self._beta(t) * self.alpha(t) / 2

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fewstep.denoiser import Cond, Denoiser
 from fewstep.errors import require, unknown
+from fewstep.noise import root
 from fewstep.process import Process, Time, expand, per_row
 
 Noise = Callable[[], Tensor]  # draws unit normals like x, when they are needed
@@ -59,11 +60,11 @@ def ancestral(
     """
     t, s = per_row(t, x), per_row(s, x)
     sigma_t, sigma_s, alpha_s = process.sigma(t), process.sigma(s), process.alpha(s)
-    clean = sigma_t == 0
-    kept = (sigma_s * process.alpha(t) / torch.where(clean, 1.0, alpha_s * sigma_t)).square()  # of the noise's level
-    up = eta * sigma_s * (1 - kept).clamp_min(0).sqrt()  # diffusers has no clamp: NaN where rounding leaves -1e-17
+    clean, pure = sigma_t == 0, alpha_s * sigma_t
+    kept = (sigma_s * process.alpha(t) / torch.where(pure == 0, 1.0, pure)).square()  # of the noise's level
+    up = eta * sigma_s * root(1 - kept)  # diffusers takes the bare root: NaN where rounding leaves -1e-17
     x0_hat = denoiser(x, t, cond)
-    along = (sigma_s.square() - up.square()).clamp_min(0).sqrt() / torch.where(clean, 1.0, sigma_t)
+    along = root(sigma_s.square() - up.square()) / torch.where(clean, 1.0, sigma_t)
     straight = expand(alpha_s, x) * x0_hat + expand(along, x) * (x - expand(process.alpha(t), x) * x0_hat)
     return _moved(x, t, s, straight + expand(up, x) * noise())
 
@@ -80,7 +81,8 @@ class PriorVariance:
     prior: float = 0.5
 
     def __call__(self, x0_hat: Tensor, t: Tensor) -> Tensor:
-        return self.share / (1 / self.prior + self.process.level(t) ** -2)
+        signal, noise = self.process.alpha(t).square(), self.process.sigma(t).square()
+        return self.share * noise / (noise / self.prior + signal)  # finite at both ends
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def addim(
     make = process.alpha(s) - process.alpha(t) * process.sigma(s) / divisor
     per_scalar = z_hat.square().flatten(1).mean(1).to(t.device, t.dtype)  # ||z_hat||^2 / d
     extra = make.square() * variance / per_scalar.clamp_min(torch.finfo(torch.float32).tiny)
-    length = (process.sigma(s).square() + extra).sqrt()
+    length = root(process.sigma(s).square() + extra)
     return _moved(x, t, s, expand(process.alpha(s), x) * x0_hat + expand(length, x) * z_hat)
 
 
