@@ -9,7 +9,8 @@ from fewstep.errors import require
 
 
 def _ordered(first: int, last: int) -> None:
-    require(1 <= first <= last, "intervals", (first, last), "at least 1, the last not below the first")
+    told = f"{first} .. {last}"
+    require(1 <= first <= last, "intervals", told, "at least 1 (2 levels), the last not below the first")
 
 
 @dataclass(frozen=True)
