@@ -13,6 +13,7 @@ from fewstep.errors import UserError
 from fewstep.randomness import generator
 from fewstep.scalings import Edm
 from fewstep.schedules import ema_rate
+from tests.network_properties import has_true_derivatives
 from tests.toys import small_student
 
 
@@ -114,3 +115,9 @@ def test_buffers_follow_at_once():
     ema.update(average, model, 0.999)
     assert torch.equal(average.running_mean, model.running_mean)
     assert average.num_batches_tracked == 1
+
+
+def test_the_mlp_has_true_derivatives():
+    """Its jvp and the gradient through it agree with differences; torch's own LayerNorm would get the latter wrong."""
+    network = small_student((3,), classes=3, dropout=0.3).network
+    has_true_derivatives(network, (3,), torch.tensor([2, -1]))
