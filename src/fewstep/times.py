@@ -228,7 +228,7 @@ class Segments:
         inside = self.per_segment(progress)
         total = self.segments * inside
         if not isinstance(t, Tensor) or t.is_floating_point():
-            t = (as_time(t) * (total / self.end)).ceil().long() - 1
+            t = (as_time(t) * (total / self.end) - 1e-9).ceil().long() - 1  # 0.7 * 10 is above 7
         index = t.clamp(0, total - 1)
         start = index // inside * inside
         top, bottom, start = (part.double() * (self.end / total) for part in (index + 1, index, start))
