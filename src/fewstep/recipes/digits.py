@@ -41,7 +41,7 @@ def digits_unet(*, method: str = "ect", **fields: Any) -> Run:
 def digits_dit(*, method: str = "ect", **fields: Any) -> Run:
     """The digits by a small diffusion transformer: fewer and slower steps."""
     options = {"patch": 2, "width": 96, "depth": 4, "heads": 4}
-    return changed(_digits("digits-dit", method, "dit", options, iterations=1200, batch=128), fields)
+    return changed(_digits("digits-dit", method, "dit", options, iterations=3000, batch=128), fields)
 
 
 def digits_mixture(*, method: str = "ect", **fields: Any) -> Run:
