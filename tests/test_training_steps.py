@@ -369,3 +369,18 @@ def test_what_fails_in_a_users_own_factory_is_one_line():
 
     with pytest.raises(UserError, match="without weights"):
         train(tiny_run(network_options={}), None, Still())
+
+
+def test_edm2_trains_with_its_learned_weight_and_resumes(tmp_path):
+    """Network and uncertainty head, both normalised once a step: the resumed run is the uninterrupted one."""
+
+    def method() -> fs.Method:
+        return replace(fs.methods.diffusion(), balance=fs.balances.LogVariance(channels=8))
+
+    options = {"width": 8, "mult": (1,), "blocks": 1, "attention": (), "head_channels": 8}
+    run = tiny_run(data="digits", network="edm2_unet", network_options=options, method="diffusion")
+    whole = train(run, method=method, out=tmp_path)
+    kept = fs.checkpoint.read(tmp_path / "checkpoints" / "step-6").groups
+    assert {"student", "ema", "balance"} < kept.keys()
+    shutil.rmtree(tmp_path / "checkpoints" / "step-6")
+    assert train(run, method=method, out=tmp_path, resume=True).fingerprint == whole.fingerprint
