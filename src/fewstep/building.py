@@ -13,9 +13,9 @@ from torch import nn
 
 from fewstep import methods, networks
 from fewstep.config import Run, checked_options, choose
-from fewstep.data import LABELS, Kind, Units
+from fewstep.data import LABELS, Dataset, Kind, Units, kind_of
 from fewstep.denoiser import Preconditioned
-from fewstep.errors import StorageError, UserError
+from fewstep.errors import StorageError, UserError, require
 from fewstep.losses import Method
 from fewstep.randomness import forked
 
@@ -53,6 +53,15 @@ class Facts:
             return replace(found, init=values.get("init", ""), teacher=values.get("teacher", ""))
         except (KeyError, TypeError) as error:
             raise StorageError(f"the checkpoint's facts are not what this version writes: {error!r}") from error
+
+
+def facts_of(run: Run, dataset: Dataset) -> Facts:
+    """What the run needs to know of its data. Raises UserError where it asks of the data what that has not."""
+    labelled = dataset.classes > 0 or not run.label_drop
+    require(labelled, "label_drop", run.label_drop, f"0, since data {dataset.name!r} has no labels")
+    sigma_data = dataset.sigma_data() if run.sigma_data is None else run.sigma_data
+    kind = kind_of(dataset.train.cond)
+    return Facts(dataset.shape, dataset.classes, sigma_data, dataset.units, dataset.fingerprint(), kind)
 
 
 def chosen(kind: str, module: ModuleType, name: str, own: Any) -> Callable[..., Any]:

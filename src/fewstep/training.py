@@ -18,7 +18,7 @@ from tqdm import tqdm
 from fewstep import checkpoint, diagnosis, methods, networks, optimizers, origins, pictures, sampling, schedules
 from fewstep import data as datasets
 from fewstep.batches import Batch, cut, draw_batch, parts
-from fewstep.building import OWN, Facts, Network, OwnMethod, build_method, chosen
+from fewstep.building import OWN, Network, OwnMethod, build_method, chosen, facts_of
 from fewstep.config import Run, changed, checked_options
 from fewstep.denoiser import passes_in
 from fewstep.device import pick_device
@@ -122,12 +122,8 @@ def train(
     place = pick_device(device)
     saved = None if out is None else resumable(Path(out), resume)
     dataset = origins.dataset_of(run.data, run.data_size) if data is None else datasets.from_tensors(data)
-    labelled = dataset.classes or not run.label_drop
-    require(bool(labelled), "label_drop", run.label_drop, f"0, since data {dataset.name!r} has no labels")
     run = origins.labelled(settled(replace(run, data=dataset.name), method, network), init, teacher, saved)
-    sigma_data = dataset.sigma_data() if run.sigma_data is None else run.sigma_data
-    kind = datasets.kind_of(dataset.train.cond)
-    facts = Facts(dataset.shape, dataset.classes, sigma_data, dataset.units, dataset.fingerprint(), kind)
+    facts = facts_of(run, dataset)
     made = build_method(run, facts, method)
     sampling.through_middle(made.process, 2, run.middle_times)  # refuses them now rather than at the first picture
     start = None if saved else origins.initial(run, init)
@@ -139,7 +135,7 @@ def train(
     try:
         state = new_state(run, facts, made, network, place, start, guide)
         try_out(run, made, state, dataset.train, place)
-        shown = datasets.examples(dataset.train.cond, kind, pictures.suitable(facts.shape))
+        shown = datasets.examples(dataset.train.cond, facts.cond, pictures.suitable(facts.shape))
         recorder = None if out is None else Recorder(Path(out), run, facts, made, state, saved, shown)
         for origin in (start, guide) if progress else ():
             if origin:

@@ -48,7 +48,7 @@ def read(path: Path, size: int | None = None) -> dict[str, Any]:
             return _read(path, _files(source), size)
     except UserError:
         raise
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:  # encrypted, unknown compression
+    except (OSError, zipfile.BadZipFile, RuntimeError) as error:  # the last: encrypted, or of unknown compression
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 

@@ -136,6 +136,22 @@ def meters_of(
     return meters, spaces
 
 
+def _held_out(generator: Generator, dataset: Dataset, split: str, n: int, draw: int | None) -> tuple[Arrays, int]:
+    """The split that is scored against, and how many samples a draw has."""
+    if dataset.fingerprint() != generator.facts.data:
+        raise UserError(f"data {dataset.name!r} is not what this generator was trained on: scores would mean nothing")
+    if split not in ("test", "validation"):
+        raise unknown("split", split, ("test", "validation"))
+    held_out: Arrays = getattr(dataset, split)
+    size = min(len(held_out.x0), n) if draw is None else draw
+    if size < 2:
+        raise UserError(f"n = {n} samples against {len(held_out.x0)} held-out ones: expected at least 2 of each")
+    require(size <= n, "draw", size, f"at most n = {n}")
+    if len(held_out.x0) < _FEW:
+        log.warning("fewstep: %d samples are held out: so few say little of a distance", len(held_out.x0))
+    return held_out, size
+
+
 def evaluate(
     generator: Generator,
     dataset: Dataset,
@@ -158,19 +174,9 @@ def evaluate(
     place of the training split. candidates: how many models were scored on this split before one was chosen.
     Raises UserError where the data set is not the one of the run, or fewer than 2 samples are left to compare.
     """
-    if dataset.fingerprint() != generator.facts.data:
-        raise UserError(f"data {dataset.name!r} is not what this generator was trained on: scores would mean nothing")
-    if split not in ("test", "validation"):
-        raise unknown("split", split, ("test", "validation"))
+    held_out, size = _held_out(generator, dataset, split, n, draw)
     require(candidates >= 1, "candidates", candidates, "1 or more")
-    held_out: Arrays = getattr(dataset, split)
-    size = min(len(held_out.x0), n) if draw is None else draw
-    if size < 2:
-        raise UserError(f"n = {n} samples against {len(held_out.x0)} held-out ones: expected at least 2 of each")
-    require(size <= n, "draw", size, f"at most n = {n}")
     n = min(n, _MOST_DRAWS * size)
-    if len(held_out.x0) < _FEW:
-        log.warning("fewstep: %d samples are held out: so few say little of a distance", len(held_out.x0))
     protocol = {
         "split": split,
         "n": size,

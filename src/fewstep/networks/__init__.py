@@ -2,7 +2,7 @@
 
 shape: of one sample; classes: number of labels, 0 for none. A network that has a third parameter `features`
 also takes float conditions, so many numbers a sample, and dicts with "label", "features" and "mask". The
-imports are inside, so that reading the options needs no torch.
+imports are inside, so that reading the options needs no torch; the classes take what the factories are given.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -27,9 +27,10 @@ def mlp(
         depth: residual blocks of two layers each
         dropout: probability of dropping a unit inside a block
     """
+    given = dict(locals())
     from fewstep.networks.residual import ResidualMLP
 
-    return ResidualMLP(shape, classes, features, width=width, depth=depth, dropout=dropout)
+    return ResidualMLP(**given)
 
 
 def song_unet(
@@ -67,24 +68,10 @@ def song_unet(
         emb_mult: length of the embedding, in widths
         augment: length of augmentation labels, given by a dict condition with "augment"; EDM has 9
     """
+    given = dict(locals())
     from fewstep.networks.song import SongUNet
 
-    return SongUNet(
-        shape,
-        classes,
-        width=width,
-        mult=mult,
-        blocks=blocks,
-        attention=attention,
-        dropout=dropout,
-        embedding=embedding,
-        encoder=encoder,
-        decoder=decoder,
-        taps=taps,
-        noise_mult=noise_mult,
-        emb_mult=emb_mult,
-        augment=augment,
-    )
+    return SongUNet(**given)
 
 
 def adm_unet(
@@ -120,24 +107,10 @@ def adm_unet(
         emb_mult: length of the embedding, in widths
         augment: length of augmentation labels, given by a dict condition with "augment"; EDM has 9
     """
+    given = dict(locals())
     from fewstep.networks.adm import AdmUNet
 
-    return AdmUNet(
-        shape,
-        classes,
-        width=width,
-        mult=mult,
-        blocks=blocks,
-        attention=attention,
-        dropout=dropout,
-        head_channels=head_channels,
-        heads=heads,
-        scale_shift=scale_shift,
-        resample=resample,
-        group=group,
-        emb_mult=emb_mult,
-        augment=augment,
-    )
+    return AdmUNet(**given)
 
 
 def edm2_unet(
@@ -222,9 +195,10 @@ def dit(
         mlp_ratio: hidden channels of an MLP, in widths
         dropout: probability of dropping a hidden unit of an MLP
     """
+    given = dict(locals())
     from fewstep.networks.dit_network import DiT
 
-    return DiT(shape, classes, patch=patch, width=width, depth=depth, heads=heads, mlp_ratio=mlp_ratio, dropout=dropout)
+    return DiT(**given)
 
 
 def uvit(
@@ -254,17 +228,7 @@ def uvit(
         dropout: probability of dropping a hidden unit of a block
         dropout_stages: how many of the last stages drop; 1 is the middle alone
     """
+    given = dict(locals())
     from fewstep.networks.uvit_network import UViT
 
-    return UViT(
-        shape,
-        classes,
-        widths=[width * m for m in mult],
-        blocks=blocks,
-        residual_stages=residual_stages,
-        head_channels=head_channels,
-        mlp_ratio=mlp_ratio,
-        embedding=embedding,
-        dropout=dropout,
-        dropout_stages=dropout_stages,
-    )
+    return UViT(**given)

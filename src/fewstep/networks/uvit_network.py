@@ -113,7 +113,8 @@ class UViT(nn.Module):
         shape: tuple[int, ...],
         classes: int,
         *,
-        widths: Sequence[int],
+        width: int,
+        mult: Sequence[int],
         blocks: Sequence[int],
         residual_stages: int,
         head_channels: int,
@@ -123,6 +124,7 @@ class UViT(nn.Module):
         dropout_stages: int,
     ) -> None:
         super().__init__()
+        widths = [width * m for m in mult]
         levels_fit(shape, widths)
         stages = len(widths)
         require(len(blocks) == stages and all(n > 0 for n in blocks), "blocks", blocks, f"{stages} numbers, as in mult")
@@ -136,20 +138,14 @@ class UViT(nn.Module):
 
         def stage(level: int, up: bool) -> Stage:
             width, chance = widths[level], dropout if level >= stages - dropout_stages else 0.0
+            numbers = [next(sites) for _ in range(blocks[level])]
             if level < residual_stages:
-                members: list[nn.Module] = [
-                    ResBlock(width, embedding, up, chance, next(sites)) for _ in range(blocks[level])
-                ]
-                return Stage(members, width, None)
-            require(
-                width % head_channels == 0,
-                "head_channels",
-                head_channels,
-                f"a divisor of the {width} channels of a stage",
-            )
-            size = width, width // head_channels, mlp_ratio, embedding
-            transformer = [TransformerBlock(*size, chance, next(sites)) for _ in range(blocks[level])]
-            return Stage(transformer, width, [size >> level for size in shape[1:]])
+                return Stage([ResBlock(width, embedding, up, chance, number) for number in numbers], width, None)
+            fits = f"a divisor of the {width} channels of a stage"
+            require(width % head_channels == 0, "head_channels", head_channels, fits)
+            sizes = width, width // head_channels, mlp_ratio, embedding
+            members = [TransformerBlock(*sizes, chance, number) for number in numbers]
+            return Stage(members, width, [side >> level for side in shape[1:]])
 
         steps = list(pairwise(widths))
         self.embedding = Embedding(classes, embedding)
