@@ -16,9 +16,9 @@ from fewstep.times import Times
 
 
 class Batch(NamedTuple):
-    """All that a step takes, drawn on the CPU as a function of (seed, ordinals) and moved to the device."""
+    """All that a step takes, drawn on the host as a function of (seed, ordinals); the data is moved to the device."""
 
-    rows: Tensor  # which of the training split, on the CPU
+    rows: Tensor  # which of the training split, on the host
     x0: Tensor
     cond: Cond
     z: Tensor
@@ -43,7 +43,7 @@ def draw_batch(run: Run, method: Method, arrays: datasets.Arrays, step: int, dev
         masked(x0, cond).to(device),
         datasets.each(lambda part: part.to(device), cond),
         z.to(device),
-        times if device.type == "mps" else times.to(device),  # mps has no float64
+        times,
         [block_seed(run.seed, "dropout", block) for block in blocks],
     )
 

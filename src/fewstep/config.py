@@ -17,6 +17,7 @@ from fewstep.errors import UserError, require, unknown
 from fewstep.schedules import profile
 
 Options = dict[str, Any]
+Base = str | Options | Any  # a method that another is built on: its name, {"method": name, **options}, or itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,4 +226,23 @@ def checked_options(kind: str, function: Callable[..., Any], options: Options) -
             raise unknown(f"option of {kind} {function.__name__}", name, known)
     for name, p in known.items():
         require(p.default is not p.empty, f"option {name}", None, f"a default in the signature of {function.__name__}")
-    return {name: _typed(name, options.get(name, p.default), kind_of(function, p)) for name, p in known.items()}
+    return {name: _option(kind, function, p, options.get(name, p.default)) for name, p in known.items()}
+
+
+def _option(kind: str, function: Callable[..., Any], parameter: inspect.Parameter, value: Any) -> Any:
+    """One option's checked value; of a base its own options, all of them."""
+    wanted = kind_of(function, parameter)
+    if wanted != Base:
+        return _typed(parameter.name, value, wanted)
+    name, options = named_base(value)
+    base = choose(kind, sys.modules[function.__module__], name)
+    return {"method": name, **checked_options(kind, base, options)}
+
+
+def named_base(base: Any) -> tuple[str, Options]:
+    """The name and the options of a base. Raises UserError."""
+    if isinstance(base, str):
+        return base, {}
+    if not isinstance(base, dict) or not isinstance(base.get("method"), str):
+        raise UserError(f"base = {base!r}: expected a method's name, or its options with that name as 'method'")
+    return base["method"], {name: value for name, value in base.items() if name != "method"}

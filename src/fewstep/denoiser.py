@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -52,6 +52,46 @@ class Denoiser(Protocol):
     """
 
     def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor: ...
+
+
+def pick(cond: Cond, index: Tensor) -> Cond:
+    """The condition's rows of that index."""
+    if isinstance(cond, Mapping):
+        return {key: pick(part, index) for key, part in cond.items()}
+    return None if cond is None else cond[index.to(cond.device)]
+
+
+@contextmanager
+def quiet(denoiser: Denoiser) -> Iterator[None]:
+    """Inside, a module drops nothing: it is in eval mode, and afterwards as it was."""
+    loud = [m for m in denoiser.modules() if m.training] if isinstance(denoiser, nn.Module) else []
+    for module in loud:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in loud:
+            module.training = True
+
+
+def on_rows(
+    denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Cond, rows: Tensor, into: Tensor, masks: Masks = None
+) -> Tensor:
+    """`into [B, ...]` with D(x_t, t) in the rows where `rows [B]`, on the host, is True: the others are not evaluated.
+
+    Elsewhere than on the CPU the number of rows is filled up to one of 16 sizes (by repeating a row), and nothing
+    waits for the device. Without masks nothing is dropped: nn.Dropout would not know which rows these are.
+    """
+    index = rows.nonzero().flatten()
+    if not len(index):
+        return into
+    if x_t.device.type != "cpu":
+        size = -(-len(rows) // 16)
+        index = torch.cat([index, index[:1].expand(-len(index) % size)])[: len(rows)]
+    here, shared = index.to(x_t.device), {} if masks is None else {"masks": masks.at(index)}
+    with quiet(denoiser) if masks is None else nullcontext():
+        some = denoiser(x_t[here], t[index], pick(cond, here), **shared)
+    return into.index_copy(0, here, some.to(into.dtype))
 
 
 class Preconditioned(nn.Module):
@@ -116,6 +156,83 @@ class Across:
         there = self.own.time_at(self.asked.level(t)).clamp(max=self.own.t_max)
         powers = [p.alpha(s).square() + p.sigma(s).square() for p, s in ((self.own, there), (self.asked, t))]
         return self.denoiser(expand((powers[0] / powers[1]).sqrt(), x_t) * x_t, there, cond)
+
+
+class Truncated(nn.Module):
+    """D(x_t, t) of `high` where t >= t_prime, of `low` below: each row is evaluated by the network that owns it.
+
+    Source: TCM, arXiv 2410.14895, eq. 5.
+    """
+
+    def __init__(self, low: Denoiser, high: Denoiser, t_prime: float) -> None:
+        super().__init__()
+        self.low, self.high, self.t_prime = low, high, t_prime
+
+    def masks(self, rows: int, seeds: Sequence[int]) -> Masks:
+        """The upper network's dropout masks, which the lower one shares."""
+        draw = getattr(self.high, "masks", None)
+        return draw(rows, seeds) if draw else None
+
+    def forward(self, x_t: Tensor, t: Time, cond: Cond = None, masks: Masks = None) -> Tensor:
+        t = per_row(t, x_t)
+        below = t < self.t_prime
+        out = on_rows(self.low, x_t, t, cond, below, torch.empty_like(x_t), masks)
+        return on_rows(self.high, x_t, t, cond, ~below, out, masks)
+
+
+@dataclass(frozen=True)
+class Guided:
+    """Classifier-free guidance: D_c + scale (D_c - D_u), D_u without the label; 0 is the conditional alone.
+
+    Source: MCM, arXiv 2403.06807, appendix A; 1 + scale is the w of imagen (arXiv 2205.11487) and Direct CM.
+    """
+
+    denoiser: Denoiser
+    scale: float
+
+    def both(self, x_t: Tensor, t: Time, cond: Cond) -> tuple[Tensor, Tensor]:
+        """The guided guess and the unguided conditional one."""
+        plain, free = self.denoiser(x_t, t, cond), self.denoiser(x_t, t, unlabelled(cond))
+        return plain + self.scale * (plain - free), plain
+
+    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
+        return self.both(x_t, t, cond)[0]
+
+
+def guided(denoiser: Denoiser, scale: float) -> Denoiser:
+    """The denoiser under guidance; itself at scale 0."""
+    return Guided(denoiser, scale) if scale else denoiser
+
+
+@dataclass(frozen=True)
+class Awake:
+    """A denoiser that is asked in some rows, `[B]` on the host; what it says of the others is x_t itself."""
+
+    denoiser: Denoiser
+    rows: Tensor
+
+    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
+        return on_rows(self.denoiser, x_t, per_row(t, x_t), cond, self.rows, x_t)
+
+
+def awake(denoiser: Denoiser, rows: Tensor) -> Denoiser:
+    """The denoiser in those rows; itself where they are all."""
+    if bool(rows.all()):
+        return denoiser
+    return (
+        replace(denoiser, denoiser=awake(denoiser.denoiser, rows))
+        if isinstance(denoiser, Guided)
+        else Awake(denoiser, rows)
+    )
+
+
+def unlabelled(cond: Cond) -> Cond:
+    """The condition with -1, no label, for every label."""
+    if isinstance(cond, Mapping):
+        return {**cond, "label": unlabelled(cond.get("label"))}
+    if not isinstance(cond, Tensor):
+        raise UserError("guidance compares with and without a label: expected data with labels")
+    return torch.full_like(cond, -1)
 
 
 def across(denoiser: Denoiser, own: Process, asked: Process) -> Denoiser:

@@ -70,6 +70,48 @@ class RootHuber:
         return huber(self.c * x[0].numel() ** 0.5)(x, y)
 
 
+@dataclass(frozen=True)
+class RmsHuber:
+    """Pseudo-Huber of the root mean square, sqrt(||x - y||^2 / D + c^2) - c (MCM, arXiv 2403.06807, section 4).
+
+    The paper leaves the norm open. Only this one is a plain norm at its c = 1e-4 and "essentially squared" at its
+    c = 1, as it says; `RootHuber(c)` is the same times sqrt(D).
+    """
+
+    c: float
+
+    def __post_init__(self) -> None:
+        require(0 < self.c < math.inf, "c", self.c, "above 0")
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        q = mse(x, y)
+        return q / ((q + self.c**2).sqrt() + self.c)
+
+
+@dataclass(frozen=True)
+class ElementHuber:
+    """Pseudo-Huber of every element, mean of sqrt((x - y)^2 + c^2) - c (LCM and Direct CM's code: c = 1e-3)."""
+
+    c: float
+
+    def __post_init__(self) -> None:
+        require(0 < self.c < math.inf, "c", self.c, "above 0")
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        q = (x - y).square()
+        return (q / ((q + self.c**2).sqrt() + self.c)).flatten(1).mean(1)
+
+
+def rms_huber(c: float) -> Distance:
+    """`RmsHuber` with this c."""
+    return RmsHuber(c)
+
+
+def element_huber(c: float) -> Distance:
+    """`ElementHuber` with this c, and `mse` for c = 0."""
+    return ElementHuber(c) if c else mse
+
+
 @lru_cache(maxsize=2)
 def _lpips(net: str) -> Any:
     try:

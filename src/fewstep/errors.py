@@ -45,6 +45,7 @@ def require(fine: bool, name: str, value: object, expected: str) -> None:
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not in a closed list, with the nearest name that is."""
     names = sorted(known)
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    swapped = [other for other in names if sorted(other) == sorted(name)]
+    near = swapped or get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"expected one of: {', '.join(names)}"
     return UserError(f"unknown {kind} {name!r}: {hint}")

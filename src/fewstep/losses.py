@@ -65,6 +65,9 @@ class Method:
     balance: Balance = unbalanced
     scaling: Scaling = field(default_factory=scalings.Edm)  # the preconditioning that its students get
     sampler: str | Sampler = "multistep"  # how its students are sampled unless asked otherwise
+    middle: tuple[float, ...] = (0.821,)  # noise levels of later steps, where the run names none (ECT's on CIFAR-10)
+    trained_from: float = 0.0  # below this time the student knows nothing, and a frozen network answers
+    before: Method | None = None  # the method of the stage whose average this one starts from and keeps frozen
 
     def __post_init__(self) -> None:
         if self.target is None and not getattr(self.times, "at_anchor", True):
@@ -97,15 +100,19 @@ class Method:
         """
         for name in sorted(self.needs):
             require(getattr(models, name) is not None, f"models.{name}", None, "a denoiser: this method needs one")
-        t, r, a, w = times[:4]
+        t, w = times.t, times.w
         run = dropout(models.student, len(x0), seed, x0.device)
         with torch.no_grad():  # before the student's pass, so that no activations are held meanwhile
             x_t, x_r = self.coupling(models, self.process, x0, z, times, cond)
-            end = x_r if self.target is None else run(self.target(models), x_r, r, cond)
-            y = self.process.jump(x_r, end, r, a)
-            goal = self.process.aim(x_t, y, t, a)
+            goal = self.goal(models, x_t, x_r, times, cond, run)
         x0_hat = run(models.student, x_t, t, cond)
         seen, wanted = (self.space(self.process, x_t, guess, times) for guess in (x0_hat, goal))
         apart = self.distance(seen, wanted)
         loss_b = expand(self.weight(self.process, times), apart) * apart
         return expand(w, apart) * self.balance(loss_b, t, models)
+
+    def goal(self, models: Models, x_t: Tensor, x_r: Tensor, times: Times, cond: Cond, run: Passes) -> Tensor:
+        """The x0_hat that leads from x_t to where the target leads from x_r."""
+        t, r, a = times[:3]
+        end = x_r if self.target is None else run(self.target(models), x_r, r, cond)
+        return self.process.aim(x_t, self.process.jump(x_r, end, r, a), t, a)

@@ -1,7 +1,8 @@
 """Noising processes: x_t = alpha(t) x0 + sigma(t) z, and the moves along their trajectories.
 
-Times are floats or tensors `[B]`; they are held in float64 and only their coefficients are cast to the
-data's dtype. Data is `[B, ...]` with any number of axes.
+Times are floats or tensors `[B]`; they are held in float64 on the host, and only their coefficients are cast
+to the data's dtype and moved to its device: who owns a row can then be decided without waiting for a device,
+which may not have float64 either. Data is `[B, ...]` with any number of axes.
 """
 
 from __future__ import annotations
@@ -13,23 +14,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewstep.errors import require
+from fewstep.errors import require, unknown
 from fewstep.noise import Cosine, Edm, Linear, Schedule, Table, Trig
 
 Time = float | Tensor
 
 
 def as_time(t: Time) -> Tensor:
-    """A time in float64, on its own device (on the CPU where the device has no float64)."""
-    if isinstance(t, Tensor) and t.device.type == "mps":
-        t = t.cpu()
-    return torch.as_tensor(t, dtype=torch.float64)
+    """A time in float64, on the host."""
+    return torch.as_tensor(t.cpu() if isinstance(t, Tensor) else t, dtype=torch.float64)
 
 
 def per_row(t: Time, x: Tensor) -> Tensor:
-    """The time of every row of x: float64 `[B]`, on x's device where that has float64."""
-    place = "cpu" if x.device.type == "mps" else x.device
-    return torch.as_tensor(t, dtype=torch.float64, device=place).expand(len(x))
+    """The time of every row of x: float64 `[B]`, on the host."""
+    return as_time(t).expand(len(x))
+
+
+def wide(x: Tensor) -> torch.device:
+    """Where x's numbers can be held in float64: its own device, or the host where that has none."""
+    return torch.device("cpu") if x.device.type == "mps" else x.device
 
 
 def expand(c: Tensor, x: Tensor) -> Tensor:
@@ -135,10 +138,14 @@ def linear() -> Process:
     return Process(Linear(), t_min=0.0, t_max=1.0)
 
 
-def trig(*, sigma_data: float = 1.0) -> Process:
-    """x_t = cos(t) x0 + sigma_data sin(t) z, z of unit variance, t in [0, pi/2] (TrigFlow, arXiv 2410.11081)."""
+def trig(*, sigma_data: float = 1.0, level_max: float = math.inf) -> Process:
+    """x_t = cos(t) x0 + sigma_data sin(t) z, z of unit variance, t in [0, pi/2] (TrigFlow, arXiv 2410.11081).
+
+    Sampling starts at the noise level level_max = sigma_data tan(t), in sCM 80.
+    """
     require(0 < sigma_data < math.inf, "sigma_data", sigma_data, "above 0")
-    return Process(Trig(sigma_data), t_min=0.0, t_max=math.pi / 2)
+    require(level_max > 0, "level_max", level_max, "above 0")
+    return Process(Trig(sigma_data), t_min=0.0, t_max=math.atan(level_max / sigma_data))
 
 
 def discrete(
@@ -166,3 +173,14 @@ def discrete(
         "a table whose products fall from 1 to 0",
     )
     return Process(Table(tuple(power.tolist())), t_min=0.0, t_max=float(len(power)))
+
+
+def named(name: str) -> Process:
+    """The process that a method's option names; discrete is Stable Diffusion's table. Raises UserError."""
+    if name == "discrete":
+        roots = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64)
+        return discrete(betas=roots.square())
+    known = {"edm": edm(), "cosine": cosine(), "linear": linear(), "trig": trig()}
+    if name not in known:
+        raise unknown("process", name, [*known, "discrete"])
+    return known[name]

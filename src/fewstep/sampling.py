@@ -68,9 +68,12 @@ class Sampler:
     evaluations: int = 1  # of the network per move; the last move takes one
     noisy: bool = False  # the step takes noise
     default: int = 35  # network evaluations unless asked otherwise
+    only: bool = False  # never another number: the model was trained for this one
 
     def times(self, process: Process, steps: int, middle: Sequence[float] = ()) -> list[float]:
         """The grid for `steps` network evaluations: t_max first, 0 last. Raises UserError where none fits."""
+        if self.only and steps != self.default:
+            raise UserError(f"steps = {steps}: this model was trained for {self.default} steps, and makes no others")
         moves, rest = divmod(steps - 1, self.evaluations)
         if steps < 1 or rest:
             near = f"; try {steps - 1} or {steps + 1}" if steps > 1 else ""
@@ -86,6 +89,11 @@ SAMPLERS = {
     "euler": Sampler(step=solvers.euler),
     "heun": Sampler(step=solvers.heun, evaluations=2),
 }
+
+
+def segments(number: int) -> Sampler:
+    """DDIM from segment to segment, as many as the model was trained with (MCM, arXiv 2403.06807, algorithm 2)."""
+    return Sampler(step=solvers.ddim, default=number, only=True)
 
 
 def sampler(name: str | Sampler) -> Sampler:

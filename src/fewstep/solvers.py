@@ -15,10 +15,10 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from fewstep.denoiser import Cond, Denoiser
+from fewstep.denoiser import Cond, Denoiser, awake
 from fewstep.errors import require, unknown
 from fewstep.noise import root
-from fewstep.process import Process, Time, expand, per_row
+from fewstep.process import Process, Time, expand, per_row, wide
 
 Noise = Callable[[], Tensor]  # draws unit normals like x, when they are needed
 
@@ -128,18 +128,19 @@ def addim(
     Source: MCM, arXiv 2403.06807, section 4 (aDDIM).
     """
     t, s = per_row(t, x), per_row(s, x)
-    x0_hat = denoiser(x, t, cond)
+    both = getattr(denoiser, "both", None)  # a guided one, whose variance is the unguided guess's
+    x0_hat, plain = both(x, t, cond) if both else [denoiser(x, t, cond)] * 2
     given = PriorVariance(process=process) if x_var is None else x_var
-    variance = per_row(given(x0_hat, t) if callable(given) else given, x)
-    if final_step == "ddim":
-        variance = torch.where(s == 0, 0.0, variance)
+    variance = torch.as_tensor(given(plain, t) if callable(given) else given).to(wide(x), torch.float64).expand(len(x))
     sigma_t = process.sigma(t)
     divisor = torch.where(sigma_t == 0, 1.0, sigma_t)
     z_hat = (x - expand(process.alpha(t), x) * x0_hat) / expand(divisor, x)
     make = process.alpha(s) - process.alpha(t) * process.sigma(s) / divisor
-    per_scalar = z_hat.square().flatten(1).mean(1).to(t.device, t.dtype)  # ||z_hat||^2 / d
-    extra = make.square() * variance / per_scalar.clamp_min(torch.finfo(torch.float32).tiny)
-    length = root(process.sigma(s).square() + extra)
+    if final_step == "ddim":
+        make = torch.where(s == 0, 0.0, make)
+    per_scalar = z_hat.square().flatten(1).mean(1).to(wide(x), torch.float64)  # ||z_hat||^2 / d
+    extra = make.square().to(wide(x)) * variance / per_scalar.clamp_min(torch.finfo(torch.float32).tiny)
+    length = root(process.sigma(s).square().to(wide(x)) + extra)
     return _moved(x, t, s, expand(process.alpha(s), x) * x0_hat + expand(length, x) * z_hat)
 
 
@@ -147,8 +148,8 @@ def addim(
 class Along:
     """A solver that moves from t to s by way of the grid's times between them, row by row.
 
-    grid: decreasing times. Rows that a part of the grid does not concern stay where they are, and parts that
-    concern no row cost nothing.
+    grid: decreasing times. Rows that a part of the grid does not concern stay where they are and cost nothing:
+    only the others are evaluated.
     """
 
     solver: Callable[..., Tensor]
@@ -160,8 +161,9 @@ class Along:
         here, end = per_row(t, x), per_row(s, x)
         for stop in (*self.grid, 0.0):
             there = torch.maximum(here.clamp(max=stop), end)
-            if bool((there < here).any()):
-                x = self.solver(process, denoiser, x, here, there, cond, **options)
+            moving = there < here
+            if bool(moving.any()):
+                x = self.solver(process, awake(denoiser, moving), x, here, there, cond, **options)
             here = there
         return x
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from fewstep.errors import require
+from fewstep.errors import require, unknown
 from fewstep.process import Process
 from fewstep.scalings import V, from_x0
 from fewstep.times import Times
@@ -62,3 +62,11 @@ class Multiscale:
         size = sum(level[0].numel() for level in levels)
         even = [(size / (len(levels) * level[0].numel())) ** 0.5 for level in levels]
         return torch.cat([level.flatten(1) * factor for level, factor in zip(levels, even, strict=True)], 1)
+
+
+def named(name: str) -> Space:
+    """The space that a method's option names. Raises UserError."""
+    known: dict[str, Space] = {"x0": x0, "v": v, "end": end}
+    if name not in known:
+        raise unknown("space", name, known)
+    return known[name]

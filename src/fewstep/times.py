@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fewstep.errors import require
-from fewstep.process import Time, as_time
+from fewstep.process import Process, Time, as_time
 
 
 class Times(NamedTuple):
-    """Per row, float64 `[B]`: the student looks at t, its neighbour is r, and a is the end it must jump to.
+    """Per row, float64 `[B]` on the host: the student looks at t, its neighbour is r, a is the end it must jump to.
 
     t > r >= a. `w` scales a row so that mean(w * loss) is the method's loss.
     """
@@ -29,11 +32,6 @@ class Times(NamedTuple):
     w: Tensor
     u: Tensor | None = None  # the rows' uniforms, for parts that need one of their own
     progress: float = 0.0
-
-    def to(self, device: torch.device) -> Times:
-        """The same times on a device that has float64."""
-        t, r, a, w = (x.to(device) for x in self[:4])
-        return Times(t, r, a, w, None if self.u is None else self.u.to(device), self.progress)
 
 
 class Law(Protocol):
@@ -77,6 +75,64 @@ class LogNormal:
         return (self.mean + self.std * torch.special.ndtri(p)).exp()
 
 
+@dataclass(frozen=True, kw_only=True)
+class LogStudentT:
+    """ln t = mean + std T, T Student's with nu degrees of freedom, restricted to [low, high].
+
+    With T = sqrt(nu) sinh y the density of y is cosh(y)^-nu up to a factor: smooth even for TCM's nu = 0.01, so its
+    integral by Gauss's rule between 1024 nodes, and the Hermite cubics of its inverse, are exact to 1e-10.
+    Source: TCM, arXiv 2410.14895, eq. 7 and section 4: mean 0, std 0.2, nu 0.01 on [1, 80].
+    """
+
+    mean: float = 0.0
+    std: float = 0.2
+    nu: float = 0.01
+    low: float = 1.0
+    high: float = 80.0
+
+    def __post_init__(self) -> None:
+        require(math.isfinite(self.mean), "mean", self.mean, "a finite number")
+        require(0 < self.std < math.inf, "std", self.std, "above 0")
+        require(0 < self.nu < math.inf, "nu", self.nu, "above 0")
+        require(0 < self.low < self.high < math.inf, "low", self.low, f"in 0 .. high={self.high}, above 0")
+
+    def quantile(self, u: Tensor) -> Tensor:
+        nodes, cdf, slope = _student(self)
+        step = nodes[1] - nodes[0]
+        i = (torch.searchsorted(cdf, u.double(), right=True) - 1).clamp(0, len(nodes) - 2)
+        width = cdf[i + 1] - cdf[i]
+        s = ((u.double() - cdf[i]) / width).clamp(0, 1)
+        y = nodes[i] + step * s * s * (3 - 2 * s) + width * s * (1 - s) * ((1 - s) * slope[i] - s * slope[i + 1])
+        return (self.mean + self.std * math.sqrt(self.nu) * y.sinh()).exp().clamp(self.low, self.high)
+
+
+@lru_cache(maxsize=8)
+def _student(law: LogStudentT) -> tuple[Tensor, Tensor, Tensor]:
+    """Nodes in y, the distribution function there, and the slope of its inverse."""
+    low, high = ((math.log(t) - law.mean) / (law.std * math.sqrt(law.nu)) for t in (law.low, law.high))
+    nodes = torch.linspace(math.asinh(low), math.asinh(high), 1025, dtype=torch.float64)
+
+    def log_density(y: Tensor) -> Tensor:  # less that of the likeliest node: with many degrees it underflows
+        return -law.nu * (y.cosh().log() - nodes.abs().min().cosh().log())
+
+    at, weight = (torch.as_tensor(x) for x in np.polynomial.legendre.leggauss(8))
+    half = (nodes[1] - nodes[0]) / 2
+    cells = half * (log_density(nodes[:-1, None] + half * (1 + at)).exp() * weight).sum(1)
+    cdf = torch.cat([torch.zeros(1, dtype=torch.float64), cells.cumsum(0)])
+    return nodes, cdf / cdf[-1], cdf[-1] / log_density(nodes).exp()
+
+
+@dataclass(frozen=True)
+class AtLevel:
+    """A law of noise levels sigma / alpha as one of the process's times."""
+
+    law: Law
+    process: Process
+
+    def quantile(self, u: Tensor) -> Tensor:
+        return self.process.time_at(self.law.quantile(u))
+
+
 def _first(u: Tensor) -> Tensor:
     return u.reshape(len(u), -1)[:, 0]
 
@@ -115,6 +171,7 @@ class RatioMap:
     b: float = 1.0  # how fast that factor falls with t
     stages: int = 8  # over the whole run
     ratio_max: float = 0.9999  # a cap on r / t: in float32 smaller gaps are rounding (TCM: 0.999)
+    held: float | None = None  # r / t instead of the stages'
     at_anchor = False
 
     def __post_init__(self) -> None:
@@ -123,9 +180,12 @@ class RatioMap:
         require(math.isfinite(self.b), "b", self.b, "a finite number")
         require(self.stages >= 1, "stages", self.stages, "at least 1")
         require(0 < self.ratio_max <= 1, "ratio_max", self.ratio_max, "in 0 .. 1, above 0")
+        require(self.held is None or 0 <= self.held < 1, "held", self.held, "in 0 .. 1, below 1")
 
     def ratio(self, progress: float) -> float:
         """r / t for large t, at this progress."""
+        if self.held is not None:
+            return self.held
         stage = min(int(progress * self.stages), self.stages - 1)
         return min(1 - self.q ** -(stage + 1), self.ratio_max)
 
@@ -136,6 +196,73 @@ class RatioMap:
         t = as_time(t)
         widen = 1 + self.k * torch.sigmoid(-self.b * t)
         r = (t * (1 - (1 - self.ratio(progress)) * widen)).clamp_min(0.0)
+        return _rows(t, r, torch.zeros_like(t), progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Atom:
+    """The times of another sampler, but t = `at` in a share of the rows: two strata, each with a weight of its own.
+
+    Row i, counted over the whole run, is at the atom where floor((i + 1) share) > floor(i share): as many as the
+    share says in every run of rows. mean(w loss) is the mean over the other rows plus `weight` times the mean over
+    these, with the strata's expected sizes; with `realised` those of the batch, where a row depends on its batch.
+    Source: TCM, arXiv 2410.14895, eq. 8-10: share = rho, weight = w_b.
+    """
+
+    times: TimeSampler
+    at_time: float
+    share: float = 0.25
+    weight: float = 0.1
+    realised: bool = False
+    at_anchor = False
+
+    def __post_init__(self) -> None:
+        require(0 <= self.share < 1, "share", self.share, "in 0 .. 1, below 1")
+        require(0 <= self.weight < math.inf, "weight", self.weight, "0 or more")
+
+    def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times:
+        i = (torch.arange(len(u)) if ordinal is None else ordinal).double()
+        chosen = ((i + 1) * self.share).floor() > (i * self.share).floor()
+        t = self.times(u, progress, ordinal).t
+        return self.at(torch.where(chosen, self.at_time, t), progress)._replace(u=u)
+
+    def at(self, t: Time, progress: float) -> Times:
+        """Rows whose t is the atom's count to it."""
+        found = self.times.at(t, progress)
+        chosen = found.t == self.at_time
+        share = chosen.double().mean().item() if self.realised else self.share
+        sizes = [1 / part if part > 0 else 0.0 for part in (1 - share, share)]  # an empty stratum weighs nothing
+        return found._replace(w=found.w * torch.where(chosen, self.weight * sizes[1], sizes[0]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Levels:
+    """Levels of a decreasing grid that ends at 0: t uniform over them, or always the first; r is the next, a = 0.
+
+    Source: Direct CM, arXiv 2411.08954, its code: t uniform over n even steps of 1000.
+    """
+
+    grid: tuple[float, ...]
+    first: bool = False  # t is the highest always
+    at_anchor = False
+
+    def __post_init__(self) -> None:
+        falls = all(a > b for a, b in pairwise(self.grid)) and len(self.grid) > 1 and self.grid[-1] == 0
+        require(falls, "grid", self.grid, "decreasing times, the last of them 0")
+
+    def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times:
+        index = (_first(u) * (len(self.grid) - 1)).long()
+        return self.at(torch.zeros_like(index) if self.first else index, progress)._replace(u=u)
+
+    def at(self, t: Time, progress: float) -> Times:
+        """Integers are the index from the highest level; other times t get the level below them as r."""
+        grid = torch.tensor(self.grid, dtype=torch.float64)
+        if not isinstance(t, Tensor) or t.is_floating_point():
+            t = as_time(t)
+            index = len(grid) - 1 - torch.searchsorted(grid.flip(0), t)
+        else:
+            index, t = t.long(), grid[t]
+        r = grid[(index + 1).clamp(0, len(grid) - 1)]
         return _rows(t, r, torch.zeros_like(t), progress)
 
 
@@ -186,12 +313,12 @@ class Adjacent:
             index = (_first(u) * intervals).long()
         else:
             drawn = self.law.quantile(_first(u))
-            index = torch.searchsorted(self.grid(progress).to(u.device), drawn) - 1
+            index = torch.searchsorted(self.grid(progress), drawn) - 1
         return self.at(index.clamp(0, intervals - 1), progress)._replace(u=u)
 
     def at(self, t: Time, progress: float) -> Times:
         """Integers are the index i; other times t get the level below them as r."""
-        grid = self.grid(progress).to(t.device if isinstance(t, Tensor) else "cpu")
+        grid = self.grid(progress)
         if isinstance(t, Tensor) and not t.is_floating_point():
             t, r = grid[t + 1], grid[t]
         else:

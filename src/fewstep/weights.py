@@ -63,7 +63,13 @@ def truncated_snr(process: Process, times: Times) -> Tensor:
 
 def named(name: str, sigma_data: float) -> Weight:
     """The weight that a method's option names. Raises UserError."""
-    known: dict[str, Weight] = {"one": one, "inverse_gap": inverse_gap, "edm": Edm(sigma_data)}
+    known: dict[str, Weight] = {
+        "one": one,
+        "inverse_gap": inverse_gap,
+        "edm": Edm(sigma_data),
+        "snr_plus_one": snr_plus_one,
+        "truncated_snr": truncated_snr,
+    }
     if name not in known:
         raise unknown("weight", name, known)
     return known[name]

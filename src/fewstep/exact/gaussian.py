@@ -12,7 +12,7 @@ from fewstep.data import Arrays
 from fewstep.denoiser import Cond
 from fewstep.errors import UserError, require
 from fewstep.exact.truth import checked_labels, numbers
-from fewstep.process import Process, Time, edm, per_row
+from fewstep.process import Process, Time, edm, per_row, wide
 from fewstep.randomness import SAMPLING_BLOCK, normal
 
 
@@ -83,7 +83,7 @@ class Gaussian:
         ratio = torch.where(v_t == 0, 0.0, v_s / _above_zero(v_t))
         root = torch.where(ratio == 0, 0.0, torch.where(ratio == 0, 1.0, ratio).sqrt())
         x_s = a_s * mean + root * (_double(x, a_t) - a_t * mean)
-        still = (per_row(t, x) == per_row(s, x)).reshape(a_t.shape)
+        still = (per_row(t, x) == per_row(s, x)).reshape(a_t.shape).to(a_t.device)
         return _like(x, torch.where(still, _double(x, a_t), x_s))
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
@@ -98,8 +98,7 @@ class Gaussian:
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance where x's times are, in float64."""
-        place = per_row(0.0, x).device
-        mean, std = (torch.as_tensor(part, dtype=torch.float64).to(place) for part in (self.mean, self.std))
+        mean, std = (torch.as_tensor(part, dtype=torch.float64).to(wide(x)) for part in (self.mean, self.std))
         try:
             mean, std = mean.expand(x.shape[1:]), std.expand(x.shape[1:])
         except RuntimeError:
@@ -109,7 +108,7 @@ class Gaussian:
     def _coefficients(self, t: Time, x: Tensor) -> tuple[Tensor, Tensor]:
         t = per_row(t, x)
         rows = (-1, *[1] * (x.ndim - 1))
-        return self.process.alpha(t).reshape(rows), self.process.sigma(t).reshape(rows)
+        return self.process.alpha(t).reshape(rows).to(wide(x)), self.process.sigma(t).reshape(rows).to(wide(x))
 
 
 def _above_zero(v: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from fewstep.denoiser import Cond
 from fewstep.errors import UserError, require
 from fewstep.exact.components import Components, Seen
 from fewstep.exact.extrapolation import integrate
-from fewstep.process import Process, Time, per_row
+from fewstep.process import Process, Time, per_row, wide
 from fewstep.randomness import generator, rows
 
 _BLOCK = 64  # samples of one draw
@@ -116,7 +116,7 @@ class Truth:
         start, end = (torch.atan2(s, a)[:, 0] for a, s in ((a_t, s_t), (a_s, s_s)))
         u = integrate(slope, known, start, end, tolerance=_TOLERANCE)
         x_s = a_s * self._parts(u.device)[2] + self._scale * torch.hypot(a_s, s_s) * u
-        still = (per_row(t, x) == per_row(s, x))[:, None]
+        still = (per_row(t, x) == per_row(s, x))[:, None].to(u.device)
         x_s = torch.where(still, x.to(u.device).double().flatten(1), x_s)
         return x_s.to(x.dtype).to(x.device).reshape(x.shape)
 
@@ -144,7 +144,8 @@ class Truth:
     def _coefficients(self, t: Time, x: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma `[B, 1]` where data has mean square 1."""
         t = per_row(t, x)
-        return self.process.alpha(t)[:, None], self.process.sigma(t)[:, None] / self._scale
+        alpha, sigma = self.process.alpha(t)[:, None], self.process.sigma(t)[:, None] / self._scale
+        return alpha.to(wide(x)), sigma.to(wide(x))
 
     def _standard(self, x_t: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor]:
         if tuple(x_t.shape[1:]) != self.shape:
@@ -156,7 +157,7 @@ class Truth:
     def _barred(self, cond: Cond, x_t: Tensor) -> Tensor | None:
         """`[B, K]`: which components a row's label rules out; None without labels."""
         given = checked_labels(cond, self.classes, x_t)
-        labels = self._parts(per_row(0.0, x_t).device)[1]
+        labels = self._parts(wide(x_t))[1]
         if given is None or labels is None:
             return None
         given = given.to(labels.device)[:, None]

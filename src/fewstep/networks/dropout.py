@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -22,21 +22,28 @@ class Masks:
 
     rows: int
     seeds: tuple[int, ...]
+    index: Tensor | None = None  # the rows that are asked for, of all
     _drawn: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    def at(self, index: Tensor) -> Masks:
+        """The masks of some of the rows."""
+        return replace(self, index=index)
 
     def draw(self, layer: int, shape: Sequence[int], keep: float, device: torch.device) -> Tensor:
         """0 or 1 / keep, `[rows, *shape]` in float32: each entry is kept with probability `keep`."""
-        if layer in self._drawn:
-            return self._drawn[layer].float() / keep
+        if layer not in self._drawn:
+            self._drawn[layer] = self._all(layer, shape, keep, device)
+        kept = self._drawn[layer]
+        return (kept if self.index is None else kept[self.index.to(device)]).float() / keep
+
+    def _all(self, layer: int, shape: Sequence[int], keep: float, device: torch.device) -> Tensor:
         size = self.rows // len(self.seeds)
 
         def part(seed: int) -> Tensor:
             source = torch.Generator(device).manual_seed(block_seed(0, f"dropout {layer}", seed))
             return torch.empty(size, *shape, device=device).bernoulli_(keep, generator=source)
 
-        mask = torch.cat([part(seed) for seed in self.seeds])
-        self._drawn[layer] = mask.bool()
-        return mask / keep
+        return torch.cat([part(seed) for seed in self.seeds]).bool()
 
 
 def probability(dropout: float) -> float:
