@@ -290,3 +290,13 @@ FRAMES = {
 def test_complaints_lose_their_frame_whatever_the_terminal_writes(frame):
     told = one_line(frame.format("Error parsing Train: ema = 1.0: expected less than 1"), "train")
     assert told == "ema = 1.0: expected less than 1: see 'fewstep train --help'"
+
+
+def test_a_base_has_its_options_on_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = ["--method", "gc", "--method.base", "tcm", "--method.base.base.c", "0.03", "--method.base.rho", "0.5"]
+    assert main(["train", "toy", *base, *TINY, "--out", "run"]) == 0
+    stored = json.loads((tmp_path / "run" / "run.json").read_text())["method_options"]
+    assert (stored["base"]["method"], stored["base"]["base"]["c"], stored["base"]["rho"]) == ("tcm", 0.03, 0.5)
+    assert main(["train", "toy", "--method", "gc", *TINY, "--out", "run", "--resume"]) == 2  # it was with other options
+    assert main(["train", "toy", *base, *TINY, "--out", "run", "--resume"]) == 0

@@ -26,8 +26,13 @@ class Batch(NamedTuple):
     seeds: list[int]  # of the dropout masks, one per block
 
 
-def draw_batch(run: Run, method: Method, arrays: datasets.Arrays, step: int, device: torch.device) -> Batch:
-    """The batch of a step: global sample ordinals [step B, (step + 1) B), in whole blocks."""
+def draw_batch(
+    run: Run, method: Method, arrays: datasets.Arrays, step: int, device: torch.device, progress: float | None = None
+) -> Batch:
+    """The batch of a step: global sample ordinals [step B, (step + 1) B), in whole blocks.
+
+    progress: what the schedules see, where that is not the share of the whole run.
+    """
     first = step * run.batch
     index = shuffled(run.seed, "order", first, run.batch, len(arrays.x0))
     x0, cond = arrays.rows(index)
@@ -36,7 +41,8 @@ def draw_batch(run: Run, method: Method, arrays: datasets.Arrays, step: int, dev
         chance = uniform(run.seed, "label drop", first, run.batch, 1, run.block)[:, 0]
         cond = datasets.dropped(cond, chance < run.label_drop)
     u = uniform(run.seed, "time", first, run.batch, 2, run.block)
-    times = method.times(u, step / run.iterations, torch.arange(first, first + run.batch))
+    progress = step / run.iterations if progress is None else progress
+    times = method.times(u, progress, torch.arange(first, first + run.batch))._replace(u=u, progress=progress)
     blocks = range(first // run.block, (first + run.batch) // run.block)
     return Batch(
         index,

@@ -83,8 +83,16 @@ class Run:
     """Initial weights: a run folder, checkpoint folder, shipped name or .safetensors file."""
     teacher: str | None = None
     """Teacher of a method that learns from one: like init, or exact:NAME."""
-    middle_times: tuple[float, ...] = (0.821,)
-    """Noise levels of the later steps when sampling in as many steps and one more."""
+    stage: Literal[1, 2] | None = None
+    """Where a method of two stages starts; None: at 2 where init is a consistency model, else at 1."""
+    split: float = 0.5
+    """Share of the iterations that the first stage of two gets."""
+    stage_lr: float = 1.0
+    """Factor of the learning rate in the second stage."""
+    age: int | None = None
+    """Steps that averages and learning rate count from; None: those of a first stage given as init, else 0."""
+    middle_times: tuple[float, ...] | None = None
+    """Noise levels of the later steps when sampling in as many steps and one more; None: the method's own."""
     threads: int = 1
     """CPU threads of an operation: another number gives other last bits."""
     log_every: int = 50
@@ -128,7 +136,13 @@ class Run:
             "data_size": (self.data_size is None or self.data_size > 0, "at least 1"),
             "label_drop": (0 <= self.label_drop <= 1, "a share in 0 .. 1"),
             "betas": (all(0 <= b < 1 for b in self.betas), "in 0 .. 1, below 1"),
-            "middle_times": (all(a > b for a, b in pairwise((*self.middle_times, 0.0))), "decreasing and above 0"),
+            "split": (0 <= self.split <= 1, "a share in 0 .. 1"),
+            "stage_lr": (0 < self.stage_lr < float("inf"), "above 0"),
+            "age": (self.age is None or self.age >= 0, "0 or more"),
+            "middle_times": (
+                all(a > b for a, b in pairwise((*(self.middle_times or ()), 0.0))),
+                "decreasing and above 0",
+            ),
             "threads": (self.threads > 0, "at least 1"),
             "log_every": (self.log_every > 0, "at least 1"),
             "picture_every": (self.picture_every >= 0, "0 or more"),

@@ -17,7 +17,7 @@ from fewstep.checkpoint import Checkpoint, RunFolder, fingerprint, read
 from fewstep.checkpoint import write as write_checkpoint
 from fewstep.config import Run, run_from_json
 from fewstep.data import each, fit
-from fewstep.denoiser import Cond, masked
+from fewstep.denoiser import Cond, Preconditioned, Truncated, masked
 from fewstep.device import pick_device
 from fewstep.errors import StorageError, UserError, require
 from fewstep.losses import Method
@@ -57,15 +57,32 @@ class Generator:
         The noise of a sample depends on seed and its place alone, not on n or batch.
         Raises UserError for conditions the generator does not know.
         """
-        chosen = sampling.sampler(sampler or self.method.sampler)
+        own = sampling.sampler(self.method.sampler)
+        if sampler is not None and own.only and own.default > 1:
+            raise UserError(
+                f"sampler = {sampler!r}: a model of {own.default} segments is sampled by its own steps alone"
+            )
+        chosen = own if sampler is None else sampling.sampler(sampler)
         count = chosen.default if steps is None else steps
         for name, value, least in (("n", n, 0), ("seed", seed, 0), ("batch", batch, 1), ("steps", count, 0)):
             require(type(value) is int and value >= least, name, value, f"a whole number, {least} or more")
-        grid = chosen.times(self.method.process, count, self.run.middle_times)
+        middle = self.method.middle if self.run.middle_times is None else self.run.middle_times
+        grid = chosen.times(self.method.process, count, middle)
+        self._check_range(count, grid)
         conds = self.conditions(n, cond)
         parts = [range(n)[first : first + batch] for first in range(0, n, batch)]
         drawn = [self._draw(chosen, grid, seed, part, conds) for part in parts]
         return torch.cat(drawn) if drawn else torch.empty(0, *self.facts.shape)
+
+    def _check_range(self, steps: int, grid: list[float]) -> None:
+        """Refuses times that the student was not trained for, unless the network that was answers there."""
+        low = self.method.trained_from
+        unknown = [t for t in grid[:-1] if t < low]
+        if unknown and not isinstance(self.denoiser, Truncated):
+            raise UserError(
+                f"steps = {steps}: it asks at t = {unknown[0]:.4g}, but this student was trained from t = {low:g} on: "
+                "set middle_times higher, or ask its first stage there (composite=True, --composite)"
+            )
 
     def _draw(self, chosen: sampling.Sampler, grid: list[float], seed: int, part: range, conds: Cond) -> Tensor:
         """The samples whose numbers are in `part`, in one batch."""
@@ -88,7 +105,9 @@ class Generator:
 
     def save(self, path: str | Path) -> None:
         """Writes the generator alone (no optimizer) as a folder that `load` reads."""
-        groups = {"ema": self.denoiser.state_dict()}
+        net: Any = self.denoiser
+        pair: dict[str, Any] = {"ema": net.high, "frozen": net.low} if isinstance(net, Truncated) else {"ema": net}
+        groups = {name: module.state_dict() for name, module in pair.items()}
         state = checkpoint_state(self.run, self.facts, self.step, fingerprint(groups))
         write_checkpoint(Path(path), groups, state)
 
@@ -156,12 +175,14 @@ def load(
     ema: str = "ema",
     network: Network | None = None,
     method: OwnMethod | None = None,
+    composite: bool = False,
     device: str = "auto",
 ) -> Generator:
     """The generator of a run folder, a checkpoint folder or a shipped name such as "digits".
 
     ema: "ema" for the averaged weights, "student" for the raw ones, or another average that the run has, such
-    as "power:0.05"; of a run with snapshots any "power:STD". network, method: like those the run was trained
+    as "power:0.05"; of a run with snapshots any "power:STD"; "frozen" is the first of two stages. composite: it
+    also answers at the times that the second was not trained for. network, method: like those the run was trained
     with, where they were your own; a network is copied. Raises UserError or StorageError in one line.
     """
     checkpoint = find(path)
@@ -169,7 +190,18 @@ def load(
     facts = Facts.from_json(checkpoint.state["facts"])
     weights, step, digest = chosen_weights(checkpoint, run, ema)
     made = build_method(run, facts, method)
-    denoiser = build_student(run, facts, made, copy.deepcopy(network))
-    load_weights(denoiser, weights, str(checkpoint.path))
+
+    def network_of(tensors: dict[str, Tensor]) -> Preconditioned:
+        student = build_student(run, facts, made, copy.deepcopy(network))
+        load_weights(student, tensors, str(checkpoint.path))
+        return student
+
+    denoiser: nn.Module = network_of(weights)
+    if ema == "frozen" and made.before is not None:
+        made = made.before
+    elif composite:
+        if "frozen" not in checkpoint.groups:
+            raise UserError(f"{path} has no frozen first stage: composite is for runs of two stages, such as tcm's")
+        denoiser = Truncated(network_of(checkpoint.groups["frozen"]), denoiser, made.trained_from)
     denoiser.requires_grad_(False).eval().to(pick_device(device))
     return Generator(run, facts, made, denoiser, step, digest)

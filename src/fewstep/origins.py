@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fewstep import data, exact, methods
-from fewstep.building import OWN, Facts, Network, build_student
+from fewstep.building import OWN, Facts, Network, build_method, build_student
 from fewstep.checkpoint import Checkpoint, fingerprint
 from fewstep.config import Run, run_from_json
 from fewstep.data import SPLIT_SEED, Dataset
@@ -35,6 +35,8 @@ class Weights:
     tensors: dict[str, Tensor]
     fingerprint: str
     about: str
+    method: Method | None = None  # that they were trained by, where it is known
+    step: int = 0  # steps they were trained for, earlier stages' and runs' included
 
 
 def label(given: Source | None, stored: str | None) -> str | None:
@@ -63,8 +65,9 @@ def initial(run: Run, given: Source | None) -> Weights | None:
 
 def weights_of(kind: str, given: Source) -> Weights:
     """The network's weights behind an init: an object's, a file's, or the average of a run or shipped generator."""
+    method, step = None, 0
     if isinstance(given, Generator):
-        given = given.denoiser
+        method, step, given = given.method, given.step + (given.run.age or 0), given.denoiser
     if isinstance(given, nn.Module):
         tensors, about = given.state_dict(), "of the module given"
     elif not isinstance(given, str | Path) or str(given) == OWN:
@@ -75,14 +78,22 @@ def weights_of(kind: str, given: Source) -> Weights:
         saved = find(given)
         if "ema" not in saved.groups:
             raise UserError(f"{kind} = {given}: it has no average 'ema' of the weights")
-        run = run_from_json(saved.state["run"])
-        sigma_data = Facts.from_json(saved.state["facts"]).sigma_data
-        about = f"of the average of {given}, {run.method} at step {saved.state['step']}, sigma_data {sigma_data:g}"
+        run, facts = run_from_json(saved.state["run"]), Facts.from_json(saved.state["facts"])
+        method, step = known_method(run, facts), saved.state["step"] + (run.age or 0)
+        about = f"of the average of {given}, {run.method} at step {step}, sigma_data {facts.sigma_data:g}"
         tensors = saved.groups["ema"]
     if all(name.startswith(INSIDE) for name in tensors):
         tensors = {name.removeprefix(INSIDE): tensor for name, tensor in tensors.items()}
     digest = fingerprint({"network": tensors})
-    return Weights(tensors, digest, f"{kind}: {len(tensors)} tensors {about} ({digest[:16]})")
+    return Weights(tensors, digest, f"{kind}: {len(tensors)} tensors {about} ({digest[:16]})", method, step)
+
+
+def known_method(run: Run, facts: Facts) -> Method | None:
+    """The method that a stored run was trained by; None where it is somebody's own."""
+    try:
+        return build_method(run, facts)
+    except UserError:
+        return None
 
 
 def _from_file(kind: str, path: Path) -> dict[str, Tensor]:

@@ -30,6 +30,8 @@ class State:
     step: int = 0
     scale: LossScale = field(default_factory=lambda: LossScale(factor=1.0))  # moves in fp16 alone
     teacher: Denoiser | None = None  # frozen, so that no checkpoint holds it
+    frozen: nn.Module | None = None  # the first stage's average, in the second
+    begun: int = 0  # the step at which the optimizer was new
 
     @property
     def student(self) -> Preconditioned:
@@ -39,11 +41,12 @@ class State:
         """The networks as the loss takes them."""
         learned: dict[str, Any] = {name: module for name, module in self.trained.items() if name != "student"}
         average = self.averages.get("target", self.averages["ema"])
-        return Models(student=self.student, ema=average, teacher=self.teacher, **learned)
+        return Models(student=self.student, ema=average, teacher=self.teacher, frozen=self.frozen, **learned)
 
     def modules(self) -> dict[str, nn.Module]:
         """All networks by the name of their checkpoint group."""
-        return {**dict(self.trained.items()), **self.averages}
+        frozen = {} if self.frozen is None else {"frozen": self.frozen}
+        return {**dict(self.trained.items()), **self.averages, **frozen}
 
     def groups(self) -> dict[str, dict[str, Tensor]]:
         """All of it as named tensors."""
@@ -57,6 +60,8 @@ class State:
 
     def restore(self, saved: Checkpoint) -> None:
         """Takes over a checkpoint. Raises StorageError where its names or shapes are not this state's."""
+        if "frozen" in saved.groups and self.frozen is None:
+            self.frozen = ema.average_of(self.student)
         for name, module in self.modules().items():
             load_weights(module, saved.groups.get(name, {}), str(saved.path))
         self.step = saved.state["step"]
@@ -105,17 +110,19 @@ def new_state(
     if "target" in averages:
         averages["target"].train()  # the loss runs it under the student's dropout
     state = State(trained, averages, optimizers.build(run, trained.parameters()))
+    state.frozen = ema.average_of(student) if run.stage == 2 else None
     state.teacher = teacher.denoiser if teacher else None
     state.scale = LossScale() if run.precision == "fp16" else state.scale
     return state
 
 
-def update_averages(run: Run, method: Method, state: State) -> None:
+def update_averages(run: Run, method: Method, state: State, progress: float) -> None:
     """Moves every average towards the student, each at the rate it has at this step."""
-    rates = {"ema": schedules.ema_rate(state.step, run.ema)}
+    age = state.step + (run.age or 0)
+    rates = {"ema": schedules.ema_rate(age, run.ema)}
     for one in map(schedules.profile, run.averages):
-        rates[one.name] = one.rate(state.step, run.batch)
+        rates[one.name] = one.rate(age, run.batch)
     if method.ema_rate is not None:
-        rates["target"] = method.ema_rate(state.step / run.iterations)
+        rates["target"] = method.ema_rate(progress)
     for name, rate in rates.items():
         ema.update(state.averages[name], state.student, rate)

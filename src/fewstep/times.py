@@ -97,11 +97,11 @@ class LogStudentT:
         require(0 < self.low < self.high < math.inf, "low", self.low, f"in 0 .. high={self.high}, above 0")
 
     def quantile(self, u: Tensor) -> Tensor:
-        nodes, cdf, slope = _student(self)
+        (nodes, cdf, slope), u = _student(self), u.double().contiguous()
         step = nodes[1] - nodes[0]
-        i = (torch.searchsorted(cdf, u.double(), right=True) - 1).clamp(0, len(nodes) - 2)
+        i = (torch.searchsorted(cdf, u, right=True) - 1).clamp(0, len(nodes) - 2)
         width = cdf[i + 1] - cdf[i]
-        s = ((u.double() - cdf[i]) / width).clamp(0, 1)
+        s = ((u - cdf[i]) / width).clamp(0, 1)
         y = nodes[i] + step * s * s * (3 - 2 * s) + width * s * (1 - s) * ((1 - s) * slope[i] - s * slope[i + 1])
         return (self.mean + self.std * math.sqrt(self.nu) * y.sinh()).exp().clamp(self.low, self.high)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fewstep import checkpoint, diagnosis, methods, networks, optimizers, origins, pictures, sampling, schedules
+from fewstep import checkpoint, diagnosis, methods, networks, optimizers, origins, pictures, sampling, schedules, stages
 from fewstep import data as datasets
 from fewstep.batches import Batch, cut, draw_batch, parts
 from fewstep.building import OWN, Network, OwnMethod, build_method, chosen, facts_of
@@ -47,8 +47,10 @@ def train_step(run: Run, method: Method, state: State, batch: Batch) -> dict[str
 
     In fp16 a gradient that overflows skips the update, which is counted and told.
     """
-    progress = state.step / run.iterations
-    rate = run.lr * schedules.lr_factor(progress, run.warmup, run.constant, run.final, run.decay)
+    progress, age = state.step / run.iterations, run.age or 0
+    clock = progress if not age else (age + state.step) / (age + run.iterations)
+    rate = run.lr * schedules.lr_factor(clock, run.warmup, run.constant, run.final, run.decay)
+    rate = rate if state.frozen is None else rate * run.stage_lr
     state.optimizer.zero_grad(set_to_none=True)
     for module in state.trained.modules():
         getattr(module, "normalise_", lambda: None)()  # EDM2's forced one: once a step, outside of every pass
@@ -70,12 +72,12 @@ def train_step(run: Run, method: Method, state: State, batch: Batch) -> dict[str
         raise diagnosis.non_finite(state, batch.rows, batch.times, loss_b.cpu(), values[1])
     else:
         nn.utils.clip_grads_with_norm_(weights, run.clip, norm)
-        optimizers.set_rate(state.optimizer, run, rate, state.step - state.scale.skipped)
+        optimizers.set_rate(state.optimizer, run, rate, state.step - state.begun - state.scale.skipped)
         state.optimizer.step()
     if run.precision == "fp16":
         state.scale.update(overflowed)
         row |= {"loss_scale": state.scale.factor, "skipped": state.scale.skipped}
-    update_averages(run, method, state)
+    update_averages(run, method, state, batch.times.progress)
     state.step += 1
     return row
 
@@ -125,8 +127,11 @@ def train(
     run = origins.labelled(settled(replace(run, data=dataset.name), method, network), init, teacher, saved)
     facts = facts_of(run, dataset)
     made = build_method(run, facts, method)
-    sampling.through_middle(made.process, 2, run.middle_times)  # refuses them now rather than at the first picture
+    run = run if run.middle_times is not None else replace(run, middle_times=made.middle)
+    sampling.through_middle(made.process, 2, run.middle_times or ())  # refuses them now, not at the first picture
     start = None if saved else origins.initial(run, init)
+    run = stages.settled(run, made, start, saved)
+    made = build_method(run, facts, method)  # with the ratio that goes on from a first stage
     guide = origins.teacher_of(teacher, run, facts, made, network, place)
     facts = replace(facts, init=start.fingerprint if start else "", teacher=guide.fingerprint if guide else "")
     facts = check_same(saved, run, facts, lambda old: settled(old, method, network)) if saved else facts
@@ -134,12 +139,13 @@ def train(
     torch.set_num_threads(run.threads)
     try:
         state = new_state(run, facts, made, network, place, start, guide)
-        try_out(run, made, state, dataset.train, place)
+        for stage in stages.stages(run, made):
+            try_out(run, stage.method, state, dataset.train, place)
         shown = datasets.examples(dataset.train.cond, facts.cond, pictures.suitable(facts.shape))
         recorder = None if out is None else Recorder(Path(out), run, facts, made, state, saved, shown)
-        for origin in (start, guide) if progress else ():
-            if origin:
-                tqdm.write(origin.about, file=sys.stderr)
+        said = (start and start.about, guide and guide.about, None if saved else stages.about(run, made, start))
+        for line in filter(None, said if progress else ()):
+            tqdm.write(line, file=sys.stderr)
         loop(run, made, state, dataset.train, place, recorder, progress)
     finally:
         torch.set_num_threads(threads)
@@ -154,7 +160,8 @@ def try_out(run: Run, method: Method, state: State, arrays: datasets.Arrays, dev
     two = cut(batch, slice(0, 2), slice(0, 1))
     try:
         with passes_in(PASSES[run.precision]):
-            loss = method.loss(state.models(), two.x0, two.z, two.times, two.cond, two.seeds)
+            models = replace(state.models(), frozen=state.frozen or state.averages["ema"])
+            loss = method.loss(models, two.x0, two.z, two.times, two.cond, two.seeds)
         loss.mean().backward()
     except FewstepError:
         raise
@@ -177,7 +184,7 @@ def loop(
     progress: bool,
 ) -> None:
     """Steps until the run's end, a stop request or a non-finite step; both of these save first."""
-    begun, at = time.monotonic(), state.step
+    begun, at, plan = time.monotonic(), state.step, stages.stages(run, method)
     with (
         stop_requests() as stops,
         tqdm(
@@ -189,8 +196,12 @@ def loop(
         ) as bar,
     ):
         while state.step < run.iterations:
+            stage = stages.ready(run, plan, state)
+            if progress and 0 < state.step == stage.first:
+                tqdm.write(f"step {state.step}: stage {stage.number} begins", file=sys.stderr)
+            drawn = draw_batch(run, stage.method, arrays, state.step, device, stage.progress(state.step))
             try:
-                row = train_step(run, method, state, draw_batch(run, method, arrays, state.step, device))
+                row = train_step(run, stage.method, state, drawn)
             except NonFiniteError:
                 if recorder:
                     recorder.save()

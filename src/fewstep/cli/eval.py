@@ -36,6 +36,8 @@ class Args:
     """Which weights: ema, student, or another average such as power:0.05."""
     data: str | None = None
     """Where the run's data is now, if its path has changed."""
+    composite: bool = False
+    """Ask the frozen first stage at noise that a second stage was not trained for."""
     network: str | None = None
     """module:factory of a network of your own."""
     method: str | None = None
@@ -71,9 +73,10 @@ def main(argv: list[str]) -> int:
         raise UserError(
             f"--weights {args.weights}: it says what --extractor FILE.onnx was exported from; give that too"
         )
-    generator = load(args.run, ema=args.ema, device=args.device, **own_parts(args))
+    generator = load(args.run, ema=args.ema, device=args.device, composite=args.composite, **own_parts(args))
     chosen = sampler(generator.method.sampler)
-    steps = parse_steps(args.steps) if args.steps is not None else (1, 2) if chosen.default == 1 else (chosen.default,)
+    usual = (1, 2) if chosen.default == 1 and not chosen.only else (chosen.default,)
+    steps = usual if args.steps is None else parse_steps(args.steps)
     results, speeds = evaluate(
         generator,
         dataset_of(args.data or generator.run.data, generator.run.data_size),

@@ -39,6 +39,8 @@ class Args:
     """Conditions of another kind, a row for each sample: .npy, or .npz or .safetensors with their names."""
     ema: str = "ema"
     """Which weights: ema, student, another average such as power:0.05, or any power:STD of a run with snapshots."""
+    composite: bool = False
+    """Ask the frozen first stage at noise that a second stage was not trained for."""
     network: str | None = None
     """package.module:factory of the run's network, where it is your own."""
     method: str | None = None
@@ -72,7 +74,7 @@ def main(argv: list[str]) -> int:
     if args.cond is not None and args.label is not None:
         raise UserError(f"--cond {args.cond} and --label {args.label}: expected one or the other")
     cond = args.label if args.cond is None else read_condition(args.cond)
-    generator = load(args.run, ema=args.ema, device=args.device, **own_parts(args))
+    generator = load(args.run, ema=args.ema, device=args.device, composite=args.composite, **own_parts(args))
     x = generator.sample(args.n, steps=args.steps, seed=args.seed, cond=cond, sampler=args.sampler)
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)

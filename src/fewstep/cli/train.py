@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, field, fields, make_dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import tyro
 from fewstep import methods, networks
 from fewstep.cli.outside import imported
 from fewstep.cli.parse import parse
-from fewstep.config import Options, Run, checked_options, choose, kind_of, options_of, run_from_json
+from fewstep.config import Base, Options, Run, checked_options, choose, kind_of, options_of, run_from_json
 from fewstep.errors import UserError, unknown
 from fewstep.recipes import RECIPES
 
@@ -84,15 +85,30 @@ def stored_run(folder: Path) -> Run | None:
         return None if saved is None else run_from_json(saved.state["run"])
 
 
-def typed_options(kind: str, function: Callable[..., Any], given: Options) -> Any:
-    """The options of a method or network as a dataclass value; their help comes from the docstring."""
+def typed_options(kind: str, function: Callable[..., Any], given: Options, argv: list[str], path: str) -> Any:
+    """The options of a method or network as a dataclass value; their help comes from the docstring.
+
+    path: how they begin on the command line. A base, named at PATH.base.method, is a dataclass in its turn.
+    """
     told = {p.arg_name: p.description or "" for p in docstring_parser.parse(function.__doc__ or "").params}
-    values = checked_options(kind, function, given)
-    typed = [
-        (name, Annotated[kind_of(function, p), tyro.conf.arg(help=told.get(name, ""))], field(default=values[name]))
-        for name, p in options_of(function).items()
-    ]
+    values, typed = checked_options(kind, function, given), []
+    for name, p in options_of(function).items():
+        wanted, value = kind_of(function, p), values[name]
+        if wanted == Base:
+            value = typed_base(kind, value, argv, f"{path}.{name}")
+            wanted = type(value)
+        typed.append((name, Annotated[wanted, tyro.conf.arg(help=told.get(name, ""))], field(default=value)))
     return make_dataclass(function.__name__, typed, frozen=True)()
+
+
+def typed_base(kind: str, given: Options, argv: list[str], path: str) -> Any:
+    """The options of a base, and its name as one of them."""
+    name = peek(argv, f"{path}.method") or given["method"]
+    options = {key: value for key, value in given.items() if key != "method"} if name == given["method"] else {}
+    inner = typed_options(kind, choose(kind, methods, name), options, argv, path)
+    own = Annotated[str, tyro.conf.arg(help=f"Its name, also as {path} NAME.")]
+    base = make_dataclass(f"base_{name}", [("method", own, field(default=name))], bases=(type(inner),), frozen=True)
+    return base(**{f.name: getattr(inner, f.name) for f in fields(inner)})
 
 
 def with_launch(run: Run, parts: dict[str, Any]) -> Any:
@@ -110,7 +126,13 @@ def with_launch(run: Run, parts: dict[str, Any]) -> Any:
     return kind(**values | {"out": None, "resume": False, "device": "auto"})
 
 
+def written_out(argv: list[str]) -> list[str]:
+    """--method.base NAME as the --method.base.method NAME that it stands for."""
+    return [re.sub(r"^(--method(\.base)+)(=|$)", r"\1.method\3", word) for word in argv]
+
+
 def main(argv: list[str]) -> int:
+    argv = written_out(argv)
     helping = bool({"-h", "--help"} & set(argv))
     if not helping and (not argv or argv[0].startswith("-")):
         raise UserError(f"name a recipe first, for example 'fewstep train digits' (there is: {', '.join(RECIPES)})")
@@ -124,7 +146,8 @@ def main(argv: list[str]) -> int:
         if ":" in name:
             own[kind] = imported(kind, name)
         given = getattr(run, f"{kind}_options") if name == getattr(run, kind) else {}
-        parts[kind] = typed_options(kind, own.get(kind) or choose(kind, module, name), given)
+        function = own.get(kind) or choose(kind, module, name)
+        parts[kind] = typed_options(kind, function, given, argv, f"--{kind}")
     launch, words = with_launch(run, parts), ["--help"] if helping else argv  # help without what was already given
     args = parse(type(launch), words, verb="train", description=DESCRIPTION, default=launch)
     chosen = {f.name: getattr(args, f.name) for f in fields(Run)}
