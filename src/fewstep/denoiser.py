@@ -64,7 +64,10 @@ def pick(cond: Cond, index: Tensor) -> Cond:
 @contextmanager
 def quiet(denoiser: Denoiser) -> Iterator[None]:
     """Inside, a module drops nothing: it is in eval mode, and afterwards as it was."""
-    loud = [m for m in denoiser.modules() if m.training] if isinstance(denoiser, nn.Module) else []
+    by_masks = hasattr(getattr(denoiser, "network", denoiser), "masks")  # it drops by these alone, whatever its mode
+    loud: list[nn.Module] = []
+    if isinstance(denoiser, nn.Module) and denoiser.training and not by_masks:
+        loud = [module for module in denoiser.modules() if module.training]
     for module in loud:
         module.training = False
     try:

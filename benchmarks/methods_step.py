@@ -1,0 +1,70 @@
+"""What a method's step costs more than its base's: TCM's second stage against ECT, GC at share 1/2 against its base.
+
+Steps of the two are taken in turn, in one run, on the digits with the recipe's network; the ratio is the median of
+neighbours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+import fewstep as fs
+from fewstep.batches import draw_batch
+from fewstep.building import build_method, facts_of
+from fewstep.state import new_state
+from fewstep.training import settled, train_step
+
+CPU = torch.device("cpu")
+ECT = {"method": "ect", "p_mean": -0.4, "p_std": 1.8, "stages": 5}
+ICT = {"method": "ict", "s1": 160}
+PAIRS: tuple[tuple[str, str, dict[str, Any], str, dict[str, Any], float], ...] = (
+    ("digits", "tcm", {"base": ECT}, "ect", ECT, 1.05),
+    ("digits", "gc", {"base": ICT, "share": 0.5}, "ict", ICT, 1.15),
+    ("digits", "gc", {"base": ECT, "share": 0.5}, "ect", ECT, 1.15),
+    ("digits-unet", "tcm", {"base": ECT}, "ect", ECT, 1.05),
+    ("digits-unet", "gc", {"base": ECT, "share": 0.5}, "ect", ECT, 1.15),
+)
+
+
+def stepper(recipe: str, method: str, options: dict[str, Any], steps: int) -> Callable[[], float]:
+    """A function that takes one step, late in a run, and returns its seconds."""
+    given = {name: value for name, value in options.items() if name != "method"}
+    run = settled(fs.recipes.RECIPES[recipe](method=method, method_options=given, iterations=10 * steps))
+    dataset = fs.data.load("digits")
+    facts = facts_of(run, dataset)
+    run = replace(run, stage=2) if method == "tcm" else run
+    parts = build_method(run, facts)
+    state = new_state(run, facts, parts, None, CPU)
+    state.step = 8 * steps  # where ECT's targets no longer are the data
+
+    def step() -> float:
+        begun = time.perf_counter()
+        train_step(run, parts, state, draw_batch(run, parts, dataset.train, state.step, CPU))
+        return time.perf_counter() - begun
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=300)
+    torch.set_num_threads(1)
+    steps = parser.parse_args().steps
+    for recipe, method, options, base, base_options, most in PAIRS:
+        number = steps if recipe == "digits" else max(steps // 8, 20)
+        one, other = stepper(recipe, method, options, number), stepper(recipe, base, base_options, number)
+        pairs = [(one(), other()) for _ in range(number)][number // 10 :]
+        ratio = statistics.median(a / b for a, b in pairs)
+        told = f"{base} {statistics.median(b for _, b in pairs) * 1e3:.2f} ms, ratio {ratio:.3f} (at most {most})"
+        print(f"{recipe:<12} {method:<4} {statistics.median(a for a, _ in pairs) * 1e3:.2f} ms, {told}")
+
+
+if __name__ == "__main__":
+    main()
