@@ -128,7 +128,7 @@ def direct_cm_schedulers(case: Case) -> None:
     plain = Preconditioned(Tanh(case.given), Eps(), process)
     boundary = Preconditioned(Tanh(case.given), Boundary(10.0), process)
 
-    def states(name: str, on: Process, denoiser, step, times: list[float], noise=None) -> list[Tensor]:
+    def states(on: Process, denoiser, step, times: list[float], noise=None) -> list[Tensor]:
         """The state after each move, the last of them to the data."""
         return [fs.sampling.walk(on, denoiser, x, times[: i + 1], step, noise=noise) for i in range(1, len(times))]
 
@@ -139,15 +139,18 @@ def direct_cm_schedulers(case: Case) -> None:
     ):
         times = [*case[f"{name}_timesteps"].tolist(), 0.0]
         noise = (lambda i: case["lcm_noise"][i]) if name == "lcm" else None
-        case.agree(f"{name}_trajectory", torch.stack(states(name, process, denoiser, step, times, noise)))
+        case.agree(f"{name}_trajectory", torch.stack(states(process, denoiser, step, times, noise)))
     ends = case["heun_timesteps"][1::2] + 1.0
     shifted, times = late(process), [case["heun_timesteps"][0].item() + 1.0, *ends.tolist()]
     denoiser = Preconditioned(Tanh(case.given, late=1.0), Eps(), shifted)
-    corrected = states("heun", shifted, denoiser, solvers.heun, times)
+    corrected = states(shifted, denoiser, solvers.heun, times)
     before = [x, *corrected[:-1]]
     predicted = [solvers.euler(shifted, denoiser, *move) for move in zip(before, times[:-1], times[1:], strict=True)]
     both = [state for pair in zip(predicted, corrected, strict=True) for state in pair]
     case.agree("heun_trajectory", torch.stack(both))
+    inner = [t - 1 for t in times[:-1]]  # before the data Heun's moves are ours without any change
+    for i, state in enumerate(states(process, plain, solvers.heun, inner)):
+        case.agree_at("heun_trajectory", 2 * i + 1, state)
 
 
 TESTED = {"direct_cm_losses": direct_cm_losses, "direct_cm_schedulers": direct_cm_schedulers}
