@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -130,4 +132,28 @@ def lcm(case: Case) -> None:
         case.agree_at("trajectory", i, solvers.renoise(process, denoiser, x, t, s, noise=lambda n=noise: n))
 
 
-TESTED = {"diffusers_ddim": ddim, "diffusers_edm_euler": edm_euler, "diffusers_cm": multistep, "diffusers_lcm": lcm}
+def tcd(case: Case) -> None:
+    """TCD: its lower time is rounded down to a step of its table, whose first step, our time 1, is also its end."""
+    given, config, last = case.given, case.given["config"], len(case["timesteps"]) - 1
+    if config["thresholding"] or config["clip_sample"]:
+        pytest.skip("clipped or thresholded guesses with the unclipped noise: no denoiser's move")
+    process = table(config)
+    network = Preconditioned(Tanh(case, 1000, shift=1), KINDS[config["prediction_type"]], process)
+    steps = [*case["timesteps"].tolist(), 0]
+    for i in range(last + 1):
+        x, noise = case["model_input"][i].double(), case["noise"][i].double()
+        t, s = steps[i] + 1.0, steps[i + 1] + 1.0
+        low = math.floor((1 - given["eta"]) * steps[i + 1]) + 1.0
+        case.agree_at("pred_noised_sample", i, solvers.ddim(process, network, x, t, low))
+        gamma = 1 - low / s
+        ours = solvers.strategic(process, network, x, t, s, noise=lambda n=noise: n, gamma=gamma)
+        case.agree_at("trajectory", i, ours)
+
+
+TESTED = {
+    "diffusers_ddim": ddim,
+    "diffusers_edm_euler": edm_euler,
+    "diffusers_cm": multistep,
+    "diffusers_lcm": lcm,
+    "diffusers_tcd": tcd,
+}

@@ -20,7 +20,16 @@ import fewstep as fs
 from fewstep.denoiser import Preconditioned
 from fewstep.scalings import Edm, Scaling, Ve, Vp
 from fewstep.solvers import Churn, euler, heun, renoise
-from tests import agree_cm, agree_diffusers, agree_edm2, agree_phema, agree_unets
+from tests import (
+    agree_cm,
+    agree_diffusers,
+    agree_direct,
+    agree_edm2,
+    agree_fastgen,
+    agree_gc,
+    agree_phema,
+    agree_unets,
+)
 from tests.cases import Case
 from tests.toys import Analytic
 
@@ -28,15 +37,9 @@ FOLDER = Path(os.environ.get("FEWSTEP_CONFORMANCE") or Path(__file__).parent / "
 EDM = fs.process.edm()
 
 WAITING = {
-    "diffusers_tcd": "trajectory consistency is not here yet",
     "diffusers_unet2d": "reading diffusers' networks is not here yet",
-    **dict.fromkeys(["direct_cm_losses", "direct_cm_schedulers"], "Direct CM is not here yet"),
-    **dict.fromkeys(
-        ["fastgen_cm_loss", "fastgen_samplers", "fastgen_scm_loss", "fastgen_tcm_loss", "fastgen_time"],
-        "TCM and sCM are not here yet",
-    ),
     "fastgen_mean_flow_loss": "two-time maps are not here yet",
-    "gc_training_loss": "GC is not here yet",
+    "fastgen_scm_loss": "sCM is not here yet",
 }
 
 
@@ -173,7 +176,10 @@ TESTED: dict[str, Callable[[Case], None]] = {
     "ect_sampler": ect_sampler,
     **agree_cm.TESTED,
     **agree_diffusers.TESTED,
+    **agree_direct.TESTED,
     **agree_edm2.TESTED,
+    **agree_fastgen.TESTED,
+    **agree_gc.TESTED,
     **agree_phema.TESTED,
     **agree_unets.TESTED,
 }

@@ -236,7 +236,33 @@ def test_full_ancestral_noise_forgets_the_old_noise_as_the_posterior_does():
     assert together == pytest.approx(0.8 / 3.0, abs=4 / len(x0) ** 0.5)
 
 
-NOISY = {"addim": solvers.addim, "ancestral": lambda *a: solvers.ancestral(*a, noise=lambda: torch.ones_like(a[2]))}
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
+def test_strategic_moves_keep_the_law_between_ddim_and_renoising(process):
+    """With x0 known, what is left of z is its part at s' brought up to s, and fresh noise makes up the variance."""
+    x0, z, fresh = torch.eye(3, dtype=torch.float64)[:, None]  # so that the parts of x_s can be read off
+    t, s = (process.time_at(level).item() for level in (3.0, 0.8))
+    for gamma in (0.0, 0.3, 1.0):
+        known = lambda x, t, cond=None: x0  # noqa: E731
+        x_s = solvers.strategic(process, known, process.mix(x0, z, t), t, s, noise=lambda: fresh, gamma=gamma)[0]
+        low = (1 - gamma) * s
+        assert x_s[0].item() == pytest.approx(process.alpha(s).item(), abs=1e-12)
+        assert x_s[1].item() == pytest.approx((process.alpha(s) * process.level(low)).item(), abs=1e-12)
+        assert x_s[1:].norm().item() == pytest.approx(process.sigma(s).item(), abs=1e-12)
+    truth, x, noise = Gaussian(process=process), some(), some(scale=2.0)
+    calm = solvers.strategic(process, truth, x, t, s, noise=lambda: noise, gamma=0.0)
+    torch.testing.assert_close(calm, solvers.ddim(process, truth, x, t, s))
+    if process.sigma(0.0) == 0:
+        wild = solvers.strategic(process, truth, x, t, s, noise=lambda: noise, gamma=1.0)
+        torch.testing.assert_close(wild, solvers.renoise(process, truth, x, t, s, noise=lambda: noise))
+    with pytest.raises(UserError, match="gamma"):
+        solvers.strategic(process, truth, x, t, s, noise=lambda: noise, gamma=1.5)
+
+
+NOISY = {
+    "addim": solvers.addim,
+    "ancestral": lambda *a: solvers.ancestral(*a, noise=lambda: torch.ones_like(a[2])),
+    "strategic": lambda *a: solvers.strategic(*a, noise=lambda: torch.ones_like(a[2])),
+}
 
 
 @pytest.mark.parametrize("solver", NOISY.values(), ids=NOISY.keys())

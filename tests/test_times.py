@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fewstep.curricula import Doubling, Exponential, Fixed, Progressive
 from fewstep.errors import UserError
 from fewstep.randomness import generator
-from fewstep.times import Adjacent, AtAnchor, Clean, LogNormal, RatioMap, Segments, karras
+from fewstep.times import Adjacent, AtAnchor, Atom, Clean, LogNormal, RatioMap, Segments, karras
 
 LAW = LogNormal(mean=-1.1, std=2.0)
 SAMPLERS = {
@@ -160,6 +160,16 @@ def test_at_the_anchor_is_the_other_sampler_with_r_moved_to_a():
     assert torch.equal(moved.r, plain.a)
     assert torch.equal(moved.t, plain.t)
     assert torch.equal(AtAnchor(times=inner).at(plain.t, 0.5).r, plain.a)
+
+
+@pytest.mark.parametrize("realised", [False, True])
+def test_an_atoms_strata_weigh_what_they_say_to_the_last_digit(realised):
+    """mean(w loss) = mean of the other rows + weight times the mean at the atom, in float64."""
+    sampler = Atom(times=RatioMap(law=LAW), at_time=1.0, share=0.3, weight=0.1, realised=realised)
+    t = torch.cat([torch.ones(3), torch.linspace(1.5, 60, 7)]).double()
+    w, loss = sampler.at(t, 0.5).w, torch.arange(1, 11, dtype=torch.float64)
+    expected = loss[3:].mean() + 0.1 * loss[:3].mean()
+    torch.testing.assert_close((w * loss).mean(), expected, rtol=1e-14, atol=0)
 
 
 def test_a_law_wider_than_the_grid_meets_its_outer_intervals():

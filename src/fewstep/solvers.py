@@ -216,6 +216,31 @@ def renoise(
     return x0_hat if s == 0 else process.mix(x0_hat, noise(), s)
 
 
+def strategic(
+    process: Process,
+    denoiser: Denoiser,
+    x: Tensor,
+    t: Time,
+    s: Time,
+    cond: Cond = None,
+    *,
+    noise: Noise,
+    gamma: float = 0.3,
+) -> Tensor:
+    """DDIM below s, to l = (1 - gamma) s, and up again: x_s = k x_l + sqrt(sigma_s^2 - k^2 sigma_l^2) noise.
+
+    k = alpha_s / alpha_l; gamma = 0 is `ddim`, 1 is `renoise`. Source: TCD, arXiv 2402.19159, strategic stochastic
+    sampling (CTM, arXiv 2310.02279, has sqrt(1 - gamma^2) s).
+    """
+    require(0 <= gamma <= 1, "gamma", gamma, "in 0 .. 1")
+    t, s = per_row(t, x), per_row(s, x)
+    low = (1 - gamma) * s
+    keep = process.alpha(s) / process.alpha(low)
+    fresh = root(process.sigma(s).square() - (keep * process.sigma(low)).square())
+    x_l = process.jump(x, denoiser(x, t, cond), t, low)
+    return _moved(x, t, s, expand(keep, x) * x_l + expand(fresh, x) * noise())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Churn:
     """A solver that first raises the noise: t -> (1 + gamma) t with fresh noise, then moves to s.

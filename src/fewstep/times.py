@@ -232,7 +232,8 @@ class Atom:
         chosen = found.t == self.at_time
         share = chosen.double().mean().item() if self.realised else self.share
         sizes = [1 / part if part > 0 else 0.0 for part in (1 - share, share)]  # an empty stratum weighs nothing
-        return found._replace(w=found.w * torch.where(chosen, self.weight * sizes[1], sizes[0]))
+        strata = torch.tensor([sizes[0], self.weight * sizes[1]], dtype=torch.float64)
+        return found._replace(w=found.w * strata[chosen.long()])
 
 
 @dataclass(frozen=True, kw_only=True)
