@@ -81,7 +81,7 @@ def fastgen_cm_loss(case: Case) -> None:
 
 
 def fastgen_tcm_loss(case: Case) -> None:
-    """Rows below t' count there, with the first stage's answer: so the student is the composite of both networks."""
+    """Rows below t', which are never drawn, count there with the first stage's answer, and so they do here."""
     given, y, eps = case.given, case["y"], case["eps"]
     route = Truncated(denoiser(case, "stage1"), denoiser(case, "student"), given["transition_t"])
     case.agree("route_out", route(case["route_x"], case["route_t"]))
@@ -97,20 +97,26 @@ def fastgen_tcm_loss(case: Case) -> None:
             w_b=config["w_boundary"],
             realised=True,
         )
-        models = fs.Models(Truncated(frozen, student, method.trained_from), frozen=frozen)
         chosen = torch.zeros(len(y), dtype=torch.bool)
         chosen[case["permutation"][: config["n_boundary"]]] = True
         times = clamped(method.times.at(torch.where(chosen, boundary, case["t"]), 1.0), case)
-        loss = method.loss(models, y, eps, times)
+
+        def losses(of: fs.Method, times=times, frozen=frozen, student=student) -> Tensor:
+            loss = of.loss(fs.Models(student, frozen=frozen), y, eps, times)
+            first = of.loss(fs.Models(frozen, frozen=frozen), y, eps, times).detach()
+            return torch.where(times.t < of.trained_from, first, loss)
+
+        loss = losses(method)
         apart = loss.detach() / times.w
         case.agree(f"{name}_cm_loss", apart[~chosen].mean())
         case.agree(f"{name}_loss_boundary", apart[chosen].mean())
-        bare = replace(method, weight=fs.weights.one).loss(models, y, eps, times).detach() / times.w
+        bare = losses(replace(method, weight=fs.weights.one)).detach() / times.w
         case.agree(f"{name}_unweighted_cm_loss", bare[~chosen].mean())
         case.agree(f"{name}_total_loss", loss.mean())
         loss.mean().backward()
         for part in ("a", "b"):
             case.agree(f"{name}_grad_{part}", getattr(student.network, part).grad)
+            assert getattr(frozen.network, part).grad is None
 
 
 def fastgen_time(case: Case) -> None:
