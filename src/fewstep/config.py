@@ -39,6 +39,8 @@ class Run:
     pictures, hf:NAME or exact:NAME."""
     data_size: int | None = None
     """Crop the pictures of PATH to their middle square and resize it to this side; None takes them as they are."""
+    labels: bool = True
+    """Use the classes of the data; False trains on the samples alone."""
     label_drop: float = 0.0
     """Share of the samples that are trained on without their label, so that cond=-1 asks for any class."""
     sigma_data: float | None = None
@@ -79,6 +81,12 @@ class Run:
     """More averages: decay:0.9993, halflife:500000 (samples), power:0.05 (standard deviation over time)."""
     snapshot_every: int = 0
     """Steps between snapshots of the power averages, from which others are reconstructed; 0 keeps none."""
+    split: float = 0.5
+    """Share of the iterations that the first stage of a method of two gets."""
+    stage: int | None = None
+    """The one stage to run of a method of two, 1 or 2; None runs both."""
+    stage_lr: float = 1.0
+    """Factor of the learning rate in the second stage of a method of two."""
     init: str | None = None
     """Initial weights: a run folder, checkpoint folder, shipped name or .safetensors file."""
     teacher: str | None = None
@@ -127,6 +135,9 @@ class Run:
             ),
             "data_size": (self.data_size is None or self.data_size > 0, "at least 1"),
             "label_drop": (0 <= self.label_drop <= 1, "a share in 0 .. 1"),
+            "split": (0 < self.split < 1, "a share in 0 .. 1"),
+            "stage": (self.stage in (None, 1, 2), "1 or 2, or none for both"),
+            "stage_lr": (0 < self.stage_lr < float("inf"), "above 0"),
             "betas": (all(0 <= b < 1 for b in self.betas), "in 0 .. 1, below 1"),
             "middle_times": (all(a > b for a, b in pairwise((*self.middle_times, 0.0))), "decreasing and above 0"),
             "threads": (self.threads > 0, "at least 1"),

@@ -74,9 +74,10 @@ def main(argv: list[str]) -> int:
     generator = load(args.run, ema=args.ema, device=args.device, **own_parts(args))
     chosen = sampler(generator.method.sampler)
     steps = parse_steps(args.steps) if args.steps is not None else (1, 2) if chosen.default == 1 else (chosen.default,)
+    dataset = dataset_of(args.data or generator.run.data, generator.run.data_size)
     results, speeds = evaluate(
         generator,
-        dataset_of(args.data or generator.run.data, generator.run.data_size),
+        dataset if generator.run.labels else dataset.unlabelled(),
         steps=steps,
         n=args.n,
         seed=args.seed,

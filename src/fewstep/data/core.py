@@ -87,6 +87,21 @@ class Dataset:
         """
         return float(f"{elements(self.train.x0, self.train.cond).std(dtype=np.float64):.6g}")
 
+    def unlabelled(self) -> Dataset:
+        """The same samples without their labels; other conditions stay."""
+
+        def kept(cond: Any) -> Any:
+            rest = {key: part for key, part in cond.items() if key != "label"} if isinstance(cond, Mapping) else None
+            return rest or None
+
+        def without(arrays: Arrays) -> Arrays:
+            return Arrays(arrays.x0, kept(arrays.cond))
+
+        if not self.classes:
+            return self
+        splits = map(without, (self.train, self.validation, self.test))
+        return Dataset(self.name, *splits, classes=0, units=self.units)
+
     def fingerprint(self) -> str:
         """SHA-256 of the training split's shape, values and condition."""
         digest = hashlib.sha256(f"{tuple(self.train.x0.shape)}|{self.classes}".encode())
