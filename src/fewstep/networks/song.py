@@ -12,7 +12,19 @@ from torch.nn.functional import silu
 
 from fewstep.denoiser import Cond
 from fewstep.errors import require
-from fewstep.networks.blocks import Block, Conv, ConvDown, GroupNorm, Layer, Levels, Resample, Style, down, image_size, up
+from fewstep.networks.blocks import (
+    Block,
+    Conv,
+    ConvDown,
+    GroupNorm,
+    Layer,
+    Levels,
+    Resample,
+    Style,
+    down,
+    image_size,
+    up,
+)
 from fewstep.networks.dropout import Masks, masks_for
 from fewstep.networks.embedding import Fourier, Positional, conditions
 
@@ -56,7 +68,9 @@ class SongUNet(nn.Module):
         self.classes, self.augment, self.dropout = classes, augment, dropout
         self.dropped = None if dropout_resolutions is None else tuple(dropout_resolutions)
         noise, emb = width * noise_mult, width * emb_mult
-        self.map_noise = Positional(noise, endpoint=True) if embedding == "positional" else Fourier(noise, fourier_scale)
+        self.map_noise = (
+            Positional(noise, endpoint=True) if embedding == "positional" else Fourier(noise, fourier_scale)
+        )
         self.map_label = nn.Linear(classes, noise) if classes else None
         self.map_augment = nn.Linear(augment, noise, bias=False) if augment else None
         self.map_layer0 = nn.Linear(noise, emb)
@@ -108,7 +122,9 @@ class SongUNet(nn.Module):
         for number, layer in enumerate(levels.decoder(), len(self.enc)):
             parts[layer.name] = self.block(layer, number)
             side, _, last = layer.name.partition("_")
-            if last == f"block{levels.blocks[levels.level(layer)]}" and (kind == "skip" or side == f"{levels.size}x{levels.size}"):
+            if last == f"block{levels.blocks[levels.level(layer)]}" and (
+                kind == "skip" or side == f"{levels.size}x{levels.size}"
+            ):
                 if any(name.endswith("aux_conv") for name in parts):
                     parts[f"{side}_aux_up"] = Resample(up, self.style.taps)
                 parts[f"{side}_aux_norm"] = GroupNorm(layer.cout, self.style.eps, self.style.least)
