@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -99,8 +99,8 @@ class Dataset:
 
         if not self.classes:
             return self
-        splits = map(without, (self.train, self.validation, self.test))
-        return Dataset(self.name, *splits, classes=0, units=self.units)
+        train, validation, test = map(without, (self.train, self.validation, self.test))
+        return replace(self, train=train, validation=validation, test=test, classes=0)
 
     def fingerprint(self) -> str:
         """SHA-256 of the training split's shape, values and condition."""
