@@ -203,6 +203,9 @@ REFUSED = {
     "blocks": ("adm_unet", (3, 8, 8), {"blocks": 0}),
     "dropout": ("song_unet", (3, 8, 8), {"dropout": 1.0}),
     "heads": ("adm_unet", (3, 8, 8), {"heads": 3}),
+    "level_blocks": ("song_unet", (3, 8, 8), {"level_blocks": (1, 1, 1)}),
+    "at least 1 block": ("song_unet", (3, 8, 8), {"level_blocks": (1, 0)}),
+    "fourier_scale": ("song_unet", (3, 8, 8), {"fourier_scale": 0.0}),
 }
 
 
@@ -245,6 +248,33 @@ def test_song_starts_as_edm_does():
         assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
     assert all(not p.any() for name, p in network.named_parameters() if name.endswith("bias"))
     assert network.map_noise.freqs.std().item() == pytest.approx(16, rel=0.25)
+    gentle = fs.networks.song_unet(
+        (3, 8, 8), **{**TINY, "embedding": "fourier", "noise_mult": 16, "fourier_scale": 0.02}
+    )
+    assert gentle.map_noise.freqs.std().item() == pytest.approx(0.02, rel=0.25)
+
+
+@pytest.mark.parametrize("kind", ["ddpmpp", "ncsnpp", "skips"])
+def test_blocks_by_level(kind):
+    """The same number at each level is that network; others have their own number of blocks, and run."""
+    plain, same, other = (tiny(kind, **more) for more in ({}, {"level_blocks": (1, 1)}, {"level_blocks": (2, 1)}))
+    x, label = inputs()
+    assert torch.equal(plain(x, label), same(x, label))
+    added = {name for name, _ in other.named_modules()} - {name for name, _ in plain.named_modules()}
+    assert {name for name in added if name.count(".") == 1} == {"enc.8x8_block1", "dec.8x8_block2"}
+    assert not torch.equal(other(x, label), plain(x, label))
+
+
+def test_dropout_by_resolution():
+    """Masks act in the blocks of the resolutions named, and there as they do where all are."""
+    x, label = inputs()
+    masked = {}
+    for sides in ((), (4,), (8,), (8, 4), None):
+        network = tiny("ddpmpp", dropout_resolutions=sides)
+        masked[sides] = network(x, label, None, network.masks(3, (7,)))
+    assert torch.equal(masked[()], network(x, label))
+    assert torch.equal(masked[8, 4], masked[None])
+    assert len({masked[sides].sum().item() for sides in ((), (4,), (8,), None)}) == 4
 
 
 def test_adm_starts_as_edm_does():

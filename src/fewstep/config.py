@@ -39,6 +39,8 @@ class Run:
     pictures, hf:NAME or exact:NAME."""
     data_size: int | None = None
     """Crop the pictures of PATH to their middle square and resize it to this side; None takes them as they are."""
+    labels: bool = True
+    """Use the classes of the data; False trains on the samples alone."""
     label_drop: float = 0.0
     """Share of the samples that are trained on without their label, so that cond=-1 asks for any class."""
     sigma_data: float | None = None

@@ -124,6 +124,7 @@ def train(
     place = pick_device(device)
     saved = None if out is None else resumable(Path(out), resume)
     dataset = origins.dataset_of(run.data, run.data_size) if data is None else datasets.from_tensors(data)
+    dataset = dataset if run.labels else dataset.unlabelled()
     run = origins.labelled(settled(replace(run, data=dataset.name), method, network), init, teacher, saved)
     facts = facts_of(run, dataset)
     made = build_method(run, facts, method)

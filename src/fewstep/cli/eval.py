@@ -77,9 +77,10 @@ def main(argv: list[str]) -> int:
     chosen = sampler(generator.method.sampler)
     usual = (1, 2) if chosen.default == 1 and not chosen.only else (chosen.default,)
     steps = usual if args.steps is None else parse_steps(args.steps)
+    dataset = dataset_of(args.data or generator.run.data, generator.run.data_size)
     results, speeds = evaluate(
         generator,
-        dataset_of(args.data or generator.run.data, generator.run.data_size),
+        dataset if generator.run.labels else dataset.unlabelled(),
         steps=steps,
         n=args.n,
         seed=args.seed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,6 +86,21 @@ class Dataset:
         Rounded, and by numpy: torch's reductions give other last bits with other numbers of threads.
         """
         return float(f"{elements(self.train.x0, self.train.cond).std(dtype=np.float64):.6g}")
+
+    def unlabelled(self) -> Dataset:
+        """The same samples without their labels; other conditions stay."""
+
+        def kept(cond: Any) -> Any:
+            rest = {key: part for key, part in cond.items() if key != "label"} if isinstance(cond, Mapping) else None
+            return rest or None
+
+        def without(arrays: Arrays) -> Arrays:
+            return Arrays(arrays.x0, kept(arrays.cond))
+
+        if not self.classes:
+            return self
+        train, validation, test = map(without, (self.train, self.validation, self.test))
+        return replace(self, train=train, validation=validation, test=test, classes=0)
 
     def fingerprint(self) -> str:
         """SHA-256 of the training split's shape, values and condition."""

@@ -40,9 +40,12 @@ def song_unet(
     width: int = 128,
     mult: tuple[int, ...] = (2, 2, 2),
     blocks: int = 4,
+    level_blocks: tuple[int, ...] | None = None,
     attention: tuple[int, ...] = (16,),
     dropout: float = 0.13,
+    dropout_resolutions: tuple[int, ...] | None = None,
     embedding: Literal["positional", "fourier"] = "positional",
+    fourier_scale: float = 16.0,
     encoder: Literal["standard", "skip", "residual"] = "standard",
     decoder: Literal["standard", "skip"] = "standard",
     taps: tuple[int, ...] = (1, 1),
@@ -58,9 +61,12 @@ def song_unet(
         width: channels that the factors multiply
         mult: factor of the channels at each resolution, from the images' own down
         blocks: residual blocks of a resolution
-        attention: resolutions with self-attention
+        level_blocks: those of each resolution instead, as many numbers as mult has
+        attention: resolutions with self-attention, beside the one in the middle of the lowest
         dropout: probability of dropping an entry inside a block
+        dropout_resolutions: resolutions whose blocks drop; None is all
         embedding: how the noise level enters: cosines of fixed or of random frequencies
+        fourier_scale: standard deviation of the random ones (iCT: 0.02)
         encoder: whether the shrunk images join each resolution
         decoder: whether each resolution adds its own image to the result
         taps: of the filter that halves and doubles resolutions

@@ -62,7 +62,12 @@ class AdmUNet(nn.Module):
         )
         widths = tuple(width * m for m in mult)
         self.levels = Levels(
-            size=size, stem=widths[0], widths=widths, blocks=blocks, attention=tuple(attention), everywhere=True
+            size=size,
+            stem=widths[0],
+            widths=widths,
+            blocks=(blocks,) * len(widths),
+            attention=tuple(attention),
+            everywhere=True,
         )
         self.enc = nn.ModuleDict({f"{size}x{size}_conv": Conv(images, widths[0], 3)})
         self.enc.update(self.build(self.levels.encoder(), 0, resample == "conv"))

@@ -164,6 +164,11 @@ class Layer(NamedTuple):
     move: Move | None = None
     attention: bool = False
 
+    @property
+    def side(self) -> int:
+        """Of the images that it makes."""
+        return int(self.name.partition("x")[0])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Levels:
@@ -172,9 +177,13 @@ class Levels:
     size: int  # side of the images
     stem: int  # channels of the first convolution
     widths: tuple[int, ...]  # channels of each level
-    blocks: int  # of each level, in the encoder; the decoder has one more
+    blocks: tuple[int, ...]  # of each level, in the encoder; the decoder has one more
     attention: tuple[int, ...]  # sides that have it
     everywhere: bool  # attention in each block of such a level in the decoder, or in the last only
+
+    def level(self, layer: Layer) -> int:
+        """How often its images were halved."""
+        return (self.size // layer.side).bit_length() - 1
 
     def encoder(self) -> list[Layer]:
         """Each level's blocks, after a `down` from the one above."""
@@ -184,7 +193,7 @@ class Levels:
             side = self.size >> level
             if level:
                 layers.append(Layer(f"{side}x{side}_down", channels, channels, down))
-            for number in range(self.blocks):
+            for number in range(self.blocks[level]):
                 layers.append(Layer(f"{side}x{side}_block{number}", channels, width, None, side in self.attention))
                 channels = width
         return layers
@@ -204,8 +213,8 @@ class Levels:
                 layers.append(Layer(f"{side}x{side}_in1", channels, channels))
             else:
                 layers.append(Layer(f"{side}x{side}_up", channels, channels, up))
-            for number in range(self.blocks + 1):
-                sees = side in self.attention and (self.everywhere or number == self.blocks)
+            for number in range(self.blocks[level] + 1):
+                sees = side in self.attention and (self.everywhere or number == self.blocks[level])
                 layers.append(Layer(f"{side}x{side}_block{number}", channels + skips.pop(), width, None, sees))
                 channels = width
         return layers

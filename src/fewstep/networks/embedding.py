@@ -70,13 +70,13 @@ class Positional(nn.Module):
 
 
 class Fourier(Frequencies):
-    """cos and sin of 2 pi f label, f drawn once from N(0, 16^2): `[B] -> [B, n]`, in the label's dtype."""
+    """cos and sin of 2 pi f label, f drawn once from N(0, scale^2): `[B] -> [B, n]`, in the label's dtype."""
 
     freqs: Tensor
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, scale: float = 16.0) -> None:
         super().__init__()
-        self.register_buffer("freqs", nn.init.normal_(torch.empty(n // 2), std=16))
+        self.register_buffer("freqs", nn.init.normal_(torch.empty(n // 2), std=scale))
 
     def forward(self, label: Tensor) -> Tensor:
         angle = label[:, None] * (2 * math.pi * self.freqs).to(label.dtype)

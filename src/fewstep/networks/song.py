@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,19 @@ from torch.nn.functional import silu
 
 from fewstep.denoiser import Cond
 from fewstep.errors import require
-from fewstep.networks.blocks import Block, Conv, ConvDown, GroupNorm, Levels, Resample, Style, down, image_size, up
+from fewstep.networks.blocks import (
+    Block,
+    Conv,
+    ConvDown,
+    GroupNorm,
+    Layer,
+    Levels,
+    Resample,
+    Style,
+    down,
+    image_size,
+    up,
+)
 from fewstep.networks.dropout import Masks, masks_for
 from fewstep.networks.embedding import Fourier, Positional, conditions
 
@@ -32,9 +45,12 @@ class SongUNet(nn.Module):
         width: int,
         mult: Sequence[int],
         blocks: int,
+        level_blocks: Sequence[int] | None,
         attention: Sequence[int],
         dropout: float,
+        dropout_resolutions: Sequence[int] | None,
         embedding: str,
+        fourier_scale: float,
         encoder: str,
         decoder: str,
         noise_mult: int,
@@ -43,12 +59,18 @@ class SongUNet(nn.Module):
         augment: int,
     ) -> None:
         super().__init__()
-        images, size = image_size(shape, width, mult, blocks, dropout, emb_mult, augment)
+        per_level = (blocks,) * len(mult) if level_blocks is None else tuple(level_blocks)
+        require(len(per_level) == len(mult), "level_blocks", level_blocks, f"{len(mult)} numbers, as in mult")
+        images, size = image_size(shape, width, mult, min(per_level, default=0), dropout, emb_mult, augment)
+        require(0 < fourier_scale < math.inf, "fourier_scale", fourier_scale, "above 0")
         require(noise_mult > 0, "noise_mult", noise_mult, "at least 1")
         require(len(taps) % 2 == 0 and sum(taps) != 0, "taps", taps, "an even number of filter taps, such as 1 3 3 1")
         self.classes, self.augment, self.dropout = classes, augment, dropout
+        self.dropped = None if dropout_resolutions is None else tuple(dropout_resolutions)
         noise, emb = width * noise_mult, width * emb_mult
-        self.map_noise = Positional(noise, endpoint=True) if embedding == "positional" else Fourier(noise)
+        self.map_noise = (
+            Positional(noise, endpoint=True) if embedding == "positional" else Fourier(noise, fourier_scale)
+        )
         self.map_label = nn.Linear(classes, noise) if classes else None
         self.map_augment = nn.Linear(augment, noise, bias=False) if augment else None
         self.map_layer0 = nn.Linear(noise, emb)
@@ -67,7 +89,7 @@ class SongUNet(nn.Module):
             size=size,
             stem=width,
             widths=tuple(width * m for m in mult),
-            blocks=blocks,
+            blocks=per_level,
             attention=tuple(attention),
             everywhere=False,
         )
@@ -75,11 +97,17 @@ class SongUNet(nn.Module):
         self.dec = self.build_decoder(images, levels, decoder)
         initialise(self)
 
+    def block(self, layer: Layer, number: int) -> Block:
+        """The layer's block, without dropout where its resolution has none."""
+        dropped = self.dropped is None or layer.side in self.dropped
+        style = self.style if dropped else replace(self.style, dropout=0.0)
+        return Block(layer.cin, layer.cout, style, number, layer.move, layer.attention)
+
     def build_encoder(self, images: int, levels: Levels, kind: str) -> nn.ModuleDict:
         parts: dict[str, nn.Module] = {f"{levels.size}x{levels.size}_conv": Conv(images, levels.stem, 3)}
         aux, taps = images, self.style.taps
         for number, layer in enumerate(levels.encoder()):
-            parts[layer.name] = Block(layer.cin, layer.cout, self.style, number, layer.move, layer.attention)
+            parts[layer.name] = self.block(layer, number)
             side = layer.name.removesuffix("_down")
             if layer.move and kind == "skip":
                 parts[f"{side}_aux_down"] = Resample(down, taps)
@@ -92,9 +120,11 @@ class SongUNet(nn.Module):
     def build_decoder(self, images: int, levels: Levels, kind: str) -> nn.ModuleDict:
         parts: dict[str, nn.Module] = {}
         for number, layer in enumerate(levels.decoder(), len(self.enc)):
-            parts[layer.name] = Block(layer.cin, layer.cout, self.style, number, layer.move, layer.attention)
+            parts[layer.name] = self.block(layer, number)
             side, _, last = layer.name.partition("_")
-            if last == f"block{levels.blocks}" and (kind == "skip" or side == f"{levels.size}x{levels.size}"):
+            if last == f"block{levels.blocks[levels.level(layer)]}" and (
+                kind == "skip" or side == f"{levels.size}x{levels.size}"
+            ):
                 if any(name.endswith("aux_conv") for name in parts):
                     parts[f"{side}_aux_up"] = Resample(up, self.style.taps)
                 parts[f"{side}_aux_norm"] = GroupNorm(layer.cout, self.style.eps, self.style.least)
