@@ -19,9 +19,10 @@ from fewstep.data import Arrays
 from fewstep.origins import Teacher
 from fewstep.state import new_state
 from fewstep.training import settled, train_step
-from tests.test_methods import METHODS
+from tests.test_methods import METHODS, STAGED
 from tests.toys import Gaussian, tiny_run
 
+ROWS = [row for row in METHODS if row not in STAGED]
 KEPT = Path(__file__).with_name("fingerprint.json")
 
 
@@ -31,7 +32,7 @@ def losses(name: str, options: dict) -> list[float]:
     facts = Facts(dataset.shape, 0, 0.5, dataset.units, "")
     run = settled(tiny_run(method=name, method_options=options, iterations=20))
     method, cpu = build_method(run, facts), torch.device("cpu")
-    state = new_state(run, facts, method, None, cpu, teacher=Teacher(Gaussian(), "", ""))
+    state = new_state(run, facts, method, None, cpu, teacher=Teacher(Gaussian(process=method.process), "", ""))
     state.student.double()
     for average in state.averages.values():
         average.double()
@@ -40,10 +41,12 @@ def losses(name: str, options: dict) -> list[float]:
     return [*kept, sum(p.square().sum().item() for p in state.averages["ema"].parameters())]
 
 
-@pytest.mark.parametrize("row", METHODS)
+@pytest.mark.parametrize("row", ROWS)
 def test_twenty_steps_give_the_losses_they_gave(row):
     assert losses(*METHODS[row]) == pytest.approx(json.loads(KEPT.read_text())[row], rel=1e-9)
 
 
 if __name__ == "__main__":
-    KEPT.write_text(json.dumps({row: losses(*METHODS[row]) for row in METHODS}, indent=1) + "\n")
+    old, new = json.loads(KEPT.read_text()), {row: losses(*METHODS[row]) for row in ROWS}
+    same = {row for row in ROWS if old.get(row) == pytest.approx(new[row], rel=1e-9)}  # another machine rounds otherwise
+    KEPT.write_text(json.dumps({row: old[row] if row in same else new[row] for row in ROWS}, indent=1) + "\n")

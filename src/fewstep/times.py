@@ -99,9 +99,10 @@ class LogStudentT:
     def quantile(self, u: Tensor) -> Tensor:
         nodes, cdf, slope = _student(self)
         step = nodes[1] - nodes[0]
-        i = (torch.searchsorted(cdf, u.double(), right=True) - 1).clamp(0, len(nodes) - 2)
+        u = u.double().contiguous()
+        i = (torch.searchsorted(cdf, u, right=True) - 1).clamp(0, len(nodes) - 2)
         width = cdf[i + 1] - cdf[i]
-        s = ((u.double() - cdf[i]) / width).clamp(0, 1)
+        s = ((u - cdf[i]) / width).clamp(0, 1)
         y = nodes[i] + step * s * s * (3 - 2 * s) + width * s * (1 - s) * ((1 - s) * slope[i] - s * slope[i + 1])
         return (self.mean + self.std * math.sqrt(self.nu) * y.sinh()).exp().clamp(self.low, self.high)
 
