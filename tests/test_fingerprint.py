@@ -48,5 +48,5 @@ def test_twenty_steps_give_the_losses_they_gave(row):
 
 if __name__ == "__main__":
     old, new = json.loads(KEPT.read_text()), {row: losses(*METHODS[row]) for row in ROWS}
-    same = {row for row in ROWS if old.get(row) == pytest.approx(new[row], rel=1e-9)}  # another machine rounds otherwise
+    same = {row for row in ROWS if old.get(row) == pytest.approx(new[row], rel=1e-9)}  # machines round apart
     KEPT.write_text(json.dumps({row: old[row] if row in same else new[row] for row in ROWS}, indent=1) + "\n")

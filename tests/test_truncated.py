@@ -123,7 +123,7 @@ def test_the_second_stage_is_its_base_above_t_prime_with_what_the_first_ended_wi
 
 
 def test_the_boundary_rows_learn_from_the_frozen_network_alone():
-    """At t = t' every r lies below it: the student's error there is towards the frozen network, whatever it is itself."""
+    """At t = t' every r lies below it, so the goal is the frozen network's, whatever the student is."""
     method = fs.methods.tcm(rho=0.25, w_b=0.1)
     frozen = Spy(GAUSSIAN)
     x0, z = draws(8)
