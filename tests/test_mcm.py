@@ -1,4 +1,4 @@
-"""Multistep consistency models by their equations: their two ends, aDDIM's variance, and the sampler they were made for."""
+"""Multistep consistency models by their equations: their two ends, aDDIM, and the sampler they were made for."""
 
 from __future__ import annotations
 
