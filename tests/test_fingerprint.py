@@ -7,6 +7,7 @@ In float64, where machines agree to about 1e-12. After a change that means to ch
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,11 @@ def losses(name: str, options: dict) -> list[float]:
     facts = Facts(dataset.shape, 0, 0.5, dataset.units, "")
     run = settled(tiny_run(method=name, method_options=options, iterations=20))
     method, cpu = build_method(run, facts), torch.device("cpu")
-    state = new_state(run, facts, method, None, cpu, teacher=Teacher(Gaussian(), "", ""))
+    run = replace(run, stage=2 if method.before else None)  # the second, from weights that are nobody's
+    state = new_state(run, facts, method, None, cpu, teacher=Teacher(Gaussian(process=method.process), "", ""))
     state.student.double()
-    for average in state.averages.values():
-        average.double()
+    for other in (*state.averages.values(), *([state.frozen] if state.frozen else [])):
+        other.double()
     arrays = Arrays(dataset.train.x0.double())
     kept = [train_step(run, method, state, draw_batch(run, method, arrays, s, cpu))["loss"] for s in range(20)]
     return [*kept, sum(p.square().sum().item() for p in state.averages["ema"].parameters())]
@@ -46,4 +48,6 @@ def test_twenty_steps_give_the_losses_they_gave(row):
 
 
 if __name__ == "__main__":
-    KEPT.write_text(json.dumps({row: losses(*METHODS[row]) for row in METHODS}, indent=1) + "\n")
+    old, new = json.loads(KEPT.read_text()), {row: losses(*METHODS[row]) for row in METHODS}
+    same = {row for row in METHODS if old.get(row) == pytest.approx(new[row], rel=1e-9)}  # machines round apart
+    KEPT.write_text(json.dumps({row: old[row] if row in same else new[row] for row in METHODS}, indent=1) + "\n")

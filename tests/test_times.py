@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from fewstep.curricula import Doubling, Exponential, Fixed, Progressive
 from fewstep.errors import UserError
 from fewstep.randomness import generator
-from fewstep.times import Adjacent, AtAnchor, Atom, Clean, LogNormal, RatioMap, Segments, karras
+from fewstep.times import Adjacent, AtAnchor, Atom, Clean, Levels, LogNormal, LogStudentT, RatioMap, Segments, karras
 
 LAW = LogNormal(mean=-1.1, std=2.0)
 SAMPLERS = {
@@ -25,6 +27,10 @@ SAMPLERS = {
     "segments": Segments(segments=4, steps=Exponential(64, 1280)),
     "one segment of a trigonometric process": Segments(segments=1, steps=Fixed(64), end=math.pi / 2),
     "at the anchor": AtAnchor(times=Segments(segments=4, steps=Fixed(64))),
+    "ratio held": RatioMap(law=LogStudentT(), held=0.9),
+    "levels": Levels(grid=(80.0, 5.0, 0.3, 0.0)),
+    "the highest level": Levels(grid=(80.0, 5.0, 0.3, 0.0), first=True),
+    "an atom of a quarter": Atom(times=RatioMap(law=LogStudentT(), held=0.9), at_time=1.0, weight=0.0),
 }
 
 
@@ -39,6 +45,43 @@ def test_quantiles_invert_the_distribution_function(mean, std, q):
     t = cut.quantile(u)
     below, above = law.cdf(torch.tensor([low, high], dtype=torch.float64))
     torch.testing.assert_close((law.cdf(t) - below) / (above - below), u, rtol=1e-9, atol=1e-12)
+
+
+STUDENT_RANGES = {
+    "from the mean on": (0.0, 0.2, 1.0, 80.0),
+    "from below the mean": (0.0, 0.2, 0.3, 80.0),
+    "from the far tail on": (0.0, 0.2, 2.0, 80.0),
+    "both tails": (-1.1, 2.0, 0.002, 80.0),
+    "below the mean alone": (5.0, 0.2, 2.0, 80.0),
+    "narrow": (1.0, 0.5, 2.0, 5.0),
+}
+
+
+@pytest.mark.parametrize("nu", [0.01, 0.5, 1.0, 3.0, 30.0, 1000.0])
+@pytest.mark.parametrize(("mean", "std", "low", "high"), STUDENT_RANGES.values(), ids=STUDENT_RANGES.keys())
+def test_quantiles_of_the_students_law(nu, mean, std, low, high):
+    """Against SciPy's distribution function and quantiles, from the tail that has the digits."""
+    u = torch.cat([torch.linspace(0, 1, 1001, dtype=torch.float64)[1:-1], torch.tensor([1e-6, 1 - 1e-6]).double()])
+    law, truth = LogStudentT(mean=mean, std=std, nu=nu, low=low, high=high), stats.t(nu)
+    t = law.quantile(u)
+    bottom, top = ((math.log(end) - mean) / std for end in (low, high))
+    upper = bottom > 0
+    share = (lambda x: truth.sf(bottom) - truth.sf(x)) if upper else (lambda x: truth.cdf(x) - truth.cdf(bottom))
+    found = share((t.log().numpy() - mean) / std) / share(top)
+    np.testing.assert_allclose(found, u.numpy(), rtol=0, atol=1e-10)  # SciPy's own at nu = 1: 4e-11
+    mass = u.numpy() * share(top)
+    by_scipy = truth.isf(truth.sf(bottom) - mass) if upper else truth.ppf(truth.cdf(bottom) + mass)
+    np.testing.assert_allclose(t.numpy(), np.exp(mean + std * by_scipy), rtol=1e-9)
+
+
+def test_the_students_law_fills_its_range_and_no_more():
+    ends = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    for nu in (0.01, 1.0):
+        low, high = LogStudentT(nu=nu).quantile(ends)
+        assert low == pytest.approx(1.0, abs=1e-12)
+        assert high == pytest.approx(80.0, rel=1e-9)
+        assert high <= 80
+    assert torch.isfinite(LogStudentT(nu=1e6, low=0.002).quantile(ends)).all()
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS.keys())
@@ -88,12 +131,22 @@ OUT_OF_RANGE = {
     "std": lambda: LogNormal(mean=0.0, std=0.0),
     "mean": lambda: LogNormal(mean=math.nan, std=1.0),
     "low": lambda: LogNormal(mean=0.0, std=1.0, low=2.0, high=1.0),
+    "mean ": lambda: LogStudentT(mean=math.inf),
+    "std ": lambda: LogStudentT(std=-1.0),
+    "nu": lambda: LogStudentT(nu=0.0),
+    "low ": lambda: LogStudentT(low=0.0),
+    "held": lambda: RatioMap(law=LAW, held=1.0),
+    "share": lambda: Atom(times=RatioMap(law=LAW), at_time=1.0, share=1.0),
+    "weight": lambda: Atom(times=RatioMap(law=LAW), at_time=1.0, weight=-0.1),
+    "grid": lambda: Levels(grid=(1.0, 2.0, 0.0)),
+    "grid ": lambda: Levels(grid=(2.0, 1.0)),
+    "segments": lambda: Segments(segments=0, steps=Fixed(8)),
 }
 
 
 @pytest.mark.parametrize(("name", "build"), OUT_OF_RANGE.items(), ids=OUT_OF_RANGE.keys())
 def test_an_option_out_of_range_is_named(name, build):
-    with pytest.raises(UserError, match=f"^{name} = .*: expected "):
+    with pytest.raises(UserError, match=f"^{name.strip()} = .*: expected "):
         build()
 
 
@@ -181,3 +234,54 @@ def test_a_law_wider_than_the_grid_meets_its_outer_intervals():
     assert sampler.at(grid[:1], 0.0).r == grid[0]
     steps = Segments(segments=2, steps=Fixed(8))
     assert (steps.at(0.0, 0.0).t, steps.at(1.5, 0.0).t) == (1 / 8, 1.0)
+
+
+@settings(max_examples=100)
+@given(share=st.floats(0, 0.99), first=st.integers(0, 10**7), count=st.integers(1, 300))
+def test_an_atom_takes_its_share_of_every_run_of_rows(share, first, count):
+    """floor(end share) - floor(start share) of the rows start .. end, which is the share to within one row."""
+    sampler = Atom(times=RatioMap(law=LogStudentT(low=2.0)), at_time=1.0, share=share)
+    ordinal = torch.arange(first, first + count)
+    times = sampler(torch.full((count, 2), 0.5, dtype=torch.float64), 0.0, ordinal)
+    chosen = int((times.t == 1.0).sum())
+    assert chosen == math.floor((first + count) * share) - math.floor(first * share)
+    assert abs(chosen - count * share) < 1 + 1e-6
+
+
+@pytest.mark.parametrize(("share", "weight"), [(0.25, 0.1), (0.5, 1.0), (0.1, 0.0)])
+def test_an_atoms_weights_make_the_sum_of_two_means(share, weight):
+    """Over a long run mean(w loss) = mean over the others + weight x mean over the atom's rows."""
+    n = 400
+    sampler = Atom(times=RatioMap(law=LogStudentT()), at_time=1.0, share=share, weight=weight)
+    u = torch.rand(n, 2, generator=generator(0, "u"), dtype=torch.float64)
+    times, loss = sampler(u, 0.0, torch.arange(n)), torch.rand(n, generator=generator(1, "u"), dtype=torch.float64)
+    at = times.t == 1.0
+    assert at.double().mean().item() == pytest.approx(share)
+    expected = loss[~at].mean() + weight * loss[at].mean()
+    torch.testing.assert_close((times.w * loss).mean(), expected, rtol=1e-12, atol=0)
+
+
+@settings(max_examples=100)
+@given(first=st.integers(0, 1000), count=st.integers(1, 40), share=st.sampled_from([0.0, 0.1, 0.25, 0.7]))
+def test_realised_sizes_make_the_sum_of_two_means_in_every_batch(first, count, share):
+    """Also where a stratum has no row, which then adds nothing; never NaN."""
+    sampler = Atom(times=RatioMap(law=LogStudentT()), at_time=1.0, share=share, weight=0.3, realised=True)
+    u = torch.rand(count, 2, generator=generator(first, "u"), dtype=torch.float64)
+    times = sampler(u, 0.0, torch.arange(first, first + count))
+    loss = torch.rand(count, generator=generator(first, "loss"), dtype=torch.float64)
+    at = times.t == 1.0
+    expected = sum(part * rows.mean() for part, rows in ((1.0, loss[~at]), (0.3, loss[at])) if len(rows))
+    torch.testing.assert_close((times.w * loss).mean(), torch.as_tensor(expected), rtol=1e-12, atol=0)
+
+
+def test_levels_by_number_and_by_value_are_the_same_move():
+    sampler = Levels(grid=(80.0, 5.0, 0.3, 0.0))
+    by_number = sampler.at(torch.arange(3), 0.0)
+    assert by_number.t.tolist() == [80.0, 5.0, 0.3]
+    assert by_number.r.tolist() == [5.0, 0.3, 0.0]
+    by_value = sampler.at(by_number.t, 0.0)
+    assert torch.equal(by_value.r, by_number.r)
+    assert sampler.at(torch.tensor([6.0, 0.1]), 0.0).r.tolist() == [5.0, 0.0]
+    u = (torch.arange(300, dtype=torch.float64)[:, None] + 0.5) / 300
+    assert torch.equal(torch.unique(sampler(u, 0.0).t, return_counts=True)[1], torch.tensor([100, 100, 100]))
+    assert (Levels(grid=(80.0, 5.0, 0.3, 0.0), first=True)(u, 0.0).t == 80).all()

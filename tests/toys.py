@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import fewstep as fs
-from fewstep.denoiser import Cond, Preconditioned
+from fewstep.denoiser import Cond, Denoiser, Preconditioned
+from fewstep.process import per_row
 from fewstep.scalings import Edm
 
 Gaussian = partial(fs.exact.Gaussian, mean=0.3, std=0.5)
@@ -25,6 +26,21 @@ class Analytic(nn.Module):
 
     def forward(self, u: Tensor, noise_label: Tensor, cond: Cond = None) -> Tensor:
         return torch.tanh(self.a * u + self.b * noise_label.reshape(-1, *[1] * (u.ndim - 1)))
+
+
+class Spy:
+    """A denoiser that keeps the times of all rows it is asked for, in order, and how many calls there were."""
+
+    def __init__(self, inner: Denoiser) -> None:
+        self.inner, self.asked = inner, []
+
+    @property
+    def times(self) -> Tensor:
+        return torch.cat([torch.empty(0, dtype=torch.float64), *self.asked])
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        self.asked.append(per_row(t, x_t))
+        return self.inner(x_t, t, cond)
 
 
 def small_student(shape: tuple[int, ...], classes: int = 0, *, dropout: float = 0.0, seed: int = 0) -> Preconditioned:

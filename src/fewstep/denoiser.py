@@ -77,20 +77,26 @@ def quiet(denoiser: Denoiser) -> Iterator[None]:
             module.training = True
 
 
+def _filled(index: Tensor, rows: int, device: torch.device) -> Tensor:
+    """The index, filled up to one of 16 sizes by repeating a row, since elsewhere than on the CPU new sizes cost."""
+    if device.type == "cpu":
+        return index
+    size = -(-rows // 16)
+    return torch.cat([index, index[:1].expand(-len(index) % size)])[:rows]
+
+
 def on_rows(
     denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Cond, rows: Tensor, into: Tensor, masks: Masks = None
 ) -> Tensor:
     """`into [B, ...]` with D(x_t, t) in the rows where `rows [B]`, on the host, is True: the others are not evaluated.
 
-    Elsewhere than on the CPU the number of rows is filled up to one of 16 sizes (by repeating a row), and nothing
-    waits for the device. Without masks nothing is dropped: nn.Dropout would not know which rows these are.
+    Nothing waits for the device. Without masks nothing is dropped: nn.Dropout would not know which rows these are.
+    For passes without gradient, which would count a repeated row (see `_filled`) as often as it is there.
     """
     index = rows.nonzero().flatten()
     if not len(index):
         return into
-    if x_t.device.type != "cpu":
-        size = -(-len(rows) // 16)
-        index = torch.cat([index, index[:1].expand(-len(index) % size)])[: len(rows)]
+    index = _filled(index, len(rows), x_t.device)
     here, shared = index.to(x_t.device), {} if masks is None else {"masks": masks.at(index)}
     with quiet(denoiser) if masks is None else nullcontext():
         some = denoiser(x_t[here], t[index], pick(cond, here), **shared)

@@ -337,12 +337,12 @@ def direct_cm(
     on = fs.process.named(process)
     grid = tuple(fs.sampling.down_the_noise(on, n, ()))
     times = fs.times.Levels(grid=grid, first=starts == "highest")
-    move = fs.solvers.along(fs.solvers.named(solver), grid)
+    solved, move = goal == "solution", fs.solvers.named(solver)
     return fs.Method(
         process=on,
-        times=fs.times.AtAnchor(times=times) if goal == "solution" else times,
-        coupling=fs.couplings.Teacher(move, guidance=guidance),
-        target=None if goal == "solution" else fs.targets.Student(),
+        times=fs.times.AtAnchor(times=times) if solved else times,
+        coupling=fs.couplings.Teacher(fs.solvers.along(move, grid) if solved else move, guidance=guidance),
+        target=None if solved else fs.targets.Student(),
         distance=fs.distances.element_huber(c),
         scaling=fs.scalings.Edm(sigma_data=sigma_data),
     )

@@ -189,12 +189,11 @@ def heun(
     alpha = 1 is Heun's method, 2/3 Ralston's, 1/2 the midpoint (EDM, arXiv 2206.00364, algorithm 3).
     Rows that end at the data, s = 0, take Euler's move, as there: K moves to the data are 2K - 1 evaluations.
     """
-    done = not isinstance(s, Tensor) and s == 0  # known without asking the device
     t, s = per_row(t, x), per_row(s, x)
     step, last = s - t, s == 0
     v = process.velocity(x, denoiser(x, t, cond), t)
     straight = x + expand(step, x) * v
-    if done:
+    if bool(last.all()):
         return _moved(x, t, s, straight)
     half_t = torch.where(last, t, t + alpha * step)  # rows that are done look where they stand
     half_x = x + expand(half_t - t, x) * v
