@@ -21,7 +21,7 @@ LAYERS = [
     {"building", "batches", "recipes", "posthoc"},
     {"generator"},
     {"state", "metrics", "origins"},
-    {"recorder", "diagnosis"},
+    {"recorder", "diagnosis", "cache"},
     {"training"},
     {"cli"},
     {"__main__"},

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from fewstep import checkpoint, diagnosis, methods, networks, optimizers, origins, pictures, sampling, schedules
 from fewstep import data as datasets
-from fewstep.batches import Batch, cut, draw_batch, parts
-from fewstep.building import OWN, Network, OwnMethod, build_method, chosen, facts_of
+from fewstep.batches import Batch, cut, draw_batch, parts, sharing
+from fewstep.building import OWN, Network, OwnMethod, build_method, check_source, chosen, facts_of
 from fewstep.config import Run, changed, checked_options
 from fewstep.denoiser import passes_in
 from fewstep.device import pick_device
@@ -52,7 +52,9 @@ def train_step(run: Run, method: Method, state: State, batch: Batch) -> dict[str
     state.optimizer.zero_grad(set_to_none=True)
     for module in state.trained.modules():
         getattr(module, "normalise_", lambda: None)()  # EDM2's forced one: once a step, outside of every pass
+    asked = state.asked()
     loss_b = gradients(run, method, state, batch)
+    asked = state.asked() - asked
     loss = loss_b.mean()
     weights = [p for p in state.trained.parameters() if p.grad is not None]
     grads = [p.grad for p in weights if p.grad is not None]
@@ -77,6 +79,9 @@ def train_step(run: Run, method: Method, state: State, batch: Batch) -> dict[str
         row |= {"loss_scale": state.scale.factor, "skipped": state.scale.skipped}
     update_averages(run, method, state)
     state.step += 1
+    state.teacher_rows += asked
+    if state.teacher is not None:
+        row["teacher_evaluations"] = state.teacher_rows / run.batch
     return row
 
 
@@ -125,6 +130,7 @@ def train(
     run = origins.labelled(settled(replace(run, data=dataset.name), method, network), init, teacher, saved)
     facts = facts_of(run, dataset)
     made = build_method(run, facts, method)
+    check_source(dataset, made)
     sampling.through_middle(made.process, 2, run.middle_times)  # refuses them now rather than at the first picture
     start = None if saved else origins.initial(run, init)
     guide = origins.teacher_of(teacher, run, facts, made, network, place)
@@ -151,7 +157,7 @@ def try_out(run: Run, method: Method, state: State, arrays: datasets.Arrays, dev
     batch = draw_batch(run, method, arrays, 0, device)
     if method.target is None and not torch.equal(batch.times.r, batch.times.a):
         raise UserError(f"target = None: expected a target, since {type(method.times).__name__} gives r > a")
-    two = cut(batch, slice(0, 2), slice(0, 1))
+    two = cut(batch, slice(0, max(2, sharing(run, method))), slice(0, 1))  # or what shares a trajectory
     try:
         with passes_in(PASSES[run.precision]):
             loss = method.loss(state.models(), two.x0, two.z, two.times, two.cond, two.seeds)
