@@ -343,13 +343,14 @@ def direct_cm(
     on = fs.process.named(process)
     grid = tuple(fs.sampling.down_the_noise(on, n, ()))
     levels, start = fs.times.Levels(grid=grid, first=starts == "highest"), grid[0] if starts == "highest" else None
-    times = levels if reuse == 1 else fs.times.Shared(levels=levels, size=reuse, reweight=reweight)
     cached = source == "cache"
     require(not cached or goal == "solution", "goal", goal, "solution with source = cache")
+    pairs = fs.couplings.solved(grid, solver, guidance=guidance, reuse=reuse, start=start, cached=cached)
+    times = levels if reuse == 1 else fs.times.Shared(levels=levels, size=reuse, reweight=reweight)
     return fs.Method(
         process=on,
         times=fs.times.AtAnchor(times=times) if goal == "solution" else times,
-        coupling=fs.couplings.solved(grid, solver, guidance=guidance, reuse=reuse, start=start, cached=cached),
+        coupling=pairs,
         target=None if goal == "solution" else fs.targets.Student(),
         distance=fs.distances.element_huber(c),
         scaling=fs.scalings.Edm(sigma_data=sigma_data),

@@ -159,7 +159,7 @@ class Along:
         self, process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond: Cond = None, **options: Any
     ) -> Tensor:
         last = x
-        for _, last in self.points(process, denoiser, x, t, s, cond, **options):
+        for _, last in self.points(process, denoiser, x, t, s, cond, **options):  # noqa: B007
             pass
         return last
 
