@@ -29,6 +29,8 @@ from tests.toys import Gaussian, small_student, tiny_run
 CPU = torch.device("cpu")
 GRIDS = {n: tuple(fs.sampling.down_the_noise(fs.process.edm(), n, ())) for n in (1, 2, 5, 12, 32)}
 
+LABELLED = fs.exact.Mixture(weights=[1, 1, 1], means=torch.eye(3, 2), std=0.3, labels=torch.arange(3))
+
 
 def direct(**options):
     settings = {"n": 6, **options}
@@ -104,11 +106,11 @@ def test_alone_in_its_group_a_row_is_as_without_groups():
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize(("solver", "moves"), [("ddim", 1), ("heun", 2)])
 def test_every_row_gets_its_point_of_the_one_trajectory_and_the_teacher_is_asked_once(solver, moves, first):
-    grid, teacher = GRIDS[12], fs.exact.named("digits-mixture")
+    grid, teacher = GRIDS[12], LABELLED
     levels = Levels(grid=grid, first=first)
     times = fs.times.AtAnchor(times=Shared(levels=levels, size=4))(even(12, 4), 0.0)
-    z = torch.randn(48, 1, 8, 8, generator=generator(0, "z"), dtype=torch.float64)
-    x0, cond = 0.5 * z.flip(0), torch.arange(48) // 4 % 10
+    z = torch.randn(48, 2, generator=generator(0, "z"), dtype=torch.float64)
+    x0, cond = 0.5 * z.flip(0), torch.arange(48) // 4 % 3
     x0, z = (x[::4].repeat_interleave(4, 0) for x in (x0, z))
     step, g = fs.solvers.named(solver), 0.5
     models = fs.Models(teacher, teacher=Counted(teacher))
@@ -362,21 +364,18 @@ def test_caches_and_methods_that_do_not_fit_are_told_in_one_line(tmp_path):
 
 
 def test_guidance_needs_labels_and_a_teacher_that_can_do_without(tmp_path):
-    run = replace(direct(guidance=1.0, n=4), data="exact:ring8")
-    with pytest.raises(UserError, match=r"guidance = 1.0: expected 0, since data 'exact:ring8' has no labels"):
-        train(run, teacher="exact:ring8")
-    settings = {"data": "exact:digits-mixture", "network_options": {"width": 16, "depth": 1}}
-    run = replace(run, **settings)
-    plain = train(tiny_run(method="diffusion", **settings))
+    x0, cond = torch.randn(60, 2, generator=generator(0, "x")), torch.arange(60) % 3
+    run, data = direct(guidance=1.0, n=4), {"x0": x0, "cond": cond}
+    with pytest.raises(UserError, match=r"guidance = 1.0: expected 0, since data 'tensor' has no labels"):
+        train(run, x0, teacher=Gaussian())
+    plain = train(tiny_run(method="diffusion"), data)
     with pytest.raises(UserError, match=r"guidance = 1\.0: expected 0, or a teacher trained with label_drop"):
-        train(run, teacher=plain)
-    train(replace(run, method_options={"n": 4}), teacher=plain)
-    dropping = train(tiny_run(method="diffusion", label_drop=0.3, **settings))
-    out = tmp_path / "run"
-    train(run, teacher=dropping, out=out)
-    unguided = tmp_path / "unguided"
-    train(replace(run, method_options={"n": 4}), teacher=dropping, out=unguided)
-    guided, single = (rows(path) for path in (out, unguided))
+        train(run, data, teacher=plain)
+    train(direct(n=4), data, teacher=plain)
+    dropping = train(tiny_run(method="diffusion", label_drop=0.3), data)
+    train(run, data, teacher=dropping, out=tmp_path / "guided")
+    train(direct(n=4), data, teacher=dropping, out=tmp_path / "single")
+    guided, single = (rows(tmp_path / name) for name in ("guided", "single"))
     assert guided[-1]["teacher_evaluations"] == 2 * single[-1]["teacher_evaluations"]
     assert guided[0]["loss"] != single[0]["loss"]
-    train(run, teacher="exact:digits-mixture")
+    train(run, data, teacher=LABELLED)
