@@ -21,7 +21,7 @@ LAYERS = [
     {"building", "batches", "recipes", "posthoc"},
     {"generator"},
     {"state", "metrics", "origins"},
-    {"recorder", "diagnosis", "stages"},
+    {"recorder", "diagnosis", "cache", "stages"},
     {"training"},
     {"cli"},
     {"__main__"},

@@ -267,7 +267,7 @@ def test_the_own_average_is_the_target_and_moves_at_its_own_rate(monkeypatch):
     state.step = 4
     before = state.averages["target"].network.inlet.weight.clone()
     student = state.student.network.inlet.weight.data.add_(1.0)
-    training.update_averages(run, method, state)
+    training.update_averages(run, method, state, 4 / run.iterations)
     kept = 0.5 * 4 / 6
     torch.testing.assert_close(state.averages["target"].network.inlet.weight, kept * before + (1 - kept) * student)
 

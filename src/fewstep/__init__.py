@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fewstep import balances as balances
+    from fewstep import cache as cache
     from fewstep import couplings as couplings
     from fewstep import curricula as curricula
     from fewstep import data as data
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from fewstep import targets as targets
     from fewstep import times as times
     from fewstep import weights as weights
+    from fewstep.cache import trajectories as trajectories
     from fewstep.config import Run as Run
     from fewstep.denoiser import Models as Models
     from fewstep.generator import Generator as Generator
@@ -41,6 +43,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "balances",
+    "cache",
     "couplings",
     "curricula",
     "data",
@@ -69,6 +72,7 @@ _NAMES = {
     "Times": "times",
     "load": "generator",
     "train": "training",
+    "trajectories": "cache",
 }
 __all__ = sorted([*_MODULES, *_NAMES])
 

@@ -9,10 +9,13 @@ from torch import Tensor
 
 from fewstep import data as datasets
 from fewstep.config import Run
+from fewstep.couplings import Cached
 from fewstep.denoiser import Cond, masked
+from fewstep.errors import require
 from fewstep.losses import Method
+from fewstep.process import expand
 from fewstep.randomness import block_seed, normal, shuffled, uniform
-from fewstep.times import Times
+from fewstep.times import Levels, Times
 
 
 class Batch(NamedTuple):
@@ -33,16 +36,14 @@ def draw_batch(
 
     progress: what the schedules see, where that is not the share of the whole run.
     """
-    first = step * run.batch
-    index = shuffled(run.seed, "order", first, run.batch, len(arrays.x0))
-    x0, cond = arrays.rows(index)
-    z = masked(normal(run.seed, "noise", first, run.batch, tuple(x0.shape[1:]), run.block), cond)
-    if run.label_drop:
-        chance = uniform(run.seed, "label drop", first, run.batch, 1, run.block)[:, 0]
-        cond = datasets.dropped(cond, chance < run.label_drop)
+    first, reuse = step * run.batch, sharing(run, method)
+    drawn = samples(run, arrays, *(number // reuse for number in (first, run.batch, run.block)))
+    index, x0, cond, z = drawn if reuse == 1 else (repeated(part, reuse) for part in drawn)
     u = uniform(run.seed, "time", first, run.batch, 2, run.block)
     progress = step / run.iterations if progress is None else progress
     times = method.times(u, progress, torch.arange(first, first + run.batch))._replace(u=u, progress=progress)
+    if arrays.path is not None:
+        x0, z = on_path(method, arrays.path, index, x0, times)
     blocks = range(first // run.block, (first + run.batch) // run.block)
     return Batch(
         index,
@@ -52,6 +53,40 @@ def draw_batch(
         times,
         [block_seed(run.seed, "dropout", block) for block in blocks],
     )
+
+
+def samples(
+    run: Run, arrays: datasets.Arrays, first: int, count: int, block: int
+) -> tuple[Tensor, Tensor, Cond, Tensor]:
+    """Which samples, their x0 and condition, and their noise, for the ordinals [first, first + count)."""
+    index = shuffled(run.seed, "order", first, count, len(arrays.x0))
+    x0, cond, _ = arrays._replace(path=None).rows(index)
+    z = masked(normal(run.seed, "noise", first, count, tuple(x0.shape[1:]), block), cond)
+    if run.label_drop:
+        chance = uniform(run.seed, "label drop", first, count, 1, block)[:, 0]
+        cond = datasets.dropped(cond, chance < run.label_drop)
+    return index, x0, cond, z
+
+
+def sharing(run: Run, method: Method) -> int:
+    """How many consecutive rows of the method share a sample. Raises UserError where blocks would part them."""
+    reuse: int = getattr(method.coupling, "reuse", 1)
+    require(run.block % reuse == 0, "reuse", reuse, f"a divisor of block={run.block}, since blocks hold whole groups")
+    return reuse
+
+
+def repeated(part: Any, times: int) -> Any:
+    """Every row of a condition that many times in succession."""
+    return datasets.each(lambda x: x.repeat_interleave(times, 0), part)
+
+
+def on_path(method: Method, path: Tensor, index: Tensor, end: Tensor, times: Times) -> tuple[Tensor, Tensor]:
+    """The x0 and z whose mixtures are the trajectory's point at t and its end at a: z = (x_t - alpha x0) / sigma."""
+    assert isinstance(method.coupling, Cached)
+    process, levels = method.process, Levels(grid=method.coupling.grid)
+    x_t = path[index, levels.place(times.t)]
+    x0 = process.aim(x_t, end, times.t, times.a)
+    return x0, (x_t - expand(process.alpha(times.t), x_t) * x0) / expand(process.sigma(times.t), x_t)
 
 
 def cut(batch: Batch, rows: slice, blocks: slice) -> Batch:

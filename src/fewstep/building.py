@@ -13,6 +13,7 @@ from torch import nn
 
 from fewstep import methods, networks
 from fewstep.config import Run, checked_options, choose
+from fewstep.couplings import Cached
 from fewstep.data import LABELS, Dataset, Kind, Units, kind_of
 from fewstep.denoiser import Preconditioned
 from fewstep.errors import StorageError, UserError, require
@@ -102,6 +103,25 @@ def build_method(run: Run, facts: Facts, own: OwnMethod | None = None) -> Method
     if not isinstance(method, Method):
         raise UserError(f"method {run.method!r} gave {type(method).__name__}: expected a fewstep.Method")
     return method
+
+
+def check_source(dataset: Dataset, method: Method) -> None:
+    """Refuses solved trajectories to a method that wants data, the other way round, and those of another grid."""
+    cached, levels = isinstance(method.coupling, Cached), dataset.levels
+    if cached and not levels:
+        raise UserError(
+            f"source = cache: expected solved trajectories (fewstep.trajectories), not data {dataset.name!r}"
+        )
+    if levels and not cached:
+        raise UserError(
+            f"data {dataset.name!r} holds solved trajectories: only direct_cm with source = cache learns from them"
+        )
+    if isinstance(method.coupling, Cached) and method.coupling.grid[:-1] != levels:
+        grid = method.coupling.grid
+        raise UserError(
+            f"n = {len(grid) - 1} from t = {grid[0]:g}: data {dataset.name!r} has {len(levels)} levels from "
+            f"{levels[0]:g}; expected the n and process that the trajectories were solved with"
+        )
 
 
 def condition_sizes(run: Run, facts: Facts, function: Callable[..., Any]) -> dict[str, int]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewstep import solvers
-from fewstep.denoiser import Cond, Models, guided, mask_of, masked, on_rows
+from fewstep.denoiser import Cond, Models, guided, mask_of, masked, on_rows, pick
 from fewstep.distances import mse
 from fewstep.errors import UserError, require
 from fewstep.process import Process, expand
@@ -67,6 +67,56 @@ class Teacher:
 
 
 @dataclass(frozen=True)
+class Trajectory:
+    """Runs of `reuse` rows share x0, z and one solution of the teacher's ODE: x_t and x_r are its points at t and r.
+
+    It is solved once, from mix(x0, z, s) at the run's highest t or at `start`, to its lowest r; all of these are times
+    of the solver's grid. So a row depends on the others of its run. A run's x0, z and condition are its first row's.
+    """
+
+    solver: solvers.Along
+    reuse: int
+    start: float | None = None
+    guidance: float = 0.0
+    needs = frozenset({"teacher"})
+
+    def __post_init__(self) -> None:
+        require(self.reuse >= 1, "reuse", self.reuse, "at least 1")
+
+    def __call__(
+        self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond
+    ) -> tuple[Tensor, Tensor]:
+        assert models.teacher is not None
+        require(len(x0) % self.reuse == 0, "rows", len(x0), f"a multiple of reuse={self.reuse}")
+        first = torch.arange(0, len(x0), self.reuse)
+        top, low = times.t.reshape(-1, self.reuse).amax(1), times.r.reshape(-1, self.reuse).amin(1)
+        top = top if self.start is None else torch.full_like(top, self.start)
+        teacher = guided(models.teacher, self.guidance)
+        begun = process.mix(x0[:: self.reuse], z[:: self.reuse], top)
+        x_t, x_r = torch.full_like(x0, torch.nan), torch.full_like(x0, torch.nan)
+        for here, x in self.solver.points(process, teacher, begun, top, low, pick(cond, first)):
+            at, of_all = here.repeat_interleave(self.reuse), x.repeat_interleave(self.reuse, 0)
+            x_t = torch.where(expand(times.t == at, x).bool(), of_all, x_t)
+            x_r = torch.where(expand(times.r == at, x).bool(), of_all, x_r)
+        return x_t, x_r
+
+
+@dataclass(frozen=True)
+class Cached:
+    """Pairs of trajectories that were solved beforehand: x0 and z are theirs, so that both points mix them.
+
+    `draw_batch` finds x0 and z in the data's path at the row's level. grid: the levels of the path, and 0.
+    """
+
+    grid: tuple[float, ...]
+
+    def __call__(
+        self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond
+    ) -> tuple[Tensor, Tensor]:
+        return Data()(models, process, x0, z, times, cond)
+
+
+@dataclass(frozen=True)
 class GeneratorInduced:
     """With probability `share` a row's data is what the model makes of the lower point: x0 := D(mix(x0, z, r), r).
 
@@ -86,6 +136,8 @@ class GeneratorInduced:
         known = callable(self.share) or 0 <= self.share <= 1
         require(known, "share", self.share, "the probability of a generated row, in 0 .. 1")
         require(self.bound > 0, "bound", self.bound, "above 0; infinity for none")
+        fixed = isinstance(self.inner, Trajectory | Cached)
+        require(not fixed, "inner", type(self.inner).__name__, "a coupling that takes any x0: no shared or cached one")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -133,3 +185,24 @@ def named(pairs: str, eta: float = 0.75, guidance: float = 0.0) -> Coupling:
         require(guidance == 0, "guidance", guidance, f"0, since pairs = {pairs!r} ask no teacher")
         return plain[pairs]
     return Teacher(solvers.named(pairs), eta if pairs == "addim" else None, guidance)
+
+
+def solved(
+    grid: tuple[float, ...],
+    solver: str = "ddim",
+    *,
+    guidance: float = 0.0,
+    reuse: int = 1,
+    start: float | None = None,
+    cached: bool = False,
+) -> Coupling:
+    """Pairs on a teacher's trajectories over the grid: of the row's own, of a shared, or of a cached one.
+
+    Raises UserError where a cached one, which nobody solves any more, is asked for more.
+    """
+    if cached:
+        require(guidance == 0, "guidance", guidance, "0 with source = cache: it was chosen when they were solved")
+        require(reuse == 1, "reuse", reuse, "1 with source = cache: every point of a trajectory is used already")
+        return Cached(grid)
+    move = solvers.along(solvers.named(solver), grid)
+    return Teacher(move, guidance=guidance) if reuse == 1 else Trajectory(move, reuse, start, guidance)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import fewstep as fs
 from fewstep.config import Base, choose, named_base
-from fewstep.errors import UserError
+from fewstep.errors import UserError, require
 
 
 def diffusion(*, p_mean: float = -1.2, p_std: float = 1.2, sigma_data: float = 0.5) -> "fs.Method":
@@ -315,6 +315,9 @@ def direct_cm(
     solver: Literal["ddim", "euler", "heun"] = "ddim",
     starts: Literal["uniform", "highest"] = "uniform",
     goal: Literal["solution", "student"] = "solution",
+    source: Literal["teacher", "cache"] = "teacher",
+    reuse: int = 1,
+    reweight: bool = True,
     guidance: float = 0.0,
     c: float = 0.0,
     process: Literal["edm", "cosine", "discrete"] = "edm",
@@ -329,6 +332,9 @@ def direct_cm(
         solver: the teacher's move over one of them
         starts: t is any level of the grid, or the highest always
         goal: solution; student is the consistency model that the paper compares with: one move, then the student
+        source: solutions by a teacher, or out of data that `trajectories` wrote (solver and guidance are then theirs)
+        reuse: consecutive rows that share a trajectory, each at another of its points; divides block
+        reweight: weigh rows that share trajectories so that every level counts as much, as without them
         guidance: g of the teacher, D_c + g (D_c - D_u), 0 is none; the paper's w is 1 + g
         c: constant of a pseudo-Huber of each element, 0 is the squared error
         process: edm with the Karras grid, cosine, or discrete, the 1000 steps of Stable Diffusion
@@ -336,13 +342,16 @@ def direct_cm(
     """
     on = fs.process.named(process)
     grid = tuple(fs.sampling.down_the_noise(on, n, ()))
-    times = fs.times.Levels(grid=grid, first=starts == "highest")
-    solved, move = goal == "solution", fs.solvers.named(solver)
+    levels, start = fs.times.Levels(grid=grid, first=starts == "highest"), grid[0] if starts == "highest" else None
+    own, cached = reuse == 1 and source == "teacher", source == "cache"
+    require(own or goal == "solution", "goal", goal, "solution, where trajectories are shared or cached")
+    pairs = fs.couplings.solved(grid, solver, guidance=guidance, reuse=reuse, start=start, cached=cached)
+    times = levels if reuse == 1 else fs.times.Shared(levels=levels, size=reuse, reweight=reweight)
     return fs.Method(
         process=on,
-        times=fs.times.AtAnchor(times=times) if solved else times,
-        coupling=fs.couplings.Teacher(fs.solvers.along(move, grid) if solved else move, guidance=guidance),
-        target=None if solved else fs.targets.Student(),
+        times=fs.times.AtAnchor(times=times) if goal == "solution" else times,
+        coupling=pairs if goal == "solution" else fs.couplings.named(solver, guidance=guidance),
+        target=None if goal == "solution" else fs.targets.Student(),
         distance=fs.distances.element_huber(c),
         scaling=fs.scalings.Edm(sigma_data=sigma_data),
     )

@@ -139,6 +139,7 @@ def teacher_of(
         raise UserError(f"method {run.method!r} learns from no teacher: leave teacher={label(given, run.teacher)} out")
     if source == OWN:
         raise UserError("this run's teacher was given as an object: pass it as teacher=")
+    check_guidance(method, facts, run.data)
     found, digest = _denoiser(source, run, facts, method, network)
     found = found.requires_grad_(False).eval() if isinstance(found, nn.Module) else found
     probe(label(given, run.teacher), found, facts, getattr(found, "process", method.process))
@@ -170,6 +171,11 @@ def _denoiser(source: Source, run: Run, facts: Facts, method: Method, network: N
         source = load(source, device="cpu")
     if isinstance(source, Generator):
         same_data(source.facts, facts)
+        g = guidance_of(method)
+        if g and not source.run.label_drop:
+            raise UserError(
+                f"guidance = {g}: expected 0, or a teacher trained with label_drop, which has a guess for -1"
+            )
         if source.method.target is not None or "teacher" in source.method.needs:
             raise UserError(
                 f"the teacher was trained by {source.run.method!r} to jump, not to denoise: expected a diffusion model "
@@ -182,6 +188,18 @@ def _denoiser(source: Source, run: Run, facts: Facts, method: Method, network: N
     if not callable(source):
         raise UserError(f"teacher of type {type(source).__name__}: expected a run, a file or a denoiser")
     return source, answers(source, facts, getattr(source, "process", method.process))
+
+
+def guidance_of(method: Method) -> float:
+    """How strongly the method guides its teacher."""
+    coupling = getattr(method.coupling, "inner", method.coupling)
+    return float(getattr(coupling, "guidance", 0.0))
+
+
+def check_guidance(method: Method, facts: Facts, name: str) -> None:
+    """Refuses guidance where there are no labels to leave out."""
+    g = guidance_of(method)
+    require(g == 0 or facts.classes > 0, "guidance", g, f"0, since data {name!r} has no labels")
 
 
 def probe(name: str | None, teacher: Denoiser, facts: Facts, process: Process) -> None:

@@ -120,6 +120,8 @@ class Recorder:
         groups = self.state.groups()
         digest = checkpoint.fingerprint(groups)
         state = checkpoint_state(self.run, self.facts, self.state.step, digest)
+        if self.state.teacher is not None:
+            state["teacher_rows"] = self.state.teacher_rows
         checkpoint.write(self.folder.checkpoint(self.state.step), groups, state)
         self.folder.prune(KEEP)
 

@@ -7,7 +7,7 @@ t and s are floats or `[B]`, t >= s; rows with t = s stay where they are. `euler
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, Protocol
@@ -158,14 +158,24 @@ class Along:
     def __call__(
         self, process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond: Cond = None, **options: Any
     ) -> Tensor:
+        last = x
+        for _, last in self.points(process, denoiser, x, t, s, cond, **options):  # noqa: B007
+            pass
+        return last
+
+    def points(
+        self, process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond: Cond = None, **options: Any
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The times `[B]` and points on the way, the start first; a row stays where it is outside its own."""
         here, end = per_row(t, x), per_row(s, x)
+        yield here, x
         for stop in (*self.grid, 0.0):
             there = torch.maximum(here.clamp(max=stop), end)
             moving = there < here
             if bool(moving.any()):
                 x = self.solver(process, awake(denoiser, moving), x, here, there, cond, **options)
+                yield there, x
             here = there
-        return x
 
 
 def along(solver: Callable[..., Tensor], grid: Sequence[float] | Tensor) -> Along:

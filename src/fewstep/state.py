@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -12,12 +13,27 @@ from fewstep import ema, optimizers, origins, schedules
 from fewstep.building import Facts, Network, build_student
 from fewstep.checkpoint import Checkpoint
 from fewstep.config import Run
-from fewstep.denoiser import Denoiser, Models, Preconditioned
+from fewstep.denoiser import Cond, Denoiser, Models, Preconditioned
 from fewstep.errors import StorageError
 from fewstep.generator import load_weights
 from fewstep.losses import Method
 from fewstep.precision import LossScale
+from fewstep.process import Time
 from fewstep.randomness import forked
+
+log = logging.getLogger("fewstep")
+
+
+@dataclass
+class Counted:
+    """A denoiser that counts the rows it evaluates: guidance is two of each, a move of Heun's method as well."""
+
+    denoiser: Denoiser
+    rows: int = 0
+
+    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
+        self.rows += len(x_t)
+        return self.denoiser(x_t, t, cond)
 
 
 @dataclass
@@ -29,9 +45,10 @@ class State:
     optimizer: torch.optim.Optimizer
     step: int = 0
     scale: LossScale = field(default_factory=lambda: LossScale(factor=1.0))  # moves in fp16 alone
-    teacher: Denoiser | None = None  # frozen, so that no checkpoint holds it
     frozen: nn.Module | None = None  # the first stage's average, in the second
     begun: int = 0  # the step at which the optimizer was new
+    teacher: Counted | None = None  # frozen, so that no checkpoint holds it
+    teacher_rows: int = 0  # that it evaluated in all steps so far
 
     @property
     def student(self) -> Preconditioned:
@@ -42,6 +59,10 @@ class State:
         learned: dict[str, Any] = {name: module for name, module in self.trained.items() if name != "student"}
         average = self.averages.get("target", self.averages["ema"])
         return Models(student=self.student, ema=average, teacher=self.teacher, frozen=self.frozen, **learned)
+
+    def asked(self) -> int:
+        """How many rows the teacher evaluated since this process began."""
+        return self.teacher.rows if self.teacher else 0
 
     def modules(self) -> dict[str, nn.Module]:
         """All networks by the name of their checkpoint group."""
@@ -65,6 +86,9 @@ class State:
         for name, module in self.modules().items():
             load_weights(module, saved.groups.get(name, {}), str(saved.path))
         self.step = saved.state["step"]
+        self.teacher_rows = saved.state.get("teacher_rows", 0)
+        if self.teacher and self.step and "teacher_rows" not in saved.state:
+            log.warning("fewstep: %s counted no teacher evaluations: only those from here on are", saved.path)
         if "scale" in saved.groups:
             self.scale = LossScale.of(saved.groups["scale"])
         moments: dict[str, dict[str, Tensor]] = {}
@@ -111,7 +135,7 @@ def new_state(
         averages["target"].train()  # the loss runs it under the student's dropout
     state = State(trained, averages, optimizers.build(run, trained.parameters()))
     state.frozen = ema.average_of(student) if run.stage == 2 else None
-    state.teacher = teacher.denoiser if teacher else None
+    state.teacher = Counted(teacher.denoiser) if teacher else None
     state.scale = LossScale() if run.precision == "fp16" else state.scale
     return state
 

@@ -265,11 +265,71 @@ class Levels:
         grid = torch.tensor(self.grid, dtype=torch.float64)
         if not isinstance(t, Tensor) or t.is_floating_point():
             t = as_time(t)
-            index = len(grid) - 1 - torch.searchsorted(grid.flip(0), t)
+            index = self.place(t)
         else:
             index, t = t.long(), grid[t]
         r = grid[(index + 1).clamp(0, len(grid) - 1)]
         return _rows(t, r, torch.zeros_like(t), progress)
+
+    def place(self, t: Tensor) -> Tensor:
+        """The index, from the highest, of the level that is t or the next above it."""
+        grid = torch.tensor(self.grid, dtype=torch.float64)
+        return len(grid) - 1 - torch.searchsorted(grid.flip(0), t)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """Runs of `size` rows share one trajectory over n levels: row j gets one of the levels that it passes.
+
+    The first row's u gives its start s, uniform over the levels, and row j the level s + floor(j (n - s) / size).
+    Level i then has P(i) = #{(s, j) that give it} / (n size), more than 1/n below and less above; with `reweight`
+    w = 1 / (n P(i)), which is at most `size`, so that mean(w loss) is that of uniform levels.
+    Where trajectories start at the highest level, row j has floor((j + u) n / size): uniform without weights.
+    """
+
+    levels: Levels
+    size: int
+    reweight: bool = True
+    at_anchor = False
+
+    def __post_init__(self) -> None:
+        require(self.size >= 1, "size", self.size, "at least 1")
+
+    @property
+    def n(self) -> int:
+        return len(self.levels.grid) - 1
+
+    def spread(self, start: Tensor, j: Tensor) -> Tensor:
+        """The level of row j of a trajectory that starts at level `start`."""
+        return start + j * (self.n - start) // self.size
+
+    def law(self) -> Tensor:
+        """P(i) `[n]`, from the highest level."""
+        if self.levels.first:
+            return torch.full((self.n,), 1 / self.n, dtype=torch.float64)
+        every = self.spread(torch.arange(self.n)[:, None], torch.arange(self.size))
+        return every.flatten().bincount(minlength=self.n).double() / every.numel()
+
+    def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times:
+        require(len(u) % self.size == 0, "rows", len(u), f"a multiple of the {self.size} that share a trajectory")
+        one = _first(u)[:: self.size].repeat_interleave(self.size)
+        j = torch.arange(len(u)) % self.size
+        spread = ((j + one) * (self.n / self.size)).long().clamp(max=self.n - 1)
+        index = spread if self.levels.first else self.spread((one * self.n).long(), j)
+        return self.at(index, progress)._replace(u=u)
+
+    def at(self, t: Time, progress: float) -> Times:
+        """As of the levels, weighted as the level that is t or the next above it."""
+        found = self.levels.at(t, progress)
+        if not self.reweight:
+            return found
+        return found._replace(w=_weights(self)[self.levels.place(found.t).clamp(max=self.n - 1)])
+
+
+@lru_cache(maxsize=8)
+def _weights(times: Shared) -> Tensor:
+    """1 / (n P(i)) `[n]`."""
+    return 1 / (times.n * times.law())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from fewstep import checkpoint, diagnosis, methods, networks, optimizers, origins, pictures, sampling, schedules, stages
 from fewstep import data as datasets
-from fewstep.batches import Batch, cut, draw_batch, parts
-from fewstep.building import OWN, Network, OwnMethod, build_method, chosen, facts_of
+from fewstep.batches import Batch, cut, draw_batch, parts, sharing
+from fewstep.building import OWN, Network, OwnMethod, build_method, check_source, chosen, facts_of
 from fewstep.config import Run, changed, checked_options
 from fewstep.denoiser import passes_in
 from fewstep.device import pick_device
@@ -54,7 +54,9 @@ def train_step(run: Run, method: Method, state: State, batch: Batch) -> dict[str
     state.optimizer.zero_grad(set_to_none=True)
     for module in state.trained.modules():
         getattr(module, "normalise_", lambda: None)()  # EDM2's forced one: once a step, outside of every pass
+    asked = state.asked()
     loss_b = gradients(run, method, state, batch)
+    asked = state.asked() - asked
     loss = loss_b.mean()
     weights = [p for p in state.trained.parameters() if p.grad is not None]
     grads = [p.grad for p in weights if p.grad is not None]
@@ -79,6 +81,9 @@ def train_step(run: Run, method: Method, state: State, batch: Batch) -> dict[str
         row |= {"loss_scale": state.scale.factor, "skipped": state.scale.skipped}
     update_averages(run, method, state, batch.times.progress)
     state.step += 1
+    state.teacher_rows += asked
+    if state.teacher is not None:
+        row["teacher_evaluations"] = state.teacher_rows / run.batch
     return row
 
 
@@ -130,6 +135,7 @@ def train(
     made = build_method(run, facts, method)
     run = run if run.middle_times is not None else replace(run, middle_times=made.middle)
     sampling.through_middle(made.process, 2, run.middle_times or ())  # refuses them now, not at the first picture
+    check_source(dataset, made)
     start = None if saved else origins.initial(run, init)
     run = stages.settled(run, made, start, saved)
     made = build_method(run, facts, method)  # with the ratio that goes on from a first stage
@@ -158,7 +164,7 @@ def try_out(run: Run, method: Method, state: State, arrays: datasets.Arrays, dev
     batch = draw_batch(run, method, arrays, 0, device)
     if method.target is None and not torch.equal(batch.times.r, batch.times.a):
         raise UserError(f"target = None: expected a target, since {type(method.times).__name__} gives r > a")
-    two = cut(batch, slice(0, 2), slice(0, 1))
+    two = cut(batch, slice(0, max(2, sharing(run, method))), slice(0, 1))  # or what shares a trajectory
     try:
         with passes_in(PASSES[run.precision]):
             models = replace(state.models(), frozen=state.frozen or state.averages["ema"])

@@ -30,6 +30,7 @@ def main(argv: list[str]) -> int:
 
     checkpoint = find(args.path)
     run, facts = checkpoint.state["run"], checkpoint.state["facts"]
+    rows = checkpoint.state.get("teacher_rows")
     weights = {name: sum(t.numel() for t in group.values()) for name, group in checkpoint.groups.items()}
     shown = {
         "path": str(checkpoint.path),
@@ -40,6 +41,7 @@ def main(argv: list[str]) -> int:
         **{kind: f"{run[kind]} ({facts[kind][:16]})" for kind in ("init", "teacher") if run.get(kind)},
         "step": checkpoint.state["step"],
         "iterations": run["iterations"],
+        **({"asked": f"{rows / run['batch']:g} teacher evaluations of the batch"} if rows is not None else {}),
         "seed": run["seed"],
         "shape": facts["shape"],
         "classes": facts["classes"],

@@ -52,13 +52,18 @@ def leaves(cond: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 class Arrays(NamedTuple):
-    """x0 `[N, ...]` float32 and its condition with N rows: labels `[N]` int64, another tensor, a dict, or None."""
+    """x0 `[N, ...]` float32 and its condition with N rows: labels `[N]` int64, another tensor, a dict, or None.
+
+    path: of solved trajectories, whose ends x0 are, their points `[N, n, ...]` at the data set's n levels.
+    """
 
     x0: Tensor
     cond: Any = None
+    path: Tensor | None = None
 
     def rows(self, index: Tensor) -> Arrays:
-        return Arrays(self.x0[index], each(lambda part: part[index], self.cond))
+        path = None if self.path is None else self.path[index]
+        return Arrays(self.x0[index], each(lambda part: part[index], self.cond), path)
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Dataset:
     test: Arrays
     classes: int = 0
     units: Units = field(default_factory=Units)
+    levels: tuple[float, ...] = ()  # times of the points of solved trajectories, decreasing
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):
@@ -103,13 +109,16 @@ class Dataset:
         return replace(self, train=train, validation=validation, test=test, classes=0)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the training split's shape, values and condition."""
+        """SHA-256 of the training split's shape, values, condition and trajectories."""
         digest = hashlib.sha256(f"{tuple(self.train.x0.shape)}|{self.classes}".encode())
         digest.update(self.train.x0.contiguous().numpy().tobytes())
         for name, part in leaves(self.train.cond):
             if name or part.ndim > 1 or part.dtype != torch.int64:  # labels alone are told by `classes`
                 digest.update(f"|{name}|{part.dtype}|{tuple(part.shape)}|".encode())
             digest.update(part.contiguous().numpy().tobytes())
+        if self.train.path is not None:
+            digest.update(f"|path|{self.levels}|".encode())
+            digest.update(self.train.path.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -135,12 +144,18 @@ def shuffle(stream: str, n: int) -> Tensor:
 
 
 def split(
-    name: str, everything: Arrays, sizes: tuple[int, int], classes: int, units: Units, stream: str = ""
+    name: str,
+    everything: Arrays,
+    sizes: tuple[int, int],
+    classes: int,
+    units: Units,
+    stream: str = "",
+    levels: tuple[float, ...] = (),
 ) -> Dataset:
     """A data set whose validation and test splits have these sizes, by a shuffle of the stream (its name's)."""
     order = shuffle(stream or name, len(everything.x0))
     held = [everything.rows(part) for part in order.split([*sizes, len(order) - sum(sizes)])]
-    return Dataset(name, held[2], held[0], held[1], classes, units)
+    return Dataset(name, held[2], held[0], held[1], classes, units, levels)
 
 
 def is_integral(x: Tensor) -> bool:

@@ -3,6 +3,7 @@
 | PATH | x0 | condition |
 |---|---|---|
 | `.npy` | the array | none |
+| `.safetensors` with path and levels | x0: ends of trajectories (`fewstep.trajectories`), as they are | likewise |
 | `.npz`, `.safetensors` | the key x0, x, images, data, samples or arr_0, or the only array | cond, or others below |
 | `.parquet` (needs pyarrow) | that column, or image, img; else all columns of numbers side by side | likewise |
 | `hf:NAME` (needs datasets) | likewise; NAME may be a folder that `save_to_disk` wrote | likewise |
@@ -32,7 +33,7 @@ from torch import Tensor
 from fewstep.data import images
 from fewstep.data.conditions import tensor
 from fewstep.data.core import Arrays, Dataset, Units, shuffle, split
-from fewstep.data.tensors import checked, classes_of, standardised
+from fewstep.data.tensors import LEVELS, PATH, checked, classes_of, is_solved, standardised, trajectories
 from fewstep.denoiser import masked
 from fewstep.errors import UserError, require, unknown
 
@@ -53,6 +54,11 @@ _HELD_OUT = 10_000  # as many as `fewstep eval` draws: more would cost training 
 def from_path(name: str, size: int | None = None) -> Dataset:
     """The data set in a file, in a folder or behind hf:NAME, split by a fixed shuffle."""
     data = read(name, size)
+    called = resolved(name)
+    if is_solved(data):
+        one = trajectories(called, data)
+        held = _held(len(one.train.x0))
+        return split(called, one.train, (held, held), one.classes, one.units, _OWN, one.levels)
     found = pixels(tensor("data", data["x0"]))
     if found is None:
         require(size is None, "data_size", size, f"none, since {name} holds no pictures")
@@ -66,9 +72,13 @@ def from_path(name: str, size: int | None = None) -> Dataset:
     held = _held(len(everything.x0))
     if held < 2:
         log.warning("fewstep: %s: fewer than 20 samples: too few are held out for eval to compare with", name)
-    scheme, path = ("hf:", name.removeprefix("hf:")) if name.startswith("hf:") else ("", name)
-    called = f"{scheme}{Path(path).resolve()}" if Path(path).exists() else name
     return split(called, everything, (held, held), classes, units, _OWN)
+
+
+def resolved(name: str) -> str:
+    """The name with its path written out, where there is one."""
+    scheme, path = ("hf:", name.removeprefix("hf:")) if name.startswith("hf:") else ("", name)
+    return f"{scheme}{Path(path).resolve()}" if Path(path).exists() else name
 
 
 def _held(n: int) -> int:
@@ -125,7 +135,10 @@ def native(array: np.ndarray) -> np.ndarray:
 
 
 def parts(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Samples and condition among named arrays."""
+    """Samples and condition among named arrays; beside them the parts of trajectories where there are some."""
+    if is_solved(found):
+        beside = {n: found[n] for n in (PATH, LEVELS)}
+        return {**parts(name, {n: array for n, array in found.items() if n not in beside}), **beside}
     for names in (SAMPLES, *ROLES.values()):
         if len(twice := [n for n in names if n in found]) > 1:
             raise UserError(f"{name} holds {' and '.join(twice)}, which mean the same: keep one of them")
@@ -184,7 +197,7 @@ def read_condition(path: Path) -> Any:
     if list(found) == [""]:
         return found[""]
     aliases = {n: role for role, names in ROLES.items() for n in names}
-    cond = {aliases.get(n, n): array for n, array in found.items() if n not in SAMPLES}
+    cond = {aliases.get(n, n): array for n, array in found.items() if n not in (*SAMPLES, PATH, LEVELS)}
     return next(iter(cond.values())) if len(cond) == 1 and "mask" not in cond else cond
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from torch import Tensor
 from fewstep.data.conditions import LABELS, given, kind_of, tensor
 from fewstep.data.core import Arrays, Dataset, Units, check_finite, elements
 from fewstep.denoiser import masked
-from fewstep.errors import UserError, unknown
+from fewstep.errors import UserError, require, unknown
 
 log = logging.getLogger("fewstep")
 
 OWN_DATA = "tensor"  # the name of data that was given as an object
+PATH, LEVELS = "path", "levels"  # the keys that tell solved trajectories
 
 
 def from_tensors(data: Any) -> Dataset:
@@ -30,8 +32,10 @@ def from_tensors(data: Any) -> Dataset:
     your units. A condition is labels (integers `[N]` from 0), any other array with N rows, or a dict of these,
     in which "label" and "mask" mean what `fewstep.data.conditions` says: what the mask calls no element
     counts for nothing, whatever stands there, and is 0 in samples. Raises UserError on anything that does
-    not fit.
+    not fit. What `fewstep.trajectories` returned is taken as it is.
     """
+    if is_solved(data):
+        return trajectories(OWN_DATA, data)
     train, classes, units = standardised(data)
     none = train.rows(torch.arange(0))
     return Dataset(OWN_DATA, train, none, none, classes, units)
@@ -47,7 +51,7 @@ def standardised(data: Any, name: str = "tensor", train: Tensor | None = None) -
     check_finite(name, x0)
     values = x0.double()
     known = Arrays(values, cond) if train is None else Arrays(values, cond).rows(train)
-    real = elements(*known)
+    real = elements(known.x0, known.cond)
     with np.errstate(over="ignore"):
         shift, scale = float(real.mean()), 2 * float(real.std())
     if scale == 0:
@@ -73,6 +77,30 @@ def checked(data: Any) -> tuple[Tensor, Any]:
     if x0.ndim < 2 or len(x0) < 2 or not x0.numel():
         raise UserError(f"data of shape {tuple(x0.shape)}: expected [N, ...] with at least 2 samples")
     return x0, None if parts.get("cond") is None else given(parts["cond"], x0)
+
+
+def is_solved(found: Any) -> bool:
+    """Whether these named arrays hold solved trajectories."""
+    return isinstance(found, Mapping) and PATH in found and LEVELS in found
+
+
+def trajectories(name: str, found: Mapping[str, Any]) -> Dataset:
+    """Solved trajectories in the model's own units, all for training: {"x0": ends, "path", "levels", "cond"}.
+
+    path: their points `[N, n, ...]` at the n times `levels`. Raises UserError where the parts do not fit.
+    """
+    x0, cond = checked({key: part for key, part in found.items() if key not in (PATH, LEVELS)})
+    path, levels = tensor(PATH, found[PATH]).float(), tensor(LEVELS, found[LEVELS]).double()
+    falls = levels.ndim == 1 and len(levels) > 0 and all(a > b for a, b in pairwise([*levels.tolist(), 0.0]))
+    require(falls, f"{name}: levels", levels.tolist(), "decreasing times above 0")
+    wanted = (len(x0), len(levels), *x0.shape[1:])
+    require(
+        path.shape == wanted, f"{name}: path of shape", tuple(path.shape), f"{wanted}, the levels behind the samples"
+    )
+    check_finite(f"{name}: path", path)
+    train = Arrays(x0.float(), cond, path)
+    none = train.rows(torch.arange(0))
+    return Dataset(name, train, none, none, classes_of(cond), levels=tuple(levels.tolist()))
 
 
 def classes_of(cond: Any) -> int:
