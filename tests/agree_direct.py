@@ -82,7 +82,8 @@ def method_and_teacher(case: Case, goal: str, solver: str, c: float) -> tuple[fs
     if solver != "heun":
         return method, Preconditioned(Tanh(*numbers), Eps(), process)
     shifted = late(process)
-    move = solvers.along(solvers.heun, [t + 1 for t in method.coupling.solver.grid])
+    levels = method.times if goal == "student" else method.times.times
+    move = solvers.along(solvers.heun, [t + 1 for t in levels.grid])
 
     def to_the_data(_: Process, denoiser, x, t, s, cond) -> Tensor:
         return move(shifted, denoiser, x, t + 1, s + 1, cond)
