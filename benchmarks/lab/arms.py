@@ -76,7 +76,9 @@ def based(base: Any) -> list[str]:
     """The words that name a base and its options."""
     if not isinstance(base, dict):
         return [] if base is None else [f"--method.base {base}"]
-    return [f"--method.base {base['method']}"] + [f"--method.base.{k} {shown(v)}" for k, v in base.items() if k != "method"]
+    return [f"--method.base {base['method']}"] + [
+        f"--method.base.{k} {shown(v)}" for k, v in base.items() if k != "method"
+    ]
 
 
 class Counted:
@@ -135,21 +137,19 @@ def scores(x: Tensor) -> dict[str, float]:
     }
 
 
+def exact_scores(seed: int) -> dict[str, float]:
+    """What the exact solutions score: as good as samples can be; the same for every seed."""
+    return {"ode_error": 0.0, **scores(solved(fs.process.edm()))}
+
+
 def measured(generator: Generator, steps: int | None) -> dict[str, float]:
     x = generator.sample(SAMPLES, steps=steps, seed=NOISE, cond=-1)
     return {"ode_error": rms(x - solved(generator.method.process)), **scores(x)}
 
 
-@cache
-def started(arm_and_seed: tuple[str, int], make: Any) -> Generator:
-    return make()
-
-
 def trained(arm: Arm, seed: int) -> tuple[Generator, dict[str, float]]:
     """The arm's generator, and what its training cost: seconds, and evaluations of the teacher per sample and update."""
-    init = None if arm.init is None else _INITS.setdefault((arm.init.command(), seed), None)
-    if arm.init is not None and init is None:
-        init = _INITS[arm.init.command(), seed] = trained(arm.init, seed)[0]
+    init = None if arm.init is None else trained(arm.init, seed)[0]
     run = arm.run(seed)
     teacher = None
     if arm.taught:
@@ -161,9 +161,6 @@ def trained(arm: Arm, seed: int) -> tuple[Generator, dict[str, float]]:
     if teacher is not None:
         cost["teacher_evaluations"] = teacher.samples / (run.iterations * run.batch)
     return generator, cost
-
-
-_INITS: dict[tuple[str, int], Generator | None] = {}  # the weights that arms go on from, trained once a seed
 
 
 def outcome(arm: Arm, seed: int) -> dict[str, float]:
