@@ -43,7 +43,7 @@ SETTING: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """A method with its options and the fields of the run that differ from `SETTING`; `init` is an arm it goes on from."""
+    """A method with its options and the fields of the run that differ from `SETTING`; `init` is one it goes on from."""
 
     method: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -148,7 +148,7 @@ def measured(generator: Generator, steps: int | None) -> dict[str, float]:
 
 
 def trained(arm: Arm, seed: int) -> tuple[Generator, dict[str, float]]:
-    """The arm's generator, and what its training cost: seconds, and evaluations of the teacher per sample and update."""
+    """The arm's generator, and its cost: seconds, and evaluations of the teacher per sample and update."""
     init = None if arm.init is None else trained(arm.init, seed)[0]
     run = arm.run(seed)
     teacher = None

@@ -1,6 +1,7 @@
-"""Why a generator that learns from its own endpoints may diverge: N(0, s^2) in one dimension, one part changed at a time.
+"""Why a generator that learns from its own endpoints may diverge: one-dimensional data, one part changed at a time.
 
-s = 0.5, 20 intervals of a Karras grid up to 5, each as likely; two hidden layers of 64, or a number for each level.
+Data N(0, s^2), s = 0.5, 20 intervals of a Karras grid up to 5, each as likely; two hidden layers of 64, or a
+number for each level.
 `expected` is the standard deviation of one-step samples by the recursion of least squares.
 """
 
@@ -23,7 +24,7 @@ from fewstep.times import Adjacent, karras
 
 STD, LOW, TOP, INTERVALS = 0.5, 0.002, 5.0, 20
 BATCH, KEEP, ITERATIONS, EVERY = 512, 0.99, 1500, 50
-BLOWN = 100.0  # a standard deviation of samples from which on it is called diverged: the data's is 0.5
+DIVERGED, STOPPED = 5.0, 100.0  # standard deviations of samples; the data's is 0.5
 SCALING = fs.scalings.Edm(sigma_data=STD, shift=LOW)
 LEVELS = karras(LOW, TOP, INTERVALS, 7.0).flip(0)
 
@@ -118,7 +119,7 @@ def measured(case: Case, seed: int) -> dict[str, float]:
     choices: dict[str, Any] = {"ema": average, "student": student, "exact": exact, "frozen": average}
     make = partial(case.method, student=student)
     method, probe, sizes, step = make(choices[case.predictor]), TOP * torch.randn(4096, 1), [0.0], 0
-    while step < ITERATIONS and sizes[-1] < BLOWN:
+    while step < ITERATIONS and sizes[-1] < STOPPED:
         if step == 300 and case.predictor == "frozen":
             kept.load_state_dict(average.state_dict())
             method = make(kept)
@@ -134,7 +135,7 @@ def measured(case: Case, seed: int) -> dict[str, float]:
             with torch.no_grad():
                 sizes.append(average(probe, torch.full((4096,), TOP)).std().item())
     told = {"std": sizes[-1], "largest_std": max(sizes), "expected": expected(case.share, case.predictor != "exact")}
-    return {**told, "diverged": float(sizes[-1] >= BLOWN), "updates": float(step)}
+    return {**told, "diverged": float(max(sizes) > DIVERGED), "updates": float(step)}
 
 
 HUBER = fs.distances.huber(0.03)

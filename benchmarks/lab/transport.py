@@ -6,6 +6,7 @@ pairs, c(0) = E ||x0 - z||^2 / D. Source: GC, arXiv 2406.09570, figure 3. Nothin
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,9 +20,10 @@ from fewstep.times import Times, karras
 
 LAWS = ("digits-mixture", "ring8", "grid25")
 LEVELS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0, 80.0)
-PAIRS, BATCH = 1024, 256
-MOVES = 64  # of Heun's method; `solver_error` says how far from the exact solution that ends
+PAIRS, BATCH = 512, 256
+MOVES = 32  # of Heun's method; `solver_error` says how far from the exact solution that ends
 PROBED = 32
+ROWS = 128  # at once: the exact denoiser is quickest so
 
 
 def cost(x0: Tensor, z: Tensor) -> float:
@@ -31,7 +33,7 @@ def cost(x0: Tensor, z: Tensor) -> float:
 def endpoint(law: Any, x: Tensor, sigma: float) -> Tensor:
     """The end of the probability-flow ODE from x at this noise level."""
     grid = [*karras(0.002, sigma, MOVES, 7.0).tolist(), 0.0]
-    return along(heun, grid)(law.process, law, x, sigma, 0.0)
+    return torch.cat([along(heun, grid)(law.process, law, part, sigma, 0.0) for part in x.split(ROWS)])
 
 
 def dealt(x0: Tensor, z: Tensor) -> Tensor:
@@ -62,7 +64,7 @@ def verdicts(rows: dict[str, list[dict[str, float]]]) -> dict[str, bool]:
     told = {}
     for name, seeds in rows.items():
         costs = [[one[f"sigma {sigma:g}"] for sigma in LEVELS] for one in seeds]
-        told[f"{name}: falls with sigma"] = all(a > b for c in costs for a, b in zip(c, c[1:], strict=False))
+        told[f"{name}: falls with sigma"] = all(a > b for c in costs for a, b in pairwise(c))
         told[f"{name}: below minibatch OT from sigma 1 on"] = all(
             c < one["minibatch OT"] for one, cs in zip(seeds, costs, strict=True) for c in cs[LEVELS.index(1.0) :]
         )
