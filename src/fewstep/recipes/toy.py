@@ -2,9 +2,17 @@
 
 from typing import Any
 
-from fewstep.config import Run, changed
+from fewstep.config import Options, Run, changed
+from fewstep.recipes.digits import taught
 
-_OPTIONS = {"ect": {"stages": 6}}
+_OPTIONS: dict[str, Options] = {
+    "ect": {"stages": 6},
+    "gc": {"base": {"method": "ect", "stages": 6}, "share": 0.3, "share_end": 0.0},
+    "mcm": {"steps": 16, "steps_end": 64, "c": 0.1},
+    "direct_cm": {"n": 16, "solver": "heun"},
+}
+# The law of ring8 is known, and teaches the methods that learn from a teacher: the options that ask it.
+_TAUGHT: dict[str, Options] = {"cd": {}, "mcm": {"pairs": "addim"}, "direct_cm": {}}
 
 
 def toy(*, method: str = "ect", **fields: Any) -> Run:
@@ -20,4 +28,4 @@ def toy(*, method: str = "ect", **fields: Any) -> Run:
         lr=2e-3,
         iterations=3000,
     )
-    return changed(run, fields)
+    return changed(run, {**taught(run, "exact:ring8", _TAUGHT), **fields})
