@@ -16,6 +16,8 @@ LAYERS = [
     {"scalings", "times", "ema", "optimizers", "precision"},
     {"denoiser"},
     {"solvers", "couplings", "targets", "spaces", "distances", "weights", "balances", "networks", "checkpoint", "data"},
+    {"derivatives"},
+    {"tangents"},
     {"losses", "sampling", "exact"},
     {"methods"},
     {"building", "batches", "recipes", "posthoc"},

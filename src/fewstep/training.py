@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fewstep import checkpoint, diagnosis, methods, networks, optimizers, origins, pictures, sampling, schedules
+from fewstep import checkpoint, diagnosis, methods, networks, optimizers, origins, pictures, probes, sampling, schedules
 from fewstep import data as datasets
 from fewstep.batches import Batch, cut, draw_batch, parts
 from fewstep.building import OWN, Network, OwnMethod, build_method, chosen, facts_of
@@ -123,6 +123,7 @@ def train(
     saved = None if out is None else resumable(Path(out), resume)
     dataset = origins.dataset_of(run.data, run.data_size) if data is None else datasets.from_tensors(data)
     run = origins.labelled(settled(replace(run, data=dataset.name), method, network), init, teacher, saved)
+    run = probes.remembered(run, saved)
     facts = facts_of(run, dataset)
     made = build_method(run, facts, method)
     sampling.through_middle(made.process, 2, run.middle_times)  # refuses them now rather than at the first picture
@@ -134,12 +135,13 @@ def train(
     torch.set_num_threads(run.threads)
     try:
         state = new_state(run, facts, made, network, place, start, guide)
+        run, made, why = probes.decided(run, made, state.models(), dataset.train, place)
         try_out(run, made, state, dataset.train, place)
         shown = datasets.examples(dataset.train.cond, facts.cond, pictures.suitable(facts.shape))
         recorder = None if out is None else Recorder(Path(out), run, facts, made, state, saved, shown)
-        for origin in (start, guide) if progress else ():
-            if origin:
-                tqdm.write(origin.about, file=sys.stderr)
+        for line in (start and start.about, guide and guide.about, why) if progress else ():
+            if line:
+                tqdm.write(line, file=sys.stderr)
         loop(run, made, state, dataset.train, place, recorder, progress)
     finally:
         torch.set_num_threads(threads)
