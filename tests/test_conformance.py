@@ -20,7 +20,7 @@ import fewstep as fs
 from fewstep.denoiser import Preconditioned
 from fewstep.scalings import Edm, Scaling, Ve, Vp
 from fewstep.solvers import Churn, euler, heun, renoise
-from tests import agree_cm, agree_diffusers, agree_edm2, agree_phema, agree_unets
+from tests import agree_cm, agree_diffusers, agree_edm2, agree_phema, agree_scm, agree_unets
 from tests.cases import Case
 from tests.toys import Analytic
 
@@ -32,8 +32,8 @@ WAITING = {
     "diffusers_unet2d": "reading diffusers' networks is not here yet",
     **dict.fromkeys(["direct_cm_losses", "direct_cm_schedulers"], "Direct CM is not here yet"),
     **dict.fromkeys(
-        ["fastgen_cm_loss", "fastgen_samplers", "fastgen_scm_loss", "fastgen_tcm_loss", "fastgen_time"],
-        "TCM and sCM are not here yet",
+        ["fastgen_cm_loss", "fastgen_samplers", "fastgen_tcm_loss", "fastgen_time"],
+        "TCM is not here yet",
     ),
     "fastgen_mean_flow_loss": "two-time maps are not here yet",
     "gc_training_loss": "GC is not here yet",
@@ -175,6 +175,7 @@ TESTED: dict[str, Callable[[Case], None]] = {
     **agree_diffusers.TESTED,
     **agree_edm2.TESTED,
     **agree_phema.TESTED,
+    **agree_scm.TESTED,
     **agree_unets.TESTED,
 }
 

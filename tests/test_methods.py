@@ -23,14 +23,18 @@ METHODS = {
     "ct": ("ct", {}),
     "ct l1": ("ct", {"distance": "l1", "weight": "edm", "s1": 20}),
     "ict": ("ict", {"s1": 160}),
+    "sct": ("sct", {}),
+    "sct differences": ("sct", {"derivative": "difference", "label": "time", "norm": "rms"}),
+    "scd": ("scd", {"balance": "none", "warmup": 0.75}),
 }
 
 pytestmark = pytest.mark.parametrize(("name", "options"), METHODS.values(), ids=METHODS.keys())
 
 
 def models(student) -> fs.Models:
-    """All the networks that a method can ask for."""
-    return fs.Models(student, ema=student, teacher=lambda x, t, cond=None: Gaussian()(x, t))
+    """All the networks that a method can ask for; a learned balance that has learned nothing leaves losses alone."""
+    teacher = lambda x, t, cond=None: Gaussian()(x, t)  # noqa: E731
+    return fs.Models(student, ema=student, teacher=teacher, balance=torch.zeros_like)
 
 
 def build(name: str, options: dict) -> fs.Method:
@@ -48,7 +52,8 @@ def batch(
 
 def test_loss_is_per_sample_finite_and_moves_only_the_student(name, options):
     method, student, other = build(name, options), small_student((2, 3)), small_student((2, 3), seed=1)
-    loss = method.loss(fs.Models(student, ema=other, teacher=other, frozen=other), *batch(method))
+    given = fs.Models(student, ema=other, teacher=other, frozen=other, balance=torch.zeros_like)
+    loss = method.loss(given, *batch(method))
     loss.mean().backward()
     assert loss.shape == (6,)
     assert (loss > 0).all()
@@ -119,12 +124,17 @@ def test_a_plain_function_is_a_denoiser_and_knowing_the_data_costs_nothing(name,
     _, z, times = batch(method)
     point = torch.full_like(z, 0.7)
     knows = lambda x_t, t, cond=None: point  # noqa: E731
-    loss = method.loss(fs.Models(knows, ema=knows, teacher=knows), point, z, times)
+    given = fs.Models(knows, ema=knows, teacher=knows, balance=torch.zeros_like)
+    loss = method.loss(given, point, z, times)
     torch.testing.assert_close(loss, torch.zeros(6, dtype=torch.float64), rtol=0, atol=1e-11)
 
 
 def test_where_r_is_the_anchor_the_network_at_r_is_not_asked(name, options):
-    """The boundary condition is a consequence: at r = a a target of NaN changes nothing."""
+    """The boundary condition is a consequence: at r = a a target of NaN changes nothing.
+
+    The same for a tangent, which looks at t alone. It sees the output of a network but the guess of a plain
+    function, whose last bits differ: both students here are plain functions.
+    """
     method, student = build(name, options), small_student((2, 3))
     x0, z, times = batch(method)
     at_anchor = times._replace(r=times.a)
@@ -132,7 +142,10 @@ def test_where_r_is_the_anchor_the_network_at_r_is_not_asked(name, options):
     def nan_at_the_data(x_t, t, cond=None):
         return torch.where((t == 0).reshape(-1, 1, 1), torch.nan, student(x_t, t, cond))
 
-    expected = method.loss(models(student), x0, z, at_anchor)
+    def plain(x_t, t, cond=None):
+        return student(x_t, t, cond)
+
+    expected = method.loss(models(plain), x0, z, at_anchor)
     assert torch.equal(method.loss(models(nan_at_the_data), x0, z, at_anchor), expected)
 
 
