@@ -23,7 +23,7 @@ LAYERS = [
     {"building", "batches", "recipes", "posthoc"},
     {"generator"},
     {"state", "metrics", "origins"},
-    {"recorder", "diagnosis"},
+    {"recorder", "diagnosis", "probes"},
     {"training"},
     {"cli"},
     {"__main__"},

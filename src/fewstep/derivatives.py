@@ -23,8 +23,8 @@ AGREE = 1e-2  # relative error from which on a jvp is not believed: where it mis
 def jvp(f: Curve, x: Tensor, t: Tensor, dx: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
     """f(x, t) and its derivative along (dx, dt), by forward-mode differentiation."""
     x, t, dx, dt = (part.contiguous() for part in (x, t, dx, dt))  # it takes no expanded times
-    value, slope = torch.func.jvp(f, (x, t), (dx, dt))
-    return value, slope
+    found: tuple[Tensor, Tensor] = torch.func.jvp(f, (x, t), (dx, dt))  # type: ignore[assignment]
+    return found
 
 
 def difference(f: Curve, x: Tensor, t: Tensor, dx: Tensor, dt: Tensor, step: float) -> tuple[Tensor, Tensor]:
@@ -58,7 +58,7 @@ def shaken(denoiser: Denoiser, dtype: torch.dtype) -> Denoiser:
     made, source = copy.deepcopy(denoiser).requires_grad_(False).eval().to(dtype), generator(0, "shaken")
     for p in made.parameters():
         noise = torch.randn(p.shape, generator=source) * (0.1 / math.sqrt(p[0].numel() if p.ndim > 1 else 1))
-        p += noise.to(p)
+        p.data += noise.to(p)
     return made
 
 
@@ -84,7 +84,7 @@ def choose(line: Callable[[torch.dtype], Line], dtypes: Sequence[torch.dtype]) -
             given, steps = line(dtype), (step_of(dtype), step_of(torch.float32))  # parts may be float32 all the same
             truths = [difference(*given, step)[1] for step in steps]
             break
-        except Exception:  # noqa: S112 - of whatever kind
+        except Exception:  # of whatever kind
             continue
     else:
         return None

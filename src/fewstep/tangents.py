@@ -54,7 +54,8 @@ def angle(process: Process, t: Tensor) -> tuple[float, Tensor, Tensor]:
 class Tangent:
     """sCM's target: the goal is the x0_hat whose F is the student's own F plus a tangent g, both without gradient.
 
-    g = -cos^2 t (sd F - v) - ramp (cos t sin t x_t + sd dF),  dF along cos t sin t (v, 1),  ramp = min(1, progress / warmup)
+    g = -cos^2 t (sd F - v) - ramp (cos t sin t x_t + sd dF),  dF along cos t sin t (v, 1)
+    ramp = min(1, progress / warmup)
     g <- g / (||g|| + c);  at ramp = 1 the first line is cos t df/dt along the trajectory, f = x0_hat.
     v = dx_t/dt stands in the neighbour's place: `couplings.Velocity`. A step along cos t sin t is one in the log of
     the noise level, so that nothing grows at either end of the time. On `trig` alone.
@@ -95,7 +96,7 @@ class Tangent:
         """The x0_hat that the student is to say at x_t; `run` makes every pass under the masks of the student's."""
         sigma_data, cos, sin = angle(process, times.t)
         drift, both = Drift(models.student, process), cos * sin
-        line: Line = lambda x, t: run(drift, x, t, cond), x_t, times.t, expand(both, x_t) * v, both  # noqa: E731
+        line: Line = (lambda x, t: run(drift, x, t, cond)), x_t, times.t, expand(both, x_t) * v, both
         if self.derivative == "difference":
             step = self.step or derivatives.step_of(*derivatives.precision(models.student, x_t))
             u, du = derivatives.difference(*line, step)
