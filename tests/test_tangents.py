@@ -102,7 +102,7 @@ def test_the_norm_is_of_each_sample(norm):
 
 @pytest.mark.parametrize("source", ["data", "teacher"])
 def test_the_discrete_loss_tends_to_the_continuous_one_at_first_order(source):
-    """Weight sd sin t cos t / (2 (t - r)) on squares of F: the gradient is ||F - sg(F + g)||^2 / 2's, up to O(t - r)."""
+    """Weight sd sin t cos t / (2 (t - r)) on squares of F: the gradient is that of ||F - sg(F + g)||^2 / 2, to O(t - r)."""
     who, teacher, t = STUDENTS["edm"], Gaussian(process=TRIG), T[1:4]
     x0, z = draws(3)
     pair = fs.couplings.Data() if source == "data" else fs.couplings.Teacher(fs.solvers.ddim)
@@ -301,6 +301,17 @@ def test_a_network_whose_jvp_is_missing_or_wrong_is_derived_by_differences(funct
     resumed = fs.train(run, None, network, out=tmp_path, resume=True, device="cpu")
     assert resumed.fingerprint == whole.fingerprint
     assert "derivative:" not in capsys.readouterr().err
+
+
+def test_a_network_that_knows_float32_alone_is_tried_in_it(capsys):
+    class Single(Odd):
+        def forward(self, x, noise_label, cond=None):
+            return self.inner(x.float(), noise_label.float(), cond)
+
+    run = tiny_run(method="sct", network_options={})
+    made = fs.train(run, None, lambda shape, classes=0: Single(shape, classes, None), device="cpu")
+    assert made.run.method_options["derivative"] == "jvp"
+    assert "on 4 rows in float32" in capsys.readouterr().err
 
 
 def test_the_trial_prefers_jvp_and_its_choice_is_the_runs(capsys, tmp_path):

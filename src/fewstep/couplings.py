@@ -71,7 +71,7 @@ class Velocity:
     """x_t and, in the neighbour's place, the velocity dx_t/dt that leads to it: for `tangents.Tangent`, where r = t.
 
     Of data alpha' x0 + sigma' z, whose mean is the ODE's; of a teacher the ODE's own, velocity(x_t, D(x_t, t), t).
-    guidance: of the teacher, see `denoiser.Guided`. Source: sCM, arXiv 2410.11081, section 2.1.
+    guidance: of the teacher, see `denoiser.Guided`. Source: sCM, arXiv 2410.11081, section 2.
     """
 
     source: Literal["data", "teacher"] = "data"

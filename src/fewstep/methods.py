@@ -365,7 +365,7 @@ def sct(
     """Continuous-time consistency training: E e^-u ||F - sg(F + g)||^2 / D + u, g the normalised tangent df/dt.
 
     The limit r -> t on TrigFlow, so there is no curriculum: g is `tangents.Tangent`'s, v that of the data.
-    Source: sCM, arXiv 2410.11081, algorithm 1 and table 5: its CIFAR-10 settings (10k of 400k iterations of warm-up).
+    Source: sCM, arXiv 2410.11081, algorithm 1, and its CIFAR-10 settings (10k of 400k iterations of warm-up).
 
     Args:
         p_mean: mean of the log noise level, ln(sigma_data tan t)
@@ -410,7 +410,7 @@ def scd(
 ) -> "fs.Method":
     """Continuous-time consistency distillation: `sct` along the teacher's velocity in place of the data's.
 
-    Source: sCM, arXiv 2410.11081, algorithm 1 and table 5: its CIFAR-10 settings.
+    Source: sCM, arXiv 2410.11081, algorithm 1, and its CIFAR-10 settings.
 
     Args:
         guidance: g of the teacher, D_c + g (D_c - D_u), 0 is none

@@ -83,7 +83,7 @@ class Edm:
 class Trig:
     """TrigFlow's preconditioning: `Edm`'s with the angle atan(s / sd) as the noise label, on `trig` the time itself.
 
-    There skip = cos t, out = sd sin t and in = 1/sd, up to the sign of F (sCM, arXiv 2410.11081, eq. 4).
+    There skip = cos t, out = sd sin t and in = 1/sd, up to the sign of F (sCM, arXiv 2410.11081, section 3).
     """
 
     sigma_data: float = 0.5

@@ -43,7 +43,7 @@ def end(process: Process, x_t: Tensor, x0_hat: Tensor, times: Times) -> Tensor:
 class Velocity:
     """dx/dt over `unit`. On trig with unit = sigma_data it is TrigFlow's F = (cos t x_t - x0_hat) / (sd sin t).
 
-    Source: sCM, arXiv 2410.11081, eq. 3 and 4.
+    Source: sCM, arXiv 2410.11081, section 3.
     """
 
     unit: float = 1.0

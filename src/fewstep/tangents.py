@@ -62,7 +62,7 @@ class Tangent:
     warmup: share of the run. norm: of the whole sample as in the paper, its root mean square, or none.
     derivative: by jvp or differences; auto is what a run's `probe` says, and jvp without one.
     step: of the differences; left out it is `derivatives.step_of`.
-    Source: sCM, arXiv 2410.11081, eq. 6, section 4 and algorithm 1.
+    Source: sCM, arXiv 2410.11081, sections 3 and 4, algorithm 1.
     """
 
     warmup: float = 0.025
