@@ -102,7 +102,7 @@ def test_the_norm_is_of_each_sample(norm):
 
 @pytest.mark.parametrize("source", ["data", "teacher"])
 def test_the_discrete_loss_tends_to_the_continuous_one_at_first_order(source):
-    """Weight sd sin t cos t / (2 (t - r)) on squares of F: in the limit the loss ||F - sg(F + g)||^2 / 2, to O(t - r)."""
+    """Weight sd sin t cos t / (2 (t - r)) on squares of F: in the limit it is ||F - sg(F + g)||^2 / 2, to O(t - r)."""
     who, teacher, t = STUDENTS["edm"], Gaussian(process=TRIG), T[1:4]
     x0, z = draws(3)
     pair = fs.couplings.Data() if source == "data" else fs.couplings.Teacher(fs.solvers.ddim)
