@@ -10,6 +10,8 @@ _OPTIONS: dict[str, Options] = {
     "ict": {"s1": 160},
     "ct": {"s1": 20},
     "cd": {"n": 20},
+    "sct": {"warmup": 0.5},
+    "scd": {"warmup": 0.5},
 }
 
 
