@@ -28,6 +28,7 @@ from tests import (
     agree_fastgen,
     agree_gc,
     agree_phema,
+    agree_scm,
     agree_unets,
 )
 from tests.cases import Case
@@ -39,7 +40,6 @@ EDM = fs.process.edm()
 WAITING = {
     "diffusers_unet2d": "reading diffusers' networks is not here yet",
     "fastgen_mean_flow_loss": "two-time maps are not here yet",
-    "fastgen_scm_loss": "sCM is not here yet",
 }
 
 
@@ -181,6 +181,7 @@ TESTED: dict[str, Callable[[Case], None]] = {
     **agree_fastgen.TESTED,
     **agree_gc.TESTED,
     **agree_phema.TESTED,
+    **agree_scm.TESTED,
     **agree_unets.TESTED,
 }
 

@@ -43,6 +43,9 @@ METHODS = {
     "direct student": ("direct_cm", {"n": 20, "goal": "student"}),
     "direct cosine": ("direct_cm", {"n": 12, "process": "cosine"}),
     "direct discrete": ("direct_cm", {"n": 10, "process": "discrete"}),
+    "sct": ("sct", {}),
+    "sct differences": ("sct", {"derivative": "difference", "label": "time", "norm": "rms"}),
+    "scd": ("scd", {"balance": "none", "warmup": 0.75}),
 }
 BATCHED = {"ect ot"}  # its pairs are made within the batch, so a row is not what it is alone, nor is it on a device
 
@@ -56,9 +59,10 @@ def leave_out(rows: set[str], name: str, options: dict, reason: str) -> None:
 
 
 def models(student, method: fs.Method) -> fs.Models:
-    """All the networks that a method can ask for."""
+    """All the networks that a method can ask for; a learned balance that has learned nothing leaves losses alone."""
     truth = Gaussian(process=method.process)
-    return fs.Models(student, ema=student, teacher=lambda x, t, cond=None: truth(x, t), frozen=student)
+    teacher = lambda x, t, cond=None: truth(x, t)  # noqa: E731
+    return fs.Models(student, ema=student, teacher=teacher, frozen=student, balance=torch.zeros_like)
 
 
 def build(name: str, options: dict) -> fs.Method:
@@ -76,7 +80,8 @@ def batch(
 
 def test_loss_is_per_sample_finite_and_moves_only_the_student(name, options):
     method, student, other = build(name, options), small_student((2, 3)), small_student((2, 3), seed=1)
-    loss = method.loss(fs.Models(student, ema=other, teacher=other, frozen=other), *batch(method))
+    given = fs.Models(student, ema=other, teacher=other, frozen=other, balance=torch.zeros_like)
+    loss = method.loss(given, *batch(method))
     loss.mean().backward()
     assert loss.shape == (6,)
     assert (loss > 0).all()
@@ -148,20 +153,29 @@ def test_a_plain_function_is_a_denoiser_and_knowing_the_data_costs_nothing(name,
     _, z, times = batch(method)
     point = torch.full_like(z, 0.7)
     knows = lambda x_t, t, cond=None: torch.full_like(x_t, 0.7)  # noqa: E731
-    loss = method.loss(fs.Models(knows, ema=knows, teacher=knows, frozen=knows), point, z, times)
+    given = fs.Models(knows, ema=knows, teacher=knows, frozen=knows, balance=torch.zeros_like)
+    loss = method.loss(given, point, z, times)
     torch.testing.assert_close(loss, torch.zeros(6, dtype=torch.float64), rtol=0, atol=1e-11)
 
 
 def test_where_r_is_the_anchor_the_network_at_r_is_not_asked(name, options):
-    """The boundary condition is a consequence: at r = a a target of NaN changes nothing, nor is an endpoint made."""
+    """The boundary condition is a consequence: at r = a a target of NaN changes nothing, nor is an endpoint made.
+
+    The same for a tangent, which looks at t alone. It sees the output of a network but the guess of a plain
+    function, whose last bits differ: both students here are plain functions.
+    """
     method, student = build(name, options), small_student((2, 3))
     x0, z, times = batch(method)
     at_anchor = times._replace(r=times.a)
 
     def nan_at_the_anchor(x_t, t, cond=None):
-        return torch.where(torch.isin(t, times.t).reshape(-1, 1, 1), student(x_t, t, cond), torch.nan)
+        lower = torch.isin(t, torch.cat([times.r, times.a])) & ~torch.isin(t, times.t)
+        return torch.where(lower.reshape(-1, 1, 1), torch.nan, student(x_t, t, cond))
 
-    expected = method.loss(models(student, method), x0, z, at_anchor)
+    def plain(x_t, t, cond=None):
+        return student(x_t, t, cond)
+
+    expected = method.loss(models(plain, method), x0, z, at_anchor)
     assert torch.equal(method.loss(models(nan_at_the_anchor, method), x0, z, at_anchor), expected)
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fewstep import scalings as scalings
     from fewstep import solvers as solvers
     from fewstep import spaces as spaces
+    from fewstep import tangents as tangents
     from fewstep import targets as targets
     from fewstep import times as times
     from fewstep import weights as weights
@@ -60,6 +61,7 @@ _MODULES = {
     "scalings",
     "solvers",
     "spaces",
+    "tangents",
     "targets",
     "times",
     "weights",

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from fewstep.denoiser import Models
+from fewstep.errors import unknown
 from fewstep.networks.edm2 import Uncertainty
 
 
@@ -20,6 +21,14 @@ class Balance(Protocol):
 def unbalanced(loss_b: Tensor, t: Tensor, models: Models) -> Tensor:
     """The loss as it is."""
     return loss_b
+
+
+def named(name: str) -> Balance:
+    """The balance that a method's option names. Raises UserError."""
+    known: dict[str, Balance] = {"none": unbalanced, "learned": LogVariance()}
+    if name not in known:
+        raise unknown("balance", name, known)
+    return known[name]
 
 
 @dataclass(frozen=True)

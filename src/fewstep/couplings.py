@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -64,6 +64,36 @@ class Teacher:
             more["x_var"] = lambda x0_hat, t: share * mse(x0_hat, x0)
         teacher = guided(models.teacher, self.guidance)
         return x_t, self.solver(process, teacher, x_t, times.t, times.r, cond, **more)
+
+
+@dataclass(frozen=True)
+class Velocity:
+    """x_t and, in the neighbour's place, the velocity dx_t/dt that leads to it: for `tangents.Tangent`, where r = t.
+
+    Of data alpha' x0 + sigma' z, whose mean is the ODE's; of a teacher the ODE's own, velocity(x_t, D(x_t, t), t).
+    guidance: of the teacher, see `denoiser.Guided`. Source: sCM, arXiv 2410.11081, section 2.
+    """
+
+    source: Literal["data", "teacher"] = "data"
+    guidance: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.source in ("data", "teacher"), "source", self.source, "data or teacher")
+        fine = math.isfinite(self.guidance) and (self.source == "teacher" or self.guidance == 0)
+        require(fine, "guidance", self.guidance, "a finite number, and 0 for data, which asks no teacher")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"teacher"} if self.source == "teacher" else ())
+
+    def __call__(
+        self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond
+    ) -> tuple[Tensor, Tensor]:
+        x_t, t = process.mix(x0, z, times.t), times.t
+        if self.source == "data":
+            return x_t, process.rate(x0, z, t)
+        assert models.teacher is not None
+        return x_t, process.velocity(x_t, guided(models.teacher, self.guidance)(x_t, t, cond), t)
 
 
 @dataclass(frozen=True)

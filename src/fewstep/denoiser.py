@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fewstep.errors import UserError
 from fewstep.process import Process, Time, edm, expand, per_row
-from fewstep.scalings import Scaling
+from fewstep.scalings import Coefficients, Scaling
 
 Cond = Any  # labels [B] (int64, -1 is no label) or whatever else the network takes; None is unconditional
 Masks = Any  # what a network's `masks(rows, seeds)` returned: its own business
@@ -122,8 +122,8 @@ class Preconditioned(nn.Module):
         draw = getattr(self.network, "masks", None)
         return draw(rows, seeds) if draw else None
 
-    def forward(self, x_t: Tensor, t: Time, cond: Cond = None, masks: Masks | None = None) -> Tensor:
-        c = self.scaling(self.process, per_row(t, x_t))
+    def output(self, c: Coefficients, x_t: Tensor, cond: Cond = None, masks: Masks | None = None) -> Tensor:
+        """F(in x_t, noise, cond), like x_t: what the network says before `skip` and `out`."""
         dtype = next((p.dtype for p in self.parameters()), x_t.dtype)
         inside = (expand(c.in_, x_t) * x_t).to(dtype)
         given = () if masks is None else (masks,)
@@ -134,7 +134,12 @@ class Preconditioned(nn.Module):
         gave = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
         if gave != tuple(x_t.shape):
             raise UserError(f"the network gave {gave} for {tuple(x_t.shape)}: expected a tensor of the same shape")
-        return masked(expand(c.skip, x_t) * x_t + expand(c.out, x_t) * raw.to(x_t.dtype), cond)
+        return raw.to(x_t.dtype)
+
+    def forward(self, x_t: Tensor, t: Time, cond: Cond = None, masks: Masks | None = None) -> Tensor:
+        c = self.scaling(self.process, per_row(t, x_t))
+        raw = self.output(c, x_t, cond, masks)
+        return masked(expand(c.skip, x_t) * x_t + expand(c.out, x_t) * raw, cond)
 
 
 @dataclass(frozen=True)

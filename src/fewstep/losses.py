@@ -112,7 +112,11 @@ class Method:
         return expand(w, apart) * self.balance(loss_b, t, models)
 
     def goal(self, models: Models, x_t: Tensor, x_r: Tensor, times: Times, cond: Cond, run: Passes) -> Tensor:
-        """The x0_hat that leads from x_t to where the target leads from x_r."""
+        """The x0_hat that leads from x_t to where the target leads from x_r; or the target's own `goal`."""
+        own = getattr(self.target, "goal", None)  # of one that has no neighbour to look from: `tangents`
+        if own is not None:
+            found: Tensor = own(self.process, models, x_t, x_r, times, cond, run)
+            return found
         t, r, a = times[:3]
         end = x_r if self.target is None else run(self.target(models), x_r, r, cond)
         return self.process.aim(x_t, self.process.jump(x_r, end, r, a), t, a)

@@ -71,6 +71,11 @@ class Process:
         """x_t = alpha(t) x0 + sigma(t) z."""
         return expand(self.alpha(t), x0) * x0 + expand(self.sigma(t), x0) * z
 
+    def rate(self, x0: Tensor, z: Tensor, t: Time) -> Tensor:
+        """dx_t/dt of `mix`: alpha'(t) x0 + sigma'(t) z, whose mean given x_t is the `velocity` of E[x0 | x_t]."""
+        alpha, sigma = self.schedule.alpha_rate(as_time(t)), self.schedule.sigma_rate(as_time(t))
+        return expand(alpha, x0) * x0 + expand(sigma, x0) * z
+
     def prior(self, z: Tensor) -> Tensor:
         """Where sampling starts: sigma(t_max) z."""
         return expand(self.sigma(self.t_max), z) * z

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fewstep.errors import require
+from fewstep.errors import require, unknown
 from fewstep.process import Process, Time, expand, per_row
 
 
@@ -77,6 +77,31 @@ class Edm:
         noise = self.noise_scale * level(process, t).log()
         skip = alpha * self.sigma_data**2 / (gap.square() + variance)
         return Coefficients(skip, gap * self.sigma_data / root, 1 / root, noise)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trig:
+    """TrigFlow's preconditioning: `Edm`'s with the angle atan(s / sd) as the noise label, on `trig` the time itself.
+
+    There skip = cos t, out = sd sin t and in = 1/sd, up to the sign of F (sCM, arXiv 2410.11081, section 3).
+    """
+
+    sigma_data: float = 0.5
+
+    def __call__(self, process: Process, t: Tensor) -> Coefficients:
+        c = Edm(sigma_data=self.sigma_data)(process, t)
+        return c._replace(noise=(level(process, t) / self.sigma_data).atan())
+
+
+def trigflow(label: str, sigma_data: float) -> Scaling:
+    """The preconditioning of a student on `trig` by what it is told: log is ln(level) / 4, time is t. Raises UserError.
+
+    The function of x_t is the same; with log the weights are those of EDM's diffusion models.
+    """
+    known: dict[str, Scaling] = {"log": Edm(sigma_data=sigma_data), "time": Trig(sigma_data=sigma_data)}
+    if label not in known:
+        raise unknown("label", label, known)
+    return known[label]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,22 @@ def end(process: Process, x_t: Tensor, x0_hat: Tensor, times: Times) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Velocity:
+    """dx/dt over `unit`. On trig with unit = sigma_data it is TrigFlow's F = (cos t x_t - x0_hat) / (sd sin t).
+
+    Source: sCM, arXiv 2410.11081, section 3.
+    """
+
+    unit: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.unit > 0, "unit", self.unit, "above 0")
+
+    def __call__(self, process: Process, x_t: Tensor, x0_hat: Tensor, times: Times) -> Tensor:
+        return process.velocity(x_t, x0_hat, times.t) / self.unit
+
+
+@dataclass(frozen=True)
 class Multiscale:
     """A picture `[B, C, H, W]` and its 2x2 averages, `pools` times over, flattened: `mse` of it is the levels' mean.
 

@@ -160,6 +160,21 @@ class Clean:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Limit:
+    """t from a law, r = t and a = 0: the limit r -> t, for targets that take a derivative (`tangents.Tangent`)."""
+
+    law: Law
+    at_anchor = False
+
+    def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times:
+        return self.at(self.law.quantile(_first(u)), progress)._replace(u=u)
+
+    def at(self, t: Time, progress: float) -> Times:
+        t = as_time(t)
+        return _rows(t, t, torch.zeros_like(t), progress)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RatioMap:
     """ECT's continuous times: r = max(0, t (1 - (1 - ratio) n(t))), n(t) = 1 + k sigmoid(-b t), a = 0.
 

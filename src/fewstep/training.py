@@ -15,7 +15,19 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fewstep import checkpoint, diagnosis, methods, networks, optimizers, origins, pictures, sampling, schedules, stages
+from fewstep import (
+    checkpoint,
+    diagnosis,
+    methods,
+    networks,
+    optimizers,
+    origins,
+    pictures,
+    probes,
+    sampling,
+    schedules,
+    stages,
+)
 from fewstep import data as datasets
 from fewstep.batches import Batch, cut, draw_batch, parts, sharing
 from fewstep.building import OWN, Network, OwnMethod, build_method, check_source, chosen, facts_of
@@ -131,6 +143,7 @@ def train(
     dataset = origins.dataset_of(run.data, run.data_size) if data is None else datasets.from_tensors(data)
     dataset = dataset if run.labels else dataset.unlabelled()
     run = origins.labelled(settled(replace(run, data=dataset.name), method, network), init, teacher, saved)
+    run = probes.remembered(run, saved)
     facts = facts_of(run, dataset)
     made = build_method(run, facts, method)
     run = run if run.middle_times is not None else replace(run, middle_times=made.middle)
@@ -146,11 +159,13 @@ def train(
     torch.set_num_threads(run.threads)
     try:
         state = new_state(run, facts, made, network, place, start, guide)
+        run, made, why = probes.decided(run, made, state.models(), dataset.train, place)
         for stage in stages.stages(run, made):
             try_out(run, stage.method, state, dataset.train, place)
         shown = datasets.examples(dataset.train.cond, facts.cond, pictures.suitable(facts.shape))
         recorder = None if out is None else Recorder(Path(out), run, facts, made, state, saved, shown)
-        said = (start and start.about, guide and guide.about, None if saved else stages.about(run, made, start))
+        plan = None if saved else stages.about(run, made, start)
+        said = (start and start.about, guide and guide.about, why, plan)
         for line in filter(None, said if progress else ()):
             tqdm.write(line, file=sys.stderr)
         loop(run, made, state, dataset.train, place, recorder, progress)

@@ -14,6 +14,8 @@ _OPTIONS: dict[str, Options] = {
     "gc": {"base": {"method": "ect", **_ECT}, "share": 0.3, "share_end": 0.0},
     "mcm": {"steps": 16, "steps_end": 64, "c": 0.1},
     "direct_cm": {"n": 16, "solver": "heun"},
+    "sct": {"warmup": 0.5},
+    "scd": {"warmup": 0.5},
 }
 # What else differs: a whole solution for each sample makes an update of direct_cm dear.
 _FIELDS: dict[str, Options] = {"direct_cm": {"iterations": 1000}}

@@ -1,0 +1,56 @@
+"""What a run can only decide by trying its networks before the first step, and that a resumed one decides no more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from fewstep import data as datasets
+from fewstep.batches import cut, draw_batch
+from fewstep.checkpoint import Checkpoint
+from fewstep.config import Options, Run
+from fewstep.denoiser import Models, quiet
+from fewstep.losses import Method
+
+AUTO = "auto"  # the value of an option that a probe decides
+ROWS = 4  # that a probe looks at
+
+
+def filled(options: Options, decided: Options) -> Options:
+    """The options with `decided`'s value for each that is "auto", those of a base included."""
+
+    def one(name: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            inner = decided.get(name, decided)
+            return filled(value, inner if isinstance(inner, dict) else {})
+        return decided.get(name, value) if value == AUTO else value
+
+    return {name: one(name, value) for name, value in options.items()}
+
+
+def remembered(run: Run, saved: Checkpoint | None) -> Run:
+    """The run with what the one that it goes on from had decided."""
+    before = saved.state["run"] if saved else {}
+    if before.get("method") != run.method:
+        return run
+    return replace(run, method_options=filled(run.method_options, before.get("method_options", {})))
+
+
+def decided(
+    run: Run, method: Method, models: Models, arrays: datasets.Arrays, device: torch.device
+) -> tuple[Run, Method, str]:
+    """The run and its method with what the target's `probe` chose, and its line on why: "" where it chose nothing."""
+    probe = getattr(method.target, "probe", None)
+    if probe is None:
+        return run, method, ""
+    batch = cut(draw_batch(run, method, arrays, 0, device), slice(0, ROWS), slice(0, 1))
+    with torch.no_grad(), quiet(models.student):
+        x_t, x_r = method.coupling(models, method.process, batch.x0, batch.z, batch.times, batch.cond)
+        found = probe(method.process, models, x_t, x_r, batch.times, batch.cond)
+    if found is None:
+        return run, method, ""
+    fields, why = found
+    run = replace(run, method_options=filled(run.method_options, fields))
+    return run, replace(method, target=replace(method.target, **fields)), why  # type: ignore[type-var]
