@@ -185,7 +185,7 @@ def test_nothing_waits_for_the_device(name, options):
     method, student = build(name, options), small_student((2, 3), classes=3).to("meta")
     x0, z, times = batch(method)
     cond = torch.tensor([0, 1, 2, 0, 1, 2], device="meta")
-    everyone = fs.Models(student, ema=student, teacher=student, frozen=student)
+    everyone = fs.Models(student, ema=student, teacher=student, frozen=student, balance=torch.zeros_like)
     loss = method.loss(everyone, x0.to("meta"), z.to("meta"), times, cond)
     loss.mean().backward()
     assert loss.device.type == "meta"

@@ -218,11 +218,11 @@ def kind_of(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
 
 
 def names_of(module: types.ModuleType) -> dict[str, Callable[..., Any]]:
-    """The public functions that a module defines: the closed registry behind a name in a run."""
+    """The public functions that a module, or a package's files, define: the closed registry behind a name in a run."""
     return {
         name: value
         for name, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+        if inspect.isfunction(value) and f"{value.__module__}.".startswith(f"{module.__name__}.") and name[0] != "_"
     }
 
 
@@ -251,7 +251,8 @@ def _option(kind: str, function: Callable[..., Any], parameter: inspect.Paramete
     if wanted != Base:
         return _typed(parameter.name, value, wanted)
     name, options = named_base(value)
-    base = choose(kind, sys.modules[function.__module__], name)
+    home = sys.modules[".".join(function.__module__.split(".")[:2])]  # of the function's file, the package
+    base = choose(kind, home, name)
     return {"method": name, **checked_options(kind, base, options)}
 
 

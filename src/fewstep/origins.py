@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from fewstep.generator import Generator, find, load, load_weights
 from fewstep.losses import Method
 from fewstep.process import Process
 from fewstep.randomness import normal
+
+log = logging.getLogger("fewstep")
 
 Source = str | Path | Denoiser | Generator  # what init= and teacher= take
 INSIDE = "network."  # how a checkpoint begins the names of a network's weights
@@ -135,6 +138,9 @@ def teacher_of(
         return None
     if source is None:
         raise UserError(f"method {run.method!r} learns from a teacher: give one, --teacher RUN, FILE or exact:NAME")
+    if not needed and given is None and str(source).startswith("exact:"):  # a recipe's offer, which costs nothing
+        log.warning("fewstep: method %r with these options asks no teacher: %s is left alone", run.method, source)
+        return None
     if not needed:
         raise UserError(f"method {run.method!r} learns from no teacher: leave teacher={label(given, run.teacher)} out")
     if source == OWN:

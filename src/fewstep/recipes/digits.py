@@ -12,6 +12,7 @@ _OPTIONS: dict[str, Options] = {
     "ct": {"s1": 20},
     "cd": {"n": 20},
     "gc": {"base": {"method": "ect", **_ECT}, "share": 0.3, "share_end": 0.0},
+    "tcm": {"base": {"method": "ect", **_ECT}},
     "mcm": {"steps": 16, "steps_end": 64, "c": 0.1},
     "direct_cm": {"n": 16, "solver": "heun"},
     "sct": {"warmup": 0.5},
@@ -20,7 +21,7 @@ _OPTIONS: dict[str, Options] = {
 # What else differs: a whole solution for each sample makes an update of direct_cm dear.
 _FIELDS: dict[str, Options] = {"direct_cm": {"iterations": 1000}}
 # Where the denoiser is known it teaches the methods that learn from one: the options that ask it.
-_TAUGHT: dict[str, Options] = {"cd": {}, "mcm": {"pairs": "addim"}, "direct_cm": {}}
+_TAUGHT: dict[str, Options] = {"cd": {}, "mcm": {"pairs": "addim"}, "direct_cm": {}, "scd": {}}
 
 
 def _digits(recipe: str, method: str, network: str, network_options: Options, **fields: Any) -> Run:

@@ -8,11 +8,12 @@ from fewstep.recipes.digits import taught
 _OPTIONS: dict[str, Options] = {
     "ect": {"stages": 6},
     "gc": {"base": {"method": "ect", "stages": 6}, "share": 0.3, "share_end": 0.0},
+    "tcm": {"base": {"method": "ect", "stages": 6}, "w_b": 1.0},
     "mcm": {"steps": 16, "steps_end": 64, "c": 0.1},
     "direct_cm": {"n": 16, "solver": "heun"},
 }
 # The law of ring8 is known, and teaches the methods that learn from a teacher: the options that ask it.
-_TAUGHT: dict[str, Options] = {"cd": {}, "mcm": {"pairs": "addim"}, "direct_cm": {}}
+_TAUGHT: dict[str, Options] = {"cd": {}, "mcm": {"pairs": "addim"}, "direct_cm": {}, "scd": {}}
 
 
 def toy(*, method: str = "ect", **fields: Any) -> Run:

@@ -1,0 +1,7 @@
+"""One function per published method: a composition of parts, in the words a user would write it in."""
+
+from fewstep.methods.consistency import cd, ct, diffusion, ect, ict
+from fewstep.methods.continuous import scd, sct
+from fewstep.methods.systems import direct_cm, gc, mcm, tcm
+
+__all__ = ["cd", "ct", "diffusion", "direct_cm", "ect", "gc", "ict", "mcm", "scd", "sct", "tcm"]

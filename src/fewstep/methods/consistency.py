@@ -1,0 +1,180 @@
+"""Diffusion and the consistency models between neighbours: CD, CT, iCT, ECT."""
+
+from typing import Literal
+
+import fewstep as fs
+
+
+def diffusion(*, p_mean: float = -1.2, p_std: float = 1.2, sigma_data: float = 0.5) -> "fs.Method":
+    """Denoising score matching, the training of teachers: E (t^2+sd^2)/(t sd)^2 ||D(x_t, t) - x0||^2 / D.
+
+    Source: EDM, arXiv 2206.00364, eq. 8 and table 1.
+
+    Args:
+        p_mean: mean of ln t
+        p_std: standard deviation of ln t
+        sigma_data: standard deviation of the data, for weight and preconditioning
+    """
+    return fs.Method(
+        times=fs.times.Clean(law=fs.times.LogNormal(mean=p_mean, std=p_std)),
+        distance=fs.distances.mse,
+        weight=fs.weights.Edm(sigma_data),
+        scaling=fs.scalings.Edm(sigma_data=sigma_data),
+        sampler="heun",
+    )
+
+
+def cd(
+    *,
+    n: int = 40,
+    mu: float = 0.95,
+    solver: Literal["heun", "euler", "ddim"] = "heun",
+    distance: Literal["l2", "l1", "lpips"] = "l2",
+    weight: Literal["one", "inverse_gap", "edm"] = "one",
+    t_min: float = 0.002,
+    t_max: float = 80.0,
+    sigma_data: float = 0.5,
+) -> "fs.Method":
+    """Consistency distillation: E d(D(x_t, t), D_ema(x_r, r)), x_r one move of the teacher's ODE from x_t to r.
+
+    Source: CM, arXiv 2303.01469, eq. 6-8 and algorithm 2; n and mu are those of its ImageNet-64 runs.
+    There d is LPIPS, and the network's noise label is 250 ln t instead of ln(t) / 4.
+
+    Args:
+        n: levels of the Karras grid
+        mu: share of itself that the target's average keeps
+        solver: the teacher's move
+        distance: between the two guesses; l2 and l1 are means over the elements
+        weight: one, inverse_gap = 1/(t-r), edm = 1/c_out(t)^2
+        t_min: the lowest level, where the boundary condition holds
+        t_max: the highest, where sampling starts
+        sigma_data: standard deviation of the data, for weight and preconditioning
+    """
+    return fs.Method(
+        process=fs.process.edm(t_min=t_min, t_max=t_max),
+        times=fs.times.Adjacent(steps=fs.curricula.Fixed(n - 1), low=t_min, high=t_max),
+        coupling=fs.couplings.Teacher(fs.solvers.named(solver)),
+        target=fs.targets.Ema(fs.curricula.FixedRate(mu)),
+        distance=fs.distances.named(distance),
+        weight=fs.weights.named(weight, sigma_data),
+        scaling=fs.scalings.Edm(sigma_data=sigma_data, shift=t_min),
+    )
+
+
+def ct(
+    *,
+    s0: int = 2,
+    s1: int = 150,
+    mu0: float = 0.9,
+    distance: Literal["l2", "l1", "lpips"] = "l2",
+    weight: Literal["one", "inverse_gap", "edm"] = "one",
+    t_min: float = 0.002,
+    t_max: float = 80.0,
+    sigma_data: float = 0.5,
+) -> "fs.Method":
+    """Consistency training: E d(D(x_t, t), D_ema(x_r, r)), both points of one x0 and z, on an ever finer grid.
+
+    Source: CM, arXiv 2303.01469, eq. 10, algorithm 3 and appendix C, with CIFAR-10's s0, s1 and mu0
+    (ImageNet-64: 2, 200, 0.95). There d is LPIPS.
+
+    Args:
+        s0: the grid's first size
+        s1: its last
+        mu0: share of itself that the target's average keeps at first
+        distance: between the two guesses; l2 and l1 are means over the elements
+        weight: one, inverse_gap = 1/(t-r), edm = 1/c_out(t)^2
+        t_min: the lowest level, where the boundary condition holds
+        t_max: the highest, where sampling starts
+        sigma_data: standard deviation of the data, for weight and preconditioning
+    """
+    steps = fs.curricula.Progressive(s0, s1)
+    return fs.Method(
+        process=fs.process.edm(t_min=t_min, t_max=t_max),
+        times=fs.times.Adjacent(steps=steps, low=t_min, high=t_max),
+        target=fs.targets.Ema(fs.curricula.ProgressiveRate(mu0, steps)),
+        distance=fs.distances.named(distance),
+        weight=fs.weights.named(weight, sigma_data),
+        scaling=fs.scalings.Edm(sigma_data=sigma_data, shift=t_min),
+    )
+
+
+def ict(
+    *,
+    s0: int = 10,
+    s1: int = 1280,
+    p_mean: float = -1.1,
+    p_std: float = 2.0,
+    c: float = 0.00054,
+    pairs: Literal["data", "ot", "euler", "heun", "ddim"] = "data",
+    t_min: float = 0.002,
+    t_max: float = 80.0,
+    sigma_data: float = 0.5,
+) -> "fs.Method":
+    """Improved consistency training: E 1/(t-r) d(D(x_t, t), sg D(x_r, r)), d pseudo-Huber, N doubling stage by stage.
+
+    Source: iCT, arXiv 2310.14189, table 1.
+
+    Args:
+        s0: intervals of the first stage
+        s1: most intervals
+        p_mean: mean of ln t, whose law chooses the interval
+        p_std: standard deviation of ln t
+        c: pseudo-Huber constant per root of the data's dimension
+        pairs: x_r from the data and noise of x_t, those paired by minibatch OT, or a teacher's move from x_t
+        t_min: the lowest level, where the boundary condition holds
+        t_max: the highest, where sampling starts
+        sigma_data: standard deviation of the data, for the preconditioning
+    """
+    law = fs.times.LogNormal(mean=p_mean, std=p_std, low=t_min, high=t_max)
+    return fs.Method(
+        process=fs.process.edm(t_min=t_min, t_max=t_max),
+        times=fs.times.Adjacent(steps=fs.curricula.Doubling(s0, s1), law=law, low=t_min, high=t_max),
+        coupling=fs.couplings.named(pairs),
+        target=fs.targets.Student(),
+        distance=fs.distances.RootHuber(c),
+        weight=fs.weights.inverse_gap,
+        scaling=fs.scalings.Edm(sigma_data=sigma_data, shift=t_min),
+    )
+
+
+def ect(
+    *,
+    p_mean: float = -1.1,
+    p_std: float = 2.0,
+    q: float = 2.0,
+    k: float = 8.0,
+    b: float = 1.0,
+    stages: int = 8,
+    ratio_max: float = 0.9999,
+    c: float = 0.0,
+    weight: Literal["inverse_gap", "edm"] = "inverse_gap",
+    pairs: Literal["data", "ot", "euler", "heun", "ddim"] = "data",
+    sigma_data: float = 0.5,
+) -> "fs.Method":
+    """Easy consistency tuning: E weight d(D(x_t, t), sg D(x_r, r)), r -> t stage by stage.
+
+    Source: ECT, arXiv 2406.14548; its CIFAR-10 settings (8 stages of 25k of 200k iterations).
+    Its code has no ratio_max.
+
+    Args:
+        p_mean: mean of ln t
+        p_std: standard deviation of ln t
+        q: the gap t - r shrinks by q from stage to stage
+        k: at small t the gap is 1 + k/2 times wider
+        b: how fast that widening falls with t
+        stages: stages over the whole run
+        ratio_max: cap on r / t, since in float32 smaller gaps are rounding
+        c: pseudo-Huber constant, 0 is the L2 norm
+        weight: inverse_gap = 1/(t-r) (CIFAR-10); edm = 1/c_out(t)^2 (ImageNet-64)
+        pairs: x_r from the data and noise of x_t, those paired by minibatch OT, or a teacher's move from x_t
+        sigma_data: standard deviation of the data, for the weight edm and the preconditioning
+    """
+    law = fs.times.LogNormal(mean=p_mean, std=p_std)
+    return fs.Method(
+        times=fs.times.RatioMap(law=law, q=q, k=k, b=b, stages=stages, ratio_max=ratio_max),
+        coupling=fs.couplings.named(pairs),
+        target=fs.targets.Student(),
+        distance=fs.distances.huber(c),
+        weight=fs.weights.named(weight, sigma_data),
+        scaling=fs.scalings.Edm(sigma_data=sigma_data),
+    )

@@ -1,0 +1,87 @@
+"""The continuous limit r -> t: sCT and sCD."""
+
+import math
+from dataclasses import replace
+from typing import Literal
+
+import fewstep as fs
+
+
+def sct(
+    *,
+    p_mean: float = -1.0,
+    p_std: float = 1.4,
+    warmup: float = 0.025,
+    c: float = 0.1,
+    norm: Literal["sample", "rms", "none"] = "sample",
+    derivative: Literal["auto", "jvp", "difference"] = "auto",
+    label: Literal["log", "time"] = "log",
+    balance: Literal["learned", "none"] = "learned",
+    level_max: float = 80.0,
+    sigma_data: float = 0.5,
+) -> "fs.Method":
+    """Continuous-time consistency training: E e^-u ||F - sg(F + g)||^2 / D + u, g the normalised tangent df/dt.
+
+    The limit r -> t on TrigFlow, so there is no curriculum: g is `tangents.Tangent`'s, v that of the data.
+    Source: sCM, arXiv 2410.11081, algorithm 1, and its CIFAR-10 settings (10k of 400k iterations of warm-up).
+
+    Args:
+        p_mean: mean of the log noise level, ln(sigma_data tan t)
+        p_std: its standard deviation
+        warmup: share of the run over which the derivative's part of the tangent grows to 1
+        c: g / (||g|| + c)
+        norm: of the sample, its root mean square (as in FastGen), or none for g itself
+        derivative: jvp, central differences, or auto, which tries both before the first step
+        label: what the network is told: log = ln(level) / 4, as EDM's diffusion weights to start from are; time = t
+        balance: learned = e^-u and u with u(t) trained beside the student, the paper's w = -u; none = neither
+        level_max: the highest noise level, where sampling starts
+        sigma_data: standard deviation of the data, for process and preconditioning
+    """
+    on = fs.process.trig(sigma_data=sigma_data, level_max=level_max)
+    law = fs.times.LogNormal(mean=p_mean, std=p_std, low=0.002, high=level_max)
+    return fs.Method(
+        process=on,
+        times=fs.times.Limit(law=fs.times.AtLevel(law, on)),
+        coupling=fs.couplings.Velocity("data"),
+        target=fs.tangents.Tangent(warmup, c, norm, derivative),
+        space=fs.spaces.Velocity(sigma_data),
+        distance=fs.distances.mse,
+        balance=fs.balances.named(balance),
+        scaling=fs.scalings.trigflow(label, sigma_data),
+        middle=(sigma_data * math.tan(1.1),),
+    )
+
+
+def scd(
+    *,
+    guidance: float = 0.0,
+    p_mean: float = -1.0,
+    p_std: float = 1.4,
+    warmup: float = 0.025,
+    c: float = 0.1,
+    norm: Literal["sample", "rms", "none"] = "sample",
+    derivative: Literal["auto", "jvp", "difference"] = "auto",
+    label: Literal["log", "time"] = "log",
+    balance: Literal["learned", "none"] = "learned",
+    level_max: float = 80.0,
+    sigma_data: float = 0.5,
+) -> "fs.Method":
+    """Continuous-time consistency distillation: `sct` along the teacher's velocity in place of the data's.
+
+    Source: sCM, arXiv 2410.11081, algorithm 1, and its CIFAR-10 settings.
+
+    Args:
+        guidance: g of the teacher, D_c + g (D_c - D_u), 0 is none
+        p_mean: mean of the log noise level, ln(sigma_data tan t)
+        p_std: its standard deviation
+        warmup: share of the run over which the derivative's part of the tangent grows to 1
+        c: g / (||g|| + c)
+        norm: of the sample, its root mean square (as in FastGen), or none for g itself
+        derivative: jvp, central differences, or auto, which tries both before the first step
+        label: what the network is told: log = ln(level) / 4, as EDM's diffusion weights to start from are; time = t
+        balance: learned = e^-u and u with u(t) trained beside the student, the paper's w = -u; none = neither
+        level_max: the highest noise level, where sampling starts
+        sigma_data: standard deviation of the data, for process and preconditioning
+    """
+    shared = {name: value for name, value in locals().items() if name != "guidance"}
+    return replace(sct(**shared), coupling=fs.couplings.Velocity("teacher", guidance))
