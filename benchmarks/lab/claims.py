@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from lab import feedback, transport
+from lab import feedback, transport, truncation
 from lab.arms import SETTING, Arm, exact_scores, outcome
 
 Seeds = dict[str, dict[str, float]]
@@ -142,6 +142,12 @@ CLAIMS: dict[str, Claim] = {
         title="GC",
         rows={**arms(GC), "exact ODE": EXACT},
         shown=(*SHOWN[:-1], "cpu_seconds"),
+    ),
+    "tcm": Claim(
+        about="A second, truncated stage against more of the first, from the same weights at equal updates.",
+        title="TCM",
+        rows={**arms(truncation.ARMS), "exact ODE": EXACT},
+        shown=SHOWN[:-1],
     ),
     "feedback": Claim(
         about="What an endpoint predictor that learns from its own endpoints needs in order to stay bounded.",
