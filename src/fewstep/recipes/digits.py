@@ -19,7 +19,10 @@ _OPTIONS: dict[str, Options] = {
     "scd": {"warmup": 0.5},
 }
 # What else differs: a whole solution for each sample makes an update of direct_cm dear.
-_FIELDS: dict[str, Options] = {"direct_cm": {"iterations": 1000}}
+_FIELDS: dict[str, Options] = {
+    "direct_cm": {"iterations": 1000},
+    "tcm": {"iterations": 5000, "split": 0.7, "stage_lr": 0.5},
+}
 # Where the denoiser is known it teaches the methods that learn from one: the options that ask it.
 _TAUGHT: dict[str, Options] = {"cd": {}, "mcm": {"pairs": "addim"}, "direct_cm": {}, "scd": {}}
 
@@ -66,4 +69,5 @@ def digits_mixture(*, method: str = "ect", **fields: Any) -> Run:
     """Samples of ten Gaussians fitted to the digits: data whose denoiser and ODE are known exactly."""
     truth = "exact:digits-mixture"
     run = _digits("digits-mixture", method, "mlp", {}, iterations=2000)
-    return changed(run, {"data": truth, **_FIELDS.get(method, {}), **taught(run, truth, _TAUGHT), **fields})
+    shorter = {"tcm": {"iterations": 3000}}.get(method, {})
+    return changed(run, {"data": truth, **_FIELDS.get(method, {}), **shorter, **taught(run, truth, _TAUGHT), **fields})
