@@ -28,6 +28,14 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
     return mean, math.sqrt(square / len(values))
 
 
+def cell(mean: float, error: float) -> str:
+    """Mean ± standard error, with as many digits as the error allows."""
+    if error == 0 or math.isnan(error):
+        return f"{mean:.4g}" + (" (one seed)" if error else "")
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{mean:.{digits}f} ± {error:.{digits}f}"
+
+
 def summary(seeds: dict[str, dict[str, float]]) -> dict[str, tuple[float, float]]:
     """Each measure's mean and standard error over the seeds."""
     names = next(iter(seeds.values()))
@@ -40,13 +48,21 @@ def table(claim: Claim, rows: dict[str, Any]) -> str:
     lines = [f"| {claim.title} | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
     for name, row in rows.items():
         found = summary(row["seeds"])
-        cells = [f"{found[key][0]:.4g} ± {found[key][1]:.2g}" if key in found else "" for key in shown]
+        cells = [cell(*found[key]) if key in found else "" for key in shown]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *(f"{name}: {row['command']}" for name, row in rows.items())])
 
 
 def stored(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text())["rows"] if file.exists() else {}
+
+
+def write(file: Path, claim: Claim, rows: dict[str, Any]) -> dict[str, Any]:
+    """Stores the rows in the table's order, and returns them."""
+    rows = {name: rows[name] for name in claim.rows if name in rows}
+    facts = {"torch": torch.__version__, "machine": platform.machine(), "claim": claim.about}
+    file.write_text(json.dumps({**facts, "verdicts": claim.verdicts(rows), "rows": rows}, indent=1) + "\n")
+    return rows
 
 
 def main() -> None:
@@ -70,9 +86,8 @@ def main() -> None:
                 continue
             kept["seeds"][str(seed)] = row.measure(seed)
             print(name, seed, {k: float(f"{v:.4g}") for k, v in kept["seeds"][str(seed)].items()}, flush=True)
-            rows = {name: rows[name] for name in claim.rows if name in rows}
-            facts = {"torch": torch.__version__, "machine": platform.machine(), "claim": claim.about}
-            file.write_text(json.dumps({**facts, "verdicts": claim.verdicts(rows), "rows": rows}, indent=1) + "\n")
+            write(file, claim, rows)
+    rows = write(file, claim, rows)
     print(table(claim, rows))
     print(json.dumps(claim.verdicts(rows), indent=1))
 

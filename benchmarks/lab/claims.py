@@ -26,7 +26,7 @@ class Claim:
     about: str
     title: str
     rows: dict[str, Row]
-    verdicts: Callable[[dict[str, Any]], dict[str, bool]] = lambda rows: {}
+    verdicts: Callable[[dict[str, Any]], dict[str, Any]] = lambda rows: {}
     shown: tuple[str, ...] = ()
 
 
@@ -73,7 +73,7 @@ def direct_verdicts(rows: dict[str, Any]) -> dict[str, bool]:
     return told
 
 
-def transport_verdicts(rows: dict[str, Any]) -> dict[str, bool]:
+def transport_verdicts(rows: dict[str, Any]) -> dict[str, Any]:
     return transport.verdicts({name: list(row["seeds"].values()) for name, row in rows.items()})
 
 
@@ -81,23 +81,27 @@ def nested(options: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {**more, "base": options}
 
 
-ECT = {"p_mean": -0.4, "p_std": 1.8, "stages": 5}
-ICT = {"s1": 160}
-SHORT = {"iterations": round(900 / 1.15)}  # as long as the base: a GC update costs that much more at a share of 1/2
-GC = {
-    "ECT": Arm(method="ect", options=ECT),
-    "GC, share 0.5": Arm(method="gc", options=nested({"method": "ect", **ECT}, share=0.5)),
-    "GC, share 0.3": Arm(method="gc", options=nested({"method": "ect", **ECT}, share=0.3)),
-    "GC, share 0.5 to 0": Arm(method="gc", options=nested({"method": "ect", **ECT}, share=0.5, share_end=0.0)),
-    "GC, share 1 to 0": Arm(method="gc", options=nested({"method": "ect", **ECT}, share=1.0, share_end=0.0)),
-    "GC, share 0.3 to 0": Arm(method="gc", options=nested({"method": "ect", **ECT}, share=0.3, share_end=0.0)),
-    "GC, share 0.3 to 0, equal time": Arm(
-        method="gc", options=nested({"method": "ect", **ECT}, share=0.3, share_end=0.0), fields=SHORT
-    ),
-    "iCT": Arm(method="ict", options=ICT),
-    "GC on iCT, share 0.5": Arm(method="gc", options=nested({"method": "ict", **ICT}, share=0.5)),
-    "GC on iCT, share 0.3 to 0": Arm(method="gc", options=nested({"method": "ict", **ICT}, share=0.3, share_end=0.0)),
-}
+BASES = {"iCT": {"method": "ict", "s1": 160}, "ECT": {"method": "ect", "p_mean": -0.4, "p_std": 1.8, "stages": 5}}
+SHARES = {"0.5": (0.5, None), "0.3": (0.3, None), "0.5 to 0": (0.5, 0.0), "1 to 0": (1.0, 0.0), "0.3 to 0": (0.3, 0.0)}
+TRIED = {"iCT": tuple(SHARES), "ECT": ("0.5", "0.3 to 0")}
+# As long as the base: an update with a share of 1/2 costs about 1.15 of one without.
+SHORT = {"iterations": round(SETTING["iterations"] / 1.15)}
+
+
+def gc_arms() -> dict[str, Arm]:
+    """Each base alone, then with the shares tried, and once more at equal time."""
+    found = {}
+    for name, base in BASES.items():
+        alone = {key: value for key, value in base.items() if key != "method"}
+        found[name] = Arm(method=base["method"], options=alone)
+        for share in TRIED[name]:
+            first, last = SHARES[share]
+            ramp = {} if last is None else {"share_end": last}
+            options = {"share": first, **ramp, "base": base}
+            found[f"{name} with GC, share {share}"] = Arm(method="gc", options=options)
+            if share == "0.5":
+                found[f"{name} with GC, share {share}, equal time"] = Arm(method="gc", options=options, fields=SHORT)
+    return found
 
 
 CLAIMS: dict[str, Claim] = {
@@ -120,6 +124,9 @@ CLAIMS: dict[str, Claim] = {
                     "Direct": Arm(method="direct_cm", options=N, taught=True),
                     "its consistency model": Arm(method="direct_cm", options={**N, "goal": "student"}, taught=True),
                     "CD": Arm(method="cd", options=N, taught=True),
+                    "CD, as many teacher evaluations": Arm(
+                        method="cd", options=N, fields={"iterations": 17 * 900 // 2}, taught=True
+                    ),
                 }
             ),
             "exact ODE": EXACT,
@@ -140,7 +147,7 @@ CLAIMS: dict[str, Claim] = {
     "gc": Claim(
         about="Generator-induced coupling against independent coupling, at equal steps and at equal time.",
         title="GC",
-        rows={**arms(GC), "exact ODE": EXACT},
+        rows={**arms(gc_arms()), "exact ODE": EXACT},
         shown=(*SHOWN[:-1], "cpu_seconds"),
     ),
     "tcm": Claim(

@@ -27,13 +27,14 @@ def gc(
         share: probability of a generated row, the paper's mu (its code's mixing value is 1 - mu)
         share_end: what it changes to, linearly over the run; left out it stays
         predictor: the network whose endpoints they are: ema or student
-        bound: endpoints are clipped to [-bound, bound]
-        sigma_data: standard deviation of the data, for a base that is named
+        bound: endpoints are clipped to [-b, b], b this many standard deviations of the data, and 1 at least
+        sigma_data: standard deviation of the data, for the bound and a base that is named
     """
     base = _made(base, sigma_data)
     predicts = fs.targets.by(base.target, fs.targets.named(predictor))
     mu = share if share_end is None else fs.curricula.Ramp(share, share_end)
-    return replace(base, coupling=fs.couplings.GeneratorInduced(mu, predicts, bound, base.coupling))
+    b = max(bound * sigma_data, 1.0)  # data about [-1, 1] may lie far from 0
+    return replace(base, coupling=fs.couplings.GeneratorInduced(mu, predicts, b, base.coupling))
 
 
 def tcm(
