@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -116,13 +117,13 @@ def reference() -> tuple[Tensor, Tensor, Any]:
 @cache
 def solved(process: Process) -> Tensor:
     """Where the exact ODE leads from the noise that is scored."""
-    file = KEPT / f"solution-{fs.checkpoint.fingerprint({'process': {'end': process.sigma(process.t_max)}})[:12]}.pt"
+    file = KEPT / f"solution-{fs.checkpoint.fingerprint({'process': {'end': process.sigma(process.t_max)}})[:12]}.npy"
     if file.exists():
-        return torch.load(file)
+        return torch.from_numpy(np.load(file))
     z = normal(NOISE, "prior", 0, SAMPLES, data().shape, SAMPLING_BLOCK)
     x0 = law_on(process).solve(process.prior(z), process.t_max, 0.0)
     file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(x0, file)
+    np.save(file, x0.numpy())
     return x0
 
 
