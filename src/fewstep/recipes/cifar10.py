@@ -73,8 +73,7 @@ def cifar10_tcm(*, method: str = "tcm", **fields: Any) -> Run:
     """CIFAR-10 without labels: TCM in two stages from EDM's weights, DDPM++ (arXiv 2410.14895)."""
     # Everything from the code's README (CIFAR-10, stage 1 and 2) where nothing else is said. Its durations are
     # ceilings; 250k and 230k iterations are those of the published curves (figure 1b).
-    base: Options = {
-        "method": "ect",
+    stage1: Options = {
         "p_mean": -1.1,
         "p_std": 2.0,
         "q": 2.0,
@@ -83,11 +82,19 @@ def cifar10_tcm(*, method: str = "tcm", **fields: Any) -> Run:
         "c": 1e-8,
         "weight": "inverse_gap",
     }
-    tcm: Options = {"base": base, "t_prime": 1.0, "rho": 0.25, "w_b": 0.1, "mean": 0.0, "std": 0.2, "nu": 0.01}
+    tcm: Options = {
+        "base": {"method": "ect", **stage1},
+        "t_prime": 1.0,
+        "rho": 0.25,
+        "w_b": 0.1,
+        "mean": 0.0,
+        "std": 0.2,
+        "nu": 0.01,
+    }
     run = Run(
         recipe="cifar10-tcm",
         method=method,
-        method_options={"tcm": tcm}.get(method, {}),
+        method_options={"tcm": tcm, "ect": stage1}.get(method, {}),
         batch=1024,  # of stage 2; stage 1 has 512
         iterations=480_000,
         split=250 / 480,

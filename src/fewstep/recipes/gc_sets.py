@@ -30,7 +30,7 @@ def _gc(recipe: str, like: str, method: str, iterations: int, **fields: Any) -> 
         "base": {"method": "ict", **ict},
         "share": 0.5,  # the paper's mu; the code's mixing value is 1 - mu
         "predictor": "ema",  # generator_induced_traj_ema
-        "bound": 3.0,  # ours: the code does not clip, and pictures lie in [-1, 1]
+        "bound": 3.0,  # ours, in deviations of the data: the code does not clip, and pictures lie in [-1, 1]
     }
     drops = {"ict": _DROPS[like]}.get(method, {"dropout": 0.0})
     return Run(

@@ -69,13 +69,21 @@ def _tcm(recipe: str, size: str, method: str, stage_lr: float) -> Run:
     150k and 110k iterations are those of the published curves for EDM2-S (figure 1b); for EDM2-XL none are stated.
     """
     # double_iter=10000 of 150,000 iterations; --ratio_limit, reached at 40,000
-    base: Options = {"method": "ect", **_LAW, **_LOSS, "q": 4.0, "stages": 15, "ratio_max": 0.9961}
-    tcm: Options = {"base": base, "t_prime": 1.0, "rho": 0.25, "w_b": 0.1, "mean": 0.0, "std": 0.2, "nu": 0.01}
+    stage1: Options = {**_LAW, **_LOSS, "q": 4.0, "stages": 15, "ratio_max": 0.9961}
+    tcm: Options = {
+        "base": {"method": "ect", **stage1},
+        "t_prime": 1.0,
+        "rho": 0.25,
+        "w_b": 0.1,
+        "mean": 0.0,
+        "std": 0.2,
+        "nu": 0.01,
+    }
     return _edm2(
         recipe,
         size,
         method=method,
-        method_options={"tcm": tcm}.get(method, {}),
+        method_options={"tcm": tcm, "ect": stage1}.get(method, {}),
         batch=1024,  # of stage 2; stage 1 has 2048 (FastGen: 1024)
         iterations=260_000,
         split=150 / 260,
