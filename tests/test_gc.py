@@ -211,3 +211,13 @@ def test_a_base_is_a_name_or_options_or_a_method():
     assert named == spelled == fs.methods.gc(base=fs.methods.ict())
     assert replace(named, coupling=Data()) == fs.methods.ict()
     assert fs.methods.gc(base="ect", sigma_data=0.7) == fs.methods.gc(base=fs.methods.ect(sigma_data=0.7))
+
+
+@pytest.mark.parametrize("predictor", ["ema", "student"])
+def test_a_second_stage_of_gc_is_gc_over_the_second_stage(predictor):
+    """Its endpoints below t' are the frozen network's too; only the first stages differ: one with GC, one without."""
+    options = {"share": 0.6, "predictor": predictor}
+    first = fs.methods.gc(base="ect", **options)
+    method = fs.methods.tcm(base=first)
+    assert replace(method, before=None) == replace(fs.methods.gc(base="tcm", **options), before=None)
+    assert method.before == first
