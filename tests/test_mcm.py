@@ -143,3 +143,11 @@ def test_a_run_samples_with_the_segments_it_was_trained_with():
     assert torch.equal(made.sample(4, seed=1), made.sample(4, seed=1, steps=2))
     with pytest.raises(UserError, match="was trained for 2 steps"):
         made.sample(4, steps=1)
+
+
+def test_the_schedule_is_shifted():
+    """log-SNR moves by the two numbers at the two ends of the time."""
+    plain, moved = (fs.methods.mcm(shift=shift).process for shift in ((0.0, 0.0), (0.5, -2.0)))
+    t = torch.tensor([0.0, 0.25, 1.0], dtype=torch.float64)
+    up = -2 * (moved.level(t) / plain.level(t)).log()
+    torch.testing.assert_close(up, 0.5 + t * -2.5)

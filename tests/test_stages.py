@@ -6,12 +6,13 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
 
 import fewstep as fs
-from fewstep import stages, training
+from fewstep import origins, stages, training
 from fewstep.errors import UserError
 from fewstep.precision import LossScale
 from fewstep.schedules import ema_rate, lr_factor
@@ -218,3 +219,18 @@ def test_a_second_stage_whose_first_steps_overflowed_is_resumed(tmp_path, monkey
         with pytest.raises(KeyboardInterrupt):
             trained(run, tmp_path / "cut")
     assert trained(run, tmp_path / "cut", resume=True).fingerprint == whole.fingerprint
+
+
+def test_the_targets_own_average_is_handed_over_too(seen):
+    """Of a base whose target is a slower average than the run's: at the switch it is the run's, afterwards not."""
+    base = replace(fs.methods.ect(), target=fs.targets.Ema(fs.curricula.FixedRate(0.9)))
+    trained(tiny_run(iterations=4, split=0.5, ema=0.5), method=fs.methods.tcm(base=base))
+    apart = [not same(row["before"]["target"], row["before"]["ema"]) for row in seen]
+    assert apart == [False, apart[1], False, True]
+    assert not same(seen[2]["before"]["target"], seen[1]["before"]["target"])
+
+
+@pytest.mark.parametrize("kind", ["folder", "generator"])
+def test_initial_weights_are_as_old_as_all_runs_before_them(tmp_path, kind):
+    made = trained(tiny_run(method="ect", iterations=4, age=10), tmp_path)
+    assert origins.weights_of("init", tmp_path if kind == "folder" else made).step == 14
