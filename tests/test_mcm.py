@@ -145,9 +145,8 @@ def test_a_run_samples_with_the_segments_it_was_trained_with():
         made.sample(4, steps=1)
 
 
-def test_the_schedule_is_shifted():
-    """log-SNR moves by the two numbers at the two ends of the time."""
-    plain, moved = (fs.methods.mcm(shift=shift).process for shift in ((0.0, 0.0), (0.5, -2.0)))
-    t = torch.tensor([0.0, 0.25, 1.0], dtype=torch.float64)
-    up = -2 * (moved.level(t) / plain.level(t)).log()
-    torch.testing.assert_close(up, 0.5 + t * -2.5)
+def test_the_schedule_is_shifted_and_the_norm_has_its_constant():
+    method = fs.methods.mcm(shift=(0.5, -2.0), c=0.3)
+    assert method.process == fs.process.cosine(shift=(0.5, -2.0)) != fs.methods.mcm().process
+    e = torch.tensor([[0.4, -0.2]], dtype=torch.float64)
+    torch.testing.assert_close(method.distance(e, torch.zeros_like(e)), e.square().mean(1).add(0.09).sqrt() - 0.3)
