@@ -143,3 +143,21 @@ def test_guidance_is_the_teachers(goal):
 def test_the_solution_needs_no_target():
     assert fs.methods.direct_cm().needs == {"student", "teacher"}
     assert fs.methods.direct_cm().target is None
+
+
+def test_guidance_leaves_out_the_label_and_nothing_else():
+    """The unlabelled pass still gets the features and the mask of a condition with parts."""
+    seen = []
+
+    def spy(x_t, t, cond):
+        seen.append(cond)
+        return x_t
+
+    cond = {"label": torch.tensor([1, 0]), "features": torch.ones(2, 3), "mask": torch.ones(2, 4, dtype=torch.bool)}
+    fs.denoiser.Guided(spy, 1.0)(torch.zeros(2, 4), 1.0, cond)
+    with_label, without = seen
+    assert with_label is cond
+    assert without["label"].tolist() == [-1, -1]
+    assert without.keys() == cond.keys()
+    assert without["features"] is cond["features"]
+    assert without["mask"] is cond["mask"]

@@ -166,3 +166,14 @@ def test_a_run_killed_after_a_checkpoint_has_the_snapshot_of_its_step(tmp_path, 
         with pytest.raises(KeyboardInterrupt):
             fs.train(run, out=tmp_path, progress=False, device="cpu")
     assert list(RunFolder(tmp_path).snapshots()) == [2]
+
+
+def test_an_average_whose_clock_goes_on_is_reconstructed_on_that_clock(tmp_path):
+    """With age = 100 the averages are older than the run: so are the profiles that are fitted to its snapshots."""
+    stored = ("power:0.05", "power:0.1")
+    run = tiny_run(iterations=80, age=100, averages=(*stored, "power:0.07"), snapshot_every=10, checkpoint_every=80)
+    fs.train(run, out=tmp_path / "all", progress=False, device="cpu")
+    fs.train(replace(run, averages=stored), out=tmp_path / "two", progress=False, device="cpu")
+    truth, near = (fs.load(tmp_path / "all", ema=name).denoiser.state_dict() for name in ("power:0.07", "power:0.05"))
+    for name, tensor in fs.load(tmp_path / "two", ema="power:0.07").denoiser.state_dict().items():
+        assert (tensor - truth[name]).norm() <= 0.02 * (near[name] - truth[name]).norm() + 1e-6

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 import fewstep as fs
-from fewstep.couplings import Data, GeneratorInduced
+from fewstep import origins
+from fewstep.couplings import Data, GeneratorInduced, Teacher
 from fewstep.curricula import Ramp
 from fewstep.denoiser import Preconditioned
 from fewstep.errors import UserError
 from fewstep.randomness import generator
-from tests.toys import GAUSSIAN, Spy, small_student
+from tests.toys import GAUSSIAN, Spy, small_student, tiny_run
 
 EDM = fs.process.edm()
 BASES = {
@@ -211,3 +212,23 @@ def test_a_base_is_a_name_or_options_or_a_method():
     assert named == spelled == fs.methods.gc(base=fs.methods.ict())
     assert replace(named, coupling=Data()) == fs.methods.ict()
     assert fs.methods.gc(base="ect", sigma_data=0.7) == fs.methods.gc(base=fs.methods.ect(sigma_data=0.7))
+
+
+@pytest.mark.parametrize("predictor", ["ema", "student"])
+def test_a_second_stage_of_gc_is_gc_over_the_second_stage(predictor):
+    """Its endpoints below t' are the frozen network's too; only the first stages differ: one with GC, one without."""
+    options = {"share": 0.6, "predictor": predictor}
+    first = fs.methods.gc(base="ect", **options)
+    method = fs.methods.tcm(base=first)
+    assert replace(method, before=None) == replace(fs.methods.gc(base="tcm", **options), before=None)
+    assert method.before == first
+
+
+def test_guidance_of_a_base_needs_labels_too():
+    """GC's teacher is its base's: data without labels has nothing to guide by."""
+    guided = fs.methods.gc(base={"method": "cd"})
+    guided = replace(guided, coupling=replace(guided.coupling, inner=Teacher(guidance=2.0)))
+    assert origins.guidance_of(guided) == 2.0
+    run = tiny_run(method="gc", method_options={"base": {"method": "scd", "guidance": 2.0}}, teacher="exact:ring8")
+    with pytest.raises(UserError, match=r"guidance = 2\.0: expected 0, since data 'ring8' has no labels"):
+        fs.train(run, progress=False, device="cpu")

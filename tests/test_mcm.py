@@ -143,3 +143,10 @@ def test_a_run_samples_with_the_segments_it_was_trained_with():
     assert torch.equal(made.sample(4, seed=1), made.sample(4, seed=1, steps=2))
     with pytest.raises(UserError, match="was trained for 2 steps"):
         made.sample(4, steps=1)
+
+
+def test_the_schedule_is_shifted_and_the_norm_has_its_constant():
+    method = fs.methods.mcm(shift=(0.5, -2.0), c=0.3)
+    assert method.process == fs.process.cosine(shift=(0.5, -2.0)) != fs.methods.mcm().process
+    e = torch.tensor([[0.4, -0.2]], dtype=torch.float64)
+    torch.testing.assert_close(method.distance(e, torch.zeros_like(e)), e.square().mean(1).add(0.09).sqrt() - 0.3)

@@ -6,13 +6,15 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
 
 import fewstep as fs
-from fewstep import stages, training
+from fewstep import origins, stages, training
 from fewstep.errors import UserError
+from fewstep.precision import LossScale
 from fewstep.schedules import ema_rate, lr_factor
 from fewstep.state import State
 from tests.toys import tiny_run
@@ -197,3 +199,38 @@ def test_a_base_is_settled_with_all_its_options_and_survives_the_folder(tmp_path
     for wrong, told in (({"base": "etc"}, "did you mean 'ect'"), ({"base": {"q": 2}}, "expected a method's name")):
         with pytest.raises(UserError, match=told):
             trained(tiny_run(method="gc", method_options=wrong))
+
+
+def test_a_second_stage_whose_first_steps_overflowed_is_resumed(tmp_path, monkeypatch):
+    """Its optimizer is new and holds nothing yet, though the run has made steps: bit for bit all the same."""
+    monkeypatch.setattr(stages, "LossScale", lambda: LossScale(factor=2.0**40))
+    run = two_stages(precision="fp16", iterations=6, split=0.5, checkpoint_every=1)
+    whole = trained(run, tmp_path / "whole")
+    step = training.train_step
+
+    def stopped(run, method, state, batch):
+        if state.step == 5:
+            assert (state.begun, state.scale.skipped, any(state.optimizer.state.values())) == (3, 2, False)
+            raise KeyboardInterrupt
+        return step(run, method, state, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_step", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            trained(run, tmp_path / "cut")
+    assert trained(run, tmp_path / "cut", resume=True).fingerprint == whole.fingerprint
+
+
+def test_the_targets_own_average_is_handed_over_too(seen):
+    """Of a base whose target is a slower average than the run's: at the switch it is the run's, afterwards not."""
+    base = replace(fs.methods.ect(), target=fs.targets.Ema(fs.curricula.FixedRate(0.9)))
+    trained(tiny_run(iterations=4, split=0.5, ema=0.5), method=fs.methods.tcm(base=base))
+    apart = [not same(row["before"]["target"], row["before"]["ema"]) for row in seen]
+    assert apart == [False, apart[1], False, True]
+    assert not same(seen[2]["before"]["target"], seen[1]["before"]["target"])
+
+
+@pytest.mark.parametrize("kind", ["folder", "generator"])
+def test_initial_weights_are_as_old_as_all_runs_before_them(tmp_path, kind):
+    made = trained(tiny_run(method="ect", iterations=4, age=10), tmp_path)
+    assert origins.weights_of("init", tmp_path if kind == "folder" else made).step == 14

@@ -168,3 +168,11 @@ def test_filling_up_does_not_change_the_result(monkeypatch):
             assert torch.equal(denoiser.on_rows(spy, x, t, None, rows, into), plain)
         assert len(spy.times) == min(-(-count // 3) * 3, 33)
         assert set(spy.times.tolist()) == set(t[rows].tolist())
+
+
+def test_strata_can_have_the_sizes_that_a_batch_has():
+    """Three rows none of which is at the atom: the expected sizes make each 4/3, those of the batch 1."""
+    u, ordinal = torch.full((3, 2), 0.5, dtype=torch.float64), torch.arange(3)  # of every four rows the last is
+    expected, realised = (fs.methods.tcm(realised=each).times(u, 0.0, ordinal).w for each in (False, True))
+    torch.testing.assert_close(expected, torch.full_like(expected, 4 / 3))
+    torch.testing.assert_close(realised, torch.ones_like(realised))

@@ -29,7 +29,8 @@ def reconstruct(folder: RunFolder, run: Run, std: float, until: int) -> tuple[in
     if not paths:
         raise StorageError(f"{folder.path} holds no snapshot up to step {until}")
     tracked = [one for one in map(profile, run.averages) if one.kind == "power"]
-    times = torch.tensor([step for step in paths for _ in tracked], dtype=torch.float64)
+    age = run.age or 0  # the averages' clock: before its first step they hold what the run began with
+    times = torch.tensor([age + step for step in paths for _ in tracked], dtype=torch.float64)
     exponents = torch.tensor([power_exponent(one.value) for _ in paths for one in tracked], dtype=torch.float64)
     new = times[-1:], torch.tensor([power_exponent(std)], dtype=torch.float64)
     shares = posthoc_coefficients(times, exponents, *new)[:, 0]

@@ -85,7 +85,7 @@ class State:
             self.frozen = ema.average_of(self.student)
         for name, module in self.modules().items():
             load_weights(module, saved.groups.get(name, {}), str(saved.path))
-        self.step = saved.state["step"]
+        self.step, self.begun = saved.state["step"], saved.state.get("begun", 0)
         self.teacher_rows = saved.state.get("teacher_rows", 0)
         if self.teacher and self.step and "teacher_rows" not in saved.state:
             log.warning("fewstep: %s counted no teacher evaluations: only those from here on are", saved.path)
@@ -95,7 +95,7 @@ class State:
         for full_name, tensor in saved.groups.get("optimizer", {}).items():
             name, _, key = full_name.rpartition(".")
             moments.setdefault(name, {})[key] = tensor
-        if self.step > self.scale.skipped and not moments:
+        if self.step - self.begun > self.scale.skipped and not moments:
             raise StorageError(
                 f"{saved.path} holds no optimizer: it is a generator to sample from, not a run to resume"
             )

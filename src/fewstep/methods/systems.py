@@ -72,8 +72,12 @@ def tcm(
         raise UserError(f"tcm: base with {type(base.times).__name__} times: expected a continuous law of t, as of ect")
     law = fs.times.LogStudentT(mean=mean, std=std, nu=nu, low=t_prime, high=base.process.t_max)
     times = replace(base.times, law=law, held=base.times.ratio(1.0) if ratio is None else ratio)
+    pairs = base.coupling
+    if isinstance(pairs, fs.couplings.GeneratorInduced):  # nothing but the frozen network knows endpoints below t_prime
+        pairs = replace(pairs, predictor=fs.targets.Truncated(t_prime, pairs.predictor))
     return replace(
         base,
+        coupling=pairs,
         times=fs.times.Atom(times=times, at_time=t_prime, share=rho, weight=w_b, realised=realised),
         target=fs.targets.Truncated(t_prime, base.target or fs.targets.Student()),
         middle=(max(t_prime, 1.0),),
