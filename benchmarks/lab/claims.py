@@ -84,10 +84,9 @@ def nested(options: dict[str, Any], **more: Any) -> dict[str, Any]:
 BASES = {"iCT": {"method": "ict", "s1": 160}, "ECT": {"method": "ect", "p_mean": -0.4, "p_std": 1.8, "stages": 5}}
 SHARES = {"0.5": (0.5, None), "0.3": (0.3, None), "0.5 to 0": (0.5, 0.0), "1 to 0": (1.0, 0.0), "0.3 to 0": (0.3, 0.0)}
 TRIED = {"iCT": tuple(SHARES), "ECT": ("0.5", "0.3 to 0")}
-# As long as the base: an update costs about 1.15 times as much with a share of 1/2, and 1.075 on the way from that to 0.
-SHORT = {
-    share: {"iterations": round(SETTING["iterations"] / cost)} for share, cost in (("0.5", 1.15), ("0.5 to 0", 1.075))
-}
+# As long as the base: an update may cost 1.15 times as much with a share of 1/2, and 1.075 on the way from that to 0.
+COST = {"0.5": 1.15, "0.5 to 0": 1.075}
+SHORT = {share: {"iterations": round(SETTING["iterations"] / cost)} for share, cost in COST.items()}
 
 
 def gc_arms() -> dict[str, Arm]:
