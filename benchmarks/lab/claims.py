@@ -84,8 +84,9 @@ def nested(options: dict[str, Any], **more: Any) -> dict[str, Any]:
 BASES = {"iCT": {"method": "ict", "s1": 160}, "ECT": {"method": "ect", "p_mean": -0.4, "p_std": 1.8, "stages": 5}}
 SHARES = {"0.5": (0.5, None), "0.3": (0.3, None), "0.5 to 0": (0.5, 0.0), "1 to 0": (1.0, 0.0), "0.3 to 0": (0.3, 0.0)}
 TRIED = {"iCT": tuple(SHARES), "ECT": ("0.5", "0.3 to 0")}
-# As long as the base: an update with a share of 1/2 costs about 1.15 of one without.
-SHORT = {"iterations": round(SETTING["iterations"] / 1.15)}
+# As long as the base: an update may cost 1.15 times as much with a share of 1/2, and 1.075 on the way from that to 0.
+COST = {"0.5": 1.15, "0.5 to 0": 1.075}
+SHORT = {share: {"iterations": round(SETTING["iterations"] / cost)} for share, cost in COST.items()}
 
 
 def gc_arms() -> dict[str, Arm]:
@@ -99,8 +100,9 @@ def gc_arms() -> dict[str, Arm]:
             ramp = {} if last is None else {"share_end": last}
             options = {"share": first, **ramp, "base": base}
             found[f"{name} with GC, share {share}"] = Arm(method="gc", options=options)
-            if share == "0.5":
-                found[f"{name} with GC, share {share}, equal time"] = Arm(method="gc", options=options, fields=SHORT)
+            if share in SHORT:
+                short = Arm(method="gc", options=options, fields=SHORT[share])
+                found[f"{name} with GC, share {share}, equal time"] = short
     return found
 
 

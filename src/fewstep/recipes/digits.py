@@ -11,7 +11,7 @@ _OPTIONS: dict[str, Options] = {
     "ict": {"s1": 160},
     "ct": {"s1": 20},
     "cd": {"n": 20},
-    "gc": {"base": {"method": "ect", **_ECT}, "share": 0.3, "share_end": 0.0},
+    "gc": {"base": {"method": "ect", **_ECT}, "share": 0.5, "share_end": 0.0},
     "tcm": {"base": {"method": "ect", **_ECT}},
     "mcm": {"steps": 16, "steps_end": 64, "c": 0.1},
     "direct_cm": {"n": 16, "solver": "heun"},

@@ -7,7 +7,7 @@ from fewstep.recipes.digits import taught
 
 _OPTIONS: dict[str, Options] = {
     "ect": {"stages": 6},
-    "gc": {"base": {"method": "ect", "stages": 6}, "share": 0.3, "share_end": 0.0},
+    "gc": {"base": {"method": "ect", "stages": 6}, "share": 0.5, "share_end": 0.0},
     "tcm": {"base": {"method": "ect", "stages": 6}, "w_b": 1.0},
     "mcm": {"steps": 16, "steps_end": 64, "c": 0.1},
     "direct_cm": {"n": 16, "solver": "heun"},
