@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -232,3 +233,19 @@ def test_guidance_of_a_base_needs_labels_too():
     run = tiny_run(method="gc", method_options={"base": {"method": "scd", "guidance": 2.0}}, teacher="exact:ring8")
     with pytest.raises(UserError, match=r"guidance = 2\.0: expected 0, since data 'ring8' has no labels"):
         fs.train(run, progress=False, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"share": 1.5}, "share = 1.5"),
+        ({"share": 0.5, "share_end": 7.0}, "share_end = 7.0"),
+        ({"share": float("nan"), "share_end": 0.0}, "share = nan"),
+        ({"bound": 0.0}, "bound = 0.0"),
+        ({"base": "diffusion"}, "base = 'Clean': expected a method with a target"),
+        ({"base": {"method": "ect", "zz": 1}}, "unknown option of method ect 'zz'"),
+    ],
+)
+def test_what_gc_refuses(options, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        fs.methods.gc(**options)

@@ -178,7 +178,7 @@ def test_two_steps_below_t_prime_need_the_composite(tmp_path):
     assert torch.equal(again.sample(3, steps=2), both.sample(3, steps=2))
     assert low.sample(3, steps=2).shape == (3, 2)  # the first stage alone has no such bound
     trained(tiny_run(), tmp_path / "one")
-    with pytest.raises(UserError, match="has no frozen first stage"):
+    with pytest.raises(UserError, match="expected a second stage and its frozen first"):
         fs.load(tmp_path / "one", composite=True)
 
 
@@ -234,3 +234,43 @@ def test_the_targets_own_average_is_handed_over_too(seen):
 def test_initial_weights_are_as_old_as_all_runs_before_them(tmp_path, kind):
     made = trained(tiny_run(method="ect", iterations=4, age=10), tmp_path)
     assert origins.weights_of("init", tmp_path if kind == "folder" else made).step == 14
+
+
+def test_a_first_stage_is_known_as_such_until_the_switch(tmp_path):
+    """Its weights are a consistency model at all times, whatever the run will be."""
+    run = two_stages(iterations=8, checkpoint_every=1)
+    trained_to(run, tmp_path / "early", 3)
+    early = fs.load(tmp_path / "early")
+    assert early.method.before is None
+    assert early.sample(2, steps=3).shape == (2, 2)
+    early.save(tmp_path / "kept")
+    assert fs.load(tmp_path / "kept").method == early.method
+    second = trained(two_stages(iterations=4), init=tmp_path / "early").run
+    held = early.method.times.ratio(3 / 8)  # where it stopped, and not where it would have ended
+    assert (second.stage, second.age, second.method_options["ratio"]) == (2, 3, held)
+    trained(two_stages(), tmp_path / "whole")
+    first = fs.load(tmp_path / "whole", ema="frozen")
+    first.save(tmp_path / "first")
+    assert fs.load(tmp_path / "first").sample(2, steps=3).shape == (2, 2)
+    with pytest.raises(UserError, match="expected a second stage and its frozen first"):
+        fs.load(tmp_path / "whole", ema="frozen", composite=True)
+
+
+def test_only_consistency_models_of_the_same_data_are_first_stages(tmp_path):
+    direct = {"method_options": {"n": 4}, "teacher": "exact:ring8", "batch": 16, "iterations": 2}
+    assert trained(two_stages(), init=trained(tiny_run(method="direct_cm", **direct))).run.stage == 2
+    segments = trained(tiny_run(method="mcm", method_options={"K": 4, "steps": 16, "steps_end": 16}))
+    assert trained(two_stages(), init=segments).run.stage == 1
+    with pytest.raises(UserError, match="the first stage given as init has sigma_data"):
+        trained(two_stages(sigma_data=0.3), init=trained(tiny_run()))
+    timed = trained(tiny_run(method="sct", method_options={"label": "time"}))
+    with pytest.raises(UserError, match="its network was told Trig"):
+        trained(two_stages(), init=timed)
+
+
+def test_other_middle_times_than_the_runs(tmp_path):
+    generator = trained(two_stages(middle_times=(0.8,)))
+    assert generator.with_middle((2.0,)).sample(2, steps=2).shape == (2, 2)
+    assert generator.with_middle(None) is generator
+    with pytest.raises(UserError, match="middle_times"):
+        generator.with_middle((100.0,))

@@ -53,6 +53,8 @@ class Teacher:
 
     def __post_init__(self) -> None:
         require(math.isfinite(self.guidance), "guidance", self.guidance, "a finite number, 0 for none")
+        fine = self.variance_share is None or 0 <= self.variance_share <= 1
+        require(fine, "variance_share", self.variance_share, "a share in 0 .. 1")
 
     def __call__(
         self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond
@@ -139,6 +141,7 @@ class Cached:
     """
 
     grid: tuple[float, ...]
+    jumps = True  # its students are no denoisers, though nothing here asks a teacher
 
     def __call__(
         self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond
@@ -191,7 +194,8 @@ class GeneratorInduced:
 class MinibatchOT:
     """Independent coupling whose noise is dealt out anew: the exact assignment of least sum ||x0_i - z_j||^2.
 
-    Within the batch, so a row depends on its batch. Needs SciPy. Source: arXiv 2302.00482, section 3.2.4.
+    Within the batch, so a row depends on its batch, and on the part of it that `accumulate` makes.
+    Needs SciPy. Source: arXiv 2302.00482, section 3.2.4.
     """
 
     def __call__(

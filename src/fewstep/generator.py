@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,13 @@ class Generator:
         drawn = [self._draw(chosen, grid, seed, part, conds) for part in parts]
         return torch.cat(drawn) if drawn else torch.empty(0, *self.facts.shape)
 
+    def with_middle(self, times: tuple[float, ...] | None) -> Generator:
+        """The same with other noise levels of the later steps; itself for None. Raises UserError."""
+        if times is None:
+            return self
+        sampling.through_middle(self.method.process, len(times) + 1, times)
+        return replace(self, run=replace(self.run, middle_times=times))
+
     def _check_range(self, steps: int, grid: list[float]) -> None:
         """Refuses times that the student was not trained for, unless the network that was answers there."""
         low = self.method.trained_from
@@ -81,7 +88,7 @@ class Generator:
         if unknown and not isinstance(self.denoiser, Truncated):
             raise UserError(
                 f"steps = {steps}: it asks at t = {unknown[0]:.4g}, but this student was trained from t = {low:g} on: "
-                "set middle_times higher, or ask its first stage there (composite=True, --composite)"
+                "name higher levels (--middle-times), or ask its first stage there (--composite, composite=True)"
             )
 
     def _draw(self, chosen: sampling.Sampler, grid: list[float], seed: int, part: range, conds: Cond) -> Tensor:
@@ -108,7 +115,8 @@ class Generator:
         net: Any = self.denoiser
         pair: dict[str, Any] = {"ema": net.high, "frozen": net.low} if isinstance(net, Truncated) else {"ema": net}
         groups = {name: module.state_dict() for name, module in pair.items()}
-        state = checkpoint_state(self.run, self.facts, self.step, fingerprint(groups))
+        stage = 2 if self.method.before is not None else 1
+        state = {**checkpoint_state(self.run, self.facts, self.step, fingerprint(groups)), "stage": stage}
         write_checkpoint(Path(path), groups, state)
 
 
@@ -129,6 +137,8 @@ def find(path: str | Path) -> Checkpoint:
     Raises UserError where there is nothing of the kind, StorageError where nothing valid is left.
     """
     folder = Path(path)
+    if folder.is_file():
+        raise UserError(f"{path} is a file: expected a run folder, a checkpoint folder or a shipped name")
     if not folder.exists():
         shipped = Path(str(files("fewstep"))) / "assets" / str(path)
         if (shipped / "manifest.json").is_file():
@@ -197,11 +207,11 @@ def load(
         return student
 
     denoiser: nn.Module = network_of(weights)
-    if ema == "frozen" and made.before is not None:
+    if made.before is not None and (ema == "frozen" or checkpoint.state.get("stage") == 1):
         made = made.before
-    elif composite:
-        if "frozen" not in checkpoint.groups:
-            raise UserError(f"{path} has no frozen first stage: composite is for runs of two stages, such as tcm's")
+    if composite:
+        if "frozen" not in checkpoint.groups or ema == "frozen":
+            raise UserError(f"{path}: expected a second stage and its frozen first for a composite, such as tcm's")
         denoiser = Truncated(network_of(checkpoint.groups["frozen"]), denoiser, made.trained_from)
     denoiser.requires_grad_(False).eval().to(pick_device(device))
     return Generator(run, facts, made, denoiser, step, digest)

@@ -7,6 +7,7 @@ import hashlib
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -39,6 +40,8 @@ class Weights:
     fingerprint: str
     about: str
     method: Method | None = None  # that they were trained by, where it is known
+    facts: Facts | None = None  # of the data they were trained on, likewise
+    progress: float = 1.0  # how far that training came
     step: int = 0  # steps they were trained for, earlier stages' and runs' included
 
 
@@ -68,9 +71,10 @@ def initial(run: Run, given: Source | None) -> Weights | None:
 
 def weights_of(kind: str, given: Source) -> Weights:
     """The network's weights behind an init: an object's, a file's, or the average of a run or shipped generator."""
-    method, step = None, 0
+    known: dict[str, Any] = {}
     if isinstance(given, Generator):
-        method, step, given = given.method, given.step + (given.run.age or 0), given.denoiser
+        known = trained_by(given.run, given.facts, given.method, given.step)
+        given = given.denoiser
     if isinstance(given, nn.Module):
         tensors, about = given.state_dict(), "of the module given"
     elif not isinstance(given, str | Path) or str(given) == OWN:
@@ -82,21 +86,29 @@ def weights_of(kind: str, given: Source) -> Weights:
         if "ema" not in saved.groups:
             raise UserError(f"{kind} = {given}: it has no average 'ema' of the weights")
         run, facts = run_from_json(saved.state["run"]), Facts.from_json(saved.state["facts"])
-        method, step = known_method(run, facts), saved.state["step"] + (run.age or 0)
+        step = saved.state["step"]
+        known = trained_by(run, facts, known_method(run, facts, saved.state.get("stage", 2)), step)
         about = f"of the average of {given}, {run.method} at step {step}, sigma_data {facts.sigma_data:g}"
         tensors = saved.groups["ema"]
     if all(name.startswith(INSIDE) for name in tensors):
         tensors = {name.removeprefix(INSIDE): tensor for name, tensor in tensors.items()}
     digest = fingerprint({"network": tensors})
-    return Weights(tensors, digest, f"{kind}: {len(tensors)} tensors {about} ({digest[:16]})", method, step)
+    return Weights(tensors, digest, f"{kind}: {len(tensors)} tensors {about} ({digest[:16]})", **known)
 
 
-def known_method(run: Run, facts: Facts) -> Method | None:
-    """The method that a stored run was trained by; None where it is somebody's own."""
+def trained_by(run: Run, facts: Facts, method: Method | None, step: int) -> dict[str, Any]:
+    """What a run's weights bring with them."""
+    age = step + (run.age or 0)
+    return {"method": method, "step": age, "facts": facts, "progress": step / run.iterations}
+
+
+def known_method(run: Run, facts: Facts, stage: int) -> Method | None:
+    """The method that a stored run was trained by at that stage; None where it is somebody's own."""
     try:
-        return build_method(run, facts)
+        method = build_method(run, facts)
     except UserError:
         return None
+    return method.before if method.before is not None and stage == 1 else method
 
 
 def _from_file(kind: str, path: Path) -> dict[str, Tensor]:
@@ -182,7 +194,8 @@ def _denoiser(source: Source, run: Run, facts: Facts, method: Method, network: N
             raise UserError(
                 f"guidance = {g}: expected 0, or a teacher trained with label_drop, which has a guess for -1"
             )
-        if source.method.target is not None or "teacher" in source.method.needs:
+        theirs = source.method
+        if theirs.target is not None or "teacher" in theirs.needs or getattr(theirs.coupling, "jumps", False):
             raise UserError(
                 f"the teacher was trained by {source.run.method!r} to jump, not to denoise: expected a diffusion model "
                 "(--method diffusion) or exact:NAME"
@@ -193,12 +206,15 @@ def _denoiser(source: Source, run: Run, facts: Facts, method: Method, network: N
         return module, fingerprint({"teacher": module.state_dict()})
     if not callable(source):
         raise UserError(f"teacher of type {type(source).__name__}: expected a run, a file or a denoiser")
+    probe(label(source, None), source, facts, getattr(source, "process", method.process))
     return source, answers(source, facts, getattr(source, "process", method.process))
 
 
 def guidance_of(method: Method) -> float:
     """How strongly the method guides its teacher."""
-    coupling = getattr(method.coupling, "inner", method.coupling)
+    coupling: Any = method.coupling
+    while hasattr(coupling, "inner"):
+        coupling = coupling.inner
     return float(getattr(coupling, "guidance", 0.0))
 
 
@@ -238,13 +254,13 @@ def answers(teacher: Denoiser, facts: Facts, process: Process) -> str:
         return fingerprint({"teacher": {"answers": teacher(z, process.time_at(level), cond)}})
 
 
-def same_data(teacher: Facts, student: Facts) -> None:
-    """Refuses a teacher of other data than the student's, naming the first difference."""
+def same_data(teacher: Facts, student: Facts, who: str = "the teacher") -> None:
+    """Refuses a teacher or first stage of other data than the student's, naming the first difference."""
     for name in ("shape", "classes", "units", "sigma_data"):
         theirs, ours = getattr(teacher, name), getattr(student, name)
         if theirs != ours:
             remedy = f"set sigma_data={theirs}" if name == "sigma_data" else "they must learn the same data"
-            raise UserError(f"the teacher has {name} = {theirs}, the run {ours}: {remedy}")
+            raise UserError(f"{who} has {name} = {theirs}, the run {ours}: {remedy}")
 
 
 def dataset_of(name: str, size: int | None = None) -> Dataset:

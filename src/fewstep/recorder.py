@@ -122,6 +122,8 @@ class Recorder:
         state = checkpoint_state(self.run, self.facts, self.state.step, digest)
         if self.state.teacher is not None:
             state["teacher_rows"] = self.state.teacher_rows
+        if self.method.before is not None:
+            state["stage"] = 1 if self.state.frozen is None else 2
         if self.state.begun:
             state["begun"] = self.state.begun
         checkpoint.write(self.folder.checkpoint(self.state.step), groups, state)

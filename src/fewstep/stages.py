@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 
-from fewstep import optimizers
+from fewstep import optimizers, sampling
+from fewstep.building import Facts
 from fewstep.checkpoint import Checkpoint
 from fewstep.config import Options, Run, changed
 from fewstep.errors import UserError, require
 from fewstep.losses import Method
-from fewstep.origins import Weights
+from fewstep.origins import Weights, same_data
 from fewstep.precision import LossScale
+from fewstep.scalings import Edm, Scaling
 from fewstep.state import State
 
 
@@ -71,7 +73,7 @@ def ready(run: Run, parts: list[Stage], state: State) -> Stage:
     return stage
 
 
-def settled(run: Run, method: Method, start: Weights | None, saved: Checkpoint | None) -> Run:
+def settled(run: Run, facts: Facts, method: Method, start: Weights | None, saved: Checkpoint | None) -> Run:
     """The run with its stage, and the clocks that go on from its initial weights, written out.
 
     A run of two stages that starts from a consistency model starts at the second. Raises UserError where the
@@ -86,7 +88,7 @@ def settled(run: Run, method: Method, start: Weights | None, saved: Checkpoint |
         require(run.stage in (None, 1), "stage", run.stage, f"1: method {run.method!r} has no second")
         return replace(run, age=run.age or 0)
     by = start.method if start else None
-    consistent = by is not None and by.target is not None
+    consistent = by is not None and (by.sampler == "multistep" or by.sampler == sampling.segments(1))
     stage = run.stage or (2 if consistent else 1)
     require(stage == 1 or start is not None, "stage", 2, "initial weights, the first stage's: --init RUN")
     if stage == 1 or start is None:
@@ -96,9 +98,18 @@ def settled(run: Run, method: Method, start: Weights | None, saved: Checkpoint |
             f"init = {run.init}: it is of a second stage and knows nothing below t = {by.trained_from:g}; "
             "expected a run of the first stage's method"
         )
+    if start.facts is not None:
+        same_data(start.facts, facts, "the first stage given as init")
+    if by is not None and _boundless(by.scaling) != _boundless(method.scaling):
+        raise UserError(f"init = {run.init}: its network was told {by.scaling}, expected {method.scaling}")
     run = replace(run, stage=2, age=(start.step if consistent else 0) if run.age is None else run.age)
     ratio = getattr(by.times, "ratio", None) if by else None
-    return _holding(run, ratio(1.0) if ratio else None)
+    return _holding(run, ratio(start.progress) if ratio else None)
+
+
+def _boundless(scaling: Scaling) -> Scaling:
+    """A preconditioning without its boundary's shift, which changes nothing where two stages meet."""
+    return replace(scaling, shift=0.0) if isinstance(scaling, Edm) else scaling
 
 
 def about(run: Run, method: Method, start: Weights | None) -> str | None:

@@ -33,7 +33,8 @@ class Student:
 class Ema:
     """A moving average of the student, of its own rate mu(progress) (CM, arXiv 2303.01469, eq. 8).
 
-    Without a rate it is the run's own average, which samples are drawn from.
+    Without a rate it is the run's own average, which samples are drawn from; where another part of the method has an
+    average with a rate, that one.
     """
 
     rate: Callable[[float], float] | None = None

@@ -150,7 +150,7 @@ def train(
     sampling.through_middle(made.process, 2, run.middle_times or ())  # refuses them now, not at the first picture
     check_source(dataset, made)
     start = None if saved else origins.initial(run, init)
-    run = stages.settled(run, made, start, saved)
+    run = stages.settled(run, facts, made, start, saved)
     made = build_method(run, facts, method)  # with the ratio that goes on from a first stage
     guide = origins.teacher_of(teacher, run, facts, made, network, place)
     facts = replace(facts, init=start.fingerprint if start else "", teacher=guide.fingerprint if guide else "")
@@ -231,6 +231,8 @@ def loop(
             with suppress(OSError):  # a bar that nobody can see any more is no reason to lose a run
                 bar.set_postfix(loss=f"{row['loss']:.4g}", refresh=False)
                 bar.update(run.batch)
+            if len(plan) > 1:
+                row["stage"] = stage.number
             if recorder:
                 seconds = time.monotonic() - begun
                 clock = {"seconds": seconds, "samples_per_second": (state.step - at) * run.batch / seconds}

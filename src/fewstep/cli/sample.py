@@ -39,6 +39,8 @@ class Args:
     """Conditions of another kind, a row for each sample: .npy, or .npz or .safetensors with their names."""
     ema: str = "ema"
     """Which weights: ema, student, another average such as power:0.05, or any power:STD of a run with snapshots."""
+    middle_times: tuple[float, ...] | None = None
+    """Noise levels of the later steps; left out, the run's."""
     composite: bool = False
     """Ask the frozen first stage at noise that a second stage was not trained for."""
     network: str | None = None
@@ -75,6 +77,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--cond {args.cond} and --label {args.label}: expected one or the other")
     cond = args.label if args.cond is None else read_condition(args.cond)
     generator = load(args.run, ema=args.ema, device=args.device, composite=args.composite, **own_parts(args))
+    generator = generator.with_middle(args.middle_times)
     x = generator.sample(args.n, steps=args.steps, seed=args.seed, cond=cond, sampler=args.sampler)
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)

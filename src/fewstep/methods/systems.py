@@ -5,7 +5,7 @@ from inspect import signature
 from typing import Any, Literal
 
 import fewstep as fs
-from fewstep.config import Base, choose, named_base
+from fewstep.config import Base, checked_options, choose, named_base
 from fewstep.errors import UserError, require
 
 
@@ -31,6 +31,10 @@ def gc(
         sigma_data: standard deviation of the data, for the bound and a base that is named
     """
     base = _made(base, sigma_data)
+    for name, value in (("share", share), ("share_end", share if share_end is None else share_end)):
+        require(0 <= value <= 1, name, value, "the probability of a generated row, in 0 .. 1")
+    require(bound > 0, "bound", bound, "above 0; infinity for none")
+    require(base.target is not None, "base", type(base.times).__name__, "a method with a target: others have no pairs")
     predicts = fs.targets.by(base.target, fs.targets.named(predictor))
     mu = share if share_end is None else fs.curricula.Ramp(share, share_end)
     b = max(bound * sigma_data, 1.0)  # data about [-1, 1] may lie far from 0
@@ -70,7 +74,11 @@ def tcm(
     base = _made(base, sigma_data)
     if not isinstance(base.times, fs.times.RatioMap):
         raise UserError(f"tcm: base with {type(base.times).__name__} times: expected a continuous law of t, as of ect")
-    law = fs.times.LogStudentT(mean=mean, std=std, nu=nu, low=t_prime, high=base.process.t_max)
+    high = base.process.t_max
+    require(0 < t_prime < high, "t_prime", t_prime, f"in 0 .. {high:g}, the highest time")
+    require(0 <= rho < 1, "rho", rho, "a share in 0 .. 1, below 1")
+    require(ratio is None or 0 <= ratio < 1, "ratio", ratio, "in 0 .. 1, below 1")
+    law = fs.times.LogStudentT(mean=mean, std=std, nu=nu, low=t_prime, high=high)
     times = replace(base.times, law=law, held=base.times.ratio(1.0) if ratio is None else ratio)
     pairs = base.coupling
     if isinstance(pairs, fs.couplings.GeneratorInduced):  # nothing but the frozen network knows endpoints below t_prime
@@ -124,6 +132,8 @@ def mcm(
         shift: of the cosine schedule's log-SNR at t = 0 and t = 1
         sigma_data: standard deviation of the data, for the preconditioning: v-prediction where it is 1
     """
+    require(K >= 1, "K", K, "at least 1 segment")
+    require(0 <= eta <= 1, "eta", eta, "a share in 0 .. 1")
     seen = fs.spaces.named(space)
     return fs.Method(
         process=fs.process.cosine(shift=shift),
@@ -169,6 +179,8 @@ def direct_cm(
         process: edm with the Karras grid, cosine, or discrete, the 1000 steps of Stable Diffusion
         sigma_data: standard deviation of the data, for the preconditioning
     """
+    require(n >= 1, "n", n, "at least 1 interval")
+    require(c >= 0, "c", c, "0 or more")
     on = fs.process.named(process)
     grid = tuple(fs.sampling.down_the_noise(on, n, ()))
     levels, start = fs.times.Levels(grid=grid, first=starts == "highest"), grid[0] if starts == "highest" else None
@@ -192,5 +204,6 @@ def _made(base: Base, sigma_data: float) -> "fs.Method":
         return base
     name, options = named_base(base)
     function = choose("method", fs.methods, name)
+    options = checked_options("method", function, options)
     shared: dict[str, Any] = {"sigma_data": sigma_data} if "sigma_data" in signature(function).parameters else {}
     return function(**shared, **options)

@@ -45,7 +45,6 @@ def cifar10_ict(*, method: str = "ict", **fields: Any) -> Run:
         batch=1024,
         iterations=400_000,
         ema=0.99993,
-        middle_times=(0.821,),
         **_COMMON,
     )
     return changed(run, fields)
@@ -62,7 +61,6 @@ def cifar10_ect(*, method: str = "ect", **fields: Any) -> Run:
         batch=128,  # run_ecm.sh
         iterations=200_000,  # run_ecm.sh: --duration=25.6 (millions of samples)
         ema=0.9999,  # ct_train.py: --ema_beta
-        middle_times=(0.821,),  # ct_train.py: --mid_t
         **_DDPMPP,
         **_COMMON,
     )
@@ -100,7 +98,6 @@ def cifar10_tcm(*, method: str = "tcm", **fields: Any) -> Run:
         split=250 / 480,
         stage_lr=0.5,  # stage 2: 5e-5
         ema=0.9999,  # ct_train.py: --ema_beta
-        middle_times=(1.0,),  # FastGen's config; ct_train.py's 0.821 is below t_prime, where stage 2 learns nothing
         **_DDPMPP,
         **_COMMON,
     )
