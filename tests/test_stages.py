@@ -230,6 +230,14 @@ def test_the_targets_own_average_is_handed_over_too(seen):
     assert not same(seen[2]["before"]["target"], seen[1]["before"]["target"])
 
 
+def test_the_targets_rate_follows_the_stages_own_progress():
+    asked = []
+    rate = lambda progress: asked.append(progress) or 0.5  # noqa: E731
+    base = replace(fs.methods.ect(), target=fs.targets.Ema(rate))
+    trained(tiny_run(iterations=4, split=0.5), method=fs.methods.tcm(base=base))
+    assert asked == [0, 0.5, 0, 0.5]
+
+
 @pytest.mark.parametrize("kind", ["folder", "generator"])
 def test_initial_weights_are_as_old_as_all_runs_before_them(tmp_path, kind):
     made = trained(tiny_run(method="ect", iterations=4, age=10), tmp_path)

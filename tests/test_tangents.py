@@ -348,3 +348,8 @@ def test_differences_are_taken_outside_of_low_precision_and_jvps_inside():
             assert torch.equal(derivatives.difference(*line, 5e-3)[1], outside)
             inside = derivatives.jvp(*line)[1]
     assert 1e-5 < derivatives.relative(inside, outside) < 0.1
+
+
+def test_scd_and_direct_cm_hand_on_their_guidance_and_constant():
+    assert fs.methods.scd(guidance=1.5).coupling == fs.couplings.Velocity("teacher", 1.5)
+    assert fs.methods.direct_cm(c=0.2).distance == fs.distances.ElementHuber(0.2)
