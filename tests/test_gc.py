@@ -23,7 +23,7 @@ BASES = {
     "ict": fs.methods.ict(s1=160),
     "ect": fs.methods.ect(c=0.06),
     "ect euler": fs.methods.ect(pairs="euler"),
-    "mcm": fs.methods.mcm(steps=16, steps_end=64),
+    "mcm": fs.methods.mcm(K=1, steps=16, steps_end=64),
     "tcm": fs.methods.tcm(),
 }
 
@@ -212,7 +212,9 @@ def test_a_base_is_a_name_or_options_or_a_method():
     named, spelled = fs.methods.gc(base="ict"), fs.methods.gc(base={"method": "ict"})
     assert named == spelled == fs.methods.gc(base=fs.methods.ict())
     assert replace(named, coupling=Data()) == fs.methods.ict()
-    assert fs.methods.gc(base="ect", sigma_data=0.7) == fs.methods.gc(base=fs.methods.ect(sigma_data=0.7))
+    assert fs.methods.gc(base="ect", sigma_data=0.7) == fs.methods.gc(
+        base=fs.methods.ect(sigma_data=0.7), sigma_data=0.7
+    )
 
 
 @pytest.mark.parametrize("predictor", ["ema", "student"])
@@ -243,6 +245,8 @@ def test_guidance_of_a_base_needs_labels_too():
         ({"share": float("nan"), "share_end": 0.0}, "share = nan"),
         ({"bound": 0.0}, "bound = 0.0"),
         ({"base": "diffusion"}, "base = 'Clean': expected a method with a target"),
+        ({"base": "gc"}, "base = 'GeneratorInduced': expected pairs of another kind"),
+        ({"base": "mcm"}, "base = 4: expected a method whose students jump to the data"),
         ({"base": {"method": "ect", "zz": 1}}, "unknown option of method ect 'zz'"),
     ],
 )

@@ -132,7 +132,7 @@ def test_a_consistency_run_starts_at_the_second_stage_with_its_ratio_and_age(see
     assert seen[0]["method"].before is not None
     for name in ("student", "frozen", "ema"):
         assert same(seen[0]["before"][name], weights(fs.load(first)))
-    assert seen[0]["lr"] == pytest.approx(run.lr * lr_factor(5 / 9, run.warmup, run.constant, run.final))
+    assert seen[0]["lr"] == pytest.approx(run.stage_lr * run.lr * lr_factor(5 / 9, run.warmup, run.constant, run.final))
     assert trained(run, tmp_path / "second", resume=True).fingerprint == generator.fingerprint
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -15,7 +15,7 @@ from fewstep.denoiser import Cond, Models, guided, mask_of, masked, on_rows, pic
 from fewstep.distances import mse
 from fewstep.errors import UserError, require
 from fewstep.process import Process, expand
-from fewstep.targets import Ema, Target
+from fewstep.targets import Ema, Target, Truncated
 from fewstep.times import Times
 
 
@@ -211,6 +211,13 @@ class MinibatchOT:
         gain = x0.flatten(1).double() @ z.flatten(1).double().T  # all that the sum of squares leaves to choose
         z = z[torch.as_tensor(linear_sum_assignment(gain.cpu().numpy(), maximize=True)[1], device=z.device)]
         return process.mix(x0, z, times.t), process.mix(x0, z, times.r)
+
+
+def truncated(pairs: Coupling, t_prime: float) -> Coupling:
+    """The coupling with generated endpoints below t_prime by the frozen network: nobody else knows them (TCM)."""
+    if not isinstance(pairs, GeneratorInduced):
+        return pairs
+    return replace(pairs, predictor=Truncated(t_prime, pairs.predictor))
 
 
 def named(pairs: str, eta: float = 0.75, guidance: float = 0.0) -> Coupling:

@@ -209,6 +209,7 @@ def load(
     denoiser: nn.Module = network_of(weights)
     if made.before is not None and (ema == "frozen" or checkpoint.state.get("stage") == 1):
         made = made.before
+        run = replace(run, middle_times=made.middle)  # stored are those of the second stage
     if composite:
         if "frozen" not in checkpoint.groups or ema == "frozen":
             raise UserError(f"{path}: expected a second stage and its frozen first for a composite, such as tcm's")

@@ -185,7 +185,7 @@ def named(name: str) -> Process:
     if name == "discrete":
         roots = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64)
         return discrete(betas=roots.square())
-    known = {"edm": edm(), "cosine": cosine(), "linear": linear(), "trig": trig()}
+    known = {"edm": edm(), "cosine": cosine()}
     if name not in known:
         raise unknown("process", name, [*known, "discrete"])
     return known[name]

@@ -82,7 +82,7 @@ class Multiscale:
 
 def named(name: str) -> Space:
     """The space that a method's option names. Raises UserError."""
-    known: dict[str, Space] = {"x0": x0, "v": v, "end": end}
+    known: dict[str, Space] = {"x0": x0, "v": v}
     if name not in known:
         raise unknown("space", name, known)
     return known[name]

@@ -31,10 +31,7 @@ def gc(
         sigma_data: standard deviation of the data, for the bound and a base that is named
     """
     base = _made(base, sigma_data)
-    for name, value in (("share", share), ("share_end", share if share_end is None else share_end)):
-        require(0 <= value <= 1, name, value, "the probability of a generated row, in 0 .. 1")
-    require(bound > 0, "bound", bound, "above 0; infinity for none")
-    require(base.target is not None, "base", type(base.times).__name__, "a method with a target: others have no pairs")
+    _check_gc(base, share, share if share_end is None else share_end, bound)
     predicts = fs.targets.by(base.target, fs.targets.named(predictor))
     mu = share if share_end is None else fs.curricula.Ramp(share, share_end)
     b = max(bound * sigma_data, 1.0)  # data about [-1, 1] may lie far from 0
@@ -72,20 +69,12 @@ def tcm(
         sigma_data: standard deviation of the data, for a base that is named
     """
     base = _made(base, sigma_data)
-    if not isinstance(base.times, fs.times.RatioMap):
-        raise UserError(f"tcm: base with {type(base.times).__name__} times: expected a continuous law of t, as of ect")
-    high = base.process.t_max
-    require(0 < t_prime < high, "t_prime", t_prime, f"in 0 .. {high:g}, the highest time")
-    require(0 <= rho < 1, "rho", rho, "a share in 0 .. 1, below 1")
-    require(ratio is None or 0 <= ratio < 1, "ratio", ratio, "in 0 .. 1, below 1")
-    law = fs.times.LogStudentT(mean=mean, std=std, nu=nu, low=t_prime, high=high)
-    times = replace(base.times, law=law, held=base.times.ratio(1.0) if ratio is None else ratio)
-    pairs = base.coupling
-    if isinstance(pairs, fs.couplings.GeneratorInduced):  # nothing but the frozen network knows endpoints below t_prime
-        pairs = replace(pairs, predictor=fs.targets.Truncated(t_prime, pairs.predictor))
+    before = _ratio_map(base, t_prime, rho, ratio)
+    law = fs.times.LogStudentT(mean=mean, std=std, nu=nu, low=t_prime, high=base.process.t_max)
+    times = replace(before, law=law, held=before.ratio(1.0) if ratio is None else ratio)
     return replace(
         base,
-        coupling=pairs,
+        coupling=fs.couplings.truncated(base.coupling, t_prime),
         times=fs.times.Atom(times=times, at_time=t_prime, share=rho, weight=w_b, realised=realised),
         target=fs.targets.Truncated(t_prime, base.target or fs.targets.Student()),
         middle=(max(t_prime, 1.0),),
@@ -132,8 +121,6 @@ def mcm(
         shift: of the cosine schedule's log-SNR at t = 0 and t = 1
         sigma_data: standard deviation of the data, for the preconditioning: v-prediction where it is 1
     """
-    require(K >= 1, "K", K, "at least 1 segment")
-    require(0 <= eta <= 1, "eta", eta, "a share in 0 .. 1")
     seen = fs.spaces.named(space)
     return fs.Method(
         process=fs.process.cosine(shift=shift),
@@ -179,13 +166,10 @@ def direct_cm(
         process: edm with the Karras grid, cosine, or discrete, the 1000 steps of Stable Diffusion
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    require(n >= 1, "n", n, "at least 1 interval")
-    require(c >= 0, "c", c, "0 or more")
-    on = fs.process.named(process)
+    _check_direct(n, c, goal, own=reuse == 1 and source == "teacher")
+    on, cached = fs.process.named(process), source == "cache"
     grid = tuple(fs.sampling.down_the_noise(on, n, ()))
     levels, start = fs.times.Levels(grid=grid, first=starts == "highest"), grid[0] if starts == "highest" else None
-    own, cached = reuse == 1 and source == "teacher", source == "cache"
-    require(own or goal == "solution", "goal", goal, "solution, where trajectories are shared or cached")
     pairs = fs.couplings.solved(grid, solver, guidance=guidance, reuse=reuse, start=start, cached=cached)
     times = levels if reuse == 1 else fs.times.Shared(levels=levels, size=reuse, reweight=reweight)
     return fs.Method(
@@ -198,8 +182,38 @@ def direct_cm(
     )
 
 
+def _check_gc(base: "fs.Method", share: float, share_end: float, bound: float) -> None:
+    """Raises the UserError for what GC cannot stand on."""
+    for name, value in (("share", share), ("share_end", share_end)):
+        require(0 <= value <= 1, name, value, "the probability of a generated row, in 0 .. 1")
+    require(bound > 0, "bound", bound, "above 0; infinity for none")
+    own = fs.sampling.sampler(base.sampler)
+    require(not own.only or own.default == 1, "base", own.default, "a method whose students jump to the data: K = 1")
+    known = isinstance(base.coupling, fs.couplings.GeneratorInduced)
+    require(not known, "base", type(base.coupling).__name__, "pairs of another kind, since those are chosen alike")
+    require(base.target is not None, "base", type(base.times).__name__, "a method with a target: others have no pairs")
+
+
+def _ratio_map(base: "fs.Method", t_prime: float, rho: float, ratio: float | None) -> "fs.times.RatioMap":
+    """The base's times. Raises the UserError for what has no second stage."""
+    if not isinstance(base.times, fs.times.RatioMap):
+        raise UserError(f"tcm: base with {type(base.times).__name__} times: expected a continuous law of t, as of ect")
+    high = base.process.t_max
+    require(0 < t_prime < high, "t_prime", t_prime, f"in 0 .. {high:g}, the highest time")
+    require(0 <= rho < 1, "rho", rho, "a share in 0 .. 1, below 1")
+    require(ratio is None or 0 <= ratio < 1, "ratio", ratio, "in 0 .. 1, below 1")
+    return base.times
+
+
+def _check_direct(n: int, c: float, goal: str, own: bool) -> None:
+    """Raises the UserError for what has no grid or no student's goal; own: a row's trajectory is its own."""
+    require(n >= 1, "n", n, "at least 1 interval")
+    require(c >= 0, "c", c, "0 or more")
+    require(own or goal == "solution", "goal", goal, "solution, where trajectories are shared or cached")
+
+
 def _made(base: Base, sigma_data: float) -> "fs.Method":
-    """The method that a base stands for: itself, or one of this file by name, with options where it is a dict."""
+    """The method that a base stands for: itself, or one of ours by name, with options where it is a dict."""
     if isinstance(base, fs.Method):
         return base
     name, options = named_base(base)
