@@ -49,7 +49,7 @@ def test_generated_pairs_for_easy_consistency_tuning():
     options = {"base": {"method": "ect", "c": 0.06}, "share": 0.3}
     by_hand = fs.Method(
         times=laws.RatioMap(law=laws.LogNormal(mean=-1.1, std=2.0)),
-        coupling=couplings.GeneratorInduced(0.3, targets.Ema(), 3.0, couplings.Data()),
+        coupling=couplings.GeneratorInduced(0.3, targets.Ema(), 1.5, couplings.Data()),
         target=targets.Student(),
         distance=fs.distances.huber(0.06),
         weight=fs.weights.inverse_gap,
@@ -64,7 +64,7 @@ def test_generated_pairs_for_a_truncated_model():
     tcm = fs.methods.tcm(rho=0.2)
     by_hand = fs.Method(
         times=tcm.times,
-        coupling=couplings.GeneratorInduced(0.6, targets.Truncated(1.0, targets.Ema())),
+        coupling=couplings.GeneratorInduced(0.6, targets.Truncated(1.0, targets.Ema()), 1.5),
         target=targets.Truncated(1.0, targets.Student()),
         distance=fs.distances.l2_norm,
         weight=fs.weights.inverse_gap,
