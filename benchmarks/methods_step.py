@@ -29,6 +29,7 @@ PAIRS: tuple[tuple[str, str, dict[str, Any], str, dict[str, Any], float], ...] =
     ("digits", "gc", {"base": ICT, "share": 0.5}, "ict", ICT, 1.15),
     ("digits", "gc", {"base": ECT, "share": 0.5}, "ect", ECT, 1.15),
     ("digits-unet", "tcm", {"base": ECT}, "ect", ECT, 1.05),
+    ("digits-dit", "tcm", {"base": ECT}, "ect", ECT, 1.05),
     ("digits-unet", "gc", {"base": ECT, "share": 0.5}, "ect", ECT, 1.15),
 )
 

@@ -78,6 +78,13 @@ def test_each_stage_sees_its_own_progress_and_the_clocks_go_on(seen, tmp_path):
     assert held.ratio(0.0) == held.ratio(1.0) == seen[0]["method"].times.ratio(1.0) == 1 - 2**-3
 
 
+def test_the_learning_rate_can_begin_anew_with_each_stage(seen):
+    run = two_stages(iterations=8, split=0.5, warmup=0.0, constant=0.0, stage_lr=0.5, lr_clock="stage")
+    trained(run)
+    one = [run.lr * lr_factor(i / 4, 0.0, 0.0, run.final) for i in range(4)]
+    assert [row["lr"] for row in seen] == pytest.approx([*one, *(rate / 2 for rate in one)])
+
+
 def test_the_average_keeps_its_age_over_the_switch(seen):
     """Its last move: average <- rate average + (1 - rate) student, with the rate of all steps so far."""
     trained(two_stages(iterations=6, ema=0.9999))

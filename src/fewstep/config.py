@@ -91,6 +91,8 @@ class Run:
     """Share of the iterations that the first stage of two gets."""
     stage_lr: float = 1.0
     """Factor of the learning rate in the second stage."""
+    lr_clock: Literal["run", "stage"] = "run"
+    """What the learning rate's schedule goes over: the whole run, or each of two stages anew."""
     age: int | None = None
     """Steps that averages and learning rate count from; None: those of a first stage given as init, else 0."""
     middle_times: tuple[float, ...] | None = None

@@ -61,6 +61,7 @@ def train_step(run: Run, method: Method, state: State, batch: Batch) -> dict[str
     """
     progress, age = state.step / run.iterations, run.age or 0
     clock = progress if not age else (age + state.step) / (age + run.iterations)
+    clock = clock if run.lr_clock == "run" else batch.times.progress
     rate = run.lr * schedules.lr_factor(clock, run.warmup, run.constant, run.final, run.decay)
     rate = rate if state.frozen is None else rate * run.stage_lr
     state.optimizer.zero_grad(set_to_none=True)

@@ -18,10 +18,11 @@ _OPTIONS: dict[str, Options] = {
     "sct": {"warmup": 0.5},
     "scd": {"warmup": 0.5},
 }
-# What else differs: a whole solution for each sample makes an update of direct_cm dear.
+# What else differs: a whole solution for each sample makes an update of direct_cm dear, and a first stage that is not
+# annealed is a bad start for a second (docs/log.md).
 _FIELDS: dict[str, Options] = {
     "direct_cm": {"iterations": 1000},
-    "tcm": {"iterations": 5000, "split": 0.7, "stage_lr": 0.5},
+    "tcm": {"iterations": 5000, "split": 0.7, "lr_clock": "stage", "stage_lr": 0.2},
 }
 # Where the denoiser is known it teaches the methods that learn from one: the options that ask it.
 _TAUGHT: dict[str, Options] = {"cd": {}, "mcm": {"pairs": "addim"}, "direct_cm": {}, "scd": {}}
