@@ -121,6 +121,7 @@ def mcm(
         shift: of the cosine schedule's log-SNR at t = 0 and t = 1
         sigma_data: standard deviation of the data, for the preconditioning: v-prediction where it is 1
     """
+    require(K >= 1, "K", K, "at least 1 segment")
     seen = fs.spaces.named(space)
     return fs.Method(
         process=fs.process.cosine(shift=shift),

@@ -165,7 +165,7 @@ class Segments:
     at_anchor = False
 
     def __post_init__(self) -> None:
-        require(self.segments >= 1, "K", self.segments, "at least 1 segment")
+        require(self.segments >= 1, "segments", self.segments, "at least 1")
 
     def per_segment(self, progress: float) -> int:
         return max(1, round(self.steps(progress) / self.segments))
