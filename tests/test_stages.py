@@ -157,7 +157,9 @@ def test_what_starts_where(tmp_path, capsys):
     fs.train(run, init=tmp_path / "ect", device="cpu")
     said = capsys.readouterr().err
     assert "stage 2 (t >= 1, r/t 0.9844) from the initial weights" in said
-    assert "as after 6 steps" in said
+    assert "averages and learning rate go on as after 6 steps" in said
+    fs.train(two_stages(lr_clock="stage"), init=tmp_path / "ect", device="cpu")
+    assert "averages go on as after 6 steps" in capsys.readouterr().err
     with pytest.raises(UserError, match="knows nothing below t = 1"):
         trained(run, init=tmp_path / "tcm")
     with pytest.raises(UserError, match="stage = 2: expected initial weights"):

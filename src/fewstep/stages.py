@@ -57,7 +57,7 @@ def hand_over(run: Run, state: State) -> None:
     """
     average = state.averages["ema"]
     with torch.no_grad():
-        for module in (state.student, *(state.averages[name] for name in ("target",) if name in state.averages)):
+        for module in filter(None, (state.student, state.averages.get("target"))):
             module.load_state_dict(average.state_dict())
     state.frozen = copy.deepcopy(average)
     state.optimizer = optimizers.build(run, state.trained.parameters())
@@ -125,9 +125,10 @@ def about(run: Run, method: Method, start: Weights | None) -> str | None:
             f"stages: 1 to step {parts[0].last}, then 2 ({second}) to {run.iterations}, from 1's average; "
             "change this with --split, --stage-lr, --init RUN --stage 2"
         )
+    goes_on = "averages and learning rate go on" if run.lr_clock == "run" else "averages go on"
     return (
-        f"stage 2 ({second}) from the initial weights: student, frozen network and average; a new optimizer; averages "
-        f"and learning rate go on as after {run.age} steps; change this with --stage 1, --age, --method.ratio"
+        f"stage 2 ({second}) from the initial weights: student, frozen network and average; a new optimizer; "
+        f"{goes_on} as after {run.age} steps; change this with --stage 1, --age, --lr-clock, --method.ratio"
     )
 
 
