@@ -28,7 +28,8 @@ class Point:
     one: Timing | None = None  # a call for one sample
     many: Timing | None = None  # a call for a batch
     offered: bool = True  # of a solver: no cheaper setting scored better on the validation split
-    worth: bool = False  # better than everything cheaper, beyond chance
+    worth: bool = False  # better, beyond chance, than everything of fewer evaluations
+    quick: bool = False  # better, beyond chance, than everything of lower latency
 
     @property
     def name(self) -> str:
@@ -87,9 +88,15 @@ def worth(points: Sequence[Point], judge: Judge, cost: Callable[[Point], float])
 
 
 def judged(points: Sequence[Point], judge: Judge) -> list[Point]:
-    """The points with `worth` set: by evaluations, among those that the validation split left on offer."""
-    kept = worth([p for p in points if p.offered], judge, lambda p: p.evaluations)
-    return [replace(point, worth=any(point is other for other in kept)) for point in points]
+    """The points with `worth` and `quick` set, among those that the validation split left on offer."""
+    offered = [point for point in points if point.offered]
+    kept = worth(offered, judge, lambda p: p.evaluations)
+    fast = worth(offered, judge, lambda p: p.one.median if p.one else 0.0)
+
+    def among(point: Point, some: list[Point]) -> bool:
+        return any(point is other for other in some)
+
+    return [replace(point, worth=among(point, kept), quick=among(point, fast)) for point in points]
 
 
 def chosen_levels(point: Point) -> dict[str, Any]:

@@ -71,7 +71,9 @@ class Bench:
 
     def candidate(self, generator: Generator, steps: int, number: int) -> Result:
         """The score of the `number`-th candidate on the validation split."""
-        (result,) = self._scored(generator, steps, "validation", self.plan.search_n, search_seed(self.plan.seed), number)
+        (result,) = self._scored(
+            generator, steps, "validation", self.plan.search_n, search_seed(self.plan.seed), number
+        )
         return result
 
     def final(self, generator: Generator, steps: int) -> dict[str, Result]:
@@ -79,9 +81,7 @@ class Bench:
         results = self._scored(generator, steps, "test", self.plan.n, self.plan.seed, 1)
         return {result.metric: result for result in results}
 
-    def _scored(
-        self, generator: Generator, steps: int, split: str, n: int, seed: int, candidates: int
-    ) -> list[Result]:
+    def _scored(self, generator: Generator, steps: int, split: str, n: int, seed: int, candidates: int) -> list[Result]:
         prepared = self.splits[split]
         key = {
             "weights": evaluated(generator),
@@ -113,9 +113,10 @@ class Bench:
 
 def evaluated(generator: Generator) -> dict[str, Any]:
     """What decides the samples beside seed and steps."""
+    sampler = generator.method.sampler
     return {
         "denoiser": generator.fingerprint,
-        "sampler": str(generator.method.sampler),
+        "sampler": sampler if isinstance(sampler, str) else "own",
         "levels": generator.run.middle_times,
         "composite": hasattr(generator.denoiser, "t_prime"),
     }
