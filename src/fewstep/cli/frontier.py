@@ -1,4 +1,4 @@
-"""fewstep frontier: quality against evaluations and latency, the levels of later steps chosen on the validation split."""
+"""fewstep frontier: quality against evaluations and latency, the later steps chosen on the validation split."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fewstep.cli.eval import parse_steps
 from fewstep.cli.parse import parse
 
 DESCRIPTION = (
-    "For one run or several on one data set, and a teacher: choose the noise levels of the later steps on the validation "
-    "split, then score every number of steps on the test split and time it. Writes frontier.json, frontier.png and "
-    "report.html. An interrupted study goes on where it stopped."
+    "For one run or several on one data set, and a teacher: choose the noise levels of the later steps on the "
+    "validation split, then score every number of steps on the test split and time it. Writes frontier.json, "
+    "frontier.png and report.html. An interrupted study goes on where it stopped."
     "\n\nexample: fewstep frontier digits --teacher exact:digits-mixture --steps 1,2,4"
 )
 
@@ -49,6 +49,8 @@ class Args:
     """Samples of the larger call that is timed."""
     repeats: int = 15
     """Timed calls of each setting and size."""
+    gain: float = 0.05
+    """A setting is called better from this share of the value on, and beyond chance."""
     ema: str = "ema"
     """Which weights: ema, student, or another average such as power:0.05."""
     data: str | None = None
@@ -125,4 +127,4 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-PLANNED = ("metric", "n", "search_n", "draw", "candidates", "seed", "batch", "repeats")
+PLANNED = ("metric", "n", "search_n", "draw", "candidates", "seed", "batch", "repeats", "gain")

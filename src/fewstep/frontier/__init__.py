@@ -1,4 +1,4 @@
-"""What each further step buys: middle times chosen on the validation split, then quality against cost on the test split."""
+"""What each further step buys: levels chosen on the validation split, quality against cost on the test split."""
 
 from fewstep.frontier.levels import Bounds, Levels, bounds_of, starts
 from fewstep.frontier.page import Frontier

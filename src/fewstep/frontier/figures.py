@@ -81,8 +81,20 @@ def _plot(
             ax.plot([a for a, _ in these], [b for _, b in these], zorder=3, markersize=6 if filled else 4.5, **dots)
         ax.plot([], [], marker=mark, markerfacecolor="white", label=line[0].name, **style)
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(_plain)
+    ax.xaxis.set_minor_formatter(_sparse)
+    ax.tick_params(axis="x", which="minor", labelsize=7)
     _numbers(ax, [p for p in points if marked(p)], judge, cost)
     _band(ax, found[0])
+
+
+def _plain(value: float, _: object = None) -> str:
+    return f"{value:g}"
+
+
+def _sparse(value: float, _: object = None) -> str:
+    """The numbers of a logarithmic axis between its powers of ten: those of 2 and 5."""
+    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
 
 
 def _numbers(ax: Axes, points: Sequence[Point], judge: Judge, cost: Callable[[Point], float]) -> None:

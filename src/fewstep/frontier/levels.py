@@ -21,8 +21,9 @@ _RANGE = (0.004, 160.0)  # of EDM's levels in standard deviations of the data, w
 def rounded(level: float, towards: int = 0) -> float:
     """The level to four digits; towards 1 up, -1 down, 0 the nearest."""
     unit = 10.0 ** (math.floor(math.log10(level)) - _DIGITS + 1)
-    turn = {0: round, 1: math.ceil, -1: math.floor}[towards]
-    return float(f"{turn(level / unit) * unit:.{_DIGITS}g}")
+    counted = level / unit
+    whole = math.ceil(counted - 1e-9) if towards > 0 else math.floor(counted + 1e-9) if towards < 0 else round(counted)
+    return float(f"{whole * unit:.{_DIGITS}g}")
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from torch import Tensor
 import fewstep
 from fewstep import report
 from fewstep.errors import StorageError
-from fewstep.frontier import figures
+from fewstep.frontier import figures, tables
 from fewstep.frontier.latency import machine
 from fewstep.frontier.points import MULTISTEP, Judge, Point, chosen_levels
 from fewstep.frontier.scoring import Bench, held_out, search_seed
-from fewstep.frontier.words import Verdicts, number, spread
+from fewstep.frontier.words import Verdicts
 
 FORMAT = 1
 _COLUMNS, _CLOUD = 12, 2000  # pictures of a row, points of a plot
@@ -34,11 +34,12 @@ class Frontier:
 
     @property
     def judge(self) -> Judge:
-        return Judge(self.bench.metric, self.bench.sign)
+        return self.bench.judge()
 
     @property
     def verdicts(self) -> Verdicts:
-        return Verdicts(self.points, self.judge)
+        others = [m for m, r in self.points[0].results.items() if r.protocol["statistic"] != "nearest_ratio"]
+        return Verdicts(self.points, self.judge, [self.bench.judge(m) for m in others if m != self.bench.metric])
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON's own types."""
@@ -74,23 +75,8 @@ class Frontier:
             "command": point.command(),
         }
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Head and rows of words, a row for each point."""
-        metrics = [self.bench.metric, *(m for m in self.points[0].results if m != self.bench.metric)]
-        batch = self.bench.plan.batch
-        head = ["", "evaluations", "levels", *metrics, "ms for 1", f"samples/s by {batch}", ""]
-        rows = []
-        for p in self.points:
-            assert p.one is not None and p.many is not None
-            times = f"{p.one.median:.3g} ({p.one.low:.3g} to {p.one.high:.3g})"
-            levels = " ".join(f"{x:.3g}" for x in p.levels) or "-"
-            scores = [spread(p.results[m]) for m in metrics]
-            rows.append(
-                [p.name, str(p.evaluations), levels, *scores, times, f"{p.many.per_second:.0f}", self.verdicts.note(p)]
-            )
-        floors = [p_floor(self.points[0], m) for m in metrics]
-        rows.append(["held-out data (floor)", "-", "-", *floors, "-", "-", ""])
-        return head, rows
+    def _costs(self) -> tables.Cells:
+        return tables.costs(self.points, self.verdicts, self.bench.metric, self.bench.plan.batch)
 
     def commands(self) -> list[str]:
         """How to sample as the points that are worth their cost were."""
@@ -98,12 +84,13 @@ class Frontier:
 
     def text(self) -> str:
         """The table, the conclusion and the commands for a terminal."""
-        head, rows = self.table()
-        widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-        lines = [
-            "  ".join(_cell(c, w, i) for i, (c, w) in enumerate(zip(row, widths, strict=True))) for row in [head, *rows]
+        parts = [
+            tables.aligned(*self._costs()),
+            tables.aligned(*tables.others(self.points, self.bench.metric)),
+            self.verdicts.conclusion(),
+            self.commands(),
         ]
-        return "\n".join([*(line.rstrip() for line in lines), "", *self.verdicts.conclusion(), "", *self.commands()])
+        return "\n\n".join("\n".join(part) for part in parts if part)
 
     def write(self, folder: Path) -> None:
         """frontier.json, frontier.png and report.html in the folder."""
@@ -123,13 +110,16 @@ class Frontier:
 
     def _page(self, told: dict[str, Any], drawing: bytes) -> str:
         names = " and ".join(s.name for s in self.verdicts.subjects)
-        head, rows = self.table()
         strong = frozenset(i for i, p in enumerate(self.points) if p.worth)
         figure = report.Figure(drawing, f"{self.bench.metric} against evaluations and milliseconds", _CAPTION)
-        table = report.Table(head, rows, self._caption(), strong)
+        (head, rows), (also, more) = self._costs(), tables.others(self.points, self.bench.metric)
+        shown = [
+            report.Table(head, tables.unbroken(rows), self._caption(), strong),
+            report.Table(also, tables.unbroken(more), "The other metrics, ± their standard errors.", strong),
+        ]
         pictures = self._samples()
         sections = [
-            report.Section(title="Quality against cost", figures=[figure], tables=[table]),
+            report.Section(title="Quality against cost", figures=[figure], tables=shown),
             *([report.Section(title="Samples", figures=[pictures])] if pictures else []),
             report.Section(title="How to sample", text=self.commands()),
             report.Section(title="How this was measured", points=self._protocol(told), commands=[self.command]),
@@ -138,8 +128,7 @@ class Frontier:
         return report.page(f"What each step buys: {names}", [" ".join(told["conclusion"])], sections, note=note)
 
     def _caption(self) -> str:
-        error = "± is the standard error of the mean over draws"
-        return f"Test split, {self._draws()}; {error}; milliseconds: median and quartiles. Bold: worth its cost."
+        return f"Test split, {self._draws()}: the mean over draws. Milliseconds of a call: the median. Bold: {_WORTH}."
 
     def _samples(self) -> report.Figure | None:
         """What the points that a reader asks for look like; None for data that is no picture and no plane."""
@@ -177,30 +166,23 @@ class Frontier:
             f"Candidates scored there: {'; '.join(chosen) or 'none'}.",
             f"Scored once on the test split: up to {plan.n} samples of seed {plan.seed}, {self._draws()}, against the "
             f"training split. Nothing of the test split entered a choice.",
-            "Worth its cost: better than every setting of fewer evaluations, the 95 % interval of the paired difference "
-            "on the test split leaving 0 out. No correction for the number of comparisons. The intervals are given "
-            "the weights and the training split: another training run is not in them.",
-            f"Evaluations are counted in the network. Milliseconds: {plan.repeats} calls of `sample` after one that is not "
-            f"timed, settings taking turns, on {where['name']} ({where['device']}, {threads}, {where['dtype']}, torch "
-            f"{where['torch']}).",
+            f"{_WORTH.capitalize()}: beyond chance, the 95 % interval of the paired difference on the test split leaving "
+            f"0 out, and by {plan.gain:.0%} of the value. No correction for the number of comparisons. All is given these "
+            "weights and this training split: another training run is not in the intervals.",
+            f"Evaluations are counted in the network. Milliseconds: {plan.repeats} calls of `sample` after one that is "
+            f"not timed, settings taking turns, on {where['name']} ({where['device']}, {threads}, {where['dtype']}, "
+            f"torch {where['torch']}).",
             *(f"{s['name']}: {s['about']}, weights {s['weights'][:16]}." for s in told["subjects"]),
             f"Data {told['data']['name']}: training split {told['data']['train'][:16]}, validation "
             f"{told['data']['validation'][:16]}, test {told['data']['test'][:16]}.",
         ]
 
 
+_WORTH = "better than everything cheaper"
 _CAPTION = (
-    "Bars: 95 % intervals. Filled marks, with their number of evaluations: better than everything cheaper, beyond chance "
-    "(left by evaluations, right by latency). Grey: what held-out data itself scores, with its 95 % interval."
+    f"Bars: 95 % intervals. Filled marks, with their number of evaluations: {_WORTH} (left by evaluations, right by "
+    "latency). Grey: what held-out data itself scores, with its 95 % interval."
 )
-
-
-def p_floor(point: Point, metric: str) -> str:
-    """The floor of a metric with its error."""
-    result = point.results[metric]
-    if result.floor is None:
-        return "-"
-    return number(result.floor) + ("" if result.floor_error is None else f" ± {number(result.floor_error)}")
 
 
 def _subject(subject: Any) -> dict[str, Any]:
@@ -217,7 +199,3 @@ def _subject(subject: Any) -> dict[str, Any]:
         "weights": generator.fingerprint,
         "run": generator.run.to_json(),
     }
-
-
-def _cell(text: str, width: int, column: int) -> str:
-    return text.ljust(width) if column == 0 else text.rjust(width)

@@ -53,10 +53,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Judge:
-    """Compares points by one metric on the test split; sign is -1 where higher is better."""
+    """Compares points by one metric on the test split.
+
+    sign: -1 where higher is better. gain: the least share of the value by which a point is called better.
+    """
 
     metric: str
     sign: float = 1.0
+    gain: float = 0.0
 
     def value(self, point: Point) -> float:
         """The point's value, lower for better."""
@@ -67,14 +71,14 @@ class Judge:
         return compare(a.results[self.metric], b.results[self.metric])
 
     def better(self, a: Point, b: Point) -> bool:
-        """Whether a is better than b beyond chance: the 95 % interval of their difference leaves 0 out.
+        """Whether a is better than b, by `gain` and beyond chance: the interval of their difference leaves 0 out.
 
-        Without an interval, of a single draw, whether it is better at all.
+        Without an interval, of a single draw, by `gain` alone.
         """
         found = self.apart(a, b)
-        if found.interval is None:
-            return self.sign * found.value < 0
-        low, high = found.interval
+        if self.sign * found.value >= -self.gain * abs(self.value(b)):
+            return False
+        low, high = found.interval or (found.value, found.value)
         return high < 0 if self.sign > 0 else low > 0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from fewstep.data import Dataset
 from fewstep.errors import UserError, require, unknown
+from fewstep.frontier.points import Judge
 from fewstep.frontier.store import Store
 from fewstep.generator import Generator
 from fewstep.metrics import Extractor, Prepared, Result, Statistics, evaluate, meters_of, spaces_of
@@ -41,6 +42,7 @@ class Plan:
     seed: int = 0
     batch: int = 256
     repeats: int = 15
+    gain: float = 0.05
 
     def __post_init__(self) -> None:
         for name in ("steps", "teacher_steps"):
@@ -50,6 +52,7 @@ class Plan:
         least = {"n": 2, "search_n": 2, "candidates": 1, "seed": 0, "batch": 1, "repeats": 3}
         for name, low in least.items():
             require(getattr(self, name) >= low, name, getattr(self, name), f"{low} or more")
+        require(0 <= self.gain < 1, "gain", self.gain, "a share in 0 .. 1, below 1")
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,16 @@ class Bench:
     splits: dict[str, Prepared]
     tick: Callable[[], None] = lambda: None
 
+    def judge(self, metric: str | None = None) -> Judge:
+        """How points are compared: by this metric of the test split, or the one that chooses."""
+        name = metric or self.metric
+        meter = next(m for m in self.splits["test"].meters if m.metric == name)
+        return Judge(name, -1.0 if meter.protocol["statistic"] in HIGHER else 1.0, self.plan.gain)
+
     @property
     def sign(self) -> float:
         """1 where lower is better, -1 where higher is."""
-        meter = next(m for m in self.splits["test"].meters if m.metric == self.metric)
-        return -1.0 if meter.protocol["statistic"] in HIGHER else 1.0
+        return self.judge().sign
 
     def candidate(self, generator: Generator, steps: int, number: int) -> Result:
         """The score of the `number`-th candidate on the validation split."""

@@ -9,11 +9,10 @@ from functools import partial
 from tqdm import tqdm
 
 from fewstep import sampling
-from fewstep.data import Dataset
 from fewstep.errors import UserError
 from fewstep.frontier.latency import Timing, clocked, evaluations
 from fewstep.frontier.levels import Levels, bounds_of, starts
-from fewstep.frontier.points import MULTISTEP, Judge, Point, judged
+from fewstep.frontier.points import MULTISTEP, Point, judged
 from fewstep.frontier.scoring import Bench
 from fewstep.frontier.search import Found, search
 from fewstep.frontier.subjects import SOLVERS, Subject
@@ -123,8 +122,7 @@ def measure(subjects: Sequence[Subject], bench: Bench, progress: bool = True) ->
         bar.set_description("test")
         scored = [(setting, bench.final(setting.generator, setting.steps)) for setting in settings]
     timed = _timed(settings, bench.plan.batch, bench.plan.repeats, progress)
-    judge = Judge(bench.metric, bench.sign)
-    return judged([_point(s, results, timed[number]) for number, (s, results) in enumerate(scored)], judge)
+    return judged([_point(s, results, timed[number]) for number, (s, results) in enumerate(scored)], bench.judge())
 
 
 def _timed(settings: Sequence[Setting], batch: int, repeats: int, progress: bool) -> list[tuple[Timing, Timing]]:

@@ -18,6 +18,7 @@ from fewstep.config import Run
 from fewstep.denoiser import Cond
 from fewstep.device import pick_device
 from fewstep.errors import UserError, require
+from fewstep.exact.truth import Truth
 from fewstep.generator import Generator, load
 from fewstep.origins import fit, probe, weights_of
 from fewstep.process import Time
@@ -37,7 +38,7 @@ class Subject:
 
     @property
     def kind(self) -> Literal["multistep", "segments", "solver"]:
-        """multistep: later steps at any noise level; segments: as many as it was trained for; solver: an ODE's steps."""
+        """multistep: later steps at any noise level; segments: as many as it was trained for; solver: an ODE's."""
         own = sampling.sampler(self.generator.method.sampler)
         if own.only:
             return "segments"
@@ -53,7 +54,7 @@ class Closed(nn.Module):
 
     mark: Tensor
 
-    def __init__(self, truth: exact.Truth, name: str) -> None:
+    def __init__(self, truth: Truth, name: str) -> None:
         super().__init__()
         self.truth = truth
         digest = torch.tensor(list(hashlib.sha256(name.encode()).digest()), dtype=torch.float32)

@@ -12,10 +12,11 @@ from fewstep.metrics import Result
 
 @dataclass(frozen=True)
 class Verdicts:
-    """A study's points with the judge that compares them."""
+    """A study's points with the judge that compares them, and what other metrics would say."""
 
     points: Sequence[Point]
     judge: Judge
+    others: Sequence[Judge] = ()
 
     def of(self, subject: Subject) -> list[Point]:
         """The subject's points on offer."""
@@ -32,7 +33,7 @@ class Verdicts:
     def note(self, point: Point) -> str:
         """What a line of the table says of a point."""
         if point.worth:
-            return "worth its cost"
+            return "better than everything cheaper"
         if not point.offered:
             return "another sampler was better on the validation split"
         cheaper = [p for p in self.points if p.worth and p.evaluations <= point.evaluations]
@@ -60,11 +61,18 @@ class Verdicts:
         more = sorted({p.evaluations for p in all_ if p.evaluations > best.evaluations})
         if more:
             worse = [e for e in more if all(self.judge.better(best, p) for p in all_ if p.evaluations == e)]
-            end = "and beyond chance worse" if worse == more else "no better: their 95 % intervals of difference hold 0"
-            if worse and worse != more:
-                end = f"no better, {_list(worse)} beyond chance worse"
-            told += f"; {_list(more)} evaluations are {end}".replace("are and", "are")
-        return told + "."
+            end = "worse" if worse == more else f"no better, {_list(worse)} worse" if worse else "no better"
+            told += f"; {_list(more)} {'are' if len(more) > 1 else 'is'} {end}"
+        return told + "." + self._disagreement(first, best)
+
+    def _disagreement(self, first: Point, best: Point) -> str:
+        """By which other metrics the best is no better than the first."""
+        other = [judge for judge in self.others if first is not best and not judge.better(best, first)]
+        if not other:
+            return ""
+        names = " and ".join(judge.metric for judge in other)
+        worse = all(judge.better(first, best) for judge in other)
+        return f" By {names} {best.evaluations} is {'worse' if worse else 'no better'} than {first.evaluations}."
 
     def _meeting(self, student: Subject, teacher: Subject) -> str:
         """Where the student meets the teacher."""
