@@ -11,7 +11,7 @@ SOURCE = Path(fewstep.__file__).parent
 
 LAYERS = [
     {"errors"},
-    {"randomness", "schedules", "curricula", "device", "pictures", "config", "noise"},
+    {"randomness", "schedules", "curricula", "device", "pictures", "report", "config", "noise"},
     {"process"},
     {"scalings", "times", "ema", "optimizers", "precision"},
     {"denoiser"},
@@ -25,7 +25,7 @@ LAYERS = [
     {"state", "metrics", "origins"},
     {"recorder", "diagnosis", "cache", "probes", "stages"},
     {"training"},
-    {"verify"},
+    {"frontier", "verify"},
     {"cli"},
     {"__main__"},
 ]

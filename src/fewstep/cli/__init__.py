@@ -10,6 +10,7 @@ VERBS = {
     "train": "train a generator from a recipe",
     "sample": "draw samples from a trained generator",
     "eval": "score a generator against held-out data",
+    "frontier": "what each further step buys: quality against evaluations and latency",
     "inspect": "show what a run or checkpoint holds",
     "verify": "check every method's equations, or a method of your own",
     "recipes": "list the recipes, methods and networks with their options",
