@@ -28,7 +28,9 @@ def costs(points: Sequence[Point], verdicts: Verdicts, metric: str, batch: int) 
 def chosen(points: Sequence[Point], metric: str) -> Cells:
     """The noise levels of later steps, by which score on the validation split, and of how many candidates."""
     rows = []
-    for p in (p for p in points if p.levels and p.validation is not None):
+    for p in points:
+        if not p.levels or p.validation is None:
+            continue
         levels = ", ".join(f"{level:g}" for level in p.levels)
         rows.append([p.name, str(p.evaluations), str(p.candidates), number(p.validation.value), levels])
     return ["setting", "evaluations", "candidates", f"{metric}, validation", "noise levels"], rows
