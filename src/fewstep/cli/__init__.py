@@ -10,6 +10,7 @@ VERBS = {
     "train": "train a generator from a recipe",
     "sample": "draw samples from a trained generator",
     "eval": "score a generator against held-out data",
+    "doctor": "say what ails a run or a teacher, and what to do",
     "inspect": "show what a run or checkpoint holds",
     "recipes": "list the recipes, methods and networks with their options",
 }
