@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -54,7 +56,8 @@ def drift_at(patient: Patient, rows: Rows, level: Level, then: torch.nn.Module) 
 
 def judge_drift(found: list[tuple[Level, float, float]], told: str) -> Verdict:
     """Over the rows that it trains on: root of the mean square drift over that of the gap."""
-    drift, gap = (sum(one[0].share * one[i] ** 2 for one in found) ** 0.5 for i in (1, 2))
+    drift = sum(level.share * moved**2 for level, moved, _ in found) ** 0.5
+    gap = sum(level.share * apart**2 for level, _, apart in found) ** 0.5
     return judged(
         "target-drift",
         drift / max(gap, 1e-300),
@@ -79,8 +82,8 @@ def loose_chain(patient: Patient) -> Measure:
     rows = rows_of(patient.dataset, "validation", patient.seed, device=place_of(patient))
     process, train = patient.method.process, patient.dataset.train.x0
     floor, total = apart_of(rows.x0, train), float(train.flatten(1).double().var(0, correction=0).sum())
-    levels = [*((one.level, one.t) for one in trained_levels(patient)), (float(process.level(process.t_max)),) * 2]
-    levels[-1] = (levels[-1][0], process.t_max)
+    top = float(process.level(process.t_max)), process.t_max  # where sampling starts
+    levels = [*((one.level, one.t) for one in trained_levels(patient)), top]
     table = []
     for level, t in levels:
         with torch.no_grad():
@@ -103,7 +106,7 @@ def apart_of(x: Tensor, y: Tensor) -> float:
 
 def judge_chain(table: list[tuple[float, float, float]]) -> Verdict:
     lost = table[-1][1]
-    steps = [(high[1] - low[1], low[0], high[0]) for low, high in zip(table, table[1:], strict=False)]
+    steps = [(high[1] - low[1], low[0], high[0]) for low, high in pairwise(table)]
     _, low, high = max(steps) if steps else (0.0, table[0][0], table[0][0])
     return judged(
         "loose-chain",

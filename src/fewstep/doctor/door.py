@@ -80,7 +80,7 @@ def teacher_of(
     name: str = "teacher",
     prediction: str = "edm",
     process: str = "edm",
-    range: str = "[-1, 1]",  # noqa: A002 - what users call it
+    range: str = "[-1, 1]",
     sigma_data: float | None = None,
     device: str = "auto",
     seed: int = 0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from fewstep.data import each
 from fewstep.doctor.levels import Rows, place_of, rows_of, trained_levels
 from fewstep.doctor.patient import Patient
-from fewstep.doctor.verdicts import Measure, Verdict, judged
+from fewstep.doctor.verdicts import Cell, Measure, Verdict, judged
 from fewstep.process import Time
 from fewstep.randomness import SAMPLING_BLOCK, normal, uniform
 
@@ -69,7 +70,7 @@ def gradients_of(patient: Patient, net: nn.Module, rows: Rows, t: Time | None, g
         part = slice(first, first + SIZE)
         here = times._replace(**{name: getattr(times, name)[part] for name in ("t", "r", "a", "w")}, u=u[part])
         here = here._replace(progress=patient.progress)
-        cond = each(lambda one, part=part: one[part], rows.cond)
+        cond = each(partial(_cut, part), rows.cond)
         loss = method.loss(patient.models(net), rows.x0[part], rows.z[part], here, cond).mean()
         grads = torch.autograd.grad(loss, weights, allow_unused=True)
         found.append(torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten()
@@ -77,11 +78,15 @@ def gradients_of(patient: Patient, net: nn.Module, rows: Rows, t: Time | None, g
     return torch.stack(found)
 
 
+def _cut(part: slice, rows: Tensor) -> Tensor:
+    return rows[part]
+
+
 def gradient_noise(patient: Patient) -> Measure:
     """The table by level, and whether the batch is far below the noise scale."""
     net = copy.deepcopy(patient.student if patient.student is not None else patient.ema).requires_grad_(True)
     rows = cycled(patient, OVERALL * SIZE)
-    table = []
+    table: list[tuple[Cell, ...]] = []
     for level in trained_levels(patient):
         noise = noise_of(gradients_of(patient, net, rows, level.t, GROUPS), SIZE)
         table.append((level.level, max(noise.square, 0.0) ** 0.5, noise.variance**0.5, _told(noise.scale)))

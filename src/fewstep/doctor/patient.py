@@ -126,7 +126,7 @@ def patient_of(
         dataset=dataset,
         ema=ema,
         student=network_of(checkpoint, "student"),
-        earlier=before and network_of(before, "student"),
+        earlier=None if before is None else network_of(before, "student"),
         earlier_step=before.state["step"] if before else 0,
         frozen=network_of(checkpoint, "frozen"),
         balance=_balance(part.method, checkpoint),
@@ -190,7 +190,7 @@ def _teacher(run: Run, facts: Facts, method: Method, given: Any, network: Any, p
             raise
         log.warning("fewstep: the run's teacher is not asked: %s", error)
         return None
-    return found and found.denoiser
+    return None if found is None else found.denoiser
 
 
 def truth_of(dataset: Dataset, process: Process) -> Any:

@@ -95,7 +95,7 @@ def draw(places: Sequence[Axes], measure: Measure) -> None:
     levels = columns["level"]
     for place, names, what in zip(places, _curves(measure), ("the method's loss", "E||D - x0||² / d"), strict=False):
         for name in names:
-            dashed = {"ls": "--", "color": "#888888"} if name == "bound" else {"marker": "o"}
+            dashed: Any = {"ls": "--", "color": "#888888"} if name == "bound" else {"marker": "o"}
             place.plot(levels, columns[name], label=name, **dashed)
         place.set(xscale="log", yscale="log", xlabel="noise level", ylabel=what)
         place.legend()

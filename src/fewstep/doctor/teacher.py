@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,14 +16,17 @@ from fewstep.doctor.levels import Rows, bound, rows_of
 from fewstep.doctor.linear import linear_of
 from fewstep.doctor.loss import overfitting
 from fewstep.doctor.readings import Raw, Reading, Tried, at_sigma_data, candidates
-from fewstep.doctor.verdicts import Measure, Verdict, judged
+from fewstep.doctor.verdicts import Measure, Severity, Verdict, judged
 from fewstep.process import edm
 
 COUNT, ROWS = 8, 256  # levels, and rows of each split
-SEARCHED = 64  # rows that the readings are tried on
+SEARCHED = 128  # rows that the readings are tried on
 POINTS = 2000  # training rows of the empirical denoiser
+TIE = 1.01  # scores within this factor of the best are its equals: the plainer reading is named
 BETTER = 1.1  # a reading's score below the declared one's by this factor is another reading
 SURE = 4.0  # standard errors of that difference
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -36,15 +39,15 @@ class Teacher:
     dataset: Dataset
     truth: Any = None
     seed: int = 0
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     def split(self, name: str, count: int = ROWS) -> Rows:
         return rows_of(self.dataset, name, self.seed, count, device=self.device)
 
-    def levels(self) -> list[float]:
+    def levels(self) -> tuple[float, ...]:
         """From a twentieth of the data's deviation to ten of it: where a guess depends on the data's law."""
         std = float(self.dataset.train.x0.double().std())
-        return (std * torch.logspace(-1.3, 1, COUNT, dtype=torch.float64)).tolist()
+        return tuple((std * torch.logspace(-1.3, 1, COUNT, dtype=torch.float64)).tolist())
 
 
 class Guessed(NamedTuple):
@@ -59,15 +62,12 @@ class Guessed(NamedTuple):
         return float(self.relative.mean())
 
 
-def errors(teacher: Teacher, reading: Reading, rows: Rows, levels: Sequence[float], tried: Tried) -> Tensor | None:
+def errors(reading: Reading, rows: Rows, levels: tuple[float, ...], tried: Tried) -> Tensor | None:
     """||D - x0||^2 / d `[L, n]` of a reading; None where it has no times for these levels."""
-    found = []
-    for level in levels:
-        guess = tried.guess(reading, rows, level)
-        if guess is None:
-            return None
-        found.append(mse(guess, rows.x0).double().cpu().nan_to_num(nan=torch.inf))
-    return torch.stack(found)
+    guesses = tried.guess(reading, rows, levels)
+    if guesses is None:
+        return None
+    return torch.stack([mse(guess, rows.x0).double().cpu() for guess in guesses]).nan_to_num(nan=torch.inf)
 
 
 def denoising(teacher: Teacher) -> Measure:
@@ -75,7 +75,7 @@ def denoising(teacher: Teacher) -> Measure:
     linear, levels, process = linear_of(teacher.dataset.train.x0), teacher.levels(), edm()
     train, held = teacher.split("train"), teacher.split("validation")
     points = exact.Empirical(torch.cat([train.x0.cpu(), teacher.dataset.train.x0[:POINTS]]).unique(dim=0))
-    lost = [errors(teacher, teacher.reading, rows, levels, Tried(teacher.network)) for rows in (train, held)]
+    lost = [errors(teacher.reading, rows, levels, Tried(teacher.network)) for rows in (train, held)]
     if lost[0] is None or lost[1] is None:
         return Measure("denoising by noise level", "", missing="the declared process has no times for these levels")
     limit = torch.stack([bound(linear, process, held, level).double().cpu() for level in levels])
@@ -121,22 +121,29 @@ def judge_denoiser(relative: Tensor, levels: Sequence[float]) -> Verdict:
 
 def reading_of(teacher: Teacher) -> Measure:
     """Every reading on the same rows, the best by name, and whether the declared one is it."""
-    linear, levels, process = linear_of(teacher.dataset.train.x0), teacher.levels(), edm()
-    rows, tried = teacher.split("validation", SEARCHED), Tried(teacher.network)
+    rows, tried, levels = teacher.split("validation", SEARCHED), Tried(teacher.network), teacher.levels()
+    linear, process = linear_of(teacher.dataset.train.x0), edm()
     scale = torch.stack([bound(linear, process, rows, level).double().cpu().mean() for level in levels])[:, None]
-    found: list[Guessed] = []
-    for reading in candidates(teacher.reading, teacher.dataset.train.x0):
-        lost = errors(teacher, reading, rows, levels, tried)
-        found += [] if lost is None else [Guessed(reading, lost / scale)]
-    if not found or found[0].reading != teacher.reading:
+
+    def guessed(reading: Reading) -> Guessed | None:
+        lost = errors(reading, rows, levels, tried)
+        return None if lost is None else Guessed(reading, lost / scale)
+
+    given = guessed(teacher.reading)
+    if given is None:
         return Measure("reading", "", missing="the declared process has no times for these levels")
-    given = found[0]
-    best = min(found, key=lambda one: one.score)
-    best = refined(teacher, best, rows, levels, scale, tried)
-    best = given if same(given, best) else best
-    ranked = [best, *(one for one in sorted(found, key=lambda one: one.score) if not same(one, best))]
-    table = [(str(one.reading), one.score) for one in ranked[:5]]
-    table += [] if any(one is given for one in ranked[:5]) else [(f"declared: {given.reading}", given.score)]
+    found = {
+        str(one.reading): one
+        for one in filter(None, map(guessed, candidates(teacher.reading, teacher.dataset.train.x0)))
+    }
+    fits = [one for one in found.values() if hasattr(one.reading.scaling, "sigma_data")]
+    ranked = list(found.values())
+    if fits:
+        ranked.append(refined(min(fits, key=lambda one: one.score), guessed))
+    ranked = plainest(sorted(ranked, key=lambda one: one.score), list(found))
+    best = ranked[0] if certain(given, ranked[0]) else given
+    told = {str(one.reading): one.score for one in (best, *ranked[:4])}
+    table = [*told.items(), (f"as declared: {given.reading}", given.score)]
     return Measure(
         "reading",
         "held-out error in units of the bound, mean over levels, for each way to understand the network: prediction, "
@@ -147,60 +154,60 @@ def reading_of(teacher: Teacher) -> Measure:
     )
 
 
-def refined(
-    teacher: Teacher, best: Guessed, rows: Rows, levels: Sequence[float], scale: Tensor, tried: Tried
-) -> Guessed:
+def plainest(ranked: list[Guessed], order: list[str]) -> list[Guessed]:
+    """By score, but where nothing decides between the best ones the plainer first: earlier among the candidates."""
+    ties = [one for one in ranked if one.score <= TIE * ranked[0].score]
+    place = {name: i for i, name in enumerate(order)}
+    ties.sort(key=lambda one: place.get(str(one.reading), len(order)))
+    return [*ties, *ranked[len(ties) :]]
+
+
+def refined(best: Guessed, guessed: Callable[[Reading], Guessed | None]) -> Guessed:
     """The same reading at the sigma_data that fits best, by a search around it."""
-    start = getattr(best.reading.scaling, "sigma_data", None)
-    if start is None:
-        return best
-    for factor in (1.3, 1.1, 1.03):
-        now = float(best.reading.scaling.sigma_data)  # type: ignore[attr-defined]
-        for sd in [now * factor**power for power in (-3, -2, -1, 1, 2, 3)]:
-            reading = at_sigma_data(best.reading, sd)
-            lost = errors(teacher, reading, rows, levels, tried)
-            if lost is not None and float((lost / scale).mean()) < 0.999 * best.score:
-                best = Guessed(reading, lost / scale)
+    for factor in (1.15, 1.05, 1.02):
+        now = sigma_data_of(best.reading) or 1.0
+        for power in (-3, -2, -1, 1, 2, 3):
+            other = guessed(at_sigma_data(best.reading, now * factor**power))
+            best = other if other is not None and other.score < best.score else best
     return best
 
 
-def same(a: Guessed, b: Guessed) -> bool:
-    """Whether nothing decides between two readings: their scores differ by less than a ten-thousandth."""
-    return abs(a.score - b.score) <= 1e-4 * min(a.score, b.score)
+def sigma_data_of(reading: Reading) -> float | None:
+    return getattr(reading.scaling, "sigma_data", None)
 
 
-def certain(worse: Guessed, better: Guessed) -> bool:
-    """By `BETTER`, and by `SURE` standard errors of the paired difference over the rows."""
+def certain(worse: Guessed, better: Guessed, factor: float = BETTER) -> bool:
+    """By this factor, and by `SURE` standard errors of the paired difference over the rows."""
     apart = (worse.relative - better.relative).mean(0)
     error = float(apart.std()) / len(apart) ** 0.5
-    return worse.score > BETTER * better.score and not float(apart.mean()) < SURE * error
+    return worse.score > factor * better.score and not float(apart.mean()) < SURE * error
 
 
 def judge_reading(given: Guessed, best: Guessed, ranked: Sequence[Guessed]) -> Verdict:
     """As declared; or another, by name, where it is certain and makes it a denoiser; or nobody knows."""
-    if not certain(given, best):
-        fine = given.score <= 1.1
-        words = f"it reads as declared: {given.reading}, at {given.score:.3g} of the bound"
-        ill = f"no reading that was tried makes it a denoiser of this data: the declared one loses {given.score:.3g} "
-        ill += "times the bound, the best of the others no less: is it this data, and trained?"
-        severity, told = ("ok", words) if fine else ("broken", ill)
+    severity: Severity = "ok" if given.score <= 1.1 else "broken"
+    if best is given:
+        told = f"it reads as declared: {given.reading}, at {given.score:.3g} of the bound"
+        if severity != "ok":
+            told = "no reading that was tried makes it a denoiser of this data: as declared it loses "
+            told += f"{given.score:.3g} times the bound, and no other is better: is it this data, and is it trained?"
     elif best.score > 1.1:
         severity, told = "broken", f"it is no denoiser as declared ({given.score:.3g} times the bound), and of the "
         told += f"readings tried the nearest is {best.reading}, {best.score:.3g} times the bound: none is right"
     else:
-        severity = "broken" if given.score > 1.1 else "watch"
-        others = [one for one in ranked[1:] if not certain(one, best)]
+        severity = "watch" if severity == "ok" else severity
+        others = [one for one in ranked[1:] if one.score <= 1.1 and not certain(one, best, TIE)]
         told = f"this teacher reads like {best.reading}: its loss so is {best.score:.3g} of the bound, as declared "
         told += f"({given.reading}) {given.score:.3g}: load it so"
         told += f"; {others[0].reading} ({others[0].score:.3g}) cannot be told from it here" if others else ""
-    return Verdict("wrong-reading", severity, given.score / best.score, BETTER,  # type: ignore[arg-type]
-                   f"the best of the readings; {SURE:g} standard errors of the paired difference", told)  # fmt: skip
+    against = f"the best of the readings; {BETTER:g} and {SURE:g} standard errors of the paired difference"
+    return Verdict("wrong-reading", severity, given.score / best.score, BETTER, against, told)
 
 
 def judge_sigma_data(teacher: Teacher, best: Guessed) -> Verdict:
     """The sigma_data that it was trained with against the data's own."""
     std = float(teacher.dataset.train.x0.double().std()) * best.reading.range.scale
-    own = getattr(best.reading.scaling, "sigma_data", None)
+    own = sigma_data_of(best.reading)
     apart = 1.0 if own is None else max(own / std, std / own)
     words = "its output needs no sigma_data" if own is None else f"its sigma_data {own:.3g} is the data's, {std:.3g}"
     return judged(
