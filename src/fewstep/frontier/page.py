@@ -87,8 +87,19 @@ class Frontier:
 
     def text(self) -> str:
         """The table, the conclusion and the commands for a terminal."""
-        cells = [self._costs(), tables.others(self.points, self.bench.metric), self._chosen()]
-        parts = [*(tables.aligned(*c) for c in cells if c[1]), self.verdicts.conclusion(), self.commands()]
+        metric = self.bench.metric
+        cells = [
+            self._costs(),
+            tables.others(self.points, metric),
+            tables.samplers(self.points, metric),
+            self._chosen(),
+        ]
+        parts = [
+            *(tables.aligned(*c) for c in cells if c[1]),
+            self._busy(),
+            self.verdicts.conclusion(),
+            self.commands(),
+        ]
         return "\n\n".join("\n".join(part) for part in parts if part)
 
     def write(self, folder: Path) -> None:
@@ -103,25 +114,37 @@ class Frontier:
         except OSError as error:
             raise StorageError(f"cannot write to {folder}: {error.strerror or error}") from error
 
+    def _busy(self) -> list[str]:
+        """What is said where the clock cannot be trusted."""
+        if not any(point.busy for point in self.points):
+            return []
+        return [
+            "The machine was busy while it was timed: calls differ by more than half. The same command on a quiet "
+            "machine keeps the scores and times anew."
+        ]
+
     def _draws(self) -> str:
         protocol = self.points[0].results[self.bench.metric].protocol
         return f"{protocol['draws']} draws of {protocol['n']} samples"
 
     def _page(self, told: dict[str, Any], drawing: bytes) -> str:
         names = " and ".join(s.name for s in self.verdicts.subjects)
-        strong = frozenset(i for i, p in enumerate(self.points) if p.worth)
+        strong = frozenset(i for i, p in enumerate(p for p in self.points if p.offered) if p.worth)
         figure = report.Figure(drawing, f"{self.bench.metric} against evaluations and milliseconds", _CAPTION)
         (head, rows), (also, more) = self._costs(), tables.others(self.points, self.bench.metric)
         shown = [
             report.Table(head, tables.unbroken(rows), self._caption(), strong),
             report.Table(also, tables.unbroken(more), "The other metrics, ± their standard errors.", strong),
         ]
+        by, solved = tables.samplers(self.points, self.bench.metric)
+        if solved:
+            shown.append(report.Table(by, solved, _SOLVED.format(self.bench.metric)))
         pictures, (wide, chosen) = self._samples(), self._chosen()
         levels = [
             report.Table(wide, chosen, "Noise levels of the later steps, chosen on the validation split.")
         ] * bool(chosen)
         sections = [
-            report.Section(title="Quality against cost", figures=[figure], tables=shown),
+            report.Section(title="Quality against cost", figures=[figure], tables=shown, text=self._busy()),
             *([report.Section(title="Samples", figures=[pictures])] if pictures else []),
             report.Section(title="How to sample", text=self.commands(), tables=levels),
             report.Section(title="How this was measured", points=self._protocol(told), commands=[self.command]),
@@ -181,9 +204,13 @@ class Frontier:
 
 
 _WORTH = "better than everything cheaper"
+_SOLVED = (
+    "{} by sampler and number of evaluations. In brackets: beaten on the validation split by a setting that is no "
+    "dearer, and so not on offer."
+)
 _CAPTION = (
     f"Bars: 95 % intervals. Filled marks, with their number of evaluations: {_WORTH} (left by evaluations, right by "
-    "latency). Grey: what held-out data itself scores, with its 95 % interval."
+    "latency). Faint: not on offer. Grey: what held-out data itself scores, with its 95 % interval."
 )
 
 
