@@ -158,14 +158,17 @@ class Frontier:
     def _samples(self) -> report.Figure | None:
         """What the points that a reader asks for look like; None for data that is no picture and no plane."""
         shape = self.bench.dataset.shape
-        shown = [p for p in self.points if p.sampler == MULTISTEP or p.worth]
+        best = [self.verdicts.kept(subject)[-1] for subject in self.verdicts.subjects]
+        few = [p for p in self.points if p.worth or any(p is other for other in best)]
+        many = [p for p in self.points if p.sampler == MULTISTEP or any(p is other for other in few)]
+        real = self.bench.dataset.validation.x0
         if len(shape) == 3 and shape[0] in (1, 3):
-            rows = [(f"{p.name}: {p.evaluations}", self._drawn(p, _COLUMNS)) for p in shown]
-            drawing, told = figures.grid(rows), "each column began at the same noise and has the same condition"
+            rows = [(f"{p.name}: {p.evaluations}", self._drawn(p, _COLUMNS)) for p in many]
+            drawing = figures.grid([*rows, ("held-out data", real[:_COLUMNS])])
+            told = "each column of samples began at the same noise and has the same condition"
         elif shape == (2,):
-            best = [p for p in shown if p.worth][:6]
-            rows = [(f"{p.name}: {p.evaluations}", self._drawn(p, _CLOUD)) for p in best]
-            drawing, told = figures.clouds(rows), "all began at the same noise"
+            rows = [(f"{p.name}: {p.evaluations}", self._drawn(p, _CLOUD)) for p in few[-5:]]
+            drawing, told = figures.clouds([*rows, ("held-out data", real[:_CLOUD])]), "all began at the same noise"
         else:
             return None
         file = BytesIO()
@@ -195,7 +198,8 @@ class Frontier:
             f"leaving 0 out, and by {plan.gain:.0%} of the value. No correction for the number of comparisons. All is "
             "given these weights and this training split: another training run is not in the intervals.",
             f"Evaluations are counted in the network. Milliseconds: {plan.repeats} calls of `sample` after one that is "
-            f"not timed, settings taking turns, on {where['name']} ({where['device']}, {threads}, {where['dtype']}, "
+            "not timed, settings taking turns; for what is cheaper the lower quartile counts. On "
+            f"{where['name']} ({where['device']}, {threads}, {where['dtype']}, "
             f"torch {where['torch']}).",
             *(f"{s['name']}: {s['about']}, weights {s['weights'][:16]}." for s in told["subjects"]),
             f"Data {told['data']['name']}: training split {told['data']['train'][:16]}, validation "

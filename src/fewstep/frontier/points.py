@@ -105,7 +105,7 @@ def judged(points: Sequence[Point], judge: Judge) -> list[Point]:
     """The points with `worth` and `quick` set, among those that the validation split left on offer."""
     offered = [point for point in points if point.offered]
     kept = worth(offered, judge, lambda p: p.evaluations)
-    fast = worth(offered, judge, lambda p: p.one.median if p.one else 0.0)
+    fast = worth(offered, judge, lambda p: p.one.low if p.one else 0.0)
 
     def among(point: Point, some: list[Point]) -> bool:
         return any(point is other for other in some)

@@ -83,7 +83,5 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def unbroken(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The cells with spaces at which no line breaks, but for names and verdicts."""
-    return [
-        [c.replace(" ", "\u00a0") if (c[:1].isdigit() and " to " in c) or "±" in c else c for c in row] for row in rows
-    ]
+    """The cells, names apart, with spaces at which no line breaks."""
+    return [[name, *(cell.replace(" ", "\u00a0") for cell in rest)] for name, *rest in rows]
