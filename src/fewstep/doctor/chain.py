@@ -13,6 +13,7 @@ from fewstep.doctor.patient import Patient
 from fewstep.doctor.verdicts import Measure, Verdict, judged
 from fewstep.sampling import sampler
 
+DRIFT = 3.0, 10.0  # gaps between neighbours that targets may move
 LEAK = 0.1, 0.5  # of the data's spread that may be lost on the way up
 
 
@@ -61,10 +62,9 @@ def judge_drift(found: list[tuple[Level, float, float]], told: str) -> Verdict:
     return judged(
         "target-drift",
         drift / max(gap, 1e-300),
-        1.0,
-        3.0,
-        against="the gap between neighbours that training closes; 1 and 3 of it",
-        fine=f"targets moved {drift:.2g} against {told}, less than the {gap:.2g} between neighbours",
+        *DRIFT,
+        against="the gap between neighbours that training closes; 3 and 10 of it",
+        fine=f"targets moved {drift:.2g} against {told}; neighbours are {gap:.2g} apart",
         ill=f"targets run away: they moved {drift:.2g} against {told}, and neighbours are {gap:.2g} apart: lower the "
         "learning rate towards the end (final), take a larger batch, or an averaged target",
     )

@@ -11,7 +11,7 @@ from fewstep.doctor.patient import Patient
 from fewstep.doctor.verdicts import Measure, Verdict, judged
 from fewstep.sampling import sampler
 
-ROWS = 256
+ROWS = 128  # exact trajectories are dear
 
 
 def teacher_gap(patient: Patient) -> Measure:

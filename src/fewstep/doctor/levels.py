@@ -30,10 +30,11 @@ class Level:
 
 
 def spread(levels: Tensor, count: int = COUNT) -> Tensor:
-    """`count` levels evenly spaced in the logarithm from the 0.5 % to the 99.5 % quantile of those drawn."""
-    drawn = levels[(levels > 0) & torch.isfinite(levels)].log()
+    """At most `count` of the levels drawn, about evenly spaced in the logarithm over their inner 99 %."""
+    drawn = levels[(levels > 0) & torch.isfinite(levels)].log().sort().values
     low, high = (float(torch.quantile(drawn, q)) for q in (0.005, 0.995))
-    return torch.linspace(low, high, count, dtype=torch.float64).exp() if high - low > 1e-6 else drawn[:1].exp()
+    even = torch.linspace(low, high, count, dtype=torch.float64)
+    return drawn[(drawn[:, None] - even).abs().argmin(0)].unique().exp()
 
 
 def trained_levels(patient: Patient, count: int = COUNT) -> list[Level]:

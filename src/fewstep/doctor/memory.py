@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fewstep.doctor.patient import Patient
@@ -29,7 +28,8 @@ def memorisation(patient: Patient, samples: Tensor) -> Measure:
         max(1 / max(low, 1e-9), 1.25),
         2.0,
         against="held-out rows are at 1; beyond the interval of theirs, 1.25 at least",
-        fine=f"samples are as far from training rows as held-out ones are, or farther ({found.value:.2f} of it)",
+        fine=f"samples are as far from training rows as held-out ones are, or farther ({found.value:.3g} of it"
+        + (": off the data, a matter of quality)" if found.value > 2 else ")"),
         ill=f"samples are training rows again: they are {found.value:.2f} as far from the nearest as held-out rows "
         "are: more data or augmentation, dropout, a smaller network, fewer steps",
         also=told[1] < min(low, 1.0),
@@ -42,7 +42,3 @@ def memorisation(patient: Patient, samples: Tensor) -> Measure:
         rows,
         (verdict,),
     )
-
-
-def finite(samples: Tensor) -> bool:
-    return bool(torch.isfinite(samples).all())
