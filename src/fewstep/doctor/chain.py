@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fewstep.distances import mse
-from fewstep.doctor.levels import Level, Rows, place_of, rows_of, trained_levels
+from fewstep.doctor.levels import Level, Rows, fresh, place_of, rows_of, trained_levels
 from fewstep.doctor.patient import Patient
 from fewstep.doctor.verdicts import Measure, Verdict, judged
 from fewstep.sampling import sampler
@@ -79,7 +79,7 @@ def loose_chain(patient: Patient) -> Measure:
     )
     if patient.denoises or (own.only and own.default > 1):
         return Measure("chain", definition, missing="its answers are means of the data, not samples of it")
-    rows = rows_of(patient.dataset, "validation", patient.seed, device=place_of(patient))
+    rows = fresh(patient)
     process, train = patient.method.process, patient.dataset.train.x0
     floor, total = apart_of(rows.x0, train), float(train.flatten(1).double().var(0, correction=0).sum())
     top = float(process.level(process.t_max)), process.t_max  # where sampling starts

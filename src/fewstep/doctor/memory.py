@@ -6,16 +6,20 @@ from torch import Tensor
 
 from fewstep.doctor.patient import Patient
 from fewstep.doctor.verdicts import Measure, judged
+from fewstep.errors import UserError
 from fewstep.metrics.distances import to_nearest
 from fewstep.metrics.protocol import estimate
 
 DRAWS = 8
+MOST, HELD = 50_000, 1000  # rows that are looked through, and for
 
 
 def memorisation(patient: Patient, samples: Tensor) -> Measure:
     """Mean distance to the nearest training row: of samples, over that of held-out rows."""
     train, held = patient.dataset.train.x0, patient.dataset.validation.x0
-    held = held[:2048]
+    if not len(held):
+        raise UserError(f"data {patient.dataset.name!r} has no validation split: nothing is held out to compare with")
+    train, held = train[:MOST], held[:HELD]
     base = to_nearest(held, train)
     found = estimate([to_nearest(part, train) / base for part in samples.chunk(DRAWS)])
     floor = estimate([to_nearest(part, train) / base for part in held.chunk(min(DRAWS, len(held)))])
