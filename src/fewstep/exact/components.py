@@ -32,7 +32,11 @@ class Components(Protocol):
     @property
     def log_weights(self) -> Tensor: ...
     @property
+    def means(self) -> Tensor: ...  # [K, d]
+    @property
     def row_size(self) -> int: ...  # numbers that one row of x takes
+    @property
+    def axes(self) -> Tensor: ...  # variances along each component's own axes [K, d]
     def to(self, device: torch.device) -> Self: ...
     def see(self, x: Tensor, a: Tensor, s: Tensor) -> Seen: ...
     def mean(self, seen: Seen, shares: Tensor) -> Tensor: ...
@@ -57,6 +61,10 @@ class Isotropic:
     @property
     def row_size(self) -> int:
         return len(self.means)
+
+    @property
+    def axes(self) -> Tensor:
+        return self.values[:, None].expand_as(self.means)
 
     def to(self, device: torch.device) -> Isotropic:
         return Isotropic(self.log_weights.to(device), self.means.to(device), self.values.to(device))
@@ -101,6 +109,10 @@ class Rotated:
     @property
     def row_size(self) -> int:
         return self.means.numel()
+
+    @property
+    def axes(self) -> Tensor:
+        return self.values
 
     def to(self, device: torch.device) -> Rotated:
         vectors = None if self.vectors is None else self.vectors.to(device)

@@ -46,6 +46,11 @@ class Gaussian:
         """Of a sample."""
         return tuple(torch.broadcast_shapes(*(numbers("", part).shape for part in (self.mean, self.std)))) or (1,)
 
+    @property
+    def variance(self) -> float:
+        """tr Cov[x0] / d."""
+        return float(numbers("std", self.std).square().expand(self.shape).mean())
+
     def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
         """x0_hat = E[x0 | x_t], like x_t."""
         checked_labels(cond, 0, x_t)

@@ -65,6 +65,28 @@ class Truth:
         self._scale = scale
         self._there = {torch.device("cpu"): (components, labels, mean.flatten())}
 
+    @property
+    def mean(self) -> Tensor:
+        """E x0, `[*shape]` in float64."""
+        return self._parts(torch.device("cpu"))[2].reshape(self.shape)
+
+    @property
+    def variance(self) -> float:
+        """tr Cov[x0] / d."""
+        nothing = torch.zeros(1, self.mean.numel(), dtype=torch.float64)
+        total = self._each(_variance, nothing, torch.zeros(1, 1).double(), torch.ones(1, 1).double(), None)
+        return self._scale**2 / nothing.shape[1] * total.item()
+
+    @property
+    def components(self) -> Components:
+        """The Gaussians, flat and in standard units: x0 = mean + scale times theirs."""
+        return self._parts(torch.device("cpu"))[0]
+
+    @property
+    def scale(self) -> float:
+        """Of the standard units."""
+        return self._scale
+
     def __repr__(self) -> str:
         kind, (components, *_) = type(self).__name__, self._parts(torch.device("cpu"))
         classes = f", {self.classes} classes" if self.classes else ""
