@@ -25,6 +25,7 @@ LAYERS = [
     {"state", "metrics", "origins"},
     {"recorder", "diagnosis", "cache", "probes", "stages"},
     {"training"},
+    {"claims"},
     {"cli"},
     {"__main__"},
 ]

@@ -23,7 +23,7 @@ from fewstep.denoiser import Denoiser
 from fewstep.generator import Generator, load
 from fewstep.process import Process, edm
 from fewstep.state import State
-from fewstep.training import train
+from fewstep.training import settled, train
 
 MIXTURE = "digits-mixture"
 
@@ -89,10 +89,10 @@ class Arm:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """All that its numbers depend on, as JSON."""
+        """All that its numbers depend on, as JSON: every option is written out, so that a new default is another arm."""
         own = None if self.own is None else f"{self.own.__module__}.{self.own.__name__}"
         seen = [f"{f.__module__}.{f.__name__}" if f else None for f in (self.look, self.extra)]
-        run = {name: value for name, value in self.run(0).to_json().items() if name != "seed"}
+        run = {name: value for name, value in settled(self.run(0)).to_json().items() if name != "seed"}
         init = self.init.settings if self.init else None
         return {"run": run, "init": init, "own": own, "marks": list(self.marks), "seen": seen, **truth.PROTOCOL}
 

@@ -76,6 +76,10 @@ class Store:
         except (OSError, ValueError, AttributeError) as error:
             raise StorageError(f"{file}: {error}: expected what --claims wrote, or another --out") from error
 
+    @property
+    def file(self) -> Path:
+        return self.folder / FILE
+
     def seeds(self, row: Row) -> dict[str, dict[str, Any]]:
         """The row's numbers by seed."""
         return self.measured.get(row.digest, {}).get("seeds", {})
@@ -93,6 +97,6 @@ class Store:
         facts = {"torch": torch.__version__, "cores": os.cpu_count(), "claims": self.claims}
         text = json.dumps({**facts, "measured": self.measured}, indent=1) + "\n"
         try:
-            replace_file(self.folder / FILE, text.encode())
+            replace_file(self.file, text.encode())
         except OSError as error:
-            raise StorageError(f"cannot write {self.folder / FILE}: {error.strerror or error}") from error
+            raise StorageError(f"cannot write {self.file}: {error.strerror or error}") from error

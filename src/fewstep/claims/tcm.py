@@ -118,7 +118,7 @@ def arms(law: str, first: int, second: int, net: dict[str, int], options: dict[s
 
     start = arm("ect", first, options=options, keep=True)
     on = {"init": start, "also": {"lr": 1e-3, "age": first}}
-    base = {"base": {"method": "ect", **options}}
+    base = {"base": {"method": "ect", **options}, "w_b": 0.1}
     return {
         "stage 1": start,
         "stage 1 goes on": arm("ect", longer, options=held(**options), **on),

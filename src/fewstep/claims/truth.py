@@ -75,9 +75,9 @@ def kept(file: Path, make: Any) -> dict[str, Tensor]:
         return {name: torch.from_numpy(found[name]) for name in found.files}
 
 
-def noise(name: str, count: int = SAMPLES, seed: int = NOISE) -> Tensor:
-    """The unit noise that `Generator.sample` starts from with that seed."""
-    return normal(seed, "prior", 0, count, law_on(name).shape, SAMPLING_BLOCK)
+def noise(name: str, count: int | None = None, seed: int = NOISE) -> Tensor:
+    """The unit noise that `Generator.sample` starts from with that seed, as many rows as are scored."""
+    return normal(seed, "prior", 0, count or SAMPLES, law_on(name).shape, SAMPLING_BLOCK)
 
 
 @cache
