@@ -42,7 +42,7 @@ def made(name, level, **more):
 
 def claim(**levels):
     rows = {name: made(name, level) for name, level in (levels or {"a": 2.0, "b": 1.0}).items()}
-    first, last = list(rows)[0], list(rows)[-1]
+    first, last = next(iter(rows)), list(rows)[-1]
     return Claim(
         title="b is below a",
         says="They say so.",
@@ -131,7 +131,9 @@ def test_processes_find_what_one_process_finds(tmp_path):
     """By module: a worker imports the measure by its name."""
     rows = {name: Row(partial(pm_of, level), {"level": level}, "") for name, level in (("a", 2.0), ("b", 1.0))}
     found = [
-        claims.run(tmp_path / str(jobs), claims={"one": replace(claim(), rows=rows)}, jobs=jobs, progress=False, seeds=2)
+        claims.run(
+            tmp_path / str(jobs), claims={"one": replace(claim(), rows=rows)}, jobs=jobs, progress=False, seeds=2
+        )
         for jobs in (1, 2)
     ]
     assert found[0]["claims"] == found[1]["claims"]
@@ -160,10 +162,20 @@ def test_a_number_without_seeds_is_measured_once(tmp_path):
 
 def test_the_report_holds_every_claim_and_asks_nobody(tmp_path):
     facts = claims.run(
-        tmp_path, claims={"one": claim(), "two": replace(claim(a=1.0, b=3.0), title="another <claim>")}, jobs=1, progress=False
+        tmp_path,
+        claims={"one": claim(), "two": replace(claim(a=1.0, b=3.0), title="another <claim>")},
+        jobs=1,
+        progress=False,
     )
     page = (tmp_path / "report.html").read_text()
-    for told in ("b is below a", "another &lt;claim&gt;", "Reproduced: 1 of 1", "Contradicted: 0 of 1", "make b", "They say so."):
+    for told in (
+        "b is below a",
+        "another &lt;claim&gt;",
+        "Reproduced: 1 of 1",
+        "Contradicted: 0 of 1",
+        "make b",
+        "They say so.",
+    ):
         assert told in page
     assert "never measured" not in page
     assert not re.search(r"(?:src|href)=[\"'](?!data:|#)", page)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +41,7 @@ def variance(law: Any, source: str, x: Tensor, t: float) -> Any:
 def walked(law: Any, x: Tensor, steps: int, source: str | None) -> dict[str, Tensor]:
     """x at t = 0 by the last step's rule, along evenly spaced times of the cosine process."""
     grid = torch.linspace(law.process.t_max, 0.0, steps + 1, dtype=torch.float64).tolist()
-    for t, s in zip(grid[:-2], grid[1:-1], strict=True):
+    for t, s in pairwise(grid[:-1]):
         move = ddim if source is None else partial(addim, x_var=variance(law, source, x, t))
         x = move(law.process, law, x, t, s)
     if source is None:
@@ -65,7 +66,14 @@ def measured(name: str, shared: Path, seed: int) -> dict[str, float]:
 
 
 def row(name: str) -> Row:
-    facts = {"addim": name, "steps": list(STEPS), "sources": list(SOURCES), "drawn": DRAWN, "against": AGAINST, **truth.PROTOCOL}
+    facts = {
+        "addim": name,
+        "steps": list(STEPS),
+        "sources": list(SOURCES),
+        "drawn": DRAWN,
+        "against": AGAINST,
+        **truth.PROTOCOL,
+    }
     return Row(partial(measured, name), facts, "fewstep verify --claims --only addim", 25.0 if name == MIXTURE else 4.0)
 
 
@@ -83,7 +91,9 @@ def statements(found: Found) -> Sequence[Statement]:
         for steps in STEPS:
             text = f"{law} ({size}-D), {steps} steps: 1000 x energy distance, DDIM minus aDDIM"
             told.append(Statement(text, gains(found[law], PAPER, steps), main=size > 2 and steps in (4, 8, 16)))
-        worst = tuple(min(values) for values in zip(*(gains(found[law], PAPER, n, ", ODE") for n in STEPS), strict=True))
+        worst = tuple(
+            min(values) for values in zip(*(gains(found[law], PAPER, n, ", ODE") for n in STEPS), strict=True)
+        )
         told.append(Statement(f"{law} ({size}-D): least gain in ODE error over 2 to 32 steps", worst, main=False))
     return told
 
@@ -91,7 +101,7 @@ def statements(found: Found) -> Sequence[Statement]:
 def words(found: Found) -> Sequence[str]:
     told = []
     for law, size in LAWS.items():
-        by = {verdict: [] for verdict in ("better", "worse", "level")}
+        by: dict[str, list[str]] = {side: [] for side in ("better", "worse", "level")}
         for steps in STEPS:
             side = _side(gains(found[law], PAPER, steps))
             by[side].append(str(steps))
@@ -100,8 +110,8 @@ def words(found: Found) -> Sequence[str]:
     best = "; ".join(f"{law}: {_best(found[law])}" for law in LAWS)
     return [
         ". ".join(told) + ".",
-        f"Least energy distance at 8 steps, among all variances and last steps: {best}. In the plane the noise part that is "
-        "lengthened is not spread over many directions, and a sample is pushed off its mode.",
+        f"Least energy distance at 8 steps, among all variances and last steps: {best}. In the plane the noise "
+        "part that is lengthened is not spread over many directions, and a sample is pushed off its mode.",
     ]
 
 
@@ -136,11 +146,12 @@ def figure(found: Found) -> Figure:
 
 CLAIM = Claim(
     title="aDDIM: better than DDIM at few steps",
-    says="DDIM whose noise is lengthened by the variance that the denoiser averages away gives better samples in few steps "
-    "(aDDIM in MCM, arXiv 2403.06807).",
-    setting=f"exact denoisers on the cosine process, evenly spaced times, {DRAWN} trajectories from a seed's own noise against {AGAINST} "
-    "draws of the law; seeds are noise, nothing is trained. The variance is the paper's eta / (2 + SNR) for eta 0.1 (its own) and "
-    "0.5, or the true posterior variance; the last step adds it too (the paper's rule), or is DDIM's.",
+    says="DDIM whose noise is lengthened by the variance that the denoiser averages away gives better samples in "
+    "few steps (aDDIM in MCM, arXiv 2403.06807).",
+    setting=f"exact denoisers on the cosine process, evenly spaced times, {DRAWN} trajectories from a seed's own "
+    f"noise against {AGAINST} draws of the law; seeds are noise, nothing is trained. The variance is the "
+    "paper's eta / (2 + SNR) for eta 0.1 (its own) and 0.5, or the true posterior variance; the last step "
+    "adds it too (the paper's rule), or is DDIM's.",
     rows={law: row(law) for law in LAWS},
     measures={f"{name}: {n}": f"{name}, {n}" for n in (4, 8, 16) for name in ("DDIM", PAPER)},
     statements=statements,

@@ -89,7 +89,7 @@ class Arm:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """All that its numbers depend on, as JSON: every option is written out, so that a new default is another arm."""
+        """All that its numbers depend on, as JSON: every option is written out."""
         own = None if self.own is None else f"{self.own.__module__}.{self.own.__name__}"
         seen = [f"{f.__module__}.{f.__name__}" if f else None for f in (self.look, self.extra)]
         run = {name: value for name, value in settled(self.run(0)).to_json().items() if name != "seed"}

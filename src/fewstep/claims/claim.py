@@ -1,4 +1,4 @@
-"""A claim as a value: what a paper says, the rows that test it, and how their numbers become verdict, figure and words."""
+"""A claim as a value: what a paper says, the rows that test it, and what their numbers become."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class Claim:
 
 def number(value: float) -> str:
     """Four digits, and no exponent where it can be helped."""
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.2e}"
+    return (
+        f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.2e}"
+    )
 
 
 def pm(values: Sequence[float]) -> str:

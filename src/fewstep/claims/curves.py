@@ -1,4 +1,4 @@
-"""What the claims' figures share: a line with its band over seeds, bars with their intervals, and the caption of both."""
+"""What the claims' figures share: a line with its band over seeds, and what the caption says of it."""
 
 from __future__ import annotations
 

@@ -51,11 +51,26 @@ def statements(found: Found) -> Sequence[Statement]:
         main = row is half
         told += [
             Statement(f"feature Fréchet distance at the end, iCT minus GC {name}", _gain(alone, row, _last), main),
-            Statement(f"the same over the whole training (mean of its logarithm), iCT minus GC {name}", _gain(alone, row, _area), main),
+            Statement(
+                f"the same over the whole training (mean of its logarithm), iCT minus GC {name}",
+                _gain(alone, row, _area),
+                main,
+            ),
             Statement(f"ODE error at the end, iCT minus GC {name}", _gain(alone, row, _ode), main=False),
-            Statement(f"updates until GC {name} is where iCT ends (share of the training saved)", _saved(alone, row), main=False),
+            Statement(
+                f"updates until GC {name} is where iCT ends (share of the training saved)",
+                _saved(alone, row),
+                main=False,
+            ),
         ]
-    return [*told, Statement("feature Fréchet distance at the end, minibatch OT minus GC share 0.5", _gain(dealt, half, _last), main=False)]
+    return [
+        *told,
+        Statement(
+            "feature Fréchet distance at the end, minibatch OT minus GC share 0.5",
+            _gain(dealt, half, _last),
+            main=False,
+        ),
+    ]
 
 
 def _last(one: Any) -> float:
@@ -92,19 +107,22 @@ def words(found: Found) -> Sequence[str]:
         for measure in (COMPARED, "ode_error", "variance_ratio")
     )
     return [
-        f"After {MARKS[-1]} updates the feature Fréchet distances are {distance[0]} (independent), {distance[1]} (minibatch OT), "
-        f"{distance[2]} (GC, share 0.5) and {distance[3]} (share falling from 0.5 to 0); the ODE errors {error[0]}, {error[1]}, "
-        f"{error[2]} and {error[3]}. With a constant share the samples' variance is {spread[2]} times the data's, with independent "
-        f"pairs {spread[0]}: generated pairs spread the samples, as the recursion for Gaussian data says "
-        "(their deviation tends to 1.18 times the data's at share 1, 1.25 with an exact predictor).",
-        "These are a hundredth of the paper's updates. The share 0.5 is the paper's; the falling one was chosen on seeds 1 and 2, "
-        "by ODE error.",
+        f"After {MARKS[-1]} updates the feature Fréchet distances are {distance[0]} (independent), {distance[1]} "
+        f"(minibatch OT), {distance[2]} (GC, share 0.5) and {distance[3]} (share falling from 0.5 to 0); the ODE "
+        f"errors {error[0]}, {error[1]}, {error[2]} and {error[3]}. With a constant share the samples' variance is "
+        f"{spread[2]} times the data's, with independent pairs {spread[0]}: generated pairs spread the samples, as "
+        "the recursion for Gaussian data says (their deviation tends to 1.18 times the data's at share 1, 1.25 "
+        "with an exact predictor).",
+        "These are a hundredth of the paper's updates. The share 0.5 is the paper's; the falling one was chosen "
+        "on seeds 1 and 2, by ODE error.",
     ]
 
 
 def figure(found: Found) -> Figure:
     drawing, plots = report.axes(2, width=8.6)
-    for ax, measure, label in zip(plots, ("ode_error", COMPARED), ("ODE error (rms)", "feature Fréchet distance"), strict=True):
+    for ax, measure, label in zip(
+        plots, ("ode_error", COMPARED), ("ODE error (rms)", "feature Fréchet distance"), strict=True
+    ):
         for name in ARMS:
             line(ax, *by_step(found[name], measure), name)
         ax.set(xlabel="updates", ylabel=label, yscale="log")
@@ -112,16 +130,19 @@ def figure(found: Found) -> Figure:
     return finished(
         drawing,
         "Quality of one-step samples against updates, by coupling",
-        "Of the average of the weights, one evaluation from pure noise. Left: root mean square to the exact ODE solution.",
+        "Of the average of the weights, one evaluation from pure noise. Left: root mean square to the exact ODE "
+        "solution.",
     )
 
 
 CLAIM = Claim(
     title="GC: generator-induced pairs converge faster",
-    says="With data points that the model itself generates in a share of the pairs, consistency training converges faster and "
-    "ends better than with independent pairs, and than with minibatch optimal transport (GC, arXiv 2406.09570).",
-    setting="digits mixture (64-D, unlabelled), no teacher: iCT with at most 160 intervals, 0.55 M weights, 900 updates of batch "
-    "128. GC costs at most 1.15 times as much per update, which is not charged here: equal updates.",
+    says="With data points that the model itself generates in a share of the pairs, consistency training "
+    "converges faster and ends better than with independent pairs, and than with minibatch optimal transport "
+    "(GC, arXiv 2406.09570).",
+    setting="digits mixture (64-D, unlabelled), no teacher: iCT with at most 160 intervals, 0.55 M weights, 900 "
+    "updates of batch 128. GC costs at most 1.15 times as much per update, which is not charged here: "
+    "equal updates.",
     rows=ROWS,
     measures={
         "ode_error": "ODE error",

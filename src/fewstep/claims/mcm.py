@@ -15,7 +15,7 @@ from fewstep.claims.arms import MIXTURE, Arm, ideal, solutions
 from fewstep.claims.claim import Claim, Found, column, pm
 from fewstep.claims.curves import finished, line
 from fewstep.claims.rows import Row
-from fewstep.claims.verdicts import Statement, excess, verdict, interval
+from fewstep.claims.verdicts import Statement, excess, interval, verdict
 from fewstep.generator import Generator
 from fewstep.process import cosine
 from fewstep.report import Figure
@@ -87,9 +87,10 @@ def words(found: Found) -> Sequence[str]:
     errors = ", ".join(f"{pm(column(found[f'K = {k}'], 'ode_error'))} at {k}" for k in KS)
     fewer = ", ".join(f"{pm(column(found[LAST], f'{k} steps'))} at {k}" for k in KS)
     return [
-        f"ODE errors by K: {errors}; {pm(column(found[LAST], 'ode_error'))} at K = {MANY}, where every step is a segment and "
-        f"the model is a diffusion model. The same diffusion model with fewer DDIM steps has {fewer}. A consistency model, "
-        f"which K = 1 is, distilled by CD on its own process, has {pm(column(found['CD'], 'ode_error'))}.",
+        f"ODE errors by K: {errors}; {pm(column(found[LAST], 'ode_error'))} at K = {MANY}, where every step is a "
+        f"segment and the model is a diffusion model. The same diffusion model with fewer DDIM steps has {fewer}. "
+        "A consistency model, which K = 1 is, distilled by CD on its own process, has "
+        f"{pm(column(found['CD'], 'ode_error'))}.",
         *_without(found),
     ]
 
@@ -100,16 +101,21 @@ def _without(found: Found) -> list[str]:
     seeds = len(rest["K = 1"])
     if not seeds:
         return []
-    again = ", ".join(f"{a} to {b} {verdict(interval(excess(rest[f'K = {a}'], rest[f'K = {b}'], 'ode_error')))}" for a, b in pairwise(KS))
+    again = ", ".join(
+        f"{a} to {b} {verdict(interval(excess(rest[f'K = {a}'], rest[f'K = {b}'], 'ode_error')))}"
+        for a, b in pairwise(KS)
+    )
     return [
-        "The setting (16 to 64 steps, c = 0.1) was chosen on seed 1 among six, as the only one that orders all K there. "
-        f"Over the {seeds} other seeds alone: {again}."
+        "The setting (16 to 64 steps, c = 0.1) was chosen on seed 1 among six, as the only one that orders all K "
+        f"there. Over the {seeds} other seeds alone: {again}."
     ]
 
 
 def figure(found: Found) -> Figure:
     drawing, plots = report.axes(2, width=8.6)
-    for ax, measure, label in zip(plots, ("ode_error", "energy_x1000"), ("ODE error (rms)", "energy distance x 1000"), strict=True):
+    for ax, measure, label in zip(
+        plots, ("ode_error", "energy_x1000"), ("ODE error (rms)", "energy distance x 1000"), strict=True
+    ):
         rows = [found[f"K = {k}"] for k in KS] + [found[LAST]]
         line(ax, [*KS, MANY], [column(row, measure) for row in rows], "MCM, K segments")
         kept = [column(found[LAST], f"{k} steps" + ("" if measure == "ode_error" else f", {measure}")) for k in KS]
@@ -123,16 +129,19 @@ def figure(found: Found) -> Figure:
     return finished(
         drawing,
         "Errors of multistep models by number of segments, between CD and diffusion",
-        "Left: root mean square to the exact ODE solution from the same noise. Right: distance of the samples to the law.",
+        "Left: root mean square to the exact ODE solution from the same noise. Right: distance of the samples to "
+        "the law.",
     )
 
 
 CLAIM = Claim(
     title="MCM: more segments, better samples, from a consistency model to diffusion",
-    says="A multistep consistency model interpolates between a consistency model (K = 1) and a diffusion model (K as many as "
-    "there are steps): quality rises with K, and a few steps come near diffusion (MCM, arXiv 2403.06807).",
-    setting="digits mixture (64-D, unlabelled), exact teacher, aDDIM pairs on the cosine process, 16 to 64 steps, c = 0.1; one "
-    "network of 0.55 M weights for each K, 900 updates of batch 128, sampled with K steps. CD: 16 levels, Heun, on edm.",
+    says="A multistep consistency model interpolates between a consistency model (K = 1) and a diffusion model (K "
+    "as many as there are steps): quality rises with K, and a few steps come near diffusion (MCM, arXiv "
+    "2403.06807).",
+    setting="digits mixture (64-D, unlabelled), exact teacher, aDDIM pairs on the cosine process, 16 to 64 steps, "
+    "c = 0.1; one network of 0.55 M weights for each K, 900 updates of batch 128, sampled with K steps. "
+    "CD: 16 levels, Heun, on edm.",
     rows=ROWS,
     measures={
         "ode_error": "ODE error",

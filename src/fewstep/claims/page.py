@@ -1,4 +1,4 @@
-"""The report: verdicts at the top, then for each claim a paragraph, a figure, its statements, its numbers, its commands."""
+"""The report: verdicts at the top, then for each claim its words, figure, statements, numbers and commands."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from fewstep.claims.verdicts import RULE, TONES, Statement, overall
 from fewstep.report import Section, Table
 
 GLOSSARY = (
-    "ODE error: root mean square distance of a sample to where the exact probability-flow ODE leads from the same noise, over 2000 "
-    "samples and all scalars. Feature Fréchet distance: between the samples' and the law's moments in the last hidden layer of "
-    "a small classifier; pixel Fréchet: in the data's own space. Energy distance: of samples themselves, 0 where they follow the "
-    "law. Variance ratio: total variance of the samples over that of the law.",
-    "Errors of trained arms are of one network per seed, its weights averaged; CPU seconds are of whatever machine ran this.",
+    "ODE error: root mean square distance of a sample to where the exact probability-flow ODE leads from the same "
+    "noise, over 2000 samples and all scalars. Feature Fréchet distance: between the samples' and the law's "
+    "moments in the last hidden layer of a small classifier; pixel Fréchet: in the data's own space. Energy "
+    "distance: of samples themselves, 0 where they follow the law. Variance ratio: total variance of the samples "
+    "over that of the law.",
+    "Errors of trained arms are of one network per seed, its weights averaged; CPU seconds are of whatever "
+    "machine ran this.",
 )
 
 
@@ -86,13 +88,13 @@ def html(claims: Mapping[str, Claim], found: Mapping[str, Found], seeds: int) ->
     """The page."""
     names = ",".join(claims)
     lead = [
-        "What the papers say of their methods, measured on data whose denoiser and ODE are known exactly, at a scale of "
-        f"minutes on a CPU: {seeds} seeds, 1 to {seeds}. A claim that is not reproduced here may well hold at the papers' scale: "
-        "their trainings are hundreds to thousands of times longer, on photographs.",
+        "What the papers say of their methods, measured on data whose denoiser and ODE are known exactly, at a "
+        f"scale of minutes on a CPU: {seeds} seeds, 1 to {seeds}. A claim that is not reproduced here may well "
+        "hold at the papers' scale: their trainings are hundreds to thousands of times longer, on photographs.",
     ]
     note = (
-        f"fewstep {__version__}, torch {torch.__version__}, {platform.machine()}. Again: fewstep verify --claims --seeds {seeds} "
-        f"--only {names} --out FOLDER; every number is in FOLDER/claims.json."
+        f"fewstep {__version__}, torch {torch.__version__}, {platform.machine()}. Again: fewstep verify --claims "
+        f"--seeds {seeds} --only {names} --out FOLDER; every number is in FOLDER/claims.json."
     )
     parts = [summary(claims, found), *(section(claim, found[name]) for name, claim in claims.items())]
     return report.page("What the methods claim, where the truth is known", lead, parts, note=note)

@@ -80,8 +80,7 @@ def jobs_of(claim: Claim, seeds: int) -> list[Job]:
 def gathered(store: Store, claim: Claim, seeds: int) -> Found:
     """What the claim's rows measured on these seeds; a row without seeds has its numbers once."""
     return {
-        name: {str(seed): store.seeds(row)[str(seed)] for seed in row.seeds(seeds)}
-        for name, row in claim.rows.items()
+        name: {str(seed): store.seeds(row)[str(seed)] for seed in row.seeds(seeds)} for name, row in claim.rows.items()
     }
 
 

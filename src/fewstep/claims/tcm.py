@@ -104,7 +104,9 @@ def _none(law: str, rows: int) -> Tensor | None:
     return torch.full((rows,), -1) if truth.data(law).classes else None
 
 
-def arms(law: str, first: int, second: int, net: dict[str, int], options: dict[str, Any], **fields: Any) -> dict[str, Arm]:
+def arms(
+    law: str, first: int, second: int, net: dict[str, int], options: dict[str, Any], **fields: Any
+) -> dict[str, Arm]:
     """The first stage, and what goes on from it: itself for as much compute, under both laws, and the second stage."""
     plane = law != MIXTURE
     seen = look_plane if plane else look_mixture
@@ -146,14 +148,31 @@ def rows() -> dict[str, Any]:
 def statements(found: Found) -> Sequence[Statement]:
     told = []
     for name in LAWS:
-        one, two, both = (found[f"{name}: {arm}"] for arm in ("stage 1 goes on", "stage 2, w_b 0.1", "stage 1 goes on, both laws"))
+        one, two, both = (
+            found[f"{name}: {arm}"] for arm in ("stage 1 goes on", "stage 2, w_b 0.1", "stage 1 goes on, both laws")
+        )
         best = "feature_frechet" if name == "mixture" else "energy_x1000"
         words = "feature Fréchet distance" if name == "mixture" else "1000 x energy distance"
         told += [
-            Statement(f"{name}: {words} of one-step samples, continued stage 1 minus stage 2 (w_b 0.1)", excess(one, two, best)),
-            Statement(f"{name}: ODE error, continued stage 1 minus stage 2 (w_b 0.1)", excess(one, two, "ode_error"), main=False),
-            Statement(f"{name}: {words}, continued stage 1 under both laws minus stage 2 (w_b 0.1)", excess(both, two, best), main=False),
-            Statement(f"{name}: denoising error that stage 1 gains from its first look to its last", _lost(found[f"{name}: stage 1"]), main=False),
+            Statement(
+                f"{name}: {words} of one-step samples, continued stage 1 minus stage 2 (w_b 0.1)",
+                excess(one, two, best),
+            ),
+            Statement(
+                f"{name}: ODE error, continued stage 1 minus stage 2 (w_b 0.1)",
+                excess(one, two, "ode_error"),
+                main=False,
+            ),
+            Statement(
+                f"{name}: {words}, continued stage 1 under both laws minus stage 2 (w_b 0.1)",
+                excess(both, two, best),
+                main=False,
+            ),
+            Statement(
+                f"{name}: denoising error that stage 1 gains from its first look to its last",
+                _lost(found[f"{name}: stage 1"]),
+                main=False,
+            ),
         ]
     return told
 
@@ -168,13 +187,17 @@ def words(found: Found) -> Sequence[str]:
         start, one, two = (found[f"{name}: {arm}"] for arm in ("stage 1", "stage 1 goes on", "stage 2, w_b 0.1"))
         last = [[seed["curve"][-1]["denoising"] for seed in row.values()] for row in (start, one, two)]
         told.append(
-            f"On the {name} the first stage ends with an ODE error of {pm(column(start, 'ode_error'))} and a denoising "
-            f"error of {pm(last[0])}. More of it leads to {pm(column(one, 'ode_error'))} and {pm(last[1])}, the second "
-            f"stage to {pm(column(two, 'ode_error'))} and {pm(last[2])}: the second stage is not asked about low noise any "
-            "more and "
-            + ("forgets it." if sum(last[2]) > sum(last[0]) else "yet does not lose it.")
+            f"On the {name} the first stage ends with an ODE error of {pm(column(start, 'ode_error'))} and a "
+            f"denoising error of {pm(last[0])}. More of it leads to {pm(column(one, 'ode_error'))} and "
+            f"{pm(last[1])}, the second stage to {pm(column(two, 'ode_error'))} and {pm(last[2])}: the second "
+            "stage is not asked about low noise any "
+            "more and " + ("forgets it." if sum(last[2]) > sum(last[0]) else "yet does not lose it.")
         )
-    return [*told, "The second stage cannot mend what the first has at t' = 1, which it keeps: an undertrained first stage sets its limit."]
+    return [
+        *told,
+        "The second stage cannot mend what the first has at t' = 1, which it keeps: an undertrained first stage "
+        "sets its limit.",
+    ]
 
 
 def figure(found: Found) -> Figure:
@@ -186,25 +209,30 @@ def figure(found: Found) -> Figure:
             means = [[sum(values) / len(values) for values in part] for part in (x, y)]
             ax.plot(*means, marker="o", label=arm)
             ax.plot(means[0][-1], means[1][-1], marker="s", color=ax.lines[-1].get_color(), markersize=7)
-        ax.set(title=name, xlabel="denoising error at t = 0.2 to 0.5 (rms)", ylabel="one-step generation error from t = 80 (rms)")
+        ax.set(
+            title=name,
+            xlabel="denoising error at t = 0.2 to 0.5 (rms)",
+            ylabel="one-step generation error from t = 80 (rms)",
+        )
     plots[0].legend()
     return finished(
         drawing,
         "Denoising error against generation error along the trainings",
-        "Both errors are root mean squares to the exact solution of the ODE, over pixels or coordinates; a line goes with "
-        "the training and ends at the square. Down is better samples, left better denoising.",
+        "Both errors are root mean squares to the exact solution of the ODE, over pixels or coordinates; a line "
+        "goes with the training and ends at the square. Down is better samples, left better denoising.",
     )
 
 
 CLAIM = Claim(
     title="TCM: a truncated second stage beats more of the first",
-    says="Trained on from a consistency model, a stage that sees t >= t' alone gives better one-step samples than more of the "
-    "first stage, because denoising at low noise no longer takes its capacity (TCM, arXiv 2410.14895).",
-    setting="digits mixture (64-D, unlabelled): width 48, depth 2, batch 128, 1500 updates of ECT, then 1000; grid of 25 "
-    "modes (2-D, std 0.03): width 32, depth 2, batch 256, 3000, then 2400. A second-stage update costs about 1.08 of the "
-    "first's, since a frozen network is asked too, so stage 1 goes on for 1.08 times as many updates: equal compute. All go on "
-    "from the same first stage of the seed, with its last ratio, at a learning rate of 1e-3. Both laws: half of the times "
-    "from stage 2's law.",
+    says="Trained on from a consistency model, a stage that sees t >= t' alone gives better one-step samples than "
+    "more of the first stage, because denoising at low noise no longer takes its capacity (TCM, arXiv "
+    "2410.14895).",
+    setting="digits mixture (64-D, unlabelled): width 48, depth 2, batch 128, 1500 updates of ECT, then 1000; "
+    "grid of 25 modes (2-D, std 0.03): width 32, depth 2, batch 256, 3000, then 2400. A second-stage "
+    "update costs about 1.08 of the first's, since a frozen network is asked too, so stage 1 goes on for "
+    "1.08 times as many updates: equal compute. All go on from the same first stage of the seed, with its "
+    "last ratio, at a learning rate of 1e-3. Both laws: half of the times from stage 2's law.",
     rows=rows(),
     measures={
         "ode_error": "ODE error",
@@ -218,4 +246,3 @@ CLAIM = Claim(
     words=words,
     figure=figure,
 )
-

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import fewstep as fs
 from fewstep import exact, methods, report
 from fewstep.claims import truth
 from fewstep.claims.arms import MIXTURE, SETTING, started
@@ -92,7 +91,7 @@ def discrepancy(name: str, shared: Path, seed: int) -> dict[str, float]:
         times, errors, known = Times(t, 0 * t, 0 * t, 0 * t + 1), [], []
         for part in zip(x0.split(len(t)), z.split(len(t)), strict=True):
             with torch.no_grad():
-                x_t, made = pairs(Models(student=denoiser), edm(), *part, times, cond)  # type: ignore[arg-type]
+                x_t, made = pairs(Models(student=denoiser), edm(), *part, times, cond)
                 errors.append(((made - denoiser(x_t, t, cond)) / level).square().mean())
                 if name == "independent":
                     known.append(transport.discrepancy(law, x_t, level).mean())
@@ -112,7 +111,9 @@ def rows() -> dict[str, Row]:
     }
     needs = {"GC": (TRAINED["iCT"],)}
     for name in PAIRINGS:
-        found[f"proxy: {name}"] = Row(partial(discrepancy, name), {"pairs": name, **proxy}, told, 12.0, needs.get(name, ()))
+        found[f"proxy: {name}"] = Row(
+            partial(discrepancy, name), {"pairs": name, **proxy}, told, 12.0, needs.get(name, ())
+        )
     return found
 
 
@@ -132,15 +133,18 @@ def statements(found: Found) -> Sequence[Statement]:
         told.append(Statement(f"proxy discrepancy at sigma = 2, {first} minus {second}", gaps))
     alone, made = found["proxy: independent"], found["proxy: GC"]
     grows = tuple(made[s]["0.5"] / alone[s]["0.5"] - made[s]["5"] / alone[s]["5"] for s in alone if s in made)
-    return [*told, Statement("fall of GC's discrepancy over that of independent pairs, sigma = 0.5 to 5", grows, main=False)]
+    return [
+        *told,
+        Statement("fall of GC's discrepancy over that of independent pairs, sigma = 0.5 to 5", grows, main=False),
+    ]
 
 
 def words(found: Found) -> Sequence[str]:
     at = {law: found[f"cost: {law}"] for law in LAWS}
     from_ = {law: next((f"{v:g}" for v in LEVELS if _below(at[law], v)), "no level") for law in LAWS}
     told = "; ".join(
-        f"{law}: {pm(column(at[law], '0.2'))} at 0.2, {pm(column(at[law], '2'))} at 2, {pm(column(at[law], '80'))} at 80, minibatch OT "
-        f"{pm(column(at[law], 'minibatch OT'))}, below that from sigma = {from_[law]} on"
+        f"{law}: {pm(column(at[law], '0.2'))} at 0.2, {pm(column(at[law], '2'))} at 2, {pm(column(at[law], '80'))} "
+        f"at 80, minibatch OT {pm(column(at[law], 'minibatch OT'))}, below that from sigma = {from_[law]} on"
         for law in LAWS
     )
     alone = found["proxy: independent"]
@@ -148,14 +152,19 @@ def words(found: Found) -> Sequence[str]:
     ratios = ", ".join(
         f"{number(sum(column(found['proxy: GC'], f'{v:g}')) / sum(column(alone, f'{v:g}')))} at {v:g}" for v in ASKED
     )
-    ends = [exact.recursions.gc(edm(), torch.linspace(0.002**0.1, 80**0.1, 1281, dtype=torch.float64) ** 10, 0.5, predictor=p)[-1].item() for p in ("ideal", "own")]
+    ends = [
+        exact.recursions.gc(
+            edm(), torch.linspace(0.002**0.1, 80**0.1, 1281, dtype=torch.float64) ** 10, 0.5, predictor=p
+        )[-1].item()
+        for p in ("ideal", "own")
+    ]
     return [
         f"Transport cost over that of independent pairs, of an ideal generator: {told}.",
-        f"Discrepancy of GC's pairs over that of independent ones: {ratios}, by the level sigma. Of independent pairs it is known: "
-        f"the trained denoiser's is within {100 * off:.0f} % of it.",
-        "What is cheap to move is not unbiased: on Gaussian data consistency training on generated pairs alone ends with samples of "
-        f"{ends[0] * 80 / 0.5:.3f} times the data's deviation under an exact predictor, and {ends[1] * 80 / 0.5:.3f} under its own "
-        "(1280 intervals, by the recursion of least squares).",
+        f"Discrepancy of GC's pairs over that of independent ones: {ratios}, by the level sigma. Of independent "
+        f"pairs it is known: the trained denoiser's is within {100 * off:.0f} % of it.",
+        "What is cheap to move is not unbiased: on Gaussian data consistency training on generated pairs alone "
+        f"ends with samples of {ends[0] * 80 / 0.5:.3f} times the data's deviation under an exact predictor, and "
+        f"{ends[1] * 80 / 0.5:.3f} under its own (1280 intervals, by the recursion of least squares).",
     ]
 
 
@@ -176,7 +185,9 @@ def figure(found: Found) -> Figure:
         row = found[f"proxy: {name}"]
         line(right, ASKED, [column(row, f"{v:g}") for v in ASKED], name)
     alone = found["proxy: independent"]
-    right.plot(ASKED, [sum(column(alone, f"exact {v:g}")) / len(alone) for v in ASKED], "k:", label="independent, closed form")
+    right.plot(
+        ASKED, [sum(column(alone, f"exact {v:g}")) / len(alone) for v in ASKED], "k:", label="independent, closed form"
+    )
     left.set(xscale="log", xlabel="noise level sigma", ylabel="transport cost / independent cost")
     right.set(xscale="log", yscale="log", xlabel="noise level sigma", ylabel="proxy discrepancy per scalar")
     left.legend()
@@ -184,17 +195,20 @@ def figure(found: Found) -> Figure:
     return finished(
         drawing,
         "Transport cost and proxy discrepancy by noise level",
-        "Left: of the exact generator's pairs; dashed, minibatch transport in batches of 256, in the law's colour. Right: "
-        "E ||dx/dt - v||^2 / d on the digits mixture, v by a denoiser trained on each kind of pairs.",
+        "Left: of the exact generator's pairs; dashed, minibatch transport in batches of 256, in the law's "
+        "colour. Right: E ||dx/dt - v||^2 / d on the digits mixture, v by a denoiser trained on each kind of "
+        "pairs.",
     )
 
 
 CLAIM = Claim(
     title="GC: generated pairs are cheaper to move and straighter",
-    says="Pairs of noise and the data that the generator makes of it cost less to move than independent ones, the more the higher "
-    "the noise, and less than minibatch optimal transport's; their straight lines are nearer to the flow (GC, arXiv 2406.09570).",
-    setting=f"costs: {PAIRS} pairs, exact generator by {MOVES} Heun moves, nothing trained. Proxy: digits mixture, one denoiser for "
-    "each kind of pairs (width 128, 900 updates of batch 128), GC's pairs from the seed's own iCT model; batches of 128.",
+    says="Pairs of noise and the data that the generator makes of it cost less to move than independent ones, the "
+    "more the higher the noise, and less than minibatch optimal transport's; their straight lines are nearer "
+    "to the flow (GC, arXiv 2406.09570).",
+    setting=f"costs: {PAIRS} pairs, exact generator by {MOVES} Heun moves, nothing trained. Proxy: digits mixture, "
+    "one denoiser for each kind of pairs (width 128, 900 updates of batch 128), GC's pairs from the "
+    "seed's own iCT model; batches of 128.",
     rows=rows(),
     measures={**{f"{v:g}": f"sigma {v:g}" for v in LEVELS}, "minibatch OT": "minibatch OT"},
     statements=statements,

@@ -112,7 +112,7 @@ def quick(name: str, x: Tensor) -> dict[str, float]:
     drawn, features, _ = reference(name)
     eye = judge(name)
     told = {"pixel_frechet": frechet(x, drawn), "variance_ratio": (x.var(0).sum() / drawn.var(0).sum()).item()}
-    return told if eye is None else {"feature_frechet": frechet(eye.features(x), features), **told}
+    return told if eye is None or features is None else {"feature_frechet": frechet(eye.features(x), features), **told}
 
 
 def scores(name: str, x: Tensor) -> dict[str, float]:
