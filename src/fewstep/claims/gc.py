@@ -19,7 +19,7 @@ from fewstep.process import Process
 from fewstep.report import Figure
 
 ICT: dict[str, Any] = {"s1": 160}
-BASE = {"base": {"method": "ict", **ICT}, "share": 0.5}
+BASE = {"base": {"method": "ict", **ICT}, "share": 0.5, "share_end": 0.5}
 MARKS = tuple(range(100, 901, 100))
 COMPARED = "feature_frechet"
 
