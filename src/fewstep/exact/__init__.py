@@ -6,7 +6,7 @@ Each is a denoiser `(x_t, t, cond=None) -> x0_hat` on any process and has `.proc
 `recursions` has where each method ends on Gaussian data, grid by grid; `transport` what pairs of data and noise cost.
 """
 
-from fewstep.exact import recursions, transport
+from fewstep.exact import oracle, recursions, transport
 from fewstep.exact.gaussian import Gaussian
 from fewstep.exact.line import Line, line
 from fewstep.exact.mixture import Empirical, Mixture
@@ -21,6 +21,7 @@ __all__ = [
     "grid25",
     "line",
     "named",
+    "oracle",
     "recursions",
     "ring8",
     "transport",

@@ -48,7 +48,7 @@ def cd(process: Process, times: Steps, std: float, solver: Solver = ddim, first:
 
     Euler's is ct's on edm. Along the grid of Direct CM it is that method's solution too (arXiv 2411.08954).
     """
-    steps = torch.tensor(_increasing(times), dtype=torch.float64)
+    steps = torch.tensor(increasing(times), dtype=torch.float64)
     start = torch.full((1,), first, dtype=torch.float64)
     factors = solver(process, Gaussian(0.0, std, process), torch.ones_like(steps[1:]), steps[1:], steps[:-1])
     return torch.cat([start, factors]).cumprod(0)
@@ -79,7 +79,7 @@ def gc(
         first: factor of the lowest level
     """
     require(predictor in ("ideal", "own"), "predictor", predictor, "ideal or own")
-    steps, factors = _increasing(times), [first]
+    steps, factors = increasing(times), [first]
     alphas, sigmas = (c(torch.tensor(steps, dtype=torch.float64)).tolist() for c in (process.alpha, process.sigma))
     for (alpha_r, sigma_r), (alpha_t, sigma_t) in pairwise(zip(alphas, sigmas, strict=True)):
         power = alpha_r**2 * std**2 + sigma_r**2
@@ -109,7 +109,7 @@ def losses(process: Process, times: Steps, std: float, solver: Solver = euler) -
     E (f(x_t, t) - f(x_r, r))^2 with f(x, t) = std x / sqrt(alpha^2 std^2 + sigma^2). Both points mix one x0 and z
     (ct), or x_r is the solver's move of x_t (cd). Source: GC, arXiv 2406.09570, theorem 1 with weight 1.
     """
-    steps = torch.tensor(_increasing(times), dtype=torch.float64)
+    steps = torch.tensor(increasing(times), dtype=torch.float64)
     alpha, sigma = process.alpha(steps), process.sigma(steps)
     spread = torch.hypot(alpha * std, sigma)
     require(bool((spread > 0).all()), "std", std, "above 0 where the lowest time is the data's")
@@ -143,7 +143,7 @@ def mcm(process: Process, segments: int, steps: int, std: float, solver: Solver 
     return torch.stack([ct(process, row, std) if solver is None else cd(process, row, std, solver) for row in rows])
 
 
-def _increasing(times: Steps) -> list[float]:
+def increasing(times: Steps) -> list[float]:
     steps = [float(t) for t in times]
     require(all(r < t for r, t in pairwise(steps)) and len(steps) > 1, "times", steps, "two or more, increasing")
     return steps
