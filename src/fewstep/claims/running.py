@@ -18,7 +18,7 @@ REPORT = "report.html"
 
 def registry() -> dict[str, Claim]:
     """The claims by name, in the order of the report."""
-    from fewstep.claims import addim, direct, gc, mcm, tcm, transport
+    from fewstep.claims import addim, direct, gc, mcm, oracle, tcm, transport
 
     return {
         "tcm": tcm.CLAIM,
@@ -27,6 +27,7 @@ def registry() -> dict[str, Claim]:
         "mcm": mcm.CLAIM,
         "addim": addim.CLAIM,
         "direct": direct.CLAIM,
+        "oracle": oracle.CLAIM,
     }
 
 
