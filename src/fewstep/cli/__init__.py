@@ -11,6 +11,7 @@ VERBS = {
     "sample": "draw samples from a trained generator",
     "eval": "score a generator against held-out data",
     "frontier": "what each further step buys: quality against evaluations and latency",
+    "doctor": "say what ails a run or a teacher, and what to do",
     "inspect": "show what a run or checkpoint holds",
     "verify": "check every method's equations, or a method of your own",
     "recipes": "list the recipes, methods and networks with their options",

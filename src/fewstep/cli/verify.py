@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     from fewstep.verify import run
 
     checks, outcomes = chosen(args), []
-    width = min(max(len(check.name) for check in checks), 64)
+    width = max(len(check.name) for check in checks)
     if not args.json:
         print(header(width))
     with tqdm(total=len(checks), unit="check", file=sys.stderr, leave=False) as bar:

@@ -26,7 +26,7 @@ def frontier(points: Sequence[Point], judge: Judge, about: str) -> Drawing:
     _plot(left, points, judge, lambda p: p.evaluations, lambda p: p.worth)
     _plot(right, points, judge, lambda p: p.one.median if p.one else math.nan, lambda p: p.quick)
     ticks = sorted({p.evaluations for p in points})
-    shown = [t for i, t in enumerate(ticks) if t <= 4 or i == len(ticks) - 1 or _apart(t, ticks, i)]
+    shown = [t for i, t in enumerate(ticks) if t <= 6 or t == 8 or i == len(ticks) - 1 or _apart(t, ticks, i)]
     left.set_xticks(shown, [str(t) for t in shown])
     left.set_xticks([], minor=True)
     left.set_xlabel("network evaluations for a sample")

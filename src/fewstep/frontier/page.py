@@ -78,18 +78,17 @@ class Frontier:
     def _costs(self) -> tables.Cells:
         return tables.costs(self.points, self.verdicts, self.bench.metric, self.bench.plan.batch)
 
+    def _chosen(self) -> tables.Cells:
+        return tables.chosen(self.points, self.bench.metric)
+
     def commands(self) -> list[str]:
         """How to sample as the points that are worth their cost were."""
         return list(dict.fromkeys(p.command() for p in self.points if p.worth and p.command()))
 
     def text(self) -> str:
         """The table, the conclusion and the commands for a terminal."""
-        parts = [
-            tables.aligned(*self._costs()),
-            tables.aligned(*tables.others(self.points, self.bench.metric)),
-            self.verdicts.conclusion(),
-            self.commands(),
-        ]
+        cells = [self._costs(), tables.others(self.points, self.bench.metric), self._chosen()]
+        parts = [*(tables.aligned(*c) for c in cells if c[1]), self.verdicts.conclusion(), self.commands()]
         return "\n\n".join("\n".join(part) for part in parts if part)
 
     def write(self, folder: Path) -> None:
@@ -117,11 +116,14 @@ class Frontier:
             report.Table(head, tables.unbroken(rows), self._caption(), strong),
             report.Table(also, tables.unbroken(more), "The other metrics, ± their standard errors.", strong),
         ]
-        pictures = self._samples()
+        pictures, (wide, chosen) = self._samples(), self._chosen()
+        levels = [
+            report.Table(wide, chosen, "Noise levels of the later steps, chosen on the validation split.")
+        ] * bool(chosen)
         sections = [
             report.Section(title="Quality against cost", figures=[figure], tables=shown),
             *([report.Section(title="Samples", figures=[pictures])] if pictures else []),
-            report.Section(title="How to sample", text=self.commands()),
+            report.Section(title="How to sample", text=self.commands(), tables=levels),
             report.Section(title="How this was measured", points=self._protocol(told), commands=[self.command]),
         ]
         note = f"fewstep {fewstep.__version__}; every number is in frontier.json beside this page."
@@ -166,9 +168,9 @@ class Frontier:
             f"Candidates scored there: {'; '.join(chosen) or 'none'}.",
             f"Scored once on the test split: up to {plan.n} samples of seed {plan.seed}, {self._draws()}, against the "
             f"training split. Nothing of the test split entered a choice.",
-            f"{_WORTH.capitalize()}: beyond chance, the 95 % interval of the paired difference on the test split leaving "
-            f"0 out, and by {plan.gain:.0%} of the value. No correction for the number of comparisons. All is given these "
-            "weights and this training split: another training run is not in the intervals.",
+            f"{_WORTH.capitalize()}: beyond chance, the 95 % interval of the paired difference on the test split "
+            f"leaving 0 out, and by {plan.gain:.0%} of the value. No correction for the number of comparisons. All is "
+            "given these weights and this training split: another training run is not in the intervals.",
             f"Evaluations are counted in the network. Milliseconds: {plan.repeats} calls of `sample` after one that is "
             f"not timed, settings taking turns, on {where['name']} ({where['device']}, {threads}, {where['dtype']}, "
             f"torch {where['torch']}).",

@@ -154,6 +154,8 @@ def prepare(
     for split, n in (("validation", plan.search_n), ("test", plan.n)):
         arrays = getattr(dataset, split)
         size = min(len(arrays.x0), n) if plan.draw is None else plan.draw
+        if size < 2:
+            raise UserError(f"data {dataset.name!r} has {len(arrays.x0)} {split} samples: expected at least 2 to score")
         asked = [metric] if split == "validation" else None
         meters, spaces = meters_of(dataset, arrays, size, metrics=asked, **shared)
         if metric not in [meter.metric for meter in meters]:

@@ -12,17 +12,28 @@ Cells = tuple[list[str], list[list[str]]]  # head and rows
 
 def costs(points: Sequence[Point], verdicts: Verdicts, metric: str, batch: int) -> Cells:
     """What each point costs, and what the metric that chose says of it."""
-    head = ["setting", "evaluations", "noise levels", metric, "95 %", "ms, 1 sample", "quartiles"]
+    head = ["setting", "evaluations", metric, "95 %", "ms, 1 sample", "quartiles"]
     rows = []
     for p in points:
-        result, levels = p.results[metric], " ".join(f"{x:.3g}" for x in p.levels) or "-"
+        result = p.results[metric]
         told = [number(result.value), _pair(result.interval)]
-        rows.append([p.name, str(p.evaluations), levels, *told, *_clock(p), verdicts.note(p)])
+        rows.append([p.name, str(p.evaluations), *told, *_clock(p), verdicts.note(p)])
     first = points[0].results[metric]
     if first.floor is not None:
         floor = [number(first.floor), _pair(first.floor_interval)]
-        rows.append(["held-out data (floor)", "-", "-", *floor, "-", "-", "-", ""])
+        rows.append(["held-out data (floor)", "-", *floor, "-", "-", "-", ""])
     return [*head, f"samples/s, by {batch}", "verdict"], rows
+
+
+def chosen(points: Sequence[Point], metric: str) -> Cells:
+    """The noise levels of later steps, by which score on the validation split, and of how many candidates."""
+    rows = []
+    for p in points:
+        if not p.levels or p.validation is None:
+            continue
+        levels = ", ".join(f"{level:g}" for level in p.levels)
+        rows.append([p.name, str(p.evaluations), str(p.candidates), number(p.validation.value), levels])
+    return ["setting", "evaluations", "candidates", f"{metric}, validation", "noise levels"], rows
 
 
 def others(points: Sequence[Point], metric: str) -> Cells:
@@ -59,13 +70,13 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
 
     def cell(text: str, i: int) -> str:
-        return text.ljust(widths[i]) if i == 0 or head[i] == "verdict" else text.rjust(widths[i])
+        return text.ljust(widths[i]) if i == 0 or head[i] in ("verdict", "noise levels") else text.rjust(widths[i])
 
     return ["  ".join(cell(text, i) for i, text in enumerate(row)).rstrip() for row in [head, *rows]]
 
 
 def unbroken(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The cells with spaces at which no line breaks, but for levels, names and verdicts."""
+    """The cells with spaces at which no line breaks, but for names and verdicts."""
     return [
         [c.replace(" ", "\u00a0") if (c[:1].isdigit() and " to " in c) or "±" in c else c for c in row] for row in rows
     ]

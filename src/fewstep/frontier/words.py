@@ -33,7 +33,7 @@ class Verdicts:
     def note(self, point: Point) -> str:
         """What a line of the table says of a point."""
         if point.worth:
-            return "better than everything cheaper"
+            return "the cheapest" if point.evaluations == min(p.evaluations for p in self.points) else "better"
         if not point.offered:
             return "another sampler was better on the validation split"
         cheaper = [p for p in self.points if p.worth and p.evaluations <= point.evaluations]

@@ -37,10 +37,10 @@ def perfect(name: str, **options: Any) -> float:
     method = replace(method, coupling=pairs)
     x0, z, times = batch(method)
 
-    def student(x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+    def student(x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
         start = column(*[max((a.item() for a in times.a if a < at - 1e-9), default=0.0) for at in t])
-        end = exactly(method.process, x, t, start)
-        return method.process.aim(x, end, t, start)
+        end = exactly(method.process, x_t, t, start)
+        return method.process.aim(x_t, end, t, start)
 
     models = Models(student, student, student, student)
     return method.loss(models, x0, z, times).abs().max().item()
@@ -52,8 +52,8 @@ def still(name: str) -> float:
     method: Method = getattr(methods, name)(norm="none", balance="none")
     process = method.process
 
-    def student(x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
-        return x * (std / ((std * t.cos()) ** 2 + (SD * t.sin()) ** 2).sqrt()).reshape(-1, 1)
+    def student(x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
+        return x_t * (std / ((std * t.cos()) ** 2 + (SD * t.sin()) ** 2).sqrt()).reshape(-1, 1)
 
     x0, z, _, mass = nodes()
     models = Models(student, student, denoiser(process, std), student)

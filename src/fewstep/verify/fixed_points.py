@@ -26,9 +26,9 @@ EDM, COSINE = processes.edm(), processes.cosine()
 GRID = karras(0.002, 80.0, 10).flip(0)
 
 
-def ideal(x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+def ideal(x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
     """The exact map to the data of N(0, s^2): s x / sqrt(s^2 + t^2)."""
-    return x * (SD / (SD**2 + t**2).sqrt()).reshape(-1, *[1] * (x.ndim - 1))
+    return x_t * (SD / (SD**2 + t**2).sqrt()).reshape(-1, *[1] * (x_t.ndim - 1))
 
 
 def ends(method: Callable[[], Method], wanted: Callable[[], Tensor], **others: Denoiser) -> float:
@@ -82,7 +82,8 @@ def tuned() -> float:
     """ECT at a fixed ratio is CT on its ladder."""
     steps = ladder()
     method = methods.ect(k=0.0)
-    method = replace(method, times=replace(method.times, held=0.6))
+    times: Any = method.times
+    method = replace(method, times=replace(times, held=0.6))
     whole = recursions.ct(EDM, steps, SD)
     found = fitted(method, method.times.at(steps[1:], 0.0), {steps[0].item(): 1.0})
     return apart(found, whole[1:])

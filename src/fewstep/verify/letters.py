@@ -195,9 +195,9 @@ def losses(paper: Paper, progress: float) -> tuple[tuple[Tensor, Tensor], tuple[
     """(loss `[B]`, gradient) of the method and of the paper, at the paper's own times."""
     x0, z, u = data(ROWS)
     rows = rows_of(paper, u, progress)
-    columns = torch.tensor([row[:4] for row in rows], dtype=torch.float64)
+    t, r, a, w = torch.tensor([row[:4] for row in rows], dtype=torch.float64).T
     ours, theirs = cast(), cast()
-    found = paper.make().loss(ours.models(), x0, z, Times(*columns.T, u, progress))
+    found = paper.make().loss(ours.models(), x0, z, Times(t, r, a, w, u, progress))
     wanted = by_the_letter(paper, theirs, x0, z, rows)
     mix = torch.linspace(1.0, 2.0, ROWS, dtype=torch.float64) / wanted.detach().abs()  # no row hides another
     for loss in (found, wanted):

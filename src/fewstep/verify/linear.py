@@ -26,7 +26,7 @@ class Linear:
     def __init__(self, slopes: dict[float, float]) -> None:
         self.slopes = slopes
 
-    def __call__(self, x_t: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
         gains = [min((abs(known - at), gain) for known, gain in self.slopes.items())[1] for at in t.tolist()]
         return column(*gains).reshape(-1, 1) * x_t
 
@@ -49,7 +49,8 @@ def fitted(method: Method, levels: Times, slopes: dict[float, float], **others: 
     models = Models(**{"student": student, "ema": student, **others})  # type: ignore[arg-type]
     x0, z, u, mass = nodes()
     for i in range(len(levels.t)):
-        times = Times(*(part[i].expand(len(x0)) for part in levels[:4]), u)
+        t, r, a, w = (part[i].expand(len(x0)) for part in levels[:4])
+        times = Times(t, r, a, w, u)
         x_t, x_r = method.coupling(models, method.process, x0, z, times, None)
         goal = method.goal(models, x_t, x_r, times, None, lambda who, x, t, cond: who(x, t, cond))
         slope = ((goal * x_t)[:, 0] * mass).sum() / (x_t.square()[:, 0] * mass).sum()

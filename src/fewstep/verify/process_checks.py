@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewstep import process as processes
 from fewstep import scalings
+from fewstep.noise import Table
 from fewstep.process import Process
 from fewstep.verify import paper_losses
 from fewstep.verify.core import Check, apart, column, worst
@@ -85,7 +86,7 @@ def jumped(process: Process, t: Tensor, x0: Tensor, z: Tensor) -> float:
 
 def slope(process: Process, t: Tensor, x0: Tensor, z: Tensor) -> float:
     """velocity = d/ds jump(x_t, x0_hat, t -> s) at s = t, and rate = d/dt mix, both by automatic differentiation."""
-    if isinstance(process.schedule, processes.Table):  # whose rates are those of the process that its steps discretise
+    if isinstance(process.schedule, Table):  # whose rates are those of the process that its steps discretise
         return 0.0
     x_t, guess = process.mix(x0, z, t), z.tanh()
     jump = torch.func.jvp(lambda s: process.jump(x_t, guess, t, s), (t,), (torch.ones_like(t),))[1]

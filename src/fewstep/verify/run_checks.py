@@ -68,11 +68,12 @@ def handed_over() -> float:
     state = new_state(run, facts, build_method(run, facts), None, torch.device("cpu"))
     with torch.no_grad():
         for p in state.averages["ema"].parameters():
-            p += 1.0
+            p.add_(1.0)
     wanted = torch.cat([p.flatten() for p in state.averages["ema"].parameters()])
     stages.hand_over(run, state)
-    found = [torch.cat([p.detach().flatten() for p in part.parameters()]) for part in (state.student, state.frozen)]  # type: ignore[union-attr]
-    return worst(*(apart(part, wanted) for part in found))
+    parts = [part for part in (state.student, state.frozen) if part is not None]
+    found = [torch.cat([p.detach().flatten() for p in part.parameters()]) for part in parts]
+    return worst(*(apart(part, wanted) for part in found)) + 2.0 - len(found)
 
 
 def second_stage() -> float:

@@ -12,21 +12,21 @@ from torch import Tensor
 
 from fewstep import couplings, ema, sampling, solvers
 from fewstep import process as processes
-from fewstep.denoiser import Models
+from fewstep.denoiser import Denoiser, Models
 from fewstep.process import Process
 from fewstep.times import Times
 from fewstep.verify.core import Check, apart, column, worst
 from fewstep.verify.givens import SD, data, small_network
 
 
-def denoiser(process: Process, std: float = SD) -> Callable[..., Tensor]:
+def denoiser(process: Process, std: float = SD) -> Denoiser:
     """D(x, t) = alpha s^2 x / (alpha^2 s^2 + sigma^2), written out."""
 
-    def guess(x: Tensor, t: Any, cond: Any = None) -> Tensor:
-        t = torch.as_tensor(t, dtype=torch.float64).expand(len(x))
+    def guess(x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
+        t = torch.as_tensor(t, dtype=torch.float64).expand(len(x_t))
         alpha, sigma = process.alpha(t), process.sigma(t)
         gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
-        return gain.reshape(-1, *[1] * (x.ndim - 1)) * x
+        return gain.reshape(-1, *[1] * (x_t.ndim - 1)) * x_t
 
     return guess
 
@@ -96,7 +96,11 @@ def addim_own() -> float:
 def multistep() -> float:
     """x = T z; x0 = D(x, T); x = x0 + tau z'; x0 = D(x, tau), with a linear D whose gains are written out."""
     process, (_, z, _) = processes.edm(), data(3)
-    noise, tau, gain = z.flip(0), 0.8, lambda t: SD / math.sqrt(SD**2 + t**2)
+    noise, tau = z.flip(0), 0.8
+
+    def gain(t: float) -> float:
+        return SD / math.sqrt(SD**2 + t**2)
+
     net = lambda x, t, cond=None: gain(float(t[0])) * x  # noqa: E731
     own = sampling.sampler("multistep")
     grid = own.times(process, 2, (tau,))

@@ -43,13 +43,15 @@ def grouped(method: Method) -> bool:
 
 
 def per_sample(made: Made) -> float:
-    """One finite number for each sample."""
-    method = made()
-    given = batch(method)
-    loss = method.loss(cast().models(), *given)
-    if loss.shape != (len(given[0]),):
-        raise ValueError(f"loss of shape {tuple(loss.shape)}, expected one number for each of {len(given[0])} rows")
-    return 0.0 if bool(torch.isfinite(loss).all()) else math.inf
+    """One finite number for each sample, at the start of a run, within it and at its end."""
+    method, fine = made(), True
+    for progress in (0.0, 0.5, 1.0):
+        given = batch(method, progress=progress, rows=16)
+        loss = method.loss(cast().models(), *given)
+        if loss.shape != (len(given[0]),):
+            raise ValueError(f"loss of shape {tuple(loss.shape)}, expected one number for each of {len(given[0])} rows")
+        fine = fine and bool(torch.isfinite(loss).all())
+    return 0.0 if fine else math.inf
 
 
 def student_alone(made: Made) -> float:
@@ -89,7 +91,8 @@ def batch_is_items(made: Made, dropout: float = 0.0) -> float:
     student.zero_grad()
     alone = []
     for i in range(len(x0)):
-        rows = Times(*(part[i : i + 1] for part in times[:5]), progress=times.progress)
+        t, r, a, w = (part[i : i + 1] for part in times[:4])
+        rows = Times(t, r, a, w, None if times.u is None else times.u[i : i + 1], times.progress)
         loss = method.loss(models, x0[i : i + 1], z[i : i + 1], rows, seed=[seeds[i]])
         loss.sum().backward()
         alone.append(loss.detach())

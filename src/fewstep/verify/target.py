@@ -11,22 +11,29 @@ from torch import nn
 from fewstep import process as processes
 from fewstep.denoiser import Preconditioned
 from fewstep.errors import UserError
+from fewstep.generator import Generator
 from fewstep.losses import Method
 from fewstep.randomness import forked
 from fewstep.verify import network_checks, structure, teacher_checks
 from fewstep.verify.core import Check
 
 CLASSES = 3  # of the second network that a factory of (shape, classes) makes
+PLACES = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def required(factory: Callable[..., Any]) -> int:
-    """How many arguments it cannot be called without."""
+def wanted(factory: Callable[..., Any], name: str) -> int:
+    """How many of (shape, classes) it is called with: none unless its first argument is needed or is called shape.
+
+    Raises UserError where it needs more than these two.
+    """
     try:
-        found = inspect.signature(factory).parameters.values()
+        found = [p for p in inspect.signature(factory).parameters.values() if p.kind in PLACES]
     except (TypeError, ValueError):
         return 0
-    free = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.default is p.empty and p.kind in free for p in found)
+    needed = sum(p.default is p.empty for p in found)
+    if needed > 2:
+        raise UserError(f"target {name!r} needs {needed} arguments: expected factory() or factory(shape, classes)")
+    return min(len(found), 2) if needed or (found and found[0].name == "shape") else 0
 
 
 def made(factory: Callable[..., Any], name: str, *args: Any) -> Any:
@@ -43,27 +50,22 @@ def made(factory: Callable[..., Any], name: str, *args: Any) -> Any:
 def checks_of(factory: Callable[..., Any], name: str, shape: tuple[int, ...] = (1, 8, 8)) -> list[Check]:
     """The checks of what the factory makes: a `Method`, a network or a teacher. Raises UserError for anything else.
 
-    factory() or, where it needs arguments, factory(shape, classes) as our networks are made.
+    factory() or, where it takes arguments, factory(shape, classes) as our networks are made. A teacher may also be a
+    `Generator` or one of ours; shape is that of a sample where it says none itself.
     """
-    needed = required(factory)
-    args = (shape, 0)[:needed]
-    if needed > 2:
-        raise UserError(f"target {name!r} needs {needed} arguments: expected factory() or factory(shape, classes)")
-    found = made(factory, name, *args)
+    takes = wanted(factory, name)
+    args = (shape, 0)[:takes]
+    found: Any = made(factory, name, *args)
     if isinstance(found, Method):
         return structure.checks_of(lambda: found, name)
-    known: Any = found
-    own = tuple(getattr(known, "shape", shape))
-    if isinstance(found, Preconditioned) or (
-        callable(found) and not isinstance(found, nn.Module) and not isinstance(found, type)
-    ):
-        process = getattr(known, "process", None) or processes.edm()
-        return teacher_checks.checks_of(teacher_checks.Subject(found, process, own, getattr(known, "classes", 0)), name)
+    teacher = teacher_of(found, shape)
+    if teacher is not None:
+        return teacher_checks.checks_of(teacher, name)
     if isinstance(found, nn.Module):
-        classes = getattr(known, "classes", 0)
-        own = own if needed == 0 else shape
+        own = tuple(getattr(found, "shape", shape)) if takes == 0 else shape
+        classes = getattr(found, "classes", 0)
         rows = network_checks.checks_of(network_checks.Subject(lambda: made(factory, name, *args), own, classes), name)
-        if needed == 2:
+        if takes == 2:
             labelled = network_checks.Subject(lambda: made(factory, name, shape, CLASSES), shape, CLASSES)
             rows += network_checks.checks_of(labelled, f"{name} with {CLASSES} classes")
         return rows
@@ -71,3 +73,15 @@ def checks_of(factory: Callable[..., Any], name: str, shape: tuple[int, ...] = (
         f"target {name!r} gave {type(found).__name__}: expected a fewstep.Method, a network (nn.Module) "
         "or a teacher, a function (x_t, t, cond) -> x0_hat"
     )
+
+
+def teacher_of(found: Any, shape: tuple[int, ...]) -> teacher_checks.Subject | None:
+    """What is asked as a denoiser: a generator's, a network behind its preconditioning, a function; None for others."""
+    if isinstance(found, Generator):
+        return teacher_checks.Subject(found.denoiser, found.method.process, found.facts.shape, found.facts.classes)
+    if isinstance(found, Preconditioned):
+        return teacher_checks.Subject(found, found.process, shape, getattr(found.network, "classes", 0))
+    if isinstance(found, nn.Module | type) or not callable(found):
+        return None
+    process = getattr(found, "process", None) or processes.edm()
+    return teacher_checks.Subject(found, process, tuple(getattr(found, "shape", shape)), getattr(found, "classes", 0))
