@@ -88,7 +88,7 @@ every_kind = pytest.mark.parametrize("kind", ["gaussian", "round", "diagonal", "
 def test_draws_given_a_point_have_its_posteriors_moments(process, kind):
     """Mean and total variance are the closed forms, element by element and over them, with labels and without."""
     law, n = laws(process)[kind], 4000
-    t = process.time_at(torch.tensor([0.1, 0.6, 3.0]))
+    t = process.time_at(torch.tensor([0.5, 1.0, 3.0]))  # where no component is rare
     x = process.mix(law.sample(3).double(), normals(3, *law.shape, seed=9), t)
     for cond in (None, torch.ones(3, dtype=torch.int64)) if law.classes else (None,):
         x0 = law.posterior(x, t, n, seed=5, cond=cond)
@@ -102,7 +102,7 @@ def test_draws_given_a_point_have_its_posteriors_moments(process, kind):
 @pytest.mark.parametrize("kind", ["low", "full"])
 def test_draws_given_a_point_vary_along_the_slope_of_the_denoiser(kind):
     """Cov[x0 | x] = sigma^2 dD/dx on edm, entry by entry."""
-    law, n, t = laws(PROCESSES["edm"])[kind], 40_000, 0.3
+    law, n, t = laws(PROCESSES["edm"])[kind], 20_000, 0.3
     x = normals(1, 2, 3, seed=8) / 2
     x0 = law.posterior(x, t, n, seed=2).flatten(1)
     cov = t**2 * torch.func.jacfwd(lambda y: law(y[None], t)[0].flatten())(x[0]).reshape(6, 6)
@@ -125,13 +125,13 @@ def test_draws_do_not_depend_on_their_number_nor_on_other_rows():
 def test_the_point_below_is_expected_where_the_denoiser_says(process, kind):
     """E[x_r | x_t] = jump(x_t, D), and the variance (alpha_r - sigma_r alpha_t / sigma_t)^2 Cov; at any r."""
     law = laws(process)[kind]
-    t, r = (process.time_at(torch.tensor(level)) for level in ([0.5, 1.0, 3.0], [0.2, 0.9, 5.0]))
+    t, r = (process.time_at(torch.tensor(level)) for level in ([0.8, 1.5, 3.0], [0.2, 0.9, 5.0]))
     x = process.mix(law.sample(3).double(), normals(3, *law.shape, seed=9), t)
-    found = fs.exact.expectation(lambda x_r: x_r, law, x, t, r, n=2000)
+    found = fs.exact.expectation(lambda x_r: x_r, law, x, t, r, n=8000)
     expected = process.jump(x, law(x, t), t, r)
     assert ((found.mean - expected).abs() <= 4.5 * found.error + 1e-9).all()
     make = process.alpha(r) - process.sigma(r) * process.alpha(t) / process.sigma(t)
-    spread = (found.error.square() * 2000).flatten(1).mean(1)
+    spread = (found.error.square() * 8000).flatten(1).mean(1)
     torch.testing.assert_close(spread, make.square() * law.posterior_variance(x, t), rtol=0.15, atol=1e-9)
     there = expand(process.alpha(r), x) * law.posterior(x, t, 1)[0]
     assert there.shape == x.shape
@@ -228,6 +228,11 @@ def test_names_of_the_ladder_are_data_and_teachers():
 def test_mistakes_are_one_line(monkeypatch):
     ring, x, factors = fs.exact.ring8(), torch.zeros(2, 2), torch.ones(1, 2, 1)
     one = {"weights": [1], "means": [[0.0, 0.0]]}
+
+    def without_scipy():
+        monkeypatch.setitem(sys.modules, "scipy.integrate", None)
+        fs.exact.library(ring, x, 1.0, 0.0)
+
     wrongs = {
         "at least 1 draw": lambda: ring.posterior(x, 1.0, 0),
         "2 or more draws": lambda: fs.exact.expectation(torch.cos, ring, x, 1.0, n=1),
@@ -237,9 +242,8 @@ def test_mistakes_are_one_line(monkeypatch):
         "and a rank up to d": lambda: fs.exact.Mixture(**one, factors=torch.ones(1, 2, 3), std=1.0),
         "factors of shape (2,)": lambda: fs.exact.Mixture(**one, factors=[1.0, 2.0], std=1.0),
         "expected std= beside factors=": lambda: fs.exact.Mixture(**one, factors=factors, covs=torch.eye(2)[None]),
-        "needs SciPy": lambda: fs.exact.library(ring, x, 1.0, 0.0),
+        "needs SciPy": without_scipy,
     }
-    monkeypatch.setitem(sys.modules, "scipy.integrate", None)
     for message, wrong in wrongs.items():
         with pytest.raises(UserError) as caught:
             wrong()

@@ -14,7 +14,7 @@ from fewstep.errors import require
 from fewstep.process import Time, per_row
 from fewstep.randomness import generator, rows
 
-_BLOCK = 16  # rows of one draw
+_BLOCK = 16  # rows and draws that are made at once
 
 
 class Expectation(NamedTuple):
@@ -25,14 +25,16 @@ class Expectation(NamedTuple):
 
 
 def conditional_draws(seed: int, n: int, count: int, size: int) -> tuple[Tensor, Tensor]:
-    """Uniforms `[n, count]` and unit normals `[n, count, size]`, each of its draw and row alone; float64."""
+    """Uniforms `[n, count]` and unit normals `[n, count, size]`, float64: of a seed, a draw and a row alone."""
 
-    def block(j: int, number: int) -> Tensor:
-        source = generator(seed, f"posterior {j}", number)
-        u = torch.rand(_BLOCK, 1, generator=source, dtype=torch.float64)
-        return torch.cat([u, torch.randn(_BLOCK, size, generator=source, dtype=torch.float64)], 1)
+    def block(draws: int, number: int) -> Tensor:
+        """`[rows, draws, 1 + size]` of so many of each."""
+        source = generator(seed, f"posterior {draws}", number)
+        u = torch.rand(_BLOCK, _BLOCK, 1, generator=source, dtype=torch.float64)
+        return torch.cat([u, torch.randn(_BLOCK, _BLOCK, size, generator=source, dtype=torch.float64)], 2)
 
-    drawn = torch.stack([rows(partial(block, j), 0, count, _BLOCK) for j in range(n)])
+    blocks = [rows(partial(block, draws), 0, count, _BLOCK) for draws in range(-(-n // _BLOCK))]
+    drawn = torch.cat(blocks, 1)[:, :n].transpose(0, 1)
     return drawn[:, :, 0].contiguous(), drawn[:, :, 1:]
 
 
@@ -50,7 +52,7 @@ def expectation(
 ) -> Expectation:
     """E[f(x_r) | x_t], x_r = jump(x_t, x0, t, r) over n draws of x0 given x_t: what consistency training fits f to.
 
-    Of f(x) = x it is jump(x_t, D(x_t, t), t, r), and its variance (alpha_r - sigma_r alpha_t / sigma_t)^2 Cov[x0 | x_t].
+    Of f(x) = x it is jump(x_t, D(x_t, t), t, r), of variance (alpha_r - sigma_r alpha_t / sigma_t)^2 Cov[x0 | x_t].
 
     Args:
         f: `[M, *shape]` -> `[M, ...]`, called once with all n draws of all rows

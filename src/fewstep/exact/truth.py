@@ -244,5 +244,5 @@ def _log_density(components: Components, seen: Seen, joint: Tensor) -> Tensor:
 def _drawn(components: Components, seen: Seen, joint: Tensor, u: Tensor, z: Tensor) -> Tensor:
     """Draws of x0 given what was seen `[B, n, d]`, of uniforms `[B, n]` and unit normals `[B, n, d]`."""
     edges = joint.softmax(1).cumsum(1)
-    picked = torch.searchsorted(edges, u * edges[:, -1:], right=True).clamp_max(edges.shape[1] - 1)
+    picked = torch.searchsorted(edges, (u * edges[:, -1:]).contiguous(), right=True).clamp_max(edges.shape[1] - 1)
     return components.replace(seen, picked, z)
