@@ -13,7 +13,20 @@ from typing import Any
 import torch
 
 import fewstep as fs
-from fewstep import balances, couplings, curricula, denoiser, ema, losses, sampling, scalings, solvers, spaces, stages
+from fewstep import (
+    balances,
+    couplings,
+    curricula,
+    denoiser,
+    ema,
+    losses,
+    origins,
+    sampling,
+    scalings,
+    solvers,
+    spaces,
+    stages,
+)
 from fewstep import generator as generators
 from fewstep import state as states
 from fewstep.losses import dropout
@@ -157,6 +170,14 @@ def asks_student(call):
     return lambda self, models, *args: call(self, replace(models, teacher=models.student), *args)
 
 
+def by_student(find):
+    def found(path):
+        saved = find(path)
+        return replace(saved, groups={**saved.groups, "ema": saved.groups["student"]})
+
+    return found
+
+
 def no_correction(heun):
     return lambda process, net, x, t, s, cond=None, **options: solvers.euler(process, net, x, t, s, cond)
 
@@ -202,6 +223,7 @@ GC, MCM_V = (
 CD, TCM = "cd: ||D(x_t,t) - D_ema(Heun(x_t),r)||^2 / D", "tcm: 1/(t-r) ||D(x_t,t) - sg f_trunc(x_r,r)||"
 SCT, ATOM = "sct: e^-u ||F - sg(F + g/(||g||+c))||^2 / D + u", "TCM: mean(w loss) = E_(t>t') + w_b E_(t=t')"
 ECT = "ect: 1/(t-r) ||D(x_t,t) - sg D(x_r,r)||"
+HANDED = "teacher and initial weights are a run's average"
 Tangent, Method = fs.tangents.Tangent, fs.Method
 weights, targets, distances, times = fs.weights, fs.targets, fs.distances, fs.times
 
@@ -381,6 +403,14 @@ BUGS = [
         lambda f: lambda self, loss, t, models: f(self, loss, t, replace(models, balance=lambda x: -models.balance(x))),
         SCT,
     ),
+    Bug(
+        "teacher by its raw weights",
+        origins,
+        "load",
+        lambda f: lambda source, **options: f(source, ema="student", **options),
+        HANDED,
+    ),
+    Bug("initial weights not averaged", origins, "find", by_student, HANDED),
     Bug("a mean over the batch inside the loss", Method, "loss", batch_mean, "ect: a batch is its items"),
     Bug("MCM compared in x0, not in v", spaces, "v", lambda f: spaces.x0, MCM_V),
     Bug("the network asked at the boundary", Process, "jump", bare_jump, "mcm: r = a asks no network at r"),

@@ -43,12 +43,14 @@ def main(argv: list[str]) -> int:
     width = max(len(check.name) for check in checks)
     if not args.json:
         print(header(width))
-    with tqdm(total=len(checks), unit="check", file=sys.stderr, leave=False) as bar:
+    quiet = None if not args.json else False  # without a terminal the lines show how far it is
+    with tqdm(total=len(checks), unit="check", file=sys.stderr, leave=False, mininterval=0.5, disable=quiet) as bar:
         for found in run(checks):
             outcomes.append(found)
             bar.update()
             if not args.json:
-                tqdm.write(line(found, width))
+                tqdm.write(line(found, width), file=sys.stdout)
+                sys.stdout.flush()
     failed = [found for found in outcomes if not found.passed]
     if args.json:
         print(json.dumps({"checks": [found.to_json() for found in outcomes]}))

@@ -16,6 +16,7 @@ def all_checks() -> list[Check]:
         fixed_points,
         law_checks,
         letters,
+        oracle_checks,
         part_checks,
         process_checks,
         run_checks,
@@ -23,7 +24,7 @@ def all_checks() -> list[Check]:
     )
 
     rooms = (letters, builtin, process_checks, part_checks, law_checks, solver_checks)
-    laboratory = (exact_maps, fixed_points, exact_checks, run_checks)
+    laboratory = (exact_maps, fixed_points, exact_checks, oracle_checks, run_checks)
     found = [check for room in (*rooms, *laboratory) for check in room.checks()]
     return sorted(found, key=lambda check: not check.quick)
 

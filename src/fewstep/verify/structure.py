@@ -186,7 +186,7 @@ PROPERTIES: list[Property] = [
         0.0,
         "a network that is not trained is asked with gradient",
     ),
-    ("target is detached: gradient with targets held still", detached, 1e-5, "the goal carries gradient: detach it"),
+    ("target is detached: gradient with targets held still", detached, 1e-4, "the goal carries gradient: detach it"),
     ("a batch is its items", batch_is_items, 1e-8, "a row's loss depends on the others: a mean over the batch inside?"),
     (
         "a batch is its items, under dropout",
@@ -214,11 +214,15 @@ PROPERTIES: list[Property] = [
 PER_ROW = {"a batch is its items", "a batch is its items, under dropout", "labels reach the rows they belong to"}
 
 
-def checks_of(made: Made, name: str) -> list[Check]:
-    """The properties of a method; those of single rows only where its rows do not depend on each other by design."""
+def checks_of(made: Made, name: str, method: str | None = None, quick: bool = True) -> list[Check]:
+    """The properties of a method; those of single rows only where its rows do not depend on each other by design.
+
+    method: the name of ours whose setting it is, where it is one.
+    """
     skipped = PER_ROW if grouped(made()) else set()
+    of, where = (name, name) if method is None else (method, f"fewstep.methods.{method}")
     return [
-        Check(f"{name}: {text}", "definition", partial(measure, made), tolerance, f"{look}; see {name}", (name,))
+        Check(f"{name}: {text}", "definition", partial(measure, made), tolerance, f"{look}; see {where}", (of,), quick)
         for text, measure, tolerance, look in PROPERTIES
         if text not in skipped
     ]
