@@ -7,22 +7,31 @@ Each is a denoiser `(x_t, t, cond=None) -> x0_hat` on any process and has `.proc
 """
 
 from fewstep.exact import oracle, recursions, transport
+from fewstep.exact.draws import Expectation, expectation
 from fewstep.exact.gaussian import Gaussian
 from fewstep.exact.line import Line, line
 from fewstep.exact.mixture import Empirical, Mixture
-from fewstep.exact.named import digits_mixture, grid25, named, ring8
+from fewstep.exact.named import digits_mixture, grid25, named, ring8, rings64, smooth32, two_modes
+from fewstep.exact.solutions import Solution, library
 
 __all__ = [
     "Empirical",
+    "Expectation",
     "Gaussian",
     "Line",
     "Mixture",
+    "Solution",
     "digits_mixture",
+    "expectation",
     "grid25",
+    "library",
     "line",
     "named",
     "oracle",
     "recursions",
     "ring8",
+    "rings64",
+    "smooth32",
     "transport",
+    "two_modes",
 ]

@@ -7,8 +7,8 @@ rearrangement F_0^-1(F_T(x)). So what a method owes to its grid, and not to its 
 E f(x_r) is not f(E x_r), and training blurs the boundaries between modes by a width ~ N^-1/2.
 
 Steps are intervals: N + 1 increasing times, the lowest where f is the identity, so a process with alpha = 1 and
-XX
-by about 1e-4 of the data's spread where modes are far apart, see `Oracle.error`.
+sigma = 0 there or nearly so (edm from 0.002, linear from 0). Float64. A table of training is exact on lines; at
+N = 30 half as many nodes move a mixture's `Oracle.error` by under 1e-3 of itself, twice as many by under 1e-4.
 """
 
 from __future__ import annotations

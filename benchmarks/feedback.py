@@ -3,14 +3,22 @@
 Data N(0, s^2), s = 0.5, 20 intervals of a Karras grid up to 5, each as likely; two hidden layers of 64, or a
 number for each level.
 `expected` is the standard deviation of one-step samples by the recursion of least squares, where that applies.
+
+    python benchmarks/feedback.py [--seeds 3]
+
+prints the mean and its standard error over the seeds, and keeps every seed's numbers in results/feedback.json; what is
+there is not measured again.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -159,3 +167,32 @@ CASES = {
     "weight 1/(t - r), share 0.5": Case(weight=GAP, share=0.5),
     "weight 1/(t - r), pseudo-Huber": Case(weight=GAP, distance=HUBER),
 }
+
+FILE = Path(__file__).parent / "results" / "feedback.json"
+
+
+def told(values: list[float]) -> str:
+    """Mean ± standard error."""
+    mean = sum(values) / len(values)
+    square = sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)
+    return f"{mean:.4g} ± {math.sqrt(square / len(values)):.2g}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    seeds = parser.parse_args().seeds
+    torch.set_num_threads(1)
+    kept = json.loads(FILE.read_text()) if FILE.exists() else {}
+    for name, case in CASES.items():
+        found = kept.setdefault(name, {})
+        for seed in range(1, seeds + 1):
+            if str(seed) not in found:
+                found[str(seed)] = measured(case, seed)
+                FILE.write_text(json.dumps(kept, indent=1) + "\n")
+        rows = [found[str(seed)] for seed in range(1, seeds + 1)]
+        print(f"{name}: " + ", ".join(f"{key} {told([row[key] for row in rows])}" for key in rows[0]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
