@@ -27,8 +27,8 @@ class Args:
     """Leave out what trains or takes longer: seconds instead of minutes."""
     target: str | None = None
     """module:factory of a method, network or teacher of your own, which is checked instead."""
-    shape: tuple[int, ...] = (1, 8, 8)
-    """Of a sample, for a network or teacher of your own that does not say it."""
+    shape: tuple[int, ...] | None = None
+    """Of a sample, such as 1 8 8, where your target takes no other and does not say it."""
     json: bool = False
     """Print one JSON object."""
 

@@ -56,7 +56,7 @@ def of(title: str, name: str, options: Options, quick: bool) -> list[Check]:
     kept = Check(
         f"{title}: options survive JSON", "definition", partial(survives, name, options), 0.0, look, (name,), quick
     )
-    return [*structure.checks_of(partial(made, name, options), title, name, quick), kept]
+    return [*structure.checks_of(structure.Subject(partial(made, name, options)), title, name, quick), kept]
 
 
 def checks() -> list[Check]:
