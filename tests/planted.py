@@ -178,6 +178,18 @@ def by_student(find):
     return found
 
 
+def guided_by_w(both):
+    def found(self, x_t, t, cond):
+        guess, plain = both(self, x_t, t, cond)
+        return guess - (guess - plain) / self.scale, plain
+
+    return found
+
+
+def guided_twice(both):
+    return lambda self, x_t, t, cond: (both(self, x_t, t, cond)[0],) * 2
+
+
 def no_correction(heun):
     return lambda process, net, x, t, s, cond=None, **options: solvers.euler(process, net, x, t, s, cond)
 
@@ -411,6 +423,37 @@ BUGS = [
         HANDED,
     ),
     Bug("initial weights not averaged", origins, "find", by_student, HANDED),
+    Bug(
+        "guidance of w for 1 + w", denoiser.Guided, "both", guided_by_w, "guidance: D_c + g (D_c - D_u), x_var unguided"
+    ),
+    Bug(
+        "aDDIM: variance of the guided guess",
+        denoiser.Guided,
+        "both",
+        guided_twice,
+        "guidance: D_c + g (D_c - D_u), x_var unguided",
+    ),
+    Bug(
+        "TCM: t' itself by the frozen network",
+        denoiser.Truncated,
+        "forward",
+        lambda f: lambda self, x_t, t, *a: f(self, x_t, t - 1e-9, *a),
+        "f_trunc = frozen where t < t', student from t' on",
+    ),
+    Bug(
+        "teacher of another process, x not scaled",
+        denoiser.Across,
+        "__call__",
+        lambda f: lambda self, x_t, t, cond=None: self.denoiser(x_t, self.own.time_at(self.asked.level(t)), cond),
+        "teacher of another process: D(x/alpha, sigma/alpha)",
+    ),
+    Bug(
+        "shared trajectories not reweighed",
+        times.Shared,
+        "at",
+        lambda f: lambda self, *a: f(replace(self, reweight=False), *a),
+        "direct_cm: w of shared rows makes levels uniform",
+    ),
     Bug("a mean over the batch inside the loss", Method, "loss", batch_mean, "ect: a batch is its items"),
     Bug("MCM compared in x0, not in v", spaces, "v", lambda f: spaces.x0, MCM_V),
     Bug("the network asked at the boundary", Process, "jump", bare_jump, "mcm: r = a asks no network at r"),
