@@ -19,6 +19,10 @@ def method():
     )
 
 
+def of_pictures():
+    return fs.methods.mcm(pools=1, steps=16, steps_end=16)
+
+
 def over_the_batch():
     def distance(x, y):
         return fs.distances.sse(x, y) / fs.distances.sse(x, y).mean()

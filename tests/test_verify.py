@@ -117,6 +117,22 @@ def test_mistakes_are_one_line(capsys):
         assert told in line
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("direct_cm", {"n": 8, "reuse": 4}), ("direct_cm", {"n": 8, "source": "cache"}), ("ict", {"pairs": "ot"})],
+)
+def test_rows_that_belong_together_are_no_mistake(name, options):
+    checks = target.checks_of(lambda: getattr(fs.methods, name)(**options), name)
+    assert [found for found in run(checks) if not found.passed] == []
+    assert not any("a batch is its items" in check.name for check in checks)
+
+
+def test_a_method_that_takes_pictures_alone_gets_pictures(capsys):
+    assert main(["verify", "--target", f"{OWN}:of_pictures"]) == 1
+    assert "divisible by 2" in capsys.readouterr().out
+    assert main(["verify", "--target", f"{OWN}:of_pictures", "--shape", "2", "4", "4"]) == 0
+
+
 @pytest.mark.parametrize("name", ["method", "network", "Small", "teacher"])
 def test_a_right_target_passes(name):
     checks = target.checks_of(getattr(own_parts, name), name)

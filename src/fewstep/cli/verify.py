@@ -27,8 +27,8 @@ class Args:
     """Leave out what trains or takes longer: seconds instead of minutes."""
     target: str | None = None
     """module:factory of a method, network or teacher of your own, which is checked instead."""
-    shape: tuple[int, ...] = (1, 8, 8)
-    """Of a sample, for a network or teacher of your own that does not say it."""
+    shape: tuple[int, ...] | None = None
+    """Of a sample, such as 1 8 8, where your target takes no other and does not say it."""
     json: bool = False
     """Print one JSON object."""
 
@@ -43,12 +43,14 @@ def main(argv: list[str]) -> int:
     width = max(len(check.name) for check in checks)
     if not args.json:
         print(header(width))
-    with tqdm(total=len(checks), unit="check", file=sys.stderr, leave=False) as bar:
+    quiet = None if not args.json else False  # without a terminal the lines show how far it is
+    with tqdm(total=len(checks), unit="check", file=sys.stderr, leave=False, mininterval=0.5, disable=quiet) as bar:
         for found in run(checks):
             outcomes.append(found)
             bar.update()
             if not args.json:
-                tqdm.write(line(found, width))
+                tqdm.write(line(found, width), file=sys.stdout)
+                sys.stdout.flush()
     failed = [found for found in outcomes if not found.passed]
     if args.json:
         print(json.dumps({"checks": [found.to_json() for found in outcomes]}))

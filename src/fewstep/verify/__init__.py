@@ -11,19 +11,21 @@ def all_checks() -> list[Check]:
     """All checks of the package, the quick ones first."""
     from fewstep.verify import (
         builtin,
+        denoiser_checks,
         exact_checks,
         exact_maps,
         fixed_points,
         law_checks,
         letters,
+        oracle_checks,
         part_checks,
         process_checks,
         run_checks,
         solver_checks,
     )
 
-    rooms = (letters, builtin, process_checks, part_checks, law_checks, solver_checks)
-    laboratory = (exact_maps, fixed_points, exact_checks, run_checks)
+    rooms = (letters, builtin, process_checks, part_checks, law_checks, solver_checks, denoiser_checks)
+    laboratory = (exact_maps, fixed_points, exact_checks, oracle_checks, run_checks)
     found = [check for room in (*rooms, *laboratory) for check in room.checks()]
     return sorted(found, key=lambda check: not check.quick)
 

@@ -82,17 +82,23 @@ def data(rows: int, shape: tuple[int, ...] = SHAPE, stream: str = "verify") -> t
     return x0, z, u
 
 
-def batch(method: Method, rows: int = 6, progress: float = 0.6) -> tuple[Tensor, Tensor, Times]:
-    """x0, z and the method's times of a batch."""
-    x0, z, u = data(rows)
+def batch(
+    method: Method, rows: int = 6, progress: float = 0.6, shape: tuple[int, ...] = SHAPE
+) -> tuple[Tensor, Tensor, Times]:
+    """x0, z and the method's times of a batch, of whole groups where rows share a trajectory."""
+    group = getattr(method.coupling, "reuse", 1)
+    rows = -(-rows // group) * group
+    x0, z, u = data(rows, shape)
     times: Times = method.times(u, progress, torch.arange(rows))
     return x0, z, times._replace(u=u, progress=progress)
 
 
-def small_network(classes: int = 0, dropout: float = 0.0, seed: int = 0) -> Preconditioned:
+def small_network(
+    classes: int = 0, dropout: float = 0.0, seed: int = 0, shape: tuple[int, ...] = SHAPE
+) -> Preconditioned:
     """A float64 MLP behind EDM's preconditioning whose weights are all alive: zeros would hide mistakes."""
     with forked(seed, "verify"):
-        network = networks.mlp(SHAPE, classes, width=12, depth=2, dropout=dropout)
+        network = networks.mlp(shape, classes, width=12, depth=2, dropout=dropout)
         for p in network.parameters():
             nn.init.normal_(p, std=0.2)
     return Preconditioned(network, scalings.Edm()).double()

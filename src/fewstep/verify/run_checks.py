@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fewstep import checkpoint, generator, recipes, schedules, stages, training
+from fewstep import checkpoint, generator, methods, origins, recipes, schedules, stages, training
 from fewstep.building import Facts, build_method
 from fewstep.config import Run
 from fewstep.data import Units
@@ -58,7 +58,8 @@ def reloaded() -> float:
         found: list[Any] = [generator.load(place, device="cpu").denoiser for place in (out, out / "alone")]
         x_t = 3 * torch.randn(5, *made.facts.shape, generator=torch.Generator().manual_seed(0))
         told = [apart(net(x_t, 2.0), made.denoiser(x_t, 2.0)) for net in found]
-        return worst(*told, *(abs(net.scaling.sigma_data - SIGMA_DATA) for net in found))
+        shown = generator.find(out).state["facts"]["sigma_data"]  # what `fewstep inspect` prints
+        return worst(*told, *(abs(kept - SIGMA_DATA) for kept in (shown, *(net.scaling.sigma_data for net in found))))
 
 
 def handed_over() -> float:
@@ -102,6 +103,22 @@ def averaged() -> float:
         return worst(*(apart(after["ema"][name], wanted) for name, wanted in moved.items()))
 
 
+def handed_on() -> float:
+    """A run that is given as a teacher or as initial weights is the average of its weights, to the last bit."""
+    with trained(method="diffusion") as (made, out):
+        ema = weights_at(out, 6)["ema"]
+        start = origins.weights_of("init", out).tensors
+        run, cpu = small(method="cd"), torch.device("cpu")
+        guide = origins.teacher_of(out, run, made.facts, build_method(run, made.facts), None, cpu)
+        if guide is None or not isinstance(guide.denoiser, torch.nn.Module):
+            raise ValueError("no teacher came of the run")
+        found = guide.denoiser.state_dict()
+        return worst(
+            *(apart(found[name], tensor) for name, tensor in ema.items()),
+            *(apart(start[name.removeprefix(origins.INSIDE)], tensor) for name, tensor in ema.items()),
+        )
+
+
 def sampled() -> float:
     """The noise of a sample depends on the seed and its place: batches of 3 and of 40 give the same samples."""
     with trained() as (made, _):
@@ -109,7 +126,6 @@ def sampled() -> float:
 
 
 def checks() -> list[Check]:
-    slow = ("ect", "ct", "gc", "tcm", "mcm", "direct_cm")
     runs = [
         Check(
             f"{name}: a resumed run is the run, bit for bit",
@@ -120,11 +136,12 @@ def checks() -> list[Check]:
             (name,),
             quick=False,
         )
-        for name in slow
+        for name in methods.__all__
     ]
     look = "see fewstep.stages.hand_over"
     keeps = "a loaded network has another preconditioning or other weights: see fewstep.generator.load and Facts"
     drawn = "a sample's noise depends on its batch: see fewstep.generator and fewstep.randomness"
+    given = "a run is handed on by other weights than its average: see fewstep.origins"
     rate = "the average is not the recursion of its rates: see fewstep.state.update_averages"
     return [
         Check("tcm: stage 2 starts from stage 1's average", "2410.14895, code", handed_over, 0.0, look, ("tcm",)),
@@ -137,6 +154,9 @@ def checks() -> list[Check]:
             look,
             ("tcm",),
             quick=False,
+        ),
+        Check(
+            "teacher and initial weights are a run's average", "2303.01469, alg. 2", handed_on, 0.0, given, quick=False
         ),
         Check("EMA of a run: e_k = b_k e_(k-1) + (1 - b_k) w_k", "definition", averaged, 1e-6, rate, quick=False),
         Check("samples do not depend on the sampling batch", "definition", sampled, 1e-5, drawn, quick=False),

@@ -16,7 +16,9 @@ from fewstep.losses import Method
 from fewstep.randomness import forked
 from fewstep.verify import network_checks, structure, teacher_checks
 from fewstep.verify.core import Check
+from fewstep.verify.givens import SHAPE
 
+PICTURE = (1, 8, 8)
 CLASSES = 3  # of the second network that a factory of (shape, classes) makes
 PLACES = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -47,17 +49,17 @@ def made(factory: Callable[..., Any], name: str, *args: Any) -> Any:
         raise UserError(f"target {name!r} fails as factory{called}: {type(error).__name__}: {told}") from error
 
 
-def checks_of(factory: Callable[..., Any], name: str, shape: tuple[int, ...] = (1, 8, 8)) -> list[Check]:
+def checks_of(factory: Callable[..., Any], name: str, given: tuple[int, ...] | None = None) -> list[Check]:
     """The checks of what the factory makes: a `Method`, a network or a teacher. Raises UserError for anything else.
 
     factory() or, where it takes arguments, factory(shape, classes) as our networks are made. A teacher may also be a
-    `Generator` or one of ours; shape is that of a sample where it says none itself.
+    `Generator` or one of ours. given: shape of a sample, where the target does not know it.
     """
-    takes = wanted(factory, name)
+    takes, shape = wanted(factory, name), given or PICTURE
     args = (shape, 0)[:takes]
     found: Any = made(factory, name, *args)
     if isinstance(found, Method):
-        return structure.checks_of(lambda: found, name)
+        return structure.checks_of(structure.Subject(lambda: found, given or SHAPE), name)
     teacher = teacher_of(found, shape)
     if teacher is not None:
         return teacher_checks.checks_of(teacher, name)

@@ -1,0 +1,155 @@
+"""Mistakes in what a method is made of: pairs, targets, times, tangents."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fewstep import balances, couplings, curricula, denoiser, losses, solvers, spaces, tangents, targets, times
+from fewstep.losses import Method
+from fewstep.process import Process
+from tests.planted.makers import (
+    Bug,
+    along_from_below,
+    anchor_off,
+    asks_student,
+    bare_jump,
+    batch_mean,
+    ema_by_student,
+    generated,
+    masks_anew,
+    not_normalised,
+    with_gradient,
+)
+
+GC = "gc: iCT on x0 := D_ema(x_r,r), same z, where u < mu"
+MCM_V = "mcm: huber of v: D(x_t,t) - invDDIM(DDIM(x_s, s->a))"
+CD = "cd: ||D(x_t,t) - D_ema(Heun(x_t),r)||^2 / D"
+TCM = "tcm: 1/(t-r) ||D(x_t,t) - sg f_trunc(x_r,r)||"
+SCT = "sct: e^-u ||F - sg(F + g/(||g||+c))||^2 / D + u"
+ATOM = "TCM: mean(w loss) = E_(t>t') + w_b E_(t=t')"
+ECT = "ect: 1/(t-r) ||D(x_t,t) - sg D(x_r,r)||"
+
+BUGS = [
+    Bug("target not detached", Method, "goal", with_gradient, f"ect: gradient of {ECT[5:]}"),
+    Bug(
+        "target not detached, by differences",
+        Method,
+        "goal",
+        with_gradient,
+        "ect: target is detached: gradient with targets held still",
+    ),
+    Bug(
+        "frozen network gets a gradient",
+        Method,
+        "goal",
+        with_gradient,
+        "tcm: gradient reaches the student, nobody else",
+    ),
+    Bug("anchor a step off", times.Segments, "at", anchor_off, "MCM: r >= a = start of t's segment, n steps each"),
+    Bug(
+        "anchor a step off, in the times",
+        times.Segments,
+        "at",
+        anchor_off,
+        "mcm: K segments, s one step below t, a its start",
+    ),
+    Bug(
+        "eps^2 averaged over the batch",
+        couplings,
+        "mse",
+        lambda f: lambda x, y: f(x, y).mean().expand(len(x)),
+        "aDDIM: x_var = eta |x0 - x0_hat|^2/d, each sample's",
+    ),
+    Bug("masks not shared", losses, "dropout", masks_anew, "ict: dropout masks are shared by both passes"),
+    Bug("GC: rows inverted", couplings.GeneratorInduced, "__call__", generated(inverted=True), GC),
+    Bug("GC: endpoint from the upper point", couplings.GeneratorInduced, "__call__", generated(upper=True), GC),
+    Bug("GC: new noise for the pair", couplings.GeneratorInduced, "__call__", generated(fresh=True), GC),
+    Bug(
+        "GC: share inverted",
+        couplings.GeneratorInduced,
+        "__call__",
+        lambda f: lambda self, *a: f(replace(self, share=1 - self.share / 2), *a),
+        GC,
+    ),
+    Bug("TCM: w_b not over its share", times.Atom, "_weighed", not_normalised, ATOM),
+    Bug(
+        "TCM: share of the atom inverted",
+        times.Atom,
+        "__call__",
+        lambda f: lambda self, *a: f(replace(self, share=1 - self.share), *a),
+        ATOM,
+    ),
+    Bug(
+        "TCM: student asked below t'", targets.Truncated, "__call__", lambda f: lambda self, models: models.student, TCM
+    ),
+    Bug("CD: target by the student", targets.Ema, "__call__", ema_by_student, CD),
+    Bug("CD: the student's own ODE", couplings.Teacher, "__call__", asks_student, CD),
+    Bug("CT: target by the student", targets.Ema, "__call__", ema_by_student, "ct: ||D(x_t,t) - D_ema(x_r,r)||^2 / D"),
+    Bug(
+        "ECT: q^-j for q^-(j+1)",
+        times.RatioMap,
+        "ratio",
+        lambda f: lambda self, p: 1 - (1 - f(self, p)) * self.q,
+        "ECT: r/t -> 1 - q^-(j+1), gap 5 times at t = 0",
+    ),
+    Bug(
+        "iCT: doubles too late",
+        curricula.Doubling,
+        "__call__",
+        lambda f: lambda self, p: f(self, max(p - 0.125, 0)),
+        "ict: N doubles, p(i) from erf of ln sigma",
+    ),
+    Bug(
+        "iCT: intervals uniform",
+        times.Adjacent,
+        "__call__",
+        lambda f: lambda self, *a: f(replace(self, law=None), *a),
+        "iCT: p(i) ~ erf(..s_(i+1)..) - erf(..s_i..)",
+    ),
+    Bug(
+        "Direct CM: ODE started a level below",
+        solvers.Along,
+        "__call__",
+        along_from_below,
+        "direct_cm: ||D(x_t,t) - ODE(x_t, t->0)||^2 / D",
+    ),
+    Bug(
+        "sCM: no warm-up of the tangent",
+        tangents.Tangent,
+        "goal",
+        lambda f: lambda self, *a: f(replace(self, warmup=0.0), *a),
+        SCT,
+    ),
+    Bug("sCM: tangent not normalised", tangents.Tangent, "normalised", lambda f: lambda self, g: g, SCT),
+    Bug(
+        "sCM: sign of the tangent",
+        tangents.Tangent,
+        "normalised",
+        lambda f: lambda self, g: -f(self, g),
+        f"sct: gradient of {SCT[5:]}",
+    ),
+    Bug(
+        "sCM: e^u for e^-u",
+        balances.LogVariance,
+        "__call__",
+        lambda f: lambda self, loss, t, models: f(self, loss, t, replace(models, balance=lambda x: -models.balance(x))),
+        SCT,
+    ),
+    Bug(
+        "TCM: t' itself by the frozen network",
+        denoiser.Truncated,
+        "forward",
+        lambda f: lambda self, x_t, t, *a: f(self, x_t, t - 1e-9, *a),
+        "f_trunc = frozen where t < t', student from t' on",
+    ),
+    Bug(
+        "shared trajectories not reweighed",
+        times.Shared,
+        "at",
+        lambda f: lambda self, *a: f(replace(self, reweight=False), *a),
+        "direct_cm: w of shared rows makes levels uniform",
+    ),
+    Bug("a mean over the batch inside the loss", Method, "loss", batch_mean, "ect: a batch is its items"),
+    Bug("MCM compared in x0, not in v", spaces, "v", lambda f: spaces.x0, MCM_V),
+    Bug("the network asked at the boundary", Process, "jump", bare_jump, "mcm: r = a asks no network at r"),
+]

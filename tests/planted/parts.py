@@ -1,0 +1,163 @@
+"""Mistakes in the parts that methods share: weights, laws, solvers, denoisers, samplers, runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fewstep import curricula, denoiser, distances, ema, origins, sampling, scalings, solvers, stages, times, weights
+from fewstep import generator as generators
+from fewstep import state as states
+from fewstep.process import Process
+from tests.planted.makers import (
+    Bug,
+    by_student,
+    forgets_moments,
+    from_the_first,
+    guided_by_w,
+    guided_twice,
+    low_noise_old,
+    no_correction,
+    not_clipped,
+    one_sd,
+    other_sigma_data,
+    raw_weights,
+    swapped_labels,
+    without_alpha,
+    wrong_alpha,
+)
+
+ECT = "ect: 1/(t-r) ||D(x_t,t) - sg D(x_r,r)||"
+HANDED = "teacher and initial weights are a run's average"
+
+BUGS = [
+    Bug("weight 1 for 1/(t-r)", weights, "inverse_gap", lambda f: weights.one, "weight 1/(t - r)"),
+    Bug("weight 1 for 1/(t-r), in the loss", weights, "inverse_gap", lambda f: weights.one, ECT),
+    Bug("weight SNR for SNR + 1", weights, "snr_plus_one", lambda f: weights.snr, "weight SNR + 1"),
+    Bug("weight SNR, in the loss", weights, "snr_plus_one", lambda f: weights.snr, "mcm: (SNR + 1) huber of x0"),
+    Bug(
+        "alpha of the wrong time in aDDIM",
+        solvers,
+        "addim",
+        wrong_alpha,
+        "aDDIM: x_s = a_s x0 + sqrt(s_s^2 + d z_var/|e|^2) e",
+    ),
+    Bug(
+        "sign of the log-normal mean",
+        times.LogNormal,
+        "quantile",
+        lambda f: lambda self, u: f(replace(self, mean=-self.mean), u),
+        "ln t ~ N(mean, std^2): E ln t = mean, its sign too",
+    ),
+    Bug(
+        "sigma_data changed on reload",
+        generators,
+        "build_student",
+        other_sigma_data,
+        "sigma_data, weights and samples survive a reload",
+    ),
+    Bug("stage 2 from raw weights", stages, "hand_over", raw_weights, "tcm: stage 2 starts from stage 1's average"),
+    Bug(
+        "stage 2 from raw weights, in a run",
+        stages,
+        "hand_over",
+        raw_weights,
+        "tcm: frozen network = average at the switch",
+    ),
+    Bug("Heun without its correction", solvers, "heun", no_correction, "Heun: error of a PF-ODE falls like n^-2"),
+    Bug(
+        "huber: c without sqrt(D)",
+        distances.RootHuber,
+        "__call__",
+        lambda f: lambda self, x, y: distances.huber(self.c)(x, y),
+        "huber: sqrt(|e|^2 + c^2) - c, c ~ sqrt(D)",
+    ),
+    Bug(
+        "norm of means instead of sums",
+        distances,
+        "l2_norm",
+        lambda f: lambda x, y: distances.mse(x, y).sqrt(),
+        "L2 norm: sqrt of the sum over the sample",
+    ),
+    Bug(
+        "c_skip with sigma_data not squared",
+        scalings.Edm,
+        "__call__",
+        one_sd,
+        "EDM: c_skip = sd^2/(t^2+sd^2), c_out = t sd/sqrt(..)",
+    ),
+    Bug("r not clipped at 0", times.RatioMap, "at", not_clipped, "ect: r = t (1 - q^-(j+1) (1 + k sigmoid(-bt)))"),
+    Bug(
+        "N(k) off by one",
+        curricula.Progressive,
+        "__call__",
+        lambda f: lambda self, p: f(self, p) + 1,
+        "ct: N(k) levels, i uniform",
+    ),
+    Bug(
+        "re-noised with the old level",
+        sampling.SAMPLERS,
+        "multistep",
+        low_noise_old,
+        "sampler: x = T z, x0 = D, x = x0 + tau z', x0 = D",
+    ),
+    Bug(
+        "teacher by its raw weights",
+        origins,
+        "load",
+        lambda f: lambda source, **options: f(source, ema="student", **options),
+        HANDED,
+    ),
+    Bug("initial weights not averaged", origins, "find", by_student, HANDED),
+    Bug(
+        "guidance of w for 1 + w", denoiser.Guided, "both", guided_by_w, "guidance: D_c + g (D_c - D_u), x_var unguided"
+    ),
+    Bug(
+        "aDDIM: variance of the guided guess",
+        denoiser.Guided,
+        "both",
+        guided_twice,
+        "guidance: D_c + g (D_c - D_u), x_var unguided",
+    ),
+    Bug(
+        "teacher of another process, x not scaled",
+        denoiser.Across,
+        "__call__",
+        lambda f: lambda self, x_t, t, cond=None: self.denoiser(x_t, self.own.time_at(self.asked.level(t)), cond),
+        "teacher of another process: D(x/alpha, sigma/alpha)",
+    ),
+    Bug(
+        "velocity without alpha'",
+        Process,
+        "velocity",
+        without_alpha,
+        "process: velocity = d/ds jump, rate = d/dt mix",
+    ),
+    Bug(
+        "labels in another order",
+        denoiser.Preconditioned,
+        "forward",
+        swapped_labels,
+        "ct: labels reach the rows they belong to",
+    ),
+    Bug(
+        "EMA: rate and its complement swapped",
+        ema,
+        "update",
+        lambda f: lambda average, model, rate: f(average, model, 1 - rate),
+        "EMA: n moves leave beta^n of the difference",
+    ),
+    Bug(
+        "a resumed run forgets its moments",
+        states.State,
+        "restore",
+        forgets_moments,
+        "ect: a resumed run is the run, bit for bit",
+    ),
+    Bug(
+        "noise of a sample depends on its batch",
+        generators,
+        "normal",
+        from_the_first,
+        "samples do not depend on the sampling batch",
+    ),
+]
