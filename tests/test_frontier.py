@@ -253,7 +253,7 @@ def test_the_conclusion_says_where_more_steps_are_no_better_and_where_the_teache
     judge = Judge("energy", gain=0.05)
     told = words.Verdicts(frontier.points.judged([*ours, *theirs], judge), judge)
     text = " ".join(told.conclusion())
-    assert "student reaches energy 0.6000 (0.4000 to 0.8000) with 2 evaluations" in text
+    assert "student reaches energy 0.600 (0.400 to 0.800) with 2 evaluations" in text
     assert "4 is no better" in text
     assert "exact:law, heun needs 5 evaluations, 2.5 times as many" in text
     assert "with 35 (heun) it is better" in text
