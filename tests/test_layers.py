@@ -25,7 +25,7 @@ LAYERS = [
     {"state", "metrics", "origins"},
     {"recorder", "diagnosis", "cache", "probes", "stages"},
     {"training"},
-    {"frontier"},
+    {"claims", "doctor", "frontier", "verify"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,124 @@
+"""fewstep doctor: what ails a run, or a teacher, in measured numbers and in words."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from fewstep.cli.parse import parse
+
+if TYPE_CHECKING:
+    from fewstep.data import Dataset
+    from fewstep.doctor import Examination
+
+DESCRIPTION = (
+    "Examine a run: loss by noise level, boundary, target drift, gradient noise, average, teacher gap, memorisation "
+    "and the log; or a teacher with its data: its denoising loss against the bounds of theory, and what it reads like "
+    "where it was told the wrong prediction, range or sigma_data. Only reads. The exit code is 0 whatever is found; "
+    "--json has the verdicts."
+    "\n\nexamples: fewstep doctor digits"
+    "\n          fewstep doctor TEACHER.safetensors --network song_unet --prediction eps --data PATH"
+)
+
+
+@dataclass(frozen=True)
+class Args:
+    patient: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|TEACHER")]
+    """Run folder or shipped name; or a teacher: FILE.safetensors, module:factory or exact:NAME."""
+    data: str | None = None
+    """The data: for a run where it is now, if its path has changed; a teacher needs it named."""
+    teacher: str | None = None
+    """Of a run: a teacher whose trajectories it is compared with (RUN, FILE or exact:NAME); left out, its own."""
+    network: str | None = None
+    """A teacher file's network: one of ours, or module:factory, called as (shape, classes). Of a run: your own."""
+    network_options: str = "{}"
+    """Options of that network as JSON, such as '{"width": 128}'."""
+    method: str | None = None
+    """module:function of a method of your own."""
+    prediction: str = "edm"
+    """What a teacher's output is declared to be: edm, eps, v, x0 or flow."""
+    process: str = "edm"
+    """The process of its times: edm, cosine, discrete (Stable Diffusion's table), ddpm, linear or trig."""
+    range: str = "[-1, 1]"
+    """The range of its data: [-1, 1], [0, 1], [0, 255] or standardised."""
+    sigma_data: float | None = None
+    """Of a teacher's preconditioning edm; left out, the data's."""
+    seed: int = 0
+    """Seed of the rows, noise and samples that are looked at."""
+    device: str = "auto"
+    """cpu, cuda, mps or auto, the first there is."""
+    full: bool = False
+    """Print every table."""
+    out: Path | None = None
+    """Folder for doctor.html and the figure."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def main(argv: list[str]) -> int:
+    args = parse(Args, argv, verb="doctor", description=DESCRIPTION)
+    from fewstep.doctor import show
+
+    progress = sys.stderr.isatty()
+    outside = ":" in args.patient and not Path(args.patient).exists()
+    teaches = outside or Path(args.patient).suffix == ".safetensors"
+    examination = (of_teacher if teaches else of_run)(args, progress)
+    if args.out is not None:
+        show.write_page(examination, args.out)
+    print(json.dumps(show.as_json(examination)) if args.json else show.text(examination, full=args.full))
+    return 0
+
+
+def of_run(args: Args, progress: bool) -> Examination:
+    """The examination of a run folder, checkpoint or shipped name."""
+    from fewstep.cli.outside import own_parts
+    from fewstep.doctor.door import run_examination
+    from fewstep.doctor.patient import patient_of
+
+    named = {name: getattr(args, name) for name in ("data", "teacher", "device", "seed")}
+    return run_examination(patient_of(args.patient, **named, **own_parts(args)), progress=progress)
+
+
+def of_teacher(args: Args, progress: bool) -> Examination:
+    """The examination of a teacher's file, factory or closed form."""
+    from fewstep.doctor.door import teacher_examination, teacher_of
+    from fewstep.errors import UserError
+    from fewstep.origins import dataset_of
+
+    law = args.patient.startswith("exact:")
+    if args.data is None and not law:
+        raise UserError(f"{args.patient}: a teacher is examined with its data: name it, --data digits or --data PATH")
+    dataset = dataset_of(args.data or args.patient)
+    names = ("prediction", "process", "range", "sigma_data", "device", "seed")
+    given = {name: getattr(args, name) for name in names}
+    return teacher_examination(
+        teacher_of(source(args, dataset), dataset, name=args.patient, **given), progress=progress
+    )
+
+
+def source(args: Args, dataset: Dataset) -> Any:
+    """The network or denoiser that the command line names. Raises UserError."""
+    from fewstep import exact
+    from fewstep.cli.outside import imported
+    from fewstep.doctor.door import build, from_file
+    from fewstep.errors import UserError
+
+    try:
+        options = json.loads(args.network_options)
+    except ValueError:
+        raise UserError(
+            f"--network-options {args.network_options}: expected JSON, such as '{{\"width\": 128}}'"
+        ) from None
+    if args.patient.startswith("exact:"):
+        return exact.named(args.patient.removeprefix("exact:"))
+    if Path(args.patient).suffix != ".safetensors":
+        return build(args.patient, imported("teacher", args.patient), dataset, options)
+    if args.network is None:
+        raise UserError(f"{args.patient} holds weights alone: name their network, --network mlp or module:factory")
+    factory = imported("network", args.network) if ":" in args.network else args.network
+    return from_file(args.patient, dataset, factory, options)
