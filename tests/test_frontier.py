@@ -271,6 +271,8 @@ def test_the_conclusion_says_where_more_steps_are_no_better_and_where_the_teache
 def test_evaluations_are_counted_by_the_network(student):
     assert latency.evaluations(student.generator, 3) == 3
     assert latency.evaluations(student.by("heun"), 7) == 7
+    wrongly_declared = fs.sampling.Sampler(step=fs.solvers.heun)  # says one evaluation a move, and takes two
+    assert latency.evaluations(student.by(wrongly_declared), 3) == 5
     two = fs.denoiser.Truncated(student.generator.denoiser, Closed(student.generator.denoiser.truth, "high"), 1.0)
     composite = replace(student.generator, denoiser=two).with_middle((2.0, 0.5))
     assert latency.evaluations(composite, 3) == 3

@@ -90,5 +90,5 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def unbroken(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The cells, names apart, with spaces at which no line breaks."""
-    return [[name, *(cell.replace(" ", "\u00a0") for cell in rest)] for name, *rest in rows]
+    """The cells of numbers with spaces at which no line breaks."""
+    return [[c.replace(" ", "\u00a0") if c[:1].isdigit() or c[:1] == "-" else c for c in row] for row in rows]
