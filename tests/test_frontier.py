@@ -188,9 +188,14 @@ def test_an_interrupted_study_goes_on_without_scoring_again(tmp_path, monkeypatc
 
 
 def test_a_store_refuses_what_is_not_its_own(tmp_path):
-    frontier.Store(tmp_path / "a", {"weights": "1", "data": "d"})
+    frontier.Store(tmp_path / "a", {"weights": {"run": "1"}, "data": "d"})
+    frontier.Store(tmp_path / "a", {"weights": {"run": "1", "teacher": "2"}, "data": "d"})
+    with pytest.raises(UserError, match="the frontier of other data"):
+        frontier.Store(tmp_path / "a", {"weights": {"run": "1"}, "data": "e"})
     with pytest.raises(UserError, match="the frontier of other weights"):
-        frontier.Store(tmp_path / "a", {"weights": "2", "data": "d"})
+        frontier.Store(tmp_path / "a", {"weights": {"other": "1"}, "data": "d"})
+    with pytest.raises(UserError, match="the frontier of other weights"):
+        frontier.Store(tmp_path / "a", {"weights": {"run": "2"}, "data": "d"})
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="no frontier"):
