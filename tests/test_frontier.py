@@ -188,9 +188,14 @@ def test_an_interrupted_study_goes_on_without_scoring_again(tmp_path, monkeypatc
 
 
 def test_a_store_refuses_what_is_not_its_own(tmp_path):
-    frontier.Store(tmp_path / "a", {"weights": "1", "data": "d"})
+    frontier.Store(tmp_path / "a", {"weights": {"run": "1"}, "data": "d"})
+    frontier.Store(tmp_path / "a", {"weights": {"run": "1", "teacher": "2"}, "data": "d"})
+    with pytest.raises(UserError, match="the frontier of other data"):
+        frontier.Store(tmp_path / "a", {"weights": {"run": "1"}, "data": "e"})
     with pytest.raises(UserError, match="the frontier of other weights"):
-        frontier.Store(tmp_path / "a", {"weights": "2", "data": "d"})
+        frontier.Store(tmp_path / "a", {"weights": {"other": "1"}, "data": "d"})
+    with pytest.raises(UserError, match="the frontier of other weights"):
+        frontier.Store(tmp_path / "a", {"weights": {"run": "2"}, "data": "d"})
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="no frontier"):
@@ -253,7 +258,7 @@ def test_the_conclusion_says_where_more_steps_are_no_better_and_where_the_teache
     judge = Judge("energy", gain=0.05)
     told = words.Verdicts(frontier.points.judged([*ours, *theirs], judge), judge)
     text = " ".join(told.conclusion())
-    assert "student reaches energy 0.6000 (0.4000 to 0.8000) with 2 evaluations" in text
+    assert "student reaches energy 0.600 (0.400 to 0.800) with 2 evaluations" in text
     assert "4 is no better" in text
     assert "exact:law, heun needs 5 evaluations, 2.5 times as many" in text
     assert "with 35 (heun) it is better" in text
@@ -271,6 +276,8 @@ def test_the_conclusion_says_where_more_steps_are_no_better_and_where_the_teache
 def test_evaluations_are_counted_by_the_network(student):
     assert latency.evaluations(student.generator, 3) == 3
     assert latency.evaluations(student.by("heun"), 7) == 7
+    wrongly_declared = fs.sampling.Sampler(step=fs.solvers.heun)  # says one evaluation a move, and takes two
+    assert latency.evaluations(student.by(wrongly_declared), 3) == 5
     two = fs.denoiser.Truncated(student.generator.denoiser, Closed(student.generator.denoiser.truth, "high"), 1.0)
     composite = replace(student.generator, denoiser=two).with_middle((2.0, 0.5))
     assert latency.evaluations(composite, 3) == 3

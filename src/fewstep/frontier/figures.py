@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 _MARKS = ("o", "s", "^", "D", "v", "P")
+_ROOM = 1.12  # least ratio of neighbouring numbers below an axis
 
 
 def frontier(points: Sequence[Point], judge: Judge, about: str) -> Drawing:
@@ -25,8 +26,10 @@ def frontier(points: Sequence[Point], judge: Judge, about: str) -> Drawing:
     drawing, (left, right) = report.axes(2, width=9.0, height=4.0)
     _plot(left, points, judge, lambda p: p.evaluations, lambda p: p.worth)
     _plot(right, points, judge, lambda p: p.one.median if p.one else math.nan, lambda p: p.quick)
-    ticks = sorted({p.evaluations for p in points})
-    shown = [t for i, t in enumerate(ticks) if t <= 6 or t == 8 or i == len(ticks) - 1 or _apart(t, ticks, i)]
+    shown: list[int] = []
+    for tick in sorted({p.evaluations for p in points}):
+        if not shown or tick >= _ROOM * shown[-1]:
+            shown.append(tick)
     left.set_xticks(shown, [str(t) for t in shown])
     left.set_xticks([], minor=True)
     left.set_xlabel("network evaluations for a sample")
@@ -36,14 +39,9 @@ def frontier(points: Sequence[Point], judge: Judge, about: str) -> Drawing:
     right.set_ylim(left.get_ylim())
     right.tick_params(labelleft=False)
     handles, labels = left.get_legend_handles_labels()
-    drawing.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False, fontsize=8)
+    drawing.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False, fontsize=8)
     drawing.suptitle(about, fontsize=9)
     return drawing
-
-
-def _apart(tick: int, ticks: Sequence[int], i: int) -> bool:
-    """Whether a tick's number has room after the one before."""
-    return tick >= 1.4 * ticks[i - 1] and (tick & (tick - 1)) == 0
 
 
 def series(points: Sequence[Point]) -> list[list[Point]]:

@@ -129,7 +129,7 @@ class Frontier:
 
     def _page(self, told: dict[str, Any], drawing: bytes) -> str:
         names = " and ".join(s.name for s in self.verdicts.subjects)
-        strong = frozenset(i for i, p in enumerate(p for p in self.points if p.offered) if p.worth)
+        strong = frozenset(i for i, p in enumerate(tables.offered(self.points)) if p.worth)
         figure = report.Figure(drawing, f"{self.bench.metric} against evaluations and milliseconds", _CAPTION)
         (head, rows), (also, more) = self._costs(), tables.others(self.points, self.bench.metric)
         shown = [

@@ -16,6 +16,14 @@ from fewstep.metrics import Result
 NAME = "scored.jsonl"
 
 
+def _same(kept: Any, given: Any) -> bool:
+    """Whether both name something in common and say the same of it: a study may gain a teacher, or leave it out."""
+    if not isinstance(kept, dict) or not isinstance(given, dict):
+        return bool(kept == given)
+    both = kept.keys() & given.keys()
+    return bool(both) and all(kept[name] == given[name] for name in both)
+
+
 class Store:
     """The results of a folder by their key; `seen` is how many of them were there before.
 
@@ -42,7 +50,7 @@ class Store:
         if not isinstance(first, dict) or "data" not in first:
             raise UserError(f"{folder} holds something that is no frontier: choose another --out")
         for name, value in identity.items():
-            if first.get(name) != value:
+            if not _same(first.get(name), value):
                 raise UserError(f"{folder} holds the frontier of other {name}: choose another --out, or remove it")
         for line in whole[1:]:
             with suppress(ValueError, KeyError, TypeError):

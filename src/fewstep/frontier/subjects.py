@@ -15,10 +15,9 @@ from fewstep import exact, methods, sampling
 from fewstep.building import build_student
 from fewstep.checkpoint import fingerprint
 from fewstep.config import Run
-from fewstep.denoiser import Cond
+from fewstep.denoiser import Cond, Denoiser
 from fewstep.device import pick_device
 from fewstep.errors import UserError, require
-from fewstep.exact.truth import Truth
 from fewstep.generator import Generator, load
 from fewstep.origins import fit, probe, weights_of
 from fewstep.process import Time
@@ -54,7 +53,7 @@ class Closed(nn.Module):
 
     mark: Tensor
 
-    def __init__(self, truth: Truth, name: str) -> None:
+    def __init__(self, truth: Denoiser, name: str) -> None:
         super().__init__()
         self.truth = truth
         digest = torch.tensor(list(hashlib.sha256(name.encode()).digest()), dtype=torch.float32)

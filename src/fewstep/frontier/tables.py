@@ -10,11 +10,18 @@ from fewstep.frontier.words import Verdicts, ends, number, spread
 Cells = tuple[list[str], list[list[str]]]  # head and rows
 
 
+def offered(points: Sequence[Point]) -> list[Point]:
+    """The points on offer, each subject's by evaluations."""
+    subjects = list(dict.fromkeys(id(p.subject) for p in points))
+    kept = [p for p in points if p.offered]
+    return sorted(kept, key=lambda p: (subjects.index(id(p.subject)), p.evaluations))
+
+
 def costs(points: Sequence[Point], verdicts: Verdicts, metric: str, batch: int) -> Cells:
     """What each point on offer costs, and what the metric that chose says of it."""
     head = ["setting", "evaluations", metric, "95 %", "ms, 1 sample", "quartiles"]
     rows = []
-    for p in (p for p in points if p.offered):
+    for p in offered(points):
         r = p.results[metric]
         told = [number(r.value, r.error), ends(r.interval, r.error)]
         rows.append([p.name, str(p.evaluations), *told, *_clock(p), verdicts.note(p)])
@@ -56,10 +63,10 @@ def chosen(points: Sequence[Point], metric: str) -> Cells:
 
 def others(points: Sequence[Point], metric: str) -> Cells:
     """The other metrics of the points on offer, with their standard errors."""
-    first, offered = points[0].results, [p for p in points if p.offered]
+    first, kept = points[0].results, offered(points)
     metrics = [m for m in first if m != metric]
-    scores = [[spread(p.results[m].value, p.results[m].error) for m in metrics] for p in offered]
-    rows = [[p.name, str(p.evaluations), *told] for p, told in zip(offered, scores, strict=True)]
+    scores = [[spread(p.results[m].value, p.results[m].error) for m in metrics] for p in kept]
+    rows = [[p.name, str(p.evaluations), *told] for p, told in zip(kept, scores, strict=True)]
     floors = [spread(first[m].floor, first[m].floor_error) for m in metrics]
     return ["setting", "evaluations", *metrics], [*rows, ["held-out data (floor)", "-", *floors]]
 
@@ -83,5 +90,5 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def unbroken(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The cells, names apart, with spaces at which no line breaks."""
-    return [[name, *(cell.replace(" ", "\u00a0") for cell in rest)] for name, *rest in rows]
+    """The cells of numbers with spaces at which no line breaks."""
+    return [[c.replace(" ", "\u00a0") if c[:1].isdigit() or c[:1] == "-" else c for c in row] for row in rows]

@@ -57,8 +57,8 @@ class Verdicts:
         last = max((p for p in self.points if p.worth), key=lambda p: p.evaluations)
         dearer = [p for p in self.points if p.evaluations > last.evaluations]
         if not dearer:
-            return f"Up to {_times(last)} each that is paid for buys quality, with {last.name} at the end."
-        return f"Paying more stops paying at {_with(last)}: nothing dearer is better."
+            return f"The dearest setting is still the best: {_with(last)}."
+        return f"Paying more stops paying at {_with(last)}: nothing dearer is better beyond chance."
 
     def _reach(self, subject: Subject) -> str:
         kept, all_ = self.kept(subject), self.of(subject)
