@@ -70,10 +70,11 @@ def loss_by_level(patient: Patient) -> Measure:
     ]
     return Measure(
         "loss by noise level",
-        "the method's weighted loss of the average on training and held-out rows; error is E||D(x_t, t) - x0||^2 / d; "
+        "rows: share of the training rows nearest to the level; the method's weighted loss of the average on training "
+        "and held-out rows, and the level's share of it; error is E||D(x_t, t) - x0||^2 / d; "
         "bound is the least of three simple denoisers on the same held-out rows: the noise left in, the data's mean, "
         "the best linear one",
-        ("level", "share of rows", "loss train", "held out", "share of loss", "error train", "held out", "bound"),
+        ("level", "rows", "loss train", "loss held out", "of loss", "error train", "error held out", "bound"),
         rows,
         (learnt_by_heart(seen), out_of_hand(patient, seen)),
     )
