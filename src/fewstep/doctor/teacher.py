@@ -91,7 +91,7 @@ def denoising(teacher: Teacher) -> Measure:
         rows.append((level, float(lost[0][i].mean()), float(lost[1][i].mean()), float(limit[i].mean()), posterior,
                      empirical))  # fmt: skip
     scale = limit.mean(1, keepdim=True)
-    verdicts = (judge_denoiser(lost[1] / scale, levels), overfitting(lost[0] / scale, lost[1] / scale))
+    verdicts = (judge_denoiser(lost[1] / scale, levels), overfitting(lost[0] / scale, lost[1] / scale, levels))
     return Measure(
         "denoising by noise level",
         "E||D(x_t, t) - x0||^2 / d; bound, above: the least of the noise left in, the data's mean and the best linear "
