@@ -25,7 +25,7 @@ LAYERS = [
     {"state", "metrics", "origins"},
     {"recorder", "diagnosis", "cache", "probes", "stages"},
     {"training"},
-    {"doctor"},
+    {"claims", "doctor", "frontier", "verify"},
     {"cli"},
     {"__main__"},
 ]

@@ -14,9 +14,9 @@ from fewstep import data
 from fewstep.data import Arrays, Dataset
 from fewstep.errors import UserError
 from fewstep.metrics import energy, evaluate, frechet, nearest_ratio
-from fewstep.metrics.evaluation import floor_of
 from fewstep.metrics.features import classifier
 from fewstep.metrics.menu import Statistic
+from fewstep.metrics.meters import floor_of
 from fewstep.randomness import generator
 from tests.toys import tiny_run
 

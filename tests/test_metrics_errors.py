@@ -12,8 +12,8 @@ import torch
 
 from fewstep.errors import UserError
 from fewstep.metrics import Result, compare, distances, energy, frechet, kernels, kid, moments
-from fewstep.metrics.evaluation import floor_of
 from fewstep.metrics.menu import Statistic
+from fewstep.metrics.meters import floor_of
 from fewstep.metrics.protocol import estimate, jackknifed, students_t
 from tests.test_metrics import normals
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -126,6 +126,7 @@ def train(
     resume: bool = False,
     device: str = "auto",
     progress: bool = True,
+    watch: Callable[[State], None] | None = None,
 ) -> Generator:
     """Trains a run and returns its generator, as `load(out)` would.
 
@@ -136,6 +137,7 @@ def train(
     module to start from, or to learn from (also any denoiser, or "exact:NAME").
     out: the run folder (run.json, metrics.jsonl, checkpoints/, samples/); None keeps all in memory.
     resume: continue what is in `out`, bit for bit, or start there if nothing is.
+    watch: called with the state after every step, to look and not to touch.
     Raises UserError, NonFiniteError, StorageError, and Stopped after SIGINT, SIGTERM or SIGHUP, having saved.
     """
     require(isinstance(run, Run), "run", run, "a fewstep.Run, for instance fewstep.recipes.toy()")
@@ -169,7 +171,7 @@ def train(
         said = (start and start.about, guide and guide.about, why, plan)
         for line in filter(None, said if progress else ()):
             tqdm.write(line, file=sys.stderr)
-        loop(run, made, state, dataset.train, place, recorder, progress)
+        loop(run, made, state, dataset.train, place, recorder, progress, watch)
     finally:
         torch.set_num_threads(threads)
     return Generator(run, facts, made, state.averages["ema"], state.step, checkpoint.fingerprint(state.groups()))
@@ -205,6 +207,7 @@ def loop(
     device: torch.device,
     recorder: Recorder | None,
     progress: bool,
+    watch: Callable[[State], None] | None = None,
 ) -> None:
     """Steps until the run's end, a stop request or a non-finite step; both of these save first."""
     begun, at, plan = time.monotonic(), state.step, stages.stages(run, method)
@@ -238,6 +241,8 @@ def loop(
                 seconds = time.monotonic() - begun
                 clock = {"seconds": seconds, "samples_per_second": (state.step - at) * run.batch / seconds}
                 recorder.after_step({**row, **clock})
+            if watch:
+                watch(state)
             if stops and state.step < run.iterations:
                 if recorder:
                     recorder.save()

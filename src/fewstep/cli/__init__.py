@@ -10,8 +10,10 @@ VERBS = {
     "train": "train a generator from a recipe",
     "sample": "draw samples from a trained generator",
     "eval": "score a generator against held-out data",
+    "frontier": "what each further step buys: quality against evaluations and latency",
     "doctor": "say what ails a run or a teacher, and what to do",
     "inspect": "show what a run or checkpoint holds",
+    "verify": "check every method's equations, or a method of your own",
     "recipes": "list the recipes, methods and networks with their options",
 }
 
@@ -30,7 +32,10 @@ examples:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a verb; returns its exit code: 0 done, 2 your mistake, 3 non-finite, 4 storage, 75 stopped and resumable."""
+    """Runs a verb; returns its exit code.
+
+    0 done, 1 a check failed, 2 your mistake, 3 non-finite, 4 storage, 75 stopped and resumable.
+    """
     args = sys.argv[1:] if argv is None else argv
     if not args or args[0] in ("-h", "--help"):
         print(HELP.format(verbs="\n".join(f"  {name:<9} {text}" for name, text in VERBS.items())), end="")

@@ -24,23 +24,33 @@ class Seen(NamedTuple):
     gain: Tensor  # a l / (a^2 l + s^2): how far a component's posterior mean follows x
     rest: Tensor  # s^2 / (a^2 l + s^2): the share of l that the noise leaves unknown
     apart: Tensor  # what `gain` multiplies
+    along: Tensor | None = None  # of `LowRank`: x - a m in each component's own axes [B, K, r]
 
 
 class Components(Protocol):
-    """K Gaussians; `shares` `[B, K]` are posterior probabilities of the components."""
+    """K Gaussians; `shares` `[B, K]` are posterior probabilities of the components.
+
+    `place` makes draws of the components picked `[B]` from unit normals `[B, d]`, `replace` draws of their posteriors
+    given what was seen, n a row: picked `[B, n]`, z `[B, n, d]`.
+    """
 
     @property
     def log_weights(self) -> Tensor: ...
     @property
+    def means(self) -> Tensor: ...  # [K, d]
+    @property
     def row_size(self) -> int: ...  # numbers that one row of x takes
+    @property
+    def axes(self) -> Tensor: ...  # variances along each component's own axes [K, d]
     def to(self, device: torch.device) -> Self: ...
     def see(self, x: Tensor, a: Tensor, s: Tensor) -> Seen: ...
     def mean(self, seen: Seen, shares: Tensor) -> Tensor: ...
     def variance(self, seen: Seen, shares: Tensor) -> Tensor: ...
     def place(self, picked: Tensor, z: Tensor) -> Tensor: ...
+    def replace(self, seen: Seen, picked: Tensor, z: Tensor) -> Tensor: ...
 
 
-def _gains(values: Tensor, a: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def gains(values: Tensor, a: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(v, gain, rest) with v = a^2 l + s^2; without width nothing follows x, also at s = 0."""
     v = (a.square() * values + s.square()).clamp_min(_LEAST)
     return v, a * values / v, torch.where(values == 0, 1.0, s.square() / v)
@@ -58,6 +68,10 @@ class Isotropic:
     def row_size(self) -> int:
         return len(self.means)
 
+    @property
+    def axes(self) -> Tensor:
+        return self.values[:, None].expand_as(self.means)
+
     def to(self, device: torch.device) -> Isotropic:
         return Isotropic(self.log_weights.to(device), self.means.to(device), self.values.to(device))
 
@@ -66,7 +80,7 @@ class Isotropic:
 
         The first term is common to all components: far out it would drown the others.
         """
-        v, gain, rest = _gains(self.values, a, s)
+        v, gain, rest = gains(self.values, a, s)
         widest, size = v.amax(1, keepdim=True), x.square().sum(1, keepdim=True)
         along = x @ self.means.T
         near = (a * along - a.square() * self.means.square().sum(1) / 2) / v - size * (1 / v - 1 / widest) / 2
@@ -88,6 +102,11 @@ class Isotropic:
     def place(self, picked: Tensor, z: Tensor) -> Tensor:
         return self.means[picked] + self.values[picked, None].sqrt() * z
 
+    def replace(self, seen: Seen, picked: Tensor, z: Tensor) -> Tensor:
+        gain, rest = (part.gather(1, picked)[:, :, None] for part in (seen.gain, seen.rest))
+        mean = rest * self.means[picked] + gain * seen.apart[:, None]
+        return mean + (self.values[picked][:, :, None] * rest).sqrt() * z
+
 
 @dataclass(frozen=True, eq=False)
 class Rotated:
@@ -102,6 +121,10 @@ class Rotated:
     def row_size(self) -> int:
         return self.means.numel()
 
+    @property
+    def axes(self) -> Tensor:
+        return self.values
+
     def to(self, device: torch.device) -> Rotated:
         vectors = None if self.vectors is None else self.vectors.to(device)
         return Rotated(self.log_weights.to(device), self.means.to(device), self.values.to(device), vectors)
@@ -115,7 +138,7 @@ class Rotated:
 
     def see(self, x: Tensor, a: Tensor, s: Tensor) -> Seen:
         turned = self.means if self.vectors is None else (self.means[:, None] @ self.vectors)[:, 0]
-        v, gain, rest = _gains(self.values, a[:, None], s[:, None])
+        v, gain, rest = gains(self.values, a[:, None], s[:, None])
         y = self._turn(x) - a[:, None] * turned
         joint = self.log_weights - (y.square() / v + (2 * math.pi * v).log()).sum(2) / 2
         return Seen(joint, torch.zeros_like(joint[:, 0]), gain, rest, y)
@@ -144,3 +167,21 @@ class Rotated:
             bent = (z * self.values[k].sqrt()) @ self.vectors[k].T
             x0 = x0 + torch.where((picked == k)[:, None], bent, 0.0)
         return x0
+
+    def replace(self, seen: Seen, picked: Tensor, z: Tensor) -> Tensor:
+        gain, rest, apart = (of_picked(part, picked) for part in (seen.gain, seen.rest, seen.apart))
+        moved = gain * apart + (self.values[picked] * rest).sqrt() * z
+        return self.means[picked] + (moved if self.vectors is None else bent(moved, self.vectors, picked))
+
+
+def of_picked(part: Tensor, picked: Tensor) -> Tensor:
+    """`[B, K, ...]` -> `[B, n, ...]`."""
+    return part[torch.arange(len(part), device=part.device)[:, None], picked]
+
+
+def bent(moved: Tensor, vectors: Tensor, picked: Tensor) -> Tensor:
+    """`moved` `[B, n, r]` times the picked component's vectors `[K, d, r]`: `[B, n, d]`."""
+    out = moved.new_zeros(*moved.shape[:2], vectors.shape[1])
+    for k in picked.unique().tolist():
+        out[picked == k] = moved[picked == k] @ vectors[k].T
+    return out

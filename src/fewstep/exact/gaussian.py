@@ -11,6 +11,8 @@ from torch import Tensor
 from fewstep.data import Arrays
 from fewstep.denoiser import Cond
 from fewstep.errors import UserError, require
+from fewstep.exact.draws import conditional_draws
+from fewstep.exact.solutions import ROUNDING, Solution
 from fewstep.exact.truth import checked_labels, numbers
 from fewstep.process import Process, Time, edm, per_row, wide
 from fewstep.randomness import SAMPLING_BLOCK, normal
@@ -45,6 +47,11 @@ class Gaussian:
     def shape(self) -> tuple[int, ...]:
         """Of a sample."""
         return tuple(torch.broadcast_shapes(*(numbers("", part).shape for part in (self.mean, self.std)))) or (1,)
+
+    @property
+    def variance(self) -> float:
+        """tr Cov[x0] / d."""
+        return float(numbers("std", self.std).square().expand(self.shape).mean())
 
     def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
         """x0_hat = E[x0 | x_t], like x_t."""
@@ -85,6 +92,20 @@ class Gaussian:
         x_s = a_s * mean + root * (_double(x, a_t) - a_t * mean)
         still = (per_row(t, x) == per_row(s, x)).reshape(a_t.shape).to(a_t.device)
         return _like(x, torch.where(still, _double(x, a_t), x_s))
+
+    def solution(self, x: Tensor, t: Time, s: Time, cond: Cond = None) -> Solution:
+        """`solve`, whose error is rounding's alone, `[B]`."""
+        return Solution(self.solve(x, t, s, cond), torch.full((len(x),), ROUNDING, dtype=torch.float64).to(wide(x)))
+
+    @torch.no_grad()
+    def posterior(self, x_t: Tensor, t: Time, n: int, seed: int = 0, cond: Cond = None) -> Tensor:
+        """n exact draws of x0 given x_t, `[n, B, ...]`: draw j of row i depends on the seed, j and i alone."""
+        require(n > 0, "n", n, "at least 1 draw")
+        mean, variance = self(x_t.to(wide(x_t)).double(), t, cond), self._moments(x_t)[1]
+        a, s = self._coefficients(t, x_t)
+        rest = s.square() * variance / _above_zero(a.square() * variance + s.square())
+        z = conditional_draws(seed, n, len(x_t), x_t[0].numel())[1].to(wide(x_t)).reshape(n, *x_t.shape)
+        return _like(x_t, mean + rest.sqrt() * z)
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """x0 `[n, *shape]`, float32: sample i depends on the seed and on i alone."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fewstep.errors import UserError
 from fewstep.exact.components import Components, Isotropic, Rotated
+from fewstep.exact.lowrank import LowRank
 from fewstep.exact.truth import Truth, numbers
 from fewstep.process import Process, edm
 
@@ -19,7 +20,9 @@ class Mixture(Truth):
     """Data sum_k weights_k N(means_k, C_k): weights `[K]` (any positive sum), means `[K, *shape]`.
 
     Either `covs` `[K, d, d]`, of flattened data, symmetric and positive semidefinite, or `std`: a number,
-    `[K]`, or one for every element, `[K, *shape]`; 0 makes points. `labels` `[K]` are the components' classes.
+    `[K]`, or one for every element, `[K, *shape]`; 0 makes points. With `factors` `[K, d, r]` beside a std above 0,
+    a number or `[K]`, C_k = factors_k factors_k^T + std_k^2 I: a denoiser of K d r operations, for large d.
+    `labels` `[K]` are the components' classes.
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class Mixture(Truth):
         means: Any,
         covs: Any = None,
         std: Any = None,
+        factors: Any = None,
         process: Process | None = None,
         labels: Any = None,
     ) -> None:
@@ -36,14 +40,24 @@ class Mixture(Truth):
         weights = _weights(weights, len(means))
         if (covs is None) == (std is None):
             raise UserError("a mixture takes covs= or std=: expected one of the two")
+        if factors is not None and std is None:
+            raise UserError("factors= and covs=: expected std= beside factors=, and no covs=")
         centre = (weights @ means.flatten(1)).reshape(means.shape[1:])
         away = (means - centre).flatten(1)
-        values, vectors = _axes(numbers("covs", covs), *away.shape) if std is None else (_variances(std, means), None)
-        inside = values.mean(1) if values.ndim == 2 else values
+        vectors: Tensor | None
+        if factors is not None:
+            values, vectors = _spanned(factors, _floors(std, len(means)), *away.shape)
+            inside = values[:, :-1].sum(1) / away.shape[1] + values[:, -1]
+        else:
+            full = covs is not None
+            values, vectors = _axes(numbers("covs", covs), *away.shape) if full else (_variances(std, means), None)
+            inside = values.mean(1) if values.ndim == 2 else values
         square = float(weights @ (inside + away.square().mean(1)))
         scale = square**0.5 or 1.0
         parts = weights.log(), away / scale, values / square if square else values
         components: Components = Isotropic(*parts) if values.ndim == 1 else Rotated(*parts, vectors)
+        if factors is not None and vectors is not None:
+            components = LowRank(*parts, vectors)
         super().__init__(components, _labels(labels, weights), centre, scale, process or edm())
 
 
@@ -99,6 +113,23 @@ def _variances(value: Any, means: Tensor) -> Tensor:
         expected = f"a number, {tuple(means.shape[:1])} or {tuple(means.shape)}"
         raise UserError(f"std of shape {tuple(std.shape)}: expected {expected}")
     return std.square().flatten(1) if std.ndim > 1 else std.square().expand(len(means))
+
+
+def _spanned(value: Any, floors: Tensor, components: int, size: int) -> tuple[Tensor, Tensor]:
+    """Eigenvalues above the floor, and the floor last, `[K, r + 1]`; their vectors `[K, d, r]`."""
+    factors = numbers("factors", value)
+    if factors.ndim != 3 or factors.shape[:2] != (components, size) or not 0 < factors.shape[2] <= size:
+        raise UserError(f"factors of shape {tuple(factors.shape)}: expected {(components, size)} and a rank up to d")
+    vectors, roots, _ = torch.linalg.svd(factors, full_matrices=False)
+    return torch.cat([roots.square(), floors[:, None]], 1), vectors
+
+
+def _floors(value: Any, components: int) -> Tensor:
+    """std^2 `[K]` of what a component has besides its factors."""
+    std = numbers("std", value)
+    if std.shape not in ((), (components,)) or not bool((std > 0).all()):
+        raise UserError(f"std of shape {tuple(std.shape)} with factors: expected a number or {(components,)}, above 0")
+    return std.square().expand(components)
 
 
 def _axes(covs: Tensor, components: int, size: int) -> tuple[Tensor, Tensor]:

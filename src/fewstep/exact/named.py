@@ -1,4 +1,14 @@
-"""The exact truths that have a name, `exact:NAME` on the command line."""
+"""The exact truths that have a name, `exact:NAME` on the command line: a ladder from one Gaussian to 1024 numbers.
+
+| name | numbers | what is hard |
+|---|---|---|
+| `gaussian` | 1 | nothing: the flow, the oracle and every method's end on a grid are closed forms |
+| `two-modes` | 1 | a boundary between modes, which consistency training blurs; `oracle` knows by how much |
+| `ring8` `grid25` | 2 | 8 and 25 modes to be found |
+| `rings64` | 2 | structure at two scales: 64 modes, ring by ring, five times their width apart |
+| `digits-mixture` | 64 | ten full covariances of real images; needs scikit-learn |
+| `smooth32` | 1024 | images of rank 12 in 1024 numbers: most axes hold next to nothing |
+"""
 
 from __future__ import annotations
 
@@ -10,9 +20,12 @@ from torch import Tensor
 
 from fewstep import data
 from fewstep.errors import unknown
+from fewstep.exact.gaussian import Gaussian
 from fewstep.exact.mixture import Mixture
-from fewstep.process import Process
+from fewstep.process import Process, edm
+from fewstep.randomness import generator
 
+_CLASSES, _RANK = 10, 12  # of `smooth32`
 _GREY_STEP = 1 / 8  # between the 17 grey levels of the digits in [-1, 1]
 
 
@@ -50,14 +63,60 @@ def grid25(process: Process | None = None) -> Mixture:
     return _even(torch.cartesian_prod(line, line), 0.03, process)
 
 
-NAMED: dict[str, Callable[[Process | None], Mixture]] = {
+def gaussian(process: Process | None = None) -> Gaussian:
+    """N(0, 0.5^2) on the line."""
+    return Gaussian(torch.zeros(1, dtype=torch.float64), 0.5, process or edm())
+
+
+def two_modes(process: Process | None = None) -> Mixture:
+    """Two Gaussians (std 0.05) at -0.5 and 0.5 on the line."""
+    return _even(torch.tensor([[-0.5], [0.5]], dtype=torch.float64), 0.05, process)
+
+
+def rings64(process: Process | None = None) -> Mixture:
+    """Eight rings (radius 0.13) of eight Gaussians (std 0.01) each, on a circle of radius 0.7."""
+    angle = torch.arange(8, dtype=torch.float64) * (math.pi / 4)
+    circle = torch.stack([angle.cos(), angle.sin()], 1)
+    return _even((0.7 * circle[:, None] + 0.13 * circle).flatten(0, 1), 0.01, process)
+
+
+def smooth32(process: Process | None = None) -> Mixture:
+    """Ten classes of smooth 32x32 images, as likely each: N(m_k, F_k F_k^T + 0.02^2 I), F_k of 12 columns.
+
+    The patterns are products of cosines of fewer than 8 half waves along each side, less the constant one: 63 of
+    mean square 1. A class has 13 random combinations of them, orthonormal, the first 0.3 times as its mean, the
+    others as axes of standard deviation 0.18, falling evenly to 0.03; always the same ones.
+    """
+    place = (torch.arange(32, dtype=torch.float64) + 0.5) / 32
+    waves = (math.pi * torch.arange(8, dtype=torch.float64)[:, None] * place).cos()
+    waves[1:] *= 2**0.5
+    patterns = torch.einsum("iy,jx->ijyx", waves, waves).reshape(64, 1024)[1:]
+    source = generator(0, "smooth32")
+    drawn = torch.randn(_CLASSES, 63, _RANK + 1, generator=source, dtype=torch.float64)
+    axes = patterns.T @ torch.linalg.qr(drawn)[0]  # [10, 1024, 13]
+    widths = torch.linspace(0.18, 0.03, _RANK, dtype=torch.float64)
+    return Mixture(
+        weights=torch.ones(_CLASSES),
+        means=0.3 * axes.mT[:, 0].reshape(_CLASSES, 1, 32, 32),
+        factors=axes[:, :, 1:] * widths,
+        std=0.02,
+        process=process,
+        labels=torch.arange(_CLASSES),
+    )
+
+
+NAMED: dict[str, Callable[[Process | None], Gaussian | Mixture]] = {
     "digits-mixture": digits_mixture,
+    "gaussian": gaussian,
     "grid25": grid25,
     "ring8": ring8,
+    "rings64": rings64,
+    "smooth32": smooth32,
+    "two-modes": two_modes,
 }
 
 
-def named(name: str, process: Process | None = None) -> Mixture:
+def named(name: str, process: Process | None = None) -> Gaussian | Mixture:
     """The exact truth of that name, on the given process (edm where none is given)."""
     if name not in NAMED:
         raise unknown("exact truth", name, NAMED)

@@ -6,13 +6,15 @@ factor of a level is a product of one factor per step, and what a grid of N step
 one-step samples have the standard deviation factor sigma(t_max).
 times: increasing, the lowest is where D(x, t) = x. Factors `[N + 1]` in float64, of the lowest level 1.
 On processes with alpha = 1 and sigma = 0 at the data they are D's own; `mcm` has them from each segment's start.
+`losses` has what an exact model still pays on a grid, by either method.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ from torch import Tensor
 from fewstep.errors import require
 from fewstep.exact.gaussian import Gaussian
 from fewstep.process import Process
-from fewstep.solvers import ddim
+from fewstep.solvers import ddim, euler
 
 Solver = Callable[..., Tensor]
 Steps = Sequence[float] | Tensor
@@ -46,7 +48,7 @@ def cd(process: Process, times: Steps, std: float, solver: Solver = ddim, first:
 
     Euler's is ct's on edm. Along the grid of Direct CM it is that method's solution too (arXiv 2411.08954).
     """
-    steps = torch.tensor(_increasing(times), dtype=torch.float64)
+    steps = torch.tensor(increasing(times), dtype=torch.float64)
     start = torch.full((1,), first, dtype=torch.float64)
     factors = solver(process, Gaussian(0.0, std, process), torch.ones_like(steps[1:]), steps[1:], steps[:-1])
     return torch.cat([start, factors]).cumprod(0)
@@ -77,7 +79,7 @@ def gc(
         first: factor of the lowest level
     """
     require(predictor in ("ideal", "own"), "predictor", predictor, "ideal or own")
-    steps, factors = _increasing(times), [first]
+    steps, factors = increasing(times), [first]
     alphas, sigmas = (c(torch.tensor(steps, dtype=torch.float64)).tolist() for c in (process.alpha, process.sigma))
     for (alpha_r, sigma_r), (alpha_t, sigma_t) in pairwise(zip(alphas, sigmas, strict=True)):
         power = alpha_r**2 * std**2 + sigma_r**2
@@ -94,6 +96,41 @@ def gc(
     return torch.tensor(factors, dtype=torch.float64)
 
 
+class Losses(NamedTuple):
+    """Means over a grid's intervals, per dimension."""
+
+    ct: float
+    cd: float
+
+
+def losses(process: Process, times: Steps, std: float, solver: Solver = euler) -> Losses:
+    """Squared losses of the exact consistency function on every grid: of training, and of distillation by a solver.
+
+    E (f(x_t, t) - f(x_r, r))^2 with f(x, t) = std x / sqrt(alpha^2 std^2 + sigma^2). Both points mix one x0 and z
+    (ct), or x_r is the solver's move of x_t (cd). Source: GC, arXiv 2406.09570, theorem 1 with weight 1.
+    """
+    steps = torch.tensor(increasing(times), dtype=torch.float64)
+    alpha, sigma = process.alpha(steps), process.sigma(steps)
+    spread = torch.hypot(alpha * std, sigma)
+    require(bool((spread > 0).all()), "std", std, "above 0 where the lowest time is the data's")
+    to_end, (t, r) = std / spread, (slice(1, None), slice(None, -1))
+    z, x0 = ((to_end * part)[t] - (to_end * part)[r] for part in (sigma, alpha))
+    move = solver(process, Gaussian(0.0, std, process), torch.ones_like(steps[t]), steps[t], steps[r])
+    apart = (to_end[t] - to_end[r] * move) * spread[t]
+    return Losses(((x0 * std).square() + z.square()).mean().item(), apart.square().mean().item())
+
+
+def losses_limit(std: float, t_max: float) -> float:
+    """lim N^2 (ct - cd) of `losses` on edm's even grid of N intervals from 0 to T = t_max, where N^2 cd vanishes.
+
+    T int_0^T f'^2 E (z - v)^2 dt = T s^4 [T / (2 s^2 (s^2 + T^2)) + atan(T / s) / (2 s^3)].
+    Source: GC, arXiv 2406.09570, theorem 1, on Gaussian data.
+    """
+    require(std > 0 and t_max > 0, "std, t_max", (std, t_max), "above 0")
+    bracket = t_max / (2 * std**2 * (std**2 + t_max**2)) + math.atan(t_max / std) / (2 * std**3)
+    return t_max * std**4 * bracket
+
+
 def mcm(process: Process, segments: int, steps: int, std: float, solver: Solver | None = None) -> Tensor:
     """Multistep consistency models: x_a = factor x_t from `steps` times of each of `segments` to its start.
 
@@ -106,7 +143,7 @@ def mcm(process: Process, segments: int, steps: int, std: float, solver: Solver 
     return torch.stack([ct(process, row, std) if solver is None else cd(process, row, std, solver) for row in rows])
 
 
-def _increasing(times: Steps) -> list[float]:
+def increasing(times: Steps) -> list[float]:
     steps = [float(t) for t in times]
     require(all(r < t for r, t in pairwise(steps)) and len(steps) > 1, "times", steps, "two or more, increasing")
     return steps

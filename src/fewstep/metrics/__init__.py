@@ -7,6 +7,7 @@ from fewstep.metrics.features import Classifier
 from fewstep.metrics.inputs import Input
 from fewstep.metrics.kernels import kid, kid_subsets, mmd2
 from fewstep.metrics.manifolds import prdc
+from fewstep.metrics.meters import Meter, Prepared, Spaces, meters_of, spaces_of
 from fewstep.metrics.protocol import Difference, Result, compare
 from fewstep.metrics.statistics import Statistics, moments, read_statistics
 from fewstep.metrics.transport import sliced_w2, w2
@@ -17,7 +18,10 @@ __all__ = [
     "Difference",
     "Extractor",
     "Input",
+    "Meter",
+    "Prepared",
     "Result",
+    "Spaces",
     "Statistics",
     "TwoSample",
     "c2st",
@@ -28,6 +32,7 @@ __all__ = [
     "frechet",
     "kid",
     "kid_subsets",
+    "meters_of",
     "mmd2",
     "moments",
     "nearest_ratio",
@@ -35,5 +40,6 @@ __all__ = [
     "prdc",
     "read_statistics",
     "sliced_w2",
+    "spaces_of",
     "w2",
 ]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,123 +16,15 @@ from fewstep.denoiser import Cond, masked
 from fewstep.errors import NonFiniteError, UserError, require, unknown
 from fewstep.generator import Generator
 from fewstep.metrics.extractors import Extractor
-from fewstep.metrics.features import classifier
-from fewstep.metrics.menu import STATISTICS, Reference, Statistic, frechet_to
-from fewstep.metrics.protocol import Estimate, Result, estimate, jackknifed
+from fewstep.metrics.meters import Meter, Prepared, Spaces, meters_of
+from fewstep.metrics.protocol import Result, estimate
 from fewstep.metrics.statistics import Statistics
 from fewstep.randomness import block_seed, shuffled
 
-PIXEL = "pixel"  # the data's own values, where no extractor looks at them
-_GROUPS = 10  # of the jackknife
 _WARM = 4096  # samples of the pass that is not timed
 _MOST_DRAWS, _FEW = 100, 50  # more draws sharpen nothing; fewer held-out samples make no floor
 
 log = logging.getLogger("fewstep")
-
-
-@dataclass(frozen=True)
-class Meter:
-    """One metric, ready to measure draws that its space has seen, with its floor and its part of the protocol."""
-
-    metric: str
-    space: str
-    statistic: Statistic
-    floor: Estimate | None
-    protocol: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Spaces:
-    """What looks at samples: each space's name with its features, and the extractor behind the one that has it."""
-
-    seen: dict[str, Callable[[Tensor], Tensor]]
-    extractor: Extractor | None
-
-    def named(self) -> dict[str, tuple[str, str]]:
-        """Every metric's name -> (space, statistic), the data's own space last."""
-        names = {}
-        for space in self.seen:
-            for statistic in STATISTICS:
-                plain = space == PIXEL and statistic in ("energy", "nearest_ratio")
-                published = self.extractor.published() if self.extractor and space != PIXEL else None
-                name = published if published and statistic == "frechet" else f"{space}_{statistic}"
-                names[statistic if plain else name] = (space, statistic)
-        return names
-
-
-def spaces_of(dataset: Dataset, extractor: Extractor | None) -> Spaces:
-    """The extractor's space, or that of the data set's own classifier where it has labels; and the data's own."""
-    if extractor is None and dataset.classes:
-        judge = classifier(dataset)
-        extractor = Extractor("feature", judge.features, judge.fingerprint)
-    if extractor is not None and extractor.name == PIXEL:
-        raise UserError("an extractor named 'pixel': choose another name, for that is the data's own space")
-    seen: dict[str, Callable[[Tensor], Tensor]] = {} if extractor is None else {extractor.name: extractor.features}
-    return Spaces({**seen, PIXEL: lambda x: x}, extractor)
-
-
-def _chosen(asked: Sequence[str] | None, spaces: Spaces, reference: Statistics | None) -> dict[str, tuple[str, str]]:
-    """The metrics to score: by default Fréchet distances, energy and nearest ratio; the reference knows but one."""
-    named = spaces.named()
-    if reference is not None:
-        if spaces.extractor is None:
-            raise UserError("reference statistics are of features: name the extractor that made them")
-        named = {name: pair for name, pair in named.items() if pair == (spaces.extractor.name, "frechet")}
-    if asked is None:
-        return {
-            name: pair for name, pair in named.items() if pair[1] == "frechet" or name in ("energy", "nearest_ratio")
-        }
-    for name in asked:
-        if name not in named:
-            raise unknown("metric", name, named)
-    return {name: named[name] for name in asked}
-
-
-def floor_of(statistic: Statistic, held_out: Tensor, n: int) -> Estimate | None:
-    """Held-out data in the model's place: mean over its disjoint draws of n; of a single draw, jackknifed.
-
-    None where there are fewer than n.
-    """
-    draws = held_out.split(n)[: len(held_out) // n]
-    values = [statistic.measure(draw) for draw in draws]
-    if len(draws) != 1 or n < 2 * _GROUPS:
-        return estimate(values) if values else None
-    group = torch.arange(n) % _GROUPS
-    return jackknifed(values[0], [statistic.measure(draws[0][group != g]) for g in range(_GROUPS)])
-
-
-def meters_of(
-    dataset: Dataset,
-    held_out: Arrays,
-    n: int,
-    *,
-    metrics: Sequence[str] | None = None,
-    extractor: Extractor | None = None,
-    reference: Statistics | None = None,
-) -> tuple[list[Meter], Spaces]:
-    """The metrics, prepared against the training split or the reference statistics, for draws of n."""
-    spaces = spaces_of(dataset, extractor)
-    chosen = _chosen(metrics, spaces, reference)
-    known = spaces.extractor.sha256 if spaces.extractor else None
-    if reference is not None and reference.extractor not in (None, known):
-        raise UserError(f"the reference statistics are of extractor {reference.extractor}, and this one is {known}")
-    rows = held_out.rows(torch.arange(len(held_out.x0) // n * n or len(held_out.x0))).x0
-    facts = {"reference": dataset.fingerprint(), "n_reference": len(dataset.train.x0), "dtype": "float64"}
-    if reference is not None:
-        facts |= {"reference": reference.sha256, "n_reference": reference.n}
-    prepared: dict[str, Reference] = {}
-    meters = []
-    for name, (space, kind) in chosen.items():
-        if space not in prepared:
-            see = spaces.seen[space]
-            train = see(dataset.train.x0) if reference is None else rows
-            prepared[space] = Reference(train, see(rows) if len(rows) else rows, n)
-        statistic = STATISTICS[kind](prepared[space]) if reference is None else frechet_to(reference)
-        told = spaces.extractor.facts() if spaces.extractor and space != PIXEL else {}
-        floor = floor_of(statistic, prepared[space].held_out, n)
-        told = {**facts, "space": space, "statistic": kind, **told, **statistic.settings}
-        meters.append(Meter(name, space, statistic, floor, told))
-    return meters, spaces
 
 
 def _held_out(generator: Generator, dataset: Dataset, split: str, n: int, draw: int | None) -> tuple[Arrays, int]:
@@ -165,6 +56,7 @@ def evaluate(
     reference: Statistics | None = None,
     candidates: int = 1,
     draw: int | None = None,
+    prepared: Prepared | None = None,
 ) -> tuple[list[Result], list[dict[str, float]]]:
     """Scores at each number of network evaluations, and samples per second (first pass not counted).
 
@@ -172,6 +64,7 @@ def evaluate(
     less), so that model and floor have equally many; labels follow the training split's frequencies.
     metrics: names as the results have them. extractor: in place of the data set's classifier. reference: in
     place of the training split. candidates: how many models were scored on this split before one was chosen.
+    prepared: in place of metrics, extractor and reference, where they were prepared for this data before.
     Raises UserError where the data set is not the one of the run, or fewer than 2 samples are left to compare.
     """
     held_out, size = _held_out(generator, dataset, split, n, draw)
@@ -193,7 +86,13 @@ def evaluate(
     few = each(lambda rows: rows[:warm], cond)
     for count in steps:  # warms up, and refuses what cannot be sampled before anything takes long
         generator.sample(warm, steps=count, seed=drawn, cond=few)
-    meters, spaces = meters_of(dataset, held_out, size, metrics=metrics, extractor=extractor, reference=reference)
+    if prepared is not None and (prepared.split, prepared.size) != (split, size):
+        raise UserError(f"prepared for {prepared.size} of {prepared.split}: expected {size} of {split}")
+    meters, spaces = (
+        meters_of(dataset, held_out, size, metrics=metrics, extractor=extractor, reference=reference)
+        if prepared is None
+        else prepared[:2]
+    )
     results, speeds = [], []
     for count in steps:
         x, speed = _sampled(generator, count, n, drawn, cond)

@@ -1,0 +1,248 @@
+"""TCM's second stage against more of its first, from the same weights, at equal compute, ratio and learning rate.
+
+The second stage also looks at other times than the first. So one arm goes on with the first stage under a law that
+is half its own and half the second stage's: what that gains comes from the times and not from the truncation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fewstep as fs
+from fewstep import methods, report
+from fewstep.claims import truth
+from fewstep.claims.arms import MIXTURE, Arm, ideal, solutions
+from fewstep.claims.claim import Claim, Found, column, pm
+from fewstep.claims.curves import by_step, finished
+from fewstep.claims.verdicts import Statement, excess
+from fewstep.denoiser import Denoiser
+from fewstep.exact import transport
+from fewstep.process import Process
+from fewstep.randomness import normal
+from fewstep.report import Figure
+from fewstep.times import Law, LogStudentT
+
+DEARER = 1.08  # a second stage's update costs so many of its first (benchmarks/methods_step.py: 1.04 to 1.09)
+LOW = (0.2, 0.3, 0.5)  # noise levels at which the network is asked to denoise
+ROWS = 256
+EVERY = 4  # looks at each stage
+
+
+@dataclass(frozen=True)
+class Half:
+    """Half of the draws from one law, half from another."""
+
+    one: Law
+    other: Law
+
+    def quantile(self, u: Tensor) -> Tensor:
+        return torch.where(u < 0.5, self.one.quantile(2 * u), self.other.quantile((2 * u - 1).clamp(0, 1)))
+
+
+def held(stages: int, **options: Any) -> dict[str, Any]:
+    """The first stage's options with the ratio that it ends with."""
+    return {**options, "q": 2.0**stages, "stages": 1}
+
+
+def both_laws(*, sigma_data: float = 0.5) -> fs.Method:
+    """The mixture's first stage, held at its last ratio, under half its law and half that of the second."""
+    return _both(methods.ect(**held(**ECT), sigma_data=sigma_data))
+
+
+def both_laws_plane(*, sigma_data: float = 0.5) -> fs.Method:
+    """The same of the grid's first stage."""
+    return _both(methods.ect(**held(**PLANE), sigma_data=sigma_data))
+
+
+def _both(method: fs.Method) -> fs.Method:
+    times: Any = method.times
+    return replace(method, times=replace(times, law=Half(times.law, LogStudentT())))
+
+
+ECT: dict[str, Any] = {"p_mean": -0.4, "p_std": 1.8, "stages": 5}
+PLANE: dict[str, Any] = {"stages": 6}
+
+
+def noised(shared: Path, law: str) -> dict[str, Tensor]:
+    """Fresh data under low noise, `x 0.2` and so on, and where the exact ODE leads from there, `end 0.2`."""
+
+    def make() -> dict[str, Tensor]:
+        truth_of, found = truth.law_on(law), dict[str, Tensor]()
+        x0 = truth_of.sample(ROWS, seed=truth.NOISE + 1)
+        z = normal(truth.NOISE, "low noise", 0, ROWS, truth_of.shape, 16)
+        for t in LOW:
+            found |= {f"x {t:g}": x0 + t * z, f"end {t:g}": transport.ends(truth_of, x0, z, t)}
+        return found
+
+    return truth.kept(shared / f"low-{law}-{ROWS}-{'-'.join(map(str, LOW))}.npz", make)
+
+
+def look(law: str, shared: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:
+    """Errors to the exact ODE of one evaluation: at low noise, and from pure noise."""
+    points = noised(shared, law)
+    away = [denoiser(points[f"x {t:g}"].float(), t, _none(law, ROWS)) - points[f"end {t:g}"] for t in LOW]
+    x = denoiser(process.prior(truth.noise(law)), process.t_max, _none(law, truth.SAMPLES))
+    made = {"generation": truth.rms(x - truth.solved(shared, law, process)), **truth.quick(law, x)}
+    return {"denoising": sum(truth.rms(part) for part in away) / len(LOW), **made}
+
+
+def look_mixture(shared: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:
+    return look(MIXTURE, shared, denoiser, process)
+
+
+def look_plane(shared: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:
+    return look("grid25", shared, denoiser, process)
+
+
+def _none(law: str, rows: int) -> Tensor | None:
+    return torch.full((rows,), -1) if truth.data(law).classes else None
+
+
+def arms(
+    law: str, first: int, second: int, net: dict[str, int], options: dict[str, Any], **fields: Any
+) -> dict[str, Arm]:
+    """The first stage, and what goes on from it: itself for as much compute, under both laws, and the second stage."""
+    plane = law != MIXTURE
+    seen = look_plane if plane else look_mixture
+    own = both_laws_plane if plane else both_laws
+    longer = round(second * DEARER)
+
+    def arm(method: str, steps: int, **more: Any) -> Arm:
+        marks = tuple(round(steps * i / EVERY) for i in range(1, EVERY + 1))
+        settings = {"network_options": net, "iterations": steps, **fields, **more.pop("also", {})}
+        return Arm(law=law, method=method, fields=settings, marks=marks, look=seen, **more)
+
+    start = arm("ect", first, options=options, keep=True)
+    on = {"init": start, "also": {"lr": 1e-3, "age": first}}
+    base = {"base": {"method": "ect", **options}, "w_b": 0.1}
+    return {
+        "stage 1": start,
+        "stage 1 goes on": arm("ect", longer, options=held(**options), **on),
+        "stage 1 goes on, both laws": arm("ect", longer, own=own, **on),
+        "stage 2, w_b 0.1": arm("tcm", second, options=base, **on),
+        "stage 2, w_b 1": arm("tcm", second, options={**base, "w_b": 1.0}, **on),
+    }
+
+
+MIXED = arms(MIXTURE, 1500, 1000, {"width": 48, "depth": 2}, ECT)
+GRID = arms("grid25", 3000, 2400, {"width": 32, "depth": 2}, PLANE, batch=256)
+LAWS = {"mixture": (MIXTURE, MIXED, 12.0), "grid": ("grid25", GRID, 15.0)}
+
+
+def rows() -> dict[str, Any]:
+    found = {}
+    for name, (law, made, cost) in LAWS.items():
+        first = made["stage 1"].row(cost, solutions(law))
+        for arm, one in made.items():
+            found[f"{name}: {arm}"] = first if arm == "stage 1" else one.row(cost, first, solutions(law))
+        found[f"{name}: exact ODE"] = ideal(law)
+    return found
+
+
+def statements(found: Found) -> Sequence[Statement]:
+    told = []
+    for name in LAWS:
+        one, two, both = (
+            found[f"{name}: {arm}"] for arm in ("stage 1 goes on", "stage 2, w_b 0.1", "stage 1 goes on, both laws")
+        )
+        best = "feature_frechet" if name == "mixture" else "energy_x1000"
+        words = "feature Fréchet distance" if name == "mixture" else "1000 x energy distance"
+        told += [
+            Statement(
+                f"{name}: {words} of one-step samples, continued stage 1 minus stage 2 (w_b 0.1)",
+                excess(one, two, best),
+            ),
+            Statement(
+                f"{name}: ODE error, continued stage 1 minus stage 2 (w_b 0.1)",
+                excess(one, two, "ode_error"),
+                main=False,
+            ),
+            Statement(
+                f"{name}: {words}, continued stage 1 under both laws minus stage 2 (w_b 0.1)",
+                excess(both, two, best),
+                main=False,
+            ),
+            Statement(
+                f"{name}: denoising error that stage 1 gains from its first look to its last",
+                _lost(found[f"{name}: stage 1"]),
+                main=False,
+            ),
+        ]
+    return told
+
+
+def _lost(row: Any) -> tuple[float, ...]:
+    return tuple(one["curve"][-1]["denoising"] - one["curve"][0]["denoising"] for one in row.values())
+
+
+def words(found: Found) -> Sequence[str]:
+    told = []
+    for name in LAWS:
+        start, one, two = (found[f"{name}: {arm}"] for arm in ("stage 1", "stage 1 goes on", "stage 2, w_b 0.1"))
+        last = [[seed["curve"][-1]["denoising"] for seed in row.values()] for row in (start, one, two)]
+        told.append(
+            f"On the {name} the first stage ends with an ODE error of {pm(column(start, 'ode_error'))} and a "
+            f"denoising error of {pm(last[0])}. More of it leads to {pm(column(one, 'ode_error'))} and "
+            f"{pm(last[1])}, the second stage to {pm(column(two, 'ode_error'))} and {pm(last[2])}: the second "
+            "stage is not asked about low noise any "
+            "more and " + ("forgets it." if sum(last[2]) > sum(last[0]) else "yet does not lose it.")
+        )
+    return [
+        *told,
+        "The second stage cannot mend what the first has at t' = 1, which it keeps: an undertrained first stage "
+        "sets its limit.",
+    ]
+
+
+def figure(found: Found) -> Figure:
+    drawing, plots = report.axes(2, width=8.6, height=3.6)
+    for ax, name in zip(plots, LAWS, strict=True):
+        for arm in LAWS[name][1]:
+            _, x = by_step(found[f"{name}: {arm}"], "denoising")
+            _, y = by_step(found[f"{name}: {arm}"], "generation")
+            means = [[sum(values) / len(values) for values in part] for part in (x, y)]
+            ax.plot(*means, marker="o", label=arm)
+            ax.plot(means[0][-1], means[1][-1], marker="s", color=ax.lines[-1].get_color(), markersize=7)
+        ax.set(
+            title=name,
+            xlabel="denoising error at t = 0.2 to 0.5 (rms)",
+            ylabel="one-step generation error from t = 80 (rms)",
+        )
+    plots[0].legend()
+    return finished(
+        drawing,
+        "Denoising error against generation error along the trainings",
+        "Both errors are root mean squares to the exact solution of the ODE, over pixels or coordinates; a line "
+        "goes with the training and ends at the square. Down is better samples, left better denoising.",
+    )
+
+
+CLAIM = Claim(
+    title="TCM: a truncated second stage beats more of the first",
+    says="Trained on from a consistency model, a stage that sees t >= t' alone gives better one-step samples than "
+    "more of the first stage, because denoising at low noise no longer takes its capacity (TCM, arXiv "
+    "2410.14895).",
+    setting="digits mixture (64-D, unlabelled): width 48, depth 2, batch 128, 1500 updates of ECT, then 1000; "
+    "grid of 25 modes (2-D, std 0.03): width 32, depth 2, batch 256, 3000, then 2400. A second-stage "
+    "update costs about 1.08 of the first's, since a frozen network is asked too, so stage 1 goes on for "
+    "1.08 times as many updates: equal compute. All go on from the same first stage of the seed, with its "
+    "last ratio, at a learning rate of 1e-3. Both laws: half of the times from stage 2's law.",
+    rows=rows(),
+    measures={
+        "ode_error": "ODE error",
+        "feature_frechet": "feature Fréchet",
+        "pixel_frechet": "pixel Fréchet",
+        "energy_x1000": "energy x 1000",
+        "variance_ratio": "variance ratio",
+        "cpu_seconds": "CPU s",
+    },
+    statements=statements,
+    words=words,
+    figure=figure,
+)

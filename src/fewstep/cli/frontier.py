@@ -1,0 +1,130 @@
+"""fewstep frontier: quality against evaluations and latency, the later steps chosen on the validation split."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fewstep.cli.eval import parse_steps
+from fewstep.cli.parse import parse
+
+DESCRIPTION = (
+    "For one run or several on one data set, and a teacher: choose the noise levels of the later steps on the "
+    "validation split, then score every number of steps on the test split and time it. Writes frontier.json, "
+    "frontier.png and report.html. An interrupted study goes on where it stopped."
+    "\n\nexample: fewstep frontier digits --teacher exact:digits-mixture --steps 1,2,4"
+)
+
+
+@dataclass(frozen=True)
+class Args:
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folders or shipped names, of one data set."""
+    teacher: str | None = None
+    """A diffusion run, a .safetensors file of the first run's network, or exact:NAME."""
+    out: Path | None = None
+    """Folder to write; left out, frontier-RUN."""
+    steps: str = "1,2,3,4,5,6,7,8"
+    """Steps of consistency models."""
+    teacher_steps: str = "1,2,4,8,16,35"
+    """Network evaluations of diffusion models, each by ddim, heun, addim and ancestral."""
+    metric: str | None = None
+    """The metric that chooses; left out, energy, and with an extractor its Fréchet distance."""
+    candidates: int = 24
+    """Most sets of levels that are scored for one number of steps."""
+    search_n: int = 3000
+    """Samples of a candidate, on the validation split."""
+    n: int = 10_000
+    """Samples on the test split, cut into draws."""
+    draw: int | None = None
+    """Samples of one draw; left out, as many as the held-out split has."""
+    seed: int = 0
+    """Seed of the test's samples; the search has its own."""
+    batch: int = 256
+    """Samples of the larger call that is timed."""
+    repeats: int = 15
+    """Timed calls of each setting and size."""
+    gain: float = 0.05
+    """A setting is called better from this share of the value on, and beyond chance."""
+    ema: str = "ema"
+    """Which weights: ema, student, or another average such as power:0.05."""
+    data: str | None = None
+    """Where the runs' data is now, if its path has changed."""
+    composite: bool = False
+    """Ask the frozen first stage at noise that a second stage was not trained for."""
+    network: str | None = None
+    """module:factory of a network of your own."""
+    method: str | None = None
+    """module:function of a method of your own."""
+    extractor: str | None = None
+    """FILE.onnx, or Inception's .pt, as for eval."""
+    weights: str | None = None
+    """The file that the .onnx was exported from."""
+    reference: str | None = None
+    """STATS.npz with mu and sigma of features, in place of the training split."""
+    device: str = "auto"
+    """cpu, cuda, mps or auto, the first there is."""
+    json: bool = False
+    """Print frontier.json."""
+
+
+def main(argv: list[str]) -> int:
+    args = parse(Args, argv, verb="frontier", description=DESCRIPTION)
+    from fewstep import __version__, frontier, report
+    from fewstep.cli.outside import own_parts
+    from fewstep.errors import UserError
+    from fewstep.metrics import open_extractor, read_statistics
+    from fewstep.origins import dataset_of
+
+    if not args.runs:
+        raise UserError("name a RUN: a run folder or a shipped name, such as digits")
+    if args.weights is not None and args.extractor is None:
+        raise UserError(
+            f"--weights {args.weights}: it says what --extractor FILE.onnx was exported from; give that too"
+        )
+    plan = frontier.Plan(
+        steps=parse_steps(args.steps),
+        teacher_steps=parse_steps(args.teacher_steps),
+        **{name: getattr(args, name) for name in PLANNED},
+    )
+    report.page("", [], [])  # both tell what to install before anything takes long
+    report.axes()
+    subjects = frontier.open_runs(
+        args.runs, ema=args.ema, composite=args.composite, device=args.device, **own_parts(args)
+    )
+    if args.teacher is not None:
+        subjects.append(frontier.open_teacher(args.teacher, subjects[0], device=args.device))
+    run = subjects[0].generator.run
+    dataset = dataset_of(args.data or run.data, run.data_size)
+    dataset = dataset if run.labels else dataset.unlabelled()
+    if dataset.fingerprint() != subjects[0].generator.facts.data:
+        raise UserError(f"data {dataset.name!r} is not what {args.runs[0]} was trained on: scores would mean nothing")
+    extractor = None if args.extractor is None else open_extractor(args.extractor, weights=args.weights)
+    reference = None if args.reference is None else read_statistics(args.reference)
+    metric, splits = frontier.prepare(dataset, plan, extractor, reference)
+    out = args.out or Path(f"frontier-{'-'.join(s.name.replace('/', '-') for s in subjects if not s.teacher)}")
+    identity = {
+        "fewstep": __version__,
+        "weights": {s.name: s.generator.fingerprint for s in subjects},
+        "data": {"train": dataset.fingerprint(), **frontier.held_out(dataset)},
+    }
+    store = frontier.Store(out, identity)
+    if store.seen:
+        print(f"{store.seen} scores in {out} are kept", file=sys.stderr)
+    bench = frontier.Bench(dataset, plan, metric, store, splits)
+    found = frontier.Frontier(frontier.measure(subjects, bench), bench, " ".join(["fewstep frontier", *argv]))
+    found.write(out)
+    print(
+        json.dumps(found.to_json())
+        if args.json
+        else f"{found.text()}\n\n{out}: report.html, frontier.png, frontier.json"
+    )
+    return 0
+
+
+PLANNED = ("metric", "n", "search_n", "draw", "candidates", "seed", "batch", "repeats", "gain")

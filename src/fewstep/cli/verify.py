@@ -1,0 +1,94 @@
+"""fewstep verify: every method's equations as a table of checks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fewstep.cli.parse import parse
+
+if TYPE_CHECKING:
+    from fewstep.verify import Check, Outcome
+
+DESCRIPTION = (
+    "Check every method's equations against their papers written out, closed forms and definitions: what, method, "
+    "error, tolerance, verdict. Exit code 0 where all hold, 1 where one fails: it is said what is wrong and where to "
+    "look.\n\nexample: fewstep verify --quick\n         fewstep verify --target mine:method"
+)
+
+
+@dataclass(frozen=True)
+class Args:
+    method: str | None = None
+    """Only the checks that concern this method."""
+    quick: bool = False
+    """Leave out what trains or takes longer: seconds instead of minutes."""
+    target: str | None = None
+    """module:factory of a method, network or teacher of your own, which is checked instead."""
+    shape: tuple[int, ...] = (1, 8, 8)
+    """Of a sample, for a network or teacher of your own that does not say it."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def main(argv: list[str]) -> int:
+    args = parse(Args, argv, verb="verify", description=DESCRIPTION)
+    from tqdm import tqdm
+
+    from fewstep.verify import run
+
+    checks, outcomes = chosen(args), []
+    width = max(len(check.name) for check in checks)
+    if not args.json:
+        print(header(width))
+    with tqdm(total=len(checks), unit="check", file=sys.stderr, leave=False) as bar:
+        for found in run(checks):
+            outcomes.append(found)
+            bar.update()
+            if not args.json:
+                tqdm.write(line(found, width))
+    failed = [found for found in outcomes if not found.passed]
+    if args.json:
+        print(json.dumps({"checks": [found.to_json() for found in outcomes]}))
+    else:
+        print(told(outcomes, failed))
+    return 1 if failed else 0
+
+
+def chosen(args: Args) -> list[Check]:
+    """The checks that were asked for. Raises UserError."""
+    from fewstep import methods
+    from fewstep.errors import UserError, unknown
+    from fewstep.verify import all_checks, selected
+
+    if args.target is not None:
+        from fewstep.cli.outside import imported
+        from fewstep.verify.target import checks_of
+
+        if args.method is not None:
+            raise UserError(f"--method {args.method}: expected no method beside --target, whose own checks are run")
+        return checks_of(imported("target", args.target), args.target, args.shape)
+    if args.method is not None and args.method not in methods.__all__:
+        raise unknown("method", args.method, methods.__all__)
+    return selected(all_checks(), args.method, args.quick)
+
+
+def header(width: int) -> str:
+    return f"{'what':<{width}} {'source':<24} {'method':<10} {'error':>8} {'tolerance':>9} verdict"
+
+
+def line(found: Outcome, width: int) -> str:
+    """One check in fixed columns; below a failed one what is wrong."""
+    verdict = "ok" if found.passed else "FAILED"
+    method = found.method if len(found.method) <= 10 else "yours"
+    row = f"{found.name:<{width}} {found.source:<24} {method:<10} {found.error:>8.1e} {found.tolerance:>9.1e} {verdict}"
+    return row if found.passed else f"{row}\n  {found.problem}"
+
+
+def told(outcomes: list[Outcome], failed: list[Outcome]) -> str:
+    """What came out in a line, and the failures once more by name."""
+    seconds = sum(found.seconds for found in outcomes)
+    summary = f"{len(outcomes) - len(failed)} of {len(outcomes)} checks hold, in {seconds:.0f} s"
+    return "\n".join([summary, *(f"failed: {found.name}: {found.problem}" for found in failed)])

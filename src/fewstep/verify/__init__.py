@@ -1,0 +1,31 @@
+"""Every method's equations as a table of checks: `run(all_checks())`, `target.checks_of` for a method of your own.
+
+A check has a name (the equation), a source, a measured error and a tolerance. The papers' losses are written out row
+by row in `paper_times` and `paper_losses`, from their formulas and with nothing of the package.
+"""
+
+from fewstep.verify.core import Check, Outcome, run, selected
+
+
+def all_checks() -> list[Check]:
+    """All checks of the package, the quick ones first."""
+    from fewstep.verify import (
+        builtin,
+        exact_checks,
+        exact_maps,
+        fixed_points,
+        law_checks,
+        letters,
+        part_checks,
+        process_checks,
+        run_checks,
+        solver_checks,
+    )
+
+    rooms = (letters, builtin, process_checks, part_checks, law_checks, solver_checks)
+    laboratory = (exact_maps, fixed_points, exact_checks, run_checks)
+    found = [check for room in (*rooms, *laboratory) for check in room.checks()]
+    return sorted(found, key=lambda check: not check.quick)
+
+
+__all__ = ["Check", "Outcome", "all_checks", "run", "selected"]

@@ -1,0 +1,139 @@
+"""The papers' times of one row, written out with Python's numbers alone: nothing here is taken from the package."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import accumulate, pairwise
+from statistics import NormalDist
+from typing import NamedTuple
+
+NORMAL = NormalDist()
+LOW, HIGH, SD = 0.002, 80.0, 0.5
+
+
+class Row(NamedTuple):
+    """What one row of a batch is given: the student's time t, its neighbour's r, the end a, the row's factor w."""
+
+    t: float
+    r: float
+    a: float
+    w: float = 1.0
+    u: float = 0.0  # the row's second uniform
+    progress: float = 0.0
+
+
+Rule = Callable[[float, float, int], Row]  # u, progress, number of the row -> its times
+
+
+def log_normal(u: float, mean: float, std: float, low: float = 0.0, high: float = math.inf) -> float:
+    """t with ln t ~ N(mean, std^2) between low and high, at probability u."""
+    below = NORMAL.cdf((math.log(low) - mean) / std) if low else 0.0
+    above = NORMAL.cdf((math.log(high) - mean) / std) if high < math.inf else 1.0
+    return math.exp(mean + std * NORMAL.inv_cdf(below + u * (above - below)))
+
+
+def karras(n: int, low: float = LOW, high: float = HIGH) -> list[float]:
+    """sigma_i = (low^(1/7) + i/n (high^(1/7) - low^(1/7)))^7, i = 0 .. n."""
+    first, last = low ** (1 / 7), high ** (1 / 7)
+    return [(first + i / n * (last - first)) ** 7 for i in range(n + 1)]
+
+
+def diffusion(u: float, progress: float, number: int) -> Row:
+    """EDM: ln sigma ~ N(-1.2, 1.2^2), and the data itself is the target."""
+    return Row(log_normal(u, -1.2, 1.2), 0.0, 0.0)
+
+
+def cd(u: float, progress: float, number: int) -> Row:
+    """CM: 40 levels, the interval uniform."""
+    grid = karras(39)
+    i = int(u * 39)
+    return Row(grid[i + 1], grid[i], 0.0)
+
+
+def ct(u: float, progress: float, number: int) -> Row:
+    """CM: N(k) = ceil(sqrt(k/K ((s1+1)^2 - s0^2) + s0^2) - 1) + 1 levels, s0 = 2, s1 = 150."""
+    levels = max(math.ceil(math.sqrt(progress * (151**2 - 2**2) + 2**2) - 1) + 1, 2)
+    grid = karras(levels - 1)
+    i = int(u * (levels - 1))
+    return Row(grid[i + 1], grid[i], 0.0)
+
+
+def ict(u: float, progress: float, number: int) -> Row:
+    """iCT: min(10 2^floor(k/K'), 1280) intervals, p(i) ~ erf difference of the log-normal law at the grid."""
+    intervals = min(10 * 2 ** math.floor(progress * (math.log2(1280 // 10) + 1)), 1280)
+    grid = karras(intervals)
+    edges = [math.erf((math.log(s) + 1.1) / (math.sqrt(2) * 2.0)) for s in grid]
+    mass = list(accumulate(b - a for a, b in pairwise(edges)))
+    i = bisect_left(mass, u * mass[-1])
+    return Row(grid[i + 1], grid[i], 0.0)
+
+
+def neighbour(t: float, ratio: float) -> float:
+    """ECT: r = max(0, t (1 - (1 - ratio) n(t))), n(t) = 1 + 8 sigmoid(-t)."""
+    return max(0.0, t * (1 - (1 - ratio) * (1 + 8 / (1 + math.exp(t)))))
+
+
+def ect(u: float, progress: float, number: int) -> Row:
+    """ECT: ln t ~ N(-1.1, 2^2); ratio = 1 - 2^-(j+1) in the j-th of 8 stages."""
+    t = log_normal(u, -1.1, 2.0)
+    return Row(t, neighbour(t, 1 - 2.0 ** -(min(math.floor(8 * progress), 7) + 1)), 0.0)
+
+
+@lru_cache(maxsize=1)
+def _student_t() -> tuple[list[float], list[float]]:
+    """ln t and its probability below, for ln t = 0.2 T, T Student's of 0.01 degrees of freedom, t in 1 .. 80.
+
+    By the trapezoidal rule in asinh(T / 0.1), in which the density's core and its tail are both smooth.
+    """
+    nu, scale, n = 0.01, 0.2, 40_000
+    root = math.sqrt(nu)
+    top = math.asinh(math.log(HIGH) / (scale * root))
+    nodes = [top * i / n for i in range(n + 1)]
+    # the density of T is (1 + T^2/nu)^(-(nu+1)/2), and dT = sqrt(nu) cosh y dy
+    height = [(1 + math.sinh(y) ** 2) ** (-(nu + 1) / 2) * math.cosh(y) for y in nodes]
+    mass = [0.0, *accumulate((a + b) / 2 for a, b in pairwise(height))]
+    return [scale * root * math.sinh(y) for y in nodes], [part / mass[-1] for part in mass]
+
+
+def log_student_t(u: float) -> float:
+    """TCM's t at probability u: linear between the nodes of `_student_t`, which is good to 1e-8."""
+    logs, mass = _student_t()
+    i = min(max(bisect_left(mass, u), 1), len(mass) - 1)
+    share = (u - mass[i - 1]) / (mass[i] - mass[i - 1])
+    return math.exp(logs[i - 1] + share * (logs[i] - logs[i - 1]))
+
+
+def tcm(u: float, progress: float, number: int) -> Row:
+    """TCM: a quarter of the rows at t' = 1, whose mean loss counts w_b = 0.1; the last ratio of ECT's stages."""
+    ratio, rho = 1 - 2.0**-8, 0.25
+    boundary = math.floor((number + 1) * rho) > math.floor(number * rho)
+    t = 1.0 if boundary else log_student_t(u)
+    return Row(t, neighbour(t, ratio), 0.0, 0.1 / rho if boundary else 1 / (1 - rho))
+
+
+def mcm(u: float, progress: float, number: int, segments: int = 4) -> Row:
+    """MCM: T = 64 .. 1280 steps over half of the run, t = (i+1)/T, s = i/T, the segment's start floor(i/n) n/T."""
+    steps = round(math.exp(math.log(64) + min(progress / 0.5, 1.0) * (math.log(1280) - math.log(64))))
+    inside = max(1, round(steps / segments))
+    total = inside * segments
+    i = math.floor(u * total)
+    return Row((i + 1) / total, i / total, (i // inside) * inside / total)
+
+
+def direct_grid(n: int = 9) -> list[float]:
+    """n solver steps: the Karras levels from 80 to 0.002, and 0."""
+    return [*reversed(karras(n - 1)), 0.0]
+
+
+def direct_cm(u: float, progress: float, number: int) -> Row:
+    """Direct CM: t uniform over the solver's levels; the solution at 0 is the goal."""
+    return Row(direct_grid()[math.floor(u * 9)], 0.0, 0.0)
+
+
+def scm(u: float, progress: float, number: int) -> Row:
+    """sCM: ln(sd tan t) ~ N(-1, 1.4^2) between 0.002 and 80; r = t, the limit."""
+    t = math.atan(log_normal(u, -1.0, 1.4, LOW, HIGH) / SD)
+    return Row(t, t, 0.0)

@@ -1,0 +1,224 @@
+"""What every method must be, a user's own included: the names are properties, not formulas."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep import couplings
+from fewstep.denoiser import Cond, Denoiser, Models
+from fewstep.losses import Method
+from fewstep.process import Process
+from fewstep.times import Times
+from fewstep.verify.core import Check, apart, by_row, worst
+from fewstep.verify.givens import batch, cast, small_network
+from fewstep.verify.solver_checks import denoiser
+from fewstep.verify.spies import Held, Told
+
+Made = Callable[[], Method]
+
+
+def truth(process: Process) -> Denoiser:
+    """A teacher that knows Gaussian data, in x_t's dtype."""
+    exact = denoiser(process)
+    return lambda x_t, t, cond=None: exact(x_t, t).to(x_t.dtype)
+
+
+def everyone(student: Any, method: Method) -> Models:
+    """The student in every place but the teacher's, and a balance that leaves losses as they are."""
+    return Models(student, student, truth(method.process), student, balance=torch.zeros_like)  # type: ignore[arg-type]
+
+
+def grouped(method: Method) -> bool:
+    """Whether rows depend on the others of their batch by design: shared trajectories, minibatch OT, real strata."""
+    parts: list[Any] = [method.coupling, getattr(method.coupling, "inner", None)]
+    within = any(isinstance(part, couplings.MinibatchOT) or getattr(part, "reuse", 1) > 1 for part in parts)
+    return within or isinstance(method.coupling, couplings.Cached)
+
+
+def per_sample(made: Made) -> float:
+    """One finite number for each sample, at the start of a run, within it and at its end."""
+    method, fine = made(), True
+    for progress in (0.0, 0.5, 1.0):
+        given = batch(method, progress=progress, rows=16)
+        loss = method.loss(cast().models(), *given)
+        if loss.shape != (len(given[0]),):
+            raise ValueError(f"loss of shape {tuple(loss.shape)}, expected one number for each of {len(given[0])} rows")
+        fine = fine and bool(torch.isfinite(loss).all())
+    return 0.0 if fine else math.inf
+
+
+def student_alone(made: Made) -> float:
+    """The gradient on ema, teacher and frozen, which must be none; infinite where the student has none."""
+    method, nets = made(), cast()
+    method.loss(nets.models(), *batch(method)).sum().backward()
+    if nets.student.numbers.grad is None or not bool(nets.student.numbers.grad.any()):
+        raise ValueError("no gradient reaches the student")
+    others = [net.numbers.grad for net in (nets.ema, nets.teacher, nets.frozen)]
+    return worst(*(0.0 if grad is None else grad.abs().max().item() for grad in others))
+
+
+def detached(made: Made) -> float:
+    """The gradient against differences of the loss in which the targets do not move."""
+    method, nets = made(), cast()
+    given = batch(method)
+    method.loss(nets.models(), *given).sum().backward()
+    held, step, slopes = Held(nets.student, given[2].t), 1e-5, []
+    for i in range(4):
+        ends = []
+        for sign in (-1, 1):
+            held.shift = sign * step * torch.eye(4, dtype=torch.float64)[i]
+            ends.append(method.loss(replace(nets.models(), student=held), *given).sum().item())
+        slopes.append((ends[1] - ends[0]) / (2 * step))
+    found = nets.student.numbers.grad
+    return math.inf if found is None else by_row(found[None], torch.tensor([slopes], dtype=torch.float64))
+
+
+def batch_is_items(made: Made, dropout: float = 0.0) -> float:
+    """Losses and gradients row by row, each with its seed, against those of the batch."""
+    method, student = made(), small_network(dropout=dropout)
+    x0, z, times = batch(method)
+    models, seeds = everyone(student, method), list(range(len(x0)))
+    together = method.loss(models, x0, z, times, seed=seeds)
+    together.sum().backward()
+    whole = torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
+    student.zero_grad()
+    alone = []
+    for i in range(len(x0)):
+        t, r, a, w = (part[i : i + 1] for part in times[:4])
+        rows = Times(t, r, a, w, None if times.u is None else times.u[i : i + 1], times.progress)
+        loss = method.loss(models, x0[i : i + 1], z[i : i + 1], rows, seed=[seeds[i]])
+        loss.sum().backward()
+        alone.append(loss.detach())
+    parts = torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
+    return worst(by_row(torch.cat(alone), together), apart(parts, whole))
+
+
+def single(made: Made) -> float:
+    """The loss in float32 against the one in float64, within a run and at its end, where gaps are smallest."""
+    method, errors = made(), []
+    for progress in (0.6, 1.0):
+        (x0, z, times), student = batch(method, progress=progress), small_network()
+        exact = method.loss(everyone(student, method), x0, z, times).detach()
+        quick = method.loss(everyone(student.float(), method), x0.float(), z.float(), times).detach()
+        errors.append(by_row(quick.double(), exact))
+    return worst(*errors)
+
+
+def at_anchor(made: Made) -> float:
+    """At r = a a network that is NaN below t changes nothing: the boundary is known without it."""
+    method, nets = made(), cast()
+    x0, z, times = batch(method)
+    times = times._replace(r=times.a)
+    rows = times.t.unique()
+
+    def blind(x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        low = torch.isin(t, times.a) & ~torch.isin(t, rows)
+        return torch.where(low.reshape(-1, *[1] * (x_t.ndim - 1)), torch.nan, nets.student(x_t, t, cond))
+
+    def seeing(x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        return nets.student(x_t, t, cond)
+
+    found, wanted = (method.loss(everyone(student, method), x0, z, times) for student in (blind, seeing))
+    return apart(found, wanted)
+
+
+def shared_masks(made: Made) -> float:
+    """0 where the student's pass and a pass at r have the masks of one draw, and no other is made."""
+    method = made()
+    x0, z, times = batch(method)
+    student = Told(cast().student)
+    method.loss(everyone(student, method), x0, z, times, seed=3)
+    own = [drawn for t, drawn in student.asked if t.shape == times.t.shape and torch.equal(t, times.t)]
+    below = [drawn for t, drawn in student.asked if not bool(torch.isin(t, times.t).all())]
+    lonely = bool(below) and student.drawn not in below
+    return float((student.drawn != 1) + (student.drawn not in own) + lonely)
+
+
+def seeded(made: Made) -> float:
+    """One seed gives one loss, another seed another; and torch's own generator is left where it was."""
+    method, student = made(), small_network(dropout=0.5)
+    given, before = batch(method), torch.get_rng_state()
+    models = everyone(student, method)
+    first, again, other, quiet, silent = (
+        method.loss(models, *given, seed=seed).detach() for seed in (1, 1, 2, None, None)
+    )
+    moved = not torch.equal(before, torch.get_rng_state())
+    return apart(again, first) + apart(silent, quiet) + float(torch.equal(first, other)) + float(moved)
+
+
+def known_point(made: Made) -> float:
+    """Where the data is one point, whoever always says so has loss 0."""
+    method = made()
+    _, z, times = batch(method)
+    point = torch.full_like(z, 0.7)
+
+    def knows(x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        return torch.full_like(x_t, 0.7)
+
+    models = Models(knows, knows, knows, knows, balance=torch.zeros_like)  # type: ignore[arg-type]
+    return method.loss(models, point, z, times).abs().max().item()
+
+
+def labelled(made: Made) -> float:
+    """Another label in the last row changes the last row's loss, and no other's."""
+    method, student = made(), small_network(classes=3)
+    given, models = batch(method), everyone(student, method)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    loss, other = (
+        method.loss(models, *given, cond).detach() for cond in (labels, labels.index_fill(0, labels[-1:] + 3, 1))
+    )
+    return apart(other[:5], loss[:5]) + float(other[5] == loss[5])
+
+
+Property = tuple[str, Callable[[Made], float], float, str]
+PROPERTIES: list[Property] = [
+    ("loss is finite, one number for each sample", per_sample, 0.0, "a mean over the batch, or a division by 0?"),
+    (
+        "gradient reaches the student, nobody else",
+        student_alone,
+        0.0,
+        "a network that is not trained is asked with gradient",
+    ),
+    ("target is detached: gradient with targets held still", detached, 1e-5, "the goal carries gradient: detach it"),
+    ("a batch is its items", batch_is_items, 1e-8, "a row's loss depends on the others: a mean over the batch inside?"),
+    (
+        "a batch is its items, under dropout",
+        partial(batch_is_items, dropout=0.4),
+        1e-8,
+        "the masks of a row depend on its batch",
+    ),
+    ("float32 agrees with float64", single, 1e-3, "digits are lost: a small difference of large numbers?"),
+    ("r = a asks no network at r", at_anchor, 1e-12, "the boundary is asked of the network instead of being known"),
+    (
+        "dropout masks are shared by both passes",
+        shared_masks,
+        0.0,
+        "student and target must run under one draw of masks: losses.dropout",
+    ),
+    (
+        "the seed decides the dropout, nothing else is random",
+        seeded,
+        1e-12,
+        "a global generator is read, or the seed is not used",
+    ),
+    ("a known data point has loss 0", known_point, 1e-9, "the goal is not the data where everybody knows it"),
+    ("labels reach the rows they belong to", labelled, 1e-12, "the condition is not passed on row by row"),
+]
+PER_ROW = {"a batch is its items", "a batch is its items, under dropout", "labels reach the rows they belong to"}
+
+
+def checks_of(made: Made, name: str) -> list[Check]:
+    """The properties of a method; those of single rows only where its rows do not depend on each other by design."""
+    skipped = PER_ROW if grouped(made()) else set()
+    return [
+        Check(f"{name}: {text}", "definition", partial(measure, made), tolerance, f"{look}; see {name}", (name,))
+        for text, measure, tolerance, look in PROPERTIES
+        if text not in skipped
+    ]

@@ -1,0 +1,172 @@
+"""Methods, networks and teachers of somebody's own, right and wrong ones, as `fewstep verify --target` takes them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+import fewstep as fs
+
+
+def method():
+    return fs.Method(
+        times=fs.times.RatioMap(law=fs.times.LogNormal(mean=-1.0, std=1.5)),
+        target=fs.targets.Student(),
+        distance=fs.distances.huber(0.01),
+        weight=fs.weights.inverse_gap,
+    )
+
+
+def over_the_batch():
+    def distance(x, y):
+        return fs.distances.sse(x, y) / fs.distances.sse(x, y).mean()
+
+    return replace(method(), distance=distance)
+
+
+def draws():
+    def distance(x, y):
+        return fs.distances.sse(x, y) * (1 + torch.rand(()))
+
+    return replace(method(), distance=distance)
+
+
+def one_number():
+    return replace(method(), distance=lambda x, y: (x - y).square().mean())
+
+
+class Attached(fs.Method):
+    """Its goal carries gradient."""
+
+    def goal(self, *args):
+        with torch.enable_grad():
+            return super().goal(*args)
+
+
+def attached():
+    own = method()
+    return Attached(times=own.times, target=own.target, distance=own.distance, weight=own.weight)
+
+
+def divides_by_nothing():
+    return replace(method(), weight=lambda process, times: 1 / (times.r - times.a))
+
+
+class Small(nn.Module):
+    """Two layers that see x, the noise level and the label."""
+
+    def __init__(self, shape=(1, 8, 8), classes=0):
+        super().__init__()
+        size = torch.Size(shape).numel()
+        self.inner, self.outer = nn.Linear(size + 1, 16), nn.Linear(16, size)
+        self.label = nn.Embedding(classes + 1, 16) if classes else None
+
+    def hidden(self, x, noise_label):
+        return self.inner(torch.cat([x.flatten(1), noise_label.to(x)[:, None]], 1))
+
+    def forward(self, x, noise_label, cond=None):
+        h = self.hidden(x, noise_label)
+        if self.label is not None:
+            h = h + self.label(self.index(cond))
+        return self.outer(torch.tanh(h)).reshape(x.shape)
+
+    def index(self, cond):
+        return cond + 1
+
+
+class Normed(Small):
+    def hidden(self, x, noise_label):
+        h = super().hidden(x, noise_label)
+        return h - h.mean(0)
+
+
+class Deaf(Small):
+    def hidden(self, x, noise_label):
+        return super().hidden(x, 0 * noise_label)
+
+
+class Mislabelled(Small):
+    def index(self, cond):
+        return cond.flip(0) + 1
+
+
+class Noisy(Small):
+    def hidden(self, x, noise_label):
+        return super().hidden(x + 0.1 * torch.randn_like(x), noise_label)
+
+
+class Flat(Small):
+    def forward(self, x, noise_label, cond=None):
+        return super().forward(x, noise_label, cond).flatten(1)
+
+
+class Branch(torch.autograd.Function):
+    """tanh whose forward derivative is that of the identity."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x.tanh()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * (1 - ctx.saved_tensors[0] ** 2)
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return tangent
+
+
+class WrongDerivative(Small):
+    def hidden(self, x, noise_label):
+        return Branch.apply(super().hidden(x, noise_label))
+
+
+def network():
+    return Small((1, 8, 8))
+
+
+def teacher():
+    return fs.exact.ring8()
+
+
+def says_noise():
+    law = fs.exact.Gaussian(0.0, 0.5)
+
+    def denoiser(x_t, t, cond=None):
+        return ((x_t - law(x_t, t)).double() / t.reshape(-1, 1, 1, 1)).to(x_t.dtype)
+
+    return denoiser
+
+
+def deaf_teacher():
+    return lambda x_t, t, cond=None: 0.99 * x_t
+
+
+def random_teacher():
+    law = fs.exact.Gaussian(0.0, 0.5)
+    return lambda x_t, t, cond=None: law(x_t, t) * (1 + 0.001 * torch.rand(()))
+
+
+def double_teacher():
+    law = fs.exact.Gaussian(0.0, 0.5)
+    return lambda x_t, t, cond=None: law(x_t, t).double()
+
+
+def number():
+    return 3
+
+
+def needs_three(a, b, c):
+    return None
+
+
+def fails():
+    raise KeyError("no such thing")

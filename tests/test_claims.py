@@ -1,0 +1,265 @@
+"""The claims: when one counts as reproduced, what is measured anew, and that the report tells all of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+import fewstep as fs
+from fewstep import claims
+from fewstep.claims import arms, truth, verdicts
+from fewstep.claims.claim import Claim, pm
+from fewstep.claims.main import claims_main
+from fewstep.claims.pool import ordered
+from fewstep.claims.rows import Job, Row, Store
+from fewstep.claims.tcm import Half, both_laws
+from fewstep.claims.verdicts import CONTRADICTED, OPEN, REPRODUCED, Statement
+from fewstep.errors import Stopped, UserError
+from fewstep.report import Figure
+
+CALLS: list[tuple[str, int]] = []
+
+
+def measured(name, level, shared, seed):
+    """A row whose numbers are known: level, and a part of every seed that pairs share."""
+    CALLS.append((name, seed))
+    return {"error": level + 10 * seed + 0.01 * seed * level}
+
+
+def stops(shared, seed):
+    raise KeyboardInterrupt
+
+
+def made(name, level, **more):
+    return Row(partial(measured, name, level), {"name": name, "level": level}, f"make {name}", **more)
+
+
+def claim(**levels):
+    rows = {name: made(name, level) for name, level in (levels or {"a": 2.0, "b": 1.0}).items()}
+    first, last = next(iter(rows)), list(rows)[-1]
+    return Claim(
+        title="b is below a",
+        says="They say so.",
+        setting="nothing",
+        rows=rows,
+        measures={"error": "error", "none": "never measured"},
+        statements=lambda found: [Statement("a minus b", verdicts.excess(found[first], found[last], "error"))],
+        words=lambda found: [f"b is {pm(verdicts.column(found[last], 'error'))}."],
+        figure=lambda found: Figure(b"<svg/>", "nothing"),
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_calls():
+    CALLS.clear()
+
+
+def run(out, found=None, **options):
+    return claims.run(out, claims={"one": found or claim()}, jobs=1, progress=False, **{"seeds": 3, **options})
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((1.0, 1.1, 0.9), REPRODUCED),
+        ((-1.0, -1.1, -0.9), CONTRADICTED),
+        ((1.0, -1.0, 0.5), OPEN),
+        ((1.0,), OPEN),  # one seed has no interval
+        ((1.0, 3.0), OPEN),  # t = 12.7 with one degree of freedom
+        ((1.0, 1.0), REPRODUCED),
+    ],
+)
+def test_a_verdict_is_the_side_that_the_interval_lies_on(values, expected):
+    assert Statement("", values).verdict == expected
+
+
+def test_the_interval_is_students():
+    mean, low, high = verdicts.interval((1.0, 2.0, 3.0, 4.0, 5.0))
+    half = 2.7764451 * math.sqrt(2.5 / 5)
+    assert (mean, low, high) == pytest.approx((3.0, 3.0 - half, 3.0 + half), abs=1e-6)
+
+
+def test_a_claim_has_the_worst_verdict_of_its_main_statements():
+    good, open_, bad = (Statement("", v) for v in ((1.0, 1.0), (1.0, -1.0), (-1.0, -1.0)))
+    assert verdicts.overall([good, replace(bad, main=False)]) == REPRODUCED
+    assert verdicts.overall([good, open_]) == OPEN
+    assert verdicts.overall([good, open_, bad]) == CONTRADICTED
+
+
+def test_differences_are_taken_within_a_seed():
+    a = {"1": {"e": 5.0}, "2": {"e": 50.0}, "10": {"e": 500.0}}
+    b = {"10": {"e": 499.0}, "1": {"e": 4.0}, "2": {"e": 49.0}}
+    assert verdicts.excess(a, b, "e") == (1.0, 1.0, 1.0)
+    assert Statement("", verdicts.excess(a, b, "e")).verdict == REPRODUCED
+
+
+def test_what_is_measured_is_not_measured_again(tmp_path):
+    first = run(tmp_path, seeds=2)
+    assert sorted(CALLS) == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+    CALLS.clear()
+    again = run(tmp_path, seeds=3)
+    assert sorted(CALLS) == [("a", 3), ("b", 3)]
+    assert first["claims"]["one"]["statements"][0]["values"] == again["claims"]["one"]["statements"][0]["values"][:2]
+
+
+def test_other_settings_are_measured_anew(tmp_path):
+    run(tmp_path)
+    CALLS.clear()
+    facts = run(tmp_path, claim(a=2.0, b=5.0))
+    assert {name for name, _ in CALLS} == {"b"}
+    assert facts["claims"]["one"]["verdict"] == CONTRADICTED
+
+
+def test_an_interrupted_folder_goes_on(tmp_path):
+    broken = claim()
+    rows = {**broken.rows, "b": replace(broken.rows["b"], measure=stops, cost=0.5)}
+    with pytest.raises(Stopped, match=re.escape(str(tmp_path))):
+        run(tmp_path, replace(broken, rows=rows))
+    assert sorted(CALLS) == [("a", 1), ("a", 2), ("a", 3)]
+    CALLS.clear()
+    run(tmp_path)
+    assert sorted(CALLS) == [("b", 1), ("b", 2), ("b", 3)]
+
+
+def test_processes_find_what_one_process_finds(tmp_path):
+    """By module: a worker imports the measure by its name."""
+    rows = {name: Row(partial(pm_of, level), {"level": level}, "") for name, level in (("a", 2.0), ("b", 1.0))}
+    found = [
+        claims.run(
+            tmp_path / str(jobs), claims={"one": replace(claim(), rows=rows)}, jobs=jobs, progress=False, seeds=2
+        )
+        for jobs in (1, 2)
+    ]
+    assert found[0]["claims"] == found[1]["claims"]
+
+
+def pm_of(level, shared, seed):
+    return {"error": level + seed}
+
+
+def test_what_is_needed_is_measured_first_and_once():
+    start = made("start", 0.0, seeded=False)
+    first = made("first", 0.0, needs=(start,))
+    rows = [made("dear", 0.0, cost=9.0), made("x", 0.0, needs=(first,)), made("y", 0.0, needs=(first,))]
+    jobs = ordered([Job(row, seed) for row in rows for seed in (1, 2)])
+    told = [(job.row.settings["name"], job.seed) for job in jobs]
+    assert len(set(told)) == len(told) == 9
+    assert {told.index(("start", 0))} == {0}
+    assert all(told.index(("first", s)) < told.index((name, s)) for s in (1, 2) for name in "xy")
+
+
+def test_a_number_without_seeds_is_measured_once(tmp_path):
+    one = claim()
+    run(tmp_path, replace(one, rows={**one.rows, "sure": made("sure", 3.0, seeded=False)}))
+    assert [call for call in CALLS if call[0] == "sure"] == [("sure", 0)]
+
+
+def test_the_report_holds_every_claim_and_asks_nobody(tmp_path):
+    facts = claims.run(
+        tmp_path,
+        claims={"one": claim(), "two": replace(claim(a=1.0, b=3.0), title="another <claim>")},
+        jobs=1,
+        progress=False,
+    )
+    page = (tmp_path / "report.html").read_text()
+    for told in (
+        "b is below a",
+        "another &lt;claim&gt;",
+        "Reproduced: 1 of 1",
+        "Contradicted: 0 of 1",
+        "make b",
+        "They say so.",
+    ):
+        assert told in page
+    assert "never measured" not in page
+    assert not re.search(r"(?:src|href)=[\"'](?!data:|#)", page)
+    assert "http" not in page
+    assert facts["report"] == str(tmp_path / "report.html")
+    stored = json.loads((tmp_path / "claims.json").read_text())
+    assert stored["claims"]["two"]["verdict"] == CONTRADICTED
+    assert stored["claims"]["one"]["statements"][0]["interval"] == pytest.approx([0.98, 0.96], abs=0.1)
+
+
+def test_an_unknown_claim_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="unknown claim 'mcn': did you mean 'mcm'"):
+        claims.run(tmp_path, only=["mcn"], progress=False)
+    assert not (tmp_path / "claims.json").exists()
+
+
+def test_the_command_prints_lines_or_one_object(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fewstep.claims.running.registry", lambda: {"one": claim()})
+    assert claims_main(out=tmp_path, seeds=2, only="one", as_json=False, jobs=1) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "one  reproduced"
+    claims_main(out=tmp_path, seeds=2, only=None, as_json=True, jobs=1)
+    assert json.loads(capsys.readouterr().out)["claims"]["one"]["verdict"] == REPRODUCED
+
+
+def test_every_claim_has_a_main_statement_s_worth_of_rows_and_their_commands():
+    for name, one in claims.registry().items():
+        digests = [row.digest for row in one.rows.values()]
+        assert len(set(digests)) == len(digests), name
+        assert all(row.command and row.settings for row in one.rows.values()), name
+        assert re.search(r"arXiv \d{4}\.\d{5}", one.says), name
+
+
+def test_a_command_makes_the_arm_that_was_measured(monkeypatch):
+    """What it says, read by the command line itself, is the run of the arm."""
+    from fewstep.cli import train as verb
+    from fewstep.training import settled
+
+    read = []
+    monkeypatch.setattr(verb, "start", lambda run, *_: read.append(run) or 0)
+    rows = {row.digest: row for one in claims.registry().values() for row in one.rows.values()}
+    commands = [row for row in rows.values() if row.command.startswith("fewstep train")]
+    assert len(commands) > 15
+    for row in commands:
+        verb.main(row.command.replace("SEED", "4").replace(" --init STAGE_1", "").split()[2:])
+        assert settled(read[-1]) == settled(row.measure.args[0].run(4)), row.command
+
+
+TINY = {"network_options": {"width": 8, "depth": 1}, "iterations": 4, "batch": 16, "block": 4}
+
+
+def test_an_arm_goes_on_from_the_kept_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(truth, "SAMPLES", 8)
+    monkeypatch.setattr(truth, "REFERENCE", 40)
+    monkeypatch.setattr(truth, "NEAR", 20)
+    truth.reference.cache_clear()
+    looks = []
+
+    def look(shared, denoiser, process):
+        looks.append(process)
+        return {"seen": float(denoiser(torch.zeros(2, 2), 1.0).abs().sum())}
+
+    first = arms.Arm(law="ring8", method="ect", fields=TINY, keep=True, marks=(2, 4), look=look)
+    found = arms.outcome(first, tmp_path, 1)
+    assert [point["step"] for point in found["curve"]] == [2, 4]
+    assert {"ode_error", "energy_x1000", "variance_ratio", "cpu_seconds"} <= found.keys()
+    monkeypatch.setattr(arms, "trained", lambda *_: pytest.fail("trained again"))
+    kept = arms.started(first, tmp_path, 1)
+    assert kept.step == 4
+    assert isinstance(kept, fs.Generator)
+    truth.reference.cache_clear()
+    truth.solved.cache_clear()
+
+
+def test_both_laws_draw_half_of_the_times_from_each():
+    method = both_laws()
+    law = method.times.law
+    u = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    t = law.quantile(u)
+    assert isinstance(law, Half)
+    assert torch.equal(t[:2000], law.one.quantile(2 * u[:2000]))
+    assert float((t[2000:] >= 1.0).double().mean()) == 1.0  # the second stage's law starts at t' = 1
+
+
+def test_a_store_that_is_no_store_is_one_line(tmp_path):
+    (tmp_path / "claims.json").write_text("[")
+    with pytest.raises(OSError, match=r"claims\.json"):
+        Store.open(tmp_path)
