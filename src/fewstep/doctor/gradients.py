@@ -17,8 +17,8 @@ from fewstep.doctor.verdicts import Cell, Measure, Verdict, judged
 from fewstep.process import Time
 from fewstep.randomness import SAMPLING_BLOCK, normal, uniform
 
-GROUPS, SIZE = 16, 16  # groups of rows at each level, whose gradients are compared
-OVERALL = 64  # groups over all levels
+GROUPS, SIZE = 8, 32  # groups of rows at each level, whose gradients are compared
+OVERALL = 32  # groups over all levels
 MOST = 2**27  # numbers of all groups' gradients that are held at once: fewer groups of a large network
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -70,10 +71,11 @@ def loss_by_level(patient: Patient) -> Measure:
     ]
     return Measure(
         "loss by noise level",
-        "the method's weighted loss of the average on training and held-out rows; error is E||D(x_t, t) - x0||^2 / d; "
+        "rows: share of the training rows nearest to the level; the method's weighted loss of the average on training "
+        "and held-out rows, and the level's share of it; error is E||D(x_t, t) - x0||^2 / d; "
         "bound is the least of three simple denoisers on the same held-out rows: the noise left in, the data's mean, "
         "the best linear one",
-        ("level", "share of rows", "loss train", "held out", "share of loss", "error train", "held out", "bound"),
+        ("level", "rows", "loss train", "loss held out", "of loss", "error train", "error held out", "bound"),
         rows,
         (learnt_by_heart(seen), out_of_hand(patient, seen)),
     )
@@ -85,14 +87,15 @@ def learnt_by_heart(seen: list[Seen]) -> Verdict:
         torch.stack([errors / one.bound.mean() for one, errors in zip(seen, found, strict=True)])
         for found in zip(*((one.error_train, one.error) for one in seen), strict=True)
     )
-    return overfitting(trained, held)
+    return overfitting(trained, held, [one.level.level for one in seen])
 
 
-def overfitting(trained: Tensor, held: Tensor) -> Verdict:
+def overfitting(trained: Tensor, held: Tensor, levels: Sequence[float]) -> Verdict:
     """Of errors `[L, n]` in units of each level's bound, on training rows and on held-out ones."""
     ratio = float(held.mean() / trained.mean().clamp_min(1e-300))
     noise = sum(float(part.mean(0).var()) / part.shape[1] for part in (trained, held)) ** 0.5 / float(trained.mean())
     watch = 1 + SURE * noise
+    most = levels[int((held.mean(1) / trained.mean(1).clamp_min(1e-300)).argmax())]
     return judged(
         "overfitting",
         ratio,
@@ -100,7 +103,8 @@ def overfitting(trained: Tensor, held: Tensor) -> Verdict:
         max(watch, 1.5),
         against=f"1 and {SURE:g} standard errors, 1.1 at least",
         fine=f"rows it was not trained on are as easy: error {ratio:.2f} times that of training rows",
-        ill=f"it knows its training rows: error on held-out rows is {ratio:.2f} times that on them: "
+        ill=f"it knows its training rows: error on held-out rows is {ratio:.2f} times that on them, most "
+        f"at level {most:.2g}: "
         "more data, dropout, a smaller network or fewer steps",
     )
 

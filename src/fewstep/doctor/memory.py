@@ -32,10 +32,10 @@ def memorisation(patient: Patient, samples: Tensor) -> Measure:
         max(1 / max(low, 1e-9), 1.25),
         2.0,
         against="held-out rows are at 1; beyond the interval of theirs, 1.25 at least",
-        fine=f"samples are as far from training rows as held-out ones are, or farther ({found.value:.3g} of it"
-        + (": off the data, a matter of quality)" if found.value > 2 else ")"),
-        ill=f"samples are training rows again: they are {found.value:.2f} as far from the nearest as held-out rows "
-        "are: more data or augmentation, dropout, a smaller network, fewer steps",
+        fine=f"samples are {found.value:.3g} times as far from the nearest training row as held-out rows are"
+        + (": off the data, a matter of quality" if found.value > 2 else ""),
+        ill=f"samples are training rows again: they are {found.value:.2g} times as far from the nearest one as "
+        "held-out rows are: more data or augmentation, dropout, a smaller network, fewer steps",
         also=told[1] < min(low, 1.0),
     )
     rows = [("samples", found.value, *told), ("held out", floor.value, low, high)]

@@ -51,8 +51,9 @@ def overall(examination: Examination) -> str:
     if not ill:
         taken = sum(not measure.missing for measure in examination.measures)
         return f"verdict: healthy by all {taken} measures that could be taken"
-    worst = [one.name for one in ill if one.severity == "broken"]
-    watch = [one.name for one in ill if one.severity == "watch"]
+    worst, watch = (
+        list(dict.fromkeys(one.name for one in ill if one.severity == severity)) for severity in ("broken", "watch")
+    )
     told = [f"broken: {', '.join(worst)}"] * bool(worst) + [f"to watch: {', '.join(watch)}"] * bool(watch)
     return f"verdict: {'; '.join(told)}"
 

@@ -22,8 +22,9 @@ from fewstep.process import edm
 COUNT, ROWS = 8, 256  # levels, and rows of each split
 SEARCHED = 128  # rows that the readings are tried on
 POINTS = 2000  # training rows of the empirical denoiser
+PLAIN = 0.98  # a score above it is a simple denoiser's: all there is of Gaussian data, too little of other data
 TIE = 1.01  # scores within this factor of the best are its equals: the plainer reading is named
-BETTER = 1.1  # a reading's score below the declared one's by this factor is another reading
+BETTER = 1.05  # a reading's score below the declared one's by this factor is another reading
 SURE = 4.0  # standard errors of that difference
 
 CPU = torch.device("cpu")
@@ -90,7 +91,7 @@ def denoising(teacher: Teacher) -> Measure:
         rows.append((level, float(lost[0][i].mean()), float(lost[1][i].mean()), float(limit[i].mean()), posterior,
                      empirical))  # fmt: skip
     scale = limit.mean(1, keepdim=True)
-    verdicts = (judge_denoiser(lost[1] / scale, levels), overfitting(lost[0] / scale, lost[1] / scale))
+    verdicts = (judge_denoiser(lost[1] / scale, levels), overfitting(lost[0] / scale, lost[1] / scale, levels))
     return Measure(
         "denoising by noise level",
         "E||D(x_t, t) - x0||^2 / d; bound, above: the least of the noise left in, the data's mean and the best linear "
@@ -198,7 +199,8 @@ def judge_reading(given: Guessed, best: Guessed, ranked: Sequence[Guessed]) -> V
         severity = "watch" if severity == "ok" else severity
         others = [one for one in ranked if one.score <= 1.1 and not certain(one, best, TIE)]
         others = [one for one in others if str(one.reading) != str(best.reading)]
-        told = f"this teacher reads like {best.reading}: its loss so is {best.score:.3g} of the bound, as declared "
+        like = "reads like" if best.score < PLAIN else "is nearest to, but no better than a linear denoiser as,"
+        told = f"this teacher {like} {best.reading}: its loss so is {best.score:.3g} of the bound, as declared "
         told += f"({given.reading}) {given.score:.3g}: load it so"
         told += f"; {others[0].reading} ({others[0].score:.3g}) cannot be told from it here" if others else ""
     against = f"the best of the readings; {BETTER:g} and {SURE:g} standard errors of the paired difference"
