@@ -64,8 +64,7 @@ def words(found: Found) -> Sequence[str]:
         f"It is paid for: {asked[0]:.1f} evaluations of the teacher per sample and update against {asked[1]:.1f}. "
         f"With as many evaluations as CD has in {SETTING['iterations']} updates Direct gets {SHORT}; its ODE error "
         f"is then {pm(column(short, 'ode_error'))} and its feature distance {pm(column(short, 'feature_frechet'))}.",
-        "The teacher here is exact and its ODE smooth, so that a solution that is a little blurred loses little. "
-        "The paper's samples are photographs, its teacher Stable Diffusion.",
+        "The teacher here is exact and its ODE smooth; the paper's is Stable Diffusion, and its samples are pictures.",
     ]
 
 

@@ -63,7 +63,9 @@ def statements(found: Found) -> Sequence[Statement]:
     told, fits = [], slopes(found)
     for kind, (claimed, within) in KINDS.items():
         what = "W2 to the data" if SEEN[kind] == "w2" else "error to the exact map"
-        text = f"{kind}: {what} falls like N^-{fits[kind]:.2f}; allowed are {within:g} less its distance to N^-{claimed:g}"
+        text = (
+            f"{kind}: {what} falls like N^-{fits[kind]:.2f}; allowed are {within:g} less its distance to N^-{claimed:g}"
+        )
         told.append(Statement(text, (within - abs(fits[kind] - claimed),), main=kind != "CD, Heun", sure=True))
     last = {kind: curve(found, kind, "error")[-1] for kind in KINDS}
     text = f"error to the exact map at N = {NS[-1]}, CT minus CD by Euler"

@@ -169,7 +169,7 @@ def statements(found: Found) -> Sequence[Statement]:
                 main=False,
             ),
             Statement(
-                f"{name}: denoising error that stage 1 gains from its first look to its last",
+                f"{name}: denoising error of stage 1, its last look minus its first (the paper: it rises)",
                 _lost(found[f"{name}: stage 1"]),
                 main=False,
             ),
@@ -195,7 +195,7 @@ def words(found: Found) -> Sequence[str]:
         )
     return [
         *told,
-        "The second stage cannot mend what the first has at t' = 1, which it keeps: an undertrained first stage "
+        "The second stage learns from what the first has at t' = 1 and keeps that: an undertrained first stage "
         "sets its limit.",
     ]
 
