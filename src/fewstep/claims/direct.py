@@ -82,7 +82,8 @@ def figure(found: Found) -> Figure:
     return finished(
         drawing,
         "ODE error against distance to the law, a point for each seed",
-        "Each point is one seed. Left is a better solution of the ODE, down are better samples.",
+        "Left is a better solution of the ODE, down are better samples.",
+        "Each point is one seed.",
     )
 
 
