@@ -14,7 +14,7 @@ from fewstep.claims.verdicts import Statement, excess
 from fewstep.report import COLOURS, Figure
 
 N: dict[str, Any] = {"n": 16, "solver": "heun"}
-ASKED = 16.9775, 2.0  # evaluations of the teacher per sample and update: of Direct CM (its mean over levels), of CD
+ASKED = 16.0, 2.0  # evaluations of the teacher per sample and update: of Direct CM (its mean over levels), of CD
 SHORT = round(SETTING["iterations"] * ASKED[1] / ASKED[0])
 ROWS = {
     "Direct": Arm(method="direct_cm", options=N, taught=True).row(130.0, solutions(MIXTURE)),
