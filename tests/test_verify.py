@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,7 +34,7 @@ def test_every_method_has_times_a_loss_and_a_gradient_by_the_letter():
 def test_names_are_unique_and_every_check_says_where_to_look():
     checks = all_checks()
     assert len({check.name for check in checks}) == len(checks)
-    assert all(check.look and check.source and check.tolerance < 1 for check in checks)
+    assert all(check.look and check.source and check.tolerance < 5 for check in checks)
     assert all(set(check.methods) <= set(fs.methods.__all__) for check in checks)
 
 
@@ -178,3 +180,22 @@ def test_our_trained_generator_is_a_right_teacher():
     digits = fs.load("digits")
     for given in (digits, digits.denoiser):
         assert [found for found in run(target.checks_of(lambda given=given: given, "digits")) if not found.passed] == []
+
+
+def test_the_example_of_the_page_is_right_and_its_mistakes_are_told(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[1] / "docs" / "verify.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(code.splitlines()) <= 20
+    told = re.findall(r"```text\nmine:(.*?)\s{2}.*?\n(.*?)mine:method\n", page)
+    swaps = ((".flatten(1).mean(1)", ".mean()"), (".log1p()", ".add(1).log()"))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine_right.py").write_text(code)
+    assert main(["verify", "--target", "mine_right:method"]) == 0
+    for number, ((right, wrong), (name, problem)) in enumerate(zip(swaps, told, strict=True)):
+        assert right in code
+        (tmp_path / f"mine_{number}.py").write_text(code.replace(right, wrong))
+        assert main(["verify", "--target", f"mine_{number}:method"]) == 1
+        printed = capsys.readouterr().out.splitlines()
+        (row,) = [i for i, line in enumerate(printed) if line.startswith(f"mine_{number}:{name} ")]
+        assert printed[row].endswith("FAILED")
+        assert printed[row + 1].startswith(problem)

@@ -10,13 +10,16 @@ from torch import Tensor, nn
 from fewstep.data import each
 from fewstep.denoiser import masked
 from fewstep.distances import mse
-from fewstep.doctor.levels import place_of, rows_of, trained_levels
+from fewstep.doctor.levels import fresh, trained_levels
 from fewstep.doctor.patient import Patient
 from fewstep.doctor.verdicts import Measure, Verdict, judged
 from fewstep.metrics.distances import energy, spread
 from fewstep.randomness import block_seed, shuffled
 
 DRAWS, SIZE = 8, 128  # samples that a network is scored by
+MOST = 1000  # real rows that they are compared with
+LAGS, NOISY = (1.25, 2.0), (2.0, 4.0)  # factors between distances of samples: to watch, broken
+LOSS = 1.1, 1.5  # likewise between errors of denoisers, of which most is the data's own uncertainty
 
 
 class Score(NamedTuple):
@@ -39,17 +42,17 @@ def drawn(patient: Patient, net: nn.Module) -> Tensor:
 
 def sample_scores(patient: Patient, average: Tensor, student: Tensor) -> Score:
     """Energy distances to held-out rows, of both from the same noise, and of training rows."""
-    held = patient.dataset.validation.x0
+    train, held = patient.dataset.train.x0, patient.dataset.validation.x0
+    held = (held if len(held) else train)[:MOST]
     own = spread(held)
-    train = patient.dataset.train.x0
     real = train[shuffled(patient.seed, "doctor real", 0, min(DRAWS * SIZE, len(train)), len(train))]
     return Score(*(torch.tensor([energy(part, held, own) for part in x.split(SIZE) if len(part) > 1],
                                 dtype=torch.float64) for x in (average, student, real)))  # fmt: skip
 
 
 def error_scores(patient: Patient) -> Score:
-    """Of a denoiser: its error on held-out rows over all levels, each level in units of its mean."""
-    rows = rows_of(patient.dataset, "validation", patient.seed, device=place_of(patient))
+    """Of a denoiser: its error on held-out rows over all levels, each in units of the student's mean error there."""
+    rows = fresh(patient)
     process, found = patient.method.process, []
     assert patient.student is not None
     for level in trained_levels(patient):
@@ -58,7 +61,7 @@ def error_scores(patient: Patient) -> Score:
             errors = [
                 mse(net(x_t, level.t, rows.cond), rows.x0).double().cpu() for net in (patient.ema, patient.student)
             ]
-        found.append(torch.stack(errors) / torch.stack(errors).mean().clamp_min(1e-300))
+        found.append(torch.stack(errors) / errors[1].mean().clamp_min(1e-300))
     both = torch.stack(found).mean(0)
     parts = [part.mean() for one in both for part in one.chunk(DRAWS)]
     average, student = torch.stack(parts[: len(parts) // 2]), torch.stack(parts[len(parts) // 2 :])
@@ -77,7 +80,7 @@ def average_gap(patient: Patient, samples: tuple[Tensor, Tensor] | None) -> Meas
     floor = float(score.real.abs().max())
     rows = [(name, float(part.mean()), float(part.std()) / len(part) ** 0.5) for name, part in
             zip(("average", "student", "floor"), score, strict=True)]  # fmt: skip
-    verdicts = (judge_slow(patient, score, floor), judge_noisy(score, floor), judge_idle(patient, score, floor))
+    verdicts = (judge_slow(patient, score, floor), judge_noisy(patient, score, floor), judge_idle(patient))
     return Measure("average", definition, ("weights", "score", "its error"), rows, verdicts)
 
 
@@ -94,8 +97,7 @@ def judge_slow(patient: Patient, score: Score, floor: float) -> Verdict:
     return judged(
         "average-lags",
         ratio,
-        1.25,
-        2.0,
+        *(LOSS if patient.denoises else LAGS),
         against="1 is the raw student's score, 4 standard errors of the paired difference",
         fine=f"the average is as good as the student or better ({ratio:.2f} of its score)",
         ill=f"the average lags: it scores {ratio:.2f} times the raw student's distance, and remembers {memory:.4g} of "
@@ -104,13 +106,12 @@ def judge_slow(patient: Patient, score: Score, floor: float) -> Verdict:
     )
 
 
-def judge_noisy(score: Score, floor: float) -> Verdict:
+def judge_noisy(patient: Patient, score: Score, floor: float) -> Verdict:
     ratio, sure = _ratio(score.student, score.average, floor)
     return judged(
         "student-noisy",
         ratio,
-        2.0,
-        4.0,
+        *(LOSS if patient.denoises else NOISY),
         against="1 is the average's score, 4 standard errors of the paired difference",
         fine=f"the student is no noise around its average ({ratio:.2f} of its score)",
         ill=f"the student is noisy: it scores {ratio:.2f} times its average's distance, and its answers are the "
@@ -119,7 +120,7 @@ def judge_noisy(score: Score, floor: float) -> Verdict:
     )
 
 
-def judge_idle(patient: Patient, score: Score, floor: float) -> Verdict:
+def judge_idle(patient: Patient) -> Verdict:
     """Whether the average remembers less than a step in a hundred while the learning rate is still up."""
     memory = 1 / (1 - patient.run.ema)
     rates = [row["lr"] for row in patient.log or () if isinstance(row.get("lr"), float)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from fewstep.distances import mse
-from fewstep.doctor.levels import Rows, bound, place_of, rows_of, trained_levels
+from fewstep.doctor.levels import Rows, bound, fresh, trained_levels
 from fewstep.doctor.linear import linear_of
 from fewstep.doctor.patient import Patient
 from fewstep.doctor.verdicts import Measure, Verdict, judged
@@ -27,7 +27,7 @@ class Edge:
 
 def boundary(patient: Patient) -> Measure:
     """The edges that the method has, each with its error over its scale."""
-    rows = rows_of(patient.dataset, "validation", patient.seed, device=place_of(patient))
+    rows = fresh(patient)
     judge, edges = second_stage(patient, rows) if patient.frozen is not None else first_level(patient, rows)
     starts = segment_starts(patient, rows)
     verdicts = (judge, *((judge_starts(starts),) if starts else ()))

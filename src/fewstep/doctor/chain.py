@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from fewstep.distances import mse
-from fewstep.doctor.levels import Level, Rows, place_of, rows_of, trained_levels
+from fewstep.doctor.levels import Level, Rows, fresh, place_of, rows_of, trained_levels
 from fewstep.doctor.patient import Patient
 from fewstep.doctor.verdicts import Measure, Verdict, judged
 from fewstep.sampling import sampler
 
+DRIFT = 3.0, 10.0  # gaps between neighbours that targets may move
 LEAK = 0.1, 0.5  # of the data's spread that may be lost on the way up
 
 
@@ -61,10 +62,9 @@ def judge_drift(found: list[tuple[Level, float, float]], told: str) -> Verdict:
     return judged(
         "target-drift",
         drift / max(gap, 1e-300),
-        1.0,
-        3.0,
-        against="the gap between neighbours that training closes; 1 and 3 of it",
-        fine=f"targets moved {drift:.2g} against {told}, less than the {gap:.2g} between neighbours",
+        *DRIFT,
+        against="the gap between neighbours that training closes; 3 and 10 of it",
+        fine=f"targets moved {drift:.2g} against {told}; neighbours are {gap:.2g} apart",
         ill=f"targets run away: they moved {drift:.2g} against {told}, and neighbours are {gap:.2g} apart: lower the "
         "learning rate towards the end (final), take a larger batch, or an averaged target",
     )
@@ -79,7 +79,7 @@ def loose_chain(patient: Patient) -> Measure:
     )
     if patient.denoises or (own.only and own.default > 1):
         return Measure("chain", definition, missing="its answers are means of the data, not samples of it")
-    rows = rows_of(patient.dataset, "validation", patient.seed, device=place_of(patient))
+    rows = fresh(patient)
     process, train = patient.method.process, patient.dataset.train.x0
     floor, total = apart_of(rows.x0, train), float(train.flatten(1).double().var(0, correction=0).sum())
     top = float(process.level(process.t_max)), process.t_max  # where sampling starts

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from fewstep.distances import mse
-from fewstep.doctor.levels import place_of, rows_of, trained_levels
+from fewstep.doctor.levels import fresh, trained_levels
 from fewstep.doctor.linear import linear_of
 from fewstep.doctor.patient import Patient
 from fewstep.doctor.verdicts import Measure, Verdict, judged
 from fewstep.sampling import sampler
 
-ROWS = 256
+ROWS = 128  # exact trajectories are dear
 
 
 def teacher_gap(patient: Patient) -> Measure:
@@ -27,7 +27,7 @@ def teacher_gap(patient: Patient) -> Measure:
         reason = "its answers are not ends of trajectories"
     if reason:
         return Measure("teacher gap", definition, missing=reason)
-    rows = rows_of(patient.dataset, "validation", patient.seed, ROWS, device=place_of(patient))
+    rows = fresh(patient, ROWS)
     linear = linear_of(patient.dataset.train.x0)
     table = []
     times = [(one.level, one.t) for one in trained_levels(patient)]

@@ -12,6 +12,7 @@ from fewstep.denoiser import Cond, masked
 from fewstep.distances import mse
 from fewstep.doctor.linear import Linear
 from fewstep.doctor.patient import Patient
+from fewstep.errors import UserError
 from fewstep.process import Process
 from fewstep.randomness import SAMPLING_BLOCK, normal, shuffled, uniform
 
@@ -30,10 +31,11 @@ class Level:
 
 
 def spread(levels: Tensor, count: int = COUNT) -> Tensor:
-    """`count` levels evenly spaced in the logarithm from the 0.5 % to the 99.5 % quantile of those drawn."""
-    drawn = levels[(levels > 0) & torch.isfinite(levels)].log()
+    """At most `count` of the levels drawn, about evenly spaced in the logarithm over their inner 99 %."""
+    drawn = levels[(levels > 0) & torch.isfinite(levels)].log().sort().values
     low, high = (float(torch.quantile(drawn, q)) for q in (0.005, 0.995))
-    return torch.linspace(low, high, count, dtype=torch.float64).exp() if high - low > 1e-6 else drawn[:1].exp()
+    even = torch.linspace(low, high, count, dtype=torch.float64)
+    return drawn[(drawn[:, None] - even).abs().argmin(0)].unique().exp()
 
 
 def trained_levels(patient: Patient, count: int = COUNT) -> list[Level]:
@@ -64,12 +66,20 @@ class Rows:
 def rows_of(dataset: Dataset, split: str, seed: int, count: int = ROWS, *, device: torch.device) -> Rows:
     """Rows of a split ("train", "validation"), as many as it has up to `count`: a function of the seed alone."""
     arrays = getattr(dataset, split)
+    if not len(arrays.x0):
+        raise UserError(f"data {dataset.name!r} has no {split} split: nothing is held out to compare with")
     count = min(count, len(arrays.x0))
     index = shuffled(seed, f"doctor {split}", 0, count, len(arrays.x0))
     found = arrays._replace(path=None).rows(index)
     z = masked(normal(seed, "doctor noise", 0, count, dataset.shape, SAMPLING_BLOCK), found.cond)
     cond = each(lambda part: part.to(device), found.cond)
     return Rows(masked(found.x0, found.cond).to(device), cond, z.to(device))
+
+
+def fresh(patient: Patient, count: int = ROWS) -> Rows:
+    """Held-out rows where the data has some, else training rows: for what training rows do not flatter."""
+    split = "validation" if len(patient.dataset.validation.x0) else "train"
+    return rows_of(patient.dataset, split, patient.seed, count, device=place_of(patient))
 
 
 def place_of(patient: Patient) -> torch.device:

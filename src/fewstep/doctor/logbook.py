@@ -6,8 +6,11 @@ import math
 from statistics import median
 from typing import Any
 
+import torch
+
 from fewstep.doctor.patient import Patient
 from fewstep.doctor.verdicts import Measure, Verdict, judged
+from fewstep.randomness import SAMPLING_BLOCK, uniform
 
 REACH = 10  # lines before and after that a spike is compared with
 LEAST = 20  # lines that are needed
@@ -25,7 +28,7 @@ def logbook(patient: Patient) -> Measure:
     rows: list[tuple[str, float]] = [("lines", len(lines)), ("last step", patient.step)]
     verdicts = [judge_finite(patient, lines), judge_end(patient), judge_rate(patient)]
     if len(lines) >= LEAST:
-        verdicts += [judge_spikes(losses, [row["step"] for row in lines]), judge_norms(norms)]
+        verdicts += [judge_spikes(losses, [row["step"] for row in lines]), judge_norms(patient, norms)]
     return Measure("training log", definition, ("what", "number"), rows, verdicts)
 
 
@@ -110,18 +113,28 @@ def judge_spikes(losses: list[Any], steps: list[int]) -> Verdict:
     )
 
 
-def judge_norms(norms: list[Any]) -> Verdict:
+def pressure(patient: Patient, progress: float) -> float:
+    """How steep the method's pairs make the loss: the median of 1 / (t - r) over its times at this progress."""
+    u = uniform(patient.seed, "doctor time", 0, 1024, 2, SAMPLING_BLOCK)
+    times = patient.method.times(u, progress, torch.arange(1024))
+    gap = float((times.t - times.r).median())
+    return 1 / gap if gap > 0 else 1.0
+
+
+def judge_norms(patient: Patient, norms: list[Any]) -> Verdict:
+    """The last third's median over the middle third's, beside what the narrowing of the pairs explains."""
     known = [value for value in norms if _finite(value) and value > 0]
     third = max(len(known) // 3, 1)
     late, before = (median(part) for part in (known[-third:], known[third : 2 * third])) if len(known) > 2 else (1, 1)
-    ratio = late / before
+    explained = max(pressure(patient, 5 / 6) / pressure(patient, 1 / 2), 1.0)
+    ratio = late / before / explained
     return judged(
         "growing-gradient",
         ratio,
         3.0,
         30.0,
-        against="the middle third's median; steps that shrink (t - r) may raise it 2 times",
-        fine=f"the gradient's norm did not run away: late over middle {ratio:.2g}",
-        ill=f"the gradient's norm grew {ratio:.2g} times from the middle to the last third: lower the learning rate, "
-        "or slow the schedule that narrows the gap (q, stages, s1)",
+        against=f"the middle third's median, times {explained:.2g} by which the pairs narrow (1 / (t - r))",
+        fine=f"the gradient's norm did not run away: late over middle {ratio:.2g} of what the schedule explains",
+        ill=f"the gradient's norm grew {late / before:.2g} times from the middle to the last third, where the schedule "
+        f"explains {explained:.2g}: lower the learning rate, or narrow the pairs more slowly (q, stages, s1)",
     )

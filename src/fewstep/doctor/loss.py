@@ -114,14 +114,16 @@ def out_of_hand(patient: Patient, seen: list[Seen]) -> Verdict:
     limit = 1.0 if patient.denoises else 2.0
     ratios = [float(one.error.mean() / one.bound.mean().clamp_min(1e-300)) / limit for one in seen]
     at = max(range(len(seen)), key=lambda i: math.inf if math.isnan(ratios[i]) else ratios[i])
+    scatter = float(seen[at].error.std()) / len(seen[at].error) ** 0.5 / float(seen[at].error.mean())
+    watch = 1.1 * (1 + SURE * scatter)
     ratio, worst, error = ratios[at], seen[at].level.level, float(seen[at].error.mean())
     kind = "the best simple denoiser" if limit == 1 else "twice the best simple denoiser, the error of a guess at it"
     return judged(
         "level-out-of-hand",
         ratio,
-        1.1,
-        2.0,
-        against=f"1 is {kind}, on the same rows",
+        watch,
+        max(2.0, watch),
+        against=f"1 is {kind}, on the same rows; 1.1 and {SURE:g} standard errors",
         fine=f"no level is worse than theory allows: the worst, {worst:.3g}, is at {ratio:.2f} of it",
         ill=f"at noise level {worst:.3g} its error is {error:.3g}, {ratio:.2f} times what theory allows: "
         "train more there (p_mean, p_std), weigh it more, or look for a fault in what the network is told of it",

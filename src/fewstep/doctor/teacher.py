@@ -196,7 +196,8 @@ def judge_reading(given: Guessed, best: Guessed, ranked: Sequence[Guessed]) -> V
         told += f"readings tried the nearest is {best.reading}, {best.score:.3g} times the bound: none is right"
     else:
         severity = "watch" if severity == "ok" else severity
-        others = [one for one in ranked[1:] if one.score <= 1.1 and not certain(one, best, TIE)]
+        others = [one for one in ranked if one.score <= 1.1 and not certain(one, best, TIE)]
+        others = [one for one in others if str(one.reading) != str(best.reading)]
         told = f"this teacher reads like {best.reading}: its loss so is {best.score:.3g} of the bound, as declared "
         told += f"({given.reading}) {given.score:.3g}: load it so"
         told += f"; {others[0].reading} ({others[0].score:.3g}) cannot be told from it here" if others else ""

@@ -36,7 +36,7 @@ def frontier(points: Sequence[Point], judge: Judge, about: str) -> Drawing:
     right.set_ylim(left.get_ylim())
     right.tick_params(labelleft=False)
     handles, labels = left.get_legend_handles_labels()
-    drawing.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    drawing.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False, fontsize=8)
     drawing.suptitle(about, fontsize=9)
     return drawing
 
@@ -68,17 +68,16 @@ def _plot(
         mark = _MARKS[samplers.index(line[0].sampler) % len(_MARKS)]
         solid = line[0].sampler == MULTISTEP
         x, results = [cost(p) for p in line], [p.results[judge.metric] for p in line]
-        style: dict[str, Any] = {
-            "color": colour,
-            "linestyle": "-" if solid else ":",
-            "linewidth": 1.5 if solid else 0.9,
-        }
-        ax.errorbar(x, [r.value for r in results], yerr=_bars(ax, results), elinewidth=0.8, zorder=2, **style)
-        for filled in (False, True):
-            these = [(a, r.value) for a, r, p in zip(x, results, line, strict=True) if marked(p) is filled]
-            face = colour if filled else "white"
-            dots: dict[str, Any] = {"marker": mark, "color": colour, "markerfacecolor": face, "linestyle": "none"}
-            ax.plot([a for a, _ in these], [b for _, b in these], zorder=3, markersize=6 if filled else 4.5, **dots)
+        solid = line[0].sampler == MULTISTEP
+        style: dict[str, Any] = {"color": colour, "linestyle": "-" if solid else ":", "linewidth": 1.5 if solid else 1}
+        ax.plot(x, [r.value for r in results], alpha=1.0 if solid else 0.5, zorder=2, **style)
+        sure = [(a, r) for a, r, p in zip(x, results, line, strict=True) if p.offered]
+        bars = _bars(ax, [r for _, r in sure])
+        ax.errorbar([a for a, _ in sure], [r.value for _, r in sure], bars, fmt="none", ecolor=colour, elinewidth=0.8)
+        for place, r, p in zip(x, results, line, strict=True):
+            face, size = (colour, 6.0) if marked(p) else ("white", 4.5)
+            dot: dict[str, Any] = {"marker": mark, "color": colour, "markerfacecolor": face, "markersize": size}
+            ax.plot(place, r.value, alpha=1.0 if p.offered else 0.4, zorder=3, **dot)
         ax.plot([], [], marker=mark, markerfacecolor="white", label=line[0].name, **style)
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(_plain)
@@ -114,7 +113,8 @@ def logarithmic(ax: Axes, results: Sequence[Result]) -> None:
         ax.set_ylim(min(values) / 1.8, max(values) * 1.6)
     else:
         error = float(np.median([r.error or 0.0 for r in results])) or 1e-3
-        ax.set_yscale("symlog", linthresh=max(error, 1e-6))
+        told = results[0].floor_interval  # inside the floor's interval nothing is told apart
+        ax.set_yscale("symlog", linthresh=max(error, 1e-6, told[1] if told else 0.0))
 
 
 def _bars(ax: Axes, results: Sequence[Result]) -> list[list[float]]:

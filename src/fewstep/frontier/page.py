@@ -87,8 +87,19 @@ class Frontier:
 
     def text(self) -> str:
         """The table, the conclusion and the commands for a terminal."""
-        cells = [self._costs(), tables.others(self.points, self.bench.metric), self._chosen()]
-        parts = [*(tables.aligned(*c) for c in cells if c[1]), self.verdicts.conclusion(), self.commands()]
+        metric = self.bench.metric
+        cells = [
+            self._costs(),
+            tables.others(self.points, metric),
+            tables.samplers(self.points, metric),
+            self._chosen(),
+        ]
+        parts = [
+            *(tables.aligned(*c) for c in cells if c[1]),
+            self._busy(),
+            self.verdicts.conclusion(),
+            self.commands(),
+        ]
         return "\n\n".join("\n".join(part) for part in parts if part)
 
     def write(self, folder: Path) -> None:
@@ -103,25 +114,37 @@ class Frontier:
         except OSError as error:
             raise StorageError(f"cannot write to {folder}: {error.strerror or error}") from error
 
+    def _busy(self) -> list[str]:
+        """What is said where the clock cannot be trusted."""
+        if not any(point.busy for point in self.points):
+            return []
+        return [
+            "The machine was busy while it was timed: calls differ by more than half. The same command on a quiet "
+            "machine keeps the scores and times anew."
+        ]
+
     def _draws(self) -> str:
         protocol = self.points[0].results[self.bench.metric].protocol
         return f"{protocol['draws']} draws of {protocol['n']} samples"
 
     def _page(self, told: dict[str, Any], drawing: bytes) -> str:
         names = " and ".join(s.name for s in self.verdicts.subjects)
-        strong = frozenset(i for i, p in enumerate(self.points) if p.worth)
+        strong = frozenset(i for i, p in enumerate(p for p in self.points if p.offered) if p.worth)
         figure = report.Figure(drawing, f"{self.bench.metric} against evaluations and milliseconds", _CAPTION)
         (head, rows), (also, more) = self._costs(), tables.others(self.points, self.bench.metric)
         shown = [
             report.Table(head, tables.unbroken(rows), self._caption(), strong),
             report.Table(also, tables.unbroken(more), "The other metrics, ± their standard errors.", strong),
         ]
+        by, solved = tables.samplers(self.points, self.bench.metric)
+        if solved:
+            shown.append(report.Table(by, solved, _SOLVED.format(self.bench.metric)))
         pictures, (wide, chosen) = self._samples(), self._chosen()
         levels = [
             report.Table(wide, chosen, "Noise levels of the later steps, chosen on the validation split.")
         ] * bool(chosen)
         sections = [
-            report.Section(title="Quality against cost", figures=[figure], tables=shown),
+            report.Section(title="Quality against cost", figures=[figure], tables=shown, text=self._busy()),
             *([report.Section(title="Samples", figures=[pictures])] if pictures else []),
             report.Section(title="How to sample", text=self.commands(), tables=levels),
             report.Section(title="How this was measured", points=self._protocol(told), commands=[self.command]),
@@ -135,14 +158,17 @@ class Frontier:
     def _samples(self) -> report.Figure | None:
         """What the points that a reader asks for look like; None for data that is no picture and no plane."""
         shape = self.bench.dataset.shape
-        shown = [p for p in self.points if p.sampler == MULTISTEP or p.worth]
+        best = [self.verdicts.kept(subject)[-1] for subject in self.verdicts.subjects]
+        few = [p for p in self.points if p.worth or any(p is other for other in best)]
+        many = [p for p in self.points if p.sampler == MULTISTEP or any(p is other for other in few)]
+        real = self.bench.dataset.validation.x0
         if len(shape) == 3 and shape[0] in (1, 3):
-            rows = [(f"{p.name}: {p.evaluations}", self._drawn(p, _COLUMNS)) for p in shown]
-            drawing, told = figures.grid(rows), "each column began at the same noise and has the same condition"
+            rows = [(f"{p.name}: {p.evaluations}", self._drawn(p, _COLUMNS)) for p in many]
+            drawing = figures.grid([*rows, ("held-out data", real[:_COLUMNS])])
+            told = "each column of samples began at the same noise and has the same condition"
         elif shape == (2,):
-            best = [p for p in shown if p.worth][:6]
-            rows = [(f"{p.name}: {p.evaluations}", self._drawn(p, _CLOUD)) for p in best]
-            drawing, told = figures.clouds(rows), "all began at the same noise"
+            rows = [(f"{p.name}: {p.evaluations}", self._drawn(p, _CLOUD)) for p in few[-5:]]
+            drawing, told = figures.clouds([*rows, ("held-out data", real[:_CLOUD])]), "all began at the same noise"
         else:
             return None
         file = BytesIO()
@@ -172,7 +198,8 @@ class Frontier:
             f"leaving 0 out, and by {plan.gain:.0%} of the value. No correction for the number of comparisons. All is "
             "given these weights and this training split: another training run is not in the intervals.",
             f"Evaluations are counted in the network. Milliseconds: {plan.repeats} calls of `sample` after one that is "
-            f"not timed, settings taking turns, on {where['name']} ({where['device']}, {threads}, {where['dtype']}, "
+            "not timed, settings taking turns; for what is cheaper the lower quartile counts. On "
+            f"{where['name']} ({where['device']}, {threads}, {where['dtype']}, "
             f"torch {where['torch']}).",
             *(f"{s['name']}: {s['about']}, weights {s['weights'][:16]}." for s in told["subjects"]),
             f"Data {told['data']['name']}: training split {told['data']['train'][:16]}, validation "
@@ -181,9 +208,13 @@ class Frontier:
 
 
 _WORTH = "better than everything cheaper"
+_SOLVED = (
+    "{} by sampler and number of evaluations. In brackets: beaten on the validation split by a setting that is no "
+    "dearer, and so not on offer."
+)
 _CAPTION = (
     f"Bars: 95 % intervals. Filled marks, with their number of evaluations: {_WORTH} (left by evaluations, right by "
-    "latency). Grey: what held-out data itself scores, with its 95 % interval."
+    "latency). Faint: not on offer. Grey: what held-out data itself scores, with its 95 % interval."
 )
 
 

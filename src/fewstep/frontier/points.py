@@ -37,6 +37,16 @@ class Point:
         return self.subject.name if self.sampler == MULTISTEP else f"{self.subject.name}, {self.sampler}"
 
     @property
+    def kind(self) -> str:
+        """The subject's: multistep, segments or solver."""
+        return self.subject.kind
+
+    @property
+    def busy(self) -> bool:
+        """Whether the calls took so unlike that something else was running."""
+        return self.one is not None and self.one.high > 1.5 * self.one.low
+
+    @property
     def candidates(self) -> int:
         """How many settings were scored on the validation split to choose this one."""
         return 0 if self.validation is None else int(self.validation.protocol["candidates"])
@@ -95,7 +105,7 @@ def judged(points: Sequence[Point], judge: Judge) -> list[Point]:
     """The points with `worth` and `quick` set, among those that the validation split left on offer."""
     offered = [point for point in points if point.offered]
     kept = worth(offered, judge, lambda p: p.evaluations)
-    fast = worth(offered, judge, lambda p: p.one.median if p.one else 0.0)
+    fast = worth(offered, judge, lambda p: p.one.low if p.one else 0.0)
 
     def among(point: Point, some: list[Point]) -> bool:
         return any(point is other for other in some)

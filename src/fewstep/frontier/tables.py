@@ -5,24 +5,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fewstep.frontier.points import Point
-from fewstep.frontier.words import Verdicts, number, spread
+from fewstep.frontier.words import Verdicts, ends, number, spread
 
 Cells = tuple[list[str], list[list[str]]]  # head and rows
 
 
 def costs(points: Sequence[Point], verdicts: Verdicts, metric: str, batch: int) -> Cells:
-    """What each point costs, and what the metric that chose says of it."""
+    """What each point on offer costs, and what the metric that chose says of it."""
     head = ["setting", "evaluations", metric, "95 %", "ms, 1 sample", "quartiles"]
     rows = []
-    for p in points:
-        result = p.results[metric]
-        told = [number(result.value), _pair(result.interval)]
+    for p in (p for p in points if p.offered):
+        r = p.results[metric]
+        told = [number(r.value, r.error), ends(r.interval, r.error)]
         rows.append([p.name, str(p.evaluations), *told, *_clock(p), verdicts.note(p)])
-    first = points[0].results[metric]
-    if first.floor is not None:
-        floor = [number(first.floor), _pair(first.floor_interval)]
+    r = points[0].results[metric]
+    if r.floor is not None:
+        floor = [number(r.floor, r.floor_error), ends(r.floor_interval, r.floor_error)]
         rows.append(["held-out data (floor)", "-", *floor, "-", "-", "-", ""])
     return [*head, f"samples/s, by {batch}", "verdict"], rows
+
+
+def samplers(points: Sequence[Point], metric: str) -> Cells:
+    """The metric by every solver and number of evaluations; in brackets what is not on offer."""
+    solved = [p for p in points if p.kind == "solver"]
+    counts = sorted({p.evaluations for p in solved})
+    rows = []
+    for name in dict.fromkeys(p.name for p in solved):
+        line = {p.evaluations: p for p in solved if p.name == name}
+        rows.append([name, *(_offered(line[c], metric) if c in line else "" for c in counts)])
+    return ["by evaluations", *map(str, counts)], rows
+
+
+def _offered(point: Point, metric: str) -> str:
+    told = f"{point.results[metric].value:.2g}"
+    return told if point.offered else f"({told})"
 
 
 def chosen(points: Sequence[Point], metric: str) -> Cells:
@@ -32,29 +48,20 @@ def chosen(points: Sequence[Point], metric: str) -> Cells:
         if not p.levels or p.validation is None:
             continue
         levels = ", ".join(f"{level:g}" for level in p.levels)
-        rows.append([p.name, str(p.evaluations), str(p.candidates), number(p.validation.value), levels])
+        rows.append(
+            [p.name, str(p.evaluations), str(p.candidates), number(p.validation.value, p.validation.error), levels]
+        )
     return ["setting", "evaluations", "candidates", f"{metric}, validation", "noise levels"], rows
 
 
 def others(points: Sequence[Point], metric: str) -> Cells:
-    """The other metrics with their standard errors."""
-    metrics = [m for m in points[0].results if m != metric]
-    rows = [[p.name, str(p.evaluations), *(spread(p.results[m]) for m in metrics)] for p in points]
-    floors = [_floor(points[0], m) for m in metrics]
+    """The other metrics of the points on offer, with their standard errors."""
+    first, offered = points[0].results, [p for p in points if p.offered]
+    metrics = [m for m in first if m != metric]
+    scores = [[spread(p.results[m].value, p.results[m].error) for m in metrics] for p in offered]
+    rows = [[p.name, str(p.evaluations), *told] for p, told in zip(offered, scores, strict=True)]
+    floors = [spread(first[m].floor, first[m].floor_error) for m in metrics]
     return ["setting", "evaluations", *metrics], [*rows, ["held-out data (floor)", "-", *floors]]
-
-
-def _floor(point: Point, metric: str) -> str:
-    """The floor of a metric with its error."""
-    result = point.results[metric]
-    if result.floor is None:
-        return "-"
-    return number(result.floor) + ("" if result.floor_error is None else f" ± {number(result.floor_error)}")
-
-
-def _pair(ends: tuple[float, float] | None) -> str:
-    """The ends of an interval."""
-    return "-" if ends is None else f"{number(ends[0])} to {number(ends[1])}"
 
 
 def _clock(point: Point) -> list[str]:
@@ -76,7 +83,5 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def unbroken(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The cells with spaces at which no line breaks, but for names and verdicts."""
-    return [
-        [c.replace(" ", "\u00a0") if (c[:1].isdigit() and " to " in c) or "±" in c else c for c in row] for row in rows
-    ]
+    """The cells, names apart, with spaces at which no line breaks."""
+    return [[name, *(cell.replace(" ", "\u00a0") for cell in rest)] for name, *rest in rows]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fewstep.frontier.points import Judge, Point, worth
 from fewstep.frontier.subjects import Subject
-from fewstep.metrics import Result
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,15 @@ class Verdicts:
         said = [self._reach(subject) for subject in self.subjects]
         for teacher in (s for s in self.subjects if s.teacher):
             said += [self._meeting(s, teacher) for s in self.subjects if not s.teacher]
-        return [*said, self._floor()]
+        return [self._headline(), *said, self._floor()]
+
+    def _headline(self) -> str:
+        """The dearest setting that is still better than everything cheaper."""
+        last = max((p for p in self.points if p.worth), key=lambda p: p.evaluations)
+        dearer = [p for p in self.points if p.evaluations > last.evaluations]
+        if not dearer:
+            return f"Up to {_times(last)} each that is paid for buys quality, with {last.name} at the end."
+        return f"Paying more stops paying at {_with(last)}: nothing dearer is better."
 
     def _reach(self, subject: Subject) -> str:
         kept, all_ = self.kept(subject), self.of(subject)
@@ -96,7 +104,7 @@ class Verdicts:
         result = best.results[self.judge.metric]
         if result.floor is None:
             return "The held-out split is too small for a floor."
-        told = f"Held-out data itself scores {interval(result.floor, result.floor_interval)}"
+        told = f"Held-out data itself scores {interval(result.floor, result.floor_error, result.floor_interval)}"
         if result.floor_interval is None or result.interval is None:
             return told + "."
         low, high = result.interval
@@ -106,22 +114,31 @@ class Verdicts:
 
     def _told(self, point: Point) -> str:
         result = point.results[self.judge.metric]
-        return f"{self.judge.metric} {interval(result.value, result.interval)}"
+        return f"{self.judge.metric} {interval(result.value, result.error, result.interval)}"
 
 
-def interval(value: float, ends: tuple[float, float] | None) -> str:
+def number(value: float, error: float | None = None) -> str:
+    """The value to the second digit of its error; four digits where it has none."""
+    if not error or not math.isfinite(error):
+        return f"{value:.4g}"
+    return f"{value:.{min(max(1 - math.floor(math.log10(error)), 0), 9)}f}"
+
+
+def ends(pair: tuple[float, float] | None, error: float | None = None) -> str:
+    """An interval, or a dash."""
+    return "-" if pair is None else f"{number(pair[0], error)} to {number(pair[1], error)}"
+
+
+def interval(value: float, error: float | None, pair: tuple[float, float] | None) -> str:
     """A value with its interval."""
-    return number(value) if ends is None else f"{number(value)} ({number(ends[0])} to {number(ends[1])})"
+    return number(value, error) + ("" if pair is None else f" ({ends(pair, error)})")
 
 
-def number(value: float) -> str:
-    """Four decimals, or three digits where that would hide or flood them."""
-    return f"{value:.4f}" if 0.0005 <= abs(value) < 100 or value == 0 else f"{value:.3g}"
-
-
-def spread(result: Result) -> str:
-    """A value and its standard error."""
-    return number(result.value) + ("" if result.error is None else f" ± {number(result.error)}")
+def spread(value: float | None, error: float | None) -> str:
+    """A value and its standard error, or a dash."""
+    if value is None:
+        return "-"
+    return number(value, error) + ("" if error is None else f" ± {number(error, error)}")
 
 
 def _times(point: Point) -> str:

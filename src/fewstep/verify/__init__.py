@@ -11,6 +11,7 @@ def all_checks() -> list[Check]:
     """All checks of the package, the quick ones first."""
     from fewstep.verify import (
         builtin,
+        exact_checks,
         exact_maps,
         fixed_points,
         law_checks,
@@ -21,8 +22,9 @@ def all_checks() -> list[Check]:
         solver_checks,
     )
 
-    rooms = (letters, builtin, process_checks, part_checks, law_checks, solver_checks, exact_maps, fixed_points)
-    found = [check for room in (*rooms, run_checks) for check in room.checks()]
+    rooms = (letters, builtin, process_checks, part_checks, law_checks, solver_checks)
+    laboratory = (exact_maps, fixed_points, exact_checks, run_checks)
+    found = [check for room in (*rooms, *laboratory) for check in room.checks()]
     return sorted(found, key=lambda check: not check.quick)
 
 

@@ -101,12 +101,14 @@ def batch_is_items(made: Made, dropout: float = 0.0) -> float:
 
 
 def single(made: Made) -> float:
-    """The loss in float32 against the one in float64."""
-    method, student = made(), small_network()
-    x0, z, times = batch(method)
-    exact = method.loss(everyone(student, method), x0, z, times).detach()
-    quick = method.loss(everyone(student.float(), method), x0.float(), z.float(), times).detach()
-    return by_row(quick.double(), exact)
+    """The loss in float32 against the one in float64, within a run and at its end, where gaps are smallest."""
+    method, errors = made(), []
+    for progress in (0.6, 1.0):
+        (x0, z, times), student = batch(method, progress=progress), small_network()
+        exact = method.loss(everyone(student, method), x0, z, times).detach()
+        quick = method.loss(everyone(student.float(), method), x0.float(), z.float(), times).detach()
+        errors.append(by_row(quick.double(), exact))
+    return worst(*errors)
 
 
 def at_anchor(made: Made) -> float:
@@ -192,7 +194,7 @@ PROPERTIES: list[Property] = [
         1e-8,
         "the masks of a row depend on its batch",
     ),
-    ("float32 agrees with float64", single, 5e-3, "digits are lost: a small difference of large numbers?"),
+    ("float32 agrees with float64", single, 1e-3, "digits are lost: a small difference of large numbers?"),
     ("r = a asks no network at r", at_anchor, 1e-12, "the boundary is asked of the network instead of being known"),
     (
         "dropout masks are shared by both passes",
