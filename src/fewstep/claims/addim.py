@@ -111,8 +111,7 @@ def words(found: Found) -> Sequence[str]:
     best = "; ".join(f"{law}: {_best(found[law])}" for law in LAWS)
     return [
         ". ".join(told) + ".",
-        f"Least energy distance at 8 steps, among all variances and last steps: {best}. In the plane the noise "
-        "part that is lengthened is not spread over many directions, and a sample is pushed off its mode.",
+        f"Least energy distance at 8 steps, among all variances and last steps: {best}.",
     ]
 
 

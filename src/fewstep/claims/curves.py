@@ -30,5 +30,6 @@ def by_step(seeds: Seeds, measure: str) -> tuple[list[float], list[list[float]]]
     return steps, [[curve[i][measure] for curve in curves] for i in range(len(steps))]
 
 
-def finished(drawing: Any, alt: str, caption: str) -> Figure:
-    return Figure(svg(drawing), alt, f"{caption} {BAND}")
+def finished(drawing: Any, alt: str, caption: str, told: str = BAND) -> Figure:
+    """The drawing with its caption; `told` says what lines, points and bands are."""
+    return Figure(svg(drawing), alt, f"{caption} {told}")

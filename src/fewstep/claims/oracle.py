@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -63,7 +62,9 @@ def statements(found: Found) -> Sequence[Statement]:
     told, fits = [], slopes(found)
     for kind, (claimed, within) in KINDS.items():
         what = "W2 to the data" if SEEN[kind] == "w2" else "error to the exact map"
-        text = f"{kind}: {what} falls like N^-{fits[kind]:.2f}; allowed are {within:g} less its distance to N^-{claimed:g}"
+        text = (
+            f"{kind}: {what} falls like N^-{fits[kind]:.2f}; allowed are {within:g} less its distance to N^-{claimed:g}"
+        )
         told.append(Statement(text, (within - abs(fits[kind] - claimed),), main=kind != "CD, Heun", sure=True))
     last = {kind: curve(found, kind, "error")[-1] for kind in KINDS}
     text = f"error to the exact map at N = {NS[-1]}, CT minus CD by Euler"
@@ -75,10 +76,11 @@ def words(found: Found) -> Sequence[str]:
     last = {kind: (curve(found, kind, "w2")[-1], curve(found, kind, "error")[-1]) for kind in KINDS}
     told = "; ".join(f"{kind} {number(w2)} and {number(error)}" for kind, (w2, error) in last.items())
     return [
-        f"With all data, any capacity and exact least squares, consistency training's W2 falls like N^-{fits['CT']:.2f}: each of "
-        "its steps averages over what x_t leaves unknown, which blurs the boundary between the modes by a width that goes like "
-        f"N^-1/2. Distillation's error to the exact map falls like N^-{fits['CD, Euler']:.2f} by Euler's and "
-        f"N^-{fits['CD, Heun']:.2f} by Heun's moves. At N = {NS[-1]} W2 and error are: {told}.",
+        "With all data, any capacity and exact least squares, consistency training's W2 falls like "
+        f"N^-{fits['CT']:.2f}: each of its steps averages over what x_t leaves unknown, which blurs the boundary "
+        "between the modes by a width that goes like N^-1/2. Distillation's error to the exact map falls like "
+        f"N^-{fits['CD, Euler']:.2f} by Euler's and N^-{fits['CD, Heun']:.2f} by Heun's moves. At N = {NS[-1]} W2 "
+        f"and error are: {told}.",
         "Nothing is drawn here, so there are no seeds and no intervals: a statement holds or not.",
     ]
 
@@ -100,17 +102,19 @@ def figure(found: Found) -> Figure:
     return finished(
         drawing,
         "W2 and error of the exact optima of consistency training and distillation by number of intervals",
-        "Two modes at -0.5 and 0.5 of deviation 0.05 on the line; dotted, the claimed slopes. Exact: no seeds, no bands.",
+        "Two modes at -0.5 and 0.5 of deviation 0.05 on the line; dotted, the claimed slopes. Exact: no seeds, no "
+        "bands.",
     )
 
 
 CLAIM = Claim(
     title="Consistency training needs far finer grids than distillation",
-    says="Consistency training and distillation tend to the same map as the grid gets finer, but training's own discrepancy "
-    "remains at every N (GC, arXiv 2406.09570, theorem 1); on two modes its W2 falls only like N^-1/4, distillation's "
-    "like N^-1, or N^-2 by Heun's moves (derived here, not in the paper).",
-    setting="the optimum of each at N Karras intervals from 0.002 to 80 by quadrature, two modes on the line; no network, no "
-    "samples, no seeds. Slopes: least squares over the four finest grids whose error is above the quadrature's own, 2e-5.",
+    says="Consistency training and distillation tend to the same map as the grid gets finer, but training's own "
+    "discrepancy remains at every N (GC, arXiv 2406.09570, theorem 1); on two modes its W2 falls only like "
+    "N^-1/4, distillation's like N^-1, or N^-2 by Heun's moves (derived here, not in the paper).",
+    setting="the optimum of each at N Karras intervals from 0.002 to 80 by quadrature, two modes on the line; no "
+    "network, no samples, no seeds. Slopes: least squares over the four finest grids whose error is above "
+    "the quadrature's own, 2e-5.",
     rows={f"{kind}, N = {n}": row(kind, n) for kind in KINDS for n in NS},
     measures={"w2": "W2", "error": "error to the exact map", "std": "standard deviation"},
     statements=statements,
