@@ -147,7 +147,7 @@ def limit(predictor: str, told: float) -> float:
 def checks() -> list[Check]:
     pairs = "2403.06807, alg. 1"
     rows: list[tuple[str, str, Callable[[], float], str]] = [
-        ("diffusion", "g = s^2/(s^2+t^2)", denoising, "2206.00364, eq. 3"),
+        ("diffusion", "g = s^2/(s^2+t^2)", denoising, "closed form"),
         ("ct", "g_t = g_r (s^2+rt)/(s^2+t^2)", partial(training, "ct"), "2303.01469, eq. 10"),
         ("ict", "g_t = g_r (s^2+rt)/(s^2+t^2)", partial(training, "ict"), "2303.01469, eq. 10"),
         ("ect", "g_t = g_r (s^2+rt)/(s^2+t^2)", tuned, "2406.14548, sec. 3"),

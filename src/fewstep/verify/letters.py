@@ -81,7 +81,7 @@ PAPERS = [
         paper_losses.ect_edm,
         "",
         "1/c_out(t)^2 huber(D(x_t,t) - sg D(x_r,r)), c = .06",
-        "2406.14548, app.",
+        "2406.14548, code",
         {"weight": "edm", "c": 0.06},
     ),
     Paper(

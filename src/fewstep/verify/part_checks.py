@@ -80,7 +80,7 @@ def checks() -> list[Check]:
         ),
         ("L2 norm: sqrt of the sum over the sample", "2406.14548, sec. 3", l2, "distances.l2_norm", gaps[2:]),
         ("huber of the root mean square", "2403.06807, sec. 4", rms_huber, "distances.RmsHuber", ("mcm",)),
-        ("mean square over the elements", "2303.01469, sec. 6", mean_square, "distances.mse", square),
+        ("mean square over the elements", "2303.01469, sec. 4", mean_square, "distances.mse", square),
     ]
     look = "the number per row is not this formula: see fewstep."
     return [Check(name, source, measure, 1e-10, look + where, users) for name, source, measure, where, users in rows]

@@ -158,7 +158,7 @@ def checks() -> list[Check]:
             ("heun", "Heun", 2, "2206.00364, alg. 1"),
         )
     ]
-    look, mcm = "aDDIM's move is not its formula: see fewstep.solvers.addim", "2403.06807, eq. 6"
+    look, mcm = "aDDIM's move is not its formula: see fewstep.solvers.addim", "2403.06807, sec. 4"
     own = "x_var is not each sample's own squared error: see fewstep.couplings.Teacher"
     sampler = "the sampling loop does not do this: see fewstep.sampling and fewstep.solvers.renoise"
     return [
