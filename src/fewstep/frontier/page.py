@@ -172,7 +172,7 @@ class Frontier:
         else:
             return None
         file = BytesIO()
-        drawing.savefig(file, format="png", dpi=150, metadata={"Software": None})
+        drawing.savefig(file, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
         caption = f"Samples, the number is that of evaluations; {told}."
         return report.Figure(file.getvalue(), "samples by number of evaluations", caption, "image/png")
 
