@@ -260,6 +260,19 @@ def test_examination_writes_nothing_and_repeats(healthy, tmp_path, capsys):
     assert "<svg" in page or "image/svg+xml" in page
 
 
+def test_what_has_no_drift_says_so(healthy):
+    p, limit = healthy("ect"), fs.times.Limit(law=fs.times.LogNormal(mean=0.0, std=1.0))
+    reasons = {
+        "infinitely near": replace(p, method=replace(p.method, times=limit)),
+        "teacher's solutions": replace(p, method=replace(p.method, target=None, times=fs.times.AtAnchor(times=limit),
+                                                         coupling=fs.couplings.named("heun"))),
+        "only the average": replace(p, student=None, earlier=None),
+        "the data itself": healthy("diffusion"),
+    }  # fmt: skip
+    for words, patient in reasons.items():
+        assert words in taken(patient, "target drift").measures[0].missing
+
+
 def contents(folder: str) -> dict[str, str]:
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

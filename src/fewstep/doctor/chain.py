@@ -12,6 +12,7 @@ from fewstep.doctor.levels import Level, Rows, fresh, place_of, rows_of, trained
 from fewstep.doctor.patient import Patient
 from fewstep.doctor.verdicts import Measure, Verdict, judged
 from fewstep.sampling import sampler
+from fewstep.times import Limit
 
 DRIFT = 3.0, 10.0  # gaps between neighbours that targets may move
 LEAK = 0.1, 0.5  # of the data's spread that may be lost on the way up
@@ -21,17 +22,27 @@ def target_drift(patient: Patient) -> Measure:
     """How far the target's answer at r is from what it was, beside the gap that a step of training closes."""
     columns = ("level", "drift", "pair's gap", "ratio")
     then, told = _then(patient)
-    times, definition = patient.method.times, f"rms of the student's answers at r, now against {told}; beside it the "
+    definition = f"rms of the student's answers at r, now against {told}; beside it the "
     definition += "rms of D(x_t, t) - D(x_r, r) over the pairs that it is trained on"
-    reason = "its target is the data itself" if patient.method.target is None or patient.denoises else ""
-    reason = reason or ("" if then is not None else "the folder holds only the average")
-    if reason or getattr(times, "at_anchor", False):
-        return Measure("target drift", definition, missing=reason or "its targets are solved by a teacher")
+    if reason := _no_drift(patient, then):
+        return Measure("target drift", definition, missing=reason)
     rows = rows_of(patient.dataset, "train", patient.seed, device=place_of(patient))
     assert then is not None
     found = [(level, *drift_at(patient, rows, level, then)) for level in trained_levels(patient)]
     table = [(one.level, drift, gap, drift / max(gap, 1e-300)) for one, drift, gap in found]
     return Measure("target drift", definition, columns, table, (judge_drift(found, told),))
+
+
+def _no_drift(patient: Patient, then: torch.nn.Module | None) -> str:
+    """Why this run has no drift to measure; "" where it has."""
+    method = patient.method
+    if patient.denoises:
+        return "its target is the data itself"
+    if method.target is None or getattr(method.times, "at_anchor", False):
+        return "its targets are a teacher's solutions, not its own answers"
+    if isinstance(method.times, Limit):
+        return "its pairs are infinitely near: there is no gap to compare with"
+    return "" if then is not None else "the folder holds only the average"
 
 
 def _then(patient: Patient) -> tuple[torch.nn.Module | None, str]:

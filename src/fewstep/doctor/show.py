@@ -91,22 +91,23 @@ def _clean(value: Any) -> Any:
 
 
 def draw(places: Sequence[Axes], measure: Measure) -> None:
-    """Columns of a table by level: everything that is called a loss on the left, errors and bounds on the right."""
+    """Columns of a table by level: what is called a loss in one plot, errors and their bounds in another."""
     columns = dict(zip(measure.columns, zip(*measure.rows, strict=True), strict=True))
-    levels = columns["level"]
-    for place, names, what in zip(places, _curves(measure), ("the method's loss", "E||D - x0||² / d"), strict=False):
+    for place, (what, names) in zip(places, _curves(measure), strict=True):
         for name in names:
             dashed: Any = {"ls": "--", "color": "#888888"} if name == "bound" else {"marker": "o"}
-            place.plot(levels, columns[name], label=name, **dashed)
+            place.plot(columns["level"], columns[name], label=name, **dashed)
         place.set(xscale="log", yscale="log", xlabel="noise level", ylabel=what)
         place.legend()
 
 
-def _curves(measure: Measure) -> list[list[str]]:
-    """Which columns a figure has, plot by plot."""
-    losses = [name for name in measure.columns if name.startswith("loss")]
-    errors = [name for name in measure.columns if name.startswith("error") or name in ("bound", "posterior")]
-    return [names for names in (losses, errors) if names]
+def _curves(measure: Measure) -> list[tuple[str, list[str]]]:
+    """What a figure shows, plot by plot: the name of its axis and the columns, those without a number left out."""
+    known = [name for i, name in enumerate(measure.columns) if all(row[i] is not None for row in measure.rows)]
+    losses = [name for name in known if name.startswith("loss")]
+    errors = [name for name in known if name.startswith("error") or name in ("bound", "posterior")]
+    plots = (("the method's loss", losses), ("E||D - x0||² / d", errors))
+    return [(what, names) for what, names in plots if names]
 
 
 def write_page(examination: Examination, folder: Path) -> Path:
