@@ -141,10 +141,10 @@ def statements(found: Found) -> Sequence[Statement]:
 
 def words(found: Found) -> Sequence[str]:
     at = {law: found[f"cost: {law}"] for law in LAWS}
-    from_ = {law: next((f"{v:g}" for v in LEVELS if _below(at[law], v)), "no level") for law in LAWS}
+    from_ = {law: next((f"from sigma = {v:g} on" for v in LEVELS if _below(at[law], v)), "at no level") for law in LAWS}
     told = "; ".join(
         f"{law}: {pm(column(at[law], '0.2'))} at 0.2, {pm(column(at[law], '2'))} at 2, {pm(column(at[law], '80'))} "
-        f"at 80, minibatch OT {pm(column(at[law], 'minibatch OT'))}, below that from sigma = {from_[law]} on"
+        f"at 80, minibatch OT {pm(column(at[law], 'minibatch OT'))}, below that {from_[law]}"
         for law in LAWS
     )
     alone = found["proxy: independent"]
@@ -192,6 +192,8 @@ def figure(found: Found) -> Figure:
     )
     left.set(xscale="log", xlabel="noise level sigma", ylabel="transport cost / independent cost")
     right.set(xscale="log", yscale="log", xlabel="noise level sigma", ylabel="proxy discrepancy per scalar")
+    right.set(xticks=ASKED, xticklabels=[f"{v:g}" for v in ASKED])
+    right.minorticks_off()
     left.legend()
     right.legend()
     return finished(
