@@ -81,7 +81,7 @@ def claims(args: Args) -> int:
     others = {"--method": args.method, "--target": args.target, "--quick": args.quick or None}
     for flag, value in others.items():
         if value is not None:
-            raise UserError(f"{flag} {value}: expected none beside --claims, which takes --only, --seeds, --out, --jobs")
+            raise UserError(f"{flag} {value}: expected none beside --claims (--only, --seeds, --out, --jobs)")
     return claims_main(out=args.out, seeds=args.seeds, only=args.only, as_json=args.json, jobs=args.jobs)
 
 
