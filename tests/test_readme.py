@@ -24,6 +24,15 @@ def test_the_python_runs_and_finds_the_circle(tmp_path, monkeypatch, capsys):
     assert not any(tmp_path.iterdir())
 
 
+def test_the_python_of_the_laboratory_page_runs_and_is_right(monkeypatch):
+    page, scope = (Path(__file__).parents[1] / "docs" / "exact.md").read_text(), {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(block, scope)
+    assert max(scope["error"].max(), scope["apart"]) < 1e-9
+    assert f"{scope['trained'].w2():.3f} and {scope['distilled'].w2():.4f}" in page
+    assert (scope["curve"].costs.diff() < 0).all()
+
+
 def test_the_commands_run(tmp_path, monkeypatch):
     """In their order, since one uses what another wrote; training is cut short."""
     monkeypatch.chdir(tmp_path)

@@ -17,6 +17,7 @@ def all_checks() -> list[Check]:
         fixed_points,
         law_checks,
         letters,
+        noise_checks,
         oracle_checks,
         part_checks,
         process_checks,
@@ -24,7 +25,7 @@ def all_checks() -> list[Check]:
         solver_checks,
     )
 
-    rooms = (letters, builtin, process_checks, part_checks, law_checks, solver_checks, denoiser_checks)
+    rooms = (letters, builtin, process_checks, part_checks, law_checks, solver_checks, noise_checks, denoiser_checks)
     laboratory = (exact_maps, fixed_points, exact_checks, oracle_checks, run_checks)
     found = [check for room in (*rooms, *laboratory) for check in room.checks()]
     return sorted(found, key=lambda check: not check.quick)

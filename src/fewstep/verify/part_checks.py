@@ -60,6 +60,11 @@ def rms_huber() -> float:
     return distance(distances.RmsHuber(c), lambda e, d: (e.square().sum() / d + c**2).sqrt() - c)
 
 
+def element_huber() -> float:
+    c = 0.05
+    return distance(distances.ElementHuber(c), lambda e, d: ((e.square() + c**2).sqrt() - c).sum() / d)
+
+
 def mean_square() -> float:
     return distance(distances.mse, lambda e, d: e.square().sum() / d)
 
@@ -80,6 +85,13 @@ def checks() -> list[Check]:
         ),
         ("L2 norm: sqrt of the sum over the sample", "2406.14548, sec. 3", l2, "distances.l2_norm", gaps[2:]),
         ("huber of the root mean square", "2403.06807, sec. 4", rms_huber, "distances.RmsHuber", ("mcm",)),
+        (
+            "huber of every element, their mean",
+            "2411.08954, code",
+            element_huber,
+            "distances.ElementHuber",
+            square[3:4],
+        ),
         ("mean square over the elements", "2303.01469, sec. 4", mean_square, "distances.mse", square),
     ]
     look = "the number per row is not this formula: see fewstep."

@@ -94,6 +94,22 @@ def slope(process: Process, t: Tensor, x0: Tensor, z: Tensor) -> float:
     return worst(apart(process.velocity(x_t, guess, t), jump), apart(process.rate(x0, z, t), mix))
 
 
+def shifted() -> float:
+    """(1 - t) c(t; first) + t c(t; last), c(t; s) the cosine between s - 15 and s + 15, s above it."""
+    t, errors = column(0.05, 0.3, 0.5, 0.9), []
+    for first, last in ((-1.5, -1.5), (0.0, -2.0)):
+        process, wanted = processes.cosine(shift=(first, last)), []
+        for at in t.tolist():
+            ends = [[math.atan(math.exp((s + end) / 2)) for end in (-15, 15)] for s in (first, last)]
+            low, high = (
+                s - 2 * math.log(math.tan(a + at * (b - a))) for s, (a, b) in zip((first, last), ends, strict=True)
+            )
+            wanted.append((1 - at) * low + at * high)
+        found = 2 * (process.alpha(t) / process.sigma(t)).log()
+        errors.append(apart(found, torch.tensor(wanted, dtype=torch.float64)))
+    return worst(*errors)
+
+
 def limits(process: Process, t: Tensor, x0: Tensor, z: Tensor) -> float:
     """At 0 the data (cosine keeps 5.5e-4 of noise), at t_max the prior; time_at inverts level."""
     noise = max(process.sigma(0.0).item() - 6e-4, 0.0)
@@ -160,6 +176,9 @@ def checks() -> list[Check]:
         )
         for name, (text, source, users) in formulas.items()
     ]
+    look = f"the shift is not added to the log-SNR between fixed ends: see {where}"
+    name = "process cosine: shift s: log-SNR s - 2 ln tan u, same ends"
+    found.append(Check(name, "2301.11093, sec. 3.1", shifted, 1e-9, look, ("mcm",)))
     identities = [
         ("process: x_t = alpha x0 + sigma z", mixed, 1e-12, "mix"),
         ("process: aim(jump(x0_hat)) = x0_hat, t -> s", aimed, 1e-9, "aim, the inverse of jump,"),

@@ -63,7 +63,7 @@ def reloaded() -> float:
 
 
 def handed_over() -> float:
-    """At the hand-over the second stage's student, frozen network and average are the first's average."""
+    """At the hand-over student, frozen network and average are the first stage's average, and then part ways."""
     run = small(method="tcm")
     facts = Facts((2,), 0, SIGMA_DATA, Units(0.0, 1.0), "")
     state = new_state(run, facts, build_method(run, facts), None, torch.device("cpu"))
@@ -74,7 +74,11 @@ def handed_over() -> float:
     stages.hand_over(run, state)
     parts = [part for part in (state.student, state.frozen) if part is not None]
     found = [torch.cat([p.detach().flatten() for p in part.parameters()]) for part in parts]
-    return worst(*(apart(part, wanted) for part in found)) + 2.0 - len(found)
+    with torch.no_grad():
+        for p in (*state.student.parameters(), *state.averages["ema"].parameters()):
+            p.add_(1.0)
+    kept = [] if state.frozen is None else [torch.cat([p.flatten() for p in state.frozen.parameters()])]
+    return worst(*(apart(part, wanted) for part in (*found, *kept))) + 3.0 - len(found) - len(kept)
 
 
 def second_stage() -> float:

@@ -1,0 +1,81 @@
+"""Mistakes in what a move adds, what a coupling clips and deals out, and what a stage keeps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from fewstep import couplings, distances, noise, solvers, stages
+from tests.planted.makers import Bug
+
+
+def other_rule(addim):
+    def moved(*args, final_step="addim", **options):
+        return addim(*args, final_step={"addim": "ddim", "ddim": "addim"}[final_step], **options)
+
+    return moved
+
+
+def frozen_lives(hand_over):
+    def handed(run, state):
+        hand_over(run, state)
+        state.frozen = state.student
+
+    return handed
+
+
+BUGS = [
+    Bug(
+        "aDDIM's last step the other way", solvers, "addim", other_rule, "aDDIM: the last step adds x_var, or is DDIM's"
+    ),
+    Bug(
+        "variance 0.1 / (1/2 + SNR)",
+        solvers.PriorVariance,
+        "__call__",
+        lambda f: lambda self, x0_hat, t: f(replace(self, prior=1 / self.prior), x0_hat, t),
+        "aDDIM: x_var = 0.1 / (2 + SNR) by default",
+    ),
+    Bug(
+        "ancestral noise of half the deviation",
+        solvers,
+        "ancestral",
+        lambda f: lambda *args, **options: f(*args, **options, eta=0.5),
+        "ancestral: mean and variance of DDPM's posterior",
+    ),
+    Bug(
+        "endpoints not clipped",
+        couplings.GeneratorInduced,
+        "__call__",
+        lambda f: lambda self, *args: f(replace(self, bound=1e9), *args),
+        "gc: endpoints are clipped to [-bound, bound]",
+    ),
+    Bug(
+        "noise in the order it came",
+        couplings.MinibatchOT,
+        "__call__",
+        lambda f: couplings.Data().__call__.__func__,
+        "minibatch OT: least sum ||x0_i - z_j||^2",
+    ),
+    Bug(
+        "the shift of the log-SNR of the other sign",
+        noise.Cosine,
+        "_part",
+        lambda f: lambda self, t, shift: f(self, t, -shift),
+        "process cosine: shift s: log-SNR s - 2 ln tan u, same ends",
+    ),
+    Bug(
+        "huber of elements, summed",
+        distances.ElementHuber,
+        "__call__",
+        lambda f: lambda self, x, y: f(self, x, y) * torch.tensor(x[0].numel()),
+        "huber of every element, their mean",
+    ),
+    Bug(
+        "the frozen network is the student",
+        stages,
+        "hand_over",
+        frozen_lives,
+        "tcm: stage 2 starts from stage 1's average",
+    ),
+]
