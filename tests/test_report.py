@@ -71,7 +71,12 @@ def test_every_part_is_there_and_a_strong_row_is_marked():
     text = whole()
     for part in ("not reproduced at this scale", "what it shows", "a point", "made by hand", 'id="one-two"'):
         assert part in text
-    assert re.findall(r'<tr class="strong"><td>(\w)</td>', text) == ["b"]
+    assert re.findall(r'<tr class="strong"><td class="words">(\w)</td>', text) == ["b"]
+
+
+def test_numbers_are_set_to_the_right_and_words_to_the_left():
+    table = Table(["arm", "error", "verdict", "note"], [["1st", "0.1 ± 0.2", "open", ""], ["b", "-.3", "", "1"], ["c", ""]])
+    assert table.columns == ["words", "number", "words", "number"]
 
 
 def test_the_same_numbers_give_the_same_bytes():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fewstep.errors import UserError
+
+_NUMBER = re.compile(r"[-+±\u2212]?\.?\d")
 
 VERDICTS = {"good": "#1a7f37", "open": "#9a6700", "bad": "#b42318"}
 """How a verdict is coloured; its words say what it is."""
@@ -35,6 +38,13 @@ class Table:
     rows: Sequence[Sequence[str]]
     caption: str = ""
     strong: frozenset[int] = frozenset()
+
+    @property
+    def columns(self) -> list[str]:
+        """How each column is set: "number" where all that stands in it are numbers, else "words"."""
+        cells = ([row[i] for row in self.rows if i < len(row) and row[i]] for i in range(len(self.head)))
+        numbers = [bool(column) and all(_NUMBER.match(cell) for cell in column) for column in cells]
+        return ["number" if number else "words" for number in numbers]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +110,10 @@ figcaption, caption, .note { color: #555; font-size: .85rem; text-align: left; m
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; margin: .8rem 0; font-size: .9rem; font-variant-numeric: tabular-nums }
 caption { caption-side: bottom; padding-top: .3rem }
-th, td { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #e5e5e5; text-align: right; vertical-align: top }
-th:first-child, td:first-child { text-align: left }
+th, td { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #e5e5e5; text-align: left; vertical-align: top }
+.number { text-align: right }
 thead th { border-bottom: 1.5px solid #555 }
 tr.strong td { font-weight: 600 }
-.words td, .words th { text-align: left }
 .verdict { font-weight: 600 }
 pre { background: #f6f6f6; padding: .6rem .8rem; overflow-x: auto; font-size: .8rem }
 summary { cursor: pointer; color: #555; font-size: .9rem }
@@ -136,11 +145,11 @@ summary { cursor: pointer; color: #555; font-size: .9rem }
 {% if table.caption %}
 <caption>{{ table.caption }}</caption>
 {% endif %}
-<thead><tr>{% for cell in table.head %}<th>{{ cell }}</th>{% endfor %}</tr></thead>
+<thead><tr>{% for cell in table.head %}<th class="{{ table.columns[loop.index0] }}">{{ cell }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in table.rows %}
 <tr{% if loop.index0 in table.strong %} class="strong"{% endif %}>
-{%- for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{%- for cell in row %}<td class="{{ table.columns[loop.index0] }}">{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
 {% endfor %}
