@@ -75,7 +75,9 @@ def test_every_part_is_there_and_a_strong_row_is_marked():
 
 
 def test_numbers_are_set_to_the_right_and_words_to_the_left():
-    table = Table(["arm", "error", "verdict", "note"], [["1st", "0.1 ± 0.2", "open", ""], ["b", "-.3", "", "1"], ["c", ""]])
+    table = Table(
+        ["arm", "error", "verdict", "note"], [["1st", "0.1 ± 0.2", "open", ""], ["b", "(-.3)", "", "1"], ["c", "-"]]
+    )
     assert table.columns == ["words", "number", "words", "number"]
 
 
