@@ -136,7 +136,7 @@ def test_a_method_that_takes_pictures_alone_gets_pictures(capsys):
     assert main(["verify", "--target", f"{OWN}:of_pictures", "--shape", "2", "4", "4"]) == 0
 
 
-@pytest.mark.parametrize("name", ["method", "weighted_by_r", "network", "Small", "Dropping", "teacher"])
+@pytest.mark.parametrize("name", ["method", "weighted_by_r", "network", "Small", "Dropping", "teacher", "flow_teacher"])
 def test_a_right_target_passes(name):
     checks = target.checks_of(getattr(own_parts, name), name)
     assert [found for found in run(checks) if not found.passed] == []
@@ -161,6 +161,7 @@ def test_a_right_target_passes(name):
         ("WrongDerivative", "jvp agrees with differences"),
         ("Mislabelled", "labels reach their rows, -1 is none of them"),
         ("says_noise", "D(x, t) -> x as sigma -> 0"),
+        ("says_x", "D(x, t_max) is of the data's size"),
         ("deaf_teacher", "the time matters"),
         ("random_teacher", "twice the same, no global generator is read"),
         ("double_teacher", "output is like x_t, finite from t_min to t_max"),

@@ -87,9 +87,8 @@ def claims(args: Args) -> int:
     others = {"--method": args.method, "--target": args.target, "--quick": args.quick, "--shape": args.shape}
     for flag, value in others.items():
         if value:
-            raise UserError(
-                f"{flag}{'' if value is True else f' {value}'}: expected none beside --claims (--only, --seeds, --out, --jobs)"
-            )
+            given = flag if value is True else f"{flag} {value}"
+            raise UserError(f"{given}: expected none beside --claims (--only, --seeds, --out, --jobs)")
     return claims_main(out=args.out, seeds=args.seeds, only=args.only, as_json=args.json, jobs=args.jobs)
 
 
