@@ -174,3 +174,73 @@ def needs_three(a, b, c):
 
 def fails():
     raise KeyError("no such thing")
+
+
+class Crossed:
+    """Times whose neighbour is above t."""
+
+    at_anchor = False
+
+    def __call__(self, u, progress, ordinal=None):
+        t = 0.01 * 1000 ** u[:, 0]
+        return fs.Times(t, 1.1 * t, torch.zeros_like(t), torch.ones_like(t))
+
+
+def crossed():
+    return replace(method(), times=Crossed())
+
+
+class Drawn(Crossed):
+    """Times drawn from torch's own generator."""
+
+    def __call__(self, u, progress, ordinal=None):
+        times = super().__call__(torch.rand_like(u), progress)
+        return times._replace(r=0.9 * times.t)
+
+
+def drawn():
+    return replace(method(), times=Drawn())
+
+
+def misnamed():
+    return replace(method(), weight=lambda process, times: 1 / times.gap)
+
+
+def weighted_by_r():
+    times = fs.times.RatioMap(law=fs.times.LogNormal(mean=-1.0, std=1.5), k=0.0)  # whose r is never 0
+    return replace(method(), times=times, weight=lambda process, times: 1 / times.r)
+
+
+class BatchNormed(Small):
+    """Fixed in eval mode; in training its rows see each other."""
+
+    def __init__(self, shape=(1, 8, 8), classes=0):
+        super().__init__(shape, classes)
+        self.norm = nn.BatchNorm2d(shape[0])
+
+    def forward(self, x, noise_label, cond=None):
+        return super().forward(self.norm(x), noise_label, cond)
+
+
+class Dropping(Small):
+    """Dropout by a function: random in training alone."""
+
+    def forward(self, x, noise_label, cond=None):
+        x = nn.functional.dropout(x, 0.3, training=self.training)
+        return super().forward(x, noise_label, cond)
+
+
+def of_colours():
+    return fs.networks.adm_unet((3, 8, 8), 0, width=32, mult=(1,), blocks=1, attention=())
+
+
+def flow_teacher():
+    return fs.exact.Mixture(weights=[1, 1], means=[[0, 1], [1, 0]], std=0.1, process=fs.process.linear())
+
+
+def says_x():
+    """At every level what it was given: the noise at the highest."""
+    teacher = fs.exact.ring8()
+    own = lambda x_t, t, cond=None: x_t  # noqa: E731
+    own.shape, own.process = teacher.shape, teacher.process
+    return own

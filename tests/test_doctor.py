@@ -284,3 +284,13 @@ def test_the_shipped_generator_is_healthy(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "verdict: healthy by all 5 measures that could be taken"
     assert sum("not measured" in line for line in lines) == 4
+
+
+def test_an_empty_log_is_not_called_finite(healthy):
+    found = taken(replace(healthy("ect"), log=[]), "training log")
+    assert [verdict.name for verdict in found.verdicts] == ["unfinished"]
+
+
+def test_a_run_takes_no_declaration_of_a_teacher(capsys):
+    assert main(["doctor", "digits", "--prediction", "v"]) == 2
+    assert "--prediction v: declares a teacher; digits is a run" in capsys.readouterr().err

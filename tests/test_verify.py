@@ -66,7 +66,7 @@ def test_what_passes(measure, passed):
 def test_an_exception_is_a_failed_check_with_its_message():
     found = outcome(Check("name", "source", lambda: [][1], 1.0, "see there"))
     assert not found.passed
-    assert found.problem == "IndexError: list index out of range; see there"
+    assert re.fullmatch(r"IndexError: list index out of range \(test_verify.py, line \d+\); see there", found.problem)
     assert found.to_json()["error"] is None
 
 
@@ -109,6 +109,9 @@ def test_mistakes_are_one_line(capsys):
         ("--target", f"{OWN}:fails"): "fails as factory(): KeyError: 'no such thing'",
         ("--target", f"{OWN}:needs_three"): "needs 3 arguments: expected factory() or factory(shape, classes)",
         ("--target", f"{OWN}:nobody"): "has no attribute 'nobody'",
+        ("--only", "mcm"): "--only mcm: expected --claims beside it",
+        ("--shape", "1", "8", "8"): "--shape 1 8 8: expected --target beside it",
+        ("--claims", "--quick"): "--quick: expected none beside --claims",
         ("--target", f"{OWN}:method", "--method", "ect"): "expected no method beside --target",
     }.items():
         assert main(["verify", *argv]) == 2
@@ -133,7 +136,7 @@ def test_a_method_that_takes_pictures_alone_gets_pictures(capsys):
     assert main(["verify", "--target", f"{OWN}:of_pictures", "--shape", "2", "4", "4"]) == 0
 
 
-@pytest.mark.parametrize("name", ["method", "network", "Small", "teacher"])
+@pytest.mark.parametrize("name", ["method", "weighted_by_r", "network", "Small", "Dropping", "teacher", "flow_teacher"])
 def test_a_right_target_passes(name):
     checks = target.checks_of(getattr(own_parts, name), name)
     assert [found for found in run(checks) if not found.passed] == []
@@ -146,15 +149,19 @@ def test_a_right_target_passes(name):
         ("over_the_batch", "a batch is its items"),
         ("draws", "the seed decides the dropout, nothing else is random"),
         ("one_number", "a batch is its items"),
+        ("crossed", "times a <= r <= t <= t_max, t > a"),
+        ("drawn", "the seed decides the dropout, nothing else is random"),
         ("attached", "target is detached: gradient with targets held still"),
         ("divides_by_nothing", "loss is finite, one number for each sample"),
         ("Normed", "a batch is its items"),
+        ("BatchNormed", "a batch is its items"),
         ("Deaf", "the noise level matters"),
         ("Noisy", "eval mode is fixed, no global generator is read"),
         ("Flat", "output is like x, finite from t = .002 to 80"),
         ("WrongDerivative", "jvp agrees with differences"),
         ("Mislabelled", "labels reach their rows, -1 is none of them"),
         ("says_noise", "D(x, t) -> x as sigma -> 0"),
+        ("says_x", "D(x, t_max) is of the data's size"),
         ("deaf_teacher", "the time matters"),
         ("random_teacher", "twice the same, no global generator is read"),
         ("double_teacher", "output is like x_t, finite from t_min to t_max"),
@@ -167,6 +174,20 @@ def test_a_wrong_target_is_caught_by_name(name, caught):
         if not found.passed
     ]
     assert caught in failed
+
+
+def test_what_raises_is_told_with_its_line_and_without_a_guess_at_another_cause():
+    problems = {found.problem for found in run(target.checks_of(own_parts.misnamed, "misnamed"))} - {""}
+    (told,) = problems  # in every check the same
+    assert re.fullmatch(
+        r"AttributeError: 'Times' object has no attribute 'gap' \(own_parts.py, line \d+\); see misnamed", told
+    )
+
+
+def test_where_nothing_holds_the_shape_is_mentioned(capsys):
+    assert main(["verify", "--target", f"{OWN}:of_colours"]) == 1
+    assert "name it: --shape" in capsys.readouterr().out.splitlines()[-1]
+    assert main(["verify", "--target", f"{OWN}:of_colours", "--shape", "3", "8", "8"]) == 0
 
 
 def test_a_target_from_the_command_line(capsys):

@@ -79,7 +79,11 @@ def of_run(args: Args, progress: bool) -> Examination:
     from fewstep.cli.outside import own_parts
     from fewstep.doctor.door import run_examination
     from fewstep.doctor.patient import patient_of
+    from fewstep.errors import UserError
 
+    for name in ("prediction", "process", "range", "sigma_data"):
+        if (given := getattr(args, name)) != getattr(Args, name):
+            raise UserError(f"--{name.replace('_', '-')} {given}: declares a teacher; {args.patient} is a run")
     named = {name: getattr(args, name) for name in ("data", "teacher", "device", "seed")}
     return run_examination(patient_of(args.patient, **named, **own_parts(args)), progress=progress)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fewstep.cli.parse import parse
+from fewstep.errors import UserError
 
 if TYPE_CHECKING:
     from fewstep.verify import Check, Outcome
@@ -49,6 +50,10 @@ def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="verify", description=DESCRIPTION)
     if args.claims:
         return claims(args)
+    if args.only is not None:
+        raise UserError(f"--only {args.only}: expected --claims beside it; --method chooses among the equations")
+    if args.shape is not None and args.target is None:
+        raise UserError(f"--shape {' '.join(map(str, args.shape))}: expected --target beside it")
     from tqdm import tqdm
 
     from fewstep.verify import run
@@ -70,25 +75,27 @@ def main(argv: list[str]) -> int:
         print(json.dumps({"checks": [found.to_json() for found in outcomes]}))
     else:
         print(told(outcomes, failed))
+        if args.target and not args.shape and len(failed) == len(outcomes):
+            print("nothing holds: if your target is for samples of another shape, name it: --shape 3 32 32")
     return 1 if failed else 0
 
 
 def claims(args: Args) -> int:
     """The papers' claims in place of the equations. Raises UserError for what they do not take."""
     from fewstep.claims.main import claims_main
-    from fewstep.errors import UserError
 
-    others = {"--method": args.method, "--target": args.target, "--quick": args.quick or None}
+    others = {"--method": args.method, "--target": args.target, "--quick": args.quick, "--shape": args.shape}
     for flag, value in others.items():
-        if value is not None:
-            raise UserError(f"{flag} {value}: expected none beside --claims (--only, --seeds, --out, --jobs)")
+        if value:
+            given = flag if value is True else f"{flag} {value}"
+            raise UserError(f"{given}: expected none beside --claims (--only, --seeds, --out, --jobs)")
     return claims_main(out=args.out, seeds=args.seeds, only=args.only, as_json=args.json, jobs=args.jobs)
 
 
 def chosen(args: Args) -> list[Check]:
     """The checks that were asked for. Raises UserError."""
     from fewstep import methods
-    from fewstep.errors import UserError, unknown
+    from fewstep.errors import unknown
     from fewstep.verify import all_checks, selected
 
     if args.target is not None:
@@ -110,7 +117,7 @@ def header(width: int) -> str:
 def line(found: Outcome, width: int) -> str:
     """One check in fixed columns; below a failed one what is wrong."""
     verdict = "ok" if found.passed else "FAILED"
-    method = found.method if len(found.method) <= 10 else "yours"
+    method = "yours" if ":" in found.method else found.method  # module:factory
     row = f"{found.name:<{width}} {found.source:<24} {method:<10} {found.error:>8.1e} {found.tolerance:>9.1e} {verdict}"
     return row if found.passed else f"{row}\n  {found.problem}"
 

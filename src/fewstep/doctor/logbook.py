@@ -26,7 +26,9 @@ def logbook(patient: Patient) -> Measure:
     losses = [row.get("loss") for row in lines]
     norms = [row.get("grad_norm") for row in lines]
     rows: list[tuple[str, float]] = [("lines", len(lines)), ("last step", patient.step)]
-    verdicts = [judge_finite(patient, lines), judge_end(patient), judge_rate(patient)]
+    verdicts = [judge_end(patient)]
+    if lines:  # an empty log says nothing of losses and rates
+        verdicts = [judge_finite(patient, lines), *verdicts, judge_rate(patient)]
     if len(lines) >= LEAST:
         verdicts += [judge_spikes(losses, [row["step"] for row in lines]), judge_norms(patient, norms)]
     return Measure("training log", definition, ("what", "number"), rows, verdicts)

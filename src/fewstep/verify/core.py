@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,11 +60,28 @@ def outcome(check: Check) -> Outcome:
     try:
         error = float(check.measure())
     except Exception as problem:  # of whatever kind: somebody's own code may be under test
-        error, raised = math.inf, f"{type(problem).__name__}: {str(problem).strip().partition(chr(10))[0]}; "
+        error, raised = math.inf, f"{type(problem).__name__}: {str(problem).strip().partition(chr(10))[0]}"
+        raised += advice(problem, check.look)
     passed = math.isfinite(error) and error <= check.tolerance
-    told = "" if passed else raised + check.look
+    told = "" if passed else raised or check.look
     seconds = time.perf_counter() - begun
     return Outcome(check.name, check.method, error, check.tolerance, passed, check.source, seconds, told)
+
+
+def advice(problem: Exception, look: str) -> str:
+    """After an exception: the line of whoever's code is checked, and where to look.
+
+    What a check of ours raises of itself is its finding, so that its guess at the cause stands; of anything else that
+    failed on the way the guess would be wrong, and only its place is kept.
+    """
+    frames = traceback.extract_tb(problem.__traceback__)
+    own, package = str(Path(__file__).parent), str(Path(__file__).parents[1])
+    if isinstance(problem, ValueError) and frames[-1].filename.startswith(own):
+        return f"; {look}"
+    outside = (package, str(Path(torch.__file__).parent))
+    theirs = [frame for frame in frames if not frame.filename.startswith(outside)]
+    line = f" ({Path(theirs[-1].filename).name}, line {theirs[-1].lineno})" if theirs else ""
+    return f"{line}; {look[max(look.rfind('see '), 0) :]}"
 
 
 def run(checks: Iterable[Check]) -> Iterator[Outcome]:

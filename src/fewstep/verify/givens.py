@@ -93,6 +93,17 @@ def batch(
     return x0, z, times._replace(u=u, progress=progress)
 
 
+def disorder(method: Method, times: Times) -> float:
+    """By how much times miss a <= r <= t <= t_max; 1 where t = a. Raises ValueError for other than one per row."""
+    t, r, a, w = times[:4]
+    for name, part in zip("tra", (t, r, a), strict=True):
+        if part.shape != w.shape or part.ndim != 1:
+            raise ValueError(f"{name} of shape {tuple(part.shape)}, expected one time for each row")
+    highest = torch.full_like(t, method.process.t_max)
+    over = [(low - high).max().item() for low, high in ((a, r), (r, t), (t, highest))]
+    return max(*over, float((t <= a).any()), 0.0)
+
+
 def small_network(
     classes: int = 0, dropout: float = 0.0, seed: int = 0, shape: tuple[int, ...] = SHAPE
 ) -> Preconditioned:

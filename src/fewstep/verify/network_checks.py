@@ -60,11 +60,19 @@ def like_x(subject: Subject) -> float:
 
 
 def alone(subject: Subject) -> float:
-    """Each row by itself against the batch."""
-    network = subject.awake()
+    """Each row by itself against the batch; in train mode too where it is fixed there, its dropout layers asleep."""
+    network, errors = subject.awake(), []
     x, label, cond = subject.given(network)
-    rows = [network(x[i : i + 1], label[i : i + 1], None if cond is None else cond[i : i + 1]) for i in range(ROWS)]
-    return apart(torch.cat(rows), network(x, label, cond))
+    for training in (False, True):
+        for part in network.modules():
+            part.training = training and not isinstance(part, nn.modules.dropout._DropoutNd)
+        whole = network(x, label, cond)
+        if torch.equal(whole, network(x, label, cond)):
+            rows = [
+                network(x[i : i + 1], label[i : i + 1], None if cond is None else cond[i : i + 1]) for i in range(ROWS)
+            ]
+            errors.append(apart(torch.cat(rows), whole))
+    return worst(*errors, 0.0)
 
 
 def noise_matters(subject: Subject) -> float:

@@ -96,10 +96,10 @@ def fixed(subject: Subject) -> float:
 
 
 def bounded(subject: Subject) -> float:
-    """At the highest level the guess is of the data's size: its rms over that of the noise is small."""
-    t = subject.times(1.0)
-    x_t, guess = subject.asked(t)
-    return (guess.norm() / x_t.norm() * subject.process.level(t)[0].clamp_min(1.0) / 10).item()
+    """At the highest level the guess is of the data's size: its rms over ten times the data's, or over 10."""
+    _, guess = subject.asked(subject.times(1.0))
+    sizes = [part.double().square().mean().sqrt() for part in (guess, subject.x0())]
+    return (sizes[0] / (10 * sizes[1].clamp_min(1.0))).item()
 
 
 def labelled(subject: Subject) -> float:
