@@ -145,7 +145,8 @@ summary { cursor: pointer; color: #555; font-size: .9rem }
 {% if table.caption %}
 <caption>{{ table.caption }}</caption>
 {% endif %}
-<thead><tr>{% for cell in table.head %}<th class="{{ table.columns[loop.index0] }}">{{ cell }}</th>{% endfor %}</tr></thead>
+<thead><tr>
+{%- for cell in table.head %}<th class="{{ table.columns[loop.index0] }}">{{ cell }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in table.rows %}
 <tr{% if loop.index0 in table.strong %} class="strong"{% endif %}>
