@@ -41,6 +41,11 @@ def one_number():
     return replace(method(), distance=lambda x, y: (x - y).square().mean())
 
 
+def rooted():
+    """The bare root of a mean square has no gradient at 0."""
+    return replace(method(), distance=lambda x, y: fs.distances.mse(x, y).sqrt())
+
+
 class Attached(fs.Method):
     """Its goal carries gradient."""
 

@@ -173,6 +173,11 @@ def factory(shape: tuple[int, ...], classes: int, *, prediction: str = "edm") ->
     return Exact(reading(prediction, "cosine" if prediction == "v" else "edm"))
 
 
+def law() -> fs.exact.Mixture:
+    """What `fewstep verify --target` takes too."""
+    return fs.exact.ring8()
+
+
 def test_the_command_line_takes_factories_files_and_laws(capsys, tmp_path):
     here = f"{__name__}:factory"
     assert main(["doctor", here, "--data", "ring8", "--network-options", '{"prediction": "v"}', "--json"]) == 0
@@ -181,6 +186,8 @@ def test_the_command_line_takes_factories_files_and_laws(capsys, tmp_path):
     assert "reads like v-prediction on the cosine process" in json.dumps(found)
     assert main(["doctor", "exact:ring8"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "verdict: healthy by all 2 measures that could be taken"
+    assert main(["doctor", f"{__name__}:law", "--data", "ring8"]) == 0
+    assert "healthy" in capsys.readouterr().out.splitlines()[-1]
     network = fs.networks.mlp((2,), 0, width=8, depth=1)
     save_file(network.state_dict(), tmp_path / "net.safetensors")
     options = ["--network", "mlp", "--network-options", '{"width": 8, "depth": 1}', "--data", "ring8"]

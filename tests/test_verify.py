@@ -151,6 +151,7 @@ def test_a_right_target_passes(name):
         ("one_number", "a batch is its items"),
         ("crossed", "times a <= r <= t <= t_max, t > a"),
         ("drawn", "the seed decides the dropout, nothing else is random"),
+        ("rooted", "a known data point has loss 0"),
         ("attached", "target is detached: gradient with targets held still"),
         ("divides_by_nothing", "loss is finite, one number for each sample"),
         ("Normed", "a batch is its items"),

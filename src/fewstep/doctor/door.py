@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -120,7 +121,8 @@ def from_file(path: str, dataset: Dataset, factory: str | Callable[..., Any], op
 
 
 def build(name: str, function: Callable[..., Any], dataset: Dataset, options: dict[str, Any]) -> Any:
-    """What the factory makes of (shape, classes, **options)."""
+    """What the factory makes of (shape, classes, **options), or of nothing where it takes no arguments."""
+    takes = bool(inspect.signature(function).parameters)
     options = checked_options("network", function, options)
-    called = "function(shape, classes, **options) -> a network or denoiser"
-    return made("teacher", name, function, called, dataset.shape, dataset.classes, **options)
+    called = "function(shape, classes, **options) or function() -> a network or denoiser"
+    return made("teacher", name, function, called, *((dataset.shape, dataset.classes) if takes else ()), **options)

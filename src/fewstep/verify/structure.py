@@ -172,19 +172,21 @@ def seeded(subject: Subject) -> float:
 
 
 def known_point(subject: Subject) -> float:
-    """Where the data is one point, whoever always says so has loss 0."""
+    """Where the data is one point, whoever always says so has loss 0, and a gradient that is finite."""
     method = subject.make()
     _, z, times = subject.batch(method)
-    point = torch.full_like(z, 0.7)
+    point, said = torch.full_like(z, 0.7), torch.full((), 0.7, dtype=torch.float64, requires_grad=True)
 
     def knows(x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
-        return torch.full_like(x_t, 0.7)
+        return said.to(x_t.dtype).expand(x_t.shape)
 
     models = Models(knows, knows, knows, knows, balance=torch.zeros_like)  # type: ignore[arg-type]
-    found = method.loss(models, point, z, times).abs().max().item()
-    if not math.isfinite(found):
-        raise ValueError(f"the loss is {found} where the student is the goal")
-    return found
+    loss = method.loss(models, point, z, times)
+    (slope,) = torch.autograd.grad(loss.sum(), said)
+    for what, found in (("loss", loss.abs().max()), ("gradient", slope)):
+        if not math.isfinite(found.item()):
+            raise ValueError(f"the {what} is {found.item()} where the student is the goal")
+    return loss.abs().max().item()
 
 
 def labelled(subject: Subject) -> float:
