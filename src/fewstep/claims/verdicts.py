@@ -92,7 +92,3 @@ def shared(*rows: Seeds) -> list[str]:
 def excess(of: Seeds, over: Seeds, measure: str) -> tuple[float, ...]:
     """of - over, seed by seed."""
     return tuple(of[seed][measure] - over[seed][measure] for seed in shared(of, over))
-
-
-def column(row: Seeds, measure: str) -> list[float]:
-    return [row[seed][measure] for seed in shared(row)]
