@@ -457,6 +457,13 @@ def test_runs_of_two_data_sets_are_not_compared(student):
         frontier.same_data(other, student)
 
 
+def test_a_teacher_that_learned_from_other_data_is_refused(student, monkeypatch):
+    other = replace(student.generator, facts=replace(student.generator.facts, data="0" * 64))
+    monkeypatch.setattr("fewstep.frontier.subjects.load", lambda *a, **k: other)
+    with pytest.raises(UserError, match="learned from different data"):
+        frontier.open_teacher("runs/teacher", student)
+
+
 def test_without_matplotlib_it_says_what_to_install(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:

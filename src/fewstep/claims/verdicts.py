@@ -17,7 +17,8 @@ RULE = (
     "Every statement is a difference that the paper says is positive, taken seed by seed: within a seed all arms see "
     "the same data, noise and initial weights. It is reproduced where the 95 % Student interval of its mean over the "
     "seeds lies wholly above 0, contradicted where it lies wholly below, and otherwise not reproduced at this scale. "
-    "A claim has the worst verdict of its main statements; the others are controls."
+    "A claim has the worst verdict of its main statements; the others are controls. There is no correction for the "
+    "number of statements."
 )
 
 
