@@ -104,7 +104,6 @@ th, td { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #e5e5e5; text-
 th:first-child, td:first-child { text-align: left }
 thead th { border-bottom: 1.5px solid #555 }
 tr.strong td { font-weight: 600 }
-.words td, .words th { text-align: left }
 .verdict { font-weight: 600 }
 pre { background: #f6f6f6; padding: .6rem .8rem; overflow-x: auto; font-size: .8rem }
 summary { cursor: pointer; color: #555; font-size: .9rem }
