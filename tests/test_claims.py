@@ -13,10 +13,11 @@ import torch
 
 import fewstep as fs
 from fewstep import claims
-from fewstep.claims import arms, truth, verdicts
-from fewstep.claims.claim import Claim, pm
+from fewstep.claims import arms, gc, truth, verdicts
+from fewstep.claims.claim import Claim, column, pm
 from fewstep.claims.main import claims_main
-from fewstep.claims.pool import ordered
+from fewstep.claims.page import key
+from fewstep.claims.pool import ordered, ready
 from fewstep.claims.rows import Job, Row, Store
 from fewstep.claims.tcm import Half, both_laws
 from fewstep.claims.verdicts import CONTRADICTED, OPEN, REPRODUCED, Statement
@@ -50,7 +51,7 @@ def claim(**levels):
         rows=rows,
         measures={"error": "error", "none": "never measured"},
         statements=lambda found: [Statement("a minus b", verdicts.excess(found[first], found[last], "error"))],
-        words=lambda found: [f"b is {pm(verdicts.column(found[last], 'error'))}."],
+        words=lambda found: [f"b is {pm(column(found[last], 'error'))}."],
         figure=lambda found: Figure(b"<svg/>", "nothing"),
     )
 
@@ -97,6 +98,73 @@ def test_differences_are_taken_within_a_seed():
     b = {"10": {"e": 499.0}, "1": {"e": 4.0}, "2": {"e": 49.0}}
     assert verdicts.excess(a, b, "e") == (1.0, 1.0, 1.0)
     assert Statement("", verdicts.excess(a, b, "e")).verdict == REPRODUCED
+
+
+def test_a_seed_that_one_row_lacks_is_left_out():
+    a, b = {"1": {"e": 5.0}, "2": {"e": 6.0}}, {"1": {"e": 4.0}}
+    assert verdicts.excess(a, b, "e") == (1.0,)
+
+
+def test_only_the_seeds_that_are_asked_for_are_judged(tmp_path):
+    run(tmp_path, seeds=3)
+    assert len(run(tmp_path, seeds=2)["claims"]["one"]["statements"][0]["values"]) == 2
+
+
+def test_the_report_names_the_statement_that_decided():
+    good, bad = (Statement(text, values) for text, values in (("good", (1.0, 1.0)), ("bad", (-1.0, -1.0))))
+    assert key(replace(claim(), statements=lambda found: [good, bad]), {}) == bad
+    assert key(replace(claim(), statements=lambda found: [good, replace(bad, main=False)]), {}) == good
+
+
+class Numbers(dict):
+    """A row at a seed that has every measure, and on its curve at six looks; all shift by what pairs share."""
+
+    def __init__(self, seed, of):
+        super().__init__()
+        self.seed, self.of = seed, of
+
+    def __missing__(self, measure):
+        if measure == "curve":
+            return [Numbers(self.seed, lambda m, i=i: i if m == "step" else self.of(m)) for i in range(1, 7)]
+        return self.of(measure) * (1 + 0.01 * self.seed)
+
+
+RIGHT = {  # what each row and measure would be if the paper were right; all below 5
+    "tcm": lambda row, m: 1.0 if "stage 2" in row else 2.0,
+    "gc": lambda row, m: {"iCT": 3.0, "iCT, minibatch OT": 2.5}.get(row, 1.0),
+    "gc-transport": lambda row, m: (
+        {"proxy: independent": 3.0, "proxy: minibatch OT": 2.0, "proxy: GC": 1.0}.get(row)
+        or (0.5 if m == "minibatch OT" else 1 / (1 + float(m)))
+    ),
+    "mcm": lambda row, m: 1 / float(row.split()[2]) if row.startswith("K") else 0.0,
+    "addim": lambda row, m: 2.0 if m.startswith("DDIM") else 1.0,
+    "direct": lambda row, m: 1.0 if ("Direct" in row) == (m == "ode_error") else 2.0,
+    "oracle": lambda row, m: (
+        int(row.split()[-1]) ** -{"CT": 0.25, "CD, Euler": 1.0, "CD, Heun": 2.0}[row[:-2].split(", N")[0]]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_numbers_that_bear_a_paper_out_reproduce_it_and_their_reverse_contradicts_it(name):
+    one, right = claims.registry()[name], RIGHT[name]
+    for of, expected in ((right, REPRODUCED), (lambda row, m: 5 - right(row, m), CONTRADICTED)):
+        found = {row: {str(s): Numbers(s, partial(of, row)) for s in made.seeds(3)} for row, made in one.rows.items()}
+        statements = [each for each in one.statements(found) if each.main]
+        assert statements
+        assert verdicts.overall(statements) == expected
+        if name not in ("oracle", "gc-transport"):
+            assert {each.verdict for each in statements} == {expected}
+
+
+def test_a_training_saved_is_the_share_until_the_others_last_error():
+    def curve(*errors):
+        return {"1": {"curve": [{"step": i + 1, "ode_error": e, gc.COMPARED: e} for i, e in enumerate(errors)]}}
+
+    slow, quick = curve(8.0, 4.0, 2.0), curve(4.0, 2.0, 1.0)
+    assert gc._saved(slow, quick) == pytest.approx([1 / 3])
+    assert gc._saved(quick, slow) == pytest.approx([0.0])  # never there: nothing is saved, nothing lost
+    assert gc._gain(slow, quick, gc._area) == pytest.approx([math.log(2)])
 
 
 def test_what_is_measured_is_not_measured_again(tmp_path):
@@ -152,6 +220,14 @@ def test_what_is_needed_is_measured_first_and_once():
     assert len(set(told)) == len(told) == 9
     assert {told.index(("start", 0))} == {0}
     assert all(told.index(("first", s)) < told.index((name, s)) for s in (1, 2) for name in "xy")
+
+
+def test_a_job_waits_for_what_it_needs_at_its_own_seed():
+    start, first = made("start", 0.0, seeded=False), made("first", 0.0)
+    job = Job(made("x", 0.0, needs=(start, first)), 2)
+    assert ready(job, {(first.digest, 1)})
+    assert not ready(job, {(first.digest, 2)})
+    assert not ready(job, {(start.digest, 0)})
 
 
 def test_a_number_without_seeds_is_measured_once(tmp_path):
@@ -247,6 +323,18 @@ def test_an_arm_goes_on_from_the_kept_first(tmp_path, monkeypatch):
     assert isinstance(kept, fs.Generator)
     truth.reference.cache_clear()
     truth.solved.cache_clear()
+
+
+def test_an_arm_is_measured_anew_where_its_start_or_the_protocol_is_another(monkeypatch):
+    arm = partial(arms.Arm, law="ring8", method="ect", fields=TINY)
+    digests = [arm(init=init).row(1.0).digest for init in (None, arm(), arm(options={"q": 4.0}))]
+    monkeypatch.setitem(truth.PROTOCOL, "samples", 7)
+    assert len({*digests, arm().row(1.0).digest}) == 4
+
+
+def test_evaluations_of_the_teacher_are_counted(tmp_path):
+    taught = arms.Arm(law="ring8", method="cd", options={"n": 4, "solver": "heun"}, fields=TINY, taught=True)
+    assert arms.trained(taught, tmp_path, 1)[1]["teacher_evaluations"] == pytest.approx(2.0, abs=0.3)
 
 
 def test_both_laws_draw_half_of_the_times_from_each():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -258,6 +259,13 @@ def test_examination_writes_nothing_and_repeats(healthy, tmp_path, capsys):
     page = (tmp_path / "page" / "doctor.html").read_text()
     assert "loss by noise level" in page
     assert "<svg" in page or "image/svg+xml" in page
+
+
+def test_without_matplotlib_nothing_is_examined(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("fewstep.cli.doctor.of_run", lambda *_: pytest.fail("examined"))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["doctor", "digits", "--out", str(tmp_path / "page")]) == 2
+    assert "pip install 'fewstep[report]'" in capsys.readouterr().err
 
 
 def test_what_has_no_drift_says_so(healthy):

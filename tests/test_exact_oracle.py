@@ -136,6 +136,12 @@ def test_the_truth_is_the_flow():
     torch.testing.assert_close(found.truth(x), law.solve(x[:, None], 80.0, 0.002)[:, 0], rtol=0, atol=1e-8)
 
 
+def test_an_error_is_to_the_map_that_ends_where_the_grid_does():
+    """A thousandth of a step from t = 1 is nearly the flow's own, far as both are from the data."""
+    assert oracle.distilled(TWO, [1.0, 1.001]).error() < 1e-6
+    assert oracle.distilled(TWO, [1.0, 1.001]).w2() > 0.5
+
+
 def test_distillation_tends_to_the_truth_with_its_solvers_order():
     """Euler's error like 1 / N, Heun's faster; training's like N^(-1/4), the diffusion of the modes' boundary."""
     law, n = fs.exact.Mixture(weights=[1, 2], means=[[-0.3], [0.3]], std=0.2), (40, 80)

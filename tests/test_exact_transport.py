@@ -12,7 +12,7 @@ from scipy.integrate import quad
 import fewstep as fs
 from fewstep.errors import UserError
 from fewstep.exact import recursions, transport
-from fewstep.randomness import generator
+from fewstep.randomness import SAMPLING_BLOCK, generator, normal
 
 EDM = fs.process.edm()
 PROCESSES = {"edm": EDM, "linear": fs.process.linear(), "trig": fs.process.trig(sigma_data=0.5, level_max=80.0)}
@@ -133,6 +133,15 @@ def test_minibatch_transport_deals_every_noise_once_at_no_greater_cost():
             torch.testing.assert_close(a.sort(0).values, b.sort(0).values, rtol=0, atol=1e-6)
     costs = [transport.cost(x0, noise).mean() for noise in (whole, parts, z)]
     assert costs[0] < costs[1] < costs[2]
+
+
+def test_rows_that_fill_no_batch_are_not_dealt():
+    """Of 100 rows in batches of 64 the cost is the first batch's: fewer rows would find worse partners."""
+    law = fs.exact.ring8()
+    found = transport.curve(law, [1.0], n=100, batch=64, moves=4)
+    x0, z = law.sample(64).double(), normal(0, "transport", 0, 64, (2,), SAMPLING_BLOCK).double()
+    assert found.dealt.value == pytest.approx(transport.cost(x0, transport.dealt(x0, z)).mean().item(), rel=1e-12)
+    assert math.isnan(found.dealt.error)
 
 
 @every_process

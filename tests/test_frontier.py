@@ -123,6 +123,30 @@ def test_a_second_stage_is_asked_where_it_was_trained():
             student.generator.with_middle(levels).sample(1, steps=steps)  # refuses levels below
 
 
+def test_bounds_are_rounded_inwards():
+    """A level that is printed with four digits is still one that the student was trained for."""
+    student = denoising_student(gaussian_data(), trained_from=1.23442, middle=(2.0,))
+    assert bounds_of(student.generator).low == 1.235
+    assert bounds_of(student.generator).high * 1.02 <= 80.0
+
+
+def test_of_a_metric_that_should_be_high_the_highest_is_chosen(tmp_path, monkeypatch):
+    """Of recall, which tells the candidates apart, on the validation split."""
+    found, whole = [], scoring.evaluate
+
+    def spy(*args, **options):
+        results = whole(*args, **options)
+        found.append(results[0][0].value)
+        return results
+
+    monkeypatch.setattr(scoring, "evaluate", spy)
+    dataset = gaussian_data()
+    bench = bench_of(dataset, tmp_path, metric="pixel_recall", steps=(2,), candidates=6)
+    (setting,) = settings_of(denoising_student(dataset), bench)
+    assert bench.sign == -1.0
+    assert setting.validation.value == max(found) > min(found)
+
+
 def test_nothing_of_the_test_split_chooses(tmp_path, monkeypatch):
     asked = []
     whole = scoring.evaluate
@@ -205,6 +229,25 @@ def test_a_store_refuses_what_is_not_its_own(tmp_path):
     assert (tmp_path / "b" / "notes.txt").read_text() == "mine"
 
 
+def test_scores_are_kept_by_all_that_decides_them(tmp_path, monkeypatch):
+    """Another seed, another number of samples or another reference is scored again; the same is not."""
+    asked, bench = [], bench_of(gaussian_data(), tmp_path)
+    monkeypatch.setattr(scoring, "evaluate", lambda *a, **k: asked.append(k) or ([result(1.0)], []))
+    student = denoising_student(gaussian_data()).generator
+    for count, plan, told in (
+        (1, {}, {}),
+        (1, {}, {}),
+        (2, {"seed": 1}, {}),
+        (3, {"n": 500}, {}),
+        (4, {}, {"reference": "b"}),
+    ):
+        test = bench.splits["test"]
+        meters = [replace(meter, protocol={**meter.protocol, **told}) for meter in test.meters]
+        other = replace(bench, plan=replace(bench.plan, **plan), splits={"test": test._replace(meters=meters)})
+        other.final(student, 1)
+        assert len(asked) == count
+
+
 def result(value: float, draws=(-0.1, 0.0, 0.1), **more: object) -> Result:
     """A result whose paired differences to its likes are exact: the draws shift by the value alone."""
     values = tuple(value + d for d in draws)
@@ -246,6 +289,21 @@ def test_a_point_is_better_beyond_chance_and_by_a_share(student):
     assert [p.evaluations for p in kept] == [1, 2, 4]
 
 
+def test_quick_is_by_the_latency_of_one_sample_and_worth_by_evaluations(student):
+    """A setting of more evaluations that is called faster is no bargain by them, and one by the clock."""
+    a, b = point(student, 1, result(0.5)), point(student, 4, result(1.0))
+    slow = replace(a, one=latency.Timing(1, 3, 9.0, 8.9, 9.1), many=latency.Timing(10, 3, 1.0, 1.0, 1.0))
+    found = frontier.points.judged([slow, b], Judge("energy", gain=0.05))
+    assert [(p.worth, p.quick) for p in found] == [(True, True), (False, True)]
+
+
+def test_a_command_opens_the_weights_that_were_sampled(student):
+    raw = replace(student, given="runs/a", options=" --ema student --composite")
+    told = point(raw, 2, result(1.0), levels=(0.5,)).command()
+    assert told == "fewstep sample runs/a --ema student --composite --steps 2 --middle-times 0.5"
+    assert point(replace(student, given="exact:ring8"), 2, result(1.0)).command() == ""
+
+
 def test_the_conclusion_says_where_more_steps_are_no_better_and_where_the_teacher_is_met(student):
     teacher = Subject("exact:law", "exact:law", student.generator, teacher=True)
     ours = [point(student, 1, result(1.0)), point(student, 2, result(0.6)), point(student, 4, result(0.59))]
@@ -260,7 +318,7 @@ def test_the_conclusion_says_where_more_steps_are_no_better_and_where_the_teache
     text = " ".join(told.conclusion())
     assert "student reaches energy 0.600 (0.400 to 0.800) with 2 evaluations" in text
     assert "4 is no better" in text
-    assert "exact:law, heun needs 5 evaluations, 2.5 times as many" in text
+    assert "exact:law, heun needs 5 evaluations, 2.5 times as many and 2.5 times the latency" in text
     assert "with 35 (heun) it is better" in text
     assert "exact:law, heun with 35 cannot be told from it" in text
     assert [told.note(p) for p in told.points][:3] == ["the cheapest", "better", "no better than 2"]
@@ -397,6 +455,13 @@ def test_runs_of_two_data_sets_are_not_compared(student):
     other = Subject("other", "other", replace(student.generator, facts=facts))
     with pytest.raises(UserError, match="learned from different data: expected runs of one data set"):
         frontier.same_data(other, student)
+
+
+def test_a_teacher_that_learned_from_other_data_is_refused(student, monkeypatch):
+    other = replace(student.generator, facts=replace(student.generator.facts, data="0" * 64))
+    monkeypatch.setattr("fewstep.frontier.subjects.load", lambda *a, **k: other)
+    with pytest.raises(UserError, match="learned from different data"):
+        frontier.open_teacher("runs/teacher", student)
 
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch, capsys, tmp_path):

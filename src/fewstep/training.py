@@ -168,8 +168,7 @@ def train(
         shown = datasets.examples(dataset.train.cond, facts.cond, pictures.suitable(facts.shape))
         recorder = None if out is None else Recorder(Path(out), run, facts, made, state, saved, shown)
         plan = None if saved else stages.about(run, made, start)
-        said = (start and start.about, guide and guide.about, why, plan)
-        for line in filter(None, said if progress else ()):
+        for line in filter(None, (start and start.about, guide and guide.about, why, plan) if progress else ()):
             tqdm.write(line, file=sys.stderr)
         loop(run, made, state, dataset.train, place, recorder, progress, watch)
     finally:
@@ -246,6 +245,5 @@ def loop(
             if stops and state.step < run.iterations:
                 if recorder:
                     recorder.save()
-                out = recorder and recorder.folder.path
-                kept = f"saved, continue with --out {out} --resume" if recorder else "nothing was saved"
-                raise Stopped(f"stopped at step {state.step} of {run.iterations}: {kept}")
+                go_on = recorder and f"saved, continue with --out {recorder.folder.path} --resume"
+                raise Stopped(f"stopped at step {state.step} of {run.iterations}: {go_on or 'nothing was saved'}")

@@ -17,7 +17,7 @@ from fewstep.claims.arms import MIXTURE
 from fewstep.claims.claim import Claim, Found, column, number
 from fewstep.claims.curves import finished, line
 from fewstep.claims.rows import Row
-from fewstep.claims.verdicts import OPEN, Statement, interval, verdict
+from fewstep.claims.verdicts import OPEN, REPRODUCED, Statement, interval, verdict
 from fewstep.metrics import energy
 from fewstep.metrics.distances import spread
 from fewstep.process import cosine
@@ -118,7 +118,7 @@ def words(found: Found) -> Sequence[str]:
 
 def _side(values: Sequence[float]) -> str:
     found = verdict(interval(values))
-    return "level" if found == OPEN else "better" if found == "reproduced" else "worse"
+    return "level" if found == OPEN else "better" if found == REPRODUCED else "worse"
 
 
 def _best(seeds: Any) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from fewstep import __version__, report
 from fewstep.claims.claim import Claim, Found, column, number, pm
-from fewstep.claims.verdicts import RULE, TONES, Statement, overall
+from fewstep.claims.verdicts import REPRODUCED, RULE, TONES, Statement, overall
 from fewstep.report import Section, Table
 
 GLOSSARY = (
@@ -51,7 +51,7 @@ def section(claim: Claim, found: Found) -> Section:
     statements = claim.statements(found)
     main = [one for one in statements if one.main]
     verdict = overall(statements)
-    count = sum(one.verdict == "reproduced" for one in main)
+    count = sum(one.verdict == REPRODUCED for one in main)
     rows = [[("" if one.main else "(control) ") + one.text, told(one), one.verdict] for one in statements]
     judged = Table(["difference, claimed to be above 0", "mean [95 % interval]", "verdict"], rows)
     return Section(

@@ -72,7 +72,7 @@ def costs(law: str, shared: Path, seed: int) -> dict[str, float]:
     assert found.dealt is not None
     alone = found.alone.value
     told = {f"{level:g}": cost / alone for level, cost in zip(LEVELS, found.costs.tolist(), strict=True)}
-    return {**told, "minibatch OT": found.dealt.value / alone, "independent": 1.0}
+    return {**told, "minibatch OT": found.dealt.value / alone}
 
 
 def discrepancy(name: str, shared: Path, seed: int) -> dict[str, float]:

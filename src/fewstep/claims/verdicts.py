@@ -17,7 +17,8 @@ RULE = (
     "Every statement is a difference that the paper says is positive, taken seed by seed: within a seed all arms see "
     "the same data, noise and initial weights. It is reproduced where the 95 % Student interval of its mean over the "
     "seeds lies wholly above 0, contradicted where it lies wholly below, and otherwise not reproduced at this scale. "
-    "A claim has the worst verdict of its main statements; the others are controls."
+    "A claim has the worst verdict of its main statements; the others are controls. There is no correction for the "
+    "number of statements."
 )
 
 
@@ -92,7 +93,3 @@ def shared(*rows: Seeds) -> list[str]:
 def excess(of: Seeds, over: Seeds, measure: str) -> tuple[float, ...]:
     """of - over, seed by seed."""
     return tuple(of[seed][measure] - over[seed][measure] for seed in shared(of, over))
-
-
-def column(row: Seeds, measure: str) -> list[float]:
-    return [row[seed][measure] for seed in shared(row)]

@@ -64,6 +64,11 @@ def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="doctor", description=DESCRIPTION)
     from fewstep.doctor import show
 
+    if args.out is not None:
+        from fewstep import report
+
+        report.page("", [], [])  # both tell what to install before anything takes long
+        report.axes()
     progress = sys.stderr.isatty()
     outside = ":" in args.patient and not Path(args.patient).exists()
     teaches = outside or Path(args.patient).suffix == ".safetensors"

@@ -121,7 +121,7 @@ def judge_noisy(patient: Patient, score: Score, floor: float) -> Verdict:
 
 
 def judge_idle(patient: Patient) -> Verdict:
-    """Whether the average remembers less than a step in a hundred while the learning rate is still up."""
+    """Whether the average remembers under 10 steps, or a thousandth of the run, while the learning rate is still up."""
     memory = 1 / (1 - patient.run.ema)
     rates = [row["lr"] for row in patient.log or () if isinstance(row.get("lr"), float)]
     up = bool(rates) and rates[-1] > 0.1 * max(rates)

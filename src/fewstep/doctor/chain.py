@@ -85,8 +85,8 @@ def loose_chain(patient: Patient) -> Measure:
     """Whether D(x_t, t) still has the data's law at every level, which a map to the data has at all of them."""
     own = sampler(patient.method.sampler)
     definition = (
-        "Fréchet distance between D(x_t, t) of held-out rows and the training split, less that of the held-out rows "
-        "themselves, as a share of the data's variance; kept is the variance of D(x_t, t) over the data's"
+        "squared Fréchet distance between D(x_t, t) of held-out rows and the training split, less that of the held-out "
+        "rows themselves, as a share of the data's variance; kept is the variance of D(x_t, t) over the data's"
     )
     if patient.denoises or (own.only and own.default > 1):
         return Measure("chain", definition, missing="its answers are means of the data, not samples of it")
@@ -124,8 +124,9 @@ def judge_chain(table: list[tuple[float, float, float]]) -> Verdict:
         lost,
         *LEAK,
         against="the data's own variance",
-        fine=f"the law of the data is handed up to the highest level: {max(lost, 0):.1%} of its variance is lost",
-        ill=f"the chain has come loose: at the highest level {lost:.0%} of the data's variance is lost, most of it "
-        f"from level {low:.3g} to {high:.3g}: smaller steps (more stages, q, s1), or begin again from a diffusion "
-        "model (--init)",
+        fine="the law of the data is handed up to the highest level: there the answers are "
+        f"{max(lost, 0):.1%} of the data's variance from it",
+        ill=f"the chain has come loose: at the highest level its answers are {lost:.0%} of the data's variance from "
+        f"the data's law (squared Fréchet distance), most of that from level {low:.3g} to {high:.3g}: smaller steps "
+        "(more stages, q, s1), or begin again from a diffusion model (--init)",
     )

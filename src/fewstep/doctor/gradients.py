@@ -44,7 +44,8 @@ def noise_of(gradients: Tensor, size: int) -> Noise:
     """From the gradients `[G, P]` of G groups of `size` rows: unbiased, by products of different groups.
 
     |G|^2 = (|sum g|^2 - sum |g|^2) / (G (G - 1)), tr Cov = size (mean |g|^2 - |G|^2); the error of |G|^2 is that of a
-    product of independent groups. Source: McCandlish et al., arXiv 1812.06162, appendix A.
+    product of independent groups, and where |G|^2 stands out from it that of the groups' mean besides: too large
+    rather than too small. Source: McCandlish et al., arXiv 1812.06162, appendix A.
     """
     count = len(gradients)
     products = gradients @ gradients.T

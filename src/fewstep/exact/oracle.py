@@ -92,8 +92,9 @@ class Oracle:
 class Table:
     """A function by its values at increasing nodes `[M]`: a cubic between them that keeps monotony, lines outside.
 
-    Slopes are Brodlie's weighted harmonic means of the neighbouring differences (Fritsch & Butland, SIAM J. Sci. Stat.
-    Comput. 5, 1984): exact on lines, no overshoot, an error of third order in the spacing.
+    Slopes are those of the quartic through five neighbours, at most three times the flatter neighbouring difference
+    (Fritsch & Carlson, SIAM J. Numer. Anal. 17, 1980). Next to the ends, and where the spacing is very uneven, they are
+    Brodlie's weighted harmonic means (Fritsch & Butland, SIAM J. Sci. Stat. Comput. 5, 1984). Exact on lines.
     """
 
     nodes: Tensor

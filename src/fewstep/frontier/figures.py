@@ -64,7 +64,6 @@ def _plot(
         colour = report.COLOURS[subjects.index(id(line[0].subject)) % len(report.COLOURS)]
         samplers = list(dict.fromkeys(p.sampler for p in points if p.subject is line[0].subject))
         mark = _MARKS[samplers.index(line[0].sampler) % len(_MARKS)]
-        solid = line[0].sampler == MULTISTEP
         x, results = [cost(p) for p in line], [p.results[judge.metric] for p in line]
         solid = line[0].sampler == MULTISTEP
         style: dict[str, Any] = {"color": colour, "linestyle": "-" if solid else ":", "linewidth": 1.5 if solid else 1}

@@ -153,7 +153,9 @@ class Frontier:
         return report.page(f"What each step buys: {names}", [" ".join(told["conclusion"])], sections, note=note)
 
     def _caption(self) -> str:
-        return f"Test split, {self._draws()}: the mean over draws. Milliseconds of a call: the median. Bold: {_WORTH}."
+        return (
+            f"Test split, {self._draws()}: the mean over draws. Milliseconds of a call: the median. Bold: {_WORTH} so."
+        )
 
     def _samples(self) -> report.Figure | None:
         """What the points that a reader asks for look like; None for data that is no picture and no plane."""
@@ -207,7 +209,7 @@ class Frontier:
         ]
 
 
-_WORTH = "better than everything cheaper"
+_WORTH = "better than every cheaper one that is marked"
 _SOLVED = (
     "{} by sampler and number of evaluations. In brackets: beaten on the validation split by a setting that is no "
     "dearer, and so not on offer."

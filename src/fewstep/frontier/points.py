@@ -28,8 +28,8 @@ class Point:
     one: Timing | None = None  # a call for one sample
     many: Timing | None = None  # a call for a batch
     offered: bool = True  # of a solver: no cheaper setting scored better on the validation split
-    worth: bool = False  # better, beyond chance, than everything of fewer evaluations
-    quick: bool = False  # better, beyond chance, than everything of lower latency
+    worth: bool = False  # better, beyond chance, than every such point of fewer evaluations
+    quick: bool = False  # better, beyond chance, than every such point of lower latency
 
     @property
     def name(self) -> str:
@@ -93,7 +93,10 @@ class Judge:
 
 
 def worth(points: Sequence[Point], judge: Judge, cost: Callable[[Point], float]) -> list[Point]:
-    """The points that are better, beyond chance, than every cheaper one of these: in the order of their cost."""
+    """The points that are better, beyond chance, than every cheaper one that is so itself: in the order of their cost.
+
+    Small gains add up so: a point that is no better than the one before may still be better than the last kept.
+    """
     kept: list[Point] = []
     for point in sorted(points, key=lambda p: (cost(p), judge.value(p))):
         if all(judge.better(point, other) for other in kept):

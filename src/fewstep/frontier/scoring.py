@@ -16,6 +16,7 @@ from fewstep.metrics import Extractor, Prepared, Result, Statistics, evaluate, m
 from fewstep.randomness import block_seed
 
 HIGHER = ("precision", "recall", "density", "coverage")  # statistics of which more is better
+_MEASURED = ("statistic", "extractor", "reference")  # what a metric's name leaves open
 
 
 def default_metric(extractor: Extractor | None) -> str:
@@ -98,7 +99,7 @@ class Bench:
             "n": n,
             "size": prepared.size,
             "seed": seed,
-            "metrics": [(m.metric, m.protocol["statistic"], m.protocol.get("extractor")) for m in prepared.meters],
+            "metrics": [[m.metric, *(m.protocol.get(part) for part in _MEASURED)] for m in prepared.meters],
         }
 
         def measure() -> list[Result]:

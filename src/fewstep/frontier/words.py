@@ -27,7 +27,7 @@ class Verdicts:
         return list({id(p.subject): p.subject for p in self.points}.values())
 
     def kept(self, subject: Subject) -> list[Point]:
-        """The subject's points that are better, beyond chance, than its cheaper ones."""
+        """The subject's points that are better, beyond chance, than every cheaper one of it that is so itself."""
         return worth(self.of(subject), self.judge, lambda p: p.evaluations)
 
     def note(self, point: Point) -> str:
@@ -53,7 +53,7 @@ class Verdicts:
         return [self._headline(), *said, self._floor()]
 
     def _headline(self) -> str:
-        """The dearest setting that is still better than everything cheaper."""
+        """The dearest setting that is better than every cheaper one that is worth its own cost."""
         last = max((p for p in self.points if p.worth), key=lambda p: p.evaluations)
         dearer = [p for p in self.points if p.evaluations > last.evaluations]
         if not dearer:
