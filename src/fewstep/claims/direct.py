@@ -69,7 +69,7 @@ def words(found: Found) -> Sequence[str]:
 
 
 def figure(found: Found) -> Figure:
-    drawing, plots = report.axes(2, width=8.6)
+    drawing, plots = report.axes(2, width=8.6, height=3.5)
     for ax, measure, label in zip(
         plots, ("feature_frechet", "energy_x1000"), ("feature Fréchet distance", "energy distance x 1000"), strict=True
     ):
@@ -78,7 +78,7 @@ def figure(found: Found) -> Figure:
         floor = column(found["exact ODE"], measure)[0]
         ax.axhline(floor, color="#555555", linestyle="--", label="exact ODE solutions")
         ax.set(xlabel="ODE error (rms)", ylabel=label, yscale="log")
-    plots[0].legend()
+    drawing.legend(*plots[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return finished(
         drawing,
         "ODE error against distance to the law, a point for each seed",

@@ -78,6 +78,7 @@ def spread(jobs: list[Job], shared: Path, workers: int) -> Iterator[tuple[Job, d
                 running[pool.submit(measured, job, shared)] = job
             for done in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(done), done.result()
+        pool.shutdown()
     except BrokenProcessPool as error:
         raise FewstepError("a worker was ended from outside, memory perhaps: go on with the same command") from error
     finally:

@@ -112,6 +112,7 @@ table { border-collapse: collapse; margin: .8rem 0; font-size: .9rem; font-varia
 caption { caption-side: bottom; padding-top: .3rem }
 th, td { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #e5e5e5; text-align: left; vertical-align: top }
 .number { text-align: right }
+td.number { white-space: nowrap }
 thead th { border-bottom: 1.5px solid #555 }
 tr.strong td { font-weight: 600 }
 .verdict { font-weight: 600 }
