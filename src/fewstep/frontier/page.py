@@ -195,7 +195,8 @@ class Frontier:
             f"{told['plan']['search_seed']} for each candidate, all of them from the same noise.",
             f"Candidates scored there: {'; '.join(chosen) or 'none'}.",
             f"Scored once on the test split: up to {plan.n} samples of seed {plan.seed}, {self._draws()}, against the "
-            f"training split. Nothing of the test split entered a choice.",
+            "training split. Nothing of it entered a choice of levels or samplers; which settings are called better is "
+            "read off it.",
             f"{_WORTH.capitalize()}: beyond chance, the 95 % interval of the paired difference on the test split "
             f"leaving 0 out, and by {plan.gain:.0%} of the value. No correction for the number of comparisons. All is "
             "given these weights and this training split: another training run is not in the intervals.",
