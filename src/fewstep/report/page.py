@@ -106,10 +106,9 @@ h2 { font-size: 1.25rem; margin: 2.6rem 0 .4rem; padding-top: .8rem; border-top:
 p { max-width: 44rem }
 figure { margin: 1rem 0 }
 figure img { max-width: 100%; height: auto }
-figcaption, caption, .note { color: #555; font-size: .85rem; text-align: left; max-width: 52rem }
+figcaption, .note { color: #555; font-size: .85rem; text-align: left; max-width: 52rem }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; margin: .8rem 0; font-size: .9rem; font-variant-numeric: tabular-nums }
-caption { caption-side: bottom; padding-top: .3rem }
 th, td { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #e5e5e5; text-align: left; vertical-align: top }
 .number { text-align: right }
 td.number { white-space: nowrap }
@@ -143,9 +142,6 @@ summary { cursor: pointer; color: #555; font-size: .9rem }
 {% endfor %}
 {% for table in section.tables %}
 <div class="scroll"><table>
-{% if table.caption %}
-<caption>{{ table.caption }}</caption>
-{% endif %}
 <thead><tr>
 {%- for cell in table.head %}<th class="{{ table.columns[loop.index0] }}">{{ cell }}</th>{% endfor %}</tr></thead>
 <tbody>
@@ -154,6 +150,9 @@ summary { cursor: pointer; color: #555; font-size: .9rem }
 {%- for cell in row %}<td class="{{ table.columns[loop.index0] }}">{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
+{% if table.caption %}
+<p class="note">{{ table.caption }}</p>
+{% endif %}
 {% endfor %}
 {% if section.points %}
 <ul>
