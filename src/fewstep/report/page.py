@@ -118,6 +118,7 @@ tr.strong td { font-weight: 600 }
 pre { background: #f6f6f6; padding: .6rem .8rem; overflow-x: auto; font-size: .8rem }
 summary { cursor: pointer; color: #555; font-size: .9rem }
 @media print { body { margin: 0; max-width: none } details { display: none } h2 { break-after: avoid }
+  .scroll { overflow: visible } td.number { white-space: normal }
   figure, table { break-inside: avoid } }
 </style>
 <h1>{{ title }}</h1>
