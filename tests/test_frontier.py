@@ -273,6 +273,20 @@ def test_the_conclusion_says_where_more_steps_are_no_better_and_where_the_teache
     )
 
 
+def test_the_conclusion_of_a_single_draw_claims_nothing_beyond_chance(student):
+    def told(found):
+        points = [point(student, 1, found(1.0)), point(student, 2, found(1.3))]
+        judge = Judge("energy", gain=0.05)
+        return " ".join(words.Verdicts(frontier.points.judged(points, judge), judge).conclusion())
+
+    single = told(lambda value: result(value, draws=(0.0,), interval=None))
+    assert "nothing dearer is better by 5 %" in single
+    assert "A single draw has no interval" in single
+    assert "beyond chance" not in single
+    assert "nothing dearer is better beyond chance" in told(result)
+    assert "single draw" not in told(result)
+
+
 def test_evaluations_are_counted_by_the_network(student):
     assert latency.evaluations(student.generator, 3) == 3
     assert latency.evaluations(student.by("heun"), 7) == 7
