@@ -209,8 +209,9 @@ def result(value: float, draws=(-0.1, 0.0, 0.1), **more: object) -> Result:
     """A result whose paired differences to its likes are exact: the draws shift by the value alone."""
     values = tuple(value + d for d in draws)
     protocol = {"seed": 0, "draws": len(values), "n": 10, "split": "test", "statistic": "energy", "candidates": 1}
+    error = 0.05 if len(values) > 1 else None
     found = {"interval": (value - 0.2, value + 0.2), "floor_error": 0.01, "floor_interval": (-0.1, 0.3), **more}
-    return Result("energy", 1, value, 0.05, 0.1, protocol, values=values, **found)
+    return Result("energy", 1, value, error, 0.1, protocol, values=values, **found)
 
 
 def point(subject: Subject, evaluations: int, found: Result, sampler: str = MULTISTEP, **more: object) -> Point:
