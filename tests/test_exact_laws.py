@@ -249,3 +249,34 @@ def test_mistakes_are_one_line(monkeypatch):
             wrong()
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("law", [fs.exact.two_modes(), fs.exact.named("gaussian")], ids=["mixture", "gaussian"])
+@pytest.mark.parametrize("ask", ["__call__", "posterior_variance", "log_density", "posterior", "solution", "solve"])
+def test_times_that_are_not_on_the_process_are_refused(law, ask):
+    more = {"posterior": (2,), "solution": (0.0,), "solve": (0.0,)}.get(ask, ())
+    x_t = torch.zeros(3, 1, dtype=torch.float64)
+    for t in (-1.0, float("nan"), float("inf"), torch.tensor([1.0, -0.5, 2.0])):
+        with pytest.raises(UserError, match=r"t = (-1|nan|inf|-0\.5): expected times of the process"):
+            getattr(law, ask)(x_t, t, *more)
+    with pytest.raises(UserError, match="expected a number or one for each of the 3 rows"):
+        getattr(law, ask)(x_t, torch.ones(2), *more)
+
+
+def test_times_beyond_the_end_of_a_process_are_refused():
+    law = fs.exact.two_modes(fs.process.linear())
+    x_t = torch.zeros(3, 1, dtype=torch.float64)
+    assert bool(torch.isfinite(law(x_t, 1.0)).all())
+    with pytest.raises(UserError, match=r"t = 1\.5: expected times of the process"):
+        law(x_t, 1.5)
+
+
+def test_no_rows_have_no_draws():
+    for law in (fs.exact.two_modes(), fs.exact.named("gaussian")):
+        assert law.posterior(torch.zeros(0, 1), 1.0, 4).shape == (4, 0, 1)
+
+
+def test_labels_are_integers():
+    law = fs.exact.Mixture(weights=[1, 1], means=[[-0.5], [0.5]], std=0.1, labels=[0, 1])
+    with pytest.raises(UserError, match="expected labels, integers"):
+        law(torch.zeros(2, 1), 1.0, torch.tensor([0.5, 1.0]))

@@ -156,6 +156,8 @@ def test_mistakes_are_one_line():
     for message, wrong in {
         "expected one number a sample": lambda: oracle.trained(fs.exact.ring8(), grid(3)),
         "two or more, increasing": lambda: oracle.trained(TWO, grid(3).flip(0)),
+        "none below 0": lambda: oracle.trained(TWO, [-1.0, 1.0]),
+        "a one-dimensional law of fewstep.exact": lambda: oracle.trained("two-modes", grid(3)),
         "at least 16": lambda: oracle.distilled(TWO, grid(3), nodes=4),
     }.items():
         with pytest.raises(UserError) as caught:

@@ -240,3 +240,9 @@ def test_mistakes_are_one_line():
             wrong()
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("levels", [[], [-1.0], [1.0, 0.0], [float("nan")], 1.0])
+def test_levels_of_a_curve_are_above_0(levels):
+    with pytest.raises(UserError, match="levels"):
+        fs.exact.transport.curve(fs.exact.two_modes(), levels, n=8)

@@ -252,8 +252,9 @@ def result(value: float, draws=(-0.1, 0.0, 0.1), **more: object) -> Result:
     """A result whose paired differences to its likes are exact: the draws shift by the value alone."""
     values = tuple(value + d for d in draws)
     protocol = {"seed": 0, "draws": len(values), "n": 10, "split": "test", "statistic": "energy", "candidates": 1}
+    error = 0.05 if len(values) > 1 else None
     found = {"interval": (value - 0.2, value + 0.2), "floor_error": 0.01, "floor_interval": (-0.1, 0.3), **more}
-    return Result("energy", 1, value, 0.05, 0.1, protocol, values=values, **found)
+    return Result("energy", 1, value, error, 0.1, protocol, values=values, **found)
 
 
 def point(subject: Subject, evaluations: int, found: Result, sampler: str = MULTISTEP, **more: object) -> Point:
@@ -329,6 +330,20 @@ def test_the_conclusion_says_where_more_steps_are_no_better_and_where_the_teache
     assert "At no number of evaluations up to 35 does exact:law come up to student with 2" in " ".join(
         alone.conclusion()
     )
+
+
+def test_the_conclusion_of_a_single_draw_claims_nothing_beyond_chance(student):
+    def told(found):
+        points = [point(student, 1, found(1.0)), point(student, 2, found(1.3))]
+        judge = Judge("energy", gain=0.05)
+        return " ".join(words.Verdicts(frontier.points.judged(points, judge), judge).conclusion())
+
+    single = told(lambda value: result(value, draws=(0.0,), interval=None))
+    assert "nothing dearer is better by 5 %" in single
+    assert "A single draw has no interval" in single
+    assert "beyond chance" not in single
+    assert "nothing dearer is better beyond chance" in told(result)
+    assert "single draw" not in told(result)
 
 
 def test_evaluations_are_counted_by_the_network(student):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewstep.errors import require, unknown
+from fewstep.errors import UserError, require, unknown
 from fewstep.noise import Cosine, Edm, Linear, Schedule, Table, Trig
 
 Time = float | Tensor
@@ -26,8 +26,11 @@ def as_time(t: Time) -> Tensor:
 
 
 def per_row(t: Time, x: Tensor) -> Tensor:
-    """The time of every row of x: float64 `[B]`, on the host."""
-    return as_time(t).expand(len(x))
+    """The time of every row of x: float64 `[B]`, on the host. Raises UserError where t has another shape."""
+    times = as_time(t)
+    if times.ndim > 1 or (times.ndim == 1 and len(times) not in (1, len(x))):
+        raise UserError(f"t of shape {tuple(times.shape)}: expected a number or one for each of the {len(x)} rows")
+    return times.expand(len(x))
 
 
 def wide(x: Tensor) -> torch.device:

@@ -33,8 +33,8 @@ def conditional_draws(seed: int, n: int, count: int, size: int) -> tuple[Tensor,
         u = torch.rand(_BLOCK, _BLOCK, 1, generator=source, dtype=torch.float64)
         return torch.cat([u, torch.randn(_BLOCK, _BLOCK, size, generator=source, dtype=torch.float64)], 2)
 
-    blocks = [rows(partial(block, draws), 0, count, _BLOCK) for draws in range(-(-n // _BLOCK))]
-    drawn = torch.cat(blocks, 1)[:, :n].transpose(0, 1)
+    blocks = [rows(partial(block, draws), 0, max(count, 1), _BLOCK) for draws in range(-(-n // _BLOCK))]
+    drawn = torch.cat(blocks, 1)[:count, :n].transpose(0, 1)
     return drawn[:, :, 0].contiguous(), drawn[:, :, 1:]
 
 

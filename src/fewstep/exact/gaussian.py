@@ -12,8 +12,9 @@ from fewstep.data import Arrays
 from fewstep.denoiser import Cond
 from fewstep.errors import UserError, require
 from fewstep.exact.draws import conditional_draws
+from fewstep.exact.given import checked_labels, coefficients
 from fewstep.exact.solutions import ROUNDING, Solution
-from fewstep.exact.truth import checked_labels, numbers
+from fewstep.exact.truth import numbers
 from fewstep.process import Process, Time, edm, per_row, wide
 from fewstep.randomness import SAMPLING_BLOCK, normal
 
@@ -104,7 +105,7 @@ class Gaussian:
         mean, variance = self(x_t.to(wide(x_t)).double(), t, cond), self._moments(x_t)[1]
         a, s = self._coefficients(t, x_t)
         rest = s.square() * variance / _above_zero(a.square() * variance + s.square())
-        z = conditional_draws(seed, n, len(x_t), x_t[0].numel())[1].to(wide(x_t)).reshape(n, *x_t.shape)
+        z = conditional_draws(seed, n, len(x_t), math.prod(x_t.shape[1:]))[1].to(wide(x_t)).reshape(n, *x_t.shape)
         return _like(x_t, mean + rest.sqrt() * z)
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
@@ -127,9 +128,8 @@ class Gaussian:
         return mean, std.square()
 
     def _coefficients(self, t: Time, x: Tensor) -> tuple[Tensor, Tensor]:
-        t = per_row(t, x)
-        rows = (-1, *[1] * (x.ndim - 1))
-        return self.process.alpha(t).reshape(rows).to(wide(x)), self.process.sigma(t).reshape(rows).to(wide(x))
+        alpha, sigma = (c.reshape(-1, *[1] * (x.ndim - 1)).to(wide(x)) for c in coefficients(self.process, t, x))
+        return alpha, sigma
 
 
 def _above_zero(v: Tensor) -> Tensor:

@@ -82,13 +82,13 @@ def between(edges: Tensor) -> tuple[Tensor, Tensor]:
 
 def line(law: Any) -> Line:
     """A one-dimensional Gaussian, mixture or finite set as a `Line`. Raises UserError for any other law."""
+    if not isinstance(law, (Gaussian, Truth)):
+        raise UserError(f"a {type(law).__name__}: expected a one-dimensional law of fewstep.exact")
     if math.prod(law.shape) != 1:
         raise UserError(f"a law of shape {tuple(law.shape)}: expected one number a sample, shape (1,)")
     if isinstance(law, Gaussian):
         mean, std = (numbers(name, getattr(law, name)).reshape(1) for name in ("mean", "std"))
         return Line(torch.ones(1, dtype=torch.float64), mean, std, law.process)
-    if not isinstance(law, Truth):
-        raise UserError(f"a {type(law).__name__}: expected a one-dimensional law of fewstep.exact")
     weights, centre = law.components.log_weights.exp(), law.mean.reshape(1)
     means, stds = law.components.means[:, 0], law.components.axes[:, 0].sqrt()
     kept = weights > 0

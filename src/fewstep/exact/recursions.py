@@ -145,5 +145,6 @@ def mcm(process: Process, segments: int, steps: int, std: float, solver: Solver 
 
 def increasing(times: Steps) -> list[float]:
     steps = [float(t) for t in times]
-    require(all(r < t for r, t in pairwise(steps)) and len(steps) > 1, "times", steps, "two or more, increasing")
+    rising = len(steps) > 1 and steps[0] >= 0 and all(r < t for r, t in pairwise(steps))
+    require(rising, "times", steps, "two or more, increasing, none below 0")
     return steps

@@ -141,9 +141,11 @@ def curve(
 
     All from the same n rows. levels: sigma / alpha; batch: of minibatch transport, None to leave it out (no SciPy).
     """
+    levels = numbers("levels", levels)
+    wanted = levels.ndim == 1 and len(levels) > 0 and bool((levels > 0).all())
+    require(wanted, "levels", levels.tolist(), "one or more, each above 0")
     x0 = law.sample(n, seed=seed).double()
     z = normal(seed, "transport", 0, n, tuple(x0.shape[1:]), SAMPLING_BLOCK).double()
-    levels = torch.as_tensor(levels, dtype=torch.float64)
     times = law.process.time_at(levels)
     costs = torch.stack(_costs(law, x0, z, times, moves))
     errors = torch.tensor([mean(row).error for row in costs], dtype=torch.float64)

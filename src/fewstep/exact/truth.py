@@ -15,6 +15,7 @@ from fewstep.errors import UserError, require
 from fewstep.exact.components import Components, Seen
 from fewstep.exact.draws import conditional_draws
 from fewstep.exact.extrapolation import integrate
+from fewstep.exact.given import checked_labels, coefficients
 from fewstep.exact.solutions import Solution, stated
 from fewstep.process import Process, Time, per_row, wide
 from fewstep.randomness import generator, rows
@@ -36,18 +37,6 @@ def numbers(name: str, value: Any) -> Tensor:
     if not bool(torch.isfinite(found).all()):
         raise UserError(f"{name} holds NaN or infinity: expected finite numbers")
     return found
-
-
-def checked_labels(cond: Cond, classes: int, x_t: Tensor) -> Tensor | None:
-    """Labels `[B]` or None; -1 is no label. Raises UserError on anything else."""
-    if cond is None:
-        return None
-    if not isinstance(cond, Tensor) or cond.shape != x_t.shape[:1]:
-        raise UserError(f"cond {getattr(cond, 'shape', cond)}: expected a label for each of the {len(x_t)} rows")
-    if len(cond) and (int(cond.min()) < -1 or int(cond.max()) >= classes):
-        known = f"0..{classes - 1}, or -1 for none" if classes else "-1 only, this law has no classes"
-        raise UserError(f"cond has labels {int(cond.min())}..{int(cond.max())}: expected {known}")
-    return cond
 
 
 class Truth:
@@ -191,9 +180,8 @@ class Truth:
 
     def _coefficients(self, t: Time, x: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma `[B, 1]` where data has mean square 1."""
-        t = per_row(t, x)
-        alpha, sigma = self.process.alpha(t)[:, None], self.process.sigma(t)[:, None] / self._scale
-        return alpha.to(wide(x)), sigma.to(wide(x))
+        alpha, sigma = coefficients(self.process, t, x)
+        return alpha[:, None].to(wide(x)), sigma[:, None].to(wide(x)) / self._scale
 
     def _standard(self, x_t: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor]:
         if tuple(x_t.shape[1:]) != self.shape:

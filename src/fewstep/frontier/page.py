@@ -125,7 +125,7 @@ class Frontier:
 
     def _draws(self) -> str:
         protocol = self.points[0].results[self.bench.metric].protocol
-        return f"{protocol['draws']} draws of {protocol['n']} samples"
+        return f"{protocol['draws']} draw{'s' * (protocol['draws'] > 1)} of {protocol['n']} samples"
 
     def _page(self, told: dict[str, Any], drawing: bytes) -> str:
         names = " and ".join(s.name for s in self.verdicts.subjects)

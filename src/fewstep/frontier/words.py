@@ -50,7 +50,19 @@ class Verdicts:
         said = [self._reach(subject) for subject in self.subjects]
         for teacher in (s for s in self.subjects if s.teacher):
             said += [self._meeting(s, teacher) for s in self.subjects if not s.teacher]
-        return [self._headline(), *said, self._floor()]
+        return [self._headline(), *said, self._floor(), *self._single()]
+
+    @property
+    def _beyond(self) -> str:
+        """How sure "better" is: beyond chance where draws can differ, else by a share of the value alone."""
+        sure = all(p.results[self.judge.metric].interval is not None for p in self.points)
+        return "beyond chance" if sure else f"by {100 * self.judge.gain:g} %"
+
+    def _single(self) -> list[str]:
+        """What a single draw leaves open."""
+        if len(self.points) < 2 or self._beyond == "beyond chance":
+            return []
+        return ["A single draw has no interval: better and worse are by the values alone here, and may be chance."]
 
     def _headline(self) -> str:
         """The dearest setting that is better than every cheaper one that is worth its own cost."""
@@ -58,7 +70,7 @@ class Verdicts:
         dearer = [p for p in self.points if p.evaluations > last.evaluations]
         if not dearer:
             return f"The dearest setting is still the best: {_with(last)}."
-        return f"Paying more stops paying at {_with(last)}: nothing dearer is better beyond chance."
+        return f"Paying more stops paying at {_with(last)}: nothing dearer is better {self._beyond}."
 
     def _reach(self, subject: Subject) -> str:
         kept, all_ = self.kept(subject), self.of(subject)
@@ -97,7 +109,7 @@ class Verdicts:
             told += f" and {first.one.median / ours.one.median:.2g} times the latency"
         if self.judge.better(theirs, ours):
             return f"{told}; with {theirs.evaluations} ({theirs.sampler}) it is better: {self._told(theirs)}."
-        return f"{told}; none of its settings on offer is better beyond chance."
+        return f"{told}; none of its settings on offer is better {self._beyond}."
 
     def _floor(self) -> str:
         best = min((p for p in self.points if p.worth), key=self.judge.value)
