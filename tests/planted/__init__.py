@@ -4,6 +4,6 @@ A row is what is wrong, where it is planted, what stands there instead (made of 
 notice, by its name.
 """
 
-from tests.planted import methods, noise, parts
+from tests.planted import methods, noise, options, parts
 
-BUGS = [*methods.BUGS, *parts.BUGS, *noise.BUGS]
+BUGS = [*methods.BUGS, *parts.BUGS, *noise.BUGS, *options.BUGS]

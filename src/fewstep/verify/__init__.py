@@ -18,6 +18,7 @@ def all_checks() -> list[Check]:
         law_checks,
         letters,
         noise_checks,
+        option_checks,
         oracle_checks,
         part_checks,
         process_checks,
@@ -25,7 +26,17 @@ def all_checks() -> list[Check]:
         solver_checks,
     )
 
-    rooms = (letters, builtin, process_checks, part_checks, law_checks, solver_checks, noise_checks, denoiser_checks)
+    rooms = (
+        letters,
+        builtin,
+        process_checks,
+        part_checks,
+        law_checks,
+        solver_checks,
+        noise_checks,
+        denoiser_checks,
+        option_checks,
+    )
     laboratory = (exact_maps, fixed_points, exact_checks, oracle_checks, run_checks)
     found = [check for room in (*rooms, *laboratory) for check in room.checks()]
     return sorted(found, key=lambda check: not check.quick)
