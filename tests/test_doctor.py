@@ -9,13 +9,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import fewstep as fs
 from fewstep.cli import main
-from fewstep.doctor import MEASURES, Patient, show
+from fewstep.doctor import MEASURES, Patient, levels, show
 from fewstep.doctor.examination import Examination, Samples
 from fewstep.doctor.gradients import noise_of
 from fewstep.doctor.linear import Linear, linear_of
@@ -197,6 +198,20 @@ def test_every_verdict_has_a_patient(healthy):
     known = {name for *_, expected in ILL.values() for name in expected} | {"overfitting", "memorisation"}
     found = {one.name for method in patients.METHODS for one in whole(healthy, method).verdicts}
     assert found == known
+
+
+@pytest.mark.parametrize("method", ["cd", "ct"])
+def test_levels_of_a_grid_are_on_it(method):
+    """A time that is rounded up by one bit is paired with the level that it is, and loses nothing there."""
+    found = getattr(fs.methods, method)()
+    patient = SimpleNamespace(method=found, seed=0, progress=0.5)
+    for one in levels.trained_levels(patient):
+        t = torch.tensor([one.t], dtype=torch.float64)
+        assert float(found.times.at(t, 0.5).r) < 0.99 * one.t
+    told = [t for _, t in levels.up_to_the_top(patient)]
+    assert told[-1] == 80.0
+    assert told == sorted(told)
+    assert told[-2] < 79.0
 
 
 def test_a_verdict_names_its_number_and_threshold(healthy):

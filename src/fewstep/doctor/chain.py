@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fewstep.distances import mse
-from fewstep.doctor.levels import Level, Rows, fresh, place_of, rows_of, trained_levels
+from fewstep.doctor.levels import Level, Rows, fresh, place_of, rows_of, trained_levels, up_to_the_top
 from fewstep.doctor.patient import Patient
 from fewstep.doctor.verdicts import Measure, Verdict, judged
 from fewstep.sampling import sampler
@@ -93,10 +93,8 @@ def loose_chain(patient: Patient) -> Measure:
     rows = fresh(patient)
     process, train = patient.method.process, patient.dataset.train.x0
     floor, total = apart_of(rows.x0, train), float(train.flatten(1).double().var(0, correction=0).sum())
-    top = float(process.level(process.t_max)), process.t_max  # where sampling starts
-    levels = [*((one.level, one.t) for one in trained_levels(patient)), top]
     table = []
-    for level, t in levels:
+    for level, t in up_to_the_top(patient):
         with torch.no_grad():
             out = patient.ema(rows.at(process, t), t, rows.cond)
         kept = float(out.flatten(1).double().var(0, correction=0).sum()) / total

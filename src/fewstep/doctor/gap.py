@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fewstep.distances import mse
-from fewstep.doctor.levels import fresh, trained_levels
+from fewstep.doctor.levels import fresh, up_to_the_top
 from fewstep.doctor.linear import linear_of
 from fewstep.doctor.patient import Patient
 from fewstep.doctor.verdicts import Measure, Verdict, judged
@@ -30,8 +30,7 @@ def teacher_gap(patient: Patient) -> Measure:
     rows = fresh(patient, ROWS)
     linear = linear_of(patient.dataset.train.x0)
     table = []
-    times = [(one.level, one.t) for one in trained_levels(patient)]
-    for level, t in [*times, (float(process.level(process.t_max)), process.t_max)]:
+    for level, t in up_to_the_top(patient):
         with torch.no_grad():
             x_t = rows.at(process, t)
             end = patient.solution(x_t, t, rows.cond)

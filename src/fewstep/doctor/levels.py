@@ -42,12 +42,22 @@ def trained_levels(patient: Patient, count: int = COUNT) -> list[Level]:
     """The levels that the last stage trains on, from the law of its times at the run's progress."""
     method, process = patient.method, patient.method.process
     u = uniform(patient.seed, "doctor time", 0, DRAWN, 2, SAMPLING_BLOCK)
-    drawn = process.level(method.times(u, patient.progress, torch.arange(DRAWN)).t)
+    drawn_times = method.times(u, patient.progress, torch.arange(DRAWN)).t
+    drawn = process.level(drawn_times)
     chosen = spread(drawn, count)
+    at = (drawn[:, None].log() - chosen.log()).abs().nan_to_num(torch.inf).argmin(0)
     nearest = (drawn.clamp(1e-12, 1e12).log()[:, None] - chosen.log()).abs().argmin(1)
     share = torch.bincount(nearest, minlength=len(chosen)) / len(drawn)
-    times = process.time_at(chosen).clamp(method.trained_from, process.t_max)
+    times = drawn_times[at].double()  # not time_at(chosen): rounded up by a bit, a time of a grid is its own neighbour
+    times = times.clamp(method.trained_from, process.t_max)
     return [Level(*one) for one in zip(chosen.tolist(), times.tolist(), share.tolist(), strict=True)]
+
+
+def up_to_the_top(patient: Patient) -> list[tuple[float, float]]:
+    """The trained levels and their times, and where sampling starts, once."""
+    process = patient.method.process
+    top, below = (float(process.level(process.t_max)), process.t_max), process.t_max * (1 - 1e-9)
+    return [*((one.level, one.t) for one in trained_levels(patient) if one.t < below), top]
 
 
 @dataclass(frozen=True)
