@@ -11,6 +11,16 @@ from fewstep.report import Figure
 
 Found = Mapping[str, Seeds]  # row -> seed -> measure -> number
 
+QUALITY = {
+    "ode_error": "ODE error",
+    "feature_frechet": "feature Fréchet",
+    "pixel_frechet": "pixel Fréchet",
+    "energy_x1000": "energy x 1000",
+    "variance_ratio": "variance ratio",
+}
+"""Columns of arms that are trained, by name of the measure."""
+COST = {"cpu_seconds": "CPU s"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:

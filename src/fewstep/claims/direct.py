@@ -7,7 +7,7 @@ from typing import Any
 
 from fewstep import report
 from fewstep.claims.arms import MIXTURE, SETTING, Arm, ideal, solutions
-from fewstep.claims.claim import Claim, Found, column, pm
+from fewstep.claims.claim import COST, QUALITY, Claim, Found, column, pm
 from fewstep.claims.curves import finished
 from fewstep.claims.mcm import cd
 from fewstep.claims.verdicts import Statement, excess
@@ -96,15 +96,7 @@ CLAIM = Claim(
     "128. Its consistency model is the paper's rival: the same levels, the student as target; CD has an "
     "average as target.",
     rows=ROWS,
-    measures={
-        "ode_error": "ODE error",
-        "feature_frechet": "feature Fréchet",
-        "pixel_frechet": "pixel Fréchet",
-        "energy_x1000": "energy x 1000",
-        "variance_ratio": "variance ratio",
-        "teacher_evaluations": "teacher evaluations",
-        "cpu_seconds": "CPU s",
-    },
+    measures={**QUALITY, "teacher_evaluations": "teacher evaluations", **COST},
     statements=statements,
     words=words,
     figure=figure,

@@ -11,7 +11,7 @@ import torch
 from fewstep import report
 from fewstep.claims import truth
 from fewstep.claims.arms import MIXTURE, Arm, ideal, solutions
-from fewstep.claims.claim import Claim, Found, column, pm
+from fewstep.claims.claim import COST, QUALITY, Claim, Found, column, pm
 from fewstep.claims.curves import by_step, finished, line
 from fewstep.claims.verdicts import Statement
 from fewstep.denoiser import Denoiser
@@ -150,14 +150,7 @@ CLAIM = Claim(
     "updates of batch 128. GC costs at most 1.15 times as much per update, which is not charged here: "
     "equal updates.",
     rows=ROWS,
-    measures={
-        "ode_error": "ODE error",
-        "feature_frechet": "feature Fréchet",
-        "pixel_frechet": "pixel Fréchet",
-        "energy_x1000": "energy x 1000",
-        "variance_ratio": "variance ratio",
-        "cpu_seconds": "CPU s",
-    },
+    measures={**QUALITY, **COST},
     statements=statements,
     words=words,
     figure=figure,

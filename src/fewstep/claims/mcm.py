@@ -12,7 +12,7 @@ import torch
 from fewstep import report
 from fewstep.claims import truth
 from fewstep.claims.arms import MIXTURE, Arm, ideal, solutions
-from fewstep.claims.claim import Claim, Found, column, pm
+from fewstep.claims.claim import COST, QUALITY, Claim, Found, column, pm
 from fewstep.claims.curves import finished, line
 from fewstep.claims.rows import Row
 from fewstep.claims.verdicts import Statement, excess, interval, verdict
@@ -143,14 +143,7 @@ CLAIM = Claim(
     "c = 0.1; one network of 0.55 M weights for each K, 900 updates of batch 128, sampled with K steps. "
     "CD: 16 levels, Heun, on edm.",
     rows=ROWS,
-    measures={
-        "ode_error": "ODE error",
-        "feature_frechet": "feature Fréchet",
-        "pixel_frechet": "pixel Fréchet",
-        "energy_x1000": "energy x 1000",
-        "variance_ratio": "variance ratio",
-        "cpu_seconds": "CPU s",
-    },
+    measures={**QUALITY, **COST},
     statements=statements,
     words=words,
     figure=figure,

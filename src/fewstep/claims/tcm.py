@@ -16,7 +16,7 @@ from torch import Tensor
 import fewstep as fs
 from fewstep import methods, report
 from fewstep.claims.arms import MIXTURE, Arm, ideal, solutions
-from fewstep.claims.claim import Claim, Found, column, pm
+from fewstep.claims.claim import COST, QUALITY, Claim, Found, column, pm
 from fewstep.claims.curves import by_step, finished
 from fewstep.claims.looks import look_mixture, look_plane
 from fewstep.claims.verdicts import CONTRADICTED, OPEN, REPRODUCED, Statement, excess, interval, verdict
@@ -211,14 +211,7 @@ CLAIM = Claim(
     "1.08 times as many updates: equal compute. All go on from the same first stage of the seed, with its "
     "last ratio, at a learning rate of 1e-3. Both laws: half of the times from stage 2's law.",
     rows=rows(),
-    measures={
-        "ode_error": "ODE error",
-        "feature_frechet": "feature Fréchet",
-        "pixel_frechet": "pixel Fréchet",
-        "energy_x1000": "energy x 1000",
-        "variance_ratio": "variance ratio",
-        "cpu_seconds": "CPU s",
-    },
+    measures={**QUALITY, **COST},
     statements=statements,
     words=words,
     figure=figure,

@@ -6,12 +6,16 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from fewstep.cli.eval import parse_steps
 from fewstep.cli.parse import parse
+
+if TYPE_CHECKING:
+    from fewstep.data import Dataset
+    from fewstep.frontier import Subject
 
 DESCRIPTION = (
     "For one run or several on one data set, and a teacher: choose the noise levels of the later steps on the "
@@ -76,17 +80,9 @@ class Args:
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="frontier", description=DESCRIPTION)
     from fewstep import __version__, frontier, report
-    from fewstep.cli.outside import own_parts
-    from fewstep.errors import UserError
     from fewstep.metrics import open_extractor, read_statistics
-    from fewstep.origins import dataset_of
 
-    if not args.runs:
-        raise UserError("name a RUN: a run folder or a shipped name, such as digits")
-    if args.weights is not None and args.extractor is None:
-        raise UserError(
-            f"--weights {args.weights}: it says what --extractor FILE.onnx was exported from; give that too"
-        )
+    checked(args)
     plan = frontier.Plan(
         steps=parse_steps(args.steps),
         teacher_steps=parse_steps(args.teacher_steps),
@@ -94,16 +90,7 @@ def main(argv: list[str]) -> int:
     )
     report.page("", [], [])  # both tell what to install before anything takes long
     report.axes()
-    subjects = frontier.open_runs(
-        args.runs, ema=args.ema, composite=args.composite, device=args.device, **own_parts(args)
-    )
-    if args.teacher is not None:
-        subjects.append(frontier.open_teacher(args.teacher, subjects[0], device=args.device))
-    run = subjects[0].generator.run
-    dataset = dataset_of(args.data or run.data, run.data_size)
-    dataset = dataset if run.labels else dataset.unlabelled()
-    if dataset.fingerprint() != subjects[0].generator.facts.data:
-        raise UserError(f"data {dataset.name!r} is not what {args.runs[0]} was trained on: scores would mean nothing")
+    subjects, dataset = opened(args)
     extractor = None if args.extractor is None else open_extractor(args.extractor, weights=args.weights)
     reference = None if args.reference is None else read_statistics(args.reference)
     metric, splits = frontier.prepare(dataset, plan, extractor, reference)
@@ -125,6 +112,38 @@ def main(argv: list[str]) -> int:
         else f"{found.text()}\n\n{out}: report.html, frontier.png, frontier.json"
     )
     return 0
+
+
+def checked(args: Args) -> None:
+    """Raises the UserError for what cannot be meant."""
+    from fewstep.errors import UserError
+
+    if not args.runs:
+        raise UserError("name a RUN: a run folder or a shipped name, such as digits")
+    if args.weights is not None and args.extractor is None:
+        raise UserError(
+            f"--weights {args.weights}: it says what --extractor FILE.onnx was exported from; give that too"
+        )
+
+
+def opened(args: Args) -> tuple[list[Subject], Dataset]:
+    """The runs and the teacher, and the data that all of them are of. Raises UserError where it is another."""
+    from fewstep import frontier
+    from fewstep.cli.outside import own_parts
+    from fewstep.errors import UserError
+    from fewstep.origins import dataset_of
+
+    subjects = frontier.open_runs(
+        args.runs, ema=args.ema, composite=args.composite, device=args.device, **own_parts(args)
+    )
+    if args.teacher is not None:
+        subjects.append(frontier.open_teacher(args.teacher, subjects[0], device=args.device))
+    run = subjects[0].generator.run
+    dataset = dataset_of(args.data or run.data, run.data_size)
+    dataset = dataset if run.labels else dataset.unlabelled()
+    if dataset.fingerprint() != subjects[0].generator.facts.data:
+        raise UserError(f"data {dataset.name!r} is not what {args.runs[0]} was trained on: scores would mean nothing")
+    return subjects, dataset
 
 
 PLANNED = ("metric", "n", "search_n", "draw", "candidates", "seed", "batch", "repeats", "gain")

@@ -68,7 +68,8 @@ def errors(reading: Reading, rows: Rows, levels: tuple[float, ...], tried: Tried
     guesses = tried.guess(reading, rows, levels)
     if guesses is None:
         return None
-    return torch.stack([mse(guess, rows.x0).double().cpu() for guess in guesses]).nan_to_num(nan=torch.inf)
+    found = torch.stack([mse(guess, rows.x0).double().cpu() for guess in guesses])
+    return torch.where(found.isnan(), torch.inf, found)  # a reading that gives NaN is the worst there is
 
 
 def denoising(teacher: Teacher) -> Measure:

@@ -43,6 +43,12 @@ def _held_out(generator: Generator, dataset: Dataset, split: str, n: int, draw: 
     return held_out, size
 
 
+_ERRORS = {
+    "error": "standard error of the mean over draws, given the reference",
+    "interval": "nominal 95 %, Student's t widened by Hall's",
+}
+
+
 def evaluate(
     generator: Generator,
     dataset: Dataset,
@@ -70,16 +76,8 @@ def evaluate(
     held_out, size = _held_out(generator, dataset, split, n, draw)
     require(candidates >= 1, "candidates", candidates, "1 or more")
     n = min(n, _MOST_DRAWS * size)
-    protocol = {
-        "split": split,
-        "n": size,
-        "draws": n // size,
-        "seed": seed,
-        "candidates": candidates,
-        "generator": fingerprint({"denoiser": generator.denoiser.state_dict()}),
-        "error": "standard error of the mean over draws, given the reference",
-        "interval": "nominal 95 %, Student's t widened by Hall's",
-    }
+    told = {"split": split, "n": size, "draws": n // size, "seed": seed, "candidates": candidates}
+    protocol = {**told, "generator": fingerprint({"denoiser": generator.denoiser.state_dict()}), **_ERRORS}
     drawn = seed if split == "test" else block_seed(seed, "eval validation", 0)  # what is chosen is scored anew
     cond = dataset.train.rows(shuffled(drawn, "eval", 0, n, len(dataset.train.x0))).cond
     warm = min(size, _WARM)
