@@ -17,6 +17,7 @@ from fewstep.doctor.linear import linear_of
 from fewstep.doctor.loss import overfitting
 from fewstep.doctor.readings import Raw, Reading, Tried, at_sigma_data, candidates
 from fewstep.doctor.verdicts import Measure, Severity, Verdict, judged
+from fewstep.errors import UserError
 from fewstep.process import edm
 
 COUNT, ROWS = 8, 256  # levels, and rows of each split
@@ -134,10 +135,15 @@ def reading_of(teacher: Teacher) -> Measure:
     given = guessed(teacher.reading)
     if given is None:
         return Measure("reading", "", missing="the declared process has no times for these levels")
-    found = {
-        str(one.reading): one
-        for one in filter(None, map(guessed, candidates(teacher.reading, teacher.dataset.train.x0)))
-    }
+
+    def possible(reading: Reading) -> Guessed | None:
+        try:
+            return guessed(reading)
+        except UserError:  # it refuses labels that no time of its own has; as declared it has answered
+            return None
+
+    others = candidates(teacher.reading, teacher.dataset.train.x0)
+    found = {str(one.reading): one for one in filter(None, map(possible, others))}
     fits = [one for one in found.values() if hasattr(one.reading.scaling, "sigma_data")]
     ranked = list(found.values())
     if fits:

@@ -9,7 +9,7 @@ from fewstep.denoiser import Cond
 from fewstep.errors import UserError
 from fewstep.process import Process, Time, per_row
 
-_ROUNDED = 1e-9  # below 0 by no more than this, alpha and sigma are 0 at an end of the process
+_ROUNDED = 1e-6  # below 0 by no more than this, alpha and sigma are 0 at an end of the process, in float32 times too
 
 
 def checked_labels(cond: Cond, classes: int, x_t: Tensor) -> Tensor | None:
