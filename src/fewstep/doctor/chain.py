@@ -75,7 +75,7 @@ def judge_drift(found: list[tuple[Level, float, float]], told: str) -> Verdict:
         drift / max(gap, 1e-300),
         *DRIFT,
         against="the gap between neighbours that training closes; 3 and 10 of it",
-        fine=f"targets moved {drift:.2g} against {told}; neighbours are {gap:.2g} apart, {DRIFT[0]:g} times that is fine",
+        fine=f"targets moved {drift:.2g} against {told}; neighbours are {gap:.2g} apart, {DRIFT[0]:g} times it is fine",
         ill=f"targets run away: they moved {drift:.2g} against {told}, and neighbours are {gap:.2g} apart: lower the "
         "learning rate towards the end (final), take a larger batch, or an averaged target",
     )
