@@ -497,3 +497,10 @@ def test_a_frontier_of_the_plane_shows_clouds(tmp_path):
     found.write(tmp_path / "p")
     assert (tmp_path / "p" / "report.html").read_text().count("<img") == 2
     assert "student" in found.text()
+
+
+def test_one_setting_is_compared_with_nothing(student):
+    judge = Judge("energy", gain=0.05)
+    told = words.Verdicts(frontier.points.judged([point(student, 2, result(0.6))], judge), judge).conclusion()
+    assert told[0] == "One setting was measured: there is nothing to compare it with."
+    assert "student reaches energy 0.600" in told[1]

@@ -66,6 +66,8 @@ class Verdicts:
 
     def _headline(self) -> str:
         """The dearest setting that is better than every cheaper one that is worth its own cost."""
+        if len(self.points) == 1:
+            return "One setting was measured: there is nothing to compare it with."
         last = max((p for p in self.points if p.worth), key=lambda p: p.evaluations)
         dearer = [p for p in self.points if p.evaluations > last.evaluations]
         if not dearer:
