@@ -18,9 +18,10 @@ import fewstep as fs
 from fewstep.cli import main
 from fewstep.doctor import MEASURES, Patient, levels, show
 from fewstep.doctor.examination import Examination, Samples
-from fewstep.doctor.gradients import noise_of
+from fewstep.doctor.gradients import SIZE, Noise, cycled, gradients_of, noise_of
 from fewstep.doctor.linear import Linear, linear_of
 from fewstep.doctor.logbook import spikes
+from fewstep.doctor.memory import memorisation
 from tests import patients
 from tests.patients import Changed, logged, mirrored, noisy, scaled, shifted, trained, untrained, with_scaling
 
@@ -235,6 +236,31 @@ def test_noise_scale_of_known_gradients():
     assert 0.6 * scatter < sum(one.error for one in found) / 40 < 2.5 * scatter
     hidden = noise_of(torch.randn(count, wide, generator=source, dtype=torch.float64), size)
     assert hidden.at_least > 1000  # no gradient at all: the scale is beyond what the rows can tell
+
+
+def test_what_cannot_be_resolved_is_bounded_by_two_standard_errors():
+    assert Noise(square=1.0, error=0.5, variance=8.0).at_least == 4.0
+    assert Noise(square=-1.0, error=1.0, variance=8.0).at_least == 8.0
+
+
+def test_the_gradient_of_a_level_is_taken_there(healthy):
+    """Levels that the network answers from alone: those of another level have another gradient."""
+    patient = healthy("ect")
+    net, rows = patient.student.requires_grad_(True), cycled(patient, 4 * SIZE)
+    low, again, high = (gradients_of(patient, net, rows, t, 4) for t in (0.05, 0.05, 5.0))
+    assert torch.equal(low, again)
+    assert (low - high).norm() > 0.1 * high.norm()
+
+
+def test_samples_a_little_nearer_than_chance_allows_are_no_copies(healthy):
+    """Beyond 1.25 and beyond the interval: of few samples, half of them copies, the interval still holds 1."""
+    patient = healthy("ect")
+    train, held = patient.dataset.train.x0, patient.dataset.validation.x0
+    sparse = torch.cat([train[:2], held[:2]])[[0, 2, 1, 3]]
+    (told,) = memorisation(patient, sparse).verdicts
+    assert told.severity == "ok"
+    (told,) = memorisation(patient, train[:400]).verdicts
+    assert told.severity == "broken"
 
 
 def test_linear_denoiser_and_flow_of_a_gaussian_are_exact():
