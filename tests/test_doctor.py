@@ -22,6 +22,7 @@ from fewstep.doctor.gradients import SIZE, Noise, cycled, gradients_of, noise_of
 from fewstep.doctor.linear import Linear, linear_of
 from fewstep.doctor.logbook import spikes
 from fewstep.doctor.memory import memorisation
+from fewstep.doctor.verdicts import judged
 from tests import patients
 from tests.patients import Changed, logged, mirrored, noisy, scaled, shifted, trained, untrained, with_scaling
 
@@ -343,3 +344,10 @@ def test_an_empty_log_is_not_called_finite(healthy):
 def test_a_run_takes_no_declaration_of_a_teacher(capsys):
     assert main(["doctor", "digits", "--prediction", "v"]) == 2
     assert "--prediction v: declares a teacher; digits is a run" in capsys.readouterr().err
+
+
+def test_a_number_that_is_none_is_broken():
+    told = judged("name", math.nan, 1.0, 2.0, against="one", fine="fine", ill="ill")
+    assert told.severity == "broken"
+    severities = [judged("n", x, 1.0, 2.0, against="", fine="", ill="").severity for x in (0.5, 1.5, 2.5, math.inf)]
+    assert severities == ["ok", "watch", "broken", "broken"]
