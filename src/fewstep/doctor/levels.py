@@ -45,10 +45,11 @@ def trained_levels(patient: Patient, count: int = COUNT) -> list[Level]:
     drawn_times = method.times(u, patient.progress, torch.arange(DRAWN)).t
     drawn = process.level(drawn_times)
     chosen = spread(drawn, count)
-    at = (drawn[:, None].log() - chosen.log()).abs().nan_to_num(torch.inf).argmin(0)
-    nearest = (drawn.clamp(1e-12, 1e12).log()[:, None] - chosen.log()).abs().argmin(1)
-    share = torch.bincount(nearest, minlength=len(chosen)) / len(drawn)
-    times = drawn_times[at].double()  # not time_at(chosen): rounded up by a bit, a time of a grid is its own neighbour
+    apart = (drawn.clamp(1e-12, 1e12).log()[:, None] - chosen.log()).abs()  # levels of 0 and infinity are far from all
+    share = torch.bincount(apart.argmin(1), minlength=len(chosen)) / len(drawn)
+    times = drawn_times[
+        apart.argmin(0)
+    ].double()  # not time_at(chosen): rounded up by a bit, a time of a grid is its own neighbour
     times = times.clamp(method.trained_from, process.t_max)
     return [Level(*one) for one in zip(chosen.tolist(), times.tolist(), share.tolist(), strict=True)]
 
