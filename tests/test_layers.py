@@ -11,7 +11,7 @@ SOURCE = Path(fewstep.__file__).parent
 
 LAYERS = [
     {"errors"},
-    {"randomness", "schedules", "curricula", "device", "pictures", "report", "config", "noise"},
+    {"untrusted", "randomness", "schedules", "curricula", "device", "pictures", "report", "config", "noise"},
     {"process"},
     {"scalings", "times", "ema", "optimizers", "precision"},
     {"denoiser"},
