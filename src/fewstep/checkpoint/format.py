@@ -127,11 +127,22 @@ class _Groups(Mapping[str, dict[str, Tensor]]):
         return self.read[name]
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, most: int | None = None) -> bytes:
+    """The bytes of a plain file. Raises StorageError, also for more than `most`."""
     try:
+        _plain(path)
+        if most is not None and path.stat().st_size > most:
+            raise StorageError(f"{path} has {path.stat().st_size} bytes: expected at most {most}")
         return path.read_bytes()
     except OSError as error:
+        if isinstance(error, StorageError):
+            raise
         raise StorageError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _plain(path: Path) -> None:
+    if path.is_symlink() or not path.is_file():
+        raise StorageError(f"{path} cannot be read: it is missing, or no plain file")
 
 
 def write(path: Path, groups: Groups, state: Mapping[str, Any]) -> str:
@@ -183,47 +194,44 @@ def read(path: Path) -> Checkpoint:
 
 def _state(path: Path) -> dict[str, Any]:
     """The state, with what its format left out. Raises StorageError."""
-    state = untrusted.document(_content(path), path)
+    state = untrusted.document(_content(path, untrusted.MOST_JSON), path)
     if not isinstance(state, dict):
         raise StorageError(f"{path} holds no JSON object: it is no checkpoint of this program")
     if missing := [key for key in ("format", "run", "facts", "step", "fingerprint") if key not in state]:
         raise StorageError(f"{path} lacks {', '.join(missing)}: it is no checkpoint of this program")
     if state["format"] not in READS:
         raise StorageError(f"{path} has format {str(state['format'])[:20]}: this version reads {READS[0]} to {FORMAT}")
-    begun = state.get("begun", 0)
-    kinds = {"run": dict, "facts": dict, "fingerprint": str}
-    wrong = [name for name, kind in kinds.items() if type(state[name]) is not kind]
-    wrong += [
-        name for name, n in (("step", state["step"]), ("begun", begun)) if type(n) is not int or not 0 <= n < 2**53
-    ]
-    if wrong:
-        told = str(state.get(wrong[0]))[:40]
-        raise StorageError(f"{path}: {wrong[0]} = {told}: it is no checkpoint of this program")
+    kinds = {"run": dict, "facts": dict, "fingerprint": str, "step": int, "begun": int, "teacher_rows": int, "log": str}
+    for name, kind in kinds.items():
+        value = state.get(name, kind())
+        if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**53):
+            raise StorageError(f"{path}: {name} = {str(value)[:40]!r}: it is no checkpoint of this program")
     return state
 
 
 def _verified(path: Path) -> Iterator[tuple[str, str]]:
     """The name and SHA-256 of every file that the manifest lists, each compared with it."""
-    manifest = untrusted.document(_content(path / MANIFEST), path / MANIFEST)
+    manifest = untrusted.document(_content(path / MANIFEST, untrusted.MOST_JSON), path / MANIFEST)
     listed = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(listed, dict) or not listed:
         raise StorageError(f"{path / MANIFEST} lists no files: it is no manifest of this program")
     for name, facts in listed.items():
         if Path(name).name != name or name == MANIFEST or not name.isprintable():
             raise StorageError(f"{path / MANIFEST} lists {name[:60]!r}, which is not a file of its folder")
-        found = _facts(path / name)
-        if facts != found:
+        digest = _digest(path / name, facts.get("bytes") if isinstance(facts, dict) else None)
+        if digest is None or digest != facts.get("sha256"):
             raise StorageError(f"{path / name} is damaged: its size or SHA-256 is not the manifest's")
-        yield name, found["sha256"]
+        yield name, digest
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    """The size and SHA-256 of a plain file, a piece at a time."""
+def _digest(path: Path, size: Any) -> str | None:
+    """The SHA-256 of a plain file, a piece at a time; None, and nothing read, where it is not of that size."""
     try:
-        if path.is_symlink() or not path.is_file():
-            raise StorageError(f"{path} cannot be read: it is missing, or no plain file")
+        _plain(path)
         with path.open("rb") as file:
-            return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+            if os.fstat(file.fileno()).st_size != size:
+                return None
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         if isinstance(error, StorageError):
             raise
