@@ -26,9 +26,11 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from fewstep import untrusted
-from fewstep.checkpoint import disk
+from fewstep.checkpoint import disk, shards
+from fewstep.checkpoint.shards import Shards
 from fewstep.errors import StorageError
 from fewstep.untrusted import Header
+from fewstep.world import World, whole
 
 FORMAT = 2
 READS = (1, 2)
@@ -58,10 +60,10 @@ def serialised(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def _owned(tensor: Tensor, seen: set[int]) -> Tensor:
-    """The tensor on the CPU, a copy where it shares its memory with one seen before or is part of more."""
-    there = tensor.detach().cpu().contiguous()
-    whole = there.untyped_storage().nbytes() == there.numel() * there.element_size()
-    kept = there if whole and there.data_ptr() not in seen else there.clone()
+    """The whole tensor on the CPU, a copy where it shares its memory with one seen before or is part of more."""
+    there = whole(tensor.detach()).cpu().contiguous()
+    alone = there.untyped_storage().nbytes() == there.numel() * there.element_size()
+    kept = there if alone and there.data_ptr() not in seen else there.clone()
     seen.add(kept.data_ptr())
     return kept
 
@@ -91,10 +93,19 @@ class Checkpoint:
     groups: Mapping[str, dict[str, Tensor]] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "groups", _Groups(self.path, self.hashes))
+        files = [self.path / name for name in self.hashes if name.endswith(SUFFIX)]
+        groups = Shards(files) if self.sharded else _Groups(self.path, self.hashes)
+        object.__setattr__(self, "groups", groups)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether several processes wrote their parts of the groups."""
+        return "shards" in self.state
 
     def layout(self) -> dict[str, Header]:
         """What each group declares: the dtype and shape of its tensors, none of which is read."""
+        if isinstance(self.groups, Shards):
+            return self.groups.layout()
         return {group: untrusted.layout(self.path / f"{group}{SUFFIX}") for group in self.groups}
 
 
@@ -158,15 +169,49 @@ def write(path: Path, groups: Groups, state: Mapping[str, Any]) -> str:
         disk.make_folder(temporary)
         listed = {f"{name}{SUFFIX}": _put(temporary / f"{name}{SUFFIX}", serialised(t)) for name, t in groups.items()}
         digest = root({name.removesuffix(SUFFIX): facts["sha256"] for name, facts in listed.items()}, state)
-        told = {**state, "format": FORMAT, "fingerprint": digest}
-        listed[STATE] = _put(temporary / STATE, json.dumps(told, indent=1, sort_keys=True).encode())
-        _put(temporary / MANIFEST, json.dumps({"files": listed}, indent=1, sort_keys=True).encode())
-        disk.sync(temporary)
-        disk.rename(temporary, path)
+        _finish(temporary, path, listed, {**state, "fingerprint": digest})
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StorageError(f"cannot write the checkpoint {path}: {error.strerror or error}") from error
     return digest
+
+
+def _finish(temporary: Path, path: Path, listed: dict[str, Any], state: Mapping[str, Any]) -> None:
+    """Adds state and manifest to a folder whose groups are written, and gives it its name."""
+    listed[STATE] = _put(temporary / STATE, json.dumps({**state, "format": FORMAT}, indent=1, sort_keys=True).encode())
+    _put(temporary / MANIFEST, json.dumps({"files": listed}, indent=1, sort_keys=True).encode())
+    disk.sync(temporary)
+    disk.rename(temporary, path)
+
+
+def write_shards(path: Path, groups: Groups, state: Mapping[str, Any], world: World) -> str:
+    """Writes a checkpoint folder of groups in shards: every rank its part, rank 0 the rest. All ranks call it alike.
+
+    Returns the fingerprint, which is that of the groups put together. Raises StorageError.
+    """
+    temporary = path.with_name(world.texts(f"{path.name}.tmp-{os.getpid()}")[0])
+    digest = state_fingerprint(groups, state)
+    try:
+        if world.main:
+            shutil.rmtree(temporary, ignore_errors=True)
+            disk.make_folder(temporary)
+        world.total(0)  # the folder is there
+        shards.save(temporary, groups)
+        world.total(0)  # and so are all parts
+        if world.main:
+            listed = {file.name: _listed(file) for file in sorted(temporary.iterdir())}
+            _finish(temporary, path, listed, {**state, "fingerprint": digest, "shards": world.size})
+    except OSError as error:
+        raise StorageError(f"cannot write the checkpoint {path}: {error.strerror or error}") from error
+    world.total(0)  # nobody looks for it before it is whole
+    return digest
+
+
+def _listed(path: Path) -> dict[str, Any]:
+    """What the manifest says of a file that is there."""
+    disk.sync(path)
+    size = path.stat().st_size
+    return {"bytes": size, "sha256": _digest(path, size)}
 
 
 def _put(path: Path, content: bytes) -> dict[str, Any]:
@@ -187,7 +232,7 @@ def read(path: Path) -> Checkpoint:
     found = Checkpoint(path, state, hashes)
     found.layout()
     groups = {name.removesuffix(SUFFIX): digest for name, digest in hashes.items() if name.endswith(SUFFIX)}
-    if state["format"] > 1 and state["fingerprint"] != root(groups, state):
+    if state["format"] > 1 and not found.sharded and state["fingerprint"] != root(groups, state):
         raise StorageError(f"{path / STATE} bears the fingerprint of another state than its files hold")
     return found
 
