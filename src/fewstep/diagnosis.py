@@ -91,7 +91,7 @@ def _told(state: State, batch: Batch, loss_b: Tensor, norm: float, again: Callab
         return f"step {state.step}: the loss is finite, its gradient has norm {norm}, {where}; nothing was updated"
     gather = state.world.gather  # which all ranks do, since all of them stop
     t, r, rows = (gather(x.cpu())[bad] for x in (*batch.times[:2], batch.rows))
-    module = first_module(state, again)
+    module = next(filter(None, state.world.texts(first_module(state, again) or "")), None)
     told = f", first in {module}" if module else ""
     hint = "r = t leaves no gap: lower ratio_max" if bool((t == r).any()) else "A lower --lr is the usual remedy"
     return (

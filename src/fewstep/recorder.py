@@ -195,6 +195,7 @@ class Recorder:
         self.saver.wait()
         losses = torch.empty(0) if error.losses is None else error.losses
         path, groups = self.folder.incident(self.state.step), copied(self.state.groups())
+        path = path.with_name(self.world.texts(path.name)[0])
         if self.world.main:
             with storage(self.folder.path):
                 incidents.write(path, groups, self.about(), batch, losses, str(error))
