@@ -21,7 +21,7 @@ LAYERS = [
     {"losses", "sampling", "exact"},
     {"methods"},
     {"building", "batches", "recipes", "posthoc"},
-    {"generator"},
+    {"generator", "loading"},
     {"state", "metrics", "origins"},
     {"recorder", "diagnosis", "cache", "probes", "stages"},
     {"training"},

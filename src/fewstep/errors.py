@@ -30,6 +30,10 @@ class StorageError(FewstepError, OSError):
     exit_code = 4
 
 
+class WorkerError(FewstepError, RuntimeError):
+    """A process that worked for the run has died; what the run saved is whole."""
+
+
 class Stopped(FewstepError):
     """The run was asked to stop, saved itself and can be resumed."""
 
