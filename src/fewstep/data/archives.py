@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO
 
 from fewstep.errors import UserError
@@ -70,7 +70,7 @@ def opened(path: Path) -> Iterator[Files]:
 
 
 def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+    return any(part.startswith((".", "__MACOSX")) and part != "." for part in name.split("/"))
 
 
 def _walk(folder: Path, below: str, chain: tuple[str, ...]) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
@@ -78,7 +78,9 @@ def _walk(folder: Path, below: str, chain: tuple[str, ...]) -> Iterator[tuple[st
     here = os.path.realpath(folder)
     if here in chain:
         raise UserError(f"{shown(folder)} is a link to {shown(here)}, which holds it: remove the link")
-    for entry in os.scandir(folder):
+    with os.scandir(folder) as entries:
+        listed = list(entries)
+    for entry in listed:
         name = f"{below}{entry.name}"
         if _hidden(entry.name):
             continue
@@ -103,7 +105,7 @@ def check(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
         if why := _astray(entry):
             raise _refused(path, entry.orig_filename, why)
     if pair := _alike([entry.filename.rstrip("/") for entry in entries]):
-        raise _refused(path, pair[0], f"and {shown(pair[1])} are one name where case does not count")
+        raise _refused(path, pair[0], f"and {shown(pair[1])} are one file on some disks")
     total, size = sum(entry.file_size for entry in entries), path.stat().st_size
     if total > RATIO * size + FREE:  # also where entries overlap, and each alone looks harmless
         raise UserError(

@@ -31,6 +31,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from os.path import splitext
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -83,8 +84,9 @@ def skippable(pictures: int) -> int:
 
 def listed(path: Path, files: Files) -> Listing:
     """What lies at the path. Raises UserError without pictures, or where labels do not fit them."""
-    names = [name for name in files if PurePosixPath(name).suffix.lower() in SUFFIXES]
-    others = [name for name in files if name not in set(names) | {"dataset.json"}]
+    names = [name for name in files if splitext(name)[1].lower() in SUFFIXES]
+    known = {*names, "dataset.json"}
+    others = [name for name in files if name not in known]
     if not names:
         raise UserError(f"{path} holds no pictures: expected files that end in {', '.join(sorted(SUFFIXES))}")
     if "dataset.json" in files:
