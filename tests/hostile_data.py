@@ -83,12 +83,15 @@ def images(seed: int) -> dict[str, bytes]:
         "good-broken-exif.jpg": encoded(rgb, "JPEG", exif=b"Exif\0\0" + turned.tobytes()[6:-9]),
         "good-1x1.png": encoded(rgb.resize((1, 1))),
         "good-png-inside.jpg": png,
+        "good-targa.tga": encoded(rgb, "TGA"),
         "bad-empty.png": b"",
         "bad-truncated.png": png[:middle],
         "bad-truncated.jpg": jpg[: len(jpg) // 2],
         "bad-no-end.jpg": jpg[:-2],
         "bad-html.jpg": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
         "bad-postscript.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\nshowpage\n",
+        "bad-icon.png": encoded(rgb, "ICO"),
+        "bad-targa.png": encoded(rgb, "TGA"),
         "bad-middle.png": png[:middle] + bytes([png[middle] ^ 1]) + png[middle + 1 :],
         "bad-middle.jpg": jpg[: scan + 99] + b"\xff\xd5" + jpg[scan + 101 :],
         "bad-header.png": huge_png(50_000),
@@ -143,6 +146,17 @@ def archives(seed: int) -> dict[str, bytes]:
         "encrypted.zip": flagged(packed(sound)),
         "tar.zip": b"a.png".ljust(257, b"\0") + b"ustar\x0000" + picture.ljust(1024, b"\0"),
     }
+
+
+def crowded(seed: int, n: int) -> bytes:
+    """A zip of one picture whose list of contents has n more entries, all empty and no pictures."""
+    one = packed([("a.png", encoded(photo(np.random.default_rng(seed))))])
+    at, end = one.index(b"PK\x01\x02"), one.index(b"PK\x05\x06")
+    names = [f"{i % 100}/{i}.txt".encode() for i in range(n)]
+    entry = b"PK\x01\x02" + struct.pack("<6H3L", 20, 20, 0, 0, 0, 33, 0, 0, 0)
+    listed = b"".join(entry + struct.pack("<5H2L", len(name), 0, 0, 0, 0, 0, 0) + name for name in names)
+    size = end - at + len(listed)
+    return one[:end] + listed + one[end : end + 12] + struct.pack("<LLH", size, at, 0)
 
 
 def flagged(packed: bytes) -> bytes:

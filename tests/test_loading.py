@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -176,6 +177,8 @@ def test_workers_leave_the_signals_that_stop_a_run_to_it(name):
         os.kill(pid, getattr(signal, name))
     assert {*steps} == pids
     assert not multiprocessing.active_children()
+    with closing(batches(lambda step: signal.getsignal(getattr(signal, name)), 0, 2, 1)) as handlers:
+        assert next(handlers) == signal.SIG_IGN  # also in a program that unblocks its signals
 
 
 def test_closing_ends_the_workers_also_while_they_draw():
