@@ -22,7 +22,7 @@ LAYERS = [
     {"losses", "sampling", "exact"},
     {"methods"},
     {"building", "batches", "recipes", "posthoc", "distributed"},
-    {"generator"},
+    {"generator", "loading"},
     {"state", "metrics", "origins"},
     {"incidents", "diagnosis", "cache", "probes", "stages"},
     {"recorder", "step", "engines"},

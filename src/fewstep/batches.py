@@ -53,14 +53,14 @@ def draw_batch(
     if arrays.path is not None:
         x0, z = on_path(method, arrays.path, index, x0, times)
     blocks = range(first // run.block, (first + count) // run.block)
-    return Batch(
-        index,
-        masked(x0, cond).to(device),
-        datasets.each(lambda part: part.to(device), cond),
-        z.to(device),
-        times,
-        [block_seed(run.seed, "dropout", block) for block in blocks],
-    )
+    seeds = [block_seed(run.seed, "dropout", block) for block in blocks]
+    return moved(Batch(index, masked(x0, cond), cond, z, times, seeds), device)
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its data on the device, where `draw_batch` would have put it; the rest stays on the host."""
+    cond = datasets.each(lambda part: part.to(device), batch.cond)
+    return batch._replace(x0=batch.x0.to(device), cond=cond, z=batch.z.to(device))
 
 
 def samples(

@@ -52,7 +52,7 @@ def trajectories(
     require(start in ("prior", "data"), "start", start, "prior or data")
     require(out is None or Path(out).suffix == ".safetensors", "out", str(out), "a name that ends in .safetensors")
     place = pick_device(device)
-    dataset = origins.dataset_of(run.data, run.data_size)
+    dataset = origins.dataset_of(run.data, run.data_size, run.bad_files)
     dataset = dataset if run.labels else dataset.unlabelled()
     facts = facts_of(run, dataset)
     method = build_method(run, facts)

@@ -39,6 +39,8 @@ class Run:
     pictures, hf:NAME or exact:NAME."""
     data_size: int | None = None
     """Crop the pictures of PATH to their middle square and resize it to this side; None takes them as they are."""
+    bad_files: Literal["fail", "skip"] = "fail"
+    """Of pictures that cannot be read: fail names the first; skip leaves out up to 0.1 %, counted and listed."""
     labels: bool = True
     """Use the classes of the data; False trains on the samples alone."""
     label_drop: float = 0.0

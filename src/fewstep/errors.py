@@ -42,6 +42,10 @@ class OutOfMemory(FewstepError):
     """A step did not fit into memory; nothing was updated, and the run can go on with smaller parts."""
 
 
+class WorkerError(FewstepError, RuntimeError):
+    """A process that worked for the run has died; what the run saved is whole."""
+
+
 class Stopped(FewstepError):
     """The run was asked to stop, saved itself and can be resumed."""
 

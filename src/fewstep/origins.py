@@ -263,14 +263,14 @@ def same_data(teacher: Facts, student: Facts, who: str = "the teacher") -> None:
             raise UserError(f"{who} has {name} = {theirs}, the run {ours}: {remedy}")
 
 
-def dataset_of(name: str, size: int | None = None) -> Dataset:
+def dataset_of(name: str, size: int | None = None, bad_files: data.BadFiles = "fail") -> Dataset:
     """The data set of that name or path, or samples of a closed form: exact:NAME.
 
     Of a closed form 20,000 samples are for training and 2,000 for each held-out split, always the same ones.
     """
     kind, _, law = name.partition(":")
     if kind != "exact":
-        return data.load(name, size)
+        return data.load(name, size, bad_files)
     require(size is None, "data_size", size, "none, since a closed form has its shape")
     truth = exact.named(law)
     drawn = truth.draw(24_000, SPLIT_SEED)  # not the draw that `sample` gives by default

@@ -29,7 +29,7 @@ log = logging.getLogger("fewstep")
 
 CLOCK = ("seconds", "samples_per_second")  # of a row of the log, what no two runs share
 # On resume, since no weight depends on them; data and a teacher that moved are known by their fingerprints.
-MAY_CHANGE = {"checkpoint_every", "data", "log_every", "picture_every", "snapshot_every", "teacher"}
+MAY_CHANGE = {"bad_files", "checkpoint_every", "data", "log_every", "picture_every", "snapshot_every", "teacher"}
 
 
 def differences(run: dict[str, Any], before: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -104,10 +104,19 @@ class Recorder:
     """Writes what is due after a step; resumes a folder to exactly where its newest checkpoint stood."""
 
     def __init__(
-        self, out: Path, run: Run, facts: Facts, method: Method, state: State, saved: Checkpoint | None, shown: Cond
+        self,
+        out: Path,
+        run: Run,
+        facts: Facts,
+        method: Method,
+        state: State,
+        saved: Checkpoint | None,
+        shown: Cond,
+        skipped: tuple[str, ...] = (),
     ) -> None:
         self.folder, self.run, self.facts, self.method, self.state = RunFolder(out), run, facts, method, state
         self.shown = shown  # conditions of the picture grids
+        self.skipped = skipped  # files of the data that could not be read
         self.saver, self.world = Saver(), state.world
         self.begun: Path | None = None  # the checkpoint that is being written, or was last
         if saved is not None:
@@ -153,6 +162,7 @@ class Recorder:
             **checkpoint_state(self.run, self.facts, self.state.step),
             **self.state.values(),
             "machine": machine,
+            **({"skipped": list(self.skipped)} if self.skipped else {}),
         }
 
     def save(self) -> None:

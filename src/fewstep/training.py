@@ -8,8 +8,8 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
+from contextlib import closing, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from fewstep import (
     checkpoint,
     distributed,
     engines,
+    loading,
     lock,
     methods,
     networks,
@@ -31,7 +32,7 @@ from fewstep import (
     stages,
 )
 from fewstep import data as datasets
-from fewstep.batches import Batch, cut, draw_batch, sharing
+from fewstep.batches import Batch, cut, draw_batch, moved, sharing
 from fewstep.building import (
     OWN,
     Network,
@@ -46,7 +47,7 @@ from fewstep.checkpoint import Checkpoint
 from fewstep.config import Run, changed, checked_options
 from fewstep.denoiser import passes_in
 from fewstep.device import pick_device
-from fewstep.errors import FewstepError, NonFiniteError, OutOfMemory, Stopped, UserError, require
+from fewstep.errors import FewstepError, NonFiniteError, OutOfMemory, Stopped, UserError, WorkerError, require
 from fewstep.generator import Generator
 from fewstep.losses import Method
 from fewstep.origins import Source
@@ -54,7 +55,7 @@ from fewstep.precision import PASSES
 from fewstep.recorder import Recorder, check_same, due, resumable, stop_requests
 from fewstep.state import State, new_state
 from fewstep.step import train_step
-from fewstep.world import World
+from fewstep.world import ALONE, World
 
 
 def settled(run: Run, method: OwnMethod | None = None, network: Network | None = None) -> Run:
@@ -83,6 +84,7 @@ def train(
     resume: bool = False,
     device: str = "auto",
     shard: bool = False,
+    workers: int = 0,
     progress: bool = True,
     watch: Callable[[State], None] | None = None,
 ) -> Generator:
@@ -97,6 +99,7 @@ def train(
     resume: continue what is in `out`, bit for bit, or start there if nothing is.
     shard: of several processes each holds a part of every weight (FSDP2), and not all of them (DDP). Processes are
     started by torchrun or another launcher; all of them call this alike.
+    workers: processes that draw batches ahead; no bit depends on them.
     watch: called with the state after every step, to look and not to touch.
     Raises UserError, NonFiniteError, StorageError, OutOfMemory, and, having saved, Stopped after SIGINT, SIGTERM or
     SIGHUP. Where another process is lost, this one ends with exit code 5.
@@ -106,10 +109,26 @@ def train(
     with distributed.joined(device) as world:
         engines.check(run, world, shard)
         place = pick_device(device, world.local)
-        with lock.held(folder) if folder is not None and world.main else nullcontext():
+        with lock.held(folder) if folder is not None and world.main else nullcontext() as handle:
             saved = None if folder is None else _start(folder, resume, world)
-            given = (data, network, method, init, teacher)
-            return _trained(world, run, *given, folder, saved, place, shard, progress and world.main, watch)
+            kept = () if handle is None else (handle,)
+            launch = Launch(world, folder, saved, place, shard, workers, kept, progress and world.main, watch)
+            return _trained(run, launch, data, network, method, init, teacher)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Where and how a run is carried out: nothing that its weights depend on, but for what it goes on from."""
+
+    world: World
+    out: Path | None
+    saved: Checkpoint | None
+    place: torch.device
+    shard: bool
+    workers: int
+    locks: tuple[int, ...]  # file descriptors that a worker must not keep
+    progress: bool
+    watch: Callable[[State], None] | None
 
 
 def _start(folder: Path, resume: bool, world: World) -> Checkpoint | None:
@@ -123,21 +142,18 @@ def _start(folder: Path, resume: bool, world: World) -> Checkpoint | None:
 
 
 def _trained(
-    world: World,
     run: Run,
+    launch: Launch,
     data: Tensor | Mapping[str, Tensor] | None,
     network: Network | None,
     method: OwnMethod | None,
     init: Source | None,
     teacher: Source | None,
-    out: Path | None,
-    saved: Checkpoint | None,
-    place: torch.device,
-    shard: bool,
-    progress: bool,
-    watch: Callable[[State], None] | None,
 ) -> Generator:
-    dataset = origins.dataset_of(run.data, run.data_size) if data is None else datasets.from_tensors(data)
+    saved, place, world = launch.saved, launch.place, launch.world
+    dataset = (
+        origins.dataset_of(run.data, run.data_size, run.bad_files) if data is None else datasets.from_tensors(data)
+    )
     dataset = dataset if run.labels else dataset.unlabelled()
     run = origins.labelled(settled(replace(run, data=dataset.name), method, network), init, teacher, saved)
     run = probes.remembered(run, saved)
@@ -161,13 +177,14 @@ def _trained(
         unused = [try_out(run, stage.method, state, dataset.train, place) for stage in stages.stages(run, made)]
         told = json.dumps([run.to_json(), facts.to_json()], sort_keys=True)
         distributed.agree(world, "settings and data", hashlib.sha256(told.encode()).hexdigest())
-        engines.join(run, made, state, shard, any(unused))
+        engines.join(run, made, state, launch.shard, any(unused))
         shown = datasets.examples(dataset.train.cond, facts.cond, pictures.suitable(facts.shape))
-        recorder = None if out is None else Recorder(out, run, facts, made, state, saved, shown)
+        about = (run, facts, made, state, saved, shown, dataset.skipped)
+        recorder = None if launch.out is None else Recorder(launch.out, *about)
         plan = None if saved else stages.about(run, made, start)
-        for line in filter(None, (start and start.about, guide and guide.about, why, plan) if progress else ()):
+        for line in filter(None, (start and start.about, guide and guide.about, why, plan) if launch.progress else ()):
             tqdm.write(line, file=sys.stderr)
-        loop(run, made, state, dataset.train, place, recorder, progress, watch)
+        loop(run, made, state, dataset.train, launch, recorder)
     finally:
         torch.set_num_threads(threads)
     average = state.averages["ema"]
@@ -208,22 +225,24 @@ def loop(
     method: Method,
     state: State,
     arrays: datasets.Arrays,
-    device: torch.device,
+    launch: Launch,
     recorder: Recorder | None,
-    progress: bool,
-    watch: Callable[[State], None] | None = None,
 ) -> None:
     """Steps until the run's end, a stop request or a step that fails; what can be saved is, before it is told."""
     begun, at, plan = time.monotonic(), state.step, stages.stages(run, method)
-    with stop_requests() as stops, _bar(run, state, progress) as bar:
+
+    def draw(step: int, world: World = launch.world) -> Batch:
+        stage = stages.at(plan, step)
+        return draw_batch(run, stage.method, arrays, step, torch.device("cpu"), stage.progress(step), world)
+
+    ahead = loading.batches(draw, state.step, run.iterations, launch.workers, launch.locks)
+    with stop_requests() as stops, _bar(run, state, launch.progress) as bar, closing(ahead):
         while state.step < run.iterations:
             stage = stages.ready(run, plan, state)
-            if progress and 0 < state.step == stage.first:
+            if launch.progress and 0 < state.step == stage.first:
                 tqdm.write(f"step {state.step}: stage {stage.number} begins", file=sys.stderr)
-            draw = partial(draw_batch, run, stage.method, arrays, state.step, device, stage.progress(state.step))
-            drawn = draw(state.world)
-            with _kept(recorder, draw):
-                row = train_step(run, stage.method, state, drawn)
+            with _kept(recorder, partial(draw, state.step, ALONE)):
+                row = train_step(run, stage.method, state, moved(next(ahead), launch.place))
             if len(plan) > 1:
                 row["stage"] = stage.number
             if due(run, state.step, run.log_every):
@@ -235,8 +254,8 @@ def loop(
                 seconds = time.monotonic() - begun
                 clock = {"seconds": seconds, "samples_per_second": (state.step - at) * run.batch / max(seconds, 1e-9)}
                 recorder.after_step({**row, **clock})
-            if watch:
-                watch(state)
+            if launch.watch:
+                launch.watch(state)
             if state.world.total(len(stops)) and state.step < run.iterations:
                 _stop(run, state, recorder)
 
@@ -249,11 +268,16 @@ def _bar(run: Run, state: State, progress: bool) -> tqdm:
 
 def _stop(run: Run, state: State, recorder: Recorder | None) -> None:
     """Saves and raises Stopped."""
+    _save(recorder)
+    go_on = recorder and f"saved, continue with --out {recorder.folder.path} --resume"
+    raise Stopped(f"stopped at step {state.step} of {run.iterations}: {go_on or 'nothing was saved'}")
+
+
+def _save(recorder: Recorder | None) -> None:
+    """Saves this step and waits until it is on the disk."""
     if recorder:
         recorder.save()
         recorder.saver.wait()
-    go_on = recorder and f"saved, continue with --out {recorder.folder.path} --resume"
-    raise Stopped(f"stopped at step {state.step} of {run.iterations}: {go_on or 'nothing was saved'}")
 
 
 @contextmanager
@@ -265,12 +289,13 @@ def _kept(recorder: Recorder | None, draw: Callable[[], Batch]) -> Iterator[None
         if recorder:
             recorder.incident(error, draw())  # of all ranks
         raise
+    except WorkerError:
+        _save(recorder)
+        raise
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error).partition("\n")[0]:
             raise
-        if recorder:
-            recorder.save()
-            recorder.saver.wait()
+        _save(recorder)
         told = str(error).partition("\n")[0] or type(error).__name__
         raise OutOfMemory(
             f"out of memory: {told}; nothing was updated{' and the step is saved' if recorder else ''}: continue with "

@@ -12,6 +12,7 @@ VERBS = {
     "eval": "score a generator against held-out data",
     "frontier": "what each further step buys: quality against evaluations and latency",
     "doctor": "say what ails a run or a teacher, and what to do",
+    "scan": "go over a folder or zip of pictures and tell what is bad",
     "replay": "make a step whose numbers were not finite again, from its incident",
     "inspect": "show what a run or checkpoint holds",
     "verify": "check every method's equations, or a method of your own",

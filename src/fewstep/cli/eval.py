@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
     chosen = sampler(generator.method.sampler)
     usual = (1, 2) if chosen.default == 1 and not chosen.only else (chosen.default,)
     steps = usual if args.steps is None else parse_steps(args.steps)
-    dataset = dataset_of(args.data or generator.run.data, generator.run.data_size)
+    dataset = dataset_of(args.data or generator.run.data, generator.run.data_size, generator.run.bad_files)
     results, speeds = evaluate(
         generator,
         dataset if generator.run.labels else dataset.unlabelled(),

@@ -139,7 +139,7 @@ def opened(args: Args) -> tuple[list[Subject], Dataset]:
     if args.teacher is not None:
         subjects.append(frontier.open_teacher(args.teacher, subjects[0], device=args.device))
     run = subjects[0].generator.run
-    dataset = dataset_of(args.data or run.data, run.data_size)
+    dataset = dataset_of(args.data or run.data, run.data_size, run.bad_files)
     dataset = dataset if run.labels else dataset.unlabelled()
     if dataset.fingerprint() != subjects[0].generator.facts.data:
         raise UserError(f"data {dataset.name!r} is not what {args.runs[0]} was trained on: scores would mean nothing")

@@ -43,6 +43,7 @@ def main(argv: list[str]) -> int:
         "step": checkpoint.state["step"],
         "iterations": run["iterations"],
         **({"asked": f"{rows / run['batch']:g} teacher evaluations of the batch"} if rows else {}),
+        **({"skipped": len(skipped)} if (skipped := checkpoint.state.get("skipped")) else {}),
         "seed": run["seed"],
         "shape": facts["shape"],
         "classes": facts["classes"],

@@ -122,13 +122,14 @@ def with_launch(run: Run, parts: dict[str, Any]) -> Any:
             "shard",
             Annotated[bool, tyro.conf.arg(help="Of several processes, each holds a part of the weights (FSDP2).")],
         ),
+        ("workers", Annotated[int, tyro.conf.arg(help="Processes that draw batches ahead; no bit depends on them.")]),
         ("device", Annotated[str, tyro.conf.arg(help="cpu, cuda, mps or auto, the first there is.")]),
     ]
     launch += [(f"{kind}_options", Annotated[type(v), tyro.conf.arg(name=kind)]) for kind, v in parts.items()]
     kind = make_dataclass("Train", launch, bases=(Run,), frozen=True, kw_only=True)
     values = {f.name: getattr(run, f.name) for f in fields(Run)}
     values |= {f"{kind}_options": value for kind, value in parts.items()}
-    return kind(**values | {"out": None, "resume": False, "shard": False, "device": "auto"})
+    return kind(**values | {"out": None, "resume": False, "shard": False, "workers": 0, "device": "auto"})
 
 
 def written_out(argv: list[str]) -> list[str]:
@@ -157,14 +158,8 @@ def main(argv: list[str]) -> int:
     args = parse(type(launch), words, verb="train", description=DESCRIPTION, default=launch)
     chosen = {f.name: getattr(args, f.name) for f in fields(Run)}
     chosen |= {f"{kind}_options": asdict(getattr(args, f"{kind}_options")) for kind in parts}
-    return start(
-        Run(**{**chosen, "recipe": run.recipe}),
-        out_folder(run, argv),
-        own,
-        resume=args.resume,
-        shard=args.shard,
-        device=args.device,
-    )
+    given = {name: getattr(args, name) for name in ("resume", "shard", "workers", "device")}
+    return start(Run(**{**chosen, "recipe": run.recipe}), out_folder(run, argv), own, **given)
 
 
 def start(run: Run, out: Path, own: dict[str, Any], **launch: Any) -> int:

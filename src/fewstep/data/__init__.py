@@ -10,6 +10,8 @@ from fewstep.data.conditions import LABELS, NO_LABEL, Kind, dropped, examples, f
 from fewstep.data.core import SPLIT_SEED, Arrays, Dataset, Units, check_finite, each, is_integral, leaves
 from fewstep.data.files import from_path, read, read_condition
 from fewstep.data.fonts import glyphs, glyphs64
+from fewstep.data.images import BadFiles
+from fewstep.data.preflight import Scan, scan
 from fewstep.data.tensors import OWN_DATA, from_tensors
 from fewstep.errors import UserError, require, unknown
 
@@ -20,8 +22,10 @@ __all__ = [
     "OWN_DATA",
     "SPLIT_SEED",
     "Arrays",
+    "BadFiles",
     "Dataset",
     "Kind",
+    "Scan",
     "Units",
     "check_finite",
     "digits",
@@ -37,6 +41,7 @@ __all__ = [
     "load",
     "read",
     "read_condition",
+    "scan",
 ]
 
 DATASETS: dict[str, Callable[[], Dataset]] = {
@@ -49,10 +54,11 @@ DATASETS: dict[str, Callable[[], Dataset]] = {
 }
 
 
-def load(name: str, size: int | None = None) -> Dataset:
+def load(name: str, size: int | None = None, bad_files: BadFiles = "fail") -> Dataset:
     """The data set of that name, or what the file, folder or hf:NAME holds (`fewstep.data.files`).
 
-    size: pictures of files are cropped to their middle square and resized to this side.
+    size: pictures of files are cropped to their middle square and resized to this side. bad_files: of folders
+    and zips, "fail" names the first that cannot be read, "skip" leaves up to a thousandth out (`Dataset.skipped`).
     """
     if name == OWN_DATA:
         raise UserError("this run has data of your own: only fs.train(run, data, ...) in Python can go on with it")
@@ -60,7 +66,7 @@ def load(name: str, size: int | None = None) -> Dataset:
         require(size is None, "data_size", size, f"none, since the pictures of {name} have their size")
         return DATASETS[name]()
     if name.startswith("hf:") or Path(name).exists():
-        return from_path(name, size)
+        return from_path(name, size, bad_files)
     if Path(name).name != name or Path(name).suffix:
         raise UserError(f"no file or folder {name}: was it moved?")
     raise unknown("data set", name, DATASETS)

@@ -77,6 +77,7 @@ class Dataset:
     classes: int = 0
     units: Units = field(default_factory=Units)
     levels: tuple[float, ...] = ()  # times of the points of solved trajectories, decreasing
+    skipped: tuple[str, ...] = ()  # the bad files that were left out, each with what is wrong with it
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):

@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,11 @@ import torch
 from torch import Tensor
 
 from fewstep.data import images
+from fewstep.data.archives import shown, telling
 from fewstep.data.conditions import tensor
 from fewstep.data.core import Arrays, Dataset, Units, shuffle, split
+from fewstep.data.headers import check_numpy
+from fewstep.data.images import BadFiles
 from fewstep.data.tensors import LEVELS, PATH, checked, classes_of, is_solved, standardised, trajectories
 from fewstep.denoiser import masked
 from fewstep.errors import UserError, require, unknown
@@ -51,22 +54,27 @@ _OWN = "own data"  # the stream that shuffles them
 _HELD_OUT = 10_000  # as many as `fewstep eval` draws: more would cost training data and sharpen nothing
 
 
-def from_path(name: str, size: int | None = None) -> Dataset:
-    """The data set in a file, in a folder or behind hf:NAME, split by a fixed shuffle."""
-    data = read(name, size)
+def from_path(name: str, size: int | None = None, bad_files: BadFiles = "fail") -> Dataset:
+    """The data set in a file, in a folder or behind hf:NAME, split by a fixed shuffle; it knows what was left out."""
+    data, skipped = found(name, size, bad_files)
+    return replace(_dataset(name, size, data), skipped=skipped)
+
+
+def _dataset(name: str, size: int | None, data: dict[str, Any]) -> Dataset:
+    """What was read from that name, in the model's units and split."""
     called = resolved(name)
     if is_solved(data):
         one = trajectories(called, data)
         held = _held(len(one.train.x0))
         return split(called, one.train, (held, held), one.classes, one.units, _OWN, one.levels)
-    found = pixels(tensor("data", data["x0"]))
-    if found is None:
+    pictures = pixels(tensor("data", data["x0"]))
+    if pictures is None:
         require(size is None, "data_size", size, f"none, since {name} holds no pictures")
         n = len(tensor("data", data["x0"]))
         train = shuffle(_OWN, n)[2 * _held(n) :]  # what is held out says nothing of the scale either
         everything, classes, units = standardised(data, name, train)
     else:
-        x0, cond = checked({**data, "x0": found})
+        x0, cond = checked({**data, "x0": pictures})
         x0 = masked(x0.float().div_(127.5).sub_(1), cond)
         everything, classes, units = Arrays(x0, cond), classes_of(cond), Units(127.5, 127.5, clip=True)
     held = _held(len(everything.x0))
@@ -97,32 +105,29 @@ def pixels(x0: Tensor) -> Tensor | None:
     return x0.movedim(3, 1).contiguous() if x0.shape[3] in (1, 3) else None
 
 
-def read(name: str, size: int | None = None) -> dict[str, Any]:
+def read(name: str, size: int | None = None, bad_files: BadFiles = "fail") -> dict[str, Any]:
     """{"x0": array, "cond": condition or None} of a path or hf:NAME, as it is written there."""
+    return found(name, size, bad_files)[0]
+
+
+def found(name: str, size: int | None, bad_files: BadFiles) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What `read` returns, and the pictures that were left out; of folders and zips alone any are."""
+    path = Path(name)
+    if not name.startswith("hf:") and (path.is_dir() or path.suffix.lower() == ".zip"):
+        return images.read(path, size, bad_files)
+    return _read(name, size), ()
+
+
+def _read(name: str, size: int | None) -> dict[str, Any]:
     if name.startswith("hf:"):
         return hugging_face(name.removeprefix("hf:"), size)
     path = Path(name)
-    if path.is_dir() or path.suffix.lower() == ".zip":
-        return images.read(path, size)
     if path.suffix.lower() not in (*ARRAYS, ".parquet"):
-        raise UserError(f"data {name}: expected a folder, .zip, {', '.join(ARRAYS)} or .parquet")
+        raise UserError(f"data {shown(name)}: expected a folder, .zip, {', '.join(ARRAYS)} or .parquet")
     if path.suffix.lower() in ARRAYS:
         require(size is None, "data_size", size, f"none: only pictures are resized, and {path.name} holds arrays")
     with telling(name):
         return parts(name, arrays(path)) if path.suffix.lower() in ARRAYS else parquet(path, size)
-
-
-@contextmanager
-def telling(name: str) -> Iterator[None]:
-    """Tells what a file's reader says of it in one line."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # readers of foreign files raise whatever they like
-        told = (str(error) or type(error).__name__).splitlines()[0]
-        told = "damaged, or it holds Python objects, which are never loaded" if "pickle" in told else told
-        raise UserError(f"cannot read {name}: {told}") from error
 
 
 def native(array: np.ndarray) -> np.ndarray:
@@ -181,6 +186,7 @@ def arrays(path: Path) -> dict[str, Any]:
 
         found: dict[str, Any] = load_file(path)
         return found
+    check_numpy(path)
     opened = np.load(path, allow_pickle=False)
     if isinstance(opened, np.ndarray):
         return {"": native(opened)}

@@ -4,16 +4,21 @@
 |---|---|
 | 1-bit, grey (1, L) | grey |
 | 16-bit grey (I;16, I) | grey, divided by 257; values beyond 65535 are refused |
+| 16-bit colour, or grey beside transparency | the upper eight bits |
 | RGB, CMYK, YCbCr, LAB, HSV, palette (P) | RGB |
 | transparency (LA, RGBA, PA, La, RGBa, or declared beside P, L, RGB) | laid on white: grey or RGB |
-| 32-bit float (F) | refused: give .npy |
-| EXIF orientation | turned upright |
+| 32-bit float (F) | bad: give .npy |
+| EXIF orientation | turned upright; taken as it lies where the EXIF cannot be read |
 | several frames (GIF, APNG, TIFF, WebP) | the first |
-| other sizes than the first file's | refused by name, unless `size` is given: middle square, resized (Lanczos) |
-| truncated, corrupt, or not what the suffix says | refused by name |
+| more than 64 million pixels by its header, or 512 MiB | bad, before anything is decoded |
+| another format than its suffix says | read as what it is, if it is one of these; TGA by its suffix alone |
+| other sizes than most have | bad, unless `size` is given: middle square, resized (Lanczos) |
+| empty, truncated, corrupt, no picture | bad, where that can be seen (`fewstep.data.integrity`) |
 | hidden files and folders (.name, __MACOSX) | skipped |
 | other suffixes | skipped, and counted in a warning |
 
+A bad file is refused by name, or with `bad_files="skip"` left out together with its label, counted and listed:
+at most a thousandth of the pictures, but one in any set. What archives may hold: `fewstep.data.archives`.
 A set of grey files has one channel; one with any colour has three. Files come in the order of their names.
 Labels: `dataset.json` at the top with {"labels": [[name, label], ...]} as EDM writes it (floats or lists of numbers are
 features, null is none); without it the sub-folder at the top, in the order of names, where there are at least two
@@ -24,77 +29,135 @@ from __future__ import annotations
 
 import json
 import logging
-import zipfile
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from os.path import splitext
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from fewstep.data.archives import Files, opened, shown
+from fewstep.data.decoding import SUFFIXES, decoded, prepared
 from fewstep.errors import UserError
+
+__all__ = ["BadFiles", "Listing", "decoded", "listed", "misfits", "pictures", "read", "skippable", "stack"]
 
 log = logging.getLogger("fewstep")
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".tga", ".jp2"}
-Files = dict[str, Callable[[], IO[bytes]]]  # how to open each file, by its name below the top
+BadFiles = Literal["fail", "skip"]
+Size = tuple[int, int]  # width and height
 
 
-def read(path: Path, size: int | None = None) -> dict[str, Any]:
-    """{"x0": bytes `[N, C, H, W]`, "cond": labels, features or None} of a folder or zip."""
-    try:
-        with zipfile.ZipFile(path) if path.is_file() else _Folder(path) as source:
-            return _read(path, _files(source), size)
-    except UserError:
-        raise
-    except (OSError, zipfile.BadZipFile, RuntimeError) as error:  # the last: encrypted, or of unknown compression
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+class Listing(NamedTuple):
+    """What a folder or zip holds: how to open its files, its pictures' names, others, and the pictures' labels."""
+
+    path: Path
+    files: Files
+    names: list[str]
+    others: list[str]
+    cond: Any
+    classes: tuple[str, ...]  # the sub-folders that labels number; none where `dataset.json` gives them
 
 
-class _Folder:
-    """A folder with the two methods of an open zip that are used here."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> _Folder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def namelist(self) -> list[str]:
-        return [p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()]
-
-    def open(self, name: str) -> IO[bytes]:
-        return (self.path / name).open("rb")
+def read(path: Path, size: int | None = None, bad_files: BadFiles = "fail") -> tuple[dict[str, Any], tuple[str, ...]]:
+    """{"x0": bytes `[N, C, H, W]`, "cond": labels, features or None} of a folder or zip, and what was left out."""
+    with opened(path) as files:
+        found = listed(path, files)
+        if found.others:
+            first, n = shown(found.others[0]), len(found.others)
+            log.warning("fewstep: %s: skipped %s files that are no pictures, the first is %s", path, n, first)
+        rows, bad = (_all if bad_files == "fail" else _most)(found, size)
+    kept = [number for number, name in enumerate(found.names) if name in rows]
+    cond = found.cond if found.cond is None else np.asarray(found.cond)[kept]  # the labels of what was left out go too
+    if bad:
+        told = "; ".join(bad.values())
+        log.warning("fewstep: %s: left out %s of %s pictures that are bad: %s", path, len(bad), len(found.names), told)
+    return {"x0": joined(list(rows.values())), "cond": cond}, tuple(bad.values())
 
 
-def _files(source: zipfile.ZipFile | _Folder) -> Files:
-    names = [name for name in source.namelist() if not name.endswith("/")]
-    seen = [n for n in names if not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(n).parts)]
-    return {name: partial(source.open, name) for name in sorted(seen)}
+def skippable(pictures: int) -> int:
+    """How many of so many pictures may be left out."""
+    return max(1, pictures // 1000)
 
 
-def _read(path: Path, files: Files, size: int | None) -> dict[str, Any]:
-    names = [name for name in files if PurePosixPath(name).suffix.lower() in SUFFIXES]
-    others = [name for name in files if name not in set(names) | {"dataset.json"}]
+def listed(path: Path, files: Files) -> Listing:
+    """What lies at the path. Raises UserError without pictures, or where labels do not fit them."""
+    names = [name for name in files if splitext(name)[1].lower() in SUFFIXES]
+    known = {*names, "dataset.json"}
+    others = [name for name in files if name not in known]
     if not names:
         raise UserError(f"{path} holds no pictures: expected files that end in {', '.join(sorted(SUFFIXES))}")
-    if others:
-        log.warning("fewstep: %s: skipped %s files that are no pictures, the first is %s", path, len(others), others[0])
-    cond = _listed(path, files, names) if "dataset.json" in files else _sub_folders(names)
-
-    def pictures() -> Iterable[tuple[str, Image.Image]]:
-        for name in names:
-            with files[name]() as file:
-                yield f"{path}/{name}", decoded(f"{path}/{name}", file)
-
-    return {"x0": stack(pictures(), size), "cond": cond}
+    if "dataset.json" in files:
+        return Listing(path, files, names, others, _labels(path, files, names), ())
+    return Listing(path, files, names, others, *_sub_folders(names))
 
 
-def _listed(path: Path, files: Files, names: list[str]) -> Any:
+def pictures(found: Listing) -> Iterator[tuple[str, Image.Image | UserError]]:
+    """Each picture's name and the picture, or what is bad about it."""
+    for name in found.names:
+        called = f"{found.path}/{name}"
+        try:
+            with found.files[name]() as file:
+                yield name, decoded(called, file)
+        except UserError as error:
+            told = str(error)
+            yield name, error if told.startswith(shown(called)) else UserError(f"{shown(called)}: {told}")
+        except Exception as error:  # of the disk, or of a zip whose parts contradict each other
+            told = shown(getattr(error, "strerror", None) or error)
+            yield name, UserError(f"{shown(called)}: {told}: remove or repair it")
+
+
+def _all(found: Listing, size: int | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Every picture by name; raises the UserError of the first that is bad, or of another size than the first."""
+    rows: dict[str, np.ndarray] = {}
+    for name, picture in pictures(found):
+        if isinstance(picture, UserError):
+            raise picture
+        called, first = f"{found.path}/{name}", found.names[0]
+        rows[name] = prepared(called, picture, size)
+        _same_size((f"{found.path}/{first}", rows[first]), (called, rows[name]))
+    return rows, {}
+
+
+def _most(found: Listing, size: int | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The pictures that are not bad, and what is wrong with the others. Raises UserError where these are too many."""
+    rows: dict[str, np.ndarray] = {}
+    bad: dict[str, str] = {}
+    for name, picture in pictures(found):
+        try:
+            if isinstance(picture, UserError):
+                raise picture
+            rows[name] = prepared(f"{found.path}/{name}", picture, size)
+        except UserError as error:
+            bad[name] = str(error)
+            _check_few(found, bad)
+    odd = misfits(found.path, {name: (row.shape[1], row.shape[0]) for name, row in rows.items()})
+    bad = {**bad, **odd}
+    _check_few(found, bad)
+    return {name: row for name, row in rows.items() if name not in odd}, bad
+
+
+def _check_few(found: Listing, bad: Mapping[str, str]) -> None:
+    if len(bad) > (few := skippable(len(found.names))):
+        raise UserError(
+            f"{found.path}: more than {few} of {len(found.names)} pictures are bad, and bad_files = skip leaves out no "
+            f"more: 'fewstep scan {found.path}' lists all, the first is {next(iter(bad.values()))}"
+        )
+
+
+def misfits(path: Path, sizes: Mapping[str, Size]) -> dict[str, str]:
+    """What is wrong with the pictures that have another size than most."""
+    most = Counter(sizes.values()).most_common(1)[0][0] if sizes else (0, 0)
+    return {
+        name: f"{shown(path)}/{shown(name)} is {w}x{h}, most are {most[0]}x{most[1]}: --data-size N resizes them"
+        for name, (w, h) in sizes.items()
+        if (w, h) != most
+    }
+
+
+def _labels(path: Path, files: Files, names: list[str]) -> Any:
     """Labels or features of `dataset.json`, in the order of the names."""
     try:
         with files["dataset.json"]() as file:
@@ -102,71 +165,49 @@ def _listed(path: Path, files: Files, names: list[str]) -> Any:
         found = dict.fromkeys(names) if labels is None else dict(labels)
         lost = next((name for name in names if name not in found), None)
         rows = np.array([found[name] for name in names if name in found])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise UserError(f'{path}/dataset.json: expected {{"labels": [[name, label], ...]}}') from error
     if lost is not None:
-        raise UserError(f"{path}/dataset.json has no label for {lost}")
+        raise UserError(f"{path}/dataset.json has no label for {shown(lost)}")
+    if labels is not None and len(found) < len(labels):
+        raise UserError(f"{path}/dataset.json names {len(labels) - len(found)} files twice: give each one label")
     return None if labels is None else rows
 
 
-def _sub_folders(names: list[str]) -> Any:
-    """The number of each file's folder at the top; None with fewer than two."""
+def _sub_folders(names: list[str]) -> tuple[Any, tuple[str, ...]]:
+    """The number of each file's folder at the top, and these folders; None with fewer than two."""
     tops = [PurePosixPath(name).parts[0] if "/" in name else "" for name in names]
     classes, labels = np.unique(tops, return_inverse=True)
     if "" in tops and len(classes) > 1:
-        raise UserError(f"{names[tops.index('')]} lies beside sub-folders: put every picture in one, or none")
-    return labels if len(classes) > 1 else None
+        stray = shown(names[tops.index("")])
+        raise UserError(f"{stray} lies beside sub-folders: put every picture in one, or none")
+    return (labels, tuple(classes.tolist())) if len(classes) > 1 else (None, ())
 
 
-def decoded(name: str, file: IO[bytes]) -> Image.Image:
-    """The first frame of a file, upright. Raises UserError for what cannot be decoded."""
-    try:
-        with Image.open(file) as opened:
-            opened.load()
-            return ImageOps.exif_transpose(opened)
-    except Exception as error:  # decoders raise whatever they like on damaged files
-        told = "is no picture" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
-        raise UserError(f"{name}: {told}: remove or repair it") from error
-
-
-def eight_bit(name: str, picture: Image.Image) -> Image.Image:
-    """The picture in mode L or RGB, by the table above."""
-    if picture.mode == "F":
-        raise UserError(f"{name}: floats of no known range: give the pictures as .npy")
-    if picture.mode.startswith("I"):
-        values = np.asarray(picture).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise UserError(f"{name}: values {values.min()}..{values.max()}: expected 16 bits")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if picture.has_transparency_data:
-        grey, full = picture.mode in ("L", "LA", "La", "1"), picture.convert("RGBA")
-        laid = Image.alpha_composite(Image.new("RGBA", full.size, "white"), full)
-        return laid.convert("L" if grey else "RGB")
-    return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
-
-
-def resized(picture: Image.Image, size: int) -> Image.Image:
-    """The middle square, resized to this side."""
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    return picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
+def _same_size(first: tuple[str, np.ndarray], other: tuple[str, np.ndarray]) -> None:
+    """Refuses a named picture of another size than the first's."""
+    if first[1].shape[:2] != other[1].shape[:2]:
+        told = [f"{x.shape[1]}x{x.shape[0]}" for _, x in (other, first)]
+        names = shown(other[0]), shown(first[0])
+        raise UserError(
+            f"{names[0]} is {told[0]}, {names[1]} is {told[1]}: --data-size N crops and resizes all to N x N"
+        )
 
 
 def stack(pictures: Iterable[tuple[str, Image.Image]], size: int | None) -> np.ndarray:
-    """Named pictures as bytes `[N, C, H, W]`, one channel where all are grey."""
-    kept: list[np.ndarray] = []
-    wanted: tuple[str, tuple[int, int]] | None = None
+    """Named pictures as bytes `[N, C, H, W]`, all of one size."""
+    rows: list[np.ndarray] = []
+    first: tuple[str, np.ndarray] | None = None
     for name, picture in pictures:
-        plain = eight_bit(name, picture)
-        plain = plain if size is None else resized(plain, size)
-        wanted = wanted or (name, plain.size)
-        if plain.size != wanted[1]:
-            told = [f"{w}x{h}" for w, h in (plain.size, wanted[1])]
-            raise UserError(
-                f"{name} is {told[0]}, {wanted[0]} is {told[1]}: --data-size N crops and resizes all to N x N"
-            )
-        kept.append(np.asarray(plain))
-    if all(x.ndim == 2 for x in kept):
-        return np.stack(kept)[:, None]
-    colour = [x if x.ndim == 3 else np.repeat(x[:, :, None], 3, 2) for x in kept]
+        rows.append(prepared(name, picture, size))
+        first = first or (name, rows[0])
+        _same_size(first, (name, rows[-1]))
+    return joined(rows)
+
+
+def joined(rows: list[np.ndarray]) -> np.ndarray:
+    """Pictures of one size as bytes `[N, C, H, W]`, one channel where all are grey."""
+    if all(x.ndim == 2 for x in rows):
+        return np.stack(rows)[:, None]
+    colour = [x if x.ndim == 3 else np.repeat(x[:, :, None], 3, 2) for x in rows]
     return np.ascontiguousarray(np.stack(colour).transpose(0, 3, 1, 2))

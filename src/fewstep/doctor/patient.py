@@ -139,7 +139,7 @@ def patient_of(
 
 def data_of(run: Run, facts: Facts, data: str | Dataset | None) -> Dataset:
     """The run's data, from where it is now. Raises UserError where it is not what the run was trained on."""
-    found = data if isinstance(data, Dataset) else dataset_of(data or run.data, run.data_size)
+    found = data if isinstance(data, Dataset) else dataset_of(data or run.data, run.data_size, run.bad_files)
     found = found if run.labels else found.unlabelled()
     if found.fingerprint() != facts.data:
         raise UserError(
