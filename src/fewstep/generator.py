@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -12,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from fewstep import posthoc, sampling
-from fewstep.building import Facts, Network, OwnMethod, build_method, build_student
+from fewstep.building import Facts, Network, OwnMethod, build_method, build_student, outline
 from fewstep.checkpoint import Checkpoint, RunFolder, fingerprint, read
 from fewstep.checkpoint import write as write_checkpoint
-from fewstep.config import Run, run_from_json
+from fewstep.config import MOST_COUNT, Run, run_from_json
 from fewstep.data import each, fit
 from fewstep.denoiser import Cond, Preconditioned, Truncated, masked
 from fewstep.device import pick_device
-from fewstep.errors import StorageError, UserError, require
+from fewstep.errors import StorageError, UserError, require, shown
 from fewstep.losses import Method
 from fewstep.randomness import SAMPLING_BLOCK, normal
 from fewstep.schedules import profile
@@ -136,6 +137,33 @@ def find(path: str | Path) -> Checkpoint:
 
     Raises UserError where there is nothing of the kind, StorageError where nothing valid is left.
     """
+    checkpoint = _behind(path)
+    check_state(checkpoint)
+    return checkpoint
+
+
+def check_state(checkpoint: Checkpoint) -> None:
+    """Refuses a checkpoint whose run, facts, step or stage cannot be. Raises StorageError."""
+    state = checkpoint.state
+    step, rows = state["step"], state.get("teacher_rows", 0)
+    checks = {
+        "step": (type(step) is int and 0 <= step < MOST_COUNT, "a whole number, 0 or more"),
+        "fingerprint": (isinstance(state["fingerprint"], str), "a text"),
+        "stage": (type(state.get("stage", 1)) is int and state.get("stage", 1) in (1, 2), "1 or 2"),
+        "begun": (type(state.get("begun", 0)) is int and 0 <= state.get("begun", 0) < MOST_COUNT, "0 or more"),
+        "teacher_rows": (type(rows) is int and 0 <= rows < 2**63, "0 or more"),
+    }
+    for name, (fine, expected) in checks.items():
+        if not fine:
+            raise StorageError(f"{checkpoint.path}: {name} = {shown(state[name])}: expected {expected}")
+    try:
+        run_from_json(state["run"])
+        Facts.from_json(state["facts"])
+    except (UserError, StorageError) as error:
+        raise StorageError(f"{checkpoint.path}: {error}") from error
+
+
+def _behind(path: str | Path) -> Checkpoint:
     folder = Path(path)
     if folder.is_file():
         raise UserError(f"{path} is a file: expected a run folder, a checkpoint folder or a shipped name")
@@ -157,13 +185,17 @@ def find(path: str | Path) -> Checkpoint:
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     """Loads weights by name; a StorageError names the first that is missing, left over or of another shape."""
-    own = module.state_dict()
+    check_weights(module.state_dict(), tensors, where)
+    module.load_state_dict(tensors)
+
+
+def check_weights(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Refuses tensors that are not a network's own by name, shape and type."""
     for name in sorted(own.keys() | tensors.keys()):
         have, want = tensors.get(name), own.get(name)
         if have is None or want is None or have.shape != want.shape or have.dtype != want.dtype:
             told = [("none" if w is None else f"{w.dtype} {tuple(w.shape)}") for w in (have, want)]
             raise StorageError(f"{where}: weight {name!r} is {told[0]} in the file and {told[1]} in the network")
-    module.load_state_dict(tensors)
 
 
 def chosen_weights(checkpoint: Checkpoint, run: Run, ema: str) -> tuple[dict[str, Tensor], int, str]:
@@ -202,6 +234,8 @@ def load(
     made = build_method(run, facts, method)
 
     def network_of(tensors: dict[str, Tensor]) -> Preconditioned:
+        if network is None:  # before it takes memory: the file may describe another network than it holds
+            check_weights(outline(run, facts, made, 2 * len(tensors) + 100), tensors, str(checkpoint.path))
         student = build_student(run, facts, made, copy.deepcopy(network))
         load_weights(student, tensors, str(checkpoint.path))
         return student

@@ -36,6 +36,7 @@ from fewstep.data.core import Arrays, Dataset, Units, shuffle, split
 from fewstep.data.tensors import LEVELS, PATH, checked, classes_of, is_solved, standardised, trajectories
 from fewstep.denoiser import masked
 from fewstep.errors import UserError, require, unknown
+from fewstep.untrusted import read_tensors
 
 log = logging.getLogger("fewstep")
 
@@ -177,10 +178,7 @@ def numbered(labels: Any) -> Any:
 def arrays(path: Path) -> dict[str, Any]:
     """The arrays of a .npy (under no name), .npz or .safetensors, text numbered."""
     if path.suffix.lower() == ".safetensors":
-        from safetensors.torch import load_file
-
-        found: dict[str, Any] = load_file(path)
-        return found
+        return dict(read_tensors(path))
     opened = np.load(path, allow_pickle=False)
     if isinstance(opened, np.ndarray):
         return {"": native(opened)}
