@@ -19,7 +19,8 @@ import fewstep as fs
 from fewstep.batches import draw_batch
 from fewstep.building import build_method, facts_of
 from fewstep.state import new_state
-from fewstep.training import settled, train_step
+from fewstep.step import train_step
+from fewstep.training import settled
 
 CPU = torch.device("cpu")
 ECT = {"method": "ect", "p_mean": -0.4, "p_std": 1.8, "stages": 5}

@@ -18,7 +18,8 @@ from fewstep.batches import draw_batch
 from fewstep.building import Facts, build_method
 from fewstep.recipes import RECIPES
 from fewstep.state import new_state
-from fewstep.training import settled, train_step
+from fewstep.step import train_step
+from fewstep.training import settled
 
 ROWS = (("digits", "ect", 1), ("digits", "diffusion", 1), ("digits-unet", "ect", 8), ("digits-dit", "ect", 8))
 

@@ -22,8 +22,9 @@ from fewstep.origins import Teacher
 from fewstep.process import as_time
 from fewstep.randomness import generator
 from fewstep.state import Counted, new_state
+from fewstep.step import gradients
 from fewstep.times import Levels, Shared
-from fewstep.training import facts_of, gradients
+from fewstep.training import facts_of
 from tests.toys import Gaussian, small_student, tiny_run
 
 CPU = torch.device("cpu")

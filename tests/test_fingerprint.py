@@ -19,7 +19,8 @@ from fewstep.building import Facts, build_method
 from fewstep.data import Arrays
 from fewstep.origins import Teacher
 from fewstep.state import new_state
-from fewstep.training import settled, train_step
+from fewstep.step import train_step
+from fewstep.training import settled
 from tests.test_methods import METHODS
 from tests.toys import Gaussian, tiny_run
 

@@ -11,7 +11,8 @@ SOURCE = Path(fewstep.__file__).parent
 
 LAYERS = [
     {"errors"},
-    {"untrusted", "randomness", "schedules", "curricula", "device", "pictures", "report", "config", "noise"},
+    {"untrusted", "lock", "world", "randomness", "schedules", "curricula", "device", "pictures", "report", "noise"},
+    {"config"},
     {"process"},
     {"scalings", "times", "ema", "optimizers", "precision"},
     {"denoiser"},
@@ -23,9 +24,10 @@ LAYERS = [
     {"building", "batches", "recipes", "posthoc"},
     {"generator"},
     {"state", "metrics", "origins"},
-    {"recorder", "diagnosis", "cache", "probes", "stages"},
+    {"incidents", "diagnosis", "cache", "probes", "stages"},
+    {"recorder", "step"},
     {"training"},
-    {"claims", "doctor", "frontier", "verify"},
+    {"replay", "claims", "doctor", "frontier", "verify"},
     {"cli"},
     {"__main__"},
 ]

@@ -276,7 +276,7 @@ def test_a_checkpoint_without_an_optimizer_is_not_resumed(tmp_path):
     for folder in (tmp_path / "checkpoints").iterdir():
         shutil.rmtree(folder)
     kept = {"student": made.denoiser.state_dict(), "ema": made.denoiser.state_dict()}
-    state = checkpoint_state(made.run, made.facts, 4, "")
+    state = checkpoint_state(made.run, made.facts, 4)
     checkpoint.write(tmp_path / "checkpoints" / "step-4", kept, state)
     with pytest.raises(StorageError, match="holds no optimizer"):
         train(tiny_run(), out=tmp_path, resume=True)

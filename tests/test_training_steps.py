@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import fewstep as fs
-from fewstep import training
 from fewstep.batches import draw_batch
 from fewstep.building import Facts, build_method
 from fewstep.data import Arrays
@@ -21,8 +20,9 @@ from fewstep.optimizers import rectified
 from fewstep.precision import MOST_SKIPPED, LossScale
 from fewstep.randomness import generator
 from fewstep.scalings import Edm
-from fewstep.state import new_state
-from fewstep.training import gradients, settled, train_step
+from fewstep.state import new_state, update_averages
+from fewstep.step import gradients, train_step
+from fewstep.training import settled
 from tests.toys import tiny_run
 
 CPU = torch.device("cpu")
@@ -267,7 +267,7 @@ def test_the_own_average_is_the_target_and_moves_at_its_own_rate(monkeypatch):
     state.step = 4
     before = state.averages["target"].network.inlet.weight.clone()
     student = state.student.network.inlet.weight.data.add_(1.0)
-    training.update_averages(run, method, state, 4 / run.iterations)
+    update_averages(run, method, state, 4 / run.iterations)
     kept = 0.5 * 4 / 6
     torch.testing.assert_close(state.averages["target"].network.inlet.weight, kept * before + (1 - kept) * student)
 
@@ -299,11 +299,12 @@ def test_a_run_of_an_older_version_goes_on(tmp_path):
     whole = train(tiny_run(), out=tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "step-6")
     older = fs.checkpoint.read(tmp_path / "checkpoints" / "step-4")
+    groups = {name: older.groups[name] for name in older.groups}
     for name in ("optimizer", "precision", "accumulate", "averages", "init", "teacher", "decay", "snapshot_every"):
         older.state["run"].pop(name)
     older.state["facts"] = {k: v for k, v in older.state["facts"].items() if k not in ("init", "teacher")}
     shutil.rmtree(older.path)
-    fs.checkpoint.write(older.path, older.groups, older.state)
+    fs.checkpoint.write(older.path, groups, older.state)
     assert train(tiny_run(), out=tmp_path, resume=True).fingerprint == whole.fingerprint
     with pytest.raises(UserError, match="optimizer = 'lion'"):
         train(replace(tiny_run(), optimizer="lion"), out=tmp_path, resume=True)

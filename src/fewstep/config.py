@@ -62,6 +62,9 @@ class Run:
     """Samples of a step."""
     accumulate: int = 1
     """Parts that a batch is cut in to save memory: the gradient is the whole batch's."""
+    elastic_exact: int = 0
+    """0, or a power of 2: parts of a batch whose gradients are added in a fixed order, so that any number of processes
+    that divides it ends with the same bits; `accumulate` then counts for nothing."""
     block: int = 32
     """Samples whose randomness is drawn at once; divides batch."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -133,6 +136,14 @@ class Run:
             "accumulate": (
                 self.accumulate > 0 and self.batch % max(1, self.block * self.accumulate) == 0,
                 f"a number that cuts batch={self.batch} in equal parts of whole blocks of {self.block}",
+            ),
+            "elastic_exact": (
+                self.elastic_exact == 0
+                or (
+                    (self.elastic_exact > 0 and self.elastic_exact.bit_count() == 1)
+                    and self.batch % max(1, self.block * self.elastic_exact) == 0
+                ),
+                f"0, or a power of 2 that cuts batch={self.batch} in equal parts of whole blocks of {self.block}",
             ),
             "seed": (0 <= self.seed < 2**63, "in 0 .. 2^63 - 1"),
             "lr": (0 < self.lr < float("inf"), "above 0"),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fewstep.batches import Batch
 from fewstep.errors import NonFiniteError
 from fewstep.precision import MOST_SKIPPED
 from fewstep.state import State
-from fewstep.times import Times
 
 log = logging.getLogger("fewstep")
 
@@ -22,19 +25,76 @@ def first_bad(state: State) -> str:
     return f"first in {found[0]}" if found else "though each of its entries is finite"
 
 
-def non_finite(state: State, rows: Tensor, times: Times, loss_b: Tensor, norm: float) -> NonFiniteError:
-    """The error for a step's rows of the training split, times and losses, all `[B]`, and its gradient norm."""
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors of numbers among a module's inputs or outputs."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
+
+
+def _finite(value: Any) -> bool:
+    return all(bool(torch.isfinite(part).all()) for part in _tensors(value))
+
+
+@contextmanager
+def noticing(networks: Mapping[str, nn.Module]) -> Iterator[list[str]]:
+    """Inside, a list grows by every module that makes numbers that are not finite, in the order of the passes."""
+    found: list[str] = []
+
+    def notice(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, given: Any, kwargs: Any, out: Any) -> None:
+            if not _finite(out):
+                came = "" if _finite(given) and _finite(kwargs) else ", which was given such numbers"
+                found.append(f"{name} ({type(module).__name__}){came}")
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(notice(f"{kind}.{name}" if name else kind), with_kwargs=True)
+        for kind, network in networks.items()
+        for name, module in network.named_modules()
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def first_module(state: State, again: Callable[[], object]) -> str | None:
+    """The first module that makes numbers that are not finite when the step's passes are made `again`."""
+    networks = state.modules()
+    teacher = getattr(state.teacher, "denoiser", None)
+    networks |= {"teacher": teacher} if isinstance(teacher, nn.Module) else {}
+    with noticing(networks) as found, suppress(Exception):  # a diagnosis that fails must not hide what it is of
+        again()
+    return found[0] if found else None
+
+
+def non_finite(state: State, batch: Batch, loss_b: Tensor, norm: float, again: Callable[[], object]) -> NonFiniteError:
+    """The error for a step's batch and losses `[B]`, and its gradient norm; `again` makes its passes."""
+    error = NonFiniteError(_told(state, batch, loss_b, norm, again))
+    error.losses = loss_b
+    return error
+
+
+def _told(state: State, batch: Batch, loss_b: Tensor, norm: float, again: Callable[[], object]) -> str:
     bad = (~torch.isfinite(loss_b)).nonzero().flatten()
     if not len(bad):
         where = first_bad(state)
-        return NonFiniteError(
-            f"step {state.step}: the loss is finite, its gradient has norm {norm}, {where}; nothing was updated"
-        )
-    t, r = (x.cpu()[bad] for x in times[:2])
+        return f"step {state.step}: the loss is finite, its gradient has norm {norm}, {where}; nothing was updated"
+    t, r = (x.cpu()[bad] for x in batch.times[:2])
+    module = first_module(state, again)
+    told = f", first in {module}" if module else ""
     hint = "r = t leaves no gap: lower ratio_max" if bool((t == r).any()) else "A lower --lr is the usual remedy"
-    return NonFiniteError(
-        f"step {state.step}: the loss of {len(bad)} of {len(loss_b)} rows is not finite: t in [{t.min():.4g}, "
-        f"{t.max():.4g}], r in [{r.min():.4g}, {r.max():.4g}], first sample {int(rows[bad[0]])} of the "
+    return (
+        f"step {state.step}: the loss of {len(bad)} of {len(loss_b)} rows is not finite{told}: t in [{t.min():.4g}, "
+        f"{t.max():.4g}], r in [{r.min():.4g}, {r.max():.4g}], first sample {int(batch.rows[bad[0]])} of the "
         f"training split; nothing was updated. {hint}"
     )
 

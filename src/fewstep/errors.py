@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 from reprlib import Repr
+from typing import Any
 
 LONGEST = 600  # characters of a message
 
@@ -48,12 +49,23 @@ class NonFiniteError(FewstepError, ArithmeticError):
     """A loss or gradient that is not finite; nothing was updated with it."""
 
     exit_code = 3
+    losses: Any = None  # of the step's rows, where it was a step
 
 
 class StorageError(FewstepError, OSError):
     """Nothing valid to read, or nowhere to write."""
 
     exit_code = 4
+
+
+class RankLost(FewstepError):
+    """Another process of the run died, failed or no longer answers."""
+
+    exit_code = 5
+
+
+class OutOfMemory(FewstepError):
+    """A step did not fit into memory; nothing was updated, and the run can go on with smaller parts."""
 
 
 class Stopped(FewstepError):

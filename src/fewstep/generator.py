@@ -18,12 +18,13 @@ from fewstep.checkpoint import Checkpoint, RunFolder, fingerprint, read
 from fewstep.checkpoint import write as write_checkpoint
 from fewstep.config import MOST_COUNT, Run, run_from_json
 from fewstep.data import each, fit
-from fewstep.denoiser import Cond, Preconditioned, Truncated, masked
+from fewstep.denoiser import Cond, Truncated, masked
 from fewstep.device import pick_device
 from fewstep.errors import StorageError, UserError, require, shown
 from fewstep.losses import Method
 from fewstep.randomness import SAMPLING_BLOCK, normal
 from fewstep.schedules import profile
+from fewstep.untrusted import Entry, Header
 
 NOT_WEIGHTS = {"optimizer", "scale", "balance"}  # groups of a checkpoint that nobody samples from
 
@@ -117,19 +118,12 @@ class Generator:
         pair: dict[str, Any] = {"ema": net.high, "frozen": net.low} if isinstance(net, Truncated) else {"ema": net}
         groups = {name: module.state_dict() for name, module in pair.items()}
         stage = 2 if self.method.before is not None else 1
-        state = {**checkpoint_state(self.run, self.facts, self.step, fingerprint(groups)), "stage": stage}
-        write_checkpoint(Path(path), groups, state)
+        write_checkpoint(Path(path), groups, {**checkpoint_state(self.run, self.facts, self.step), "stage": stage})
 
 
-def checkpoint_state(run: Run, facts: Facts, step: int, digest: str) -> dict[str, Any]:
+def checkpoint_state(run: Run, facts: Facts, step: int) -> dict[str, Any]:
     """The JSON part of a checkpoint: enough to rebuild its networks without the script that made them."""
-    return {
-        "run": run.to_json(),
-        "facts": facts.to_json(),
-        "step": step,
-        "fingerprint": digest,
-        "torch": torch.__version__,
-    }
+    return {"run": run.to_json(), "facts": facts.to_json(), "step": step, "torch": torch.__version__}
 
 
 def find(path: str | Path) -> Checkpoint:
@@ -183,27 +177,36 @@ def _behind(path: str | Path) -> Checkpoint:
     return checkpoint
 
 
-def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    """Loads weights by name; a StorageError names the first that is missing, left over or of another shape."""
-    check_weights(module.state_dict(), tensors, where)
-    module.load_state_dict(tensors)
+def entries(tensors: Mapping[str, Tensor]) -> Header:
+    """What a file of these tensors would declare."""
+    return {name: Entry(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
 
 
-def check_weights(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
-    """Refuses tensors that are not a network's own by name, shape and type."""
-    for name in sorted(own.keys() | tensors.keys()):
-        have, want = tensors.get(name), own.get(name)
-        if have is None or want is None or have.shape != want.shape or have.dtype != want.dtype:
-            told = [("none" if w is None else f"{w.dtype} {tuple(w.shape)}") for w in (have, want)]
+def check_weights(network: nn.Module | Mapping[str, Tensor], header: Header, where: str) -> None:
+    """Raises a StorageError that names the first weight that is missing, left over, or of another type or shape.
+
+    network: itself, or its `outline`.
+    """
+    own = entries(network.state_dict() if isinstance(network, nn.Module) else network)
+    for name in sorted(own.keys() | header.keys()):
+        have, want = header.get(name), own.get(name)
+        if have != want:
+            told = [("none" if w is None else f"{w.dtype} {w.shape}") for w in (have, want)]
             raise StorageError(f"{where}: weight {name!r} is {told[0]} in the file and {told[1]} in the network")
+
+
+def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Loads weights by name. Raises StorageError as `check_weights` does."""
+    check_weights(module, entries(tensors), where)
+    module.load_state_dict(tensors)
 
 
 def chosen_weights(checkpoint: Checkpoint, run: Run, ema: str) -> tuple[dict[str, Tensor], int, str]:
     """(weights, step, fingerprint) of an average by name; a power average that was not tracked is reconstructed."""
-    weights = {name: group for name, group in checkpoint.groups.items() if name not in NOT_WEIGHTS}
+    weights = checkpoint.groups.keys() - NOT_WEIGHTS
     name = profile(ema).name if ":" in ema else ema
     if name in weights:
-        return weights[name], checkpoint.state["step"], checkpoint.state["fingerprint"]
+        return checkpoint.groups[name], checkpoint.state["step"], checkpoint.state["fingerprint"]
     folder = RunFolder(checkpoint.path.parent.parent)
     if name.startswith("power-") and folder.snapshots():
         step, found = posthoc.reconstruct(folder, run, profile(name).value, checkpoint.state["step"])
@@ -230,23 +233,22 @@ def load(
     checkpoint = find(path)
     run = run_from_json(checkpoint.state["run"])
     facts = Facts.from_json(checkpoint.state["facts"])
+    made, layout, where = build_method(run, facts, method), checkpoint.layout(), str(checkpoint.path)
+    if network is None and ema in layout.keys() - NOT_WEIGHTS:
+        # before any of it is read or built: the file may describe another network than it holds, and a huge one
+        check_weights(outline(run, facts, made, 2 * len(layout[ema]) + 100), layout[ema], where)
+    student = build_student(run, facts, made, copy.deepcopy(network))
     weights, step, digest = chosen_weights(checkpoint, run, ema)
-    made = build_method(run, facts, method)
-
-    def network_of(tensors: dict[str, Tensor]) -> Preconditioned:
-        if network is None:  # before it takes memory: the file may describe another network than it holds
-            check_weights(outline(run, facts, made, 2 * len(tensors) + 100), tensors, str(checkpoint.path))
-        student = build_student(run, facts, made, copy.deepcopy(network))
-        load_weights(student, tensors, str(checkpoint.path))
-        return student
-
-    denoiser: nn.Module = network_of(weights)
+    load_weights(student, weights, where)
+    denoiser: nn.Module = student
     if made.before is not None and (ema == "frozen" or checkpoint.state.get("stage") == 1):
         made = made.before
         run = replace(run, middle_times=made.middle)  # stored are those of the second stage
     if composite:
         if "frozen" not in checkpoint.groups or ema == "frozen":
             raise UserError(f"{path}: expected a second stage and its frozen first for a composite, such as tcm's")
-        denoiser = Truncated(network_of(checkpoint.groups["frozen"]), denoiser, made.trained_from)
+        low = build_student(run, facts, made, copy.deepcopy(network))
+        load_weights(low, checkpoint.groups["frozen"], where)
+        denoiser = Truncated(low, denoiser, made.trained_from)
     denoiser.requires_grad_(False).eval().to(pick_device(device))
     return Generator(run, facts, made, denoiser, step, digest)

@@ -13,19 +13,21 @@ from typing import Any
 
 import torch
 
-from fewstep import checkpoint, pictures
+from fewstep import checkpoint, incidents, pictures
+from fewstep.batches import Batch
 from fewstep.building import Facts
-from fewstep.checkpoint import Checkpoint, RunFolder
+from fewstep.checkpoint import Checkpoint, RunFolder, Saver, disk
+from fewstep.checkpoint.saver import copied
 from fewstep.config import Run, run_from_json
 from fewstep.denoiser import Cond
-from fewstep.errors import StorageError, UserError
+from fewstep.errors import NonFiniteError, StorageError, UserError
 from fewstep.generator import Generator, checkpoint_state
 from fewstep.losses import Method
-from fewstep.state import State
+from fewstep.state import State, chained
 
 log = logging.getLogger("fewstep")
 
-KEEP = 2  # checkpoints that stay in a run folder
+CLOCK = ("seconds", "samples_per_second")  # of a row of the log, what no two runs share
 # On resume, since no weight depends on them; data and a teacher that moved are known by their fingerprints.
 MAY_CHANGE = {"checkpoint_every", "data", "log_every", "picture_every", "snapshot_every", "teacher"}
 
@@ -38,6 +40,14 @@ def differences(run: dict[str, Any], before: dict[str, Any]) -> Iterator[tuple[s
             yield from ((f"{name.removesuffix('_options')}.{key}", a, b) for key, a, b in differences(new, old))
         elif name not in MAY_CHANGE and new != old:
             yield name, new, old
+
+
+def chain_of(text: bytes) -> str:
+    """The chain of the rows in a log, whose clock it leaves out."""
+    chain = ""
+    for line in text.splitlines():
+        chain = chained(chain, {key: value for key, value in json.loads(line).items() if key not in CLOCK})
+    return chain
 
 
 def log_until(path: Path, step: int) -> bytes:
@@ -85,6 +95,11 @@ def check_same(saved: Checkpoint, run: Run, facts: Facts, settled: Callable[[Run
     return known
 
 
+def due(run: Run, step: int, every: int) -> bool:
+    """Whether something that is done every so many steps is done after this one: always after the last."""
+    return step == run.iterations or (every > 0 and step % every == 0)
+
+
 class Recorder:
     """Writes what is due after a step; resumes a folder to exactly where its newest checkpoint stood."""
 
@@ -93,49 +108,92 @@ class Recorder:
     ) -> None:
         self.folder, self.run, self.facts, self.method, self.state = RunFolder(out), run, facts, method, state
         self.shown = shown  # conditions of the picture grids
+        self.saver = Saver()
+        self.begun: Path | None = None  # the checkpoint that is being written, or was last
         if saved is not None:
             state.restore(saved)
         with storage(out):
             self.folder.samples.mkdir(parents=True, exist_ok=True)
+            self.folder.sweep()
+            kept = log_until(self.folder.metrics, state.step)
+            if saved is not None and state.log and chain_of(kept) != state.log:
+                log.warning(
+                    "fewstep: %s is not what the run has logged: lines are lost or changed", self.folder.metrics
+                )
             checkpoint.replace_file(self.folder.config, (json.dumps(run.to_json(), indent=1) + "\n").encode())
-            checkpoint.replace_file(self.folder.metrics, log_until(self.folder.metrics, state.step))
+            checkpoint.replace_file(self.folder.metrics, kept)
 
     def after_step(self, row: Mapping[str, Any]) -> None:
         """Logs, draws and saves what is due at this step."""
-        step, last = self.state.step, self.state.step == self.run.iterations
-        if step % self.run.log_every == 0 or last:
-            with storage(self.folder.path), self.folder.metrics.open("ab") as file:
-                file.write(json.dumps(row).encode() + b"\n")
-        if self.run.snapshot_every and (last or step % self.run.snapshot_every == 0):
+        run, step = self.run, self.state.step
+        self.saver.check()
+        if due(run, step, run.log_every):
+            with storage(self.folder.path):
+                disk.append(self.folder.metrics, json.dumps(row).encode() + b"\n")
+        if run.snapshot_every and due(run, step, run.snapshot_every):
             self.snapshot()  # before the checkpoint, after which a resumed run would not make it again
-        if last or step % self.run.checkpoint_every == 0:
+        if due(run, step, run.checkpoint_every):
             self.save()
-        if last or (self.run.picture_every and step % self.run.picture_every == 0):
+        if due(run, step, run.picture_every):
             self.draw()
+        if step == run.iterations:
+            self.saver.wait()
+
+    def about(self) -> dict[str, Any]:
+        """The JSON part of a checkpoint of this step."""
+        place = next(self.state.student.parameters()).device
+        machine = {"device": place.type, "threads": torch.get_num_threads()}
+        return {
+            **checkpoint_state(self.run, self.facts, self.state.step),
+            **self.state.values(),
+            "machine": machine,
+        }
 
     def save(self) -> None:
-        """Writes a checkpoint of this step, unless there is one, and removes old ones."""
-        if self.folder.checkpoint(self.state.step).exists():
+        """Begins to write a checkpoint of this step, unless there is one; old ones go once it is whole.
+
+        Raises NonFiniteError where a weight or average is not finite: such a state is no checkpoint.
+        """
+        path, folder = self.folder.checkpoint(self.state.step), self.folder
+        if self.begun == path or path.exists():
             return
-        groups = self.state.groups()
-        digest = checkpoint.fingerprint(groups)
-        state = checkpoint_state(self.run, self.facts, self.state.step, digest)
-        if self.state.teacher is not None:
-            state["teacher_rows"] = self.state.teacher_rows
-        if self.method.before is not None:
-            state["stage"] = 1 if self.state.frozen is None else 2
-        if self.state.begun:
-            state["begun"] = self.state.begun
-        checkpoint.write(self.folder.checkpoint(self.state.step), groups, state)
-        self.folder.prune(KEEP)
+        self.begun = path
+        if (bad := self.state.unsound()) is not None:
+            raise NonFiniteError(
+                f"step {self.state.step}: {bad} is not finite: this step is not saved, the checkpoints before it are "
+                "as they were"
+            )
+        groups, about = copied(self.state.groups()), self.about()
+
+        def work() -> None:
+            disk.make_folder(path.parent)
+            if folder.metrics.exists():
+                disk.sync(folder.metrics)  # what was logged until here is as durable as what was learned
+            checkpoint.write(path, groups, about)
+            folder.prune()
+
+        self.saver.start(telling(folder.path, work))
+
+    def incident(self, error: NonFiniteError, batch: Batch) -> None:
+        """Keeps the state before a step and the batch that made its numbers not finite, for `fewstep replay`."""
+        if self.state.unsound() is None:
+            self.save()
+        self.saver.wait()
+        losses = torch.empty(0) if error.losses is None else error.losses
+        path = self.folder.incident(self.state.step)
+        with storage(self.folder.path):
+            incidents.write(path, self.state.groups(), self.about(), batch, losses, str(error))
+        error.args = (f"{error}; to see it again: fewstep replay {path}",)
 
     def snapshot(self) -> None:
         """Keeps the power averages of this step, for `posthoc.reconstruct`."""
-        if self.folder.snapshot(self.state.step).exists():
+        path = self.folder.snapshot(self.state.step)
+        if path.exists():
             return
         kept = {name: net.state_dict() for name, net in self.state.averages.items() if name.startswith("power-")}
-        state = checkpoint_state(self.run, self.facts, self.state.step, checkpoint.fingerprint(kept))
-        checkpoint.write(self.folder.snapshot(self.state.step), kept, state)
+        with storage(self.folder.path):
+            disk.make_folder(path.parent)
+            checkpoint.write(path, kept, checkpoint_state(self.run, self.facts, self.state.step))
 
     def draw(self) -> None:
         """Writes a grid of samples from the average, always of the same noise; a picture is not worth a run."""
@@ -146,6 +204,16 @@ class Recorder:
             pictures.save(self.folder.samples / f"step-{self.state.step}.png", x)
         except (OSError, ValueError) as error:
             log.warning("fewstep: no picture of step %s: %s", self.state.step, error)
+
+
+def telling(path: Path, work: Callable[[], None]) -> Callable[[], None]:
+    """The work, whose failures to write are told as `storage` does."""
+
+    def run() -> None:
+        with storage(path):
+            work()
+
+    return run
 
 
 @contextmanager

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from fewstep import ema, optimizers, origins, schedules
+from fewstep.batches import Batch
 from fewstep.building import Facts, Network, build_student
-from fewstep.checkpoint import Checkpoint
+from fewstep.checkpoint import Checkpoint, state_fingerprint
 from fewstep.config import Run
 from fewstep.denoiser import Cond, Denoiser, Models, Preconditioned
 from fewstep.errors import StorageError
-from fewstep.generator import load_weights
+from fewstep.generator import check_weights, entries, load_weights
 from fewstep.losses import Method
 from fewstep.precision import LossScale
 from fewstep.process import Time
 from fewstep.randomness import forked
+from fewstep.world import ALONE, World
 
 log = logging.getLogger("fewstep")
 
@@ -36,6 +42,20 @@ class Counted:
         return self.denoiser(x_t, t, cond)
 
 
+class Loss(nn.Module):
+    """(method, batch) -> losses `[B]`: every pass of a step is inside one call, so that gradients are joined after it.
+
+    An engine that wrapped the student alone would miss those of its passes that go another way, such as a jvp.
+    """
+
+    def __init__(self, trained: nn.ModuleDict, models: Callable[[], Models]) -> None:
+        super().__init__()
+        self.trained, self.models = trained, models
+
+    def forward(self, method: Method, batch: Batch) -> Tensor:
+        return method.loss(self.models(), batch.x0, batch.z, batch.times, batch.cond, batch.seeds)
+
+
 @dataclass
 class State:
     """Weights, their averages, the optimizer's moments and the step: no generator, no iterator, no clock."""
@@ -49,6 +69,8 @@ class State:
     begun: int = 0  # the step at which the optimizer was new
     teacher: Counted | None = None  # frozen, so that no checkpoint holds it
     teacher_rows: int = 0  # that it evaluated in all steps so far
+    world: World = ALONE  # the processes that train together
+    log: str = ""  # SHA-256 over the one before and the row that was logged last: a chain of all rows
 
     @property
     def student(self) -> Preconditioned:
@@ -59,6 +81,11 @@ class State:
         learned: dict[str, Any] = {name: module for name, module in self.trained.items() if name != "student"}
         average = self.averages.get("target", self.averages["ema"])
         return Models(student=self.student, ema=average, teacher=self.teacher, frozen=self.frozen, **learned)
+
+    @cached_property
+    def loss(self) -> nn.Module:
+        """The method's loss as a module of all that is trained: what an engine of several processes wraps."""
+        return Loss(self.trained, self.models)
 
     def asked(self) -> int:
         """How many rows the teacher evaluated since this process began."""
@@ -79,14 +106,55 @@ class State:
         scale = {"scale": self.scale.tensors()} if self.scale != LossScale(factor=1.0) else {}
         return {**{name: module.state_dict() for name, module in self.modules().items()}, "optimizer": moments, **scale}
 
+    def values(self) -> dict[str, Any]:
+        """What is no tensor of it, as JSON: with `groups`, all that the next step depends on."""
+        stage = 1 if self.frozen is None else 2
+        counted = {"step": self.step, "begun": self.begun, "teacher_rows": self.teacher_rows}
+        return {**counted, "stage": stage, "log": self.log}
+
+    def fingerprint(self) -> str:
+        """That of a checkpoint of this state."""
+        return state_fingerprint(self.groups(), self.values())
+
+    def note(self, row: Mapping[str, Any]) -> None:
+        """Takes the row of the log that this step adds, which knows no clock, into the state."""
+        self.log = chained(self.log, row)
+
+    def unsound(self) -> str | None:
+        """The first weight or average that is not finite; None where all are."""
+        for group, module in self.modules().items():
+            named = dict(module.named_parameters())
+            if not all(bool(norm.isfinite()) for norm in torch._foreach_norm(list(named.values()))):
+                return next((f"{group}.{name}" for name, p in named.items() if not torch.isfinite(p).all()), None)
+        return None
+
+    def check(self, saved: Checkpoint) -> None:
+        """Raises StorageError where what a checkpoint declares is not this state; reads none of its tensors."""
+        layout, where = saved.layout(), str(saved.path)
+        for name, module in self.modules().items():
+            check_weights(module, layout.get(name, {}), where)
+        moments, own = layout.get("optimizer", {}), dict(self.trained.named_parameters())
+        if "scale" in layout and layout["scale"] != entries(LossScale().tensors()):
+            raise StorageError(f"{where}: its loss scale is none that this program writes")
+        skipped = LossScale.of(saved.groups["scale"]).skipped if "scale" in layout else 0
+        if saved.state["step"] - saved.state.get("begun", 0) > skipped and not moments:
+            raise StorageError(f"{where} holds no optimizer: it is a generator to sample from, not a run to resume")
+        for full_name, entry in moments.items():
+            name = full_name.rpartition(".")[0]
+            if name not in own or entry.shape not in (tuple(own[name].shape), ()):
+                raise StorageError(
+                    f"{where}: the optimizer's {full_name!r} of shape {entry.shape} is of no weight here"
+                )
+
     def restore(self, saved: Checkpoint) -> None:
-        """Takes over a checkpoint. Raises StorageError where its names or shapes are not this state's."""
+        """Takes over a checkpoint. Raises StorageError where its names, types or shapes are not this state's."""
         if "frozen" in saved.groups and self.frozen is None:
             self.frozen = ema.average_of(self.student)
+        self.check(saved)
         for name, module in self.modules().items():
             load_weights(module, saved.groups.get(name, {}), str(saved.path))
         self.step, self.begun = saved.state["step"], saved.state.get("begun", 0)
-        self.teacher_rows = saved.state.get("teacher_rows", 0)
+        self.teacher_rows, self.log = saved.state.get("teacher_rows", 0), saved.state.get("log", "")
         if self.teacher and self.step and "teacher_rows" not in saved.state:
             log.warning("fewstep: %s counted no teacher evaluations: only those from here on are", saved.path)
         if "scale" in saved.groups:
@@ -95,17 +163,15 @@ class State:
         for full_name, tensor in saved.groups.get("optimizer", {}).items():
             name, _, key = full_name.rpartition(".")
             moments.setdefault(name, {})[key] = tensor
-        if self.step - self.begun > self.scale.skipped and not moments:
-            raise StorageError(
-                f"{saved.path} holds no optimizer: it is a generator to sample from, not a run to resume"
-            )
         for name, parameter in self.trained.named_parameters():
-            found = moments.get(name)  # a weight that no gradient reaches has none
-            if found is None:
-                continue
-            if any(moment.shape not in (parameter.shape, ()) for moment in found.values()):
-                raise StorageError(f"{saved.path}: the optimizer's moments of {name!r} are of another shape")
-            self.optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in found.items()}
+            if name in moments:  # a weight that no gradient reaches has none
+                self.optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in moments[name].items()}
+
+
+def chained(before: str, row: Mapping[str, Any]) -> str:
+    """The chain of a log whose last row was added: SHA-256 over the chain before and the row as canonical JSON."""
+    text = json.dumps(row, sort_keys=True)
+    return hashlib.sha256(f"{before}|{text}".encode()).hexdigest()
 
 
 def new_state(

@@ -2,102 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fewstep import (
-    checkpoint,
-    diagnosis,
-    methods,
-    networks,
-    optimizers,
-    origins,
-    pictures,
-    probes,
-    sampling,
-    schedules,
-    stages,
-)
 from fewstep import data as datasets
-from fewstep.batches import Batch, cut, draw_batch, parts, sharing
+from fewstep import lock, methods, networks, origins, pictures, probes, sampling, stages
+from fewstep.batches import Batch, cut, draw_batch, sharing
 from fewstep.building import OWN, Network, OwnMethod, build_method, check_source, chosen, facts_of
+from fewstep.checkpoint import Checkpoint
 from fewstep.config import Run, changed, checked_options
 from fewstep.denoiser import passes_in
 from fewstep.device import pick_device
-from fewstep.errors import FewstepError, NonFiniteError, Stopped, UserError, require
+from fewstep.errors import FewstepError, NonFiniteError, OutOfMemory, Stopped, UserError, require
 from fewstep.generator import Generator
 from fewstep.losses import Method
 from fewstep.origins import Source
 from fewstep.precision import PASSES
-from fewstep.recorder import Recorder, check_same, resumable, stop_requests
-from fewstep.state import State, new_state, update_averages
-
-
-def gradients(run: Run, method: Method, state: State, batch: Batch) -> Tensor:
-    """Adds up the gradient of the batch's mean loss times the loss scale, part by part; returns the losses `[B]`."""
-    losses = []
-    for part in parts(batch, run.accumulate):
-        with passes_in(PASSES[run.precision]):
-            loss_b = method.loss(state.models(), part.x0, part.z, part.times, part.cond, part.seeds)
-        (loss_b.mean() * (state.scale.factor / run.accumulate)).backward()
-        losses.append(loss_b.detach())
-    return torch.cat(losses)
-
-
-def train_step(run: Run, method: Method, state: State, batch: Batch) -> dict[str, Any]:
-    """One optimizer step; returns what is logged. Raises NonFiniteError before anything is updated.
-
-    In fp16 a gradient that overflows skips the update, which is counted and told.
-    """
-    progress, age = state.step / run.iterations, run.age or 0
-    clock = progress if not age else (age + state.step) / (age + run.iterations)
-    clock = clock if run.lr_clock == "run" else batch.times.progress
-    rate = run.lr * schedules.lr_factor(clock, run.warmup, run.constant, run.final, run.decay)
-    rate = rate if state.frozen is None else rate * run.stage_lr
-    state.optimizer.zero_grad(set_to_none=True)
-    for module in state.trained.modules():
-        getattr(module, "normalise_", lambda: None)()  # EDM2's forced one: once a step, outside of every pass
-    asked = state.asked()
-    loss_b = gradients(run, method, state, batch)
-    asked = state.asked() - asked
-    loss = loss_b.mean()
-    weights = [p for p in state.trained.parameters() if p.grad is not None]
-    grads = [p.grad for p in weights if p.grad is not None]
-    if state.scale.factor != 1:
-        torch._foreach_mul_(grads, 1 / state.scale.factor)
-    norm = nn.utils.get_total_norm(grads)
-    values = torch.stack([loss, norm.to(loss.dtype)]).tolist()  # the step's one wait for the device
-    row: dict[str, Any] = {"step": state.step + 1, "progress": progress}
-    row |= {"loss": values[0], "grad_norm": values[1], "lr": rate}
-    overflowed = run.precision == "fp16" and math.isfinite(values[0]) and not math.isfinite(values[1])
-    if overflowed:
-        diagnosis.overflow(state)
-        row["grad_norm"] = None  # JSON knows no infinity
-    elif not all(math.isfinite(value) for value in values):
-        raise diagnosis.non_finite(state, batch.rows, batch.times, loss_b.cpu(), values[1])
-    else:
-        nn.utils.clip_grads_with_norm_(weights, run.clip, norm)
-        optimizers.set_rate(state.optimizer, run, rate, state.step - state.begun - state.scale.skipped)
-        state.optimizer.step()
-    if run.precision == "fp16":
-        state.scale.update(overflowed)
-        row |= {"loss_scale": state.scale.factor, "skipped": state.scale.skipped}
-    update_averages(run, method, state, batch.times.progress)
-    state.step += 1
-    state.teacher_rows += asked
-    if state.teacher is not None:
-        row["teacher_evaluations"] = state.teacher_rows / run.batch
-    return row
+from fewstep.recorder import Recorder, check_same, due, resumable, stop_requests
+from fewstep.state import State, new_state
+from fewstep.step import train_step
 
 
 def settled(run: Run, method: OwnMethod | None = None, network: Network | None = None) -> Run:
@@ -141,8 +72,26 @@ def train(
     Raises UserError, NonFiniteError, StorageError, and Stopped after SIGINT, SIGTERM or SIGHUP, having saved.
     """
     require(isinstance(run, Run), "run", run, "a fewstep.Run, for instance fewstep.recipes.toy()")
+    folder = None if out is None else Path(out)
     place = pick_device(device)
-    saved = None if out is None else resumable(Path(out), resume)
+    with nullcontext() if folder is None else lock.held(folder):
+        saved = None if folder is None else resumable(folder, resume)
+        return _trained(run, data, network, method, init, teacher, folder, saved, place, progress, watch)
+
+
+def _trained(
+    run: Run,
+    data: Tensor | Mapping[str, Tensor] | None,
+    network: Network | None,
+    method: OwnMethod | None,
+    init: Source | None,
+    teacher: Source | None,
+    out: Path | None,
+    saved: Checkpoint | None,
+    place: torch.device,
+    progress: bool,
+    watch: Callable[[State], None] | None,
+) -> Generator:
     dataset = origins.dataset_of(run.data, run.data_size) if data is None else datasets.from_tensors(data)
     dataset = dataset if run.labels else dataset.unlabelled()
     run = origins.labelled(settled(replace(run, data=dataset.name), method, network), init, teacher, saved)
@@ -166,14 +115,14 @@ def train(
         for stage in stages.stages(run, made):
             try_out(run, stage.method, state, dataset.train, place)
         shown = datasets.examples(dataset.train.cond, facts.cond, pictures.suitable(facts.shape))
-        recorder = None if out is None else Recorder(Path(out), run, facts, made, state, saved, shown)
+        recorder = None if out is None else Recorder(out, run, facts, made, state, saved, shown)
         plan = None if saved else stages.about(run, made, start)
         for line in filter(None, (start and start.about, guide and guide.about, why, plan) if progress else ()):
             tqdm.write(line, file=sys.stderr)
         loop(run, made, state, dataset.train, place, recorder, progress, watch)
     finally:
         torch.set_num_threads(threads)
-    return Generator(run, facts, made, state.averages["ema"], state.step, checkpoint.fingerprint(state.groups()))
+    return Generator(run, facts, made, state.averages["ema"], state.step, state.fingerprint())
 
 
 def try_out(run: Run, method: Method, state: State, arrays: datasets.Arrays, device: torch.device) -> None:
@@ -208,42 +157,65 @@ def loop(
     progress: bool,
     watch: Callable[[State], None] | None = None,
 ) -> None:
-    """Steps until the run's end, a stop request or a non-finite step; both of these save first."""
+    """Steps until the run's end, a stop request or a step that fails; what can be saved is, before it is told."""
     begun, at, plan = time.monotonic(), state.step, stages.stages(run, method)
-    with (
-        stop_requests() as stops,
-        tqdm(
-            total=run.iterations * run.batch,
-            initial=state.step * run.batch,
-            unit="sample",
-            unit_scale=True,
-            disable=not progress,
-        ) as bar,
-    ):
+    with stop_requests() as stops, _bar(run, state, progress) as bar:
         while state.step < run.iterations:
             stage = stages.ready(run, plan, state)
             if progress and 0 < state.step == stage.first:
                 tqdm.write(f"step {state.step}: stage {stage.number} begins", file=sys.stderr)
             drawn = draw_batch(run, stage.method, arrays, state.step, device, stage.progress(state.step))
-            try:
+            with _kept(recorder, drawn):
                 row = train_step(run, stage.method, state, drawn)
-            except NonFiniteError:
-                if recorder:
-                    recorder.save()
-                raise
+            if len(plan) > 1:
+                row["stage"] = stage.number
+            if due(run, state.step, run.log_every):
+                state.note(row)
             with suppress(OSError):  # a bar that nobody can see any more is no reason to lose a run
                 bar.set_postfix(loss=f"{row['loss']:.4g}", refresh=False)
                 bar.update(run.batch)
-            if len(plan) > 1:
-                row["stage"] = stage.number
             if recorder:
                 seconds = time.monotonic() - begun
-                clock = {"seconds": seconds, "samples_per_second": (state.step - at) * run.batch / seconds}
+                clock = {"seconds": seconds, "samples_per_second": (state.step - at) * run.batch / max(seconds, 1e-9)}
                 recorder.after_step({**row, **clock})
             if watch:
                 watch(state)
             if stops and state.step < run.iterations:
-                if recorder:
-                    recorder.save()
-                go_on = recorder and f"saved, continue with --out {recorder.folder.path} --resume"
-                raise Stopped(f"stopped at step {state.step} of {run.iterations}: {go_on or 'nothing was saved'}")
+                _stop(run, state, recorder)
+
+
+def _bar(run: Run, state: State, progress: bool) -> tqdm:
+    """The progress bar, in samples."""
+    total, initial = run.iterations * run.batch, state.step * run.batch
+    return tqdm(total=total, initial=initial, unit="sample", unit_scale=True, disable=not progress)
+
+
+def _stop(run: Run, state: State, recorder: Recorder | None) -> None:
+    """Saves and raises Stopped."""
+    if recorder:
+        recorder.save()
+        recorder.saver.wait()
+    go_on = recorder and f"saved, continue with --out {recorder.folder.path} --resume"
+    raise Stopped(f"stopped at step {state.step} of {run.iterations}: {go_on or 'nothing was saved'}")
+
+
+@contextmanager
+def _kept(recorder: Recorder | None, batch: Batch) -> Iterator[None]:
+    """Saves the state before a step that fails: as an incident with its batch where its numbers are not finite."""
+    try:
+        yield
+    except NonFiniteError as error:
+        if recorder:
+            recorder.incident(error, batch)
+        raise
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error).partition("\n")[0]:
+            raise
+        if recorder:
+            recorder.save()
+            recorder.saver.wait()
+        told = str(error).partition("\n")[0] or type(error).__name__
+        raise OutOfMemory(
+            f"out of memory: {told}; nothing was updated{' and the step is saved' if recorder else ''}: continue with "
+            "--resume --accumulate 2 or more, which changes the last bits"
+        ) from error

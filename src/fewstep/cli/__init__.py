@@ -12,6 +12,7 @@ VERBS = {
     "eval": "score a generator against held-out data",
     "frontier": "what each further step buys: quality against evaluations and latency",
     "doctor": "say what ails a run or a teacher, and what to do",
+    "replay": "make a step whose numbers were not finite again, from its incident",
     "inspect": "show what a run or checkpoint holds",
     "verify": "check every method's equations, or a method of your own",
     "recipes": "list the recipes, methods and networks with their options",
@@ -34,7 +35,7 @@ examples:
 def main(argv: list[str] | None = None) -> int:
     """Runs a verb; returns its exit code.
 
-    0 done, 1 a check failed, 2 your mistake, 3 non-finite, 4 storage, 75 stopped and resumable.
+    0 done, 1 a check failed, 2 your mistake, 3 non-finite, 4 storage, 5 a rank lost, 75 stopped and resumable.
     """
     args = sys.argv[1:] if argv is None else argv
     if not args or args[0] in ("-h", "--help"):

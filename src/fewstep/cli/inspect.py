@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from math import prod
 from typing import Annotated
 
 import tyro
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> int:
     run = run_from_json(checkpoint.state["run"]).to_json()
     facts = Facts.from_json(checkpoint.state["facts"]).to_json()
     rows = checkpoint.state.get("teacher_rows")
-    weights = {name: sum(t.numel() for t in group.values()) for name, group in checkpoint.groups.items()}
+    weights = {name: sum(prod(e.shape) for e in group.values()) for name, group in checkpoint.layout().items()}
     shown = {
         "path": str(checkpoint.path),
         "recipe": run["recipe"],
@@ -44,12 +45,13 @@ def main(argv: list[str]) -> int:
         **{kind: f"{run[kind]} ({facts[kind][:16]})" for kind in ("init", "teacher") if run.get(kind)},
         "step": checkpoint.state["step"],
         "iterations": run["iterations"],
-        **({"asked": f"{rows / run['batch']:g} teacher evaluations of the batch"} if rows is not None else {}),
+        **({"asked": f"{rows / run['batch']:g} teacher evaluations of the batch"} if rows else {}),
         "seed": run["seed"],
         "shape": facts["shape"],
         "classes": facts["classes"],
         "sigma_data": facts["sigma_data"],
         "weights": weights,
+        "format": checkpoint.state["format"],
         "fingerprint": checkpoint.state["fingerprint"],
     }
     if args.json:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import docstring_parser
 import tyro
 
-from fewstep import methods, networks
+from fewstep import lock, methods, networks
 from fewstep.cli.outside import imported
 from fewstep.cli.parse import parse
 from fewstep.config import Base, Options, Run, checked_options, choose, kind_of, options_of, read_run, run_from_json
@@ -164,6 +164,7 @@ def main(argv: list[str]) -> int:
 
 def start(run: Run, out: Path, own: dict[str, Any], resume: bool, device: str) -> int:
     """Trains and says where the result is."""
+    lock.refuse_second(out)  # before torch is imported, which takes longer than to say so
     from fewstep.training import train
 
     generator = train(run, out=out, resume=resume, device=device, **own)

@@ -48,7 +48,7 @@ def trained(**fields: Any) -> Iterator[tuple[generator.Generator, Path]]:
 
 def weights_at(out: Path, step: int) -> dict[str, dict[str, torch.Tensor]]:
     """The groups of the checkpoint of a step."""
-    return checkpoint.read(out / "checkpoints" / f"step-{step}").groups
+    return dict(checkpoint.read(out / "checkpoints" / f"step-{step}").groups)
 
 
 def reloaded() -> float:

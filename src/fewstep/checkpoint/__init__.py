@@ -1,0 +1,32 @@
+"""Run folders and checkpoints: the format, the folder, every call that changes the disk, saving in the background."""
+
+from __future__ import annotations
+
+from fewstep.checkpoint.disk import replace as replace_file
+from fewstep.checkpoint.disk import write as write_file
+from fewstep.checkpoint.folder import KEEP, RunFolder
+from fewstep.checkpoint.format import (
+    FORMAT,
+    Checkpoint,
+    Groups,
+    fingerprint,
+    read,
+    state_fingerprint,
+    write,
+)
+from fewstep.checkpoint.saver import Saver
+
+__all__ = [
+    "FORMAT",
+    "KEEP",
+    "Checkpoint",
+    "Groups",
+    "RunFolder",
+    "Saver",
+    "fingerprint",
+    "read",
+    "replace_file",
+    "state_fingerprint",
+    "write",
+    "write_file",
+]

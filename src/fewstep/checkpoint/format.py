@@ -1,0 +1,230 @@
+"""A checkpoint on the disk: safetensors and JSON under a manifest of sizes and SHA-256; no pickle.
+
+A checkpoint is written to a temporary folder, made durable, and renamed; a reader sees all of it or none.
+
+    step-N/NAME.safetensors    a group of tensors: student, ema, optimizer, ...
+    step-N/state.json          format, run, facts, what `VALUES` names, fingerprint, versions
+    step-N/manifest.json       {"files": {name: {"bytes", "sha256"}}}, written last
+
+Format 2 has all of `VALUES`, and a fingerprint over them and the files of the groups; format 1 lacks the log, leaves
+out what is 0, and its fingerprint is `fingerprint` of its tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+
+from fewstep import untrusted
+from fewstep.checkpoint import disk
+from fewstep.errors import StorageError
+from fewstep.untrusted import Header
+
+FORMAT = 2
+READS = (1, 2)
+MANIFEST = "manifest.json"
+STATE = "state.json"
+SUFFIX = ".safetensors"
+VALUES = ("step", "begun", "stage", "teacher_rows", "log")  # of state.json, what the next step depends on
+
+Groups = Mapping[str, Mapping[str, Tensor]]  # {"student": {"weight": ...}, "ema": ..., "optimizer": ...}
+
+
+def fingerprint(groups: Groups) -> str:
+    """SHA-256 over the canonical (group, name, dtype, shape, bytes) of every tensor."""
+    digest = hashlib.sha256()
+    for group in sorted(groups):
+        for name in sorted(groups[group]):
+            tensor = groups[group][name].detach().cpu().contiguous()
+            digest.update(f"{group}|{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def serialised(tensors: Mapping[str, Tensor]) -> bytes:
+    """The bytes of a group's file, a function of its tensors alone: tied weights and views become copies."""
+    seen: set[int] = set()
+    return tensors_to_bytes({name: _owned(tensor, seen) for name, tensor in sorted(tensors.items())})
+
+
+def _owned(tensor: Tensor, seen: set[int]) -> Tensor:
+    """The tensor on the CPU, a copy where it shares its memory with one seen before or is part of more."""
+    there = tensor.detach().cpu().contiguous()
+    whole = there.untyped_storage().nbytes() == there.numel() * there.element_size()
+    kept = there if whole and there.data_ptr() not in seen else there.clone()
+    seen.add(kept.data_ptr())
+    return kept
+
+
+def root(groups: Mapping[str, str], state: Mapping[str, Any]) -> str:
+    """The fingerprint of a run's state: SHA-256 over that of each group's file and what `VALUES` names of the state."""
+    values = {name: state[name] for name in VALUES if name in state}
+    return hashlib.sha256(json.dumps({"groups": groups, "values": values}, sort_keys=True).encode()).hexdigest()
+
+
+def state_fingerprint(groups: Groups, state: Mapping[str, Any]) -> str:
+    """`root` of groups in memory: what a checkpoint of them would bear."""
+    return root({name: _sha256(serialised(tensors)) for name, tensors in groups.items()}, state)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder whose files were all compared with the manifest; a group is read when it is asked for."""
+
+    path: Path
+    state: dict[str, Any]  # JSON: format, run, facts, step, fingerprint, ...
+    hashes: dict[str, str]  # SHA-256 of each file but the manifest
+    groups: Mapping[str, dict[str, Tensor]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "groups", _Groups(self.path, self.hashes))
+
+    def layout(self) -> dict[str, Header]:
+        """What each group declares: the dtype and shape of its tensors, none of which is read."""
+        return {group: untrusted.layout(self.path / f"{group}{SUFFIX}") for group in self.groups}
+
+
+class _Groups(Mapping[str, dict[str, Tensor]]):
+    """The groups of a folder by name; each is read once, and compared with the manifest's hash again."""
+
+    def __init__(self, path: Path, hashes: dict[str, str]) -> None:
+        self.path, self.hashes = path, hashes
+        self.names = [name.removesuffix(SUFFIX) for name in hashes if name.endswith(SUFFIX)]
+        self.read: dict[str, dict[str, Tensor]] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __getitem__(self, name: str) -> dict[str, Tensor]:
+        if name not in self.names:
+            raise KeyError(name)
+        if name not in self.read:
+            file = self.path / f"{name}{SUFFIX}"
+            content = _content(file)
+            if _sha256(content) != self.hashes[file.name]:
+                raise StorageError(f"{file} changed while it was read: is another process writing there?")
+            self.read[name] = untrusted.tensors(content, file)
+        return self.read[name]
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def write(path: Path, groups: Groups, state: Mapping[str, Any]) -> str:
+    """Writes a checkpoint folder at `path`, whole or not at all; returns its fingerprint.
+
+    Raises StorageError where it cannot, or where something of that name is there.
+    """
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    if path.exists():
+        raise StorageError(f"{path} is there already: choose another name")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        disk.make_folder(temporary)
+        listed = {f"{name}{SUFFIX}": _put(temporary / f"{name}{SUFFIX}", serialised(t)) for name, t in groups.items()}
+        digest = root({name.removesuffix(SUFFIX): facts["sha256"] for name, facts in listed.items()}, state)
+        told = {**state, "format": FORMAT, "fingerprint": digest}
+        listed[STATE] = _put(temporary / STATE, json.dumps(told, indent=1, sort_keys=True).encode())
+        _put(temporary / MANIFEST, json.dumps({"files": listed}, indent=1, sort_keys=True).encode())
+        disk.sync(temporary)
+        disk.rename(temporary, path)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise StorageError(f"cannot write the checkpoint {path}: {error.strerror or error}") from error
+    return digest
+
+
+def _put(path: Path, content: bytes) -> dict[str, Any]:
+    """Writes a file; what the manifest says of it."""
+    disk.write(path, content)
+    return {"bytes": len(content), "sha256": _sha256(content)}
+
+
+def read(path: Path) -> Checkpoint:
+    """Opens a checkpoint folder after checking every file against the manifest, and what each file declares.
+
+    Raises StorageError that names the file and what is wrong with it.
+    """
+    hashes = dict(_verified(path))
+    if STATE not in hashes:
+        raise StorageError(f"{path} is no checkpoint of this program: it has no {STATE}")
+    state = _state(path / STATE)
+    found = Checkpoint(path, state, hashes)
+    found.layout()
+    groups = {name.removesuffix(SUFFIX): digest for name, digest in hashes.items() if name.endswith(SUFFIX)}
+    if state["format"] > 1 and state["fingerprint"] != root(groups, state):
+        raise StorageError(f"{path / STATE} bears the fingerprint of another state than its files hold")
+    return found
+
+
+def _state(path: Path) -> dict[str, Any]:
+    """The state, with what its format left out. Raises StorageError."""
+    state = untrusted.document(_content(path), path)
+    if not isinstance(state, dict):
+        raise StorageError(f"{path} holds no JSON object: it is no checkpoint of this program")
+    if missing := [key for key in ("format", "run", "facts", "step", "fingerprint") if key not in state]:
+        raise StorageError(f"{path} lacks {', '.join(missing)}: it is no checkpoint of this program")
+    if state["format"] not in READS:
+        raise StorageError(f"{path} has format {str(state['format'])[:20]}: this version reads {READS[0]} to {FORMAT}")
+    begun = state.get("begun", 0)
+    kinds = {"run": dict, "facts": dict, "fingerprint": str}
+    wrong = [name for name, kind in kinds.items() if type(state[name]) is not kind]
+    wrong += [
+        name for name, n in (("step", state["step"]), ("begun", begun)) if type(n) is not int or not 0 <= n < 2**53
+    ]
+    if wrong:
+        told = str(state.get(wrong[0]))[:40]
+        raise StorageError(f"{path}: {wrong[0]} = {told}: it is no checkpoint of this program")
+    return state
+
+
+def _verified(path: Path) -> Iterator[tuple[str, str]]:
+    """The name and SHA-256 of every file that the manifest lists, each compared with it."""
+    manifest = untrusted.document(_content(path / MANIFEST), path / MANIFEST)
+    listed = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(listed, dict) or not listed:
+        raise StorageError(f"{path / MANIFEST} lists no files: it is no manifest of this program")
+    for name, facts in listed.items():
+        if Path(name).name != name or name == MANIFEST or not name.isprintable():
+            raise StorageError(f"{path / MANIFEST} lists {name[:60]!r}, which is not a file of its folder")
+        found = _facts(path / name)
+        if facts != found:
+            raise StorageError(f"{path / name} is damaged: its size or SHA-256 is not the manifest's")
+        yield name, found["sha256"]
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """The size and SHA-256 of a plain file, a piece at a time."""
+    try:
+        if path.is_symlink() or not path.is_file():
+            raise StorageError(f"{path} cannot be read: it is missing, or no plain file")
+        with path.open("rb") as file:
+            return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"{path} cannot be read: {error.strerror or error}") from error
