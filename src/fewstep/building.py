@@ -29,6 +29,7 @@ from fewstep.randomness import forked
 
 MOST_AXES = 8  # of a sample
 MOST_CLASSES = 10**6
+_SMALL = 4096  # elements that an outline may take memory for
 OWN = "own"  # the label of a network, method or denoiser that was given as an object
 
 Network = nn.Module | Callable[..., nn.Module]  # a network, or what makes one of (shape, classes, **options)
@@ -213,17 +214,18 @@ def outline(run: Run, facts: Facts, method: Method, most: int) -> dict[str, torc
 
 
 class _WithoutMemory(TorchFunctionMode):
-    """Makes new weights on torch's meta device and leaves out what would fill them.
+    """Makes new weights of any size on torch's meta device and leaves out what would fill them.
 
-    What is computed, such as frequencies, stays where it is: on that device torch would first import its compiler.
+    What is computed, such as a few frequencies, stays where it is: there torch would first import its compiler.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = getattr(func, "__name__", ""), dict(kwargs or {})
         if name in ("normal_", "uniform_", "kaiming_uniform_"):
             return args[0] if args else kwargs["tensor"]
-        if name in ("empty", "zeros", "ones", "full", "randn") and kwargs.get("device") is None:
-            kwargs["device"] = "meta"
+        if name in ("empty", "zeros", "ones", "full", "randn") and kwargs.get("device") is None and args:
+            size = args if isinstance(args[0], int) else args[0]
+            kwargs |= {"device": "meta"} if math.prod(size) > _SMALL else {}
         return func(*args, **kwargs)
 
 
