@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import fewstep as fs
+from fewstep.building import Facts
 from fewstep.checkpoint import RunFolder
 from fewstep.cli import main
 from fewstep.errors import StorageError
@@ -199,6 +200,45 @@ def test_a_checkpoint_whose_run_lies_is_refused(tmp_path, valid, name):
     refused(*outcome.value, what=name)
     assert word in outcome.value[1]
     assert outcome.grown <= MEMORY, outcome
+
+
+FACTS = {
+    "shape": [[], [0], [2**40], [-2], [2.0], "xx", {"a": 1}, [1] * 9, [2**20, 2**20]],
+    "classes": [-1, 10**9, "3", True, None],
+    "sigma_data": [0, -1.0, "1", None, True, 10**400],
+    "units": [[], [0.0], [0.0, 0.0, False], [0.0, 1.0, 1], [0, 10**400, True], ["0", 1.0, True], {"shift": 0}],
+    "cond": [
+        "label",
+        "labels",
+        ["load", [2]],
+        ["float32", 2],
+        ["float64", [2]],
+        {"label": None},
+        {"a": {"b": [[]]}},
+        3,
+    ],
+    "data": [None, 3, ["x"]],
+    "teacher": [{}, 1],
+}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_facts_that_cannot_be_are_refused_by_name(valid, name):
+    facts = json.loads((fuzzed_files.at(valid) / "state.json").read_text())["facts"]
+    for value in FACTS[name]:
+        with pytest.raises(StorageError, match=rf"facts\.{name} = ") as caught:
+            Facts.from_json({**facts, name: value})
+        Contract().refused(name, caught.value)
+    for wrong in (None, [], "x", {}):
+        with pytest.raises(StorageError, match="are not what this version writes"):
+            Facts.from_json(wrong)
+
+
+def test_whole_numbers_longer_than_a_tensor_takes_are_floats(valid):
+    facts = json.loads((fuzzed_files.at(valid) / "state.json").read_text())["facts"]
+    found = Facts.from_json({**facts, "units": [10**30, 10**20, False], "sigma_data": 10**20})
+    assert found.units.to_user(torch.ones(1)).isfinite().all()
+    assert type(found.sigma_data) is float
 
 
 @pytest.mark.parametrize("key", ["recipe", "method", "network"])

@@ -70,7 +70,10 @@ class Facts:
                 raise StorageError(
                     f"the checkpoint's facts.{name} = {shown(getattr(found, name))}: expected {expected}"
                 )
-        return replace(found, shape=tuple(shape), units=Units(*units))
+        shift, scale = map(float, units[:2])  # a whole number may be longer than tensors take
+        return replace(
+            found, shape=tuple(shape), sigma_data=float(found.sigma_data), units=Units(shift, scale, *units[2:])
+        )
 
 
 def _fact_checks(facts: Any) -> dict[str, tuple[bool, str]]:
