@@ -11,6 +11,7 @@ import pytest
 
 import fewstep as fs
 from fewstep import config
+from fewstep.cli import main
 from fewstep.config import Run, read_run, run_from_json
 from fewstep.errors import StorageError, UserError
 from tests import fuzzed_files, fuzzing
@@ -106,6 +107,29 @@ def test_options_that_cannot_be_are_refused_by_their_path(what):
         fuzzing.built(run_from_json({**tiny_run().to_json(), **values}))
     assert expected in str(caught.value)
     Contract().refused(what, caught.value)
+
+
+TYPED = {
+    "--lr nan": "lr = nan: expected a finite number",
+    "--lr 1e400": "lr = inf: expected a finite number",
+    f"--seed {10**30}": "a whole number below 2^63",
+    "--method.c inf": "method.c = inf: expected a finite number",
+    "--network.width 999999999": "network.width = 999999999: expected at most 1000000",
+    "--middle-times inf": "middle_times = inf",
+    "--threads 1000000": "in 1 .. 1024",
+    "--averages decay:nan": "average 'decay:nan'",
+    "--lrr 3": "did you mean --lr?",
+}
+
+
+@pytest.mark.parametrize("line", TYPED)
+def test_an_override_that_cannot_be_is_told_in_one_line(line, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "toy", *line.split()]) == 2
+    told = capsys.readouterr().err
+    assert TYPED[line] in told
+    assert told.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 DOCUMENTS = {
