@@ -22,6 +22,7 @@ AUDITED = {
     ("fewstep/__init__.py", "import by name"): "the package's own names, from a table in that file",
     ("fewstep/cli/__init__.py", "import by name"): "a verb of the closed table VERBS",
     ("fewstep/cli/outside.py", "import by name"): "module:function that the user typed; no file can name it",
+    ("fewstep/distributed.py", "network"): "processes of one run, that a launcher's environment names to each other",
     ("fewstep/metrics/extractors.py", "code that a file holds"): "one TorchScript file, known by its SHA-256 alone",
     ("fewstep/verify/builtin.py", "attribute of a module by name"): "methods by the names in that file",
     ("fewstep/verify/exact_maps.py", "attribute of a module by name"): "methods by the names in that file",

@@ -16,6 +16,7 @@ from fewstep.losses import Method
 from fewstep.process import expand
 from fewstep.randomness import block_seed, normal, shuffled, uniform
 from fewstep.times import Levels, Times
+from fewstep.world import ALONE, World
 
 
 class Batch(NamedTuple):
@@ -30,21 +31,28 @@ class Batch(NamedTuple):
 
 
 def draw_batch(
-    run: Run, method: Method, arrays: datasets.Arrays, step: int, device: torch.device, progress: float | None = None
+    run: Run,
+    method: Method,
+    arrays: datasets.Arrays,
+    step: int,
+    device: torch.device,
+    progress: float | None = None,
+    world: World = ALONE,
 ) -> Batch:
-    """The batch of a step: global sample ordinals [step B, (step + 1) B), in whole blocks.
+    """The batch of a step: global sample ordinals [step B, (step + 1) B), in whole blocks; of a rank, its part of them.
 
     progress: what the schedules see, where that is not the share of the whole run.
     """
-    first, reuse = step * run.batch, sharing(run, method)
-    drawn = samples(run, arrays, *(number // reuse for number in (first, run.batch, run.block)))
+    count, reuse = run.batch // world.size, sharing(run, method)
+    first = step * run.batch + world.rank * count
+    drawn = samples(run, arrays, *(number // reuse for number in (first, count, run.block)))
     index, x0, cond, z = drawn if reuse == 1 else (repeated(part, reuse) for part in drawn)
-    u = uniform(run.seed, "time", first, run.batch, 2, run.block)
+    u = uniform(run.seed, "time", first, count, 2, run.block)
     progress = step / run.iterations if progress is None else progress
-    times = method.times(u, progress, torch.arange(first, first + run.batch))._replace(u=u, progress=progress)
+    times = method.times(u, progress, torch.arange(first, first + count))._replace(u=u, progress=progress)
     if arrays.path is not None:
         x0, z = on_path(method, arrays.path, index, x0, times)
-    blocks = range(first // run.block, (first + run.batch) // run.block)
+    blocks = range(first // run.block, (first + count) // run.block)
     return Batch(
         index,
         masked(x0, cond).to(device),

@@ -138,11 +138,8 @@ class Run:
                 f"a number that cuts batch={self.batch} in equal parts of whole blocks of {self.block}",
             ),
             "elastic_exact": (
-                self.elastic_exact == 0
-                or (
-                    (self.elastic_exact > 0 and self.elastic_exact.bit_count() == 1)
-                    and self.batch % max(1, self.block * self.elastic_exact) == 0
-                ),
+                self.elastic_exact in (0, *_powers(self.batch))
+                and self.batch % (self.block * self.elastic_exact or 1) == 0,
                 f"0, or a power of 2 that cuts batch={self.batch} in equal parts of whole blocks of {self.block}",
             ),
             "seed": (0 <= self.seed < 2**63, "in 0 .. 2^63 - 1"),
@@ -206,6 +203,11 @@ def read_run(path: Path) -> Run:
 def changed(run: Run, values: dict[str, Any]) -> Run:
     """The run with other fields; a name it does not have is a UserError with the nearest one."""
     return replace(run, **_known(values))
+
+
+def _powers(most: int) -> list[int]:
+    """The powers of 2 up to a number."""
+    return [2**k for k in range(max(most, 0).bit_length())]
 
 
 def _known(values: dict[str, Any]) -> dict[str, Any]:

@@ -94,13 +94,19 @@ def on_rows(
     For passes without gradient, which would count a repeated row (see `_filled`) as often as it is there.
     """
     index = rows.nonzero().flatten()
-    if not len(index):
+    idle = not len(index)
+    if idle and not _in_shards(denoiser):
         return into
-    index = _filled(index, len(rows), x_t.device)
+    index = _filled(torch.zeros(1, dtype=torch.long) if idle else index, len(rows), x_t.device)
     here, shared = index.to(x_t.device), {} if masks is None else {"masks": masks.at(index)}
     with quiet(denoiser) if masks is None else nullcontext():
         some = denoiser(x_t[here], t[index], pick(cond, here), **shared)
-    return into.index_copy(0, here, some.to(into.dtype))
+    return into if idle else into.index_copy(0, here, some.to(into.dtype))
+
+
+def _in_shards(denoiser: Denoiser) -> bool:
+    """Whether a pass needs all processes: then each makes it, whether or not it has rows of its own."""
+    return any(hasattr(part, "unshard") for part in (denoiser, getattr(denoiser, "network", None)))
 
 
 class Preconditioned(nn.Module):

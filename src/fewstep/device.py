@@ -7,8 +7,11 @@ import torch
 from fewstep.errors import UserError
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the first there is of cuda, mps and cpu. Raises UserError."""
+def pick_device(name: str, local: int = 0) -> torch.device:
+    """The device of that name; "auto" is the first there is of cuda, mps and cpu. Raises UserError.
+
+    local: which of several processes on this machine it is for: each has a cuda device of its own.
+    """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     have = [kind for kind, there in available.items() if there]
     name = have[0] if name == "auto" else name
@@ -16,4 +19,6 @@ def pick_device(name: str) -> torch.device:
     count = torch.cuda.device_count() if kind == "cuda" else 1
     if kind not in have or (index and not (index.isdecimal() and int(index) < count)):
         raise UserError(f"device {name!r} is not here: expected auto or one of {', '.join(have)}")
+    if kind == "cuda" and not index and local:
+        return pick_device(f"cuda:{local}")
     return torch.device(name)

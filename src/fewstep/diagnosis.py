@@ -14,6 +14,7 @@ from fewstep.batches import Batch
 from fewstep.errors import NonFiniteError
 from fewstep.precision import MOST_SKIPPED
 from fewstep.state import State
+from fewstep.world import whole
 
 log = logging.getLogger("fewstep")
 
@@ -21,7 +22,7 @@ log = logging.getLogger("fewstep")
 def first_bad(state: State) -> str:
     """The first weight whose gradient is not finite."""
     gradients = ((name, p.grad) for name, p in state.trained.named_parameters())
-    found = [name for name, grad in gradients if grad is not None and not torch.isfinite(grad).all()]
+    found = [name for name, grad in gradients if grad is not None and not torch.isfinite(whole(grad)).all()]
     return f"first in {found[0]}" if found else "though each of its entries is finite"
 
 
@@ -88,13 +89,14 @@ def _told(state: State, batch: Batch, loss_b: Tensor, norm: float, again: Callab
     if not len(bad):
         where = first_bad(state)
         return f"step {state.step}: the loss is finite, its gradient has norm {norm}, {where}; nothing was updated"
-    t, r = (x.cpu()[bad] for x in batch.times[:2])
-    module = first_module(state, again)
+    gather = state.world.gather  # which all ranks do, since all of them stop
+    t, r, rows = (gather(x.cpu())[bad] for x in (*batch.times[:2], batch.rows))
+    module = next(filter(None, state.world.texts(first_module(state, again) or "")), None)
     told = f", first in {module}" if module else ""
     hint = "r = t leaves no gap: lower ratio_max" if bool((t == r).any()) else "A lower --lr is the usual remedy"
     return (
         f"step {state.step}: the loss of {len(bad)} of {len(loss_b)} rows is not finite{told}: t in [{t.min():.4g}, "
-        f"{t.max():.4g}], r in [{r.min():.4g}, {r.max():.4g}], first sample {int(batch.rows[bad[0]])} of the "
+        f"{t.max():.4g}], r in [{r.min():.4g}, {r.max():.4g}], first sample {int(rows[0])} of the "
         f"training split; nothing was updated. {hint}"
     )
 

@@ -108,11 +108,17 @@ class Recorder:
     ) -> None:
         self.folder, self.run, self.facts, self.method, self.state = RunFolder(out), run, facts, method, state
         self.shown = shown  # conditions of the picture grids
-        self.saver = Saver()
+        self.saver, self.world = Saver(), state.world
         self.begun: Path | None = None  # the checkpoint that is being written, or was last
         if saved is not None:
             state.restore(saved)
-        with storage(out):
+        if self.world.main:
+            self._prepare(saved)
+
+    def _prepare(self, saved: Checkpoint | None) -> None:
+        """Brings the folder to where the run stands."""
+        run, state = self.run, self.state
+        with storage(self.folder.path):
             self.folder.samples.mkdir(parents=True, exist_ok=True)
             self.folder.sweep()
             kept = log_until(self.folder.metrics, state.step)
@@ -127,7 +133,7 @@ class Recorder:
         """Logs, draws and saves what is due at this step."""
         run, step = self.run, self.state.step
         self.saver.check()
-        if due(run, step, run.log_every):
+        if due(run, step, run.log_every) and self.world.main:
             with storage(self.folder.path):
                 disk.append(self.folder.metrics, json.dumps(row).encode() + b"\n")
         if run.snapshot_every and due(run, step, run.snapshot_every):
@@ -142,7 +148,7 @@ class Recorder:
     def about(self) -> dict[str, Any]:
         """The JSON part of a checkpoint of this step."""
         place = next(self.state.student.parameters()).device
-        machine = {"device": place.type, "threads": torch.get_num_threads()}
+        machine = {"device": place.type, "threads": torch.get_num_threads(), "processes": self.world.size}
         return {
             **checkpoint_state(self.run, self.facts, self.state.step),
             **self.state.values(),
@@ -163,6 +169,14 @@ class Recorder:
                 f"step {self.state.step}: {bad} is not finite: this step is not saved, the checkpoints before it are "
                 "as they were"
             )
+        if self.state.sharded:
+            with storage(folder.path):
+                checkpoint.write_shards(path, self.state.groups(), self.about(), self.world)
+                if self.world.main:
+                    folder.prune()
+            return
+        if not self.world.main:
+            return
         groups, about = copied(self.state.groups()), self.about()
 
         def work() -> None:
@@ -180,9 +194,11 @@ class Recorder:
             self.save()
         self.saver.wait()
         losses = torch.empty(0) if error.losses is None else error.losses
-        path = self.folder.incident(self.state.step)
-        with storage(self.folder.path):
-            incidents.write(path, self.state.groups(), self.about(), batch, losses, str(error))
+        path, groups = self.folder.incident(self.state.step), copied(self.state.groups())
+        path = path.with_name(self.world.texts(path.name)[0])
+        if self.world.main:
+            with storage(self.folder.path):
+                incidents.write(path, groups, self.about(), batch, losses, str(error))
         error.args = (f"{error}; to see it again: fewstep replay {path}",)
 
     def snapshot(self) -> None:
@@ -191,14 +207,21 @@ class Recorder:
         if path.exists():
             return
         kept = {name: net.state_dict() for name, net in self.state.averages.items() if name.startswith("power-")}
+        kept = copied(kept)
+        if not self.world.main:
+            return
         with storage(self.folder.path):
             disk.make_folder(path.parent)
             checkpoint.write(path, kept, checkpoint_state(self.run, self.facts, self.state.step))
 
     def draw(self) -> None:
         """Writes a grid of samples from the average, always of the same noise; a picture is not worth a run."""
+        if not (self.world.main or self.state.sharded):
+            return
         generator = Generator(self.run, self.facts, self.method, self.state.averages["ema"], self.state.step)
         x = self.facts.units.to_model(generator.sample(pictures.suitable(self.facts.shape), cond=self.shown))
+        if not self.world.main:
+            return
         try:
             self.folder.samples.mkdir(parents=True, exist_ok=True)
             pictures.save(self.folder.samples / f"step-{self.state.step}.png", x)

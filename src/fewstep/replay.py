@@ -70,7 +70,7 @@ def replay(
         if made.before is not None and saved.state.get("stage") == 1:
             made = made.before
         batch = _on(batch, place)
-        cuts = parts(batch, saved.state["incident"].get("processes", 1))
+        cuts = parts(batch, saved.state.get("machine", {}).get("processes", 1))
         for part in state.trained.modules():
             getattr(part, "normalise_", lambda: None)()
         loss_b = torch.cat([gradients(run, made, state, cut) for cut in cuts]).cpu()

@@ -59,7 +59,11 @@ def hand_over(run: Run, state: State) -> None:
     with torch.no_grad():
         for module in filter(None, (state.student, state.averages.get("target"))):
             module.load_state_dict(average.state_dict())
-    state.frozen = copy.deepcopy(average)
+    if state.spare is None:
+        state.frozen = copy.deepcopy(average)
+    else:
+        state.spare.load_state_dict(average.state_dict())
+        state.frozen = state.spare
     state.optimizer = optimizers.build(run, state.trained.parameters())
     state.scale = LossScale() if run.precision == "fp16" else state.scale
     state.begun = state.step

@@ -7,7 +7,6 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -17,15 +16,16 @@ from fewstep import ema, optimizers, origins, schedules
 from fewstep.batches import Batch
 from fewstep.building import Facts, Network, build_student
 from fewstep.checkpoint import Checkpoint, state_fingerprint
+from fewstep.checkpoint.shards import load as load_shards
 from fewstep.config import Run
 from fewstep.denoiser import Cond, Denoiser, Models, Preconditioned
 from fewstep.errors import StorageError
-from fewstep.generator import check_weights, entries, load_weights
+from fewstep.generator import check_weights, entries
 from fewstep.losses import Method
 from fewstep.precision import LossScale
 from fewstep.process import Time
 from fewstep.randomness import forked
-from fewstep.world import ALONE, World
+from fewstep.world import ALONE, World, scattered, whole
 
 log = logging.getLogger("fewstep")
 
@@ -70,6 +70,8 @@ class State:
     teacher: Counted | None = None  # frozen, so that no checkpoint holds it
     teacher_rows: int = 0  # that it evaluated in all steps so far
     world: World = ALONE  # the processes that train together
+    sharded: bool = False  # whether each of them holds a part of every weight
+    spare: nn.Module | None = None  # what will be `frozen`, where a network cannot be copied
     log: str = ""  # SHA-256 over the one before and the row that was logged last: a chain of all rows
 
     @property
@@ -82,10 +84,8 @@ class State:
         average = self.averages.get("target", self.averages["ema"])
         return Models(student=self.student, ema=average, teacher=self.teacher, frozen=self.frozen, **learned)
 
-    @cached_property
-    def loss(self) -> nn.Module:
-        """The method's loss as a module of all that is trained: what an engine of several processes wraps."""
-        return Loss(self.trained, self.models)
+    def __post_init__(self) -> None:
+        self.loss: nn.Module = Loss(self.trained, self.models)  # what an engine of several processes wraps
 
     def asked(self) -> int:
         """How many rows the teacher evaluated since this process began."""
@@ -124,8 +124,10 @@ class State:
         """The first weight or average that is not finite; None where all are."""
         for group, module in self.modules().items():
             named = dict(module.named_parameters())
-            if not all(bool(norm.isfinite()) for norm in torch._foreach_norm(list(named.values()))):
-                return next((f"{group}.{name}" for name, p in named.items() if not torch.isfinite(p).all()), None)
+            norms = [whole(norm) for norm in torch._foreach_norm(list(named.values()))]
+            if norms and not bool(torch.stack(norms).isfinite().all()):
+                bad = (f"{group}.{name}" for name, p in named.items() if not torch.isfinite(whole(p.detach())).all())
+                return next(bad, None)  # the norm of finite numbers can be too large
         return None
 
     def check(self, saved: Checkpoint) -> None:
@@ -149,23 +151,52 @@ class State:
     def restore(self, saved: Checkpoint) -> None:
         """Takes over a checkpoint. Raises StorageError where its names, types or shapes are not this state's."""
         if "frozen" in saved.groups and self.frozen is None:
-            self.frozen = ema.average_of(self.student)
+            self.frozen = self.spare or ema.average_of(self.student)
         self.check(saved)
-        for name, module in self.modules().items():
-            load_weights(module, saved.groups.get(name, {}), str(saved.path))
+        if self.sharded and saved.sharded:
+            self._read_shards(saved)
+        else:
+            for name, module in self.modules().items():
+                take(module, saved.groups.get(name, {}))
+            self._take_moments(saved.groups.get("optimizer", {}))
         self.step, self.begun = saved.state["step"], saved.state.get("begun", 0)
         self.teacher_rows, self.log = saved.state.get("teacher_rows", 0), saved.state.get("log", "")
         if self.teacher and self.step and "teacher_rows" not in saved.state:
             log.warning("fewstep: %s counted no teacher evaluations: only those from here on are", saved.path)
         if "scale" in saved.groups:
             self.scale = LossScale.of(saved.groups["scale"])
-        moments: dict[str, dict[str, Tensor]] = {}
-        for full_name, tensor in saved.groups.get("optimizer", {}).items():
+
+    def _take_moments(self, tensors: Mapping[str, Tensor]) -> None:
+        """Gives the optimizer the moments of a checkpoint; a weight that no gradient reaches has none."""
+        own = dict(self.trained.named_parameters())
+        for full_name, tensor in tensors.items():
             name, _, key = full_name.rpartition(".")
-            moments.setdefault(name, {})[key] = tensor
-        for name, parameter in self.trained.named_parameters():
-            if name in moments:  # a weight that no gradient reaches has none
-                self.optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in moments[name].items()}
+            self.optimizer.state[own[name]][key] = scattered(tensor, own[name])
+
+    def _read_shards(self, saved: Checkpoint) -> None:
+        """Reads this process's part of everything."""
+        own = dict(self.trained.named_parameters())
+        into: dict[str, dict[str, Tensor]] = {name: dict(m.state_dict()) for name, m in self.modules().items()}
+        into["optimizer"] = {}
+        for full_name, entry in saved.layout().get("optimizer", {}).items():
+            like = own[full_name.rpartition(".")[0]]
+            empty = torch.zeros_like(like, dtype=entry.dtype, requires_grad=False) if entry.shape else None
+            into["optimizer"][full_name] = torch.zeros((), dtype=entry.dtype) if empty is None else empty
+        load_shards(saved.path, into)
+        for full_name, tensor in into["optimizer"].items():
+            name, _, key = full_name.rpartition(".")
+            self.optimizer.state[own[name]][key] = tensor.to(own[name].device)
+
+
+@torch.no_grad()
+def take(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Gives a module, which may be in shards, the whole tensors of its names."""
+    own = module.state_dict()
+    if any(hasattr(tensor, "device_mesh") for tensor in own.values()):
+        for name, tensor in own.items():
+            tensor.copy_(scattered(tensors[name], tensor))
+    else:
+        module.load_state_dict(dict(tensors))
 
 
 def chained(before: str, row: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from fewstep.denoiser import passes_in
 from fewstep.losses import Method
 from fewstep.precision import PASSES
 from fewstep.state import State, update_averages
+from fewstep.world import whole
 
 
 def losses(run: Run, method: Method, state: State, part: Batch) -> Tensor:
@@ -97,13 +98,13 @@ def train_step(run: Run, method: Method, state: State, batch: Batch) -> dict[str
         getattr(module, "normalise_", lambda: None)()  # EDM2's forced one: once a step, outside of every pass
     asked = state.asked()
     loss_b = state.world.gather(gradients(run, method, state, batch))
-    asked = state.asked() - asked
+    asked = state.world.total(state.asked() - asked) if state.teacher is not None else 0
     loss = loss_b.mean()
     weights = [p for p in state.trained.parameters() if p.grad is not None]
     grads = [p.grad for p in weights if p.grad is not None]
     if state.scale.factor != 1:
         torch._foreach_mul_(grads, 1 / state.scale.factor)
-    norm = nn.utils.get_total_norm(grads)
+    norm = whole(nn.utils.get_total_norm(grads))
     values = torch.stack([loss, norm.to(loss.dtype)]).tolist()  # the step's one wait for the device
     row: dict[str, Any] = {"step": state.step + 1, "progress": progress}
     row |= {"loss": values[0], "grad_norm": values[1], "lr": rate}

@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from fewstep import (
+    checkpoint,
+    distributed,
+    engines,
+    lock,
+    methods,
+    networks,
+    origins,
+    pictures,
+    probes,
+    sampling,
+    stages,
+)
 from fewstep import data as datasets
-from fewstep import lock, methods, networks, origins, pictures, probes, sampling, stages
 from fewstep.batches import Batch, cut, draw_batch, sharing
-from fewstep.building import OWN, Network, OwnMethod, build_method, check_source, chosen, facts_of
+from fewstep.building import (
+    OWN,
+    Network,
+    OwnMethod,
+    build_method,
+    build_student,
+    check_source,
+    chosen,
+    facts_of,
+)
 from fewstep.checkpoint import Checkpoint
 from fewstep.config import Run, changed, checked_options
 from fewstep.denoiser import passes_in
@@ -29,6 +54,7 @@ from fewstep.precision import PASSES
 from fewstep.recorder import Recorder, check_same, due, resumable, stop_requests
 from fewstep.state import State, new_state
 from fewstep.step import train_step
+from fewstep.world import World
 
 
 def settled(run: Run, method: OwnMethod | None = None, network: Network | None = None) -> Run:
@@ -56,6 +82,7 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     device: str = "auto",
+    shard: bool = False,
     progress: bool = True,
     watch: Callable[[State], None] | None = None,
 ) -> Generator:
@@ -68,18 +95,35 @@ def train(
     module to start from, or to learn from (also any denoiser, or "exact:NAME").
     out: the run folder (run.json, metrics.jsonl, checkpoints/, samples/); None keeps all in memory.
     resume: continue what is in `out`, bit for bit, or start there if nothing is.
+    shard: of several processes each holds a part of every weight (FSDP2), and not all of them (DDP). Processes are
+    started by torchrun or another launcher; all of them call this alike.
     watch: called with the state after every step, to look and not to touch.
-    Raises UserError, NonFiniteError, StorageError, and Stopped after SIGINT, SIGTERM or SIGHUP, having saved.
+    Raises UserError, NonFiniteError, StorageError, OutOfMemory, and, having saved, Stopped after SIGINT, SIGTERM or
+    SIGHUP. Where another process is lost, this one ends with exit code 5.
     """
     require(isinstance(run, Run), "run", run, "a fewstep.Run, for instance fewstep.recipes.toy()")
     folder = None if out is None else Path(out)
-    place = pick_device(device)
-    with nullcontext() if folder is None else lock.held(folder):
-        saved = None if folder is None else resumable(folder, resume)
-        return _trained(run, data, network, method, init, teacher, folder, saved, place, progress, watch)
+    with distributed.joined(device) as world:
+        engines.check(run, world, shard)
+        place = pick_device(device, world.local)
+        with lock.held(folder) if folder is not None and world.main else nullcontext():
+            saved = None if folder is None else _start(folder, resume, world)
+            given = (data, network, method, init, teacher)
+            return _trained(world, run, *given, folder, saved, place, shard, progress and world.main, watch)
+
+
+def _start(folder: Path, resume: bool, world: World) -> Checkpoint | None:
+    """The checkpoint that all ranks go on from: rank 0 chooses, the others have to find the same."""
+    found = resumable(folder, resume) if world.main else None
+    name = world.texts(found.path.name if found else "")[0]
+    if not world.main and name:
+        found = checkpoint.read(folder / "checkpoints" / name)
+    distributed.agree(world, f"checkpoint in {folder}", found.state["fingerprint"] if found else "none")
+    return found
 
 
 def _trained(
+    world: World,
     run: Run,
     data: Tensor | Mapping[str, Tensor] | None,
     network: Network | None,
@@ -89,6 +133,7 @@ def _trained(
     out: Path | None,
     saved: Checkpoint | None,
     place: torch.device,
+    shard: bool,
     progress: bool,
     watch: Callable[[State], None] | None,
 ) -> Generator:
@@ -111,9 +156,12 @@ def _trained(
     torch.set_num_threads(run.threads)
     try:
         state = new_state(run, facts, made, network, place, start, guide)
+        state.world = world
         run, made, why = probes.decided(run, made, state.models(), dataset.train, place)
-        for stage in stages.stages(run, made):
-            try_out(run, stage.method, state, dataset.train, place)
+        unused = [try_out(run, stage.method, state, dataset.train, place) for stage in stages.stages(run, made)]
+        told = json.dumps([run.to_json(), facts.to_json()], sort_keys=True)
+        distributed.agree(world, "settings and data", hashlib.sha256(told.encode()).hexdigest())
+        engines.join(run, made, state, shard, any(unused))
         shown = datasets.examples(dataset.train.cond, facts.cond, pictures.suitable(facts.shape))
         recorder = None if out is None else Recorder(out, run, facts, made, state, saved, shown)
         plan = None if saved else stages.about(run, made, start)
@@ -122,11 +170,17 @@ def _trained(
         loop(run, made, state, dataset.train, place, recorder, progress, watch)
     finally:
         torch.set_num_threads(threads)
-    return Generator(run, facts, made, state.averages["ema"], state.step, state.fingerprint())
+    average = state.averages["ema"]
+    if state.sharded:
+        average = engines.plain(average, build_student(run, facts, made, copy.deepcopy(network)))
+    return Generator(run, facts, made, average, state.step, state.fingerprint())
 
 
-def try_out(run: Run, method: Method, state: State, arrays: datasets.Arrays, device: torch.device) -> None:
-    """One loss and gradient before anything is written, so that a network that does not fit is told at once."""
+def try_out(run: Run, method: Method, state: State, arrays: datasets.Arrays, device: torch.device) -> bool:
+    """One loss and gradient before anything is written, so that a network that does not fit is told at once.
+
+    Returns whether some weights got no gradient.
+    """
     batch = draw_batch(run, method, arrays, 0, device)
     if method.target is None and not torch.equal(batch.times.r, batch.times.a):
         raise UserError(f"target = None: expected a target, since {type(method.times).__name__} gives r > a")
@@ -144,7 +198,9 @@ def try_out(run: Run, method: Method, state: State, arrays: datasets.Arrays, dev
             f"the network {run.network!r} fails on data of shape {tuple(batch.x0.shape[1:])}: {told}; expected "
             "network(x, noise_label [B] float32, cond) -> a tensor like x"
         ) from error
+    unused = any(p.grad is None for p in state.trained.parameters())
     state.trained.zero_grad(set_to_none=True)
+    return unused
 
 
 def loop(
@@ -164,8 +220,9 @@ def loop(
             stage = stages.ready(run, plan, state)
             if progress and 0 < state.step == stage.first:
                 tqdm.write(f"step {state.step}: stage {stage.number} begins", file=sys.stderr)
-            drawn = draw_batch(run, stage.method, arrays, state.step, device, stage.progress(state.step))
-            with _kept(recorder, drawn):
+            draw = partial(draw_batch, run, stage.method, arrays, state.step, device, stage.progress(state.step))
+            drawn = draw(state.world)
+            with _kept(recorder, draw):
                 row = train_step(run, stage.method, state, drawn)
             if len(plan) > 1:
                 row["stage"] = stage.number
@@ -180,7 +237,7 @@ def loop(
                 recorder.after_step({**row, **clock})
             if watch:
                 watch(state)
-            if stops and state.step < run.iterations:
+            if state.world.total(len(stops)) and state.step < run.iterations:
                 _stop(run, state, recorder)
 
 
@@ -200,13 +257,13 @@ def _stop(run: Run, state: State, recorder: Recorder | None) -> None:
 
 
 @contextmanager
-def _kept(recorder: Recorder | None, batch: Batch) -> Iterator[None]:
+def _kept(recorder: Recorder | None, draw: Callable[[], Batch]) -> Iterator[None]:
     """Saves the state before a step that fails: as an incident with its batch where its numbers are not finite."""
     try:
         yield
     except NonFiniteError as error:
         if recorder:
-            recorder.incident(error, batch)
+            recorder.incident(error, draw())  # of all ranks
         raise
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error).partition("\n")[0]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_TEXT = 512  # bytes of a text that is exchanged
+
 
 @dataclass(frozen=True)
 class World:
@@ -30,17 +32,34 @@ class World:
         distributed.all_gather(found, x.contiguous())
         return torch.cat(found)
 
-    def total(self, *numbers: float, device: torch.device | None = None) -> list[float]:
-        """Each number's sum over the ranks."""
-        if self.size == 1:
-            return list(numbers)
-        mine = torch.tensor([numbers], dtype=torch.float64 if device is None or device.type != "mps" else None)
-        return self.gather(mine.to(device or "cpu")).sum(0).tolist()
+    def total(self, number: int) -> int:
+        """The sum of every rank's number."""
+        return number if self.size == 1 else int(self.gather(torch.tensor([number])).sum())
 
-    def share(self, x: Tensor) -> Tensor:
-        """This rank's part of the rows of x."""
-        rows = len(x) // self.size
-        return x[self.rank * rows : (self.rank + 1) * rows]
+    def texts(self, text: str) -> list[str]:
+        """Every rank's text, of which 512 bytes are told."""
+        if self.size == 1:
+            return [text]
+        told = torch.zeros(1, _TEXT, dtype=torch.uint8)
+        content = text.encode()[:_TEXT]
+        told[0, : len(content)] = torch.tensor(list(content), dtype=torch.uint8)
+        return [bytes(row.tolist()).rstrip(b"\0").decode(errors="replace") for row in self.gather(told)]
 
 
 ALONE = World()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor as one process would have it: of one in shards, all of them put together on every rank."""
+    full = getattr(tensor, "full_tensor", None)
+    return tensor if full is None else full()
+
+
+def scattered(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, which every rank has, on the device of another and in shards where that one is."""
+    mesh = getattr(like, "device_mesh", None)
+    if mesh is None or tensor.ndim == 0:
+        return tensor.to(like.device)
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor.to(like.device), mesh, like.placements, src_data_rank=None)  # type: ignore[attr-defined]

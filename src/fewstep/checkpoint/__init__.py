@@ -13,6 +13,7 @@ from fewstep.checkpoint.format import (
     read,
     state_fingerprint,
     write,
+    write_shards,
 )
 from fewstep.checkpoint.saver import Saver
 
@@ -29,4 +30,5 @@ __all__ = [
     "state_fingerprint",
     "write",
     "write_file",
+    "write_shards",
 ]

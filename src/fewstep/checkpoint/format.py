@@ -26,9 +26,11 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from fewstep import untrusted
-from fewstep.checkpoint import disk
+from fewstep.checkpoint import disk, shards
+from fewstep.checkpoint.shards import Shards
 from fewstep.errors import StorageError
 from fewstep.untrusted import Header
+from fewstep.world import World, whole
 
 FORMAT = 2
 READS = (1, 2)
@@ -58,10 +60,10 @@ def serialised(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def _owned(tensor: Tensor, seen: set[int]) -> Tensor:
-    """The tensor on the CPU, a copy where it shares its memory with one seen before or is part of more."""
-    there = tensor.detach().cpu().contiguous()
-    whole = there.untyped_storage().nbytes() == there.numel() * there.element_size()
-    kept = there if whole and there.data_ptr() not in seen else there.clone()
+    """The whole tensor on the CPU, a copy where it shares its memory with one seen before or is part of more."""
+    there = whole(tensor.detach()).cpu().contiguous()
+    alone = there.untyped_storage().nbytes() == there.numel() * there.element_size()
+    kept = there if alone and there.data_ptr() not in seen else there.clone()
     seen.add(kept.data_ptr())
     return kept
 
@@ -91,10 +93,19 @@ class Checkpoint:
     groups: Mapping[str, dict[str, Tensor]] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "groups", _Groups(self.path, self.hashes))
+        files = [self.path / name for name in self.hashes if name.endswith(SUFFIX)]
+        groups = Shards(files) if self.sharded else _Groups(self.path, self.hashes)
+        object.__setattr__(self, "groups", groups)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether several processes wrote their parts of the groups."""
+        return "shards" in self.state
 
     def layout(self) -> dict[str, Header]:
         """What each group declares: the dtype and shape of its tensors, none of which is read."""
+        if isinstance(self.groups, Shards):
+            return self.groups.layout()
         return {group: untrusted.layout(self.path / f"{group}{SUFFIX}") for group in self.groups}
 
 
@@ -127,11 +138,22 @@ class _Groups(Mapping[str, dict[str, Tensor]]):
         return self.read[name]
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, most: int | None = None) -> bytes:
+    """The bytes of a plain file. Raises StorageError, also for more than `most`."""
     try:
+        _plain(path)
+        if most is not None and path.stat().st_size > most:
+            raise StorageError(f"{path} has {path.stat().st_size} bytes: expected at most {most}")
         return path.read_bytes()
     except OSError as error:
+        if isinstance(error, StorageError):
+            raise
         raise StorageError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _plain(path: Path) -> None:
+    if path.is_symlink() or not path.is_file():
+        raise StorageError(f"{path} cannot be read: it is missing, or no plain file")
 
 
 def write(path: Path, groups: Groups, state: Mapping[str, Any]) -> str:
@@ -147,15 +169,49 @@ def write(path: Path, groups: Groups, state: Mapping[str, Any]) -> str:
         disk.make_folder(temporary)
         listed = {f"{name}{SUFFIX}": _put(temporary / f"{name}{SUFFIX}", serialised(t)) for name, t in groups.items()}
         digest = root({name.removesuffix(SUFFIX): facts["sha256"] for name, facts in listed.items()}, state)
-        told = {**state, "format": FORMAT, "fingerprint": digest}
-        listed[STATE] = _put(temporary / STATE, json.dumps(told, indent=1, sort_keys=True).encode())
-        _put(temporary / MANIFEST, json.dumps({"files": listed}, indent=1, sort_keys=True).encode())
-        disk.sync(temporary)
-        disk.rename(temporary, path)
+        _finish(temporary, path, listed, {**state, "fingerprint": digest})
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StorageError(f"cannot write the checkpoint {path}: {error.strerror or error}") from error
     return digest
+
+
+def _finish(temporary: Path, path: Path, listed: dict[str, Any], state: Mapping[str, Any]) -> None:
+    """Adds state and manifest to a folder whose groups are written, and gives it its name."""
+    listed[STATE] = _put(temporary / STATE, json.dumps({**state, "format": FORMAT}, indent=1, sort_keys=True).encode())
+    _put(temporary / MANIFEST, json.dumps({"files": listed}, indent=1, sort_keys=True).encode())
+    disk.sync(temporary)
+    disk.rename(temporary, path)
+
+
+def write_shards(path: Path, groups: Groups, state: Mapping[str, Any], world: World) -> str:
+    """Writes a checkpoint folder of groups in shards: every rank its part, rank 0 the rest. All ranks call it alike.
+
+    Returns the fingerprint, which is that of the groups put together. Raises StorageError.
+    """
+    temporary = path.with_name(world.texts(f"{path.name}.tmp-{os.getpid()}")[0])
+    digest = state_fingerprint(groups, state)
+    try:
+        if world.main:
+            shutil.rmtree(temporary, ignore_errors=True)
+            disk.make_folder(temporary)
+        world.total(0)  # the folder is there
+        shards.save(temporary, groups)
+        world.total(0)  # and so are all parts
+        if world.main:
+            listed = {file.name: _listed(file) for file in sorted(temporary.iterdir())}
+            _finish(temporary, path, listed, {**state, "fingerprint": digest, "shards": world.size})
+    except OSError as error:
+        raise StorageError(f"cannot write the checkpoint {path}: {error.strerror or error}") from error
+    world.total(0)  # nobody looks for it before it is whole
+    return digest
+
+
+def _listed(path: Path) -> dict[str, Any]:
+    """What the manifest says of a file that is there."""
+    disk.sync(path)
+    size = path.stat().st_size
+    return {"bytes": size, "sha256": _digest(path, size)}
 
 
 def _put(path: Path, content: bytes) -> dict[str, Any]:
@@ -176,54 +232,51 @@ def read(path: Path) -> Checkpoint:
     found = Checkpoint(path, state, hashes)
     found.layout()
     groups = {name.removesuffix(SUFFIX): digest for name, digest in hashes.items() if name.endswith(SUFFIX)}
-    if state["format"] > 1 and state["fingerprint"] != root(groups, state):
+    if state["format"] > 1 and not found.sharded and state["fingerprint"] != root(groups, state):
         raise StorageError(f"{path / STATE} bears the fingerprint of another state than its files hold")
     return found
 
 
 def _state(path: Path) -> dict[str, Any]:
     """The state, with what its format left out. Raises StorageError."""
-    state = untrusted.document(_content(path), path)
+    state = untrusted.document(_content(path, untrusted.MOST_JSON), path)
     if not isinstance(state, dict):
         raise StorageError(f"{path} holds no JSON object: it is no checkpoint of this program")
     if missing := [key for key in ("format", "run", "facts", "step", "fingerprint") if key not in state]:
         raise StorageError(f"{path} lacks {', '.join(missing)}: it is no checkpoint of this program")
     if state["format"] not in READS:
         raise StorageError(f"{path} has format {str(state['format'])[:20]}: this version reads {READS[0]} to {FORMAT}")
-    begun = state.get("begun", 0)
-    kinds = {"run": dict, "facts": dict, "fingerprint": str}
-    wrong = [name for name, kind in kinds.items() if type(state[name]) is not kind]
-    wrong += [
-        name for name, n in (("step", state["step"]), ("begun", begun)) if type(n) is not int or not 0 <= n < 2**53
-    ]
-    if wrong:
-        told = str(state.get(wrong[0]))[:40]
-        raise StorageError(f"{path}: {wrong[0]} = {told}: it is no checkpoint of this program")
+    kinds = {"run": dict, "facts": dict, "fingerprint": str, "step": int, "begun": int, "teacher_rows": int, "log": str}
+    for name, kind in kinds.items():
+        value = state.get(name, kind())
+        if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**53):
+            raise StorageError(f"{path}: {name} = {str(value)[:40]!r}: it is no checkpoint of this program")
     return state
 
 
 def _verified(path: Path) -> Iterator[tuple[str, str]]:
     """The name and SHA-256 of every file that the manifest lists, each compared with it."""
-    manifest = untrusted.document(_content(path / MANIFEST), path / MANIFEST)
+    manifest = untrusted.document(_content(path / MANIFEST, untrusted.MOST_JSON), path / MANIFEST)
     listed = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(listed, dict) or not listed:
         raise StorageError(f"{path / MANIFEST} lists no files: it is no manifest of this program")
     for name, facts in listed.items():
         if Path(name).name != name or name == MANIFEST or not name.isprintable():
             raise StorageError(f"{path / MANIFEST} lists {name[:60]!r}, which is not a file of its folder")
-        found = _facts(path / name)
-        if facts != found:
+        digest = _digest(path / name, facts.get("bytes") if isinstance(facts, dict) else None)
+        if digest is None or digest != facts.get("sha256"):
             raise StorageError(f"{path / name} is damaged: its size or SHA-256 is not the manifest's")
-        yield name, found["sha256"]
+        yield name, digest
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    """The size and SHA-256 of a plain file, a piece at a time."""
+def _digest(path: Path, size: Any) -> str | None:
+    """The SHA-256 of a plain file, a piece at a time; None, and nothing read, where it is not of that size."""
     try:
-        if path.is_symlink() or not path.is_file():
-            raise StorageError(f"{path} cannot be read: it is missing, or no plain file")
+        _plain(path)
         with path.open("rb") as file:
-            return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+            if os.fstat(file.fileno()).st_size != size:
+                return None
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         if isinstance(error, StorageError):
             raise

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from fewstep.checkpoint.format import Groups
+from fewstep.world import whole
 
 
 def copied(groups: Groups) -> dict[str, dict[str, Tensor]]:
-    """The tensors as they are now, on the CPU, whatever becomes of the originals."""
+    """The whole tensors as they are now, on the CPU, whatever becomes of the originals."""
 
     def copy(tensor: Tensor) -> Tensor:
-        return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        return whole(tensor.detach()).to("cpu", copy=True, memory_format=torch.contiguous_format)
 
     return {group: {name: copy(tensor) for name, tensor in kept.items()} for group, kept in groups.items()}
 

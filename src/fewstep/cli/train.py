@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict, field, fields, make_dataclass, replace
@@ -124,13 +125,17 @@ def with_launch(run: Run, parts: dict[str, Any]) -> Any:
         ("recipe", Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE", help=RECIPE_HELP)]),
         ("out", Annotated[Path | None, tyro.conf.arg(help="Run folder; left out, runs/RECIPE-METHOD-SEED.")]),
         ("resume", Annotated[bool, tyro.conf.arg(help="Continue the run in --out, bit for bit.")]),
+        (
+            "shard",
+            Annotated[bool, tyro.conf.arg(help="Of several processes, each holds a part of the weights (FSDP2).")],
+        ),
         ("device", Annotated[str, tyro.conf.arg(help="cpu, cuda, mps or auto, the first there is.")]),
     ]
     launch += [(f"{kind}_options", Annotated[type(v), tyro.conf.arg(name=kind)]) for kind, v in parts.items()]
     kind = make_dataclass("Train", launch, bases=(Run,), frozen=True, kw_only=True)
     values = {f.name: getattr(run, f.name) for f in fields(Run)}
     values |= {f"{kind}_options": value for kind, value in parts.items()}
-    return kind(**values | {"out": None, "resume": False, "device": "auto"})
+    return kind(**values | {"out": None, "resume": False, "shard": False, "device": "auto"})
 
 
 def written_out(argv: list[str]) -> list[str]:
@@ -159,15 +164,26 @@ def main(argv: list[str]) -> int:
     args = parse(type(launch), words, verb="train", description=DESCRIPTION, default=launch)
     chosen = {f.name: getattr(args, f.name) for f in fields(Run)}
     chosen |= {f"{kind}_options": asdict(getattr(args, f"{kind}_options")) for kind in parts}
-    return start(Run(**{**chosen, "recipe": run.recipe}), out_folder(run, argv), own, args.resume, args.device)
+    return start(
+        Run(**{**chosen, "recipe": run.recipe}),
+        out_folder(run, argv),
+        own,
+        resume=args.resume,
+        shard=args.shard,
+        device=args.device,
+    )
 
 
-def start(run: Run, out: Path, own: dict[str, Any], resume: bool, device: str) -> int:
+def start(run: Run, out: Path, own: dict[str, Any], **launch: Any) -> int:
     """Trains and says where the result is."""
-    lock.refuse_second(out)  # before torch is imported, which takes longer than to say so
+    first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+    if first:
+        lock.refuse_second(out)  # before torch is imported, which takes longer than to say so
     from fewstep.training import train
 
-    generator = train(run, out=out, resume=resume, device=device, **own)
+    generator = train(run, out=out, **launch, **own)
+    if not first:
+        return 0
     print(f"{out}: step {generator.step} of {run.iterations}, fingerprint {generator.fingerprint[:16]}")
     again = "".join(f" --{kind} {getattr(run, kind)}" for kind in own)
     cond = "" if generator.facts.cond in (None, "labels") else " --cond FILE"

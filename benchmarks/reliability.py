@@ -1,0 +1,122 @@
+"""What safety costs: each part timed alone and divided by the step, or by the save, that it is part of.
+
+guard: the finite check of loss and gradient norm, over the step (the norm itself is what clipping needs).
+randomness: drawing order, noise, times and dropout seeds of a batch by address, over the step.
+save: hash and fsync over a whole save (copy, serialise, hash, write, fsync, verify); the stall of the training loop
+over a raw write and fsync of the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import fewstep as fs
+from fewstep import checkpoint
+from fewstep.batches import draw_batch
+from fewstep.building import Facts, build_method
+from fewstep.checkpoint import disk
+from fewstep.checkpoint.format import serialised
+from fewstep.checkpoint.saver import copied
+from fewstep.recipes import RECIPES
+from fewstep.state import State, new_state
+from fewstep.step import train_step
+from fewstep.training import settled
+
+
+def seconds(work: Callable[[], object], times: int) -> float:
+    """The median of so many."""
+    kept = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        work()
+        kept.append(time.perf_counter() - begun)
+    return statistics.median(kept)
+
+
+def prepared(recipe: str, **fields: object) -> tuple[fs.Run, Callable[[], object], Callable[[], object], State]:
+    """A run, its draw, its whole step, and its state."""
+    dataset, cpu = fs.data.load("digits"), torch.device("cpu")
+    facts = Facts(dataset.shape, dataset.classes, dataset.sigma_data(), dataset.units, "")
+    run = settled(RECIPES[recipe](iterations=10_000, **fields))
+    method = build_method(run, facts)
+    state = new_state(run, facts, method, None, cpu)
+
+    def draw() -> object:
+        return draw_batch(run, method, dataset.train, state.step, cpu)
+
+    def step() -> object:
+        return train_step(run, method, state, draw())  # type: ignore[arg-type]
+
+    return run, draw, step, state
+
+
+def of_a_step(recipe: str, steps: int) -> None:
+    _, draw, step, _ = prepared(recipe)
+    step()
+    whole, drawing = seconds(step, steps), seconds(draw, 4 * steps)
+    loss, norm = torch.tensor(1.0), torch.tensor(2.0)
+
+    def guard() -> bool:
+        return all(math.isfinite(value) for value in torch.stack([loss, norm]).tolist())
+
+    checked = seconds(guard, 1000)
+    print(f"{recipe:<12} step {whole * 1e3:8.2f} ms   guard {checked / whole:.4%}   randomness {drawing / whole:.2%}")
+
+
+def of_a_save(megabytes: int, times: int) -> None:
+    width = max(64, int((megabytes * 2**20 / 4 / 4 / 16) ** 0.5))  # student, average, two moments of about 16 width^2
+    _, _, step, state = prepared("digits", network_options={"width": width, "depth": 8})
+    step()
+    groups, about = state.groups(), {"run": {}, "facts": {}, **state.values()}
+    with tempfile.TemporaryDirectory(dir=".") as name:
+        folder = Path(name)
+        content = {group: serialised(tensors) for group, tensors in groups.items()}
+        size, number = sum(map(len, content.values())), iter(range(10**6))
+
+        def save() -> None:
+            path = folder / f"step-{next(number)}"
+            checkpoint.write(path, copied(groups), about)
+            checkpoint.read(path)
+            disk.remove(path)
+
+        def write(sync: bool) -> None:
+            for group, part in content.items():
+                with open(folder / group, "wb") as file:
+                    file.write(part)
+                    if sync:
+                        file.flush()
+                        os.fsync(file.fileno())
+
+        whole, stall = seconds(save, times), seconds(lambda: copied(groups), times)
+        hashing = seconds(lambda: [hashlib.sha256(part).digest() for part in content.values()], times)
+        plain, synced = seconds(lambda: write(False), times), seconds(lambda: write(True), times)
+    told = {"MB": size / 2**20, "save": whole, "stall": stall, "hash": hashing, "write": plain, "write+fsync": synced}
+    print(json.dumps({key: round(value, 4) for key, value in told.items()}))
+    share = (hashing + max(0.0, synced - plain)) / whole
+    print(f"hash + fsync {share:.1%} of a save   stall {stall / synced:.2f} raw writes (with fsync)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--megabytes", type=int, default=200)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    of_a_step("digits", args.steps)
+    of_a_step("digits-unet", max(10, args.steps // 10))
+    of_a_save(args.megabytes, 5)
+
+
+if __name__ == "__main__":
+    main()
