@@ -116,7 +116,7 @@ def test_weights_that_do_not_fit_are_told_in_one_line(source, tmp_path, capsys):
     ) as caught:
         train(wider, init=source[0])
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"init = .*gone\.safetensors: No such file"):
+    with pytest.raises(UserError, match=r"init = .*gone\.safetensors cannot be read: No such file"):
         train(tiny_run(), init=tmp_path / "gone.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"no weights")
     with pytest.raises(UserError, match=r"init = .*bad\.safetensors"):

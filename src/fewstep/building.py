@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
+from torch.overrides import TorchFunctionMode
 
 from fewstep import methods, networks
-from fewstep.config import Run, checked_options, choose
+from fewstep.config import MOST_COUNT, Run, checked_options, choose
 from fewstep.couplings import Cached
-from fewstep.data import LABELS, Dataset, Kind, Units, kind_of
+from fewstep.data import LABELS, Dataset, Kind, Units, has_labels, is_kind, kind_of
 from fewstep.denoiser import Preconditioned
-from fewstep.errors import StorageError, UserError, require
+from fewstep.errors import StorageError, UserError, require, shown
 from fewstep.losses import Method
 from fewstep.randomness import forked
 
+MOST_AXES = 8  # of a sample
+MOST_CLASSES = 10**6
+_SMALL = 4096  # elements that an outline may take memory for
 OWN = "own"  # the label of a network, method or denoiser that was given as an object
 
 Network = nn.Module | Callable[..., nn.Module]  # a network, or what makes one of (shape, classes, **options)
@@ -47,13 +57,47 @@ class Facts:
         return {**asdict(self), "shape": list(self.shape), "units": list(self.units)}
 
     @staticmethod
-    def from_json(values: dict[str, Any]) -> Facts:
+    def from_json(values: Any) -> Facts:
+        """The facts that `to_json` gave. Raises StorageError that names the first that cannot be."""
         try:
-            shape, units = tuple(values["shape"]), Units(*values["units"])
+            shape, units = values["shape"], values["units"]
             found = Facts(shape, values["classes"], values["sigma_data"], units, values["data"], values.get("cond"))
-            return replace(found, init=values.get("init", ""), teacher=values.get("teacher", ""))
-        except (KeyError, TypeError) as error:
+            found = replace(found, init=values.get("init", ""), teacher=values.get("teacher", ""))
+        except (KeyError, TypeError, AttributeError) as error:
             raise StorageError(f"the checkpoint's facts are not what this version writes: {error!r}") from error
+        for name, (fine, expected) in _fact_checks(found).items():
+            if not fine:
+                raise StorageError(
+                    f"the checkpoint's facts.{name} = {shown(getattr(found, name))}: expected {expected}"
+                )
+        shift, scale = map(float, units[:2])  # a whole number may be longer than tensors take
+        return replace(
+            found, shape=tuple(shape), sigma_data=float(found.sigma_data), units=Units(shift, scale, *units[2:])
+        )
+
+
+def _fact_checks(facts: Any) -> dict[str, tuple[bool, str]]:
+    """What stored facts must fulfil before anything is built from them: they come from a file."""
+    shape, units, labels = facts.shape, facts.units, has_labels(facts.cond)
+    whole = isinstance(shape, list) and 0 < len(shape) <= MOST_AXES and all(_count(n) for n in shape)
+    plain = isinstance(units, list) and len(units) in (2, 3) and all(_finite(value) for value in units[:2])
+    texts = {name: (isinstance(getattr(facts, name), str), "a text") for name in ("data", "init", "teacher")}
+    return {
+        "shape": (whole and math.prod(shape) < MOST_COUNT, f"a list of 1 to {MOST_AXES} sizes"),
+        "classes": (type(facts.classes) is int and 0 <= facts.classes <= MOST_CLASSES, f"in 0 .. {MOST_CLASSES}"),
+        "sigma_data": (_finite(facts.sigma_data) and facts.sigma_data > 0, "above 0"),
+        "units": (plain and units[1] > 0 and all(type(clip) is bool for clip in units[2:]), "shift, scale and clip"),
+        "cond": (is_kind(facts.cond) and (not labels or bool(facts.classes)), "a kind of condition"),
+        **texts,
+    }
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 < value < MOST_COUNT
+
+
+def _finite(value: Any) -> bool:
+    return type(value) in (int, float) and -1e300 < value < 1e300
 
 
 def facts_of(run: Run, dataset: Dataset) -> Facts:
@@ -161,3 +205,47 @@ def build_student(run: Run, facts: Facts, method: Method, network: Network | Non
         if not isinstance(network, nn.Module):
             raise UserError(f"network {run.network!r} gave {type(network).__name__}: expected a torch.nn.Module")
     return Preconditioned(network, method.scaling, method.process)
+
+
+def outline(run: Run, facts: Facts, method: Method, most: int) -> dict[str, torch.Tensor]:
+    """The names, shapes and types of the weights of the run's own network; none of them takes memory.
+
+    Raises UserError where it has more than `most`: a file that describes a network may describe a huge one.
+    """
+    with _WithoutMemory(), _at_most(most):
+        return build_student(run, facts, method).state_dict()
+
+
+class _WithoutMemory(TorchFunctionMode):
+    """Makes new weights of any size on torch's meta device and leaves out what would fill them.
+
+    What is computed, such as a few frequencies, stays where it is: there torch would first import its compiler.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = getattr(func, "__name__", ""), dict(kwargs or {})
+        if name in ("normal_", "uniform_", "kaiming_uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        if name in ("empty", "zeros", "ones", "full", "randn") and kwargs.get("device") is None and args:
+            size = args if isinstance(args[0], int) else args[0]
+            kwargs |= {"device": "meta"} if math.prod(size) > _SMALL else {}
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def _at_most(most: int) -> Iterator[None]:
+    """Refuses to register more weights and buffers than that, in all modules that are built meanwhile."""
+    left = most
+
+    def count(module: nn.Module, name: str, tensor: torch.Tensor | None) -> None:
+        nonlocal left
+        left -= tensor is not None
+        if left < 0:
+            raise UserError(f"it would have more than {most} tensors")
+
+    hooks = register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

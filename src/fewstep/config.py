@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import sys
 import types
 import typing
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from fewstep.errors import UserError, require, unknown
+from fewstep.errors import StorageError, UserError, require, shown, unknown
 from fewstep.schedules import profile
 
 Options = dict[str, Any]
 Base = str | Options | Any  # a method that another is built on: its name, {"method": name, **options}, or itself
+
+MOST_COUNT = 2**31  # iterations, samples of a batch and other counts are below
+MOST_OPTION = 10**6  # integers in options: they say how many levels, layers or channels are made
+MOST_DEEP, MOST_ITEMS = 8, 1000  # levels and entries of options
+MOST_TEXT = 4096  # characters of a name or path
+MOST_THREADS = 1024
+MOST_BYTES = 2**20  # of run.json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,13 +124,16 @@ class Run:
         hints = typing.get_type_hints(type(self))
         for name in (f.name for f in fields(Run)):
             object.__setattr__(self, name, _typed(name, getattr(self, name), hints[name]))
+        for kind in ("method", "network"):
+            if isinstance(options := getattr(self, f"{kind}_options"), dict):  # the command line's are dataclasses
+                _plain(kind, options)
         names = [profile(text).name for text in self.averages]
         checks = {
-            "iterations": (self.iterations > 0, "at least 1"),
-            "block": (self.block > 0, "at least 1"),
+            "iterations": (0 < self.iterations < MOST_COUNT, "at least 1, below 2^31"),
+            "block": (0 < self.block < MOST_COUNT, "at least 1, below 2^31"),
             "batch": (
-                self.block > 0 and self.batch > 0 and self.batch % self.block == 0,
-                f"a multiple of block={self.block}",
+                self.block > 0 and 0 < self.batch < MOST_COUNT and self.batch % self.block == 0,
+                f"a multiple of block={self.block}, below 2^31",
             ),
             "accumulate": (
                 self.accumulate > 0 and self.batch % max(1, self.block * self.accumulate) == 0,
@@ -137,7 +149,7 @@ class Run:
             "warmup": (0 <= self.warmup <= self.constant, f"in 0 .. constant={self.constant}"),
             "constant": (0 <= self.constant <= 1, "a share in 0 .. 1"),
             "final": (0 <= self.final <= 1, "a factor in 0 .. 1"),
-            "clip": (self.clip > 0, "above 0"),
+            "clip": (0 < self.clip < float("inf"), "above 0"),
             "ema": (0 <= self.ema < 1, "in 0 .. 1, below 1"),
             "sigma_data": (self.sigma_data is None or 0 < self.sigma_data < float("inf"), "above 0"),
             "weight_decay": (0 <= self.weight_decay < float("inf"), "0 or more"),
@@ -147,20 +159,20 @@ class Run:
                 self.snapshot_every == 0 or (self.snapshot_every > 0 and any(n.startswith("power") for n in names)),
                 "0, or more where averages has a power:STD to keep",
             ),
-            "data_size": (self.data_size is None or self.data_size > 0, "at least 1"),
+            "data_size": (self.data_size is None or 0 < self.data_size <= 2**15, "in 1 .. 32768"),
             "label_drop": (0 <= self.label_drop <= 1, "a share in 0 .. 1"),
             "betas": (all(0 <= b < 1 for b in self.betas), "in 0 .. 1, below 1"),
             "split": (0 <= self.split <= 1, "a share in 0 .. 1"),
             "stage_lr": (0 < self.stage_lr < float("inf"), "above 0"),
-            "age": (self.age is None or self.age >= 0, "0 or more"),
+            "age": (self.age is None or 0 <= self.age < MOST_COUNT, "0 or more, below 2^31"),
             "middle_times": (
                 all(a > b for a, b in pairwise((*(self.middle_times or ()), 0.0))),
                 "decreasing and above 0",
             ),
-            "threads": (self.threads > 0, "at least 1"),
-            "log_every": (self.log_every > 0, "at least 1"),
-            "picture_every": (self.picture_every >= 0, "0 or more"),
-            "checkpoint_every": (self.checkpoint_every > 0, "at least 1"),
+            "threads": (0 < self.threads <= MOST_THREADS, f"in 1 .. {MOST_THREADS}"),
+            "log_every": (0 < self.log_every < MOST_COUNT, "at least 1, below 2^31"),
+            "picture_every": (0 <= self.picture_every < MOST_COUNT, "0 or more, below 2^31"),
+            "checkpoint_every": (0 < self.checkpoint_every < MOST_COUNT, "at least 1, below 2^31"),
         }
         for name, (fine, expected) in checks.items():
             require(fine, name, getattr(self, name), expected)
@@ -174,8 +186,20 @@ class Run:
 def run_from_json(values: Any) -> Run:
     """The run that `Run.to_json` gave; unknown keys and wrong types are a UserError that names them."""
     if not isinstance(values, dict) or "recipe" not in values:
-        raise UserError(f"a run is stored as a JSON object with its recipe: got {str(values)[:40]}")
+        raise UserError(f"a run is stored as a JSON object with its recipe: got {shown(values)}")
     return Run(**_known(values))
+
+
+def read_run(path: Path) -> Run:
+    """The run in a run.json. Raises StorageError where it cannot be read, UserError where it holds no run."""
+    from fewstep.untrusted import document  # which needs torch
+
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror or error}") from error
+    return run_from_json(document(content, path, MOST_BYTES))
 
 
 def changed(run: Run, values: dict[str, Any]) -> Run:
@@ -199,22 +223,59 @@ def _known(values: dict[str, Any]) -> dict[str, Any]:
 def _typed(name: str, value: Any, kind: Any) -> Any:
     """The value as the declared type: lists to tuples, integers to floats; anything else must match."""
     origin = typing.get_origin(kind) or kind
-    if origin is tuple and isinstance(value, list | tuple):
-        inner = typing.get_args(kind)
-        if inner[-1] is not ... and len(value) != len(inner):
-            raise UserError(f"{name} = {value!r}: expected {len(inner)} numbers")
-        return tuple(_typed(name, item, inner[0]) for item in value)
     if origin in (types.UnionType, typing.Union):
         return None if value is None else _typed(name, value, typing.get_args(kind)[0])
     if origin is typing.Literal:
-        if value not in typing.get_args(kind):
-            raise unknown(name, str(value), typing.get_args(kind))
+        if not any(type(value) is type(one) and value == one for one in typing.get_args(kind)):
+            raise unknown(name, value, map(str, typing.get_args(kind)))
         return value
-    if origin is float and type(value) is int:
+    if origin is tuple and isinstance(value, list | tuple):
+        return _listed(name, value, typing.get_args(kind))
+    if origin is float and type(value) is int and abs(value) < 2**63:
         return float(value)
     if type(value) is not origin:
-        raise UserError(f"{name} = {value!r}: expected {getattr(kind, '__name__', kind)}")
+        raise UserError(f"{name} = {shown(value)}: expected {getattr(kind, '__name__', kind)}")
+    return _within(name, value)
+
+
+def _listed(name: str, values: list[Any] | tuple[Any, ...], kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values as a tuple of their declared type and number."""
+    if kinds[-1] is not ... and len(values) != len(kinds):
+        raise UserError(f"{name} = {shown(values)}: expected {len(kinds)} numbers")
+    require(len(values) <= MOST_ITEMS, f"entries of {name}", len(values), f"at most {MOST_ITEMS}")
+    return tuple(_typed(name, item, kinds[0]) for item in values)
+
+
+def _within(name: str, value: Any) -> Any:
+    """The value, unless it is one that JSON, a file's name or a counter could not hold."""
+    if type(value) is float:
+        require(math.isfinite(value), name, value, "a finite number")
+    if type(value) is int:
+        require(abs(value) < 2**63, name, value, "a whole number below 2^63")
+    if type(value) is str:
+        fine = len(value) <= MOST_TEXT and not any(c < " " or c == "\x7f" for c in value)
+        require(fine, name, value, f"a text of at most {MOST_TEXT} characters, none of them a control character")
     return value
+
+
+def _plain(path: str, value: Any) -> None:
+    """Refuses options that JSON could not hold, or that are too many or too deep for any method or network."""
+    stack, seen = [(path, value, 0)], 0
+    while stack:
+        path, value, depth = stack.pop()
+        seen += 1
+        if depth > MOST_DEEP or seen > MOST_ITEMS:
+            raise UserError(f"{path[:80]}: expected options of at most {MOST_DEEP} levels and {MOST_ITEMS} entries")
+        if isinstance(value, dict):
+            for key in value:
+                require(isinstance(key, str), f"a name in {path}", key, "a text")
+            stack += [(f"{path}.{_within(f'a name in {path}', key)}", item, depth + 1) for key, item in value.items()]
+        elif isinstance(value, list | tuple):
+            stack += [(path, item, depth + 1) for item in value]
+        elif value is not None and type(value) not in (bool, int, float, str):
+            raise UserError(f"{path} = {shown(value)}: expected a number, a text, a list or a dict of them")
+        else:
+            _within(path, value)
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -251,32 +312,42 @@ def choose(kind: str, module: types.ModuleType, name: str) -> Callable[..., Any]
     return known[name]
 
 
-def checked_options(kind: str, function: Callable[..., Any], options: Options) -> Options:
-    """All options of a method or network, defaults filled in; unknown names and wrong types are a UserError."""
-    known = options_of(function)
+def checked_options(kind: str, function: Callable[..., Any], options: Options, path: str | None = None) -> Options:
+    """All options of a method or network, defaults filled in; unknown names and wrong types are a UserError.
+
+    path: how they are named, such as method or method.base; as a rule the kind.
+    """
+    known, path = options_of(function), kind if path is None else path
     for name in options:
         if name not in known:
-            raise unknown(f"option of {kind} {function.__name__}", name, known)
+            within = "" if path == kind else f" in {path}"
+            raise unknown(f"option of {kind} {function.__name__}{within}", name, known)
     for name, p in known.items():
         require(p.default is not p.empty, f"option {name}", None, f"a default in the signature of {function.__name__}")
-    return {name: _option(kind, function, p, options.get(name, p.default)) for name, p in known.items()}
+    return {
+        name: _option(kind, function, p, options.get(name, p.default), f"{path}.{name}") for name, p in known.items()
+    }
 
 
-def _option(kind: str, function: Callable[..., Any], parameter: inspect.Parameter, value: Any) -> Any:
+def _option(kind: str, function: Callable[..., Any], parameter: inspect.Parameter, value: Any, path: str) -> Any:
     """One option's checked value; of a base its own options, all of them."""
     wanted = kind_of(function, parameter)
     if wanted != Base:
-        return _typed(parameter.name, value, wanted)
-    name, options = named_base(value)
+        found = _typed(path, value, wanted)
+        for number in found if isinstance(found, tuple) else (found,):
+            require(type(number) is not int or abs(number) <= MOST_OPTION, path, number, f"at most {MOST_OPTION}")
+        return found
+    name, options = named_base(value, path)
     home = sys.modules[".".join(function.__module__.split(".")[:2])]  # of the function's file, the package
     base = choose(kind, home, name)
-    return {"method": name, **checked_options(kind, base, options)}
+    return {"method": name, **checked_options(kind, base, options, path)}
 
 
-def named_base(base: Any) -> tuple[str, Options]:
+def named_base(base: Any, path: str = "base") -> tuple[str, Options]:
     """The name and the options of a base. Raises UserError."""
     if isinstance(base, str):
         return base, {}
     if not isinstance(base, dict) or not isinstance(base.get("method"), str):
-        raise UserError(f"base = {base!r}: expected a method's name, or its options with that name as 'method'")
+        told = "expected a method's name, or its options with that name as 'method'"
+        raise UserError(f"{path} = {shown(base)}: {told}")
     return base["method"], {name: value for name, value in base.items() if name != "method"}

@@ -169,7 +169,7 @@ class GeneratorInduced:
     def __post_init__(self) -> None:
         known = callable(self.share) or 0 <= self.share <= 1
         require(known, "share", self.share, "the probability of a generated row, in 0 .. 1")
-        require(self.bound > 0, "bound", self.bound, "above 0; infinity for none")
+        require(self.bound > 0, "bound", self.bound, "above 0; 1e30 for none")
         fixed = isinstance(self.inner, Trajectory | Cached)
         require(not fixed, "inner", type(self.inner).__name__, "a coupling that takes any x0: no shared or cached one")
 

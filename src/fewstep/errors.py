@@ -4,13 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from reprlib import Repr
 from typing import Any
+
+LONGEST = 600  # characters of a message
+
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxset = 3, 6, 12, 12, 12
+_SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 160, 40, 160
+
+
+def shown(value: object) -> str:
+    """The value as it is told in a message: on one line, cut where it is long or deep, whatever it is."""
+    try:
+        return _SHORT.repr(value)
+    except Exception:  # a __repr__ that fails, an integer of more digits than Python prints
+        return f"a {type(value).__name__}"
+
+
+def one_line(text: str) -> str:
+    """The text with line ends and other unprintable characters escaped, and without its middle where it is long."""
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 + 5 :]}"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class FewstepError(Exception):
     """A failure that is told in one line; `exit_code` is what the command line returns."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())  # a path or a foreign reader's words may hold anything
 
 
 class UserError(FewstepError, ValueError):
@@ -55,13 +81,13 @@ class Stopped(FewstepError):
 def require(fine: bool, name: str, value: object, expected: str) -> None:
     """Raises the UserError for a value that is out of its range."""
     if not fine:
-        raise UserError(f"{name} = {value!r}: expected {expected}")
+        raise UserError(f"{name} = {shown(value)}: expected {expected}")
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
     """The error for a name that is not in a closed list, with the nearest name that is."""
-    names = sorted(known)
-    swapped = [other for other in names if sorted(other) == sorted(name)]
-    near = swapped or get_close_matches(name, names, n=1, cutoff=0.5)
+    names, word = sorted(known), str(name)[:100]
+    swapped = [other for other in names if sorted(other) == sorted(word)]
+    near = swapped or get_close_matches(word, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"expected one of: {', '.join(names)}"
-    return UserError(f"unknown {kind} {name!r}: {hint}")
+    return UserError(f"unknown {kind} {shown(name)}: {hint}")

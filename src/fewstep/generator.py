@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from fewstep import posthoc, sampling
-from fewstep.building import Facts, Network, OwnMethod, build_method, build_student
+from fewstep.building import Facts, Network, OwnMethod, build_method, build_student, outline
 from fewstep.checkpoint import Checkpoint, RunFolder, fingerprint, read
 from fewstep.checkpoint import write as write_checkpoint
-from fewstep.config import Run, run_from_json
+from fewstep.config import MOST_COUNT, Run, run_from_json
 from fewstep.data import each, fit
 from fewstep.denoiser import Cond, Truncated, masked
 from fewstep.device import pick_device
-from fewstep.errors import StorageError, UserError, require
+from fewstep.errors import StorageError, UserError, require, shown
 from fewstep.losses import Method
 from fewstep.randomness import SAMPLING_BLOCK, normal
 from fewstep.schedules import profile
@@ -131,6 +131,33 @@ def find(path: str | Path) -> Checkpoint:
 
     Raises UserError where there is nothing of the kind, StorageError where nothing valid is left.
     """
+    checkpoint = _behind(path)
+    check_state(checkpoint)
+    return checkpoint
+
+
+def check_state(checkpoint: Checkpoint) -> None:
+    """Refuses a checkpoint whose run, facts, step or stage cannot be. Raises StorageError."""
+    state = checkpoint.state
+    step, rows = state["step"], state.get("teacher_rows", 0)
+    checks = {
+        "step": (type(step) is int and 0 <= step < MOST_COUNT, "a whole number, 0 or more"),
+        "fingerprint": (isinstance(state["fingerprint"], str), "a text"),
+        "stage": (type(state.get("stage", 1)) is int and state.get("stage", 1) in (1, 2), "1 or 2"),
+        "begun": (type(state.get("begun", 0)) is int and 0 <= state.get("begun", 0) < MOST_COUNT, "0 or more"),
+        "teacher_rows": (type(rows) is int and 0 <= rows < 2**63, "0 or more"),
+    }
+    for name, (fine, expected) in checks.items():
+        if not fine:
+            raise StorageError(f"{checkpoint.path}: {name} = {shown(state[name])}: expected {expected}")
+    try:
+        run_from_json(state["run"])
+        Facts.from_json(state["facts"])
+    except (UserError, StorageError) as error:
+        raise StorageError(f"{checkpoint.path}: {error}") from error
+
+
+def _behind(path: str | Path) -> Checkpoint:
     folder = Path(path)
     if folder.is_file():
         raise UserError(f"{path} is a file: expected a run folder, a checkpoint folder or a shipped name")
@@ -155,9 +182,12 @@ def entries(tensors: Mapping[str, Tensor]) -> Header:
     return {name: Entry(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
 
 
-def check_weights(module: nn.Module, header: Header, where: str) -> None:
-    """Raises a StorageError that names the first weight that is missing, left over, or of another type or shape."""
-    own = entries(module.state_dict())
+def check_weights(network: nn.Module | Mapping[str, Tensor], header: Header, where: str) -> None:
+    """Raises a StorageError that names the first weight that is missing, left over, or of another type or shape.
+
+    network: itself, or its `outline`.
+    """
+    own = entries(network.state_dict() if isinstance(network, nn.Module) else network)
     for name in sorted(own.keys() | header.keys()):
         have, want = header.get(name), own.get(name)
         if have != want:
@@ -203,10 +233,11 @@ def load(
     checkpoint = find(path)
     run = run_from_json(checkpoint.state["run"])
     facts = Facts.from_json(checkpoint.state["facts"])
-    made, layout = build_method(run, facts, method), checkpoint.layout()
-    where, student = str(checkpoint.path), build_student(run, facts, made, copy.deepcopy(network))
-    if ema in layout.keys() - NOT_WEIGHTS:  # before any of it is read
-        check_weights(student, layout[ema], where)
+    made, layout, where = build_method(run, facts, method), checkpoint.layout(), str(checkpoint.path)
+    if network is None and ema in layout.keys() - NOT_WEIGHTS:
+        # before any of it is read or built: the file may describe another network than it holds, and a huge one
+        check_weights(outline(run, facts, made, 2 * len(layout[ema]) + 100), layout[ema], where)
+    student = build_student(run, facts, made, copy.deepcopy(network))
     weights, step, digest = chosen_weights(checkpoint, run, ema)
     load_weights(student, weights, where)
     denoiser: nn.Module = student

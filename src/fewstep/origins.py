@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fewstep import data, exact, methods
@@ -25,6 +23,7 @@ from fewstep.generator import Generator, find, load, load_weights
 from fewstep.losses import Method
 from fewstep.process import Process
 from fewstep.randomness import normal
+from fewstep.untrusted import read_tensors
 
 log = logging.getLogger("fewstep")
 
@@ -113,9 +112,9 @@ def known_method(run: Run, facts: Facts, stage: int) -> Method | None:
 
 def _from_file(kind: str, path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{kind} = {path}: {getattr(error, 'strerror', None) or error}") from error
+        return read_tensors(path)
+    except StorageError as error:
+        raise UserError(f"{kind} = {error}") from error
 
 
 def fit(weights: Weights, network: nn.Module) -> None:

@@ -55,6 +55,7 @@ def power_std(exponent: float) -> float:
 
 
 _WIDEST = (math.sqrt(5) - 3) / 2  # the exponent of the largest standard deviation, 0.3003: power_std' = 0
+_NARROWEST = 1e-6  # of exponents below 1e6, whose squares are numbers
 
 
 def power_exponent(std: float) -> float:
@@ -96,9 +97,8 @@ def profile(text: str) -> Profile:
     kind, _, number = text.partition(":" if ":" in text else "-")
     try:
         value = float(number)
-        fine = {"decay": 0 <= value < 1, "halflife": 0 < value < math.inf, "power": 0 < value < power_std(_WIDEST)}[
-            kind
-        ]
+        power = _NARROWEST <= value < power_std(_WIDEST)
+        fine = {"decay": 0 <= value < 1, "halflife": 0 < value < math.inf, "power": power}[kind]
     except (ValueError, KeyError):
         fine = False
     if not fine:

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from fewstep.errors import StorageError
 
-MOST_HEADER = 16 * 2**20  # bytes of a safetensors header: the largest published models need about 1 MB
+MOST_HEADER = 4 * 2**20  # bytes of a safetensors header: the largest published models need about 1 MB
 MOST_ENTRIES = 20_000  # tensors of one file
-MOST_JSON = 64 * 2**20  # bytes of a JSON document
+MOST_JSON = 4 * 2**20  # bytes of a JSON document: as a list of lists these take 30 times the memory, and a second
 MOST_NAME = 512  # characters of a tensor's name
+MOST_AXES = 64  # of a tensor, as in torch
 
 DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
@@ -42,15 +43,15 @@ class Entry(NamedTuple):
 Header = dict[str, Entry]
 
 
-def document(content: bytes, where: str | Path) -> Any:
-    """The JSON value. Raises StorageError for what is none, a key that stands twice, NaN or infinity."""
+def document(content: bytes, where: str | Path, most: int = MOST_JSON) -> Any:
+    """The JSON value. Raises StorageError for what is none or longer, a key that stands twice, NaN or infinity."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise ValueError(f"the key {twice[:60]!r} stands twice")
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise ValueError(f"the key {key[:60]!r} stands twice")
+            found[key] = value
         return found
 
     def number(text: str) -> float:
@@ -62,8 +63,8 @@ def document(content: bytes, where: str | Path) -> Any:
     def constant(text: str) -> Any:
         raise ValueError(f"{text} is no JSON")
 
-    if len(content) > MOST_JSON:
-        raise StorageError(f"{where} has {len(content)} bytes: expected at most {MOST_JSON}")
+    if len(content) > most:
+        raise StorageError(f"{where} has more than {most} bytes: expected JSON of this program")
     try:
         return json.loads(content, object_pairs_hook=once, parse_float=number, parse_constant=constant)
     except RecursionError:
@@ -81,7 +82,7 @@ def header(file: IO[bytes], size: int, where: str | Path) -> tuple[Header, dict[
     if size < 8 or length > min(MOST_HEADER, size - 8):
         told = f"a header of {length} bytes in a file of {size}"
         raise StorageError(f"{where} is no safetensors file: {told}, expected at most {MOST_HEADER}")
-    declared = document(file.read(length), where)
+    declared = document(file.read(length), where, MOST_HEADER)
     if not isinstance(declared, dict) or len(declared) > MOST_ENTRIES:
         told = f"{len(declared)} entries" if isinstance(declared, dict) else "no JSON object"
         raise StorageError(f"{where}: its header holds {told}: expected at most {MOST_ENTRIES} tensors")
@@ -104,7 +105,7 @@ def _entry(name: str, about: Any, where: str | Path) -> tuple[Entry, int]:
     try:
         dtype, shape = DTYPES[about["dtype"]], about["shape"]
         first, last = about["data_offsets"]
-        whole = all(type(n) is int and n >= 0 for n in (*shape, first, last))
+        whole = len(shape) <= MOST_AXES and all(type(n) is int and 0 <= n < 2**63 for n in (*shape, first, last))
         fits = whole and last - first == math.prod(shape) * dtype.itemsize
     except (KeyError, TypeError, ValueError) as error:
         raise StorageError(f"{where}: the entry of tensor {name!r} is none that this program reads") from error

@@ -71,7 +71,7 @@ def kept(file: Path, make: Any) -> dict[str, Tensor]:
         part = file.with_name(f".{os.getpid()}-{file.name}")
         np.savez(part, **{name: tensor.numpy() for name, tensor in make().items()})
         part.replace(file)
-    with np.load(file) as found:
+    with np.load(file, allow_pickle=False) as found:
         return {name: torch.from_numpy(found[name]) for name in found.files}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from importlib import import_module
@@ -39,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     0 done, 1 a check failed, 2 your mistake, 3 non-finite, 4 storage, 5 a rank lost, 75 stopped and resumable.
     """
     args = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may be no text
     if not args or args[0] in ("-h", "--help"):
         print(HELP.format(verbs="\n".join(f"  {name:<9} {text}" for name, text in VERBS.items())), end="")
         return 0 if args else 2

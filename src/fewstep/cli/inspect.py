@@ -27,10 +27,13 @@ class Args:
 
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="inspect", description=DESCRIPTION)
+    from fewstep.building import Facts
+    from fewstep.config import run_from_json
     from fewstep.generator import find
 
     checkpoint = find(args.path)
-    run, facts = checkpoint.state["run"], checkpoint.state["facts"]
+    run = run_from_json(checkpoint.state["run"]).to_json()
+    facts = Facts.from_json(checkpoint.state["facts"]).to_json()
     rows = checkpoint.state.get("teacher_rows")
     weights = {name: sum(prod(e.shape) for e in group.values()) for name, group in checkpoint.layout().items()}
     shown = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -16,9 +16,11 @@ import tyro
 from fewstep import lock, methods, networks
 from fewstep.cli.outside import imported
 from fewstep.cli.parse import parse
-from fewstep.config import Base, Options, Run, checked_options, choose, kind_of, options_of, run_from_json
-from fewstep.errors import UserError, unknown
+from fewstep.config import Base, Options, Run, checked_options, choose, kind_of, options_of, read_run, run_from_json
+from fewstep.errors import StorageError, UserError, unknown
 from fewstep.recipes import RECIPES
+
+log = logging.getLogger("fewstep")
 
 DESCRIPTION = (
     "Train a generator from a recipe; every field of the run can be overridden by its name.\n\n"
@@ -77,13 +79,18 @@ def out_folder(run: Run, argv: list[str]) -> Path:
 
 def stored_run(folder: Path) -> Run | None:
     """The run that the folder holds, from run.json, or its newest checkpoint where that is lost; None without any."""
-    try:
-        return run_from_json(json.loads((folder / "run.json").read_text()))
-    except (OSError, ValueError):
-        from fewstep.checkpoint import RunFolder
+    from fewstep.checkpoint import RunFolder
 
+    try:
+        return read_run(folder / "run.json")
+    except (StorageError, UserError) as error:
         saved = RunFolder(folder).newest()
-        return None if saved is None else run_from_json(saved.state["run"])
+        if saved is None and not (folder / "run.json").exists():
+            return None
+        if saved is None:
+            raise
+        log.warning("fewstep: %s: going on with the run that %s holds", error, saved.path.name)
+        return run_from_json(saved.state["run"])
 
 
 def typed_options(kind: str, function: Callable[..., Any], given: Options, argv: list[str], path: str) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fewstep.data.builtin import digits, grid25, ring8, spiral
-from fewstep.data.conditions import LABELS, NO_LABEL, Kind, dropped, examples, fit, kind_of
+from fewstep.data.conditions import LABELS, NO_LABEL, Kind, dropped, examples, fit, has_labels, is_kind, kind_of
 from fewstep.data.core import SPLIT_SEED, Arrays, Dataset, Units, check_finite, each, is_integral, leaves
 from fewstep.data.files import from_path, read, read_condition
 from fewstep.data.fonts import glyphs, glyphs64
@@ -35,7 +35,9 @@ __all__ = [
     "fit",
     "from_path",
     "from_tensors",
+    "has_labels",
     "is_integral",
+    "is_kind",
     "kind_of",
     "leaves",
     "load",

@@ -18,6 +18,7 @@ from fewstep.errors import UserError
 
 Kind = Any
 LABELS = "labels"
+DTYPES = {"float32": torch.float32, "int64": torch.int64, "bool": torch.bool}  # of conditions that are no labels
 NO_LABEL = -1  # in place of a label: networks give it a zero embedding
 
 
@@ -35,6 +36,23 @@ def kind_of(cond: Any, name: str = "cond") -> Kind:
     if cond.ndim == 1 and is_integral(cond) and name in ("cond", "label"):
         return LABELS
     return [str(cond.dtype).removeprefix("torch."), list(cond.shape[1:])]
+
+
+def is_kind(kind: Any, depth: int = 4) -> bool:
+    """Whether this, out of a file, is what `kind_of` gives."""
+    if isinstance(kind, dict):
+        known = depth > 0 and 0 < len(kind) <= 100
+        return known and all(part is not None and is_kind(part, depth - 1) for part in kind.values())
+    if kind is None or kind == LABELS:
+        return True
+    if not (isinstance(kind, list) and len(kind) == 2 and isinstance(kind[0], str) and isinstance(kind[1], list)):
+        return False
+    return kind[0] in DTYPES and len(kind[1]) <= 8 and all(type(n) is int and 0 <= n < 2**31 for n in kind[1])
+
+
+def has_labels(kind: Kind) -> bool:
+    """Whether labels are among the conditions of that kind."""
+    return kind == LABELS or (isinstance(kind, dict) and kind.get("label") == LABELS)
 
 
 def tensor(name: str, value: Any) -> Tensor:
@@ -108,7 +126,7 @@ def fit(cond: Any, kind: Kind, n: int, classes: int, *, unlabelled: bool = False
             hint = "on the command line --cond FILE.npz with arrays of these names"
             raise UserError(f"{name} = {told}: expected a dict with {', '.join(sorted(kind))} ({hint})")
         return {k: fit(cond.get(k), kind[k], n, classes, unlabelled=unlabelled, name=_path(name, k)) for k in kind}
-    dtype, shape = getattr(torch, kind[0]), tuple(kind[1])
+    dtype, shape = DTYPES[kind[0]], tuple(kind[1])
     value = None if cond is None else tensor(name, cond)
     if value is None or value.shape not in (shape, (n, *shape)) or (dtype == torch.bool) != (value.dtype == torch.bool):
         got = "None" if value is None else f"{value.dtype} {tuple(value.shape)}"

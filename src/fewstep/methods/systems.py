@@ -187,7 +187,7 @@ def _check_gc(base: "fs.Method", share: float, share_end: float, bound: float) -
     """Raises the UserError for what GC cannot stand on."""
     for name, value in (("share", share), ("share_end", share_end)):
         require(0 <= value <= 1, name, value, "the probability of a generated row, in 0 .. 1")
-    require(bound > 0, "bound", bound, "above 0; infinity for none")
+    require(bound > 0, "bound", bound, "above 0; 1e30 for none")
     own = fs.sampling.sampler(base.sampler)
     require(not own.only or own.default == 1, "base", own.default, "a method whose students jump to the data: K = 1")
     known = isinstance(base.coupling, fs.couplings.GeneratorInduced)
