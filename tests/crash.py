@@ -6,6 +6,7 @@ its memory and that outlives it, so that a kill inside a write is proved and not
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -64,6 +65,8 @@ def serve() -> None:
     torch.set_num_threads(1)
     for method in ("ect", "sct"):  # what is imported when it is needed is so now
         fs.train(tiny_run(iterations=1, method=method), progress=False, device="cpu")
+    gc.collect()
+    gc.freeze()  # so that a child does not copy what it merely looks at
     print(json.dumps({"ready": os.getpid()}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)

@@ -1,4 +1,4 @@
-"""What a child of `tests.crash` does: a tiny run whose every call that changes the disk is counted, slowed or failed."""
+"""What a child of `tests.crash` does: a tiny run whose calls that change the disk are counted, slowed or failed."""
 
 from __future__ import annotations
 
@@ -100,16 +100,21 @@ def train(
     chunk: int = 2**20,
     apart: bool = True,
     prints: bool = False,
+    stop: int = 0,
 ) -> dict[str, Any]:
-    """Trains or resumes a run; tells its seconds and, with `prints`, the fingerprint of every step.
+    """Trains or resumes a run without pictures; tells its seconds and, with `prints`, the fingerprint of every step.
 
-    apart: saves are made beside training; otherwise a step waits, so that the order of calls is always the same.
+    apart: saves are made beside training; otherwise a step waits, so that the order of calls is always the same. stop:
+    the step after which the process ends.
     """
     import fewstep as fs
+    from fewstep import recorder
     from fewstep.checkpoint import disk, saver
+    from fewstep.state import State
     from tests.toys import tiny_run
 
-    told, shown, start = {}, Gauge.at(Path(gauge)), saver.Saver.start
+    told: dict[int, str] = {}
+    shown, start = Gauge.at(Path(gauge)), saver.Saver.start
 
     def started(self: saver.Saver, work: Callable[[], None]) -> None:
         def whole() -> None:
@@ -120,9 +125,14 @@ def train(
         if not apart:
             self.wait()
 
-    saver.Saver.start = started
+    def look(state: State) -> None:
+        if prints:
+            told[state.step] = state.fingerprint()
+        if state.step == stop:
+            os._exit(137)
+
+    saver.Saver.start, recorder.Recorder.draw = started, lambda self: None
     disk.watch, disk.CHUNK = watched(shown, slow, exit_before, error_before, error), chunk
-    look = (lambda state: told.update({state.step: state.fingerprint()})) if prints else None
     begun = time.monotonic()
     shown.shared[BEGUN] = 1
     fs.train(tiny_run(**fields), out=folder, resume=True, progress=False, device="cpu", watch=look)

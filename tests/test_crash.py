@@ -50,40 +50,44 @@ def test_a_run_killed_at_any_instant_ends_with_the_same_bits(server, tmp_path):
     assert proved >= PROVED
 
 
-def test_a_process_that_ends_before_any_call_of_a_run_loses_nothing(server, tmp_path):
-    """Every call that changes the disk, in their order, of a run with two stages, snapshots and a pruned checkpoint."""
-    power = {"averages": ("power:0.05",), "snapshot_every": 2}
-    fields = settings("tcm", iterations=3, split=0.34, checkpoint_every=1, **power)
-    order = {"apart": False, "chunk": 2**14}
+def before_each_call(server, tmp_path, fields, start, known: set[int]) -> set[str]:
+    """Ends a run that begins with the folder `start` before each of its calls, and lets it go on: the calls' kinds.
+
+    known: the steps whose checkpoint may then be the newest; 0 is none.
+    """
+    order = {"apart": False, "chunk": 2**14}  # some files are written in pieces
     expected = whole(server, tmp_path / "whole", fields, **order)
-    calls, seen = gauge(tmp_path / "whole").calls, set()
+    shutil.copytree(start, tmp_path / "all")
+    finish(server, tmp_path / "all", fields, **order)
+    calls, seen, found = gauge(tmp_path / "all").calls, set(), []
     for number in range(1, calls + 1):
         folder = tmp_path / f"before-{number}"
-        child = begin(server, folder, fields, exit_before=number, **order)
-        assert child.wait() == 137
-        seen.add(PHASES[gauge(folder).phase])
-        wrong = between(folder, expected)
+        shutil.copytree(start, folder)
+        assert begin(server, folder, fields, exit_before=number, **order).wait() == 137
+        where = PHASES[gauge(folder).phase]
+        wrong, newest = between(folder, expected), RunFolder(folder).newest()
+        found.append(newest.state["step"] if newest else 0)
         finish(server, folder, fields, **order)
         wrong += problems(folder, expected)
-        assert not wrong, f"before call {number} of {calls}, in {PHASES[gauge(folder).phase]}: {wrong}"
+        assert not wrong, f"before call {number} of {calls}, in {where}: {wrong}"
+        seen.add(where)
         shutil.rmtree(folder)
-    assert seen == set(PHASES)
-    assert calls > 100
+    assert found == sorted(found)  # from the old one to the new one, once
+    assert set(found) == known
+    return seen
 
 
-def test_once_there_is_a_checkpoint_there_always_is_one(server, tmp_path):
-    """A kill within the second save, at each of its calls, leaves the first or the second and nothing between."""
-    fields, order = settings("diffusion", iterations=2, checkpoint_every=1), {"apart": False}
-    expected = whole(server, tmp_path / "first", settings("diffusion", iterations=2, checkpoint_every=1), **order)
-    found = []
-    calls = gauge(tmp_path / "first").calls
-    for number in range(calls // 2 + 2, calls + 1):
-        folder = tmp_path / str(number)
-        assert begin(server, folder, fields, exit_before=number, **order).wait() == 137
-        found.append(RunFolder(folder).newest().state["step"])
-        assert not between(folder, expected)
-    assert found == sorted(found)
-    assert set(found) == {1, 2}
+def test_a_process_that_ends_before_any_call_of_its_first_save_loses_nothing(server, tmp_path):
+    (tmp_path / "new").mkdir()
+    before_each_call(server, tmp_path, settings("diffusion", iterations=1), tmp_path / "new", {0, 1})
+
+
+def test_a_process_that_ends_before_any_call_of_a_later_save_loses_nothing(server, tmp_path):
+    """Of a run in its second stage with a snapshot of its averages and an old checkpoint to remove."""
+    power = {"averages": ("power:0.05",), "snapshot_every": 3}
+    fields = settings("tcm", iterations=3, split=0.34, checkpoint_every=1, **power)
+    assert begin(server, tmp_path / "start", fields, stop=2, apart=False).wait() == 137
+    assert before_each_call(server, tmp_path, fields, tmp_path / "start", {2, 3}) == set(PHASES)
 
 
 @pytest.mark.parametrize("seed", range(3))
