@@ -28,8 +28,8 @@ from fewstep.state import State, chained
 log = logging.getLogger("fewstep")
 
 CLOCK = ("seconds", "samples_per_second")  # of a row of the log, what no two runs share
-# On resume, since no weight depends on them; data and a teacher that moved are known by their fingerprints.
-MAY_CHANGE = {"checkpoint_every", "data", "log_every", "picture_every", "snapshot_every", "teacher"}
+# On resume, since no weight depends on them, or by its last bits; data and a teacher are known by their fingerprints.
+MAY_CHANGE = {"accumulate", "checkpoint_every", "data", "log_every", "picture_every", "snapshot_every", "teacher"}
 
 
 def differences(run: dict[str, Any], before: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -85,6 +85,9 @@ def check_same(saved: Checkpoint, run: Run, facts: Facts, settled: Callable[[Run
             f"{name} = {value!r}, but the run in {out} was started with {old!r}: "
             "leave it out to continue that run, or start another with --out"
         )
+    if run.accumulate != before.accumulate and not run.elastic_exact:
+        told = f"accumulate = {run.accumulate}, but the run in {out} was started with {before.accumulate}"
+        log.warning("fewstep: %s: the last bits may differ", told)
     if saved.state.get("torch") != torch.__version__:
         log.warning("fewstep: %s was written by torch %s: the last bits may differ", out, saved.state.get("torch"))
     known = Facts.from_json(saved.state["facts"])
