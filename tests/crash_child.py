@@ -101,12 +101,15 @@ def train(
     apart: bool = True,
     prints: bool = False,
     stop: int = 0,
+    most: int = 0,
 ) -> dict[str, Any]:
     """Trains or resumes a run without pictures; tells its seconds and, with `prints`, the fingerprint of every step.
 
     apart: saves are made beside training; otherwise a step waits, so that the order of calls is always the same. stop:
-    the step after which the process ends.
+    the step after which the process ends. most: bytes of any file that the system lets it write.
     """
+    import resource
+
     import fewstep as fs
     from fewstep import recorder
     from fewstep.checkpoint import disk, saver
@@ -135,6 +138,8 @@ def train(
     disk.watch, disk.CHUNK = watched(shown, slow, exit_before, error_before, error), chunk
     begun = time.monotonic()
     shown.shared[BEGUN] = 1
+    if most:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     fs.train(tiny_run(**fields), out=folder, resume=True, progress=False, device="cpu", watch=look)
     return {"seconds": time.monotonic() - begun, "prints": told}
 

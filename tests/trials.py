@@ -51,6 +51,7 @@ def begin(server: Server, folder: Path, fields: dict[str, Any], **given: Any) ->
     gauge.unlink(missing_ok=True)
     Gauge.at(gauge)
     said = folder.with_name(f"{folder.name}.said")
+    said.unlink(missing_ok=True)
     return server.fork("tests.crash_child:train", said, folder=str(folder), fields=fields, gauge=str(gauge), **given)
 
 

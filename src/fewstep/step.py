@@ -114,7 +114,8 @@ def train_step(run: Run, method: Method, state: State, batch: Batch) -> dict[str
     elif not all(math.isfinite(value) for value in values):  # the same values on every rank, so all of them stop
         again = lambda: [losses(run, method, state, part) for part in parts(batch, run.accumulate)]  # noqa: E731
         raise diagnosis.non_finite(state, batch, loss_b.cpu(), values[1], again)
-    else:
+    state.updating = True
+    if not overflowed:
         nn.utils.clip_grads_with_norm_(weights, run.clip, norm)
         optimizers.set_rate(state.optimizer, run, rate, state.step - state.begun - state.scale.skipped)
         state.optimizer.step()
@@ -124,6 +125,7 @@ def train_step(run: Run, method: Method, state: State, batch: Batch) -> dict[str
     update_averages(run, method, state, batch.times.progress)
     state.step += 1
     state.teacher_rows += asked
+    state.updating = False
     if state.teacher is not None:
         row["teacher_evaluations"] = state.teacher_rows / run.batch
     return row

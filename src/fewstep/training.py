@@ -139,10 +139,12 @@ def try_out(run: Run, method: Method, state: State, arrays: datasets.Arrays, dev
     except FewstepError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
-        told = str(error).partition("\n")[0]
-        raise UserError(
-            f"the network {run.network!r} fails on data of shape {tuple(batch.x0.shape[1:])}: {told}; expected "
-            "network(x, noise_label [B] float32, cond) -> a tensor like x"
+        told = str(error).partition("\n")[0] or type(error).__name__
+        kept = f"nothing was updated{' and the step is saved' if saved else ''}"
+        if state.updating:
+            kept = f"the update of step {state.step} is half done and not saved"
+        raise OutOfMemory(
+            f"out of memory: {told}; {kept}: continue with --resume --accumulate 2 or more, which changes the last bits"
         ) from error
     state.trained.zero_grad(set_to_none=True)
 
@@ -159,13 +161,13 @@ def loop(
 ) -> None:
     """Steps until the run's end, a stop request or a step that fails; what can be saved is, before it is told."""
     begun, at, plan = time.monotonic(), state.step, stages.stages(run, method)
-    with stop_requests() as stops, _bar(run, state, progress) as bar:
+    with stop_requests() as stops, _bar(run, state, progress) as bar, _settled(recorder):
         while state.step < run.iterations:
             stage = stages.ready(run, plan, state)
             if progress and 0 < state.step == stage.first:
                 tqdm.write(f"step {state.step}: stage {stage.number} begins", file=sys.stderr)
             drawn = draw_batch(run, stage.method, arrays, state.step, device, stage.progress(state.step))
-            with _kept(recorder, drawn):
+            with _kept(recorder, state, drawn):
                 row = train_step(run, stage.method, state, drawn)
             if len(plan) > 1:
                 row["stage"] = stage.number
@@ -200,7 +202,20 @@ def _stop(run: Run, state: State, recorder: Recorder | None) -> None:
 
 
 @contextmanager
-def _kept(recorder: Recorder | None, batch: Batch) -> Iterator[None]:
+def _settled(recorder: Recorder | None) -> Iterator[None]:
+    """Whatever ends the loop, no save goes on behind it in a folder that others may then take; a second request to
+    stop waits for nothing."""
+    try:
+        yield
+    except Exception:
+        if recorder:
+            with suppress(FewstepError):  # of two failures the first is told
+                recorder.saver.wait()
+        raise
+
+
+@contextmanager
+def _kept(recorder: Recorder | None, state: State, batch: Batch) -> Iterator[None]:
     """Saves the state before a step that fails: as an incident with its batch where its numbers are not finite."""
     try:
         yield
@@ -211,11 +226,16 @@ def _kept(recorder: Recorder | None, batch: Batch) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error).partition("\n")[0]:
             raise
-        if recorder:
+        saved = recorder is not None and not state.updating
+        if recorder and saved:
             recorder.save()
             recorder.saver.wait()
         told = str(error).partition("\n")[0] or type(error).__name__
+        where = (
+            f"the update of step {state.step} is half done and not saved"
+            if state.updating
+            else (f"nothing was updated{' and the step is saved' if saved else ''}")
+        )
         raise OutOfMemory(
-            f"out of memory: {told}; nothing was updated{' and the step is saved' if recorder else ''}: continue with "
-            "--resume --accumulate 2 or more, which changes the last bits"
+            f"out of memory: {told}; {where}: continue with --resume --accumulate 2 or more, which changes the last bits"
         ) from error
