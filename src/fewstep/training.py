@@ -139,12 +139,10 @@ def try_out(run: Run, method: Method, state: State, arrays: datasets.Arrays, dev
     except FewstepError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
-        told = str(error).partition("\n")[0] or type(error).__name__
-        kept = f"nothing was updated{' and the step is saved' if saved else ''}"
-        if state.updating:
-            kept = f"the update of step {state.step} is half done and not saved"
-        raise OutOfMemory(
-            f"out of memory: {told}; {kept}: continue with --resume --accumulate 2 or more, which changes the last bits"
+        told = str(error).partition("\n")[0]
+        raise UserError(
+            f"the network {run.network!r} fails on data of shape {tuple(batch.x0.shape[1:])}: {told}; expected "
+            "network(x, noise_label [B] float32, cond) -> a tensor like x"
         ) from error
     state.trained.zero_grad(set_to_none=True)
 
@@ -231,11 +229,9 @@ def _kept(recorder: Recorder | None, state: State, batch: Batch) -> Iterator[Non
             recorder.save()
             recorder.saver.wait()
         told = str(error).partition("\n")[0] or type(error).__name__
-        where = (
-            f"the update of step {state.step} is half done and not saved"
-            if state.updating
-            else (f"nothing was updated{' and the step is saved' if saved else ''}")
-        )
+        kept = f"nothing was updated{' and the step is saved' if saved else ''}"
+        if state.updating:
+            kept = f"the update of step {state.step} is half done and not saved"
         raise OutOfMemory(
-            f"out of memory: {told}; {where}: continue with --resume --accumulate 2 or more, which changes the last bits"
+            f"out of memory: {told}; {kept}: continue with --resume --accumulate 2 or more, which changes the last bits"
         ) from error
