@@ -103,6 +103,18 @@ def test_a_half_made_update_is_not_saved(tmp_path, monkeypatch):
     assert again.fingerprint == whole.fingerprint
 
 
+def test_a_picture_that_does_not_fit_costs_no_run(tmp_path, monkeypatch, caplog):
+    def crowded(self, *given, **options):
+        raise ERRORS["cuda"]
+
+    monkeypatch.setattr(fs.Generator, "sample", crowded)
+    made = fs.train(tiny_run(**{**SMALL, "picture_every": 2}), out=tmp_path, progress=False, device="cpu")
+    assert made.step == RunFolder(tmp_path).newest().state["step"] == 6
+    told = [record.getMessage() for record in caplog.records if "no picture of step" in record.getMessage()]
+    assert len(told) == 3
+    assert all("CUDA out of memory" in line and "\n" not in line for line in told)
+
+
 def test_an_error_of_another_kind_is_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
     crowded(monkeypatch, 3, RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes do not match"):

@@ -54,7 +54,7 @@ def log_until(path: Path, step: int) -> bytes:
     """The whole lines of a log up to a step: what a run that resumes there has written so far."""
     kept = []
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
-        with suppress(ValueError, KeyError, TypeError):  # a line that was torn when the run was killed
+        with suppress(ValueError, KeyError, TypeError, RecursionError):  # a line that was torn when the run was killed
             if json.loads(line)["step"] <= step and line.endswith(b"\n"):
                 kept.append(line)
     return b"".join(kept)
@@ -201,12 +201,13 @@ class Recorder:
     def draw(self) -> None:
         """Writes a grid of samples from the average, always of the same noise; a picture is not worth a run."""
         generator = Generator(self.run, self.facts, self.method, self.state.averages["ema"], self.state.step)
-        x = self.facts.units.to_model(generator.sample(pictures.suitable(self.facts.shape), cond=self.shown))
         try:
+            x = self.facts.units.to_model(generator.sample(pictures.suitable(self.facts.shape), cond=self.shown))
             self.folder.samples.mkdir(parents=True, exist_ok=True)
             pictures.save(self.folder.samples / f"step-{self.state.step}.png", x)
-        except (OSError, ValueError) as error:
-            log.warning("fewstep: no picture of step %s: %s", self.state.step, error)
+        except (OSError, ValueError, MemoryError, torch.OutOfMemoryError) as error:
+            told = str(error).partition("\n")[0] or type(error).__name__
+            log.warning("fewstep: no picture of step %s: %s", self.state.step, told)
 
 
 def telling(path: Path, work: Callable[[], None]) -> Callable[[], None]:
