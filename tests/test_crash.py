@@ -50,15 +50,16 @@ def test_a_run_killed_at_any_instant_ends_with_the_same_bits(server, tmp_path):
     assert proved >= PROVED
 
 
-def before_each_call(server, tmp_path, fields, start, known: set[int]) -> set[str]:
+def before_each_call(server, tmp_path, fields, start, known: set[int], damaged: tuple[str, ...] = ()) -> set[str]:
     """Ends a run that begins with the folder `start` before each of its calls, and lets it go on: the calls' kinds.
 
-    known: the steps whose checkpoint may then be the newest; 0 is none.
+    known: the steps whose checkpoint may then be the newest; 0 is none. damaged: what is moved aside.
     """
     order = {"apart": False, "chunk": 2**14}  # some files are written in pieces
     expected = whole(server, tmp_path / "whole", fields, **order)
     shutil.copytree(start, tmp_path / "all")
     finish(server, tmp_path / "all", fields, **order)
+    assert all((tmp_path / "all" / "checkpoints" / name).is_dir() for name in damaged)
     calls, seen, found = gauge(tmp_path / "all").calls, set(), []
     for number in range(1, calls + 1):
         folder = tmp_path / f"before-{number}"
@@ -68,6 +69,9 @@ def before_each_call(server, tmp_path, fields, start, known: set[int]) -> set[st
         wrong, newest = between(folder, expected), RunFolder(folder).newest()
         found.append(newest.state["step"] if newest else 0)
         finish(server, folder, fields, **order)
+        for corrupt in (folder / "checkpoints").glob("*.corrupt"):
+            assert corrupt.name in damaged
+            shutil.rmtree(corrupt)
         wrong += problems(folder, expected)
         assert not wrong, f"before call {number} of {calls}, in {where}: {wrong}"
         seen.add(where)
@@ -90,6 +94,19 @@ def test_a_process_that_ends_before_any_call_of_a_later_save_loses_nothing(serve
     assert before_each_call(server, tmp_path, fields, tmp_path / "start", {2, 3}) == set(PHASES)
 
 
+def test_a_process_that_ends_while_a_damaged_checkpoint_is_moved_aside_loses_nothing(server, tmp_path):
+    """The start has files of killed processes too: a half written checkpoint, a half removed one, a half new log."""
+    fields = settings("diffusion", iterations=2, checkpoint_every=1)
+    finish(server, tmp_path / "start", fields, apart=False)
+    checkpoints = tmp_path / "start" / "checkpoints"
+    shutil.copytree(checkpoints / "step-2", checkpoints / "step-2.tmp-1")
+    shutil.copytree(checkpoints / "step-2", checkpoints / "step-0.tmp-1-old")
+    (checkpoints / "step-0.tmp-1-old" / "manifest.json").unlink()
+    (tmp_path / "start" / "metrics.jsonl.tmp-1").write_text("{")
+    (checkpoints / "step-2" / "state.json").write_text("{}")
+    before_each_call(server, tmp_path, fields, tmp_path / "start", {1, 2}, ("step-2.corrupt",))
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_torn_log_has_each_step_once_after_the_run_went_on(server, tmp_path, seed):
     """What is behind the checkpoint is written again; garbage and a line without its end are not kept."""
@@ -100,8 +117,9 @@ def test_a_torn_log_has_each_step_once_after_the_run_went_on(server, tmp_path, s
     log = tmp_path / "whole" / "metrics.jsonl"
     lines = log.read_bytes().splitlines(keepends=True)
     tail = b"".join(lines[4:])
-    torn = [tail[: chance.randrange(len(tail))], b'{"step": 5', b"\x00" * 40, tail + lines[4], b'{"step": "x"}\n[]\n']
-    for end in torn:
+    ends = [tail[: chance.randrange(len(tail))], tail + lines[4]]
+    ends += [b'{"step": 5', b"\x00" * 40, b'{"step": "x"}\n[]\n', b"[" * 10**5 + b"\n"]
+    for end in ends:
         folder = tmp_path / "torn"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(tmp_path / "whole", folder)
