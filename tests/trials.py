@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fewstep.checkpoint import RunFolder
+from fewstep.checkpoint import RunFolder, read
 from fewstep.recorder import CLOCK
 from tests.crash import Child, Server
 from tests.crash_child import BEGUN, INSIDE, PHASES, Gauge
@@ -26,6 +26,7 @@ class Whole:
     rows: list[dict[str, Any]]
     seconds: float
     prints: dict[int, str]  # of every step
+    snapshots: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,12 @@ def whole(server: Server, folder: Path, fields: dict[str, Any], **given: Any) ->
     """The uninterrupted run."""
     result = finish(server, folder, fields, prints=True, **given).result
     prints = {int(step): text for step, text in result["prints"].items()}
-    return Whole(prints[max(prints)], rows(folder), result["seconds"], prints)
+    return Whole(prints[max(prints)], rows(folder), result["seconds"], prints, snapshots(folder))
+
+
+def snapshots(folder: Path) -> dict[int, str]:
+    """The fingerprint of each snapshot, whose files are all as they were written."""
+    return {step: read(path).state["fingerprint"] for step, path in RunFolder(folder).snapshots().items()}
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -106,6 +112,8 @@ def problems(folder: Path, expected: Whole) -> list[str]:
         found.append(f"fingerprint {saved and saved.state['fingerprint']}, not {expected.fingerprint}")
     if rows(folder) != expected.rows:
         found.append(f"log of steps {[row['step'] for row in rows(folder)]}, or other numbers in it")
+    if snapshots(folder) != expected.snapshots:
+        found.append(f"snapshots of steps {list(snapshots(folder))}, not {list(expected.snapshots)}, or other ones")
     left = [str(path.relative_to(folder)) for path in folder.rglob("*") if "tmp-" in path.name or "corr" in path.name]
     return found + [f"left behind: {path}" for path in left]
 
