@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench soak clean
 
 demo: $(VENV)/.demo  ## train one-step digits, draw and score them (about two minutes on two cores)
 	$(BIN)/fewstep train digits --out runs/demo --resume
@@ -23,6 +23,12 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev  ## timings as ratios; not part of the tests
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/step.py
+
+MINUTES ?= 45
+SEED ?= 0
+
+soak: $(VENV)/.dev  ## kills, damage and fuzzing for so many MINUTES on two cores; not part of the tests
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED) --out docs/soak.json
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)

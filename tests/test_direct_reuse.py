@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import fewstep as fs
 from fewstep import couplings, solvers
 from fewstep.batches import draw_batch, on_path
+from fewstep.building import facts_of
 from fewstep.checkpoint import MANIFEST, read, write
 from fewstep.cli import main
 from fewstep.data import Arrays
@@ -24,7 +25,6 @@ from fewstep.randomness import generator
 from fewstep.state import Counted, new_state
 from fewstep.step import gradients
 from fewstep.times import Levels, Shared
-from fewstep.training import facts_of
 from tests.toys import Gaussian, small_student, tiny_run
 
 CPU = torch.device("cpu")

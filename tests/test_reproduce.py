@@ -21,7 +21,7 @@ BUDGETS = re.findall(r"^\| `([\w-]+)` \| (\d+)k x (\d+) \| ([\d.]+) M \|", REPRO
 @pytest.mark.parametrize("line", TRAININGS)
 def test_the_commands_of_the_page_are_runs(line, monkeypatch):
     asked = []
-    monkeypatch.setattr("fewstep.cli.train.start", lambda run, *rest: asked.append(run) or 0)
+    monkeypatch.setattr("fewstep.cli.train.start", lambda run, *rest, **launch: asked.append(run) or 0)
     words = shlex.split(line)
     assert main(words[1:]) == 0
     (run,) = asked

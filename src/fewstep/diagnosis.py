@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from fewstep.batches import Batch
 from fewstep.errors import NonFiniteError
@@ -27,10 +28,10 @@ def first_bad(state: State) -> str:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors of numbers among a module's inputs or outputs."""
+    """The tensors of numbers among a module's inputs or outputs, and their derivatives while one is taken by jvp."""
     if isinstance(value, Tensor):
         if value.is_floating_point():
-            yield value
+            yield from (part for part in forward_ad.unpack_dual(value) if part is not None)
     elif isinstance(value, Mapping):
         yield from _tensors(list(value.values()))
     elif isinstance(value, list | tuple):

@@ -26,7 +26,7 @@ from fewstep.errors import FewstepError, UserError, WorkerError, require
 from fewstep.randomness import generator
 
 AHEAD = 2  # batches that each worker draws before they are asked for
-STOPS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
+STOPS = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
 HINTS = {"SIGKILL": " (out of memory?)", "SIGBUS": " (is /dev/shm full?)"}
 
 

@@ -8,11 +8,14 @@ from typing import Any
 import torch
 
 from fewstep import data as datasets
-from fewstep.batches import cut, draw_batch
+from fewstep.batches import cut, draw_batch, sharing
 from fewstep.checkpoint import Checkpoint
 from fewstep.config import Options, Run
-from fewstep.denoiser import Models, quiet
+from fewstep.denoiser import Models, passes_in, quiet
+from fewstep.errors import FewstepError, UserError
 from fewstep.losses import Method
+from fewstep.precision import PASSES
+from fewstep.state import State
 
 AUTO = "auto"  # the value of an option that a probe decides
 ROWS = 4  # that a probe looks at
@@ -54,3 +57,30 @@ def decided(
     fields, why = found
     run = replace(run, method_options=filled(run.method_options, fields))
     return run, replace(method, target=replace(method.target, **fields)), why  # type: ignore[type-var]
+
+
+def try_out(run: Run, method: Method, state: State, arrays: datasets.Arrays, device: torch.device) -> bool:
+    """One loss and gradient before anything is written, so that a network that does not fit is told at once.
+
+    Returns whether some weights got no gradient.
+    """
+    batch = draw_batch(run, method, arrays, 0, device)
+    if method.target is None and not torch.equal(batch.times.r, batch.times.a):
+        raise UserError(f"target = None: expected a target, since {type(method.times).__name__} gives r > a")
+    two = cut(batch, slice(0, max(2, sharing(run, method))), slice(0, 1))  # or what shares a trajectory
+    try:
+        with passes_in(PASSES[run.precision]):
+            models = replace(state.models(), frozen=state.frozen or state.averages["ema"])
+            loss = method.loss(models, two.x0, two.z, two.times, two.cond, two.seeds)
+        loss.mean().backward()
+    except FewstepError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        told = str(error).partition("\n")[0]
+        raise UserError(
+            f"the network {run.network!r} fails on data of shape {tuple(batch.x0.shape[1:])}: {told}; expected "
+            "network(x, noise_label [B] float32, cond) -> a tensor like x"
+        ) from error
+    unused = any(p.grad is None for p in state.trained.parameters())
+    state.trained.zero_grad(set_to_none=True)
+    return unused

@@ -28,8 +28,18 @@ from fewstep.state import State, chained
 log = logging.getLogger("fewstep")
 
 CLOCK = ("seconds", "samples_per_second")  # of a row of the log, what no two runs share
-# On resume, since no weight depends on them; data and a teacher that moved are known by their fingerprints.
-MAY_CHANGE = {"bad_files", "checkpoint_every", "data", "log_every", "picture_every", "snapshot_every", "teacher"}
+WRITTEN = ("checkpoint", "log", "picture", "snapshot")
+# On resume, since no weight depends on them, or by its last bits; data and a teacher are known by their fingerprints.
+MAY_CHANGE = {
+    "accumulate",
+    "bad_files",
+    "checkpoint_every",
+    "data",
+    "log_every",
+    "picture_every",
+    "snapshot_every",
+    "teacher",
+}
 
 
 def differences(run: dict[str, Any], before: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -54,7 +64,7 @@ def log_until(path: Path, step: int) -> bytes:
     """The whole lines of a log up to a step: what a run that resumes there has written so far."""
     kept = []
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
-        with suppress(ValueError, KeyError, TypeError):  # a line that was torn when the run was killed
+        with suppress(ValueError, KeyError, TypeError, RecursionError):  # a line that was torn when the run was killed
             if json.loads(line)["step"] <= step and line.endswith(b"\n"):
                 kept.append(line)
     return b"".join(kept)
@@ -85,6 +95,9 @@ def check_same(saved: Checkpoint, run: Run, facts: Facts, settled: Callable[[Run
             f"{name} = {value!r}, but the run in {out} was started with {old!r}: "
             "leave it out to continue that run, or start another with --out"
         )
+    if run.accumulate != before.accumulate and not run.elastic_exact:
+        told = f"accumulate = {run.accumulate}, but the run in {out} was started with {before.accumulate}"
+        log.warning("fewstep: %s: the last bits may differ", told)
     if saved.state.get("torch") != torch.__version__:
         log.warning("fewstep: %s was written by torch %s: the last bits may differ", out, saved.state.get("torch"))
     known = Facts.from_json(saved.state["facts"])
@@ -229,14 +242,14 @@ class Recorder:
         if not (self.world.main or self.state.sharded):
             return
         generator = Generator(self.run, self.facts, self.method, self.state.averages["ema"], self.state.step)
-        x = self.facts.units.to_model(generator.sample(pictures.suitable(self.facts.shape), cond=self.shown))
-        if not self.world.main:
-            return
         try:
-            self.folder.samples.mkdir(parents=True, exist_ok=True)
-            pictures.save(self.folder.samples / f"step-{self.state.step}.png", x)
-        except (OSError, ValueError) as error:
-            log.warning("fewstep: no picture of step %s: %s", self.state.step, error)
+            x = self.facts.units.to_model(generator.sample(pictures.suitable(self.facts.shape), cond=self.shown))
+            if self.world.main:
+                self.folder.samples.mkdir(parents=True, exist_ok=True)
+                pictures.save(self.folder.samples / f"step-{self.state.step}.png", x)
+        except (OSError, ValueError, MemoryError, torch.OutOfMemoryError) as error:
+            told = str(error).partition("\n")[0] or type(error).__name__
+            log.warning("fewstep: no picture of step %s: %s", self.state.step, told)
 
 
 def telling(path: Path, work: Callable[[], None]) -> Callable[[], None]:

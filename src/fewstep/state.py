@@ -64,6 +64,7 @@ class State:
     averages: dict[str, nn.Module]  # of the student, by name
     optimizer: torch.optim.Optimizer
     step: int = 0
+    updating: bool = False  # weights, moments and averages are of two steps: nothing to save
     scale: LossScale = field(default_factory=lambda: LossScale(factor=1.0))  # moves in fp16 alone
     frozen: nn.Module | None = None  # the first stage's average, in the second
     begun: int = 0  # the step at which the optimizer was new

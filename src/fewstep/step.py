@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -83,6 +84,24 @@ def _taken(weights: list[nn.Parameter]) -> Tensor:
     return flat
 
 
+@contextmanager
+def _normalised(state: State) -> Iterator[None]:
+    """EDM2's forced normalisation, once a step and outside of every pass; of a step that fails it is taken back.
+
+    Once more is not the same bits, so that what is saved of such a step has to be the weights before it.
+    """
+    modules = [module for module in state.trained.modules() if hasattr(module, "normalise_")]
+    before = {p: p.detach().clone() for module in modules for p in module.parameters()}
+    for module in modules:
+        module.normalise_()  # type: ignore[operator]
+    try:
+        yield
+    except BaseException:
+        for p, kept in before.items():
+            p.data.copy_(kept)
+        raise
+
+
 def train_step(run: Run, method: Method, state: State, batch: Batch) -> dict[str, Any]:
     """One optimizer step; returns what is logged. Raises NonFiniteError before anything is updated.
 
@@ -94,28 +113,28 @@ def train_step(run: Run, method: Method, state: State, batch: Batch) -> dict[str
     rate = run.lr * schedules.lr_factor(clock, run.warmup, run.constant, run.final, run.decay)
     rate = rate if state.frozen is None else rate * run.stage_lr
     state.optimizer.zero_grad(set_to_none=True)
-    for module in state.trained.modules():
-        getattr(module, "normalise_", lambda: None)()  # EDM2's forced one: once a step, outside of every pass
-    asked = state.asked()
-    loss_b = state.world.gather(gradients(run, method, state, batch))
-    asked = state.world.total(state.asked() - asked) if state.teacher is not None else 0
-    loss = loss_b.mean()
-    weights = [p for p in state.trained.parameters() if p.grad is not None]
-    grads = [p.grad for p in weights if p.grad is not None]
-    if state.scale.factor != 1:
-        torch._foreach_mul_(grads, 1 / state.scale.factor)
-    norm = whole(nn.utils.get_total_norm(grads))
-    values = torch.stack([loss, norm.to(loss.dtype)]).tolist()  # the step's one wait for the device
-    row: dict[str, Any] = {"step": state.step + 1, "progress": progress}
-    row |= {"loss": values[0], "grad_norm": values[1], "lr": rate}
-    overflowed = run.precision == "fp16" and math.isfinite(values[0]) and not math.isfinite(values[1])
-    if overflowed:
-        diagnosis.overflow(state)
-        row["grad_norm"] = None  # JSON knows no infinity
-    elif not all(math.isfinite(value) for value in values):  # the same values on every rank, so all of them stop
-        again = lambda: [losses(run, method, state, part) for part in parts(batch, run.accumulate)]  # noqa: E731
-        raise diagnosis.non_finite(state, batch, loss_b.cpu(), values[1], again)
-    else:
+    with _normalised(state):
+        asked = state.asked()
+        loss_b = state.world.gather(gradients(run, method, state, batch))
+        asked = state.world.total(state.asked() - asked) if state.teacher is not None else 0
+        loss = loss_b.mean()
+        weights = [p for p in state.trained.parameters() if p.grad is not None]
+        grads = [p.grad for p in weights if p.grad is not None]
+        if state.scale.factor != 1:
+            torch._foreach_mul_(grads, 1 / state.scale.factor)
+        norm = whole(nn.utils.get_total_norm(grads))
+        values = torch.stack([loss, norm.to(loss.dtype)]).tolist()  # the step's one wait for the device
+        row: dict[str, Any] = {"step": state.step + 1, "progress": progress}
+        row |= {"loss": values[0], "grad_norm": values[1], "lr": rate}
+        overflowed = run.precision == "fp16" and math.isfinite(values[0]) and not math.isfinite(values[1])
+        if overflowed:
+            diagnosis.overflow(state)
+            row["grad_norm"] = None  # JSON knows no infinity
+        elif not all(math.isfinite(value) for value in values):  # the same values on every rank, so all of them stop
+            again = lambda: [losses(run, method, state, part) for part in parts(batch, run.accumulate)]  # noqa: E731
+            raise diagnosis.non_finite(state, batch, loss_b.cpu(), values[1], again)
+    state.updating = True
+    if not overflowed:
         nn.utils.clip_grads_with_norm_(weights, run.clip, norm)
         optimizers.set_rate(state.optimizer, run, rate, state.step - state.begun - state.scale.skipped)
         state.optimizer.step()
@@ -125,6 +144,7 @@ def train_step(run: Run, method: Method, state: State, batch: Batch) -> dict[str
     update_averages(run, method, state, batch.times.progress)
     state.step += 1
     state.teacher_rows += asked
+    state.updating = False
     if state.teacher is not None:
         row["teacher_evaluations"] = state.teacher_rows / run.batch
     return row

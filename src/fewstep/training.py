@@ -32,7 +32,7 @@ from fewstep import (
     stages,
 )
 from fewstep import data as datasets
-from fewstep.batches import Batch, cut, draw_batch, moved, sharing
+from fewstep.batches import Batch, draw_batch, moved
 from fewstep.building import (
     OWN,
     Network,
@@ -45,13 +45,11 @@ from fewstep.building import (
 )
 from fewstep.checkpoint import Checkpoint
 from fewstep.config import Run, changed, checked_options
-from fewstep.denoiser import passes_in
 from fewstep.device import pick_device
-from fewstep.errors import FewstepError, NonFiniteError, OutOfMemory, Stopped, UserError, WorkerError, require
+from fewstep.errors import FewstepError, NonFiniteError, OutOfMemory, Stopped, WorkerError, require
 from fewstep.generator import Generator
 from fewstep.losses import Method
 from fewstep.origins import Source
-from fewstep.precision import PASSES
 from fewstep.recorder import Recorder, check_same, due, resumable, stop_requests
 from fewstep.state import State, new_state
 from fewstep.step import train_step
@@ -174,7 +172,7 @@ def _trained(
         state = new_state(run, facts, made, network, place, start, guide)
         state.world = world
         run, made, why = probes.decided(run, made, state.models(), dataset.train, place)
-        unused = [try_out(run, stage.method, state, dataset.train, place) for stage in stages.stages(run, made)]
+        unused = [probes.try_out(run, stage.method, state, dataset.train, place) for stage in stages.stages(run, made)]
         told = json.dumps([run.to_json(), facts.to_json()], sort_keys=True)
         distributed.agree(world, "settings and data", hashlib.sha256(told.encode()).hexdigest())
         engines.join(run, made, state, launch.shard, any(unused))
@@ -193,33 +191,6 @@ def _trained(
     return Generator(run, facts, made, average, state.step, state.fingerprint())
 
 
-def try_out(run: Run, method: Method, state: State, arrays: datasets.Arrays, device: torch.device) -> bool:
-    """One loss and gradient before anything is written, so that a network that does not fit is told at once.
-
-    Returns whether some weights got no gradient.
-    """
-    batch = draw_batch(run, method, arrays, 0, device)
-    if method.target is None and not torch.equal(batch.times.r, batch.times.a):
-        raise UserError(f"target = None: expected a target, since {type(method.times).__name__} gives r > a")
-    two = cut(batch, slice(0, max(2, sharing(run, method))), slice(0, 1))  # or what shares a trajectory
-    try:
-        with passes_in(PASSES[run.precision]):
-            models = replace(state.models(), frozen=state.frozen or state.averages["ema"])
-            loss = method.loss(models, two.x0, two.z, two.times, two.cond, two.seeds)
-        loss.mean().backward()
-    except FewstepError:
-        raise
-    except (TypeError, ValueError, RuntimeError) as error:
-        told = str(error).partition("\n")[0]
-        raise UserError(
-            f"the network {run.network!r} fails on data of shape {tuple(batch.x0.shape[1:])}: {told}; expected "
-            "network(x, noise_label [B] float32, cond) -> a tensor like x"
-        ) from error
-    unused = any(p.grad is None for p in state.trained.parameters())
-    state.trained.zero_grad(set_to_none=True)
-    return unused
-
-
 def loop(
     run: Run,
     method: Method,
@@ -236,12 +207,12 @@ def loop(
         return draw_batch(run, stage.method, arrays, step, torch.device("cpu"), stage.progress(step), world)
 
     ahead = loading.batches(draw, state.step, run.iterations, launch.workers, launch.locks)
-    with stop_requests() as stops, _bar(run, state, launch.progress) as bar, closing(ahead):
+    with stop_requests() as stops, _bar(run, state, launch.progress) as bar, closing(ahead), _settled(recorder):
         while state.step < run.iterations:
             stage = stages.ready(run, plan, state)
             if launch.progress and 0 < state.step == stage.first:
                 tqdm.write(f"step {state.step}: stage {stage.number} begins", file=sys.stderr)
-            with _kept(recorder, partial(draw, state.step, ALONE)):
+            with _kept(recorder, state, partial(draw, state.step, ALONE)):
                 row = train_step(run, stage.method, state, moved(next(ahead), launch.place))
             if len(plan) > 1:
                 row["stage"] = stage.number
@@ -281,7 +252,20 @@ def _save(recorder: Recorder | None) -> None:
 
 
 @contextmanager
-def _kept(recorder: Recorder | None, draw: Callable[[], Batch]) -> Iterator[None]:
+def _settled(recorder: Recorder | None) -> Iterator[None]:
+    """Whatever ends the loop, no save goes on behind it in a folder that others may then take; a second request to
+    stop waits for nothing."""
+    try:
+        yield
+    except Exception:
+        if recorder:
+            with suppress(FewstepError):  # of two failures the first is told
+                recorder.saver.wait()
+        raise
+
+
+@contextmanager
+def _kept(recorder: Recorder | None, state: State, draw: Callable[[], Batch]) -> Iterator[None]:
     """Saves the state before a step that fails: as an incident with its batch where its numbers are not finite."""
     try:
         yield
@@ -290,14 +274,19 @@ def _kept(recorder: Recorder | None, draw: Callable[[], Batch]) -> Iterator[None
             recorder.incident(error, draw())  # of all ranks
         raise
     except WorkerError:
-        _save(recorder)
+        if state.world.size == 1:  # else the others wait for this rank in the middle of their step
+            _save(recorder)
         raise
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error).partition("\n")[0]:
             raise
-        _save(recorder)
+        saved = recorder is not None and not state.updating and state.world.size == 1
+        if saved:
+            _save(recorder)
         told = str(error).partition("\n")[0] or type(error).__name__
+        kept = f"nothing was updated{' and the step is saved' if saved else ''}"
+        if state.updating:
+            kept = f"the update of step {state.step} is half done and not saved"
         raise OutOfMemory(
-            f"out of memory: {told}; nothing was updated{' and the step is saved' if recorder else ''}: continue with "
-            "--resume --accumulate 2 or more, which changes the last bits"
+            f"out of memory: {told}; {kept}: continue with --resume --accumulate 2 or more, which changes the last bits"
         ) from error

@@ -104,7 +104,7 @@ class RunFolder:
     def quarantine(self, bad: Path) -> None:
         """Moves a damaged checkpoint aside: it is never deleted."""
         with _telling(f"cannot move {bad} aside"):
-            bad.rename(free(bad.with_name(f"{bad.name}.corrupt")))
+            disk.rename(bad, free(bad.with_name(f"{bad.name}.corrupt")))
 
     def sweep(self) -> None:
         """Removes what a killed process of this program left half written or half removed."""
@@ -114,6 +114,7 @@ class RunFolder:
                     disk.remove(path)
         for path in self.path.glob("*.json*.tmp-*"):
             with _telling(f"cannot remove {path}"):
+                disk.watch("remove", path)
                 path.unlink()
 
     def prune(self, keep: int = KEEP) -> None:

@@ -244,7 +244,7 @@ def _state(path: Path) -> dict[str, Any]:
         raise StorageError(f"{path} holds no JSON object: it is no checkpoint of this program")
     if missing := [key for key in ("format", "run", "facts", "step", "fingerprint") if key not in state]:
         raise StorageError(f"{path} lacks {', '.join(missing)}: it is no checkpoint of this program")
-    if state["format"] not in READS:
+    if type(state["format"]) is not int or state["format"] not in READS:
         raise StorageError(f"{path} has format {str(state['format'])[:20]}: this version reads {READS[0]} to {FORMAT}")
     kinds = {"run": dict, "facts": dict, "fingerprint": str, "step": int, "begun": int, "teacher_rows": int, "log": str}
     for name, kind in kinds.items():
