@@ -11,7 +11,7 @@ import time
 import pytest
 
 import fewstep as fs
-from fewstep.checkpoint import RunFolder
+from fewstep.checkpoint import KEEP, RunFolder
 from tests import crash, trials
 from tests.crash_child import BEGUN, INSIDE, PHASES, PICTURE, RUNS, settings
 from tests.trials import SLOW, begin, between, finish, gauge, problems, whole
@@ -66,8 +66,11 @@ def before_each_call(server, tmp_path, fields, start, known: set[int], damaged: 
         shutil.copytree(start, folder)
         assert begin(server, folder, fields, exit_before=number, **order).wait() == 137
         where = PHASES[gauge(folder).phase]
-        wrong, newest = between(folder, expected), RunFolder(folder).newest()
+        wrong, newest = between(folder, expected, damaged), RunFolder(folder).newest()
         found.append(newest.state["step"] if newest else 0)
+        assert len(trials.valid(folder)) >= min(KEEP, len(trials.valid(start))), (
+            f"before call {number}: too few are left"
+        )
         finish(server, folder, fields, **order)
         for corrupt in (folder / "checkpoints").glob("*.corrupt"):
             assert corrupt.name in damaged

@@ -8,13 +8,13 @@ import shutil
 import pytest
 
 import fewstep as fs
-from fewstep.checkpoint import RunFolder
+from fewstep.checkpoint import RunFolder, disk
 from fewstep.cli import main
 from tests import crash
 from tests.crash_child import settings
-from tests.mutations import KINDS, damage
+from tests.mutations import KINDS, damage, flipped
 from tests.toys import tiny_run
-from tests.trials import finish, problems, whole
+from tests.trials import finish, problems, valid, whole
 
 FIELDS = settings("ect", iterations=4, checkpoint_every=1)
 MUTATIONS = 240
@@ -70,6 +70,24 @@ def test_a_run_goes_on_from_the_older_checkpoint_bit_for_bit(done, expected, tmp
         shutil.rmtree(folder / "checkpoints" / "step-4.corrupt")
         assert not problems(folder, expected), file
         assert file in caplog.text
+
+
+def test_what_the_disk_did_not_keep_costs_no_older_checkpoint(tmp_path, expected, monkeypatch, caplog):
+    """Old checkpoints go only once the new one was read again: one that is damaged by then is moved aside instead."""
+
+    def watch(call, path):
+        if (call, path.parent.name, path.name) == ("rename", "checkpoints", "step-4"):
+            (file,) = path.parent.glob("step-4.tmp-*/ema.safetensors")
+            flipped(file, random.Random(0))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "watch", watch)
+        fs.train(tiny_run(**FIELDS), out=tmp_path / "run", progress=False, device="cpu")
+    assert "ema.safetensors is damaged" in caplog.text
+    assert valid(tmp_path / "run") == [3, 2]
+    fs.train(tiny_run(**FIELDS), out=tmp_path / "run", resume=True, progress=False, device="cpu")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-4.corrupt")
+    assert not problems(tmp_path / "run", expected)
 
 
 def test_an_older_checkpoint_under_a_newer_name_is_no_newer_one(done, tmp_path, caplog):

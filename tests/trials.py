@@ -6,11 +6,13 @@ import json
 import random
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fewstep.checkpoint import RunFolder, read
+from fewstep.errors import StorageError
 from fewstep.recorder import CLOCK
 from tests.crash import Child, Server
 from tests.crash_child import BEGUN, INSIDE, PHASES, Gauge
@@ -118,13 +120,27 @@ def problems(folder: Path, expected: Whole) -> list[str]:
     return found + [f"left behind: {path}" for path in left]
 
 
-def between(folder: Path, expected: Whole) -> list[str]:
-    """What is wrong with a folder in which a run was killed: its newest checkpoint is whole, or there was none yet."""
+def valid(folder: Path) -> list[int]:
+    """The steps of the checkpoints that can be read, newest first."""
+    found = []
+    for path in RunFolder(folder).checkpoints():
+        with suppress(StorageError):
+            found.append(read(path).state["step"])
+    return found
+
+
+def between(folder: Path, expected: Whole, damaged: tuple[str, ...] = ()) -> list[str]:
+    """What is wrong with a folder in which a run was killed: all of its checkpoints are whole, or there is none yet.
+
+    damaged: which may not be, by the names that they have once they are moved aside.
+    """
     saved = RunFolder(folder).newest()  # raises where there are only damaged ones
     if saved is None:
         return []
-    step = saved.state["step"]
-    return [] if saved.state["fingerprint"] == expected.prints[step] else [f"step {step} is not that of the whole run"]
+    step, names = saved.state["step"], {path.name for path in RunFolder(folder).checkpoints()}
+    half = names - {f"step-{one}" for one in valid(folder)} - {name.removesuffix(".corrupt") for name in damaged}
+    wrong = [f"{name} is half there" for name in sorted(half)]
+    return wrong + ([f"step {step} is another"] if saved.state["fingerprint"] != expected.prints[step] else [])
 
 
 def trial(
