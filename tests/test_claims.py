@@ -290,7 +290,7 @@ def test_a_command_makes_the_arm_that_was_measured(monkeypatch):
     from fewstep.training import settled
 
     read = []
-    monkeypatch.setattr(verb, "start", lambda run, *_: read.append(run) or 0)
+    monkeypatch.setattr(verb, "start", lambda run, *_, **launch: read.append(run) or 0)
     rows = {row.digest: row for one in claims.registry().values() for row in one.rows.values()}
     commands = [row for row in rows.values() if row.command.startswith("fewstep train")]
     assert len(commands) > 15

@@ -64,10 +64,17 @@ def base_run(argv: list[str]) -> Run:
     if not isinstance(run, Run):
         raise UserError(f"recipe {name!r} returned {type(run).__name__}: expected a fewstep.Run")
     run = replace(run, recipe=name) if ":" in name else run
+    if speaks() and not {"-h", "--help"} & set(argv):
+        lock.refuse_second(out_folder(run, argv))  # before torch is imported, which takes longer than to say so
     stored = stored_run(out_folder(run, argv)) if "--resume" in argv else None
     if stored is not None and stored.recipe != run.recipe:
         raise UserError(f"{out_folder(run, argv)} holds a run of recipe {stored.recipe!r}, not {run.recipe!r}")
     return stored or run
+
+
+def speaks() -> bool:
+    """Whether this is the first of the processes that a launcher started, or alone."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def out_folder(run: Run, argv: list[str]) -> Path:
@@ -171,13 +178,10 @@ def main(argv: list[str]) -> int:
 
 def start(run: Run, out: Path, own: dict[str, Any], **launch: Any) -> int:
     """Trains and says where the result is."""
-    first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
-    if first:
-        lock.refuse_second(out)  # before torch is imported, which takes longer than to say so
     from fewstep.training import train
 
     generator = train(run, out=out, **launch, **own)
-    if not first:
+    if not speaks():
         return 0
     print(f"{out}: step {generator.step} of {run.iterations}, fingerprint {generator.fingerprint[:16]}")
     again = "".join(f" --{kind} {getattr(run, kind)}" for kind in own)
