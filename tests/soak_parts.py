@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import atexit
-import importlib
 import logging
+import os
 import random
 import shutil
+import signal
 import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
 
+import fewstep as fs
 from fewstep.checkpoint import RunFolder
-from tests import crash, trials
+from tests import crash, ranks, trials
 from tests.crash_child import RUNS, settings
+from tests.fuzzed_files import fuzz_checkpoint
+from tests.fuzzing import fuzz_config
+from tests.hostile_data import fuzz_data
 from tests.mutations import damage
+from tests.toys import tiny_run
 
 CASES = 500  # that a fuzzer is asked for at once
 MUTATIONS = 50  # of one run in one trial
-
-
-class Skip(Exception):
-    """A part that is not here."""
+LONGER = {"batch": 32, "iterations": 300, "checkpoint_every": 20}  # so that a kill finds it at work
 
 
 @cache
@@ -85,24 +89,65 @@ def damages(seed: int, folder: Path) -> dict[str, int]:
     return {"mutations": MUTATIONS}
 
 
-def fuzzed(module: str, function: str, count: str) -> Callable[[int, Path], dict[str, int]]:
-    """A fuzzer of another module as a part."""
+@cache
+def one_process() -> str:
+    """The fingerprint of the elastic run, carried out by a process alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        elastic(Path(folder) / "run", 1)
+        return RunFolder(Path(folder) / "run").newest().state["fingerprint"]
 
-    def part(seed: int, folder: Path) -> dict[str, int]:
-        try:
-            found: Any = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as error:
-            raise Skip(f"{module}.{function} is not here: {error}") from error
-        found(seed, CASES, *([] if count == "config cases" else [folder]))
-        return {count: CASES}
 
-    return part
+def elastic(run: Path, size: int, killed: tuple[int, float] | None = None) -> list[int]:
+    """Carries the elastic run on with so many ranks, one of which is killed after so many seconds; the exit codes."""
+
+    def work() -> None:
+        fs.train(tiny_run(elastic_exact=4, **LONGER), out=run, resume=True, progress=False, device="cpu")
+
+    said = run.parent / "said"
+    pids = ranks.start(size, work, said)
+    if killed is not None:
+        time.sleep(killed[1])
+        with suppress(ProcessLookupError):
+            os.kill(pids[killed[0]], signal.SIGKILL)
+    return [rank.code for rank in ranks.wait(pids, said, 120)]
+
+
+def processes(seed: int, folder: Path) -> dict[str, int]:
+    """A run of 1, 2 and 4 processes in turn, one of which is killed each time: the others end, and no bit is lost."""
+    chance, run, lost = random.Random(seed), folder / "run", 0
+    for _ in range(3):
+        size = chance.choice((1, 2, 2, 4))
+        codes = elastic(run, size, (chance.randrange(size), chance.uniform(0.5, 6.0)))
+        if not set(codes) <= {0, 5, -signal.SIGKILL}:
+            raise AssertionError(f"{size} ranks ended with {codes}")
+        lost += -signal.SIGKILL in codes
+    if any(codes := elastic(run, 2)):
+        raise AssertionError(f"the last 2 ranks ended with {codes}")
+    if (found := RunFolder(run).newest().state["fingerprint"]) != one_process():
+        raise AssertionError(f"another fingerprint: {found}")
+    return {"ranks killed": lost, "elastic runs ended": 1}
+
+
+def config(seed: int, folder: Path) -> dict[str, int]:
+    fuzz_config(seed, CASES)
+    return {"config cases": CASES}
+
+
+def metadata(seed: int, folder: Path) -> dict[str, int]:
+    fuzz_checkpoint(seed, CASES, folder)
+    return {"metadata cases": CASES}
+
+
+def data(seed: int, folder: Path) -> dict[str, int]:
+    fuzz_data(seed, CASES, folder)
+    return {"data cases": CASES}
 
 
 PARTS: dict[str, Callable[[int, Path], dict[str, int]]] = {
     "kills": kills,
     "damage": damages,
-    "config": fuzzed("tests.fuzzing", "fuzz_config", "config cases"),
-    "metadata": fuzzed("tests.fuzzing", "fuzz_checkpoint", "metadata cases"),
-    "data": fuzzed("tests.hostile_data", "fuzz_data", "data cases"),
+    "processes": processes,
+    "config": config,
+    "metadata": metadata,
+    "data": data,
 }
