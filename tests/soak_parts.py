@@ -134,7 +134,8 @@ def config(seed: int, folder: Path) -> dict[str, int]:
 
 
 def metadata(seed: int, folder: Path) -> dict[str, int]:
-    fuzz_checkpoint(seed, CASES, folder)
+    (folder / "runs").mkdir()  # beside which nothing may be written
+    fuzz_checkpoint(seed, CASES, folder / "runs")
     return {"metadata cases": CASES}
 
 
