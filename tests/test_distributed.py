@@ -349,3 +349,109 @@ def test_ranks_that_see_other_data_are_told(tmp_path):
     ended = ranks.run(2, work, tmp_path / "said", 60)
     assert [rank.code for rank in ended] == [2, 2]
     assert "settings and data: rank 1 has" in ended[1].said
+
+
+def test_ranks_that_start_from_other_weights_are_told(tmp_path):
+    """A network of one's own that every rank initialises in its own way would be trained as if it were one."""
+
+    def work() -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(int(os.environ["RANK"]))
+            network = Plain()
+        fs.train(run_of(elastic_exact=4), network=network, out=tmp_path / "run", progress=False, device="cpu")
+
+    ended = ranks.run(2, work, tmp_path / "said", 60)
+    assert [rank.code for rank in ended] == [2, 2]
+    assert "initial weights: rank 1 has" in ended[0].said
+
+
+class Plain(nn.Module):
+    """A network of one's own that goes left or right by the sign of its first number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.left, self.right = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+        self.idle = nn.Linear(2, 2)
+
+    def forward(self, x, label, cond=None):
+        side = self.left if float(x[0, 0]) < 0 else self.right
+        return self.layer(x) + side(x)
+
+
+class Straight(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, x, label, cond=None):
+        return self.layer(x)
+
+
+def alike(kind: type[nn.Module]) -> nn.Module:
+    """A network that every rank initialises alike."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return kind()
+
+
+def test_elastic_exact_adds_gradients_that_not_every_part_has(tmp_path):
+    """A weight that some parts reach and others not, and one that nothing reaches."""
+    for size in (1, 2):
+
+        def work(size=size) -> None:
+            run = run_of(elastic_exact=4)
+            fs.train(run, network=alike(Plain), out=tmp_path / str(size), progress=False, device="cpu")
+
+        ended = ranks.run(size, work, tmp_path / f"{size}-said", 60)
+        assert [rank.code for rank in ended] == [0] * size, [rank.said for rank in ended]
+    prints = [RunFolder(tmp_path / str(size)).newest().state["fingerprint"] for size in (1, 2)]
+    assert prints[0] == prints[1]
+
+
+def test_a_network_of_ones_own_in_shards_is_whole_at_the_end(tmp_path):
+    def work() -> None:
+        run = run_of()
+        made = fs.train(run, network=alike(Straight), out=tmp_path / "run", progress=False, device="cpu", shard=True)
+        assert made.sample(2).shape == (2, 2)
+        assert not any(hasattr(p, "device_mesh") for p in made.denoiser.parameters())
+
+    ended = ranks.run(2, work, tmp_path / "said", 60)
+    assert [rank.code for rank in ended] == [0, 0], [rank.said for rank in ended]
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_an_incident_of_canonical_parts_is_made_again(tmp_path, monkeypatch, processes):
+    """The parts are those of the run, whatever the number of processes, and so are their dropout masks."""
+    whole = training.draw_batch
+
+    def poisoned(run, method, arrays, step, device, progress=None, world=ALONE):
+        batch = whole(run, method, arrays, step, device, progress, world)
+        if step == 2 and world.rank == world.size - 1:
+            batch.x0[-1] = float("nan")
+        return batch
+
+    monkeypatch.setattr(training, "draw_batch", poisoned)
+
+    def work() -> None:
+        fs.train(run_of(elastic_exact=4), out=tmp_path / "run", progress=False, device="cpu")
+
+    ended = ranks.run(processes, work, tmp_path / "said", 60)
+    assert {rank.code for rank in ended} == {3}
+    from fewstep.replay import replay
+
+    assert replay(tmp_path / "run" / "incidents" / "step-2", device="cpu").same
+
+
+def test_a_disk_that_is_full_on_one_rank_of_a_sharded_run_ends_all_with_code_4(tmp_path):
+    def work() -> None:
+        import resource
+
+        if os.environ["RANK"] == "1":
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+        fs.train(run_of(), out=tmp_path / "run", progress=False, device="cpu", shard=True)
+
+    ended = ranks.run(2, work, tmp_path / "said", 60)
+    assert [rank.code for rank in ended] == [4, 4], [rank.said for rank in ended]
+    assert "cannot write the shards of" in ended[0].said
+    assert not list((tmp_path / "run").rglob("*tmp-*"))

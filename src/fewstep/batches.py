@@ -107,6 +107,8 @@ def cut(batch: Batch, rows: slice, blocks: slice) -> Batch:
 
 def parts(batch: Batch, number: int) -> list[Batch]:
     """The batch cut in equal runs of whole blocks."""
+    fits = number > 0 and len(batch.rows) % number == 0 and len(batch.seeds) % number == 0
+    require(fits, "parts", number, f"a number that cuts {len(batch.rows)} rows in equal parts of whole blocks")
     rows, blocks = len(batch.rows) // number, len(batch.seeds) // number
     runs = [(slice(i * rows, (i + 1) * rows), slice(i * blocks, (i + 1) * blocks)) for i in range(number)]
     return [cut(batch, *run) for run in runs]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -73,7 +73,9 @@ def first_module(state: State, again: Callable[[], object]) -> str | None:
     networks = state.modules()
     teacher = getattr(state.teacher, "denoiser", None)
     networks |= {"teacher": teacher} if isinstance(teacher, nn.Module) else {}
-    with noticing(networks) as found, suppress(Exception):  # a diagnosis that fails must not hide what it is of
+    # A diagnosis that fails must not hide what it is of; but of networks in shards all ranks have to fail alike.
+    hidden = nullcontext() if state.sharded else suppress(Exception)
+    with noticing(networks) as found, hidden:
         again()
     return found[0] if found else None
 
@@ -102,14 +104,16 @@ def _told(state: State, batch: Batch, loss_b: Tensor, norm: float, again: Callab
     )
 
 
-def overflow(state: State) -> None:
+def overflow(state: State, loss_b: Tensor) -> None:
     """Tells that a step is skipped since its gradient overflowed float16; too many in a row are a NonFiniteError."""
     scale = state.scale
     if scale.in_a_row >= MOST_SKIPPED:
-        raise NonFiniteError(
+        error = NonFiniteError(
             f"step {state.step}: the gradient overflowed float16 {scale.in_a_row} steps in a row, down to a loss "
             f"scale of {scale.factor:g}, {first_bad(state)}: train in --precision bf16 or fp32, or lower --lr"
         )
+        error.losses = loss_b
+        raise error
     log.warning(
         "fewstep: step %d is skipped: its gradient overflowed float16 at loss scale %g", state.step, scale.factor
     )

@@ -1,13 +1,14 @@
 """Several processes as one run: how they find each other, and how one that is lost is noticed and named.
 
 Processes are started by torchrun, by Slurm's srun or by accelerate's launcher; PyTorch's engine connects them. Each
-shows a sign of life once a second in the store that they met at. A collective operation with a dead process would wait
+shows signs of life in the store that they met at. A collective operation with a dead process would wait
 for as long as half an hour, so a thread beside it watches the signs and ends the process that waits.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import sys
@@ -20,11 +21,13 @@ from typing import Any
 
 import torch
 
-from fewstep.errors import FewstepError, NonFiniteError, RankLost, Stopped, UserError, require
+from fewstep.device import pick_device
+from fewstep.errors import FewstepError, NonFiniteError, RankLost, Stopped, StorageError, UserError, require
 from fewstep.world import ALONE, World
 
 LIMIT = 8.0  # seconds without a sign of life after which a rank is lost; FEWSTEP_RANK_TIMEOUT sets another
 BEAT = 0.5  # seconds between signs
+MEETING = timedelta(minutes=30)  # that ranks wait for each other at the start, and in one operation
 
 _runs = 0  # of this process so far, so that each has signs of its own
 
@@ -50,27 +53,34 @@ def launched(env: Mapping[str, str] = os.environ) -> World:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[World]:
-    """The world of a run, connected for as long as this lasts; alone where no launcher started several processes.
+def joined(device: str) -> Iterator[tuple[World, torch.device]]:
+    """The world of a run and this rank's device, connected for as long as this lasts; alone without a launcher.
 
-    What fails on one rank is told to the others, which then end with exit code 5. Raises RankLost.
+    What fails on one rank is told to the others, which then end with its exit code, or 5. Raises UserError.
     """
     world = launched()
+    place = pick_device(device, world.local if world.size > 1 else None)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)  # fused kernels, nccl and generators go by it
     if world.size == 1:
-        yield world
+        yield world, place
         return
     from torch import distributed
 
     own = not distributed.is_initialized()
-    cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if own:
-        if cuda:
-            torch.cuda.set_device(world.local)
-        kind = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-        distributed.init_process_group(kind, rank=world.rank, world_size=world.size)
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo",
+            rank=world.rank,
+            world_size=world.size,
+            timeout=MEETING,
+        )
+    told = logging.getLogger("fewstep")
+    level = told.level
+    told.setLevel(level if world.main else logging.ERROR)  # rank 0 warns for all
     watch = Watch(world)
     try:
-        yield world
+        yield world, place
         watch.done()
     except (Stopped, NonFiniteError):  # which all ranks are alike
         watch.done()
@@ -79,10 +89,9 @@ def joined(device: str) -> Iterator[World]:
         watch.failed(error)
         raise
     finally:
-        watch.stop()
-        if own:
-            with suppress(RuntimeError):
-                distributed.destroy_process_group()
+        told.setLevel(level)
+    if own:  # only where all have ended well: with an operation pending, this could wait for ever
+        distributed.destroy_process_group()
 
 
 def limit_of(env: Mapping[str, str] = os.environ) -> float:
@@ -126,6 +135,7 @@ class Watch:
         global _runs
         _runs += 1
         self.world, self.limit, self.over = world, limit_of(), threading.Event()
+        self.code: int | None = None  # with which a rank that failed ended
         self.seen: dict[int, tuple[Any, float]] = {}  # the last sign of each rank, and since when it is that
         self.of = f"fewstep/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{_runs}"
         place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -135,6 +145,8 @@ class Watch:
         self.told = store(*place, is_master=False, timeout=limit)
         self._sign(0)
         distributed.barrier()  # everybody's first sign is there
+        for rank in range(world.size):
+            self._lost(rank)
         self.thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self.thread.start()
 
@@ -156,13 +168,15 @@ class Watch:
                     if cause := self._lost(rank):
                         self._end(rank, cause)
             except Exception as error:
-                if not self.over.is_set():
+                if not self.over.wait(2 * BEAT):  # a killed process closes its connections before it is gone
                     self._end(0, self._gone(0) or f"the store that all ranks met at is gone ({told_of(error)})")
 
     def _lost(self, rank: int) -> str | None:
         """Why a rank is lost; None while it lives."""
         if self.store.check([self._key("failed", rank)]):
-            return str(self.store.get(self._key("failed", rank)).decode(errors="replace"))
+            told = json.loads(self.store.get(self._key("failed", rank)))
+            self.code = int(told["code"])
+            return str(told["told"])
         told, now = json.loads(self.store.get(self._key("life", rank))), time.monotonic()
         before, since = self.seen.get(rank, (None, now))
         self.seen[rank] = told, since if told == before else now
@@ -179,11 +193,12 @@ class Watch:
 
     def _end(self, rank: int, cause: str) -> None:
         """Ends this process: its main thread may wait in an operation that nobody will answer."""
-        error = RankLost(f"rank {rank} is lost: {cause}; continue with --resume")
-        print(f"fewstep: rank {self.world.rank}: {error}", file=sys.stderr, flush=True)
+        code = RankLost.exit_code if self.code is None else self.code
+        again = "; continue with --resume" if code == RankLost.exit_code else ""
+        print(f"fewstep: rank {self.world.rank}: rank {rank} is lost: {cause}{again}", file=sys.stderr, flush=True)
         if self.world.main:
             time.sleep(4 * BEAT)  # this rank may hold the store, where the others shall find the same cause
-        os._exit(error.exit_code)
+        os._exit(code)
 
     def done(self) -> None:
         """Waits until every rank has come to its end: one of them holds the store."""
@@ -200,12 +215,10 @@ class Watch:
             time.sleep(self.limit + 2)  # the thread ends this process as soon as it knows who it was
         self.over.set()
         with suppress(Exception):
-            self.told.set(self._key("failed", self.world.rank), told_of(error))
+            code = error.exit_code if isinstance(error, UserError | StorageError) else RankLost.exit_code
+            self.told.set(self._key("failed", self.world.rank), json.dumps({"told": told_of(error), "code": code}))
             if self.world.main:
                 time.sleep(4 * BEAT)  # likewise
-
-    def stop(self) -> None:
-        self.over.set()
 
 
 def _space() -> str:

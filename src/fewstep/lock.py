@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from fewstep.errors import StorageError, UserError
@@ -32,24 +32,38 @@ def holder(path: Path) -> str:
         return "another process"
 
 
-def _open(path: Path) -> int:
-    """The lock file, locked. Raises UserError where somebody holds it."""
+def _taken(path: Path) -> int:
+    """The handle of the lock file, locked. Raises UserError where somebody holds it."""
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            if fcntl is not None:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            raise UserError(
-                f"{path.parent} is being trained by {holder(path)}: wait for it, stop it, or choose another --out"
-            ) from None
-        except OSError as error:  # a file system that knows no locks
-            log.warning("fewstep: %s cannot be locked (%s): start no second run there", path.parent, error.strerror)
-        with suppress(FileNotFoundError):
-            if os.stat(path).st_ino == os.fstat(handle).st_ino:  # else its last holder removed it meanwhile
+            _lock(handle, path)
+            if _is(path, handle):  # else its last holder removed it meanwhile
                 return handle
+        except BaseException:
+            os.close(handle)
+            raise
         os.close(handle)
+
+
+def _lock(handle: int, path: Path) -> None:
+    """Locks without waiting. Raises UserError."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"{path.parent} is being trained by {holder(path)}: wait for it, stop it, or choose another --out"
+        ) from None
+    except OSError as error:  # a file system that knows no locks
+        log.warning("fewstep: %s cannot be locked (%s): start no second run there", path.parent, error.strerror)
+
+
+def _is(path: Path, handle: int) -> bool:
+    """Whether the file of that name is the one that is open."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    return False
 
 
 @contextmanager
@@ -59,29 +73,44 @@ def held(folder: Path) -> Iterator[int]:
     A folder that was made for it and is empty afterwards goes. Raises UserError where another process holds it,
     StorageError where nothing can be written there.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = _open(folder / NAME)
-        os.truncate(handle, 0)
-        about = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        os.write(handle, json.dumps(about).encode())
-    except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(f"cannot write to {folder}: {error.strerror or error}") from error
-    try:
+    made, path = [path for path in (folder, *folder.parents) if not path.exists()], folder / NAME
+    with ExitStack() as stack:
+        with _telling(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = _taken(path)
+            stack.callback(os.close, handle)
+            about = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            os.truncate(handle, 0)
+            os.write(handle, json.dumps(about).encode())
+        stack.callback(_removed, path, handle, made)
         yield handle
-    finally:
-        with suppress(OSError):
-            (folder / NAME).unlink()  # by name before the lock is free: whoever waits for it finds that it is gone
-            for path in made:
-                path.rmdir()
-        os.close(handle)
+
+
+def _removed(path: Path, handle: int, made: list[Path]) -> None:
+    """Removes the lock file before it is free, so that whoever waits for it finds that it is gone."""
+    with suppress(OSError):
+        if _is(path, handle):
+            path.unlink()
+        for folder in made:
+            folder.rmdir()
+
+
+@contextmanager
+def _telling(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot write to {folder}: {error.strerror or error}") from error
 
 
 def refuse_second(folder: Path) -> None:
-    """Raises UserError where another process trains in the folder; leaves no trace."""
-    if (folder / NAME).exists():
-        with held(folder):
-            pass
+    """Raises UserError where another process trains in the folder; changes nothing there."""
+    path = folder / NAME
+    if not path.exists() or fcntl is None:
+        return
+    with _telling(folder):
+        handle = os.open(path, os.O_RDWR)
+        try:
+            _lock(handle, path)
+        finally:
+            os.close(handle)

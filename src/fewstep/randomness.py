@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 
 import torch
@@ -50,16 +50,18 @@ def forked(seed: int, stream: str, device: torch.device | None = None) -> Iterat
     """
     number, kind = block_seed(seed, stream, 0), "cpu" if device is None else device.type
     there = torch.get_device_module(kind) if kind != "cpu" else None
-    kept = torch.get_rng_state(), there.get_rng_state() if there else None
+    where = () if kind != "cuda" else (device,)  # of several devices this one; others have one generator
+    kept = torch.get_rng_state(), there.get_rng_state(*where) if there else None
     try:
         torch.default_generator.manual_seed(number)
         if there:
-            there.manual_seed(number)
+            with torch.cuda.device(device) if where else nullcontext():
+                there.manual_seed(number)
         yield
     finally:
         torch.set_rng_state(kept[0])
         if there:
-            there.set_rng_state(kept[1])
+            there.set_rng_state(kept[1], *where)
 
 
 def rows(draw: Callable[[int], Tensor], first: int, count: int, block: int) -> Tensor:

@@ -144,12 +144,24 @@ class Recorder:
             self.folder.samples.mkdir(parents=True, exist_ok=True)
             self.folder.sweep()
             kept = log_until(self.folder.metrics, state.step)
-            if saved is not None and state.log and chain_of(kept) != state.log:
+            if saved is not None and "log" not in saved.state:  # an older version's
+                state.log = chain_of(kept)
+            if saved is not None and chain_of(kept) != state.log:
                 log.warning(
                     "fewstep: %s is not what the run has logged: lines are lost or changed", self.folder.metrics
                 )
+            self._tell_machine(saved)
             checkpoint.replace_file(self.folder.config, (json.dumps(run.to_json(), indent=1) + "\n").encode())
             checkpoint.replace_file(self.folder.metrics, kept)
+
+    def _tell_machine(self, saved: Checkpoint | None) -> None:
+        """Warns where a run goes on with other last bits than it would have had."""
+        before, now = (saved.state.get("machine", {}) if saved else {}), self.about()["machine"]
+        exact = {"processes"} if self.run.elastic_exact else set()
+        changed = [name for name in before if before[name] != now.get(name) and name not in exact]
+        for name in changed:
+            told = f"{name} {before[name]} before and {now.get(name)} now"
+            log.warning("fewstep: %s goes on with %s: the last bits may differ", self.folder.path, told)
 
     def after_step(self, row: Mapping[str, Any]) -> None:
         """Logs, draws and saves what is due at this step."""
@@ -184,7 +196,7 @@ class Recorder:
         Raises NonFiniteError where a weight or average is not finite: such a state is no checkpoint.
         """
         path, folder = self.folder.checkpoint(self.state.step), self.folder
-        if self.begun == path or path.exists():
+        if self.begun == path or self.there(path):
             return
         self.begun = path
         if (bad := self.state.unsound()) is not None:
@@ -194,12 +206,15 @@ class Recorder:
             )
         if self.state.sharded:
             with storage(folder.path):
+                if self.world.main and folder.metrics.exists():
+                    disk.sync(folder.metrics)
                 checkpoint.write_shards(path, self.state.groups(), self.about(), self.world)
                 if self.world.main:
                     folder.prune()
             return
         if not self.world.main:
             return
+        self.saver.wait()  # before there are two copies
         groups, about = copied(self.state.groups()), self.about()
 
         def work() -> None:
@@ -213,24 +228,31 @@ class Recorder:
 
     def incident(self, error: NonFiniteError, batch: Batch) -> None:
         """Keeps the state before a step and the batch that made its numbers not finite, for `fewstep replay`."""
-        if self.state.unsound() is None:
-            self.save()
-        self.saver.wait()
         losses = torch.empty(0) if error.losses is None else error.losses
-        path, groups = self.folder.incident(self.state.step), copied(self.state.groups())
+        groups = copied(self.state.groups(), keep=self.world.main)
+        path = self.folder.incident(self.state.step)
         path = path.with_name(self.world.texts(path.name)[0])
-        if self.world.main:
-            with storage(self.folder.path):
+        try:
+            if self.world.main:
                 incidents.write(path, groups, self.about(), batch, losses, str(error))
-        error.args = (f"{error}; to see it again: fewstep replay {path}",)
+            if self.state.unsound() is None:
+                self.save()
+            self.saver.wait()
+            error.args = (f"{error}; to see it again: fewstep replay {path}",)
+        except (OSError, MemoryError) as other:  # which must not hide what it is about
+            error.args = (f"{error}; it could not be kept: {str(other).partition(chr(10))[0]}",)
+
+    def there(self, path: Path) -> bool:
+        """Whether rank 0 sees something of that name: all ranks have to go the same way."""
+        return bool(self.world.total(int(self.world.main and path.exists())))
 
     def snapshot(self) -> None:
         """Keeps the power averages of this step, for `posthoc.reconstruct`."""
         path = self.folder.snapshot(self.state.step)
-        if path.exists():
+        if self.there(path):
             return
         kept = {name: net.state_dict() for name, net in self.state.averages.items() if name.startswith("power-")}
-        kept = copied(kept)
+        kept = copied(kept, keep=self.world.main)
         if not self.world.main:
             return
         with storage(self.folder.path):
@@ -248,6 +270,8 @@ class Recorder:
                 self.folder.samples.mkdir(parents=True, exist_ok=True)
                 pictures.save(self.folder.samples / f"step-{self.state.step}.png", x)
         except (OSError, ValueError, MemoryError, torch.OutOfMemoryError) as error:
+            if self.state.sharded:
+                raise  # the others wait for this rank in the middle of a pass
             told = str(error).partition("\n")[0] or type(error).__name__
             log.warning("fewstep: no picture of step %s: %s", self.state.step, told)
 

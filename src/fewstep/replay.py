@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from fewstep import diagnosis, incidents, origins
-from fewstep.batches import Batch, parts
+from fewstep.batches import moved, parts
 from fewstep.building import Facts, Network, OwnMethod, build_method
 from fewstep.config import run_from_json
-from fewstep.data import each
 from fewstep.device import pick_device
 from fewstep.origins import Source
 from fewstep.state import State, new_state
-from fewstep.step import gradients, losses
+from fewstep.step import gradients, passes
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,6 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one type are equal byte by byte."""
     one, other = (x.contiguous().view(torch.uint8) for x in (a, b))
     return a.dtype == b.dtype and torch.equal(one, other)
-
-
-def _on(batch: Batch, device: torch.device) -> Batch:
-    cond = each(lambda part: part.to(device), batch.cond)
-    return batch._replace(x0=batch.x0.to(device), z=batch.z.to(device), cond=cond)
 
 
 def replay(
@@ -69,13 +63,14 @@ def replay(
         state.restore(saved)
         if made.before is not None and saved.state.get("stage") == 1:
             made = made.before
-        batch = _on(batch, place)
-        cuts = parts(batch, saved.state.get("machine", {}).get("processes", 1))
+        batch = moved(batch, place)
+        ranks = 1 if run.elastic_exact else saved.state.get("machine", {}).get("processes", 1)
+        shares = parts(batch, ranks)  # each rank cut its own
         for part in state.trained.modules():
             getattr(part, "normalise_", lambda: None)()
-        loss_b = torch.cat([gradients(run, made, state, cut) for cut in cuts]).cpu()
+        loss_b = torch.cat([gradients(run, made, state, share) for share in shares]).cpu()
         weight = _bad_gradient(state)
-        module = diagnosis.first_module(state, lambda: [losses(run, made, state, cut) for cut in cuts])
+        module = diagnosis.first_module(state, lambda: [passes(run, made, state, share) for share in shares])
     finally:
         torch.set_num_threads(threads)
     bad = (~torch.isfinite(loss_b)).nonzero().flatten()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fewstep import ema, optimizers, origins, schedules
 from fewstep.batches import Batch
 from fewstep.building import Facts, Network, build_student
-from fewstep.checkpoint import Checkpoint, state_fingerprint
+from fewstep.checkpoint import Checkpoint, whole_fingerprint
 from fewstep.checkpoint.shards import load as load_shards
 from fewstep.config import Run
 from fewstep.denoiser import Cond, Denoiser, Models, Preconditioned
@@ -115,7 +115,7 @@ class State:
 
     def fingerprint(self) -> str:
         """That of a checkpoint of this state."""
-        return state_fingerprint(self.groups(), self.values())
+        return whole_fingerprint(self.groups(), self.values(), self.world)
 
     def note(self, row: Mapping[str, Any]) -> None:
         """Takes the row of the log that this step adds, which knows no clock, into the state."""
@@ -143,8 +143,8 @@ class State:
         if saved.state["step"] - saved.state.get("begun", 0) > skipped and not moments:
             raise StorageError(f"{where} holds no optimizer: it is a generator to sample from, not a run to resume")
         for full_name, entry in moments.items():
-            name = full_name.rpartition(".")[0]
-            if name not in own or entry.shape not in (tuple(own[name].shape), ()):
+            name, _, key = full_name.rpartition(".")
+            if name not in own or entry.shape != (() if key == "step" else tuple(own[name].shape)):
                 raise StorageError(
                     f"{where}: the optimizer's {full_name!r} of shape {entry.shape} is of no weight here"
                 )

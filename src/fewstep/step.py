@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from fewstep.config import Run
 from fewstep.denoiser import passes_in
 from fewstep.losses import Method
 from fewstep.precision import PASSES
-from fewstep.state import State, update_averages
+from fewstep.state import Loss, State, update_averages
 from fewstep.world import whole
 
 
@@ -24,6 +25,17 @@ def losses(run: Run, method: Method, state: State, part: Batch) -> Tensor:
     """The losses `[B]` of a part of the batch, with a graph to their gradient."""
     with passes_in(PASSES[run.precision]):
         return state.loss(method, part)
+
+
+def cuts(run: Run, state: State, batch: Batch) -> list[Batch]:
+    """The parts of a rank's batch that are passed one by one."""
+    return parts(batch, run.elastic_exact // state.world.size or run.accumulate)
+
+
+def passes(run: Run, method: Method, state: State, batch: Batch) -> list[Tensor]:
+    """A step's passes without their gradients and without an engine around them, to be looked at."""
+    with passes_in(PASSES[run.precision]):
+        return [Loss(state.trained, state.models)(method, part).detach() for part in cuts(run, state, batch)]
 
 
 def gradients(run: Run, method: Method, state: State, batch: Batch) -> Tensor:
@@ -34,7 +46,7 @@ def gradients(run: Run, method: Method, state: State, batch: Batch) -> Tensor:
     if run.elastic_exact:
         return _by_tree(run, method, state, batch)
     kept = []
-    for number, part in enumerate(parts(batch, run.accumulate)):
+    for number, part in enumerate(cuts(run, state, batch)):
         with _joined(state.loss, number + 1 == run.accumulate):
             loss_b = losses(run, method, state, part)
             (loss_b.mean() * (state.scale.factor / run.accumulate)).backward()
@@ -55,12 +67,12 @@ def _by_tree(run: Run, method: Method, state: State, batch: Batch) -> Tensor:
     parts each add up, so that the bits do not depend on their number.
     """
     weights = list(state.trained.parameters())
-    here = run.elastic_exact // state.world.size
-    kept, sums = [], []
-    for number, part in enumerate(parts(batch, here), 1):
+    kept, sums, reached = [], [], torch.zeros(1, len(weights), dtype=torch.bool)
+    for number, part in enumerate(cuts(run, state, batch), 1):
         loss_b = losses(run, method, state, part)
         (loss_b.sum() * (state.scale.factor / run.batch)).backward()
         kept.append(loss_b.detach())
+        reached |= torch.tensor([p.grad is not None for p in weights])
         sums.append(_taken(weights))
         while number % 2 == 0:  # the last two sums are of as many parts each
             number //= 2
@@ -69,18 +81,17 @@ def _by_tree(run: Run, method: Method, state: State, batch: Batch) -> Tensor:
     whole = list(state.world.gather(sums[0][None]))
     while len(whole) > 1:
         whole = [one + other for one, other in zip(whole[::2], whole[1::2], strict=True)]
-    flat = iter(whole[0].split([p.numel() for p in weights if p.grad is not None]))
-    for p in weights:
-        if p.grad is not None:
-            p.grad = next(flat).view_as(p)
+    touched = state.world.gather(reached).any(0).tolist()  # by any part: the others get no gradient at all
+    for p, flat, has in zip(weights, whole[0].split([p.numel() for p in weights]), touched, strict=True):
+        p.grad = flat.view_as(p) if has else None
     return torch.cat(kept)
 
 
 def _taken(weights: list[nn.Parameter]) -> Tensor:
-    """All gradients in one vector; what is left in their place is 0."""
-    found = [p.grad for p in weights if p.grad is not None]
-    flat = torch.cat([grad.flatten() for grad in found])
-    torch._foreach_zero_(found)
+    """All gradients in one vector, 0 where a part reached a weight not; nothing is left in their place."""
+    flat = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in weights])
+    for p in weights:
+        p.grad = None
     return flat
 
 
@@ -128,11 +139,12 @@ def train_step(run: Run, method: Method, state: State, batch: Batch) -> dict[str
         row |= {"loss": values[0], "grad_norm": values[1], "lr": rate}
         overflowed = run.precision == "fp16" and math.isfinite(values[0]) and not math.isfinite(values[1])
         if overflowed:
-            diagnosis.overflow(state)
+            diagnosis.overflow(state, loss_b.cpu())
             row["grad_norm"] = None  # JSON knows no infinity
         elif not all(math.isfinite(value) for value in values):  # the same values on every rank, so all of them stop
-            again = lambda: [losses(run, method, state, part) for part in parts(batch, run.accumulate)]  # noqa: E731
-            raise diagnosis.non_finite(state, batch, loss_b.cpu(), values[1], again)
+            raise diagnosis.non_finite(
+                state, batch, loss_b.cpu(), values[1], partial(passes, run, method, state, batch)
+            )
     state.updating = True
     if not overflowed:
         nn.utils.clip_grads_with_norm_(weights, run.clip, norm)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from fewstep import (
     checkpoint,
     distributed,
+    ema,
     engines,
     loading,
     lock,
@@ -38,15 +39,13 @@ from fewstep.building import (
     Network,
     OwnMethod,
     build_method,
-    build_student,
     check_source,
     chosen,
     facts_of,
 )
 from fewstep.checkpoint import Checkpoint
 from fewstep.config import Run, changed, checked_options
-from fewstep.device import pick_device
-from fewstep.errors import FewstepError, NonFiniteError, OutOfMemory, Stopped, WorkerError, require
+from fewstep.errors import NonFiniteError, OutOfMemory, Stopped, WorkerError, require
 from fewstep.generator import Generator
 from fewstep.losses import Method
 from fewstep.origins import Source
@@ -104,14 +103,16 @@ def train(
     """
     require(isinstance(run, Run), "run", run, "a fewstep.Run, for instance fewstep.recipes.toy()")
     folder = None if out is None else Path(out)
-    with distributed.joined(device) as world:
+    with distributed.joined(device) as (world, place):
         engines.check(run, world, shard)
-        place = pick_device(device, world.local)
         with lock.held(folder) if folder is not None and world.main else nullcontext() as handle:
             saved = None if folder is None else _start(folder, resume, world)
             kept = () if handle is None else (handle,)
             launch = Launch(world, folder, saved, place, shard, workers, kept, progress and world.main, watch)
             return _trained(run, launch, data, network, method, init, teacher)
+
+
+log = logging.getLogger("fewstep")
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,9 @@ def _trained(
         unused = [probes.try_out(run, stage.method, state, dataset.train, place) for stage in stages.stages(run, made)]
         told = json.dumps([run.to_json(), facts.to_json()], sort_keys=True)
         distributed.agree(world, "settings and data", hashlib.sha256(told.encode()).hexdigest())
+        if world.size > 1:
+            distributed.agree(world, "initial weights", checkpoint.fingerprint(state.groups()))
+        fresh = ema.average_of(state.student) if launch.shard else None  # what is in shards cannot be copied any more
         engines.join(run, made, state, launch.shard, any(unused))
         shown = datasets.examples(dataset.train.cond, facts.cond, pictures.suitable(facts.shape))
         about = (run, facts, made, state, saved, shown, dataset.skipped)
@@ -185,9 +189,7 @@ def _trained(
         loop(run, made, state, dataset.train, launch, recorder)
     finally:
         torch.set_num_threads(threads)
-    average = state.averages["ema"]
-    if state.sharded:
-        average = engines.plain(average, build_student(run, facts, made, copy.deepcopy(network)))
+    average = state.averages["ema"] if fresh is None else engines.plain(state.averages["ema"], fresh)
     return Generator(run, facts, made, average, state.step, state.fingerprint())
 
 
@@ -244,6 +246,24 @@ def _stop(run: Run, state: State, recorder: Recorder | None) -> None:
     raise Stopped(f"stopped at step {state.step} of {run.iterations}: {go_on or 'nothing was saved'}")
 
 
+def _out_of_memory(error: Exception) -> bool:
+    first = str(error).partition("\n")[0]
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or any(words in first for words in ("out of memory", "can't allocate memory"))
+
+
+def _saved(recorder: Recorder | None, state: State) -> bool:
+    """Saves this step if that can be, without hiding why; not of several ranks, which are in the middle of theirs."""
+    if recorder is None or state.world.size > 1:
+        return False
+    try:
+        _save(recorder)
+    except Exception as error:
+        log.warning("fewstep: step %d could not be saved: %s", state.step, str(error).partition("\n")[0])
+        return False
+    return True
+
+
 def _save(recorder: Recorder | None) -> None:
     """Saves this step and waits until it is on the disk."""
     if recorder:
@@ -259,7 +279,7 @@ def _settled(recorder: Recorder | None) -> Iterator[None]:
         yield
     except Exception:
         if recorder:
-            with suppress(FewstepError):  # of two failures the first is told
+            with suppress(Exception):  # of two failures the first is told
                 recorder.saver.wait()
         raise
 
@@ -274,15 +294,12 @@ def _kept(recorder: Recorder | None, state: State, draw: Callable[[], Batch]) ->
             recorder.incident(error, draw())  # of all ranks
         raise
     except WorkerError:
-        if state.world.size == 1:  # else the others wait for this rank in the middle of their step
-            _save(recorder)
+        _saved(recorder, state)
         raise
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error).partition("\n")[0]:
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
             raise
-        saved = recorder is not None and not state.updating and state.world.size == 1
-        if saved:
-            _save(recorder)
+        saved = not state.updating and _saved(recorder, state)
         told = str(error).partition("\n")[0] or type(error).__name__
         kept = f"nothing was updated{' and the step is saved' if saved else ''}"
         if state.updating:

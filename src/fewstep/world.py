@@ -28,13 +28,17 @@ class World:
             return x
         from torch import distributed
 
-        found = [torch.empty_like(x) for _ in range(self.size)]
-        distributed.all_gather(found, x.contiguous())
-        return torch.cat(found)
+        found = torch.empty((self.size, *x.shape), dtype=x.dtype, device=x.device)
+        distributed.all_gather(list(found.unbind(0)), x.contiguous())
+        return found.flatten(0, 1)
 
     def total(self, number: int) -> int:
         """The sum of every rank's number."""
         return number if self.size == 1 else int(self.gather(torch.tensor([number])).sum())
+
+    def meet(self) -> None:
+        """Waits until all ranks are here."""
+        self.total(0)
 
     def texts(self, text: str) -> list[str]:
         """Every rank's text, of which 512 bytes are told."""

@@ -12,6 +12,7 @@ from fewstep.checkpoint.format import (
     fingerprint,
     read,
     state_fingerprint,
+    whole_fingerprint,
     write,
     write_shards,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "read",
     "replace_file",
     "state_fingerprint",
+    "whole_fingerprint",
     "write",
     "write_file",
     "write_shards",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,14 @@ def _unwatched(call: str, path: Path) -> None:
 
 
 watch: Callable[[str, Path], None] = _unwatched
+
+
+_numbers = itertools.count()
+
+
+def temporary(path: Path) -> Path:
+    """A name beside the path that nobody else writes to: no other process, and no other thread of this one."""
+    return path.with_name(f"{path.name}.tmp-{os.getpid()}-{next(_numbers)}")
 
 
 def make_folder(path: Path) -> None:
@@ -67,17 +76,21 @@ def replace(path: Path, content: bytes) -> None:
     """Puts the content at `path` in one move, unless it is there already: a reader sees the old or the new."""
     if path.is_file() and path.read_bytes() == content:
         return
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    write(temporary, content)
+    written = temporary(path)
+    write(written, content)
     watch("rename", path)
-    os.replace(temporary, path)
+    os.replace(written, path)
     sync(path.parent)
 
 
 def remove(path: Path) -> None:
     """Removes a folder: what is left of it after a kill bears a name that nobody takes for the whole."""
+    if path.is_symlink():  # what it leads to is somebody's own
+        watch("remove", path)
+        path.unlink()
+        return
     watch("rename", path)
-    doomed = path if ".tmp-" in path.name else path.rename(path.with_name(f"{path.name}.tmp-{os.getpid()}-old"))
+    doomed = path if ".tmp-" in path.name else path.rename(temporary(path))
     for inside in sorted(doomed.iterdir()):
         watch("remove", inside)
         if inside.is_dir():

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewstep.checkpoint import disk
-from fewstep.checkpoint.format import Checkpoint, read
+from fewstep.checkpoint.format import Checkpoint, Unreadable, read
 from fewstep.errors import StorageError
 
 log = logging.getLogger("fewstep")
 
+_TEMPORARY = re.compile(r"step-[0-9]+(-[0-9]+)?\.tmp-[0-9]+(-[0-9]+)?(-old)?")  # names that only this program gives
 KEEP = 2  # valid checkpoints that stay in a run folder
 
 
@@ -37,6 +38,14 @@ def free(path: Path) -> Path:
 def _numbered(folder: Path) -> list[tuple[int, Path]]:
     """The whole step-N in a folder, with their N."""
     return [(int(path.name[5:]), path) for path in folder.glob("step-*") if re.fullmatch(r"step-[0-9]+", path.name)]
+
+
+def _valid(path: Path) -> Checkpoint:
+    """The checkpoint in a folder of that name. Raises StorageError."""
+    found = read(path)
+    if found.state["step"] != int(path.name[5:]):
+        raise StorageError(f"{path} holds step {found.state['step']}: was it renamed?")
+    return found
 
 
 @dataclass(frozen=True)
@@ -79,14 +88,15 @@ class RunFolder:
         """The newest valid checkpoint, or None where there is none at all; damaged ones are named in a warning.
 
         quarantine: damaged ones are renamed step-N.corrupt, so that a resumed run can write there again.
-        Raises StorageError where there are checkpoints and none is valid.
+        Raises StorageError where there are checkpoints and none is valid, or where the newest cannot be read at all:
+        another version's, or one that this user may not read, is not damaged.
         """
         damaged: list[tuple[Path, str]] = []
         for path in self.checkpoints():
             try:
-                found = read(path)
-                if found.state["step"] != int(path.name[5:]):
-                    raise StorageError(f"{path} holds step {found.state['step']}: was it renamed?")
+                found = _valid(path)
+            except Unreadable:
+                raise
             except StorageError as error:
                 damaged.append((path, str(error)))
                 continue
@@ -110,9 +120,10 @@ class RunFolder:
         """Removes what a killed process of this program left half written or half removed."""
         for kind in ("checkpoints", "snapshots", "incidents"):
             for path in (self.path / kind).glob("step-*.tmp-*"):
-                with _telling(f"cannot remove {path}"):
-                    disk.remove(path)
-        for path in self.path.glob("*.json*.tmp-*"):
+                if _TEMPORARY.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+                    with _telling(f"cannot remove {path}"):
+                        disk.remove(path)
+        for path in (p for name in (self.config, self.metrics) for p in self.path.glob(f"{name.name}.tmp-*")):
             with _telling(f"cannot remove {path}"):
                 disk.watch("remove", path)
                 path.unlink()
@@ -126,8 +137,10 @@ class RunFolder:
                     disk.remove(path)
                 continue
             try:
-                read(path)
+                _valid(path)
                 valid += 1
+            except Unreadable:
+                return  # not now: nothing is known of it, so nothing older is dispensable
             except StorageError as error:
                 log.warning("fewstep: %s: moved aside", error)
                 self.quarantine(path)

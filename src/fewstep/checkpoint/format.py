@@ -83,6 +83,10 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+class Unreadable(StorageError):
+    """A checkpoint of which nothing can be said: the system does not let it be read, or another version wrote it."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint folder whose files were all compared with the manifest; a group is read when it is asked for."""
@@ -110,12 +114,11 @@ class Checkpoint:
 
 
 class _Groups(Mapping[str, dict[str, Tensor]]):
-    """The groups of a folder by name; each is read once, and compared with the manifest's hash again."""
+    """The groups of a folder by name; each is read when it is asked for, and compared with its hash again."""
 
     def __init__(self, path: Path, hashes: dict[str, str]) -> None:
         self.path, self.hashes = path, hashes
         self.names = [name.removesuffix(SUFFIX) for name in hashes if name.endswith(SUFFIX)]
-        self.read: dict[str, dict[str, Tensor]] = {}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -129,13 +132,11 @@ class _Groups(Mapping[str, dict[str, Tensor]]):
     def __getitem__(self, name: str) -> dict[str, Tensor]:
         if name not in self.names:
             raise KeyError(name)
-        if name not in self.read:
-            file = self.path / f"{name}{SUFFIX}"
-            content = _content(file)
-            if _sha256(content) != self.hashes[file.name]:
-                raise StorageError(f"{file} changed while it was read: is another process writing there?")
-            self.read[name] = untrusted.tensors(content, file)
-        return self.read[name]
+        file = self.path / f"{name}{SUFFIX}"
+        content = _content(file)
+        if _sha256(content) != self.hashes[file.name]:
+            raise StorageError(f"{file} changed while it was read: is another process writing there?")
+        return untrusted.tensors(content, file)
 
 
 def _content(path: Path, most: int | None = None) -> bytes:
@@ -145,10 +146,12 @@ def _content(path: Path, most: int | None = None) -> bytes:
         if most is not None and path.stat().st_size > most:
             raise StorageError(f"{path} has {path.stat().st_size} bytes: expected at most {most}")
         return path.read_bytes()
+    except StorageError:
+        raise
+    except FileNotFoundError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
     except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise Unreadable(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _plain(path: Path) -> None:
@@ -161,7 +164,7 @@ def write(path: Path, groups: Groups, state: Mapping[str, Any]) -> str:
 
     Raises StorageError where it cannot, or where something of that name is there.
     """
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary = disk.temporary(path)
     if path.exists():
         raise StorageError(f"{path} is there already: choose another name")
     try:
@@ -189,22 +192,37 @@ def write_shards(path: Path, groups: Groups, state: Mapping[str, Any], world: Wo
 
     Returns the fingerprint, which is that of the groups put together. Raises StorageError.
     """
-    temporary = path.with_name(world.texts(f"{path.name}.tmp-{os.getpid()}")[0])
-    digest = state_fingerprint(groups, state)
+    temporary = path.with_name(world.texts(disk.temporary(path).name)[0])
+    digest = whole_fingerprint(groups, state, world)
     try:
         if world.main:
-            shutil.rmtree(temporary, ignore_errors=True)
             disk.make_folder(temporary)
-        world.total(0)  # the folder is there
+        world.meet()  # the folder is there
         shards.save(temporary, groups)
-        world.total(0)  # and so are all parts
         if world.main:
             listed = {file.name: _listed(file) for file in sorted(temporary.iterdir())}
             _finish(temporary, path, listed, {**state, "fingerprint": digest, "shards": world.size})
     except OSError as error:
+        if world.main:
+            shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, StorageError):
+            raise
         raise StorageError(f"cannot write the checkpoint {path}: {error.strerror or error}") from error
-    world.total(0)  # nobody looks for it before it is whole
+    world.meet()  # nobody looks for it before it is whole
     return digest
+
+
+def whole_fingerprint(groups: Groups, state: Mapping[str, Any], world: World) -> str:
+    """The fingerprint of groups that may be in shards: all ranks call it alike, rank 0 alone holds a whole group."""
+    hashes = {}
+    for name, tensors in groups.items():
+        kept = {}
+        for inner, tensor in tensors.items():
+            full = whole(tensor.detach())
+            if world.main:
+                kept[inner] = full
+        hashes[name] = _sha256(serialised(kept)) if world.main else ""
+    return world.texts(root(hashes, state))[0]
 
 
 def _listed(path: Path) -> dict[str, Any]:
@@ -245,7 +263,7 @@ def _state(path: Path) -> dict[str, Any]:
     if missing := [key for key in ("format", "run", "facts", "step", "fingerprint") if key not in state]:
         raise StorageError(f"{path} lacks {', '.join(missing)}: it is no checkpoint of this program")
     if type(state["format"]) is not int or state["format"] not in READS:
-        raise StorageError(f"{path} has format {str(state['format'])[:20]}: this version reads {READS[0]} to {FORMAT}")
+        raise Unreadable(f"{path} has format {str(state['format'])[:20]}: this version reads {READS[0]} to {FORMAT}")
     kinds = {"run": dict, "facts": dict, "fingerprint": str, "step": int, "begun": int, "teacher_rows": int, "log": str}
     for name, kind in kinds.items():
         value = state.get(name, kind())
@@ -277,7 +295,9 @@ def _digest(path: Path, size: Any) -> str | None:
             if os.fstat(file.fileno()).st_size != size:
                 return None
             return hashlib.file_digest(file, "sha256").hexdigest()
+    except StorageError:
+        raise
+    except FileNotFoundError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
     except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise Unreadable(f"{path} cannot be read: {error.strerror or error}") from error

@@ -12,17 +12,24 @@ from fewstep.checkpoint.format import Groups
 from fewstep.world import whole
 
 
-def copied(groups: Groups) -> dict[str, dict[str, Tensor]]:
-    """The whole tensors as they are now, on the CPU, whatever becomes of the originals."""
+def copied(groups: Groups, keep: bool = True) -> dict[str, dict[str, Tensor]]:
+    """The whole tensors as they are now, on the CPU, whatever becomes of the originals.
+
+    keep: where not, nothing is returned, but for tensors in shards the others get what this rank holds.
+    """
 
     def copy(tensor: Tensor) -> Tensor:
         return whole(tensor.detach()).to("cpu", copy=True, memory_format=torch.contiguous_format)
 
-    return {group: {name: copy(tensor) for name, tensor in kept.items()} for group, kept in groups.items()}
+    if keep:
+        return {group: {name: copy(tensor) for name, tensor in kept.items()} for group, kept in groups.items()}
+    for tensor in (tensor for kept in groups.values() for tensor in kept.values()):
+        whole(tensor.detach())
+    return {}
 
 
 class Saver:
-    """One piece of work at a time in a thread of its own; what it raises is raised at the next call."""
+    """One piece of work at a time in a thread of its own; what it raises is raised by `check` or `wait`."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None

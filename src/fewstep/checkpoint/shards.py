@@ -8,6 +8,7 @@ process alone puts them together here, without it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,6 @@ from fewstep import untrusted
 from fewstep.errors import StorageError
 from fewstep.untrusted import Entry, Header
 
-PREFIX = "shard-"
 _INFO, _OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"  # names that torch.distributed.checkpoint gives
 
 
@@ -37,9 +37,9 @@ def _pieces(file: Path) -> Iterator[Piece]:
     try:
         with file.open("rb") as opened:
             found, metadata, _ = untrusted.header(opened, file.stat().st_size, file)
+    except StorageError:
+        raise
     except OSError as error:
-        if isinstance(error, StorageError):
-            raise
         raise StorageError(f"{file} cannot be read: {error.strerror or error}") from error
     info = untrusted.document(metadata.get(_INFO, "").encode(), f"{file}: {_INFO}")
     for name, entry in found.items():
@@ -98,13 +98,27 @@ def _joined(pieces: list[Piece], entry: Entry) -> Tensor:
     return found
 
 
+@contextmanager
+def _telling(what: str) -> Iterator[None]:
+    """What fails on any rank, which PyTorch collects into no ordinary exception, as one line on all ranks."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        yield
+    except CheckpointException as error:
+        rank, (first, _) = next(iter(error.failures.items()))
+        told = str(first).partition("\n")[0] or type(first).__name__
+        raise StorageError(f"{what}: rank {rank}: {told}") from error
+
+
 def save(folder: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Every rank writes its part of the groups into the folder, which is there, durably."""
     import torch.distributed.checkpoint  # here, since it takes seconds
 
     dcp: Any = torch.distributed.checkpoint
     named: dict[str, Any] = {f"{group}/{n}": tensor for group, kept in groups.items() for n, tensor in kept.items()}
-    dcp.save(named, storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True), no_dist=False)
+    with _telling(f"cannot write the shards of {folder}"):
+        dcp.save(named, storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True), no_dist=False)
 
 
 def load(folder: Path, into: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -113,4 +127,5 @@ def load(folder: Path, into: Mapping[str, Mapping[str, Tensor]]) -> None:
 
     dcp: Any = torch.distributed.checkpoint
     named: dict[str, Any] = {f"{group}/{n}": tensor for group, kept in into.items() for n, tensor in kept.items()}
-    dcp.load(named, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=False)
+    with _telling(f"cannot read the shards of {folder}"):
+        dcp.load(named, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=False)
