@@ -19,9 +19,9 @@ from torch import Tensor
 
 from fewstep.errors import StorageError
 
-MOST_HEADER = 4 * 2**20  # bytes of a safetensors header: the largest published models need about 1 MB
+MOST_HEADER = 5 * 2**19  # bytes of a safetensors header: the largest published models need about 1 MB
 MOST_ENTRIES = 20_000  # tensors of one file
-MOST_JSON = 4 * 2**20  # bytes of a JSON document: as a list of lists these take 30 times the memory, and a second
+MOST_JSON = 5 * 2**19  # bytes of a JSON document: as a list of lists these take 30 times the memory, and a second
 MOST_NAME = 512  # characters of a tensor's name
 MOST_AXES = 64  # of a tensor, as in torch
 
