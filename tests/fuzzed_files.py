@@ -141,11 +141,11 @@ HEADERS: dict[str, Callable[[bytes], bytes]] = {
     "name of an attribute": lambda c: edited(c, renamed("__class__.__init__")),
     "an extra tensor": lambda c: edited(c, lambda h: h.update(extra=EMPTY)),
     "metadata that is a list": lambda c: edited(c, lambda h: h.update(__metadata__=[1])),
-    "metadata of 3 MiB": lambda c: edited(c, lambda h: h.update(__metadata__={"x": "y" * 3 * 2**20})),
+    "metadata of 2 MiB": lambda c: edited(c, lambda h: h.update(__metadata__={"x": "y" * 2 * 2**20})),
     "a pickle": lambda c: b"\x80\x04\x95\x00\x00\x00\x00\x00\x00\x00\x00N.",
 }  # fmt: skip
 
-HARMLESS = {"metadata of 3 MiB", "an extra tensor", "name with ../", "name of an attribute"}  # to the reader
+HARMLESS = {"metadata of 2 MiB", "an extra tensor", "name with ../", "name of an attribute"}  # to the reader
 
 
 def link(target: str) -> Callable[[Path], None]:

@@ -164,7 +164,7 @@ def test_a_checkpoint_whose_weights_lie_is_refused(tmp_path, valid, name):
     run, contract = fuzzed_files.copied(valid, tmp_path / "run"), Contract()
     fuzzed_files.with_header(run, name)
     found = contract.holds(name, lambda: fs.load(run, device="cpu"))
-    assert (found is not None) == (name == "metadata of 3 MiB")
+    assert (found is not None) == (name == "metadata of 2 MiB")
 
 
 HUGE = {
