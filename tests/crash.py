@@ -6,6 +6,7 @@ its memory and that outlives it, so that a kill inside a write is proved and not
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import importlib
 import json
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+HANGS = 45.0  # seconds after which a child that still runs tells where it is
 ROOT = Path(__file__).parent.parent
 
 
@@ -30,6 +32,7 @@ def _child(request: dict[str, Any]) -> None:
     said = os.open(request["said"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(said, 1)
     os.dup2(said, 2)
+    faulthandler.dump_traceback_later(HANGS, file=said)  # one that hangs shall say where
     try:
         module, _, name = request["call"].partition(":")
         result = getattr(importlib.import_module(module), name)(**request["given"])

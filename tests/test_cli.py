@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import fewstep as fs
-from fewstep import data
+from fewstep import data, loop
 from fewstep.cli import VERBS, main
 from fewstep.cli.parse import one_line
 
@@ -102,12 +102,12 @@ def test_nan_in_the_data_stops_before_anything_is_written(tmp_path, capsys, monk
 
 
 def test_a_run_that_diverges_exits_3_and_keeps_what_it_had(tmp_path, capsys, monkeypatch):
-    whole = fs.training.train_step
+    whole = loop.train_step
 
     def broken(run, method, state, batch):
         return whole(run, method, state, batch._replace(x0=batch.x0 * (float("inf") if state.step == 4 else 1)))
 
-    monkeypatch.setattr(fs.training, "train_step", broken)
+    monkeypatch.setattr(loop, "train_step", broken)
     assert main(["train", "toy", "--out", str(tmp_path / "run"), *TINY]) == 3
     assert "step 4: the loss of 16 of 16 rows is not finite" in told(capsys)
     assert fs.load(tmp_path / "run").step == 4

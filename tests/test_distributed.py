@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import nn
 
 import fewstep as fs
-from fewstep import checkpoint, distributed, engines, training
+from fewstep import checkpoint, distributed, engines, loop
 from fewstep.batches import draw_batch
 from fewstep.building import Facts, build_method
 from fewstep.checkpoint import RunFolder
@@ -314,7 +314,7 @@ def test_a_signal_to_one_rank_stops_all_of_them_at_one_step(tmp_path):
 @pytest.mark.parametrize("shard", [False, True], ids=["ddp", "fsdp"])
 def test_numbers_that_are_not_finite_on_one_rank_stop_all_alike(tmp_path, monkeypatch, shard):
     """Before anything is updated; the incident holds the batch of all ranks, and is made again bit for bit."""
-    whole = training.draw_batch
+    whole = loop.draw_batch
 
     def poisoned(run, method, arrays, step, device, progress=None, world=ALONE):
         batch = whole(run, method, arrays, step, device, progress, world)
@@ -323,7 +323,7 @@ def test_numbers_that_are_not_finite_on_one_rank_stop_all_alike(tmp_path, monkey
             batch.x0[3 * run.batch + 20 - first] = float("inf")
         return batch
 
-    monkeypatch.setattr(training, "draw_batch", poisoned)
+    monkeypatch.setattr(loop, "draw_batch", poisoned)
 
     def work() -> None:
         fs.train(run_of(checkpoint_every=99), out=tmp_path / "run", progress=False, device="cpu", shard=shard)
@@ -422,7 +422,7 @@ def test_a_network_of_ones_own_in_shards_is_whole_at_the_end(tmp_path):
 @pytest.mark.parametrize("processes", [2, 4])
 def test_an_incident_of_canonical_parts_is_made_again(tmp_path, monkeypatch, processes):
     """The parts are those of the run, whatever the number of processes, and so are their dropout masks."""
-    whole = training.draw_batch
+    whole = loop.draw_batch
 
     def poisoned(run, method, arrays, step, device, progress=None, world=ALONE):
         batch = whole(run, method, arrays, step, device, progress, world)
@@ -430,7 +430,7 @@ def test_an_incident_of_canonical_parts_is_made_again(tmp_path, monkeypatch, pro
             batch.x0[-1] = float("nan")
         return batch
 
-    monkeypatch.setattr(training, "draw_batch", poisoned)
+    monkeypatch.setattr(loop, "draw_batch", poisoned)
 
     def work() -> None:
         fs.train(run_of(elastic_exact=4), out=tmp_path / "run", progress=False, device="cpu")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fewstep as fs
-from fewstep import step, training
+from fewstep import loop, step
 from fewstep.checkpoint import RunFolder
 from fewstep.cli import main
 from fewstep.errors import OutOfMemory
@@ -30,7 +30,7 @@ def crowded(monkeypatch, first: int, error: Exception, most: int = 1) -> list[tu
             raise error
         return whole(self, models, x0, z, times, cond, seed)
 
-    train_step = training.train_step
+    train_step = loop.train_step
 
     def noting(run, method, state, batch):
         before = state.fingerprint()
@@ -41,7 +41,7 @@ def crowded(monkeypatch, first: int, error: Exception, most: int = 1) -> list[tu
             raise
 
     monkeypatch.setattr(fs.losses.Method, "loss", loss)
-    monkeypatch.setattr(training, "train_step", noting)
+    monkeypatch.setattr(loop, "train_step", noting)
     return kept
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import fewstep as fs
-from fewstep import checkpoint, incidents, training
+from fewstep import checkpoint, incidents, loop
 from fewstep.checkpoint import RunFolder
 from fewstep.cli import main
 from fewstep.errors import NonFiniteError
@@ -69,7 +69,7 @@ def _mended():
 @pytest.fixture
 def noticed(monkeypatch):
     """Fingerprints of the state before and after each step that failed."""
-    whole, kept = training.train_step, []
+    whole, kept = loop.train_step, []
 
     def noting(run, method, state, batch):
         before = state.fingerprint()
@@ -79,14 +79,14 @@ def noticed(monkeypatch):
             kept.append((before, state.fingerprint()))
             raise
 
-    monkeypatch.setattr(training, "train_step", noting)
+    monkeypatch.setattr(loop, "train_step", noting)
     return kept
 
 
 def spoil(kind: str, monkeypatch) -> None:
     """Makes step 3 of a run fail, for what is no part of the network."""
     if kind == "data":
-        whole = training.draw_batch
+        whole = loop.draw_batch
 
         def drawn(run, method, arrays, step, *given):
             batch = whole(run, method, arrays, step, *given)
@@ -94,7 +94,7 @@ def spoil(kind: str, monkeypatch) -> None:
                 batch.x0[2, 0] = Fragile.number
             return batch
 
-        monkeypatch.setattr(training, "draw_batch", drawn)
+        monkeypatch.setattr(loop, "draw_batch", drawn)
 
 
 ALL, ONE = (rf"the loss of {rows} of 16 rows is not finite, first in " for rows in (16, 1))
@@ -173,7 +173,7 @@ def test_the_commands_exit_with_3_then_0_and_1_where_the_stored_losses_are_other
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
-    whole = training.train_step
+    whole = loop.train_step
 
     def spoiling(run, method, state, batch):
         row = whole(run, method, state, batch)
@@ -182,7 +182,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
         return row
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "train_step", spoiling)
+        patch.setattr(loop, "train_step", spoiling)
         with pytest.raises(NonFiniteError, match=r"step 4: student\.network\.outlet\.bias is not finite: this step is"):
             fs.train(tiny_run(), out=tmp_path / "run", progress=False, device="cpu")
     assert RunFolder(tmp_path / "run").newest().state["step"] == 2

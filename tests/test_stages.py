@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fewstep as fs
-from fewstep import origins, stages, training
+from fewstep import loop, origins, stages
 from fewstep.errors import UserError
 from fewstep.precision import LossScale
 from fewstep.schedules import ema_rate, lr_factor
@@ -40,7 +40,7 @@ def same(a, b) -> bool:
 @pytest.fixture
 def seen(monkeypatch):
     """What every step was given, and the state before and after it."""
-    rows, whole = [], training.train_step
+    rows, whole = [], loop.train_step
 
     def noting(run, method, state: State, batch):
         before = {name: {k: v.clone() for k, v in m.state_dict().items()} for name, m in state.modules().items()}
@@ -49,7 +49,7 @@ def seen(monkeypatch):
         rows.append({"method": method, "before": before, "moments": moments, "times": batch.times, **row})
         return row
 
-    monkeypatch.setattr(training, "train_step", noting)
+    monkeypatch.setattr(loop, "train_step", noting)
     return rows
 
 
@@ -112,7 +112,7 @@ def test_resumed_is_uninterrupted_before_at_and_behind_the_switch(kept, tmp_path
 
 def trained_to(run, folder, step):
     """The run's folder as it was at that step: stopped by a request."""
-    whole = training.train_step
+    whole = loop.train_step
 
     def stopping(*given):
         row = whole(*given)
@@ -120,12 +120,12 @@ def trained_to(run, folder, step):
             os.kill(os.getpid(), signal.SIGTERM)
         return row
 
-    training.train_step = stopping
+    loop.train_step = stopping
     try:
         with pytest.raises(fs.errors.Stopped):
             trained(run, folder)
     finally:
-        training.train_step = whole
+        loop.train_step = whole
 
 
 def test_a_consistency_run_starts_at_the_second_stage_with_its_ratio_and_age(seen, tmp_path):
@@ -215,7 +215,7 @@ def test_a_second_stage_whose_first_steps_overflowed_is_resumed(tmp_path, monkey
     monkeypatch.setattr(stages, "LossScale", lambda: LossScale(factor=2.0**40))
     run = two_stages(precision="fp16", iterations=6, split=0.5, checkpoint_every=1)
     whole = trained(run, tmp_path / "whole")
-    step = training.train_step
+    step = loop.train_step
 
     def stopped(run, method, state, batch):
         if state.step == 5:
@@ -224,7 +224,7 @@ def test_a_second_stage_whose_first_steps_overflowed_is_resumed(tmp_path, monkey
         return step(run, method, state, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "train_step", stopped)
+        patch.setattr(loop, "train_step", stopped)
         with pytest.raises(KeyboardInterrupt):
             trained(run, tmp_path / "cut")
     assert trained(run, tmp_path / "cut", resume=True).fingerprint == whole.fingerprint

@@ -21,8 +21,9 @@ from fewstep.denoiser import Preconditioned
 from fewstep.errors import NonFiniteError, StorageError, UserError
 from fewstep.generator import checkpoint_state
 from fewstep.randomness import generator
-from fewstep.recorder import differences, stop_requests
+from fewstep.resuming import differences
 from fewstep.scalings import Edm
+from fewstep.stops import stop_requests
 from tests.toys import tiny_run
 
 

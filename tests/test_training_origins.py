@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import fewstep as fs
-from fewstep import training
+from fewstep import loop, training
 from fewstep.checkpoint import fingerprint, read
 from fewstep.cli import main
 from fewstep.data import SPLIT_SEED
@@ -47,7 +47,7 @@ def source(tmp_path_factory):
 def first_weights(monkeypatch, *arguments, **options) -> dict[str, Tensor]:
     """The student's weights at step 0 of a run."""
     kept: dict[str, Tensor] = {}
-    whole = training.train_step
+    whole = loop.train_step
 
     def noting(run, method, state, batch):
         if not state.step:
@@ -57,7 +57,7 @@ def first_weights(monkeypatch, *arguments, **options) -> dict[str, Tensor]:
         return whole(run, method, state, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "train_step", noting)
+        patch.setattr(loop, "train_step", noting)
         train(*arguments, **options)
     return kept
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from fewstep.checkpoint import RunFolder, read
 from fewstep.errors import StorageError
-from fewstep.recorder import CLOCK
+from fewstep.resuming import CLOCK
 from tests.crash import Child, Server
 from tests.crash_child import BEGUN, INSIDE, PHASES, Gauge
 

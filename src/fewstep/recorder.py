@@ -1,13 +1,11 @@
-"""Everything a run writes: its folder, log, checkpoints and pictures; and the requests to stop."""
+"""Everything a run writes: its folder, log, checkpoints, incidents and pictures."""
 
 from __future__ import annotations
 
 import json
 import logging
-import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,94 +16,15 @@ from fewstep.batches import Batch
 from fewstep.building import Facts
 from fewstep.checkpoint import Checkpoint, RunFolder, Saver, disk
 from fewstep.checkpoint.saver import copied
-from fewstep.config import Run, run_from_json
+from fewstep.config import Run
 from fewstep.denoiser import Cond
-from fewstep.errors import NonFiniteError, StorageError, UserError
+from fewstep.errors import NonFiniteError, StorageError
 from fewstep.generator import Generator, checkpoint_state
 from fewstep.losses import Method
-from fewstep.state import State, chained
+from fewstep.resuming import chain_of, log_until
+from fewstep.state import State
 
 log = logging.getLogger("fewstep")
-
-CLOCK = ("seconds", "samples_per_second")  # of a row of the log, what no two runs share
-WRITTEN = ("checkpoint", "log", "picture", "snapshot")
-# On resume, since no weight depends on them, or by its last bits; data and a teacher are known by their fingerprints.
-MAY_CHANGE = {
-    "accumulate",
-    "bad_files",
-    "checkpoint_every",
-    "data",
-    "log_every",
-    "picture_every",
-    "snapshot_every",
-    "teacher",
-}
-
-
-def differences(run: dict[str, Any], before: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """What may not change when a run is resumed, and did: (name, new value, old value), options one by one."""
-    for name in sorted(run.keys() | before.keys()):
-        new, old = run.get(name), before.get(name)
-        if isinstance(new, dict) and isinstance(old, dict):
-            yield from ((f"{name.removesuffix('_options')}.{key}", a, b) for key, a, b in differences(new, old))
-        elif name not in MAY_CHANGE and new != old:
-            yield name, new, old
-
-
-def chain_of(text: bytes) -> str:
-    """The chain of the rows in a log, whose clock it leaves out."""
-    chain = ""
-    for line in text.splitlines():
-        chain = chained(chain, {key: value for key, value in json.loads(line).items() if key not in CLOCK})
-    return chain
-
-
-def log_until(path: Path, step: int) -> bytes:
-    """The whole lines of a log up to a step: what a run that resumes there has written so far."""
-    kept = []
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
-        with suppress(ValueError, KeyError, TypeError, RecursionError):  # a line that was torn when the run was killed
-            if json.loads(line)["step"] <= step and line.endswith(b"\n"):
-                kept.append(line)
-    return b"".join(kept)
-
-
-def resumable(out: Path, resume: bool) -> Checkpoint | None:
-    """The checkpoint that a run in this folder goes on from. Raises UserError where a run is and none is resumed."""
-    folder = RunFolder(out)
-    if not resume and (folder.config.exists() or folder.checkpoints()):
-        raise UserError(f"{out} already holds a run: continue it with --resume, or choose another --out")
-    saved = folder.newest(quarantine=True)
-    if saved is None and resume:
-        log.warning("fewstep: %s holds no checkpoint: starting from step 0", out)
-    return saved
-
-
-def check_same(saved: Checkpoint, run: Run, facts: Facts, settled: Callable[[Run], Run]) -> Facts:
-    """Refuses to go on from a checkpoint with other settings, data or another teacher; returns its facts.
-
-    settled: writes out the options of a run, so that those an older version did not know have their defaults.
-    """
-    out = saved.path.parent.parent
-    before = run_from_json(saved.state["run"])  # fills in the fields that older versions did not know
-    if (before.method, before.network) == (run.method, run.network):
-        before = settled(before)
-    for name, value, old in differences(run.to_json(), before.to_json()):
-        raise UserError(
-            f"{name} = {value!r}, but the run in {out} was started with {old!r}: "
-            "leave it out to continue that run, or start another with --out"
-        )
-    if run.accumulate != before.accumulate and not run.elastic_exact:
-        told = f"accumulate = {run.accumulate}, but the run in {out} was started with {before.accumulate}"
-        log.warning("fewstep: %s: the last bits may differ", told)
-    if saved.state.get("torch") != torch.__version__:
-        log.warning("fewstep: %s was written by torch %s: the last bits may differ", out, saved.state.get("torch"))
-    known = Facts.from_json(saved.state["facts"])
-    if replace(known, init=facts.init, teacher=facts.teacher) != facts:
-        raise UserError(f"the data is not what the run in {out} was started with")
-    if known.teacher != facts.teacher:
-        raise UserError(f"the teacher is not the one that the run in {out} was started with")
-    return known
 
 
 def due(run: Run, step: int, every: int) -> bool:
@@ -295,30 +214,3 @@ def storage(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise StorageError(f"cannot write to {path}: {error.strerror or error}") from error
-
-
-@contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """A list that the first SIGINT, SIGTERM or SIGHUP is put on; a second one acts as if nobody listened."""
-    received: list[int] = []
-    kept: dict[int, Any] = {}
-
-    def note(number: int, frame: object) -> None:
-        received.append(number)
-        restore()
-
-    def restore() -> None:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-            nohup = number not in (signal.SIGINT, signal.SIGTERM) and signal.getsignal(number) is signal.SIG_IGN
-            if number not in kept and not nohup:  # a hang-up that nohup ignores stays ignored
-                kept[number] = signal.signal(number, note)
-    except ValueError:
-        pass  # outside the main thread signals are somebody else's
-    try:
-        yield received
-    finally:
-        restore()

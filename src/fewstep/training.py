@@ -1,16 +1,13 @@
-"""The training loop: knows no method, draws nothing that is not addressed, keeps no state that is not saved."""
+"""A run from its value to its generator: the parts are built and compared, and the loop carries it out."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,7 +19,6 @@ from fewstep import (
     distributed,
     ema,
     engines,
-    loading,
     lock,
     methods,
     networks,
@@ -33,7 +29,6 @@ from fewstep import (
     stages,
 )
 from fewstep import data as datasets
-from fewstep.batches import Batch, draw_batch, moved
 from fewstep.building import (
     OWN,
     Network,
@@ -45,14 +40,15 @@ from fewstep.building import (
 )
 from fewstep.checkpoint import Checkpoint
 from fewstep.config import Run, changed, checked_options
-from fewstep.errors import NonFiniteError, OutOfMemory, Stopped, WorkerError, require
+from fewstep.errors import require
 from fewstep.generator import Generator
+from fewstep.loop import Launch, loop
 from fewstep.losses import Method
 from fewstep.origins import Source
-from fewstep.recorder import Recorder, check_same, due, resumable, stop_requests
+from fewstep.recorder import Recorder
+from fewstep.resuming import check_same, resumable
 from fewstep.state import State, new_state
-from fewstep.step import train_step
-from fewstep.world import ALONE, World
+from fewstep.world import World
 
 
 def settled(run: Run, method: OwnMethod | None = None, network: Network | None = None) -> Run:
@@ -110,24 +106,6 @@ def train(
             kept = () if handle is None else (handle,)
             launch = Launch(world, folder, saved, place, shard, workers, kept, progress and world.main, watch)
             return _trained(run, launch, data, network, method, init, teacher)
-
-
-log = logging.getLogger("fewstep")
-
-
-@dataclass(frozen=True)
-class Launch:
-    """Where and how a run is carried out: nothing that its weights depend on, but for what it goes on from."""
-
-    world: World
-    out: Path | None
-    saved: Checkpoint | None
-    place: torch.device
-    shard: bool
-    workers: int
-    locks: tuple[int, ...]  # file descriptors that a worker must not keep
-    progress: bool
-    watch: Callable[[State], None] | None
 
 
 def _start(folder: Path, resume: bool, world: World) -> Checkpoint | None:
@@ -191,119 +169,3 @@ def _trained(
         torch.set_num_threads(threads)
     average = state.averages["ema"] if fresh is None else engines.plain(state.averages["ema"], fresh)
     return Generator(run, facts, made, average, state.step, state.fingerprint())
-
-
-def loop(
-    run: Run,
-    method: Method,
-    state: State,
-    arrays: datasets.Arrays,
-    launch: Launch,
-    recorder: Recorder | None,
-) -> None:
-    """Steps until the run's end, a stop request or a step that fails; what can be saved is, before it is told."""
-    begun, at, plan = time.monotonic(), state.step, stages.stages(run, method)
-
-    def draw(step: int, world: World = launch.world) -> Batch:
-        stage = stages.at(plan, step)
-        return draw_batch(run, stage.method, arrays, step, torch.device("cpu"), stage.progress(step), world)
-
-    ahead = loading.batches(draw, state.step, run.iterations, launch.workers, launch.locks)
-    with stop_requests() as stops, _bar(run, state, launch.progress) as bar, closing(ahead), _settled(recorder):
-        while state.step < run.iterations:
-            stage = stages.ready(run, plan, state)
-            if launch.progress and 0 < state.step == stage.first:
-                tqdm.write(f"step {state.step}: stage {stage.number} begins", file=sys.stderr)
-            with _kept(recorder, state, partial(draw, state.step, ALONE)):
-                row = train_step(run, stage.method, state, moved(next(ahead), launch.place))
-            if len(plan) > 1:
-                row["stage"] = stage.number
-            if due(run, state.step, run.log_every):
-                state.note(row)
-            with suppress(OSError):  # a bar that nobody can see any more is no reason to lose a run
-                bar.set_postfix(loss=f"{row['loss']:.4g}", refresh=False)
-                bar.update(run.batch)
-            if recorder:
-                seconds = time.monotonic() - begun
-                clock = {"seconds": seconds, "samples_per_second": (state.step - at) * run.batch / max(seconds, 1e-9)}
-                recorder.after_step({**row, **clock})
-            if launch.watch:
-                launch.watch(state)
-            if state.world.total(len(stops)) and state.step < run.iterations:
-                _stop(run, state, recorder)
-
-
-def _bar(run: Run, state: State, progress: bool) -> tqdm:
-    """The progress bar, in samples."""
-    total, initial = run.iterations * run.batch, state.step * run.batch
-    return tqdm(total=total, initial=initial, unit="sample", unit_scale=True, disable=not progress)
-
-
-def _stop(run: Run, state: State, recorder: Recorder | None) -> None:
-    """Saves and raises Stopped."""
-    _save(recorder)
-    go_on = recorder and f"saved, continue with --out {recorder.folder.path} --resume"
-    raise Stopped(f"stopped at step {state.step} of {run.iterations}: {go_on or 'nothing was saved'}")
-
-
-def _out_of_memory(error: Exception) -> bool:
-    first = str(error).partition("\n")[0]
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or any(words in first for words in ("out of memory", "can't allocate memory"))
-
-
-def _saved(recorder: Recorder | None, state: State) -> bool:
-    """Saves this step if that can be, without hiding why; not of several ranks, which are in the middle of theirs."""
-    if recorder is None or state.world.size > 1:
-        return False
-    try:
-        _save(recorder)
-    except Exception as error:
-        log.warning("fewstep: step %d could not be saved: %s", state.step, str(error).partition("\n")[0])
-        return False
-    return True
-
-
-def _save(recorder: Recorder | None) -> None:
-    """Saves this step and waits until it is on the disk."""
-    if recorder:
-        recorder.save()
-        recorder.saver.wait()
-
-
-@contextmanager
-def _settled(recorder: Recorder | None) -> Iterator[None]:
-    """Whatever ends the loop, no save goes on behind it in a folder that others may then take; a second request to
-    stop waits for nothing."""
-    try:
-        yield
-    except Exception:
-        if recorder:
-            with suppress(Exception):  # of two failures the first is told
-                recorder.saver.wait()
-        raise
-
-
-@contextmanager
-def _kept(recorder: Recorder | None, state: State, draw: Callable[[], Batch]) -> Iterator[None]:
-    """Saves the state before a step that fails: as an incident with its batch where its numbers are not finite."""
-    try:
-        yield
-    except NonFiniteError as error:
-        if recorder:
-            recorder.incident(error, draw())  # of all ranks
-        raise
-    except WorkerError:
-        _saved(recorder, state)
-        raise
-    except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
-            raise
-        saved = not state.updating and _saved(recorder, state)
-        told = str(error).partition("\n")[0] or type(error).__name__
-        kept = f"nothing was updated{' and the step is saved' if saved else ''}"
-        if state.updating:
-            kept = f"the update of step {state.step} is half done and not saved"
-        raise OutOfMemory(
-            f"out of memory: {told}; {kept}: continue with --resume --accumulate 2 or more, which changes the last bits"
-        ) from error

@@ -10,13 +10,12 @@ from fewstep.checkpoint.format import (
     Checkpoint,
     Groups,
     fingerprint,
-    read,
     state_fingerprint,
     whole_fingerprint,
-    write,
-    write_shards,
 )
+from fewstep.checkpoint.reading import read
 from fewstep.checkpoint.saver import Saver
+from fewstep.checkpoint.writing import write, write_shards
 
 __all__ = [
     "FORMAT",

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewstep.checkpoint import disk
-from fewstep.checkpoint.format import Checkpoint, Unreadable, read
+from fewstep.checkpoint.format import Checkpoint, Unreadable
+from fewstep.checkpoint.reading import read
 from fewstep.errors import StorageError
 
 log = logging.getLogger("fewstep")

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,6 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from fewstep import untrusted
-from fewstep.checkpoint import disk, shards
 from fewstep.checkpoint.shards import Shards
 from fewstep.errors import StorageError
 from fewstep.untrusted import Header
@@ -76,10 +74,10 @@ def root(groups: Mapping[str, str], state: Mapping[str, Any]) -> str:
 
 def state_fingerprint(groups: Groups, state: Mapping[str, Any]) -> str:
     """`root` of groups in memory: what a checkpoint of them would bear."""
-    return root({name: _sha256(serialised(tensors)) for name, tensors in groups.items()}, state)
+    return root({name: sha256_of(serialised(tensors)) for name, tensors in groups.items()}, state)
 
 
-def _sha256(content: bytes) -> str:
+def sha256_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
@@ -133,13 +131,13 @@ class _Groups(Mapping[str, dict[str, Tensor]]):
         if name not in self.names:
             raise KeyError(name)
         file = self.path / f"{name}{SUFFIX}"
-        content = _content(file)
-        if _sha256(content) != self.hashes[file.name]:
+        content = content_of(file)
+        if sha256_of(content) != self.hashes[file.name]:
             raise StorageError(f"{file} changed while it was read: is another process writing there?")
         return untrusted.tensors(content, file)
 
 
-def _content(path: Path, most: int | None = None) -> bytes:
+def content_of(path: Path, most: int | None = None) -> bytes:
     """The bytes of a plain file. Raises StorageError, also for more than `most`."""
     try:
         _plain(path)
@@ -159,135 +157,7 @@ def _plain(path: Path) -> None:
         raise StorageError(f"{path} cannot be read: it is missing, or no plain file")
 
 
-def write(path: Path, groups: Groups, state: Mapping[str, Any]) -> str:
-    """Writes a checkpoint folder at `path`, whole or not at all; returns its fingerprint.
-
-    Raises StorageError where it cannot, or where something of that name is there.
-    """
-    temporary = disk.temporary(path)
-    if path.exists():
-        raise StorageError(f"{path} is there already: choose another name")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        disk.make_folder(temporary)
-        listed = {f"{name}{SUFFIX}": _put(temporary / f"{name}{SUFFIX}", serialised(t)) for name, t in groups.items()}
-        digest = root({name.removesuffix(SUFFIX): facts["sha256"] for name, facts in listed.items()}, state)
-        _finish(temporary, path, listed, {**state, "fingerprint": digest})
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise StorageError(f"cannot write the checkpoint {path}: {error.strerror or error}") from error
-    return digest
-
-
-def _finish(temporary: Path, path: Path, listed: dict[str, Any], state: Mapping[str, Any]) -> None:
-    """Adds state and manifest to a folder whose groups are written, and gives it its name."""
-    listed[STATE] = _put(temporary / STATE, json.dumps({**state, "format": FORMAT}, indent=1, sort_keys=True).encode())
-    _put(temporary / MANIFEST, json.dumps({"files": listed}, indent=1, sort_keys=True).encode())
-    disk.sync(temporary)
-    disk.rename(temporary, path)
-
-
-def write_shards(path: Path, groups: Groups, state: Mapping[str, Any], world: World) -> str:
-    """Writes a checkpoint folder of groups in shards: every rank its part, rank 0 the rest. All ranks call it alike.
-
-    Returns the fingerprint, which is that of the groups put together. Raises StorageError.
-    """
-    temporary = path.with_name(world.texts(disk.temporary(path).name)[0])
-    digest = whole_fingerprint(groups, state, world)
-    try:
-        if world.main:
-            disk.make_folder(temporary)
-        world.meet()  # the folder is there
-        shards.save(temporary, groups)
-        if world.main:
-            listed = {file.name: _listed(file) for file in sorted(temporary.iterdir())}
-            _finish(temporary, path, listed, {**state, "fingerprint": digest, "shards": world.size})
-    except OSError as error:
-        if world.main:
-            shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(f"cannot write the checkpoint {path}: {error.strerror or error}") from error
-    world.meet()  # nobody looks for it before it is whole
-    return digest
-
-
-def whole_fingerprint(groups: Groups, state: Mapping[str, Any], world: World) -> str:
-    """The fingerprint of groups that may be in shards: all ranks call it alike, rank 0 alone holds a whole group."""
-    hashes = {}
-    for name, tensors in groups.items():
-        kept = {}
-        for inner, tensor in tensors.items():
-            full = whole(tensor.detach())
-            if world.main:
-                kept[inner] = full
-        hashes[name] = _sha256(serialised(kept)) if world.main else ""
-    return world.texts(root(hashes, state))[0]
-
-
-def _listed(path: Path) -> dict[str, Any]:
-    """What the manifest says of a file that is there."""
-    disk.sync(path)
-    size = path.stat().st_size
-    return {"bytes": size, "sha256": _digest(path, size)}
-
-
-def _put(path: Path, content: bytes) -> dict[str, Any]:
-    """Writes a file; what the manifest says of it."""
-    disk.write(path, content)
-    return {"bytes": len(content), "sha256": _sha256(content)}
-
-
-def read(path: Path) -> Checkpoint:
-    """Opens a checkpoint folder after checking every file against the manifest, and what each file declares.
-
-    Raises StorageError that names the file and what is wrong with it.
-    """
-    hashes = dict(_verified(path))
-    if STATE not in hashes:
-        raise StorageError(f"{path} is no checkpoint of this program: it has no {STATE}")
-    state = _state(path / STATE)
-    found = Checkpoint(path, state, hashes)
-    found.layout()
-    groups = {name.removesuffix(SUFFIX): digest for name, digest in hashes.items() if name.endswith(SUFFIX)}
-    if state["format"] > 1 and not found.sharded and state["fingerprint"] != root(groups, state):
-        raise StorageError(f"{path / STATE} bears the fingerprint of another state than its files hold")
-    return found
-
-
-def _state(path: Path) -> dict[str, Any]:
-    """The state, with what its format left out. Raises StorageError."""
-    state = untrusted.document(_content(path, untrusted.MOST_JSON), path)
-    if not isinstance(state, dict):
-        raise StorageError(f"{path} holds no JSON object: it is no checkpoint of this program")
-    if missing := [key for key in ("format", "run", "facts", "step", "fingerprint") if key not in state]:
-        raise StorageError(f"{path} lacks {', '.join(missing)}: it is no checkpoint of this program")
-    if type(state["format"]) is not int or state["format"] not in READS:
-        raise Unreadable(f"{path} has format {str(state['format'])[:20]}: this version reads {READS[0]} to {FORMAT}")
-    kinds = {"run": dict, "facts": dict, "fingerprint": str, "step": int, "begun": int, "teacher_rows": int, "log": str}
-    for name, kind in kinds.items():
-        value = state.get(name, kind())
-        if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**53):
-            raise StorageError(f"{path}: {name} = {str(value)[:40]!r}: it is no checkpoint of this program")
-    return state
-
-
-def _verified(path: Path) -> Iterator[tuple[str, str]]:
-    """The name and SHA-256 of every file that the manifest lists, each compared with it."""
-    manifest = untrusted.document(_content(path / MANIFEST, untrusted.MOST_JSON), path / MANIFEST)
-    listed = manifest.get("files") if isinstance(manifest, dict) else None
-    if not isinstance(listed, dict) or not listed:
-        raise StorageError(f"{path / MANIFEST} lists no files: it is no manifest of this program")
-    for name, facts in listed.items():
-        if Path(name).name != name or name == MANIFEST or not name.isprintable():
-            raise StorageError(f"{path / MANIFEST} lists {name[:60]!r}, which is not a file of its folder")
-        digest = _digest(path / name, facts.get("bytes") if isinstance(facts, dict) else None)
-        if digest is None or digest != facts.get("sha256"):
-            raise StorageError(f"{path / name} is damaged: its size or SHA-256 is not the manifest's")
-        yield name, digest
-
-
-def _digest(path: Path, size: Any) -> str | None:
+def hash_of(path: Path, size: Any) -> str | None:
     """The SHA-256 of a plain file, a piece at a time; None, and nothing read, where it is not of that size."""
     try:
         _plain(path)
@@ -301,3 +171,16 @@ def _digest(path: Path, size: Any) -> str | None:
         raise StorageError(f"{path} cannot be read: {error.strerror}") from error
     except OSError as error:
         raise Unreadable(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def whole_fingerprint(groups: Groups, state: Mapping[str, Any], world: World) -> str:
+    """The fingerprint of groups that may be in shards: all ranks call it alike, rank 0 alone holds a whole group."""
+    hashes = {}
+    for name, tensors in groups.items():
+        kept = {}
+        for inner, tensor in tensors.items():
+            full = whole(tensor.detach())
+            if world.main:
+                kept[inner] = full
+        hashes[name] = sha256_of(serialised(kept)) if world.main else ""
+    return world.texts(root(hashes, state))[0]
