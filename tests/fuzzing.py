@@ -104,7 +104,8 @@ def mutated(value: Any, chance: random.Random) -> Any:
                 inside[key] = deep(chance.choice((3, 9, 60, 200)), chance)
             case 6 if type(inside[key]) in (int, float):
                 n = inside[key]
-                inside[key] = chance.choice((-n, n * 10, n + 1, n // 2, n / 2, n + 0.5, str(n), [n]))
+                near = n if abs(n) < 2**53 else 1  # what a float can be made of
+                inside[key] = chance.choice((-n, n * 10, n + 1, n // 2, near / 2, near + 0.5, str(n)[:999], [n]))
             case _:
                 inside[key] = extreme(chance)
     return value

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,8 +73,9 @@ def loop(
             if due(run, state.step, run.log_every):
                 state.note(row)
             with suppress(OSError):  # a bar that nobody can see any more is no reason to lose a run
-                bar.set_postfix(loss=f"{row['loss']:.4g}", refresh=False)
-                bar.update(run.batch)
+                if bar is not None:
+                    bar.set_postfix(loss=f"{row['loss']:.4g}", refresh=False)
+                    bar.update(run.batch)
             if recorder:
                 seconds = time.monotonic() - begun
                 clock = {"seconds": seconds, "samples_per_second": (state.step - at) * run.batch / max(seconds, 1e-9)}
@@ -85,10 +86,16 @@ def loop(
                 _stop(run, state, recorder)
 
 
-def _bar(run: Run, state: State, progress: bool) -> tqdm:
-    """The progress bar, in samples."""
+def _bar(run: Run, state: State, progress: bool) -> AbstractContextManager[tqdm | None]:
+    """The progress bar, in samples.
+
+    Where none is shown there is none: all processes that were forked from one share tqdm's lock, and one of them that
+    is killed while it holds it stops the others for ever.
+    """
+    if not progress:
+        return nullcontext()
     total, initial = run.iterations * run.batch, state.step * run.batch
-    return tqdm(total=total, initial=initial, unit="sample", unit_scale=True, disable=not progress)
+    return tqdm(total=total, initial=initial, unit="sample", unit_scale=True)
 
 
 def _stop(run: Run, state: State, recorder: Recorder | None) -> None:
