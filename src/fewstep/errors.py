@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from reprlib import Repr
 from typing import Any
@@ -56,6 +57,17 @@ class StorageError(FewstepError, OSError):
     """Nothing valid to read, or nowhere to write."""
 
     exit_code = 4
+
+
+@contextmanager
+def storage(what: str) -> Iterator[None]:
+    """Inside, what the system says of a file is told as the one line that it is, after `what`."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{what}: {error.strerror or error}") from error
 
 
 class RankLost(FewstepError):

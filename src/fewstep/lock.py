@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from fewstep.errors import StorageError, UserError
+from fewstep.errors import UserError, storage
 
 try:
     import fcntl
@@ -75,7 +75,7 @@ def held(folder: Path) -> Iterator[int]:
     """
     made, path = [path for path in (folder, *folder.parents) if not path.exists()], folder / NAME
     with ExitStack() as stack:
-        with _telling(folder):
+        with storage(f"cannot write to {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
             handle = _taken(path)
             stack.callback(os.close, handle)
@@ -95,20 +95,12 @@ def _removed(path: Path, handle: int, made: list[Path]) -> None:
             folder.rmdir()
 
 
-@contextmanager
-def _telling(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"cannot write to {folder}: {error.strerror or error}") from error
-
-
 def refuse_second(folder: Path) -> None:
     """Raises UserError where another process trains in the folder; changes nothing there."""
     path = folder / NAME
     if not path.exists() or fcntl is None:
         return
-    with _telling(folder):
+    with storage(f"cannot write to {folder}"):
         handle = os.open(path, os.O_RDWR)
         try:
             _lock(handle, path)

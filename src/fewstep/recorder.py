@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from fewstep.checkpoint import Checkpoint, RunFolder, Saver, disk
 from fewstep.checkpoint.saver import copied
 from fewstep.config import Run
 from fewstep.denoiser import Cond
-from fewstep.errors import NonFiniteError, StorageError
+from fewstep.errors import NonFiniteError, storage
 from fewstep.generator import Generator, checkpoint_state
 from fewstep.losses import Method
 from fewstep.resuming import chain_of, log_until
@@ -59,7 +58,7 @@ class Recorder:
     def _prepare(self, saved: Checkpoint | None) -> None:
         """Brings the folder to where the run stands."""
         run, state = self.run, self.state
-        with storage(self.folder.path):
+        with storage(f"cannot write to {self.folder.path}"):
             self.folder.samples.mkdir(parents=True, exist_ok=True)
             self.folder.sweep()
             kept = log_until(self.folder.metrics, state.step)
@@ -87,7 +86,7 @@ class Recorder:
         run, step = self.run, self.state.step
         self.saver.check()
         if due(run, step, run.log_every) and self.world.main:
-            with storage(self.folder.path):
+            with storage(f"cannot write to {self.folder.path}"):
                 disk.append(self.folder.metrics, json.dumps(row).encode() + b"\n")
         if run.snapshot_every and due(run, step, run.snapshot_every):
             self.snapshot()  # before the checkpoint, after which a resumed run would not make it again
@@ -124,7 +123,7 @@ class Recorder:
                 "as they were"
             )
         if self.state.sharded:
-            with storage(folder.path):
+            with storage(f"cannot write to {folder.path}"):
                 if self.world.main and folder.metrics.exists():
                     disk.sync(folder.metrics)
                 checkpoint.write_shards(path, self.state.groups(), self.about(), self.world)
@@ -143,7 +142,7 @@ class Recorder:
             checkpoint.write(path, groups, about)
             folder.prune()
 
-        self.saver.start(telling(folder.path, work))
+        self.saver.start(storage(f"cannot write to {folder.path}")(work))
 
     def incident(self, error: NonFiniteError, batch: Batch) -> None:
         """Keeps the state before a step and the batch that made its numbers not finite, for `fewstep replay`."""
@@ -174,7 +173,7 @@ class Recorder:
         kept = copied(kept, keep=self.world.main)
         if not self.world.main:
             return
-        with storage(self.folder.path):
+        with storage(f"cannot write to {self.folder.path}"):
             disk.make_folder(path.parent)
             checkpoint.write(path, kept, checkpoint_state(self.run, self.facts, self.state.step))
 
@@ -193,24 +192,3 @@ class Recorder:
                 raise  # the others wait for this rank in the middle of a pass
             told = str(error).partition("\n")[0] or type(error).__name__
             log.warning("fewstep: no picture of step %s: %s", self.state.step, told)
-
-
-def telling(path: Path, work: Callable[[], None]) -> Callable[[], None]:
-    """The work, whose failures to write are told as `storage` does."""
-
-    def run() -> None:
-        with storage(path):
-            work()
-
-    return run
-
-
-@contextmanager
-def storage(path: Path) -> Iterator[None]:
-    """Tells a failure to write as the one line it is."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except OSError as error:
-        raise StorageError(f"cannot write to {path}: {error.strerror or error}") from error

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from fewstep.errors import StorageError
+from fewstep.errors import StorageError, storage
 
 MOST_HEADER = 5 * 2**19  # bytes of a safetensors header: the largest published models need about 1 MB
 MOST_ENTRIES = 20_000  # tensors of one file
@@ -116,13 +116,8 @@ def _entry(name: str, about: Any, where: str | Path) -> tuple[Entry, int]:
 
 def layout(path: Path) -> Header:
     """The tensors that a safetensors file declares; none is read. Raises StorageError."""
-    try:
-        with path.open("rb") as file:
-            return header(file, path.stat().st_size, path)[0]
-    except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(f"{path} cannot be read: {error.strerror or error}") from error
+    with storage(f"{path} cannot be read"), path.open("rb") as file:
+        return header(file, path.stat().st_size, path)[0]
 
 
 def tensors(content: bytes, where: str | Path) -> dict[str, Tensor]:

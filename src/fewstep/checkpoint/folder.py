@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from fewstep.checkpoint import disk
 from fewstep.checkpoint.format import Checkpoint, Unreadable
 from fewstep.checkpoint.reading import read
-from fewstep.errors import StorageError
+from fewstep.errors import StorageError, storage
 
 log = logging.getLogger("fewstep")
 
 _TEMPORARY = re.compile(r"step-[0-9]+(-[0-9]+)?\.tmp-[0-9]+(-[0-9]+)?(-old)?")  # names that only this program gives
 KEEP = 2  # valid checkpoints that stay in a run folder
-
-
-@contextmanager
-def _telling(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{what}: {error.strerror or error}") from error
 
 
 def free(path: Path) -> Path:
@@ -114,7 +104,7 @@ class RunFolder:
 
     def quarantine(self, bad: Path) -> None:
         """Moves a damaged checkpoint aside: it is never deleted."""
-        with _telling(f"cannot move {bad} aside"):
+        with storage(f"cannot move {bad} aside"):
             disk.rename(bad, free(bad.with_name(f"{bad.name}.corrupt")))
 
     def sweep(self) -> None:
@@ -122,10 +112,10 @@ class RunFolder:
         for kind in ("checkpoints", "snapshots", "incidents"):
             for path in (self.path / kind).glob("step-*.tmp-*"):
                 if _TEMPORARY.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
-                    with _telling(f"cannot remove {path}"):
+                    with storage(f"cannot remove {path}"):
                         disk.remove(path)
         for path in (p for name in (self.config, self.metrics) for p in self.path.glob(f"{name.name}.tmp-*")):
-            with _telling(f"cannot remove {path}"):
+            with storage(f"cannot remove {path}"):
                 disk.watch("remove", path)
                 path.unlink()
 
@@ -134,7 +124,7 @@ class RunFolder:
         valid = 0
         for path in self.checkpoints():
             if valid >= keep:
-                with _telling(f"cannot remove {path}"):
+                with storage(f"cannot remove {path}"):
                     disk.remove(path)
                 continue
             try:

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,38 +140,33 @@ class _Groups(Mapping[str, dict[str, Tensor]]):
 
 def content_of(path: Path, most: int | None = None) -> bytes:
     """The bytes of a plain file. Raises StorageError, also for more than `most`."""
-    try:
-        _plain(path)
+    with _plain(path):
         if most is not None and path.stat().st_size > most:
             raise StorageError(f"{path} has {path.stat().st_size} bytes: expected at most {most}")
         return path.read_bytes()
+
+
+@contextmanager
+def _plain(path: Path) -> Iterator[None]:
+    """Inside, a file is read. Raises StorageError where it is missing or no plain one, Unreadable where it may not."""
+    try:
+        if path.is_symlink() or not path.is_file():
+            raise StorageError(f"{path} cannot be read: it is missing, or no plain file")
+        yield
     except StorageError:
         raise
     except FileNotFoundError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror}") from error
     except OSError as error:
         raise Unreadable(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _plain(path: Path) -> None:
-    if path.is_symlink() or not path.is_file():
-        raise StorageError(f"{path} cannot be read: it is missing, or no plain file")
 
 
 def hash_of(path: Path, size: Any) -> str | None:
     """The SHA-256 of a plain file, a piece at a time; None, and nothing read, where it is not of that size."""
-    try:
-        _plain(path)
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size != size:
-                return None
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except StorageError:
-        raise
-    except FileNotFoundError as error:
-        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
-    except OSError as error:
-        raise Unreadable(f"{path} cannot be read: {error.strerror or error}") from error
+    with _plain(path), path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size != size:
+            return None
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def whole_fingerprint(groups: Groups, state: Mapping[str, Any], world: World) -> str:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fewstep import untrusted
-from fewstep.errors import StorageError
+from fewstep.errors import StorageError, storage
 from fewstep.untrusted import Entry, Header
 
 _INFO, _OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"  # names that torch.distributed.checkpoint gives
@@ -34,13 +34,8 @@ class Piece(NamedTuple):
 
 def _pieces(file: Path) -> Iterator[Piece]:
     """What a shard declares. Raises StorageError."""
-    try:
-        with file.open("rb") as opened:
-            found, metadata, _ = untrusted.header(opened, file.stat().st_size, file)
-    except StorageError:
-        raise
-    except OSError as error:
-        raise StorageError(f"{file} cannot be read: {error.strerror or error}") from error
+    with storage(f"{file} cannot be read"), file.open("rb") as opened:
+        found, metadata, _ = untrusted.header(opened, file.stat().st_size, file)
     info = untrusted.document(metadata.get(_INFO, "").encode(), f"{file}: {_INFO}")
     for name, entry in found.items():
         try:
