@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HANGS = 45.0  # seconds after which a child that still runs tells where it is
+HANGS = 150.0  # seconds after which a child that still runs tells where it is
 ROOT = Path(__file__).parent.parent
 
 
@@ -97,7 +97,7 @@ class Child:
     def kill(self, number: int = signal.SIGKILL) -> None:
         os.kill(self.pid, number)
 
-    def wait(self, seconds: float = 60.0) -> int | None:
+    def wait(self, seconds: float = 180.0) -> int | None:
         """Its exit code, minus the signal that killed it; None where it still runs after so many seconds."""
         return self.server.ask(wait=self.pid, seconds=seconds)["code"]
 

@@ -175,7 +175,8 @@ def test_a_signal_saves_exits_75_and_the_rest_is_the_same(server, tmp_path, unto
     folder, chance = tmp_path / "run", random.Random(SEED)
     more = {"picture_every": 3} if when == "picture" else {}
     child, shown = command(server, folder, slow=0.004, **more), gauge(folder)
-    until(child, lambda: shown.shared[BEGUN] and (folder / "metrics.jsonl").exists())
+    log = folder / "metrics.jsonl"
+    until(child, lambda: shown.shared[BEGUN] and log.exists() and log.stat().st_size)  # from then on it listens
     if when == "save":
         until(child, lambda: shown.phase in INSIDE)
     elif when == "picture":
@@ -185,8 +186,7 @@ def test_a_signal_saves_exits_75_and_the_rest_is_the_same(server, tmp_path, unto
     child.kill(number)
     assert child.wait() == 75, f"seed {SEED}: {child.text}"
     assert f"continue with --out {folder} --resume" in child.text
-    log = [row["step"] for row in trials.rows(folder)]
-    assert RunFolder(folder).newest().state["step"] == log[-1]
+    assert RunFolder(folder).newest().state["step"] == trials.rows(folder)[-1]["step"]
     assert command(server, folder).wait() == 0
     assert fs.load(folder, device="cpu").fingerprint == untouched, f"seed {SEED}"
 
@@ -202,7 +202,7 @@ def test_a_second_signal_exits_at_once_in_a_slow_save_too(server, tmp_path, unto
     child.kill(number)
     begun = time.monotonic()
     assert child.wait() == code
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5  # on a busy machine; a save takes over 20 s here
     assert command(server, folder).wait() == 0
     assert fs.load(folder, device="cpu").fingerprint == untouched
     assert json.loads((folder / "run.json").read_text())["recipe"] == "toy"
