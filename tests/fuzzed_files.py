@@ -306,15 +306,17 @@ def opened(run: Path) -> Callable[[], Any]:
 
 def fuzz_checkpoint(seed: int, n: int, folder: Path) -> dict[str, Any]:
     """n mutants of a tiny run's checkpoint, each signed anew where it can be; counts of both fates."""
-    valid = folder / "valid" if (folder / "valid").exists() else tiny_checkpoint(folder)
+    inside = folder / "runs"  # beside which nothing may be written
+    inside.mkdir(exist_ok=True)
+    valid = inside / "valid" if (inside / "valid").exists() else tiny_checkpoint(inside)
     chance, contract = random.Random(seed), Contract()
     contract.watch.start()
     for i in range(n):
-        run = copied(valid, folder / "mutant")
+        run = copied(valid, inside / "mutant")
         what = random_change(run, chance)
-        before = set(folder.parent.rglob("*"))
+        before = set(folder.rglob("*"))
         made = contract.holds(f"checkpoint seed {seed} case {i}, {what}", opened(run))
-        assert set(folder.parent.rglob("*")) == before, f"seed {seed} case {i}, {what}: wrote or removed files"
+        assert set(folder.rglob("*")) == before, f"seed {seed} case {i}, {what}: wrote or removed files"
         if made is not None:
             contract.holds(
                 f"checkpoint seed {seed} case {i}, {what}, sampled", lambda made=made: made.sample(2, seed=1)

@@ -134,8 +134,7 @@ def config(seed: int, folder: Path) -> dict[str, int]:
 
 
 def metadata(seed: int, folder: Path) -> dict[str, int]:
-    (folder / "runs").mkdir()  # beside which nothing may be written
-    fuzz_checkpoint(seed, CASES, folder / "runs")
+    fuzz_checkpoint(seed, CASES, folder)
     return {"metadata cases": CASES}
 
 
