@@ -78,11 +78,11 @@ def _by_tree(run: Run, method: Method, state: State, batch: Batch) -> Tensor:
             number //= 2
             last = sums.pop()
             sums[-1] += last
-    whole = list(state.world.gather(sums[0][None]))
-    while len(whole) > 1:
-        whole = [one + other for one, other in zip(whole[::2], whole[1::2], strict=True)]
+    added = list(state.world.gather(sums[0][None]))
+    while len(added) > 1:
+        added = [one + other for one, other in zip(added[::2], added[1::2], strict=True)]
     touched = state.world.gather(reached).any(0).tolist()  # by any part: the others get no gradient at all
-    for p, flat, has in zip(weights, whole[0].split([p.numel() for p in weights]), touched, strict=True):
+    for p, flat, has in zip(weights, added[0].split([p.numel() for p in weights]), touched, strict=True):
         p.grad = flat.view_as(p) if has else None
     return torch.cat(kept)
 
