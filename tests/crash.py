@@ -32,6 +32,9 @@ def _child(request: dict[str, Any]) -> None:
     said = os.open(request["said"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(said, 1)
     os.dup2(said, 2)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # whatever the tests themselves were started under, such as nohup
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     faulthandler.dump_traceback_later(HANGS, file=said)  # one that hangs shall say where
     try:
         module, _, name = request["call"].partition(":")
