@@ -7,8 +7,11 @@ doubled keys and NaN, and dies of deep nesting.
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -43,6 +46,18 @@ class Entry(NamedTuple):
 Header = dict[str, Entry]
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Inside, no garbage is looked for: a million new lists hold none, and would have all of memory searched."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
+
+
 def document(content: bytes, where: str | Path, most: int = MOST_JSON) -> Any:
     """The JSON value. Raises StorageError for what is none or longer, a key that stands twice, NaN or infinity."""
 
@@ -66,7 +81,8 @@ def document(content: bytes, where: str | Path, most: int = MOST_JSON) -> Any:
     if len(content) > most:
         raise StorageError(f"{where} has more than {most} bytes: expected JSON of this program")
     try:
-        return json.loads(content, object_pairs_hook=once, parse_float=number, parse_constant=constant)
+        with _uncollected():
+            return json.loads(content, object_pairs_hook=once, parse_float=number, parse_constant=constant)
     except RecursionError:
         raise StorageError(f"{where} is nested too deeply: expected JSON of this program") from None
     except ValueError as error:
