@@ -4,6 +4,7 @@ guard: the finite check of loss and gradient norm, over the step (the norm itsel
 randomness: drawing order, noise, times and dropout seeds of a batch by address, over the step.
 save: hash and fsync over a whole save (copy, serialise, hash, write, fsync, verify); the stall of the training loop
 over a raw write and fsync of the same bytes.
+refusal: a second run in a folder, from its command to its end. memory: of a training run, early and at its end.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import json
 import math
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,7 +25,7 @@ from pathlib import Path
 import torch
 
 import fewstep as fs
-from fewstep import checkpoint
+from fewstep import checkpoint, lock
 from fewstep.batches import draw_batch
 from fewstep.building import Facts, build_method
 from fewstep.checkpoint import disk
@@ -107,6 +110,28 @@ def of_a_save(megabytes: int, times: int) -> None:
     print(f"hash + fsync {share:.1%} of a save   stall {stall / synced:.2f} raw writes (with fsync)")
 
 
+def of_a_refusal(times: int) -> None:
+    with tempfile.TemporaryDirectory(dir=".") as name, lock.held(Path(name)):
+        command = [sys.executable, "-m", "fewstep", "train", "toy", "--out", name, "--resume"]
+        whole = seconds(lambda: subprocess.run(command, capture_output=True, check=False), times)
+    print(f"a second run in a folder is refused in {whole:.2f} s")
+
+
+def of_memory(steps: int) -> None:
+    seen: list[tuple[int, float]] = []
+
+    def look(state: State) -> None:
+        if state.step % (steps // 5) == 0:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            seen.append((state.step, pages * os.sysconf("SC_PAGE_SIZE") / 2**20))
+
+    options = {"width": 16, "depth": 1}
+    run = fs.recipes.toy(iterations=steps, batch=32, network_options=options, checkpoint_every=200, picture_every=0)
+    with tempfile.TemporaryDirectory(dir=".") as name:
+        fs.train(run, out=Path(name) / "run", progress=False, device="cpu", watch=look)
+    print("a training run holds " + ", ".join(f"{mib:.1f} MiB at step {step}" for step, mib in seen))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=100)
@@ -116,6 +141,8 @@ def main() -> None:
     of_a_step("digits", args.steps)
     of_a_step("digits-unet", max(10, args.steps // 10))
     of_a_save(args.megabytes, 5)
+    of_a_refusal(5)
+    of_memory(100 * args.steps)
 
 
 if __name__ == "__main__":

@@ -12,19 +12,13 @@ import pytest
 
 import fewstep as fs
 from fewstep.checkpoint import KEEP, RunFolder
-from tests import crash, trials
+from tests import trials
 from tests.crash_child import BEGUN, INSIDE, PHASES, PICTURE, RUNS, settings
 from tests.trials import SLOW, begin, between, finish, gauge, problems, whole
 
 SEED = random.randrange(2**32)  # of the instants; a failure prints it
 KILLS = 20  # at uniform instants
 PROVED = 5  # inside a write
-
-
-@pytest.fixture(scope="module")
-def server():
-    with crash.server() as one:
-        yield one
 
 
 def test_a_run_killed_at_any_instant_ends_with_the_same_bits(server, tmp_path):

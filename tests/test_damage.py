@@ -10,7 +10,6 @@ import pytest
 import fewstep as fs
 from fewstep.checkpoint import RunFolder, disk
 from fewstep.cli import main
-from tests import crash
 from tests.crash_child import settings
 from tests.mutations import KINDS, damage, flipped
 from tests.toys import tiny_run
@@ -18,12 +17,6 @@ from tests.trials import finish, problems, valid, whole
 
 FIELDS = settings("ect", iterations=4, checkpoint_every=1)
 MUTATIONS = 240
-
-
-@pytest.fixture(scope="module")
-def server():
-    with crash.server() as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

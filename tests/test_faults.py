@@ -19,19 +19,12 @@ from fewstep import recorder
 from fewstep.checkpoint import RunFolder, disk
 from fewstep.cli import main
 from fewstep.errors import StorageError, UserError
-from tests import crash
 from tests.crash import ROOT
 from tests.crash_child import settings
 from tests.toys import tiny_run
 from tests.trials import begin, between, finish, gauge, problems, whole
 
 FIELDS = settings("ect", iterations=3, checkpoint_every=1)
-
-
-@pytest.fixture(scope="module")
-def server():
-    with crash.server() as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ AUDITED = {
     ("fewstep/verify/letters.py", "attribute of a module by name"): "methods by the names in that file",
     ("fewstep/verify/solver_checks.py", "attribute of a module by name"): "solvers by the names in that file",
     ("benchmarks/startup.py", "process"): "times fresh interpreters, a fixed list of arguments without a shell",
+    ("benchmarks/reliability.py", "process"): "times the command line, a fixed list of arguments without a shell",
     ("benchmarks/feedback.py", "global generator"): "a simulation seeded at its start, apart from the package",
 }
 
