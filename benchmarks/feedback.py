@@ -25,10 +25,11 @@ import torch
 from torch import Tensor, nn
 
 import fewstep as fs
-from fewstep.couplings import GeneratorInduced
-from fewstep.curricula import Fixed
-from fewstep.denoiser import Cond, Models, Preconditioned
-from fewstep.times import Adjacent, karras
+from fewstep.base.conditions import Cond
+from fewstep.core.couplings import GeneratorInduced
+from fewstep.core.denoiser import Models, Preconditioned
+from fewstep.core.times import Adjacent, karras
+from fewstep.core.times.curricula import Fixed
 
 STD, LOW, TOP, INTERVALS = 0.5, 0.002, 5.0, 20
 BATCH, KEEP, ITERATIONS, EVERY = 512, 0.99, 1500, 50

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import fewstep as fs
-from fewstep.metrics import evaluate
-from fewstep.origins import dataset_of
+from fewstep.analysis.metrics import evaluate
+from fewstep.run.sources import dataset_of
 
 ECT = {"method": "ect"}
 ARMS: dict[str, tuple[str, dict[str, Any], bool]] = {  # method, options, whether it is the second half of ECT

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 import fewstep as fs
-from fewstep.batches import draw_batch
-from fewstep.building import build_method, facts_of
-from fewstep.state import new_state
-from fewstep.step import train_step
-from fewstep.training import settled
+from fewstep.run.build import build_method, settled
+from fewstep.run.facts import facts_of
+from fewstep.training.batches import draw_batch
+from fewstep.training.state import new_state
+from fewstep.training.step import train_step
 
 CPU = torch.device("cpu")
 ECT = {"method": "ect", "p_mean": -0.4, "p_std": 1.8, "stages": 5}

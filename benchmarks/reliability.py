@@ -25,16 +25,16 @@ from pathlib import Path
 import torch
 
 import fewstep as fs
-from fewstep import checkpoint, lock
-from fewstep.batches import draw_batch
-from fewstep.building import Facts, build_method
-from fewstep.checkpoint import disk
-from fewstep.checkpoint.format import serialised
-from fewstep.checkpoint.saver import copied
-from fewstep.recipes import RECIPES
-from fewstep.state import State, new_state
-from fewstep.step import train_step
-from fewstep.training import settled
+from fewstep.base import disk
+from fewstep.run import checkpoint, lock
+from fewstep.run.build import build_method, settled
+from fewstep.run.checkpoint.format import serialised
+from fewstep.run.checkpoint.saver import copied
+from fewstep.run.facts import Facts
+from fewstep.run.recipes import RECIPES
+from fewstep.training.batches import draw_batch
+from fewstep.training.state import State, new_state
+from fewstep.training.step import train_step
 
 
 def seconds(work: Callable[[], object], times: int) -> float:

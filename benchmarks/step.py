@@ -14,12 +14,12 @@ from collections.abc import Callable
 import torch
 
 import fewstep as fs
-from fewstep.batches import draw_batch
-from fewstep.building import Facts, build_method
-from fewstep.recipes import RECIPES
-from fewstep.state import new_state
-from fewstep.step import train_step
-from fewstep.training import settled
+from fewstep.run.build import build_method, settled
+from fewstep.run.facts import Facts
+from fewstep.run.recipes import RECIPES
+from fewstep.training.batches import draw_batch
+from fewstep.training.state import new_state
+from fewstep.training.step import train_step
 
 ROWS = (("digits", "ect", 1), ("digits", "diffusion", 1), ("digits-unet", "ect", 8), ("digits-dit", "ect", 8))
 

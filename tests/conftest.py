@@ -18,7 +18,7 @@ settings.load_profile("fewstep")
 @pytest.fixture(scope="module")
 def server():
     """The process that forks the children of the tests of crashes."""
-    from tests import crash
+    from tests.support import crash
 
     with crash.server() as one:
         yield one

@@ -1,91 +1,91 @@
 """Consistency models: trained, distilled, sampled and proved right. `import fewstep as fs`.
 
-Everything is imported where it is first used, so this import costs nothing and needs no torch.
+Every name is imported where it is first used, so this import costs nothing and needs no torch.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from fewstep import balances as balances
-    from fewstep import cache as cache
-    from fewstep import couplings as couplings
-    from fewstep import curricula as curricula
+from fewstep.base.version import __version__ as __version__
+
+if _TYPE_CHECKING:
     from fewstep import data as data
-    from fewstep import denoiser as denoiser
-    from fewstep import distances as distances
-    from fewstep import errors as errors
     from fewstep import exact as exact
     from fewstep import methods as methods
-    from fewstep import metrics as metrics
     from fewstep import networks as networks
-    from fewstep import process as process
-    from fewstep import recipes as recipes
-    from fewstep import sampling as sampling
-    from fewstep import scalings as scalings
-    from fewstep import solvers as solvers
-    from fewstep import spaces as spaces
-    from fewstep import tangents as tangents
-    from fewstep import targets as targets
-    from fewstep import times as times
-    from fewstep import weights as weights
-    from fewstep.cache import trajectories as trajectories
-    from fewstep.config import Run as Run
-    from fewstep.denoiser import Models as Models
-    from fewstep.generator import Generator as Generator
-    from fewstep.generator import load as load
-    from fewstep.losses import Method as Method
-    from fewstep.times import Times as Times
-    from fewstep.training import train as train
-
-__version__ = "0.1.0"
+    from fewstep.analysis import metrics as metrics
+    from fewstep.base import errors as errors
+    from fewstep.core import balances as balances
+    from fewstep.core import couplings as couplings
+    from fewstep.core import denoiser as denoiser
+    from fewstep.core import distances as distances
+    from fewstep.core import process as process
+    from fewstep.core import sampling as sampling
+    from fewstep.core import scalings as scalings
+    from fewstep.core import solvers as solvers
+    from fewstep.core import spaces as spaces
+    from fewstep.core import tangents as tangents
+    from fewstep.core import targets as targets
+    from fewstep.core import times as times
+    from fewstep.core import weights as weights
+    from fewstep.core.denoiser import Models as Models
+    from fewstep.core.method import Method as Method
+    from fewstep.core.times import Times as Times
+    from fewstep.core.times import curricula as curricula
+    from fewstep.run import recipes as recipes
+    from fewstep.run.config import Run as Run
+    from fewstep.run.generator import Generator as Generator
+    from fewstep.run.generator import load as load
+    from fewstep.training import trajectories as cache  # noqa: F401 - another name of that module
+    from fewstep.training.train import train as train
+    from fewstep.training.trajectories import trajectories as trajectories
 
 _MODULES = {
-    "balances",
-    "cache",
-    "couplings",
-    "curricula",
-    "data",
-    "denoiser",
-    "distances",
-    "errors",
-    "exact",
-    "methods",
-    "metrics",
-    "networks",
-    "process",
-    "recipes",
-    "sampling",
-    "scalings",
-    "solvers",
-    "spaces",
-    "tangents",
-    "targets",
-    "times",
-    "weights",
+    "balances": "core.balances",
+    "cache": "training.trajectories",
+    "couplings": "core.couplings",
+    "curricula": "core.times.curricula",
+    "data": "data",
+    "denoiser": "core.denoiser",
+    "distances": "core.distances",
+    "errors": "base.errors",
+    "exact": "exact",
+    "methods": "methods",
+    "metrics": "analysis.metrics",
+    "networks": "networks",
+    "process": "core.process",
+    "recipes": "run.recipes",
+    "sampling": "core.sampling",
+    "scalings": "core.scalings",
+    "solvers": "core.solvers",
+    "spaces": "core.spaces",
+    "tangents": "core.tangents",
+    "targets": "core.targets",
+    "times": "core.times",
+    "weights": "core.weights",
 }
 _NAMES = {
-    "Generator": "generator",
-    "Method": "losses",
-    "Models": "denoiser",
-    "Run": "config",
-    "Times": "times",
-    "load": "generator",
-    "train": "training",
-    "trajectories": "cache",
+    "Generator": "run.generator",
+    "Method": "core.method",
+    "Models": "core.denoiser",
+    "Run": "run.config",
+    "Times": "core.times",
+    "load": "run.generator",
+    "train": "training.train",
+    "trajectories": "training.trajectories",
 }
 __all__ = sorted([*_MODULES, *_NAMES])
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _NAMES:
-        return getattr(import_module(f"fewstep.{_NAMES[name]}"), name)
+        return getattr(_import_module(f"fewstep.{_NAMES[name]}"), name)
     if name in _MODULES:
-        return import_module(f"fewstep.{name}")
+        return _import_module(f"fewstep.{_MODULES[name]}")
     raise AttributeError(f"module 'fewstep' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return [*__all__, "__version__"]

@@ -8,13 +8,10 @@ from typing import Any
 
 import torch
 
-from fewstep import (
-    scalings,
-    solvers,
-)
-from fewstep.losses import dropout
-from fewstep.process import expand
-from fewstep.scalings import Coefficients
+from fewstep.core import scalings, solvers
+from fewstep.core.method import dropout
+from fewstep.core.process import expand
+from fewstep.core.scalings import Coefficients
 
 
 @dataclass(frozen=True)

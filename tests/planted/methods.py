@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fewstep import balances, couplings, curricula, denoiser, losses, solvers, spaces, tangents, targets, times
-from fewstep.losses import Method
-from fewstep.process import Process
+from fewstep.core import balances, couplings, denoiser, method, solvers, spaces, tangents, targets, times
+from fewstep.core.method import Method
+from fewstep.core.process import Process
+from fewstep.core.times import curricula
 from tests.planted.makers import (
     Bug,
     along_from_below,
@@ -60,7 +61,7 @@ BUGS = [
         lambda f: lambda x, y: f(x, y).mean().expand(len(x)),
         "aDDIM: x_var = eta |x0 - x0_hat|^2/d, each sample's",
     ),
-    Bug("masks not shared", losses, "dropout", masks_anew, "ict: dropout masks are shared by both passes"),
+    Bug("masks not shared", method, "dropout", masks_anew, "ict: dropout masks are shared by both passes"),
     Bug("GC: rows inverted", couplings.GeneratorInduced, "__call__", generated(inverted=True), GC),
     Bug("GC: endpoint from the upper point", couplings.GeneratorInduced, "__call__", generated(upper=True), GC),
     Bug("GC: new noise for the pair", couplings.GeneratorInduced, "__call__", generated(fresh=True), GC),

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from fewstep import couplings, distances, noise, solvers, stages
+from fewstep.core import couplings, distances, noise, solvers
+from fewstep.training import hand_over
 from tests.planted.makers import Bug
 
 
@@ -73,7 +74,7 @@ BUGS = [
     ),
     Bug(
         "the frozen network is the student",
-        stages,
+        hand_over,
         "hand_over",
         frozen_lives,
         "tcm: stage 2 starts from stage 1's average",

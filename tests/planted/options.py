@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fewstep import couplings, curricula, distances, ema, scalings, solvers, spaces, stages, times, weights
+from fewstep.core import couplings, distances, scalings, solvers, spaces, times, weights
+from fewstep.core.times import curricula
+from fewstep.run import averages, stages
 from tests.planted.makers import Bug
 
 BUGS = [
@@ -87,7 +89,7 @@ BUGS = [
     ),
     Bug(
         "profiles of two averages in the wrong order",
-        ema,
+        averages,
         "profile_products",
         lambda f: lambda t_a, g_a, t_b, g_b: f(t_a, g_b, t_b, g_a),
         "post-hoc EMA: integrals of power profiles",

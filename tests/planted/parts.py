@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fewstep import curricula, denoiser, distances, ema, origins, sampling, scalings, solvers, stages, times, weights
-from fewstep import generator as generators
-from fewstep import state as states
-from fewstep.process import Process
+from fewstep.core import denoiser, distances, sampling, scalings, solvers, times, weights
+from fewstep.core.process import Process
+from fewstep.core.times import curricula
+from fewstep.run import averages, sources
+from fewstep.run import generator as generators
+from fewstep.training import hand_over
+from fewstep.training import state as states
 from tests.planted.makers import (
     Bug,
     by_student,
@@ -55,10 +58,10 @@ BUGS = [
         other_sigma_data,
         "sigma_data, weights and samples survive a reload",
     ),
-    Bug("stage 2 from raw weights", stages, "hand_over", raw_weights, "tcm: stage 2 starts from stage 1's average"),
+    Bug("stage 2 from raw weights", hand_over, "hand_over", raw_weights, "tcm: stage 2 starts from stage 1's average"),
     Bug(
         "stage 2 from raw weights, in a run",
-        stages,
+        hand_over,
         "hand_over",
         raw_weights,
         "tcm: frozen network = average at the switch",
@@ -102,12 +105,12 @@ BUGS = [
     ),
     Bug(
         "teacher by its raw weights",
-        origins,
+        sources,
         "load",
         lambda f: lambda source, **options: f(source, ema="student", **options),
         HANDED,
     ),
-    Bug("initial weights not averaged", origins, "find", by_student, HANDED),
+    Bug("initial weights not averaged", sources, "find", by_student, HANDED),
     Bug(
         "guidance of w for 1 + w", denoiser.Guided, "both", guided_by_w, "guidance: D_c + g (D_c - D_u), x_var unguided"
     ),
@@ -141,7 +144,7 @@ BUGS = [
     ),
     Bug(
         "EMA: rate and its complement swapped",
-        ema,
+        averages,
         "update",
         lambda f: lambda average, model, rate: f(average, model, 1 - rate),
         "EMA: n moves leave beta^n of the difference",

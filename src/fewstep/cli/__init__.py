@@ -46,11 +46,11 @@ def main(argv: list[str] | None = None) -> int:
         print(HELP.format(verbs="\n".join(f"  {name:<9} {text}" for name, text in VERBS.items())), end="")
         return 0 if args else 2
     if args[0] == "--version":
-        from fewstep import __version__
+        from fewstep.base.version import __version__
 
         print(__version__)
         return 0
-    from fewstep.errors import FewstepError, unknown
+    from fewstep.base.errors import FewstepError, unknown
 
     try:
         if args[0] not in VERBS:

@@ -13,8 +13,8 @@ import tyro
 from fewstep.cli.parse import parse
 
 if TYPE_CHECKING:
+    from fewstep.analysis.doctor import Examination
     from fewstep.data import Dataset
-    from fewstep.doctor import Examination
 
 DESCRIPTION = (
     "Examine a run: loss by noise level, boundary, target drift, gradient noise, average, teacher gap, memorisation "
@@ -62,10 +62,10 @@ class Args:
 
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="doctor", description=DESCRIPTION)
-    from fewstep.doctor import show
+    from fewstep.analysis.doctor import output
 
     if args.out is not None:
-        from fewstep import report
+        from fewstep.analysis import report
 
         report.page("", [], [])  # both tell what to install before anything takes long
         report.axes()
@@ -74,17 +74,17 @@ def main(argv: list[str]) -> int:
     teaches = outside or Path(args.patient).suffix == ".safetensors"
     examination = (of_teacher if teaches else of_run)(args, progress)
     if args.out is not None:
-        show.write_page(examination, args.out)
-    print(json.dumps(show.as_json(examination)) if args.json else show.text(examination, full=args.full))
+        output.write_page(examination, args.out)
+    print(json.dumps(output.as_json(examination)) if args.json else output.text(examination, full=args.full))
     return 0
 
 
 def of_run(args: Args, progress: bool) -> Examination:
     """The examination of a run folder, checkpoint or shipped name."""
-    from fewstep.cli.outside import own_parts
-    from fewstep.doctor.door import run_examination
-    from fewstep.doctor.patient import patient_of
-    from fewstep.errors import UserError
+    from fewstep.analysis.doctor.entry import run_examination
+    from fewstep.analysis.doctor.subject import patient_of
+    from fewstep.base.errors import UserError
+    from fewstep.cli.user_code import own_parts
 
     for name in ("prediction", "process", "range", "sigma_data"):
         if (given := getattr(args, name)) != getattr(Args, name):
@@ -95,9 +95,9 @@ def of_run(args: Args, progress: bool) -> Examination:
 
 def of_teacher(args: Args, progress: bool) -> Examination:
     """The examination of a teacher's file, factory or closed form."""
-    from fewstep.doctor.door import teacher_examination, teacher_of
-    from fewstep.errors import UserError
-    from fewstep.origins import dataset_of
+    from fewstep.analysis.doctor.entry import teacher_examination, teacher_of
+    from fewstep.base.errors import UserError
+    from fewstep.run.sources import dataset_of
 
     law = args.patient.startswith("exact:")
     if args.data is None and not law:
@@ -113,9 +113,9 @@ def of_teacher(args: Args, progress: bool) -> Examination:
 def source(args: Args, dataset: Dataset) -> Any:
     """The network or denoiser that the command line names. Raises UserError."""
     from fewstep import exact
-    from fewstep.cli.outside import imported
-    from fewstep.doctor.door import build, from_file
-    from fewstep.errors import UserError
+    from fewstep.analysis.doctor.entry import build, from_file
+    from fewstep.base.errors import UserError
+    from fewstep.cli.user_code import imported
 
     try:
         options = json.loads(args.network_options)

@@ -11,7 +11,7 @@ import tyro
 from fewstep.cli.parse import parse
 
 if TYPE_CHECKING:
-    from fewstep.metrics import Result
+    from fewstep.analysis.metrics import Result
 
 DESCRIPTION = (
     "Score a generator: disjoint draws of the held-out size against the training split, beside the held-out "
@@ -64,12 +64,12 @@ class Args:
 
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="eval", description=DESCRIPTION)
-    from fewstep.cli.outside import own_parts
-    from fewstep.errors import UserError
-    from fewstep.generator import load
-    from fewstep.metrics import evaluate, open_extractor, read_statistics
-    from fewstep.origins import dataset_of
-    from fewstep.sampling import sampler
+    from fewstep.analysis.metrics import evaluate, open_extractor, read_statistics
+    from fewstep.base.errors import UserError
+    from fewstep.cli.user_code import own_parts
+    from fewstep.core.sampling import sampler
+    from fewstep.run.generator import load
+    from fewstep.run.sources import dataset_of
 
     if args.weights is not None and args.extractor is None:
         raise UserError(
@@ -102,7 +102,7 @@ def main(argv: list[str]) -> int:
 
 
 def parse_steps(text: str) -> tuple[int, ...]:
-    from fewstep.errors import UserError
+    from fewstep.base.errors import UserError
 
     try:
         return tuple(int(word) for word in text.split(","))

@@ -14,8 +14,8 @@ from fewstep.cli.eval import parse_steps
 from fewstep.cli.parse import parse
 
 if TYPE_CHECKING:
+    from fewstep.analysis.frontier import Subject
     from fewstep.data import Dataset
-    from fewstep.frontier import Subject
 
 DESCRIPTION = (
     "For one run or several on one data set, and a teacher: choose the noise levels of the later steps on the "
@@ -79,8 +79,9 @@ class Args:
 
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="frontier", description=DESCRIPTION)
-    from fewstep import __version__, frontier, report
-    from fewstep.metrics import open_extractor, read_statistics
+    from fewstep.analysis import frontier, report
+    from fewstep.analysis.metrics import open_extractor, read_statistics
+    from fewstep.base.version import __version__
 
     checked(args)
     plan = frontier.Plan(
@@ -116,7 +117,7 @@ def main(argv: list[str]) -> int:
 
 def checked(args: Args) -> None:
     """Raises the UserError for what cannot be meant."""
-    from fewstep.errors import UserError
+    from fewstep.base.errors import UserError
 
     if not args.runs:
         raise UserError("name a RUN: a run folder or a shipped name, such as digits")
@@ -128,10 +129,10 @@ def checked(args: Args) -> None:
 
 def opened(args: Args) -> tuple[list[Subject], Dataset]:
     """The runs and the teacher, and the data that all of them are of. Raises UserError where it is another."""
-    from fewstep import frontier
-    from fewstep.cli.outside import own_parts
-    from fewstep.errors import UserError
-    from fewstep.origins import dataset_of
+    from fewstep.analysis import frontier
+    from fewstep.base.errors import UserError
+    from fewstep.cli.user_code import own_parts
+    from fewstep.run.sources import dataset_of
 
     subjects = frontier.open_runs(
         args.runs, ema=args.ema, composite=args.composite, device=args.device, **own_parts(args)

@@ -27,9 +27,9 @@ class Args:
 
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="inspect", description=DESCRIPTION)
-    from fewstep.building import Facts
-    from fewstep.config import run_from_json
-    from fewstep.generator import find
+    from fewstep.run.config import run_from_json
+    from fewstep.run.facts import Facts
+    from fewstep.run.generator import find
 
     checkpoint = find(args.path)
     run = run_from_json(checkpoint.state["run"]).to_json()

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import tyro
 
-from fewstep.errors import UserError
+from fewstep.base.errors import UserError
 
 T = TypeVar("T")
 

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from fewstep import methods, networks, recipes
+from fewstep import methods, networks
+from fewstep.base.options import names_of, options_of
 from fewstep.cli.parse import parse
-from fewstep.config import Run, names_of, options_of
+from fewstep.run import recipes
+from fewstep.run.config import Run
 
 DESCRIPTION = "List the recipes, methods and networks with their options.\n\nexample: fewstep recipes"
 

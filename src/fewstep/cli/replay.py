@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from fewstep.cli.outside import own_parts
 from fewstep.cli.parse import parse
+from fewstep.cli.user_code import own_parts
 
 DESCRIPTION = (
     "Make the step of an incident again, bit for bit, and say where its numbers stop being finite.\n\n"
@@ -36,7 +36,7 @@ class Args:
 def main(argv: list[str]) -> int:
     """0 where the losses are those of the incident to the bit, 1 where they are not."""
     args = parse(Args, argv, verb="replay", description=DESCRIPTION)
-    from fewstep.replay import replay
+    from fewstep.training.replay import replay
 
     found = replay(args.path, teacher=args.teacher, device=args.device, **own_parts(args))
     rows = [

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fewstep.cli.outside import own_parts
 from fewstep.cli.parse import parse
+from fewstep.cli.user_code import own_parts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,10 +59,9 @@ def main(argv: list[str]) -> int:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    from fewstep import pictures
-    from fewstep.data import read_condition
-    from fewstep.errors import StorageError, UserError
-    from fewstep.generator import load
+    from fewstep.base.errors import StorageError, UserError
+    from fewstep.data import pictures, read_condition
+    from fewstep.run.generator import load
 
     writers: dict[str, Callable[[Path, Tensor], None]] = {
         ".png": lambda path, x: pictures.save(path, generator.facts.units.to_model(x)),

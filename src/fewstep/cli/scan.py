@@ -33,9 +33,9 @@ class Args:
 
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="scan", description=DESCRIPTION)
+    from fewstep.base.errors import require
     from fewstep.data import Scan, scan
     from fewstep.data.images import skippable
-    from fewstep.errors import require
 
     require(args.data_size is None or args.data_size > 0, "data_size", args.data_size, "at least 1")
     found: Scan = scan(args.path, args.data_size, progress=True)

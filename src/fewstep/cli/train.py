@@ -13,12 +13,14 @@ from typing import Annotated, Any
 import docstring_parser
 import tyro
 
-from fewstep import lock, methods, networks
-from fewstep.cli.outside import imported
+from fewstep import methods, networks
+from fewstep.base.errors import StorageError, UserError, unknown
+from fewstep.base.options import Base, Options, checked_options, choose, kind_of, options_of
 from fewstep.cli.parse import parse
-from fewstep.config import Base, Options, Run, checked_options, choose, kind_of, options_of, read_run, run_from_json
-from fewstep.errors import StorageError, UserError, unknown
-from fewstep.recipes import RECIPES
+from fewstep.cli.user_code import imported
+from fewstep.run import lock
+from fewstep.run.config import Run, read_run, run_from_json
+from fewstep.run.recipes import RECIPES
 
 log = logging.getLogger("fewstep")
 
@@ -86,7 +88,7 @@ def out_folder(run: Run, argv: list[str]) -> Path:
 
 def stored_run(folder: Path) -> Run | None:
     """The run that the folder holds, from run.json, or its newest checkpoint where that is lost; None without any."""
-    from fewstep.checkpoint import RunFolder
+    from fewstep.run.checkpoint import RunFolder
 
     try:
         return read_run(folder / "run.json")
@@ -178,7 +180,7 @@ def main(argv: list[str]) -> int:
 
 def start(run: Run, out: Path, own: dict[str, Any], **launch: Any) -> int:
     """Trains and says where the result is."""
-    from fewstep.training import train
+    from fewstep.training.train import train
 
     generator = train(run, out=out, **launch, **own)
     if not speaks():

@@ -7,11 +7,11 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fewstep.base.errors import UserError
 from fewstep.cli.parse import parse
-from fewstep.errors import UserError
 
 if TYPE_CHECKING:
-    from fewstep.verify import Check, Outcome
+    from fewstep.analysis.verify import Check, Outcome
 
 DESCRIPTION = (
     "Check every method's equations against their papers written out, closed forms and definitions: what, method, "
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--shape {' '.join(map(str, args.shape))}: expected --target beside it")
     from tqdm import tqdm
 
-    from fewstep.verify import run
+    from fewstep.analysis.verify import run
 
     checks, outcomes = chosen(args), []
     width = max(len(check.name) for check in checks)
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
 
 def claims(args: Args) -> int:
     """The papers' claims in place of the equations. Raises UserError for what they do not take."""
-    from fewstep.claims.main import claims_main
+    from fewstep.analysis.claims.main import claims_main
 
     others = {"--method": args.method, "--target": args.target, "--quick": args.quick, "--shape": args.shape}
     for flag, value in others.items():
@@ -95,12 +95,12 @@ def claims(args: Args) -> int:
 def chosen(args: Args) -> list[Check]:
     """The checks that were asked for. Raises UserError."""
     from fewstep import methods
-    from fewstep.errors import unknown
-    from fewstep.verify import all_checks, selected
+    from fewstep.analysis.verify import all_checks, selected
+    from fewstep.base.errors import unknown
 
     if args.target is not None:
-        from fewstep.cli.outside import imported
-        from fewstep.verify.target import checks_of
+        from fewstep.analysis.verify.target import checks_of
+        from fewstep.cli.user_code import imported
 
         if args.method is not None:
             raise UserError(f"--method {args.method}: expected no method beside --target, whose own checks are run")

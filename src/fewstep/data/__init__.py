@@ -5,15 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from fewstep.base.conditions import (
+    LABELS,
+    NO_LABEL,
+    Kind,
+    dropped,
+    each,
+    examples,
+    fit,
+    has_labels,
+    is_integral,
+    is_kind,
+    kind_of,
+    leaves,
+)
+from fewstep.base.errors import UserError, require, unknown
 from fewstep.data.builtin import digits, grid25, ring8, spiral
-from fewstep.data.conditions import LABELS, NO_LABEL, Kind, dropped, examples, fit, has_labels, is_kind, kind_of
-from fewstep.data.core import SPLIT_SEED, Arrays, Dataset, Units, check_finite, each, is_integral, leaves
+from fewstep.data.dataset import SPLIT_SEED, Arrays, Dataset, Units, check_finite
+from fewstep.data.emoji import glyphs, glyphs64
 from fewstep.data.files import from_path, read, read_condition
-from fewstep.data.fonts import glyphs, glyphs64
 from fewstep.data.images import BadFiles
-from fewstep.data.preflight import Scan, scan
+from fewstep.data.scanning import Scan, scan
 from fewstep.data.tensors import OWN_DATA, from_tensors
-from fewstep.errors import UserError, require, unknown
 
 __all__ = [
     "DATASETS",

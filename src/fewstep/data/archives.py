@@ -29,7 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from fewstep.errors import UserError
+from fewstep.base.errors import UserError
 
 RATIO = 200  # deflate reaches 1030; pictures and arrays of measurements reach a few
 FREE = 2**24  # bytes that anything may unpack to: a constant mask is no bomb

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fewstep.data.core import SPLIT_SEED, Arrays, Dataset, Units, split
-from fewstep.errors import UserError
-from fewstep.randomness import generator
+from fewstep.base.errors import UserError
+from fewstep.base.randomness import generator
+from fewstep.data.dataset import SPLIT_SEED, Arrays, Dataset, Units, split
 
 
 def digits() -> Dataset:

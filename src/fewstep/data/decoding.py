@@ -9,9 +9,9 @@ from typing import IO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from fewstep.base.errors import UserError
 from fewstep.data.archives import shown
 from fewstep.data.integrity import damage
-from fewstep.errors import UserError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".tga", ".jp2"}
 # Pillow goes by the content and would hand a "photo.png" that is PostScript to Ghostscript.

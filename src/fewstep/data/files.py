@@ -9,7 +9,7 @@
 | `hf:NAME` (needs datasets) | likewise; NAME may be a folder that `save_to_disk` wrote | likewise |
 | a folder or zip | its pictures (`fewstep.data.images`) | `dataset.json` as EDM writes it, else sub-folders |
 
-A condition is under cond, or under any of label (labels, y), features and mask (`fewstep.data.conditions`).
+A condition is under cond, or under any of label (labels, y), features and mask (`fewstep.base.conditions`).
 Arrays have any shape `[N, ...]` and come to mean 0 and standard deviation 0.5. Bytes (uint8) with 3 or 4 axes are
 pictures: [0, 255] becomes [-1, 1], `[N, H, W]` becomes `[N, 1, H, W]`, and channels (1 or 3) that come last are put
 first. Text labels are numbered in their order. A tenth of the samples (10,000 at most) each is held out for validation
@@ -30,16 +30,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewstep.base.conditions import masked, tensor
+from fewstep.base.errors import UserError, require, unknown
+from fewstep.base.tensor_file import read_tensors
 from fewstep.data import images
 from fewstep.data.archives import shown, telling
-from fewstep.data.conditions import tensor
-from fewstep.data.core import Arrays, Dataset, Units, shuffle, split
+from fewstep.data.dataset import Arrays, Dataset, Units, shuffle, split
 from fewstep.data.headers import check_numpy
 from fewstep.data.images import BadFiles
 from fewstep.data.tensors import LEVELS, PATH, checked, classes_of, is_solved, standardised, trajectories
-from fewstep.denoiser import masked
-from fewstep.errors import UserError, require, unknown
-from fewstep.untrusted import read_tensors
 
 log = logging.getLogger("fewstep")
 

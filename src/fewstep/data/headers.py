@@ -10,8 +10,8 @@ from typing import IO
 
 from numpy.lib import format as npy
 
+from fewstep.base.errors import UserError
 from fewstep.data.archives import check
-from fewstep.errors import UserError
 
 
 def check_numpy(path: Path) -> None:

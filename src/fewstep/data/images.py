@@ -38,9 +38,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from fewstep.base.errors import UserError
 from fewstep.data.archives import Files, opened, shown
 from fewstep.data.decoding import SUFFIXES, decoded, prepared
-from fewstep.errors import UserError
 
 __all__ = ["BadFiles", "Listing", "decoded", "listed", "misfits", "pictures", "read", "skippable", "stack"]
 

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.data.conditions import LABELS, given, kind_of, tensor
-from fewstep.data.core import Arrays, Dataset, Units, check_finite, elements
-from fewstep.denoiser import masked
-from fewstep.errors import UserError, require, unknown
+from fewstep.base.conditions import LABELS, given, kind_of, masked, tensor
+from fewstep.base.errors import UserError, require, unknown
+from fewstep.data.dataset import Arrays, Dataset, Units, check_finite, elements
 
 log = logging.getLogger("fewstep")
 
@@ -30,7 +29,7 @@ def from_tensors(data: Any) -> Dataset:
 
     They are shifted and scaled as a whole to mean 0 and standard deviation 0.5, and samples come back in
     your units. A condition is labels (integers `[N]` from 0), any other array with N rows, or a dict of these,
-    in which "label" and "mask" mean what `fewstep.data.conditions` says: what the mask calls no element
+    in which "label" and "mask" mean what `fewstep.base.conditions` says: what the mask calls no element
     counts for nothing, whatever stands there, and is 0 in samples. Raises UserError on anything that does
     not fit. What `fewstep.trajectories` returned is taken as it is.
     """

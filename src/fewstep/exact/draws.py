@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fewstep.denoiser import Cond
-from fewstep.errors import require
-from fewstep.process import Time, per_row
-from fewstep.randomness import generator, rows
+from fewstep.base.conditions import Cond
+from fewstep.base.errors import require
+from fewstep.base.randomness import generator, rows
+from fewstep.core.process import Time, per_row
 
 _BLOCK = 16  # rows and draws that are made at once
 

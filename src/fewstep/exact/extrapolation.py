@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fewstep.errors import UserError
+from fewstep.base.errors import UserError
 
 Slope = Callable[[Tensor, Tensor, Tensor], Tensor]  # (u [b, d], time [b], rows [b]) -> du/dtime [b, d]
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fewstep.base.conditions import Cond
+from fewstep.base.errors import UserError, require
+from fewstep.base.randomness import SAMPLING_BLOCK, normal
+from fewstep.core.process import Process, Time, edm, per_row, wide
 from fewstep.data import Arrays
-from fewstep.denoiser import Cond
-from fewstep.errors import UserError, require
 from fewstep.exact.draws import conditional_draws
 from fewstep.exact.given import checked_labels, coefficients
 from fewstep.exact.solutions import ROUNDING, Solution
 from fewstep.exact.truth import numbers
-from fewstep.process import Process, Time, edm, per_row, wide
-from fewstep.randomness import SAMPLING_BLOCK, normal
 
 
 @dataclass(frozen=True, eq=False)

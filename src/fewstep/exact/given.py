@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewstep.denoiser import Cond
-from fewstep.errors import UserError
-from fewstep.process import Process, Time, per_row
+from fewstep.base.conditions import Cond
+from fewstep.base.errors import UserError
+from fewstep.core.process import Process, Time, per_row
 
 _ROUNDED = 1e-6  # below 0 by no more than this, alpha and sigma are 0 at an end of the process, in float32 times too
 

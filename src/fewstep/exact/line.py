@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.errors import UserError
+from fewstep.base.errors import UserError
+from fewstep.core.process import Process, Time, as_time
 from fewstep.exact.gaussian import Gaussian
 from fewstep.exact.truth import Truth, numbers
-from fewstep.process import Process, Time, as_time
 
 _HALVINGS = 56  # of a bracket of 80 standard deviations: to the last bit of float64
 _OUT = 40.0  # deviations from the outermost means that quantiles are looked for in

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.errors import UserError
+from fewstep.base.errors import UserError
+from fewstep.core.process import Process, edm
 from fewstep.exact.components import Components, Isotropic, Rotated
 from fewstep.exact.lowrank import LowRank
 from fewstep.exact.truth import Truth, numbers
-from fewstep.process import Process, edm
 
 _NEGATIVE = 1e-6  # eigenvalues and asymmetries of a covariance up to this share of its largest are rounding
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from fewstep import data
-from fewstep.errors import unknown
+from fewstep.base.errors import unknown
+from fewstep.base.randomness import generator
+from fewstep.core.process import Process, edm
 from fewstep.exact.gaussian import Gaussian
 from fewstep.exact.mixture import Mixture
-from fewstep.process import Process, edm
-from fewstep.randomness import generator
 
 _CLASSES, _RANK = 10, 12  # of `smooth32`
 _GREY_STEP = 1 / 8  # between the 17 grey levels of the digits in [-1, 1]

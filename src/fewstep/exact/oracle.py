@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.errors import require
+from fewstep.base.errors import require
+from fewstep.core.solvers import euler
 from fewstep.exact.line import Line, between, line
 from fewstep.exact.recursions import Solver, Steps, increasing
-from fewstep.solvers import euler
 
 _OUT = 8.0  # standard deviations of the marginal that a table reaches; beyond them it goes on as a line
 _SOLVED = 24  # levels whose nodes are exact quantiles; between them nodes are interpolated: any dense ones would do

@@ -19,10 +19,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fewstep.errors import require
+from fewstep.base.errors import require
+from fewstep.core.process import Process
+from fewstep.core.solvers import ddim, euler
 from fewstep.exact.gaussian import Gaussian
-from fewstep.process import Process
-from fewstep.solvers import ddim, euler
 
 Solver = Callable[..., Tensor]
 Steps = Sequence[float] | Tensor

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fewstep.denoiser import Cond
-from fewstep.errors import UserError, require
-from fewstep.process import Time, as_time, per_row
+from fewstep.base.conditions import Cond
+from fewstep.base.errors import UserError, require
+from fewstep.core.process import Time, as_time, per_row
 
 ROUNDING = 2e-12  # least error that is stated: of some hundred float64 steps, whose rounding no halving shows
 

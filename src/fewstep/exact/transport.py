@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fewstep.couplings import MinibatchOT
-from fewstep.denoiser import Models
-from fewstep.errors import UserError, require
+from fewstep.base.errors import UserError, require
+from fewstep.base.randomness import SAMPLING_BLOCK, normal
+from fewstep.core.couplings import MinibatchOT
+from fewstep.core.denoiser import Models
+from fewstep.core.process import Process, Time, as_time, edm, per_row
+from fewstep.core.solvers import along, heun
+from fewstep.core.times import Times, karras
 from fewstep.exact.gaussian import Gaussian
 from fewstep.exact.line import between, line
 from fewstep.exact.truth import Truth, numbers
-from fewstep.process import Process, Time, as_time, edm, per_row
-from fewstep.randomness import SAMPLING_BLOCK, normal
-from fewstep.solvers import along, heun
-from fewstep.times import Times, karras
 
 _ROWS, _NUMBERS = 128, 2**15  # solved at once: so many rows, more of small samples; large laws are quickest so
 _PER_COMPONENT = 200  # pieces of the line that an integral has

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewstep.base.conditions import Cond
+from fewstep.base.errors import UserError, require
+from fewstep.base.randomness import generator, rows
+from fewstep.core.process import Process, Time, per_row, wide
 from fewstep.data import Arrays
-from fewstep.denoiser import Cond
-from fewstep.errors import UserError, require
 from fewstep.exact.components import Components, Seen
 from fewstep.exact.draws import conditional_draws
 from fewstep.exact.extrapolation import integrate
 from fewstep.exact.given import checked_labels, coefficients
 from fewstep.exact.solutions import Solution, stated
-from fewstep.process import Process, Time, per_row, wide
-from fewstep.randomness import generator, rows
 
 _BLOCK = 64  # samples of one draw
 _NUMBERS_AT_ONCE = 2**21  # rows go through in pieces of about this many numbers: 16 MiB of float64

@@ -2,6 +2,9 @@
 
 from fewstep.methods.consistency import cd, ct, diffusion, ect, ict
 from fewstep.methods.continuous import scd, sct
-from fewstep.methods.systems import direct_cm, gc, mcm, tcm
+from fewstep.methods.direct import direct_cm
+from fewstep.methods.generator_induced import gc
+from fewstep.methods.multistep import mcm
+from fewstep.methods.truncated import tcm
 
 __all__ = ["cd", "ct", "diffusion", "direct_cm", "ect", "gc", "ict", "mcm", "scd", "sct", "tcm"]

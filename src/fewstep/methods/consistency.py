@@ -1,11 +1,13 @@
 """Diffusion and the consistency models between neighbours: CD, CT, iCT, ECT."""
 
+from __future__ import annotations
+
 from typing import Literal
 
-import fewstep as fs
+from fewstep import core
 
 
-def diffusion(*, p_mean: float = -1.2, p_std: float = 1.2, sigma_data: float = 0.5) -> "fs.Method":
+def diffusion(*, p_mean: float = -1.2, p_std: float = 1.2, sigma_data: float = 0.5) -> core.Method:
     """Denoising score matching, the training of teachers: E (t^2+sd^2)/(t sd)^2 ||D(x_t, t) - x0||^2 / D.
 
     Source: EDM, arXiv 2206.00364, eq. 8 and table 1.
@@ -15,11 +17,11 @@ def diffusion(*, p_mean: float = -1.2, p_std: float = 1.2, sigma_data: float = 0
         p_std: standard deviation of ln t
         sigma_data: standard deviation of the data, for weight and preconditioning
     """
-    return fs.Method(
-        times=fs.times.Clean(law=fs.times.LogNormal(mean=p_mean, std=p_std)),
-        distance=fs.distances.mse,
-        weight=fs.weights.Edm(sigma_data),
-        scaling=fs.scalings.Edm(sigma_data=sigma_data),
+    return core.Method(
+        times=core.times.Clean(law=core.times.LogNormal(mean=p_mean, std=p_std)),
+        distance=core.distances.mse,
+        weight=core.weights.Edm(sigma_data),
+        scaling=core.scalings.Edm(sigma_data=sigma_data),
         sampler="heun",
     )
 
@@ -34,7 +36,7 @@ def cd(
     t_min: float = 0.002,
     t_max: float = 80.0,
     sigma_data: float = 0.5,
-) -> "fs.Method":
+) -> core.Method:
     """Consistency distillation: E d(D(x_t, t), D_ema(x_r, r)), x_r one move of the teacher's ODE from x_t to r.
 
     Source: CM, arXiv 2303.01469, eq. 6-8 and algorithm 2; n and mu are those of its ImageNet-64 runs.
@@ -50,14 +52,14 @@ def cd(
         t_max: the highest, where sampling starts
         sigma_data: standard deviation of the data, for weight and preconditioning
     """
-    return fs.Method(
-        process=fs.process.edm(t_min=t_min, t_max=t_max),
-        times=fs.times.Adjacent(steps=fs.curricula.Fixed(n - 1), low=t_min, high=t_max),
-        coupling=fs.couplings.Teacher(fs.solvers.named(solver)),
-        target=fs.targets.Ema(fs.curricula.FixedRate(mu)),
-        distance=fs.distances.named(distance),
-        weight=fs.weights.named(weight, sigma_data),
-        scaling=fs.scalings.Edm(sigma_data=sigma_data, shift=t_min),
+    return core.Method(
+        process=core.process.edm(t_min=t_min, t_max=t_max),
+        times=core.times.Adjacent(steps=core.curricula.Fixed(n - 1), low=t_min, high=t_max),
+        coupling=core.couplings.Teacher(core.solvers.named(solver)),
+        target=core.targets.Ema(core.curricula.FixedRate(mu)),
+        distance=core.distances.named(distance),
+        weight=core.weights.named(weight, sigma_data),
+        scaling=core.scalings.Edm(sigma_data=sigma_data, shift=t_min),
     )
 
 
@@ -71,7 +73,7 @@ def ct(
     t_min: float = 0.002,
     t_max: float = 80.0,
     sigma_data: float = 0.5,
-) -> "fs.Method":
+) -> core.Method:
     """Consistency training: E d(D(x_t, t), D_ema(x_r, r)), both points of one x0 and z, on an ever finer grid.
 
     Source: CM, arXiv 2303.01469, eq. 10, algorithm 3 and appendix C, with CIFAR-10's s0, s1 and mu0
@@ -87,14 +89,14 @@ def ct(
         t_max: the highest, where sampling starts
         sigma_data: standard deviation of the data, for weight and preconditioning
     """
-    steps = fs.curricula.Progressive(s0, s1)
-    return fs.Method(
-        process=fs.process.edm(t_min=t_min, t_max=t_max),
-        times=fs.times.Adjacent(steps=steps, low=t_min, high=t_max),
-        target=fs.targets.Ema(fs.curricula.ProgressiveRate(mu0, steps)),
-        distance=fs.distances.named(distance),
-        weight=fs.weights.named(weight, sigma_data),
-        scaling=fs.scalings.Edm(sigma_data=sigma_data, shift=t_min),
+    steps = core.curricula.Progressive(s0, s1)
+    return core.Method(
+        process=core.process.edm(t_min=t_min, t_max=t_max),
+        times=core.times.Adjacent(steps=steps, low=t_min, high=t_max),
+        target=core.targets.Ema(core.curricula.ProgressiveRate(mu0, steps)),
+        distance=core.distances.named(distance),
+        weight=core.weights.named(weight, sigma_data),
+        scaling=core.scalings.Edm(sigma_data=sigma_data, shift=t_min),
     )
 
 
@@ -109,7 +111,7 @@ def ict(
     t_min: float = 0.002,
     t_max: float = 80.0,
     sigma_data: float = 0.5,
-) -> "fs.Method":
+) -> core.Method:
     """Improved consistency training: E 1/(t-r) d(D(x_t, t), sg D(x_r, r)), d pseudo-Huber, N doubling stage by stage.
 
     Source: iCT, arXiv 2310.14189, table 1.
@@ -125,15 +127,15 @@ def ict(
         t_max: the highest, where sampling starts
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    law = fs.times.LogNormal(mean=p_mean, std=p_std, low=t_min, high=t_max)
-    return fs.Method(
-        process=fs.process.edm(t_min=t_min, t_max=t_max),
-        times=fs.times.Adjacent(steps=fs.curricula.Doubling(s0, s1), law=law, low=t_min, high=t_max),
-        coupling=fs.couplings.named(pairs),
-        target=fs.targets.Student(),
-        distance=fs.distances.RootHuber(c),
-        weight=fs.weights.inverse_gap,
-        scaling=fs.scalings.Edm(sigma_data=sigma_data, shift=t_min),
+    law = core.times.LogNormal(mean=p_mean, std=p_std, low=t_min, high=t_max)
+    return core.Method(
+        process=core.process.edm(t_min=t_min, t_max=t_max),
+        times=core.times.Adjacent(steps=core.curricula.Doubling(s0, s1), law=law, low=t_min, high=t_max),
+        coupling=core.couplings.named(pairs),
+        target=core.targets.Student(),
+        distance=core.distances.RootHuber(c),
+        weight=core.weights.inverse_gap,
+        scaling=core.scalings.Edm(sigma_data=sigma_data, shift=t_min),
     )
 
 
@@ -150,7 +152,7 @@ def ect(
     weight: Literal["inverse_gap", "edm"] = "inverse_gap",
     pairs: Literal["data", "ot", "euler", "heun", "ddim"] = "data",
     sigma_data: float = 0.5,
-) -> "fs.Method":
+) -> core.Method:
     """Easy consistency tuning: E weight d(D(x_t, t), sg D(x_r, r)), r -> t stage by stage.
 
     Source: ECT, arXiv 2406.14548; its CIFAR-10 settings (8 stages of 25k of 200k iterations).
@@ -169,12 +171,12 @@ def ect(
         pairs: x_r from the data and noise of x_t, those paired by minibatch OT, or a teacher's move from x_t
         sigma_data: standard deviation of the data, for the weight edm and the preconditioning
     """
-    law = fs.times.LogNormal(mean=p_mean, std=p_std)
-    return fs.Method(
-        times=fs.times.RatioMap(law=law, q=q, k=k, b=b, stages=stages, ratio_max=ratio_max),
-        coupling=fs.couplings.named(pairs),
-        target=fs.targets.Student(),
-        distance=fs.distances.huber(c),
-        weight=fs.weights.named(weight, sigma_data),
-        scaling=fs.scalings.Edm(sigma_data=sigma_data),
+    law = core.times.LogNormal(mean=p_mean, std=p_std)
+    return core.Method(
+        times=core.times.RatioMap(law=law, q=q, k=k, b=b, stages=stages, ratio_max=ratio_max),
+        coupling=core.couplings.named(pairs),
+        target=core.targets.Student(),
+        distance=core.distances.huber(c),
+        weight=core.weights.named(weight, sigma_data),
+        scaling=core.scalings.Edm(sigma_data=sigma_data),
     )

@@ -1,10 +1,12 @@
 """The continuous limit r -> t: sCT and sCD."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import replace
 from typing import Literal
 
-import fewstep as fs
+from fewstep import core
 
 
 def sct(
@@ -19,7 +21,7 @@ def sct(
     balance: Literal["learned", "none"] = "learned",
     level_max: float = 80.0,
     sigma_data: float = 0.5,
-) -> "fs.Method":
+) -> core.Method:
     """Continuous-time consistency training: E e^-u ||F - sg(F + g)||^2 / D + u, g the normalised tangent df/dt.
 
     The limit r -> t on TrigFlow, so there is no curriculum: g is `tangents.Tangent`'s, v that of the data.
@@ -37,17 +39,17 @@ def sct(
         level_max: the highest noise level, where sampling starts
         sigma_data: standard deviation of the data, for process and preconditioning
     """
-    on = fs.process.trig(sigma_data=sigma_data, level_max=level_max)
-    law = fs.times.LogNormal(mean=p_mean, std=p_std, low=0.002, high=level_max)
-    return fs.Method(
+    on = core.process.trig(sigma_data=sigma_data, level_max=level_max)
+    law = core.times.LogNormal(mean=p_mean, std=p_std, low=0.002, high=level_max)
+    return core.Method(
         process=on,
-        times=fs.times.Limit(law=fs.times.AtLevel(law, on)),
-        coupling=fs.couplings.Velocity("data"),
-        target=fs.tangents.Tangent(warmup, c, norm, derivative),
-        space=fs.spaces.Velocity(sigma_data),
-        distance=fs.distances.mse,
-        balance=fs.balances.named(balance),
-        scaling=fs.scalings.trigflow(label, sigma_data),
+        times=core.times.Limit(law=core.times.AtLevel(law, on)),
+        coupling=core.couplings.Velocity("data"),
+        target=core.tangents.Tangent(warmup, c, norm, derivative),
+        space=core.spaces.Velocity(sigma_data),
+        distance=core.distances.mse,
+        balance=core.balances.named(balance),
+        scaling=core.scalings.trigflow(label, sigma_data),
         middle=(sigma_data * math.tan(1.1),),
     )
 
@@ -65,7 +67,7 @@ def scd(
     balance: Literal["learned", "none"] = "learned",
     level_max: float = 80.0,
     sigma_data: float = 0.5,
-) -> "fs.Method":
+) -> core.Method:
     """Continuous-time consistency distillation: `sct` along the teacher's velocity in place of the data's.
 
     Source: sCM, arXiv 2410.11081, algorithm 1, and its CIFAR-10 settings.
@@ -84,4 +86,4 @@ def scd(
         sigma_data: standard deviation of the data, for process and preconditioning
     """
     shared = {name: value for name, value in locals().items() if name != "guidance"}
-    return replace(sct(**shared), coupling=fs.couplings.Velocity("teacher", guidance))
+    return replace(sct(**shared), coupling=core.couplings.Velocity("teacher", guidance))

@@ -28,7 +28,7 @@ def mlp(
         dropout: probability of dropping a unit inside a block
     """
     given = dict(locals())
-    from fewstep.networks.residual import ResidualMLP
+    from fewstep.networks._mlp import ResidualMLP
 
     return ResidualMLP(**given)
 
@@ -75,7 +75,7 @@ def song_unet(
         augment: length of augmentation labels, given by a dict condition with "augment"; EDM has 9
     """
     given = dict(locals())
-    from fewstep.networks.song import SongUNet
+    from fewstep.networks._song_unet import SongUNet
 
     return SongUNet(**given)
 
@@ -114,7 +114,7 @@ def adm_unet(
         augment: length of augmentation labels, given by a dict condition with "augment"; EDM has 9
     """
     given = dict(locals())
-    from fewstep.networks.adm import AdmUNet
+    from fewstep.networks._adm_unet import AdmUNet
 
     return AdmUNet(**given)
 
@@ -156,7 +156,7 @@ def edm2_unet(
         dropout: probability of dropping an activation inside a block
         dropout_resolutions: resolutions whose blocks drop; None is all (TCM drops at 16 and 8)
     """
-    from fewstep.networks.edm2_network import Common, EDM2UNet
+    from fewstep.networks._edm2_unet import Common, EDM2UNet
 
     common = Common(
         embedding=width * (mult_emb or max(mult, default=1)),
@@ -202,7 +202,7 @@ def dit(
         dropout: probability of dropping a hidden unit of an MLP
     """
     given = dict(locals())
-    from fewstep.networks.dit_network import DiT
+    from fewstep.networks._dit import DiT
 
     return DiT(**given)
 
@@ -235,6 +235,6 @@ def uvit(
         dropout_stages: how many of the last stages drop; 1 is the middle alone
     """
     given = dict(locals())
-    from fewstep.networks.uvit_network import UViT
+    from fewstep.networks._uvit import UViT
 
     return UViT(**given)

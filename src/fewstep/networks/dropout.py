@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from fewstep.errors import require
-from fewstep.randomness import block_seed
+from fewstep.base.errors import require
+from fewstep.base.randomness import block_seed
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from fewstep.denoiser import Cond
-from fewstep.errors import UserError
+from fewstep.base.conditions import Cond
+from fewstep.base.errors import UserError
 
 
 def labels_fit(classes: int, cond: Tensor | None) -> None:

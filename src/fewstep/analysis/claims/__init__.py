@@ -1,0 +1,8 @@
+"""What the papers say of their methods, measured where the truth is known: five seeds, intervals, one page.
+
+`run` measures what its folder lacks and writes `claims.json` and `report.html` there.
+"""
+
+from fewstep.analysis.claims.runner import chosen, registry, run
+
+__all__ = ["chosen", "registry", "run"]

@@ -1,0 +1,102 @@
+"""What is measured: rows of a table, each a function of the seed; and where their numbers are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewstep.base.errors import StorageError
+from fewstep.run.checkpoint import replace_file
+
+FILE = "claims.json"
+FIXED = 0  # the seed of a row that has none
+
+Measure = Callable[[Path, int], dict[str, Any]]  # (folder of what is shared, seed) -> numbers
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measurement by seed. `measure` crosses to another process, so it is a module's function or a partial of one.
+
+    settings: all that its numbers depend on, as JSON: what was measured under others is measured anew.
+    needs: rows that are measured first, since this one finds their files. cost: CPU seconds, about.
+    """
+
+    measure: Measure
+    settings: dict[str, Any]
+    command: str
+    cost: float = 1.0
+    needs: tuple[Row, ...] = ()
+    seeded: bool = True
+
+    @cached_property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]
+
+    def seeds(self, count: int) -> range:
+        return range(1, count + 1) if self.seeded else range(FIXED, FIXED + 1)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row at one seed."""
+
+    row: Row
+    seed: int
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.row.digest, self.seed
+
+
+@dataclass
+class Store:
+    """`claims.json`: every measured number by the digest of its settings, written whole after each job."""
+
+    folder: Path
+    measured: dict[str, dict[str, Any]] = field(default_factory=dict)
+    claims: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def open(folder: Path) -> Store:
+        """What the folder holds already. Raises StorageError where it cannot be read or made."""
+        file = folder / FILE
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            kept = json.loads(file.read_text()) if file.exists() else {}
+            return Store(folder, kept.get("measured", {}), kept.get("claims", {}))
+        except (OSError, ValueError, AttributeError) as error:
+            raise StorageError(f"{file}: {error}: expected what --claims wrote, or another --out") from error
+
+    @property
+    def file(self) -> Path:
+        return self.folder / FILE
+
+    def seeds(self, row: Row) -> dict[str, dict[str, Any]]:
+        """The row's numbers by seed."""
+        return self.measured.get(row.digest, {}).get("seeds", {})
+
+    def has(self, job: Job) -> bool:
+        return str(job.seed) in self.seeds(job.row)
+
+    def put(self, job: Job, found: dict[str, Any]) -> None:
+        row = job.row
+        kept = self.measured.setdefault(row.digest, {"settings": row.settings, "command": row.command, "seeds": {}})
+        kept["seeds"][str(job.seed)] = found
+        self.write()
+
+    def write(self) -> None:
+        facts = {"torch": torch.__version__, "cores": os.cpu_count(), "claims": self.claims}
+        text = json.dumps({**facts, "measured": self.measured}, indent=1) + "\n"
+        try:
+            replace_file(self.file, text.encode())
+        except OSError as error:
+            raise StorageError(f"cannot write {self.file}: {error.strerror or error}") from error

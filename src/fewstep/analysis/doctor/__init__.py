@@ -1,0 +1,11 @@
+"""`fewstep doctor`: what ails a run, or a teacher, in measured numbers and in words.
+
+Every measure is a function that returns a `Measure`: its table, and verdicts that name their evidence, the threshold
+and where that comes from. Nothing is written into a run.
+"""
+
+from fewstep.analysis.doctor.examination import MEASURES, Examination, examine
+from fewstep.analysis.doctor.subject import Patient, patient_of
+from fewstep.analysis.doctor.verdicts import Measure, Verdict
+
+__all__ = ["MEASURES", "Examination", "Measure", "Patient", "Verdict", "examine", "patient_of"]

@@ -1,0 +1,34 @@
+"""What each further step buys: levels chosen on the validation split, quality against cost on the test split."""
+
+from fewstep.analysis.frontier.levels import Bounds, Levels, bounds_of, starts
+from fewstep.analysis.frontier.models import Subject, open_runs, open_teacher, same_data
+from fewstep.analysis.frontier.page import Frontier
+from fewstep.analysis.frontier.points import Judge, Point
+from fewstep.analysis.frontier.scoring import Bench, Plan, held_out, prepare, search_seed
+from fewstep.analysis.frontier.search import Found, search
+from fewstep.analysis.frontier.store import Store
+from fewstep.analysis.frontier.study import measure, settings_of
+
+__all__ = [
+    "Bench",
+    "Bounds",
+    "Found",
+    "Frontier",
+    "Judge",
+    "Levels",
+    "Plan",
+    "Point",
+    "Store",
+    "Subject",
+    "bounds_of",
+    "held_out",
+    "measure",
+    "open_runs",
+    "open_teacher",
+    "prepare",
+    "same_data",
+    "search",
+    "search_seed",
+    "settings_of",
+    "starts",
+]

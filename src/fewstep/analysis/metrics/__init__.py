@@ -1,0 +1,45 @@
+"""Numbers that can be trusted: every one with its error, its floor and the protocol it was measured by."""
+
+from fewstep.analysis.metrics.distances import energy, frechet, nearest_ratio
+from fewstep.analysis.metrics.evaluation import evaluate
+from fewstep.analysis.metrics.extractors import Extractor, file_sha256, open_extractor
+from fewstep.analysis.metrics.features import Classifier
+from fewstep.analysis.metrics.kernels import kid, kid_subsets, mmd2
+from fewstep.analysis.metrics.manifolds import prdc
+from fewstep.analysis.metrics.moments import Statistics, moments, read_statistics
+from fewstep.analysis.metrics.prepared import Meter, Prepared, Spaces, meters_of, spaces_of
+from fewstep.analysis.metrics.preprocessing import Input
+from fewstep.analysis.metrics.protocol import Difference, Result, compare
+from fewstep.analysis.metrics.transport import sliced_w2, w2
+from fewstep.analysis.metrics.twosample import TwoSample, c2st
+
+__all__ = [
+    "Classifier",
+    "Difference",
+    "Extractor",
+    "Input",
+    "Meter",
+    "Prepared",
+    "Result",
+    "Spaces",
+    "Statistics",
+    "TwoSample",
+    "c2st",
+    "compare",
+    "energy",
+    "evaluate",
+    "file_sha256",
+    "frechet",
+    "kid",
+    "kid_subsets",
+    "meters_of",
+    "mmd2",
+    "moments",
+    "nearest_ratio",
+    "open_extractor",
+    "prdc",
+    "read_statistics",
+    "sliced_w2",
+    "spaces_of",
+    "w2",
+]

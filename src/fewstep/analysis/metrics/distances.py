@@ -1,0 +1,76 @@
+"""Distances between two sets of samples or features, `[N, ...]` each, in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fewstep.analysis.metrics.moments import Statistics, moments
+from fewstep.base.errors import UserError
+
+ROWS = 1000  # rows of a matrix of distances that are held at once
+
+
+def flat(x: Tensor) -> Tensor:
+    return x.flatten(1).double()
+
+
+def apart(x: Tensor, y: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+    """`reduce` of the distances `[rows, M]` of x to y, in pieces of 1000 rows.
+
+    By differences, since the quick way through products loses half the digits.
+    """
+    y = flat(y)
+    pieces = (torch.cdist(part, y, compute_mode="donot_use_mm_for_euclid_dist") for part in flat(x).split(ROWS))
+    return torch.cat([reduce(piece).reshape(-1) for piece in pieces])
+
+
+def frechet(x: Tensor | Statistics, y: Tensor | Statistics) -> float:
+    """Squared Fréchet distance of the Gaussians with the sets' moments.
+
+    ||m_x - m_y||^2 + tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2), covariances over N - 1. With few samples
+    it is biased upwards, so compare only values at equal N. Source: FID, arXiv 1706.08500.
+    """
+    a, b = (s if isinstance(s, Statistics) else moments(s) for s in (x, y))
+    if a.mean.shape != b.mean.shape:
+        raise UserError(f"features of {len(a.mean)} and {len(b.mean)} numbers: they come from two extractors")
+    values, vectors = torch.linalg.eigh(a.cov)
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ b.cov @ root).clamp_min(0).sqrt().sum()
+    return ((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * cross).item()
+
+
+def spread(x: Tensor) -> float:
+    """E|x - x'| over pairs of different samples."""
+    return apart(x, x, torch.sum).sum().item() / (len(x) * (len(x) - 1))
+
+
+def energy(x: Tensor, y: Tensor, spread_y: float | None = None) -> float:
+    """Energy distance 2 E|x - y| - E|x - x'| - E|y - y'|, unbiased: pairs of a sample with itself are left out.
+
+    It can fall below 0 where the sets agree. `spread_y` saves computing the last term of a set that stays.
+    Source: Szekely & Rizzo, "Energy statistics", 2013.
+    """
+    between = apart(x, y, torch.sum).sum().item() / (len(x) * len(y))
+    return 2 * between - spread(x) - (spread(y) if spread_y is None else spread_y)
+
+
+def to_nearest(x: Tensor, train: Tensor) -> float:
+    """Mean distance of x to the nearest training sample."""
+    return apart(x, train, lambda piece: piece.min(1).values).mean().item()
+
+
+def nearest_ratio(x: Tensor, held_out: Tensor, train: Tensor) -> float:
+    """Mean distance to the nearest training sample: of x, over that of held-out data.
+
+    About 1 for new samples of the right kind, towards 0 for memorised ones, above 1 for samples off the data.
+    """
+    return ratio(to_nearest(x, train), to_nearest(held_out, train))
+
+
+def ratio(a: float, b: float) -> float:
+    """a / b, and not a number where b is 0."""
+    return a / b if b else math.nan

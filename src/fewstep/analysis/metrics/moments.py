@@ -1,0 +1,86 @@
+"""Mean and covariance of features: all that a Fréchet distance needs of a set, kept as a `.npz` file."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewstep.base.errors import StorageError, UserError
+from fewstep.run.checkpoint import write_file
+
+CHUNK = 8192  # rows that are held in float64 at once
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """mean `[F]` and covariance `[F, F]` over N - 1, in float64; n and extractor are None where nobody told."""
+
+    mean: Tensor
+    cov: Tensor
+    n: int | None = None
+    extractor: str | None = None  # SHA-256 of what made the features
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of both arrays' float64 bytes: the same whatever file they come in."""
+        digest = hashlib.sha256()
+        for part in (self.mean, self.cov):
+            digest.update(part.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def write(self, path: str | Path) -> None:
+        """Writes keys `mu` and `sigma`, as EDM's reference files have them, and `n` and `extractor` where known."""
+        told = {"n": self.n, "extractor": self.extractor}
+        kept = {key: np.array(value) for key, value in told.items() if value is not None}
+        file = BytesIO()
+        np.savez(file, mu=self.mean.numpy(), sigma=self.cov.numpy(), **kept)  # type: ignore[arg-type, unused-ignore]
+        try:
+            write_file(Path(path), file.getvalue())
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def moments(x: Tensor, extractor: str | None = None) -> Statistics:
+    """The statistics of samples or features `[N, ...]`, N >= 2, in two passes over pieces of some thousand rows."""
+    if len(x) < 2:
+        raise UserError(f"{len(x)} samples have no covariance: expected at least 2")
+    parts = x.flatten(1).split(CHUNK)
+    mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / len(x)
+    cov = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+    for part in parts:
+        apart = part.double() - mean
+        cov.addmm_(apart.T, apart)
+    return Statistics(mean, cov / (len(x) - 1), len(x), extractor)
+
+
+def read_statistics(path: str | Path) -> Statistics:
+    """Statistics of a `.npz` file with keys `mu` and `sigma`; nothing pickled is read.
+
+    Raises UserError where the file is not there or holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if missing := [key for key in ("mu", "sigma") if key not in file]:
+                raise UserError(f"{path} lacks {' and '.join(missing)}: expected EDM's keys mu and sigma")
+            mean, cov = (torch.from_numpy(np.asarray(file[key], dtype=np.float64)) for key in ("mu", "sigma"))
+            n = int(file["n"]) if "n" in file else None
+            extractor = str(file["extractor"]) if "extractor" in file else None
+    except UserError:
+        raise
+    except (OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is no .npz file of reference statistics: {error}") from error
+    if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
+        shapes = f"mu {tuple(mean.shape)} and sigma {tuple(cov.shape)}"
+        raise UserError(f"{path} holds {shapes}: expected [F] and [F, F]")
+    if not bool(torch.isfinite(mean).all() and torch.isfinite(cov).all()):
+        raise UserError(f"{path} holds NaN or infinity")
+    if not torch.allclose(cov, cov.T, rtol=1e-6, atol=1e-9 * cov.abs().max().item()):
+        raise UserError(f"{path} holds a sigma that is not symmetric: it is no covariance")
+    return Statistics(mean, cov, n, extractor)

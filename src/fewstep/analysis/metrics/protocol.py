@@ -1,0 +1,150 @@
+"""A number with its error, and how it was measured; numbers of different protocols refuse to be compared.
+
+The error of a mean over R independent draws is std / sqrt(R). Its nominal 95 % interval is Student's t with R - 1
+degrees of freedom, each end moved out to Hall's where that is farther: distances of few samples are skewed, and t
+alone then covers 90 to 93 %. All are given the reference set and the weights: what other training data or another
+training run would have scored is not in them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewstep.base.errors import UserError
+
+FREE = ("seed", "draws", "generator")  # what two comparable numbers may differ in
+
+Interval = tuple[float, float]
+
+
+class Estimate(NamedTuple):
+    """A mean, its standard error and 95 % interval; the last two are None of a single draw."""
+
+    value: float
+    error: float | None
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One number: its value and error, the floor that real held-out data reaches, and how it was measured."""
+
+    metric: str
+    steps: int
+    value: float  # mean over the draws: an estimate of E[metric of n samples], given the reference
+    error: float | None  # standard error of that mean; None of a single draw
+    floor: float | None  # the same for held-out data; None where the split has fewer than n samples
+    protocol: dict[str, Any]
+    interval: Interval | None = None
+    floor_error: float | None = None
+    floor_interval: Interval | None = None
+    values: tuple[float, ...] = ()  # of each draw
+
+    @staticmethod
+    def from_json(row: dict[str, Any]) -> Result:
+        """The result that `fewstep eval --json` printed as `row`."""
+        missing = [f.name for f in fields(Result) if f.name not in row]
+        if missing:
+            raise UserError(f"a result without {', '.join(missing)}: expected what 'fewstep eval --json' prints")
+        pairs = {key: None if row[key] is None else tuple(row[key]) for key in ("interval", "floor_interval")}
+        return Result(**{f.name: row[f.name] for f in fields(Result)} | pairs | {"values": tuple(row["values"])})
+
+
+class Difference(NamedTuple):
+    """a - b with its standard error and 95 % interval, which are None where either is a single draw."""
+
+    metric: str
+    value: float
+    error: float | None
+    interval: Interval | None
+    paired: bool
+
+
+@lru_cache(maxsize=256)
+def students_t(freedom: float, level: float = 0.95) -> float:
+    """t with P(|T| <= t) = level. With t = sqrt(f) tan(a) the density is cos(a)^(f - 1), integrated by Gauss's rule."""
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    total = math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2)) * math.sqrt(math.pi) / 2
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        inside = angle / 2 * float(weights @ np.cos(angle / 2 * (nodes + 1)) ** (freedom - 1)) / total
+        low, high = (angle, high) if inside < level else (low, angle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def _around(value: float, error: float, freedom: float) -> Interval:
+    half = students_t(freedom) * error
+    return value - half, value + half
+
+
+def estimate(values: Sequence[float] | Tensor) -> Estimate:
+    """Mean, standard error and interval of independent draws."""
+    drawn = torch.as_tensor(values, dtype=torch.float64)
+    value = drawn.mean().item()
+    if len(drawn) < 2:
+        return Estimate(value, None, None)
+    error = drawn.std().item() / math.sqrt(len(drawn))
+    plain, skewed = _around(value, error, len(drawn) - 1), _skewed(drawn)
+    return Estimate(value, error, (min(plain[0], skewed[0]), max(plain[1], skewed[1])))
+
+
+def _skewed(drawn: Tensor) -> Interval:
+    """Hall's interval of the mean of R draws of skewness g, with a = g / (3 sqrt(R)).
+
+    Its ends are mean - T error, where T + a T^2 + a^2 T^3 / 3 + a / 2 = +-t, Student's t for the normal quantile.
+    Source: Hall, "On the removal of skewness by transformation", 1992.
+    """
+    count, mean, std = len(drawn), drawn.mean().item(), drawn.std().item()
+    third = (drawn - mean).pow(3).sum().item() * count / max((count - 1) * (count - 2), 1)
+    a = third / std**3 / (3 * math.sqrt(count)) if std > 0 else 0.0
+    error, t = std / math.sqrt(count), students_t(count - 1)
+    if abs(a) < 1e-9:
+        return mean - t * error, mean + t * error
+    low, high = ((math.cbrt(1 + 3 * a * (q - a / 2)) - 1) / a for q in (-t, t))
+    return mean - high * error, mean - low * error
+
+
+def jackknifed(value: float, without: Sequence[float]) -> Estimate:
+    """The error of a single draw from the values `without` each of its G groups: sqrt((G-1)/G sum (v_g - mean)^2).
+
+    Too large rather than too small in the mean. Source: Efron & Stein, "The jackknife estimate of variance", 1981.
+    """
+    left = torch.tensor(without, dtype=torch.float64)
+    error = math.sqrt((len(left) - 1) * (left - left.mean()).square().mean().item())
+    return Estimate(value, error, _around(value, error, len(left) - 1))
+
+
+def compare(a: Result, b: Result) -> Difference:
+    """a - b, for two results of one metric and one protocol; a UserError names what differs.
+
+    With one sampling seed and equally many draws, draw i of both began at the same noise, and the differences of
+    the draws are what is independent. Otherwise the errors add as in Welch's test.
+    """
+    if a.metric != b.metric:
+        raise UserError(f"{a.metric} and {b.metric} are two metrics: there is nothing to compare")
+    for field in sorted((a.protocol.keys() | b.protocol.keys()) - {*FREE}):
+        x, y = a.protocol.get(field), b.protocol.get(field)
+        if x != y:
+            raise UserError(f"{a.metric}: the protocols differ in {field} ({x} and {y}): measure both alike")
+    paired = a.protocol.get("seed") == b.protocol.get("seed") and len(a.values) == len(b.values)
+    if paired and len(a.values) > 1:
+        value, error, _ = estimate([x - y for x, y in zip(a.values, b.values, strict=True)])
+        assert error is not None
+        return Difference(a.metric, value, error, _around(value, error, len(a.values) - 1), True)
+    value = a.value - b.value
+    if a.error is None or b.error is None:
+        return Difference(a.metric, value, None, None, False)
+    parts = [a.error**2, b.error**2]
+    error = math.sqrt(sum(parts))
+    spent = sum(part**2 / (len(r.values) - 1) for part, r in zip(parts, (a, b), strict=True))
+    freedom = sum(parts) ** 2 / spent if spent else 1.0
+    return Difference(a.metric, value, error, _around(value, error, freedom), False)

@@ -1,0 +1,182 @@
+"""The papers' losses of one sample, written out: `(nets, x0, z, row) -> loss` in torch's own operations alone.
+
+Networks are asked as `net(x, t)` of one sample and a float. What the papers call stop-gradient is `.detach()`.
+No process, coupling, solver, distance or weight of the package is used, so that a mistake there cannot be here too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fewstep.analysis.verify.paper_times import SD, Row, direct_grid
+
+Net = Callable[[Tensor, float], Tensor]
+
+
+class Nets(NamedTuple):
+    """The networks as functions of one sample; balance is u(ln(t) / 4)."""
+
+    student: Net
+    ema: Net
+    teacher: Net
+    frozen: Net
+    balance: Callable[[float], Tensor]
+
+
+Letter = Callable[[Nets, Tensor, Tensor, Row], Tensor]
+
+
+def norm(e: Tensor) -> Tensor:
+    return e.square().sum().sqrt()
+
+
+def pseudo_huber(e: Tensor, c: float) -> Tensor:
+    """sqrt(||e||^2 + c^2) - c."""
+    return (e.square().sum() + c**2).sqrt() - c
+
+
+def diffusion(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
+    """EDM, eq. 8: (t^2 + sd^2) / (t sd)^2 ||D(x0 + t z, t) - x0||^2 / D."""
+    t = row.t
+    return (t**2 + SD**2) / (t * SD) ** 2 * (f.student(x0 + t * z, t) - x0).square().mean()
+
+
+def ct(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
+    """CM, eq. 10: ||D(x0 + t z, t) - D_ema(x0 + r z, r)||^2 / D."""
+    return (f.student(x0 + row.t * z, row.t) - f.ema(x0 + row.r * z, row.r).detach()).square().mean()
+
+
+def heun_step(teacher: Net, x: Tensor, t: float, r: float) -> Tensor:
+    """EDM, algorithm 1: Euler's step along (x - D)/t, then the mean of the slopes at both ends."""
+    slope = (x - teacher(x, t)) / t
+    ahead = x + (r - t) * slope
+    return x + (r - t) * (slope + (ahead - teacher(ahead, r)) / r) / 2
+
+
+def cd(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
+    """CM, eq. 6-8: ||D(x_t, t) - D_ema(x_r, r)||^2 / D, x_r one step of Heun's method along the teacher."""
+    x_t = x0 + row.t * z
+    x_r = heun_step(f.teacher, x_t, row.t, row.r).detach()
+    return (f.student(x_t, row.t) - f.ema(x_r, row.r).detach()).square().mean()
+
+
+def ict(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
+    """iCT: 1/(t-r) (sqrt(||e||^2 + c^2) - c), e = D(x_t, t) - sg D(x_r, r), c = 0.00054 sqrt(D)."""
+    e = f.student(x0 + row.t * z, row.t) - f.student(x0 + row.r * z, row.r).detach()
+    return pseudo_huber(e, 0.00054 * math.sqrt(x0.numel())) / (row.t - row.r)
+
+
+def ect_target(net: Net, x0: Tensor, z: Tensor, r: float) -> Tensor:
+    """ECT: the data where r = 0, else sg D(x_r, r)."""
+    return net(x0 + r * z, r).detach() if r > 0 else x0
+
+
+def ect(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
+    """ECT on CIFAR-10: ||D(x_t, t) - target|| / (t - r)."""
+    e = f.student(x0 + row.t * z, row.t) - ect_target(f.student, x0, z, row.r)
+    return norm(e) / (row.t - row.r)
+
+
+def ect_edm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
+    """ECT on ImageNet-64: (t^2 + sd^2) / (t sd)^2 (sqrt(||e||^2 + c^2) - c), c = 0.06."""
+    e = f.student(x0 + row.t * z, row.t) - ect_target(f.student, x0, z, row.r)
+    return (row.t**2 + SD**2) / (row.t * SD) ** 2 * pseudo_huber(e, 0.06)
+
+
+def gc(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
+    """GC, eq. 13-15 and 21: where u < mu = 0.5, x0 is D_ema(x_r, r), clipped to 3 sd; the rest is iCT's, z the same."""
+    if row.u < 0.5:
+        x0 = f.ema(x0 + row.r * z, row.r).detach().clamp(-3 * SD, 3 * SD)
+    return ict(f, x0, z, row)
+
+
+def tcm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
+    """TCM, eq. 5-10: ECT's loss, the target by the frozen network where r < t' = 1."""
+    e = f.student(x0 + row.t * z, row.t) - ect_target(f.frozen if row.r < 1.0 else f.student, x0, z, row.r)
+    return norm(e) / (row.t - row.r)
+
+
+def cosine(t: float) -> tuple[float, float]:
+    """alpha and sigma of the cosine schedule: log-SNR = -2 ln tan u, u even between its values at +-15."""
+    first, last = math.atan(math.exp(-7.5)), math.atan(math.exp(7.5))
+    snr = math.tan(first + t * (last - first)) ** -2
+    return math.sqrt(snr / (1 + snr)), math.sqrt(1 / (1 + snr))
+
+
+def mcm_error(f: Nets, x0: Tensor, z: Tensor, row: Row, addim: bool) -> tuple[Tensor, float]:
+    """MCM, algorithm 1: D(x_t, t) less the x0 whose DDIM step from t to a lands on that of x_s; and sigma_t."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s), (alpha_a, sigma_a) = (cosine(time) for time in row[:3])
+    x_t, x_s = alpha_t * x0 + sigma_t * z, alpha_s * x0 + sigma_s * z
+    if addim:
+        guess = f.teacher(x_t, row.t)
+        eps = (x_t - alpha_t * guess) / sigma_t
+        var = (alpha_s - alpha_t * sigma_s / sigma_t) ** 2 * 0.75 * (x0 - guess).square().mean()
+        x_s = alpha_s * guess + (sigma_s**2 + x0.numel() / eps.square().sum() * var).sqrt() * eps
+    x_a = x_s.detach()
+    if row.r > row.a:
+        ref = f.student(x_s.detach(), row.r).detach()
+        x_a = alpha_a * ref + sigma_a / sigma_s * (x_s.detach() - alpha_s * ref)
+    wanted = (x_a - sigma_a / sigma_t * x_t) / (alpha_a - alpha_t * sigma_a / sigma_t)
+    return f.student(x_t, row.t) - wanted, sigma_t
+
+
+def mcm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
+    """MCM: the error in v, which is that of x0 over sigma_t; sqrt(mean square + c^2) - c, c = 1e-4."""
+    e, sigma_t = mcm_error(f, x0, z, row, addim=False)
+    return ((e / sigma_t).square().mean() + 1e-8).sqrt() - 1e-4
+
+
+def mcm_addim(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
+    """MCM's distillation: x_s by an aDDIM step of the teacher."""
+    e, sigma_t = mcm_error(f, x0, z, row, addim=True)
+    return ((e / sigma_t).square().mean() + 1e-8).sqrt() - 1e-4
+
+
+def mcm_snr(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
+    """MCM to the letter: weight SNR + 1 on the distance of x0."""
+    e, sigma_t = mcm_error(f, x0, z, row, addim=False)
+    return ((1 - sigma_t**2) / sigma_t**2 + 1) * ((e.square().mean() + 1e-8).sqrt() - 1e-4)
+
+
+def direct_cm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
+    """Direct CM: ||D(x_t, t) - x||^2 / D, x where the teacher's DDIM steps lead from x_t, level by level, to 0."""
+    x_t = x0 + row.t * z
+    x, here = x_t, row.t
+    for there in (level for level in direct_grid() if level < row.t):
+        guess = f.teacher(x, here).detach()
+        x, here = guess + there / here * (x - guess), there
+    return (f.student(x_t, row.t) - x).square().mean()
+
+
+def scm(f: Nets, x0: Tensor, z: Tensor, row: Row, distilled: bool = False) -> Tensor:
+    """sCM, algorithm 1: e^-u ||F - sg(F + g)||^2 / D + u, g the normalised tangent with its warm-up over 2.5 %.
+
+    F = (cos t x_t - D) / (sd sin t); g = -cos^2 t (sd F - v) - w (cos t sin t x_t + sd dF), g / (||g|| + 0.1), dF by
+    central differences along cos t sin t (v, 1).
+    """
+    t, cos, sin = row.t, math.cos(row.t), math.sin(row.t)
+    x_t = cos * x0 + SD * sin * z
+
+    def output(x: Tensor, at: float) -> Tensor:
+        return (math.cos(at) * x - f.student(x, at)) / (SD * math.sin(at))
+
+    v = (cos * x_t - f.teacher(x_t, t)).detach() / sin if distilled else SD * cos * z - sin * x0
+    step = 1e-5
+    above, below = (output(x_t + h * cos * sin * v, t + h * cos * sin) for h in (step, -step))
+    d_output = ((above - below) / (2 * step)).detach()
+    warm = min(1.0, row.progress / 0.025)
+    g = -(cos**2) * (SD * output(x_t, t).detach() - v) - warm * (cos * sin * x_t + SD * d_output)
+    g = g / (norm(g) + 0.1)
+    loss = (output(x_t, t) - (output(x_t, t) + g).detach()).square().mean()
+    u = f.balance(math.log(t) / 4)
+    return loss * torch.exp(-u) + u
+
+
+def scd(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
+    """sCD: the same along the velocity of the teacher."""
+    return scm(f, x0, z, row, distilled=True)

@@ -1,0 +1,159 @@
+"""Options of methods and networks: the keyword-only parameters of a function, typed and checked. Needs no torch."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+import types
+import typing
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from fewstep.base.errors import UserError, require, shown, unknown
+
+Options = dict[str, Any]
+
+Base = str | Options | Any  # a method that another is built on: its name, {"method": name, **options}, or itself
+
+MOST_OPTION = 10**6  # integers in options: they say how many levels, layers or channels are made
+
+MOST_DEEP, MOST_ITEMS = 8, 1000  # levels and entries of options
+
+MOST_TEXT = 4096  # characters of a name or path
+
+
+def convert(name: str, value: Any, kind: Any) -> Any:
+    """The value as the declared type: lists to tuples, integers to floats; anything else must match."""
+    origin = typing.get_origin(kind) or kind
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else convert(name, value, typing.get_args(kind)[0])
+    if origin is typing.Literal:
+        if not any(type(value) is type(one) and value == one for one in typing.get_args(kind)):
+            raise unknown(name, value, map(str, typing.get_args(kind)))
+        return value
+    if origin is tuple and isinstance(value, list | tuple):
+        return _convert_list(name, value, typing.get_args(kind))
+    if origin is float and type(value) is int and abs(value) < 2**63:
+        return float(value)
+    if type(value) is not origin:
+        raise UserError(f"{name} = {shown(value)}: expected {getattr(kind, '__name__', kind)}")
+    return _check_value(name, value)
+
+
+def _convert_list(name: str, values: list[Any] | tuple[Any, ...], kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values as a tuple of their declared type and number."""
+    if kinds[-1] is not ... and len(values) != len(kinds):
+        raise UserError(f"{name} = {shown(values)}: expected {len(kinds)} numbers")
+    require(len(values) <= MOST_ITEMS, f"entries of {name}", len(values), f"at most {MOST_ITEMS}")
+    return tuple(convert(name, item, kinds[0]) for item in values)
+
+
+def _check_value(name: str, value: Any) -> Any:
+    """The value, unless it is one that JSON, a file's name or a counter could not hold."""
+    if type(value) is float:
+        require(math.isfinite(value), name, value, "a finite number")
+    if type(value) is int:
+        require(abs(value) < 2**63, name, value, "a whole number below 2^63")
+    if type(value) is str:
+        fine = len(value) <= MOST_TEXT and not any(c < " " or c == "\x7f" for c in value)
+        require(fine, name, value, f"a text of at most {MOST_TEXT} characters, none of them a control character")
+    return value
+
+
+def check_plain(path: str, value: Any) -> None:
+    """Refuses options that JSON could not hold, or that are too many or too deep for any method or network."""
+    stack, seen = [(path, value, 0)], 0
+    while stack:
+        path, value, depth = stack.pop()
+        seen += 1
+        if depth > MOST_DEEP or seen > MOST_ITEMS:
+            raise UserError(f"{path[:80]}: expected options of at most {MOST_DEEP} levels and {MOST_ITEMS} entries")
+        if isinstance(value, dict):
+            for key in value:
+                require(isinstance(key, str), f"a name in {path}", key, "a text")
+            stack += [
+                (f"{path}.{_check_value(f'a name in {path}', key)}", item, depth + 1) for key, item in value.items()
+            ]
+        elif isinstance(value, list | tuple):
+            stack += [(path, item, depth + 1) for item in value]
+        elif value is not None and type(value) not in (bool, int, float, str):
+            raise UserError(f"{path} = {shown(value)}: expected a number, a text, a list or a dict of them")
+        else:
+            _check_value(path, value)
+
+
+def options_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The keyword-only parameters of a method or network: what a run may set of it.
+
+    Without sigma_data, whose home is the run's own field of that name.
+    """
+    parameters = inspect.signature(function).parameters
+    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY and name != "sigma_data"}
+
+
+def kind_of(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    """The declared type of an option, also where its file postpones annotations; else that of its default."""
+    if parameter.annotation is parameter.empty:
+        return type(parameter.default)
+    one = SimpleNamespace(__annotations__={"option": parameter.annotation})
+    return typing.get_type_hints(one, vars(sys.modules[function.__module__]))["option"]
+
+
+def names_of(module: types.ModuleType) -> dict[str, Callable[..., Any]]:
+    """The public functions that a module, or a package's files, define: the closed registry behind a name in a run."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and f"{value.__module__}.".startswith(f"{module.__name__}.") and name[0] != "_"
+    }
+
+
+def choose(kind: str, module: types.ModuleType, name: str) -> Callable[..., Any]:
+    """The function of that name, of those a module defines."""
+    known = names_of(module)
+    if name not in known:
+        raise unknown(kind, name, known)
+    return known[name]
+
+
+def checked_options(kind: str, function: Callable[..., Any], options: Options, path: str | None = None) -> Options:
+    """All options of a method or network, defaults filled in; unknown names and wrong types are a UserError.
+
+    path: how they are named, such as method or method.base; as a rule the kind.
+    """
+    known, path = options_of(function), kind if path is None else path
+    for name in options:
+        if name not in known:
+            within = "" if path == kind else f" in {path}"
+            raise unknown(f"option of {kind} {function.__name__}{within}", name, known)
+    for name, p in known.items():
+        require(p.default is not p.empty, f"option {name}", None, f"a default in the signature of {function.__name__}")
+    return {
+        name: _option(kind, function, p, options.get(name, p.default), f"{path}.{name}") for name, p in known.items()
+    }
+
+
+def _option(kind: str, function: Callable[..., Any], parameter: inspect.Parameter, value: Any, path: str) -> Any:
+    """One option's checked value; of a base its own options, all of them."""
+    wanted = kind_of(function, parameter)
+    if wanted != Base:
+        found = convert(path, value, wanted)
+        for number in found if isinstance(found, tuple) else (found,):
+            require(type(number) is not int or abs(number) <= MOST_OPTION, path, number, f"at most {MOST_OPTION}")
+        return found
+    name, options = named_base(value, path)
+    home = sys.modules[".".join(function.__module__.split(".")[:2])]  # of the function's file, the package
+    base = choose(kind, home, name)
+    return {"method": name, **checked_options(kind, base, options, path)}
+
+
+def named_base(base: Any, path: str = "base") -> tuple[str, Options]:
+    """The name and the options of a base. Raises UserError."""
+    if isinstance(base, str):
+        return base, {}
+    if not isinstance(base, dict) or not isinstance(base.get("method"), str):
+        told = "expected a method's name, or its options with that name as 'method'"
+        raise UserError(f"{path} = {shown(base)}: {told}")
+    return base["method"], {name: value for name, value in base.items() if name != "method"}

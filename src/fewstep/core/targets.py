@@ -1,0 +1,83 @@
+"""Which network says where the neighbour leads: `(models) -> Denoiser`, called without gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from fewstep.base.errors import unknown
+from fewstep.core import denoiser
+from fewstep.core.denoiser import Denoiser, Models
+
+
+class Target(Protocol):
+    """Chooses or builds the target network from the models; `needs` names those it uses."""
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+    def __call__(self, models: Models) -> Denoiser: ...
+
+
+@dataclass(frozen=True)
+class Student:
+    """The student itself, its gradient stopped (iCT, arXiv 2310.14189, section 3.2)."""
+
+    needs = frozenset({"student"})
+
+    def __call__(self, models: Models) -> Denoiser:
+        return models.student
+
+
+@dataclass(frozen=True)
+class Ema:
+    """A moving average of the student, of its own rate mu(progress) (CM, arXiv 2303.01469, eq. 8).
+
+    Without a rate it is the run's own average, which samples are drawn from; where another part of the method has an
+    average with a rate, that one.
+    """
+
+    rate: Callable[[float], float] | None = None
+    needs = frozenset({"ema"})
+
+    def __call__(self, models: Models) -> Denoiser:
+        assert models.ema is not None
+        return models.ema
+
+
+@dataclass(frozen=True)
+class Truncated:
+    """The frozen first stage below t_prime, another target from there on (TCM, arXiv 2410.14895, eq. 5)."""
+
+    t_prime: float
+    high: Target = Student()
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.high.needs | {"frozen"}
+
+    @property
+    def rate(self) -> Callable[[float], float] | None:
+        return getattr(self.high, "rate", None)
+
+    def by(self, who: Target) -> Truncated:
+        """The same with another network above t_prime."""
+        return Truncated(self.t_prime, who)
+
+    def __call__(self, models: Models) -> Denoiser:
+        assert models.frozen is not None
+        return denoiser.Truncated(models.frozen, self.high(models), self.t_prime)
+
+
+def by(target: Target | None, who: Target) -> Target:
+    """`who` where `target` asks the student or its average: what stays as it is are the rows of a frozen network."""
+    other = getattr(target, "by", None)
+    return who if other is None else other(who)
+
+
+def named(name: str) -> Target:
+    """The network that a method's option names. Raises UserError."""
+    known: dict[str, Target] = {"student": Student(), "ema": Ema()}
+    if name not in known:
+        raise unknown("network", name, known)
+    return known[name]

@@ -1,0 +1,30 @@
+"""Which times a method looks at: laws as quantile functions, and samplers `(u, progress, ordinal) -> Times`.
+
+`u [B, k]` are uniforms that belong to the samples, so a sample's times do not depend on its batch;
+`progress` in [0, 1] is the share of training done, the only thing a schedule may depend on.
+"""
+
+from fewstep.core.times.continuous import Atom, Clean, Limit, RatioMap
+from fewstep.core.times.core import AtAnchor, Law, Times, TimeSampler
+from fewstep.core.times.grids import Adjacent, Levels, Segments, Shared, Steps, karras
+from fewstep.core.times.laws import AtLevel, LogNormal, LogStudentT
+
+__all__ = [
+    "Adjacent",
+    "AtAnchor",
+    "AtLevel",
+    "Atom",
+    "Clean",
+    "Law",
+    "Levels",
+    "Limit",
+    "LogNormal",
+    "LogStudentT",
+    "RatioMap",
+    "Segments",
+    "Shared",
+    "Steps",
+    "TimeSampler",
+    "Times",
+    "karras",
+]

@@ -1,0 +1,124 @@
+"""How many intervals a grid has and how slowly a target follows: pure functions of progress in [0, 1]."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fewstep.base.errors import require
+
+
+def _ordered(first: int, last: int) -> None:
+    told = f"{first} .. {last}"
+    require(1 <= first <= last, "intervals", told, "at least 1 (2 levels), the last not below the first")
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Always n intervals."""
+
+    n: int
+
+    def __post_init__(self) -> None:
+        _ordered(self.n, self.n)
+
+    def __call__(self, progress: float) -> int:
+        return self.n
+
+
+@dataclass(frozen=True)
+class Progressive:
+    """CT's intervals: ceil(sqrt(p ((last + 1)^2 - first^2) + first^2) - 1), at least 1, at progress p.
+
+    N(k) counts the points of the grid and is one more (CM, arXiv 2303.01469, appendix C).
+    """
+
+    first: int = 2
+    last: int = 150
+
+    def __post_init__(self) -> None:
+        _ordered(self.first, self.last)
+
+    def __call__(self, progress: float) -> int:
+        square = progress * ((self.last + 1) ** 2 - self.first**2) + self.first**2
+        return max(math.ceil(math.sqrt(square) - 1), 1)
+
+
+@dataclass(frozen=True)
+class Doubling:
+    """iCT's intervals: min(first 2^stage, last) in log2(floor(last / first)) + 1 equal stages.
+
+    Source: iCT, arXiv 2310.14189, section 3.4 and table 1, where N(k) counts points and is one more.
+    """
+
+    first: int = 10
+    last: int = 1280
+
+    def __post_init__(self) -> None:
+        _ordered(self.first, self.last)
+
+    def __call__(self, progress: float) -> int:
+        stages = math.log2(self.last // self.first) + 1
+        return min(self.first * 2 ** int(progress * stages), self.last)
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """MCM's steps: first (last / first)^(p / until), held at `last` from progress p = `until` on, rounded.
+
+    Source: MCM, arXiv 2403.06807, section 3.3: 64 to 1280 over 100k of 200k iterations.
+    """
+
+    first: int = 64
+    last: int = 1280
+    until: float = 0.5
+
+    def __post_init__(self) -> None:
+        _ordered(self.first, self.last)
+        require(0 < self.until <= 1, "until", self.until, "a share in 0 .. 1, above 0")
+
+    def __call__(self, progress: float) -> int:
+        share = min(progress / self.until, 1.0)
+        return round(self.first * (self.last / self.first) ** share)
+
+
+@dataclass(frozen=True)
+class FixedRate:
+    """The target always keeps this share of itself."""
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        require(0 <= self.rate < 1, "rate", self.rate, "in 0 .. 1, below 1")
+
+    def __call__(self, progress: float) -> float:
+        return self.rate
+
+
+@dataclass(frozen=True)
+class ProgressiveRate:
+    """CT's mu(p) = mu0^(first / N(p)), N the intervals of `Progressive`.
+
+    The paper's N(k) counts points (CM, arXiv 2303.01469, appendix C); its code divides by the intervals, as here,
+    and its results come from the code.
+    """
+
+    mu0: float = 0.9
+    steps: Progressive = Progressive()
+
+    def __post_init__(self) -> None:
+        require(0 < self.mu0 < 1, "mu0", self.mu0, "in 0 .. 1")
+
+    def __call__(self, progress: float) -> float:
+        return math.exp(self.steps.first * math.log(self.mu0) / self.steps(progress))
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """From first to last, linearly in progress (a mixing share, for instance that of GC, arXiv 2406.09570)."""
+
+    first: float
+    last: float
+
+    def __call__(self, progress: float) -> float:
+        return self.first + (self.last - self.first) * progress

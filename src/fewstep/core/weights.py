@@ -1,0 +1,75 @@
+"""Weights per row, `(process, times) -> [B]` (float64)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fewstep.base.errors import require, unknown
+from fewstep.core.process import Process
+from fewstep.core.times import Times
+
+
+class Weight(Protocol):
+    """A factor for each row's distance."""
+
+    def __call__(self, process: Process, times: Times) -> Tensor: ...
+
+
+def one(process: Process, times: Times) -> Tensor:
+    """1."""
+    return torch.ones_like(times.t)
+
+
+def inverse_gap(process: Process, times: Times) -> Tensor:
+    """1 / (t - r) (iCT, arXiv 2310.14189, section 3.1)."""
+    return 1 / (times.t - times.r)
+
+
+@dataclass(frozen=True)
+class Edm:
+    """(t^2 + sd^2) / (t sd)^2 = 1 / out(t)^2, which makes every noise level count alike at the start.
+
+    t stands for the noise level sigma / alpha. Source: EDM, arXiv 2206.00364, table 1; ECT's ImageNet weight.
+    """
+
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(0 < self.sigma_data < math.inf, "sigma_data", self.sigma_data, "above 0")
+
+    def __call__(self, process: Process, times: Times) -> Tensor:
+        return snr(process, times) + self.sigma_data**-2  # finite where alpha = 0
+
+
+def snr(process: Process, times: Times) -> Tensor:
+    """SNR = alpha^2 / sigma^2: squared errors of x0 count as errors of the noise."""
+    return process.level(times.t) ** -2
+
+
+def snr_plus_one(process: Process, times: Times) -> Tensor:
+    """SNR + 1: squared errors of x0 count as errors of v (arXiv 2202.00512, section 4)."""
+    return snr(process, times) + 1
+
+
+def truncated_snr(process: Process, times: Times) -> Tensor:
+    """max(SNR, 1) (arXiv 2202.00512, section 4)."""
+    return snr(process, times).clamp_min(1)
+
+
+def named(name: str, sigma_data: float) -> Weight:
+    """The weight that a method's option names. Raises UserError."""
+    known: dict[str, Weight] = {
+        "one": one,
+        "inverse_gap": inverse_gap,
+        "edm": Edm(sigma_data),
+        "snr_plus_one": snr_plus_one,
+        "truncated_snr": truncated_snr,
+    }
+    if name not in known:
+        raise unknown("weight", name, known)
+    return known[name]

@@ -1,0 +1,143 @@
+"""What the core sees of data: x0 in float32, about [-1, 1], its condition, three splits, and the way back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewstep.base.conditions import each, leaves, mask_of
+from fewstep.base.errors import UserError
+from fewstep.base.randomness import permutation
+
+SPLIT_SEED = 20240611  # a constant: every run and every metric sees the same splits
+
+
+class Units(NamedTuple):
+    """user's value = shift + scale * x0; `clip` says that x0 outside [-1, 1] does not exist (pictures)."""
+
+    shift: float = 0.0
+    scale: float = 1.0
+    clip: bool = False
+
+    def to_user(self, x0: Tensor) -> Tensor:
+        """The user's values: float32, or float64 where float32 could not tell neighbours apart."""
+        x = self.shift + self.scale * (x0.clamp(-1, 1) if self.clip else x0).cpu().double()
+        return x if abs(self.shift) > 1e4 * self.scale else x.float()
+
+    def to_model(self, x: Tensor) -> Tensor:
+        """x0 of the user's values: the way back from `to_user`."""
+        return ((x.double() - self.shift) / self.scale).float()
+
+
+class Arrays(NamedTuple):
+    """x0 `[N, ...]` float32 and its condition with N rows: labels `[N]` int64, another tensor, a dict, or None.
+
+    path: of solved trajectories, whose ends x0 are, their points `[N, n, ...]` at the data set's n levels.
+    """
+
+    x0: Tensor
+    cond: Any = None
+    path: Tensor | None = None
+
+    def rows(self, index: Tensor) -> Arrays:
+        path = None if self.path is None else self.path[index]
+        return Arrays(self.x0[index], each(lambda part: part[index], self.cond), path)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three disjoint splits: train on the first, choose on the second, score once on the third."""
+
+    name: str
+    train: Arrays
+    validation: Arrays
+    test: Arrays
+    classes: int = 0
+    units: Units = field(default_factory=Units)
+    levels: tuple[float, ...] = ()  # times of the points of solved trajectories, decreasing
+    skipped: tuple[str, ...] = ()  # the bad files that were left out, each with what is wrong with it
+
+    def __post_init__(self) -> None:
+        for part in ("train", "validation", "test"):
+            check_finite(self.name, getattr(self, part).x0)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.train.x0.shape[1:])
+
+    def sigma_data(self) -> float:
+        """Standard deviation of the training split, over all its elements (none of the padding), to six digits.
+
+        Rounded, and by numpy: torch's reductions give other last bits with other numbers of threads.
+        """
+        return float(f"{elements(self.train.x0, self.train.cond).std(dtype=np.float64):.6g}")
+
+    def unlabelled(self) -> Dataset:
+        """The same samples without their labels; other conditions stay."""
+
+        def kept(cond: Any) -> Any:
+            rest = {key: part for key, part in cond.items() if key != "label"} if isinstance(cond, Mapping) else None
+            return rest or None
+
+        def without(arrays: Arrays) -> Arrays:
+            return Arrays(arrays.x0, kept(arrays.cond))
+
+        if not self.classes:
+            return self
+        train, validation, test = map(without, (self.train, self.validation, self.test))
+        return replace(self, train=train, validation=validation, test=test, classes=0)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the training split's shape, values, condition and trajectories."""
+        digest = hashlib.sha256(f"{tuple(self.train.x0.shape)}|{self.classes}".encode())
+        digest.update(self.train.x0.contiguous().numpy().tobytes())
+        for name, part in leaves(self.train.cond):
+            if name or part.ndim > 1 or part.dtype != torch.int64:  # labels alone are told by `classes`
+                digest.update(f"|{name}|{part.dtype}|{tuple(part.shape)}|".encode())
+            digest.update(part.contiguous().numpy().tobytes())
+        if self.train.path is not None:
+            digest.update(f"|path|{self.levels}|".encode())
+            digest.update(self.train.path.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def elements(x: Tensor, cond: Any) -> np.ndarray:
+    """The elements of x as numpy sees them: all of them, or `[M]` without the padding."""
+    mask = mask_of(x, cond)
+    return x.numpy() if mask is None else x[mask.expand_as(x)].numpy()
+
+
+def check_finite(name: str, x0: Tensor) -> None:
+    """Refuses NaN and infinity, naming the first sample that holds one."""
+    bad = (~torch.isfinite(x0.flatten(1))).any(1).nonzero().flatten()
+    if len(bad):
+        raise UserError(
+            f"data {name!r}: {len(bad)} of {len(x0)} samples hold NaN or infinity, the first is sample "
+            f"{int(bad[0])}: remove or repair them"
+        )
+
+
+def shuffle(stream: str, n: int) -> Tensor:
+    """The fixed order of n samples whose first ones are held out."""
+    return permutation(SPLIT_SEED, f"split {stream}", 0, n)
+
+
+def split(
+    name: str,
+    everything: Arrays,
+    sizes: tuple[int, int],
+    classes: int,
+    units: Units,
+    stream: str = "",
+    levels: tuple[float, ...] = (),
+) -> Dataset:
+    """A data set whose validation and test splits have these sizes, by a shuffle of the stream (its name's)."""
+    order = shuffle(stream or name, len(everything.x0))
+    held = [everything.rows(part) for part in order.split([*sizes, len(order) - sum(sizes)])]
+    return Dataset(name, held[2], held[0], held[1], classes, units, levels)

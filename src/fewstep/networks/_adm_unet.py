@@ -1,0 +1,124 @@
+"""The U-Net of Dhariwal & Nichol, ADM, as EDM and consistency models have it (arXiv 2105.05233; 2206.00364)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from fewstep.base.conditions import Cond
+from fewstep.base.errors import require
+from fewstep.networks.dropout import Masks, masks_for
+from fewstep.networks.embedding import Positional, conditions
+from fewstep.networks.unet_blocks import Block, Conv, GroupNorm, Layer, Levels, Style, image_size, up
+
+
+class AdmUNet(nn.Module):
+    """ADM. forward(x `[B, C, S, S]`, noise_label `[B]`, cond, masks) -> like x.
+
+    cond: labels `[B]` int64 with -1 for none, or a dict of "label" and "augment". Weights are named as in
+    EDM's files; `fewstep.networks.openai_weights` translates from and to openai's.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        classes: int = 0,
+        *,
+        width: int,
+        mult: Sequence[int],
+        blocks: int,
+        attention: Sequence[int],
+        dropout: float,
+        emb_mult: int,
+        head_channels: int,
+        heads: int | None,
+        scale_shift: bool,
+        resample: str,
+        group: int,
+        augment: int,
+    ) -> None:
+        super().__init__()
+        images, size = image_size(shape, width, mult, blocks, dropout, emb_mult, augment)
+        require(head_channels > 0, "head_channels", head_channels, "at least 1 channel")
+        require(heads is None or heads > 0, "heads", heads, "at least 1 head, or None to go by head_channels")
+        require(group > 0, "group", group, "at least 1 channel")
+        self.classes, self.augment, self.dropout = classes, augment, dropout
+        emb = width * emb_mult
+        self.map_noise = Positional(width)
+        self.map_augment = nn.Linear(augment, width, bias=False) if augment else None
+        self.map_layer0 = nn.Linear(width, emb)
+        self.map_layer1 = nn.Linear(emb, emb)
+        self.map_label = nn.Linear(classes, emb, bias=False) if classes else None
+        self.style = Style(
+            emb=emb,
+            dropout=dropout,
+            heads=heads,
+            head_channels=head_channels,
+            scale_shift=scale_shift,
+            least=group,
+        )
+        widths = tuple(width * m for m in mult)
+        self.levels = Levels(
+            size=size,
+            stem=widths[0],
+            widths=widths,
+            blocks=(blocks,) * len(widths),
+            attention=tuple(attention),
+            everywhere=True,
+        )
+        self.enc = nn.ModuleDict({f"{size}x{size}_conv": Conv(images, widths[0], 3)})
+        self.enc.update(self.build(self.levels.encoder(), 0, resample == "conv"))
+        self.dec = nn.ModuleDict(self.build(self.levels.decoder(), len(self.enc), resample == "conv"))
+        self.out_norm = GroupNorm(widths[0], self.style.eps, group)
+        self.out_conv = Conv(widths[0], images, 3)
+        initialise(self)
+
+    def build(self, layers: list[Layer], first: int, plain: bool) -> dict[str, nn.Module]:
+        """The blocks by name; where `plain`, those that resample are single convolutions."""
+
+        def part(number: int, layer: Layer) -> nn.Module:
+            if layer.move is None or not plain:
+                return Block(layer.cin, layer.cout, self.style, number, layer.move, layer.attention)
+            if layer.move is up:
+                return Conv(layer.cin, layer.cout, 3, up)
+            return nn.Conv2d(layer.cin, layer.cout, 3, stride=2, padding=1)
+
+        return {layer.name: part(number, layer) for number, layer in enumerate(layers, first)}
+
+    def masks(self, rows: int, seeds: Sequence[int]) -> Masks | None:
+        """The masks of a batch, one layer per block; None without dropout."""
+        return masks_for(rows, seeds, self.dropout)
+
+    def embed(self, noise_label: Tensor, cond: Cond) -> Tensor:
+        dtype = self.map_layer0.weight.dtype
+        label, augmented = conditions(cond, self.classes, self.augment, dtype)
+        emb = self.map_noise(noise_label).to(dtype)
+        if self.map_augment is not None and augmented is not None:
+            emb = emb + self.map_augment(augmented)
+        emb = self.map_layer1(silu(self.map_layer0(emb)))
+        return silu(emb if self.map_label is None else emb + self.map_label(label))
+
+    def forward(self, x: Tensor, noise_label: Tensor, cond: Cond = None, masks: Masks | None = None) -> Tensor:
+        emb = self.embed(noise_label, cond)
+        h = x
+        skips: list[Tensor] = []
+        for part in self.enc.values():
+            h = part(h, emb, masks) if isinstance(part, Block) else part(h)
+            skips.append(h)
+        for name, part in self.dec.items():
+            h = torch.cat([h, skips.pop()], 1) if "_block" in name else h
+            h = part(h, emb, masks) if isinstance(part, Block) else part(h)
+        return self.out_conv(silu(self.out_norm(h)))
+
+
+def initialise(network: AdmUNet) -> None:
+    """Zeros where a residual branch and the network end, N(0, 1) for labels; PyTorch's own defaults elsewhere."""
+    for name, module in network.named_modules():
+        if name.endswith(("conv1", "proj", "out_conv", "map_augment")):
+            for weight in module.parameters():
+                nn.init.zeros_(weight)
+    if network.map_label is not None:
+        nn.init.normal_(network.map_label.weight)

@@ -1,0 +1,211 @@
+"""The U-Net of EDM2 (arXiv 2312.02696, figure 21), made of the magnitude-preserving parts in `edm2`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, interpolate
+
+from fewstep.base.errors import require
+from fewstep.networks.attention import attend
+from fewstep.networks.dropout import Masks, drop, masks_for, probability
+from fewstep.networks.edm2_layers import Fourier, Weighted, mp_cat, mp_silu, mp_sum, normalise_weights, unit
+from fewstep.networks.embedding import labels_fit, one_hot
+from fewstep.networks.transformer_blocks import levels_fit
+
+
+@dataclass(frozen=True)
+class Common:
+    """What all blocks of a network share."""
+
+    embedding: int  # channels of the embedding
+    head_channels: int
+    residual_balance: float
+    attention_balance: float
+    clip: float
+
+
+class Part(NamedTuple):
+    """One member of the encoder or the decoder."""
+
+    level: int
+    name: str
+    inputs: int
+    outputs: int
+
+
+def encoder(channels: int, widths: Sequence[int], blocks: int) -> Iterator[Part]:
+    """The encoder in order; the output of each member is a skip connection."""
+    yield Part(0, "conv", channels + 1, widths[0])  # one channel of ones stands in for a bias
+    now = widths[0]
+    for level, width in enumerate(widths):
+        if level:
+            yield Part(level, "down", now, now)
+        for i in range(blocks):
+            yield Part(level, f"block{i}", now, width)
+            now = width
+
+
+def decoder(widths: Sequence[int], blocks: int, skips: list[int]) -> Iterator[Part]:
+    """The decoder in order; its blocks consume the skips, last first."""
+    now = widths[-1]
+    for level in reversed(range(len(widths))):
+        for name in ("up",) if level < len(widths) - 1 else ("in0", "in1"):
+            yield Part(level, name, now, now)
+        for i in range(blocks + 1):
+            yield Part(level, f"block{i}", now + skips.pop(), widths[level])
+            now = widths[level]
+
+
+class Block(nn.Module):
+    """A residual branch that the embedding scales, then attention if it has heads.
+
+    The encoder's blocks normalise each pixel first; the part "down" halves the resolution first, "up" doubles
+    it. `site` is the layer number of its dropout.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        common: Common,
+        *,
+        encoder: bool,
+        attention: bool,
+        dropout: float,
+        site: int,
+    ) -> None:
+        super().__init__()
+        _, name, inputs, outputs = part
+        self.common, self.encoder, self.down, self.up = common, encoder, name == "down", name == "up"
+        self.dropout, self.site = dropout, site
+        self.heads = outputs // common.head_channels if attention else 0
+        require(
+            not self.heads or outputs % self.heads == 0,
+            "head_channels",
+            common.head_channels,
+            f"one that makes equal heads of {outputs} channels",
+        )
+        self.emb_gain = nn.Parameter(torch.zeros(()))
+        self.conv_res0 = Weighted(outputs if encoder else inputs, outputs, 3)
+        self.emb_linear = Weighted(common.embedding, outputs)
+        self.conv_res1 = Weighted(outputs, outputs, 3)
+        self.conv_skip = Weighted(inputs, outputs, 1) if inputs != outputs else None
+        if self.heads:
+            self.attn_qkv = Weighted(outputs, 3 * outputs, 1)
+            self.attn_proj = Weighted(outputs, outputs, 1)
+
+    def residual(self, x: Tensor, emb: Tensor, masks: Masks | None) -> Tensor:
+        """conv(drop(silu(conv(silu(x)) (1 + gain linear(emb)))))."""
+        scale = self.emb_linear(emb, self.emb_gain) + 1
+        inside = mp_silu(self.conv_res0(mp_silu(x)) * scale[:, :, None, None])
+        return self.conv_res1(drop(inside, self.dropout, self.site, masks))
+
+    def attention(self, x: Tensor) -> Tensor:
+        """Attention over pixels with q, k and v of unit magnitude; channels are ordered (head, dimension, qkv)."""
+        split = self.attn_qkv(x).reshape(len(x), self.heads, -1, 3, x.shape[2] * x.shape[3])
+        q, k, v = (part.transpose(2, 3).contiguous() for part in unit(split, [2]).unbind(3))
+        return self.attn_proj(attend(q, k, v).transpose(2, 3).reshape(x.shape))
+
+    def forward(self, x: Tensor, emb: Tensor, masks: Masks | None) -> Tensor:
+        if self.down:
+            x = avg_pool2d(x, 2)
+        if self.up:
+            x = interpolate(x, scale_factor=2.0, mode="nearest")
+        skip = x if self.conv_skip is None else self.conv_skip(x)
+        if self.encoder:
+            skip = x = unit(skip, [1])
+        x = mp_sum(skip, self.residual(x, emb, masks), self.common.residual_balance)
+        if self.heads:
+            x = mp_sum(x, self.attention(x), self.common.attention_balance)
+        return x.clamp(-self.common.clip, self.common.clip)
+
+
+class EDM2UNet(nn.Module):
+    """forward(x `[B, C, H, W]`, noise_label `[B]`, cond: labels `[B]` int64 or None, masks) -> like x.
+
+    Parameters have the names of EDM2's `unet.`. Label -1 is the zero row that EDM2 drops labels to.
+    A pass changes no weight; the training step calls `normalise_` once instead.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        classes: int,
+        common: Common,
+        *,
+        widths: Sequence[int],
+        noise_channels: int,
+        blocks: int,
+        attention: Sequence[int],
+        label_balance: float,
+        concat_balance: float,
+        dropout: float,
+        dropout_resolutions: Sequence[int] | None,
+    ) -> None:
+        super().__init__()
+        levels_fit(shape, widths)
+        require(blocks > 0, "blocks", blocks, "at least 1 block")
+        require(noise_channels > 0, "mult_noise", noise_channels, "channels above 0")
+        require(common.embedding > 0, "mult_emb", common.embedding, "channels above 0")
+        require(common.head_channels > 0, "head_channels", common.head_channels, "at least 1 channel")
+        require(common.clip > 0, "clip", common.clip, "above 0")
+        probability(dropout)
+        self.classes, self.dropout = classes, dropout
+        self.label_balance, self.concat_balance = label_balance, concat_balance
+        self.out_gain = nn.Parameter(torch.zeros(()))
+        self.emb_fourier = Fourier(noise_channels)
+        self.emb_noise = Weighted(noise_channels, common.embedding)
+        self.emb_label = Weighted(classes, common.embedding) if classes else None
+        self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
+        down = list(encoder(shape[0], widths, blocks))
+        up = list(decoder(widths, blocks, [part.outputs for part in down]))
+        for site, part in enumerate(down + up):
+            height, across = (size >> part.level for size in shape[1:])
+            dropped = dropout_resolutions is None or height in dropout_resolutions
+            room = self.enc if site < len(down) else self.dec
+            room[f"{height}x{across}_{part.name}"] = (
+                Weighted(part.inputs, part.outputs, 3)
+                if part.name == "conv"
+                else Block(
+                    part,
+                    common,
+                    encoder=room is self.enc,
+                    attention=part.name == "in0" or (part.name.startswith("block") and height in attention),
+                    dropout=dropout if dropped else 0.0,
+                    site=site,
+                )
+            )
+        self.out_conv = Weighted(widths[0], shape[0], 3)
+
+    def masks(self, rows: int, seeds: Sequence[int]) -> Masks | None:
+        """The masks of a batch, a layer per block; None without dropout."""
+        return masks_for(rows, seeds, self.dropout)
+
+    def normalise_(self) -> None:
+        """Overwrites the weights by their normalised values, once per optimizer step; the outputs stay."""
+        normalise_weights(self)
+
+    def embed(self, noise_label: Tensor, cond: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """The embedding `[B, embedding]` of noise label and class."""
+        labels_fit(self.classes, cond)
+        emb = self.emb_noise(self.emb_fourier(noise_label).to(dtype))
+        if self.emb_label is not None and cond is not None:
+            label = one_hot(cond, self.classes, dtype) * self.classes**0.5
+            emb = mp_sum(emb, self.emb_label(label), self.label_balance)
+        return mp_silu(emb)
+
+    def forward(self, x: Tensor, noise_label: Tensor, cond: Tensor | None = None, masks: Masks | None = None) -> Tensor:
+        emb = self.embed(noise_label, cond, x.dtype)
+        h, skips = torch.cat([x, torch.ones_like(x[:, :1])], 1), []
+        for part in self.enc.values():
+            h = part(h, emb, masks) if isinstance(part, Block) else part(h)
+            skips.append(h)
+        for name, part in self.dec.items():
+            if "block" in name:
+                h = mp_cat(h, skips.pop(), self.concat_balance)
+            h = part(h, emb, masks)
+        return self.out_conv(h, self.out_gain)

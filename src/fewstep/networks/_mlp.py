@@ -1,0 +1,104 @@
+"""A residual MLP with time and label conditioning; dropout by explicit masks only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from fewstep.base.errors import UserError, require
+from fewstep.networks.attention import LayerNorm
+from fewstep.networks.dropout import Masks, drop, masks_for, probability
+from fewstep.networks.embedding import NoiseFeatures, labels_fit
+
+
+class Block(nn.Module):
+    """h + out(mask * silu(inner(norm(h) * (1 + scale) + shift))), scale and shift from the condition."""
+
+    def __init__(self, width: int, embedding: int) -> None:
+        super().__init__()
+        self.norm = LayerNorm(width, affine=False)
+        self.modulate = nn.Linear(embedding, 2 * width)
+        self.inner = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, h: Tensor, emb: Tensor, dropped: Callable[[Tensor], Tensor]) -> Tensor:
+        scale, shift = self.modulate(emb).chunk(2, 1)
+        inside = silu(self.inner(torch.addcmul(shift, self.norm(h), 1 + scale)))
+        return h + self.out(dropped(inside))
+
+
+def parts(cond: Any) -> tuple[Tensor | None, Tensor | None]:
+    """Labels and features `[B, F]` of a condition: a dict's own, or a tensor by its type."""
+    if isinstance(cond, Mapping):
+        label, features = cond.get("label"), cond.get("features")
+    else:
+        floats = cond is not None and cond.is_floating_point()
+        label, features = (None, cond) if floats else (cond, None)
+    return label, None if features is None else features.reshape(len(features), -1)
+
+
+class ResidualMLP(nn.Module):
+    """Flat data through residual blocks; every block sees the noise label and the class.
+
+    forward(x `[B, *shape]`, noise_label `[B]`, cond, masks) -> like x, where cond is labels `[B]` int64 (-1 is no
+    label: a zero embedding), features `[B, ...]` of floats, or a dict with "label" and "features".
+    A network with classes needs labels, one without takes none, and likewise features; each mistake is a UserError.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        classes: int = 0,
+        features: int = 0,
+        *,
+        width: int = 256,
+        depth: int = 4,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        require(width > 0, "width", width, "at least 1 unit")
+        require(depth > 0, "depth", depth, "at least 1 block")
+        probability(dropout)
+        size, embedding = math.prod(shape), 64
+        self.width, self.classes, self.dropout = width, classes, dropout
+        self.noise = NoiseFeatures(embedding // 4)
+        self.time = nn.Linear(embedding // 2, embedding)
+        self.label = nn.Embedding(classes, embedding) if classes else None
+        self.inlet = nn.Linear(size, width)
+        self.blocks = nn.ModuleList(Block(width, embedding) for _ in range(depth))
+        self.norm = LayerNorm(width)
+        self.outlet = nn.Linear(width, size)
+        nn.init.zeros_(self.outlet.weight)
+        nn.init.zeros_(self.outlet.bias)
+        self.given = nn.Linear(features, embedding) if features else None
+
+    def masks(self, rows: int, seeds: Sequence[int]) -> Masks | None:
+        """The masks of a batch, one layer per block; None without dropout."""
+        return masks_for(rows, seeds, self.dropout)
+
+    def embed(self, noise_label: Tensor, cond: Any) -> Tensor:
+        emb = self.time(self.noise(noise_label).to(self.time.weight.dtype))
+        label, features = parts(cond)
+        labels_fit(self.classes, label)
+        if (self.given is None) != (features is None):
+            need = "takes no features" if self.given is None else f"needs {self.given.in_features} features a sample"
+            raise UserError(f"this network {need}: got {'none' if features is None else 'some'}")
+        if self.label is not None and label is not None:
+            emb = emb + self.label(label.clamp_min(0)) * (label >= 0)[:, None]
+        if self.given is not None and features is not None:
+            emb = emb + self.given(features.to(emb.dtype))
+        return silu(emb)
+
+    def forward(self, x: Tensor, noise_label: Tensor, cond: Any = None, masks: Masks | None = None) -> Tensor:
+        h, emb = self.inlet(x.flatten(1)), self.embed(noise_label, cond)
+        for number, block in enumerate(self.blocks):
+            h = block(h, emb, partial(drop, probability=self.dropout, layer=number, masks=masks))
+        return self.outlet(silu(self.norm(h))).reshape(x.shape)

@@ -1,0 +1,192 @@
+"""The U-Nets of Song et al. as EDM has them: DDPM++ and NCSN++ (arXiv 2011.13456; 2206.00364, appendix C)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from fewstep.base.conditions import Cond
+from fewstep.base.errors import require
+from fewstep.networks.dropout import Masks, masks_for
+from fewstep.networks.embedding import Fourier, Positional, conditions
+from fewstep.networks.unet_blocks import (
+    Block,
+    Conv,
+    ConvDown,
+    GroupNorm,
+    Layer,
+    Levels,
+    Resample,
+    Style,
+    down,
+    image_size,
+    up,
+)
+
+
+class SongUNet(nn.Module):
+    """DDPM++ (positional, standard, standard), NCSN++ (fourier, residual, standard) and what lies between.
+
+    forward(x `[B, C, S, S]`, noise_label `[B]`, cond: labels `[B]` int64 with -1 for none, or a dict of "label" and
+    "augment", masks) -> like x. An encoder `skip` or `residual` adds the shrunk images to each level, a decoder
+    `skip` sums an image of each level.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        classes: int = 0,
+        *,
+        width: int,
+        mult: Sequence[int],
+        blocks: int,
+        level_blocks: Sequence[int] | None,
+        attention: Sequence[int],
+        dropout: float,
+        dropout_resolutions: Sequence[int] | None,
+        embedding: str,
+        fourier_scale: float,
+        encoder: str,
+        decoder: str,
+        noise_mult: int,
+        emb_mult: int,
+        taps: tuple[int, ...],
+        augment: int,
+    ) -> None:
+        super().__init__()
+        per_level = (blocks,) * len(mult) if level_blocks is None else tuple(level_blocks)
+        require(len(per_level) == len(mult), "level_blocks", level_blocks, f"{len(mult)} numbers, as in mult")
+        images, size = image_size(shape, width, mult, min(per_level, default=0), dropout, emb_mult, augment)
+        require(0 < fourier_scale < math.inf, "fourier_scale", fourier_scale, "above 0")
+        require(noise_mult > 0, "noise_mult", noise_mult, "at least 1")
+        require(len(taps) % 2 == 0 and sum(taps) != 0, "taps", taps, "an even number of filter taps, such as 1 3 3 1")
+        self.classes, self.augment, self.dropout = classes, augment, dropout
+        self.dropped = None if dropout_resolutions is None else tuple(dropout_resolutions)
+        noise, emb = width * noise_mult, width * emb_mult
+        self.map_noise = (
+            Positional(noise, endpoint=True) if embedding == "positional" else Fourier(noise, fourier_scale)
+        )
+        self.map_label = nn.Linear(classes, noise) if classes else None
+        self.map_augment = nn.Linear(augment, noise, bias=False) if augment else None
+        self.map_layer0 = nn.Linear(noise, emb)
+        self.map_layer1 = nn.Linear(emb, emb)
+        self.style = Style(
+            emb=emb,
+            dropout=dropout,
+            heads=1,
+            skip_scale=math.sqrt(0.5),
+            eps=1e-6,
+            taps=taps,
+            project=True,
+            scale_shift=False,
+        )
+        levels = Levels(
+            size=size,
+            stem=width,
+            widths=tuple(width * m for m in mult),
+            blocks=per_level,
+            attention=tuple(attention),
+            everywhere=False,
+        )
+        self.enc = self.build_encoder(images, levels, encoder)
+        self.dec = self.build_decoder(images, levels, decoder)
+        initialise(self)
+
+    def block(self, layer: Layer, number: int) -> Block:
+        """The layer's block, without dropout where its resolution has none."""
+        dropped = self.dropped is None or layer.side in self.dropped
+        style = self.style if dropped else replace(self.style, dropout=0.0)
+        return Block(layer.cin, layer.cout, style, number, layer.move, layer.attention)
+
+    def build_encoder(self, images: int, levels: Levels, kind: str) -> nn.ModuleDict:
+        parts: dict[str, nn.Module] = {f"{levels.size}x{levels.size}_conv": Conv(images, levels.stem, 3)}
+        aux, taps = images, self.style.taps
+        for number, layer in enumerate(levels.encoder()):
+            parts[layer.name] = self.block(layer, number)
+            side = layer.name.removesuffix("_down")
+            if layer.move and kind == "skip":
+                parts[f"{side}_aux_down"] = Resample(down, taps)
+                parts[f"{side}_aux_skip"] = Conv(aux, layer.cout, 1)
+            elif layer.move and kind == "residual":
+                parts[f"{side}_aux_residual"] = ConvDown(aux, layer.cout, taps)
+                aux = layer.cout
+        return nn.ModuleDict(parts)
+
+    def build_decoder(self, images: int, levels: Levels, kind: str) -> nn.ModuleDict:
+        parts: dict[str, nn.Module] = {}
+        for number, layer in enumerate(levels.decoder(), len(self.enc)):
+            parts[layer.name] = self.block(layer, number)
+            side, _, last = layer.name.partition("_")
+            if last == f"block{levels.blocks[levels.level(layer)]}" and (
+                kind == "skip" or side == f"{levels.size}x{levels.size}"
+            ):
+                if any(name.endswith("aux_conv") for name in parts):
+                    parts[f"{side}_aux_up"] = Resample(up, self.style.taps)
+                parts[f"{side}_aux_norm"] = GroupNorm(layer.cout, self.style.eps, self.style.least)
+                parts[f"{side}_aux_conv"] = Conv(layer.cout, images, 3)
+        return nn.ModuleDict(parts)
+
+    def masks(self, rows: int, seeds: Sequence[int]) -> Masks | None:
+        """The masks of a batch, one layer per block; None without dropout."""
+        return masks_for(rows, seeds, self.dropout)
+
+    def embed(self, noise_label: Tensor, cond: Cond) -> Tensor:
+        dtype = self.map_layer0.weight.dtype
+        label, augmented = conditions(cond, self.classes, self.augment, dtype)
+        cos, sin = self.map_noise(noise_label).chunk(2, 1)
+        emb = torch.cat([sin, cos], 1).to(dtype)
+        if self.map_label is not None and label is not None:
+            emb = emb + self.map_label(label * math.sqrt(self.classes))
+        if self.map_augment is not None and augmented is not None:
+            emb = emb + self.map_augment(augmented)
+        return silu(self.map_layer1(silu(self.map_layer0(emb))))
+
+    def forward(self, x: Tensor, noise_label: Tensor, cond: Cond = None, masks: Masks | None = None) -> Tensor:
+        emb = self.embed(noise_label, cond)
+        h, aux = x, x
+        skips: list[Tensor] = []
+        for name, part in self.enc.items():
+            if isinstance(part, Block):
+                h = part(h, emb, masks)
+                skips.append(h)
+            elif name.endswith("aux_down"):
+                aux = part(aux)
+            elif name.endswith("aux_skip"):
+                h = skips[-1] = h + part(aux)
+            elif name.endswith("aux_residual"):
+                h = skips[-1] = aux = (h + part(aux)) * math.sqrt(0.5)
+            else:
+                h = part(h)
+                skips.append(h)
+        return self.decode(h, skips, emb, masks)
+
+    def decode(self, h: Tensor, skips: list[Tensor], emb: Tensor, masks: Masks | None) -> Tensor:
+        image: Tensor | None = None
+        inside = h
+        for name, part in self.dec.items():
+            if isinstance(part, Block):
+                h = part(torch.cat([h, skips.pop()], 1) if "_block" in name else h, emb, masks)
+            elif name.endswith("aux_up"):
+                image = part(image)
+            elif name.endswith("aux_norm"):
+                inside = silu(part(h))
+            else:
+                image = part(inside) if image is None else part(inside) + image
+        assert image is not None  # the last level always ends in one
+        return image
+
+
+def initialise(network: SongUNet) -> None:
+    """Xavier's uniform weights without biases; residual branches end near zero, queries, keys and values are small."""
+    gains = {"conv1": 1e-5, "proj": 1e-5, "aux_conv": 1e-5, "qkv": math.sqrt(0.2)}
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            gain = next((g for end, g in gains.items() if name.endswith(end)), 1.0)
+            nn.init.xavier_uniform_(module.weight, gain)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -1,0 +1,182 @@
+"""A checkpoint on the disk: safetensors and JSON under a manifest of sizes and SHA-256; no pickle.
+
+A checkpoint is written to a temporary folder, made durable, and renamed; a reader sees all of it or none.
+
+    step-N/NAME.safetensors    a group of tensors: student, ema, optimizer, ...
+    step-N/state.json          format, run, facts, what `VALUES` names, fingerprint, versions
+    step-N/manifest.json       {"files": {name: {"bytes", "sha256"}}}, written last
+
+Format 2 has all of `VALUES`, and a fingerprint over them and the files of the groups; format 1 lacks the log, leaves
+out what is 0, and its fingerprint is `fingerprint` of its tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+
+from fewstep.base import tensor_file
+from fewstep.base.errors import StorageError
+from fewstep.base.tensor_file import Header
+from fewstep.base.world import World, whole
+from fewstep.run.checkpoint.shards import Shards
+
+FORMAT = 2
+READS = (1, 2)
+MANIFEST = "manifest.json"
+STATE = "state.json"
+SUFFIX = ".safetensors"
+VALUES = ("step", "begun", "stage", "teacher_rows", "log")  # of state.json, what the next step depends on
+
+Groups = Mapping[str, Mapping[str, Tensor]]  # {"student": {"weight": ...}, "ema": ..., "optimizer": ...}
+
+
+def fingerprint(groups: Groups) -> str:
+    """SHA-256 over the canonical (group, name, dtype, shape, bytes) of every tensor."""
+    digest = hashlib.sha256()
+    for group in sorted(groups):
+        for name in sorted(groups[group]):
+            tensor = groups[group][name].detach().cpu().contiguous()
+            digest.update(f"{group}|{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def serialised(tensors: Mapping[str, Tensor]) -> bytes:
+    """The bytes of a group's file, a function of its tensors alone: tied weights and views become copies."""
+    seen: set[int] = set()
+    return tensors_to_bytes({name: _owned(tensor, seen) for name, tensor in sorted(tensors.items())})
+
+
+def _owned(tensor: Tensor, seen: set[int]) -> Tensor:
+    """The whole tensor on the CPU, a copy where it shares its memory with one seen before or is part of more."""
+    there = whole(tensor.detach()).cpu().contiguous()
+    alone = there.untyped_storage().nbytes() == there.numel() * there.element_size()
+    kept = there if alone and there.data_ptr() not in seen else there.clone()
+    seen.add(kept.data_ptr())
+    return kept
+
+
+def root(groups: Mapping[str, str], state: Mapping[str, Any]) -> str:
+    """The fingerprint of a run's state: SHA-256 over that of each group's file and what `VALUES` names of the state."""
+    values = {name: state[name] for name in VALUES if name in state}
+    return hashlib.sha256(json.dumps({"groups": groups, "values": values}, sort_keys=True).encode()).hexdigest()
+
+
+def state_fingerprint(groups: Groups, state: Mapping[str, Any]) -> str:
+    """`root` of groups in memory: what a checkpoint of them would bear."""
+    return root({name: sha256_of(serialised(tensors)) for name, tensors in groups.items()}, state)
+
+
+def sha256_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+class Unreadable(StorageError):
+    """A checkpoint of which nothing can be said: the system does not let it be read, or another version wrote it."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder whose files were all compared with the manifest; a group is read when it is asked for."""
+
+    path: Path
+    state: dict[str, Any]  # JSON: format, run, facts, step, fingerprint, ...
+    hashes: dict[str, str]  # SHA-256 of each file but the manifest
+    groups: Mapping[str, dict[str, Tensor]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        files = [self.path / name for name in self.hashes if name.endswith(SUFFIX)]
+        groups = Shards(files) if self.sharded else _Groups(self.path, self.hashes)
+        object.__setattr__(self, "groups", groups)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether several processes wrote their parts of the groups."""
+        return "shards" in self.state
+
+    def layout(self) -> dict[str, Header]:
+        """What each group declares: the dtype and shape of its tensors, none of which is read."""
+        if isinstance(self.groups, Shards):
+            return self.groups.layout()
+        return {group: tensor_file.layout(self.path / f"{group}{SUFFIX}") for group in self.groups}
+
+
+class _Groups(Mapping[str, dict[str, Tensor]]):
+    """The groups of a folder by name; each is read when it is asked for, and compared with its hash again."""
+
+    def __init__(self, path: Path, hashes: dict[str, str]) -> None:
+        self.path, self.hashes = path, hashes
+        self.names = [name.removesuffix(SUFFIX) for name in hashes if name.endswith(SUFFIX)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __getitem__(self, name: str) -> dict[str, Tensor]:
+        if name not in self.names:
+            raise KeyError(name)
+        file = self.path / f"{name}{SUFFIX}"
+        content = content_of(file)
+        if sha256_of(content) != self.hashes[file.name]:
+            raise StorageError(f"{file} changed while it was read: is another process writing there?")
+        return tensor_file.tensors(content, file)
+
+
+def content_of(path: Path, most: int | None = None) -> bytes:
+    """The bytes of a plain file. Raises StorageError, also for more than `most`."""
+    with _plain(path):
+        if most is not None and path.stat().st_size > most:
+            raise StorageError(f"{path} has {path.stat().st_size} bytes: expected at most {most}")
+        return path.read_bytes()
+
+
+@contextmanager
+def _plain(path: Path) -> Iterator[None]:
+    """Inside, a file is read. Raises StorageError where it is missing or no plain one, Unreadable where it may not."""
+    try:
+        if path.is_symlink() or not path.is_file():
+            raise StorageError(f"{path} cannot be read: it is missing, or no plain file")
+        yield
+    except StorageError:
+        raise
+    except FileNotFoundError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
+    except OSError as error:
+        raise Unreadable(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def hash_of(path: Path, size: Any) -> str | None:
+    """The SHA-256 of a plain file, a piece at a time; None, and nothing read, where it is not of that size."""
+    with _plain(path), path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size != size:
+            return None
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def whole_fingerprint(groups: Groups, state: Mapping[str, Any], world: World) -> str:
+    """The fingerprint of groups that may be in shards: all ranks call it alike, rank 0 alone holds a whole group."""
+    hashes = {}
+    for name, tensors in groups.items():
+        kept = {}
+        for inner, tensor in tensors.items():
+            full = whole(tensor.detach())
+            if world.main:
+                kept[inner] = full
+        hashes[name] = sha256_of(serialised(kept)) if world.main else ""
+    return world.texts(root(hashes, state))[0]

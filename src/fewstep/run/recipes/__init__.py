@@ -1,0 +1,72 @@
+"""The recipes by name: each is a function `(**fields) -> Run`.
+
+The small ones have settings that were tried; those of papers have the papers', with the source of each number beside
+it, and docs/reproduce.md says what they cost and what they gave.
+"""
+
+from fewstep.run.recipes.cifar10 import cifar10_ect, cifar10_ict, cifar10_tcm
+from fewstep.run.recipes.digits import digits, digits_dit, digits_mixture, digits_unet
+from fewstep.run.recipes.gc_sets import celeba64_gc, cifar10_gc, imagenet32_gc, lsun64_gc
+from fewstep.run.recipes.glyphs import glyphs
+from fewstep.run.recipes.imagenet64 import imagenet64_ect_s, imagenet64_ect_xl, imagenet64_tcm_s, imagenet64_tcm_xl
+from fewstep.run.recipes.imagenet_mcm import (
+    imagenet64_mcm_large,
+    imagenet64_mcm_small,
+    imagenet128_mcm_large,
+    imagenet128_mcm_small,
+)
+from fewstep.run.recipes.toy import toy
+
+SMALL = {
+    "digits": digits,
+    "digits-unet": digits_unet,
+    "digits-dit": digits_dit,
+    "digits-mixture": digits_mixture,
+    "glyphs": glyphs,
+    "toy": toy,
+}
+PAPERS = {
+    "cifar10-ict": cifar10_ict,
+    "cifar10-ect": cifar10_ect,
+    "cifar10-gc": cifar10_gc,
+    "cifar10-tcm": cifar10_tcm,
+    "imagenet32-gc": imagenet32_gc,
+    "celeba64-gc": celeba64_gc,
+    "lsun64-gc": lsun64_gc,
+    "imagenet64-ect-s": imagenet64_ect_s,
+    "imagenet64-ect-xl": imagenet64_ect_xl,
+    "imagenet64-tcm-s": imagenet64_tcm_s,
+    "imagenet64-tcm-xl": imagenet64_tcm_xl,
+    "imagenet64-mcm-small": imagenet64_mcm_small,
+    "imagenet64-mcm-large": imagenet64_mcm_large,
+    "imagenet128-mcm-small": imagenet128_mcm_small,
+    "imagenet128-mcm-large": imagenet128_mcm_large,
+}
+RECIPES = {**SMALL, **PAPERS}
+
+__all__ = [
+    "PAPERS",
+    "RECIPES",
+    "SMALL",
+    "celeba64_gc",
+    "cifar10_ect",
+    "cifar10_gc",
+    "cifar10_ict",
+    "cifar10_tcm",
+    "digits",
+    "digits_dit",
+    "digits_mixture",
+    "digits_unet",
+    "glyphs",
+    "imagenet32_gc",
+    "imagenet64_ect_s",
+    "imagenet64_ect_xl",
+    "imagenet64_mcm_large",
+    "imagenet64_mcm_small",
+    "imagenet64_tcm_s",
+    "imagenet64_tcm_xl",
+    "imagenet128_mcm_large",
+    "imagenet128_mcm_small",
+    "lsun64_gc",
+    "toy",
+]

@@ -1,0 +1,105 @@
+"""CIFAR-10 without labels, 3x32x32: iCT, ECT and TCM with their papers' settings (GC's are in `gc_sets`)."""
+
+from typing import Any
+
+from fewstep.base.options import Options
+from fewstep.run.config import Run, changed
+
+# What the three have in common. EDM's zip holds labels, which none of them uses. sigma_data = 0.5 and data / 127.5 - 1:
+# every paper and code. Flips and augmentation: none in ECT's and TCM's scripts (--augment=0). Clipping: none in
+# theirs (TCM's bound of 1e6 is the same). Constant learning rate without warm-up: ECT's and TCM's code.
+_COMMON: Options = {
+    "data": "cifar10-32x32.zip",  # as EDM's dataset_tool.py writes it
+    "labels": False,
+    "sigma_data": 0.5,
+    "optimizer": "radam",  # iCT; ECT's and TCM's scripts (--optim=RAdam)
+    "betas": (0.9, 0.999),  # ECT's and TCM's code; RAdam's own in iCT, which states none
+    "lr": 1e-4,  # iCT; ECT's run_ecm.sh; TCM's README
+    "warmup": 0.0,
+    "constant": 1.0,
+    "clip": 1e6,
+    "log_every": 100,  # this and the next two only say what is looked at, as often as TCM's README does
+    "picture_every": 1000,
+    "checkpoint_every": 10_000,
+}
+# DDPM++, 55.7 M weights, as EDM's uncond-vp checkpoint; dropout 0.2: ECT's run_ecm.sh, TCM's README
+_DDPMPP: Options = {"network": "song_unet", "network_options": {"dropout": 0.2}}
+
+
+def cifar10_ict(*, method: str = "ict", **fields: Any) -> Run:
+    """CIFAR-10 without labels: iCT from scratch, NCSN++ (arXiv 2310.14189)."""
+    # All from the paper's sections 3 and 4 and its appendix on experiments; no code of it is public.
+    run = Run(
+        recipe="cifar10-ict",
+        method=method,
+        # table 1, which are the method's defaults
+        method_options={"ict": {"s0": 10, "s1": 1280, "p_mean": -1.1, "p_std": 2.0, "c": 0.00054}}.get(method, {}),
+        network="song_unet",
+        network_options={
+            "embedding": "fourier",  # NCSN++ (EDM's appendix C): this and the next three
+            "encoder": "residual",
+            "taps": (1, 3, 3, 1),
+            "noise_mult": 2,
+            "fourier_scale": 0.02,  # with the label ln(t) / 4, as CM has it for CIFAR-10
+            "dropout": 0.3,
+        },
+        batch=1024,
+        iterations=400_000,
+        ema=0.99993,
+        **_COMMON,
+    )
+    return changed(run, fields)
+
+
+def cifar10_ect(*, method: str = "ect", **fields: Any) -> Run:
+    """CIFAR-10 without labels: ECT of EDM's weights, DDPM++ (arXiv 2406.14548)."""
+    run = Run(
+        recipe="cifar10-ect",
+        method=method,
+        # --mean, --std, -q, -k, -b and -c of ct_train.py are the method's defaults. stages: --double=250 ticks of
+        # 12.8 kimg are 25,000 of 200,000 iterations.
+        method_options={"ect": {"stages": 8}}.get(method, {}),
+        batch=128,  # run_ecm.sh
+        iterations=200_000,  # run_ecm.sh: --duration=25.6 (millions of samples)
+        ema=0.9999,  # ct_train.py: --ema_beta
+        **_DDPMPP,
+        **_COMMON,
+    )
+    return changed(run, fields)
+
+
+def cifar10_tcm(*, method: str = "tcm", **fields: Any) -> Run:
+    """CIFAR-10 without labels: TCM in two stages from EDM's weights, DDPM++ (arXiv 2410.14895)."""
+    # Everything from the code's README (CIFAR-10, stage 1 and 2) where nothing else is said. Its durations are
+    # ceilings; 250k and 230k iterations are those of the published curves (figure 1b).
+    stage1: Options = {
+        "p_mean": -1.1,
+        "p_std": 2.0,
+        "q": 2.0,
+        "stages": 10,  # double_iter=25000 of 250,000 iterations; the cap is reached at 225,000
+        "ratio_max": 0.999,
+        "c": 1e-8,
+        "weight": "inverse_gap",
+    }
+    tcm: Options = {
+        "base": {"method": "ect", **stage1},
+        "t_prime": 1.0,
+        "rho": 0.25,
+        "w_b": 0.1,
+        "mean": 0.0,
+        "std": 0.2,
+        "nu": 0.01,
+    }
+    run = Run(
+        recipe="cifar10-tcm",
+        method=method,
+        method_options={"tcm": tcm, "ect": stage1}.get(method, {}),
+        batch=1024,  # of stage 2; stage 1 has 512
+        iterations=480_000,
+        split=250 / 480,
+        stage_lr=0.5,  # stage 2: 5e-5
+        ema=0.9999,  # ct_train.py: --ema_beta
+        **_DDPMPP,
+        **_COMMON,
+    )
+    return changed(run, fields)

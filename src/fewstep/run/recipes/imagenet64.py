@@ -1,0 +1,109 @@
+"""ImageNet by class, 3x64x64: ECT and TCM of EDM2's weights, sizes S and XL (MCM's recipes are in `imagenet_mcm`)."""
+
+from typing import Any
+
+from fewstep.base.options import Options
+from fewstep.run.config import Run, changed
+
+_FLAT = 2000  # iterations before lr / sqrt(iteration / 2000): ECT's presets (decay=2000), TCM's --decay_iter
+# ECT's presets edm2-img64-s and -xl (branch imgnet, ct_train.py); the same in TCM's README (S) and FastGen (S, XL).
+# 280 M and 1119 M weights; dropout at resolutions 16 and 8 alone.
+_SIZES: dict[str, Options] = {
+    "s": {"width": 192, "dropout": 0.4, "dropout_resolutions": (16, 8)},
+    "xl": {"width": 384, "dropout": 0.5, "dropout_resolutions": (16, 8)},
+}
+_LR = {"s": 1e-3, "xl": 7e-4}  # the same presets
+_LAW: Options = {"p_mean": -0.8, "p_std": 1.6}  # the same presets; TCM's README
+_LOSS: Options = {"c": 0.06, "weight": "edm"}  # ct_train.py: -c, --wt snrpk; TCM's README: --weighting cout_sq
+
+
+def _edm2(recipe: str, size: str, **fields: Any) -> Run:
+    """What ECT and TCM have in common; no flips, augmentation or clipping in either code."""
+    return Run(
+        recipe=recipe,
+        data="imagenet-64x64.zip",  # as EDM2's dataset_tool.py writes it, crop center-crop-dhariwal
+        sigma_data=0.5,
+        network="edm2_unet",
+        network_options=_SIZES[size],
+        optimizer="adam",
+        betas=(0.9, 0.99),  # the presets; TCM's --beta2
+        lr=_LR[size],
+        warmup=0.0,  # TCM's --rampup_iter=0
+        decay="inverse_sqrt",
+        clip=1e6,
+        ema=0.9999,  # ECT's --ema_beta
+        middle_times=(1.526,),  # ECT's run_imgnet_ecm.sh; FastGen's config for TCM
+        log_every=100,
+        picture_every=1000,
+        checkpoint_every=10_000,
+        **fields,
+    )
+
+
+def _ect(recipe: str, size: str, method: str) -> Run:
+    return _edm2(
+        recipe,
+        size,
+        method=method,
+        # q = 4: ct_train.py; stages: --double 500 ticks of 6.4 kimg are a quarter of the run
+        method_options={"ect": {**_LAW, **_LOSS, "q": 4.0, "stages": 4}}.get(method, {}),
+        batch=1024,  # the published 102.4 million samples; run_imgnet_ecm.sh has 128 and 12.8 million
+        iterations=100_000,
+        constant=_FLAT / 100_000,
+        averages=("power:0.01", "power:0.05", "power:0.1"),  # training/phema.py; FastGen's ema_1, ema_5, ema_10
+    )
+
+
+def imagenet64_ect_s(*, method: str = "ect", **fields: Any) -> Run:
+    """ImageNet-64 by class: ECT of EDM2-S's weights (arXiv 2406.14548)."""
+    return changed(_ect("imagenet64-ect-s", "s", method), fields)
+
+
+def imagenet64_ect_xl(*, method: str = "ect", **fields: Any) -> Run:
+    """ImageNet-64 by class: ECT of EDM2-XL's weights (arXiv 2406.14548)."""
+    return changed(_ect("imagenet64-ect-xl", "xl", method), fields)
+
+
+def _tcm(recipe: str, size: str, method: str, stage_lr: float) -> Run:
+    """From the code's README (ImageNet 64x64, stage 1 and 2), whose durations are ceilings.
+
+    150k and 110k iterations are those of the published curves for EDM2-S (figure 1b); for EDM2-XL none are stated.
+    """
+    # double_iter=10000 of 150,000 iterations; --ratio_limit, reached at 40,000
+    stage1: Options = {**_LAW, **_LOSS, "q": 4.0, "stages": 15, "ratio_max": 0.9961}
+    tcm: Options = {
+        "base": {"method": "ect", **stage1},
+        "t_prime": 1.0,
+        "rho": 0.25,
+        "w_b": 0.1,
+        "mean": 0.0,
+        "std": 0.2,
+        "nu": 0.01,
+    }
+    return _edm2(
+        recipe,
+        size,
+        method=method,
+        method_options={"tcm": tcm, "ect": stage1}.get(method, {}),
+        batch=1024,  # of stage 2; stage 1 has 2048 (FastGen: 1024)
+        iterations=260_000,
+        split=150 / 260,
+        stage_lr=stage_lr,
+        constant=_FLAT / 260_000,
+        precision="fp16",
+        averages=("power:0.05",),  # --ema_type=power --ema_gamma=16.97
+    )
+
+
+def imagenet64_tcm_s(*, method: str = "tcm", **fields: Any) -> Run:
+    """ImageNet-64 by class: TCM in two stages from EDM2-S's weights (arXiv 2410.14895)."""
+    # Stage 2's 5e-4 / sqrt(iteration / 8000) is stage 1's 1e-3 / sqrt(iteration / 2000): the clock goes on
+    # (--resume_tick), so the rate falls without a jump.
+    return changed(_tcm("imagenet64-tcm-s", "s", method, 1.0), fields)
+
+
+def imagenet64_tcm_xl(*, method: str = "tcm", **fields: Any) -> Run:
+    """ImageNet-64 by class: TCM in two stages from EDM2-XL's weights (arXiv 2410.14895)."""
+    # TCM's own code has no settings for XL; FastGen's stage 2 is 1e-4 / sqrt(iteration / 8000), here on a clock that
+    # goes on as TCM's does: sqrt(8000 / 2000) 1e-4 / 7e-4. FastGen's restarts: its rates are about three times these.
+    return changed(_tcm("imagenet64-tcm-xl", "xl", method, 2 / 7), fields)

@@ -1,0 +1,100 @@
+"""The optimizers by name; their state is tensors per weight, so that a checkpoint holds it whatever it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from fewstep.base.errors import require
+from fewstep.run.config import Run
+
+_EPS = 1e-8
+_HUGE = 2.0**66  # beside which any second moment vanishes, in float64 too
+
+
+class Lion(Optimizer):
+    """u = sign(b1 m + (1 - b1) g), w <- w - lr (u + decay w), m <- b2 m + (1 - b2) g.
+
+    Source: Lion, arXiv 2302.06675, algorithm 2.
+    """
+
+    def __init__(self, params: Any, lr: float, betas: tuple[float, float], weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            moved = [p for p in group["params"] if p.grad is not None]
+            if not moved:
+                continue
+            for p in moved:
+                if "exp_avg" not in self.state[p]:
+                    self.state[p]["exp_avg"] = torch.zeros_like(p)
+            grads, moments = [p.grad for p in moved], [self.state[p]["exp_avg"] for p in moved]
+            (b1, b2), lr = group["betas"], group["lr"]
+            signs = torch._foreach_lerp(moments, grads, 1 - b1)
+            torch._foreach_sign_(signs)
+            torch._foreach_mul_(moved, 1 - lr * group["weight_decay"])
+            torch._foreach_add_(moved, signs, alpha=-lr)
+            torch._foreach_lerp_(moments, grads, 1 - b2)
+
+
+def build(run: Run, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """The run's optimizer with an empty state.
+
+    RAdam is Adam under `rectified` steps: torch's own has no fused kernel, and those are 5 to 10 times faster
+    than loops on a CPU, where small steps feel it.
+    """
+    parameters = list(parameters)
+    require(len(parameters) > 0, "network", "without weights", "something to train")
+    common: dict[str, Any] = {"lr": run.lr, "betas": run.betas, "weight_decay": run.weight_decay}
+    if run.optimizer == "lion":
+        return Lion(parameters, **common)
+    kind = torch.optim.AdamW if run.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, fused=True, eps=_EPS, **common)
+
+
+def rectified(k: int, beta: float) -> tuple[float, float]:
+    """(factor of the learning rate, epsilon) that make update k = 1, 2, ... of Adam that of RAdam.
+
+    With rho = rho_inf - 2 k b^k / (1 - b^k), rho_inf = 2 / (1 - b) - 1: where rho > 5 the step is
+    sqrt((rho - 4)(rho - 2) rho_inf / ((rho_inf - 4)(rho_inf - 2) rho)) m_hat sqrt(1 - b^k) / (sqrt(v) + eps), and
+    Adam adds its epsilon to sqrt(v / (1 - b^k)); before, it is m_hat alone: that of Adam with an epsilon beside
+    which v vanishes, times that epsilon. Source: RAdam, arXiv 1908.03265, algorithm 2;
+    the bound 5 (there 4) and the epsilon as in torch's.
+    """
+    left = 1 - beta**k
+    rho_inf = 2 / (1 - beta) - 1
+    rho = rho_inf - 2 * k * beta**k / left
+    if rho <= 5:
+        return _HUGE, _HUGE
+    factor = math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+    return factor, _EPS / math.sqrt(left)
+
+
+def set_rate(optimizer: Optimizer, run: Run, rate: float, done: int) -> None:
+    """Prepares the update that follows `done` others."""
+    factor, eps = rectified(done + 1, run.betas[1]) if run.optimizer == "radam" else (1.0, _EPS)
+    for group in optimizer.param_groups:
+        group["lr"], group["eps"] = rate * factor, eps
+
+
+def lr_factor(progress: float, warmup: float, constant: float, final: float, decay: str = "cosine") -> float:
+    """The learning rate's factor: 0 -> 1 over the share `warmup`, 1 until `constant`, then it falls.
+
+    As a cosine to `final`, or with decay = "inverse_sqrt" as 1 / sqrt(progress / constant) (EDM2, arXiv
+    2312.02696, appendix B). All arguments are shares of the run in [0, 1]; `final` is a factor.
+    """
+    if progress < warmup:
+        return progress / warmup
+    if progress <= constant:
+        return 1.0
+    if decay == "inverse_sqrt":
+        return (constant / progress) ** 0.5
+    swing = math.cos(math.pi * (progress - constant) / (1 - constant))
+    return final + (1 - final) * (1 + swing) / 2

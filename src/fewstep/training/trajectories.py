@@ -1,0 +1,103 @@
+"""Trajectories of a teacher, solved once and kept: data for `direct_cm` with source = cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+from tqdm import tqdm
+
+from fewstep import data as datasets
+from fewstep.base.conditions import masked, pick
+from fewstep.base.device import pick_device
+from fewstep.base.errors import StorageError, UserError, require
+from fewstep.base.randomness import SAMPLING_BLOCK, normal, shuffled
+from fewstep.core.couplings import Teacher, Trajectory
+from fewstep.core.denoiser import Denoiser, guided
+from fewstep.core.method import Method
+from fewstep.core.solvers import Along
+from fewstep.run import sources
+from fewstep.run.build import Network, build_method
+from fewstep.run.checkpoint import replace_file
+from fewstep.run.config import Run
+from fewstep.run.facts import facts_of
+from fewstep.run.sources import Source
+
+
+@torch.no_grad()
+def trajectories(
+    run: Run,
+    n: int,
+    teacher: Source | None = None,
+    *,
+    network: Network | None = None,
+    start: Literal["prior", "data"] = "prior",
+    out: str | Path | None = None,
+    batch: int = 1024,
+    device: str = "auto",
+    progress: bool = True,
+) -> dict[str, Tensor]:
+    """n solutions of the teacher's ODE from t_max to 0 by the solver and grid of the run's method `direct_cm`.
+
+    Returns, and writes to `out` (.safetensors, whole or not at all), {"x0": ends `[n, *shape]`, "path": points
+    `[n, levels, *shape]`, "levels": their times, "cond": labels or whatever the data has}, in the model's units:
+    data for a run with --method.source cache, whose samples are in these units too.
+    start: prior is sigma(t_max) z, where sampling starts; data is mix(x0, z, t_max), where training does. x0, where it
+    is needed, and conditions are the training split's in a shuffled order; noise depends on run.seed and the row alone.
+    Memory and disk: 4 n (levels + 1) bytes per element of a sample. Raises UserError and StorageError.
+    """
+    require(n >= 2, "n", n, "at least 2 trajectories")
+    require(batch >= 1, "batch", batch, "at least 1")
+    require(start in ("prior", "data"), "start", start, "prior or data")
+    require(out is None or Path(out).suffix == ".safetensors", "out", str(out), "a name that ends in .safetensors")
+    place = pick_device(device)
+    dataset = sources.dataset_of(run.data, run.data_size, run.bad_files)
+    dataset = dataset if run.labels else dataset.unlabelled()
+    facts = facts_of(run, dataset)
+    method = build_method(run, facts)
+    solver, guidance = _solver(run, method)
+    guide = sources.teacher_of(teacher, run, facts, method, network, place)
+    assert guide is not None
+    chosen = dataset.train.rows(shuffled(run.seed, "trajectories", 0, n, len(dataset.train.x0)))
+    z = masked(normal(run.seed, "trajectories", 0, n, dataset.shape, SAMPLING_BLOCK), chosen.cond)
+    on = method.process
+    x = on.prior(z) if start == "prior" else on.mix(masked(chosen.x0, chosen.cond), z, on.t_max)
+    ask = guided(guide.denoiser, guidance)
+    done = []
+    with tqdm(total=n, unit="trajectory", disable=not progress) as bar:
+        for rows in torch.arange(n).split(batch):
+            cond = datasets.each(lambda part: part.to(place), pick(chosen.cond, rows))
+            done.append(_solve(method, solver, ask, x[rows].to(place), cond))
+            bar.update(len(rows))
+    path = torch.cat(done)
+    levels = torch.tensor(solver.grid[:-1], dtype=torch.float64)
+    found = {"x0": path[:, -1].clone(), "path": path[:, :-1].contiguous(), "levels": levels}
+    found |= {name or "cond": part for name, part in datasets.leaves(chosen.cond)}
+    if out is not None:
+        _write(Path(out), found, {"teacher": guide.fingerprint, "start": start, "data": dataset.name})
+    return found
+
+
+def _solver(run: Run, method: Method) -> tuple[Along, float]:
+    """What solves the method's trajectories, and the guidance of its teacher."""
+    coupling = method.coupling
+    if isinstance(coupling, Teacher | Trajectory) and isinstance(coupling.solver, Along):
+        return coupling.solver, coupling.guidance
+    raise UserError(f"method {run.method!r} solves no trajectories: expected direct_cm with source = teacher")
+
+
+def _solve(method: Method, solver: Along, teacher: Denoiser, x: Tensor, cond: datasets.Kind) -> Tensor:
+    """The points `[B, levels + 1, ...]` of the trajectories from x at t_max to 0."""
+    points = [point.cpu() for _, point in solver.points(method.process, teacher, x, solver.grid[0], 0.0, cond)]
+    return torch.stack(points, 1)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, tensors_to_bytes({k: v.contiguous() for k, v in tensors.items()}, about))
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error

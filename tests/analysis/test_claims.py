@@ -1,0 +1,353 @@
+"""The claims: when one counts as reproduced, what is measured anew, and that the report tells all of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+import fewstep as fs
+from fewstep.analysis import claims
+from fewstep.analysis.claims import arms, gc, reference, verdicts
+from fewstep.analysis.claims.claim import Claim, column, pm
+from fewstep.analysis.claims.main import claims_main
+from fewstep.analysis.claims.measurements import Job, Row, Store
+from fewstep.analysis.claims.page import key
+from fewstep.analysis.claims.pool import ordered, ready
+from fewstep.analysis.claims.tcm import Half, both_laws
+from fewstep.analysis.claims.verdicts import CONTRADICTED, OPEN, REPRODUCED, Statement
+from fewstep.analysis.report import Figure
+from fewstep.base.errors import Stopped, UserError
+
+CALLS: list[tuple[str, int]] = []
+
+
+def measured(name, level, shared, seed):
+    """A row whose numbers are known: level, and a part of every seed that pairs share."""
+    CALLS.append((name, seed))
+    return {"error": level + 10 * seed + 0.01 * seed * level}
+
+
+def stops(shared, seed):
+    raise KeyboardInterrupt
+
+
+def made(name, level, **more):
+    return Row(partial(measured, name, level), {"name": name, "level": level}, f"make {name}", **more)
+
+
+def claim(**levels):
+    rows = {name: made(name, level) for name, level in (levels or {"a": 2.0, "b": 1.0}).items()}
+    first, last = next(iter(rows)), list(rows)[-1]
+    return Claim(
+        title="b is below a",
+        says="They say so.",
+        setting="nothing",
+        rows=rows,
+        measures={"error": "error", "none": "never measured"},
+        statements=lambda found: [Statement("a minus b", verdicts.excess(found[first], found[last], "error"))],
+        words=lambda found: [f"b is {pm(column(found[last], 'error'))}."],
+        figure=lambda found: Figure(b"<svg/>", "nothing"),
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_calls():
+    CALLS.clear()
+
+
+def run(out, found=None, **options):
+    return claims.run(out, claims={"one": found or claim()}, jobs=1, progress=False, **{"seeds": 3, **options})
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((1.0, 1.1, 0.9), REPRODUCED),
+        ((-1.0, -1.1, -0.9), CONTRADICTED),
+        ((1.0, -1.0, 0.5), OPEN),
+        ((1.0,), OPEN),  # one seed has no interval
+        ((1.0, 3.0), OPEN),  # t = 12.7 with one degree of freedom
+        ((1.0, 1.0), REPRODUCED),
+    ],
+)
+def test_a_verdict_is_the_side_that_the_interval_lies_on(values, expected):
+    assert Statement("", values).verdict == expected
+
+
+def test_the_interval_is_students():
+    mean, low, high = verdicts.interval((1.0, 2.0, 3.0, 4.0, 5.0))
+    half = 2.7764451 * math.sqrt(2.5 / 5)
+    assert (mean, low, high) == pytest.approx((3.0, 3.0 - half, 3.0 + half), abs=1e-6)
+
+
+def test_a_claim_has_the_worst_verdict_of_its_main_statements():
+    good, open_, bad = (Statement("", v) for v in ((1.0, 1.0), (1.0, -1.0), (-1.0, -1.0)))
+    assert verdicts.overall([good, replace(bad, main=False)]) == REPRODUCED
+    assert verdicts.overall([good, open_]) == OPEN
+    assert verdicts.overall([good, open_, bad]) == CONTRADICTED
+
+
+def test_differences_are_taken_within_a_seed():
+    a = {"1": {"e": 5.0}, "2": {"e": 50.0}, "10": {"e": 500.0}}
+    b = {"10": {"e": 499.0}, "1": {"e": 4.0}, "2": {"e": 49.0}}
+    assert verdicts.excess(a, b, "e") == (1.0, 1.0, 1.0)
+    assert Statement("", verdicts.excess(a, b, "e")).verdict == REPRODUCED
+
+
+def test_a_seed_that_one_row_lacks_is_left_out():
+    a, b = {"1": {"e": 5.0}, "2": {"e": 6.0}}, {"1": {"e": 4.0}}
+    assert verdicts.excess(a, b, "e") == (1.0,)
+
+
+def test_only_the_seeds_that_are_asked_for_are_judged(tmp_path):
+    run(tmp_path, seeds=3)
+    assert len(run(tmp_path, seeds=2)["claims"]["one"]["statements"][0]["values"]) == 2
+
+
+def test_the_report_names_the_statement_that_decided():
+    good, bad = (Statement(text, values) for text, values in (("good", (1.0, 1.0)), ("bad", (-1.0, -1.0))))
+    assert key(replace(claim(), statements=lambda found: [good, bad]), {}) == bad
+    assert key(replace(claim(), statements=lambda found: [good, replace(bad, main=False)]), {}) == good
+
+
+class Numbers(dict):
+    """A row at a seed that has every measure, and on its curve at six looks; all shift by what pairs share."""
+
+    def __init__(self, seed, of):
+        super().__init__()
+        self.seed, self.of = seed, of
+
+    def __missing__(self, measure):
+        if measure == "curve":
+            return [Numbers(self.seed, lambda m, i=i: i if m == "step" else self.of(m)) for i in range(1, 7)]
+        return self.of(measure) * (1 + 0.01 * self.seed)
+
+
+RIGHT = {  # what each row and measure would be if the paper were right; all below 5
+    "tcm": lambda row, m: 1.0 if "stage 2" in row else 2.0,
+    "gc": lambda row, m: {"iCT": 3.0, "iCT, minibatch OT": 2.5}.get(row, 1.0),
+    "gc-transport": lambda row, m: (
+        {"proxy: independent": 3.0, "proxy: minibatch OT": 2.0, "proxy: GC": 1.0}.get(row)
+        or (0.5 if m == "minibatch OT" else 1 / (1 + float(m)))
+    ),
+    "mcm": lambda row, m: 1 / float(row.split()[2]) if row.startswith("K") else 0.0,
+    "addim": lambda row, m: 2.0 if m.startswith("DDIM") else 1.0,
+    "direct": lambda row, m: 1.0 if ("Direct" in row) == (m == "ode_error") else 2.0,
+    "oracle": lambda row, m: (
+        int(row.split()[-1]) ** -{"CT": 0.25, "CD, Euler": 1.0, "CD, Heun": 2.0}[row[:-2].split(", N")[0]]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_numbers_that_bear_a_paper_out_reproduce_it_and_their_reverse_contradicts_it(name):
+    one, right = claims.registry()[name], RIGHT[name]
+    for of, expected in ((right, REPRODUCED), (lambda row, m: 5 - right(row, m), CONTRADICTED)):
+        found = {row: {str(s): Numbers(s, partial(of, row)) for s in made.seeds(3)} for row, made in one.rows.items()}
+        statements = [each for each in one.statements(found) if each.main]
+        assert statements
+        assert verdicts.overall(statements) == expected
+        if name not in ("oracle", "gc-transport"):
+            assert {each.verdict for each in statements} == {expected}
+
+
+def test_a_training_saved_is_the_share_until_the_others_last_error():
+    def curve(*errors):
+        return {"1": {"curve": [{"step": i + 1, "ode_error": e, gc.COMPARED: e} for i, e in enumerate(errors)]}}
+
+    slow, quick = curve(8.0, 4.0, 2.0), curve(4.0, 2.0, 1.0)
+    assert gc._saved(slow, quick) == pytest.approx([1 / 3])
+    assert gc._saved(quick, slow) == pytest.approx([0.0])  # never there: nothing is saved, nothing lost
+    assert gc._gain(slow, quick, gc._area) == pytest.approx([math.log(2)])
+
+
+def test_what_is_measured_is_not_measured_again(tmp_path):
+    first = run(tmp_path, seeds=2)
+    assert sorted(CALLS) == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+    CALLS.clear()
+    again = run(tmp_path, seeds=3)
+    assert sorted(CALLS) == [("a", 3), ("b", 3)]
+    assert first["claims"]["one"]["statements"][0]["values"] == again["claims"]["one"]["statements"][0]["values"][:2]
+
+
+def test_other_settings_are_measured_anew(tmp_path):
+    run(tmp_path)
+    CALLS.clear()
+    facts = run(tmp_path, claim(a=2.0, b=5.0))
+    assert {name for name, _ in CALLS} == {"b"}
+    assert facts["claims"]["one"]["verdict"] == CONTRADICTED
+
+
+def test_an_interrupted_folder_goes_on(tmp_path):
+    broken = claim()
+    rows = {**broken.rows, "b": replace(broken.rows["b"], measure=stops, cost=0.5)}
+    with pytest.raises(Stopped, match=re.escape(str(tmp_path))):
+        run(tmp_path, replace(broken, rows=rows))
+    assert sorted(CALLS) == [("a", 1), ("a", 2), ("a", 3)]
+    CALLS.clear()
+    run(tmp_path)
+    assert sorted(CALLS) == [("b", 1), ("b", 2), ("b", 3)]
+
+
+def test_processes_find_what_one_process_finds(tmp_path):
+    """By module: a worker imports the measure by its name."""
+    rows = {name: Row(partial(pm_of, level), {"level": level}, "") for name, level in (("a", 2.0), ("b", 1.0))}
+    found = [
+        claims.run(
+            tmp_path / str(jobs), claims={"one": replace(claim(), rows=rows)}, jobs=jobs, progress=False, seeds=2
+        )
+        for jobs in (1, 2)
+    ]
+    assert found[0]["claims"] == found[1]["claims"]
+
+
+def pm_of(level, shared, seed):
+    return {"error": level + seed}
+
+
+def test_what_is_needed_is_measured_first_and_once():
+    start = made("start", 0.0, seeded=False)
+    first = made("first", 0.0, needs=(start,))
+    rows = [made("dear", 0.0, cost=9.0), made("x", 0.0, needs=(first,)), made("y", 0.0, needs=(first,))]
+    jobs = ordered([Job(row, seed) for row in rows for seed in (1, 2)])
+    told = [(job.row.settings["name"], job.seed) for job in jobs]
+    assert len(set(told)) == len(told) == 9
+    assert {told.index(("start", 0))} == {0}
+    assert all(told.index(("first", s)) < told.index((name, s)) for s in (1, 2) for name in "xy")
+
+
+def test_a_job_waits_for_what_it_needs_at_its_own_seed():
+    start, first = made("start", 0.0, seeded=False), made("first", 0.0)
+    job = Job(made("x", 0.0, needs=(start, first)), 2)
+    assert ready(job, {(first.digest, 1)})
+    assert not ready(job, {(first.digest, 2)})
+    assert not ready(job, {(start.digest, 0)})
+
+
+def test_a_number_without_seeds_is_measured_once(tmp_path):
+    one = claim()
+    run(tmp_path, replace(one, rows={**one.rows, "sure": made("sure", 3.0, seeded=False)}))
+    assert [call for call in CALLS if call[0] == "sure"] == [("sure", 0)]
+
+
+def test_the_report_holds_every_claim_and_asks_nobody(tmp_path):
+    facts = claims.run(
+        tmp_path,
+        claims={"one": claim(), "two": replace(claim(a=1.0, b=3.0), title="another <claim>")},
+        jobs=1,
+        progress=False,
+    )
+    page = (tmp_path / "report.html").read_text()
+    for told in (
+        "b is below a",
+        "another &lt;claim&gt;",
+        "Reproduced: 1 of 1",
+        "Contradicted: 0 of 1",
+        "make b",
+        "They say so.",
+    ):
+        assert told in page
+    assert "never measured" not in page
+    assert not re.search(r"(?:src|href)=[\"'](?!data:|#)", page)
+    assert "http" not in page
+    assert facts["report"] == str(tmp_path / "report.html")
+    stored = json.loads((tmp_path / "claims.json").read_text())
+    assert stored["claims"]["two"]["verdict"] == CONTRADICTED
+    assert stored["claims"]["one"]["statements"][0]["interval"] == pytest.approx([0.98, 0.96], abs=0.1)
+
+
+def test_an_unknown_claim_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="unknown claim 'mcn': did you mean 'mcm'"):
+        claims.run(tmp_path, only=["mcn"], progress=False)
+    assert not (tmp_path / "claims.json").exists()
+
+
+def test_the_command_prints_lines_or_one_object(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fewstep.analysis.claims.runner.registry", lambda: {"one": claim()})
+    assert claims_main(out=tmp_path, seeds=2, only="one", as_json=False, jobs=1) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "one  reproduced"
+    claims_main(out=tmp_path, seeds=2, only=None, as_json=True, jobs=1)
+    assert json.loads(capsys.readouterr().out)["claims"]["one"]["verdict"] == REPRODUCED
+
+
+def test_every_claim_has_a_main_statement_s_worth_of_rows_and_their_commands():
+    for name, one in claims.registry().items():
+        digests = [row.digest for row in one.rows.values()]
+        assert len(set(digests)) == len(digests), name
+        assert all(row.command and row.settings for row in one.rows.values()), name
+        assert re.search(r"arXiv \d{4}\.\d{5}", one.says), name
+
+
+def test_a_command_makes_the_arm_that_was_measured(monkeypatch):
+    """What it says, read by the command line itself, is the run of the arm."""
+    from fewstep.cli import train as verb
+    from fewstep.run.build import settled
+
+    read = []
+    monkeypatch.setattr(verb, "start", lambda run, *_, **launch: read.append(run) or 0)
+    rows = {row.digest: row for one in claims.registry().values() for row in one.rows.values()}
+    commands = [row for row in rows.values() if row.command.startswith("fewstep train")]
+    assert len(commands) > 15
+    for row in commands:
+        verb.main(row.command.replace("SEED", "4").replace(" --init STAGE_1", "").split()[2:])
+        assert settled(read[-1]) == settled(row.measure.args[0].run(4)), row.command
+
+
+TINY = {"network_options": {"width": 8, "depth": 1}, "iterations": 4, "batch": 16, "block": 4}
+
+
+def test_an_arm_goes_on_from_the_kept_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "SAMPLES", 8)
+    monkeypatch.setattr(reference, "REFERENCE", 40)
+    monkeypatch.setattr(reference, "NEAR", 20)
+    reference.reference.cache_clear()
+    looks = []
+
+    def look(shared, denoiser, process):
+        looks.append(process)
+        return {"seen": float(denoiser(torch.zeros(2, 2), 1.0).abs().sum())}
+
+    first = arms.Arm(law="ring8", method="ect", fields=TINY, keep=True, marks=(2, 4), look=look)
+    found = arms.outcome(first, tmp_path, 1)
+    assert [point["step"] for point in found["curve"]] == [2, 4]
+    assert {"ode_error", "energy_x1000", "variance_ratio", "cpu_seconds"} <= found.keys()
+    monkeypatch.setattr(arms, "trained", lambda *_: pytest.fail("trained again"))
+    kept = arms.started(first, tmp_path, 1)
+    assert kept.step == 4
+    assert isinstance(kept, fs.Generator)
+    reference.reference.cache_clear()
+    reference.solved.cache_clear()
+
+
+def test_an_arm_is_measured_anew_where_its_start_or_the_protocol_is_another(monkeypatch):
+    arm = partial(arms.Arm, law="ring8", method="ect", fields=TINY)
+    digests = [arm(init=init).row(1.0).digest for init in (None, arm(), arm(options={"q": 4.0}))]
+    monkeypatch.setitem(reference.PROTOCOL, "samples", 7)
+    assert len({*digests, arm().row(1.0).digest}) == 4
+
+
+def test_evaluations_of_the_teacher_are_counted(tmp_path):
+    taught = arms.Arm(law="ring8", method="cd", options={"n": 4, "solver": "heun"}, fields=TINY, taught=True)
+    assert arms.trained(taught, tmp_path, 1)[1]["teacher_evaluations"] == pytest.approx(2.0, abs=0.3)
+
+
+def test_both_laws_draw_half_of_the_times_from_each():
+    method = both_laws()
+    law = method.times.law
+    u = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    t = law.quantile(u)
+    assert isinstance(law, Half)
+    assert torch.equal(t[:2000], law.one.quantile(2 * u[:2000]))
+    assert float((t[2000:] >= 1.0).double().mean()) == 1.0  # the second stage's law starts at t' = 1
+
+
+def test_a_store_that_is_no_store_is_one_line(tmp_path):
+    (tmp_path / "claims.json").write_text("[")
+    with pytest.raises(OSError, match=r"claims\.json"):
+        Store.open(tmp_path)

@@ -1,0 +1,229 @@
+"""A teacher that is told wrong settings is named for what it is; one that is told right ones is left alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import fewstep as fs
+from fewstep.analysis.doctor.entry import teacher_examination, teacher_of
+from fewstep.analysis.doctor.interpretations import LABELS, Reading, declared, ranges
+from fewstep.analysis.doctor.teacher import Teacher, denoising, reading_of
+from fewstep.base import randomness
+from fewstep.base.errors import UserError
+from fewstep.cli import main
+from fewstep.core.process import expand
+from fewstep.data import Arrays, Units
+from fewstep.run.sources import dataset_of
+
+DATA = dataset_of("exact:ring8")
+TRUTH = fs.exact.ring8()
+STD = DATA.sigma_data()
+
+
+class Exact(nn.Module):
+    """The network that says an exact denoiser under a reading: F = (u_hat - skip x_t) / out at the label's level."""
+
+    def __init__(self, reading: Reading, truth: Any = TRUTH) -> None:
+        super().__init__()
+        self.reading, self.truth = reading, truth
+        self.levels = torch.logspace(-4, 4, 8001, dtype=torch.float64)
+        t = reading.process.time_at(self.levels * reading.range.scale)
+        own = reading.scaling(reading.process, t).noise
+        self.labels = own if reading.label is None else LABELS[reading.label](t, self.levels)
+
+    def level_of(self, label: Tensor) -> Tensor:
+        label = label.double().clamp(self.labels[0], self.labels[-1])
+        i = torch.searchsorted(self.labels, label).clamp(1, len(self.labels) - 1)
+        share = (label - self.labels[i - 1]) / (self.labels[i] - self.labels[i - 1]).clamp_min(1e-30)
+        return torch.lerp(self.levels[i - 1].log(), self.levels[i].log(), share).exp()
+
+    def forward(self, x: Tensor, label: Tensor, cond: Any = None) -> Tensor:
+        own, level = self.reading, self.level_of(label)
+        t = own.process.time_at(level * own.range.scale)
+        c, alpha = own.scaling(own.process, t), own.process.alpha(t)
+        x_t = x.double() / expand(c.in_, x.double())
+        u = x_t / expand(alpha, x_t)
+        guess = own.range.scale * self.truth((u - own.range.shift) / own.range.scale, level) + own.range.shift
+        return (own.sign * (guess - expand(c.skip, x_t) * x_t) / expand(c.out, x_t)).to(x.dtype)
+
+
+def reading(prediction: str, process: str = "edm", range_: str = "[-1, 1]", sd: float = STD, **more: Any) -> Reading:
+    return replace(declared(prediction, process, ranges(DATA.train.x0)[range_], sd), **more)
+
+
+@dataclass(frozen=True)
+class Case:
+    true: Reading
+    told: dict[str, Any]
+    named: tuple[str, ...]  # words of the verdict
+
+
+CASES = {
+    "eps for v": Case(
+        reading("v", "cosine"), {"prediction": "eps", "process": "cosine"}, ("like v-prediction on the cosine process",)
+    ),
+    "v for eps": Case(
+        reading("eps", "cosine"), {"prediction": "v", "process": "cosine"}, ("like eps-prediction on the cosine",)
+    ),
+    "x0 for eps": Case(
+        reading("eps", "discrete"),
+        {"prediction": "x0", "process": "discrete"},
+        ("like eps-prediction on the discrete",),
+    ),
+    "eps for x0": Case(
+        reading("x0", "cosine"), {"prediction": "eps", "process": "cosine"}, ("like x0-prediction on the cosine",)
+    ),
+    "edm for flow": Case(reading("flow", "linear"), {}, ("like flow-prediction on the linear process",)),
+    "v for edm": Case(
+        reading("edm"), {"prediction": "v", "process": "cosine"}, ("like edm-prediction with sigma_data 0.49",)
+    ),
+    "a sign": Case(reading("edm", sign=-1), {}, ("like -edm-prediction",)),
+    "a wrong table": Case(
+        reading("eps", "ddpm"), {"prediction": "eps", "process": "discrete"}, ("eps-prediction on the ddpm process",)
+    ),
+    "range [0, 1]": Case(reading("edm", "edm", "[0, 1]", STD / 2), {}, ("of data in [0, 1]:", "sigma_data 0.248")),
+    "range [-1, 1]": Case(reading("edm"), {"range": "[0, 1]"}, ("of data in [-1, 1]:", "sigma_data 0.497")),
+    "range [0, 255]": Case(reading("edm", "edm", "[0, 255]", STD * 127.5), {}, ("of data in [0, 255]:",)),
+    "a standardised range": Case(reading("edm", "edm", "standardised", 1.0), {}, ("of data in standardised:",)),
+    "sigma_data 1": Case(reading("edm", sd=1.0), {}, ("like edm-prediction with sigma_data 1,",)),
+    "sigma_data in between": Case(reading("edm", sd=0.62), {}, ("like edm-prediction with sigma_data 0.6",)),
+    "sigma_data of the data": Case(reading("edm"), {"sigma_data": 1.0}, ("like edm-prediction with sigma_data 0.49",)),
+}
+
+
+def examined(case: Case) -> dict[str, Any]:
+    teacher = teacher_of(Exact(case.true), DATA, **{"device": "cpu", **case.told})
+    return {verdict.name: verdict for verdict in reading_of(teacher).verdicts}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_wrong_setting_is_named(name):
+    verdict = examined(CASES[name])["wrong-reading"]
+    assert verdict.severity in ("watch", "broken")
+    assert all(words in verdict.words for words in CASES[name].named), verdict.words
+    assert verdict.value > verdict.threshold
+
+
+@pytest.mark.parametrize(
+    ("true", "told"),
+    [
+        (reading("edm"), {}),
+        (reading("v", "cosine"), {"prediction": "v", "process": "cosine"}),
+        (reading("edm", "edm", "[0, 255]", STD * 127.5), {"range": "[0, 255]"}),
+        (reading("edm", sd=1.0), {"sigma_data": 1.0}),
+    ],
+)
+def test_a_right_setting_is_left_alone(true, told):
+    found = examined(Case(true, told, ()))
+    assert found["wrong-reading"].severity == "ok"
+    assert "reads as declared" in found["wrong-reading"].words
+    assert found["sigma-data"].severity == ("watch" if told.get("sigma_data") else "ok")
+
+
+def test_no_reading_makes_a_denoiser_of_noise():
+    class Nonsense(nn.Module):
+        def forward(self, x: Tensor, label: Tensor, cond: Any = None) -> Tensor:
+            return (37 * x + label.reshape(-1, 1)).sin() * 5
+
+    teacher = teacher_of(Nonsense(), DATA, device="cpu")
+    verdict = reading_of(teacher).verdicts[0]
+    assert verdict.severity == "broken"
+    assert "none is right" in verdict.words or "no reading" in verdict.words
+
+
+def test_the_table_of_an_exact_law():
+    """Errors lie between the posterior variance and the bound; the empirical denoiser's is the least on its rows."""
+    measure = denoising(teacher_of(Exact(reading("edm")), DATA, device="cpu"))
+    assert [one.severity for one in measure.verdicts] == ["ok", "ok"]
+    for row in measure.rows:
+        _, train, held, bound, posterior, heart = row
+        assert held == pytest.approx(posterior, rel=0.25)
+        assert held < 1.1 * bound
+        assert heart < 1.001 * train
+
+
+def test_a_teacher_of_other_data_is_no_denoiser():
+    other = teacher_of(Exact(reading("edm"), fs.exact.grid25()), DATA, device="cpu")
+    found = {one.name: one for one in teacher_examination(other).verdicts}
+    assert found["no-denoiser"].severity == "broken"
+    assert found["wrong-reading"].severity == "broken"
+    assert "no better than a linear denoiser" in found["wrong-reading"].words
+
+
+def test_a_teacher_that_knows_its_rows_by_heart():
+    """The empirical denoiser of 60 rows, examined with these as the training split."""
+    x0 = 0.5 * torch.randn(800, 12, generator=randomness.generator(0, "rows"))
+    data = replace(fs.data.from_tensors(x0), train=Arrays(x0[:60]), validation=Arrays(x0[60:]), units=Units())
+    found = denoising(Teacher("", lambda x, t, cond: fs.exact.Empirical(x0[:60])(x, t), replace_x0(), data))
+    assert {one.name: one.severity for one in found.verdicts} == {"no-denoiser": "broken", "overfitting": "broken"}
+
+
+def replace_x0() -> Reading:
+    return declared("x0", "edm", ranges(DATA.train.x0)["[-1, 1]"], 1.0)
+
+
+def factory(shape: tuple[int, ...], classes: int, *, prediction: str = "edm") -> nn.Module:
+    """What the command line imports."""
+    return Exact(reading(prediction, "cosine" if prediction == "v" else "edm"))
+
+
+def law() -> fs.exact.Mixture:
+    """What `fewstep verify --target` takes too."""
+    return fs.exact.ring8()
+
+
+def test_the_command_line_takes_factories_files_and_laws(capsys, tmp_path):
+    here = f"{__name__}:factory"
+    assert main(["doctor", here, "--data", "ring8", "--network-options", '{"prediction": "v"}', "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["severity"] == "broken"
+    assert "reads like v-prediction on the cosine process" in json.dumps(found)
+    assert main(["doctor", "exact:ring8"]) == 0
+    assert (
+        capsys.readouterr().out.splitlines()[-1].startswith("verdict: healthy by all 2 measures that could be taken;")
+    )
+    assert main(["doctor", f"{__name__}:law", "--data", "ring8"]) == 0
+    assert "healthy" in capsys.readouterr().out.splitlines()[-1]
+    network = fs.networks.mlp((2,), 0, width=8, depth=1)
+    save_file(network.state_dict(), tmp_path / "net.safetensors")
+    options = ["--network", "mlp", "--network-options", '{"width": 8, "depth": 1}', "--data", "ring8"]
+    assert main(["doctor", str(tmp_path / "net.safetensors"), *options]) == 0
+    assert "declared as edm-prediction" in capsys.readouterr().out
+
+
+MISTAKES = {
+    "no data": (["doctor", "some:thing"], "a teacher is examined with its data"),
+    "no network": (["doctor", "x.safetensors", "--data", "ring8"], "name their network"),
+    "no JSON": (["doctor", "exact:ring8", "--network-options", "width"], "expected JSON"),
+    "no range": (["doctor", f"{__name__}:factory", "--data", "ring8", "--range", "[0,1]"], "did you mean '[0, 1]'"),
+    "no prediction": (["doctor", f"{__name__}:factory", "--data", "ring8", "--prediction", "epsilon"], "'eps'"),
+    "no process": (["doctor", f"{__name__}:factory", "--data", "ring8", "--process", "cosin"], "'cosine'"),
+    "other data": (["doctor", "digits", "--data", "ring8"], "not what this run was trained on"),
+    "no run": (["doctor", "nowhere"], "no run folder nowhere"),
+    "no sampler": (["doctor", "digits", "--teacher", "exact:ring8"], "fails on data of shape"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line(name, capsys):
+    words, expected = MISTAKES[name]
+    assert main(words) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fewstep:")]
+    assert len(lines) == 1
+    assert expected in lines[0]
+
+
+def test_a_network_of_another_shape_is_one_line():
+    class Wide(nn.Module):
+        def forward(self, x: Tensor, label: Tensor, cond: Any = None) -> Tensor:
+            return torch.cat([x, x], 1)
+
+    with pytest.raises(UserError, match="expected a tensor of the same shape"):
+        reading_of(teacher_of(Wide(), DATA, device="cpu"))

@@ -1,0 +1,506 @@
+"""The frontier: known optima are found, nothing of the test split chooses, everything is counted once."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import fewstep as fs
+from fewstep.analysis import frontier
+from fewstep.analysis.frontier import latency, page, scoring, summary
+from fewstep.analysis.frontier.levels import Bounds, bounds_of, inserted, own_levels, starts, stretched
+from fewstep.analysis.frontier.models import Closed, Subject
+from fewstep.analysis.frontier.points import MULTISTEP, Judge, Point, worth
+from fewstep.analysis.frontier.study import settings_of, solver_steps
+from fewstep.analysis.metrics import Result
+from fewstep.base.errors import UserError
+from fewstep.cli import main
+from fewstep.core.process import edm
+from fewstep.data import Arrays, Dataset, Units
+from fewstep.run.facts import Facts
+from fewstep.run.generator import Generator
+
+WIDE = Bounds(0.002, 78.0)
+C = 0.5  # standard deviation of the Gaussian data
+
+
+def variance(levels):
+    """Of x0 after steps at t_max and these levels by the denoiser of N(0, C^2), D = C^2 x / (C^2 + t^2)."""
+    found = 0.0
+    for t in (80.0, *levels):
+        found = (C**2 / (C**2 + t**2)) ** 2 * (found + t**2)
+    return found
+
+
+def w2(levels):
+    return C - math.sqrt(variance(levels))
+
+
+def law(size: int, seed: int, shape=(2,)) -> torch.Tensor:
+    return C * torch.randn(size, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def gaussian_data(test_seed: int = 3) -> Dataset:
+    splits = [Arrays(law(300, seed)) for seed in (1, 2, test_seed)]
+    return Dataset("tensor", *splits)
+
+
+def denoising_student(dataset: Dataset, **method: object) -> Subject:
+    """The denoiser of N(0, C^2) sampled as if it were a consistency model: the best level of a second step is C."""
+    facts = Facts(dataset.shape, dataset.classes, C, Units(), dataset.fingerprint())
+    truth = fs.exact.Gaussian(mean=torch.zeros(dataset.shape), std=C)
+    run = fs.recipes.toy(data="tensor")
+    generator = Generator(run, facts, replace(fs.methods.ect(), **method), Closed(truth, "gaussian"), 0, "gaussian")
+    return Subject("student", "student", generator)
+
+
+def bench_of(dataset: Dataset, folder: Path, **plan: object) -> frontier.Bench:
+    settings = {"steps": (1, 2, 3), "n": 600, "search_n": 300, "candidates": 14, "repeats": 3, "batch": 4}
+    made = frontier.Plan(**{**settings, **plan})
+    metric, splits = frontier.prepare(dataset, made)
+    store = frontier.Store(folder, {"weights": "w", "data": frontier.held_out(dataset)})
+    return frontier.Bench(dataset, made, metric, store, splits)
+
+
+def test_the_search_finds_the_best_second_step_of_a_gaussian():
+    student = denoising_student(gaussian_data()).generator
+    found = frontier.search(w2, starts(student, 2, WIDE, None), WIDE, 40)
+    assert found.levels[0] == pytest.approx(C, rel=0.03)
+
+
+def test_the_search_finds_the_best_three_steps_of_a_gaussian():
+    line = torch.logspace(-2, 2, 161, dtype=torch.float64).tolist()
+    best = min(w2((a, b)) for a in line for b in line if a > b)
+    student = denoising_student(gaussian_data()).generator
+    found = frontier.search(w2, starts(student, 3, WIDE, (C,)), WIDE, 80)
+    assert found.value == pytest.approx(best, abs=1e-3)
+    assert found.levels[0] > found.levels[1]
+
+
+def test_the_search_scores_each_candidate_once_and_keeps_the_budget():
+    scored = []
+
+    def score(levels):
+        scored.append(levels)
+        return sum((math.log(level) - i) ** 2 for i, level in enumerate(reversed(levels)))
+
+    first = [(5.0, 0.1), (1.0, 0.9)]
+    found = frontier.search(score, first, WIDE, 17)
+    assert len(scored) == len(set(scored)) == found.candidates == 17
+    assert [levels for levels, _ in found.tried] == scored
+    assert frontier.search(score, first, WIDE, 17) == found
+    assert found.value == min(value for _, value in found.tried)
+    assert all(a > b for a, b in scored)
+
+
+def test_a_score_that_is_not_finite_is_never_chosen():
+    found = frontier.search(lambda levels: math.nan if levels[0] < 1 else levels[0], [(0.5,), (4.0,)], WIDE, 20)
+    assert found.levels[0] == pytest.approx(1.0, rel=0.06)
+
+
+def test_levels_are_what_is_printed():
+    bounds = Bounds(0.002, 78.0)
+    for levels in (*inserted((3.0, 0.2), bounds), stretched((3.0, 0.2), 5, bounds), bounds.even(4)):
+        assert levels == tuple(float(f"{level:g}") for level in levels)
+        assert bounds.allow(levels)
+    assert stretched((3.0, 0.2), 2, bounds) == (3.0, 0.2)
+
+
+def test_a_second_stage_is_asked_where_it_was_trained():
+    dataset = gaussian_data()
+    student = denoising_student(dataset, trained_from=1.0, middle=(1.0,))
+    assert bounds_of(student.generator).low == 1.0
+    assert own_levels(student.generator, 2, bounds_of(student.generator)) == (1.0,)
+    for steps in (2, 3, 5):
+        for levels in starts(student.generator, steps, bounds_of(student.generator), None):
+            student.generator.with_middle(levels).sample(1, steps=steps)  # refuses levels below
+
+
+def test_bounds_are_rounded_inwards():
+    """A level that is printed with four digits is still one that the student was trained for."""
+    student = denoising_student(gaussian_data(), trained_from=1.23442, middle=(2.0,))
+    assert bounds_of(student.generator).low == 1.235
+    assert bounds_of(student.generator).high * 1.02 <= 80.0
+
+
+def test_of_a_metric_that_should_be_high_the_highest_is_chosen(tmp_path, monkeypatch):
+    """Of recall, which tells the candidates apart, on the validation split."""
+    found, whole = [], scoring.evaluate
+
+    def spy(*args, **options):
+        results = whole(*args, **options)
+        found.append(results[0][0].value)
+        return results
+
+    monkeypatch.setattr(scoring, "evaluate", spy)
+    dataset = gaussian_data()
+    bench = bench_of(dataset, tmp_path, metric="pixel_recall", steps=(2,), candidates=6)
+    (setting,) = settings_of(denoising_student(dataset), bench)
+    assert bench.sign == -1.0
+    assert setting.validation.value == max(found) > min(found)
+
+
+def test_nothing_of_the_test_split_chooses(tmp_path, monkeypatch):
+    asked = []
+    whole = scoring.evaluate
+
+    def spy(generator, dataset, **options):
+        asked.append((options["split"], options["seed"], options["candidates"]))
+        return whole(generator, dataset, **options)
+
+    monkeypatch.setattr(scoring, "evaluate", spy)
+    chosen = []
+    for test_seed in (3, 4):
+        dataset = gaussian_data(test_seed)
+        bench = bench_of(dataset, tmp_path / str(test_seed))
+        chosen.append([(s.levels, s.validation) for s in settings_of(denoising_student(dataset), bench)])
+    assert {(split, seed) for split, seed, _ in asked} == {("validation", frontier.search_seed(0))}
+    assert frontier.search_seed(0) != 0
+    assert chosen[0] == chosen[1]
+    level = chosen[0][1][0][0]
+    assert C / 1.6 < level < C * 1.6  # by samples: the closed form's best is C
+
+
+def test_candidates_are_counted_in_the_protocol(tmp_path, monkeypatch):
+    calls = []
+    whole = scoring.evaluate
+    monkeypatch.setattr(scoring, "evaluate", lambda *a, **k: calls.append(k["steps"]) or whole(*a, **k))
+    dataset = gaussian_data()
+    settings = settings_of(denoising_student(dataset), bench_of(dataset, tmp_path / "a"))
+    for setting in settings[1:]:
+        assert setting.validation.protocol["candidates"] == calls.count((setting.steps,))
+        assert setting.validation.protocol["split"] == "validation"
+    assert settings[0].validation is None  # of one step nothing is chosen
+    assert len(calls) <= 2 * 14
+
+
+def test_an_interrupted_study_goes_on_without_scoring_again(tmp_path, monkeypatch):
+    dataset, whole, calls = gaussian_data(), scoring.evaluate, []
+
+    def until(limit):
+        def evaluate(*args, **options):
+            if len(calls) == limit:
+                raise KeyboardInterrupt
+            calls.append(1)
+            return whole(*args, **options)
+
+        return evaluate
+
+    student = denoising_student(dataset)
+    straight = frontier.measure([student], bench_of(dataset, tmp_path / "straight"), progress=False)
+    monkeypatch.setattr(scoring, "evaluate", until(5))
+    with pytest.raises(KeyboardInterrupt):
+        frontier.measure([student], bench_of(dataset, tmp_path / "cut"), progress=False)
+    with open(tmp_path / "cut" / "scored.jsonl", "ab") as file:
+        file.write(b'{"key": "torn')
+    bench = bench_of(dataset, tmp_path / "cut")
+    assert bench.store.seen == 5
+    monkeypatch.setattr(scoring, "evaluate", until(-1))
+    resumed = frontier.measure([student], bench, progress=False)
+    assert [(p.levels, p.validation, p.results) for p in resumed] == [
+        (p.levels, p.validation, p.results) for p in straight
+    ]
+    lines = (tmp_path / "straight" / "scored.jsonl").read_text().splitlines()
+    assert len(calls) == len(lines) - 1
+
+
+def test_a_store_refuses_what_is_not_its_own(tmp_path):
+    frontier.Store(tmp_path / "a", {"weights": {"run": "1"}, "data": "d"})
+    frontier.Store(tmp_path / "a", {"weights": {"run": "1", "teacher": "2"}, "data": "d"})
+    with pytest.raises(UserError, match="the frontier of other data"):
+        frontier.Store(tmp_path / "a", {"weights": {"run": "1"}, "data": "e"})
+    with pytest.raises(UserError, match="the frontier of other weights"):
+        frontier.Store(tmp_path / "a", {"weights": {"other": "1"}, "data": "d"})
+    with pytest.raises(UserError, match="the frontier of other weights"):
+        frontier.Store(tmp_path / "a", {"weights": {"run": "2"}, "data": "d"})
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="no frontier"):
+        frontier.Store(tmp_path / "b", {"weights": "1", "data": "d"})
+    with pytest.raises(UserError, match="is a file"):
+        frontier.Store(tmp_path / "b" / "notes.txt", {"weights": "1", "data": "d"})
+    assert (tmp_path / "b" / "notes.txt").read_text() == "mine"
+
+
+def test_scores_are_kept_by_all_that_decides_them(tmp_path, monkeypatch):
+    """Another seed, another number of samples or another reference is scored again; the same is not."""
+    asked, bench = [], bench_of(gaussian_data(), tmp_path)
+    monkeypatch.setattr(scoring, "evaluate", lambda *a, **k: asked.append(k) or ([result(1.0)], []))
+    student = denoising_student(gaussian_data()).generator
+    for count, plan, told in (
+        (1, {}, {}),
+        (1, {}, {}),
+        (2, {"seed": 1}, {}),
+        (3, {"n": 500}, {}),
+        (4, {}, {"reference": "b"}),
+    ):
+        test = bench.splits["test"]
+        meters = [replace(meter, protocol={**meter.protocol, **told}) for meter in test.meters]
+        other = replace(bench, plan=replace(bench.plan, **plan), splits={"test": test._replace(meters=meters)})
+        other.final(student, 1)
+        assert len(asked) == count
+
+
+def result(value: float, draws=(-0.1, 0.0, 0.1), **more: object) -> Result:
+    """A result whose paired differences to its likes are exact: the draws shift by the value alone."""
+    values = tuple(value + d for d in draws)
+    protocol = {"seed": 0, "draws": len(values), "n": 10, "split": "test", "statistic": "energy", "candidates": 1}
+    error = 0.05 if len(values) > 1 else None
+    found = {"interval": (value - 0.2, value + 0.2), "floor_error": 0.01, "floor_interval": (-0.1, 0.3), **more}
+    return Result("energy", 1, value, error, 0.1, protocol, values=values, **found)
+
+
+def point(subject: Subject, evaluations: int, found: Result, sampler: str = MULTISTEP, **more: object) -> Point:
+    return Point(
+        subject=subject,
+        sampler=sampler,
+        steps=evaluations,
+        results={"energy": found},
+        evaluations=evaluations,
+        one=latency.Timing(1, 3, float(evaluations), evaluations - 0.1, evaluations + 0.1),
+        many=latency.Timing(10, 3, 2.0 * evaluations, 2.0, 2.0),
+        **more,
+    )
+
+
+@pytest.fixture
+def student():
+    return denoising_student(gaussian_data())
+
+
+def test_a_point_is_better_beyond_chance_and_by_a_share(student):
+    noisy = (0.9, -1.0, 0.1)
+    a, b = point(student, 1, result(1.0)), point(student, 2, result(0.9))
+    judge = Judge("energy", gain=0.05)
+    assert judge.better(b, a)
+    assert not judge.better(a, b)
+    assert not judge.better(point(student, 2, result(0.97)), a)  # by 3 %
+    assert not judge.better(point(student, 2, result(0.5, noisy)), a)  # by chance
+    assert Judge("energy", -1.0, 0.05).better(a, b)
+    kept = worth(
+        [a, b, point(student, 3, result(0.89)), point(student, 4, result(0.5))], judge, lambda p: p.evaluations
+    )
+    assert [p.evaluations for p in kept] == [1, 2, 4]
+
+
+def test_quick_is_by_the_latency_of_one_sample_and_worth_by_evaluations(student):
+    """A setting of more evaluations that is called faster is no bargain by them, and one by the clock."""
+    a, b = point(student, 1, result(0.5)), point(student, 4, result(1.0))
+    slow = replace(a, one=latency.Timing(1, 3, 9.0, 8.9, 9.1), many=latency.Timing(10, 3, 1.0, 1.0, 1.0))
+    found = frontier.points.judged([slow, b], Judge("energy", gain=0.05))
+    assert [(p.worth, p.quick) for p in found] == [(True, True), (False, True)]
+
+
+def test_a_command_opens_the_weights_that_were_sampled(student):
+    raw = replace(student, given="runs/a", options=" --ema student --composite")
+    told = point(raw, 2, result(1.0), levels=(0.5,)).command()
+    assert told == "fewstep sample runs/a --ema student --composite --steps 2 --middle-times 0.5"
+    assert point(replace(student, given="exact:ring8"), 2, result(1.0)).command() == ""
+
+
+def test_the_conclusion_says_where_more_steps_are_no_better_and_where_the_teacher_is_met(student):
+    teacher = Subject("exact:law", "exact:law", student.generator, teacher=True)
+    ours = [point(student, 1, result(1.0)), point(student, 2, result(0.6)), point(student, 4, result(0.59))]
+    theirs = [
+        point(teacher, 1, result(9.0), "heun"),
+        point(teacher, 5, result(0.6), "heun"),
+        point(teacher, 5, result(0.4), "ddim", offered=False),
+        point(teacher, 35, result(0.2), "heun"),
+    ]
+    judge = Judge("energy", gain=0.05)
+    told = summary.Verdicts(frontier.points.judged([*ours, *theirs], judge), judge)
+    text = " ".join(told.conclusion())
+    assert "student reaches energy 0.600 (0.400 to 0.800) with 2 evaluations" in text
+    assert "4 is no better" in text
+    assert "exact:law, heun needs 5 evaluations, 2.5 times as many and 2.5 times the latency" in text
+    assert "with 35 (heun) it is better" in text
+    assert "exact:law, heun with 35 cannot be told from it" in text
+    assert [told.note(p) for p in told.points][:3] == ["the cheapest", "better", "no better than 2"]
+    assert told.note(told.points[4]) == "no better than student with 2"
+    assert told.note(told.points[5]) == "another sampler was better on the validation split"
+    poor = [point(teacher, 1, result(9.0), "heun"), point(teacher, 35, result(2.0), "heun")]
+    alone = summary.Verdicts(frontier.points.judged([*ours, *poor], judge), judge)
+    assert "At no number of evaluations up to 35 does exact:law come up to student with 2" in " ".join(
+        alone.conclusion()
+    )
+
+
+def test_the_conclusion_of_a_single_draw_claims_nothing_beyond_chance(student):
+    def told(found):
+        points = [point(student, 1, found(1.0)), point(student, 2, found(1.3))]
+        judge = Judge("energy", gain=0.05)
+        return " ".join(summary.Verdicts(frontier.points.judged(points, judge), judge).conclusion())
+
+    single = told(lambda value: result(value, draws=(0.0,), interval=None))
+    assert "nothing dearer is better by 5 %" in single
+    assert "A single draw has no interval" in single
+    assert "beyond chance" not in single
+    assert "nothing dearer is better beyond chance" in told(result)
+    assert "single draw" not in told(result)
+
+
+def test_evaluations_are_counted_by_the_network(student):
+    assert latency.evaluations(student.generator, 3) == 3
+    assert latency.evaluations(student.by("heun"), 7) == 7
+    wrongly_declared = fs.sampling.Sampler(step=fs.solvers.heun)  # says one evaluation a move, and takes two
+    assert latency.evaluations(student.by(wrongly_declared), 3) == 5
+    two = fs.denoiser.Truncated(student.generator.denoiser, Closed(student.generator.denoiser.truth, "high"), 1.0)
+    composite = replace(student.generator, denoiser=two).with_middle((2.0, 0.5))
+    assert latency.evaluations(composite, 3) == 3
+
+
+def test_calls_take_turns_and_the_first_is_not_timed():
+    order, now = [], [0.0]
+
+    def call(name, seconds):
+        def run():
+            order.append(name)
+            now[0] += seconds * (1 + order.count(name)) if len(order) > 2 else 100.0
+
+        return run
+
+    found = latency.clocked({"a": call("a", 1), "b": call("b", 10)}, 4, 3, clock=lambda: now[0])
+    assert order == ["a", "b"] * 4
+    assert found["a"] == latency.Timing(4, 3, 4000.0, 3500.0, 4500.0)
+    assert found["b"].per_second == pytest.approx(0.1)
+
+
+def test_solvers_get_numbers_of_evaluations_they_can_make():
+    assert solver_steps((1, 2, 4, 35), "ddim") == [1, 2, 4, 35]
+    assert solver_steps((1, 2, 3, 4, 35), "heun") == [1, 3, 5, 35]
+
+
+def test_a_teacher_has_on_offer_what_no_cheaper_setting_beats_on_the_validation_split(tmp_path):
+    dataset = gaussian_data()
+    teacher = denoising_student(dataset, sampler="heun")
+    bench = bench_of(dataset, tmp_path / "t", teacher_steps=(1, 3, 9))
+    settings = settings_of(teacher, bench)
+    assert len(settings) == 12
+    assert {s.validation.protocol["candidates"] for s in settings} == {12}
+    for s in settings:
+        cheaper = [o for o in settings if o.steps <= s.steps and o.validation.value < s.validation.value]
+        assert s.offered is not bool(cheaper)
+    assert 1 <= sum(s.offered for s in settings) < 12
+
+
+def test_segments_have_one_point(tmp_path):
+    dataset = gaussian_data()
+    found = settings_of(denoising_student(dataset, sampler=fs.sampling.segments(4)), bench_of(dataset, tmp_path / "m"))
+    assert [(s.steps, s.validation) for s in found] == [(4, None)]
+
+
+def test_the_range_of_levels_where_a_process_has_no_ends(student):
+    open_ended = replace(student.generator, method=replace(student.generator.method, process=fs.process.linear()))
+    assert bounds_of(open_ended) == Bounds(0.002, pytest.approx(80 / 1.02, rel=1e-3))
+    assert bounds_of(student.generator).high < edm().t_max
+
+
+SMALL = [
+    *("--steps", "1,2", "--candidates", "3", "--search-n", "300", "--n", "600", "--repeats", "3", "--batch", "4"),
+    *("--device", "cpu"),
+]
+
+
+def test_the_command_writes_all_three_and_its_commands_sample(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    teacher = ["--teacher", "exact:digits-mixture", "--teacher-steps", "1,3"]
+    assert main(["frontier", "digits", *SMALL, *teacher, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    folder = tmp_path / "frontier-digits"
+    assert told == json.loads((folder / "frontier.json").read_text())
+    assert (folder / "frontier.png").read_bytes()[:4] == b"\x89PNG"
+    assert told["metric"] == "energy"
+    assert told["plan"]["search_seed"] != told["plan"]["seed"] == 0
+    assert [s["teacher"] for s in told["subjects"]] == [False, True]
+    keys = {"subject", "sampler", "steps", "evaluations", "chosen", "worth", "results", "latency", "command", "note"}
+    for p in told["points"]:
+        assert keys <= p.keys()
+        assert [r["protocol"]["split"] for r in p["results"]] == ["test"] * 4
+        assert [t["batch"] for t in p["latency"]] == [1, 4]
+        assert p["evaluations"] == p["steps"]
+    second = told["points"][1]
+    assert second["chosen"]["candidates"] == 3
+    command = second["command"].split()
+    assert command[:2] == ["fewstep", "sample"]
+    assert main([*command[1:], "--n", "2", "--out", str(tmp_path / "x.png")]) == 0
+    html = (folder / "report.html").read_text()
+    assert not re.search(r"https?://|<script|<link|@import", html)
+    assert all(source.startswith("data:image/") for source in re.findall(r'src="([^"]*)', html))
+    assert all(p["command"] in html for p in told["points"] if p["worth"])
+    for text in (*told["conclusion"], str(told["plan"]["search_seed"]), told["data"]["test"][:16]):
+        assert text in html.replace("&#39;", "'")
+
+
+MISTAKES = {
+    "no run": ([], "RUN"),
+    "unknown run": (["nowhere"], "no run folder nowhere"),
+    "steps 0": (["digits", "--steps", "0,1"], "steps = (0, 1): expected numbers from 1 on"),
+    "steps": (["digits", "--steps", "few"], "--steps few: expected numbers"),
+    "metric": (["digits", "--metric", "enrgy"], "unknown metric 'enrgy': did you mean 'energy'?"),
+    "no quality": (["digits", "--metric", "nearest_ratio"], "it tells memorised samples"),
+    "candidates": (["digits", "--candidates", "0"], "candidates = 0: expected 1 or more"),
+    "twice": (["digits", "digits"], "each of them once"),
+    "unknown law": (["digits", "--teacher", "exact:digit"], "unknown exact truth 'digit'"),
+    "law of another shape": (["digits", "--teacher", "exact:ring8"], "teacher exact:ring8"),
+    "teacher that jumps": (["digits", "--teacher", "digits"], "no diffusion model"),
+    "no stages": (["digits", "--composite"], "none of digits has a second stage"),
+    "draw": (["digits", "--draw", "1"], "expected at least 2"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("argv", "expected"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_takes_one_line(argv, expected, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["frontier", *argv]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert expected in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_of_two_data_sets_are_not_compared(student):
+    facts = replace(student.generator.facts, data="0" * 64)
+    other = Subject("other", "other", replace(student.generator, facts=facts))
+    with pytest.raises(UserError, match="learned from different data: expected runs of one data set"):
+        frontier.same_data(other, student)
+
+
+def test_a_teacher_that_learned_from_other_data_is_refused(student, monkeypatch):
+    other = replace(student.generator, facts=replace(student.generator.facts, data="0" * 64))
+    monkeypatch.setattr("fewstep.analysis.frontier.models.load", lambda *a, **k: other)
+    with pytest.raises(UserError, match="learned from different data"):
+        frontier.open_teacher("runs/teacher", student)
+
+
+def test_without_matplotlib_it_says_what_to_install(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["frontier", "digits"]) == 2
+    assert "pip install 'fewstep[report]'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_frontier_of_the_plane_shows_clouds(tmp_path):
+    dataset = gaussian_data()
+    bench = bench_of(dataset, tmp_path / "p", steps=(1, 2), candidates=2)
+    points = frontier.measure([denoising_student(dataset)], bench, progress=False)
+    found = page.Frontier(points, bench, "fewstep frontier student")
+    found.write(tmp_path / "p")
+    assert (tmp_path / "p" / "report.html").read_text().count("<img") == 2
+    assert "student" in found.text()
+
+
+def test_one_setting_is_compared_with_nothing(student):
+    judge = Judge("energy", gain=0.05)
+    told = summary.Verdicts(frontier.points.judged([point(student, 2, result(0.6))], judge), judge).conclusion()
+    assert told[0] == "One setting was measured: there is nothing to compare it with."
+    assert "student reaches energy 0.600" in told[1]

@@ -1,0 +1,201 @@
+"""Metrics agree with closed forms and other libraries, are unbiased where they say so, and see what they should."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+import fewstep as fs
+from fewstep import data
+from fewstep.analysis.metrics import energy, evaluate, frechet, nearest_ratio
+from fewstep.analysis.metrics.features import classifier
+from fewstep.analysis.metrics.prepared import floor_of
+from fewstep.analysis.metrics.registry import Statistic
+from fewstep.base.errors import UserError
+from fewstep.base.randomness import generator
+from fewstep.data import Arrays, Dataset
+from tests.support.toys import tiny_run
+
+
+def normals(n: int, d: int, seed: int, mean: float = 0.0, std: float = 1.0) -> torch.Tensor:
+    return mean + std * torch.randn(n, d, generator=generator(seed, "metrics"), dtype=torch.float64)
+
+
+def test_frechet_agrees_with_scipys_matrix_root():
+    x, y = normals(300, 6, 0), normals(200, 6, 1, mean=0.3, std=1.4) @ normals(6, 6, 2)
+    cov_x, cov_y = np.cov(x.numpy().T), np.cov(y.numpy().T)
+    root = scipy.linalg.sqrtm(cov_x @ cov_y).real
+    expected = ((x.mean(0) - y.mean(0)) ** 2).sum().item() + np.trace(cov_x + cov_y - 2 * root)
+    assert frechet(x, y) == pytest.approx(expected, rel=1e-9)
+
+
+def test_frechet_of_gaussians_is_its_formula_and_of_a_set_with_itself_0():
+    x = normals(50_000, 3, 0)
+    assert frechet(x, x) == pytest.approx(0, abs=1e-9)
+    assert frechet(x, 2 * x + 1) == pytest.approx(3 * ((1 - 2) ** 2 + 1), rel=0.02)
+    assert frechet(x[:2], x) > 0
+
+
+def test_energy_is_unbiased_and_right_for_points_of_a_line():
+    values = torch.tensor([energy(normals(40, 2, 2 * i), normals(60, 2, 2 * i + 1)) for i in range(400)])
+    assert abs(values.mean().item()) < 4 * values.std().item() / 20
+    x, y = torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [4.0]])
+    assert energy(x, y) == pytest.approx(2 * (1 + 4 + 1 + 2) / 4 - 2 - 3)
+
+
+def test_energy_of_shifted_gaussians_is_its_closed_form():
+    """In one dimension E|x - y| of N(m, 2) is known: 2 m erf(m / 2) + 4 / sqrt(pi) (exp(-m^2/4) - 1)."""
+    m, n = 1.5, 4000
+    exact = 2 * m * math.erf(m / 2) + 4 / math.sqrt(math.pi) * (math.exp(-(m**2) / 4) - 1)
+    assert energy(normals(n, 1, 0), normals(n, 1, 1, mean=m)) == pytest.approx(exact, rel=0.1)
+
+
+def test_memorised_samples_have_a_small_ratio_and_noise_a_large_one():
+    train, held_out = normals(500, 3, 0), normals(100, 3, 1)
+    assert nearest_ratio(train[:100], held_out, train) == 0
+    assert nearest_ratio(held_out, held_out, train) == 1
+    assert nearest_ratio(normals(100, 3, 2), held_out, train) == pytest.approx(1, abs=0.25)
+    assert nearest_ratio(5 * held_out, held_out, train) > 3
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture
+def cold_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_the_classifier_is_good_the_same_each_time_and_kept(digits, cold_cache):
+    first = classifier(digits)
+    assert first.accuracy(digits.test.x0, digits.test.cond) > 0.93
+    kept = list((cold_cache / "fewstep").iterdir())
+    assert len(kept) == 1
+    assert classifier(digits).fingerprint == first.fingerprint
+    kept[0].write_bytes(b"damaged")
+    assert classifier(digits).fingerprint == first.fingerprint
+    kept[0].unlink()
+    assert classifier(digits).fingerprint == first.fingerprint
+
+
+def test_a_generator_that_draws_real_data_reaches_the_floor(digits, cold_cache, monkeypatch):
+    """Held-out data as the 'model' scores the floor exactly; other splits of real data score near it."""
+    settings = tiny_run(data="digits", network_options={"width": 8, "depth": 1})
+    g = fs.train(settings, progress=False, device="cpu")
+    monkeypatch.setattr(type(g), "sample", lambda self, n, **options: digits.test.x0[:n].repeat(2, 1, 1, 1)[:n])
+    results, speeds = evaluate(g, digits, steps=(1,), n=600)
+    assert {r.metric for r in results} == {"feature_frechet", "pixel_frechet", "energy", "nearest_ratio"}
+    for r in results:
+        assert r.value == pytest.approx(r.floor)
+        assert r.error == pytest.approx(0, abs=1e-9)
+        assert r.protocol["n"] == 300
+        assert r.protocol["draws"] == 2
+        assert r.protocol["n_reference"] == 1197
+    assert speeds[0]["samples_per_second"] > 0
+
+
+def test_scores_ask_for_what_they_report(digits, cold_cache, monkeypatch):
+    """Steps, seed and label frequencies reach the generator; model and floor are scored at the same count."""
+    g = fs.train(tiny_run(data="digits", network_options={"width": 8, "depth": 1}), progress=False, device="cpu")
+    asked = []
+
+    def sample(self, n, *, steps, seed, cond):
+        asked.append((n, steps, seed, cond))
+        return 3 * digits.train.x0[torch.arange(n) % 1197]
+
+    monkeypatch.setattr(type(g), "sample", sample)
+    results, _ = evaluate(g, digits, steps=(3, 5), n=1197, seed=9, split="validation")
+    own = asked[0][2]  # validation has seeds of its own: what is chosen on it is scored on other noise
+    assert own != 9
+    assert [(n, s, seed) for n, s, seed, _ in asked] == [(300, 3, own), (300, 5, own), (1197, 3, own), (1197, 5, own)]
+    assert torch.equal(asked[2][3].bincount(), digits.train.cond.bincount())
+    few, _ = evaluate(g, digits, steps=(1,), n=100, seed=9)
+    assert asked[-1][2] == 9
+    assert not torch.equal(asked[2][3], digits.train.cond)  # shuffled, not in the order of the file
+    by_name = {r.metric: r for r in few}
+    held_out = digits.test.x0.split(100)
+    floors = [frechet(part, digits.train.x0) for part in held_out]
+    assert by_name["pixel_frechet"].floor == pytest.approx(sum(floors) / 3)
+    assert by_name["pixel_frechet"].floor_error == pytest.approx(np.std(floors, ddof=1) / math.sqrt(3))
+    assert by_name["pixel_frechet"].value == pytest.approx(frechet(3 * digits.train.x0[:100], digits.train.x0))
+    judge = classifier(digits)
+    assert judge.features(digits.train.x0).shape == (1197, 32)
+    expected = [frechet(judge.features(part), judge.features(digits.train.x0)) for part in held_out]
+    assert by_name["feature_frechet"].floor == pytest.approx(sum(expected) / 3)
+    assert results[0].protocol["split"] == "validation"
+
+
+def test_scores_are_taken_in_the_models_own_units(monkeypatch):
+    x = 50 + 8 * normals(300, 2, 0).float()
+    own = data.from_tensors(x)
+    g = fs.train(tiny_run(), x, progress=False, device="cpu")
+    part = Arrays(own.train.x0[:100])
+    dataset = Dataset("tensor", own.train, part, part, 0, own.units)
+    monkeypatch.setattr(type(g), "sample", lambda self, n, **options: x[:100].repeat(2, 1)[:n])
+    results, _ = evaluate(g, dataset, steps=(1,), n=200)
+    assert results[0].value == pytest.approx(results[0].floor, rel=1e-5)
+
+
+def test_scores_refuse_other_data_and_too_few_samples(digits):
+    g = fs.train(tiny_run(), progress=False, device="cpu")
+    with pytest.raises(UserError, match="not what this generator was trained on"):
+        evaluate(g, digits)
+    with pytest.raises(UserError, match="n = 1 samples against 2000 held-out ones"):
+        evaluate(g, data.load("ring8"), n=1)
+    with pytest.raises(UserError, match="steps"):
+        evaluate(g, data.load("ring8"), steps=(0,))
+    small, _ = evaluate(g, data.load("ring8"), n=100, steps=(1,), metrics=("pixel_frechet",))
+    assert {(r.protocol["n"], r.protocol["draws"], r.error) for r in small} == {(100, 1, None)}
+    part = Arrays(torch.zeros(3, 2))
+    with pytest.raises(UserError, match="not what"):
+        evaluate(g, Dataset("ring8", part, part, part))
+
+
+def test_the_split_is_the_one_asked_for(monkeypatch):
+    """A model that draws the validation split is at its floor, and not at the test split's."""
+    x = normals(300, 2, 0)
+    own = data.from_tensors(x)
+    g = fs.train(tiny_run(), x, progress=False, device="cpu")
+    parts = Arrays(own.train.x0[:100]), Arrays(own.train.x0[100:200])
+    dataset = Dataset("tensor", own.train, *parts, 0, own.units)
+    for i, split in enumerate(("validation", "test")):
+        drawn = own.units.to_user(parts[i].x0)
+        monkeypatch.setattr(type(g), "sample", lambda self, n, drawn=drawn, **options: drawn.repeat(2, 1)[:n])
+        result = evaluate(g, dataset, steps=(1,), n=200, split=split, metrics=("pixel_frechet",))[0][0]
+        assert result.value == pytest.approx(result.floor, rel=1e-4)
+
+
+def test_the_error_of_a_single_floor_is_a_jackknife_over_tenths():
+    held_out = normals(200, 2, 1)
+    train = normals(400, 2, 2)
+    found = floor_of(Statistic(lambda x: frechet(x, train)), held_out, 200)
+    left_out = torch.tensor([frechet(held_out[torch.arange(200) % 10 != g], train) for g in range(10)])
+    expected = (0.9 * (left_out - left_out.mean()).square().sum()).sqrt().item()
+    assert found.error == pytest.approx(expected, rel=1e-5)
+
+
+def test_padding_counts_for_nothing_in_scores(cold_cache, monkeypatch):
+    """Real data in the model's place, with anything in the padding, is at the floor; labels in a dict are found."""
+    n = 400
+    x = 5 + normals(n, 3, 3)[:, :, None].repeat(1, 1, 2)
+    mask = torch.arange(3) < 1 + torch.arange(n)[:, None] % 3
+    own = data.from_tensors({"x0": x, "cond": {"mask": mask, "label": torch.arange(n) % 2}})
+    part = own.train.rows(torch.arange(200))
+    dataset = Dataset("tensor", own.train, part, part, own.classes, own.units)
+    run = tiny_run(network_options={"width": 8, "depth": 1})
+    g = fs.train(run, {"x0": x, "cond": {"mask": mask, "label": torch.arange(n) % 2}}, progress=False, device="cpu")
+
+    def sample(self, n, *, cond, **options):
+        noisy = torch.where(cond["mask"][:, :, None], torch.full((n, 3, 2), 5.0), torch.full((n, 3, 2), 77.0))
+        return noisy
+
+    monkeypatch.setattr(type(g), "sample", sample)
+    scores = evaluate(g, dataset, steps=(1,), n=200, metrics=("pixel_frechet",))[0][0]
+    assert scores.value < 10  # 77 in the padding would give hundreds

@@ -1,0 +1,116 @@
+"""Pages hold all that they show, escape what they are given, and are the same bytes for the same numbers."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from fewstep.analysis.report import Figure, Section, Table, axes, page, pictures, png, svg, write
+from fewstep.base.errors import UserError
+
+
+def drawn() -> bytes:
+    drawing, (left, right) = axes(2)
+    left.plot([1, 2, 3], [3.0, 1.0, 2.0], label="a < b")
+    left.legend()
+    right.set_xlabel("noise level")
+    return svg(drawing)
+
+
+class Read(HTMLParser):
+    """The tags left open, the addresses named, and the words."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.addresses, self.words = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "srcset")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words += data
+
+
+def whole() -> str:
+    section = Section(
+        title="One & two",
+        verdict=("open", "not reproduced at this scale"),
+        text=["error < 0.1 <script>alert(1)</script>"],
+        figures=[Figure(drawn(), alt='a "falling" line', caption="what it shows")],
+        tables=[Table(["arm", "error"], [["a", "0.1"], ["b", "0.2"]], strong=frozenset({1}))],
+        points=["a point"],
+        commands=["fewstep train --c '<1>'"],
+    )
+    return page("Title <b>", ["lead"], [section], note="made by hand")
+
+
+def test_a_page_is_well_formed_and_fetches_nothing():
+    read = Read(whole())
+    assert read.open == []
+    assert len(read.addresses) == 1
+    assert all(a.startswith("data:image/") for a in read.addresses)
+    assert not re.search(r"(https?:|url\(|@import|<script|<link)", whole())
+
+
+def test_what_is_given_is_text():
+    words = Read(whole()).words
+    assert "error < 0.1 <script>alert(1)</script>" in words
+    assert "Title <b>" in words
+    assert "fewstep train --c '<1>'" in words
+
+
+def test_every_part_is_there_and_a_strong_row_is_marked():
+    text = whole()
+    for part in ("not reproduced at this scale", "what it shows", "a point", "made by hand", 'id="one-two"'):
+        assert part in text
+    assert re.findall(r'<tr class="strong"><td class="words">(\w)</td>', text) == ["b"]
+
+
+def test_numbers_are_set_to_the_right_and_words_to_the_left():
+    table = Table(
+        ["arm", "error", "verdict", "note"], [["1st", "0.1 ± 0.2", "open", ""], ["b", "(-.3)", "", "1"], ["c", "-"]]
+    )
+    assert table.columns == ["words", "number", "words", "number"]
+
+
+def test_the_same_numbers_give_the_same_bytes():
+    assert whole() == whole()
+    assert drawn() == drawn()
+
+
+def test_writing_replaces_a_page_whole(tmp_path):
+    path = tmp_path / "deep" / "report.html"
+    write(path, "one")
+    assert write(path, "two") == path
+    assert path.read_text() == "two"
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+
+
+def test_a_png_can_be_written_and_taken_into_a_page(tmp_path):
+    drawing, (ax,) = axes()
+    ax.plot([1, 2])
+    png(drawing, tmp_path / "a.png")
+    assert pictures(tmp_path / "a.png", "a line").source.startswith("data:image/png;base64,iVBOR")
+
+
+@pytest.mark.parametrize(("missing", "make"), [("matplotlib", axes), ("jinja2", lambda: page("t", [], []))])
+def test_without_its_library_one_line_names_the_extra(missing, make, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, missing, None)
+    with pytest.raises(UserError, match=r"fewstep\[report\]"):
+        make()
+
+
+def test_drawing_leaves_the_users_own_style_alone():
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    drawn()
+    assert dict(mpl.rcParams) == before

@@ -1,0 +1,123 @@
+"""Preconditioning: the boundary holds whatever the network says, and the coefficients do their work."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import fewstep as fs
+from fewstep.base.errors import UserError
+from fewstep.base.randomness import generator
+from fewstep.core.denoiser import Preconditioned
+from fewstep.core.scalings import Edm
+from fewstep.run import averages
+from fewstep.run.profiles import ema_rate
+from tests.support.network_properties import has_true_derivatives
+from tests.support.toys import small_student
+
+
+class Loud(nn.Module):
+    """A network that shouts."""
+
+    def forward(self, x, noise_label, cond=None):
+        return torch.full_like(x, 1e6) * (1 + noise_label.abs().reshape(-1, 1))
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.002])
+def test_at_the_boundary_the_denoiser_is_the_identity(shift):
+    """D(x, shift) = x, which makes the consistency function's boundary condition hold by construction."""
+    x = torch.randn(4, 3, generator=generator(0, "x"), dtype=torch.float64)
+    student = Preconditioned(Loud(), Edm(shift=shift))
+    torch.testing.assert_close(student(x, shift), x, rtol=0, atol=0)
+
+
+def test_inputs_and_targets_have_unit_variance_at_every_level():
+    """in^2 Var x_t = 1, and the network's ideal output (x0 - skip x_t) / out has variance 1 (EDM, eq. 114-115)."""
+    t, sd = torch.logspace(-3, 2, 30, dtype=torch.float64), 0.7
+    c = Edm(sigma_data=sd)(fs.process.edm(), t)
+    torch.testing.assert_close(c.in_**2 * (sd**2 + t**2), torch.ones_like(t))
+    torch.testing.assert_close(((1 - c.skip) ** 2 * sd**2 + c.skip**2 * t**2) / c.out**2, torch.ones_like(t))
+
+
+def test_low_precision_networks_leave_full_precision_outputs():
+    """Only F runs in bfloat16: skip and out are applied in float32, and close times keep different labels."""
+    student, seen = small_student((3,)).bfloat16(), []
+    inner = student.network.forward
+    student.network.forward = lambda x, label, *rest: seen.append((x, label)) or inner(x, label, *rest)
+    x = 3 * torch.randn(4, 3, generator=generator(0, "x"))
+    out = student(x, 1.0)
+    c = student.scaling(student.process, torch.ones(4, dtype=torch.float64))
+    raw = inner(*seen[0]).float()
+    assert seen[0][0].dtype == torch.bfloat16
+    assert out.dtype == seen[0][1].dtype == torch.float32
+    torch.testing.assert_close(out, c.skip.float()[:, None] * x + c.out.float()[:, None] * raw)
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 8, 8), (2, 3, 4, 5)])
+def test_the_network_takes_any_shape_and_is_differentiable_forward(shape):
+    """A forward-mode derivative agrees with a finite difference: what the continuous-time methods need."""
+    student = small_student(shape, classes=3)
+    x, v = (torch.randn(2, *shape, generator=generator(i, "x"), dtype=torch.float64) for i in range(2))
+    cond, t, h = torch.tensor([0, 2]), torch.full((2,), 0.7, dtype=torch.float64), 1e-6
+
+    def f(x, t):
+        return student(x, t, cond)
+
+    _, rate = torch.func.jvp(f, (x, t), (v, torch.ones_like(t)))
+    slope = (f(x + h * v, t + h) - f(x - h * v, t - h)) / (2 * h)
+    torch.testing.assert_close(rate, slope, rtol=1e-6, atol=1e-8)
+
+
+def test_masks_belong_to_their_rows_and_keep_the_mean():
+    student = small_student((4,), dropout=0.25)
+    masks = student.masks(4000, [0, 1])
+    first, second = (masks.draw(layer, (16,), 0.75, torch.device("cpu")) for layer in (0, 1))
+    for mask in (first, second):
+        assert mask.unique().tolist() == [0.0, pytest.approx(1 / 0.75)]
+        assert mask.mean().item() == pytest.approx(1.0, abs=4 * (0.25 / 0.75 / mask.numel()) ** 0.5)
+    x = torch.randn(6, 4, generator=generator(0, "x"), dtype=torch.float64)
+    together = student(x, 1.0, None, student.masks(6, [3, 4, 5]))
+    alone = student(x[2:4], 1.0, None, student.masks(2, [4]))
+    torch.testing.assert_close(together[2:4], alone)
+    assert not torch.equal(together, student(x, 1.0))
+    assert not torch.equal(first, second)  # layers
+    assert not torch.equal(first[:2000], first[2000:])  # seeds
+
+
+@pytest.mark.parametrize(("classes", "cond"), [(3, None), (0, torch.tensor([1]))])
+def test_labels_are_neither_forgotten_nor_ignored(classes, cond):
+    with pytest.raises(UserError, match="labels"):
+        small_student((4,), classes)(torch.zeros(1, 4), 1.0, cond)
+
+
+def test_a_deep_copy_is_an_average_that_follows():
+    """average <- rate average + (1 - rate) weights, for every weight, and early averages forget the start."""
+    student = small_student((4,))
+    average = averages.average_of(student)
+    before = [p.clone() for p in average.parameters()]
+    with torch.no_grad():
+        for p in student.parameters():
+            p.add_(1.0)
+    averages.update(average, student, 0.9)
+    for p, old in zip(average.parameters(), before, strict=True):
+        torch.testing.assert_close(p, old + 0.1)
+    assert ema_rate(0, 0.999) == pytest.approx(0.1)
+    assert ema_rate(10**6, 0.999) == 0.999
+
+
+def test_buffers_follow_at_once():
+    """Running statistics and tables are state of the student, not weights: the average takes them as they are."""
+    model = nn.BatchNorm1d(3)
+    average = averages.average_of(model)
+    assert not average.training
+    model(torch.randn(16, 3, generator=generator(0, "x")))
+    averages.update(average, model, 0.999)
+    assert torch.equal(average.running_mean, model.running_mean)
+    assert average.num_batches_tracked == 1
+
+
+def test_the_mlp_has_true_derivatives():
+    """Its jvp and the gradient through it agree with differences; torch's own LayerNorm would get the latter wrong."""
+    network = small_student((3,), classes=3, dropout=0.3).network
+    has_true_derivatives(network, (3,), torch.tensor([2, -1]))

@@ -1,0 +1,262 @@
+"""Conditions of any kind reach the network as they were; padding never does; dropped labels are drawn apart."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fewstep as fs
+from fewstep import data
+from fewstep.base.errors import UserError
+from fewstep.base.randomness import generator
+from fewstep.cli import main
+from fewstep.networks._mlp import ResidualMLP
+from fewstep.run.build import build_method, settled
+from fewstep.run.facts import Facts
+from fewstep.training.batches import draw_batch
+from tests.support.toys import tiny_run
+
+CPU = torch.device("cpu")
+
+
+def normals(*shape: int, stream: str = "x") -> torch.Tensor:
+    return torch.randn(*shape, generator=generator(0, stream))
+
+
+def alive(classes: int = 0, features: int = 0) -> ResidualMLP:
+    """A network whose every weight matters (zero initialisation would hide mistakes)."""
+    network = ResidualMLP((4,), classes, features, width=8, depth=1)
+    source = generator(0, "weights")
+    for p in network.parameters():
+        p.data = 0.3 * torch.randn(p.shape, generator=source)
+    return network
+
+
+def test_no_label_is_a_zero_embedding_and_labels_are_as_they_were():
+    network, x, noise = alive(classes=3), normals(6, 4), normals(6, stream="noise")
+    labels = torch.tensor([0, 1, 2, -1, 0, -1])
+    out = network(x, noise, labels)
+    assert torch.equal(network.embed(noise, labels.clamp_min(0))[:3], network.embed(noise, labels)[:3])
+    emb = network.time(network.noise(noise))
+    assert torch.equal(network.embed(noise, labels)[3], torch.nn.functional.silu(emb)[3])
+    out.square().sum().backward()
+    shown = network.label.weight.grad.abs().sum(1)
+    without = alive(classes=3)
+    without(x[:5][labels[:5] >= 0], noise[:5][labels[:5] >= 0], labels[:5][labels[:5] >= 0]).square().sum().backward()
+    torch.testing.assert_close(shown, without.label.weight.grad.abs().sum(1))  # rows without a label leave it alone
+
+
+def test_features_are_linear_in_the_embedding_and_dicts_add_up():
+    network, noise = alive(classes=3, features=2), normals(5, stream="noise")
+    features, label = normals(5, 2, stream="f"), torch.arange(5) % 3
+    emb = network.time(network.noise(noise)) + network.label(label) + features @ network.given.weight.T
+    expected = torch.nn.functional.silu(emb + network.given.bias)
+    torch.testing.assert_close(network.embed(noise, {"features": features.reshape(5, 1, 2), "label": label}), expected)
+    for bad, told in (
+        ({"label": label}, "needs 2 features"),
+        ({"features": features}, "needs labels"),
+        (None, "needs labels"),
+    ):
+        with pytest.raises(UserError, match=told):
+            network.embed(noise, bad)
+    with pytest.raises(UserError, match="takes no features"):
+        alive()(normals(5, 4), noise, features)
+
+
+def test_dropped_labels_have_their_share_and_change_nothing_else():
+    dataset = data.from_tensors({"x0": normals(64, 3), "cond": torch.arange(64) % 4})
+    batches = {}
+    for share in (0.0, 0.25, 1.0):
+        run = settled(tiny_run(label_drop=share, batch=4096, block=32))
+        method = build_method(run, Facts((3,), 4, 0.5, dataset.units, ""))
+        batches[share] = draw_batch(run, method, dataset.train, 1, CPU)
+    none, some, all_ = (batches[share].cond for share in (0.0, 0.25, 1.0))
+    assert torch.equal(none, dataset.train.cond[batches[0.0].rows])
+    assert (some == -1).double().mean().item() == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 4096) ** 0.5)
+    assert torch.equal(some[some >= 0], none[some >= 0])
+    assert bool((all_ == -1).all())
+    for share in (0.25, 1.0):
+        for name in ("rows", "x0", "z"):
+            assert torch.equal(getattr(batches[share], name), getattr(batches[0.0], name))
+        assert torch.equal(batches[share].times.t, batches[0.0].times.t)
+
+
+def test_whether_a_label_is_dropped_does_not_depend_on_the_batch():
+    dataset = data.from_tensors({"x0": normals(64, 3), "cond": torch.arange(64) % 4})
+    run = settled(tiny_run(label_drop=0.5, batch=64, block=4))
+    method = build_method(run, Facts((3,), 4, 0.5, dataset.units, ""))
+    small = [draw_batch(replace(run, batch=16), method, dataset.train, step, CPU).cond for step in range(4)]
+    assert torch.equal(draw_batch(run, method, dataset.train, 0, CPU).cond, torch.cat(small))
+
+
+def test_no_label_can_be_asked_for_only_where_labels_were_dropped():
+    given = {"x0": normals(64, 3), "cond": torch.arange(64) % 4}
+    dropping, plain = (fs.train(tiny_run(label_drop=s), given, progress=False, device="cpu") for s in (0.3, 0.0))
+    assert dropping.conditions(2, -1).tolist() == [-1, -1]
+    assert dropping.sample(3, cond=torch.tensor([-1, 0, 3])).shape == (3, 3)
+    with pytest.raises(UserError, match=r"label -1: expected one of 0\.\.3.* label_drop above 0"):
+        plain.sample(2, cond=-1)
+    with pytest.raises(UserError, match=r"expected one of -1\.\.3"):
+        dropping.sample(2, cond=-2)
+    with pytest.raises(UserError, match=r"label_drop = 0\.5: expected 0, since data 'ring8' has no labels"):
+        fs.train(tiny_run(label_drop=0.5), progress=False, device="cpu")
+
+
+KINDS = {
+    "labels": torch.arange(40) % 3,
+    "numbers": normals(40),
+    "features": normals(40, 2, 3),
+    "tokens": torch.arange(80).reshape(40, 2),
+    "all": {
+        "label": torch.arange(40) % 3,
+        "features": normals(40, 2),
+        "text": torch.arange(40),
+        "deep": {"k": normals(40)},
+    },
+}
+
+
+class Heard(torch.nn.Module):
+    """A network of one's own that keeps the conditions it was called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+        self.last = None
+
+    def forward(self, x, noise, cond=None):
+        self.last = cond
+        return self.scale * x
+
+
+@pytest.mark.parametrize("cond", KINDS.values(), ids=KINDS.keys())
+def test_conditions_of_any_kind_reach_a_network_of_your_own(cond, tmp_path):
+    g = fs.train(tiny_run(), {"x0": normals(40, 4), "cond": cond}, Heard(), progress=False, device="cpu", out=tmp_path)
+    assert Facts.from_json(json.loads(json.dumps(g.facts.to_json()))) == g.facts
+    wanted = data.each(lambda part: part[:5], cond)
+    g.sample(5, cond=wanted)
+    heard = g.denoiser.network.last
+    assert dict(data.leaves(heard)).keys() == dict(data.leaves(wanted)).keys()
+    for (_, a), (_, b) in zip(data.leaves(heard), data.leaves(wanted), strict=True):
+        assert torch.equal(a, b)
+    g.sample(5, cond=data.each(lambda part: part[0], cond))  # one row for all
+    for (_, a), (_, b) in zip(data.leaves(g.denoiser.network.last), data.leaves(wanted), strict=True):
+        assert all(torch.equal(row, b[0]) for row in a)
+
+
+def test_the_networks_take_what_they_can_and_name_what_they_cannot():
+    x0 = normals(40, 4)
+    for name in ("numbers", "features"):
+        g = fs.train(tiny_run(), {"x0": x0, "cond": KINDS[name]}, progress=False, device="cpu")
+        assert g.sample(3, cond=KINDS[name][:3]).shape == (3, 4)
+        for bad in (None, KINDS[name][:2], 3 * [[[1.0]]]):
+            with pytest.raises(UserError, match="this generator needs float32 of shape"):
+                g.sample(3, cond=bad)
+    for name, told in (("tokens", "features = ..int64"), ("all", "has text = labels|has text = ..int64")):
+        with pytest.raises(UserError, match=f"the network 'mlp' takes .* {told}.* of your own"):
+            fs.train(tiny_run(), {"x0": x0, "cond": KINDS[name]}, progress=False, device="cpu")
+
+
+def test_the_fingerprint_sees_every_part_of_a_condition():
+    x0, label, features = normals(8, 2), torch.arange(8) % 2, normals(8, 2, stream="f")
+    other = features.clone()
+    other[3, 1] += 1
+    conds = [
+        None,
+        label,
+        label.flip(0),
+        features,
+        other,
+        {"label": label, "features": features},
+        {"label": label, "features": other},
+        {"label": label, "other": features},
+        {"label": label, "features": features.reshape(8, 1, 2)},
+    ]
+    assert len({data.from_tensors({"x0": x0, "cond": cond}).fingerprint() for cond in conds}) == len(conds)
+    turned = {"features": features, "label": label}
+    same = [data.from_tensors({"x0": x0, "cond": c}).fingerprint() for c in (conds[5], turned)]
+    assert same[0] == same[1]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.integers(0, 4), min_size=6, max_size=6).filter(any),
+    st.sampled_from([0.0, 1e6, float("nan"), float("inf")]),
+    st.booleans(),
+)
+def test_what_stands_in_the_padding_never_matters(lengths, junk, wide):
+    """Loss, scale and fingerprint of a padded set are those of the same set with zeros there."""
+    lengths[0] = max(lengths[0], 1)
+    mask = torch.arange(4) < torch.tensor(lengths)[:, None]
+    x0 = 7 + normals(6, 4, 2)
+    given = [x0.masked_fill(~mask[:, :, None], value) for value in (0.0, junk)]
+    cond = {"mask": mask[:, :, None].expand(6, 4, 2) if wide else mask}
+    clean, dirty = (data.from_tensors({"x0": x, "cond": cond}) for x in given)
+    assert clean.fingerprint() == dirty.fingerprint()
+    real = x0[mask].double().numpy()
+    assert dirty.units.shift == pytest.approx(real.mean())
+    assert dirty.units.scale == pytest.approx(2 * real.std())
+    assert dirty.sigma_data() == pytest.approx(0.5, rel=1e-5)
+    run = settled(tiny_run())
+    facts = Facts(dirty.shape, 0, 0.5, dirty.units, "", data.kind_of(dirty.train.cond))
+    method = build_method(run, facts)
+    broken = dirty.train._replace(x0=dirty.train.x0.masked_fill(~mask[:, :, None], junk))
+    batches = [draw_batch(run, method, arrays, 0, CPU) for arrays in (clean.train, broken)]
+    assert torch.equal(batches[0].x0, batches[1].x0)
+    outside = ~batches[0].cond["mask"].reshape(len(batches[0].x0), 4, -1).any(2)
+    assert not batches[0].z[outside].any()
+    assert not batches[0].x0[outside].any()
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("method", ["ect", "diffusion"])
+def test_the_padding_of_samples_is_zero_whatever_the_network_says_there(method, steps):
+    class Loud(torch.nn.Module):
+        """Says 1 everywhere, and hears whether anything but 0 ever stood in the padding."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.level, self.seen = torch.nn.Parameter(torch.ones(1)), 0.0
+
+        def forward(self, x, noise, cond):
+            self.seen = max(self.seen, x.masked_fill(cond["mask"][:, :, None], 0).abs().max().item())
+            return self.level * torch.ones_like(x) + 0 * x
+
+    mask = torch.arange(5) < (1 + torch.arange(32) % 5)[:, None]
+    given = {"x0": 100 + normals(32, 5, 2), "cond": {"mask": mask}}
+    g = fs.train(tiny_run(method=method), given, Loud(), progress=False, device="cpu")
+    drawn = g.sample(7, steps=steps, cond={"mask": mask[:7]}, batch=3)
+    assert not drawn[~mask[:7]].any()
+    assert bool((drawn[mask[:7]] != 0).all())
+    assert g.denoiser.network.seen == 0
+    whole = g.sample(7, steps=steps, cond={"mask": torch.ones(5, dtype=torch.bool)})
+    assert bool((whole != 0).all())
+
+
+def test_conditions_come_from_files_on_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    label, features = np.arange(30) % 3, normals(30, 2, stream="f").numpy()
+    np.savez("set.npz", x0=normals(30, 4).numpy(), label=label, features=features)
+    small = ["--network.width", "8", "--network.depth", "1", "--iterations", "3", "--device", "cpu", "--out", "run"]
+    assert main(["train", "toy", "--data", "set.npz", *small]) == 0
+    np.savez("five.npz", label=label[:5], features=features[:5])
+    assert main(["sample", "run", "--cond", "five.npz", "--n", "5", "--out", "x.npy"]) == 0
+    wanted = {"label": label[:5], "features": features[:5]}
+    np.testing.assert_array_equal(np.load("x.npy"), fs.load("run").sample(5, cond=wanted))
+    capsys.readouterr()
+    np.save("one.npy", features[:5])
+    for words, told in (
+        (["--cond", "five.npz"], r"this generator needs float32 of shape (100, 2)"),
+        (["--cond", "one.npy"], "expected a dict with features, label"),
+        (["--cond", "five.txt"], "expected .npy, .npz, .safetensors"),
+        (["--cond", "five.npz", "--label", "1"], "expected one or the other"),
+        ([], "expected a dict with features, label"),
+    ):
+        assert main(["sample", "run", *words]) == 2
+        assert told in capsys.readouterr().err

@@ -1,0 +1,109 @@
+"""Splits are disjoint, fixed and complete; units go there and back; what does not fit is named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fewstep import data
+from fewstep.base.errors import UserError
+from fewstep.base.randomness import generator
+
+
+@pytest.mark.parametrize("name", [name for name in data.DATASETS if not name.startswith("glyphs")])
+def test_splits_are_the_same_each_time_and_share_nothing(name):
+    first, again = data.load(name), data.load(name)
+    assert first.fingerprint() == again.fingerprint()
+    assert torch.equal(first.test.x0, again.test.x0)
+    rows = [
+        set(map(bytes, np.ascontiguousarray(part.x0.numpy()).reshape(len(part.x0), -1))) for part in first_parts(first)
+    ]
+    assert not rows[0] & rows[1]
+    assert not rows[0] & rows[2]
+    assert not rows[1] & rows[2]
+    assert first.train.x0.dtype == torch.float32
+    assert first.train.x0.abs().max() < 1.2
+
+
+def first_parts(dataset):
+    return dataset.train, dataset.validation, dataset.test
+
+
+def test_the_digits_are_all_of_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    ours = data.load("digits")
+    parts = first_parts(ours)
+    assert [len(p.x0) for p in parts] == [1197, 300, 300]
+    pixels = torch.cat([p.x0 for p in parts]).flatten(1).add(1).mul(8).round().long()
+    labelled = torch.cat([pixels, torch.cat([p.cond for p in parts])[:, None]], 1)
+    theirs = torch.from_numpy(np.c_[load_digits().data, load_digits().target]).long()
+    assert sorted(map(tuple, labelled.tolist())) == sorted(map(tuple, theirs.tolist()))
+    assert ours.classes == 10
+    assert torch.cat([p.x0 for p in parts]).aminmax() == (-1, 1)
+
+
+def test_your_own_tensor_is_standardised_and_comes_back():
+    x = 1000 + 70 * torch.randn(500, 3, 4, generator=generator(0, "x"), dtype=torch.float64)
+    ours = data.from_tensors(x)
+    assert ours.train.x0.double().std(correction=0).item() == pytest.approx(0.5)
+    assert ours.train.x0.mean().item() == pytest.approx(0, abs=1e-6)
+    torch.testing.assert_close(ours.units.to_user(ours.train.x0).double(), x, rtol=1e-6, atol=1e-4)
+    assert ours.shape == (3, 4)
+
+
+def test_arrays_of_any_kind_are_taken_in_any_units():
+    rows = [[1.0, 2.0], [3.0, 5.0], [2.0, 2.5]]
+    shape = data.from_tensors(rows).train.x0
+    for same in (np.array(rows), torch.tensor(rows), {"x0": np.array(rows, np.float32)}):
+        torch.testing.assert_close(data.from_tensors(same).train.x0, shape)
+    far = torch.tensor(rows, dtype=torch.float64) + 1e8
+    back = data.from_tensors(far)
+    torch.testing.assert_close(back.units.to_user(back.train.x0), far, rtol=0, atol=1e-6)
+    torch.testing.assert_close(back.units.to_model(back.units.to_user(back.train.x0)), back.train.x0)
+
+
+def test_labels_come_along():
+    ours = data.from_tensors(
+        {"x0": torch.randn(6, 2, generator=generator(0, "x")), "cond": torch.tensor([0, 4, 1, 2, 3, 0])}
+    )
+    assert ours.classes == 5
+    assert ours.train.cond.tolist() == [0, 4, 1, 2, 3, 0]
+
+
+BAD = {
+    "no samples": (torch.zeros(0, 3), "at least 2"),
+    "one sample": (torch.zeros(1, 5), r"\[N, ...\]"),
+    "constant": (torch.full((5, 2), 3.0), "everywhere"),
+    "nan": (torch.tensor([[0.0], [1.0], [float("nan")]]), "sample 2"),
+    "infinite": (torch.tensor([[0.0], [float("inf")], [1.0]]), "sample 1"),
+    "unknown key": ({"x": torch.zeros(3, 2)}, "did you mean"),
+    "no x0": ({"cond": torch.zeros(3)}, "x0"),
+    "text": ("digits", "a path goes into the run"),
+    "complex": (torch.zeros(3, 2, dtype=torch.complex64), "expected real numbers"),
+    "huge": (torch.tensor([[0.0], [1e300]], dtype=torch.float64), "choose other units"),
+    "labels beyond": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.tensor([0, 10**12])}, "number the classes"),
+    "float labels": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": {"label": torch.zeros(2)}}, "integer labels"),
+    "too few labels": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.tensor([1])}, "a row for each of the 2"),
+    "no label": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.tensor([1, -1])}, "integer labels from 0"),
+    "nan in a condition": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.full((2, 3), torch.nan)}, "cond holds"),
+    "mask of numbers": ({"x0": torch.eye(3), "cond": {"mask": torch.ones(3, 3)}}, "expected booleans"),
+    "mask of another shape": ({"x0": torch.eye(3), "cond": {"mask": torch.ones(3, 2).bool()}}, "expected booleans"),
+    "mask of nothing": ({"x0": torch.eye(3), "cond": {"mask": torch.zeros(3, 3).bool()}}, "False everywhere"),
+}
+
+
+@pytest.mark.parametrize(("given", "told"), BAD.values(), ids=BAD.keys())
+def test_what_does_not_fit_is_told_in_one_line(given, told):
+    with pytest.raises(UserError, match=told) as caught:
+        data.from_tensors(given)
+    assert "\n" not in str(caught.value)
+
+
+def test_nan_in_a_data_set_names_the_sample():
+    x0 = torch.zeros(10, 2)
+    x0[7, 1] = float("nan")
+    part = data.Arrays(x0)
+    with pytest.raises(UserError, match="sample 7"):
+        data.Dataset("mine", part, part, part)

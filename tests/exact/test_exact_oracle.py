@@ -1,0 +1,166 @@
+"""Consistency models without a network, on the line: against recursions, the flow, draws and a table made elsewhere."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import fewstep as fs
+from fewstep.base.errors import UserError
+from fewstep.base.randomness import generator
+from fewstep.core import solvers
+from fewstep.core.times import karras
+from fewstep.exact import oracle, recursions
+
+EDM = fs.process.edm()
+TWO = fs.exact.Mixture(weights=[1, 1], means=[[-0.5], [0.5]], std=0.05)
+LOPSIDED = {"weights": [1, 2, 0.5], "means": [[-0.7], [0.1], [0.6]], "std": [0.02, 0.1, 0.05]}
+X = torch.linspace(-500, 500, 101, dtype=torch.float64)
+
+
+def grid(n: int) -> torch.Tensor:
+    return karras(0.002, 80.0, n).flip(0)
+
+
+# intervals: W2 and std of training, W2 of Euler's distillation and of Heun's (None below 0.02), by another quadrature
+TABLE = {
+    10: (0.254, 0.321, 0.0491, 0.0394),
+    20: (0.195, 0.388, 0.0227, None),
+    40: (0.157, 0.428, None, None),
+    160: (0.106, 0.470, None, None),
+}
+
+
+@pytest.mark.parametrize("n", TABLE)
+def test_two_modes_have_the_known_distances(n):
+    """Within 2 %, and training's falls like N^(-1/4) while distillation's is under 1 % from 40 intervals on."""
+    w2, std, by_euler, by_heun = TABLE[n]
+    trained = oracle.trained(TWO, grid(n))
+    assert trained.w2() == pytest.approx(w2, rel=0.02)
+    assert trained.error() == pytest.approx(w2, rel=0.02)
+    assert trained.std == pytest.approx(std, rel=0.02)
+    for solver, expected in ((solvers.euler, by_euler), (solvers.heun, by_heun)):
+        if expected is not None:
+            distilled = oracle.distilled(TWO, grid(n), solver)
+            assert distilled.w2() == pytest.approx(expected, rel=0.02)
+            assert distilled.error() == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize("law", [TWO, fs.exact.Mixture(**LOPSIDED)], ids=["two", "lopsided"])
+def test_the_table_is_fine_enough(law):
+    """Half as many nodes and quadrature points move the errors by less than a thousandth, doubling by less still."""
+    steps = grid(30)
+    half, whole, double = (
+        oracle.trained(law, steps, nodes=nodes, points=points) for nodes, points in ((400, 5), (800, 10), (1600, 20))
+    )
+    assert whole.error() == pytest.approx(double.error(), rel=1e-4)
+    assert whole.w2() == pytest.approx(double.w2(), rel=1e-4)
+    assert half.error() == pytest.approx(double.error(), rel=1e-3)
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.4])
+def test_one_gaussian_is_the_recursion(mean):
+    """Training and distillation: f(x) = mean + g (x - mean), far outside the table too."""
+    law = fs.exact.Gaussian(torch.full((1,), mean, dtype=torch.float64), 0.5)
+    gain = recursions.ct(EDM, grid(30), 0.5)[-1]
+    torch.testing.assert_close(oracle.trained(law, grid(30))(X), mean + gain * (X - mean), rtol=0, atol=1e-10)
+    for solver in (solvers.euler, solvers.heun, solvers.ddim):
+        gain = recursions.cd(EDM, grid(30), 0.5, solver)[-1]
+        found = oracle.distilled(law, grid(30), solver)
+        torch.testing.assert_close(found(X), mean + gain * (X - mean), rtol=0, atol=1e-10)
+        assert found.std == pytest.approx(80 * gain.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "process", [fs.process.linear(), fs.process.trig(sigma_data=0.5), fs.process.cosine()], ids=["linear", "trig", "vp"]
+)
+def test_other_processes(process):
+    """The recursion of one Gaussian, and of a mixture a finer grid that is nearer, by either method."""
+    times = torch.linspace(0, process.t_max, 21, dtype=torch.float64)
+    law = fs.exact.Gaussian(torch.zeros(1), 0.5, process)
+    x = X / 100
+    gain = recursions.ct(process, times, 0.5)[-1]
+    torch.testing.assert_close(oracle.trained(law, times)(x), gain * x, rtol=0, atol=1e-10)
+    mixture = fs.exact.Mixture(**LOPSIDED, process=process)
+    for end_on in (oracle.trained, oracle.distilled):
+        errors = [end_on(mixture, torch.linspace(0, process.t_max, n + 1).double()).error() for n in (10, 40)]
+        assert errors[1] < errors[0] / 1.4
+
+
+def test_one_level_is_a_mean_over_draws():
+    """E[x_r | x_t in a thin slice], and of two levels that of the first one's table, by brute force."""
+    law, steps = fs.exact.Mixture(**LOPSIDED), [0.05, 0.1, 0.2]
+    below = oracle.trained(law, steps[:2])
+    found = oracle.trained(law, steps)
+    n = 400_000
+    x0 = law.sample(n).double()[:, 0]
+    z = torch.randn(n, generator=generator(0, "test oracle"), dtype=torch.float64)
+    for at in (-0.35, 0.0, 0.35):
+        near = (x0 + 0.2 * z - at).abs() < 0.005
+        drawn = below((x0 + 0.1 * z)[near])
+        expected = found(torch.tensor([at])).item()
+        assert abs(drawn.mean().item() - expected) < 4.5 * drawn.std().item() / near.sum().item() ** 0.5 + 1e-3
+
+
+def test_one_step_of_training_is_the_denoisers_move():
+    """E[x_r | x_t] = jump(x_t, D): of a narrow component inside a wide one, where the widths decide."""
+    law = fs.exact.Mixture(weights=[1, 1], means=[[0.0], [0.1]], std=[0.05, 0.8])
+    x = torch.linspace(-1.5, 1.5, 61, dtype=torch.float64)
+    expected = EDM.jump(x[:, None], law(x[:, None], 0.2), 0.2, 0.1)[:, 0]
+    torch.testing.assert_close(oracle.trained(law, [0.1, 0.2])(x), expected, rtol=0, atol=1e-5)
+
+
+def test_statistics_are_those_of_draws():
+    """Of one-step samples, and their distance to the data by sorting."""
+    law, n = fs.exact.Mixture(**LOPSIDED), 20_000
+    z = torch.randn(n, generator=generator(1, "test oracle"), dtype=torch.float64)
+    for found in (oracle.trained(law, grid(12)), oracle.distilled(law, grid(6), solvers.heun)):
+        made = found(80 * z)
+        assert made.std().item() == pytest.approx(found.std, rel=0.03)
+        assert abs(made.mean().item() - found.mean) < 4.5 * made.std().item() / n**0.5
+        even = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+        data = found.line.quantile(torch.special.ndtri(even), 0.0)
+        by_sorting = (made.sort().values - data).square().mean().sqrt().item()
+        assert by_sorting == pytest.approx(found.w2(), abs=0.02)
+        x = law.process.mix(law.sample(20_000).double(), z[:, None], 80.0)[:, 0]
+        away = (found(x) - found.truth(x)).square()
+        assert away.mean().item() == pytest.approx(found.error() ** 2, abs=4.5 * away.std().item() / 20_000**0.5)
+
+
+def test_the_truth_is_the_flow():
+    law = fs.exact.Mixture(**LOPSIDED)
+    found = oracle.distilled(law, grid(4))
+    x = torch.linspace(-150, 150, 21, dtype=torch.float64)
+    torch.testing.assert_close(found.truth(x), law.solve(x[:, None], 80.0, 0.002)[:, 0], rtol=0, atol=1e-8)
+
+
+def test_an_error_is_to_the_map_that_ends_where_the_grid_does():
+    """A thousandth of a step from t = 1 is nearly the flow's own, far as both are from the data."""
+    assert oracle.distilled(TWO, [1.0, 1.001]).error() < 1e-6
+    assert oracle.distilled(TWO, [1.0, 1.001]).w2() > 0.5
+
+
+def test_distillation_tends_to_the_truth_with_its_solvers_order():
+    """Euler's error like 1 / N, Heun's faster; training's like N^(-1/4), the diffusion of the modes' boundary."""
+    law, n = fs.exact.Mixture(weights=[1, 2], means=[[-0.3], [0.3]], std=0.2), (40, 80)
+    for solver, low, high in ((solvers.euler, 1.8, 2.3), (solvers.heun, 3.4, 9.0)):
+        first, second = (oracle.distilled(law, grid(k), solver).error() for k in n)
+        assert low < first / second < high
+    first, second = (oracle.trained(TWO, grid(k)).w2() for k in (100, 200))
+    assert math.log2(first / second) == pytest.approx(0.27, abs=0.04)
+
+
+def test_mistakes_are_one_line():
+    for message, wrong in {
+        "expected one number a sample": lambda: oracle.trained(fs.exact.ring8(), grid(3)),
+        "two or more, increasing": lambda: oracle.trained(TWO, grid(3).flip(0)),
+        "none below 0": lambda: oracle.trained(TWO, [-1.0, 1.0]),
+        "a one-dimensional law of fewstep.exact": lambda: oracle.trained("two-modes", grid(3)),
+        "at least 16": lambda: oracle.distilled(TWO, grid(3), nodes=4),
+    }.items():
+        with pytest.raises(UserError) as caught:
+            wrong()
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)

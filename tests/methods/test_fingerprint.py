@@ -1,0 +1,54 @@
+"""Twenty seeded steps of each method: a change that should change no number changes none.
+
+In float64, where machines agree to about 1e-12. After a change that means to change numbers, run
+`python -m tests.methods.test_fingerprint`, and say why in CHANGELOG.md.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import fewstep as fs
+from fewstep.data import Arrays
+from fewstep.run.build import build_method, settled
+from fewstep.run.facts import Facts
+from fewstep.run.sources import Teacher
+from fewstep.training.batches import draw_batch
+from fewstep.training.state import new_state
+from fewstep.training.step import train_step
+from tests.methods.test_methods import METHODS
+from tests.support.toys import Gaussian, tiny_run
+
+KEPT = Path(__file__).parents[1] / "fingerprint.json"
+
+
+def losses(name: str, options: dict) -> list[float]:
+    """The losses of twenty steps on the toy ring, all in float64, and the size of the average they leave."""
+    dataset = fs.data.load("ring8")
+    facts = Facts(dataset.shape, 0, 0.5, dataset.units, "")
+    run = settled(tiny_run(method=name, method_options=options, iterations=20))
+    method, cpu = build_method(run, facts), torch.device("cpu")
+    run = replace(run, stage=2 if method.before else None)  # the second, from weights that are nobody's
+    state = new_state(run, facts, method, None, cpu, teacher=Teacher(Gaussian(process=method.process), "", ""))
+    state.student.double()
+    for other in (*state.averages.values(), *([state.frozen] if state.frozen else [])):
+        other.double()
+    arrays = Arrays(dataset.train.x0.double())
+    kept = [train_step(run, method, state, draw_batch(run, method, arrays, s, cpu))["loss"] for s in range(20)]
+    return [*kept, sum(p.square().sum().item() for p in state.averages["ema"].parameters())]
+
+
+@pytest.mark.parametrize("row", METHODS)
+def test_twenty_steps_give_the_losses_they_gave(row):
+    assert losses(*METHODS[row]) == pytest.approx(json.loads(KEPT.read_text())[row], rel=1e-9)
+
+
+if __name__ == "__main__":
+    old, new = json.loads(KEPT.read_text()), {row: losses(*METHODS[row]) for row in METHODS}
+    same = {row for row in METHODS if old.get(row) == pytest.approx(new[row], rel=1e-9)}  # machines round apart
+    KEPT.write_text(json.dumps({row: old[row] if row in same else new[row] for row in METHODS}, indent=1) + "\n")

@@ -1,0 +1,148 @@
+"""Samples depend on seed and place alone; steps are network evaluations; files come back as they went."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fewstep as fs
+from fewstep.base.errors import UserError
+from fewstep.base.randomness import SAMPLING_BLOCK, generator, normal
+from fewstep.core.sampling import SAMPLERS, sampler
+from fewstep.data import pictures
+from tests.support.toys import tiny_run
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return {m: fs.train(tiny_run(method=m), progress=False, device="cpu") for m in ("ect", "diffusion")}
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    data = {"x0": torch.randn(60, 1, 4, 4, generator=generator(0, "x")), "cond": torch.arange(60) % 3}
+    return fs.train(tiny_run(), data, progress=False, device="cpu")
+
+
+@pytest.mark.parametrize(("method", "steps"), [("ect", 1), ("ect", 2), ("ect", 5), ("diffusion", 7)])
+def test_a_sample_depends_on_its_place_and_seed_alone(trained, method, steps):
+    g = trained[method]
+    whole = g.sample(40, steps=steps, seed=5)
+    torch.testing.assert_close(g.sample(40, steps=steps, seed=5, batch=7), whole, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(g.sample(23, steps=steps, seed=5), whole[:23], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(g.sample(40, steps=steps, seed=6), whole)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_steps_are_network_evaluations(name):
+    chosen, process, calls = sampler(name), fs.process.edm(), []
+
+    def denoiser(x, t, cond=None):
+        calls.append(t)
+        return 0.5 * x
+
+    x = process.prior(torch.ones(2, 3))
+    for steps in range(1, 12):
+        if (steps - 1) % chosen.evaluations:
+            with pytest.raises(UserError, match=f"steps = {steps}: .* try {steps - 1} or {steps + 1}"):
+                chosen.times(process, steps)
+            continue
+        grid = chosen.times(process, steps)
+        calls.clear()
+        fs.sampling.walk(process, denoiser, x, grid, chosen.step, noise=(lambda i: x) if chosen.noisy else None)
+        assert len(calls) == steps
+        assert grid[0] == process.t_max
+        assert grid[-1] == 0
+        assert all(a > b for a, b in pairwise(grid))
+    with pytest.raises(UserError, match="steps = 0"):
+        chosen.times(process, 0)
+
+
+def test_middle_times_are_used_where_they_fit():
+    process = fs.process.edm()
+    assert sampler("multistep").times(process, 2, (0.5,)) == [80.0, 0.5, 0.0]
+    assert len(sampler("multistep").times(process, 4, (0.5,))) == 5
+
+
+def test_a_generator_uses_its_runs_middle_times_and_fresh_noise(trained):
+    """A network that says 0 at t_max and x below it gives the second step's noise back, at the middle time's level."""
+
+    class Says(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, x, t, cond=None):
+            return torch.where((t == 80)[:, None], 0.0, x)
+
+    g = replace(trained["ect"], denoiser=Says(), run=replace(trained["ect"].run, middle_times=(0.25,)))
+    drawn = g.sample(4000, steps=2)
+    assert drawn.std().item() == pytest.approx(0.25, rel=0.05)
+    prior = normal(0, "prior", 0, 4000, (2,), SAMPLING_BLOCK)
+    assert abs(torch.corrcoef(torch.stack([drawn.flatten(), prior.flatten()]))[0, 1]) < 0.05
+    with pytest.raises(UserError, match=r"middle_times = \(90\.0,\): expected below t_max = 80"):
+        replace(g, run=replace(g.run, middle_times=(90.0,))).sample(1, steps=2)
+
+
+def test_labels_are_taken_in_turn_or_as_asked(labelled):
+    assert labelled.conditions(5, None).tolist() == [0, 1, 2, 0, 1]
+    assert labelled.conditions(2, 1).tolist() == [1, 1]
+    twos = labelled.sample(6, cond=2)
+    torch.testing.assert_close(twos[2:3], labelled.sample(3)[2:])
+    torch.testing.assert_close(twos, labelled.sample(6, cond=torch.full((6,), 2)))
+    for bad in (3, -1, 1.5, True, torch.tensor([0, 1]), torch.tensor([0.0] * 6)):
+        with pytest.raises(UserError, match=r"expected one of 0\.\.2"):
+            labelled.sample(6, cond=bad)
+
+
+def test_no_labels_where_there_are_none(trained):
+    with pytest.raises(UserError, match="knows no labels"):
+        trained["ect"].sample(2, cond=1)
+    with pytest.raises(UserError, match="unknown sampler 'hen': did you mean 'heun'"):
+        trained["ect"].sample(2, sampler="hen")
+
+
+def test_a_saved_generator_is_the_same_generator(trained, tmp_path):
+    trained["ect"].save(tmp_path / "g")
+    loaded = fs.load(tmp_path / "g", device="cpu")
+    assert torch.equal(loaded.sample(3), trained["ect"].sample(3))
+    assert sorted(p.name for p in (tmp_path / "g").iterdir()) == ["ema.safetensors", "manifest.json", "state.json"]
+    with pytest.raises(UserError, match="no weights 'student'"):
+        fs.load(tmp_path / "g", ema="student")
+
+
+def test_samples_come_in_the_units_of_the_data():
+    x = 500 + 20 * torch.randn(400, 3, generator=generator(0, "x"))
+    g = fs.train(tiny_run(iterations=40), x, progress=False, device="cpu")
+    drawn = g.sample(400)
+    assert abs(drawn.mean().item() - 500) < 40
+    assert g.facts.units.scale == pytest.approx(2 * x.double().std(correction=0).item())
+
+
+def test_pictures_hold_the_pixels(tmp_path):
+    x = torch.tensor([-1.0, 0.0, 1.0, 3.0]).reshape(4, 1, 1, 1).expand(4, 1, 2, 2)
+    pictures.save(tmp_path / "x.png", x, columns=2)
+    sheet = pixels(tmp_path / "x.png")
+    zoom = 640 // 6
+    inside = [sheet[r * 3 * zoom + zoom, c * 3 * zoom + zoom] for r in (0, 1) for c in (0, 1)]
+    assert inside == [0, 128, 255, 255]
+    pictures.save(tmp_path / "dots.png", torch.tensor([[0.5, 0.5], [-0.5, -0.5]]))
+    dots = pixels(tmp_path / "dots.png")
+    rows, columns = np.nonzero(dots < 255)
+    assert {(r < 320, c > 320) for r, c in zip(rows, columns, strict=True)} == {(True, True), (False, False)}
+    pictures.save(tmp_path / "numbers.png", torch.randn(500, 1, generator=generator(0, "x")))
+    assert pixels(tmp_path / "numbers.png").min() < 255
+    with pytest.raises(ValueError, match="NaN"):
+        pictures.save(tmp_path / "nan.png", torch.full((4, 2), torch.nan))
+    pictures.save(tmp_path / "curves.png", torch.sin(torch.arange(48.0)).reshape(3, 16))
+    assert pixels(tmp_path / "curves.png").shape == (160, 640)
+
+
+def pixels(file) -> np.ndarray:
+    with Image.open(file) as picture:
+        return np.asarray(picture.convert("L"))

@@ -1,0 +1,250 @@
+"""Every hostile file is refused with one line, runs nothing, and takes neither time nor memory.
+
+Foreign pickles (.pt, .pkl and the like) have no door at all: until there is an import that reads them in a process of
+its own, they are refused everywhere. What archives and pictures expand to is bounded, and tested, by their readers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import fewstep as fs
+from fewstep.base.errors import StorageError
+from fewstep.base.json_file import MOST_JSON, document
+from fewstep.base.tensor_file import read_tensors
+from fewstep.cli import main
+from fewstep.run.checkpoint import RunFolder
+from fewstep.run.facts import Facts
+from tests.support import fuzzed_files, hostile
+from tests.support.fuzzing import MEMORY, SECONDS, Contract
+from tests.support.resources import contained
+from tests.support.toys import tiny_run
+
+CORPUS = hostile.corpus()
+DOORS = {
+    "data": "train toy --data {file} --iterations 1 --out {out}",
+    "init": "train toy --init {file} --iterations 1 --out {out}",
+    "teacher": "train toy --method cd --teacher {file} --iterations 1 --out {out}",
+    "inspect": "inspect {file}",
+    "sample": "sample {file} --out {out}.npy",
+    "condition": "sample digits --cond {file} --out {out}.npy",
+}
+
+
+def told(argv: list[str]) -> tuple[int, str, float]:
+    """The command's exit code, what it says, and the processor's seconds."""
+    began = time.process_time()
+    with contextlib.redirect_stderr(io.StringIO()) as error, contextlib.redirect_stdout(io.StringIO()):
+        code = main(argv)
+    return code, error.getvalue(), time.process_time() - began
+
+
+def refused(code: int, text: str, seconds: float, what: str = "") -> None:
+    """A refusal is one line, by a mistake's or the storage's code, at once."""
+    assert code in (2, 4), (what, code, text)
+    assert text.startswith("fewstep: "), (what, text)
+    assert text.endswith("\n"), (what, text)
+    assert text[:-1].isprintable(), (what, text)
+    assert seconds <= SECONDS, (what, seconds)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm():
+    """What a first command imports is not the files' doing."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for line in DOORS.values():
+        told(line.format(file="/nowhere.npy", out=f"{os.devnull}.nope").split())
+    told(["inspect", "digits"])
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_the_corpus_is_large():
+    kinds = ("pickle", "torch", "object", "saved", "raw")
+    assert len(CORPUS) >= 45
+    assert sum(any(kind in name for kind in kinds) for name in CORPUS) >= 15
+
+
+def test_the_canary_sings_where_a_pickle_is_read(tmp_path):
+    """The payloads do run where somebody unpickles them: else their absence would prove nothing."""
+    readers = {
+        hostile.raw: pickle.loads,
+        hostile.by_torch: lambda content: torch.load(io.BytesIO(content), weights_only=False),
+        hostile.object_array: lambda content: np.load(io.BytesIO(content), allow_pickle=True),
+    }
+    for make, read in readers.items():
+        canary = tmp_path / make.__name__
+        content = make(canary)
+        assert not canary.exists()
+        read(content)
+        assert canary.exists(), make
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_a_hostile_file_is_refused_at_every_door(tmp_path, name):
+    canary, place, out = tmp_path / "canary", tmp_path / "files", tmp_path / "out"
+    place.mkdir()
+    (place / name).write_bytes(CORPUS[name](canary))
+    commands = {door: [w.format(file=place / name, out=out) for w in line.split()] for door, line in DOORS.items()}
+    outcome = contained(lambda: {door: told(argv) for door, argv in commands.items()})
+    assert outcome.ended == "returned", outcome
+    for door, found in outcome.value.items():
+        refused(*found, what=f"{name} as {door}")
+    assert outcome.grown <= MEMORY, outcome
+    assert not canary.exists(), f"{name} ran"
+    assert [path.name for path in place.iterdir()] == [name]
+
+
+STRICT = {
+    "NaN": b'{"a": NaN}',
+    "Infinity": b"[-Infinity]",
+    "1e400": b"1e400",
+    "5000 digits": b"9" * 5000,
+    "twice": b'{"a": 1, "b": {"c": 1, "c": 2}}',
+    "twice, the last of many": b"{" + b"".join(b'"%d": 1, ' % i for i in range(100_000)) + b'"99999": 1}',
+    "deep": b"[" * 10**6,
+    "deep objects": b'{"a":' * 10**5,
+    "long": b"[" + b"0," * MOST_JSON + b"0]",
+    "no UTF-8": b'{"a": "\xff"}',
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("what", STRICT)
+def test_json_is_strict(what):
+    contract = Contract()
+    contract.holds(what, lambda: document(STRICT[what], "x.json"))
+    assert contract.counts["refused"] == 1
+
+
+def test_the_longest_json_takes_little():
+    lists = b"[" + b",".join([b"[]"] * (MOST_JSON // 3 - 1)) + b"]"
+    outcome = contained(lambda: len(document(lists, "x.json")))
+    assert outcome.ended == "returned", outcome
+    assert outcome.seconds < SECONDS, outcome
+
+
+@pytest.mark.parametrize("name", fuzzed_files.HEADERS)
+def test_a_header_that_lies_is_refused_by_the_reader(tmp_path, name):
+    """Names are names: nothing is looked up or opened by them, so that those that look like paths are harmless."""
+    file, contract = tmp_path / "x.safetensors", Contract()
+    file.write_bytes(fuzzed_files.HEADERS[name](hostile.save(hostile.VALID)))
+    found = contract.holds(name, lambda: read_tensors(file))
+    assert (found is not None) == (name in fuzzed_files.HARMLESS)
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory):
+    return fuzzed_files.tiny_checkpoint(tmp_path_factory.mktemp("valid"))
+
+
+@pytest.mark.parametrize("name", fuzzed_files.FOLDERS)
+def test_a_checkpoint_folder_that_lies_is_refused(tmp_path, valid, name):
+    run, out = fuzzed_files.copied(valid, tmp_path / "run"), tmp_path / "x.npy"
+    fuzzed_files.FOLDERS[name](fuzzed_files.at(run))
+    commands = [["inspect", str(run)], ["sample", str(fuzzed_files.at(run)), "--out", str(out)]]
+    outcome = contained(lambda: [told(argv) for argv in commands])
+    assert outcome.ended == "returned", outcome
+    for found in outcome.value:
+        refused(*found, what=name)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", fuzzed_files.HEADERS)
+def test_a_checkpoint_whose_weights_lie_is_refused(tmp_path, valid, name):
+    run, contract = fuzzed_files.copied(valid, tmp_path / "run"), Contract()
+    fuzzed_files.with_header(run, name)
+    found = contract.holds(name, lambda: fs.load(run, device="cpu"))
+    assert (found is not None) == (name == "metadata of 2 MiB")
+
+
+HUGE = {
+    "a wide network": ({"network_options": {"width": 10**6, "depth": 4}}, "weight"),
+    "a deep network": ({"network_options": {"width": 16, "depth": 10**6}}, "tensors"),
+    "another network": ({"network": "song_unet", "network_options": {}}, "shape"),
+    "a network of somebody": ({"network": "os:system"}, "network"),
+    "a method of somebody": ({"method": "os:system"}, "method"),
+    "a method of 1e12 levels": ({"method_options": {"stages": 10**12}}, "method.stages"),
+    "averages without end": ({"averages": ["decay:0.5"] * 2000}, "averages"),
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_a_checkpoint_whose_run_lies_is_refused(tmp_path, valid, name):
+    """A run that describes a huge network, or somebody's code, is refused before memory is taken or code found."""
+    run, (fields, word) = fuzzed_files.copied(valid, tmp_path / "run"), HUGE[name]
+    state = json.loads((fuzzed_files.at(run) / "state.json").read_text())
+    fuzzed_files.with_state(run, {**state, "run": {**state["run"], **fields}})
+    outcome = contained(lambda: told(["sample", str(run), "--out", str(tmp_path / "x.npy")]))
+    assert outcome.ended == "returned", outcome
+    refused(*outcome.value, what=name)
+    assert word in outcome.value[1]
+    assert outcome.grown <= MEMORY, outcome
+
+
+FACTS = {
+    "shape": [[], [0], [2**40], [-2], [2.0], "xx", {"a": 1}, [1] * 9, [2**20, 2**20]],
+    "classes": [-1, 10**9, "3", True, None],
+    "sigma_data": [0, -1.0, "1", None, True, 10**400],
+    "units": [[], [0.0], [0.0, 0.0, False], [0.0, 1.0, 1], [0, 10**400, True], ["0", 1.0, True], {"shift": 0}],
+    "cond": [
+        "label",
+        "labels",
+        ["load", [2]],
+        ["float32", 2],
+        ["float64", [2]],
+        {"label": None},
+        {"a": {"b": [[]]}},
+        3,
+    ],
+    "data": [None, 3, ["x"]],
+    "teacher": [{}, 1],
+}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_facts_that_cannot_be_are_refused_by_name(valid, name):
+    facts = json.loads((fuzzed_files.at(valid) / "state.json").read_text())["facts"]
+    for value in FACTS[name]:
+        with pytest.raises(StorageError, match=rf"facts\.{name} = ") as caught:
+            Facts.from_json({**facts, name: value})
+        Contract().refused(name, caught.value)
+    for wrong in (None, [], "x", {}):
+        with pytest.raises(StorageError, match="are not what this version writes"):
+            Facts.from_json(wrong)
+
+
+def test_whole_numbers_longer_than_a_tensor_takes_are_floats(valid):
+    facts = json.loads((fuzzed_files.at(valid) / "state.json").read_text())["facts"]
+    found = Facts.from_json({**facts, "units": [10**30, 10**20, False], "sigma_data": 10**20})
+    assert found.units.to_user(torch.ones(1)).isfinite().all()
+    assert type(found.sigma_data) is float
+
+
+@pytest.mark.parametrize("key", ["recipe", "method", "network"])
+def test_a_run_folder_that_names_code_does_not_run_it(tmp_path, monkeypatch, key):
+    """run.json may name a recipe or network as module:function; only the command line has it imported."""
+    (tmp_path / "canary_module.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\n")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(json.dumps({**tiny_run().to_json(), key: "canary_module:make"}))
+    monkeypatch.chdir(tmp_path)
+    refused(*told(["train", "toy", "--resume", "--out", "run", "--iterations", "1"]))
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_valid_run_is_not_refused(valid):
+    """The rules above refuse lies, not checkpoints."""
+    assert RunFolder(valid).newest().state["step"] == fuzzed_files.STEP
+    assert len(fs.load(valid, device="cpu").sample(3)) == 3
+    with pytest.raises(StorageError):
+        fs.load(valid / "samples")

@@ -1,0 +1,93 @@
+"""The U-Nets of EDM and openai against their reference numbers: outputs, and weights by name in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fewstep as fs
+from fewstep.core.denoiser import Preconditioned
+from fewstep.core.scalings import Edm
+from fewstep.networks.openai_weights import adm_options, from_openai, to_openai
+from tests.support.cases import Case
+
+SONG = {  # EDM's argument: our option, EDM's default
+    "model_channels": ("width", 128),
+    "channel_mult": ("mult", [1, 2, 2, 2]),
+    "channel_mult_emb": ("emb_mult", 4),
+    "num_blocks": ("blocks", 4),
+    "attn_resolutions": ("attention", [16]),
+    "dropout": ("dropout", 0.1),
+    "augment_dim": ("augment", 0),
+    "embedding_type": ("embedding", "positional"),
+    "channel_mult_noise": ("noise_mult", 1),
+    "encoder_type": ("encoder", "standard"),
+    "decoder_type": ("decoder", "standard"),
+    "resample_filter": ("taps", [1, 1]),
+}
+DHARIWAL = {
+    **{name: SONG[name] for name in ("channel_mult_emb", "dropout", "augment_dim")},
+    "model_channels": ("width", 192),
+    "channel_mult": ("mult", [1, 2, 3, 4]),
+    "num_blocks": ("blocks", 3),
+    "attn_resolutions": ("attention", [32, 16, 8]),
+}
+FACTORIES = {"SongUNet": (fs.networks.song_unet, SONG), "DhariwalUNet": (fs.networks.adm_unet, DHARIWAL)}
+
+
+def network_of(config: dict[str, Any]) -> nn.Module:
+    """Our network for EDM's constructor arguments; one that nobody knows is a KeyError."""
+    given = dict(config)
+    factory, known = FACTORIES[given.pop("model_type", "DhariwalUNet")]
+    shape = (given.pop("img_channels"), *[given.pop("img_resolution")] * 2)
+    classes = given.pop("label_dim", 0)
+    for name in ("use_fp16", "sigma_min", "sigma_max", "sigma_data", "label_dropout"):  # of the wrapper, or of training
+        given.pop(name, None)
+    options = dict(known.values())
+    options |= {known[name][0]: value for name, value in given.items()}
+    return factory(shape, classes, **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+
+
+def labels_of(case: Case, **more: Tensor) -> Any:
+    """The case's one-hot rows as labels, a row of zeros or none at all as -1; with augment labels a dict."""
+    classes = case.about["config"].get("label_dim", 0)
+    rows = case.tensors.get("class_labels", torch.zeros(len(case["x"]), classes))
+    label = torch.where(rows.any(1), rows.argmax(1), -1) if classes else None
+    return {"label": label, **more} if more else label
+
+
+def edm_unet(case: Case) -> None:
+    config, network = case.about["config"], network_of(case.about["config"])
+    weights = {name.removeprefix("model."): value for name, value in case.weights.items()}
+    network.load_state_dict(weights)
+    exported = {f"model.{name}": list(value.shape) for name, value in network.state_dict().items()}
+    assert exported == {name: entry["shape"] for name, entry in case.about["state_dict"].items()}
+    denoiser = Preconditioned(network, Edm(sigma_data=config.get("sigma_data", 0.5)))
+    with torch.no_grad():
+        case.agree("raw_out", network(case["raw_in"], case["c_noise"], labels_of(case)))
+        case.agree("D", denoiser(case["x"], case["sigma"].double(), labels_of(case)))
+        if "D_augmented" in case.tensors:
+            augmented = labels_of(case, augment=case["augment_labels"])
+            case.agree("D_augmented", denoiser(case["x"], case["sigma"].double(), augmented))
+
+
+def openai_unet(case: Case) -> None:
+    shape, classes, options = adm_options(case.about["config"])
+    network = fs.networks.adm_unet(shape, classes, **options)
+    network.load_state_dict(from_openai(network, case.weights))
+    exported = to_openai(network, network.state_dict())
+    assert exported.keys() == case.about["state_dict"].keys()
+    for name, value in exported.items():
+        torch.testing.assert_close(value, case.weights[name], rtol=0, atol=0, msg=lambda m, n=name: f"{n}: {m}")
+    labels = next((case[name] for name in ("y", "labels", "class_labels") if name in case.tensors), None)
+    with torch.no_grad():
+        ours = network(case["x"], case["timesteps"], labels)
+    case.agree("out", ours)
+    if "out_half_attention" in case.tensors:  # the same in half precision
+        torch.testing.assert_close(ours, case["out_half_attention"], rtol=0, atol=5e-3)
+
+
+TESTED: dict[str, Callable[[Case], None]] = {"edm_unet": edm_unet, "openai_unet": openai_unet}

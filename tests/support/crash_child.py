@@ -1,0 +1,164 @@
+"""What a child of `tests.support.crash` does: a tiny run whose calls that change the disk are counted, slowed or failed."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PHASES = ("elsewhere", "settled", "mkdir", "open", "write", "fsync", "rename", "remove", "rmdir")
+INSIDE = range(2, len(PHASES))  # a checkpoint is half made or half removed
+PHASE, BEGUN, PICTURE = 0, 1, 2  # bytes of the gauge; the calls are counted in its last eight
+GAUGE = 16
+
+# One run of each method, the cheapest that is still itself; tcm has both of its stages.
+RUNS: dict[str, dict[str, Any]] = {
+    "diffusion": {},
+    "ct": {"method_options": {"s1": 20}},
+    "cd": {"method_options": {"n": 12}, "teacher": "exact:ring8"},
+    "ict": {"method_options": {"s1": 40}},
+    "ect": {"averages": ("power:0.05",), "snapshot_every": 2},
+    "direct_cm": {"method_options": {"n": 4}, "teacher": "exact:ring8"},
+    "gc": {"method_options": {"base": {"method": "ict", "s1": 40}}},
+    "mcm": {"method_options": {"steps": 16, "steps_end": 32}},
+    "tcm": {"method_options": {"base": {"method": "ect", "stages": 3}}, "split": 0.5},
+    "sct": {},
+    "scd": {"teacher": "exact:ring8"},
+}
+
+
+def settings(name: str, **fields: Any) -> dict[str, Any]:
+    """The fields of a method's tiny run, as JSON: what `toys.tiny_run` takes."""
+    network = {"width": 8, "depth": 1, "dropout": 0.1}
+    return {"method": name, "network_options": network, **RUNS[name], **fields}
+
+
+@dataclass
+class Gauge:
+    """Bytes that outlive the process which writes them."""
+
+    shared: mmap.mmap
+
+    @classmethod
+    def at(cls, path: Path) -> Gauge:
+        if not path.exists():
+            path.write_bytes(bytes(GAUGE))
+        with path.open("r+b") as file:
+            return cls(mmap.mmap(file.fileno(), GAUGE))
+
+    @property
+    def phase(self) -> int:
+        return self.shared[PHASE]
+
+    @property
+    def calls(self) -> int:
+        return int.from_bytes(self.shared[8:16], "little")
+
+    @calls.setter
+    def calls(self, number: int) -> None:
+        self.shared[8:16] = number.to_bytes(8, "little")
+
+
+def phase(call: str, path: Path) -> int | None:
+    """Where in the life of a checkpoint a call is; None for the log and other files."""
+    if not path.name.startswith("step-") and path.parent.name[:5] != "step-":
+        return 1 if path.name in ("checkpoints", "snapshots") else None
+    return PHASES.index(call)
+
+
+def watched(
+    gauge: Gauge, slow: float = 0.0, exit_before: int = 0, error_before: int = 0, error: int = 0
+) -> Callable[[str, Path], None]:
+    """A `disk.watch` that tells the gauge, sleeps, and ends or fails before the n-th call."""
+
+    def watch(call: str, path: Path) -> None:
+        now = phase(call, path)
+        if now is not None:
+            gauge.shared[PHASE] = now
+            time.sleep(slow)
+        gauge.calls += 1
+        if gauge.calls == exit_before:
+            os._exit(137)
+        if error and gauge.calls >= error_before:
+            raise OSError(error, os.strerror(error))
+
+    return watch
+
+
+def train(
+    folder: str,
+    fields: dict[str, Any],
+    gauge: str,
+    slow: float = 0.0,
+    exit_before: int = 0,
+    error_before: int = 0,
+    error: int = 0,
+    chunk: int = 2**20,
+    apart: bool = True,
+    prints: bool = False,
+    stop: int = 0,
+    most: int = 0,
+) -> dict[str, Any]:
+    """Trains or resumes a run without pictures; tells its seconds and, with `prints`, the fingerprint of every step.
+
+    apart: saves are made beside training; otherwise a step waits, so that the order of calls is always the same. stop:
+    the step after which the process ends. most: bytes of any file that the system lets it write.
+    """
+    import resource
+
+    import fewstep as fs
+    from fewstep.base import disk
+    from fewstep.run.checkpoint import saver
+    from fewstep.training import recorder
+    from fewstep.training.state import State
+    from tests.support.toys import tiny_run
+
+    told: dict[int, str] = {}
+    shown, start = Gauge.at(Path(gauge)), saver.Saver.start
+
+    def started(self: saver.Saver, work: Callable[[], None]) -> None:
+        def whole() -> None:
+            work()
+            shown.shared[PHASE] = 0
+
+        start(self, whole)
+        if not apart:
+            self.wait()
+
+    def look(state: State) -> None:
+        if prints:
+            told[state.step] = state.fingerprint()
+        if state.step == stop:
+            os._exit(137)
+
+    saver.Saver.start, recorder.Recorder.draw = started, lambda self: None
+    disk.watch, disk.CHUNK = watched(shown, slow, exit_before, error_before, error), chunk
+    begun = time.monotonic()
+    shown.shared[BEGUN] = 1
+    if most:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    fs.train(tiny_run(**fields), out=folder, resume=True, progress=False, device="cpu", watch=look)
+    return {"seconds": time.monotonic() - begun, "prints": told}
+
+
+def cli(argv: list[str], gauge: str, slow: float = 0.0) -> int:
+    """The command line in a child, whose pictures take their time too."""
+    from fewstep.base import disk
+    from fewstep.cli import main
+    from fewstep.data import pictures
+
+    shown, save = Gauge.at(Path(gauge)), pictures.save
+
+    def picture(*given: Any) -> None:
+        shown.shared[PICTURE] = 1
+        time.sleep(20 * slow)
+        save(*given)
+        shown.shared[PICTURE] = 0
+
+    pictures.save, disk.watch = picture, watched(shown, slow)
+    shown.shared[BEGUN] = 1
+    return main(argv)

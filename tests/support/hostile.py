@@ -1,0 +1,143 @@
+"""Files that somebody might send: pickles that would run, headers that lie. All are made here, none is stored."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from tests.support.fuzzed_files import HEADERS
+
+Maker = Callable[[Path], bytes]  # of the canary's path
+
+
+class Payload:
+    """Unpickled, it would create the canary."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.canary),)
+
+
+def raw(canary: Path) -> bytes:
+    return pickle.dumps(Payload(canary))
+
+
+def by_torch(canary: Path) -> bytes:
+    """What torch.save writes: a zip with data.pkl."""
+    out = io.BytesIO()
+    torch.save({"x0": Payload(canary)}, out)
+    return out.getvalue()
+
+
+def object_array(canary: Path) -> bytes:
+    out, array = io.BytesIO(), np.empty(1, dtype=object)
+    array[0] = Payload(canary)
+    np.save(out, array, allow_pickle=True)
+    return out.getvalue()
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
+def npy(header: str, data: bytes = b"\0" * 64) -> bytes:
+    """A .npy with that header."""
+    text = header.encode() + b"\n"
+    return b"\x93NUMPY\x02\x00" + struct.pack("<I", len(text)) + text + data
+
+
+def declared(shape: str, kind: str = "<f4") -> str:
+    return f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}"
+
+
+def arrays() -> dict[str, Maker]:
+    """Hostile .npy by what is wrong with them."""
+    return {
+        "an object array": object_array,
+        "a pickle": raw,
+        "1e12 elements": lambda c: npy(declared("(1000000, 1000000)")),
+        "2^70 elements": lambda c: npy(declared(f"({2**70},)")),
+        "negative shape": lambda c: npy(declared("(-3, 2)")),
+        "an object type": lambda c: npy(declared("(2,)", "|O"), raw(c)),
+        "a type of 1 GB": lambda c: npy(declared("(1,)", "|S1000000000")),
+        "a header that calls": lambda c: npy(f"open({str(c)!r}, 'w')"),
+        "a header nested deep": lambda c: npy("(" * 5000 + ")" * 5000),
+        "a header of 4 GB": lambda c: b"\x93NUMPY\x02\x00" + b"\xff" * 4 + b"x" * 64,
+        "no array": lambda c: b"<html>not found</html>",
+        "nothing": lambda c: b"",
+    }
+
+
+def archives() -> dict[str, Maker]:
+    """Hostile .npz and .zip, but for what expands beyond all bounds: the readers of archives are tested for that."""
+    return {
+        "a pickle": raw,
+        "an object member": lambda c: zipped({"x0.npy": object_array(c)}),
+        "a pickle for a member": lambda c: zipped({"x0.npy": raw(c), "data.pkl": raw(c)}),
+        "what torch.save writes": by_torch,
+        "1e12 elements": lambda c: zipped({"x0.npy": npy(declared("(1000000, 1000000)"))}),
+        "members that lead out": lambda c: zipped({"../../x0.npy": npy("open"), "/tmp/x0.npy": b""}),
+        "no zip": lambda c: b"PK\x03\x04" + b"\xff" * 100,
+        "nothing": lambda c: b"",
+    }
+
+
+VALID = {"x0": torch.zeros(40, 2), "y": torch.zeros(40, 2), "z": torch.zeros(2)}
+
+
+def weights() -> dict[str, Maker]:
+    """Hostile .safetensors."""
+    kept = (
+        "length 2^63",
+        "duplicate keys",
+        "1e5 entries",
+        "nested 1e5 deep",
+        "NaN offset",
+        "shape of 1e12",
+        "overlapping",
+    )
+    lies = {name: (lambda c, change=HEADERS[name]: change(save(VALID))) for name in (*kept, "name with ../", "a hole")}
+    return {**lies, "a pickle that runs": raw, "what torch.save writes": by_torch}
+
+
+def compressed(canary: Path) -> bytes:
+    return zlib.compress(raw(canary))
+
+
+def foreign() -> dict[str, Maker]:
+    """Files of kinds that no reader is for."""
+    return {
+        "raw.pt": raw,
+        "saved.pt": by_torch,
+        "saved.pth": by_torch,
+        "raw.pkl": raw,
+        "raw.pickle": raw,
+        "saved.ckpt": by_torch,
+        "saved.bin": by_torch,
+        "compressed.gz": compressed,
+        "run.json": lambda c: json.dumps({"recipe": f"{c}:main"}).encode(),
+    }
+
+
+def corpus() -> dict[str, Maker]:
+    """All of it, by file name."""
+    tables = {".npy": arrays(), ".npz": archives(), ".zip": archives(), ".safetensors": weights()}
+    named = {f"{what}{suffix}": make for suffix, table in tables.items() for what, make in table.items()}
+    return {**{name.replace("/", "-"): make for name, make in named.items()}, **foreign()}

@@ -1,0 +1,69 @@
+"""What the tests share: a Gaussian truth, small processes, tiny networks, tiny runs."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+import fewstep as fs
+from fewstep.base.conditions import Cond
+from fewstep.core.denoiser import Denoiser, Preconditioned
+from fewstep.core.process import per_row
+from fewstep.core.scalings import Edm
+
+Gaussian = partial(fs.exact.Gaussian, mean=0.3, std=0.5)
+GAUSSIAN = Gaussian()  # on edm
+
+
+class Analytic(nn.Module):
+    """The reference vectors' network: tanh(a u + b c_noise), two trainable numbers."""
+
+    def __init__(self, a: float, b: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(a, dtype=dtype))
+        self.b = nn.Parameter(torch.tensor(b, dtype=dtype))
+
+    def forward(self, u: Tensor, noise_label: Tensor, cond: Cond = None) -> Tensor:
+        return torch.tanh(self.a * u + self.b * noise_label.reshape(-1, *[1] * (u.ndim - 1)))
+
+
+class Spy:
+    """A denoiser that keeps the times of all rows it is asked for, in order, and how many calls there were."""
+
+    def __init__(self, inner: Denoiser) -> None:
+        self.inner, self.asked = inner, []
+
+    @property
+    def times(self) -> Tensor:
+        return torch.cat([torch.empty(0, dtype=torch.float64), *self.asked])
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        self.asked.append(per_row(t, x_t))
+        return self.inner(x_t, t, cond)
+
+
+def small_student(shape: tuple[int, ...], classes: int = 0, *, dropout: float = 0.0, seed: int = 0) -> Preconditioned:
+    """A float64 MLP with weights that are all alive (zero initialisation would hide mistakes)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = fs.networks.mlp(shape, classes, width=16, depth=2, dropout=dropout)
+        for p in network.parameters():
+            nn.init.normal_(p, std=0.2)
+    return Preconditioned(network, Edm()).double()
+
+
+def tiny_run(**fields: object) -> fs.Run:
+    """A run of seconds: six steps of a small network on the toy ring."""
+    settings: dict[str, object] = {
+        "iterations": 6,
+        "batch": 16,
+        "block": 4,
+        "lr": 1e-3,
+        "network_options": {"width": 16, "depth": 1, "dropout": 0.1},
+        "checkpoint_every": 2,
+        "picture_every": 0,
+        "log_every": 1,
+    }
+    return fs.recipes.toy(**{**settings, **fields})
