@@ -1,7 +1,9 @@
-"""Direct CM on digits-mixture: what a step costs and how far the student is from the teacher's ODE, by source of pairs.
+"""Direct CM on digits-mixture: what a step costs and how far the student is from the teacher's ODE,
+by source of pairs.
 
-python benchmarks/direct_cm.py [ITERATIONS [SEED ...]]: arms in turn, CPU time of one thread. The ODE error is the
-root mean square over 1000 samples of one-step samples against the exact solution from the same noise and label.
+python benchmarks/direct_cm.py [ITERATIONS [SEED ...]]: arms in turn, CPU time of one thread. The
+ODE error is the root mean square over 1000 samples of one-step samples against the exact solution
+from the same noise and label.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 def run_of(name: str, iterations: int, seed: int) -> fs.Run:
-    """The recipe with 32 levels of Heun's method, batch 128; two arms ask the teacher as often as reuse does."""
+    """The recipe with 32 levels of Heun's method, batch 128; two arms ask the teacher as often as
+    reuse does.
+    """
     iterations = iterations // 8 if name.endswith("updates") else iterations
     return fs.recipes.digits_mixture(
         method="direct_cm",
@@ -50,7 +54,9 @@ def measured(run: fs.Run, folder: Path) -> tuple[float, float, fs.Generator]:
     teacher = None if run.method_options.get("source") == "cache" else LAW
     student = fs.train(run, teacher=teacher, out=folder, device="cpu", progress=False)
     spent = time.process_time() - begun
-    asked = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1]).get("teacher_evaluations", 0.0)
+    asked = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1]).get(
+        "teacher_evaluations", 0.0
+    )
     return 1e3 * spent / run.iterations, asked / run.iterations, student
 
 
@@ -63,8 +69,18 @@ def main(iterations: int, seeds: list[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for seed in seeds:
             begun, cache = time.process_time(), Path(folder) / f"cache-{seed}.safetensors"
-            fs.trajectories(run_of("plain", iterations, seed), 5000, LAW, out=cache, progress=False, device="cpu")
-            print(f"seed {seed}: {time.process_time() - begun:.1f} s for the cache of 5000", file=sys.stderr)
+            fs.trajectories(
+                run_of("plain", iterations, seed),
+                5000,
+                LAW,
+                out=cache,
+                progress=False,
+                device="cpu",
+            )
+            print(
+                f"seed {seed}: {time.process_time() - begun:.1f} s for the cache of 5000",
+                file=sys.stderr,
+            )
             for name in ARMS:
                 run = run_of(name, iterations, seed)
                 run = replace(run, data=str(cache)) if "source" in ARMS[name] else run
@@ -74,9 +90,14 @@ def main(iterations: int, seeds: list[int]) -> None:
                 error = (got - end).square().mean().sqrt().item()
                 table[name].append((cost, asked, error, (got.var() / end.var()).item()))
                 print(f"{name}, seed {seed}: {table[name][-1]}", file=sys.stderr, flush=True)
-    print("| pairs | ms per step | evaluations per step | ODE error | variance / exact |\n|---|---|---|---|---|")
+    print(
+        "| pairs | ms per step | evaluations per step | ODE error | variance / exact"
+        " |\n|---|---|---|---|---|"
+    )
     for name, found in table.items():
-        columns = [", ".join(f"{value:.3g}" for value in column) for column in zip(*found, strict=True)]
+        columns = [
+            ", ".join(f"{value:.3g}" for value in column) for column in zip(*found, strict=True)
+        ]
         print(f"| {name} | {' | '.join(columns)} |")
 
 

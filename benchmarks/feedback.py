@@ -1,13 +1,15 @@
-"""Why a generator that learns from its own endpoints may diverge: one-dimensional data, one part changed at a time.
+"""Why a generator that learns from its own endpoints may diverge: one-dimensional data, one part
+changed at a time.
 
-Data N(0, s^2), s = 0.5, 20 intervals of a Karras grid up to 5, each as likely; two hidden layers of 64, or a
-number for each level.
-`expected` is the standard deviation of one-step samples by the recursion of least squares, where that applies.
+Data N(0, s^2), s = 0.5, 20 intervals of a Karras grid up to 5, each as likely; two hidden layers of
+64, or a number for each level.
+`expected` is the standard deviation of one-step samples by the recursion of least squares, where
+that applies.
 
     python benchmarks/feedback.py [--seeds 3]
 
-prints the mean and its standard error over the seeds, and keeps every seed's numbers in results/feedback.json; what is
-there is not measured again.
+prints the mean and its standard error over the seeds, and keeps every seed's numbers in
+results/feedback.json; what is there is not measured again.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
+        self.layers = nn.Sequential(
+            nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1)
+        )
 
     def forward(self, x: Tensor, label: Tensor, cond: Cond = None) -> Tensor:
         return self.layers(torch.cat([x, label[:, None].to(x)], 1))
@@ -106,7 +110,9 @@ class Case:
 
 
 def expected(share: float, own: bool) -> float:
-    """Standard deviation of one-step samples by the recursion of least squares over a mixture of both couplings."""
+    """Standard deviation of one-step samples by the recursion of least squares over a mixture of
+    both couplings.
+    """
     gain = 1.0
     for r, t in pairwise(LEVELS.tolist()):
         a = gain if own else STD / math.hypot(STD, r)
@@ -119,20 +125,34 @@ def expected(share: float, own: bool) -> float:
 
 
 def measured(case: Case, seed: int) -> dict[str, float]:
-    """Trains a case: the size of its samples, the largest on the way, whether and when they blew up."""
+    """Trains a case: the size of its samples, the largest on the way, whether and when they blew
+    up.
+    """
     torch.manual_seed(seed)
-    student, average, kept = case.network(), *(case.network().requires_grad_(False) for _ in range(2))
+    student, average, kept = (
+        case.network(),
+        *(case.network().requires_grad_(False) for _ in range(2)),
+    )
     average.load_state_dict(student.state_dict())
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, ITERATIONS)
-    choices: dict[str, Any] = {"ema": average, "student": student, "exact": exact, "frozen": average}
+    choices: dict[str, Any] = {
+        "ema": average,
+        "student": student,
+        "exact": exact,
+        "frozen": average,
+    }
     make = partial(case.method, student=student)
     method, probe, sizes, step = make(choices[case.predictor]), TOP * torch.randn(4096, 1), [0.0], 0
     while step < ITERATIONS and sizes[-1] < STOPPED:
         if step == 300 and case.predictor == "frozen":
             kept.load_state_dict(average.state_dict())
             method = make(kept)
-        x0, z, u = STD * torch.randn(BATCH, 1), torch.randn(BATCH, 1), torch.rand(BATCH, 2, dtype=torch.float64)
+        x0, z, u = (
+            STD * torch.randn(BATCH, 1),
+            torch.randn(BATCH, 1),
+            torch.rand(BATCH, 2, dtype=torch.float64),
+        )
         optimizer.zero_grad()
         method.loss(Models(student=student), x0, z, method.times(u, 0.0)).mean().backward()
         nn.utils.clip_grad_norm_(student.parameters(), case.clip)
@@ -180,7 +200,9 @@ def told(values: list[float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=3)
     seeds = parser.parse_args().seeds
     torch.set_num_threads(1)
@@ -192,7 +214,10 @@ def main() -> None:
                 found[str(seed)] = measured(case, seed)
                 FILE.write_text(json.dumps(kept, indent=1) + "\n")
         rows = [found[str(seed)] for seed in range(1, seeds + 1)]
-        print(f"{name}: " + ", ".join(f"{key} {told([row[key] for row in rows])}" for key in rows[0]), flush=True)
+        print(
+            f"{name}: " + ", ".join(f"{key} {told([row[key] for row in rows])}" for key in rows[0]),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

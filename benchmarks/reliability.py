@@ -1,10 +1,13 @@
-"""What safety costs: each part timed alone and divided by the step, or by the save, that it is part of.
+"""What safety costs: each part timed alone and divided by the step, or by the save, that it is part
+of.
 
-guard: the finite check of loss and gradient norm, over the step (the norm itself is what clipping needs).
+guard: the finite check of loss and gradient norm, over the step (the norm itself is what clipping
+needs).
 randomness: drawing order, noise, times and dropout seeds of a batch by address, over the step.
-save: hash and fsync over a whole save (copy, serialise, hash, write, fsync, verify); the stall of the training loop
-over a raw write and fsync of the same bytes.
-refusal: a second run in a folder, from its command to its end. memory: of a training run, early and at its end.
+save: hash and fsync over a whole save (copy, serialise, hash, write, fsync, verify); the stall of
+the training loop over a raw write and fsync of the same bytes.
+refusal: a second run in a folder, from its command to its end. memory: of a training run, early and
+at its end.
 """
 
 from __future__ import annotations
@@ -47,7 +50,9 @@ def seconds(work: Callable[[], object], times: int) -> float:
     return statistics.median(kept)
 
 
-def prepared(recipe: str, **fields: object) -> tuple[fs.Run, Callable[[], object], Callable[[], object], State]:
+def prepared(
+    recipe: str, **fields: object
+) -> tuple[fs.Run, Callable[[], object], Callable[[], object], State]:
     """A run, its draw, its whole step, and its state."""
     dataset, cpu = fs.data.load("digits"), torch.device("cpu")
     facts = Facts(dataset.shape, dataset.classes, dataset.sigma_data(), dataset.units, "")
@@ -74,11 +79,16 @@ def of_a_step(recipe: str, steps: int) -> None:
         return all(math.isfinite(value) for value in torch.stack([loss, norm]).tolist())
 
     checked = seconds(guard, 1000)
-    print(f"{recipe:<12} step {whole * 1e3:8.2f} ms   guard {checked / whole:.4%}   randomness {drawing / whole:.2%}")
+    print(
+        f"{recipe:<12} step {whole * 1e3:8.2f} ms   guard {checked / whole:.4%}   randomness"
+        f" {drawing / whole:.2%}"
+    )
 
 
 def of_a_save(megabytes: int, times: int) -> None:
-    width = max(64, int((megabytes * 2**20 / 4 / 4 / 16) ** 0.5))  # student, average, two moments of about 16 width^2
+    width = max(
+        64, int((megabytes * 2**20 / 4 / 4 / 16) ** 0.5)
+    )  # student, average, two moments of about 16 width^2
     _, _, step, state = prepared("digits", network_options={"width": width, "depth": 8})
     step()
     groups, about = state.groups(), {"run": {}, "facts": {}, **state.values()}
@@ -102,12 +112,23 @@ def of_a_save(megabytes: int, times: int) -> None:
                         os.fsync(file.fileno())
 
         whole, stall = seconds(save, times), seconds(lambda: copied(groups), times)
-        hashing = seconds(lambda: [hashlib.sha256(part).digest() for part in content.values()], times)
+        hashing = seconds(
+            lambda: [hashlib.sha256(part).digest() for part in content.values()], times
+        )
         plain, synced = seconds(lambda: write(False), times), seconds(lambda: write(True), times)
-    told = {"MB": size / 2**20, "save": whole, "stall": stall, "hash": hashing, "write": plain, "write+fsync": synced}
+    told = {
+        "MB": size / 2**20,
+        "save": whole,
+        "stall": stall,
+        "hash": hashing,
+        "write": plain,
+        "write+fsync": synced,
+    }
     print(json.dumps({key: round(value, 4) for key, value in told.items()}))
     share = (hashing + max(0.0, synced - plain)) / whole
-    print(f"hash + fsync {share:.1%} of a save   stall {stall / synced:.2f} raw writes (with fsync)")
+    print(
+        f"hash + fsync {share:.1%} of a save   stall {stall / synced:.2f} raw writes (with fsync)"
+    )
 
 
 def of_a_refusal(times: int) -> None:
@@ -126,10 +147,14 @@ def of_memory(steps: int) -> None:
             seen.append((state.step, pages * os.sysconf("SC_PAGE_SIZE") / 2**20))
 
     options = {"width": 16, "depth": 1}
-    run = fs.recipes.toy(iterations=steps, batch=32, network_options=options, checkpoint_every=200, picture_every=0)
+    run = fs.recipes.toy(
+        iterations=steps, batch=32, network_options=options, checkpoint_every=200, picture_every=0
+    )
     with tempfile.TemporaryDirectory(dir=".") as name:
         fs.train(run, out=Path(name) / "run", progress=False, device="cpu", watch=look)
-    print("a training run holds " + ", ".join(f"{mib:.1f} MiB at step {step}" for step, mib in seen))
+    print(
+        "a training run holds " + ", ".join(f"{mib:.1f} MiB at step {step}" for step, mib in seen)
+    )
 
 
 def main() -> None:

@@ -1,4 +1,6 @@
-"""How long the command line takes to answer, and what importing the package adds to importing torch."""
+"""How long the command line takes to answer, and what importing the package adds to importing
+torch.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ def main() -> None:
     for words in (["--help"], *([verb, "--help"] for verb in VERBS)):
         print(f"fewstep {' '.join(words):<16} {median(*python, *words):.3f} s")
     bare = median(sys.executable, "-c", "pass")
-    both = [median(sys.executable, "-c", code) - bare for code in ("import torch", "import torch, fewstep")]
+    both = [
+        median(sys.executable, "-c", code) - bare
+        for code in ("import torch", "import torch, fewstep")
+    ]
     alone = median(sys.executable, "-c", "import fewstep") - bare
     print(
         f"import torch {both[0]:.3f} s, with fewstep {both[1]:.3f} s; fewstep alone {alone:.3f} s: "

@@ -1,7 +1,8 @@
-"""A training step of the digits recipe as a ratio to its floor: the network's own passes and fused Adam.
+"""A training step of the digits recipe as a ratio to its floor: the network's own passes and fused
+Adam.
 
-The floor is what no trainer of this method can avoid: the target's pass without gradient, the student's
-pass, its backward, and the optimizer's update. Both are timed in turn, in one run.
+The floor is what no trainer of this method can avoid: the target's pass without gradient, the
+student's pass, its backward, and the optimizer's update. Both are timed in turn, in one run.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ from fewstep.training.batches import draw_batch
 from fewstep.training.state import new_state
 from fewstep.training.step import train_step
 
-ROWS = (("digits", "ect", 1), ("digits", "diffusion", 1), ("digits-unet", "ect", 8), ("digits-dit", "ect", 8))
+ROWS = (
+    ("digits", "ect", 1),
+    ("digits", "diffusion", 1),
+    ("digits-unet", "ect", 8),
+    ("digits-dit", "ect", 8),
+)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -51,7 +57,10 @@ def compare(recipe: str, method: str, steps: int) -> tuple[float, float, float]:
         bare.optimizer.step()
 
     pairs = [(seconds(step), seconds(floor)) for _ in range(steps)][steps // 10 :]
-    return (*(statistics.median(x) for x in zip(*pairs, strict=True)), statistics.median(a / b for a, b in pairs))
+    return (
+        *(statistics.median(x) for x in zip(*pairs, strict=True)),
+        statistics.median(a / b for a, b in pairs),
+    )
 
 
 def main() -> None:
@@ -61,7 +70,10 @@ def main() -> None:
     steps = parser.parse_args().steps
     for recipe, method, share in ROWS:
         step, floor, ratio = compare(recipe, method, max(steps // share, 20))
-        print(f"{recipe:<12} {method:<10} step {step * 1e3:.2f} ms, floor {floor * 1e3:.2f} ms, ratio {ratio:.3f}")
+        print(
+            f"{recipe:<12} {method:<10} step {step * 1e3:.2f} ms, floor {floor * 1e3:.2f} ms, ratio"
+            f" {ratio:.3f}"
+        )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
-# Some virtual machines name AMX among their instructions and then refuse it, which kills bfloat16 products.
+# Some virtual machines name AMX among their instructions and then refuse it, which kills bfloat16
+# products.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 import pytest

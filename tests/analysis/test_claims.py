@@ -1,4 +1,6 @@
-"""The claims: when one counts as reproduced, what is measured anew, and that the report tells all of it."""
+"""The claims: when one counts as reproduced, what is measured anew, and that the report tells all
+of it.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def stops(shared, seed):
 
 
 def made(name, level, **more):
-    return Row(partial(measured, name, level), {"name": name, "level": level}, f"make {name}", **more)
+    return Row(
+        partial(measured, name, level), {"name": name, "level": level}, f"make {name}", **more
+    )
 
 
 def claim(**levels):
@@ -50,7 +54,9 @@ def claim(**levels):
         setting="nothing",
         rows=rows,
         measures={"error": "error", "none": "never measured"},
-        statements=lambda found: [Statement("a minus b", verdicts.excess(found[first], found[last], "error"))],
+        statements=lambda found: [
+            Statement("a minus b", verdicts.excess(found[first], found[last], "error"))
+        ],
         words=lambda found: [f"b is {pm(column(found[last], 'error'))}."],
         figure=lambda found: Figure(b"<svg/>", "nothing"),
     )
@@ -62,7 +68,9 @@ def no_calls():
 
 
 def run(out, found=None, **options):
-    return claims.run(out, claims={"one": found or claim()}, jobs=1, progress=False, **{"seeds": 3, **options})
+    return claims.run(
+        out, claims={"one": found or claim()}, jobs=1, progress=False, **{"seeds": 3, **options}
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,13 +119,19 @@ def test_only_the_seeds_that_are_asked_for_are_judged(tmp_path):
 
 
 def test_the_report_names_the_statement_that_decided():
-    good, bad = (Statement(text, values) for text, values in (("good", (1.0, 1.0)), ("bad", (-1.0, -1.0))))
+    good, bad = (
+        Statement(text, values) for text, values in (("good", (1.0, 1.0)), ("bad", (-1.0, -1.0)))
+    )
     assert key(replace(claim(), statements=lambda found: [good, bad]), {}) == bad
-    assert key(replace(claim(), statements=lambda found: [good, replace(bad, main=False)]), {}) == good
+    assert (
+        key(replace(claim(), statements=lambda found: [good, replace(bad, main=False)]), {}) == good
+    )
 
 
 class Numbers(dict):
-    """A row at a seed that has every measure, and on its curve at six looks; all shift by what pairs share."""
+    """A row at a seed that has every measure, and on its curve at six looks; all shift by what
+    pairs share.
+    """
 
     def __init__(self, seed, of):
         super().__init__()
@@ -125,7 +139,10 @@ class Numbers(dict):
 
     def __missing__(self, measure):
         if measure == "curve":
-            return [Numbers(self.seed, lambda m, i=i: i if m == "step" else self.of(m)) for i in range(1, 7)]
+            return [
+                Numbers(self.seed, lambda m, i=i: i if m == "step" else self.of(m))
+                for i in range(1, 7)
+            ]
         return self.of(measure) * (1 + 0.01 * self.seed)
 
 
@@ -140,7 +157,8 @@ RIGHT = {  # what each row and measure would be if the paper were right; all bel
     "addim": lambda row, m: 2.0 if m.startswith("DDIM") else 1.0,
     "direct": lambda row, m: 1.0 if ("Direct" in row) == (m == "ode_error") else 2.0,
     "oracle": lambda row, m: (
-        int(row.split()[-1]) ** -{"CT": 0.25, "CD, Euler": 1.0, "CD, Heun": 2.0}[row[:-2].split(", N")[0]]
+        int(row.split()[-1])
+        ** -{"CT": 0.25, "CD, Euler": 1.0, "CD, Heun": 2.0}[row[:-2].split(", N")[0]]
     ),
 }
 
@@ -149,7 +167,10 @@ RIGHT = {  # what each row and measure would be if the paper were right; all bel
 def test_numbers_that_bear_a_paper_out_reproduce_it_and_their_reverse_contradicts_it(name):
     one, right = claims.registry()[name], RIGHT[name]
     for of, expected in ((right, REPRODUCED), (lambda row, m: 5 - right(row, m), CONTRADICTED)):
-        found = {row: {str(s): Numbers(s, partial(of, row)) for s in made.seeds(3)} for row, made in one.rows.items()}
+        found = {
+            row: {str(s): Numbers(s, partial(of, row)) for s in made.seeds(3)}
+            for row, made in one.rows.items()
+        }
         statements = [each for each in one.statements(found) if each.main]
         assert statements
         assert verdicts.overall(statements) == expected
@@ -159,11 +180,19 @@ def test_numbers_that_bear_a_paper_out_reproduce_it_and_their_reverse_contradict
 
 def test_a_training_saved_is_the_share_until_the_others_last_error():
     def curve(*errors):
-        return {"1": {"curve": [{"step": i + 1, "ode_error": e, gc.COMPARED: e} for i, e in enumerate(errors)]}}
+        return {
+            "1": {
+                "curve": [
+                    {"step": i + 1, "ode_error": e, gc.COMPARED: e} for i, e in enumerate(errors)
+                ]
+            }
+        }
 
     slow, quick = curve(8.0, 4.0, 2.0), curve(4.0, 2.0, 1.0)
     assert gc._saved(slow, quick) == pytest.approx([1 / 3])
-    assert gc._saved(quick, slow) == pytest.approx([0.0])  # never there: nothing is saved, nothing lost
+    assert gc._saved(quick, slow) == pytest.approx(
+        [0.0]
+    )  # never there: nothing is saved, nothing lost
     assert gc._gain(slow, quick, gc._area) == pytest.approx([math.log(2)])
 
 
@@ -173,7 +202,10 @@ def test_what_is_measured_is_not_measured_again(tmp_path):
     CALLS.clear()
     again = run(tmp_path, seeds=3)
     assert sorted(CALLS) == [("a", 3), ("b", 3)]
-    assert first["claims"]["one"]["statements"][0]["values"] == again["claims"]["one"]["statements"][0]["values"][:2]
+    assert (
+        first["claims"]["one"]["statements"][0]["values"]
+        == again["claims"]["one"]["statements"][0]["values"][:2]
+    )
 
 
 def test_other_settings_are_measured_anew(tmp_path):
@@ -197,10 +229,17 @@ def test_an_interrupted_folder_goes_on(tmp_path):
 
 def test_processes_find_what_one_process_finds(tmp_path):
     """By module: a worker imports the measure by its name."""
-    rows = {name: Row(partial(pm_of, level), {"level": level}, "") for name, level in (("a", 2.0), ("b", 1.0))}
+    rows = {
+        name: Row(partial(pm_of, level), {"level": level}, "")
+        for name, level in (("a", 2.0), ("b", 1.0))
+    }
     found = [
         claims.run(
-            tmp_path / str(jobs), claims={"one": replace(claim(), rows=rows)}, jobs=jobs, progress=False, seeds=2
+            tmp_path / str(jobs),
+            claims={"one": replace(claim(), rows=rows)},
+            jobs=jobs,
+            progress=False,
+            seeds=2,
         )
         for jobs in (1, 2)
     ]
@@ -214,7 +253,11 @@ def pm_of(level, shared, seed):
 def test_what_is_needed_is_measured_first_and_once():
     start = made("start", 0.0, seeded=False)
     first = made("first", 0.0, needs=(start,))
-    rows = [made("dear", 0.0, cost=9.0), made("x", 0.0, needs=(first,)), made("y", 0.0, needs=(first,))]
+    rows = [
+        made("dear", 0.0, cost=9.0),
+        made("x", 0.0, needs=(first,)),
+        made("y", 0.0, needs=(first,)),
+    ]
     jobs = ordered([Job(row, seed) for row in rows for seed in (1, 2)])
     told = [(job.row.settings["name"], job.seed) for job in jobs]
     assert len(set(told)) == len(told) == 9
@@ -259,7 +302,9 @@ def test_the_report_holds_every_claim_and_asks_nobody(tmp_path):
     assert facts["report"] == str(tmp_path / "report.html")
     stored = json.loads((tmp_path / "claims.json").read_text())
     assert stored["claims"]["two"]["verdict"] == CONTRADICTED
-    assert stored["claims"]["one"]["statements"][0]["interval"] == pytest.approx([0.98, 0.96], abs=0.1)
+    assert stored["claims"]["one"]["statements"][0]["interval"] == pytest.approx(
+        [0.98, 0.96], abs=0.1
+    )
 
 
 def test_an_unknown_claim_is_one_line(tmp_path):
@@ -333,8 +378,12 @@ def test_an_arm_is_measured_anew_where_its_start_or_the_protocol_is_another(monk
 
 
 def test_evaluations_of_the_teacher_are_counted(tmp_path):
-    taught = arms.Arm(law="ring8", method="cd", options={"n": 4, "solver": "heun"}, fields=TINY, taught=True)
-    assert arms.trained(taught, tmp_path, 1)[1]["teacher_evaluations"] == pytest.approx(2.0, abs=0.3)
+    taught = arms.Arm(
+        law="ring8", method="cd", options={"n": 4, "solver": "heun"}, fields=TINY, taught=True
+    )
+    assert arms.trained(taught, tmp_path, 1)[1]["teacher_evaluations"] == pytest.approx(
+        2.0, abs=0.3
+    )
 
 
 def test_both_laws_draw_half_of_the_times_from_each():
@@ -344,7 +393,9 @@ def test_both_laws_draw_half_of_the_times_from_each():
     t = law.quantile(u)
     assert isinstance(law, Half)
     assert torch.equal(t[:2000], law.one.quantile(2 * u[:2000]))
-    assert float((t[2000:] >= 1.0).double().mean()) == 1.0  # the second stage's law starts at t' = 1
+    assert (
+        float((t[2000:] >= 1.0).double().mean()) == 1.0
+    )  # the second stage's law starts at t' = 1
 
 
 def test_a_store_that_is_no_store_is_one_line(tmp_path):

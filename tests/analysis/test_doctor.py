@@ -1,4 +1,6 @@
-"""The doctor: healthy runs are healthy, each fault that is made on purpose is named, and nothing is written."""
+"""The doctor: healthy runs are healthy, each fault that is made on purpose is named, and nothing is
+written.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,17 @@ from fewstep.analysis.doctor.verdicts import judged
 from fewstep.base import randomness
 from fewstep.cli import main
 from tests.support import subjects
-from tests.support.subjects import Changed, logged, mirrored, noisy, scaled, shifted, trained, untrained, with_scaling
+from tests.support.subjects import (
+    Changed,
+    logged,
+    mirrored,
+    noisy,
+    scaled,
+    shifted,
+    trained,
+    untrained,
+    with_scaling,
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +56,9 @@ def healthy(tmp_path_factory) -> Callable[[str], Patient]:
 def taken(patient: Patient, *names: str) -> Examination:
     """Some measures of a patient, or all."""
     samples = Samples(patient)
-    return Examination("", "", tuple(MEASURES[name](patient, samples) for name in names or MEASURES))
+    return Examination(
+        "", "", tuple(MEASURES[name](patient, samples) for name in names or MEASURES)
+    )
 
 
 WHOLE: dict[int, Examination] = {}
@@ -164,7 +178,9 @@ ILL: dict[str, tuple[str, Callable[[Patient], Patient], tuple[str, ...], dict[st
     ),
     "a gradient that grows": (
         "ect",
-        lambda p: logged(p, lambda i, row: {"grad_norm": row["grad_norm"] * (100 if i > 35 else 1)}),
+        lambda p: logged(
+            p, lambda i, row: {"grad_norm": row["grad_norm"] * (100 if i > 35 else 1)}
+        ),
         ("training log",),
         {"growing-gradient": "broken"},
     ),
@@ -191,21 +207,34 @@ def test_each_fault_is_named_and_no_other(healthy, name):
 
 
 def test_training_rows_learnt_by_heart(tmp_path):
-    """Nearest rows are also no denoiser of new data, and the average has no student to lag behind here."""
-    found = taken(subjects.by_heart(tmp_path / "run"), "loss by noise level", "memorisation", "boundary")
-    assert faults(found) == {"overfitting": "broken", "memorisation": "broken", "level-out-of-hand": "broken"}
+    """Nearest rows are also no denoiser of new data, and the average has no student to lag behind
+    here.
+    """
+    found = taken(
+        subjects.by_heart(tmp_path / "run"), "loss by noise level", "memorisation", "boundary"
+    )
+    assert faults(found) == {
+        "overfitting": "broken",
+        "memorisation": "broken",
+        "level-out-of-hand": "broken",
+    }
 
 
 def test_every_verdict_has_a_patient(healthy):
     """Except those that a run of another kind has."""
-    known = {name for *_, expected in ILL.values() for name in expected} | {"overfitting", "memorisation"}
+    known = {name for *_, expected in ILL.values() for name in expected} | {
+        "overfitting",
+        "memorisation",
+    }
     found = {one.name for method in subjects.METHODS for one in whole(healthy, method).verdicts}
     assert found == known
 
 
 @pytest.mark.parametrize("method", ["cd", "ct"])
 def test_levels_of_a_grid_are_on_it(method):
-    """A time that is rounded up by one bit is paired with the level that it is, and loses nothing there."""
+    """A time that is rounded up by one bit is paired with the level that it is, and loses nothing
+    there.
+    """
     found = getattr(fs.methods, method)()
     patient = SimpleNamespace(method=found, seed=0, progress=0.5)
     for one in levels.trained_levels(patient):
@@ -227,11 +256,16 @@ def test_a_verdict_names_its_number_and_threshold(healthy):
 
 
 def test_noise_scale_of_known_gradients():
-    """g = G + noise of variance V in each of P coordinates: |G|^2, tr Cov = size P V, and the error of |G|^2."""
+    """g = G + noise of variance V in each of P coordinates: |G|^2, tr Cov = size P V, and the error
+    of |G|^2.
+    """
     source, count, size, wide = randomness.generator(0, "noise"), 400, 8, 50
     mean = torch.full((wide,), 0.3, dtype=torch.float64)
     square = float(mean.square().sum())
-    found = [noise_of(mean + torch.randn(count, wide, generator=source, dtype=torch.float64), size) for _ in range(40)]
+    found = [
+        noise_of(mean + torch.randn(count, wide, generator=source, dtype=torch.float64), size)
+        for _ in range(40)
+    ]
     assert sum(one.square for one in found) / 40 == pytest.approx(square, rel=0.02)
     assert sum(one.variance for one in found) / 40 == pytest.approx(size * wide, rel=0.02)
     scatter = float(torch.tensor([one.square for one in found]).std())
@@ -255,7 +289,9 @@ def test_the_gradient_of_a_level_is_taken_there(healthy):
 
 
 def test_samples_a_little_nearer_than_chance_allows_are_no_copies(healthy):
-    """Beyond 1.25 and beyond the interval: of few samples, half of them copies, the interval still holds 1."""
+    """Beyond 1.25 and beyond the interval: of few samples, half of them copies, the interval still
+    holds 1.
+    """
     patient = healthy("ect")
     train, held = patient.dataset.train.x0, patient.dataset.validation.x0
     sparse = torch.cat([train[:2], held[:2]])[[0, 2, 1, 3]]
@@ -268,36 +304,49 @@ def test_samples_a_little_nearer_than_chance_allows_are_no_copies(healthy):
 def test_linear_denoiser_and_flow_of_a_gaussian_are_exact():
     truth = fs.exact.Gaussian(mean=torch.tensor([0.3, -1.0]), std=torch.tensor([0.2, 1.5]))
     linear = Linear(torch.tensor([0.3, -1.0]).double(), torch.tensor([0.04, 2.25]).double(), None)
-    process, x = truth.process, torch.randn(64, 2, dtype=torch.float64, generator=randomness.generator(0, "x"))
+    process, x = (
+        truth.process,
+        torch.randn(64, 2, dtype=torch.float64, generator=randomness.generator(0, "x")),
+    )
     for t in (0.01, 0.5, 30.0):
         x_t = process.mix(x, x.flip(0), t)
         torch.testing.assert_close(linear.denoise(process, x_t, t), truth(x_t, t))
         torch.testing.assert_close(linear.flow(process, x_t, t), truth.solve(x_t, t, 0.0))
-    full = linear_of(truth.sample(20_000).double() @ torch.tensor([[0.6, 0.8], [-0.8, 0.6]]).double())
+    full = linear_of(
+        truth.sample(20_000).double() @ torch.tensor([[0.6, 0.8], [-0.8, 0.6]]).double()
+    )
     torch.testing.assert_close(full.values, torch.tensor([0.04, 2.25]).double(), rtol=0.05, atol=0)
 
 
 def test_a_spike_is_no_schedule():
-    """A step between plateaus, a trend and noise are not spikes; one line far above its neighbours is."""
+    """A step between plateaus, a trend and noise are not spikes; one line far above its neighbours
+    is.
+    """
     source = randomness.generator(0, "spikes")
     noise = torch.randn(200, generator=source).mul(0.3).exp().tolist()
     assert spikes(noise) == []
     assert spikes([value * (20 if i > 100 else 1) for i, value in enumerate(noise)]) == []
     assert spikes([value * 0.97**i for i, value in enumerate(noise)]) == []
-    assert [i for i, _ in spikes([50.0 if i == 77 else value for i, value in enumerate(noise)])] == [77]
+    assert [
+        i for i, _ in spikes([50.0 if i == 77 else value for i, value in enumerate(noise)])
+    ] == [77]
 
 
 def test_examination_writes_nothing_and_repeats(healthy, tmp_path, capsys):
     folder = healthy("ect").name
     before = contents(folder)
-    assert main(["doctor", folder, "--json", "--device", "cpu", "--out", str(tmp_path / "page")]) == 0
+    assert (
+        main(["doctor", folder, "--json", "--device", "cpu", "--out", str(tmp_path / "page")]) == 0
+    )
     first = capsys.readouterr().out
     again = output.as_json(whole(healthy, "ect"))
     assert contents(folder) == before
     found = json.loads(first)
     assert found["severity"] == "ok"
     assert {one["name"] for one in found["measures"]} == set(MEASURES)
-    assert [one["verdicts"] for one in found["measures"]] == [one["verdicts"] for one in again["measures"]]
+    assert [one["verdicts"] for one in found["measures"]] == [
+        one["verdicts"] for one in again["measures"]
+    ]
     assert all(one["verdicts"] or one["missing"] for one in found["measures"])
     page = (tmp_path / "page" / "doctor.html").read_text()
     assert "loss by noise level" in page
@@ -350,5 +399,8 @@ def test_a_run_takes_no_declaration_of_a_teacher(capsys):
 def test_a_number_that_is_none_is_broken():
     told = judged("name", math.nan, 1.0, 2.0, against="one", fine="fine", ill="ill")
     assert told.severity == "broken"
-    severities = [judged("n", x, 1.0, 2.0, against="", fine="", ill="").severity for x in (0.5, 1.5, 2.5, math.inf)]
+    severities = [
+        judged("n", x, 1.0, 2.0, against="", fine="", ill="").severity
+        for x in (0.5, 1.5, 2.5, math.inf)
+    ]
     assert severities == ["ok", "watch", "broken", "broken"]

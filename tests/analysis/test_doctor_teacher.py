@@ -1,4 +1,6 @@
-"""A teacher that is told wrong settings is named for what it is; one that is told right ones is left alone."""
+"""A teacher that is told wrong settings is named for what it is; one that is told right ones is
+left alone.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ STD = DATA.sigma_data()
 
 
 class Exact(nn.Module):
-    """The network that says an exact denoiser under a reading: F = (u_hat - skip x_t) / out at the label's level."""
+    """The network that says an exact denoiser under a reading: F = (u_hat - skip x_t) / out at the
+    label's level.
+    """
 
     def __init__(self, reading: Reading, truth: Any = TRUTH) -> None:
         super().__init__()
@@ -41,7 +45,9 @@ class Exact(nn.Module):
     def level_of(self, label: Tensor) -> Tensor:
         label = label.double().clamp(self.labels[0], self.labels[-1])
         i = torch.searchsorted(self.labels, label).clamp(1, len(self.labels) - 1)
-        share = (label - self.labels[i - 1]) / (self.labels[i] - self.labels[i - 1]).clamp_min(1e-30)
+        share = (label - self.labels[i - 1]) / (self.labels[i] - self.labels[i - 1]).clamp_min(
+            1e-30
+        )
         return torch.lerp(self.levels[i - 1].log(), self.levels[i].log(), share).exp()
 
     def forward(self, x: Tensor, label: Tensor, cond: Any = None) -> Tensor:
@@ -50,11 +56,16 @@ class Exact(nn.Module):
         c, alpha = own.scaling(own.process, t), own.process.alpha(t)
         x_t = x.double() / expand(c.in_, x.double())
         u = x_t / expand(alpha, x_t)
-        guess = own.range.scale * self.truth((u - own.range.shift) / own.range.scale, level) + own.range.shift
+        guess = (
+            own.range.scale * self.truth((u - own.range.shift) / own.range.scale, level)
+            + own.range.shift
+        )
         return (own.sign * (guess - expand(c.skip, x_t) * x_t) / expand(c.out, x_t)).to(x.dtype)
 
 
-def reading(prediction: str, process: str = "edm", range_: str = "[-1, 1]", sd: float = STD, **more: Any) -> Reading:
+def reading(
+    prediction: str, process: str = "edm", range_: str = "[-1, 1]", sd: float = STD, **more: Any
+) -> Reading:
     return replace(declared(prediction, process, ranges(DATA.train.x0)[range_], sd), **more)
 
 
@@ -67,10 +78,14 @@ class Case:
 
 CASES = {
     "eps for v": Case(
-        reading("v", "cosine"), {"prediction": "eps", "process": "cosine"}, ("like v-prediction on the cosine process",)
+        reading("v", "cosine"),
+        {"prediction": "eps", "process": "cosine"},
+        ("like v-prediction on the cosine process",),
     ),
     "v for eps": Case(
-        reading("eps", "cosine"), {"prediction": "v", "process": "cosine"}, ("like eps-prediction on the cosine",)
+        reading("eps", "cosine"),
+        {"prediction": "v", "process": "cosine"},
+        ("like eps-prediction on the cosine",),
     ),
     "x0 for eps": Case(
         reading("eps", "discrete"),
@@ -78,23 +93,43 @@ CASES = {
         ("like eps-prediction on the discrete",),
     ),
     "eps for x0": Case(
-        reading("x0", "cosine"), {"prediction": "eps", "process": "cosine"}, ("like x0-prediction on the cosine",)
+        reading("x0", "cosine"),
+        {"prediction": "eps", "process": "cosine"},
+        ("like x0-prediction on the cosine",),
     ),
-    "edm for flow": Case(reading("flow", "linear"), {}, ("like flow-prediction on the linear process",)),
+    "edm for flow": Case(
+        reading("flow", "linear"), {}, ("like flow-prediction on the linear process",)
+    ),
     "v for edm": Case(
-        reading("edm"), {"prediction": "v", "process": "cosine"}, ("like edm-prediction with sigma_data 0.49",)
+        reading("edm"),
+        {"prediction": "v", "process": "cosine"},
+        ("like edm-prediction with sigma_data 0.49",),
     ),
     "a sign": Case(reading("edm", sign=-1), {}, ("like -edm-prediction",)),
     "a wrong table": Case(
-        reading("eps", "ddpm"), {"prediction": "eps", "process": "discrete"}, ("eps-prediction on the ddpm process",)
+        reading("eps", "ddpm"),
+        {"prediction": "eps", "process": "discrete"},
+        ("eps-prediction on the ddpm process",),
     ),
-    "range [0, 1]": Case(reading("edm", "edm", "[0, 1]", STD / 2), {}, ("of data in [0, 1]:", "sigma_data 0.248")),
-    "range [-1, 1]": Case(reading("edm"), {"range": "[0, 1]"}, ("of data in [-1, 1]:", "sigma_data 0.497")),
-    "range [0, 255]": Case(reading("edm", "edm", "[0, 255]", STD * 127.5), {}, ("of data in [0, 255]:",)),
-    "a standardised range": Case(reading("edm", "edm", "standardised", 1.0), {}, ("of data in standardised:",)),
+    "range [0, 1]": Case(
+        reading("edm", "edm", "[0, 1]", STD / 2), {}, ("of data in [0, 1]:", "sigma_data 0.248")
+    ),
+    "range [-1, 1]": Case(
+        reading("edm"), {"range": "[0, 1]"}, ("of data in [-1, 1]:", "sigma_data 0.497")
+    ),
+    "range [0, 255]": Case(
+        reading("edm", "edm", "[0, 255]", STD * 127.5), {}, ("of data in [0, 255]:",)
+    ),
+    "a standardised range": Case(
+        reading("edm", "edm", "standardised", 1.0), {}, ("of data in standardised:",)
+    ),
     "sigma_data 1": Case(reading("edm", sd=1.0), {}, ("like edm-prediction with sigma_data 1,",)),
-    "sigma_data in between": Case(reading("edm", sd=0.62), {}, ("like edm-prediction with sigma_data 0.6",)),
-    "sigma_data of the data": Case(reading("edm"), {"sigma_data": 1.0}, ("like edm-prediction with sigma_data 0.49",)),
+    "sigma_data in between": Case(
+        reading("edm", sd=0.62), {}, ("like edm-prediction with sigma_data 0.6",)
+    ),
+    "sigma_data of the data": Case(
+        reading("edm"), {"sigma_data": 1.0}, ("like edm-prediction with sigma_data 0.49",)
+    ),
 }
 
 
@@ -139,7 +174,9 @@ def test_no_reading_makes_a_denoiser_of_noise():
 
 
 def test_the_table_of_an_exact_law():
-    """Errors lie between the posterior variance and the bound; the empirical denoiser's is the least on its rows."""
+    """Errors lie between the posterior variance and the bound; the empirical denoiser's is the
+    least on its rows.
+    """
     measure = denoising(teacher_of(Exact(reading("edm")), DATA, device="cpu"))
     assert [one.severity for one in measure.verdicts] == ["ok", "ok"]
     for row in measure.rows:
@@ -160,9 +197,16 @@ def test_a_teacher_of_other_data_is_no_denoiser():
 def test_a_teacher_that_knows_its_rows_by_heart():
     """The empirical denoiser of 60 rows, examined with these as the training split."""
     x0 = 0.5 * torch.randn(800, 12, generator=randomness.generator(0, "rows"))
-    data = replace(fs.data.from_tensors(x0), train=Arrays(x0[:60]), validation=Arrays(x0[60:]), units=Units())
-    found = denoising(Teacher("", lambda x, t, cond: fs.exact.Empirical(x0[:60])(x, t), replace_x0(), data))
-    assert {one.name: one.severity for one in found.verdicts} == {"no-denoiser": "broken", "overfitting": "broken"}
+    data = replace(
+        fs.data.from_tensors(x0), train=Arrays(x0[:60]), validation=Arrays(x0[60:]), units=Units()
+    )
+    found = denoising(
+        Teacher("", lambda x, t, cond: fs.exact.Empirical(x0[:60])(x, t), replace_x0(), data)
+    )
+    assert {one.name: one.severity for one in found.verdicts} == {
+        "no-denoiser": "broken",
+        "overfitting": "broken",
+    }
 
 
 def replace_x0() -> Reading:
@@ -181,19 +225,41 @@ def law() -> fs.exact.Mixture:
 
 def test_the_command_line_takes_factories_files_and_laws(capsys, tmp_path):
     here = f"{__name__}:factory"
-    assert main(["doctor", here, "--data", "ring8", "--network-options", '{"prediction": "v"}', "--json"]) == 0
+    assert (
+        main(
+            [
+                "doctor",
+                here,
+                "--data",
+                "ring8",
+                "--network-options",
+                '{"prediction": "v"}',
+                "--json",
+            ]
+        )
+        == 0
+    )
     found = json.loads(capsys.readouterr().out)
     assert found["severity"] == "broken"
     assert "reads like v-prediction on the cosine process" in json.dumps(found)
     assert main(["doctor", "exact:ring8"]) == 0
     assert (
-        capsys.readouterr().out.splitlines()[-1].startswith("verdict: healthy by all 2 measures that could be taken;")
+        capsys.readouterr()
+        .out.splitlines()[-1]
+        .startswith("verdict: healthy by all 2 measures that could be taken;")
     )
     assert main(["doctor", f"{__name__}:law", "--data", "ring8"]) == 0
     assert "healthy" in capsys.readouterr().out.splitlines()[-1]
     network = fs.networks.mlp((2,), 0, width=8, depth=1)
     save_file(network.state_dict(), tmp_path / "net.safetensors")
-    options = ["--network", "mlp", "--network-options", '{"width": 8, "depth": 1}', "--data", "ring8"]
+    options = [
+        "--network",
+        "mlp",
+        "--network-options",
+        '{"width": 8, "depth": 1}',
+        "--data",
+        "ring8",
+    ]
     assert main(["doctor", str(tmp_path / "net.safetensors"), *options]) == 0
     assert "declared as edm-prediction" in capsys.readouterr().out
 
@@ -202,9 +268,18 @@ MISTAKES = {
     "no data": (["doctor", "some:thing"], "a teacher is examined with its data"),
     "no network": (["doctor", "x.safetensors", "--data", "ring8"], "name their network"),
     "no JSON": (["doctor", "exact:ring8", "--network-options", "width"], "expected JSON"),
-    "no range": (["doctor", f"{__name__}:factory", "--data", "ring8", "--range", "[0,1]"], "did you mean '[0, 1]'"),
-    "no prediction": (["doctor", f"{__name__}:factory", "--data", "ring8", "--prediction", "epsilon"], "'eps'"),
-    "no process": (["doctor", f"{__name__}:factory", "--data", "ring8", "--process", "cosin"], "'cosine'"),
+    "no range": (
+        ["doctor", f"{__name__}:factory", "--data", "ring8", "--range", "[0,1]"],
+        "did you mean '[0, 1]'",
+    ),
+    "no prediction": (
+        ["doctor", f"{__name__}:factory", "--data", "ring8", "--prediction", "epsilon"],
+        "'eps'",
+    ),
+    "no process": (
+        ["doctor", f"{__name__}:factory", "--data", "ring8", "--process", "cosin"],
+        "'cosine'",
+    ),
     "other data": (["doctor", "digits", "--data", "ring8"], "not what this run was trained on"),
     "no run": (["doctor", "nowhere"], "no run folder nowhere"),
     "no sampler": (["doctor", "digits", "--teacher", "exact:ring8"], "fails on data of shape"),

@@ -1,4 +1,6 @@
-"""The frontier: known optima are found, nothing of the test split chooses, everything is counted once."""
+"""The frontier: known optima are found, nothing of the test split chooses, everything is counted
+once.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,14 @@ import torch
 import fewstep as fs
 from fewstep.analysis import frontier
 from fewstep.analysis.frontier import latency, page, scoring, summary
-from fewstep.analysis.frontier.levels import Bounds, bounds_of, inserted, own_levels, starts, stretched
+from fewstep.analysis.frontier.levels import (
+    Bounds,
+    bounds_of,
+    inserted,
+    own_levels,
+    starts,
+    stretched,
+)
 from fewstep.analysis.frontier.models import Closed, Subject
 from fewstep.analysis.frontier.points import MULTISTEP, Judge, Point, worth
 from fewstep.analysis.frontier.study import settings_of, solver_steps
@@ -32,7 +41,9 @@ C = 0.5  # standard deviation of the Gaussian data
 
 
 def variance(levels):
-    """Of x0 after steps at t_max and these levels by the denoiser of N(0, C^2), D = C^2 x / (C^2 + t^2)."""
+    """Of x0 after steps at t_max and these levels by the denoiser of N(0, C^2), D = C^2 x / (C^2 +
+    t^2).
+    """
     found = 0.0
     for t in (80.0, *levels):
         found = (C**2 / (C**2 + t**2)) ** 2 * (found + t**2)
@@ -53,16 +64,27 @@ def gaussian_data(test_seed: int = 3) -> Dataset:
 
 
 def denoising_student(dataset: Dataset, **method: object) -> Subject:
-    """The denoiser of N(0, C^2) sampled as if it were a consistency model: the best level of a second step is C."""
+    """The denoiser of N(0, C^2) sampled as if it were a consistency model: the best level of a
+    second step is C.
+    """
     facts = Facts(dataset.shape, dataset.classes, C, Units(), dataset.fingerprint())
     truth = fs.exact.Gaussian(mean=torch.zeros(dataset.shape), std=C)
     run = fs.recipes.toy(data="tensor")
-    generator = Generator(run, facts, replace(fs.methods.ect(), **method), Closed(truth, "gaussian"), 0, "gaussian")
+    generator = Generator(
+        run, facts, replace(fs.methods.ect(), **method), Closed(truth, "gaussian"), 0, "gaussian"
+    )
     return Subject("student", "student", generator)
 
 
 def bench_of(dataset: Dataset, folder: Path, **plan: object) -> frontier.Bench:
-    settings = {"steps": (1, 2, 3), "n": 600, "search_n": 300, "candidates": 14, "repeats": 3, "batch": 4}
+    settings = {
+        "steps": (1, 2, 3),
+        "n": 600,
+        "search_n": 300,
+        "candidates": 14,
+        "repeats": 3,
+        "batch": 4,
+    }
     made = frontier.Plan(**{**settings, **plan})
     metric, splits = frontier.prepare(dataset, made)
     store = frontier.Store(folder, {"weights": "w", "data": frontier.held_out(dataset)})
@@ -101,7 +123,9 @@ def test_the_search_scores_each_candidate_once_and_keeps_the_budget():
 
 
 def test_a_score_that_is_not_finite_is_never_chosen():
-    found = frontier.search(lambda levels: math.nan if levels[0] < 1 else levels[0], [(0.5,), (4.0,)], WIDE, 20)
+    found = frontier.search(
+        lambda levels: math.nan if levels[0] < 1 else levels[0], [(0.5,), (4.0,)], WIDE, 20
+    )
     assert found.levels[0] == pytest.approx(1.0, rel=0.06)
 
 
@@ -160,7 +184,9 @@ def test_nothing_of_the_test_split_chooses(tmp_path, monkeypatch):
     for test_seed in (3, 4):
         dataset = gaussian_data(test_seed)
         bench = bench_of(dataset, tmp_path / str(test_seed))
-        chosen.append([(s.levels, s.validation) for s in settings_of(denoising_student(dataset), bench)])
+        chosen.append(
+            [(s.levels, s.validation) for s in settings_of(denoising_student(dataset), bench)]
+        )
     assert {(split, seed) for split, seed, _ in asked} == {("validation", frontier.search_seed(0))}
     assert frontier.search_seed(0) != 0
     assert chosen[0] == chosen[1]
@@ -171,7 +197,9 @@ def test_nothing_of_the_test_split_chooses(tmp_path, monkeypatch):
 def test_candidates_are_counted_in_the_protocol(tmp_path, monkeypatch):
     calls = []
     whole = scoring.evaluate
-    monkeypatch.setattr(scoring, "evaluate", lambda *a, **k: calls.append(k["steps"]) or whole(*a, **k))
+    monkeypatch.setattr(
+        scoring, "evaluate", lambda *a, **k: calls.append(k["steps"]) or whole(*a, **k)
+    )
     dataset = gaussian_data()
     settings = settings_of(denoising_student(dataset), bench_of(dataset, tmp_path / "a"))
     for setting in settings[1:]:
@@ -230,7 +258,9 @@ def test_a_store_refuses_what_is_not_its_own(tmp_path):
 
 
 def test_scores_are_kept_by_all_that_decides_them(tmp_path, monkeypatch):
-    """Another seed, another number of samples or another reference is scored again; the same is not."""
+    """Another seed, another number of samples or another reference is scored again; the same is
+    not.
+    """
     asked, bench = [], bench_of(gaussian_data(), tmp_path)
     monkeypatch.setattr(scoring, "evaluate", lambda *a, **k: asked.append(k) or ([result(1.0)], []))
     student = denoising_student(gaussian_data()).generator
@@ -243,7 +273,9 @@ def test_scores_are_kept_by_all_that_decides_them(tmp_path, monkeypatch):
     ):
         test = bench.splits["test"]
         meters = [replace(meter, protocol={**meter.protocol, **told}) for meter in test.meters]
-        other = replace(bench, plan=replace(bench.plan, **plan), splits={"test": test._replace(meters=meters)})
+        other = replace(
+            bench, plan=replace(bench.plan, **plan), splits={"test": test._replace(meters=meters)}
+        )
         other.final(student, 1)
         assert len(asked) == count
 
@@ -251,13 +283,27 @@ def test_scores_are_kept_by_all_that_decides_them(tmp_path, monkeypatch):
 def result(value: float, draws=(-0.1, 0.0, 0.1), **more: object) -> Result:
     """A result whose paired differences to its likes are exact: the draws shift by the value alone."""
     values = tuple(value + d for d in draws)
-    protocol = {"seed": 0, "draws": len(values), "n": 10, "split": "test", "statistic": "energy", "candidates": 1}
+    protocol = {
+        "seed": 0,
+        "draws": len(values),
+        "n": 10,
+        "split": "test",
+        "statistic": "energy",
+        "candidates": 1,
+    }
     error = 0.05 if len(values) > 1 else None
-    found = {"interval": (value - 0.2, value + 0.2), "floor_error": 0.01, "floor_interval": (-0.1, 0.3), **more}
+    found = {
+        "interval": (value - 0.2, value + 0.2),
+        "floor_error": 0.01,
+        "floor_interval": (-0.1, 0.3),
+        **more,
+    }
     return Result("energy", 1, value, error, 0.1, protocol, values=values, **found)
 
 
-def point(subject: Subject, evaluations: int, found: Result, sampler: str = MULTISTEP, **more: object) -> Point:
+def point(
+    subject: Subject, evaluations: int, found: Result, sampler: str = MULTISTEP, **more: object
+) -> Point:
     return Point(
         subject=subject,
         sampler=sampler,
@@ -285,15 +331,21 @@ def test_a_point_is_better_beyond_chance_and_by_a_share(student):
     assert not judge.better(point(student, 2, result(0.5, noisy)), a)  # by chance
     assert Judge("energy", -1.0, 0.05).better(a, b)
     kept = worth(
-        [a, b, point(student, 3, result(0.89)), point(student, 4, result(0.5))], judge, lambda p: p.evaluations
+        [a, b, point(student, 3, result(0.89)), point(student, 4, result(0.5))],
+        judge,
+        lambda p: p.evaluations,
     )
     assert [p.evaluations for p in kept] == [1, 2, 4]
 
 
 def test_quick_is_by_the_latency_of_one_sample_and_worth_by_evaluations(student):
-    """A setting of more evaluations that is called faster is no bargain by them, and one by the clock."""
+    """A setting of more evaluations that is called faster is no bargain by them, and one by the
+    clock.
+    """
     a, b = point(student, 1, result(0.5)), point(student, 4, result(1.0))
-    slow = replace(a, one=latency.Timing(1, 3, 9.0, 8.9, 9.1), many=latency.Timing(10, 3, 1.0, 1.0, 1.0))
+    slow = replace(
+        a, one=latency.Timing(1, 3, 9.0, 8.9, 9.1), many=latency.Timing(10, 3, 1.0, 1.0, 1.0)
+    )
     found = frontier.points.judged([slow, b], Judge("energy", gain=0.05))
     assert [(p.worth, p.quick) for p in found] == [(True, True), (False, True)]
 
@@ -307,7 +359,11 @@ def test_a_command_opens_the_weights_that_were_sampled(student):
 
 def test_the_conclusion_says_where_more_steps_are_no_better_and_where_the_teacher_is_met(student):
     teacher = Subject("exact:law", "exact:law", student.generator, teacher=True)
-    ours = [point(student, 1, result(1.0)), point(student, 2, result(0.6)), point(student, 4, result(0.59))]
+    ours = [
+        point(student, 1, result(1.0)),
+        point(student, 2, result(0.6)),
+        point(student, 4, result(0.59)),
+    ]
     theirs = [
         point(teacher, 1, result(9.0), "heun"),
         point(teacher, 5, result(0.6), "heun"),
@@ -319,7 +375,9 @@ def test_the_conclusion_says_where_more_steps_are_no_better_and_where_the_teache
     text = " ".join(told.conclusion())
     assert "student reaches energy 0.600 (0.400 to 0.800) with 2 evaluations" in text
     assert "4 is no better" in text
-    assert "exact:law, heun needs 5 evaluations, 2.5 times as many and 2.5 times the latency" in text
+    assert (
+        "exact:law, heun needs 5 evaluations, 2.5 times as many and 2.5 times the latency" in text
+    )
     assert "with 35 (heun) it is better" in text
     assert "exact:law, heun with 35 cannot be told from it" in text
     assert [told.note(p) for p in told.points][:3] == ["the cheapest", "better", "no better than 2"]
@@ -327,8 +385,9 @@ def test_the_conclusion_says_where_more_steps_are_no_better_and_where_the_teache
     assert told.note(told.points[5]) == "another sampler was better on the validation split"
     poor = [point(teacher, 1, result(9.0), "heun"), point(teacher, 35, result(2.0), "heun")]
     alone = summary.Verdicts(frontier.points.judged([*ours, *poor], judge), judge)
-    assert "At no number of evaluations up to 35 does exact:law come up to student with 2" in " ".join(
-        alone.conclusion()
+    assert (
+        "At no number of evaluations up to 35 does exact:law come up to student with 2"
+        in " ".join(alone.conclusion())
     )
 
 
@@ -349,9 +408,13 @@ def test_the_conclusion_of_a_single_draw_claims_nothing_beyond_chance(student):
 def test_evaluations_are_counted_by_the_network(student):
     assert latency.evaluations(student.generator, 3) == 3
     assert latency.evaluations(student.by("heun"), 7) == 7
-    wrongly_declared = fs.sampling.Sampler(step=fs.solvers.heun)  # says one evaluation a move, and takes two
+    wrongly_declared = fs.sampling.Sampler(
+        step=fs.solvers.heun
+    )  # says one evaluation a move, and takes two
     assert latency.evaluations(student.by(wrongly_declared), 3) == 5
-    two = fs.denoiser.Truncated(student.generator.denoiser, Closed(student.generator.denoiser.truth, "high"), 1.0)
+    two = fs.denoiser.Truncated(
+        student.generator.denoiser, Closed(student.generator.denoiser.truth, "high"), 1.0
+    )
     composite = replace(student.generator, denoiser=two).with_middle((2.0, 0.5))
     assert latency.evaluations(composite, 3) == 3
 
@@ -385,25 +448,45 @@ def test_a_teacher_has_on_offer_what_no_cheaper_setting_beats_on_the_validation_
     assert len(settings) == 12
     assert {s.validation.protocol["candidates"] for s in settings} == {12}
     for s in settings:
-        cheaper = [o for o in settings if o.steps <= s.steps and o.validation.value < s.validation.value]
+        cheaper = [
+            o for o in settings if o.steps <= s.steps and o.validation.value < s.validation.value
+        ]
         assert s.offered is not bool(cheaper)
     assert 1 <= sum(s.offered for s in settings) < 12
 
 
 def test_segments_have_one_point(tmp_path):
     dataset = gaussian_data()
-    found = settings_of(denoising_student(dataset, sampler=fs.sampling.segments(4)), bench_of(dataset, tmp_path / "m"))
+    found = settings_of(
+        denoising_student(dataset, sampler=fs.sampling.segments(4)),
+        bench_of(dataset, tmp_path / "m"),
+    )
     assert [(s.steps, s.validation) for s in found] == [(4, None)]
 
 
 def test_the_range_of_levels_where_a_process_has_no_ends(student):
-    open_ended = replace(student.generator, method=replace(student.generator.method, process=fs.process.linear()))
+    open_ended = replace(
+        student.generator, method=replace(student.generator.method, process=fs.process.linear())
+    )
     assert bounds_of(open_ended) == Bounds(0.002, pytest.approx(80 / 1.02, rel=1e-3))
     assert bounds_of(student.generator).high < edm().t_max
 
 
 SMALL = [
-    *("--steps", "1,2", "--candidates", "3", "--search-n", "300", "--n", "600", "--repeats", "3", "--batch", "4"),
+    *(
+        "--steps",
+        "1,2",
+        "--candidates",
+        "3",
+        "--search-n",
+        "300",
+        "--n",
+        "600",
+        "--repeats",
+        "3",
+        "--batch",
+        "4",
+    ),
     *("--device", "cpu"),
 ]
 
@@ -419,7 +502,18 @@ def test_the_command_writes_all_three_and_its_commands_sample(tmp_path, capsys, 
     assert told["metric"] == "energy"
     assert told["plan"]["search_seed"] != told["plan"]["seed"] == 0
     assert [s["teacher"] for s in told["subjects"]] == [False, True]
-    keys = {"subject", "sampler", "steps", "evaluations", "chosen", "worth", "results", "latency", "command", "note"}
+    keys = {
+        "subject",
+        "sampler",
+        "steps",
+        "evaluations",
+        "chosen",
+        "worth",
+        "results",
+        "latency",
+        "command",
+        "note",
+    }
     for p in told["points"]:
         assert keys <= p.keys()
         assert [r["protocol"]["split"] for r in p["results"]] == ["test"] * 4
@@ -468,7 +562,9 @@ def test_a_mistake_takes_one_line(argv, expected, capsys, tmp_path, monkeypatch)
 def test_runs_of_two_data_sets_are_not_compared(student):
     facts = replace(student.generator.facts, data="0" * 64)
     other = Subject("other", "other", replace(student.generator, facts=facts))
-    with pytest.raises(UserError, match="learned from different data: expected runs of one data set"):
+    with pytest.raises(
+        UserError, match="learned from different data: expected runs of one data set"
+    ):
         frontier.same_data(other, student)
 
 
@@ -501,6 +597,8 @@ def test_a_frontier_of_the_plane_shows_clouds(tmp_path):
 
 def test_one_setting_is_compared_with_nothing(student):
     judge = Judge("energy", gain=0.05)
-    told = summary.Verdicts(frontier.points.judged([point(student, 2, result(0.6))], judge), judge).conclusion()
+    told = summary.Verdicts(
+        frontier.points.judged([point(student, 2, result(0.6))], judge), judge
+    ).conclusion()
     assert told[0] == "One setting was measured: there is nothing to compare it with."
     assert "student reaches energy 0.600" in told[1]

@@ -1,4 +1,6 @@
-"""Metrics agree with closed forms and other libraries, are unbiased where they say so, and see what they should."""
+"""Metrics agree with closed forms and other libraries, are unbiased where they say so, and see what
+they should.
+"""
 
 from __future__ import annotations
 
@@ -41,14 +43,18 @@ def test_frechet_of_gaussians_is_its_formula_and_of_a_set_with_itself_0():
 
 
 def test_energy_is_unbiased_and_right_for_points_of_a_line():
-    values = torch.tensor([energy(normals(40, 2, 2 * i), normals(60, 2, 2 * i + 1)) for i in range(400)])
+    values = torch.tensor(
+        [energy(normals(40, 2, 2 * i), normals(60, 2, 2 * i + 1)) for i in range(400)]
+    )
     assert abs(values.mean().item()) < 4 * values.std().item() / 20
     x, y = torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [4.0]])
     assert energy(x, y) == pytest.approx(2 * (1 + 4 + 1 + 2) / 4 - 2 - 3)
 
 
 def test_energy_of_shifted_gaussians_is_its_closed_form():
-    """In one dimension E|x - y| of N(m, 2) is known: 2 m erf(m / 2) + 4 / sqrt(pi) (exp(-m^2/4) - 1)."""
+    """In one dimension E|x - y| of N(m, 2) is known: 2 m erf(m / 2) + 4 / sqrt(pi) (exp(-m^2/4) -
+    1).
+    """
     m, n = 1.5, 4000
     exact = 2 * m * math.erf(m / 2) + 4 / math.sqrt(math.pi) * (math.exp(-(m**2) / 4) - 1)
     assert energy(normals(n, 1, 0), normals(n, 1, 1, mean=m)) == pytest.approx(exact, rel=0.1)
@@ -86,12 +92,21 @@ def test_the_classifier_is_good_the_same_each_time_and_kept(digits, cold_cache):
 
 
 def test_a_generator_that_draws_real_data_reaches_the_floor(digits, cold_cache, monkeypatch):
-    """Held-out data as the 'model' scores the floor exactly; other splits of real data score near it."""
+    """Held-out data as the 'model' scores the floor exactly; other splits of real data score near
+    it.
+    """
     settings = tiny_run(data="digits", network_options={"width": 8, "depth": 1})
     g = fs.train(settings, progress=False, device="cpu")
-    monkeypatch.setattr(type(g), "sample", lambda self, n, **options: digits.test.x0[:n].repeat(2, 1, 1, 1)[:n])
+    monkeypatch.setattr(
+        type(g), "sample", lambda self, n, **options: digits.test.x0[:n].repeat(2, 1, 1, 1)[:n]
+    )
     results, speeds = evaluate(g, digits, steps=(1,), n=600)
-    assert {r.metric for r in results} == {"feature_frechet", "pixel_frechet", "energy", "nearest_ratio"}
+    assert {r.metric for r in results} == {
+        "feature_frechet",
+        "pixel_frechet",
+        "energy",
+        "nearest_ratio",
+    }
     for r in results:
         assert r.value == pytest.approx(r.floor)
         assert r.error == pytest.approx(0, abs=1e-9)
@@ -102,8 +117,14 @@ def test_a_generator_that_draws_real_data_reaches_the_floor(digits, cold_cache, 
 
 
 def test_scores_ask_for_what_they_report(digits, cold_cache, monkeypatch):
-    """Steps, seed and label frequencies reach the generator; model and floor are scored at the same count."""
-    g = fs.train(tiny_run(data="digits", network_options={"width": 8, "depth": 1}), progress=False, device="cpu")
+    """Steps, seed and label frequencies reach the generator; model and floor are scored at the same
+    count.
+    """
+    g = fs.train(
+        tiny_run(data="digits", network_options={"width": 8, "depth": 1}),
+        progress=False,
+        device="cpu",
+    )
     asked = []
 
     def sample(self, n, *, steps, seed, cond):
@@ -112,9 +133,16 @@ def test_scores_ask_for_what_they_report(digits, cold_cache, monkeypatch):
 
     monkeypatch.setattr(type(g), "sample", sample)
     results, _ = evaluate(g, digits, steps=(3, 5), n=1197, seed=9, split="validation")
-    own = asked[0][2]  # validation has seeds of its own: what is chosen on it is scored on other noise
+    own = asked[0][
+        2
+    ]  # validation has seeds of its own: what is chosen on it is scored on other noise
     assert own != 9
-    assert [(n, s, seed) for n, s, seed, _ in asked] == [(300, 3, own), (300, 5, own), (1197, 3, own), (1197, 5, own)]
+    assert [(n, s, seed) for n, s, seed, _ in asked] == [
+        (300, 3, own),
+        (300, 5, own),
+        (1197, 3, own),
+        (1197, 5, own),
+    ]
     assert torch.equal(asked[2][3].bincount(), digits.train.cond.bincount())
     few, _ = evaluate(g, digits, steps=(1,), n=100, seed=9)
     assert asked[-1][2] == 9
@@ -123,8 +151,12 @@ def test_scores_ask_for_what_they_report(digits, cold_cache, monkeypatch):
     held_out = digits.test.x0.split(100)
     floors = [frechet(part, digits.train.x0) for part in held_out]
     assert by_name["pixel_frechet"].floor == pytest.approx(sum(floors) / 3)
-    assert by_name["pixel_frechet"].floor_error == pytest.approx(np.std(floors, ddof=1) / math.sqrt(3))
-    assert by_name["pixel_frechet"].value == pytest.approx(frechet(3 * digits.train.x0[:100], digits.train.x0))
+    assert by_name["pixel_frechet"].floor_error == pytest.approx(
+        np.std(floors, ddof=1) / math.sqrt(3)
+    )
+    assert by_name["pixel_frechet"].value == pytest.approx(
+        frechet(3 * digits.train.x0[:100], digits.train.x0)
+    )
     judge = classifier(digits)
     assert judge.features(digits.train.x0).shape == (1197, 32)
     expected = [frechet(judge.features(part), judge.features(digits.train.x0)) for part in held_out]
@@ -167,8 +199,12 @@ def test_the_split_is_the_one_asked_for(monkeypatch):
     dataset = Dataset("tensor", own.train, *parts, 0, own.units)
     for i, split in enumerate(("validation", "test")):
         drawn = own.units.to_user(parts[i].x0)
-        monkeypatch.setattr(type(g), "sample", lambda self, n, drawn=drawn, **options: drawn.repeat(2, 1)[:n])
-        result = evaluate(g, dataset, steps=(1,), n=200, split=split, metrics=("pixel_frechet",))[0][0]
+        monkeypatch.setattr(
+            type(g), "sample", lambda self, n, drawn=drawn, **options: drawn.repeat(2, 1)[:n]
+        )
+        result = evaluate(g, dataset, steps=(1,), n=200, split=split, metrics=("pixel_frechet",))[
+            0
+        ][0]
         assert result.value == pytest.approx(result.floor, rel=1e-4)
 
 
@@ -176,13 +212,17 @@ def test_the_error_of_a_single_floor_is_a_jackknife_over_tenths():
     held_out = normals(200, 2, 1)
     train = normals(400, 2, 2)
     found = floor_of(Statistic(lambda x: frechet(x, train)), held_out, 200)
-    left_out = torch.tensor([frechet(held_out[torch.arange(200) % 10 != g], train) for g in range(10)])
+    left_out = torch.tensor(
+        [frechet(held_out[torch.arange(200) % 10 != g], train) for g in range(10)]
+    )
     expected = (0.9 * (left_out - left_out.mean()).square().sum()).sqrt().item()
     assert found.error == pytest.approx(expected, rel=1e-5)
 
 
 def test_padding_counts_for_nothing_in_scores(cold_cache, monkeypatch):
-    """Real data in the model's place, with anything in the padding, is at the floor; labels in a dict are found."""
+    """Real data in the model's place, with anything in the padding, is at the floor; labels in a
+    dict are found.
+    """
     n = 400
     x = 5 + normals(n, 3, 3)[:, :, None].repeat(1, 1, 2)
     mask = torch.arange(3) < 1 + torch.arange(n)[:, None] % 3
@@ -190,10 +230,17 @@ def test_padding_counts_for_nothing_in_scores(cold_cache, monkeypatch):
     part = own.train.rows(torch.arange(200))
     dataset = Dataset("tensor", own.train, part, part, own.classes, own.units)
     run = tiny_run(network_options={"width": 8, "depth": 1})
-    g = fs.train(run, {"x0": x, "cond": {"mask": mask, "label": torch.arange(n) % 2}}, progress=False, device="cpu")
+    g = fs.train(
+        run,
+        {"x0": x, "cond": {"mask": mask, "label": torch.arange(n) % 2}},
+        progress=False,
+        device="cpu",
+    )
 
     def sample(self, n, *, cond, **options):
-        noisy = torch.where(cond["mask"][:, :, None], torch.full((n, 3, 2), 5.0), torch.full((n, 3, 2), 77.0))
+        noisy = torch.where(
+            cond["mask"][:, :, None], torch.full((n, 3, 2), 5.0), torch.full((n, 3, 2), 77.0)
+        )
         return noisy
 
     monkeypatch.setattr(type(g), "sample", sample)

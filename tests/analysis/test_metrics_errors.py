@@ -1,4 +1,6 @@
-"""Errors are what they say: intervals cover, floors too, and numbers of different protocols refuse to be compared."""
+"""Errors are what they say: intervals cover, floors too, and numbers of different protocols refuse
+to be compared.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,16 @@ import pytest
 import scipy.stats
 import torch
 
-from fewstep.analysis.metrics import Result, compare, distances, energy, frechet, kernels, kid, moments
+from fewstep.analysis.metrics import (
+    Result,
+    compare,
+    distances,
+    energy,
+    frechet,
+    kernels,
+    kid,
+    moments,
+)
 from fewstep.analysis.metrics.prepared import floor_of
 from fewstep.analysis.metrics.protocol import estimate, jackknifed, students_t
 from fewstep.analysis.metrics.registry import Statistic
@@ -31,12 +42,16 @@ def test_intervals_of_a_frechet_distance_cover_its_expectation():
     """E[FD_n], of a fixed reference, is known from 10000 other draws."""
     n, d = 30, 2
     reference = moments(normals(200, d, 0))
-    truth = torch.tensor([frechet(draw, reference) for draw in normals(10_000 * n, d, 2, mean=0.2).split(n)]).mean()
+    truth = torch.tensor(
+        [frechet(draw, reference) for draw in normals(10_000 * n, d, 2, mean=0.2).split(n)]
+    ).mean()
     assert covered(lambda x: frechet(x, reference), truth.item(), n, d) >= 180
 
 
 def test_intervals_of_kid_cover_its_expectation():
-    """Given the reference, E[KID] = E k(x, x') + within - 2 E k(x, y), where x ~ N(m, 1) has known moments."""
+    """Given the reference, E[KID] = E k(x, x') + within - 2 E k(x, y), where x ~ N(m, 1) has known
+    moments.
+    """
     n, m = 20, 0.2
     y = normals(100, 1, 0)
     first, second, third = m, 1 + m**2, m**3 + 3 * m
@@ -58,11 +73,17 @@ def test_intervals_of_the_energy_distance_cover_its_expectation():
 
 
 def test_intervals_of_a_floor_with_one_draw_cover_too():
-    """The jackknife's interval of a single draw, for data of the reference's law, where it is hardest."""
+    """The jackknife's interval of a single draw, for data of the reference's law, where it is
+    hardest.
+    """
     n, d = 100, 4
     reference = moments(normals(400, d, 0))
     metric = Statistic(lambda x: frechet(x, reference))
-    truth = torch.tensor([metric.measure(draw) for draw in normals(3000 * n, d, 2).split(n)]).mean().item()
+    truth = (
+        torch.tensor([metric.measure(draw) for draw in normals(3000 * n, d, 2).split(n)])
+        .mean()
+        .item()
+    )
     floors = [floor_of(metric, draw, n) for draw in normals(SIMULATIONS * n, d, 1).split(n)]
     assert sum(low <= truth <= high for _, _, (low, high) in floors) >= 180
 
@@ -77,11 +98,15 @@ def test_floors_use_all_the_draws_there_are():
 
 
 def test_the_error_of_a_mean_is_the_textbooks():
-    """Without skewness the interval is Student's; a tail to the right moves the upper end out, and only that."""
+    """Without skewness the interval is Student's; a tail to the right moves the upper end out, and
+    only that.
+    """
     even = torch.linspace(-1, 1, 9).double()
     found = estimate(even)
     assert found.error == pytest.approx(scipy.stats.sem(even))
-    assert found.interval == pytest.approx(scipy.stats.t.interval(0.95, 8, 0, scipy.stats.sem(even)))
+    assert found.interval == pytest.approx(
+        scipy.stats.t.interval(0.95, 8, 0, scipy.stats.sem(even))
+    )
     assert estimate([1.5]) == (1.5, None, None)
     assert estimate([2.0, 2.0, 2.0]) == (2.0, 0.0, (2.0, 2.0))
     tail = estimate(even.exp())
@@ -113,15 +138,24 @@ def test_students_t_is_scipys():
 
 def result(values, seed: int = 0, metric: str = "energy", **protocol) -> Result:
     found = estimate(values)
-    told = {"n": 300, "reference": "abc", "extractor": None, "draws": len(values), "seed": seed} | protocol
+    told = {
+        "n": 300,
+        "reference": "abc",
+        "extractor": None,
+        "draws": len(values),
+        "seed": seed,
+    } | protocol
     return Result(metric, 1, *found[:2], 0.0, told, found.interval, values=tuple(values))
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("n", 299), ("reference", "abd"), ("extractor", "x"), ("candidates", 5), ("split", "test")]
+    ("field", "value"),
+    [("n", 299), ("reference", "abd"), ("extractor", "x"), ("candidates", 5), ("split", "test")],
 )
 def test_numbers_of_different_protocols_refuse_to_be_compared(field, value):
-    with pytest.raises(UserError, match=rf"the protocols differ in {field} \(.*{value}\)") as refusal:
+    with pytest.raises(
+        UserError, match=rf"the protocols differ in {field} \(.*{value}\)"
+    ) as refusal:
         compare(result([1.0, 2.0]), result([1.0, 2.0], **{field: value}))
     assert "\n" not in str(refusal.value)
 
@@ -129,7 +163,10 @@ def test_numbers_of_different_protocols_refuse_to_be_compared(field, value):
 def test_other_metrics_refuse_and_other_models_do_not():
     with pytest.raises(UserError, match="energy and w2 are two metrics"):
         compare(result([1.0, 2.0]), result([1.0, 2.0], metric="w2"))
-    assert compare(result([3.0, 4.0], generator="a"), result([1.0, 2.0], seed=1, generator="b")).value == 2
+    assert (
+        compare(result([3.0, 4.0], generator="a"), result([1.0, 2.0], seed=1, generator="b")).value
+        == 2
+    )
 
 
 def test_differences_of_independent_draws_are_welchs():
@@ -146,7 +183,9 @@ def test_differences_from_the_same_noise_are_paired():
     b = a + 0.1 + 0.01 * normals(9, 1, 1)[:, 0]
     found = compare(result(a.tolist()), result(b.tolist()))
     assert found.paired
-    assert found.interval == pytest.approx(tuple(scipy.stats.ttest_rel(a, b).confidence_interval(0.95)))
+    assert found.interval == pytest.approx(
+        tuple(scipy.stats.ttest_rel(a, b).confidence_interval(0.95))
+    )
     assert found.error < 0.1 * compare(result(a.tolist()), result(b.tolist(), seed=1)).error
 
 

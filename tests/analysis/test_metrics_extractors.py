@@ -1,4 +1,6 @@
-"""Extractors and reference statistics of the user's: what they compute, what is recorded, and what is refused."""
+"""Extractors and reference statistics of the user's: what they compute, what is recorded, and what
+is refused.
+"""
 
 from __future__ import annotations
 
@@ -36,18 +38,24 @@ from tests.support.toys import tiny_run
 
 def exported(layer: nn.Linear, path, inputs=("n", 64), outputs=1) -> None:
     """relu(flatten(x) W^T + b) as an ONNX file, its hidden values a second output where asked for."""
-    told = [(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 5])) for name in ("features", "hidden")]
+    told = [
+        (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 5]))
+        for name in ("features", "hidden")
+    ]
     nodes = [
         helper.make_node("Flatten", ["x"], ["flat"]),
         helper.make_node("Gemm", ["flat", "w", "b"], ["hidden"], transB=1),
         helper.make_node("Relu", ["hidden"], ["features"]),
     ]
     weights = [
-        numpy_helper.from_array(p.detach().numpy(), name) for p, name in ((layer.weight, "w"), (layer.bias, "b"))
+        numpy_helper.from_array(p.detach().numpy(), name)
+        for p, name in ((layer.weight, "w"), (layer.bias, "b"))
     ]
     given = [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(inputs))]
     graph = helper.make_graph(nodes, "tiny", given, told[:outputs], weights)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path
+    )
 
 
 @pytest.fixture
@@ -63,13 +71,20 @@ def tiny(tmp_path, layer):
 
 
 def pictures(n: int, side: int = 8, channels: int = 1) -> torch.Tensor:
-    return (0.5 * normals(n, channels * side * side, 7)).clamp(-1, 1).float().reshape(n, channels, side, side)
+    return (
+        (0.5 * normals(n, channels * side * side, 7))
+        .clamp(-1, 1)
+        .float()
+        .reshape(n, channels, side, side)
+    )
 
 
 def test_an_onnx_file_gives_the_modules_features(tiny, layer, monkeypatch):
     x = pictures(70)
     extractor = open_extractor(tiny)
-    torch.testing.assert_close(extractor.features(x), layer(x.flatten(1)).relu(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        extractor.features(x), layer(x.flatten(1)).relu(), rtol=1e-5, atol=1e-6
+    )
     assert extractor.sha256 == file_sha256(tiny)
     assert (extractor.name, extractor.output, extractor.published()) == ("tiny", "features", None)
     as_callable = Extractor("mine", lambda x: layer(x.flatten(1)).relu())
@@ -80,18 +95,29 @@ def test_an_onnx_file_gives_the_modules_features(tiny, layer, monkeypatch):
 def test_the_declared_output_range_and_hash_are_kept_to(tmp_path, layer):
     file, beside = tmp_path / "two.onnx", tmp_path / "two.json"
     exported(layer, file, ("n", 1, 8, 8), outputs=2)
-    with pytest.raises(UserError, match=r"has outputs features, hidden: name one as output in two.json"):
+    with pytest.raises(
+        UserError, match=r"has outputs features, hidden: name one as output in two.json"
+    ):
         open_extractor(file)
-    beside.write_text(json.dumps({"output": "hidden", "range": [0, 255], "sha256": file_sha256(file), "name": "old"}))
+    beside.write_text(
+        json.dumps(
+            {"output": "hidden", "range": [0, 255], "sha256": file_sha256(file), "name": "old"}
+        )
+    )
     extractor = open_extractor(file)
     x = pictures(3)
-    torch.testing.assert_close(extractor.features(x), layer((x + 1).flatten(1) * 127.5), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        extractor.features(x), layer((x + 1).flatten(1) * 127.5), rtol=1e-4, atol=1e-3
+    )
     told = extractor.facts()
     assert (told["input"]["range"], told["output"], extractor.name) == ([0, 255], "hidden", "old")
     for change, message in (
         ({"sha256": "0" * 64}, "and two.json declares 0000"),
         ({"output": "hiden"}, "unknown output of .*did you mean 'hidden'"),
-        ({"output": "hidden", "rnge": [0, 1]}, "unknown key of two.json 'rnge': did you mean 'range'"),
+        (
+            {"output": "hidden", "rnge": [0, 1]},
+            "unknown key of two.json 'rnge': did you mean 'range'",
+        ),
         ({"output": "hidden", "range": [1, 0]}, r"range = \(1, 0\): expected low < high"),
         ({"output": "hidden", "range": 255}, r"range = 255: expected \[low, high\]"),
         ({"output": "hidden", "range": [1]}, r"range = \[1\]: expected \[low, high\]"),
@@ -114,18 +140,27 @@ def test_the_declared_output_range_and_hash_are_kept_to(tmp_path, layer):
 
 def test_wrong_shapes_ranges_and_files_are_refused(tiny, tmp_path):
     extractor = open_extractor(tiny)
-    with pytest.raises(UserError, match=r"samples of shape \(1, 9, 9\): tiny.onnx takes \[1, 8, 8\]"):
+    with pytest.raises(
+        UserError, match=r"samples of shape \(1, 9, 9\): tiny.onnx takes \[1, 8, 8\]"
+    ):
         extractor.features(pictures(2, side=9))
     with pytest.raises(UserError, match=r"samples of shape \(64,\)"):
         extractor.features(pictures(2).flatten(1))
     ranged = Extractor("ranged", extractor.network, input=Input(range=(0, 1)))
-    with pytest.raises(UserError, match=r"samples between -2 and 2: this extractor takes pictures in \[-1, 1\]"):
+    with pytest.raises(
+        UserError, match=r"samples between -2 and 2: this extractor takes pictures in \[-1, 1\]"
+    ):
         ranged.features(torch.tensor([[-2.0], [2.0]]))
     coloured = Extractor("coloured", extractor.network, input=Input(channels=3))
-    for x, shape in ((pictures(2, channels=2), r"\(2, 8, 8\)"), (pictures(2).flatten(1), r"\(64,\)")):
+    for x, shape in (
+        (pictures(2, channels=2), r"\(2, 8, 8\)"),
+        (pictures(2).flatten(1), r"\(64,\)"),
+    ):
         with pytest.raises(UserError, match=f"samples of shape {shape}: this extractor takes"):
             coloured.features(x)
-    with pytest.raises(UserError, match=r"extractor flat gives \(2,\) for 2 samples: expected \[N, F\]"):
+    with pytest.raises(
+        UserError, match=r"extractor flat gives \(2,\) for 2 samples: expected \[N, F\]"
+    ):
         Extractor("flat", lambda x: x.flatten(1).sum(1)).features(pictures(2))
     with pytest.raises(UserError, match="gives NaN or infinity"):
         Extractor("bad", lambda x: x.flatten(1) / 0).features(pictures(2))
@@ -146,12 +181,17 @@ def test_features_do_not_depend_on_the_batch(tiny):
 def test_pictures_are_resized_as_pillow_does():
     x = pictures(1, side=12, channels=3)
     levels = (x[0].permute(1, 2, 0) + 1).mul(127.5).round().to(torch.uint8).numpy()
-    for rule, filter in (("pillow-bicubic", Image.Resampling.BICUBIC), ("pillow-bilinear", Image.Resampling.BILINEAR)):
+    for rule, filter in (
+        ("pillow-bicubic", Image.Resampling.BICUBIC),
+        ("pillow-bilinear", Image.Resampling.BILINEAR),
+    ):
         for side in (7, 30):
             ours = Input((0, 255), 256, 3, side, rule)(x)[0].permute(1, 2, 0).numpy()
             theirs = np.asarray(Image.fromarray(levels).resize((side, side), filter))
             assert np.abs(ours - theirs).max() < 1e-4
-    with pytest.raises(UserError, match="levels = None: expected 256, which pillow-bicubic works on"):
+    with pytest.raises(
+        UserError, match="levels = None: expected 256, which pillow-bicubic works on"
+    ):
         Input(size=7, resize="pillow-bicubic")
 
 
@@ -195,7 +235,9 @@ def test_inceptions_own_file_is_known_by_its_hash_and_others_stay_closed(tmp_pat
     with pytest.raises(UserError, match="which is no known network"):
         open_extractor(file)
     first = extractors.KNOWN[0]
-    monkeypatch.setattr(extractors, "KNOWN", (type(first)(first.name, file_sha256(file), first.input, True),))
+    monkeypatch.setattr(
+        extractors, "KNOWN", (type(first)(first.name, file_sha256(file), first.input, True),)
+    )
     extractor = open_extractor(file)
     x = pictures(5, channels=3)
     assert extractor.published() == "FID"
@@ -227,7 +269,10 @@ def test_other_npz_files_are_refused(tmp_path):
         ({"mu": mu, "sigma": np.eye(3)}, r"mu \(2,\) and sigma \(3, 3\): expected"),
         ({"mu": mu, "sigma": sigma * np.nan}, "NaN"),
         ({"mu": mu, "sigma": np.array([[1.0, 2.0], [0.0, 1.0]])}, "not symmetric"),
-        ({"mu": np.array([{}], dtype=object), "sigma": sigma}, "no .npz file of reference statistics"),
+        (
+            {"mu": np.array([{}], dtype=object), "sigma": sigma},
+            "no .npz file of reference statistics",
+        ),
     ):
         np.savez(file, **arrays)
         with pytest.raises(UserError, match=message):
@@ -244,7 +289,11 @@ def test_other_npz_files_are_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def model():
-    return fs.train(tiny_run(data="digits", network_options={"width": 8, "depth": 1}), progress=False, device="cpu")
+    return fs.train(
+        tiny_run(data="digits", network_options={"width": 8, "depth": 1}),
+        progress=False,
+        device="cpu",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +311,10 @@ def test_scores_by_an_extractor_against_reference_statistics(tiny, layer, model,
     given = {"steps": (1,), "n": 300, "extractor": extractor}
     (result,), _ = evaluate(model, digits, **given, reference=reference, candidates=4)
     assert (result.metric, result.protocol["extractor"]) == ("tiny_frechet", extractor.sha256)
-    assert (result.protocol["reference"], result.protocol["n_reference"]) == (reference.sha256, 1197)
+    assert (result.protocol["reference"], result.protocol["n_reference"]) == (
+        reference.sha256,
+        1197,
+    )
     assert result.protocol["candidates"] == 4
     assert result.floor == pytest.approx(frechet(features(digits.test.x0), reference), rel=1e-4)
     (same, _), _ = evaluate(model, digits, **given, metrics=("tiny_frechet", "tiny_kid"))
@@ -271,7 +323,12 @@ def test_scores_by_an_extractor_against_reference_statistics(tiny, layer, model,
     with pytest.raises(UserError, match="are of extractor abc, and this one is"):
         evaluate(model, digits, **given, reference=moments(features(digits.train.x0), "abc"))
     with pytest.raises(UserError, match="features of 5 and 3 numbers"):
-        evaluate(model, digits, **given, reference=Statistics(torch.zeros(3).double(), torch.eye(3).double()))
+        evaluate(
+            model,
+            digits,
+            **given,
+            reference=Statistics(torch.zeros(3).double(), torch.eye(3).double()),
+        )
     with pytest.raises(UserError, match="unknown metric 'tiny_kid'"):
         evaluate(model, digits, **given, reference=reference, metrics=("tiny_kid",))
     with pytest.raises(UserError, match="unknown metric 'tiny_kidd': did you mean 'tiny_kid'"):
@@ -291,7 +348,9 @@ def test_fid_is_called_so_only_by_its_own_weights(model, digits):
 
 
 def test_every_metric_scores_held_out_data_as_its_floor(model, digits, monkeypatch):
-    """A 'model' that returns the held-out split has the floor's values; draws of 100 give the floor an error."""
+    """A 'model' that returns the held-out split has the floor's values; draws of 100 give the floor
+    an error.
+    """
     x = digits.test.x0
     monkeypatch.setattr(type(model), "sample", lambda self, n, **options: x[:n])
     kinds = ("kid", "mmd", "precision", "recall", "density", "coverage", "sliced_w2", "w2", "c2st")
@@ -311,8 +370,15 @@ def test_every_metric_scores_held_out_data_as_its_floor(model, digits, monkeypat
 
 def test_draws_larger_than_the_held_out_split_have_no_floor(model, digits):
     (result,), _ = evaluate(model, digits, steps=(1,), n=900, draw=450, metrics=("pixel_frechet",))
-    assert (result.floor, result.floor_error, result.protocol["n"], result.protocol["draws"]) == (None, None, 450, 2)
-    bare = Dataset("digits", digits.train, *[digits.test.rows(torch.arange(0))] * 2, 10, Units(clip=True))
+    assert (result.floor, result.floor_error, result.protocol["n"], result.protocol["draws"]) == (
+        None,
+        None,
+        450,
+        2,
+    )
+    bare = Dataset(
+        "digits", digits.train, *[digits.test.rows(torch.arange(0))] * 2, 10, Units(clip=True)
+    )
     (alone,), _ = evaluate(model, bare, steps=(1,), n=900, draw=450, metrics=("pixel_frechet",))
     assert alone.value == result.value
     with pytest.raises(UserError, match="n = 900 samples against 0 held-out ones"):

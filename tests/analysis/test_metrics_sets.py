@@ -1,4 +1,6 @@
-"""Distances of two sets agree with closed forms, with other libraries and with their own expectations."""
+"""Distances of two sets agree with closed forms, with other libraries and with their own
+expectations.
+"""
 
 from __future__ import annotations
 
@@ -88,26 +90,35 @@ def test_kid_does_not_depend_on_its_pieces(monkeypatch):
 
 
 def test_kid_is_unbiased_for_equal_laws_and_for_shifted_ones():
-    """In one dimension E (xy + 1)^3 = 1 + 3 m m' + 3 (1 + m^2)(1 + m'^2) + (m^3 + 3 m)(m'^3 + 3 m') of N(m, 1)."""
+    """In one dimension E (xy + 1)^3 = 1 + 3 m m' + 3 (1 + m^2)(1 + m'^2) + (m^3 + 3 m)(m'^3 + 3 m')
+    of N(m, 1).
+    """
 
     def expected(m: float, o: float) -> float:
         return 1 + 3 * m * o + 3 * (1 + m * m) * (1 + o * o) + (m**3 + 3 * m) * (o**3 + 3 * o)
 
     for m in (0.0, 0.8):
         exact = expected(m, m) + expected(0, 0) - 2 * expected(m, 0)
-        draws = torch.tensor([kid(normals(10, 1, 2 * i, mean=m), normals(7, 1, 2 * i + 1)) for i in range(3000)])
+        draws = torch.tensor(
+            [kid(normals(10, 1, 2 * i, mean=m), normals(7, 1, 2 * i + 1)) for i in range(3000)]
+        )
         assert abs(draws.mean().item() - exact) < 3.5 * draws.std().item() / math.sqrt(3000)
 
 
 def test_gaussian_mmd_is_unbiased_with_its_closed_form():
-    """E exp(-|z|^2 / (2 h^2)) of z ~ N(m, 2 I), the difference: (1 + 2 / h^2)^(-d/2) exp(-|m|^2 / (2 (h^2 + 2)))."""
+    """E exp(-|z|^2 / (2 h^2)) of z ~ N(m, 2 I), the difference: (1 + 2 / h^2)^(-d/2) exp(-|m|^2 /
+    (2 (h^2 + 2))).
+    """
     h, m, d = 1.3, 0.7, 2
     level = (1 + 2 / h**2) ** (-d / 2)
     for shift in (0.0, m):
         exact = 2 * level * (1 - math.exp(-d * shift**2 / (2 * (h**2 + 2))))
         kernel = kernels.gaussian(h)
         draws = torch.tensor(
-            [mmd2(normals(8, d, 2 * i, mean=shift), normals(9, d, 2 * i + 1), kernel) for i in range(2000)]
+            [
+                mmd2(normals(8, d, 2 * i, mean=shift), normals(9, d, 2 * i + 1), kernel)
+                for i in range(2000)
+            ]
         )
         assert abs(draws.mean().item() - exact) < 3.5 * draws.std().item() / math.sqrt(2000)
 
@@ -128,7 +139,9 @@ def test_manifolds_of_a_set_with_itself_and_of_sets_far_apart():
 
 
 def test_manifolds_of_points_on_a_line():
-    """Real points 0, 1, 3 have 1-nearest balls of radius 1, 1, 2; generated ones 0.5, 9 of radius 8.5 both."""
+    """Real points 0, 1, 3 have 1-nearest balls of radius 1, 1, 2; generated ones 0.5, 9 of radius
+    8.5 both.
+    """
     y, x = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[0.5], [9.0]])
     assert manifolds.radii(y, 1).tolist() == [1, 1, 2]
     assert manifolds.radii(y, 2).tolist() == [3, 2, 3]
@@ -154,7 +167,9 @@ def test_balls_hold_what_the_loops_say():
     found = prdc(x, y, k)
     assert found["precision"] == pytest.approx(sum(any(row) for row in held) / 30)
     assert found["density"] == pytest.approx(sum(map(sum, held)) / (30 * k))
-    assert found["coverage"] == pytest.approx(sum(any(row[j] for row in held) for j in range(40)) / 40)
+    assert found["coverage"] == pytest.approx(
+        sum(any(row[j] for row in held) for j in range(40)) / 40
+    )
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 99))
@@ -165,17 +180,25 @@ def test_one_dimensional_w2_agrees_with_pot_for_any_sizes(n, m, seed):
 
 
 def test_sliced_w2_of_shifted_and_scaled_sets_is_its_closed_form():
-    """A shift by m costs (theta.m)^2 along theta, exactly; N(0, 4) against N(0, 1) costs 1 in the limit."""
+    """A shift by m costs (theta.m)^2 along theta, exactly; N(0, 4) against N(0, 1) costs 1 in the
+    limit.
+    """
     x, m = normals(400, 3, 0), torch.tensor([1.0, -2.0, 0.5]).double()
     exact = (m @ directions(3, 64, 5)).square().mean().sqrt().item()
     assert sliced_w2(x, x + m, projections=64, seed=5) == pytest.approx(exact, rel=1e-12)
-    assert sliced_w2(x, x + m, projections=4000) == pytest.approx(m.norm().item() / math.sqrt(3), rel=0.03)
-    assert sliced_w2(2 * normals(20_000, 2, 1), normals(9000, 2, 2), projections=16) == pytest.approx(1, rel=0.03)
+    assert sliced_w2(x, x + m, projections=4000) == pytest.approx(
+        m.norm().item() / math.sqrt(3), rel=0.03
+    )
+    assert sliced_w2(
+        2 * normals(20_000, 2, 1), normals(9000, 2, 2), projections=16
+    ) == pytest.approx(1, rel=0.03)
 
 
 def test_sliced_w2_agrees_with_pot_in_the_same_directions():
     x, y = normals(50, 4, 0), normals(50, 4, 1, mean=0.5)
-    theirs = ot.sliced_wasserstein_distance(x.numpy(), y.numpy(), projections=directions(4, 40, 0).numpy())
+    theirs = ot.sliced_wasserstein_distance(
+        x.numpy(), y.numpy(), projections=directions(4, 40, 0).numpy()
+    )
     assert sliced_w2(x, y, projections=40) == pytest.approx(theirs, rel=1e-9)
 
 
@@ -191,7 +214,8 @@ def test_exact_w2_agrees_with_pot_and_refuses_what_it_cannot():
 def test_c2st_p_values_are_uniform_under_one_law():
     tests = [c2st(normals(200, 2, 2 * i), normals(200, 2, 2 * i + 1), seed=i) for i in range(100)]
     p = np.array([t.p_value for t in tests])
-    # steps of a discrete law are as high as 0.08: randomised within its step, a p-value is uniform exactly
+    # steps of a discrete law are as high as 0.08: randomised within its step, a p-value is uniform
+    # exactly
     below = np.array([binomial_tail(round(t.accuracy * t.tested) + 1, t.tested) for t in tests])
     spread = below + (p - below) * np.random.default_rng(0).random(100)
     assert scipy.stats.kstest(spread, "uniform").pvalue > 0.01
@@ -211,4 +235,6 @@ def test_c2st_sees_a_shift_and_a_change_of_spread():
 
 def test_the_binomial_tail_is_scipys():
     for k in (0, 1, 60, 100, 120, 200):
-        assert binomial_tail(k, 200) == pytest.approx(scipy.stats.binom.sf(k - 1, 200, 0.5), rel=1e-12)
+        assert binomial_tail(k, 200) == pytest.approx(
+            scipy.stats.binom.sf(k - 1, 200, 0.5), rel=1e-12
+        )

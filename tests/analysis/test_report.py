@@ -1,4 +1,6 @@
-"""Pages hold all that they show, escape what they are given, and are the same bytes for the same numbers."""
+"""Pages hold all that they show, escape what they are given, and are the same bytes for the same
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -69,14 +71,21 @@ def test_what_is_given_is_text():
 
 def test_every_part_is_there_and_a_strong_row_is_marked():
     text = whole()
-    for part in ("not reproduced at this scale", "what it shows", "a point", "made by hand", 'id="one-two"'):
+    for part in (
+        "not reproduced at this scale",
+        "what it shows",
+        "a point",
+        "made by hand",
+        'id="one-two"',
+    ):
         assert part in text
     assert re.findall(r'<tr class="strong"><td class="words">(\w)</td>', text) == ["b"]
 
 
 def test_numbers_are_set_to_the_right_and_words_to_the_left():
     table = Table(
-        ["arm", "error", "verdict", "note"], [["1st", "0.1 ± 0.2", "open", ""], ["b", "(-.3)", "", "1"], ["c", "-"]]
+        ["arm", "error", "verdict", "note"],
+        [["1st", "0.1 ± 0.2", "open", ""], ["b", "(-.3)", "", "1"], ["c", "-"]],
     )
     assert table.columns == ["words", "number", "words", "number"]
 
@@ -101,7 +110,9 @@ def test_a_png_can_be_written_and_taken_into_a_page(tmp_path):
     assert pictures(tmp_path / "a.png", "a line").source.startswith("data:image/png;base64,iVBOR")
 
 
-@pytest.mark.parametrize(("missing", "make"), [("matplotlib", axes), ("jinja2", lambda: page("t", [], []))])
+@pytest.mark.parametrize(
+    ("missing", "make"), [("matplotlib", axes), ("jinja2", lambda: page("t", [], []))]
+)
 def test_without_its_library_one_line_names_the_extra(missing, make, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, missing, None)
     with pytest.raises(UserError, match=r"fewstep\[report\]"):

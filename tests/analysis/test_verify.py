@@ -1,4 +1,6 @@
-"""fewstep verify: the whole quick table holds, covers every method, and tells what is wrong with a target."""
+"""fewstep verify: the whole quick table holds, covers every method, and tells what is wrong with a
+target.
+"""
 
 from __future__ import annotations
 
@@ -66,16 +68,19 @@ def test_what_passes(measure, passed):
 def test_an_exception_is_a_failed_check_with_its_message():
     found = outcome(Check("name", "source", lambda: [][1], 1.0, "see there"))
     assert not found.passed
-    assert re.fullmatch(r"IndexError: list index out of range \(test_verify.py, line \d+\); see there", found.problem)
+    assert re.fullmatch(
+        r"IndexError: list index out of range \(test_verify.py, line \d+\); see there",
+        found.problem,
+    )
     assert found.to_json()["error"] is None
 
 
 def test_errors_are_not_lost_in_a_maximum():
     assert worst(1.0, math.nan) == math.inf
     assert math.isnan(apart(torch.tensor([math.nan]), torch.tensor([1.0])))
-    assert by_row(torch.tensor([[1.0, 0.0], [100.0, 0.0]]), torch.tensor([[1.1, 0.0], [100.0, 0.0]])) == pytest.approx(
-        0.1 / 1.1
-    )
+    assert by_row(
+        torch.tensor([[1.0, 0.0], [100.0, 0.0]]), torch.tensor([[1.1, 0.0], [100.0, 0.0]])
+    ) == pytest.approx(0.1 / 1.1)
     with pytest.raises(ValueError, match="shape"):
         apart(torch.zeros(2), torch.zeros(3))
 
@@ -86,7 +91,9 @@ def test_json_has_one_object_with_every_check(capsys):
     assert list(printed) == ["checks"]
     fields = {"name", "method", "error", "tolerance", "passed", "source", "seconds", "problem"}
     assert all(row.keys() == fields for row in printed["checks"])
-    assert [row["name"] for row in printed["checks"]] == [c.name for c in selected(all_checks(), "ict", quick=True)]
+    assert [row["name"] for row in printed["checks"]] == [
+        c.name for c in selected(all_checks(), "ict", quick=True)
+    ]
 
 
 def test_a_failure_is_exit_code_1_and_is_told_in_words(capsys, monkeypatch):
@@ -98,16 +105,26 @@ def test_a_failure_is_exit_code_1_and_is_told_in_words(capsys, monkeypatch):
     assert printed[row].endswith("FAILED")
     assert "see fewstep.weights.inverse_gap" in printed[row + 1]
     assert any(line.startswith("failed: ict: 1/(t-r) huber") for line in printed)
-    columns = {line.index("2310.14189") for line in printed if "2310.14189" in line and line.endswith(("ok", "FAILED"))}
+    columns = {
+        line.index("2310.14189")
+        for line in printed
+        if "2310.14189" in line and line.endswith(("ok", "FAILED"))
+    }
     assert len(columns) == 1
 
 
 def test_mistakes_are_one_line(capsys):
     for argv, told in {
         ("--method", "etc"): "unknown method 'etc': did you mean 'ect'?",
-        ("--target", f"{OWN}:number"): f"target '{OWN}:number' gave int: expected a fewstep.Method, a network",
+        (
+            "--target",
+            f"{OWN}:number",
+        ): f"target '{OWN}:number' gave int: expected a fewstep.Method, a network",
         ("--target", f"{OWN}:fails"): "fails as factory(): KeyError: 'no such thing'",
-        ("--target", f"{OWN}:needs_three"): "needs 3 arguments: expected factory() or factory(shape, classes)",
+        (
+            "--target",
+            f"{OWN}:needs_three",
+        ): "needs 3 arguments: expected factory() or factory(shape, classes)",
         ("--target", f"{OWN}:nobody"): "has no attribute 'nobody'",
         ("--only", "mcm"): "--only mcm: expected --claims beside it",
         ("--shape", "1", "8", "8"): "--shape 1 8 8: expected --target beside it",
@@ -122,7 +139,11 @@ def test_mistakes_are_one_line(capsys):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("direct_cm", {"n": 8, "reuse": 4}), ("direct_cm", {"n": 8, "source": "cache"}), ("ict", {"pairs": "ot"})],
+    [
+        ("direct_cm", {"n": 8, "reuse": 4}),
+        ("direct_cm", {"n": 8, "source": "cache"}),
+        ("ict", {"pairs": "ot"}),
+    ],
 )
 def test_rows_that_belong_together_are_no_mistake(name, options):
     checks = target.checks_of(lambda: getattr(fs.methods, name)(**options), name)
@@ -136,7 +157,9 @@ def test_a_method_that_takes_pictures_alone_gets_pictures(capsys):
     assert main(["verify", "--target", f"{OWN}:of_pictures", "--shape", "2", "4", "4"]) == 0
 
 
-@pytest.mark.parametrize("name", ["method", "weighted_by_r", "network", "Small", "Dropping", "teacher", "flow_teacher"])
+@pytest.mark.parametrize(
+    "name", ["method", "weighted_by_r", "network", "Small", "Dropping", "teacher", "flow_teacher"]
+)
 def test_a_right_target_passes(name):
     checks = target.checks_of(getattr(own_parts, name), name)
     assert [found for found in run(checks) if not found.passed] == []
@@ -178,10 +201,14 @@ def test_a_wrong_target_is_caught_by_name(name, caught):
 
 
 def test_what_raises_is_told_with_its_line_and_without_a_guess_at_another_cause():
-    problems = {found.problem for found in run(target.checks_of(own_parts.misnamed, "misnamed"))} - {""}
+    problems = {
+        found.problem for found in run(target.checks_of(own_parts.misnamed, "misnamed"))
+    } - {""}
     (told,) = problems  # in every check the same
     assert re.fullmatch(
-        r"AttributeError: 'Times' object has no attribute 'gap' \(own_parts.py, line \d+\); see misnamed", told
+        r"AttributeError: 'Times' object has no attribute 'gap' \(own_parts.py, line \d+\); see"
+        r" misnamed",
+        told,
     )
 
 
@@ -217,7 +244,11 @@ def test_our_networks_are_right_targets(name):
 def test_our_trained_generator_is_a_right_teacher():
     digits = fs.load("digits")
     for given in (digits, digits.denoiser):
-        assert [found for found in run(target.checks_of(lambda given=given: given, "digits")) if not found.passed] == []
+        assert [
+            found
+            for found in run(target.checks_of(lambda given=given: given, "digits"))
+            if not found.passed
+        ] == []
 
 
 def test_the_example_of_the_page_is_right_and_its_mistakes_are_told(tmp_path, monkeypatch, capsys):

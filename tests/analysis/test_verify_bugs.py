@@ -1,4 +1,6 @@
-"""A wrong implementation is caught, by the check that has the equation's name; the right one passes it."""
+"""A wrong implementation is caught, by the check that has the equation's name; the right one passes
+it.
+"""
 
 from __future__ import annotations
 
@@ -24,4 +26,6 @@ def test_a_planted_bug_is_caught_by_the_name_of_its_equation(bug, monkeypatch):
     found = outcome(named(bug.caught))
     assert not found.passed
     assert "see " in found.problem or "fewstep." in found.problem
-    assert not found.problem.startswith(("TypeError", "AttributeError", "NameError"))  # the bug's own fault
+    assert not found.problem.startswith(
+        ("TypeError", "AttributeError", "NameError")
+    )  # the bug's own fault

@@ -32,13 +32,22 @@ def test_the_seed_is_a_bijection():
 
 
 def test_streams_and_seeds_are_apart():
-    draws = [normal(s, name, 0, 4096, (1,), 64).flatten() for s in (0, 1, 2**32) for name in ("noise", "time")]
+    draws = [
+        normal(s, name, 0, 4096, (1,), 64).flatten()
+        for s in (0, 1, 2**32)
+        for name in ("noise", "time")
+    ]
     table = torch.corrcoef(torch.stack(draws)) - torch.eye(len(draws))
     assert table.abs().max() < 5 / 4096**0.5
 
 
 @settings(max_examples=40)
-@given(first=st.integers(0, 200), count=st.integers(1, 100), block=st.integers(1, 33), cut=st.integers(0, 100))
+@given(
+    first=st.integers(0, 200),
+    count=st.integers(1, 100),
+    block=st.integers(1, 33),
+    cut=st.integers(0, 100),
+)
 def test_rows_do_not_depend_on_how_they_are_asked_for(first, count, block, cut):
     cut = min(cut, count)
     whole = normal(0, "noise", first, count, (2, 3), block)
@@ -46,7 +55,8 @@ def test_rows_do_not_depend_on_how_they_are_asked_for(first, count, block, cut):
     parts += [normal(0, "noise", first + cut, count - cut, (2, 3), block)] if count > cut else []
     assert torch.equal(whole, torch.cat(parts))
     assert torch.equal(
-        uniform(0, "time", first, count, 2, block)[-1:], uniform(0, "time", first + count - 1, 1, 2, block)
+        uniform(0, "time", first, count, 2, block)[-1:],
+        uniform(0, "time", first + count - 1, 1, 2, block),
     )
 
 

@@ -23,7 +23,18 @@ from fewstep.run import generator
 from fewstep.training import loop
 
 TINY = [
-    *("--iterations", "6", "--batch", "16", "--block", "4", "--network.width", "16", "--network.depth", "1"),
+    *(
+        "--iterations",
+        "6",
+        "--batch",
+        "16",
+        "--block",
+        "4",
+        "--network.width",
+        "16",
+        "--network.depth",
+        "1",
+    ),
     *("--checkpoint-every", "2", "--picture-every", "0", "--log-every", "1", "--device", "cpu"),
 ]
 
@@ -52,12 +63,27 @@ MISTAKES = {
     "outside recipe": (["train", "nowhere.at:all"], "No module named 'nowhere'"),
     "misspelt field": (["train", "toy", "--iteration", "3"], "did you mean --iterations?"),
     "misspelt option": (["train", "toy", "--method.stage", "3"], "did you mean --method.stages?"),
-    "wrong type": (["train", "toy", "--iterations", "many"], "Error parsing --iterations: invalid literal for int()"),
-    "wrong choice": (["train", "toy", "--method.weight", "heavy"], "Expected one of ('inverse_gap', 'edm')"),
+    "wrong type": (
+        ["train", "toy", "--iterations", "many"],
+        "Error parsing --iterations: invalid literal for int()",
+    ),
+    "wrong choice": (
+        ["train", "toy", "--method.weight", "heavy"],
+        "Expected one of ('inverse_gap', 'edm')",
+    ),
     "out of range": (["train", "toy", "--lr", "-1"], "lr = -1.0: expected above 0"),
-    "wrong method": (["train", "toy", "--method", "etc"], "unknown method 'etc': did you mean 'ect'?"),
-    "wrong network": (["train", "toy", "--network", "mlq"], "unknown network 'mlq': did you mean 'mlp'?"),
-    "wrong data": (["train", "toy", "--data", "ring"], "unknown data set 'ring': did you mean 'ring8'?"),
+    "wrong method": (
+        ["train", "toy", "--method", "etc"],
+        "unknown method 'etc': did you mean 'ect'?",
+    ),
+    "wrong network": (
+        ["train", "toy", "--network", "mlq"],
+        "unknown network 'mlq': did you mean 'mlp'?",
+    ),
+    "wrong data": (
+        ["train", "toy", "--data", "ring"],
+        "unknown data set 'ring': did you mean 'ring8'?",
+    ),
     "wrong device": (["train", "toy", "--device", "tpu"], "device 'tpu' is not here"),
     "missing value": (["train", "toy", "--lr"], "Missing value for argument '--lr'"),
     "wrong verb": (["trian"], "unknown verb 'trian': did you mean 'train'?"),
@@ -107,7 +133,12 @@ def test_a_run_that_diverges_exits_3_and_keeps_what_it_had(tmp_path, capsys, mon
     whole = loop.train_step
 
     def broken(run, method, state, batch):
-        return whole(run, method, state, batch._replace(x0=batch.x0 * (float("inf") if state.step == 4 else 1)))
+        return whole(
+            run,
+            method,
+            state,
+            batch._replace(x0=batch.x0 * (float("inf") if state.step == 4 else 1)),
+        )
 
     monkeypatch.setattr(loop, "train_step", broken)
     assert main(["train", "toy", "--out", str(tmp_path / "run"), *TINY]) == 3
@@ -125,7 +156,9 @@ def test_damage_exits_4(run, capsys):
 
 def test_a_run_folder_holds_what_it_should(run, capsys):
     assert json.loads((run / "run.json").read_text())["recipe"] == "toy"
-    assert [json.loads(row)["step"] for row in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
+    assert [
+        json.loads(row)["step"] for row in (run / "metrics.jsonl").read_text().splitlines()
+    ] == [1, 2, 3, 4, 5, 6]
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["step-4", "step-6"]
     assert size(run / "samples" / "step-6.png") == (640, 640)
     assert main(["train", "toy", "--out", str(run), *TINY]) == 2
@@ -174,13 +207,18 @@ def test_an_outside_recipe_trains_resumes_and_its_mistakes_are_told(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "outside_recipes.py").write_text(
-        "from tests.support.toys import tiny_run as mine\ndef number(): return 3\ndef breaks(): raise KeyError('boom')\n"
+        "from tests.support.toys import tiny_run as mine\ndef number(): return 3\ndef breaks():"
+        " raise KeyError('boom')\n"
     )
     assert main(["train", "outside_recipes:mine", "--device", "cpu"]) == 0
     assert main(["train", "outside_recipes:mine", "--device", "cpu", "--resume"]) == 0
     assert (tmp_path / "runs" / "outside_recipes.mine-ect-0" / "run.json").exists()
     capsys.readouterr()
-    for name, expected in (("number", "returned int"), ("breaks", "KeyError: 'boom'"), ("none", "no attribute 'none'")):
+    for name, expected in (
+        ("number", "returned int"),
+        ("breaks", "KeyError: 'boom'"),
+        ("none", "no attribute 'none'"),
+    ):
         assert main(["train", f"outside_recipes:{name}"]) == 2
         assert expected in told(capsys)
 
@@ -199,7 +237,10 @@ def test_without_out_the_folder_is_named_after_the_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize("suffix", [".png", ".npy", ".safetensors"])
 def test_samples_are_written_in_each_format(run, tmp_path, suffix, capsys):
     file = tmp_path / "deep" / f"x{suffix}"
-    assert main(["sample", str(run), "--n", "7", "--seed", "3", "--steps", "2", "--out", str(file)]) == 0
+    assert (
+        main(["sample", str(run), "--n", "7", "--seed", "3", "--steps", "2", "--out", str(file)])
+        == 0
+    )
     expected = fs.load(run, device="cpu").sample(7, seed=3, steps=2)
     if suffix == ".npy":
         assert torch.equal(torch.from_numpy(np.load(file)), expected)
@@ -213,7 +254,22 @@ def test_reports_are_one_json_object(run, capsys):
     assert main(["inspect", str(run), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["step"], shown["recipe"], len(shown["fingerprint"])) == (6, "toy", 64)
-    assert main(["eval", str(run), "--n", "4000", "--steps", "1", "--metrics", "pixel_frechet", "--json"]) == 0
+    assert (
+        main(
+            [
+                "eval",
+                str(run),
+                "--n",
+                "4000",
+                "--steps",
+                "1",
+                "--metrics",
+                "pixel_frechet",
+                "--json",
+            ]
+        )
+        == 0
+    )
     report = json.loads(capsys.readouterr().out)
     for row in report["results"]:
         assert row.keys() >= {"metric", "steps", "value", "error", "floor", "protocol"}
@@ -232,13 +288,18 @@ def test_the_shipped_digits_sample_before_any_training(tmp_path, capsys):
     assert (folder / "ema.safetensors").stat().st_size < 3_000_000
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)], ids=" ".join
+)
 def test_help_does_not_import_torch(argv):
     code = (
-        "import sys\nfrom fewstep.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as stop:\n"
-        "    assert not stop.code\nassert 'torch' not in sys.modules\nassert 'numpy' not in sys.modules"
+        "import sys\nfrom fewstep.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit"
+        " as stop:\n    assert not stop.code\nassert 'torch' not in sys.modules\nassert 'numpy' not"
+        " in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True
+    )
     assert argv == ["--version"] or "example" in done.stdout
 
 
@@ -254,7 +315,8 @@ def test_the_help_of_a_recipe_shows_its_settings_and_its_methods_options(capsys)
 
 def test_importing_the_package_imports_no_torch():
     code = (
-        "import sys, fewstep; assert 'torch' not in sys.modules; fewstep.process.edm(); assert 'torch' in sys.modules"
+        "import sys, fewstep; assert 'torch' not in sys.modules; fewstep.process.edm(); assert"
+        " 'torch' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -266,7 +328,9 @@ def test_a_signal_saves_and_the_resumed_run_is_the_uninterrupted_one(tmp_path, n
     settings[settings.index("--checkpoint-every") + 1] = "100000"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "fewstep", "train", "toy", *settings, "--out"]
-    parted = subprocess.Popen([*command, str(tmp_path / "parted")], stderr=subprocess.PIPE, env=environment, text=True)
+    parted = subprocess.Popen(
+        [*command, str(tmp_path / "parted")], stderr=subprocess.PIPE, env=environment, text=True
+    )
     log = tmp_path / "parted" / "metrics.jsonl"
     while not (log.exists() and log.stat().st_size):
         time.sleep(0.01)
@@ -296,10 +360,23 @@ def test_complaints_lose_their_frame_whatever_the_terminal_writes(frame):
 
 def test_a_base_has_its_options_on_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    base = ["--method", "gc", "--method.base", "tcm", "--method.base.base.c", "0.03", "--method.base.rho", "0.5"]
+    base = [
+        "--method",
+        "gc",
+        "--method.base",
+        "tcm",
+        "--method.base.base.c",
+        "0.03",
+        "--method.base.rho",
+        "0.5",
+    ]
     assert main(["train", "toy", *base, *TINY, "--out", "run"]) == 0
     stored = json.loads((tmp_path / "run" / "run.json").read_text())["method_options"]
-    assert (stored["base"]["method"], stored["base"]["base"]["c"], stored["base"]["rho"]) == ("tcm", 0.03, 0.5)
+    assert (stored["base"]["method"], stored["base"]["base"]["c"], stored["base"]["rho"]) == (
+        "tcm",
+        0.03,
+        0.5,
+    )
     again = ["train", "toy", "--method", "gc", *TINY, "--out", "run", "--resume"]
     assert main(again) == 0
     assert main([*again, "--method.base.rho", "0.25"]) == 2

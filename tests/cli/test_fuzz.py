@@ -1,4 +1,6 @@
-"""Mutated runs and checkpoints are accepted or refused in one line; the fuzzers themselves catch what is planted."""
+"""Mutated runs and checkpoints are accepted or refused in one line; the fuzzers themselves catch
+what is planted.
+"""
 
 from __future__ import annotations
 
@@ -59,11 +61,23 @@ VALUES = {
     "no recipe": ({"recipe": None}, "recipe = None: expected str"),
     "options as a list": ({"method_options": [1]}, "method_options = [1]: expected dict"),
     "an option's NaN": ({"method_options": {"c": float("nan")}}, "method.c = nan"),
-    "a nested option's NaN": ({"method_options": {"base": {"c": float("nan")}}}, "method.base.c = nan"),
-    "options without a bottom": ({"method_options": {"base": fuzzing.deep(500, random.Random(0))}}, "8 levels"),
-    "options without end": ({"network_options": {f"k{i}": i for i in range(10**5)}}, "1000 entries"),
+    "a nested option's NaN": (
+        {"method_options": {"base": {"c": float("nan")}}},
+        "method.base.c = nan",
+    ),
+    "options without a bottom": (
+        {"method_options": {"base": fuzzing.deep(500, random.Random(0))}},
+        "8 levels",
+    ),
+    "options without end": (
+        {"network_options": {f"k{i}": i for i in range(10**5)}},
+        "1000 entries",
+    ),
     "an option's name": ({"network_options": {"a\nb": 1}}, "a name in network"),
-    "an object": ({"method_options": {"base": object()}}, "expected a number, a text, a list or a dict"),
+    "an object": (
+        {"method_options": {"base": object()}},
+        "expected a number, a text, a list or a dict",
+    ),
     "a number for a name": ({"method_options": {1: 2}}, "a name in method = 1"),
 }
 
@@ -79,7 +93,10 @@ def test_a_run_that_cannot_be_is_refused_by_its_key(what):
 
 
 BUILT = {
-    "unknown option": ({"method_options": {"qq": 1}}, "unknown option of method ect 'qq': did you mean 'q'"),
+    "unknown option": (
+        {"method_options": {"qq": 1}},
+        "unknown option of method ect 'qq': did you mean 'q'",
+    ),
     "an option's type": ({"method_options": {"q": "two"}}, "method.q = 'two': expected float"),
     "a million levels": (
         {"method": "ict", "method_options": {"s1": 10**9}},
@@ -93,10 +110,16 @@ BUILT = {
         {"method": "gc", "method_options": {"base": {"method": "ict", "c": []}}},
         "method.base.c = []",
     ),
-    "a base of no name": ({"method": "gc", "method_options": {"base": {"c": 1}}}, "method.base = {'c': 1}"),
+    "a base of no name": (
+        {"method": "gc", "method_options": {"base": {"c": 1}}},
+        "method.base = {'c': 1}",
+    ),
     "an unknown method": ({"method": "etc"}, "did you mean 'ect'"),
     "a network's option": ({"network_options": {"widht": 3}}, "did you mean 'width'"),
-    "a wide network": ({"network_options": {"width": 10**7}}, "network.width = 10000000: expected at most"),
+    "a wide network": (
+        {"network_options": {"width": 10**7}},
+        "network.width = 10000000: expected at most",
+    ),
     "a deep network": ({"network_options": {"depth": 10**6}}, "more than 2000 tensors"),
 }
 
@@ -134,7 +157,10 @@ def test_an_override_that_cannot_be_is_told_in_one_line(line, capsys, tmp_path, 
 
 
 DOCUMENTS = {
-    "a key that stands twice": (b'{"recipe": "toy", "seed": 1, "seed": 2}', "the key 'seed' stands twice"),
+    "a key that stands twice": (
+        b'{"recipe": "toy", "seed": 1, "seed": 2}',
+        "the key 'seed' stands twice",
+    ),
     "NaN": (b'{"recipe": "toy", "lr": NaN}', "NaN is no JSON"),
     "1e400": (b'{"recipe": "toy", "lr": 1e400}', "1e400"),
     "nested": (b"[" * 10**5, "nested too deeply"),
@@ -163,8 +189,16 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path):
         "method": {"method": "ict"},
     }
     for name, fields in others.items():
-        with pytest.raises(UserError, match=rf"^{name}.* = .*but the run in .* was started with") as caught:
-            fs.train(tiny_run(iterations=2, **fields), out=tmp_path / "run", resume=True, progress=False, device="cpu")
+        with pytest.raises(
+            UserError, match=rf"^{name}.* = .*but the run in .* was started with"
+        ) as caught:
+            fs.train(
+                tiny_run(iterations=2, **fields),
+                out=tmp_path / "run",
+                resume=True,
+                progress=False,
+                device="cpu",
+            )
         Contract().refused(name, caught.value)
 
 
@@ -180,9 +214,15 @@ def test_a_run_json_that_is_damaged_is_told_and_the_checkpoint_goes_on(tmp_path,
 def test_the_mutators_reach_every_depth_and_repeat():
     values = fuzzing.written_out(fs.recipes.toy(method="gc")).to_json()
     seen = [mutated(values, random.Random(i)) for i in range(300)]
-    assert str(seen) == str([mutated(values, random.Random(i)) for i in range(300)])  # as text, where NaN is itself
-    changed = [one for one in seen if isinstance(one, dict) and isinstance(one.get("method_options"), dict)]
-    assert any(one["method_options"].get("base") != values["method_options"]["base"] for one in changed)
+    assert str(seen) == str(
+        [mutated(values, random.Random(i)) for i in range(300)]
+    )  # as text, where NaN is itself
+    changed = [
+        one for one in seen if isinstance(one, dict) and isinstance(one.get("method_options"), dict)
+    ]
+    assert any(
+        one["method_options"].get("base") != values["method_options"]["base"] for one in changed
+    )
     text = json.dumps(values).encode()
     assert len({scrambled(text, random.Random(i)) for i in range(300)}) > 200
 
@@ -211,7 +251,9 @@ def spin(seconds: float) -> None:
 
 @pytest.mark.parametrize(("module", "check"), [(config, "check_plain"), (options, "_check_value")])
 def test_the_fuzzer_finds_a_check_that_is_taken_out(monkeypatch, tmp_path, module, check):
-    """Without the limits of values the fuzzer meets a run that no JSON holds, or another type of error."""
+    """Without the limits of values the fuzzer meets a run that no JSON holds, or another type of
+    error.
+    """
     monkeypatch.setattr(module, check, lambda name, value: value)
     with pytest.raises((AssertionError, ValueError)):
         fuzz_config(0, 1500, tmp_path)

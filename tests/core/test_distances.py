@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from fewstep.base.randomness import generator
 from fewstep.core.distances import Huber, huber, l2_norm, mse, sse
 
-DISTANCES = {"sse": sse, "mse": mse, "l2_norm": l2_norm, "huber": Huber(0.06), "huber 0": huber(0.0)}
+DISTANCES = {
+    "sse": sse,
+    "mse": mse,
+    "l2_norm": l2_norm,
+    "huber": Huber(0.06),
+    "huber 0": huber(0.0),
+}
 
 
 def pair(seed: int = 0, scale: float = 1.0):
@@ -24,7 +30,9 @@ def test_a_batch_is_its_items_and_equal_points_are_at_zero(distance):
     x, y = pair()
     together = distance(x, y)
     assert together.shape == (4,)
-    torch.testing.assert_close(together, torch.cat([distance(x[i : i + 1], y[i : i + 1]) for i in range(4)]))
+    torch.testing.assert_close(
+        together, torch.cat([distance(x[i : i + 1], y[i : i + 1]) for i in range(4)])
+    )
     same = x.clone().requires_grad_()
     at_zero = distance(same, x)
     at_zero.sum().backward()

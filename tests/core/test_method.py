@@ -22,7 +22,9 @@ def draws(n: int, std: float) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize(("t", "r"), [(2.0, 1.5), (0.7, 0.2), (20.0, 19.0)])
 def test_the_floor_of_consistency_training_on_gaussian_data(t, r):
-    """E (g_t x_t - g_r x_r)^2 at its optimum g_t = A g_r is g_r^2 (s^2 + r^2 - A^2 (s^2 + t^2)), by Monte Carlo."""
+    """E (g_t x_t - g_r x_r)^2 at its optimum g_t = A g_r is g_r^2 (s^2 + r^2 - A^2 (s^2 + t^2)), by
+    Monte Carlo.
+    """
     s, n = 0.5, 200_000
     x0, z = draws(n, s)
     g_r = s / (s**2 + r**2) ** 0.5
@@ -33,7 +35,10 @@ def test_the_floor_of_consistency_training_on_gaussian_data(t, r):
         return torch.where((time > (t + r) / 2)[:, None], slope * x_t, g_r * x_t)
 
     method = fs.Method(
-        times=fs.methods.ect().times, target=fs.targets.Student(), distance=fs.distances.sse, weight=fs.weights.one
+        times=fs.methods.ect().times,
+        target=fs.targets.Student(),
+        distance=fs.distances.sse,
+        weight=fs.weights.one,
     )
     both = torch.full((n,), t, dtype=torch.float64), torch.full((n,), r, dtype=torch.float64)
     times = fs.Times(*both, torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64))
@@ -69,7 +74,10 @@ def test_student_and_target_share_their_masks():
     shared = method.loss(fs.Models(student), x0, z, times, seed=0) * 1e-9
     assert (shared < 1e-7).all()
     masks = [student.masks(32, [i]) for i in range(2)]
-    apart = (student(x0 + t[:, None] * z, t, None, masks[0]) - student(x0 + t[:, None] * z, t, None, masks[1])).abs()
+    apart = (
+        student(x0 + t[:, None] * z, t, None, masks[0])
+        - student(x0 + t[:, None] * z, t, None, masks[1])
+    ).abs()
     assert apart.max() > 1e-3
 
 
@@ -78,7 +86,9 @@ PROCESSES = {"edm": EDM, "trig": fs.process.trig(sigma_data=1.0)}
 
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 def test_an_anchor_above_0_is_reached_and_bounds_what_is_asked(process):
-    """a = r / 2: the exact map costs nothing, and at r = a the target is not asked; both fail with a taken as 0."""
+    """a = r / 2: the exact map costs nothing, and at r = a the target is not asked; both fail with
+    a taken as 0.
+    """
     point = torch.full((3, 2), 0.7, dtype=torch.float64)
     z = torch.randn(3, 2, generator=generator(3, "z"), dtype=torch.float64)
     t = torch.tensor([0.3, 0.8, 1.5], dtype=torch.float64)
@@ -100,13 +110,18 @@ def test_an_anchor_above_0_is_reached_and_bounds_what_is_asked(process):
 
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 def test_the_goal_is_where_the_targets_jump_to_the_anchor_comes_from(process):
-    """loss = ||D(x_t) - goal||^2 with jump(x_t, goal, t -> a) = jump(x_r, D(x_r), r -> a), worked out by hand."""
+    """loss = ||D(x_t) - goal||^2 with jump(x_t, goal, t -> a) = jump(x_r, D(x_r), r -> a), worked
+    out by hand.
+    """
     student = small_student((2,))
     x0, z = (torch.randn(3, 2, generator=generator(i, "x"), dtype=torch.float64) for i in range(2))
     t = torch.tensor([0.3, 0.8, 1.5], dtype=torch.float64)
     r, a = 0.6 * t, 0.3 * t
     method = fs.Method(
-        process=process, times=fs.methods.ect().times, target=fs.targets.Student(), distance=fs.distances.sse
+        process=process,
+        times=fs.methods.ect().times,
+        target=fs.targets.Student(),
+        distance=fs.distances.sse,
     )
     loss = method.loss(fs.Models(student), x0, z, fs.Times(t, r, a, torch.ones_like(t)))
     x_t, x_r = process.mix(x0, z, t), process.mix(x0, z, r)
@@ -149,7 +164,9 @@ def test_rows_are_weighted_by_w():
     times = method.times.at(torch.tensor([0.3, 1.0, 5.0]), 0.5)
     w = torch.tensor([0.0, 1.0, 2.5], dtype=torch.float64)
     plain = method.loss(fs.Models(student), x0, z, times)
-    torch.testing.assert_close(method.loss(fs.Models(student), x0, z, times._replace(w=w)), w * plain)
+    torch.testing.assert_close(
+        method.loss(fs.Models(student), x0, z, times._replace(w=w)), w * plain
+    )
 
 
 def test_a_method_says_which_models_it_needs():
@@ -158,7 +175,9 @@ def test_a_method_says_which_models_it_needs():
 
 
 def test_a_new_space_weight_and_balance_need_nothing_but_a_function():
-    """Any plain function fits a seam: the noise as the space, t as the weight, the root as the balance."""
+    """Any plain function fits a seam: the noise as the space, t as the weight, the root as the
+    balance.
+    """
     base = fs.methods.diffusion()
     method = fs.Method(
         times=base.times,
@@ -172,4 +191,6 @@ def test_a_new_space_weight_and_balance_need_nothing_but_a_function():
     times = base.times.at(torch.tensor([0.3, 1.0, 5.0]), 0.5)
     w = torch.tensor([0.5, 1.0, 4.0], dtype=torch.float64)
     expected = w * plain.loss(fs.Models(student), x0, z, times).sqrt()
-    torch.testing.assert_close(method.loss(fs.Models(student), x0, z, times._replace(w=w)), expected)
+    torch.testing.assert_close(
+        method.loss(fs.Models(student), x0, z, times._replace(w=w)), expected
+    )

@@ -19,17 +19,26 @@ def logsnr(process, t):
 
 def test_the_cosine_is_clipped_where_it_says_and_its_angle_is_even():
     process = fs.process.cosine(logsnr=(-9, 13))
-    torch.testing.assert_close(logsnr(process, ENDS), torch.tensor([13.0, -9.0], dtype=torch.float64))
+    torch.testing.assert_close(
+        logsnr(process, ENDS), torch.tensor([13.0, -9.0], dtype=torch.float64)
+    )
     angle = process.level(torch.linspace(0, 1, 11, dtype=torch.float64)).atan()
     torch.testing.assert_close(angle.diff(), angle.diff()[:1].expand(10))
-    torch.testing.assert_close(process.alpha(ENDS) ** 2 + process.sigma(ENDS) ** 2, torch.ones(2, dtype=torch.float64))
+    torch.testing.assert_close(
+        process.alpha(ENDS) ** 2 + process.sigma(ENDS) ** 2, torch.ones(2, dtype=torch.float64)
+    )
 
 
 def test_a_shift_moves_the_log_snr_inside_and_leaves_its_ends():
-    """Where nothing is clipped, noise of resolution n on pictures of R is the plain schedule plus 2 log(n / R)."""
+    """Where nothing is clipped, noise of resolution n on pictures of R is the plain schedule plus 2
+    log(n / R).
+    """
     shift, t = 2 * math.log(32 / 64), torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
     wide = (-60, 60)
-    plain, shifted = fs.process.cosine(logsnr=wide), fs.process.cosine(logsnr=wide, shift=(shift, shift))
+    plain, shifted = (
+        fs.process.cosine(logsnr=wide),
+        fs.process.cosine(logsnr=wide, shift=(shift, shift)),
+    )
     torch.testing.assert_close(logsnr(shifted, t), logsnr(plain, t) + shift)
     both = fs.process.cosine(logsnr=(-15, 15), shift=(shift, 1.0))
     torch.testing.assert_close(logsnr(both, ENDS), torch.tensor([15.0, -15.0], dtype=torch.float64))
@@ -39,22 +48,35 @@ def test_a_shift_moves_the_log_snr_inside_and_leaves_its_ends():
 
 def test_a_table_holds_its_betas():
     betas = torch.tensor([0.1, 0.2, 0.5], dtype=torch.float64)
-    process, t = fs.process.discrete(betas=betas), torch.tensor([0.0, 1.0, 2.0, 3.0], dtype=torch.float64)
+    process, t = (
+        fs.process.discrete(betas=betas),
+        torch.tensor([0.0, 1.0, 2.0, 3.0], dtype=torch.float64),
+    )
     power = torch.tensor([1.0, 0.9, 0.72, 0.36], dtype=torch.float64)
     torch.testing.assert_close(process.alpha(t) ** 2, power)
     assert process.sigma(0.0) == 0
     assert process.t_max == 3
     torch.testing.assert_close(process.alpha(1.5) ** 2, torch.tensor(0.81, dtype=torch.float64))
-    assert fs.process.discrete(alphas_cumprod=power[1:]) == fs.process.discrete(alphas_cumprod=power[1:].tolist())
+    assert fs.process.discrete(alphas_cumprod=power[1:]) == fs.process.discrete(
+        alphas_cumprod=power[1:].tolist()
+    )
     x, x0 = torch.ones(1, 2, dtype=torch.float64), torch.full((1, 2), 0.3, dtype=torch.float64)
-    eps = (x - process.alpha(2.0) * x0) / process.sigma(2.0)  # the field's dx/dt = -beta x / 2 + beta eps / (2 sigma)
-    torch.testing.assert_close(process.velocity(x, x0, 2.0), -0.1 * x + 0.1 / process.sigma(2.0) * eps)
+    eps = (x - process.alpha(2.0) * x0) / process.sigma(
+        2.0
+    )  # the field's dx/dt = -beta x / 2 + beta eps / (2 sigma)
+    torch.testing.assert_close(
+        process.velocity(x, x0, 2.0), -0.1 * x + 0.1 / process.sigma(2.0) * eps
+    )
 
 
 def test_a_table_may_end_in_pure_noise():
     process = fs.process.discrete(alphas_cumprod=[0.9, 0.3, 0.0])
     x, x0 = torch.ones(1, 2), torch.zeros(1, 2)
-    for out in (process.mix(x, x0, 3.0), process.jump(x, x0, 3.0, 1.0), process.aim(x, x0, 3.0, 1.0)):
+    for out in (
+        process.mix(x, x0, 3.0),
+        process.jump(x, x0, 3.0, 1.0),
+        process.aim(x, x0, 3.0, 1.0),
+    ):
         assert torch.isfinite(out).all()
 
 
@@ -62,8 +84,14 @@ def test_a_table_may_end_in_pure_noise():
     ("make", "told"),
     [
         (lambda: fs.process.discrete(), "betas = None: expected either betas or alphas_cumprod"),
-        (lambda: fs.process.discrete(betas=[0.1], alphas_cumprod=[0.9]), "betas = .given.: expected either"),
-        (lambda: fs.process.discrete(alphas_cumprod=[0.5, 0.6]), "alphas_cumprod = .*expected a table"),
+        (
+            lambda: fs.process.discrete(betas=[0.1], alphas_cumprod=[0.9]),
+            "betas = .given.: expected either",
+        ),
+        (
+            lambda: fs.process.discrete(alphas_cumprod=[0.5, 0.6]),
+            "alphas_cumprod = .*expected a table",
+        ),
         (lambda: fs.process.cosine(logsnr=(3, -3)), "logsnr = .*the lower one first"),
         (lambda: fs.process.trig(sigma_data=0), "sigma_data = 0: expected above 0"),
     ],

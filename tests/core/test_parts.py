@@ -14,7 +14,15 @@ from fewstep.base.randomness import generator
 from fewstep.core import solvers
 from fewstep.core.denoiser import across
 from fewstep.core.process import expand
-from fewstep.core.times.curricula import Doubling, Exponential, Fixed, FixedRate, Progressive, ProgressiveRate, Ramp
+from fewstep.core.times.curricula import (
+    Doubling,
+    Exponential,
+    Fixed,
+    FixedRate,
+    Progressive,
+    ProgressiveRate,
+    Ramp,
+)
 from tests.support.toys import Gaussian
 
 PROCESSES = {
@@ -37,7 +45,9 @@ def times_on(process, rows: int = 6, r: float = 0.5) -> fs.Times:
 
 @on_every_process
 def test_a_teacher_that_knows_the_data_is_the_independent_coupling(process):
-    """CT is CD whose teacher is the data point: ddim on any process, euler and heun where paths are straight in t."""
+    """CT is CD whose teacher is the data point: ddim on any process, euler and heun where paths are
+    straight in t.
+    """
     x0, z, times = draw(), draw(which=1), times_on(process)
     models = fs.Models(student=None, teacher=lambda x, t, cond=None: x0)
     expected = fs.couplings.Data()(models, process, x0, z, times, None)
@@ -50,7 +60,9 @@ def test_a_teacher_that_knows_the_data_is_the_independent_coupling(process):
 
 @on_every_process
 def test_an_exact_student_of_an_exact_teacher_has_no_loss(process):
-    """Gaussian data: with the teacher's exact map for r and the consistency function for both networks, loss 0."""
+    """Gaussian data: with the teacher's exact map for r and the consistency function for both
+    networks, loss 0.
+    """
     truth, x0, z = Gaussian(process=process), draw(), draw(which=1)
 
     def solved(process, denoiser, x, t, s, cond=None):
@@ -75,7 +87,9 @@ def test_addim_as_a_teacher_takes_the_samples_own_error_as_its_variance():
     process, x0, z = PROCESSES["cosine"], draw(), draw(which=1)
     truth, times = Gaussian(process=process), times_on(PROCESSES["cosine"])
     models = fs.Models(student=None, teacher=truth)
-    x_t, x_r = fs.couplings.Teacher(solvers.addim, variance_share=0.75)(models, process, x0, z, times, None)
+    x_t, x_r = fs.couplings.Teacher(solvers.addim, variance_share=0.75)(
+        models, process, x0, z, times, None
+    )
     variance = 0.75 * (truth(x_t, times.t) - x0).square().flatten(1).mean(1)
     assert torch.equal(x_r, solvers.addim(process, truth, x_t, times.t, times.r, x_var=variance))
 
@@ -106,9 +120,15 @@ def test_v_space_scales_errors_by_the_root_of_one_plus_snr(process):
 @on_every_process
 def test_the_end_space_is_the_point_at_the_anchor(process):
     x_t, guess, times = draw(), draw(which=1), times_on(process)._replace(a=times_on(process).r)
-    torch.testing.assert_close(fs.spaces.end(process, x_t, guess, times), process.jump(x_t, guess, times.t, times.a))
-    at_data = fs.spaces.end(process, x_t, guess, times._replace(a=torch.zeros(6, dtype=torch.float64)))
-    torch.testing.assert_close(at_data, guess, rtol=0, atol=1e-2)  # sigma(0) of the clipped cosine is 5.5e-4
+    torch.testing.assert_close(
+        fs.spaces.end(process, x_t, guess, times), process.jump(x_t, guess, times.t, times.a)
+    )
+    at_data = fs.spaces.end(
+        process, x_t, guess, times._replace(a=torch.zeros(6, dtype=torch.float64))
+    )
+    torch.testing.assert_close(
+        at_data, guess, rtol=0, atol=1e-2
+    )  # sigma(0) of the clipped cosine is 5.5e-4
 
 
 def test_multiscale_errors_are_the_mean_over_the_scales():
@@ -116,7 +136,7 @@ def test_multiscale_errors_are_the_mean_over_the_scales():
     guess, goal = draw(6, (3, 8, 8)), draw(6, (3, 8, 8), 1)
     space = fs.spaces.Multiscale(pools=2)
     found = fs.distances.mse(*(space(process, guess, x0, times) for x0 in (guess, goal)))
-    pooled = [(guess - goal)]
+    pooled = [guess - goal]
     for _ in range(2):
         pooled.append(torch.nn.functional.avg_pool2d(pooled[-1], 2))
     torch.testing.assert_close(found, sum(p.square().flatten(1).mean(1) for p in pooled) / 3)
@@ -125,7 +145,9 @@ def test_multiscale_errors_are_the_mean_over_the_scales():
 
 
 def test_a_learned_log_variance_finds_the_levels_mean_loss_and_evens_their_gradients():
-    """Its optimum is u = log E[loss | t], where the balanced loss is 1 + u and its gradient in loss is 1 / E[loss]."""
+    """Its optimum is u = log E[loss | t], where the balanced loss is 1 + u and its gradient in loss
+    is 1 / E[loss].
+    """
     balance = fs.balances.LogVariance(channels=64)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -157,7 +179,11 @@ def test_a_method_says_which_model_it_lacks():
 
 
 def test_curricula_start_and_end_where_the_papers_say():
-    progressive, doubling, exponential = Progressive(2, 150), Doubling(10, 1280), Exponential(64, 1280, 0.5)
+    progressive, doubling, exponential = (
+        Progressive(2, 150),
+        Doubling(10, 1280),
+        Exponential(64, 1280, 0.5),
+    )
     assert (progressive(0.0), progressive(1.0)) == (1, 150)
     assert [doubling(k / 8) for k in range(9)] == [10, 20, 40, 80, 160, 320, 640, 1280, 1280]
     assert (exponential(0.0), exponential(0.5), exponential(1.0)) == (64, 1280, 1280)
@@ -170,7 +196,9 @@ def test_curricula_start_and_end_where_the_papers_say():
         assert values == sorted(values)
 
 
-@pytest.mark.parametrize("make", [lambda: Fixed(0), lambda: Progressive(5, 2), lambda: Doubling(0, 8)])
+@pytest.mark.parametrize(
+    "make", [lambda: Fixed(0), lambda: Progressive(5, 2), lambda: Doubling(0, 8)]
+)
 def test_curricula_refuse_impossible_sizes(make):
     with pytest.raises(UserError, match=r"intervals = .*expected at least 1"):
         make()
@@ -181,11 +209,15 @@ def test_scalings_and_weights_depend_on_the_level_alone():
     for process in PROCESSES.values():
         t = process.time_at(torch.tensor([0.002, 0.5, 9.0], dtype=torch.float64))
         level = process.level(t)
-        here, there = (fs.scalings.Edm(shift=0.002)(p, at) for p, at in ((process, t), (edm, level)))
+        here, there = (
+            fs.scalings.Edm(shift=0.002)(p, at) for p, at in ((process, t), (edm, level))
+        )
         torch.testing.assert_close(here.out, there.out, rtol=1e-6, atol=1e-9)
         torch.testing.assert_close(here.skip * process.alpha(t), there.skip, rtol=1e-6, atol=1e-9)
         weigh, rows = fs.weights.Edm(), lambda at: fs.Times(at, at / 2, 0 * at, at)
-        torch.testing.assert_close(weigh(process, rows(t)), weigh(edm, rows(level)), rtol=1e-6, atol=0)
+        torch.testing.assert_close(
+            weigh(process, rows(t)), weigh(edm, rows(level)), rtol=1e-6, atol=0
+        )
 
 
 def test_pure_noise_and_clean_data_have_finite_weights_and_predictions():
@@ -196,7 +228,9 @@ def test_pure_noise_and_clean_data_have_finite_weights_and_predictions():
         torch.testing.assert_close(weight, torch.tensor([4.0], dtype=torch.float64))
         x = draw(1)
         for t in (0.0, process.t_max):
-            still = process is table and t > 0  # its rates end at 0: the velocity says nothing there
+            still = (
+                process is table and t > 0
+            )  # its rates end at 0: the velocity says nothing there
             flow = () if still else (fs.scalings.Flow(),)
             for kind in (*flow, fs.scalings.V(), fs.scalings.X0(), fs.scalings.Edm()):
                 raw = fs.scalings.from_x0(kind, process, x, 0.5 * x, t)

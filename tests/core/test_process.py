@@ -1,4 +1,6 @@
-"""The moves of a process are inverse to each other, exact in their limits, and have the rates they claim."""
+"""The moves of a process are inverse to each other, exact in their limits, and have the rates they
+claim.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,15 @@ pytestmark = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSE
 
 
 def follows_its_rates(process):
-    """A table's rates are those of the process it discretises, equal to its own slopes only to O(beta)."""
+    """A table's rates are those of the process it discretises, equal to its own slopes only to
+    O(beta).
+    """
     return {"rtol": 0.025, "atol": 1e-3} if process is TABLE else {"rtol": 1e-10, "atol": 1e-11}
 
 
-def points(seed: int, rows: int = 5, shape: tuple[int, ...] = (2, 3), dtype: torch.dtype = torch.float64):
+def points(
+    seed: int, rows: int = 5, shape: tuple[int, ...] = (2, 3), dtype: torch.dtype = torch.float64
+):
     source = generator(seed, "points")
     return [torch.randn(rows, *shape, generator=source, dtype=dtype) for _ in range(2)]
 
@@ -42,7 +48,10 @@ def points(seed: int, rows: int = 5, shape: tuple[int, ...] = (2, 3), dtype: tor
 def times(process, seed: int, rows: int = 5):
     """Pairs t > s >= 0 over the whole range, the data end included."""
     source = generator(seed, "times")
-    low, high = max(process.t_min, 0.01 * process.t_max if process.t_min == 0 else 0), 0.98 * process.t_max
+    low, high = (
+        max(process.t_min, 0.01 * process.t_max if process.t_min == 0 else 0),
+        0.98 * process.t_max,
+    )
     t = low + torch.rand(rows, generator=source, dtype=torch.float64) * (high - low)
     s = t * torch.rand(rows, generator=source, dtype=torch.float64)
     s[0] = 0.0
@@ -54,9 +63,13 @@ def times(process, seed: int, rows: int = 5):
 def test_aim_inverts_jump(process, seed):
     x_t, x0_hat = points(seed)
     t, s = times(process, seed)
-    gap = process._move(t, s)[1].abs().min().item()  # what the difference of the points is divided by
+    gap = (
+        process._move(t, s)[1].abs().min().item()
+    )  # what the difference of the points is divided by
     found = process.aim(x_t, process.jump(x_t, x0_hat, t, s), t, s)
-    torch.testing.assert_close(found, x0_hat, rtol=0, atol=100 * 2**-52 * x_t.abs().max().item() / gap)
+    torch.testing.assert_close(
+        found, x0_hat, rtol=0, atol=100 * 2**-52 * x_t.abs().max().item() / gap
+    )
 
 
 @settings(max_examples=50)
@@ -111,7 +124,9 @@ def test_rates_are_the_derivatives_of_the_coefficients(process, seed):
     for name in ("alpha", "sigma"):
         function = getattr(process.schedule, name)
         _, rate = torch.func.jvp(lambda s, f=function: f(s) + 0 * s, (t,), (torch.ones_like(t),))
-        torch.testing.assert_close(getattr(process.schedule, f"{name}_rate")(t), rate, **follows_its_rates(process))
+        torch.testing.assert_close(
+            getattr(process.schedule, f"{name}_rate")(t), rate, **follows_its_rates(process)
+        )
 
 
 def test_the_level_rises_and_has_the_inverse_it_claims(process):
@@ -126,7 +141,9 @@ def test_a_denoiser_of_another_process_says_the_same_of_the_same_noise_level(pro
     x, _ = points(6)
     t, _ = times(process, 6)
     own = Gaussian(process=process)
-    torch.testing.assert_close(across(Gaussian(), fs.process.edm(t_max=1e9), process)(x, t), own(x, t))
+    torch.testing.assert_close(
+        across(Gaussian(), fs.process.edm(t_max=1e9), process)(x, t), own(x, t)
+    )
     torch.testing.assert_close(across(own, process, fs.process.edm())(x, 0.7), Gaussian()(x, 0.7))
     assert across(own, process, process) is own
 
@@ -150,7 +167,9 @@ def test_conversions_are_inverse_to_each_other(process, kind, seed):
     t, _ = times(process, seed)
     raw = scalings.from_x0(kind, process, x_t, x0_hat, t)
     gap = 1e-12 * (1 + (process.level(t).max() + 1 / process.level(t).min()).item())
-    torch.testing.assert_close(scalings.to_x0(kind, process, x_t, raw, t), x0_hat, rtol=gap, atol=gap)
+    torch.testing.assert_close(
+        scalings.to_x0(kind, process, x_t, raw, t), x0_hat, rtol=gap, atol=gap
+    )
     back = scalings.from_x0(kind, process, x_t, scalings.to_x0(kind, process, x_t, x0_hat, t), t)
     torch.testing.assert_close(back, x0_hat, rtol=gap, atol=gap)
 
@@ -159,8 +178,14 @@ def test_each_prediction_is_what_its_name_says(process):
     """For true x0 and z: eps is z, v is alpha z - sigma x0, the flow is alpha' x0 + sigma' z."""
     x0, z = points(7)
     t, _ = times(process, 7)
-    alpha, sigma, x_t = expand(process.alpha(t), x0), expand(process.sigma(t), x0), process.mix(x0, z, t)
-    rates = [expand(rate(t), x0) for rate in (process.schedule.alpha_rate, process.schedule.sigma_rate)]
+    alpha, sigma, x_t = (
+        expand(process.alpha(t), x0),
+        expand(process.sigma(t), x0),
+        process.mix(x0, z, t),
+    )
+    rates = [
+        expand(rate(t), x0) for rate in (process.schedule.alpha_rate, process.schedule.sigma_rate)
+    ]
     wanted = {"eps": z, "v": alpha * z - sigma * x0, "flow": rates[0] * x0 + rates[1] * z, "x0": x0}
     for name, expected in wanted.items():
         found = scalings.from_x0(SCALINGS[name], process, x_t, x0, t)
@@ -182,7 +207,11 @@ def test_edm_scaling_sees_unit_variance_and_asks_for_it(process):
 def test_equal_times_and_the_data_end_have_finite_values_and_gradients(process):
     for t, s in ((0.0, 0.0), (1.0, 1.0), (1.0, 0.0)):
         x_t, x0_hat = (x.requires_grad_() for x in points(2))
-        out = process.jump(x_t, x0_hat, t, s) + process.aim(x_t, x0_hat, t, s) + process.velocity(x_t, x0_hat, t)
+        out = (
+            process.jump(x_t, x0_hat, t, s)
+            + process.aim(x_t, x0_hat, t, s)
+            + process.velocity(x_t, x0_hat, t)
+        )
         out.sum().backward()
         for value in (out, x_t.grad, x0_hat.grad):
             assert torch.isfinite(value).all()
@@ -193,7 +222,12 @@ def test_any_shape_and_dtype_goes_through(process, shape):
     for dtype in (torch.float32, torch.float64):
         x, y = points(3, shape=shape, dtype=dtype)
         t, s = times(process, 3)
-        for out in (process.mix(x, y, t), process.jump(x, y, t, s), process.aim(x, y, t, s), process.velocity(x, y, t)):
+        for out in (
+            process.mix(x, y, t),
+            process.jump(x, y, t, s),
+            process.aim(x, y, t, s),
+            process.velocity(x, y, t),
+        ):
             assert out.shape == x.shape
             assert out.dtype == dtype
 

@@ -1,4 +1,6 @@
-"""Methods that nobody wrote: products of the parts, each the composition that is written out here, and trainable."""
+"""Methods that nobody wrote: products of the parts, each the composition that is written out here,
+and trainable.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from tests.support.toys import small_student, tiny_run
 
 
 def trained(method: fs.Method | str, options: dict | None = None, teacher=None) -> fs.Generator:
-    """A few steps on the ring, by a method or by its name; sigma_data is held, so that a method by hand has it too."""
+    """A few steps on the ring, by a method or by its name; sigma_data is held, so that a method by
+    hand has it too.
+    """
     named = {"method": method, "method_options": options or {}} if isinstance(method, str) else {}
     run, own = tiny_run(iterations=4, sigma_data=0.5, **named), None if named else method
     made = fs.train(run, method=own, teacher=teacher, progress=False, device="cpu")
@@ -27,7 +31,9 @@ def loss_and_gradient(method: fs.Method) -> list[torch.Tensor]:
     """On a batch of the method's own times, with every network that there is, each another one."""
     student = small_student((3,), dropout=0.3)
     names = ("ema", "frozen")
-    others = {name: small_student((3,), dropout=0.3, seed=seed) for seed, name in enumerate(names, 1)}
+    others = {
+        name: small_student((3,), dropout=0.3, seed=seed) for seed, name in enumerate(names, 1)
+    }
     x0, z = (torch.randn(16, 3, generator=generator(i, "x"), dtype=torch.float64) for i in range(2))
     u = torch.rand(16, 2, generator=generator(2, "u"), dtype=torch.float64)
     truth = fs.exact.Gaussian(mean=0.3, std=0.5, process=method.process)
@@ -60,7 +66,9 @@ def test_generated_pairs_for_easy_consistency_tuning():
 
 
 def test_generated_pairs_for_a_truncated_model():
-    """The endpoint is predicted as the target is: by the frozen network below t', by the average from there on."""
+    """The endpoint is predicted as the target is: by the frozen network below t', by the average
+    from there on.
+    """
     tcm = fs.methods.tcm(rho=0.2)
     by_hand = fs.Method(
         times=tcm.times,
@@ -86,7 +94,9 @@ def test_minibatch_transport_for_easy_consistency_tuning():
 
 
 def test_a_direct_multistep_model():
-    """The DDIM solution from t to its segment's start, and no target: the goal is the jump that lands on it."""
+    """The DDIM solution from t to its segment's start, and no target: the goal is the jump that
+    lands on it.
+    """
     base, grid = fs.methods.mcm(K=4, steps=16, steps_end=16), [1 - i / 32 for i in range(33)]
     method = replace(
         base,
@@ -99,7 +109,9 @@ def test_a_direct_multistep_model():
     process, student = method.process, small_student((3,), dropout=0.3)
     truth = fs.exact.Gaussian(mean=0.3, std=0.5, process=process)
     x0, z = (torch.randn(16, 3, generator=generator(i, "x"), dtype=torch.float64) for i in range(2))
-    t, _, a = base.times(torch.rand(16, 2, generator=generator(2, "u"), dtype=torch.float64), 0.3)[:3]
+    t, _, a = base.times(torch.rand(16, 2, generator=generator(2, "u"), dtype=torch.float64), 0.3)[
+        :3
+    ]
     x_t, ends = process.mix(x0, z, t), []
     for i in range(16):
         moves = [t[i].item(), *(level for level in grid if a[i] < level < t[i]), a[i].item()]
@@ -118,7 +130,10 @@ def test_a_truncated_model_by_distillation():
     method = fs.methods.tcm(base={"method": "ect", "pairs": "heun"})
     by_hand = fs.Method(
         times=laws.Atom(
-            times=laws.RatioMap(law=laws.LogStudentT(), held=1 - 2.0**-8), at_time=1.0, share=0.25, weight=0.1
+            times=laws.RatioMap(law=laws.LogStudentT(), held=1 - 2.0**-8),
+            at_time=1.0,
+            share=0.25,
+            weight=0.1,
         ),
         coupling=couplings.Teacher(solvers.heun),
         target=targets.Truncated(1.0),

@@ -36,7 +36,9 @@ def some(rows: int = 4, scale: float = 1.0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
-@pytest.mark.parametrize(("solver", "order"), [*ORDERS.values(), (solvers.addim, 1)], ids=[*ORDERS, "addim"])
+@pytest.mark.parametrize(
+    ("solver", "order"), [*ORDERS.values(), (solvers.addim, 1)], ids=[*ORDERS, "addim"]
+)
 def test_the_empirical_order_is_the_claimed_one(solver, order, process):
     truth, x = Gaussian(process=process), some()
     errors, (high, low) = [], [process.time_at(level).item() for level in (3.0, 0.4)]
@@ -51,13 +53,18 @@ def test_the_empirical_order_is_the_claimed_one(solver, order, process):
 def test_ddim_is_euler_on_edm():
     x, t, s = some(), torch.tensor([80.0, 3.0, 0.7, 0.01]), torch.tensor([5.0, 3.0, 0.0, 0.002])
     torch.testing.assert_close(
-        solvers.ddim(EDM, GAUSSIAN, x, t, s), solvers.euler(EDM, GAUSSIAN, x, t, s), rtol=1e-12, atol=1e-12
+        solvers.ddim(EDM, GAUSSIAN, x, t, s),
+        solvers.euler(EDM, GAUSSIAN, x, t, s),
+        rtol=1e-12,
+        atol=1e-12,
     )
 
 
 @pytest.mark.parametrize(("solver", "order"), ORDERS.values(), ids=ORDERS.keys())
 def test_rows_may_start_and_end_anywhere(solver, order):
-    """A batch of different times is its rows one by one; rows that do not move stay, at the data end too."""
+    """A batch of different times is its rows one by one; rows that do not move stay, at the data
+    end too.
+    """
     x = some(5)
     t, s = torch.tensor([80.0, 3.0, 0.7, 2.0, 0.0]), torch.tensor([5.0, 0.0, 0.7, 1.0, 0.0])
     together = solver(EDM, GAUSSIAN, x, t, s)
@@ -82,11 +89,15 @@ def test_one_move_is_exact_where_the_data_is_one_point():
     point = some(1)
     x = EDM.mix(point, some(1), 3.0)
     for solver, _ in ORDERS.values():
-        torch.testing.assert_close(solver(EDM, lambda x, t, cond=None: point, x, 3.0, 1.0), point + (x - point) / 3)
+        torch.testing.assert_close(
+            solver(EDM, lambda x, t, cond=None: point, x, 3.0, 1.0), point + (x - point) / 3
+        )
 
 
 def test_churn_keeps_the_marginal():
-    """With fresh noise on the way the samples still have the data's spread: mean and std within 4 errors."""
+    """With fresh noise on the way the samples still have the data's spread: mean and std within 4
+    errors.
+    """
     truth, n = GAUSSIAN, 20_000
     source = generator(1, "churn")
     step = solvers.Churn(steps=200, s_churn=20.0, s_min=0.05, s_max=50.0)
@@ -98,7 +109,8 @@ def test_churn_keeps_the_marginal():
     assert x.std().item() == pytest.approx(0.5, abs=4 * 0.5 / (2 * n) ** 0.5)
     quiet = solvers.Churn(steps=40)
     assert torch.equal(
-        quiet(EDM, truth, start, 80.0, 60.0, noise=lambda: fresh[0]), solvers.heun(EDM, truth, start, 80.0, 60.0)
+        quiet(EDM, truth, start, 80.0, 60.0, noise=lambda: fresh[0]),
+        solvers.heun(EDM, truth, start, 80.0, 60.0),
     )
 
 
@@ -112,7 +124,9 @@ def test_one_step_of_a_consistency_model_is_its_denoiser():
     x = EDM.prior(some())
     out = fs.sampling.walk(EDM, perfect, x, [80.0, 0.0], solvers.renoise, noise=lambda i: some())
     assert torch.equal(out, perfect(x, 80.0))
-    twice = fs.sampling.walk(EDM, perfect, x, [80.0, 0.8, 0.0], solvers.renoise, noise=lambda i: some())
+    twice = fs.sampling.walk(
+        EDM, perfect, x, [80.0, 0.8, 0.0], solvers.renoise, noise=lambda i: some()
+    )
     torch.testing.assert_close(twice, perfect(out + 0.8 * some(), 0.8))
 
 
@@ -120,8 +134,13 @@ def test_along_a_grid_is_the_walk_and_rows_may_enter_and_leave_it_anywhere():
     truth, grid = Gaussian(), (80.0, 10.0, 3.0, 1.0, 0.2, 0.0)
     step = solvers.along(solvers.heun, grid)
     x = some()
-    torch.testing.assert_close(step(EDM, truth, x, 80.0, 0.0), fs.sampling.walk(EDM, truth, x, grid, solvers.heun))
-    t, s = (torch.tensor(row, dtype=torch.float64) for row in ([80.0, 5.0, 1.0, 0.7], [0.5, 0.0, 1.0, 0.3]))
+    torch.testing.assert_close(
+        step(EDM, truth, x, 80.0, 0.0), fs.sampling.walk(EDM, truth, x, grid, solvers.heun)
+    )
+    t, s = (
+        torch.tensor(row, dtype=torch.float64)
+        for row in ([80.0, 5.0, 1.0, 0.7], [0.5, 0.0, 1.0, 0.3])
+    )
     ways = ([80, 10, 3, 1, 0.5], [5, 3, 1, 0.2, 0.0], [1.0], [0.7, 0.3])
     together = step(EDM, truth, x, t, s)
     for i, way in enumerate(ways):
@@ -137,7 +156,13 @@ def test_along_asks_the_network_only_where_some_row_moves():
         return Gaussian()(x, t)
 
     step = solvers.along(solvers.ddim, [80.0, 10.0, 3.0, 1.0])
-    step(EDM, counting, some(), torch.tensor([2.0, 1.0, 0.5, 2.0]), torch.tensor([1.0, 1.0, 0.5, 0.0]))
+    step(
+        EDM,
+        counting,
+        some(),
+        torch.tensor([2.0, 1.0, 0.5, 2.0]),
+        torch.tensor([1.0, 1.0, 0.5, 0.0]),
+    )
     assert len(asked) == 2  # 2 -> 1, then 1 -> 0
     with pytest.raises(UserError, match="expected decreasing times"):
         solvers.along(solvers.ddim, [1.0, 2.0])
@@ -149,38 +174,56 @@ def test_addim_without_variance_is_ddim(process):
     t = process.t_max * torch.tensor([0.98, 0.7, 0.5, 0.2, 0.0])
     s = process.t_max * torch.tensor([0.5, 0.1, 0.5, 0.0, 0.0])
     plain = solvers.ddim(process, truth, x, t, s)
-    torch.testing.assert_close(solvers.addim(process, truth, x, t, s, x_var=0.0), plain, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(
+        solvers.addim(process, truth, x, t, s, x_var=0.0), plain, rtol=1e-11, atol=1e-11
+    )
 
 
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 def test_addim_lengthens_the_noise_part_by_exactly_d_times_its_variance(process):
-    truth, x, x_var = Gaussian(process=process), some(4), torch.tensor([0.3, 0.1, 0.0, 2.0], dtype=torch.float64)
-    t, s = (process.time_at(torch.tensor(level, dtype=torch.float64)) for level in ([9, 2, 1, 0.5], [3, 0.1, 0.2, 0.3]))
+    truth, x, x_var = (
+        Gaussian(process=process),
+        some(4),
+        torch.tensor([0.3, 0.1, 0.0, 2.0], dtype=torch.float64),
+    )
+    t, s = (
+        process.time_at(torch.tensor(level, dtype=torch.float64))
+        for level in ([9, 2, 1, 0.5], [3, 0.1, 0.2, 0.3])
+    )
     x0_hat, mean = truth(x, t), expand(process.alpha(s), x)
     short = solvers.ddim(process, truth, x, t, s) - mean * x0_hat
     long = solvers.addim(process, truth, x, t, s, x_var=x_var) - mean * x0_hat
     make = process.alpha(s) - process.alpha(t) * process.sigma(s) / process.sigma(t)
     grown = long.square().sum(1) - short.square().sum(1)
     torch.testing.assert_close(grown, x.shape[1] * make**2 * x_var, rtol=1e-10, atol=1e-13)
-    torch.testing.assert_close(torch.cosine_similarity(long, short), torch.ones(4, dtype=torch.float64))
+    torch.testing.assert_close(
+        torch.cosine_similarity(long, short), torch.ones(4, dtype=torch.float64)
+    )
 
 
 def test_addim_differs_from_ddim_at_second_order_where_noise_is_left():
     process, x, gaps = fs.process.cosine(), some(), (0.1, 0.05, 0.025, 0.0125)
     truth = Gaussian(process=process)
     apart = [
-        (solvers.addim(process, truth, x, 0.6, 0.6 - gap) - solvers.ddim(process, truth, x, 0.6, 0.6 - gap)).norm()
+        (
+            solvers.addim(process, truth, x, 0.6, 0.6 - gap)
+            - solvers.ddim(process, truth, x, 0.6, 0.6 - gap)
+        ).norm()
         for gap in gaps
     ]
     assert math.log2(apart[-2] / apart[-1]) == pytest.approx(2, abs=0.1)
 
 
 def test_addim_keeps_the_second_moment_that_ddim_loses():
-    """E||x_s||^2 with x0 drawn from the posterior, by adding the posterior's variance (MCM, section 4)."""
+    """E||x_s||^2 with x0 drawn from the posterior, by adding the posterior's variance (MCM, section
+    4).
+    """
     process = fs.process.cosine()
     truth, t, s = Gaussian(mean=0.0, process=process), 0.8, 0.5
     d, n = 4000, 50
-    x0, z = (torch.randn(n, d, generator=generator(i, "moment"), dtype=torch.float64) for i in range(2))
+    x0, z = (
+        torch.randn(n, d, generator=generator(i, "moment"), dtype=torch.float64) for i in range(2)
+    )
     x_t = process.mix(0.5 * x0, z, t)
     alpha, sigma = process.alpha(t).item(), process.sigma(t).item()
     posterior = 0.25 * sigma**2 / (alpha**2 * 0.25 + sigma**2)
@@ -194,17 +237,25 @@ def test_addim_keeps_the_second_moment_that_ddim_loses():
 def test_addims_last_step_may_be_ddim():
     process, x = fs.process.cosine(), some()
     truth = Gaussian(process=process)
-    to_data = [solvers.addim(process, truth, x, 0.3, 0.0, x_var=0.1, final_step=kind) for kind in ("addim", "ddim")]
+    to_data = [
+        solvers.addim(process, truth, x, 0.3, 0.0, x_var=0.1, final_step=kind)
+        for kind in ("addim", "ddim")
+    ]
     torch.testing.assert_close(to_data[1], solvers.ddim(process, truth, x, 0.3, 0.0))
     assert (to_data[0] - to_data[1]).abs().max() > 0.01
-    inside = [solvers.addim(process, truth, x, 0.3, 0.1, x_var=0.1, final_step=kind) for kind in ("addim", "ddim")]
+    inside = [
+        solvers.addim(process, truth, x, 0.3, 0.1, x_var=0.1, final_step=kind)
+        for kind in ("addim", "ddim")
+    ]
     assert torch.equal(*inside)
 
 
 def test_variances_by_table_and_by_prior():
     process, t = fs.process.cosine(), torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64)
     table = solvers.TableVariance((0.0, 0.5), (0.1, 0.3))
-    torch.testing.assert_close(table(some(), t), torch.tensor([0.1, 0.2, 0.3, 0.3], dtype=torch.float64))
+    torch.testing.assert_close(
+        table(some(), t), torch.tensor([0.1, 0.2, 0.3, 0.3], dtype=torch.float64)
+    )
     snr = process.level(t) ** -2
     torch.testing.assert_close(solvers.PriorVariance(process=process)(some(), t), 0.1 / (2 + snr))
     share = solvers.PriorVariance(process=process, share=1.0, prior=0.25)(some(), t)
@@ -214,12 +265,18 @@ def test_variances_by_table_and_by_prior():
 
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 def test_ancestral_moves_keep_the_law_and_without_noise_are_ddim(process):
-    """With x0 known, a move of any eta from q(x_t | x0) gives q(x_s | x0): mean alpha_s x0, std sigma_s."""
-    x0, z, fresh = (torch.randn(20_000, 1, generator=generator(i, "law"), dtype=torch.float64) for i in range(3))
+    """With x0 known, a move of any eta from q(x_t | x0) gives q(x_s | x0): mean alpha_s x0, std
+    sigma_s.
+    """
+    x0, z, fresh = (
+        torch.randn(20_000, 1, generator=generator(i, "law"), dtype=torch.float64) for i in range(3)
+    )
     t, s = process.time_at(3.0).item(), process.time_at(0.8).item()
     for eta in (0.0, 0.5, 1.0):
         known = lambda x, t, cond=None: x0  # noqa: E731
-        x_s = solvers.ancestral(process, known, process.mix(x0, z, t), t, s, eta=eta, noise=lambda: fresh)
+        x_s = solvers.ancestral(
+            process, known, process.mix(x0, z, t), t, s, eta=eta, noise=lambda: fresh
+        )
         noise = (x_s - process.alpha(s) * x0) / process.sigma(s)
         assert noise.std().item() == pytest.approx(1, abs=4 / (2 * len(x0)) ** 0.5)
         assert noise.mean().item() == pytest.approx(0, abs=4 / len(x0) ** 0.5)
@@ -230,30 +287,44 @@ def test_ancestral_moves_keep_the_law_and_without_noise_are_ddim(process):
 
 def test_full_ancestral_noise_forgets_the_old_noise_as_the_posterior_does():
     """eta = 1 is q(x_s | x_t, x0): the correlation of old and new noise is level_s / level_t."""
-    x0, z, fresh = (torch.randn(50_000, 1, generator=generator(i, "law"), dtype=torch.float64) for i in range(3))
-    x_s = solvers.ancestral(EDM, lambda x, t, cond=None: x0, EDM.mix(x0, z, 3.0), 3.0, 0.8, noise=lambda: fresh)
+    x0, z, fresh = (
+        torch.randn(50_000, 1, generator=generator(i, "law"), dtype=torch.float64) for i in range(3)
+    )
+    x_s = solvers.ancestral(
+        EDM, lambda x, t, cond=None: x0, EDM.mix(x0, z, 3.0), 3.0, 0.8, noise=lambda: fresh
+    )
     together = ((x_s - x0) / 0.8 * z).mean().item()
     assert together == pytest.approx(0.8 / 3.0, abs=4 / len(x0) ** 0.5)
 
 
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 def test_strategic_moves_keep_the_law_between_ddim_and_renoising(process):
-    """With x0 known, what is left of z is its part at s' brought up to s, and fresh noise makes up the variance."""
-    x0, z, fresh = torch.eye(3, dtype=torch.float64)[:, None]  # so that the parts of x_s can be read off
+    """With x0 known, what is left of z is its part at s' brought up to s, and fresh noise makes up
+    the variance.
+    """
+    x0, z, fresh = torch.eye(3, dtype=torch.float64)[
+        :, None
+    ]  # so that the parts of x_s can be read off
     t, s = (process.time_at(level).item() for level in (3.0, 0.8))
     for gamma in (0.0, 0.3, 1.0):
         known = lambda x, t, cond=None: x0  # noqa: E731
-        x_s = solvers.strategic(process, known, process.mix(x0, z, t), t, s, noise=lambda: fresh, gamma=gamma)[0]
+        x_s = solvers.strategic(
+            process, known, process.mix(x0, z, t), t, s, noise=lambda: fresh, gamma=gamma
+        )[0]
         low = (1 - gamma) * s
         assert x_s[0].item() == pytest.approx(process.alpha(s).item(), abs=1e-12)
-        assert x_s[1].item() == pytest.approx((process.alpha(s) * process.level(low)).item(), abs=1e-12)
+        assert x_s[1].item() == pytest.approx(
+            (process.alpha(s) * process.level(low)).item(), abs=1e-12
+        )
         assert x_s[1:].norm().item() == pytest.approx(process.sigma(s).item(), abs=1e-12)
     truth, x, noise = Gaussian(process=process), some(), some(scale=2.0)
     calm = solvers.strategic(process, truth, x, t, s, noise=lambda: noise, gamma=0.0)
     torch.testing.assert_close(calm, solvers.ddim(process, truth, x, t, s))
     if process.sigma(0.0) == 0:
         wild = solvers.strategic(process, truth, x, t, s, noise=lambda: noise, gamma=1.0)
-        torch.testing.assert_close(wild, solvers.renoise(process, truth, x, t, s, noise=lambda: noise))
+        torch.testing.assert_close(
+            wild, solvers.renoise(process, truth, x, t, s, noise=lambda: noise)
+        )
     with pytest.raises(UserError, match="gamma"):
         solvers.strategic(process, truth, x, t, s, noise=lambda: noise, gamma=1.5)
 
@@ -296,5 +367,7 @@ def test_addim_is_finite_where_the_guess_leaves_no_noise_and_tables_hold_their_e
 
 def test_a_solvers_options_go_along_the_grid():
     x, step = some(), solvers.along(solvers.addim, (3.0, 1.0, 0.0))
-    twice = solvers.addim(EDM, GAUSSIAN, solvers.addim(EDM, GAUSSIAN, x, 3.0, 1.0, x_var=0.2), 1.0, 0.0, x_var=0.2)
+    twice = solvers.addim(
+        EDM, GAUSSIAN, solvers.addim(EDM, GAUSSIAN, x, 3.0, 1.0, x_var=0.2), 1.0, 0.0, x_var=0.2
+    )
     torch.testing.assert_close(step(EDM, GAUSSIAN, x, 3.0, 0.0, x_var=0.2), twice)

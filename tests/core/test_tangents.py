@@ -1,4 +1,6 @@
-"""The limit r -> t: the tangent against autodiff, against the discrete loss, against closed forms; and its engines."""
+"""The limit r -> t: the tangent against autodiff, against the discrete loss, against closed forms;
+and its engines.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ T = torch.tensor([0.02, 0.4, 0.9, 1.3, 1.55], dtype=torch.float64)
 
 
 def draws(rows: int = len(T), shape: tuple[int, ...] = (3,)) -> list[Tensor]:
-    return [torch.randn(rows, *shape, generator=generator(i, "x"), dtype=torch.float64) for i in range(2)]
+    return [
+        torch.randn(rows, *shape, generator=generator(i, "x"), dtype=torch.float64)
+        for i in range(2)
+    ]
 
 
 def student(scaling=Edm(sigma_data=SD), dropout: float = 0.0) -> Preconditioned:
@@ -35,14 +40,18 @@ def student(scaling=Edm(sigma_data=SD), dropout: float = 0.0) -> Preconditioned:
 
 def bare(**options) -> fs.Method:
     """sct with g itself: no normalisation, no warm-up, no balance."""
-    return fs.methods.sct(**{"norm": "none", "warmup": 0.0, "balance": "none", "sigma_data": SD, **options})
+    return fs.methods.sct(
+        **{"norm": "none", "warmup": 0.0, "balance": "none", "sigma_data": SD, **options}
+    )
 
 
 def tangent(method: fs.Method, models: fs.Models, times: fs.Times) -> tuple[Tensor, Tensor, Tensor]:
     """g, read off the goal as what it adds to F, with the x_t and v that it is at."""
     x_t, v = method.coupling(models, method.process, *draws(len(times.t)), times, None)
     goal = method.goal(models, x_t, v, times, None, lambda d, x, t, cond: d(x, t, cond))
-    seen, wanted = (method.space(TRIG, x_t, guess, times) for guess in (models.student(x_t, times.t), goal))
+    seen, wanted = (
+        method.space(TRIG, x_t, guess, times) for guess in (models.student(x_t, times.t), goal)
+    )
     return wanted - seen, x_t, v
 
 
@@ -58,7 +67,9 @@ STUDENTS = {
 
 @pytest.mark.parametrize("name", STUDENTS)
 @pytest.mark.parametrize(("derivative", "tolerance"), [("jvp", 1e-9), ("difference", 1e-6)])
-def test_the_tangent_is_cos_t_times_the_derivative_of_the_student_along_its_trajectory(name, derivative, tolerance):
+def test_the_tangent_is_cos_t_times_the_derivative_of_the_student_along_its_trajectory(
+    name, derivative, tolerance
+):
     method, who = bare(derivative=derivative), STUDENTS[name]
     g, x_t, v = tangent(method, fs.Models(who), method.times.at(T, 0.0))
     _, slope = torch.func.jvp(lambda x, t: who(x, t), (x_t, T), (v, torch.ones_like(T)))
@@ -66,14 +77,18 @@ def test_the_tangent_is_cos_t_times_the_derivative_of_the_student_along_its_traj
 
 
 def test_float32_loses_no_digits_where_the_guess_of_the_data_would():
-    """At t = 1e-3 F is derived to 1e-5 in float32; from x0_hat, whose share of F is sin t, it loses a factor 1 / t."""
+    """At t = 1e-3 F is derived to 1e-5 in float32; from x0_hat, whose share of F is sin t, it loses
+    a factor 1 / t.
+    """
     method, t = bare(derivative="jvp"), torch.full((5,), 1e-3, dtype=torch.float64)
     exact, network = student(), student().float()
     x_t, v = method.coupling(fs.Models(exact), TRIG, *draws(), method.times.at(t, 0.0), None)
 
     def slope(who, x, dx) -> Tensor:
         both, drift = t.cos() * t.sin(), fs.tangents.Drift(who, TRIG)
-        return derivatives.jvp(lambda x, t: drift(x, t), x, t, fs.process.expand(both, dx) * dx, both)[1].double()
+        return derivatives.jvp(
+            lambda x, t: drift(x, t), x, t, fs.process.expand(both, dx) * dx, both
+        )[1].double()
 
     truth, found = slope(exact, x_t, v), slope(network, x_t.float(), v.float())
     through_x0 = slope(lambda x, t, cond=None: network(x, t), x_t.float(), v.float())
@@ -102,7 +117,9 @@ def test_the_norm_is_of_each_sample(norm):
 
 @pytest.mark.parametrize("source", ["data", "teacher"])
 def test_the_discrete_loss_tends_to_the_continuous_one_at_first_order(source):
-    """Weight sd sin t cos t / (2 (t - r)) on squares of F: in the limit it is ||F - sg(F + g)||^2 / 2, to O(t - r)."""
+    """Weight sd sin t cos t / (2 (t - r)) on squares of F: in the limit it is ||F - sg(F + g)||^2 /
+    2, to O(t - r).
+    """
     who, teacher, t = STUDENTS["edm"], Gaussian(process=TRIG), T[1:4]
     x0, z = draws(3)
     pair = fs.couplings.Data() if source == "data" else fs.couplings.Teacher(fs.solvers.ddim)
@@ -120,7 +137,10 @@ def test_the_discrete_loss_tends_to_the_continuous_one_at_first_order(source):
     truth = gradient(limit, limit.times.at(t, 1.0))
     gaps = [1e-3, 5e-4, 2.5e-4]
     errors = [
-        derivatives.relative(gradient(discrete, fs.Times(t, t - h, 0 * t, torch.ones_like(t))), truth) for h in gaps
+        derivatives.relative(
+            gradient(discrete, fs.Times(t, t - h, 0 * t, torch.ones_like(t))), truth
+        )
+        for h in gaps
     ]
     assert errors[-1] < 1e-2
     for coarse, fine in pairwise(errors):
@@ -134,7 +154,9 @@ def test_differences_are_of_second_order_in_their_step():
     for step in (4e-2, 2e-2, 1e-2):
         method = bare(derivative="difference")
         method = replace(method, target=replace(method.target, step=step))
-        errors.append((tangent(method, fs.Models(who), method.times.at(T, 1.0))[0] - truth).norm().item())
+        errors.append(
+            (tangent(method, fs.Models(who), method.times.at(T, 1.0))[0] - truth).norm().item()
+        )
     for coarse, fine in pairwise(errors):
         assert coarse / fine == pytest.approx(4.0, rel=0.05)
 
@@ -177,7 +199,9 @@ def test_the_exact_consistency_function_is_where_training_on_data_comes_to_rest(
 
 @pytest.mark.parametrize("derivative", ["jvp", "difference"])
 def test_every_pass_drops_what_the_students_own_drops(derivative):
-    """With a tangent of size 0 the goal is what the student says, under dropout only if its masks are shared."""
+    """With a tangent of size 0 the goal is what the student says, under dropout only if its masks
+    are shared.
+    """
     method = fs.methods.sct(c=1e12, derivative=derivative, balance="none", sigma_data=SD)
     who, (x0, z), times = student(dropout=0.5), draws(), method.times.at(T, 0.5)
     assert (method.loss(fs.Models(who), x0, z, times, seed=3) < 1e-20).all()
@@ -191,7 +215,9 @@ def test_the_velocity_of_a_pair_is_the_rate_of_its_mixture():
         t = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9], dtype=torch.float64)
         times = fs.times.Limit(law=fs.times.LogNormal(mean=0.0, std=1.0)).at(t, 0.0)
         x_t, v = fs.couplings.Velocity()(fs.Models(exact), process, x0, z, times, None)
-        _, rate = torch.func.jvp(lambda t, on=process: on.mix(x0, z, t), (t,), (torch.ones_like(t),))
+        _, rate = torch.func.jvp(
+            lambda t, on=process: on.mix(x0, z, t), (t,), (torch.ones_like(t),)
+        )
         torch.testing.assert_close(v, rate)
         torch.testing.assert_close(v, process.velocity(x_t, x0, t))
 
@@ -208,11 +234,16 @@ def test_trigflow_is_edm_up_to_the_sign_of_f():
         torch.testing.assert_close(c.noise, noise)
         x0_hat = fs.scalings.to_x0(scaling, TRIG, x_t, raw, T)
         torch.testing.assert_close(x0_hat, cos * x_t + SD * sin * raw)
-        torch.testing.assert_close(fs.spaces.Velocity(SD)(TRIG, x_t, x0_hat, times), -raw, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            fs.spaces.Velocity(SD)(TRIG, x_t, x0_hat, times), -raw, rtol=1e-9, atol=1e-9
+        )
 
 
 def test_log_levels_are_normal_and_stay_in_the_sampling_range():
-    method, u = fs.methods.sct(sigma_data=SD), torch.linspace(0, 1, 2001, dtype=torch.float64)[:, None]
+    method, u = (
+        fs.methods.sct(sigma_data=SD),
+        torch.linspace(0, 1, 2001, dtype=torch.float64)[:, None],
+    )
     times = method.times(u, 0.0)
     level = SD * times.t.tan()
     law = fs.times.LogNormal(mean=-1.0, std=1.4, low=0.002, high=80.0)
@@ -227,14 +258,18 @@ def test_a_generated_coupling_composes_with_the_limit():
     base, (x0, z) = bare(), draws()
     times = base.times(torch.rand(5, 2, generator=generator(1, "u"), dtype=torch.float64), 0.5)
     models = fs.Models(STUDENTS["edm"], ema=lambda x, t, cond=None: 0.3 + 0 * x)
-    none, all_ = (fs.methods.gc(base=base, share=share).loss(models, x0, z, times) for share in (0.0, 1.0))
+    none, all_ = (
+        fs.methods.gc(base=base, share=share).loss(models, x0, z, times) for share in (0.0, 1.0)
+    )
     torch.testing.assert_close(none, base.loss(models, x0, z, times), rtol=0, atol=0)
     torch.testing.assert_close(all_, base.loss(models, torch.full_like(x0, 0.3), z, times))
 
 
 def test_what_does_not_fit_is_one_line():
     with pytest.raises(UserError, match=r"process Edm: expected fewstep\.process\.trig"):
-        replace(bare(), process=fs.process.edm()).loss(fs.Models(exact), *draws(), bare().times.at(T, 0.0))
+        replace(bare(), process=fs.process.edm()).loss(
+            fs.Models(exact), *draws(), bare().times.at(T, 0.0)
+        )
     with pytest.raises(UserError, match=r"guidance = 2\.0: expected .* 0 for data"):
         fs.couplings.Velocity("data", 2.0)
     with pytest.raises(UserError, match="warmup = 500"):
@@ -284,9 +319,15 @@ class Odd(nn.Module):
         return self.inner(self.function.apply(x), noise_label, cond)
 
 
-@pytest.mark.parametrize(("function", "told"), [(Halved, "jvp is [45]"), (Backward, "jvp fails with RuntimeError: ")])
-def test_a_network_whose_jvp_is_missing_or_wrong_is_derived_by_differences(function, told, capsys, tmp_path):
-    """Also one that starts flat; the choice is told, stored, and not made again: resumed is uninterrupted."""
+@pytest.mark.parametrize(
+    ("function", "told"), [(Halved, "jvp is [45]"), (Backward, "jvp fails with RuntimeError: ")]
+)
+def test_a_network_whose_jvp_is_missing_or_wrong_is_derived_by_differences(
+    function, told, capsys, tmp_path
+):
+    """Also one that starts flat; the choice is told, stored, and not made again: resumed is
+    uninterrupted.
+    """
     run = tiny_run(method="sct", network_options={})
 
     def network(shape, classes=0):
@@ -318,8 +359,13 @@ def test_the_trial_prefers_jvp_and_its_choice_is_the_runs(capsys, tmp_path):
     run = tiny_run(method="sct")
     whole = fs.train(run, out=tmp_path / "auto", device="cpu")
     assert "derivative: jvp, " in capsys.readouterr().err
-    assert json.loads((tmp_path / "auto" / "run.json").read_text())["method_options"]["derivative"] == "jvp"
-    named = fs.train(replace(run, method_options={"derivative": "jvp"}), progress=False, device="cpu")
+    assert (
+        json.loads((tmp_path / "auto" / "run.json").read_text())["method_options"]["derivative"]
+        == "jvp"
+    )
+    named = fs.train(
+        replace(run, method_options={"derivative": "jvp"}), progress=False, device="cpu"
+    )
     assert named.fingerprint == whole.fingerprint  # the trial draws nothing that training does
 
 
@@ -327,7 +373,9 @@ def test_a_resumed_run_keeps_what_was_decided_inside_a_base_too(tmp_path):
     """`auto` goes on with the engine that the run has, whatever a trial would say now."""
     chosen = {"base": {"method": "sct", "derivative": "difference"}, "share": 0.5}
     asked = {"base": {"method": "sct"}, "share": 0.5}
-    whole = fs.train(tiny_run(method="gc", method_options=chosen), out=tmp_path, progress=False, device="cpu")
+    whole = fs.train(
+        tiny_run(method="gc", method_options=chosen), out=tmp_path, progress=False, device="cpu"
+    )
     shutil.rmtree(tmp_path / "checkpoints" / "step-6")
     again = tiny_run(method="gc", method_options=asked)
     resumed = fs.train(again, out=tmp_path, resume=True, progress=False, device="cpu")
@@ -338,7 +386,9 @@ def test_a_resumed_run_keeps_what_was_decided_inside_a_base_too(tmp_path):
 
 
 def test_differences_are_taken_outside_of_low_precision_and_jvps_inside():
-    """Under bfloat16 autocast differences would have no digits left: theirs are float32's, to the bit."""
+    """Under bfloat16 autocast differences would have no digits left: theirs are float32's, to the
+    bit.
+    """
     who, (x0, z) = student().float(), (part.float() for part in draws())
     drift, speed = fs.tangents.Drift(who, TRIG), T.cos() * T.sin()
     line = (lambda x, t: drift(x, t)), TRIG.mix(x0, z, T), T, TRIG.rate(x0, z, T), speed

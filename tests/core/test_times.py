@@ -1,4 +1,6 @@
-"""Times follow their laws, keep t > r >= a, and depend on nothing but the row's own uniforms and progress."""
+"""Times follow their laws, keep t > r >= a, and depend on nothing but the row's own uniforms and
+progress.
+"""
 
 from __future__ import annotations
 
@@ -32,16 +34,24 @@ SAMPLERS = {
     "clean": Clean(law=LAW),
     "ratio": RatioMap(law=LAW),
     "ratio, capped": RatioMap(law=LAW, q=4.0, stages=12, ratio_max=0.999),
-    "ratio, truncated law": RatioMap(law=LogNormal(mean=-0.8, std=1.6, low=0.002, high=80.0), q=256.0, stages=1),
+    "ratio, truncated law": RatioMap(
+        law=LogNormal(mean=-0.8, std=1.6, low=0.002, high=80.0), q=256.0, stages=1
+    ),
     "adjacent": Adjacent(steps=Progressive(2, 150)),
-    "adjacent by law": Adjacent(steps=Doubling(10, 1280), law=LogNormal(mean=-1.1, std=2.0, low=0.002, high=80.0)),
+    "adjacent by law": Adjacent(
+        steps=Doubling(10, 1280), law=LogNormal(mean=-1.1, std=2.0, low=0.002, high=80.0)
+    ),
     "segments": Segments(segments=4, steps=Exponential(64, 1280)),
-    "one segment of a trigonometric process": Segments(segments=1, steps=Fixed(64), end=math.pi / 2),
+    "one segment of a trigonometric process": Segments(
+        segments=1, steps=Fixed(64), end=math.pi / 2
+    ),
     "at the anchor": AtAnchor(times=Segments(segments=4, steps=Fixed(64))),
     "ratio held": RatioMap(law=LogStudentT(), held=0.9),
     "levels": Levels(grid=(80.0, 5.0, 0.3, 0.0)),
     "the highest level": Levels(grid=(80.0, 5.0, 0.3, 0.0), first=True),
-    "an atom of a quarter": Atom(times=RatioMap(law=LogStudentT(), held=0.9), at_time=1.0, weight=0.0),
+    "an atom of a quarter": Atom(
+        times=RatioMap(law=LogStudentT(), held=0.9), at_time=1.0, weight=0.0
+    ),
 }
 
 
@@ -69,15 +79,26 @@ STUDENT_RANGES = {
 
 
 @pytest.mark.parametrize("nu", [0.01, 0.5, 1.0, 3.0, 30.0, 1000.0])
-@pytest.mark.parametrize(("mean", "std", "low", "high"), STUDENT_RANGES.values(), ids=STUDENT_RANGES.keys())
+@pytest.mark.parametrize(
+    ("mean", "std", "low", "high"), STUDENT_RANGES.values(), ids=STUDENT_RANGES.keys()
+)
 def test_quantiles_of_the_students_law(nu, mean, std, low, high):
     """Against SciPy's distribution function and quantiles, from the tail that has the digits."""
-    u = torch.cat([torch.linspace(0, 1, 1001, dtype=torch.float64)[1:-1], torch.tensor([1e-6, 1 - 1e-6]).double()])
+    u = torch.cat(
+        [
+            torch.linspace(0, 1, 1001, dtype=torch.float64)[1:-1],
+            torch.tensor([1e-6, 1 - 1e-6]).double(),
+        ]
+    )
     law, truth = LogStudentT(mean=mean, std=std, nu=nu, low=low, high=high), stats.t(nu)
     t = law.quantile(u)
     bottom, top = ((math.log(end) - mean) / std for end in (low, high))
     upper = bottom > 0
-    share = (lambda x: truth.sf(bottom) - truth.sf(x)) if upper else (lambda x: truth.cdf(x) - truth.cdf(bottom))
+    share = (
+        (lambda x: truth.sf(bottom) - truth.sf(x))
+        if upper
+        else (lambda x: truth.cdf(x) - truth.cdf(bottom))
+    )
     found = share((t.log().numpy() - mean) / std) / share(top)
     np.testing.assert_allclose(found, u.numpy(), rtol=0, atol=1e-10)  # SciPy's own at nu = 1: 4e-11
     mass = u.numpy() * share(top)
@@ -115,13 +136,20 @@ def test_a_row_does_not_depend_on_its_batch(sampler):
     u = torch.rand(8, 2, generator=generator(0, "u"), dtype=torch.float64)
     whole = sampler(u, 0.4, torch.arange(8))
     for i in range(8):
-        for many, one in zip(whole[:4], sampler(u[i : i + 1], 0.4, torch.tensor([i]))[:4], strict=True):
+        for many, one in zip(
+            whole[:4], sampler(u[i : i + 1], 0.4, torch.tensor([i]))[:4], strict=True
+        ):
             assert torch.equal(many[i : i + 1], one)
 
 
 def test_the_gap_closes_stage_by_stage():
-    """ratio = 1 - q^-(j+1): at stage 0 with q = 2 all t below ln 7 look at the data; later r / t tends to 1."""
-    sampler, t = RatioMap(law=LAW, stages=4), torch.tensor([0.1, 1.9459, 1.9460, 50.0], dtype=torch.float64)
+    """ratio = 1 - q^-(j+1): at stage 0 with q = 2 all t below ln 7 look at the data; later r / t
+    tends to 1.
+    """
+    sampler, t = (
+        RatioMap(law=LAW, stages=4),
+        torch.tensor([0.1, 1.9459, 1.9460, 50.0], dtype=torch.float64),
+    )
     first = sampler.at(t, 0.0)
     assert (first.r[:2] == 0).all()
     assert (first.r[2:] > 0).all()
@@ -165,7 +193,9 @@ def test_the_grid_has_its_ends_and_even_roots():
     grid = karras(0.002, 80.0, 17)
     assert (grid[0], grid[-1], len(grid)) == (80.0, 0.002, 18)
     roots = grid ** (1 / 7)
-    torch.testing.assert_close(roots.diff(), torch.full((17,), (roots[-1] - roots[0]).item() / 17, dtype=torch.float64))
+    torch.testing.assert_close(
+        roots.diff(), torch.full((17,), (roots[-1] - roots[0]).item() / 17, dtype=torch.float64)
+    )
 
 
 def test_adjacent_levels_are_as_likely_as_the_law_says():
@@ -250,7 +280,9 @@ def test_a_law_wider_than_the_grid_meets_its_outer_intervals():
 @settings(max_examples=100)
 @given(share=st.floats(0, 0.99), first=st.integers(0, 10**7), count=st.integers(1, 300))
 def test_an_atom_takes_its_share_of_every_run_of_rows(share, first, count):
-    """floor(end share) - floor(start share) of the rows start .. end, which is the share to within one row."""
+    """floor(end share) - floor(start share) of the rows start .. end, which is the share to within
+    one row.
+    """
     sampler = Atom(times=RatioMap(law=LogStudentT(low=2.0)), at_time=1.0, share=share)
     ordinal = torch.arange(first, first + count)
     times = sampler(torch.full((count, 2), 0.5, dtype=torch.float64), 0.0, ordinal)
@@ -265,7 +297,10 @@ def test_an_atoms_weights_make_the_sum_of_two_means(share, weight):
     n = 400
     sampler = Atom(times=RatioMap(law=LogStudentT()), at_time=1.0, share=share, weight=weight)
     u = torch.rand(n, 2, generator=generator(0, "u"), dtype=torch.float64)
-    times, loss = sampler(u, 0.0, torch.arange(n)), torch.rand(n, generator=generator(1, "u"), dtype=torch.float64)
+    times, loss = (
+        sampler(u, 0.0, torch.arange(n)),
+        torch.rand(n, generator=generator(1, "u"), dtype=torch.float64),
+    )
     at = times.t == 1.0
     assert at.double().mean().item() == pytest.approx(share)
     expected = loss[~at].mean() + weight * loss[at].mean()
@@ -273,16 +308,26 @@ def test_an_atoms_weights_make_the_sum_of_two_means(share, weight):
 
 
 @settings(max_examples=100)
-@given(first=st.integers(0, 1000), count=st.integers(1, 40), share=st.sampled_from([0.0, 0.1, 0.25, 0.7]))
+@given(
+    first=st.integers(0, 1000),
+    count=st.integers(1, 40),
+    share=st.sampled_from([0.0, 0.1, 0.25, 0.7]),
+)
 def test_realised_sizes_make_the_sum_of_two_means_in_every_batch(first, count, share):
     """Also where a stratum has no row, which then adds nothing; never NaN."""
-    sampler = Atom(times=RatioMap(law=LogStudentT()), at_time=1.0, share=share, weight=0.3, realised=True)
+    sampler = Atom(
+        times=RatioMap(law=LogStudentT()), at_time=1.0, share=share, weight=0.3, realised=True
+    )
     u = torch.rand(count, 2, generator=generator(first, "u"), dtype=torch.float64)
     times = sampler(u, 0.0, torch.arange(first, first + count))
     loss = torch.rand(count, generator=generator(first, "loss"), dtype=torch.float64)
     at = times.t == 1.0
-    expected = sum(part * rows.mean() for part, rows in ((1.0, loss[~at]), (0.3, loss[at])) if len(rows))
-    torch.testing.assert_close((times.w * loss).mean(), torch.as_tensor(expected), rtol=1e-12, atol=0)
+    expected = sum(
+        part * rows.mean() for part, rows in ((1.0, loss[~at]), (0.3, loss[at])) if len(rows)
+    )
+    torch.testing.assert_close(
+        (times.w * loss).mean(), torch.as_tensor(expected), rtol=1e-12, atol=0
+    )
 
 
 def test_levels_by_number_and_by_value_are_the_same_move():
@@ -294,5 +339,7 @@ def test_levels_by_number_and_by_value_are_the_same_move():
     assert torch.equal(by_value.r, by_number.r)
     assert sampler.at(torch.tensor([6.0, 0.1]), 0.0).r.tolist() == [5.0, 0.0]
     u = (torch.arange(300, dtype=torch.float64)[:, None] + 0.5) / 300
-    assert torch.equal(torch.unique(sampler(u, 0.0).t, return_counts=True)[1], torch.tensor([100, 100, 100]))
+    assert torch.equal(
+        torch.unique(sampler(u, 0.0).t, return_counts=True)[1], torch.tensor([100, 100, 100])
+    )
     assert (Levels(grid=(80.0, 5.0, 0.3, 0.0), first=True)(u, 0.0).t == 80).all()

@@ -1,4 +1,6 @@
-"""Conditions of any kind reach the network as they were; padding never does; dropped labels are drawn apart."""
+"""Conditions of any kind reach the network as they were; padding never does; dropped labels are
+drawn apart.
+"""
 
 from __future__ import annotations
 
@@ -42,22 +44,34 @@ def test_no_label_is_a_zero_embedding_and_labels_are_as_they_were():
     network, x, noise = alive(classes=3), normals(6, 4), normals(6, stream="noise")
     labels = torch.tensor([0, 1, 2, -1, 0, -1])
     out = network(x, noise, labels)
-    assert torch.equal(network.embed(noise, labels.clamp_min(0))[:3], network.embed(noise, labels)[:3])
+    assert torch.equal(
+        network.embed(noise, labels.clamp_min(0))[:3], network.embed(noise, labels)[:3]
+    )
     emb = network.time(network.noise(noise))
     assert torch.equal(network.embed(noise, labels)[3], torch.nn.functional.silu(emb)[3])
     out.square().sum().backward()
     shown = network.label.weight.grad.abs().sum(1)
     without = alive(classes=3)
-    without(x[:5][labels[:5] >= 0], noise[:5][labels[:5] >= 0], labels[:5][labels[:5] >= 0]).square().sum().backward()
-    torch.testing.assert_close(shown, without.label.weight.grad.abs().sum(1))  # rows without a label leave it alone
+    without(
+        x[:5][labels[:5] >= 0], noise[:5][labels[:5] >= 0], labels[:5][labels[:5] >= 0]
+    ).square().sum().backward()
+    torch.testing.assert_close(
+        shown, without.label.weight.grad.abs().sum(1)
+    )  # rows without a label leave it alone
 
 
 def test_features_are_linear_in_the_embedding_and_dicts_add_up():
     network, noise = alive(classes=3, features=2), normals(5, stream="noise")
     features, label = normals(5, 2, stream="f"), torch.arange(5) % 3
-    emb = network.time(network.noise(noise)) + network.label(label) + features @ network.given.weight.T
+    emb = (
+        network.time(network.noise(noise))
+        + network.label(label)
+        + features @ network.given.weight.T
+    )
     expected = torch.nn.functional.silu(emb + network.given.bias)
-    torch.testing.assert_close(network.embed(noise, {"features": features.reshape(5, 1, 2), "label": label}), expected)
+    torch.testing.assert_close(
+        network.embed(noise, {"features": features.reshape(5, 1, 2), "label": label}), expected
+    )
     for bad, told in (
         ({"label": label}, "needs 2 features"),
         ({"features": features}, "needs labels"),
@@ -78,7 +92,9 @@ def test_dropped_labels_have_their_share_and_change_nothing_else():
         batches[share] = draw_batch(run, method, dataset.train, 1, CPU)
     none, some, all_ = (batches[share].cond for share in (0.0, 0.25, 1.0))
     assert torch.equal(none, dataset.train.cond[batches[0.0].rows])
-    assert (some == -1).double().mean().item() == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 4096) ** 0.5)
+    assert (some == -1).double().mean().item() == pytest.approx(
+        0.25, abs=4 * (0.25 * 0.75 / 4096) ** 0.5
+    )
     assert torch.equal(some[some >= 0], none[some >= 0])
     assert bool((all_ == -1).all())
     for share in (0.25, 1.0):
@@ -91,20 +107,27 @@ def test_whether_a_label_is_dropped_does_not_depend_on_the_batch():
     dataset = data.from_tensors({"x0": normals(64, 3), "cond": torch.arange(64) % 4})
     run = settled(tiny_run(label_drop=0.5, batch=64, block=4))
     method = build_method(run, Facts((3,), 4, 0.5, dataset.units, ""))
-    small = [draw_batch(replace(run, batch=16), method, dataset.train, step, CPU).cond for step in range(4)]
+    small = [
+        draw_batch(replace(run, batch=16), method, dataset.train, step, CPU).cond
+        for step in range(4)
+    ]
     assert torch.equal(draw_batch(run, method, dataset.train, 0, CPU).cond, torch.cat(small))
 
 
 def test_no_label_can_be_asked_for_only_where_labels_were_dropped():
     given = {"x0": normals(64, 3), "cond": torch.arange(64) % 4}
-    dropping, plain = (fs.train(tiny_run(label_drop=s), given, progress=False, device="cpu") for s in (0.3, 0.0))
+    dropping, plain = (
+        fs.train(tiny_run(label_drop=s), given, progress=False, device="cpu") for s in (0.3, 0.0)
+    )
     assert dropping.conditions(2, -1).tolist() == [-1, -1]
     assert dropping.sample(3, cond=torch.tensor([-1, 0, 3])).shape == (3, 3)
     with pytest.raises(UserError, match=r"label -1: expected one of 0\.\.3.* label_drop above 0"):
         plain.sample(2, cond=-1)
     with pytest.raises(UserError, match=r"expected one of -1\.\.3"):
         dropping.sample(2, cond=-2)
-    with pytest.raises(UserError, match=r"label_drop = 0\.5: expected 0, since data 'ring8' has no labels"):
+    with pytest.raises(
+        UserError, match=r"label_drop = 0\.5: expected 0, since data 'ring8' has no labels"
+    ):
         fs.train(tiny_run(label_drop=0.5), progress=False, device="cpu")
 
 
@@ -137,7 +160,14 @@ class Heard(torch.nn.Module):
 
 @pytest.mark.parametrize("cond", KINDS.values(), ids=KINDS.keys())
 def test_conditions_of_any_kind_reach_a_network_of_your_own(cond, tmp_path):
-    g = fs.train(tiny_run(), {"x0": normals(40, 4), "cond": cond}, Heard(), progress=False, device="cpu", out=tmp_path)
+    g = fs.train(
+        tiny_run(),
+        {"x0": normals(40, 4), "cond": cond},
+        Heard(),
+        progress=False,
+        device="cpu",
+        out=tmp_path,
+    )
     assert Facts.from_json(json.loads(json.dumps(g.facts.to_json()))) == g.facts
     wanted = data.each(lambda part: part[:5], cond)
     g.sample(5, cond=wanted)
@@ -146,7 +176,9 @@ def test_conditions_of_any_kind_reach_a_network_of_your_own(cond, tmp_path):
     for (_, a), (_, b) in zip(data.leaves(heard), data.leaves(wanted), strict=True):
         assert torch.equal(a, b)
     g.sample(5, cond=data.each(lambda part: part[0], cond))  # one row for all
-    for (_, a), (_, b) in zip(data.leaves(g.denoiser.network.last), data.leaves(wanted), strict=True):
+    for (_, a), (_, b) in zip(
+        data.leaves(g.denoiser.network.last), data.leaves(wanted), strict=True
+    ):
         assert all(torch.equal(row, b[0]) for row in a)
 
 
@@ -158,7 +190,10 @@ def test_the_networks_take_what_they_can_and_name_what_they_cannot():
         for bad in (None, KINDS[name][:2], 3 * [[[1.0]]]):
             with pytest.raises(UserError, match="this generator needs float32 of shape"):
                 g.sample(3, cond=bad)
-    for name, told in (("tokens", "features = ..int64"), ("all", "has text = labels|has text = ..int64")):
+    for name, told in (
+        ("tokens", "features = ..int64"),
+        ("all", "has text = labels|has text = ..int64"),
+    ):
         with pytest.raises(UserError, match=f"the network 'mlp' takes .* {told}.* of your own"):
             fs.train(tiny_run(), {"x0": x0, "cond": KINDS[name]}, progress=False, device="cpu")
 
@@ -178,7 +213,9 @@ def test_the_fingerprint_sees_every_part_of_a_condition():
         {"label": label, "other": features},
         {"label": label, "features": features.reshape(8, 1, 2)},
     ]
-    assert len({data.from_tensors({"x0": x0, "cond": cond}).fingerprint() for cond in conds}) == len(conds)
+    assert len(
+        {data.from_tensors({"x0": x0, "cond": cond}).fingerprint() for cond in conds}
+    ) == len(conds)
     turned = {"features": features, "label": label}
     same = [data.from_tensors({"x0": x0, "cond": c}).fingerprint() for c in (conds[5], turned)]
     assert same[0] == same[1]
@@ -225,7 +262,9 @@ def test_the_padding_of_samples_is_zero_whatever_the_network_says_there(method, 
             self.level, self.seen = torch.nn.Parameter(torch.ones(1)), 0.0
 
         def forward(self, x, noise, cond):
-            self.seen = max(self.seen, x.masked_fill(cond["mask"][:, :, None], 0).abs().max().item())
+            self.seen = max(
+                self.seen, x.masked_fill(cond["mask"][:, :, None], 0).abs().max().item()
+            )
             return self.level * torch.ones_like(x) + 0 * x
 
     mask = torch.arange(5) < (1 + torch.arange(32) % 5)[:, None]
@@ -243,7 +282,18 @@ def test_conditions_come_from_files_on_the_command_line(tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     label, features = np.arange(30) % 3, normals(30, 2, stream="f").numpy()
     np.savez("set.npz", x0=normals(30, 4).numpy(), label=label, features=features)
-    small = ["--network.width", "8", "--network.depth", "1", "--iterations", "3", "--device", "cpu", "--out", "run"]
+    small = [
+        "--network.width",
+        "8",
+        "--network.depth",
+        "1",
+        "--iterations",
+        "3",
+        "--device",
+        "cpu",
+        "--out",
+        "run",
+    ]
     assert main(["train", "toy", "--data", "set.npz", *small]) == 0
     np.savez("five.npz", label=label[:5], features=features[:5])
     assert main(["sample", "run", "--cond", "five.npz", "--n", "5", "--out", "x.npy"]) == 0

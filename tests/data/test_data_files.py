@@ -1,4 +1,6 @@
-"""Whatever holds the same samples gives the same data set; every kind of picture has one rule; damage is named."""
+"""Whatever holds the same samples gives the same data set; every kind of picture has one rule;
+damage is named.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,11 @@ def rows(dataset):
     parts = (dataset.train, dataset.validation, dataset.test)
     x = dataset.units.to_user(torch.cat([part.x0 for part in parts])).flatten(1).numpy()
     order = np.lexsort(x.T)
-    y = None if dataset.train.cond is None else torch.cat([part.cond for part in parts]).numpy()[order]
+    y = (
+        None
+        if dataset.train.cond is None
+        else torch.cat([part.cond for part in parts]).numpy()[order]
+    )
     return x[order], y
 
 
@@ -81,7 +87,10 @@ def test_parquet_holds_arrays_columns_pictures_and_text_labels(tmp_path):
         return data.load(str(tmp_path / "t.parquet"))
 
     nested = load(x=X.tolist(), label=[["ant", "bee", "cow"][y] for y in Y])
-    assert nested.fingerprint() == data.load(write(tmp_path / "a.npz", {"x0": X, "label": Y})).fingerprint()
+    assert (
+        nested.fingerprint()
+        == data.load(write(tmp_path / "a.npz", {"x0": X, "label": Y})).fingerprint()
+    )
     table = load(height=X[:, 0, 0], width=X[:, 1, 0], name=["n"] * 30, label=Y)
     np.testing.assert_allclose(rows(table)[0][:, 1], np.sort(X[:, 1, 0]), rtol=1e-6)
     encoded = [{"bytes": png(Image.fromarray(p.transpose(1, 2, 0))), "path": None} for p in PIXELS]
@@ -97,7 +106,11 @@ def test_a_saved_hugging_face_set_is_read_column_by_column(tmp_path, monkeypatch
         column_names = property(lambda self: list(self))
 
     tables = {
-        "a/pictures": {"train": Table(image=[Image.fromarray(p.transpose(1, 2, 0)) for p in PIXELS], label=[0, 1] * 12)}
+        "a/pictures": {
+            "train": Table(
+                image=[Image.fromarray(p.transpose(1, 2, 0)) for p in PIXELS], label=[0, 1] * 12
+            )
+        }
     }
     fake = types.SimpleNamespace(DatasetDict=type("DatasetDict", (dict,), {}))
     fake.load_dataset = lambda name: fake.DatasetDict(tables[name])
@@ -154,10 +167,14 @@ def test_arrays_of_any_shape_and_type_train_and_come_back(tmp_path_factory, shap
     np.testing.assert_allclose(rows(found)[0], sorted_pixels(x.astype(np.float64)), atol=1e-5)
 
 
-def test_a_run_on_a_file_samples_in_its_units_and_is_scored_where_it_lies(tmp_path, monkeypatch, capsys):
+def test_a_run_on_a_file_samples_in_its_units_and_is_scored_where_it_lies(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     np.save("series.npy", RANDOM.normal(400, 3, (300, 5)))
-    assert main(["train", "toy", "--data", "series.npy", "--out", "run", *TINY]) == 0  # batch 512 of 240
+    assert (
+        main(["train", "toy", "--data", "series.npy", "--out", "run", *TINY]) == 0
+    )  # batch 512 of 240
     assert main(["train", "toy", "--data", "series.npy", "--out", "run", "--resume"]) == 0
     assert main(["sample", "run", "--out", "s.npy"]) == 0
     assert abs(np.load("s.npy").mean() - 400) < 30
@@ -211,8 +228,14 @@ MODES = {
     "RGB": (png(coloured("RGB")), np.stack([HALF, HALF[::-1], HALF.T])),
     "P": (png(palette()), [[[255, 0]], [[0, 0]], [[0, 255]]]),
     "P clear": (png(palette(), transparency=1), [[[255, 255]], [[0, 255]], [[0, 255]]]),
-    "GIF": (png(palette(), "GIF", save_all=True, append_images=[coloured("P")]), [[[255, 0]], [[0, 0]], [[0, 255]]]),
-    "CMYK": (png(Image.new("CMYK", (2, 2), (0, 255, 255, 0)), "TIFF"), np.array([255, 0, 0]).reshape(3, 1, 1)),
+    "GIF": (
+        png(palette(), "GIF", save_all=True, append_images=[coloured("P")]),
+        [[[255, 0]], [[0, 0]], [[0, 255]]],
+    ),
+    "CMYK": (
+        png(Image.new("CMYK", (2, 2), (0, 255, 255, 0)), "TIFF"),
+        np.array([255, 0, 0]).reshape(3, 1, 1),
+    ),
     "upright": (
         png(Image.fromarray(HALF), exif=(lambda e: e.__setitem__(274, 6) or e)(Image.Exif())),
         np.rot90(HALF, -1),
@@ -305,13 +328,19 @@ def test_edms_zip_with_its_dataset_json(tmp_path, labels):
 def test_damage_and_misfits_are_named_in_one_line(tmp_path):
     whole = png(Image.fromarray(RANDOM.integers(0, 256, (64, 64), dtype=np.uint8)))
     cases = {
-        "cut": ({"a.png": whole, "b.png": whole[: len(whole) // 2]}, r"b\.png: .*remove or repair it"),
+        "cut": (
+            {"a.png": whole, "b.png": whole[: len(whole) // 2]},
+            r"b\.png: .*remove or repair it",
+        ),
         "text": ({"a.jpg": b"hello"}, r"a\.jpg: is no picture"),
         "sizes": (
             {"a.png": whole, "b.png": png(Image.new("L", (3, 5)))},
             r"b\.png is 3x5, .*a\.png is 64x64: --data-size",
         ),
-        "float": ({"a.tiff": png(Image.fromarray(np.eye(3, dtype=np.float32)), "TIFF")}, r"a\.tiff: floats"),
+        "float": (
+            {"a.tiff": png(Image.fromarray(np.eye(3, dtype=np.float32)), "TIFF")},
+            r"a\.tiff: floats",
+        ),
         "none": ({"a.csv": b"1,2"}, "holds no pictures"),
         "empty": ({}, "holds no pictures"),
     }
@@ -347,7 +376,11 @@ def test_arrays_under_unknown_names_and_doubled_roles_are_refused(tmp_path):
     x = np.arange(40.0).reshape(20, 2)
     cases = {
         "unknown array of .*'lables': did you mean 'labels'": {"x": x, "lables": np.arange(20) % 3},
-        "label and labels, which mean the same": {"x": x, "label": np.arange(20) % 3, "labels": np.arange(20) % 2},
+        "label and labels, which mean the same": {
+            "x": x,
+            "label": np.arange(20) % 3,
+            "labels": np.arange(20) % 2,
+        },
         "x0 and x, which mean the same": {"x0": x, "x": x},
         "labels holds numbers that are not whole": {"x": x, "labels": np.linspace(0, 1, 20)},
     }

@@ -1,4 +1,6 @@
-"""Bad pictures go by the policy, with exact counts and the right labels; hostile files are refused in one line."""
+"""Bad pictures go by the policy, with exact counts and the right labels; hostile files are refused
+in one line.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ RANDOM = np.random.default_rng(0)
 
 def levels(names, side=4) -> dict[str, bytes]:
     """A grey picture for each name, all of whose pixels are its number."""
-    return {name: encoded(Image.new("L", (side, side), number)) for number, name in enumerate(names)}
+    return {
+        name: encoded(Image.new("L", (side, side), number)) for number, name in enumerate(names)
+    }
 
 
 def written(folder: Path, files: dict[str, bytes]) -> str:
@@ -55,7 +59,11 @@ def one_line(error: BaseException) -> str:
 
 @pytest.mark.parametrize("name", BAD)
 def test_every_bad_picture_is_named_by_fail_and_counted_by_skip(name, tmp_path, caplog):
-    files = {"1.png": IMAGES["good-rgb.png"], "2.png": IMAGES["good-16-bit.png"], name: IMAGES[name]}
+    files = {
+        "1.png": IMAGES["good-rgb.png"],
+        "2.png": IMAGES["good-16-bit.png"],
+        name: IMAGES[name],
+    }
     for place in (written(tmp_path / "x", files), zipped(tmp_path / "x.zip", files)):
         with pytest.raises(UserError, match=rf"{name}: .+") as caught:
             data.load(place, SIDE)
@@ -95,19 +103,28 @@ def test_turned_and_broken_exif_say_how_a_picture_lies():
 
 def test_sixteen_bits_are_scaled_and_never_clipped():
     values = np.linspace(0, 65535, 4096).round().astype(np.uint16).reshape(64, 64)
-    grey = np.asarray(images.stack([("x", images.decoded("x", io.BytesIO(encoded(Image.fromarray(values)))))], None))
+    grey = np.asarray(
+        images.stack(
+            [("x", images.decoded("x", io.BytesIO(encoded(Image.fromarray(values)))))], None
+        )
+    )
     np.testing.assert_array_equal(grey[0, 0], np.rint(values / 257))
     row = b"\0" + np.repeat(values[:1, :, None], 3, 2).astype(">u2").tobytes()
     header = b"\0\0\0\x40\0\0\0\x01\x10\x02\0\0\0"
     colour = b"\x89PNG\r\n\x1a\n" + hostile_data.chunk(b"IHDR", header)
-    colour += hostile_data.chunk(b"IDAT", hostile_data.zlib.compress(row)) + hostile_data.chunk(b"IEND", b"")
+    colour += hostile_data.chunk(b"IDAT", hostile_data.zlib.compress(row)) + hostile_data.chunk(
+        b"IEND", b""
+    )
     read = images.stack([("x", images.decoded("x", io.BytesIO(colour)))], None)[0]
     assert np.abs(read[0, 0].astype(float) - values[0] / 257).max() <= 1
 
 
 def test_a_bomb_is_refused_from_its_header(monkeypatch):
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
-    for name, told in {"bad-bomb.png": "10000x10000: expected at most 64000000", "bad-header.png": "many more"}.items():
+    for name, told in {
+        "bad-bomb.png": "10000x10000: expected at most 64000000",
+        "bad-header.png": "many more",
+    }.items():
         with pytest.raises(UserError, match=told):
             images.decoded(name, io.BytesIO(IMAGES[name]))
 
@@ -123,7 +140,13 @@ def test_any_changed_bit_of_a_png_is_seen():
 
 def test_sound_jpegs_of_every_build_are_no_damage():
     for quality in (5, 75, 100):
-        for options in ({}, {"progressive": True}, {"optimize": True}, {"restart_marker_rows": 1}, {"subsampling": 0}):
+        for options in (
+            {},
+            {"progressive": True},
+            {"optimize": True},
+            {"restart_marker_rows": 1},
+            {"subsampling": 0},
+        ):
             picture = photo(RANDOM, 200)
             assert damage(encoded(picture, "JPEG", quality=quality, **options)) is None
             assert damage(encoded(picture.convert("L"), "JPEG", quality=quality, **options)) is None
@@ -167,7 +190,9 @@ def test_a_wrong_checksum_in_a_zip_is_a_bad_file(tmp_path):
 @pytest.mark.parametrize("pack", [written, zipped])
 @pytest.mark.parametrize("labels", ["folders", "listed", "features"])
 def test_what_is_left_out_takes_its_label_along(tmp_path, pack, labels):
-    """Each picture's pixels are its number, and so is its label, so that a shift of one row would show."""
+    """Each picture's pixels are its number, and so is its label, so that a shift of one row would
+    show.
+    """
     names = [f"{'abc'[i // 10]}/{i:02}.png" for i in range(30)]
     files = levels(names)
     files["b/14.png"] = files["b/14.png"][:-20]
@@ -179,12 +204,20 @@ def test_what_is_left_out_takes_its_label_along(tmp_path, pack, labels):
     found = data.read(place, None, "skip")
     number = found["x0"][:, 0, 0, 0].astype(int)
     assert number.tolist() == [i for i in range(30) if i != 14]
-    expected = {"folders": number // 10, "listed": number % 7, "features": np.stack([number / 2, -number], 1)}
+    expected = {
+        "folders": number // 10,
+        "listed": number % 7,
+        "features": np.stack([number / 2, -number], 1),
+    }
     np.testing.assert_array_equal(found["cond"], expected[labels])
     split = data.load(place, None, "skip")
     assert sum(len(part.x0) for part in (split.train, split.validation, split.test)) == 29
     train = split.units.to_user(split.train.x0)[:, 0, 0, 0].round().long()
-    expected = {"folders": train // 10, "listed": train % 7, "features": torch.stack([train / 2, -train], 1)}
+    expected = {
+        "folders": train // 10,
+        "listed": train % 7,
+        "features": torch.stack([train / 2, -train], 1),
+    }
     torch.testing.assert_close(split.train.cond, expected[labels], check_dtype=False)
     assert len(split.skipped) == 1
     assert "14.png" in split.skipped[0]
@@ -194,7 +227,10 @@ def test_a_class_that_is_left_out_keeps_its_number(tmp_path, caplog):
     files = levels([f"{folder}/{i}.png" for folder in "ac" for i in range(5)])
     found = data.load(written(tmp_path / "x", {**files, "b/0.png": b""}), None, "skip")
     assert found.classes == 3
-    assert sorted(torch.cat([found.train.cond, found.validation.cond, found.test.cond]).tolist()) == [0] * 5 + [2] * 5
+    assert (
+        sorted(torch.cat([found.train.cond, found.validation.cond, found.test.cond]).tolist())
+        == [0] * 5 + [2] * 5
+    )
     assert "1 never occur" in caplog.text
 
 
@@ -251,7 +287,9 @@ def test_links_are_followed_and_what_is_no_file_is_bad(tmp_path):
 def test_names_that_no_terminal_should_see_stay_in_one_line(tmp_path):
     name = "a\n\x1b[2Jfewstep: all is well.png"
     for place in (written(tmp_path / "x", {name: b""}), zipped(tmp_path / "x.zip", {name: b""})):
-        with pytest.raises(UserError, match=r"a\\n\\x1b\[2Jfewstep: all is well\.png: is no picture") as caught:
+        with pytest.raises(
+            UserError, match=r"a\\n\\x1b\[2Jfewstep: all is well\.png: is no picture"
+        ) as caught:
             data.load(place)
         one_line(caught.value)
 
@@ -275,7 +313,9 @@ def header(shape: str, descr: str = "'<f4'") -> bytes:
         "cut": (header("(4, 4)")[:20], "EOF"),
     }.values(),
 )
-def test_an_array_is_as_long_as_its_header_says_before_memory_is_taken(tmp_path, monkeypatch, suffix, content, told):
+def test_an_array_is_as_long_as_its_header_says_before_memory_is_taken(
+    tmp_path, monkeypatch, suffix, content, told
+):
     path = tmp_path / f"x.{suffix}"
     path.write_bytes(content if suffix == "npy" else packed([("x.npy", content)]))
     monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("loaded"))
@@ -285,11 +325,15 @@ def test_an_array_is_as_long_as_its_header_says_before_memory_is_taken(tmp_path,
 
 
 def test_an_npz_is_held_to_the_limits_of_a_zip(tmp_path):
-    np.savez_compressed(tmp_path / "mask.npz", x=RANDOM.normal(size=(100, 4)), mask=np.ones((100, 4), bool))
+    np.savez_compressed(
+        tmp_path / "mask.npz", x=RANDOM.normal(size=(100, 4)), mask=np.ones((100, 4), bool)
+    )
     assert len(data.read(str(tmp_path / "mask.npz"))["x0"]) == 100
     np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros(2**23))
     entry = header("(4,)") + bytes(16)
-    (tmp_path / "twice.npz").write_bytes(packed([("x.npy", entry), ("y.npy", entry)]).replace(b"y.npy", b"x.npy"))
+    (tmp_path / "twice.npz").write_bytes(
+        packed([("x.npy", entry), ("y.npy", entry)]).replace(b"y.npy", b"x.npy")
+    )
     for name, told in {"bomb.npz": "more than 200 times", "twice.npz": "are one file"}.items():
         with pytest.raises(UserError, match=told):
             data.load(str(tmp_path / name))
@@ -297,11 +341,20 @@ def test_an_npz_is_held_to_the_limits_of_a_zip(tmp_path):
 
 def test_scan_counts_without_keeping_and_says_what_training_would(tmp_path, capsys):
     files = {f"{'ab'[i % 2]}/{i:02}.png": encoded(photo(RANDOM)) for i in range(20)}
-    files |= {"a/grey.png": encoded(photo(RANDOM).convert("L")), "notes.txt": b"x", "b/03.png": b"", "b/05.png": b"<p>"}
+    files |= {
+        "a/grey.png": encoded(photo(RANDOM).convert("L")),
+        "notes.txt": b"x",
+        "b/03.png": b"",
+        "b/05.png": b"<p>",
+    }
     place = written(tmp_path / "x", files)
     assert main(["scan", place, "--json"]) == 2
     told = json.loads(capsys.readouterr().out)
-    assert (told["pictures"], list(told["bad"]), told["fine"]) == (21, ["b/03.png", "b/05.png"], False)
+    assert (told["pictures"], list(told["bad"]), told["fine"]) == (
+        21,
+        ["b/03.png", "b/05.png"],
+        False,
+    )
     assert told["sizes"] == {f"{SIDE}x{SIDE}": 19}
     assert told["modes"] == {"RGB": 18, "L": 1}
     assert told["labels"] == {"a": 11, "b": 8}
@@ -314,20 +367,32 @@ def test_scan_counts_without_keeping_and_says_what_training_would(tmp_path, caps
     assert main(["scan", place, "--bad-files", "skip"]) == 0
     assert "1 bad" in capsys.readouterr().out
     (tmp_path / "x" / "b" / "05.png").write_bytes(files["a/00.png"])
-    assert main(["scan", zipped(tmp_path / "x.zip", {n: (tmp_path / "x" / n).read_bytes() for n in files})]) == 0
+    assert (
+        main(
+            [
+                "scan",
+                zipped(tmp_path / "x.zip", {n: (tmp_path / "x" / n).read_bytes() for n in files}),
+            ]
+        )
+        == 0
+    )
     assert "21 pictures, 0 bad" in capsys.readouterr().out
 
 
 def test_scan_refuses_what_it_cannot_go_over(tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.eye(3))
-    files = {**levels(["a.png", "b.png"]), "dataset.json": b'{"labels": [["a.png", 0], ["b.png", 7]]}'}
+    files = {
+        **levels(["a.png", "b.png"]),
+        "dataset.json": b'{"labels": [["a.png", 0], ["b.png", 7]]}',
+    }
     for place, told in {
         str(tmp_path / "x.npy"): "expected a folder or zip of pictures",
         str(tmp_path / "gone"): "expected a folder or zip of pictures",
         written(tmp_path / "labels", files): "label 7 with 2 samples",
         written(
-            tmp_path / "twice", {**files, "dataset.json": b'{"labels": [["a.png", 0], ["a.png", 1], ["b.png", 1]]}'}
-        ): ("names 1 files twice"),
+            tmp_path / "twice",
+            {**files, "dataset.json": b'{"labels": [["a.png", 0], ["a.png", 1], ["b.png", 1]]}'},
+        ): "names 1 files twice",
         written(tmp_path / "deep", {**files, "dataset.json": b"[" * 100_000}): 'expected {"labels"',
     }.items():
         assert main(["scan", place]) == 2
@@ -345,11 +410,18 @@ def test_sound_files_are_read_and_mutated_ones_are_read_or_refused_in_one_line(t
     sound = hostile_data.sound_files(0)
     for name, content in sound.items():
         path = hostile_data.placed(tmp_path / f"sound {name}", name, content, sound["PNG.png"])
-        assert len(data.read(str(path), SIDE if path.is_dir() or path.suffix == ".zip" else None)["x0"]) > 1, name
+        assert (
+            len(
+                data.read(str(path), SIDE if path.is_dir() or path.suffix == ".zip" else None)["x0"]
+            )
+            > 1
+        ), name
     told = fuzz_data(0, 304, tmp_path)
     kinds = Counter(kind.split()[1] for kind in told.elements())
     assert kinds["read"] + kinds["refused"] == 304
-    assert kinds["read"] > 40  # mutations that nothing could see, and harmless ones: else nothing beyond headers is met
+    assert (
+        kinds["read"] > 40
+    )  # mutations that nothing could see, and harmless ones: else nothing beyond headers is met
     assert kinds["refused"] > 100
 
 

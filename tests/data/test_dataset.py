@@ -17,7 +17,8 @@ def test_splits_are_the_same_each_time_and_share_nothing(name):
     assert first.fingerprint() == again.fingerprint()
     assert torch.equal(first.test.x0, again.test.x0)
     rows = [
-        set(map(bytes, np.ascontiguousarray(part.x0.numpy()).reshape(len(part.x0), -1))) for part in first_parts(first)
+        set(map(bytes, np.ascontiguousarray(part.x0.numpy()).reshape(len(part.x0), -1)))
+        for part in first_parts(first)
     ]
     assert not rows[0] & rows[1]
     assert not rows[0] & rows[2]
@@ -61,12 +62,17 @@ def test_arrays_of_any_kind_are_taken_in_any_units():
     far = torch.tensor(rows, dtype=torch.float64) + 1e8
     back = data.from_tensors(far)
     torch.testing.assert_close(back.units.to_user(back.train.x0), far, rtol=0, atol=1e-6)
-    torch.testing.assert_close(back.units.to_model(back.units.to_user(back.train.x0)), back.train.x0)
+    torch.testing.assert_close(
+        back.units.to_model(back.units.to_user(back.train.x0)), back.train.x0
+    )
 
 
 def test_labels_come_along():
     ours = data.from_tensors(
-        {"x0": torch.randn(6, 2, generator=generator(0, "x")), "cond": torch.tensor([0, 4, 1, 2, 3, 0])}
+        {
+            "x0": torch.randn(6, 2, generator=generator(0, "x")),
+            "cond": torch.tensor([0, 4, 1, 2, 3, 0]),
+        }
     )
     assert ours.classes == 5
     assert ours.train.cond.tolist() == [0, 4, 1, 2, 3, 0]
@@ -83,14 +89,38 @@ BAD = {
     "text": ("digits", "a path goes into the run"),
     "complex": (torch.zeros(3, 2, dtype=torch.complex64), "expected real numbers"),
     "huge": (torch.tensor([[0.0], [1e300]], dtype=torch.float64), "choose other units"),
-    "labels beyond": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.tensor([0, 10**12])}, "number the classes"),
-    "float labels": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": {"label": torch.zeros(2)}}, "integer labels"),
-    "too few labels": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.tensor([1])}, "a row for each of the 2"),
-    "no label": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.tensor([1, -1])}, "integer labels from 0"),
-    "nan in a condition": ({"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.full((2, 3), torch.nan)}, "cond holds"),
-    "mask of numbers": ({"x0": torch.eye(3), "cond": {"mask": torch.ones(3, 3)}}, "expected booleans"),
-    "mask of another shape": ({"x0": torch.eye(3), "cond": {"mask": torch.ones(3, 2).bool()}}, "expected booleans"),
-    "mask of nothing": ({"x0": torch.eye(3), "cond": {"mask": torch.zeros(3, 3).bool()}}, "False everywhere"),
+    "labels beyond": (
+        {"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.tensor([0, 10**12])},
+        "number the classes",
+    ),
+    "float labels": (
+        {"x0": torch.tensor([[0.0], [1.0]]), "cond": {"label": torch.zeros(2)}},
+        "integer labels",
+    ),
+    "too few labels": (
+        {"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.tensor([1])},
+        "a row for each of the 2",
+    ),
+    "no label": (
+        {"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.tensor([1, -1])},
+        "integer labels from 0",
+    ),
+    "nan in a condition": (
+        {"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.full((2, 3), torch.nan)},
+        "cond holds",
+    ),
+    "mask of numbers": (
+        {"x0": torch.eye(3), "cond": {"mask": torch.ones(3, 3)}},
+        "expected booleans",
+    ),
+    "mask of another shape": (
+        {"x0": torch.eye(3), "cond": {"mask": torch.ones(3, 2).bool()}},
+        "expected booleans",
+    ),
+    "mask of nothing": (
+        {"x0": torch.eye(3), "cond": {"mask": torch.zeros(3, 3).bool()}},
+        "False everywhere",
+    ),
 }
 
 

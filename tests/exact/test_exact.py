@@ -1,4 +1,6 @@
-"""Exact truths obey the laws that define them: Tweedie, total variance, the flow's ODE, quantiles that ride along."""
+"""Exact truths obey the laws that define them: Tweedie, total variance, the flow's ODE, quantiles
+that ride along.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ PROCESSES = {
 }
 every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 WEIGHTS = [0.5, 0.3, 0.2]
-FLAT = torch.diag(torch.tensor([1.0, 0.0, 0.5, 0.0])).expand(3, 4, 4)  # without width along two axes
+FLAT = torch.diag(torch.tensor([1.0, 0.0, 0.5, 0.0])).expand(
+    3, 4, 4
+)  # without width along two axes
 
 
 def normals(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -41,11 +45,21 @@ def truths(process: fs.process.Process) -> dict:
     widths = 0.1 + normals(3, 2, 2, seed=6).abs()
     return {
         "gaussian": fs.exact.Gaussian(mean=means[0], std=widths[0], process=process),
-        "full": fs.exact.Mixture(weights=WEIGHTS, means=means, covs=covariances(3, 4), process=process, labels=labels),
-        "round": fs.exact.Mixture(weights=WEIGHTS, means=means, std=[0.2, 0.3, 0.4], process=process, labels=labels),
-        "diagonal": fs.exact.Mixture(weights=WEIGHTS, means=means, std=widths, process=process, labels=labels),
-        "points": fs.exact.Empirical(normals(7, 2, 2, seed=7), process=process, labels=[0, 0, 1, 1, 0, 1, 1]),
-        "flat": fs.exact.Mixture(weights=[1, 0, 2], means=normals(3, 4), covs=FLAT, process=process),
+        "full": fs.exact.Mixture(
+            weights=WEIGHTS, means=means, covs=covariances(3, 4), process=process, labels=labels
+        ),
+        "round": fs.exact.Mixture(
+            weights=WEIGHTS, means=means, std=[0.2, 0.3, 0.4], process=process, labels=labels
+        ),
+        "diagonal": fs.exact.Mixture(
+            weights=WEIGHTS, means=means, std=widths, process=process, labels=labels
+        ),
+        "points": fs.exact.Empirical(
+            normals(7, 2, 2, seed=7), process=process, labels=[0, 0, 1, 1, 0, 1, 1]
+        ),
+        "flat": fs.exact.Mixture(
+            weights=[1, 0, 2], means=normals(3, 4), covs=FLAT, process=process
+        ),
     }
 
 
@@ -59,7 +73,10 @@ def noised(truth, rows: int = 6, seed: int = 0):
     shares = torch.linspace(0.1, 1.0, rows, dtype=torch.float64)
     low = process.time_at(0.01).item()
     t = low * (process.t_max / low) ** shares
-    return process.mix(truth.sample(rows, seed).double(), normals(rows, *truth.shape, seed=seed), t), t
+    return (
+        process.mix(truth.sample(rows, seed).double(), normals(rows, *truth.shape, seed=seed), t),
+        t,
+    )
 
 
 @every_process
@@ -89,14 +106,22 @@ def test_the_posterior_variance_is_the_slope_of_the_denoiser(process, kind):
         cond = torch.full((1,), label)
         found = truth.posterior_variance(x, t, cond.expand(len(x)))
         for i in range(len(x)):
-            jacobian = torch.func.jacfwd(lambda y, i=i, cond=cond: truth(y[None], t[i : i + 1], cond)[0])(x[i])
-            trace = jacobian.reshape(x[i].numel(), -1).trace() * process.sigma(t[i]) ** 2 / process.alpha(t[i])
+            jacobian = torch.func.jacfwd(
+                lambda y, i=i, cond=cond: truth(y[None], t[i : i + 1], cond)[0]
+            )(x[i])
+            trace = (
+                jacobian.reshape(x[i].numel(), -1).trace()
+                * process.sigma(t[i]) ** 2
+                / process.alpha(t[i])
+            )
             torch.testing.assert_close(found[i], trace / x[i].numel(), rtol=1e-7, atol=1e-11)
 
 
 @every_kind
 def test_posterior_moments_are_those_of_weighted_draws(kind):
-    """Bayes by brute force: draws of the prior, weighted by their likelihood, and the law of total variance."""
+    """Bayes by brute force: draws of the prior, weighted by their likelihood, and the law of total
+    variance.
+    """
     truth = truths(fs.process.edm())[kind]
     n, sigma = 40_000, 1.0
     x0 = truth.sample(n, seed=3).double().flatten(1)
@@ -109,13 +134,17 @@ def test_posterior_moments_are_those_of_weighted_draws(kind):
     assert truth.posterior_variance(x, sigma).item() == pytest.approx(variance, rel=0.05)
     noisy = x0 + sigma * normals(n, 4, seed=8)
     noisy = noisy.reshape(n, *truth.shape)
-    total = truth.posterior_variance(noisy, sigma).mean() + truth(noisy, sigma).flatten(1).var(0).mean()
+    total = (
+        truth.posterior_variance(noisy, sigma).mean() + truth(noisy, sigma).flatten(1).var(0).mean()
+    )
     assert total.item() == pytest.approx(x0.var(0).mean().item(), rel=0.02)
 
 
 @every_process
 def test_one_component_is_the_gaussian(process):
-    """Round, diagonal and full mixtures of one component against the closed forms, integrated flow included."""
+    """Round, diagonal and full mixtures of one component against the closed forms, integrated flow
+    included.
+    """
     mean, std = normals(1, 2, 3, seed=1), 0.1 + normals(1, 2, 3, seed=2).abs()
     even = fs.exact.Gaussian(mean=mean[0], std=0.3, process=process)
     uneven = fs.exact.Gaussian(mean=mean[0], std=std[0], process=process)
@@ -127,7 +156,9 @@ def test_one_component_is_the_gaussian(process):
     ):
         x, t = noised(truth)
         for name in ("__call__", "posterior_variance", "log_density"):
-            torch.testing.assert_close(getattr(mixture, name)(x, t), getattr(truth, name)(x, t), rtol=1e-11, atol=1e-11)
+            torch.testing.assert_close(
+                getattr(mixture, name)(x, t), getattr(truth, name)(x, t), rtol=1e-11, atol=1e-11
+            )
         for s in (0.0, process.t_max):
             expected = truth.solve(x, t, s)
             apart = (mixture.solve(x, t, s) - expected).square().mean().sqrt()
@@ -136,12 +167,17 @@ def test_one_component_is_the_gaussian(process):
 
 def cdf(truth, means, stds, x, t):
     a, s = (c.item() for c in (truth.process.alpha(t), truth.process.sigma(t)))
-    return sum(w * norm.cdf((x - a * m) / math.hypot(a * h, s)) for w, m, h in zip(WEIGHTS, means, stds, strict=True))
+    return sum(
+        w * norm.cdf((x - a * m) / math.hypot(a * h, s))
+        for w, m, h in zip(WEIGHTS, means, stds, strict=True)
+    )
 
 
 @every_process
 def test_in_one_dimension_the_flow_carries_quantiles(process):
-    """The flow is monotone and keeps the marginals: CDF_s(x_s) = CDF_t(x_t), down the noise and up again."""
+    """The flow is monotone and keeps the marginals: CDF_s(x_s) = CDF_t(x_t), down the noise and up
+    again.
+    """
     means, stds = [-1.0, 0.4, 1.5], [0.2, 0.1, 0.3]
     truth = fs.exact.Mixture(weights=WEIGHTS, means=[[m] for m in means], std=stds, process=process)
     levels = torch.linspace(0.01, 0.99, 33, dtype=torch.float64)
@@ -155,7 +191,10 @@ def test_in_one_dimension_the_flow_carries_quantiles(process):
     for s in (0.0, 0.9 * t):
         x_s = truth.solve(x, t, s)
         torch.testing.assert_close(
-            torch.from_numpy(cdf(truth, means, stds, x_s[:, 0].numpy(), s)), levels, rtol=0, atol=2e-9
+            torch.from_numpy(cdf(truth, means, stds, x_s[:, 0].numpy(), s)),
+            levels,
+            rtol=0,
+            atol=2e-9,
         )
         back = truth.solve(x_s, s, t)
         assert (back - x).square().mean().sqrt() < 1e-8 * x.square().mean().sqrt()
@@ -164,7 +203,9 @@ def test_in_one_dimension_the_flow_carries_quantiles(process):
 @every_process
 @pytest.mark.parametrize("kind", ["full", "points"])
 def test_the_flow_is_that_of_another_integrator(process, kind):
-    """scipy's DOP853 on the process's own velocity, in its own time, between times inside the range."""
+    """scipy's DOP853 on the process's own velocity, in its own time, between times inside the
+    range.
+    """
     truth = truths(process)[kind]
     t, s = 0.95 * process.t_max, 0.3
     cond = torch.ones(1, dtype=torch.int64)
@@ -174,9 +215,13 @@ def test_the_flow_is_that_of_another_integrator(process, kind):
         y = torch.from_numpy(flat).reshape(x.shape)
         return process.velocity(y, truth(y, now, cond), now).flatten().numpy()
 
-    found = solve_ivp(velocity, (t, s), x.flatten().numpy(), method="DOP853", rtol=1e-12, atol=1e-12).y[:, -1]
+    found = solve_ivp(
+        velocity, (t, s), x.flatten().numpy(), method="DOP853", rtol=1e-12, atol=1e-12
+    ).y[:, -1]
     expected = torch.from_numpy(found.copy()).reshape(x.shape)
-    assert (truth.solve(x, t, s, cond) - expected).square().mean().sqrt() < 1e-9 * expected.square().mean().sqrt()
+    assert (
+        truth.solve(x, t, s, cond) - expected
+    ).square().mean().sqrt() < 1e-9 * expected.square().mean().sqrt()
 
 
 @every_process
@@ -190,7 +235,9 @@ def test_a_product_of_mixtures_flows_factor_by_factor(process):
         process=process,
     )
     x = process.prior(normals(8, 2))
-    apart = torch.cat([f.solve(x[:, i : i + 1], process.t_max, 0.0) for i, f in enumerate((one, two))], 1)
+    apart = torch.cat(
+        [f.solve(x[:, i : i + 1], process.t_max, 0.0) for i, f in enumerate((one, two))], 1
+    )
     torch.testing.assert_close(product.solve(x, process.t_max, 0.0), apart, rtol=0, atol=1e-9)
 
 
@@ -203,10 +250,14 @@ def test_solutions_join_and_move_as_the_velocity_says(process, kind):
     torch.testing.assert_close(truth.solve(x, t, t), x, rtol=0, atol=0)
     there = truth.solve(x, t, u)
     torch.testing.assert_close(truth.solve(there, u, s), truth.solve(x, t, s), rtol=1e-9, atol=1e-8)
-    torch.testing.assert_close(truth.solve(there, u, t), x, rtol=1e-8, atol=1e-7)  # up, against the spread
+    torch.testing.assert_close(
+        truth.solve(there, u, t), x, rtol=1e-8, atol=1e-7
+    )  # up, against the spread
     h = 1e-4 * u
     rate = (truth.solve(there, u, u + h) - truth.solve(there, u, u - h)) / expand(2 * h, x)
-    torch.testing.assert_close(rate, process.velocity(there, truth(there, u), u), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        rate, process.velocity(there, truth(there, u), u), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_rows_are_solved_on_their_own():
@@ -217,26 +268,39 @@ def test_rows_are_solved_on_their_own():
     together = truth.solve(x, t, s, cond)
     for i in range(6):
         row = slice(i, i + 1)
-        torch.testing.assert_close(truth.solve(x[row], t[i].item(), s[i].item(), cond[row]), together[row])
+        torch.testing.assert_close(
+            truth.solve(x[row], t[i].item(), s[i].item(), cond[row]), together[row]
+        )
 
 
 @every_process
 @pytest.mark.parametrize("kind", [*KINDS, "flat"])
 def test_ends_outliers_and_missing_widths_leave_everything_finite(process, kind):
-    """Values, gradients and forward derivatives in x and t: at the data, at the prior, far outside, without width."""
+    """Values, gradients and forward derivatives in x and t: at the data, at the prior, far outside,
+    without width.
+    """
     truth = truths(process)[kind]
     x = torch.cat([size * normals(2, *truth.shape) for size in (1.0, 1e6, 1e15, 0.0)]).float()
     for t in (0.0, process.t_min, process.t_max):
-        rows, times = x.clone().requires_grad_(), torch.full((8,), t, dtype=torch.float64, requires_grad=True)
+        rows, times = (
+            x.clone().requires_grad_(),
+            torch.full((8,), t, dtype=torch.float64, requires_grad=True),
+        )
         for call in (truth, truth.posterior_variance):
             out = call(rows, times)
             gradients = torch.autograd.grad(out.sum(), (rows, times), materialize_grads=True)
-            _, tangent = torch.func.jvp(call, (x, times.detach()), (torch.ones_like(x), torch.ones_like(times)))
+            _, tangent = torch.func.jvp(
+                call, (x, times.detach()), (torch.ones_like(x), torch.ones_like(times))
+            )
             for value in (out, *gradients, tangent):
                 assert torch.isfinite(value).all()
             assert out.dtype == torch.float32
         assert torch.isfinite(truth.log_density(x.double(), t)).all()
-    for rows, t, s in ((x[:4], process.t_max, 0.0), (truth.sample(2), 0.0, process.t_max), (x[:4], 0.5, 0.0)):
+    for rows, t, s in (
+        (x[:4], process.t_max, 0.0),
+        (truth.sample(2), 0.0, process.t_max),
+        (x[:4], 0.5, 0.0),
+    ):
         assert torch.isfinite(truth.solve(rows, t, s)).all()
     assert not torch.isfinite(truth.solve(torch.full_like(x, torch.nan), 0.5, 0.0)).any()
 
@@ -247,7 +311,9 @@ def test_a_denoiser_at_the_data_returns_it(process):
         if process.sigma(0.0) == 0 and kind not in ("points", "flat"):
             x = truth.sample(5).double()
             torch.testing.assert_close(truth(x, 0.0), x)
-            torch.testing.assert_close(truth.posterior_variance(x, 0.0), torch.zeros(5, dtype=torch.float64))
+            torch.testing.assert_close(
+                truth.posterior_variance(x, 0.0), torch.zeros(5, dtype=torch.float64)
+            )
 
 
 def test_points_at_vanishing_noise_are_the_nearest_ones():
@@ -268,7 +334,9 @@ def test_a_single_point_is_known_at_once(process):
     x, t, s = process.mix(point.expand(4, 2, 2), z, 0.6), 0.6, torch.tensor([0.0, 0.1, 0.6, 0.9])
     torch.testing.assert_close(truth(x, t), point.expand(4, 2, 2))
     assert truth.posterior_variance(x, t).abs().max() < 1e-15
-    torch.testing.assert_close(truth.solve(x, t, s), process.mix(point.expand(4, 2, 2), z, s), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        truth.solve(x, t, s), process.mix(point.expand(4, 2, 2), z, s), rtol=1e-9, atol=1e-9
+    )
 
 
 def test_a_large_set_in_pieces_is_the_set_at_once(monkeypatch):
@@ -288,7 +356,9 @@ def test_a_label_picks_its_components():
     x, zeros = normals(5, 4), torch.zeros(5, dtype=torch.int64)
     for name in ("__call__", "posterior_variance", "log_density"):
         torch.testing.assert_close(getattr(truth, name)(x, 0.4, zeros), getattr(own, name)(x, 0.4))
-        torch.testing.assert_close(getattr(truth, name)(x, 0.4, zeros - 1), getattr(truth, name)(x, 0.4))
+        torch.testing.assert_close(
+            getattr(truth, name)(x, 0.4, zeros - 1), getattr(truth, name)(x, 0.4)
+        )
     torch.testing.assert_close(truth.solve(x, 0.4, 0.0, zeros), own.solve(x, 0.4, 0.0))
 
 
@@ -300,7 +370,9 @@ def test_samples_have_the_moments_and_do_not_depend_on_their_number(kind):
     assert torch.equal(truth.sample(137, seed=1), x0[:137])
     assert not torch.equal(truth.sample(137, seed=2), x0[:137])
     x0 = x0.double()
-    mean = truth(torch.zeros(1, *truth.shape, dtype=torch.float64), 1e9)[0]  # endless noise leaves the mean
+    mean = truth(torch.zeros(1, *truth.shape, dtype=torch.float64), 1e9)[
+        0
+    ]  # endless noise leaves the mean
     assert ((x0.mean(0) - mean).abs() < 4.5 * x0.std(0) / n**0.5).all()
     total = truth.posterior_variance(torch.zeros(1, *truth.shape, dtype=torch.float64), 1e9).item()
     assert (x0 - mean).square().mean().item() == pytest.approx(total, rel=0.02)
@@ -321,7 +393,9 @@ def test_correlations_of_samples_are_those_of_the_covariance():
 
 @pytest.mark.parametrize("name", ["ring8", "grid25"])
 def test_named_toys_are_the_laws_of_their_data_sets(name):
-    """Each mode holds its share, and squared distances to the modes follow the claimed width (chi squared)."""
+    """Each mode holds its share, and squared distances to the modes follow the claimed width (chi
+    squared).
+    """
     truth, x0 = fs.exact.named(name), fs.data.load(name).train.x0.double()
     modes = {"ring8": 8, "grid25": 25}[name]
     std = {"ring8": 0.04, "grid25": 0.03}[name]
@@ -329,11 +403,15 @@ def test_named_toys_are_the_laws_of_their_data_sets(name):
     nearest = truth(x0, 0.0 + 1e-6) - x0
     assert nearest.abs().max() < 1e-4  # almost clean: x itself
     centre = truth(truth.sample(1), 1e9)
-    torch.testing.assert_close(x0.mean(0)[None].float(), centre, rtol=0, atol=4.5 * 0.6 / len(x0) ** 0.5)
+    torch.testing.assert_close(
+        x0.mean(0)[None].float(), centre, rtol=0, atol=4.5 * 0.6 / len(x0) ** 0.5
+    )
     ours = truth.sample(20_000).double()
     floor = -math.log(modes) - math.log(2 * math.pi * std**2)
     for sample in (x0, ours):
-        depth = 2 * (floor - truth.log_density(sample, 0.0))  # |x - mode|^2 / std^2, modes far apart
+        depth = 2 * (
+            floor - truth.log_density(sample, 0.0)
+        )  # |x - mode|^2 / std^2, modes far apart
         quantiles = torch.quantile(depth, torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64))
         for q, value in zip((0.1, 0.5, 0.9), quantiles.tolist(), strict=True):
             assert chi2.cdf(value, 2) == pytest.approx(q, abs=4.5 * 0.5 / len(sample) ** 0.5)
@@ -352,9 +430,13 @@ def test_the_digits_mixture_has_the_moments_of_the_training_digits():
         x0 = train.x0[train.cond == label].double()
         torch.testing.assert_close(means[label], x0.mean(0), rtol=0, atol=1e-7)
         assert variances[label].item() == pytest.approx(x0.var(0).mean().item() + 1 / 768, rel=1e-6)
-    torch.testing.assert_close(truth(anywhere[:1], 1e9)[0], train.x0.double().mean(0), rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        truth(anywhere[:1], 1e9)[0], train.x0.double().mean(0), rtol=0, atol=1e-7
+    )
     held_out = fs.data.digits().validation
-    best = torch.stack([truth.log_density(held_out.x0, 0.1, torch.full((300,), k)) for k in range(10)], 1).argmax(1)
+    best = torch.stack(
+        [truth.log_density(held_out.x0, 0.1, torch.full((300,), k)) for k in range(10)], 1
+    ).argmax(1)
     assert (best == held_out.cond).double().mean() > 0.9
 
 
@@ -372,7 +454,9 @@ def test_a_far_away_and_tiny_law_is_the_same_law_in_other_units():
     means, covs, x = normals(2, 3), covariances(2, 3), normals(5, 3, seed=2)
     near = fs.exact.Mixture(weights=[1, 2], means=means, covs=covs)
     far = fs.exact.Mixture(weights=[1, 2], means=1e-3 * means + 50, covs=1e-6 * covs)
-    torch.testing.assert_close((far(1e-3 * x + 50, 3e-4) - 50) * 1e3, near(x, 0.3), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        (far(1e-3 * x + 50, 3e-4) - 50) * 1e3, near(x, 0.3), rtol=0, atol=1e-9
+    )
     moved = (far.solve(1e-3 * x + 50, 3e-4, 0.0) - 50) * 1e3
     torch.testing.assert_close(moved, near.solve(x, 0.3, 0.0), rtol=0, atol=1e-8)
 
@@ -405,7 +489,11 @@ def test_a_mixture_that_cannot_be_is_one_line(message, given):
 
 def test_other_mistakes_are_one_line(monkeypatch):
     monkeypatch.setattr("fewstep.exact.extrapolation._ATTEMPTS", 10)
-    mixture, gaussian, z = truths(fs.process.edm())["full"], fs.exact.Gaussian(mean=torch.zeros(3)), torch.zeros
+    mixture, gaussian, z = (
+        truths(fs.process.edm())["full"],
+        fs.exact.Gaussian(mean=torch.zeros(3)),
+        torch.zeros,
+    )
     for message, wrong in {
         "expected [B, 2, 2]": lambda: mixture(z(3, 4), 1.0),
         "expected [B, 3]": lambda: gaussian(z(3, 4), 1.0),

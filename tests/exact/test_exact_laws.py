@@ -1,4 +1,6 @@
-"""Low-rank laws, draws of x0 given x_t and what they expect, solutions with stated errors, and the named ladder."""
+"""Low-rank laws, draws of x0 given x_t and what they expect, solutions with stated errors, and the
+named ladder.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,11 @@ from fewstep.core.process import expand
 from fewstep.exact import named
 from fewstep.exact.named import NAMED
 
-PROCESSES = {"edm": fs.process.edm(), "linear": fs.process.linear(), "trig": fs.process.trig(sigma_data=0.5)}
+PROCESSES = {
+    "edm": fs.process.edm(),
+    "linear": fs.process.linear(),
+    "trig": fs.process.trig(sigma_data=0.5),
+}
 every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 WEIGHTS, LABELS = [0.5, 0.3, 0.2], [0, 1, 0]
 
@@ -25,10 +31,16 @@ def normals(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def pair(process=None, std=(0.1, 0.2, 0.15)):
     """A mixture by its factors, and the same one by its covariances."""
-    std, means, factors = torch.tensor(std).double(), normals(3, 2, 3), 0.4 * normals(3, 6, 2, seed=1)
+    std, means, factors = (
+        torch.tensor(std).double(),
+        normals(3, 2, 3),
+        0.4 * normals(3, 6, 2, seed=1),
+    )
     covs = factors @ factors.mT + std.square()[..., None, None] * torch.eye(6)
     given = {"weights": WEIGHTS, "means": means, "process": process, "labels": LABELS}
-    return fs.exact.Mixture(factors=factors, std=std, **given), fs.exact.Mixture(covs=covs.expand(3, 6, 6), **given)
+    return fs.exact.Mixture(factors=factors, std=std, **given), fs.exact.Mixture(
+        covs=covs.expand(3, 6, 6), **given
+    )
 
 
 @every_process
@@ -40,11 +52,18 @@ def test_a_low_rank_mixture_is_the_one_of_its_covariances(process, std):
     for cond in (None, torch.tensor([0, 1, -1, 0, 1, -1])):
         for name in ("__call__", "posterior_variance", "log_density"):
             expected = getattr(full, name)(x, t, cond)
-            torch.testing.assert_close(getattr(low, name)(x, t, cond), expected, rtol=1e-11, atol=1e-11)
-        torch.testing.assert_close(low.solve(x, t, 0.0, cond), full.solve(x, t, 0.0, cond), rtol=0, atol=1e-9)
+            torch.testing.assert_close(
+                getattr(low, name)(x, t, cond), expected, rtol=1e-11, atol=1e-11
+            )
+        torch.testing.assert_close(
+            low.solve(x, t, 0.0, cond), full.solve(x, t, 0.0, cond), rtol=0, atol=1e-9
+        )
     assert low.variance == pytest.approx(full.variance, rel=1e-12)
     torch.testing.assert_close(
-        low.components.axes.sort(1).values, full.components.axes.sort(1).values, rtol=1e-9, atol=1e-12
+        low.components.axes.sort(1).values,
+        full.components.axes.sort(1).values,
+        rtol=1e-9,
+        atol=1e-12,
     )
 
 
@@ -72,21 +91,31 @@ def laws(process):
     means = normals(3, 2, 2, seed=4)
     return {
         "gaussian": fs.exact.Gaussian(means[0], 0.1 + normals(2, 2, seed=6).abs(), process),
-        "round": fs.exact.Mixture(weights=WEIGHTS, means=means, std=[0.2, 0.3, 0.4], process=process, labels=LABELS),
-        "diagonal": fs.exact.Mixture(weights=WEIGHTS, means=means, std=normals(3, 2, 2).abs(), process=process),
-        "points": fs.exact.Empirical(normals(7, 2, 2, seed=7), process, labels=[0, 0, 1, 1, 0, 1, 1]),
+        "round": fs.exact.Mixture(
+            weights=WEIGHTS, means=means, std=[0.2, 0.3, 0.4], process=process, labels=LABELS
+        ),
+        "diagonal": fs.exact.Mixture(
+            weights=WEIGHTS, means=means, std=normals(3, 2, 2).abs(), process=process
+        ),
+        "points": fs.exact.Empirical(
+            normals(7, 2, 2, seed=7), process, labels=[0, 0, 1, 1, 0, 1, 1]
+        ),
         "low": pair(process)[0],
         "full": pair(process)[1],
     }
 
 
-every_kind = pytest.mark.parametrize("kind", ["gaussian", "round", "diagonal", "points", "low", "full"])
+every_kind = pytest.mark.parametrize(
+    "kind", ["gaussian", "round", "diagonal", "points", "low", "full"]
+)
 
 
 @every_process
 @every_kind
 def test_draws_given_a_point_have_its_posteriors_moments(process, kind):
-    """Mean and total variance are the closed forms, element by element and over them, with labels and without."""
+    """Mean and total variance are the closed forms, element by element and over them, with labels
+    and without.
+    """
     law, n = laws(process)[kind], 4000
     t = process.time_at(torch.tensor([0.5, 1.0, 3.0]))  # where no component is rare
     x = process.mix(law.sample(3).double(), normals(3, *law.shape, seed=9), t)
@@ -115,7 +144,9 @@ def test_draws_do_not_depend_on_their_number_nor_on_other_rows():
     for law in (fs.exact.Gaussian(torch.zeros(2)), fs.exact.ring8()):
         x = normals(40, 2)
         whole = law.posterior(x, 0.7, 5, seed=3)
-        torch.testing.assert_close(law.posterior(x[:7], 0.7, 2, seed=3), whole[:2, :7], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            law.posterior(x[:7], 0.7, 2, seed=3), whole[:2, :7], rtol=1e-12, atol=1e-12
+        )
         assert not torch.equal(law.posterior(x, 0.7, 5, seed=4), whole)
         assert law.posterior(x.float(), 0.7, 1).dtype == torch.float32
 
@@ -123,7 +154,9 @@ def test_draws_do_not_depend_on_their_number_nor_on_other_rows():
 @every_process
 @every_kind
 def test_the_point_below_is_expected_where_the_denoiser_says(process, kind):
-    """E[x_r | x_t] = jump(x_t, D), and the variance (alpha_r - sigma_r alpha_t / sigma_t)^2 Cov; at any r."""
+    """E[x_r | x_t] = jump(x_t, D), and the variance (alpha_r - sigma_r alpha_t / sigma_t)^2 Cov; at
+    any r.
+    """
     law = laws(process)[kind]
     t, r = (process.time_at(torch.tensor(level)) for level in ([0.8, 1.5, 3.0], [0.2, 0.9, 5.0]))
     x = process.mix(law.sample(3).double(), normals(3, *law.shape, seed=9), t)
@@ -132,7 +165,9 @@ def test_the_point_below_is_expected_where_the_denoiser_says(process, kind):
     assert ((found.mean - expected).abs() <= 4.5 * found.error + 1e-9).all()
     make = process.alpha(r) - process.sigma(r) * process.alpha(t) / process.sigma(t)
     spread = (found.error.square() * 8000).flatten(1).mean(1)
-    torch.testing.assert_close(spread, make.square() * law.posterior_variance(x, t), rtol=0.15, atol=1e-9)
+    torch.testing.assert_close(
+        spread, make.square() * law.posterior_variance(x, t), rtol=0.15, atol=1e-9
+    )
     there = expand(process.alpha(r), x) * law.posterior(x, t, 1)[0]
     assert there.shape == x.shape
 
@@ -181,7 +216,9 @@ def test_a_librarys_solver_agrees_within_the_stated_error(name, process, up):
 
 
 def test_a_loose_solution_says_that_it_is_one(monkeypatch):
-    """With a tolerance a million times larger the error stated is still above the true one, and not by much."""
+    """With a tolerance a million times larger the error stated is still above the true one, and not
+    by much.
+    """
     law = fs.exact.grid25()
     x = law.process.prior(normals(32, 2))
     fine = law.solve(x, 80.0, 0.0)
@@ -194,19 +231,27 @@ def test_a_loose_solution_says_that_it_is_one(monkeypatch):
 
 
 def test_1024_numbers_in_ten_classes():
-    """The law of its docstring: patterns without a mean, widths, floor; denoised and drawn as every other."""
+    """The law of its docstring: patterns without a mean, widths, floor; denoised and drawn as every
+    other.
+    """
     law = named("smooth32")
     assert (law.shape, law.classes) == ((1, 32, 32), 10)
     axes = (law.components.axes.sort(1, descending=True).values.sqrt() * law.scale)[0]
     widths = torch.linspace(0.18, 0.03, 12, dtype=torch.float64)
-    torch.testing.assert_close(axes[:12].square() - 0.02**2, 1024 * widths.square(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        axes[:12].square() - 0.02**2, 1024 * widths.square(), rtol=1e-9, atol=1e-12
+    )
     torch.testing.assert_close(axes[12:], torch.full((1012,), 0.02).double())
     x0, cond, _ = law.draw(64)
     x0 = x0.double()
     assert (law(x0 + 0.01 * normals(*x0.shape), 0.01) - x0).square().mean().sqrt() < 0.01
-    class_of = torch.stack([law.log_density(x0, 0.5, torch.full((64,), k)) for k in range(10)], 1).argmax(1)
+    class_of = torch.stack(
+        [law.log_density(x0, 0.5, torch.full((64,), k)) for k in range(10)], 1
+    ).argmax(1)
     assert (class_of == cond).all()
-    assert x0.flatten(1).mean(1).abs().max() < 0.01  # of the constant pattern there is the floor's noise alone
+    assert (
+        x0.flatten(1).mean(1).abs().max() < 0.01
+    )  # of the constant pattern there is the floor's noise alone
     expected = law.variance
     assert x0.square().mean().item() == pytest.approx(expected, rel=0.2)
 
@@ -237,11 +282,15 @@ def test_mistakes_are_one_line(monkeypatch):
         "at least 1 draw": lambda: ring.posterior(x, 1.0, 0),
         "2 or more draws": lambda: fs.exact.expectation(torch.cos, ring, x, 1.0, n=1),
         "one time for all rows": lambda: fs.exact.library(ring, x, torch.tensor([1.0, 2.0]), 0.0),
-        "std of shape (1, 2) with factors": lambda: fs.exact.Mixture(**one, factors=factors, std=[[1, 1]]),
+        "std of shape (1, 2) with factors": lambda: fs.exact.Mixture(
+            **one, factors=factors, std=[[1, 1]]
+        ),
         "above 0": lambda: fs.exact.Mixture(**one, factors=factors, std=0.0),
         "and a rank up to d": lambda: fs.exact.Mixture(**one, factors=torch.ones(1, 2, 3), std=1.0),
         "factors of shape (2,)": lambda: fs.exact.Mixture(**one, factors=[1.0, 2.0], std=1.0),
-        "expected std= beside factors=": lambda: fs.exact.Mixture(**one, factors=factors, covs=torch.eye(2)[None]),
+        "expected std= beside factors=": lambda: fs.exact.Mixture(
+            **one, factors=factors, covs=torch.eye(2)[None]
+        ),
         "needs SciPy": without_scipy,
     }
     for message, wrong in wrongs.items():
@@ -251,13 +300,19 @@ def test_mistakes_are_one_line(monkeypatch):
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("law", [fs.exact.two_modes(), fs.exact.named("gaussian")], ids=["mixture", "gaussian"])
-@pytest.mark.parametrize("ask", ["__call__", "posterior_variance", "log_density", "posterior", "solution", "solve"])
+@pytest.mark.parametrize(
+    "law", [fs.exact.two_modes(), fs.exact.named("gaussian")], ids=["mixture", "gaussian"]
+)
+@pytest.mark.parametrize(
+    "ask", ["__call__", "posterior_variance", "log_density", "posterior", "solution", "solve"]
+)
 def test_times_that_are_not_on_the_process_are_refused(law, ask):
     more = {"posterior": (2,), "solution": (0.0,), "solve": (0.0,)}.get(ask, ())
     x_t = torch.zeros(3, 1, dtype=torch.float64)
     for t in (-1.0, float("nan"), float("inf"), torch.tensor([1.0, -0.5, 2.0])):
-        with pytest.raises(UserError, match=r"t = (-1|nan|inf|-0\.5): expected times of the process"):
+        with pytest.raises(
+            UserError, match=r"t = (-1|nan|inf|-0\.5): expected times of the process"
+        ):
             getattr(law, ask)(x_t, t, *more)
     with pytest.raises(UserError, match="expected a number or one for each of the 3 rows"):
         getattr(law, ask)(x_t, torch.ones(2), *more)

@@ -1,4 +1,6 @@
-"""Consistency models without a network, on the line: against recursions, the flow, draws and a table made elsewhere."""
+"""Consistency models without a network, on the line: against recursions, the flow, draws and a
+table made elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ def grid(n: int) -> torch.Tensor:
     return karras(0.002, 80.0, n).flip(0)
 
 
-# intervals: W2 and std of training, W2 of Euler's distillation and of Heun's (None below 0.02), by another quadrature
+# intervals: W2 and std of training, W2 of Euler's distillation and of Heun's (None below 0.02), by
+# another quadrature
 TABLE = {
     10: (0.254, 0.321, 0.0491, 0.0394),
     20: (0.195, 0.388, 0.0227, None),
@@ -35,7 +38,9 @@ TABLE = {
 
 @pytest.mark.parametrize("n", TABLE)
 def test_two_modes_have_the_known_distances(n):
-    """Within 2 %, and training's falls like N^(-1/4) while distillation's is under 1 % from 40 intervals on."""
+    """Within 2 %, and training's falls like N^(-1/4) while distillation's is under 1 % from 40
+    intervals on.
+    """
     w2, std, by_euler, by_heun = TABLE[n]
     trained = oracle.trained(TWO, grid(n))
     assert trained.w2() == pytest.approx(w2, rel=0.02)
@@ -50,10 +55,13 @@ def test_two_modes_have_the_known_distances(n):
 
 @pytest.mark.parametrize("law", [TWO, fs.exact.Mixture(**LOPSIDED)], ids=["two", "lopsided"])
 def test_the_table_is_fine_enough(law):
-    """Half as many nodes and quadrature points move the errors by less than a thousandth, doubling by less still."""
+    """Half as many nodes and quadrature points move the errors by less than a thousandth, doubling
+    by less still.
+    """
     steps = grid(30)
     half, whole, double = (
-        oracle.trained(law, steps, nodes=nodes, points=points) for nodes, points in ((400, 5), (800, 10), (1600, 20))
+        oracle.trained(law, steps, nodes=nodes, points=points)
+        for nodes, points in ((400, 5), (800, 10), (1600, 20))
     )
     assert whole.error() == pytest.approx(double.error(), rel=1e-4)
     assert whole.w2() == pytest.approx(double.w2(), rel=1e-4)
@@ -65,7 +73,9 @@ def test_one_gaussian_is_the_recursion(mean):
     """Training and distillation: f(x) = mean + g (x - mean), far outside the table too."""
     law = fs.exact.Gaussian(torch.full((1,), mean, dtype=torch.float64), 0.5)
     gain = recursions.ct(EDM, grid(30), 0.5)[-1]
-    torch.testing.assert_close(oracle.trained(law, grid(30))(X), mean + gain * (X - mean), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        oracle.trained(law, grid(30))(X), mean + gain * (X - mean), rtol=0, atol=1e-10
+    )
     for solver in (solvers.euler, solvers.heun, solvers.ddim):
         gain = recursions.cd(EDM, grid(30), 0.5, solver)[-1]
         found = oracle.distilled(law, grid(30), solver)
@@ -74,10 +84,14 @@ def test_one_gaussian_is_the_recursion(mean):
 
 
 @pytest.mark.parametrize(
-    "process", [fs.process.linear(), fs.process.trig(sigma_data=0.5), fs.process.cosine()], ids=["linear", "trig", "vp"]
+    "process",
+    [fs.process.linear(), fs.process.trig(sigma_data=0.5), fs.process.cosine()],
+    ids=["linear", "trig", "vp"],
 )
 def test_other_processes(process):
-    """The recursion of one Gaussian, and of a mixture a finer grid that is nearer, by either method."""
+    """The recursion of one Gaussian, and of a mixture a finer grid that is nearer, by either
+    method.
+    """
     times = torch.linspace(0, process.t_max, 21, dtype=torch.float64)
     law = fs.exact.Gaussian(torch.zeros(1), 0.5, process)
     x = X / 100
@@ -85,12 +99,17 @@ def test_other_processes(process):
     torch.testing.assert_close(oracle.trained(law, times)(x), gain * x, rtol=0, atol=1e-10)
     mixture = fs.exact.Mixture(**LOPSIDED, process=process)
     for end_on in (oracle.trained, oracle.distilled):
-        errors = [end_on(mixture, torch.linspace(0, process.t_max, n + 1).double()).error() for n in (10, 40)]
+        errors = [
+            end_on(mixture, torch.linspace(0, process.t_max, n + 1).double()).error()
+            for n in (10, 40)
+        ]
         assert errors[1] < errors[0] / 1.4
 
 
 def test_one_level_is_a_mean_over_draws():
-    """E[x_r | x_t in a thin slice], and of two levels that of the first one's table, by brute force."""
+    """E[x_r | x_t in a thin slice], and of two levels that of the first one's table, by brute
+    force.
+    """
     law, steps = fs.exact.Mixture(**LOPSIDED), [0.05, 0.1, 0.2]
     below = oracle.trained(law, steps[:2])
     found = oracle.trained(law, steps)
@@ -101,11 +120,16 @@ def test_one_level_is_a_mean_over_draws():
         near = (x0 + 0.2 * z - at).abs() < 0.005
         drawn = below((x0 + 0.1 * z)[near])
         expected = found(torch.tensor([at])).item()
-        assert abs(drawn.mean().item() - expected) < 4.5 * drawn.std().item() / near.sum().item() ** 0.5 + 1e-3
+        assert (
+            abs(drawn.mean().item() - expected)
+            < 4.5 * drawn.std().item() / near.sum().item() ** 0.5 + 1e-3
+        )
 
 
 def test_one_step_of_training_is_the_denoisers_move():
-    """E[x_r | x_t] = jump(x_t, D): of a narrow component inside a wide one, where the widths decide."""
+    """E[x_r | x_t] = jump(x_t, D): of a narrow component inside a wide one, where the widths
+    decide.
+    """
     law = fs.exact.Mixture(weights=[1, 1], means=[[0.0], [0.1]], std=[0.05, 0.8])
     x = torch.linspace(-1.5, 1.5, 61, dtype=torch.float64)
     expected = EDM.jump(x[:, None], law(x[:, None], 0.2), 0.2, 0.1)[:, 0]
@@ -126,14 +150,18 @@ def test_statistics_are_those_of_draws():
         assert by_sorting == pytest.approx(found.w2(), abs=0.02)
         x = law.process.mix(law.sample(20_000).double(), z[:, None], 80.0)[:, 0]
         away = (found(x) - found.truth(x)).square()
-        assert away.mean().item() == pytest.approx(found.error() ** 2, abs=4.5 * away.std().item() / 20_000**0.5)
+        assert away.mean().item() == pytest.approx(
+            found.error() ** 2, abs=4.5 * away.std().item() / 20_000**0.5
+        )
 
 
 def test_the_truth_is_the_flow():
     law = fs.exact.Mixture(**LOPSIDED)
     found = oracle.distilled(law, grid(4))
     x = torch.linspace(-150, 150, 21, dtype=torch.float64)
-    torch.testing.assert_close(found.truth(x), law.solve(x[:, None], 80.0, 0.002)[:, 0], rtol=0, atol=1e-8)
+    torch.testing.assert_close(
+        found.truth(x), law.solve(x[:, None], 80.0, 0.002)[:, 0], rtol=0, atol=1e-8
+    )
 
 
 def test_an_error_is_to_the_map_that_ends_where_the_grid_does():
@@ -143,7 +171,9 @@ def test_an_error_is_to_the_map_that_ends_where_the_grid_does():
 
 
 def test_distillation_tends_to_the_truth_with_its_solvers_order():
-    """Euler's error like 1 / N, Heun's faster; training's like N^(-1/4), the diffusion of the modes' boundary."""
+    """Euler's error like 1 / N, Heun's faster; training's like N^(-1/4), the diffusion of the
+    modes' boundary.
+    """
     law, n = fs.exact.Mixture(weights=[1, 2], means=[[-0.3], [0.3]], std=0.2), (40, 80)
     for solver, low, high in ((solvers.euler, 1.8, 2.3), (solvers.heun, 3.4, 9.0)):
         first, second = (oracle.distilled(law, grid(k), solver).error() for k in n)

@@ -1,4 +1,6 @@
-"""Costs of pairs of data and noise: closed forms against draws, the ideal generator's against minibatch transport."""
+"""Costs of pairs of data and noise: closed forms against draws, the ideal generator's against
+minibatch transport.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,11 @@ from fewstep.base.randomness import SAMPLING_BLOCK, generator, normal
 from fewstep.exact import recursions, transport
 
 EDM = fs.process.edm()
-PROCESSES = {"edm": EDM, "linear": fs.process.linear(), "trig": fs.process.trig(sigma_data=0.5, level_max=80.0)}
+PROCESSES = {
+    "edm": EDM,
+    "linear": fs.process.linear(),
+    "trig": fs.process.trig(sigma_data=0.5, level_max=80.0),
+}
 every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 TWO = {"weights": [1, 2], "means": [[-0.5], [0.6]], "std": [0.05, 0.2]}
 
@@ -26,7 +32,9 @@ def normals(*shape: int, seed: int = 0) -> torch.Tensor:
 
 @every_process
 def test_a_gaussians_costs_are_closed(process):
-    """c = m^2 + s^2 + 1 - 2 s sigma / sqrt(..): of solved rows, and from the independent cost to the optimal one."""
+    """c = m^2 + s^2 + 1 - 2 s sigma / sqrt(..): of solved rows, and from the independent cost to
+    the optimal one.
+    """
     mean, std, n = 0.3, 0.5, 20_000
     law = fs.exact.Gaussian(torch.full((1,), mean), std, process)
     x0, z = law.sample(n).double(), normals(n, 1)
@@ -45,18 +53,25 @@ def test_a_gaussians_costs_are_closed(process):
 
 def test_costs_of_a_gaussian_on_edm_by_hand():
     found = transport.gaussian(EDM, torch.tensor([0.5, 2.0, 1e6]), 0.5)
-    torch.testing.assert_close(found, torch.tensor([0.542893, 0.279857, 0.25]).double(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        found, torch.tensor([0.542893, 0.279857, 0.25]).double(), rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", ["ring8", "grid25", "digits-mixture"])
 def test_the_cost_of_a_generators_pairs_falls_with_the_level(name):
-    """GC's claim for the ideal model: from just under the independent cost, monotonically, below minibatch transport's.
+    """GC's claim for the ideal model: from just under the independent cost, monotonically, below
+    minibatch transport's.
 
     Differences of neighbouring levels are of the same rows.
     """
     law = fs.exact.named(name)
     digits = name == "digits-mixture"
-    n, levels = (64, (0.1, 0.5, 2.0, 80.0)) if digits else (256, (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0, 80.0))
+    n, levels = (
+        (64, (0.1, 0.5, 2.0, 80.0))
+        if digits
+        else (256, (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0, 80.0))
+    )
     found = transport.curve(law, levels, n=n, batch=n, moves=12 if digits else None)
     assert found.alone.value > found.costs[0] > 0.9 * found.alone.value
     assert all(a > b for a, b in pairwise(found.costs.tolist()))
@@ -96,7 +111,9 @@ def test_the_optimal_cost_of_one_gaussian_is_bures():
     half = matrix_root[1] @ matrix_root[0].sqrt().diag() @ matrix_root[1].T
     expected = (mean.square().sum() + cov.trace() + 3 - 2 * half.trace()) / 3
     assert transport.optimal(law) == pytest.approx(expected.item(), rel=1e-12)
-    assert transport.optimal(fs.exact.Gaussian(mean[0], 0.5)) == pytest.approx(mean.square().mean().item() + 0.25)
+    assert transport.optimal(fs.exact.Gaussian(mean[0], 0.5)) == pytest.approx(
+        mean.square().mean().item() + 0.25
+    )
 
 
 def test_the_optimal_cost_on_the_line_pairs_quantiles():
@@ -107,11 +124,15 @@ def test_the_optimal_cost_on_the_line_pairs_quantiles():
     density = law.log_density(x[:, None], 0.0).exp()
     expected = ((x - line.score(x, 0.0)).square() * density).sum().item() / 2000
     assert transport.optimal(law) == pytest.approx(expected, rel=1e-9)
-    one = fs.exact.Mixture(weights=[1, 1], means=[[0.3], [0.3]], std=0.5)  # two that are one Gaussian
+    one = fs.exact.Mixture(
+        weights=[1, 1], means=[[0.3], [0.3]], std=0.5
+    )  # two that are one Gaussian
     assert transport.optimal(one) == pytest.approx(0.09 + 0.25, abs=1e-9)
     dealt = transport.curve(law, [80.0], n=2000, batch=None)
     assert dealt.dealt is None
-    assert dealt.costs[0].item() == pytest.approx(transport.optimal(law), abs=4.5 * dealt.errors[0].item())
+    assert dealt.costs[0].item() == pytest.approx(
+        transport.optimal(law), abs=4.5 * dealt.errors[0].item()
+    )
 
 
 @every_process
@@ -120,7 +141,9 @@ def test_the_map_on_the_line_is_the_flow(process):
     line = fs.exact.line(law)
     t = 0.7 * process.t_max
     x = process.mix(law.sample(50).double(), normals(50, 1), t)
-    torch.testing.assert_close(line.flow(x[:, 0], t, 0.0), law.solve(x, t, 0.0)[:, 0], rtol=0, atol=2e-9)
+    torch.testing.assert_close(
+        line.flow(x[:, 0], t, 0.0), law.solve(x, t, 0.0)[:, 0], rtol=0, atol=2e-9
+    )
     q = torch.tensor([-30.0, -8.0, -1.0, 0.0, 0.4, 5.0, 30.0]).double()
     torch.testing.assert_close(line.score(line.quantile(q, t), t), q, rtol=1e-10, atol=1e-13)
 
@@ -136,18 +159,24 @@ def test_minibatch_transport_deals_every_noise_once_at_no_greater_cost():
 
 
 def test_rows_that_fill_no_batch_are_not_dealt():
-    """Of 100 rows in batches of 64 the cost is the first batch's: fewer rows would find worse partners."""
+    """Of 100 rows in batches of 64 the cost is the first batch's: fewer rows would find worse
+    partners.
+    """
     law = fs.exact.ring8()
     found = transport.curve(law, [1.0], n=100, batch=64, moves=4)
     x0, z = law.sample(64).double(), normal(0, "transport", 0, 64, (2,), SAMPLING_BLOCK).double()
-    assert found.dealt.value == pytest.approx(transport.cost(x0, transport.dealt(x0, z)).mean().item(), rel=1e-12)
+    assert found.dealt.value == pytest.approx(
+        transport.cost(x0, transport.dealt(x0, z)).mean().item(), rel=1e-12
+    )
     assert math.isnan(found.dealt.error)
 
 
 @every_process
 @pytest.mark.parametrize("kind", ["gaussian", "mixture"])
 def test_the_discrepancy_is_the_spread_of_lines_about_the_flow(process, kind):
-    """E ||alpha' x0 + sigma' z - v(x_t, t)||^2 / d by draws, against the posterior variance's closed form."""
+    """E ||alpha' x0 + sigma' z - v(x_t, t)||^2 / d by draws, against the posterior variance's
+    closed form.
+    """
     gaussian = fs.exact.Gaussian(torch.zeros(2), 0.5, process)
     law = gaussian if kind == "gaussian" else fs.exact.named("ring8", process)
     n = 20_000
@@ -160,7 +189,9 @@ def test_the_discrepancy_is_the_spread_of_lines_about_the_flow(process, kind):
         assert abs(drawn.mean()) < 4.5 * drawn.std() / n**0.5 + 1e-12
         if kind == "gaussian":
             closed = transport.gaussian_discrepancy(process, t, 0.5).item()
-            torch.testing.assert_close(transport.discrepancy(law, x_t, t), torch.full((n,), closed).double())
+            torch.testing.assert_close(
+                transport.discrepancy(law, x_t, t), torch.full((n,), closed).double()
+            )
 
 
 @every_process
@@ -185,11 +216,15 @@ def test_discrepancies_on_edm_by_hand():
     a = s / (s**2 + t**2).sqrt()
     plain, made = (transport.gaussian_discrepancy(EDM, t, s, generated=g) for g in (False, True))
     torch.testing.assert_close(plain, s**2 / (s**2 + t**2), rtol=1e-12, atol=0)
-    torch.testing.assert_close(made, s**4 / ((s**2 + t**2) * (s**2 + t**2 + 2 * a * t**2)), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        made, s**4 / ((s**2 + t**2) * (s**2 + t**2 + 2 * a * t**2)), rtol=1e-12, atol=0
+    )
 
 
 def test_training_pays_more_than_distillation_by_the_lines_discrepancy():
-    """Theorem 1 on an even grid: N^2 (ct - cd) tends to T int f'^2 R dt, by quadrature too; N^2 cd to nothing."""
+    """Theorem 1 on an even grid: N^2 (ct - cd) tends to T int f'^2 R dt, by quadrature too; N^2 cd
+    to nothing.
+    """
     std, top = 0.5, 5.0
     limit = recursions.losses_limit(std, top)
 
@@ -222,7 +257,9 @@ def test_losses_of_an_exact_model_are_those_of_draws(process):
     drawn = torch.stack([(exact[i + 1] - exact[i]).square() for i in (0, 1)]).mean(0)
     assert found.ct == pytest.approx(drawn.mean().item(), abs=4.5 * drawn.std().item() / n**0.5)
     drawn = torch.stack([(exact[i + 1] - by_solver[i]).square() for i in (0, 1)]).mean(0)
-    assert found.cd == pytest.approx(drawn.mean().item(), abs=4.5 * drawn.std().item() / n**0.5 + 1e-20)
+    assert found.cd == pytest.approx(
+        drawn.mean().item(), abs=4.5 * drawn.std().item() / n**0.5 + 1e-20
+    )
 
 
 def test_mistakes_are_one_line():

@@ -63,14 +63,18 @@ def edm_precond_other(case: Case) -> None:
 
 def edm_loss(case: Case) -> None:
     given, student = case.given, case.student()
-    method = fs.methods.diffusion(p_mean=given["P_mean"], p_std=given["P_std"], sigma_data=given["sigma_data"])
+    method = fs.methods.diffusion(
+        p_mean=given["P_mean"], p_std=given["P_std"], sigma_data=given["sigma_data"]
+    )
     drawn = method.times(torch.special.ndtr(case["normal"])[:, None], 0.0)
     case.agree("sigma", drawn.t)
     times = method.times.at(case["sigma"], 0.0)
     case.agree("weight", method.weight(method.process, times))
     loss = method.loss(fs.Models(student), case["y"], case["eps"], times)
     expected = case["loss"].flatten(1).mean(1)  # the reference leaves the pixels apart
-    torch.testing.assert_close(loss.detach(), expected, rtol=case.about["rtol"], atol=case.about["atol"])
+    torch.testing.assert_close(
+        loss.detach(), expected, rtol=case.about["rtol"], atol=case.about["atol"]
+    )
     case.agree_on_gradients(loss, student)
 
 
@@ -93,7 +97,10 @@ class Mixture:
 def edm_samplers(case: Case) -> None:
     given, truth = case.given, Mixture(case)
     steps, churn = given["num_steps"], given["churn"]
-    case.agree("sigma_grid", fs.times.karras(given["sigma_min"], given["sigma_max"], steps - 1, given["rho"]))
+    case.agree(
+        "sigma_grid",
+        fs.times.karras(given["sigma_min"], given["sigma_max"], steps - 1, given["rho"]),
+    )
     grid = [*case["sigma_grid"].tolist(), 0.0]
     start = case["latents"] * grid[0]
 
@@ -108,7 +115,11 @@ def edm_samplers(case: Case) -> None:
     assert truth.calls == given["network_calls_euler"]
     case.agree("alpha_two_thirds", run(lambda *args: heun(*args, alpha=2 / 3)))
     churned = Churn(
-        steps=steps, s_churn=churn["S_churn"], s_min=churn["S_min"], s_max=churn["S_max"], s_noise=churn["S_noise"]
+        steps=steps,
+        s_churn=churn["S_churn"],
+        s_min=churn["S_min"],
+        s_max=churn["S_max"],
+        s_noise=churn["S_noise"],
     )
     case.agree("heun_churn", run(churned, lambda i: case["churn_noise"][i]))
 
@@ -123,10 +134,15 @@ def ect_t_to_r(case: Case) -> None:
         stages = len(case[f"r_{i}"])
         k = config["k"] if config["adj"] == "sigmoid" else 0.0  # a constant map widens nothing
         law = fs.times.LogNormal(mean=0.0, std=1.0)
-        sampler = fs.times.RatioMap(law=law, q=config["q"], k=k, b=config["b"], stages=stages, ratio_max=1.0)
+        sampler = fs.times.RatioMap(
+            law=law, q=config["q"], k=k, b=config["b"], stages=stages, ratio_max=1.0
+        )
         shares = [(stage + 0.5) / stages for stage in range(stages)]
         case.agree(f"r_{i}", torch.stack([sampler.at(case["t"], share).r for share in shares]))
-        case.agree(f"ratio_{i}", torch.tensor([sampler.ratio(share) for share in shares], dtype=torch.float64))
+        case.agree(
+            f"ratio_{i}",
+            torch.tensor([sampler.ratio(share) for share in shares], dtype=torch.float64),
+        )
 
 
 def ect_loss(case: Case) -> None:
@@ -160,7 +176,10 @@ def ect_sampler(case: Case) -> None:
     for name, middle in (("one_step", []), ("few_step", given["mid_t"])):
         grid = [given["t_max"], *middle, 0.0]
         noise = [*case["noise"][: len(middle)], torch.zeros_like(start)]
-        case.agree(name, fs.sampling.walk(EDM, student, start, grid, renoise, noise=lambda i, n=noise: n[i]))
+        case.agree(
+            name,
+            fs.sampling.walk(EDM, student, start, grid, renoise, noise=lambda i, n=noise: n[i]),
+        )
 
 
 TESTED: dict[str, Callable[[Case], None]] = {

@@ -1,4 +1,6 @@
-"""Direct consistency models by their equations: the teacher's solution from each row's own time, and its cost."""
+"""Direct consistency models by their equations: the teacher's solution from each row's own time,
+and its cost.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ SOLVERS = ["ddim", "euler", "heun"]
 
 
 def batch(method: fs.Method, rows: int = 24):
-    x0, z = (torch.randn(rows, 3, generator=generator(i, "x"), dtype=torch.float64) for i in range(2))
+    x0, z = (
+        torch.randn(rows, 3, generator=generator(i, "x"), dtype=torch.float64) for i in range(2)
+    )
     u = torch.rand(rows, 2, generator=generator(2, "u"), dtype=torch.float64)
     return x0, z, method.times(u, 0.3, torch.arange(rows))
 
@@ -30,7 +34,9 @@ def step_by_step(solver: str, process: fs.Process, teacher, x, t: float, grid) -
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_the_goal_is_the_solution_from_each_rows_own_time(solver, process):
-    """With a student that says 0 the loss is the mean square of the goal; each row walked by itself."""
+    """With a student that says 0 the loss is the mean square of the goal; each row walked by
+    itself.
+    """
     method = fs.methods.direct_cm(n=7, solver=solver, process=process)
     teacher = fs.exact.Gaussian(mean=0.3, std=0.5, process=method.process)
     x0, z, times = batch(method)
@@ -40,18 +46,24 @@ def test_the_goal_is_the_solution_from_each_rows_own_time(solver, process):
     loss = method.loss(fs.Models(nothing, teacher=teacher), x0, z, times)
     x_t, grid = method.process.mix(x0, z, times.t), method.times.times.grid
     solved = [
-        step_by_step(solver, method.process, teacher, x_t[i : i + 1], times.t[i].item(), grid) for i in range(len(x0))
+        step_by_step(solver, method.process, teacher, x_t[i : i + 1], times.t[i].item(), grid)
+        for i in range(len(x0))
     ]
-    goal = method.process.aim(x_t, torch.cat(solved), times.t, 0.0)  # the solution itself where sigma(0) = 0
+    goal = method.process.aim(
+        x_t, torch.cat(solved), times.t, 0.0
+    )  # the solution itself where sigma(0) = 0
     torch.testing.assert_close(loss, goal.square().mean(1), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("process", ["edm", "discrete"])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_the_last_interval_is_that_of_the_consistency_model(solver, process):
-    """There one move of the teacher is the whole solution, and a target at r = 0 is not asked: equal to the bit."""
+    """There one move of the teacher is the whole solution, and a target at r = 0 is not asked:
+    equal to the bit.
+    """
     direct, step = (
-        fs.methods.direct_cm(n=6, solver=solver, goal=goal, process=process) for goal in ("solution", "student")
+        fs.methods.direct_cm(n=6, solver=solver, goal=goal, process=process)
+        for goal in ("solution", "student")
     )
     student, teacher = small_student((3,)), fs.exact.Gaussian(process=direct.process)
     x0, z, _ = batch(direct)
@@ -61,14 +73,18 @@ def test_the_last_interval_is_that_of_the_consistency_model(solver, process):
     losses = [method.loss(models, x0, z, method.times.at(last, 0.0)) for method in (direct, step)]
     assert direct.times.at(last, 0.0).t[0] == grid[5]
     assert torch.equal(*losses)
-    before = [method.loss(models, x0, z, method.times.at(last - 1, 0.0)) for method in (direct, step)]
+    before = [
+        method.loss(models, x0, z, method.times.at(last - 1, 0.0)) for method in (direct, step)
+    ]
     assert not torch.allclose(*before)
 
 
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_rows_cost_nothing_before_they_start(solver, process):
-    """The teacher sees a row once per interval that is left to it (Heun: twice, and once in the move to the data)."""
+    """The teacher sees a row once per interval that is left to it (Heun: twice, and once in the
+    move to the data).
+    """
     method = fs.methods.direct_cm(n=7, solver=solver, process=process)
     teacher = Spy(fs.exact.Gaussian(process=method.process))
     x0, z, times = batch(method)
@@ -98,7 +114,9 @@ def test_the_solvers_own_map_costs_nothing(solver, process, goal):
     grid = method.times.grid if goal == "student" else method.times.times.grid
     solve = fs.solvers.along(fs.solvers.named(solver), grid)
 
-    def student(x, t, cond=None):  # what the jump to 0 needs to land on the solution, which it is where sigma(0) = 0
+    def student(
+        x, t, cond=None
+    ):  # what the jump to 0 needs to land on the solution, which it is where sigma(0) = 0
         return method.process.aim(x, solve(method.process, teacher, x, t, 0.0), t, 0.0)
 
     loss = method.loss(fs.Models(student, teacher=teacher), *batch(method))
@@ -107,7 +125,9 @@ def test_the_solvers_own_map_costs_nothing(solver, process, goal):
 
 @pytest.mark.parametrize("process", PROCESSES)
 def test_starts_at_the_highest_level_or_at_all_alike(process):
-    highest, any_level = (fs.methods.direct_cm(n=5, process=process, starts=s) for s in ("highest", "uniform"))
+    highest, any_level = (
+        fs.methods.direct_cm(n=5, process=process, starts=s) for s in ("highest", "uniform")
+    )
     u = (torch.arange(500, dtype=torch.float64)[:, None] + 0.5) / 500
     assert (highest.times(u, 0.0).t == highest.process.t_max).all()
     levels, counts = torch.unique(any_level.times(u, 0.0).t, return_counts=True)
@@ -122,7 +142,9 @@ def test_the_discrete_levels_are_even_steps_of_1000():
 
 @pytest.mark.parametrize("goal", ["solution", "student"])
 def test_guidance_is_the_teachers(goal):
-    """D_c + g (D_c - D_u) at every evaluation of the teacher, asked in the same rows; the student has none."""
+    """D_c + g (D_c - D_u) at every evaluation of the teacher, asked in the same rows; the student
+    has none.
+    """
     method = fs.methods.direct_cm(n=5, guidance=1.5, goal=goal)
     teacher = small_student((3,), classes=2, seed=1)
     student = small_student((3,), classes=2)
@@ -137,7 +159,9 @@ def test_guidance_is_the_teachers(goal):
     expected = plain.loss(fs.Models(student, teacher=by_hand), x0, z, times, cond)
     loss = method.loss(fs.Models(student, teacher=teacher), x0, z, times, cond)
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
-    assert not torch.allclose(loss, plain.loss(fs.Models(student, teacher=teacher), x0, z, times, cond))
+    assert not torch.allclose(
+        loss, plain.loss(fs.Models(student, teacher=teacher), x0, z, times, cond)
+    )
 
 
 def test_the_solution_needs_no_target():
@@ -153,7 +177,11 @@ def test_guidance_leaves_out_the_label_and_nothing_else():
         seen.append(cond)
         return x_t
 
-    cond = {"label": torch.tensor([1, 0]), "features": torch.ones(2, 3), "mask": torch.ones(2, 4, dtype=torch.bool)}
+    cond = {
+        "label": torch.tensor([1, 0]),
+        "features": torch.ones(2, 3),
+        "mask": torch.ones(2, 4, dtype=torch.bool),
+    }
     fs.denoiser.Guided(spy, 1.0)(torch.zeros(2, 4), 1.0, cond)
     with_label, without = seen
     assert with_label is cond

@@ -1,4 +1,6 @@
-"""Direct CM's cheap pairs: trajectories that rows share or that were solved before, and what a teacher was asked."""
+"""Direct CM's cheap pairs: trajectories that rows share or that were solved before, and what a
+teacher was asked.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ from tests.support.toys import Gaussian, small_student, tiny_run
 CPU = torch.device("cpu")
 GRIDS = {n: tuple(fs.sampling.down_the_noise(fs.process.edm(), n, ())) for n in (1, 2, 5, 12, 32)}
 
-LABELLED = fs.exact.Mixture(weights=[1, 1, 1], means=torch.eye(3, 2), std=0.3, labels=torch.arange(3))
+LABELLED = fs.exact.Mixture(
+    weights=[1, 1, 1], means=torch.eye(3, 2), std=0.3, labels=torch.arange(3)
+)
 
 
 def direct(**options):
@@ -45,11 +49,15 @@ def train(run, *given, **options):
 
 
 def solve(run, n=40, teacher="exact:ring8", **options):
-    return fs.trajectories(replace(run, data="exact:ring8"), n, teacher, progress=False, device="cpu", **options)
+    return fs.trajectories(
+        replace(run, data="exact:ring8"), n, teacher, progress=False, device="cpu", **options
+    )
 
 
 def even(rows: int, size: int) -> torch.Tensor:
-    """Uniforms whose first in every group goes evenly through [0, 1); the others are never looked at."""
+    """Uniforms whose first in every group goes evenly through [0, 1); the others are never looked
+    at.
+    """
     u = torch.full((rows * size, 2), torch.nan, dtype=torch.float64)
     u[::size] = ((torch.arange(rows) + 0.5) / rows)[:, None].double()
     return u
@@ -108,7 +116,9 @@ def test_alone_in_its_group_a_row_is_as_without_groups():
 
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize(("solver", "moves"), [("ddim", 1), ("heun", 2)])
-def test_every_row_gets_its_point_of_the_one_trajectory_and_the_teacher_is_asked_once(solver, moves, first):
+def test_every_row_gets_its_point_of_the_one_trajectory_and_the_teacher_is_asked_once(
+    solver, moves, first
+):
     grid, teacher = GRIDS[12], LABELLED
     levels = Levels(grid=grid, first=first)
     times = fs.times.AtAnchor(times=Shared(levels=levels, size=4))(even(12, 4), 0.0)
@@ -122,15 +132,21 @@ def test_every_row_gets_its_point_of_the_one_trajectory_and_the_teacher_is_asked
     asked = 0
     for row in range(0, 48, 4):
         start = 0 if first else int(levels.place(times.t[row]))
-        asked += ((12 - start) * moves - (solver == "heun")) * 2  # with and without the label; Heun's last is Euler's
+        asked += (
+            (12 - start) * moves - (solver == "heun")
+        ) * 2  # with and without the label; Heun's last is Euler's
         x = fs.process.edm().mix(x0[row : row + 1], z[row : row + 1], grid[start])
         points = {}
         for i in range(start, 12):
             points[grid[i]] = x
             guided = fs.denoiser.Guided(teacher, g)
-            x = step(fs.process.edm(), guided, x, grid[i], as_time([grid[i + 1]]), cond[row : row + 1])
+            x = step(
+                fs.process.edm(), guided, x, grid[i], as_time([grid[i + 1]]), cond[row : row + 1]
+            )
         for i in range(row, row + 4):
-            torch.testing.assert_close(x_t[i : i + 1], points[times.t[i].item()], rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(
+                x_t[i : i + 1], points[times.t[i].item()], rtol=1e-9, atol=1e-9
+            )
             torch.testing.assert_close(x_r[i : i + 1], x, rtol=1e-9, atol=1e-9)
     assert models.teacher.rows == asked
 
@@ -149,7 +165,9 @@ def test_rows_of_a_group_share_their_sample_and_nothing_depends_on_the_batch():
     assert 0 < int((large.cond == -1).sum()) < 32
     small = [draw_batch(replace(run, batch=8), method, arrays, step, CPU) for step in range(4)]
     for name in ("rows", "x0", "z", "cond"):
-        assert torch.equal(torch.cat([getattr(one, name) for one in small]), getattr(large, name)), name
+        assert torch.equal(
+            torch.cat([getattr(one, name) for one in small]), getattr(large, name)
+        ), name
     for i in range(4):
         assert torch.equal(torch.cat([one.times[i] for one in small]), large.times[i])
     next_one = draw_batch(run, method, arrays, 1, CPU)
@@ -162,7 +180,9 @@ def test_accumulated_parts_hold_whole_groups():
     for accumulate in (1, 2):
         run = replace(direct(reuse=4), accumulate=accumulate)
         facts, method = facts_of(run, dataset), fs.methods.direct_cm(n=6, reuse=4)
-        state = new_state(run, facts, method, None, CPU, teacher=Teacher(fs.exact.named("ring8"), "", ""))
+        state = new_state(
+            run, facts, method, None, CPU, teacher=Teacher(fs.exact.named("ring8"), "", "")
+        )
         losses = gradients(run, method, state, draw_batch(run, method, dataset.train, 0, CPU))
         grads[accumulate] = [losses, *(p.grad for p in state.student.parameters())]
     for one, two in zip(grads[1], grads[2], strict=True):
@@ -204,7 +224,9 @@ def test_uniform_starts_cost_half_the_grid_and_shared_ones_that_over_the_group(t
     """(n + 1) / 2 evaluations of the batch per update, within four standard errors of the starts."""
     cost = {}
     for reuse in (1, 4):
-        run = replace(direct(n=12, reuse=reuse), data="exact:ring8", batch=256, iterations=10, log_every=10)
+        run = replace(
+            direct(n=12, reuse=reuse), data="exact:ring8", batch=256, iterations=10, log_every=10
+        )
         train(run, teacher="exact:ring8", out=tmp_path / str(reuse))
         cost[reuse] = rows(tmp_path / str(reuse))[-1]["teacher_evaluations"] / 10
         error = (143 / 12 / (2560 / reuse)) ** 0.5 / reuse
@@ -218,13 +240,18 @@ def test_the_count_goes_on_where_a_resumed_run_stood(tmp_path, caplog, capsys):
     shutil.copytree(tmp_path / "whole", tmp_path / "parted")
     shutil.rmtree(tmp_path / "parted" / "checkpoints" / "step-6")
     resumed = train(run, teacher="exact:ring8", out=tmp_path / "parted", resume=True)
-    counts = [[row["teacher_evaluations"] for row in rows(tmp_path / name)] for name in ("whole", "parted")]
+    counts = [
+        [row["teacher_evaluations"] for row in rows(tmp_path / name)]
+        for name in ("whole", "parted")
+    ]
     assert counts[0] == counts[1]
     assert resumed.fingerprint == fs.load(tmp_path / "whole").fingerprint
     assert main(["inspect", str(tmp_path / "whole")]) == 0
     assert f"{counts[0][-1]:g} teacher evaluations" in capsys.readouterr().out
 
-    folder = tmp_path / "parted" / "checkpoints" / "step-4"  # as a version wrote it that counted nothing
+    folder = (
+        tmp_path / "parted" / "checkpoints" / "step-4"
+    )  # as a version wrote it that counted nothing
     shutil.rmtree(tmp_path / "parted" / "checkpoints" / "step-6")
     saved = read(folder)
     groups = {name: saved.groups[name] for name in saved.groups}
@@ -237,7 +264,9 @@ def test_the_count_goes_on_where_a_resumed_run_stood(tmp_path, caplog, capsys):
     assert checkpoint.fingerprint({"ema": old.denoiser.state_dict()}) == checkpoint.fingerprint(
         {"ema": resumed.denoiser.state_dict()}
     )
-    assert rows(tmp_path / "parted")[-1]["teacher_evaluations"] == pytest.approx(counts[0][-1] - counts[0][3])
+    assert rows(tmp_path / "parted")[-1]["teacher_evaluations"] == pytest.approx(
+        counts[0][-1] - counts[0][3]
+    )
 
 
 def test_runs_without_a_teacher_say_nothing_of_one(tmp_path):
@@ -263,13 +292,18 @@ def test_a_cached_pair_is_a_point_of_its_trajectory_and_its_end(process):
     times = method.times.at(level, 0.0)
     end, path = made["x0"].double(), made["path"].double()
     x0, z = on_path(method, path, index, end, times)
-    torch.testing.assert_close(method.process.mix(x0, z, times.t), path[index, level], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        method.process.mix(x0, z, times.t), path[index, level], rtol=1e-9, atol=1e-9
+    )
     student = small_student((2,))
     student.process = method.process
     loss = method.loss(fs.Models(student), x0, z, times)
     wanted = method.process.aim(path[index, level], end, times.t, times.a)
     torch.testing.assert_close(
-        loss, (student(path[index, level], times.t) - wanted).square().mean(1), rtol=1e-7, atol=1e-10
+        loss,
+        (student(path[index, level], times.t) - wanted).square().mean(1),
+        rtol=1e-7,
+        atol=1e-10,
     )
 
 
@@ -297,7 +331,11 @@ def test_a_cache_is_data_from_the_command_line_with_held_out_rows(tmp_path):
         "levels": (6,),
     }
     dataset = fs.data.load(str(file))
-    assert [len(part.x0) for part in (dataset.train, dataset.validation, dataset.test)] == [160, 20, 20]
+    assert [len(part.x0) for part in (dataset.train, dataset.validation, dataset.test)] == [
+        160,
+        20,
+        20,
+    ]
     assert dataset.units == (0.0, 1.0, False)
     place = {tuple(x0): i for i, x0 in enumerate(made["x0"].tolist())}
     order = [place[tuple(x0)] for part in (dataset.train, dataset.test) for x0 in part.x0.tolist()]
@@ -307,8 +345,28 @@ def test_a_cache_is_data_from_the_command_line_with_held_out_rows(tmp_path):
     assert bent.fingerprint() != dataset.fingerprint()
 
     out = tmp_path / "run"
-    words = ["--iterations", "4", "--batch", "16", "--block", "4", "--network.width", "16", "--device", "cpu"]
-    words += ["--data", str(file), "--method", "direct_cm", "--method.source", "cache", "--log-every", "1"]
+    words = [
+        "--iterations",
+        "4",
+        "--batch",
+        "16",
+        "--block",
+        "4",
+        "--network.width",
+        "16",
+        "--device",
+        "cpu",
+    ]
+    words += [
+        "--data",
+        str(file),
+        "--method",
+        "direct_cm",
+        "--method.source",
+        "cache",
+        "--log-every",
+        "1",
+    ]
     assert main(["train", "toy", *words, "--method.n", "6", "--out", str(out)]) == 0
     assert fs.load(out).sample(3).shape == (3, 2)
     assert "teacher_evaluations" not in rows(out)[-1]
@@ -317,7 +375,9 @@ def test_a_cache_is_data_from_the_command_line_with_held_out_rows(tmp_path):
 
 
 def test_training_on_a_cache_learns_the_teachers_map():
-    """One Gaussian, whose n-step solution is linear in the noise: the student's error falls far below its start."""
+    """One Gaussian, whose n-step solution is linear in the noise: the student's error falls far
+    below its start.
+    """
     run = direct(source="cache", n=8, solver="ddim", starts="highest")
     run = replace(run, iterations=150, batch=64, block=32, lr=5e-3, log_every=50)
     made = solve(replace(run, method_options={**run.method_options, "source": "teacher"}), 512)
@@ -329,12 +389,14 @@ def test_training_on_a_cache_learns_the_teachers_map():
 
 def test_labels_come_along(tmp_path):
     run = replace(direct(n=3), data="exact:digits-mixture")
-    made = fs.trajectories(run, 64, "exact:digits-mixture", out=tmp_path / "t.safetensors", progress=False)
+    made = fs.trajectories(
+        run, 64, "exact:digits-mixture", out=tmp_path / "t.safetensors", progress=False
+    )
     assert made["path"].shape == (64, 3, 1, 8, 8)
     found = fs.data.load(str(tmp_path / "t.safetensors"))
-    assert sorted(found.train.cond.tolist() + found.validation.cond.tolist() + found.test.cond.tolist()) == sorted(
-        made["cond"].tolist()
-    )
+    assert sorted(
+        found.train.cond.tolist() + found.validation.cond.tolist() + found.test.cond.tolist()
+    ) == sorted(made["cond"].tolist())
     truth = fs.exact.named("digits-mixture")
     own = truth(made["path"][:, 2], 0.002, made["cond"])
     assert (made["x0"] - own).abs().max() < 1e-3  # ends are of the class they are labelled with
@@ -343,13 +405,29 @@ def test_labels_come_along(tmp_path):
 def test_caches_and_methods_that_do_not_fit_are_told_in_one_line(tmp_path):
     made = solve(direct())
     for run, given, words in (
-        (direct(source="cache"), torch.randn(40, 2), "source = cache: expected solved trajectories"),
+        (
+            direct(source="cache"),
+            torch.randn(40, 2),
+            "source = cache: expected solved trajectories",
+        ),
         (tiny_run(), made, "only direct_cm with source = cache"),
         (direct(), made, "only direct_cm with source = cache"),
         (direct(source="cache", n=5), made, "n = 5 from t = 80.* has 6 levels from 80"),
-        (direct(source="cache", process="cosine"), made, "n = 6 from t = 1: .* has 6 levels from 80"),
-        (direct(source="cache"), {**made, "levels": made["levels"].flip(0)}, "levels = .*: expected decreasing"),
-        (direct(source="cache"), {**made, "path": made["path"][:, 1:]}, r"path of shape = \(40, 5, 2\)"),
+        (
+            direct(source="cache", process="cosine"),
+            made,
+            "n = 6 from t = 1: .* has 6 levels from 80",
+        ),
+        (
+            direct(source="cache"),
+            {**made, "levels": made["levels"].flip(0)},
+            "levels = .*: expected decreasing",
+        ),
+        (
+            direct(source="cache"),
+            {**made, "path": made["path"][:, 1:]},
+            r"path of shape = \(40, 5, 2\)",
+        ),
         (direct(source="cache"), {**made, "path": made["path"] / 0}, "NaN or infinity"),
     ):
         with pytest.raises(UserError, match=words) as told:
@@ -372,10 +450,14 @@ def test_caches_and_methods_that_do_not_fit_are_told_in_one_line(tmp_path):
 def test_guidance_needs_labels_and_a_teacher_that_can_do_without(tmp_path):
     x0, cond = torch.randn(60, 2, generator=generator(0, "x")), torch.arange(60) % 3
     run, data = direct(guidance=1.0, n=4), {"x0": x0, "cond": cond}
-    with pytest.raises(UserError, match=r"guidance = 1.0: expected 0, since data 'tensor' has no labels"):
+    with pytest.raises(
+        UserError, match=r"guidance = 1.0: expected 0, since data 'tensor' has no labels"
+    ):
         train(run, x0, teacher=Gaussian())
     plain = train(tiny_run(method="diffusion"), data)
-    with pytest.raises(UserError, match=r"guidance = 1\.0: expected 0, or a teacher trained with label_drop"):
+    with pytest.raises(
+        UserError, match=r"guidance = 1\.0: expected 0, or a teacher trained with label_drop"
+    ):
         train(run, data, teacher=plain)
     train(direct(n=4), data, teacher=plain)
     dropping = train(tiny_run(method="diffusion", label_drop=0.3), data)

@@ -1,4 +1,6 @@
-"""Generator-induced coupling by its equations: which rows get an endpoint, whose, and what both points are built of."""
+"""Generator-induced coupling by its equations: which rows get an endpoint, whose, and what both
+points are built of.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,18 @@ BASES = {
 
 
 def batch(method: fs.Method, rows: int = 40, progress: float = 0.2):
-    x0, z = (torch.randn(rows, 3, generator=generator(i, "x"), dtype=torch.float64) for i in range(2))
+    x0, z = (
+        torch.randn(rows, 3, generator=generator(i, "x"), dtype=torch.float64) for i in range(2)
+    )
     u = torch.rand(rows, 2, generator=generator(2, "u"), dtype=torch.float64)
     return x0, z, method.times(u, progress, torch.arange(rows))
 
 
 def everyone(student, method) -> fs.Models:
     truth = fs.exact.Gaussian(process=method.process)
-    return fs.Models(student, ema=small_student((3,), seed=1), teacher=truth, frozen=small_student((3,), seed=2))
+    return fs.Models(
+        student, ema=small_student((3,), seed=1), teacher=truth, frozen=small_student((3,), seed=2)
+    )
 
 
 def points(coupling: GeneratorInduced, models: fs.Models, given, process=EDM, cond=None):
@@ -59,12 +65,16 @@ def test_a_share_of_0_is_the_base_bit_for_bit(base, predictor):
 
 
 def test_both_points_of_a_generated_row_mix_its_endpoint_with_its_own_noise():
-    """share = 1: x_t = D(x_r) + t z and x_r' = D(x_r) + r z with x_r = x0 + r z; at the anchor the data stays."""
+    """share = 1: x_t = D(x_r) + t z and x_r' = D(x_r) + r z with x_r = x0 + r z; at the anchor the
+    data stays.
+    """
     method = fs.methods.ect()
     x0, z, times = batch(method)
     anchored = times.r == 0
     assert 3 < anchored.sum() < 37
-    x_t, x_r = points(GeneratorInduced(1.0, bound=torch.inf), fs.Models(GAUSSIAN, ema=GAUSSIAN), (x0, z, times))
+    x_t, x_r = points(
+        GeneratorInduced(1.0, bound=torch.inf), fs.Models(GAUSSIAN, ema=GAUSSIAN), (x0, z, times)
+    )
     endpoint = torch.where(anchored[:, None], x0, GAUSSIAN(EDM.mix(x0, z, times.r), times.r))
     torch.testing.assert_close(x_t, EDM.mix(endpoint, z, times.t), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(x_r, EDM.mix(endpoint, z, times.r), rtol=1e-12, atol=1e-12)
@@ -72,7 +82,9 @@ def test_both_points_of_a_generated_row_mix_its_endpoint_with_its_own_noise():
 
 
 def test_only_the_chosen_rows_are_evaluated():
-    """Those whose second uniform is below the share and whose r is above the anchor; no call where there are none."""
+    """Those whose second uniform is below the share and whose r is above the anchor; no call where
+    there are none.
+    """
     method, spy = fs.methods.ect(), Spy(GAUSSIAN)
     given = batch(method)
     times = given[2]
@@ -132,17 +144,24 @@ class Unlabelled(nn.Module):
 def test_endpoints_and_no_data_are_clipped_to_the_bound():
     far = lambda x_t, t, cond=None: torch.full_like(x_t, -7.0)  # noqa: E731
     x0, z, times = batch(fs.methods.ect())
-    for coupling, expected in ((GeneratorInduced(1.0), -3.0), (GeneratorInduced(1.0, bound=0.5), -0.5)):
+    for coupling, expected in (
+        (GeneratorInduced(1.0), -3.0),
+        (GeneratorInduced(1.0, bound=0.5), -0.5),
+    ):
         x_t, _ = points(coupling, fs.Models(far, ema=far), (10 * x0, z, times))
         generated = times.r > 0
         endpoint = x_t - times.t[:, None] * z
-        torch.testing.assert_close(endpoint[generated], torch.full_like(x0, expected)[generated], atol=1e-9, rtol=0)
+        torch.testing.assert_close(
+            endpoint[generated], torch.full_like(x0, expected)[generated], atol=1e-9, rtol=0
+        )
         torch.testing.assert_close(endpoint[~generated], 10 * x0[~generated], atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.25, 1.0])
 def test_a_share_follows_its_ramp(progress):
-    """The rows of share_end = .1 from .9 at a progress are those of the share that the ramp has reached there."""
+    """The rows of share_end = .1 from .9 at a progress are those of the share that the ramp has
+    reached there.
+    """
     ramped, reached = fs.methods.gc(share=0.9, share_end=0.1), 0.9 - 0.8 * progress
     assert ramped.coupling.share == Ramp(0.9, 0.1)
     x0, z, times = batch(ramped, rows=200, progress=progress)
@@ -179,17 +198,23 @@ def test_labels_go_with_the_rows_that_are_generated():
     moved = (both[0][0] != both[1][0]).any(1)
     assert torch.equal(moved, rows)
     endpoint = student(EDM.mix(x0, z, times.r), times.r, cond).clamp(-3, 3)
-    torch.testing.assert_close(both[0][0][rows], EDM.mix(endpoint, z, times.t)[rows], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        both[0][0][rows], EDM.mix(endpoint, z, times.t)[rows], rtol=1e-10, atol=1e-10
+    )
 
 
 def test_the_inner_coupling_gets_the_generated_data():
-    """Over a teacher's pairs: x_r is the teacher's move from the x_t that was built of the endpoint."""
+    """Over a teacher's pairs: x_r is the teacher's move from the x_t that was built of the
+    endpoint.
+    """
     base = fs.methods.ect(pairs="euler")
     method = fs.methods.gc(base=base, share=1.0, bound=1e9)
     x0, z, times = batch(base)
     truth = fs.exact.Gaussian(mean=0.3, std=0.5)
     student = small_student((3,))
-    x_t, x_r = points(method.coupling, fs.Models(student, ema=student, teacher=truth), (x0, z, times))
+    x_t, x_r = points(
+        method.coupling, fs.Models(student, ema=student, teacher=truth), (x0, z, times)
+    )
     torch.testing.assert_close(x_r, fs.solvers.euler(EDM, truth, x_t, times.t, times.r))
     assert method.coupling.inner == base.coupling
     assert method.needs == {"student", "ema", "teacher"}
@@ -205,7 +230,11 @@ def test_times_without_uniforms_are_refused():
     x0, z, times = batch(fs.methods.ect())
     for u in (None, times.u[:, :1]):
         with pytest.raises(UserError, match="expected uniforms"):
-            points(GeneratorInduced(0.5), fs.Models(GAUSSIAN, ema=GAUSSIAN), (x0, z, times._replace(u=u)))
+            points(
+                GeneratorInduced(0.5),
+                fs.Models(GAUSSIAN, ema=GAUSSIAN),
+                (x0, z, times._replace(u=u)),
+            )
 
 
 def test_a_base_is_a_name_or_options_or_a_method():
@@ -219,11 +248,15 @@ def test_a_base_is_a_name_or_options_or_a_method():
 
 @pytest.mark.parametrize("predictor", ["ema", "student"])
 def test_a_second_stage_of_gc_is_gc_over_the_second_stage(predictor):
-    """Its endpoints below t' are the frozen network's too; only the first stages differ: one with GC, one without."""
+    """Its endpoints below t' are the frozen network's too; only the first stages differ: one with
+    GC, one without.
+    """
     options = {"share": 0.6, "predictor": predictor}
     first = fs.methods.gc(base="ect", **options)
     method = fs.methods.tcm(base=first)
-    assert replace(method, before=None) == replace(fs.methods.gc(base="tcm", **options), before=None)
+    assert replace(method, before=None) == replace(
+        fs.methods.gc(base="tcm", **options), before=None
+    )
     assert method.before == first
 
 
@@ -232,8 +265,14 @@ def test_guidance_of_a_base_needs_labels_too():
     guided = fs.methods.gc(base={"method": "cd"})
     guided = replace(guided, coupling=replace(guided.coupling, inner=Teacher(guidance=2.0)))
     assert sources.guidance_of(guided) == 2.0
-    run = tiny_run(method="gc", method_options={"base": {"method": "scd", "guidance": 2.0}}, teacher="exact:ring8")
-    with pytest.raises(UserError, match=r"guidance = 2\.0: expected 0, since data 'ring8' has no labels"):
+    run = tiny_run(
+        method="gc",
+        method_options={"base": {"method": "scd", "guidance": 2.0}},
+        teacher="exact:ring8",
+    )
+    with pytest.raises(
+        UserError, match=r"guidance = 2\.0: expected 0, since data 'ring8' has no labels"
+    ):
         fs.train(run, progress=False, device="cpu")
 
 

@@ -11,7 +11,10 @@ import fewstep as fs
 from fewstep.base.options import names_of
 
 PAGES = Path(__file__).parents[2] / "docs" / "methods"
-TOGETHER = {"sct": "scm", "scd": "scm"}  # methods that share a page, where the code makes `sct` and `scd`
+TOGETHER = {
+    "sct": "scm",
+    "scd": "scm",
+}  # methods that share a page, where the code makes `sct` and `scd`
 
 
 @pytest.mark.parametrize("name", names_of(fs.methods))

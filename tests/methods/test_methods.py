@@ -31,11 +31,17 @@ METHODS = {
     "gc ramp": ("gc", {"base": {"method": "ict", "s1": 160}, "share": 0.9, "share_end": 0.3}),
     "gc tcm": ("gc", {"base": "tcm"}),
     "tcm": ("tcm", {}),
-    "tcm huber edm": ("tcm", {"base": {"method": "ect", "c": 0.06, "weight": "edm"}, "realised": True}),
+    "tcm huber edm": (
+        "tcm",
+        {"base": {"method": "ect", "c": 0.06, "weight": "edm"}, "realised": True},
+    ),
     "tcm heun": ("tcm", {"base": {"method": "ect", "pairs": "heun"}}),
     "mcm": ("mcm", {}),
     "mcm 1": ("mcm", {"K": 1, "steps": 16, "steps_end": 128}),
-    "mcm literal": ("mcm", {"space": "x0", "weight": "snr_plus_one", "steps": 16, "steps_end": 128}),
+    "mcm literal": (
+        "mcm",
+        {"space": "x0", "weight": "snr_plus_one", "steps": 16, "steps_end": 128},
+    ),
     "mcm addim": ("mcm", {"pairs": "addim", "steps": 16, "steps_end": 128}),
     "mcm squared": ("mcm", {"distance": "squared", "K": 2, "steps": 16, "steps_end": 128}),
     "direct": ("direct_cm", {}),
@@ -48,7 +54,9 @@ METHODS = {
     "sct differences": ("sct", {"derivative": "difference", "label": "time", "norm": "rms"}),
     "scd": ("scd", {"balance": "none", "warmup": 0.75}),
 }
-BATCHED = {"ect ot"}  # its pairs are made within the batch, so a row is not what it is alone, nor is it on a device
+BATCHED = {
+    "ect ot"
+}  # its pairs are made within the batch, so a row is not what it is alone, nor is it on a device
 FINE = {"ect edm"}  # its gaps end at 1e-4 of t, of whose squared error float32 keeps two digits
 
 pytestmark = pytest.mark.parametrize(("name", "options"), METHODS.values(), ids=METHODS.keys())
@@ -61,10 +69,14 @@ def leave_out(rows: set[str], name: str, options: dict, reason: str) -> None:
 
 
 def models(student, method: fs.Method) -> fs.Models:
-    """All the networks that a method can ask for; a learned balance that has learned nothing leaves losses alone."""
+    """All the networks that a method can ask for; a learned balance that has learned nothing leaves
+    losses alone.
+    """
     truth = Gaussian(process=method.process)
     teacher = lambda x, t, cond=None: truth(x, t)  # noqa: E731
-    return fs.Models(student, ema=student, teacher=teacher, frozen=student, balance=torch.zeros_like)
+    return fs.Models(
+        student, ema=student, teacher=teacher, frozen=student, balance=torch.zeros_like
+    )
 
 
 def build(name: str, options: dict) -> fs.Method:
@@ -72,18 +84,32 @@ def build(name: str, options: dict) -> fs.Method:
 
 
 def batch(
-    method: fs.Method, rows: int = 6, shape: tuple[int, ...] = (2, 3), dtype=torch.float64, progress: float = 0.6
+    method: fs.Method,
+    rows: int = 6,
+    shape: tuple[int, ...] = (2, 3),
+    dtype=torch.float64,
+    progress: float = 0.6,
 ):
     source = generator(0, "batch")
-    x0, z = (torch.randn(rows, *shape, generator=source, dtype=torch.float64).to(dtype) for _ in range(2))
+    x0, z = (
+        torch.randn(rows, *shape, generator=source, dtype=torch.float64).to(dtype) for _ in range(2)
+    )
     u = torch.rand(rows, 2, generator=source, dtype=torch.float64)
     return x0, z, method.times(u, progress, torch.arange(rows))
 
 
-@pytest.mark.parametrize("text", [*(text for text, *_ in structure.PROPERTIES), "options survive JSON"])
+@pytest.mark.parametrize(
+    "text", [*(text for text, *_ in structure.PROPERTIES), "options survive JSON"]
+)
 def test_what_verify_asks_of_every_method(name, options, text):
-    """The properties that `fewstep verify` has of ours and of a user's own, on every row of this table."""
-    found = [check for check in builtin.of("it", name, options, quick=True) if check.name == f"it: {text}"]
+    """The properties that `fewstep verify` has of ours and of a user's own, on every row of this
+    table.
+    """
+    found = [
+        check
+        for check in builtin.of("it", name, options, quick=True)
+        if check.name == f"it: {text}"
+    ]
     if not found:
         assert (name, options) in [METHODS[row] for row in BATCHED]
         pytest.skip("its rows belong together")
@@ -93,7 +119,11 @@ def test_what_verify_asks_of_every_method(name, options, text):
 
 
 def test_loss_is_per_sample_finite_and_moves_only_the_student(name, options):
-    method, student, other = build(name, options), small_student((2, 3)), small_student((2, 3), seed=1)
+    method, student, other = (
+        build(name, options),
+        small_student((2, 3)),
+        small_student((2, 3), seed=1),
+    )
     given = fs.Models(student, ema=other, teacher=other, frozen=other, balance=torch.zeros_like)
     loss = method.loss(given, *batch(method))
     loss.mean().backward()
@@ -114,12 +144,16 @@ def test_any_shape_and_dtype(name, options, shape, dtype):
 
 
 def test_nothing_waits_for_the_device(name, options):
-    """On the meta device, which has shapes and no numbers, with the times on the host, as they always are."""
+    """On the meta device, which has shapes and no numbers, with the times on the host, as they
+    always are.
+    """
     leave_out(BATCHED, name, options, "the assignment is found on the host")
     method, student = build(name, options), small_student((2, 3), classes=3).to("meta")
     x0, z, times = batch(method)
     cond = torch.tensor([0, 1, 2, 0, 1, 2], device="meta")
-    everyone = fs.Models(student, ema=student, teacher=student, frozen=student, balance=torch.zeros_like)
+    everyone = fs.Models(
+        student, ema=student, teacher=student, frozen=student, balance=torch.zeros_like
+    )
     loss = method.loss(everyone, x0.to("meta"), z.to("meta"), times, cond)
     loss.mean().backward()
     assert loss.device.type == "meta"

@@ -1,4 +1,6 @@
-"""The diffusion transformer: a fresh one gives 0, and tokens know of their place by the positions alone."""
+"""The diffusion transformer: a fresh one gives 0, and tokens know of their place by the positions
+alone.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,10 @@ def test_a_fresh_network_gives_zero_and_learns_from_there():
 
 def test_a_fresh_block_is_the_identity():
     block = fs.networks.dit(SHAPES[1], **SMALL).blocks[0]
-    h, emb = torch.randn(2, 5, 24, generator=generator(0, "h")), torch.randn(2, 24, generator=generator(0, "emb"))
+    h, emb = (
+        torch.randn(2, 5, 24, generator=generator(0, "h")),
+        torch.randn(2, 24, generator=generator(0, "emb")),
+    )
     assert torch.equal(block(h, emb, None), h)
 
 
@@ -59,7 +64,9 @@ def test_patches_are_blocks_of_the_data_and_come_back(grid, patch, channels):
     assert torch.equal(tokens[1, -1], x[(1, slice(None), *last)].flatten())
     second = tuple(slice(None, patch) for _ in grid[1:])
     if grid[-1] > 1:
-        assert torch.equal(tokens[0, 1], x[(0, slice(None), *second, slice(patch, 2 * patch))].flatten())
+        assert torch.equal(
+            tokens[0, 1], x[(0, slice(None), *second, slice(patch, 2 * patch))].flatten()
+        )
 
 
 @pytest.mark.parametrize("grid", [(7,), (3, 4), (2, 3, 2)])
@@ -76,7 +83,9 @@ def test_positions_tell_tokens_apart_by_their_distance(grid):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_without_positions_whole_patches_may_be_moved(shape):
-    """Rolling the data by a patch along any axis rolls the output; the positions are what forbids it."""
+    """Rolling the data by a patch along any axis rolls the output; the positions are what forbids
+    it.
+    """
     network, (x, label) = small(shape, 0), inputs(shape)
 
     def moved_apart() -> float:
@@ -109,7 +118,10 @@ def test_low_precision():
 
 
 def test_attention_averages_equal_keys_and_picks_the_outstanding_one():
-    q, v = (torch.randn(2, 3, 5, 4, generator=generator(i, "attend"), dtype=torch.float64) for i in range(2))
+    q, v = (
+        torch.randn(2, 3, 5, 4, generator=generator(i, "attend"), dtype=torch.float64)
+        for i in range(2)
+    )
     mean = v.mean(2, keepdim=True).expand_as(v)
     torch.testing.assert_close(attend(q, torch.ones_like(q), v), mean)
     keys = torch.eye(4, dtype=torch.float64)[None, None].expand(2, 3, 4, 4)

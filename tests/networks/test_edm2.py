@@ -65,7 +65,9 @@ def test_low_precision():
 
 
 def test_sums_and_concatenations_keep_unit_magnitude():
-    a, b = (torch.randn(40, n, 200, generator=generator(n, "mp"), dtype=torch.float64) for n in (8, 24))
+    a, b = (
+        torch.randn(40, n, 200, generator=generator(n, "mp"), dtype=torch.float64) for n in (8, 24)
+    )
 
     def rms(x):
         return x.square().mean().sqrt().item()
@@ -81,14 +83,18 @@ def test_sums_and_concatenations_keep_unit_magnitude():
 
 @pytest.mark.parametrize("gain", [0.0, 0.7])
 def test_unit_in_is_unit_everywhere(gain):
-    """Every block of a fresh network keeps the magnitude of its input; the embedding's gain adds its own square."""
+    """Every block of a fresh network keeps the magnitude of its input; the embedding's gain adds
+    its own square.
+    """
     network, seen = fresh(), {}
     with torch.no_grad():
         network.out_gain.fill_(1.0)
         for name, block in network.named_modules():
             if isinstance(block, Block):
                 block.emb_gain.fill_(gain)
-                block.register_forward_hook(lambda _m, _i, out, name=name: seen.setdefault(name, out))
+                block.register_forward_hook(
+                    lambda _m, _i, out, name=name: seen.setdefault(name, out)
+                )
         x, label = (part.float() for part in inputs((3, 16, 16), 8))
         seen["out"] = network(x, label, torch.arange(8) % 3)
     assert len(seen) == 1 + sum(isinstance(part, Block) for part in network.modules())
@@ -113,7 +119,9 @@ def test_a_pass_changes_no_weight():
 
 
 def test_the_length_of_a_weight_changes_nothing():
-    """f(c w) = f(w) but for the 1e-4 in the norm; so a gradient stands at right angles to each output's weight."""
+    """f(c w) = f(w) but for the 1e-4 in the norm; so a gradient stands at right angles to each
+    output's weight.
+    """
     network, x = small(), inputs(SHAPE)
     cond = torch.tensor([0, 1, 2])
     before = network(*x, cond)
@@ -125,7 +133,9 @@ def test_the_length_of_a_weight_changes_nothing():
     with torch.no_grad():
         for number, w in enumerate(weights_of(network)):
             w *= 1.5 + number % 3
-    torch.testing.assert_close(network(*x, cond), before, rtol=0, atol=2e-3 * before.abs().max().item())
+    torch.testing.assert_close(
+        network(*x, cond), before, rtol=0, atol=2e-3 * before.abs().max().item()
+    )
 
 
 def test_normalise_makes_unit_weights_and_changes_no_output():

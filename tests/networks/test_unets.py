@@ -19,7 +19,10 @@ from tests.support.toys import tiny_run
 TINY = {"width": 8, "mult": (1, 2), "blocks": 1, "attention": (4,), "dropout": 0.3}
 KINDS = {
     "ddpmpp": ("song_unet", {}),
-    "ncsnpp": ("song_unet", {"embedding": "fourier", "encoder": "residual", "taps": (1, 3, 3, 1), "noise_mult": 2}),
+    "ncsnpp": (
+        "song_unet",
+        {"embedding": "fourier", "encoder": "residual", "taps": (1, 3, 3, 1), "noise_mult": 2},
+    ),
     "skips": ("song_unet", {"encoder": "skip", "decoder": "skip", "augment": 9}),
     "adm": ("adm_unet", {"head_channels": 4, "augment": 9}),
     "adm plain": ("adm_unet", {"heads": 2, "scale_shift": False, "resample": "conv", "group": 2}),
@@ -32,7 +35,9 @@ def tiny(kind: str, classes: int = 0, channels: int = 2, **more: object) -> nn.M
     name, options = KINDS[kind]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = getattr(fs.networks, name)((channels, 8, 8), classes, **{**TINY, **options, **more})
+        network = getattr(fs.networks, name)(
+            (channels, 8, 8), classes, **{**TINY, **options, **more}
+        )
         for p in network.parameters():
             p.data.add_(nn.init.normal_(torch.empty_like(p), std=0.1))
     return network.double()
@@ -52,7 +57,9 @@ def close(ours: torch.Tensor, expected: torch.Tensor, share: float) -> None:
 @every_kind
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_forward_derivatives_are_central_differences(kind, layout):
-    """In (x, noise_label) together, under masks, and the value beside the derivative is the plain one's."""
+    """In (x, noise_label) together, under masks, and the value beside the derivative is the plain
+    one's.
+    """
     network, (x, label), step = tiny(kind), inputs(), 1e-5
     x = x.to(memory_format=layout)
     masks = network.masks(3, (7,))
@@ -85,8 +92,12 @@ def test_the_gradient_of_a_forward_derivative_is_its_difference_in_the_weights(k
             torch._foreach_add_(weights, towards, alpha=-by)
         return value
 
-    gradients = torch.autograd.grad(loss(), weights, allow_unused=True)  # of augment labels there are none
-    slope = sum((g * d).sum().item() for g, d in zip(gradients, towards, strict=True) if g is not None)
+    gradients = torch.autograd.grad(
+        loss(), weights, allow_unused=True
+    )  # of augment labels there are none
+    slope = sum(
+        (g * d).sum().item() for g, d in zip(gradients, towards, strict=True) if g is not None
+    )
     assert slope == pytest.approx((moved(step) - moved(-step)) / (2 * step), rel=1e-5)
 
 
@@ -109,7 +120,9 @@ def test_dropout_is_its_masks_alone(kind):
     with torch.no_grad():
         calm = network.eval()(x, label)
         assert torch.equal(network.train()(x, label), calm)
-        one, again, other = (network(x, label, None, network.masks(3, (seed,))) for seed in (1, 1, 2))
+        one, again, other = (
+            network(x, label, None, network.masks(3, (seed,))) for seed in (1, 1, 2)
+        )
     assert torch.equal(one, again)
     assert not torch.allclose(one, other, rtol=1e-3)
     assert not torch.allclose(one, calm, rtol=1e-3)
@@ -135,7 +148,9 @@ def test_augment_labels_add_to_the_features_and_none_are_zeros(kind):
     with torch.no_grad():
         plain, zeros = network(x, label), network(x, label, {"augment": torch.zeros(3, 9)})
         assert torch.equal(plain, zeros)
-        assert not torch.allclose(network(x, label, {"label": None, "augment": torch.ones(3, 9)}), plain, rtol=1e-3)
+        assert not torch.allclose(
+            network(x, label, {"label": None, "augment": torch.ones(3, 9)}), plain, rtol=1e-3
+        )
 
 
 @every_kind
@@ -161,7 +176,13 @@ PAPERS = {  # millions of weights, as the papers on EDM, ECT and ADM round them
     "ddpmpp": (55.7, "song_unet", (3, 32, 32), 0, {}),
     "ncsnpp": (56, "song_unet", (3, 32, 32), 0, KINDS["ncsnpp"][1]),
     "adm": (295.9, "adm_unet", (3, 64, 64), 1000, {}),
-    "lsun": (552.8, "adm_unet", (3, 256, 256), 0, {"width": 256, "mult": (1, 1, 2, 2, 4, 4), "blocks": 2}),
+    "lsun": (
+        552.8,
+        "adm_unet",
+        (3, 256, 256),
+        0,
+        {"width": 256, "mult": (1, 1, 2, 2, 4, 4), "blocks": 2},
+    ),
 }
 
 
@@ -182,7 +203,13 @@ def test_the_papers_networks_have_the_papers_sizes(row):
 )
 def test_every_size_fits_or_is_refused_in_one_line(side, mult, blocks, kind):
     name, options = KINDS[kind]
-    options = {**TINY, **options, "mult": tuple(mult), "blocks": blocks, "attention": (side, side // 2)}
+    options = {
+        **TINY,
+        **options,
+        "mult": tuple(mult),
+        "blocks": blocks,
+        "attention": (side, side // 2),
+    }
     options |= {"group": 4} if name == "adm_unet" else {}
     with torch.device("meta"):
         if side % 2 ** (len(mult) - 1):
@@ -191,7 +218,10 @@ def test_every_size_fits_or_is_refused_in_one_line(side, mult, blocks, kind):
             assert "\n" not in str(caught.value)
         else:
             x = torch.empty(2, 1, side, side)
-            assert getattr(fs.networks, name)((1, side, side), **options)(x, torch.empty(2)).shape == x.shape
+            assert (
+                getattr(fs.networks, name)((1, side, side), **options)(x, torch.empty(2)).shape
+                == x.shape
+            )
 
 
 REFUSED = {
@@ -224,8 +254,14 @@ def test_conditions_that_do_not_fit_are_one_line(kind):
         tiny(kind, classes=3)(x, label)
     with pytest.raises(UserError, match="takes no labels"):
         tiny(kind)(x, label, torch.zeros(3, dtype=torch.int64))
-    with pytest.raises(UserError, match="got augment" if kind in ("ddpmpp", "ncsnpp", "adm plain") else "got text"):
-        tiny(kind)(x, label, {"augment": torch.zeros(3, 9)} if "augment" not in KINDS[kind][1] else {"text": 0})
+    with pytest.raises(
+        UserError, match="got augment" if kind in ("ddpmpp", "ncsnpp", "adm plain") else "got text"
+    ):
+        tiny(kind)(
+            x,
+            label,
+            {"augment": torch.zeros(3, 9)} if "augment" not in KINDS[kind][1] else {"text": 0},
+        )
 
 
 def test_resampling_is_pooling_and_repeating_and_one_is_the_others_adjoint():
@@ -234,14 +270,22 @@ def test_resampling_is_pooling_and_repeating_and_one_is_the_others_adjoint():
     close(Resample(up, (1, 1)).double()(x), interpolate(x, scale_factor=2), 1e-12)
     for taps in ((1, 1), (1, 3, 3, 1), (1, 2)):
         lower, higher = Resample(down, taps).double(), Resample(up, taps).double()
-        assert (4 * lower(x) * small).sum().item() == pytest.approx((x * higher(small)).sum().item(), rel=1e-9)
+        assert (4 * lower(x) * small).sum().item() == pytest.approx(
+            (x * higher(small)).sum().item(), rel=1e-9
+        )
 
 
 def test_song_starts_as_edm_does():
     torch.manual_seed(0)
-    network = fs.networks.song_unet((3, 8, 8), 5, **{**TINY, "width": 32, "embedding": "fourier", "noise_mult": 4})
+    network = fs.networks.song_unet(
+        (3, 8, 8), 5, **{**TINY, "width": 32, "embedding": "fourier", "noise_mult": 4}
+    )
     block = network.enc["4x4_block0"]
-    for weight, gain in ((block.conv0.weight, 1), (block.qkv.weight, 0.2**0.5), (block.conv1.weight, 1e-5)):
+    for weight, gain in (
+        (block.conv0.weight, 1),
+        (block.qkv.weight, 0.2**0.5),
+        (block.conv1.weight, 1e-5),
+    ):
         area = weight[0, 0].numel()
         bound = gain * (6 / (area * (weight.shape[0] + weight.shape[1]))) ** 0.5
         assert 0.99 * bound < weight.abs().max() <= bound
@@ -256,11 +300,17 @@ def test_song_starts_as_edm_does():
 
 @pytest.mark.parametrize("kind", ["ddpmpp", "ncsnpp", "skips"])
 def test_blocks_by_level(kind):
-    """The same number at each level is that network; others have their own number of blocks, and run."""
-    plain, same, other = (tiny(kind, **more) for more in ({}, {"level_blocks": (1, 1)}, {"level_blocks": (2, 1)}))
+    """The same number at each level is that network; others have their own number of blocks, and
+    run.
+    """
+    plain, same, other = (
+        tiny(kind, **more) for more in ({}, {"level_blocks": (1, 1)}, {"level_blocks": (2, 1)})
+    )
     x, label = inputs()
     assert torch.equal(plain(x, label), same(x, label))
-    added = {name for name, _ in other.named_modules()} - {name for name, _ in plain.named_modules()}
+    added = {name for name, _ in other.named_modules()} - {
+        name for name, _ in plain.named_modules()
+    }
     assert {name for name in added if name.count(".") == 1} == {"enc.8x8_block1", "dec.8x8_block2"}
     assert not torch.equal(other(x, label), plain(x, label))
 
@@ -279,7 +329,9 @@ def test_dropout_by_resolution():
 
 def test_adm_starts_as_edm_does():
     torch.manual_seed(0)
-    network = fs.networks.adm_unet((3, 8, 8), 50, **{**TINY, "width": 32, "head_channels": 8, "augment": 9})
+    network = fs.networks.adm_unet(
+        (3, 8, 8), 50, **{**TINY, "width": 32, "head_channels": 8, "augment": 9}
+    )
     block = network.enc["4x4_block0"]
     for part in (block.conv0, block.qkv, network.map_layer1, block.skip):
         bound = part.weight[0].numel() ** -0.5
@@ -294,12 +346,26 @@ def test_adm_starts_as_edm_does():
 def test_openai_names_where_convolutions_resample():
     """Their layout: an attention stands behind its residual block, and an `up` behind both."""
     shape, _, options = adm_options(
-        {"image_size": 8, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,2", "attention_resolutions": "4"}
+        {
+            "image_size": 8,
+            "num_channels": 32,
+            "num_res_blocks": 1,
+            "channel_mult": "1,2",
+            "attention_resolutions": "4",
+        }
     )
     network = fs.networks.adm_unet(shape, 10, **options)
     theirs = set(names(network).values())
-    assert {"input_blocks.2.0.op.weight", "output_blocks.1.2.conv.weight", "input_blocks.3.1.qkv.weight"} <= theirs
-    assert {"label_emb.weight", "middle_block.1.norm.weight", "middle_block.2.in_layers.0.bias"} <= theirs
+    assert {
+        "input_blocks.2.0.op.weight",
+        "output_blocks.1.2.conv.weight",
+        "input_blocks.3.1.qkv.weight",
+    } <= theirs
+    assert {
+        "label_emb.weight",
+        "middle_block.1.norm.weight",
+        "middle_block.2.in_layers.0.bias",
+    } <= theirs
     weights = network.state_dict()
     exported = to_openai(network, weights)
     assert exported["label_emb.weight"].shape == (10, 128)
@@ -312,7 +378,14 @@ def test_openai_names_where_convolutions_resample():
 
 
 def test_a_run_trains_one_and_samples_it():
-    network_options = {"width": 8, "mult": [1, 2], "blocks": 1, "attention": [], "taps": [1, 1], "augment": 0}
+    network_options = {
+        "width": 8,
+        "mult": [1, 2],
+        "blocks": 1,
+        "attention": [],
+        "taps": [1, 1],
+        "augment": 0,
+    }
     run = tiny_run(network="song_unet", network_options=network_options, iterations=2, batch=8)
     x0 = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     made = fs.train(run, data={"x0": x0 * 2 - 1, "cond": torch.arange(16) % 2}, progress=False)
@@ -322,6 +395,8 @@ def test_a_run_trains_one_and_samples_it():
 
 
 def test_labels_beyond_the_classes_are_refused_and_minus_one_is_none():
-    assert torch.equal(one_hot(torch.tensor([-1, 0, 2]), 3, torch.float32), torch.eye(4)[[3, 0, 2], :3])
+    assert torch.equal(
+        one_hot(torch.tensor([-1, 0, 2]), 3, torch.float32), torch.eye(4)[[3, 0, 2], :3]
+    )
     with pytest.raises(IndexError):
         one_hot(torch.tensor([3]), 3, torch.float32)

@@ -57,7 +57,9 @@ def test_the_sizes_of_the_paper(size, options, parameters, near):
 
 
 def test_a_fresh_network_is_pooling_positions_and_skips():
-    """Its blocks are identities, so what is left are the convolutions between and the sums over sqrt(2)."""
+    """Its blocks are identities, so what is left are the convolutions between and the sums over
+    sqrt(2).
+    """
     with forked(0, "parameters"):
         network = fs.networks.uvit(SHAPE, 0, **SMALL).double()
     x, label = inputs(SHAPE)
@@ -77,7 +79,9 @@ def test_a_fresh_network_is_pooling_positions_and_skips():
         back = placed(network.up[0], twice(network.narrow[0](deep)))
         for _ in range(2):
             back = (back + half) / 2**0.5
-        top = twice(network.narrow[1](back))  # a residual block's skip is in its branch, which is 0 here
+        top = twice(
+            network.narrow[1](back)
+        )  # a residual block's skip is in its branch, which is 0 here
         expected = network.outlet(silu(network.norm(top)))
         torch.testing.assert_close(network(x, label), expected, rtol=1e-12, atol=1e-12)
 
@@ -106,7 +110,9 @@ def test_a_skip_like_the_input_is_an_input_of_twice_the_variance():
         joined.norm_skip.load_state_dict(joined.norm.state_dict())
         for p in plain.norm.parameters():
             p *= 2**0.5
-    torch.testing.assert_close(joined(h, h, emb, None), plain(h, None, emb, None), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        joined(h, h, emb, None), plain(h, None, emb, None), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_derivatives():

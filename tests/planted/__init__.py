@@ -1,7 +1,8 @@
-"""Mistakes that implementations of consistency models really make, each planted in one part of the package.
+"""Mistakes that implementations of consistency models really make, each planted in one part of the
+package.
 
-A row is what is wrong, where it is planted, what stands there instead (made of the original), and the check that must
-notice, by its name.
+A row is what is wrong, where it is planted, what stands there instead (made of the original), and
+the check that must notice, by its name.
 """
 
 from tests.planted import methods, noise, options, parts

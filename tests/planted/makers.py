@@ -53,21 +53,25 @@ def wrong_alpha(addim):
 def masks_anew(original):
     def drawn(student, rows, seed, device):
         numbers = iter(range(100))
-        return lambda who, x, t, cond: dropout(student, rows, None if seed is None else [next(numbers)], device)(
-            who, x, t, cond
-        )
+        return lambda who, x, t, cond: dropout(
+            student, rows, None if seed is None else [next(numbers)], device
+        )(who, x, t, cond)
 
     return drawn
 
 
 def generated(*, fresh: bool = False, upper: bool = False, inverted: bool = False):
-    """GC's coupling with other noise for the pair, the endpoint made at t, or the wrong share of the rows."""
+    """GC's coupling with other noise for the pair, the endpoint made at t, or the wrong share of
+    the rows.
+    """
 
     def make(original):
         def pairs(self, models, process, x0, z, times, cond):
             rows = (times.u[:, 1] < self.share) != inverted
             at = times.t if upper else times.r
-            end = self.predictor(models)(process.mix(x0, z, at), at, cond).clamp(-self.bound, self.bound)
+            end = self.predictor(models)(process.mix(x0, z, at), at, cond).clamp(
+                -self.bound, self.bound
+            )
             data = torch.where(expand(rows, x0).bool(), end, x0)
             noise = torch.where(expand(rows, x0).bool(), z.flip(0), z) if fresh else z
             return process.mix(data, noise, times.t), process.mix(data, noise, times.r)
@@ -101,7 +105,9 @@ def not_normalised(weighed):
 
 def along_from_below(call):
     def moved(self, process, net, x, t, s, cond=None, **options):
-        low = torch.tensor([max((g for g in self.grid if g < at), default=0.0) for at in t.tolist()])
+        low = torch.tensor(
+            [max((g for g in self.grid if g < at), default=0.0) for at in t.tolist()]
+        )
         return call(self, process, net, x, torch.maximum(low.double(), s), s, cond, **options)
 
     return moved
@@ -171,7 +177,9 @@ def guided_twice(both):
 
 
 def no_correction(heun):
-    return lambda process, net, x, t, s, cond=None, **options: solvers.euler(process, net, x, t, s, cond)
+    return lambda process, net, x, t, s, cond=None, **options: solvers.euler(
+        process, net, x, t, s, cond
+    )
 
 
 def bare_jump(jump):
@@ -198,7 +206,9 @@ def forgets_moments(restore):
 
 
 def from_the_first(normal):
-    return lambda seed, stream, first, count, shape, block: normal(seed, stream, 0, count, shape, block)
+    return lambda seed, stream, first, count, shape, block: normal(
+        seed, stream, 0, count, shape, block
+    )
 
 
 def without_alpha(velocity):

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fewstep.core import balances, couplings, denoiser, method, solvers, spaces, tangents, targets, times
+from fewstep.core import (
+    balances,
+    couplings,
+    denoiser,
+    method,
+    solvers,
+    spaces,
+    tangents,
+    targets,
+    times,
+)
 from fewstep.core.method import Method
 from fewstep.core.process import Process
 from fewstep.core.times import curricula
@@ -46,7 +56,13 @@ BUGS = [
         with_gradient,
         "tcm: gradient reaches the student, nobody else",
     ),
-    Bug("anchor a step off", times.Segments, "at", anchor_off, "MCM: r >= a = start of t's segment, n steps each"),
+    Bug(
+        "anchor a step off",
+        times.Segments,
+        "at",
+        anchor_off,
+        "MCM: r >= a = start of t's segment, n steps each",
+    ),
     Bug(
         "anchor a step off, in the times",
         times.Segments,
@@ -61,10 +77,28 @@ BUGS = [
         lambda f: lambda x, y: f(x, y).mean().expand(len(x)),
         "aDDIM: x_var = eta |x0 - x0_hat|^2/d, each sample's",
     ),
-    Bug("masks not shared", method, "dropout", masks_anew, "ict: dropout masks are shared by both passes"),
+    Bug(
+        "masks not shared",
+        method,
+        "dropout",
+        masks_anew,
+        "ict: dropout masks are shared by both passes",
+    ),
     Bug("GC: rows inverted", couplings.GeneratorInduced, "__call__", generated(inverted=True), GC),
-    Bug("GC: endpoint from the upper point", couplings.GeneratorInduced, "__call__", generated(upper=True), GC),
-    Bug("GC: new noise for the pair", couplings.GeneratorInduced, "__call__", generated(fresh=True), GC),
+    Bug(
+        "GC: endpoint from the upper point",
+        couplings.GeneratorInduced,
+        "__call__",
+        generated(upper=True),
+        GC,
+    ),
+    Bug(
+        "GC: new noise for the pair",
+        couplings.GeneratorInduced,
+        "__call__",
+        generated(fresh=True),
+        GC,
+    ),
     Bug(
         "GC: share inverted",
         couplings.GeneratorInduced,
@@ -81,11 +115,21 @@ BUGS = [
         ATOM,
     ),
     Bug(
-        "TCM: student asked below t'", targets.Truncated, "__call__", lambda f: lambda self, models: models.student, TCM
+        "TCM: student asked below t'",
+        targets.Truncated,
+        "__call__",
+        lambda f: lambda self, models: models.student,
+        TCM,
     ),
     Bug("CD: target by the student", targets.Ema, "__call__", ema_by_student, CD),
     Bug("CD: the student's own ODE", couplings.Teacher, "__call__", asks_student, CD),
-    Bug("CT: target by the student", targets.Ema, "__call__", ema_by_student, "ct: ||D(x_t,t) - D_ema(x_r,r)||^2 / D"),
+    Bug(
+        "CT: target by the student",
+        targets.Ema,
+        "__call__",
+        ema_by_student,
+        "ct: ||D(x_t,t) - D_ema(x_r,r)||^2 / D",
+    ),
     Bug(
         "ECT: q^-j for q^-(j+1)",
         times.RatioMap,
@@ -121,7 +165,13 @@ BUGS = [
         lambda f: lambda self, *a: f(replace(self, warmup=0.0), *a),
         SCT,
     ),
-    Bug("sCM: tangent not normalised", tangents.Tangent, "normalised", lambda f: lambda self, g: g, SCT),
+    Bug(
+        "sCM: tangent not normalised",
+        tangents.Tangent,
+        "normalised",
+        lambda f: lambda self, g: g,
+        SCT,
+    ),
     Bug(
         "sCM: sign of the tangent",
         tangents.Tangent,
@@ -133,7 +183,11 @@ BUGS = [
         "sCM: e^u for e^-u",
         balances.LogVariance,
         "__call__",
-        lambda f: lambda self, loss, t, models: f(self, loss, t, replace(models, balance=lambda x: -models.balance(x))),
+        lambda f: (
+            lambda self, loss, t, models: f(
+                self, loss, t, replace(models, balance=lambda x: -models.balance(x))
+            )
+        ),
         SCT,
     ),
     Bug(
@@ -150,7 +204,19 @@ BUGS = [
         lambda f: lambda self, *a: f(replace(self, reweight=False), *a),
         "direct_cm: w of shared rows makes levels uniform",
     ),
-    Bug("a mean over the batch inside the loss", Method, "loss", batch_mean, "ect: a batch is its items"),
+    Bug(
+        "a mean over the batch inside the loss",
+        Method,
+        "loss",
+        batch_mean,
+        "ect: a batch is its items",
+    ),
     Bug("MCM compared in x0, not in v", spaces, "v", lambda f: spaces.x0, MCM_V),
-    Bug("the network asked at the boundary", Process, "jump", bare_jump, "mcm: r = a asks no network at r"),
+    Bug(
+        "the network asked at the boundary",
+        Process,
+        "jump",
+        bare_jump,
+        "mcm: r = a asks no network at r",
+    ),
 ]

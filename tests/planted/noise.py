@@ -28,7 +28,11 @@ def frozen_lives(hand_over):
 
 BUGS = [
     Bug(
-        "aDDIM's last step the other way", solvers, "addim", other_rule, "aDDIM: the last step adds x_var, or is DDIM's"
+        "aDDIM's last step the other way",
+        solvers,
+        "addim",
+        other_rule,
+        "aDDIM: the last step adds x_var, or is DDIM's",
     ),
     Bug(
         "variance 0.1 / (1/2 + SNR)",

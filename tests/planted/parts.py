@@ -36,7 +36,13 @@ BUGS = [
     Bug("weight 1 for 1/(t-r)", weights, "inverse_gap", lambda f: weights.one, "weight 1/(t - r)"),
     Bug("weight 1 for 1/(t-r), in the loss", weights, "inverse_gap", lambda f: weights.one, ECT),
     Bug("weight SNR for SNR + 1", weights, "snr_plus_one", lambda f: weights.snr, "weight SNR + 1"),
-    Bug("weight SNR, in the loss", weights, "snr_plus_one", lambda f: weights.snr, "mcm: (SNR + 1) huber of x0"),
+    Bug(
+        "weight SNR, in the loss",
+        weights,
+        "snr_plus_one",
+        lambda f: weights.snr,
+        "mcm: (SNR + 1) huber of x0",
+    ),
     Bug(
         "alpha of the wrong time in aDDIM",
         solvers,
@@ -58,7 +64,13 @@ BUGS = [
         other_sigma_data,
         "sigma_data, weights and samples survive a reload",
     ),
-    Bug("stage 2 from raw weights", hand_over, "hand_over", raw_weights, "tcm: stage 2 starts from stage 1's average"),
+    Bug(
+        "stage 2 from raw weights",
+        hand_over,
+        "hand_over",
+        raw_weights,
+        "tcm: stage 2 starts from stage 1's average",
+    ),
     Bug(
         "stage 2 from raw weights, in a run",
         hand_over,
@@ -66,7 +78,13 @@ BUGS = [
         raw_weights,
         "tcm: frozen network = average at the switch",
     ),
-    Bug("Heun without its correction", solvers, "heun", no_correction, "Heun: error of a PF-ODE falls like n^-2"),
+    Bug(
+        "Heun without its correction",
+        solvers,
+        "heun",
+        no_correction,
+        "Heun: error of a PF-ODE falls like n^-2",
+    ),
     Bug(
         "huber: c without sqrt(D)",
         distances.RootHuber,
@@ -88,7 +106,13 @@ BUGS = [
         one_sd,
         "EDM: c_skip = sd^2/(t^2+sd^2), c_out = t sd/sqrt(..)",
     ),
-    Bug("r not clipped at 0", times.RatioMap, "at", not_clipped, "ect: r = t (1 - q^-(j+1) (1 + k sigmoid(-bt)))"),
+    Bug(
+        "r not clipped at 0",
+        times.RatioMap,
+        "at",
+        not_clipped,
+        "ect: r = t (1 - q^-(j+1) (1 + k sigmoid(-bt)))",
+    ),
     Bug(
         "N(k) off by one",
         curricula.Progressive,
@@ -112,7 +136,11 @@ BUGS = [
     ),
     Bug("initial weights not averaged", sources, "find", by_student, HANDED),
     Bug(
-        "guidance of w for 1 + w", denoiser.Guided, "both", guided_by_w, "guidance: D_c + g (D_c - D_u), x_var unguided"
+        "guidance of w for 1 + w",
+        denoiser.Guided,
+        "both",
+        guided_by_w,
+        "guidance: D_c + g (D_c - D_u), x_var unguided",
     ),
     Bug(
         "aDDIM: variance of the guided guess",
@@ -125,7 +153,11 @@ BUGS = [
         "teacher of another process, x not scaled",
         denoiser.Across,
         "__call__",
-        lambda f: lambda self, x_t, t, cond=None: self.denoiser(x_t, self.own.time_at(self.asked.level(t)), cond),
+        lambda f: (
+            lambda self, x_t, t, cond=None: self.denoiser(
+                x_t, self.own.time_at(self.asked.level(t)), cond
+            )
+        ),
         "teacher of another process: D(x/alpha, sigma/alpha)",
     ),
     Bug(

@@ -20,7 +20,9 @@ def test_an_example_is_short_and_uses_public_names(path):
     assert len(source.splitlines()) < 60
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
-            assert not (node.module or "").startswith("fewstep"), "an example imports fewstep as fs and nothing else"
+            assert not (node.module or "").startswith("fewstep"), (
+                "an example imports fewstep as fs and nothing else"
+            )
         if isinstance(node, ast.Attribute):
             assert not node.attr.startswith("_") or node.attr.startswith("__")
 

@@ -1,4 +1,6 @@
-"""The loop of generator-induced coupling: how far an endpoint may lead, and that the loop has a fixed point."""
+"""The loop of generator-induced coupling: how far an endpoint may lead, and that the loop has a
+fixed point.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def rebuilt(method: fs.Method, endpoint: float) -> torch.Tensor:
 def test_endpoints_stay_within_three_deviations_but_never_within_the_data(sigma_data, limit):
     method = fs.methods.gc(share=1.0, sigma_data=sigma_data)
     for far in (1e5, -1e5):
-        torch.testing.assert_close(rebuilt(method, far), torch.full((4, 2), math.copysign(limit, far)))
+        torch.testing.assert_close(
+            rebuilt(method, far), torch.full((4, 2), math.copysign(limit, far))
+        )
     near = 0.99 * limit
     torch.testing.assert_close(rebuilt(method, near), torch.full((4, 2), near))
 
@@ -39,7 +43,9 @@ def test_no_bound_is_the_papers_coupling():
 
 
 def test_levels_that_share_no_weight_settle_where_least_squares_says():
-    """The full loop of a number for each level, solved level by level: the endpoint is the model's own."""
+    """The full loop of a number for each level, solved level by level: the endpoint is the model's
+    own.
+    """
     std, grid = 0.5, fs.times.karras(0.002, 5.0, 20, 7.0).flip(0).tolist()
     source = torch.Generator().manual_seed(0)
     gain, expected = 1.0, 1.0
@@ -47,7 +53,9 @@ def test_levels_that_share_no_weight_settle_where_least_squares_says():
         x0, z = (torch.randn(200_000, 1, generator=source, dtype=torch.float64) for _ in range(2))
         lead = lambda x, at, cond=None, g=gain: g * x  # noqa: E731
         rows = torch.full((len(x0),), r, dtype=torch.float64)
-        times = fs.times.Times(rows + (t - r), rows, 0 * rows, 1 + 0 * rows, torch.zeros(len(x0), 2).double())
+        times = fs.times.Times(
+            rows + (t - r), rows, 0 * rows, 1 + 0 * rows, torch.zeros(len(x0), 2).double()
+        )
         coupling = fs.couplings.GeneratorInduced(1.0, fs.targets.Student(), math.inf)
         x_t, x_r = coupling(Models(student=lead), fs.process.edm(), std * x0, z, times, None)
         a, inner = expected, expected**2 * (std**2 + r * r)

@@ -40,7 +40,9 @@ FREE_OF_TORCH = (
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, full name) of each module or name of fewstep that a file imports, types alone included."""
+    """(line, full name) of each module or name of fewstep that a file imports, types alone
+    included.
+    """
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             module = node.module or ""
@@ -48,7 +50,9 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
                 yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
         elif isinstance(node, ast.Import):
             names = (alias.name for alias in node.names)
-            yield from ((node.lineno, name) for name in names if name.partition(".")[0] == "fewstep")
+            yield from (
+                (node.lineno, name) for name in names if name.partition(".")[0] == "fewstep"
+            )
 
 
 def crossings() -> Iterator[tuple[str, str, str]]:
@@ -71,7 +75,11 @@ def test_the_packages_are_these_ten():
 
 def test_no_package_imports_one_behind_it_or_the_face():
     place = {package: number for number, package in enumerate(PACKAGES)}
-    upward = [where for package, other, where in crossings() if place.get(other, len(PACKAGES)) > place[package]]
+    upward = [
+        where
+        for package, other, where in crossings()
+        if place.get(other, len(PACKAGES)) > place[package]
+    ]
     assert upward == []
 
 
@@ -89,9 +97,16 @@ def test_a_run_is_an_argument_in_these_packages_alone():
 
 @pytest.mark.parametrize("module", FREE_OF_TORCH)
 def test_these_files_name_no_torch(module):
-    """What `--help` and a recipe's settings need; that the command line stays free of it is timed elsewhere."""
+    """What `--help` and a recipe's settings need; that the command line stays free of it is timed
+    elsewhere.
+    """
     tree = ast.parse((SOURCE / module).read_text())
-    inside = {id(child) for node in tree.body if isinstance(node, ast.FunctionDef) for child in ast.walk(node)}
+    inside = {
+        id(child)
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+        for child in ast.walk(node)
+    }
     nodes = [node for node in ast.walk(tree) if id(node) not in inside]
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]

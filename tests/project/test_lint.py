@@ -1,4 +1,6 @@
-"""No source of the package runs what a file holds, draws from a global generator, listens, or validates by assert."""
+"""No source of the package runs what a file holds, draws from a global generator, listens, or
+validates by assert.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +22,55 @@ AUDITED = {
         "global generator",
     ): "the one place where the global generators are borrowed and put back",
     ("fewstep/__init__.py", "import by name"): "the package's own names, from a table in that file",
-    ("fewstep/core/__init__.py", "import by name"): "the package's own names, from a table in that file",
+    (
+        "fewstep/core/__init__.py",
+        "import by name",
+    ): "the package's own names, from a table in that file",
     ("fewstep/cli/__init__.py", "import by name"): "a verb of the closed table VERBS",
-    ("fewstep/cli/user_code.py", "import by name"): "module:function that the user typed; no file can name it",
-    ("fewstep/training/ranks.py", "network"): "processes of one run, that a launcher's environment names to each other",
+    (
+        "fewstep/cli/user_code.py",
+        "import by name",
+    ): "module:function that the user typed; no file can name it",
+    (
+        "fewstep/training/ranks.py",
+        "network",
+    ): "processes of one run, that a launcher's environment names to each other",
     (
         "fewstep/analysis/metrics/extractors.py",
         "code that a file holds",
     ): "one TorchScript file, known by its SHA-256 alone",
-    ("fewstep/analysis/verify/builtin.py", "attribute of a module by name"): "methods by the names in that file",
-    ("fewstep/analysis/verify/exact_maps.py", "attribute of a module by name"): "methods by the names in that file",
-    ("fewstep/analysis/verify/fixed_points.py", "attribute of a module by name"): "methods by the names in that file",
-    ("fewstep/analysis/verify/papers.py", "attribute of a module by name"): "methods by the names in that file",
-    ("fewstep/analysis/verify/solver_checks.py", "attribute of a module by name"): "solvers by the names in that file",
-    ("benchmarks/startup.py", "process"): "times fresh interpreters, a fixed list of arguments without a shell",
-    ("benchmarks/reliability.py", "process"): "times the command line, a fixed list of arguments without a shell",
-    ("benchmarks/feedback.py", "global generator"): "a simulation seeded at its start, apart from the package",
+    (
+        "fewstep/analysis/verify/builtin.py",
+        "attribute of a module by name",
+    ): "methods by the names in that file",
+    (
+        "fewstep/analysis/verify/exact_maps.py",
+        "attribute of a module by name",
+    ): "methods by the names in that file",
+    (
+        "fewstep/analysis/verify/fixed_points.py",
+        "attribute of a module by name",
+    ): "methods by the names in that file",
+    (
+        "fewstep/analysis/verify/papers.py",
+        "attribute of a module by name",
+    ): "methods by the names in that file",
+    (
+        "fewstep/analysis/verify/solver_checks.py",
+        "attribute of a module by name",
+    ): "solvers by the names in that file",
+    (
+        "benchmarks/startup.py",
+        "process",
+    ): "times fresh interpreters, a fixed list of arguments without a shell",
+    (
+        "benchmarks/reliability.py",
+        "process",
+    ): "times the command line, a fixed list of arguments without a shell",
+    (
+        "benchmarks/feedback.py",
+        "global generator",
+    ): "a simulation seeded at its start, apart from the package",
 }
 
 BAD = {
@@ -124,7 +159,11 @@ def sources():
 
 
 def test_no_source_breaks_a_rule_but_for_the_audited():
-    found = {(name, rule): (line, told) for name, text in sources() for rule, line, told in findings(text)}
+    found = {
+        (name, rule): (line, told)
+        for name, text in sources()
+        for rule, line, told in findings(text)
+    }
     assert {key: told for key, told in found.items() if key not in AUDITED} == {}
 
 
@@ -136,7 +175,11 @@ def test_no_exception_is_left_over():
 def test_every_file_is_read():
     names = [name for name, _ in sources()]
     assert len(names) > 150
-    assert {"fewstep/run/checkpoint/format.py", "fewstep/cli/user_code.py", "examples/phased.py"} <= set(names)
+    assert {
+        "fewstep/run/checkpoint/format.py",
+        "fewstep/cli/user_code.py",
+        "examples/phased.py",
+    } <= set(names)
 
 
 @pytest.mark.parametrize(("text", "rule"), BAD.items(), ids=range(len(BAD)))
@@ -151,6 +194,8 @@ def test_a_good_line_is_left_alone(text):
 
 @pytest.mark.parametrize("text", BAD, ids=range(len(BAD)))
 def test_a_planted_line_is_caught_in_the_midst_of_a_file(text):
-    """The findings of a real file and the planted line together: nothing before it blinds the reader."""
+    """The findings of a real file and the planted line together: nothing before it blinds the
+    reader.
+    """
     real = (SOURCE / "run" / "generator.py").read_text(encoding="utf-8")
     assert len(findings(f"{real}\n{text}")) > len(findings(real))

@@ -10,7 +10,13 @@ from fewstep.cli import VERBS, main
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
-COMMANDS = [line for kind, block in BLOCKS if kind == "console" for line in block.splitlines() if "fewstep " in line]
+COMMANDS = [
+    line
+    for kind, block in BLOCKS
+    if kind == "console"
+    for line in block.splitlines()
+    if "fewstep " in line
+]
 
 
 def test_the_python_runs_and_finds_the_circle(tmp_path, monkeypatch, capsys):
@@ -34,7 +40,9 @@ def test_the_python_of_the_laboratory_page_runs_and_is_right(monkeypatch):
 
 
 def test_the_commands_run(tmp_path, monkeypatch):
-    """In their order, since one uses what another wrote; training is cut short, and done by one process."""
+    """In their order, since one uses what another wrote; training is cut short, and done by one
+    process.
+    """
     monkeypatch.chdir(tmp_path)
     for line in COMMANDS:
         words = shlex.split(line)

@@ -29,7 +29,9 @@ def f64(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("sidecar", sorted((Path(__file__).parents[1] / "conformance").glob("edm2_phema*.json")))
+@pytest.mark.parametrize(
+    "sidecar", sorted((Path(__file__).parents[1] / "conformance").glob("edm2_phema*.json"))
+)
 def test_agrees_with_the_reference(sidecar):
     about = json.loads(sidecar.read_text())
     TESTED[about["kind"]](Case(about, load_file(sidecar.with_suffix(".safetensors"))))
@@ -46,12 +48,16 @@ def test_the_exponent_is_that_of_the_standard_deviation(std):
 
 @given(st.floats(-0.3, 20), st.floats(-0.3, 20), st.floats(0.2, 5))
 def test_products_are_the_integrals_of_the_profiles(a, b, end):
-    """By quadrature over u = t^(1/20), where both profiles are smooth; one ends at 1, the other at `end`."""
+    """By quadrature over u = t^(1/20), where both profiles are smooth; one ends at 1, the other at
+    `end`.
+    """
     u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
     width = min(1.0, end)
     t, dt = width * u**20, width * 20 * u**19 / 20_000
     there = ((a + 1) * t**a * (b + 1) * t**b / end ** (b + 1) * dt).sum().item()
-    assert profile_products(f64(1), f64(a), f64(end), f64(b)).item() == pytest.approx(there, rel=1e-4)
+    assert profile_products(f64(1), f64(a), f64(end), f64(b)).item() == pytest.approx(
+        there, rel=1e-4
+    )
 
 
 def test_a_power_average_weighs_time_by_its_power():
@@ -71,7 +77,10 @@ def test_half_of_what_an_average_held_is_left_after_its_half_life():
 
 
 def test_a_stored_profile_is_reconstructed_by_itself_and_any_other_closely():
-    times, exponents = f64(*range(100, 900, 100)).repeat_interleave(2), f64(*map(power_exponent, (0.05, 0.1))).repeat(8)
+    times, exponents = (
+        f64(*range(100, 900, 100)).repeat_interleave(2),
+        f64(*map(power_exponent, (0.05, 0.1))).repeat(8),
+    )
     own = posthoc_coefficients(times, exponents, times, exponents)
     torch.testing.assert_close(own, torch.eye(16, dtype=torch.float64), atol=1e-7, rtol=0)
     for std in (0.06, 0.075, 0.09):
@@ -90,7 +99,9 @@ def test_a_stored_profile_is_reconstructed_by_itself_and_any_other_closely():
 def tracked(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     averages = ("power:0.05", "power:0.1", "power:0.07", "halflife:400", "decay:0.5")
-    run = tiny_run(iterations=80, lr=0.01, averages=averages, snapshot_every=10, checkpoint_every=40)
+    run = tiny_run(
+        iterations=80, lr=0.01, averages=averages, snapshot_every=10, checkpoint_every=40
+    )
     return out, fs.train(run, out=out, progress=False, device="cpu")
 
 
@@ -102,7 +113,10 @@ def test_a_run_keeps_its_averages_by_name(tracked):
         assert all(not torch.equal(one, other) for other in loaded[:i])
     assert torch.equal(loaded[1], made.denoiser.network.outlet.weight)
     names = {path.name for path in RunFolder(out).snapshot(80).iterdir()}
-    assert names == {f"power-{s}.safetensors" for s in ("0.05", "0.1", "0.07")} | {"manifest.json", "state.json"}
+    assert names == {f"power-{s}.safetensors" for s in ("0.05", "0.1", "0.07")} | {
+        "manifest.json",
+        "state.json",
+    }
     with pytest.raises(UserError, match=r"no weights 'decay:0\.8'"):
         fs.load(out, ema="decay:0.8")
     with pytest.raises(UserError, match=r"power:0\.05"):
@@ -128,7 +142,9 @@ def test_a_standard_deviation_far_from_the_stored_ones_is_told(tracked, caplog):
     assert "make of power:0.002 is" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["power", "power:x", "power:0.31", "decay:1", "halflife:0", "halflife:inf", "fast:3"])
+@pytest.mark.parametrize(
+    "text", ["power", "power:x", "power:0.31", "decay:1", "halflife:0", "halflife:inf", "fast:3"]
+)
 def test_an_average_that_cannot_be_is_told(text):
     with pytest.raises(UserError, match=r"such as power:0\.05"):
         tiny_run(averages=(text,))
@@ -169,11 +185,22 @@ def test_a_run_killed_after_a_checkpoint_has_the_snapshot_of_its_step(tmp_path, 
 
 
 def test_an_average_whose_clock_goes_on_is_reconstructed_on_that_clock(tmp_path):
-    """With age = 100 the averages are older than the run: so are the profiles that are fitted to its snapshots."""
+    """With age = 100 the averages are older than the run: so are the profiles that are fitted to
+    its snapshots.
+    """
     stored = ("power:0.05", "power:0.1")
-    run = tiny_run(iterations=80, age=100, averages=(*stored, "power:0.07"), snapshot_every=10, checkpoint_every=80)
+    run = tiny_run(
+        iterations=80,
+        age=100,
+        averages=(*stored, "power:0.07"),
+        snapshot_every=10,
+        checkpoint_every=80,
+    )
     fs.train(run, out=tmp_path / "all", progress=False, device="cpu")
     fs.train(replace(run, averages=stored), out=tmp_path / "two", progress=False, device="cpu")
-    truth, near = (fs.load(tmp_path / "all", ema=name).denoiser.state_dict() for name in ("power:0.07", "power:0.05"))
+    truth, near = (
+        fs.load(tmp_path / "all", ema=name).denoiser.state_dict()
+        for name in ("power:0.07", "power:0.05")
+    )
     for name, tensor in fs.load(tmp_path / "two", ema="power:0.07").denoiser.state_dict().items():
         assert (tensor - truth[name]).norm() <= 0.02 * (near[name] - truth[name]).norm() + 1e-6

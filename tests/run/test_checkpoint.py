@@ -16,8 +16,14 @@ from fewstep.run.checkpoint import RunFolder, fingerprint, read, write
 from tests.support.toys import tiny_run
 
 TENSORS = {
-    "student": {"a": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), "b": torch.tensor(2.0)},
-    "optimizer": {"a.step": torch.tensor([1, 2], dtype=torch.int64), "a.half": torch.ones(2, dtype=torch.bfloat16)},
+    "student": {
+        "a": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)),
+        "b": torch.tensor(2.0),
+    },
+    "optimizer": {
+        "a.step": torch.tensor([1, 2], dtype=torch.int64),
+        "a.half": torch.ones(2, dtype=torch.bfloat16),
+    },
 }
 
 
@@ -91,7 +97,9 @@ def test_a_missing_a_short_and_a_swapped_file_are_found(tmp_path):
 
 def test_a_manifest_does_not_lead_out_of_its_folder(tmp_path):
     write(tmp_path / "c", TENSORS, about(3))
-    (tmp_path / "c" / "manifest.json").write_text(json.dumps({"files": {"../secret": {"sha256": ""}}}))
+    (tmp_path / "c" / "manifest.json").write_text(
+        json.dumps({"files": {"../secret": {"sha256": ""}}})
+    )
     with pytest.raises(StorageError, match="not a file of its folder"):
         read(tmp_path / "c")
 
@@ -127,7 +135,9 @@ def test_the_newest_valid_one_wins_and_the_damaged_one_is_named(tmp_path, caplog
 
 
 def test_a_damaged_checkpoint_costs_one_interval_and_no_bit(tmp_path):
-    """Training falls back to the checkpoint before, and ends with the uninterrupted run's fingerprint."""
+    """Training falls back to the checkpoint before, and ends with the uninterrupted run's
+    fingerprint.
+    """
     whole = fs.train(tiny_run(), out=tmp_path / "whole", progress=False, device="cpu")
     fs.train(tiny_run(), out=tmp_path / "hurt", progress=False, device="cpu")
     file = tmp_path / "hurt" / "checkpoints" / "step-6" / "ema.safetensors"

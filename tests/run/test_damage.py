@@ -1,4 +1,6 @@
-"""Any damage to a checkpoint is found and told; the run goes on from the one before, or refuses; nothing is deleted."""
+"""Any damage to a checkpoint is found and told; the run goes on from the one before, or refuses;
+nothing is deleted.
+"""
 
 from __future__ import annotations
 
@@ -42,17 +44,23 @@ def test_no_damage_to_a_checkpoint_goes_unnoticed(done, tmp_path, caplog):
         caplog.clear()
         assert RunFolder(folder).newest().state["step"] == 3, (number, how)
         (told,) = (record.getMessage() for record in caplog.records)
-        named = [file.name for file in (done / "checkpoints" / "step-4").iterdir() if file.name in told]
+        named = [
+            file.name for file in (done / "checkpoints" / "step-4").iterdir() if file.name in told
+        ]
         assert named, (how, told)
         assert "falling back to step-3" in told
         kinds.add(how)
         shutil.rmtree(folder)
     assert {how.split()[1] for how in kinds} == {kind.__name__ for kind in KINDS}
-    assert {how.split()[0] for how in kinds} == {file.name for file in (done / "checkpoints" / "step-4").iterdir()}
+    assert {how.split()[0] for how in kinds} == {
+        file.name for file in (done / "checkpoints" / "step-4").iterdir()
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_a_run_goes_on_from_the_older_checkpoint_bit_for_bit(done, expected, tmp_path, kind, caplog):
+def test_a_run_goes_on_from_the_older_checkpoint_bit_for_bit(
+    done, expected, tmp_path, kind, caplog
+):
     chance = random.Random(kind.__name__)
     for file in sorted(file.name for file in (done / "checkpoints" / "step-4").iterdir()):
         folder = tmp_path / file
@@ -66,8 +74,12 @@ def test_a_run_goes_on_from_the_older_checkpoint_bit_for_bit(done, expected, tmp
         assert file in caplog.text
 
 
-def test_what_the_disk_did_not_keep_costs_no_older_checkpoint(tmp_path, expected, monkeypatch, caplog):
-    """Old checkpoints go only once the new one was read again: one that is damaged by then is moved aside instead."""
+def test_what_the_disk_did_not_keep_costs_no_older_checkpoint(
+    tmp_path, expected, monkeypatch, caplog
+):
+    """Old checkpoints go only once the new one was read again: one that is damaged by then is moved
+    aside instead.
+    """
 
     def watch(call, path):
         if (call, path.parent.name, path.name) == ("rename", "checkpoints", "step-4"):

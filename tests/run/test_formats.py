@@ -21,7 +21,9 @@ OLD = Path(__file__).parents[1] / "formats" / "1"
 
 @pytest.fixture
 def old(tmp_path):
-    """A run of six steps, stopped after the fourth, in its second stage, by a version that wrote format 1."""
+    """A run of six steps, stopped after the fourth, in its second stage, by a version that wrote
+    format 1.
+    """
     shutil.copytree(OLD, tmp_path / "old")
     return tmp_path / "old"
 
@@ -36,21 +38,32 @@ def test_format_1_is_read_with_what_it_leaves_out(old):
 
 
 def test_a_run_of_format_1_ends_as_one_of_this_version(old, tmp_path):
-    """Bit for bit where this machine makes the bits of the one that wrote it: else the last digits are others."""
+    """Bit for bit where this machine makes the bits of the one that wrote it: else the last digits
+    are others.
+    """
     run = run_from_json(json.loads((old / "run.json").read_text()))
     at_four: dict[str, dict[str, torch.Tensor]] = {}
 
     def look(state: State) -> None:
         if state.step == 4:
-            at_four.update({name: {k: v.clone() for k, v in kept.items()} for name, kept in state.groups().items()})
+            at_four.update(
+                {
+                    name: {k: v.clone() for k, v in kept.items()}
+                    for name, kept in state.groups().items()
+                }
+            )
 
     fs.train(run, out=tmp_path / "new", progress=False, device="cpu", watch=look)
     stored = read(old / "checkpoints" / "step-4").groups
     assert fingerprint(stored) == read(OLD / "checkpoints" / "step-4").state["fingerprint"]
-    exact = all(fingerprint({name: stored[name]}) == fingerprint({name: at_four[name]}) for name in stored)
+    exact = all(
+        fingerprint({name: stored[name]}) == fingerprint({name: at_four[name]}) for name in stored
+    )
     assert set(stored) == set(at_four)
     fs.train(run, out=old, resume=True, progress=False, device="cpu")
-    one, other = (read(folder / "checkpoints" / "step-6").groups for folder in (old, tmp_path / "new"))
+    one, other = (
+        read(folder / "checkpoints" / "step-6").groups for folder in (old, tmp_path / "new")
+    )
     assert set(one) == set(other)
     for group in one:
         for name, tensor in one[group].items():

@@ -1,4 +1,6 @@
-"""Samples depend on seed and place alone; steps are network evaluations; files come back as they went."""
+"""Samples depend on seed and place alone; steps are network evaluations; files come back as they
+went.
+"""
 
 from __future__ import annotations
 
@@ -20,20 +22,29 @@ from tests.support.toys import tiny_run
 
 @pytest.fixture(scope="module")
 def trained():
-    return {m: fs.train(tiny_run(method=m), progress=False, device="cpu") for m in ("ect", "diffusion")}
+    return {
+        m: fs.train(tiny_run(method=m), progress=False, device="cpu") for m in ("ect", "diffusion")
+    }
 
 
 @pytest.fixture(scope="module")
 def labelled():
-    data = {"x0": torch.randn(60, 1, 4, 4, generator=generator(0, "x")), "cond": torch.arange(60) % 3}
+    data = {
+        "x0": torch.randn(60, 1, 4, 4, generator=generator(0, "x")),
+        "cond": torch.arange(60) % 3,
+    }
     return fs.train(tiny_run(), data, progress=False, device="cpu")
 
 
-@pytest.mark.parametrize(("method", "steps"), [("ect", 1), ("ect", 2), ("ect", 5), ("diffusion", 7)])
+@pytest.mark.parametrize(
+    ("method", "steps"), [("ect", 1), ("ect", 2), ("ect", 5), ("diffusion", 7)]
+)
 def test_a_sample_depends_on_its_place_and_seed_alone(trained, method, steps):
     g = trained[method]
     whole = g.sample(40, steps=steps, seed=5)
-    torch.testing.assert_close(g.sample(40, steps=steps, seed=5, batch=7), whole, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        g.sample(40, steps=steps, seed=5, batch=7), whole, rtol=1e-5, atol=1e-5
+    )
     torch.testing.assert_close(g.sample(23, steps=steps, seed=5), whole[:23], rtol=1e-5, atol=1e-5)
     assert not torch.allclose(g.sample(40, steps=steps, seed=6), whole)
 
@@ -49,12 +60,16 @@ def test_steps_are_network_evaluations(name):
     x = process.prior(torch.ones(2, 3))
     for steps in range(1, 12):
         if (steps - 1) % chosen.evaluations:
-            with pytest.raises(UserError, match=f"steps = {steps}: .* try {steps - 1} or {steps + 1}"):
+            with pytest.raises(
+                UserError, match=f"steps = {steps}: .* try {steps - 1} or {steps + 1}"
+            ):
                 chosen.times(process, steps)
             continue
         grid = chosen.times(process, steps)
         calls.clear()
-        fs.sampling.walk(process, denoiser, x, grid, chosen.step, noise=(lambda i: x) if chosen.noisy else None)
+        fs.sampling.walk(
+            process, denoiser, x, grid, chosen.step, noise=(lambda i: x) if chosen.noisy else None
+        )
         assert len(calls) == steps
         assert grid[0] == process.t_max
         assert grid[-1] == 0
@@ -70,7 +85,9 @@ def test_middle_times_are_used_where_they_fit():
 
 
 def test_a_generator_uses_its_runs_middle_times_and_fresh_noise(trained):
-    """A network that says 0 at t_max and x below it gives the second step's noise back, at the middle time's level."""
+    """A network that says 0 at t_max and x below it gives the second step's noise back, at the
+    middle time's level.
+    """
 
     class Says(torch.nn.Module):
         def __init__(self) -> None:
@@ -80,7 +97,9 @@ def test_a_generator_uses_its_runs_middle_times_and_fresh_noise(trained):
         def forward(self, x, t, cond=None):
             return torch.where((t == 80)[:, None], 0.0, x)
 
-    g = replace(trained["ect"], denoiser=Says(), run=replace(trained["ect"].run, middle_times=(0.25,)))
+    g = replace(
+        trained["ect"], denoiser=Says(), run=replace(trained["ect"].run, middle_times=(0.25,))
+    )
     drawn = g.sample(4000, steps=2)
     assert drawn.std().item() == pytest.approx(0.25, rel=0.05)
     prior = normal(0, "prior", 0, 4000, (2,), SAMPLING_BLOCK)
@@ -111,7 +130,11 @@ def test_a_saved_generator_is_the_same_generator(trained, tmp_path):
     trained["ect"].save(tmp_path / "g")
     loaded = fs.load(tmp_path / "g", device="cpu")
     assert torch.equal(loaded.sample(3), trained["ect"].sample(3))
-    assert sorted(p.name for p in (tmp_path / "g").iterdir()) == ["ema.safetensors", "manifest.json", "state.json"]
+    assert sorted(p.name for p in (tmp_path / "g").iterdir()) == [
+        "ema.safetensors",
+        "manifest.json",
+        "state.json",
+    ]
     with pytest.raises(UserError, match="no weights 'student'"):
         fs.load(tmp_path / "g", ema="student")
 
@@ -134,7 +157,10 @@ def test_pictures_hold_the_pixels(tmp_path):
     pictures.save(tmp_path / "dots.png", torch.tensor([[0.5, 0.5], [-0.5, -0.5]]))
     dots = pixels(tmp_path / "dots.png")
     rows, columns = np.nonzero(dots < 255)
-    assert {(r < 320, c > 320) for r, c in zip(rows, columns, strict=True)} == {(True, True), (False, False)}
+    assert {(r < 320, c > 320) for r, c in zip(rows, columns, strict=True)} == {
+        (True, True),
+        (False, False),
+    }
     pictures.save(tmp_path / "numbers.png", torch.randn(500, 1, generator=generator(0, "x")))
     assert pixels(tmp_path / "numbers.png").min() < 255
     with pytest.raises(ValueError, match="NaN"):

@@ -1,7 +1,8 @@
 """Every hostile file is refused with one line, runs nothing, and takes neither time nor memory.
 
-Foreign pickles (.pt, .pkl and the like) have no door at all: until there is an import that reads them in a process of
-its own, they are refused everywhere. What archives and pictures expand to is bounded, and tested, by their readers.
+Foreign pickles (.pt, .pkl and the like) have no door at all: until there is an import that reads
+them in a process of its own, they are refused everywhere. What archives and pictures expand to is
+bounded, and tested, by their readers.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ DOORS = {
 def told(argv: list[str]) -> tuple[int, str, float]:
     """The command's exit code, what it says, and the processor's seconds."""
     began = time.process_time()
-    with contextlib.redirect_stderr(io.StringIO()) as error, contextlib.redirect_stdout(io.StringIO()):
+    with (
+        contextlib.redirect_stderr(io.StringIO()) as error,
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
         code = main(argv)
     return code, error.getvalue(), time.process_time() - began
 
@@ -95,7 +99,10 @@ def test_a_hostile_file_is_refused_at_every_door(tmp_path, name):
     canary, place, out = tmp_path / "canary", tmp_path / "files", tmp_path / "out"
     place.mkdir()
     (place / name).write_bytes(CORPUS[name](canary))
-    commands = {door: [w.format(file=place / name, out=out) for w in line.split()] for door, line in DOORS.items()}
+    commands = {
+        door: [w.format(file=place / name, out=out) for w in line.split()]
+        for door, line in DOORS.items()
+    }
     outcome = contained(lambda: {door: told(argv) for door, argv in commands.items()})
     assert outcome.ended == "returned", outcome
     for door, found in outcome.value.items():
@@ -111,7 +118,9 @@ STRICT = {
     "1e400": b"1e400",
     "5000 digits": b"9" * 5000,
     "twice": b'{"a": 1, "b": {"c": 1, "c": 2}}',
-    "twice, the last of many": b"{" + b"".join(b'"%d": 1, ' % i for i in range(100_000)) + b'"99999": 1}',
+    "twice, the last of many": (
+        b"{" + b"".join(b'"%d": 1, ' % i for i in range(100_000)) + b'"99999": 1}'
+    ),
     "deep": b"[" * 10**6,
     "deep objects": b'{"a":' * 10**5,
     "long": b"[" + b"0," * MOST_JSON + b"0]",
@@ -136,7 +145,9 @@ def test_the_longest_json_takes_little():
 
 @pytest.mark.parametrize("name", fuzzed_files.HEADERS)
 def test_a_header_that_lies_is_refused_by_the_reader(tmp_path, name):
-    """Names are names: nothing is looked up or opened by them, so that those that look like paths are harmless."""
+    """Names are names: nothing is looked up or opened by them, so that those that look like paths
+    are harmless.
+    """
     file, contract = tmp_path / "x.safetensors", Contract()
     file.write_bytes(fuzzed_files.HEADERS[name](hostile.save(hostile.VALID)))
     found = contract.holds(name, lambda: read_tensors(file))
@@ -181,7 +192,9 @@ HUGE = {
 
 @pytest.mark.parametrize("name", HUGE)
 def test_a_checkpoint_whose_run_lies_is_refused(tmp_path, valid, name):
-    """A run that describes a huge network, or somebody's code, is refused before memory is taken or code found."""
+    """A run that describes a huge network, or somebody's code, is refused before memory is taken or
+    code found.
+    """
     run, (fields, word) = fuzzed_files.copied(valid, tmp_path / "run"), HUGE[name]
     state = json.loads((fuzzed_files.at(run) / "state.json").read_text())
     fuzzed_files.with_state(run, {**state, "run": {**state["run"], **fields}})
@@ -196,7 +209,15 @@ FACTS = {
     "shape": [[], [0], [2**40], [-2], [2.0], "xx", {"a": 1}, [1] * 9, [2**20, 2**20]],
     "classes": [-1, 10**9, "3", True, None],
     "sigma_data": [0, -1.0, "1", None, True, 10**400],
-    "units": [[], [0.0], [0.0, 0.0, False], [0.0, 1.0, 1], [0, 10**400, True], ["0", 1.0, True], {"shift": 0}],
+    "units": [
+        [],
+        [0.0],
+        [0.0, 0.0, False],
+        [0.0, 1.0, 1],
+        [0, 10**400, True],
+        ["0", 1.0, True],
+        {"shift": 0},
+    ],
     "cond": [
         "label",
         "labels",
@@ -233,10 +254,14 @@ def test_whole_numbers_longer_than_a_tensor_takes_are_floats(valid):
 
 @pytest.mark.parametrize("key", ["recipe", "method", "network"])
 def test_a_run_folder_that_names_code_does_not_run_it(tmp_path, monkeypatch, key):
-    """run.json may name a recipe or network as module:function; only the command line has it imported."""
+    """run.json may name a recipe or network as module:function; only the command line has it
+    imported.
+    """
     (tmp_path / "canary_module.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\n")
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.json").write_text(json.dumps({**tiny_run().to_json(), key: "canary_module:make"}))
+    (tmp_path / "run" / "run.json").write_text(
+        json.dumps({**tiny_run().to_json(), key: "canary_module:make"})
+    )
     monkeypatch.chdir(tmp_path)
     refused(*told(["train", "toy", "--resume", "--out", "run", "--iterations", "1"]))
     assert not (tmp_path / "canary").exists()

@@ -11,7 +11,12 @@ from fewstep.run.build import settled
 from fewstep.run.recipes import digits_mixture, toy
 from fewstep.training.train import train
 
-TINY = {"iterations": 2, "batch": 32, "picture_every": 0, "network_options": {"width": 16, "depth": 1}}
+TINY = {
+    "iterations": 2,
+    "batch": 32,
+    "picture_every": 0,
+    "network_options": {"width": 16, "depth": 1},
+}
 TEACHES = {"cd", "mcm", "direct_cm"}
 
 

@@ -1,4 +1,6 @@
-"""The recipes of papers: networks of the papers' sizes, schedules that are the codes' formulas, steps, JSON."""
+"""The recipes of papers: networks of the papers' sizes, schedules that are the codes' formulas,
+steps, JSON.
+"""
 
 from __future__ import annotations
 
@@ -81,8 +83,15 @@ def test_gcs_networks_have_blocks_and_attention_by_level(name):
     assert isinstance(network, SongUNet)
     for more, part in ((0, network.enc), (1, network.dec)):
         for resolution, count in blocks.items():
-            assert sum(key.startswith(f"{resolution}x{resolution}_block") for key in part) == count + more
-    found = {int(key.split(".")[1].partition("x")[0]) for key, _ in network.named_parameters() if ".qkv." in key}
+            assert (
+                sum(key.startswith(f"{resolution}x{resolution}_block") for key in part)
+                == count + more
+            )
+    found = {
+        int(key.split(".")[1].partition("x")[0])
+        for key, _ in network.named_parameters()
+        if ".qkv." in key
+    }
     assert sorted(found, reverse=True) == attending
 
 
@@ -112,7 +121,10 @@ def small(name: str, **fields: object) -> fs.Run:
 def pictures(name: str) -> dict[str, torch.Tensor]:
     """Noise of the shape of the recipe's data, with labels, which not all use."""
     shape = (8, 3, side(name), side(name))
-    return {"x0": torch.randn(shape, generator=generator(0, "pictures")), "cond": torch.arange(8) % 3}
+    return {
+        "x0": torch.randn(shape, generator=generator(0, "pictures")),
+        "cond": torch.arange(8) % 3,
+    }
 
 
 @every_paper
@@ -123,7 +135,10 @@ def test_two_steps_at_reduced_width(name):
     assert trained.facts.classes == (3 if run.labels else 0)
     fresh = build_student(trained.run, trained.facts, trained.method)
     assert trained.denoiser.state_dict().keys() == fresh.state_dict().keys()
-    moved = [not torch.equal(p, q) for p, q in zip(trained.denoiser.parameters(), fresh.parameters(), strict=True)]
+    moved = [
+        not torch.equal(p, q)
+        for p, q in zip(trained.denoiser.parameters(), fresh.parameters(), strict=True)
+    ]
     assert any(moved)
     assert all(torch.isfinite(p).all() for p in trained.denoiser.parameters())
 
@@ -148,8 +163,14 @@ def test_other_methods_take_the_recipes_setting(name):
 RATES = {  # iterations -> the code's learning rate of stage 1; of stage 2
     "imagenet64-ect-s": (lambda k: 1e-3 / max(k / 2000, 1) ** 0.5, None),
     "imagenet64-ect-xl": (lambda k: 7e-4 / max(k / 2000, 1) ** 0.5, None),
-    "imagenet64-tcm-s": (lambda k: 1e-3 / max(k / 2000, 1) ** 0.5, lambda k: 5e-4 / max(k / 8000, 1) ** 0.5),
-    "imagenet64-tcm-xl": (lambda k: 7e-4 / max(k / 2000, 1) ** 0.5, lambda k: 1e-4 / max(k / 8000, 1) ** 0.5),
+    "imagenet64-tcm-s": (
+        lambda k: 1e-3 / max(k / 2000, 1) ** 0.5,
+        lambda k: 5e-4 / max(k / 8000, 1) ** 0.5,
+    ),
+    "imagenet64-tcm-xl": (
+        lambda k: 7e-4 / max(k / 2000, 1) ** 0.5,
+        lambda k: 1e-4 / max(k / 8000, 1) ** 0.5,
+    ),
     "cifar10-tcm": (lambda k: 1e-4, lambda k: 5e-5),
     "cifar10-ect": (lambda k: 1e-4, None),
     "cifar10-ict": (lambda k: 1e-4, None),
@@ -162,7 +183,9 @@ def test_learning_rates_are_the_codes_formulas(name):
     switch = run.iterations if second is None else run.split * run.iterations
     for k in (0, 1, 1999, 2000, 2001, 9000, 99_999, 149_999, 150_001, 199_000, 251_000):
         if k < run.iterations:
-            given = run.lr * lr_factor(k / run.iterations, run.warmup, run.constant, run.final, run.decay)
+            given = run.lr * lr_factor(
+                k / run.iterations, run.warmup, run.constant, run.final, run.decay
+            )
             if second is not None and k >= switch:
                 assert given * run.stage_lr == pytest.approx(second(k), rel=1e-9)
             else:
@@ -198,39 +221,77 @@ def test_mcm_takes_k(name, k):
     run = PAPERS[name](K=k)
     method = build_method(run, Facts((3, side(name), side(name)), 1000, 1.0, Units(), ""))
     assert method.sampler.default == k
-    assert [k * method.times.per_segment(progress) for progress in (0.0, 0.5, 1.0)] == [64, 1280, 1280]
+    assert [k * method.times.per_segment(progress) for progress in (0.0, 0.5, 1.0)] == [
+        64,
+        1280,
+        1280,
+    ]
     t = torch.tensor([0.02, 0.98], dtype=torch.float64)
-    higher = method.process.level(t) / fs.process.cosine().level(t)  # noise whose average over 32x32 is the cosine's
-    assert higher.tolist() == pytest.approx([(side(name) / 32) ** share for share in (0.98, 0.02)], rel=0.02)
+    higher = method.process.level(t) / fs.process.cosine().level(
+        t
+    )  # noise whose average over 32x32 is the cosine's
+    assert higher.tolist() == pytest.approx(
+        [(side(name) / 32) ** share for share in (0.98, 0.02)], rel=0.02
+    )
 
 
 @pytest.mark.parametrize("name", ["imagenet64-mcm-small", "imagenet128-mcm-large"])
 def test_mcms_teachers_see_the_noise_levels_of_mcm(name):
     """Mean and deviation of ln(sigma / alpha) at uniform times, to the two digits given."""
-    levels = full(name)[0].process.level((torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000).log()
+    levels = (
+        full(name)[0]
+        .process.level((torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000)
+        .log()
+    )
     options = PAPERS[name](method="diffusion").method_options
     assert options["p_mean"] == pytest.approx(levels.mean().item(), abs=0.006)
     assert options["p_std"] == pytest.approx(levels.std().item(), abs=0.006)
 
 
 def test_mcm_distils_a_teacher_of_its_own_recipe():
-    """The commands of docs/reproduce.md: a teacher's weights begin the student, and its aDDIM moves are the pairs."""
+    """The commands of docs/reproduce.md: a teacher's weights begin the student, and its aDDIM moves
+    are the pairs.
+    """
     name = "imagenet64-mcm-small"
-    teacher = fs.train(small(name, method="diffusion"), pictures(name), progress=False, device="cpu")
+    teacher = fs.train(
+        small(name, method="diffusion"), pictures(name), progress=False, device="cpu"
+    )
     run = small(name, K=2)
     run = changed(run, {"method_options": {**run.method_options, "pairs": "addim"}, "lr": 1e-9})
-    student = fs.train(run, pictures(name), init=teacher, teacher=teacher, progress=False, device="cpu")
+    student = fs.train(
+        run, pictures(name), init=teacher, teacher=teacher, progress=False, device="cpu"
+    )
     assert "teacher" in student.method.needs
     for p, q in zip(student.denoiser.parameters(), teacher.denoiser.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=1e-6)
 
 
 def test_a_run_without_labels_is_trained_and_scored_without_them(tmp_path, capsys):
-    few = {"batch": 32, "picture_every": 0, "network_options": {"width": 16, "depth": 1}, "labels": False}
+    few = {
+        "batch": 32,
+        "picture_every": 0,
+        "network_options": {"width": 16, "depth": 1},
+        "labels": False,
+    }
     run = fs.recipes.digits(iterations=2, **few)
     trained = fs.train(run, out=tmp_path / "run", progress=False, device="cpu")
     assert (trained.facts.classes, trained.facts.cond) == (0, None)
-    assert main(["eval", str(tmp_path / "run"), "--n", "90", "--metrics", "energy", "--json", "--device", "cpu"]) == 0
+    assert (
+        main(
+            [
+                "eval",
+                str(tmp_path / "run"),
+                "--n",
+                "90",
+                "--metrics",
+                "energy",
+                "--json",
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["results"]
 
 

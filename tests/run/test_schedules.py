@@ -10,7 +10,12 @@ from fewstep.run.profiles import ema_rate
 from fewstep.training.optimizers import lr_factor
 
 
-@given(warmup=st.floats(0.001, 0.4), constant=st.floats(0.4, 0.99), final=st.floats(0, 1), progress=st.floats(0, 1))
+@given(
+    warmup=st.floats(0.001, 0.4),
+    constant=st.floats(0.4, 0.99),
+    final=st.floats(0, 1),
+    progress=st.floats(0, 1),
+)
 def test_the_learning_rate_rises_stays_and_falls(warmup, constant, final, progress):
     factor = lr_factor(progress, warmup, constant, final)
     assert 0 <= factor <= 1 + 1e-12

@@ -1,7 +1,8 @@
-"""Hours of faults: kills, damage and fuzzing until the time is up, each trial a function of a seed of its own.
+"""Hours of faults: kills, damage and fuzzing until the time is up, each trial a function of a seed
+of its own.
 
-python -m tests.soak --minutes 45 --out soak.json        all parts, each with a share of the time on every worker
-python -m tests.soak --only kills --seed 12345           one trial again
+python -m tests.soak --minutes 45 --out soak.json        all parts, each with a share of the time on
+every worker python -m tests.soak --only kills --seed 12345           one trial again
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ SHARES = {
 }  # of a worker's time
 LONG = 10  # minutes from which on memory has settled and chance has met every method
 WARM = 0.2  # share of the time after which memory and files are to stand still
-SLOPE, FILES = 4.0, 2  # MiB an hour of resident memory, and open files, that may be gained from then on
+SLOPE, FILES = (
+    4.0,
+    2,
+)  # MiB an hour of resident memory, and open files, that may be gained from then on
 
 
 @dataclass
@@ -85,7 +89,9 @@ def line(found: Found) -> str:
 
 
 def slope(points: list[tuple[float, float, int]]) -> tuple[float, int] | None:
-    """MiB an hour and open files that were gained after the warm-up, by least squares; None of too few points."""
+    """MiB an hour and open files that were gained after the warm-up, by least squares; None of too
+    few points.
+    """
     late = [point for point in points if point[0] >= WARM * points[-1][0]]
     if len(late) < 10:
         return None
@@ -98,7 +104,10 @@ def slope(points: list[tuple[float, float, int]]) -> tuple[float, int] | None:
 
 def summary(workers: list[Found], args: argparse.Namespace) -> dict[str, Any]:
     """What all workers saw together, with no clock but the time that was asked for."""
-    gained = [found and {"mib_per_hour": round(found[0], 2), "files": found[1]} for found in map(slope_of, workers)]
+    gained = [
+        found and {"mib_per_hour": round(found[0], 2), "files": found[1]}
+        for found in map(slope_of, workers)
+    ]
     failures = [one for found in workers for one in found.failures]
     counts: Counter[str] = sum((found.counts for found in workers), Counter())
     if args.minutes >= LONG:
@@ -106,7 +115,9 @@ def summary(workers: list[Found], args: argparse.Namespace) -> dict[str, Any]:
             if one and (one["mib_per_hour"] > SLOPE or one["files"] > FILES):
                 failures.append({"part": "leak", "worker": number, "told": json.dumps(one)})
         few = [name for name in RUNS if counts[f"kills of {name}"] < 3 and "kills" in args.parts]
-        failures += [{"part": "kills", "told": f"{name} was killed less than 3 times"} for name in few]
+        failures += [
+            {"part": "kills", "told": f"{name} was killed less than 3 times"} for name in few
+        ]
     return {
         "minutes": args.minutes,
         "seed": args.seed,
@@ -133,12 +144,16 @@ def loaded(path: Path) -> Found:
 
 
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="soak", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="soak", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=45)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--only", choices=PARTS, help="one trial of this part, whose seed is --seed")
+    parser.add_argument(
+        "--only", choices=PARTS, help="one trial of this part, whose seed is --seed"
+    )
     parser.add_argument("--out", type=Path, help="where the summary goes")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()

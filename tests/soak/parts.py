@@ -1,4 +1,6 @@
-"""The parts of `tests.soak`: each takes a seed and an empty folder, tells counts, and raises what is wrong."""
+"""The parts of `tests.soak`: each takes a seed and an empty folder, tells counts, and raises what
+is wrong.
+"""
 
 from __future__ import annotations
 
@@ -49,15 +51,24 @@ ORDER = list(RUNS)
 
 
 def kills(seed: int, folder: Path) -> dict[str, int]:
-    """A run killed one to three times at uniform instants, then ended: of a method that the seed chooses."""
+    """A run killed one to three times at uniform instants, then ended: of a method that the seed
+    chooses.
+    """
     chance = random.Random(seed)
     name = chance.choice(ORDER)
-    made, wrong = trials.trial(server(), folder / "run", settings(name), whole(name), chance, chance.randint(1, 3))
+    made, wrong = trials.trial(
+        server(), folder / "run", settings(name), whole(name), chance, chance.randint(1, 3)
+    )
     if wrong:
         raise AssertionError(f"{name}: {'; '.join(map(str, made))}: {wrong}")
     killed = [kill for kill in made if kill.killed]
     inside = sum(kill.inside for kill in killed)
-    return {"kills": len(killed), "kills in a write": inside, f"kills of {name}": len(killed), "runs ended": 1}
+    return {
+        "kills": len(killed),
+        "kills in a write": inside,
+        f"kills of {name}": len(killed),
+        "runs ended": 1,
+    }
 
 
 @cache
@@ -70,7 +81,9 @@ def ended(name: str) -> Path:
 
 
 def damages(seed: int, folder: Path) -> dict[str, int]:
-    """A checkpoint damaged many times over: each is found and the one before it is used; the run goes on after one."""
+    """A checkpoint damaged many times over: each is found and the one before it is used; the run
+    goes on after one.
+    """
     chance = random.Random(seed)
     name = chance.choice(ORDER)
     run, expected = folder / "run", whole(name)
@@ -98,10 +111,14 @@ def one_process() -> str:
 
 
 def elastic(run: Path, size: int, killed: tuple[int, float] | None = None) -> list[int]:
-    """Carries the elastic run on with so many ranks, one of which is killed after so many seconds; the exit codes."""
+    """Carries the elastic run on with so many ranks, one of which is killed after so many seconds;
+    the exit codes.
+    """
 
     def work() -> None:
-        fs.train(tiny_run(elastic_exact=4, **LONGER), out=run, resume=True, progress=False, device="cpu")
+        fs.train(
+            tiny_run(elastic_exact=4, **LONGER), out=run, resume=True, progress=False, device="cpu"
+        )
 
     said = run.parent / "said"
     pids = ranks.start(size, work, said)
@@ -113,7 +130,9 @@ def elastic(run: Path, size: int, killed: tuple[int, float] | None = None) -> li
 
 
 def processes(seed: int, folder: Path) -> dict[str, int]:
-    """A run of 1, 2 and 4 processes in turn, one of which is killed each time: the others end, and no bit is lost."""
+    """A run of 1, 2 and 4 processes in turn, one of which is killed each time: the others end, and
+    no bit is lost.
+    """
     chance, run, lost = random.Random(seed), folder / "run", 0
     for _ in range(3):
         size = chance.choice((1, 2, 2, 4))

@@ -12,7 +12,14 @@ import fewstep as fs
 from fewstep.core import solvers
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.scalings import Edm
-from fewstep.core.times.curricula import Doubling, Fixed, FixedRate, Progressive, ProgressiveRate, Ramp
+from fewstep.core.times.curricula import (
+    Doubling,
+    Fixed,
+    FixedRate,
+    Progressive,
+    ProgressiveRate,
+    Ramp,
+)
 from tests.support.cases import Case
 from tests.support.toys import Analytic
 
@@ -35,8 +42,14 @@ def scalings(case: Case) -> None:
         found = model.scaling(EDM, sigma)
         for key in ("skip", "out", "in"):
             case.agree(f"{name}_c_{key}", getattr(found, key.replace("in", "in_")))
-        case.agree({"bc": "D_boundary", "edm": "D_edm"}[name], model(case["x"], sigma[: len(case["x"])]))
-    named = {"karras": fs.weights.Edm(given["sigma_data"]), "uniform": fs.weights.one, "snr": fs.weights.snr}
+        case.agree(
+            {"bc": "D_boundary", "edm": "D_edm"}[name], model(case["x"], sigma[: len(case["x"])])
+        )
+    named = {
+        "karras": fs.weights.Edm(given["sigma_data"]),
+        "uniform": fs.weights.one,
+        "snr": fs.weights.snr,
+    }
     named |= {"snr_plus_1": fs.weights.snr_plus_one, "truncated_snr": fs.weights.truncated_snr}
     for name, weight in named.items():
         case.agree(f"w_{name}", weight(EDM, times))
@@ -45,7 +58,9 @@ def scalings(case: Case) -> None:
 def schedules(case: Case) -> None:
     for i, config in enumerate(case.given["configurations"]):
         first, last, total = config["start_scales"], config["end_scales"], config["total_steps"]
-        steps = Progressive(first, last) if config["scale_mode"] == "progressive" else Fixed(first - 1)
+        steps = (
+            Progressive(first, last) if config["scale_mode"] == "progressive" else Fixed(first - 1)
+        )
         rate = (
             ProgressiveRate(config["start_ema"], steps)
             if config["target_ema_mode"] == "adaptive"
@@ -64,15 +79,21 @@ def consistency_losses(case: Case) -> None:
         options = {"distance": distance, "weight": {"karras": "edm", "uniform": "one"}[weight]}
         options |= {"t_min": given["sigma_min"], "t_max": given["sigma_max"]}
         if method[0] == "cd":
-            chosen = fs.methods.cd(n=number, solver=method[1], sigma_data=given["sigma_data"], **options)
+            chosen = fs.methods.cd(
+                n=number, solver=method[1], sigma_data=given["sigma_data"], **options
+            )
         else:
             chosen = fs.methods.ct(s0=2, s1=number - 1, sigma_data=given["sigma_data"], **options)
         chosen = replace(chosen, times=replace(chosen.times, rho=given["rho"]))
         student, target = (denoiser(case, who, given["sigma_min"]) for who in ("student", "target"))
-        models = fs.Models(student, ema=target, teacher=denoiser(case, "teacher") if method[0] == "cd" else None)
+        models = fs.Models(
+            student, ema=target, teacher=denoiser(case, "teacher") if method[0] == "cd" else None
+        )
         times = chosen.times.at(number - 2 - case["indices"], 1.0)
         case.agree("t2", times.r)
-        _, x_r = chosen.coupling(models, chosen.process, case["x_start"], case["noise"], times, None)
+        _, x_r = chosen.coupling(
+            models, chosen.process, case["x_start"], case["noise"], times, None
+        )
         case.agree(f"x_t2_{'_'.join(method)}", x_r)
         loss = chosen.loss(models, case["x_start"], case["noise"], times)
         case.agree(name, loss)
@@ -83,7 +104,9 @@ def consistency_losses(case: Case) -> None:
 
 
 def progdist_losses(case: Case) -> None:
-    """Progressive distillation: two Euler moves of the teacher lead to the anchor, which is the neighbour."""
+    """Progressive distillation: two Euler moves of the teacher lead to the anchor, which is the
+    neighbour.
+    """
     given = case.given
     number = given["num_scales"]
     fine = fs.times.karras(given["sigma_min"], given["sigma_max"], 2 * number, given["rho"])
@@ -114,7 +137,9 @@ def samplers(case: Case) -> None:
     case.agree("multistep", multistep(given["ts"][:-1], [0.0]))
     case.agree("multistep_not_ending_at_last", multistep(given["ts_without_last"], []))
     case.agree("onestep", student(start, given["t_max"]))
-    sigmas = fs.times.karras(given["t_min"], given["t_max"], given["n_sigmas"] - 1, given["rho"]).tolist()
+    sigmas = fs.times.karras(
+        given["t_min"], given["t_max"], given["n_sigmas"] - 1, given["rho"]
+    ).tolist()
     case.agree("sigmas", torch.tensor([*sigmas, 0.0], dtype=torch.float64))
 
     def walk(step, end: list[float], source=None) -> Tensor:
@@ -131,7 +156,9 @@ def gc_precond(case: Case) -> None:
     given = case.given
     label = LABEL if given["song_rescaling"] else 0.25
     scaling = Edm(sigma_data=given["sigma_data"], shift=given["sigma_min"], noise_scale=label)
-    for name, value in zip(("c_skip", "c_out", "c_in", "c_noise"), scaling(EDM, case["sigma"].double()), strict=True):
+    for name, value in zip(
+        ("c_skip", "c_out", "c_in", "c_noise"), scaling(EDM, case["sigma"].double()), strict=True
+    ):
         case.agree(name, value)
 
 
@@ -145,14 +172,18 @@ def gc_schedules_and_losses(case: Case) -> None:
     law = fs.times.LogNormal(mean=-1.1, std=2.0, low=low, high=high)
     for name in (n for n in case.tensors if n.startswith("sigmas_")):
         points = int(name.split("_")[1])
-        times = fs.times.Adjacent(steps=Fixed(points - 1), law=law, low=low, high=high, rho=given["rho"])
+        times = fs.times.Adjacent(
+            steps=Fixed(points - 1), law=law, low=low, high=high, rho=given["rho"]
+        )
         grid = times.grid(0.0)
         case.agree(name, grid)
         every = times.at(torch.arange(points - 1), 0.0)
         case.agree(f"weights_{points}", fs.weights.inverse_gap(EDM, every))
         shares = law.cdf(grid).diff()
         expected = case[f"pdf_{points}"]
-        torch.testing.assert_close(shares / shares.sum(), expected / expected.sum(), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            shares / shares.sum(), expected / expected.sum(), rtol=1e-9, atol=1e-12
+        )
     case.agree("loss_huber", fs.methods.ict().distance(case["A"], case["Bt"]))
     case.agree("loss_l2", fs.distances.sse(case["A"], case["Bt"]))
     shares = [Ramp(0.9, 0.1)(step / 1000) for step in case["mix_step"].tolist()]

@@ -1,4 +1,6 @@
-"""Agreement with the schedulers of diffusers, whose timestep is our time less one on a discrete table."""
+"""Agreement with the schedulers of diffusers, whose timestep is our time less one on a discrete
+table.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def table(config: dict) -> fs.process.Process:
         betas = torch.linspace(first**0.5, last**0.5, n, dtype=torch.float64) ** 2
     else:
         assert config["beta_schedule"] == "squaredcos_cap_v2"
-        power = ((torch.linspace(0, 1, n + 1, dtype=torch.float64) + 0.008) / 1.008 * torch.pi / 2).cos() ** 2
+        power = (
+            (torch.linspace(0, 1, n + 1, dtype=torch.float64) + 0.008) / 1.008 * torch.pi / 2
+        ).cos() ** 2
         betas = (1 - power[1:] / power[:-1]).clamp(max=0.999)
     if not config["rescale_betas_zero_snr"]:
         return fs.process.discrete(betas=betas)
@@ -73,10 +77,13 @@ def ddim(case: Case) -> None:
         x = case["model_input"][i].double()
         case.agree_at("pred_original_sample", i, denoiser(x, t + 1.0))
         if bound is not None:
-            # From here the reference takes x0 clipped and the noise unclipped: no denoiser's DDIM move.
+            # From here the reference takes x0 clipped and the noise unclipped: no denoiser's DDIM
+            # move.
             continue
         noise = case["noise"][i].double()
-        ours = solvers.ancestral(process, denoiser, x, t + 1.0, s, eta=given["eta"], noise=lambda n=noise: n)
+        ours = solvers.ancestral(
+            process, denoiser, x, t + 1.0, s, eta=given["eta"], noise=lambda n=noise: n
+        )
         case.agree_at("trajectory", i, ours)
         if not given["eta"]:
             case.agree_at("trajectory", i, solvers.ddim(process, denoiser, x, t + 1.0, s))
@@ -108,7 +115,9 @@ def multistep(case: Case) -> None:
     x, last = case["sample"].double(), len(case["timesteps"]) - 1
     for i in range(last + 1):
         t, s = sigmas[i].item(), 0.0 if i == last else sigmas[i + 1].item()
-        scale = config["s_noise"] * (1 - (low / s) ** 2) ** 0.5 if s else 0.0  # noise of variance s^2 - sigma_min^2
+        scale = (
+            config["s_noise"] * (1 - (low / s) ** 2) ** 0.5 if s else 0.0
+        )  # noise of variance s^2 - sigma_min^2
         fresh = case["noise"][i].double() * scale
         x = solvers.renoise(process, denoiser, x, t, s, noise=lambda n=fresh: n)
         case.agree_at("trajectory", i, x)
@@ -129,11 +138,15 @@ def lcm(case: Case) -> None:
         x, noise = case["model_input"][i].double(), case["noise"][i].double()
         s = times[i + 1] if i + 1 < len(times) else 0.0
         case.agree_at("denoised", i, denoiser(x, torch.full((len(x),), t)))
-        case.agree_at("trajectory", i, solvers.renoise(process, denoiser, x, t, s, noise=lambda n=noise: n))
+        case.agree_at(
+            "trajectory", i, solvers.renoise(process, denoiser, x, t, s, noise=lambda n=noise: n)
+        )
 
 
 def tcd(case: Case) -> None:
-    """TCD: its lower time is rounded down to a step of its table, whose first step, our time 1, is also its end."""
+    """TCD: its lower time is rounded down to a step of its table, whose first step, our time 1, is
+    also its end.
+    """
     given, config, last = case.given, case.given["config"], len(case["timesteps"]) - 1
     if config["thresholding"] or config["clip_sample"]:
         pytest.skip("clipped or thresholded guesses with the unclipped noise: no denoiser's move")

@@ -1,4 +1,6 @@
-"""Agreement with Direct CM's code: its table, guided teacher solutions, targets, losses, gradients and samplers."""
+"""Agreement with Direct CM's code: its table, guided teacher solutions, targets, losses, gradients
+and samplers.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +23,23 @@ from tests.support.cases import Case
 class Tanh(nn.Module):
     """eps = tanh(a x + b (t - late)), with other numbers in rows without a label."""
 
-    def __init__(self, given: dict[str, float], free: dict[str, float] | None = None, late: float = 0.0) -> None:
+    def __init__(
+        self, given: dict[str, float], free: dict[str, float] | None = None, late: float = 0.0
+    ) -> None:
         super().__init__()
-        self.a, self.b = (nn.Parameter(torch.tensor(given[name], dtype=torch.float64)) for name in ("a", "b"))
+        self.a, self.b = (
+            nn.Parameter(torch.tensor(given[name], dtype=torch.float64)) for name in ("a", "b")
+        )
         self.free, self.late = free, late
 
     def forward(self, x: Tensor, label: Tensor, cond: Tensor | None = None) -> Tensor:
         a, b = self.a.expand(len(x)), self.b.expand(len(x))
         if self.free is not None:
             assert cond is not None
-            a, b = torch.where(cond < 0, self.free["a"], a), torch.where(cond < 0, self.free["b"], b)
+            a, b = (
+                torch.where(cond < 0, self.free["a"], a),
+                torch.where(cond < 0, self.free["b"], b),
+            )
         a, b, time = (part.reshape(-1, *[1] * (x.ndim - 1)) for part in (a, b, label - self.late))
         return torch.tanh(a * x + b * time)
 
@@ -50,9 +59,11 @@ class Boundary:
 
 @dataclass(frozen=True)
 class Late:
-    """A table whose times are one higher, and whose noise and rates at 0 are those of its first step.
+    """A table whose times are one higher, and whose noise and rates at 0 are those of its first
+    step.
 
-    So the reference's Heun reads its table at the data, for a second slope there; ours ends with Euler's move.
+    So the reference's Heun reads its table at the data, for a second slope there; ours ends with
+    Euler's move.
     """
 
     table: Table
@@ -74,9 +85,16 @@ def late(process: Process) -> Process:
     return Process(Late(process.schedule), t_min=1.0, t_max=process.t_max + 1)
 
 
-def method_and_teacher(case: Case, goal: str, solver: str, c: float) -> tuple[fs.Method, Preconditioned]:
+def method_and_teacher(
+    case: Case, goal: str, solver: str, c: float
+) -> tuple[fs.Method, Preconditioned]:
     given, process = case.given, fs.process.discrete(betas=case["betas"])
-    options: dict[str, Any] = {"n": given["num_discr_timesteps"], "goal": goal, "c": c, "process": "discrete"}
+    options: dict[str, Any] = {
+        "n": given["num_discr_timesteps"],
+        "goal": goal,
+        "c": c,
+        "process": "discrete",
+    }
     method = fs.methods.direct_cm(solver=solver, guidance=given["w"] - 1, **options)
     method = replace(method, process=process)
     numbers = given["teacher_cond"], given["teacher_uncond"]
@@ -90,12 +108,16 @@ def method_and_teacher(case: Case, goal: str, solver: str, c: float) -> tuple[fs
         return move(shifted, denoiser, x, t + 1, s + 1, cond)
 
     coupling = replace(method.coupling, solver=to_the_data)
-    return replace(method, coupling=coupling), Preconditioned(Tanh(*numbers, late=1.0), Eps(), shifted)
+    return replace(method, coupling=coupling), Preconditioned(
+        Tanh(*numbers, late=1.0), Eps(), shifted
+    )
 
 
 def one_loss(case: Case, word: str, goal: str, solver: str, c: float) -> None:
     method, teacher = method_and_teacher(case, goal, solver, c)
-    student = Preconditioned(Tanh(case.given["student"]), Boundary(case.given["timestep_scaling"]), method.process)
+    student = Preconditioned(
+        Tanh(case.given["student"]), Boundary(case.given["timestep_scaling"]), method.process
+    )
     models, x0, z = fs.Models(student, teacher=teacher), case["latents"], case["noise"]
     cond, times = torch.zeros(len(x0), dtype=torch.int64), method.times.at(case["index"], 0.0)
     case.agree("t", times.t)
@@ -107,7 +129,10 @@ def one_loss(case: Case, word: str, goal: str, solver: str, c: float) -> None:
         run = dropout(student, len(x0), None, x0.device)
         case.agree(f"{word}_{solver}_target", method.goal(models, x_t, x_r, times, cond, run))
     case.agree(f"{word}_{solver}_pred", student(x_t, times.t, cond))
-    loss, name = method.loss(models, x0, z, times, cond).mean(), f"{word}_{solver}_{'huber' if c else 'l2'}"
+    loss, name = (
+        method.loss(models, x0, z, times, cond).mean(),
+        f"{word}_{solver}_{'huber' if c else 'l2'}",
+    )
     case.agree(f"{name}_loss", loss)
     loss.backward()
     for part in ("a", "b"):
@@ -115,7 +140,10 @@ def one_loss(case: Case, word: str, goal: str, solver: str, c: float) -> None:
 
 
 def direct_cm_losses(case: Case) -> None:
-    process, every = fs.process.discrete(betas=case["betas"]), torch.arange(1, len(case["betas"]) + 1)
+    process, every = (
+        fs.process.discrete(betas=case["betas"]),
+        torch.arange(1, len(case["betas"]) + 1),
+    )
     case.agree("alpha", process.alpha(every))
     case.agree("sigma", process.sigma(every))
     for word, goal in (("direct", "solution"), ("cm", "student")):
@@ -125,14 +153,19 @@ def direct_cm_losses(case: Case) -> None:
 
 
 def direct_cm_schedulers(case: Case) -> None:
-    """Stable Diffusion's table; every call of its Heun gives a state, of which each second one is a move's end."""
+    """Stable Diffusion's table; every call of its Heun gives a state, of which each second one is a
+    move's end.
+    """
     process, x = fs.process.named("discrete"), case["sample"]
     plain = Preconditioned(Tanh(case.given), Eps(), process)
     boundary = Preconditioned(Tanh(case.given), Boundary(10.0), process)
 
     def states(on: Process, denoiser, step, times: list[float], noise=None) -> list[Tensor]:
         """The state after each move, the last of them to the data."""
-        return [fs.sampling.walk(on, denoiser, x, times[: i + 1], step, noise=noise) for i in range(1, len(times))]
+        return [
+            fs.sampling.walk(on, denoiser, x, times[: i + 1], step, noise=noise)
+            for i in range(1, len(times))
+        ]
 
     for name, denoiser, step in (
         ("ddim", plain, solvers.ddim),
@@ -147,7 +180,10 @@ def direct_cm_schedulers(case: Case) -> None:
     denoiser = Preconditioned(Tanh(case.given, late=1.0), Eps(), shifted)
     corrected = states(shifted, denoiser, solvers.heun, times)
     before = [x, *corrected[:-1]]
-    predicted = [solvers.euler(shifted, denoiser, *move) for move in zip(before, times[:-1], times[1:], strict=True)]
+    predicted = [
+        solvers.euler(shifted, denoiser, *move)
+        for move in zip(before, times[:-1], times[1:], strict=True)
+    ]
     both = [state for pair in zip(predicted, corrected, strict=True) for state in pair]
     case.agree("heun_trajectory", torch.stack(both))
     inner = [t - 1 for t in times[:-1]]  # before the data Heun's moves are ours without any change

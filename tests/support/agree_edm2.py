@@ -1,4 +1,6 @@
-"""Agreement with EDM2's U-Net: a state dict under its own names, in both directions, and its outputs."""
+"""Agreement with EDM2's U-Net: a state dict under its own names, in both directions, and its
+outputs.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ def edm2_unet(case: Case) -> None:
     config = case.about["config"]
     network, head = network_of(config), Uncertainty(config.get("logvar_channels", 128))
     theirs = {name: case.weights[name] for name in case.about["state_dict"]}
-    inner = {name.removeprefix("unet."): w for name, w in theirs.items() if name.startswith("unet.")}
+    inner = {
+        name.removeprefix("unet."): w for name, w in theirs.items() if name.startswith("unet.")
+    }
     outer = {name: w for name, w in theirs.items() if not name.startswith("unet.")}
     for module, weights in ((network, inner), (head, outer)):
         module.load_state_dict(weights)
@@ -62,7 +66,10 @@ def edm2_unet(case: Case) -> None:
     trained = sum(p.numel() for module in (network, head) for p in module.parameters())
     assert trained == case.about["parameters"]
 
-    denoiser, cond = Preconditioned(network, Edm(sigma_data=config.get("sigma_data", 0.5))), labels(case)
+    denoiser, cond = (
+        Preconditioned(network, Edm(sigma_data=config.get("sigma_data", 0.5))),
+        labels(case),
+    )
     with torch.no_grad():
         case.agree("D", denoiser.eval()(case["x"], case["sigma"].double(), cond))
         case.agree("raw_out", network(case["raw_in"], case["c_noise"], cond))

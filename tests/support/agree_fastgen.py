@@ -1,7 +1,8 @@
-"""Agreement with FastGen's consistency models and TCM: times, losses, gradients, routing and samplers.
+"""Agreement with FastGen's consistency models and TCM: times, losses, gradients, routing and
+samplers.
 
-There r is at least min_r, and the boundary of TCM is 1e-8 above the time that routes; here r ends at 0 and both are
-one time, so the tests hand on their r and their boundary.
+There r is at least min_r, and the boundary of TCM is 1e-8 above the time that routes; here r ends
+at 0 and both are one time, so the tests hand on their r and their boundary.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def denoiser(case: Case, who: str | None = None) -> Preconditioned:
 
 
 def weight_of(name: str, sigma_data: float) -> Weight:
-    """Its weights by name: `sqrt` and `c_out` are not among ours, and are written here as any user's would be."""
+    """Its weights by name: `sqrt` and `c_out` are not among ours, and are written here as any
+    user's would be.
+    """
 
     def root_of(weight: Weight) -> Weight:
         return lambda process, times: weight(process, times).sqrt()
@@ -49,9 +52,13 @@ def weight_of(name: str, sigma_data: float) -> Weight:
 
 
 def base_of(case: Case, config: dict[str, Any], ratio: float) -> fs.Method:
-    """ECT with the distance and the weight of a configuration, its r / t held, or Euler's move of a teacher."""
+    """ECT with the distance and the weight of a configuration, its r / t held, or Euler's move of a
+    teacher.
+    """
     data = case.given["sigma_data"]
-    base = fs.methods.ect(c=config["huber_const"], pairs="euler" if config["use_cd"] else "data", sigma_data=data)
+    base = fs.methods.ect(
+        c=config["huber_const"], pairs="euler" if config["use_cd"] else "data", sigma_data=data
+    )
     return replace(
         base,
         distance=fs.distances.sse if config["use_squared_l2"] else base.distance,
@@ -72,7 +79,9 @@ def fastgen_cm_loss(case: Case) -> None:
         method, models = base_of(case, config, config["ratio"]), fs.Models(student, teacher=teacher)
         times = clamped(method.times.at(case["t"], 0.0), case)
         case.agree("D_yt", student(method.process.mix(y, eps, times.t), times.t))
-        case.agree(f"{name}_unweighted", replace(method, weight=fs.weights.one).loss(models, y, eps, times))
+        case.agree(
+            f"{name}_unweighted", replace(method, weight=fs.weights.one).loss(models, y, eps, times)
+        )
         loss = method.loss(models, y, eps, times)
         case.agree(f"{name}_loss", loss)
         loss.mean().backward()
@@ -81,7 +90,9 @@ def fastgen_cm_loss(case: Case) -> None:
 
 
 def fastgen_tcm_loss(case: Case) -> None:
-    """Rows below t', which are never drawn, count there with the first stage's answer, and so they do here."""
+    """Rows below t', which are never drawn, count there with the first stage's answer, and so they
+    do here.
+    """
     given, y, eps = case.given, case["y"], case["eps"]
     route = Truncated(denoiser(case, "stage1"), denoiser(case, "student"), given["transition_t"])
     case.agree("route_out", route(case["route_x"], case["route_t"]))
@@ -124,16 +135,34 @@ def fastgen_time(case: Case) -> None:
     law = fs.times.LogNormal(mean=0.0, std=1.0)
     maps = [fs.times.RatioMap(law=law, held=ratio) for ratio in case["ratio"].tolist()]
     case.agree("r", torch.stack([clamped(found.at(case["t"], 0.0), case).r for found in maps]))
-    iterations, per_stage = case["sched_iteration"], schedule["kimg_per_stage"] * 1000 // schedule["batch_size"]
+    iterations, per_stage = (
+        case["sched_iteration"],
+        schedule["kimg_per_stage"] * 1000 // schedule["batch_size"],
+    )
     stages = int(iterations.max()) // per_stage + 1
     for i, (q, limit) in enumerate(schedule["pairs"]):
         found = fs.times.RatioMap(law=law, q=q, ratio_max=limit, stages=stages)
-        shares = [(k + 0.5) / (stages * per_stage) for k in iterations.tolist()]  # within the iteration, off the edges
-        case.agree_at("sched_ratio", i, torch.tensor([found.ratio(share) for share in shares], dtype=torch.float64))
+        shares = [
+            (k + 0.5) / (stages * per_stage) for k in iterations.tolist()
+        ]  # within the iteration, off the edges
+        case.agree_at(
+            "sched_ratio",
+            i,
+            torch.tensor([found.ratio(share) for share in shares], dtype=torch.float64),
+        )
     for name, numbers in given["distributions"].items():
-        shape = {"mean": numbers["mean"], "std": numbers["std"], "low": numbers["min_t"], "high": numbers["max_t"]}
+        shape = {
+            "mean": numbers["mean"],
+            "std": numbers["std"],
+            "low": numbers["min_t"],
+            "high": numbers["max_t"],
+        }
         student = numbers["time_dist_type"] == "log_t"
-        chosen = fs.times.LogStudentT(nu=numbers["df"], **shape) if student else fs.times.LogNormal(**shape)
+        chosen = (
+            fs.times.LogStudentT(nu=numbers["df"], **shape)
+            if student
+            else fs.times.LogNormal(**shape)
+        )
         case.agree(name, chosen.quantile(case["probabilities"]))
 
 
@@ -142,13 +171,17 @@ def fastgen_samplers(case: Case) -> None:
 
     def walk(times: list[float], step: Callable[..., Tensor], **source: Any) -> Tensor:
         process = Process(EDM.schedule, t_min=EDM.t_min, t_max=times[0], rho=EDM.rho)
-        return fs.sampling.walk(process, student, process.prior(case["latents"]), times, step, **source)
+        return fs.sampling.walk(
+            process, student, process.prior(case["latents"]), times, step, **source
+        )
 
     fresh = {"noise": lambda i: case["noise"][i]}
     case.agree("two_step", walk(given["two_step_t"], solvers.renoise, **fresh))
     case.agree("three_step_ode", walk(given["ode_t"], solvers.ddim))
     case.agree("one_step", walk([EDM.t_max, 0.0], solvers.renoise, **fresh))
-    case.agree("four_step_default", walk(case["default_t_list_4"].tolist(), solvers.renoise, **fresh))
+    case.agree(
+        "four_step_default", walk(case["default_t_list_4"].tolist(), solvers.renoise, **fresh)
+    )
 
 
 TESTED = {

@@ -22,7 +22,9 @@ def denoiser(case: Case, who: str) -> Preconditioned:
 
 
 def method_of(given: dict[str, Any], mode: dict[str, Any]) -> fs.Method:
-    """Its mixing value is the share of rows that keep their data, ours that of generated rows; its l2 is a sum."""
+    """Its mixing value is the share of rows that keep their data, ours that of generated rows; its
+    l2 is a sum.
+    """
     base = fs.methods.ict(
         s0=given["s0"],
         s1=given["s1"],
@@ -47,9 +49,15 @@ def method_of(given: dict[str, Any], mode: dict[str, Any]) -> fs.Method:
 def gc_training_loss(case: Case) -> None:
     given, x0, z = case.given, case["data"], case["z"]
     progress = given["i_train"] / given["n_train_steps"]
-    u = torch.stack([torch.zeros_like(case["uniform"]), 1 - case["uniform"]], 1)  # it generates above its value
+    u = torch.stack(
+        [torch.zeros_like(case["uniform"]), 1 - case["uniform"]], 1
+    )  # it generates above its value
     for name, mode in given["modes"].items():
-        method, online, ema = method_of(given, mode), denoiser(case, "online"), denoiser(case, "ema")
+        method, online, ema = (
+            method_of(given, mode),
+            denoiser(case, "online"),
+            denoiser(case, "ema"),
+        )
         models = fs.Models(online, ema=ema)
         assert method.times.steps(progress) + 1 == given["grid_points"]
         times = method.times.at(case["steps"], progress)._replace(u=u)
@@ -62,7 +70,9 @@ def gc_training_loss(case: Case) -> None:
         if mode["mixing_value"] is not None:
             data = x_r - expand(times.r, z) * z
             generated = ~torch.isclose(data, x0, rtol=0, atol=1e-9).flatten(1).all(1)
-            generated |= case[f"{name}_gc_mask"] & (times.r == given["sigma_min"])  # there D(x_r, r) = x_r
+            generated |= case[f"{name}_gc_mask"] & (
+                times.r == given["sigma_min"]
+            )  # there D(x_r, r) = x_r
             assert torch.equal(generated, case[f"{name}_gc_mask"])
         loss = method.loss(models, x0, z, times)
         case.agree(f"{name}_loss_per_sample", loss / case["weights"])

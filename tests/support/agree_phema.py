@@ -16,18 +16,28 @@ def exponents(stds: torch.Tensor) -> torch.Tensor:
 def edm2_phema(case: Case) -> None:
     tracked = exponents(case["stds"])
     case.agree("exponents", tracked)
-    case.agree("std_back", torch.tensor([power_std(g) for g in tracked.tolist()], dtype=torch.float64))
-    times, averages = case["steps"].cumsum(0), [torch.zeros_like(case["weights"][0]) for _ in tracked]
+    case.agree(
+        "std_back", torch.tensor([power_std(g) for g in tracked.tolist()], dtype=torch.float64)
+    )
+    times, averages = (
+        case["steps"].cumsum(0),
+        [torch.zeros_like(case["weights"][0]) for _ in tracked],
+    )
     history = []
     for now, dt, weights in zip(times, case["steps"], case["weights"], strict=True):
         kept = [(1 - dt / now) ** (g + 1) for g in tracked]
-        averages = [beta * old + (1 - beta) * weights for beta, old in zip(kept, averages, strict=True)]
+        averages = [
+            beta * old + (1 - beta) * weights for beta, old in zip(kept, averages, strict=True)
+        ]
         history.append(torch.stack(averages))
     case.agree("tracked", torch.stack(history, 1))
     at, asked = case["snapshot_index"], exponents(case["target_std"])
     stored = torch.stack([history[i] for i in at]).flatten(0, 1)  # the profile runs fastest
     shares = posthoc_coefficients(
-        times[at].repeat_interleave(len(tracked)), tracked.repeat(len(at)), times[case["target_index"]], asked
+        times[at].repeat_interleave(len(tracked)),
+        tracked.repeat(len(at)),
+        times[case["target_index"]],
+        asked,
     )
     case.agree("coefficients", shares)
     case.agree("reconstructed", shares.T @ stored)

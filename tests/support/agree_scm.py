@@ -1,4 +1,6 @@
-"""Agreement with FastGen's continuous-time loss: the wrapped network, its derivatives, losses and gradients."""
+"""Agreement with FastGen's continuous-time loss: the wrapped network, its derivatives, losses and
+gradients.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from tests.support.toys import Analytic
 
 
 def composed(case: Case, config: dict[str, Any]) -> fs.Method:
-    """The method of one configuration: the reference's mean square, times 1/level and 1/D where it has them."""
+    """The method of one configuration: the reference's mean square, times 1/level and 1/D where it
+    has them.
+    """
     sigma_data, size = case.given["sigma_data"], case["y"][0].numel()
     function = fs.methods.scd if config["use_cd"] else fs.methods.sct
     method = function(
@@ -30,7 +34,11 @@ def composed(case: Case, config: dict[str, Any]) -> fs.Method:
     )
 
     def weight(process: fs.process.Process, times: fs.Times) -> Tensor:
-        return 1 / process.level(times.t) if config["prior_weighting_enabled"] else torch.ones_like(times.t)
+        return (
+            1 / process.level(times.t)
+            if config["prior_weighting_enabled"]
+            else torch.ones_like(times.t)
+        )
 
     def balance(loss_b: Tensor, t: Tensor, models: fs.Models) -> Tensor:
         u = case["logvar"][:, 0]
@@ -61,7 +69,11 @@ def losses(case: Case) -> None:
         both = t.cos() * t.sin()
         line = (Drift(student, on), x_t, t, fs.process.expand(both, x_t) * v, both)
         step = config["jvp_finite_diff_eps"]
-        engine = derivatives.difference(*line, step) if config["use_jvp_finite_diff"] else derivatives.jvp(*line)
+        engine = (
+            derivatives.difference(*line, step)
+            if config["use_jvp_finite_diff"]
+            else derivatives.jvp(*line)
+        )
         case.agree(f"{name}_jvp", engine[1] / sigma_data)
         plain = replace(method, weight=fs.weights.one, balance=fs.balances.unbalanced)
         case.agree(f"{name}_unweighted", plain.loss(models, case["y"], case["eps"], times))

@@ -1,4 +1,6 @@
-"""The U-Nets of EDM and openai against their reference numbers: outputs, and weights by name in both directions."""
+"""The U-Nets of EDM and openai against their reference numbers: outputs, and weights by name in
+both directions.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,10 @@ DHARIWAL = {
     "num_blocks": ("blocks", 3),
     "attn_resolutions": ("attention", [32, 16, 8]),
 }
-FACTORIES = {"SongUNet": (fs.networks.song_unet, SONG), "DhariwalUNet": (fs.networks.adm_unet, DHARIWAL)}
+FACTORIES = {
+    "SongUNet": (fs.networks.song_unet, SONG),
+    "DhariwalUNet": (fs.networks.adm_unet, DHARIWAL),
+}
 
 
 def network_of(config: dict[str, Any]) -> nn.Module:
@@ -44,15 +49,25 @@ def network_of(config: dict[str, Any]) -> nn.Module:
     factory, known = FACTORIES[given.pop("model_type", "DhariwalUNet")]
     shape = (given.pop("img_channels"), *[given.pop("img_resolution")] * 2)
     classes = given.pop("label_dim", 0)
-    for name in ("use_fp16", "sigma_min", "sigma_max", "sigma_data", "label_dropout"):  # of the wrapper, or of training
+    for name in (
+        "use_fp16",
+        "sigma_min",
+        "sigma_max",
+        "sigma_data",
+        "label_dropout",
+    ):  # of the wrapper, or of training
         given.pop(name, None)
     options = dict(known.values())
     options |= {known[name][0]: value for name, value in given.items()}
-    return factory(shape, classes, **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+    return factory(
+        shape, classes, **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    )
 
 
 def labels_of(case: Case, **more: Tensor) -> Any:
-    """The case's one-hot rows as labels, a row of zeros or none at all as -1; with augment labels a dict."""
+    """The case's one-hot rows as labels, a row of zeros or none at all as -1; with augment labels a
+    dict.
+    """
     classes = case.about["config"].get("label_dim", 0)
     rows = case.tensors.get("class_labels", torch.zeros(len(case["x"]), classes))
     label = torch.where(rows.any(1), rows.argmax(1), -1) if classes else None
@@ -81,8 +96,12 @@ def openai_unet(case: Case) -> None:
     exported = to_openai(network, network.state_dict())
     assert exported.keys() == case.about["state_dict"].keys()
     for name, value in exported.items():
-        torch.testing.assert_close(value, case.weights[name], rtol=0, atol=0, msg=lambda m, n=name: f"{n}: {m}")
-    labels = next((case[name] for name in ("y", "labels", "class_labels") if name in case.tensors), None)
+        torch.testing.assert_close(
+            value, case.weights[name], rtol=0, atol=0, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    labels = next(
+        (case[name] for name in ("y", "labels", "class_labels") if name in case.tensors), None
+    )
     with torch.no_grad():
         ours = network(case["x"], case["timesteps"], labels)
     case.agree("out", ours)

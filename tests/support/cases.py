@@ -1,4 +1,6 @@
-"""Cases of the reference vectors: a sidecar with its tensors, and agreement within its own tolerance."""
+"""Cases of the reference vectors: a sidecar with its tensors, and agreement within its own
+tolerance.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,16 @@ class Case:
 
     @classmethod
     def read(cls, sidecar: Path) -> Case:
-        """The case of a sidecar: its tensors are in one file of its name, or a network's in the two that it names."""
+        """The case of a sidecar: its tensors are in one file of its name, or a network's in the two
+        that it names.
+        """
         about = json.loads(sidecar.read_text())
         io = sidecar.with_name(about.get("io", sidecar.with_suffix(".safetensors").name))
-        return cls(about, load_file(io), load_file(sidecar.with_name(about["weights"])) if "weights" in about else {})
+        return cls(
+            about,
+            load_file(io),
+            load_file(sidecar.with_name(about["weights"])) if "weights" in about else {},
+        )
 
     @property
     def given(self) -> dict[str, Any]:

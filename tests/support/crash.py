@@ -1,7 +1,8 @@
 """A server that imports torch once and forks a process for every trial, to be killed or to fail.
 
-`python -m tests.support.crash` speaks JSON lines over its pipes. What a child is doing is read from a file that it maps into
-its memory and that outlives it, so that a kill inside a write is proved and not guessed.
+`python -m tests.support.crash` speaks JSON lines over its pipes. What a child is doing is read from
+a file that it maps into its memory and that outlives it, so that a kill inside a write is proved
+and not guessed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ def _child(request: dict[str, Any]) -> None:
     said = os.open(request["said"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(said, 1)
     os.dup2(said, 2)
-    for number in (signal.SIGTERM, signal.SIGHUP):  # whatever the tests themselves were started under, such as nohup
+    for number in (
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # whatever the tests themselves were started under, such as nohup
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     faulthandler.dump_traceback_later(HANGS, file=said)  # one that hangs shall say where
@@ -101,7 +105,9 @@ class Child:
         os.kill(self.pid, number)
 
     def wait(self, seconds: float = 180.0) -> int | None:
-        """Its exit code, minus the signal that killed it; None where it still runs after so many seconds."""
+        """Its exit code, minus the signal that killed it; None where it still runs after so many
+        seconds.
+        """
         return self.server.ask(wait=self.pid, seconds=seconds)["code"]
 
     @property
@@ -134,11 +140,20 @@ class Server:
 @contextmanager
 def server() -> Iterator[Server]:
     """A server with one thread, that sees no GPU: torch cannot be forked once one is in use."""
-    one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    path = os.pathsep.join(filter(None, (str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH"))))
+    one = {
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    path = os.pathsep.join(
+        filter(None, (str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH")))
+    )
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     command = [sys.executable, "-m", "tests.support.crash"]
-    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **one, "PYTHONPATH": path}, **pipes) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **one, "PYTHONPATH": path}, **pipes
+    ) as process:
         assert process.stdout
         assert "ready" in json.loads(process.stdout.readline())
         yield Server(process)

@@ -1,4 +1,6 @@
-"""What a child of `tests.support.crash` does: a tiny run whose calls that change the disk are counted, slowed or failed."""
+"""What a child of `tests.support.crash` does: a tiny run whose calls that change the disk are
+counted, slowed or failed.
+"""
 
 from __future__ import annotations
 
@@ -103,9 +105,11 @@ def train(
     stop: int = 0,
     most: int = 0,
 ) -> dict[str, Any]:
-    """Trains or resumes a run without pictures; tells its seconds and, with `prints`, the fingerprint of every step.
+    """Trains or resumes a run without pictures; tells its seconds and, with `prints`, the
+    fingerprint of every step.
 
-    apart: saves are made beside training; otherwise a step waits, so that the order of calls is always the same. stop:
+    apart: saves are made beside training; otherwise a step waits, so that the order of calls is
+    always the same. stop:
     the step after which the process ends. most: bytes of any file that the system lets it write.
     """
     import resource

@@ -1,4 +1,6 @@
-"""Mutations of a checkpoint's metadata behind hashes that fit: what gets past the manifest must get no further."""
+"""Mutations of a checkpoint's metadata behind hashes that fit: what gets past the manifest must get
+no further.
+"""
 
 from __future__ import annotations
 
@@ -37,15 +39,25 @@ def at(run: Path) -> Path:
 
 def signed(folder: Path, refingerprint: bool = True) -> None:
     """Writes the manifest, and the state's fingerprint, that fit the files as they are now."""
-    files = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != "manifest.json"}
+    files = {
+        p.name: p.read_bytes()
+        for p in folder.iterdir()
+        if p.is_file() and p.name != "manifest.json"
+    }
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     state = json.loads(files["state.json"]) if refingerprint else None
     if isinstance(state, dict) and "fingerprint" in state:
-        groups = {name.removesuffix(SUFFIX): digest for name, digest in digests.items() if name.endswith(SUFFIX)}
+        groups = {
+            name.removesuffix(SUFFIX): digest
+            for name, digest in digests.items()
+            if name.endswith(SUFFIX)
+        }
         content = json.dumps({**state, "fingerprint": root(groups, state)}).encode()
         (folder / "state.json").write_bytes(content)
         files["state.json"], digests["state.json"] = content, hashlib.sha256(content).hexdigest()
-    listed = {name: {"bytes": len(files[name]), "sha256": digest} for name, digest in digests.items()}
+    listed = {
+        name: {"bytes": len(files[name]), "sha256": digest} for name, digest in digests.items()
+    }
     (folder / "manifest.json").write_text(json.dumps({"files": listed}))
 
 
@@ -60,7 +72,9 @@ def joined(header: bytes, data: bytes, length: int | None = None) -> bytes:
 
 
 def edited(content: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:
-    """A safetensors file with another header; `change` edits it in place, or returns the new one's bytes."""
+    """A safetensors file with another header; `change` edits it in place, or returns the new one's
+    bytes.
+    """
     header, data = split(content)
     new = change(header)
     return joined(new if isinstance(new, bytes) else json.dumps(header).encode(), data)
@@ -145,7 +159,12 @@ HEADERS: dict[str, Callable[[bytes], bytes]] = {
     "a pickle": lambda c: b"\x80\x04\x95\x00\x00\x00\x00\x00\x00\x00\x00N.",
 }  # fmt: skip
 
-HARMLESS = {"metadata of 2 MiB", "an extra tensor", "name with ../", "name of an attribute"}  # to the reader
+HARMLESS = {
+    "metadata of 2 MiB",
+    "an extra tensor",
+    "name with ../",
+    "name of an attribute",
+}  # to the reader
 
 
 def link(target: str) -> Callable[[Path], None]:
@@ -219,7 +238,9 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "nested 1e5 deep": listed(lambda f: "[" * 100_000),
     "NaN for a size": listed(lambda f: f["state.json"].update(bytes=float("nan"))),
     "facts as a text": listed(lambda f: f.update({"state.json": "x"})),
-    "1e5 files": listed(lambda f: f.update({f"f{i}": {"bytes": 0, "sha256": ""} for i in range(100_000)})),
+    "1e5 files": listed(
+        lambda f: f.update({f"f{i}": {"bytes": 0, "sha256": ""} for i in range(100_000)})
+    ),
     "a missing file": lambda folder: (folder / f"student{SUFFIX}").unlink(),
     "no state": listed(lambda f: f.pop("state.json") and None),
     "no manifest": lambda folder: (folder / "manifest.json").unlink(),
@@ -269,7 +290,13 @@ def random_change(run: Path, chance: random.Random) -> str:
         return f"state, {'signed' if refingerprint else 'fingerprint left'}"
     if kind == 2:
         key, levels = chance.choice(sorted(state)), chance.choice((3, 50, 200))
-        with_state(run, {**state, key: deep(levels, chance) if chance.random() < 0.2 else chance.choice(EXTREMES)})
+        with_state(
+            run,
+            {
+                **state,
+                key: deep(levels, chance) if chance.random() < 0.2 else chance.choice(EXTREMES),
+            },
+        )
         return f"state.{key}"
     if kind == 3:
         name, group = chance.choice(sorted(HEADERS)), chance.choice(("ema", "student", "optimizer"))
@@ -316,10 +343,13 @@ def fuzz_checkpoint(seed: int, n: int, folder: Path) -> dict[str, Any]:
         what = random_change(run, chance)
         before = set(folder.rglob("*"))
         made = contract.holds(f"checkpoint seed {seed} case {i}, {what}", opened(run))
-        assert set(folder.rglob("*")) == before, f"seed {seed} case {i}, {what}: wrote or removed files"
+        assert set(folder.rglob("*")) == before, (
+            f"seed {seed} case {i}, {what}: wrote or removed files"
+        )
         if made is not None:
             contract.holds(
-                f"checkpoint seed {seed} case {i}, {what}, sampled", lambda made=made: made.sample(2, seed=1)
+                f"checkpoint seed {seed} case {i}, {what}, sampled",
+                lambda made=made: made.sample(2, seed=1),
             )
     contract.watch.stop()
     return contract.report()

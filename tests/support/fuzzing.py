@@ -1,7 +1,8 @@
-"""Mutations of runs and checkpoints by seed, for the tests and for long soaks: `python -m tests.support.fuzzing SEED N FOLDER`.
+"""Mutations of runs and checkpoints by seed, for the tests and for long soaks: `python -m
+tests.support.fuzzing SEED N FOLDER`.
 
-The contract of every mutant: it is accepted, or refused by the package's own typed error in one line, within two
-seconds of the processor and 512 MiB.
+The contract of every mutant: it is accepted, or refused by the package's own typed error in one
+line, within two seconds of the processor and 512 MiB.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def valid_runs() -> list[dict[str, Any]]:
 def written_out(run: Run) -> Run:
     parts = {"method": methods, "network": networks}
     made = {
-        k: checked_options(k, choose(k, m, getattr(run, k)), getattr(run, f"{k}_options")) for k, m in parts.items()
+        k: checked_options(k, choose(k, m, getattr(run, k)), getattr(run, f"{k}_options"))
+        for k, m in parts.items()
     }
     return replace(run, method_options=made["method"], network_options=made["network"])
 
@@ -73,7 +75,9 @@ def places(value: Any) -> list[tuple[Any, Any]]:
     found, rest = [], [value]
     while rest:
         one = rest.pop()
-        keys = list(one) if isinstance(one, dict) else range(len(one)) if isinstance(one, list) else ()
+        keys = (
+            list(one) if isinstance(one, dict) else range(len(one)) if isinstance(one, list) else ()
+        )
         found += [(one, key) for key in keys]
         rest += [one[key] for key in keys]
     return found
@@ -95,11 +99,21 @@ def mutated(value: Any, chance: random.Random) -> Any:
                 inside[key] = copy.deepcopy(other[place])  # not a ring
             case 2 if isinstance(inside, dict):
                 name = chance.choice(
-                    (f"{key}s", str(key)[::-1], str(key).upper(), f" {key}", "\n", "__class__", "x" * 5000)
+                    (
+                        f"{key}s",
+                        str(key)[::-1],
+                        str(key).upper(),
+                        f" {key}",
+                        "\n",
+                        "__class__",
+                        "x" * 5000,
+                    )
                 )
                 inside[name] = inside.pop(key)
             case 3 if isinstance(inside, dict):
-                inside[chance.choice(("lrr", "base", "method", "options", "seed ", "\x00", ""))] = extreme(chance)
+                inside[chance.choice(("lrr", "base", "method", "options", "seed ", "\x00", ""))] = (
+                    extreme(chance)
+                )
             case 4 if isinstance(inside, list):
                 inside[key:key] = [chance.choice(EXTREMES[:40])] * chance.choice((1, 3, 2000))
             case 5:
@@ -107,14 +121,18 @@ def mutated(value: Any, chance: random.Random) -> Any:
             case 6 if type(inside[key]) in (int, float):
                 n = inside[key]
                 near = n if abs(n) < 2**53 else 1  # what a float can be made of
-                inside[key] = chance.choice((-n, n * 10, n + 1, n // 2, near / 2, near + 0.5, str(n)[:999], [n]))
+                inside[key] = chance.choice(
+                    (-n, n * 10, n + 1, n // 2, near / 2, near + 0.5, str(n)[:999], [n])
+                )
             case _:
                 inside[key] = extreme(chance)
     return value
 
 
 def scrambled(text: bytes, chance: random.Random) -> bytes:
-    """The bytes of a JSON document with one change: flipped, cut, doubled, spliced, or with another number in them."""
+    """The bytes of a JSON document with one change: flipped, cut, doubled, spliced, or with another
+    number in them.
+    """
     at, end = sorted((chance.randrange(len(text) + 1), chance.randrange(len(text) + 1)))
     pieces = (
         b"NaN",
@@ -149,7 +167,9 @@ def scrambled(text: bytes, chance: random.Random) -> bytes:
 
 
 class Contract:
-    """Counts what was accepted and refused; anything but a typed error in one line, in time, is an AssertionError."""
+    """Counts what was accepted and refused; anything but a typed error in one line, in time, is an
+    AssertionError.
+    """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -158,7 +178,10 @@ class Contract:
 
     def holds(self, what: str, call: Callable[[], Any]) -> Any:
         """The call's result; None where it was refused as it should be."""
-        began, result = time.process_time(), None  # this process' own: others may keep the machine busy
+        began, result = (
+            time.process_time(),
+            None,
+        )  # this process' own: others may keep the machine busy
         try:
             result = call()
             self.counts["accepted"] += 1
@@ -169,17 +192,25 @@ class Contract:
         took = time.process_time() - began
         self.slowest = max(self.slowest, took)
         assert took <= SECONDS, f"{what}: took {took:.1f} s"
-        assert self.watch.grown() <= MEMORY, f"{what}: {self.watch.grown() // MIB} MiB above the start"
+        assert self.watch.grown() <= MEMORY, (
+            f"{what}: {self.watch.grown() // MIB} MiB above the start"
+        )
         return result
 
     def refused(self, what: str, error: FewstepError) -> None:
         told = str(error)
         self.counts["refused"] += 1
-        assert told.isprintable(), f"{what}: told in several lines or with control characters: {told!r}"
+        assert told.isprintable(), (
+            f"{what}: told in several lines or with control characters: {told!r}"
+        )
         assert 10 <= len(told) <= LONGEST + 20, f"{what}: told in {len(told)} characters: {told}"
 
     def report(self) -> dict[str, Any]:
-        return {**self.counts, "slowest": round(self.slowest, 2), "grown_mib": self.watch.grown() // MIB}
+        return {
+            **self.counts,
+            "slowest": round(self.slowest, 2),
+            "grown_mib": self.watch.grown() // MIB,
+        }
 
 
 def built(run: Run) -> str:
@@ -193,7 +224,8 @@ def built(run: Run) -> str:
 
 
 def fuzz_config(seed: int, n: int, folder: Path | None = None, every: int = 4) -> dict[str, Any]:
-    """n mutants of the recipes' runs, half of their structure, half of the bytes of run.json; counts of both fates.
+    """n mutants of the recipes' runs, half of their structure, half of the bytes of run.json;
+    counts of both fates.
 
     every: how many accepted ones there are to one whose method and network are built.
     """
@@ -206,7 +238,9 @@ def fuzz_config(seed: int, n: int, folder: Path | None = None, every: int = 4) -
             value = mutated(values, chance)
             run = contract.holds(what, lambda value=value: run_from_json(value))
         else:
-            (place / "run.json").write_bytes(scrambled(json.dumps(values, indent=1).encode(), chance))
+            (place / "run.json").write_bytes(
+                scrambled(json.dumps(values, indent=1).encode(), chance)
+            )
             run = contract.holds(what, lambda: read_run(place / "run.json"))
         if run is not None:
             stored = json.loads(json.dumps(run.to_json(), allow_nan=False))
@@ -215,7 +249,10 @@ def fuzz_config(seed: int, n: int, folder: Path | None = None, every: int = 4) -
                 built_so_far.watch = contract.watch
                 built_so_far.holds(f"{what}, built", lambda run=run: built(run))
     contract.watch.stop()
-    built_counts = {"built": built_so_far.counts["accepted"], "unbuildable": built_so_far.counts["refused"]}
+    built_counts = {
+        "built": built_so_far.counts["accepted"],
+        "unbuildable": built_so_far.counts["refused"],
+    }
     return {**contract.report(), **built_counts, "slowest_build": round(built_so_far.slowest, 2)}
 
 

@@ -1,4 +1,6 @@
-"""Files that somebody might send: pickles that would run, headers that lie. All are made here, none is stored."""
+"""Files that somebody might send: pickles that would run, headers that lie. All are made here, none
+is stored.
+"""
 
 from __future__ import annotations
 
@@ -86,14 +88,18 @@ def arrays() -> dict[str, Maker]:
 
 
 def archives() -> dict[str, Maker]:
-    """Hostile .npz and .zip, but for what expands beyond all bounds: the readers of archives are tested for that."""
+    """Hostile .npz and .zip, but for what expands beyond all bounds: the readers of archives are
+    tested for that.
+    """
     return {
         "a pickle": raw,
         "an object member": lambda c: zipped({"x0.npy": object_array(c)}),
         "a pickle for a member": lambda c: zipped({"x0.npy": raw(c), "data.pkl": raw(c)}),
         "what torch.save writes": by_torch,
         "1e12 elements": lambda c: zipped({"x0.npy": npy(declared("(1000000, 1000000)"))}),
-        "members that lead out": lambda c: zipped({"../../x0.npy": npy("open"), "/tmp/x0.npy": b""}),
+        "members that lead out": lambda c: zipped(
+            {"../../x0.npy": npy("open"), "/tmp/x0.npy": b""}
+        ),
         "no zip": lambda c: b"PK\x03\x04" + b"\xff" * 100,
         "nothing": lambda c: b"",
     }
@@ -113,7 +119,10 @@ def weights() -> dict[str, Maker]:
         "shape of 1e12",
         "overlapping",
     )
-    lies = {name: (lambda c, change=HEADERS[name]: change(save(VALID))) for name in (*kept, "name with ../", "a hole")}
+    lies = {
+        name: lambda c, change=HEADERS[name]: change(save(VALID))
+        for name in (*kept, "name with ../", "a hole")
+    }
     return {**lies, "a pickle that runs": raw, "what torch.save writes": by_torch}
 
 
@@ -139,5 +148,7 @@ def foreign() -> dict[str, Maker]:
 def corpus() -> dict[str, Maker]:
     """All of it, by file name."""
     tables = {".npy": arrays(), ".npz": archives(), ".zip": archives(), ".safetensors": weights()}
-    named = {f"{what}{suffix}": make for suffix, table in tables.items() for what, make in table.items()}
+    named = {
+        f"{what}{suffix}": make for suffix, table in tables.items() for what, make in table.items()
+    }
     return {**{name.replace("/", "-"): make for name, make in named.items()}, **foreign()}

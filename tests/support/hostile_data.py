@@ -39,7 +39,10 @@ def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
 def photo(random: np.random.Generator, side: int = SIDE) -> Image.Image:
     """Smooth colours with some noise, as a camera would see them."""
     grid = np.linspace(0, 3, side)
-    waves = [np.sin(grid[:, None] * a + b) + np.cos(grid[None] * b) for a, b in random.uniform(0.5, 3, (3, 2))]
+    waves = [
+        np.sin(grid[:, None] * a + b) + np.cos(grid[None] * b)
+        for a, b in random.uniform(0.5, 3, (3, 2))
+    ]
     values = 128 + 50 * np.stack(waves, 2) + random.normal(0, 5, (side, side, 3))
     return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
@@ -49,17 +52,27 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def huge_png(side: int, rows: int = 1) -> bytes:
-    """A sound grey PNG whose header declares side x side pixels; of its pixels only some rows are there."""
+    """A sound grey PNG whose header declares side x side pixels; of its pixels only some rows are
+    there.
+    """
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     packed = zlib.compress(bytes((side + 1) * rows), 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    )
 
 
 def images(seed: int) -> dict[str, bytes]:
-    """Pictures by name: those that begin with "good" are read at `data_size`, those with "bad" are not."""
+    """Pictures by name: those that begin with "good" are read at `data_size`, those with "bad" are
+    not.
+    """
     random = np.random.default_rng(seed)
     rgb = photo(random)
-    grey, turned, wide = rgb.convert("L"), Image.Exif(), random.integers(0, 65536, (SIDE, SIDE)).astype(np.uint16)
+    grey, turned, wide = (
+        rgb.convert("L"),
+        Image.Exif(),
+        random.integers(0, 65536, (SIDE, SIDE)).astype(np.uint16),
+    )
     turned[274] = 6
     clear = rgb.copy()
     clear.putalpha(grey)
@@ -75,7 +88,9 @@ def images(seed: int) -> dict[str, bytes]:
         "good-rgba.png": encoded(clear),
         "good-cmyk.jpg": encoded(rgb.convert("CMYK"), "JPEG"),
         "good-16-bit.png": encoded(Image.fromarray(wide)),
-        "good-animated.gif": encoded(rgb, "GIF", save_all=True, append_images=[photo(random), photo(random)]),
+        "good-animated.gif": encoded(
+            rgb, "GIF", save_all=True, append_images=[photo(random), photo(random)]
+        ),
         "good-turned.jpg": encoded(rgb, "JPEG", exif=turned),
         "good-progressive.jpg": encoded(rgb.resize((64, 64)), "JPEG", progressive=True),
         "good-restarts.jpg": encoded(rgb.resize((64, 64)), "JPEG", restart_marker_blocks=1),
@@ -101,7 +116,9 @@ def images(seed: int) -> dict[str, bytes]:
     }
 
 
-def packed(entries: list[tuple[zipfile.ZipInfo | str, bytes]], method: int = zipfile.ZIP_STORED) -> bytes:
+def packed(
+    entries: list[tuple[zipfile.ZipInfo | str, bytes]], method: int = zipfile.ZIP_STORED
+) -> bytes:
     kept = io.BytesIO()
     with zipfile.ZipFile(kept, "w", method) as out:
         for entry, content in entries:
@@ -122,7 +139,9 @@ def lying(packed: bytes, declared: int) -> bytes:
 
 
 def archives(seed: int) -> dict[str, bytes]:
-    """Zips by name, each with one sound picture in it, that are refused as a whole for what their names say."""
+    """Zips by name, each with one sound picture in it, that are refused as a whole for what their
+    names say.
+    """
     random = np.random.default_rng(seed)
     picture = encoded(photo(random))
     sound = [("a.png", picture)]
@@ -136,12 +155,16 @@ def archives(seed: int) -> dict[str, bytes]:
         "device.zip": packed([*sound, (special("null.png", stat.S_IFCHR), b"")]),
         "pipe.zip": packed([*sound, (special("pipe.png", stat.S_IFIFO), b"")]),
         "ratio.zip": packed([*sound, ("zeros.png", bytes(2**24 + 2**22))], zipfile.ZIP_DEFLATED),
-        "ratio-of-all.zip": packed([*sound, *((f"{i}.png", bytes(2**22)) for i in range(6))], zipfile.ZIP_DEFLATED),
+        "ratio-of-all.zip": packed(
+            [*sound, *((f"{i}.png", bytes(2**22)) for i in range(6))], zipfile.ZIP_DEFLATED
+        ),
         "lying.zip": lying(packed([*sound, ("b.png", picture)]), 2**31),
         "case.zip": packed([*sound, ("A.png", picture)]),
         "case-of-folders.zip": packed([("x/a.png", picture), ("X/b.png", picture)]),
         "unicode.zip": packed([("\u00e9.png", picture), ("e\u0301.png", picture)]),
-        "twice.zip": packed([("aa.png", picture), ("bb.png", picture)]).replace(b"bb.png", b"aa.png"),
+        "twice.zip": (
+            packed([("aa.png", picture), ("bb.png", picture)]).replace(b"bb.png", b"aa.png")
+        ),
         "lzma.zip": packed(sound, zipfile.ZIP_LZMA),
         "encrypted.zip": flagged(packed(sound)),
         "tar.zip": b"a.png".ljust(257, b"\0") + b"ustar\x0000" + picture.ljust(1024, b"\0"),
@@ -154,7 +177,9 @@ def crowded(seed: int, n: int) -> bytes:
     at, end = one.index(b"PK\x01\x02"), one.index(b"PK\x05\x06")
     names = [f"{i % 100}/{i}.txt".encode() for i in range(n)]
     entry = b"PK\x01\x02" + struct.pack("<6H3L", 20, 20, 0, 0, 0, 33, 0, 0, 0)
-    listed = b"".join(entry + struct.pack("<5H2L", len(name), 0, 0, 0, 0, 0, 0) + name for name in names)
+    listed = b"".join(
+        entry + struct.pack("<5H2L", len(name), 0, 0, 0, 0, 0, 0) + name for name in names
+    )
     size = end - at + len(listed)
     return one[:end] + listed + one[end : end + 12] + struct.pack("<LLH", size, at, 0)
 
@@ -166,7 +191,9 @@ def flagged(packed: bytes) -> bytes:
 
 
 def mutated(random: np.random.Generator, content: bytes, other: bytes) -> bytes:
-    """Some of: flipped bits, bytes that matter to parsers, a cut, a piece left out, repeated, or of another file."""
+    """Some of: flipped bits, bytes that matter to parsers, a cut, a piece left out, repeated, or of
+    another file.
+    """
     changed = bytearray(content)
     for _ in range(random.integers(1, 4)):
         at, n, size = random.integers(0, max(1, len(changed))), random.integers(1, 64), len(changed)
@@ -213,7 +240,9 @@ def sound_files(seed: int) -> dict[str, bytes]:
 
 
 def placed(folder: Path, name: str, content: bytes, beside: bytes) -> Path:
-    """Writes the file where it is read from: pictures and tables of labels in a folder with sound pictures."""
+    """Writes the file where it is read from: pictures and tables of labels in a folder with sound
+    pictures.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if name.endswith((".zip", ".npy", ".npz", ".safetensors")):
         (folder / name).write_bytes(content)
@@ -229,13 +258,19 @@ def placed(folder: Path, name: str, content: bytes, beside: bytes) -> Path:
 def fuzz_data(seed: int, n: int, folder: Path) -> Counter:
     """Reads n mutated files; returns how many of each suffix were read and refused.
 
-    Raises AssertionError where one is refused in more than a line, not by the package's own errors, or not in time.
+    Raises AssertionError where one is refused in more than a line, not by the package's own errors,
+    or not in time.
     """
     random, sound, told = np.random.default_rng(seed), sound_files(seed), Counter()
     names = list(sound)
     for case in range(n):
         name, other = names[case % len(names)], names[random.integers(0, len(names))]
-        path = placed(folder / f"{seed}-{case}", name, mutated(random, sound[name], sound[other]), sound["PNG.png"])
+        path = placed(
+            folder / f"{seed}-{case}",
+            name,
+            mutated(random, sound[name], sound[other]),
+            sound["PNG.png"],
+        )
         begun, pictures = time.process_time(), path.is_dir() or path.suffix == ".zip"
         try:
             if random.integers(0, 2):
@@ -248,7 +283,9 @@ def fuzz_data(seed: int, n: int, folder: Path) -> Counter:
             assert line.isprintable(), f"seed {seed} case {case} {name}: {line!r}"
             told[f"{name.rpartition('.')[2]} refused"] += 1
         except Exception as error:
-            raise AssertionError(f"seed {seed} case {case} {name}: {type(error).__name__}: {error}") from error
+            raise AssertionError(
+                f"seed {seed} case {case} {name}: {type(error).__name__}: {error}"
+            ) from error
         seconds = time.process_time() - begun
         assert seconds < SECONDS, f"seed {seed} case {case} {name}: {seconds:.1f} s"
     return told
@@ -256,5 +293,7 @@ def fuzz_data(seed: int, n: int, folder: Path) -> Counter:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
-        for kind, count in sorted(fuzz_data(int(sys.argv[1]), int(sys.argv[2]), Path(place)).items()):
+        for kind, count in sorted(
+            fuzz_data(int(sys.argv[1]), int(sys.argv[2]), Path(place)).items()
+        ):
             print(f"{kind:<22} {count}")

@@ -52,7 +52,9 @@ def swapped(file: Path, chance: random.Random) -> None:
 
 def overwritten(file: Path, chance: random.Random) -> None:
     """By a copy of another file of the folder."""
-    shutil.copyfile(chance.choice(sorted(path for path in file.parent.iterdir() if path != file)), file)
+    shutil.copyfile(
+        chance.choice(sorted(path for path in file.parent.iterdir() if path != file)), file
+    )
 
 
 def shifted(file: Path, chance: random.Random) -> None:
@@ -76,7 +78,9 @@ KINDS: tuple[Callable[[Path, random.Random], None], ...] = (
 
 
 def damage(checkpoint: Path, chance: random.Random) -> str:
-    """Damages one file of a checkpoint, and says how; what says the same afterwards is damaged again."""
+    """Damages one file of a checkpoint, and says how; what says the same afterwards is damaged
+    again.
+    """
     file, kind = chance.choice(sorted(checkpoint.iterdir())), chance.choice(KINDS)
     before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
     kind(file, chance)

@@ -1,4 +1,6 @@
-"""What every network must satisfy: true derivatives, rows that do not mix, labels that mean what they say."""
+"""What every network must satisfy: true derivatives, rows that do not mix, labels that mean what
+they say.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from fewstep.base.randomness import generator
 
 
 def alive(network: nn.Module, seed: int = 0, std: float = 0.3) -> nn.Module:
-    """The network in float64 with every parameter drawn anew: zero initialisation would hide mistakes."""
+    """The network in float64 with every parameter drawn anew: zero initialisation would hide
+    mistakes.
+    """
     source = generator(seed, "parameters")
     for p in network.parameters():
         p.data = std * torch.randn(p.shape, generator=source, dtype=torch.float64)
@@ -20,13 +24,20 @@ def alive(network: nn.Module, seed: int = 0, std: float = 0.3) -> nn.Module:
 
 def inputs(shape: tuple[int, ...], rows: int = 3) -> tuple[Tensor, Tensor]:
     source = generator(1, "inputs")
-    return tuple(torch.randn(rows, *size, generator=source, dtype=torch.float64) for size in (shape, ()))
+    return tuple(
+        torch.randn(rows, *size, generator=source, dtype=torch.float64) for size in (shape, ())
+    )
 
 
 def has_true_derivatives(network: nn.Module, shape: tuple[int, ...], cond: Tensor | None) -> None:
-    """jvp in (x, noise label) by central differences, with and without masks; and the gradient of that jvp."""
+    """jvp in (x, noise label) by central differences, with and without masks; and the gradient of
+    that jvp.
+    """
     x, label = inputs(shape, 2)
-    dx, dlabel = (torch.randn(part.shape, generator=generator(2, "tangents"), dtype=part.dtype) for part in (x, label))
+    dx, dlabel = (
+        torch.randn(part.shape, generator=generator(2, "tangents"), dtype=part.dtype)
+        for part in (x, label)
+    )
     steps, far = (-1e-5, 1e-5), 1e-4
     weight = next(p for p in network.parameters() if p.ndim > 1)
     direction = torch.randn(weight.shape, generator=generator(3, "direction"), dtype=weight.dtype)
@@ -36,7 +47,9 @@ def has_true_derivatives(network: nn.Module, shape: tuple[int, ...], cond: Tenso
             return network(x, label, cond, masks)
 
         out, slope = torch.func.jvp(f, (x, label), (dx, dlabel))
-        torch.testing.assert_close(out, f(x, label), rtol=1e-11, atol=1e-11)  # the two forms of attention
+        torch.testing.assert_close(
+            out, f(x, label), rtol=1e-11, atol=1e-11
+        )  # the two forms of attention
         below, above = (f(x + h * dx, label + h * dlabel) for h in steps)
         scale = slope.abs().max().item()
         assert scale > 1e-3
@@ -50,11 +63,15 @@ def has_true_derivatives(network: nn.Module, shape: tuple[int, ...], cond: Tenso
                 sides.append(torch.func.jvp(f, (x, label), (dx, dlabel))[1].square().sum())
                 weight -= h * direction
         by_differences = (sides[1] - sides[0]) / (2 * far)
-        torch.testing.assert_close((gradient * direction).sum(), by_differences, rtol=1e-4, atol=1e-8)
+        torch.testing.assert_close(
+            (gradient * direction).sum(), by_differences, rtol=1e-4, atol=1e-8
+        )
 
 
 def rows_do_not_mix(network: nn.Module, shape: tuple[int, ...], cond: Tensor | None) -> None:
-    """A batch with masks is its rows one by one; without masks training and evaluation are the same."""
+    """A batch with masks is its rows one by one; without masks training and evaluation are the
+    same.
+    """
     x, label = inputs(shape)
     seeds = [5, 6, 7]
     whole = network(x, label, cond, network.masks(3, seeds))
@@ -69,8 +86,12 @@ def rows_do_not_mix(network: nn.Module, shape: tuple[int, ...], cond: Tensor | N
     assert len(sites) == len(set(sites)) > 1
 
 
-def labels_are_names(network: nn.Module, table: nn.Parameter, axis: int, shape: tuple[int, ...]) -> None:
-    """Renaming the classes changes nothing; label -1 uses none of the table; each class tells itself apart."""
+def labels_are_names(
+    network: nn.Module, table: nn.Parameter, axis: int, shape: tuple[int, ...]
+) -> None:
+    """Renaming the classes changes nothing; label -1 uses none of the table; each class tells
+    itself apart.
+    """
     x, label = inputs(shape)
     cond, order = torch.tensor([2, 0, 1]), torch.tensor([1, 2, 0])
     named, none = network(x, label, cond), network(x, label, torch.full((3,), -1))
@@ -85,7 +106,9 @@ def labels_are_names(network: nn.Module, table: nn.Parameter, axis: int, shape: 
     torch.testing.assert_close(mixed[1], none[1], rtol=1e-11, atol=1e-11)
 
 
-def conditions_must_fit(with_classes: nn.Module, without: nn.Module, shape: tuple[int, ...]) -> None:
+def conditions_must_fit(
+    with_classes: nn.Module, without: nn.Module, shape: tuple[int, ...]
+) -> None:
     x, label = inputs(shape)
     with pytest.raises(UserError, match=r"needs labels, integers 0\.\.2"):
         with_classes(x, label)

@@ -1,4 +1,6 @@
-"""Methods, networks and teachers of somebody's own, right and wrong ones, as `fewstep verify --target` takes them."""
+"""Methods, networks and teachers of somebody's own, right and wrong ones, as `fewstep verify
+--target` takes them.
+"""
 
 from __future__ import annotations
 
@@ -212,7 +214,9 @@ def misnamed():
 
 
 def weighted_by_r():
-    times = fs.times.RatioMap(law=fs.times.LogNormal(mean=-1.0, std=1.5), k=0.0)  # whose r is never 0
+    times = fs.times.RatioMap(
+        law=fs.times.LogNormal(mean=-1.0, std=1.5), k=0.0
+    )  # whose r is never 0
     return replace(method(), times=times, weight=lambda process, times: 1 / times.r)
 
 
@@ -240,7 +244,9 @@ def of_colours():
 
 
 def flow_teacher():
-    return fs.exact.Mixture(weights=[1, 1], means=[[0, 1], [1, 0]], std=0.1, process=fs.process.linear())
+    return fs.exact.Mixture(
+        weights=[1, 1], means=[[0, 1], [1, 0]], std=0.1, process=fs.process.linear()
+    )
 
 
 def says_x():

@@ -1,4 +1,6 @@
-"""Several ranks of one run on this machine: forked children that meet at a free port, and how each of them ended."""
+"""Several ranks of one run on this machine: forked children that meet at a free port, and how each
+of them ended.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ import torch
 
 @dataclass
 class Ended:
-    """How a rank ended: its exit code (negative: the signal), what it said on stderr, when (monotonic seconds)."""
+    """How a rank ended: its exit code (negative: the signal), what it said on stderr, when
+    (monotonic seconds).
+    """
 
     code: int
     said: str
@@ -42,7 +46,10 @@ def _child(work: Callable[[], object], env: dict[str, str], said: Path) -> None:
         code = 0
     except BaseException as error:
         code = getattr(error, "exit_code", 1)
-        print(f"{type(error).__name__}: {error}" if code != 1 else traceback.format_exc(), file=sys.stderr)
+        print(
+            f"{type(error).__name__}: {error}" if code != 1 else traceback.format_exc(),
+            file=sys.stderr,
+        )
     finally:
         sys.stderr.flush()
         os._exit(code)
@@ -53,9 +60,17 @@ def start(size: int, work: Callable[[], object], folder: Path, **env: str) -> li
     folder.mkdir(parents=True, exist_ok=True)
     port, pids = str(free_port()), []
     for rank in range(size):
-        own = {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)} if size > 1 else {}
+        own = (
+            {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
+            if size > 1
+            else {}
+        )
         if not (pid := os.fork()):
-            _child(work, {**own, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **env}, folder / f"rank-{rank}.txt")
+            _child(
+                work,
+                {**own, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **env},
+                folder / f"rank-{rank}.txt",
+            )
         pids.append(pid)
     return pids
 
@@ -79,6 +94,8 @@ def wait(pids: list[int], folder: Path, seconds: float = 60.0) -> list[Ended]:
     return [ended[rank] for rank in range(len(pids))]
 
 
-def run(size: int, work: Callable[[], object], folder: Path, seconds: float = 60.0, **env: str) -> list[Ended]:
+def run(
+    size: int, work: Callable[[], object], folder: Path, seconds: float = 60.0, **env: str
+) -> list[Ended]:
     """Runs the work on so many ranks to its end."""
     return wait(start(size, work, folder, **env), folder, seconds)

@@ -1,4 +1,6 @@
-"""The memory of this process, watched by a thread while it works; calls in a process that can take no more of it."""
+"""The memory of this process, watched by a thread while it works; calls in a process that can take
+no more of it.
+"""
 
 from __future__ import annotations
 
@@ -65,10 +67,14 @@ class _Late(BaseException):
 
 
 def contained(call: Callable[[], Any], seconds: float = 30.0, memory: int = 512 * MIB) -> Outcome:
-    """The outcome of a call in a forked child that can take neither more time nor more memory than that."""
+    """The outcome of a call in a forked child that can take neither more time nor more memory than
+    that.
+    """
     reader, writer = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on forks beside threads: none holds a lock
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # Python 3.12 on forks beside threads: none holds a lock
         child = os.fork()
     if child == 0:
         try:
@@ -90,7 +96,11 @@ def _outcome(call: Callable[[], Any], seconds: float, memory: int) -> list[Any]:
     def late(number: int, frame: object) -> None:
         raise _Late(f"more than {seconds} s")
 
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE if Path("/proc/self/statm").exists() else 0
+    size = (
+        int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE
+        if Path("/proc/self/statm").exists()
+        else 0
+    )
     if size:
         resource.setrlimit(resource.RLIMIT_AS, (size + memory, size + memory))
     signal.signal(signal.SIGALRM, late)

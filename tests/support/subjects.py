@@ -39,14 +39,23 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def trained(method: str, out: Path) -> Patient:
     """A run of a few seconds on the ring."""
-    fs.train(fs.recipes.toy(method=method, **{**SMALL, **METHODS[method]}), out=out, progress=False, device="cpu")
+    fs.train(
+        fs.recipes.toy(method=method, **{**SMALL, **METHODS[method]}),
+        out=out,
+        progress=False,
+        device="cpu",
+    )
     return patient_of(out, device="cpu")
 
 
 class Changed(nn.Module):
-    """A denoiser whose answers at levels from `low` to `high` are changed: D' = change(D, x_t, t, cond)."""
+    """A denoiser whose answers at levels from `low` to `high` are changed: D' = change(D, x_t, t,
+    cond).
+    """
 
-    def __init__(self, net: nn.Module, change: Callable[..., Tensor], low: float = 0.0, high: float = 1e9) -> None:
+    def __init__(
+        self, net: nn.Module, change: Callable[..., Tensor], low: float = 0.0, high: float = 1e9
+    ) -> None:
         super().__init__()
         self.net, self.change, self.low, self.high = net, change, low, high
         self.process = net.process
@@ -88,12 +97,20 @@ def noisy(net: nn.Module, share: float) -> nn.Module:
     net, source = copy.deepcopy(net), generator(0, "patients")
     with torch.no_grad():
         for p in net.parameters():
-            p.add_(share * (p.std() if p.numel() > 1 else p.abs()) * torch.randn(p.shape, generator=source))
+            p.add_(
+                share
+                * (p.std() if p.numel() > 1 else p.abs())
+                * torch.randn(p.shape, generator=source)
+            )
     return net
 
 
 def untrained(patient: Patient) -> nn.Module:
-    return build_student(replace(patient.run, seed=1), patient.facts, patient.method).requires_grad_(False).eval()
+    return (
+        build_student(replace(patient.run, seed=1), patient.facts, patient.method)
+        .requires_grad_(False)
+        .eval()
+    )
 
 
 def with_scaling(patient: Patient, scaling: fs.scalings.Scaling) -> nn.Module:
@@ -104,7 +121,13 @@ def with_scaling(patient: Patient, scaling: fs.scalings.Scaling) -> nn.Module:
 def by_heart(out: Path) -> Patient:
     """A student that answers with its 60 training rows, in 16 dimensions."""
     x0 = 0.5 * torch.randn(400, 16, generator=generator(0, "by heart"))
-    fs.train(fs.recipes.toy(**{**SMALL, "iterations": 20}), data=x0[:60], out=out, progress=False, device="cpu")
+    fs.train(
+        fs.recipes.toy(**{**SMALL, "iterations": 20}),
+        data=x0[:60],
+        out=out,
+        progress=False,
+        device="cpu",
+    )
     patient = patient_of(out, data=fs.data.from_tensors(x0[:60]), device="cpu")
     train = patient.dataset.train
     data = replace(patient.dataset, validation=Arrays(patient.dataset.units.to_model(x0[60:])))
@@ -114,4 +137,6 @@ def by_heart(out: Path) -> Patient:
 def logged(patient: Patient, change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> Patient:
     """The patient with other lines in its log."""
     assert patient.log is not None
-    return replace(patient, log=tuple({**row, **change(i, row)} for i, row in enumerate(patient.log)))
+    return replace(
+        patient, log=tuple({**row, **change(i, row)} for i, row in enumerate(patient.log))
+    )

@@ -30,7 +30,9 @@ class Analytic(nn.Module):
 
 
 class Spy:
-    """A denoiser that keeps the times of all rows it is asked for, in order, and how many calls there were."""
+    """A denoiser that keeps the times of all rows it is asked for, in order, and how many calls
+    there were.
+    """
 
     def __init__(self, inner: Denoiser) -> None:
         self.inner, self.asked = inner, []
@@ -44,7 +46,9 @@ class Spy:
         return self.inner(x_t, t, cond)
 
 
-def small_student(shape: tuple[int, ...], classes: int = 0, *, dropout: float = 0.0, seed: int = 0) -> Preconditioned:
+def small_student(
+    shape: tuple[int, ...], classes: int = 0, *, dropout: float = 0.0, seed: int = 0
+) -> Preconditioned:
     """A float64 MLP with weights that are all alive (zero initialisation would hide mistakes)."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -1,4 +1,6 @@
-"""Kills of tiny runs, and what must hold of a folder in which one was killed and then went on to its end."""
+"""Kills of tiny runs, and what must hold of a folder in which one was killed and then went on to
+its end.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,10 @@ class Kill:
         return self.killed and self.phase in INSIDE
 
     def __str__(self) -> str:
-        return f"{'killed' if self.killed else 'ended'} after {self.after:.3f} s in {PHASES[self.phase]!r}"
+        return (
+            f"{'killed' if self.killed else 'ended'} after {self.after:.3f} s in"
+            f" {PHASES[self.phase]!r}"
+        )
 
 
 def begin(server: Server, folder: Path, fields: dict[str, Any], **given: Any) -> Child:
@@ -56,7 +61,12 @@ def begin(server: Server, folder: Path, fields: dict[str, Any], **given: Any) ->
     said = folder.with_name(f"{folder.name}.said")
     said.unlink(missing_ok=True)
     return server.fork(
-        "tests.support.crash_child:train", said, folder=str(folder), fields=fields, gauge=str(gauge), **given
+        "tests.support.crash_child:train",
+        said,
+        folder=str(folder),
+        fields=fields,
+        gauge=str(gauge),
+        **given,
     )
 
 
@@ -82,17 +92,27 @@ def whole(server: Server, folder: Path, fields: dict[str, Any], **given: Any) ->
 
 def snapshots(folder: Path) -> dict[int, str]:
     """The fingerprint of each snapshot, whose files are all as they were written."""
-    return {step: read(path).state["fingerprint"] for step, path in RunFolder(folder).snapshots().items()}
+    return {
+        step: read(path).state["fingerprint"]
+        for step, path in RunFolder(folder).snapshots().items()
+    }
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     """The log without its clock."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in CLOCK} for line in lines]
+    return [
+        {key: value for key, value in json.loads(line).items() if key not in CLOCK}
+        for line in lines
+    ]
 
 
-def kill(server: Server, folder: Path, fields: dict[str, Any], after: float, inside: bool = False) -> Kill:
-    """Starts a run and kills it `after` seconds; with `inside` at the first instant from then on that is in a write."""
+def kill(
+    server: Server, folder: Path, fields: dict[str, Any], after: float, inside: bool = False
+) -> Kill:
+    """Starts a run and kills it `after` seconds; with `inside` at the first instant from then on
+    that is in a write.
+    """
     child, shown = begin(server, folder, fields, slow=SLOW), gauge(folder)
     while not shown.shared[BEGUN]:
         time.sleep(0.0005)
@@ -110,15 +130,28 @@ def kill(server: Server, folder: Path, fields: dict[str, Any], after: float, ins
 
 
 def problems(folder: Path, expected: Whole) -> list[str]:
-    """What is wrong with a folder in which a run has ended: nothing, if it is that of the uninterrupted one."""
+    """What is wrong with a folder in which a run has ended: nothing, if it is that of the
+    uninterrupted one.
+    """
     saved, found = RunFolder(folder).newest(), []
     if saved is None or saved.state["fingerprint"] != expected.fingerprint:
-        found.append(f"fingerprint {saved and saved.state['fingerprint']}, not {expected.fingerprint}")
+        found.append(
+            f"fingerprint {saved and saved.state['fingerprint']}, not {expected.fingerprint}"
+        )
     if rows(folder) != expected.rows:
-        found.append(f"log of steps {[row['step'] for row in rows(folder)]}, or other numbers in it")
+        found.append(
+            f"log of steps {[row['step'] for row in rows(folder)]}, or other numbers in it"
+        )
     if snapshots(folder) != expected.snapshots:
-        found.append(f"snapshots of steps {list(snapshots(folder))}, not {list(expected.snapshots)}, or other ones")
-    left = [str(path.relative_to(folder)) for path in folder.rglob("*") if "tmp-" in path.name or "corr" in path.name]
+        found.append(
+            f"snapshots of steps {list(snapshots(folder))}, not {list(expected.snapshots)}, or"
+            " other ones"
+        )
+    left = [
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if "tmp-" in path.name or "corr" in path.name
+    ]
     return found + [f"left behind: {path}" for path in left]
 
 
@@ -132,7 +165,8 @@ def valid(folder: Path) -> list[int]:
 
 
 def between(folder: Path, expected: Whole, damaged: tuple[str, ...] = ()) -> list[str]:
-    """What is wrong with a folder in which a run was killed: all of its checkpoints are whole, or there is none yet.
+    """What is wrong with a folder in which a run was killed: all of its checkpoints are whole, or
+    there is none yet.
 
     damaged: which may not be, by the names that they have once they are moved aside.
     """
@@ -140,15 +174,28 @@ def between(folder: Path, expected: Whole, damaged: tuple[str, ...] = ()) -> lis
     if saved is None:
         return []
     step, names = saved.state["step"], {path.name for path in RunFolder(folder).checkpoints()}
-    half = names - {f"step-{one}" for one in valid(folder)} - {name.removesuffix(".corrupt") for name in damaged}
+    half = (
+        names
+        - {f"step-{one}" for one in valid(folder)}
+        - {name.removesuffix(".corrupt") for name in damaged}
+    )
     wrong = [f"{name} is half there" for name in sorted(half)]
-    return wrong + ([f"step {step} is another"] if saved.state["fingerprint"] != expected.prints[step] else [])
+    return wrong + (
+        [f"step {step} is another"] if saved.state["fingerprint"] != expected.prints[step] else []
+    )
 
 
 def trial(
-    server: Server, folder: Path, fields: dict[str, Any], expected: Whole, chance: random.Random, most: int
+    server: Server,
+    folder: Path,
+    fields: dict[str, Any],
+    expected: Whole,
+    chance: random.Random,
+    most: int,
 ) -> tuple[list[Kill], list[str]]:
-    """Kills a run at uniform instants, up to `most` times, and lets it end: the kills, and what is wrong then."""
+    """Kills a run at uniform instants, up to `most` times, and lets it end: the kills, and what is
+    wrong then.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     kills: list[Kill] = []
     wrong: list[str] = []

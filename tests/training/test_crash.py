@@ -1,4 +1,6 @@
-"""Killed anywhere, stopped by any signal: the run goes on and ends with the bits of the run that nobody touched."""
+"""Killed anywhere, stopped by any signal: the run goes on and ends with the bits of the run that
+nobody touched.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,16 @@ PROVED = 5  # inside a write
 
 
 def test_a_run_killed_at_any_instant_ends_with_the_same_bits(server, tmp_path):
-    """Every method, at uniformly random instants; then, where chance hit too few writes, inside of them."""
+    """Every method, at uniformly random instants; then, where chance hit too few writes, inside of
+    them.
+    """
     chance, kills, names = random.Random(SEED), [], list(RUNS)
     expected = {name: whole(server, tmp_path / name, settings(name), slow=SLOW) for name in names}
     while len(kills) < KILLS or {name for name, _ in kills} < set(names):
         for name in names:
-            made, wrong = trials.trial(server, tmp_path / "killed", settings(name), expected[name], chance, most=2)
+            made, wrong = trials.trial(
+                server, tmp_path / "killed", settings(name), expected[name], chance, most=2
+            )
             assert not wrong, f"seed {SEED}: {name}: {'; '.join(map(str, made))}: {wrong}"
             kills += [(name, kill) for kill in made if kill.killed]
     assert fs.load(tmp_path / "killed", device="cpu").fingerprint == expected[names[-1]].fingerprint
@@ -35,7 +41,13 @@ def test_a_run_killed_at_any_instant_ends_with_the_same_bits(server, tmp_path):
     while proved < PROVED:
         name, folder = chance.choice(names), tmp_path / "inside"
         shutil.rmtree(folder, ignore_errors=True)
-        one = trials.kill(server, folder, settings(name), chance.uniform(0, expected[name].seconds / 2), inside=True)
+        one = trials.kill(
+            server,
+            folder,
+            settings(name),
+            chance.uniform(0, expected[name].seconds / 2),
+            inside=True,
+        )
         proved += one.inside
         wrong = between(folder, expected[name])
         finish(server, folder, settings(name))
@@ -44,10 +56,14 @@ def test_a_run_killed_at_any_instant_ends_with_the_same_bits(server, tmp_path):
     assert proved >= PROVED
 
 
-def before_each_call(server, tmp_path, fields, start, known: set[int], damaged: tuple[str, ...] = ()) -> set[str]:
-    """Ends a run that begins with the folder `start` before each of its calls, and lets it go on: the calls' kinds.
+def before_each_call(
+    server, tmp_path, fields, start, known: set[int], damaged: tuple[str, ...] = ()
+) -> set[str]:
+    """Ends a run that begins with the folder `start` before each of its calls, and lets it go on:
+    the calls' kinds.
 
-    known: the steps whose checkpoint may then be the newest; 0 is none. damaged: what is moved aside.
+    known: the steps whose checkpoint may then be the newest; 0 is none. damaged: what is moved
+    aside.
     """
     order = {"apart": False, "chunk": 2**14}  # some files are written in pieces
     expected = whole(server, tmp_path / "whole", fields, **order)
@@ -80,7 +96,9 @@ def before_each_call(server, tmp_path, fields, start, known: set[int], damaged: 
 
 def test_a_process_that_ends_before_any_call_of_its_first_save_loses_nothing(server, tmp_path):
     (tmp_path / "new").mkdir()
-    before_each_call(server, tmp_path, settings("diffusion", iterations=1), tmp_path / "new", {0, 1})
+    before_each_call(
+        server, tmp_path, settings("diffusion", iterations=1), tmp_path / "new", {0, 1}
+    )
 
 
 def test_a_process_that_ends_before_any_call_of_a_later_save_loses_nothing(server, tmp_path):
@@ -91,8 +109,12 @@ def test_a_process_that_ends_before_any_call_of_a_later_save_loses_nothing(serve
     assert before_each_call(server, tmp_path, fields, tmp_path / "start", {2, 3}) == set(PHASES)
 
 
-def test_a_process_that_ends_while_a_damaged_checkpoint_is_moved_aside_loses_nothing(server, tmp_path):
-    """The start has files of killed processes too: a half written checkpoint, a half removed one, a half new log."""
+def test_a_process_that_ends_while_a_damaged_checkpoint_is_moved_aside_loses_nothing(
+    server, tmp_path
+):
+    """The start has files of killed processes too: a half written checkpoint, a half removed one, a
+    half new log.
+    """
     fields = settings("diffusion", iterations=2, checkpoint_every=1)
     finish(server, tmp_path / "start", fields, apart=False)
     checkpoints = tmp_path / "start" / "checkpoints"
@@ -106,7 +128,9 @@ def test_a_process_that_ends_while_a_damaged_checkpoint_is_moved_aside_loses_not
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_torn_log_has_each_step_once_after_the_run_went_on(server, tmp_path, seed):
-    """What is behind the checkpoint is written again; garbage and a line without its end are not kept."""
+    """What is behind the checkpoint is written again; garbage and a line without its end are not
+    kept.
+    """
     fields = settings("diffusion", checkpoint_every=4)
     expected = whole(server, tmp_path / "whole", fields)
     chance = random.Random(seed)
@@ -133,9 +157,27 @@ def test_a_torn_log_has_each_step_once_after_the_run_went_on(server, tmp_path, s
 
 def words(name: str, folder, **fields) -> list[str]:
     """The command that trains a method's tiny run."""
-    given = {"iterations": 12, "batch": 16, "block": 4, "checkpoint_every": 2, "picture_every": 0, **fields}
-    options = [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", str(value))]
-    network = ["--network.width", "8", "--network.depth", "1", "--log-every", "1", "--device", "cpu"]
+    given = {
+        "iterations": 12,
+        "batch": 16,
+        "block": 4,
+        "checkpoint_every": 2,
+        "picture_every": 0,
+        **fields,
+    }
+    options = [
+        word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", str(value))
+    ]
+    network = [
+        "--network.width",
+        "8",
+        "--network.depth",
+        "1",
+        "--log-every",
+        "1",
+        "--device",
+        "cpu",
+    ]
     return ["train", "toy", "--method", name, *options, *network, "--out", str(folder), "--resume"]
 
 
@@ -165,12 +207,16 @@ def untouched(server, tmp_path_factory):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("when", ["any time", "save", "picture"])
-def test_a_signal_saves_exits_75_and_the_rest_is_the_same(server, tmp_path, untouched, number, when):
+def test_a_signal_saves_exits_75_and_the_rest_is_the_same(
+    server, tmp_path, untouched, number, when
+):
     folder, chance = tmp_path / "run", random.Random(SEED)
     more = {"picture_every": 3} if when == "picture" else {}
     child, shown = command(server, folder, slow=0.004, **more), gauge(folder)
     log = folder / "metrics.jsonl"
-    until(child, lambda: shown.shared[BEGUN] and log.exists() and log.stat().st_size)  # from then on it listens
+    until(
+        child, lambda: shown.shared[BEGUN] and log.exists() and log.stat().st_size
+    )  # from then on it listens
     if when == "save":
         until(child, lambda: shown.phase in INSIDE)
     elif when == "picture":
@@ -185,8 +231,12 @@ def test_a_signal_saves_exits_75_and_the_rest_is_the_same(server, tmp_path, unto
     assert fs.load(folder, device="cpu").fingerprint == untouched, f"seed {SEED}"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -15), (signal.SIGINT, 130), (signal.SIGHUP, -1)])
-def test_a_second_signal_exits_at_once_in_a_slow_save_too(server, tmp_path, untouched, number, code):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, -15), (signal.SIGINT, 130), (signal.SIGHUP, -1)]
+)
+def test_a_second_signal_exits_at_once_in_a_slow_save_too(
+    server, tmp_path, untouched, number, code
+):
     folder = tmp_path / "run"
     child, shown = command(server, folder, slow=1.0), gauge(folder)
     until(child, lambda: shown.phase in INSIDE)

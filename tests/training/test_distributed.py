@@ -1,4 +1,6 @@
-"""Several processes are one run: the same draws, the same bits where promised, and nobody waits for the dead."""
+"""Several processes are one run: the same draws, the same bits where promised, and nobody waits for
+the dead.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +36,20 @@ CPU = torch.device("cpu")
 
 
 def run_of(**fields) -> fs.Run:
-    return tiny_run(**{"batch": 32, "network_options": {"width": 16, "depth": 1, "dropout": 0.1}, **fields})
+    return tiny_run(
+        **{"batch": 32, "network_options": {"width": 16, "depth": 1, "dropout": 0.1}, **fields}
+    )
 
 
-def train(size: int, out: Path, *, until: int | None = None, shard: bool = False, seconds: float = 90.0, **fields):
+def train(
+    size: int,
+    out: Path,
+    *,
+    until: int | None = None,
+    shard: bool = False,
+    seconds: float = 90.0,
+    **fields,
+):
     """Trains in a folder with so many ranks, until that step or the end; how each rank ended."""
 
     def watch(state) -> None:
@@ -45,10 +57,20 @@ def train(size: int, out: Path, *, until: int | None = None, shard: bool = False
             os.kill(os.getpid(), signal.SIGTERM)
 
     def work() -> None:
-        fs.train(run_of(**fields), out=out, resume=True, progress=False, device="cpu", shard=shard, watch=watch)
+        fs.train(
+            run_of(**fields),
+            out=out,
+            resume=True,
+            progress=False,
+            device="cpu",
+            shard=shard,
+            watch=watch,
+        )
 
     ended = ranks.run(size, work, out.parent / f"{out.name}-said", seconds)
-    assert [rank.code for rank in ended] == [0 if until is None else 75] * size, [rank.said for rank in ended]
+    assert [rank.code for rank in ended] == [0 if until is None else 75] * size, [
+        rank.said for rank in ended
+    ]
     return ended
 
 
@@ -70,18 +92,30 @@ def farthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 @pytest.mark.parametrize("method", ["ect", "tcm", "mcm"])
 def test_ranks_draw_the_parts_of_what_one_process_draws(method):
-    """Order, data, noise, times and dropout seeds of a step: of 1, 2 and 4 ranks, the same stream to the last bit."""
-    run = settled(run_of(method=method, method_options={"base": {"method": "ect"}} if method == "tcm" else {}))
+    """Order, data, noise, times and dropout seeds of a step: of 1, 2 and 4 ranks, the same stream
+    to the last bit.
+    """
+    run = settled(
+        run_of(method=method, method_options={"base": {"method": "ect"}} if method == "tcm" else {})
+    )
     dataset = fs.data.load("ring8")
     made = build_method(run, Facts(dataset.shape, 0, 0.5, dataset.units, ""))
     for step in (0, 7):
         whole = draw_batch(run, made, dataset.train, step, CPU)
         for size in (2, 4):
-            parts = [draw_batch(run, made, dataset.train, step, CPU, None, World(rank, size)) for rank in range(size)]
+            parts = [
+                draw_batch(run, made, dataset.train, step, CPU, None, World(rank, size))
+                for rank in range(size)
+            ]
             for name in ("rows", "x0", "z"):
-                assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+                assert torch.equal(
+                    torch.cat([getattr(part, name) for part in parts]), getattr(whole, name)
+                )
             for name in ("t", "r", "a", "w", "u"):
-                assert torch.equal(torch.cat([getattr(part.times, name) for part in parts]), getattr(whole.times, name))
+                assert torch.equal(
+                    torch.cat([getattr(part.times, name) for part in parts]),
+                    getattr(whole.times, name),
+                )
             assert [seed for part in parts for seed in part.seeds] == whole.seeds
 
 
@@ -102,7 +136,10 @@ ENVIRONMENTS = {
         },
         World(3, 4, 1),
     ),
-    "a batch script of four tasks": ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"}, ALONE),
+    "a batch script of four tasks": (
+        {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"},
+        ALONE,
+    ),
 }
 
 
@@ -139,7 +176,9 @@ def test_a_run_that_cannot_be_dealt_out_is_refused(fields, size, shard, told):
 
 def test_a_power_of_two_cuts_the_batch_in_whole_blocks():
     for number in (3, 16, -2):
-        with pytest.raises(UserError, match=f"elastic_exact = {number}: expected 0, or a power of 2"):
+        with pytest.raises(
+            UserError, match=f"elastic_exact = {number}: expected 0, or a power of 2"
+        ):
             run_of(elastic_exact=number)
 
 
@@ -157,7 +196,9 @@ def test_networks_that_several_processes_cannot_train_are_refused():
             return self.norm(self.layer(x)) * self.gain
 
     state = new_state(run, facts, build_method(run, facts), Normed(), CPU)
-    with pytest.raises(UserError, match="norm is a BatchNorm1d, whose statistics differ by process"):
+    with pytest.raises(
+        UserError, match="norm is a BatchNorm1d, whose statistics differ by process"
+    ):
         parallel.check_network(state, False)
     state.student.network.norm = nn.Identity()
     parallel.check_network(state, False)
@@ -200,16 +241,20 @@ def test_elastic_exact_goes_on_with_another_number_of_processes(tmp_path):
     for size, until in ((2, 3), (1, 6), (2, None)):
         train(size, tmp_path / "parts", until=until, **fields)
     assert fingerprint(tmp_path / "parts") == fingerprint(tmp_path / "whole")
-    rows = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [row["step"] for row in rows] == list(range(1, 10))
 
 
 @pytest.mark.parametrize("shard", [False, True], ids=["ddp", "fsdp"])
 @pytest.mark.parametrize("method", ["sct", "gc"])
 def test_gradients_are_joined_whatever_way_the_passes_go(tmp_path, method, shard):
-    """Two processes end, to rounding, with the weights of one: also where a loss has a jvp, or asks some of the rows.
+    """Two processes end, to rounding, with the weights of one: also where a loss has a jvp, or asks
+    some of the rows.
 
-    Were each rank to follow the gradient of its own half, they would be 1e-3 apart (Adam's step is the learning rate).
+    Were each rank to follow the gradient of its own half, they would be 1e-3 apart (Adam's step is
+    the learning rate).
     """
     train(1, tmp_path / "one", method=method)
     ended = train(2, tmp_path / "two", method=method, shard=shard)
@@ -270,7 +315,9 @@ def forever(out: Path, work=None) -> tuple[list[int], Path]:
 
 
 @pytest.mark.parametrize(
-    ("lost", "how"), [(1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP)], ids=["kill", "kill-0", "stop"]
+    ("lost", "how"),
+    [(1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP)],
+    ids=["kill", "kill-0", "stop"],
 )
 def test_a_lost_rank_ends_the_others_in_15_seconds_naming_it(tmp_path, lost, how):
     pids, said = forever(tmp_path / "run")
@@ -310,28 +357,42 @@ def test_a_signal_to_one_rank_stops_all_of_them_at_one_step(tmp_path):
     ended = ranks.wait(pids, said, 30)
     assert [rank.code for rank in ended] == [75, 75]
     assert len({rank.said for rank in ended}) == 1
-    assert f"stopped at step {RunFolder(tmp_path / 'run').newest().state['step']} of" in ended[0].said
+    assert (
+        f"stopped at step {RunFolder(tmp_path / 'run').newest().state['step']} of" in ended[0].said
+    )
 
 
 @pytest.mark.parametrize("shard", [False, True], ids=["ddp", "fsdp"])
 def test_numbers_that_are_not_finite_on_one_rank_stop_all_alike(tmp_path, monkeypatch, shard):
-    """Before anything is updated; the incident holds the batch of all ranks, and is made again bit for bit."""
+    """Before anything is updated; the incident holds the batch of all ranks, and is made again bit
+    for bit.
+    """
     whole = loop.draw_batch
 
     def poisoned(run, method, arrays, step, device, progress=None, world=ALONE):
         batch = whole(run, method, arrays, step, device, progress, world)
         first = step * run.batch + world.rank * len(batch.x0)
-        if step == 3 and first <= 3 * run.batch + 20 < first + len(batch.x0):  # row 20 of 32: rank 1's
+        if step == 3 and first <= 3 * run.batch + 20 < first + len(
+            batch.x0
+        ):  # row 20 of 32: rank 1's
             batch.x0[3 * run.batch + 20 - first] = float("inf")
         return batch
 
     monkeypatch.setattr(loop, "draw_batch", poisoned)
 
     def work() -> None:
-        fs.train(run_of(checkpoint_every=99), out=tmp_path / "run", progress=False, device="cpu", shard=shard)
+        fs.train(
+            run_of(checkpoint_every=99),
+            out=tmp_path / "run",
+            progress=False,
+            device="cpu",
+            shard=shard,
+        )
 
     ended = ranks.run(2, work, tmp_path / "said", 60)
-    assert [rank.code for rank in ended] == [NonFiniteError.exit_code] * 2, [rank.said for rank in ended]
+    assert [rank.code for rank in ended] == [NonFiniteError.exit_code] * 2, [
+        rank.said for rank in ended
+    ]
     assert len({rank.said for rank in ended}) == 1
     assert "step 3: the loss of 1 of 32 rows is not finite" in ended[0].said
     train(1, tmp_path / "clean", until=3)
@@ -354,13 +415,21 @@ def test_ranks_that_see_other_data_are_told(tmp_path):
 
 
 def test_ranks_that_start_from_other_weights_are_told(tmp_path):
-    """A network of one's own that every rank initialises in its own way would be trained as if it were one."""
+    """A network of one's own that every rank initialises in its own way would be trained as if it
+    were one.
+    """
 
     def work() -> None:
         with torch.random.fork_rng():
             torch.manual_seed(int(os.environ["RANK"]))
             network = Plain()
-        fs.train(run_of(elastic_exact=4), network=network, out=tmp_path / "run", progress=False, device="cpu")
+        fs.train(
+            run_of(elastic_exact=4),
+            network=network,
+            out=tmp_path / "run",
+            progress=False,
+            device="cpu",
+        )
 
     ended = ranks.run(2, work, tmp_path / "said", 60)
     assert [rank.code for rank in ended] == [2, 2]
@@ -402,7 +471,9 @@ def test_elastic_exact_adds_gradients_that_not_every_part_has(tmp_path):
 
         def work(size=size) -> None:
             run = run_of(elastic_exact=4)
-            fs.train(run, network=alike(Plain), out=tmp_path / str(size), progress=False, device="cpu")
+            fs.train(
+                run, network=alike(Plain), out=tmp_path / str(size), progress=False, device="cpu"
+            )
 
         ended = ranks.run(size, work, tmp_path / f"{size}-said", 60)
         assert [rank.code for rank in ended] == [0] * size, [rank.said for rank in ended]
@@ -413,7 +484,14 @@ def test_elastic_exact_adds_gradients_that_not_every_part_has(tmp_path):
 def test_a_network_of_ones_own_in_shards_is_whole_at_the_end(tmp_path):
     def work() -> None:
         run = run_of()
-        made = fs.train(run, network=alike(Straight), out=tmp_path / "run", progress=False, device="cpu", shard=True)
+        made = fs.train(
+            run,
+            network=alike(Straight),
+            out=tmp_path / "run",
+            progress=False,
+            device="cpu",
+            shard=True,
+        )
         assert made.sample(2).shape == (2, 2)
         assert not any(hasattr(p, "device_mesh") for p in made.denoiser.parameters())
 
@@ -423,7 +501,9 @@ def test_a_network_of_ones_own_in_shards_is_whole_at_the_end(tmp_path):
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_an_incident_of_canonical_parts_is_made_again(tmp_path, monkeypatch, processes):
-    """The parts are those of the run, whatever the number of processes, and so are their dropout masks."""
+    """The parts are those of the run, whatever the number of processes, and so are their dropout
+    masks.
+    """
     whole = loop.draw_batch
 
     def poisoned(run, method, arrays, step, device, progress=None, world=ALONE):

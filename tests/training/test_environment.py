@@ -1,4 +1,6 @@
-"""A run ends with the same bits wherever and however it is started; every value of every type survives the disk."""
+"""A run ends with the same bits wherever and however it is started; every value of every type
+survives the disk.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def other_zone(monkeypatch, tmp_path):
 
 
 def turkish(monkeypatch, tmp_path):
-    """Where upper("i") is not "I" and a comma divides: names that no system lacks, and the variables alone."""
+    """Where upper("i") is not "I" and a comma divides: names that no system lacks, and the
+    variables alone.
+    """
     for name in ("LC_ALL", "LANG", "LC_NUMERIC"):
         monkeypatch.setenv(name, "tr_TR.UTF-8")
     for known in ("tr_TR.UTF-8", "de_DE.UTF-8", "C"):
@@ -90,7 +94,16 @@ def other_generators(monkeypatch, tmp_path):
     torch.rand(7)
 
 
-ENVIRONMENTS = [other_zone, turkish, closed, homeless, elsewhere, clock_back, stopped, other_generators]
+ENVIRONMENTS = [
+    other_zone,
+    turkish,
+    closed,
+    homeless,
+    elsewhere,
+    clock_back,
+    stopped,
+    other_generators,
+]
 
 
 @pytest.fixture
@@ -137,41 +150,92 @@ def test_the_folders_name_changes_no_bit(name, expected, tmp_path):
 def fresh(args: list[str], place: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """What a new interpreter of almost no environment says."""
     paths = os.pathsep.join([str(Path(fs.__file__).parents[1]), str(Path(__file__).parents[2])])
-    kept = {name: os.environ[name] for name in ("PATH", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA") if name in os.environ}
+    kept = {
+        name: os.environ[name]
+        for name in ("PATH", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA")
+        if name in os.environ
+    }
     command, env = [sys.executable, *args], {**kept, "PYTHONPATH": paths, **env}
-    return subprocess.run(command, cwd=place, env=env, capture_output=True, encoding="utf-8", check=False)
+    return subprocess.run(
+        command, cwd=place, env=env, capture_output=True, encoding="utf-8", check=False
+    )
 
 
 def test_a_name_that_is_no_text_is_told_all_the_same(tmp_path):
-    """A folder whose name is not UTF-8 is printed with its bytes escaped; the command does not die of it."""
+    """A folder whose name is not UTF-8 is printed with its bytes escaped; the command does not die
+    of it.
+    """
     name = os.fsdecode(b"caf\xe9")
     try:
         shutil.copytree(Path(fs.__file__).parent / "assets" / "digits", tmp_path / name)
     except OSError:
         pytest.skip("this file system has no such names")
-    done = fresh(["-m", "fewstep", "inspect", name], tmp_path, PYTHONUTF8="1", PYTHONIOENCODING="utf-8:strict")
+    done = fresh(
+        ["-m", "fewstep", "inspect", name],
+        tmp_path,
+        PYTHONUTF8="1",
+        PYTHONIOENCODING="utf-8:strict",
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("path         caf\\udce9\n")
 
 
 def test_a_fresh_optimised_interpreter_elsewhere_ends_with_the_same_bits(expected, tmp_path):
-    """`python -O` drops asserts: none may hold anything. Beside it, everything else of the matrix at once."""
+    """`python -O` drops asserts: none may hold anything. Beside it, everything else of the matrix
+    at once.
+    """
     code = (
-        "from pathlib import Path; from tests.training.test_environment import RUN; from tests.support.toys import tiny_run;"
-        "import fewstep as fs, os; os.umask(0o077); assert False, 'asserts are on';"
-        "out = Path(os.fsdecode(b'ein l\\xc3\\xa4ufer'));"
-        "print(fs.train(tiny_run(**RUN), out=out, progress=False, device='cpu').fingerprint)"
+        "from pathlib import Path; from tests.training.test_environment import RUN; from"
+        " tests.support.toys import tiny_run;import fewstep as fs, os; os.umask(0o077); assert"
+        " False, 'asserts are on';out = Path(os.fsdecode(b'ein"
+        " l\\xc3\\xa4ufer'));print(fs.train(tiny_run(**RUN), out=out, progress=False,"
+        " device='cpu').fingerprint)"
     )
-    done = fresh(["-O", "-c", code], tmp_path, TZ="Asia/Kathmandu", LC_ALL="C", PYTHONHASHSEED="7", PYTHONUTF8="0")
+    done = fresh(
+        ["-O", "-c", code],
+        tmp_path,
+        TZ="Asia/Kathmandu",
+        LC_ALL="C",
+        PYTHONHASHSEED="7",
+        PYTHONUTF8="0",
+    )
     assert done.returncode == 0, done.stderr[-800:]
     assert done.stdout.split()[-1] == expected
     assert oct((tmp_path / "ein läufer").stat().st_mode)[-3:] == "700"
 
 
-NANS = [0x7FC00000, 0x7FC00001, 0xFFC12345, 0x7F800001, 0x7FBFFFFF]  # quiet and signalling, with payloads
+NANS = [
+    0x7FC00000,
+    0x7FC00001,
+    0xFFC12345,
+    0x7F800001,
+    0x7FBFFFFF,
+]  # quiet and signalling, with payloads
 FLOATS = [0x00000000, 0x80000000, 0x00000001, 0x807FFFFF, 0x7F800000, 0xFF800000, 0x3F800000, *NANS]
-WIDE = [0, 1 << 63, 1, 0x800FFFFFFFFFFFFF, 0x7FF << 52, 0xFFF << 52, 0x7FF8000000000001, 0xFFF4000000ABCDEF]
-HALVES = [0x0000, 0x8000, 0x0001, 0x83FF, 0x7C00, 0xFC00, 0x7E01, 0xFD55, 0x7F80, 0xFF80, 0x7FC1, 0xFF81]
+WIDE = [
+    0,
+    1 << 63,
+    1,
+    0x800FFFFFFFFFFFFF,
+    0x7FF << 52,
+    0xFFF << 52,
+    0x7FF8000000000001,
+    0xFFF4000000ABCDEF,
+]
+HALVES = [
+    0x0000,
+    0x8000,
+    0x0001,
+    0x83FF,
+    0x7C00,
+    0xFC00,
+    0x7E01,
+    0xFD55,
+    0x7F80,
+    0xFF80,
+    0x7FC1,
+    0xFF81,
+]
 
 
 def of_bits(values: list[int], dtype: torch.dtype) -> torch.Tensor:
@@ -208,7 +272,16 @@ def raw(tensor: torch.Tensor) -> bytes:
 
 def test_every_bit_of_every_type_survives_the_disk(tmp_path):
     groups = {"student": TENSORS, "ema": {name: TENSORS[name] for name in ("f32", "scalar")}}
-    about = {"run": {}, "facts": {}, "step": 3, "begun": 0, "stage": 1, "teacher_rows": 0, "log": "", "fingerprint": ""}
+    about = {
+        "run": {},
+        "facts": {},
+        "step": 3,
+        "begun": 0,
+        "stage": 1,
+        "teacher_rows": 0,
+        "log": "",
+        "fingerprint": "",
+    }
     write(tmp_path / "step-3", groups, about)
     found = read(tmp_path / "step-3").groups
     for name, tensor in TENSORS.items():

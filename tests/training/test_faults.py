@@ -1,4 +1,6 @@
-"""A disk that is full or gone, a slow one, and two runs in one folder: one line, an exit code, and not a bit lost."""
+"""A disk that is full or gone, a slow one, and two runs in one folder: one line, an exit code, and
+not a bit lost.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def started(server, tmp_path):
 
 def train(folder, resume=True, **given):
     fields = {**FIELDS, **given.pop("fields", {})}
-    return fs.train(tiny_run(**fields), out=folder, resume=resume, progress=False, device="cpu", **given)
+    return fs.train(
+        tiny_run(**fields), out=folder, resume=resume, progress=False, device="cpu", **given
+    )
 
 
 def one_line(told: str) -> str:
@@ -56,7 +60,9 @@ def one_line(told: str) -> str:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.4, 0.9])
-def test_a_file_that_may_not_grow_is_told_and_the_run_goes_on_later(server, started, expected, share):
+def test_a_file_that_may_not_grow_is_told_and_the_run_goes_on_later(
+    server, started, expected, share
+):
     """RLIMIT_FSIZE is a real refusal by the system, in the middle of a write."""
     sizes = sorted(file.stat().st_size for file in (started / "checkpoints" / "step-2").iterdir())
     child = begin(server, started, FIELDS, most=1 + int(share * sizes[-1]), chunk=2**12)
@@ -69,7 +75,9 @@ def test_a_file_that_may_not_grow_is_told_and_the_run_goes_on_later(server, star
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_a_disk_that_is_full_from_any_call_on_costs_no_bit(started, expected, tmp_path, monkeypatch, number):
+def test_a_disk_that_is_full_from_any_call_on_costs_no_bit(
+    started, expected, tmp_path, monkeypatch, number
+):
     def counted(folder, fails_at):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(started, folder)
@@ -88,7 +96,9 @@ def test_a_disk_that_is_full_from_any_call_on_costs_no_bit(started, expected, tm
             calls.append("end")
         return len(calls) - 1
 
-    monkeypatch.setattr(recorder.Recorder, "draw", lambda self: None)  # which takes longer than all the rest
+    monkeypatch.setattr(
+        recorder.Recorder, "draw", lambda self: None
+    )  # which takes longer than all the rest
     calls = counted(tmp_path / "all", 10**9)
     assert calls > 30
     every = range(1, calls + 1) if number == errno.ENOSPC else range(1, calls + 1, 7)
@@ -147,7 +157,9 @@ def failing(fails_at: str):
 
 
 @pytest.mark.parametrize(("step", "seen"), [("step-2", [1, 2]), ("step-6", [1, 2, 3, 4, 5])])
-def test_a_save_that_fails_beside_training_is_raised_at_the_next_step_or_at_the_end(tmp_path, monkeypatch, step, seen):
+def test_a_save_that_fails_beside_training_is_raised_at_the_next_step_or_at_the_end(
+    tmp_path, monkeypatch, step, seen
+):
     fields, steps = {"iterations": 6, "checkpoint_every": 2}, []
 
     def look(state):
@@ -212,7 +224,9 @@ def test_a_run_that_fails_leaves_no_save_running_behind_it(tmp_path, monkeypatch
 # Two runs in one folder
 
 
-def test_a_second_run_in_a_folder_is_refused_at_once_and_a_killed_one_frees_it(server, tmp_path, expected):
+def test_a_second_run_in_a_folder_is_refused_at_once_and_a_killed_one_frees_it(
+    server, tmp_path, expected
+):
     folder = tmp_path / "run"
     child, shown = begin(server, folder, FIELDS, slow=0.5), gauge(folder)
     while not shown.phase:
@@ -222,7 +236,9 @@ def test_a_second_run_in_a_folder_is_refused_at_once_and_a_killed_one_frees_it(s
         train(folder)
     assert time.monotonic() - begun < 2
     command = [sys.executable, "-m", "fewstep", "train", "toy", "--out", str(folder), "--resume"]
-    begun = resource.getrusage(resource.RUSAGE_CHILDREN)  # of the processor, which other tests share
+    begun = resource.getrusage(
+        resource.RUSAGE_CHILDREN
+    )  # of the processor, which other tests share
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     second = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -250,6 +266,8 @@ def test_a_second_run_in_a_folder_is_refused_at_once_and_a_killed_one_frees_it(s
 def test_a_lock_file_that_nobody_holds_blocks_nobody(tmp_path, text):
     (tmp_path / "lock").write_text(text)
     assert train(tmp_path, fields={"iterations": 1}).step == 1
-    (tmp_path / "lock").write_text(json.dumps({"pid": os.getpid(), "host": os.uname().nodename, "since": "now"}))
+    (tmp_path / "lock").write_text(
+        json.dumps({"pid": os.getpid(), "host": os.uname().nodename, "since": "now"})
+    )
     assert train(tmp_path, fields={"iterations": 1}).step == 1
     assert not (tmp_path / "lock").exists()

@@ -15,14 +15,27 @@ from fewstep.training import loop, step
 from tests.support.toys import tiny_run
 
 TINY = [
-    *("--iterations", "6", "--batch", "16", "--block", "4", "--network.width", "8", "--network.depth", "1"),
+    *(
+        "--iterations",
+        "6",
+        "--batch",
+        "16",
+        "--block",
+        "4",
+        "--network.width",
+        "8",
+        "--network.depth",
+        "1",
+    ),
     *("--checkpoint-every", "5", "--picture-every", "0", "--log-every", "1", "--device", "cpu"),
 ]
 SMALL = {"network_options": {"width": 8, "depth": 1}, "checkpoint_every": 5}
 
 
 def crowded(monkeypatch, first: int, error: Exception, most: int = 1) -> list[tuple[str, str]]:
-    """No step from `first` on fits, unless it is cut in more parts than `most`: fingerprints before and after."""
+    """No step from `first` on fits, unless it is cut in more parts than `most`: fingerprints before
+    and after.
+    """
     whole, kept = fs.Method.loss, []
 
     def loss(self, models, x0, z, times, cond=None, seed=None):
@@ -46,16 +59,22 @@ def crowded(monkeypatch, first: int, error: Exception, most: int = 1) -> list[tu
 
 
 ERRORS = {
-    "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has 1 GiB"),
+    "cuda": torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has 1 GiB"
+    ),
     "host": MemoryError(),
-    "allocator": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes.\nmore"),
+    "allocator": RuntimeError(
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes.\nmore"
+    ),
 }
 
 
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS.keys())
 def test_the_state_is_as_it_was_saved_and_told_in_one_line(tmp_path, monkeypatch, error):
     kept = crowded(monkeypatch, 3, error)
-    with pytest.raises(OutOfMemory, match=r"nothing was updated and the step is saved: continue with") as caught:
+    with pytest.raises(
+        OutOfMemory, match=r"nothing was updated and the step is saved: continue with"
+    ) as caught:
         fs.train(tiny_run(**SMALL), out=tmp_path, progress=False, device="cpu")
     assert "\n" not in str(caught.value)
     ((before, after),) = kept
@@ -64,7 +83,9 @@ def test_the_state_is_as_it_was_saved_and_told_in_one_line(tmp_path, monkeypatch
     assert saved.state["step"] == 3
 
 
-def test_it_goes_on_in_more_parts_by_the_command_that_is_told(tmp_path, monkeypatch, capsys, caplog):
+def test_it_goes_on_in_more_parts_by_the_command_that_is_told(
+    tmp_path, monkeypatch, capsys, caplog
+):
     command = ["train", "toy", "--out", str(tmp_path / "run"), *TINY]
     assert main(["train", "toy", "--out", str(tmp_path / "whole"), *TINY]) == 0
     crowded(monkeypatch, 3, ERRORS["cuda"])
@@ -72,11 +93,15 @@ def test_it_goes_on_in_more_parts_by_the_command_that_is_told(tmp_path, monkeypa
     assert "--resume --accumulate 2 or more" in capsys.readouterr().err
     assert main([*command, "--resume"]) == 1
     caplog.clear()
-    assert main(["train", "toy", "--out", str(tmp_path / "run"), "--resume", "--accumulate", "2"]) == 0
+    assert (
+        main(["train", "toy", "--out", str(tmp_path / "run"), "--resume", "--accumulate", "2"]) == 0
+    )
     assert "accumulate = 2, but the run in" in caplog.text
     assert "was started with 1: the last bits may differ" in caplog.text
     assert json.loads((tmp_path / "run" / "run.json").read_text())["accumulate"] == 2
-    one, other = (fs.load(tmp_path / name, device="cpu").denoiser.state_dict() for name in ("run", "whole"))
+    one, other = (
+        fs.load(tmp_path / name, device="cpu").denoiser.state_dict() for name in ("run", "whole")
+    )
     for name in one:
         torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-6)
     caplog.clear()
@@ -85,7 +110,9 @@ def test_it_goes_on_in_more_parts_by_the_command_that_is_told(tmp_path, monkeypa
 
 
 def test_a_half_made_update_is_not_saved(tmp_path, monkeypatch):
-    """Where the update itself runs out of memory, weights are of two steps: the checkpoint before counts."""
+    """Where the update itself runs out of memory, weights are of two steps: the checkpoint before
+    counts.
+    """
     fields, moved = tiny_run(**{**SMALL, "checkpoint_every": 3}), step.update_averages
     whole = fs.train(fields, out=tmp_path / "whole", progress=False, device="cpu")
 
@@ -96,7 +123,9 @@ def test_a_half_made_update_is_not_saved(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(step, "update_averages", crowded)
-        with pytest.raises(OutOfMemory, match="the update of step 4 is half done and not saved: continue with"):
+        with pytest.raises(
+            OutOfMemory, match="the update of step 4 is half done and not saved: continue with"
+        ):
             fs.train(fields, out=tmp_path / "run", progress=False, device="cpu")
     assert RunFolder(tmp_path / "run").newest().state["step"] == 3
     again = fs.train(fields, out=tmp_path / "run", resume=True, progress=False, device="cpu")
@@ -108,9 +137,15 @@ def test_a_picture_that_does_not_fit_costs_no_run(tmp_path, monkeypatch, caplog)
         raise ERRORS["cuda"]
 
     monkeypatch.setattr(fs.Generator, "sample", crowded)
-    made = fs.train(tiny_run(**{**SMALL, "picture_every": 2}), out=tmp_path, progress=False, device="cpu")
+    made = fs.train(
+        tiny_run(**{**SMALL, "picture_every": 2}), out=tmp_path, progress=False, device="cpu"
+    )
     assert made.step == RunFolder(tmp_path).newest().state["step"] == 6
-    told = [record.getMessage() for record in caplog.records if "no picture of step" in record.getMessage()]
+    told = [
+        record.getMessage()
+        for record in caplog.records
+        if "no picture of step" in record.getMessage()
+    ]
     assert len(told) == 3
     assert all("CUDA out of memory" in line and "\n" not in line for line in told)
 

@@ -1,4 +1,6 @@
-"""A number that is not finite, wherever it comes from, changes nothing, is told with its place, and can be replayed."""
+"""A number that is not finite, wherever it comes from, changes nothing, is told with its place, and
+can be replayed.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ BROKEN: set[str] = set()  # what fails from now on, with which number in `Fragil
 
 
 class Fragile(nn.Module):
-    """A network of which the output, the gradient or the derivative along a direction can be made not finite."""
+    """A network of which the output, the gradient or the derivative along a direction can be made
+    not finite.
+    """
 
     number = NAN
 
@@ -102,7 +106,11 @@ ALL, ONE = (rf"the loss of {rows} of 16 rows is not finite, first in " for rows 
 CASES = {  # what breaks: method, options, what is told of it
     "data": ("ect", {}, ONE + r"student\.\S+ \(Linear\), which was given such numbers"),
     "output": ("ect", {}, ONE + r"student\.network \(Fragile\)"),
-    "gradient": ("ect", {}, r"the loss is finite, its gradient has norm (nan|inf), first in student\.network\.first"),
+    "gradient": (
+        "ect",
+        {},
+        r"the loss is finite, its gradient has norm (nan|inf), first in student\.network\.first",
+    ),
     "teacher": ("cd", {"n": 12}, ALL + r"target\.\S+ \(Linear\), which was given such numbers"),
     "average": ("cd", {"n": 12}, ALL + r"(ema|target)\.network\.last"),
     "tangent": ("sct", {"derivative": "jvp"}, ALL + r"student\.network \(Fragile\)"),
@@ -111,7 +119,9 @@ CASES = {  # what breaks: method, options, what is told of it
 
 @pytest.mark.parametrize("number", [NAN, INF])
 @pytest.mark.parametrize("kind", CASES)
-def test_it_is_found_in_its_step_changes_nothing_and_is_replayed(tmp_path, monkeypatch, noticed, kind, number):
+def test_it_is_found_in_its_step_changes_nothing_and_is_replayed(
+    tmp_path, monkeypatch, noticed, kind, number
+):
     name, options, told = CASES[kind]
     Fragile.number = number
     given = {"teacher": Teacher()} if name == "cd" else {}
@@ -125,7 +135,9 @@ def test_it_is_found_in_its_step_changes_nothing_and_is_replayed(tmp_path, monke
                 state.models().ema.network.last.bias.data[0] = number
 
     with pytest.raises(NonFiniteError, match=rf"step 3: {told}") as caught:
-        fs.train(run, network=fresh(), out=tmp_path, progress=False, device="cpu", watch=look, **given)
+        fs.train(
+            run, network=fresh(), out=tmp_path, progress=False, device="cpu", watch=look, **given
+        )
     text = str(caught.value)
     assert caught.value.exit_code == 3
     assert "\n" not in text
@@ -142,17 +154,35 @@ def test_it_is_found_in_its_step_changes_nothing_and_is_replayed(tmp_path, monke
     assert found.module is None if kind == "gradient" else found.module in text
     assert len(found.bad) == (0 if kind == "gradient" else 1 if kind in ("data", "output") else 16)
     BROKEN.clear()
-    if kind in ("output", "gradient", "teacher", "tangent"):  # healed, the same step gives other numbers
+    if kind in (
+        "output",
+        "gradient",
+        "teacher",
+        "tangent",
+    ):  # healed, the same step gives other numbers
         assert replay(path, network=fresh(), device="cpu", **given).same == (kind == "gradient")
 
 
 TINY = [
-    *("--iterations", "6", "--batch", "16", "--block", "4", "--network.width", "8", "--network.depth", "1"),
+    *(
+        "--iterations",
+        "6",
+        "--batch",
+        "16",
+        "--block",
+        "4",
+        "--network.width",
+        "8",
+        "--network.depth",
+        "1",
+    ),
     *("--checkpoint-every", "2", "--picture-every", "0", "--log-every", "1", "--device", "cpu"),
 ]
 
 
-def test_the_commands_exit_with_3_then_0_and_1_where_the_stored_losses_are_others(tmp_path, monkeypatch, capsys):
+def test_the_commands_exit_with_3_then_0_and_1_where_the_stored_losses_are_others(
+    tmp_path, monkeypatch, capsys
+):
     spoil("data", monkeypatch)
     folder = tmp_path / "run"
     assert main(["train", "toy", "--out", str(folder), *TINY]) == 3
@@ -168,7 +198,11 @@ def test_the_commands_exit_with_3_then_0_and_1_where_the_stored_losses_are_other
     checkpoint.write(tmp_path / "other", groups, saved.state)  # with a manifest of its own
     assert main(["replay", str(tmp_path / "other"), "--device", "cpu", "--json"]) == 1
     shown = json.loads(capsys.readouterr().out)
-    assert (shown["same"], shown["step"], [row["row"] for row in shown["not_finite"]]) == (False, 3, [2])
+    assert (shown["same"], shown["step"], [row["row"] for row in shown["not_finite"]]) == (
+        False,
+        3,
+        [2],
+    )
     assert main(["replay", str(folder / "checkpoints" / "step-3")]) == 4
     assert "is no incident" in capsys.readouterr().err
 
@@ -184,7 +218,10 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", spoiling)
-        with pytest.raises(NonFiniteError, match=r"step 4: student\.network\.outlet\.bias is not finite: this step is"):
+        with pytest.raises(
+            NonFiniteError,
+            match=r"step 4: student\.network\.outlet\.bias is not finite: this step is",
+        ):
             fs.train(tiny_run(), out=tmp_path / "run", progress=False, device="cpu")
     assert RunFolder(tmp_path / "run").newest().state["step"] == 2
     healed = fs.train(tiny_run(), out=tmp_path / "run", resume=True, progress=False, device="cpu")
@@ -192,13 +229,21 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
 
 
 def test_forced_normalisation_of_a_failed_step_is_taken_back(tmp_path, monkeypatch):
-    """Once more is not the same bits: what is saved of the step, and replayed, are the weights before it."""
+    """Once more is not the same bits: what is saved of the step, and replayed, are the weights
+    before it.
+    """
 
     def method() -> fs.Method:
         return replace(fs.methods.diffusion(), balance=fs.balances.LogVariance(channels=8))
 
     options = {"width": 8, "mult": (1,), "blocks": 1, "attention": (), "head_channels": 8}
-    run = tiny_run(data="digits", network="edm2_unet", network_options=options, method="diffusion", checkpoint_every=5)
+    run = tiny_run(
+        data="digits",
+        network="edm2_unet",
+        network_options=options,
+        method="diffusion",
+        checkpoint_every=5,
+    )
     whole = fs.train(run, method=method(), progress=False, device="cpu")
     with monkeypatch.context() as patch:
         spoil("data", patch)

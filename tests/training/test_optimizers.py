@@ -15,14 +15,20 @@ THEIRS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "radam": torch.o
 
 def weights(dtype: torch.dtype) -> list[nn.Parameter]:
     source = generator(0, "weights")
-    return [nn.Parameter(torch.randn(shape, generator=source, dtype=dtype)) for shape in ((3, 4), (5,), ())]
+    return [
+        nn.Parameter(torch.randn(shape, generator=source, dtype=dtype))
+        for shape in ((3, 4), (5,), ())
+    ]
 
 
 def run_steps(optimizer, parameters, dtype, before_step):
     source = generator(0, "gradients")
     for k in range(50):
         for p in parameters:
-            p.grad = torch.randn(p.shape, generator=source, dtype=dtype) * 10.0 ** (k % 5 - 3) + p.detach()
+            p.grad = (
+                torch.randn(p.shape, generator=source, dtype=dtype) * 10.0 ** (k % 5 - 3)
+                + p.detach()
+            )
         before_step(k)
         optimizer.step()
 
@@ -34,7 +40,10 @@ def run_steps(optimizer, parameters, dtype, before_step):
 def test_fifty_steps_are_those_of_torch(name, weight_decay, betas, dtype):
     run = tiny_run(optimizer=name, betas=betas, weight_decay=weight_decay)
     ours, theirs = weights(dtype), weights(dtype)
-    optimizer, other = build(run, ours), THEIRS[name](theirs, lr=1.0, betas=betas, weight_decay=weight_decay)
+    optimizer, other = (
+        build(run, ours),
+        THEIRS[name](theirs, lr=1.0, betas=betas, weight_decay=weight_decay),
+    )
 
     def rate(k: int) -> float:
         return 1e-2 * (k + 1) / 50

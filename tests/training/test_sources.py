@@ -26,7 +26,18 @@ from fewstep.training import loop
 from tests.support.toys import Gaussian, tiny_run
 
 TINY = [
-    *("--iterations", "4", "--batch", "16", "--block", "4", "--network.width", "16", "--network.depth", "1"),
+    *(
+        "--iterations",
+        "4",
+        "--batch",
+        "16",
+        "--block",
+        "4",
+        "--network.width",
+        "16",
+        "--network.depth",
+        "1",
+    ),
     *("--checkpoint-every", "2", "--picture-every", "0", "--log-every", "1", "--device", "cpu"),
 ]
 
@@ -36,7 +47,9 @@ def train(run, *given, **options):
 
 
 def told(capsys) -> str:
-    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("fewstep:")][-1]
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("fewstep:")][
+        -1
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +67,9 @@ def first_weights(monkeypatch, *arguments, **options) -> dict[str, Tensor]:
         if not state.step:
             kept.update({name: p.clone() for name, p in state.student.network.state_dict().items()})
             for name, average in state.averages.items():
-                assert fingerprint({"": average.state_dict()}) == fingerprint({"": state.student.state_dict()}), name
+                assert fingerprint({"": average.state_dict()}) == fingerprint(
+                    {"": state.student.state_dict()}
+                ), name
         return whole(run, method, state, batch)
 
     with monkeypatch.context() as patch:
@@ -63,7 +78,9 @@ def first_weights(monkeypatch, *arguments, **options) -> dict[str, Tensor]:
     return kept
 
 
-@pytest.mark.parametrize("kind", ["run", "checkpoint", "file", "half file", "average's file", "generator", "module"])
+@pytest.mark.parametrize(
+    "kind", ["run", "checkpoint", "file", "half file", "average's file", "generator", "module"]
+)
 def test_a_run_starts_with_the_weights_it_is_given(kind, source, monkeypatch, tmp_path):
     out, made = source
     weights = made.denoiser.network.state_dict()
@@ -94,8 +111,8 @@ def test_what_a_run_started_from_is_kept_told_and_not_needed_again(source, tmp_p
     whole = fs.train(run, out=tmp_path / "r", device="cpu")
     shown = capsys.readouterr().err
     assert (
-        f"init: {len(made.denoiser.state_dict())} tensors of the average of {tmp_path / 'source'}, diffusion at step 6"
-        in shown
+        f"init: {len(made.denoiser.state_dict())} tensors of the average of {tmp_path / 'source'},"
+        " diffusion at step 6" in shown
     )
     assert whole.facts.init == fingerprint({"network": made.denoiser.network.state_dict()})
     assert whole.facts.init[:16] in shown
@@ -128,7 +145,9 @@ def test_weights_that_do_not_fit_are_told_in_one_line(source, tmp_path, capsys):
 
 
 class Taught:
-    """A coupling that learns from its teacher: x_r is the teacher's Euler step, which r = a makes the goal."""
+    """A coupling that learns from its teacher: x_r is the teacher's Euler step, which r = a makes
+    the goal.
+    """
 
     needs = frozenset({"teacher"})
 
@@ -139,7 +158,11 @@ class Taught:
 
 def taught(*, c: float = 0.0, stages: int = 4, sigma_data: float = 0.5) -> fs.Method:
     """A method with a teacher."""
-    return replace(fs.methods.ect(c=c, stages=stages, sigma_data=sigma_data), coupling=Taught(), target=Student())
+    return replace(
+        fs.methods.ect(c=c, stages=stages, sigma_data=sigma_data),
+        coupling=Taught(),
+        target=Student(),
+    )
 
 
 def test_a_teacher_is_frozen_used_and_known_again(source, tmp_path):
@@ -147,15 +170,30 @@ def test_a_teacher_is_frozen_used_and_known_again(source, tmp_path):
     whole = train(tiny_run(checkpoint_every=3), method=taught, teacher=out, out=tmp_path / "r")
     by_object = train(tiny_run(checkpoint_every=3), method=taught, teacher=made)
     assert by_object.fingerprint == whole.fingerprint
-    assert by_object.facts.teacher == whole.facts.teacher == fingerprint({"teacher": made.denoiser.state_dict()})
+    assert (
+        by_object.facts.teacher
+        == whole.facts.teacher
+        == fingerprint({"teacher": made.denoiser.state_dict()})
+    )
     other = train(tiny_run(seed=8, method="diffusion"), out=tmp_path / "other")
-    assert train(tiny_run(checkpoint_every=3), method=taught, teacher=other).fingerprint != whole.fingerprint
+    assert (
+        train(tiny_run(checkpoint_every=3), method=taught, teacher=other).fingerprint
+        != whole.fingerprint
+    )
     shutil.rmtree(tmp_path / "r" / "checkpoints" / "step-6")
     with pytest.raises(UserError, match="the teacher is not the one that the run"):
-        train(tiny_run(checkpoint_every=3), method=taught, teacher=tmp_path / "other", out=tmp_path / "r", resume=True)
+        train(
+            tiny_run(checkpoint_every=3),
+            method=taught,
+            teacher=tmp_path / "other",
+            out=tmp_path / "r",
+            resume=True,
+        )
     shutil.copytree(out, tmp_path / "moved")  # known by its weights, wherever they are
     for given in ({}, {"teacher": tmp_path / "moved"}):
-        again = train(tiny_run(checkpoint_every=3), method=taught, out=tmp_path / "r", resume=True, **given)
+        again = train(
+            tiny_run(checkpoint_every=3), method=taught, out=tmp_path / "r", resume=True, **given
+        )
         assert again.fingerprint == whole.fingerprint
         assert again.run.teacher == str(given.get("teacher", out))
 
@@ -173,7 +211,9 @@ def test_a_teachers_weights_have_no_gradient_and_no_dropout(source):
 
     mine = Mine(2, 2).train()
     for given in (made, source[0], mine):
-        found = teacher_of(given, tiny_run(), made.facts, taught(), None, torch.device("cpu")).denoiser
+        found = teacher_of(
+            given, tiny_run(), made.facts, taught(), None, torch.device("cpu")
+        ).denoiser
         assert not found.training
         assert not any(p.requires_grad for p in found.parameters())
     assert mine.training
@@ -184,7 +224,9 @@ def test_a_teacher_that_is_missing_not_needed_or_of_other_data_is_told(source, t
     made = source[1]
     with pytest.raises(UserError, match="learns from a teacher: give one"):
         train(tiny_run(), method=taught)
-    with pytest.raises(UserError, match="method 'ect' learns from no teacher: leave teacher=digits out"):
+    with pytest.raises(
+        UserError, match="method 'ect' learns from no teacher: leave teacher=digits out"
+    ):
         train(tiny_run(), teacher="digits")
     for changes, expected in (
         ({"shape": (3,)}, r"shape = \(2,\), the run \(3,\)"),
@@ -193,13 +235,24 @@ def test_a_teacher_that_is_missing_not_needed_or_of_other_data_is_told(source, t
         ({"sigma_data": 0.25}, r"sigma_data = .*, the run 0\.25: set sigma_data="),
     ):
         with pytest.raises(UserError, match=expected):
-            teacher_of(source[0], tiny_run(), facts_of(made, **changes), taught(), None, torch.device("cpu"))
+            teacher_of(
+                source[0],
+                tiny_run(),
+                facts_of(made, **changes),
+                taught(),
+                None,
+                torch.device("cpu"),
+            )
     with pytest.raises(UserError, match="given as an object: pass it as teacher="):
         train(tiny_run(teacher="own"), method=taught)
 
 
-def test_a_teacher_from_a_file_of_weights_is_the_runs_own_network_as_a_diffusion_model(source, tmp_path):
-    """Under the student's preconditioning, whose boundary is at t_min, it would be another denoiser."""
+def test_a_teacher_from_a_file_of_weights_is_the_runs_own_network_as_a_diffusion_model(
+    source, tmp_path
+):
+    """Under the student's preconditioning, whose boundary is at t_min, it would be another
+    denoiser.
+    """
     save_file(source[1].denoiser.network.state_dict(), tmp_path / "w.safetensors")
     run = settled(tiny_run())
     found = teacher_of(
@@ -215,10 +268,14 @@ def test_a_teacher_from_a_file_of_weights_is_the_runs_own_network_as_a_diffusion
 
 
 def test_an_exact_teacher_is_found_by_name():
-    ring, grid = (train(tiny_run(), method=taught, teacher=f"exact:{name}") for name in ("ring8", "grid25"))
+    ring, grid = (
+        train(tiny_run(), method=taught, teacher=f"exact:{name}") for name in ("ring8", "grid25")
+    )
     assert ring.fingerprint != grid.fingerprint
     assert ring.facts.teacher != grid.facts.teacher
-    assert ring.fingerprint == train(tiny_run(), method=taught, teacher=fs.exact.ring8()).fingerprint
+    assert (
+        ring.fingerprint == train(tiny_run(), method=taught, teacher=fs.exact.ring8()).fingerprint
+    )
     with pytest.raises(UserError, match=r"unknown exact truth 'ring': did you mean 'ring8'\?"):
         train(tiny_run(), method=taught, teacher="exact:ring")
 
@@ -232,7 +289,9 @@ def test_samples_of_a_closed_form_are_a_data_set():
     kept = truth.draw(50, SPLIT_SEED)
     assert torch.equal(dataset.train.x0[:50], kept.x0)
     assert torch.equal(dataset.train.cond[:50], kept.cond)
-    assert fs.metrics.nearest_ratio(truth.sample(500), dataset.test.x0[:500], dataset.train.x0) > 0.9
+    assert (
+        fs.metrics.nearest_ratio(truth.sample(500), dataset.test.x0[:500], dataset.train.x0) > 0.9
+    )
     with pytest.raises(UserError, match="data_size = 32: expected none"):
         dataset_of("exact:ring8", 32)
 
@@ -241,7 +300,10 @@ def test_a_teacher_on_another_process_is_moved_to_the_students():
     facts, method = train(tiny_run()).facts, taught()
     teacher = Gaussian(process=fs.process.trig(sigma_data=0.5))
     found = teacher_of(teacher, tiny_run(), facts, method, None, torch.device("cpu"))
-    x, t = torch.linspace(-1, 1, 8, dtype=torch.float64).reshape(4, 2), torch.tensor([0.01, 0.5, 3.0, 80.0])
+    x, t = (
+        torch.linspace(-1, 1, 8, dtype=torch.float64).reshape(4, 2),
+        torch.tensor([0.01, 0.5, 3.0, 80.0]),
+    )
     torch.testing.assert_close(found.denoiser(x, t), Gaussian()(x, t))
 
 
@@ -279,13 +341,25 @@ def test_your_own_network_and_method_are_typed_and_typed_again(tmp_path, monkeyp
     Path("outside_parts.py").write_text(OUTSIDE)
     own = ["--network", "outside_parts:Net", "--method", "outside_parts:soft"]
     tiny = " ".join(TINY).replace("--network.depth 1", "").split()
-    assert main(["train", "toy", *own, *tiny, "--method.c", "0.3", "--network.no-bias", "--out", "r"]) == 0
-    assert "next: fewstep sample r --method outside_parts:soft --network outside_parts:Net" in capsys.readouterr().out
+    assert (
+        main(["train", "toy", *own, *tiny, "--method.c", "0.3", "--network.no-bias", "--out", "r"])
+        == 0
+    )
+    assert (
+        "next: fewstep sample r --method outside_parts:soft --network outside_parts:Net"
+        in capsys.readouterr().out
+    )
     stored = json.loads(Path("r/run.json").read_text())
-    assert (stored["network"], stored["network_options"]) == ("outside_parts:Net", {"width": 16, "bias": False})
+    assert (stored["network"], stored["network_options"]) == (
+        "outside_parts:Net",
+        {"width": 16, "bias": False},
+    )
     assert (stored["method"], stored["method_options"]) == ("outside_parts:soft", {"c": 0.3})
     assert main(["sample", "r", *own, "--n", "4", "--out", "x.npy", "--device", "cpu"]) == 0
-    for words in (["sample", "r", "--n", "4", "--out", "y.npy"], ["train", "toy", "--resume", "--out", "r"]):
+    for words in (
+        ["sample", "r", "--n", "4", "--out", "y.npy"],
+        ["train", "toy", "--resume", "--out", "r"],
+    ):
         assert main(words) == 2
         assert "--method outside_parts:soft" in told(capsys)
     with monkeypatch.context() as patch:
@@ -305,7 +379,10 @@ def test_your_own_network_and_method_are_typed_and_typed_again(tmp_path, monkeyp
         (["--network", "outside_parts:needy"], "a default in the signature of needy"),
         (["--network", "outside_parts:none"], "no attribute 'none'"),
         (["--network", "outside_parts:fs"], "is a module: expected a function"),
-        (["--network", "outside_parts:Net", "--network.widht", "3"], "did you mean --network.width?"),
+        (
+            ["--network", "outside_parts:Net", "--network.widht", "3"],
+            "did you mean --network.width?",
+        ),
     ):
         assert main(["train", "toy", "--out", "never", *words]) == 2
         assert expected in told(capsys)
@@ -317,7 +394,10 @@ def test_a_method_object_is_used_as_it_is_and_asked_for_again(tmp_path):
     made = train(tiny_run(), method=method, out=tmp_path)
     assert made.run.method == "own"
     assert made.method is method
-    assert made.fingerprint == train(tiny_run(method_options={"c": 0.2, "stages": 2}, sigma_data=0.5)).fingerprint
+    assert (
+        made.fingerprint
+        == train(tiny_run(method_options={"c": 0.2, "stages": 2}, sigma_data=0.5)).fingerprint
+    )
     with pytest.raises(UserError, match="pass it as method="):
         fs.load(tmp_path)
     assert torch.equal(fs.load(tmp_path, method=method, device="cpu").sample(3), made.sample(3))
@@ -336,7 +416,13 @@ def test_a_teacher_must_denoise_and_fit_the_data(tmp_path):
         with pytest.raises(UserError, match=told):
             train(tiny_run(), method=taught, teacher=teacher)
     with pytest.raises(UserError, match="expected data in the law's own units"):
-        fs.train(tiny_run(), 100 + 5 * torch.rand(50, 2), method=taught, teacher="exact:ring8", progress=False)
+        fs.train(
+            tiny_run(),
+            100 + 5 * torch.rand(50, 2),
+            method=taught,
+            teacher="exact:ring8",
+            progress=False,
+        )
 
 
 def test_teachers_without_weights_are_told_apart_by_their_answers(tmp_path):

@@ -1,4 +1,6 @@
-"""Runs of two stages: what is handed over, which clocks go on, where a run starts, and what it refuses."""
+"""Runs of two stages: what is handed over, which clocks go on, where a run starts, and what it
+refuses.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +47,15 @@ def seen(monkeypatch):
     rows, whole = [], loop.train_step
 
     def noting(run, method, state: State, batch):
-        before = {name: {k: v.clone() for k, v in m.state_dict().items()} for name, m in state.modules().items()}
+        before = {
+            name: {k: v.clone() for k, v in m.state_dict().items()}
+            for name, m in state.modules().items()
+        }
         moments = len(state.optimizer.state)
         row = whole(run, method, state, batch)
-        rows.append({"method": method, "before": before, "moments": moments, "times": batch.times, **row})
+        rows.append(
+            {"method": method, "before": before, "moments": moments, "times": batch.times, **row}
+        )
         return row
 
     monkeypatch.setattr(loop, "train_step", noting)
@@ -66,7 +73,9 @@ def test_the_average_becomes_student_frozen_and_average_and_the_optimizer_is_new
     assert not same(first["before"]["student"], first["before"]["ema"])
     assert (first["moments"] > 0, second["moments"]) == (True, 0)
     last = fs.load(tmp_path)
-    assert same(weights(fs.load(tmp_path, ema="frozen")), second["before"]["frozen"])  # it never moved
+    assert same(
+        weights(fs.load(tmp_path, ema="frozen")), second["before"]["frozen"]
+    )  # it never moved
     assert not same(weights(last), second["before"]["ema"])
 
 
@@ -74,21 +83,27 @@ def test_each_stage_sees_its_own_progress_and_the_clocks_go_on(seen, tmp_path):
     run = two_stages(iterations=8, split=0.25, warmup=0.0, constant=0.0, stage_lr=0.5)
     trained(run)
     assert [row["times"].progress for row in seen] == [0, 0.5, *(i / 6 for i in range(6))]
-    rates = [run.lr * lr_factor(i / 8, 0.0, 0.0, run.final) * (1 if i < 2 else 0.5) for i in range(8)]
+    rates = [
+        run.lr * lr_factor(i / 8, 0.0, 0.0, run.final) * (1 if i < 2 else 0.5) for i in range(8)
+    ]
     assert [row["lr"] for row in seen] == pytest.approx(rates)
     held = seen[-1]["method"].times.times
     assert held.ratio(0.0) == held.ratio(1.0) == seen[0]["method"].times.ratio(1.0) == 1 - 2**-3
 
 
 def test_the_learning_rate_can_begin_anew_with_each_stage(seen):
-    run = two_stages(iterations=8, split=0.5, warmup=0.0, constant=0.0, stage_lr=0.5, lr_clock="stage")
+    run = two_stages(
+        iterations=8, split=0.5, warmup=0.0, constant=0.0, stage_lr=0.5, lr_clock="stage"
+    )
     trained(run)
     one = [run.lr * lr_factor(i / 4, 0.0, 0.0, run.final) for i in range(4)]
     assert [row["lr"] for row in seen] == pytest.approx([*one, *(rate / 2 for rate in one)])
 
 
 def test_the_average_keeps_its_age_over_the_switch(seen):
-    """Its last move: average <- rate average + (1 - rate) student, with the rate of all steps so far."""
+    """Its last move: average <- rate average + (1 - rate) student, with the rate of all steps so
+    far.
+    """
     trained(two_stages(iterations=6, ema=0.9999))
     one, two = seen[4]["before"], seen[5]["before"]
     name = "network.outlet.weight"
@@ -141,7 +156,9 @@ def test_a_consistency_run_starts_at_the_second_stage_with_its_ratio_and_age(see
     assert seen[0]["method"].before is not None
     for name in ("student", "frozen", "ema"):
         assert same(seen[0]["before"][name], weights(fs.load(first)))
-    assert seen[0]["lr"] == pytest.approx(run.stage_lr * run.lr * lr_factor(5 / 9, run.warmup, run.constant, run.final))
+    assert seen[0]["lr"] == pytest.approx(
+        run.stage_lr * run.lr * lr_factor(5 / 9, run.warmup, run.constant, run.final)
+    )
     assert trained(run, tmp_path / "second", resume=True).fingerprint == generator.fingerprint
 
 
@@ -152,7 +169,9 @@ def test_what_starts_where(tmp_path, capsys):
     by_object = trained(run, init=fs.load(tmp_path / "ect")).run
     assert (by_object.stage, by_object.age) == (2, 6)
     assert trained(run, init=tmp_path / "diffusion").run.stage == 1
-    assert trained(run, init=fs.load(tmp_path / "ect").denoiser.network).run.stage == 1  # a bare network
+    assert (
+        trained(run, init=fs.load(tmp_path / "ect").denoiser.network).run.stage == 1
+    )  # a bare network
     assert trained(two_stages(stage=1), init=tmp_path / "ect").run.age == 0
     forced = trained(two_stages(stage=2, age=7), init=fs.load(tmp_path / "diffusion")).run
     assert (forced.stage, forced.age) == (2, 7)
@@ -174,14 +193,18 @@ def test_what_starts_where(tmp_path, capsys):
 
 def test_two_steps_below_t_prime_need_the_composite(tmp_path):
     generator = trained(two_stages(middle_times=(0.8,)), tmp_path)
-    with pytest.raises(UserError, match=r"asks at t = 0\.8, but this student was trained from t = 1 on"):
+    with pytest.raises(
+        UserError, match=r"asks at t = 0\.8, but this student was trained from t = 1 on"
+    ):
         generator.sample(2, steps=2)
     both = fs.load(tmp_path, composite=True)
     grid = [80.0, 0.8, 0.0]
     noise = lambda i: torch.zeros(4, 2)  # noqa: E731
     low, high = fs.load(tmp_path, ema="frozen"), fs.load(tmp_path)
     expected = low.denoiser(high.denoiser(80 * torch.ones(4, 2), 80.0), 0.8)
-    got = fs.sampling.walk(both.method.process, both.denoiser, 80 * torch.ones(4, 2), grid, noise=noise)
+    got = fs.sampling.walk(
+        both.method.process, both.denoiser, 80 * torch.ones(4, 2), grid, noise=noise
+    )
     assert torch.equal(got, expected)
     assert both.sample(3, steps=2).shape == (3, 2)
     both.save(tmp_path / "shipped")
@@ -200,20 +223,27 @@ def test_the_middle_time_is_the_methods_own_unless_set(tmp_path):
 
 
 def test_a_base_is_settled_with_all_its_options_and_survives_the_folder(tmp_path):
-    run = tiny_run(method="gc", method_options={"base": {"method": "tcm", "base": "ect"}, "share": 0.25})
+    run = tiny_run(
+        method="gc", method_options={"base": {"method": "tcm", "base": "ect"}, "share": 0.25}
+    )
     generator = trained(run, tmp_path)
     stored = json.loads((tmp_path / "run.json").read_text())["method_options"]
     assert stored["base"]["base"]["stages"] == 8
     assert fs.load(tmp_path).method == generator.method
     assert isinstance(generator.method.target, fs.targets.Truncated)
     assert [stage.number for stage in stages.stages(generator.run, generator.method)] == [1, 2]
-    for wrong, told in (({"base": "etc"}, "did you mean 'ect'"), ({"base": {"q": 2}}, "expected a method's name")):
+    for wrong, told in (
+        ({"base": "etc"}, "did you mean 'ect'"),
+        ({"base": {"q": 2}}, "expected a method's name"),
+    ):
         with pytest.raises(UserError, match=told):
             trained(tiny_run(method="gc", method_options=wrong))
 
 
 def test_a_second_stage_whose_first_steps_overflowed_is_resumed(tmp_path, monkeypatch):
-    """Its optimizer is new and holds nothing yet, though the run has made steps: bit for bit all the same."""
+    """Its optimizer is new and holds nothing yet, though the run has made steps: bit for bit all
+    the same.
+    """
     monkeypatch.setattr(hand_over, "LossScale", lambda: LossScale(factor=2.0**40))
     run = two_stages(precision="fp16", iterations=6, split=0.5, checkpoint_every=1)
     whole = trained(run, tmp_path / "whole")
@@ -221,7 +251,11 @@ def test_a_second_stage_whose_first_steps_overflowed_is_resumed(tmp_path, monkey
 
     def stopped(run, method, state, batch):
         if state.step == 5:
-            assert (state.begun, state.scale.skipped, any(state.optimizer.state.values())) == (3, 2, False)
+            assert (state.begun, state.scale.skipped, any(state.optimizer.state.values())) == (
+                3,
+                2,
+                False,
+            )
             raise KeyboardInterrupt
         return step(run, method, state, batch)
 
@@ -233,7 +267,9 @@ def test_a_second_stage_whose_first_steps_overflowed_is_resumed(tmp_path, monkey
 
 
 def test_the_targets_own_average_is_handed_over_too(seen):
-    """Of a base whose target is a slower average than the run's: at the switch it is the run's, afterwards not."""
+    """Of a base whose target is a slower average than the run's: at the switch it is the run's,
+    afterwards not.
+    """
     base = replace(fs.methods.ect(), target=fs.targets.Ema(fs.curricula.FixedRate(0.9)))
     trained(tiny_run(iterations=4, split=0.5, ema=0.5), method=fs.methods.tcm(base=base))
     apart = [not same(row["before"]["target"], row["before"]["ema"]) for row in seen]
@@ -277,8 +313,12 @@ def test_a_first_stage_is_known_as_such_until_the_switch(tmp_path):
 
 def test_only_consistency_models_of_the_same_data_are_first_stages(tmp_path):
     direct = {"method_options": {"n": 4}, "teacher": "exact:ring8", "batch": 16, "iterations": 2}
-    assert trained(two_stages(), init=trained(tiny_run(method="direct_cm", **direct))).run.stage == 2
-    segments = trained(tiny_run(method="mcm", method_options={"K": 4, "steps": 16, "steps_end": 16}))
+    assert (
+        trained(two_stages(), init=trained(tiny_run(method="direct_cm", **direct))).run.stage == 2
+    )
+    segments = trained(
+        tiny_run(method="mcm", method_options={"K": 4, "steps": 16, "steps_end": 16})
+    )
     assert trained(two_stages(), init=segments).run.stage == 1
     with pytest.raises(UserError, match="the first stage given as init has sigma_data"):
         trained(two_stages(sigma_data=0.3), init=trained(tiny_run()))

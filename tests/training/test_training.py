@@ -1,4 +1,6 @@
-"""A run is its config and its seed: it stops when asked, resumes to the bit, and refuses what it is not."""
+"""A run is its config and its seed: it stops when asked, resumes to the bit, and refuses what it is
+not.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,10 @@ def test_the_randomness_of_a_sample_does_not_depend_on_the_batch_size():
     arrays = Arrays(torch.randn(50, 3, generator=generator(0, "x")))
     runs = [tiny_run(batch=b, block=4, iterations=48 // b) for b in (8, 16)]
     method = fs.methods.diffusion()
-    parted = [[draw_batch(r, method, arrays, s, torch.device("cpu")) for s in range(48 // r.batch)] for r in runs]
+    parted = [
+        [draw_batch(r, method, arrays, s, torch.device("cpu")) for s in range(48 // r.batch)]
+        for r in runs
+    ]
     for name in ("rows", "x0", "z"):
         assert torch.equal(*(torch.cat([getattr(b, name) for b in batches]) for batches in parted))
     assert torch.equal(*(torch.cat([b.times.t for b in batches]) for batches in parted))
@@ -142,7 +147,9 @@ class Breaks(nn.Module):
 
 def test_a_loss_that_is_not_finite_stops_before_anything_changes(tmp_path):
     network = Breaks(4)  # one call tries it out
-    with pytest.raises(NonFiniteError, match=r"step 3: the loss of 16 of 16 rows .* t in \[") as caught:
+    with pytest.raises(
+        NonFiniteError, match=r"step 3: the loss of 16 of 16 rows .* t in \["
+    ) as caught:
         train(tiny_run(), network=network, out=tmp_path)
     assert "\n" not in str(caught.value)
     assert all(torch.isfinite(p).all() for p in network.parameters())
@@ -161,7 +168,9 @@ def test_a_gradient_that_is_not_finite_names_the_weight():
         def forward(self, x, noise_label, cond=None):
             return x * self.scale.abs().sqrt()  # infinite slope at 0
 
-    with pytest.raises(NonFiniteError, match=r"gradient has norm (nan|inf), first in student\.network\.scale"):
+    with pytest.raises(
+        NonFiniteError, match=r"gradient has norm (nan|inf), first in student\.network\.scale"
+    ):
         train(tiny_run(), network=Cliff())
 
 
@@ -206,7 +215,9 @@ def test_your_own_network_and_labels(tmp_path):
     assert mine.sample(5, cond=2).shape == (5, 4)
     with pytest.raises(UserError, match="pass it as network="):
         fs.load(tmp_path)
-    assert torch.equal(fs.load(tmp_path, network=Mine(), device="cpu").sample(5, cond=2), mine.sample(5, cond=2))
+    assert torch.equal(
+        fs.load(tmp_path, network=Mine(), device="cpu").sample(5, cond=2), mine.sample(5, cond=2)
+    )
 
 
 def test_dropout_of_your_own_network_is_addressed_and_shared(tmp_path):
@@ -215,7 +226,9 @@ def test_dropout_of_your_own_network_is_addressed_and_shared(tmp_path):
     class Drops(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layers = nn.Sequential(nn.Linear(2, 16), nn.SiLU(), nn.Dropout(0.5), nn.Linear(16, 2))
+            self.layers = nn.Sequential(
+                nn.Linear(2, 16), nn.SiLU(), nn.Dropout(0.5), nn.Linear(16, 2)
+            )
 
         def forward(self, x, noise_label, cond=None):
             return self.layers(x)
@@ -225,7 +238,10 @@ def test_dropout_of_your_own_network_is_addressed_and_shared(tmp_path):
             torch.manual_seed(0)
             return Drops()
 
-    runs = [train(tiny_run(checkpoint_every=3), None, fresh(), out=tmp_path / name) for name in ("a", "b")]
+    runs = [
+        train(tiny_run(checkpoint_every=3), None, fresh(), out=tmp_path / name)
+        for name in ("a", "b")
+    ]
     assert runs[0].fingerprint == runs[1].fingerprint
     assert torch.equal(runs[0].sample(4), runs[0].sample(4))
     shutil.rmtree(tmp_path / "b" / "checkpoints" / "step-6")
@@ -256,7 +272,9 @@ def test_tied_weights_and_weights_without_a_gradient_are_saved_and_resumed(tmp_p
 
     whole = train(tiny_run(), None, fresh(), out=tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "step-6")
-    assert train(tiny_run(), None, fresh(), out=tmp_path, resume=True).fingerprint == whole.fingerprint
+    assert (
+        train(tiny_run(), None, fresh(), out=tmp_path, resume=True).fingerprint == whole.fingerprint
+    )
 
 
 def test_an_overflowing_norm_of_finite_gradients_is_told():
@@ -288,7 +306,9 @@ def test_a_lost_or_torn_log_does_not_stop_a_resumed_run_and_has_each_step_once(t
     shutil.rmtree(tmp_path / "checkpoints" / "step-6")
     (tmp_path / "metrics.jsonl").unlink()
     train(tiny_run(), out=tmp_path, resume=True)
-    assert [json.loads(row)["step"] for row in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [5, 6]
+    assert [
+        json.loads(row)["step"] for row in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ] == [5, 6]
     shutil.rmtree(tmp_path / "checkpoints" / "step-6")
     log = tmp_path / "metrics.jsonl"
     log.write_bytes(log.read_bytes()[:-9])  # cut within a line
@@ -363,5 +383,11 @@ def test_a_run_that_fails_at_its_first_step_is_saved_and_fails_there_again(tmp_p
 
 def test_what_changed_is_told_option_by_option_and_always_in_the_same_order():
     run = tiny_run().to_json()
-    other = {**run, "seed": 9, "lr": 0.5, "picture_every": 7, "network_options": {**run["network_options"], "width": 3}}
+    other = {
+        **run,
+        "seed": 9,
+        "lr": 0.5,
+        "picture_every": 7,
+        "network_options": {**run["network_options"], "width": 3},
+    }
     assert [name for name, _, _ in differences(other, run)] == ["lr", "network.width", "seed"]

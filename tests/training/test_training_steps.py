@@ -1,4 +1,6 @@
-"""A step's variants: accumulated, in low precision, with another optimizer; each resumes to the bit."""
+"""A step's variants: accumulated, in low precision, with another optimizer; each resumes to the
+bit.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,12 @@ VARIANTS = [
     *({"optimizer": name, "weight_decay": 0.01} for name in ("adam", "adamw", "radam", "lion")),
     *({"optimizer": name, "precision": "bf16", "accumulate": 2} for name in ("adam", "radam")),
     *({"optimizer": name, "precision": "fp16"} for name in ("adam", "lion")),
-    {"optimizer": "radam", "precision": "fp16", "accumulate": 4, "iterations": 20},  # rectified from its sixth update
+    {
+        "optimizer": "radam",
+        "precision": "fp16",
+        "accumulate": 4,
+        "iterations": 20,
+    },  # rectified from its sixth update
     {"averages": ("power:0.05", "halflife:50", "decay:0.5"), "snapshot_every": 4},
     {"decay": "inverse_sqrt"},
 ]
@@ -87,7 +94,10 @@ def test_the_resumed_run_is_the_uninterrupted_one(fields, tmp_path):
 
     def logged(text: bytes) -> list[dict]:
         rows = [json.loads(line) for line in text.splitlines()]
-        return [{k: v for k, v in row.items() if k not in ("seconds", "samples_per_second")} for row in rows]
+        return [
+            {k: v for k, v in row.items() if k not in ("seconds", "samples_per_second")}
+            for row in rows
+        ]
 
     assert logged((tmp_path / "metrics.jsonl").read_bytes()) == logged(log)
 
@@ -95,14 +105,18 @@ def test_the_resumed_run_is_the_uninterrupted_one(fields, tmp_path):
 def test_every_setting_of_a_step_changes_the_weights():
     plain = train(tiny_run(iterations=8)).fingerprint
     prints = [
-        train(tiny_run(**{"iterations": 8, **fields})).fingerprint for fields in VARIANTS if "averages" not in fields
+        train(tiny_run(**{"iterations": 8, **fields})).fingerprint
+        for fields in VARIANTS
+        if "averages" not in fields
     ]
     assert len({plain, *prints}) == len(prints) + 1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_only_the_network_computes_in_low_precision(dtype):
-    """Inside it a layer's output has the low type; outside all is float32, skip x_t to its last bit."""
+    """Inside it a layer's output has the low type; outside all is float32, skip x_t to its last
+    bit.
+    """
     seen = []
 
     class Zero(nn.Module):
@@ -132,9 +146,14 @@ def test_only_the_network_computes_in_low_precision(dtype):
 def test_low_precision_trains_like_full(precision):
     losses = []
     for one in ("fp32", precision):
-        run, method, state, arrays = prepared(tiny_run(iterations=40, precision=one, lr=5e-3), dtype=torch.float32)
+        run, method, state, arrays = prepared(
+            tiny_run(iterations=40, precision=one, lr=5e-3), dtype=torch.float32
+        )
         losses.append(
-            [train_step(run, method, state, draw_batch(run, method, arrays, s, CPU))["loss"] for s in range(40)]
+            [
+                train_step(run, method, state, draw_batch(run, method, arrays, s, CPU))["loss"]
+                for s in range(40)
+            ]
         )
         assert all(p.dtype == torch.float32 for p in state.trained.parameters())
     full, low = (torch.tensor(kept) for kept in losses)
@@ -143,7 +162,9 @@ def test_low_precision_trains_like_full(precision):
 
 
 class Steep(nn.Module):
-    """A network whose gradient, not its loss, overflows float16 while the loss scale is above a bound."""
+    """A network whose gradient, not its loss, overflows float16 while the loss scale is above a
+    bound.
+    """
 
     def __init__(self, slope: float) -> None:
         super().__init__()
@@ -154,7 +175,12 @@ class Steep(nn.Module):
 
 
 def test_a_step_that_overflows_is_skipped_counted_and_told(tmp_path, caplog):
-    made = train(tiny_run(precision="fp16", iterations=12, method="diffusion"), None, Steep(30.0), out=tmp_path)
+    made = train(
+        tiny_run(precision="fp16", iterations=12, method="diffusion"),
+        None,
+        Steep(30.0),
+        out=tmp_path,
+    )
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     skipped = rows[-1]["skipped"]
     assert 0 < skipped < 12
@@ -166,15 +192,21 @@ def test_a_step_that_overflows_is_skipped_counted_and_told(tmp_path, caplog):
 
 
 def test_a_skipped_step_leaves_the_weights_and_too_many_stop_the_run():
-    run, method, state, arrays = prepared(tiny_run(precision="fp16", method="diffusion"), Steep(1e12), torch.float32)
+    run, method, state, arrays = prepared(
+        tiny_run(precision="fp16", method="diffusion"), Steep(1e12), torch.float32
+    )
     before = [p.clone() for p in state.trained.parameters()]
     for _ in range(MOST_SKIPPED):
-        assert train_step(run, method, state, draw_batch(run, method, arrays, 0, CPU))["grad_norm"] is None
+        assert (
+            train_step(run, method, state, draw_batch(run, method, arrays, 0, CPU))["grad_norm"]
+            is None
+        )
     for p, kept in zip(state.trained.parameters(), before, strict=True):
         assert torch.equal(p, kept)
     assert not state.optimizer.state
     with pytest.raises(
-        NonFiniteError, match=r"overflowed float16 30 steps in a row, .*first in student\.network\.layer"
+        NonFiniteError,
+        match=r"overflowed float16 30 steps in a row, .*first in student\.network\.layer",
     ):
         train_step(run, method, state, draw_batch(run, method, arrays, 0, CPU))
 
@@ -188,7 +220,9 @@ def test_a_skipped_step_does_not_count_for_the_rectification():
         train_step(run, method, state, draw_batch(run, method, arrays, step, CPU))
         done = int(state.optimizer.state[weight]["step"]) if weight in state.optimizer.state else 0
         assert done == state.step - state.scale.skipped
-        assert not done or state.optimizer.param_groups[0]["eps"] == rectified(done, run.betas[1])[1]
+        assert (
+            not done or state.optimizer.param_groups[0]["eps"] == rectified(done, run.betas[1])[1]
+        )
     assert 5 < done < 20
 
 
@@ -224,7 +258,9 @@ class Balance:
 
 
 def with_extras(monkeypatch):
-    """A method with a learned balance and an average of its own rate; `Models` that carries the balance."""
+    """A method with a learned balance and an average of its own rate; `Models` that carries the
+    balance.
+    """
     from dataclasses import dataclass
     from typing import Any
 
@@ -253,7 +289,8 @@ def test_a_learned_balance_and_an_own_average_are_trained_saved_and_resumed(tmp_
     assert not torch.equal(early.groups["balance"]["u"], saved.groups["balance"]["u"])
     shutil.rmtree(tmp_path / "checkpoints" / "step-6")
     assert (
-        train(tiny_run(checkpoint_every=3), method=method, out=tmp_path, resume=True).fingerprint == whole.fingerprint
+        train(tiny_run(checkpoint_every=3), method=method, out=tmp_path, resume=True).fingerprint
+        == whole.fingerprint
     )
     with pytest.raises(UserError, match="no weights 'balance'"):
         fs.load(tmp_path, ema="balance", method=method)
@@ -270,7 +307,9 @@ def test_the_own_average_is_the_target_and_moves_at_its_own_rate(monkeypatch):
     student = state.student.network.inlet.weight.data.add_(1.0)
     update_averages(run, method, state, 4 / run.iterations)
     kept = 0.5 * 4 / 6
-    torch.testing.assert_close(state.averages["target"].network.inlet.weight, kept * before + (1 - kept) * student)
+    torch.testing.assert_close(
+        state.averages["target"].network.inlet.weight, kept * before + (1 - kept) * student
+    )
 
 
 def test_forced_normalisation_comes_once_before_each_steps_passes():
@@ -291,7 +330,9 @@ def test_forced_normalisation_comes_once_before_each_steps_passes():
     network, lengths = Normalised(), []
     made = train(tiny_run(ema=0.0), None, network)  # an average that keeps nothing is the student
     assert network.calls == 6
-    assert lengths[-12:] == pytest.approx([1.0] * 12, abs=1e-6)  # a target's and a student's pass of each step
+    assert lengths[-12:] == pytest.approx(
+        [1.0] * 12, abs=1e-6
+    )  # a target's and a student's pass of each step
     assert torch.equal(made.denoiser.network.layer.weight, network.layer.weight)
 
 
@@ -301,9 +342,20 @@ def test_a_run_of_an_older_version_goes_on(tmp_path):
     shutil.rmtree(tmp_path / "checkpoints" / "step-6")
     older = checkpoint.read(tmp_path / "checkpoints" / "step-4")
     groups = {name: older.groups[name] for name in older.groups}
-    for name in ("optimizer", "precision", "accumulate", "averages", "init", "teacher", "decay", "snapshot_every"):
+    for name in (
+        "optimizer",
+        "precision",
+        "accumulate",
+        "averages",
+        "init",
+        "teacher",
+        "decay",
+        "snapshot_every",
+    ):
         older.state["run"].pop(name)
-    older.state["facts"] = {k: v for k, v in older.state["facts"].items() if k not in ("init", "teacher")}
+    older.state["facts"] = {
+        k: v for k, v in older.state["facts"].items() if k not in ("init", "teacher")
+    }
     shutil.rmtree(older.path)
     checkpoint.write(older.path, groups, older.state)
     assert train(tiny_run(), out=tmp_path, resume=True).fingerprint == whole.fingerprint
@@ -312,7 +364,9 @@ def test_a_run_of_an_older_version_goes_on(tmp_path):
 
 
 def test_a_target_of_a_network_with_dropout_drops_what_the_student_drops():
-    """torch's own dropout runs under one forked stream in both passes, so the target must be in training mode."""
+    """torch's own dropout runs under one forked stream in both passes, so the target must be in
+    training mode.
+    """
 
     class Dropping(nn.Module):
         def __init__(self) -> None:
@@ -360,7 +414,9 @@ def test_what_fails_in_a_users_own_factory_is_one_line():
     def narrow(shape):
         return nn.Linear(2, 2)
 
-    with pytest.raises(UserError, match=r"network .* fails: TypeError: .*expected function\(shape, classes"):
+    with pytest.raises(
+        UserError, match=r"network .* fails: TypeError: .*expected function\(shape, classes"
+    ):
         train(tiny_run(network_options={}), None, narrow)
     with pytest.raises(UserError, match="a name goes into the run"):
         train(tiny_run(), method="ict")
@@ -374,7 +430,9 @@ def test_what_fails_in_a_users_own_factory_is_one_line():
 
 
 def test_edm2_trains_with_its_learned_weight_and_resumes(tmp_path):
-    """Network and uncertainty head, both normalised once a step: the resumed run is the uninterrupted one."""
+    """Network and uncertainty head, both normalised once a step: the resumed run is the
+    uninterrupted one.
+    """
 
     def method() -> fs.Method:
         return replace(fs.methods.diffusion(), balance=fs.balances.LogVariance(channels=8))

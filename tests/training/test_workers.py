@@ -25,7 +25,8 @@ from fewstep.training.workers import batches
 from tests.support.toys import tiny_run
 
 pytestmark = pytest.mark.skipif(
-    "fork" not in multiprocessing.get_all_start_methods(), reason="workers are forked, and this system cannot"
+    "fork" not in multiprocessing.get_all_start_methods(),
+    reason="workers are forked, and this system cannot",
 )
 CPU = torch.device("cpu")
 
@@ -49,7 +50,11 @@ def bits(drawn) -> str:
             inner = parts[name].items() if isinstance(parts[name], dict) else [("", parts[name])]
             for key, value in inner:
                 digest.update(f"{name} {key}".encode())
-                told = (str(value.dtype), tuple(value.shape)) if torch.is_tensor(value) else (type(value), value)
+                told = (
+                    (str(value.dtype), tuple(value.shape))
+                    if torch.is_tensor(value)
+                    else (type(value), value)
+                )
                 digest.update(repr(told).encode())
                 digest.update(value.numpy().tobytes() if torch.is_tensor(value) else b"")
     return digest.hexdigest()
@@ -155,7 +160,9 @@ def test_a_dead_worker_is_named_within_seconds():
 
 
 def test_a_worker_killed_from_outside_never_interrupts_what_the_run_is_at():
-    """torch's own handler would raise in the middle of whatever runs, an update of the weights for instance."""
+    """torch's own handler would raise in the middle of whatever runs, an update of the weights for
+    instance.
+    """
     steps = batches(lambda step: os.getpid(), 0, 500, 2)
     victim = next(steps)
     os.kill(victim, signal.SIGKILL)
@@ -177,7 +184,9 @@ def test_workers_leave_the_signals_that_stop_a_run_to_it(name):
         os.kill(pid, getattr(signal, name))
     assert {*steps} == pids
     assert not multiprocessing.active_children()
-    with closing(batches(lambda step: signal.getsignal(getattr(signal, name)), 0, 2, 1)) as handlers:
+    with closing(
+        batches(lambda step: signal.getsignal(getattr(signal, name)), 0, 2, 1)
+    ) as handlers:
         assert next(handlers) == signal.SIG_IGN  # also in a program that unblocks its signals
 
 

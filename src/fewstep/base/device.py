@@ -10,9 +10,14 @@ from fewstep.base.errors import UserError
 def pick_device(name: str, local: int | None = None) -> torch.device:
     """The device of that name; "auto" is the first there is of cuda, mps and cpu. Raises UserError.
 
-    local: which of several processes on this machine it is for: each has a cuda device of its own, of those it sees.
+    local: which of several processes on this machine it is for: each has a cuda device of its own,
+    of those it sees.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     have = [kind for kind, there in available.items() if there]
     name = have[0] if name == "auto" else name
     kind, _, index = str(name).partition(":")
@@ -21,6 +26,8 @@ def pick_device(name: str, local: int | None = None) -> torch.device:
         raise UserError(f"device {name!r} is not here: expected auto or one of {', '.join(have)}")
     if kind == "cuda" and local is not None:
         if index:
-            raise UserError(f"device {name!r}: expected cuda, of which each of several processes takes its own")
+            raise UserError(
+                f"device {name!r}: expected cuda, of which each of several processes takes its own"
+            )
         return torch.device("cuda", local % count)
     return torch.device(name)

@@ -1,4 +1,6 @@
-"""Every change that a run makes to its folder is one of these calls, so that a test can end the process before any."""
+"""Every change that a run makes to its folder is one of these calls, so that a test can end the
+process before any.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ _numbers = itertools.count()
 
 
 def temporary(path: Path) -> Path:
-    """A name beside the path that nobody else writes to: no other process, and no other thread of this one."""
+    """A name beside the path that nobody else writes to: no other process, and no other thread of
+    this one.
+    """
     return path.with_name(f"{path.name}.tmp-{os.getpid()}-{next(_numbers)}")
 
 
@@ -73,7 +77,9 @@ def rename(old: Path, new: Path) -> None:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Puts the content at `path` in one move, unless it is there already: a reader sees the old or the new."""
+    """Puts the content at `path` in one move, unless it is there already: a reader sees the old or
+    the new.
+    """
     if path.is_file() and path.read_bytes() == content:
         return
     written = temporary(path)
@@ -84,7 +90,9 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a folder: what is left of it after a kill bears a name that nobody takes for the whole."""
+    """Removes a folder: what is left of it after a kill bears a name that nobody takes for the
+    whole.
+    """
     if path.is_symlink():  # what it leads to is somebody's own
         watch("remove", path)
         path.unlink()

@@ -16,7 +16,9 @@ _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 160, 40, 160
 
 
 def shown(value: object) -> str:
-    """The value as it is told in a message: on one line, cut where it is long or deep, whatever it is."""
+    """The value as it is told in a message: on one line, cut where it is long or deep, whatever it
+    is.
+    """
     try:
         return _SHORT.repr(value)
     except Exception:  # a __repr__ that fails, an integer of more digits than Python prints
@@ -24,8 +26,12 @@ def shown(value: object) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text with line ends and other unprintable characters escaped, and without its middle where it is long."""
-    text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 + 5 :]}"
+    """The text with line ends and other unprintable characters escaped, and without its middle
+    where it is long.
+    """
+    text = (
+        text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 + 5 :]}"
+    )
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -77,7 +83,9 @@ class RankLost(FewstepError):
 
 
 class OutOfMemory(FewstepError):
-    """A step did not fit into memory; nothing was updated, and the run can go on with smaller parts."""
+    """A step did not fit into memory; nothing was updated, and the run can go on with smaller
+    parts.
+    """
 
 
 class WorkerError(FewstepError, RuntimeError):

@@ -14,12 +14,16 @@ from typing import Any
 
 from fewstep.base.errors import StorageError
 
-MOST_JSON = 5 * 2**19  # bytes of a JSON document: as a list of lists these take 30 times the memory, and a second
+MOST_JSON = (
+    5 * 2**19
+)  # bytes of a JSON document: as a list of lists these take 30 times the memory, and a second
 
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Inside, no garbage is looked for: a million new lists hold none, and would have all of memory searched."""
+    """Inside, no garbage is looked for: a million new lists hold none, and would have all of memory
+    searched.
+    """
     on = gc.isenabled()
     gc.disable()
     try:
@@ -30,7 +34,9 @@ def _uncollected() -> Iterator[None]:
 
 
 def document(content: bytes, where: str | Path, most: int = MOST_JSON) -> Any:
-    """The JSON value. Raises StorageError for what is none or longer, a key that stands twice, NaN or infinity."""
+    """The JSON value. Raises StorageError for what is none or longer, a key that stands twice, NaN
+    or infinity.
+    """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -53,7 +59,9 @@ def document(content: bytes, where: str | Path, most: int = MOST_JSON) -> Any:
         raise StorageError(f"{where} has more than {most} bytes: expected JSON of this program")
     try:
         with _uncollected():
-            return json.loads(content, object_pairs_hook=once, parse_float=number, parse_constant=constant)
+            return json.loads(
+                content, object_pairs_hook=once, parse_float=number, parse_constant=constant
+            )
     except RecursionError:
         raise StorageError(f"{where} is nested too deeply: expected JSON of this program") from None
     except ValueError as error:

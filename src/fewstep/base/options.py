@@ -1,4 +1,6 @@
-"""Options of methods and networks: the keyword-only parameters of a function, typed and checked. Needs no torch."""
+"""Options of methods and networks: the keyword-only parameters of a function, typed and checked.
+Needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from fewstep.base.errors import UserError, require, shown, unknown
 
 Options = dict[str, Any]
 
-Base = str | Options | Any  # a method that another is built on: its name, {"method": name, **options}, or itself
+Base = (
+    str | Options | Any
+)  # a method that another is built on: its name, {"method": name, **options}, or itself
 
 MOST_OPTION = 10**6  # integers in options: they say how many levels, layers or channels are made
 
@@ -25,7 +29,9 @@ MOST_TEXT = 4096  # characters of a name or path
 
 
 def convert(name: str, value: Any, kind: Any) -> Any:
-    """The value as the declared type: lists to tuples, integers to floats; anything else must match."""
+    """The value as the declared type: lists to tuples, integers to floats; anything else must
+    match.
+    """
     origin = typing.get_origin(kind) or kind
     if origin in (types.UnionType, typing.Union):
         return None if value is None else convert(name, value, typing.get_args(kind)[0])
@@ -42,7 +48,9 @@ def convert(name: str, value: Any, kind: Any) -> Any:
     return _check_value(name, value)
 
 
-def _convert_list(name: str, values: list[Any] | tuple[Any, ...], kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+def _convert_list(
+    name: str, values: list[Any] | tuple[Any, ...], kinds: tuple[Any, ...]
+) -> tuple[Any, ...]:
     """The values as a tuple of their declared type and number."""
     if kinds[-1] is not ... and len(values) != len(kinds):
         raise UserError(f"{name} = {shown(values)}: expected {len(kinds)} numbers")
@@ -58,28 +66,41 @@ def _check_value(name: str, value: Any) -> Any:
         require(abs(value) < 2**63, name, value, "a whole number below 2^63")
     if type(value) is str:
         fine = len(value) <= MOST_TEXT and not any(c < " " or c == "\x7f" for c in value)
-        require(fine, name, value, f"a text of at most {MOST_TEXT} characters, none of them a control character")
+        require(
+            fine,
+            name,
+            value,
+            f"a text of at most {MOST_TEXT} characters, none of them a control character",
+        )
     return value
 
 
 def check_plain(path: str, value: Any) -> None:
-    """Refuses options that JSON could not hold, or that are too many or too deep for any method or network."""
+    """Refuses options that JSON could not hold, or that are too many or too deep for any method or
+    network.
+    """
     stack, seen = [(path, value, 0)], 0
     while stack:
         path, value, depth = stack.pop()
         seen += 1
         if depth > MOST_DEEP or seen > MOST_ITEMS:
-            raise UserError(f"{path[:80]}: expected options of at most {MOST_DEEP} levels and {MOST_ITEMS} entries")
+            raise UserError(
+                f"{path[:80]}: expected options of at most {MOST_DEEP} levels and {MOST_ITEMS}"
+                " entries"
+            )
         if isinstance(value, dict):
             for key in value:
                 require(isinstance(key, str), f"a name in {path}", key, "a text")
             stack += [
-                (f"{path}.{_check_value(f'a name in {path}', key)}", item, depth + 1) for key, item in value.items()
+                (f"{path}.{_check_value(f'a name in {path}', key)}", item, depth + 1)
+                for key, item in value.items()
             ]
         elif isinstance(value, list | tuple):
             stack += [(path, item, depth + 1) for item in value]
         elif value is not None and type(value) not in (bool, int, float, str):
-            raise UserError(f"{path} = {shown(value)}: expected a number, a text, a list or a dict of them")
+            raise UserError(
+                f"{path} = {shown(value)}: expected a number, a text, a list or a dict of them"
+            )
         else:
             _check_value(path, value)
 
@@ -90,11 +111,17 @@ def options_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     Without sigma_data, whose home is the run's own field of that name.
     """
     parameters = inspect.signature(function).parameters
-    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY and name != "sigma_data"}
+    return {
+        name: p
+        for name, p in parameters.items()
+        if p.kind is p.KEYWORD_ONLY and name != "sigma_data"
+    }
 
 
 def kind_of(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
-    """The declared type of an option, also where its file postpones annotations; else that of its default."""
+    """The declared type of an option, also where its file postpones annotations; else that of its
+    default.
+    """
     if parameter.annotation is parameter.empty:
         return type(parameter.default)
     one = SimpleNamespace(__annotations__={"option": parameter.annotation})
@@ -102,11 +129,15 @@ def kind_of(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
 
 
 def names_of(module: types.ModuleType) -> dict[str, Callable[..., Any]]:
-    """The public functions that a module, or a package's files, define: the closed registry behind a name in a run."""
+    """The public functions that a module, or a package's files, define: the closed registry behind
+    a name in a run.
+    """
     return {
         name: value
         for name, value in vars(module).items()
-        if inspect.isfunction(value) and f"{value.__module__}.".startswith(f"{module.__name__}.") and name[0] != "_"
+        if inspect.isfunction(value)
+        and f"{value.__module__}.".startswith(f"{module.__name__}.")
+        and name[0] != "_"
     }
 
 
@@ -118,8 +149,11 @@ def choose(kind: str, module: types.ModuleType, name: str) -> Callable[..., Any]
     return known[name]
 
 
-def checked_options(kind: str, function: Callable[..., Any], options: Options, path: str | None = None) -> Options:
-    """All options of a method or network, defaults filled in; unknown names and wrong types are a UserError.
+def checked_options(
+    kind: str, function: Callable[..., Any], options: Options, path: str | None = None
+) -> Options:
+    """All options of a method or network, defaults filled in; unknown names and wrong types are a
+    UserError.
 
     path: how they are named, such as method or method.base; as a rule the kind.
     """
@@ -129,22 +163,37 @@ def checked_options(kind: str, function: Callable[..., Any], options: Options, p
             within = "" if path == kind else f" in {path}"
             raise unknown(f"option of {kind} {function.__name__}{within}", name, known)
     for name, p in known.items():
-        require(p.default is not p.empty, f"option {name}", None, f"a default in the signature of {function.__name__}")
+        require(
+            p.default is not p.empty,
+            f"option {name}",
+            None,
+            f"a default in the signature of {function.__name__}",
+        )
     return {
-        name: _option(kind, function, p, options.get(name, p.default), f"{path}.{name}") for name, p in known.items()
+        name: _option(kind, function, p, options.get(name, p.default), f"{path}.{name}")
+        for name, p in known.items()
     }
 
 
-def _option(kind: str, function: Callable[..., Any], parameter: inspect.Parameter, value: Any, path: str) -> Any:
+def _option(
+    kind: str, function: Callable[..., Any], parameter: inspect.Parameter, value: Any, path: str
+) -> Any:
     """One option's checked value; of a base its own options, all of them."""
     wanted = kind_of(function, parameter)
     if wanted != Base:
         found = convert(path, value, wanted)
         for number in found if isinstance(found, tuple) else (found,):
-            require(type(number) is not int or abs(number) <= MOST_OPTION, path, number, f"at most {MOST_OPTION}")
+            require(
+                type(number) is not int or abs(number) <= MOST_OPTION,
+                path,
+                number,
+                f"at most {MOST_OPTION}",
+            )
         return found
     name, options = named_base(value, path)
-    home = sys.modules[".".join(function.__module__.split(".")[:2])]  # of the function's file, the package
+    home = sys.modules[
+        ".".join(function.__module__.split(".")[:2])
+    ]  # of the function's file, the package
     base = choose(kind, home, name)
     return {"method": name, **checked_options(kind, base, options, path)}
 

@@ -1,10 +1,12 @@
 """Randomness is addressed, not carried: every draw is a pure function of (seed, stream, block).
 
-A *block* is a run of consecutive global sample ordinals that is always drawn whole, so a draw does not
-depend on workers, ranks, batch boundaries or on where a run was resumed, and no generator state is ever
-stored. The seed of a block's generator is a keyed bijection of the block's number on 32 bits (torch's CPU
-generator uses no more of a seed than that), so two blocks of one stream never share their numbers.
-This file is where generators are made; the global ones are only ever borrowed, by `forked`, and put back.
+A *block* is a run of consecutive global sample ordinals that is always drawn whole, so a draw does
+not depend on workers, ranks, batch boundaries or on where a run was resumed, and no generator state
+is ever stored. The seed of a block's generator is a keyed bijection of the block's number on 32
+bits (torch's CPU generator uses no more of a seed than that), so two blocks of one stream never
+share their numbers.
+This file is where generators are made; the global ones are only ever borrowed, by `forked`, and put
+back.
 """
 
 from __future__ import annotations
@@ -44,13 +46,16 @@ def generator(seed: int, stream: str, block: int = 0) -> torch.Generator:
 
 @contextmanager
 def forked(seed: int, stream: str, device: torch.device | None = None) -> Iterator[None]:
-    """Runs code that knows only torch's global generators (weight initialisation, nn.Dropout) on a stream of its own.
+    """Runs code that knows only torch's global generators (weight initialisation, nn.Dropout) on a
+    stream of its own.
 
     The generators of the CPU and of the device start at the stream and are put back afterwards.
     """
     number, kind = block_seed(seed, stream, 0), "cpu" if device is None else device.type
     there = torch.get_device_module(kind) if kind != "cpu" else None
-    where = () if kind != "cuda" else (device,)  # of several devices this one; others have one generator
+    where = (
+        () if kind != "cuda" else (device,)
+    )  # of several devices this one; others have one generator
     kept = torch.get_rng_state(), there.get_rng_state(*where) if there else None
     try:
         torch.default_generator.manual_seed(number)
@@ -71,9 +76,16 @@ def rows(draw: Callable[[int], Tensor], first: int, count: int, block: int) -> T
     return drawn[first - start * block :][:count]
 
 
-def normal(seed: int, stream: str, first: int, count: int, shape: tuple[int, ...], block: int) -> Tensor:
+def normal(
+    seed: int, stream: str, first: int, count: int, shape: tuple[int, ...], block: int
+) -> Tensor:
     """Unit normals `[count, *shape]` (float32, CPU) of the samples first, first + 1, ..."""
-    return rows(lambda b: torch.randn((block, *shape), generator=generator(seed, stream, b)), first, count, block)
+    return rows(
+        lambda b: torch.randn((block, *shape), generator=generator(seed, stream, b)),
+        first,
+        count,
+        block,
+    )
 
 
 def uniform(seed: int, stream: str, first: int, count: int, columns: int, block: int) -> Tensor:
@@ -84,7 +96,10 @@ def uniform(seed: int, stream: str, first: int, count: int, columns: int, block:
 
     def column(name: str) -> Tensor:
         return rows(
-            lambda b: torch.rand(block, generator=generator(seed, name, b), dtype=torch.float64), first, count, block
+            lambda b: torch.rand(block, generator=generator(seed, name, b), dtype=torch.float64),
+            first,
+            count,
+            block,
         )
 
     return torch.stack([column(f"{stream} {number}") for number in range(columns)], 1)

@@ -1,8 +1,9 @@
-"""JSON and safetensors of files that nobody vouches for: what they declare is checked before anything is read.
+"""JSON and safetensors of files that nobody vouches for: what they declare is checked before
+anything is read.
 
-The safetensors library checks that tensors neither overlap nor leave holes; it accepts a key that stands twice
-(two readers then see two models) and takes seconds over headers of many entries. JSON's own reader accepts both
-doubled keys and NaN, and dies of deep nesting.
+The safetensors library checks that tensors neither overlap nor leave holes; it accepts a key that
+stands twice (two readers then see two models) and takes seconds over headers of many entries.
+JSON's own reader accepts both doubled keys and NaN, and dies of deep nesting.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from torch import Tensor
 from fewstep.base.errors import StorageError, storage
 from fewstep.base.json_file import document
 
-MOST_HEADER = 5 * 2**19  # bytes of a safetensors header: the largest published models need about 1 MB
+MOST_HEADER = (
+    5 * 2**19
+)  # bytes of a safetensors header: the largest published models need about 1 MB
 MOST_ENTRIES = 20_000  # tensors of one file
 MOST_NAME = 512  # characters of a tensor's name
 MOST_AXES = 64  # of a tensor, as in torch
@@ -43,20 +46,28 @@ Header = dict[str, Entry]
 
 
 def header(file: IO[bytes], size: int, where: str | Path) -> tuple[Header, dict[str, str], int]:
-    """(tensors, metadata, bytes before the data) of a safetensors file of that size, from its header alone.
+    """(tensors, metadata, bytes before the data) of a safetensors file of that size, from its
+    header alone.
 
-    Raises StorageError where a limit is passed, a name is none, or the data that is declared is not what is there.
+    Raises StorageError where a limit is passed, a name is none, or the data that is declared is not
+    what is there.
     """
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(MOST_HEADER, size - 8):
         told = f"a header of {length} bytes in a file of {size}"
-        raise StorageError(f"{where} is no safetensors file: {told}, expected at most {MOST_HEADER}")
+        raise StorageError(
+            f"{where} is no safetensors file: {told}, expected at most {MOST_HEADER}"
+        )
     declared = document(file.read(length), where, MOST_HEADER)
     if not isinstance(declared, dict) or len(declared) > MOST_ENTRIES:
         told = f"{len(declared)} entries" if isinstance(declared, dict) else "no JSON object"
-        raise StorageError(f"{where}: its header holds {told}: expected at most {MOST_ENTRIES} tensors")
+        raise StorageError(
+            f"{where}: its header holds {told}: expected at most {MOST_ENTRIES} tensors"
+        )
     metadata = declared.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+    if not isinstance(metadata, dict) or not all(
+        isinstance(text, str) for text in metadata.values()
+    ):
         raise StorageError(f"{where}: its metadata is no map of texts")
     found, end = {}, 0
     for name, about in declared.items():
@@ -74,12 +85,18 @@ def _entry(name: str, about: Any, where: str | Path) -> tuple[Entry, int]:
     try:
         dtype, shape = DTYPES[about["dtype"]], about["shape"]
         first, last = about["data_offsets"]
-        whole = len(shape) <= MOST_AXES and all(type(n) is int and 0 <= n < 2**63 for n in (*shape, first, last))
+        whole = len(shape) <= MOST_AXES and all(
+            type(n) is int and 0 <= n < 2**63 for n in (*shape, first, last)
+        )
         fits = whole and last - first == math.prod(shape) * dtype.itemsize
     except (KeyError, TypeError, ValueError) as error:
-        raise StorageError(f"{where}: the entry of tensor {name!r} is none that this program reads") from error
+        raise StorageError(
+            f"{where}: the entry of tensor {name!r} is none that this program reads"
+        ) from error
     if not fits:
-        raise StorageError(f"{where}: tensor {name!r} declares {str(shape)[:60]} in bytes {first} to {last}")
+        raise StorageError(
+            f"{where}: tensor {name!r} declares {str(shape)[:60]} in bytes {first} to {last}"
+        )
     return Entry(dtype, tuple(shape)), last
 
 
@@ -90,7 +107,9 @@ def layout(path: Path) -> Header:
 
 
 def tensors(content: bytes, where: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file's bytes, whose header `header` accepted. Raises StorageError."""
+    """The tensors of a safetensors file's bytes, whose header `header` accepted. Raises
+    StorageError.
+    """
     try:
         return load(content)
     except (SafetensorError, ValueError, RuntimeError) as error:

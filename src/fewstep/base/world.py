@@ -12,7 +12,9 @@ _TEXT = 512  # bytes of a text that is exchanged
 
 @dataclass(frozen=True)
 class World:
-    """A process among `size`; the one of rank 0 alone writes and speaks. Where there is one, nothing is exchanged."""
+    """A process among `size`; the one of rank 0 alone writes and speaks. Where there is one,
+    nothing is exchanged.
+    """
 
     rank: int = 0
     size: int = 1
@@ -23,7 +25,9 @@ class World:
         return self.rank == 0
 
     def gather(self, x: Tensor) -> Tensor:
-        """x `[n, ...]` of every rank, in the order of ranks: `[size n, ...]`, the same bits everywhere."""
+        """x `[n, ...]` of every rank, in the order of ranks: `[size n, ...]`, the same bits
+        everywhere.
+        """
         if self.size == 1:
             return x
         from torch import distributed
@@ -47,20 +51,26 @@ class World:
         told = torch.zeros(1, _TEXT, dtype=torch.uint8)
         content = text.encode()[:_TEXT]
         told[0, : len(content)] = torch.tensor(list(content), dtype=torch.uint8)
-        return [bytes(row.tolist()).rstrip(b"\0").decode(errors="replace") for row in self.gather(told)]
+        return [
+            bytes(row.tolist()).rstrip(b"\0").decode(errors="replace") for row in self.gather(told)
+        ]
 
 
 ALONE = World()
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor as one process would have it: of one in shards, all of them put together on every rank."""
+    """A tensor as one process would have it: of one in shards, all of them put together on every
+    rank.
+    """
     full = getattr(tensor, "full_tensor", None)
     return tensor if full is None else full()
 
 
 def scattered(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, which every rank has, on the device of another and in shards where that one is."""
+    """A whole tensor, which every rank has, on the device of another and in shards where that one
+    is.
+    """
     mesh = getattr(like, "device_mesh", None)
     if mesh is None or tensor.ndim == 0:
         return tensor.to(like.device)

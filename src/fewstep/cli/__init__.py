@@ -37,13 +37,17 @@ examples:
 def main(argv: list[str] | None = None) -> int:
     """Runs a verb; returns its exit code.
 
-    0 done, 1 a check failed, 2 your mistake, 3 non-finite, 4 storage, 5 a rank lost, 75 stopped and resumable.
+    0 done, 1 a check failed, 2 your mistake, 3 non-finite, 4 storage, 5 a rank lost, 75 stopped and
+    resumable.
     """
     args = sys.argv[1:] if argv is None else argv
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may be no text
     if not args or args[0] in ("-h", "--help"):
-        print(HELP.format(verbs="\n".join(f"  {name:<9} {text}" for name, text in VERBS.items())), end="")
+        print(
+            HELP.format(verbs="\n".join(f"  {name:<9} {text}" for name, text in VERBS.items())),
+            end="",
+        )
         return 0 if args else 2
     if args[0] == "--version":
         from fewstep.base.version import __version__
@@ -63,6 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fewstep: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read the output has gone; the interpreter must not try to flush it
+    except (
+        BrokenPipeError
+    ):  # whoever read the output has gone; the interpreter must not try to flush it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from fewstep.data import Dataset
 
 DESCRIPTION = (
-    "Examine a run: loss by noise level, boundary, target drift, gradient noise, average, teacher gap, memorisation "
-    "and the log; or a teacher with its data: its denoising loss against the bounds of theory, and what it reads like "
-    "where it was told the wrong prediction, range or sigma_data. Only reads. The exit code is 0 whatever is found; "
-    "--json has the verdicts."
-    "\n\nexamples: fewstep doctor digits"
-    "\n          fewstep doctor TEACHER.safetensors --network song_unet --prediction eps --data PATH"
+    "Examine a run: loss by noise level, boundary, target drift, gradient noise, average, teacher"
+    " gap, memorisation and the log; or a teacher with its data: its denoising loss against the"
+    " bounds of theory, and what it reads like where it was told the wrong prediction, range or"
+    " sigma_data. Only reads. The exit code is 0 whatever is found; --json has the"
+    " verdicts.\n\nexamples: fewstep doctor digits\n          fewstep doctor TEACHER.safetensors"
+    " --network song_unet --prediction eps --data PATH"
 )
 
 
@@ -33,9 +33,13 @@ class Args:
     data: str | None = None
     """The data: for a run where it is now, if its path has changed; a teacher needs it named."""
     teacher: str | None = None
-    """Of a run: a teacher whose trajectories it is compared with (RUN, FILE or exact:NAME); left out, its own."""
+    """Of a run: a teacher whose trajectories it is compared with (RUN, FILE or exact:NAME); left
+    out, its own.
+    """
     network: str | None = None
-    """A teacher file's network: one of ours, or module:factory, called as (shape, classes). Of a run: your own."""
+    """A teacher file's network: one of ours, or module:factory, called as (shape, classes). Of a
+    run: your own.
+    """
     network_options: str = "{}"
     """Options of that network as JSON, such as '{"width": 128}'."""
     method: str | None = None
@@ -43,7 +47,9 @@ class Args:
     prediction: str = "edm"
     """What a teacher's output is declared to be: edm, eps, v, x0 or flow."""
     process: str = "edm"
-    """The process of its times: edm, cosine, discrete (Stable Diffusion's table), ddpm, linear or trig."""
+    """The process of its times: edm, cosine, discrete (Stable Diffusion's table), ddpm, linear or
+    trig.
+    """
     range: str = "[-1, 1]"
     """The range of its data: [-1, 1], [0, 1], [0, 255] or standardised."""
     sigma_data: float | None = None
@@ -75,7 +81,11 @@ def main(argv: list[str]) -> int:
     examination = (of_teacher if teaches else of_run)(args, progress)
     if args.out is not None:
         output.write_page(examination, args.out)
-    print(json.dumps(output.as_json(examination)) if args.json else output.text(examination, full=args.full))
+    print(
+        json.dumps(output.as_json(examination))
+        if args.json
+        else output.text(examination, full=args.full)
+    )
     return 0
 
 
@@ -88,7 +98,9 @@ def of_run(args: Args, progress: bool) -> Examination:
 
     for name in ("prediction", "process", "range", "sigma_data"):
         if (given := getattr(args, name)) != getattr(Args, name):
-            raise UserError(f"--{name.replace('_', '-')} {given}: declares a teacher; {args.patient} is a run")
+            raise UserError(
+                f"--{name.replace('_', '-')} {given}: declares a teacher; {args.patient} is a run"
+            )
     named = {name: getattr(args, name) for name in ("data", "teacher", "device", "seed")}
     return run_examination(patient_of(args.patient, **named, **own_parts(args)), progress=progress)
 
@@ -101,7 +113,10 @@ def of_teacher(args: Args, progress: bool) -> Examination:
 
     law = args.patient.startswith("exact:")
     if args.data is None and not law:
-        raise UserError(f"{args.patient}: a teacher is examined with its data: name it, --data digits or --data PATH")
+        raise UserError(
+            f"{args.patient}: a teacher is examined with its data: name it, --data digits or --data"
+            " PATH"
+        )
     dataset = dataset_of(args.data or args.patient)
     names = ("prediction", "process", "range", "sigma_data", "device", "seed")
     given = {name: getattr(args, name) for name in names}
@@ -128,6 +143,9 @@ def source(args: Args, dataset: Dataset) -> Any:
     if Path(args.patient).suffix != ".safetensors":
         return build(args.patient, imported("teacher", args.patient), dataset, options)
     if args.network is None:
-        raise UserError(f"{args.patient} holds weights alone: name their network, --network mlp or module:factory")
+        raise UserError(
+            f"{args.patient} holds weights alone: name their network, --network mlp or"
+            " module:factory"
+        )
     factory = imported("network", args.network) if ":" in args.network else args.network
     return from_file(args.patient, dataset, factory, options)

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from fewstep.analysis.metrics import Result
 
 DESCRIPTION = (
-    "Score a generator: disjoint draws of the held-out size against the training split, beside the held-out "
-    "split itself (the floor). Every number has its standard error, 95 % interval and protocol (--json shows all)."
-    "\n\nexample: fewstep eval runs/digits --steps 1,2"
+    "Score a generator: disjoint draws of the held-out size against the training split, beside the"
+    " held-out split itself (the floor). Every number has its standard error, 95 % interval and"
+    " protocol (--json shows all).\n\nexample: fewstep eval runs/digits --steps 1,2"
 )
 
 
@@ -25,7 +25,9 @@ class Args:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder or shipped name."""
     steps: str | None = None
-    """Network evaluations to score, such as 1,2; left out, 1,2 for consistency models, else the sampler's default."""
+    """Network evaluations to score, such as 1,2; left out, 1,2 for consistency models, else the
+    sampler's default.
+    """
     n: int = 10_000
     """Samples to generate, cut into draws."""
     draw: int | None = None
@@ -47,13 +49,21 @@ class Args:
     split: Literal["test", "validation"] = "test"
     """test, or validation while you are still choosing something."""
     candidates: int = 1
-    """How many models (checkpoints, EMAs, settings) were scored on this split before this one was chosen."""
+    """How many models (checkpoints, EMAs, settings) were scored on this split before this one was
+    chosen.
+    """
     metrics: str | None = None
-    """Metrics with commas between, such as feature_frechet,feature_kid; a wrong name lists what there is."""
+    """Metrics with commas between, such as feature_frechet,feature_kid; a wrong name lists what
+    there is.
+    """
     extractor: str | None = None
-    """FILE.onnx, with FILE.json that declares its input (range, size, resize, ...) and output; or Inception's .pt."""
+    """FILE.onnx, with FILE.json that declares its input (range, size, resize, ...) and output; or
+    Inception's .pt.
+    """
     weights: str | None = None
-    """The file that the .onnx was exported from: its SHA-256 is recorded, and known ones name the metric."""
+    """The file that the .onnx was exported from: its SHA-256 is recorded, and known ones name the
+    metric.
+    """
     reference: str | None = None
     """STATS.npz with mu and sigma of features, such as EDM's, in place of the training split."""
     device: str = "auto"
@@ -73,14 +83,19 @@ def main(argv: list[str]) -> int:
 
     if args.weights is not None and args.extractor is None:
         raise UserError(
-            f"--weights {args.weights}: it says what --extractor FILE.onnx was exported from; give that too"
+            f"--weights {args.weights}: it says what --extractor FILE.onnx was exported from; give"
+            " that too"
         )
-    generator = load(args.run, ema=args.ema, device=args.device, composite=args.composite, **own_parts(args))
+    generator = load(
+        args.run, ema=args.ema, device=args.device, composite=args.composite, **own_parts(args)
+    )
     generator = generator.with_middle(args.middle_times)
     chosen = sampler(generator.method.sampler)
     usual = (1, 2) if chosen.default == 1 and not chosen.only else (chosen.default,)
     steps = usual if args.steps is None else parse_steps(args.steps)
-    dataset = dataset_of(args.data or generator.run.data, generator.run.data_size, generator.run.bad_files)
+    dataset = dataset_of(
+        args.data or generator.run.data, generator.run.data_size, generator.run.bad_files
+    )
     results, speeds = evaluate(
         generator,
         dataset if generator.run.labels else dataset.unlabelled(),
@@ -88,8 +103,12 @@ def main(argv: list[str]) -> int:
         n=args.n,
         seed=args.seed,
         split=args.split,
-        metrics=None if args.metrics is None else [name.strip() for name in args.metrics.split(",")],
-        extractor=None if args.extractor is None else open_extractor(args.extractor, weights=args.weights),
+        metrics=(
+            None if args.metrics is None else [name.strip() for name in args.metrics.split(",")]
+        ),
+        extractor=(
+            None if args.extractor is None else open_extractor(args.extractor, weights=args.weights)
+        ),
         reference=None if args.reference is None else read_statistics(args.reference),
         candidates=args.candidates,
         draw=args.draw,
@@ -107,18 +126,27 @@ def parse_steps(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(word) for word in text.split(","))
     except ValueError:
-        raise UserError(f"--steps {text}: expected numbers with commas between, such as 1,2,4") from None
+        raise UserError(
+            f"--steps {text}: expected numbers with commas between, such as 1,2,4"
+        ) from None
 
 
 def table(results: list[Result], speeds: list[dict[str, Any]]) -> str:
     """One line per metric and number of steps."""
     width = max(16, *(len(r.metric) for r in results))
     head = f"{'metric':<{width}} {'steps':>5}"
-    lines = [f"{head} {'value':>8} {'95 % interval':>18} {'floor':>8} {'95 % interval':>18} {'ratio':>6}"]
+    lines = [
+        f"{head} {'value':>8} {'95 % interval':>18} {'floor':>8} {'95 % interval':>18} {'ratio':>6}"
+    ]
     for r in results:
-        told = f"{_number(r.value):>8} {_pair(r.interval):>18} {_number(r.floor):>8} {_pair(r.floor_interval):>18}"
+        told = (
+            f"{_number(r.value):>8} {_pair(r.interval):>18} {_number(r.floor):>8}"
+            f" {_pair(r.floor_interval):>18}"
+        )
         lines.append(f"{r.metric:<{width}} {r.steps:>5} {told} {_ratio(r):>6}")
-    lines += [f"{'samples/s':<{width}} {s['steps']:>5} {s['samples_per_second']:>8.0f}" for s in speeds]
+    lines += [
+        f"{'samples/s':<{width}} {s['steps']:>5} {s['samples_per_second']:>8.0f}" for s in speeds
+    ]
     return "\n".join([*lines, *_protocol(results[0].protocol)])
 
 
@@ -139,10 +167,19 @@ def _ratio(r: Result) -> str:
 def _protocol(protocol: dict[str, Any]) -> list[str]:
     """How the numbers were measured, in a few lines."""
     n, split = protocol["n"], protocol["split"]
-    against = f"{protocol['n_reference'] or 'unknown many'} reference samples ({protocol['reference'][:8]})"
+    against = (
+        f"{protocol['n_reference'] or 'unknown many'} reference samples"
+        f" ({protocol['reference'][:8]})"
+    )
     lines = [
-        f"each value: mean over {protocol['draws']} disjoint draws of {n} samples against {against}",
-        f"95 % interval: of that mean, given the reference; floor: draws of {n} of the {split} split, likewise",
+        (
+            f"each value: mean over {protocol['draws']} disjoint draws of {n} samples against"
+            f" {against}"
+        ),
+        (
+            f"95 % interval: of that mean, given the reference; floor: draws of {n} of the {split}"
+            " split, likewise"
+        ),
     ]
     if protocol.get("extractor"):
         lines.append(f"extractor: {protocol['space']} ({protocol['extractor'][:8]})")

@@ -1,4 +1,6 @@
-"""fewstep frontier: quality against evaluations and latency, the later steps chosen on the validation split."""
+"""fewstep frontier: quality against evaluations and latency, the later steps chosen on the
+validation split.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,10 @@ if TYPE_CHECKING:
     from fewstep.data import Dataset
 
 DESCRIPTION = (
-    "For one run or several on one data set, and a teacher: choose the noise levels of the later steps on the "
-    "validation split, then score every number of steps on the test split and time it. Writes frontier.json, "
-    "frontier.png and report.html. An interrupted study goes on where it stopped."
-    "\n\nexample: fewstep frontier digits --teacher exact:digits-mixture --steps 1,2,4"
+    "For one run or several on one data set, and a teacher: choose the noise levels of the later"
+    " steps on the validation split, then score every number of steps on the test split and time"
+    " it. Writes frontier.json, frontier.png and report.html. An interrupted study goes on where it"
+    " stopped.\n\nexample: fewstep frontier digits --teacher exact:digits-mixture --steps 1,2,4"
 )
 
 
@@ -92,10 +94,14 @@ def main(argv: list[str]) -> int:
     report.page("", [], [])  # both tell what to install before anything takes long
     report.axes()
     subjects, dataset = opened(args)
-    extractor = None if args.extractor is None else open_extractor(args.extractor, weights=args.weights)
+    extractor = (
+        None if args.extractor is None else open_extractor(args.extractor, weights=args.weights)
+    )
     reference = None if args.reference is None else read_statistics(args.reference)
     metric, splits = frontier.prepare(dataset, plan, extractor, reference)
-    out = args.out or Path(f"frontier-{'-'.join(s.name.replace('/', '-') for s in subjects if not s.teacher)}")
+    out = args.out or Path(
+        f"frontier-{'-'.join(s.name.replace('/', '-') for s in subjects if not s.teacher)}"
+    )
     identity = {
         "fewstep": __version__,
         "weights": {s.name: s.generator.fingerprint for s in subjects},
@@ -105,7 +111,9 @@ def main(argv: list[str]) -> int:
     if store.seen:
         print(f"{store.seen} scores in {out} are kept", file=sys.stderr)
     bench = frontier.Bench(dataset, plan, metric, store, splits)
-    found = frontier.Frontier(frontier.measure(subjects, bench), bench, " ".join(["fewstep frontier", *argv]))
+    found = frontier.Frontier(
+        frontier.measure(subjects, bench), bench, " ".join(["fewstep frontier", *argv])
+    )
     found.write(out)
     print(
         json.dumps(found.to_json())
@@ -123,12 +131,15 @@ def checked(args: Args) -> None:
         raise UserError("name a RUN: a run folder or a shipped name, such as digits")
     if args.weights is not None and args.extractor is None:
         raise UserError(
-            f"--weights {args.weights}: it says what --extractor FILE.onnx was exported from; give that too"
+            f"--weights {args.weights}: it says what --extractor FILE.onnx was exported from; give"
+            " that too"
         )
 
 
 def opened(args: Args) -> tuple[list[Subject], Dataset]:
-    """The runs and the teacher, and the data that all of them are of. Raises UserError where it is another."""
+    """The runs and the teacher, and the data that all of them are of. Raises UserError where it is
+    another.
+    """
     from fewstep.analysis import frontier
     from fewstep.base.errors import UserError
     from fewstep.cli.user_code import own_parts
@@ -143,7 +154,10 @@ def opened(args: Args) -> tuple[list[Subject], Dataset]:
     dataset = dataset_of(args.data or run.data, run.data_size, run.bad_files)
     dataset = dataset if run.labels else dataset.unlabelled()
     if dataset.fingerprint() != subjects[0].generator.facts.data:
-        raise UserError(f"data {dataset.name!r} is not what {args.runs[0]} was trained on: scores would mean nothing")
+        raise UserError(
+            f"data {dataset.name!r} is not what {args.runs[0]} was trained on: scores would mean"
+            " nothing"
+        )
     return subjects, dataset
 
 

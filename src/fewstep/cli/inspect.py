@@ -35,14 +35,21 @@ def main(argv: list[str]) -> int:
     run = run_from_json(checkpoint.state["run"]).to_json()
     facts = Facts.from_json(checkpoint.state["facts"]).to_json()
     rows = checkpoint.state.get("teacher_rows")
-    weights = {name: sum(prod(e.shape) for e in group.values()) for name, group in checkpoint.layout().items()}
+    weights = {
+        name: sum(prod(e.shape) for e in group.values())
+        for name, group in checkpoint.layout().items()
+    }
     shown = {
         "path": str(checkpoint.path),
         "recipe": run["recipe"],
         "method": run["method"],
         "network": run["network"],
         "data": run["data"],
-        **{kind: f"{run[kind]} ({facts[kind][:16]})" for kind in ("init", "teacher") if run.get(kind)},
+        **{
+            kind: f"{run[kind]} ({facts[kind][:16]})"
+            for kind in ("init", "teacher")
+            if run.get(kind)
+        },
         "step": checkpoint.state["step"],
         "iterations": run["iterations"],
         **({"asked": f"{rows / run['batch']:g} teacher evaluations of the batch"} if rows else {}),

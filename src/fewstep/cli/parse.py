@@ -14,13 +14,17 @@ from fewstep.base.errors import UserError
 T = TypeVar("T")
 
 
-def parse(kind: type[T], argv: list[str], *, verb: str, description: str, default: T | None = None) -> T:
+def parse(
+    kind: type[T], argv: list[str], *, verb: str, description: str, default: T | None = None
+) -> T:
     """`argv` as a value of the dataclass `kind`; --help prints and exits, a mistake is a UserError."""
     told = io.StringIO()
     start = tyro.MISSING_NONPROP if default is None else default
     try:
         with contextlib.redirect_stderr(told):
-            return tyro.cli(kind, args=argv, prog=f"fewstep {verb}", description=description, default=start)
+            return tyro.cli(
+                kind, args=argv, prog=f"fewstep {verb}", description=description, default=start
+            )
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -31,11 +35,17 @@ def one_line(box: str, verb: str) -> str:
     """tyro's message without its frame: what is wrong, and the option that was meant."""
     lines = [re.sub(r"[│╭╮╰╯─]+|-{3,}", " ", line).strip() for line in box.splitlines()]
     sections = " ".join(line for line in lines[1:] if line).split("Perhaps you meant:")
-    wrong = re.split(r"\s{2,}|Argument helptext:|For full helptext", " ".join(sections[0].split()) + "  ")[0]
+    wrong = re.split(
+        r"\s{2,}|Argument helptext:|For full helptext", " ".join(sections[0].split()) + "  "
+    )[0]
     meant = re.search(r"--[\w.-]+", sections[1]) if len(sections) > 1 else None
-    wrong = re.sub(r"^Error parsing [A-Z]\w*: ", "", wrong)  # a whole dataclass: its message names the field
     wrong = re.sub(
-        r"no type matching \{None\}\|(\S+) could be instantiated from \[(.*?)\]\..*", r"expected \1, got \2", wrong
+        r"^Error parsing [A-Z]\w*: ", "", wrong
+    )  # a whole dataclass: its message names the field
+    wrong = re.sub(
+        r"no type matching \{None\}\|(\S+) could be instantiated from \[(.*?)\]\..*",
+        r"expected \1, got \2",
+        wrong,
     )
     hint = f"did you mean {meant[0]}?" if meant else f"see 'fewstep {verb} --help'"
     return f"{wrong.strip().rstrip('.')}: {hint}"

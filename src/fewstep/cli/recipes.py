@@ -16,7 +16,9 @@ from fewstep.cli.parse import parse
 from fewstep.run import recipes
 from fewstep.run.config import Run
 
-DESCRIPTION = "List the recipes, methods and networks with their options.\n\nexample: fewstep recipes"
+DESCRIPTION = (
+    "List the recipes, methods and networks with their options.\n\nexample: fewstep recipes"
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,10 @@ def first_line(thing: Any) -> str:
 
 def described(module: ModuleType) -> dict[str, dict[str, Any]]:
     return {
-        name: {"about": first_line(f), "options": {key: p.default for key, p in options_of(f).items()}}
+        name: {
+            "about": first_line(f),
+            "options": {key: p.default for key, p in options_of(f).items()},
+        }
         for name, f in names_of(module).items()
     }
 
@@ -43,7 +48,10 @@ def main(argv: list[str]) -> int:
         json.dump({"recipes": runs(recipes.RECIPES), **parts}, sys.stdout)
         return 0
     show("recipes", runs(recipes.SMALL))
-    show("recipes of papers (commands, costs and published numbers: docs/reproduce.md)", runs(recipes.PAPERS))
+    show(
+        "recipes of papers (commands, costs and published numbers: docs/reproduce.md)",
+        runs(recipes.PAPERS),
+    )
     for kind, entries in parts.items():
         show(kind, entries)
     return 0
@@ -60,4 +68,7 @@ def show(kind: str, entries: dict[str, dict[str, Any]]) -> None:
     for name, facts in entries.items():
         print(f"  {name:<{width}}  {facts['about']}")
         if facts.get("options"):
-            print(" " * (width + 4) + "  ".join(f"{key}={value}" for key, value in facts["options"].items()))
+            print(
+                " " * (width + 4)
+                + "  ".join(f"{key}={value}" for key, value in facts["options"].items())
+            )

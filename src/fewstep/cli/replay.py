@@ -12,8 +12,8 @@ from fewstep.cli.parse import parse
 from fewstep.cli.user_code import own_parts
 
 DESCRIPTION = (
-    "Make the step of an incident again, bit for bit, and say where its numbers stop being finite.\n\n"
-    "example: fewstep replay runs/digits/incidents/step-1200"
+    "Make the step of an incident again, bit for bit, and say where its numbers stop being"
+    " finite.\n\nexample: fewstep replay runs/digits/incidents/step-1200"
 )
 
 
@@ -40,7 +40,12 @@ def main(argv: list[str]) -> int:
 
     found = replay(args.path, teacher=args.teacher, device=args.device, **own_parts(args))
     rows = [
-        {"row": i, "sample": int(found.rows[i]), "t": float(found.times[i]), "loss": str(float(found.loss[i]))}
+        {
+            "row": i,
+            "sample": int(found.rows[i]),
+            "t": float(found.times[i]),
+            "loss": str(float(found.loss[i])),
+        }
         for i in found.bad.tolist()
     ]
     shown: dict[str, Any] = {
@@ -60,10 +65,16 @@ def told(shown: dict[str, Any]) -> str:
     """The replay in words."""
     bad = shown["not_finite"]
     lines = [
-        f"step {shown['step']}: {'the same losses to the bit' if shown['same'] else 'OTHER losses than it gave'}",
+        (
+            f"step {shown['step']}:"
+            f" {'the same losses to the bit' if shown['same'] else 'OTHER losses than it gave'}"
+        ),
         f"it was told: {shown['error']}",
         f"not finite: {len(bad)} of {shown['rows']} losses",
-        *(f"  row {row['row']}: sample {row['sample']}, t = {row['t']:.6g}, loss {row['loss']}" for row in bad[:10]),
+        *(
+            f"  row {row['row']}: sample {row['sample']}, t = {row['t']:.6g}, loss {row['loss']}"
+            for row in bad[:10]
+        ),
         *([f"  and {len(bad) - 10} more"] if len(bad) > 10 else []),
         f"first module: {shown['module'] or 'none, all passes are finite'}",
         f"first gradient: {shown['weight'] or 'none, all gradients are finite'}",

@@ -26,7 +26,8 @@ class Args:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder or shipped name, such as digits."""
     steps: int | None = None
-    """Evaluations of the network; left out, the sampler's own default (1 for consistency models)."""
+    """Evaluations of the network; left out, the sampler's own default (1 for consistency models).
+    """
     sampler: str | None = None
     """multistep (consistency models), or ddim, addim, euler, heun, ancestral (diffusion models)."""
     n: int = 100
@@ -34,11 +35,17 @@ class Args:
     seed: int = 0
     """The same seed gives the same samples."""
     label: int | None = None
-    """One class for all; left out, the classes take turns. -1 asks for any, after a run with label_drop."""
+    """One class for all; left out, the classes take turns. -1 asks for any, after a run with
+    label_drop.
+    """
     cond: Path | None = None
-    """Conditions of another kind, a row for each sample: .npy, or .npz or .safetensors with their names."""
+    """Conditions of another kind, a row for each sample: .npy, or .npz or .safetensors with their
+    names.
+    """
     ema: str = "ema"
-    """Which weights: ema, student, another average such as power:0.05, or any power:STD of a run with snapshots."""
+    """Which weights: ema, student, another average such as power:0.05, or any power:STD of a run
+    with snapshots.
+    """
     middle_times: tuple[float, ...] | None = None
     """Noise levels of the later steps; left out, the run's."""
     composite: bool = False
@@ -75,13 +82,17 @@ def main(argv: list[str]) -> int:
     if args.cond is not None and args.label is not None:
         raise UserError(f"--cond {args.cond} and --label {args.label}: expected one or the other")
     cond = args.label if args.cond is None else read_condition(args.cond)
-    generator = load(args.run, ema=args.ema, device=args.device, composite=args.composite, **own_parts(args))
+    generator = load(
+        args.run, ema=args.ema, device=args.device, composite=args.composite, **own_parts(args)
+    )
     generator = generator.with_middle(args.middle_times)
     x = generator.sample(args.n, steps=args.steps, seed=args.seed, cond=cond, sampler=args.sampler)
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         writers[args.out.suffix](args.out, x)
     except (OSError, SafetensorError) as error:
-        raise StorageError(f"cannot write {args.out}: {getattr(error, 'strerror', None) or error}") from error
+        raise StorageError(
+            f"cannot write {args.out}: {getattr(error, 'strerror', None) or error}"
+        ) from error
     print(f"{args.n} samples of shape {tuple(x.shape[1:])} in {args.out}")
     return 0

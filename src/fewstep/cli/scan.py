@@ -44,16 +44,28 @@ def main(argv: list[str]) -> int:
         print(json.dumps({**asdict(found), "fine": fine}))
         return 0 if fine else 2
     print(f"{found.path}: {found.pictures} pictures, {len(found.bad)} bad")
-    print(f"sizes     {table(found.sizes)}\nmodes     {table(found.modes)}\nchannels  {found.channels}")
+    print(
+        f"sizes     {table(found.sizes)}\nmodes     {table(found.modes)}\nchannels "
+        f" {found.channels}"
+    )
     print(f"labels    {'none' if found.labels is None else table(found.labels)}")
     if found.others:
-        print(f"others    {len(found.others)} files that are no pictures, the first is {ascii(found.others[0])[1:-1]}")
+        print(
+            f"others    {len(found.others)} files that are no pictures, the first is"
+            f" {ascii(found.others[0])[1:-1]}"
+        )
     for told in found.bad.values():
         print(f"bad       {told}")
     if found.bad and args.bad_files == "skip":
-        print(f"next      {'--bad-files skip leaves them out' if fine else f'too many: skip leaves out {few}'}")
+        print(
+            "next     "
+            f" {'--bad-files skip leaves them out' if fine else f'too many: skip leaves out {few}'}"
+        )
     elif found.bad:
-        print(f"next      remove or repair them{', or --bad-files skip' if len(found.bad) <= few else ''}")
+        print(
+            "next      remove or repair"
+            f" them{', or --bad-files skip' if len(found.bad) <= few else ''}"
+        )
     return 0 if fine else 2
 
 

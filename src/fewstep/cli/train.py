@@ -43,7 +43,9 @@ def find_recipe(name: str) -> Callable[..., Run]:
 
 
 def peek(argv: list[str], option: str) -> str | None:
-    """The value of an option whose choice decides which other options there are: its last, as for the parser."""
+    """The value of an option whose choice decides which other options there are: its last, as for
+    the parser.
+    """
     found = None
     for word, following in zip(argv, [*argv[1:], None], strict=True):
         if word.startswith(f"{option}="):
@@ -67,10 +69,14 @@ def base_run(argv: list[str]) -> Run:
         raise UserError(f"recipe {name!r} returned {type(run).__name__}: expected a fewstep.Run")
     run = replace(run, recipe=name) if ":" in name else run
     if speaks() and not {"-h", "--help"} & set(argv):
-        lock.refuse_second(out_folder(run, argv))  # before torch is imported, which takes longer than to say so
+        lock.refuse_second(
+            out_folder(run, argv)
+        )  # before torch is imported, which takes longer than to say so
     stored = stored_run(out_folder(run, argv)) if "--resume" in argv else None
     if stored is not None and stored.recipe != run.recipe:
-        raise UserError(f"{out_folder(run, argv)} holds a run of recipe {stored.recipe!r}, not {run.recipe!r}")
+        raise UserError(
+            f"{out_folder(run, argv)} holds a run of recipe {stored.recipe!r}, not {run.recipe!r}"
+        )
     return stored or run
 
 
@@ -87,7 +93,9 @@ def out_folder(run: Run, argv: list[str]) -> Path:
 
 
 def stored_run(folder: Path) -> Run | None:
-    """The run that the folder holds, from run.json, or its newest checkpoint where that is lost; None without any."""
+    """The run that the folder holds, from run.json, or its newest checkpoint where that is lost;
+    None without any.
+    """
     from fewstep.run.checkpoint import RunFolder
 
     try:
@@ -102,50 +110,91 @@ def stored_run(folder: Path) -> Run | None:
         return run_from_json(saved.state["run"])
 
 
-def typed_options(kind: str, function: Callable[..., Any], given: Options, argv: list[str], path: str) -> Any:
+def typed_options(
+    kind: str, function: Callable[..., Any], given: Options, argv: list[str], path: str
+) -> Any:
     """The options of a method or network as a dataclass value; their help comes from the docstring.
 
-    path: how they begin on the command line. A base, named at PATH.base.method, is a dataclass in its turn.
+    path: how they begin on the command line. A base, named at PATH.base.method, is a dataclass in
+    its turn.
     """
-    told = {p.arg_name: p.description or "" for p in docstring_parser.parse(function.__doc__ or "").params}
+    told = {
+        p.arg_name: p.description or ""
+        for p in docstring_parser.parse(function.__doc__ or "").params
+    }
     values, typed = checked_options(kind, function, given), []
     for name, p in options_of(function).items():
         wanted, value = kind_of(function, p), values[name]
         if wanted == Base:
             value = typed_base(kind, value, argv, f"{path}.{name}")
             wanted = type(value)
-        typed.append((name, Annotated[wanted, tyro.conf.arg(help=told.get(name, ""))], field(default=value)))
+        typed.append(
+            (name, Annotated[wanted, tyro.conf.arg(help=told.get(name, ""))], field(default=value))
+        )
     return make_dataclass(function.__name__, typed, frozen=True)()
 
 
 def typed_base(kind: str, given: Options, argv: list[str], path: str) -> Any:
     """The options of a base, and its name as one of them."""
     name = peek(argv, f"{path}.method") or given["method"]
-    options = {key: value for key, value in given.items() if key != "method"} if name == given["method"] else {}
+    options = (
+        {key: value for key, value in given.items() if key != "method"}
+        if name == given["method"]
+        else {}
+    )
     inner = typed_options(kind, choose(kind, methods, name), options, argv, path)
     own = Annotated[str, tyro.conf.arg(help=f"Its name, also as {path} NAME.")]
-    base = make_dataclass(f"base_{name}", [("method", own, field(default=name))], bases=(type(inner),), frozen=True)
+    base = make_dataclass(
+        f"base_{name}", [("method", own, field(default=name))], bases=(type(inner),), frozen=True
+    )
     return base(**{f.name: getattr(inner, f.name) for f in fields(inner)})
 
 
 def with_launch(run: Run, parts: dict[str, Any]) -> Any:
     """The run as a dataclass value that also says where and how it is launched, its options typed."""
     launch: list[Any] = [
-        ("recipe", Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE", help=RECIPE_HELP)]),
-        ("out", Annotated[Path | None, tyro.conf.arg(help="Run folder; left out, runs/RECIPE-METHOD-SEED.")]),
+        (
+            "recipe",
+            Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE", help=RECIPE_HELP)],
+        ),
+        (
+            "out",
+            Annotated[
+                Path | None, tyro.conf.arg(help="Run folder; left out, runs/RECIPE-METHOD-SEED.")
+            ],
+        ),
         ("resume", Annotated[bool, tyro.conf.arg(help="Continue the run in --out, bit for bit.")]),
         (
             "shard",
-            Annotated[bool, tyro.conf.arg(help="Of several processes, each holds a part of the weights (FSDP2).")],
+            Annotated[
+                bool,
+                tyro.conf.arg(
+                    help="Of several processes, each holds a part of the weights (FSDP2)."
+                ),
+            ],
         ),
-        ("workers", Annotated[int, tyro.conf.arg(help="Processes that draw batches ahead; no bit depends on them.")]),
-        ("device", Annotated[str, tyro.conf.arg(help="cpu, cuda, mps or auto, the first there is.")]),
+        (
+            "workers",
+            Annotated[
+                int,
+                tyro.conf.arg(help="Processes that draw batches ahead; no bit depends on them."),
+            ],
+        ),
+        (
+            "device",
+            Annotated[str, tyro.conf.arg(help="cpu, cuda, mps or auto, the first there is.")],
+        ),
     ]
-    launch += [(f"{kind}_options", Annotated[type(v), tyro.conf.arg(name=kind)]) for kind, v in parts.items()]
+    launch += [
+        (f"{kind}_options", Annotated[type(v), tyro.conf.arg(name=kind)])
+        for kind, v in parts.items()
+    ]
     kind = make_dataclass("Train", launch, bases=(Run,), frozen=True, kw_only=True)
     values = {f.name: getattr(run, f.name) for f in fields(Run)}
     values |= {f"{kind}_options": value for kind, value in parts.items()}
-    return kind(**values | {"out": None, "resume": False, "shard": False, "workers": 0, "device": "auto"})
+    return kind(
+        **values | {"out": None, "resume": False, "shard": False, "workers": 0, "device": "auto"}
+    )
 
 
 def written_out(argv: list[str]) -> list[str]:
@@ -157,20 +206,31 @@ def main(argv: list[str]) -> int:
     argv = written_out(argv)
     helping = bool({"-h", "--help"} & set(argv))
     if not helping and (not argv or argv[0].startswith("-")):
-        raise UserError(f"name a recipe first, for example 'fewstep train digits' (there is: {', '.join(RECIPES)})")
+        raise UserError(
+            "name a recipe first, for example 'fewstep train digits' (there is:"
+            f" {', '.join(RECIPES)})"
+        )
     run = base_run(argv)
     parts, own = {}, {}
     for kind, module in (("method", methods), ("network", networks)):
         typed = peek(argv, f"--{kind}")
         name = typed or getattr(run, kind)
-        if ":" in name and typed is None:  # a file or recipe says so: only the user may have code imported
-            raise UserError(f"this run's {kind} is {name!r}, which is not ours: type --{kind} {name} to import it")
+        if (
+            ":" in name and typed is None
+        ):  # a file or recipe says so: only the user may have code imported
+            raise UserError(
+                f"this run's {kind} is {name!r}, which is not ours: type --{kind} {name} to"
+                " import it"
+            )
         if ":" in name:
             own[kind] = imported(kind, name)
         given = getattr(run, f"{kind}_options") if name == getattr(run, kind) else {}
         function = own.get(kind) or choose(kind, module, name)
         parts[kind] = typed_options(kind, function, given, argv, f"--{kind}")
-    launch, words = with_launch(run, parts), ["--help"] if helping else argv  # help without what was already given
+    launch, words = (
+        with_launch(run, parts),
+        ["--help"] if helping else argv,
+    )  # help without what was already given
     args = parse(type(launch), words, verb="train", description=DESCRIPTION, default=launch)
     chosen = {f.name: getattr(args, f.name) for f in fields(Run)}
     chosen |= {f"{kind}_options": asdict(getattr(args, f"{kind}_options")) for kind in parts}
@@ -185,7 +245,10 @@ def start(run: Run, out: Path, own: dict[str, Any], **launch: Any) -> int:
     generator = train(run, out=out, **launch, **own)
     if not speaks():
         return 0
-    print(f"{out}: step {generator.step} of {run.iterations}, fingerprint {generator.fingerprint[:16]}")
+    print(
+        f"{out}: step {generator.step} of {run.iterations}, fingerprint"
+        f" {generator.fingerprint[:16]}"
+    )
     again = "".join(f" --{kind} {getattr(run, kind)}" for kind in own)
     cond = "" if generator.facts.cond in (None, "labels") else " --cond FILE"
     print(f"next: fewstep sample {out}{again}{cond}   fewstep eval {out}{again}")

@@ -1,4 +1,6 @@
-"""The user's own recipes, networks and methods: imported because the user typed them, never because a file says so."""
+"""The user's own recipes, networks and methods: imported because the user typed them, never because
+a file says so.
+"""
 
 from __future__ import annotations
 

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from fewstep.analysis.verify import Check, Outcome
 
 DESCRIPTION = (
-    "Check every method's equations against their papers written out, closed forms and definitions: what, method, "
-    "error, tolerance, verdict. Exit code 0 where all hold, 1 where one fails: it is said what is wrong and where to "
-    "look. With --claims the papers' claims instead, measured over seeds where the truth is known, with a report; 0 "
-    "whatever the verdicts.\n\nexample: fewstep verify --quick\n         fewstep verify --target mine:method\n"
-    "         fewstep verify --claims --out runs/claims"
+    "Check every method's equations against their papers written out, closed forms and definitions:"
+    " what, method, error, tolerance, verdict. Exit code 0 where all hold, 1 where one fails: it is"
+    " said what is wrong and where to look. With --claims the papers' claims instead, measured over"
+    " seeds where the truth is known, with a report; 0 whatever the verdicts.\n\nexample: fewstep"
+    " verify --quick\n         fewstep verify --target mine:method\n         fewstep verify"
+    " --claims --out runs/claims"
 )
 
 
@@ -33,11 +34,15 @@ class Args:
     shape: tuple[int, ...] | None = None
     """Of a sample, such as 1 8 8, where your target takes no other and does not say it."""
     claims: bool = False
-    """Measure what the papers claim: about half an hour of two cores; the same command goes on after a stop."""
+    """Measure what the papers claim: about half an hour of two cores; the same command goes on
+    after a stop.
+    """
     seeds: int = 5
     """With --claims: trainings of each arm, seeds 1, 2, ..."""
     only: str | None = None
-    """With --claims: some of them, with commas between, such as mcm,gc; a wrong name lists what there is."""
+    """With --claims: some of them, with commas between, such as mcm,gc; a wrong name lists what
+    there is.
+    """
     out: str = "runs/claims"
     """With --claims: folder of report.html and claims.json."""
     jobs: int | None = None
@@ -51,7 +56,9 @@ def main(argv: list[str]) -> int:
     if args.claims:
         return claims(args)
     if args.only is not None:
-        raise UserError(f"--only {args.only}: expected --claims beside it; --method chooses among the equations")
+        raise UserError(
+            f"--only {args.only}: expected --claims beside it; --method chooses among the equations"
+        )
     if args.shape is not None and args.target is None:
         raise UserError(f"--shape {' '.join(map(str, args.shape))}: expected --target beside it")
     from tqdm import tqdm
@@ -63,7 +70,14 @@ def main(argv: list[str]) -> int:
     if not args.json:
         print(header(width))
     quiet = None if not args.json else False  # without a terminal the lines show how far it is
-    with tqdm(total=len(checks), unit="check", file=sys.stderr, leave=False, mininterval=0.5, disable=quiet) as bar:
+    with tqdm(
+        total=len(checks),
+        unit="check",
+        file=sys.stderr,
+        leave=False,
+        mininterval=0.5,
+        disable=quiet,
+    ) as bar:
         for found in run(checks):
             outcomes.append(found)
             bar.update()
@@ -76,7 +90,10 @@ def main(argv: list[str]) -> int:
     else:
         print(told(outcomes, failed))
         if args.target and not args.shape and len(failed) == len(outcomes):
-            print("nothing holds: if your target is for samples of another shape, name it: --shape 3 32 32")
+            print(
+                "nothing holds: if your target is for samples of another shape, name it: --shape 3"
+                " 32 32"
+            )
     return 1 if failed else 0
 
 
@@ -84,12 +101,21 @@ def claims(args: Args) -> int:
     """The papers' claims in place of the equations. Raises UserError for what they do not take."""
     from fewstep.analysis.claims.main import claims_main
 
-    others = {"--method": args.method, "--target": args.target, "--quick": args.quick, "--shape": args.shape}
+    others = {
+        "--method": args.method,
+        "--target": args.target,
+        "--quick": args.quick,
+        "--shape": args.shape,
+    }
     for flag, value in others.items():
         if value:
             given = flag if value is True else f"{flag} {value}"
-            raise UserError(f"{given}: expected none beside --claims (--only, --seeds, --out, --jobs)")
-    return claims_main(out=args.out, seeds=args.seeds, only=args.only, as_json=args.json, jobs=args.jobs)
+            raise UserError(
+                f"{given}: expected none beside --claims (--only, --seeds, --out, --jobs)"
+            )
+    return claims_main(
+        out=args.out, seeds=args.seeds, only=args.only, as_json=args.json, jobs=args.jobs
+    )
 
 
 def chosen(args: Args) -> list[Check]:
@@ -103,7 +129,10 @@ def chosen(args: Args) -> list[Check]:
         from fewstep.cli.user_code import imported
 
         if args.method is not None:
-            raise UserError(f"--method {args.method}: expected no method beside --target, whose own checks are run")
+            raise UserError(
+                f"--method {args.method}: expected no method beside --target, whose own checks"
+                " are run"
+            )
         return checks_of(imported("target", args.target), args.target, args.shape)
     if args.method is not None and args.method not in methods.__all__:
         raise unknown("method", args.method, methods.__all__)
@@ -118,7 +147,10 @@ def line(found: Outcome, width: int) -> str:
     """One check in fixed columns; below a failed one what is wrong."""
     verdict = "ok" if found.passed else "FAILED"
     method = "yours" if ":" in found.method else found.method  # module:factory
-    row = f"{found.name:<{width}} {found.source:<24} {method:<10} {found.error:>8.1e} {found.tolerance:>9.1e} {verdict}"
+    row = (
+        f"{found.name:<{width}} {found.source:<24} {method:<10} {found.error:>8.1e}"
+        f" {found.tolerance:>9.1e} {verdict}"
+    )
     return row if found.passed else f"{row}\n  {found.problem}"
 
 

@@ -1,6 +1,7 @@
 """The one loss and its parts.
 
-Modules are imported where they are first used, so that a method can be named and its options read without torch.
+Modules are imported where they are first used, so that a method can be named and its options read
+without torch.
 """
 
 from __future__ import annotations

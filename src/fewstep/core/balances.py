@@ -13,7 +13,9 @@ from fewstep.networks.edm2_layers import Uncertainty
 
 
 class Balance(Protocol):
-    """A change of the losses per sample; one that learns has `.module()`, which trains beside the student."""
+    """A change of the losses per sample; one that learns has `.module()`, which trains beside the
+    student.
+    """
 
     def __call__(self, loss_b: Tensor, t: Tensor, models: Models) -> Tensor: ...
 
@@ -33,16 +35,20 @@ def named(name: str) -> Balance:
 
 @dataclass(frozen=True)
 class LogVariance:
-    """loss e^-u + u with a learned u(ln(t) / 4): at the optimum u is the log of the level's mean loss.
+    """loss e^-u + u with a learned u(ln(t) / 4): at the optimum u is the log of the level's mean
+    loss.
 
-    Every level then has the same gradient scale. u is EDM2's uncertainty head (arXiv 2312.02696, section 2).
+    Every level then has the same gradient scale. u is EDM2's uncertainty head (arXiv 2312.02696,
+    section 2).
     """
 
     channels: int = 128
     needs = frozenset({"balance"})
 
     def module(self) -> nn.Module:
-        """The u to be trained; random numbers come from torch's global generator, as everywhere at initialisation."""
+        """The u to be trained; random numbers come from torch's global generator, as everywhere at
+        initialisation.
+        """
         return Uncertainty(self.channels)
 
     def __call__(self, loss_b: Tensor, t: Tensor, models: Models) -> Tensor:

@@ -21,7 +21,9 @@ from fewstep.core.times import Times
 
 
 class Coupling(Protocol):
-    """x0, z `[B, ...]` -> the point x_t the student sees and its neighbour x_r on the same trajectory."""
+    """x0, z `[B, ...]` -> the point x_t the student sees and its neighbour x_r on the same
+    trajectory.
+    """
 
     def __call__(
         self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond
@@ -30,7 +32,9 @@ class Coupling(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """Independent coupling: both points mix the same x0 and the same z (CT, arXiv 2303.01469, eq. 10)."""
+    """Independent coupling: both points mix the same x0 and the same z (CT, arXiv 2303.01469, eq.
+    10).
+    """
 
     def __call__(
         self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond
@@ -40,10 +44,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Teacher:
-    """x_r is where the teacher's ODE leads from x_t = mix(x0, z, t): a solver's move (CD, arXiv 2303.01469, eq. 6).
+    """x_r is where the teacher's ODE leads from x_t = mix(x0, z, t): a solver's move (CD, arXiv
+    2303.01469, eq. 6).
 
-    variance_share: for `addim`, x_var = share ||x0_hat - x0||^2 / d with the sample's own x0 and the teacher's
-    unguided guess (MCM, arXiv 2403.06807, algorithm 1: eta = 0.75).
+    variance_share: for `addim`, x_var = share ||x0_hat - x0||^2 / d with the sample's own x0 and
+    the teacher's unguided guess (MCM, arXiv 2403.06807, algorithm 1: eta = 0.75).
     guidance: of the teacher, see `denoiser.Guided`.
     """
 
@@ -53,7 +58,9 @@ class Teacher:
     needs = frozenset({"teacher"})
 
     def __post_init__(self) -> None:
-        require(math.isfinite(self.guidance), "guidance", self.guidance, "a finite number, 0 for none")
+        require(
+            math.isfinite(self.guidance), "guidance", self.guidance, "a finite number, 0 for none"
+        )
         fine = self.variance_share is None or 0 <= self.variance_share <= 1
         require(fine, "variance_share", self.variance_share, "a share in 0 .. 1")
 
@@ -71,9 +78,11 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Velocity:
-    """x_t and, in the neighbour's place, the velocity dx_t/dt that leads to it: for `tangents.Tangent`, where r = t.
+    """x_t and, in the neighbour's place, the velocity dx_t/dt that leads to it: for
+    `tangents.Tangent`, where r = t.
 
-    Of data alpha' x0 + sigma' z, whose mean is the ODE's; of a teacher the ODE's own, velocity(x_t, D(x_t, t), t).
+    Of data alpha' x0 + sigma' z, whose mean is the ODE's; of a teacher the ODE's own, velocity(x_t,
+    D(x_t, t), t).
     guidance: of the teacher, see `denoiser.Guided`. Source: sCM, arXiv 2410.11081, section 2.
     """
 
@@ -83,7 +92,12 @@ class Velocity:
     def __post_init__(self) -> None:
         require(self.source in ("data", "teacher"), "source", self.source, "data or teacher")
         fine = math.isfinite(self.guidance) and (self.source == "teacher" or self.guidance == 0)
-        require(fine, "guidance", self.guidance, "a finite number, and 0 for data, which asks no teacher")
+        require(
+            fine,
+            "guidance",
+            self.guidance,
+            "a finite number, and 0 for data, which asks no teacher",
+        )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -101,10 +115,12 @@ class Velocity:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Runs of `reuse` rows share x0, z and one solution of the teacher's ODE: x_t and x_r are its points at t and r.
+    """Runs of `reuse` rows share x0, z and one solution of the teacher's ODE: x_t and x_r are its
+    points at t and r.
 
-    It is solved once, from mix(x0, z, s) at the run's highest t or at `start`, to its lowest r; all of these are times
-    of the solver's grid. So a row depends on the others of its run. A run's x0, z and condition are its first row's.
+    It is solved once, from mix(x0, z, s) at the run's highest t or at `start`, to its lowest r; all
+    of these are times of the solver's grid. So a row depends on the others of its run. A run's x0,
+    z and condition are its first row's.
     """
 
     solver: solvers.Along
@@ -136,9 +152,11 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Cached:
-    """Pairs of trajectories that were solved beforehand: x0 and z are theirs, so that both points mix them.
+    """Pairs of trajectories that were solved beforehand: x0 and z are theirs, so that both points
+    mix them.
 
-    `draw_batch` finds x0 and z in the data's path at the row's level. grid: the levels of the path, and 0.
+    `draw_batch` finds x0 and z in the data's path at the row's level. grid: the levels of the path,
+    and 0.
     """
 
     grid: tuple[float, ...]
@@ -152,13 +170,16 @@ class Cached:
 
 @dataclass(frozen=True)
 class GeneratorInduced:
-    """With probability `share` a row's data is what the model makes of the lower point: x0 := D(mix(x0, z, r), r).
+    """With probability `share` a row's data is what the model makes of the lower point: x0 :=
+    D(mix(x0, z, r), r).
 
-    Both points then mix that x0 with the row's own z. Rows whose r is at the anchor keep their data, and only
-    rows that need one have their endpoint evaluated, without dropout.
-    share: a number, or a function of progress. Source: GC, arXiv 2406.09570, eq. 13, 14 and 21, where it is mu;
+    Both points then mix that x0 with the row's own z. Rows whose r is at the anchor keep their
+    data, and only rows that need one have their endpoint evaluated, without dropout.
+    share: a number, or a function of progress. Source: GC, arXiv 2406.09570, eq. 13, 14 and 21,
+    where it is mu;
     its code's `mix_gen_induced_traj` is 1 - mu.
-    bound: endpoints are clipped to [-bound, bound]. Under a loss of weight 1 three standard deviations of the data
+    bound: endpoints are clipped to [-bound, bound]. Under a loss of weight 1 three standard
+    deviations of the data
     keep the loop of model and endpoints from diverging, and six do not: see docs/methods/gc.md.
     """
 
@@ -172,7 +193,12 @@ class GeneratorInduced:
         require(known, "share", self.share, "the probability of a generated row, in 0 .. 1")
         require(self.bound > 0, "bound", self.bound, "above 0; 1e30 for none")
         fixed = isinstance(self.inner, Trajectory | Cached)
-        require(not fixed, "inner", type(self.inner).__name__, "a coupling that takes any x0: no shared or cached one")
+        require(
+            not fixed,
+            "inner",
+            type(self.inner).__name__,
+            "a coupling that takes any x0: no shared or cached one",
+        )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -182,7 +208,12 @@ class GeneratorInduced:
         self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond
     ) -> tuple[Tensor, Tensor]:
         share = self.share(times.progress) if callable(self.share) else self.share
-        require(times.u is not None and times.u.shape[1] > 1, "times.u", None, "uniforms [B, 2], one to choose by")
+        require(
+            times.u is not None and times.u.shape[1] > 1,
+            "times.u",
+            None,
+            "uniforms [B, 2], one to choose by",
+        )
         assert times.u is not None
         rows = (times.u[:, 1] < share) & (times.r > times.a)
         x_r = process.mix(x0, z, times.r)
@@ -193,7 +224,8 @@ class GeneratorInduced:
 
 @dataclass(frozen=True)
 class MinibatchOT:
-    """Independent coupling whose noise is dealt out anew: the exact assignment of least sum ||x0_i - z_j||^2.
+    """Independent coupling whose noise is dealt out anew: the exact assignment of least sum ||x0_i
+    - z_j||^2.
 
     Within the batch, so a row depends on its batch, and on the part of it that `accumulate` makes.
     Needs SciPy. Source: arXiv 2302.00482, section 3.2.4.
@@ -205,17 +237,30 @@ class MinibatchOT:
         try:
             from scipy.optimize import linear_sum_assignment
         except ImportError:
-            raise UserError("minibatch optimal transport needs SciPy: pip install 'fewstep[ot]'") from None
+            raise UserError(
+                "minibatch optimal transport needs SciPy: pip install 'fewstep[ot]'"
+            ) from None
         mask = mask_of(x0, cond)
         if mask is not None and not bool((mask == mask[:1]).all()):
-            raise UserError("minibatch optimal transport deals noise out anew: expected the same mask in every row")
-        gain = x0.flatten(1).double() @ z.flatten(1).double().T  # all that the sum of squares leaves to choose
-        z = z[torch.as_tensor(linear_sum_assignment(gain.cpu().numpy(), maximize=True)[1], device=z.device)]
+            raise UserError(
+                "minibatch optimal transport deals noise out anew: expected the same mask in"
+                " every row"
+            )
+        gain = (
+            x0.flatten(1).double() @ z.flatten(1).double().T
+        )  # all that the sum of squares leaves to choose
+        z = z[
+            torch.as_tensor(
+                linear_sum_assignment(gain.cpu().numpy(), maximize=True)[1], device=z.device
+            )
+        ]
         return process.mix(x0, z, times.t), process.mix(x0, z, times.r)
 
 
 def truncated(pairs: Coupling, t_prime: float) -> Coupling:
-    """The coupling with generated endpoints below t_prime by the frozen network: nobody else knows them (TCM)."""
+    """The coupling with generated endpoints below t_prime by the frozen network: nobody else knows
+    them (TCM).
+    """
     if not isinstance(pairs, GeneratorInduced):
         return pairs
     return replace(pairs, predictor=Truncated(t_prime, pairs.predictor))
@@ -239,13 +284,26 @@ def solved(
     start: float | None = None,
     cached: bool = False,
 ) -> Coupling:
-    """Pairs on a teacher's trajectories over the grid: of the row's own, of a shared, or of a cached one.
+    """Pairs on a teacher's trajectories over the grid: of the row's own, of a shared, or of a
+    cached one.
 
     Raises UserError where a cached one, which nobody solves any more, is asked for more.
     """
     if cached:
-        require(guidance == 0, "guidance", guidance, "0 with source = cache: it was chosen when they were solved")
-        require(reuse == 1, "reuse", reuse, "1 with source = cache: every point of a trajectory is used already")
+        require(
+            guidance == 0,
+            "guidance",
+            guidance,
+            "0 with source = cache: it was chosen when they were solved",
+        )
+        require(
+            reuse == 1,
+            "reuse",
+            reuse,
+            "1 with source = cache: every point of a trajectory is used already",
+        )
         return Cached(grid)
     move = solvers.along(solvers.named(solver), grid)
-    return Teacher(move, guidance=guidance) if reuse == 1 else Trajectory(move, reuse, start, guidance)
+    return (
+        Teacher(move, guidance=guidance) if reuse == 1 else Trajectory(move, reuse, start, guidance)
+    )

@@ -1,4 +1,6 @@
-"""Denoisers: everything that guesses the data, `(x_t, t, cond=None) -> x0_hat`, and how networks become one."""
+"""Denoisers: everything that guesses the data, `(x_t, t, cond=None) -> x0_hat`, and how networks
+become one.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ _COMPUTE: ContextVar[torch.dtype | None] = ContextVar("compute", default=None)
 
 @contextmanager
 def passes_in(dtype: torch.dtype | None) -> Iterator[None]:
-    """Inside, the networks of `Preconditioned` run under autocast to `dtype`, and nothing else does; None: as ever."""
+    """Inside, the networks of `Preconditioned` run under autocast to `dtype`, and nothing else
+    does; None: as ever.
+    """
     before = _COMPUTE.set(dtype)
     try:
         yield
@@ -33,10 +37,11 @@ def passes_in(dtype: torch.dtype | None) -> Iterator[None]:
 
 
 class Denoiser(Protocol):
-    """`x_t [B, ...]`, `t [B]` float64 (ours also take a float), `cond` with B rows or None -> x0_hat like x_t.
+    """`x_t [B, ...]`, `t [B]` float64 (ours also take a float), `cond` with B rows or None ->
+    x0_hat like x_t.
 
-    A denoiser with dropout also has `.masks(rows, seeds)` and takes what that returns as `masks=`, so that
-    two passes can run under the same masks; without masks nothing is dropped.
+    A denoiser with dropout also has `.masks(rows, seeds)` and takes what that returns as `masks=`,
+    so that two passes can run under the same masks; without masks nothing is dropped.
     """
 
     def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor: ...
@@ -45,7 +50,9 @@ class Denoiser(Protocol):
 @contextmanager
 def quiet(denoiser: Denoiser) -> Iterator[None]:
     """Inside, a module drops nothing: it is in eval mode, and afterwards as it was."""
-    by_masks = hasattr(getattr(denoiser, "network", denoiser), "masks")  # it drops by these alone, whatever its mode
+    by_masks = hasattr(
+        getattr(denoiser, "network", denoiser), "masks"
+    )  # it drops by these alone, whatever its mode
     loud: list[nn.Module] = []
     if isinstance(denoiser, nn.Module) and denoiser.training and not by_masks:
         loud = [module for module in denoiser.modules() if module.training]
@@ -59,7 +66,9 @@ def quiet(denoiser: Denoiser) -> Iterator[None]:
 
 
 def _filled(index: Tensor, rows: int, device: torch.device) -> Tensor:
-    """The index, filled up to one of 16 sizes by repeating a row, since elsewhere than on the CPU new sizes cost."""
+    """The index, filled up to one of 16 sizes by repeating a row, since elsewhere than on the CPU
+    new sizes cost.
+    """
     if device.type == "cpu":
         return index
     size = -(-rows // 16)
@@ -67,12 +76,21 @@ def _filled(index: Tensor, rows: int, device: torch.device) -> Tensor:
 
 
 def on_rows(
-    denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Cond, rows: Tensor, into: Tensor, masks: Masks = None
+    denoiser: Denoiser,
+    x_t: Tensor,
+    t: Tensor,
+    cond: Cond,
+    rows: Tensor,
+    into: Tensor,
+    masks: Masks = None,
 ) -> Tensor:
-    """`into [B, ...]` with D(x_t, t) in the rows where `rows [B]`, on the host, is True: the others are not evaluated.
+    """`into [B, ...]` with D(x_t, t) in the rows where `rows [B]`, on the host, is True: the others
+    are not evaluated.
 
-    Nothing waits for the device. Without masks nothing is dropped: nn.Dropout would not know which rows these are.
-    For passes without gradient, which would count a repeated row (see `_filled`) as often as it is there.
+    Nothing waits for the device. Without masks nothing is dropped: nn.Dropout would not know which
+    rows these are.
+    For passes without gradient, which would count a repeated row (see `_filled`) as often as it is
+    there.
     """
     index = rows.nonzero().flatten()
     idle = not len(index)
@@ -86,19 +104,24 @@ def on_rows(
 
 
 def _in_shards(denoiser: Denoiser) -> bool:
-    """Whether a pass needs all processes: then each makes it, whether or not it has rows of its own."""
+    """Whether a pass needs all processes: then each makes it, whether or not it has rows of its
+    own.
+    """
     return any(hasattr(part, "unshard") for part in (denoiser, getattr(denoiser, "network", None)))
 
 
 class Preconditioned(nn.Module):
-    """A network F, a scaling and its process as a denoiser: D(x_t, t, cond) = skip x_t + out F(in x_t, noise, cond).
+    """A network F, a scaling and its process as a denoiser: D(x_t, t, cond) = skip x_t + out F(in
+    x_t, noise, cond).
 
-    `network(x, noise_label [B], cond)`, with `masks` behind where it draws some, runs in its own dtype. Its
-    output is cast to x_t's before `out` multiplies it, so a low-precision network still leaves a
-    full-precision x0_hat; the noise label stays in float32 at least.
+    `network(x, noise_label [B], cond)`, with `masks` behind where it draws some, runs in its own
+    dtype. Its output is cast to x_t's before `out` multiplies it, so a low-precision network still
+    leaves a full-precision x0_hat; the noise label stays in float32 at least.
     """
 
-    def __init__(self, network: nn.Module, scaling: Scaling, process: Process | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, scaling: Scaling, process: Process | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.scaling = scaling
@@ -109,21 +132,30 @@ class Preconditioned(nn.Module):
         draw = getattr(self.network, "masks", None)
         return draw(rows, seeds) if draw else None
 
-    def output(self, c: Coefficients, x_t: Tensor, cond: Cond = None, masks: Masks | None = None) -> Tensor:
+    def output(
+        self, c: Coefficients, x_t: Tensor, cond: Cond = None, masks: Masks | None = None
+    ) -> Tensor:
         """F(in x_t, noise, cond), like x_t: what the network says before `skip` and `out`."""
         dtype = next((p.dtype for p in self.parameters()), x_t.dtype)
         inside = (expand(c.in_, x_t) * x_t).to(dtype)
         given = () if masks is None else (masks,)
-        label = c.noise.to(torch.promote_types(dtype, torch.float32)).to(x_t.device)  # bfloat16 would merge close times
+        label = c.noise.to(torch.promote_types(dtype, torch.float32)).to(
+            x_t.device
+        )  # bfloat16 would merge close times
         compute = _COMPUTE.get()
         with torch.autocast(x_t.device.type, compute) if compute else nullcontext():
             raw = self.network(inside, label, cond, *given)
         gave = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
         if gave != tuple(x_t.shape):
-            raise UserError(f"the network gave {gave} for {tuple(x_t.shape)}: expected a tensor of the same shape")
+            raise UserError(
+                f"the network gave {gave} for {tuple(x_t.shape)}: expected a tensor of the same"
+                " shape"
+            )
         return raw.to(x_t.dtype)
 
-    def forward(self, x_t: Tensor, t: Time, cond: Cond = None, masks: Masks | None = None) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Time, cond: Cond = None, masks: Masks | None = None
+    ) -> Tensor:
         c = self.scaling(self.process, per_row(t, x_t))
         raw = self.output(c, x_t, cond, masks)
         return masked(expand(c.skip, x_t) * x_t + expand(c.out, x_t) * raw, cond)
@@ -142,10 +174,12 @@ class Models:
 
 @dataclass(frozen=True)
 class Across:
-    """A denoiser of one process asked in the times of another: the same noise level, x_t scaled to it.
+    """A denoiser of one process asked in the times of another: the same noise level, x_t scaled to
+    it.
 
-    D'(x, t) = D(x c, t_own) with level(t_own) = level(t) and c^2 = (alpha^2 + sigma^2)(t_own) over that of t,
-    which is alpha_own / alpha wherever the level is in the denoiser's range; levels above it are its last one.
+    D'(x, t) = D(x c, t_own) with level(t_own) = level(t) and c^2 = (alpha^2 + sigma^2)(t_own) over
+    that of t, which is alpha_own / alpha wherever the level is in the denoiser's range; levels
+    above it are its last one.
     """
 
     denoiser: Denoiser
@@ -155,12 +189,16 @@ class Across:
     def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
         t = per_row(t, x_t)
         there = self.own.time_at(self.asked.level(t)).clamp(max=self.own.t_max)
-        powers = [p.alpha(s).square() + p.sigma(s).square() for p, s in ((self.own, there), (self.asked, t))]
+        powers = [
+            p.alpha(s).square() + p.sigma(s).square()
+            for p, s in ((self.own, there), (self.asked, t))
+        ]
         return self.denoiser(expand((powers[0] / powers[1]).sqrt(), x_t) * x_t, there, cond)
 
 
 class Truncated(nn.Module):
-    """D(x_t, t) of `high` where t >= t_prime, of `low` below: each row is evaluated by the network that owns it.
+    """D(x_t, t) of `high` where t >= t_prime, of `low` below: each row is evaluated by the network
+    that owns it.
 
     Source: TCM, arXiv 2410.14895, eq. 5.
     """
@@ -183,9 +221,11 @@ class Truncated(nn.Module):
 
 @dataclass(frozen=True)
 class Guided:
-    """Classifier-free guidance: D_c + scale (D_c - D_u), D_u without the label; 0 is the conditional alone.
+    """Classifier-free guidance: D_c + scale (D_c - D_u), D_u without the label; 0 is the
+    conditional alone.
 
-    Source: MCM, arXiv 2403.06807, appendix A; 1 + scale is the w of imagen (arXiv 2205.11487) and Direct CM.
+    Source: MCM, arXiv 2403.06807, appendix A; 1 + scale is the w of imagen (arXiv 2205.11487) and
+    Direct CM.
     """
 
     denoiser: Denoiser
@@ -207,7 +247,9 @@ def guided(denoiser: Denoiser, scale: float) -> Denoiser:
 
 @dataclass(frozen=True)
 class Awake:
-    """A denoiser that is asked in some rows, `[B]` on the host; what it says of the others is x_t itself."""
+    """A denoiser that is asked in some rows, `[B]` on the host; what it says of the others is x_t
+    itself.
+    """
 
     denoiser: Denoiser
     rows: Tensor

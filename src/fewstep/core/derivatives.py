@@ -15,9 +15,12 @@ from fewstep.core.denoiser import Denoiser, passes_in
 
 Engine = Literal["auto", "jvp", "difference"]
 Curve = Callable[[Tensor, Tensor], Tensor]  # (x, t) -> like x
-Line = tuple[Curve, Tensor, Tensor, Tensor, Tensor]  # f, and the x, t, dx, dt where and along which it is derived
+Line = tuple[
+    Curve, Tensor, Tensor, Tensor, Tensor
+]  # f, and the x, t, dx, dt where and along which it is derived
 
-AGREE = 1e-2  # relative error from which on a jvp is not believed: where it misses a branch it is off by more
+# relative error from which on a jvp is not believed: where it misses a branch it is off by more
+AGREE = 1e-2
 
 
 def jvp(f: Curve, x: Tensor, t: Tensor, dx: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,8 +30,11 @@ def jvp(f: Curve, x: Tensor, t: Tensor, dx: Tensor, dt: Tensor) -> tuple[Tensor,
     return found
 
 
-def difference(f: Curve, x: Tensor, t: Tensor, dx: Tensor, dt: Tensor, step: float) -> tuple[Tensor, Tensor]:
-    """f(x, t) and its derivative along (dx, dt) as (f(+ step) - f(- step)) / (2 step), of error O(step^2).
+def difference(
+    f: Curve, x: Tensor, t: Tensor, dx: Tensor, dt: Tensor, step: float
+) -> tuple[Tensor, Tensor]:
+    """f(x, t) and its derivative along (dx, dt) as (f(+ step) - f(- step)) / (2 step), of error
+    O(step^2).
 
     Outside of autocast: differences of bfloat16 numbers have no digits left.
     """
@@ -38,7 +44,9 @@ def difference(f: Curve, x: Tensor, t: Tensor, dx: Tensor, dt: Tensor, step: flo
 
 
 def step_of(*dtypes: torch.dtype) -> float:
-    """The cube root of the coarsest dtype's eps, where rounding eps/h is about the truncation h^2: 5e-3 in float32."""
+    """The cube root of the coarsest dtype's eps, where rounding eps/h is about the truncation h^2:
+    5e-3 in float32.
+    """
     return float(max(torch.finfo(dtype).eps for dtype in dtypes) ** (1 / 3))
 
 
@@ -49,15 +57,21 @@ def precision(denoiser: Denoiser, x: Tensor) -> tuple[torch.dtype, ...]:
 
 
 def shaken(denoiser: Denoiser, dtype: torch.dtype) -> Denoiser:
-    """A copy in that dtype whose weights are moved by a tenth of what they would be drawn with; a function as it is.
+    """A copy in that dtype whose weights are moved by a tenth of what they would be drawn with; a
+    function as it is.
 
     A network that starts with zeros is flat, and any derivative of it would seem right.
     """
     if not isinstance(denoiser, nn.Module):
         return denoiser
-    made, source = copy.deepcopy(denoiser).requires_grad_(False).eval().to(dtype), generator(0, "shaken")
+    made, source = (
+        copy.deepcopy(denoiser).requires_grad_(False).eval().to(dtype),
+        generator(0, "shaken"),
+    )
     for p in made.parameters():
-        noise = torch.randn(p.shape, generator=source) * (0.1 / math.sqrt(p[0].numel() if p.ndim > 1 else 1))
+        noise = torch.randn(p.shape, generator=source) * (
+            0.1 / math.sqrt(p[0].numel() if p.ndim > 1 else 1)
+        )
         p.data += noise.to(p)
     return made
 
@@ -73,15 +87,22 @@ def told(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
-def choose(line: Callable[[torch.dtype], Line], dtypes: Sequence[torch.dtype]) -> tuple[Engine, str] | None:
-    """The engine for a line and why: jvp where it runs and agrees with differences, else differences.
+def choose(
+    line: Callable[[torch.dtype], Line], dtypes: Sequence[torch.dtype]
+) -> tuple[Engine, str] | None:
+    """The engine for a line and why: jvp where it runs and agrees with differences, else
+    differences.
 
-    line: the same problem in each of the dtypes, the best one first; a network may know its own alone, the last.
+    line: the same problem in each of the dtypes, the best one first; a network may know its own
+    alone, the last.
     None where not even differences can be taken: the first step will tell why.
     """
     for dtype in dict.fromkeys(dtypes):
         try:
-            given, steps = line(dtype), (step_of(dtype), step_of(torch.float32))  # parts may be float32 all the same
+            given, steps = (
+                line(dtype),
+                (step_of(dtype), step_of(torch.float32)),
+            )  # parts may be float32 all the same
             truths = [difference(*given, step)[1] for step in steps]
             break
         except Exception:  # of whatever kind

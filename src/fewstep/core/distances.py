@@ -42,13 +42,17 @@ def l1(x: Tensor, y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Huber:
-    """Pseudo-Huber over the whole sample, sqrt(||x - y||^2 + c^2) - c (iCT, arXiv 2310.14189, section 3.3)."""
+    """Pseudo-Huber over the whole sample, sqrt(||x - y||^2 + c^2) - c (iCT, arXiv 2310.14189,
+    section 3.3).
+    """
 
     c: float
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         q = sse(x, y)
-        return q / ((q + self.c**2).sqrt() + self.c)  # the difference loses 11 % in float32 at q = 1e-10
+        return q / (
+            (q + self.c**2).sqrt() + self.c
+        )  # the difference loses 11 % in float32 at q = 1e-10
 
 
 def huber(c: float) -> Distance:
@@ -59,7 +63,9 @@ def huber(c: float) -> Distance:
 
 @dataclass(frozen=True)
 class RootHuber:
-    """`Huber` with its constant in proportion to sqrt(D): c sqrt(D) (iCT, arXiv 2310.14189, section 3.3: 0.00054)."""
+    """`Huber` with its constant in proportion to sqrt(D): c sqrt(D) (iCT, arXiv 2310.14189, section
+    3.3: 0.00054).
+    """
 
     c: float
 
@@ -72,10 +78,11 @@ class RootHuber:
 
 @dataclass(frozen=True)
 class RmsHuber:
-    """Pseudo-Huber of the root mean square, sqrt(||x - y||^2 / D + c^2) - c (MCM, arXiv 2403.06807, section 4).
+    """Pseudo-Huber of the root mean square, sqrt(||x - y||^2 / D + c^2) - c (MCM, arXiv 2403.06807,
+    section 4).
 
-    The paper leaves the norm open. Only this one is a plain norm at its c = 1e-4 and "essentially squared" at its
-    c = 1, as it says; `RootHuber(c)` is the same times sqrt(D).
+    The paper leaves the norm open. Only this one is a plain norm at its c = 1e-4 and "essentially
+    squared" at its c = 1, as it says; `RootHuber(c)` is the same times sqrt(D).
     """
 
     c: float
@@ -90,7 +97,9 @@ class RmsHuber:
 
 @dataclass(frozen=True)
 class ElementHuber:
-    """Pseudo-Huber of every element, mean of sqrt((x - y)^2 + c^2) - c (LCM and Direct CM's code: c = 1e-3)."""
+    """Pseudo-Huber of every element, mean of sqrt((x - y)^2 + c^2) - c (LCM and Direct CM's code: c
+    = 1e-3).
+    """
 
     c: float
 
@@ -117,7 +126,9 @@ def _lpips(net: str) -> Any:
     try:
         from lpips import LPIPS
     except ImportError:
-        raise UserError("the distance lpips needs the package of that name: pip install 'fewstep[lpips]'") from None
+        raise UserError(
+            "the distance lpips needs the package of that name: pip install 'fewstep[lpips]'"
+        ) from None
     return LPIPS(net=net, verbose=False).eval().requires_grad_(False)
 
 
@@ -131,7 +142,12 @@ class Lpips:
     net: str = "vgg"
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        require(x.ndim == 4 and x.shape[1] == 3, "lpips: shape", tuple(x.shape[1:]), "pictures of 3 channels")
+        require(
+            x.ndim == 4 and x.shape[1] == 3,
+            "lpips: shape",
+            tuple(x.shape[1:]),
+            "pictures of 3 channels",
+        )
         if x.shape[-1] < 224:
             x, y = (interpolate(part, size=224, mode="bilinear") for part in (x, y))
         return _lpips(self.net).to(x.device)(x, y).flatten()

@@ -29,19 +29,25 @@ from fewstep.core.weights import Weight
 Passes = Callable[[Denoiser, Tensor, Tensor, Cond], Tensor]
 
 
-def dropout(student: Denoiser, rows: int, seed: int | Sequence[int] | None, device: torch.device) -> Passes:
+def dropout(
+    student: Denoiser, rows: int, seed: int | Sequence[int] | None, device: torch.device
+) -> Passes:
     """How both passes are run: under the same dropout, by explicit masks or by one forked stream.
 
     Several seeds are one for each equal run of rows; without a seed nothing is drawn.
     """
     seeds = [] if seed is None else [seed] if isinstance(seed, int) else list(seed)
-    require(not seeds or rows % len(seeds) == 0, "seed", seeds, f"as many as divide the {rows} rows")
+    require(
+        not seeds or rows % len(seeds) == 0, "seed", seeds, f"as many as divide the {rows} rows"
+    )
     draw = getattr(student, "masks", None)
     masks = draw(rows, seeds) if draw and seeds else None
 
     def run(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         shared = {"masks": masks} if masks is not None and hasattr(denoiser, "masks") else {}
-        with forked(seeds[0], "dropout", device) if seeds else nullcontext():  # for nn.Dropout of other networks
+        with (
+            forked(seeds[0], "dropout", device) if seeds else nullcontext()
+        ):  # for nn.Dropout of other networks
             return denoiser(x, t, cond, **shared)
 
     return run
@@ -64,19 +70,31 @@ class Method:
     distance: Distance = distances.mse
     weight: Weight = weights.one
     balance: Balance = unbalanced
-    scaling: Scaling = field(default_factory=scalings.Edm)  # the preconditioning that its students get
+    scaling: Scaling = field(
+        default_factory=scalings.Edm
+    )  # the preconditioning that its students get
     sampler: str | Sampler = "multistep"  # how its students are sampled unless asked otherwise
-    middle: tuple[float, ...] = (0.821,)  # noise levels of later steps, where the run names none (ECT's on CIFAR-10)
-    trained_from: float = 0.0  # below this time the student knows nothing, and a frozen network answers
-    before: Method | None = None  # the method of the stage whose average this one starts from and keeps frozen
+    middle: tuple[float, ...] = (
+        0.821,
+    )  # noise levels of later steps, where the run names none (ECT's on CIFAR-10)
+    trained_from: float = (
+        0.0  # below this time the student knows nothing, and a frozen network answers
+    )
+    before: Method | None = (
+        None  # the method of the stage whose average this one starts from and keeps frozen
+    )
 
     def __post_init__(self) -> None:
         if self.target is None and not getattr(self.times, "at_anchor", True):
-            raise UserError(f"target = None: expected a target, since {type(self.times).__name__} gives r > a")
+            raise UserError(
+                f"target = None: expected a target, since {type(self.times).__name__} gives r > a"
+            )
 
     @property
     def ema_rate(self) -> Callable[[float], float] | None:
-        """How much of itself the target's average keeps, by progress; None where the target has none of its own."""
+        """How much of itself the target's average keeps, by progress; None where the target has
+        none of its own.
+        """
         return getattr(self.target, "rate", None)
 
     @property
@@ -96,14 +114,22 @@ class Method:
     ) -> Tensor:
         """Loss per sample `[B]` of data x0 and unit noise z, both `[B, ...]`, at the given times.
 
-        `seed` draws the dropout masks that student and target share (several: one per equal run of rows);
+        `seed` draws the dropout masks that student and target share (several: one per equal run of
+        rows);
         without it nothing is dropped. Nothing else is random.
         """
         for name in sorted(self.needs):
-            require(getattr(models, name) is not None, f"models.{name}", None, "a denoiser: this method needs one")
+            require(
+                getattr(models, name) is not None,
+                f"models.{name}",
+                None,
+                "a denoiser: this method needs one",
+            )
         t, w = times.t, times.w
         run = dropout(models.student, len(x0), seed, x0.device)
-        with torch.no_grad():  # before the student's pass, so that no activations are held meanwhile
+        with (
+            torch.no_grad()
+        ):  # before the student's pass, so that no activations are held meanwhile
             x_t, x_r = self.coupling(models, self.process, x0, z, times, cond)
             goal = self.goal(models, x_t, x_r, times, cond, run)
         x0_hat = run(models.student, x_t, t, cond)
@@ -112,9 +138,15 @@ class Method:
         loss_b = expand(self.weight(self.process, times), apart) * apart
         return expand(w, apart) * self.balance(loss_b, t, models)
 
-    def goal(self, models: Models, x_t: Tensor, x_r: Tensor, times: Times, cond: Cond, run: Passes) -> Tensor:
-        """The x0_hat that leads from x_t to where the target leads from x_r; or the target's own `goal`."""
-        own = getattr(self.target, "goal", None)  # of one that has no neighbour to look from: `tangents`
+    def goal(
+        self, models: Models, x_t: Tensor, x_r: Tensor, times: Times, cond: Cond, run: Passes
+    ) -> Tensor:
+        """The x0_hat that leads from x_t to where the target leads from x_r; or the target's own
+        `goal`.
+        """
+        own = getattr(
+            self.target, "goal", None
+        )  # of one that has no neighbour to look from: `tangents`
         if own is not None:
             found: Tensor = own(self.process, models, x_t, x_r, times, cond, run)
             return found

@@ -1,4 +1,5 @@
-"""The coefficients alpha(t) and sigma(t) of the noising processes, their rates in t, and their inverse.
+"""The coefficients alpha(t) and sigma(t) of the noising processes, their rates in t, and their
+inverse.
 
 All are `[B] -> [B]` in float64; t = 0 is the data.
 """
@@ -87,9 +88,11 @@ class Trig:
 
 @dataclass(frozen=True)
 class Cosine:
-    """alpha^2 = sigmoid(l), sigma^2 = sigmoid(-l) with the log-SNR l(t) = (1 - t) c(t; first) + t c(t; last),
+    """alpha^2 = sigmoid(l), sigma^2 = sigmoid(-l) with the log-SNR l(t) = (1 - t) c(t; first) + t
+    c(t; last),
 
-    c(t; s) = s - 2 log tan(u), u running evenly from atan exp((s - high) / 2) to atan exp((s - low) / 2).
+    c(t; s) = s - 2 log tan(u), u running evenly from atan exp((s - high) / 2) to atan exp((s - low)
+    / 2).
     """
 
     low: float
@@ -99,7 +102,9 @@ class Cosine:
 
     def _part(self, t: Tensor, shift: float) -> tuple[Tensor, Tensor]:
         """c(t; shift) and its rate."""
-        ends = torch.tensor([shift - self.high, shift - self.low], dtype=torch.float64, device=t.device)
+        ends = torch.tensor(
+            [shift - self.high, shift - self.low], dtype=torch.float64, device=t.device
+        )
         start, end = (ends / 2).exp().atan()
         u = start + t * (end - start)
         return shift - 2 * u.tan().log(), -4 * (end - start) / (2 * u).sin()
@@ -124,7 +129,9 @@ class Cosine:
         return -(-value).sigmoid().sqrt() * value.sigmoid() * rate / 2
 
     def time_at(self, level: Tensor) -> Tensor:
-        """By bisection: the interpolated schedule has no closed inverse. Levels outside are the ends."""
+        """By bisection: the interpolated schedule has no closed inverse. Levels outside are the
+        ends.
+        """
         wanted = -2 * level.log()
         below, above = torch.zeros_like(level), torch.ones_like(level)
         for _ in range(60):
@@ -148,15 +155,17 @@ def _column(power: tuple[float, ...], device: torch.device) -> Tensor:
 class Table:
     """alpha^2 = power[t - 1] at t = 1 .. T and 1 at t = 0, linear between; sigma^2 = 1 - alpha^2.
 
-    The rates are those of the continuous process that the steps discretise, alpha' = -beta alpha / 2 with the
-    beta of the step that ends at t (of the first one at t = 0), as in the field's solvers; the table's own
-    differences have them up to O(beta^2).
+    The rates are those of the continuous process that the steps discretise, alpha' = -beta alpha /
+    2 with the beta of the step that ends at t (of the first one at t = 0), as in the field's
+    solvers; the table's own differences have them up to O(beta^2).
     """
 
     power: tuple[float, ...]
 
     def __repr__(self) -> str:
-        return f"Table({len(self.power)} steps, alpha^2 {self.power[0]:.6g} .. {self.power[-1]:.6g})"
+        return (
+            f"Table({len(self.power)} steps, alpha^2 {self.power[0]:.6g} .. {self.power[-1]:.6g})"
+        )
 
     def _power(self, t: Tensor) -> Tensor:
         column = _column(self.power, t.device)

@@ -1,8 +1,8 @@
 """Noising processes: x_t = alpha(t) x0 + sigma(t) z, and the moves along their trajectories.
 
-Times are floats or tensors `[B]`; they are held in float64 on the host, and only their coefficients are cast
-to the data's dtype and moved to its device: who owns a row can then be decided without waiting for a device,
-which may not have float64 either. Data is `[B, ...]` with any number of axes.
+Times are floats or tensors `[B]`; they are held in float64 on the host, and only their coefficients
+are cast to the data's dtype and moved to its device: who owns a row can then be decided without
+waiting for a device, which may not have float64 either. Data is `[B, ...]` with any number of axes.
 """
 
 from __future__ import annotations
@@ -26,10 +26,15 @@ def as_time(t: Time) -> Tensor:
 
 
 def per_row(t: Time, x: Tensor) -> Tensor:
-    """The time of every row of x: float64 `[B]`, on the host. Raises UserError where t has another shape."""
+    """The time of every row of x: float64 `[B]`, on the host. Raises UserError where t has another
+    shape.
+    """
     times = as_time(t)
     if times.ndim > 1 or (times.ndim == 1 and len(times) not in (1, len(x))):
-        raise UserError(f"t of shape {tuple(times.shape)}: expected a number or one for each of the {len(x)} rows")
+        raise UserError(
+            f"t of shape {tuple(times.shape)}: expected a number or one for each of the {len(x)}"
+            " rows"
+        )
     return times.expand(len(x))
 
 
@@ -51,7 +56,8 @@ class Process:
     """A schedule and the range of times that is used; t = 0 is the data."""
 
     schedule: Schedule
-    t_min: float  # where sampling grids end before their last move to 0; 0 where no such move is needed
+    # where sampling grids end before their last move to 0; 0 where no such move is needed
+    t_min: float
     t_max: float  # where sampling starts: x = sigma(t_max) z
     rho: float = 1.0  # sampling grids are even in t^(1/rho)
 
@@ -75,7 +81,9 @@ class Process:
         return expand(self.alpha(t), x0) * x0 + expand(self.sigma(t), x0) * z
 
     def rate(self, x0: Tensor, z: Tensor, t: Time) -> Tensor:
-        """dx_t/dt of `mix`: alpha'(t) x0 + sigma'(t) z, whose mean given x_t is the `velocity` of E[x0 | x_t]."""
+        """dx_t/dt of `mix`: alpha'(t) x0 + sigma'(t) z, whose mean given x_t is the `velocity` of
+        E[x0 | x_t].
+        """
         alpha, sigma = self.schedule.alpha_rate(as_time(t)), self.schedule.sigma_rate(as_time(t))
         return expand(alpha, x0) * x0 + expand(sigma, x0) * z
 
@@ -112,42 +120,60 @@ class Process:
         return (x_s - expand(keep, x_t) * x_t) / expand(make, x_t)
 
     def velocity(self, x_t: Tensor, x0_hat: Tensor, t: Time) -> Tensor:
-        """dx/dt of the probability-flow ODE: alpha'(t) x0_hat + sigma'(t) z_hat, the rate of `jump` at s = t.
+        """dx/dt of the probability-flow ODE: alpha'(t) x0_hat + sigma'(t) z_hat, the rate of `jump`
+        at s = t.
 
-        z_hat = (x_t - alpha x0_hat) / sigma; where sigma(t) = 0 the noise is unknown and taken as 0.
+        z_hat = (x_t - alpha x0_hat) / sigma; where sigma(t) = 0 the noise is unknown and taken as
+        0.
         """
         t = as_time(t)
         clean = self.sigma(t) == 0
-        per_sigma = torch.where(clean, 0.0, self.schedule.sigma_rate(t) / torch.where(clean, 1.0, self.sigma(t)))
+        per_sigma = torch.where(
+            clean, 0.0, self.schedule.sigma_rate(t) / torch.where(clean, 1.0, self.sigma(t))
+        )
         noise = x_t - expand(self.alpha(t), x_t) * x0_hat
         return expand(self.schedule.alpha_rate(t), x_t) * x0_hat + expand(per_sigma, x_t) * noise
 
 
 def edm(*, t_min: float = 0.002, t_max: float = 80.0) -> Process:
-    """x_t = x0 + t z: times are noise levels in units of the data (EDM, arXiv 2206.00364; also called VE)."""
+    """x_t = x0 + t z: times are noise levels in units of the data (EDM, arXiv 2206.00364; also
+    called VE).
+    """
     require(0 <= t_min < t_max < math.inf, "t_min", t_min, f"in 0 .. t_max={t_max}")
     return Process(Edm(), t_min=t_min, t_max=t_max, rho=7.0)
 
 
-def cosine(*, logsnr: Sequence[float] = (-15.0, 15.0), shift: Sequence[float] = (0.0, 0.0)) -> Process:
-    """Variance preserving on t in [0, 1], cosine in log-SNR, clipped to `logsnr` (its value at t = 1 and 0).
+def cosine(
+    *, logsnr: Sequence[float] = (-15.0, 15.0), shift: Sequence[float] = (0.0, 0.0)
+) -> Process:
+    """Variance preserving on t in [0, 1], cosine in log-SNR, clipped to `logsnr` (its value at t =
+    1 and 0).
 
-    `shift` adds to the log-SNR at t = 0 and at t = 1: equal for the shifted schedule, 2 log(n / R) for noise
-    of resolution n on images of resolution R; different for the interpolated one. sigma(0) = 5.5e-4, not 0.
+    `shift` adds to the log-SNR at t = 0 and at t = 1: equal for the shifted schedule, 2 log(n / R)
+    for noise of resolution n on images of resolution R; different for the interpolated one.
+    sigma(0) = 5.5e-4, not 0.
     Source: simple diffusion, arXiv 2301.11093, sections 3.1 and A.
     """
     (low, high), (first, last) = logsnr, shift
-    require(-math.inf < low < high < math.inf, "logsnr", tuple(logsnr), "two finite numbers, the lower one first")
+    require(
+        -math.inf < low < high < math.inf,
+        "logsnr",
+        tuple(logsnr),
+        "two finite numbers, the lower one first",
+    )
     return Process(Cosine(low, high, first, last), t_min=0.0, t_max=1.0)
 
 
 def linear() -> Process:
-    """x_t = (1 - t) x0 + t z on t in [0, 1] (rectified flow, arXiv 2209.03003; flow matching, arXiv 2210.02747)."""
+    """x_t = (1 - t) x0 + t z on t in [0, 1] (rectified flow, arXiv 2209.03003; flow matching, arXiv
+    2210.02747).
+    """
     return Process(Linear(), t_min=0.0, t_max=1.0)
 
 
 def trig(*, sigma_data: float = 1.0, level_max: float = math.inf) -> Process:
-    """x_t = cos(t) x0 + sigma_data sin(t) z, z of unit variance, t in [0, pi/2] (TrigFlow, arXiv 2410.11081).
+    """x_t = cos(t) x0 + sigma_data sin(t) z, z of unit variance, t in [0, pi/2] (TrigFlow, arXiv
+    2410.11081).
 
     Sampling starts at the noise level level_max = sigma_data tan(t), in sCM 80.
     """
@@ -157,12 +183,15 @@ def trig(*, sigma_data: float = 1.0, level_max: float = math.inf) -> Process:
 
 
 def discrete(
-    *, betas: Sequence[float] | Tensor | None = None, alphas_cumprod: Sequence[float] | Tensor | None = None
+    *,
+    betas: Sequence[float] | Tensor | None = None,
+    alphas_cumprod: Sequence[float] | Tensor | None = None,
 ) -> Process:
-    """A table of T steps, alpha(t)^2 = prod_(k <= t) (1 - beta_k): times 1 .. T, and 0 is the data itself.
+    """A table of T steps, alpha(t)^2 = prod_(k <= t) (1 - beta_k): times 1 .. T, and 0 is the data
+    itself.
 
-    Give one of `betas` and `alphas_cumprod`, `[T]`. Between the steps alpha^2 is linear. Time t here is
-    diffusers' timestep t - 1. Source: DDPM, arXiv 2006.11239, eq. 4.
+    Give one of `betas` and `alphas_cumprod`, `[T]`. Between the steps alpha^2 is linear. Time t
+    here is diffusers' timestep t - 1. Source: DDPM, arXiv 2006.11239, eq. 4.
     """
     require(
         (betas is None) != (alphas_cumprod is None),
@@ -173,7 +202,11 @@ def discrete(
     given = torch.as_tensor(betas if betas is not None else alphas_cumprod, dtype=torch.float64)
     power = (1 - given).cumprod(0) if betas is not None else given
     before = torch.cat([torch.ones(1, dtype=torch.float64), power])
-    falls = power.ndim == 1 and len(power) > 0 and bool((power >= 0).all() and (before[1:] < before[:-1]).all())
+    falls = (
+        power.ndim == 1
+        and len(power) > 0
+        and bool((power >= 0).all() and (before[1:] < before[:-1]).all())
+    )
     require(
         falls,
         "betas" if betas is not None else "alphas_cumprod",
@@ -184,7 +217,9 @@ def discrete(
 
 
 def named(name: str) -> Process:
-    """The process that a method's option names; discrete is Stable Diffusion's table. Raises UserError."""
+    """The process that a method's option names; discrete is Stable Diffusion's table. Raises
+    UserError.
+    """
     if name == "discrete":
         roots = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64)
         return discrete(betas=roots.square())

@@ -26,9 +26,11 @@ def walk(
     cond: Cond = None,
     noise: Callable[[int], Tensor] | None = None,
 ) -> Tensor:
-    """x at grid[0] -> x at grid[-1]: x = step(process, denoiser, x, t, s, cond) for each pair of times.
+    """x at grid[0] -> x at grid[-1]: x = step(process, denoiser, x, t, s, cond) for each pair of
+    times.
 
-    Steps that need noise get `noise=`, a function that draws noise(i), unit normals like x, at the i-th move.
+    Steps that need noise get `noise=`, a function that draws noise(i), unit normals like x, at the
+    i-th move.
     """
     for i, (t, s) in enumerate(pairwise(grid)):
         source = {} if noise is None else {"noise": partial(noise, i)}
@@ -37,14 +39,17 @@ def walk(
 
 
 def grid_of(process: Process, n: int) -> Tensor:
-    """n moves from t_max to t_min, even in t^(1/rho): on edm the Karras grid (EDM, arXiv 2206.00364, eq. 5)."""
+    """n moves from t_max to t_min, even in t^(1/rho): on edm the Karras grid (EDM, arXiv
+    2206.00364, eq. 5).
+    """
     return karras(process.t_min, process.t_max, n, process.rho)
 
 
 def through_middle(process: Process, moves: int, middle: Sequence[float]) -> list[float]:
     """t_max, the times of the middle noise levels, 0: for steps that re-noise.
 
-    `middle` where it has as many levels as are needed, else the inner points of the process's own grid.
+    `middle` where it has as many levels as are needed, else the inner points of the process's own
+    grid.
     """
     given = [process.time_at(level).item() for level in middle]
     for t in given:
@@ -54,7 +59,9 @@ def through_middle(process: Process, moves: int, middle: Sequence[float]) -> lis
 
 
 def down_the_noise(process: Process, moves: int, middle: Sequence[float]) -> list[float]:
-    """The process's grid from t_max to t_min, then 0: for solvers. Where t_min = 0 the last move is the grid's own."""
+    """The process's grid from t_max to t_min, then 0: for solvers. Where t_min = 0 the last move is
+    the grid's own.
+    """
     if process.t_min == 0:
         return grid_of(process, moves).tolist()
     return [*grid_of(process, max(moves - 1, 1)).tolist()[:moves], 0.0]
@@ -72,13 +79,21 @@ class Sampler:
     only: bool = False  # never another number: the model was trained for this one
 
     def times(self, process: Process, steps: int, middle: Sequence[float] = ()) -> list[float]:
-        """The grid for `steps` network evaluations: t_max first, 0 last. Raises UserError where none fits."""
+        """The grid for `steps` network evaluations: t_max first, 0 last. Raises UserError where
+        none fits.
+        """
         if self.only and steps != self.default:
-            raise UserError(f"steps = {steps}: this model was trained for {self.default} steps, and makes no others")
+            raise UserError(
+                f"steps = {steps}: this model was trained for {self.default} steps, and makes no"
+                " others"
+            )
         moves, rest = divmod(steps - 1, self.evaluations)
         if steps < 1 or rest:
             near = f"; try {steps - 1} or {steps + 1}" if steps > 1 else ""
-            raise UserError(f"steps = {steps}: this sampler makes 1, {1 + self.evaluations}, ... evaluations{near}")
+            raise UserError(
+                f"steps = {steps}: this sampler makes 1, {1 + self.evaluations}, ..."
+                f" evaluations{near}"
+            )
         return self.grid(process, moves + 1, middle)
 
 
@@ -93,7 +108,9 @@ SAMPLERS = {
 
 
 def segments(number: int) -> Sampler:
-    """DDIM from segment to segment, as many as the model was trained with (MCM, arXiv 2403.06807, algorithm 2)."""
+    """DDIM from segment to segment, as many as the model was trained with (MCM, arXiv 2403.06807,
+    algorithm 2).
+    """
     return Sampler(step=solvers.ddim, default=number, only=True)
 
 

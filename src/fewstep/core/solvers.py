@@ -1,7 +1,8 @@
-"""One move of a solver for the probability-flow ODE: pure functions `(process, denoiser, x, t, s, cond) -> x_s`.
+"""One move of a solver for the probability-flow ODE: pure functions `(process, denoiser, x, t, s,
+cond) -> x_s`.
 
-t and s are floats or `[B]`, t >= s; rows with t = s stay where they are. `euler` and `heun` step in t,
-`ddim` in the process's own coordinates (the same on edm and linear).
+t and s are floats or `[B]`, t >= s; rows with t = s stay where they are. `euler` and `heun` step in
+t, `ddim` in the process's own coordinates (the same on edm and linear).
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def _moved(x: Tensor, t: Tensor, s: Tensor, x_s: Tensor) -> Tensor:
     return torch.where(expand(t == s, x).bool(), x, x_s)
 
 
-def ddim(process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond: Cond = None) -> Tensor:
+def ddim(
+    process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond: Cond = None
+) -> Tensor:
     """x_s = jump(x, D(x, t)): exact where x0_hat is constant; first order (DDIM, arXiv 2010.02502)."""
     t, s = per_row(t, x), per_row(s, x)
     return process.jump(x, denoiser(x, t, cond), t, s)
@@ -54,25 +57,33 @@ def ancestral(
     noise: Noise,
     eta: float = 1.0,
 ) -> Tensor:
-    """x_s = alpha_s x0_hat + sqrt(sigma_s^2 - up^2) z_hat + up noise, up = eta sigma_s sqrt(1 - level_s^2 / level_t^2).
+    """x_s = alpha_s x0_hat + sqrt(sigma_s^2 - up^2) z_hat + up noise, up = eta sigma_s sqrt(1 -
+    level_s^2 / level_t^2).
 
-    eta = 0 is `ddim`, 1 the ancestral sampler of DDPM. Source: DDIM, arXiv 2010.02502, eq. 12 and 16, whose
-    variance this is on any process.
+    eta = 0 is `ddim`, 1 the ancestral sampler of DDPM. Source: DDIM, arXiv 2010.02502, eq. 12 and
+    16, whose variance this is on any process.
     """
     t, s = per_row(t, x), per_row(s, x)
     sigma_t, sigma_s, alpha_s = process.sigma(t), process.sigma(s), process.alpha(s)
     clean, pure = sigma_t == 0, alpha_s * sigma_t
-    kept = (sigma_s * process.alpha(t) / torch.where(pure == 0, 1.0, pure)).square()  # of the noise's level
-    up = eta * sigma_s * root(1 - kept)  # diffusers takes the bare root: NaN where rounding leaves -1e-17
+    kept = (
+        sigma_s * process.alpha(t) / torch.where(pure == 0, 1.0, pure)
+    ).square()  # of the noise's level
+    up = (
+        eta * sigma_s * root(1 - kept)
+    )  # diffusers takes the bare root: NaN where rounding leaves -1e-17
     x0_hat = denoiser(x, t, cond)
     along = root(sigma_s.square() - up.square()) / torch.where(clean, 1.0, sigma_t)
-    straight = expand(alpha_s, x) * x0_hat + expand(along, x) * (x - expand(process.alpha(t), x) * x0_hat)
+    straight = expand(alpha_s, x) * x0_hat + expand(along, x) * (
+        x - expand(process.alpha(t), x) * x0_hat
+    )
     return _moved(x, t, s, straight + expand(up, x) * noise())
 
 
 @dataclass(frozen=True, kw_only=True)
 class PriorVariance:
-    """x_var = share / (1 / prior + SNR): that share of the posterior variance if the data were N(0, prior).
+    """x_var = share / (1 / prior + SNR): that share of the posterior variance if the data were N(0,
+    prior).
 
     Source: MCM, arXiv 2403.06807, section 4: 0.1 / (2 + SNR).
     """
@@ -88,7 +99,8 @@ class PriorVariance:
 
 @dataclass(frozen=True)
 class TableVariance:
-    """x_var by time, measured beforehand: linear between `times` (increasing), its ends held outside them.
+    """x_var by time, measured beforehand: linear between `times` (increasing), its ends held
+    outside them.
 
     Source: MCM, arXiv 2403.06807, section 4: x_var(t) = eta E ||x0 - D(x_t, t)||^2 / d, eta = 0.75.
     """
@@ -97,7 +109,9 @@ class TableVariance:
     values: tuple[float, ...]
 
     def __call__(self, x0_hat: Tensor, t: Tensor) -> Tensor:
-        times, values = (torch.as_tensor(v, dtype=t.dtype, device=t.device) for v in (self.times, self.values))
+        times, values = (
+            torch.as_tensor(v, dtype=t.dtype, device=t.device) for v in (self.times, self.values)
+        )
         if len(times) == 1:
             return values.expand(t.shape)
         after = torch.searchsorted(times, t.contiguous()).clamp(1, len(times) - 1)
@@ -119,20 +133,27 @@ def addim(
     x_var: Variance | None = None,
     final_step: Literal["addim", "ddim"] = "addim",
 ) -> Tensor:
-    """DDIM with the noise part lengthened by what x0_hat averages away; equal to `ddim` at x_var = 0.
+    """DDIM with the noise part lengthened by what x0_hat averages away; equal to `ddim` at x_var =
+    0.
 
     z_hat = (x - alpha_t x0_hat) / sigma_t, z_var = (alpha_s - alpha_t sigma_s / sigma_t)^2 x_var,
     x_s = alpha_s x0_hat + sqrt(sigma_s^2 + d z_var / ||z_hat||^2) z_hat.
-    x_var is the variance of x0 given x_t, per scalar: a number, `[B]`, or a function (x0_hat, t) -> `[B]`;
+    x_var is the variance of x0 given x_t, per scalar: a number, `[B]`, or a function (x0_hat, t) ->
+    `[B]`;
     left out it is `PriorVariance`.
-    In the move to t = 0 the paper's rule adds this even to the sample itself; final_step = "ddim" does not.
+    In the move to t = 0 the paper's rule adds this even to the sample itself; final_step = "ddim"
+    does not.
     Source: MCM, arXiv 2403.06807, section 4 (aDDIM).
     """
     t, s = per_row(t, x), per_row(s, x)
     both = getattr(denoiser, "both", None)  # a guided one, whose variance is the unguided guess's
     x0_hat, plain = both(x, t, cond) if both else [denoiser(x, t, cond)] * 2
     given = PriorVariance(process=process) if x_var is None else x_var
-    variance = torch.as_tensor(given(plain, t) if callable(given) else given).to(wide(x), torch.float64).expand(len(x))
+    variance = (
+        torch.as_tensor(given(plain, t) if callable(given) else given)
+        .to(wide(x), torch.float64)
+        .expand(len(x))
+    )
     sigma_t = process.sigma(t)
     divisor = torch.where(sigma_t == 0, 1.0, sigma_t)
     z_hat = (x - expand(process.alpha(t), x) * x0_hat) / expand(divisor, x)
@@ -140,7 +161,9 @@ def addim(
     if final_step == "ddim":
         make = torch.where(s == 0, 0.0, make)
     per_scalar = z_hat.square().flatten(1).mean(1).to(wide(x), torch.float64)  # ||z_hat||^2 / d
-    extra = make.square().to(wide(x)) * variance / per_scalar.clamp_min(torch.finfo(torch.float32).tiny)
+    extra = (
+        make.square().to(wide(x)) * variance / per_scalar.clamp_min(torch.finfo(torch.float32).tiny)
+    )
     length = root(process.sigma(s).square().to(wide(x)) + extra)
     return _moved(x, t, s, expand(process.alpha(s), x) * x0_hat + expand(length, x) * z_hat)
 
@@ -149,7 +172,8 @@ def addim(
 class Along:
     """A solver that moves from t to s by way of the grid's times between them, row by row.
 
-    grid: decreasing times. Rows that a part of the grid does not concern stay where they are and cost nothing:
+    grid: decreasing times. Rows that a part of the grid does not concern stay where they are and
+    cost nothing:
     only the others are evaluated.
     """
 
@@ -157,7 +181,14 @@ class Along:
     grid: tuple[float, ...]
 
     def __call__(
-        self, process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond: Cond = None, **options: Any
+        self,
+        process: Process,
+        denoiser: Denoiser,
+        x: Tensor,
+        t: Time,
+        s: Time,
+        cond: Cond = None,
+        **options: Any,
     ) -> Tensor:
         last = x
         for _, last in self.points(process, denoiser, x, t, s, cond, **options):  # noqa: B007
@@ -165,9 +196,18 @@ class Along:
         return last
 
     def points(
-        self, process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond: Cond = None, **options: Any
+        self,
+        process: Process,
+        denoiser: Denoiser,
+        x: Tensor,
+        t: Time,
+        s: Time,
+        cond: Cond = None,
+        **options: Any,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The times `[B]` and points on the way, the start first; a row stays where it is outside its own."""
+        """The times `[B]` and points on the way, the start first; a row stays where it is outside
+        its own.
+        """
         here, end = per_row(t, x), per_row(s, x)
         yield here, x
         for stop in (*self.grid, 0.0):
@@ -186,19 +226,31 @@ def along(solver: Callable[..., Tensor], grid: Sequence[float] | Tensor) -> Alon
     return Along(solver, times)
 
 
-def euler(process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond: Cond = None) -> Tensor:
+def euler(
+    process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond: Cond = None
+) -> Tensor:
     """x_s = x + (s - t) v(x, t): first order."""
     t, s = per_row(t, x), per_row(s, x)
     return _moved(x, t, s, x + expand(s - t, x) * process.velocity(x, denoiser(x, t, cond), t))
 
 
 def heun(
-    process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond: Cond = None, *, alpha: float = 1.0
+    process: Process,
+    denoiser: Denoiser,
+    x: Tensor,
+    t: Time,
+    s: Time,
+    cond: Cond = None,
+    *,
+    alpha: float = 1.0,
 ) -> Tensor:
-    """Second order: x + h ((1 - 1/(2 alpha)) v(x, t) + 1/(2 alpha) v(x', t')), x' = x + alpha h v, t' = t + alpha h.
+    """Second order: x + h ((1 - 1/(2 alpha)) v(x, t) + 1/(2 alpha) v(x', t')), x' = x + alpha h v,
+    t' = t + alpha h.
 
-    alpha = 1 is Heun's method, 2/3 Ralston's, 1/2 the midpoint (EDM, arXiv 2206.00364, algorithm 3).
-    Rows that end at the data, s = 0, take Euler's move, as there: K moves to the data are 2K - 1 evaluations.
+    alpha = 1 is Heun's method, 2/3 Ralston's, 1/2 the midpoint (EDM, arXiv 2206.00364, algorithm
+    3).
+    Rows that end at the data, s = 0, take Euler's move, as there: K moves to the data are 2K - 1
+    evaluations.
     """
     t, s = per_row(t, x), per_row(s, x)
     step, last = s - t, s == 0
@@ -215,12 +267,20 @@ def heun(
 
 
 def renoise(
-    process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: float, cond: Cond = None, *, noise: Noise
+    process: Process,
+    denoiser: Denoiser,
+    x: Tensor,
+    t: Time,
+    s: float,
+    cond: Cond = None,
+    *,
+    noise: Noise,
 ) -> Tensor:
-    """One move of a consistency model: x_s = alpha(s) D(x, t) + sigma(s) noise; D(x, t) itself at s = 0.
+    """One move of a consistency model: x_s = alpha(s) D(x, t) + sigma(s) noise; D(x, t) itself at s
+    = 0.
 
-    Source: CM, arXiv 2303.01469, algorithm 1. There the noise has variance s^2 - t_min^2; ECT and the
-    later papers use s^2, as here.
+    Source: CM, arXiv 2303.01469, algorithm 1. There the noise has variance s^2 - t_min^2; ECT and
+    the later papers use s^2, as here.
     """
     x0_hat = denoiser(x, per_row(t, x), cond)
     return x0_hat if s == 0 else process.mix(x0_hat, noise(), s)
@@ -237,10 +297,11 @@ def strategic(
     noise: Noise,
     gamma: float = 0.3,
 ) -> Tensor:
-    """DDIM below s, to l = (1 - gamma) s, and up again: x_s = k x_l + sqrt(sigma_s^2 - k^2 sigma_l^2) noise.
+    """DDIM below s, to l = (1 - gamma) s, and up again: x_s = k x_l + sqrt(sigma_s^2 - k^2
+    sigma_l^2) noise.
 
-    k = alpha_s / alpha_l; gamma = 0 is `ddim`, 1 is `renoise`. Source: TCD, arXiv 2402.19159, strategic stochastic
-    sampling (CTM, arXiv 2310.02279, has sqrt(1 - gamma^2) s).
+    k = alpha_s / alpha_l; gamma = 0 is `ddim`, 1 is `renoise`. Source: TCD, arXiv 2402.19159,
+    strategic stochastic sampling (CTM, arXiv 2310.02279, has sqrt(1 - gamma^2) s).
     """
     require(0 <= gamma <= 1, "gamma", gamma, "in 0 .. 1")
     t, s = per_row(t, x), per_row(s, x)
@@ -255,8 +316,9 @@ def strategic(
 class Churn:
     """A solver that first raises the noise: t -> (1 + gamma) t with fresh noise, then moves to s.
 
-    gamma = min(s_churn / steps, sqrt(2) - 1) where s_min <= t <= s_max, else 0; `s_noise` scales the
-    noise's standard deviation. For processes with alpha = 1. Source: EDM, arXiv 2206.00364, algorithm 2.
+    gamma = min(s_churn / steps, sqrt(2) - 1) where s_min <= t <= s_max, else 0; `s_noise` scales
+    the noise's standard deviation. For processes with alpha = 1. Source: EDM, arXiv 2206.00364,
+    algorithm 2.
     """
 
     steps: int
@@ -267,9 +329,21 @@ class Churn:
     solver: Solver = heun
 
     def __call__(
-        self, process: Process, denoiser: Denoiser, x: Tensor, t: float, s: float, cond: Cond = None, *, noise: Noise
+        self,
+        process: Process,
+        denoiser: Denoiser,
+        x: Tensor,
+        t: float,
+        s: float,
+        cond: Cond = None,
+        *,
+        noise: Noise,
     ) -> Tensor:
-        gamma = min(self.s_churn / self.steps, math.sqrt(2) - 1) if self.s_min <= t <= self.s_max else 0.0
+        gamma = (
+            min(self.s_churn / self.steps, math.sqrt(2) - 1)
+            if self.s_min <= t <= self.s_max
+            else 0.0
+        )
         raised = t + gamma * t
         x = x + math.sqrt(raised**2 - t**2) * self.s_noise * noise()
         return self.solver(process, denoiser, x, raised, s, cond)

@@ -20,9 +20,11 @@ from fewstep.core.times import Times
 
 
 class Drift:
-    """The velocity u(x_t, t) = keep x_t + make F that a denoiser's x0_hat means, F being its network's own output.
+    """The velocity u(x_t, t) = keep x_t + make F that a denoiser's x0_hat means, F being its
+    network's own output.
 
-    The coefficients are joined in float64 before they meet F: derived from x0_hat, u loses digits like 1 / sin t.
+    The coefficients are joined in float64 before they meet F: derived from x0_hat, u loses digits
+    like 1 / sin t.
     A plain function's F is its x0_hat. It has `masks` where the denoiser has.
     """
 
@@ -47,20 +49,26 @@ class Drift:
 def angle(process: Process, t: Tensor) -> tuple[float, Tensor, Tensor]:
     """sigma_data, cos t and sin t of a `trig` process. Raises UserError for another."""
     if not isinstance(process.schedule, Trig):
-        raise UserError(f"tangent: process {type(process.schedule).__name__}: expected fewstep.process.trig()")
+        raise UserError(
+            f"tangent: process {type(process.schedule).__name__}: expected fewstep.process.trig()"
+        )
     return process.schedule.sigma_data, t.cos(), t.sin()
 
 
 @dataclass(frozen=True)
 class Tangent:
-    """sCM's target: the goal is the x0_hat whose F is the student's own F plus a tangent g, both without gradient.
+    """sCM's target: the goal is the x0_hat whose F is the student's own F plus a tangent g, both
+    without gradient.
 
     g = -cos^2 t (sd F - v) - ramp (cos t sin t x_t + sd dF),  dF along cos t sin t (v, 1)
     ramp = min(1, progress / warmup)
-    g <- g / (||g|| + c);  at ramp = 1 the first line is cos t df/dt along the trajectory, f = x0_hat.
-    v = dx_t/dt stands in the neighbour's place: `couplings.Velocity`. A step along cos t sin t is one in the log of
-    the noise level, so that nothing grows at either end of the time. On `trig` alone.
-    warmup: share of the run. norm: of the whole sample as in the paper, its root mean square, or none.
+    g <- g / (||g|| + c);  at ramp = 1 the first line is cos t df/dt along the trajectory, f =
+    x0_hat.
+    v = dx_t/dt stands in the neighbour's place: `couplings.Velocity`. A step along cos t sin t is
+    one in the log of the noise level, so that nothing grows at either end of the time. On `trig`
+    alone.
+    warmup: share of the run. norm: of the whole sample as in the paper, its root mean square, or
+    none.
     derivative: by jvp or differences; auto is what a run's `probe` says, and jvp without one.
     step: of the differences; left out it is `derivatives.step_of`.
     Source: sCM, arXiv 2410.11081, sections 3 and 4, algorithm 1.
@@ -94,10 +102,18 @@ class Tangent:
         cond: Cond,
         run: Callable[[Denoiser, Tensor, Tensor, Cond], Tensor],
     ) -> Tensor:
-        """The x0_hat that the student is to say at x_t; `run` makes every pass under the masks of the student's."""
+        """The x0_hat that the student is to say at x_t; `run` makes every pass under the masks of
+        the student's.
+        """
         sigma_data, cos, sin = angle(process, times.t)
         drift, both = Drift(models.student, process), cos * sin
-        line: Line = (lambda x, t: run(drift, x, t, cond)), x_t, times.t, expand(both, x_t) * v, both
+        line: Line = (
+            (lambda x, t: run(drift, x, t, cond)),
+            x_t,
+            times.t,
+            expand(both, x_t) * v,
+            both,
+        )
         if self.derivative == "difference":
             step = self.step or derivatives.step_of(*derivatives.precision(models.student, x_t))
             u, du = derivatives.difference(*line, step)
@@ -118,7 +134,9 @@ class Tangent:
     def probe(
         self, process: Process, models: Models, x_t: Tensor, v: Tensor, times: Times, cond: Cond
     ) -> tuple[dict[str, str], str] | None:
-        """The engine for this student, as the fields to set, and one line on why; None where nothing is to choose."""
+        """The engine for this student, as the fields to set, and one line on why; None where
+        nothing is to choose.
+        """
         if self.derivative != "auto":
             return None
         _, cos, sin = angle(process, times.t)

@@ -33,8 +33,8 @@ class Student:
 class Ema:
     """A moving average of the student, of its own rate mu(progress) (CM, arXiv 2303.01469, eq. 8).
 
-    Without a rate it is the run's own average, which samples are drawn from; where another part of the method has an
-    average with a rate, that one.
+    Without a rate it is the run's own average, which samples are drawn from; where another part of
+    the method has an average with a rate, that one.
     """
 
     rate: Callable[[float], float] | None = None
@@ -47,7 +47,9 @@ class Ema:
 
 @dataclass(frozen=True)
 class Truncated:
-    """The frozen first stage below t_prime, another target from there on (TCM, arXiv 2410.14895, eq. 5)."""
+    """The frozen first stage below t_prime, another target from there on (TCM, arXiv 2410.14895,
+    eq. 5).
+    """
 
     t_prime: float
     high: Target = Student()
@@ -70,7 +72,9 @@ class Truncated:
 
 
 def by(target: Target | None, who: Target) -> Target:
-    """`who` where `target` asks the student or its average: what stays as it is are the rows of a frozen network."""
+    """`who` where `target` asks the student or its average: what stays as it is are the rows of a
+    frozen network.
+    """
     other = getattr(target, "by", None)
     return who if other is None else other(who)
 

@@ -32,9 +32,11 @@ def inverse_gap(process: Process, times: Times) -> Tensor:
 
 @dataclass(frozen=True)
 class Edm:
-    """(t^2 + sd^2) / (t sd)^2 = 1 / out(t)^2, which makes every noise level count alike at the start.
+    """(t^2 + sd^2) / (t sd)^2 = 1 / out(t)^2, which makes every noise level count alike at the
+    start.
 
-    t stands for the noise level sigma / alpha. Source: EDM, arXiv 2206.00364, table 1; ECT's ImageNet weight.
+    t stands for the noise level sigma / alpha. Source: EDM, arXiv 2206.00364, table 1; ECT's
+    ImageNet weight.
     """
 
     sigma_data: float = 0.5

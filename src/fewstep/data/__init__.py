@@ -72,13 +72,19 @@ DATASETS: dict[str, Callable[[], Dataset]] = {
 def load(name: str, size: int | None = None, bad_files: BadFiles = "fail") -> Dataset:
     """The data set of that name, or what the file, folder or hf:NAME holds (`fewstep.data.files`).
 
-    size: pictures of files are cropped to their middle square and resized to this side. bad_files: of folders
-    and zips, "fail" names the first that cannot be read, "skip" leaves up to a thousandth out (`Dataset.skipped`).
+    size: pictures of files are cropped to their middle square and resized to this side. bad_files:
+    of folders and zips, "fail" names the first that cannot be read, "skip" leaves up to a
+    thousandth out (`Dataset.skipped`).
     """
     if name == OWN_DATA:
-        raise UserError("this run has data of your own: only fs.train(run, data, ...) in Python can go on with it")
+        raise UserError(
+            "this run has data of your own: only fs.train(run, data, ...) in Python can go on"
+            " with it"
+        )
     if name in DATASETS:
-        require(size is None, "data_size", size, f"none, since the pictures of {name} have their size")
+        require(
+            size is None, "data_size", size, f"none, since the pictures of {name} have their size"
+        )
         return DATASETS[name]()
     if name.startswith("hf:") or Path(name).exists():
         return from_path(name, size, bad_files)

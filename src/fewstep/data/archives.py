@@ -1,4 +1,5 @@
-"""Where files are found, and what is refused before any is read: archives that lead astray or are bombs.
+"""Where files are found, and what is refused before any is read: archives that lead astray or are
+bombs.
 
 | in a zip, and in a .npz, which is one | |
 |---|---|
@@ -9,11 +10,13 @@
 | encryption, other packings than stored and deflated | refused |
 | a checksum (CRC-32) that is wrong | refused, of a picture as the policy says |
 
-Nothing is ever unpacked to a disk. The number of entries has no limit of its own: ImageNet has 1.3 million, and the
-list of them takes no more memory than about ten times what it takes in the file. Tar archives are not read.
+Nothing is ever unpacked to a disk. The number of entries has no limit of its own: ImageNet has 1.3
+million, and the list of them takes no more memory than about ten times what it takes in the file.
+Tar archives are not read.
 
-In a folder links are followed, to files and to folders, since data sets are often put together by them; a
-link to nothing, a pipe or a device in place of a picture is a bad file, and a circle of links is refused.
+In a folder links are followed, to files and to folders, since data sets are often put together by
+them; a link to nothing, a pipe or a device in place of a picture is a bad file, and a circle of
+links is refused.
 """
 
 from __future__ import annotations
@@ -52,7 +55,11 @@ def telling(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # readers of foreign files raise whatever they like
         told = shown(getattr(error, "strerror", None) or str(error) or type(error).__name__)
-        told = "damaged, or it holds Python objects, which are never loaded" if "pickle" in told else told
+        told = (
+            "damaged, or it holds Python objects, which are never loaded"
+            if "pickle" in told
+            else told
+        )
         raise UserError(f"cannot read {shown(name)}: {told}") from error
 
 
@@ -73,11 +80,15 @@ def _hidden(name: str) -> bool:
     return any(part.startswith((".", "__MACOSX")) and part != "." for part in name.split("/"))
 
 
-def _walk(folder: Path, below: str, chain: tuple[str, ...]) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
+def _walk(
+    folder: Path, below: str, chain: tuple[str, ...]
+) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
     """(name, how to open it) of all that lies in a folder; chain: the real folders on the way here."""
     here = os.path.realpath(folder)
     if here in chain:
-        raise UserError(f"{shown(folder)} is a link to {shown(here)}, which holds it: remove the link")
+        raise UserError(
+            f"{shown(folder)} is a link to {shown(here)}, which holds it: remove the link"
+        )
     with os.scandir(folder) as entries:
         listed = list(entries)
     for entry in listed:
@@ -109,7 +120,8 @@ def check(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
     total, size = sum(entry.file_size for entry in entries), path.stat().st_size
     if total > RATIO * size + FREE:  # also where entries overlap, and each alone looks harmless
         raise UserError(
-            f"{shown(path)} would unpack from {size} to {total} bytes: expected at most {RATIO} times as many"
+            f"{shown(path)} would unpack from {size} to {total} bytes: expected at most {RATIO}"
+            " times as many"
         )
 
 
@@ -120,7 +132,13 @@ def _refused(path: Path, name: str, why: str) -> UserError:
 def _astray(entry: zipfile.ZipInfo) -> str | None:
     """What is wrong with an entry alone."""
     name, kind = entry.orig_filename, stat.S_IFMT(entry.external_attr >> 16)
-    if name.startswith("/") or name[1:2] == ":" or "\\" in name or "\0" in name or ".." in name.split("/"):
+    if (
+        name.startswith("/")
+        or name[1:2] == ":"
+        or "\\" in name
+        or "\0" in name
+        or ".." in name.split("/")
+    ):
         return "has a name that leads out of the archive"
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link" if kind == stat.S_IFLNK else "is a device or pipe"
@@ -129,12 +147,17 @@ def _astray(entry: zipfile.ZipInfo) -> str | None:
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return "is neither stored nor deflated"
     if entry.file_size > RATIO * entry.compress_size + FREE:
-        return f"would unpack from {entry.compress_size} to {entry.file_size} bytes, more than {RATIO} times as many"
+        return (
+            f"would unpack from {entry.compress_size} to {entry.file_size} bytes, more than {RATIO}"
+            " times as many"
+        )
     return None
 
 
 def _alike(names: list[str]) -> tuple[str, str] | None:
-    """Two names, or their folders, that a disk which ignores case or Unicode forms would take for one."""
+    """Two names, or their folders, that a disk which ignores case or Unicode forms would take for
+    one.
+    """
     if len(set(names)) < len(names):
         twice = Counter(names).most_common(1)[0][0]
         return twice, twice

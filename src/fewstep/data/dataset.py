@@ -1,4 +1,6 @@
-"""What the core sees of data: x0 in float32, about [-1, 1], its condition, three splits, and the way back."""
+"""What the core sees of data: x0 in float32, about [-1, 1], its condition, three splits, and the
+way back.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ SPLIT_SEED = 20240611  # a constant: every run and every metric sees the same sp
 
 
 class Units(NamedTuple):
-    """user's value = shift + scale * x0; `clip` says that x0 outside [-1, 1] does not exist (pictures)."""
+    """user's value = shift + scale * x0; `clip` says that x0 outside [-1, 1] does not exist
+    (pictures).
+    """
 
     shift: float = 0.0
     scale: float = 1.0
@@ -36,9 +40,11 @@ class Units(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """x0 `[N, ...]` float32 and its condition with N rows: labels `[N]` int64, another tensor, a dict, or None.
+    """x0 `[N, ...]` float32 and its condition with N rows: labels `[N]` int64, another tensor, a
+    dict, or None.
 
-    path: of solved trajectories, whose ends x0 are, their points `[N, n, ...]` at the data set's n levels.
+    path: of solved trajectories, whose ends x0 are, their points `[N, n, ...]` at the data set's n
+    levels.
     """
 
     x0: Tensor
@@ -61,7 +67,9 @@ class Dataset:
     classes: int = 0
     units: Units = field(default_factory=Units)
     levels: tuple[float, ...] = ()  # times of the points of solved trajectories, decreasing
-    skipped: tuple[str, ...] = ()  # the bad files that were left out, each with what is wrong with it
+    skipped: tuple[
+        str, ...
+    ] = ()  # the bad files that were left out, each with what is wrong with it
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):
@@ -72,9 +80,11 @@ class Dataset:
         return tuple(self.train.x0.shape[1:])
 
     def sigma_data(self) -> float:
-        """Standard deviation of the training split, over all its elements (none of the padding), to six digits.
+        """Standard deviation of the training split, over all its elements (none of the padding), to
+        six digits.
 
-        Rounded, and by numpy: torch's reductions give other last bits with other numbers of threads.
+        Rounded, and by numpy: torch's reductions give other last bits with other numbers of
+        threads.
         """
         return float(f"{elements(self.train.x0, self.train.cond).std(dtype=np.float64):.6g}")
 
@@ -82,7 +92,11 @@ class Dataset:
         """The same samples without their labels; other conditions stay."""
 
         def kept(cond: Any) -> Any:
-            rest = {key: part for key, part in cond.items() if key != "label"} if isinstance(cond, Mapping) else None
+            rest = (
+                {key: part for key, part in cond.items() if key != "label"}
+                if isinstance(cond, Mapping)
+                else None
+            )
             return rest or None
 
         def without(arrays: Arrays) -> Arrays:
@@ -98,7 +112,9 @@ class Dataset:
         digest = hashlib.sha256(f"{tuple(self.train.x0.shape)}|{self.classes}".encode())
         digest.update(self.train.x0.contiguous().numpy().tobytes())
         for name, part in leaves(self.train.cond):
-            if name or part.ndim > 1 or part.dtype != torch.int64:  # labels alone are told by `classes`
+            if (
+                name or part.ndim > 1 or part.dtype != torch.int64
+            ):  # labels alone are told by `classes`
                 digest.update(f"|{name}|{part.dtype}|{tuple(part.shape)}|".encode())
             digest.update(part.contiguous().numpy().tobytes())
         if self.train.path is not None:
@@ -118,8 +134,8 @@ def check_finite(name: str, x0: Tensor) -> None:
     bad = (~torch.isfinite(x0.flatten(1))).any(1).nonzero().flatten()
     if len(bad):
         raise UserError(
-            f"data {name!r}: {len(bad)} of {len(x0)} samples hold NaN or infinity, the first is sample "
-            f"{int(bad[0])}: remove or repair them"
+            f"data {name!r}: {len(bad)} of {len(x0)} samples hold NaN or infinity, the first is"
+            f" sample {int(bad[0])}: remove or repair them"
         )
 
 
@@ -137,7 +153,9 @@ def split(
     stream: str = "",
     levels: tuple[float, ...] = (),
 ) -> Dataset:
-    """A data set whose validation and test splits have these sizes, by a shuffle of the stream (its name's)."""
+    """A data set whose validation and test splits have these sizes, by a shuffle of the stream (its
+    name's).
+    """
     order = shuffle(stream or name, len(everything.x0))
     held = [everything.rows(part) for part in order.split([*sizes, len(order) - sum(sizes)])]
     return Dataset(name, held[2], held[0], held[1], classes, units, levels)

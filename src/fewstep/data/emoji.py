@@ -1,8 +1,8 @@
 """Small colour pictures without a download: the emoji of an installed font, drawn on white.
 
-The font is Debian's fonts-noto-color-emoji, or any whose file the environment's FEWSTEP_GLYPHS names. Only single
-code points are drawn, so that the set does not depend on a layout library, and so that no picture of the
-training split differs from a held-out one in nothing but skin or hair.
+The font is Debian's fonts-noto-color-emoji, or any whose file the environment's FEWSTEP_GLYPHS
+names. Only single code points are drawn, so that the set does not depend on a layout library, and
+so that no picture of the training split differs from a held-out one in nothing but skin or hair.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 from fewstep.base.errors import UserError
 from fewstep.data.dataset import Arrays, Dataset, Units, split
 
-# The labels: blocks of Unicode with at least twenty emoji, first and last code point (Unicode's Blocks.txt) ...
+# The labels: blocks of Unicode with at least twenty emoji, first and last code point (Unicode's
+# Blocks.txt) ...
 BLOCKS = {
     "Miscellaneous Symbols": (0x2600, 0x26FF),
     "Dingbats": (0x2700, 0x27BF),
@@ -28,13 +29,30 @@ BLOCKS = {
     "Supplemental Symbols and Pictographs": (0x1F900, 0x1F9FF),
     "Symbols and Pictographs Extended-A": (0x1FA70, 0x1FAFF),
 }
-# ... and one more for the others: Latin-1 Supplement, General Punctuation, Letterlike Symbols, Arrows, Miscellaneous
-# Technical, Enclosed Alphanumerics, Geometric Shapes, Supplemental Arrows-B, Miscellaneous Symbols and Arrows, CJK
-# Symbols and Punctuation, Enclosed CJK Letters and Months, Mahjong Tiles, Playing Cards, Enclosed Ideographic
+# ... and one more for the others: Latin-1 Supplement, General Punctuation, Letterlike Symbols,
+# Arrows, Miscellaneous
+# Technical, Enclosed Alphanumerics, Geometric Shapes, Supplemental Arrows-B, Miscellaneous Symbols
+# and Arrows, CJK
+# Symbols and Punctuation, Enclosed CJK Letters and Months, Mahjong Tiles, Playing Cards, Enclosed
+# Ideographic
 # Supplement, Geometric Shapes Extended.
 OTHERS = (
-    *((0x00A0, 0x00FF), (0x2000, 0x206F), (0x2100, 0x214F), (0x2190, 0x21FF), (0x2300, 0x23FF), (0x2460, 0x24FF)),
-    *((0x25A0, 0x25FF), (0x2900, 0x297F), (0x2B00, 0x2BFF), (0x3000, 0x303F), (0x3200, 0x32FF), (0x1F000, 0x1F02F)),
+    *(
+        (0x00A0, 0x00FF),
+        (0x2000, 0x206F),
+        (0x2100, 0x214F),
+        (0x2190, 0x21FF),
+        (0x2300, 0x23FF),
+        (0x2460, 0x24FF),
+    ),
+    *(
+        (0x25A0, 0x25FF),
+        (0x2900, 0x297F),
+        (0x2B00, 0x2BFF),
+        (0x3000, 0x303F),
+        (0x3200, 0x32FF),
+        (0x1F000, 0x1F02F),
+    ),
     *((0x1F0A0, 0x1F0FF), (0x1F200, 0x1F2FF), (0x1F780, 0x1F7FF)),
 )
 _NAME = "NotoColorEmoji.ttf"
@@ -42,7 +60,9 @@ _SIZE = 109  # the one size of the font's bitmaps, 136x128
 
 
 def glyphs() -> Dataset:
-    """About 1,400 emoji as 3x32x32 pictures, labelled by Unicode block: a tenth each for validation and test."""
+    """About 1,400 emoji as 3x32x32 pictures, labelled by Unicode block: a tenth each for validation
+    and test.
+    """
     return _drawn("glyphs", 32)
 
 
@@ -53,14 +73,22 @@ def glyphs64() -> Dataset:
 
 def _drawn(name: str, side: int) -> Dataset:
     found = tiles(font_file())
-    x0 = torch.from_numpy(np.stack([np.asarray(shrunk(tile, side)) for tile, _ in found])).permute(0, 3, 1, 2)
-    everything = Arrays(x0.float().div(127.5).sub(1).contiguous(), torch.tensor([label for _, label in found]))
+    x0 = torch.from_numpy(np.stack([np.asarray(shrunk(tile, side)) for tile, _ in found])).permute(
+        0, 3, 1, 2
+    )
+    everything = Arrays(
+        x0.float().div(127.5).sub(1).contiguous(), torch.tensor([label for _, label in found])
+    )
     held = len(found) // 10
-    return split(name, everything, (held, held), len(BLOCKS) + 1, Units(127.5, 127.5, clip=True), "glyphs")
+    return split(
+        name, everything, (held, held), len(BLOCKS) + 1, Units(127.5, 127.5, clip=True), "glyphs"
+    )
 
 
 def font_file() -> Path:
-    """The font that FEWSTEP_GLYPHS names, or the first of its name in the folders where systems keep fonts."""
+    """The font that FEWSTEP_GLYPHS names, or the first of its name in the folders where systems
+    keep fonts.
+    """
     asked = os.environ.get("FEWSTEP_GLYPHS")
     if asked:
         return Path(asked)
@@ -70,7 +98,8 @@ def font_file() -> Path:
         for found in sorted(folder.rglob(_NAME)):
             return found
     raise UserError(
-        f"no {_NAME} in the font folders: apt-get install fonts-noto-color-emoji, or name its file in FEWSTEP_GLYPHS"
+        f"no {_NAME} in the font folders: apt-get install fonts-noto-color-emoji, or name its file"
+        " in FEWSTEP_GLYPHS"
     )
 
 
@@ -93,12 +122,16 @@ def tiles(file: Path) -> list[tuple[Image.Image, int]]:
 
 
 def tile_of(font: ImageFont.FreeTypeFont, text: str) -> Image.Image | None:
-    """A glyph on a white square that just holds it with a margin of a sixteenth; None where nothing is drawn."""
+    """A glyph on a white square that just holds it with a margin of a sixteenth; None where nothing
+    is drawn.
+    """
     left, top, right, bottom = (round(edge) for edge in font.getbbox(text))
     if top == bottom:
         return None
     sheet = Image.new("RGB", (right - left + 2, bottom - top + 2), "white")
-    ImageDraw.Draw(sheet).text((1 - left, 1 - top), text, fill="black", font=font, embedded_color=True)
+    ImageDraw.Draw(sheet).text(
+        (1 - left, 1 - top), text, fill="black", font=font, embedded_color=True
+    )
     ink = ImageChops.invert(sheet).getbbox()
     if ink is None:
         return None

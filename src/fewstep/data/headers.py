@@ -15,7 +15,8 @@ from fewstep.data.archives import check
 
 
 def check_numpy(path: Path) -> None:
-    """Refuses a .npy or .npz whose arrays are not as long as their headers say, and hostile archives.
+    """Refuses a .npy or .npz whose arrays are not as long as their headers say, and hostile
+    archives.
 
     Raises UserError, and whatever NumPy raises on a damaged header.
     """
@@ -32,7 +33,9 @@ def check_numpy(path: Path) -> None:
 
 def _check_array(name: str, file: IO[bytes], size: int) -> None:
     """Compares shape times width with the bytes that follow the header."""
-    reader = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+    reader = (
+        npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of headers that Python 2 wrote
         shape, _, dtype = reader(file)
@@ -40,4 +43,7 @@ def _check_array(name: str, file: IO[bytes], size: int) -> None:
         raise UserError(f"cannot read {name}: it holds Python objects, which are never loaded")
     declared, held = math.prod(shape) * dtype.itemsize, size - file.tell()
     if declared != held or any(n < 0 for n in shape):
-        raise UserError(f"{name} declares {dtype} of shape {shape}, {declared} bytes, and holds {held}: it is damaged")
+        raise UserError(
+            f"{name} declares {dtype} of shape {shape}, {declared} bytes, and holds {held}: it is"
+            " damaged"
+        )

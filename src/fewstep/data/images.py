@@ -1,4 +1,5 @@
-"""Pictures of a folder or zip as bytes `[N, C, H, W]`, and their labels; every kind of file has one rule.
+"""Pictures of a folder or zip as bytes `[N, C, H, W]`, and their labels; every kind of file has one
+rule.
 
 | file | becomes |
 |---|---|
@@ -17,12 +18,15 @@
 | hidden files and folders (.name, __MACOSX) | skipped |
 | other suffixes | skipped, and counted in a warning |
 
-A bad file is refused by name, or with `bad_files="skip"` left out together with its label, counted and listed:
-at most a thousandth of the pictures, but one in any set. What archives may hold: `fewstep.data.archives`.
-A set of grey files has one channel; one with any colour has three. Files come in the order of their names.
-Labels: `dataset.json` at the top with {"labels": [[name, label], ...]} as EDM writes it (floats or lists of numbers are
-features, null is none); without it the sub-folder at the top, in the order of names, where there are at least two
-and no picture lies beside them.
+A bad file is refused by name, or with `bad_files="skip"` left out together with its label, counted
+and listed:
+at most a thousandth of the pictures, but one in any set. What archives may hold:
+`fewstep.data.archives`.
+A set of grey files has one channel; one with any colour has three. Files come in the order of their
+names.
+Labels: `dataset.json` at the top with {"labels": [[name, label], ...]} as EDM writes it (floats or
+lists of numbers are features, null is none); without it the sub-folder at the top, in the order of
+names, where there are at least two and no picture lies beside them.
 """
 
 from __future__ import annotations
@@ -42,7 +46,17 @@ from fewstep.base.errors import UserError
 from fewstep.data.archives import Files, opened, shown
 from fewstep.data.decoding import SUFFIXES, decoded, prepared
 
-__all__ = ["BadFiles", "Listing", "decoded", "listed", "misfits", "pictures", "read", "skippable", "stack"]
+__all__ = [
+    "BadFiles",
+    "Listing",
+    "decoded",
+    "listed",
+    "misfits",
+    "pictures",
+    "read",
+    "skippable",
+    "stack",
+]
 
 log = logging.getLogger("fewstep")
 
@@ -51,29 +65,50 @@ Size = tuple[int, int]  # width and height
 
 
 class Listing(NamedTuple):
-    """What a folder or zip holds: how to open its files, its pictures' names, others, and the pictures' labels."""
+    """What a folder or zip holds: how to open its files, its pictures' names, others, and the
+    pictures' labels.
+    """
 
     path: Path
     files: Files
     names: list[str]
     others: list[str]
     cond: Any
-    classes: tuple[str, ...]  # the sub-folders that labels number; none where `dataset.json` gives them
+    classes: tuple[
+        str, ...
+    ]  # the sub-folders that labels number; none where `dataset.json` gives them
 
 
-def read(path: Path, size: int | None = None, bad_files: BadFiles = "fail") -> tuple[dict[str, Any], tuple[str, ...]]:
-    """{"x0": bytes `[N, C, H, W]`, "cond": labels, features or None} of a folder or zip, and what was left out."""
+def read(
+    path: Path, size: int | None = None, bad_files: BadFiles = "fail"
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """{"x0": bytes `[N, C, H, W]`, "cond": labels, features or None} of a folder or zip, and what
+    was left out.
+    """
     with opened(path) as files:
         found = listed(path, files)
         if found.others:
             first, n = shown(found.others[0]), len(found.others)
-            log.warning("fewstep: %s: skipped %s files that are no pictures, the first is %s", path, n, first)
+            log.warning(
+                "fewstep: %s: skipped %s files that are no pictures, the first is %s",
+                path,
+                n,
+                first,
+            )
         rows, bad = (_all if bad_files == "fail" else _most)(found, size)
     kept = [number for number, name in enumerate(found.names) if name in rows]
-    cond = found.cond if found.cond is None else np.asarray(found.cond)[kept]  # the labels of what was left out go too
+    cond = (
+        found.cond if found.cond is None else np.asarray(found.cond)[kept]
+    )  # the labels of what was left out go too
     if bad:
         told = "; ".join(bad.values())
-        log.warning("fewstep: %s: left out %s of %s pictures that are bad: %s", path, len(bad), len(found.names), told)
+        log.warning(
+            "fewstep: %s: left out %s of %s pictures that are bad: %s",
+            path,
+            len(bad),
+            len(found.names),
+            told,
+        )
     return {"x0": joined(list(rows.values())), "cond": cond}, tuple(bad.values())
 
 
@@ -88,7 +123,9 @@ def listed(path: Path, files: Files) -> Listing:
     known = {*names, "dataset.json"}
     others = [name for name in files if name not in known]
     if not names:
-        raise UserError(f"{path} holds no pictures: expected files that end in {', '.join(sorted(SUFFIXES))}")
+        raise UserError(
+            f"{path} holds no pictures: expected files that end in {', '.join(sorted(SUFFIXES))}"
+        )
     if "dataset.json" in files:
         return Listing(path, files, names, others, _labels(path, files, names), ())
     return Listing(path, files, names, others, *_sub_folders(names))
@@ -103,14 +140,19 @@ def pictures(found: Listing) -> Iterator[tuple[str, Image.Image | UserError]]:
                 yield name, decoded(called, file)
         except UserError as error:
             told = str(error)
-            yield name, error if told.startswith(shown(called)) else UserError(f"{shown(called)}: {told}")
+            yield (
+                name,
+                error if told.startswith(shown(called)) else UserError(f"{shown(called)}: {told}"),
+            )
         except Exception as error:  # of the disk, or of a zip whose parts contradict each other
             told = shown(getattr(error, "strerror", None) or error)
             yield name, UserError(f"{shown(called)}: {told}: remove or repair it")
 
 
 def _all(found: Listing, size: int | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Every picture by name; raises the UserError of the first that is bad, or of another size than the first."""
+    """Every picture by name; raises the UserError of the first that is bad, or of another size than
+    the first.
+    """
     rows: dict[str, np.ndarray] = {}
     for name, picture in pictures(found):
         if isinstance(picture, UserError):
@@ -122,7 +164,9 @@ def _all(found: Listing, size: int | None) -> tuple[dict[str, np.ndarray], dict[
 
 
 def _most(found: Listing, size: int | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The pictures that are not bad, and what is wrong with the others. Raises UserError where these are too many."""
+    """The pictures that are not bad, and what is wrong with the others. Raises UserError where
+    these are too many.
+    """
     rows: dict[str, np.ndarray] = {}
     bad: dict[str, str] = {}
     for name, picture in pictures(found):
@@ -142,8 +186,9 @@ def _most(found: Listing, size: int | None) -> tuple[dict[str, np.ndarray], dict
 def _check_few(found: Listing, bad: Mapping[str, str]) -> None:
     if len(bad) > (few := skippable(len(found.names))):
         raise UserError(
-            f"{found.path}: more than {few} of {len(found.names)} pictures are bad, and bad_files = skip leaves out no "
-            f"more: 'fewstep scan {found.path}' lists all, the first is {next(iter(bad.values()))}"
+            f"{found.path}: more than {few} of {len(found.names)} pictures are bad, and bad_files ="
+            f" skip leaves out no more: 'fewstep scan {found.path}' lists all, the first is"
+            f" {next(iter(bad.values()))}"
         )
 
 
@@ -151,7 +196,10 @@ def misfits(path: Path, sizes: Mapping[str, Size]) -> dict[str, str]:
     """What is wrong with the pictures that have another size than most."""
     most = Counter(sizes.values()).most_common(1)[0][0] if sizes else (0, 0)
     return {
-        name: f"{shown(path)}/{shown(name)} is {w}x{h}, most are {most[0]}x{most[1]}: --data-size N resizes them"
+        name: (
+            f"{shown(path)}/{shown(name)} is {w}x{h}, most are {most[0]}x{most[1]}: --data-size N"
+            " resizes them"
+        )
         for name, (w, h) in sizes.items()
         if (w, h) != most
     }
@@ -166,11 +214,15 @@ def _labels(path: Path, files: Files, names: list[str]) -> Any:
         lost = next((name for name in names if name not in found), None)
         rows = np.array([found[name] for name in names if name in found])
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
-        raise UserError(f'{path}/dataset.json: expected {{"labels": [[name, label], ...]}}') from error
+        raise UserError(
+            f'{path}/dataset.json: expected {{"labels": [[name, label], ...]}}'
+        ) from error
     if lost is not None:
         raise UserError(f"{path}/dataset.json has no label for {shown(lost)}")
     if labels is not None and len(found) < len(labels):
-        raise UserError(f"{path}/dataset.json names {len(labels) - len(found)} files twice: give each one label")
+        raise UserError(
+            f"{path}/dataset.json names {len(labels) - len(found)} files twice: give each one label"
+        )
     return None if labels is None else rows
 
 
@@ -190,7 +242,8 @@ def _same_size(first: tuple[str, np.ndarray], other: tuple[str, np.ndarray]) -> 
         told = [f"{x.shape[1]}x{x.shape[0]}" for _, x in (other, first)]
         names = shown(other[0]), shown(first[0])
         raise UserError(
-            f"{names[0]} is {told[0]}, {names[1]} is {told[1]}: --data-size N crops and resizes all to N x N"
+            f"{names[0]} is {told[0]}, {names[1]} is {told[1]}: --data-size N crops and resizes all"
+            " to N x N"
         )
 
 

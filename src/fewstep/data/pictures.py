@@ -14,7 +14,9 @@ _PAPER, _INK, _FRAME = 255, 40, 215
 
 
 def save(path: Path, x: Tensor, columns: int | None = None) -> None:
-    """Writes samples `[N, ...]` in the model's range as one PNG: about [-1, 1] for tiles, any for the rest."""
+    """Writes samples `[N, ...]` in the model's range as one PNG: about [-1, 1] for tiles, any for
+    the rest.
+    """
     if x.ndim == 4 and x.shape[1] in (1, 3):
         picture = _tiles(x, columns or math.ceil(math.sqrt(len(x))))
     else:
@@ -27,17 +29,24 @@ def _tiles(x: Tensor, columns: int) -> Image.Image:
     n, _, height, width = x.shape
     zoom = max(1, _SIDE // (columns * (width + 1)))
     lines = -(-n // columns)
-    sheet = np.full((lines * (height * zoom + zoom), columns * (width * zoom + zoom), 3), _PAPER, np.uint8)
+    sheet = np.full(
+        (lines * (height * zoom + zoom), columns * (width * zoom + zoom), 3), _PAPER, np.uint8
+    )
     pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     for number, tile in enumerate(pixels):
-        top, left = (number // columns) * (height + 1) * zoom, (number % columns) * (width + 1) * zoom
+        top, left = (
+            (number // columns) * (height + 1) * zoom,
+            (number % columns) * (width + 1) * zoom,
+        )
         big = tile.repeat(zoom, 0).repeat(zoom, 1)
         sheet[top : top + height * zoom, left : left + width * zoom] = big
     return Image.fromarray(sheet[:-zoom, :-zoom])
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
-    """x shifted and scaled as a whole to [-0.9, 0.9] about its middle. Raises ValueError where it is not finite."""
+    """x shifted and scaled as a whole to [-0.9, 0.9] about its middle. Raises ValueError where it
+    is not finite.
+    """
     low, high = float(x.min()), float(x.max())
     if not math.isfinite(high - low):
         raise ValueError("the samples hold NaN or infinity")

@@ -1,4 +1,6 @@
-"""What training would meet in a folder or zip of pictures, found before it starts and without keeping any."""
+"""What training would meet in a folder or zip of pictures, found before it starts and without
+keeping any.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from fewstep.data.images import BadFiles, Listing, Size, listed, misfits, pictur
 
 @dataclass(frozen=True)
 class Scan:
-    """What lies in a folder or zip; sizes, modes, channels and labels count the pictures that are not bad."""
+    """What lies in a folder or zip; sizes, modes, channels and labels count the pictures that are
+    not bad.
+    """
 
     path: str
     pictures: int
@@ -39,15 +43,21 @@ def scan(path: str | Path, size: int | None = None, *, progress: bool = False) -
     """Decodes every picture of a folder or zip once, and tells all that is bad.
 
     size: what `data_size` will be; without it, pictures of another size than most are bad.
-    Raises UserError where there is nothing to go over, and for labels or archives that are refused as a whole.
+    Raises UserError where there is nothing to go over, and for labels or archives that are refused
+    as a whole.
     """
     path = Path(path)
     if not path.is_dir() and path.suffix.lower() != ".zip":
-        raise UserError(f"scan {path}: expected a folder or zip of pictures; other files are checked as they are read")
+        raise UserError(
+            f"scan {path}: expected a folder or zip of pictures; other files are checked as they"
+            " are read"
+        )
     with opened(path) as files:
         found = listed(path, files)
         seen = pictures(found)
-        return _scanned(found, size, tqdm(seen, total=len(found.names), unit="picture") if progress else seen)
+        return _scanned(
+            found, size, tqdm(seen, total=len(found.names), unit="picture") if progress else seen
+        )
 
 
 def _scanned(found: Listing, size: int | None, seen: Any) -> Scan:
@@ -80,12 +90,19 @@ def _scanned(found: Listing, size: int | None, seen: Any) -> Scan:
 
 
 def _labels(found: Listing, fine: list[str]) -> dict[str, int] | None:
-    """How many pictures each class has. Raises UserError for labels or features that training would refuse."""
+    """How many pictures each class has. Raises UserError for labels or features that training would
+    refuse.
+    """
     if found.cond is None:
         return None
     cond = given(found.cond, torch.empty(len(found.names), 1))
     if kind_of(cond) != LABELS:
         return None
     kept = set(fine)
-    counts = Counter(label for name, label in zip(found.names, cond.tolist(), strict=True) if name in kept)
-    return {found.classes[label] if found.classes else str(label): counts[label] for label in sorted(counts)}
+    counts = Counter(
+        label for name, label in zip(found.names, cond.tolist(), strict=True) if name in kept
+    )
+    return {
+        found.classes[label] if found.classes else str(label): counts[label]
+        for label in sorted(counts)
+    }

@@ -1,4 +1,6 @@
-"""Arrays that the user holds: checked, brought to mean 0 and standard deviation 0.5, and the way back kept."""
+"""Arrays that the user holds: checked, brought to mean 0 and standard deviation 0.5, and the way
+back kept.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +25,16 @@ PATH, LEVELS = "path", "levels"  # the keys that tell solved trajectories
 
 
 def from_tensors(data: Any) -> Dataset:
-    """Your own samples, all for training: an array `[N, ...]`, or {"x0": array, "cond": condition with N rows}.
+    """Your own samples, all for training: an array `[N, ...]`, or {"x0": array, "cond": condition
+    with N rows}.
 
     Arrays are tensors, numpy arrays or nested lists of numbers; `[N]` is taken as `[N, 1]`.
 
-    They are shifted and scaled as a whole to mean 0 and standard deviation 0.5, and samples come back in
-    your units. A condition is labels (integers `[N]` from 0), any other array with N rows, or a dict of these,
-    in which "label" and "mask" mean what `fewstep.base.conditions` says: what the mask calls no element
-    counts for nothing, whatever stands there, and is 0 in samples. Raises UserError on anything that does
-    not fit. What `fewstep.trajectories` returned is taken as it is.
+    They are shifted and scaled as a whole to mean 0 and standard deviation 0.5, and samples come
+    back in your units. A condition is labels (integers `[N]` from 0), any other array with N rows,
+    or a dict of these, in which "label" and "mask" mean what `fewstep.base.conditions` says: what
+    the mask calls no element counts for nothing, whatever stands there, and is 0 in samples. Raises
+    UserError on anything that does not fit. What `fewstep.trajectories` returned is taken as it is.
     """
     if is_solved(data):
         return trajectories(OWN_DATA, data)
@@ -40,7 +43,9 @@ def from_tensors(data: Any) -> Dataset:
     return Dataset(OWN_DATA, train, none, none, classes, units)
 
 
-def standardised(data: Any, name: str = "tensor", train: Tensor | None = None) -> tuple[Arrays, int, Units]:
+def standardised(
+    data: Any, name: str = "tensor", train: Tensor | None = None
+) -> tuple[Arrays, int, Units]:
     """The user's arrays as the core sees them, the number of their classes, and the way back.
 
     train: the rows whose mean and deviation count, where others are held out.
@@ -56,7 +61,10 @@ def standardised(data: Any, name: str = "tensor", train: Tensor | None = None) -
     if scale == 0:
         raise UserError(f"data is {shift} everywhere: there is nothing to learn")
     if not scale + abs(shift) < 1e30:
-        raise UserError(f"data of mean {shift:.3g} and scale {scale:.3g}: expected at most 1e30, choose other units")
+        raise UserError(
+            f"data of mean {shift:.3g} and scale {scale:.3g}: expected at most 1e30, choose other"
+            " units"
+        )
     x0 = masked(torch.from_numpy((values.numpy() - shift) / scale).float(), cond)
     return Arrays(x0, cond), classes_of(cond), Units(shift, scale)
 
@@ -64,17 +72,23 @@ def standardised(data: Any, name: str = "tensor", train: Tensor | None = None) -
 def checked(data: Any) -> tuple[Tensor, Any]:
     """x0 `[N, ...]` in the user's units and type, and its condition."""
     if isinstance(data, str | Path):
-        raise UserError(f"data = {str(data)!r}: a path goes into the run, as in fs.recipes.toy(data=...)")
+        raise UserError(
+            f"data = {str(data)!r}: a path goes into the run, as in fs.recipes.toy(data=...)"
+        )
     parts = dict(data) if isinstance(data, Mapping) else {"x0": data}
     for key in parts:
         if key not in ("x0", "cond"):
             raise unknown("key of data", key, ("x0", "cond"))
     if "x0" not in parts:
-        raise UserError('data holds no "x0": expected a tensor, or {"x0": tensor, "cond": condition}')
+        raise UserError(
+            'data holds no "x0": expected a tensor, or {"x0": tensor, "cond": condition}'
+        )
     x0 = tensor("data", parts["x0"])
     x0 = x0[:, None] if x0.ndim == 1 else x0
     if x0.ndim < 2 or len(x0) < 2 or not x0.numel():
-        raise UserError(f"data of shape {tuple(x0.shape)}: expected [N, ...] with at least 2 samples")
+        raise UserError(
+            f"data of shape {tuple(x0.shape)}: expected [N, ...] with at least 2 samples"
+        )
     return x0, None if parts.get("cond") is None else given(parts["cond"], x0)
 
 
@@ -84,17 +98,26 @@ def is_solved(found: Any) -> bool:
 
 
 def trajectories(name: str, found: Mapping[str, Any]) -> Dataset:
-    """Solved trajectories in the model's own units, all for training: {"x0": ends, "path", "levels", "cond"}.
+    """Solved trajectories in the model's own units, all for training: {"x0": ends, "path",
+    "levels", "cond"}.
 
-    path: their points `[N, n, ...]` at the n times `levels`. Raises UserError where the parts do not fit.
+    path: their points `[N, n, ...]` at the n times `levels`. Raises UserError where the parts do
+    not fit.
     """
     x0, cond = checked({key: part for key, part in found.items() if key not in (PATH, LEVELS)})
     path, levels = tensor(PATH, found[PATH]).float(), tensor(LEVELS, found[LEVELS]).double()
-    falls = levels.ndim == 1 and len(levels) > 0 and all(a > b for a, b in pairwise([*levels.tolist(), 0.0]))
+    falls = (
+        levels.ndim == 1
+        and len(levels) > 0
+        and all(a > b for a, b in pairwise([*levels.tolist(), 0.0]))
+    )
     require(falls, f"{name}: levels", levels.tolist(), "decreasing times above 0")
     wanted = (len(x0), len(levels), *x0.shape[1:])
     require(
-        path.shape == wanted, f"{name}: path of shape", tuple(path.shape), f"{wanted}, the levels behind the samples"
+        path.shape == wanted,
+        f"{name}: path of shape",
+        tuple(path.shape),
+        f"{wanted}, the levels behind the samples",
     )
     check_finite(f"{name}: path", path)
     train = Arrays(x0.float(), cond, path)
@@ -110,5 +133,9 @@ def classes_of(cond: Any) -> int:
     classes = int(labels.max()) + 1
     if missing := sorted(set(range(classes)) - set(labels.tolist())):
         told = ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
-        log.warning("fewstep: labels go to %d, but %s never occur: their classes are not learned", classes - 1, told)
+        log.warning(
+            "fewstep: labels go to %d, but %s never occur: their classes are not learned",
+            classes - 1,
+            told,
+        )
     return classes

@@ -1,14 +1,17 @@
-"""Exact truths: laws of data whose denoisers are closed forms, as teachers and as what tests compare with.
+"""Exact truths: laws of data whose denoisers are closed forms, as teachers and as what tests
+compare with.
 
-Each is a denoiser `(x_t, t, cond=None) -> x0_hat` on any process and has `.process`, `.shape`, `.classes`, `.mean`,
-`.variance`, `.sample(n, seed)`, `.draw(n, seed)` (with labels), `.posterior_variance(x_t, t)`,
-`.posterior(x_t, t, n)` (exact draws of x0 given x_t), `.log_density(x_t, t)`, `.solve(x, t, s)`, the
-probability-flow ODE's solution to 1e-8, and `.solution(x, t, s)`, the same with its error; `library` is that ODE by
-SciPy. `expectation` is of any function of x_r given x_t; `named` has laws of 1 to 1024 numbers.
+Each is a denoiser `(x_t, t, cond=None) -> x0_hat` on any process and has `.process`, `.shape`,
+`.classes`, `.mean`, `.variance`, `.sample(n, seed)`, `.draw(n, seed)` (with labels),
+`.posterior_variance(x_t, t)`, `.posterior(x_t, t, n)` (exact draws of x0 given x_t),
+`.log_density(x_t, t)`, `.solve(x, t, s)`, the probability-flow ODE's solution to 1e-8, and
+`.solution(x, t, s)`, the same with its error; `library` is that ODE by SciPy. `expectation` is of
+any function of x_r given x_t; `named` has laws of 1 to 1024 numbers.
 
-`recursions` has where each method ends on Gaussian data, grid by grid, and what an exact model still pays there;
-`oracle` where consistency training and distillation end on any law of the line; `transport` what pairs of data and
-noise cost to move; `line` the line's quantiles.
+`recursions` has where each method ends on Gaussian data, grid by grid, and what an exact model
+still pays there;
+`oracle` where consistency training and distillation end on any law of the line; `transport` what
+pairs of data and noise cost to move; `line` the line's quantiles.
 """
 
 from fewstep.exact import oracle, recursions, transport

@@ -1,7 +1,8 @@
-"""Mixtures of Gaussians in closed form: weights, densities and posterior moments of their components.
+"""Mixtures of Gaussians in closed form: weights, densities and posterior moments of their
+components.
 
-Everything is float64 and flat: x `[B, d]`, and a, s `[B, 1]` with x = a x0 + s z. A variance a^2 l + s^2 of 0
-(no noise on a component without width) is read as its limit from above.
+Everything is float64 and flat: x `[B, d]`, and a, s `[B, 1]` with x = a x0 + s z. A variance a^2 l
++ s^2 of 0 (no noise on a component without width) is read as its limit from above.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ _LEAST = 1e-100  # in place of a variance of 0: the limit's winner takes all, an
 
 
 class Seen(NamedTuple):
-    """What x says about the components; `common` is left out of `joint`, where it would drown differences."""
+    """What x says about the components; `common` is left out of `joint`, where it would drown
+    differences.
+    """
 
     joint: Tensor  # log (weight times density), less `common` [B, K]
     common: Tensor  # [B]
@@ -30,7 +33,8 @@ class Seen(NamedTuple):
 class Components(Protocol):
     """K Gaussians; `shares` `[B, K]` are posterior probabilities of the components.
 
-    `place` makes draws of the components picked `[B]` from unit normals `[B, d]`, `replace` draws of their posteriors
+    `place` makes draws of the components picked `[B]` from unit normals `[B, d]`, `replace` draws
+    of their posteriors
     given what was seen, n a row: picked `[B, n]`, z `[B, n, d]`.
     """
 
@@ -58,7 +62,9 @@ def gains(values: Tensor, a: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Isotropic:
-    """Components N(m_k, l_k I), l_k = 0 included: matrix products of x with the means, no `[B, K, d]`."""
+    """Components N(m_k, l_k I), l_k = 0 included: matrix products of x with the means, no `[B, K,
+    d]`.
+    """
 
     log_weights: Tensor  # [K]
     means: Tensor  # [K, d]
@@ -76,26 +82,37 @@ class Isotropic:
         return Isotropic(self.log_weights.to(device), self.means.to(device), self.values.to(device))
 
     def see(self, x: Tensor, a: Tensor, s: Tensor) -> Seen:
-        """-|x - a m|^2 / 2v = -|x|^2 / 2w - |x|^2 (1/v - 1/w) / 2 + (a x.m - a^2 |m|^2 / 2) / v, w the widest v.
+        """-|x - a m|^2 / 2v = -|x|^2 / 2w - |x|^2 (1/v - 1/w) / 2 + (a x.m - a^2 |m|^2 / 2) / v, w
+        the widest v.
 
         The first term is common to all components: far out it would drown the others.
         """
         v, gain, rest = gains(self.values, a, s)
         widest, size = v.amax(1, keepdim=True), x.square().sum(1, keepdim=True)
         along = x @ self.means.T
-        near = (a * along - a.square() * self.means.square().sum(1) / 2) / v - size * (1 / v - 1 / widest) / 2
+        near = (a * along - a.square() * self.means.square().sum(1) / 2) / v - size * (
+            1 / v - 1 / widest
+        ) / 2
         joint = self.log_weights + near - x.shape[1] / 2 * (2 * math.pi * v).log()
         return Seen(joint, (-size / (2 * widest))[:, 0], gain, rest, x)
 
     def mean(self, seen: Seen, shares: Tensor) -> Tensor:
-        return (shares * seen.rest) @ self.means + (shares * seen.gain).sum(1, keepdim=True) * seen.apart
+        return (shares * seen.rest) @ self.means + (shares * seen.gain).sum(
+            1, keepdim=True
+        ) * seen.apart
 
     def variance(self, seen: Seen, shares: Tensor) -> Tensor:
-        """sum_k p_k (d l rest + |mean_k|^2) - |mean|^2, in deviations of the gain: equal widths leave no |x|^2."""
+        """sum_k p_k (d l rest + |mean_k|^2) - |mean|^2, in deviations of the gain: equal widths
+        leave no |x|^2.
+        """
         x, uneven = seen.apart, seen.gain - (shares * seen.gain).sum(1, keepdim=True)
         inside = x.shape[1] * self.values * seen.rest
         along = 2 * seen.rest * uneven * (x @ self.means.T)
-        among = seen.rest.square() * self.means.square().sum(1) + along + (uneven * x.norm(dim=1, keepdim=True)) ** 2
+        among = (
+            seen.rest.square() * self.means.square().sum(1)
+            + along
+            + (uneven * x.norm(dim=1, keepdim=True)) ** 2
+        )
         drawn = ((shares * seen.rest) @ self.means).square().sum(1)
         return (shares * (inside + among)).sum(1) - drawn
 
@@ -110,7 +127,9 @@ class Isotropic:
 
 @dataclass(frozen=True, eq=False)
 class Rotated:
-    """Components N(m_k, U_k diag(l_k) U_k^T): two products with all bases side by side; U None is the identity."""
+    """Components N(m_k, U_k diag(l_k) U_k^T): two products with all bases side by side; U None is
+    the identity.
+    """
 
     log_weights: Tensor  # [K]
     means: Tensor  # [K, d]
@@ -127,7 +146,9 @@ class Rotated:
 
     def to(self, device: torch.device) -> Rotated:
         vectors = None if self.vectors is None else self.vectors.to(device)
-        return Rotated(self.log_weights.to(device), self.means.to(device), self.values.to(device), vectors)
+        return Rotated(
+            self.log_weights.to(device), self.means.to(device), self.values.to(device), vectors
+        )
 
     def _turn(self, x: Tensor) -> Tensor:
         """U_k^T x for every k: `[B, d]` -> `[B, K, d]`."""
@@ -159,7 +180,9 @@ class Rotated:
         return (shares * (self.values * seen.rest + among).sum(2)).sum(1)
 
     def place(self, picked: Tensor, z: Tensor) -> Tensor:
-        """One product of the whole block for each component in it: bits do not depend on who else is asked for."""
+        """One product of the whole block for each component in it: bits do not depend on who else
+        is asked for.
+        """
         if self.vectors is None:
             return self.means[picked] + self.values[picked].sqrt() * z
         x0 = self.means[picked]
@@ -171,7 +194,9 @@ class Rotated:
     def replace(self, seen: Seen, picked: Tensor, z: Tensor) -> Tensor:
         gain, rest, apart = (of_picked(part, picked) for part in (seen.gain, seen.rest, seen.apart))
         moved = gain * apart + (self.values[picked] * rest).sqrt() * z
-        return self.means[picked] + (moved if self.vectors is None else bent(moved, self.vectors, picked))
+        return self.means[picked] + (
+            moved if self.vectors is None else bent(moved, self.vectors, picked)
+        )
 
 
 def of_picked(part: Tensor, picked: Tensor) -> Tensor:

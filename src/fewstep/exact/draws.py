@@ -1,4 +1,6 @@
-"""What is expected of a function of x_r given x_t, where both mix one x0 and one z: by exact draws of x0 given x_t."""
+"""What is expected of a function of x_r given x_t, where both mix one x0 and one z: by exact draws
+of x0 given x_t.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +27,21 @@ class Expectation(NamedTuple):
 
 
 def conditional_draws(seed: int, n: int, count: int, size: int) -> tuple[Tensor, Tensor]:
-    """Uniforms `[n, count]` and unit normals `[n, count, size]`, float64: of a seed, a draw and a row alone."""
+    """Uniforms `[n, count]` and unit normals `[n, count, size]`, float64: of a seed, a draw and a
+    row alone.
+    """
 
     def block(draws: int, number: int) -> Tensor:
         """`[rows, draws, 1 + size]` of so many of each."""
         source = generator(seed, f"posterior {draws}", number)
         u = torch.rand(_BLOCK, _BLOCK, 1, generator=source, dtype=torch.float64)
-        return torch.cat([u, torch.randn(_BLOCK, _BLOCK, size, generator=source, dtype=torch.float64)], 2)
+        return torch.cat(
+            [u, torch.randn(_BLOCK, _BLOCK, size, generator=source, dtype=torch.float64)], 2
+        )
 
-    blocks = [rows(partial(block, draws), 0, max(count, 1), _BLOCK) for draws in range(-(-n // _BLOCK))]
+    blocks = [
+        rows(partial(block, draws), 0, max(count, 1), _BLOCK) for draws in range(-(-n // _BLOCK))
+    ]
     drawn = torch.cat(blocks, 1)[:count, :n].transpose(0, 1)
     return drawn[:, :, 0].contiguous(), drawn[:, :, 1:]
 
@@ -50,9 +58,11 @@ def expectation(
     seed: int = 0,
     cond: Cond = None,
 ) -> Expectation:
-    """E[f(x_r) | x_t], x_r = jump(x_t, x0, t, r) over n draws of x0 given x_t: what consistency training fits f to.
+    """E[f(x_r) | x_t], x_r = jump(x_t, x0, t, r) over n draws of x0 given x_t: what consistency
+    training fits f to.
 
-    Of f(x) = x it is jump(x_t, D(x_t, t), t, r), of variance (alpha_r - sigma_r alpha_t / sigma_t)^2 Cov[x0 | x_t].
+    Of f(x) = x it is jump(x_t, D(x_t, t), t, r), of variance (alpha_r - sigma_r alpha_t /
+    sigma_t)^2 Cov[x0 | x_t].
 
     Args:
         f: `[M, *shape]` -> `[M, ...]`, called once with all n draws of all rows

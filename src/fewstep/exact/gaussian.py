@@ -21,10 +21,12 @@ from fewstep.exact.truth import numbers
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """Data N(mean, std^2), element by element: D = mean + alpha std^2 (x - alpha mean) / (alpha^2 std^2 + sigma^2).
+    """Data N(mean, std^2), element by element: D = mean + alpha std^2 (x - alpha mean) / (alpha^2
+    std^2 + sigma^2).
 
-    mean and std are numbers or tensors that broadcast over a sample; std = 0 is a point. It computes in
-    float64, where x_t is, and answers in x_t's dtype. Numbers fit data of any shape; samples get shape (1,).
+    mean and std are numbers or tensors that broadcast over a sample; std = 0 is a point. It
+    computes in float64, where x_t is, and answers in x_t's dtype. Numbers fit data of any shape;
+    samples get shape (1,).
     """
 
     mean: float | Tensor = 0.0
@@ -38,16 +40,23 @@ class Gaussian:
         try:
             torch.broadcast_shapes(mean.shape, std.shape)
         except RuntimeError:
-            raise UserError(f"mean of shape {tuple(mean.shape)} and std of {tuple(std.shape)} do not fit") from None
+            raise UserError(
+                f"mean of shape {tuple(mean.shape)} and std of {tuple(std.shape)} do not fit"
+            ) from None
 
     def __repr__(self) -> str:
-        mean, std = (f"{tuple(p.shape)} numbers" if isinstance(p, Tensor) else p for p in (self.mean, self.std))
+        mean, std = (
+            f"{tuple(p.shape)} numbers" if isinstance(p, Tensor) else p
+            for p in (self.mean, self.std)
+        )
         return f"Gaussian(mean={mean}, std={std}, {self.process})"
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of a sample."""
-        return tuple(torch.broadcast_shapes(*(numbers("", part).shape for part in (self.mean, self.std)))) or (1,)
+        return tuple(
+            torch.broadcast_shapes(*(numbers("", part).shape for part in (self.mean, self.std)))
+        ) or (1,)
 
     @property
     def variance(self) -> float:
@@ -63,7 +72,9 @@ class Gaussian:
         return _like(x_t, mean + gain * (_double(x_t, a) - a * mean))
 
     def posterior_variance(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
-        """tr Cov[x0 | x_t] / d, `[B]`: the mean over elements of sigma^2 std^2 / (alpha^2 std^2 + sigma^2)."""
+        """tr Cov[x0 | x_t] / d, `[B]`: the mean over elements of sigma^2 std^2 / (alpha^2 std^2 +
+        sigma^2).
+        """
         checked_labels(cond, 0, x_t)
         variance = self._moments(x_t)[1]
         a, s = self._coefficients(t, x_t)
@@ -96,16 +107,25 @@ class Gaussian:
 
     def solution(self, x: Tensor, t: Time, s: Time, cond: Cond = None) -> Solution:
         """`solve`, whose error is rounding's alone, `[B]`."""
-        return Solution(self.solve(x, t, s, cond), torch.full((len(x),), ROUNDING, dtype=torch.float64).to(wide(x)))
+        return Solution(
+            self.solve(x, t, s, cond),
+            torch.full((len(x),), ROUNDING, dtype=torch.float64).to(wide(x)),
+        )
 
     @torch.no_grad()
     def posterior(self, x_t: Tensor, t: Time, n: int, seed: int = 0, cond: Cond = None) -> Tensor:
-        """n exact draws of x0 given x_t, `[n, B, ...]`: draw j of row i depends on the seed, j and i alone."""
+        """n exact draws of x0 given x_t, `[n, B, ...]`: draw j of row i depends on the seed, j and
+        i alone.
+        """
         require(n > 0, "n", n, "at least 1 draw")
         mean, variance = self(x_t.to(wide(x_t)).double(), t, cond), self._moments(x_t)[1]
         a, s = self._coefficients(t, x_t)
         rest = s.square() * variance / _above_zero(a.square() * variance + s.square())
-        z = conditional_draws(seed, n, len(x_t), math.prod(x_t.shape[1:]))[1].to(wide(x_t)).reshape(n, *x_t.shape)
+        z = (
+            conditional_draws(seed, n, len(x_t), math.prod(x_t.shape[1:]))[1]
+            .to(wide(x_t))
+            .reshape(n, *x_t.shape)
+        )
         return _like(x_t, mean + rest.sqrt() * z)
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
@@ -120,15 +140,21 @@ class Gaussian:
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance where x's times are, in float64."""
-        mean, std = (torch.as_tensor(part, dtype=torch.float64).to(wide(x)) for part in (self.mean, self.std))
+        mean, std = (
+            torch.as_tensor(part, dtype=torch.float64).to(wide(x)) for part in (self.mean, self.std)
+        )
         try:
             mean, std = mean.expand(x.shape[1:]), std.expand(x.shape[1:])
         except RuntimeError:
-            raise UserError(f"x_t of shape {tuple(x.shape)}: expected [B, {', '.join(map(str, self.shape))}]") from None
+            raise UserError(
+                f"x_t of shape {tuple(x.shape)}: expected [B, {', '.join(map(str, self.shape))}]"
+            ) from None
         return mean, std.square()
 
     def _coefficients(self, t: Time, x: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, sigma = (c.reshape(-1, *[1] * (x.ndim - 1)).to(wide(x)) for c in coefficients(self.process, t, x))
+        alpha, sigma = (
+            c.reshape(-1, *[1] * (x.ndim - 1)).to(wide(x)) for c in coefficients(self.process, t, x)
+        )
         return alpha, sigma
 
 

@@ -23,8 +23,9 @@ _LEAST = 1e-50  # in place of a standard deviation of 0
 class Line:
     """sum_k weights_k N(means_k, stds_k^2), all `[K]`, and its noised laws on the process.
 
-    Quantiles are asked for by q, the number that a unit normal exceeds as often: F_t(x) = Phi(q). So tails keep all
-    their digits, and the flow's map from t to s, which in one dimension keeps F, is `quantile(score(x, t), s)`.
+    Quantiles are asked for by q, the number that a unit normal exceeds as often: F_t(x) = Phi(q).
+    So tails keep all their digits, and the flow's map from t to s, which in one dimension keeps F,
+    is `quantile(score(x, t), s)`.
     """
 
     weights: Tensor
@@ -53,43 +54,62 @@ class Line:
     def quantile(self, q: Tensor, t: Time) -> Tensor:
         """x with F_t(x) = Phi(q), like q `[n]`, by halving; |q| up to 38."""
         means, stds = self.at(t)
-        x_low, x_high = (means - _OUT * stds).min().expand_as(q), (means + _OUT * stds).max().expand_as(q)
+        x_low, x_high = (
+            (means - _OUT * stds).min().expand_as(q),
+            (means + _OUT * stds).max().expand_as(q),
+        )
         side = torch.where(q < 0, 1.0, -1.0).double()  # of the nearer tail
         goal, logs = torch.special.log_ndtr(-q.abs()), self.weights.log()
         for _ in range(_HALVINGS):
             x = (x_low + x_high) / 2
-            tail = (torch.special.log_ndtr(side[:, None] * (x[:, None] - means) / stds) + logs).logsumexp(1)
+            tail = (
+                torch.special.log_ndtr(side[:, None] * (x[:, None] - means) / stds) + logs
+            ).logsumexp(1)
             short = (tail - goal) * side < 0
             x_low, x_high = torch.where(short, x, x_low), torch.where(short, x_high, x)
         return (x_low + x_high) / 2
 
     def scales(self, count: int) -> Tensor:
-        """Increasing points that are dense where the data is: `count` even steps to 9 deviations of each component."""
+        """Increasing points that are dense where the data is: `count` even steps to 9 deviations of
+        each component.
+        """
         out = torch.linspace(-9, 9, count + 1, dtype=torch.float64)
         return (self.means[:, None] + self.stds.clamp_min(_LEAST)[:, None] * out).flatten().unique()
 
     def flow(self, x: Tensor, t: Time, s: Time) -> Tensor:
-        """The probability-flow ODE's map from t to s, like x `[n]`: the monotone rearrangement F_s^-1(F_t(x))."""
+        """The probability-flow ODE's map from t to s, like x `[n]`: the monotone rearrangement
+        F_s^-1(F_t(x)).
+        """
         return self.quantile(self.score(x, t), s)
 
 
 def between(edges: Tensor) -> tuple[Tensor, Tensor]:
-    """Points and weights of Gauss-Legendre's rule of three points on each interval of increasing edges."""
+    """Points and weights of Gauss-Legendre's rule of three points on each interval of increasing
+    edges.
+    """
     half, middle = edges.diff()[:, None] / 2, (edges[1:] + edges[:-1])[:, None] / 2
     away = math.sqrt(0.6) * torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
-    return (middle + half * away).flatten(), (half * torch.tensor([5.0, 8.0, 5.0]).double() / 9).flatten()
+    return (middle + half * away).flatten(), (
+        half * torch.tensor([5.0, 8.0, 5.0]).double() / 9
+    ).flatten()
 
 
 def line(law: Any) -> Line:
-    """A one-dimensional Gaussian, mixture or finite set as a `Line`. Raises UserError for any other law."""
+    """A one-dimensional Gaussian, mixture or finite set as a `Line`. Raises UserError for any other
+    law.
+    """
     if not isinstance(law, (Gaussian, Truth)):
         raise UserError(f"a {type(law).__name__}: expected a one-dimensional law of fewstep.exact")
     if math.prod(law.shape) != 1:
-        raise UserError(f"a law of shape {tuple(law.shape)}: expected one number a sample, shape (1,)")
+        raise UserError(
+            f"a law of shape {tuple(law.shape)}: expected one number a sample, shape (1,)"
+        )
     if isinstance(law, Gaussian):
         mean, std = (numbers(name, getattr(law, name)).reshape(1) for name in ("mean", "std"))
         return Line(torch.ones(1, dtype=torch.float64), mean, std, law.process)
     weights, centre = law.components.log_weights.exp(), law.mean.reshape(1)
     means, stds = law.components.means[:, 0], law.components.axes[:, 0].sqrt()
     kept = weights > 0
-    return Line(weights[kept], centre + law.scale * means[kept], law.scale * stds[kept], law.process)
+    return Line(
+        weights[kept], centre + law.scale * means[kept], law.scale * stds[kept], law.process
+    )

@@ -13,15 +13,18 @@ from fewstep.exact.components import Components, Isotropic, Rotated
 from fewstep.exact.lowrank import LowRank
 from fewstep.exact.truth import Truth, numbers
 
-_NEGATIVE = 1e-6  # eigenvalues and asymmetries of a covariance up to this share of its largest are rounding
+_NEGATIVE = (
+    1e-6  # eigenvalues and asymmetries of a covariance up to this share of its largest are rounding
+)
 
 
 class Mixture(Truth):
     """Data sum_k weights_k N(means_k, C_k): weights `[K]` (any positive sum), means `[K, *shape]`.
 
-    Either `covs` `[K, d, d]`, of flattened data, symmetric and positive semidefinite, or `std`: a number,
-    `[K]`, or one for every element, `[K, *shape]`; 0 makes points. With `factors` `[K, d, r]` beside a std above 0,
-    a number or `[K]`, C_k = factors_k factors_k^T + std_k^2 I: a denoiser of K d r operations, for large d.
+    Either `covs` `[K, d, d]`, of flattened data, symmetric and positive semidefinite, or `std`: a
+    number, `[K]`, or one for every element, `[K, *shape]`; 0 makes points. With `factors` `[K, d,
+    r]` beside a std above 0, a number or `[K]`, C_k = factors_k factors_k^T + std_k^2 I: a denoiser
+    of K d r operations, for large d.
     `labels` `[K]` are the components' classes.
     """
 
@@ -50,7 +53,11 @@ class Mixture(Truth):
             inside = values[:, :-1].sum(1) / away.shape[1] + values[:, -1]
         else:
             full = covs is not None
-            values, vectors = _axes(numbers("covs", covs), *away.shape) if full else (_variances(std, means), None)
+            values, vectors = (
+                _axes(numbers("covs", covs), *away.shape)
+                if full
+                else (_variances(std, means), None)
+            )
             inside = values.mean(1) if values.ndim == 2 else values
         square = float(weights @ (inside + away.square().mean(1)))
         scale = square**0.5 or 1.0
@@ -62,7 +69,8 @@ class Mixture(Truth):
 
 
 class Empirical(Truth):
-    """Data that is one of the N given points, `[N, *shape]`, each as likely; `labels` `[N]` are their classes.
+    """Data that is one of the N given points, `[N, *shape]`, each as likely; `labels` `[N]` are
+    their classes.
 
     Where x_t is equally near to several points at vanishing noise (a tie) the truth itself jumps.
     """
@@ -74,22 +82,32 @@ class Empirical(Truth):
         scale = float(away.square().mean()) ** 0.5 or 1.0
         weights = torch.full((n,), 1 / n, dtype=torch.float64)
         components = Isotropic(weights.log(), away / scale, torch.zeros_like(weights))
-        super().__init__(components, _labels(labels, weights, "data"), centre, scale, process or edm())
+        super().__init__(
+            components, _labels(labels, weights, "data"), centre, scale, process or edm()
+        )
 
 
 def _means(value: Any, name: str = "means") -> Tensor:
     means = numbers(name, value)
     if means.ndim < 2 or not means.numel():
-        raise UserError(f"{name} of shape {tuple(means.shape)}: expected [K, ...] with at least 2 axes")
+        raise UserError(
+            f"{name} of shape {tuple(means.shape)}: expected [K, ...] with at least 2 axes"
+        )
     return means
 
 
 def _weights(value: Any, components: int) -> Tensor:
     weights = numbers("weights", value)
     if weights.shape != (components,):
-        raise UserError(f"weights of shape {tuple(weights.shape)}: expected one for each of the {components} means")
+        raise UserError(
+            f"weights of shape {tuple(weights.shape)}: expected one for each of the {components}"
+            " means"
+        )
     if bool((weights < 0).any()) or not float(weights.sum()) > 0:
-        raise UserError(f"weights from {float(weights.min()):g}, sum {float(weights.sum()):g}: expected none below 0")
+        raise UserError(
+            f"weights from {float(weights.min()):g}, sum {float(weights.sum()):g}: expected none"
+            " below 0"
+        )
     return weights / weights.sum()
 
 
@@ -97,10 +115,19 @@ def _labels(value: Any, weights: Tensor, owner: str = "means") -> Tensor | None:
     if value is None:
         return None
     labels = numbers("labels", value)
-    if labels.shape != weights.shape or bool((labels != labels.round()).any()) or bool((labels < 0).any()):
-        raise UserError(f"labels of shape {tuple(labels.shape)}: expected integers from 0, one for each of the {owner}")
+    if (
+        labels.shape != weights.shape
+        or bool((labels != labels.round()).any())
+        or bool((labels < 0).any())
+    ):
+        raise UserError(
+            f"labels of shape {tuple(labels.shape)}: expected integers from 0, one for each of the"
+            f" {owner}"
+        )
     if not bool((torch.bincount(labels.long(), weights) > 0).all()):
-        raise UserError(f"labels up to {int(labels.max())} leave a class out: number the classes 0, 1, 2, ...")
+        raise UserError(
+            f"labels up to {int(labels.max())} leave a class out: number the classes 0, 1, 2, ..."
+        )
     return labels.long()
 
 
@@ -118,8 +145,15 @@ def _variances(value: Any, means: Tensor) -> Tensor:
 def _spanned(value: Any, floors: Tensor, components: int, size: int) -> tuple[Tensor, Tensor]:
     """Eigenvalues above the floor, and the floor last, `[K, r + 1]`; their vectors `[K, d, r]`."""
     factors = numbers("factors", value)
-    if factors.ndim != 3 or factors.shape[:2] != (components, size) or not 0 < factors.shape[2] <= size:
-        raise UserError(f"factors of shape {tuple(factors.shape)}: expected {(components, size)} and a rank up to d")
+    if (
+        factors.ndim != 3
+        or factors.shape[:2] != (components, size)
+        or not 0 < factors.shape[2] <= size
+    ):
+        raise UserError(
+            f"factors of shape {tuple(factors.shape)}: expected {(components, size)} and a rank up"
+            " to d"
+        )
     vectors, roots, _ = torch.linalg.svd(factors, full_matrices=False)
     return torch.cat([roots.square(), floors[:, None]], 1), vectors
 
@@ -128,20 +162,32 @@ def _floors(value: Any, components: int) -> Tensor:
     """std^2 `[K]` of what a component has besides its factors."""
     std = numbers("std", value)
     if std.shape not in ((), (components,)) or not bool((std > 0).all()):
-        raise UserError(f"std of shape {tuple(std.shape)} with factors: expected a number or {(components,)}, above 0")
+        raise UserError(
+            f"std of shape {tuple(std.shape)} with factors: expected a number or {(components,)},"
+            " above 0"
+        )
     return std.square().expand(components)
 
 
 def _axes(covs: Tensor, components: int, size: int) -> tuple[Tensor, Tensor]:
-    """Eigenvalues `[K, d]` and vectors `[K, d, d]`; what rounding leaves of an eigenvalue 0 becomes 0."""
+    """Eigenvalues `[K, d]` and vectors `[K, d, d]`; what rounding leaves of an eigenvalue 0 becomes
+    0.
+    """
     if covs.shape != (components, size, size):
-        raise UserError(f"covs of shape {tuple(covs.shape)}: expected {(components, size, size)}, of flattened data")
+        raise UserError(
+            f"covs of shape {tuple(covs.shape)}: expected {(components, size, size)}, of flattened"
+            " data"
+        )
     largest = covs.abs().amax((1, 2))
     skew = (covs - covs.mT).abs().amax((1, 2))
     values, vectors = torch.linalg.eigh((covs + covs.mT) / 2)
     for k in range(components):
         if skew[k] > _NEGATIVE * largest[k]:
-            raise UserError(f"covs[{k}] is off symmetry by {float(skew[k]):.3g}: expected a symmetric matrix")
+            raise UserError(
+                f"covs[{k}] is off symmetry by {float(skew[k]):.3g}: expected a symmetric matrix"
+            )
         if values[k, 0] < -_NEGATIVE * values[k, -1].abs():
-            raise UserError(f"covs[{k}] has the eigenvalue {float(values[k, 0]):.3g}: expected none below 0")
+            raise UserError(
+                f"covs[{k}] has the eigenvalue {float(values[k, 0]):.3g}: expected none below 0"
+            )
     return torch.where(values > size * 2**-52 * values[:, -1:], values, 0.0), vectors

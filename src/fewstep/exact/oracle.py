@@ -1,14 +1,18 @@
-"""What consistency training and distillation end on at N levels when nothing limits them: laws on the line, no network.
+"""What consistency training and distillation end on at N levels when nothing limits them: laws on
+the line, no network.
 
-With f_0(x) = x at the lowest time, least squares gives each level from the one below, as `recursions` has it for one
-Gaussian: training f_t(y) = E[f_r(x_r) | x_t = y], distillation f_t(y) = f_r(solver's move of y). For a mixture the
-first is an integral over x0's posterior, by component, and the second a composition; truth is the monotone
-rearrangement F_0^-1(F_T(x)). So what a method owes to its grid, and not to its network or training, is known:
+With f_0(x) = x at the lowest time, least squares gives each level from the one below, as
+`recursions` has it for one
+Gaussian: training f_t(y) = E[f_r(x_r) | x_t = y], distillation f_t(y) = f_r(solver's move of y).
+For a mixture the first is an integral over x0's posterior, by component, and the second a
+composition; truth is the monotone rearrangement F_0^-1(F_T(x)). So what a method owes to its grid,
+and not to its network or training, is known:
 E f(x_r) is not f(E x_r), and training blurs the boundaries between modes by a width ~ N^-1/2.
 
-Steps are intervals: N + 1 increasing times, the lowest where f is the identity, so a process with alpha = 1 and
-sigma = 0 there or nearly so (edm from 0.002, linear from 0). Float64. A table of training is exact on lines; at
-N = 30 half as many nodes move a mixture's `Oracle.error` by under 1e-3 of itself, twice as many by under 1e-4.
+Steps are intervals: N + 1 increasing times, the lowest where f is the identity, so a process with
+alpha = 1 and sigma = 0 there or nearly so (edm from 0.002, linear from 0). Float64. A table of
+training is exact on lines; at N = 30 half as many nodes move a mixture's `Oracle.error` by under
+1e-3 of itself, twice as many by under 1e-4.
 """
 
 from __future__ import annotations
@@ -28,9 +32,13 @@ from fewstep.core.solvers import euler
 from fewstep.exact.line import Line, between, line
 from fewstep.exact.recursions import Solver, Steps, increasing
 
-_OUT = 8.0  # standard deviations of the marginal that a table reaches; beyond them it goes on as a line
-_SOLVED = 24  # levels whose nodes are exact quantiles; between them nodes are interpolated: any dense ones would do
-_UNEVEN = 30.0  # where neighbours are spaced so unevenly that a quartic's shares add up to more, it is not asked
+# standard deviations of the marginal that a table reaches; beyond them it goes on as a line
+_OUT = 8.0
+# levels whose nodes are exact quantiles; between them nodes are interpolated: any dense ones would
+# do
+_SOLVED = 24
+# where neighbours are spaced so unevenly that a quartic's shares add up to more, it is not asked
+_UNEVEN = 30.0
 _APART = 1e-12  # least distance of two nodes, in units of the table's reach
 
 
@@ -38,7 +46,8 @@ _APART = 1e-12  # least distance of two nodes, in units of the table's reach
 class Oracle:
     """The map f(x, t_max) that a method ends on, called with x `[n]`, and how good it is.
 
-    `edges` are the pieces of its quadratures: numbers q as in `Line`, dense where the flow's map is steep.
+    `edges` are the pieces of its quadratures: numbers q as in `Line`, dense where the flow's map is
+    steep.
     """
 
     line: Line
@@ -60,7 +69,9 @@ class Oracle:
         return math.sqrt(away.square() @ mass)
 
     def samples(self) -> tuple[Tensor, Tensor]:
-        """One-step samples f(sigma(t_max) z) in order, and their masses: points of a quadrature over z."""
+        """One-step samples f(sigma(t_max) z) in order, and their masses: points of a quadrature
+        over z.
+        """
         sigma = self.line.process.sigma(self.times[-1])
         z, mass = _normal(self.line.quantile(self.edges, self.times[-1]) / sigma)
         values, order = self(sigma * z).sort()
@@ -90,11 +101,13 @@ class Oracle:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A function by its values at increasing nodes `[M]`: a cubic between them that keeps monotony, lines outside.
+    """A function by its values at increasing nodes `[M]`: a cubic between them that keeps monotony,
+    lines outside.
 
-    Slopes are those of the quartic through five neighbours, at most three times the flatter neighbouring difference
-    (Fritsch & Carlson, SIAM J. Numer. Anal. 17, 1980). Next to the ends, and where the spacing is very uneven, they are
-    Brodlie's weighted harmonic means (Fritsch & Butland, SIAM J. Sci. Stat. Comput. 5, 1984). Exact on lines.
+    Slopes are those of the quartic through five neighbours, at most three times the flatter
+    neighbouring difference (Fritsch & Carlson, SIAM J. Numer. Anal. 17, 1980). Next to the ends,
+    and where the spacing is very uneven, they are Brodlie's weighted harmonic means (Fritsch &
+    Butland, SIAM J. Sci. Stat. Comput. 5, 1984). Exact on lines.
     """
 
     nodes: Tensor
@@ -120,7 +133,9 @@ class Table:
 
 
 def _slopes(x: Tensor, f: Tensor, rises: Tensor) -> Tensor:
-    """At the inner nodes: of the quartic through five neighbours, kept within what is monotone; or Brodlie's."""
+    """At the inner nodes: of the quartic through five neighbours, kept within what is monotone; or
+    Brodlie's.
+    """
     h, (d1, d2) = x.diff(), (rises[:-1], rises[1:])
     first, second, same = h[:-1] + 2 * h[1:], 2 * h[:-1] + h[1:], d1 * d2 > 0
     d1, d2 = torch.where(same, d1, 1.0), torch.where(same, d2, 1.0)
@@ -128,7 +143,9 @@ def _slopes(x: Tensor, f: Tensor, rises: Tensor) -> Tensor:
     others = [i for i in range(5) if i != 2]
     away = torch.stack([x[i : len(x) - 4 + i] for i in others]) - x[2:-2]  # [4, M - 4]
     rise = (torch.stack([f[i : len(f) - 4 + i] for i in others]) - f[2:-2]) / away
-    shares = torch.stack([_product(away[k] / (away[k] - away[j]) for k in range(4) if k != j) for j in range(4)])
+    shares = torch.stack(
+        [_product(away[k] / (away[k] - away[j]) for k in range(4) if k != j) for j in range(4)]
+    )
     quartic = (shares * rise).sum(0)
     most = 3 * torch.minimum(d1.abs(), d2.abs())[1:-1]
     kept = torch.where(quartic * d1[1:-1] > 0, quartic.abs().minimum(most), 0.0) * d1[1:-1].sign()
@@ -141,7 +158,8 @@ def _product(parts: Iterable[Tensor]) -> Tensor:
 
 
 def trained(law: Any, times: Steps, *, nodes: int = 800, points: int = 10) -> Oracle:
-    """Consistency training: f_t(y) = E[f_r(x_r) | x_t = y], x_r = keep y + make x0 as `process.jump` moves.
+    """Consistency training: f_t(y) = E[f_r(x_r) | x_t = y], x_r = keep y + make x0 as
+    `process.jump` moves.
 
     x0 given y is a mixture of Gaussians; each is integrated by Gauss and Hermite's rule.
     Source: CM, arXiv 2303.01469, eq. 10, at its fixed point.
@@ -158,12 +176,20 @@ def trained(law: Any, times: Steps, *, nodes: int = 800, points: int = 10) -> Or
     table: Callable[[Tensor], Tensor] = lambda x: x  # noqa: E731
     for (r, t), x in zip(pairwise(steps), _nodes(one, steps, q)[1:], strict=True):
         x = x[torch.cat([torch.ones(1, dtype=torch.bool), x.diff() > _APART * (x[-1] - x[0])])]
-        table = Table.of(x, _expected(one, table, x, t, r, *(torch.from_numpy(part) for part in rule)))
+        table = Table.of(
+            x, _expected(one, table, x, t, r, *(torch.from_numpy(part) for part in rule))
+        )
     return Oracle(one, steps, table, q)
 
 
 def _expected(
-    one: Line, below: Callable[[Tensor], Tensor], y: Tensor, t: Tensor, r: Tensor, away: Tensor, mass: Tensor
+    one: Line,
+    below: Callable[[Tensor], Tensor],
+    y: Tensor,
+    t: Tensor,
+    r: Tensor,
+    away: Tensor,
+    mass: Tensor,
 ) -> Tensor:
     """E[below(x_r) | x_t = y], `[M]`."""
     a, s, y = one.process.alpha(t), one.process.sigma(t), y[:, None]
@@ -178,7 +204,8 @@ def _expected(
 
 
 def distilled(law: Any, times: Steps, solver: Solver = euler, *, nodes: int = 800) -> Oracle:
-    """Consistency distillation: f_t(y) = f_r(solver's move of y with the exact denoiser): no table, a composition.
+    """Consistency distillation: f_t(y) = f_r(solver's move of y with the exact denoiser): no table,
+    a composition.
 
     solver: of `fewstep.solvers`. Source: CM, arXiv 2303.01469, algorithm 2, at its fixed point.
     """
@@ -194,14 +221,20 @@ def distilled(law: Any, times: Steps, solver: Solver = euler, *, nodes: int = 80
 
 
 def _edges(one: Line, steps: Tensor, nodes: int) -> Tensor:
-    """Even steps of q, and the q of points that are dense on the data: the map is steep between modes."""
+    """Even steps of q, and the q of points that are dense on the data: the map is steep between
+    modes.
+    """
     require(nodes >= 16, "nodes", nodes, "at least 16")
     near = one.score(one.scales(nodes // 4), steps[0])
-    return torch.cat([torch.linspace(-_OUT, _OUT, nodes, dtype=torch.float64), near[near.abs() < _OUT]]).unique()
+    return torch.cat(
+        [torch.linspace(-_OUT, _OUT, nodes, dtype=torch.float64), near[near.abs() < _OUT]]
+    ).unique()
 
 
 def _nodes(one: Line, steps: Tensor, q: Tensor) -> list[Tensor]:
-    """Points `[M]` of each level that go along with the flow: quantiles, or between those of two levels near by."""
+    """Points `[M]` of each level that go along with the flow: quantiles, or between those of two
+    levels near by.
+    """
     solved = torch.linspace(0, len(steps) - 1, min(_SOLVED, len(steps))).round().long().tolist()
     exact = {i: one.quantile(q, steps[i]) for i in solved}
     found = [exact[0]]

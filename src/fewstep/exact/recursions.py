@@ -1,11 +1,16 @@
-"""Gaussian data N(0, std^2): where each method ends when every level is fitted exactly, by closed recursions.
+"""Gaussian data N(0, std^2): where each method ends when every level is fitted exactly, by closed
+recursions.
 
-On such data the best D(x, t) is g x, one number per level, and least squares gives it from the level below:
-with x_t, x_r the pair of a method's coupling, goal = g_r x_r and g_t = g_r E[x_r x_t] / E[x_t^2]. So a method's
-factor of a level is a product of one factor per step, and what a grid of N steps leaves is known without training:
+On such data the best D(x, t) is g x, one number per level, and least squares gives it from the
+level below:
+with x_t, x_r the pair of a method's coupling, goal = g_r x_r and g_t = g_r E[x_r x_t] / E[x_t^2].
+So a method's factor of a level is a product of one factor per step, and what a grid of N steps
+leaves is known without training:
 one-step samples have the standard deviation factor sigma(t_max).
-times: increasing, the lowest is where D(x, t) = x. Factors `[N + 1]` in float64, of the lowest level 1.
-On processes with alpha = 1 and sigma = 0 at the data they are D's own; `mcm` has them from each segment's start.
+times: increasing, the lowest is where D(x, t) = x. Factors `[N + 1]` in float64, of the lowest
+level 1.
+On processes with alpha = 1 and sigma = 0 at the data they are D's own; `mcm` has them from each
+segment's start.
 `losses` has what an exact model still pays on a grid, by either method.
 """
 
@@ -29,10 +34,12 @@ Steps = Sequence[float] | Tensor
 
 
 def ct(process: Process, times: Steps, std: float, first: float = 1.0) -> Tensor:
-    """Consistency training: g_t = g_r (alpha_t alpha_r s^2 + sigma_t sigma_r) / (alpha_t^2 s^2 + sigma_t^2).
+    """Consistency training: g_t = g_r (alpha_t alpha_r s^2 + sigma_t sigma_r) / (alpha_t^2 s^2 +
+    sigma_t^2).
 
-    On edm (s^2 + r t) / (s^2 + t^2), from CM, arXiv 2303.01469, eq. 10; the same for every even convex distance,
-    since the residual is Gaussian and independent of x_t. TCM's second stage from an exact first has it too.
+    On edm (s^2 + r t) / (s^2 + t^2), from CM, arXiv 2303.01469, eq. 10; the same for every even
+    convex distance, since the residual is Gaussian and independent of x_t. TCM's second stage from
+    an exact first has it too.
 
     Args:
         process: with its alpha and sigma
@@ -43,14 +50,19 @@ def ct(process: Process, times: Steps, std: float, first: float = 1.0) -> Tensor
     return gc(process, times, std, share=0.0, first=first)
 
 
-def cd(process: Process, times: Steps, std: float, solver: Solver = ddim, first: float = 1.0) -> Tensor:
+def cd(
+    process: Process, times: Steps, std: float, solver: Solver = ddim, first: float = 1.0
+) -> Tensor:
     """Consistency distillation: g_t = g_r F, F the solver's move of the exact denoiser from t to r.
 
-    Euler's is ct's on edm. Along the grid of Direct CM it is that method's solution too (arXiv 2411.08954).
+    Euler's is ct's on edm. Along the grid of Direct CM it is that method's solution too (arXiv
+    2411.08954).
     """
     steps = torch.tensor(increasing(times), dtype=torch.float64)
     start = torch.full((1,), first, dtype=torch.float64)
-    factors = solver(process, Gaussian(0.0, std, process), torch.ones_like(steps[1:]), steps[1:], steps[:-1])
+    factors = solver(
+        process, Gaussian(0.0, std, process), torch.ones_like(steps[1:]), steps[1:], steps[:-1]
+    )
     return torch.cat([start, factors]).cumprod(0)
 
 
@@ -63,31 +75,39 @@ def gc(
     predictor: Literal["ideal", "own"] = "ideal",
     first: float = 1.0,
 ) -> Tensor:
-    """Generator-induced coupling: x0 := a x_r in a share of the rows, then both points mix that x0 with the row's z.
+    """Generator-induced coupling: x0 := a x_r in a share of the rows, then both points mix that x0
+    with the row's z.
 
     E x0^2 = V = a^2 (alpha_r^2 s^2 + sigma_r^2) and E x0 z = a sigma_r =: c, so that
     E x_u x_t = alpha_u alpha_t V + (alpha_u sigma_t + alpha_t sigma_u) c + sigma_u sigma_t.
-    Source: GC, arXiv 2406.09570, eq. 13 and 14. With share 1 the one-step standard deviation does not tend to s but,
-    on edm up to 80, to 1.2488 s (ideal) and 1.1814 s (own).
+    Source: GC, arXiv 2406.09570, eq. 13 and 14. With share 1 the one-step standard deviation does
+    not tend to s but, on edm up to 80, to 1.2488 s (ideal) and 1.1814 s (own).
 
     Args:
         process: with its alpha and sigma
         times: increasing
         std: of the data
         share: probability of a generated row
-        predictor: ideal, a = s / sqrt(alpha_r^2 s^2 + sigma_r^2), the exact map to the data; own, a = g_r
+        predictor: ideal, a = s / sqrt(alpha_r^2 s^2 + sigma_r^2), the exact map to the data; own, a
+        = g_r
         first: factor of the lowest level
     """
     require(predictor in ("ideal", "own"), "predictor", predictor, "ideal or own")
     steps, factors = increasing(times), [first]
-    alphas, sigmas = (c(torch.tensor(steps, dtype=torch.float64)).tolist() for c in (process.alpha, process.sigma))
+    alphas, sigmas = (
+        c(torch.tensor(steps, dtype=torch.float64)).tolist() for c in (process.alpha, process.sigma)
+    )
     for (alpha_r, sigma_r), (alpha_t, sigma_t) in pairwise(zip(alphas, sigmas, strict=True)):
         power = alpha_r**2 * std**2 + sigma_r**2
         a = std / power**0.5 if predictor == "ideal" else factors[-1]
-        both = ((1 - share, std**2, 0.0), (share, a**2 * power, a * sigma_r))  # of a row's data: E x0^2, E x0 z
+        both = (
+            (1 - share, std**2, 0.0),
+            (share, a**2 * power, a * sigma_r),
+        )  # of a row's data: E x0^2, E x0 z
         across, square = (
             sum(
-                p * (alpha * alpha_t * v + (alpha * sigma_t + alpha_t * sigma) * c + sigma * sigma_t)
+                p
+                * (alpha * alpha_t * v + (alpha * sigma_t + alpha_t * sigma) * c + sigma * sigma_t)
                 for p, v, c in both
             )
             for alpha, sigma in ((alpha_r, sigma_r), (alpha_t, sigma_t))
@@ -104,10 +124,12 @@ class Losses(NamedTuple):
 
 
 def losses(process: Process, times: Steps, std: float, solver: Solver = euler) -> Losses:
-    """Squared losses of the exact consistency function on every grid: of training, and of distillation by a solver.
+    """Squared losses of the exact consistency function on every grid: of training, and of
+    distillation by a solver.
 
-    E (f(x_t, t) - f(x_r, r))^2 with f(x, t) = std x / sqrt(alpha^2 std^2 + sigma^2). Both points mix one x0 and z
-    (ct), or x_r is the solver's move of x_t (cd). Source: GC, arXiv 2406.09570, theorem 1 with weight 1.
+    E (f(x_t, t) - f(x_r, r))^2 with f(x, t) = std x / sqrt(alpha^2 std^2 + sigma^2). Both points
+    mix one x0 and z (ct), or x_r is the solver's move of x_t (cd). Source: GC, arXiv 2406.09570,
+    theorem 1 with weight 1.
     """
     steps = torch.tensor(increasing(times), dtype=torch.float64)
     alpha, sigma = process.alpha(steps), process.sigma(steps)
@@ -115,13 +137,16 @@ def losses(process: Process, times: Steps, std: float, solver: Solver = euler) -
     require(bool((spread > 0).all()), "std", std, "above 0 where the lowest time is the data's")
     to_end, (t, r) = std / spread, (slice(1, None), slice(None, -1))
     z, x0 = ((to_end * part)[t] - (to_end * part)[r] for part in (sigma, alpha))
-    move = solver(process, Gaussian(0.0, std, process), torch.ones_like(steps[t]), steps[t], steps[r])
+    move = solver(
+        process, Gaussian(0.0, std, process), torch.ones_like(steps[t]), steps[t], steps[r]
+    )
     apart = (to_end[t] - to_end[r] * move) * spread[t]
     return Losses(((x0 * std).square() + z.square()).mean().item(), apart.square().mean().item())
 
 
 def losses_limit(std: float, t_max: float) -> float:
-    """lim N^2 (ct - cd) of `losses` on edm's even grid of N intervals from 0 to T = t_max, where N^2 cd vanishes.
+    """lim N^2 (ct - cd) of `losses` on edm's even grid of N intervals from 0 to T = t_max, where
+    N^2 cd vanishes.
 
     T int_0^T f'^2 E (z - v)^2 dt = T s^4 [T / (2 s^2 (s^2 + T^2)) + atan(T / s) / (2 s^3)].
     Source: GC, arXiv 2406.09570, theorem 1, on Gaussian data.
@@ -131,16 +156,23 @@ def losses_limit(std: float, t_max: float) -> float:
     return t_max * std**4 * bracket
 
 
-def mcm(process: Process, segments: int, steps: int, std: float, solver: Solver | None = None) -> Tensor:
-    """Multistep consistency models: x_a = factor x_t from `steps` times of each of `segments` to its start.
+def mcm(
+    process: Process, segments: int, steps: int, std: float, solver: Solver | None = None
+) -> Tensor:
+    """Multistep consistency models: x_a = factor x_t from `steps` times of each of `segments` to
+    its start.
 
-    Consistency training, or distillation by a solver's moves of the exact denoiser. A row is a segment, from the
-    data up: `[segments, steps + 1]`; the sampler ends with the product of the last column times sigma(t_max) z.
+    Consistency training, or distillation by a solver's moves of the exact denoiser. A row is a
+    segment, from the
+    data up: `[segments, steps + 1]`; the sampler ends with the product of the last column times
+    sigma(t_max) z.
     D itself is `process.aim(1, factor, t, a)`. Source: MCM, arXiv 2403.06807, algorithm 1.
     """
     grid = torch.linspace(0, process.t_max, segments * steps + 1, dtype=torch.float64)
     rows = [grid[k * steps : (k + 1) * steps + 1] for k in range(segments)]
-    return torch.stack([ct(process, row, std) if solver is None else cd(process, row, std, solver) for row in rows])
+    return torch.stack(
+        [ct(process, row, std) if solver is None else cd(process, row, std, solver) for row in rows]
+    )
 
 
 def increasing(times: Steps) -> list[float]:

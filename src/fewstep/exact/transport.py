@@ -1,8 +1,10 @@
-"""What pairs of data and noise cost to move, E ||x0 - z||^2 / d, and how far their straight lines are from the flow.
+"""What pairs of data and noise cost to move, E ||x0 - z||^2 / d, and how far their straight lines
+are from the flow.
 
-Pairs may be independent, dealt out anew within batches (minibatch optimal transport), or those of a generator: the
-noise of a row with the data that the exact flow makes of mix(x0, z, t). With t the last cost falls from the
-independent one towards that of the flow's own pairs. Source: GC, arXiv 2406.09570, section 4 and figures 2 and 3.
+Pairs may be independent, dealt out anew within batches (minibatch optimal transport), or those of a
+generator: the noise of a row with the data that the exact flow makes of mix(x0, z, t). With t the
+last cost falls from the independent one towards that of the flow's own pairs. Source: GC, arXiv
+2406.09570, section 4 and figures 2 and 3.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ from fewstep.exact.gaussian import Gaussian
 from fewstep.exact.line import between, line
 from fewstep.exact.truth import Truth, numbers
 
-_ROWS, _NUMBERS = 128, 2**15  # solved at once: so many rows, more of small samples; large laws are quickest so
+_ROWS, _NUMBERS = (
+    128,
+    2**15,
+)  # solved at once: so many rows, more of small samples; large laws are quickest so
 _PER_COMPONENT = 200  # pieces of the line that an integral has
 _LOW = 2.5e-5  # lowest level of a grid of moves, as a share of its highest (EDM's 0.002 of 80)
 
@@ -38,7 +43,9 @@ class Mean(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Costs of a generator's pairs by level, `[L]` each, beside those of the same rows paired in other ways."""
+    """Costs of a generator's pairs by level, `[L]` each, beside those of the same rows paired in
+    other ways.
+    """
 
     levels: Tensor
     costs: Tensor
@@ -68,18 +75,28 @@ def independent(law: Any) -> float:
 def optimal(law: Any) -> float:
     """The least cost of any pairs, W2^2 between the data and N(0, I) over d, where it is known.
 
-    A Gaussian's is Bures', (||mean||^2 + sum_j (sqrt(l_j) - 1)^2) / d with the eigenvalues l of its covariance; that
-    of a law on the line pairs quantiles: 1 + E x0^2 - 2 int phi(Phi^-1(F(x))) dx. Raises UserError for other laws.
+    A Gaussian's is Bures', (||mean||^2 + sum_j (sqrt(l_j) - 1)^2) / d with the eigenvalues l of its
+    covariance; that
+    of a law on the line pairs quantiles: 1 + E x0^2 - 2 int phi(Phi^-1(F(x))) dx. Raises UserError
+    for other laws.
     """
     widths = _widths(law)
     if widths is not None:
-        return numbers("mean", law.mean).square().mean().item() + (widths - 1).square().mean().item()
+        return (
+            numbers("mean", law.mean).square().mean().item() + (widths - 1).square().mean().item()
+        )
     if torch.Size(law.shape).numel() != 1:
-        raise UserError(f"{law!r}: expected one Gaussian or a law on the line, whose optimal cost is known")
+        raise UserError(
+            f"{law!r}: expected one Gaussian or a law on the line, whose optimal cost is known"
+        )
     one = line(law)
     spread = law.variance + numbers("mean", law.mean).square().item()
     x, lengths = between(one.scales(_PER_COMPONENT))
-    return 1 + spread - 2 * (torch.exp(-one.score(x, 0.0).square() / 2) @ lengths).item() / math.sqrt(2 * math.pi)
+    return (
+        1
+        + spread
+        - 2 * (torch.exp(-one.score(x, 0.0).square() / 2) @ lengths).item() / math.sqrt(2 * math.pi)
+    )
 
 
 def _widths(law: Any) -> Tensor | None:
@@ -92,32 +109,52 @@ def _widths(law: Any) -> Tensor | None:
 
 
 def ends(law: Any, x0: Tensor, z: Tensor, t: Time, moves: int | None = None) -> Tensor:
-    """x0_hat, the end of the probability-flow ODE from mix(x0, z, t): the ideal generator's data for the noise z.
+    """x0_hat, the end of the probability-flow ODE from mix(x0, z, t): the ideal generator's data
+    for the noise z.
 
     Args:
         law: whose flow it is, on its own process
         x0: `[B, ...]`
         z: like x0
         t: a number or `[B]`
-        moves: None solves to 1e-8 of the rms; a number takes that many of Heun's moves, evenly in level^(1/7), to
-            2.5e-5 of the level and Euler's to the data: quick, and on the digits mixture off by 1 % with 32
+        moves: None solves to 1e-8 of the rms; a number takes that many of Heun's moves, evenly in
+        level^(1/7), to
+            2.5e-5 of the level and Euler's to the data: quick, and on the digits mixture off by 1 %
+            with 32
     """
     start, process = per_row(t, x0), law.process
     x = process.mix(x0, z, start)
     size = max(_ROWS, _NUMBERS // max(1, x[0].numel()))
     if moves is None:
-        return torch.cat([law.solve(*part, 0.0) for part in zip(x.split(size), start.split(size), strict=True)])
-    require(len(start.unique()) == 1, "t", f"{len(start)} times", "one for all rows where moves are counted")
+        return torch.cat(
+            [law.solve(*part, 0.0) for part in zip(x.split(size), start.split(size), strict=True)]
+        )
+    require(
+        len(start.unique()) == 1,
+        "t",
+        f"{len(start)} times",
+        "one for all rows where moves are counted",
+    )
     top = process.level(start[0]).item()
-    require(0 < top < float("inf"), "t", start[0].item(), "a time whose noise level is above 0 and finite")
+    require(
+        0 < top < float("inf"),
+        "t",
+        start[0].item(),
+        "a time whose noise level is above 0 and finite",
+    )
     move = along(heun, process.time_at(karras(_LOW * top, top, moves))[1:])
     return torch.cat([move(process, law, part, start[0].item(), 0.0) for part in x.split(size)])
 
 
 def dealt(x0: Tensor, z: Tensor, batch: int | None = None) -> Tensor:
-    """z as minibatch optimal transport deals it out among x0, within batches of that many rows (None: all at once)."""
+    """z as minibatch optimal transport deals it out among x0, within batches of that many rows
+    (None: all at once).
+    """
     return torch.cat(
-        [_dealt(*part) for part in zip(*(whole.split(batch or len(x0)) for whole in (x0, z)), strict=True)]
+        [
+            _dealt(*part)
+            for part in zip(*(whole.split(batch or len(x0)) for whole in (x0, z)), strict=True)
+        ]
     )
 
 
@@ -137,9 +174,11 @@ def curve(
     batch: int | None = 256,
     moves: int | None = None,
 ) -> Curve:
-    """Costs of the ideal generator's pairs at noise levels, against independent and minibatch-transport pairs.
+    """Costs of the ideal generator's pairs at noise levels, against independent and
+    minibatch-transport pairs.
 
-    All from the same n rows. levels: sigma / alpha; batch: of minibatch transport, None to leave it out (no SciPy).
+    All from the same n rows. levels: sigma / alpha; batch: of minibatch transport, None to leave it
+    out (no SciPy).
     """
     levels = numbers("levels", levels)
     wanted = levels.ndim == 1 and len(levels) > 0 and bool((levels > 0).all())
@@ -152,7 +191,11 @@ def curve(
     alone, again = mean(cost(x0, z)), None
     if batch is not None:
         batches = cost(x0, dealt(x0, z, batch)).split(batch)
-        again = mean(torch.stack([part.mean() for part in batches if len(part) == batch or len(batches) == 1]))
+        again = mean(
+            torch.stack(
+                [part.mean() for part in batches if len(part) == batch or len(batches) == 1]
+            )
+        )
     return Curve(levels, costs.mean(1), errors, alone, again, independent(law))
 
 
@@ -166,7 +209,8 @@ def _costs(law: Any, x0: Tensor, z: Tensor, times: Tensor, moves: int | None) ->
 
 
 def gaussian(process: Process, t: Time, std: float, mean: float = 0.0) -> Tensor:
-    """`ends`' cost on data N(mean, std^2): mean^2 + std^2 + 1 - 2 std sigma / sqrt(alpha^2 std^2 + sigma^2), like t.
+    """`ends`' cost on data N(mean, std^2): mean^2 + std^2 + 1 - 2 std sigma / sqrt(alpha^2 std^2 +
+    sigma^2), like t.
 
     From the independent cost at the data down to the optimal one, mean^2 + (std - 1)^2.
     """
@@ -175,22 +219,27 @@ def gaussian(process: Process, t: Time, std: float, mean: float = 0.0) -> Tensor
 
 
 def discrepancy(law: Any, x_t: Tensor, t: Time) -> Tensor:
-    """E ||dx_t/dt - v(x_t, t)||^2 / d of independent pairs, given x_t: `[B]` in float64; over x_t it is the mean.
+    """E ||dx_t/dt - v(x_t, t)||^2 / d of independent pairs, given x_t: `[B]` in float64; over x_t
+    it is the mean.
 
-    Given x_t the line's rate alpha' x0 + sigma' z is (alpha' - sigma' alpha / sigma) x0 and what is known, so this is
-    that factor's square times `posterior_variance`; on edm posterior_variance / t^2. t is above 0: at the data
-    nothing is known. Source: GC, arXiv 2406.09570, section 4.2.
+    Given x_t the line's rate alpha' x0 + sigma' z is (alpha' - sigma' alpha / sigma) x0 and what is
+    known, so this is that factor's square times `posterior_variance`; on edm posterior_variance /
+    t^2. t is above 0: at the data nothing is known. Source: GC, arXiv 2406.09570, section 4.2.
     """
     rate = _rate(law.process, per_row(t, x_t))
     return rate.square().to(x_t.device) * law.posterior_variance(x_t, t).double()
 
 
-def gaussian_discrepancy(process: Process, t: Time, std: float, *, generated: bool = False) -> Tensor:
-    """E ||dx_t/dt - v||^2 / d on data N(., std^2), like t: of independent pairs, or of the ideal generator's.
+def gaussian_discrepancy(
+    process: Process, t: Time, std: float, *, generated: bool = False
+) -> Tensor:
+    """E ||dx_t/dt - v||^2 / d on data N(., std^2), like t: of independent pairs, or of the ideal
+    generator's.
 
-    rate^2 sigma^2 (V - c^2) / (alpha^2 V + 2 alpha sigma c + sigma^2), rate = alpha' - sigma' alpha / sigma, V = std^2,
-    c = E x0_hat z = std sigma / sqrt(alpha^2 std^2 + sigma^2) where generated, else 0; the generator's x0_hat stays
-    fixed while t moves. On edm s^2 / (s^2 + t^2) and s^4 / [(s^2 + t^2) (s^2 + t^2 + 2 a t^2)], a = c / t.
+    rate^2 sigma^2 (V - c^2) / (alpha^2 V + 2 alpha sigma c + sigma^2), rate = alpha' - sigma' alpha
+    / sigma, V = std^2, c = E x0_hat z = std sigma / sqrt(alpha^2 std^2 + sigma^2) where generated,
+    else 0; the generator's x0_hat stays fixed while t moves. On edm s^2 / (s^2 + t^2) and s^4 /
+    [(s^2 + t^2) (s^2 + t^2 + 2 a t^2)], a = c / t.
     """
     t = as_time(t)
     alpha, sigma = process.alpha(t), process.sigma(t)
@@ -202,5 +251,12 @@ def gaussian_discrepancy(process: Process, t: Time, std: float, *, generated: bo
 def _rate(process: Process, t: Tensor) -> Tensor:
     """alpha' - sigma' alpha / sigma: of x0 in dx_t/dt, x_t held."""
     sigma = process.sigma(t)
-    require(bool((sigma > 0).all()), "t", t.min().item(), "above 0: where there is no noise, no line is known")
-    return process.schedule.alpha_rate(t) - process.schedule.sigma_rate(t) * process.alpha(t) / sigma
+    require(
+        bool((sigma > 0).all()),
+        "t",
+        t.min().item(),
+        "above 0: where there is no noise, no line is known",
+    )
+    return (
+        process.schedule.alpha_rate(t) - process.schedule.sigma_rate(t) * process.alpha(t) / sigma
+    )

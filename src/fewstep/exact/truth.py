@@ -1,4 +1,6 @@
-"""What every mixture of Gaussians can do on every process: denoise, sample, weigh and walk its trajectories."""
+"""What every mixture of Gaussians can do on every process: denoise, sample, weigh and walk its
+trajectories.
+"""
 
 from __future__ import annotations
 
@@ -29,26 +31,39 @@ Answer = Callable[..., Tensor]  # (components, seen, joint [B, K], *more) -> [B,
 
 
 def numbers(name: str, value: Any) -> Tensor:
-    """Finite numbers in float64, on the CPU: of a tensor, an array, a list or a number. Raises UserError."""
+    """Finite numbers in float64, on the CPU: of a tensor, an array, a list or a number. Raises
+    UserError.
+    """
     try:
-        found = torch.as_tensor(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=torch.float64)
+        found = torch.as_tensor(
+            value.detach().cpu() if isinstance(value, Tensor) else value, dtype=torch.float64
+        )
     except (TypeError, ValueError, RuntimeError):
-        raise UserError(f"{name} of type {type(value).__name__}: expected a tensor or array of numbers") from None
+        raise UserError(
+            f"{name} of type {type(value).__name__}: expected a tensor or array of numbers"
+        ) from None
     if not bool(torch.isfinite(found).all()):
         raise UserError(f"{name} holds NaN or infinity: expected finite numbers")
     return found
 
 
 class Truth:
-    """A mixture of Gaussians as a denoiser, `(x_t, t, cond=None) -> x0_hat = E[x0 | x_t]`, in closed form.
+    """A mixture of Gaussians as a denoiser, `(x_t, t, cond=None) -> x0_hat = E[x0 | x_t]`, in
+    closed form.
 
-    It computes in float64, where x_t is, and answers in x_t's dtype. `cond` are labels `[B]` where the
-    components have some (`classes` of them), -1 for none. Inside, data is flat and in standard units:
+    It computes in float64, where x_t is, and answers in x_t's dtype. `cond` are labels `[B]` where
+    the components have some (`classes` of them), -1 for none. Inside, data is flat and in standard
+    units:
     mean 0 and mean square 1 over all elements.
     """
 
     def __init__(
-        self, components: Components, labels: Tensor | None, mean: Tensor, scale: float, process: Process
+        self,
+        components: Components,
+        labels: Tensor | None,
+        mean: Tensor,
+        scale: float,
+        process: Process,
     ) -> None:
         self.process = process
         self.shape = tuple(mean.shape)
@@ -65,7 +80,9 @@ class Truth:
     def variance(self) -> float:
         """tr Cov[x0] / d."""
         nothing = torch.zeros(1, self.mean.numel(), dtype=torch.float64)
-        total = self._each(_variance, nothing, torch.zeros(1, 1).double(), torch.ones(1, 1).double(), None)
+        total = self._each(
+            _variance, nothing, torch.zeros(1, 1).double(), torch.ones(1, 1).double(), None
+        )
         return self._scale**2 / nothing.shape[1] * total.item()
 
     @property
@@ -81,7 +98,10 @@ class Truth:
     def __repr__(self) -> str:
         kind, (components, *_) = type(self).__name__, self._parts(torch.device("cpu"))
         classes = f", {self.classes} classes" if self.classes else ""
-        return f"{kind}({len(components.log_weights)} components of shape {self.shape}{classes}, {self.process})"
+        return (
+            f"{kind}({len(components.log_weights)} components of shape {self.shape}{classes},"
+            f" {self.process})"
+        )
 
     def _parts(self, device: torch.device) -> tuple[Components, Tensor | None, Tensor]:
         if device not in self._there:
@@ -93,7 +113,9 @@ class Truth:
     def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
         """x0_hat = E[x0 | x_t], like x_t."""
         u, a, s = self._standard(x_t, t)
-        mean = self._parts(u.device)[2] + self._scale * self._each(_mean, u, a, s, self._barred(cond, x_t))
+        mean = self._parts(u.device)[2] + self._scale * self._each(
+            _mean, u, a, s, self._barred(cond, x_t)
+        )
         return mean.to(x_t.dtype).to(x_t.device).reshape(x_t.shape)
 
     def posterior_variance(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
@@ -105,23 +127,31 @@ class Truth:
     def log_density(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
         """log p_t(x_t) of the noised law, of x_t's class where `cond` names one, `[B]`."""
         u, a, s = self._standard(x_t, t)
-        density = self._each(_log_density, u, a, s, self._barred(cond, x_t)) - u.shape[1] * math.log(self._scale)
+        density = self._each(_log_density, u, a, s, self._barred(cond, x_t)) - u.shape[
+            1
+        ] * math.log(self._scale)
         return density.to(x_t.dtype).to(x_t.device)
 
     @torch.no_grad()
     def posterior(self, x_t: Tensor, t: Time, n: int, seed: int = 0, cond: Cond = None) -> Tensor:
-        """n exact draws of x0 given x_t, `[n, B, *shape]`: draw j of row i depends on the seed, j and i alone."""
+        """n exact draws of x0 given x_t, `[n, B, *shape]`: draw j of row i depends on the seed, j
+        and i alone.
+        """
         require(n > 0, "n", n, "at least 1 draw")
         u, a, s = self._standard(x_t, t)
-        chance, z = (part.to(u.device).transpose(0, 1) for part in conditional_draws(seed, n, *u.shape))
+        chance, z = (
+            part.to(u.device).transpose(0, 1) for part in conditional_draws(seed, n, *u.shape)
+        )
         drawn = self._each(_drawn, u, a, s, self._barred(cond, x_t), chance, z).transpose(0, 1)
         x0 = self._parts(u.device)[2] + self._scale * drawn
         return x0.to(x_t.dtype).to(x_t.device).reshape(n, *x_t.shape)
 
     def solution(self, x: Tensor, t: Time, s: Time, cond: Cond = None) -> Solution:
-        """`solve`, and how far from the ODE's solution it is, by solving again with every step halved.
+        """`solve`, and how far from the ODE's solution it is, by solving again with every step
+        halved.
 
-        A method of order 10 loses 1/1000 of its error so: what is left of the difference is the first solution's.
+        A method of order 10 loses 1/1000 of its error so: what is left of the difference is the
+        first solution's.
         """
         first, again = (self._solved(x, t, s, cond, halved) for halved in (False, True))
         unit = self._scale * torch.hypot(*self._coefficients(s, x))[:, 0]
@@ -129,11 +159,12 @@ class Truth:
 
     @torch.no_grad()
     def solve(self, x: Tensor, t: Time, s: Time, cond: Cond = None) -> Tensor:
-        """The probability-flow ODE's solution at s that passes x at t, up or down the noise; no gradients.
+        """The probability-flow ODE's solution at s that passes x at t, up or down the noise; no
+        gradients.
 
-        With (a, s) = rho (cos h, sin h) in standard units, u = x / rho has du/dh = (cos h u - D) / sin h on
-        every process, regular where alpha or sigma vanish. Where sigma(t) = 0 what the components cannot hold is
-        noise that is unknown, and taken as 0.
+        With (a, s) = rho (cos h, sin h) in standard units, u = x / rho has du/dh = (cos h u - D) /
+        sin h on every process, regular where alpha or sigma vanish. Where sigma(t) = 0 what the
+        components cannot hold is noise that is unknown, and taken as 0.
         """
         return self._solved(x, t, s, cond).to(x.dtype).to(x.device)
 
@@ -147,9 +178,15 @@ class Truth:
         def slope(u: Tensor, angle: Tensor, rows: Tensor) -> Tensor:
             a, s = angle.cos()[:, None], angle.sin()[:, None]
             hidden = None if barred is None else barred[rows]
-            return torch.where(s == 0, 0.0, (a * u - self._each(_mean, u, a, s, hidden)) / torch.where(s == 0, 1.0, s))
+            return torch.where(
+                s == 0,
+                0.0,
+                (a * u - self._each(_mean, u, a, s, hidden)) / torch.where(s == 0, 1.0, s),
+            )
 
-        known = torch.where(s_t == 0, self._each(_mean, u, a_t, s_t, barred), u / torch.hypot(a_t, s_t))
+        known = torch.where(
+            s_t == 0, self._each(_mean, u, a_t, s_t, barred), u / torch.hypot(a_t, s_t)
+        )
         start, end = (torch.atan2(s, a)[:, 0] for a, s in ((a_t, s_t), (a_s, s_s)))
         u = integrate(slope, known, start, end, tolerance=_TOLERANCE, halved=halved)
         x_s = a_s * self._parts(u.device)[2] + self._scale * torch.hypot(a_s, s_s) * u
@@ -185,7 +222,9 @@ class Truth:
 
     def _standard(self, x_t: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor]:
         if tuple(x_t.shape[1:]) != self.shape:
-            raise UserError(f"x_t of shape {tuple(x_t.shape)}: expected [B, {', '.join(map(str, self.shape))}]")
+            raise UserError(
+                f"x_t of shape {tuple(x_t.shape)}: expected [B, {', '.join(map(str, self.shape))}]"
+            )
         a, s = self._coefficients(t, x_t)
         mean = self._parts(a.device)[2]
         return (x_t.to(a.device).double().flatten(1) - a * mean) / self._scale, a, s
@@ -199,22 +238,32 @@ class Truth:
         given = given.to(labels.device)[:, None]
         return (given >= 0) & (labels != given)
 
-    def _each(self, answer: Answer, u: Tensor, a: Tensor, s: Tensor, barred: Tensor | None, *more: Tensor) -> Tensor:
-        """`answer(components, seen, joint, *more)` for all rows, piece by piece; joint holds the labels' say."""
+    def _each(
+        self, answer: Answer, u: Tensor, a: Tensor, s: Tensor, barred: Tensor | None, *more: Tensor
+    ) -> Tensor:
+        """`answer(components, seen, joint, *more)` for all rows, piece by piece; joint holds the
+        labels' say.
+        """
         components = self._parts(u.device)[0]
 
         def some(u: Tensor, a: Tensor, s: Tensor, *rest: Tensor) -> Tensor:
             seen = components.see(u, a, s)
             if barred is None:
                 return answer(components, seen, seen.joint, *rest)
-            left = components.log_weights.masked_fill(rest[0], -torch.inf).logsumexp(1, keepdim=True)
-            return answer(components, seen, seen.joint.masked_fill(rest[0], -torch.inf) - left, *rest[1:])
+            left = components.log_weights.masked_fill(rest[0], -torch.inf).logsumexp(
+                1, keepdim=True
+            )
+            return answer(
+                components, seen, seen.joint.masked_fill(rest[0], -torch.inf) - left, *rest[1:]
+            )
 
         size = max(1, _NUMBERS_AT_ONCE // components.row_size)
         given = (u, a, s, *more) if barred is None else (u, a, s, barred, *more)
         if len(u) <= size:
             return some(*given)
-        return torch.cat([some(*piece) for piece in zip(*(part.split(size) for part in given), strict=True)])
+        return torch.cat(
+            [some(*piece) for piece in zip(*(part.split(size) for part in given), strict=True)]
+        )
 
 
 def _mean(components: Components, seen: Seen, joint: Tensor) -> Tensor:
@@ -230,7 +279,11 @@ def _log_density(components: Components, seen: Seen, joint: Tensor) -> Tensor:
 
 
 def _drawn(components: Components, seen: Seen, joint: Tensor, u: Tensor, z: Tensor) -> Tensor:
-    """Draws of x0 given what was seen `[B, n, d]`, of uniforms `[B, n]` and unit normals `[B, n, d]`."""
+    """Draws of x0 given what was seen `[B, n, d]`, of uniforms `[B, n]` and unit normals `[B, n,
+    d]`.
+    """
     edges = joint.softmax(1).cumsum(1)
-    picked = torch.searchsorted(edges, (u * edges[:, -1:]).contiguous(), right=True).clamp_max(edges.shape[1] - 1)
+    picked = torch.searchsorted(edges, (u * edges[:, -1:]).contiguous(), right=True).clamp_max(
+        edges.shape[1] - 1
+    )
     return components.replace(seen, picked, z)

@@ -22,10 +22,13 @@ def sct(
     level_max: float = 80.0,
     sigma_data: float = 0.5,
 ) -> core.Method:
-    """Continuous-time consistency training: E e^-u ||F - sg(F + g)||^2 / D + u, g the normalised tangent df/dt.
+    """Continuous-time consistency training: E e^-u ||F - sg(F + g)||^2 / D + u, g the normalised
+    tangent df/dt.
 
-    The limit r -> t on TrigFlow, so there is no curriculum: g is `tangents.Tangent`'s, v that of the data.
-    Source: sCM, arXiv 2410.11081, algorithm 1, and its CIFAR-10 settings (10k of 400k iterations of warm-up).
+    The limit r -> t on TrigFlow, so there is no curriculum: g is `tangents.Tangent`'s, v that of
+    the data.
+    Source: sCM, arXiv 2410.11081, algorithm 1, and its CIFAR-10 settings (10k of 400k iterations of
+    warm-up).
 
     Args:
         p_mean: mean of the log noise level, ln(sigma_data tan t)
@@ -34,8 +37,10 @@ def sct(
         c: g / (||g|| + c)
         norm: of the sample, its root mean square (as in FastGen), or none for g itself
         derivative: jvp, central differences, or auto, which tries both before the first step
-        label: what the network is told: log = ln(level) / 4, as EDM's diffusion weights to start from are; time = t
-        balance: learned = e^-u and u with u(t) trained beside the student, the paper's w = -u; none = neither
+        label: what the network is told: log = ln(level) / 4, as EDM's diffusion weights to start
+        from are; time = t
+        balance: learned = e^-u and u with u(t) trained beside the student, the paper's w = -u; none
+        = neither
         level_max: the highest noise level, where sampling starts
         sigma_data: standard deviation of the data, for process and preconditioning
     """
@@ -68,7 +73,8 @@ def scd(
     level_max: float = 80.0,
     sigma_data: float = 0.5,
 ) -> core.Method:
-    """Continuous-time consistency distillation: `sct` along the teacher's velocity in place of the data's.
+    """Continuous-time consistency distillation: `sct` along the teacher's velocity in place of the
+    data's.
 
     Source: sCM, arXiv 2410.11081, algorithm 1, and its CIFAR-10 settings.
 
@@ -80,8 +86,10 @@ def scd(
         c: g / (||g|| + c)
         norm: of the sample, its root mean square (as in FastGen), or none for g itself
         derivative: jvp, central differences, or auto, which tries both before the first step
-        label: what the network is told: log = ln(level) / 4, as EDM's diffusion weights to start from are; time = t
-        balance: learned = e^-u and u with u(t) trained beside the student, the paper's w = -u; none = neither
+        label: what the network is told: log = ln(level) / 4, as EDM's diffusion weights to start
+        from are; time = t
+        balance: learned = e^-u and u with u(t) trained beside the student, the paper's w = -u; none
+        = neither
         level_max: the highest noise level, where sampling starts
         sigma_data: standard deviation of the data, for process and preconditioning
     """

@@ -22,41 +22,78 @@ def direct_cm(
     process: Literal["edm", "cosine", "discrete"] = "edm",
     sigma_data: float = 0.5,
 ) -> core.Method:
-    """Direct consistency model: E d(D(x_t, t), the teacher's ODE solution from x_t), t on a grid of n intervals.
+    """Direct consistency model: E d(D(x_t, t), the teacher's ODE solution from x_t), t on a grid of
+    n intervals.
 
-    Source: Direct CM, arXiv 2411.08954, and its code, which has SDXL's discrete process, n = 100 and w = 9.
+    Source: Direct CM, arXiv 2411.08954, and its code, which has SDXL's discrete process, n = 100
+    and w = 9.
 
     Args:
         n: intervals of the solver from t_max to 0
         solver: the teacher's move over one of them
         starts: t is any level of the grid, or the highest always
-        goal: solution; student is the consistency model that the paper compares with: one move, then the student
-        source: solutions by a teacher, or out of data that `trajectories` wrote (solver and guidance are then theirs)
-        reuse: consecutive rows that share a trajectory, each at another of its points; divides block
-        reweight: weigh rows that share trajectories so that every level counts as much, as without them
+        goal: solution; student is the consistency model that the paper compares with: one move,
+        then the student
+        source: solutions by a teacher, or out of data that `trajectories` wrote (solver and
+        guidance are then theirs)
+        reuse: consecutive rows that share a trajectory, each at another of its points; divides
+        block
+        reweight: weigh rows that share trajectories so that every level counts as much, as without
+        them
         guidance: g of the teacher, D_c + g (D_c - D_u), 0 is none; the paper's w is 1 + g
         c: constant of a pseudo-Huber of each element, 0 is the squared error
         process: edm with the Karras grid, cosine, or discrete, the 1000 steps of Stable Diffusion
         sigma_data: standard deviation of the data, for the preconditioning
     """
     _check_direct(n, c, goal, own=reuse == 1 and source == "teacher")
-    on, cached = core.process.named(process), source == "cache"
+    on = core.process.named(process)
     grid = tuple(core.sampling.down_the_noise(on, n, ()))
-    levels, start = core.times.Levels(grid=grid, first=starts == "highest"), grid[0] if starts == "highest" else None
-    pairs = core.couplings.solved(grid, solver, guidance=guidance, reuse=reuse, start=start, cached=cached)
-    times = levels if reuse == 1 else core.times.Shared(levels=levels, size=reuse, reweight=reweight)
+    start = grid[0] if starts == "highest" else None
+    levels = core.times.Levels(grid=grid, first=start is not None)
+    cached = source == "cache"
     return core.Method(
         process=on,
-        times=core.times.AtAnchor(times=times) if goal == "solution" else times,
-        coupling=pairs if goal == "solution" else core.couplings.named(solver, guidance=guidance),
-        target=None if goal == "solution" else core.targets.Student(),
+        times=_times(levels, goal, reuse, reweight),
+        coupling=_coupling(goal, grid, solver, guidance, reuse, start, cached),
+        target=core.targets.Student() if goal == "student" else None,
         distance=core.distances.element_huber(c),
         scaling=core.scalings.Edm(sigma_data=sigma_data),
     )
 
 
+def _times(
+    levels: core.times.Levels, goal: str, reuse: int, reweight: bool
+) -> core.times.TimeSampler:
+    """The levels: of rows that share trajectories, and with r = a where the goal is the solution."""
+    times: core.times.TimeSampler = levels
+    if reuse != 1:
+        times = core.times.Shared(levels=levels, size=reuse, reweight=reweight)
+    return core.times.AtAnchor(times=times) if goal == "solution" else times
+
+
+def _coupling(
+    goal: str,
+    grid: tuple[float, ...],
+    solver: str,
+    guidance: float,
+    reuse: int,
+    start: float | None,
+    cached: bool,
+) -> core.couplings.Coupling:
+    """Pairs of x_t and its solution, or of x_t and one move of the solver."""
+    if goal == "student":
+        return core.couplings.named(solver, guidance=guidance)
+    return core.couplings.solved(
+        grid, solver, guidance=guidance, reuse=reuse, start=start, cached=cached
+    )
+
+
 def _check_direct(n: int, c: float, goal: str, own: bool) -> None:
-    """Raises the UserError for what has no grid or no student's goal; own: a row's trajectory is its own."""
+    """Refuses what has no grid, or no student's goal.
+
+    own: whether each row has a trajectory of its own. Raises UserError.
+    """
     require(n >= 1, "n", n, "at least 1 interval")
     require(c >= 0, "c", c, "0 or more")
-    require(own or goal == "solution", "goal", goal, "solution, where trajectories are shared or cached")
+    expected = "solution, where trajectories are shared or cached"
+    require(own or goal == "solution", "goal", goal, expected)

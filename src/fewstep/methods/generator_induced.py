@@ -20,7 +20,8 @@ def gc(
     bound: float = 3.0,
     sigma_data: float = 0.5,
 ) -> core.Method:
-    """Generator-induced coupling: in a share of the rows x0 is D(x_r, r), and both points are built anew from it.
+    """Generator-induced coupling: in a share of the rows x0 is D(x_r, r), and both points are built
+    anew from it.
 
     Source: GC, arXiv 2406.09570, eq. 13-15 and 21: iCT with mu = 0.5 and the average as predictor.
 
@@ -29,7 +30,8 @@ def gc(
         share: probability of a generated row, the paper's mu (its code's mixing value is 1 - mu)
         share_end: what it changes to, linearly over the run; left out it stays
         predictor: the network whose endpoints they are: ema or student
-        bound: endpoints are clipped to [-b, b], b this many standard deviations of the data, and 1 at least
+        bound: endpoints are clipped to [-b, b], b this many standard deviations of the data, and 1
+        at least
         sigma_data: standard deviation of the data, for the bound and a base that is named
     """
     base = method_of(base, sigma_data)
@@ -46,7 +48,22 @@ def _check_gc(base: core.Method, share: float, share_end: float, bound: float) -
         require(0 <= value <= 1, name, value, "the probability of a generated row, in 0 .. 1")
     require(bound > 0, "bound", bound, "above 0; 1e30 for none")
     own = core.sampling.sampler(base.sampler)
-    require(not own.only or own.default == 1, "base", own.default, "a method whose students jump to the data: K = 1")
+    require(
+        not own.only or own.default == 1,
+        "base",
+        own.default,
+        "a method whose students jump to the data: K = 1",
+    )
     known = isinstance(base.coupling, core.couplings.GeneratorInduced)
-    require(not known, "base", type(base.coupling).__name__, "pairs of another kind, since those are chosen alike")
-    require(base.target is not None, "base", type(base.times).__name__, "a method with a target: others have no pairs")
+    require(
+        not known,
+        "base",
+        type(base.coupling).__name__,
+        "pairs of another kind, since those are chosen alike",
+    )
+    require(
+        base.target is not None,
+        "base",
+        type(base.times).__name__,
+        "a method with a target: others have no pairs",
+    )

@@ -23,9 +23,11 @@ def tcm(
     realised: bool = False,
     sigma_data: float = 0.5,
 ) -> core.Method:
-    """Truncated consistency model: the second stage of a base method trains t >= t_prime alone, its first frozen below.
+    """Truncated consistency model: the second stage of a base method trains t >= t_prime alone, its
+    first frozen below.
 
-    E over t > t_prime of the base's loss + w_b times that at t = t_prime; t is log-Student-t on [t_prime, t_max].
+    E over t > t_prime of the base's loss + w_b times that at t = t_prime; t is log-Student-t on
+    [t_prime, t_max].
     Source: TCM, arXiv 2410.14895, eq. 5-10 and its code's README.
 
     Args:
@@ -47,7 +49,9 @@ def tcm(
     return replace(
         base,
         coupling=core.couplings.truncated(base.coupling, t_prime),
-        times=core.times.Atom(times=times, at_time=t_prime, share=rho, weight=w_b, realised=realised),
+        times=core.times.Atom(
+            times=times, at_time=t_prime, share=rho, weight=w_b, realised=realised
+        ),
         target=core.targets.Truncated(t_prime, base.target or core.targets.Student()),
         middle=(max(t_prime, 1.0),),
         trained_from=t_prime,
@@ -55,10 +59,15 @@ def tcm(
     )
 
 
-def _ratio_map(base: core.Method, t_prime: float, rho: float, ratio: float | None) -> core.times.RatioMap:
+def _ratio_map(
+    base: core.Method, t_prime: float, rho: float, ratio: float | None
+) -> core.times.RatioMap:
     """The base's times. Raises the UserError for what has no second stage."""
     if not isinstance(base.times, core.times.RatioMap):
-        raise UserError(f"tcm: base with {type(base.times).__name__} times: expected a continuous law of t, as of ect")
+        raise UserError(
+            f"tcm: base with {type(base.times).__name__} times: expected a continuous law of t, as"
+            " of ect"
+        )
     high = base.process.t_max
     require(0 < t_prime < high, "t_prime", t_prime, f"in 0 .. {high:g}, the highest time")
     require(0 <= rho < 1, "rho", rho, "a share in 0 .. 1, below 1")

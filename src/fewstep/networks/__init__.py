@@ -1,8 +1,10 @@
-"""The networks by name: `NAME(shape, classes, **options) -> nn.Module` called as (x, noise_label, cond, masks).
+"""The networks by name: `NAME(shape, classes, **options) -> nn.Module` called as (x, noise_label,
+cond, masks).
 
-shape: of one sample; classes: number of labels, 0 for none. A network that has a third parameter `features`
-also takes float conditions, so many numbers a sample, and dicts with "label", "features" and "mask". The
-imports are inside, so that reading the options needs no torch; the classes take what the factories are given.
+shape: of one sample; classes: number of labels, 0 for none. A network that has a third parameter
+`features` also takes float conditions, so many numbers a sample, and dicts with "label", "features"
+and "mask". The imports are inside, so that reading the options needs no torch; the classes take
+what the factories are given.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -97,7 +99,8 @@ def adm_unet(
     emb_mult: int = 4,
     augment: int = 0,
 ) -> "nn.Module":
-    """The U-Net of Dhariwal & Nichol (ADM); by default the one for ImageNet at 64x64, 296 M weights.
+    """The U-Net of Dhariwal & Nichol (ADM); by default the one for ImageNet at 64x64, 296 M
+    weights.
 
     Args:
         width: channels that the factors multiply
@@ -138,7 +141,8 @@ def edm2_unet(
     dropout: float = 0.0,
     dropout_resolutions: tuple[int, ...] | None = None,
 ) -> "nn.Module":
-    """EDM2's magnitude-preserving U-Net; as it stands EDM2-S, 280 M parameters for 64x64 images of 1000 classes.
+    """EDM2's magnitude-preserving U-Net; as it stands EDM2-S, 280 M parameters for 64x64 images of
+    1000 classes.
 
     Args:
         width: channels that the multipliers multiply
@@ -191,7 +195,8 @@ def dit(
     mlp_ratio: float = 4.0,
     dropout: float = 0.0,
 ) -> "nn.Module":
-    """A diffusion transformer (adaLN-zero) for data of one or more axes; as it stands the size of DiT-S/2.
+    """A diffusion transformer (adaLN-zero) for data of one or more axes; as it stands the size of
+    DiT-S/2.
 
     Args:
         patch: length of a token's patch along every axis
@@ -221,13 +226,15 @@ def uvit(
     dropout: float = 0.2,
     dropout_stages: int = 1,
 ) -> "nn.Module":
-    """The UViT of Multistep Consistency Models; as it stands its small one, 394 M parameters for ImageNet 64x64.
+    """The UViT of Multistep Consistency Models; as it stands its small one, 394 M parameters for
+    ImageNet 64x64.
 
     Args:
         width: channels that the multipliers multiply
         mult: multipliers of the channels, one per stage; the last stage is the middle
         blocks: blocks of each stage, down as up
-        residual_stages: how many of the first stages have residual blocks; the others have transformer blocks
+        residual_stages: how many of the first stages have residual blocks; the others have
+        transformer blocks
         head_channels: channels of an attention head
         mlp_ratio: hidden channels of a transformer's MLP, in widths
         embedding: channels of the embedding of noise label and class

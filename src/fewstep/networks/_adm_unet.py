@@ -1,4 +1,6 @@
-"""The U-Net of Dhariwal & Nichol, ADM, as EDM and consistency models have it (arXiv 2105.05233; 2206.00364)."""
+"""The U-Net of Dhariwal & Nichol, ADM, as EDM and consistency models have it (arXiv 2105.05233;
+2206.00364).
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,23 @@ from fewstep.base.conditions import Cond
 from fewstep.base.errors import require
 from fewstep.networks.dropout import Masks, masks_for
 from fewstep.networks.embedding import Positional, conditions
-from fewstep.networks.unet_blocks import Block, Conv, GroupNorm, Layer, Levels, Style, image_size, up
+from fewstep.networks.unet_blocks import (
+    Block,
+    Conv,
+    GroupNorm,
+    Layer,
+    Levels,
+    Style,
+    image_size,
+    up,
+)
 
 
 class AdmUNet(nn.Module):
     """ADM. forward(x `[B, C, S, S]`, noise_label `[B]`, cond, masks) -> like x.
 
-    cond: labels `[B]` int64 with -1 for none, or a dict of "label" and "augment". Weights are named as in
-    EDM's files; `fewstep.networks.openai_weights` translates from and to openai's.
+    cond: labels `[B]` int64 with -1 for none, or a dict of "label" and "augment". Weights are named
+    as in EDM's files; `fewstep.networks.openai_weights` translates from and to openai's.
     """
 
     def __init__(
@@ -43,7 +54,12 @@ class AdmUNet(nn.Module):
         super().__init__()
         images, size = image_size(shape, width, mult, blocks, dropout, emb_mult, augment)
         require(head_channels > 0, "head_channels", head_channels, "at least 1 channel")
-        require(heads is None or heads > 0, "heads", heads, "at least 1 head, or None to go by head_channels")
+        require(
+            heads is None or heads > 0,
+            "heads",
+            heads,
+            "at least 1 head, or None to go by head_channels",
+        )
         require(group > 0, "group", group, "at least 1 channel")
         self.classes, self.augment, self.dropout = classes, augment, dropout
         emb = width * emb_mult
@@ -71,7 +87,9 @@ class AdmUNet(nn.Module):
         )
         self.enc = nn.ModuleDict({f"{size}x{size}_conv": Conv(images, widths[0], 3)})
         self.enc.update(self.build(self.levels.encoder(), 0, resample == "conv"))
-        self.dec = nn.ModuleDict(self.build(self.levels.decoder(), len(self.enc), resample == "conv"))
+        self.dec = nn.ModuleDict(
+            self.build(self.levels.decoder(), len(self.enc), resample == "conv")
+        )
         self.out_norm = GroupNorm(widths[0], self.style.eps, group)
         self.out_conv = Conv(widths[0], images, 3)
         initialise(self)
@@ -101,7 +119,9 @@ class AdmUNet(nn.Module):
         emb = self.map_layer1(silu(self.map_layer0(emb)))
         return silu(emb if self.map_label is None else emb + self.map_label(label))
 
-    def forward(self, x: Tensor, noise_label: Tensor, cond: Cond = None, masks: Masks | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, noise_label: Tensor, cond: Cond = None, masks: Masks | None = None
+    ) -> Tensor:
         emb = self.embed(noise_label, cond)
         h = x
         skips: list[Tensor] = []
@@ -115,7 +135,9 @@ class AdmUNet(nn.Module):
 
 
 def initialise(network: AdmUNet) -> None:
-    """Zeros where a residual branch and the network end, N(0, 1) for labels; PyTorch's own defaults elsewhere."""
+    """Zeros where a residual branch and the network end, N(0, 1) for labels; PyTorch's own defaults
+    elsewhere.
+    """
     for name, module in network.named_modules():
         if name.endswith(("conv1", "proj", "out_conv", "map_augment")):
             for weight in module.parameters():

@@ -1,4 +1,6 @@
-"""A diffusion transformer with adaLN-zero blocks (arXiv 2212.09748) for data with any number of axes."""
+"""A diffusion transformer with adaLN-zero blocks (arXiv 2212.09748) for data with any number of
+axes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from fewstep.networks.transformer_blocks import Embedding, SelfAttention, positi
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
-    """`[B, C, *axes] -> [B, tokens, C patch^n]`: tokens and the pixels of one in the order of the axes."""
+    """`[B, C, *axes] -> [B, tokens, C patch^n]`: tokens and the pixels of one in the order of the
+    axes.
+    """
     grid = [size // patch for size in x.shape[2:]]
     n = len(grid)
     split = x.reshape(*x.shape[:2], *(part for size in grid for part in (size, patch)))
@@ -27,13 +31,16 @@ def patchify(x: Tensor, patch: int) -> Tensor:
 def unpatchify(tokens: Tensor, patch: int, shape: Sequence[int]) -> Tensor:
     """The inverse of `patchify`: `[B, tokens, C patch^n] -> [B, *shape]`."""
     n = len(shape) - 1
-    split = tokens.reshape(len(tokens), *(size // patch for size in shape[1:]), shape[0], *[patch] * n)
+    split = tokens.reshape(
+        len(tokens), *(size // patch for size in shape[1:]), shape[0], *[patch] * n
+    )
     pairs = (axis for i in range(n) for axis in (i + 1, i + n + 2))
     return split.permute(0, n + 1, *pairs).reshape(len(tokens), *shape)
 
 
 class Block(nn.Module):
-    """h + gate attention(norm(h) (1 + scale) + shift), then the same with an MLP; all six from the condition.
+    """h + gate attention(norm(h) (1 + scale) + shift), then the same with an MLP; all six from the
+    condition.
 
     The map to the six starts at 0, so a fresh block is the identity.
     """
@@ -52,12 +59,15 @@ class Block(nn.Module):
     def forward(self, h: Tensor, emb: Tensor, masks: Masks | None) -> Tensor:
         shift, scale, gate, shift2, scale2, gate2 = self.modulate(emb)[:, None].chunk(6, -1)
         h = h + gate * self.attention(torch.addcmul(shift, self.norm(h), 1 + scale))
-        inside = gelu(self.inner(torch.addcmul(shift2, self.norm(h), 1 + scale2)), approximate="tanh")
+        inside = gelu(
+            self.inner(torch.addcmul(shift2, self.norm(h), 1 + scale2)), approximate="tanh"
+        )
         return h + gate2 * self.outer(drop(inside, self.dropout, self.site, masks))
 
 
 class DiT(nn.Module):
-    """forward(x `[B, C, *axes]`, noise_label `[B]`, cond: labels `[B]` int64 or None, masks) -> like x.
+    """forward(x `[B, C, *axes]`, noise_label `[B]`, cond: labels `[B]` int64 or None, masks) ->
+    like x.
 
     A fresh network gives 0. Label -1 is no label: its embedding is 0.
     """
@@ -79,16 +89,25 @@ class DiT(nn.Module):
         super().__init__()
         require(len(shape) > 1, "shape", shape, "(channels, one or more axes)")
         fits = patch > 0 and not any(size % patch for size in shape[1:])
-        require(fits, "patch", patch, f"a divisor of every axis of the data, {', '.join(map(str, shape[1:]))}")
+        require(
+            fits,
+            "patch",
+            patch,
+            f"a divisor of every axis of the data, {', '.join(map(str, shape[1:]))}",
+        )
         require(depth > 0, "depth", depth, "at least 1 block")
         require(mlp_ratio >= 1, "mlp_ratio", mlp_ratio, "at least 1")
         probability(dropout)
         self.patch, self.dropout = patch, dropout
         size = shape[0] * patch ** (len(shape) - 1)
-        self.register_buffer("positions", positions([n // patch for n in shape[1:]], width), persistent=False)
+        self.register_buffer(
+            "positions", positions([n // patch for n in shape[1:]], width), persistent=False
+        )
         self.embedding = Embedding(classes, width)
         self.inlet = nn.Linear(size, width)
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, dropout, site) for site in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, mlp_ratio, dropout, site) for site in range(depth)
+        )
         self.norm = LayerNorm(width, affine=False)
         self.modulate = nn.Linear(width, 2 * width)
         self.outlet = nn.Linear(width, size)
@@ -99,10 +118,14 @@ class DiT(nn.Module):
         """The masks of a batch, one layer per block; None without dropout."""
         return masks_for(rows, seeds, self.dropout)
 
-    def forward(self, x: Tensor, noise_label: Tensor, cond: Tensor | None = None, masks: Masks | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, noise_label: Tensor, cond: Tensor | None = None, masks: Masks | None = None
+    ) -> Tensor:
         emb = self.embedding(noise_label, cond)
         h = self.inlet(patchify(x, self.patch)) + self.positions
         for block in self.blocks:
             h = block(h, emb, masks)
         shift, scale = self.modulate(emb)[:, None].chunk(2, -1)
-        return unpatchify(self.outlet(torch.addcmul(shift, self.norm(h), 1 + scale)), self.patch, x.shape[1:])
+        return unpatchify(
+            self.outlet(torch.addcmul(shift, self.norm(h), 1 + scale)), self.patch, x.shape[1:]
+        )

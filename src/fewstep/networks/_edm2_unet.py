@@ -1,4 +1,6 @@
-"""The U-Net of EDM2 (arXiv 2312.02696, figure 21), made of the magnitude-preserving parts in `edm2`."""
+"""The U-Net of EDM2 (arXiv 2312.02696, figure 21), made of the magnitude-preserving parts in
+`edm2`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ from torch.nn.functional import avg_pool2d, interpolate
 from fewstep.base.errors import require
 from fewstep.networks.attention import attend
 from fewstep.networks.dropout import Masks, drop, masks_for, probability
-from fewstep.networks.edm2_layers import Fourier, Weighted, mp_cat, mp_silu, mp_sum, normalise_weights, unit
+from fewstep.networks.edm2_layers import (
+    Fourier,
+    Weighted,
+    mp_cat,
+    mp_silu,
+    mp_sum,
+    normalise_weights,
+    unit,
+)
 from fewstep.networks.embedding import labels_fit, one_hot
 from fewstep.networks.transformer_blocks import levels_fit
 
@@ -64,8 +74,8 @@ def decoder(widths: Sequence[int], blocks: int, skips: list[int]) -> Iterator[Pa
 class Block(nn.Module):
     """A residual branch that the embedding scales, then attention if it has heads.
 
-    The encoder's blocks normalise each pixel first; the part "down" halves the resolution first, "up" doubles
-    it. `site` is the layer number of its dropout.
+    The encoder's blocks normalise each pixel first; the part "down" halves the resolution first,
+    "up" doubles it. `site` is the layer number of its dropout.
     """
 
     def __init__(
@@ -80,7 +90,12 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         _, name, inputs, outputs = part
-        self.common, self.encoder, self.down, self.up = common, encoder, name == "down", name == "up"
+        self.common, self.encoder, self.down, self.up = (
+            common,
+            encoder,
+            name == "down",
+            name == "up",
+        )
         self.dropout, self.site = dropout, site
         self.heads = outputs // common.head_channels if attention else 0
         require(
@@ -105,7 +120,9 @@ class Block(nn.Module):
         return self.conv_res1(drop(inside, self.dropout, self.site, masks))
 
     def attention(self, x: Tensor) -> Tensor:
-        """Attention over pixels with q, k and v of unit magnitude; channels are ordered (head, dimension, qkv)."""
+        """Attention over pixels with q, k and v of unit magnitude; channels are ordered (head,
+        dimension, qkv).
+        """
         split = self.attn_qkv(x).reshape(len(x), self.heads, -1, 3, x.shape[2] * x.shape[3])
         q, k, v = (part.transpose(2, 3).contiguous() for part in unit(split, [2]).unbind(3))
         return self.attn_proj(attend(q, k, v).transpose(2, 3).reshape(x.shape))
@@ -125,7 +142,8 @@ class Block(nn.Module):
 
 
 class EDM2UNet(nn.Module):
-    """forward(x `[B, C, H, W]`, noise_label `[B]`, cond: labels `[B]` int64 or None, masks) -> like x.
+    """forward(x `[B, C, H, W]`, noise_label `[B]`, cond: labels `[B]` int64 or None, masks) -> like
+    x.
 
     Parameters have the names of EDM2's `unet.`. Label -1 is the zero row that EDM2 drops labels to.
     A pass changes no weight; the training step calls `normalise_` once instead.
@@ -151,7 +169,9 @@ class EDM2UNet(nn.Module):
         require(blocks > 0, "blocks", blocks, "at least 1 block")
         require(noise_channels > 0, "mult_noise", noise_channels, "channels above 0")
         require(common.embedding > 0, "mult_emb", common.embedding, "channels above 0")
-        require(common.head_channels > 0, "head_channels", common.head_channels, "at least 1 channel")
+        require(
+            common.head_channels > 0, "head_channels", common.head_channels, "at least 1 channel"
+        )
         require(common.clip > 0, "clip", common.clip, "above 0")
         probability(dropout)
         self.classes, self.dropout = classes, dropout
@@ -174,7 +194,8 @@ class EDM2UNet(nn.Module):
                     part,
                     common,
                     encoder=room is self.enc,
-                    attention=part.name == "in0" or (part.name.startswith("block") and height in attention),
+                    attention=part.name == "in0"
+                    or (part.name.startswith("block") and height in attention),
                     dropout=dropout if dropped else 0.0,
                     site=site,
                 )
@@ -186,7 +207,9 @@ class EDM2UNet(nn.Module):
         return masks_for(rows, seeds, self.dropout)
 
     def normalise_(self) -> None:
-        """Overwrites the weights by their normalised values, once per optimizer step; the outputs stay."""
+        """Overwrites the weights by their normalised values, once per optimizer step; the outputs
+        stay.
+        """
         normalise_weights(self)
 
     def embed(self, noise_label: Tensor, cond: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -198,7 +221,9 @@ class EDM2UNet(nn.Module):
             emb = mp_sum(emb, self.emb_label(label), self.label_balance)
         return mp_silu(emb)
 
-    def forward(self, x: Tensor, noise_label: Tensor, cond: Tensor | None = None, masks: Masks | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, noise_label: Tensor, cond: Tensor | None = None, masks: Masks | None = None
+    ) -> Tensor:
         emb = self.embed(noise_label, cond, x.dtype)
         h, skips = torch.cat([x, torch.ones_like(x[:, :1])], 1), []
         for part in self.enc.values():

@@ -18,7 +18,9 @@ from fewstep.networks.embedding import NoiseFeatures, labels_fit
 
 
 class Block(nn.Module):
-    """h + out(mask * silu(inner(norm(h) * (1 + scale) + shift))), scale and shift from the condition."""
+    """h + out(mask * silu(inner(norm(h) * (1 + scale) + shift))), scale and shift from the
+    condition.
+    """
 
     def __init__(self, width: int, embedding: int) -> None:
         super().__init__()
@@ -48,9 +50,11 @@ def parts(cond: Any) -> tuple[Tensor | None, Tensor | None]:
 class ResidualMLP(nn.Module):
     """Flat data through residual blocks; every block sees the noise label and the class.
 
-    forward(x `[B, *shape]`, noise_label `[B]`, cond, masks) -> like x, where cond is labels `[B]` int64 (-1 is no
+    forward(x `[B, *shape]`, noise_label `[B]`, cond, masks) -> like x, where cond is labels `[B]`
+    int64 (-1 is no
     label: a zero embedding), features `[B, ...]` of floats, or a dict with "label" and "features".
-    A network with classes needs labels, one without takes none, and likewise features; each mistake is a UserError.
+    A network with classes needs labels, one without takes none, and likewise features; each mistake
+    is a UserError.
     """
 
     def __init__(
@@ -89,7 +93,11 @@ class ResidualMLP(nn.Module):
         label, features = parts(cond)
         labels_fit(self.classes, label)
         if (self.given is None) != (features is None):
-            need = "takes no features" if self.given is None else f"needs {self.given.in_features} features a sample"
+            need = (
+                "takes no features"
+                if self.given is None
+                else f"needs {self.given.in_features} features a sample"
+            )
             raise UserError(f"this network {need}: got {'none' if features is None else 'some'}")
         if self.label is not None and label is not None:
             emb = emb + self.label(label.clamp_min(0)) * (label >= 0)[:, None]
@@ -97,7 +105,9 @@ class ResidualMLP(nn.Module):
             emb = emb + self.given(features.to(emb.dtype))
         return silu(emb)
 
-    def forward(self, x: Tensor, noise_label: Tensor, cond: Any = None, masks: Masks | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, noise_label: Tensor, cond: Any = None, masks: Masks | None = None
+    ) -> Tensor:
         h, emb = self.inlet(x.flatten(1)), self.embed(noise_label, cond)
         for number, block in enumerate(self.blocks):
             h = block(h, emb, partial(drop, probability=self.dropout, layer=number, masks=masks))

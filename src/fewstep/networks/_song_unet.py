@@ -1,4 +1,6 @@
-"""The U-Nets of Song et al. as EDM has them: DDPM++ and NCSN++ (arXiv 2011.13456; 2206.00364, appendix C)."""
+"""The U-Nets of Song et al. as EDM has them: DDPM++ and NCSN++ (arXiv 2011.13456; 2206.00364,
+appendix C).
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,12 @@ from fewstep.networks.unet_blocks import (
 
 
 class SongUNet(nn.Module):
-    """DDPM++ (positional, standard, standard), NCSN++ (fourier, residual, standard) and what lies between.
+    """DDPM++ (positional, standard, standard), NCSN++ (fourier, residual, standard) and what lies
+    between.
 
-    forward(x `[B, C, S, S]`, noise_label `[B]`, cond: labels `[B]` int64 with -1 for none, or a dict of "label" and
-    "augment", masks) -> like x. An encoder `skip` or `residual` adds the shrunk images to each level, a decoder
-    `skip` sums an image of each level.
+    forward(x `[B, C, S, S]`, noise_label `[B]`, cond: labels `[B]` int64 with -1 for none, or a
+    dict of "label" and "augment", masks) -> like x. An encoder `skip` or `residual` adds the shrunk
+    images to each level, a decoder `skip` sums an image of each level.
     """
 
     def __init__(
@@ -60,16 +63,30 @@ class SongUNet(nn.Module):
     ) -> None:
         super().__init__()
         per_level = (blocks,) * len(mult) if level_blocks is None else tuple(level_blocks)
-        require(len(per_level) == len(mult), "level_blocks", level_blocks, f"{len(mult)} numbers, as in mult")
-        images, size = image_size(shape, width, mult, min(per_level, default=0), dropout, emb_mult, augment)
+        require(
+            len(per_level) == len(mult),
+            "level_blocks",
+            level_blocks,
+            f"{len(mult)} numbers, as in mult",
+        )
+        images, size = image_size(
+            shape, width, mult, min(per_level, default=0), dropout, emb_mult, augment
+        )
         require(0 < fourier_scale < math.inf, "fourier_scale", fourier_scale, "above 0")
         require(noise_mult > 0, "noise_mult", noise_mult, "at least 1")
-        require(len(taps) % 2 == 0 and sum(taps) != 0, "taps", taps, "an even number of filter taps, such as 1 3 3 1")
+        require(
+            len(taps) % 2 == 0 and sum(taps) != 0,
+            "taps",
+            taps,
+            "an even number of filter taps, such as 1 3 3 1",
+        )
         self.classes, self.augment, self.dropout = classes, augment, dropout
         self.dropped = None if dropout_resolutions is None else tuple(dropout_resolutions)
         noise, emb = width * noise_mult, width * emb_mult
         self.map_noise = (
-            Positional(noise, endpoint=True) if embedding == "positional" else Fourier(noise, fourier_scale)
+            Positional(noise, endpoint=True)
+            if embedding == "positional"
+            else Fourier(noise, fourier_scale)
         )
         self.map_label = nn.Linear(classes, noise) if classes else None
         self.map_augment = nn.Linear(augment, noise, bias=False) if augment else None
@@ -104,7 +121,9 @@ class SongUNet(nn.Module):
         return Block(layer.cin, layer.cout, style, number, layer.move, layer.attention)
 
     def build_encoder(self, images: int, levels: Levels, kind: str) -> nn.ModuleDict:
-        parts: dict[str, nn.Module] = {f"{levels.size}x{levels.size}_conv": Conv(images, levels.stem, 3)}
+        parts: dict[str, nn.Module] = {
+            f"{levels.size}x{levels.size}_conv": Conv(images, levels.stem, 3)
+        }
         aux, taps = images, self.style.taps
         for number, layer in enumerate(levels.encoder()):
             parts[layer.name] = self.block(layer, number)
@@ -146,7 +165,9 @@ class SongUNet(nn.Module):
             emb = emb + self.map_augment(augmented)
         return silu(self.map_layer1(silu(self.map_layer0(emb))))
 
-    def forward(self, x: Tensor, noise_label: Tensor, cond: Cond = None, masks: Masks | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, noise_label: Tensor, cond: Cond = None, masks: Masks | None = None
+    ) -> Tensor:
         emb = self.embed(noise_label, cond)
         h, aux = x, x
         skips: list[Tensor] = []
@@ -182,7 +203,9 @@ class SongUNet(nn.Module):
 
 
 def initialise(network: SongUNet) -> None:
-    """Xavier's uniform weights without biases; residual branches end near zero, queries, keys and values are small."""
+    """Xavier's uniform weights without biases; residual branches end near zero, queries, keys and
+    values are small.
+    """
     gains = {"conv1": 1e-5, "proj": 1e-5, "aux_conv": 1e-5, "qkv": math.sqrt(0.2)}
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

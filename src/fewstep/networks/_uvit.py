@@ -1,10 +1,12 @@
-"""The UViT of simple diffusion (arXiv 2301.11093) as Multistep Consistency Models (arXiv 2403.06807) sizes it.
+"""The UViT of simple diffusion (arXiv 2301.11093) as Multistep Consistency Models (arXiv
+2403.06807) sizes it.
 
-The latter gives stages, channels, pooling, dropout and the number of parameters. After the former, the embedding
-scales and shifts the second norm of a residual block and the hidden layer of a transformer's MLP, and a residual
-block's branch takes in the skip of its mirror over sqrt(2). Neither says, and chosen here: 1x1 convolutions between
-stages, fixed sin-cos positions and normalised q and k, skips of transformer blocks that join their input, an embedding
-of 1024 channels whatever the width. The four sizes of the paper follow, the small ones (394 M for ImageNet 64, 397 M
+The latter gives stages, channels, pooling, dropout and the number of parameters. After the former,
+the embedding scales and shifts the second norm of a residual block and the hidden layer of a
+transformer's MLP, and a residual block's branch takes in the skip of its mirror over sqrt(2).
+Neither says, and chosen here: 1x1 convolutions between stages, fixed sin-cos positions and
+normalised q and k, skips of transformer blocks that join their input, an embedding of 1024 channels
+whatever the width. The four sizes of the paper follow, the small ones (394 M for ImageNet 64, 397 M
 for 128) to 0.1 %, the large ones (1.23 B, 1.25 B) to 1.1 %.
 """
 
@@ -21,7 +23,13 @@ from torch.nn.functional import avg_pool2d, interpolate, silu
 from fewstep.base.errors import require
 from fewstep.networks.attention import GroupNorm, LayerNorm
 from fewstep.networks.dropout import Masks, drop, masks_for, probability
-from fewstep.networks.transformer_blocks import Embedding, SelfAttention, levels_fit, positions, zero
+from fewstep.networks.transformer_blocks import (
+    Embedding,
+    SelfAttention,
+    levels_fit,
+    positions,
+    zero,
+)
 
 
 def group_norm(width: int) -> GroupNorm:
@@ -30,7 +38,9 @@ def group_norm(width: int) -> GroupNorm:
 
 
 class ResBlock(nn.Module):
-    """x + conv(drop(silu(norm(conv(silu(norm(x)))) (1 + scale) + shift))); a skip joins behind the first norm."""
+    """x + conv(drop(silu(norm(conv(silu(norm(x)))) (1 + scale) + shift))); a skip joins behind the
+    first norm.
+    """
 
     def __init__(self, width: int, embedding: int, skip: bool, dropout: float, site: int) -> None:
         super().__init__()
@@ -53,12 +63,15 @@ class ResBlock(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """h + attention(norm(h)), then h + outer(drop(silu(inner(norm(h))) (1 + scale) + shift)), on `[B, tokens, width]`.
+    """h + attention(norm(h)), then h + outer(drop(silu(inner(norm(h))) (1 + scale) + shift)), on
+    `[B, tokens, width]`.
 
     A skip joins h itself.
     """
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float, embedding: int, dropout: float, site: int) -> None:
+    def __init__(
+        self, width: int, heads: int, mlp_ratio: float, embedding: int, dropout: float, site: int
+    ) -> None:
         super().__init__()
         hidden = int(mlp_ratio * width)
         self.dropout, self.site = dropout, site
@@ -87,11 +100,17 @@ class Stage(nn.Module):
 
     def __init__(self, blocks: Sequence[nn.Module], width: int, grid: Sequence[int] | None) -> None:
         super().__init__()
-        self.register_buffer("positions", None if grid is None else positions(grid, width), persistent=False)
+        self.register_buffer(
+            "positions", None if grid is None else positions(grid, width), persistent=False
+        )
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, x: Tensor, skips: list[Tensor], emb: Tensor, masks: Masks | None) -> tuple[Tensor, list[Tensor]]:
-        """The stage's output and those of its blocks; skips, one per block or none, are consumed last first."""
+    def forward(
+        self, x: Tensor, skips: list[Tensor], emb: Tensor, masks: Masks | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The stage's output and those of its blocks; skips, one per block or none, are consumed
+        last first.
+        """
         h, kept = x, []
         if self.positions is not None:
             h = (x.flatten(2).transpose(1, 2) + self.positions).contiguous()
@@ -102,10 +121,13 @@ class Stage(nn.Module):
 
 
 class UViT(nn.Module):
-    """forward(x `[B, C, H, W]`, noise_label `[B]`, cond: labels `[B]` int64 or None, masks) -> like x.
+    """forward(x `[B, C, H, W]`, noise_label `[B]`, cond: labels `[B]` int64 or None, masks) -> like
+    x.
 
-    Stages of residual blocks, then of transformer blocks, each followed by average pooling; the last is the middle;
-    then the same stages back, each preceded by nearest upsampling. A fresh network gives 0; label -1 embeds as 0.
+    Stages of residual blocks, then of transformer blocks, each followed by average pooling; the
+    last is the middle;
+    then the same stages back, each preceded by nearest upsampling. A fresh network gives 0; label
+    -1 embeds as 0.
     """
 
     def __init__(
@@ -127,8 +149,15 @@ class UViT(nn.Module):
         widths = [width * m for m in mult]
         levels_fit(shape, widths)
         stages = len(widths)
-        require(len(blocks) == stages and all(n > 0 for n in blocks), "blocks", blocks, f"{stages} numbers, as in mult")
-        require(0 <= residual_stages <= stages, "residual_stages", residual_stages, f"0 .. {stages}")
+        require(
+            len(blocks) == stages and all(n > 0 for n in blocks),
+            "blocks",
+            blocks,
+            f"{stages} numbers, as in mult",
+        )
+        require(
+            0 <= residual_stages <= stages, "residual_stages", residual_stages, f"0 .. {stages}"
+        )
         require(0 <= dropout_stages <= stages, "dropout_stages", dropout_stages, f"0 .. {stages}")
         probability(dropout)
         require(head_channels > 0, "head_channels", head_channels, "at least 1 channel")
@@ -140,7 +169,11 @@ class UViT(nn.Module):
             width, chance = widths[level], dropout if level >= stages - dropout_stages else 0.0
             numbers = [next(sites) for _ in range(blocks[level])]
             if level < residual_stages:
-                return Stage([ResBlock(width, embedding, up, chance, number) for number in numbers], width, None)
+                return Stage(
+                    [ResBlock(width, embedding, up, chance, number) for number in numbers],
+                    width,
+                    None,
+                )
             fits = f"a divisor of the {width} channels of a stage"
             require(width % head_channels == 0, "head_channels", head_channels, fits)
             sizes = width, width // head_channels, mlp_ratio, embedding
@@ -153,7 +186,9 @@ class UViT(nn.Module):
         self.down = nn.ModuleList(stage(level, False) for level in range(stages - 1))
         self.widen = nn.ModuleList(nn.Conv2d(before, after, 1) for before, after in steps)
         self.middle = stage(stages - 1, False)
-        self.narrow = nn.ModuleList(nn.Conv2d(after, before, 1) for before, after in reversed(steps))
+        self.narrow = nn.ModuleList(
+            nn.Conv2d(after, before, 1) for before, after in reversed(steps)
+        )
         self.up = nn.ModuleList(stage(level, True) for level in reversed(range(stages - 1)))
         self.norm = group_norm(widths[0])
         self.outlet = nn.Conv2d(widths[0], shape[0], 3, padding=1)
@@ -163,7 +198,9 @@ class UViT(nn.Module):
         """The masks of a batch, one layer per block; None without dropout."""
         return masks_for(rows, seeds, self.dropout)
 
-    def forward(self, x: Tensor, noise_label: Tensor, cond: Tensor | None = None, masks: Masks | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, noise_label: Tensor, cond: Tensor | None = None, masks: Masks | None = None
+    ) -> Tensor:
         emb, skips = self.embedding(noise_label, cond), []
         h = self.inlet(x)
         for stage, widen in zip(self.down, self.widen, strict=True):
@@ -172,6 +209,8 @@ class UViT(nn.Module):
             h = widen(avg_pool2d(h, 2))
         h, _ = self.middle(h, [], emb, masks)
         for stage, narrow in zip(self.up, self.narrow, strict=True):
-            h = interpolate(narrow(h), scale_factor=2.0, mode="nearest")  # a 1x1 convolution commutes with it
+            h = interpolate(
+                narrow(h), scale_factor=2.0, mode="nearest"
+            )  # a 1x1 convolution commutes with it
             h, _ = stage(h, skips.pop(), emb, masks)
         return self.outlet(silu(self.norm(h)))

@@ -1,4 +1,6 @@
-"""Attention and norms whose values and derivatives of every kind are right: under a jvp as outside of one."""
+"""Attention and norms whose values and derivatives of every kind are right: under a jvp as outside
+of one.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v of `[B, heads, tokens, d]`; written out under a jvp, which no fused kernel has."""
+    """softmax(q k^T / sqrt(d)) v of `[B, heads, tokens, d]`; written out under a jvp, which no
+    fused kernel has.
+    """
     if not has_tangent(q, k, v):
         return scaled_dot_product_attention(q, k, v)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
@@ -27,10 +31,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def attend_pixels(qkv: Tensor, heads: int) -> Tensor:
-    """`attend` over pixels, `[B, 3 C, H, W] -> [B, C, H, W]`; channels are (head, dim, q|k|v), as EDM's."""
+    """`attend` over pixels, `[B, 3 C, H, W] -> [B, C, H, W]`; channels are (head, dim, q|k|v), as
+    EDM's.
+    """
     rows, channels, *sides = qkv.shape
     parts = qkv.reshape(rows, heads, channels // heads // 3, 3, -1)
-    q, k, v = parts.permute(3, 0, 1, 4, 2).contiguous().unbind()  # other layouts leave the fast path
+    q, k, v = (
+        parts.permute(3, 0, 1, 4, 2).contiguous().unbind()
+    )  # other layouts leave the fast path
     return attend(q, k, v).transpose(2, 3).reshape(rows, channels // 3, *sides)
 
 
@@ -42,7 +50,9 @@ class GroupNorm(nn.GroupNorm):
 
 
 class LayerNorm(nn.LayerNorm):
-    """torch's over the last axis; written out under a jvp, whose own gradient torch's kernel gets wrong."""
+    """torch's over the last axis; written out under a jvp, whose own gradient torch's kernel gets
+    wrong.
+    """
 
     def __init__(self, width: int, affine: bool = True) -> None:
         super().__init__(width, elementwise_affine=affine)

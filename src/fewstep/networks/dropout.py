@@ -1,4 +1,6 @@
-"""Dropout by explicit masks: what was dropped is a function of (layer, seed), so two passes can share it."""
+"""Dropout by explicit masks: what was dropped is a function of (layer, seed), so two passes can
+share it.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,12 @@ from fewstep.base.randomness import block_seed
 
 @dataclass(frozen=True)
 class Masks:
-    """The masks of a batch: a seed for each equal run of `rows`, drawn where and when a layer asks for them.
+    """The masks of a batch: a seed for each equal run of `rows`, drawn where and when a layer asks
+    for them.
 
-    A seed is the block number of a layer's stream, so none collide. Drawn where the data lives, since another
-    kind of device draws other numbers, and kept as bits, since several passes ask for the same.
+    A seed is the block number of a layer's stream, so none collide. Drawn where the data lives,
+    since another kind of device draws other numbers, and kept as bits, since several passes ask for
+    the same.
     """
 
     rows: int

@@ -1,4 +1,6 @@
-"""EDM2's magnitude-preserving U-Net (arXiv 2312.02696, configuration G, figure 21); weights interchange by name."""
+"""EDM2's magnitude-preserving U-Net (arXiv 2312.02696, configuration G, figure 21); weights
+interchange by name.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from fewstep.networks.embedding import Frequencies
 
 def unit(x: Tensor, dim: Sequence[int], eps: float = 1e-4) -> Tensor:
     """x / (rms of x over `dim` + eps), the rms in float32 at least."""
-    norm = torch.linalg.vector_norm(x, dim=tuple(dim), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+    norm = torch.linalg.vector_norm(
+        x, dim=tuple(dim), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
+    )
     return x / (norm * math.sqrt(norm.numel() / x.numel()) + eps).to(x.dtype)
 
 
@@ -29,14 +33,18 @@ def mp_sum(a: Tensor, b: Tensor, t: float) -> Tensor:
 
 
 def mp_cat(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """Channels of a and b, together of unit magnitude, with shares 1 - t and t whatever their numbers (eq. 103)."""
+    """Channels of a and b, together of unit magnitude, with shares 1 - t and t whatever their
+    numbers (eq. 103).
+    """
     n, m = a.shape[1], b.shape[1]
     scale = math.sqrt(n + m) / math.hypot(1 - t, t)
     return torch.cat([a * (scale * (1 - t) / math.sqrt(n)), b * (scale * t / math.sqrt(m))], 1)
 
 
 class Fourier(Frequencies):
-    """sqrt(2) cos(2 pi f x + phase) with fixed f ~ N(0, 1) and uniform phases, `[B] -> [B, channels]` (eq. 75)."""
+    """sqrt(2) cos(2 pi f x + phase) with fixed f ~ N(0, 1) and uniform phases, `[B] -> [B,
+    channels]` (eq. 75).
+    """
 
     freqs: Tensor
     phases: Tensor
@@ -51,7 +59,8 @@ class Fourier(Frequencies):
 
 
 class Weighted(nn.Module):
-    """A linear layer or convolution without bias whose weight is of unit rms per output, times gain / sqrt(fan in).
+    """A linear layer or convolution without bias whose weight is of unit rms per output, times gain
+    / sqrt(fan in).
 
     The weight is normalised wherever it is used, so its stored length changes no output (eq. 66).
     """
@@ -76,8 +85,8 @@ class Weighted(nn.Module):
 def normalise_weights(module: nn.Module) -> None:
     """Overwrites every weight by its normalised value: EDM2's forced weight normalisation.
 
-    Up to the eps of the norm it changes no output; it keeps an optimizer's steps the size, relative to the
-    weights, that the learning rate says. For once per optimizer step, never inside a pass.
+    Up to the eps of the norm it changes no output; it keeps an optimizer's steps the size, relative
+    to the weights, that the learning rate says. For once per optimizer step, never inside a pass.
     """
     for part in module.modules():
         if isinstance(part, Weighted):
@@ -85,7 +94,9 @@ def normalise_weights(module: nn.Module) -> None:
 
 
 class Uncertainty(nn.Module):
-    """u(noise_label), `[B] -> [B]`: the log-variance of the loss at a noise level (loss e^-u + u, eq. 21)."""
+    """u(noise_label), `[B] -> [B]`: the log-variance of the loss at a noise level (loss e^-u + u,
+    eq. 21).
+    """
 
     def __init__(self, channels: int = 128) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""What a network is told besides x: features of the noise label, labels of classes and of augmentations."""
+"""What a network is told besides x: features of the noise label, labels of classes and of
+augmentations.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,22 @@ from fewstep.base.errors import UserError
 def labels_fit(classes: int, cond: Tensor | None) -> None:
     """A network with classes needs labels, one without takes none; each mistake is a UserError."""
     if (classes == 0) != (cond is None):
-        need = f"needs labels, integers 0..{classes - 1} or -1 for none" if classes else "takes no labels"
+        need = (
+            f"needs labels, integers 0..{classes - 1} or -1 for none"
+            if classes
+            else "takes no labels"
+        )
         raise UserError(f"this network {need}: got cond={'None' if cond is None else 'labels'}")
 
 
 def one_hot(cond: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """Rows `[B, classes]` with a 1 at each label; rows of 0 for label -1. Raises IndexError above the classes."""
-    return torch.eye(classes, dtype=dtype, device=cond.device)[cond.clamp_min(0)] * (cond >= 0)[:, None]
+    """Rows `[B, classes]` with a 1 at each label; rows of 0 for label -1. Raises IndexError above
+    the classes.
+    """
+    return (
+        torch.eye(classes, dtype=dtype, device=cond.device)[cond.clamp_min(0)]
+        * (cond >= 0)[:, None]
+    )
 
 
 class Frequencies(nn.Module):
@@ -54,7 +65,8 @@ class NoiseFeatures(Frequencies):
 
 
 class Positional(nn.Module):
-    """cos and sin of label / 10000^(i / last), i = 0 .. n/2 - 1: `[B] -> [B, n]`, in the label's dtype.
+    """cos and sin of label / 10000^(i / last), i = 0 .. n/2 - 1: `[B] -> [B, n]`, in the label's
+    dtype.
 
     last is n/2, or n/2 - 1 with `endpoint`, so that the lowest frequency is 1/10000 itself.
     """
@@ -70,7 +82,9 @@ class Positional(nn.Module):
 
 
 class Fourier(Frequencies):
-    """cos and sin of 2 pi f label, f drawn once from N(0, scale^2): `[B] -> [B, n]`, in the label's dtype."""
+    """cos and sin of 2 pi f label, f drawn once from N(0, scale^2): `[B] -> [B, n]`, in the label's
+    dtype.
+    """
 
     freqs: Tensor
 
@@ -83,17 +97,22 @@ class Fourier(Frequencies):
         return torch.cat([angle.cos(), angle.sin()], 1)
 
 
-def conditions(cond: Cond, classes: int, augment: int, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
-    """One-hot rows of the class labels `[B, classes]` and the augment labels `[B, augment]`, None where there are none.
+def conditions(
+    cond: Cond, classes: int, augment: int, dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor | None]:
+    """One-hot rows of the class labels `[B, classes]` and the augment labels `[B, augment]`, None
+    where there are none.
 
-    cond: labels `[B]` int64, -1 for "no label" (a row of zeros), or a dict of "label" and "augment". Without augment
-    labels nothing was augmented.
+    cond: labels `[B]` int64, -1 for "no label" (a row of zeros), or a dict of "label" and
+    "augment". Without augment labels nothing was augmented.
     """
     given = dict(cond) if isinstance(cond, Mapping) else {"label": cond}
     label, augmented = given.pop("label", None), given.pop("augment", None)
     if given or (augmented is not None and not augment):
         takes = '"label" and "augment"' if augment else 'only "label"'
-        raise UserError(f"this network takes {takes} of a condition: got {', '.join([*given] or ['augment'])}")
+        raise UserError(
+            f"this network takes {takes} of a condition: got {', '.join([*given] or ['augment'])}"
+        )
     labels_fit(classes, label)
     rows = None if label is None else one_hot(label, classes, dtype)
     return rows, None if augmented is None else augmented.to(dtype)

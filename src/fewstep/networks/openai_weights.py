@@ -1,7 +1,8 @@
-"""ADM as openai's files have it (guided diffusion, consistency models): other names, the same network.
+"""ADM as openai's files have it (guided diffusion, consistency models): other names, the same
+network.
 
-Theirs is `adm_unet(shape, classes, **options)` of `adm_options(config)`; its noise label is 250 ln sigma there
-(`Edm(noise_scale=250)`).
+Theirs is `adm_unet(shape, classes, **options)` of `adm_options(config)`; its noise label is 250 ln
+sigma there (`Edm(noise_scale=250)`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from fewstep.base.errors import UserError, require
 from fewstep.networks._adm_unet import AdmUNet
 
 CLASSES = 1000  # what class_cond means: ImageNet's
-LEVELS = {512: "0.5,1,1,2,2,4,4", 256: "1,1,2,2,4,4", 128: "1,1,2,3,4", 64: "1,2,3,4"}  # where channel_mult is empty
+LEVELS = {
+    512: "0.5,1,1,2,2,4,4",
+    256: "1,1,2,2,4,4",
+    128: "1,1,2,3,4",
+    64: "1,2,3,4",
+}  # where channel_mult is empty
 INSIDE = {
     "norm0": "in_layers.0",
     "conv0": "in_layers.2",
@@ -40,16 +46,24 @@ def adm_options(config: Mapping[str, Any]) -> tuple[tuple[int, ...], int, dict[s
     mult = [float(m) for m in (config.get("channel_mult") or LEVELS.get(size, "")).split(",") if m]
     if not mult or any(m != int(m) for m in mult):
         raise UserError(
-            f"channel_mult = {config.get('channel_mult', '')!r} at image_size = {size}: expected whole numbers"
+            f"channel_mult = {config.get('channel_mult', '')!r} at image_size = {size}: expected"
+            " whole numbers"
         )
     require(not config.get("learn_sigma"), "learn_sigma", True, "off: the result is one image")
     heads = config.get("num_heads_upsample", -1)
-    require(heads in (-1, config.get("num_heads", 1)), "num_heads_upsample", heads, "-1, as many as num_heads")
+    require(
+        heads in (-1, config.get("num_heads", 1)),
+        "num_heads_upsample",
+        heads,
+        "-1, as many as num_heads",
+    )
     options = {
         "width": config["num_channels"],
         "mult": tuple(int(m) for m in mult),
         "blocks": config["num_res_blocks"],
-        "attention": tuple(int(side) for side in config.get("attention_resolutions", "16").split(",")),
+        "attention": tuple(
+            int(side) for side in config.get("attention_resolutions", "16").split(",")
+        ),
         "dropout": float(config.get("dropout", 0)),
         "heads": config.get("num_heads", 1) if head == -1 else None,
         "head_channels": 64 if head == -1 else head,
@@ -69,10 +83,14 @@ def names(network: AdmUNet) -> dict[str, str]:
             return OUTSIDE[module]
         side, layer, *inside = module.split(".")
         if side not in ("enc", "dec"):
-            raise UserError(f"{module} has no name in openai's files: expected a network without augment labels")
+            raise UserError(
+                f"{module} has no name in openai's files: expected a network without augment labels"
+            )
         place, index = places[layer, side]
         if not inside:  # a single convolution: the first, or one that resamples
-            return f"{place}.{index}" + (".op" if "_down" in layer else ".conv" if "_up" in layer else "")
+            return f"{place}.{index}" + (
+                ".op" if "_down" in layer else ".conv" if "_up" in layer else ""
+            )
         if inside[0] in INSIDE:
             return f"{place}.{index}.{INSIDE[inside[0]]}"
         return f"{place}.{index + 1}.{ATTENTION[inside[0]]}"
@@ -84,8 +102,12 @@ def names(network: AdmUNet) -> dict[str, str]:
 
 
 def _places(network: AdmUNet) -> dict[tuple[str, str], tuple[str, int]]:
-    """Where their residual block stands for each of our layers; its attention is the next one there."""
-    found = {(name, "enc"): (f"input_blocks.{number}", 0) for number, name in enumerate(network.enc)}
+    """Where their residual block stands for each of our layers; its attention is the next one
+    there.
+    """
+    found = {
+        (name, "enc"): (f"input_blocks.{number}", 0) for number, name in enumerate(network.enc)
+    }
     number, behind = -1, 0
     for name, part in network.dec.items():
         if "_in" in name:
@@ -103,18 +125,27 @@ def from_openai(network: AdmUNet, weights: Mapping[str, Tensor]) -> dict[str, Te
     known = names(network)
     if weights.keys() != set(known.values()):
         odd = sorted(weights.keys() ^ set(known.values()))
-        raise UserError(f"these weights are not of this network: {len(odd)} names differ, the first is {odd[0]}")
+        raise UserError(
+            f"these weights are not of this network: {len(odd)} names differ, the first is {odd[0]}"
+        )
     own = {name: value for name, value in network.state_dict().items() if name not in known}
-    return {**own, **{ours: _turned(network, ours, weights[name], True) for ours, name in known.items()}}
+    return {
+        **own,
+        **{ours: _turned(network, ours, weights[name], True) for ours, name in known.items()},
+    }
 
 
 def to_openai(network: AdmUNet, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of the network under their names."""
-    return {name: _turned(network, ours, weights[ours], False) for ours, name in names(network).items()}
+    return {
+        name: _turned(network, ours, weights[ours], False) for ours, name in names(network).items()
+    }
 
 
 def _turned(network: AdmUNet, name: str, value: Tensor, inward: bool) -> Tensor:
-    """A weight in the other's layout: queries, keys, values are (q|k|v, head, dim) theirs, (head, dim, q|k|v) ours."""
+    """A weight in the other's layout: queries, keys, values are (q|k|v, head, dim) theirs, (head,
+    dim, q|k|v) ours.
+    """
     if name == "map_label.weight":
         return value.T.contiguous()
     if ".qkv." not in name:

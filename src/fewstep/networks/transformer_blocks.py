@@ -15,25 +15,38 @@ from fewstep.networks.embedding import NoiseFeatures, labels_fit, one_hot
 
 def levels_fit(shape: Sequence[int], widths: Sequence[int]) -> None:
     """Images that halve as often as there are levels to go down; each mistake is a UserError."""
-    require(len(widths) > 0 and min(widths) > 0, "mult", tuple(widths), "channels above 0 at each level")
+    require(
+        len(widths) > 0 and min(widths) > 0, "mult", tuple(widths), "channels above 0 at each level"
+    )
     halvings = 2 ** (len(widths) - 1)
     fits = len(shape) == 3 and not any(size % halvings for size in shape[1:])
     require(fits, "shape", shape, f"(channels, height, width), both sizes divisible by {halvings}")
 
 
 def positions(grid: Sequence[int], width: int) -> Tensor:
-    """`[tokens, width]`: sin and cos of each axis's index at frequencies 1 .. 1e-4; channels left over are 0."""
+    """`[tokens, width]`: sin and cos of each axis's index at frequencies 1 .. 1e-4; channels left
+    over are 0.
+    """
     n = width // (2 * len(grid))
-    require(n > 0, "width", width, f"at least {2 * len(grid)} channels for {len(grid)} axes of positions")
+    require(
+        n > 0,
+        "width",
+        width,
+        f"at least {2 * len(grid)} channels for {len(grid)} axes of positions",
+    )
     frequencies = torch.logspace(0, -4, n + 1)[:-1]
-    index = torch.meshgrid(*(torch.arange(size, dtype=torch.float32) for size in grid), indexing="ij")
+    index = torch.meshgrid(
+        *(torch.arange(size, dtype=torch.float32) for size in grid), indexing="ij"
+    )
     angles = [axis.reshape(-1, 1) * frequencies for axis in index]
     table = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1)
     return pad(table, (0, width - table.shape[1]))
 
 
 class Embedding(nn.Module):
-    """silu(MLP(features of the noise label) + embedding of the class), `[B] -> [B, width]`; label -1 adds 0."""
+    """silu(MLP(features of the noise label) + embedding of the class), `[B] -> [B, width]`; label
+    -1 adds 0.
+    """
 
     def __init__(self, classes: int, width: int, features: int = 256) -> None:
         super().__init__()
@@ -54,14 +67,18 @@ class Embedding(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Attention over tokens `[B, tokens, width]`; q and k are normalised over the channels of a head.
+    """Attention over tokens `[B, tokens, width]`; q and k are normalised over the channels of a
+    head.
 
-    Without that norm the logits of wide transformers grow until the softmax has no gradient (arXiv 2302.05442).
+    Without that norm the logits of wide transformers grow until the softmax has no gradient (arXiv
+    2302.05442).
     """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        require(heads > 0 and width % heads == 0, "heads", heads, f"a divisor of the {width} channels")
+        require(
+            heads > 0 and width % heads == 0, "heads", heads, f"a divisor of the {width} channels"
+        )
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.norm_q = LayerNorm(width // heads)
@@ -69,7 +86,9 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, h: Tensor) -> Tensor:
-        split = self.qkv(h).reshape(*h.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4).contiguous()
+        split = (
+            self.qkv(h).reshape(*h.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4).contiguous()
+        )
         q, k, v = split.unbind(0)
         mixed = attend(self.norm_q(q), self.norm_k(k), v)
         return self.out(mixed.transpose(1, 2).reshape(h.shape))

@@ -1,4 +1,6 @@
-"""What the convolutional U-Nets are made of; weights have the names that EDM's files give them (arXiv 2206.00364)."""
+"""What the convolutional U-Nets are made of; weights have the names that EDM's files give them
+(arXiv 2206.00364).
+"""
 
 from __future__ import annotations
 
@@ -25,18 +27,23 @@ def outer(taps: Taps) -> Tensor:
     return (row[:, None] * row / row.sum().square())[None, None]
 
 
-# On a CPU the depthwise convolution is several times faster than avg_pool2d and nearest interpolation,
+# On a CPU the depthwise convolution is several times faster than avg_pool2d and nearest
+# interpolation,
 # which are its values for the taps (1, 1).
 def down(x: Tensor, kernel: Tensor) -> Tensor:
     """Filters and keeps every second pixel."""
     n, channels = kernel.shape[-1], x.shape[1]
-    return conv2d(x, kernel.tile(channels, 1, 1, 1), stride=2, padding=(n - 1) // 2, groups=channels)
+    return conv2d(
+        x, kernel.tile(channels, 1, 1, 1), stride=2, padding=(n - 1) // 2, groups=channels
+    )
 
 
 def up(x: Tensor, kernel: Tensor) -> Tensor:
     """Puts zeros between the pixels and filters, times 4."""
     n, channels = kernel.shape[-1], x.shape[1]
-    return conv_transpose2d(x, 4 * kernel.tile(channels, 1, 1, 1), stride=2, padding=(n - 1) // 2, groups=channels)
+    return conv_transpose2d(
+        x, 4 * kernel.tile(channels, 1, 1, 1), stride=2, padding=(n - 1) // 2, groups=channels
+    )
 
 
 class Resample(nn.Module):
@@ -58,7 +65,9 @@ class Conv(nn.Conv2d):
 
     resample_filter: Tensor
 
-    def __init__(self, cin: int, cout: int, kernel: int, move: Move | None = None, taps: Taps = (1, 1)) -> None:
+    def __init__(
+        self, cin: int, cout: int, kernel: int, move: Move | None = None, taps: Taps = (1, 1)
+    ) -> None:
         super().__init__(cin, cout, kernel, padding=kernel // 2)
         self.move = move
         if move:
@@ -83,14 +92,16 @@ class ConvDown(nn.Conv2d):
 
 
 class GroupNorm(attention.GroupNorm):
-    """Normalisation over at most 32 groups of at least `least` channels; statistics are in float32 at least."""
+    """Normalisation over at most 32 groups of at least `least` channels; statistics are in float32
+    at least.
+    """
 
     def __init__(self, channels: int, eps: float, least: int) -> None:
         groups = min(32, channels // least)
         if not groups or channels % groups:
             raise UserError(
-                f"width and mult give a layer of {channels} channels, which do not split into {groups} groups: "
-                "expected a multiple of 32 as width, or a smaller one of 4"
+                f"width and mult give a layer of {channels} channels, which do not split into"
+                f" {groups} groups: expected a multiple of 32 as width, or a smaller one of 4"
             )
         super().__init__(groups, channels, eps)
 
@@ -107,23 +118,37 @@ class Style:
     eps: float = 1e-5
     taps: Taps = (1, 1)  # of the filter that resamples
     project: bool = False  # a 1x1 convolution in the skip of each resampling block
-    scale_shift: bool = True  # the embedding scales and shifts after the norm; else it is added before
+    scale_shift: bool = (
+        True  # the embedding scales and shifts after the norm; else it is added before
+    )
     least: int = 4  # channels of a normalisation group
 
 
 class Block(nn.Module):
-    """s (x + conv1(mask * silu(norm1(conv0(silu(norm0(x)))), given emb))), and s (x + attention(norm2(x))) where asked.
+    """s (x + conv1(mask * silu(norm1(conv0(silu(norm0(x)))), given emb))), and s (x +
+    attention(norm2(x))) where asked.
 
     `number` is the layer of its dropout mask.
     """
 
     def __init__(
-        self, cin: int, cout: int, style: Style, number: int, move: Move | None = None, attention: bool = False
+        self,
+        cin: int,
+        cout: int,
+        style: Style,
+        number: int,
+        move: Move | None = None,
+        attention: bool = False,
     ) -> None:
         super().__init__()
         self.style, self.number = style, number
         self.heads = (style.heads or cout // style.head_channels) if attention else 0
-        require(not self.heads or cout % self.heads == 0, "heads", self.heads, f"a divisor of {cout} channels")
+        require(
+            not self.heads or cout % self.heads == 0,
+            "heads",
+            self.heads,
+            f"a divisor of {cout} channels",
+        )
         self.norm0 = GroupNorm(cin, style.eps, style.least)
         self.conv0 = Conv(cin, cout, 3, move, style.taps)
         self.affine = nn.Linear(style.emb, cout * (2 if style.scale_shift else 1))
@@ -149,14 +174,20 @@ class Block(nn.Module):
             h = self.norm1(h + given)
         h = self.conv1(drop(silu(h), self.style.dropout, self.number, masks))
         x = self.sum(h, x if self.skip is None else self.skip(x))
-        return self.sum(self.proj(attend_pixels(self.qkv(self.norm2(x)), self.heads)), x) if self.heads else x
+        return (
+            self.sum(self.proj(attend_pixels(self.qkv(self.norm2(x)), self.heads)), x)
+            if self.heads
+            else x
+        )
 
     def sum(self, h: Tensor, x: Tensor) -> Tensor:
         return h + x if self.style.skip_scale == 1 else (h + x).mul_(self.style.skip_scale)
 
 
 class Layer(NamedTuple):
-    """A block's place in the network: it is called `SIDExSIDE_down`, `_up`, `_in` or `_block` and a number."""
+    """A block's place in the network: it is called `SIDExSIDE_down`, `_up`, `_in` or `_block` and a
+    number.
+    """
 
     name: str
     cin: int
@@ -172,7 +203,9 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Levels:
-    """The resolutions of a U-Net and its blocks at each, from the images' side down, halved from one to the next."""
+    """The resolutions of a U-Net and its blocks at each, from the images' side down, halved from
+    one to the next.
+    """
 
     size: int  # side of the images
     stem: int  # channels of the first convolution
@@ -194,12 +227,21 @@ class Levels:
             if level:
                 layers.append(Layer(f"{side}x{side}_down", channels, channels, down))
             for number in range(self.blocks[level]):
-                layers.append(Layer(f"{side}x{side}_block{number}", channels, width, None, side in self.attention))
+                layers.append(
+                    Layer(
+                        f"{side}x{side}_block{number}",
+                        channels,
+                        width,
+                        None,
+                        side in self.attention,
+                    )
+                )
                 channels = width
         return layers
 
     def decoder(self) -> list[Layer]:
-        """Two `in` blocks at the lowest level, then each level's blocks, after an `up` from the one below.
+        """Two `in` blocks at the lowest level, then each level's blocks, after an `up` from the one
+        below.
 
         A `_block` sees, beside its input, one output of the encoder, from the last to the first.
         """
@@ -215,7 +257,9 @@ class Levels:
                 layers.append(Layer(f"{side}x{side}_up", channels, channels, up))
             for number in range(self.blocks[level] + 1):
                 sees = side in self.attention and (self.everywhere or number == self.blocks[level])
-                layers.append(Layer(f"{side}x{side}_block{number}", channels + skips.pop(), width, None, sees))
+                layers.append(
+                    Layer(f"{side}x{side}_block{number}", channels + skips.pop(), width, None, sees)
+                )
                 channels = width
         return layers
 
@@ -244,5 +288,10 @@ def image_size(
     require(augment >= 0, "augment", augment, "a number of augmentation labels, or 0 for none")
     factor = 2 ** (len(mult) - 1)
     fits = shape[1] % factor == 0
-    require(fits, "shape", shape, f"a side that is a multiple of {factor} for the {len(mult)} levels of mult = {mult}")
+    require(
+        fits,
+        "shape",
+        shape,
+        f"a side that is a multiple of {factor} for the {len(mult)} levels of mult = {mult}",
+    )
     return shape[0], shape[1]

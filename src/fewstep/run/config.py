@@ -33,16 +33,22 @@ class Run:
     network_options: Options = field(default_factory=dict)
     """The network's options where they differ from its defaults."""
     data: str = "digits"
-    """digits, ring8, grid25, spiral, glyphs, glyphs64, or PATH: .npy, .npz, .safetensors, .parquet, a folder or zip of
-    pictures, hf:NAME or exact:NAME."""
+    """digits, ring8, grid25, spiral, glyphs, glyphs64, or PATH: .npy, .npz, .safetensors, .parquet,
+    a folder or zip of pictures, hf:NAME or exact:NAME."""
     data_size: int | None = None
-    """Crop the pictures of PATH to their middle square and resize it to this side; None takes them as they are."""
+    """Crop the pictures of PATH to their middle square and resize it to this side; None takes them
+    as they are.
+    """
     bad_files: Literal["fail", "skip"] = "fail"
-    """Of pictures that cannot be read: fail names the first; skip leaves out up to 0.1 %, counted and listed."""
+    """Of pictures that cannot be read: fail names the first; skip leaves out up to 0.1 %, counted
+    and listed.
+    """
     labels: bool = True
     """Use the classes of the data; False trains on the samples alone."""
     label_drop: float = 0.0
-    """Share of the samples that are trained on without their label, so that cond=-1 asks for any class."""
+    """Share of the samples that are trained on without their label, so that cond=-1 asks for any
+    class.
+    """
     sigma_data: float | None = None
     """Standard deviation of the data for the preconditioning; None measures the training split."""
     seed: int = 0
@@ -54,8 +60,9 @@ class Run:
     accumulate: int = 1
     """Parts that a batch is cut in to save memory: the gradient is the whole batch's."""
     elastic_exact: int = 0
-    """0, or a power of 2: parts of a batch whose gradients are added in a fixed order, so that any number of processes
-    that divides it ends with the same bits; `accumulate` then counts for nothing."""
+    """0, or a power of 2: parts of a batch whose gradients are added in a fixed order, so that any
+    number of processes that divides it ends with the same bits; `accumulate` then counts for
+    nothing."""
     block: int = 32
     """Samples whose randomness is drawn at once; divides batch."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -67,7 +74,9 @@ class Run:
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay rates of the optimizer's moments."""
     weight_decay: float = 0.0
-    """Pull of the weights to 0: part of the gradient in adam and radam, apart from it in adamw and lion."""
+    """Pull of the weights to 0: part of the gradient in adam and radam, apart from it in adamw and
+    lion.
+    """
     warmup: float = 0.02
     """Share of the run over which the learning rate rises from 0."""
     constant: float = 0.3
@@ -81,15 +90,20 @@ class Run:
     ema: float = 0.999
     """Share of the weights' average that a step keeps."""
     averages: tuple[str, ...] = ()
-    """More averages: decay:0.9993, halflife:500000 (samples), power:0.05 (standard deviation over time)."""
+    """More averages: decay:0.9993, halflife:500000 (samples), power:0.05 (standard deviation over
+    time).
+    """
     snapshot_every: int = 0
-    """Steps between snapshots of the power averages, from which others are reconstructed; 0 keeps none."""
+    """Steps between snapshots of the power averages, from which others are reconstructed; 0 keeps
+    none.
+    """
     init: str | None = None
     """Initial weights: a run folder, checkpoint folder, shipped name or .safetensors file."""
     teacher: str | None = None
     """Teacher of a method that learns from one: like init, or exact:NAME."""
     stage: Literal[1, 2] | None = None
-    """Where a method of two stages starts; None: at 2 where init is a consistency model, else at 1."""
+    """Where a method of two stages starts; None: at 2 where init is a consistency model, else at 1.
+    """
     split: float = 0.5
     """Share of the iterations that the first stage of two gets."""
     stage_lr: float = 1.0
@@ -97,9 +111,13 @@ class Run:
     lr_clock: Literal["run", "stage"] = "run"
     """What the learning rate's schedule goes over: the whole run, or each of two stages anew."""
     age: int | None = None
-    """Steps that averages and learning rate count from; None: those of a first stage given as init, else 0."""
+    """Steps that averages and learning rate count from; None: those of a first stage given as init,
+    else 0.
+    """
     middle_times: tuple[float, ...] | None = None
-    """Noise levels of the later steps when sampling in as many steps and one more; None: the method's own."""
+    """Noise levels of the later steps when sampling in as many steps and one more; None: the
+    method's own.
+    """
     threads: int = 1
     """CPU threads of an operation: another number gives other last bits."""
     log_every: int = 50
@@ -114,7 +132,9 @@ class Run:
         for name in (f.name for f in fields(Run)):
             object.__setattr__(self, name, convert(name, getattr(self, name), hints[name]))
         for kind in ("method", "network"):
-            if isinstance(options := getattr(self, f"{kind}_options"), dict):  # the command line's are dataclasses
+            if isinstance(
+                options := getattr(self, f"{kind}_options"), dict
+            ):  # the command line's are dataclasses
                 check_plain(kind, options)
         names = [profile(text).name for text in self.averages]
         checks = {
@@ -126,12 +146,18 @@ class Run:
             ),
             "accumulate": (
                 self.accumulate > 0 and self.batch % max(1, self.block * self.accumulate) == 0,
-                f"a number that cuts batch={self.batch} in equal parts of whole blocks of {self.block}",
+                (
+                    f"a number that cuts batch={self.batch} in equal parts of whole blocks of"
+                    f" {self.block}"
+                ),
             ),
             "elastic_exact": (
                 self.elastic_exact in (0, *_powers(self.batch))
                 and self.batch % (self.block * self.elastic_exact or 1) == 0,
-                f"0, or a power of 2 that cuts batch={self.batch} in equal parts of whole blocks of {self.block}",
+                (
+                    f"0, or a power of 2 that cuts batch={self.batch} in equal parts of whole"
+                    f" blocks of {self.block}"
+                ),
             ),
             "seed": (0 <= self.seed < 2**63, "in 0 .. 2^63 - 1"),
             "lr": (0 < self.lr < float("inf"), "above 0"),
@@ -140,12 +166,16 @@ class Run:
             "final": (0 <= self.final <= 1, "a factor in 0 .. 1"),
             "clip": (0 < self.clip < float("inf"), "above 0"),
             "ema": (0 <= self.ema < 1, "in 0 .. 1, below 1"),
-            "sigma_data": (self.sigma_data is None or 0 < self.sigma_data < float("inf"), "above 0"),
+            "sigma_data": (
+                self.sigma_data is None or 0 < self.sigma_data < float("inf"),
+                "above 0",
+            ),
             "weight_decay": (0 <= self.weight_decay < float("inf"), "0 or more"),
             "decay": (self.decay == "cosine" or self.constant > 0, "cosine where constant = 0"),
             "averages": (len(set(names)) == len(names), "each of them once"),
             "snapshot_every": (
-                self.snapshot_every == 0 or (self.snapshot_every > 0 and any(n.startswith("power") for n in names)),
+                self.snapshot_every == 0
+                or (self.snapshot_every > 0 and any(n.startswith("power") for n in names)),
                 "0, or more where averages has a power:STD to keep",
             ),
             "data_size": (self.data_size is None or 0 < self.data_size <= 2**15, "in 1 .. 32768"),
@@ -173,14 +203,18 @@ class Run:
 
 
 def run_from_json(values: Any) -> Run:
-    """The run that `Run.to_json` gave; unknown keys and wrong types are a UserError that names them."""
+    """The run that `Run.to_json` gave; unknown keys and wrong types are a UserError that names
+    them.
+    """
     if not isinstance(values, dict) or "recipe" not in values:
         raise UserError(f"a run is stored as a JSON object with its recipe: got {shown(values)}")
     return Run(**_known(values))
 
 
 def read_run(path: Path) -> Run:
-    """The run in a run.json. Raises StorageError where it cannot be read, UserError where it holds no run."""
+    """The run in a run.json. Raises StorageError where it cannot be read, UserError where it holds
+    no run.
+    """
     from fewstep.base.json_file import document  # which needs torch
 
     try:

@@ -40,33 +40,64 @@ class Facts:
         """The facts that `to_json` gave. Raises StorageError that names the first that cannot be."""
         try:
             shape, units = values["shape"], values["units"]
-            found = Facts(shape, values["classes"], values["sigma_data"], units, values["data"], values.get("cond"))
+            found = Facts(
+                shape,
+                values["classes"],
+                values["sigma_data"],
+                units,
+                values["data"],
+                values.get("cond"),
+            )
             found = replace(found, init=values.get("init", ""), teacher=values.get("teacher", ""))
         except (KeyError, TypeError, AttributeError) as error:
-            raise StorageError(f"the checkpoint's facts are not what this version writes: {error!r}") from error
+            raise StorageError(
+                f"the checkpoint's facts are not what this version writes: {error!r}"
+            ) from error
         for name, (fine, expected) in _fact_checks(found).items():
             if not fine:
                 raise StorageError(
-                    f"the checkpoint's facts.{name} = {shown(getattr(found, name))}: expected {expected}"
+                    f"the checkpoint's facts.{name} = {shown(getattr(found, name))}: expected"
+                    f" {expected}"
                 )
         shift, scale = map(float, units[:2])  # a whole number may be longer than tensors take
         return replace(
-            found, shape=tuple(shape), sigma_data=float(found.sigma_data), units=Units(shift, scale, *units[2:])
+            found,
+            shape=tuple(shape),
+            sigma_data=float(found.sigma_data),
+            units=Units(shift, scale, *units[2:]),
         )
 
 
 def _fact_checks(facts: Any) -> dict[str, tuple[bool, str]]:
     """What stored facts must fulfil before anything is built from them: they come from a file."""
     shape, units, labels = facts.shape, facts.units, has_labels(facts.cond)
-    whole = isinstance(shape, list) and 0 < len(shape) <= MOST_AXES and all(_count(n) for n in shape)
-    plain = isinstance(units, list) and len(units) in (2, 3) and all(_finite(value) for value in units[:2])
-    texts = {name: (isinstance(getattr(facts, name), str), "a text") for name in ("data", "init", "teacher")}
+    whole = (
+        isinstance(shape, list) and 0 < len(shape) <= MOST_AXES and all(_count(n) for n in shape)
+    )
+    plain = (
+        isinstance(units, list)
+        and len(units) in (2, 3)
+        and all(_finite(value) for value in units[:2])
+    )
+    texts = {
+        name: (isinstance(getattr(facts, name), str), "a text")
+        for name in ("data", "init", "teacher")
+    }
     return {
         "shape": (whole and math.prod(shape) < MOST_COUNT, f"a list of 1 to {MOST_AXES} sizes"),
-        "classes": (type(facts.classes) is int and 0 <= facts.classes <= MOST_CLASSES, f"in 0 .. {MOST_CLASSES}"),
+        "classes": (
+            type(facts.classes) is int and 0 <= facts.classes <= MOST_CLASSES,
+            f"in 0 .. {MOST_CLASSES}",
+        ),
         "sigma_data": (_finite(facts.sigma_data) and facts.sigma_data > 0, "above 0"),
-        "units": (plain and units[1] > 0 and all(type(clip) is bool for clip in units[2:]), "shift, scale and clip"),
-        "cond": (is_kind(facts.cond) and (not labels or bool(facts.classes)), "a kind of condition"),
+        "units": (
+            plain and units[1] > 0 and all(type(clip) is bool for clip in units[2:]),
+            "shift, scale and clip",
+        ),
+        "cond": (
+            is_kind(facts.cond) and (not labels or bool(facts.classes)),
+            "a kind of condition",
+        ),
         **texts,
     }
 
@@ -80,9 +111,13 @@ def _finite(value: Any) -> bool:
 
 
 def facts_of(run: Run, dataset: Dataset) -> Facts:
-    """What the run needs to know of its data. Raises UserError where it asks of the data what that has not."""
+    """What the run needs to know of its data. Raises UserError where it asks of the data what that
+    has not.
+    """
     labelled = dataset.classes > 0 or not run.label_drop
     require(labelled, "label_drop", run.label_drop, f"0, since data {dataset.name!r} has no labels")
     sigma_data = dataset.sigma_data() if run.sigma_data is None else run.sigma_data
     kind = kind_of(dataset.train.cond)
-    return Facts(dataset.shape, dataset.classes, sigma_data, dataset.units, dataset.fingerprint(), kind)
+    return Facts(
+        dataset.shape, dataset.classes, sigma_data, dataset.units, dataset.fingerprint(), kind
+    )

@@ -1,4 +1,6 @@
-"""One writer per run folder: a lock that the kernel frees when its holder dies, however it dies. Needs no torch."""
+"""One writer per run folder: a lock that the kernel frees when its holder dies, however it dies.
+Needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ def holder(path: Path) -> str:
     """Who says in the lock file that it holds it."""
     try:
         told = json.loads(path.read_text())
-        return f"process {int(told['pid'])} on {str(told['host'])[:64]} since {str(told['since'])[:32]}"
+        return (
+            f"process {int(told['pid'])} on {str(told['host'])[:64]} since"
+            f" {str(told['since'])[:32]}"
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
 
@@ -53,10 +58,15 @@ def _lock(handle: int, path: Path) -> None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UserError(
-            f"{path.parent} is being trained by {holder(path)}: wait for it, stop it, or choose another --out"
+            f"{path.parent} is being trained by {holder(path)}: wait for it, stop it, or choose"
+            " another --out"
         ) from None
     except OSError as error:  # a file system that knows no locks
-        log.warning("fewstep: %s cannot be locked (%s): start no second run there", path.parent, error.strerror)
+        log.warning(
+            "fewstep: %s cannot be locked (%s): start no second run there",
+            path.parent,
+            error.strerror,
+        )
 
 
 def _is(path: Path, handle: int) -> bool:
@@ -70,8 +80,8 @@ def _is(path: Path, handle: int) -> bool:
 def held(folder: Path) -> Iterator[int]:
     """Holds the folder's lock; gives its handle, which a forked child has to close.
 
-    A folder that was made for it and is empty afterwards goes. Raises UserError where another process holds it,
-    StorageError where nothing can be written there.
+    A folder that was made for it and is empty afterwards goes. Raises UserError where another
+    process holds it, StorageError where nothing can be written there.
     """
     made, path = [path for path in (folder, *folder.parents) if not path.exists()], folder / NAME
     with ExitStack() as stack:
@@ -79,7 +89,11 @@ def held(folder: Path) -> Iterator[int]:
             folder.mkdir(parents=True, exist_ok=True)
             handle = _taken(path)
             stack.callback(os.close, handle)
-            about = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            about = {
+                "pid": os.getpid(),
+                "host": platform.node(),
+                "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+            }
             os.truncate(handle, 0)
             os.write(handle, json.dumps(about).encode())
         stack.callback(_removed, path, handle, made)

@@ -16,22 +16,30 @@ from fewstep.run.profiles import power_exponent, profile
 
 log = logging.getLogger("fewstep")
 
-FAR = 0.1  # relative distance of the reconstructed profile from the one asked for that is worth a warning
+# relative distance of the reconstructed profile from the one asked for that is worth a warning
+FAR = 0.1
 
 
-def reconstruct(folder: RunFolder, run: Run, std: float, until: int) -> tuple[int, dict[str, Tensor]]:
-    """(step, weights) of the power average of that relative standard deviation at the last snapshot up to a step.
+def reconstruct(
+    folder: RunFolder, run: Run, std: float, until: int
+) -> tuple[int, dict[str, Tensor]]:
+    """(step, weights) of the power average of that relative standard deviation at the last snapshot
+    up to a step.
 
-    A sum of all snapshots up to there with `posthoc_coefficients`, in float64; what is no floating-point
-    number is the last snapshot's. Source: EDM2, arXiv 2312.02696, section 3.
+    A sum of all snapshots up to there with `posthoc_coefficients`, in float64; what is no
+    floating-point number is the last snapshot's. Source: EDM2, arXiv 2312.02696, section 3.
     """
     paths = {step: path for step, path in folder.snapshots().items() if step <= until}
     if not paths:
         raise StorageError(f"{folder.path} holds no snapshot up to step {until}")
     tracked = [one for one in map(profile, run.averages) if one.kind == "power"]
-    age = run.age or 0  # the averages' clock: before its first step they hold what the run began with
+    age = (
+        run.age or 0
+    )  # the averages' clock: before its first step they hold what the run began with
     times = torch.tensor([age + step for step in paths for _ in tracked], dtype=torch.float64)
-    exponents = torch.tensor([power_exponent(one.value) for _ in paths for one in tracked], dtype=torch.float64)
+    exponents = torch.tensor(
+        [power_exponent(one.value) for _ in paths for one in tracked], dtype=torch.float64
+    )
     new = times[-1:], torch.tensor([power_exponent(std)], dtype=torch.float64)
     shares = posthoc_coefficients(times, exponents, *new)[:, 0]
     if (far := posthoc_error(times, exponents, *new, shares)) > FAR:
@@ -45,6 +53,8 @@ def reconstruct(folder: RunFolder, run: Run, std: float, until: int) -> tuple[in
         for one, share in zip(tracked, part.tolist(), strict=True):
             for name, tensor in groups[one.name].items():
                 part_of_it = share * tensor.double()
-                total[name] = total.get(name, 0.0) + part_of_it if tensor.is_floating_point() else tensor
+                total[name] = (
+                    total.get(name, 0.0) + part_of_it if tensor.is_floating_point() else tensor
+                )
     last = groups[tracked[-1].name]
     return max(paths), {name: total[name].to(last[name].dtype) for name in last}

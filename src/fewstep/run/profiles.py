@@ -26,7 +26,8 @@ def halflife_rate(step: int, batch: int, halflife: float) -> float:
 
 
 def power_rate(step: int, exponent: float) -> float:
-    """(1 - 1/k)^(exponent + 1) at update k = step + 1: an average in which time t weighs t^exponent.
+    """(1 - 1/k)^(exponent + 1) at update k = step + 1: an average in which time t weighs
+    t^exponent.
 
     Source: EDM2, arXiv 2312.02696, section 3.1; the first update forgets the initial weights.
     """
@@ -34,16 +35,22 @@ def power_rate(step: int, exponent: float) -> float:
 
 
 def power_std(exponent: float) -> float:
-    """Standard deviation of the profile t^exponent on [0, 1]: sqrt((g + 1) / ((g + 2)^2 (g + 3))) (EDM2)."""
+    """Standard deviation of the profile t^exponent on [0, 1]: sqrt((g + 1) / ((g + 2)^2 (g + 3)))
+    (EDM2).
+    """
     return math.sqrt((exponent + 1) / ((exponent + 2) ** 2 * (exponent + 3)))
 
 
-_WIDEST = (math.sqrt(5) - 3) / 2  # the exponent of the largest standard deviation, 0.3003: power_std' = 0
+_WIDEST = (
+    math.sqrt(5) - 3
+) / 2  # the exponent of the largest standard deviation, 0.3003: power_std' = 0
 _NARROWEST = 1e-6  # of exponents below 1e6, whose squares are numbers
 
 
 def power_exponent(std: float) -> float:
-    """The exponent whose profile has that standard deviation, the larger of two: the inverse of `power_std`."""
+    """The exponent whose profile has that standard deviation, the larger of two: the inverse of
+    `power_std`.
+    """
     if not 0 < std < power_std(_WIDEST):
         raise UserError(f"standard deviation {std} of a power average: expected in 0 .. 0.3")
     low, high = _WIDEST, 1 / std  # power_std(g) < 1 / (g + 2)
@@ -87,6 +94,7 @@ def profile(text: str) -> Profile:
         fine = False
     if not fine:
         raise UserError(
-            f"average {text!r}: expected decay:D (0 .. 1), halflife:SAMPLES or power:STD (0 .. 0.3), such as power:0.05"
+            f"average {text!r}: expected decay:D (0 .. 1), halflife:SAMPLES or power:STD (0 .."
+            " 0.3), such as power:0.05"
         )
     return Profile(kind, value)

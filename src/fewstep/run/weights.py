@@ -1,4 +1,6 @@
-"""Named weights: what a network has, what a file declares, and the averages that a checkpoint holds."""
+"""Named weights: what a network has, what a file declares, and the averages that a checkpoint
+holds.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ def entries(tensors: Mapping[str, Tensor]) -> Header:
 
 
 def check_weights(network: nn.Module | Mapping[str, Tensor], header: Header, where: str) -> None:
-    """Raises a StorageError that names the first weight that is missing, left over, or of another type or shape.
+    """Raises a StorageError that names the first weight that is missing, left over, or of another
+    type or shape.
 
     network: itself, or its `outline`.
     """
@@ -31,7 +34,9 @@ def check_weights(network: nn.Module | Mapping[str, Tensor], header: Header, whe
         have, want = header.get(name), own.get(name)
         if have != want:
             told = [("none" if w is None else f"{w.dtype} {w.shape}") for w in (have, want)]
-            raise StorageError(f"{where}: weight {name!r} is {told[0]} in the file and {told[1]} in the network")
+            raise StorageError(
+                f"{where}: weight {name!r} is {told[0]} in the file and {told[1]} in the network"
+            )
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
@@ -40,14 +45,22 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> N
     module.load_state_dict(tensors)
 
 
-def chosen_weights(checkpoint: Checkpoint, run: Run, ema: str) -> tuple[dict[str, Tensor], int, str]:
-    """(weights, step, fingerprint) of an average by name; a power average that was not tracked is reconstructed."""
+def chosen_weights(
+    checkpoint: Checkpoint, run: Run, ema: str
+) -> tuple[dict[str, Tensor], int, str]:
+    """(weights, step, fingerprint) of an average by name; a power average that was not tracked is
+    reconstructed.
+    """
     weights = checkpoint.groups.keys() - NOT_WEIGHTS
     name = profile(ema).name if ":" in ema else ema
     if name in weights:
         return checkpoint.groups[name], checkpoint.state["step"], checkpoint.state["fingerprint"]
     folder = RunFolder(checkpoint.path.parent.parent)
     if name.startswith("power-") and folder.snapshots():
-        step, found = posthoc.reconstruct(folder, run, profile(name).value, checkpoint.state["step"])
+        step, found = posthoc.reconstruct(
+            folder, run, profile(name).value, checkpoint.state["step"]
+        )
         return found, step, fingerprint({name: found})
-    raise UserError(f"no weights {ema!r} in {checkpoint.path}: expected one of {', '.join(sorted(weights))}")
+    raise UserError(
+        f"no weights {ema!r} in {checkpoint.path}: expected one of {', '.join(sorted(weights))}"
+    )

@@ -14,10 +14,11 @@ from fewstep.training.state import State
 
 
 def hand_over(run: Run, state: State) -> None:
-    """The average becomes the next stage's student and frozen network, and goes on as its average; a new optimizer.
+    """The average becomes the next stage's student and frozen network, and goes on as its average;
+    a new optimizer.
 
-    Everything that counts steps goes on counting: the averages' ages (others than `ema` keep what they hold) and the
-    learning rate.
+    Everything that counts steps goes on counting: the averages' ages (others than `ema` keep what
+    they hold) and the learning rate.
     Source: TCM, arXiv 2410.14895, its code, which loads the average into all three.
     """
     average = state.averages["ema"]

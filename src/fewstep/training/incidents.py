@@ -1,4 +1,6 @@
-"""What is kept of a step whose numbers were not finite: the state before it and all that it took, as a checkpoint."""
+"""What is kept of a step whose numbers were not finite: the state before it and all that it took,
+as a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,15 @@ def packed(batch: Batch, loss_b: Tensor) -> dict[str, Tensor]:
     times = {name: part for name, part in batch.times._asdict().items() if isinstance(part, Tensor)}
     told = {f"cond.{name}" if name else "cond": part for name, part in datasets.leaves(batch.cond)}
     seeds = torch.tensor(batch.seeds, dtype=torch.int64)
-    return {"rows": batch.rows, "x0": batch.x0, "z": batch.z, "seeds": seeds, "loss": loss_b, **times, **told}
+    return {
+        "rows": batch.rows,
+        "x0": batch.x0,
+        "z": batch.z,
+        "seeds": seeds,
+        "loss": loss_b,
+        **times,
+        **told,
+    }
 
 
 def unpacked(tensors: Mapping[str, Tensor], progress: float) -> tuple[Batch, Tensor]:
@@ -34,10 +44,19 @@ def unpacked(tensors: Mapping[str, Tensor], progress: float) -> tuple[Batch, Ten
     try:
         t, r, a, w = (tensors[name] for name in ("t", "r", "a", "w"))
         times = Times(t, r, a, w, tensors.get("u"), progress)
-        parts = (tensors["rows"], tensors["x0"], _condition(tensors), tensors["z"], times, tensors["seeds"].tolist())
+        parts = (
+            tensors["rows"],
+            tensors["x0"],
+            _condition(tensors),
+            tensors["z"],
+            times,
+            tensors["seeds"].tolist(),
+        )
         return Batch(*parts), tensors["loss"]
     except KeyError as error:
-        raise StorageError(f"an incident without {error}: it is none that this version reads") from error
+        raise StorageError(
+            f"an incident without {error}: it is none that this version reads"
+        ) from error
 
 
 def _condition(tensors: Mapping[str, Tensor]) -> Cond:
@@ -55,8 +74,12 @@ def _condition(tensors: Mapping[str, Tensor]) -> Cond:
     return found or None
 
 
-def write(path: Path, groups: Groups, about: Mapping[str, Any], batch: Batch, loss_b: Tensor, error: str) -> None:
-    """Writes an incident: a checkpoint folder of the state before the step, with its batch. Raises StorageError."""
+def write(
+    path: Path, groups: Groups, about: Mapping[str, Any], batch: Batch, loss_b: Tensor, error: str
+) -> None:
+    """Writes an incident: a checkpoint folder of the state before the step, with its batch. Raises
+    StorageError.
+    """
     told = {"error": error, "progress": batch.times.progress}
     disk.make_folder(path.parent)
     checkpoint.write(path, {**groups, GROUP: packed(batch, loss_b)}, {**about, "incident": told})
@@ -66,6 +89,12 @@ def read(path: Path) -> tuple[Checkpoint, Batch, Tensor]:
     """An incident's state, batch and losses. Raises StorageError."""
     saved = checkpoint.read(path)
     told = saved.state.get("incident")
-    if GROUP not in saved.groups or not isinstance(told, dict) or not isinstance(told.get("progress"), float):
-        raise StorageError(f"{path} is no incident: expected a folder below the incidents/ of a run")
+    if (
+        GROUP not in saved.groups
+        or not isinstance(told, dict)
+        or not isinstance(told.get("progress"), float)
+    ):
+        raise StorageError(
+            f"{path} is no incident: expected a folder below the incidents/ of a run"
+        )
     return saved, *unpacked(saved.groups[GROUP], told["progress"])

@@ -1,4 +1,6 @@
-"""The training loop: knows no method, draws nothing that is not addressed, keeps no state that is not saved."""
+"""The training loop: knows no method, draws nothing that is not addressed, keeps no state that is
+not saved.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ log = logging.getLogger("fewstep")
 
 @dataclass(frozen=True)
 class Launch:
-    """Where and how a run is carried out: nothing that its weights depend on, but for what it goes on from."""
+    """Where and how a run is carried out: nothing that its weights depend on, but for what it goes
+    on from.
+    """
 
     world: World
     out: Path | None
@@ -54,15 +58,24 @@ def loop(
     launch: Launch,
     recorder: Recorder | None,
 ) -> None:
-    """Steps until the run's end, a stop request or a step that fails; what can be saved is, before it is told."""
+    """Steps until the run's end, a stop request or a step that fails; what can be saved is, before
+    it is told.
+    """
     begun, at, plan = time.monotonic(), state.step, stages.stages(run, method)
 
     def draw(step: int, world: World = launch.world) -> Batch:
         stage = stages.at(plan, step)
-        return draw_batch(run, stage.method, arrays, step, torch.device("cpu"), stage.progress(step), world)
+        return draw_batch(
+            run, stage.method, arrays, step, torch.device("cpu"), stage.progress(step), world
+        )
 
     ahead = workers.batches(draw, state.step, run.iterations, launch.workers, launch.locks)
-    with stop_requests() as stops, _bar(run, state, launch.progress) as bar, closing(ahead), _settled(recorder):
+    with (
+        stop_requests() as stops,
+        _bar(run, state, launch.progress) as bar,
+        closing(ahead),
+        _settled(recorder),
+    ):
         while state.step < run.iterations:
             stage = hand_over.ready(run, plan, state)
             if launch.progress and 0 < state.step == stage.first:
@@ -79,7 +92,10 @@ def loop(
                     bar.update(run.batch)
             if recorder:
                 seconds = time.monotonic() - begun
-                clock = {"seconds": seconds, "samples_per_second": (state.step - at) * run.batch / max(seconds, 1e-9)}
+                clock = {
+                    "seconds": seconds,
+                    "samples_per_second": (state.step - at) * run.batch / max(seconds, 1e-9),
+                }
                 recorder.after_step({**row, **clock})
             if launch.watch:
                 launch.watch(state)
@@ -90,8 +106,8 @@ def loop(
 def _bar(run: Run, state: State, progress: bool) -> AbstractContextManager[tqdm | None]:
     """The progress bar, in samples.
 
-    Where none is shown there is none: all processes that were forked from one share tqdm's lock, and one of them that
-    is killed while it holds it stops the others for ever.
+    Where none is shown there is none: all processes that were forked from one share tqdm's lock,
+    and one of them that is killed while it holds it stops the others for ever.
     """
     if not progress:
         return nullcontext()
@@ -103,7 +119,9 @@ def _stop(run: Run, state: State, recorder: Recorder | None) -> None:
     """Saves and raises Stopped."""
     _save(recorder)
     go_on = recorder and f"saved, continue with --out {recorder.folder.path} --resume"
-    raise Stopped(f"stopped at step {state.step} of {run.iterations}: {go_on or 'nothing was saved'}")
+    raise Stopped(
+        f"stopped at step {state.step} of {run.iterations}: {go_on or 'nothing was saved'}"
+    )
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -113,13 +131,17 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _saved(recorder: Recorder | None, state: State) -> bool:
-    """Saves this step if that can be, without hiding why; not of several ranks, which are in the middle of theirs."""
+    """Saves this step if that can be, without hiding why; not of several ranks, which are in the
+    middle of theirs.
+    """
     if recorder is None or state.world.size > 1:
         return False
     try:
         _save(recorder)
     except Exception as error:
-        log.warning("fewstep: step %d could not be saved: %s", state.step, str(error).partition("\n")[0])
+        log.warning(
+            "fewstep: step %d could not be saved: %s", state.step, str(error).partition("\n")[0]
+        )
         return False
     return True
 
@@ -133,8 +155,8 @@ def _save(recorder: Recorder | None) -> None:
 
 @contextmanager
 def _settled(recorder: Recorder | None) -> Iterator[None]:
-    """Whatever ends the loop, no save goes on behind it in a folder that others may then take; a second request to
-    stop waits for nothing."""
+    """Whatever ends the loop, no save goes on behind it in a folder that others may then take; a
+    second request to stop waits for nothing."""
     try:
         yield
     except Exception:
@@ -146,7 +168,9 @@ def _settled(recorder: Recorder | None) -> Iterator[None]:
 
 @contextmanager
 def _kept(recorder: Recorder | None, state: State, draw: Callable[[], Batch]) -> Iterator[None]:
-    """Saves the state before a step that fails: as an incident with its batch where its numbers are not finite."""
+    """Saves the state before a step that fails: as an incident with its batch where its numbers are
+    not finite.
+    """
     try:
         yield
     except NonFiniteError as error:
@@ -165,5 +189,6 @@ def _kept(recorder: Recorder | None, state: State, draw: Callable[[], Batch]) ->
         if state.updating:
             kept = f"the update of step {state.step} is half done and not saved"
         raise OutOfMemory(
-            f"out of memory: {told}; {kept}: continue with --resume --accumulate 2 or more, which changes the last bits"
+            f"out of memory: {told}; {kept}: continue with --resume --accumulate 2 or more, which"
+            " changes the last bits"
         ) from error

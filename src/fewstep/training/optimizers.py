@@ -1,4 +1,6 @@
-"""The optimizers by name; their state is tensors per weight, so that a checkpoint holds it whatever it is."""
+"""The optimizers by name; their state is tensors per weight, so that a checkpoint holds it whatever
+it is.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class Lion(Optimizer):
     Source: Lion, arXiv 2302.06675, algorithm 2.
     """
 
-    def __init__(self, params: Any, lr: float, betas: tuple[float, float], weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, params: Any, lr: float, betas: tuple[float, float], weight_decay: float = 0.0
+    ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -47,8 +51,8 @@ class Lion(Optimizer):
 def build(run: Run, parameters: Iterable[nn.Parameter]) -> Optimizer:
     """The run's optimizer with an empty state.
 
-    RAdam is Adam under `rectified` steps: torch's own has no fused kernel, and those are 5 to 10 times faster
-    than loops on a CPU, where small steps feel it.
+    RAdam is Adam under `rectified` steps: torch's own has no fused kernel, and those are 5 to 10
+    times faster than loops on a CPU, where small steps feel it.
     """
     parameters = list(parameters)
     require(len(parameters) > 0, "network", "without weights", "something to train")
@@ -63,9 +67,10 @@ def rectified(k: int, beta: float) -> tuple[float, float]:
     """(factor of the learning rate, epsilon) that make update k = 1, 2, ... of Adam that of RAdam.
 
     With rho = rho_inf - 2 k b^k / (1 - b^k), rho_inf = 2 / (1 - b) - 1: where rho > 5 the step is
-    sqrt((rho - 4)(rho - 2) rho_inf / ((rho_inf - 4)(rho_inf - 2) rho)) m_hat sqrt(1 - b^k) / (sqrt(v) + eps), and
-    Adam adds its epsilon to sqrt(v / (1 - b^k)); before, it is m_hat alone: that of Adam with an epsilon beside
-    which v vanishes, times that epsilon. Source: RAdam, arXiv 1908.03265, algorithm 2;
+    sqrt((rho - 4)(rho - 2) rho_inf / ((rho_inf - 4)(rho_inf - 2) rho)) m_hat sqrt(1 - b^k) /
+    (sqrt(v) + eps), and Adam adds its epsilon to sqrt(v / (1 - b^k)); before, it is m_hat alone:
+    that of Adam with an epsilon beside which v vanishes, times that epsilon. Source: RAdam, arXiv
+    1908.03265, algorithm 2;
     the bound 5 (there 4) and the epsilon as in torch's.
     """
     left = 1 - beta**k
@@ -84,11 +89,15 @@ def set_rate(optimizer: Optimizer, run: Run, rate: float, done: int) -> None:
         group["lr"], group["eps"] = rate * factor, eps
 
 
-def lr_factor(progress: float, warmup: float, constant: float, final: float, decay: str = "cosine") -> float:
-    """The learning rate's factor: 0 -> 1 over the share `warmup`, 1 until `constant`, then it falls.
+def lr_factor(
+    progress: float, warmup: float, constant: float, final: float, decay: str = "cosine"
+) -> float:
+    """The learning rate's factor: 0 -> 1 over the share `warmup`, 1 until `constant`, then it
+    falls.
 
-    As a cosine to `final`, or with decay = "inverse_sqrt" as 1 / sqrt(progress / constant) (EDM2, arXiv
-    2312.02696, appendix B). All arguments are shares of the run in [0, 1]; `final` is a factor.
+    As a cosine to `final`, or with decay = "inverse_sqrt" as 1 / sqrt(progress / constant) (EDM2,
+    arXiv 2312.02696, appendix B). All arguments are shares of the run in [0, 1]; `final` is a
+    factor.
     """
     if progress < warmup:
         return progress / warmup

@@ -25,23 +25,41 @@ def check(run: Run, world: World, shard: bool) -> None:
     told = f"a number that cuts batch={run.batch} in equal parts of whole blocks of {run.block}"
     if run.elastic_exact:
         told = f"a number that divides elastic_exact={run.elastic_exact}"
-    require(fits, "processes", world.size, told + (f" for accumulate={run.accumulate}" if run.accumulate > 1 else ""))
-    require(not shard or world.size > 1, "shard", shard, "several processes: start them with torchrun")
-    require(not (shard and run.elastic_exact), "shard", shard, "False with elastic_exact, which adds whole gradients")
+    require(
+        fits,
+        "processes",
+        world.size,
+        told + (f" for accumulate={run.accumulate}" if run.accumulate > 1 else ""),
+    )
+    require(
+        not shard or world.size > 1, "shard", shard, "several processes: start them with torchrun"
+    )
+    require(
+        not (shard and run.elastic_exact),
+        "shard",
+        shard,
+        "False with elastic_exact, which adds whole gradients",
+    )
 
 
 def check_network(state: State, shard: bool) -> None:
     """Raises UserError where a network cannot be trained by several processes."""
     for name, module in state.trained.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            raise UserError(f"{name} is a {type(module).__name__}, whose statistics differ by process: use GroupNorm")
+            raise UserError(
+                f"{name} is a {type(module).__name__}, whose statistics differ by process: use"
+                " GroupNorm"
+            )
     for name, p in state.trained.named_parameters():
         if shard and p.ndim == 0:
-            raise UserError(f"{name} is a single number, which FSDP cannot shard: leave --shard out")
+            raise UserError(
+                f"{name} is a single number, which FSDP cannot shard: leave --shard out"
+            )
 
 
 def join(run: Run, method: Method, state: State, shard: bool, unused: bool) -> None:
-    """Connects the networks of a state that is still at its first step with those of the other processes.
+    """Connects the networks of a state that is still at its first step with those of the other
+    processes.
 
     unused: some weights get no gradient, which DDP has to look for.
     """
@@ -53,23 +71,30 @@ def join(run: Run, method: Method, state: State, shard: bool, unused: bool) -> N
     elif not run.elastic_exact:  # which joins gradients itself, in its own order
         from torch.nn.parallel import DistributedDataParallel
 
-        with warnings.catch_warnings():  # that it will once be told otherwise not to exchange buffers at the start
+        with (
+            warnings.catch_warnings()
+        ):  # that it will once be told otherwise not to exchange buffers at the start
             warnings.filterwarnings("ignore", message=".*broadcast_buffers")
-            state.loss = DistributedDataParallel(state.loss, broadcast_buffers=False, find_unused_parameters=unused)
+            state.loss = DistributedDataParallel(
+                state.loss, broadcast_buffers=False, find_unused_parameters=unused
+            )
 
 
 def _shard(run: Run, method: Method, state: State) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    # Its advice against changing a network's output in place, given at every pass: nothing here does.
+    # Its advice against changing a network's output in place, given at every pass: nothing here
+    # does.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     if method.before is not None and state.frozen is None:
         state.spare = averages.average_of(state.student)  # now: a network in shards is not copied
     mesh = init_device_mesh(next(state.student.parameters()).device.type, (state.world.size,))
     for module in [*state.trained.values(), *state.averages.values(), state.frozen, state.spare]:
         if module is not None:
-            fully_shard(getattr(module, "network", module), mesh=mesh, reshard_after_forward=True)  # also an average
+            fully_shard(
+                getattr(module, "network", module), mesh=mesh, reshard_after_forward=True
+            )  # also an average
     state.optimizer = optimizers.build(run, state.trained.parameters())
     state.loss, state.sharded = Sharded(state.trained, state.models), True
 
@@ -79,7 +104,9 @@ class Sharded(Loss):
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        networks: list[Any] = [m for m in self.trained.modules() if hasattr(m, "set_requires_gradient_sync")]
+        networks: list[Any] = [
+            m for m in self.trained.modules() if hasattr(m, "set_requires_gradient_sync")
+        ]
         for module in networks:
             module.set_requires_gradient_sync(False)
         try:
@@ -91,5 +118,7 @@ class Sharded(Loss):
 
 def plain(module: nn.Module, fresh: nn.Module) -> nn.Module:
     """A fresh network with the weights of one that may be in shards."""
-    fresh.load_state_dict({name: whole(tensor).detach().cpu() for name, tensor in module.state_dict().items()})
+    fresh.load_state_dict(
+        {name: whole(tensor).detach().cpu() for name, tensor in module.state_dict().items()}
+    )
     return fresh.requires_grad_(False).eval()

@@ -9,14 +9,18 @@ from torch import Tensor
 
 PASSES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-MOST_SKIPPED = 30  # in a row: from 2^16 down to 2^-14, where no gradient that could be used overflows
+MOST_SKIPPED = (
+    30  # in a row: from 2^16 down to 2^-14, where no gradient that could be used overflows
+)
 
 
 @dataclass
 class LossScale:
-    """A power of 2 that keeps small gradients above float16's least; halved when one overflows, which skips a step.
+    """A power of 2 that keeps small gradients above float16's least; halved when one overflows,
+    which skips a step.
 
-    After `grow_after` good updates in a row it doubles: the start, halving and growth of torch.amp's GradScaler.
+    After `grow_after` good updates in a row it doubles: the start, halving and growth of
+    torch.amp's GradScaler.
     """
 
     factor: float = 2.0**16
@@ -37,9 +41,16 @@ class LossScale:
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it, for a checkpoint."""
-        return {name: torch.tensor(value, dtype=torch.float64) for name, value in asdict(self).items()}
+        return {
+            name: torch.tensor(value, dtype=torch.float64) for name, value in asdict(self).items()
+        }
 
     @staticmethod
     def of(tensors: dict[str, Tensor]) -> LossScale:
         """What `tensors` gave."""
-        return LossScale(**{name: type(value)(tensors[name].item()) for name, value in asdict(LossScale()).items()})
+        return LossScale(
+            **{
+                name: type(value)(tensors[name].item())
+                for name, value in asdict(LossScale()).items()
+            }
+        )

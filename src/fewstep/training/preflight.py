@@ -1,4 +1,6 @@
-"""What a run can only decide by trying its networks before the first step, and that a resumed one decides no more."""
+"""What a run can only decide by trying its networks before the first step, and that a resumed one
+decides no more.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,17 @@ ROWS = 4  # that a probe looks at
 def decided(
     run: Run, method: Method, models: Models, arrays: datasets.Arrays, device: torch.device
 ) -> tuple[Run, Method, str]:
-    """The run and its method with what the target's `probe` chose, and its line on why: "" where it chose nothing."""
+    """The run and its method with what the target's `probe` chose, and its line on why: "" where it
+    chose nothing.
+    """
     probe = getattr(method.target, "probe", None)
     if probe is None:
         return run, method, ""
     batch = cut(draw_batch(run, method, arrays, 0, device), slice(0, ROWS), slice(0, 1))
     with torch.no_grad(), quiet(models.student):
-        x_t, x_r = method.coupling(models, method.process, batch.x0, batch.z, batch.times, batch.cond)
+        x_t, x_r = method.coupling(
+            models, method.process, batch.x0, batch.z, batch.times, batch.cond
+        )
         found = probe(method.process, models, x_t, x_r, batch.times, batch.cond)
     if found is None:
         return run, method, ""
@@ -37,15 +43,22 @@ def decided(
     return run, replace(method, target=replace(method.target, **fields)), why  # type: ignore[type-var]
 
 
-def try_out(run: Run, method: Method, state: State, arrays: datasets.Arrays, device: torch.device) -> bool:
-    """One loss and gradient before anything is written, so that a network that does not fit is told at once.
+def try_out(
+    run: Run, method: Method, state: State, arrays: datasets.Arrays, device: torch.device
+) -> bool:
+    """One loss and gradient before anything is written, so that a network that does not fit is told
+    at once.
 
     Returns whether some weights got no gradient.
     """
     batch = draw_batch(run, method, arrays, 0, device)
     if method.target is None and not torch.equal(batch.times.r, batch.times.a):
-        raise UserError(f"target = None: expected a target, since {type(method.times).__name__} gives r > a")
-    two = cut(batch, slice(0, max(2, sharing(run, method))), slice(0, 1))  # or what shares a trajectory
+        raise UserError(
+            f"target = None: expected a target, since {type(method.times).__name__} gives r > a"
+        )
+    two = cut(
+        batch, slice(0, max(2, sharing(run, method))), slice(0, 1)
+    )  # or what shares a trajectory
     try:
         with passes_in(PASSES[run.precision]):
             models = replace(state.models(), frozen=state.frozen or state.averages["ema"])
@@ -56,8 +69,8 @@ def try_out(run: Run, method: Method, state: State, arrays: datasets.Arrays, dev
     except (TypeError, ValueError, RuntimeError) as error:
         told = str(error).partition("\n")[0]
         raise UserError(
-            f"the network {run.network!r} fails on data of shape {tuple(batch.x0.shape[1:])}: {told}; expected "
-            "network(x, noise_label [B] float32, cond) -> a tensor like x"
+            f"the network {run.network!r} fails on data of shape {tuple(batch.x0.shape[1:])}:"
+            f" {told}; expected network(x, noise_label [B] float32, cond) -> a tensor like x"
         ) from error
     unused = any(p.grad is None for p in state.trained.parameters())
     state.trained.zero_grad(set_to_none=True)

@@ -31,12 +31,16 @@ log = logging.getLogger("fewstep")
 
 
 def due(run: Run, step: int, every: int) -> bool:
-    """Whether something that is done every so many steps is done after this one: always after the last."""
+    """Whether something that is done every so many steps is done after this one: always after the
+    last.
+    """
     return step == run.iterations or (every > 0 and step % every == 0)
 
 
 class Recorder:
-    """Writes what is due after a step; resumes a folder to exactly where its newest checkpoint stood."""
+    """Writes what is due after a step; resumes a folder to exactly where its newest checkpoint
+    stood.
+    """
 
     def __init__(
         self,
@@ -49,7 +53,13 @@ class Recorder:
         shown: Cond,
         skipped: tuple[str, ...] = (),
     ) -> None:
-        self.folder, self.run, self.facts, self.method, self.state = RunFolder(out), run, facts, method, state
+        self.folder, self.run, self.facts, self.method, self.state = (
+            RunFolder(out),
+            run,
+            facts,
+            method,
+            state,
+        )
         self.shown = shown  # conditions of the picture grids
         self.skipped = skipped  # files of the data that could not be read
         self.saver, self.world = Saver(), state.world
@@ -70,10 +80,13 @@ class Recorder:
                 state.log = chain_of(kept)
             if saved is not None and chain_of(kept) != state.log:
                 log.warning(
-                    "fewstep: %s is not what the run has logged: lines are lost or changed", self.folder.metrics
+                    "fewstep: %s is not what the run has logged: lines are lost or changed",
+                    self.folder.metrics,
                 )
             self._tell_machine(saved)
-            checkpoint.replace_file(self.folder.config, (json.dumps(run.to_json(), indent=1) + "\n").encode())
+            checkpoint.replace_file(
+                self.folder.config, (json.dumps(run.to_json(), indent=1) + "\n").encode()
+            )
             checkpoint.replace_file(self.folder.metrics, kept)
 
     def _tell_machine(self, saved: Checkpoint | None) -> None:
@@ -83,7 +96,9 @@ class Recorder:
         changed = [name for name in before if before[name] != now.get(name) and name not in exact]
         for name in changed:
             told = f"{name} {before[name]} before and {now.get(name)} now"
-            log.warning("fewstep: %s goes on with %s: the last bits may differ", self.folder.path, told)
+            log.warning(
+                "fewstep: %s goes on with %s: the last bits may differ", self.folder.path, told
+            )
 
     def after_step(self, row: Mapping[str, Any]) -> None:
         """Logs, draws and saves what is due at this step."""
@@ -93,7 +108,8 @@ class Recorder:
             with storage(f"cannot write to {self.folder.path}"):
                 disk.append(self.folder.metrics, json.dumps(row).encode() + b"\n")
         if run.snapshot_every and due(run, step, run.snapshot_every):
-            self.snapshot()  # before the checkpoint, after which a resumed run would not make it again
+            # before the checkpoint, after which a resumed run would not make it again
+            self.snapshot()
         if due(run, step, run.checkpoint_every):
             self.save()
         if due(run, step, run.picture_every):
@@ -104,7 +120,11 @@ class Recorder:
     def about(self) -> dict[str, Any]:
         """The JSON part of a checkpoint of this step."""
         place = next(self.state.student.parameters()).device
-        machine = {"device": place.type, "threads": torch.get_num_threads(), "processes": self.world.size}
+        machine = {
+            "device": place.type,
+            "threads": torch.get_num_threads(),
+            "processes": self.world.size,
+        }
         return {
             **checkpoint_state(self.run, self.facts, self.state.step),
             **self.state.values(),
@@ -113,9 +133,11 @@ class Recorder:
         }
 
     def save(self) -> None:
-        """Begins to write a checkpoint of this step, unless there is one; old ones go once it is whole.
+        """Begins to write a checkpoint of this step, unless there is one; old ones go once it is
+        whole.
 
-        Raises NonFiniteError where a weight or average is not finite: such a state is no checkpoint.
+        Raises NonFiniteError where a weight or average is not finite: such a state is no
+        checkpoint.
         """
         path, folder = self.folder.checkpoint(self.state.step), self.folder
         if self.begun == path or self.there(path):
@@ -123,8 +145,8 @@ class Recorder:
         self.begun = path
         if (bad := self.state.unsound()) is not None:
             raise NonFiniteError(
-                f"step {self.state.step}: {bad} is not finite: this step is not saved, the checkpoints before it are "
-                "as they were"
+                f"step {self.state.step}: {bad} is not finite: this step is not saved, the"
+                " checkpoints before it are as they were"
             )
         if self.state.sharded:
             with storage(f"cannot write to {folder.path}"):
@@ -142,14 +164,18 @@ class Recorder:
         def work() -> None:
             disk.make_folder(path.parent)
             if folder.metrics.exists():
-                disk.sync(folder.metrics)  # what was logged until here is as durable as what was learned
+                disk.sync(
+                    folder.metrics
+                )  # what was logged until here is as durable as what was learned
             checkpoint.write(path, groups, about)
             folder.prune()
 
         self.saver.start(storage(f"cannot write to {folder.path}")(work))
 
     def incident(self, error: NonFiniteError, batch: Batch) -> None:
-        """Keeps the state before a step and the batch that made its numbers not finite, for `fewstep replay`."""
+        """Keeps the state before a step and the batch that made its numbers not finite, for
+        `fewstep replay`.
+        """
         losses = torch.empty(0) if error.losses is None else error.losses
         groups = copied(self.state.groups(), keep=self.world.main)
         path = self.folder.incident(self.state.step)
@@ -173,7 +199,11 @@ class Recorder:
         path = self.folder.snapshot(self.state.step)
         if self.there(path):
             return
-        kept = {name: net.state_dict() for name, net in self.state.averages.items() if name.startswith("power-")}
+        kept = {
+            name: net.state_dict()
+            for name, net in self.state.averages.items()
+            if name.startswith("power-")
+        }
         kept = copied(kept, keep=self.world.main)
         if not self.world.main:
             return
@@ -182,12 +212,18 @@ class Recorder:
             checkpoint.write(path, kept, checkpoint_state(self.run, self.facts, self.state.step))
 
     def draw(self) -> None:
-        """Writes a grid of samples from the average, always of the same noise; a picture is not worth a run."""
+        """Writes a grid of samples from the average, always of the same noise; a picture is not
+        worth a run.
+        """
         if not (self.world.main or self.state.sharded):
             return
-        generator = Generator(self.run, self.facts, self.method, self.state.averages["ema"], self.state.step)
+        generator = Generator(
+            self.run, self.facts, self.method, self.state.averages["ema"], self.state.step
+        )
         try:
-            x = self.facts.units.to_model(generator.sample(pictures.suitable(self.facts.shape), cond=self.shown))
+            x = self.facts.units.to_model(
+                generator.sample(pictures.suitable(self.facts.shape), cond=self.shown)
+            )
             if self.world.main:
                 self.folder.samples.mkdir(parents=True, exist_ok=True)
                 pictures.save(self.folder.samples / f"step-{self.state.step}.png", x)

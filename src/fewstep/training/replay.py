@@ -1,4 +1,6 @@
-"""A step whose numbers were not finite, made again from its incident: the same bits, and where they go wrong."""
+"""A step whose numbers were not finite, made again from its incident: the same bits, and where they
+go wrong.
+"""
 
 from __future__ import annotations
 
@@ -49,10 +51,11 @@ def replay(
     teacher: Source | None = None,
     device: str = "auto",
 ) -> Replay:
-    """Makes the step of an incident again: its state, batch, threads and parts are those that it had.
+    """Makes the step of an incident again: its state, batch, threads and parts are those that it
+    had.
 
-    network, method, teacher: like those of the run, where they were your own. On another machine, device or version of
-    torch the last bits may differ. Raises UserError and StorageError.
+    network, method, teacher: like those of the run, where they were your own. On another machine,
+    device or version of torch the last bits may differ. Raises UserError and StorageError.
     """
     saved, batch, before = incidents.read(Path(path))
     run, facts = run_from_json(saved.state["run"]), Facts.from_json(saved.state["facts"])
@@ -72,14 +75,20 @@ def replay(
             getattr(part, "normalise_", lambda: None)()
         loss_b = torch.cat([gradients(run, made, state, share) for share in shares]).cpu()
         weight = _bad_gradient(state)
-        module = nonfinite.first_module(state, lambda: [passes(run, made, state, share) for share in shares])
+        module = nonfinite.first_module(
+            state, lambda: [passes(run, made, state, share) for share in shares]
+        )
     finally:
         torch.set_num_threads(threads)
     bad = (~torch.isfinite(loss_b)).nonzero().flatten()
     told, same = str(saved.state["incident"].get("error", "")), same_bits(loss_b, before)
-    return Replay(saved.state["step"], told, loss_b, same, bad, batch.times.t, batch.rows, module, weight)
+    return Replay(
+        saved.state["step"], told, loss_b, same, bad, batch.times.t, batch.rows, module, weight
+    )
 
 
 def _bad_gradient(state: State) -> str | None:
     named = ((name, p.grad) for name, p in state.trained.named_parameters())
-    return next((name for name, grad in named if grad is not None and not torch.isfinite(grad).all()), None)
+    return next(
+        (name for name, grad in named if grad is not None and not torch.isfinite(grad).all()), None
+    )

@@ -10,7 +10,9 @@ from typing import Any
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """A list that the first SIGINT, SIGTERM or SIGHUP is put on; a second one acts as if nobody listened."""
+    """A list that the first SIGINT, SIGTERM or SIGHUP is put on; a second one acts as if nobody
+    listened.
+    """
     received: list[int] = []
     kept: dict[int, Any] = {}
 
@@ -24,7 +26,10 @@ def stop_requests() -> Iterator[list[int]]:
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-            nohup = number not in (signal.SIGINT, signal.SIGTERM) and signal.getsignal(number) is signal.SIG_IGN
+            nohup = (
+                number not in (signal.SIGINT, signal.SIGTERM)
+                and signal.getsignal(number) is signal.SIG_IGN
+            )
             if number not in kept and not nohup:  # a hang-up that nohup ignores stays ignored
                 kept[number] = signal.signal(number, note)
     except ValueError:

@@ -1,4 +1,6 @@
-"""What the next training step depends on besides the run itself, as a value that can be saved and compared."""
+"""What the next training step depends on besides the run itself, as a value that can be saved and
+compared.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ log = logging.getLogger("fewstep")
 
 @dataclass
 class Counted:
-    """A denoiser that counts the rows it evaluates: guidance is two of each, a move of Heun's method as well."""
+    """A denoiser that counts the rows it evaluates: guidance is two of each, a move of Heun's
+    method as well.
+    """
 
     denoiser: Denoiser
     rows: int = 0
@@ -47,9 +51,11 @@ class Counted:
 
 
 class Loss(nn.Module):
-    """(method, batch) -> losses `[B]`: every pass of a step is inside one call, so that gradients are joined after it.
+    """(method, batch) -> losses `[B]`: every pass of a step is inside one call, so that gradients
+    are joined after it.
 
-    An engine that wrapped the student alone would miss those of its passes that go another way, such as a jvp.
+    An engine that wrapped the student alone would miss those of its passes that go another way,
+    such as a jvp.
     """
 
     def __init__(self, trained: nn.ModuleDict, models: Callable[[], Models]) -> None:
@@ -62,9 +68,13 @@ class Loss(nn.Module):
 
 @dataclass
 class State:
-    """Weights, their averages, the optimizer's moments and the step: no generator, no iterator, no clock."""
+    """Weights, their averages, the optimizer's moments and the step: no generator, no iterator, no
+    clock.
+    """
 
-    trained: nn.ModuleDict  # what the optimizer moves: the student, and modules that are learned beside it
+    trained: (
+        nn.ModuleDict
+    )  # what the optimizer moves: the student, and modules that are learned beside it
     averages: dict[str, nn.Module]  # of the student, by name
     optimizer: torch.optim.Optimizer
     step: int = 0
@@ -77,7 +87,9 @@ class State:
     world: World = ALONE  # the processes that train together
     sharded: bool = False  # whether each of them holds a part of every weight
     spare: nn.Module | None = None  # what will be `frozen`, where a network cannot be copied
-    log: str = ""  # SHA-256 over the one before and the row that was logged last: a chain of all rows
+    log: str = (
+        ""  # SHA-256 over the one before and the row that was logged last: a chain of all rows
+    )
 
     @property
     def student(self) -> Preconditioned:
@@ -85,12 +97,18 @@ class State:
 
     def models(self) -> Models:
         """The networks as the loss takes them."""
-        learned: dict[str, Any] = {name: module for name, module in self.trained.items() if name != "student"}
+        learned: dict[str, Any] = {
+            name: module for name, module in self.trained.items() if name != "student"
+        }
         average = self.averages.get("target", self.averages["ema"])
-        return Models(student=self.student, ema=average, teacher=self.teacher, frozen=self.frozen, **learned)
+        return Models(
+            student=self.student, ema=average, teacher=self.teacher, frozen=self.frozen, **learned
+        )
 
     def __post_init__(self) -> None:
-        self.loss: nn.Module = Loss(self.trained, self.models)  # what an engine of several processes wraps
+        self.loss: nn.Module = Loss(
+            self.trained, self.models
+        )  # what an engine of several processes wraps
 
     def asked(self) -> int:
         """How many rows the teacher evaluated since this process began."""
@@ -109,7 +127,11 @@ class State:
             for key, value in self.optimizer.state[parameter].items()
         }
         scale = {"scale": self.scale.tensors()} if self.scale != LossScale(factor=1.0) else {}
-        return {**{name: module.state_dict() for name, module in self.modules().items()}, "optimizer": moments, **scale}
+        return {
+            **{name: module.state_dict() for name, module in self.modules().items()},
+            "optimizer": moments,
+            **scale,
+        }
 
     def values(self) -> dict[str, Any]:
         """What is no tensor of it, as JSON: with `groups`, all that the next step depends on."""
@@ -131,12 +153,18 @@ class State:
             named = dict(module.named_parameters())
             norms = [whole(norm) for norm in torch._foreach_norm(list(named.values()))]
             if norms and not bool(torch.stack(norms).isfinite().all()):
-                bad = (f"{group}.{name}" for name, p in named.items() if not torch.isfinite(whole(p.detach())).all())
+                bad = (
+                    f"{group}.{name}"
+                    for name, p in named.items()
+                    if not torch.isfinite(whole(p.detach())).all()
+                )
                 return next(bad, None)  # the norm of finite numbers can be too large
         return None
 
     def check(self, saved: Checkpoint) -> None:
-        """Raises StorageError where what a checkpoint declares is not this state; reads none of its tensors."""
+        """Raises StorageError where what a checkpoint declares is not this state; reads none of its
+        tensors.
+        """
         layout, where = saved.layout(), str(saved.path)
         for name, module in self.modules().items():
             check_weights(module, layout.get(name, {}), where)
@@ -145,16 +173,21 @@ class State:
             raise StorageError(f"{where}: its loss scale is none that this program writes")
         skipped = LossScale.of(saved.groups["scale"]).skipped if "scale" in layout else 0
         if saved.state["step"] - saved.state.get("begun", 0) > skipped and not moments:
-            raise StorageError(f"{where} holds no optimizer: it is a generator to sample from, not a run to resume")
+            raise StorageError(
+                f"{where} holds no optimizer: it is a generator to sample from, not a run to resume"
+            )
         for full_name, entry in moments.items():
             name, _, key = full_name.rpartition(".")
             if name not in own or entry.shape != (() if key == "step" else tuple(own[name].shape)):
                 raise StorageError(
-                    f"{where}: the optimizer's {full_name!r} of shape {entry.shape} is of no weight here"
+                    f"{where}: the optimizer's {full_name!r} of shape {entry.shape} is of no weight"
+                    " here"
                 )
 
     def restore(self, saved: Checkpoint) -> None:
-        """Takes over a checkpoint. Raises StorageError where its names, types or shapes are not this state's."""
+        """Takes over a checkpoint. Raises StorageError where its names, types or shapes are not
+        this state's.
+        """
         if "frozen" in saved.groups and self.frozen is None:
             self.frozen = self.spare or average_of(self.student)
         self.check(saved)
@@ -167,12 +200,17 @@ class State:
         self.step, self.begun = saved.state["step"], saved.state.get("begun", 0)
         self.teacher_rows, self.log = saved.state.get("teacher_rows", 0), saved.state.get("log", "")
         if self.teacher and self.step and "teacher_rows" not in saved.state:
-            log.warning("fewstep: %s counted no teacher evaluations: only those from here on are", saved.path)
+            log.warning(
+                "fewstep: %s counted no teacher evaluations: only those from here on are",
+                saved.path,
+            )
         if "scale" in saved.groups:
             self.scale = LossScale.of(saved.groups["scale"])
 
     def _take_moments(self, tensors: Mapping[str, Tensor]) -> None:
-        """Gives the optimizer the moments of a checkpoint; a weight that no gradient reaches has none."""
+        """Gives the optimizer the moments of a checkpoint; a weight that no gradient reaches has
+        none.
+        """
         own = dict(self.trained.named_parameters())
         for full_name, tensor in tensors.items():
             name, _, key = full_name.rpartition(".")
@@ -181,12 +219,20 @@ class State:
     def _read_shards(self, saved: Checkpoint) -> None:
         """Reads this process's part of everything."""
         own = dict(self.trained.named_parameters())
-        into: dict[str, dict[str, Tensor]] = {name: dict(m.state_dict()) for name, m in self.modules().items()}
+        into: dict[str, dict[str, Tensor]] = {
+            name: dict(m.state_dict()) for name, m in self.modules().items()
+        }
         into["optimizer"] = {}
         for full_name, entry in saved.layout().get("optimizer", {}).items():
             like = own[full_name.rpartition(".")[0]]
-            empty = torch.zeros_like(like, dtype=entry.dtype, requires_grad=False) if entry.shape else None
-            into["optimizer"][full_name] = torch.zeros((), dtype=entry.dtype) if empty is None else empty
+            empty = (
+                torch.zeros_like(like, dtype=entry.dtype, requires_grad=False)
+                if entry.shape
+                else None
+            )
+            into["optimizer"][full_name] = (
+                torch.zeros((), dtype=entry.dtype) if empty is None else empty
+            )
         load_shards(saved.path, into)
         for full_name, tensor in into["optimizer"].items():
             name, _, key = full_name.rpartition(".")

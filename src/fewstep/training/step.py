@@ -1,4 +1,6 @@
-"""One optimizer step: gradients of the batch's mean loss, the guard before anything is updated, the update."""
+"""One optimizer step: gradients of the batch's mean loss, the guard before anything is updated, the
+update.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,10 @@ def cuts(run: Run, state: State, batch: Batch) -> list[Batch]:
 def passes(run: Run, method: Method, state: State, batch: Batch) -> list[Tensor]:
     """A step's passes without their gradients and without an engine around them, to be looked at."""
     with passes_in(PASSES[run.precision]):
-        return [Loss(state.trained, state.models)(method, part).detach() for part in cuts(run, state, batch)]
+        return [
+            Loss(state.trained, state.models)(method, part).detach()
+            for part in cuts(run, state, batch)
+        ]
 
 
 def gradients(run: Run, method: Method, state: State, batch: Batch) -> Tensor:
@@ -55,16 +60,19 @@ def gradients(run: Run, method: Method, state: State, batch: Batch) -> Tensor:
 
 
 def _joined(loss: nn.Module, now: bool) -> AbstractContextManager[None]:
-    """Whether backward passes inside add the gradients of all processes up: once a step, at its last."""
+    """Whether backward passes inside add the gradients of all processes up: once a step, at its
+    last.
+    """
     apart = getattr(loss, "no_sync", None)
     return nullcontext() if now or apart is None else apart()
 
 
 def _by_tree(run: Run, method: Method, state: State, batch: Batch) -> Tensor:
-    """The same by `elastic_exact` canonical parts whose gradients are added pairwise, in an order that is fixed.
+    """The same by `elastic_exact` canonical parts whose gradients are added pairwise, in an order
+    that is fixed.
 
-    Addition is not associative: ((1 + 2) + (3 + 4)) is what one process adds up, and what two that hold half of the
-    parts each add up, so that the bits do not depend on their number.
+    Addition is not associative: ((1 + 2) + (3 + 4)) is what one process adds up, and what two that
+    hold half of the parts each add up, so that the bits do not depend on their number.
     """
     weights = list(state.trained.parameters())
     kept, sums, reached = [], [], torch.zeros(1, len(weights), dtype=torch.bool)
@@ -81,15 +89,23 @@ def _by_tree(run: Run, method: Method, state: State, batch: Batch) -> Tensor:
     added = list(state.world.gather(sums[0][None]))
     while len(added) > 1:
         added = [one + other for one, other in zip(added[::2], added[1::2], strict=True)]
-    touched = state.world.gather(reached).any(0).tolist()  # by any part: the others get no gradient at all
-    for p, flat, has in zip(weights, added[0].split([p.numel() for p in weights]), touched, strict=True):
+    touched = (
+        state.world.gather(reached).any(0).tolist()
+    )  # by any part: the others get no gradient at all
+    for p, flat, has in zip(
+        weights, added[0].split([p.numel() for p in weights]), touched, strict=True
+    ):
         p.grad = flat.view_as(p) if has else None
     return torch.cat(kept)
 
 
 def _taken(weights: list[nn.Parameter]) -> Tensor:
-    """All gradients in one vector, 0 where a part reached a weight not; nothing is left in their place."""
-    flat = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in weights])
+    """All gradients in one vector, 0 where a part reached a weight not; nothing is left in their
+    place.
+    """
+    flat = torch.cat(
+        [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in weights]
+    )
     for p in weights:
         p.grad = None
     return flat
@@ -97,9 +113,11 @@ def _taken(weights: list[nn.Parameter]) -> Tensor:
 
 @contextmanager
 def _normalised(state: State) -> Iterator[None]:
-    """EDM2's forced normalisation, once a step and outside of every pass; of a step that fails it is taken back.
+    """EDM2's forced normalisation, once a step and outside of every pass; of a step that fails it
+    is taken back.
 
-    Once more is not the same bits, so that what is saved of such a step has to be the weights before it.
+    Once more is not the same bits, so that what is saved of such a step has to be the weights
+    before it.
     """
     modules = [module for module in state.trained.modules() if hasattr(module, "normalise_")]
     before = {p: p.detach().clone() for module in modules for p in module.parameters()}
@@ -134,21 +152,29 @@ def train_step(run: Run, method: Method, state: State, batch: Batch) -> dict[str
         if state.scale.factor != 1:
             torch._foreach_mul_(grads, 1 / state.scale.factor)
         norm = whole(nn.utils.get_total_norm(grads))
-        values = torch.stack([loss, norm.to(loss.dtype)]).tolist()  # the step's one wait for the device
+        values = torch.stack(
+            [loss, norm.to(loss.dtype)]
+        ).tolist()  # the step's one wait for the device
         row: dict[str, Any] = {"step": state.step + 1, "progress": progress}
         row |= {"loss": values[0], "grad_norm": values[1], "lr": rate}
-        overflowed = run.precision == "fp16" and math.isfinite(values[0]) and not math.isfinite(values[1])
+        overflowed = (
+            run.precision == "fp16" and math.isfinite(values[0]) and not math.isfinite(values[1])
+        )
         if overflowed:
             nonfinite.overflow(state, loss_b.cpu())
             row["grad_norm"] = None  # JSON knows no infinity
-        elif not all(math.isfinite(value) for value in values):  # the same values on every rank, so all of them stop
+        elif not all(
+            math.isfinite(value) for value in values
+        ):  # the same values on every rank, so all of them stop
             raise nonfinite.non_finite(
                 state, batch, loss_b.cpu(), values[1], partial(passes, run, method, state, batch)
             )
     state.updating = True
     if not overflowed:
         nn.utils.clip_grads_with_norm_(weights, run.clip, norm)
-        optimizers.set_rate(state.optimizer, run, rate, state.step - state.begun - state.scale.skipped)
+        optimizers.set_rate(
+            state.optimizer, run, rate, state.step - state.begun - state.scale.skipped
+        )
         state.optimizer.step()
     if run.precision == "fp16":
         state.scale.update(overflowed)

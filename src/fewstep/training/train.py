@@ -1,4 +1,6 @@
-"""A run from its value to its generator: the parts are built and compared, and the loop carries it out."""
+"""A run from its value to its generator: the parts are built and compared, and the loop carries it
+out.
+"""
 
 from __future__ import annotations
 
@@ -52,27 +54,32 @@ def train(
     """Trains a run and returns its generator, as `load(out)` would.
 
     data: your own samples instead of the run's data set: a tensor `[N, ...]` in any units, or
-    {"x0": tensor, "cond": labels [N] or any condition}. network: your own, called as (x, noise_label [B], cond) ->
-    like x, or a function (shape, classes, **options) that makes one. method: your own `fewstep.Method`, or a
-    function of options that makes one. init, teacher: a run folder, shipped name, .safetensors file, `Generator` or
-    module to start from, or to learn from (also any denoiser, or "exact:NAME").
+    {"x0": tensor, "cond": labels [N] or any condition}. network: your own, called as (x,
+    noise_label [B], cond) -> like x, or a function (shape, classes, **options) that makes one.
+    method: your own `fewstep.Method`, or a function of options that makes one. init, teacher: a run
+    folder, shipped name, .safetensors file, `Generator` or module to start from, or to learn from
+    (also any denoiser, or "exact:NAME").
     out: the run folder (run.json, metrics.jsonl, checkpoints/, samples/); None keeps all in memory.
     resume: continue what is in `out`, bit for bit, or start there if nothing is.
-    shard: of several processes each holds a part of every weight (FSDP2), and not all of them (DDP). Processes are
-    started by torchrun or another launcher; all of them call this alike.
+    shard: of several processes each holds a part of every weight (FSDP2), and not all of them
+    (DDP). Processes are started by torchrun or another launcher; all of them call this alike.
     workers: processes that draw batches ahead; no bit depends on them.
     watch: called with the state after every step, to look and not to touch.
-    Raises UserError, NonFiniteError, StorageError, OutOfMemory, and, having saved, Stopped after SIGINT, SIGTERM or
-    SIGHUP. Where another process is lost, this one ends with exit code 5.
+    Raises UserError, NonFiniteError, StorageError, OutOfMemory, and, having saved, Stopped after
+    SIGINT, SIGTERM or SIGHUP. Where another process is lost, this one ends with exit code 5.
     """
-    require(isinstance(run, Run), "run", run, "a fewstep.Run, for instance fewstep.run.recipes.toy()")
+    require(
+        isinstance(run, Run), "run", run, "a fewstep.Run, for instance fewstep.run.recipes.toy()"
+    )
     folder = None if out is None else Path(out)
     with ranks.joined(device) as (world, place):
         parallel.check(run, world, shard)
         with lock.held(folder) if folder is not None and world.main else nullcontext() as handle:
             saved = None if folder is None else _start(folder, resume, world)
             kept = () if handle is None else (handle,)
-            launch = Launch(world, folder, saved, place, shard, workers, kept, progress and world.main, watch)
+            launch = Launch(
+                world, folder, saved, place, shard, workers, kept, progress and world.main, watch
+            )
             return _trained(run, launch, data, network, method, init, teacher)
 
 
@@ -97,22 +104,32 @@ def _trained(
 ) -> Generator:
     saved, place, world = launch.saved, launch.place, launch.world
     dataset = (
-        sources.dataset_of(run.data, run.data_size, run.bad_files) if data is None else datasets.from_tensors(data)
+        sources.dataset_of(run.data, run.data_size, run.bad_files)
+        if data is None
+        else datasets.from_tensors(data)
     )
     dataset = dataset if run.labels else dataset.unlabelled()
-    run = sources.labelled(settled(replace(run, data=dataset.name), method, network), init, teacher, saved)
+    run = sources.labelled(
+        settled(replace(run, data=dataset.name), method, network), init, teacher, saved
+    )
     run = prepare.remembered(run, saved)
     facts = facts_of(run, dataset)
     made = build_method(run, facts, method)
     run = run if run.middle_times is not None else replace(run, middle_times=made.middle)
-    sampling.through_middle(made.process, 2, run.middle_times or ())  # refuses them now, not at the first picture
+    sampling.through_middle(
+        made.process, 2, run.middle_times or ()
+    )  # refuses them now, not at the first picture
     check_source(dataset, made)
     start = None if saved else sources.initial(run, init)
     run = stages.settled(run, facts, made, start, saved)
     made = build_method(run, facts, method)  # with the ratio that goes on from a first stage
     guide = sources.teacher_of(teacher, run, facts, made, network, place)
-    facts = replace(facts, init=start.fingerprint if start else "", teacher=guide.fingerprint if guide else "")
-    facts = check_same(saved, run, facts, lambda old: settled(old, method, network)) if saved else facts
+    facts = replace(
+        facts, init=start.fingerprint if start else "", teacher=guide.fingerprint if guide else ""
+    )
+    facts = (
+        check_same(saved, run, facts, lambda old: settled(old, method, network)) if saved else facts
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(run.threads)
     try:
@@ -120,7 +137,8 @@ def _trained(
         state.world = world
         run, made, why = preflight.decided(run, made, state.models(), dataset.train, place)
         unused = [
-            preflight.try_out(run, stage.method, state, dataset.train, place) for stage in stages.stages(run, made)
+            preflight.try_out(run, stage.method, state, dataset.train, place)
+            for stage in stages.stages(run, made)
         ]
         told = json.dumps([run.to_json(), facts.to_json()], sort_keys=True)
         ranks.agree(world, "settings and data", hashlib.sha256(told.encode()).hexdigest())
@@ -134,10 +152,15 @@ def _trained(
         about = (run, facts, made, state, saved, shown, dataset.skipped)
         recorder = None if launch.out is None else Recorder(launch.out, *about)
         plan = None if saved else stages.about(run, made, start)
-        for line in filter(None, (start and start.about, guide and guide.about, why, plan) if launch.progress else ()):
+        for line in filter(
+            None,
+            (start and start.about, guide and guide.about, why, plan) if launch.progress else (),
+        ):
             tqdm.write(line, file=sys.stderr)
         loop(run, made, state, dataset.train, launch, recorder)
     finally:
         torch.set_num_threads(threads)
-    average = state.averages["ema"] if fresh is None else parallel.plain(state.averages["ema"], fresh)
+    average = (
+        state.averages["ema"] if fresh is None else parallel.plain(state.averages["ema"], fresh)
+    )
     return Generator(run, facts, made, average, state.step, state.fingerprint())

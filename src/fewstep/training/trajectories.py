@@ -40,19 +40,28 @@ def trajectories(
     device: str = "auto",
     progress: bool = True,
 ) -> dict[str, Tensor]:
-    """n solutions of the teacher's ODE from t_max to 0 by the solver and grid of the run's method `direct_cm`.
+    """n solutions of the teacher's ODE from t_max to 0 by the solver and grid of the run's method
+    `direct_cm`.
 
-    Returns, and writes to `out` (.safetensors, whole or not at all), {"x0": ends `[n, *shape]`, "path": points
-    `[n, levels, *shape]`, "levels": their times, "cond": labels or whatever the data has}, in the model's units:
+    Returns, and writes to `out` (.safetensors, whole or not at all), {"x0": ends `[n, *shape]`,
+    "path": points `[n, levels, *shape]`, "levels": their times, "cond": labels or whatever the data
+    has}, in the model's units:
     data for a run with --method.source cache, whose samples are in these units too.
-    start: prior is sigma(t_max) z, where sampling starts; data is mix(x0, z, t_max), where training does. x0, where it
-    is needed, and conditions are the training split's in a shuffled order; noise depends on run.seed and the row alone.
-    Memory and disk: 4 n (levels + 1) bytes per element of a sample. Raises UserError and StorageError.
+    start: prior is sigma(t_max) z, where sampling starts; data is mix(x0, z, t_max), where training
+    does. x0, where it is needed, and conditions are the training split's in a shuffled order; noise
+    depends on run.seed and the row alone.
+    Memory and disk: 4 n (levels + 1) bytes per element of a sample. Raises UserError and
+    StorageError.
     """
     require(n >= 2, "n", n, "at least 2 trajectories")
     require(batch >= 1, "batch", batch, "at least 1")
     require(start in ("prior", "data"), "start", start, "prior or data")
-    require(out is None or Path(out).suffix == ".safetensors", "out", str(out), "a name that ends in .safetensors")
+    require(
+        out is None or Path(out).suffix == ".safetensors",
+        "out",
+        str(out),
+        "a name that ends in .safetensors",
+    )
     place = pick_device(device)
     dataset = sources.dataset_of(run.data, run.data_size, run.bad_files)
     dataset = dataset if run.labels else dataset.unlabelled()
@@ -77,7 +86,9 @@ def trajectories(
     found = {"x0": path[:, -1].clone(), "path": path[:, :-1].contiguous(), "levels": levels}
     found |= {name or "cond": part for name, part in datasets.leaves(chosen.cond)}
     if out is not None:
-        _write(Path(out), found, {"teacher": guide.fingerprint, "start": start, "data": dataset.name})
+        _write(
+            Path(out), found, {"teacher": guide.fingerprint, "start": start, "data": dataset.name}
+        )
     return found
 
 
@@ -86,12 +97,19 @@ def _solver(run: Run, method: Method) -> tuple[Along, float]:
     coupling = method.coupling
     if isinstance(coupling, Teacher | Trajectory) and isinstance(coupling.solver, Along):
         return coupling.solver, coupling.guidance
-    raise UserError(f"method {run.method!r} solves no trajectories: expected direct_cm with source = teacher")
+    raise UserError(
+        f"method {run.method!r} solves no trajectories: expected direct_cm with source = teacher"
+    )
 
 
-def _solve(method: Method, solver: Along, teacher: Denoiser, x: Tensor, cond: datasets.Kind) -> Tensor:
+def _solve(
+    method: Method, solver: Along, teacher: Denoiser, x: Tensor, cond: datasets.Kind
+) -> Tensor:
     """The points `[B, levels + 1, ...]` of the trajectories from x at t_max to 0."""
-    points = [point.cpu() for _, point in solver.points(method.process, teacher, x, solver.grid[0], 0.0, cond)]
+    points = [
+        point.cpu()
+        for _, point in solver.points(method.process, teacher, x, solver.grid[0], 0.0, cond)
+    ]
     return torch.stack(points, 1)
 
 

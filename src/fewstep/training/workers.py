@@ -1,8 +1,11 @@
-"""Batches step by step in exact order, drawn ahead by worker processes; their number changes no bit.
+"""Batches step by step in exact order, drawn ahead by worker processes; their number changes no
+bit.
 
-A batch is a pure function of its step, so that workers hold no state and one that dies loses nothing. Workers are
-forked: they share the data's memory. They use one thread, leave the signals that stop a run to it, keep none of
-the files it has locked, and are gone when the iterator is closed, or within seconds of the run's own death.
+A batch is a pure function of its step, so that workers hold no state and one that dies loses
+nothing. Workers are
+forked: they share the data's memory. They use one thread, leave the signals that stop a run to it,
+keep none of the files it has locked, and are gone when the iterator is closed, or within seconds of
+the run's own death.
 """
 
 from __future__ import annotations
@@ -31,20 +34,29 @@ HINTS = {"SIGKILL": " (out of memory?)", "SIGBUS": " (is /dev/shm full?)"}
 
 
 def batches(
-    draw: Callable[[int], Batch], first: int, last: int, workers: int = 0, release: Sequence[int] = ()
+    draw: Callable[[int], Batch],
+    first: int,
+    last: int,
+    workers: int = 0,
+    release: Sequence[int] = (),
 ) -> Generator[Batch, None, None]:
     """The batches of the steps [first, last) in order; closing the iterator ends its workers.
 
-    draw: a function of the step alone, on the CPU. workers: processes that draw; 0 draws here, when asked.
-    release: file descriptors that workers close, such as a lock's, which a fork would go on holding.
-    Raises what `draw` raises, if it is a FewstepError, as it is; WorkerError where a worker dies, within seconds.
+    draw: a function of the step alone, on the CPU. workers: processes that draw; 0 draws here, when
+    asked.
+    release: file descriptors that workers close, such as a lock's, which a fork would go on
+    holding.
+    Raises what `draw` raises, if it is a FewstepError, as it is; WorkerError where a worker dies,
+    within seconds.
     """
     require(workers >= 0, "workers", workers, "0 or more")
     if workers == 0:
         yield from map(draw, range(first, last))
         return
     if "fork" not in multiprocessing.get_all_start_methods():
-        raise UserError(f"workers = {workers}: this system cannot fork: --workers 0 draws in the run itself")
+        raise UserError(
+            f"workers = {workers}: this system cannot fork: --workers 0 draws in the run itself"
+        )
     with _quietly():
         loader = DataLoader(
             _Draws(draw, first, last),
@@ -55,7 +67,9 @@ def batches(
             prefetch_factor=AHEAD,
             multiprocessing_context="fork",
             worker_init_fn=_Start(tuple(release)),
-            generator=generator(0, "workers"),  # which nothing here draws from; else it would be the global one
+            generator=generator(
+                0, "workers"
+            ),  # which nothing here draws from; else it would be the global one
         )
         drawn: Any = iter(loader)
     try:
@@ -67,7 +81,9 @@ def batches(
 
 @dataclass(frozen=True)
 class _Draws(Dataset[Any]):
-    """The batch of each step, or the failure to draw it, which another process could not raise in one line."""
+    """The batch of each step, or the failure to draw it, which another process could not raise in
+    one line.
+    """
 
     draw: Callable[[int], Batch]
     first: int
@@ -103,10 +119,12 @@ class _Start:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Starts workers out of reach of signals, and takes back the handler that torch sets for their death.
+    """Starts workers out of reach of signals, and takes back the handler that torch sets for their
+    death.
 
-    That handler raises wherever the run stands, amid an update of the weights too; here a death is noticed when the
-    next batch is asked for. The warnings are of forks beside threads (tqdm's) and of few cores.
+    That handler raises wherever the run stands, amid an update of the weights too; here a death is
+    noticed when the next batch is asked for. The warnings are of forks beside threads (tqdm's) and
+    of few cores.
     """
     main = threading.current_thread() is threading.main_thread()
     kept = signal.getsignal(signal.SIGCHLD)
@@ -143,11 +161,15 @@ def _death(workers: Sequence[BaseProcess], step: int) -> WorkerError | None:
     name = signal.Signals(-code).name if code < 0 else ""
     how = f"was killed by {name}{HINTS.get(name, '')}" if name else f"ended with exit code {code}"
     who = f"worker {dead[0]} (pid {worker.pid})"
-    return WorkerError(f"{who} {how} while step {step} was awaited: continue with --resume, or --workers 0")
+    return WorkerError(
+        f"{who} {how} while step {step} was awaited: continue with --resume, or --workers 0"
+    )
 
 
 def _end(drawn: Any) -> None:
-    """Ends the workers; kills them first where one has died, since it may have held what the others wait for."""
+    """Ends the workers; kills them first where one has died, since it may have held what the others
+    wait for.
+    """
     if not all(worker.is_alive() for worker in drawn._workers):
         for worker in drawn._workers:
             worker.kill()

@@ -1,4 +1,5 @@
-"""What the papers say of their methods, measured where the truth is known: five seeds, intervals, one page.
+"""What the papers say of their methods, measured where the truth is known: five seeds, intervals,
+one page.
 
 `run` measures what its folder lacks and writes `claims.json` and `report.html` there.
 """

@@ -7,5 +7,11 @@ from fewstep.analysis.claims.main import claims_main
 if __name__ == "__main__":
     out, only, seeds, jobs = [*sys.argv[1:], *["", "", ""]][:4]
     sys.exit(
-        claims_main(out=out, only=only or None, seeds=int(seeds or 5), jobs=int(jobs) if jobs else None, as_json=False)
+        claims_main(
+            out=out,
+            only=only or None,
+            seeds=int(seeds or 5),
+            jobs=int(jobs) if jobs else None,
+            as_json=False,
+        )
     )

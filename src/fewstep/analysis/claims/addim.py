@@ -1,4 +1,6 @@
-"""aDDIM against DDIM, by law, steps, source of the variance and rule of the last step; nothing is trained."""
+"""aDDIM against DDIM, by law, steps, source of the variance and rule of the last step; nothing is
+trained.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ DRAWN, AGAINST = 400, 2000
 
 
 def variance(law: Any, source: str, x: Tensor, t: float) -> Any:
-    """x_var of a move from x at t: the paper's formula by its eta, or what the law itself leaves unknown."""
+    """x_var of a move from x at t: the paper's formula by its eta, or what the law itself leaves
+    unknown.
+    """
     if source == "true variance":
         return law.posterior_variance(x, t)
     return PriorVariance(process=law.process, share=float(source.split()[1]))
@@ -49,14 +53,19 @@ def walked(law: Any, x: Tensor, steps: int, source: str | None) -> dict[str, Ten
     if source is None:
         return {"ddim": ddim(law.process, law, x, grid[-2], 0.0)}
     seen = variance(law, source, x, grid[-2])
-    return {end: addim(law.process, law, x, grid[-2], 0.0, x_var=seen, final_step=end) for end in ENDS}
+    return {
+        end: addim(law.process, law, x, grid[-2], 0.0, x_var=seen, final_step=end) for end in ENDS
+    }
 
 
 def measured(name: str, shared: Path, seed: int) -> dict[str, float]:
     """Energy distances (times 1000) and ODE errors of every sampler from this seed's noise."""
     law = reference.law_on(name, cosine())
     x = law.process.prior(reference.noise(name, DRAWN, seed=reference.NOISE + seed)).double()
-    goal, drawn = law.solve(x, law.process.t_max, 0.0), reference.law_on(name).sample(AGAINST, seed=reference.NOISE)
+    goal, drawn = (
+        law.solve(x, law.process.t_max, 0.0),
+        reference.law_on(name).sample(AGAINST, seed=reference.NOISE),
+    )
     apart, told = spread(drawn), dict[str, float]()
     for steps in STEPS:
         for source in (None, *SOURCES):
@@ -76,7 +85,9 @@ def row(name: str) -> Row:
         "against": AGAINST,
         **reference.PROTOCOL,
     }
-    return Row(partial(measured, name), facts, "fewstep verify --claims --only addim", COSTS.get(name, 3.0))
+    return Row(
+        partial(measured, name), facts, "fewstep verify --claims --only addim", COSTS.get(name, 3.0)
+    )
 
 
 PAPER = "eta 0.1, last addim"
@@ -87,7 +98,9 @@ LARGE = 64  # numbers of a sample from which a law decides the verdict: the pape
 
 def gains(seeds: Any, sampler: str, steps: int, of: str = "") -> tuple[float, ...]:
     """DDIM minus the sampler, seed by seed."""
-    return tuple(one[f"DDIM: {steps}{of}"] - one[f"{sampler}: {steps}{of}"] for one in seeds.values())
+    return tuple(
+        one[f"DDIM: {steps}{of}"] - one[f"{sampler}: {steps}{of}"] for one in seeds.values()
+    )
 
 
 def statements(found: Found) -> Sequence[Statement]:
@@ -97,9 +110,14 @@ def statements(found: Found) -> Sequence[Statement]:
             text = f"{law} ({size}-D), {steps} steps: 1000 x energy distance, DDIM minus aDDIM"
             told.append(Statement(text, gains(found[law], PAPER, steps), main=size >= LARGE))
         worst = tuple(
-            min(values) for values in zip(*(gains(found[law], PAPER, n, ", ODE") for n in STEPS), strict=True)
+            min(values)
+            for values in zip(*(gains(found[law], PAPER, n, ", ODE") for n in STEPS), strict=True)
         )
-        told.append(Statement(f"{law} ({size}-D): least gain in ODE error over 2 to 32 steps", worst, main=False))
+        told.append(
+            Statement(
+                f"{law} ({size}-D): least gain in ODE error over 2 to 32 steps", worst, main=False
+            )
+        )
     return told
 
 
@@ -134,9 +152,19 @@ def _best(seeds: Any) -> str:
 def figure(found: Found) -> Figure:
     drawing, plots = report.axes(len(SHOWN), width=9.6, height=3.4)
     for ax, law in zip(plots, SHOWN, strict=True):
-        for name in ("DDIM", *(f"{source}, last addim" for source in SOURCES), "eta 0.1, last ddim"):
+        for name in (
+            "DDIM",
+            *(f"{source}, last addim" for source in SOURCES),
+            "eta 0.1, last ddim",
+        ):
             line(ax, STEPS, [column(found[law], f"{name}: {n}") for n in STEPS], name)
-        ax.set(title=f"{law}, {LAWS[law]}-D", xlabel="steps", xscale="log", xticks=STEPS, xticklabels=STEPS)
+        ax.set(
+            title=f"{law}, {LAWS[law]}-D",
+            xlabel="steps",
+            xscale="log",
+            xticks=STEPS,
+            xticklabels=STEPS,
+        )
         ax.set_yscale("symlog", linthresh=5.0)
         ax.minorticks_off()
     plots[0].set_ylabel("energy distance x 1000")
@@ -144,19 +172,25 @@ def figure(found: Found) -> Figure:
     return finished(
         drawing,
         "Energy distance of aDDIM and DDIM by steps, on laws of 1 to 1024 dimensions",
-        "Samples against the law, linear below 5 and logarithmic above; around 0 they cannot be told apart.",
+        "Samples against the law, linear below 5 and logarithmic above; around 0 they cannot be"
+        " told apart.",
     )
 
 
 CLAIM = Claim(
     title="aDDIM: better than DDIM at few steps, where samples are large",
-    says="DDIM whose noise is lengthened by the variance that the denoiser averages away gives better samples in "
-    "few steps (aDDIM in MCM, arXiv 2403.06807). The paper says so of pictures: the laws of 64 and 1024 numbers "
-    "decide the verdict, those of 1 and 2 show where it ends.",
-    setting=f"exact denoisers on the cosine process, evenly spaced times, {DRAWN} trajectories from a seed's own "
-    f"noise against {AGAINST} draws of the law; seeds are noise, nothing is trained. The variance is the "
-    "paper's eta / (2 + SNR) for eta 0.1 (its own) and 0.5, or the true posterior variance; the last step "
-    "adds it too (the paper's rule), or is DDIM's.",
+    says=(
+        "DDIM whose noise is lengthened by the variance that the denoiser averages away gives"
+        " better samples in few steps (aDDIM in MCM, arXiv 2403.06807). The paper says so of"
+        " pictures: the laws of 64 and 1024 numbers decide the verdict, those of 1 and 2 show where"
+        " it ends."
+    ),
+    setting=(
+        f"exact denoisers on the cosine process, evenly spaced times, {DRAWN} trajectories from a"
+        f" seed's own noise against {AGAINST} draws of the law; seeds are noise, nothing is"
+        " trained. The variance is the paper's eta / (2 + SNR) for eta 0.1 (its own) and 0.5, or"
+        " the true posterior variance; the last step adds it too (the paper's rule), or is DDIM's."
+    ),
     rows={law: row(law) for law in LAWS},
     measures={f"{name}: {n}": f"{name}, {n}" for n in (4, 8, 16) for name in ("DDIM", PAPER)},
     statements=statements,

@@ -1,4 +1,6 @@
-"""An arm of an experiment: one training, what its samples are measured by, and the command that repeats it."""
+"""An arm of an experiment: one training, what its samples are measured by, and the command that
+repeats it.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ from fewstep.training.train import train
 
 MIXTURE = "digits-mixture"
 
-# Unconditional (each class alone is one Gaussian, whose ODE is linear), and small enough for a quarter of a minute.
+# Unconditional (each class alone is one Gaussian, whose ODE is linear), and small enough for a
+# quarter of a minute.
 SETTING: dict[str, Any] = {
     "label_drop": 1.0,
     "network_options": {"depth": 3},
@@ -41,14 +44,18 @@ SETTING: dict[str, Any] = {
 }
 PLANE: dict[str, Any] = {name: value for name, value in SETTING.items() if name != "label_drop"}
 
-Look = Callable[[Path, Denoiser, Process], dict[str, float]]  # (folder of what is shared, the average, process)
+Look = Callable[
+    [Path, Denoiser, Process], dict[str, float]
+]  # (folder of what is shared, the average, process)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """A method with its options and the fields of the run that differ from the setting; `init` is one it goes on from.
+    """A method with its options and the fields of the run that differ from the setting; `init` is
+    one it goes on from.
 
-    marks: steps after which `look` measures the average on the way. keep: the generator stays in the shared folder.
+    marks: steps after which `look` measures the average on the way. keep: the generator stays in
+    the shared folder.
     own: makes a method that has no name. extra: measured at the end besides.
     """
 
@@ -77,13 +84,21 @@ class Arm:
     def command(self) -> str:
         """What trains it from a shell."""
         if self.own is not None:
-            return f"in Python: fewstep.train(..., method={self.own.__module__}.{self.own.__name__})"
+            return (
+                f"in Python: fewstep.train(..., method={self.own.__module__}.{self.own.__name__})"
+            )
         recipe = "digits-mixture" if self.law == MIXTURE else f"toy --data exact:{self.law}"
         words = [f"fewstep train {recipe} --method {self.method}"]
-        words += [f"--method.{name} {shown(value)}" for name, value in self.options.items() if name != "base"]
+        words += [
+            f"--method.{name} {shown(value)}"
+            for name, value in self.options.items()
+            if name != "base"
+        ]
         words += based(self.options.get("base"))
         settings = {**self.setting}
-        words += [f"--network.{name} {value}" for name, value in settings.pop("network_options").items()]
+        words += [
+            f"--network.{name} {value}" for name, value in settings.pop("network_options").items()
+        ]
         words += [f"--{name.replace('_', '-')} {shown(value)}" for name, value in settings.items()]
         words += [f"--teacher exact:{self.law}"] if self.taught else []
         return " ".join([*words, *(["--init STAGE_1"] if self.init else []), "--seed SEED"])
@@ -93,9 +108,18 @@ class Arm:
         """All that its numbers depend on, as JSON: every option is written out."""
         own = None if self.own is None else f"{self.own.__module__}.{self.own.__name__}"
         seen = [f"{f.__module__}.{f.__name__}" if f else None for f in (self.look, self.extra)]
-        run = {name: value for name, value in settled(self.run(0)).to_json().items() if name != "seed"}
+        run = {
+            name: value for name, value in settled(self.run(0)).to_json().items() if name != "seed"
+        }
         init = self.init.settings if self.init else None
-        return {"run": run, "init": init, "own": own, "marks": list(self.marks), "seen": seen, **reference.PROTOCOL}
+        return {
+            "run": run,
+            "init": init,
+            "own": own,
+            "marks": list(self.marks),
+            "seen": seen,
+            **reference.PROTOCOL,
+        }
 
     def row(self, cost: float, *needs: Row) -> Row:
         return Row(partial(outcome, self), self.settings, self.command(), cost, needs)
@@ -110,14 +134,24 @@ def based(base: Any) -> list[str]:
     if not isinstance(base, dict):
         return [] if base is None else [f"--method.base {base}"]
     options = {name: value for name, value in base.items() if name != "method"}
-    return [f"--method.base {base['method']}", *(f"--method.base.{k} {shown(v)}" for k, v in options.items())]
+    return [
+        f"--method.base {base['method']}",
+        *(f"--method.base.{k} {shown(v)}" for k, v in options.items()),
+    ]
 
 
 def solutions(law: str, process: Process | None = None) -> Row:
     """The row that solves the trajectories that all arms on a process are compared with."""
     on = process or edm()
     settings = {"solved": law, "process": str(on), **reference.PROTOCOL}
-    return Row(partial(reference.prepared, law, on), settings, "none: the ODE solved exactly", 25.0, (), seeded=False)
+    return Row(
+        partial(reference.prepared, law, on),
+        settings,
+        "none: the ODE solved exactly",
+        25.0,
+        (),
+        seeded=False,
+    )
 
 
 def ideal(law: str) -> Row:
@@ -158,10 +192,14 @@ def started(arm: Arm, shared: Path, seed: int) -> Generator:
 
 
 def trained(arm: Arm, shared: Path, seed: int) -> tuple[Generator, dict[str, Any]]:
-    """The arm's generator, its curve, and what it cost: CPU seconds, teacher evaluations per sample and update."""
+    """The arm's generator, its curve, and what it cost: CPU seconds, teacher evaluations per sample
+    and update.
+    """
     run, curve, looked = arm.run(seed), list[dict[str, float]](), 0.0
     init = None if arm.init is None else started(arm.init, shared, seed)
-    process = edm() if arm.own else build_method(run, facts_of(run, reference.data(arm.law))).process
+    process = (
+        edm() if arm.own else build_method(run, facts_of(run, reference.data(arm.law))).process
+    )
     teacher = reference.Counted(arm.law, process) if arm.taught else None
 
     def watch(state: State) -> None:
@@ -169,11 +207,15 @@ def trained(arm: Arm, shared: Path, seed: int) -> tuple[Generator, dict[str, Any
         if arm.look is not None and state.step in arm.marks:
             begun = time.process_time()
             with torch.no_grad():
-                curve.append({"step": state.step, **arm.look(shared, state.averages["ema"], process)})
+                curve.append(
+                    {"step": state.step, **arm.look(shared, state.averages["ema"], process)}
+                )
             looked += time.process_time() - begun
 
     begun = time.process_time()
-    generator = train(run, init=init, teacher=teacher, method=arm.own, progress=False, device="cpu", watch=watch)
+    generator = train(
+        run, init=init, teacher=teacher, method=arm.own, progress=False, device="cpu", watch=watch
+    )
     cost: dict[str, Any] = {"cpu_seconds": time.process_time() - begun - looked}
     if teacher is not None:
         cost["teacher_evaluations"] = teacher.samples / (run.iterations * run.batch)

@@ -26,7 +26,8 @@ COST = {"cpu_seconds": "CPU s"}
 class Claim:
     """One claim of one paper.
 
-    says: the paper's sentence; setting: what was run. measures: columns of the table, by name of the measure.
+    says: the paper's sentence; setting: what was run. measures: columns of the table, by name of
+    the measure.
     statements, words, figure: functions of what was measured.
     """
 
@@ -44,7 +45,11 @@ class Claim:
 def number(value: float) -> str:
     """Four digits, and no exponent where it can be helped."""
     return (
-        f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.2e}"
+        f"{value:.0f}"
+        if abs(value) >= 1000
+        else f"{value:.4g}"
+        if abs(value) >= 1e-4 or value == 0
+        else f"{value:.2e}"
     )
 
 
@@ -60,7 +65,11 @@ def pm(values: Sequence[float]) -> str:
 
 def column(row: Seeds, measure: str) -> list[float]:
     """A measure by seed; empty where the row has none."""
-    return [one[measure] for _, one in sorted(row.items(), key=lambda item: int(item[0])) if measure in one]
+    return [
+        one[measure]
+        for _, one in sorted(row.items(), key=lambda item: int(item[0]))
+        if measure in one
+    ]
 
 
 def between(low: float, high: float) -> str:

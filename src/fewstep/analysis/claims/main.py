@@ -9,8 +9,11 @@ from typing import Any
 from fewstep.analysis.claims.runner import run
 
 
-def claims_main(*, out: str | Path, seeds: int, only: str | None, as_json: bool, jobs: int | None = None) -> int:
-    """Measures, prints a line for each claim and where the report is (or one JSON object); 0 whatever the verdicts.
+def claims_main(
+    *, out: str | Path, seeds: int, only: str | None, as_json: bool, jobs: int | None = None
+) -> int:
+    """Measures, prints a line for each claim and where the report is (or one JSON object); 0
+    whatever the verdicts.
 
     A verdict that contradicts a paper is a result and no failure. only: names with commas between.
     """

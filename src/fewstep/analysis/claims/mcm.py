@@ -22,7 +22,8 @@ from fewstep.core.sampling import walk
 from fewstep.core.solvers import ddim
 from fewstep.run.generator import Generator
 
-# N = 128 steps are more than 900 updates can link, 64 are not; c = 0.1 lies between the norm, under which K = 2
+# N = 128 steps are more than 900 updates can link, 64 are not; c = 0.1 lies between the norm, under
+# which K = 2
 # keeps noise, and the squared error, which blurs (docs/log.md).
 MCM: dict[str, Any] = {"steps": 16, "steps_end": 64, "pairs": "addim", "c": 0.1}
 KS = (1, 2, 4, 8)
@@ -65,39 +66,58 @@ LAST = f"K = {MANY} of {MANY} steps: diffusion"
 
 def statements(found: Found) -> Sequence[Statement]:
     steps = [
-        Statement(f"ODE error, K = {a} minus K = {b}", excess(found[f"K = {a}"], found[f"K = {b}"], "ode_error"))
+        Statement(
+            f"ODE error, K = {a} minus K = {b}",
+            excess(found[f"K = {a}"], found[f"K = {b}"], "ode_error"),
+        )
         for a, b in pairwise(KS)
     ]
     first, most = found["K = 1"], found[f"K = {KS[-1]}"]
     return [
         *steps,
         Statement("1000 x energy distance, K = 1 minus K = 8", excess(first, most, "energy_x1000")),
-        Statement("feature Fréchet distance, K = 1 minus K = 8", excess(first, most, "feature_frechet"), main=False),
-        Statement(f"ODE error, K = 8 minus K = {MANY}, diffusion", excess(most, found[LAST], "ode_error"), main=False),
+        Statement(
+            "feature Fréchet distance, K = 1 minus K = 8",
+            excess(first, most, "feature_frechet"),
+            main=False,
+        ),
+        Statement(
+            f"ODE error, K = 8 minus K = {MANY}, diffusion",
+            excess(most, found[LAST], "ode_error"),
+            main=False,
+        ),
         Statement("ODE error at 8 steps, diffusion minus MCM", _against(found), main=False),
     ]
 
 
 def _against(found: Found) -> tuple[float, ...]:
     most = found["K = 8"]
-    return tuple(found[LAST][seed]["8 steps"] - most[seed]["ode_error"] for seed in most if seed in found[LAST])
+    return tuple(
+        found[LAST][seed]["8 steps"] - most[seed]["ode_error"]
+        for seed in most
+        if seed in found[LAST]
+    )
 
 
 def words(found: Found) -> Sequence[str]:
     errors = ", ".join(f"{pm(column(found[f'K = {k}'], 'ode_error'))} at {k}" for k in KS)
     fewer = ", ".join(f"{pm(column(found[LAST], f'{k} steps'))} at {k}" for k in KS)
     return [
-        f"ODE errors by K: {errors}; {pm(column(found[LAST], 'ode_error'))} at K = {MANY}, where every step is a "
-        f"segment and the model is a diffusion model. The same diffusion model with fewer DDIM steps has {fewer}. "
-        "A consistency model, which K = 1 is, distilled by CD on its own process, has "
-        f"{pm(column(found['CD'], 'ode_error'))}.",
+        (
+            f"ODE errors by K: {errors}; {pm(column(found[LAST], 'ode_error'))} at K = {MANY},"
+            " where every step is a segment and the model is a diffusion model. The same diffusion"
+            f" model with fewer DDIM steps has {fewer}. A consistency model, which K = 1 is,"
+            f" distilled by CD on its own process, has {pm(column(found['CD'], 'ode_error'))}."
+        ),
         *_without(found),
     ]
 
 
 def _without(found: Found) -> list[str]:
     """The statements over the seeds that nothing was chosen on."""
-    rest = {name: {s: one for s, one in row.items() if s != CHOSEN_ON} for name, row in found.items()}
+    rest = {
+        name: {s: one for s, one in row.items() if s != CHOSEN_ON} for name, row in found.items()
+    }
     seeds = len(rest["K = 1"])
     if not seeds:
         return []
@@ -106,42 +126,58 @@ def _without(found: Found) -> list[str]:
         for a, b in pairwise(KS)
     )
     return [
-        "The setting (16 to 64 steps, c = 0.1) was chosen on seed 1 among six, as the only one that orders all K "
-        f"there. Over the {seeds} other seeds alone: {again}."
+        "The setting (16 to 64 steps, c = 0.1) was chosen on seed 1 among six, as the only one"
+        f" that orders all K there. Over the {seeds} other seeds alone: {again}."
     ]
 
 
 def figure(found: Found) -> Figure:
     drawing, plots = report.axes(2, width=8.6)
     for ax, measure, label in zip(
-        plots, ("ode_error", "energy_x1000"), ("ODE error (rms)", "energy distance x 1000"), strict=True
+        plots,
+        ("ode_error", "energy_x1000"),
+        ("ODE error (rms)", "energy distance x 1000"),
+        strict=True,
     ):
         rows = [found[f"K = {k}"] for k in KS] + [found[LAST]]
         line(ax, [*KS, MANY], [column(row, measure) for row in rows], "MCM, K segments")
-        kept = [column(found[LAST], f"{k} steps" + ("" if measure == "ode_error" else f", {measure}")) for k in KS]
+        kept = [
+            column(found[LAST], f"{k} steps" + ("" if measure == "ode_error" else f", {measure}"))
+            for k in KS
+        ]
         line(ax, [*KS, MANY], [*kept, column(found[LAST], measure)], "diffusion (K = 64), DDIM")
         mean = interval(column(found["CD"], measure)).mean
         ax.axhline(mean, color="#555555", linestyle="--", label="CD, one step")
-        ax.set(xscale="log", xlabel="steps of the sampler", ylabel=label, xticks=[*KS, MANY], xticklabels=[*KS, MANY])
+        ax.set(
+            xscale="log",
+            xlabel="steps of the sampler",
+            ylabel=label,
+            xticks=[*KS, MANY],
+            xticklabels=[*KS, MANY],
+        )
         ax.minorticks_off()
     plots[1].set_yscale("log")
     plots[0].legend()
     return finished(
         drawing,
         "Errors of multistep models by number of segments, between CD and diffusion",
-        "Left: root mean square to the exact ODE solution from the same noise. Right: distance of the samples to "
-        "the law.",
+        "Left: root mean square to the exact ODE solution from the same noise. Right: distance of"
+        " the samples to the law.",
     )
 
 
 CLAIM = Claim(
     title="MCM: more segments, better samples, from a consistency model to diffusion",
-    says="A multistep consistency model interpolates between a consistency model (K = 1) and a diffusion model (K "
-    "as many as there are steps): quality rises with K, and a few steps come near diffusion (MCM, arXiv "
-    "2403.06807).",
-    setting="digits mixture (64-D, unlabelled), exact teacher, aDDIM pairs on the cosine process, 16 to 64 steps, "
-    "c = 0.1; one network of 0.55 M weights for each K, 900 updates of batch 128, sampled with K steps. "
-    "CD: 16 levels, Heun, on edm.",
+    says=(
+        "A multistep consistency model interpolates between a consistency model (K = 1) and a"
+        " diffusion model (K as many as there are steps): quality rises with K, and a few steps"
+        " come near diffusion (MCM, arXiv 2403.06807)."
+    ),
+    setting=(
+        "digits mixture (64-D, unlabelled), exact teacher, aDDIM pairs on the cosine process, 16 to"
+        " 64 steps, c = 0.1; one network of 0.55 M weights for each K, 900 updates of batch 128,"
+        " sampled with K steps. CD: 16 levels, Heun, on edm."
+    ),
     rows=ROWS,
     measures={**QUALITY, **COST},
     statements=statements,

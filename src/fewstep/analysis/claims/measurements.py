@@ -24,9 +24,11 @@ Measure = Callable[[Path, int], dict[str, Any]]  # (folder of what is shared, se
 
 @dataclass(frozen=True)
 class Row:
-    """A measurement by seed. `measure` crosses to another process, so it is a module's function or a partial of one.
+    """A measurement by seed. `measure` crosses to another process, so it is a module's function or
+    a partial of one.
 
-    settings: all that its numbers depend on, as JSON: what was measured under others is measured anew.
+    settings: all that its numbers depend on, as JSON: what was measured under others is measured
+    anew.
     needs: rows that are measured first, since this one finds their files. cost: CPU seconds, about.
     """
 
@@ -59,7 +61,9 @@ class Job:
 
 @dataclass
 class Store:
-    """`claims.json`: every measured number by the digest of its settings, written whole after each job."""
+    """`claims.json`: every measured number by the digest of its settings, written whole after each
+    job.
+    """
 
     folder: Path
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -74,7 +78,9 @@ class Store:
             kept = json.loads(file.read_text()) if file.exists() else {}
             return Store(folder, kept.get("measured", {}), kept.get("claims", {}))
         except (OSError, ValueError, AttributeError) as error:
-            raise StorageError(f"{file}: {error}: expected what --claims wrote, or another --out") from error
+            raise StorageError(
+                f"{file}: {error}: expected what --claims wrote, or another --out"
+            ) from error
 
     @property
     def file(self) -> Path:
@@ -89,7 +95,9 @@ class Store:
 
     def put(self, job: Job, found: dict[str, Any]) -> None:
         row = job.row
-        kept = self.measured.setdefault(row.digest, {"settings": row.settings, "command": row.command, "seeds": {}})
+        kept = self.measured.setdefault(
+            row.digest, {"settings": row.settings, "command": row.command, "seeds": {}}
+        )
         kept["seeds"][str(job.seed)] = found
         self.write()
 

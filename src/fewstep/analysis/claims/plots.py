@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 BAND = "Lines and points are means over the seeds, bands and bars their 95 % Student intervals."
 
 
-def line(ax: Axes, x: Sequence[float], columns: Sequence[Sequence[float]], label: str, **style: Any) -> None:
+def line(
+    ax: Axes, x: Sequence[float], columns: Sequence[Sequence[float]], label: str, **style: Any
+) -> None:
     """The mean of each column over the seeds against x, and the band of its interval."""
     found = [interval(values) for values in columns]
     (drawn,) = ax.plot(x, [one.mean for one in found], label=label, **{"marker": "o", **style})

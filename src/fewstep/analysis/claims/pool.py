@@ -27,7 +27,9 @@ def cores() -> int:
 
 
 def ordered(jobs: list[Job]) -> list[Job]:
-    """Each once, what they need included and first; then the dearest first, so that no core is left with one."""
+    """Each once, what they need included and first; then the dearest first, so that no core is left
+    with one.
+    """
     found: dict[tuple[str, int], Job] = {}
 
     def add(job: Job) -> None:
@@ -69,18 +71,25 @@ def spread(jobs: list[Job], shared: Path, workers: int) -> Iterator[tuple[Job, d
     """The results as they come, from `workers` processes that are ended whatever happens here."""
     left, running = list(jobs), dict[Future[dict[str, Any]], Job]()
     context = multiprocessing.get_context("spawn")
-    before, pool = set(multiprocessing.active_children()), ProcessPoolExecutor(workers, context, _begin)
+    before, pool = (
+        set(multiprocessing.active_children()),
+        ProcessPoolExecutor(workers, context, _begin),
+    )
     try:
         while left or running:
             waiting = {job.key for job in (*left, *running.values())}
-            for job in [job for job in left if ready(job, waiting - {job.key})][: workers - len(running)]:
+            for job in [job for job in left if ready(job, waiting - {job.key})][
+                : workers - len(running)
+            ]:
                 left.remove(job)
                 running[pool.submit(measured, job, shared)] = job
             for done in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(done), done.result()
         pool.shutdown()
     except BrokenProcessPool as error:
-        raise FewstepError("a worker was ended from outside, memory perhaps: go on with the same command") from error
+        raise FewstepError(
+            "a worker was ended from outside, memory perhaps: go on with the same command"
+        ) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - before:
@@ -108,6 +117,8 @@ def work(jobs: list[Job], store: Store, *, workers: int | None, progress: bool) 
                 bar.set_postfix_str(f"{number} of {len(todo)} jobs", refresh=False)
                 bar.update(job.row.cost)
     except (KeyboardInterrupt, Stopped):
-        raise Stopped(f"stopped: what was measured is in {store.folder}; the same command goes on from there") from None
+        raise Stopped(
+            f"stopped: what was measured is in {store.folder}; the same command goes on from there"
+        ) from None
     finally:
         torch.set_num_threads(threads)

@@ -1,4 +1,6 @@
-"""What samples are compared with: laws whose denoiser and ODE are known, and noise that is no run's."""
+"""What samples are compared with: laws whose denoiser and ODE are known, and noise that is no
+run's.
+"""
 
 from __future__ import annotations
 
@@ -76,14 +78,18 @@ def kept(file: Path, make: Any) -> dict[str, Tensor]:
 
 
 def noise(name: str, count: int | None = None, seed: int = NOISE) -> Tensor:
-    """The unit noise that `Generator.sample` starts from with that seed, as many rows as are scored."""
+    """The unit noise that `Generator.sample` starts from with that seed, as many rows as are
+    scored.
+    """
     return normal(seed, "prior", 0, count or SAMPLES, law_on(name).shape, SAMPLING_BLOCK)
 
 
 @cache
 def solved(shared: Path, name: str, process: Process) -> Tensor:
     """Where the exact ODE leads from the noise that is scored."""
-    tells = fingerprint({"solution": {"end": process.sigma(process.t_max), **_numbers(PROTOCOL)}})[:12]
+    tells = fingerprint({"solution": {"end": process.sigma(process.t_max), **_numbers(PROTOCOL)}})[
+        :12
+    ]
 
     def solve() -> dict[str, Tensor]:
         law = law_on(name, process)
@@ -111,8 +117,15 @@ def quick(name: str, x: Tensor) -> dict[str, float]:
     """Squared Fréchet distances to fresh draws of the law, and the ratio of total variances."""
     drawn, features, _ = reference(name)
     eye = judge(name)
-    told = {"pixel_frechet": frechet(x, drawn), "variance_ratio": (x.var(0).sum() / drawn.var(0).sum()).item()}
-    return told if eye is None or features is None else {"feature_frechet": frechet(eye.features(x), features), **told}
+    told = {
+        "pixel_frechet": frechet(x, drawn),
+        "variance_ratio": (x.var(0).sum() / drawn.var(0).sum()).item(),
+    }
+    return (
+        told
+        if eye is None or features is None
+        else {"feature_frechet": frechet(eye.features(x), features), **told}
+    )
 
 
 def scores(name: str, x: Tensor) -> dict[str, float]:

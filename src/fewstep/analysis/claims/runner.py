@@ -48,9 +48,11 @@ def run(
     progress: bool = True,
     claims: dict[str, Claim] | None = None,
 ) -> dict[str, Any]:
-    """Measures on seeds 1 to `seeds`, writes `claims.json` and `report.html` into `out`, and returns the verdicts.
+    """Measures on seeds 1 to `seeds`, writes `claims.json` and `report.html` into `out`, and
+    returns the verdicts.
 
-    What the folder holds under the same settings is not measured again, so an interrupted run goes on from there.
+    What the folder holds under the same settings is not measured again, so an interrupted run goes
+    on from there.
     The facts are {"claims": {name: {"verdict", "statements", ...}}, "report": path, "data": path}.
 
     Args:
@@ -65,7 +67,12 @@ def run(
     wanted = chosen(registry() if claims is None else claims, only)
     report.axes()
     store = Store.open(Path(out))
-    work([job for claim in wanted.values() for job in jobs_of(claim, seeds)], store, workers=jobs, progress=progress)
+    work(
+        [job for claim in wanted.values() for job in jobs_of(claim, seeds)],
+        store,
+        workers=jobs,
+        progress=progress,
+    )
     found = {name: gathered(store, claim, seeds) for name, claim in wanted.items()}
     told = {name: said(claim, found[name]) for name, claim in wanted.items()}
     store.claims = {name: {**facts, "rows": digests(wanted[name])} for name, facts in told.items()}
@@ -81,7 +88,8 @@ def jobs_of(claim: Claim, seeds: int) -> list[Job]:
 def gathered(store: Store, claim: Claim, seeds: int) -> Found:
     """What the claim's rows measured on these seeds; a row without seeds has its numbers once."""
     return {
-        name: {str(seed): store.seeds(row)[str(seed)] for seed in row.seeds(seeds)} for name, row in claim.rows.items()
+        name: {str(seed): store.seeds(row)[str(seed)] for seed in row.seeds(seeds)}
+        for name, row in claim.rows.items()
     }
 
 

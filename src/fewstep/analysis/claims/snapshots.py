@@ -19,7 +19,9 @@ ROWS = 256
 
 
 def noised(shared: Path, law: str) -> dict[str, Tensor]:
-    """Fresh data under low noise, `x 0.2` and so on, and where the exact ODE leads from there, `end 0.2`."""
+    """Fresh data under low noise, `x 0.2` and so on, and where the exact ODE leads from there, `end
+    0.2`.
+    """
 
     def make() -> dict[str, Tensor]:
         truth_of, found = reference.law_on(law), dict[str, Tensor]()
@@ -35,9 +37,15 @@ def noised(shared: Path, law: str) -> dict[str, Tensor]:
 def look(law: str, shared: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:
     """Errors to the exact ODE of one evaluation: at low noise, and from pure noise."""
     points = noised(shared, law)
-    away = [denoiser(points[f"x {t:g}"].float(), t, _none(law, ROWS)) - points[f"end {t:g}"] for t in LOW]
+    away = [
+        denoiser(points[f"x {t:g}"].float(), t, _none(law, ROWS)) - points[f"end {t:g}"]
+        for t in LOW
+    ]
     x = denoiser(process.prior(reference.noise(law)), process.t_max, _none(law, reference.SAMPLES))
-    made = {"generation": reference.rms(x - reference.solved(shared, law, process)), **reference.quick(law, x)}
+    made = {
+        "generation": reference.rms(x - reference.solved(shared, law, process)),
+        **reference.quick(law, x),
+    }
     return {"denoising": sum(reference.rms(part) for part in away) / len(LOW), **made}
 
 

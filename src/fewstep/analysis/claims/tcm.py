@@ -1,7 +1,9 @@
-"""TCM's second stage against more of its first, from the same weights, at equal compute, ratio and learning rate.
+"""TCM's second stage against more of its first, from the same weights, at equal compute, ratio and
+learning rate.
 
-The second stage also looks at other times than the first. So one arm goes on with the first stage under a law that
-is half its own and half the second stage's: what that gains comes from the times and not from the truncation.
+The second stage also looks at other times than the first. So one arm goes on with the first stage
+under a law that is half its own and half the second stage's: what that gains comes from the times
+and not from the truncation.
 """
 
 from __future__ import annotations
@@ -19,12 +21,21 @@ from fewstep.analysis.claims.arms import MIXTURE, Arm, ideal, solutions
 from fewstep.analysis.claims.claim import COST, QUALITY, Claim, Found, column, pm
 from fewstep.analysis.claims.plots import by_step, finished
 from fewstep.analysis.claims.snapshots import look_mixture, look_plane
-from fewstep.analysis.claims.verdicts import CONTRADICTED, OPEN, REPRODUCED, Statement, excess, interval, verdict
+from fewstep.analysis.claims.verdicts import (
+    CONTRADICTED,
+    OPEN,
+    REPRODUCED,
+    Statement,
+    excess,
+    interval,
+    verdict,
+)
 from fewstep.analysis.report import Figure
 from fewstep.core.method import Method
 from fewstep.core.times import Law, LogStudentT
 
-DEARER = 1.08  # a second stage's update costs so many of its first (benchmarks/methods_step.py: 1.04 to 1.09)
+# a second stage's update costs so many of its first (benchmarks/methods_step.py: 1.04 to 1.09)
+DEARER = 1.08
 EVERY = 6  # looks at each stage
 
 
@@ -36,7 +47,9 @@ class Half:
     other: Law
 
     def quantile(self, u: Tensor) -> Tensor:
-        return torch.where(u < 0.5, self.one.quantile(2 * u), self.other.quantile((2 * u - 1).clamp(0, 1)))
+        return torch.where(
+            u < 0.5, self.one.quantile(2 * u), self.other.quantile((2 * u - 1).clamp(0, 1))
+        )
 
 
 def held(stages: int, **options: Any) -> dict[str, Any]:
@@ -45,7 +58,9 @@ def held(stages: int, **options: Any) -> dict[str, Any]:
 
 
 def both_laws(*, sigma_data: float = 0.5) -> Method:
-    """The mixture's first stage, held at its last ratio, under half its law and half that of the second."""
+    """The mixture's first stage, held at its last ratio, under half its law and half that of the
+    second.
+    """
     return _both(methods.ect(**held(**ECT), sigma_data=sigma_data))
 
 
@@ -66,7 +81,9 @@ PLANE: dict[str, Any] = {"stages": 6}
 def arms(
     law: str, first: int, second: int, net: dict[str, int], options: dict[str, Any], **fields: Any
 ) -> dict[str, Arm]:
-    """The first stage, and what goes on from it: itself for as much compute, under both laws, and the second stage."""
+    """The first stage, and what goes on from it: itself for as much compute, under both laws, and
+    the second stage.
+    """
     plane = law != MIXTURE
     seen = look_plane if plane else look_mixture
     own = both_laws_plane if plane else both_laws
@@ -99,7 +116,9 @@ def rows() -> dict[str, Any]:
     for name, (law, made, cost) in LAWS.items():
         first = made["stage 1"].row(cost, solutions(law))
         for arm, one in made.items():
-            found[f"{name}: {arm}"] = first if arm == "stage 1" else one.row(cost, first, solutions(law))
+            found[f"{name}: {arm}"] = (
+                first if arm == "stage 1" else one.row(cost, first, solutions(law))
+            )
         found[f"{name}: exact ODE"] = ideal(law)
     return found
 
@@ -108,7 +127,8 @@ def statements(found: Found) -> Sequence[Statement]:
     told = []
     for name in LAWS:
         one, two, both = (
-            found[f"{name}: {arm}"] for arm in ("stage 1 goes on", "stage 2, w_b 0.1", "stage 1 goes on, both laws")
+            found[f"{name}: {arm}"]
+            for arm in ("stage 1 goes on", "stage 2, w_b 0.1", "stage 1 goes on, both laws")
         )
         best = "feature_frechet" if name == "mixture" else "energy_x1000"
         words = "feature Fréchet distance" if name == "mixture" else "1000 x energy distance"
@@ -129,7 +149,8 @@ def statements(found: Found) -> Sequence[Statement]:
             ),
             *(
                 Statement(
-                    f"{name}: denoising error of stage 1, its last look minus {since} (the paper: it rises)",
+                    f"{name}: denoising error of stage 1, its last look minus {since} (the paper:"
+                    " it rises)",
                     gain,
                     False,
                 )
@@ -151,18 +172,25 @@ def _lost(found: Found, name: str, since: int) -> tuple[float, ...]:
 def words(found: Found) -> Sequence[str]:
     told = []
     for name in LAWS:
-        start, one, two = (found[f"{name}: {arm}"] for arm in ("stage 1", "stage 1 goes on", "stage 2, w_b 0.1"))
-        last = [[seed["curve"][-1]["denoising"] for seed in row.values()] for row in (start, one, two)]
+        start, one, two = (
+            found[f"{name}: {arm}"] for arm in ("stage 1", "stage 1 goes on", "stage 2, w_b 0.1")
+        )
+        last = [
+            [seed["curve"][-1]["denoising"] for seed in row.values()] for row in (start, one, two)
+        ]
         told.append(
-            f"On the {name} the first stage ends with an ODE error of {pm(column(start, 'ode_error'))} and a "
-            f"denoising error of {pm(last[0])}. More of it leads to {pm(column(one, 'ode_error'))} and {pm(last[1])}, "
-            f"the second stage to {pm(column(two, 'ode_error'))} and {pm(last[2])}: not asked about low noise any "
-            f"more, it {_forgets(last[0], last[2])}."
+            f"On the {name} the first stage ends with an ODE error of"
+            f" {pm(column(start, 'ode_error'))} and a denoising error of {pm(last[0])}. More of it"
+            f" leads to {pm(column(one, 'ode_error'))} and {pm(last[1])}, the second stage to"
+            f" {pm(column(two, 'ode_error'))} and {pm(last[2])}: not asked about low noise any"
+            f" more, it {_forgets(last[0], last[2])}."
         )
     return [
         *told,
-        "The second stage learns from what the first has at t' = 1 and keeps that: an undertrained first stage "
-        "sets its limit.",
+        (
+            "The second stage learns from what the first has at t' = 1 and keeps that: an"
+            " undertrained first stage sets its limit."
+        ),
     ]
 
 
@@ -184,7 +212,9 @@ def figure(found: Found) -> Figure:
             _, y = by_step(found[f"{name}: {arm}"], "generation")
             means = [[sum(values) / len(values) for values in part] for part in (x, y)]
             ax.plot(*means, marker="o", label=arm)
-            ax.plot(means[0][-1], means[1][-1], marker="s", color=ax.lines[-1].get_color(), markersize=7)
+            ax.plot(
+                means[0][-1], means[1][-1], marker="s", color=ax.lines[-1].get_color(), markersize=7
+            )
         ax.set(
             title=name,
             xlabel="denoising error at t = 0.2 to 0.5 (rms)",
@@ -195,22 +225,28 @@ def figure(found: Found) -> Figure:
     return finished(
         drawing,
         "Denoising error against generation error along the trainings",
-        "Both errors are root mean squares to the exact solution of the ODE, over pixels or coordinates; a line "
-        "goes with the training and ends at the square. Down is better samples, left better denoising.",
+        "Both errors are root mean squares to the exact solution of the ODE, over pixels or"
+        " coordinates; a line goes with the training and ends at the square. Down is better"
+        " samples, left better denoising.",
         "Points are means over the seeds; the table has the intervals.",
     )
 
 
 CLAIM = Claim(
     title="TCM: a truncated second stage beats more of the first",
-    says="Trained on from a consistency model, a stage that sees t >= t' alone gives better one-step samples than "
-    "more of the first stage, because denoising at low noise no longer takes its capacity (TCM, arXiv "
-    "2410.14895).",
-    setting="digits mixture (64-D, unlabelled): width 48, depth 2, batch 128, 1500 updates of ECT, then 1000; "
-    "grid of 25 modes (2-D, std 0.03): width 32, depth 2, batch 256, 3000, then 2400. A second-stage "
-    "update costs about 1.08 of the first's, since a frozen network is asked too, so stage 1 goes on for "
-    "1.08 times as many updates: equal compute. All go on from the same first stage of the seed, with its "
-    "last ratio, at a learning rate of 1e-3. Both laws: half of the times from stage 2's law.",
+    says=(
+        "Trained on from a consistency model, a stage that sees t >= t' alone gives better one-step"
+        " samples than more of the first stage, because denoising at low noise no longer takes its"
+        " capacity (TCM, arXiv 2410.14895)."
+    ),
+    setting=(
+        "digits mixture (64-D, unlabelled): width 48, depth 2, batch 128, 1500 updates of ECT, then"
+        " 1000; grid of 25 modes (2-D, std 0.03): width 32, depth 2, batch 256, 3000, then 2400. A"
+        " second-stage update costs about 1.08 of the first's, since a frozen network is asked too,"
+        " so stage 1 goes on for 1.08 times as many updates: equal compute. All go on from the same"
+        " first stage of the seed, with its last ratio, at a learning rate of 1e-3. Both laws: half"
+        " of the times from stage 2's law."
+    ),
     rows=rows(),
     measures={**QUALITY, **COST},
     statements=statements,

@@ -1,4 +1,6 @@
-"""What generator-induced pairs cost to move, by noise level, and how far their straight lines are from the flow."""
+"""What generator-induced pairs cost to move, by noise level, and how far their straight lines are
+from the flow.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ PROXY = {**SETTING, "network_options": {"width": 128, "depth": 3}}
 
 @dataclass(frozen=True)
 class Induced:
-    """x_t and x_r of the data that a fixed generator makes of the row: x0_hat = D(mix(x0, z, t), t).
+    """x_t and x_r of the data that a fixed generator makes of the row: x0_hat = D(mix(x0, z, t),
+    t).
 
     The coupling of the paper's proxy: unlike training's, which looks from x_r, it has one level.
     """
@@ -69,11 +72,17 @@ def paired(name: str, shared: Path, seed: int) -> Coupling:
 
 
 def costs(law: str, shared: Path, seed: int) -> dict[str, float]:
-    """Transport costs of the ideal generator's pairs over those of the same rows independently paired."""
-    found = transport.curve(reference.law_on(law), LEVELS, n=PAIRS, seed=seed, batch=BATCH, moves=MOVES)
+    """Transport costs of the ideal generator's pairs over those of the same rows independently
+    paired.
+    """
+    found = transport.curve(
+        reference.law_on(law), LEVELS, n=PAIRS, seed=seed, batch=BATCH, moves=MOVES
+    )
     assert found.dealt is not None
     alone = found.alone.value
-    told = {f"{level:g}": cost / alone for level, cost in zip(LEVELS, found.costs.tolist(), strict=True)}
+    told = {
+        f"{level:g}": cost / alone for level, cost in zip(LEVELS, found.costs.tolist(), strict=True)
+    }
     return {**told, "minibatch OT": found.dealt.value / alone}
 
 
@@ -83,12 +92,17 @@ def discrepancy(name: str, shared: Path, seed: int) -> dict[str, float]:
     Source: GC, arXiv 2406.09570, figure 2. Of independent pairs also in closed form.
     """
     pairs, law = paired(name, shared, seed), reference.law_on(MIXTURE)
-    method = replace(methods.diffusion(sigma_data=reference.data(MIXTURE).sigma_data()), coupling=pairs)
+    method = replace(
+        methods.diffusion(sigma_data=reference.data(MIXTURE).sigma_data()), coupling=pairs
+    )
     method = replace(method, times=replace(method.times, law=LogNormal(**LN_T)))  # type: ignore[type-var]
     run = digits_mixture(method="diffusion", **PROXY, seed=seed)
     denoiser = train(run, method=method, progress=False, device="cpu").denoiser
     x0, told = law.sample(TESTED, seed=reference.NOISE + seed), dict[str, float]()
-    z, cond = normal(reference.NOISE + seed, "proxy", 0, TESTED, law.shape, 16), torch.full((SETTING["batch"],), -1)
+    z, cond = (
+        normal(reference.NOISE + seed, "proxy", 0, TESTED, law.shape, 16),
+        torch.full((SETTING["batch"],), -1),
+    )
     for level in ASKED:
         t = torch.full((SETTING["batch"],), level, dtype=torch.float64)
         times, errors, known = Times(t, 0 * t, 0 * t, 0 * t + 1), [], []
@@ -106,10 +120,18 @@ def discrepancy(name: str, shared: Path, seed: int) -> dict[str, float]:
 
 def rows() -> dict[str, Row]:
     exactly = {"levels": list(LEVELS), "pairs": PAIRS, "batch": BATCH, "moves": MOVES}
-    proxy = {"proxy": PROXY, "law": LN_T, "levels": list(ASKED), "tested": TESTED, "of": ALONE.settings}
+    proxy = {
+        "proxy": PROXY,
+        "law": LN_T,
+        "levels": list(ASKED),
+        "tested": TESTED,
+        "of": ALONE.settings,
+    }
     told = "fewstep verify --claims --only gc-transport"
     found = {
-        f"cost: {law}": Row(partial(costs, law), {"law": law, **exactly}, told, 20.0 if law == MIXTURE else 2.0)
+        f"cost: {law}": Row(
+            partial(costs, law), {"law": law, **exactly}, told, 20.0 if law == MIXTURE else 2.0
+        )
         for law in LAWS
     }
     needs = {"GC": (TRAINED["iCT"],)}
@@ -124,52 +146,78 @@ def statements(found: Found) -> Sequence[Statement]:
     told = []
     for law in LAWS:
         row = found[f"cost: {law}"]
-        falls = tuple(min(one[f"{a:g}"] - one[f"{b:g}"] for a, b in pairwise(LEVELS)) for one in row.values())
+        falls = tuple(
+            min(one[f"{a:g}"] - one[f"{b:g}"] for a, b in pairwise(LEVELS)) for one in row.values()
+        )
         below = tuple(one["minibatch OT"] - one["5"] for one in row.values())
         told += [
             Statement(f"{law}: least fall of the cost from one level to the next", falls),
-            Statement(f"{law}: cost of minibatch OT minus GC's at sigma = 5", below, main=law == MIXTURE),
+            Statement(
+                f"{law}: cost of minibatch OT minus GC's at sigma = 5", below, main=law == MIXTURE
+            ),
         ]
     for first, second in (("independent", "minibatch OT"), ("minibatch OT", "GC")):
         more, less = (found[f"proxy: {name}"] for name in (first, second))
         gaps = tuple(more[seed]["2"] - less[seed]["2"] for seed in more if seed in less)
         told.append(Statement(f"proxy discrepancy at sigma = 2, {first} minus {second}", gaps))
     alone, made = found["proxy: independent"], found["proxy: GC"]
-    grows = tuple(made[s]["0.5"] / alone[s]["0.5"] - made[s]["5"] / alone[s]["5"] for s in alone if s in made)
+    grows = tuple(
+        made[s]["0.5"] / alone[s]["0.5"] - made[s]["5"] / alone[s]["5"] for s in alone if s in made
+    )
     return [
         *told,
-        Statement("fall of GC's discrepancy over that of independent pairs, sigma = 0.5 to 5", grows, main=False),
+        Statement(
+            "fall of GC's discrepancy over that of independent pairs, sigma = 0.5 to 5",
+            grows,
+            main=False,
+        ),
     ]
 
 
 def words(found: Found) -> Sequence[str]:
     at = {law: found[f"cost: {law}"] for law in LAWS}
-    from_ = {law: next((f"from sigma = {v:g} on" for v in LEVELS if _below(at[law], v)), "at no level") for law in LAWS}
+    from_ = {
+        law: next((f"from sigma = {v:g} on" for v in LEVELS if _below(at[law], v)), "at no level")
+        for law in LAWS
+    }
     told = "; ".join(
-        f"{law}: {pm(column(at[law], '0.2'))} at 0.2, {pm(column(at[law], '2'))} at 2, {pm(column(at[law], '80'))} "
-        f"at 80, minibatch OT {pm(column(at[law], 'minibatch OT'))}, below that {from_[law]}"
+        f"{law}: {pm(column(at[law], '0.2'))} at 0.2, {pm(column(at[law], '2'))} at 2,"
+        f" {pm(column(at[law], '80'))} at 80, minibatch OT {pm(column(at[law], 'minibatch OT'))},"
+        f" below that {from_[law]}"
         for law in LAWS
     )
     alone = found["proxy: independent"]
     off = ", ".join(
-        f"{number(sum(column(alone, f'{v:g}')) / sum(column(alone, f'exact {v:g}')))} at {v:g}" for v in ASKED
+        f"{number(sum(column(alone, f'{v:g}')) / sum(column(alone, f'exact {v:g}')))} at {v:g}"
+        for v in ASKED
     )
     ratios = ", ".join(
-        f"{number(sum(column(found['proxy: GC'], f'{v:g}')) / sum(column(alone, f'{v:g}')))} at {v:g}" for v in ASKED
+        f"{number(sum(column(found['proxy: GC'], f'{v:g}')) / sum(column(alone, f'{v:g}')))} at"
+        f" {v:g}"
+        for v in ASKED
     )
     ends = [
         exact.recursions.gc(
-            edm(), torch.linspace(0.002**0.1, 80**0.1, 1281, dtype=torch.float64) ** 10, 0.5, predictor=p
+            edm(),
+            torch.linspace(0.002**0.1, 80**0.1, 1281, dtype=torch.float64) ** 10,
+            0.5,
+            predictor=p,
         )[-1].item()
         for p in ("ideal", "own")
     ]
     return [
         f"Transport cost over that of independent pairs, of an ideal generator: {told}.",
-        f"Discrepancy of GC's pairs over that of independent ones: {ratios}, by the level sigma. Of independent "
-        f"pairs it is known; the trained denoiser's is that times {off}, so its own error counts where little is left.",
-        "What is cheap to move is not unbiased: on Gaussian data consistency training on generated pairs alone "
-        f"ends with samples of {ends[0] * 80 / 0.5:.3f} times the data's deviation under an exact predictor, and "
-        f"{ends[1] * 80 / 0.5:.3f} under its own (1280 intervals, by the recursion of least squares).",
+        (
+            f"Discrepancy of GC's pairs over that of independent ones: {ratios}, by the level"
+            f" sigma. Of independent pairs it is known; the trained denoiser's is that times {off},"
+            " so its own error counts where little is left."
+        ),
+        (
+            "What is cheap to move is not unbiased: on Gaussian data consistency training on"
+            f" generated pairs alone ends with samples of {ends[0] * 80 / 0.5:.3f} times the data's"
+            f" deviation under an exact predictor, and {ends[1] * 80 / 0.5:.3f} under its own (1280"
+            " intervals, by the recursion of least squares)."
+        ),
     ]
 
 
@@ -191,10 +239,18 @@ def figure(found: Found) -> Figure:
         line(right, ASKED, [column(row, f"{v:g}") for v in ASKED], name)
     alone = found["proxy: independent"]
     right.plot(
-        ASKED, [sum(column(alone, f"exact {v:g}")) / len(alone) for v in ASKED], "k:", label="independent, closed form"
+        ASKED,
+        [sum(column(alone, f"exact {v:g}")) / len(alone) for v in ASKED],
+        "k:",
+        label="independent, closed form",
     )
     left.set(xscale="log", xlabel="noise level sigma", ylabel="transport cost / independent cost")
-    right.set(xscale="log", yscale="log", xlabel="noise level sigma", ylabel="proxy discrepancy per scalar")
+    right.set(
+        xscale="log",
+        yscale="log",
+        xlabel="noise level sigma",
+        ylabel="proxy discrepancy per scalar",
+    )
     right.set(xticks=ASKED, xticklabels=[f"{v:g}" for v in ASKED])
     right.minorticks_off()
     left.legend()
@@ -202,20 +258,24 @@ def figure(found: Found) -> Figure:
     return finished(
         drawing,
         "Transport cost and proxy discrepancy by noise level",
-        "Left: of the exact generator's pairs; dashed, minibatch transport in batches of 256, in the law's "
-        "colour. Right: E ||dx/dt - v||^2 / d on the digits mixture, v by a denoiser trained on each kind of "
-        "pairs.",
+        "Left: of the exact generator's pairs; dashed, minibatch transport in batches of 256, in"
+        " the law's colour. Right: E ||dx/dt - v||^2 / d on the digits mixture, v by a denoiser"
+        " trained on each kind of pairs.",
     )
 
 
 CLAIM = Claim(
     title="GC: generated pairs are cheaper to move and straighter",
-    says="Pairs of noise and the data that the generator makes of it cost less to move than independent ones, the "
-    "more the higher the noise, and less than minibatch optimal transport's; their straight lines are nearer "
-    "to the flow (GC, arXiv 2406.09570).",
-    setting=f"costs: {PAIRS} pairs, exact generator by {MOVES} Heun moves, nothing trained. Proxy: digits mixture, "
-    "one denoiser for each kind of pairs (width 128, 900 updates of batch 128), GC's pairs from the "
-    "seed's own iCT model; batches of 128.",
+    says=(
+        "Pairs of noise and the data that the generator makes of it cost less to move than"
+        " independent ones, the more the higher the noise, and less than minibatch optimal"
+        " transport's; their straight lines are nearer to the flow (GC, arXiv 2406.09570)."
+    ),
+    setting=(
+        f"costs: {PAIRS} pairs, exact generator by {MOVES} Heun moves, nothing trained. Proxy:"
+        " digits mixture, one denoiser for each kind of pairs (width 128, 900 updates of batch"
+        " 128), GC's pairs from the seed's own iCT model; batches of 128."
+    ),
     rows=rows(),
     measures={**{f"{v:g}": f"sigma {v:g}" for v in LEVELS}, "minibatch OT": "minibatch OT"},
     statements=statements,

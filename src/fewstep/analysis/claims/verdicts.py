@@ -1,4 +1,6 @@
-"""When a claim counts as reproduced: paired differences over seeds, their Student interval, and the side it lies on."""
+"""When a claim counts as reproduced: paired differences over seeds, their Student interval, and the
+side it lies on.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +16,19 @@ REPRODUCED, OPEN, CONTRADICTED = "reproduced", "not reproduced at this scale", "
 TONES = {REPRODUCED: "good", OPEN: "open", CONTRADICTED: "bad"}
 
 RULE = (
-    "Every statement is a difference that the paper says is positive, taken seed by seed: within a seed all arms see "
-    "the same data, noise and initial weights. It is reproduced where the 95 % Student interval of its mean over the "
-    "seeds lies wholly above 0, contradicted where it lies wholly below, and otherwise not reproduced at this scale. "
-    "A claim has the worst verdict of its main statements; the others are controls. There is no correction for the "
-    "number of statements."
+    "Every statement is a difference that the paper says is positive, taken seed by seed: within a"
+    " seed all arms see the same data, noise and initial weights. It is reproduced where the 95 %"
+    " Student interval of its mean over the seeds lies wholly above 0, contradicted where it lies"
+    " wholly below, and otherwise not reproduced at this scale. A claim has the worst verdict of"
+    " its main statements; the others are controls. There is no correction for the number of"
+    " statements."
 )
 
 
 class Interval(NamedTuple):
-    """A mean over seeds and its 95 % interval, mean +- t std / sqrt(n); unbounded for a single seed."""
+    """A mean over seeds and its 95 % interval, mean +- t std / sqrt(n); unbounded for a single
+    seed.
+    """
 
     mean: float
     low: float
@@ -62,7 +67,11 @@ class Statement:
 
     @property
     def found(self) -> Interval:
-        return Interval(self.values[0], self.values[0], self.values[0]) if self.sure else interval(self.values)
+        return (
+            Interval(self.values[0], self.values[0], self.values[0])
+            if self.sure
+            else interval(self.values)
+        )
 
     @property
     def verdict(self) -> str:
@@ -71,7 +80,13 @@ class Statement:
     def to_json(self) -> dict[str, Any]:
         mean, *ends = self.found
         told = [end if math.isfinite(end) else None for end in ends]
-        kept = {"text": self.text, "main": self.main, "verdict": self.verdict, "mean": mean, "interval": told}
+        kept = {
+            "text": self.text,
+            "main": self.main,
+            "verdict": self.verdict,
+            "mean": mean,
+            "interval": told,
+        }
         return {**kept, "values": list(self.values), "exact": self.sure}
 
 

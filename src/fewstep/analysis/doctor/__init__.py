@@ -1,7 +1,7 @@
 """`fewstep doctor`: what ails a run, or a teacher, in measured numbers and in words.
 
-Every measure is a function that returns a `Measure`: its table, and verdicts that name their evidence, the threshold
-and where that comes from. Nothing is written into a run.
+Every measure is a function that returns a `Measure`: its table, and verdicts that name their
+evidence, the threshold and where that comes from. Nothing is written into a run.
 """
 
 from fewstep.analysis.doctor.examination import MEASURES, Examination, examine

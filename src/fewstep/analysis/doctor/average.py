@@ -45,13 +45,17 @@ def sample_scores(patient: Patient, average: Tensor, student: Tensor) -> Score:
     train, held = patient.dataset.train.x0, patient.dataset.validation.x0
     held = (held if len(held) else train)[:MOST]
     own = spread(held)
-    real = train[shuffled(patient.seed, "doctor real", 0, min(DRAWS * SIZE, len(train)), len(train))]
+    real = train[
+        shuffled(patient.seed, "doctor real", 0, min(DRAWS * SIZE, len(train)), len(train))
+    ]
     return Score(*(torch.tensor([energy(part, held, own) for part in x.split(SIZE) if len(part) > 1],
                                 dtype=torch.float64) for x in (average, student, real)))  # fmt: skip
 
 
 def error_scores(patient: Patient) -> Score:
-    """Of a denoiser: its error on held-out rows over all levels, each in units of the student's mean error there."""
+    """Of a denoiser: its error on held-out rows over all levels, each in units of the student's
+    mean error there.
+    """
     rows = fresh(patient)
     process, found = patient.method.process, []
     assert patient.student is not None
@@ -59,7 +63,8 @@ def error_scores(patient: Patient) -> Score:
         x_t = rows.at(process, level.t)
         with torch.no_grad():
             errors = [
-                mse(net(x_t, level.t, rows.cond), rows.x0).double().cpu() for net in (patient.ema, patient.student)
+                mse(net(x_t, level.t, rows.cond), rows.x0).double().cpu()
+                for net in (patient.ema, patient.student)
             ]
         found.append(torch.stack(errors) / errors[1].mean().clamp_min(1e-300))
     both = torch.stack(found).mean(0)
@@ -71,8 +76,9 @@ def error_scores(patient: Patient) -> Score:
 def average_gap(patient: Patient, samples: tuple[Tensor, Tensor] | None) -> Measure:
     """Both scores with the floor, and which way the gap goes."""
     definition = (
-        "energy distance of samples to held-out rows (of a denoiser its held-out error), of the average and of the raw "
-        "student from the same noise; floor: training rows in the samples' place"
+        "energy distance of samples to held-out rows (of a denoiser its held-out error), of the"
+        " average and of the raw student from the same noise; floor: training rows in the samples'"
+        " place"
     )
     if patient.student is None:
         return Measure("average", definition, missing="the folder holds only the average")
@@ -80,15 +86,23 @@ def average_gap(patient: Patient, samples: tuple[Tensor, Tensor] | None) -> Meas
     floor = float(score.real.abs().max())
     rows = [(name, float(part.mean()), float(part.std()) / len(part) ** 0.5) for name, part in
             zip(("average", "student", "floor"), score, strict=True)]  # fmt: skip
-    verdicts = (judge_slow(patient, score, floor), judge_noisy(patient, score, floor), judge_idle(patient))
+    verdicts = (
+        judge_slow(patient, score, floor),
+        judge_noisy(patient, score, floor),
+        judge_idle(patient),
+    )
     return Measure("average", definition, ("weights", "score", "its error"), rows, verdicts)
 
 
 def _ratio(worse: Tensor, better: Tensor, floor: float) -> tuple[float, bool]:
-    """How many times worse, counting what the floor's scatter hides as nothing; and whether that is certain."""
+    """How many times worse, counting what the floor's scatter hides as nothing; and whether that is
+    certain.
+    """
     apart = worse - better
     sure = float(apart.mean()) > 4 * float(apart.std()) / len(apart) ** 0.5
-    return (max(float(worse.mean()), 0.0) + floor) / max(max(float(better.mean()), 0.0) + floor, 1e-300), sure
+    return (max(float(worse.mean()), 0.0) + floor) / max(
+        max(float(better.mean()), 0.0) + floor, 1e-300
+    ), sure
 
 
 def judge_slow(patient: Patient, score: Score, floor: float) -> Verdict:
@@ -100,8 +114,11 @@ def judge_slow(patient: Patient, score: Score, floor: float) -> Verdict:
         *(LOSS if patient.denoises else LAGS),
         against="1 is the raw student's score, 4 standard errors of the paired difference",
         fine=f"the average is as good as the student or better ({ratio:.2f} of its score)",
-        ill=f"the average lags: it scores {ratio:.2f} times the raw student's distance, and remembers {memory:.4g} of "
-        f"{patient.step} steps: lower --ema (or train longer); until then sample from --ema student",
+        ill=(
+            f"the average lags: it scores {ratio:.2f} times the raw student's distance, and"
+            f" remembers {memory:.4g} of {patient.step} steps: lower --ema (or train longer); until"
+            " then sample from --ema student"
+        ),
         also=sure,
     )
 
@@ -114,14 +131,19 @@ def judge_noisy(patient: Patient, score: Score, floor: float) -> Verdict:
         *(LOSS if patient.denoises else NOISY),
         against="1 is the average's score, 4 standard errors of the paired difference",
         fine=f"the student is no noise around its average ({ratio:.2f} of its score)",
-        ill=f"the student is noisy: it scores {ratio:.2f} times its average's distance, and its answers are the "
-        "targets: lower the learning rate, anneal it (final), raise the batch, or take an averaged target",
+        ill=(
+            f"the student is noisy: it scores {ratio:.2f} times its average's distance, and its"
+            " answers are the targets: lower the learning rate, anneal it (final), raise the"
+            " batch, or take an averaged target"
+        ),
         also=sure,
     )
 
 
 def judge_idle(patient: Patient) -> Verdict:
-    """Whether the average remembers under 10 steps, or a thousandth of the run, while the learning rate is still up."""
+    """Whether the average remembers under 10 steps, or a thousandth of the run, while the learning
+    rate is still up.
+    """
     memory = 1 / (1 - patient.run.ema)
     rates = [row["lr"] for row in patient.log or () if isinstance(row.get("lr"), float)]
     up = bool(rates) and rates[-1] > 0.1 * max(rates)
@@ -131,9 +153,14 @@ def judge_idle(patient: Patient) -> Verdict:
         least / memory,
         1.0,
         1e9,
-        against=f"{least:g} steps, a thousandth of the run and 10 at least, where the learning rate is not annealed",
+        against=(
+            f"{least:g} steps, a thousandth of the run and 10 at least, where the learning rate is"
+            " not annealed"
+        ),
         fine=f"the average remembers {memory:.4g} steps",
-        ill=f"the average averages nothing: it remembers {memory:.3g} steps of {patient.run.iterations}, and the "
-        "learning rate is still up: raise --ema",
+        ill=(
+            f"the average averages nothing: it remembers {memory:.3g} steps of"
+            f" {patient.run.iterations}, and the learning rate is still up: raise --ema"
+        ),
         also=up,
     )

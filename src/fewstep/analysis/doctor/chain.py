@@ -1,4 +1,6 @@
-"""The chain of targets: how fast they move, and whether what is handed up it still has the law of the data."""
+"""The chain of targets: how fast they move, and whether what is handed up it still has the law of
+the data.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fewstep.analysis.doctor.levels import Level, Rows, fresh, place_of, rows_of, trained_levels, up_to_the_top
+from fewstep.analysis.doctor.levels import (
+    Level,
+    Rows,
+    fresh,
+    place_of,
+    rows_of,
+    trained_levels,
+    up_to_the_top,
+)
 from fewstep.analysis.doctor.subject import Patient
 from fewstep.analysis.doctor.verdicts import Measure, Verdict, judged
 from fewstep.core.distances import mse
@@ -19,7 +29,9 @@ LEAK = 0.1, 0.5  # of the data's spread that may be lost on the way up
 
 
 def target_drift(patient: Patient) -> Measure:
-    """How far the target's answer at r is from what it was, beside the gap that a step of training closes."""
+    """How far the target's answer at r is from what it was, beside the gap that a step of training
+    closes.
+    """
     columns = ("level", "drift", "pair's gap", "ratio")
     then, told = _then(patient)
     definition = f"rms of the student's answers at r, now against {told}; beside it the "
@@ -54,9 +66,13 @@ def _then(patient: Patient) -> tuple[torch.nn.Module | None, str]:
     return patient.ema, "those of its average"
 
 
-def drift_at(patient: Patient, rows: Rows, level: Level, then: torch.nn.Module) -> tuple[float, float]:
+def drift_at(
+    patient: Patient, rows: Rows, level: Level, then: torch.nn.Module
+) -> tuple[float, float]:
     process = patient.method.process
-    times = patient.method.times.at(torch.full((len(rows.x0),), level.t, dtype=torch.float64), patient.progress)
+    times = patient.method.times.at(
+        torch.full((len(rows.x0),), level.t, dtype=torch.float64), patient.progress
+    )
     assert patient.student is not None
     with torch.no_grad():
         x_t, x_r = rows.at(process, times.t), rows.at(process, times.r)
@@ -75,24 +91,38 @@ def judge_drift(found: list[tuple[Level, float, float]], told: str) -> Verdict:
         drift / max(gap, 1e-300),
         *DRIFT,
         against="the gap between neighbours that training closes; 3 and 10 of it",
-        fine=f"targets moved {drift:.2g} against {told}; neighbours are {gap:.2g} apart, {DRIFT[0]:g} times it is fine",
-        ill=f"targets run away: they moved {drift:.2g} against {told}, and neighbours are {gap:.2g} apart: lower the "
-        "learning rate towards the end (final), take a larger batch, or an averaged target",
+        fine=(
+            f"targets moved {drift:.2g} against {told}; neighbours are {gap:.2g} apart,"
+            f" {DRIFT[0]:g} times it is fine"
+        ),
+        ill=(
+            f"targets run away: they moved {drift:.2g} against {told}, and neighbours are {gap:.2g}"
+            " apart: lower the learning rate towards the end (final), take a larger batch, or an"
+            " averaged target"
+        ),
     )
 
 
 def loose_chain(patient: Patient) -> Measure:
-    """Whether D(x_t, t) still has the data's law at every level, which a map to the data has at all of them."""
+    """Whether D(x_t, t) still has the data's law at every level, which a map to the data has at all
+    of them.
+    """
     own = sampler(patient.method.sampler)
     definition = (
-        "squared Fréchet distance between D(x_t, t) of held-out rows and the training split, less that of the held-out "
-        "rows themselves, as a share of the data's variance; kept is the variance of D(x_t, t) over the data's"
+        "squared Fréchet distance between D(x_t, t) of held-out rows and the training split, less"
+        " that of the held-out rows themselves, as a share of the data's variance; kept is the"
+        " variance of D(x_t, t) over the data's"
     )
     if patient.denoises or (own.only and own.default > 1):
-        return Measure("chain", definition, missing="its answers are means of the data, not samples of it")
+        return Measure(
+            "chain", definition, missing="its answers are means of the data, not samples of it"
+        )
     rows = fresh(patient)
     process, train = patient.method.process, patient.dataset.train.x0
-    floor, total = apart_of(rows.x0, train), float(train.flatten(1).double().var(0, correction=0).sum())
+    floor, total = (
+        apart_of(rows.x0, train),
+        float(train.flatten(1).double().var(0, correction=0).sum()),
+    )
     table = []
     for level, t in up_to_the_top(patient):
         with torch.no_grad():
@@ -103,7 +133,9 @@ def loose_chain(patient: Patient) -> Measure:
 
 
 def apart_of(x: Tensor, y: Tensor) -> float:
-    """Squared Fréchet distance of the Gaussians; beyond 1024 elements of those with the same diagonals."""
+    """Squared Fréchet distance of the Gaussians; beyond 1024 elements of those with the same
+    diagonals.
+    """
     from fewstep.analysis.metrics.distances import frechet
 
     x, y = x.flatten(1).cpu().double(), y.flatten(1).cpu().double()
@@ -122,9 +154,14 @@ def judge_chain(table: list[tuple[float, float, float]]) -> Verdict:
         lost,
         *LEAK,
         against="the data's own variance",
-        fine="the law of the data is handed up to the highest level: there the answers are "
-        f"{max(lost, 0):.1%} of the data's variance from it",
-        ill=f"the chain has come loose: at the highest level its answers are {lost:.0%} of the data's variance from "
-        f"the data's law (squared Fréchet distance), most of that from level {low:.3g} to {high:.3g}: smaller steps "
-        "(more stages, q, s1), or begin again from a diffusion model (--init)",
+        fine=(
+            "the law of the data is handed up to the highest level: there the answers are "
+            f"{max(lost, 0):.1%} of the data's variance from it"
+        ),
+        ill=(
+            f"the chain has come loose: at the highest level its answers are {lost:.0%} of the"
+            " data's variance from the data's law (squared Fréchet distance), most of that from"
+            f" level {low:.3g} to {high:.3g}: smaller steps (more stages, q, s1), or begin again"
+            " from a diffusion model (--init)"
+        ),
     )

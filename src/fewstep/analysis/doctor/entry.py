@@ -46,12 +46,22 @@ def teacher_in(patient: Patient) -> Teacher:
 def read_as(net: Preconditioned) -> Reading:
     """A denoiser's own scaling and process as the declared reading."""
     kind = type(net.scaling).__name__.lower()
-    return Reading(kind, net.scaling, net.process, type(net.process.schedule).__name__.lower(), Range("[-1, 1]"))
+    return Reading(
+        kind,
+        net.scaling,
+        net.process,
+        type(net.process.schedule).__name__.lower(),
+        Range("[-1, 1]"),
+    )
 
 
 def raw_of(network: Callable[..., Any]) -> Raw:
     """A network as it is asked here; what it gives must be like its input. Raises UserError."""
-    dtype = next((p.dtype for p in network.parameters()), None) if isinstance(network, nn.Module) else None
+    dtype = (
+        next((p.dtype for p in network.parameters()), None)
+        if isinstance(network, nn.Module)
+        else None
+    )
 
     def ask(x: Tensor, label: Tensor, cond: Cond) -> Tensor:
         try:
@@ -64,7 +74,10 @@ def raw_of(network: Callable[..., Any]) -> Raw:
             ) from error
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         if shape != tuple(x.shape):
-            raise UserError(f"the teacher gave {shape} for {tuple(x.shape)}: expected a tensor of the same shape")
+            raise UserError(
+                f"the teacher gave {shape} for {tuple(x.shape)}: expected a tensor of the same"
+                " shape"
+            )
         return found.to(x.dtype)
 
     return ask
@@ -72,7 +85,9 @@ def raw_of(network: Callable[..., Any]) -> Raw:
 
 def teacher_examination(teacher: Teacher, *, progress: bool = False) -> Examination:
     about = f"declared as {teacher.reading}; data {teacher.dataset.name}"
-    return Examination(teacher.name, about, tuple(taken(teacher_measures(teacher), progress=progress)))
+    return Examination(
+        teacher.name, about, tuple(taken(teacher_measures(teacher), progress=progress))
+    )
 
 
 def teacher_of(
@@ -87,9 +102,11 @@ def teacher_of(
     device: str = "auto",
     seed: int = 0,
 ) -> Teacher:
-    """A teacher with what it is declared to be: a raw network, a `Preconditioned` one, or any denoiser.
+    """A teacher with what it is declared to be: a raw network, a `Preconditioned` one, or any
+    denoiser.
 
-    A network is called as (x, noise_label [B], cond); a denoiser that is no module as (x_t, t, cond), x_t = x0 + t z.
+    A network is called as (x, noise_label [B], cond); a denoiser that is no module as (x_t, t,
+    cond), x_t = x0 + t z.
     A preconditioned one brings its own scaling. Raises UserError.
     """
     known = ranges(dataset.train.x0)
@@ -109,8 +126,11 @@ def teacher_of(
     return Teacher(name, raw_of(network), given, dataset, truth_of(dataset, edm()), seed, place)
 
 
-def from_file(path: str, dataset: Dataset, factory: str | Callable[..., Any], options: dict[str, Any]) -> nn.Module:
-    """The network with the weights of a .safetensors file: one of ours by name, or what a factory makes.
+def from_file(
+    path: str, dataset: Dataset, factory: str | Callable[..., Any], options: dict[str, Any]
+) -> nn.Module:
+    """The network with the weights of a .safetensors file: one of ours by name, or what a factory
+    makes.
 
     Raises UserError where names or shapes are not the network's.
     """
@@ -121,9 +141,20 @@ def from_file(path: str, dataset: Dataset, factory: str | Callable[..., Any], op
     return network
 
 
-def build(name: str, function: Callable[..., Any], dataset: Dataset, options: dict[str, Any]) -> Any:
-    """What the factory makes of (shape, classes, **options), or of nothing where it takes no arguments."""
+def build(
+    name: str, function: Callable[..., Any], dataset: Dataset, options: dict[str, Any]
+) -> Any:
+    """What the factory makes of (shape, classes, **options), or of nothing where it takes no
+    arguments.
+    """
     takes = bool(inspect.signature(function).parameters)
     options = checked_options("network", function, options)
     called = "function(shape, classes, **options) or function() -> a network or denoiser"
-    return made("teacher", name, function, called, *((dataset.shape, dataset.classes) if takes else ()), **options)
+    return made(
+        "teacher",
+        name,
+        function,
+        called,
+        *((dataset.shape, dataset.classes) if takes else ()),
+        **options,
+    )

@@ -70,7 +70,9 @@ MEASURES: dict[str, Callable[[Patient, Samples], Measure]] = {
 }
 
 
-def taken(measures: Mapping[str, Callable[[], Measure]], *, progress: bool = False) -> list[Measure]:
+def taken(
+    measures: Mapping[str, Callable[[], Measure]], *, progress: bool = False
+) -> list[Measure]:
     """Every measure in turn; one that cannot be taken says why."""
     found = []
     with tqdm(measures.items(), disable=not progress, leave=False) as bar:
@@ -88,5 +90,8 @@ def examine(patient: Patient, *, progress: bool = False) -> Examination:
     samples = Samples(patient)
     todo = {name: partial(measure, patient, samples) for name, measure in MEASURES.items()}
     stage = f", stage {patient.stage}" if patient.method.before is not None else ""
-    about = f"{patient.run.method} on {patient.dataset.name}{stage}, step {patient.step} of {patient.run.iterations}"
+    about = (
+        f"{patient.run.method} on {patient.dataset.name}{stage}, step {patient.step} of"
+        f" {patient.run.iterations}"
+    )
     return Examination(patient.name, about, tuple(taken(todo, progress=progress)))

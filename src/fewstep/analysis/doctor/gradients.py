@@ -19,11 +19,15 @@ from fewstep.data import each
 
 GROUPS, SIZE = 8, 32  # groups of rows at each level, whose gradients are compared
 OVERALL = 32  # groups over all levels
-MOST = 2**27  # numbers of all groups' gradients that are held at once: fewer groups of a large network
+MOST = (
+    2**27
+)  # numbers of all groups' gradients that are held at once: fewer groups of a large network
 
 
 class Noise(NamedTuple):
-    """Of the gradient of the mean loss: its square |G|^2 with the error of that estimate, and tr Cov of one row's."""
+    """Of the gradient of the mean loss: its square |G|^2 with the error of that estimate, and tr
+    Cov of one row's.
+    """
 
     square: float
     error: float
@@ -41,11 +45,13 @@ class Noise(NamedTuple):
 
 
 def noise_of(gradients: Tensor, size: int) -> Noise:
-    """From the gradients `[G, P]` of G groups of `size` rows: unbiased, by products of different groups.
+    """From the gradients `[G, P]` of G groups of `size` rows: unbiased, by products of different
+    groups.
 
     |G|^2 = (|sum g|^2 - sum |g|^2) / (G (G - 1)), tr Cov = size (mean |g|^2 - |G|^2); the error of |G|^2 is that of a
-    product of independent groups, and where |G|^2 stands out from it that of the groups' mean besides: too large
-    rather than too small. Source: McCandlish et al., arXiv 1812.06162, appendix A.
+    product of independent groups, and where |G|^2 stands out from it that of the groups' mean
+    besides: too large rather than too small. Source: McCandlish et al., arXiv 1812.06162, appendix
+    A.
     """
     count = len(gradients)
     products = gradients @ gradients.T
@@ -53,12 +59,20 @@ def noise_of(gradients: Tensor, size: int) -> Noise:
     across = products[~torch.eye(count, dtype=torch.bool)]
     square = float(across.mean())
     error = float(across.var()) ** 0.5 * (2 / (count * (count - 1))) ** 0.5
-    error += 2 * float((products.sum(1) - each).div(count - 1).std()) / count**0.5 if square > error else 0.0
+    error += (
+        2 * float((products.sum(1) - each).div(count - 1).std()) / count**0.5
+        if square > error
+        else 0.0
+    )
     return Noise(square, error, size * max(float(each.mean()) - square, 0.0))
 
 
-def gradients_of(patient: Patient, net: nn.Module, rows: Rows, t: Time | None, groups: int) -> Tensor:
-    """Gradients `[groups, P]` (float64) of the mean loss of consecutive rows; at t, or at times as they are drawn."""
+def gradients_of(
+    patient: Patient, net: nn.Module, rows: Rows, t: Time | None, groups: int
+) -> Tensor:
+    """Gradients `[groups, P]` (float64) of the mean loss of consecutive rows; at t, or at times as
+    they are drawn.
+    """
     weights = [p for p in net.parameters() if p.is_floating_point()]
     groups = max(4, min(groups, MOST // sum(p.numel() for p in weights)))
     count = groups * SIZE
@@ -66,10 +80,14 @@ def gradients_of(patient: Patient, net: nn.Module, rows: Rows, t: Time | None, g
     method, found = patient.method, []
     times = method.times(u, patient.progress, torch.arange(count))
     if t is not None:
-        times = method.times.at(torch.full((count,), float(t), dtype=torch.float64), patient.progress)
+        times = method.times.at(
+            torch.full((count,), float(t), dtype=torch.float64), patient.progress
+        )
     for first in range(0, count, SIZE):
         part = slice(first, first + SIZE)
-        here = times._replace(**{name: getattr(times, name)[part] for name in ("t", "r", "a", "w")}, u=u[part])
+        here = times._replace(
+            **{name: getattr(times, name)[part] for name in ("t", "r", "a", "w")}, u=u[part]
+        )
         here = here._replace(progress=patient.progress)
         cond = each(partial(_cut, part), rows.cond)
         loss = method.loss(patient.models(net), rows.x0[part], rows.z[part], here, cond).mean()
@@ -85,18 +103,25 @@ def _cut(part: slice, rows: Tensor) -> Tensor:
 
 def gradient_noise(patient: Patient) -> Measure:
     """The table by level, and whether the batch is far below the noise scale."""
-    net = copy.deepcopy(patient.student if patient.student is not None else patient.ema).requires_grad_(True)
+    net = copy.deepcopy(
+        patient.student if patient.student is not None else patient.ema
+    ).requires_grad_(True)
     rows = cycled(patient, OVERALL * SIZE)
     table: list[tuple[Cell, ...]] = []
     for level in trained_levels(patient):
         noise = noise_of(gradients_of(patient, net, rows, level.t, GROUPS), SIZE)
-        table.append((level.level, max(noise.square, 0.0) ** 0.5, noise.variance**0.5, _told(noise.scale)))
+        table.append(
+            (level.level, max(noise.square, 0.0) ** 0.5, noise.variance**0.5, _told(noise.scale))
+        )
     overall = noise_of(gradients_of(patient, net, rows, None, OVERALL), SIZE)
-    table.append(("all", max(overall.square, 0.0) ** 0.5, overall.variance**0.5, _told(overall.scale)))
+    table.append(
+        ("all", max(overall.square, 0.0) ** 0.5, overall.variance**0.5, _told(overall.scale))
+    )
     return Measure(
         "gradient noise",
-        "|G| is the length of the mean gradient of the method's loss, noise the root of the trace of the covariance "
-        "of one row's; noise scale is the batch at which the two are equal, (noise / |G|)^2",
+        "|G| is the length of the mean gradient of the method's loss, noise the root of the trace"
+        " of the covariance of one row's; noise scale is the batch at which the two are equal,"
+        " (noise / |G|)^2",
         ("level", "|G|", "noise", "noise scale"),
         table,
         (judge_noise(patient, overall),),
@@ -107,7 +132,9 @@ def cycled(patient: Patient, count: int) -> Rows:
     """Training rows, gone through again with other noise where there are fewer than `count`."""
     rows = rows_of(patient.dataset, "train", patient.seed, count, device=place_of(patient))
     index = torch.arange(count) % len(rows.x0)
-    z = normal(patient.seed, "doctor gradient noise", 0, count, patient.dataset.shape, SAMPLING_BLOCK)
+    z = normal(
+        patient.seed, "doctor gradient noise", 0, count, patient.dataset.shape, SAMPLING_BLOCK
+    )
     return Rows(rows.x0[index], each(lambda part: part[index], rows.cond), z.to(rows.x0))
 
 
@@ -116,7 +143,9 @@ def _told(scale: float) -> float | str:
 
 
 def judge_noise(patient: Patient, noise: Noise) -> Verdict:
-    """The steps that it takes to see the gradient once, against those that the average remembers, and all there are."""
+    """The steps that it takes to see the gradient once, against those that the average remembers,
+    and all there are.
+    """
     run = patient.run
     steps, memory = noise.at_least / run.batch, 1 / (1 - run.ema)
     seen = f"{noise.scale:.3g}" if noise.square > 0 else f"above {noise.at_least:.3g}"
@@ -126,8 +155,17 @@ def judge_noise(patient: Patient, noise: Noise) -> Verdict:
         steps,
         memory,
         broken,
-        against=f"steps that the average remembers, 1 / (1 - ema) = {memory:.4g}; broken at the run's {run.iterations}",
-        fine=f"noise scale {seen} rows, batch {run.batch}: the average over {memory:.4g} steps can see the gradient",
-        ill=f"the batch is far below the noise scale: {seen} rows against {run.batch}, so that it takes "
-        f"{steps:.3g} steps to see the gradient once: raise --batch (or --accumulate), or the average's memory (--ema)",
+        against=(
+            f"steps that the average remembers, 1 / (1 - ema) = {memory:.4g}; broken at the run's"
+            f" {run.iterations}"
+        ),
+        fine=(
+            f"noise scale {seen} rows, batch {run.batch}: the average over {memory:.4g} steps can"
+            " see the gradient"
+        ),
+        ill=(
+            f"the batch is far below the noise scale: {seen} rows against {run.batch}, so that it"
+            f" takes {steps:.3g} steps to see the gradient once: raise --batch (or --accumulate),"
+            " or the average's memory (--ema)"
+        ),
     )

@@ -1,4 +1,6 @@
-"""The readings of a network's output that are tried: prediction, process and time label, range, sign, sigma_data."""
+"""The readings of a network's output that are tried: prediction, process and time label, range,
+sign, sigma_data.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ class Inputs(NamedTuple):
     out: Tensor
 
 
-LABELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of time and level, in place of the scaling's own
+LABELS: dict[
+    str, Callable[[Tensor, Tensor], Tensor]
+] = {  # of time and level, in place of the scaling's own
     "t - 1": lambda t, level: t - 1,
     "1000 t": lambda t, level: 1000 * t,
     "ln(level) / 4": lambda t, level: level.log() / 4,
@@ -96,12 +100,18 @@ class Reading:
     def __str__(self) -> str:
         sd = getattr(self.scaling, "sigma_data", None)
         kind = f"{'-' if self.sign < 0 else ''}{self.prediction}-prediction"
-        kind += f" with sigma_data {sd:.3g}" if sd is not None else f" on the {self.process_name} process"
+        kind += (
+            f" with sigma_data {sd:.3g}"
+            if sd is not None
+            else f" on the {self.process_name} process"
+        )
         told = f", told {self.label}" if self.label else ""
         return f"{kind}{told}, of data in {self.range.name}"
 
     def inputs(self, levels: tuple[float, ...]) -> Inputs | None:
-        """What the network is given at these levels of the data in [-1, 1]; None where it has no time for one."""
+        """What the network is given at these levels of the data in [-1, 1]; None where it has no
+        time for one.
+        """
         s = torch.tensor(levels, dtype=torch.float64) * self.range.scale
         t, there = _times(self.process, tuple(s.tolist()))
         if not bool(((there / s - 1).abs() < 0.01).all()):
@@ -130,7 +140,9 @@ class Tried:
     kept: dict[tuple[float, ...], Tensor] = field(default_factory=dict)
 
     def guess(self, reading: Reading, rows: Rows, levels: tuple[float, ...]) -> Tensor | None:
-        """x0_hat `[L, n, ...]` of the rows at these levels of the data; None where the reading has no time for one."""
+        """x0_hat `[L, n, ...]` of the rows at these levels of the data; None where the reading has
+        no time for one.
+        """
         given = reading.inputs(levels)
         if given is None:
             return None
@@ -143,7 +155,14 @@ class Tried:
 
         x0, z = (part.repeat(count, *[1] * (part.ndim - 1)) for part in (rows.x0, rows.z))
         seen = scale * (x0 + wide(tall) * z) + shift
-        key = (scale, shift, *(float(f"{part:.10g}") for part in torch.cat([given.factor, given.label, tall]).tolist()))
+        key = (
+            scale,
+            shift,
+            *(
+                float(f"{part:.10g}")
+                for part in torch.cat([given.factor, given.label, tall]).tolist()
+            ),
+        )
         if key not in self.kept:
             told = given.label.repeat_interleave(every // count).float().to(seen.device)
             cond = each(lambda part: part.repeat(count, *[1] * (part.ndim - 1)), rows.cond)
@@ -156,7 +175,9 @@ class Tried:
 def declared(prediction: str, process: str, range_: Range, sigma_data: float) -> Reading:
     """The reading that a user declares. Raises UserError for a name that is not known."""
     if prediction == "edm":
-        return Reading("edm", scalings.Edm(sigma_data=sigma_data), process_named(process), process, range_)
+        return Reading(
+            "edm", scalings.Edm(sigma_data=sigma_data), process_named(process), process, range_
+        )
     if prediction not in PREDICTIONS:
         raise unknown("prediction", prediction, ["edm", *PREDICTIONS])
     return Reading(prediction, PREDICTIONS[prediction], process_named(process), process, range_)
@@ -182,13 +203,17 @@ def candidates(given: Reading, x0: Tensor) -> Iterator[Reading]:
             yield replace(given, range=range_, sign=sign)
             for sd in dict.fromkeys((_declared_sd(given, std), std * range_.scale, 0.5, 1.0)):
                 for told in (None, "250 ln(level)") if sign > 0 else (None,):
-                    yield Reading("edm", scalings.Edm(sigma_data=sd), named["edm"], "edm", range_, sign, told)
+                    yield Reading(
+                        "edm", scalings.Edm(sigma_data=sd), named["edm"], "edm", range_, sign, told
+                    )
             for kind, scaling in PREDICTIONS.items():  # the declared times, another prediction
                 yield replace(given, prediction=kind, scaling=scaling, range=range_, sign=sign)
             for name, (kinds, labels) in PLAUSIBLE.items():
                 for kind in kinds:
                     for told in (None, *labels) if sign > 0 else (None,):
-                        yield Reading(kind, PREDICTIONS[kind], named[name], name, range_, sign, told)
+                        yield Reading(
+                            kind, PREDICTIONS[kind], named[name], name, range_, sign, told
+                        )
     for factor in (0.25, 0.4, 0.6, 0.75, 0.9, 1.1, 1.3, 1.6, 2.5, 4.0):
         sd = std * given.range.scale * factor
         yield Reading("edm", scalings.Edm(sigma_data=sd), named["edm"], "edm", given.range)

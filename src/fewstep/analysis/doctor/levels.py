@@ -23,7 +23,9 @@ DRAWN = 4096  # times that tell which levels are trained on
 
 @dataclass(frozen=True)
 class Level:
-    """A noise level of the run: its time, and the share of the training rows that are nearest to it."""
+    """A noise level of the run: its time, and the share of the training rows that are nearest to
+    it.
+    """
 
     level: float  # sigma / alpha, in units of the data
     t: float
@@ -31,7 +33,9 @@ class Level:
 
 
 def spread(levels: Tensor, count: int = COUNT) -> Tensor:
-    """At most `count` of the levels drawn, about evenly spaced in the logarithm over their inner 99 %."""
+    """At most `count` of the levels drawn, about evenly spaced in the logarithm over their inner 99
+    %.
+    """
     drawn = levels[(levels > 0) & torch.isfinite(levels)].log().sort().values
     low, high = (float(torch.quantile(drawn, q)) for q in (0.005, 0.995))
     even = torch.linspace(low, high, count, dtype=torch.float64)
@@ -45,13 +49,17 @@ def trained_levels(patient: Patient, count: int = COUNT) -> list[Level]:
     drawn_times = method.times(u, patient.progress, torch.arange(DRAWN)).t
     drawn = process.level(drawn_times)
     chosen = spread(drawn, count)
-    apart = (drawn.clamp(1e-12, 1e12).log()[:, None] - chosen.log()).abs()  # levels of 0 and infinity are far from all
+    apart = (
+        drawn.clamp(1e-12, 1e12).log()[:, None] - chosen.log()
+    ).abs()  # levels of 0 and infinity are far from all
     share = torch.bincount(apart.argmin(1), minlength=len(chosen)) / len(drawn)
     times = drawn_times[
         apart.argmin(0)
     ].double()  # not time_at(chosen): rounded up by a bit, a time of a grid is its own neighbour
     times = times.clamp(method.trained_from, process.t_max)
-    return [Level(*one) for one in zip(chosen.tolist(), times.tolist(), share.tolist(), strict=True)]
+    return [
+        Level(*one) for one in zip(chosen.tolist(), times.tolist(), share.tolist(), strict=True)
+    ]
 
 
 def up_to_the_top(patient: Patient) -> list[tuple[float, float]]:
@@ -74,11 +82,17 @@ class Rows:
         return process.mix(self.x0, self.z, t)
 
 
-def rows_of(dataset: Dataset, split: str, seed: int, count: int = ROWS, *, device: torch.device) -> Rows:
-    """Rows of a split ("train", "validation"), as many as it has up to `count`: a function of the seed alone."""
+def rows_of(
+    dataset: Dataset, split: str, seed: int, count: int = ROWS, *, device: torch.device
+) -> Rows:
+    """Rows of a split ("train", "validation"), as many as it has up to `count`: a function of the
+    seed alone.
+    """
     arrays = getattr(dataset, split)
     if not len(arrays.x0):
-        raise UserError(f"data {dataset.name!r} has no {split} split: nothing is held out to compare with")
+        raise UserError(
+            f"data {dataset.name!r} has no {split} split: nothing is held out to compare with"
+        )
     count = min(count, len(arrays.x0))
     index = shuffled(seed, f"doctor {split}", 0, count, len(arrays.x0))
     found = arrays._replace(path=None).rows(index)
@@ -88,7 +102,9 @@ def rows_of(dataset: Dataset, split: str, seed: int, count: int = ROWS, *, devic
 
 
 def fresh(patient: Patient, count: int = ROWS) -> Rows:
-    """Held-out rows where the data has some, else training rows: for what training rows do not flatter."""
+    """Held-out rows where the data has some, else training rows: for what training rows do not
+    flatter.
+    """
     split = "validation" if len(patient.dataset.validation.x0) else "train"
     return rows_of(patient.dataset, split, patient.seed, count, device=place_of(patient))
 
@@ -98,11 +114,17 @@ def place_of(patient: Patient) -> torch.device:
 
 
 def bound(linear: Linear, process: Process, rows: Rows, t: float) -> Tensor:
-    """What a good denoiser stays below, per row: the least of three simple ones, chosen by their means.
+    """What a good denoiser stays below, per row: the least of three simple ones, chosen by their
+    means.
 
-    The noise left in, ||x_t / alpha - x0||^2 / d; the data's mean, ||mean - x0||^2 / d; the best linear denoiser.
+    The noise left in, ||x_t / alpha - x0||^2 / d; the data's mean, ||mean - x0||^2 / d; the best
+    linear denoiser.
     """
     x_t = rows.at(process, t)
     mean = linear.mean.to(x_t.dtype).reshape(x_t.shape[1:])
-    guesses = (x_t / float(process.alpha(t)), mean.expand(x_t.shape), linear.denoise(process, x_t, t))
+    guesses = (
+        x_t / float(process.alpha(t)),
+        mean.expand(x_t.shape),
+        linear.denoise(process, x_t, t),
+    )
     return min((mse(guess, rows.x0) for guess in guesses), key=lambda errors: float(errors.mean()))

@@ -1,4 +1,6 @@
-"""What the data's mean and covariance alone can say: the best linear denoiser, and the flow of a Gaussian."""
+"""What the data's mean and covariance alone can say: the best linear denoiser, and the flow of a
+Gaussian.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,15 @@ from torch import Tensor
 
 from fewstep.core.process import Process, Time, expand, per_row
 
-MOST = 2048  # elements of a sample up to which the whole covariance is used; beyond them its diagonal
+MOST = (
+    2048  # elements of a sample up to which the whole covariance is used; beyond them its diagonal
+)
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A Gaussian with the mean and covariance of some rows, `covariance = axes diag(values) axes^T`.
+    """A Gaussian with the mean and covariance of some rows, `covariance = axes diag(values)
+    axes^T`.
 
     `axes` is None where the covariance is taken as diagonal. All in float64 and flat.
     """
@@ -34,14 +39,17 @@ class Linear:
         return (self.mean + y).to(x_t.dtype).to(x_t.device).reshape(x_t.shape)
 
     def denoise(self, process: Process, x_t: Tensor, t: Time) -> Tensor:
-        """The best linear denoiser (Wiener's): mean + C (C + s^2)^-1 (x_t / alpha - mean), s the noise level.
+        """The best linear denoiser (Wiener's): mean + C (C + s^2)^-1 (x_t / alpha - mean), s the
+        noise level.
 
         No denoiser that is any good has a larger E||D - x0||^2.
         """
         return self._through(process, x_t, t, "denoise")
 
     def flow(self, process: Process, x_t: Tensor, t: Time) -> Tensor:
-        """Where the Gaussian's probability-flow ODE ends: mean + (C (C + s^2)^-1)^1/2 (x_t / alpha - mean)."""
+        """Where the Gaussian's probability-flow ODE ends: mean + (C (C + s^2)^-1)^1/2 (x_t / alpha
+        - mean).
+        """
         return self._through(process, x_t, t, "flow")
 
 

@@ -21,7 +21,9 @@ _COLOUR = {"ok": "good", "watch": "open", "broken": "bad"}
 
 
 def text(examination: Examination, *, full: bool = False) -> str:
-    """Lines of words, the tables that matter (with `full` all), and the overall verdict as the last line."""
+    """Lines of words, the tables that matter (with `full` all), and the overall verdict as the last
+    line.
+    """
     lines = [f"{examination.name}: {examination.about}", ""]
     for measure in examination.measures:
         if measure.rows and (full or measure.name in TOLD or measure.severity != "ok"):
@@ -31,18 +33,31 @@ def text(examination: Examination, *, full: bool = False) -> str:
 
 
 def spoken(measure: Measure) -> list[list[str]]:
-    """One paragraph of a measure where all is well or nothing is known, else one of each verdict that is not ok."""
+    """One paragraph of a measure where all is well or nothing is known, else one of each verdict
+    that is not ok.
+    """
     if measure.missing:
         return [_hanging("-", measure.name, f"not measured: {measure.missing}")]
     ill = [verdict for verdict in measure.verdicts if verdict.severity != "ok"]
     if not ill:
-        return [_hanging("ok", measure.name, "; ".join(verdict.words for verdict in measure.verdicts))]
-    return [_hanging(verdict.severity.upper(), measure.name, f"{verdict.words} [{verdict.name}]") for verdict in ill]
+        return [
+            _hanging("ok", measure.name, "; ".join(verdict.words for verdict in measure.verdicts))
+        ]
+    return [
+        _hanging(verdict.severity.upper(), measure.name, f"{verdict.words} [{verdict.name}]")
+        for verdict in ill
+    ]
 
 
 def _hanging(mark: str, name: str, words: str) -> list[str]:
     start = f"{mark:<7} {name:<20} "
-    return textwrap.wrap(words, WIDTH, initial_indent=start, subsequent_indent=" " * len(start), break_long_words=False)
+    return textwrap.wrap(
+        words,
+        WIDTH,
+        initial_indent=start,
+        subsequent_indent=" " * len(start),
+        break_long_words=False,
+    )
 
 
 def overall(examination: Examination) -> str:
@@ -50,11 +65,17 @@ def overall(examination: Examination) -> str:
     ill = [one for one in examination.verdicts if one.severity != "ok"]
     if not ill:
         taken = sum(not measure.missing for measure in examination.measures)
-        return f"verdict: healthy by all {taken} measures that could be taken; how good samples are: fewstep eval"
+        return (
+            f"verdict: healthy by all {taken} measures that could be taken; how good samples are:"
+            " fewstep eval"
+        )
     worst, watch = (
-        list(dict.fromkeys(one.name for one in ill if one.severity == severity)) for severity in ("broken", "watch")
+        list(dict.fromkeys(one.name for one in ill if one.severity == severity))
+        for severity in ("broken", "watch")
     )
-    told = [f"broken: {', '.join(worst)}"] * bool(worst) + [f"to watch: {', '.join(watch)}"] * bool(watch)
+    told = [f"broken: {', '.join(worst)}"] * bool(worst) + [f"to watch: {', '.join(watch)}"] * bool(
+        watch
+    )
     return f"verdict: {'; '.join(told)}"
 
 
@@ -66,7 +87,10 @@ def table(measure: Measure) -> list[str]:
     """The rows in columns as wide as they need."""
     rows = [tuple(measure.columns), *(tuple(cell(value) for value in row) for row in measure.rows)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(measure.columns))]
-    return ["  ".join(f"{value:>{width}}" for value, width in zip(row, widths, strict=True)) for row in rows]
+    return [
+        "  ".join(f"{value:>{width}}" for value, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
 
 
 def as_json(examination: Examination) -> dict[str, Any]:
@@ -76,7 +100,9 @@ def as_json(examination: Examination) -> dict[str, Any]:
         "about": examination.about,
         "severity": examination.severity,
         "verdict": overall(examination),
-        "measures": [{**asdict(measure), "severity": measure.severity} for measure in examination.measures],
+        "measures": [
+            {**asdict(measure), "severity": measure.severity} for measure in examination.measures
+        ],
     }
     cleaned: dict[str, Any] = _clean(whole)
     return cleaned
@@ -91,7 +117,9 @@ def _clean(value: Any) -> Any:
 
 
 def draw(places: Sequence[Axes], measure: Measure) -> None:
-    """Columns of a table by level: what is called a loss in one plot, errors and their bounds in another."""
+    """Columns of a table by level: what is called a loss in one plot, errors and their bounds in
+    another.
+    """
     columns = dict(zip(measure.columns, zip(*measure.rows, strict=True), strict=True))
     for place, (what, names) in zip(places, _curves(measure), strict=True):
         for name in names:
@@ -102,8 +130,14 @@ def draw(places: Sequence[Axes], measure: Measure) -> None:
 
 
 def _curves(measure: Measure) -> list[tuple[str, list[str]]]:
-    """What a figure shows, plot by plot: the name of its axis and the columns, those without a number left out."""
-    known = [name for i, name in enumerate(measure.columns) if all(row[i] is not None for row in measure.rows)]
+    """What a figure shows, plot by plot: the name of its axis and the columns, those without a
+    number left out.
+    """
+    known = [
+        name
+        for i, name in enumerate(measure.columns)
+        if all(row[i] is not None for row in measure.rows)
+    ]
     losses = [name for name in known if name.startswith("loss")]
     errors = [name for name in known if name.startswith("error") or name in ("bound", "posterior")]
     plots = (("the method's loss", losses), ("E||D - x0||² / d", errors))
@@ -111,7 +145,9 @@ def _curves(measure: Measure) -> list[tuple[str, list[str]]]:
 
 
 def write_page(examination: Examination, folder: Path) -> Path:
-    """doctor.html, and the figure by itself as doctor.png. Raises UserError without matplotlib or jinja2."""
+    """doctor.html, and the figure by itself as doctor.png. Raises UserError without matplotlib or
+    jinja2.
+    """
     from fewstep.analysis import report
 
     sections = []
@@ -126,10 +162,15 @@ def write_page(examination: Examination, folder: Path) -> Path:
         rows = [[cell(value) for value in row] for row in measure.rows]
         tables = [report.Table(list(measure.columns), rows, measure.definition)] if rows else []
         words = [verdict.words for verdict in measure.verdicts]
-        limits = [f"{v.name}: {cell(v.value)}, ok up to {cell(v.threshold)} ({v.against})" for v in measure.verdicts]
+        limits = [
+            f"{v.name}: {cell(v.value)}, ok up to {cell(v.threshold)} ({v.against})"
+            for v in measure.verdicts
+        ]
         said = (f"not measured: {measure.missing}",) if measure.missing else tuple(words)
         verdict = None if measure.missing else (_COLOUR[measure.severity], measure.severity)
         sections.append(report.Section(title=measure.name, verdict=verdict, text=said, figures=figures,
                                        tables=tables, points=limits))  # fmt: skip
     lead = [examination.about, overall(examination)]
-    return report.write(folder / "doctor.html", report.page(f"Examination of {examination.name}", lead, sections))
+    return report.write(
+        folder / "doctor.html", report.page(f"Examination of {examination.name}", lead, sections)
+    )

@@ -39,7 +39,9 @@ MOVES = 40  # of the solver along a teacher's trajectory
 
 @dataclass(frozen=True)
 class Patient:
-    """All that the measures take. `ema` is what samples are drawn from; others are None where the folder has none."""
+    """All that the measures take. `ema` is what samples are drawn from; others are None where the
+    folder has none.
+    """
 
     name: str
     run: Run
@@ -62,28 +64,44 @@ class Patient:
 
     @property
     def denoises(self) -> bool:
-        """Whether its network guesses the mean of the data (a diffusion model), not the end of a trajectory."""
+        """Whether its network guesses the mean of the data (a diffusion model), not the end of a
+        trajectory.
+        """
         method = self.method
-        jumps = method.target is not None or "teacher" in method.needs or getattr(method.coupling, "jumps", False)
+        jumps = (
+            method.target is not None
+            or "teacher" in method.needs
+            or getattr(method.coupling, "jumps", False)
+        )
         return not jumps and bool(getattr(method.times, "at_anchor", False))
 
     def models(self, student: Denoiser) -> Models:
         """The networks as the loss takes them, this one as the student."""
-        return Models(student=student, ema=self.ema, teacher=self.teacher, frozen=self.frozen, balance=self.balance)
+        return Models(
+            student=student,
+            ema=self.ema,
+            teacher=self.teacher,
+            frozen=self.frozen,
+            balance=self.balance,
+        )
 
     def generator(self, denoiser: nn.Module) -> Generator:
         """What samples from one of its networks."""
         return Generator(self.run, self.facts, self.method, denoiser, self.step)
 
     def solution(self, x_t: Tensor, t: Time, cond: Cond) -> Tensor | None:
-        """Where the true trajectory, or else the teacher's, ends at the data; None where nobody knows."""
+        """Where the true trajectory, or else the teacher's, ends at the data; None where nobody
+        knows.
+        """
         if self.truth is not None:
             found: Tensor = self.truth.solve(x_t, t, 0.0, cond if self.truth.classes else None)
             return found
         if self.teacher is None:
             return None
         process = self.method.process
-        return along(heun, down_the_noise(process, MOVES, ())[:-1])(process, self.teacher, x_t, t, 0.0, cond)
+        return along(heun, down_the_noise(process, MOVES, ())[:-1])(
+            process, self.teacher, x_t, t, 0.0, cond
+        )
 
     @property
     def solved_by(self) -> str:
@@ -100,7 +118,9 @@ def patient_of(
     device: str = "auto",
     seed: int = 0,
 ) -> Patient:
-    """The patient in a run folder, a checkpoint folder or of a shipped name. Raises UserError or StorageError."""
+    """The patient in a run folder, a checkpoint folder or of a shipped name. Raises UserError or
+    StorageError.
+    """
     checkpoint = find(path)
     run, facts = run_from_json(checkpoint.state["run"]), Facts.from_json(checkpoint.state["facts"])
     made = build_method(run, facts, method)
@@ -115,7 +135,9 @@ def patient_of(
 
     ema = network_of(checkpoint, "ema")
     if ema is None:
-        raise UserError(f"{path}: it has no average 'ema' of the weights: there is nothing to examine")
+        raise UserError(
+            f"{path}: it has no average 'ema' of the weights: there is nothing to examine"
+        )
     dataset = data_of(run, facts, data)
     step, part = checkpoint.state["step"], _stage(run, made, checkpoint)
     before = _earlier(checkpoint)
@@ -142,12 +164,19 @@ def patient_of(
 
 
 def data_of(run: Run, facts: Facts, data: str | Dataset | None) -> Dataset:
-    """The run's data, from where it is now. Raises UserError where it is not what the run was trained on."""
-    found = data if isinstance(data, Dataset) else dataset_of(data or run.data, run.data_size, run.bad_files)
+    """The run's data, from where it is now. Raises UserError where it is not what the run was
+    trained on.
+    """
+    found = (
+        data
+        if isinstance(data, Dataset)
+        else dataset_of(data or run.data, run.data_size, run.bad_files)
+    )
     found = found if run.labels else found.unlabelled()
     if found.fingerprint() != facts.data:
         raise UserError(
-            f"data {found.name!r} is not what this run was trained on: name the place where that is now, --data PATH"
+            f"data {found.name!r} is not what this run was trained on: name the place where that is"
+            " now, --data PATH"
         )
     return found
 
@@ -182,7 +211,9 @@ def _balance(method: Method, checkpoint: Checkpoint) -> nn.Module | None:
     return module.requires_grad_(False).eval()
 
 
-def _teacher(run: Run, facts: Facts, method: Method, given: Any, network: Any, place: Any) -> Denoiser | None:
+def _teacher(
+    run: Run, facts: Facts, method: Method, given: Any, network: Any, place: Any
+) -> Denoiser | None:
     """The teacher that is given, or the run's own where it can still be found."""
     if given is None and run.teacher is None:
         return None

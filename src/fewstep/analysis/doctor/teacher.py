@@ -1,4 +1,6 @@
-"""A teacher with data: its denoising loss by noise level, the bounds of theory, and what it reads like."""
+"""A teacher with data: its denoising loss by noise level, the bounds of theory, and what it reads
+like.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from fewstep.data import Dataset
 COUNT, ROWS = 8, 256  # levels, and rows of each split
 SEARCHED = 128  # rows that the readings are tried on
 POINTS = 2000  # training rows of the empirical denoiser
-PLAIN = 0.98  # a score above it is a simple denoiser's: all there is of Gaussian data, too little of other data
+# a score above it is a simple denoiser's: all there is of Gaussian data, too little of other data
+PLAIN = 0.98
 TIE = 1.01  # scores within this factor of the best are its equals: the plainer reading is named
 BETTER = 1.05  # a reading's score below the declared one's by this factor is another reading
 SURE = 4.0  # standard errors of that difference
@@ -47,7 +50,9 @@ class Teacher:
         return rows_of(self.dataset, name, self.seed, count, device=self.device)
 
     def levels(self) -> tuple[float, ...]:
-        """From a twentieth of the data's deviation to ten of it: where a guess depends on the data's law."""
+        """From a twentieth of the data's deviation to ten of it: where a guess depends on the
+        data's law.
+        """
         std = float(self.dataset.train.x0.double().std())
         return tuple((std * torch.logspace(-1.3, 1, COUNT, dtype=torch.float64)).tolist())
 
@@ -70,17 +75,27 @@ def errors(reading: Reading, rows: Rows, levels: tuple[float, ...], tried: Tried
     if guesses is None:
         return None
     found = torch.stack([mse(guess, rows.x0).double().cpu() for guess in guesses])
-    return torch.where(found.isnan(), torch.inf, found)  # a reading that gives NaN is the worst there is
+    return torch.where(
+        found.isnan(), torch.inf, found
+    )  # a reading that gives NaN is the worst there is
 
 
 def denoising(teacher: Teacher) -> Measure:
-    """The table of the declared reading, whether it is a denoiser, and whether it knows its training rows by heart."""
+    """The table of the declared reading, whether it is a denoiser, and whether it knows its
+    training rows by heart.
+    """
     linear, levels, process = linear_of(teacher.dataset.train.x0), teacher.levels(), edm()
     train, held = teacher.split("train"), teacher.split("validation")
-    points = exact.Empirical(torch.cat([train.x0.cpu(), teacher.dataset.train.x0[:POINTS]]).unique(dim=0))
+    points = exact.Empirical(
+        torch.cat([train.x0.cpu(), teacher.dataset.train.x0[:POINTS]]).unique(dim=0)
+    )
     lost = [errors(teacher.reading, rows, levels, Tried(teacher.network)) for rows in (train, held)]
     if lost[0] is None or lost[1] is None:
-        return Measure("denoising by noise level", "", missing="the declared process has no times for these levels")
+        return Measure(
+            "denoising by noise level",
+            "",
+            missing="the declared process has no times for these levels",
+        )
     limit = torch.stack([bound(linear, process, held, level).double().cpu() for level in levels])
     rows: list[tuple[float | None, ...]] = []
     for i, level in enumerate(levels):
@@ -89,16 +104,21 @@ def denoising(teacher: Teacher) -> Measure:
         posterior = None
         if teacher.truth is not None:
             cond = held.cond if teacher.truth.classes else None
-            posterior = float(teacher.truth.posterior_variance(held.at(process, level), level, cond).mean())
+            posterior = float(
+                teacher.truth.posterior_variance(held.at(process, level), level, cond).mean()
+            )
         rows.append((level, float(lost[0][i].mean()), float(lost[1][i].mean()), float(limit[i].mean()), posterior,
                      empirical))  # fmt: skip
     scale = limit.mean(1, keepdim=True)
-    verdicts = (judge_denoiser(lost[1] / scale, levels), overfitting(lost[0] / scale, lost[1] / scale, levels))
+    verdicts = (
+        judge_denoiser(lost[1] / scale, levels),
+        overfitting(lost[0] / scale, lost[1] / scale, levels),
+    )
     return Measure(
         "denoising by noise level",
-        "E||D(x_t, t) - x0||^2 / d; bound, above: the least of the noise left in, the data's mean and the best linear "
-        "denoiser, on the same held-out rows; posterior, below: its variance, of an exact law; by heart: the denoiser "
-        "that knows only training rows, on training rows",
+        "E||D(x_t, t) - x0||^2 / d; bound, above: the least of the noise left in, the data's mean"
+        " and the best linear denoiser, on the same held-out rows; posterior, below: its variance,"
+        " of an exact law; by heart: the denoiser that knows only training rows, on training rows",
         ("level", "error train", "error held out", "bound", "posterior", "by heart"),
         rows,
         verdicts,
@@ -109,24 +129,38 @@ def judge_denoiser(relative: Tensor, levels: Sequence[float]) -> Verdict:
     """The level at which it is furthest above its bound."""
     means = relative.mean(1)
     at = int(means.argmax())
-    above = [f"{level:.2g}" for level, mean in zip(levels, means.tolist(), strict=True) if mean > 1.1]
+    above = [
+        f"{level:.2g}" for level, mean in zip(levels, means.tolist(), strict=True) if mean > 1.1
+    ]
     return judged(
         "no-denoiser",
         float(means[at]),
         1.1,
         2.0,
         against="1 is the best simple denoiser on the same rows",
-        fine=f"it denoises: at most {float(means[at]):.2f} of what simple denoisers lose, at level {levels[at]:.2g}",
-        ill=f"under these settings it is no denoiser of this data: at level {levels[at]:.2g} it loses "
-        f"{float(means[at]):.3g} times what the best simple one does (above it at {', '.join(above)})",
+        fine=(
+            f"it denoises: at most {float(means[at]):.2f} of what simple denoisers lose, at level"
+            f" {levels[at]:.2g}"
+        ),
+        ill=(
+            f"under these settings it is no denoiser of this data: at level {levels[at]:.2g} it"
+            f" loses {float(means[at]):.3g} times what the best simple one does (above it at"
+            f" {', '.join(above)})"
+        ),
     )
 
 
 def reading_of(teacher: Teacher) -> Measure:
     """Every reading on the same rows, the best by name, and whether the declared one is it."""
-    rows, tried, levels = teacher.split("validation", SEARCHED), Tried(teacher.network), teacher.levels()
+    rows, tried, levels = (
+        teacher.split("validation", SEARCHED),
+        Tried(teacher.network),
+        teacher.levels(),
+    )
     linear, process = linear_of(teacher.dataset.train.x0), edm()
-    scale = torch.stack([bound(linear, process, rows, level).double().cpu().mean() for level in levels])[:, None]
+    scale = torch.stack(
+        [bound(linear, process, rows, level).double().cpu().mean() for level in levels]
+    )[:, None]
 
     def guessed(reading: Reading) -> Guessed | None:
         lost = errors(reading, rows, levels, tried)
@@ -139,7 +173,9 @@ def reading_of(teacher: Teacher) -> Measure:
     def possible(reading: Reading) -> Guessed | None:
         try:
             return guessed(reading)
-        except UserError:  # it refuses labels that no time of its own has; as declared it has answered
+        except (
+            UserError
+        ):  # it refuses labels that no time of its own has; as declared it has answered
             return None
 
     others = candidates(teacher.reading, teacher.dataset.train.x0)
@@ -154,8 +190,8 @@ def reading_of(teacher: Teacher) -> Measure:
     table = [*told.items(), (f"as declared: {given.reading}", given.score)]
     return Measure(
         "reading",
-        "held-out error in units of the bound, mean over levels, for each way to understand the network: prediction, "
-        "process, time label, sign, range and sigma_data",
+        "held-out error in units of the bound, mean over levels, for each way to understand the"
+        " network: prediction, process, time label, sign, range and sigma_data",
         ("reading", "score"),
         table,
         (judge_reading(given, best, ranked), judge_sigma_data(teacher, best)),
@@ -163,7 +199,9 @@ def reading_of(teacher: Teacher) -> Measure:
 
 
 def plainest(ranked: list[Guessed], order: list[str]) -> list[Guessed]:
-    """By score, but where nothing decides between the best ones the plainer first: earlier among the candidates."""
+    """By score, but where nothing decides between the best ones the plainer first: earlier among
+    the candidates.
+    """
     ties = [one for one in ranked if one.score <= TIE * ranked[0].score]
     place = {name: i for i, name in enumerate(order)}
     ties.sort(key=lambda one: place.get(str(one.reading), len(order)))
@@ -192,25 +230,52 @@ def certain(worse: Guessed, better: Guessed, factor: float = BETTER) -> bool:
 
 
 def judge_reading(given: Guessed, best: Guessed, ranked: Sequence[Guessed]) -> Verdict:
-    """As declared; or another, by name, where it is certain and makes it a denoiser; or nobody knows."""
+    """As declared; or another, by name, where it is certain and makes it a denoiser; or nobody
+    knows.
+    """
     severity: Severity = "ok" if given.score <= 1.1 else "broken"
     if best is given:
         told = f"it reads as declared: {given.reading}, at {given.score:.3g} of the bound"
         if severity != "ok":
-            told = "no reading that was tried makes it a denoiser of this data: as declared it loses "
-            told += f"{given.score:.3g} times the bound, and no other is better: is it this data, and is it trained?"
+            told = (
+                "no reading that was tried makes it a denoiser of this data: as declared it loses "
+            )
+            told += (
+                f"{given.score:.3g} times the bound, and no other is better: is it this data, and"
+                " is it trained?"
+            )
     elif best.score > 1.1:
-        severity, told = "broken", f"it is no denoiser as declared ({given.score:.3g} times the bound), and of the "
-        told += f"readings tried the nearest is {best.reading}, {best.score:.3g} times the bound: none is right"
+        severity, told = (
+            "broken",
+            f"it is no denoiser as declared ({given.score:.3g} times the bound), and of the ",
+        )
+        told += (
+            f"readings tried the nearest is {best.reading}, {best.score:.3g} times the bound: none"
+            " is right"
+        )
     else:
         severity = "watch" if severity == "ok" else severity
         others = [one for one in ranked if one.score <= 1.1 and not certain(one, best, TIE)]
         others = [one for one in others if str(one.reading) != str(best.reading)]
-        like = "reads like" if best.score < PLAIN else "is nearest to, but no better than a linear denoiser as,"
-        told = f"this teacher {like} {best.reading}: its loss so is {best.score:.3g} of the bound, as declared "
+        like = (
+            "reads like"
+            if best.score < PLAIN
+            else "is nearest to, but no better than a linear denoiser as,"
+        )
+        told = (
+            f"this teacher {like} {best.reading}: its loss so is {best.score:.3g} of the bound, as"
+            " declared "
+        )
         told += f"({given.reading}) {given.score:.3g}: load it so"
-        told += f"; {others[0].reading} ({others[0].score:.3g}) cannot be told from it here" if others else ""
-    against = f"the best of the readings; {BETTER:g} and {SURE:g} standard errors of the paired difference"
+        told += (
+            f"; {others[0].reading} ({others[0].score:.3g}) cannot be told from it here"
+            if others
+            else ""
+        )
+    against = (
+        f"the best of the readings; {BETTER:g} and {SURE:g} standard errors of the paired"
+        " difference"
+    )
     return Verdict("wrong-reading", severity, given.score / best.score, BETTER, against, told)
 
 
@@ -219,7 +284,11 @@ def judge_sigma_data(teacher: Teacher, best: Guessed) -> Verdict:
     std = float(teacher.dataset.train.x0.double().std()) * best.reading.range.scale
     own = sigma_data_of(best.reading)
     apart = 1.0 if own is None else max(own / std, std / own)
-    words = "its output needs no sigma_data" if own is None else f"its sigma_data {own:.3g} is the data's, {std:.3g}"
+    words = (
+        "its output needs no sigma_data"
+        if own is None
+        else f"its sigma_data {own:.3g} is the data's, {std:.3g}"
+    )
     return judged(
         "sigma-data",
         apart,
@@ -227,11 +296,16 @@ def judge_sigma_data(teacher: Teacher, best: Guessed) -> Verdict:
         1e9,
         against="the standard deviation of the training split, within 20 %",
         fine=words,
-        ill=f"its sigma_data is {own or 0:.3g}, the data's deviation {std:.3g}: it learns, but its output is not of "
-        "unit variance; set --sigma-data, or scale the data",
+        ill=(
+            f"its sigma_data is {own or 0:.3g}, the data's deviation {std:.3g}: it learns, but its"
+            " output is not of unit variance; set --sigma-data, or scale the data"
+        ),
     )
 
 
 def teacher_measures(teacher: Teacher) -> dict[str, Any]:
     """The measures of a teacher, by name."""
-    return {"denoising by noise level": lambda: denoising(teacher), "reading": lambda: reading_of(teacher)}
+    return {
+        "denoising by noise level": lambda: denoising(teacher),
+        "reading": lambda: reading_of(teacher),
+    }

@@ -15,14 +15,20 @@ ROWS = 128  # exact trajectories are dear
 
 
 def teacher_gap(patient: Patient) -> Measure:
-    """rms of D(x_t, t) minus the solution of the ODE from x_t, beside what a Gaussian's flow is off."""
+    """rms of D(x_t, t) minus the solution of the ODE from x_t, beside what a Gaussian's flow is
+    off.
+    """
     process = patient.method.process
     own = sampler(patient.method.sampler)
     definition = (
-        f"rms of D(x_t, t) minus the end of the trajectory from x_t by {patient.solved_by}; Gaussian: the same of the "
-        "flow of a Gaussian with the data's mean and covariance"
+        f"rms of D(x_t, t) minus the end of the trajectory from x_t by {patient.solved_by};"
+        " Gaussian: the same of the flow of a Gaussian with the data's mean and covariance"
     )
-    reason = "nobody knows the trajectories: name a --teacher" if patient.truth is patient.teacher is None else ""
+    reason = (
+        "nobody knows the trajectories: name a --teacher"
+        if patient.truth is patient.teacher is None
+        else ""
+    )
     if patient.denoises or (own.only and own.default > 1):
         reason = "its answers are not ends of trajectories"
     if reason:
@@ -35,10 +41,15 @@ def teacher_gap(patient: Patient) -> Measure:
             x_t = rows.at(process, t)
             end = patient.solution(x_t, t, rows.cond)
             assert end is not None
-            found = [mse(guess, end).mean() for guess in (patient.ema(x_t, t, rows.cond), linear.flow(process, x_t, t))]
+            found = [
+                mse(guess, end).mean()
+                for guess in (patient.ema(x_t, t, rows.cond), linear.flow(process, x_t, t))
+            ]
         gap, plain = (float(part) ** 0.5 for part in found)
         table.append((level, gap, plain, gap / max(plain, 1e-300)))
-    return Measure("teacher gap", definition, ("level", "gap", "Gaussian", "ratio"), table, (judge_gap(table),))
+    return Measure(
+        "teacher gap", definition, ("level", "gap", "Gaussian", "ratio"), table, (judge_gap(table),)
+    )
 
 
 def judge_gap(table: list[tuple[float, float, float, float]]) -> Verdict:
@@ -50,7 +61,13 @@ def judge_gap(table: list[tuple[float, float, float, float]]) -> Verdict:
         1.0,
         1.5,
         against="1 is the flow of a Gaussian with the data's covariance, which took no training",
-        fine=f"from noise {level:.3g} it ends {gap:.2g} from the trajectory's end, a Gaussian's flow {plain:.2g}",
-        ill=f"it does not follow the trajectories: from noise {level:.3g} it ends {gap:.2g} from where they do, and "
-        f"the flow of a Gaussian only {plain:.2g}: distil longer, or with smaller moves of the teacher (n, solver)",
+        fine=(
+            f"from noise {level:.3g} it ends {gap:.2g} from the trajectory's end, a Gaussian's flow"
+            f" {plain:.2g}"
+        ),
+        ill=(
+            f"it does not follow the trajectories: from noise {level:.3g} it ends {gap:.2g} from"
+            f" where they do, and the flow of a Gaussian only {plain:.2g}: distil longer, or with"
+            " smaller moves of the teacher (n, solver)"
+        ),
     )

@@ -1,4 +1,6 @@
-"""What metrics.jsonl tells of the training: spikes, gradients that grow, steps that failed, how it ended."""
+"""What metrics.jsonl tells of the training: spikes, gradients that grow, steps that failed, how it
+ended.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,21 @@ LEAST = 20  # lines that are needed
 
 def logbook(patient: Patient) -> Measure:
     """Verdicts on the log's lines."""
-    definition = "the lines of metrics.jsonl: each loss against the median of its neighbours, the gradient's norm late "
-    definition += "against early, lines without a finite number, and the learning rate at the end over its peak"
+    definition = (
+        "the lines of metrics.jsonl: each loss against the median of its neighbours, the gradient's"
+        " norm late "
+    )
+    definition += (
+        "against early, lines without a finite number, and the learning rate at the end over its"
+        " peak"
+    )
     if patient.log is None:
         return Measure("training log", definition, missing="the folder holds no metrics.jsonl")
-    lines = [row for row in patient.log if row["step"] <= patient.step and row.get("stage", 1) == patient.stage]
+    lines = [
+        row
+        for row in patient.log
+        if row["step"] <= patient.step and row.get("stage", 1) == patient.stage
+    ]
     losses = [row.get("loss") for row in lines]
     norms = [row.get("grad_norm") for row in lines]
     rows: list[tuple[str, float]] = [("lines", len(lines)), ("last step", patient.step)]
@@ -30,7 +42,10 @@ def logbook(patient: Patient) -> Measure:
     if lines:  # an empty log says nothing of losses and rates
         verdicts = [judge_finite(patient, lines), *verdicts, judge_rate(patient)]
     if len(lines) >= LEAST:
-        verdicts += [judge_spikes(losses, [row["step"] for row in lines]), judge_norms(patient, norms)]
+        verdicts += [
+            judge_spikes(losses, [row["step"] for row in lines]),
+            judge_norms(patient, norms),
+        ]
     return Measure("training log", definition, ("what", "number"), rows, verdicts)
 
 
@@ -39,7 +54,11 @@ def _finite(value: Any) -> bool:
 
 
 def judge_finite(patient: Patient, lines: list[dict[str, Any]]) -> Verdict:
-    bad = [row["step"] for row in lines if not (_finite(row.get("loss")) and _finite(row.get("grad_norm")))]
+    bad = [
+        row["step"]
+        for row in lines
+        if not (_finite(row.get("loss")) and _finite(row.get("grad_norm")))
+    ]
     share = len(bad) / max(len(lines), 1)
     return judged(
         "non-finite",
@@ -48,8 +67,11 @@ def judge_finite(patient: Patient, lines: list[dict[str, Any]]) -> Verdict:
         0.02,
         against="no line; fp16 skips a few steps at its start, 2 % of the lines",
         fine="every logged loss and gradient is finite",
-        ill=f"{len(bad)} of {len(lines)} lines hold no finite number, the first at step {bad[0] if bad else 0}: lower "
-        "the learning rate, clip harder, or train in bf16 or fp32",
+        ill=(
+            f"{len(bad)} of {len(lines)} lines hold no finite number, the first at step"
+            f" {bad[0] if bad else 0}: lower the learning rate, clip harder, or train in bf16 or"
+            " fp32"
+        ),
     )
 
 
@@ -62,13 +84,19 @@ def judge_end(patient: Patient) -> Verdict:
         1.0,
         against="the run's own iterations",
         fine=f"it ran all its {patient.run.iterations} steps",
-        ill=f"it stopped at step {patient.step} of {patient.run.iterations}: continue it with --resume; if it stops "
-        "there again, its loss or gradient is not finite",
+        ill=(
+            f"it stopped at step {patient.step} of {patient.run.iterations}: continue it with"
+            " --resume; if it stops there again, its loss or gradient is not finite"
+        ),
     )
 
 
 def judge_rate(patient: Patient) -> Verdict:
-    rates = [row["lr"] for row in patient.log or () if _finite(row.get("lr")) and row["step"] <= patient.step]
+    rates = [
+        row["lr"]
+        for row in patient.log or ()
+        if _finite(row.get("lr")) and row["step"] <= patient.step
+    ]
     share = rates[-1] / max(max(rates), 1e-300) if rates else 0.0
     by_design = patient.run.decay != "cosine"
     return judged(
@@ -76,20 +104,31 @@ def judge_rate(patient: Patient) -> Verdict:
         share,
         0.1,
         2.0,
-        against="a tenth of the peak; the recipes end at a fiftieth (an inverse square root is left to the average)",
+        against=(
+            "a tenth of the peak; the recipes end at a fiftieth (an inverse square root is left to"
+            " the average)"
+        ),
         fine=f"the learning rate ended at {share:.2g} of its peak",
-        ill=f"the learning rate is {share:.2g} of its peak at the end: noise stays in the weights; let it fall "
-        "(--final 0.02), or lean on the average (--ema)",
+        ill=(
+            f"the learning rate is {share:.2g} of its peak at the end: noise stays in the weights;"
+            " let it fall (--final 0.02), or lean on the average (--ema)"
+        ),
         also=not by_design and patient.step >= patient.run.iterations,
     )
 
 
 def spikes(losses: list[Any]) -> list[tuple[int, float]]:
-    """(line, factor) of losses above 4 times the median of their neighbours and 8 times those' median deviation."""
+    """(line, factor) of losses above 4 times the median of their neighbours and 8 times those'
+    median deviation.
+    """
     logs = [math.log(value) if _finite(value) and value > 0 else None for value in losses]
     found = []
     for i, here in enumerate(logs):
-        near = [v for j, v in enumerate(logs[max(0, i - REACH) : i + REACH + 1], max(0, i - REACH)) if j != i]
+        near = [
+            v
+            for j, v in enumerate(logs[max(0, i - REACH) : i + REACH + 1], max(0, i - REACH))
+            if j != i
+        ]
         around = [v for v in near if v is not None]
         if here is None or len(around) < REACH:
             continue
@@ -108,15 +147,22 @@ def judge_spikes(losses: list[Any], steps: list[int]) -> Verdict:
         worst[1],
         4.0,
         100.0,
-        against="4 times the median of 10 lines before and after, beyond 8 of their median deviations",
+        against=(
+            "4 times the median of 10 lines before and after, beyond 8 of their median deviations"
+        ),
         fine="no line's loss stands out from its neighbours'",
-        ill=f"{len(found)} lines' losses stand out, the worst at step {steps[worst[0]]}, {worst[1]:.3g} times its "
-        "neighbours: clip harder (--clip), warm up longer, or look at what is in the data there",
+        ill=(
+            f"{len(found)} lines' losses stand out, the worst at step {steps[worst[0]]},"
+            f" {worst[1]:.3g} times its neighbours: clip harder (--clip), warm up longer, or look"
+            " at what is in the data there"
+        ),
     )
 
 
 def pressure(patient: Patient, progress: float) -> float:
-    """How steep the method's pairs make the loss: the median of 1 / (t - r) over its times at this progress."""
+    """How steep the method's pairs make the loss: the median of 1 / (t - r) over its times at this
+    progress.
+    """
     u = uniform(patient.seed, "doctor time", 0, 1024, 2, SAMPLING_BLOCK)
     times = patient.method.times(u, progress, torch.arange(1024))
     gap = float((times.t - times.r).median())
@@ -124,10 +170,16 @@ def pressure(patient: Patient, progress: float) -> float:
 
 
 def judge_norms(patient: Patient, norms: list[Any]) -> Verdict:
-    """The last third's median over the middle third's, beside what the narrowing of the pairs explains."""
+    """The last third's median over the middle third's, beside what the narrowing of the pairs
+    explains.
+    """
     known = [value for value in norms if _finite(value) and value > 0]
     third = max(len(known) // 3, 1)
-    late, before = (median(part) for part in (known[-third:], known[third : 2 * third])) if len(known) > 2 else (1, 1)
+    late, before = (
+        (median(part) for part in (known[-third:], known[third : 2 * third]))
+        if len(known) > 2
+        else (1, 1)
+    )
     explained = max(pressure(patient, 5 / 6) / pressure(patient, 1 / 2), 1.0)
     ratio = late / before / explained
     return judged(
@@ -135,8 +187,17 @@ def judge_norms(patient: Patient, norms: list[Any]) -> Verdict:
         ratio,
         3.0,
         30.0,
-        against=f"the middle third's median, times {explained:.2g} by which the pairs narrow (1 / (t - r))",
-        fine=f"the gradient's norm did not run away: late over middle {ratio:.2g} of what the schedule explains",
-        ill=f"the gradient's norm grew {late / before:.2g} times from the middle to the last third, where the schedule "
-        f"explains {explained:.2g}: lower the learning rate, or narrow the pairs more slowly (q, stages, s1)",
+        against=(
+            f"the middle third's median, times {explained:.2g} by which the pairs narrow (1 / (t"
+            " - r))"
+        ),
+        fine=(
+            f"the gradient's norm did not run away: late over middle {ratio:.2g} of what the"
+            " schedule explains"
+        ),
+        ill=(
+            f"the gradient's norm grew {late / before:.2g} times from the middle to the last third,"
+            f" where the schedule explains {explained:.2g}: lower the learning rate, or narrow the"
+            " pairs more slowly (q, stages, s1)"
+        ),
     )

@@ -53,8 +53,18 @@ def grade(value: float, watch: float, broken: float) -> Severity:
 
 
 def judged(
-    name: str, value: float, watch: float, broken: float, *, against: str, fine: str, ill: str, also: bool = True
+    name: str,
+    value: float,
+    watch: float,
+    broken: float,
+    *,
+    against: str,
+    fine: str,
+    ill: str,
+    also: bool = True,
 ) -> Verdict:
-    """The verdict on a number that should stay below `watch`; `also`: a second condition without which all is well."""
+    """The verdict on a number that should stay below `watch`; `also`: a second condition without
+    which all is well.
+    """
     severity = grade(value, watch, broken) if also else "ok"
     return Verdict(name, severity, value, watch, against, fine if severity == "ok" else ill)

@@ -1,4 +1,6 @@
-"""What each further step buys: levels chosen on the validation split, quality against cost on the test split."""
+"""What each further step buys: levels chosen on the validation split, quality against cost on the
+test split.
+"""
 
 from fewstep.analysis.frontier.levels import Bounds, Levels, bounds_of, starts
 from fewstep.analysis.frontier.models import Subject, open_runs, open_teacher, same_data

@@ -42,7 +42,9 @@ def clocked(
     clock: Callable[[], float] = time.perf_counter,
     tick: Callable[[], None] = lambda: None,
 ) -> dict[Key, Timing]:
-    """Each call's timing after one that is not timed; they take turns, so that a busy moment is nobody's own."""
+    """Each call's timing after one that is not timed; they take turns, so that a busy moment is
+    nobody's own.
+    """
     for call in calls.values():
         call()
     took: dict[Key, list[float]] = {key: [] for key in calls}
@@ -61,7 +63,9 @@ def _timing(batch: int, values: list[float]) -> Timing:
 
 
 def evaluations(generator: Generator, steps: int) -> int:
-    """How often a sample asks the network: rows that pass through it, counted while two are drawn, over two."""
+    """How often a sample asks the network: rows that pass through it, counted while two are drawn,
+    over two.
+    """
     rows = 0
 
     def count(module: nn.Module, given: Any) -> None:
@@ -79,7 +83,11 @@ def evaluations(generator: Generator, steps: int) -> int:
 
 def _networks(denoiser: nn.Module) -> Iterable[nn.Module]:
     """The networks that answer: both of a composite, else the one."""
-    parts = [getattr(denoiser, name) for name in ("low", "high")] if hasattr(denoiser, "t_prime") else [denoiser]
+    parts = (
+        [getattr(denoiser, name) for name in ("low", "high")]
+        if hasattr(denoiser, "t_prime")
+        else [denoiser]
+    )
     return [part for part in parts if isinstance(part, nn.Module)]
 
 

@@ -1,4 +1,6 @@
-"""Which noise levels the later steps of a multistep sampler may take, and where a search for them starts."""
+"""Which noise levels the later steps of a multistep sampler may take, and where a search for them
+starts.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,23 @@ Levels = tuple[float, ...]  # sigma / alpha of the later steps, decreasing
 _DIGITS = 4  # of a level: what is printed is what was scored
 _APART = 1.02  # neighbouring levels are at least this factor apart
 _INSERTED = 6  # places at which a further level is tried first, over all gaps
-_RANGE = (0.004, 160.0)  # of EDM's levels in standard deviations of the data, where a process has no end of its own
+_RANGE = (
+    0.004,
+    160.0,
+)  # of EDM's levels in standard deviations of the data, where a process has no end of its own
 
 
 def rounded(level: float, towards: int = 0) -> float:
     """The level to four digits; towards 1 up, -1 down, 0 the nearest."""
     unit = 10.0 ** (math.floor(math.log10(level)) - _DIGITS + 1)
     counted = level / unit
-    whole = math.ceil(counted - 1e-9) if towards > 0 else math.floor(counted + 1e-9) if towards < 0 else round(counted)
+    whole = (
+        math.ceil(counted - 1e-9)
+        if towards > 0
+        else math.floor(counted + 1e-9)
+        if towards < 0
+        else round(counted)
+    )
     return float(f"{whole * unit:.{_DIGITS}g}")
 
 
@@ -44,7 +55,9 @@ class Bounds:
 
 
 def bounds_of(generator: Generator) -> Bounds:
-    """From the lowest level the student was trained for (the whole process's where it has no such end) to t_max's."""
+    """From the lowest level the student was trained for (the whole process's where it has no such
+    end) to t_max's.
+    """
     process, method = generator.method.process, generator.method
     sigma, whole = generator.facts.sigma_data, hasattr(generator.denoiser, "t_prime")
     least = 0.0 if whole else method.trained_from
@@ -61,7 +74,9 @@ def _between(high: float, low: float, count: int) -> Iterator[float]:
 
 
 def own_levels(generator: Generator, steps: int, bounds: Bounds) -> Levels:
-    """What the sampler takes by itself; even in the logarithm where its student does not know these levels."""
+    """What the sampler takes by itself; even in the logarithm where its student does not know these
+    levels.
+    """
     process, run = generator.method.process, generator.run
     middle = generator.method.middle if run.middle_times is None else run.middle_times
     grid = through_middle(process, steps, middle)[1:-1]
@@ -76,7 +91,9 @@ def stretched(levels: Levels, count: int, bounds: Bounds) -> Levels:
     for i in range(1, count + 1):
         place = i / (count + 1) * (len(line) - 1)
         before = min(int(place), len(line) - 2)
-        found.append(rounded(math.exp(line[before] + (place - before) * (line[before + 1] - line[before]))))
+        found.append(
+            rounded(math.exp(line[before] + (place - before) * (line[before + 1] - line[before])))
+        )
     return tuple(found)
 
 
@@ -90,9 +107,11 @@ def inserted(levels: Levels, bounds: Bounds) -> Iterator[Levels]:
 
 
 def starts(generator: Generator, steps: int, bounds: Bounds, best: Levels | None) -> list[Levels]:
-    """Where the search for `steps` begins: the sampler's own levels, then the best of fewer steps with one more.
+    """Where the search for `steps` begins: the sampler's own levels, then the best of fewer steps
+    with one more.
 
-    best: the levels found for the next smaller number of steps that was asked for, None where there is none.
+    best: the levels found for the next smaller number of steps that was asked for, None where there
+    is none.
     """
     fewer = () if best is None else best
     if len(fewer) < steps - 2:

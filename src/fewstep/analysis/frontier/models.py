@@ -1,4 +1,6 @@
-"""What is compared: runs and their teacher, all on one data set, each with the samplers that suit it."""
+"""What is compared: runs and their teacher, all on one data set, each with the samplers that suit
+it.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class Subject:
 
     @property
     def kind(self) -> Literal["multistep", "segments", "solver"]:
-        """multistep: later steps at any noise level; segments: as many as it was trained for; solver: an ODE's."""
+        """multistep: later steps at any noise level; segments: as many as it was trained for;
+        solver: an ODE's.
+        """
         own = sampling.sampler(self.generator.method.sampler)
         if own.only:
             return "segments"
@@ -51,7 +55,9 @@ class Subject:
 
 
 class Closed(nn.Module):
-    """A closed form as a module; its only weights are the digest of its name, by which it is told from others."""
+    """A closed form as a module; its only weights are the digest of its name, by which it is told
+    from others.
+    """
 
     mark: Tensor
 
@@ -66,7 +72,12 @@ class Closed(nn.Module):
 
 
 def open_runs(
-    given: Sequence[str], *, ema: str = "ema", composite: bool = False, device: str = "auto", **own: Any
+    given: Sequence[str],
+    *,
+    ema: str = "ema",
+    composite: bool = False,
+    device: str = "auto",
+    **own: Any,
 ) -> list[Subject]:
     """The runs as subjects. composite: ask the frozen first stage of those that have two.
 
@@ -99,7 +110,9 @@ def same_data(a: Subject, b: Subject) -> None:
     """Refuses subjects of two data sets."""
     if a.generator.facts.data != b.generator.facts.data:
         told = [f"{s.given} ({s.generator.run.data}, {_shape(s)})" for s in (a, b)]
-        raise UserError(f"{told[0]} and {told[1]} learned from different data: expected runs of one data set")
+        raise UserError(
+            f"{told[0]} and {told[1]} learned from different data: expected runs of one data set"
+        )
 
 
 def _shape(subject: Subject) -> str:
@@ -107,10 +120,14 @@ def _shape(subject: Subject) -> str:
     return "x".join(map(str, facts.shape)) + (f", {facts.classes} classes" if facts.classes else "")
 
 
-def open_teacher(given: str, student: Subject, *, ema: str = "ema", device: str = "auto") -> Subject:
-    """The teacher as a subject: a diffusion run, a .safetensors file of the student's network, or exact:NAME.
+def open_teacher(
+    given: str, student: Subject, *, ema: str = "ema", device: str = "auto"
+) -> Subject:
+    """The teacher as a subject: a diffusion run, a .safetensors file of the student's network, or
+    exact:NAME.
 
-    Raises UserError where it learned from other data, does not answer for it, or is no diffusion model.
+    Raises UserError where it learned from other data, does not answer for it, or is no diffusion
+    model.
     """
     like = student.generator
     diffusion = methods.diffusion(sigma_data=like.facts.sigma_data)
@@ -119,7 +136,12 @@ def open_teacher(given: str, student: Subject, *, ema: str = "ema", device: str 
     if given.startswith("exact:"):
         units = like.facts.units
         plain = units.shift == 0 and units.scale == 1
-        require(plain, f"teacher {given}: units", tuple(units), "data in the law's own units, such as --data " + given)
+        require(
+            plain,
+            f"teacher {given}: units",
+            tuple(units),
+            "data in the law's own units, such as --data " + given,
+        )
         truth = exact.named(given.partition(":")[2], diffusion.process)
         probe(given, truth, like.facts, diffusion.process)
         denoiser = Closed(truth, given)
@@ -127,17 +149,28 @@ def open_teacher(given: str, student: Subject, *, ema: str = "ema", device: str 
         denoiser = build_student(like.run, like.facts, diffusion)
         fit(weights_of("teacher", given), denoiser.network)
     else:
-        teacher = Subject(Path(given).name, given, _marked(load(given, ema=ema, device=device)), teacher=True)
+        teacher = Subject(
+            Path(given).name, given, _marked(load(given, ema=ema, device=device)), teacher=True
+        )
         same_data(teacher, student)
         if teacher.kind != "solver":
             told = teacher.generator.run.method
-            raise UserError(f"--teacher {given}: trained by {told!r}, which is no diffusion model: give it as a RUN")
+            raise UserError(
+                f"--teacher {given}: trained by {told!r}, which is no diffusion model: give it as"
+                " a RUN"
+            )
         return teacher
     denoiser.requires_grad_(False).eval().to(pick_device(device))
     name = given if given.startswith("exact:") else Path(given).name
-    return Subject(name, given, _marked(Generator(run, like.facts, diffusion, denoiser, 0)), teacher=True)
+    return Subject(
+        name, given, _marked(Generator(run, like.facts, diffusion, denoiser, 0)), teacher=True
+    )
 
 
 def _marked(generator: Generator) -> Generator:
-    """The generator with the fingerprint of the weights that are sampled, whichever average they are."""
-    return replace(generator, fingerprint=fingerprint({"denoiser": generator.denoiser.state_dict()}))
+    """The generator with the fingerprint of the weights that are sampled, whichever average they
+    are.
+    """
+    return replace(
+        generator, fingerprint=fingerprint({"denoiser": generator.denoiser.state_dict()})
+    )

@@ -22,7 +22,9 @@ class Point:
     sampler: str
     steps: int
     levels: Levels = ()  # of the later steps, chosen on the validation split
-    validation: Result | None = None  # the chosen one's score, with the number of candidates; None: nothing was chosen
+    validation: Result | None = (
+        None  # the chosen one's score, with the number of candidates; None: nothing was chosen
+    )
     results: dict[str, Result]
     evaluations: int = 0  # of the network for each sample, as counted
     one: Timing | None = None  # a call for one sample
@@ -34,7 +36,11 @@ class Point:
     @property
     def name(self) -> str:
         """Who and how, such as "digits" or "exact:ring8, heun"."""
-        return self.subject.name if self.sampler == MULTISTEP else f"{self.subject.name}, {self.sampler}"
+        return (
+            self.subject.name
+            if self.sampler == MULTISTEP
+            else f"{self.subject.name}, {self.sampler}"
+        )
 
     @property
     def kind(self) -> str:
@@ -57,7 +63,11 @@ class Point:
         if given.startswith("exact:") or given.endswith(".safetensors"):
             return ""
         by = "" if self.sampler in (MULTISTEP, "segments") else f" --sampler {self.sampler}"
-        times = f" --middle-times {' '.join(f'{level:g}' for level in self.levels)}" if self.levels else ""
+        times = (
+            f" --middle-times {' '.join(f'{level:g}' for level in self.levels)}"
+            if self.levels
+            else ""
+        )
         return f"fewstep sample {given}{self.subject.options} --steps {self.steps}{by}{times}"
 
 
@@ -65,7 +75,8 @@ class Point:
 class Judge:
     """Compares points by one metric on the test split.
 
-    sign: -1 where higher is better. gain: the least share of the value by which a point is called better.
+    sign: -1 where higher is better. gain: the least share of the value by which a point is called
+    better.
     """
 
     metric: str
@@ -81,7 +92,8 @@ class Judge:
         return compare(a.results[self.metric], b.results[self.metric])
 
     def better(self, a: Point, b: Point) -> bool:
-        """Whether a is better than b, by `gain` and beyond chance: the interval of their difference leaves 0 out.
+        """Whether a is better than b, by `gain` and beyond chance: the interval of their difference
+        leaves 0 out.
 
         Without an interval, of a single draw, by `gain` alone.
         """
@@ -93,9 +105,11 @@ class Judge:
 
 
 def worth(points: Sequence[Point], judge: Judge, cost: Callable[[Point], float]) -> list[Point]:
-    """The points that are better, beyond chance, than every cheaper one that is so itself: in the order of their cost.
+    """The points that are better, beyond chance, than every cheaper one that is so itself: in the
+    order of their cost.
 
-    Small gains add up so: a point that is no better than the one before may still be better than the last kept.
+    Small gains add up so: a point that is no better than the one before may still be better than
+    the last kept.
     """
     kept: list[Point] = []
     for point in sorted(points, key=lambda p: (cost(p), judge.value(p))):
@@ -119,5 +133,9 @@ def judged(points: Sequence[Point], judge: Judge) -> list[Point]:
 def chosen_levels(point: Point) -> dict[str, Any]:
     """How the point's setting was chosen, for the JSON."""
     found = point.validation
-    told = None if found is None else {"value": found.value, "error": found.error, "protocol": found.protocol}
+    told = (
+        None
+        if found is None
+        else {"value": found.value, "error": found.error, "protocol": found.protocol}
+    )
     return {"levels": list(point.levels), "candidates": point.candidates, "validation": told}

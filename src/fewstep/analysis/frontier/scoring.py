@@ -1,4 +1,6 @@
-"""Scores by `metrics.evaluate`: candidates on the validation split, what was chosen on the test split."""
+"""Scores by `metrics.evaluate`: candidates on the validation split, what was chosen on the test
+split.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,15 @@ from typing import Any
 
 from fewstep.analysis.frontier.points import Judge
 from fewstep.analysis.frontier.store import Store
-from fewstep.analysis.metrics import Extractor, Prepared, Result, Statistics, evaluate, meters_of, spaces_of
+from fewstep.analysis.metrics import (
+    Extractor,
+    Prepared,
+    Result,
+    Statistics,
+    evaluate,
+    meters_of,
+    spaces_of,
+)
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.base.randomness import block_seed
 from fewstep.data import Dataset
@@ -20,7 +30,9 @@ _MEASURED = ("statistic", "extractor", "reference")  # what a metric's name leav
 
 
 def default_metric(extractor: Extractor | None) -> str:
-    """energy, which tells any two laws apart and is unbiased at every n; with an extractor its Fréchet distance."""
+    """energy, which tells any two laws apart and is unbiased at every n; with an extractor its
+    Fréchet distance.
+    """
     return "energy" if extractor is None else extractor.published() or f"{extractor.name}_frechet"
 
 
@@ -48,7 +60,9 @@ class Plan:
     def __post_init__(self) -> None:
         for name in ("steps", "teacher_steps"):
             counts = getattr(self, name)
-            require(len(counts) > 0 and all(c >= 1 for c in counts), name, counts, "numbers from 1 on")
+            require(
+                len(counts) > 0 and all(c >= 1 for c in counts), name, counts, "numbers from 1 on"
+            )
             object.__setattr__(self, name, tuple(sorted(set(counts))))
         least = {"n": 2, "search_n": 2, "candidates": 1, "seed": 0, "batch": 1, "repeats": 3}
         for name, low in least.items():
@@ -90,7 +104,9 @@ class Bench:
         results = self._scored(generator, steps, "test", self.plan.n, self.plan.seed, 1)
         return {result.metric: result for result in results}
 
-    def _scored(self, generator: Generator, steps: int, split: str, n: int, seed: int, candidates: int) -> list[Result]:
+    def _scored(
+        self, generator: Generator, steps: int, split: str, n: int, seed: int, candidates: int
+    ) -> list[Result]:
         prepared = self.splits[split]
         key = {
             "weights": evaluated(generator),
@@ -99,7 +115,9 @@ class Bench:
             "n": n,
             "size": prepared.size,
             "seed": seed,
-            "metrics": [[m.metric, *(m.protocol.get(part) for part in _MEASURED)] for m in prepared.meters],
+            "metrics": [
+                [m.metric, *(m.protocol.get(part) for part in _MEASURED)] for m in prepared.meters
+            ],
         }
 
         def measure() -> list[Result]:
@@ -134,11 +152,17 @@ def evaluated(generator: Generator) -> dict[str, Any]:
 def held_out(dataset: Dataset) -> dict[str, str]:
     """SHA-256 of both held-out splits."""
     parts = {split: getattr(dataset, split).x0 for split in ("validation", "test")}
-    return {split: hashlib.sha256(x0.contiguous().numpy().tobytes()).hexdigest() for split, x0 in parts.items()}
+    return {
+        split: hashlib.sha256(x0.contiguous().numpy().tobytes()).hexdigest()
+        for split, x0 in parts.items()
+    }
 
 
 def prepare(
-    dataset: Dataset, plan: Plan, extractor: Extractor | None = None, reference: Statistics | None = None
+    dataset: Dataset,
+    plan: Plan,
+    extractor: Extractor | None = None,
+    reference: Statistics | None = None,
 ) -> tuple[str, dict[str, Prepared]]:
     """The metric that is searched on, and the metrics of both splits: that one alone, and all.
 
@@ -149,14 +173,20 @@ def prepare(
     if metric not in named:
         raise unknown("metric", metric, named)
     if named[metric][1] == "nearest_ratio":
-        raise UserError(f"metric {metric}: it tells memorised samples, and its best is 1; expected one such as energy")
+        raise UserError(
+            f"metric {metric}: it tells memorised samples, and its best is 1; expected one such as"
+            " energy"
+        )
     shared: dict[str, Any] = {"extractor": extractor, "reference": reference}
     found = {}
     for split, n in (("validation", plan.search_n), ("test", plan.n)):
         arrays = getattr(dataset, split)
         size = min(len(arrays.x0), n) if plan.draw is None else plan.draw
         if size < 2:
-            raise UserError(f"data {dataset.name!r} has {len(arrays.x0)} {split} samples: expected at least 2 to score")
+            raise UserError(
+                f"data {dataset.name!r} has {len(arrays.x0)} {split} samples: expected at least 2"
+                " to score"
+            )
         asked = [metric] if split == "validation" else None
         meters, spaces = meters_of(dataset, arrays, size, metrics=asked, **shared)
         if metric not in [meter.metric for meter in meters]:

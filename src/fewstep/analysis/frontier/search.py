@@ -1,4 +1,6 @@
-"""The search for the noise levels of the later steps: refined until they are settled or the budget is spent."""
+"""The search for the noise levels of the later steps: refined until they are settled or the budget
+is spent.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ _FIRST, _LAST = 0.8, 0.05  # the first and the finest move of a level, in ln(sig
 
 @dataclass(frozen=True)
 class Found:
-    """The levels of the lowest score, that score, and every candidate with its own, in the order of scoring."""
+    """The levels of the lowest score, that score, and every candidate with its own, in the order of
+    scoring.
+    """
 
     levels: Levels
     value: float
@@ -35,11 +39,15 @@ def _moves(count: int) -> Iterator[tuple[float, ...]]:
             yield tuple(sign if j == i else 0.0 for j in range(count))
 
 
-def search(score: Callable[[Levels], float], first: Sequence[Levels], bounds: Bounds, budget: int) -> Found:
-    """Minimises score(levels) over decreasing levels: the best start, then moves that halve when none helps.
+def search(
+    score: Callable[[Levels], float], first: Sequence[Levels], bounds: Bounds, budget: int
+) -> Found:
+    """Minimises score(levels) over decreasing levels: the best start, then moves that halve when
+    none helps.
 
-    Coordinate search in ln(sigma) (Hooke & Jeeves, 1961): the first move that is better is taken. Each set of levels
-    is scored once, at most `budget` of them; the same scores give the same answer.
+    Coordinate search in ln(sigma) (Hooke & Jeeves, 1961): the first move that is better is taken.
+    Each set of levels is scored once, at most `budget` of them; the same scores give the same
+    answer.
     """
     scored: dict[Levels, float] = {}
 

@@ -17,7 +17,9 @@ NAME = "scored.jsonl"
 
 
 def _same(kept: Any, given: Any) -> bool:
-    """Whether both name something in common and say the same of it: a study may gain a teacher, or leave it out."""
+    """Whether both name something in common and say the same of it: a study may gain a teacher, or
+    leave it out.
+    """
     if not isinstance(kept, dict) or not isinstance(given, dict):
         return bool(kept == given)
     both = kept.keys() & given.keys()
@@ -51,7 +53,10 @@ class Store:
             raise UserError(f"{folder} holds something that is no frontier: choose another --out")
         for name, value in identity.items():
             if not _same(first.get(name), value):
-                raise UserError(f"{folder} holds the frontier of other {name}: choose another --out, or remove it")
+                raise UserError(
+                    f"{folder} holds the frontier of other {name}: choose another --out, or"
+                    " remove it"
+                )
         for line in whole[1:]:
             with suppress(ValueError, KeyError, TypeError):
                 row = json.loads(line)

@@ -53,16 +53,25 @@ def _searched(subject: Subject, bench: Bench) -> list[Setting]:
             continue
         first = starts(subject.generator, steps, bounds, best)
         if not first:
-            raise UserError(f"steps = {steps}: {subject.given} has no room for as many levels above {bounds.low:g}")
+            raise UserError(
+                f"steps = {steps}: {subject.given} has no room for as many levels above"
+                f" {bounds.low:g}"
+            )
         scores: dict[Levels, Result] = {}
-        outcome = search(partial(_score, subject, bench, steps, scores), first, bounds, bench.plan.candidates)
+        outcome = search(
+            partial(_score, subject, bench, steps, scores), first, bounds, bench.plan.candidates
+        )
         best = outcome.levels
         generator = subject.generator.with_middle(best)
-        found.append(Setting(subject, MULTISTEP, steps, generator, best, _counted(scores[best], outcome)))
+        found.append(
+            Setting(subject, MULTISTEP, steps, generator, best, _counted(scores[best], outcome))
+        )
     return found
 
 
-def _score(subject: Subject, bench: Bench, steps: int, scores: dict[Levels, Result], levels: Levels) -> float:
+def _score(
+    subject: Subject, bench: Bench, steps: int, scores: dict[Levels, Result], levels: Levels
+) -> float:
     generator = subject.generator.with_middle(levels)
     scores[levels] = bench.candidate(generator, steps, len(scores) + 1)
     return bench.sign * scores[levels].value
@@ -80,8 +89,14 @@ def solver_steps(asked: Sequence[int], sampler: str) -> list[int]:
 
 
 def _solved(subject: Subject, bench: Bench) -> list[Setting]:
-    """Every solver at every number of evaluations; on offer is what no cheaper one beat on the validation split."""
-    tried = [(sampler, steps) for sampler in SOLVERS for steps in solver_steps(bench.plan.teacher_steps, sampler)]
+    """Every solver at every number of evaluations; on offer is what no cheaper one beat on the
+    validation split.
+    """
+    tried = [
+        (sampler, steps)
+        for sampler in SOLVERS
+        for steps in solver_steps(bench.plan.teacher_steps, sampler)
+    ]
     found = []
     for number, (sampler, steps) in enumerate(tried, 1):
         generator = subject.by(sampler)
@@ -115,24 +130,37 @@ def amount(subjects: Sequence[Subject], bench: Bench) -> int:
 
 def measure(subjects: Sequence[Subject], bench: Bench, progress: bool = True) -> list[Point]:
     """All points, chosen on the validation split, scored on the test split and timed."""
-    with tqdm(total=amount(subjects, bench), desc="search", unit="score", disable=not progress, leave=False) as bar:
+    with tqdm(
+        total=amount(subjects, bench),
+        desc="search",
+        unit="score",
+        disable=not progress,
+        leave=False,
+    ) as bar:
         bench = replace(bench, tick=bar.update)
         settings = [setting for subject in subjects for setting in settings_of(subject, bench)]
         bar.total = bar.n + len(settings)  # searches that settled early
         bar.set_description("test")
         scored = [(setting, bench.final(setting.generator, setting.steps)) for setting in settings]
     timed = _timed(settings, bench.plan.batch, bench.plan.repeats, progress)
-    return judged([_point(s, results, timed[number]) for number, (s, results) in enumerate(scored)], bench.judge())
+    return judged(
+        [_point(s, results, timed[number]) for number, (s, results) in enumerate(scored)],
+        bench.judge(),
+    )
 
 
-def _timed(settings: Sequence[Setting], batch: int, repeats: int, progress: bool) -> list[tuple[Timing, Timing]]:
+def _timed(
+    settings: Sequence[Setting], batch: int, repeats: int, progress: bool
+) -> list[tuple[Timing, Timing]]:
     def call(setting: Setting, size: int) -> Callable[[], object]:
         return lambda: setting.generator.sample(size, steps=setting.steps, batch=size)
 
     total = 2 * repeats * len(settings)
     with tqdm(total=total, desc="clock", unit="call", disable=not progress, leave=False) as bar:
         one, many = (
-            clocked({i: call(s, size) for i, s in enumerate(settings)}, size, repeats, tick=bar.update)
+            clocked(
+                {i: call(s, size) for i, s in enumerate(settings)}, size, repeats, tick=bar.update
+            )
             for size in (1, batch)
         )
     return [(one[i], many[i]) for i in range(len(settings))]

@@ -27,13 +27,19 @@ class Verdicts:
         return list({id(p.subject): p.subject for p in self.points}.values())
 
     def kept(self, subject: Subject) -> list[Point]:
-        """The subject's points that are better, beyond chance, than every cheaper one of it that is so itself."""
+        """The subject's points that are better, beyond chance, than every cheaper one of it that is
+        so itself.
+        """
         return worth(self.of(subject), self.judge, lambda p: p.evaluations)
 
     def note(self, point: Point) -> str:
         """What a line of the table says of a point."""
         if point.worth:
-            return "the cheapest" if point.evaluations == min(p.evaluations for p in self.points) else "better"
+            return (
+                "the cheapest"
+                if point.evaluations == min(p.evaluations for p in self.points)
+                else "better"
+            )
         if not point.offered:
             return "another sampler was better on the validation split"
         cheaper = [p for p in self.points if p.worth and p.evaluations <= point.evaluations]
@@ -46,7 +52,9 @@ class Verdicts:
         return f"{word} {best.steps}" if same else f"{word} {best.name} with {best.evaluations}"
 
     def conclusion(self) -> list[str]:
-        """A paragraph: what each subject reaches, what more steps buy, where it meets the teacher, and the floor."""
+        """A paragraph: what each subject reaches, what more steps buy, where it meets the teacher,
+        and the floor.
+        """
         said = [self._reach(subject) for subject in self.subjects]
         for teacher in (s for s in self.subjects if s.teacher):
             said += [self._meeting(s, teacher) for s in self.subjects if not s.teacher]
@@ -54,7 +62,9 @@ class Verdicts:
 
     @property
     def _beyond(self) -> str:
-        """How sure "better" is: beyond chance where draws can differ, else by a share of the value alone."""
+        """How sure "better" is: beyond chance where draws can differ, else by a share of the value
+        alone.
+        """
         sure = all(p.results[self.judge.metric].interval is not None for p in self.points)
         return "beyond chance" if sure else f"by {100 * self.judge.gain:g} %"
 
@@ -62,7 +72,10 @@ class Verdicts:
         """What a single draw leaves open."""
         if len(self.points) < 2 or self._beyond == "beyond chance":
             return []
-        return ["A single draw has no interval: better and worse are by the values alone here, and may be chance."]
+        return [
+            "A single draw has no interval: better and worse are by the values alone here, and may"
+            " be chance."
+        ]
 
     def _headline(self) -> str:
         """The dearest setting that is better than every cheaper one that is worth its own cost."""
@@ -72,7 +85,9 @@ class Verdicts:
         dearer = [p for p in self.points if p.evaluations > last.evaluations]
         if not dearer:
             return f"The dearest setting is still the best: {_with(last)}."
-        return f"Paying more stops paying at {_with(last)}: nothing dearer is better {self._beyond}."
+        return (
+            f"Paying more stops paying at {_with(last)}: nothing dearer is better {self._beyond}."
+        )
 
     def _reach(self, subject: Subject) -> str:
         kept, all_ = self.kept(subject), self.of(subject)
@@ -82,19 +97,34 @@ class Verdicts:
             told += f", against {self._told(first)} with {first.evaluations}"
         more = sorted({p.evaluations for p in all_ if p.evaluations > best.evaluations})
         if more:
-            worse = [e for e in more if all(self.judge.better(best, p) for p in all_ if p.evaluations == e)]
-            end = "worse" if worse == more else f"no better, {_list(worse)} worse" if worse else "no better"
+            worse = [
+                e
+                for e in more
+                if all(self.judge.better(best, p) for p in all_ if p.evaluations == e)
+            ]
+            end = (
+                "worse"
+                if worse == more
+                else f"no better, {_list(worse)} worse"
+                if worse
+                else "no better"
+            )
             told += f"; {_list(more)} {'are' if len(more) > 1 else 'is'} {end}"
         return told + "." + self._disagreement(first, best)
 
     def _disagreement(self, first: Point, best: Point) -> str:
         """By which other metrics the best is no better than the first."""
-        other = [judge for judge in self.others if first is not best and not judge.better(best, first)]
+        other = [
+            judge for judge in self.others if first is not best and not judge.better(best, first)
+        ]
         if not other:
             return ""
         names = " and ".join(judge.metric for judge in other)
         worse = all(judge.better(first, best) for judge in other)
-        return f" By {names} {best.evaluations} is {'worse' if worse else 'no better'} than {first.evaluations}."
+        return (
+            f" By {names} {best.evaluations} is {'worse' if worse else 'no better'} than"
+            f" {first.evaluations}."
+        )
 
     def _meeting(self, student: Subject, teacher: Subject) -> str:
         """Where the student meets the teacher."""
@@ -102,7 +132,10 @@ class Verdicts:
         equal = [p for p in self.of(teacher) if not self.judge.better(ours, p)]
         if not equal:
             most = max(p.evaluations for p in self.of(teacher))
-            return f"At no number of evaluations up to {most} does {teacher.name} come up to {_with(ours)}."
+            return (
+                f"At no number of evaluations up to {most} does {teacher.name} come up to"
+                f" {_with(ours)}."
+            )
         first = min(equal, key=lambda p: (p.evaluations, self.judge.value(p)))
         share = first.evaluations / ours.evaluations
         told = f"To be no worse than {_with(ours)}, {first.name} needs {_times(first)}"
@@ -110,7 +143,10 @@ class Verdicts:
         if ours.one and first.one:
             told += f" and {first.one.median / ours.one.median:.2g} times the latency"
         if self.judge.better(theirs, ours):
-            return f"{told}; with {theirs.evaluations} ({theirs.sampler}) it is better: {self._told(theirs)}."
+            return (
+                f"{told}; with {theirs.evaluations} ({theirs.sampler}) it is better:"
+                f" {self._told(theirs)}."
+            )
         return f"{told}; none of its settings on offer is better {self._beyond}."
 
     def _floor(self) -> str:
@@ -118,7 +154,10 @@ class Verdicts:
         result = best.results[self.judge.metric]
         if result.floor is None:
             return "The held-out split is too small for a floor."
-        told = f"Held-out data itself scores {interval(result.floor, result.floor_error, result.floor_interval)}"
+        told = (
+            "Held-out data itself scores"
+            f" {interval(result.floor, result.floor_error, result.floor_interval)}"
+        )
         if result.floor_interval is None or result.interval is None:
             return told + "."
         low, high = result.interval
@@ -171,4 +210,6 @@ def _list(numbers: Sequence[int]) -> str:
     """1 to 4, or 1, 2 and 5."""
     if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
         return f"{numbers[0]} to {numbers[-1]}"
-    return ", ".join(map(str, numbers[:-1])) + (" and " if len(numbers) > 1 else "") + str(numbers[-1])
+    return (
+        ", ".join(map(str, numbers[:-1])) + (" and " if len(numbers) > 1 else "") + str(numbers[-1])
+    )

@@ -49,14 +49,22 @@ def _offered(point: Point, metric: str) -> str:
 
 
 def chosen(points: Sequence[Point], metric: str) -> Cells:
-    """The noise levels of later steps, by which score on the validation split, and of how many candidates."""
+    """The noise levels of later steps, by which score on the validation split, and of how many
+    candidates.
+    """
     rows = []
     for p in points:
         if not p.levels or p.validation is None:
             continue
         levels = ", ".join(f"{level:g}" for level in p.levels)
         rows.append(
-            [p.name, str(p.evaluations), str(p.candidates), number(p.validation.value, p.validation.error), levels]
+            [
+                p.name,
+                str(p.evaluations),
+                str(p.candidates),
+                number(p.validation.value, p.validation.error),
+                levels,
+            ]
         )
     return ["setting", "evaluations", "candidates", f"{metric}, validation", "noise levels"], rows
 
@@ -75,7 +83,11 @@ def _clock(point: Point) -> list[str]:
     """Milliseconds for one sample, their quartiles, and samples per second of the larger call."""
     if point.one is None or point.many is None:
         return ["-", "-", "-"]
-    rate = f"{point.many.per_second:.3g}" if point.many.per_second < 100 else f"{point.many.per_second:,.0f}"
+    rate = (
+        f"{point.many.per_second:.3g}"
+        if point.many.per_second < 100
+        else f"{point.many.per_second:,.0f}"
+    )
     return [f"{point.one.median:.3g}", f"{point.one.low:.3g} to {point.one.high:.3g}", rate]
 
 
@@ -84,11 +96,20 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
 
     def cell(text: str, i: int) -> str:
-        return text.ljust(widths[i]) if i == 0 or head[i] in ("verdict", "noise levels") else text.rjust(widths[i])
+        return (
+            text.ljust(widths[i])
+            if i == 0 or head[i] in ("verdict", "noise levels")
+            else text.rjust(widths[i])
+        )
 
-    return ["  ".join(cell(text, i) for i, text in enumerate(row)).rstrip() for row in [head, *rows]]
+    return [
+        "  ".join(cell(text, i) for i, text in enumerate(row)).rstrip() for row in [head, *rows]
+    ]
 
 
 def unbroken(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     """The cells of numbers with spaces at which no line breaks."""
-    return [[c.replace(" ", "\u00a0") if c[:1].isdigit() or c[:1] == "-" else c for c in row] for row in rows]
+    return [
+        [c.replace(" ", "\u00a0") if c[:1].isdigit() or c[:1] == "-" else c for c in row]
+        for row in rows
+    ]

@@ -1,4 +1,6 @@
-"""Numbers that can be trusted: every one with its error, its floor and the protocol it was measured by."""
+"""Numbers that can be trusted: every one with its error, its floor and the protocol it was measured
+by.
+"""
 
 from fewstep.analysis.metrics.distances import energy, frechet, nearest_ratio
 from fewstep.analysis.metrics.evaluation import evaluate

@@ -24,7 +24,10 @@ def apart(x: Tensor, y: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
     By differences, since the quick way through products loses half the digits.
     """
     y = flat(y)
-    pieces = (torch.cdist(part, y, compute_mode="donot_use_mm_for_euclid_dist") for part in flat(x).split(ROWS))
+    pieces = (
+        torch.cdist(part, y, compute_mode="donot_use_mm_for_euclid_dist")
+        for part in flat(x).split(ROWS)
+    )
     return torch.cat([reduce(piece).reshape(-1) for piece in pieces])
 
 
@@ -36,7 +39,9 @@ def frechet(x: Tensor | Statistics, y: Tensor | Statistics) -> float:
     """
     a, b = (s if isinstance(s, Statistics) else moments(s) for s in (x, y))
     if a.mean.shape != b.mean.shape:
-        raise UserError(f"features of {len(a.mean)} and {len(b.mean)} numbers: they come from two extractors")
+        raise UserError(
+            f"features of {len(a.mean)} and {len(b.mean)} numbers: they come from two extractors"
+        )
     values, vectors = torch.linalg.eigh(a.cov)
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root @ b.cov @ root).clamp_min(0).sqrt().sum()
@@ -49,9 +54,11 @@ def spread(x: Tensor) -> float:
 
 
 def energy(x: Tensor, y: Tensor, spread_y: float | None = None) -> float:
-    """Energy distance 2 E|x - y| - E|x - x'| - E|y - y'|, unbiased: pairs of a sample with itself are left out.
+    """Energy distance 2 E|x - y| - E|x - x'| - E|y - y'|, unbiased: pairs of a sample with itself
+    are left out.
 
-    It can fall below 0 where the sets agree. `spread_y` saves computing the last term of a set that stays.
+    It can fall below 0 where the sets agree. `spread_y` saves computing the last term of a set that
+    stays.
     Source: Szekely & Rizzo, "Energy statistics", 2013.
     """
     between = apart(x, y, torch.sum).sum().item() / (len(x) * len(y))
@@ -66,7 +73,8 @@ def to_nearest(x: Tensor, train: Tensor) -> float:
 def nearest_ratio(x: Tensor, held_out: Tensor, train: Tensor) -> float:
     """Mean distance to the nearest training sample: of x, over that of held-out data.
 
-    About 1 for new samples of the right kind, towards 0 for memorised ones, above 1 for samples off the data.
+    About 1 for new samples of the right kind, towards 0 for memorised ones, above 1 for samples off
+    the data.
     """
     return ratio(to_nearest(x, train), to_nearest(held_out, train))
 

@@ -1,4 +1,6 @@
-"""A small classifier trained on the spot, whose last hidden layer measures labelled data without a download."""
+"""A small classifier trained on the spot, whose last hidden layer measures labelled data without a
+download.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class Classifier:
 
 
 def classifier(dataset: Dataset) -> Classifier:
-    """The classifier of a data set's training split: the same weights each time, kept in the user's cache."""
+    """The classifier of a data set's training split: the same weights each time, kept in the user's
+    cache.
+    """
     with forked(_SEED, "classifier"):
         network = _network(dataset)
     file = _cache_file(dataset)
@@ -85,8 +89,21 @@ def _fit(network: nn.Sequential, dataset: Dataset) -> None:
 
 def _cache_file(dataset: Dataset) -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    facts = (dataset.fingerprint(), _STEPS, _RATE, _DECAY, _HIDDEN, _FEATURES, _SEED, torch.__version__)
-    return home / "fewstep" / f"classifier-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.safetensors"
+    facts = (
+        dataset.fingerprint(),
+        _STEPS,
+        _RATE,
+        _DECAY,
+        _HIDDEN,
+        _FEATURES,
+        _SEED,
+        torch.__version__,
+    )
+    return (
+        home
+        / "fewstep"
+        / f"classifier-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.safetensors"
+    )
 
 
 def _keep(network: nn.Sequential, file: Path) -> None:

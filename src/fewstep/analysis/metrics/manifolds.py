@@ -1,7 +1,9 @@
-"""Fidelity and coverage by nearest neighbours: a set's manifold is the union of balls around its samples.
+"""Fidelity and coverage by nearest neighbours: a set's manifold is the union of balls around its
+samples.
 
-The ball of a sample reaches to its k-th nearest other sample of the same set. All numbers depend on the counts
-of both sets, so compare only values at equal N. x is generated, y is real, `[N, ...]` each.
+The ball of a sample reaches to its k-th nearest other sample of the same set. All numbers depend on
+the counts of both sets, so compare only values at equal N. x is generated, y is real, `[N, ...]`
+each.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from fewstep.base.errors import require
 def radii(x: Tensor, k: int) -> Tensor:
     """Distances `[N]` of each sample to its k-th nearest other one."""
     require(1 <= k < len(x), "k", k, f"1 to {len(x) - 1}, for there are {len(x)} samples")
-    return apart(x, x, lambda piece: piece.kthvalue(k + 1, dim=1).values)  # the first is the sample itself
+    return apart(
+        x, x, lambda piece: piece.kthvalue(k + 1, dim=1).values
+    )  # the first is the sample itself
 
 
 def precision(x: Tensor, y: Tensor, radii_y: Tensor) -> float:
@@ -29,7 +33,9 @@ def recall(x: Tensor, y: Tensor, radii_x: Tensor) -> float:
 
 
 def density(x: Tensor, y: Tensor, radii_y: Tensor, k: int) -> float:
-    """Number of balls of y that hold a sample of x, over k: may exceed 1. Source: Naeem et al., arXiv 2002.09797."""
+    """Number of balls of y that hold a sample of x, over k: may exceed 1. Source: Naeem et al.,
+    arXiv 2002.09797.
+    """
     return apart(x, y, lambda piece: (piece <= radii_y).sum(1)).double().mean().item() / k
 
 

@@ -1,4 +1,6 @@
-"""Mean and covariance of features: all that a Fréchet distance needs of a set, kept as a `.npz` file."""
+"""Mean and covariance of features: all that a Fréchet distance needs of a set, kept as a `.npz`
+file.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ CHUNK = 8192  # rows that are held in float64 at once
 
 @dataclass(frozen=True)
 class Statistics:
-    """mean `[F]` and covariance `[F, F]` over N - 1, in float64; n and extractor are None where nobody told."""
+    """mean `[F]` and covariance `[F, F]` over N - 1, in float64; n and extractor are None where
+    nobody told.
+    """
 
     mean: Tensor
     cov: Tensor
@@ -36,7 +40,9 @@ class Statistics:
         return digest.hexdigest()
 
     def write(self, path: str | Path) -> None:
-        """Writes keys `mu` and `sigma`, as EDM's reference files have them, and `n` and `extractor` where known."""
+        """Writes keys `mu` and `sigma`, as EDM's reference files have them, and `n` and `extractor`
+        where known.
+        """
         told = {"n": self.n, "extractor": self.extractor}
         kept = {key: np.array(value) for key, value in told.items() if value is not None}
         file = BytesIO()
@@ -48,7 +54,9 @@ class Statistics:
 
 
 def moments(x: Tensor, extractor: str | None = None) -> Statistics:
-    """The statistics of samples or features `[N, ...]`, N >= 2, in two passes over pieces of some thousand rows."""
+    """The statistics of samples or features `[N, ...]`, N >= 2, in two passes over pieces of some
+    thousand rows.
+    """
     if len(x) < 2:
         raise UserError(f"{len(x)} samples have no covariance: expected at least 2")
     parts = x.flatten(1).split(CHUNK)
@@ -68,8 +76,12 @@ def read_statistics(path: str | Path) -> Statistics:
     try:
         with np.load(path, allow_pickle=False) as file:
             if missing := [key for key in ("mu", "sigma") if key not in file]:
-                raise UserError(f"{path} lacks {' and '.join(missing)}: expected EDM's keys mu and sigma")
-            mean, cov = (torch.from_numpy(np.asarray(file[key], dtype=np.float64)) for key in ("mu", "sigma"))
+                raise UserError(
+                    f"{path} lacks {' and '.join(missing)}: expected EDM's keys mu and sigma"
+                )
+            mean, cov = (
+                torch.from_numpy(np.asarray(file[key], dtype=np.float64)) for key in ("mu", "sigma")
+            )
             n = int(file["n"]) if "n" in file else None
             extractor = str(file["extractor"]) if "extractor" in file else None
     except UserError:

@@ -1,4 +1,6 @@
-"""Metrics made ready: which there are for a data set, each with its reference, its floor and its protocol."""
+"""Metrics made ready: which there are for a data set, each with its reference, its floor and its
+protocol.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ _GROUPS = 10  # of the jackknife
 
 @dataclass(frozen=True)
 class Meter:
-    """One metric, ready to measure draws that its space has seen, with its floor and its part of the protocol."""
+    """One metric, ready to measure draws that its space has seen, with its floor and its part of
+    the protocol.
+    """
 
     metric: str
     space: str
@@ -34,7 +38,9 @@ class Meter:
 
 @dataclass(frozen=True)
 class Spaces:
-    """What looks at samples: each space's name with its features, and the extractor behind the one that has it."""
+    """What looks at samples: each space's name with its features, and the extractor behind the one
+    that has it.
+    """
 
     seen: dict[str, Callable[[Tensor], Tensor]]
     extractor: Extractor | None
@@ -45,33 +51,51 @@ class Spaces:
         for space in self.seen:
             for statistic in STATISTICS:
                 plain = space == PIXEL and statistic in ("energy", "nearest_ratio")
-                published = self.extractor.published() if self.extractor and space != PIXEL else None
+                published = (
+                    self.extractor.published() if self.extractor and space != PIXEL else None
+                )
                 name = published if published and statistic == "frechet" else f"{space}_{statistic}"
                 names[statistic if plain else name] = (space, statistic)
         return names
 
 
 def spaces_of(dataset: Dataset, extractor: Extractor | None) -> Spaces:
-    """The extractor's space, or that of the data set's own classifier where it has labels; and the data's own."""
+    """The extractor's space, or that of the data set's own classifier where it has labels; and the
+    data's own.
+    """
     if extractor is None and dataset.classes:
         judge = classifier(dataset)
         extractor = Extractor("feature", judge.features, judge.fingerprint)
     if extractor is not None and extractor.name == PIXEL:
-        raise UserError("an extractor named 'pixel': choose another name, for that is the data's own space")
-    seen: dict[str, Callable[[Tensor], Tensor]] = {} if extractor is None else {extractor.name: extractor.features}
+        raise UserError(
+            "an extractor named 'pixel': choose another name, for that is the data's own space"
+        )
+    seen: dict[str, Callable[[Tensor], Tensor]] = (
+        {} if extractor is None else {extractor.name: extractor.features}
+    )
     return Spaces({**seen, PIXEL: lambda x: x}, extractor)
 
 
-def _chosen(asked: Sequence[str] | None, spaces: Spaces, reference: Statistics | None) -> dict[str, tuple[str, str]]:
-    """The metrics to score: by default Fréchet distances, energy and nearest ratio; the reference knows but one."""
+def _chosen(
+    asked: Sequence[str] | None, spaces: Spaces, reference: Statistics | None
+) -> dict[str, tuple[str, str]]:
+    """The metrics to score: by default Fréchet distances, energy and nearest ratio; the reference
+    knows but one.
+    """
     named = spaces.named()
     if reference is not None:
         if spaces.extractor is None:
-            raise UserError("reference statistics are of features: name the extractor that made them")
-        named = {name: pair for name, pair in named.items() if pair == (spaces.extractor.name, "frechet")}
+            raise UserError(
+                "reference statistics are of features: name the extractor that made them"
+            )
+        named = {
+            name: pair for name, pair in named.items() if pair == (spaces.extractor.name, "frechet")
+        }
     if asked is None:
         return {
-            name: pair for name, pair in named.items() if pair[1] == "frechet" or name in ("energy", "nearest_ratio")
+            name: pair
+            for name, pair in named.items()
+            if pair[1] == "frechet" or name in ("energy", "nearest_ratio")
         }
     for name in asked:
         if name not in named:
@@ -80,7 +104,8 @@ def _chosen(asked: Sequence[str] | None, spaces: Spaces, reference: Statistics |
 
 
 def floor_of(statistic: Statistic, held_out: Tensor, n: int) -> Estimate | None:
-    """Held-out data in the model's place: mean over its disjoint draws of n; of a single draw, jackknifed.
+    """Held-out data in the model's place: mean over its disjoint draws of n; of a single draw,
+    jackknifed.
 
     None where there are fewer than n.
     """
@@ -106,9 +131,16 @@ def meters_of(
     chosen = _chosen(metrics, spaces, reference)
     known = spaces.extractor.sha256 if spaces.extractor else None
     if reference is not None and reference.extractor not in (None, known):
-        raise UserError(f"the reference statistics are of extractor {reference.extractor}, and this one is {known}")
+        raise UserError(
+            f"the reference statistics are of extractor {reference.extractor}, and this one is"
+            f" {known}"
+        )
     rows = held_out.rows(torch.arange(len(held_out.x0) // n * n or len(held_out.x0))).x0
-    facts = {"reference": dataset.fingerprint(), "n_reference": len(dataset.train.x0), "dtype": "float64"}
+    facts = {
+        "reference": dataset.fingerprint(),
+        "n_reference": len(dataset.train.x0),
+        "dtype": "float64",
+    }
     if reference is not None:
         facts |= {"reference": reference.sha256, "n_reference": reference.n}
     prepared: dict[str, Reference] = {}
@@ -118,7 +150,9 @@ def meters_of(
             see = spaces.seen[space]
             train = see(dataset.train.x0) if reference is None else rows
             prepared[space] = Reference(train, see(rows) if len(rows) else rows, n)
-        statistic = STATISTICS[kind](prepared[space]) if reference is None else frechet_to(reference)
+        statistic = (
+            STATISTICS[kind](prepared[space]) if reference is None else frechet_to(reference)
+        )
         told = spaces.extractor.facts() if spaces.extractor and space != PIXEL else {}
         floor = floor_of(statistic, prepared[space].held_out, n)
         told = {**facts, "space": space, "statistic": kind, **told, **statistic.settings}
@@ -127,7 +161,9 @@ def meters_of(
 
 
 class Prepared(NamedTuple):
-    """Metrics ready for draws of `size` samples against a split: for many calls of `evaluate` with the same data."""
+    """Metrics ready for draws of `size` samples against a split: for many calls of `evaluate` with
+    the same data.
+    """
 
     meters: list[Meter]
     spaces: Spaces

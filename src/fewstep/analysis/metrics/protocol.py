@@ -1,9 +1,11 @@
-"""A number with its error, and how it was measured; numbers of different protocols refuse to be compared.
+"""A number with its error, and how it was measured; numbers of different protocols refuse to be
+compared.
 
-The error of a mean over R independent draws is std / sqrt(R). Its nominal 95 % interval is Student's t with R - 1
-degrees of freedom, each end moved out to Hall's where that is farther: distances of few samples are skewed, and t
-alone then covers 90 to 93 %. All are given the reference set and the weights: what other training data or another
-training run would have scored is not in them.
+The error of a mean over R independent draws is std / sqrt(R). Its nominal 95 % interval is
+Student's t with R - 1 degrees of freedom, each end moved out to Hall's where that is farther:
+distances of few samples are skewed, and t alone then covers 90 to 93 %. All are given the reference
+set and the weights: what other training data or another training run would have scored is not in
+them.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """One number: its value and error, the floor that real held-out data reaches, and how it was measured."""
+    """One number: its value and error, the floor that real held-out data reaches, and how it was
+    measured.
+    """
 
     metric: str
     steps: int
@@ -53,13 +57,24 @@ class Result:
         """The result that `fewstep eval --json` printed as `row`."""
         missing = [f.name for f in fields(Result) if f.name not in row]
         if missing:
-            raise UserError(f"a result without {', '.join(missing)}: expected what 'fewstep eval --json' prints")
-        pairs = {key: None if row[key] is None else tuple(row[key]) for key in ("interval", "floor_interval")}
-        return Result(**{f.name: row[f.name] for f in fields(Result)} | pairs | {"values": tuple(row["values"])})
+            raise UserError(
+                f"a result without {', '.join(missing)}: expected what 'fewstep eval --json' prints"
+            )
+        pairs = {
+            key: None if row[key] is None else tuple(row[key])
+            for key in ("interval", "floor_interval")
+        }
+        return Result(
+            **{f.name: row[f.name] for f in fields(Result)}
+            | pairs
+            | {"values": tuple(row["values"])}
+        )
 
 
 class Difference(NamedTuple):
-    """a - b with its standard error and 95 % interval, which are None where either is a single draw."""
+    """a - b with its standard error and 95 % interval, which are None where either is a single
+    draw.
+    """
 
     metric: str
     value: float
@@ -70,13 +85,19 @@ class Difference(NamedTuple):
 
 @lru_cache(maxsize=256)
 def students_t(freedom: float, level: float = 0.95) -> float:
-    """t with P(|T| <= t) = level. With t = sqrt(f) tan(a) the density is cos(a)^(f - 1), integrated by Gauss's rule."""
+    """t with P(|T| <= t) = level. With t = sqrt(f) tan(a) the density is cos(a)^(f - 1), integrated
+    by Gauss's rule.
+    """
     nodes, weights = np.polynomial.legendre.leggauss(200)
-    total = math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2)) * math.sqrt(math.pi) / 2
+    total = (
+        math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2)) * math.sqrt(math.pi) / 2
+    )
     low, high = 0.0, math.pi / 2
     for _ in range(60):
         angle = (low + high) / 2
-        inside = angle / 2 * float(weights @ np.cos(angle / 2 * (nodes + 1)) ** (freedom - 1)) / total
+        inside = (
+            angle / 2 * float(weights @ np.cos(angle / 2 * (nodes + 1)) ** (freedom - 1)) / total
+        )
         low, high = (angle, high) if inside < level else (low, angle)
     return math.sqrt(freedom) * math.tan(low)
 
@@ -100,7 +121,8 @@ def estimate(values: Sequence[float] | Tensor) -> Estimate:
 def _skewed(drawn: Tensor) -> Interval:
     """Hall's interval of the mean of R draws of skewness g, with a = g / (3 sqrt(R)).
 
-    Its ends are mean - T error, where T + a T^2 + a^2 T^3 / 3 + a / 2 = +-t, Student's t for the normal quantile.
+    Its ends are mean - T error, where T + a T^2 + a^2 T^3 / 3 + a / 2 = +-t, Student's t for the
+    normal quantile.
     Source: Hall, "On the removal of skewness by transformation", 1992.
     """
     count, mean, std = len(drawn), drawn.mean().item(), drawn.std().item()
@@ -114,9 +136,11 @@ def _skewed(drawn: Tensor) -> Interval:
 
 
 def jackknifed(value: float, without: Sequence[float]) -> Estimate:
-    """The error of a single draw from the values `without` each of its G groups: sqrt((G-1)/G sum (v_g - mean)^2).
+    """The error of a single draw from the values `without` each of its G groups: sqrt((G-1)/G sum
+    (v_g - mean)^2).
 
-    Too large rather than too small in the mean. Source: Efron & Stein, "The jackknife estimate of variance", 1981.
+    Too large rather than too small in the mean. Source: Efron & Stein, "The jackknife estimate of
+    variance", 1981.
     """
     left = torch.tensor(without, dtype=torch.float64)
     error = math.sqrt((len(left) - 1) * (left - left.mean()).square().mean().item())
@@ -126,15 +150,17 @@ def jackknifed(value: float, without: Sequence[float]) -> Estimate:
 def compare(a: Result, b: Result) -> Difference:
     """a - b, for two results of one metric and one protocol; a UserError names what differs.
 
-    With one sampling seed and equally many draws, draw i of both began at the same noise, and the differences of
-    the draws are what is independent. Otherwise the errors add as in Welch's test.
+    With one sampling seed and equally many draws, draw i of both began at the same noise, and the
+    differences of the draws are what is independent. Otherwise the errors add as in Welch's test.
     """
     if a.metric != b.metric:
         raise UserError(f"{a.metric} and {b.metric} are two metrics: there is nothing to compare")
     for field in sorted((a.protocol.keys() | b.protocol.keys()) - {*FREE}):
         x, y = a.protocol.get(field), b.protocol.get(field)
         if x != y:
-            raise UserError(f"{a.metric}: the protocols differ in {field} ({x} and {y}): measure both alike")
+            raise UserError(
+                f"{a.metric}: the protocols differ in {field} ({x} and {y}): measure both alike"
+            )
     paired = a.protocol.get("seed") == b.protocol.get("seed") and len(a.values) == len(b.values)
     if paired and len(a.values) > 1:
         value, error, _ = estimate([x - y for x, y in zip(a.values, b.values, strict=True)])

@@ -1,4 +1,6 @@
-"""What can be measured: each statistic is prepared once for a reference and then measures draws of samples."""
+"""What can be measured: each statistic is prepared once for a reference and then measures draws of
+samples.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,11 @@ from fewstep.analysis.metrics.moments import Statistics, moments
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import permutation
 
-_NEIGHBOURS, _BALLS, _PROJECTIONS = 3, 5, 128  # k of precision and recall, k of density and coverage: as published
+_NEIGHBOURS, _BALLS, _PROJECTIONS = (
+    3,
+    5,
+    128,
+)  # k of precision and recall, k of density and coverage: as published
 
 
 @dataclass(frozen=True)
@@ -27,13 +33,17 @@ class Reference:
     def sized(self) -> Tensor:
         """n rows of the training split, for statistics of two sets of one size."""
         if len(self.train) < self.n:
-            raise UserError(f"{len(self.train)} training samples for draws of {self.n}: choose smaller draws")
+            raise UserError(
+                f"{len(self.train)} training samples for draws of {self.n}: choose smaller draws"
+            )
         return self.train[permutation(0, "reference rows", 0, len(self.train))[: self.n]]
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """A prepared statistic: `measure` features of a draw `[n, ...]`, and the settings that its numbers depend on."""
+    """A prepared statistic: `measure` features of a draw `[n, ...]`, and the settings that its
+    numbers depend on.
+    """
 
     measure: Callable[[Tensor], float]
     settings: dict[str, Any] = field(default_factory=dict)
@@ -50,25 +60,35 @@ def _energy(reference: Reference) -> Statistic:
 
 def _nearest_ratio(reference: Reference) -> Statistic:
     if not len(reference.held_out):
-        raise UserError("nearest_ratio is relative to held-out data, and this data set has none: leave it out")
+        raise UserError(
+            "nearest_ratio is relative to held-out data, and this data set has none: leave it out"
+        )
     usual = distances.to_nearest(reference.held_out, reference.train)
     return Statistic(lambda x: distances.ratio(distances.to_nearest(x, reference.train), usual))
 
 
 def _kid(reference: Reference) -> Statistic:
     within = kernels.within(reference.train, kernels.cubic)
-    return Statistic(lambda x: kernels.kid(x, reference.train, within), {"kernel": "(x.y / F + 1)^3, all pairs"})
+    return Statistic(
+        lambda x: kernels.kid(x, reference.train, within), {"kernel": "(x.y / F + 1)^3, all pairs"}
+    )
 
 
 def _mmd(reference: Reference) -> Statistic:
     bandwidth = kernels.median_distance(reference.train)
     kernel = kernels.gaussian(bandwidth)
     within = kernels.within(reference.train, kernel)
-    settings = {"kernel": "gaussian", "bandwidth": bandwidth, "bandwidth_rule": "median distance in the reference"}
+    settings = {
+        "kernel": "gaussian",
+        "bandwidth": bandwidth,
+        "bandwidth_rule": "median distance in the reference",
+    }
     return Statistic(lambda x: kernels.mmd2(x, reference.train, kernel, within), settings)
 
 
-def _manifold(measure: Callable[[Tensor, Tensor, Tensor], float], k: int) -> Callable[[Reference], Statistic]:
+def _manifold(
+    measure: Callable[[Tensor, Tensor, Tensor], float], k: int
+) -> Callable[[Reference], Statistic]:
     def prepare(reference: Reference) -> Statistic:
         radii = manifolds.radii(reference.train, k)
         return Statistic(lambda x: measure(x, reference.train, radii), {"k": k})
@@ -85,7 +105,10 @@ def _recall(reference: Reference) -> Statistic:
 
 def _sliced_w2(reference: Reference) -> Statistic:
     settings = {"projections": _PROJECTIONS, "projection_seed": 0}
-    return Statistic(lambda x: transport.sliced_w2(x, reference.train, projections=_PROJECTIONS, seed=0), settings)
+    return Statistic(
+        lambda x: transport.sliced_w2(x, reference.train, projections=_PROJECTIONS, seed=0),
+        settings,
+    )
 
 
 def _w2(reference: Reference) -> Statistic:
@@ -95,7 +118,10 @@ def _w2(reference: Reference) -> Statistic:
 
 def _c2st(reference: Reference) -> Statistic:
     rows = reference.sized()
-    return Statistic(lambda x: twosample.c2st(x, rows[: len(x)]).accuracy, {"n_reference": reference.n, "test_seed": 0})
+    return Statistic(
+        lambda x: twosample.c2st(x, rows[: len(x)]).accuracy,
+        {"n_reference": reference.n, "test_seed": 0},
+    )
 
 
 STATISTICS: dict[str, Callable[[Reference], Statistic]] = {

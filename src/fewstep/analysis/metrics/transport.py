@@ -1,4 +1,6 @@
-"""Wasserstein-2 distances of two sets, `[N, ...]` each: what moving one onto the other costs, as a length."""
+"""Wasserstein-2 distances of two sets, `[N, ...]` each: what moving one onto the other costs, as a
+length.
+"""
 
 from __future__ import annotations
 
@@ -23,23 +25,33 @@ def directions(size: int, count: int, seed: int) -> Tensor:
 
 
 def sliced_w2(x: Tensor, y: Tensor, *, projections: int = 128, seed: int = 0) -> float:
-    """Root of the mean over directions of W2^2 of the projections, each exact; the sets may differ in size.
+    """Root of the mean over directions of W2^2 of the projections, each exact; the sets may differ
+    in size.
 
-    Biased upwards, so compare only values at equal N. Source: Bonneel et al., "Sliced and Radon Wasserstein
-    barycenters", 2015.
+    Biased upwards, so compare only values at equal N. Source: Bonneel et al., "Sliced and Radon
+    Wasserstein barycenters", 2015.
     """
     require(projections >= 1, "projections", projections, "1 or more")
     x, y = flat(x), flat(y)
     parts = directions(x.shape[1], projections, seed).split(_AT_ONCE, 1)
-    return math.sqrt(sum(_squared_w2((x @ part).T, (y @ part).T).sum().item() for part in parts) / projections)
+    return math.sqrt(
+        sum(_squared_w2((x @ part).T, (y @ part).T).sum().item() for part in parts) / projections
+    )
 
 
 def _squared_w2(x: Tensor, y: Tensor) -> Tensor:
-    """W2^2 `[K]` of numbers `[K, N]` and `[K, M]`: the integral of the squared difference of their quantiles."""
+    """W2^2 `[K]` of numbers `[K, N]` and `[K, M]`: the integral of the squared difference of their
+    quantiles.
+    """
     n, m = x.shape[1], y.shape[1]
-    steps = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).unique()  # where one jumps, times n m
+    steps = torch.cat(
+        [torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]
+    ).unique()  # where one jumps, times n m
     lengths = torch.diff(steps, prepend=torch.zeros(1, dtype=torch.long)).double() / (n * m)
-    quantiles_x, quantiles_y = x.sort(1).values[:, (steps - 1) // m], y.sort(1).values[:, (steps - 1) // n]
+    quantiles_x, quantiles_y = (
+        x.sort(1).values[:, (steps - 1) // m],
+        y.sort(1).values[:, (steps - 1) // n],
+    )
     return (quantiles_x - quantiles_y).square() @ lengths
 
 
@@ -50,7 +62,8 @@ def w2(x: Tensor, y: Tensor) -> float:
     """
     if len(x) != len(y) or len(x) > MOST:
         raise UserError(
-            f"w2 of {len(x)} and {len(y)} samples: expected equally many, {MOST} at most; sliced_w2 takes any"
+            f"w2 of {len(x)} and {len(y)} samples: expected equally many, {MOST} at most; sliced_w2"
+            " takes any"
         )
     try:
         from scipy.optimize import linear_sum_assignment

@@ -1,4 +1,6 @@
-"""The classifier two-sample test: can a small network tell the two sets apart on samples it has not seen?"""
+"""The classifier two-sample test: can a small network tell the two sets apart on samples it has not
+seen?
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,9 @@ class TwoSample(NamedTuple):
 def c2st(x: Tensor, y: Tensor, *, seed: int = 0) -> TwoSample:
     """Trains on one half of each set and tests on the other; sets `[N, ...]` of one size, N >= 4.
 
-    Each pair (x_i, y_i) of the second half shows one of its two, by a fair coin: then under one law the coins
-    tell nothing that the features know, and the correct answers are exactly Binomial(tested, 1/2). Source:
+    Each pair (x_i, y_i) of the second half shows one of its two, by a fair coin: then under one law
+    the coins tell nothing that the features know, and the correct answers are exactly
+    Binomial(tested, 1/2). Source:
     Lopez-Paz & Oquab, arXiv 1610.06545.
     """
     if len(x) != len(y) or len(x) < 4:

@@ -37,8 +37,12 @@ _STYLE: Any = {
 }
 
 
-def axes(columns: int = 1, *, width: float = 7.2, height: float = 3.2) -> tuple[Drawing, list[Axes]]:
-    """A drawing of `width` x `height` inches with plots side by side. Raises UserError without matplotlib."""
+def axes(
+    columns: int = 1, *, width: float = 7.2, height: float = 3.2
+) -> tuple[Drawing, list[Axes]]:
+    """A drawing of `width` x `height` inches with plots side by side. Raises UserError without
+    matplotlib.
+    """
     try:
         import matplotlib as mpl
         from cycler import cycler

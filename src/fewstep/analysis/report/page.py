@@ -42,14 +42,18 @@ class Table:
     @property
     def columns(self) -> list[str]:
         """How each column is set: "number" where all that stands in it are numbers, else "words"."""
-        cells = ([row[i] for row in self.rows if i < len(row) and row[i]] for i in range(len(self.head)))
+        cells = (
+            [row[i] for row in self.rows if i < len(row) and row[i]] for i in range(len(self.head))
+        )
         numbers = [bool(column) and all(_NUMBER.match(cell) for cell in column) for column in cells]
         return ["number" if number else "words" for number in numbers]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of a page, in the order: verdict, text, figures, tables, points, and commands behind a fold."""
+    """A part of a page, in the order: verdict, text, figures, tables, points, and commands behind a
+    fold.
+    """
 
     title: str
     verdict: tuple[str, str] | None = None  # one of VERDICTS, and words
@@ -78,7 +82,9 @@ def page(title: str, lead: Sequence[str], sections: Sequence[Section], *, note: 
         from jinja2 import Environment
     except ImportError:
         raise UserError("reports need jinja2: pip install 'fewstep[report]'") from None
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_TEMPLATE)
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        _TEMPLATE
+    )
     return template.render(title=title, lead=lead, sections=sections, note=note, verdicts=VERDICTS)
 
 

@@ -1,7 +1,9 @@
-"""Every method's equations as a table of checks: `run(all_checks())`, `target.checks_of` for a method of your own.
+"""Every method's equations as a table of checks: `run(all_checks())`, `target.checks_of` for a
+method of your own.
 
-A check has a name (the equation), a source, a measured error and a tolerance. The papers' losses are written out row
-by row in `paper_times` and `paper_losses`, from their formulas and with nothing of the package.
+A check has a name (the equation), a source, a measured error and a tolerance. The papers' losses
+are written out row by row in `paper_times` and `paper_losses`, from their formulas and with nothing
+of the package.
 """
 
 from fewstep.analysis.verify.check import Check, Outcome, run, selected

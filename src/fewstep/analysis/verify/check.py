@@ -1,4 +1,6 @@
-"""A check is an equation with a way to measure how far it is from holding; a run of checks yields outcomes."""
+"""A check is an equation with a way to measure how far it is from holding; a run of checks yields
+outcomes.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class Check:
     @property
     def method(self) -> str:
         """The method it concerns: its name, shared by several, or all."""
-        return "all" if not self.methods else self.methods[0] if len(self.methods) == 1 else "shared"
+        return (
+            "all" if not self.methods else self.methods[0] if len(self.methods) == 1 else "shared"
+        )
 
     def concerns(self, method: str | None) -> bool:
         """Whether it says something of that method; None asks for every check."""
@@ -38,7 +42,9 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check found; `problem` says what is wrong and where to look, and is empty where it passed."""
+    """What a check found; `problem` says what is wrong and where to look, and is empty where it
+    passed.
+    """
 
     name: str
     method: str
@@ -55,24 +61,31 @@ class Outcome:
 
 
 def outcome(check: Check) -> Outcome:
-    """Runs one check: an error above the tolerance, one that is not finite and an exception are failures."""
+    """Runs one check: an error above the tolerance, one that is not finite and an exception are
+    failures.
+    """
     begun, raised = time.perf_counter(), ""
     try:
         error = float(check.measure())
     except Exception as problem:  # of whatever kind: somebody's own code may be under test
-        error, raised = math.inf, f"{type(problem).__name__}: {str(problem).strip().partition(chr(10))[0]}"
+        error, raised = (
+            math.inf,
+            f"{type(problem).__name__}: {str(problem).strip().partition(chr(10))[0]}",
+        )
         raised += advice(problem, check.look)
     passed = math.isfinite(error) and error <= check.tolerance
     told = "" if passed else raised or check.look
     seconds = time.perf_counter() - begun
-    return Outcome(check.name, check.method, error, check.tolerance, passed, check.source, seconds, told)
+    return Outcome(
+        check.name, check.method, error, check.tolerance, passed, check.source, seconds, told
+    )
 
 
 def advice(problem: Exception, look: str) -> str:
     """After an exception: the line of whoever's code is checked, and where to look.
 
-    What a check of ours raises of itself is its finding, so that its guess at the cause stands; of anything else that
-    failed on the way the guess would be wrong, and only its place is kept.
+    What a check of ours raises of itself is its finding, so that its guess at the cause stands; of
+    anything else that failed on the way the guess would be wrong, and only its place is kept.
     """
     frames = traceback.extract_tb(problem.__traceback__)
     own, package = str(Path(__file__).parent), str(Path(__file__).parents[2])
@@ -89,7 +102,9 @@ def run(checks: Iterable[Check]) -> Iterator[Outcome]:
     return map(outcome, checks)
 
 
-def selected(checks: Iterable[Check], method: str | None = None, quick: bool = False) -> list[Check]:
+def selected(
+    checks: Iterable[Check], method: str | None = None, quick: bool = False
+) -> list[Check]:
     """The checks that concern a method, and of these the quick ones where only they are wanted."""
     return [check for check in checks if check.concerns(method) and (check.quick or not quick)]
 
@@ -108,7 +123,10 @@ def by_row(found: Tensor, wanted: Tensor) -> float:
     """The largest over the rows of ||found - wanted|| / ||wanted||, with 1e-12 for a norm below it."""
     if found.shape != wanted.shape:
         raise ValueError(f"shape {tuple(found.shape)}, expected {tuple(wanted.shape)}")
-    off, size = ((part.detach().double().reshape(len(part), -1)).norm(dim=1) for part in (found - wanted, wanted))
+    off, size = (
+        (part.detach().double().reshape(len(part), -1)).norm(dim=1)
+        for part in (found - wanted, wanted)
+    )
     return (off / size.clamp_min(1e-12)).max().item()
 
 

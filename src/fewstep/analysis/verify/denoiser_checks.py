@@ -1,4 +1,6 @@
-"""Denoisers made of others: preconditioned, guided, truncated, of another process; and rows that share a trajectory."""
+"""Denoisers made of others: preconditioned, guided, truncated, of another process; and rows that
+share a trajectory.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,20 @@ from fewstep.core.times import Levels, Shared, Times
 def net(x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
     """Any function of x, t and the label, -1 for none."""
     label = torch.zeros(len(x_t)) if cond is None else cond
-    shift = (torch.as_tensor(t, dtype=torch.float64).expand(len(x_t)).log1p() + 0.3 * label).reshape(-1, 1, 1)
+    shift = (
+        torch.as_tensor(t, dtype=torch.float64).expand(len(x_t)).log1p() + 0.3 * label
+    ).reshape(-1, 1, 1)
     return (0.8 * x_t + shift).tanh()
 
 
 def guided() -> float:
     """D_c + g (D_c - D_u), D_u at label -1; and aDDIM's variance is that of the unguided guess."""
     x0, z, _ = data(4)
-    labels, t, s = torch.tensor([0, 1, 2, 0]), column(0.9, 0.6, 0.5, 0.3), column(0.7, 0.5, 0.2, 0.29)
+    labels, t, s = (
+        torch.tensor([0, 1, 2, 0]),
+        column(0.9, 0.6, 0.5, 0.3),
+        column(0.7, 0.5, 0.2, 0.29),
+    )
     process = processes.cosine()
     x_t, g = process.mix(x0, z, t), 0.5
     plain, free = net(x_t, t, labels), net(x_t, t, torch.full((4,), -1))
@@ -44,7 +52,9 @@ def guided() -> float:
 
 
 def truncated() -> float:
-    """Rows below t' by the lower network, those at t' and above by the upper one, whatever their order."""
+    """Rows below t' by the lower network, those at t' and above by the upper one, whatever their
+    order.
+    """
     x, _, _ = data(4)
     t = column(0.3, 1.0, 0.999, 40.0)
     both = denoiser.Truncated(lambda x_t, t, cond=None: -x_t, net, 1.0)
@@ -58,7 +68,9 @@ def across() -> float:
     t = column(0.1, 0.4, 0.6, 0.9)
     rows = [cosine(at) for at in t.tolist()]
     found = denoiser.across(net, processes.edm(t_max=1e6), processes.cosine())(x, t)
-    wanted = [net(x[i : i + 1] / alpha, column(sigma / alpha)) for i, (alpha, sigma) in enumerate(rows)]
+    wanted = [
+        net(x[i : i + 1] / alpha, column(sigma / alpha)) for i, (alpha, sigma) in enumerate(rows)
+    ]
     return apart(found, torch.cat(wanted))
 
 
@@ -75,13 +87,17 @@ def preconditioned() -> float:
     t, rows = (0.002, 0.5, 3.0, 80.0), []
     for i, at in enumerate(t):
         root = math.sqrt(at**2 + SD**2)
-        rows.append(SD**2 / root**2 * x[i] + at * SD / root * torch.tanh(x[i] / root + math.log(at) / 4))
+        rows.append(
+            SD**2 / root**2 * x[i] + at * SD / root * torch.tanh(x[i] / root + math.log(at) / 4)
+        )
     found = denoiser.Preconditioned(Noted(), scalings.Edm(sigma_data=SD)).double()(x, column(*t))
     return apart(found, torch.stack(rows)) if found.dtype == x.dtype else math.inf
 
 
 def reused() -> float:
-    """Rows that share a trajectory see its points: those that each row's own start would reach alone."""
+    """Rows that share a trajectory see its points: those that each row's own start would reach
+    alone.
+    """
     x0, z, u = data(8)
     method = methods.direct_cm(n=8, reuse=4)
     times = method.times(u, 0.5, torch.arange(8))
@@ -103,7 +119,9 @@ def reused() -> float:
 
 
 def reweighed() -> float:
-    """Over every start, mean(w loss) of rows that share trajectories is that of uniform levels, for any loss of t."""
+    """Over every start, mean(w loss) of rows that share trajectories is that of uniform levels, for
+    any loss of t.
+    """
     levels, size = Levels(grid=tuple(direct_grid(7))), 3
     starts = (torch.arange(7, dtype=torch.float64) + 0.5) / 7
     u = starts.repeat_interleave(size)[:, None].expand(-1, 2)
@@ -115,15 +133,58 @@ def reweighed() -> float:
 def checks() -> list[Check]:
     direct, with_teacher = ("direct_cm",), ("mcm", "direct_cm", "scd")
     rows: list[tuple[str, str, Callable[[], float], str, tuple[str, ...]]] = [
-        ("D = c_skip x + c_out F(c_in x, ln(t)/4)", "2206.00364, eq. 7", preconditioned, "Preconditioned", ()),
-        ("guidance: D_c + g (D_c - D_u), x_var unguided", "2403.06807, app. A", guided, "Guided", with_teacher),
-        ("f_trunc = frozen where t < t', student from t' on", "2410.14895, eq. 5", truncated, "Truncated", ("tcm",)),
-        ("teacher of another process: D(x/alpha, sigma/alpha)", "definition", across, "Across", with_teacher),
+        (
+            "D = c_skip x + c_out F(c_in x, ln(t)/4)",
+            "2206.00364, eq. 7",
+            preconditioned,
+            "Preconditioned",
+            (),
+        ),
+        (
+            "guidance: D_c + g (D_c - D_u), x_var unguided",
+            "2403.06807, app. A",
+            guided,
+            "Guided",
+            with_teacher,
+        ),
+        (
+            "f_trunc = frozen where t < t', student from t' on",
+            "2410.14895, eq. 5",
+            truncated,
+            "Truncated",
+            ("tcm",),
+        ),
+        (
+            "teacher of another process: D(x/alpha, sigma/alpha)",
+            "definition",
+            across,
+            "Across",
+            with_teacher,
+        ),
     ]
     look = "a denoiser made of another is not this: see fewstep.denoiser."
-    shared = "rows that share a trajectory: see fewstep.couplings.Trajectory and fewstep.times.Shared"
+    shared = (
+        "rows that share a trajectory: see fewstep.couplings.Trajectory and fewstep.times.Shared"
+    )
     return [
-        *(Check(name, source, measure, 1e-6, look + where, users) for name, source, measure, where, users in rows),
-        Check("direct_cm: shared trajectories have each row's points", "definition", reused, 1e-9, shared, direct),
-        Check("direct_cm: w of shared rows makes levels uniform", "definition", reweighed, 1e-9, shared, direct),
+        *(
+            Check(name, source, measure, 1e-6, look + where, users)
+            for name, source, measure, where, users in rows
+        ),
+        Check(
+            "direct_cm: shared trajectories have each row's points",
+            "definition",
+            reused,
+            1e-9,
+            shared,
+            direct,
+        ),
+        Check(
+            "direct_cm: w of shared rows makes levels uniform",
+            "definition",
+            reweighed,
+            1e-9,
+            shared,
+            direct,
+        ),
     ]

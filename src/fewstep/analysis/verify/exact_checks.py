@@ -25,7 +25,9 @@ def law(process: Process) -> Mixture:
 
 
 def parts(process: Process, t: float) -> list[tuple[float, float, float, float]]:
-    """Weight, mean and standard deviation of x_t's two modes, and each mode's share of x0 by x_t: alpha s^2 / v."""
+    """Weight, mean and standard deviation of x_t's two modes, and each mode's share of x0 by x_t:
+    alpha s^2 / v.
+    """
     alpha, sigma = process.alpha(t).item(), process.sigma(t).item()
     spreads = [math.hypot(alpha * s, sigma) for s in STDS]
     gains = [alpha * s**2 / v**2 for s, v in zip(STDS, spreads, strict=True)]
@@ -34,9 +36,13 @@ def parts(process: Process, t: float) -> list[tuple[float, float, float, float]]
 
 def expected(process: Process, x: float, t: float) -> float:
     """E[x0 | x_t = x] by Bayes' rule."""
-    found = [(w / v * math.exp(-(((x - m) / v) ** 2) / 2), m, g) for w, m, v, g in parts(process, t)]
+    found = [
+        (w / v * math.exp(-(((x - m) / v) ** 2) / 2), m, g) for w, m, v, g in parts(process, t)
+    ]
     whole = sum(mass for mass, _, _ in found)
-    return sum(p * (mean + g * (x - m)) for (p, m, g), mean in zip(found, MEANS, strict=True)) / whole
+    return (
+        sum(p * (mean + g * (x - m)) for (p, m, g), mean in zip(found, MEANS, strict=True)) / whole
+    )
 
 
 def bayes() -> float:
@@ -75,7 +81,9 @@ def solved() -> float:
 
 
 def tweedie() -> float:
-    """alpha D = x + sigma^2 d/dx log p_t, and its derivative: alpha^2 Var[x0 | x_t] = sigma^2 d(alpha D)/dx."""
+    """alpha D = x + sigma^2 d/dx log p_t, and its derivative: alpha^2 Var[x0 | x_t] = sigma^2
+    d(alpha D)/dx.
+    """
     errors = []
     for make in PROCESSES:
         process = make()
@@ -92,29 +100,43 @@ def tweedie() -> float:
 
 
 def gaussian_cost() -> float:
-    """c(t) = m^2 + s^2 + 1 - 2 s t / sqrt(s^2 + t^2), down to (s - 1)^2 + m^2; .5429 and .2799 at t = .5 and 2."""
+    """c(t) = m^2 + s^2 + 1 - 2 s t / sqrt(s^2 + t^2), down to (s - 1)^2 + m^2; .5429 and .2799 at t
+    = .5 and 2.
+    """
     process, levels = processes.edm(), column(0.0, 0.5, 2.0, 80.0)
     found = transport.gaussian(process, levels, SD)
     wanted = SD**2 + 1 - 2 * SD * levels / (SD**2 + levels**2).sqrt()
     told = (found[1:3] - column(0.5429, 0.2799)).abs().max().item() - 5e-5  # they have four digits
-    return worst(apart(found, wanted), told, abs(transport.optimal(Gaussian(0.0, SD)) - (SD - 1) ** 2))
+    return worst(
+        apart(found, wanted), told, abs(transport.optimal(Gaussian(0.0, SD)) - (SD - 1) ** 2)
+    )
 
 
 def falling() -> float:
-    """By how much the exact generator's costs rise anywhere with the level, on two modes: they must fall."""
-    found = transport.curve(law(processes.edm()), (0.01, 0.1, 0.5, 2.0, 20.0), n=256, batch=None).costs
+    """By how much the exact generator's costs rise anywhere with the level, on two modes: they must
+    fall.
+    """
+    found = transport.curve(
+        law(processes.edm()), (0.01, 0.1, 0.5, 2.0, 20.0), n=256, batch=None
+    ).costs
     return found.diff().clamp_min(0).max().item() + float(found[-1] >= found[0])
 
 
 def mixes() -> float:
-    """How many standard errors sample() is from the law's mean and variance; no row depends on how many there are."""
+    """How many standard errors sample() is from the law's mean and variance; no row depends on how
+    many there are.
+    """
     truth = law(processes.edm())
     x = truth.sample(20_000, seed=3).double()
     mean = sum(w * m for w, m in zip(WEIGHTS, MEANS, strict=True))
-    variance = sum(w * (s**2 + m**2) for w, m, s in zip(WEIGHTS, MEANS, STDS, strict=True)) - mean**2
+    variance = (
+        sum(w * (s**2 + m**2) for w, m, s in zip(WEIGHTS, MEANS, STDS, strict=True)) - mean**2
+    )
     off = abs(x.mean().item() - mean) / math.sqrt(variance / len(x))
     spread = abs(x.var().item() / variance - 1) / math.sqrt(2 / len(x))
-    return worst(off, spread) + 10 * float(not torch.equal(truth.sample(8, seed=3), truth.sample(20_000, seed=3)[:8]))
+    return worst(off, spread) + 10 * float(
+        not torch.equal(truth.sample(8, seed=3), truth.sample(20_000, seed=3)[:8])
+    )
 
 
 def straight(x: Tensor) -> float:
@@ -124,7 +146,9 @@ def straight(x: Tensor) -> float:
 
 def costs() -> float:
     x0, z, _ = data(4)
-    return apart(transport.cost(x0, z), column(*(straight(a - b) for a, b in zip(x0, z, strict=True))))
+    return apart(
+        transport.cost(x0, z), column(*(straight(a - b) for a, b in zip(x0, z, strict=True)))
+    )
 
 
 def checks() -> list[Check]:
@@ -135,11 +159,24 @@ def checks() -> list[Check]:
         ("alpha D = x + sigma^2 score, Var = sigma^2 D'/alpha", tweedie, 1e-9, "exact.truth", ()),
         ("exact.Mixture: samples have its mean and variance", mixes, 4.0, "exact.truth", ()),
         ("transport cost: mean square of x0 - z", costs, 1e-12, "exact.transport", gc),
-        ("GC: c(t) = m^2 + s^2 + 1 - 2st/sqrt(s^2+t^2)", gaussian_cost, 1e-10, "exact.transport", gc),
+        (
+            "GC: c(t) = m^2 + s^2 + 1 - 2st/sqrt(s^2+t^2)",
+            gaussian_cost,
+            1e-10,
+            "exact.transport",
+            gc,
+        ),
         ("GC: the cost of its pairs falls with the level", falling, 0.0, "exact.transport", gc),
     ]
     look = "the exact law contradicts its own formula: see fewstep."
     return [
-        Check(name, "2406.09570, sec. 4" if users else "closed form", measure, tolerance, look + where, users)
+        Check(
+            name,
+            "2406.09570, sec. 4" if users else "closed form",
+            measure,
+            tolerance,
+            look + where,
+            users,
+        )
         for name, measure, tolerance, where, users in rows
     ]

@@ -1,4 +1,6 @@
-"""The exact consistency map of Gaussian data in the student's place: no loss on exact pairs, no tangent left."""
+"""The exact consistency map of Gaussian data in the student's place: no loss on exact pairs, no
+tangent left.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +36,16 @@ def exactly(process: Process, x: Tensor, t: Any, s: Any) -> Tensor:
 def perfect(name: str, **options: Any) -> float:
     """The loss of the exact map where pairs lie on the exact trajectories."""
     method: Method = getattr(methods, name)(**options)
-    pairs = couplings.Teacher(lambda process, teacher, x, t, s, cond=None: exactly(process, x, t, s))
+    pairs = couplings.Teacher(
+        lambda process, teacher, x, t, s, cond=None: exactly(process, x, t, s)
+    )
     method = replace(method, coupling=pairs)
     x0, z, times = batch(method)
 
     def student(x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
-        start = column(*[max((a.item() for a in times.a if a < at - 1e-9), default=0.0) for at in t])
+        start = column(
+            *[max((a.item() for a in times.a if a < at - 1e-9), default=0.0) for at in t]
+        )
         end = exactly(method.process, x_t, t, start)
         return method.process.aim(x_t, end, t, start)
 
@@ -48,7 +54,9 @@ def perfect(name: str, **options: Any) -> float:
 
 
 def still(name: str) -> float:
-    """sCM's tangent at the exact map of Gaussian data: 0 along the teacher, of mean 0 against x_t along the data."""
+    """sCM's tangent at the exact map of Gaussian data: 0 along the teacher, of mean 0 against x_t
+    along the data.
+    """
     std = 0.8  # on data of the process's own sigma_data the map would be the identity
     method: Method = getattr(methods, name)(norm="none", balance="none")
     process = method.process
@@ -74,7 +82,9 @@ def agrees() -> float:
     """exact.Gaussian's denoiser and ODE against the formulas that are used here."""
     t, s = column(0.1, 1.0, 50.0), column(0.01, 0.2, 3.0)
     law, x = Gaussian(0.0, SD), column(1.0, -2.0, 30.0).reshape(3, 1)
-    return worst(apart(law(x, t), denoiser(EDM)(x, t)), apart(law.solve(x, t, s), exactly(EDM, x, t, s)))
+    return worst(
+        apart(law(x, t), denoiser(EDM)(x, t)), apart(law.solve(x, t, s), exactly(EDM, x, t, s))
+    )
 
 
 def checks() -> list[Check]:
@@ -116,5 +126,11 @@ def checks() -> list[Check]:
             tangent,
             ("scd",),
         ),
-        Check("exact.Gaussian: D and the ODE's solution", closed, agrees, 1e-10, "see fewstep.exact.gaussian"),
+        Check(
+            "exact.Gaussian: D and the ODE's solution",
+            closed,
+            agrees,
+            1e-10,
+            "see fewstep.exact.gaussian",
+        ),
     ]

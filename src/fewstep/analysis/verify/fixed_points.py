@@ -1,4 +1,6 @@
-"""Where methods end on Gaussian data: a linear student fitted level by level against the closed recursions."""
+"""Where methods end on Gaussian data: a linear student fitted level by level against the closed
+recursions.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,9 @@ def tuned() -> float:
 
 
 def truncated() -> float:
-    """TCM's second stage from an exact first goes on where that ended, for every weight of the boundary."""
+    """TCM's second stage from an exact first goes on where that ended, for every weight of the
+    boundary.
+    """
     steps, whole = ladder(), recursions.ct(EDM, ladder(), SD)
     below = {t.item(): gain.item() for t, gain in zip(steps[:12], whole[:12], strict=True)}
     errors = []
@@ -107,9 +111,15 @@ def multistep(number: int, pairs: str) -> float:
     method = methods.mcm(K=number, steps=12, steps_end=12, pairs=pairs)  # type: ignore[arg-type]
     levels, one = method.times.at(torch.arange(12), 0.0), torch.ones(12, dtype=torch.float64)
     gains = fitted(method, levels, {0.0: 1.0}, teacher=denoiser(COSINE))
-    keep, make = COSINE.jump(one, 0 * one, levels.t, levels.a), COSINE.jump(0 * one, one, levels.t, levels.a)
+    keep, make = (
+        COSINE.jump(one, 0 * one, levels.t, levels.a),
+        COSINE.jump(0 * one, one, levels.t, levels.a),
+    )
     solver = None if pairs == "data" else solvers.ddim
-    return apart(keep + make * gains, recursions.mcm(COSINE, number, 12 // number, SD, solver)[:, 1:].flatten())
+    return apart(
+        keep + make * gains,
+        recursions.mcm(COSINE, number, 12 // number, SD, solver)[:, 1:].flatten(),
+    )
 
 
 def direct(goal: str) -> float:
@@ -129,7 +139,9 @@ def denoising() -> float:
 
 
 def sizes() -> float:
-    """One-step standard deviations of CT from t = 80, N = 10 .. 1280, to the four digits that were computed apart."""
+    """One-step standard deviations of CT from t = 80, N = 10 .. 1280, to the four digits that were
+    computed apart.
+    """
     told = {10: 0.3764, 20: 0.4338, 40: 0.4657, 160: 0.4912, 640: 0.4978, 1280: 0.49889}
     spread = [80 * recursions.ct(EDM, karras(0.002, 80.0, n).flip(0), 0.5)[-1].item() for n in told]
     return worst(*(abs(a - b) for a, b in zip(spread, told.values(), strict=True)))
@@ -155,15 +167,22 @@ def checks() -> list[Check]:
         ("tcm", "stage 2 goes on from t' for any w_b", truncated, "2410.14895, eq. 5"),
     ]
     for name in ("euler", "heun"):
-        rows.append(("cd", f"g_t = g_r F by {name}", partial(distillation, name), "2303.01469, eq. 6"))
+        rows.append(
+            ("cd", f"g_t = g_r F by {name}", partial(distillation, name), "2303.01469, eq. 6")
+        )
     for share, who in product((0.5, 1.0), ("ideal", "own")):
         told = f"share {share:g}, predictor {who}"
         rows.append(("gc", told, partial(generated, share, who), "2406.09570, eq. 13-14"))
     for number, source in product((1, 2, 4), ("data", "ddim")):
-        rows.append(("mcm", f"K = {number}, pairs {source}", partial(multistep, number, source), pairs))
+        rows.append(
+            ("mcm", f"K = {number}, pairs {source}", partial(multistep, number, source), pairs)
+        )
     for goal in ("solution", "student"):
         rows.append(("direct_cm", f"goal {goal}, F of Heun", partial(direct, goal), "2411.08954"))
-    look = "a linear student ends elsewhere than its closed recursion on N(0, s^2): the pairs or the target of"
+    look = (
+        "a linear student ends elsewhere than its closed recursion on N(0, s^2): the pairs or the"
+        " target of"
+    )
     found = [
         Check(f"{name} on N(0,s^2): {told}", source, measure, 1e-9, f"{look} {name}", (name,))
         for name, told, measure, source in rows
@@ -173,6 +192,20 @@ def checks() -> list[Check]:
     return [
         *found,
         Check(std, closed, sizes, 6e-5, where, ("ct", "ict")),
-        Check("GC of all rows: std -> 1.2488 s (ideal)", closed, partial(limit, "ideal", 1.2488), 1e-4, where, ("gc",)),
-        Check("GC of all rows: std -> 1.1814 s (own)", closed, partial(limit, "own", 1.1814), 1e-4, where, ("gc",)),
+        Check(
+            "GC of all rows: std -> 1.2488 s (ideal)",
+            closed,
+            partial(limit, "ideal", 1.2488),
+            1e-4,
+            where,
+            ("gc",),
+        ),
+        Check(
+            "GC of all rows: std -> 1.1814 s (own)",
+            closed,
+            partial(limit, "own", 1.1814),
+            1e-4,
+            where,
+            ("gc",),
+        ),
     ]

@@ -1,4 +1,6 @@
-"""What the checks are run on: small functions in the places of networks, and batches that are always the same."""
+"""What the checks are run on: small functions in the places of networks, and batches that are
+always the same.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ SHAPE = (2, 3)
 
 
 class Analytic(nn.Module):
-    """D(x, t) = a tanh(b x + c ln(1 + t)) + d mean(x): smooth, not linear, and no two with one set of numbers alike."""
+    """D(x, t) = a tanh(b x + c ln(1 + t)) + d mean(x): smooth, not linear, and no two with one set
+    of numbers alike.
+    """
 
     def __init__(self, *numbers: float) -> None:
         super().__init__()
@@ -47,7 +51,9 @@ class Uncertain(nn.Module):
 
 @dataclass(frozen=True)
 class Cast:
-    """Four different functions in the four places, and a balance: who was asked shows in the loss and its gradient."""
+    """Four different functions in the four places, and a balance: who was asked shows in the loss
+    and its gradient.
+    """
 
     student: Analytic
     ema: Analytic
@@ -60,8 +66,13 @@ class Cast:
 
     def gradients(self) -> Tensor:
         """The gradients of all numbers of all five, 0 where none has arrived."""
-        numbers = [part.numbers for part in (self.student, self.ema, self.teacher, self.frozen, self.balance)]
-        return torch.cat([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in numbers])
+        numbers = [
+            part.numbers
+            for part in (self.student, self.ema, self.teacher, self.frozen, self.balance)
+        ]
+        return torch.cat(
+            [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in numbers]
+        )
 
 
 def cast() -> Cast:
@@ -75,10 +86,16 @@ def cast() -> Cast:
     )
 
 
-def data(rows: int, shape: tuple[int, ...] = SHAPE, stream: str = "verify") -> tuple[Tensor, Tensor, Tensor]:
-    """x0 of standard deviation 0.5, z, and uniforms `[rows, 2]`, the first column one in each of `rows` strata."""
+def data(
+    rows: int, shape: tuple[int, ...] = SHAPE, stream: str = "verify"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x0 of standard deviation 0.5, z, and uniforms `[rows, 2]`, the first column one in each of
+    `rows` strata.
+    """
     source = generator(0, stream)
-    x0, z = (s * torch.randn(rows, *shape, generator=source, dtype=torch.float64) for s in (SD, 1.0))
+    x0, z = (
+        s * torch.randn(rows, *shape, generator=source, dtype=torch.float64) for s in (SD, 1.0)
+    )
     u = torch.rand(rows, 2, generator=source, dtype=torch.float64)
     u[:, 0] = (torch.randperm(rows, generator=source) + u[:, 0]) / rows
     return x0, z, u
@@ -96,7 +113,9 @@ def batch(
 
 
 def disorder(method: Method, times: Times) -> float:
-    """By how much times miss a <= r <= t <= t_max; 1 where t = a. Raises ValueError for other than one per row."""
+    """By how much times miss a <= r <= t <= t_max; 1 where t = a. Raises ValueError for other than
+    one per row.
+    """
     t, r, a, w = times[:4]
     for name, part in zip("tra", (t, r, a), strict=True):
         if part.shape != w.shape or part.ndim != 1:
@@ -109,7 +128,9 @@ def disorder(method: Method, times: Times) -> float:
 def small_network(
     classes: int = 0, dropout: float = 0.0, seed: int = 0, shape: tuple[int, ...] = SHAPE
 ) -> Preconditioned:
-    """A float64 MLP behind EDM's preconditioning whose weights are all alive: zeros would hide mistakes."""
+    """A float64 MLP behind EDM's preconditioning whose weights are all alive: zeros would hide
+    mistakes.
+    """
     with forked(seed, "verify"):
         network = networks.mlp(shape, classes, width=12, depth=2, dropout=dropout)
         for p in network.parameters():

@@ -1,6 +1,8 @@
-"""A linear student fitted level by level to a method's goals on Gaussian data, without sampling error.
+"""A linear student fitted level by level to a method's goals on Gaussian data, without sampling
+error.
 
-The goals are linear in (x0, z), so a product of two quadratures of three nodes has their least squares exactly.
+The goals are linear in (x0, z), so a product of two quadratures of three nodes has their least
+squares exactly.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ class Linear:
         self.slopes = slopes
 
     def __call__(self, x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
-        gains = [min((abs(known - at), gain) for known, gain in self.slopes.items())[1] for at in t.tolist()]
+        gains = [
+            min((abs(known - at), gain) for known, gain in self.slopes.items())[1]
+            for at in t.tolist()
+        ]
         return column(*gains).reshape(-1, 1) * x_t
 
 
@@ -44,7 +49,9 @@ def nodes() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def fitted(method: Method, levels: Times, slopes: dict[float, float], **others: Denoiser) -> Tensor:
-    """Least squares of each level's goals on its x_t, from the lowest level up; `slopes` knows what lies below."""
+    """Least squares of each level's goals on its x_t, from the lowest level up; `slopes` knows what
+    lies below.
+    """
     student, found = Linear(slopes), []
     models = Models(**{"student": student, "ema": student, **others})  # type: ignore[arg-type]
     x0, z, u, mass = nodes()

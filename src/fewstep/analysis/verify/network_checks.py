@@ -1,4 +1,6 @@
-"""What a network must be to be trained here: called as (x, noise_label [B], cond) or (x, noise_label, cond, masks)."""
+"""What a network must be to be trained here: called as (x, noise_label [B], cond) or (x,
+noise_label, cond, masks).
+"""
 
 from __future__ import annotations
 
@@ -28,17 +30,23 @@ class Subject:
     classes: int = 0
 
     def awake(self) -> nn.Module:
-        """A fresh network with its weights moved a little: outputs that start at 0 are allowed, and show nothing."""
+        """A fresh network with its weights moved a little: outputs that start at 0 are allowed, and
+        show nothing.
+        """
         with forked(0, "verify network"):
             network = self.make().eval()
         source = generator(0, "verify shaken")
         for p in network.parameters():
-            noise = torch.randn(p.shape, generator=source) * (0.3 / math.sqrt(p[0].numel() if p.ndim > 1 else 9))
+            noise = torch.randn(p.shape, generator=source) * (
+                0.3 / math.sqrt(p[0].numel() if p.ndim > 1 else 9)
+            )
             p.data += noise.to(p)
         return network
 
     def given(self, network: nn.Module) -> tuple[Tensor, Tensor, Tensor | None]:
-        """x of unit variance, noise labels ln(t) / 4 from t = 0.002 to 80, and labels where it has classes."""
+        """x of unit variance, noise labels ln(t) / 4 from t = 0.002 to 80, and labels where it has
+        classes.
+        """
         dtype = next((p.dtype for p in network.parameters()), torch.float32)
         x = torch.randn(ROWS, *self.shape, generator=generator(0, "verify x")).to(dtype)
         label = torch.tensor([math.log(t) / 4 for t in (0.002, 0.3, 5.0, 80.0)]).to(
@@ -54,13 +62,19 @@ def like_x(subject: Subject) -> float:
     x, label, cond = subject.given(network)
     found = network(x, label, cond)
     if not isinstance(found, Tensor) or found.shape != x.shape or not found.is_floating_point():
-        got = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        got = (
+            f"{found.dtype} {tuple(found.shape)}"
+            if isinstance(found, Tensor)
+            else type(found).__name__
+        )
         raise ValueError(f"the network gave {got} for {x.dtype} {tuple(x.shape)}")
     return 0.0 if bool(torch.isfinite(found).all()) else math.inf
 
 
 def alone(subject: Subject) -> float:
-    """Each row by itself against the batch; in train mode too where it is fixed there, its dropout layers asleep."""
+    """Each row by itself against the batch; in train mode too where it is fixed there, its dropout
+    layers asleep.
+    """
     network, errors = subject.awake(), []
     x, label, cond = subject.given(network)
     for training in (False, True):
@@ -69,7 +83,8 @@ def alone(subject: Subject) -> float:
         whole = network(x, label, cond)
         if torch.equal(whole, network(x, label, cond)):
             rows = [
-                network(x[i : i + 1], label[i : i + 1], None if cond is None else cond[i : i + 1]) for i in range(ROWS)
+                network(x[i : i + 1], label[i : i + 1], None if cond is None else cond[i : i + 1])
+                for i in range(ROWS)
             ]
             errors.append(apart(torch.cat(rows), whole))
     return worst(*errors, 0.0)
@@ -101,7 +116,10 @@ def masked(subject: Subject) -> float:
     whole = network(x, label, cond, draw(ROWS, seeds))
     again = network(x, label, cond, draw(ROWS, seeds))
     rows = [
-        network(x[i : i + 1], label[i : i + 1], None if cond is None else cond[i : i + 1], draw(1, [i])) for i in seeds
+        network(
+            x[i : i + 1], label[i : i + 1], None if cond is None else cond[i : i + 1], draw(1, [i])
+        )
+        for i in seeds
     ]
     same = torch.equal(whole, network(x, label, cond, draw(ROWS, [s + 7 for s in seeds])))
     return worst(apart(again, whole), apart(torch.cat(rows), whole)) + float(same)
@@ -112,13 +130,17 @@ def labelled(subject: Subject) -> float:
     network = subject.awake()
     x, label, _ = subject.given(network)
     zeros = torch.zeros(ROWS, dtype=torch.int64)
-    first, other, free = (network(x, label, zeros.index_fill(0, torch.tensor([3]), to)) for to in (0, 1, -1))
+    first, other, free = (
+        network(x, label, zeros.index_fill(0, torch.tensor([3]), to)) for to in (0, 1, -1)
+    )
     rows = worst(apart(other[:3], first[:3]), apart(free[:3], first[:3]))
     return rows + float(torch.equal(other[3], first[3])) + float(torch.equal(free[3], first[3]))
 
 
 def derived(subject: Subject) -> float:
-    """jvp against central differences in float64; 0 where jvp does not run, for then differences are taken."""
+    """jvp against central differences in float64; 0 where jvp does not run, for then differences
+    are taken.
+    """
     network = subject.awake().double().requires_grad_(False)
     x, label, cond = subject.given(network)
     line = (lambda a, b: network(a, b, cond)), x, label, x.flip(0), torch.ones_like(label)
@@ -145,10 +167,25 @@ def trains(subject: Subject) -> float:
 def checks_of(subject: Subject, name: str) -> list[Check]:
     """The properties of a network; those of labels and masks where it has them."""
     rows: list[tuple[str, Callable[[Subject], float], float, str]] = [
-        ("output is like x, finite from t = .002 to 80", like_x, 0.0, "it must return a tensor of x's shape"),
-        ("a batch is its items", alone, 1e-4, "rows see each other: a batch norm, or a mean over the batch?"),
+        (
+            "output is like x, finite from t = .002 to 80",
+            like_x,
+            0.0,
+            "it must return a tensor of x's shape",
+        ),
+        (
+            "a batch is its items",
+            alone,
+            1e-4,
+            "rows see each other: a batch norm, or a mean over the batch?",
+        ),
         ("the noise level matters", noise_matters, 0.0, "noise_label is not used"),
-        ("eval mode is fixed, no global generator is read", fixed, 0.0, "it draws random numbers in eval mode"),
+        (
+            "eval mode is fixed, no global generator is read",
+            fixed,
+            0.0,
+            "it draws random numbers in eval mode",
+        ),
         (
             "gradients are finite and reach weights",
             trains,
@@ -183,6 +220,13 @@ def checks_of(subject: Subject, name: str) -> list[Check]:
             )
         )
     return [
-        Check(f"{name}: {text}", "definition", partial(measure, subject), tolerance, f"{look}: see {name}", (name,))
+        Check(
+            f"{name}: {text}",
+            "definition",
+            partial(measure, subject),
+            tolerance,
+            f"{look}: see {name}",
+            (name,),
+        )
         for text, measure, tolerance, look in rows
     ]

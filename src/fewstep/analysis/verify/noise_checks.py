@@ -1,4 +1,6 @@
-"""What a move adds of noise or of variance, and what a coupling does to its endpoints and its noise."""
+"""What a move adds of noise or of variance, and what a coupling does to its endpoints and its
+noise.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from fewstep.core.times import Times
 
 
 def last_step() -> float:
-    """x_var d / ||eps||^2 is added to the sample itself, and nothing under final_step = ddim; only at s = 0."""
+    """x_var d / ||eps||^2 is added to the sample itself, and nothing under final_step = ddim; only
+    at s = 0.
+    """
     process, (x0, z, _) = processes.edm(), data(3)
     t, s, var = column(0.5, 2.0, 3.0), column(0.0, 0.0, 1.0), 0.04
     x_t, guess = process.mix(x0, z, t), (z.tanh() + x0)
@@ -28,19 +32,25 @@ def last_step() -> float:
     )
     eps = (x_t - guess) / t.reshape(-1, 1, 1)
     added = guess + (var / eps.square().flatten(1).mean(1)).sqrt().reshape(-1, 1, 1) * eps
-    return worst(apart(paper[:2], added[:2]), apart(plain[:2], guess[:2]), apart(plain[2], paper[2]))
+    return worst(
+        apart(paper[:2], added[:2]), apart(plain[:2], guess[:2]), apart(plain[2], paper[2])
+    )
 
 
 def prior_variance() -> float:
     """0.1 / (2 + SNR)."""
     t = column(0.1, 0.4, 0.9)
-    snr = torch.tensor([(alpha / sigma) ** 2 for alpha, sigma in map(cosine, t.tolist())], dtype=torch.float64)
+    snr = torch.tensor(
+        [(alpha / sigma) ** 2 for alpha, sigma in map(cosine, t.tolist())], dtype=torch.float64
+    )
     found = solvers.PriorVariance(process=processes.cosine())(torch.zeros(3, 2), t)
     return apart(found, 0.1 / (2 + snr))
 
 
 def ancestral() -> float:
-    """Ancestral moves add noise of variance (1 - a_s^2) / (1 - a_t^2) (1 - a_t^2 / a_s^2), DDPM's posterior's."""
+    """Ancestral moves add noise of variance (1 - a_s^2) / (1 - a_t^2) (1 - a_t^2 / a_s^2), DDPM's
+    posterior's.
+    """
     process, (x0, z, _) = processes.cosine(), data(3)
     fresh = z.flip(0)
     t, s, rows = (0.9, 0.6, 0.3), (0.7, 0.5, 0.1), []
@@ -48,19 +58,34 @@ def ancestral() -> float:
     for i in range(3):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = cosine(t[i]), cosine(s[i])
         beta = 1 - (alpha_t / alpha_s) ** 2
-        mean = alpha_s * beta / sigma_t**2 * x0[i] + alpha_t / alpha_s * sigma_s**2 / sigma_t**2 * x_t[i]
+        mean = (
+            alpha_s * beta / sigma_t**2 * x0[i]
+            + alpha_t / alpha_s * sigma_s**2 / sigma_t**2 * x_t[i]
+        )
         rows.append(mean + (sigma_s**2 / sigma_t**2 * beta) ** 0.5 * fresh[i])
-    moved = solvers.ancestral(process, lambda x, t, cond=None: x0, x_t, column(*t), column(*s), noise=lambda: fresh)
+    moved = solvers.ancestral(
+        process, lambda x, t, cond=None: x0, x_t, column(*t), column(*s), noise=lambda: fresh
+    )
     return apart(moved, torch.stack(rows))
 
 
 def bounded() -> float:
-    """Endpoints beyond the bound are at it, others where the model put them; rows of data stay what they are."""
+    """Endpoints beyond the bound are at it, others where the model put them; rows of data stay what
+    they are.
+    """
     process, (x0, z, _) = processes.edm(), data(3)
     t, r = column(2.0, 2.0, 2.0), column(1.5, 1.5, 1.5)
-    times = Times(t, r, 0 * t, 0 * t + 1, torch.tensor([[0.5, 0.1], [0.5, 0.1], [0.5, 0.9]], dtype=torch.float64))
+    times = Times(
+        t,
+        r,
+        0 * t,
+        0 * t + 1,
+        torch.tensor([[0.5, 0.1], [0.5, 0.1], [0.5, 0.9]], dtype=torch.float64),
+    )
     far = lambda x, t, cond=None: 4 * x  # noqa: E731
-    _, x_r = couplings.GeneratorInduced(0.5, bound=1.25)(Models(far, ema=far), process, x0, z, times, None)
+    _, x_r = couplings.GeneratorInduced(0.5, bound=1.25)(
+        Models(far, ema=far), process, x0, z, times, None
+    )
     made = (4 * (x0 + 1.5 * z)).clamp(-1.25, 1.25)
     return apart(x_r, torch.cat([made[:2], x0[2:]]) + 1.5 * z)
 
@@ -81,11 +106,26 @@ def cheapest() -> float:
 
 
 def checks() -> list[Check]:
-    addim, gc = "see fewstep.solvers.addim and PriorVariance", "see fewstep.couplings.GeneratorInduced"
+    addim, gc = (
+        "see fewstep.solvers.addim and PriorVariance",
+        "see fewstep.couplings.GeneratorInduced",
+    )
     found = [
-        Check("aDDIM: the last step adds x_var, or is DDIM's", "2403.06807, sec. 4", last_step, 1e-7, addim, ("mcm",)),
         Check(
-            "aDDIM: x_var = 0.1 / (2 + SNR) by default", "2403.06807, sec. 4", prior_variance, 1e-10, addim, ("mcm",)
+            "aDDIM: the last step adds x_var, or is DDIM's",
+            "2403.06807, sec. 4",
+            last_step,
+            1e-7,
+            addim,
+            ("mcm",),
+        ),
+        Check(
+            "aDDIM: x_var = 0.1 / (2 + SNR) by default",
+            "2403.06807, sec. 4",
+            prior_variance,
+            1e-10,
+            addim,
+            ("mcm",),
         ),
         Check(
             "ancestral: mean and variance of DDPM's posterior",
@@ -95,10 +135,21 @@ def checks() -> list[Check]:
             "see fewstep.solvers.ancestral",
             ("diffusion",),
         ),
-        Check("gc: endpoints are clipped to [-bound, bound]", "definition", bounded, 1e-12, gc, ("gc",)),
+        Check(
+            "gc: endpoints are clipped to [-bound, bound]",
+            "definition",
+            bounded,
+            1e-12,
+            gc,
+            ("gc",),
+        ),
     ]
     if find_spec("scipy"):  # which it needs
         look = "the noise is not dealt out at least cost: see fewstep.couplings.MinibatchOT"
         name = "minibatch OT: least sum ||x0_i - z_j||^2"
-        found.append(Check(name, "2302.00482, sec. 3.2.4", cheapest, 1e-10, look, ("ict", "ect", "gc", "tcm")))
+        found.append(
+            Check(
+                name, "2302.00482, sec. 3.2.4", cheapest, 1e-10, look, ("ict", "ect", "gc", "tcm")
+            )
+        )
     return found

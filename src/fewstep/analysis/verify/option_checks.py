@@ -1,4 +1,6 @@
-"""Parts that methods have on request: other distances, spaces, samplers and laws, guided velocities, stages."""
+"""Parts that methods have on request: other distances, spaces, samplers and laws, guided
+velocities, stages.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ def l1() -> float:
 
 
 def truncated_snr() -> float:
-    return weighed(weights.truncated_snr, lambda t, r, alpha, sigma: torch.maximum((alpha / sigma) ** 2, 0 * t + 1))
+    return weighed(
+        weights.truncated_snr,
+        lambda t, r, alpha, sigma: torch.maximum((alpha / sigma) ** 2, 0 * t + 1),
+    )
 
 
 def anchor_space() -> float:
@@ -58,7 +63,9 @@ def ramp() -> float:
 
 
 def realised() -> float:
-    """Over the rows that a batch has: mean(w loss) = their mean over t > t' plus w_b times their mean at t'."""
+    """Over the rows that a batch has: mean(w loss) = their mean over t > t' plus w_b times their
+    mean at t'.
+    """
     u = torch.linspace(0.01, 0.99, 7, dtype=torch.float64)[:, None].expand(-1, 2)
     times = methods.tcm(rho=0.25, w_b=0.1, realised=True).times(u, 0.5, torch.arange(7))
     at, loss = times.t == 1.0, 1 + times.t.sqrt()
@@ -85,12 +92,17 @@ def churn() -> float:
 def strategic() -> float:
     """x0_hat's DDIM step to (1 - gamma) s, then the forward process from there to s."""
     x, eps, _ = data(1)
-    (alpha_t, sigma_t), (alpha_s, sigma_s), (alpha_l, sigma_l) = (cosine(t) for t in (0.9, 0.5, 0.5 * 0.6))
+    (alpha_t, sigma_t), (alpha_s, sigma_s), (alpha_l, sigma_l) = (
+        cosine(t) for t in (0.9, 0.5, 0.5 * 0.6)
+    )
     guess = net(x, column(0.9))
     low = alpha_l * guess + sigma_l / sigma_t * (x - alpha_t * guess)
     k = alpha_s / alpha_l
     wanted = k * low + math.sqrt(sigma_s**2 - k**2 * sigma_l**2) * eps
-    return apart(solvers.strategic(processes.cosine(), net, x, 0.9, 0.5, noise=lambda: eps, gamma=0.4), wanted)
+    return apart(
+        solvers.strategic(processes.cosine(), net, x, 0.9, 0.5, noise=lambda: eps, gamma=0.4),
+        wanted,
+    )
 
 
 def guided_velocity() -> float:
@@ -106,13 +118,17 @@ def guided_velocity() -> float:
 
 
 def endpoints() -> float:
-    """GC in TCM's second stage: below t' endpoints are the frozen network's, from t' on the average's."""
+    """GC in TCM's second stage: below t' endpoints are the frozen network's, from t' on the
+    average's.
+    """
     x0, z, _ = data(2)
     t, r = column(1.05, 4.0), column(0.9, 3.0)
     u = torch.tensor([[0.5, 0.1], [0.5, 0.1]], dtype=torch.float64)
     gc: dict[str, Any] = {"share": 1.0, "bound": 1e6}
     both = methods.gc(base="tcm", **gc), methods.tcm(base={"method": "gc", "base": "ect", **gc})
-    models = Models(net, ema=lambda x, t, cond=None: 0.3 * x, frozen=lambda x, t, cond=None: -0.2 * x)
+    models = Models(
+        net, ema=lambda x, t, cond=None: 0.3 * x, frozen=lambda x, t, cond=None: -0.2 * x
+    )
     times = Times(t, r, 0 * t, 0 * t + 1, u)
     found = [method.coupling(models, processes.edm(), x0, z, times, None)[1] for method in both]
     gains = column(-0.2, 0.3).reshape(-1, 1, 1)
@@ -125,11 +141,15 @@ def trigflow() -> float:
     t = column(0.05, 0.5, 1.2)
     c = scalings.Trig(sigma_data=SD)(processes.trig(sigma_data=SD), t)
     wanted = (t.cos(), SD * t.sin(), torch.full_like(t, 1 / SD), t)
-    return worst(*(apart(a, b) for a, b in zip((c.skip, c.out.abs(), c.in_, c.noise), wanted, strict=True)))
+    return worst(
+        *(apart(a, b) for a, b in zip((c.skip, c.out.abs(), c.in_, c.noise), wanted, strict=True))
+    )
 
 
 def between_steps() -> float:
-    """Between two steps of a table alpha^2 is linear; alpha' and sigma' are those of -beta / 2 alpha."""
+    """Between two steps of a table alpha^2 is linear; alpha' and sigma' are those of -beta / 2
+    alpha.
+    """
     process, t = processes.named("discrete"), column(300.25, 700.5)
     power = [process.alpha(t.floor() + k).square() for k in (0, 1)]
     share = t - t.floor()
@@ -154,7 +174,12 @@ def three_steps() -> float:
         return 0.5 * x_t / float(t[0])
 
     found = sampling.walk(
-        process, guess, process.prior(z), own.times(process, 3, (5.0, 0.7)), own.step, noise=lambda i: noises[i]
+        process,
+        guess,
+        process.prior(z),
+        own.times(process, 3, (5.0, 0.7)),
+        own.step,
+        noise=lambda i: noises[i],
     )
     x = 0.5 * z
     for level, noise in zip((5.0, 0.7), noises, strict=True):
@@ -165,7 +190,10 @@ def three_steps() -> float:
 def clock() -> float:
     """Each stage's schedules begin at its own 0 and end at its 1."""
     run: Any = SimpleNamespace(stage=None, split=0.7, iterations=10)
-    found = [(one.progress(one.first), one.progress(one.last)) for one in stages.stages(run, methods.tcm())]
+    found = [
+        (one.progress(one.first), one.progress(one.last))
+        for one in stages.stages(run, methods.tcm())
+    ]
     return float(found != [(0.0, 1.0), (0.0, 1.0)])
 
 
@@ -173,7 +201,9 @@ def profiles() -> float:
     """The integral of two power profiles' product, by the rule of many small steps."""
     (t_a, g_a), (t_b, g_b) = (3.0, 5.0), (4.0, 2.0)
     t = (torch.arange(200_000, dtype=torch.float64) + 0.5) * (t_a / 200_000)
-    wanted = ((g_a + 1) * t**g_a / t_a ** (g_a + 1) * (g_b + 1) * t**g_b / t_b ** (g_b + 1)).sum() * (t_a / 200_000)
+    wanted = (
+        (g_a + 1) * t**g_a / t_a ** (g_a + 1) * (g_b + 1) * t**g_b / t_b ** (g_b + 1)
+    ).sum() * (t_a / 200_000)
     found = averages.profile_products(*(column(v) for v in (t_a, g_a, t_b, g_b)))
     back = averages.profile_products(*(column(v) for v in (t_b, g_b, t_a, g_a)))
     return worst(abs(found.item() - wanted.item()), abs(back.item() - wanted.item()))
@@ -183,25 +213,99 @@ Row = tuple[str, str, Callable[[], float], str, tuple[str, ...]]
 ROWS: list[Row] = [
     ("mean of absolute errors", "2303.01469, sec. 6", l1, "distances.l1", ("ct", "cd")),
     ("weight max(SNR, 1)", "2202.00512, sec. 4", truncated_snr, "weights.truncated_snr", ("mcm",)),
-    ("space of the anchor: DDIM's step t -> a", "2405.18407, eq. 4", anchor_space, "spaces.end", ("mcm",)),
-    ("a picture and its 2x2 averages count alike", "2301.11093, sec. 3.4", multiscale, "spaces.Multiscale", ("mcm",)),
-    ("gc: mu falls linearly from share to share_end", "definition", ramp, "curricula.Ramp", ("gc",)),
-    ("TCM: realised strata, the same mean(w loss)", "2410.14895, eq. 8-10", realised, "times.Atom", ("tcm",)),
+    (
+        "space of the anchor: DDIM's step t -> a",
+        "2405.18407, eq. 4",
+        anchor_space,
+        "spaces.end",
+        ("mcm",),
+    ),
+    (
+        "a picture and its 2x2 averages count alike",
+        "2301.11093, sec. 3.4",
+        multiscale,
+        "spaces.Multiscale",
+        ("mcm",),
+    ),
+    (
+        "gc: mu falls linearly from share to share_end",
+        "definition",
+        ramp,
+        "curricula.Ramp",
+        ("gc",),
+    ),
+    (
+        "TCM: realised strata, the same mean(w loss)",
+        "2410.14895, eq. 8-10",
+        realised,
+        "times.Atom",
+        ("tcm",),
+    ),
     ("ECT: r/t is at most ratio_max", "definition", cap, "times.RatioMap", ("ect", "tcm")),
-    ("churn: t_hat = (1 + gamma) t, its noise, the move", "2206.00364, alg. 2", churn, "solvers.Churn", ("diffusion",)),
-    ("TCD: down to (1 - gamma) s, up to s again", "2402.19159, sec. 4", strategic, "solvers.strategic", ("mcm",)),
-    ("scd: velocity of the guided teacher", "2410.11081, sec. 5", guided_velocity, "couplings.Velocity", ("scd",)),
-    ("gc in tcm: endpoints below t' are the frozen one's", "definition", endpoints, "couplings", ("gc", "tcm")),
-    ("TrigFlow: cos t x - sd sin t F(x / sd, t)", "2410.11081, sec. 3", trigflow, "scalings.Trig", ("sct", "scd")),
-    ("process discrete: between its steps, and its rates", "2011.13456", between_steps, "noise.Table", ("direct_cm",)),
-    ("sampler: levels downwards, each its own noise", "2303.01469, alg. 1", three_steps, "sampling.through_middle", ()),
+    (
+        "churn: t_hat = (1 + gamma) t, its noise, the move",
+        "2206.00364, alg. 2",
+        churn,
+        "solvers.Churn",
+        ("diffusion",),
+    ),
+    (
+        "TCD: down to (1 - gamma) s, up to s again",
+        "2402.19159, sec. 4",
+        strategic,
+        "solvers.strategic",
+        ("mcm",),
+    ),
+    (
+        "scd: velocity of the guided teacher",
+        "2410.11081, sec. 5",
+        guided_velocity,
+        "couplings.Velocity",
+        ("scd",),
+    ),
+    (
+        "gc in tcm: endpoints below t' are the frozen one's",
+        "definition",
+        endpoints,
+        "couplings",
+        ("gc", "tcm"),
+    ),
+    (
+        "TrigFlow: cos t x - sd sin t F(x / sd, t)",
+        "2410.11081, sec. 3",
+        trigflow,
+        "scalings.Trig",
+        ("sct", "scd"),
+    ),
+    (
+        "process discrete: between its steps, and its rates",
+        "2011.13456",
+        between_steps,
+        "noise.Table",
+        ("direct_cm",),
+    ),
+    (
+        "sampler: levels downwards, each its own noise",
+        "2303.01469, alg. 1",
+        three_steps,
+        "sampling.through_middle",
+        (),
+    ),
     ("tcm: each stage has its own clock", "definition", clock, "stages.Stage", ("tcm",)),
-    ("post-hoc EMA: integrals of power profiles", "2312.02696, app. C", profiles, "ema.profile_products", ()),
+    (
+        "post-hoc EMA: integrals of power profiles",
+        "2312.02696, app. C",
+        profiles,
+        "ema.profile_products",
+        (),
+    ),
 ]
 
 
 def checks() -> list[Check]:
     return [
-        Check(name, source, measure, 1e-7, f"this part is not its formula: see fewstep.{where}", users)
+        Check(
+            name, source, measure, 1e-7, f"this part is not its formula: see fewstep.{where}", users
+        )
         for name, source, measure, where, users in ROWS
     ]

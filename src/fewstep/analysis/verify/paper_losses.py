@@ -1,7 +1,10 @@
-"""The papers' losses of one sample, written out: `(nets, x0, z, row) -> loss` in torch's own operations alone.
+"""The papers' losses of one sample, written out: `(nets, x0, z, row) -> loss` in torch's own
+operations alone.
 
-Networks are asked as `net(x, t)` of one sample and a float. What the papers call stop-gradient is `.detach()`.
-No process, coupling, solver, distance or weight of the package is used, so that a mistake there cannot be here too.
+Networks are asked as `net(x, t)` of one sample and a float. What the papers call stop-gradient is
+`.detach()`.
+No process, coupling, solver, distance or weight of the package is used, so that a mistake there
+cannot be here too.
 """
 
 from __future__ import annotations
@@ -48,7 +51,9 @@ def diffusion(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
 
 def ct(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     """CM, eq. 10: ||D(x0 + t z, t) - D_ema(x0 + r z, r)||^2 / D."""
-    return (f.student(x0 + row.t * z, row.t) - f.ema(x0 + row.r * z, row.r).detach()).square().mean()
+    return (
+        (f.student(x0 + row.t * z, row.t) - f.ema(x0 + row.r * z, row.r).detach()).square().mean()
+    )
 
 
 def heun_step(teacher: Net, x: Tensor, t: float, r: float) -> Tensor:
@@ -59,7 +64,9 @@ def heun_step(teacher: Net, x: Tensor, t: float, r: float) -> Tensor:
 
 
 def cd(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
-    """CM, eq. 6-8: ||D(x_t, t) - D_ema(x_r, r)||^2 / D, x_r one step of Heun's method along the teacher."""
+    """CM, eq. 6-8: ||D(x_t, t) - D_ema(x_r, r)||^2 / D, x_r one step of Heun's method along the
+    teacher.
+    """
     x_t = x0 + row.t * z
     x_r = heun_step(f.teacher, x_t, row.t, row.r).detach()
     return (f.student(x_t, row.t) - f.ema(x_r, row.r).detach()).square().mean()
@@ -89,7 +96,9 @@ def ect_edm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
 
 
 def gc(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
-    """GC, eq. 13-15 and 21: where u < mu = 0.5, x0 is D_ema(x_r, r), clipped to 3 sd; the rest is iCT's, z the same."""
+    """GC, eq. 13-15 and 21: where u < mu = 0.5, x0 is D_ema(x_r, r), clipped to 3 sd; the rest is
+    iCT's, z the same.
+    """
     if row.u < 0.5:
         x0 = f.ema(x0 + row.r * z, row.r).detach().clamp(-3 * SD, 3 * SD)
     return ict(f, x0, z, row)
@@ -97,19 +106,25 @@ def gc(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
 
 def tcm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     """TCM, eq. 5-10: ECT's loss, the target by the frozen network where r < t' = 1."""
-    e = f.student(x0 + row.t * z, row.t) - ect_target(f.frozen if row.r < 1.0 else f.student, x0, z, row.r)
+    e = f.student(x0 + row.t * z, row.t) - ect_target(
+        f.frozen if row.r < 1.0 else f.student, x0, z, row.r
+    )
     return norm(e) / (row.t - row.r)
 
 
 def cosine(t: float) -> tuple[float, float]:
-    """alpha and sigma of the cosine schedule: log-SNR = -2 ln tan u, u even between its values at +-15."""
+    """alpha and sigma of the cosine schedule: log-SNR = -2 ln tan u, u even between its values at
+    +-15.
+    """
     first, last = math.atan(math.exp(-7.5)), math.atan(math.exp(7.5))
     snr = math.tan(first + t * (last - first)) ** -2
     return math.sqrt(snr / (1 + snr)), math.sqrt(1 / (1 + snr))
 
 
 def mcm_error(f: Nets, x0: Tensor, z: Tensor, row: Row, addim: bool) -> tuple[Tensor, float]:
-    """MCM, algorithm 1: D(x_t, t) less the x0 whose DDIM step from t to a lands on that of x_s; and sigma_t."""
+    """MCM, algorithm 1: D(x_t, t) less the x0 whose DDIM step from t to a lands on that of x_s; and
+    sigma_t.
+    """
     (alpha_t, sigma_t), (alpha_s, sigma_s), (alpha_a, sigma_a) = (cosine(time) for time in row[:3])
     x_t, x_s = alpha_t * x0 + sigma_t * z, alpha_s * x0 + sigma_s * z
     if addim:
@@ -144,7 +159,9 @@ def mcm_snr(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
 
 
 def direct_cm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
-    """Direct CM: ||D(x_t, t) - x||^2 / D, x where the teacher's DDIM steps lead from x_t, level by level, to 0."""
+    """Direct CM: ||D(x_t, t) - x||^2 / D, x where the teacher's DDIM steps lead from x_t, level by
+    level, to 0.
+    """
     x_t = x0 + row.t * z
     x, here = x_t, row.t
     for there in (level for level in direct_grid() if level < row.t):
@@ -154,10 +171,11 @@ def direct_cm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
 
 
 def scm(f: Nets, x0: Tensor, z: Tensor, row: Row, distilled: bool = False) -> Tensor:
-    """sCM, algorithm 1: e^-u ||F - sg(F + g)||^2 / D + u, g the normalised tangent with its warm-up over 2.5 %.
+    """sCM, algorithm 1: e^-u ||F - sg(F + g)||^2 / D + u, g the normalised tangent with its warm-up
+    over 2.5 %.
 
-    F = (cos t x_t - D) / (sd sin t); g = -cos^2 t (sd F - v) - w (cos t sin t x_t + sd dF), g / (||g|| + 0.1), dF by
-    central differences along cos t sin t (v, 1).
+    F = (cos t x_t - D) / (sd sin t); g = -cos^2 t (sd F - v) - w (cos t sin t x_t + sd dF), g /
+    (||g|| + 0.1), dF by central differences along cos t sin t (v, 1).
     """
     t, cos, sin = row.t, math.cos(row.t), math.sin(row.t)
     x_t = cos * x0 + SD * sin * z

@@ -1,4 +1,6 @@
-"""The papers' times of one row, written out with Python's numbers alone: nothing here is taken from the package."""
+"""The papers' times of one row, written out with Python's numbers alone: nothing here is taken from
+the package.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ LOW, HIGH, SD = 0.002, 80.0, 0.5
 
 
 class Row(NamedTuple):
-    """What one row of a batch is given: the student's time t, its neighbour's r, the end a, the row's factor w."""
+    """What one row of a batch is given: the student's time t, its neighbour's r, the end a, the
+    row's factor w.
+    """
 
     t: float
     r: float
@@ -28,7 +32,9 @@ class Row(NamedTuple):
 Rule = Callable[[float, float, int], Row]  # u, progress, number of the row -> its times
 
 
-def log_normal(u: float, mean: float, std: float, low: float = 0.0, high: float = math.inf) -> float:
+def log_normal(
+    u: float, mean: float, std: float, low: float = 0.0, high: float = math.inf
+) -> float:
     """t with ln t ~ N(mean, std^2) between low and high, at probability u."""
     below = NORMAL.cdf((math.log(low) - mean) / std) if low else 0.0
     above = NORMAL.cdf((math.log(high) - mean) / std) if high < math.inf else 1.0
@@ -62,7 +68,9 @@ def ct(u: float, progress: float, number: int) -> Row:
 
 
 def ict(u: float, progress: float, number: int) -> Row:
-    """iCT: min(10 2^floor(k/K'), 1280) intervals, p(i) ~ erf difference of the log-normal law at the grid."""
+    """iCT: min(10 2^floor(k/K'), 1280) intervals, p(i) ~ erf difference of the log-normal law at
+    the grid.
+    """
     intervals = min(10 * 2 ** math.floor(progress * (math.log2(1280 // 10) + 1)), 1280)
     grid = karras(intervals)
     edges = [math.erf((math.log(s) + 1.1) / (math.sqrt(2) * 2.0)) for s in grid]
@@ -84,9 +92,11 @@ def ect(u: float, progress: float, number: int) -> Row:
 
 @lru_cache(maxsize=1)
 def _student_t() -> tuple[list[float], list[float]]:
-    """ln t and its probability below, for ln t = 0.2 T, T Student's of 0.01 degrees of freedom, t in 1 .. 80.
+    """ln t and its probability below, for ln t = 0.2 T, T Student's of 0.01 degrees of freedom, t
+    in 1 .. 80.
 
-    By the trapezoidal rule in asinh(T / 0.1), in which the density's core and its tail are both smooth.
+    By the trapezoidal rule in asinh(T / 0.1), in which the density's core and its tail are both
+    smooth.
     """
     nu, scale, n = 0.01, 0.2, 40_000
     root = math.sqrt(nu)
@@ -107,7 +117,9 @@ def log_student_t(u: float) -> float:
 
 
 def tcm(u: float, progress: float, number: int) -> Row:
-    """TCM: a quarter of the rows at t' = 1, whose mean loss counts w_b = 0.1; the last ratio of ECT's stages."""
+    """TCM: a quarter of the rows at t' = 1, whose mean loss counts w_b = 0.1; the last ratio of
+    ECT's stages.
+    """
     ratio, rho = 1 - 2.0**-8, 0.25
     boundary = math.floor((number + 1) * rho) > math.floor(number * rho)
     t = 1.0 if boundary else log_student_t(u)
@@ -115,8 +127,12 @@ def tcm(u: float, progress: float, number: int) -> Row:
 
 
 def mcm(u: float, progress: float, number: int, segments: int = 4) -> Row:
-    """MCM: T = 64 .. 1280 steps over half of the run, t = (i+1)/T, s = i/T, the segment's start floor(i/n) n/T."""
-    steps = round(math.exp(math.log(64) + min(progress / 0.5, 1.0) * (math.log(1280) - math.log(64))))
+    """MCM: T = 64 .. 1280 steps over half of the run, t = (i+1)/T, s = i/T, the segment's start
+    floor(i/n) n/T.
+    """
+    steps = round(
+        math.exp(math.log(64) + min(progress / 0.5, 1.0) * (math.log(1280) - math.log(64)))
+    )
     inside = max(1, round(steps / segments))
     total = inside * segments
     i = math.floor(u * total)

@@ -1,4 +1,6 @@
-"""Every method against its paper: its times, its loss and its gradient beside those written out row by row."""
+"""Every method against its paper: its times, its loss and its gradient beside those written out row
+by row.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,14 @@ PAPERS = [
         "(t^2+sd^2)/(t sd)^2 ||D(x_t,t) - x0||^2 / D",
         EDM,
     ),
-    Paper("ct", paper_times.ct, paper_losses.ct, "N(k) levels, i uniform", "||D(x_t,t) - D_ema(x_r,r)||^2 / D", CM),
+    Paper(
+        "ct",
+        paper_times.ct,
+        paper_losses.ct,
+        "N(k) levels, i uniform",
+        "||D(x_t,t) - D_ema(x_r,r)||^2 / D",
+        CM,
+    ),
     Paper(
         "cd",
         paper_times.cd,
@@ -159,7 +168,10 @@ PAPERS = [
 def rows_of(paper: Paper, u: Tensor, progress: float) -> list[Row]:
     """The paper's times of a batch, row by row."""
     found = [paper.rule(at, progress, number) for number, at in enumerate(u[:, 0].tolist())]
-    return [row._replace(u=second, progress=progress) for row, second in zip(found, u[:, 1].tolist(), strict=True)]
+    return [
+        row._replace(u=second, progress=progress)
+        for row, second in zip(found, u[:, 1].tolist(), strict=True)
+    ]
 
 
 def times_apart(paper: Paper) -> float:
@@ -169,7 +181,9 @@ def times_apart(paper: Paper) -> float:
         _, _, u = data(64, stream="verify times")
         found = paper.make().times(u, progress, torch.arange(len(u)))
         wanted = torch.tensor([row[:4] for row in rows_of(paper, u, progress)], dtype=torch.float64)
-        off = (torch.stack(found[:4], 1) - wanted).abs() / torch.cat([wanted[:, :1].expand(-1, 3), wanted[:, 3:]], 1)
+        off = (torch.stack(found[:4], 1) - wanted).abs() / torch.cat(
+            [wanted[:, :1].expand(-1, 3), wanted[:, 3:]], 1
+        )
         errors.append(off.max().item())
     return worst(*errors)
 
@@ -188,7 +202,9 @@ def by_the_letter(paper: Paper, nets: Cast, x0: Tensor, z: Tensor, rows: list[Ro
         alone(nets.frozen),
         lambda label: nets.balance(torch.tensor(label, dtype=torch.float64)),
     )
-    return torch.stack([row.w * paper.letter(written, x, n, row) for x, n, row in zip(x0, z, rows, strict=True)])
+    return torch.stack(
+        [row.w * paper.letter(written, x, n, row) for x, n, row in zip(x0, z, rows, strict=True)]
+    )
 
 
 def losses(paper: Paper, progress: float) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -199,7 +215,9 @@ def losses(paper: Paper, progress: float) -> tuple[tuple[Tensor, Tensor], tuple[
     ours, theirs = cast(), cast()
     found = paper.make().loss(ours.models(), x0, z, Times(t, r, a, w, u, progress))
     wanted = by_the_letter(paper, theirs, x0, z, rows)
-    mix = torch.linspace(1.0, 2.0, ROWS, dtype=torch.float64) / wanted.detach().abs()  # no row hides another
+    mix = (
+        torch.linspace(1.0, 2.0, ROWS, dtype=torch.float64) / wanted.detach().abs()
+    )  # no row hides another
     for loss in (found, wanted):
         (loss * mix).sum().backward()
     return (found, ours.gradients()), (wanted, theirs.gradients())
@@ -219,20 +237,42 @@ def checks() -> list[Check]:
     """Times, loss and gradient of every row of the table."""
     found = []
     for paper in PAPERS:
-        name, page = paper.method, f"docs/methods/{'scm' if paper.method in ('sct', 'scd') else paper.method}.md"
+        name, page = (
+            paper.method,
+            f"docs/methods/{'scm' if paper.method in ('sct', 'scd') else paper.method}.md",
+        )
         where = f"see fewstep.methods.{name} and the parts it names, {page}"
         if paper.law:
-            told = f"the times of {name} are not those of the paper: the law, the grid, or a row's weight; {where}"
+            told = (
+                f"the times of {name} are not those of the paper: the law, the grid, or a row's"
+                f" weight; {where}"
+            )
             check = Check(
-                f"{name}: {paper.law}", paper.source, partial(times_apart, paper), 1e-6, told, (paper.method,)
+                f"{name}: {paper.law}",
+                paper.source,
+                partial(times_apart, paper),
+                1e-6,
+                told,
+                (paper.method,),
             )
             found.append(check)
-        told = f"the loss of {name} at the paper's own times is not its formula: pairs, target, distance or weight; "
+        told = (
+            f"the loss of {name} at the paper's own times is not its formula: pairs, target,"
+            " distance or weight; "
+        )
         found.append(
-            Check(f"{name}: {paper.loss}", paper.source, partial(value_apart, paper), 1e-6, told + where, (name,))
+            Check(
+                f"{name}: {paper.loss}",
+                paper.source,
+                partial(value_apart, paper),
+                1e-6,
+                told + where,
+                (name,),
+            )
         )
         told = (
-            f"the gradient of {name} is not that of its formula: is the target detached, was the right network asked?; "
+            f"the gradient of {name} is not that of its formula: is the target detached, was the"
+            " right network asked?; "
         )
         found.append(
             Check(

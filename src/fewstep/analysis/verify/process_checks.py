@@ -1,4 +1,6 @@
-"""The processes, their moves, and what a network's output means: identities that hold for every schedule."""
+"""The processes, their moves, and what a network's output means: identities that hold for every
+schedule.
+"""
 
 from __future__ import annotations
 
@@ -81,12 +83,19 @@ def jumped(process: Process, t: Tensor, x0: Tensor, z: Tensor) -> float:
     """With the right x0 a jump stays on the sample's own line, by way of any point between."""
     x_t, s, a = process.mix(x0, z, t), 0.7 * t, 0.2 * t
     through = process.jump(process.jump(x_t, x0, t, s), x0, s, a)
-    return worst(apart(process.jump(x_t, x0, t, a), process.mix(x0, z, a)), apart(through, process.mix(x0, z, a)))
+    return worst(
+        apart(process.jump(x_t, x0, t, a), process.mix(x0, z, a)),
+        apart(through, process.mix(x0, z, a)),
+    )
 
 
 def slope(process: Process, t: Tensor, x0: Tensor, z: Tensor) -> float:
-    """velocity = d/ds jump(x_t, x0_hat, t -> s) at s = t, and rate = d/dt mix, both by automatic differentiation."""
-    if isinstance(process.schedule, Table):  # whose rates are those of the process that its steps discretise
+    """velocity = d/ds jump(x_t, x0_hat, t -> s) at s = t, and rate = d/dt mix, both by automatic
+    differentiation.
+    """
+    if isinstance(
+        process.schedule, Table
+    ):  # whose rates are those of the process that its steps discretise
         return 0.0
     x_t, guess = process.mix(x0, z, t), z.tanh()
     jump = torch.func.jvp(lambda s: process.jump(x_t, guess, t, s), (t,), (torch.ones_like(t),))[1]
@@ -100,9 +109,12 @@ def shifted() -> float:
     for first, last in ((-1.5, -1.5), (0.0, -2.0)):
         process, wanted = processes.cosine(shift=(first, last)), []
         for at in t.tolist():
-            ends = [[math.atan(math.exp((s + end) / 2)) for end in (-15, 15)] for s in (first, last)]
+            ends = [
+                [math.atan(math.exp((s + end) / 2)) for end in (-15, 15)] for s in (first, last)
+            ]
             low, high = (
-                s - 2 * math.log(math.tan(a + at * (b - a))) for s, (a, b) in zip((first, last), ends, strict=True)
+                s - 2 * math.log(math.tan(a + at * (b - a)))
+                for s, (a, b) in zip((first, last), ends, strict=True)
             )
             wanted.append((1 - at) * low + at * high)
         found = 2 * (process.alpha(t) / process.sigma(t)).log()
@@ -114,16 +126,27 @@ def limits(process: Process, t: Tensor, x0: Tensor, z: Tensor) -> float:
     """At 0 the data (cosine keeps 5.5e-4 of noise), at t_max the prior; time_at inverts level."""
     noise = max(process.sigma(0.0).item() - 6e-4, 0.0)
     prior = apart(process.prior(z), process.sigma(process.t_max) * z)
-    return worst(abs(process.alpha(0.0).item() - 1), noise, prior, apart(process.time_at(process.level(t)), t))
+    return worst(
+        abs(process.alpha(0.0).item() - 1),
+        noise,
+        prior,
+        apart(process.time_at(process.level(t)), t),
+    )
 
 
 def unit_target(shift: float = 0.0) -> float:
-    """in^2 (t^2 + sd^2) = 1, and (x0 - skip x_t) / out has variance 1 where data has sd^2 (shift = 0)."""
+    """in^2 (t^2 + sd^2) = 1, and (x0 - skip x_t) / out has variance 1 where data has sd^2 (shift =
+    0).
+    """
     t, s = column(0.01, 0.3, 2.0, 80.0), 0.37
     c = scalings.Edm(sigma_data=s)(processes.edm(), t)
     target = ((1 - c.skip) ** 2 * s**2 + c.skip**2 * t**2) / c.out**2
     label = (c.noise - t.log() / 4).abs().max().item()
-    return worst(apart(c.in_**2 * (t**2 + s**2), torch.ones_like(t)), apart(target, torch.ones_like(t)), label)
+    return worst(
+        apart(c.in_**2 * (t**2 + s**2), torch.ones_like(t)),
+        apart(target, torch.ones_like(t)),
+        label,
+    )
 
 
 def least_error() -> float:
@@ -135,7 +158,9 @@ def least_error() -> float:
 
 
 def boundary() -> float:
-    """skip(eps) = 1 and out(eps) = 0 at the consistency model's boundary, sd^2/((t-eps)^2+sd^2) above it."""
+    """skip(eps) = 1 and out(eps) = 0 at the consistency model's boundary, sd^2/((t-eps)^2+sd^2)
+    above it.
+    """
     eps, s = 0.002, SD
     t = column(eps, 0.1, 5.0)
     c = scalings.Edm(sigma_data=s, shift=eps)(processes.edm(t_min=eps), t)
@@ -150,7 +175,11 @@ def meant() -> float:
     process, t = made()["cosine"]
     alpha, sigma = [x.reshape(-1, 1, 1) for x in (process.alpha(t), process.sigma(t))]
     x_t = alpha * x0 + sigma * z
-    pairs = ((scalings.Eps(), z), (scalings.V(), alpha * z - sigma * x0), (scalings.Flow(), process.rate(x0, z, t)))
+    pairs = (
+        (scalings.Eps(), z),
+        (scalings.V(), alpha * z - sigma * x0),
+        (scalings.Flow(), process.rate(x0, z, t)),
+    )
     said = [apart(scalings.to_x0(kind, process, x_t, raw, t), x0) for kind, raw in pairs]
     back = [apart(scalings.from_x0(kind, process, x_t, x0, t), raw) for kind, raw in pairs]
     return worst(*said, *back)
@@ -160,7 +189,11 @@ def checks() -> list[Check]:
     where = "fewstep.process and fewstep.core.noise"
     formulas = {
         "edm": ("alpha = 1, sigma = t", "2206.00364, table 1", ()),
-        "cosine": ("log-SNR = -2 ln tan u, u even in t", "2301.11093, sec. 3.1", ("mcm", "direct_cm")),
+        "cosine": (
+            "log-SNR = -2 ln tan u, u even in t",
+            "2301.11093, sec. 3.1",
+            ("mcm", "direct_cm"),
+        ),
         "linear": ("alpha = 1 - t, sigma = t", "2209.03003", ()),
         "trig": ("alpha = cos t, sigma = sd sin t", "2410.11081, sec. 3", ("sct", "scd")),
         "discrete": ("alpha^2 = prod(1 - beta_k)", "2006.11239, eq. 4", ("direct_cm",)),
@@ -183,8 +216,18 @@ def checks() -> list[Check]:
         ("process: x_t = alpha x0 + sigma z", mixed, 1e-12, "mix"),
         ("process: aim(jump(x0_hat)) = x0_hat, t -> s", aimed, 1e-9, "aim, the inverse of jump,"),
         ("process: jump t -> s -> a = jump t -> a for one x0", jumped, 1e-10, "jump, DDIM's move,"),
-        ("process: velocity = d/ds jump, rate = d/dt mix", slope, 1e-9, "velocity or rate, the ODE's right side,"),
-        ("process: x at 0 is the data, level(time_at) = id", limits, 1e-6, "an end of the time, or time_at,"),
+        (
+            "process: velocity = d/ds jump, rate = d/dt mix",
+            slope,
+            1e-9,
+            "velocity or rate, the ODE's right side,",
+        ),
+        (
+            "process: x at 0 is the data, level(time_at) = id",
+            limits,
+            1e-6,
+            "an end of the time, or time_at,",
+        ),
     ]
     for name, error, tolerance, what in identities:
         look = f"{what} does not do what it says on some process: see {where}"
@@ -193,8 +236,16 @@ def checks() -> list[Check]:
     edm = "2206.00364, table 1"
     return [
         *found,
-        Check("EDM: c_skip = sd^2/(t^2+sd^2), c_out = t sd/sqrt(..)", edm, least_error, 1e-12, look),
-        Check("EDM: Var of network's target = 1, c_in x unit", "2206.00364, app. B.6", unit_target, 1e-12, look),
+        Check(
+            "EDM: c_skip = sd^2/(t^2+sd^2), c_out = t sd/sqrt(..)", edm, least_error, 1e-12, look
+        ),
+        Check(
+            "EDM: Var of network's target = 1, c_in x unit",
+            "2206.00364, app. B.6",
+            unit_target,
+            1e-12,
+            look,
+        ),
         Check(
             "CM: c_skip(eps) = 1, c_out(eps) = 0",
             "2303.01469, app. C",

@@ -33,7 +33,9 @@ def denoiser(process: Process, std: float = SD) -> Denoiser:
 
 
 def order(solver: Callable[..., Tensor], kind: str) -> float:
-    """The distance of the observed order, log2 of the errors of 64 and 128 steps, from 1 or 2, as an error does."""
+    """The distance of the observed order, log2 of the errors of 64 and 128 steps, from 1 or 2, as
+    an error does.
+    """
     process = processes.edm() if kind == "edm" else processes.cosine()
     top, low = (3.0, 0.3) if kind == "edm" else (0.8, 0.3)
     x = column(1.0).reshape(1, 1)
@@ -47,7 +49,9 @@ def order(solver: Callable[..., Tensor], kind: str) -> float:
 
 
 def off_order(solver: str, wanted: int) -> float:
-    return worst(*(abs(order(getattr(solvers, solver), kind) - wanted) for kind in ("edm", "cosine")))
+    return worst(
+        *(abs(order(getattr(solvers, solver), kind) - wanted) for kind in ("edm", "cosine"))
+    )
 
 
 def addim_moved(var: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,10 +62,15 @@ def addim_moved(var: Tensor) -> tuple[Tensor, Tensor]:
     found = solvers.addim(process, lambda x, t, cond=None: guess, x_t, t, s, x_var=var)
     rows = []
     for i in range(4):
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = ((process.alpha(u[i]), process.sigma(u[i])) for u in (t, s))
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = (
+            (process.alpha(u[i]), process.sigma(u[i])) for u in (t, s)
+        )
         eps = (x_t[i] - alpha_t * guess[i]) / sigma_t
         z_var = (alpha_s - alpha_t * sigma_s / sigma_t) ** 2 * var[i]
-        rows.append(alpha_s * guess[i] + (sigma_s**2 + eps.numel() / eps.square().sum() * z_var).sqrt() * eps)
+        rows.append(
+            alpha_s * guess[i]
+            + (sigma_s**2 + eps.numel() / eps.square().sum() * z_var).sqrt() * eps
+        )
     return found, torch.stack(rows)
 
 
@@ -82,20 +91,27 @@ def addim_own() -> float:
     """The coupling's x_var of every sample is 0.75 of its own mean squared error."""
     process, (x0, z, _) = processes.cosine(), data(4)
     x0 = x0 * column(0.1, 1.0, 3.0, 0.5).reshape(-1, 1, 1)  # errors that differ from row to row
-    t, s, zero = column(0.9, 0.6, 0.5, 0.3), column(0.7, 0.5, 0.2, 0.29), torch.zeros(4, dtype=torch.float64)
+    t, s, zero = (
+        column(0.9, 0.6, 0.5, 0.3),
+        column(0.7, 0.5, 0.2, 0.29),
+        torch.zeros(4, dtype=torch.float64),
+    )
     teacher = lambda x, t, cond=None: x.tanh()  # noqa: E731
     times = Times(t, s, zero, zero + 1)
     pairs = couplings.Teacher(solvers.addim, 0.75)
     x_t, x_s = pairs(Models(teacher, teacher=teacher), process, x0, z, times, None)
     var = torch.stack([0.75 * (x0[i] - x_t[i].tanh()).square().mean() for i in range(4)])
     wanted = [
-        solvers.addim(process, teacher, x_t[i : i + 1], t[i : i + 1], s[i : i + 1], x_var=var[i]) for i in range(4)
+        solvers.addim(process, teacher, x_t[i : i + 1], t[i : i + 1], s[i : i + 1], x_var=var[i])
+        for i in range(4)
     ]
     return apart(x_s, torch.cat(wanted))
 
 
 def multistep() -> float:
-    """x = T z; x0 = D(x, T); x = x0 + tau z'; x0 = D(x, tau), with a linear D whose gains are written out."""
+    """x = T z; x0 = D(x, T); x = x0 + tau z'; x0 = D(x, tau), with a linear D whose gains are
+    written out.
+    """
     process, (_, z, _) = processes.edm(), data(3)
     noise, tau = z.flip(0), 0.8
 
@@ -114,7 +130,9 @@ def one_step() -> float:
     process, (_, z, _) = processes.edm(), data(3)
     net = lambda x, t, cond=None: SD / math.sqrt(SD**2 + float(t[0]) ** 2) * x  # noqa: E731
     own = sampling.sampler("multistep")
-    found = sampling.walk(process, net, process.prior(z), own.times(process, 1), own.step, noise=lambda i: z)
+    found = sampling.walk(
+        process, net, process.prior(z), own.times(process, 1), own.step, noise=lambda i: z
+    )
     return apart(found, SD * 80.0 / math.sqrt(SD**2 + 80.0**2) * z)
 
 
@@ -127,7 +145,9 @@ def segments() -> float:
     x = process.sigma(1.0) * z
     for t, s in ((1.0, 0.75), (0.75, 0.5), (0.5, 0.25), (0.25, 0.0)):
         guess = (x * (1 + t)).tanh()
-        x = process.alpha(s) * guess + process.sigma(s) / process.sigma(t) * (x - process.alpha(t) * guess)
+        x = process.alpha(s) * guess + process.sigma(s) / process.sigma(t) * (
+            x - process.alpha(t) * guess
+        )
     return apart(found, x)
 
 
@@ -143,7 +163,11 @@ def averaged() -> float:
 
 
 def checks() -> list[Check]:
-    users = {"euler": ("cd", "ict", "ect", "direct_cm"), "ddim": ("mcm", "direct_cm"), "heun": ("cd", "diffusion")}
+    users = {
+        "euler": ("cd", "ict", "ect", "direct_cm"),
+        "ddim": ("mcm", "direct_cm"),
+        "heun": ("cd", "diffusion"),
+    }
     found = [
         Check(
             f"{text}: error of a PF-ODE falls like n^-{wanted}",
@@ -164,15 +188,44 @@ def checks() -> list[Check]:
     sampler = "the sampling loop does not do this: see fewstep.sampling and fewstep.solvers.renoise"
     return [
         *found,
-        Check("aDDIM: x_s = a_s x0 + sqrt(s_s^2 + d z_var/|e|^2) e", mcm, addim_letter, 1e-10, look, ("mcm",)),
+        Check(
+            "aDDIM: x_s = a_s x0 + sqrt(s_s^2 + d z_var/|e|^2) e",
+            mcm,
+            addim_letter,
+            1e-10,
+            look,
+            ("mcm",),
+        ),
         Check("aDDIM: x_var = 0 is DDIM", mcm, addim_without, 1e-10, look, ("mcm",)),
         Check(
-            "aDDIM: x_var = eta |x0 - x0_hat|^2/d, each sample's", "2403.06807, alg. 1", addim_own, 1e-10, own, ("mcm",)
+            "aDDIM: x_var = eta |x0 - x0_hat|^2/d, each sample's",
+            "2403.06807, alg. 1",
+            addim_own,
+            1e-10,
+            own,
+            ("mcm",),
         ),
-        Check("sampler: x = T z, x0 = D, x = x0 + tau z', x0 = D", "2303.01469, alg. 1", multistep, 1e-10, sampler),
-        Check("sampler: one step of the exact map has std s T/sqrt(..)", "closed form", one_step, 1e-10, sampler),
         Check(
-            "sampler: K DDIM moves from segment to segment", "2403.06807, alg. 2", segments, 1e-10, sampler, ("mcm",)
+            "sampler: x = T z, x0 = D, x = x0 + tau z', x0 = D",
+            "2303.01469, alg. 1",
+            multistep,
+            1e-10,
+            sampler,
+        ),
+        Check(
+            "sampler: one step of the exact map has std s T/sqrt(..)",
+            "closed form",
+            one_step,
+            1e-10,
+            sampler,
+        ),
+        Check(
+            "sampler: K DDIM moves from segment to segment",
+            "2403.06807, alg. 2",
+            segments,
+            1e-10,
+            sampler,
+            ("mcm",),
         ),
         Check(
             "EMA: n moves leave beta^n of the difference",

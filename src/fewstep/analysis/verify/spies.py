@@ -13,7 +13,9 @@ from fewstep.base.conditions import Cond
 
 
 class Held(nn.Module):
-    """A student whose numbers are moved in the pass at the student's own times alone: the target is held still."""
+    """A student whose numbers are moved in the pass at the student's own times alone: the target is
+    held still.
+    """
 
     def __init__(self, inner: Analytic, t: Tensor) -> None:
         super().__init__()
@@ -27,7 +29,9 @@ class Held(nn.Module):
 
 
 class Told(nn.Module):
-    """A network that notes at which times it was asked, and with which of the masks that were drawn."""
+    """A network that notes at which times it was asked, and with which of the masks that were
+    drawn.
+    """
 
     def __init__(self, inner: Analytic) -> None:
         super().__init__()

@@ -30,7 +30,9 @@ class Subject:
     make: Callable[[], Method]
     shape: tuple[int, ...] = SHAPE
 
-    def batch(self, method: Method, rows: int = 6, progress: float = 0.6) -> tuple[Tensor, Tensor, Times]:
+    def batch(
+        self, method: Method, rows: int = 6, progress: float = 0.6
+    ) -> tuple[Tensor, Tensor, Times]:
         return batch(method, rows, progress, self.shape)
 
     def network(self, classes: int = 0, dropout: float = 0.0) -> Preconditioned:
@@ -49,9 +51,13 @@ def everyone(student: Any, method: Method) -> Models:
 
 
 def grouped(method: Method) -> bool:
-    """Whether rows depend on the others of their batch by design: shared trajectories, minibatch OT, real strata."""
+    """Whether rows depend on the others of their batch by design: shared trajectories, minibatch
+    OT, real strata.
+    """
     parts: list[Any] = [method.coupling, getattr(method.coupling, "inner", None)]
-    within = any(isinstance(part, couplings.MinibatchOT) or getattr(part, "reuse", 1) > 1 for part in parts)
+    within = any(
+        isinstance(part, couplings.MinibatchOT) or getattr(part, "reuse", 1) > 1 for part in parts
+    )
     return within or isinstance(method.coupling, couplings.Cached)
 
 
@@ -62,7 +68,10 @@ def per_sample(subject: Subject) -> float:
         given = subject.batch(method, progress=progress, rows=16)
         loss = method.loss(cast().models(), *given)
         if loss.shape != (len(given[0]),):
-            raise ValueError(f"loss of shape {tuple(loss.shape)}, expected one number for each of {len(given[0])} rows")
+            raise ValueError(
+                f"loss of shape {tuple(loss.shape)}, expected one number for each of"
+                f" {len(given[0])} rows"
+            )
         fine = fine and bool(torch.isfinite(loss).all())
     return 0.0 if fine else math.inf
 
@@ -70,11 +79,15 @@ def per_sample(subject: Subject) -> float:
 def ordered(subject: Subject) -> float:
     """`disorder` of the times at the start of a run, within it and at its end."""
     method = subject.make()
-    return worst(*(disorder(method, subject.batch(method, progress=p, rows=16)[2]) for p in (0.0, 0.5, 1.0)))
+    return worst(
+        *(disorder(method, subject.batch(method, progress=p, rows=16)[2]) for p in (0.0, 0.5, 1.0))
+    )
 
 
 def student_alone(subject: Subject) -> float:
-    """The gradient on ema, teacher and frozen, which must be none; infinite where the student has none."""
+    """The gradient on ema, teacher and frozen, which must be none; infinite where the student has
+    none.
+    """
     method, nets = subject.make(), cast()
     method.loss(nets.models(), *subject.batch(method)).sum().backward()
     if nets.student.numbers.grad is None or not bool(nets.student.numbers.grad.any()):
@@ -96,7 +109,11 @@ def detached(subject: Subject) -> float:
             ends.append(method.loss(replace(nets.models(), student=held), *given).sum().item())
         slopes.append((ends[1] - ends[0]) / (2 * step))
     found = nets.student.numbers.grad
-    return math.inf if found is None else by_row(found[None], torch.tensor([slopes], dtype=torch.float64))
+    return (
+        math.inf
+        if found is None
+        else by_row(found[None], torch.tensor([slopes], dtype=torch.float64))
+    )
 
 
 def batch_is_items(subject: Subject, dropout: float = 0.0) -> float:
@@ -120,12 +137,16 @@ def batch_is_items(subject: Subject, dropout: float = 0.0) -> float:
 
 
 def single(subject: Subject) -> float:
-    """The loss in float32 against the one in float64, within a run and at its end, where gaps are smallest."""
+    """The loss in float32 against the one in float64, within a run and at its end, where gaps are
+    smallest.
+    """
     method, errors = subject.make(), []
     for progress in (0.6, 1.0):
         (x0, z, times), student = subject.batch(method, progress=progress), subject.network()
         exact = method.loss(everyone(student, method), x0, z, times).detach()
-        quick = method.loss(everyone(student.float(), method), x0.float(), z.float(), times).detach()
+        quick = method.loss(
+            everyone(student.float(), method), x0.float(), z.float(), times
+        ).detach()
         errors.append(by_row(quick.double(), exact))
     return worst(*errors)
 
@@ -139,9 +160,13 @@ def at_anchor(subject: Subject) -> float:
 
     def blind(x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         low = torch.isin(t, times.a) & ~torch.isin(t, rows)
-        return torch.where(low.reshape(-1, *[1] * (x_t.ndim - 1)), torch.nan, nets.student(x_t, t, cond))
+        return torch.where(
+            low.reshape(-1, *[1] * (x_t.ndim - 1)), torch.nan, nets.student(x_t, t, cond)
+        )
 
-    found, wanted = (method.loss(everyone(student, method), x0, z, times) for student in (blind, nets.student))
+    found, wanted = (
+        method.loss(everyone(student, method), x0, z, times) for student in (blind, nets.student)
+    )
     known = torch.isfinite(wanted)  # a weight may be infinite where the method has no rows
     return apart(found[known], wanted[known])
 
@@ -152,14 +177,18 @@ def shared_masks(subject: Subject) -> float:
     x0, z, times = subject.batch(method)
     student = Told(cast().student)
     method.loss(everyone(student, method), x0, z, times, seed=3)
-    own = [drawn for t, drawn in student.asked if t.shape == times.t.shape and torch.equal(t, times.t)]
+    own = [
+        drawn for t, drawn in student.asked if t.shape == times.t.shape and torch.equal(t, times.t)
+    ]
     below = [drawn for t, drawn in student.asked if not bool(torch.isin(t, times.t).all())]
     lonely = bool(below) and student.drawn not in below
     return float((student.drawn != 1) + (student.drawn not in own) + lonely)
 
 
 def seeded(subject: Subject) -> float:
-    """One seed gives one loss, another seed another; and torch's own generator is left where it was, by times too."""
+    """One seed gives one loss, another seed another; and torch's own generator is left where it
+    was, by times too.
+    """
     method, student = subject.make(), subject.network(dropout=0.5)
     before = torch.get_rng_state()
     given, afresh = subject.batch(method), subject.batch(method)
@@ -169,14 +198,25 @@ def seeded(subject: Subject) -> float:
     )
     moved = not torch.equal(before, torch.get_rng_state())
     times = apart(afresh[2].t, given[2].t) + apart(afresh[2].r, given[2].r)
-    return times + apart(again, first) + apart(silent, quiet) + float(torch.equal(first, other)) + float(moved)
+    return (
+        times
+        + apart(again, first)
+        + apart(silent, quiet)
+        + float(torch.equal(first, other))
+        + float(moved)
+    )
 
 
 def known_point(subject: Subject) -> float:
-    """Where the data is one point, whoever always says so has loss 0, and a gradient that is finite."""
+    """Where the data is one point, whoever always says so has loss 0, and a gradient that is
+    finite.
+    """
     method = subject.make()
     _, z, times = subject.batch(method)
-    point, said = torch.full_like(z, 0.7), torch.full((), 0.7, dtype=torch.float64, requires_grad=True)
+    point, said = (
+        torch.full_like(z, 0.7),
+        torch.full((), 0.7, dtype=torch.float64, requires_grad=True),
+    )
 
     def knows(x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         return said.to(x_t.dtype).expand(x_t.shape)
@@ -196,46 +236,99 @@ def labelled(subject: Subject) -> float:
     given, models = subject.batch(method), everyone(student, method)
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     loss, other = (
-        method.loss(models, *given, cond).detach() for cond in (labels, labels.index_fill(0, labels[-1:] + 3, 1))
+        method.loss(models, *given, cond).detach()
+        for cond in (labels, labels.index_fill(0, labels[-1:] + 3, 1))
     )
     return apart(other[:5], loss[:5]) + float(other[5] == loss[5])
 
 
 Property = tuple[str, Callable[[Subject], float], float, str]
 PROPERTIES: list[Property] = [
-    ("loss is finite, one number for each sample", per_sample, 0.0, "a mean over the batch, or a division by 0?"),
-    ("the seed decides the dropout, nothing else is random", seeded, 1e-12, "a global generator is read, or no seed"),
-    ("times a <= r <= t <= t_max, t > a", ordered, 1e-9, "the neighbour r lies between t and its anchor a"),
+    (
+        "loss is finite, one number for each sample",
+        per_sample,
+        0.0,
+        "a mean over the batch, or a division by 0?",
+    ),
+    (
+        "the seed decides the dropout, nothing else is random",
+        seeded,
+        1e-12,
+        "a global generator is read, or no seed",
+    ),
+    (
+        "times a <= r <= t <= t_max, t > a",
+        ordered,
+        1e-9,
+        "the neighbour r lies between t and its anchor a",
+    ),
     (
         "gradient reaches the student, nobody else",
         student_alone,
         0.0,
         "a network that is not trained is asked with gradient",
     ),
-    ("target is detached: gradient with targets held still", detached, 1e-4, "the goal carries gradient: detach it"),
-    ("a batch is its items", batch_is_items, 1e-8, "a row's loss depends on the others: a mean over the batch inside?"),
+    (
+        "target is detached: gradient with targets held still",
+        detached,
+        1e-4,
+        "the goal carries gradient: detach it",
+    ),
+    (
+        "a batch is its items",
+        batch_is_items,
+        1e-8,
+        "a row's loss depends on the others: a mean over the batch inside?",
+    ),
     (
         "a batch is its items, under dropout",
         partial(batch_is_items, dropout=0.4),
         1e-8,
         "the masks of a row depend on its batch",
     ),
-    ("float32 agrees with float64", single, 1e-3, "digits are lost: a small difference of large numbers?"),
-    ("r = a asks no network at r", at_anchor, 1e-12, "the boundary is asked of the network instead of being known"),
+    (
+        "float32 agrees with float64",
+        single,
+        1e-3,
+        "digits are lost: a small difference of large numbers?",
+    ),
+    (
+        "r = a asks no network at r",
+        at_anchor,
+        1e-12,
+        "the boundary is asked of the network instead of being known",
+    ),
     (
         "dropout masks are shared by both passes",
         shared_masks,
         0.0,
         "student and target must run under one draw of masks: losses.dropout",
     ),
-    ("a known data point has loss 0", known_point, 1e-9, "the goal is not the data where everybody knows it"),
-    ("labels reach the rows they belong to", labelled, 1e-12, "the condition is not passed on row by row"),
+    (
+        "a known data point has loss 0",
+        known_point,
+        1e-9,
+        "the goal is not the data where everybody knows it",
+    ),
+    (
+        "labels reach the rows they belong to",
+        labelled,
+        1e-12,
+        "the condition is not passed on row by row",
+    ),
 ]
-PER_ROW = {"a batch is its items", "a batch is its items, under dropout", "labels reach the rows they belong to"}
+PER_ROW = {
+    "a batch is its items",
+    "a batch is its items, under dropout",
+    "labels reach the rows they belong to",
+}
 
 
-def checks_of(subject: Subject, name: str, method: str | None = None, quick: bool = True) -> list[Check]:
-    """The properties of a method; those of single rows only where its rows do not depend on each other by design.
+def checks_of(
+    subject: Subject, name: str, method: str | None = None, quick: bool = True
+) -> list[Check]:
+    """The properties of a method; those of single rows only where its rows do not depend on each
+    other by design.
 
     method: the name of ours whose setting it is, where it is one.
     """
@@ -243,7 +336,13 @@ def checks_of(subject: Subject, name: str, method: str | None = None, quick: boo
     of, where = (name, name) if method is None else (method, f"fewstep.methods.{method}")
     return [
         Check(
-            f"{name}: {text}", "definition", partial(measure, subject), tolerance, f"{look}; see {where}", (of,), quick
+            f"{name}: {text}",
+            "definition",
+            partial(measure, subject),
+            tolerance,
+            f"{look}; see {where}",
+            (of,),
+            quick,
         )
         for text, measure, tolerance, look in PROPERTIES
         if text not in skipped

@@ -1,4 +1,6 @@
-"""Somebody's own method, network or teacher: which of them a factory makes, and the checks that it then meets."""
+"""Somebody's own method, network or teacher: which of them a factory makes, and the checks that it
+then meets.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ PLACES = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEY
 
 
 def wanted(factory: Callable[..., Any], name: str) -> int:
-    """How many of (shape, classes) it is called with: none unless its first argument is needed or is called shape.
+    """How many of (shape, classes) it is called with: none unless its first argument is needed or
+    is called shape.
 
     Raises UserError where it needs more than these two.
     """
@@ -34,7 +37,10 @@ def wanted(factory: Callable[..., Any], name: str) -> int:
         return 0
     needed = sum(p.default is p.empty for p in found)
     if needed > 2:
-        raise UserError(f"target {name!r} needs {needed} arguments: expected factory() or factory(shape, classes)")
+        raise UserError(
+            f"target {name!r} needs {needed} arguments: expected factory() or factory(shape,"
+            " classes)"
+        )
     return min(len(found), 2) if needed or (found and found[0].name == "shape") else 0
 
 
@@ -46,14 +52,20 @@ def made(factory: Callable[..., Any], name: str, *args: Any) -> Any:
     except Exception as error:  # of whatever kind: it is the user's
         told = str(error).strip().partition("\n")[0]
         called = "(shape, classes)" if args else "()"
-        raise UserError(f"target {name!r} fails as factory{called}: {type(error).__name__}: {told}") from error
+        raise UserError(
+            f"target {name!r} fails as factory{called}: {type(error).__name__}: {told}"
+        ) from error
 
 
-def checks_of(factory: Callable[..., Any], name: str, given: tuple[int, ...] | None = None) -> list[Check]:
-    """The checks of what the factory makes: a `Method`, a network or a teacher. Raises UserError for anything else.
+def checks_of(
+    factory: Callable[..., Any], name: str, given: tuple[int, ...] | None = None
+) -> list[Check]:
+    """The checks of what the factory makes: a `Method`, a network or a teacher. Raises UserError
+    for anything else.
 
-    factory() or, where it takes arguments, factory(shape, classes) as our networks are made. A teacher may also be a
-    `Generator` or one of ours. given: shape of a sample, where the target does not know it.
+    factory() or, where it takes arguments, factory(shape, classes) as our networks are made. A
+    teacher may also be a `Generator` or one of ours. given: shape of a sample, where the target
+    does not know it.
     """
     takes, shape = wanted(factory, name), given or PICTURE
     args = (shape, 0)[:takes]
@@ -66,24 +78,36 @@ def checks_of(factory: Callable[..., Any], name: str, given: tuple[int, ...] | N
     if isinstance(found, nn.Module):
         own = tuple(getattr(found, "shape", shape)) if takes == 0 else shape
         classes = getattr(found, "classes", 0)
-        rows = network_checks.checks_of(network_checks.Subject(lambda: made(factory, name, *args), own, classes), name)
+        rows = network_checks.checks_of(
+            network_checks.Subject(lambda: made(factory, name, *args), own, classes), name
+        )
         if takes == 2:
-            labelled = network_checks.Subject(lambda: made(factory, name, shape, CLASSES), shape, CLASSES)
+            labelled = network_checks.Subject(
+                lambda: made(factory, name, shape, CLASSES), shape, CLASSES
+            )
             rows += network_checks.checks_of(labelled, f"{name} with {CLASSES} classes")
         return rows
     raise UserError(
-        f"target {name!r} gave {type(found).__name__}: expected a fewstep.Method, a network (nn.Module) "
-        "or a teacher, a function (x_t, t, cond) -> x0_hat"
+        f"target {name!r} gave {type(found).__name__}: expected a fewstep.Method, a network"
+        " (nn.Module) or a teacher, a function (x_t, t, cond) -> x0_hat"
     )
 
 
 def teacher_of(found: Any, shape: tuple[int, ...]) -> teacher_checks.Subject | None:
-    """What is asked as a denoiser: a generator's, a network behind its preconditioning, a function; None for others."""
+    """What is asked as a denoiser: a generator's, a network behind its preconditioning, a function;
+    None for others.
+    """
     if isinstance(found, Generator):
-        return teacher_checks.Subject(found.denoiser, found.method.process, found.facts.shape, found.facts.classes)
+        return teacher_checks.Subject(
+            found.denoiser, found.method.process, found.facts.shape, found.facts.classes
+        )
     if isinstance(found, Preconditioned):
-        return teacher_checks.Subject(found, found.process, shape, getattr(found.network, "classes", 0))
+        return teacher_checks.Subject(
+            found, found.process, shape, getattr(found.network, "classes", 0)
+        )
     if isinstance(found, nn.Module | type) or not callable(found):
         return None
     process = getattr(found, "process", None) or processes.edm()
-    return teacher_checks.Subject(found, process, tuple(getattr(found, "shape", shape)), getattr(found, "classes", 0))
+    return teacher_checks.Subject(
+        found, process, tuple(getattr(found, "shape", shape)), getattr(found, "classes", 0)
+    )

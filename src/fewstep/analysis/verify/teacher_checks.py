@@ -20,7 +20,9 @@ ROWS = 6
 
 @dataclass(frozen=True)
 class Subject:
-    """A teacher, the process whose times it is asked in, the shape of a sample and its number of classes."""
+    """A teacher, the process whose times it is asked in, the shape of a sample and its number of
+    classes.
+    """
 
     teacher: Denoiser
     process: Process
@@ -46,12 +48,18 @@ class Subject:
         with torch.no_grad():
             found = self.teacher(x_t, t, labels)
         if not isinstance(found, Tensor) or found.shape != x_t.shape or found.dtype != x_t.dtype:
-            got = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            got = (
+                f"{found.dtype} {tuple(found.shape)}"
+                if isinstance(found, Tensor)
+                else type(found).__name__
+            )
             raise ValueError(f"it gave {got} for x_t of {x_t.dtype} {tuple(x_t.shape)}")
         return found
 
     def times(self, *shares: float) -> Tensor:
-        """Times `[ROWS]` between t_min and t_max, even in the logarithm of the noise level where there are several."""
+        """Times `[ROWS]` between t_min and t_max, even in the logarithm of the noise level where
+        there are several.
+        """
         low = max(self.process.level(self.process.t_min).item(), 0.002)
         high = min(self.process.level(self.process.t_max).item(), 80.0)
         levels = [low * (high / low) ** share for share in shares]
@@ -62,7 +70,11 @@ def like_x(subject: Subject) -> float:
     """Like x_t, and finite at both ends and between."""
     spread = subject.times(*(i / (ROWS - 1) for i in range(ROWS)))
     top = torch.full((ROWS,), subject.process.t_max, dtype=torch.float64)
-    return 0.0 if all(bool(torch.isfinite(subject.asked(t)[1]).all()) for t in (spread, top)) else math.inf
+    return (
+        0.0
+        if all(bool(torch.isfinite(subject.asked(t)[1]).all()) for t in (spread, top))
+        else math.inf
+    )
 
 
 def clean(subject: Subject) -> float:
@@ -78,7 +90,10 @@ def alone(subject: Subject) -> float:
     t = subject.times(*(i / (ROWS - 1) for i in range(ROWS)))
     x_t, whole = subject.asked(t)
     labels = torch.arange(ROWS) % subject.classes if subject.classes else None
-    rows = [subject(x_t[i : i + 1], t[i : i + 1], None if labels is None else labels[i : i + 1]) for i in range(ROWS)]
+    rows = [
+        subject(x_t[i : i + 1], t[i : i + 1], None if labels is None else labels[i : i + 1])
+        for i in range(ROWS)
+    ]
     return apart(torch.cat(rows), whole)
 
 
@@ -96,7 +111,9 @@ def fixed(subject: Subject) -> float:
 
 
 def bounded(subject: Subject) -> float:
-    """At the highest level the guess is of the data's size: its rms over ten times the data's, or over 10."""
+    """At the highest level the guess is of the data's size: its rms over ten times the data's, or
+    over 10.
+    """
     _, guess = subject.asked(subject.times(1.0))
     sizes = [part.double().square().mean().sqrt() for part in (guess, subject.x0())]
     return (sizes[0] / (10 * sizes[1].clamp_min(1.0))).item()
@@ -107,7 +124,9 @@ def labelled(subject: Subject) -> float:
     t = subject.times(0.6)
     x_t, _ = subject.asked(t)
     zeros = torch.zeros(ROWS, dtype=torch.int64)
-    first, other = (subject(x_t, t, zeros.index_fill(0, torch.tensor([ROWS - 1]), to)) for to in (0, 1))
+    first, other = (
+        subject(x_t, t, zeros.index_fill(0, torch.tensor([ROWS - 1]), to)) for to in (0, 1)
+    )
     return worst(apart(other[:-1], first[:-1])) + float(torch.equal(other[-1], first[-1]))
 
 
@@ -120,7 +139,12 @@ def checks_of(subject: Subject, name: str) -> list[Check]:
             0.0,
             "it must return x0_hat of x_t's shape and dtype",
         ),
-        ("D(x, t) -> x as sigma -> 0", clean, 0.05, "it returns noise or v instead of x0, or means another time"),
+        (
+            "D(x, t) -> x as sigma -> 0",
+            clean,
+            0.05,
+            "it returns noise or v instead of x0, or means another time",
+        ),
         (
             "D(x, t_max) is of the data's size",
             bounded,
@@ -129,11 +153,23 @@ def checks_of(subject: Subject, name: str) -> list[Check]:
         ),
         ("a batch is its items", alone, 1e-4, "rows see each other"),
         ("the time matters", time_matters, 0.0, "t is not used"),
-        ("twice the same, no global generator is read", fixed, 0.0, "it draws random numbers: dropout left on?"),
+        (
+            "twice the same, no global generator is read",
+            fixed,
+            0.0,
+            "it draws random numbers: dropout left on?",
+        ),
     ]
     if subject.classes > 1:
         rows.append(("labels reach their rows", labelled, 1e-4, "cond is mixed up, or not used"))
     return [
-        Check(f"{name}: {text}", "definition", partial(measure, subject), tolerance, f"{look}; see {name}", (name,))
+        Check(
+            f"{name}: {text}",
+            "definition",
+            partial(measure, subject),
+            tolerance,
+            f"{look}; see {name}",
+            (name,),
+        )
         for text, measure, tolerance, look in rows
     ]

@@ -30,7 +30,9 @@ class Clean:
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """t from a law, r = t and a = 0: the limit r -> t, for targets that take a derivative (`tangents.Tangent`)."""
+    """t from a law, r = t and a = 0: the limit r -> t, for targets that take a derivative
+    (`tangents.Tangent`).
+    """
 
     law: Law
     at_anchor = False
@@ -45,10 +47,11 @@ class Limit:
 
 @dataclass(frozen=True, kw_only=True)
 class RatioMap:
-    """ECT's continuous times: r = max(0, t (1 - (1 - ratio) n(t))), n(t) = 1 + k sigmoid(-b t), a = 0.
+    """ECT's continuous times: r = max(0, t (1 - (1 - ratio) n(t))), n(t) = 1 + k sigmoid(-b t), a =
+    0.
 
-    ratio = 1 - q^-(j+1) in stage j of `stages` equal ones. Where r = 0 the target is the data: early
-    training is diffusion, and the gap closes stage by stage.
+    ratio = 1 - q^-(j+1) in stage j of `stages` equal ones. Where r = 0 the target is the data:
+    early training is diffusion, and the gap closes stage by stage.
     Source: ECT, arXiv 2406.14548, and its code, which counts iterations per stage and has no cap.
     """
 
@@ -88,11 +91,13 @@ class RatioMap:
 
 @dataclass(frozen=True, kw_only=True)
 class Atom:
-    """The times of another sampler, but t = `at` in a share of the rows: two strata, each with a weight of its own.
+    """The times of another sampler, but t = `at` in a share of the rows: two strata, each with a
+    weight of its own.
 
-    Row i, counted over the whole run, is at the atom where floor((i + 1) share) > floor(i share): as many as the
-    share says in every run of rows. mean(w loss) is the mean over the other rows plus `weight` times the mean over
-    these, with the strata's expected sizes; with `realised` those of the batch, where a row depends on its batch.
+    Row i, counted over the whole run, is at the atom where floor((i + 1) share) > floor(i share):
+    as many as the share says in every run of rows. mean(w loss) is the mean over the other rows
+    plus `weight` times the mean over these, with the strata's expected sizes; with `realised` those
+    of the batch, where a row depends on its batch.
     Source: TCM, arXiv 2410.14895, eq. 8-10: share = rho, weight = w_b.
     """
 
@@ -120,6 +125,10 @@ class Atom:
 
     def _weighed(self, found: Times, chosen: Tensor) -> Times:
         share = chosen.double().mean().item() if self.realised else self.share
-        sizes = [1 / part if part > 0 else 0.0 for part in (1 - share, share)]  # an empty stratum weighs nothing
-        factor = torch.full_like(found.w, sizes[0]).masked_fill(chosen, self.weight * sizes[1])  # in float64
+        sizes = [
+            1 / part if part > 0 else 0.0 for part in (1 - share, share)
+        ]  # an empty stratum weighs nothing
+        factor = torch.full_like(found.w, sizes[0]).masked_fill(
+            chosen, self.weight * sizes[1]
+        )  # in float64
         return found._replace(w=found.w * factor)

@@ -12,7 +12,8 @@ from fewstep.core.process import Time
 
 
 class Times(NamedTuple):
-    """Per row, float64 `[B]` on the host: the student looks at t, its neighbour is r, a is the end it must jump to.
+    """Per row, float64 `[B]` on the host: the student looks at t, its neighbour is r, a is the end
+    it must jump to.
 
     t > r >= a. `w` scales a row so that mean(w * loss) is the method's loss.
     """
@@ -32,7 +33,8 @@ class Law(Protocol):
 
 
 class TimeSampler(Protocol):
-    """`u [B, k]` uniforms, `progress`, global sample `ordinal [B]` -> Times; `.at` takes t as given.
+    """`u [B, k]` uniforms, `progress`, global sample `ordinal [B]` -> Times; `.at` takes t as
+    given.
 
     `at_anchor`, where it is declared, says whether r = a always, so that no target is needed.
     """
@@ -51,7 +53,9 @@ def rows(t: Tensor, r: Tensor, a: Tensor, progress: float) -> Times:
 
 @dataclass(frozen=True, kw_only=True)
 class AtAnchor:
-    """The times of another sampler with r := a: the coupling leads to the end itself, and no target is needed."""
+    """The times of another sampler with r := a: the coupling leads to the end itself, and no target
+    is needed.
+    """
 
     times: TimeSampler
     at_anchor = True

@@ -1,4 +1,6 @@
-"""How many intervals a grid has and how slowly a target follows: pure functions of progress in [0, 1]."""
+"""How many intervals a grid has and how slowly a target follows: pure functions of progress in [0,
+1].
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from fewstep.base.errors import require
 
 def _ordered(first: int, last: int) -> None:
     told = f"{first} .. {last}"
-    require(1 <= first <= last, "intervals", told, "at least 1 (2 levels), the last not below the first")
+    require(
+        1 <= first <= last, "intervals", told, "at least 1 (2 levels), the last not below the first"
+    )
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Progressive:
-    """CT's intervals: ceil(sqrt(p ((last + 1)^2 - first^2) + first^2) - 1), at least 1, at progress p.
+    """CT's intervals: ceil(sqrt(p ((last + 1)^2 - first^2) + first^2) - 1), at least 1, at progress
+    p.
 
     N(k) counts the points of the grid and is one more (CM, arXiv 2303.01469, appendix C).
     """
@@ -48,7 +53,8 @@ class Progressive:
 class Doubling:
     """iCT's intervals: min(first 2^stage, last) in log2(floor(last / first)) + 1 equal stages.
 
-    Source: iCT, arXiv 2310.14189, section 3.4 and table 1, where N(k) counts points and is one more.
+    Source: iCT, arXiv 2310.14189, section 3.4 and table 1, where N(k) counts points and is one
+    more.
     """
 
     first: int = 10
@@ -64,7 +70,8 @@ class Doubling:
 
 @dataclass(frozen=True)
 class Exponential:
-    """MCM's steps: first (last / first)^(p / until), held at `last` from progress p = `until` on, rounded.
+    """MCM's steps: first (last / first)^(p / until), held at `last` from progress p = `until` on,
+    rounded.
 
     Source: MCM, arXiv 2403.06807, section 3.3: 64 to 1280 over 100k of 200k iterations.
     """
@@ -99,8 +106,8 @@ class FixedRate:
 class ProgressiveRate:
     """CT's mu(p) = mu0^(first / N(p)), N the intervals of `Progressive`.
 
-    The paper's N(k) counts points (CM, arXiv 2303.01469, appendix C); its code divides by the intervals, as here,
-    and its results come from the code.
+    The paper's N(k) counts points (CM, arXiv 2303.01469, appendix C); its code divides by the
+    intervals, as here, and its results come from the code.
     """
 
     mu0: float = 0.9
@@ -115,7 +122,9 @@ class ProgressiveRate:
 
 @dataclass(frozen=True)
 class Ramp:
-    """From first to last, linearly in progress (a mixing share, for instance that of GC, arXiv 2406.09570)."""
+    """From first to last, linearly in progress (a mixing share, for instance that of GC, arXiv
+    2406.09570).
+    """
 
     first: float
     last: float

@@ -1,4 +1,6 @@
-"""Samplers whose times lie on a grid: neighbours, segments, levels of a solver, shared trajectories."""
+"""Samplers whose times lie on a grid: neighbours, segments, levels of a solver, shared
+trajectories.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from fewstep.core.times.core import Law, Times, first, rows
 
 @dataclass(frozen=True, kw_only=True)
 class Levels:
-    """Levels of a decreasing grid that ends at 0: t uniform over them, or always the first; r is the next, a = 0.
+    """Levels of a decreasing grid that ends at 0: t uniform over them, or always the first; r is
+    the next, a = 0.
 
     Source: Direct CM, arXiv 2411.08954, its code: t uniform over n even steps of 1000.
     """
@@ -27,7 +30,9 @@ class Levels:
     at_anchor = False
 
     def __post_init__(self) -> None:
-        falls = all(a > b for a, b in pairwise(self.grid)) and len(self.grid) > 1 and self.grid[-1] == 0
+        falls = (
+            all(a > b for a, b in pairwise(self.grid)) and len(self.grid) > 1 and self.grid[-1] == 0
+        )
         require(falls, "grid", self.grid, "decreasing times, the last of them 0")
 
     def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times:
@@ -35,7 +40,9 @@ class Levels:
         return self.at(torch.zeros_like(index) if self.first else index, progress)._replace(u=u)
 
     def at(self, t: Time, progress: float) -> Times:
-        """Integers are the index from the highest level; other times t get the level below them as r."""
+        """Integers are the index from the highest level; other times t get the level below them as
+        r.
+        """
         grid = torch.tensor(self.grid, dtype=torch.float64)
         if not isinstance(t, Tensor) or t.is_floating_point():
             t = as_time(t)
@@ -53,12 +60,16 @@ class Levels:
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """Runs of `size` rows share one trajectory over n levels: row j gets one of the levels that it passes.
+    """Runs of `size` rows share one trajectory over n levels: row j gets one of the levels that it
+    passes.
 
-    The first row's u gives its start s, uniform over the levels, and row j the level s + floor(j (n - s) / size).
-    Level i then has P(i) = #{(s, j) that give it} / (n size), more than 1/n below and less above; with `reweight`
-    w = 1 / (n P(i)), which is at most `size`, so that mean(w loss) is that of uniform levels.
-    Where trajectories start at the highest level, row j has floor((j + u) n / size): uniform without weights.
+    The first row's u gives its start s, uniform over the levels, and row j the level s + floor(j (n
+    - s) / size).
+    Level i then has P(i) = #{(s, j) that give it} / (n size), more than 1/n below and less above;
+    with `reweight` w = 1 / (n P(i)), which is at most `size`, so that mean(w loss) is that of
+    uniform levels.
+    Where trajectories start at the highest level, row j has floor((j + u) n / size): uniform
+    without weights.
     """
 
     levels: Levels
@@ -85,7 +96,12 @@ class Shared:
         return every.flatten().bincount(minlength=self.n).double() / every.numel()
 
     def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times:
-        require(len(u) % self.size == 0, "rows", len(u), f"a multiple of the {self.size} that share a trajectory")
+        require(
+            len(u) % self.size == 0,
+            "rows",
+            len(u),
+            f"a multiple of the {self.size} that share a trajectory",
+        )
         one = first(u)[:: self.size].repeat_interleave(self.size)
         j = torch.arange(len(u)) % self.size
         spread = ((j + one) * (self.n / self.size)).long().clamp(max=self.n - 1)
@@ -114,10 +130,12 @@ class Steps(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Adjacent:
-    """Neighbouring levels r = grid[i] < t = grid[i + 1] of a Karras grid with N(progress) intervals, a = 0.
+    """Neighbouring levels r = grid[i] < t = grid[i + 1] of a Karras grid with N(progress)
+    intervals, a = 0.
 
-    Without a law every i is as likely (CM, arXiv 2303.01469, eq. 7); with one, i is the interval that a draw
-    of the law falls into, p(i) = cdf(grid[i + 1]) - cdf(grid[i]) (iCT, arXiv 2310.14189, section 3.5).
+    Without a law every i is as likely (CM, arXiv 2303.01469, eq. 7); with one, i is the interval
+    that a draw of the law falls into, p(i) = cdf(grid[i + 1]) - cdf(grid[i]) (iCT, arXiv
+    2310.14189, section 3.5).
     """
 
     steps: Steps
@@ -153,10 +171,11 @@ class Adjacent:
 
 @dataclass(frozen=True, kw_only=True)
 class Segments:
-    """T = n K even steps of [0, end] in K segments: t is uniform over the steps, r one below, a its segment's start.
+    """T = n K even steps of [0, end] in K segments: t is uniform over the steps, r one below, a its
+    segment's start.
 
-    n = max(1, round(N(progress) / K)) steps make a segment. K = 1 is a consistency model, n = 1 (r = a)
-    diffusion. Source: MCM, arXiv 2403.06807, algorithm 1.
+    n = max(1, round(N(progress) / K)) steps make a segment. K = 1 is a consistency model, n = 1 (r
+    = a) diffusion. Source: MCM, arXiv 2403.06807, algorithm 1.
     """
 
     segments: int
@@ -175,14 +194,18 @@ class Segments:
         return self.at((first(u) * total).long(), progress)._replace(u=u)
 
     def at(self, t: Time, progress: float) -> Times:
-        """Integers are the step's number from 0; other times t get the step that ends at or above them."""
+        """Integers are the step's number from 0; other times t get the step that ends at or above
+        them.
+        """
         inside = self.per_segment(progress)
         total = self.segments * inside
         if not isinstance(t, Tensor) or t.is_floating_point():
             t = (as_time(t) * (total / self.end) - 1e-9).ceil().long() - 1  # 0.7 * 10 is above 7
         index = t.clamp(0, total - 1)
         start = index // inside * inside
-        top, bottom, start = (part.double() * (self.end / total) for part in (index + 1, index, start))
+        top, bottom, start = (
+            part.double() * (self.end / total) for part in (index + 1, index, start)
+        )
         return rows(top, bottom, start, progress)
 
 

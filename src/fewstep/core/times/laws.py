@@ -44,8 +44,9 @@ class LogNormal:
 class LogStudentT:
     """ln t = mean + std T, T Student's with nu degrees of freedom, restricted to [low, high].
 
-    With T = sqrt(nu) sinh y the density of y is cosh(y)^-nu up to a factor: smooth even for TCM's nu = 0.01, so its
-    integral by Gauss's rule between 4097 nodes, and the Hermite cubics of its inverse, are exact to 1e-9.
+    With T = sqrt(nu) sinh y the density of y is cosh(y)^-nu up to a factor: smooth even for TCM's
+    nu = 0.01, so its integral by Gauss's rule between 4097 nodes, and the Hermite cubics of its
+    inverse, are exact to 1e-9.
     Source: TCM, arXiv 2410.14895, eq. 7 and section 4: mean 0, std 0.2, nu 0.01 on [1, 80].
     """
 
@@ -59,7 +60,12 @@ class LogStudentT:
         require(math.isfinite(self.mean), "mean", self.mean, "a finite number")
         require(0 < self.std < math.inf, "std", self.std, "above 0")
         require(0 < self.nu < math.inf, "nu", self.nu, "above 0")
-        require(0 < self.low < self.high < math.inf, "low", self.low, f"in 0 .. high={self.high}, above 0")
+        require(
+            0 < self.low < self.high < math.inf,
+            "low",
+            self.low,
+            f"in 0 .. high={self.high}, above 0",
+        )
 
     def quantile(self, u: Tensor) -> Tensor:
         (nodes, cdf, slope), u = _student(self), u.double().contiguous()
@@ -67,21 +73,34 @@ class LogStudentT:
         i = (torch.searchsorted(cdf, u, right=True) - 1).clamp(0, len(nodes) - 2)
         width = cdf[i + 1] - cdf[i]
         s = ((u - cdf[i]) / width).clamp(0, 1)
-        y = nodes[i] + step * s * s * (3 - 2 * s) + width * s * (1 - s) * ((1 - s) * slope[i] - s * slope[i + 1])
-        return (self.mean + self.std * math.sqrt(self.nu) * _sinh(y)).exp().clamp(self.low, self.high)
+        y = (
+            nodes[i]
+            + step * s * s * (3 - 2 * s)
+            + width * s * (1 - s) * ((1 - s) * slope[i] - s * slope[i + 1])
+        )
+        return (
+            (self.mean + self.std * math.sqrt(self.nu) * _sinh(y)).exp().clamp(self.low, self.high)
+        )
 
 
 def _sinh(y: Tensor) -> Tensor:
-    """sinh y `[B]` whose bits do not depend on B: torch takes another function for what fills no pair of vectors."""
+    """sinh y `[B]` whose bits do not depend on B: torch takes another function for what fills no
+    pair of vectors.
+    """
     return torch.nn.functional.pad(y, (0, -len(y) % 16)).sinh()[: len(y)]
 
 
 @lru_cache(maxsize=8)
 def _student(law: LogStudentT) -> tuple[Tensor, Tensor, Tensor]:
     """Nodes in y, the distribution function there, and the slope of its inverse."""
-    low, high = (math.asinh((math.log(t) - law.mean) / (law.std * math.sqrt(law.nu))) for t in (law.low, law.high))
+    low, high = (
+        math.asinh((math.log(t) - law.mean) / (law.std * math.sqrt(law.nu)))
+        for t in (law.low, law.high)
+    )
     peak = math.log(math.cosh(min(max(low, 0.0), high)))
-    drop = peak + 45 / law.nu  # the nodes end where the density is exp(-45) of its peak, which no uniform tells from 0
+    drop = (
+        peak + 45 / law.nu
+    )  # the nodes end where the density is exp(-45) of its peak, which no uniform tells from 0
     reach = drop + math.log1p(math.sqrt(1 - math.exp(-2 * drop)))  # the arccosh of exp(drop)
     nodes = torch.linspace(max(low, -reach), min(high, reach), 4097, dtype=torch.float64)
 

@@ -1,11 +1,20 @@
-"""Run folders and checkpoints: the format, the folder, every call that changes the disk, saving in the background."""
+"""Run folders and checkpoints: the format, the folder, every call that changes the disk, saving in
+the background.
+"""
 
 from __future__ import annotations
 
 from fewstep.base.disk import replace as replace_file
 from fewstep.base.disk import write as write_file
 from fewstep.run.checkpoint.folder import KEEP, RunFolder
-from fewstep.run.checkpoint.format import FORMAT, Checkpoint, Groups, fingerprint, state_fingerprint, whole_fingerprint
+from fewstep.run.checkpoint.format import (
+    FORMAT,
+    Checkpoint,
+    Groups,
+    fingerprint,
+    state_fingerprint,
+    whole_fingerprint,
+)
 from fewstep.run.checkpoint.io import read
 from fewstep.run.checkpoint.saver import Saver
 from fewstep.run.checkpoint.writing import write, write_shards

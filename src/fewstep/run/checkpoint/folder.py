@@ -1,4 +1,6 @@
-"""A run's folder. There is no pointer to its latest checkpoint: the newest one whose manifest holds wins."""
+"""A run's folder. There is no pointer to its latest checkpoint: the newest one whose manifest holds
+wins.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from fewstep.run.checkpoint.io import read
 
 log = logging.getLogger("fewstep")
 
-_TEMPORARY = re.compile(r"step-[0-9]+(-[0-9]+)?\.tmp-[0-9]+(-[0-9]+)?(-old)?")  # names that only this program gives
+_TEMPORARY = re.compile(
+    r"step-[0-9]+(-[0-9]+)?\.tmp-[0-9]+(-[0-9]+)?(-old)?"
+)  # names that only this program gives
 KEEP = 2  # valid checkpoints that stay in a run folder
 
 
@@ -28,7 +32,11 @@ def free(path: Path) -> Path:
 
 def _numbered(folder: Path) -> list[tuple[int, Path]]:
     """The whole step-N in a folder, with their N."""
-    return [(int(path.name[5:]), path) for path in folder.glob("step-*") if re.fullmatch(r"step-[0-9]+", path.name)]
+    return [
+        (int(path.name[5:]), path)
+        for path in folder.glob("step-*")
+        if re.fullmatch(r"step-[0-9]+", path.name)
+    ]
 
 
 def _valid(path: Path) -> Checkpoint:
@@ -41,7 +49,9 @@ def _valid(path: Path) -> Checkpoint:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """run.json, metrics.jsonl, checkpoints/step-N/, snapshots/step-N/, incidents/step-N/, samples/*.png."""
+    """run.json, metrics.jsonl, checkpoints/step-N/, snapshots/step-N/, incidents/step-N/,
+    samples/*.png.
+    """
 
     path: Path
 
@@ -76,10 +86,13 @@ class RunFolder:
         return free(self.path / "incidents" / f"step-{step}")
 
     def newest(self, quarantine: bool = False) -> Checkpoint | None:
-        """The newest valid checkpoint, or None where there is none at all; damaged ones are named in a warning.
+        """The newest valid checkpoint, or None where there is none at all; damaged ones are named
+        in a warning.
 
-        quarantine: damaged ones are renamed step-N.corrupt, so that a resumed run can write there again.
-        Raises StorageError where there are checkpoints and none is valid, or where the newest cannot be read at all:
+        quarantine: damaged ones are renamed step-N.corrupt, so that a resumed run can write there
+        again.
+        Raises StorageError where there are checkpoints and none is valid, or where the newest
+        cannot be read at all:
         another version's, or one that this user may not read, is not damaged.
         """
         damaged: list[tuple[Path, str]] = []
@@ -98,7 +111,8 @@ class RunFolder:
             return found
         if damaged:
             raise StorageError(
-                f"no valid checkpoint in {self.path}: {damaged[0][1]}; to start anew, choose another folder"
+                f"no valid checkpoint in {self.path}: {damaged[0][1]}; to start anew, choose"
+                " another folder"
             )
         return None
 
@@ -114,13 +128,17 @@ class RunFolder:
                 if _TEMPORARY.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
                     with storage(f"cannot remove {path}"):
                         disk.remove(path)
-        for path in (p for name in (self.config, self.metrics) for p in self.path.glob(f"{name.name}.tmp-*")):
+        for path in (
+            p for name in (self.config, self.metrics) for p in self.path.glob(f"{name.name}.tmp-*")
+        ):
             with storage(f"cannot remove {path}"):
                 disk.watch("remove", path)
                 path.unlink()
 
     def prune(self, keep: int = KEEP) -> None:
-        """Removes old checkpoints but the newest `keep` valid ones; a damaged one is named and moved aside."""
+        """Removes old checkpoints but the newest `keep` valid ones; a damaged one is named and
+        moved aside.
+        """
         valid = 0
         for path in self.checkpoints():
             if valid >= keep:

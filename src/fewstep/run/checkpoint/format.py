@@ -1,13 +1,14 @@
 """A checkpoint on the disk: safetensors and JSON under a manifest of sizes and SHA-256; no pickle.
 
-A checkpoint is written to a temporary folder, made durable, and renamed; a reader sees all of it or none.
+A checkpoint is written to a temporary folder, made durable, and renamed; a reader sees all of it or
+none.
 
     step-N/NAME.safetensors    a group of tensors: student, ema, optimizer, ...
     step-N/state.json          format, run, facts, what `VALUES` names, fingerprint, versions
     step-N/manifest.json       {"files": {name: {"bytes", "sha256"}}}, written last
 
-Format 2 has all of `VALUES`, and a fingerprint over them and the files of the groups; format 1 lacks the log, leaves
-out what is 0, and its fingerprint is `fingerprint` of its tensors.
+Format 2 has all of `VALUES`, and a fingerprint over them and the files of the groups; format 1
+lacks the log, leaves out what is 0, and its fingerprint is `fingerprint` of its tensors.
 """
 
 from __future__ import annotations
@@ -36,9 +37,17 @@ READS = (1, 2)
 MANIFEST = "manifest.json"
 STATE = "state.json"
 SUFFIX = ".safetensors"
-VALUES = ("step", "begun", "stage", "teacher_rows", "log")  # of state.json, what the next step depends on
+VALUES = (
+    "step",
+    "begun",
+    "stage",
+    "teacher_rows",
+    "log",
+)  # of state.json, what the next step depends on
 
-Groups = Mapping[str, Mapping[str, Tensor]]  # {"student": {"weight": ...}, "ema": ..., "optimizer": ...}
+Groups = Mapping[
+    str, Mapping[str, Tensor]
+]  # {"student": {"weight": ...}, "ema": ..., "optimizer": ...}
 
 
 def fingerprint(groups: Groups) -> str:
@@ -53,13 +62,19 @@ def fingerprint(groups: Groups) -> str:
 
 
 def serialised(tensors: Mapping[str, Tensor]) -> bytes:
-    """The bytes of a group's file, a function of its tensors alone: tied weights and views become copies."""
+    """The bytes of a group's file, a function of its tensors alone: tied weights and views become
+    copies.
+    """
     seen: set[int] = set()
-    return tensors_to_bytes({name: _owned(tensor, seen) for name, tensor in sorted(tensors.items())})
+    return tensors_to_bytes(
+        {name: _owned(tensor, seen) for name, tensor in sorted(tensors.items())}
+    )
 
 
 def _owned(tensor: Tensor, seen: set[int]) -> Tensor:
-    """The whole tensor on the CPU, a copy where it shares its memory with one seen before or is part of more."""
+    """The whole tensor on the CPU, a copy where it shares its memory with one seen before or is
+    part of more.
+    """
     there = whole(tensor.detach()).cpu().contiguous()
     alone = there.untyped_storage().nbytes() == there.numel() * there.element_size()
     kept = there if alone and there.data_ptr() not in seen else there.clone()
@@ -68,9 +83,13 @@ def _owned(tensor: Tensor, seen: set[int]) -> Tensor:
 
 
 def root(groups: Mapping[str, str], state: Mapping[str, Any]) -> str:
-    """The fingerprint of a run's state: SHA-256 over that of each group's file and what `VALUES` names of the state."""
+    """The fingerprint of a run's state: SHA-256 over that of each group's file and what `VALUES`
+    names of the state.
+    """
     values = {name: state[name] for name in VALUES if name in state}
-    return hashlib.sha256(json.dumps({"groups": groups, "values": values}, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps({"groups": groups, "values": values}, sort_keys=True).encode()
+    ).hexdigest()
 
 
 def state_fingerprint(groups: Groups, state: Mapping[str, Any]) -> str:
@@ -83,12 +102,16 @@ def sha256_of(content: bytes) -> str:
 
 
 class Unreadable(StorageError):
-    """A checkpoint of which nothing can be said: the system does not let it be read, or another version wrote it."""
+    """A checkpoint of which nothing can be said: the system does not let it be read, or another
+    version wrote it.
+    """
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint folder whose files were all compared with the manifest; a group is read when it is asked for."""
+    """A checkpoint folder whose files were all compared with the manifest; a group is read when it
+    is asked for.
+    """
 
     path: Path
     state: dict[str, Any]  # JSON: format, run, facts, step, fingerprint, ...
@@ -113,7 +136,9 @@ class Checkpoint:
 
 
 class _Groups(Mapping[str, dict[str, Tensor]]):
-    """The groups of a folder by name; each is read when it is asked for, and compared with its hash again."""
+    """The groups of a folder by name; each is read when it is asked for, and compared with its hash
+    again.
+    """
 
     def __init__(self, path: Path, hashes: dict[str, str]) -> None:
         self.path, self.hashes = path, hashes
@@ -134,7 +159,9 @@ class _Groups(Mapping[str, dict[str, Tensor]]):
         file = self.path / f"{name}{SUFFIX}"
         content = content_of(file)
         if sha256_of(content) != self.hashes[file.name]:
-            raise StorageError(f"{file} changed while it was read: is another process writing there?")
+            raise StorageError(
+                f"{file} changed while it was read: is another process writing there?"
+            )
         return tensor_file.tensors(content, file)
 
 
@@ -148,7 +175,9 @@ def content_of(path: Path, most: int | None = None) -> bytes:
 
 @contextmanager
 def _plain(path: Path) -> Iterator[None]:
-    """Inside, a file is read. Raises StorageError where it is missing or no plain one, Unreadable where it may not."""
+    """Inside, a file is read. Raises StorageError where it is missing or no plain one, Unreadable
+    where it may not.
+    """
     try:
         if path.is_symlink() or not path.is_file():
             raise StorageError(f"{path} cannot be read: it is missing, or no plain file")
@@ -162,7 +191,9 @@ def _plain(path: Path) -> Iterator[None]:
 
 
 def hash_of(path: Path, size: Any) -> str | None:
-    """The SHA-256 of a plain file, a piece at a time; None, and nothing read, where it is not of that size."""
+    """The SHA-256 of a plain file, a piece at a time; None, and nothing read, where it is not of
+    that size.
+    """
     with _plain(path), path.open("rb") as file:
         if os.fstat(file.fileno()).st_size != size:
             return None
@@ -170,7 +201,9 @@ def hash_of(path: Path, size: Any) -> str | None:
 
 
 def whole_fingerprint(groups: Groups, state: Mapping[str, Any], world: World) -> str:
-    """The fingerprint of groups that may be in shards: all ranks call it alike, rank 0 alone holds a whole group."""
+    """The fingerprint of groups that may be in shards: all ranks call it alike, rank 0 alone holds
+    a whole group.
+    """
     hashes = {}
     for name, tensors in groups.items():
         kept = {}

@@ -1,4 +1,6 @@
-"""Opens a checkpoint folder: sizes, declarations and hashes of its files are compared before any tensor is read."""
+"""Opens a checkpoint folder: sizes, declarations and hashes of its files are compared before any
+tensor is read.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from fewstep.run.checkpoint.format import (
 
 
 def read(path: Path) -> Checkpoint:
-    """Opens a checkpoint folder after checking every file against the manifest, and what each file declares.
+    """Opens a checkpoint folder after checking every file against the manifest, and what each file
+    declares.
 
     Raises StorageError that names the file and what is wrong with it.
     """
@@ -33,9 +36,15 @@ def read(path: Path) -> Checkpoint:
     state = _state(path / STATE)
     found = Checkpoint(path, state, hashes)
     found.layout()
-    groups = {name.removesuffix(SUFFIX): digest for name, digest in hashes.items() if name.endswith(SUFFIX)}
+    groups = {
+        name.removesuffix(SUFFIX): digest
+        for name, digest in hashes.items()
+        if name.endswith(SUFFIX)
+    }
     if state["format"] > 1 and not found.sharded and state["fingerprint"] != root(groups, state):
-        raise StorageError(f"{path / STATE} bears the fingerprint of another state than its files hold")
+        raise StorageError(
+            f"{path / STATE} bears the fingerprint of another state than its files hold"
+        )
     return found
 
 
@@ -44,15 +53,32 @@ def _state(path: Path) -> dict[str, Any]:
     state = json_file.document(content_of(path, json_file.MOST_JSON), path)
     if not isinstance(state, dict):
         raise StorageError(f"{path} holds no JSON object: it is no checkpoint of this program")
-    if missing := [key for key in ("format", "run", "facts", "step", "fingerprint") if key not in state]:
-        raise StorageError(f"{path} lacks {', '.join(missing)}: it is no checkpoint of this program")
+    if missing := [
+        key for key in ("format", "run", "facts", "step", "fingerprint") if key not in state
+    ]:
+        raise StorageError(
+            f"{path} lacks {', '.join(missing)}: it is no checkpoint of this program"
+        )
     if type(state["format"]) is not int or state["format"] not in READS:
-        raise Unreadable(f"{path} has format {str(state['format'])[:20]}: this version reads {READS[0]} to {FORMAT}")
-    kinds = {"run": dict, "facts": dict, "fingerprint": str, "step": int, "begun": int, "teacher_rows": int, "log": str}
+        raise Unreadable(
+            f"{path} has format {str(state['format'])[:20]}: this version reads {READS[0]} to"
+            f" {FORMAT}"
+        )
+    kinds = {
+        "run": dict,
+        "facts": dict,
+        "fingerprint": str,
+        "step": int,
+        "begun": int,
+        "teacher_rows": int,
+        "log": str,
+    }
     for name, kind in kinds.items():
         value = state.get(name, kind())
         if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**53):
-            raise StorageError(f"{path}: {name} = {str(value)[:40]!r}: it is no checkpoint of this program")
+            raise StorageError(
+                f"{path}: {name} = {str(value)[:40]!r}: it is no checkpoint of this program"
+            )
     return state
 
 
@@ -64,8 +90,12 @@ def _verified(path: Path) -> Iterator[tuple[str, str]]:
         raise StorageError(f"{path / MANIFEST} lists no files: it is no manifest of this program")
     for name, facts in listed.items():
         if Path(name).name != name or name == MANIFEST or not name.isprintable():
-            raise StorageError(f"{path / MANIFEST} lists {name[:60]!r}, which is not a file of its folder")
+            raise StorageError(
+                f"{path / MANIFEST} lists {name[:60]!r}, which is not a file of its folder"
+            )
         digest = hash_of(path / name, facts.get("bytes") if isinstance(facts, dict) else None)
         if digest is None or digest != facts.get("sha256"):
-            raise StorageError(f"{path / name} is damaged: its size or SHA-256 is not the manifest's")
+            raise StorageError(
+                f"{path / name} is damaged: its size or SHA-256 is not the manifest's"
+            )
         yield name, digest

@@ -15,21 +15,27 @@ from fewstep.run.checkpoint.format import Groups
 def copied(groups: Groups, keep: bool = True) -> dict[str, dict[str, Tensor]]:
     """The whole tensors as they are now, on the CPU, whatever becomes of the originals.
 
-    keep: where not, nothing is returned, but for tensors in shards the others get what this rank holds.
+    keep: where not, nothing is returned, but for tensors in shards the others get what this rank
+    holds.
     """
 
     def copy(tensor: Tensor) -> Tensor:
         return whole(tensor.detach()).to("cpu", copy=True, memory_format=torch.contiguous_format)
 
     if keep:
-        return {group: {name: copy(tensor) for name, tensor in kept.items()} for group, kept in groups.items()}
+        return {
+            group: {name: copy(tensor) for name, tensor in kept.items()}
+            for group, kept in groups.items()
+        }
     for tensor in (tensor for kept in groups.values() for tensor in kept.values()):
         whole(tensor.detach())
     return {}
 
 
 class Saver:
-    """One piece of work at a time in a thread of its own; what it raises is raised by `check` or `wait`."""
+    """One piece of work at a time in a thread of its own; what it raises is raised by `check` or
+    `wait`.
+    """
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
@@ -45,7 +51,8 @@ class Saver:
             except BaseException as error:  # raised where the run can stop for it
                 self._failure = error
 
-        # A daemon: a second request to stop ends the process at once, and the next start finds what was whole.
+        # A daemon: a second request to stop ends the process at once, and the next start finds what
+        # was whole.
         self._thread = threading.Thread(target=run, name="checkpoint", daemon=True)
         self._thread.start()
 

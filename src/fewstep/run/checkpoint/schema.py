@@ -13,8 +13,15 @@ from fewstep.run.facts import Facts
 
 
 def checkpoint_state(run: Run, facts: Facts, step: int) -> dict[str, Any]:
-    """The JSON part of a checkpoint: enough to rebuild its networks without the script that made them."""
-    return {"run": run.to_json(), "facts": facts.to_json(), "step": step, "torch": torch.__version__}
+    """The JSON part of a checkpoint: enough to rebuild its networks without the script that made
+    them.
+    """
+    return {
+        "run": run.to_json(),
+        "facts": facts.to_json(),
+        "step": step,
+        "torch": torch.__version__,
+    }
 
 
 def check_state(checkpoint: Checkpoint) -> None:
@@ -25,12 +32,17 @@ def check_state(checkpoint: Checkpoint) -> None:
         "step": (type(step) is int and 0 <= step < MOST_COUNT, "a whole number, 0 or more"),
         "fingerprint": (isinstance(state["fingerprint"], str), "a text"),
         "stage": (type(state.get("stage", 1)) is int and state.get("stage", 1) in (1, 2), "1 or 2"),
-        "begun": (type(state.get("begun", 0)) is int and 0 <= state.get("begun", 0) < MOST_COUNT, "0 or more"),
+        "begun": (
+            type(state.get("begun", 0)) is int and 0 <= state.get("begun", 0) < MOST_COUNT,
+            "0 or more",
+        ),
         "teacher_rows": (type(rows) is int and 0 <= rows < 2**63, "0 or more"),
     }
     for name, (fine, expected) in checks.items():
         if not fine:
-            raise StorageError(f"{checkpoint.path}: {name} = {shown(state[name])}: expected {expected}")
+            raise StorageError(
+                f"{checkpoint.path}: {name} = {shown(state[name])}: expected {expected}"
+            )
     try:
         run_from_json(state["run"])
         Facts.from_json(state["facts"])

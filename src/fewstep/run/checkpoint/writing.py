@@ -1,4 +1,6 @@
-"""Writes a checkpoint folder, whole or not at all: alone, or with several ranks that each hold a part."""
+"""Writes a checkpoint folder, whole or not at all: alone, or with several ranks that each hold a
+part.
+"""
 
 from __future__ import annotations
 
@@ -37,25 +39,36 @@ def write(path: Path, groups: Groups, state: Mapping[str, Any]) -> str:
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         disk.make_folder(temporary)
-        listed = {f"{name}{SUFFIX}": _put(temporary / f"{name}{SUFFIX}", serialised(t)) for name, t in groups.items()}
-        digest = root({name.removesuffix(SUFFIX): facts["sha256"] for name, facts in listed.items()}, state)
+        listed = {
+            f"{name}{SUFFIX}": _put(temporary / f"{name}{SUFFIX}", serialised(t))
+            for name, t in groups.items()
+        }
+        digest = root(
+            {name.removesuffix(SUFFIX): facts["sha256"] for name, facts in listed.items()}, state
+        )
         _finish(temporary, path, listed, {**state, "fingerprint": digest})
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise StorageError(f"cannot write the checkpoint {path}: {error.strerror or error}") from error
+        raise StorageError(
+            f"cannot write the checkpoint {path}: {error.strerror or error}"
+        ) from error
     return digest
 
 
 def _finish(temporary: Path, path: Path, listed: dict[str, Any], state: Mapping[str, Any]) -> None:
     """Adds state and manifest to a folder whose groups are written, and gives it its name."""
-    listed[STATE] = _put(temporary / STATE, json.dumps({**state, "format": FORMAT}, indent=1, sort_keys=True).encode())
+    listed[STATE] = _put(
+        temporary / STATE,
+        json.dumps({**state, "format": FORMAT}, indent=1, sort_keys=True).encode(),
+    )
     _put(temporary / MANIFEST, json.dumps({"files": listed}, indent=1, sort_keys=True).encode())
     disk.sync(temporary)
     disk.rename(temporary, path)
 
 
 def write_shards(path: Path, groups: Groups, state: Mapping[str, Any], world: World) -> str:
-    """Writes a checkpoint folder of groups in shards: every rank its part, rank 0 the rest. All ranks call it alike.
+    """Writes a checkpoint folder of groups in shards: every rank its part, rank 0 the rest. All
+    ranks call it alike.
 
     Returns the fingerprint, which is that of the groups put together. Raises StorageError.
     """
@@ -74,7 +87,9 @@ def write_shards(path: Path, groups: Groups, state: Mapping[str, Any], world: Wo
             shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, StorageError):
             raise
-        raise StorageError(f"cannot write the checkpoint {path}: {error.strerror or error}") from error
+        raise StorageError(
+            f"cannot write the checkpoint {path}: {error.strerror or error}"
+        ) from error
     world.meet()  # nobody looks for it before it is whole
     return digest
 

@@ -1,14 +1,19 @@
 """The recipes by name: each is a function `(**fields) -> Run`.
 
-The small ones have settings that were tried; those of papers have the papers', with the source of each number beside
-it, and docs/reproduce.md says what they cost and what they gave.
+The small ones have settings that were tried; those of papers have the papers', with the source of
+each number beside it, and docs/reproduce.md says what they cost and what they gave.
 """
 
 from fewstep.run.recipes.cifar10 import cifar10_ect, cifar10_ict, cifar10_tcm
 from fewstep.run.recipes.digits import digits, digits_dit, digits_mixture, digits_unet
 from fewstep.run.recipes.gc_sets import celeba64_gc, cifar10_gc, imagenet32_gc, lsun64_gc
 from fewstep.run.recipes.glyphs import glyphs
-from fewstep.run.recipes.imagenet64 import imagenet64_ect_s, imagenet64_ect_xl, imagenet64_tcm_s, imagenet64_tcm_xl
+from fewstep.run.recipes.imagenet64 import (
+    imagenet64_ect_s,
+    imagenet64_ect_xl,
+    imagenet64_tcm_s,
+    imagenet64_tcm_xl,
+)
 from fewstep.run.recipes.imagenet_mcm import (
     imagenet64_mcm_large,
     imagenet64_mcm_small,

@@ -5,7 +5,8 @@ from typing import Any
 from fewstep.base.options import Options
 from fewstep.run.config import Run, changed
 
-# Chosen on the validation split among 15 settings (docs/log.md): more stages than 5 leave noise in the second step.
+# Chosen on the validation split among 15 settings (docs/log.md): more stages than 5 leave noise in
+# the second step.
 _ECT: Options = {"p_mean": -0.4, "p_std": 1.8, "stages": 5}
 _OPTIONS: dict[str, Options] = {
     "ect": _ECT,
@@ -19,7 +20,8 @@ _OPTIONS: dict[str, Options] = {
     "sct": {"warmup": 0.5},
     "scd": {"warmup": 0.5},
 }
-# What else differs: a whole solution for each sample makes an update of direct_cm dear, and a first stage that is not
+# What else differs: a whole solution for each sample makes an update of direct_cm dear, and a first
+# stage that is not
 # annealed is a bad start for a second (docs/log.md).
 _FIELDS: dict[str, Options] = {
     "direct_cm": {"iterations": 1000},
@@ -52,19 +54,25 @@ def taught(run: Run, truth: str, methods: dict[str, Options]) -> Options:
 
 def digits(*, method: str = "ect", **fields: Any) -> Run:
     """One-step handwritten digits by class, minutes on a laptop."""
-    return changed(_digits("digits", method, "mlp", {}, iterations=3500), {**_FIELDS.get(method, {}), **fields})
+    return changed(
+        _digits("digits", method, "mlp", {}, iterations=3500), {**_FIELDS.get(method, {}), **fields}
+    )
 
 
 def digits_unet(*, method: str = "ect", **fields: Any) -> Run:
     """The digits by a small DDPM++ U-Net: fewer and slower steps."""
     options = {"width": 32, "mult": (1, 2), "blocks": 1, "attention": (4,), "dropout": 0.1}
-    return changed(_digits("digits-unet", method, "song_unet", options, iterations=1200, batch=128), fields)
+    return changed(
+        _digits("digits-unet", method, "song_unet", options, iterations=1200, batch=128), fields
+    )
 
 
 def digits_dit(*, method: str = "ect", **fields: Any) -> Run:
     """The digits by a small diffusion transformer: fewer and slower steps."""
     options = {"patch": 2, "width": 96, "depth": 4, "heads": 4}
-    return changed(_digits("digits-dit", method, "dit", options, iterations=3000, batch=128), fields)
+    return changed(
+        _digits("digits-dit", method, "dit", options, iterations=3000, batch=128), fields
+    )
 
 
 def digits_mixture(*, method: str = "ect", **fields: Any) -> Run:
@@ -72,4 +80,13 @@ def digits_mixture(*, method: str = "ect", **fields: Any) -> Run:
     truth = "exact:digits-mixture"
     run = _digits("digits-mixture", method, "mlp", {}, iterations=2000)
     shorter = {"tcm": {"iterations": 3000}}.get(method, {})
-    return changed(run, {"data": truth, **_FIELDS.get(method, {}), **shorter, **taught(run, truth, _TAUGHT), **fields})
+    return changed(
+        run,
+        {
+            "data": truth,
+            **_FIELDS.get(method, {}),
+            **shorter,
+            **taught(run, truth, _TAUGHT),
+            **fields,
+        },
+    )

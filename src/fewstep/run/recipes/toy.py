@@ -18,7 +18,8 @@ _FIELDS: dict[str, Options] = {
     "direct_cm": {"batch": 128, "iterations": 2000},
     "tcm": {"iterations": 4000, "split": 0.75, "stage_lr": 0.3},
 }
-# The law of ring8 is known, and teaches the methods that learn from a teacher: the options that ask it.
+# The law of ring8 is known, and teaches the methods that learn from a teacher: the options that ask
+# it.
 _TAUGHT: dict[str, Options] = {"cd": {}, "mcm": {"pairs": "addim"}, "direct_cm": {}, "scd": {}}
 
 
@@ -35,4 +36,6 @@ def toy(*, method: str = "ect", **fields: Any) -> Run:
         lr=2e-3,
         iterations=3000,
     )
-    return changed(run, {**_FIELDS.get(method, {}), **taught(run, "exact:ring8", _TAUGHT), **fields})
+    return changed(
+        run, {**_FIELDS.get(method, {}), **taught(run, "exact:ring8", _TAUGHT), **fields}
+    )
