@@ -45,7 +45,7 @@ def direct_cm(
         process: edm with the Karras grid, cosine, or discrete, the 1000 steps of Stable Diffusion
         sigma_data: standard deviation of the data, for the preconditioning
     """
-    _check_direct(n, c, goal, own=reuse == 1 and source == "teacher")
+    _check_direct(n, c, goal, reuse, source)
     on = core.process.named(process)
     grid = tuple(core.sampling.down_the_noise(on, n, ()))
     start = grid[0] if starts == "highest" else None
@@ -88,12 +88,11 @@ def _coupling(
     )
 
 
-def _check_direct(n: int, c: float, goal: str, own: bool) -> None:
-    """Refuses what has no grid, or no student's goal.
-
-    own: whether each row has a trajectory of its own. Raises UserError.
-    """
+def _check_direct(n: int, c: float, goal: str, reuse: int, source: str) -> None:
+    """Refuses what has no grid, and a student's goal where trajectories are not a row's own."""
     require(n >= 1, "n", n, "at least 1 interval")
     require(c >= 0, "c", c, "0 or more")
+    require(reuse >= 1, "reuse", reuse, "at least 1")
+    own = reuse == 1 and source == "teacher"
     expected = "solution, where trajectories are shared or cached"
     require(own or goal == "solution", "goal", goal, expected)
