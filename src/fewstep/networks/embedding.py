@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +106,7 @@ def conditions(
     cond: labels `[B]` int64, -1 for "no label" (a row of zeros), or a dict of "label" and
     "augment". Without augment labels nothing was augmented.
     """
-    given = dict(cond) if isinstance(cond, Mapping) else {"label": cond}
+    given: dict[str, Any] = dict(cond) if isinstance(cond, Mapping) else {"label": cond}
     label, augmented = given.pop("label", None), given.pop("augment", None)
     if given or (augmented is not None and not augment):
         takes = '"label" and "augment"' if augment else 'only "label"'
