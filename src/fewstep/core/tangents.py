@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewstep.base.conditions import Cond, masked
 from fewstep.base.errors import UserError, require
-from fewstep.core import derivatives
+from fewstep.core import abilities, derivatives
 from fewstep.core.denoiser import Denoiser, Masks, Models, Preconditioned
 from fewstep.core.derivatives import Engine, Line
 from fewstep.core.noise import Trig
@@ -30,8 +30,7 @@ class Drift:
 
     def __init__(self, denoiser: Denoiser, process: Process) -> None:
         self.denoiser, self.process = denoiser, process
-        if hasattr(denoiser, "masks"):
-            self.masks = denoiser.masks
+        self.masks = abilities.masks(denoiser)
 
     def __call__(self, x_t: Tensor, t: Time, cond: Cond = None, **shared: Masks) -> Tensor:
         t, who = per_row(t, x_t), self.denoiser

@@ -80,7 +80,9 @@ class Generator:
                 value,
                 f"a whole number, {least} or more",
             )
-        middle = self.method.middle if self.run.middle_times is None else self.run.middle_times
+        middle = (
+            self.method.later_sigmas if self.run.middle_times is None else self.run.middle_times
+        )
         grid = chosen.times(self.method.process, count, middle)
         self._check_range(count, grid)
         conds = self.conditions(n, cond)
@@ -221,7 +223,7 @@ def load(
     denoiser: nn.Module = student
     if made.before is not None and (ema == "frozen" or checkpoint.state.get("stage") == 1):
         made = made.before
-        run = replace(run, middle_times=made.middle)  # stored are those of the second stage
+        run = replace(run, middle_times=made.later_sigmas)  # stored are those of the second stage
     if composite:
         if "frozen" not in checkpoint.groups or ema == "frozen":
             raise UserError(

@@ -16,6 +16,7 @@ from fewstep.base.conditions import Cond
 from fewstep.base.errors import StorageError
 from fewstep.base.randomness import forked
 from fewstep.base.world import ALONE, World, scattered, whole
+from fewstep.core import abilities
 from fewstep.core.denoiser import Denoiser, Models, Preconditioned
 from fewstep.core.method import Method
 from fewstep.core.process import Time
@@ -265,7 +266,7 @@ def new_state(
         sources.fit(initial, student.network)
     student = student.to(device).train()
     trained = nn.ModuleDict({"student": student})
-    learned = getattr(method.balance, "module", None)
+    learned = abilities.module(method.balance)
     if learned is not None:
         with forked(run.seed, "init balance"):
             trained["balance"] = learned().to(device).train()

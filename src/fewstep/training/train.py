@@ -115,7 +115,7 @@ def _trained(
     run = prepare.remembered(run, saved)
     facts = facts_of(run, dataset)
     made = build_method(run, facts, method)
-    run = run if run.middle_times is not None else replace(run, middle_times=made.middle)
+    run = run if run.middle_times is not None else replace(run, middle_times=made.later_sigmas)
     sampling.through_middle(
         made.process, 2, run.middle_times or ()
     )  # refuses them now, not at the first picture

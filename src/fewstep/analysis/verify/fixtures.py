@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fewstep import networks
 from fewstep.base.conditions import Cond
 from fewstep.base.randomness import forked, generator
-from fewstep.core import scalings
+from fewstep.core import abilities, scalings
 from fewstep.core.denoiser import Models, Preconditioned
 from fewstep.core.method import Method
 from fewstep.core.times import Times
@@ -105,7 +105,7 @@ def batch(
     method: Method, rows: int = 6, progress: float = 0.6, shape: tuple[int, ...] = SHAPE
 ) -> tuple[Tensor, Tensor, Times]:
     """x0, z and the method's times of a batch, of whole groups where rows share a trajectory."""
-    group = getattr(method.coupling, "reuse", 1)
+    group = abilities.reuse(method.coupling)
     rows = -(-rows // group) * group
     x0, z, u = data(rows, shape)
     times: Times = method.times(u, progress, torch.arange(rows))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fewstep.analysis.verify.check import Check, apart, worst
 from fewstep.base.randomness import forked, generator
-from fewstep.core import derivatives
+from fewstep.core import abilities, derivatives
 
 ROWS = 4
 Make = Callable[[], nn.Module]
@@ -201,7 +201,7 @@ def checks_of(subject: Subject, name: str) -> list[Check]:
     ]
     with forked(0, "verify network"):
         made = subject.make()
-    if hasattr(made, "masks"):
+    if abilities.masks(made):
         rows.append(
             (
                 "dropout by masks: a row's own seed decides",
