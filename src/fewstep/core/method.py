@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewstep.base.conditions import Cond
 from fewstep.base.errors import UserError, require
-from fewstep.base.randomness import forked
+from fewstep.base.randomness import fork_rng
 from fewstep.core import distances, scalings, spaces, weights
 from fewstep.core.balances import Balance, unbalanced
 from fewstep.core.couplings import Coupling, Data
@@ -46,7 +46,7 @@ def dropout(
     def run(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         shared = {"masks": masks} if masks is not None and hasattr(denoiser, "masks") else {}
         with (
-            forked(seeds[0], "dropout", device) if seeds else nullcontext()
+            fork_rng(seeds[0], "dropout", device) if seeds else nullcontext()
         ):  # for nn.Dropout of other networks
             return denoiser(x, t, cond, **shared)
 
