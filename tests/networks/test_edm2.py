@@ -10,7 +10,7 @@ import fewstep as fs
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import fork_rng, generator
 from fewstep.networks._edm2_unet import Block
-from fewstep.networks.edm2_layers import Uncertainty, Weighted, mp_cat, mp_silu, mp_sum
+from fewstep.networks.edm2_layers import MPConv, Uncertainty, mp_cat, mp_silu, mp_sum
 from tests.support.network_properties import (
     alive,
     conditions_must_fit,
@@ -37,7 +37,7 @@ def fresh() -> nn.Module:
 
 
 def weights_of(network: nn.Module) -> list[torch.Tensor]:
-    return [part.weight for part in network.modules() if isinstance(part, Weighted)]
+    return [part.weight for part in network.modules() if isinstance(part, MPConv)]
 
 
 def test_the_defaults_are_edm2_s():
