@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewstep.base.conditions import Cond
 from fewstep.base.errors import UserError, require
-from fewstep.base.randomness import forked
+from fewstep.base.randomness import fork_rng
 from fewstep.core import abilities, distances, scalings, spaces, weights
 from fewstep.core.balances import Balance, unbalanced
 from fewstep.core.couplings import Coupling, Data
@@ -53,7 +53,7 @@ def dropout(
         if masks is not None and abilities.masks(denoiser):
             options["masks"] = masks
         # For nn.Dropout of other networks.
-        with forked(seeds[0], "dropout", device) if seeds else nullcontext():
+        with fork_rng(seeds[0], "dropout", device) if seeds else nullcontext():
             return denoiser(x, t, cond, **options)
 
     return run

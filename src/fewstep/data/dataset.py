@@ -88,7 +88,7 @@ class Dataset:
         """
         return float(f"{elements(self.train.x0, self.train.cond).std(dtype=np.float64):.6g}")
 
-    def unlabelled(self) -> Dataset:
+    def without_labels(self) -> Dataset:
         """The same samples without their labels; other conditions stay."""
 
         def kept(cond: Cond) -> Cond:

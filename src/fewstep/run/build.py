@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from fewstep import methods, networks
 from fewstep.base.errors import UserError
 from fewstep.base.options import checked_options, choose
-from fewstep.base.randomness import forked
+from fewstep.base.randomness import fork_rng
 from fewstep.core.couplings import Cached
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.method import Method
@@ -153,7 +153,7 @@ def build_student(
         function = chosen("network", networks, run.network, network)
         options = checked_options("network", function, run.network_options)
         sizes = condition_sizes(run, facts, function)
-        with forked(run.seed, "init"):
+        with fork_rng(run.seed, "init"):
             called = "function(shape, classes, **options) -> torch.nn.Module"
             network = made(
                 "network",

@@ -108,7 +108,7 @@ def _trained(
         if data is None
         else datasets.from_tensors(data)
     )
-    dataset = dataset if run.labels else dataset.unlabelled()
+    dataset = dataset if run.labels else dataset.without_labels()
     run = sources.labelled(
         settled(replace(run, data=dataset.name), method, network), init, teacher, saved
     )

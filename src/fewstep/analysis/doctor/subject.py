@@ -173,7 +173,7 @@ def data_of(run: Run, facts: Facts, data: str | Dataset | None) -> Dataset:
         if isinstance(data, Dataset)
         else dataset_of(data or run.data, run.data_size, run.bad_files)
     )
-    found = found if run.labels else found.unlabelled()
+    found = found if run.labels else found.without_labels()
     if found.fingerprint() != facts.data:
         raise UserError(
             f"data {found.name!r} is not what this run was trained on: name the place where that is"

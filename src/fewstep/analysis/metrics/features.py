@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fewstep.base.randomness import forked
+from fewstep.base.randomness import fork_rng
 from fewstep.data import Dataset
 from fewstep.run.checkpoint import fingerprint
 
@@ -44,7 +44,7 @@ def classifier(dataset: Dataset) -> Classifier:
     """The classifier of a data set's training split: the same weights each time, kept in the user's
     cache.
     """
-    with forked(_SEED, "classifier"):
+    with fork_rng(_SEED, "classifier"):
         network = _network(dataset)
     file = _cache_file(dataset)
     try:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fewstep import networks
 from fewstep.base.conditions import Cond
-from fewstep.base.randomness import forked, generator
+from fewstep.base.randomness import fork_rng, generator
 from fewstep.core import abilities, scalings
 from fewstep.core.denoiser import Models, Preconditioned
 from fewstep.core.method import Method
@@ -131,7 +131,7 @@ def small_network(
     """A float64 MLP behind EDM's preconditioning whose weights are all alive: zeros would hide
     mistakes.
     """
-    with forked(seed, "verify"):
+    with fork_rng(seed, "verify"):
         network = networks.mlp(shape, classes, width=12, depth=2, dropout=dropout)
         for p in network.parameters():
             nn.init.normal_(p, std=0.2)

@@ -14,7 +14,7 @@ from fewstep.analysis.verify import network_checks, structure, teacher_checks
 from fewstep.analysis.verify.check import Check
 from fewstep.analysis.verify.fixtures import SHAPE
 from fewstep.base.errors import UserError
-from fewstep.base.randomness import forked
+from fewstep.base.randomness import fork_rng
 from fewstep.core import abilities
 from fewstep.core import process as processes
 from fewstep.core.denoiser import Preconditioned
@@ -48,7 +48,7 @@ def wanted(factory: Callable[..., Any], name: str) -> int:
 def made(factory: Callable[..., Any], name: str, *args: Any) -> Any:
     """What it makes; its failure in one line."""
     try:
-        with forked(0, "verify target"):
+        with fork_rng(0, "verify target"):
             return factory(*args)
     except Exception as error:  # of whatever kind: it is the user's
         told = str(error).strip().partition("\n")[0]
