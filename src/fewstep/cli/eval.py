@@ -24,7 +24,7 @@ DESCRIPTION = (
 class Args:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder or shipped name."""
-    steps: str | None = None
+    steps: tuple[int, ...] | None = None
     """Network evaluations to score, such as 1,2; left out, 1,2 for consistency models, else the
     sampler's default.
     """
@@ -52,10 +52,8 @@ class Args:
     """How many models (checkpoints, EMAs, settings) were scored on this split before this one was
     chosen.
     """
-    metrics: str | None = None
-    """Metrics with commas between, such as feature_frechet,feature_kid; a wrong name lists what
-    there is.
-    """
+    metrics: tuple[str, ...] | None = None
+    """Metrics such as feature_frechet,feature_kid; a wrong name lists what there is."""
     extractor: str | None = None
     """FILE.onnx, with FILE.json that declares its input (range, size, resize, ...) and output; or
     Inception's .pt.
@@ -68,6 +66,8 @@ class Args:
     """STATS.npz with mu and sigma of features, such as EDM's, in place of the training split."""
     device: str = "auto"
     """cpu, cuda, mps or auto, the first there is."""
+    quiet: bool = False
+    """Print no notes; results, warnings and errors still."""
     json: bool = False
     """Print one JSON object."""
 
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
     generator = generator.with_middle(args.middle_times)
     chosen = sampler(generator.method.sampler)
     usual = (1, 2) if chosen.default == 1 and not chosen.only else (chosen.default,)
-    steps = usual if args.steps is None else parse_steps(args.steps)
+    steps = usual if args.steps is None else args.steps
     dataset = dataset_of(
         args.data or generator.run.data, generator.run.data_size, generator.run.bad_files
     )
@@ -103,9 +103,7 @@ def main(argv: list[str]) -> int:
         n=args.n,
         seed=args.seed,
         split=args.split,
-        metrics=(
-            None if args.metrics is None else [name.strip() for name in args.metrics.split(",")]
-        ),
+        metrics=None if args.metrics is None else list(args.metrics),
         extractor=(
             None if args.extractor is None else open_extractor(args.extractor, weights=args.weights)
         ),
@@ -118,17 +116,6 @@ def main(argv: list[str]) -> int:
     else:
         print(table(results, speeds))
     return 0
-
-
-def parse_steps(text: str) -> tuple[int, ...]:
-    from fewstep.base.errors import UserError
-
-    try:
-        return tuple(int(word) for word in text.split(","))
-    except ValueError:
-        raise UserError(
-            f"--steps {text}: expected numbers with commas between, such as 1,2,4"
-        ) from None
 
 
 def table(results: list[Result], speeds: list[dict[str, Any]]) -> str:

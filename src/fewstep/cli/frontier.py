@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fewstep.cli.eval import parse_steps
 from fewstep.cli.parse import parse
 
 if TYPE_CHECKING:
@@ -35,9 +34,9 @@ class Args:
     """A diffusion run, a .safetensors file of the first run's network, or exact:NAME."""
     out: Path | None = None
     """Folder to write; left out, frontier-RUN."""
-    steps: str = "1,2,3,4,5,6,7,8"
+    steps: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
     """Steps of consistency models."""
-    teacher_steps: str = "1,2,4,8,16,35"
+    teacher_steps: tuple[int, ...] = (1, 2, 4, 8, 16, 35)
     """Network evaluations of diffusion models, each by ddim, heun, addim and ancestral."""
     metric: str | None = None
     """The metric that chooses; left out, energy, and with an extractor its Fréchet distance."""
@@ -75,6 +74,8 @@ class Args:
     """STATS.npz with mu and sigma of features, in place of the training split."""
     device: str = "auto"
     """cpu, cuda, mps or auto, the first there is."""
+    quiet: bool = False
+    """Print no progress and no notes; results, warnings and errors still."""
     json: bool = False
     """Print frontier.json."""
 
@@ -87,8 +88,8 @@ def main(argv: list[str]) -> int:
 
     checked(args)
     plan = frontier.Plan(
-        steps=parse_steps(args.steps),
-        teacher_steps=parse_steps(args.teacher_steps),
+        steps=args.steps,
+        teacher_steps=args.teacher_steps,
         **{name: getattr(args, name) for name in PLANNED},
     )
     report.page("", [], [])  # both tell what to install before anything takes long
@@ -108,11 +109,13 @@ def main(argv: list[str]) -> int:
         "data": {"train": dataset.fingerprint(), **frontier.held_out(dataset)},
     }
     store = frontier.Store(out, identity)
-    if store.seen:
+    if store.seen and not args.quiet:
         print(f"{store.seen} scores in {out} are kept", file=sys.stderr)
     bench = frontier.Bench(dataset, plan, metric, store, splits)
     found = frontier.Frontier(
-        frontier.measure(subjects, bench), bench, " ".join(["fewstep frontier", *argv])
+        frontier.measure(subjects, bench, not args.quiet),
+        bench,
+        " ".join(["fewstep frontier", *argv]),
     )
     found.write(out)
     print(

@@ -5,19 +5,18 @@ not saved.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from fewstep import data as datasets
 from fewstep.base.errors import NonFiniteError, OutOfMemory, Stopped, WorkerError
+from fewstep.base.progress import Progress
 from fewstep.base.world import ALONE, World
 from fewstep.core.method import Method
 from fewstep.run import stages
@@ -72,24 +71,27 @@ def loop(
     ahead = workers.batches(draw, state.step, run.iterations, launch.workers, launch.locks)
     with (
         stop_requests() as stops,
-        _bar(run, state, launch.progress) as bar,
+        Progress(
+            run.iterations * run.batch,
+            "sample",
+            initial=state.step * run.batch,
+            show=launch.progress,
+        ) as progress,
         closing(ahead),
         _settled(recorder),
     ):
         while state.step < run.iterations:
             stage = hand_over.ready(run, plan, state)
-            if launch.progress and 0 < state.step == stage.first:
-                tqdm.write(f"step {state.step}: stage {stage.number} begins", file=sys.stderr)
+            if 0 < state.step == stage.first:
+                progress.note(f"step {state.step}: stage {stage.number} begins")
             with _kept(recorder, state, partial(draw, state.step, ALONE)):
                 row = train_step(run, stage.method, state, moved(next(ahead), launch.place))
             if len(plan) > 1:
                 row["stage"] = stage.number
             if due(run, state.step, run.log_every):
                 state.note(row)
-            with suppress(OSError):  # a bar that nobody can see any more is no reason to lose a run
-                if bar is not None:
-                    bar.set_postfix(loss=f"{row['loss']:.4g}", refresh=False)
-                    bar.update(run.batch)
+            step = f"{state.step} of {run.iterations}"
+            progress.update(run.batch, step=step, loss=f"{row['loss']:.4g}")
             if recorder:
                 seconds = time.monotonic() - begun
                 clock = {
@@ -101,18 +103,6 @@ def loop(
                 launch.watch(state)
             if state.world.total(len(stops)) and state.step < run.iterations:
                 _stop(run, state, recorder)
-
-
-def _bar(run: Run, state: State, progress: bool) -> AbstractContextManager[tqdm | None]:
-    """The progress bar, in samples.
-
-    Where none is shown there is none: all processes that were forked from one share tqdm's lock,
-    and one of them that is killed while it holds it stops the others for ever.
-    """
-    if not progress:
-        return nullcontext()
-    total, initial = run.iterations * run.batch, state.step * run.batch
-    return tqdm(total=total, initial=initial, unit="sample", unit_scale=True)
 
 
 def _stop(run: Run, state: State, recorder: Recorder | None) -> None:
