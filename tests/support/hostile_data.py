@@ -108,7 +108,6 @@ def images(seed: int) -> dict[str, bytes]:
         "bad-icon.png": encoded(rgb, "ICO"),
         "bad-targa.png": encoded(rgb, "TGA"),
         "bad-middle.png": png[:middle] + bytes([png[middle] ^ 1]) + png[middle + 1 :],
-        "bad-middle.jpg": jpg[: scan + 99] + b"\xff\xd5" + jpg[scan + 101 :],
         "bad-header.png": huge_png(50_000),
         "bad-bomb.png": huge_png(10_000, 10_000),
         "bad-float.tiff": encoded(grey.convert("F"), "TIFF"),
