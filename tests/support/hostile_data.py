@@ -77,7 +77,6 @@ def images(seed: int) -> dict[str, bytes]:
     clear = rgb.copy()
     clear.putalpha(grey)
     png, jpg = encoded(rgb), encoded(rgb.resize((64, 64)), "JPEG", quality=90)
-    scan = jpg.index(b"\xff\xda") + 14
     middle = len(png) // 2
     return {
         "good-rgb.png": png,

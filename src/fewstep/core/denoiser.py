@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,11 @@ from fewstep.base.errors import UserError
 from fewstep.core.process import Process, Time, edm, expand, per_row
 from fewstep.core.scalings import Coefficients, Scaling
 
-Masks = Any  # what a network's `masks(rows, seeds)` returned: its own business
+
+class Masks(Protocol):
+    """What a network's `masks(rows, seeds)` returns: dropout masks, of which `at` selects rows."""
+
+    def at(self, index: Tensor) -> Masks: ...
 
 
 _COMPUTE: ContextVar[torch.dtype | None] = ContextVar("compute", default=None)
@@ -82,7 +86,7 @@ def on_rows(
     cond: Cond,
     rows: Tensor,
     into: Tensor,
-    masks: Masks = None,
+    masks: Masks | None = None,
 ) -> Tensor:
     """`into [B, ...]` with D(x_t, t) in the rows where `rows [B]`, on the host, is True: the others
     are not evaluated.
@@ -127,7 +131,7 @@ class Preconditioned(nn.Module):
         self.scaling = scaling
         self.process = edm() if process is None else process
 
-    def masks(self, rows: int, seeds: Sequence[int]) -> Masks:
+    def masks(self, rows: int, seeds: Sequence[int]) -> Masks | None:
         """The network's dropout masks, a seed for each equal run of rows; None where it draws none."""
         draw = getattr(self.network, "masks", None)
         return draw(rows, seeds) if draw else None
@@ -207,12 +211,14 @@ class Truncated(nn.Module):
         super().__init__()
         self.low, self.high, self.t_prime = low, high, t_prime
 
-    def masks(self, rows: int, seeds: Sequence[int]) -> Masks:
+    def masks(self, rows: int, seeds: Sequence[int]) -> Masks | None:
         """The upper network's dropout masks, which the lower one shares."""
         draw = getattr(self.high, "masks", None)
         return draw(rows, seeds) if draw else None
 
-    def forward(self, x_t: Tensor, t: Time, cond: Cond = None, masks: Masks = None) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Time, cond: Cond = None, masks: Masks | None = None
+    ) -> Tensor:
         t = per_row(t, x_t)
         below = t < self.t_prime
         out = on_rows(self.low, x_t, t, cond, below, torch.empty_like(x_t), masks)

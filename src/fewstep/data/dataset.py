@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.base.conditions import each, leaves, mask_of
+from fewstep.base.conditions import Cond, each, leaves, mask_of
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import permutation
 
@@ -43,7 +43,7 @@ class Arrays(NamedTuple):
     """
 
     x0: Tensor
-    cond: Any = None
+    cond: Cond = None
     path: Tensor | None = None
 
     def rows(self, index: Tensor) -> Arrays:
@@ -84,7 +84,7 @@ class Dataset:
         """The same samples without their labels; other conditions stay."""
 
         def without(arrays: Arrays) -> Arrays:
-            rest: Any = None
+            rest: Cond = None
             if isinstance(arrays.cond, Mapping):
                 rest = {key: part for key, part in arrays.cond.items() if key != "label"}
             return Arrays(arrays.x0, rest or None)
@@ -109,7 +109,7 @@ class Dataset:
         return digest.hexdigest()
 
 
-def elements(x: Tensor, cond: Any) -> np.ndarray:
+def elements(x: Tensor, cond: Cond) -> np.ndarray:
     """The elements of x as a numpy array: all of them, or `[M]` without the padding."""
     mask = mask_of(x, cond)
     return x.numpy() if mask is None else x[mask.expand_as(x)].numpy()

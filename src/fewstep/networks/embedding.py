@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +102,7 @@ def conditions(
     Each is None where there are none. cond: labels `[B]` int64, -1 for "no label" (a row of zeros),
     or a dict of "label" and "augment". Without augment labels nothing was augmented.
     """
-    rest = dict(cond) if isinstance(cond, Mapping) else {"label": cond}
+    rest: dict[str, Any] = dict(cond) if isinstance(cond, Mapping) else {"label": cond}
     label = rest.pop("label", None)
     augmentation = rest.pop("augment", None)
     if rest or (augmentation is not None and not augment):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -120,7 +120,9 @@ def condition_sizes(run: Run, facts: Facts, function: Callable[..., Any]) -> dic
     if facts.cond is None or facts.cond == LABELS:
         return {}
     takes = "features" in inspect.signature(function).parameters
-    kinds = facts.cond if isinstance(facts.cond, dict) else {"features": facts.cond}
+    kinds: Mapping[str, Any] = (
+        facts.cond if isinstance(facts.cond, Mapping) else {"features": facts.cond}
+    )
     for key, kind in kinds.items():
         fine = key in ("label", "mask") or (
             key == "features" and isinstance(kind, list) and kind[0] == "float32"

@@ -46,7 +46,7 @@ class Generator:
         *,
         steps: int | None = None,
         seed: int = 0,
-        cond: Cond = None,
+        cond: Cond | int = None,
         sampler: str | None = None,
         batch: int = 4096,
     ) -> Tensor:
@@ -126,7 +126,7 @@ class Generator:
         )
         return masked(self.facts.units.to_user(x0), here)
 
-    def conditions(self, n: int, cond: Cond) -> Cond:
+    def conditions(self, n: int, cond: Cond | int) -> Cond:
         """The condition with n rows that `sample` uses for what it was given; None for an
         unconditional generator.
         """

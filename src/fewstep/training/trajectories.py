@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fewstep import data as datasets
-from fewstep.base.conditions import masked, pick
+from fewstep.base.conditions import Cond, masked, pick
 from fewstep.base.device import pick_device
 from fewstep.base.errors import StorageError, UserError, require
 from fewstep.base.randomness import SAMPLING_BLOCK, normal, shuffled_indices
@@ -104,9 +104,7 @@ def _solver(run: Run, method: Method) -> tuple[Along, float]:
     )
 
 
-def _solve(
-    method: Method, solver: Along, teacher: Denoiser, x: Tensor, cond: datasets.Kind
-) -> Tensor:
+def _solve(method: Method, solver: Along, teacher: Denoiser, x: Tensor, cond: Cond) -> Tensor:
     """The points `[B, levels + 1, ...]` of the trajectories from x at t_max to 0."""
     points = [
         point.cpu()

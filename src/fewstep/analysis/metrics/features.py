@@ -74,7 +74,7 @@ def _fit(network: nn.Sequential, dataset: Dataset) -> None:
     """Full-batch Adam on one thread: nothing random, and the same bits on machines with more cores."""
     x, cond = dataset.train.x0.flatten(1), dataset.train.cond
     labels = cond["label"] if isinstance(cond, Mapping) else cond
-    assert labels is not None
+    assert isinstance(labels, Tensor)
     optimizer = torch.optim.Adam(network.parameters(), lr=_RATE, weight_decay=_DECAY)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
