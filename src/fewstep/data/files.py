@@ -189,7 +189,7 @@ def parts(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(
             f"{name} holds cond and {', '.join(cond.keys() - {'cond'})}: expected one or the other"
         )
-    return {"x0": table[key or rest[0]], "cond": _unwrap(cond) or None}
+    return {"x0": table[key or rest[0]], "cond": _unwrap(cond) if cond else None}
 
 
 def _only_one(name: str, names: tuple[str, ...], table: Mapping[str, Any]) -> str | None:
