@@ -119,7 +119,7 @@ def test_a_direct_multistep_model():
     x_t, ends = process.mix(x0, z, t), []
     for i in range(16):
         moves = [t[i].item(), *(level for level in grid if a[i] < level < t[i]), a[i].item()]
-        ends.append(fs.sampling.walk(process, truth, x_t[i : i + 1], moves, solvers.ddim))
+        ends.append(fs.sampling.sample(process, truth, x_t[i : i + 1], moves, solvers.ddim))
     goal = process.aim(x_t, torch.cat(ends), t, a)
     said = student(x_t, t, None, student.masks(16, [3]))
     rms = ((said - goal) / process.sigma(t)[:, None]).square().mean(1)

@@ -171,7 +171,7 @@ def fastgen_samplers(case: Case) -> None:
 
     def walk(times: list[float], step: Callable[..., Tensor], **source: Any) -> Tensor:
         process = Process(EDM.schedule, t_min=EDM.t_min, t_max=times[0], rho=EDM.rho)
-        return fs.sampling.walk(
+        return fs.sampling.sample(
             process, student, process.prior(case["latents"]), times, step, **source
         )
 

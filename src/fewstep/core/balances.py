@@ -25,7 +25,7 @@ def unbalanced(loss_b: Tensor, t: Tensor, models: Models) -> Tensor:
     return loss_b
 
 
-def named(name: str) -> Balance:
+def by_name(name: str) -> Balance:
     """The balance that a method's option names. Raises UserError."""
     known: dict[str, Balance] = {"none": unbalanced, "learned": LogVariance()}
     if name not in known:

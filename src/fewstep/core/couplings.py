@@ -266,13 +266,13 @@ def truncated(pairs: Coupling, t_prime: float) -> Coupling:
     return replace(pairs, predictor=Truncated(t_prime, pairs.predictor))
 
 
-def named(pairs: str, eta: float = 0.75, guidance: float = 0.0) -> Coupling:
+def by_name(pairs: str, eta: float = 0.75, guidance: float = 0.0) -> Coupling:
     """The coupling that a method's option names: data, ot, or a teacher's solver. Raises UserError."""
     plain: dict[str, Coupling] = {"data": Data(), "ot": MinibatchOT()}
     if pairs in plain:
         require(guidance == 0, "guidance", guidance, f"0, since pairs = {pairs!r} ask no teacher")
         return plain[pairs]
-    return Teacher(solvers.named(pairs), eta if pairs == "addim" else None, guidance)
+    return Teacher(solvers.by_name(pairs), eta if pairs == "addim" else None, guidance)
 
 
 def solved(
@@ -303,7 +303,7 @@ def solved(
             "1 with source = cache: every point of a trajectory is used already",
         )
         return Cached(grid)
-    move = solvers.along(solvers.named(solver), grid)
+    move = solvers.along(solvers.by_name(solver), grid)
     return (
         Teacher(move, guidance=guidance) if reuse == 1 else Trajectory(move, reuse, start, guidance)
     )

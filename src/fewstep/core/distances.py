@@ -153,7 +153,7 @@ class Lpips:
         return _lpips(self.net).to(x.device)(x, y).flatten()
 
 
-def named(name: str) -> Distance:
+def by_name(name: str) -> Distance:
     """The distance that a method's option names. Raises UserError."""
     known: dict[str, Distance] = {"l1": l1, "l2": mse, "lpips": Lpips()}
     if name not in known:

@@ -216,7 +216,7 @@ def discrete(
     return Process(Table(tuple(power.tolist())), t_min=0.0, t_max=float(len(power)))
 
 
-def named(name: str) -> Process:
+def by_name(name: str) -> Process:
     """The process that a method's option names; discrete is Stable Diffusion's table. Raises
     UserError.
     """

@@ -350,7 +350,7 @@ class Churn:
         return self.solver(process, denoiser, x, raised, s, cond)
 
 
-def named(name: str) -> Solver:
+def by_name(name: str) -> Solver:
     """The solver that a method's option names. Raises UserError."""
     known: dict[str, Solver] = {"ddim": ddim, "euler": euler, "heun": heun, "addim": addim}
     if name not in known:

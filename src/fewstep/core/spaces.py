@@ -91,7 +91,7 @@ class Multiscale:
         )
 
 
-def named(name: str) -> Space:
+def by_name(name: str) -> Space:
     """The space that a method's option names. Raises UserError."""
     known: dict[str, Space] = {"x0": x0, "v": v}
     if name not in known:

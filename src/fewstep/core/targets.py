@@ -77,7 +77,7 @@ def retarget(target: Target | None, other: Target) -> Target:
     return other if change is None else change(other)
 
 
-def named(name: str) -> Target:
+def by_name(name: str) -> Target:
     """The network that a method's option names. Raises UserError."""
     known: dict[str, Target] = {"student": Student(), "ema": Ema()}
     if name not in known:

@@ -63,7 +63,7 @@ def truncated_snr(process: Process, times: Times) -> Tensor:
     return snr(process, times).clamp_min(1)
 
 
-def named(name: str, sigma_data: float) -> Weight:
+def by_name(name: str, sigma_data: float) -> Weight:
     """The weight that a method's option names. Raises UserError."""
     known: dict[str, Weight] = {
         "one": one,

@@ -55,7 +55,7 @@ def training(name: str) -> float:
 
 def distillation(solver: str) -> float:
     """CD: g_t = g_r F, F the solver's factor of the exact teacher."""
-    move = solvers.named(solver)
+    move = solvers.by_name(solver)
     return ends(
         lambda: methods.cd(n=11, solver=solver),  # type: ignore[arg-type]
         lambda: recursions.cd(EDM, GRID, SD, move),
