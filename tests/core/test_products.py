@@ -134,7 +134,7 @@ def test_a_truncated_model_by_distillation():
     method = fs.methods.tcm(base={"method": "ect", "pairs": "heun"})
     by_hand = fs.Method(
         times=laws.Atom(
-            times=laws.RatioMap(law=laws.LogStudentT(), held=1 - 2.0**-8),
+            times=laws.RatioMap(law=laws.LogStudentT(), fixed_ratio=1 - 2.0**-8),
             at_time=1.0,
             share=0.25,
             weight=0.1,

@@ -26,10 +26,10 @@ def sample(
     cond: Cond = None,
     noise: Callable[[int], Tensor] | None = None,
 ) -> Tensor:
-    """x at grid[0] -> x at grid[-1]: x = step(process, denoiser, x, t, s, cond) for t, s of the grid.
+    """x at grid[0] -> x at grid[-1], by one step for each pair of times.
 
-    noise(i) draws unit normals like x for step i; a step that needs them gets `noise=`, a function
-    without arguments.
+    x = step(process, denoiser, x, t, s, cond). noise(i) draws unit normals like x for step i; a
+    step that needs them gets `noise=`, a function without arguments.
     """
     for i, (t, s) in enumerate(pairwise(grid)):
         options = {} if noise is None else {"noise": partial(noise, i)}
@@ -88,8 +88,8 @@ class Sampler:
         """The grid for `steps` network evaluations, t_max first, 0 last. Raises UserError."""
         if self.only and steps != self.default:
             raise UserError(
-                f"steps = {steps}: expected {self.default}, the number that this model was trained"
-                " for"
+                f"steps = {steps}: this model was trained for {self.default} steps, and makes no"
+                " others"
             )
         moves, rest = divmod(steps - 1, self.evaluations)
         if steps < 1 or rest:

@@ -83,7 +83,7 @@ def _coupling(
     """Pairs of x_t and its solution, or of x_t and one move of the solver."""
     if goal == "student":
         return core.couplings.by_name(solver, guidance=guidance)
-    return core.couplings.solved(
+    return core.couplings.on_trajectories(
         grid, solver, guidance=guidance, reuse=reuse, start=start, cached=cached
     )
 
