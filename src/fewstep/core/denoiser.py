@@ -25,7 +25,7 @@ class Masks(Protocol):
 
 
 class Denoiser(Protocol):
-    """`x_t [B, ...]`, `t [B]` float64 (ours also take a float), `cond` of B rows -> x0_hat like x_t.
+    """`x_t [B, ...]`, `t [B]` float64 (ours also take a float), `cond` of B rows -> x0_hat.
 
     A denoiser with dropout also has `.masks(rows, seeds)` and takes what that returns as `masks=`,
     so that two passes can run under the same masks; without masks nothing is dropped.
@@ -97,7 +97,7 @@ def on_rows(
 
 
 def _pad(index: Tensor, rows: int, device: torch.device) -> Tensor:
-    """The index, padded to one of 16 sizes by repeating a row: new sizes cost, except on the CPU."""
+    """The index, padded to one of 16 sizes by repeating a row: new sizes cost, but not on a CPU."""
     if device.type == "cpu":
         return index
     size = -(-rows // 16)

@@ -94,7 +94,7 @@ class Generator:
         """The same with other noise levels of the later steps; itself for None. Raises UserError."""
         if times is None:
             return self
-        sampling.through_middle(self.method.process, len(times) + 1, times)
+        sampling.multistep_grid(self.method.process, len(times) + 1, times)
         return replace(self, run=replace(self.run, middle_times=times))
 
     def _check_range(self, steps: int, grid: list[float]) -> None:
@@ -123,7 +123,7 @@ class Generator:
             return masked(z, here).to(device)
 
         noise = (lambda i: unit(f"renoise {i}")) if chosen.noisy else None
-        x0 = sampling.walk(
+        x0 = sampling.sample(
             process, self.denoiser, process.prior(unit("prior")), grid, chosen.step, cond, noise
         )
         return masked(self.facts.units.to_user(x0), here)

@@ -116,7 +116,7 @@ def about(run: Run, method: Method, start: Weights | None) -> str | None:
         return None
     parts = stages(run, method)
     inner = method.times.times if isinstance(method.times, Atom) else None
-    held = inner.held if isinstance(inner, RatioMap) else None
+    held = inner.fixed_ratio if isinstance(inner, RatioMap) else None
     second = (
         f"t >= {method.trained_from:g}, r/t {held:.4g}"
         if held is not None

@@ -116,7 +116,7 @@ def _trained(
     facts = facts_of(run, dataset)
     made = build_method(run, facts, method)
     run = run if run.middle_times is not None else replace(run, middle_times=made.later_sigmas)
-    sampling.through_middle(
+    sampling.multistep_grid(
         made.process, 2, run.middle_times or ()
     )  # refuses them now, not at the first picture
     check_source(dataset, made)

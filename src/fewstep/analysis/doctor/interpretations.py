@@ -63,7 +63,7 @@ def process_named(name: str) -> Process:
         return known[name]()
     if name not in ("edm", "cosine", "discrete"):
         raise unknown("process", name, [*known, "edm", "cosine", "discrete"])
-    return processes.named(name)
+    return processes.by_name(name)
 
 
 class Inputs(NamedTuple):

@@ -20,7 +20,7 @@ from fewstep.core import abilities
 from fewstep.core.denoiser import Denoiser, Models
 from fewstep.core.method import Method
 from fewstep.core.process import Process, Time
-from fewstep.core.sampling import down_the_noise
+from fewstep.core.sampling import solver_grid
 from fewstep.core.solvers import along, heun
 from fewstep.data import Dataset
 from fewstep.exact.named import NAMED
@@ -100,7 +100,7 @@ class Patient:
         if self.teacher is None:
             return None
         process = self.method.process
-        return along(heun, down_the_noise(process, MOVES, ())[:-1])(
+        return along(heun, solver_grid(process, MOVES, ())[:-1])(
             process, self.teacher, x_t, t, 0.0, cond
         )
 

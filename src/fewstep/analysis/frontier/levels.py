@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from fewstep.core.denoiser import Truncated
-from fewstep.core.sampling import through_middle
+from fewstep.core.sampling import multistep_grid
 from fewstep.run.generator import Generator
 
 Levels = tuple[float, ...]  # sigma / alpha of the later steps, decreasing
@@ -80,7 +80,7 @@ def own_levels(generator: Generator, steps: int, bounds: Bounds) -> Levels:
     """
     process, run = generator.method.process, generator.run
     middle = generator.method.later_sigmas if run.middle_times is None else run.middle_times
-    grid = through_middle(process, steps, middle)[1:-1]
+    grid = multistep_grid(process, steps, middle)[1:-1]
     levels = tuple(rounded(float(process.level(t))) for t in grid)
     return levels if bounds.allow(levels) else bounds.even(steps - 1)
 
