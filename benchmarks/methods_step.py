@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import fewstep as fs
-from fewstep.run.build import build_method, settled
+from fewstep.run.build import build_method, with_defaults
 from fewstep.run.facts import facts_of
 from fewstep.training.batches import draw_batch
 from fewstep.training.state import new_state
@@ -39,7 +39,7 @@ PAIRS: tuple[tuple[str, str, dict[str, Any], str, dict[str, Any], float], ...] =
 def stepper(recipe: str, method: str, options: dict[str, Any], steps: int) -> Callable[[], float]:
     """A function that takes one step, late in a run, and returns its seconds."""
     given = {name: value for name, value in options.items() if name != "method"}
-    run = settled(
+    run = with_defaults(
         fs.recipes.RECIPES[recipe](method=method, method_options=given, iterations=10 * steps)
     )
     dataset = fs.data.load("digits")

@@ -30,7 +30,7 @@ import torch
 import fewstep as fs
 from fewstep.base import disk
 from fewstep.run import checkpoint, lock
-from fewstep.run.build import build_method, settled
+from fewstep.run.build import build_method, with_defaults
 from fewstep.run.checkpoint.format import serialised
 from fewstep.run.checkpoint.saver import copied
 from fewstep.run.facts import Facts
@@ -56,7 +56,7 @@ def prepared(
     """A run, its draw, its whole step, and its state."""
     dataset, cpu = fs.data.load("digits"), torch.device("cpu")
     facts = Facts(dataset.shape, dataset.classes, dataset.sigma_data(), dataset.units, "")
-    run = settled(RECIPES[recipe](iterations=10_000, **fields))
+    run = with_defaults(RECIPES[recipe](iterations=10_000, **fields))
     method = build_method(run, facts)
     state = new_state(run, facts, method, None, cpu)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 
 import fewstep as fs
-from fewstep.run.build import build_method, settled
+from fewstep.run.build import build_method, with_defaults
 from fewstep.run.facts import Facts
 from fewstep.run.recipes import RECIPES
 from fewstep.training.batches import draw_batch
@@ -40,7 +40,7 @@ def compare(recipe: str, method: str, steps: int) -> tuple[float, float, float]:
     """Median seconds of a step and of its floor, and the median ratio of neighbours."""
     dataset, cpu = fs.data.load("digits"), torch.device("cpu")
     facts = Facts(dataset.shape, dataset.classes, dataset.sigma_data(), dataset.units, "")
-    run = settled(RECIPES[recipe](method=method, iterations=10 * steps))
+    run = with_defaults(RECIPES[recipe](method=method, iterations=10 * steps))
     parts = build_method(run, facts)
     state, bare = (new_state(run, facts, parts, None, cpu) for _ in range(2))
     batch = draw_batch(run, parts, dataset.train, 0, cpu)

@@ -15,7 +15,7 @@ import torch
 
 import fewstep as fs
 from fewstep.data import Arrays
-from fewstep.run.build import build_method, settled
+from fewstep.run.build import build_method, with_defaults
 from fewstep.run.facts import Facts
 from fewstep.run.sources import Teacher
 from fewstep.training.batches import draw_batch
@@ -33,7 +33,7 @@ def losses(name: str, options: dict) -> list[float]:
     """
     dataset = fs.data.load("ring8")
     facts = Facts(dataset.shape, 0, 0.5, dataset.units, "")
-    run = settled(tiny_run(method=name, method_options=options, iterations=20))
+    run = with_defaults(tiny_run(method=name, method_options=options, iterations=20))
     method, cpu = build_method(run, facts), torch.device("cpu")
     run = replace(
         run, stage=2 if method.before else None

@@ -21,7 +21,7 @@ import fewstep as fs
 from fewstep.base.errors import NonFiniteError, UserError
 from fewstep.base.world import ALONE, World
 from fewstep.run import checkpoint
-from fewstep.run.build import build_method, settled
+from fewstep.run.build import build_method, with_defaults
 from fewstep.run.checkpoint import RunFolder
 from fewstep.run.facts import Facts
 from fewstep.training import loop, parallel
@@ -95,7 +95,7 @@ def test_ranks_draw_the_parts_of_what_one_process_draws(method):
     """Order, data, noise, times and dropout seeds of a step: of 1, 2 and 4 ranks, the same stream
     to the last bit.
     """
-    run = settled(
+    run = with_defaults(
         run_of(method=method, method_options={"base": {"method": "ect"}} if method == "tcm" else {})
     )
     dataset = fs.data.load("ring8")
@@ -183,7 +183,7 @@ def test_a_power_of_two_cuts_the_batch_in_whole_blocks():
 
 
 def test_networks_that_several_processes_cannot_train_are_refused():
-    run, dataset = settled(run_of()), fs.data.load("ring8")
+    run, dataset = with_defaults(run_of()), fs.data.load("ring8")
     facts = Facts(dataset.shape, 0, 0.5, dataset.units, "")
 
     class Normed(nn.Module):
@@ -210,7 +210,7 @@ def test_the_tree_is_the_gradient_of_the_mean():
     """To rounding what backward gives in one piece, in float64."""
     kept = []
     for number in (0, 1, 2, 4, 8):
-        run, dataset = settled(run_of(elastic_exact=number)), fs.data.load("ring8")
+        run, dataset = with_defaults(run_of(elastic_exact=number)), fs.data.load("ring8")
         facts = Facts(dataset.shape, 0, 0.5, dataset.units, "")
         method = build_method(run, facts)
         state = new_state(run, facts, method, None, CPU)

@@ -19,7 +19,7 @@ from fewstep.cli import main
 from fewstep.core.denoiser import Models
 from fewstep.core.targets import Student
 from fewstep.data import SPLIT_SEED
-from fewstep.run.build import settled
+from fewstep.run.build import with_defaults
 from fewstep.run.checkpoint import fingerprint, read
 from fewstep.run.sources import dataset_of, teacher_of
 from fewstep.training import loop
@@ -254,7 +254,7 @@ def test_a_teacher_from_a_file_of_weights_is_the_runs_own_network_as_a_diffusion
     denoiser.
     """
     save_file(source[1].denoiser.network.state_dict(), tmp_path / "w.safetensors")
-    run = settled(tiny_run())
+    run = with_defaults(tiny_run())
     found = teacher_of(
         tmp_path / "w.safetensors",
         run,

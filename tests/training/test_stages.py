@@ -192,7 +192,7 @@ def test_what_starts_where(tmp_path, capsys):
 
 
 def test_two_steps_below_t_prime_need_the_composite(tmp_path):
-    generator = trained(two_stages(middle_times=(0.8,)), tmp_path)
+    generator = trained(two_stages(later_sigmas=(0.8,)), tmp_path)
     with pytest.raises(
         UserError, match=r"asks at t = 0\.8, but this student was trained from t = 1 on"
     ):
@@ -217,8 +217,8 @@ def test_two_steps_below_t_prime_need_the_composite(tmp_path):
 
 
 def test_the_middle_time_is_the_methods_own_unless_set(tmp_path):
-    assert trained(two_stages()).run.middle_times == (1.0,)
-    assert trained(tiny_run()).run.middle_times == (0.821,)
+    assert trained(two_stages()).run.later_sigmas == (1.0,)
+    assert trained(tiny_run()).run.later_sigmas == (0.821,)
     assert trained(two_stages()).sample(2, steps=2).shape == (2, 2)
 
 
@@ -327,9 +327,9 @@ def test_only_consistency_models_of_the_same_data_are_first_stages(tmp_path):
         trained(two_stages(), init=timed)
 
 
-def test_other_middle_times_than_the_runs(tmp_path):
-    generator = trained(two_stages(middle_times=(0.8,)))
-    assert generator.with_middle((2.0,)).sample(2, steps=2).shape == (2, 2)
-    assert generator.with_middle(None) is generator
-    with pytest.raises(UserError, match="middle_times"):
-        generator.with_middle((100.0,))
+def test_other_later_sigmas_than_the_runs(tmp_path):
+    generator = trained(two_stages(later_sigmas=(0.8,)))
+    assert generator.with_later_sigmas((2.0,)).sample(2, steps=2).shape == (2, 2)
+    assert generator.with_later_sigmas(None) is generator
+    with pytest.raises(UserError, match="later_sigmas"):
+        generator.with_later_sigmas((100.0,))

@@ -64,7 +64,7 @@ def test_the_randomness_of_a_sample_does_not_depend_on_the_batch_size():
 
 
 def test_a_run_survives_json_and_says_what_is_wrong_with_one():
-    run = tiny_run(sigma_data=0.4, middle_times=(1.0, 0.5))
+    run = tiny_run(sigma_data=0.4, later_sigmas=(1.0, 0.5))
     text = json.dumps(run.to_json())
     assert run_from_json(json.loads(text)) == run
     for change, told in (
@@ -76,7 +76,7 @@ def test_a_run_survives_json_and_says_what_is_wrong_with_one():
         ({"betas": [0.9]}, "expected 2 numbers"),
         ({"iterations": 3.5}, "iterations = 3.5: expected int"),
         ({"betas": [1.5, 0.9]}, "betas = .*below 1"),
-        ({"middle_times": [0.5, 2.0]}, "middle_times = .*decreasing"),
+        ({"middle_times": [0.5, 2.0]}, "later_sigmas = .*decreasing"),
         ({"batch": 10}, "multiple of block"),
         ({"lr": float("nan")}, "lr"),
     ):
@@ -93,7 +93,7 @@ def test_a_run_survives_json_and_says_what_is_wrong_with_one():
         ({"method_options": {"stage": 3}}, "did you mean 'stages'"),
         ({"method_options": {"stages": "3"}}, "stages = '3': expected int"),
         ({"method_options": {"weight": "edn"}}, "did you mean 'edm'"),
-        ({"middle_times": (100.0,)}, "below t_max"),
+        ({"later_sigmas": (100.0,)}, "below t_max"),
         ({"network_options": {"widht": 3}}, "did you mean 'width'"),
     ],
 )
@@ -357,7 +357,7 @@ def test_settings_are_written_out_in_full(tmp_path):
     assert stored.method_options.keys() >= {"q", "k", "b", "stages", "c", "weight"}
     assert stored.network_options == {"width": 16, "depth": 1, "dropout": 0.1}
     bare = {"method_options": {}, "network_options": {}}
-    assert replace(stored, **bare) == replace(tiny_run(age=0, middle_times=(0.821,)), **bare)
+    assert replace(stored, **bare) == replace(tiny_run(age=0, later_sigmas=(0.821,)), **bare)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system knows no hang-up")

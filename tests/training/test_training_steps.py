@@ -19,7 +19,7 @@ from fewstep.core.denoiser import Preconditioned, passes_in
 from fewstep.core.scalings import Edm
 from fewstep.data import Arrays
 from fewstep.run import checkpoint
-from fewstep.run.build import build_method, settled
+from fewstep.run.build import build_method, with_defaults
 from fewstep.run.facts import Facts
 from fewstep.training.batches import draw_batch
 from fewstep.training.optimizers import rectified
@@ -39,7 +39,7 @@ def prepared(run, network=None, dtype=torch.float64):
     """The parts of a run on the toy ring: run, method, state, arrays."""
     dataset = fs.data.load("ring8")
     facts = Facts(dataset.shape, 0, 0.5, dataset.units, "")
-    run = settled(run, network=network)
+    run = with_defaults(run, network=network)
     method = build_method(run, facts)
     state = new_state(run, facts, method, network, CPU)
     for module in state.modules().values():
@@ -299,7 +299,7 @@ def test_a_learned_balance_and_an_own_average_are_trained_saved_and_resumed(tmp_
 def test_the_own_average_is_the_target_and_moves_at_its_own_rate(monkeypatch):
     method = with_extras(monkeypatch)
     facts = Facts((2,), 0, 0.5, fs.data.load("ring8").units, "")
-    run = settled(tiny_run(), method=method)
+    run = with_defaults(tiny_run(), method=method)
     state = new_state(run, facts, method, None, CPU)
     assert state.models().ema is state.averages["target"]
     state.step = 4

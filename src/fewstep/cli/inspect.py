@@ -27,14 +27,13 @@ class Args:
 
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="inspect", description=DESCRIPTION)
-    from fewstep.run.config import run_from_json
-    from fewstep.run.facts import Facts
     from fewstep.run.generator import find
 
     checkpoint = find(args.path)
-    run = run_from_json(checkpoint.state["run"]).to_json()
-    facts = Facts.from_json(checkpoint.state["facts"]).to_json()
-    rows = checkpoint.state.get("teacher_rows")
+    record = checkpoint.record
+    run = record.run.to_json()
+    facts = record.facts.to_json()
+    rows = record.teacher_rows
     weights = {
         name: sum(prod(e.shape) for e in group.values())
         for name, group in checkpoint.layout().items()
@@ -50,17 +49,17 @@ def main(argv: list[str]) -> int:
             for kind in ("init", "teacher")
             if run.get(kind)
         },
-        "step": checkpoint.state["step"],
+        "step": record.step,
         "iterations": run["iterations"],
         **({"asked": f"{rows / run['batch']:g} teacher evaluations of the batch"} if rows else {}),
-        **({"skipped": len(skipped)} if (skipped := checkpoint.state.get("skipped")) else {}),
+        **({"skipped": len(record.skipped)} if record.skipped else {}),
         "seed": run["seed"],
         "shape": facts["shape"],
         "classes": facts["classes"],
         "sigma_data": facts["sigma_data"],
         "weights": weights,
-        "format": checkpoint.state["format"],
-        "fingerprint": checkpoint.state["fingerprint"],
+        "format": record.format,
+        "fingerprint": record.fingerprint,
     }
     if args.json:
         print(json.dumps({**shown, "run": run}))

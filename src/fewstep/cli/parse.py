@@ -12,12 +12,14 @@ import tyro
 from fewstep.base.errors import UserError
 
 T = TypeVar("T")
+OLD_NAMES = {"--middle-times": "--later-sigmas"}  # of options, which are still accepted
 
 
 def parse(
     kind: type[T], argv: list[str], *, verb: str, description: str, default: T | None = None
 ) -> T:
     """`argv` as a value of the dataclass `kind`; --help prints and exits, a mistake is a UserError."""
+    argv = [current_name(word) for word in argv]
     told = io.StringIO()
     start = tyro.MISSING_NONPROP if default is None else default
     try:
@@ -29,6 +31,12 @@ def parse(
         if not stop.code:
             raise
         raise UserError(one_line(told.getvalue(), verb)) from None
+
+
+def current_name(word: str) -> str:
+    """The word, an option's old name replaced by its present one."""
+    name, equals, value = word.partition("=")
+    return OLD_NAMES.get(name.replace("_", "-"), name) + equals + value
 
 
 def one_line(box: str, verb: str) -> str:

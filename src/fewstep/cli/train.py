@@ -19,7 +19,7 @@ from fewstep.base.options import Base, Options, checked_options, choose, kind_of
 from fewstep.cli.parse import parse
 from fewstep.cli.user_code import imported
 from fewstep.run import lock
-from fewstep.run.config import Run, read_run, run_from_json
+from fewstep.run.config import Run, read_run
 from fewstep.run.recipes import RECIPES
 
 log = logging.getLogger("fewstep")
@@ -107,7 +107,7 @@ def stored_run(folder: Path) -> Run | None:
         if saved is None:
             raise
         log.warning("fewstep: %s: going on with the run that %s holds", error, saved.path.name)
-        return run_from_json(saved.state["run"])
+        return saved.record.run
 
 
 def typed_options(

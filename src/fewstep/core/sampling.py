@@ -53,7 +53,7 @@ def through_middle(process: Process, moves: int, middle: Sequence[float]) -> lis
     """
     given = [process.time_at(level).item() for level in middle]
     for t in given:
-        require(t < process.t_max, "middle_times", tuple(middle), f"below t_max = {process.t_max}")
+        require(t < process.t_max, "later_sigmas", tuple(middle), f"below t_max = {process.t_max}")
     inner = given if len(middle) == moves - 1 else grid_of(process, moves).tolist()[1:-1]
     return [process.t_max, *inner, 0.0]
 

@@ -77,9 +77,8 @@ def own_levels(generator: Generator, steps: int, bounds: Bounds) -> Levels:
     """What the sampler takes by itself; even in the logarithm where its student does not know these
     levels.
     """
-    process, run = generator.method.process, generator.run
-    middle = generator.method.middle if run.middle_times is None else run.middle_times
-    grid = through_middle(process, steps, middle)[1:-1]
+    process = generator.method.process
+    grid = through_middle(process, steps, generator.later_sigmas)[1:-1]
     levels = tuple(rounded(float(process.level(t))) for t in grid)
     return levels if bounds.allow(levels) else bounds.even(steps - 1)
 

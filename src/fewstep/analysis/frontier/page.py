@@ -213,7 +213,7 @@ class Frontier:
     def _drawn(self, point: Point, n: int) -> Tensor:
         subject = point.subject
         generator = subject.generator if point.sampler == "segments" else subject.by(point.sampler)
-        x = generator.with_middle(point.levels or None).sample(
+        x = generator.with_later_sigmas(point.levels or None).sample(
             n, steps=point.steps, seed=self.bench.plan.seed
         )
         return generator.facts.units.to_model(x)

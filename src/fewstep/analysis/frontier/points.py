@@ -64,7 +64,7 @@ class Point:
             return ""
         by = "" if self.sampler in (MULTISTEP, "segments") else f" --sampler {self.sampler}"
         times = (
-            f" --middle-times {' '.join(f'{level:g}' for level in self.levels)}"
+            f" --later-sigmas {' '.join(f'{level:g}' for level in self.levels)}"
             if self.levels
             else ""
         )

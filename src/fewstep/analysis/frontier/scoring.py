@@ -144,7 +144,7 @@ def evaluated(generator: Generator) -> dict[str, Any]:
     return {
         "denoiser": generator.fingerprint,
         "sampler": sampler if isinstance(sampler, str) else "own",
-        "levels": generator.run.middle_times,
+        "levels": generator.run.later_sigmas,
         "composite": hasattr(generator.denoiser, "t_prime"),
     }
 

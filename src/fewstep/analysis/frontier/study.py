@@ -62,7 +62,7 @@ def _searched(subject: Subject, bench: Bench) -> list[Setting]:
             partial(_score, subject, bench, steps, scores), first, bounds, bench.plan.candidates
         )
         best = outcome.levels
-        generator = subject.generator.with_middle(best)
+        generator = subject.generator.with_later_sigmas(best)
         found.append(
             Setting(subject, MULTISTEP, steps, generator, best, _counted(scores[best], outcome))
         )
@@ -72,7 +72,7 @@ def _searched(subject: Subject, bench: Bench) -> list[Setting]:
 def _score(
     subject: Subject, bench: Bench, steps: int, scores: dict[Levels, Result], levels: Levels
 ) -> float:
-    generator = subject.generator.with_middle(levels)
+    generator = subject.generator.with_later_sigmas(levels)
     scores[levels] = bench.candidate(generator, steps, len(scores) + 1)
     return bench.sign * scores[levels].value
 

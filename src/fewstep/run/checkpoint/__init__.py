@@ -8,7 +8,6 @@ from fewstep.base.disk import replace as replace_file
 from fewstep.base.disk import write as write_file
 from fewstep.run.checkpoint.folder import KEEP, RunFolder
 from fewstep.run.checkpoint.format import (
-    FORMAT,
     Checkpoint,
     Groups,
     fingerprint,
@@ -17,6 +16,7 @@ from fewstep.run.checkpoint.format import (
 )
 from fewstep.run.checkpoint.io import read
 from fewstep.run.checkpoint.saver import Saver
+from fewstep.run.checkpoint.schema import FORMAT
 from fewstep.run.checkpoint.writing import write, write_shards
 
 __all__ = [

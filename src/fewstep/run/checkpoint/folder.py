@@ -11,8 +11,9 @@ from pathlib import Path
 
 from fewstep.base import disk
 from fewstep.base.errors import StorageError, storage
-from fewstep.run.checkpoint.format import Checkpoint, Unreadable
+from fewstep.run.checkpoint.format import Checkpoint
 from fewstep.run.checkpoint.io import read
+from fewstep.run.checkpoint.schema import Unreadable
 
 log = logging.getLogger("fewstep")
 
@@ -42,8 +43,8 @@ def _numbered(folder: Path) -> list[tuple[int, Path]]:
 def _valid(path: Path) -> Checkpoint:
     """The checkpoint in a folder of that name. Raises StorageError."""
     found = read(path)
-    if found.state["step"] != int(path.name[5:]):
-        raise StorageError(f"{path} holds step {found.state['step']}: was it renamed?")
+    if found.record.step != int(path.name[5:]):
+        raise StorageError(f"{path} holds step {found.record.step}: was it renamed?")
     return found
 
 

@@ -4,10 +4,10 @@ A checkpoint is written to a temporary folder, made durable, and renamed; a read
 none.
 
     step-N/NAME.safetensors    a group of tensors: student, ema, optimizer, ...
-    step-N/state.json          format, run, facts, what `VALUES` names, fingerprint, versions
+    step-N/state.json          what `schema.Record` says
     step-N/manifest.json       {"files": {name: {"bytes", "sha256"}}}, written last
 
-Format 2 has all of `VALUES`, and a fingerprint over them and the files of the groups; format 1
+Format 2 has all of `POSITION`, and a fingerprint over them and the files of the groups; format 1
 lacks the log, leaves out what is 0, and its fingerprint is `fingerprint` of its tensors.
 """
 
@@ -30,20 +30,12 @@ from fewstep.base import tensor_file
 from fewstep.base.errors import StorageError
 from fewstep.base.tensor_file import Header
 from fewstep.base.world import World, whole
+from fewstep.run.checkpoint.schema import POSITION, Record, Unreadable, read_record
 from fewstep.run.checkpoint.shards import Shards
 
-FORMAT = 2
-READS = (1, 2)
 MANIFEST = "manifest.json"
 STATE = "state.json"
 SUFFIX = ".safetensors"
-VALUES = (
-    "step",
-    "begun",
-    "stage",
-    "teacher_rows",
-    "log",
-)  # of state.json, what the next step depends on
 
 Groups = Mapping[
     str, Mapping[str, Tensor]
@@ -83,10 +75,10 @@ def _owned(tensor: Tensor, seen: set[int]) -> Tensor:
 
 
 def root(groups: Mapping[str, str], state: Mapping[str, Any]) -> str:
-    """The fingerprint of a run's state: SHA-256 over that of each group's file and what `VALUES`
+    """The fingerprint of a run's state: SHA-256 over that of each group's file and what `POSITION`
     names of the state.
     """
-    values = {name: state[name] for name in VALUES if name in state}
+    values = {name: state[name] for name in POSITION if name in state}
     return hashlib.sha256(
         json.dumps({"groups": groups, "values": values}, sort_keys=True).encode()
     ).hexdigest()
@@ -101,12 +93,6 @@ def sha256_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-class Unreadable(StorageError):
-    """A checkpoint of which nothing can be said: the system does not let it be read, or another
-    version wrote it.
-    """
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint folder whose files were all compared with the manifest; a group is read when it
@@ -114,7 +100,7 @@ class Checkpoint:
     """
 
     path: Path
-    state: dict[str, Any]  # JSON: format, run, facts, step, fingerprint, ...
+    state: dict[str, Any]  # state.json, which `record` reads
     hashes: dict[str, str]  # SHA-256 of each file but the manifest
     groups: Mapping[str, dict[str, Tensor]] = field(init=False)
 
@@ -124,9 +110,14 @@ class Checkpoint:
         object.__setattr__(self, "groups", groups)
 
     @property
+    def record(self) -> Record:
+        """What state.json says."""
+        return read_record(self.state)
+
+    @property
     def sharded(self) -> bool:
         """Whether several processes wrote their parts of the groups."""
-        return "shards" in self.state
+        return self.record.shards is not None
 
     def layout(self) -> dict[str, Header]:
         """What each group declares: the dtype and shape of its tensors, none of which is read."""

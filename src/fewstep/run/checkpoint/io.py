@@ -6,22 +6,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from fewstep.base import json_file
 from fewstep.base.errors import StorageError
 from fewstep.run.checkpoint.format import (
-    FORMAT,
     MANIFEST,
-    READS,
     STATE,
     SUFFIX,
     Checkpoint,
-    Unreadable,
     content_of,
     hash_of,
     root,
 )
+from fewstep.run.checkpoint.schema import check_values
 
 
 def read(path: Path) -> Checkpoint:
@@ -33,7 +30,8 @@ def read(path: Path) -> Checkpoint:
     hashes = dict(_verified(path))
     if STATE not in hashes:
         raise StorageError(f"{path} is no checkpoint of this program: it has no {STATE}")
-    state = _state(path / STATE)
+    state = json_file.document(content_of(path / STATE, json_file.MOST_JSON), path / STATE)
+    check_values(state, path / STATE)
     found = Checkpoint(path, state, hashes)
     found.layout()
     groups = {
@@ -41,45 +39,13 @@ def read(path: Path) -> Checkpoint:
         for name, digest in hashes.items()
         if name.endswith(SUFFIX)
     }
-    if state["format"] > 1 and not found.sharded and state["fingerprint"] != root(groups, state):
+    record = found.record
+    has_root = record.format != 1 and not found.sharded
+    if has_root and record.fingerprint != root(groups, state):
         raise StorageError(
             f"{path / STATE} bears the fingerprint of another state than its files hold"
         )
     return found
-
-
-def _state(path: Path) -> dict[str, Any]:
-    """The state, with what its format left out. Raises StorageError."""
-    state = json_file.document(content_of(path, json_file.MOST_JSON), path)
-    if not isinstance(state, dict):
-        raise StorageError(f"{path} holds no JSON object: it is no checkpoint of this program")
-    if missing := [
-        key for key in ("format", "run", "facts", "step", "fingerprint") if key not in state
-    ]:
-        raise StorageError(
-            f"{path} lacks {', '.join(missing)}: it is no checkpoint of this program"
-        )
-    if type(state["format"]) is not int or state["format"] not in READS:
-        raise Unreadable(
-            f"{path} has format {str(state['format'])[:20]}: this version reads {READS[0]} to"
-            f" {FORMAT}"
-        )
-    kinds = {
-        "run": dict,
-        "facts": dict,
-        "fingerprint": str,
-        "step": int,
-        "begun": int,
-        "teacher_rows": int,
-        "log": str,
-    }
-    for name, kind in kinds.items():
-        value = state.get(name, kind())
-        if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**53):
-            raise StorageError(
-                f"{path}: {name} = {str(value)[:40]!r}: it is no checkpoint of this program"
-            )
-    return state
 
 
 def _verified(path: Path) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,6 @@ from fewstep.base.errors import StorageError
 from fewstep.base.world import World
 from fewstep.run.checkpoint import shards
 from fewstep.run.checkpoint.format import (
-    FORMAT,
     MANIFEST,
     STATE,
     SUFFIX,
@@ -26,6 +25,7 @@ from fewstep.run.checkpoint.format import (
     sha256_of,
     whole_fingerprint,
 )
+from fewstep.run.checkpoint.schema import FORMAT
 
 
 def write(path: Path, groups: Groups, state: Mapping[str, Any]) -> str:
