@@ -100,7 +100,7 @@ MISTAKES = {
     "wrong steps": (["eval", "digits", "--steps", "one"], "--steps one: expected numbers"),
     "wrong split": (["eval", "digits", "--split", "train"], "invalid choice 'train'"),
     "not a number": (["sample", "digits", "--steps", "few"], "expected INT, got 'few'"),
-    "middle above": (["train", "toy", "--middle-times", "100"], "below t_max"),
+    "middle above": (["train", "toy", "--later-sigmas", "100"], "below t_max"),
     "wrong weights": (["sample", "digits", "--ema", "fast"], "no weights 'fast'"),
 }
 
@@ -132,10 +132,9 @@ def test_nan_in_the_data_stops_before_anything_is_written(tmp_path, capsys, monk
 def test_a_run_that_diverges_exits_3_and_keeps_what_it_had(tmp_path, capsys, monkeypatch):
     whole = loop.train_step
 
-    def broken(run, method, state, batch):
+    def broken(stage, state, batch):
         return whole(
-            run,
-            method,
+            stage,
             state,
             batch._replace(x0=batch.x0 * (float("inf") if state.step == 4 else 1)),
         )

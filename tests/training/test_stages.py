@@ -46,15 +46,21 @@ def seen(monkeypatch):
     """What every step was given, and the state before and after it."""
     rows, whole = [], loop.train_step
 
-    def noting(run, method, state: State, batch):
+    def noting(stage, state: State, batch):
         before = {
             name: {k: v.clone() for k, v in m.state_dict().items()}
             for name, m in state.modules().items()
         }
         moments = len(state.optimizer.state)
-        row = whole(run, method, state, batch)
+        row = whole(stage, state, batch)
         rows.append(
-            {"method": method, "before": before, "moments": moments, "times": batch.times, **row}
+            {
+                "method": stage.method,
+                "before": before,
+                "moments": moments,
+                "times": batch.times,
+                **row,
+            }
         )
         return row
 
@@ -249,15 +255,19 @@ def test_a_second_stage_whose_first_steps_overflowed_is_resumed(tmp_path, monkey
     whole = trained(run, tmp_path / "whole")
     step = loop.train_step
 
-    def stopped(run, method, state, batch):
+    def stopped(stage, state, batch):
         if state.step == 5:
-            assert (state.begun, state.scale.skipped, any(state.optimizer.state.values())) == (
+            assert (
+                state.stage_start,
+                state.scale.skipped,
+                any(state.optimizer.state.values()),
+            ) == (
                 3,
                 2,
                 False,
             )
             raise KeyboardInterrupt
-        return step(run, method, state, batch)
+        return step(stage, state, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", stopped)
@@ -323,7 +333,7 @@ def test_only_consistency_models_of_the_same_data_are_first_stages(tmp_path):
     with pytest.raises(UserError, match="the first stage given as init has sigma_data"):
         trained(two_stages(sigma_data=0.3), init=trained(tiny_run()))
     timed = trained(tiny_run(method="sct", method_options={"label": "time"}))
-    with pytest.raises(UserError, match="its network was told Trig"):
+    with pytest.raises(UserError, match="its network was trained under Trig"):
         trained(two_stages(), init=timed)
 
 

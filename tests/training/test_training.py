@@ -20,10 +20,11 @@ from fewstep.core.denoiser import Preconditioned
 from fewstep.core.scalings import Edm
 from fewstep.data import Arrays, pictures
 from fewstep.run import checkpoint
-from fewstep.run.checkpoint.schema import checkpoint_state
+from fewstep.run.checkpoint.schema import Position, new_record
 from fewstep.run.config import run_from_json
 from fewstep.run.facts import Facts
 from fewstep.run.resume import differences
+from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch
 from fewstep.training.signals import stop_requests
 from tests.support.toys import tiny_run
@@ -52,10 +53,7 @@ def test_the_randomness_of_a_sample_does_not_depend_on_the_batch_size():
     arrays = Arrays(torch.randn(50, 3, generator=generator(0, "x")))
     runs = [tiny_run(batch=b, block=4, iterations=48 // b) for b in (8, 16)]
     method = fs.methods.diffusion()
-    parted = [
-        [draw_batch(r, method, arrays, s, torch.device("cpu")) for s in range(48 // r.batch)]
-        for r in runs
-    ]
+    parted = [[draw_batch(Stage(r, method), arrays, s) for s in range(48 // r.batch)] for r in runs]
     for name in ("rows", "x0", "z"):
         assert torch.equal(*(torch.cat([getattr(b, name) for b in batches]) for batches in parted))
     assert torch.equal(*(torch.cat([b.times.t for b in batches]) for batches in parted))
@@ -295,8 +293,8 @@ def test_a_checkpoint_without_an_optimizer_is_not_resumed(tmp_path):
     for folder in (tmp_path / "checkpoints").iterdir():
         shutil.rmtree(folder)
     kept = {"student": made.denoiser.state_dict(), "ema": made.denoiser.state_dict()}
-    state = checkpoint_state(made.run, made.facts, 4)
-    checkpoint.write(tmp_path / "checkpoints" / "step-4", kept, state)
+    record = new_record(made.run, made.facts, Position(step=4))
+    checkpoint.write(tmp_path / "checkpoints" / "step-4", kept, record.to_json())
     with pytest.raises(StorageError, match="holds no optimizer"):
         train(tiny_run(), out=tmp_path, resume=True)
 
