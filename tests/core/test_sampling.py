@@ -59,7 +59,7 @@ def test_middle_times_are_noise_levels_on_every_process():
             levels, torch.tensor([2.0, 0.5], dtype=torch.float64), rtol=1e-6, atol=0
         )
     assert multistep_grid(PROCESSES["trig"], 2, (0.5,))[1] == pytest.approx(math.pi / 4)
-    with pytest.raises(UserError, match="middle_times"):
+    with pytest.raises(UserError, match="later_sigmas"):
         multistep_grid(PROCESSES["edm"], 2, (90.0,))
 
 

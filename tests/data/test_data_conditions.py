@@ -19,12 +19,11 @@ from fewstep.base.errors import UserError
 from fewstep.base.randomness import generator
 from fewstep.cli import main
 from fewstep.networks._mlp import ResidualMLP
-from fewstep.run.build import build_method, settled
+from fewstep.run.build import build_method, with_defaults
 from fewstep.run.facts import Facts
+from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch
 from tests.support.toys import tiny_run
-
-CPU = torch.device("cpu")
 
 
 def normals(*shape: int, stream: str = "x") -> torch.Tensor:
@@ -87,9 +86,9 @@ def test_dropped_labels_have_their_share_and_change_nothing_else():
     dataset = data.from_tensors({"x0": normals(64, 3), "cond": torch.arange(64) % 4})
     batches = {}
     for share in (0.0, 0.25, 1.0):
-        run = settled(tiny_run(label_drop=share, batch=4096, block=32))
+        run = with_defaults(tiny_run(label_drop=share, batch=4096, block=32))
         method = build_method(run, Facts((3,), 4, 0.5, dataset.units, ""))
-        batches[share] = draw_batch(run, method, dataset.train, 1, CPU)
+        batches[share] = draw_batch(Stage(run, method), dataset.train, 1)
     none, some, all_ = (batches[share].cond for share in (0.0, 0.25, 1.0))
     assert torch.equal(none, dataset.train.cond[batches[0.0].rows])
     assert (some == -1).double().mean().item() == pytest.approx(
@@ -105,13 +104,13 @@ def test_dropped_labels_have_their_share_and_change_nothing_else():
 
 def test_whether_a_label_is_dropped_does_not_depend_on_the_batch():
     dataset = data.from_tensors({"x0": normals(64, 3), "cond": torch.arange(64) % 4})
-    run = settled(tiny_run(label_drop=0.5, batch=64, block=4))
+    run = with_defaults(tiny_run(label_drop=0.5, batch=64, block=4))
     method = build_method(run, Facts((3,), 4, 0.5, dataset.units, ""))
     small = [
-        draw_batch(replace(run, batch=16), method, dataset.train, step, CPU).cond
+        draw_batch(Stage(replace(run, batch=16), method), dataset.train, step).cond
         for step in range(4)
     ]
-    assert torch.equal(draw_batch(run, method, dataset.train, 0, CPU).cond, torch.cat(small))
+    assert torch.equal(draw_batch(Stage(run, method), dataset.train, 0).cond, torch.cat(small))
 
 
 def test_no_label_can_be_asked_for_only_where_labels_were_dropped():
@@ -240,11 +239,11 @@ def test_what_stands_in_the_padding_never_matters(lengths, junk, wide):
     assert dirty.units.shift == pytest.approx(real.mean())
     assert dirty.units.scale == pytest.approx(2 * real.std())
     assert dirty.sigma_data() == pytest.approx(0.5, rel=1e-5)
-    run = settled(tiny_run())
+    run = with_defaults(tiny_run())
     facts = Facts(dirty.shape, 0, 0.5, dirty.units, "", data.kind_of(dirty.train.cond))
     method = build_method(run, facts)
     broken = dirty.train._replace(x0=dirty.train.x0.masked_fill(~mask[:, :, None], junk))
-    batches = [draw_batch(run, method, arrays, 0, CPU) for arrays in (clean.train, broken)]
+    batches = [draw_batch(Stage(run, method), arrays, 0) for arrays in (clean.train, broken)]
     assert torch.equal(batches[0].x0, batches[1].x0)
     outside = ~batches[0].cond["mask"].reshape(len(batches[0].x0), 4, -1).any(2)
     assert not batches[0].z[outside].any()

@@ -21,9 +21,11 @@ import fewstep as fs
 from fewstep.base.errors import NonFiniteError, UserError
 from fewstep.base.world import ALONE, World
 from fewstep.run import checkpoint
-from fewstep.run.build import build_method, settled
+from fewstep.run.build import build_method, with_defaults
 from fewstep.run.checkpoint import RunFolder
 from fewstep.run.facts import Facts
+from fewstep.run.prepare import Prepared
+from fewstep.run.stages import Stage
 from fewstep.training import loop, parallel
 from fewstep.training.batches import draw_batch
 from fewstep.training.ranks import launched, limit_of
@@ -31,8 +33,6 @@ from fewstep.training.state import new_state
 from fewstep.training.step import train_step
 from tests.support import ranks
 from tests.support.toys import tiny_run
-
-CPU = torch.device("cpu")
 
 
 def run_of(**fields) -> fs.Run:
@@ -95,16 +95,16 @@ def test_ranks_draw_the_parts_of_what_one_process_draws(method):
     """Order, data, noise, times and dropout seeds of a step: of 1, 2 and 4 ranks, the same stream
     to the last bit.
     """
-    run = settled(
+    run = with_defaults(
         run_of(method=method, method_options={"base": {"method": "ect"}} if method == "tcm" else {})
     )
     dataset = fs.data.load("ring8")
     made = build_method(run, Facts(dataset.shape, 0, 0.5, dataset.units, ""))
     for step in (0, 7):
-        whole = draw_batch(run, made, dataset.train, step, CPU)
+        whole = draw_batch(Stage(run, made), dataset.train, step)
         for size in (2, 4):
             parts = [
-                draw_batch(run, made, dataset.train, step, CPU, None, World(rank, size))
+                draw_batch(Stage(run, made), dataset.train, step, World(rank, size))
                 for rank in range(size)
             ]
             for name in ("rows", "x0", "z"):
@@ -183,7 +183,7 @@ def test_a_power_of_two_cuts_the_batch_in_whole_blocks():
 
 
 def test_networks_that_several_processes_cannot_train_are_refused():
-    run, dataset = settled(run_of()), fs.data.load("ring8")
+    run, dataset = with_defaults(run_of()), fs.data.load("ring8")
     facts = Facts(dataset.shape, 0, 0.5, dataset.units, "")
 
     class Normed(nn.Module):
@@ -195,7 +195,7 @@ def test_networks_that_several_processes_cannot_train_are_refused():
         def forward(self, x, label, cond=None):
             return self.norm(self.layer(x)) * self.gain
 
-    state = new_state(run, facts, build_method(run, facts), Normed(), CPU)
+    state = new_state(Prepared(run, facts, build_method(run, facts), network=Normed()))
     with pytest.raises(
         UserError, match="norm is a BatchNorm1d, whose statistics differ by process"
     ):
@@ -210,14 +210,15 @@ def test_the_tree_is_the_gradient_of_the_mean():
     """To rounding what backward gives in one piece, in float64."""
     kept = []
     for number in (0, 1, 2, 4, 8):
-        run, dataset = settled(run_of(elastic_exact=number)), fs.data.load("ring8")
+        run, dataset = with_defaults(run_of(elastic_exact=number)), fs.data.load("ring8")
         facts = Facts(dataset.shape, 0, 0.5, dataset.units, "")
         method = build_method(run, facts)
-        state = new_state(run, facts, method, None, CPU)
+        state = new_state(Prepared(run, facts, method))
+        stage = Stage(run, method)
         for module in state.modules().values():
             module.double()
         arrays = dataset.train._replace(x0=dataset.train.x0.double())
-        row = train_step(run, method, state, draw_batch(run, method, arrays, 0, CPU))
+        row = train_step(stage, state, draw_batch(stage, arrays, 0))
         kept.append((row["loss"], row["grad_norm"]))
     for found in kept[1:]:
         assert found == pytest.approx(kept[0], rel=1e-12)
@@ -369,8 +370,8 @@ def test_numbers_that_are_not_finite_on_one_rank_stop_all_alike(tmp_path, monkey
     """
     whole = loop.draw_batch
 
-    def poisoned(run, method, arrays, step, device, progress=None, world=ALONE):
-        batch = whole(run, method, arrays, step, device, progress, world)
+    def poisoned(stage, arrays, step, world=ALONE):
+        run, batch = stage.run, whole(stage, arrays, step, world)
         first = step * run.batch + world.rank * len(batch.x0)
         if step == 3 and first <= 3 * run.batch + 20 < first + len(
             batch.x0
@@ -506,8 +507,8 @@ def test_an_incident_of_canonical_parts_is_made_again(tmp_path, monkeypatch, pro
     """
     whole = loop.draw_batch
 
-    def poisoned(run, method, arrays, step, device, progress=None, world=ALONE):
-        batch = whole(run, method, arrays, step, device, progress, world)
+    def poisoned(stage, arrays, step, world=ALONE):
+        batch = whole(stage, arrays, step, world)
         if step == 2 and world.rank == world.size - 1:
             batch.x0[-1] = float("nan")
         return batch

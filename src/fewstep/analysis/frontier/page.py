@@ -183,7 +183,7 @@ class Frontier:
     def _sample(self, point: Point, n: int) -> Tensor:
         subject = point.subject
         generator = subject.generator if point.sampler == "segments" else subject.by(point.sampler)
-        generator = generator.with_middle(point.levels or None)
+        generator = generator.with_later_sigmas(point.levels or None)
         x = generator.sample(n, steps=point.steps, seed=self.bench.plan.seed)
         return generator.facts.units.to_model(x)
 

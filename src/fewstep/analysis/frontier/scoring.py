@@ -149,7 +149,7 @@ def sample_facts(generator: Generator) -> dict[str, Any]:
     return {
         "denoiser": generator.fingerprint,
         "sampler": sampler if isinstance(sampler, str) else "own",
-        "levels": generator.run.middle_times,
+        "levels": generator.run.later_sigmas,
         "composite": isinstance(generator.denoiser, Truncated),
     }
 
