@@ -71,7 +71,8 @@ def _between(high: float, low: float, count: int) -> Iterator[float]:
 
 def own_levels(generator: Generator, steps: int, bounds: Bounds) -> Levels:
     """The sampler's own levels; even in the logarithm where its student has not learned these."""
-    process, run = generator.method.process, generator.run
+    process = generator.method.process
+    run = generator.run
     middle = generator.method.middle if run.middle_times is None else run.middle_times
     grid = through_middle(process, steps, middle)[1:-1]
     levels = tuple(round_level(float(process.level(t))) for t in grid)
