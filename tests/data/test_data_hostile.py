@@ -293,7 +293,7 @@ def header(shape: str, descr: str = "'<f4'") -> bytes:
 
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     {
         "a terabyte": (header("(250000000000,)") + bytes(64), "1000000000000 bytes, and holds 64"),
         "overflow": (header("(4294967296, 4294967296)"), "holds 0"),
