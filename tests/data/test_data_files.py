@@ -245,7 +245,7 @@ MODES = {
 
 @pytest.mark.parametrize(("file", "expected"), MODES.values(), ids=MODES.keys())
 def test_each_kind_of_picture_has_its_rule(file, expected):
-    x = images.stack([("x", images.decoded("x", io.BytesIO(file)))], None)[0]
+    x = images.stack([("x", images.decode("x", io.BytesIO(file)))], None)[0]
     expected = np.asarray(expected)
     expected = expected[None] if expected.ndim == 2 else expected
     assert x.shape[0] == expected.shape[0]

@@ -21,7 +21,7 @@ from fewstep import data
 from fewstep.base.errors import UserError
 from fewstep.cli import main
 from fewstep.data import images
-from fewstep.data.integrity import damage
+from fewstep.data.decoding import damage
 from fewstep.run.config import run_from_json
 from tests.support import hostile_data
 from tests.support.hostile_data import SIDE, encoded, fuzz_data, packed, photo
@@ -96,8 +96,8 @@ def test_turned_and_broken_exif_say_how_a_picture_lies():
 
         file = encoded(wide, "PNG", exif=exif)
         expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(file))))
-        np.testing.assert_array_equal(np.asarray(images.decoded("x", io.BytesIO(file))), expected)
-    broken = images.decoded("x", io.BytesIO(IMAGES["good-broken-exif.jpg"]))
+        np.testing.assert_array_equal(np.asarray(images.decode("x", io.BytesIO(file))), expected)
+    broken = images.decode("x", io.BytesIO(IMAGES["good-broken-exif.jpg"]))
     assert broken.size == (SIDE, SIDE)
 
 
@@ -105,7 +105,7 @@ def test_sixteen_bits_are_scaled_and_never_clipped():
     values = np.linspace(0, 65535, 4096).round().astype(np.uint16).reshape(64, 64)
     grey = np.asarray(
         images.stack(
-            [("x", images.decoded("x", io.BytesIO(encoded(Image.fromarray(values)))))], None
+            [("x", images.decode("x", io.BytesIO(encoded(Image.fromarray(values)))))], None
         )
     )
     np.testing.assert_array_equal(grey[0, 0], np.rint(values / 257))
@@ -115,7 +115,7 @@ def test_sixteen_bits_are_scaled_and_never_clipped():
     colour += hostile_data.chunk(b"IDAT", hostile_data.zlib.compress(row)) + hostile_data.chunk(
         b"IEND", b""
     )
-    read = images.stack([("x", images.decoded("x", io.BytesIO(colour)))], None)[0]
+    read = images.stack([("x", images.decode("x", io.BytesIO(colour)))], None)[0]
     assert np.abs(read[0, 0].astype(float) - values[0] / 257).max() <= 1
 
 
@@ -126,7 +126,7 @@ def test_a_bomb_is_refused_from_its_header(monkeypatch):
         "bad-header.png": "many more",
     }.items():
         with pytest.raises(UserError, match=told):
-            images.decoded(name, io.BytesIO(IMAGES[name]))
+            images.decode(name, io.BytesIO(IMAGES[name]))
 
 
 def test_any_changed_bit_of_a_png_is_seen():
@@ -135,7 +135,7 @@ def test_any_changed_bit_of_a_png_is_seen():
         changed = bytearray(png)
         changed[bit // 8] ^= 1 << bit % 8
         with pytest.raises(UserError):
-            images.decoded("x.png", io.BytesIO(bytes(changed)))
+            images.decode("x.png", io.BytesIO(bytes(changed)))
 
 
 def test_sound_jpegs_of_every_build_are_no_damage():

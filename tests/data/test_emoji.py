@@ -45,7 +45,7 @@ def test_nothing_is_drawn_for_spaces():
 def test_shrinking_keeps_the_mean():
     tile = Image.fromarray(np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8))
     for side in (32, 64):
-        small = np.asarray(emoji.shrunk(tile, side)).astype(float)
+        small = np.asarray(emoji.shrink(tile, side)).astype(float)
         assert small.shape == (side, side, 3)
         assert small.mean() == pytest.approx(np.asarray(tile).mean(), abs=0.5)
 

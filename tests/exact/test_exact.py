@@ -488,7 +488,7 @@ def test_a_mixture_that_cannot_be_is_one_line(message, given):
 
 
 def test_other_mistakes_are_one_line(monkeypatch):
-    monkeypatch.setattr("fewstep.exact.extrapolation._ATTEMPTS", 10)
+    monkeypatch.setattr("fewstep.exact.solutions._ATTEMPTS", 10)
     mixture, gaussian, z = (
         truths(fs.process.edm())["full"],
         fs.exact.Gaussian(mean=torch.zeros(3)),

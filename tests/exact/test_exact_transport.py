@@ -75,8 +75,8 @@ def test_the_cost_of_a_generators_pairs_falls_with_the_level(name):
     found = transport.curve(law, levels, n=n, batch=n, moves=12 if digits else None)
     assert found.alone.value > found.costs[0] > 0.9 * found.alone.value
     assert all(a > b for a, b in pairwise(found.costs.tolist()))
-    assert found.dealt is not None
-    assert found.costs[-1] < found.dealt.value < found.alone.value
+    assert found.minibatch is not None
+    assert found.costs[-1] < found.minibatch.value < found.alone.value
     assert abs(found.alone.value - found.independent) < 4.5 * found.alone.error
 
 
@@ -129,7 +129,7 @@ def test_the_optimal_cost_on_the_line_pairs_quantiles():
     )  # two that are one Gaussian
     assert transport.optimal(one) == pytest.approx(0.09 + 0.25, abs=1e-9)
     dealt = transport.curve(law, [80.0], n=2000, batch=None)
-    assert dealt.dealt is None
+    assert dealt.minibatch is None
     assert dealt.costs[0].item() == pytest.approx(
         transport.optimal(law), abs=4.5 * dealt.errors[0].item()
     )
@@ -150,7 +150,7 @@ def test_the_map_on_the_line_is_the_flow(process):
 
 def test_minibatch_transport_deals_every_noise_once_at_no_greater_cost():
     x0, z = fs.exact.ring8().sample(64), normals(64, 2).float()
-    whole, parts = transport.dealt(x0, z), transport.dealt(x0, z, 16)
+    whole, parts = transport.reassign(x0, z), transport.reassign(x0, z, 16)
     for again, rows in ((whole, 64), (parts, 16)):
         for a, b in zip(again.split(rows), z.split(rows), strict=True):
             torch.testing.assert_close(a.sort(0).values, b.sort(0).values, rtol=0, atol=1e-6)
@@ -165,10 +165,10 @@ def test_rows_that_fill_no_batch_are_not_dealt():
     law = fs.exact.ring8()
     found = transport.curve(law, [1.0], n=100, batch=64, moves=4)
     x0, z = law.sample(64).double(), normal(0, "transport", 0, 64, (2,), SAMPLING_BLOCK).double()
-    assert found.dealt.value == pytest.approx(
-        transport.cost(x0, transport.dealt(x0, z)).mean().item(), rel=1e-12
+    assert found.minibatch.value == pytest.approx(
+        transport.cost(x0, transport.reassign(x0, z)).mean().item(), rel=1e-12
     )
-    assert math.isnan(found.dealt.error)
+    assert math.isnan(found.minibatch.error)
 
 
 @every_process

@@ -106,7 +106,7 @@ BUGS = [
         lambda f: lambda self, *a: f(replace(self, share=1 - self.share / 2), *a),
         GC,
     ),
-    Bug("TCM: w_b not over its share", times.Atom, "_weighed", not_normalised, ATOM),
+    Bug("TCM: w_b not over its share", times.Atom, "_weigh", not_normalised, ATOM),
     Bug(
         "TCM: share of the atom inverted",
         times.Atom,

@@ -58,10 +58,10 @@ def cd(
     return core.Method(
         process=core.process.edm(t_min=t_min, t_max=t_max),
         times=core.times.Adjacent(steps=core.curricula.Fixed(n - 1), low=t_min, high=t_max),
-        coupling=core.couplings.Teacher(core.solvers.named(solver)),
+        coupling=core.couplings.Teacher(core.solvers.by_name(solver)),
         target=core.targets.Ema(core.curricula.FixedRate(mu)),
-        distance=core.distances.named(distance),
-        weight=core.weights.named(weight, sigma_data),
+        distance=core.distances.by_name(distance),
+        weight=core.weights.by_name(weight, sigma_data),
         scaling=core.scalings.Edm(sigma_data=sigma_data, shift=t_min),
     )
 
@@ -98,8 +98,8 @@ def ct(
         process=core.process.edm(t_min=t_min, t_max=t_max),
         times=core.times.Adjacent(steps=steps, low=t_min, high=t_max),
         target=core.targets.Ema(core.curricula.ProgressiveRate(mu0, steps)),
-        distance=core.distances.named(distance),
-        weight=core.weights.named(weight, sigma_data),
+        distance=core.distances.by_name(distance),
+        weight=core.weights.by_name(weight, sigma_data),
         scaling=core.scalings.Edm(sigma_data=sigma_data, shift=t_min),
     )
 
@@ -139,7 +139,7 @@ def ict(
         times=core.times.Adjacent(
             steps=core.curricula.Doubling(s0, s1), law=law, low=t_min, high=t_max
         ),
-        coupling=core.couplings.named(pairs),
+        coupling=core.couplings.by_name(pairs),
         target=core.targets.Student(),
         distance=core.distances.RootHuber(c),
         weight=core.weights.inverse_gap,
@@ -183,9 +183,9 @@ def ect(
     law = core.times.LogNormal(mean=p_mean, std=p_std)
     return core.Method(
         times=core.times.RatioMap(law=law, q=q, k=k, b=b, stages=stages, ratio_max=ratio_max),
-        coupling=core.couplings.named(pairs),
+        coupling=core.couplings.by_name(pairs),
         target=core.targets.Student(),
         distance=core.distances.huber(c),
-        weight=core.weights.named(weight, sigma_data),
+        weight=core.weights.by_name(weight, sigma_data),
         scaling=core.scalings.Edm(sigma_data=sigma_data),
     )

@@ -53,9 +53,9 @@ def sct(
         target=core.tangents.Tangent(warmup, c, norm, derivative),
         space=core.spaces.Velocity(sigma_data),
         distance=core.distances.mse,
-        balance=core.balances.named(balance),
+        balance=core.balances.by_name(balance),
         scaling=core.scalings.trigflow(label, sigma_data),
-        middle=(sigma_data * math.tan(1.1),),
+        later_sigmas=(sigma_data * math.tan(1.1),),
     )
 
 

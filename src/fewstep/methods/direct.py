@@ -46,8 +46,8 @@ def direct_cm(
         sigma_data: standard deviation of the data, for the preconditioning
     """
     _check_direct(n, c, goal, reuse, source)
-    on = core.process.named(process)
-    grid = tuple(core.sampling.down_the_noise(on, n, ()))
+    on = core.process.by_name(process)
+    grid = tuple(core.sampling.solver_grid(on, n, ()))
     start = grid[0] if starts == "highest" else None
     levels = core.times.Levels(grid=grid, first=start is not None)
     cached = source == "cache"
@@ -82,8 +82,8 @@ def _coupling(
 ) -> core.couplings.Coupling:
     """Pairs of x_t and its solution, or of x_t and one move of the solver."""
     if goal == "student":
-        return core.couplings.named(solver, guidance=guidance)
-    return core.couplings.solved(
+        return core.couplings.by_name(solver, guidance=guidance)
+    return core.couplings.on_trajectories(
         grid, solver, guidance=guidance, reuse=reuse, start=start, cached=cached
     )
 

@@ -52,17 +52,17 @@ def mcm(
         is 1
     """
     require(K >= 1, "K", K, "at least 1 segment")
-    seen = core.spaces.named(space)
+    seen = core.spaces.by_name(space)
     return core.Method(
         process=core.process.cosine(shift=shift),
         times=core.times.Segments(
             segments=K, steps=core.curricula.Exponential(steps, steps_end, annealed)
         ),
-        coupling=core.couplings.named(pairs, eta, guidance),
+        coupling=core.couplings.by_name(pairs, eta, guidance),
         target=core.targets.Student(),
         space=core.spaces.Multiscale(pools, seen) if pools else seen,
         distance=core.distances.rms_huber(c) if distance == "huber" else core.distances.mse,
-        weight=core.weights.named(weight, sigma_data),
+        weight=core.weights.by_name(weight, sigma_data),
         scaling=core.scalings.Edm(sigma_data=sigma_data),
         sampler=core.sampling.segments(K),
     )

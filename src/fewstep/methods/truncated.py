@@ -45,7 +45,7 @@ def tcm(
     base = method_of(base, sigma_data)
     before = _ratio_map(base, t_prime, rho, ratio)
     law = core.times.LogStudentT(mean=mean, std=std, nu=nu, low=t_prime, high=base.process.t_max)
-    times = replace(before, law=law, held=before.ratio(1.0) if ratio is None else ratio)
+    times = replace(before, law=law, fixed_ratio=before.ratio(1.0) if ratio is None else ratio)
     return replace(
         base,
         coupling=core.couplings.truncated(base.coupling, t_prime),
@@ -53,7 +53,7 @@ def tcm(
             times=times, at_time=t_prime, share=rho, weight=w_b, realised=realised
         ),
         target=core.targets.Truncated(t_prime, base.target or core.targets.Student()),
-        middle=(max(t_prime, 1.0),),
+        later_sigmas=(max(t_prime, 1.0),),
         trained_from=t_prime,
         before=base,
     )

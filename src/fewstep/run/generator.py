@@ -46,7 +46,7 @@ class Generator:
         *,
         steps: int | None = None,
         seed: int = 0,
-        cond: Cond = None,
+        cond: Cond | int = None,
         sampler: str | None = None,
         batch: int = 4096,
     ) -> Tensor:
@@ -80,7 +80,9 @@ class Generator:
                 value,
                 f"a whole number, {least} or more",
             )
-        middle = self.method.middle if self.run.middle_times is None else self.run.middle_times
+        middle = (
+            self.method.later_sigmas if self.run.middle_times is None else self.run.middle_times
+        )
         grid = chosen.times(self.method.process, count, middle)
         self._check_range(count, grid)
         conds = self.conditions(n, cond)
@@ -92,7 +94,7 @@ class Generator:
         """The same with other noise levels of the later steps; itself for None. Raises UserError."""
         if times is None:
             return self
-        sampling.through_middle(self.method.process, len(times) + 1, times)
+        sampling.multistep_grid(self.method.process, len(times) + 1, times)
         return replace(self, run=replace(self.run, middle_times=times))
 
     def _check_range(self, steps: int, grid: list[float]) -> None:
@@ -121,12 +123,12 @@ class Generator:
             return masked(z, here).to(device)
 
         noise = (lambda i: unit(f"renoise {i}")) if chosen.noisy else None
-        x0 = sampling.walk(
+        x0 = sampling.sample(
             process, self.denoiser, process.prior(unit("prior")), grid, chosen.step, cond, noise
         )
         return masked(self.facts.units.to_user(x0), here)
 
-    def conditions(self, n: int, cond: Cond) -> Cond:
+    def conditions(self, n: int, cond: Cond | int) -> Cond:
         """The condition with n rows that `sample` uses for what it was given; None for an
         unconditional generator.
         """
@@ -221,7 +223,7 @@ def load(
     denoiser: nn.Module = student
     if made.before is not None and (ema == "frozen" or checkpoint.state.get("stage") == 1):
         made = made.before
-        run = replace(run, middle_times=made.middle)  # stored are those of the second stage
+        run = replace(run, middle_times=made.later_sigmas)  # stored are those of the second stage
     if composite:
         if "frozen" not in checkpoint.groups or ema == "frozen":
             raise UserError(

@@ -108,15 +108,15 @@ def _trained(
         if data is None
         else datasets.from_tensors(data)
     )
-    dataset = dataset if run.labels else dataset.unlabelled()
+    dataset = dataset if run.labels else dataset.without_labels()
     run = sources.labelled(
         settled(replace(run, data=dataset.name), method, network), init, teacher, saved
     )
     run = prepare.remembered(run, saved)
     facts = facts_of(run, dataset)
     made = build_method(run, facts, method)
-    run = run if run.middle_times is not None else replace(run, middle_times=made.middle)
-    sampling.through_middle(
+    run = run if run.middle_times is not None else replace(run, middle_times=made.later_sigmas)
+    sampling.multistep_grid(
         made.process, 2, run.middle_times or ()
     )  # refuses them now, not at the first picture
     check_source(dataset, made)

@@ -1,4 +1,4 @@
-"""A page as values: sections of text, tables and figures, in HTML that holds all that it shows."""
+"""A page as values: sections of text, tables and figures, in HTML that loads nothing else."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from fewstep.base.errors import UserError
 _NUMBER = re.compile(r"\(?[-+±\u2212]?\.?\d|-$")
 
 VERDICTS = {"good": "#1a7f37", "open": "#9a6700", "bad": "#b42318"}
-"""How a verdict is coloured; its words say what it is."""
+"""The colour of a verdict; its words say what it is."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """An image with what it shows: `alt` for who cannot see it, `caption` below it."""
+    """An image: `alt` describes it to people who cannot see it, `caption` is printed below it."""
 
     image: bytes
     alt: str
@@ -32,7 +32,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of words; the first cell of a row is its name, `strong` rows are set bold."""
+    """Rows of words; the first cell of a row is its name, `strong` rows are bold."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -41,19 +41,18 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """How each column is set: "number" where all that stands in it are numbers, else "words"."""
-        cells = (
-            [row[i] for row in self.rows if i < len(row) and row[i]] for i in range(len(self.head))
-        )
-        numbers = [bool(column) and all(_NUMBER.match(cell) for cell in column) for column in cells]
-        return ["number" if number else "words" for number in numbers]
+        """The kind of each column: "number" where all its cells are numbers, else "words"."""
+        kinds = []
+        for i in range(len(self.head)):
+            cells = [row[i] for row in self.rows if i < len(row) and row[i]]
+            is_number = bool(cells) and all(_NUMBER.match(cell) for cell in cells)
+            kinds.append("number" if is_number else "words")
+        return kinds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of a page, in the order: verdict, text, figures, tables, points, and commands behind a
-    fold.
-    """
+    """A part of a page, in this order; the commands are behind a fold."""
 
     title: str
     verdict: tuple[str, str] | None = None  # one of VERDICTS, and words
@@ -76,7 +75,7 @@ def pictures(path: Path, alt: str, caption: str = "") -> Figure:
 def page(title: str, lead: Sequence[str], sections: Sequence[Section], *, note: str = "") -> str:
     """The whole page: title, opening paragraphs, sections, and a note on how it was made.
 
-    Everything given is text and is escaped. Raises UserError without jinja2.
+    All arguments are text and are escaped. Raises UserError without jinja2.
     """
     try:
         from jinja2 import Environment
