@@ -111,13 +111,13 @@ def arrange(argv: Sequence[str], options: Sequence[Option]) -> tuple[list[str], 
         if not is_option(word):
             positional.append(word)
             continue
-        typed, has_value, value = word.partition("=")
+        prefix, has_value, value = word.partition("=")
         if has_value:
             rest.insert(0, value)
-        name = canonical(typed, by_name)
+        name = canonical(prefix, by_name)
         option = by_name.get(name)
         if option is None and name.removeprefix("no-") in by_name:  # --no-labels
-            groups.append([typed])
+            groups.append([prefix])
             continue
         values = take_values(rest, option, bool(has_value))
         groups.append([f"--{name}", *values])
@@ -128,9 +128,9 @@ def arrange(argv: Sequence[str], options: Sequence[Option]) -> tuple[list[str], 
     return positional, [word for group in groups for word in group]
 
 
-def canonical(typed: str, names: Container[str]) -> str:
+def canonical(word: str, names: Container[str]) -> str:
     """The name of an option: dashes for underscores, and the new name of an old one."""
-    name = typed.removeprefix("--").replace("_", "-")
+    name = word.removeprefix("--").replace("_", "-")
     new = OLD_NAMES.get(name, name)
     return new if name not in names and new in names else name
 

@@ -42,8 +42,8 @@ def main(argv: list[str]) -> int:
         function, name = chosen_part(kind, module, run, argv)
         if ":" in name:
             own[kind] = function
-        stored = getattr(run, f"{kind}_options") if name == getattr(run, kind) else {}
-        parts[kind] = typed_options(kind, function, stored, argv, f"--{kind}")
+        values = getattr(run, f"{kind}_options") if name == getattr(run, kind) else {}
+        parts[kind] = typed_options(kind, function, values, argv, f"--{kind}")
     launch = with_launch(run, parts)
     if is_help:
         print(help_screen(launch, run, "--help-all" in argv))
@@ -107,10 +107,10 @@ def base_run(argv: list[str], is_help: bool) -> Run:
         return run
     if is_first_process():
         lock.refuse_second(folder)  # before torch is imported, which takes longer than this
-    stored = stored_run(folder) if "--resume" in argv else None
-    if stored is not None and stored.recipe != run.recipe:
-        raise UserError(f"{folder} holds a run of recipe {stored.recipe!r}, not {run.recipe!r}")
-    return stored or run
+    previous = stored_run(folder) if "--resume" in argv else None
+    if previous is not None and previous.recipe != run.recipe:
+        raise UserError(f"{folder} holds a run of recipe {previous.recipe!r}, not {run.recipe!r}")
+    return previous or run
 
 
 def run_of(name: str, method: str | None) -> Run:
@@ -171,11 +171,11 @@ def chosen_part(
     kind: str, module: Any, run: Run, argv: list[str]
 ) -> tuple[Callable[..., Any], str]:
     """The method or network that is typed, or else the run's, and its name. Raises UserError."""
-    typed = last_value(argv, f"--{kind}")
-    name = typed or getattr(run, kind)
+    word = last_value(argv, f"--{kind}")
+    name = word or getattr(run, kind)
     if ":" not in name:
         return choose(kind, module, name), name
-    if typed is None:  # a file or recipe says so: only the user may have code imported
+    if word is None:  # a file or recipe says so: only the user may have code imported
         raise UserError(
             f"this run's {kind} is {name!r}, which is not ours: type --{kind} {name} to import it"
         )

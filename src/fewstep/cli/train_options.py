@@ -65,11 +65,11 @@ class Launch(Run):
 
 def with_launch(run: Run, parts: dict[str, Any]) -> Any:
     """The run as a `Launch` whose method's and network's options are dataclasses, as `parts`."""
-    typed: list[Any] = [
+    part_fields: list[Any] = [
         (f"{kind}_options", Annotated[type(value), tyro.conf.arg(name=kind)])
         for kind, value in parts.items()
     ]
-    kind = make_dataclass("Train", typed, bases=(Launch,), frozen=True, kw_only=True)
+    kind = make_dataclass("Train", part_fields, bases=(Launch,), frozen=True, kw_only=True)
     values = {f.name: getattr(run, f.name) for f in fields(Run)}
     values |= {f"{kind}_options": value for kind, value in parts.items()}
     return kind(**values)
@@ -85,7 +85,7 @@ def typed_options(
     docstring = docstring_parser.parse(function.__doc__ or "")
     texts = {p.arg_name: p.description or "" for p in docstring.params}
     values = checked_options(kind, function, values)
-    typed = []
+    option_fields = []
     for name, p in options_of(function).items():
         option_type: Any = kind_of(function, p)
         value = values[name]
@@ -93,9 +93,9 @@ def typed_options(
             value = typed_base(kind, value, argv, f"{path}.{name}")
             option_type = type(value)
         text = " ".join(texts.get(name, "").split())
-        annotated = Annotated[option_type, tyro.conf.arg(help=text)]
-        typed.append((name, annotated, field(default=value)))
-    return make_dataclass(function.__name__, typed, frozen=True)()
+        hint = Annotated[option_type, tyro.conf.arg(help=text)]
+        option_fields.append((name, hint, field(default=value)))
+    return make_dataclass(function.__name__, option_fields, frozen=True)()
 
 
 def typed_base(kind: str, base: Options, argv: list[str], path: str) -> Any:
