@@ -53,9 +53,7 @@ SLOW = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--on-disk", action="store_true", help="put all temporary folders on the disk"
-    )
+    parser.addoption("--on-disk", action="store_true", help="put all temporary folders on the disk")
 
 
 def pytest_configure(config: pytest.Config) -> None:
