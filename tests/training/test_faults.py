@@ -19,8 +19,8 @@ from fewstep.base import disk
 from fewstep.base.errors import StorageError, UserError
 from fewstep.cli import main
 from fewstep.run.checkpoint import RunFolder
-from tests.support.calls import fill_before_calls, saving, train_full
 from tests.support.calls import FULL as FIELDS
+from tests.support.calls import fill_before_calls, saving, train_full
 from tests.support.crash import ROOT
 from tests.support.toys import tiny_run
 from tests.support.trials import begin, between, finish, gauge, problems, whole
