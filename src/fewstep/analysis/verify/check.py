@@ -44,9 +44,12 @@ class Check:
 
 
 class Table:
-    """The checks of one file: `@table(name, source, place)` stands above each measure."""
+    """Checks of one module: `@table(name, source, place, methods)` stands above each measure."""
 
-    def __init__(self, tolerance: float, look: str = "the part is not this equation") -> None:
+    def __init__(
+        self, module: str, tolerance: float, look: str = "the part is not this equation"
+    ) -> None:
+        self.module = module
         self.tolerance = tolerance
         self.look = look
         self.rows: list[Check] = []
@@ -61,12 +64,13 @@ class Table:
         tolerance: float | None = None,
         quick: bool = True,
     ) -> Callable[[M], M]:
-        """Adds the function below it. place: where to look, below `fewstep`; methods: "ct cd"."""
-        allowed = self.tolerance if tolerance is None else tolerance
-        look = f"{self.look}: see fewstep.{place}"
+        """Adds the function below it. place: where to look in the module; methods: "ct cd"."""
+        limit = self.tolerance if tolerance is None else tolerance
+        module = f"fewstep.{self.module}"
+        look = f"{self.look}: see {module}.{place}" if place else f"{self.look}: see {module}"
 
         def add(measure: M) -> M:
-            row = Check(name, source, measure, allowed, look, tuple(methods.split()), quick)
+            row = Check(name, source, measure, limit, look, tuple(methods.split()), quick)
             self.rows.append(row)
             return measure
 

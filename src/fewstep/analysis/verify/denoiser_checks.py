@@ -15,12 +15,13 @@ from fewstep.analysis.verify.check import Table, apart, column, over, worst
 from fewstep.analysis.verify.fixtures import SD, data, shifting
 from fewstep.analysis.verify.paper_losses import cosine
 from fewstep.analysis.verify.paper_times import direct_grid
-from fewstep.core import couplings, denoiser, scalings, solvers, spaces
+from fewstep.core import couplings, denoiser, scalings, solvers
 from fewstep.core import process as processes
 from fewstep.core.denoiser import Models
-from fewstep.core.times import Levels, Shared, Times
+from fewstep.core.times import Times
 
-CHECK = Table(1e-12)
+DENOISER = Table("core.denoiser", 1e-12, "a denoiser made of another is not this")
+PAIRS = Table("core.couplings", 1e-12, "the pairs are not what the coupling says")
 
 
 class Shifted(nn.Module):
@@ -35,9 +36,7 @@ def times_at(t: Tensor, r: Tensor, u: Tensor | None = None) -> Times:
     return Times(t, r, 0 * t, torch.ones_like(t), u)
 
 
-@CHECK(
-    "D = c_skip x + c_out F(c_in x, ln(t)/4)", "2206.00364, eq. 7", "core.denoiser.Preconditioned"
-)
+@DENOISER("D = c_skip x + c_out F(c_in x, ln(t)/4)", "2206.00364, eq. 7", "Preconditioned")
 def preconditioning() -> float:
     """Row by row, on edm."""
     x, _, _ = data(4)
@@ -52,10 +51,10 @@ def preconditioning() -> float:
     return apart(ours, torch.stack(rows)) if ours.dtype == x.dtype else math.inf
 
 
-@CHECK(
+@DENOISER(
     "guidance: D_c + g (D_c - D_u), x_var unguided",
     "2403.06807, app. A",
-    "core.denoiser.Guided",
+    "Guided",
     "mcm direct_cm scd",
 )
 def guidance() -> float:
@@ -77,9 +76,7 @@ def guidance() -> float:
     return worst(apart(denoiser.guided(shifting, 0.5)(x_t, t, labels), guess), apart(x_s, truth))
 
 
-@CHECK(
-    "scd: velocity of the guided teacher", "2410.11081, sec. 5", "core.couplings.Velocity", "scd"
-)
+@PAIRS("scd: velocity of the guided teacher", "2410.11081, sec. 5", "Velocity", "scd")
 def velocity_of_guided() -> float:
     """dx/dt = (cos t x_t - D_g) / sin t on trig, D_g the guided teacher's guess."""
     x0, z, _ = data(4)
@@ -93,11 +90,8 @@ def velocity_of_guided() -> float:
     return apart(v, (over(t.cos(), x_t) * x_t - guess) / over(t.sin(), x_t))
 
 
-@CHECK(
-    "f_trunc = frozen where t < t', student from t' on",
-    "2410.14895, eq. 5",
-    "core.denoiser.Truncated",
-    "tcm",
+@DENOISER(
+    "f_trunc = frozen where t < t', student from t' on", "2410.14895, eq. 5", "Truncated", "tcm"
 )
 def truncation() -> float:
     """Whatever the order of the rows."""
@@ -108,10 +102,10 @@ def truncation() -> float:
     return apart(both(x, t), truth)
 
 
-@CHECK(
+@DENOISER(
     "teacher of another process: D(x/alpha, sigma/alpha)",
     "definition",
-    "core.denoiser.Across",
+    "Across",
     "mcm direct_cm scd",
 )
 def teacher_of_edm() -> float:
@@ -126,27 +120,32 @@ def teacher_of_edm() -> float:
     return apart(across(x, column(*t)), torch.cat(rows))
 
 
-@CHECK("space of the anchor: DDIM's step t -> a", "2405.18407, eq. 4", "core.spaces.end", "mcm")
-def anchor_space() -> float:
-    """alpha_a x0_hat + sigma_a / sigma_t (x_t - alpha_t x0_hat)."""
-    x0, x_t, _ = data(3)
-    t = (0.9, 0.5, 0.4)
-    a = (0.6, 0.2, 0.1)
-    rows = []
-    for i in range(3):
-        alpha_t, sigma_t = cosine(t[i])
-        alpha_a, sigma_a = cosine(a[i])
-        rows.append(alpha_a * x0[i] + sigma_a / sigma_t * (x_t[i] - alpha_t * x0[i]))
-    times = Times(column(*t), column(*t), column(*a), column(1, 1, 1))
-    return apart(spaces.end(processes.cosine(), x_t, x0, times), torch.stack(rows))
-
-
-@CHECK(
-    "gc: endpoints are clipped to [-bound, bound]",
-    "definition",
-    "core.couplings.GeneratorInduced",
-    "gc",
+@PAIRS(
+    "aDDIM: x_var = eta |x0 - x0_hat|^2/d, each sample's", "2403.06807, alg. 1", "Teacher", "mcm"
 )
+def own_variance() -> float:
+    """The coupling's x_var of every sample is 0.75 of its own mean squared error."""
+    process = processes.cosine()
+    x0, z, _ = data(4)
+    x0 = x0 * over(column(0.1, 1.0, 3.0, 0.5), x0)  # errors that differ from row to row
+    t = column(0.9, 0.6, 0.5, 0.3)
+    s = column(0.7, 0.5, 0.2, 0.29)
+
+    def teacher(x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
+        return x_t.tanh()
+
+    pairs = couplings.Teacher(solvers.addim, 0.75)
+    times = Times(t, s, 0 * t, torch.ones_like(t))
+    x_t, x_s = pairs(Models(teacher, teacher=teacher), process, x0, z, times, None)
+    rows = []
+    for i in range(4):
+        var = 0.75 * (x0[i] - x_t[i].tanh()).square().mean()
+        row = slice(i, i + 1)
+        rows.append(solvers.addim(process, teacher, x_t[row], t[row], s[row], x_var=var))
+    return apart(x_s, torch.cat(rows))
+
+
+@PAIRS("gc: endpoints are clipped to [-bound, bound]", "definition", "GeneratorInduced", "gc")
 def bound() -> float:
     """Endpoints beyond the bound are at it, the others where the model put them; data stays."""
     process = processes.edm()
@@ -163,12 +162,7 @@ def bound() -> float:
     return apart(x_r, torch.cat([ends[:2], x0[2:]]) + 1.5 * z)
 
 
-@CHECK(
-    "gc in tcm: endpoints below t' are the frozen one's",
-    "definition",
-    "core.couplings.truncated",
-    "gc tcm",
-)
+@PAIRS("gc in tcm: endpoints below t' are the frozen one's", "definition", "truncated", "gc tcm")
 def endpoints_below() -> float:
     """GC in TCM's second stage: from t' on endpoints are the average's."""
     x0, z, _ = data(2)
@@ -191,11 +185,8 @@ def endpoints_below() -> float:
     return worst(*errors)
 
 
-@CHECK(
-    "direct_cm: shared trajectories have each row's points",
-    "definition",
-    "core.couplings.Trajectory",
-    "direct_cm",
+@PAIRS(
+    "direct_cm: shared trajectories have each row's points", "definition", "Trajectory", "direct_cm"
 )
 def shared_trajectories() -> float:
     """The points of a trajectory are those that the row with its start would reach alone."""
@@ -222,23 +213,6 @@ def shared_trajectories() -> float:
     return worst(*errors)
 
 
-@CHECK(
-    "direct_cm: w of shared rows makes levels uniform",
-    "definition",
-    "core.times.Shared",
-    "direct_cm",
-)
-def shared_weights() -> float:
-    """Over every start, mean(w loss) is that of uniform levels, for any loss of t."""
-    grid = direct_grid(7)
-    size = 3
-    starts = (torch.arange(7, dtype=torch.float64) + 0.5) / 7
-    u = starts.repeat_interleave(size)[:, None].expand(-1, 2)
-    times = Shared(levels=Levels(grid=tuple(grid)), size=size)(u, 0.0)
-    truth = sum(math.sqrt(t) for t in grid[:-1]) / 7
-    return abs((times.w * times.t.sqrt()).mean().item() - truth) / truth
-
-
 def cheapest_noise() -> float:
     """Of all ways to assign five noises to five samples none is cheaper than minibatch OT's."""
     x0, z, _ = data(5)
@@ -254,11 +228,11 @@ def cheapest_noise() -> float:
 
 
 if find_spec("scipy"):  # the assignment needs it
-    CHECK(
+    PAIRS(
         "minibatch OT: least sum ||x0_i - z_j||^2",
         "2302.00482, sec. 3.2.4",
-        "core.couplings.MinibatchOT",
+        "MinibatchOT",
         "ict ect gc tcm",
     )(cheapest_noise)
 
-CHECKS = CHECK.rows
+CHECKS = [*DENOISER.rows, *PAIRS.rows]

@@ -16,9 +16,9 @@ from fewstep.core.process import Process
 from fewstep.core.times import karras
 from fewstep.exact import Gaussian, Mixture, oracle, recursions, transport
 
-LAW = Table(1e-9, "the exact law contradicts its own formula")
-COST = Table(1e-10, "the transport cost contradicts its own formula")
-OPTIMUM = Table(0.02, "an optimum of the grid is not what another quadrature gives")
+LAW = Table("exact", 1e-9, "the exact law contradicts its own formula")
+COST = Table("exact.transport", 1e-10, "the transport cost contradicts its own formula")
+OPTIMUM = Table("exact.oracle", 0.02, "an optimum of the grid is not what another quadrature gives")
 WEIGHTS, MEANS, STDS = (0.3, 0.7), (-0.6, 0.4), (0.1, 0.05)
 EDM = processes.edm()
 
@@ -55,7 +55,7 @@ def posterior_mean(process: Process, x: float, t: float) -> float:
     return total / mass
 
 
-@LAW("exact.Mixture: E[x0 | x_t] by Bayes' rule", "closed form", "exact.mixture", tolerance=1e-10)
+@LAW("exact.Mixture: E[x0 | x_t] by Bayes' rule", "closed form", "mixture", tolerance=1e-10)
 def bayes() -> float:
     errors = []
     xs = (-0.9, -0.1, 0.2, 0.8)
@@ -85,9 +85,7 @@ def monotone(process: Process, x: float, t: float, s: float) -> float:
     return (low + high) / 2
 
 
-@LAW(
-    "exact.Mixture: ODE = F_s^-1(F_t(x)) on the line", "closed form", "exact.truth", tolerance=1e-7
-)
+@LAW("exact.Mixture: ODE = F_s^-1(F_t(x)) on the line", "closed form", "truth", tolerance=1e-7)
 def solution() -> float:
     """From well inside the noise to nearly the data."""
     errors = []
@@ -98,7 +96,7 @@ def solution() -> float:
     return worst(*errors)
 
 
-@LAW("alpha D = x + sigma^2 score, Var = sigma^2 D'/alpha", "closed form", "exact.truth")
+@LAW("alpha D = x + sigma^2 score, Var = sigma^2 D'/alpha", "closed form", "truth")
 def tweedie() -> float:
     """Its derivative too: alpha^2 Var[x0 | x_t] = sigma^2 d(alpha D)/dx."""
     errors = []
@@ -119,9 +117,7 @@ def tweedie() -> float:
     return worst(*errors)
 
 
-@LAW(
-    "exact.Mixture: samples have its mean and variance", "closed form", "exact.truth", tolerance=4.0
-)
+@LAW("exact.Mixture: samples have its mean and variance", "closed form", "truth", tolerance=4.0)
 def samples() -> float:
     """In standard errors; no row depends on how many rows there are."""
     truth = law(EDM)
@@ -138,7 +134,7 @@ def samples() -> float:
 GC = "2406.09570, sec. 4"
 
 
-@COST("transport cost: mean square of x0 - z", GC, "exact.transport.cost", "gc")
+@COST("transport cost: mean square of x0 - z", GC, "cost", "gc")
 def costs() -> float:
     x0, z, _ = data(4)
     truth = []
@@ -148,7 +144,7 @@ def costs() -> float:
     return apart(transport.cost(x0, z), column(*truth))
 
 
-@COST("GC: c(t) = m^2 + s^2 + 1 - 2st/sqrt(s^2+t^2)", GC, "exact.transport.gaussian", "gc")
+@COST("GC: c(t) = m^2 + s^2 + 1 - 2st/sqrt(s^2+t^2)", GC, "gaussian", "gc")
 def gaussian_cost() -> float:
     """Down to (s - 1)^2 + m^2; .542893 and .279857 at t = .5 and 2."""
     levels = column(0.0, 0.5, 2.0, 80.0)
@@ -159,13 +155,7 @@ def gaussian_cost() -> float:
     return worst(apart(ours, truth), off_digits - 5e-7, off_optimum)
 
 
-@COST(
-    "GC: the cost of its pairs falls with the level",
-    GC,
-    "exact.transport.curve",
-    "gc",
-    tolerance=0.0,
-)
+@COST("GC: the cost of its pairs falls with the level", GC, "curve", "gc", tolerance=0.0)
 def costs_fall() -> float:
     """By how much the exact generator's costs rise anywhere with the level, on two modes."""
     curve = transport.curve(law(EDM), (0.01, 0.1, 0.5, 2.0, 20.0), n=256, batch=None)
@@ -198,13 +188,7 @@ def off(ours: list[float], figures: tuple[float, ...]) -> float:
     return worst(*(abs(a / b - 1) for a, b in zip(ours, figures, strict=True)))
 
 
-@OPTIMUM(
-    "oracle: one step of CT is Euler with the exact D",
-    CT,
-    "exact.oracle",
-    "ct ict",
-    tolerance=1e-6,
-)
+@OPTIMUM("oracle: one step of CT is Euler with the exact D", CT, "", "ct ict", tolerance=1e-6)
 def one_step() -> float:
     """E[x_r | x_t] = y + (r - t)(y - D(y, t)) / t."""
     r, t = 0.1, 0.4
@@ -216,7 +200,7 @@ def one_step() -> float:
     return worst(*errors)
 
 
-@OPTIMUM("oracle on N(0,s^2): the closed recursion", CT, "exact.oracle", "ct ict", tolerance=1e-8)
+@OPTIMUM("oracle on N(0,s^2): the closed recursion", CT, "", "ct ict", tolerance=1e-8)
 def on_a_gaussian() -> float:
     """f(x) = m + g (x - m) for training and distillation, far outside the table too."""
     x = column(-500.0, -100.0, 3.0, 60.0)
@@ -233,28 +217,22 @@ def on_a_gaussian() -> float:
     return worst(*errors)
 
 
-@OPTIMUM(
-    "oracle: CT's W2 .254 .195 .157 .129, N = 10 .. 80", CT, "exact.oracle", "ct ict", quick=False
-)
+@OPTIMUM("oracle: CT's W2 .254 .195 .157 .129, N = 10 .. 80", CT, "", "ct ict", quick=False)
 def w2_of_training() -> float:
     return off([optimum(n).w2() for n in N], (0.254, 0.195, 0.157, 0.129))
 
 
-@OPTIMUM(
-    "oracle: CT's error to the flow's map, N = 10 .. 80", CT, "exact.oracle", "ct ict", quick=False
-)
+@OPTIMUM("oracle: CT's error to the flow's map, N = 10 .. 80", CT, "", "ct ict", quick=False)
 def error_of_training() -> float:
     return off([optimum(n).error() for n in N], (0.254, 0.195, 0.157, 0.129))
 
 
-@OPTIMUM(
-    "oracle: CT's std .321 .388 .428 .454, N = 10 .. 80", CT, "exact.oracle", "ct ict", quick=False
-)
+@OPTIMUM("oracle: CT's std .321 .388 .428 .454, N = 10 .. 80", CT, "", "ct ict", quick=False)
 def std_of_training() -> float:
     return off([optimum(n).std for n in N], (0.321, 0.388, 0.428, 0.454))
 
 
-@OPTIMUM("oracle: CD by Euler, W2 .0491 .0227, N = 10, 20", CT, "exact.oracle", "cd", quick=False)
+@OPTIMUM("oracle: CD by Euler, W2 .0491 .0227, N = 10, 20", CT, "", "cd", quick=False)
 def w2_of_euler() -> float:
     """And .0394 by Heun at N = 10. Smaller figures carry an error of 0.0023."""
     ours = [oracle.distilled(two_modes(), grid(n)).w2() for n in (10, 20)]
@@ -262,7 +240,7 @@ def w2_of_euler() -> float:
     return off(ours, (0.0491, 0.0227, 0.0394))
 
 
-@OPTIMUM("oracle: CT's W2 falls like N^-0.28 at N = 80", CT, "exact.oracle", "ct ict", quick=False)
+@OPTIMUM("oracle: CT's W2 falls like N^-0.28 at N = 80", CT, "", "ct ict", quick=False)
 def slope_of_training() -> float:
     """From N = 80 to 160: E f(x_r) is not f(E x_r), and training blurs the modes' boundary."""
     return abs(math.log2(optimum(80).w2() / optimum(160).w2()) - 0.28)

@@ -22,9 +22,9 @@ from fewstep.core.process import Process
 from fewstep.core.times import Times
 from fewstep.exact import Gaussian
 
-PAIRS = Table(1e-7, "a pair on an exact trajectory and the exact map have a loss")
-TANGENT = Table(1e-9, "the tangent of the exact map of N(0, s^2) is not 0")
-LAW = Table(1e-10)
+PAIRS = Table("methods", 1e-7, "a pair on an exact trajectory and the exact map have a loss")
+TANGENT = Table("core.tangents", 1e-9, "the tangent of the exact map of N(0, s^2) is not 0")
+LAW = Table("exact", 1e-10)
 
 
 def exact_move(
@@ -60,12 +60,9 @@ EXACT_PAIRS: dict[str, dict[str, Any]] = {
     "direct_cm": {"n": 8},
 }
 for _name, _options in EXACT_PAIRS.items():
-    PAIRS(
-        f"{_name}: the exact map's loss is 0 on exact pairs",
-        "closed form",
-        f"methods.{_name}",
-        _name,
-    )(partial(loss_of_exact, _name, _options))
+    PAIRS(f"{_name}: the exact map's loss is 0 on exact pairs", "closed form", _name, _name)(
+        partial(loss_of_exact, _name, _options)
+    )
 
 
 def tangents(method: Method, std: float = 0.8) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -90,9 +87,7 @@ def tangents(method: Method, std: float = 0.8) -> list[tuple[Tensor, Tensor, Ten
     return rows
 
 
-@TANGENT(
-    "sct on N(0,s^2): E g x_t = 0 at the exact map", "2410.11081, sec. 3", "core.tangents", "sct"
-)
+@TANGENT("sct on N(0,s^2): E g x_t = 0 at the exact map", "2410.11081, sec. 3", "", "sct")
 def rest_on_data() -> float:
     """Along the data, the tangent has mean 0 against x_t."""
     errors = []
@@ -102,7 +97,7 @@ def rest_on_data() -> float:
     return worst(*errors)
 
 
-@TANGENT("scd on N(0,s^2): g = 0 at the exact map", "2410.11081, sec. 3", "core.tangents", "scd")
+@TANGENT("scd on N(0,s^2): g = 0 at the exact map", "2410.11081, sec. 3", "", "scd")
 def rest_on_teacher() -> float:
     """Along the teacher, with its norm and without."""
     errors = []
@@ -112,7 +107,7 @@ def rest_on_teacher() -> float:
     return worst(*errors)
 
 
-@LAW("exact.Gaussian: D and the ODE's solution", "closed form", "exact.gaussian")
+@LAW("exact.Gaussian: D and the ODE's solution", "closed form", "gaussian")
 def exact_gaussian() -> float:
     """Against the formulas that are used here."""
     process = processes.edm()

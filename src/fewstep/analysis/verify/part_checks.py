@@ -13,12 +13,16 @@ from torch import Tensor
 
 from fewstep.analysis.verify.check import Table, apart, column, worst
 from fewstep.analysis.verify.fixtures import SD, data, small_network
+from fewstep.analysis.verify.paper_losses import cosine
 from fewstep.core import distances, scalings, spaces, weights
 from fewstep.core import process as processes
 from fewstep.core.times import Times
 from fewstep.run import averages, profiles
 
-CHECK = Table(1e-12)
+WEIGHT = Table("core.weights", 1e-12)
+DISTANCE = Table("core.distances", 1e-12)
+SPACE = Table("core.spaces", 1e-12)
+AVERAGE = Table("run", 1e-12)
 
 
 # Weights: squared errors of x0 times the weight are squared errors of another prediction.
@@ -28,7 +32,7 @@ def times_at(t: Tensor) -> Times:
     return Times(t, t / 2, 0 * t, torch.ones_like(t))
 
 
-@CHECK("weight SNR + 1", "2202.00512, sec. 4", "core.weights.snr_plus_one", "mcm")
+@WEIGHT("weight SNR + 1", "2202.00512, sec. 4", "snr_plus_one", "mcm")
 def errors_of_v() -> float:
     """Times squared errors of x0 they are those of v; (SNR sigma + sigma)^2 on any process."""
     x0, z, _ = data(4)
@@ -53,7 +57,7 @@ def errors_of_v() -> float:
     return worst(*errors)
 
 
-@CHECK("weight max(SNR, 1)", "2202.00512, sec. 4", "core.weights.truncated_snr", "mcm")
+@WEIGHT("weight max(SNR, 1)", "2202.00512, sec. 4", "truncated_snr", "mcm")
 def errors_of_x0_or_noise() -> float:
     """Times squared errors of x0 they are the larger ones of x0 and of the noise."""
     x0, z, _ = data(4)
@@ -69,11 +73,8 @@ def errors_of_x0_or_noise() -> float:
     return worst(*errors)
 
 
-@CHECK(
-    "weight (t^2 + sd^2)/(t sd)^2 = 1/c_out^2",
-    "2206.00364, table 1",
-    "core.weights.Edm",
-    "diffusion ect ct cd",
+@WEIGHT(
+    "weight (t^2 + sd^2)/(t sd)^2 = 1/c_out^2", "2206.00364, table 1", "Edm", "diffusion ect ct cd"
 )
 def edm_weight() -> float:
     """It makes errors of x0 those of the network's output, on edm and at the same level of others."""
@@ -96,11 +97,8 @@ def by_element(distance: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tenso
     return alone.reshape(len(x), -1).mean(1)
 
 
-@CHECK(
-    "huber: sqrt(|e|^2 + c^2) - c, c ~ sqrt(D)",
-    "2310.14189, sec. 3.3",
-    "core.distances.RootHuber",
-    "ict gc",
+@DISTANCE(
+    "huber: sqrt(|e|^2 + c^2) - c, c ~ sqrt(D)", "2310.14189, sec. 3.3", "RootHuber", "ict gc"
 )
 def root_huber() -> float:
     """(huber + c sqrt(D))^2 = |e|^2 + c^2 D, at two shapes."""
@@ -115,12 +113,7 @@ def root_huber() -> float:
     return worst(*errors)
 
 
-@CHECK(
-    "L2 norm: sqrt of the sum over the sample",
-    "2406.14548, sec. 3",
-    "core.distances.l2_norm",
-    "ect tcm",
-)
+@DISTANCE("L2 norm: sqrt of the sum over the sample", "2406.14548, sec. 3", "l2_norm", "ect tcm")
 def l2_norm() -> float:
     """Python's own distance of two points."""
     x, y, _ = data(3, (2, 4, 4))
@@ -130,30 +123,20 @@ def l2_norm() -> float:
     return apart(distances.l2_norm(x, y), column(*truth))
 
 
-@CHECK(
-    "huber of every element, their mean",
-    "2411.08954, code",
-    "core.distances.ElementHuber",
-    "direct_cm",
-)
+@DISTANCE("huber of every element, their mean", "2411.08954, code", "ElementHuber", "direct_cm")
 def element_huber() -> float:
     x, y, _ = data(3, (2, 4, 4))
     return apart(distances.ElementHuber(0.05)(x, y), by_element(distances.Huber(0.05), x, y))
 
 
-@CHECK("mean of absolute errors", "2303.01469, sec. 6", "core.distances.l1", "ct cd")
+@DISTANCE("mean of absolute errors", "2303.01469, sec. 6", "l1", "ct cd")
 def l1() -> float:
     """The mean over the elements of each one's norm."""
     x, y, _ = data(3, (2, 4, 4))
     return apart(distances.l1(x, y), by_element(distances.l2_norm, x, y))
 
 
-@CHECK(
-    "a picture and its 2x2 averages count alike",
-    "2301.11093, sec. 3.4",
-    "core.spaces.Multiscale",
-    "mcm",
-)
+@SPACE("a picture and its 2x2 averages count alike", "2301.11093, sec. 3.4", "Multiscale", "mcm")
 def multiscale() -> float:
     """The squared error is the mean of the mean squared errors of both scales."""
     x, y, _ = data(2, (2, 4, 4))
@@ -166,10 +149,25 @@ def multiscale() -> float:
     return apart(ours, truth)
 
 
+@SPACE("space of the anchor: DDIM's step t -> a", "2405.18407, eq. 4", "end", "mcm")
+def anchor_space() -> float:
+    """alpha_a x0_hat + sigma_a / sigma_t (x_t - alpha_t x0_hat)."""
+    x0, x_t, _ = data(3)
+    t = (0.9, 0.5, 0.4)
+    a = (0.6, 0.2, 0.1)
+    rows = []
+    for i in range(3):
+        alpha_t, sigma_t = cosine(t[i])
+        alpha_a, sigma_a = cosine(a[i])
+        rows.append(alpha_a * x0[i] + sigma_a / sigma_t * (x_t[i] - alpha_t * x0[i]))
+    times = Times(column(*t), column(*t), column(*a), column(1, 1, 1))
+    return apart(spaces.end(processes.cosine(), x_t, x0, times), torch.stack(rows))
+
+
 # Averages.
 
 
-@CHECK("EMA: n moves leave beta^n of the difference", "closed form", "run.averages.update")
+@AVERAGE("EMA: n moves leave beta^n of the difference", "closed form", "averages.update")
 def moving_average() -> float:
     """Towards weights that stand still."""
     model = small_network(seed=1)
@@ -184,7 +182,7 @@ def moving_average() -> float:
     return worst(*errors)
 
 
-@CHECK("power EMA: step k weighs like t^g", "2312.02696, sec. 3.1", "run.profiles.power_rate")
+@AVERAGE("power EMA: step k weighs like t^g", "2312.02696, sec. 3.1", "profiles.power_rate")
 def power_average() -> float:
     """Rates (1 - 1/k)^(g+1) give step k the weight (k/n)^(g+1) - ((k-1)/n)^(g+1)."""
     exponent = 6.94
@@ -198,10 +196,10 @@ def power_average() -> float:
     return abs(average - truth)
 
 
-@CHECK(
+@AVERAGE(
     "post-hoc EMA: integrals of power profiles",
     "2312.02696, app. C",
-    "run.averages.profile_products",
+    "averages.profile_products",
     tolerance=1e-7,
 )
 def profile_products() -> float:
@@ -217,4 +215,4 @@ def profile_products() -> float:
     return worst(abs(ours.item() - truth), abs(swapped.item() - truth))
 
 
-CHECKS = CHECK.rows
+CHECKS = [*WEIGHT.rows, *DISTANCE.rows, *SPACE.rows, *AVERAGE.rows]

@@ -17,7 +17,9 @@ from fewstep.core import scalings
 from fewstep.core.noise import Table as Steps
 from fewstep.core.process import Process
 
-CHECK = Table(1e-12)
+NOISE = Table("core.noise", 1e-12)
+PROCESS = Table("core.process", 1e-12)
+SCALING = Table("core.scalings", 1e-12)
 ROWS = 32
 Identity = Callable[[Process, Tensor, Tensor, Tensor], float]  # of (process, times, x0, z)
 
@@ -87,15 +89,13 @@ FORMULAS = {
     "discrete": ("alpha^2 = prod(1 - beta_k)", "2006.11239, eq. 4", "direct_cm"),
 }
 for _name, (_text, _source, _methods) in FORMULAS.items():
-    CHECK(f"process {_name}: {_text}", _source, "core.noise", _methods)(
-        partial(coefficients, _name)
-    )
+    NOISE(f"process {_name}: {_text}", _source, "", _methods)(partial(coefficients, _name))
 
 
-@CHECK(
+@NOISE(
     "process cosine: shift s: log-SNR s - 2 ln tan u, same ends",
     "2301.11093, sec. 3.1",
-    "core.noise.Cosine",
+    "Cosine",
     "mcm",
 )
 def shift() -> float:
@@ -116,12 +116,7 @@ def shift() -> float:
     return worst(*errors)
 
 
-@CHECK(
-    "process discrete: between its steps, and its rates",
-    "2011.13456",
-    "core.noise.Table",
-    "direct_cm",
-)
+@NOISE("process discrete: between its steps, and its rates", "2011.13456", "Table", "direct_cm")
 def between_steps() -> float:
     """Between two steps alpha^2 is linear; alpha' and sigma' are those of dx/dt = -beta x / 2."""
     process = processes.named("discrete")
@@ -142,7 +137,7 @@ def on_every_process(name: str) -> Callable[[Identity], Identity]:
     """Adds a check that an identity of (process, times, x0, z) holds on every process."""
 
     def add(error: Identity) -> Identity:
-        CHECK(name, "2010.02502, eq. 12", "core.process.Process")(over_all(error))
+        PROCESS(name, "2010.02502, eq. 12", "Process")(over_all(error))
         return error
 
     return add
@@ -199,7 +194,7 @@ LEVEL_AT_0 = {
 }
 
 
-@CHECK("process: x at 0 is the data, level(time_at) = id", "definition", "core.process.Process")
+@PROCESS("process: x at 0 is the data, level(time_at) = id", "definition", "Process")
 def ends() -> float:
     """At 0 the data (a cosine keeps a little noise), at t_max the prior; the level rises."""
     _, z, _ = data(4)
@@ -216,11 +211,7 @@ def ends() -> float:
     return worst(*errors)
 
 
-@CHECK(
-    "EDM: c_skip = sd^2/(t^2+sd^2), c_out = t sd/sqrt(..)",
-    "2206.00364, table 1",
-    "core.scalings.Edm",
-)
+@SCALING("EDM: c_skip = sd^2/(t^2+sd^2), c_out = t sd/sqrt(..)", "2206.00364, table 1", "Edm")
 def least_error() -> float:
     """skip is the share that makes out^2 least: sd^2 / (t^2 + sd^2), and out(t) follows."""
     t = column(0.01, 0.3, 2.0, 80.0)
@@ -230,7 +221,7 @@ def least_error() -> float:
     return apart(torch.stack([c.skip, c.out]), truth)
 
 
-@CHECK("EDM: Var of network's target = 1, c_in x unit", "2206.00364, app. B.6", "core.scalings.Edm")
+@SCALING("EDM: Var of network's target = 1, c_in x unit", "2206.00364, app. B.6", "Edm")
 def unit_variance() -> float:
     """in^2 Var x_t = 1, Var (x0 - skip x_t) / out = 1, label ln(level) / 4, on every process."""
     errors = []
@@ -249,9 +240,7 @@ def unit_variance() -> float:
     return worst(*errors)
 
 
-@CHECK(
-    "CM: c_skip(eps) = 1, c_out(eps) = 0", "2303.01469, app. C", "core.scalings.Edm", "cd ct ict gc"
-)
+@SCALING("CM: c_skip(eps) = 1, c_out(eps) = 0", "2303.01469, app. C", "Edm", "cd ct ict gc")
 def boundary() -> float:
     """And sd^2 / ((t - eps)^2 + sd^2), (t - eps) sd / sqrt(sd^2 + t^2) above the boundary."""
     eps = 0.002
@@ -262,7 +251,7 @@ def boundary() -> float:
     return apart(torch.stack([c.skip, c.out]), torch.stack([skip, out]))
 
 
-@CHECK("outputs z, v, flow -> x0 and back", "2202.00512, sec. 4", "core.scalings")
+@SCALING("outputs z, v, flow -> x0 and back", "2202.00512, sec. 4", "")
 def predictions() -> float:
     """x0_hat of the right z, v, flow or x0 is x0; every scaling's outputs go to x0 and back."""
     x0, z, _ = data(ROWS)
@@ -287,12 +276,7 @@ def predictions() -> float:
     return worst(*errors)
 
 
-@CHECK(
-    "TrigFlow: cos t x - sd sin t F(x / sd, t)",
-    "2410.11081, sec. 3",
-    "core.scalings.Trig",
-    "sct scd",
-)
+@SCALING("TrigFlow: cos t x - sd sin t F(x / sd, t)", "2410.11081, sec. 3", "Trig", "sct scd")
 def trigflow() -> float:
     """skip = cos t, out = sd sin t up to its sign, in = 1 / sd, and the label is t."""
     t = column(0.05, 0.5, 1.2)
@@ -301,4 +285,4 @@ def trigflow() -> float:
     return apart(torch.stack([c.skip, c.out.abs(), c.in_, c.noise]), truth)
 
 
-CHECKS = CHECK.rows
+CHECKS = [*NOISE.rows, *PROCESS.rows, *SCALING.rows]

@@ -12,7 +12,7 @@ from fewstep.analysis.verify.fixtures import SD, data
 from fewstep.core import process as processes
 from fewstep.core import sampling
 
-CHECK = Table(1e-12, "the sampling loop does not do this")
+SAMPLER = Table("core.sampling", 1e-12, "the sampling loop does not do this")
 
 
 def gain(t: float) -> float:
@@ -24,7 +24,7 @@ def exact_map(x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
     return gain(float(t[0])) * x_t
 
 
-@CHECK("sampler: x = T z, x0 = D, x = x0 + tau z', x0 = D", "2303.01469, alg. 1", "core.sampling")
+@SAMPLER("sampler: x = T z, x0 = D, x = x0 + tau z', x0 = D", "2303.01469, alg. 1", "")
 def two_steps() -> float:
     process = processes.edm()
     _, z, _ = data(3)
@@ -37,7 +37,7 @@ def two_steps() -> float:
     return apart(ours, gain(0.8) * (gain(80.0) * 80.0 * z + 0.8 * noise))
 
 
-@CHECK("sampler: levels downwards, each its own noise", "2303.01469, alg. 1", "core.sampling")
+@SAMPLER("sampler: levels downwards, each its own noise", "2303.01469, alg. 1", "")
 def three_steps() -> float:
     """The middle levels are visited from the highest down."""
     process = processes.edm()
@@ -60,7 +60,7 @@ def three_steps() -> float:
     return worst(apart(ours, x), apart(column(*levels), column(80.0, 5.0, 0.7)))
 
 
-@CHECK("sampler: one step of the exact map has std s T/sqrt(..)", "closed form", "core.sampling")
+@SAMPLER("sampler: one step of the exact map has std s T/sqrt(..)", "closed form", "")
 def one_step() -> float:
     """s T / sqrt(s^2 + T^2) times unit noise."""
     process = processes.edm()
@@ -71,12 +71,7 @@ def one_step() -> float:
     return apart(ours, SD * 80.0 / math.sqrt(SD**2 + 80.0**2) * z)
 
 
-@CHECK(
-    "sampler: K DDIM moves from segment to segment",
-    "2403.06807, alg. 2",
-    "core.sampling.segments",
-    "mcm",
-)
+@SAMPLER("sampler: K DDIM moves from segment to segment", "2403.06807, alg. 2", "segments", "mcm")
 def segments() -> float:
     """Each with the network at the segment's end."""
     process = processes.cosine()
@@ -95,4 +90,4 @@ def segments() -> float:
     return apart(ours, x)
 
 
-CHECKS = CHECK.rows
+CHECKS = SAMPLER.rows

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +12,13 @@ from torch import Tensor
 from fewstep.analysis.verify.check import Table, apart, column, over, worst
 from fewstep.analysis.verify.fixtures import data, gaussian, shifting, spread
 from fewstep.analysis.verify.paper_losses import cosine
-from fewstep.core import couplings, sampling, solvers
 from fewstep.core import process as processes
-from fewstep.core.denoiser import Denoiser, Models
+from fewstep.core import sampling, solvers
+from fewstep.core.denoiser import Denoiser
 from fewstep.core.process import Process
-from fewstep.core.times import Times
 
-ORDER = Table(0.15, "the solver is not of this order on Gaussian data")
-CHECK = Table(1e-12, "the move is not this formula")
+ORDER = Table("core.solvers", 0.15, "the solver is not of this order on Gaussian data")
+MOVE = Table("core.solvers", 1e-12, "the move is not this formula")
 MCM = "2403.06807, sec. 4"
 Solver = Callable[..., Tensor]
 
@@ -61,30 +59,20 @@ def off_order(claim: int, *candidates: Solver) -> float:
 @ORDER(
     "Euler: error of a PF-ODE falls like n^-1",
     "2206.00364, sec. 3",
-    "core.solvers.euler",
+    "euler",
     "cd ict ect direct_cm",
 )
 def order_of_euler() -> float:
     return off_order(1, solvers.euler)
 
 
-@ORDER(
-    "DDIM: error of a PF-ODE falls like n^-1",
-    "2010.02502, eq. 12",
-    "core.solvers.ddim",
-    "mcm direct_cm",
-)
+@ORDER("DDIM: error of a PF-ODE falls like n^-1", "2010.02502, eq. 12", "ddim", "mcm direct_cm")
 def order_of_ddim() -> float:
     """aDDIM's too."""
     return off_order(1, solvers.ddim, solvers.addim)
 
 
-@ORDER(
-    "Heun: error of a PF-ODE falls like n^-2",
-    "2206.00364, alg. 1",
-    "core.solvers.heun",
-    "cd diffusion",
-)
+@ORDER("Heun: error of a PF-ODE falls like n^-2", "2206.00364, alg. 1", "heun", "cd diffusion")
 def order_of_heun() -> float:
     """With its second slope at the end, at 0.8 of the step, and at 2/3 (Ralston)."""
     variants = [partial(solvers.heun, alpha=alpha) for alpha in (0.8, 2 / 3)]
@@ -98,7 +86,7 @@ def moves(process: Process) -> tuple[Tensor, Tensor]:
     return t, s
 
 
-@CHECK("aDDIM: x_s = a_s x0 + sqrt(s_s^2 + d z_var/|e|^2) e", MCM, "core.solvers.addim", "mcm")
+@MOVE("aDDIM: x_s = a_s x0 + sqrt(s_s^2 + d z_var/|e|^2) e", MCM, "addim", "mcm")
 def addim() -> float:
     """e is the noise of the guess, z_var = (a_s - a_t s_s / s_t)^2 x_var; sample by sample."""
     x0, z, _ = data(4)
@@ -121,7 +109,7 @@ def addim() -> float:
     return worst(*errors)
 
 
-@CHECK("aDDIM: x_var = 0 is DDIM", MCM, "core.solvers.addim", "mcm")
+@MOVE("aDDIM: x_var = 0 is DDIM", MCM, "addim", "mcm")
 def addim_without_variance() -> float:
     """To the data too, and where a row does not move."""
     x0, z, _ = data(6)
@@ -136,40 +124,7 @@ def addim_without_variance() -> float:
     return worst(*errors)
 
 
-@CHECK(
-    "aDDIM: x_var = eta |x0 - x0_hat|^2/d, each sample's",
-    "2403.06807, alg. 1",
-    "core.couplings.Teacher",
-    "mcm",
-)
-def own_variance() -> float:
-    """The coupling's x_var of every sample is 0.75 of its own mean squared error."""
-    process = processes.cosine()
-    x0, z, _ = data(4)
-    x0 = x0 * over(column(0.1, 1.0, 3.0, 0.5), x0)  # errors that differ from row to row
-    t, s = moves(process)
-
-    def teacher(x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
-        return x_t.tanh()
-
-    pairs = couplings.Teacher(solvers.addim, 0.75)
-    times = Times(t, s, 0 * t, torch.ones_like(t))
-    x_t, x_s = pairs(Models(teacher, teacher=teacher), process, x0, z, times, None)
-    rows = []
-    for i in range(4):
-        var = 0.75 * (x0[i] - x_t[i].tanh()).square().mean()
-        row = slice(i, i + 1)
-        rows.append(solvers.addim(process, teacher, x_t[row], t[row], s[row], x_var=var))
-    return apart(x_s, torch.cat(rows))
-
-
-@CHECK(
-    "aDDIM: the last step adds x_var, or is DDIM's",
-    MCM,
-    "core.solvers.addim",
-    "mcm",
-    tolerance=1e-7,
-)
+@MOVE("aDDIM: the last step adds x_var, or is DDIM's", MCM, "addim", "mcm", tolerance=1e-7)
 def last_step() -> float:
     """At s = 0 alone: x_var d / ||eps||^2 is added to the sample; under final_step = ddim nothing."""
     process = processes.edm()
@@ -192,7 +147,7 @@ def last_step() -> float:
     )
 
 
-@CHECK("aDDIM: x_var = 0.1 / (2 + SNR) by default", MCM, "core.solvers.PriorVariance", "mcm")
+@MOVE("aDDIM: x_var = 0.1 / (2 + SNR) by default", MCM, "PriorVariance", "mcm")
 def prior_variance() -> float:
     t = (0.1, 0.4, 0.9)
     truth = []
@@ -203,10 +158,10 @@ def prior_variance() -> float:
     return apart(ours, column(*truth))
 
 
-@CHECK(
+@MOVE(
     "ancestral: mean and variance of DDPM's posterior",
     "2006.11239, eq. 7",
-    "core.solvers.ancestral",
+    "ancestral",
     "diffusion",
 )
 def ancestral() -> float:
@@ -231,11 +186,8 @@ def ancestral() -> float:
     return apart(ours, torch.stack(rows))
 
 
-@CHECK(
-    "churn: t_hat = (1 + gamma) t, its noise, the move",
-    "2206.00364, alg. 2",
-    "core.solvers.Churn",
-    "diffusion",
+@MOVE(
+    "churn: t_hat = (1 + gamma) t, its noise, the move", "2206.00364, alg. 2", "Churn", "diffusion"
 )
 def churn() -> float:
     """x_hat = x + sqrt(t_hat^2 - t^2) S_noise eps, then the solver from t_hat."""
@@ -248,12 +200,7 @@ def churn() -> float:
     return apart(ours, truth)
 
 
-@CHECK(
-    "TCD: down to (1 - gamma) s, up to s again",
-    "2402.19159, sec. 4",
-    "core.solvers.strategic",
-    "mcm",
-)
+@MOVE("TCD: down to (1 - gamma) s, up to s again", "2402.19159, sec. 4", "strategic", "mcm")
 def strategic() -> float:
     """x0_hat's DDIM step to (1 - gamma) s, then the forward process from there to s."""
     x, eps, _ = data(1)
@@ -270,4 +217,4 @@ def strategic() -> float:
     return apart(ours, truth)
 
 
-CHECKS = [*ORDER.rows, *CHECK.rows]
+CHECKS = [*ORDER.rows, *MOVE.rows]

@@ -10,20 +10,22 @@ from typing import Any
 import torch
 
 from fewstep import methods
+from fewstep.analysis.verify import paper_times
 from fewstep.analysis.verify.check import Table, apart, column, worst
 from fewstep.core import times as laws
 from fewstep.core.times import curricula
 from fewstep.run import stages
 
-LAW = Table(1e-12, "the times do not follow their law")
-CURRICULUM = Table(1e-12, "it does not start, end or grow like this")
+TIMES = Table("core.times", 1e-12, "the times do not follow their law")
+CURRICULUM = Table("core.times.curricula", 1e-12, "it does not start, end or grow like this")
+CLOCK = Table("run.stages", 0.0)
 EVEN = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
 
 
-@LAW(
+@TIMES(
     "ln t ~ N(mean, std^2): E ln t = mean, its sign too",
     "2206.00364, table 1",
-    "core.times.LogNormal",
+    "LogNormal",
     tolerance=1e-3,
 )
 def log_normal() -> float:
@@ -38,10 +40,10 @@ def log_normal() -> float:
     )
 
 
-@LAW(
+@TIMES(
     "TCM: median 1.221, P(t<1.1) .379, P(t<10) .897",
     "2410.14895, eq. 7",
-    "core.times.LogStudentT",
+    "LogStudentT",
     "tcm",
     tolerance=1.5e-3,
 )
@@ -55,9 +57,7 @@ def student_t() -> float:
     )
 
 
-@LAW(
-    "TCM: mean(w loss) = E_(t>t') + w_b E_(t=t')", "2410.14895, eq. 8-10", "core.times.Atom", "tcm"
-)
+@TIMES("TCM: mean(w loss) = E_(t>t') + w_b E_(t=t')", "2410.14895, eq. 8-10", "Atom", "tcm")
 def atom() -> float:
     """For any loss of t, at several shares and weights."""
     errors = []
@@ -74,9 +74,7 @@ def atom() -> float:
     return worst(*errors)
 
 
-@LAW(
-    "TCM: realised strata, the same mean(w loss)", "2410.14895, eq. 8-10", "core.times.Atom", "tcm"
-)
+@TIMES("TCM: realised strata, the same mean(w loss)", "2410.14895, eq. 8-10", "Atom", "tcm")
 def strata_of_a_batch() -> float:
     """Over the rows of one batch: their mean over t > t' plus w_b times their mean at t'."""
     u = torch.linspace(0.01, 0.99, 7, dtype=torch.float64)[:, None].expand(-1, 2)
@@ -87,10 +85,10 @@ def strata_of_a_batch() -> float:
     return abs((times.w * loss).mean().item() - truth.item())
 
 
-@LAW(
+@TIMES(
     "iCT: p(i) ~ erf(..s_(i+1)..) - erf(..s_i..)",
     "2310.14189, sec. 3.5",
-    "core.times.Adjacent",
+    "Adjacent",
     "ict gc",
     tolerance=1e-3,
 )
@@ -104,10 +102,10 @@ def index_law() -> float:
     return apart(share, truth / truth.sum())
 
 
-@LAW(
+@TIMES(
     "ECT: r/t -> 1 - q^-(j+1), gap 5 times at t = 0",
     "2406.14548, sec. 3",
-    "core.times.RatioMap",
+    "RatioMap",
     "ect tcm",
     tolerance=1e-6,
 )
@@ -122,19 +120,14 @@ def ratio_map() -> float:
     return worst(*errors)
 
 
-@LAW("ECT: r/t is at most ratio_max", "definition", "core.times.RatioMap", "ect tcm")
+@TIMES("ECT: r/t is at most ratio_max", "definition", "RatioMap", "ect tcm")
 def highest_ratio() -> float:
     """Late in a run r / t is ratio_max and no more."""
     rows = methods.ect(stages=40, ratio_max=0.999).times.at(column(1e3), 1.0)
     return abs((rows.r / rows.t).item() - 0.999)
 
 
-@LAW(
-    "MCM: r >= a = start of t's segment, n steps each",
-    "2403.06807, alg. 1",
-    "core.times.Segments",
-    "mcm",
-)
+@TIMES("MCM: r >= a = start of t's segment, n steps each", "2403.06807, alg. 1", "Segments", "mcm")
 def anchors() -> float:
     """The lowest r of a segment is its start, its highest t is the start of the next one."""
     times = methods.mcm(K=4, steps=32, steps_end=32).times.at(torch.arange(32), 0.0)
@@ -148,14 +141,23 @@ def anchors() -> float:
     )
 
 
+@TIMES("direct_cm: w of shared rows makes levels uniform", "definition", "Shared", "direct_cm")
+def shared_weights() -> float:
+    """Over every start, mean(w loss) is that of uniform levels, for any loss of t."""
+    grid = paper_times.direct_grid(7)
+    size = 3
+    starts = (torch.arange(7, dtype=torch.float64) + 0.5) / 7
+    u = starts.repeat_interleave(size)[:, None].expand(-1, 2)
+    times = laws.Shared(levels=laws.Levels(grid=tuple(grid)), size=size)(u, 0.0)
+    truth = sum(math.sqrt(t) for t in grid[:-1]) / 7
+    return abs((times.w * times.t.sqrt()).mean().item() - truth) / truth
+
+
 # Curricula.
 
 
 @CURRICULUM(
-    "N: 10 2^stage, 64 .. 1280, CT's square root",
-    "2310.14189, 2403.06807",
-    "core.times.curricula",
-    "ict gc mcm ct",
+    "N: 10 2^stage, 64 .. 1280, CT's square root", "2310.14189, 2403.06807", "", "ict gc mcm ct"
 )
 def intervals() -> float:
     """iCT 10 to 1280 by doubling, MCM 64 to 1280 by half of the run, CT 1 to 150; none falls."""
@@ -172,9 +174,7 @@ def intervals() -> float:
     return apart(ours, truth) + falls
 
 
-@CURRICULUM(
-    "target's rate mu = exp(s0 ln mu0 / N)", "2303.01469, app. C", "core.times.curricula", "ct cd"
-)
+@CURRICULUM("target's rate mu = exp(s0 ln mu0 / N)", "2303.01469, app. C", "", "ct cd")
 def target_rates() -> float:
     """mu0^s0 at CT's single interval, mu0^(s0 / 150) at its last, never falling; CD's 0.95."""
     ct = methods.ct().ema_rate
@@ -190,15 +190,13 @@ def target_rates() -> float:
     )
 
 
-@CURRICULUM(
-    "gc: mu falls linearly from share to share_end", "definition", "core.times.curricula.Ramp", "gc"
-)
+@CURRICULUM("gc: mu falls linearly from share to share_end", "definition", "Ramp", "gc")
 def ramp() -> float:
     ours = [curricula.Ramp(0.9, 0.3)(p) for p in (0.0, 0.25, 0.5, 1.0)]
     return apart(column(*ours), column(0.9, 0.75, 0.6, 0.3))
 
 
-@CURRICULUM("tcm: each stage has its own clock", "definition", "run.stages.Stage", "tcm")
+@CLOCK("tcm: each stage has its own clock", "definition", "Stage", "tcm")
 def clock() -> float:
     """The schedules of each stage begin at its own 0 and end at its 1."""
     run: Any = SimpleNamespace(stage=None, split=0.7, iterations=10)
@@ -208,4 +206,4 @@ def clock() -> float:
     return float(ends != [(0.0, 1.0), (0.0, 1.0)])
 
 
-CHECKS = [*LAW.rows, *CURRICULUM.rows]
+CHECKS = [*TIMES.rows, *CLOCK.rows, *CURRICULUM.rows]
