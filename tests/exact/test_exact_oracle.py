@@ -26,33 +26,6 @@ def grid(n: int) -> torch.Tensor:
     return karras(0.002, 80.0, n).flip(0)
 
 
-# intervals: W2 and std of training, W2 of Euler's distillation and of Heun's (None below 0.02), by
-# another quadrature
-TABLE = {
-    10: (0.254, 0.321, 0.0491, 0.0394),
-    20: (0.195, 0.388, 0.0227, None),
-    40: (0.157, 0.428, None, None),
-    160: (0.106, 0.470, None, None),
-}
-
-
-@pytest.mark.parametrize("n", TABLE)
-def test_two_modes_have_the_known_distances(n):
-    """Within 2 %, and training's falls like N^(-1/4) while distillation's is under 1 % from 40
-    intervals on.
-    """
-    w2, std, by_euler, by_heun = TABLE[n]
-    trained = oracle.trained(TWO, grid(n))
-    assert trained.w2() == pytest.approx(w2, rel=0.02)
-    assert trained.error() == pytest.approx(w2, rel=0.02)
-    assert trained.std == pytest.approx(std, rel=0.02)
-    for solver, expected in ((solvers.euler, by_euler), (solvers.heun, by_heun)):
-        if expected is not None:
-            distilled = oracle.distilled(TWO, grid(n), solver)
-            assert distilled.w2() == pytest.approx(expected, rel=0.02)
-            assert distilled.error() == pytest.approx(expected, rel=0.03)
-
-
 @pytest.mark.parametrize("law", [TWO, fs.exact.Mixture(**LOPSIDED)], ids=["two", "lopsided"])
 def test_the_table_is_fine_enough(law):
     """Half as many nodes and quadrature points move the errors by less than a thousandth, doubling
@@ -66,21 +39,6 @@ def test_the_table_is_fine_enough(law):
     assert whole.error() == pytest.approx(double.error(), rel=1e-4)
     assert whole.w2() == pytest.approx(double.w2(), rel=1e-4)
     assert half.error() == pytest.approx(double.error(), rel=1e-3)
-
-
-@pytest.mark.parametrize("mean", [0.0, 0.4])
-def test_one_gaussian_is_the_recursion(mean):
-    """Training and distillation: f(x) = mean + g (x - mean), far outside the table too."""
-    law = fs.exact.Gaussian(torch.full((1,), mean, dtype=torch.float64), 0.5)
-    gain = recursions.ct(EDM, grid(30), 0.5)[-1]
-    torch.testing.assert_close(
-        oracle.trained(law, grid(30))(X), mean + gain * (X - mean), rtol=0, atol=1e-10
-    )
-    for solver in (solvers.euler, solvers.heun, solvers.ddim):
-        gain = recursions.cd(EDM, grid(30), 0.5, solver)[-1]
-        found = oracle.distilled(law, grid(30), solver)
-        torch.testing.assert_close(found(X), mean + gain * (X - mean), rtol=0, atol=1e-10)
-        assert found.std == pytest.approx(80 * gain.item(), rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -124,16 +82,6 @@ def test_one_level_is_a_mean_over_draws():
             abs(drawn.mean().item() - expected)
             < 4.5 * drawn.std().item() / near.sum().item() ** 0.5 + 1e-3
         )
-
-
-def test_one_step_of_training_is_the_denoisers_move():
-    """E[x_r | x_t] = jump(x_t, D): of a narrow component inside a wide one, where the widths
-    decide.
-    """
-    law = fs.exact.Mixture(weights=[1, 1], means=[[0.0], [0.1]], std=[0.05, 0.8])
-    x = torch.linspace(-1.5, 1.5, 61, dtype=torch.float64)
-    expected = EDM.jump(x[:, None], law(x[:, None], 0.2), 0.2, 0.1)[:, 0]
-    torch.testing.assert_close(oracle.trained(law, [0.1, 0.2])(x), expected, rtol=0, atol=1e-5)
 
 
 def test_statistics_are_those_of_draws():

@@ -8,13 +8,11 @@ import pytest
 import torch
 
 import fewstep as fs
-from fewstep.analysis.verify.builtin import METHODS, VARIANTS, build
+from fewstep.analysis.verify.builtin import METHODS, build
 from fewstep.base.randomness import generator
 from tests.support.toys import Gaussian, small_student
 
-SETTINGS = {**METHODS, **VARIANTS}
-
-pytestmark = pytest.mark.parametrize(("name", "options"), SETTINGS.values(), ids=SETTINGS.keys())
+pytestmark = pytest.mark.parametrize(("name", "options"), METHODS.values(), ids=METHODS.keys())
 
 
 def models(student, method: fs.Method) -> fs.Models:

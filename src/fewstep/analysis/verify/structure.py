@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -323,13 +323,18 @@ PER_ROW = {
 
 
 def checks_of(
-    subject: Subject, name: str, method: str | None = None, quick: bool = True
+    subject: Subject,
+    name: str,
+    method: str | None = None,
+    quick: bool = True,
+    without: Set[str] = frozenset(),
 ) -> list[Check]:
     """The properties of a method; those of single rows unless its rows depend on their batch.
 
     method: the name of the method in `fewstep.methods` of which it is a setting, if it is one.
     """
-    without = PER_ROW if depends_on_batch(subject.make()) else set()
+    if depends_on_batch(subject.make()):
+        without = without | PER_ROW
     place = name if method is None else f"fewstep.methods.{method}"
     return PROPERTIES.checks(
         subject, name, method=method, place=place, quick=quick, without=without
