@@ -25,7 +25,7 @@ SPACE = Table("core.spaces", 1e-12)
 AVERAGE = Table("run", 1e-12)
 
 
-# Weights: squared errors of x0 times the weight are squared errors of another prediction.
+# Weights: each turns squared errors of x0 into those of another prediction.
 
 
 def times_at(t: Tensor) -> Times:
@@ -34,7 +34,7 @@ def times_at(t: Tensor) -> Times:
 
 @WEIGHT("weight SNR + 1", "2202.00512, sec. 4", "snr_plus_one", "mcm")
 def errors_of_v() -> float:
-    """Times squared errors of x0 they are those of v; (SNR sigma + sigma)^2 on any process."""
+    """It turns squared errors of x0 into those of v; on any process (alpha^2/sigma + sigma)^2 does."""
     x0, z, _ = data(4)
     guess = z.tanh()
     errors = []
@@ -59,7 +59,7 @@ def errors_of_v() -> float:
 
 @WEIGHT("weight max(SNR, 1)", "2202.00512, sec. 4", "truncated_snr", "mcm")
 def errors_of_x0_or_noise() -> float:
-    """Times squared errors of x0 they are the larger ones of x0 and of the noise."""
+    """It turns squared errors of x0 into the larger of those of x0 and of the noise."""
     x0, z, _ = data(4)
     guess = z.tanh()
     errors = []
@@ -77,7 +77,7 @@ def errors_of_x0_or_noise() -> float:
     "weight (t^2 + sd^2)/(t sd)^2 = 1/c_out^2", "2206.00364, table 1", "Edm", "diffusion ect ct cd"
 )
 def edm_weight() -> float:
-    """It makes errors of x0 those of the network's output, on edm and at the same level of others."""
+    """It turns errors of x0 into those of the network's output, at a level of any process."""
     errors = []
     for process in (processes.edm(), processes.cosine(), processes.trig(sigma_data=SD)):
         level = column(0.02, 0.5, 2.0, 9.0)
