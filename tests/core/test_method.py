@@ -65,23 +65,6 @@ def test_the_floor_of_diffusion_training_is_the_posterior_variance(t):
     assert loss.mean().item() == pytest.approx(floor, abs=4 * loss.std().item() / n**0.5)
 
 
-def test_student_and_target_share_their_masks():
-    """As r -> t the loss vanishes under dropout only because both passes drop the same units."""
-    student = small_student((4,), dropout=0.5)
-    method = fs.methods.ect()
-    x0, z = (torch.randn(32, 4, generator=generator(i, "x"), dtype=torch.float64) for i in range(2))
-    t = torch.full((32,), 2.0, dtype=torch.float64)
-    times = fs.Times(t, t - 1e-9, torch.zeros_like(t), torch.ones_like(t))
-    loss = method.loss(fs.Models(student), x0, z, times, seed=0) * 1e-9
-    assert (loss < 1e-7).all()
-    masks = [student.masks(32, [i]) for i in range(2)]
-    apart = (
-        student(x0 + t[:, None] * z, t, None, masks[0])
-        - student(x0 + t[:, None] * z, t, None, masks[1])
-    ).abs()
-    assert apart.max() > 1e-3
-
-
 PROCESSES = {"edm": EDM, "trig": fs.process.trig(sigma_data=1.0)}
 
 
@@ -156,17 +139,6 @@ class Exact:
 
     def __call__(self, models):
         return GAUSSIAN
-
-
-def test_rows_are_weighted_by_w():
-    method, student = fs.methods.ect(), small_student((4,))
-    x0, z = (torch.randn(3, 4, generator=generator(i, "x"), dtype=torch.float64) for i in range(2))
-    times = method.times.at(torch.tensor([0.3, 1.0, 5.0]), 0.5)
-    w = torch.tensor([0.0, 1.0, 2.5], dtype=torch.float64)
-    plain = method.loss(fs.Models(student), x0, z, times)
-    torch.testing.assert_close(
-        method.loss(fs.Models(student), x0, z, times._replace(w=w)), w * plain
-    )
 
 
 def test_a_method_prints_its_functions_by_name():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
@@ -27,20 +25,6 @@ def test_the_cosine_is_clipped_where_it_says_and_its_angle_is_even():
     torch.testing.assert_close(
         process.alpha(ENDS) ** 2 + process.sigma(ENDS) ** 2, torch.ones(2, dtype=torch.float64)
     )
-
-
-def test_a_shift_moves_the_log_snr_inside_and_leaves_its_ends():
-    """Without clips noise of resolution n on pictures of R adds 2 log(n / R)."""
-    shift = 2 * math.log(32 / 64)
-    t = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
-    wide = (-60, 60)
-    plain = fs.process.cosine(logsnr=wide)
-    smaller = fs.process.cosine(logsnr=wide, shift=(shift, shift))
-    torch.testing.assert_close(logsnr(smaller, t), logsnr(plain, t) + shift)
-    both = fs.process.cosine(logsnr=(-15, 15), shift=(shift, 1.0))
-    torch.testing.assert_close(logsnr(both, ENDS), torch.tensor([15.0, -15.0], dtype=torch.float64))
-    first, last = (fs.process.cosine(shift=(s, s)) for s in (shift, 1.0))
-    torch.testing.assert_close(logsnr(both, t), (1 - t) * logsnr(first, t) + t * logsnr(last, t))
 
 
 def test_a_table_holds_its_betas():

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
-from scipy.optimize import linear_sum_assignment
 
 import fewstep as fs
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import generator
 from fewstep.core import solvers
 from fewstep.core.denoiser import across
-from fewstep.core.process import expand
 from fewstep.core.times.curricula import (
     Doubling,
-    Exponential,
     Fixed,
     FixedRate,
     Progressive,
-    ProgressiveRate,
-    Ramp,
 )
 from tests.support.toys import Gaussian
 
@@ -82,53 +75,6 @@ def test_an_exact_student_of_an_exact_teacher_has_no_loss(process):
     assert loss.max() < 1e-20
 
 
-def test_addim_as_a_teacher_takes_the_samples_own_error_as_its_variance():
-    process, x0, z = PROCESSES["cosine"], draw(), draw(which=1)
-    truth, times = Gaussian(process=process), times_on(PROCESSES["cosine"])
-    models = fs.Models(student=None, teacher=truth)
-    x_t, x_r = fs.couplings.Teacher(solvers.addim, variance_share=0.75)(
-        models, process, x0, z, times, None
-    )
-    variance = 0.75 * (truth(x_t, times.t) - x0).square().flatten(1).mean(1)
-    assert torch.equal(x_r, solvers.addim(process, truth, x_t, times.t, times.r, x_var=variance))
-
-
-def test_minibatch_transport_is_the_cheapest_dealing_of_the_noise():
-    process, x0, z = PROCESSES["edm"], draw(40), draw(40, which=1)
-    times = times_on(process, 40)
-    x_t, x_r = fs.couplings.MinibatchOT()(fs.Models(None), process, x0, z, times, None)
-    noise = (x_t - x0) / expand(times.t, x0)
-    torch.testing.assert_close((x_r - x0) / expand(times.r, x0), noise)
-    cost = torch.cdist(x0.flatten(1), z.flatten(1)).square()
-    rows, columns = linear_sum_assignment(cost.numpy())
-    torch.testing.assert_close(noise, z[columns])
-    assert cost[rows, columns].sum() < 0.8 * cost.trace()
-
-
-@on_every_process
-def test_v_space_scales_errors_by_the_root_of_one_plus_snr(process):
-    x_t, guess, goal, times = draw(), draw(which=1), draw(which=2), times_on(process)
-    apart = fs.distances.sse(*(fs.spaces.v(process, x_t, x0, times) for x0 in (guess, goal)))
-    alpha, sigma = process.alpha(times.t), process.sigma(times.t)
-    factor = (alpha**2 / sigma + sigma) ** 2
-    torch.testing.assert_close(apart, factor * fs.distances.sse(guess, goal))
-    if process is PROCESSES["cosine"]:
-        torch.testing.assert_close(factor, fs.weights.snr_plus_one(process, times))
-
-
-@on_every_process
-def test_the_end_space_is_the_point_at_the_anchor(process):
-    x_t, guess, times = draw(), draw(which=1), times_on(process)._replace(a=times_on(process).r)
-    torch.testing.assert_close(
-        fs.spaces.end(process, x_t, guess, times), process.jump(x_t, guess, times.t, times.a)
-    )
-    at_data = fs.spaces.end(
-        process, x_t, guess, times._replace(a=torch.zeros(6, dtype=torch.float64))
-    )
-    # sigma(0) of the clipped cosine is 5.5e-4.
-    torch.testing.assert_close(at_data, guess, rtol=0, atol=1e-2)
-
-
 def test_multiscale_errors_are_the_mean_over_the_scales():
     process, times = PROCESSES["edm"], times_on(PROCESSES["edm"])
     guess, goal = draw(6, (3, 8, 8)), draw(6, (3, 8, 8), 1)
@@ -172,22 +118,6 @@ def test_a_method_says_which_model_it_lacks():
     with pytest.raises(UserError, match=r"models.ema = None: expected a denoiser"):
         method.loss(fs.Models(lambda x, t, cond=None: x, teacher=Gaussian()), x0, x0, times)
     assert method.needs == {"student", "ema", "teacher"}
-
-
-def test_curricula_start_and_end_where_the_papers_say():
-    progressive = Progressive(2, 150)
-    doubling = Doubling(10, 1280)
-    exponential = Exponential(64, 1280, 0.5)
-    assert (progressive(0.0), progressive(1.0)) == (1, 150)
-    assert [doubling(k / 8) for k in range(9)] == [10, 20, 40, 80, 160, 320, 640, 1280, 1280]
-    assert (exponential(0.0), exponential(0.5), exponential(1.0)) == (64, 1280, 1280)
-    assert exponential(0.25) == round(math.sqrt(64 * 1280))
-    rate = ProgressiveRate(0.9, progressive)
-    assert rate(0.0) == pytest.approx(0.9**2)
-    assert rate(1.0) == pytest.approx(0.9 ** (2 / 150))
-    for curriculum in (progressive, doubling, exponential, rate):
-        values = [curriculum(k / 100) for k in range(101)]
-        assert values == sorted(values)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +179,3 @@ def test_transport_refuses_rows_of_different_masks():
     coupling, times = fs.couplings.MinibatchOT(), times_on(PROCESSES["edm"], 4)
     with pytest.raises(UserError, match="expected the same mask in every row"):
         coupling(fs.Models(None), PROCESSES["edm"], x0, x0, times, {"mask": mask[:, :, None]})
-
-
-def test_a_ramp_runs_from_first_to_last():
-    assert [Ramp(0.9, 0.1)(p) for p in (0.0, 0.5, 1.0)] == pytest.approx([0.9, 0.5, 0.1])

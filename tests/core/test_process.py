@@ -11,7 +11,6 @@ import fewstep as fs
 from fewstep.base.randomness import generator
 from fewstep.core import scalings
 from fewstep.core.denoiser import across
-from fewstep.core.process import expand
 from tests.support.toys import Gaussian
 
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
@@ -27,11 +26,6 @@ PROCESSES = {
 }
 
 pytestmark = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
-
-
-def follows_its_rates(process):
-    """A table's rates are those of the process it discretises, its own slopes only to O(beta)."""
-    return {"rtol": 0.025, "atol": 1e-3} if process is TABLE else {"rtol": 1e-10, "atol": 1e-11}
 
 
 def points(
@@ -53,17 +47,6 @@ def times(process, seed: int, rows: int = 5):
 
 
 @settings(max_examples=50)
-@given(seed=st.integers(0, 2**31))
-def test_aim_inverts_jump(process, seed):
-    x_t, x0_hat = points(seed)
-    t, s = times(process, seed)
-    # The difference of the points is divided by the gap.
-    gap = process._move(t, s)[1].abs().min().item()
-    x0 = process.aim(x_t, process.jump(x_t, x0_hat, t, s), t, s)
-    torch.testing.assert_close(x0, x0_hat, rtol=0, atol=100 * 2**-52 * x_t.abs().max().item() / gap)
-
-
-@settings(max_examples=50)
 @given(seed=st.integers(0, 2**31), share=st.floats(0.01, 0.999))
 def test_aim_in_float32_loses_no_more_than_ten_eps_over_the_gap(process, seed, share):
     x_t, x0_hat = points(seed, dtype=torch.float32)
@@ -72,16 +55,6 @@ def test_aim_in_float32_loses_no_more_than_ten_eps_over_the_gap(process, seed, s
     x0 = process.aim(x_t, process.jump(x_t, x0_hat, t, s), t, s)
     size = torch.maximum(x_t.abs().max(), x0_hat.abs().max())
     assert (x0 - x0_hat).abs().max() <= 10 * 2**-23 * size / (1 - share)
-
-
-@settings(max_examples=25)
-@given(seed=st.integers(0, 2**31))
-def test_jump_with_the_true_data_stays_on_the_trajectory(process, seed):
-    x0, z = points(seed)
-    t, s = times(process, seed)
-    torch.testing.assert_close(
-        process.jump(process.mix(x0, z, t), x0, t, s), process.mix(x0, z, s), rtol=1e-12, atol=1e-11
-    )
 
 
 def test_jump_nowhere_is_the_identity_whatever_the_network_says(process):
@@ -97,34 +70,6 @@ def test_jump_to_the_data_and_aim_from_it_are_identities(process):
     if (process.sigma(zero) == 0).all():
         assert torch.equal(process.jump(x_t, x0_hat, t, zero), x0_hat)
         assert torch.equal(process.aim(x_t, x0_hat, t, zero), x0_hat)
-
-
-@settings(max_examples=25)
-@given(seed=st.integers(0, 2**31))
-def test_velocity_is_the_rate_of_jump_at_equal_times(process, seed):
-    x_t, x0_hat = points(seed)
-    t, _ = times(process, seed)
-    _, rate = torch.func.jvp(lambda s: process.jump(x_t, x0_hat, t, s), (t,), (torch.ones_like(t),))
-    torch.testing.assert_close(process.velocity(x_t, x0_hat, t), rate, **follows_its_rates(process))
-
-
-@settings(max_examples=25)
-@given(seed=st.integers(0, 2**31))
-def test_rates_are_the_derivatives_of_the_coefficients(process, seed):
-    t, _ = times(process, seed)
-    for name in ("alpha", "sigma"):
-        function = getattr(process.schedule, name)
-        _, rate = torch.func.jvp(lambda s, f=function: f(s) + 0 * s, (t,), (torch.ones_like(t),))
-        torch.testing.assert_close(
-            getattr(process.schedule, f"{name}_rate")(t), rate, **follows_its_rates(process)
-        )
-
-
-def test_the_level_rises_and_has_the_inverse_it_claims(process):
-    t = torch.linspace(0, 1, 101, dtype=torch.float64)[1:-1] * process.t_max
-    level = process.level(t)
-    assert (level.diff() > 0).all()
-    torch.testing.assert_close(process.time_at(level), t, rtol=1e-9, atol=1e-12)
 
 
 def test_a_denoiser_of_another_process_says_the_same_of_the_same_noise_level(process):
@@ -148,52 +93,6 @@ SCALINGS = {
     "flow": scalings.Flow(),
     "x0": scalings.X0(),
 }
-
-
-@pytest.mark.parametrize("kind", SCALINGS.values(), ids=SCALINGS.keys())
-@settings(max_examples=20)
-@given(seed=st.integers(0, 2**31))
-def test_conversions_are_inverse_to_each_other(process, kind, seed):
-    x_t, x0_hat = points(seed)
-    t, _ = times(process, seed)
-    raw = scalings.from_x0(kind, process, x_t, x0_hat, t)
-    gap = 1e-12 * (1 + (process.level(t).max() + 1 / process.level(t).min()).item())
-    torch.testing.assert_close(
-        scalings.to_x0(kind, process, x_t, raw, t), x0_hat, rtol=gap, atol=gap
-    )
-    back = scalings.from_x0(kind, process, x_t, scalings.to_x0(kind, process, x_t, x0_hat, t), t)
-    torch.testing.assert_close(back, x0_hat, rtol=gap, atol=gap)
-
-
-def test_each_prediction_is_what_its_name_says(process):
-    """For true x0 and z: eps is z, v is alpha z - sigma x0, the flow is alpha' x0 + sigma' z."""
-    x0, z = points(7)
-    t, _ = times(process, 7)
-    x_t = process.mix(x0, z, t)
-    alpha, sigma = expand(process.alpha(t), x0), expand(process.sigma(t), x0)
-    alpha_rate = expand(process.schedule.alpha_rate(t), x0)
-    sigma_rate = expand(process.schedule.sigma_rate(t), x0)
-    outputs = {
-        "eps": z,
-        "v": alpha * z - sigma * x0,
-        "flow": alpha_rate * x0 + sigma_rate * z,
-        "x0": x0,
-    }
-    for name, truth in outputs.items():
-        raw = scalings.from_x0(SCALINGS[name], process, x_t, x0, t)
-        torch.testing.assert_close(raw, truth, rtol=1e-9, atol=1e-9)
-    flow = scalings.from_x0(SCALINGS["flow"], process, x_t, x0, t)
-    torch.testing.assert_close(process.velocity(x_t, x0, t), flow, rtol=1e-9, atol=1e-9)
-
-
-def test_edm_scaling_sees_unit_variance_and_asks_for_it(process):
-    """in^2 Var x_t = 1, and (x0 - skip x_t) / out has variance 1, on any process."""
-    t, sd = times(process, 8)[0], 0.7
-    c = scalings.Edm(sigma_data=sd)(process, t)
-    alpha, sigma = process.alpha(t), process.sigma(t)
-    torch.testing.assert_close(c.in_**2 * ((alpha * sd) ** 2 + sigma**2), torch.ones_like(t))
-    ideal = ((1 - c.skip * alpha) * sd) ** 2 + (c.skip * sigma) ** 2
-    torch.testing.assert_close(ideal / c.out**2, torch.ones_like(t), rtol=1e-8, atol=0)
 
 
 def test_equal_times_and_the_data_end_have_finite_values_and_gradients(process):

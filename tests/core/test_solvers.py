@@ -12,7 +12,6 @@ import fewstep as fs
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import generator
 from fewstep.core import solvers
-from fewstep.core.process import expand
 from tests.support.toys import GAUSSIAN, Gaussian
 
 EDM = fs.process.edm()
@@ -33,21 +32,6 @@ ORDERS = {
 
 def some(rows: int = 4, scale: float = 1.0) -> torch.Tensor:
     return scale * torch.randn(rows, 3, generator=generator(0, "solvers"), dtype=torch.float64)
-
-
-@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
-@pytest.mark.parametrize(
-    ("solver", "order"), [*ORDERS.values(), (solvers.addim, 1)], ids=[*ORDERS, "addim"]
-)
-def test_the_empirical_order_is_the_claimed_one(solver, order, process):
-    truth, x = Gaussian(process=process), some()
-    errors, (high, low) = [], [process.time_at(level).item() for level in (3.0, 0.4)]
-    for n in (64, 128, 256):
-        grid = torch.linspace(high, low, n + 1, dtype=torch.float64).tolist()
-        end = fs.sampling.sample(process, truth, x, grid, solver)
-        errors.append((end - truth.solve(x, high, low)).abs().max().item())
-    slopes = [math.log2(errors[i] / errors[i + 1]) for i in range(2)]
-    assert slopes[-1] == pytest.approx(order, abs=0.05)
 
 
 def test_ddim_is_euler_on_edm():
@@ -110,22 +94,6 @@ def test_churn_keeps_the_marginal():
     )
 
 
-def test_one_step_of_a_consistency_model_is_its_denoiser():
-    """With the exact map as the student, one step samples the data's law exactly."""
-    truth = GAUSSIAN
-
-    def perfect(x, t, cond=None):
-        return truth.solve(x, t, 0.0)
-
-    x = EDM.prior(some())
-    out = fs.sampling.sample(EDM, perfect, x, [80.0, 0.0], solvers.renoise, noise=lambda i: some())
-    assert torch.equal(out, perfect(x, 80.0))
-    twice = fs.sampling.sample(
-        EDM, perfect, x, [80.0, 0.8, 0.0], solvers.renoise, noise=lambda i: some()
-    )
-    torch.testing.assert_close(twice, perfect(out + 0.8 * some(), 0.8))
-
-
 def test_along_a_grid_is_the_walk_and_rows_may_enter_and_leave_it_anywhere():
     truth, grid = Gaussian(), (80.0, 10.0, 3.0, 1.0, 0.2, 0.0)
     step = solvers.along(solvers.heun, grid)
@@ -164,34 +132,6 @@ def test_along_asks_the_network_only_where_some_row_moves():
         solvers.along(solvers.ddim, [1.0, 2.0])
 
 
-@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
-def test_addim_without_variance_is_ddim(process):
-    truth, x = Gaussian(process=process), some(5)
-    t = process.t_max * torch.tensor([0.98, 0.7, 0.5, 0.2, 0.0])
-    s = process.t_max * torch.tensor([0.5, 0.1, 0.5, 0.0, 0.0])
-    plain = solvers.ddim(process, truth, x, t, s)
-    torch.testing.assert_close(
-        solvers.addim(process, truth, x, t, s, x_var=0.0), plain, rtol=1e-11, atol=1e-11
-    )
-
-
-@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
-def test_addim_lengthens_the_noise_part_by_exactly_d_times_its_variance(process):
-    truth, x = Gaussian(process=process), some(4)
-    x_var = torch.tensor([0.3, 0.1, 0.0, 2.0], dtype=torch.float64)
-    t = process.time_at(torch.tensor([9, 2, 1, 0.5], dtype=torch.float64))
-    s = process.time_at(torch.tensor([3, 0.1, 0.2, 0.3], dtype=torch.float64))
-    x0_hat, mean = truth(x, t), expand(process.alpha(s), x)
-    short = solvers.ddim(process, truth, x, t, s) - mean * x0_hat
-    long = solvers.addim(process, truth, x, t, s, x_var=x_var) - mean * x0_hat
-    make = process.alpha(s) - process.alpha(t) * process.sigma(s) / process.sigma(t)
-    growth = long.square().sum(1) - short.square().sum(1)
-    torch.testing.assert_close(growth, x.shape[1] * make**2 * x_var, rtol=1e-10, atol=1e-13)
-    torch.testing.assert_close(
-        torch.cosine_similarity(long, short), torch.ones(4, dtype=torch.float64)
-    )
-
-
 def test_addim_differs_from_ddim_at_second_order_where_noise_is_left():
     process, x, gaps = fs.process.cosine(), some(), (0.1, 0.05, 0.025, 0.0125)
     truth = Gaussian(process=process)
@@ -221,22 +161,6 @@ def test_addim_keeps_the_second_moment_that_ddim_loses():
     plain = solvers.ddim(process, truth, x_t, t, s).square().mean().item()
     assert by_addim == pytest.approx(true, rel=0.02)
     assert plain < 0.95 * true
-
-
-def test_addims_last_step_may_be_ddim():
-    process, x = fs.process.cosine(), some()
-    truth = Gaussian(process=process)
-    to_data = [
-        solvers.addim(process, truth, x, 0.3, 0.0, x_var=0.1, final_step=kind)
-        for kind in ("addim", "ddim")
-    ]
-    torch.testing.assert_close(to_data[1], solvers.ddim(process, truth, x, 0.3, 0.0))
-    assert (to_data[0] - to_data[1]).abs().max() > 0.01
-    inside = [
-        solvers.addim(process, truth, x, 0.3, 0.1, x_var=0.1, final_step=kind)
-        for kind in ("addim", "ddim")
-    ]
-    assert torch.equal(*inside)
 
 
 def test_variances_by_table_and_by_prior():
@@ -273,18 +197,6 @@ def test_ancestral_moves_keep_the_law_and_without_noise_are_ddim(process):
     truth, x = Gaussian(process=process), some()
     still = solvers.ancestral(process, truth, x, t, s, eta=0.0, noise=lambda: x)
     torch.testing.assert_close(still, solvers.ddim(process, truth, x, t, s))
-
-
-def test_full_ancestral_noise_forgets_the_old_noise_as_the_posterior_does():
-    """eta = 1 is q(x_s | x_t, x0): the correlation of old and new noise is level_s / level_t."""
-    x0, z, fresh = (
-        torch.randn(50_000, 1, generator=generator(i, "law"), dtype=torch.float64) for i in range(3)
-    )
-    x_s = solvers.ancestral(
-        EDM, lambda x, t, cond=None: x0, EDM.mix(x0, z, 3.0), 3.0, 0.8, noise=lambda: fresh
-    )
-    together = ((x_s - x0) / 0.8 * z).mean().item()
-    assert together == pytest.approx(0.8 / 3.0, abs=4 / len(x0) ** 0.5)
 
 
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())

@@ -89,17 +89,6 @@ def test_float32_loses_no_digits_where_the_guess_of_the_data_would():
     assert derivatives.relative(single, truth) < 1e-5 < derivatives.relative(through_x0, truth) / 10
 
 
-def test_the_warm_up_scales_the_derivatives_part_alone():
-    """At progress p of a warm-up w, g is -cos^2 (sd F - v) plus p / w of the rest."""
-    method, who = bare(warmup=0.4, derivative="jvp"), STUDENTS["edm"]
-    at = {p: tangent(method, fs.Models(who), method.times.at(T, p)) for p in (0.0, 0.1, 0.4, 1.0)}
-    g, x_t, v = at[0.0]
-    velocity = TRIG.velocity(x_t, who(x_t, T), T)
-    torch.testing.assert_close(g, -T.cos().square()[:, None] * (velocity - v), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(at[0.1][0], 0.75 * g + 0.25 * at[1.0][0], rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(at[0.4][0], at[1.0][0], rtol=0, atol=0)
-
-
 @pytest.mark.parametrize("norm", ["sample", "rms"])
 def test_the_norm_is_of_each_sample(norm):
     g = tangent(bare(), fs.Models(STUDENTS["edm"]), bare().times.at(T, 1.0))[0]
@@ -164,34 +153,6 @@ def exact(x_t, t, cond=None):
     return LAW.solve(x_t, t, 0.0)
 
 
-@pytest.mark.parametrize("norm", ["none", "sample"])
-def test_the_exact_consistency_function_has_no_tangent_along_the_teachers_velocity(norm):
-    method = fs.methods.scd(norm=norm, warmup=0.0, derivative="jvp", sigma_data=SD)
-    g = tangent(method, fs.Models(exact, teacher=LAW), method.times.at(T, 1.0))[0]
-    torch.testing.assert_close(g, torch.zeros_like(g), rtol=0, atol=1e-9)
-    data = tangent(bare(), fs.Models(exact), method.times.at(T, 1.0))[0]
-    assert data.abs().max() > 0.1  # along a single pair of data and noise it has one
-
-
-@pytest.mark.parametrize("t", [0.3, 1.0, 1.4])
-def test_the_exact_consistency_function_is_where_training_on_data_comes_to_rest(t):
-    """E g dF = 0 for the tangent without normalisation, by Monte Carlo, for any change of F."""
-    n, theta = 100_000, torch.zeros(2, dtype=torch.float64, requires_grad=True)
-
-    def who(x_t, time, cond=None):
-        return exact(x_t, time) + theta[0] * x_t + theta[1] * x_t.square()
-
-    x0 = LAW.mean + LAW.std * draws(n, (1,))[0]
-    times = bare().times.at(torch.full((n,), t, dtype=torch.float64), 1.0)
-    loss = bare().loss(fs.Models(who), x0, draws(n, (1,))[1], times)
-    gradient = torch.autograd.grad(loss.mean(), theta)[0]
-    x_t = TRIG.mix(x0, draws(n, (1,))[1], times.t)
-    g = loss.detach().sqrt()
-    for direction, slope in zip((x_t, x_t.square()), gradient, strict=True):
-        each = 2 * g * (direction / (SD * torch.tensor(t).sin()))[:, 0]
-        assert abs(slope.item()) < 4 * each.square().mean().sqrt().item() / n**0.5
-
-
 @pytest.mark.parametrize("derivative", ["jvp", "difference"])
 def test_every_pass_drops_what_the_students_own_drops(derivative):
     """With a tangent of size 0 the goal is the student's guess, if both passes share masks."""
@@ -230,18 +191,6 @@ def test_trigflow_is_edm_up_to_the_sign_of_f():
         torch.testing.assert_close(
             fs.spaces.Velocity(SD)(TRIG, x_t, x0_hat, times), -raw, rtol=1e-9, atol=1e-9
         )
-
-
-def test_log_levels_are_normal_and_stay_in_the_sampling_range():
-    method = fs.methods.sct(sigma_data=SD)
-    u = torch.linspace(0, 1, 2001, dtype=torch.float64)[:, None]
-    times = method.times(u, 0.0)
-    level = SD * times.t.tan()
-    law = fs.times.LogNormal(mean=-1.0, std=1.4, low=0.002, high=80.0)
-    torch.testing.assert_close(level[1:-1], law.quantile(u[1:-1, 0]))
-    assert torch.equal(times.t, times.r)
-    assert times.t[0] >= TRIG.time_at(0.002) - 1e-15
-    assert times.t[-1] <= TRIG.t_max + 1e-15
 
 
 def test_a_generated_coupling_composes_with_the_limit():

@@ -23,7 +23,6 @@ from fewstep.core.times import (
     LogStudentT,
     RatioMap,
     Segments,
-    karras,
 )
 from fewstep.core.times.curricula import Doubling, Exponential, Fixed, Progressive
 
@@ -137,24 +136,6 @@ def test_a_row_does_not_depend_on_its_batch(sampler):
             assert torch.equal(many[i : i + 1], one)
 
 
-def test_the_gap_closes_stage_by_stage():
-    """ratio = 1 - q^-(j+1): at stage 0 with q = 2 all t below ln 7 look at the data.
-
-    Later r / t tends to 1.
-    """
-    sampler = RatioMap(law=LAW, stages=4)
-    t = torch.tensor([0.1, 1.9459, 1.9460, 50.0], dtype=torch.float64)
-    first = sampler.at(t, 0.0)
-    assert (first.r[:2] == 0).all()
-    assert (first.r[2:] > 0).all()
-    ratios = [sampler.ratio(p) for p in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    assert ratios == [0.5, 0.75, 0.875, 0.9375, 0.9375]
-    assert (sampler.at(t, 0.99).r > sampler.at(t, 0.3).r).all()
-    steep = RatioMap(law=LAW, q=256.0, stages=8, ratio_max=0.999)
-    assert steep.ratio(0.99) == 0.999
-    assert (1 - steep.at(t, 0.99).r / t >= 0.001 - 1e-12).all()
-
-
 OUT_OF_RANGE = {
     "q": lambda: RatioMap(law=LAW, q=1.0),
     "k": lambda: RatioMap(law=LAW, k=-1.0),
@@ -181,30 +162,6 @@ OUT_OF_RANGE = {
 def test_an_option_out_of_range_is_named(name, build):
     with pytest.raises(UserError, match=f"^{name.strip()} = .*: expected "):
         build()
-
-
-def test_the_grid_has_its_ends_and_even_roots():
-    grid = karras(0.002, 80.0, 17)
-    assert (grid[0], grid[-1], len(grid)) == (80.0, 0.002, 18)
-    roots = grid ** (1 / 7)
-    torch.testing.assert_close(
-        roots.diff(), torch.full((17,), (roots[-1] - roots[0]).item() / 17, dtype=torch.float64)
-    )
-
-
-def test_adjacent_levels_are_as_likely_as_the_law_says():
-    law = LogNormal(mean=-1.1, std=2.0, low=0.002, high=80.0)
-    u = ((torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000)[:, None]
-    for sampler, shares in (
-        (Adjacent(steps=Fixed(40), law=law), law.cdf(Adjacent(steps=Fixed(40)).grid(0.0)).diff()),
-        (Adjacent(steps=Fixed(40)), torch.ones(40, dtype=torch.float64)),
-    ):
-        times, grid = sampler(u, 0.0), sampler.grid(0.0)
-        index = torch.searchsorted(grid, times.r)
-        assert torch.equal(grid[index], times.r)
-        assert torch.equal(grid[index + 1], times.t)
-        counts = torch.bincount(index, minlength=40) / len(u)
-        torch.testing.assert_close(counts.double(), shares / shares.sum(), rtol=0, atol=2e-5)
 
 
 def test_adjacent_times_by_number_and_by_value_are_the_same_interval():
@@ -250,16 +207,6 @@ def test_at_the_anchor_is_the_other_sampler_with_r_moved_to_a():
     assert torch.equal(AtAnchor(times=inner).at(plain.t, 0.5).r, plain.a)
 
 
-@pytest.mark.parametrize("realised", [False, True])
-def test_an_atoms_strata_weigh_what_they_say_to_the_last_digit(realised):
-    """mean(w loss) = mean of the other rows + weight times the mean at the atom, in float64."""
-    sampler = Atom(times=RatioMap(law=LAW), at_time=1.0, share=0.3, weight=0.1, realised=realised)
-    t = torch.cat([torch.ones(3), torch.linspace(1.5, 60, 7)]).double()
-    w, loss = sampler.at(t, 0.5).w, torch.arange(1, 11, dtype=torch.float64)
-    truth = loss[3:].mean() + 0.1 * loss[:3].mean()
-    torch.testing.assert_close((w * loss).mean(), truth, rtol=1e-14, atol=0)
-
-
 def test_a_law_wider_than_the_grid_meets_its_outer_intervals():
     sampler = Adjacent(steps=Fixed(10), law=LogNormal(mean=-1.1, std=2.0))
     grid = sampler.grid(0.0)
@@ -281,20 +228,6 @@ def test_an_atom_takes_its_share_of_every_run_of_rows(share, first, count):
     at_atom = int((times.t == 1.0).sum())
     assert at_atom == math.floor((first + count) * share) - math.floor(first * share)
     assert abs(at_atom - count * share) < 1 + 1e-6
-
-
-@pytest.mark.parametrize(("share", "weight"), [(0.25, 0.1), (0.5, 1.0), (0.1, 0.0)])
-def test_an_atoms_weights_make_the_sum_of_two_means(share, weight):
-    """Over a long run mean(w loss) = mean over the others + weight x mean over the atom's rows."""
-    n = 400
-    sampler = Atom(times=RatioMap(law=LogStudentT()), at_time=1.0, share=share, weight=weight)
-    u = torch.rand(n, 2, generator=generator(0, "u"), dtype=torch.float64)
-    times = sampler(u, 0.0, torch.arange(n))
-    loss = torch.rand(n, generator=generator(1, "u"), dtype=torch.float64)
-    at = times.t == 1.0
-    assert at.double().mean().item() == pytest.approx(share)
-    truth = loss[~at].mean() + weight * loss[at].mean()
-    torch.testing.assert_close((times.w * loss).mean(), truth, rtol=1e-12, atol=0)
 
 
 @settings(max_examples=100)

@@ -47,13 +47,6 @@ def test_a_gaussians_costs_are_closed(process):
     assert all(a > b for a, b in pairwise(formula.tolist()))
 
 
-def test_costs_of_a_gaussian_on_edm_by_hand():
-    result = transport.gaussian(EDM, torch.tensor([0.5, 2.0, 1e6]), 0.5)
-    torch.testing.assert_close(
-        result, torch.tensor([0.542893, 0.279857, 0.25]).double(), rtol=0, atol=1e-6
-    )
-
-
 @pytest.mark.parametrize("name", ["ring8", "grid25", "digits-mixture"])
 def test_the_cost_of_a_generators_pairs_falls_with_the_level(name):
     """GC's claim for the ideal model: the cost falls to below minibatch transport's.

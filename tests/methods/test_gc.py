@@ -141,22 +141,6 @@ class Unlabelled(nn.Module):
         return self.inner(x)
 
 
-def test_endpoints_and_no_data_are_clipped_to_the_bound():
-    far = lambda x_t, t, cond=None: torch.full_like(x_t, -7.0)  # noqa: E731
-    x0, z, times = batch(fs.methods.ect())
-    for coupling, expected in (
-        (GeneratorInduced(1.0), -3.0),
-        (GeneratorInduced(1.0, bound=0.5), -0.5),
-    ):
-        x_t, _ = points(coupling, fs.Models(far, ema=far), (10 * x0, z, times))
-        generated = times.r > 0
-        endpoint = x_t - times.t[:, None] * z
-        torch.testing.assert_close(
-            endpoint[generated], torch.full_like(x0, expected)[generated], atol=1e-9, rtol=0
-        )
-        torch.testing.assert_close(endpoint[~generated], 10 * x0[~generated], atol=1e-9, rtol=0)
-
-
 @pytest.mark.parametrize("progress", [0.0, 0.25, 1.0])
 def test_a_share_follows_its_ramp(progress):
     """The rows of share_end = .1 from .9 at a progress are those of the share that the ramp has

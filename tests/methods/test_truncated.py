@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 import fewstep as fs
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import generator
-from fewstep.core import denoiser, targets
+from fewstep.core import denoiser
 from tests.support.toys import GAUSSIAN, Spy, small_student
 
 T_PRIME = 1.0
@@ -98,24 +96,6 @@ def test_each_network_sees_its_own_rows_and_once():
     assert (student.times >= T_PRIME).all()
 
 
-def test_no_gradient_reaches_the_frozen_network_nor_comes_through_the_target():
-    method = fs.methods.tcm()
-    student, frozen = small_student((3,)), small_student((3,), seed=1)
-    x0, z, times = batch(method)
-    method.loss(fs.Models(student, frozen=frozen), x0, z, times).sum().backward()
-    assert all(p.grad is None for p in frozen.parameters())
-    through = [p.grad.clone() for p in student.parameters()]
-    student.zero_grad()
-    fixed = replace(
-        method, target=targets.Truncated(T_PRIME, targets.Ema())
-    )  # the same weights as another module
-    fixed.loss(
-        fs.Models(student, ema=small_student((3,)), frozen=frozen), x0, z, times
-    ).sum().backward()
-    for p, expected in zip(student.parameters(), through, strict=True):
-        torch.testing.assert_close(p.grad, expected, rtol=1e-12, atol=1e-14)
-
-
 def test_the_second_stage_is_its_base_above_t_prime_with_what_the_first_ended_with():
     base = fs.methods.ect(q=4.0, stages=4, c=0.06, pairs="heun", weight="edm")
     method = fs.methods.tcm(base=base, t_prime=2.0, rho=0.1, w_b=0.5)
@@ -142,23 +122,6 @@ def test_the_second_stage_is_its_base_above_t_prime_with_what_the_first_ended_wi
     )
     with pytest.raises(UserError, match="expected a continuous law of t"):
         fs.methods.tcm(base="ict")
-
-
-def test_the_boundary_rows_learn_from_the_frozen_network_alone():
-    """At t = t' every r lies below it, so the goal is the frozen network's, whatever the student
-    is.
-    """
-    method = fs.methods.tcm(rho=0.25, w_b=0.1)
-    frozen = Spy(GAUSSIAN)
-    x0, z = draws(8)
-    times = method.times.at(torch.full((8,), T_PRIME), 0.5)
-    assert times.w.tolist() == pytest.approx([0.1 / 0.25] * 8)
-    loss = method.loss(
-        fs.Models(lambda x, t, cond=None: torch.zeros_like(x), frozen=frozen), x0, z, times
-    )
-    goal = GAUSSIAN(x0 + times.r[:, None] * z, times.r)
-    torch.testing.assert_close(loss, 0.4 / (times.t - times.r) * goal.norm(dim=1))
-    assert torch.equal(frozen.times, times.r)
 
 
 def test_a_device_meets_at_most_16_sizes():

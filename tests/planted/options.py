@@ -42,7 +42,7 @@ BUGS = [
         "realised strata ignored",
         times.Atom,
         "_weigh",
-        lambda f: lambda self, found, chosen: f(replace(self, realised=False), found, chosen),
+        lambda f: lambda self, times, rows: f(replace(self, realised=False), times, rows),
         "TCM: realised strata, the same mean(w loss)",
     ),
     Bug(
