@@ -54,10 +54,10 @@ METHODS = {
     "sct differences": ("sct", {"derivative": "difference", "label": "time", "norm": "rms"}),
     "scd": ("scd", {"balance": "none", "warmup": 0.75}),
 }
-BATCHED = {
-    "ect ot"
-}  # its pairs are made within the batch, so a row is not what it is alone, nor is it on a device
-FINE = {"ect edm"}  # its gaps end at 1e-4 of t, of whose squared error float32 keeps two digits
+# Its pairs are made within the batch, so a row is not what it is alone, nor is it on a device.
+BATCHED = {"ect ot"}
+# Its gaps end at 1e-4 of t, of whose squared error float32 keeps two digits.
+FINE = {"ect edm"}
 
 pytestmark = pytest.mark.parametrize(("name", "options"), METHODS.values(), ids=METHODS.keys())
 
@@ -69,9 +69,7 @@ def leave_out(rows: set[str], name: str, options: dict, reason: str) -> None:
 
 
 def models(student, method: fs.Method) -> fs.Models:
-    """All the networks that a method can ask for; a learned balance that has learned nothing leaves
-    losses alone.
-    """
+    """All the networks that a method can ask for; the balance leaves losses as they are."""
     truth = Gaussian(process=method.process)
     teacher = lambda x, t, cond=None: truth(x, t)  # noqa: E731
     return fs.Models(
@@ -102,30 +100,25 @@ def batch(
     "text", [*(text for text, *_ in structure.PROPERTIES), "options survive JSON"]
 )
 def test_what_verify_asks_of_every_method(name, options, text):
-    """The properties that `fewstep verify` has of ours and of a user's own, on every row of this
-    table.
-    """
-    found = [
+    """The properties that `fewstep verify` checks of our methods and of users' own."""
+    checks = [
         check
         for check in builtin.of("it", name, options, quick=True)
         if check.name == f"it: {text}"
     ]
-    if not found:
+    if not checks:
         assert (name, options) in [METHODS[row] for row in BATCHED]
         pytest.skip("its rows belong together")
-    result = outcome(found[0])
+    result = outcome(checks[0])
     rounding = text.startswith("float32") and (name, options) in [METHODS[row] for row in FINE]
     assert result.passed or (rounding and result.error < 0.02), (result.error, result.problem)
 
 
 def test_loss_is_per_sample_finite_and_moves_only_the_student(name, options):
-    method, student, other = (
-        build(name, options),
-        small_student((2, 3)),
-        small_student((2, 3), seed=1),
-    )
-    given = fs.Models(student, ema=other, teacher=other, frozen=other, balance=torch.zeros_like)
-    loss = method.loss(given, *batch(method))
+    method = build(name, options)
+    student, other = small_student((2, 3)), small_student((2, 3), seed=1)
+    networks = fs.Models(student, ema=other, teacher=other, frozen=other, balance=torch.zeros_like)
+    loss = method.loss(networks, *batch(method))
     loss.mean().backward()
     assert loss.shape == (6,)
     assert (loss > 0).all()
@@ -144,9 +137,7 @@ def test_any_shape_and_dtype(name, options, shape, dtype):
 
 
 def test_nothing_waits_for_the_device(name, options):
-    """On the meta device, which has shapes and no numbers, with the times on the host, as they
-    always are.
-    """
+    """On the meta device, which has shapes and no numbers; times are on the host, as always."""
     leave_out(BATCHED, name, options, "the assignment is found on the host")
     method, student = build(name, options), small_student((2, 3), classes=3).to("meta")
     x0, z, times = batch(method)
@@ -173,14 +164,14 @@ def test_training_resumed_is_training_uninterrupted(name, options, tmp_path):
     method = build(name, options)
     teacher = Gaussian(process=method.process) if "teacher" in method.needs else None
     whole = fs.train(run, teacher=teacher, out=tmp_path / "whole", progress=False, device="cpu")
-    parted = tmp_path / "parted"
-    fs.train(run, teacher=teacher, out=parted, progress=False, device="cpu")
-    for gone in (parted / "checkpoints" / "step-6").iterdir():
-        gone.unlink()
-    (parted / "checkpoints" / "step-6").rmdir()
-    assert fs.load(parted).step == 5
-    resumed = fs.train(run, teacher=teacher, out=parted, resume=True, progress=False, device="cpu")
-    assert resumed.fingerprint == whole.fingerprint
+    folder = tmp_path / "parted"
+    fs.train(run, teacher=teacher, out=folder, progress=False, device="cpu")
+    for file in (folder / "checkpoints" / "step-6").iterdir():
+        file.unlink()
+    (folder / "checkpoints" / "step-6").rmdir()
+    assert fs.load(folder).step == 5
+    after = fs.train(run, teacher=teacher, out=folder, resume=True, progress=False, device="cpu")
+    assert after.fingerprint == whole.fingerprint
     logs = [
         [json.loads(line) for line in (tmp_path / f / "metrics.jsonl").read_text().splitlines()]
         for f in ("whole", "parted")
