@@ -33,7 +33,7 @@ class Phases:
         return fs.Times(t, r, a, torch.ones_like(t))
 
 
-def down_the_edges(process, moves, middle):
+def down_the_edges(process, moves, later_sigmas):
     """The sampler's grid: one move per phase, whatever was asked."""
     return list(EDGES[::-1])
 
