@@ -63,7 +63,7 @@ def test_generated_pairs_for_easy_consistency_tuning():
 
 
 def test_generated_pairs_for_a_truncated_model():
-    """The endpoint is predicted as the target is: the frozen network's below t', else the average's."""
+    """The endpoint is predicted as the target is: by the frozen network below t'."""
     tcm = fs.methods.tcm(rho=0.2)
     by_hand = fs.Method(
         times=tcm.times,

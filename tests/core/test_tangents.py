@@ -73,7 +73,7 @@ def test_the_tangent_is_cos_t_times_the_derivative_of_the_student_along_its_traj
 
 
 def test_float32_loses_no_digits_where_the_guess_of_the_data_would():
-    """At t = 1e-3 F is derived to 1e-5 in float32; x0_hat, with sin t of it, loses a factor 1 / t."""
+    """At t = 1e-3 F is derived to 1e-5 in float32; x0_hat, with sin t of it, loses a factor 1/t."""
     method, t = bare(derivative="jvp"), torch.full((5,), 1e-3, dtype=torch.float64)
     exact, network = student(), student().float()
     x_t, v = method.coupling(fs.Models(exact), TRIG, *draws(), method.times.at(t, 0.0), None)

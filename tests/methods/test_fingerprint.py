@@ -30,9 +30,7 @@ KEPT = Path(__file__).parents[1] / "fingerprint.json"
 
 
 def losses(name: str, options: dict) -> list[float]:
-    """The losses of twenty steps on the toy ring, all in float64, and the size of the average they
-    leave.
-    """
+    """The losses of twenty steps on the toy ring in float64, and the size of the final average."""
     dataset = fs.data.load("ring8")
     facts = Facts(dataset.shape, 0, 0.5, dataset.units, "")
     run = with_defaults(tiny_run(method=name, method_options=options, iterations=20))
@@ -57,10 +55,9 @@ def test_twenty_steps_give_the_losses_they_gave(row):
 
 
 if __name__ == "__main__":
-    old, new = json.loads(KEPT.read_text()), {row: losses(*METHODS[row]) for row in METHODS}
-    same = {
-        row for row in METHODS if old.get(row) == pytest.approx(new[row], rel=1e-9)
-    }  # machines round apart
-    KEPT.write_text(
-        json.dumps({row: old[row] if row in same else new[row] for row in METHODS}, indent=1) + "\n"
-    )
+    old = json.loads(KEPT.read_text())
+    new = {row: losses(*METHODS[row]) for row in METHODS}
+    # Machines round differently: what agrees stays as it is.
+    same = {row for row in METHODS if old.get(row) == pytest.approx(new[row], rel=1e-9)}
+    rows = {row: old[row] if row in same else new[row] for row in METHODS}
+    KEPT.write_text(json.dumps(rows, indent=1) + "\n")

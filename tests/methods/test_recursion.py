@@ -1,6 +1,4 @@
-"""Methods on Gaussian data against closed recursions: a linear student, fitted level by level to
-the real goals.
-"""
+"""Methods on Gaussian data against closed recursions: a linear student, fitted level by level."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ IDEAL = lambda x, t, cond=None: TRUTH.solve(x, t, 0.0)  # noqa: E731
 
 @pytest.mark.parametrize("number", [1, 2, 4])
 def test_multistep_models_tend_to_the_ode_like_one_over_n(number):
-    """Halving the steps halves what is missing of the standard deviation; training and DDIM's
-    distillation agree.
-    """
+    """Halving the steps halves what is missing of the standard deviation, by data and by DDIM."""
     missing = []
     for inside in (64, 128, 256):
         ends = recursions.mcm(COSINE, number, inside, STD)[:, -1].prod()
