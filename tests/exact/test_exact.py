@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import options, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from scipy.stats import chi2, norm
@@ -79,7 +79,7 @@ def add_noise(truth, rows: int = 6, seed: int = 0):
 @every_process
 @every_kind
 @settings(max_examples=3)
-@options(seed=st.integers(0, 2**31), label=st.integers(-1, 1))
+@given(seed=st.integers(0, 2**31), label=st.integers(-1, 1))
 def test_tweedie(process, kind, seed, label):
     """alpha D = x + sigma^2 grad log p, of the class's law where a label is given."""
     truth = truths(process)[kind]
