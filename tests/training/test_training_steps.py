@@ -22,7 +22,7 @@ from fewstep.run import checkpoint
 from fewstep.run.build import build_method, settled
 from fewstep.run.facts import Facts
 from fewstep.training.batches import draw_batch
-from fewstep.training.optimizers import rectified
+from fewstep.training.optimizers import rectify
 from fewstep.training.precision import MOST_SKIPPED, LossScale
 from fewstep.training.state import new_state, update_averages
 from fewstep.training.step import gradients, train_step
@@ -220,9 +220,7 @@ def test_a_skipped_step_does_not_count_for_the_rectification():
         train_step(run, method, state, draw_batch(run, method, arrays, step, CPU))
         done = int(state.optimizer.state[weight]["step"]) if weight in state.optimizer.state else 0
         assert done == state.step - state.scale.skipped
-        assert (
-            not done or state.optimizer.param_groups[0]["eps"] == rectified(done, run.betas[1])[1]
-        )
+        assert not done or state.optimizer.param_groups[0]["eps"] == rectify(done, run.betas[1])[1]
     assert 5 < done < 20
 
 
