@@ -18,7 +18,7 @@ from fewstep.cli import main
 from fewstep.run import config
 from fewstep.run.config import Run, read_run, run_from_json
 from tests.support import fuzzed_files, fuzzing
-from tests.support.fuzzing import Contract, fuzz_config, mutated, scrambled
+from tests.support.fuzzing import Contract, fuzz_config, mutate, scramble
 from tests.support.toys import tiny_run
 
 
@@ -89,7 +89,7 @@ def test_a_run_that_cannot_be_is_refused_by_its_key(what):
     with pytest.raises(UserError) as caught:
         run_from_json({**tiny_run().to_json(), **values})
     assert expected in str(caught.value)
-    contract.refused(what, caught.value)
+    contract.check_refusal(what, caught.value)
 
 
 BUILT = {
@@ -128,9 +128,9 @@ BUILT = {
 def test_options_that_cannot_be_are_refused_by_their_path(what):
     values, expected = BUILT[what]
     with pytest.raises(UserError) as caught:
-        fuzzing.built(run_from_json({**tiny_run().to_json(), **values}))
+        fuzzing.build_parts(run_from_json({**tiny_run().to_json(), **values}))
     assert expected in str(caught.value)
-    Contract().refused(what, caught.value)
+    Contract().check_refusal(what, caught.value)
 
 
 TYPED = {
@@ -199,7 +199,7 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path):
                 progress=False,
                 device="cpu",
             )
-        Contract().refused(name, caught.value)
+        Contract().check_refusal(name, caught.value)
 
 
 def test_a_run_json_that_is_damaged_is_told_and_the_checkpoint_goes_on(tmp_path, caplog):
@@ -213,9 +213,9 @@ def test_a_run_json_that_is_damaged_is_told_and_the_checkpoint_goes_on(tmp_path,
 
 def test_the_mutators_reach_every_depth_and_repeat():
     values = fuzzing.written_out(fs.recipes.toy(method="gc")).to_json()
-    seen = [mutated(values, random.Random(i)) for i in range(300)]
+    seen = [mutate(values, random.Random(i)) for i in range(300)]
     assert str(seen) == str(
-        [mutated(values, random.Random(i)) for i in range(300)]
+        [mutate(values, random.Random(i)) for i in range(300)]
     )  # as text, where NaN is itself
     changed = [
         one for one in seen if isinstance(one, dict) and isinstance(one.get("method_options"), dict)
@@ -224,7 +224,7 @@ def test_the_mutators_reach_every_depth_and_repeat():
         one["method_options"].get("base") != values["method_options"]["base"] for one in changed
     )
     text = json.dumps(values).encode()
-    assert len({scrambled(text, random.Random(i)) for i in range(300)}) > 200
+    assert len({scramble(text, random.Random(i)) for i in range(300)}) > 200
 
 
 def test_the_contract_catches_what_is_planted(monkeypatch):
