@@ -32,7 +32,7 @@ from fewstep.base import disk
 from fewstep.run import checkpoint, lock
 from fewstep.run.build import build_method, with_defaults
 from fewstep.run.checkpoint.format import serialise
-from fewstep.run.checkpoint.saver import copied
+from fewstep.run.checkpoint.saver import copy_groups
 from fewstep.run.facts import Facts
 from fewstep.run.prepare import Prepared
 from fewstep.run.recipes import RECIPES
@@ -102,7 +102,7 @@ def of_a_save(megabytes: int, times: int) -> None:
 
         def save() -> None:
             path = folder / f"step-{next(number)}"
-            checkpoint.write(path, copied(groups), about)
+            checkpoint.write(path, copy_groups(groups), about)
             checkpoint.read(path)
             disk.remove(path)
 
@@ -114,7 +114,7 @@ def of_a_save(megabytes: int, times: int) -> None:
                         file.flush()
                         os.fsync(file.fileno())
 
-        whole, stall = seconds(save, times), seconds(lambda: copied(groups), times)
+        whole, stall = seconds(save, times), seconds(lambda: copy_groups(groups), times)
         hashing = seconds(
             lambda: [hashlib.sha256(part).digest() for part in content.values()], times
         )
@@ -135,7 +135,7 @@ def of_a_save(megabytes: int, times: int) -> None:
 
 
 def of_a_refusal(times: int) -> None:
-    with tempfile.TemporaryDirectory(dir=".") as name, lock.held(Path(name)):
+    with tempfile.TemporaryDirectory(dir=".") as name, lock.hold(Path(name)):
         command = [sys.executable, "-m", "fewstep", "train", "toy", "--out", name, "--resume"]
         whole = seconds(lambda: subprocess.run(command, capture_output=True, check=False), times)
     print(f"a second run in a folder is refused in {whole:.2f} s")

@@ -26,27 +26,28 @@ settings.load_profile("fewstep")
 MEMORY = Path("/dev/shm")  # a file system in memory, where there is one
 ROOM = 2 * 2**30  # bytes that must be free there
 
-# Files by the seconds that they take, longest first: with --dist worksteal they are begun first, so
-# that all workers end together. Any other file follows as it is collected.
+# The slowest files, which start first: with --dist worksteal all workers then end together. Those
+# that share a fixture stand together.
 SLOW = (
     "training/test_distributed.py",
-    "analysis/test_doctor.py",
     "training/test_crash.py",
-    "exact/test_exact_laws.py",
+    "training/test_faults.py",
+    "run/test_damage.py",
+    "analysis/test_doctor.py",
     "cli/test_cli.py",
+    "exact/test_exact_laws.py",
     "exact/test_exact.py",
     "exact/test_exact_oracle.py",
     "methods/test_methods.py",
-    "run/test_recipes_papers.py",
-    "core/test_solvers.py",
     "training/test_environment.py",
     "project/test_readme.py",
+    "run/test_recipes_papers.py",
     "analysis/test_doctor_teacher.py",
+    "core/test_solvers.py",
     "analysis/test_verify.py",
     "core/test_sampling.py",
-    "training/test_workers.py",
-    "training/test_faults.py",
-    "run/test_damage.py",
+    "run/test_hostile.py",
+    "cli/test_fuzz.py",
 )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fewstep.base.randomness import generator
-from fewstep.training.optimizers import build, rectified, set_rate
+from fewstep.training.optimizers import build, rectify, set_rate
 from tests.support.toys import tiny_run
 
 THEIRS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "radam": torch.optim.RAdam}
@@ -58,9 +58,9 @@ def test_fifty_steps_are_those_of_torch(name, weight_decay, betas, dtype):
 
 
 def test_rectification_starts_late_and_ends_as_adam():
-    assert rectified(1, 0.999)[0] == rectified(5, 0.999)[0] > 1e10
-    assert 0 < rectified(6, 0.999)[0] < 0.1
-    assert rectified(10**6, 0.999) == pytest.approx((1.0, 1e-8))
+    assert rectify(1, 0.999)[0] == rectify(5, 0.999)[0] > 1e10
+    assert 0 < rectify(6, 0.999)[0] < 0.1
+    assert rectify(10**6, 0.999) == pytest.approx((1.0, 1e-8))
 
 
 def test_lion_moves_by_signs_and_decays_apart():

@@ -24,7 +24,7 @@ from fewstep.run.facts import Facts
 from fewstep.run.prepare import Prepared
 from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch
-from fewstep.training.optimizers import rectified
+from fewstep.training.optimizers import rectify
 from fewstep.training.precision import MOST_SKIPPED, LossScale
 from fewstep.training.state import new_state, update_averages
 from fewstep.training.step import gradients, train_step
@@ -214,9 +214,7 @@ def test_a_skipped_step_does_not_count_for_the_rectification():
         train_step(stage, state, draw_batch(stage, arrays, step))
         done = int(state.optimizer.state[weight]["step"]) if weight in state.optimizer.state else 0
         assert done == state.step - state.scale.skipped
-        assert (
-            not done or state.optimizer.param_groups[0]["eps"] == rectified(done, run.betas[1])[1]
-        )
+        assert not done or state.optimizer.param_groups[0]["eps"] == rectify(done, run.betas[1])[1]
     assert 5 < done < 20
 
 

@@ -64,9 +64,9 @@ def train(
     """
     require(isinstance(run, Run), "run", run, "a fewstep.Run, for instance fewstep.recipes.toy()")
     folder = None if out is None else Path(out)
-    with ranks.joined(device) as (world, place):
+    with ranks.connect(device) as (world, place):
         parallel.check(run, world, shard)
-        with lock.held(folder) if folder is not None and world.main else nullcontext() as handle:
+        with lock.hold(folder) if folder is not None and world.main else nullcontext() as handle:
             newest = None if folder is None else _newest(folder, resume, world)
             prepared = prepare(
                 run,

@@ -6,9 +6,7 @@ from fewstep.run.config import Run, changed
 
 
 def glyphs(*, method: str = "ect", **fields: Any) -> Run:
-    """Emoji by Unicode block with DDPM++ (55.7 M weights) and ECT's CIFAR-10 settings: for a GPU,
-    not measured yet.
-    """
+    """Emoji by Unicode block, DDPM++ (55.7 M weights), ECT's CIFAR-10 settings; not measured yet."""
     run = Run(
         recipe="glyphs",
         method=method,
