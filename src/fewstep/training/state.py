@@ -198,7 +198,7 @@ class State:
         self.log_chain = record.log or ""
         if self.teacher and self.step and record.teacher_rows is None:
             log.warning(
-                "fewstep: %s has no count of teacher evaluations: only those from here on count",
+                "fewstep: %s counted no teacher evaluations: only those from here on count",
                 checkpoint.path,
             )
         if "scale" in checkpoint.groups:
