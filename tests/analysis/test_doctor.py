@@ -365,7 +365,7 @@ def test_what_has_no_drift_says_so(healthy):
     reasons = {
         "infinitely near": replace(p, method=replace(p.method, times=limit)),
         "teacher's solutions": replace(p, method=replace(p.method, target=None, times=fs.times.AtAnchor(times=limit),
-                                                         coupling=fs.couplings.named("heun"))),
+                                                         coupling=fs.couplings.by_name("heun"))),
         "only the average": replace(p, student=None, earlier=None),
         "the data itself": healthy("diffusion"),
     }  # fmt: skip

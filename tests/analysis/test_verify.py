@@ -127,7 +127,7 @@ def test_mistakes_are_one_line(capsys):
         ): "needs 3 arguments: expected factory() or factory(shape, classes)",
         ("--target", f"{OWN}:nobody"): "has no attribute 'nobody'",
         ("--only", "mcm"): "--only mcm: expected --claims beside it",
-        ("--shape", "1", "8", "8"): "--shape 1 8 8: expected --target beside it",
+        ("--shape", "1", "8", "8"): "--shape 1,8,8: expected --target beside it",
         ("--claims", "--quick"): "--quick: expected none beside --claims",
         ("--target", f"{OWN}:method", "--method", "ect"): "expected no method beside --target",
     }.items():

@@ -80,7 +80,11 @@ def test_generated_pairs_for_a_truncated_model():
     gc = fs.methods.gc(base=tcm, share=0.6)
     same(gc, by_hand)
     assert gc.needs == {"student", "ema", "frozen"}
-    assert (gc.before, gc.trained_from, gc.middle) == (tcm.before, tcm.trained_from, tcm.middle)
+    assert (gc.before, gc.trained_from, gc.later_sigmas) == (
+        tcm.before,
+        tcm.trained_from,
+        tcm.later_sigmas,
+    )
     plain, found = loss_and_gradient(tcm)[0], loss_and_gradient(gc)[0]
     assert 0 < (plain != found).sum() < len(plain)
 
@@ -115,7 +119,7 @@ def test_a_direct_multistep_model():
     x_t, ends = process.mix(x0, z, t), []
     for i in range(16):
         moves = [t[i].item(), *(level for level in grid if a[i] < level < t[i]), a[i].item()]
-        ends.append(fs.sampling.walk(process, truth, x_t[i : i + 1], moves, solvers.ddim))
+        ends.append(fs.sampling.sample(process, truth, x_t[i : i + 1], moves, solvers.ddim))
     goal = process.aim(x_t, torch.cat(ends), t, a)
     said = student(x_t, t, None, student.masks(16, [3]))
     rms = ((said - goal) / process.sigma(t)[:, None]).square().mean(1)
@@ -130,7 +134,7 @@ def test_a_truncated_model_by_distillation():
     method = fs.methods.tcm(base={"method": "ect", "pairs": "heun"})
     by_hand = fs.Method(
         times=laws.Atom(
-            times=laws.RatioMap(law=laws.LogStudentT(), held=1 - 2.0**-8),
+            times=laws.RatioMap(law=laws.LogStudentT(), fixed_ratio=1 - 2.0**-8),
             at_time=1.0,
             share=0.25,
             weight=0.1,

@@ -12,7 +12,7 @@ import torch
 import fewstep as fs
 from fewstep.base.errors import UserError
 from fewstep.core import solvers
-from fewstep.core.sampling import SAMPLERS, down_the_noise, sampler, through_middle
+from fewstep.core.sampling import SAMPLERS, multistep_grid, sampler, solver_grid
 from tests.support.toys import Gaussian
 
 PROCESSES = {
@@ -38,31 +38,29 @@ def test_every_grid_runs_down_to_the_data_in_the_evaluations_asked_for(process, 
     assert all(a > b for a, b in pairwise(grid))
     x = process.prior(torch.ones(2, 3, dtype=torch.float64))
     noise = (lambda i: torch.ones_like(x)) if SAMPLERS[name].noisy else None
-    out = fs.sampling.walk(process, counting, x, grid, SAMPLERS[name].step, noise=noise)
+    out = fs.sampling.sample(process, counting, x, grid, SAMPLERS[name].step, noise=noise)
     assert torch.isfinite(out).all()
     assert len(calls) <= steps  # Heun's last move is one
     assert len(calls) == steps or name == "heun"
 
 
 def test_grids_are_even_in_time_where_time_is_no_noise_level():
-    assert down_the_noise(PROCESSES["cosine"], 4, ()) == [1.0, 0.75, 0.5, 0.25, 0.0]
-    assert down_the_noise(PROCESSES["table"], 5, ()) == [1000.0, 800.0, 600.0, 400.0, 200.0, 0.0]
-    roots = torch.tensor(down_the_noise(PROCESSES["edm"], 5, ())[:-1], dtype=torch.float64) ** (
-        1 / 7
-    )
+    assert solver_grid(PROCESSES["cosine"], 4, ()) == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert solver_grid(PROCESSES["table"], 5, ()) == [1000.0, 800.0, 600.0, 400.0, 200.0, 0.0]
+    roots = torch.tensor(solver_grid(PROCESSES["edm"], 5, ())[:-1], dtype=torch.float64) ** (1 / 7)
     torch.testing.assert_close(roots.diff(), roots.diff()[:1].expand(4))
 
 
 def test_middle_times_are_noise_levels_on_every_process():
     for process in PROCESSES.values():
-        grid = through_middle(process, 3, (2.0, 0.5))
+        grid = multistep_grid(process, 3, (2.0, 0.5))
         levels = process.level(torch.tensor(grid[1:-1], dtype=torch.float64))
         torch.testing.assert_close(
             levels, torch.tensor([2.0, 0.5], dtype=torch.float64), rtol=1e-6, atol=0
         )
-    assert through_middle(PROCESSES["trig"], 2, (0.5,))[1] == pytest.approx(math.pi / 4)
+    assert multistep_grid(PROCESSES["trig"], 2, (0.5,))[1] == pytest.approx(math.pi / 4)
     with pytest.raises(UserError, match="later_sigmas"):
-        through_middle(PROCESSES["edm"], 2, (90.0,))
+        multistep_grid(PROCESSES["edm"], 2, (90.0,))
 
 
 def test_sampling_gaussian_data_gives_its_law_on_every_process():
@@ -80,7 +78,7 @@ def test_sampling_gaussian_data_gives_its_law_on_every_process():
                 if chosen.noisy
                 else None
             )
-            x = fs.sampling.walk(
+            x = fs.sampling.sample(
                 process, Gaussian(process=process), process.prior(z), grid, chosen.step, noise=noise
             )
             assert x.mean().item() == pytest.approx(0.3, abs=0.03), (name, kind)

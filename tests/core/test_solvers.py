@@ -44,7 +44,7 @@ def test_the_empirical_order_is_the_claimed_one(solver, order, process):
     errors, (high, low) = [], [process.time_at(level).item() for level in (3.0, 0.4)]
     for n in (64, 128, 256):
         grid = torch.linspace(high, low, n + 1, dtype=torch.float64).tolist()
-        end = fs.sampling.walk(process, truth, x, grid, solver)
+        end = fs.sampling.sample(process, truth, x, grid, solver)
         errors.append((end - truth.solve(x, high, low)).abs().max().item())
     slopes = [math.log2(errors[i] / errors[i + 1]) for i in range(2)]
     assert slopes[-1] == pytest.approx(order, abs=0.05)
@@ -104,7 +104,7 @@ def test_churn_keeps_the_marginal():
     grid = [*fs.times.karras(0.002, 80.0, 199).tolist(), 0.0]
     start = EDM.prior(torch.randn(n, 1, generator=source, dtype=torch.float64))
     fresh = [torch.randn(n, 1, generator=source, dtype=torch.float64) for _ in grid]
-    x = fs.sampling.walk(EDM, truth, start, grid, step, noise=lambda i: fresh[i])
+    x = fs.sampling.sample(EDM, truth, start, grid, step, noise=lambda i: fresh[i])
     assert x.mean().item() == pytest.approx(0.3, abs=4 * 0.5 / n**0.5)
     assert x.std().item() == pytest.approx(0.5, abs=4 * 0.5 / (2 * n) ** 0.5)
     quiet = solvers.Churn(steps=40)
@@ -122,9 +122,9 @@ def test_one_step_of_a_consistency_model_is_its_denoiser():
         return truth.solve(x, t, 0.0)
 
     x = EDM.prior(some())
-    out = fs.sampling.walk(EDM, perfect, x, [80.0, 0.0], solvers.renoise, noise=lambda i: some())
+    out = fs.sampling.sample(EDM, perfect, x, [80.0, 0.0], solvers.renoise, noise=lambda i: some())
     assert torch.equal(out, perfect(x, 80.0))
-    twice = fs.sampling.walk(
+    twice = fs.sampling.sample(
         EDM, perfect, x, [80.0, 0.8, 0.0], solvers.renoise, noise=lambda i: some()
     )
     torch.testing.assert_close(twice, perfect(out + 0.8 * some(), 0.8))
@@ -135,7 +135,7 @@ def test_along_a_grid_is_the_walk_and_rows_may_enter_and_leave_it_anywhere():
     step = solvers.along(solvers.heun, grid)
     x = some()
     torch.testing.assert_close(
-        step(EDM, truth, x, 80.0, 0.0), fs.sampling.walk(EDM, truth, x, grid, solvers.heun)
+        step(EDM, truth, x, 80.0, 0.0), fs.sampling.sample(EDM, truth, x, grid, solvers.heun)
     )
     t, s = (
         torch.tensor(row, dtype=torch.float64)
@@ -144,7 +144,7 @@ def test_along_a_grid_is_the_walk_and_rows_may_enter_and_leave_it_anywhere():
     ways = ([80, 10, 3, 1, 0.5], [5, 3, 1, 0.2, 0.0], [1.0], [0.7, 0.3])
     together = step(EDM, truth, x, t, s)
     for i, way in enumerate(ways):
-        alone = fs.sampling.walk(EDM, truth, x[i : i + 1], way, solvers.heun)
+        alone = fs.sampling.sample(EDM, truth, x[i : i + 1], way, solvers.heun)
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-12, atol=1e-12)
 
 

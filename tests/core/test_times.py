@@ -46,11 +46,11 @@ SAMPLERS = {
         segments=1, steps=Fixed(64), end=math.pi / 2
     ),
     "at the anchor": AtAnchor(times=Segments(segments=4, steps=Fixed(64))),
-    "ratio held": RatioMap(law=LogStudentT(), held=0.9),
+    "ratio fixed": RatioMap(law=LogStudentT(), fixed_ratio=0.9),
     "levels": Levels(grid=(80.0, 5.0, 0.3, 0.0)),
     "the highest level": Levels(grid=(80.0, 5.0, 0.3, 0.0), first=True),
     "an atom of a quarter": Atom(
-        times=RatioMap(law=LogStudentT(), held=0.9), at_time=1.0, weight=0.0
+        times=RatioMap(law=LogStudentT(), fixed_ratio=0.9), at_time=1.0, weight=0.0
     ),
 }
 
@@ -174,7 +174,7 @@ OUT_OF_RANGE = {
     "std ": lambda: LogStudentT(std=-1.0),
     "nu": lambda: LogStudentT(nu=0.0),
     "low ": lambda: LogStudentT(low=0.0),
-    "held": lambda: RatioMap(law=LAW, held=1.0),
+    "fixed_ratio": lambda: RatioMap(law=LAW, fixed_ratio=1.0),
     "share": lambda: Atom(times=RatioMap(law=LAW), at_time=1.0, share=1.0),
     "weight": lambda: Atom(times=RatioMap(law=LAW), at_time=1.0, weight=-0.1),
     "grid": lambda: Levels(grid=(1.0, 2.0, 0.0)),

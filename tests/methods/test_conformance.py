@@ -106,7 +106,7 @@ def edm_samplers(case: Case) -> None:
 
     def run(step: Callable[..., Tensor], noise: Callable[[int], Tensor] | None = None) -> Tensor:
         truth.calls = 0
-        return fs.sampling.walk(EDM, truth, start, grid, step, noise=noise)
+        return fs.sampling.sample(EDM, truth, start, grid, step, noise=noise)
 
     case.agree("heun", run(heun))
     assert truth.calls == given["network_calls_heun"]
@@ -178,7 +178,7 @@ def ect_sampler(case: Case) -> None:
         noise = [*case["noise"][: len(middle)], torch.zeros_like(start)]
         case.agree(
             name,
-            fs.sampling.walk(EDM, student, start, grid, renoise, noise=lambda i, n=noise: n[i]),
+            fs.sampling.sample(EDM, student, start, grid, renoise, noise=lambda i, n=noise: n[i]),
         )
 
 

@@ -28,7 +28,7 @@ def batch(method: fs.Method, rows: int = 24):
 def step_by_step(solver: str, process: fs.Process, teacher, x, t: float, grid) -> torch.Tensor:
     """The solver's moves of one row from t to the data, one call each."""
     below = [float(level) for level in grid if level < t]
-    return fs.sampling.walk(process, teacher, x, [t, *below], fs.solvers.named(solver))
+    return fs.sampling.sample(process, teacher, x, [t, *below], fs.solvers.by_name(solver))
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -112,7 +112,7 @@ def test_the_solvers_own_map_costs_nothing(solver, process, goal):
     method = fs.methods.direct_cm(n=6, solver=solver, process=process, goal=goal)
     teacher = fs.exact.Gaussian(mean=0.3, std=0.5, process=method.process)
     grid = method.times.grid if goal == "student" else method.times.times.grid
-    solve = fs.solvers.along(fs.solvers.named(solver), grid)
+    solve = fs.solvers.along(fs.solvers.by_name(solver), grid)
 
     def student(
         x, t, cond=None

@@ -33,7 +33,8 @@ from fewstep.training.state import RowCounter, new_state
 from fewstep.training.step import gradients
 from tests.support.toys import Gaussian, small_student, tiny_run
 
-GRIDS = {n: tuple(fs.sampling.down_the_noise(fs.process.edm(), n, ())) for n in (1, 2, 5, 12, 32)}
+CPU = torch.device("cpu")
+GRIDS = {n: tuple(fs.sampling.solver_grid(fs.process.edm(), n, ())) for n in (1, 2, 5, 12, 32)}
 
 LABELLED = fs.exact.Mixture(
     weights=[1, 1, 1], means=torch.eye(3, 2), std=0.3, labels=torch.arange(3)
@@ -126,7 +127,7 @@ def test_every_row_gets_its_point_of_the_one_trajectory_and_the_teacher_is_asked
     z = torch.randn(48, 2, generator=generator(0, "z"), dtype=torch.float64)
     x0, cond = 0.5 * z.flip(0), torch.arange(48) // 4 % 3
     x0, z = (x[::4].repeat_interleave(4, 0) for x in (x0, z))
-    step, g = fs.solvers.named(solver), 0.5
+    step, g = fs.solvers.by_name(solver), 0.5
     models = fs.Models(teacher, teacher=RowCounter(teacher))
     coupling = couplings.Trajectory(solvers.along(step, grid), 4, grid[0] if first else None, g)
     x_t, x_r = coupling(models, fs.process.edm(), x0, z, times, cond)

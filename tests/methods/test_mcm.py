@@ -148,7 +148,7 @@ def test_sampling_is_the_product_of_the_segments_jumps(number):
         torch.randn(5, 3, generator=generator(0, "x"), dtype=torch.float64),
     )
     grid = sampler.times(COSINE, number)
-    found = fs.sampling.walk(COSINE, student, COSINE.prior(x), grid, sampler.step)
+    found = fs.sampling.sample(COSINE, student, COSINE.prior(x), grid, sampler.step)
     assert len(student.asked) == number
     x = COSINE.sigma(1.0) * x
     for k in range(number, 0, -1):

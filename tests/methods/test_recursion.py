@@ -109,11 +109,11 @@ def test_consistency_distillation(solver):
     """The goal is a function of x_t, so there is no error at all."""
     method = fs.methods.cd(n=11, solver=solver)
     found = fitted(method, adjacent(method), {0.002: 1.0}, teacher=TRUTH)
-    exact = recursions.cd(EDM, GRID, STD, solvers.named(solver))[1:]
+    exact = recursions.cd(EDM, GRID, STD, solvers.by_name(solver))[1:]
     torch.testing.assert_close(
         torch.tensor([slope for slope, _ in found]).double(), exact, rtol=1e-6, atol=0
     )
-    agree(found, lambda i, first: recursions.cd(EDM, GRID[i:], STD, solvers.named(solver), first))
+    agree(found, lambda i, first: recursions.cd(EDM, GRID[i:], STD, solvers.by_name(solver), first))
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
@@ -194,7 +194,7 @@ def test_direct_consistency_models(goal, solver):
     levels = method.times.at(torch.arange(8, -1, -1), 0.0)
     found = fitted(method, levels, {0.0: 1.0}, teacher=TRUTH)
     grid = torch.cat([torch.zeros(1, dtype=torch.float64), levels.t])
-    exact = recursions.cd(EDM, grid, STD, solvers.named(solver))[1:]
+    exact = recursions.cd(EDM, grid, STD, solvers.by_name(solver))[1:]
     torch.testing.assert_close(
         torch.tensor([slope for slope, _ in found]).double(), exact, rtol=1e-6, atol=0
     )

@@ -106,7 +106,7 @@ BUGS = [
         lambda f: lambda self, *a: f(replace(self, share=1 - self.share / 2), *a),
         GC,
     ),
-    Bug("TCM: w_b not over its share", times.Atom, "_weighed", not_normalised, ATOM),
+    Bug("TCM: w_b not over its share", times.Atom, "_weigh", not_normalised, ATOM),
     Bug(
         "TCM: share of the atom inverted",
         times.Atom,
@@ -168,14 +168,14 @@ BUGS = [
     Bug(
         "sCM: tangent not normalised",
         tangents.Tangent,
-        "normalised",
+        "normalise",
         lambda f: lambda self, g: g,
         SCT,
     ),
     Bug(
         "sCM: sign of the tangent",
         tangents.Tangent,
-        "normalised",
+        "normalise",
         lambda f: lambda self, g: -f(self, g),
         f"sct: gradient of {SCT[5:]}",
     ),

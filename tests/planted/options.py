@@ -41,7 +41,7 @@ BUGS = [
     Bug(
         "realised strata ignored",
         times.Atom,
-        "_weighed",
+        "_weigh",
         lambda f: lambda self, found, chosen: f(replace(self, realised=False), found, chosen),
         "TCM: realised strata, the same mean(w loss)",
     ),

@@ -67,7 +67,7 @@ def test_steps_are_network_evaluations(name):
             continue
         grid = chosen.times(process, steps)
         calls.clear()
-        fs.sampling.walk(
+        fs.sampling.sample(
             process, denoiser, x, grid, chosen.step, noise=(lambda i: x) if chosen.noisy else None
         )
         assert len(calls) == steps

@@ -214,7 +214,7 @@ def test_curricula_are_the_codes_formulas(name):
     for k in range(0, iterations, 5000):
         assert first.times.ratio((k + 0.5) / iterations) == min(1 - q ** -(k // doubling + 1), cap)
     if two:
-        assert method.times.times.held == cap
+        assert method.times.times.fixed_ratio == cap
 
 
 @pytest.mark.parametrize("k", [1, 2, 4, 8, 16])

@@ -132,7 +132,7 @@ def samplers(case: Case) -> None:
         def fresh(i: int) -> Tensor:  # the reference adds noise of variance s^2 - t_min^2, ours s^2
             return noise[i] * math.sqrt(1 - (given["t_min"] / grid[i + 1]) ** 2)
 
-        return fs.sampling.walk(EDM, student, start, grid, solvers.renoise, noise=fresh)
+        return fs.sampling.sample(EDM, student, start, grid, solvers.renoise, noise=fresh)
 
     case.agree("multistep", multistep(given["ts"][:-1], [0.0]))
     case.agree("multistep_not_ending_at_last", multistep(given["ts_without_last"], []))
@@ -143,7 +143,7 @@ def samplers(case: Case) -> None:
     case.agree("sigmas", torch.tensor([*sigmas, 0.0], dtype=torch.float64))
 
     def walk(step, end: list[float], source=None) -> Tensor:
-        return fs.sampling.walk(EDM, teacher, start, [*sigmas, *end], step, noise=source)
+        return fs.sampling.sample(EDM, teacher, start, [*sigmas, *end], step, noise=source)
 
     case.agree("euler", walk(solvers.euler, [0.0]))
     case.agree("heun", walk(solvers.heun, [0.0]))

@@ -156,14 +156,14 @@ def direct_cm_schedulers(case: Case) -> None:
     """Stable Diffusion's table; every call of its Heun gives a state, of which each second one is a
     move's end.
     """
-    process, x = fs.process.named("discrete"), case["sample"]
+    process, x = fs.process.by_name("discrete"), case["sample"]
     plain = Preconditioned(Tanh(case.given), Eps(), process)
     boundary = Preconditioned(Tanh(case.given), Boundary(10.0), process)
 
     def states(on: Process, denoiser, step, times: list[float], noise=None) -> list[Tensor]:
         """The state after each move, the last of them to the data."""
         return [
-            fs.sampling.walk(on, denoiser, x, times[: i + 1], step, noise=noise)
+            fs.sampling.sample(on, denoiser, x, times[: i + 1], step, noise=noise)
             for i in range(1, len(times))
         ]
 

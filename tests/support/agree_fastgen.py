@@ -63,7 +63,7 @@ def base_of(case: Case, config: dict[str, Any], ratio: float) -> fs.Method:
         base,
         distance=fs.distances.sse if config["use_squared_l2"] else base.distance,
         weight=weight_of(config["weighting_ct_loss"], data),
-        times=replace(base.times, held=ratio),
+        times=replace(base.times, fixed_ratio=ratio),
     )
 
 
@@ -133,7 +133,7 @@ def fastgen_tcm_loss(case: Case) -> None:
 def fastgen_time(case: Case) -> None:
     given, schedule = case.given, case.given["schedule"]
     law = fs.times.LogNormal(mean=0.0, std=1.0)
-    maps = [fs.times.RatioMap(law=law, held=ratio) for ratio in case["ratio"].tolist()]
+    maps = [fs.times.RatioMap(law=law, fixed_ratio=ratio) for ratio in case["ratio"].tolist()]
     case.agree("r", torch.stack([clamped(found.at(case["t"], 0.0), case).r for found in maps]))
     iterations, per_stage = (
         case["sched_iteration"],
@@ -171,7 +171,7 @@ def fastgen_samplers(case: Case) -> None:
 
     def walk(times: list[float], step: Callable[..., Tensor], **source: Any) -> Tensor:
         process = Process(EDM.schedule, t_min=EDM.t_min, t_max=times[0], rho=EDM.rho)
-        return fs.sampling.walk(
+        return fs.sampling.sample(
             process, student, process.prior(case["latents"]), times, step, **source
         )
 

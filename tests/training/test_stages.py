@@ -208,7 +208,7 @@ def test_two_steps_below_t_prime_need_the_composite(tmp_path):
     noise = lambda i: torch.zeros(4, 2)  # noqa: E731
     low, high = fs.load(tmp_path, ema="frozen"), fs.load(tmp_path)
     expected = low.denoiser(high.denoiser(80 * torch.ones(4, 2), 80.0), 0.8)
-    got = fs.sampling.walk(
+    got = fs.sampling.sample(
         both.method.process, both.denoiser, 80 * torch.ones(4, 2), grid, noise=noise
     )
     assert torch.equal(got, expected)

@@ -62,6 +62,8 @@ class Args:
     """Print every table."""
     out: Path | None = None
     """Folder for doctor.html and the figure."""
+    quiet: bool = False
+    """Show no progress; results, warnings and errors still."""
     json: bool = False
     """Print one JSON object."""
 
@@ -75,7 +77,7 @@ def main(argv: list[str]) -> int:
 
         report.page("", [], [])  # both tell what to install before anything takes long
         report.axes()
-    progress = sys.stderr.isatty()
+    progress = sys.stderr.isatty() and not args.quiet
     outside = ":" in args.patient and not Path(args.patient).exists()
     teaches = outside or Path(args.patient).suffix == ".safetensors"
     examination = (of_teacher if teaches else of_run)(args, progress)
@@ -130,7 +132,7 @@ def source(args: Args, dataset: Dataset) -> Any:
     from fewstep import exact
     from fewstep.analysis.doctor.entry import build, from_file
     from fewstep.base.errors import UserError
-    from fewstep.cli.user_code import imported
+    from fewstep.cli.user_code import import_function
 
     try:
         options = json.loads(args.network_options)
@@ -141,11 +143,11 @@ def source(args: Args, dataset: Dataset) -> Any:
     if args.patient.startswith("exact:"):
         return exact.named(args.patient.removeprefix("exact:"))
     if Path(args.patient).suffix != ".safetensors":
-        return build(args.patient, imported("teacher", args.patient), dataset, options)
+        return build(args.patient, import_function("teacher", args.patient), dataset, options)
     if args.network is None:
         raise UserError(
             f"{args.patient} holds weights alone: name their network, --network mlp or"
             " module:factory"
         )
-    factory = imported("network", args.network) if ":" in args.network else args.network
+    factory = import_function("network", args.network) if ":" in args.network else args.network
     return from_file(args.patient, dataset, factory, options)

@@ -32,21 +32,21 @@ class Args:
     target: str | None = None
     """module:factory of a method, network or teacher of your own, which is checked instead."""
     shape: tuple[int, ...] | None = None
-    """Of a sample, such as 1 8 8, where your target takes no other and does not say it."""
+    """Of a sample, such as 1,8,8, where your target takes no other and does not say it."""
     claims: bool = False
     """Measure what the papers claim: about half an hour of two cores; the same command goes on
     after a stop.
     """
     seeds: int = 5
     """With --claims: trainings of each arm, seeds 1, 2, ..."""
-    only: str | None = None
-    """With --claims: some of them, with commas between, such as mcm,gc; a wrong name lists what
-    there is.
-    """
+    only: tuple[str, ...] | None = None
+    """With --claims: some of them, such as mcm,gc; a wrong name lists what there is."""
     out: str = "runs/claims"
     """With --claims: folder of report.html and claims.json."""
     jobs: int | None = None
     """With --claims: processes at once; left out, as many as there are cores."""
+    quiet: bool = False
+    """Show no progress; results, warnings and errors still."""
     json: bool = False
     """Print one JSON object."""
 
@@ -57,10 +57,11 @@ def main(argv: list[str]) -> int:
         return claims(args)
     if args.only is not None:
         raise UserError(
-            f"--only {args.only}: expected --claims beside it; --method chooses among the equations"
+            f"--only {','.join(args.only)}: expected --claims beside it; --method chooses among the"
+            " equations"
         )
     if args.shape is not None and args.target is None:
-        raise UserError(f"--shape {' '.join(map(str, args.shape))}: expected --target beside it")
+        raise UserError(f"--shape {','.join(map(str, args.shape))}: expected --target beside it")
     from tqdm import tqdm
 
     from fewstep.analysis.verify import run
@@ -69,14 +70,14 @@ def main(argv: list[str]) -> int:
     width = max(len(check.name) for check in checks)
     if not args.json:
         print(header(width))
-    quiet = None if not args.json else False  # without a terminal the lines show how far it is
+    hidden = False if args.json else None  # without a terminal the lines show how far it is
     with tqdm(
         total=len(checks),
         unit="check",
         file=sys.stderr,
         leave=False,
         mininterval=0.5,
-        disable=quiet,
+        disable=args.quiet or hidden,
     ) as bar:
         for found in run(checks):
             outcomes.append(found)
@@ -91,8 +92,8 @@ def main(argv: list[str]) -> int:
         print(told(outcomes, failed))
         if args.target and not args.shape and len(failed) == len(outcomes):
             print(
-                "nothing holds: if your target is for samples of another shape, name it: --shape 3"
-                " 32 32"
+                "nothing holds: if your target is for samples of another shape, name it:"
+                " --shape 3,32,32"
             )
     return 1 if failed else 0
 
@@ -113,9 +114,8 @@ def claims(args: Args) -> int:
             raise UserError(
                 f"{given}: expected none beside --claims (--only, --seeds, --out, --jobs)"
             )
-    return claims_main(
-        out=args.out, seeds=args.seeds, only=args.only, as_json=args.json, jobs=args.jobs
-    )
+    only = None if args.only is None else ",".join(args.only)
+    return claims_main(out=args.out, seeds=args.seeds, only=only, as_json=args.json, jobs=args.jobs)
 
 
 def chosen(args: Args) -> list[Check]:
@@ -126,14 +126,14 @@ def chosen(args: Args) -> list[Check]:
 
     if args.target is not None:
         from fewstep.analysis.verify.target import checks_of
-        from fewstep.cli.user_code import imported
+        from fewstep.cli.user_code import import_function
 
         if args.method is not None:
             raise UserError(
                 f"--method {args.method}: expected no method beside --target, whose own checks"
                 " are run"
             )
-        return checks_of(imported("target", args.target), args.target, args.shape)
+        return checks_of(import_function("target", args.target), args.target, args.shape)
     if args.method is not None and args.method not in methods.__all__:
         raise unknown("method", args.method, methods.__all__)
     return selected(all_checks(), args.method, args.quick)

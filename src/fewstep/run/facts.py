@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from fewstep.base.errors import StorageError, require, shown
+from fewstep.base.errors import StorageError, require, short_repr
 from fewstep.data import LABELS, Dataset, Kind, Units, has_labels, is_kind, kind_of
 from fewstep.run.config import MOST_COUNT, Run
 
@@ -55,7 +55,7 @@ class Facts:
             ) from error
         for name, (fine, expected) in _limits(facts).items():
             if not fine:
-                value = shown(getattr(facts, name))
+                value = short_repr(getattr(facts, name))
                 raise StorageError(f"the checkpoint's facts.{name} = {value}: expected {expected}")
         # As floats: JSON's whole numbers may be longer than tensors take.
         shift, scale = map(float, facts.units[:2])

@@ -78,7 +78,7 @@ class Generator:
         *,
         steps: int | None = None,
         seed: int = 0,
-        cond: Cond = None,
+        cond: Cond | int = None,
         sampler: str | None = None,
         batch: int = 4096,
     ) -> Tensor:
@@ -114,13 +114,13 @@ class Generator:
     def later_sigmas(self) -> tuple[float, ...]:
         """Noise levels of the later steps: the run's, or its method's own."""
         sigmas = self.run.later_sigmas
-        return self.method.middle if sigmas is None else sigmas
+        return self.method.later_sigmas if sigmas is None else sigmas
 
     def with_later_sigmas(self, sigmas: tuple[float, ...] | None) -> Generator:
         """Itself with other noise levels of the later steps; None: the same. Raises UserError."""
         if sigmas is None:
             return self
-        sampling.through_middle(self.method.process, len(sigmas) + 1, sigmas)
+        sampling.multistep_grid(self.method.process, len(sigmas) + 1, sigmas)
         return replace(self, run=replace(self.run, later_sigmas=sigmas))
 
     def _check_range(self, steps: int, grid: list[float]) -> None:
@@ -150,10 +150,10 @@ class Generator:
 
         noise = (lambda i: unit(f"renoise {i}")) if by.noisy else None
         x = process.prior(unit("prior"))
-        x0 = sampling.walk(process, self.denoiser, x, grid, by.step, cond, noise)
+        x0 = sampling.sample(process, self.denoiser, x, grid, by.step, cond, noise)
         return masked(self.facts.units.to_user(x0), on_host)
 
-    def conditions(self, n: int, cond: Cond) -> Cond:
+    def conditions(self, n: int, cond: Cond | int) -> Cond:
         """The n conditions that `sample` uses for what it is given; None without conditions."""
         any_class = self.run.label_drop > 0
         return fit(cond, self.facts.cond, n, self.facts.classes, unlabelled=any_class)
@@ -266,7 +266,9 @@ def load(
     is_first = ema == "frozen" or checkpoint.record.in_first_stage
     if parts.before is not None and is_first:
         parts = parts.before
-        run = replace(run, later_sigmas=parts.middle)  # the record has those of the second stage
+        run = replace(
+            run, later_sigmas=parts.later_sigmas
+        )  # the record has those of the second stage
     if composite:
         if "frozen" not in checkpoint.groups or ema == "frozen":
             raise UserError(

@@ -77,9 +77,9 @@ def prepare(
     facts = facts_of(run, dataset)
     parts = build_method(run, facts, method)
     if run.later_sigmas is None:
-        run = replace(run, later_sigmas=parts.middle)
+        run = replace(run, later_sigmas=parts.later_sigmas)
     # Raises for levels that cannot be: now, not at the first picture.
-    sampling.through_middle(parts.process, 2, run.later_sigmas or ())
+    sampling.multistep_grid(parts.process, 2, run.later_sigmas or ())
     check_data(dataset, parts)
     weights = None
     if checkpoint is None:
@@ -107,7 +107,7 @@ def dataset_of(run: Run, data: Tensor | Mapping[str, Tensor] | None = None) -> D
         if data is None
         else datasets.from_tensors(data)
     )
-    return dataset if run.labels else dataset.unlabelled()
+    return dataset if run.labels else dataset.without_labels()
 
 
 def with_sources(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fewstep.base.errors import StorageError, UserError
 from fewstep.base.tensor_file import Entry, Header
-from fewstep.run import posthoc
+from fewstep.run.averages import reconstruct
 from fewstep.run.checkpoint import Checkpoint, RunFolder, fingerprint
 from fewstep.run.config import Run
 from fewstep.run.profiles import profile
@@ -62,7 +62,7 @@ def weights_by_name(
     folder = RunFolder(checkpoint.path.parent.parent)
     if group.startswith("power-") and folder.snapshots():
         std = profile(group).value
-        step, weights = posthoc.reconstruct(folder, run, std, record.step)
+        step, weights = reconstruct(folder, run, std, record.step)
         return weights, step, fingerprint({group: weights})
     raise UserError(
         f"no weights {name!r} in {checkpoint.path}: expected one of {', '.join(sorted(groups))}"

@@ -10,7 +10,7 @@ from torch import Tensor
 from fewstep import data as datasets
 from fewstep.base.conditions import Cond, masked
 from fewstep.base.errors import require
-from fewstep.base.randomness import block_seed, normal, shuffled, uniform
+from fewstep.base.randomness import block_seed, normal, shuffled_indices, uniform
 from fewstep.base.world import ALONE, World
 from fewstep.core.couplings import Cached
 from fewstep.core.method import Method
@@ -68,7 +68,7 @@ def samples(
     run: Run, arrays: datasets.Arrays, first: int, count: int, block: int
 ) -> tuple[Tensor, Tensor, Cond, Tensor]:
     """(index, x0, condition, noise) of the ordinals [first, first + count)."""
-    index = shuffled(run.seed, "order", first, count, len(arrays.x0))
+    index = shuffled_indices(run.seed, "order", first, count, len(arrays.x0))
     x0, cond, _ = arrays._replace(path=None).rows(index)
     z = masked(normal(run.seed, "noise", first, count, tuple(x0.shape[1:]), block), cond)
     if run.label_drop:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from fewstep.base.errors import NonFiniteError, OutOfMemory, Stopped, WorkerError
+from fewstep.base.progress import Progress
 from fewstep.base.world import ALONE, World
 from fewstep.run.config import Run
 from fewstep.run.prepare import Prepared
@@ -58,24 +57,27 @@ def loop(prepared: Prepared, state: State, launch: Launch, recorder: Recorder | 
     ahead = workers.batches(draw, state.step, run.iterations, launch.workers, launch.locks)
     with (
         stop_requests() as stops,
-        _bar(run, state, launch.progress) as bar,
+        Progress(
+            run.iterations * run.batch,
+            "sample",
+            initial=state.step * run.batch,
+            show=launch.progress,
+        ) as progress,
         closing(ahead),
         _no_save_behind(recorder),
     ):
         while state.step < run.iterations:
             stage = hand_over.enter_stage(stages, state)
-            if launch.progress and 0 < state.step == stage.first:
-                tqdm.write(f"step {state.step}: stage {stage.number} begins", file=sys.stderr)
+            if 0 < state.step == stage.first:
+                progress.note(f"step {state.step}: stage {stage.number} begins")
             with _saving_on_failure(recorder, state, partial(draw, state.step, ALONE)):
                 row = train_step(stage, state, to_device(next(ahead), prepared.device))
             if len(stages) > 1:
                 row["stage"] = stage.number
             if due(run, state.step, run.log_every):
                 state.add_to_log(row)
-            with suppress(OSError):  # a bar that nobody can see any more is no reason to lose a run
-                if bar is not None:
-                    bar.set_postfix(loss=f"{row['loss']:.4g}", refresh=False)
-                    bar.update(run.batch)
+            step = f"{state.step} of {run.iterations}"
+            progress.update(run.batch, step=step, loss=f"{row['loss']:.4g}")
             if recorder:
                 seconds = time.monotonic() - start
                 speed = (state.step - first) * run.batch / max(seconds, 1e-9)
@@ -84,18 +86,6 @@ def loop(prepared: Prepared, state: State, launch: Launch, recorder: Recorder | 
                 launch.watch(state)
             if state.world.total(len(stops)) and state.step < run.iterations:
                 _stop(run, state, recorder)
-
-
-def _bar(run: Run, state: State, progress: bool) -> AbstractContextManager[tqdm | None]:
-    """The progress bar, in samples; none at all where it is not shown.
-
-    All processes that were forked from one share tqdm's lock: one of them that is killed while it
-    holds the lock stops the others for ever.
-    """
-    if not progress:
-        return nullcontext()
-    total = run.iterations * run.batch
-    return tqdm(total=total, initial=state.step * run.batch, unit="sample", unit_scale=True)
 
 
 def _stop(run: Run, state: State, recorder: Recorder | None) -> None:

@@ -16,7 +16,7 @@ from fewstep.base.errors import NonFiniteError, storage
 from fewstep.data import pictures
 from fewstep.run import checkpoint
 from fewstep.run.checkpoint import RunFolder, Saver
-from fewstep.run.checkpoint.saver import copied
+from fewstep.run.checkpoint.saver import copy_groups
 from fewstep.run.checkpoint.schema import Position, Record, new_record
 from fewstep.run.config import Run
 from fewstep.run.generator import Generator
@@ -146,7 +146,7 @@ class Recorder:
         if not self.world.main:
             return
         self.saver.wait()  # before there are two copies
-        groups = copied(self.state.groups())
+        groups = copy_groups(self.state.groups())
         record = self.record().to_json()
 
         def work() -> None:
@@ -174,7 +174,7 @@ class Recorder:
     def save_incident(self, error: NonFiniteError, batch: Batch) -> None:
         """Saves the state before a step and its batch for `fewstep replay`; the error says where."""
         losses = torch.empty(0) if error.losses is None else error.losses
-        groups = copied(self.state.groups(), keep=self.world.main)
+        groups = copy_groups(self.state.groups(), keep=self.world.main)
         path = self.folder.incident(self.state.step)
         path = path.with_name(self.world.texts(path.name)[0])
         try:
@@ -202,7 +202,7 @@ class Recorder:
             for name, net in self.state.averages.items()
             if name.startswith("power-")
         }
-        groups = copied(groups, keep=self.world.main)
+        groups = copy_groups(groups, keep=self.world.main)
         if not self.world.main:
             return
         record = new_record(self.prepared.run, self.prepared.facts, Position(step=self.state.step))

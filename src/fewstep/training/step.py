@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.base.world import whole
+from fewstep.core import abilities
 from fewstep.core.denoiser import passes_in
 from fewstep.run.config import Run
 from fewstep.run.stages import Stage
@@ -111,7 +112,7 @@ def _weights_normalised(state: State) -> Iterator[None]:
 
     Twice is not the same bits, so that what is saved of a failed step has to be the weights before.
     """
-    modules = [module for module in state.trained.modules() if hasattr(module, "normalise_")]
+    modules = [module for module in state.trained.modules() if abilities.normalise(module)]
     before = {p: p.detach().clone() for module in modules for p in module.parameters()}
     for module in modules:
         module.normalise_()  # type: ignore[operator]

@@ -11,10 +11,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fewstep import data as datasets
-from fewstep.base.conditions import masked, pick
+from fewstep.base.conditions import Cond, masked, pick
 from fewstep.base.device import pick_device
 from fewstep.base.errors import StorageError, UserError, require
-from fewstep.base.randomness import SAMPLING_BLOCK, normal, shuffled
+from fewstep.base.randomness import SAMPLING_BLOCK, normal, shuffled_indices
 from fewstep.core.couplings import Teacher, Trajectory
 from fewstep.core.denoiser import Denoiser, guided
 from fewstep.core.method import Method
@@ -70,7 +70,7 @@ def trajectories(
     guide = teacher_of(teacher, Prepared(run, facts, method, dataset, network, device=place))
     assert guide is not None
     # Where they start.
-    order = shuffled(run.seed, "trajectories", 0, n, len(dataset.train.x0))
+    order = shuffled_indices(run.seed, "trajectories", 0, n, len(dataset.train.x0))
     samples = dataset.train.rows(order)
     z = normal(run.seed, "trajectories", 0, n, dataset.shape, SAMPLING_BLOCK)
     z = masked(z, samples.cond)
@@ -106,9 +106,7 @@ def _solver(run: Run, method: Method) -> tuple[Along, float]:
     )
 
 
-def _solve(
-    method: Method, solver: Along, teacher: Denoiser, x: Tensor, cond: datasets.Kind
-) -> Tensor:
+def _solve(method: Method, solver: Along, teacher: Denoiser, x: Tensor, cond: Cond) -> Tensor:
     """The points `[B, levels + 1, ...]` of the trajectories from x at t_max to 0."""
     points = [
         point.cpu()

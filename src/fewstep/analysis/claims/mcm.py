@@ -18,7 +18,7 @@ from fewstep.analysis.claims.plots import finished, line
 from fewstep.analysis.claims.verdicts import Statement, excess, interval, verdict
 from fewstep.analysis.report import Figure
 from fewstep.core.process import cosine
-from fewstep.core.sampling import walk
+from fewstep.core.sampling import sample
 from fewstep.core.solvers import ddim
 from fewstep.run.generator import Generator
 
@@ -38,7 +38,7 @@ def with_fewer(shared: Path, generator: Generator) -> dict[str, Any]:
     for k in KS:
         grid = torch.linspace(process.t_max, 0.0, k + 1, dtype=torch.float64).tolist()
         with torch.no_grad():
-            made = walk(process, generator.denoiser, x, grid, ddim, torch.full((len(x),), -1))
+            made = sample(process, generator.denoiser, x, grid, ddim, torch.full((len(x),), -1))
         found[f"{k} steps"] = reference.rms(made - reference.solved(shared, MIXTURE, process))
         found[f"{k} steps, energy_x1000"] = reference.scores(MIXTURE, made)["energy_x1000"]
     return found

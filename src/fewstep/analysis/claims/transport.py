@@ -78,12 +78,12 @@ def costs(law: str, shared: Path, seed: int) -> dict[str, float]:
     found = transport.curve(
         reference.law_on(law), LEVELS, n=PAIRS, seed=seed, batch=BATCH, moves=MOVES
     )
-    assert found.dealt is not None
+    assert found.minibatch is not None
     alone = found.alone.value
     told = {
         f"{level:g}": cost / alone for level, cost in zip(LEVELS, found.costs.tolist(), strict=True)
     }
-    return {**told, "minibatch OT": found.dealt.value / alone}
+    return {**told, "minibatch OT": found.minibatch.value / alone}
 
 
 def discrepancy(name: str, shared: Path, seed: int) -> dict[str, float]:

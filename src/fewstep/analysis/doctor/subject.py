@@ -15,10 +15,11 @@ from fewstep import exact, methods
 from fewstep.base.conditions import Cond
 from fewstep.base.device import pick_device
 from fewstep.base.errors import FewstepError, StorageError, UserError
+from fewstep.core import abilities
 from fewstep.core.denoiser import Denoiser, Models
 from fewstep.core.method import Method
 from fewstep.core.process import Process, Time
-from fewstep.core.sampling import down_the_noise
+from fewstep.core.sampling import solver_grid
 from fewstep.core.solvers import along, heun
 from fewstep.data import Dataset
 from fewstep.exact.named import NAMED
@@ -69,9 +70,9 @@ class Patient:
         jumps = (
             method.target is not None
             or "teacher" in method.needs
-            or getattr(method.coupling, "jumps", False)
+            or abilities.jumps(method.coupling)
         )
-        return not jumps and bool(getattr(method.times, "at_anchor", False))
+        return not jumps and bool(abilities.at_anchor(method.times))
 
     def models(self, student: Denoiser) -> Models:
         """The networks as the loss takes them, this one as the student."""
@@ -95,7 +96,7 @@ class Patient:
         if self.teacher is None:
             return None
         process = self.method.process
-        solver = along(heun, down_the_noise(process, MOVES, ())[:-1])
+        solver = along(heun, solver_grid(process, MOVES, ())[:-1])
         return solver(process, self.teacher, x_t, t, 0.0, cond)
 
     @property
@@ -164,7 +165,7 @@ def data_of(run: Run, facts: Facts, data: str | Dataset | None) -> Dataset:
     if not isinstance(dataset, Dataset):
         dataset = dataset_of(dataset or run.data, run.data_size, run.bad_files)
     if not run.labels:
-        dataset = dataset.unlabelled()
+        dataset = dataset.without_labels()
     if dataset.fingerprint() != facts.data:
         raise UserError(
             f"data {dataset.name!r} is not what this run was trained on: name the place where that"
@@ -196,7 +197,7 @@ def _checkpoint_before(checkpoint: Checkpoint) -> Checkpoint | None:
 
 
 def _balance(method: Method, checkpoint: Checkpoint) -> nn.Module | None:
-    learned = getattr(method.balance, "module", None)
+    learned = abilities.module(method.balance)
     if learned is None or "balance" not in checkpoint.groups:
         return None
     module: nn.Module = learned()

@@ -44,7 +44,7 @@ class Subject:
         own = sampling.sampler(self.generator.method.sampler)
         if own.only:
             return "segments"
-        return "multistep" if own.grid is sampling.through_middle else "solver"
+        return "multistep" if own.grid is sampling.multistep_grid else "solver"
 
     def by(self, sampler: str) -> Generator:
         """The generator with another sampler as its own."""

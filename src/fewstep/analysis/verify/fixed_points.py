@@ -55,7 +55,7 @@ def training(name: str) -> float:
 
 def distillation(solver: str) -> float:
     """CD: g_t = g_r F, F the solver's factor of the exact teacher."""
-    move = solvers.named(solver)
+    move = solvers.by_name(solver)
     return ends(
         lambda: methods.cd(n=11, solver=solver),  # type: ignore[arg-type]
         lambda: recursions.cd(EDM, GRID, SD, move),
@@ -86,7 +86,7 @@ def tuned() -> float:
     steps = ladder()
     method = methods.ect(k=0.0)
     times: Any = method.times
-    method = replace(method, times=replace(times, held=0.6))
+    method = replace(method, times=replace(times, fixed_ratio=0.6))
     whole = recursions.ct(EDM, steps, SD)
     found = fitted(method, method.times.at(steps[1:], 0.0), {steps[0].item(): 1.0})
     return apart(found, whole[1:])

@@ -150,7 +150,7 @@ def between_steps() -> float:
     """Between two steps of a table alpha^2 is linear; alpha' and sigma' are those of -beta / 2
     alpha.
     """
-    process, t = processes.named("discrete"), column(300.25, 700.5)
+    process, t = processes.by_name("discrete"), column(300.25, 700.5)
     power = [process.alpha(t.floor() + k).square() for k in (0, 1)]
     share = t - t.floor()
     linear = apart(process.alpha(t).square(), (1 - share) * power[0] + share * power[1])
@@ -173,7 +173,7 @@ def three_steps() -> float:
         asked.append(float(t[0]))
         return 0.5 * x_t / float(t[0])
 
-    found = sampling.walk(
+    found = sampling.sample(
         process,
         guess,
         process.prior(z),
@@ -288,7 +288,7 @@ ROWS: list[Row] = [
         "sampler: levels downwards, each its own noise",
         "2303.01469, alg. 1",
         three_steps,
-        "sampling.through_middle",
+        "sampling.multistep_grid",
         (),
     ),
     ("tcm: each stage has its own clock", "definition", clock, "stages.Stage", ("tcm",)),

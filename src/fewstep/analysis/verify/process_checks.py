@@ -30,7 +30,7 @@ def made() -> dict[str, tuple[Process, Tensor]]:
         "cosine": (processes.cosine(), inner),
         "linear": (processes.linear(), inner),
         "trig": (processes.trig(sigma_data=SD, level_max=80.0), inner),
-        "discrete": (processes.named("discrete"), 1000 * inner),
+        "discrete": (processes.by_name("discrete"), 1000 * inner),
     }
 
 

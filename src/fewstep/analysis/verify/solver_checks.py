@@ -43,7 +43,7 @@ def order(solver: Callable[..., Tensor], kind: str) -> float:
     errors = []
     for n in (64, 128):
         grid = torch.linspace(top, low, n + 1, dtype=torch.float64).tolist()
-        end = sampling.walk(process, denoiser(process), x, grid, solver)
+        end = sampling.sample(process, denoiser(process), x, grid, solver)
         errors.append(abs(end.item() - math.sqrt(v[1] / v[0])))
     return math.log2(errors[0] / errors[1])
 
@@ -121,7 +121,7 @@ def multistep() -> float:
     net = lambda x, t, cond=None: gain(float(t[0])) * x  # noqa: E731
     own = sampling.sampler("multistep")
     grid = own.times(process, 2, (tau,))
-    found = sampling.walk(process, net, process.prior(z), grid, own.step, noise=lambda i: noise)
+    found = sampling.sample(process, net, process.prior(z), grid, own.step, noise=lambda i: noise)
     return apart(found, gain(tau) * (gain(80.0) * 80.0 * z + tau * noise))
 
 
@@ -130,7 +130,7 @@ def one_step() -> float:
     process, (_, z, _) = processes.edm(), data(3)
     net = lambda x, t, cond=None: SD / math.sqrt(SD**2 + float(t[0]) ** 2) * x  # noqa: E731
     own = sampling.sampler("multistep")
-    found = sampling.walk(
+    found = sampling.sample(
         process, net, process.prior(z), own.times(process, 1), own.step, noise=lambda i: z
     )
     return apart(found, SD * 80.0 / math.sqrt(SD**2 + 80.0**2) * z)
@@ -141,7 +141,7 @@ def segments() -> float:
     process, (_, z, _) = processes.cosine(), data(3)
     net = lambda x, t, cond=None: (x * (1 + float(t[0]))).tanh()  # noqa: E731
     own = sampling.segments(4)
-    found = sampling.walk(process, net, process.prior(z), own.times(process, 4), own.step)
+    found = sampling.sample(process, net, process.prior(z), own.times(process, 4), own.step)
     x = process.sigma(1.0) * z
     for t, s in ((1.0, 0.75), (0.75, 0.5), (0.5, 0.25), (0.25, 0.0)):
         guess = (x * (1 + t)).tanh()

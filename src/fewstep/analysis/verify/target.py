@@ -13,7 +13,7 @@ from fewstep.analysis.verify import network_checks, structure, teacher_checks
 from fewstep.analysis.verify.check import Check
 from fewstep.analysis.verify.fixtures import SHAPE
 from fewstep.base.errors import UserError
-from fewstep.base.randomness import forked
+from fewstep.base.randomness import fork_rng
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.method import Method
 from fewstep.run.generator import Generator
@@ -49,7 +49,7 @@ def arguments_of(factory: Callable[..., Any], name: str) -> int:
 def make(factory: Callable[..., Any], name: str, *args: Any) -> Any:
     """What the factory makes. Raises UserError where it fails."""
     try:
-        with forked(0, "verify target"):
+        with fork_rng(0, "verify target"):
             return factory(*args)
     except Exception as error:  # of whatever kind: it is the user's
         reason = str(error).strip().partition("\n")[0]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fewstep.base.errors import StorageError, UserError, shown
+from fewstep.base.errors import StorageError, UserError, short_repr
 from fewstep.run.config import MOST_COUNT, Run, run_from_json
 from fewstep.run.facts import Facts
 
@@ -157,7 +157,7 @@ def check_values(values: Any, path: Path) -> None:
             continue
         value = values[name]
         if type(value) is not key.kind or not key.fits(value):
-            raise StorageError(f"{path}: {name} = {shown(value)}: expected {key.expected}")
+            raise StorageError(f"{path}: {name} = {short_repr(value)}: expected {key.expected}")
 
 
 def check_contents(record: Record, path: Path) -> None:
