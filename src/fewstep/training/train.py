@@ -62,9 +62,7 @@ def train(
     Raises UserError, NonFiniteError, StorageError, OutOfMemory, and, having saved, Stopped after
     SIGINT, SIGTERM or SIGHUP. Where another process is lost, this one ends with exit code 5.
     """
-    require(
-        isinstance(run, Run), "run", run, "a fewstep.Run, for instance fewstep.run.recipes.toy()"
-    )
+    require(isinstance(run, Run), "run", run, "a fewstep.Run, for instance fewstep.recipes.toy()")
     folder = None if out is None else Path(out)
     with ranks.joined(device) as (world, place):
         parallel.check(run, world, shard)
