@@ -4,6 +4,7 @@ went.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import pairwise
 
@@ -28,7 +29,7 @@ def trained():
 
 
 @pytest.fixture(scope="module")
-def labelled():
+def classes():
     data = {
         "x0": torch.randn(60, 1, 4, 4, generator=generator(0, "x")),
         "cond": torch.arange(60) % 3,
@@ -108,15 +109,15 @@ def test_a_generator_uses_its_runs_later_sigmas_and_fresh_noise(trained):
         replace(g, run=replace(g.run, later_sigmas=(90.0,))).sample(1, steps=2)
 
 
-def test_labels_are_taken_in_turn_or_as_asked(labelled):
-    assert labelled.conditions(5, None).tolist() == [0, 1, 2, 0, 1]
-    assert labelled.conditions(2, 1).tolist() == [1, 1]
-    twos = labelled.sample(6, cond=2)
-    torch.testing.assert_close(twos[2:3], labelled.sample(3)[2:])
-    torch.testing.assert_close(twos, labelled.sample(6, cond=torch.full((6,), 2)))
+def test_labels_are_taken_in_turn_or_as_asked(classes):
+    assert classes.conditions(5, None).tolist() == [0, 1, 2, 0, 1]
+    assert classes.conditions(2, 1).tolist() == [1, 1]
+    twos = classes.sample(6, cond=2)
+    torch.testing.assert_close(twos[2:3], classes.sample(3)[2:])
+    torch.testing.assert_close(twos, classes.sample(6, cond=torch.full((6,), 2)))
     for bad in (3, -1, 1.5, True, torch.tensor([0, 1]), torch.tensor([0.0] * 6)):
         with pytest.raises(UserError, match=r"expected one of 0\.\.2"):
-            labelled.sample(6, cond=bad)
+            classes.sample(6, cond=bad)
 
 
 def test_no_labels_where_there_are_none(trained):
@@ -145,6 +146,26 @@ def test_samples_come_in_the_units_of_the_data():
     drawn = g.sample(400)
     assert abs(drawn.mean().item() - 500) < 40
     assert g.facts.units.scale == pytest.approx(2 * x.double().std(correction=0).item())
+
+
+def test_a_generator_goes_to_another_device_as_a_tensor_does(trained):
+    """Itself where it is there; else a copy, after which the first is where it was."""
+    g = trained["ect"]
+    assert g.to("cpu") is g
+    assert g.to(torch.device("cpu")) is g
+    with pytest.raises(UserError, match="device 'tpu' is not here"):
+        g.to("tpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fewstep.run.generator.pick_device", torch.device)
+        there = g.to("meta")
+    assert (there.device.type, g.device.type) == ("meta", "cpu")
+    assert (there.run, there.fingerprint) == (g.run, g.fingerprint)
+
+
+def test_a_generator_prints_what_it_is_and_no_addresses(trained, classes):
+    assert repr(trained["ect"]).startswith("Generator(ect on ring8, step 6 of 6, mlp of ")
+    assert "3 classes" in repr(classes)
+    assert not re.search("0x[0-9a-f]{6}|\n", repr(trained["diffusion"]) + repr(classes))
 
 
 def test_pictures_hold_the_pixels(tmp_path):

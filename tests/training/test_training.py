@@ -23,6 +23,7 @@ from fewstep.run import checkpoint
 from fewstep.run.checkpoint.schema import Position, new_record
 from fewstep.run.config import run_from_json
 from fewstep.run.facts import Facts
+from fewstep.run.prepare import prepare
 from fewstep.run.resume import differences
 from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch
@@ -377,6 +378,36 @@ def test_a_run_that_fails_at_its_first_step_is_saved_and_fails_there_again(tmp_p
         with pytest.raises(NonFiniteError, match="step 0"):
             train(tiny_run(), None, Breaks(1), out=tmp_path, resume=resume)
     assert fs.load(tmp_path, network=Breaks(9)).step == 0
+
+
+def test_later_sigmas_keep_their_name_in_files_and_are_read_by_both():
+    """Files and digests of settings hold; what a file says of middle_times is later_sigmas."""
+    values = tiny_run(later_sigmas=(1.0, 0.5)).to_json()
+    assert values["middle_times"] == [1.0, 0.5]
+    assert "later_sigmas" not in values
+    other = {("later_sigmas" if key == "middle_times" else key): v for key, v in values.items()}
+    assert run_from_json(other) == run_from_json(values)
+    assert tiny_run(middle_times=(1.0, 0.5)) == run_from_json(values)
+
+
+def test_a_run_is_prepared_once_with_every_option_and_its_stages():
+    calls = []
+
+    def own(*, c: float = 0.1) -> fs.Method:
+        calls.append(c)
+        return fs.methods.ect(c=c)
+
+    prepared = prepare(tiny_run(), method=own)
+    assert calls == [0.1]
+    assert prepared.run.method_options == {"c": 0.1}
+    assert prepared.run.later_sigmas == prepared.method.later_sigmas
+    assert prepared.facts.data == prepared.dataset.fingerprint()
+    assert [(stage.number, stage.first, stage.last) for stage in prepared.stages] == [(1, 0, 6)]
+    two = prepare(tiny_run(method="tcm", split=0.5))
+    assert [(stage.number, stage.first, stage.last) for stage in two.stages] == [
+        (1, 0, 3),
+        (2, 3, 6),
+    ]
 
 
 def test_what_changed_is_told_option_by_option_and_always_in_the_same_order():

@@ -14,6 +14,7 @@ from fewstep.analysis.verify.check import Check
 from fewstep.analysis.verify.fixtures import SHAPE
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import fork_rng
+from fewstep.core import abilities
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.method import Method
 from fewstep.run.generator import Generator
@@ -81,9 +82,11 @@ def checks_of(
             f"target {name!r} gave {type(target).__name__}: expected a fewstep.Method, a network"
             " (nn.Module) or a teacher, a function (x_t, t, cond) -> x0_hat"
         )
-    own_shape = tuple(getattr(target, "shape", shape)) if count == 0 else shape
+    own_shape = shape
+    if count == 0:
+        own_shape = tuple(abilities.shape(target) or shape)
     again = partial(make, factory, name, *args)
-    network = network_checks.Subject(again, own_shape, getattr(target, "classes", 0))
+    network = network_checks.Subject(again, own_shape, abilities.classes(target))
     checks = network_checks.checks_of(network, name)
     if count == 2:
         again = partial(make, factory, name, shape, CLASSES)
@@ -103,9 +106,11 @@ def _teacher_of(target: Any, shape: tuple[int, ...]) -> teacher_checks.Subject:
     """What the checks ask of a teacher."""
     model = open_model(target)
     if model.facts is not None:
-        shape, classes = model.facts.shape, model.facts.classes
+        shape = model.facts.shape
+        classes = model.facts.classes
     elif isinstance(target, Preconditioned):
-        classes = getattr(target.network, "classes", 0)
+        classes = abilities.classes(target.network)
     else:
-        shape, classes = tuple(getattr(target, "shape", shape)), getattr(target, "classes", 0)
+        shape = tuple(abilities.shape(target) or shape)
+        classes = abilities.classes(target)
     return teacher_checks.Subject(model.denoiser, model.process, shape, classes)
