@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +14,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 # Some virtual machines name AMX among their instructions and then refuse it, which kills bfloat16
 # products.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
-# Bytecode is cached, so that the processes that tests start do not compile the package again.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
 
 import pytest
 from hypothesis import settings
@@ -57,7 +55,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Puts temporary folders in memory, where that has room; `disk_path` is on the disk anyway."""
+    """Puts temporary folders in memory, where that has room; `disk_path` is on the disk anyway.
+
+    Bytecode is cached, so that the processes that tests start do not compile the package again.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     on_disk = config.getoption("--on-disk")
     if not on_disk and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= ROOM:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
@@ -77,10 +80,8 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture
-def disk_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def disk_path() -> Iterator[Path]:
     """An empty folder on the disk, for tests of what a killed process leaves there."""
-    import tempfile
-
     with tempfile.TemporaryDirectory(prefix="fewstep-") as folder:
         yield Path(folder)
 

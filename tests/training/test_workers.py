@@ -16,6 +16,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import _utils, dataloader
 
 import fewstep as fs
 from fewstep.base.conditions import leaves
@@ -30,6 +31,17 @@ pytestmark = pytest.mark.skipif(
     reason="workers are forked, and this system cannot",
 )
 CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """PyTorch looks every 0.2 s, not every 5 s, whether a silent worker, or the run, still lives."""
+    assert _utils.MP_STATUS_CHECK_INTERVAL <= 5
+    monkeypatch.setattr(_utils.worker, "MP_STATUS_CHECK_INTERVAL", 0.2)
+    read = dataloader._MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(
+        dataloader._MultiProcessingDataLoaderIter, "_try_get_data", lambda self: read(self, 0.2)
+    )
 
 
 def drawer(cond=None, **fields):
@@ -139,7 +151,7 @@ def test_another_error_in_a_worker_is_a_bug_with_its_traceback():
     assert not multiprocessing.active_children()
 
 
-def test_a_dead_worker_is_named_within_seconds():
+def test_a_dead_worker_is_named_within_seconds(impatient):
     def draw(step):
         if step == 5:  # the second worker's third
             time.sleep(0.5)  # what it drew before is on its way
@@ -160,7 +172,7 @@ def test_a_dead_worker_is_named_within_seconds():
     assert not multiprocessing.active_children()
 
 
-def test_a_worker_killed_from_outside_never_interrupts_what_the_run_is_at():
+def test_a_worker_killed_from_outside_never_interrupts_what_the_run_is_at(impatient):
     """torch's own handler would raise in the middle of whatever runs, an update of the weights for
     instance.
     """
@@ -215,7 +227,7 @@ def alive(pid) -> bool:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_a_killed_run_frees_its_lock_at_once_and_its_workers_go(tmp_path):
+def test_a_killed_run_frees_its_lock_at_once_and_its_workers_go(tmp_path, impatient):
     (tmp_path / "lock").touch()
     ours, theirs = os.pipe()
 
