@@ -82,10 +82,10 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_key(name, tmp_path):
 
 def test_what_is_written_is_read_to_the_last_bit(tmp_path):
     write(tmp_path / "c", TENSORS, about(3, note="ü"))
-    found = read(tmp_path / "c")
-    assert found.state["step"] == 3
-    assert fingerprint(found.groups) == fingerprint(TENSORS)
-    assert found.groups["optimizer"]["a.half"].dtype == torch.bfloat16
+    checkpoint = read(tmp_path / "c")
+    assert checkpoint.state["step"] == 3
+    assert fingerprint(checkpoint.groups) == fingerprint(TENSORS)
+    assert checkpoint.groups["optimizer"]["a.half"].dtype == torch.bfloat16
 
 
 def test_the_fingerprint_sees_names_types_shapes_and_bits():
@@ -116,9 +116,9 @@ def test_any_flipped_bit_is_found(tmp_path, trial):
     if file.name == "manifest.json" and same_facts(before, content):
         assert fingerprint(read(tmp_path / "c").groups) == fingerprint(TENSORS)
         return
-    with pytest.raises(StorageError) as caught:
+    with pytest.raises(StorageError) as error:
         read(tmp_path / "c")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 def same_facts(before: bytes, after: bytes) -> bool:
@@ -192,8 +192,8 @@ def test_a_damaged_checkpoint_costs_one_interval_and_no_bit(tmp_path):
     file = tmp_path / "hurt" / "checkpoints" / "step-6" / "ema.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     assert fs.load(tmp_path / "hurt").step == 4
-    healed = fs.train(tiny_run(), out=tmp_path / "hurt", resume=True, progress=False, device="cpu")
-    assert healed.fingerprint == whole.fingerprint == fs.load(tmp_path / "hurt").fingerprint
+    again = fs.train(tiny_run(), out=tmp_path / "hurt", resume=True, progress=False, device="cpu")
+    assert again.fingerprint == whole.fingerprint == fs.load(tmp_path / "hurt").fingerprint
     assert (tmp_path / "hurt" / "checkpoints" / "step-6.corrupt").is_dir()
 
 
