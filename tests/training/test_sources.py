@@ -48,7 +48,7 @@ def train(run, *args, **options):
     return fs.train(run, *args, progress=False, device="cpu", **options)
 
 
-def told(capsys) -> str:
+def error_line(capsys) -> str:
     return [line for line in capsys.readouterr().err.splitlines() if line.startswith("fewstep:")][
         -1
     ]
@@ -144,7 +144,7 @@ def test_weights_that_do_not_fit_are_told_in_one_line(source, tmp_path, capsys):
     with pytest.raises(UserError, match=r"init = .*bad\.safetensors"):
         train(tiny_run(), init=tmp_path / "bad.safetensors")
     assert main(["train", "toy", "--init", "nowhere", "--out", str(tmp_path / "r"), *TINY]) == 2
-    assert "no run folder nowhere" in told(capsys)
+    assert "no run folder nowhere" in error_line(capsys)
     assert not (tmp_path / "r").exists()
 
 
@@ -351,7 +351,7 @@ def test_your_own_network_and_method_are_typed_and_typed_again(tmp_path, monkeyp
         ["train", "toy", "--resume", "--out", "r"],
     ):
         assert main(words) == 2
-        assert "--method outside_parts:soft" in told(capsys)
+        assert "--method outside_parts:soft" in error_line(capsys)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "outside_parts", None)  # would fail if it were imported
         assert main(["inspect", "r"]) == 0
@@ -375,7 +375,7 @@ def test_your_own_network_and_method_are_typed_and_typed_again(tmp_path, monkeyp
         ),
     ):
         assert main(["train", "toy", "--out", "never", *words]) == 2
-        assert message in told(capsys)
+        assert message in error_line(capsys)
     assert not Path("never").exists()
 
 

@@ -35,7 +35,7 @@ def train(run, *args, **options):
     return fs.train(run, *args, progress=False, device="cpu", **options)
 
 
-def prepared(run, network=None, dtype=torch.float64):
+def parts_of(run, network=None, dtype=torch.float64):
     """The parts of a run on the toy ring: its stage, state and samples."""
     dataset = fs.data.load("ring8")
     facts = Facts(dataset.shape, 0, 0.5, dataset.units, "")
@@ -52,7 +52,7 @@ def test_the_gradient_of_the_parts_is_that_of_the_whole(method):
     """In float64, under dropout, to rounding; and the losses are the same, row by row."""
     results = []
     for accumulate in (1, 2, 4):
-        stage, state, arrays = prepared(tiny_run(method=method, accumulate=accumulate))
+        stage, state, arrays = parts_of(tiny_run(method=method, accumulate=accumulate))
         state.student.network.outlet.weight.data.fill_(0.1)
         loss_b = gradients(stage, state, draw_batch(stage, arrays, 3))
         results.append(
@@ -94,14 +94,14 @@ def test_the_resumed_run_is_the_uninterrupted_one(fields, tmp_path):
     again = train(run, out=tmp_path, resume=True)
     assert again.fingerprint == whole.fingerprint
 
-    def logged(text: bytes) -> list[dict]:
+    def rows_of(text: bytes) -> list[dict]:
         rows = [json.loads(line) for line in text.splitlines()]
         return [
             {k: v for k, v in row.items() if k not in ("seconds", "samples_per_second")}
             for row in rows
         ]
 
-    assert logged((tmp_path / "metrics.jsonl").read_bytes()) == logged(log)
+    assert rows_of((tmp_path / "metrics.jsonl").read_bytes()) == rows_of(log)
 
 
 def test_every_setting_of_a_step_changes_the_weights():
@@ -148,7 +148,7 @@ def test_only_the_network_computes_in_low_precision(dtype):
 def test_low_precision_trains_like_full(precision):
     losses = []
     for one in ("fp32", precision):
-        stage, state, arrays = prepared(
+        stage, state, arrays = parts_of(
             tiny_run(iterations=40, precision=one, lr=5e-3), dtype=torch.float32
         )
         losses.append(
@@ -191,7 +191,7 @@ def test_a_step_that_overflows_is_skipped_counted_and_told(tmp_path, caplog):
 
 
 def test_a_skipped_step_leaves_the_weights_and_too_many_stop_the_run():
-    stage, state, arrays = prepared(
+    stage, state, arrays = parts_of(
         tiny_run(precision="fp16", method="diffusion"), Steep(1e12), torch.float32
     )
     before = [p.clone() for p in state.trained.parameters()]
@@ -210,7 +210,7 @@ def test_a_skipped_step_leaves_the_weights_and_too_many_stop_the_run():
 def test_a_skipped_step_does_not_count_for_the_rectification():
     """RAdam's warm-up counts updates, as the optimizer's own state does."""
     run = tiny_run(optimizer="radam", precision="fp16", method="diffusion", iterations=20)
-    stage, state, arrays = prepared(run, Steep(30.0), torch.float32)
+    stage, state, arrays = parts_of(run, Steep(30.0), torch.float32)
     weight = state.student.network.layer.weight
     for step in range(20):
         train_step(stage, state, draw_batch(stage, arrays, step))

@@ -197,10 +197,10 @@ def _checkpoint_before(checkpoint: Checkpoint) -> Checkpoint | None:
 
 
 def _balance(method: Method, checkpoint: Checkpoint) -> nn.Module | None:
-    learned = abilities.module(method.balance)
-    if learned is None or "balance" not in checkpoint.groups:
+    make_balance = abilities.module(method.balance)
+    if make_balance is None or "balance" not in checkpoint.groups:
         return None
-    module: nn.Module = learned()
+    module: nn.Module = make_balance()
     load_weights(module, checkpoint.groups["balance"], str(checkpoint.path))
     return module.requires_grad_(False).eval()
 
