@@ -25,9 +25,9 @@ TEACHES = {"cd", "mcm", "direct_cm"}
 def test_a_known_truth_teaches_whoever_learns_from_a_teacher(recipe, method):
     run = recipe(method=method, **TINY)
     assert bool(run.teacher) == (method in TEACHES)
-    made = train(run, progress=False)
-    assert ("teacher" in made.method.needs) == (method in TEACHES)
-    assert math.isfinite(made.sample(4).abs().max())
+    model = train(run, progress=False)
+    assert ("teacher" in model.method.needs) == (method in TEACHES)
+    assert math.isfinite(model.sample(4).abs().max())
 
 
 def test_what_the_caller_says_comes_before_the_table():

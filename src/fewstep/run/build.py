@@ -92,8 +92,9 @@ def build_method(run: Run, facts: Facts, own: OwnMethod | None = None) -> Method
 
 
 def check_data(dataset: Dataset, method: Method) -> None:
-    """Raises UserError where the method learns from data and gets solved trajectories, or the other
-    way round, or gets trajectories on another grid than its own.
+    """Raises UserError where the method wants data and gets solved trajectories, or the reverse.
+
+    Also where the trajectories were solved on another grid than the method's.
     """
     levels = dataset.levels
     grid = method.coupling.grid if isinstance(method.coupling, Cached) else None
@@ -132,11 +133,11 @@ def condition_sizes(run: Run, facts: Facts, function: Callable[..., Any]) -> dic
         )
         if takes_features and is_known:
             continue
-        accepted = "labels alone (mlp takes features and masks too)"
+        takes = "labels alone (mlp takes features and masks too)"
         if takes_features:
-            accepted = "labels, float features, and dicts of label, features and mask"
+            takes = "labels, float features, and dicts of label, features and mask"
         raise UserError(
-            f"the network {run.network!r} takes {accepted}, but the data's condition has {key} ="
+            f"the network {run.network!r} takes {takes}, but the data's condition has {key} ="
             f" {kind}: give a network of your own"
         )
     features = kinds.get("features")

@@ -36,8 +36,9 @@ class Run:
     network_options: Options = field(default_factory=dict)
     """The network's options where they differ from its defaults."""
     data: str = "digits"
-    """digits, ring8, grid25, spiral, glyphs, glyphs64, or PATH: .npy, .npz, .safetensors, .parquet,
-    a folder or zip of pictures, hf:NAME or exact:NAME.
+    """digits, ring8, grid25, spiral, glyphs, glyphs64, hf:NAME, exact:NAME, or PATH.
+
+    PATH: .npy, .npz, .safetensors, .parquet, or a folder or zip of pictures.
     """
     data_size: int | None = None
     """Side that the middle square of each picture of PATH is resized to; None: as they are."""
@@ -104,9 +105,7 @@ class Run:
     age: int | None = None
     """Steps that averages and learning rate count from; None: a first stage's in init, or 0."""
     later_sigmas: tuple[float, ...] | None = None
-    """Noise levels of the later steps when sampling in one step more than there are levels; None:
-    the method's own.
-    """
+    """Noise levels of the later steps, one fewer than all steps; None: the method's own."""
     threads: int = 1
     """CPU threads of an operation: another number gives other last bits."""
     log_every: int = 50

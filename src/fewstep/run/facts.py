@@ -106,9 +106,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def facts_of(run: Run, dataset: Dataset) -> Facts:
-    """What the run needs to know of its data. Raises UserError where the run asks for labels and
-    the data has none.
-    """
+    """What the run needs to know of its data. Raises UserError for label_drop without labels."""
     fine = dataset.classes > 0 or not run.label_drop
     require(fine, "label_drop", run.label_drop, f"0, since data {dataset.name!r} has no labels")
     return Facts(

@@ -124,9 +124,7 @@ class Generator:
         return replace(self, run=replace(self.run, later_sigmas=sigmas))
 
     def _check_range(self, steps: int, grid: list[float]) -> None:
-        """Raises UserError for times that the student was not trained at, unless its first stage is
-        asked there.
-        """
+        """Raises UserError for times that no network here was trained at."""
         low = self.method.trained_from
         below = [t for t in grid[:-1] if t < low]
         if below and not isinstance(self.denoiser, Truncated):
@@ -191,9 +189,9 @@ def _checkpoint_at(path: str | Path) -> Checkpoint:
         )
     if not folder.exists():
         assets = Path(str(files("fewstep"))) / "assets"
-        shipped = assets / str(path)
-        if (shipped / "manifest.json").is_file():
-            return read(shipped)
+        asset = assets / str(path)
+        if (asset / "manifest.json").is_file():
+            return read(asset)
         names = sorted(manifest.parent.name for manifest in assets.glob("*/manifest.json"))
         raise UserError(
             f"no run folder {path}, and no shipped generator of that name (there is:"
@@ -210,7 +208,7 @@ def _checkpoint_at(path: str | Path) -> Checkpoint:
 
 
 @dataclass(frozen=True)
-class Stored:
+class Blueprint:
     """A checkpoint with what its networks are built from."""
 
     checkpoint: Checkpoint
@@ -229,11 +227,11 @@ class Stored:
 
 def open_checkpoint(
     path: str | Path, network: Network | None = None, method: OwnMethod | None = None
-) -> Stored:
+) -> Blueprint:
     """The checkpoint that `find` finds, with its run, facts and method."""
     checkpoint = find(path)
     run, facts = checkpoint.record.run, checkpoint.record.facts
-    return Stored(checkpoint, run, facts, build_method(run, facts, method), network)
+    return Blueprint(checkpoint, run, facts, build_method(run, facts, method), network)
 
 
 def load(
@@ -253,21 +251,23 @@ def load(
     method: like those the run was trained with, where they were your own; a network is copied.
     Raises UserError or StorageError in one line.
     """
-    stored = open_checkpoint(path, network, method)
-    checkpoint, run, facts, built = stored.checkpoint, stored.run, stored.facts, stored.method
+    blueprint = open_checkpoint(path, network, method)
+    checkpoint = blueprint.checkpoint
+    run = blueprint.run
+    parts = blueprint.method
     layout = checkpoint.layout()
     if network is None and ema in layout.keys() - NOT_WEIGHTS:
         # Before any of it is read or built: the file may describe a network that it does not hold,
         # and a huge one.
-        plan = outline(run, facts, built, 2 * len(layout[ema]) + 100)
+        plan = outline(run, blueprint.facts, parts, 2 * len(layout[ema]) + 100)
         check_weights(plan, layout[ema], str(checkpoint.path))
     weights, step, digest = weights_by_name(checkpoint, run, ema)
-    denoiser: nn.Module = stored.network_with(weights)
+    denoiser: nn.Module = blueprint.network_with(weights)
     is_first = ema == "frozen" or checkpoint.record.in_first_stage
-    if built.before is not None and is_first:
-        built = built.before
+    if parts.before is not None and is_first:
+        parts = parts.before
         run = replace(
-            run, later_sigmas=built.later_sigmas
+            run, later_sigmas=parts.later_sigmas
         )  # the record has those of the second stage
     if composite:
         if "frozen" not in checkpoint.groups or ema == "frozen":
@@ -275,7 +275,7 @@ def load(
                 f"{path}: expected a second stage and its frozen first for a composite, such as"
                 " tcm's"
             )
-        low = stored.network_with(checkpoint.groups["frozen"])
-        denoiser = Truncated(low, denoiser, built.trained_from)
+        low = blueprint.network_with(checkpoint.groups["frozen"])
+        denoiser = Truncated(low, denoiser, parts.trained_from)
         denoiser.requires_grad_(False).eval()
-    return Generator(run, facts, built, denoiser.to(pick_device(device)), step, digest)
+    return Generator(run, blueprint.facts, parts, denoiser.to(pick_device(device)), step, digest)

@@ -75,20 +75,20 @@ def prepare(
     run = with_sources(run, init, teacher, checkpoint)
     run = with_choices(run, checkpoint)
     facts = facts_of(run, dataset)
-    built = build_method(run, facts, method)
+    parts = build_method(run, facts, method)
     if run.later_sigmas is None:
-        run = replace(run, later_sigmas=built.later_sigmas)
+        run = replace(run, later_sigmas=parts.later_sigmas)
     # Raises for levels that cannot be: now, not at the first picture.
-    sampling.multistep_grid(built.process, 2, run.later_sigmas or ())
-    check_data(dataset, built)
+    sampling.multistep_grid(parts.process, 2, run.later_sigmas or ())
+    check_data(dataset, parts)
     weights = None
     if checkpoint is None:
         weights = initial_weights(run, init)
     options = run.method_options
-    run = stages.with_stage(run, facts, built, weights, checkpoint)
+    run = stages.with_stage(run, facts, parts, weights, checkpoint)
     if run.method_options != options:
-        built = build_method(run, facts, method)
-    prepared = Prepared(run, facts, built, dataset, network, weights, None, checkpoint, device)
+        parts = build_method(run, facts, method)
+    prepared = Prepared(run, facts, parts, dataset, network, weights, None, checkpoint, device)
     guide = teacher_of(teacher, prepared)
     facts = replace(
         facts,

@@ -89,9 +89,9 @@ def check_same(
         log.warning(
             "fewstep: %s was written by torch %s: the last bits may differ", out, record.torch
         )
-    stored = record.facts
-    if replace(stored, init=facts.init, teacher=facts.teacher) != facts:
+    old_facts = record.facts
+    if replace(old_facts, init=facts.init, teacher=facts.teacher) != facts:
         raise UserError(f"the data is not what the run in {out} was started with")
-    if stored.teacher != facts.teacher:
+    if old_facts.teacher != facts.teacher:
         raise UserError(f"the teacher is not the one that the run in {out} was started with")
-    return stored
+    return old_facts

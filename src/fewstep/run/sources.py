@@ -16,6 +16,7 @@ from fewstep import data, exact, methods
 from fewstep.base.errors import StorageError, UserError, require
 from fewstep.base.randomness import normal
 from fewstep.base.tensor_file import read_tensors
+from fewstep.core import abilities
 from fewstep.core.denoiser import Denoiser
 from fewstep.core.method import Method
 from fewstep.core.process import Process, edm
@@ -116,7 +117,7 @@ def open_model(
             f"teacher of type {type(source).__name__}: expected a run, a file or a denoiser"
         )
     default = edm() if student is None else student.method.process
-    process = getattr(source, "process", None) or default
+    process = abilities.process(source) or default
     return Model(name, source, process, None if student is None else student.facts)
 
 

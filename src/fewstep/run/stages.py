@@ -10,6 +10,7 @@ from fewstep.base.options import Options
 from fewstep.core import sampling
 from fewstep.core.method import Method
 from fewstep.core.scalings import Edm, Scaling
+from fewstep.core.times import Atom, RatioMap
 from fewstep.run.checkpoint import Checkpoint
 from fewstep.run.config import Run
 from fewstep.run.facts import Facts
@@ -92,8 +93,10 @@ def with_stage(
     age = run.age
     if age is None:
         age = initial.step if is_consistent else 0
-    ratio = getattr(first.times, "ratio", None) if first else None
-    return _with_ratio(replace(run, stage=2, age=age), ratio(initial.progress) if ratio else None)
+    run = replace(run, stage=2, age=age)
+    if first is None or not isinstance(first.times, RatioMap):
+        return run
+    return _with_ratio(run, first.times.ratio(initial.progress))
 
 
 def _check_first(run: Run, facts: Facts, method: Method, initial: Weights) -> None:
@@ -125,9 +128,9 @@ def describe(stages: list[Stage]) -> str | None:
     if method.before is None:
         return None
     second = f"t >= {method.trained_from:g}"
-    ratio = getattr(getattr(method.times, "times", None), "held", None)
-    if ratio is not None:
-        second += f", r/t {ratio:.4g}"
+    times = method.times.times if isinstance(method.times, Atom) else None
+    if isinstance(times, RatioMap) and times.fixed_ratio is not None:
+        second += f", r/t {times.fixed_ratio:.4g}"
     if len(stages) == 2:
         return (
             f"stages: 1 to step {stages[0].last}, then 2 ({second}) to {run.iterations}, from 1's"

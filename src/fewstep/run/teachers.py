@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fewstep.base.errors import UserError, require
+from fewstep.core import abilities
 from fewstep.core.denoiser import across
 from fewstep.core.method import Method
 from fewstep.data import LABELS
@@ -85,11 +86,7 @@ def _check_generator(teacher: Generator, facts: Facts, guidance: float) -> None:
             " guess for -1"
         )
     theirs = teacher.method
-    if (
-        theirs.target is not None
-        or "teacher" in theirs.needs
-        or getattr(theirs.coupling, "jumps", False)
-    ):
+    if theirs.target is not None or "teacher" in theirs.needs or abilities.jumps(theirs.coupling):
         raise UserError(
             f"the teacher was trained by {teacher.run.method!r} to jump, not to denoise:"
             " expected a diffusion model (--method diffusion) or exact:NAME"
@@ -98,10 +95,10 @@ def _check_generator(teacher: Generator, facts: Facts, guidance: float) -> None:
 
 def guidance_of(method: Method) -> float:
     """How strongly the method guides its teacher."""
-    coupling: Any = method.coupling
-    while hasattr(coupling, "inner"):
-        coupling = coupling.inner
-    return float(getattr(coupling, "guidance", 0.0))
+    coupling = method.coupling
+    while (inner := abilities.inner(coupling)) is not None:
+        coupling = inner
+    return abilities.guidance(coupling)
 
 
 def check_guidance(method: Method, facts: Facts, name: str) -> None:

@@ -12,6 +12,7 @@ from fewstep.base.conditions import Cond, masked
 from fewstep.base.errors import require
 from fewstep.base.randomness import block_seed, normal, shuffled_indices, uniform
 from fewstep.base.world import ALONE, World
+from fewstep.core import abilities
 from fewstep.core.couplings import Cached
 from fewstep.core.method import Method
 from fewstep.core.process import expand
@@ -79,7 +80,7 @@ def samples(
 
 def sharing(run: Run, method: Method) -> int:
     """How many consecutive rows share a sample. Raises UserError where a block would part them."""
-    reuse: int = getattr(method.coupling, "reuse", 1)
+    reuse = abilities.reuse(method.coupling)
     require(
         run.block % reuse == 0,
         "reuse",

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from fewstep.base.errors import FewstepError, UserError
+from fewstep.core import abilities
 from fewstep.core.denoiser import passes_in, quiet
 from fewstep.core.method import Method
 from fewstep.run.prepare import Prepared, fill_auto
@@ -24,7 +25,7 @@ def choose_by_trial(prepared: Prepared, state: State) -> tuple[Prepared, str]:
     A run that goes on has its choices already. "" where nothing was chosen.
     """
     method = prepared.method
-    probe = getattr(method.target, "probe", None)
+    probe = abilities.probe(method.target)
     if probe is None:
         return prepared, ""
     models = state.models()

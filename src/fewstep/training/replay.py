@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fewstep.base.device import pick_device
+from fewstep.core import abilities
 from fewstep.run.build import Network, OwnMethod, build_method
 from fewstep.run.prepare import Prepared
 from fewstep.run.sources import Source
@@ -70,7 +71,9 @@ def replay(
         stage = _stage_of(prepared, record.in_first_stage)
         shares = parts(batch, 1 if run.elastic_exact else record.processes)  # each rank cut its own
         for module in state.trained.modules():
-            getattr(module, "normalise_", lambda: None)()
+            normalise = abilities.normalise(module)
+            if normalise is not None:
+                normalise()
         loss_b = torch.cat([gradients(stage, state, share) for share in shares]).cpu()
         weight = _bad_gradient(state)
         where = nonfinite.first_module(

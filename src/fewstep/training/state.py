@@ -199,7 +199,7 @@ class State:
         self.log_chain = record.log or ""
         if self.teacher and self.step and record.teacher_rows is None:
             log.warning(
-                "fewstep: %s has no count of teacher evaluations: only those from here on count",
+                "fewstep: %s counted no teacher evaluations: only those from here on count",
                 checkpoint.path,
             )
         if "scale" in checkpoint.groups:
@@ -256,10 +256,10 @@ def new_state(prepared: Prepared) -> State:
         sources.fit(prepared.initial, student.network)
     student = student.to(device).train()
     trained = nn.ModuleDict({"student": student})
-    learned = abilities.module(method.balance)
-    if learned is not None:
+    make_balance = abilities.module(method.balance)
+    if make_balance is not None:
         with fork_rng(run.seed, "init balance"):
-            trained["balance"] = learned().to(device).train()
+            trained["balance"] = make_balance().to(device).train()
     # Averages.
     names = ["ema", *(profiles.profile(text).name for text in run.averages)]
     if method.ema_rate is not None:

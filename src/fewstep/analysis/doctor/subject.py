@@ -28,7 +28,7 @@ from fewstep.run.build import Network, OwnMethod
 from fewstep.run.checkpoint import Checkpoint, RunFolder, read
 from fewstep.run.config import Run
 from fewstep.run.facts import Facts
-from fewstep.run.generator import Generator, Stored, open_checkpoint
+from fewstep.run.generator import Blueprint, Generator, open_checkpoint
 from fewstep.run.prepare import Prepared
 from fewstep.run.sources import dataset_of
 from fewstep.run.stages import Stage
@@ -114,17 +114,18 @@ def patient_of(
     device: str = "auto",
     seed: int = 0,
 ) -> Patient:
-    """The patient of a run folder, checkpoint folder or shipped name. Raises UserError or
-    StorageError.
+    """The patient of a run folder, checkpoint folder or shipped name.
+
+    Raises UserError or StorageError.
     """
-    stored = open_checkpoint(path, network, method)
-    checkpoint, run, facts = stored.checkpoint, stored.run, stored.facts
+    blueprint = open_checkpoint(path, network, method)
+    checkpoint, run, facts = blueprint.checkpoint, blueprint.run, blueprint.facts
     place = pick_device(device)
 
     def network_of(source: Checkpoint, group: str) -> nn.Module | None:
         if group not in source.groups:
             return None
-        return replace(stored, checkpoint=source).network_with(source.groups[group]).to(place)
+        return replace(blueprint, checkpoint=source).network_with(source.groups[group]).to(place)
 
     ema = network_of(checkpoint, "ema")
     if ema is None:
@@ -132,7 +133,7 @@ def patient_of(
             f"{path}: it has no average 'ema' of the weights: there is nothing to examine"
         )
     dataset = data_of(run, facts, data)
-    stage = _last_stage(stored)
+    stage = _last_stage(blueprint)
     step = checkpoint.record.step
     before = _checkpoint_before(checkpoint)
     student = Prepared(run, facts, stage.method, network=network, device=place)
@@ -173,11 +174,11 @@ def data_of(run: Run, facts: Facts, data: str | Dataset | None) -> Dataset:
     return dataset
 
 
-def _last_stage(stored: Stored) -> Stage:
+def _last_stage(blueprint: Blueprint) -> Stage:
     """The stage that trained the checkpoint's last step."""
-    plan = stages.stages(stored.run, stored.method)
-    record = stored.checkpoint.record
-    if stored.method.before is not None and record.in_first_stage:
+    plan = stages.stages(blueprint.run, blueprint.method)
+    record = blueprint.checkpoint.record
+    if blueprint.method.before is not None and record.in_first_stage:
         return plan[0]
     return stages.stage_at(plan, max(record.step - 1, 0))
 
@@ -196,10 +197,10 @@ def _checkpoint_before(checkpoint: Checkpoint) -> Checkpoint | None:
 
 
 def _balance(method: Method, checkpoint: Checkpoint) -> nn.Module | None:
-    learned = abilities.module(method.balance)
-    if learned is None or "balance" not in checkpoint.groups:
+    make_balance = abilities.module(method.balance)
+    if make_balance is None or "balance" not in checkpoint.groups:
         return None
-    module: nn.Module = learned()
+    module: nn.Module = make_balance()
     load_weights(module, checkpoint.groups["balance"], str(checkpoint.path))
     return module.requires_grad_(False).eval()
 

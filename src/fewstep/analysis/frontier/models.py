@@ -120,8 +120,7 @@ def _shape(subject: Subject) -> str:
 def open_teacher(
     source: str, student: Subject, *, ema: str = "ema", device: str = "auto"
 ) -> Subject:
-    """The teacher as a subject: a diffusion run, a .safetensors file of the student's network, or
-    exact:NAME.
+    """The teacher as a subject: a diffusion run, a file of the student's network, or exact:NAME.
 
     Raises UserError where it learned from other data, does not answer for it, or is no diffusion
     model.

@@ -82,7 +82,9 @@ def checks_of(
             f"target {name!r} gave {type(target).__name__}: expected a fewstep.Method, a network"
             " (nn.Module) or a teacher, a function (x_t, t, cond) -> x0_hat"
         )
-    own_shape = tuple(abilities.shape(target) or shape) if count == 0 else shape
+    own_shape = shape
+    if count == 0:
+        own_shape = tuple(abilities.shape(target) or shape)
     again = partial(make, factory, name, *args)
     network = network_checks.Subject(again, own_shape, abilities.classes(target))
     checks = network_checks.checks_of(network, name)
@@ -104,9 +106,11 @@ def _teacher_of(target: Any, shape: tuple[int, ...]) -> teacher_checks.Subject:
     """What the checks ask of a teacher."""
     model = open_model(target)
     if model.facts is not None:
-        shape, classes = model.facts.shape, model.facts.classes
+        shape = model.facts.shape
+        classes = model.facts.classes
     elif isinstance(target, Preconditioned):
         classes = abilities.classes(target.network)
     else:
-        shape, classes = tuple(abilities.shape(target) or shape), abilities.classes(target)
+        shape = tuple(abilities.shape(target) or shape)
+        classes = abilities.classes(target)
     return teacher_checks.Subject(model.denoiser, model.process, shape, classes)
