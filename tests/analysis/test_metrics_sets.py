@@ -88,7 +88,7 @@ def test_kid_does_not_depend_on_its_pieces(monkeypatch):
 
 
 def test_kid_is_unbiased_for_equal_laws_and_for_shifted_ones():
-    """In one dimension E (xy + 1)^3 is a polynomial of the means m, o of x ~ N(m, 1), y ~ N(o, 1)."""
+    """In one dimension E (xy + 1)^3 of x ~ N(m, 1), y ~ N(o, 1) is a polynomial of m and o."""
 
     def expectation(m: float, o: float) -> float:
         return 1 + 3 * m * o + 3 * (1 + m * m) * (1 + o * o) + (m**3 + 3 * m) * (o**3 + 3 * o)

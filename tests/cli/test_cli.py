@@ -90,7 +90,7 @@ MISTAKES = {
     "wrong steps": (["eval", "digits", "--steps", "one"], "--steps one: expected numbers"),
     "wrong split": (["eval", "digits", "--split", "train"], "invalid choice 'train'"),
     "not a number": (["sample", "digits", "--steps", "few"], "expected INT, got 'few'"),
-    "later step above": (["train", "toy", "--middle-times", "100"], "below t_max"),
+    "later step above": (["train", "toy", "--later-sigmas", "100"], "below t_max"),
     "wrong weights": (["sample", "digits", "--ema", "fast"], "no weights 'fast'"),
 }
 
@@ -122,9 +122,9 @@ def test_nan_in_the_data_stops_before_anything_is_written(tmp_path, capsys, monk
 def test_a_run_that_diverges_exits_3_and_keeps_what_it_had(tmp_path, capsys, monkeypatch):
     whole = loop.train_step
 
-    def breaks_at_4(run, method, state, batch):
+    def breaks_at_4(stage, state, batch):
         factor = float("inf") if state.step == 4 else 1
-        return whole(run, method, state, batch._replace(x0=batch.x0 * factor))
+        return whole(stage, state, batch._replace(x0=batch.x0 * factor))
 
     monkeypatch.setattr(loop, "train_step", breaks_at_4)
     assert main(["train", "toy", "--out", str(tmp_path / "run"), *TINY]) == 3

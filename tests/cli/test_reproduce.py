@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fewstep.cli import main
-from fewstep.run.build import settled
+from fewstep.run.build import with_defaults
 from fewstep.run.recipes import PAPERS
 
 REPRODUCE = (Path(__file__).parents[2] / "docs" / "reproduce.md").read_text()
@@ -27,7 +27,7 @@ def test_the_commands_of_the_page_are_runs(line, monkeypatch):
     words = shlex.split(line)
     assert main(words[1:]) == 0
     (run,) = runs
-    plain = settled(PAPERS[words[2]](method=run.method))
+    plain = with_defaults(PAPERS[words[2]](method=run.method))
     options = {
         word[2:].replace("-", "_").partition(".")[0] for word in words if word.startswith("--")
     }

@@ -1,6 +1,4 @@
-"""The moves of a process are inverse to each other, exact in their limits, and have the rates they
-claim.
-"""
+"""The moves of a process are inverse to each other, exact in their limits, and have their rates."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ pytestmark = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSE
 
 
 def follows_its_rates(process):
-    """A table's rates are those of the process it discretises, equal to its own slopes only to
-    O(beta).
-    """
+    """A table's rates are those of the process it discretises, its own slopes only to O(beta)."""
     return {"rtol": 0.025, "atol": 1e-3} if process is TABLE else {"rtol": 1e-10, "atol": 1e-11}
 
 
@@ -48,10 +44,8 @@ def points(
 def times(process, seed: int, rows: int = 5):
     """Pairs t > s >= 0 over the whole range, the data end included."""
     source = generator(seed, "times")
-    low, high = (
-        max(process.t_min, 0.01 * process.t_max if process.t_min == 0 else 0),
-        0.98 * process.t_max,
-    )
+    low = process.t_min if process.t_min > 0 else 0.01 * process.t_max
+    high = 0.98 * process.t_max
     t = low + torch.rand(rows, generator=source, dtype=torch.float64) * (high - low)
     s = t * torch.rand(rows, generator=source, dtype=torch.float64)
     s[0] = 0.0
@@ -63,13 +57,10 @@ def times(process, seed: int, rows: int = 5):
 def test_aim_inverts_jump(process, seed):
     x_t, x0_hat = points(seed)
     t, s = times(process, seed)
-    gap = (
-        process._move(t, s)[1].abs().min().item()
-    )  # what the difference of the points is divided by
-    found = process.aim(x_t, process.jump(x_t, x0_hat, t, s), t, s)
-    torch.testing.assert_close(
-        found, x0_hat, rtol=0, atol=100 * 2**-52 * x_t.abs().max().item() / gap
-    )
+    # The difference of the points is divided by the gap.
+    gap = process._move(t, s)[1].abs().min().item()
+    x0 = process.aim(x_t, process.jump(x_t, x0_hat, t, s), t, s)
+    torch.testing.assert_close(x0, x0_hat, rtol=0, atol=100 * 2**-52 * x_t.abs().max().item() / gap)
 
 
 @settings(max_examples=50)
@@ -78,9 +69,9 @@ def test_aim_in_float32_loses_no_more_than_ten_eps_over_the_gap(process, seed, s
     x_t, x0_hat = points(seed, dtype=torch.float32)
     t = torch.full((5,), 0.9, dtype=torch.float64)
     s = share * t
-    found = process.aim(x_t, process.jump(x_t, x0_hat, t, s), t, s)
+    x0 = process.aim(x_t, process.jump(x_t, x0_hat, t, s), t, s)
     size = torch.maximum(x_t.abs().max(), x0_hat.abs().max())
-    assert (found - x0_hat).abs().max() <= 10 * 2**-23 * size / (1 - share)
+    assert (x0 - x0_hat).abs().max() <= 10 * 2**-23 * size / (1 - share)
 
 
 @settings(max_examples=25)
@@ -178,24 +169,25 @@ def test_each_prediction_is_what_its_name_says(process):
     """For true x0 and z: eps is z, v is alpha z - sigma x0, the flow is alpha' x0 + sigma' z."""
     x0, z = points(7)
     t, _ = times(process, 7)
-    alpha, sigma, x_t = (
-        expand(process.alpha(t), x0),
-        expand(process.sigma(t), x0),
-        process.mix(x0, z, t),
-    )
-    rates = [
-        expand(rate(t), x0) for rate in (process.schedule.alpha_rate, process.schedule.sigma_rate)
-    ]
-    wanted = {"eps": z, "v": alpha * z - sigma * x0, "flow": rates[0] * x0 + rates[1] * z, "x0": x0}
-    for name, expected in wanted.items():
-        found = scalings.from_x0(SCALINGS[name], process, x_t, x0, t)
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    x_t = process.mix(x0, z, t)
+    alpha, sigma = expand(process.alpha(t), x0), expand(process.sigma(t), x0)
+    alpha_rate = expand(process.schedule.alpha_rate(t), x0)
+    sigma_rate = expand(process.schedule.sigma_rate(t), x0)
+    outputs = {
+        "eps": z,
+        "v": alpha * z - sigma * x0,
+        "flow": alpha_rate * x0 + sigma_rate * z,
+        "x0": x0,
+    }
+    for name, truth in outputs.items():
+        raw = scalings.from_x0(SCALINGS[name], process, x_t, x0, t)
+        torch.testing.assert_close(raw, truth, rtol=1e-9, atol=1e-9)
     flow = scalings.from_x0(SCALINGS["flow"], process, x_t, x0, t)
     torch.testing.assert_close(process.velocity(x_t, x0, t), flow, rtol=1e-9, atol=1e-9)
 
 
 def test_edm_scaling_sees_unit_variance_and_asks_for_it(process):
-    """in^2 Var x_t = 1, and its ideal output (x0 - skip x_t) / out has variance 1, on any process."""
+    """in^2 Var x_t = 1, and (x0 - skip x_t) / out has variance 1, on any process."""
     t, sd = times(process, 8)[0], 0.7
     c = scalings.Edm(sigma_data=sd)(process, t)
     alpha, sigma = process.alpha(t), process.sigma(t)

@@ -1,4 +1,4 @@
-"""The grids that samplers walk: from t_max to the data, even in the process's own coordinate."""
+"""The grids of the samplers: from t_max to the data, even in the process's own coordinate."""
 
 from __future__ import annotations
 
@@ -59,33 +59,30 @@ def test_middle_times_are_noise_levels_on_every_process():
             levels, torch.tensor([2.0, 0.5], dtype=torch.float64), rtol=1e-6, atol=0
         )
     assert multistep_grid(PROCESSES["trig"], 2, (0.5,))[1] == pytest.approx(math.pi / 4)
-    with pytest.raises(UserError, match="middle_times"):
+    with pytest.raises(UserError, match="later_sigmas"):
         multistep_grid(PROCESSES["edm"], 2, (90.0,))
 
 
 def test_sampling_gaussian_data_gives_its_law_on_every_process():
-    """The solvers carry the prior to N(mean, std), up to what a hundred moves leave (ancestral ones
-    leave more).
-    """
+    """The solvers carry the prior to N(mean, std), within what a hundred moves leave."""
     z = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for name, process in PROCESSES.items():
         for kind in ("ddim", "heun", "ancestral"):
-            chosen = sampler(kind)
-            grid = chosen.times(process, 101)
+            own = sampler(kind)
+            grid = own.times(process, 101)
             fresh = torch.Generator().manual_seed(1)
-            noise = (
-                (lambda i, g=fresh: torch.randn(z.shape, generator=g, dtype=z.dtype))
-                if chosen.noisy
-                else None
-            )
+
+            def draw(i, source=fresh):
+                return torch.randn(z.shape, generator=source, dtype=z.dtype)
+
+            noise = draw if own.noisy else None
             x = fs.sampling.sample(
-                process, Gaussian(process=process), process.prior(z), grid, chosen.step, noise=noise
+                process, Gaussian(process=process), process.prior(z), grid, own.step, noise=noise
             )
             assert x.mean().item() == pytest.approx(0.3, abs=0.03), (name, kind)
-            assert x.std().item() == pytest.approx(0.5, abs=0.05 if chosen.noisy else 0.02), (
-                name,
-                kind,
-            )
+            # Ancestral moves leave more.
+            error = 0.05 if own.noisy else 0.02
+            assert x.std().item() == pytest.approx(0.5, abs=error), (name, kind)
 
 
 STEPS = {
@@ -99,16 +96,14 @@ STEPS = {
 @pytest.mark.parametrize("step", STEPS.values(), ids=STEPS.keys())
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 def test_the_limits_of_a_move_have_finite_values_and_gradients(process, step):
-    """Equal times, the data end and pure noise, for x, for what the denoiser learns, and for the
-    times inside.
-    """
+    """Equal times, the data end and pure noise, for x, the weights and the times inside."""
     ends = [process.t_max * share for share in (0.0, 0.5, 1.0)]
     for t, s in [(a, b) for a in ends for b in ends if a >= b]:
         x = torch.full((1, 3), 0.3, dtype=torch.float64, requires_grad=True)
         gain = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
         times = [torch.tensor([at], dtype=torch.float64, requires_grad=True) for at in (t, s)]
         out = step(process, lambda x, t, cond=None, gain=gain: gain * x, x, *times)
-        found = torch.autograd.grad(out.sum(), (x, gain, *times), allow_unused=True)
+        gradients = torch.autograd.grad(out.sum(), (x, gain, *times), allow_unused=True)
         inside = 0 < s < t < process.t_max
-        for value in (out, *found[: 4 if inside else 2]):
+        for value in (out, *gradients[: 4 if inside else 2]):
             assert value is None or torch.isfinite(value).all(), (t, s)

@@ -25,9 +25,11 @@ from fewstep.run import checkpoint
 from fewstep.run.checkpoint import read, write
 from fewstep.run.checkpoint.format import MANIFEST
 from fewstep.run.facts import facts_of
-from fewstep.run.sources import Teacher
+from fewstep.run.prepare import Prepared
+from fewstep.run.sources import Model
+from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch, on_path
-from fewstep.training.state import Counted, new_state
+from fewstep.training.state import RowCounter, new_state
 from fewstep.training.step import gradients
 from tests.support.toys import Gaussian, small_student, tiny_run
 
@@ -126,7 +128,7 @@ def test_every_row_gets_its_point_of_the_one_trajectory_and_the_teacher_is_asked
     x0, cond = 0.5 * z.flip(0), torch.arange(48) // 4 % 3
     x0, z = (x[::4].repeat_interleave(4, 0) for x in (x0, z))
     step, g = fs.solvers.by_name(solver), 0.5
-    models = fs.Models(teacher, teacher=Counted(teacher))
+    models = fs.Models(teacher, teacher=RowCounter(teacher))
     coupling = couplings.Trajectory(solvers.along(step, grid), 4, grid[0] if first else None, g)
     x_t, x_r = coupling(models, fs.process.edm(), x0, z, times, cond)
     asked = 0
@@ -156,21 +158,21 @@ def test_rows_of_a_group_share_their_sample_and_nothing_depends_on_the_batch():
     method = fs.methods.direct_cm(n=6, reuse=4)
     x0 = torch.randn(50, 3, generator=generator(0, "x"))
     arrays = Arrays(x0, torch.arange(50))
-    large = draw_batch(run, method, arrays, 0, CPU)
+    large = draw_batch(Stage(run, method), arrays, 0)
     for part in (large.rows, large.x0, large.z, large.cond):
         groups = part.reshape(8, 4, -1)
         assert bool((groups == groups[:, :1]).all())
         assert len(groups[:, 0].unique(dim=0)) > 2
     assert torch.equal(large.x0, x0[large.rows])
     assert 0 < int((large.cond == -1).sum()) < 32
-    small = [draw_batch(replace(run, batch=8), method, arrays, step, CPU) for step in range(4)]
+    small = [draw_batch(Stage(replace(run, batch=8), method), arrays, step) for step in range(4)]
     for name in ("rows", "x0", "z", "cond"):
         assert torch.equal(
             torch.cat([getattr(one, name) for one in small]), getattr(large, name)
         ), name
     for i in range(4):
         assert torch.equal(torch.cat([one.times[i] for one in small]), large.times[i])
-    next_one = draw_batch(run, method, arrays, 1, CPU)
+    next_one = draw_batch(Stage(run, method), arrays, 1)
     assert not set(next_one.rows.tolist()) & set(large.rows.tolist())  # an epoch goes through all
 
 
@@ -180,10 +182,10 @@ def test_accumulated_parts_hold_whole_groups():
     for accumulate in (1, 2):
         run = replace(direct(reuse=4), accumulate=accumulate)
         facts, method = facts_of(run, dataset), fs.methods.direct_cm(n=6, reuse=4)
-        state = new_state(
-            run, facts, method, None, CPU, teacher=Teacher(fs.exact.named("ring8"), "", "")
-        )
-        losses = gradients(run, method, state, draw_batch(run, method, dataset.train, 0, CPU))
+        teacher = Model("ring8", fs.exact.named("ring8"), method.process)
+        state = new_state(Prepared(run, facts, method, teacher=teacher))
+        stage = Stage(run, method)
+        losses = gradients(stage, state, draw_batch(stage, dataset.train, 0))
         grads[accumulate] = [losses, *(p.grad for p in state.student.parameters())]
     for one, two in zip(grads[1], grads[2], strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-7)

@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 import fewstep as fs
 from fewstep.data import Arrays
-from fewstep.run.build import build_method, settled
+from fewstep.run.build import build_method, with_defaults
 from fewstep.run.facts import Facts
-from fewstep.run.sources import Teacher
+from fewstep.run.prepare import Prepared
+from fewstep.run.sources import Model
+from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch
 from fewstep.training.state import new_state
 from fewstep.training.step import train_step
@@ -33,22 +34,19 @@ def losses(name: str, options: dict) -> list[float]:
     """
     dataset = fs.data.load("ring8")
     facts = Facts(dataset.shape, 0, 0.5, dataset.units, "")
-    run = settled(tiny_run(method=name, method_options=options, iterations=20))
-    method, cpu = build_method(run, facts), torch.device("cpu")
+    run = with_defaults(tiny_run(method=name, method_options=options, iterations=20))
+    method = build_method(run, facts)
     run = replace(
         run, stage=2 if method.before else None
     )  # the second, from weights that are nobody's
-    state = new_state(
-        run, facts, method, None, cpu, teacher=Teacher(Gaussian(process=method.process), "", "")
-    )
+    teacher = Model("gaussian", Gaussian(process=method.process), method.process)
+    state = new_state(Prepared(run, facts, method, teacher=teacher))
+    stage = Stage(run, method)
     state.student.double()
     for other in (*state.averages.values(), *([state.frozen] if state.frozen else [])):
         other.double()
     arrays = Arrays(dataset.train.x0.double())
-    kept = [
-        train_step(run, method, state, draw_batch(run, method, arrays, s, cpu))["loss"]
-        for s in range(20)
-    ]
+    kept = [train_step(stage, state, draw_batch(stage, arrays, s))["loss"] for s in range(20)]
     return [*kept, sum(p.square().sum().item() for p in state.averages["ema"].parameters())]
 
 

@@ -17,7 +17,7 @@ from fewstep.base.randomness import generator
 from fewstep.core.couplings import Data, GeneratorInduced, Teacher
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.times.curricula import Ramp
-from fewstep.run import sources
+from fewstep.run import teachers
 from tests.support.toys import GAUSSIAN, Spy, small_student, tiny_run
 
 EDM = fs.process.edm()
@@ -264,7 +264,7 @@ def test_guidance_of_a_base_needs_labels_too():
     """GC's teacher is its base's: data without labels has nothing to guide by."""
     guided = fs.methods.gc(base={"method": "cd"})
     guided = replace(guided, coupling=replace(guided.coupling, inner=Teacher(guidance=2.0)))
-    assert sources.guidance_of(guided) == 2.0
+    assert teachers.guidance_of(guided) == 2.0
     run = tiny_run(
         method="gc",
         method_options={"base": {"method": "scd", "guidance": 2.0}},

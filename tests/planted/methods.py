@@ -168,14 +168,14 @@ BUGS = [
     Bug(
         "sCM: tangent not normalised",
         tangents.Tangent,
-        "normalised",
+        "normalise",
         lambda f: lambda self, g: g,
         SCT,
     ),
     Bug(
         "sCM: sign of the tangent",
         tangents.Tangent,
-        "normalised",
+        "normalise",
         lambda f: lambda self, g: -f(self, g),
         f"sct: gradient of {SCT[5:]}",
     ),

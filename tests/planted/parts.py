@@ -131,7 +131,7 @@ BUGS = [
         "teacher by its raw weights",
         sources,
         "load",
-        lambda f: lambda source, **options: f(source, ema="student", **options),
+        lambda f: lambda source, **options: f(source, **{**options, "ema": "student"}),
         HANDED,
     ),
     Bug("initial weights not averaged", sources, "find", by_student, HANDED),

@@ -78,13 +78,13 @@ def test_steps_are_network_evaluations(name):
         chosen.times(process, 0)
 
 
-def test_middle_times_are_used_where_they_fit():
+def test_later_sigmas_are_used_where_they_fit():
     process = fs.process.edm()
     assert sampler("multistep").times(process, 2, (0.5,)) == [80.0, 0.5, 0.0]
     assert len(sampler("multistep").times(process, 4, (0.5,))) == 5
 
 
-def test_a_generator_uses_its_runs_middle_times_and_fresh_noise(trained):
+def test_a_generator_uses_its_runs_later_sigmas_and_fresh_noise(trained):
     """A network that says 0 at t_max and x below it gives the second step's noise back, at the
     middle time's level.
     """
@@ -98,14 +98,14 @@ def test_a_generator_uses_its_runs_middle_times_and_fresh_noise(trained):
             return torch.where((t == 80)[:, None], 0.0, x)
 
     g = replace(
-        trained["ect"], denoiser=Says(), run=replace(trained["ect"].run, middle_times=(0.25,))
+        trained["ect"], denoiser=Says(), run=replace(trained["ect"].run, later_sigmas=(0.25,))
     )
     drawn = g.sample(4000, steps=2)
     assert drawn.std().item() == pytest.approx(0.25, rel=0.05)
     prior = normal(0, "prior", 0, 4000, (2,), SAMPLING_BLOCK)
     assert abs(torch.corrcoef(torch.stack([drawn.flatten(), prior.flatten()]))[0, 1]) < 0.05
-    with pytest.raises(UserError, match=r"middle_times = \(90\.0,\): expected below t_max = 80"):
-        replace(g, run=replace(g.run, middle_times=(90.0,))).sample(1, steps=2)
+    with pytest.raises(UserError, match=r"later_sigmas = \(90\.0,\): expected below t_max = 80"):
+        replace(g, run=replace(g.run, later_sigmas=(90.0,))).sample(1, steps=2)
 
 
 def test_labels_are_taken_in_turn_or_as_asked(labelled):

@@ -104,10 +104,10 @@ def test_a_hostile_file_is_refused_at_every_door(tmp_path, name):
         for door, line in DOORS.items()
     }
     outcome = contained(lambda: {door: told(argv) for door, argv in commands.items()})
-    assert outcome.ended == "returned", outcome
+    assert outcome.end == "returned", outcome
     for door, found in outcome.value.items():
         refused(*found, what=f"{name} as {door}")
-    assert outcome.grown <= MEMORY, outcome
+    assert outcome.growth <= MEMORY, outcome
     assert not canary.exists(), f"{name} ran"
     assert [path.name for path in place.iterdir()] == [name]
 
@@ -139,7 +139,7 @@ def test_json_is_strict(what):
 def test_the_longest_json_takes_little():
     lists = b"[" + b",".join([b"[]"] * (MOST_JSON // 3 - 1)) + b"]"
     outcome = contained(lambda: len(document(lists, "x.json")))
-    assert outcome.ended == "returned", outcome
+    assert outcome.end == "returned", outcome
     assert outcome.seconds < SECONDS, outcome
 
 
@@ -165,7 +165,7 @@ def test_a_checkpoint_folder_that_lies_is_refused(tmp_path, valid, name):
     fuzzed_files.FOLDERS[name](fuzzed_files.at(run))
     commands = [["inspect", str(run)], ["sample", str(fuzzed_files.at(run)), "--out", str(out)]]
     outcome = contained(lambda: [told(argv) for argv in commands])
-    assert outcome.ended == "returned", outcome
+    assert outcome.end == "returned", outcome
     for found in outcome.value:
         refused(*found, what=name)
     assert not out.exists()
@@ -199,10 +199,10 @@ def test_a_checkpoint_whose_run_lies_is_refused(tmp_path, valid, name):
     state = json.loads((fuzzed_files.at(run) / "state.json").read_text())
     fuzzed_files.with_state(run, {**state, "run": {**state["run"], **fields}})
     outcome = contained(lambda: told(["sample", str(run), "--out", str(tmp_path / "x.npy")]))
-    assert outcome.ended == "returned", outcome
+    assert outcome.end == "returned", outcome
     refused(*outcome.value, what=name)
     assert word in outcome.value[1]
-    assert outcome.grown <= MEMORY, outcome
+    assert outcome.growth <= MEMORY, outcome
 
 
 FACTS = {

@@ -7,7 +7,7 @@ import math
 import pytest
 
 import fewstep as fs
-from fewstep.run.build import settled
+from fewstep.run.build import with_defaults
 from fewstep.run.recipes import digits_mixture, toy
 from fewstep.training.train import train
 
@@ -36,5 +36,5 @@ def test_what_the_caller_says_comes_before_the_table():
 
 
 def test_gc_of_the_digits_stands_on_the_settings_of_ect():
-    base = settled(fs.recipes.digits(method="gc")).method_options["base"]
-    assert base == {"method": "ect", **settled(fs.recipes.digits()).method_options}
+    base = with_defaults(fs.recipes.digits(method="gc")).method_options["base"]
+    assert base == {"method": "ect", **with_defaults(fs.recipes.digits()).method_options}

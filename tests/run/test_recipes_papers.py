@@ -17,7 +17,7 @@ from fewstep.core.denoiser import Preconditioned
 from fewstep.core.method import Method
 from fewstep.data import Units
 from fewstep.networks._song_unet import SongUNet
-from fewstep.run.build import build_method, build_student, settled
+from fewstep.run.build import build_method, build_student, with_defaults
 from fewstep.run.config import changed, run_from_json
 from fewstep.run.facts import Facts
 from fewstep.run.recipes import PAPERS
@@ -148,14 +148,16 @@ def test_settings_are_values_that_survive_json(name):
     run = PAPERS[name]()
     assert run.recipe == name
     assert run == PAPERS[name]()
-    run = settled(run)  # the options are the method's and the network's own, and of their types
-    assert settled(run_from_json(json.loads(json.dumps(run.to_json())))) == run
+    run = with_defaults(
+        run
+    )  # the options are the method's and the network's own, and of their types
+    assert with_defaults(run_from_json(json.loads(json.dumps(run.to_json())))) == run
 
 
 @every_paper
 def test_other_methods_take_the_recipes_setting(name):
     for method in ("diffusion", "ect", "ict", "gc", "tcm", "mcm"):
-        run = settled(PAPERS[name](method=method))
+        run = with_defaults(PAPERS[name](method=method))
         assert run.method == method
         assert build_method(run, Facts((3, 8, 8), 0, 0.5, Units(), "")).scaling.sigma_data == 0.5
 

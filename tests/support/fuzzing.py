@@ -192,8 +192,8 @@ class Contract:
         took = time.process_time() - began
         self.slowest = max(self.slowest, took)
         assert took <= SECONDS, f"{what}: took {took:.1f} s"
-        assert self.watch.grown() <= MEMORY, (
-            f"{what}: {self.watch.grown() // MIB} MiB above the start"
+        assert self.watch.growth() <= MEMORY, (
+            f"{what}: {self.watch.growth() // MIB} MiB above the start"
         )
         return result
 
@@ -209,7 +209,7 @@ class Contract:
         return {
             **self.counts,
             "slowest": round(self.slowest, 2),
-            "grown_mib": self.watch.grown() // MIB,
+            "grown_mib": self.watch.growth() // MIB,
         }
 
 

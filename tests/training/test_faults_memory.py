@@ -45,10 +45,10 @@ def crowded(monkeypatch, first: int, error: Exception, most: int = 1) -> list[tu
 
     train_step = loop.train_step
 
-    def noting(run, method, state, batch):
+    def noting(stage, state, batch):
         before = state.fingerprint()
         try:
-            return train_step(run, method, state, batch)
+            return train_step(stage, state, batch)
         except type(error):
             kept.append((before, state.fingerprint()))
             raise
@@ -116,10 +116,10 @@ def test_a_half_made_update_is_not_saved(tmp_path, monkeypatch):
     fields, moved = tiny_run(**{**SMALL, "checkpoint_every": 3}), step.update_averages
     whole = fs.train(fields, out=tmp_path / "whole", progress=False, device="cpu")
 
-    def crowded(run, method, state, progress):
+    def crowded(stage, state, progress):
         if state.step == 4:
             raise ERRORS["cuda"]
-        moved(run, method, state, progress)
+        moved(stage, state, progress)
 
     with monkeypatch.context() as patch:
         patch.setattr(step, "update_averages", crowded)

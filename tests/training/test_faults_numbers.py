@@ -76,10 +76,10 @@ def noticed(monkeypatch):
     """Fingerprints of the state before and after each step that failed."""
     whole, kept = loop.train_step, []
 
-    def noting(run, method, state, batch):
+    def noting(stage, state, batch):
         before = state.fingerprint()
         try:
-            return whole(run, method, state, batch)
+            return whole(stage, state, batch)
         except NonFiniteError:
             kept.append((before, state.fingerprint()))
             raise
@@ -93,8 +93,8 @@ def spoil(kind: str, monkeypatch) -> None:
     if kind == "data":
         whole = loop.draw_batch
 
-        def drawn(run, method, arrays, step, *given):
-            batch = whole(run, method, arrays, step, *given)
+        def drawn(stage, arrays, step, *given):
+            batch = whole(stage, arrays, step, *given)
             if step == 3:
                 batch.x0[2, 0] = Fragile.number
             return batch
@@ -210,8 +210,8 @@ def test_the_commands_exit_with_3_then_0_and_1_where_the_stored_losses_are_other
 def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
     whole = loop.train_step
 
-    def spoiling(run, method, state, batch):
-        row = whole(run, method, state, batch)
+    def spoiling(stage, state, batch):
+        row = whole(stage, state, batch)
         if state.step == 4:
             state.student.network.outlet.bias.data[0] = NAN
         return row

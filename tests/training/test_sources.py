@@ -19,9 +19,11 @@ from fewstep.cli import main
 from fewstep.core.denoiser import Models
 from fewstep.core.targets import Student
 from fewstep.data import SPLIT_SEED
-from fewstep.run.build import settled
+from fewstep.run.build import with_defaults
 from fewstep.run.checkpoint import fingerprint, read
-from fewstep.run.sources import dataset_of, teacher_of
+from fewstep.run.prepare import Prepared
+from fewstep.run.sources import dataset_of
+from fewstep.run.teachers import teacher_of
 from fewstep.training import loop
 from tests.support.toys import Gaussian, tiny_run
 
@@ -63,14 +65,14 @@ def first_weights(monkeypatch, *arguments, **options) -> dict[str, Tensor]:
     kept: dict[str, Tensor] = {}
     whole = loop.train_step
 
-    def noting(run, method, state, batch):
+    def noting(stage, state, batch):
         if not state.step:
             kept.update({name: p.clone() for name, p in state.student.network.state_dict().items()})
             for name, average in state.averages.items():
                 assert fingerprint({"": average.state_dict()}) == fingerprint(
                     {"": state.student.state_dict()}
                 ), name
-        return whole(run, method, state, batch)
+        return whole(stage, state, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", noting)
@@ -211,9 +213,7 @@ def test_a_teachers_weights_have_no_gradient_and_no_dropout(source):
 
     mine = Mine(2, 2).train()
     for given in (made, source[0], mine):
-        found = teacher_of(
-            given, tiny_run(), made.facts, taught(), None, torch.device("cpu")
-        ).denoiser
+        found = teacher_of(given, Prepared(tiny_run(), made.facts, taught())).denoiser
         assert not found.training
         assert not any(p.requires_grad for p in found.parameters())
     assert mine.training
@@ -235,14 +235,7 @@ def test_a_teacher_that_is_missing_not_needed_or_of_other_data_is_told(source, t
         ({"sigma_data": 0.25}, r"sigma_data = .*, the run 0\.25: set sigma_data="),
     ):
         with pytest.raises(UserError, match=expected):
-            teacher_of(
-                source[0],
-                tiny_run(),
-                facts_of(made, **changes),
-                taught(),
-                None,
-                torch.device("cpu"),
-            )
+            teacher_of(source[0], Prepared(tiny_run(), facts_of(made, **changes), taught()))
     with pytest.raises(UserError, match="given as an object: pass it as teacher="):
         train(tiny_run(teacher="own"), method=taught)
 
@@ -254,15 +247,10 @@ def test_a_teacher_from_a_file_of_weights_is_the_runs_own_network_as_a_diffusion
     denoiser.
     """
     save_file(source[1].denoiser.network.state_dict(), tmp_path / "w.safetensors")
-    run = settled(tiny_run())
-    found = teacher_of(
-        tmp_path / "w.safetensors",
-        run,
-        source[1].facts,
-        fs.methods.cd(sigma_data=source[1].facts.sigma_data),
-        None,
-        torch.device("cpu"),
-    )
+    run = with_defaults(tiny_run())
+    facts = source[1].facts
+    student = Prepared(run, facts, fs.methods.cd(sigma_data=facts.sigma_data))
+    found = teacher_of(tmp_path / "w.safetensors", student)
     x = torch.linspace(-1, 1, 8).reshape(4, 2)
     assert torch.equal(found.denoiser(x, 0.004), source[1].denoiser(x, 0.004))
 
@@ -299,7 +287,7 @@ def test_samples_of_a_closed_form_are_a_data_set():
 def test_a_teacher_on_another_process_is_moved_to_the_students():
     facts, method = train(tiny_run()).facts, taught()
     teacher = Gaussian(process=fs.process.trig(sigma_data=0.5))
-    found = teacher_of(teacher, tiny_run(), facts, method, None, torch.device("cpu"))
+    found = teacher_of(teacher, Prepared(tiny_run(), facts, method))
     x, t = (
         torch.linspace(-1, 1, 8, dtype=torch.float64).reshape(4, 2),
         torch.tensor([0.01, 0.5, 3.0, 80.0]),

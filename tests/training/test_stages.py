@@ -46,15 +46,21 @@ def seen(monkeypatch):
     """What every step was given, and the state before and after it."""
     rows, whole = [], loop.train_step
 
-    def noting(run, method, state: State, batch):
+    def noting(stage, state: State, batch):
         before = {
             name: {k: v.clone() for k, v in m.state_dict().items()}
             for name, m in state.modules().items()
         }
         moments = len(state.optimizer.state)
-        row = whole(run, method, state, batch)
+        row = whole(stage, state, batch)
         rows.append(
-            {"method": method, "before": before, "moments": moments, "times": batch.times, **row}
+            {
+                "method": stage.method,
+                "before": before,
+                "moments": moments,
+                "times": batch.times,
+                **row,
+            }
         )
         return row
 
@@ -192,7 +198,7 @@ def test_what_starts_where(tmp_path, capsys):
 
 
 def test_two_steps_below_t_prime_need_the_composite(tmp_path):
-    generator = trained(two_stages(middle_times=(0.8,)), tmp_path)
+    generator = trained(two_stages(later_sigmas=(0.8,)), tmp_path)
     with pytest.raises(
         UserError, match=r"asks at t = 0\.8, but this student was trained from t = 1 on"
     ):
@@ -217,8 +223,8 @@ def test_two_steps_below_t_prime_need_the_composite(tmp_path):
 
 
 def test_the_middle_time_is_the_methods_own_unless_set(tmp_path):
-    assert trained(two_stages()).run.middle_times == (1.0,)
-    assert trained(tiny_run()).run.middle_times == (0.821,)
+    assert trained(two_stages()).run.later_sigmas == (1.0,)
+    assert trained(tiny_run()).run.later_sigmas == (0.821,)
     assert trained(two_stages()).sample(2, steps=2).shape == (2, 2)
 
 
@@ -249,15 +255,19 @@ def test_a_second_stage_whose_first_steps_overflowed_is_resumed(tmp_path, monkey
     whole = trained(run, tmp_path / "whole")
     step = loop.train_step
 
-    def stopped(run, method, state, batch):
+    def stopped(stage, state, batch):
         if state.step == 5:
-            assert (state.begun, state.scale.skipped, any(state.optimizer.state.values())) == (
+            assert (
+                state.stage_start,
+                state.scale.skipped,
+                any(state.optimizer.state.values()),
+            ) == (
                 3,
                 2,
                 False,
             )
             raise KeyboardInterrupt
-        return step(run, method, state, batch)
+        return step(stage, state, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", stopped)
@@ -323,13 +333,13 @@ def test_only_consistency_models_of_the_same_data_are_first_stages(tmp_path):
     with pytest.raises(UserError, match="the first stage given as init has sigma_data"):
         trained(two_stages(sigma_data=0.3), init=trained(tiny_run()))
     timed = trained(tiny_run(method="sct", method_options={"label": "time"}))
-    with pytest.raises(UserError, match="its network was told Trig"):
+    with pytest.raises(UserError, match="its network was trained under Trig"):
         trained(two_stages(), init=timed)
 
 
-def test_other_middle_times_than_the_runs(tmp_path):
-    generator = trained(two_stages(middle_times=(0.8,)))
-    assert generator.with_middle((2.0,)).sample(2, steps=2).shape == (2, 2)
-    assert generator.with_middle(None) is generator
-    with pytest.raises(UserError, match="middle_times"):
-        generator.with_middle((100.0,))
+def test_other_later_sigmas_than_the_runs(tmp_path):
+    generator = trained(two_stages(later_sigmas=(0.8,)))
+    assert generator.with_later_sigmas((2.0,)).sample(2, steps=2).shape == (2, 2)
+    assert generator.with_later_sigmas(None) is generator
+    with pytest.raises(UserError, match="later_sigmas"):
+        generator.with_later_sigmas((100.0,))

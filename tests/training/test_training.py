@@ -20,10 +20,11 @@ from fewstep.core.denoiser import Preconditioned
 from fewstep.core.scalings import Edm
 from fewstep.data import Arrays, pictures
 from fewstep.run import checkpoint
-from fewstep.run.checkpoint.schema import checkpoint_state
+from fewstep.run.checkpoint.schema import Position, new_record
 from fewstep.run.config import run_from_json
 from fewstep.run.facts import Facts
 from fewstep.run.resume import differences
+from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch
 from fewstep.training.signals import stop_requests
 from tests.support.toys import tiny_run
@@ -52,10 +53,7 @@ def test_the_randomness_of_a_sample_does_not_depend_on_the_batch_size():
     arrays = Arrays(torch.randn(50, 3, generator=generator(0, "x")))
     runs = [tiny_run(batch=b, block=4, iterations=48 // b) for b in (8, 16)]
     method = fs.methods.diffusion()
-    parted = [
-        [draw_batch(r, method, arrays, s, torch.device("cpu")) for s in range(48 // r.batch)]
-        for r in runs
-    ]
+    parted = [[draw_batch(Stage(r, method), arrays, s) for s in range(48 // r.batch)] for r in runs]
     for name in ("rows", "x0", "z"):
         assert torch.equal(*(torch.cat([getattr(b, name) for b in batches]) for batches in parted))
     assert torch.equal(*(torch.cat([b.times.t for b in batches]) for batches in parted))
@@ -64,7 +62,7 @@ def test_the_randomness_of_a_sample_does_not_depend_on_the_batch_size():
 
 
 def test_a_run_survives_json_and_says_what_is_wrong_with_one():
-    run = tiny_run(sigma_data=0.4, middle_times=(1.0, 0.5))
+    run = tiny_run(sigma_data=0.4, later_sigmas=(1.0, 0.5))
     text = json.dumps(run.to_json())
     assert run_from_json(json.loads(text)) == run
     for change, told in (
@@ -76,7 +74,7 @@ def test_a_run_survives_json_and_says_what_is_wrong_with_one():
         ({"betas": [0.9]}, "expected 2 numbers"),
         ({"iterations": 3.5}, "iterations = 3.5: expected int"),
         ({"betas": [1.5, 0.9]}, "betas = .*below 1"),
-        ({"middle_times": [0.5, 2.0]}, "middle_times = .*decreasing"),
+        ({"middle_times": [0.5, 2.0]}, "later_sigmas = .*decreasing"),
         ({"batch": 10}, "multiple of block"),
         ({"lr": float("nan")}, "lr"),
     ):
@@ -93,7 +91,7 @@ def test_a_run_survives_json_and_says_what_is_wrong_with_one():
         ({"method_options": {"stage": 3}}, "did you mean 'stages'"),
         ({"method_options": {"stages": "3"}}, "stages = '3': expected int"),
         ({"method_options": {"weight": "edn"}}, "did you mean 'edm'"),
-        ({"middle_times": (100.0,)}, "below t_max"),
+        ({"later_sigmas": (100.0,)}, "below t_max"),
         ({"network_options": {"widht": 3}}, "did you mean 'width'"),
     ],
 )
@@ -295,8 +293,8 @@ def test_a_checkpoint_without_an_optimizer_is_not_resumed(tmp_path):
     for folder in (tmp_path / "checkpoints").iterdir():
         shutil.rmtree(folder)
     kept = {"student": made.denoiser.state_dict(), "ema": made.denoiser.state_dict()}
-    state = checkpoint_state(made.run, made.facts, 4)
-    checkpoint.write(tmp_path / "checkpoints" / "step-4", kept, state)
+    record = new_record(made.run, made.facts, Position(step=4))
+    checkpoint.write(tmp_path / "checkpoints" / "step-4", kept, record.to_json())
     with pytest.raises(StorageError, match="holds no optimizer"):
         train(tiny_run(), out=tmp_path, resume=True)
 
@@ -357,7 +355,7 @@ def test_settings_are_written_out_in_full(tmp_path):
     assert stored.method_options.keys() >= {"q", "k", "b", "stages", "c", "weight"}
     assert stored.network_options == {"width": 16, "depth": 1, "dropout": 0.1}
     bare = {"method_options": {}, "network_options": {}}
-    assert replace(stored, **bare) == replace(tiny_run(age=0, middle_times=(0.821,)), **bare)
+    assert replace(stored, **bare) == replace(tiny_run(age=0, later_sigmas=(0.821,)), **bare)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system knows no hang-up")

@@ -19,8 +19,10 @@ from fewstep.core.denoiser import Preconditioned, passes_in
 from fewstep.core.scalings import Edm
 from fewstep.data import Arrays
 from fewstep.run import checkpoint
-from fewstep.run.build import build_method, settled
+from fewstep.run.build import build_method, with_defaults
 from fewstep.run.facts import Facts
+from fewstep.run.prepare import Prepared
+from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch
 from fewstep.training.optimizers import rectified
 from fewstep.training.precision import MOST_SKIPPED, LossScale
@@ -28,23 +30,21 @@ from fewstep.training.state import new_state, update_averages
 from fewstep.training.step import gradients, train_step
 from tests.support.toys import tiny_run
 
-CPU = torch.device("cpu")
-
 
 def train(run, *given, **options):
     return fs.train(run, *given, progress=False, device="cpu", **options)
 
 
 def prepared(run, network=None, dtype=torch.float64):
-    """The parts of a run on the toy ring: run, method, state, arrays."""
+    """The parts of a run on the toy ring: its stage, state and samples."""
     dataset = fs.data.load("ring8")
     facts = Facts(dataset.shape, 0, 0.5, dataset.units, "")
-    run = settled(run, network=network)
+    run = with_defaults(run, network=network)
     method = build_method(run, facts)
-    state = new_state(run, facts, method, network, CPU)
+    state = new_state(Prepared(run, facts, method, network=network))
     for module in state.modules().values():
         module.to(dtype)
-    return run, method, state, Arrays(dataset.train.x0.to(dtype))
+    return Stage(run, method), state, Arrays(dataset.train.x0.to(dtype))
 
 
 @pytest.mark.parametrize("method", ["ect", "diffusion"])
@@ -52,9 +52,9 @@ def test_the_gradient_of_the_parts_is_that_of_the_whole(method):
     """In float64, under dropout, to rounding; and the losses are the same, row by row."""
     kept = []
     for accumulate in (1, 2, 4):
-        run, made, state, arrays = prepared(tiny_run(method=method, accumulate=accumulate))
+        stage, state, arrays = prepared(tiny_run(method=method, accumulate=accumulate))
         state.student.network.outlet.weight.data.fill_(0.1)
-        loss_b = gradients(run, made, state, draw_batch(run, made, arrays, 3, CPU))
+        loss_b = gradients(stage, state, draw_batch(stage, arrays, 3))
         kept.append((loss_b, *(p.grad for p in state.trained.parameters() if p.grad is not None)))
     for other in kept[1:]:
         for whole, parted in zip(kept[0], other, strict=True):
@@ -146,14 +146,11 @@ def test_only_the_network_computes_in_low_precision(dtype):
 def test_low_precision_trains_like_full(precision):
     losses = []
     for one in ("fp32", precision):
-        run, method, state, arrays = prepared(
+        stage, state, arrays = prepared(
             tiny_run(iterations=40, precision=one, lr=5e-3), dtype=torch.float32
         )
         losses.append(
-            [
-                train_step(run, method, state, draw_batch(run, method, arrays, s, CPU))["loss"]
-                for s in range(40)
-            ]
+            [train_step(stage, state, draw_batch(stage, arrays, s))["loss"] for s in range(40)]
         )
         assert all(p.dtype == torch.float32 for p in state.trained.parameters())
     full, low = (torch.tensor(kept) for kept in losses)
@@ -192,15 +189,12 @@ def test_a_step_that_overflows_is_skipped_counted_and_told(tmp_path, caplog):
 
 
 def test_a_skipped_step_leaves_the_weights_and_too_many_stop_the_run():
-    run, method, state, arrays = prepared(
+    stage, state, arrays = prepared(
         tiny_run(precision="fp16", method="diffusion"), Steep(1e12), torch.float32
     )
     before = [p.clone() for p in state.trained.parameters()]
     for _ in range(MOST_SKIPPED):
-        assert (
-            train_step(run, method, state, draw_batch(run, method, arrays, 0, CPU))["grad_norm"]
-            is None
-        )
+        assert train_step(stage, state, draw_batch(stage, arrays, 0))["grad_norm"] is None
     for p, kept in zip(state.trained.parameters(), before, strict=True):
         assert torch.equal(p, kept)
     assert not state.optimizer.state
@@ -208,16 +202,16 @@ def test_a_skipped_step_leaves_the_weights_and_too_many_stop_the_run():
         NonFiniteError,
         match=r"overflowed float16 30 steps in a row, .*first in student\.network\.layer",
     ):
-        train_step(run, method, state, draw_batch(run, method, arrays, 0, CPU))
+        train_step(stage, state, draw_batch(stage, arrays, 0))
 
 
 def test_a_skipped_step_does_not_count_for_the_rectification():
     """RAdam's warm-up counts updates, as the optimizer's own state does."""
     run = tiny_run(optimizer="radam", precision="fp16", method="diffusion", iterations=20)
-    run, method, state, arrays = prepared(run, Steep(30.0), torch.float32)
+    stage, state, arrays = prepared(run, Steep(30.0), torch.float32)
     weight = state.student.network.layer.weight
     for step in range(20):
-        train_step(run, method, state, draw_batch(run, method, arrays, step, CPU))
+        train_step(stage, state, draw_batch(stage, arrays, step))
         done = int(state.optimizer.state[weight]["step"]) if weight in state.optimizer.state else 0
         assert done == state.step - state.scale.skipped
         assert (
@@ -299,13 +293,13 @@ def test_a_learned_balance_and_an_own_average_are_trained_saved_and_resumed(tmp_
 def test_the_own_average_is_the_target_and_moves_at_its_own_rate(monkeypatch):
     method = with_extras(monkeypatch)
     facts = Facts((2,), 0, 0.5, fs.data.load("ring8").units, "")
-    run = settled(tiny_run(), method=method)
-    state = new_state(run, facts, method, None, CPU)
+    run = with_defaults(tiny_run(), method=method)
+    state = new_state(Prepared(run, facts, method))
     assert state.models().ema is state.averages["target"]
     state.step = 4
     before = state.averages["target"].network.inlet.weight.clone()
     student = state.student.network.inlet.weight.data.add_(1.0)
-    update_averages(run, method, state, 4 / run.iterations)
+    update_averages(Stage(run, method), state, 4 / run.iterations)
     kept = 0.5 * 4 / 6
     torch.testing.assert_close(
         state.averages["target"].network.inlet.weight, kept * before + (1 - kept) * student

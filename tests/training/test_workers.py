@@ -16,11 +16,13 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import _utils, dataloader
 
 import fewstep as fs
 from fewstep.base.conditions import leaves
 from fewstep.base.errors import StorageError, UserError, WorkerError
-from fewstep.training.batches import draw_batch, moved
+from fewstep.run.stages import Stage
+from fewstep.training.batches import draw_batch, to_device
 from fewstep.training.workers import batches
 from tests.support.toys import tiny_run
 
@@ -31,13 +33,24 @@ pytestmark = pytest.mark.skipif(
 CPU = torch.device("cpu")
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """PyTorch looks every 0.2 s, not every 5 s, whether a silent worker, or the run, still lives."""
+    assert _utils.MP_STATUS_CHECK_INTERVAL <= 5
+    monkeypatch.setattr(_utils.worker, "MP_STATUS_CHECK_INTERVAL", 0.2)
+    read = dataloader._MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(
+        dataloader._MultiProcessingDataLoaderIter, "_try_get_data", lambda self: read(self, 0.2)
+    )
+
+
 def drawer(cond=None, **fields):
     """What training draws, of 40 rows with this condition."""
     run = tiny_run(**fields)
     x0 = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
     arrays = fs.data.from_tensors({"x0": x0, "cond": cond}).train
     method = fs.methods.ect()
-    return lambda step: draw_batch(run, method, arrays, step, CPU)
+    return lambda step: draw_batch(Stage(run, method), arrays, step)
 
 
 def bits(drawn) -> str:
@@ -108,10 +121,10 @@ def test_workers_draw_ahead_with_one_thread_and_leave_the_callers_generators_alo
 
 def test_a_batch_moves_as_if_it_had_been_drawn_there():
     batch = drawer(CONDS["dict"])(0)
-    there = moved(batch, torch.device("meta"))
+    there = to_device(batch, torch.device("meta"))
     assert {there.x0.device.type, there.z.device.type, there.cond["mask"].device.type} == {"meta"}
     assert there.times.t.device.type == there.rows.device.type == "cpu"
-    assert bits([moved(batch, CPU)]) == bits([batch])
+    assert bits([to_device(batch, CPU)]) == bits([batch])
 
 
 @pytest.mark.parametrize("kind", [UserError, StorageError])
@@ -138,7 +151,7 @@ def test_another_error_in_a_worker_is_a_bug_with_its_traceback():
     assert not multiprocessing.active_children()
 
 
-def test_a_dead_worker_is_named_within_seconds():
+def test_a_dead_worker_is_named_within_seconds(impatient):
     def draw(step):
         if step == 5:  # the second worker's third
             time.sleep(0.5)  # what it drew before is on its way
@@ -159,7 +172,7 @@ def test_a_dead_worker_is_named_within_seconds():
     assert not multiprocessing.active_children()
 
 
-def test_a_worker_killed_from_outside_never_interrupts_what_the_run_is_at():
+def test_a_worker_killed_from_outside_never_interrupts_what_the_run_is_at(impatient):
     """torch's own handler would raise in the middle of whatever runs, an update of the weights for
     instance.
     """
@@ -214,7 +227,7 @@ def alive(pid) -> bool:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_a_killed_run_frees_its_lock_at_once_and_its_workers_go(tmp_path):
+def test_a_killed_run_frees_its_lock_at_once_and_its_workers_go(tmp_path, impatient):
     (tmp_path / "lock").touch()
     ours, theirs = os.pipe()
 

@@ -38,7 +38,7 @@ class Args:
     """Which weights: ema, student, or another average such as power:0.05."""
     data: str | None = None
     """Where the run's data is now, if its path has changed."""
-    middle_times: tuple[float, ...] | None = None
+    later_sigmas: tuple[float, ...] | None = None
     """Noise levels of the later steps; left out, the run's."""
     composite: bool = False
     """Ask the frozen first stage at noise that a second stage was not trained for."""
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
     generator = load(
         args.run, ema=args.ema, device=args.device, composite=args.composite, **own_parts(args)
     )
-    generator = generator.with_middle(args.middle_times)
+    generator = generator.with_later_sigmas(args.later_sigmas)
     steps = default_steps(generator) if args.steps is None else args.steps
     dataset = dataset_of(
         args.data or generator.run.data, generator.run.data_size, generator.run.bad_files

@@ -27,14 +27,13 @@ class Args:
 
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="inspect", description=DESCRIPTION)
-    from fewstep.run.config import run_from_json
-    from fewstep.run.facts import Facts
     from fewstep.run.generator import find
 
     checkpoint = find(args.path)
-    run = run_from_json(checkpoint.state["run"]).to_json()
-    facts = Facts.from_json(checkpoint.state["facts"]).to_json()
-    rows = checkpoint.state.get("teacher_rows")
+    record = checkpoint.record
+    run = record.run.to_json()
+    facts = record.facts.to_json()
+    rows = record.teacher_rows
     weights = {
         name: sum(prod(e.shape) for e in group.values())
         for name, group in checkpoint.layout().items()
@@ -44,16 +43,17 @@ def main(argv: list[str]) -> int:
     for kind in ("init", "teacher"):
         if run.get(kind):
             report[kind] = f"{run[kind]} ({facts[kind][:16]})"
-    report["step"] = checkpoint.state["step"]
+    report["step"] = record.step
     report["iterations"] = run["iterations"]
     if rows:
         report["asked"] = f"{rows / run['batch']:g} teacher evaluations of the batch"
-    if checkpoint.state.get("skipped"):
-        report["skipped"] = len(checkpoint.state["skipped"])
+    if record.skipped:
+        report["skipped"] = len(record.skipped)
     report["seed"] = run["seed"]
     report |= {key: facts[key] for key in ("shape", "classes", "sigma_data")}
     report["weights"] = weights
-    report |= {key: checkpoint.state[key] for key in ("format", "fingerprint")}
+    report["format"] = record.format
+    report["fingerprint"] = record.fingerprint
     if args.json:
         print(json.dumps({**report, "run": run}))
         return 0

@@ -14,12 +14,14 @@ from fewstep.cli.arguments import HELP, arrange, options_in
 from fewstep.cli.help import screen
 
 T = TypeVar("T")
+OLD_NAMES = {"--middle-times": "--later-sigmas"}  # of options, which are still accepted
 
 
 def parse(
     kind: type[T], argv: list[str], *, verb: str, description: str, default: T | None = None
 ) -> T:
     """`argv` as a value of the dataclass `kind`; --help prints and exits, a mistake is a UserError."""
+    argv = [current_name(word) for word in argv]
     options = options_in(kind, default)
     if HELP & set(argv):
         print(screen(verb, description, {"options": options}))
@@ -32,6 +34,12 @@ def parse(
             return tyro.cli(kind, args=[*positional, *rest], prog=f"fewstep {verb}", default=start)
     except SystemExit:
         raise UserError(one_line(complaint.getvalue(), verb)) from None
+
+
+def current_name(word: str) -> str:
+    """The word, an option's old name replaced by its present one."""
+    name, equals, value = word.partition("=")
+    return OLD_NAMES.get(name.replace("_", "-"), name) + equals + value
 
 
 def one_line(box: str, verb: str) -> str:

@@ -41,7 +41,7 @@ class Args:
     ema: str = "ema"
     """Which weights: ema, student, another average such as power:0.05, or any power:STD of a run
     with snapshots."""
-    middle_times: tuple[float, ...] | None = None
+    later_sigmas: tuple[float, ...] | None = None
     """Noise levels of the later steps; left out, the run's."""
     composite: bool = False
     """Ask the frozen first stage at noise that a second stage was not trained for."""
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
     generator = load(
         args.run, ema=args.ema, device=args.device, composite=args.composite, **own_parts(args)
     )
-    generator = generator.with_middle(args.middle_times)
+    generator = generator.with_later_sigmas(args.later_sigmas)
     x = generator.sample(args.n, steps=args.steps, seed=args.seed, cond=cond, sampler=args.sampler)
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)

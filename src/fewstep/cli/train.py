@@ -24,7 +24,7 @@ from fewstep.cli.train_options import (
 )
 from fewstep.cli.user_code import import_function
 from fewstep.run import lock
-from fewstep.run.config import Run, read_run, run_from_json
+from fewstep.run.config import Run, read_run
 from fewstep.run.recipes import RECIPES
 
 log = logging.getLogger("fewstep")
@@ -164,7 +164,7 @@ def stored_run(folder: Path) -> Run | None:
         if checkpoint is None:
             raise
         log.warning("fewstep: %s: going on with the run in %s", error, checkpoint.path.name)
-        return run_from_json(checkpoint.state["run"])
+        return checkpoint.record.run
 
 
 def chosen_part(

@@ -54,7 +54,7 @@ def multistep_grid(process: Process, moves: int, later_sigmas: Sequence[float]) 
     later = [process.time_at(level).item() for level in later_sigmas]
     for t in later:
         expected = f"below t_max = {process.t_max}"
-        require(t < process.t_max, "middle_times", tuple(later_sigmas), expected)
+        require(t < process.t_max, "later_sigmas", tuple(later_sigmas), expected)
     if len(later) != moves - 1:
         later = grid_of(process, moves).tolist()[1:-1]
     return [process.t_max, *later, 0.0]

@@ -106,8 +106,8 @@ def skippable(pictures: int) -> int:
 def listing(path: Path, files: Files) -> Listing:
     """The pictures and labels among the files. Raises UserError where they do not fit."""
     names = [name for name in files if splitext(name)[1].lower() in SUFFIXES]
-    used = {*names, "dataset.json"}
-    others = [name for name in files if name not in used]
+    inside = {*names, "dataset.json"}
+    others = [name for name in files if name not in inside]
     if not names:
         raise UserError(
             f"{path} holds no pictures: expected files that end in {', '.join(sorted(SUFFIXES))}"

@@ -43,13 +43,13 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, ratio: float, dropout: float, site: int) -> None:
         super().__init__()
-        hidden = int(ratio * width)
+        channels = int(ratio * width)
         self.dropout = dropout
         self.site = site
         self.norm = LayerNorm(width, affine=False)
         self.attention = SelfAttention(width, heads)
-        self.inner = nn.Linear(width, hidden)
-        self.outer = nn.Linear(hidden, width)
+        self.inner = nn.Linear(width, channels)
+        self.outer = nn.Linear(channels, width)
         self.modulate = nn.Linear(width, 6 * width)
         zero(self.modulate)
 

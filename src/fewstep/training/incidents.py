@@ -5,6 +5,7 @@ as a checkpoint.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fewstep.base.errors import StorageError
 from fewstep.core.times import Times
 from fewstep.run import checkpoint
 from fewstep.run.checkpoint import Checkpoint, Groups
+from fewstep.run.checkpoint.schema import Record
 from fewstep.training.batches import Batch
 
 GROUP = "batch"  # of the checkpoint, beside those of the state
@@ -75,25 +77,22 @@ def _condition(tensors: Mapping[str, Tensor]) -> Cond:
 
 
 def write(
-    path: Path, groups: Groups, about: Mapping[str, Any], batch: Batch, loss_b: Tensor, error: str
+    path: Path, groups: Groups, record: Record, batch: Batch, loss_b: Tensor, error: str
 ) -> None:
     """Writes an incident: a checkpoint folder of the state before the step, with its batch. Raises
     StorageError.
     """
     told = {"error": error, "progress": batch.times.progress}
     disk.make_folder(path.parent)
-    checkpoint.write(path, {**groups, GROUP: packed(batch, loss_b)}, {**about, "incident": told})
+    record = replace(record, incident=told)
+    checkpoint.write(path, {**groups, GROUP: packed(batch, loss_b)}, record.to_json())
 
 
 def read(path: Path) -> tuple[Checkpoint, Batch, Tensor]:
     """An incident's state, batch and losses. Raises StorageError."""
     saved = checkpoint.read(path)
-    told = saved.state.get("incident")
-    if (
-        GROUP not in saved.groups
-        or not isinstance(told, dict)
-        or not isinstance(told.get("progress"), float)
-    ):
+    told = saved.record.incident or {}
+    if GROUP not in saved.groups or not isinstance(told.get("progress"), float):
         raise StorageError(
             f"{path} is no incident: expected a folder below the incidents/ of a run"
         )

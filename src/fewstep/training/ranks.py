@@ -43,7 +43,7 @@ MEETING = timedelta(minutes=30)  # that ranks wait for each other at the start, 
 _runs = 0  # of this process so far, so that each has signs of its own
 
 
-def launched(env: Mapping[str, str] = os.environ) -> World:
+def launched_world(env: Mapping[str, str] = os.environ) -> World:
     """The place that a launcher gave this process: torchrun's and accelerate's variables, else
     those of an srun step.
 
@@ -84,7 +84,7 @@ def joined(device: str) -> Iterator[tuple[World, torch.device]]:
     What fails on one rank is told to the others, which then end with its exit code, or 5. Raises
     UserError.
     """
-    world = launched()
+    world = launched_world()
     place = pick_device(device, world.local if world.size > 1 else None)
     if place.type == "cuda":
         torch.cuda.set_device(place)  # fused kernels, nccl and generators go by it

@@ -21,7 +21,7 @@ from fewstep.core.denoiser import Denoiser
 from fewstep.core.method import Method
 from fewstep.core.process import Process, edm
 from fewstep.run import recipes
-from fewstep.run.build import build_method, settled
+from fewstep.run.build import build_method, with_defaults
 from fewstep.run.config import Run
 from fewstep.run.facts import facts_of
 from fewstep.run.generator import Generator, load
@@ -109,7 +109,9 @@ class Arm:
         own = None if self.own is None else f"{self.own.__module__}.{self.own.__name__}"
         seen = [f"{f.__module__}.{f.__name__}" if f else None for f in (self.look, self.extra)]
         run = {
-            name: value for name, value in settled(self.run(0)).to_json().items() if name != "seed"
+            name: value
+            for name, value in with_defaults(self.run(0)).to_json().items()
+            if name != "seed"
         }
         init = self.init.settings if self.init else None
         return {

@@ -71,9 +71,8 @@ def _between(high: float, low: float, count: int) -> Iterator[float]:
 
 def own_levels(generator: Generator, steps: int, bounds: Bounds) -> Levels:
     """The sampler's own levels; even in the logarithm where its student has not learned these."""
-    process, run = generator.method.process, generator.run
-    middle = generator.method.later_sigmas if run.middle_times is None else run.middle_times
-    grid = multistep_grid(process, steps, middle)[1:-1]
+    process = generator.method.process
+    grid = multistep_grid(process, steps, generator.later_sigmas)[1:-1]
     levels = tuple(round_level(float(process.level(t))) for t in grid)
     return levels if bounds.allow(levels) else bounds.even(steps - 1)
 

@@ -15,7 +15,7 @@ from fewstep.analysis import report
 from fewstep.analysis.frontier import figures, tables
 from fewstep.analysis.frontier.latency import machine
 from fewstep.analysis.frontier.models import Subject
-from fewstep.analysis.frontier.points import MULTISTEP, Judge, Point, choice_facts
+from fewstep.analysis.frontier.points import MULTISTEP, Point, choice_facts
 from fewstep.analysis.frontier.scoring import Bench, held_out, search_seed
 from fewstep.analysis.frontier.summary import Summary
 from fewstep.base.errors import StorageError
@@ -45,21 +45,18 @@ class Frontier:
     command: str
 
     @property
-    def judge(self) -> Judge:
-        return self.bench.judge()
-
-    @property
     def summary(self) -> Summary:
         others = [
             self.bench.judge(meter.metric)
             for meter in self.bench.splits["test"].meters
             if meter.row.better != "one" and meter.metric != self.bench.metric
         ]
-        return Summary(self.points, self.judge, others)
+        return Summary(self.points, self.bench.judge(), others)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON's own types."""
-        plan, dataset = self.bench.plan, self.bench.dataset
+        plan = self.bench.plan
+        dataset = self.bench.dataset
         summary = self.summary
         facts = {
             "format": FORMAT,
@@ -116,7 +113,7 @@ class Frontier:
         """frontier.json, frontier.png and report.html in the folder."""
         facts = self.to_json()
         about = f"{self.bench.dataset.name}, test split: {self._draws()}, 95 % intervals"
-        drawing = figures.frontier(self.points, self.judge, about)
+        drawing = figures.frontier(self.points, self.bench.judge(), about)
         try:
             report.png(drawing, folder / "frontier.png")
             report.write(folder / "frontier.json", json.dumps(facts, indent=1))
@@ -183,13 +180,15 @@ class Frontier:
     def _sample(self, point: Point, n: int) -> Tensor:
         subject = point.subject
         generator = subject.generator if point.sampler == "segments" else subject.by(point.sampler)
-        generator = generator.with_middle(point.levels or None)
+        generator = generator.with_later_sigmas(point.levels or None)
         x = generator.sample(n, steps=point.steps, seed=self.bench.plan.seed)
         return generator.facts.units.to_model(x)
 
     def _protocol(self, facts: dict[str, Any]) -> list[str]:
         """How the study was made, a sentence or two for each point of the list."""
-        plan, where, data = self.bench.plan, facts["machine"], facts["data"]
+        plan = self.bench.plan
+        where = facts["machine"]
+        data = facts["data"]
         counts = {}
         for p in self.points:
             if p.levels:

@@ -62,7 +62,7 @@ class Point:
         if self.sampler not in (MULTISTEP, "segments"):
             words.append(f"--sampler {self.sampler}")
         if self.levels:
-            words += ["--middle-times", *(f"{level:g}" for level in self.levels)]
+            words += ["--later-sigmas", *(f"{level:g}" for level in self.levels)]
         return " ".join(words)
 
 

@@ -110,17 +110,17 @@ class Bench:
     def _score(
         self, generator: Generator, steps: int, split: str, n: int, seed: int, candidates: int
     ) -> list[Result]:
-        prepared = self.splits[split]
+        measures = self.splits[split]
         metrics = [
             [meter.metric, *(meter.protocol.get(fact) for fact in _KEY_FACTS)]
-            for meter in prepared.meters
+            for meter in measures.meters
         ]
         key = {
             "weights": sample_facts(generator),
             "steps": steps,
             "split": split,
             "n": n,
-            "size": prepared.size,
+            "size": measures.size,
             "seed": seed,
             "metrics": metrics,
         }
@@ -135,7 +135,7 @@ class Bench:
                 split=split,
                 draw=self.plan.draw,
                 candidates=candidates,
-                prepared=prepared,
+                prepared=measures,
             )[0]
 
         results = self.store.get(key, measure)
@@ -149,7 +149,7 @@ def sample_facts(generator: Generator) -> dict[str, Any]:
     return {
         "denoiser": generator.fingerprint,
         "sampler": sampler if isinstance(sampler, str) else "own",
-        "levels": generator.run.middle_times,
+        "levels": generator.run.later_sigmas,
         "composite": isinstance(generator.denoiser, Truncated),
     }
 
@@ -182,7 +182,7 @@ def prepare(
         raise UserError(
             f"metric {metric}: its best value is 1 ({row.meaning}); expected one such as energy"
         )
-    shared: dict[str, Any] = {"extractor": extractor, "reference": reference}
+    options: dict[str, Any] = {"extractor": extractor, "reference": reference}
     splits = {}
     for split, n in (("validation", plan.search_n), ("test", plan.n)):
         arrays = split_of(dataset, split)
@@ -193,8 +193,8 @@ def prepare(
                 " to score"
             )
         names = [metric] if split == "validation" else None
-        meters, spaces = meters_of(dataset, arrays, size, metrics=names, **shared)
+        meters, spaces = meters_of(dataset, arrays, size, metrics=names, **options)
         if metric not in [meter.metric for meter in meters]:
-            meters = [*meters_of(dataset, arrays, size, metrics=[metric], **shared)[0], *meters]
+            meters = [*meters_of(dataset, arrays, size, metrics=[metric], **options)[0], *meters]
         splits[split] = Prepared(meters, spaces, split, size)
     return metric, splits

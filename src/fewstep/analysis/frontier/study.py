@@ -63,7 +63,7 @@ def _search_levels(subject: Subject, bench: Bench) -> list[Setting]:
         result = search(score, first, bounds, bench.plan.candidates)
         best = result.levels
         validation = _best_of(scores[best], result.candidates)
-        generator = subject.generator.with_middle(best)
+        generator = subject.generator.with_later_sigmas(best)
         settings.append(Setting(subject, MULTISTEP, steps, generator, best, validation))
     return settings
 
@@ -71,7 +71,7 @@ def _search_levels(subject: Subject, bench: Bench) -> list[Setting]:
 def _score(
     subject: Subject, bench: Bench, steps: int, scores: dict[Levels, Result], levels: Levels
 ) -> float:
-    generator = subject.generator.with_middle(levels)
+    generator = subject.generator.with_later_sigmas(levels)
     scores[levels] = bench.candidate(generator, steps, len(scores) + 1)
     return bench.sign * scores[levels].value
 

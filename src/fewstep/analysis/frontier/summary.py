@@ -50,28 +50,20 @@ class Summary:
         for teacher in (s for s in self.subjects if s.teacher):
             sentences += [self._meeting(student, teacher) for student in students]
         sentences.append(self._floor())
-        if len(self.points) > 1 and not self._has_intervals:
+        intervals = [p.results[self.judge.metric].interval for p in self.points]
+        if len(self.points) > 1 and None in intervals:
             sentences.append(
                 "A single draw has no interval: better and worse are by the values alone here, and"
                 " may be chance."
             )
         return sentences
 
-    @property
-    def _has_intervals(self) -> bool:
-        return all(p.results[self.judge.metric].interval is not None for p in self.points)
-
-    @property
-    def _better(self) -> str:
-        sure = "beyond chance" if self._has_intervals else f"by {100 * self.judge.gain:g} %"
-        return f"better {sure}"
-
     def _headline(self) -> str:
         if len(self.points) == 1:
             return "One setting was measured: there is nothing to compare it with."
         last = max((p for p in self.points if p.worth), key=lambda p: p.evaluations)
         if any(p.evaluations > last.evaluations for p in self.points):
-            return f"The best setting is {last.label}: nothing dearer is {self._better}."
+            return f"The best setting is {last.label}: nothing dearer is better."
         return f"The best setting is {last.label}, the dearest."
 
     def _best(self, subject: Subject) -> str:
@@ -110,7 +102,7 @@ class Summary:
         )
         if self.judge.better(theirs, ours):
             return f"{sentence} {theirs.label} is better: {self._score(theirs)}."
-        return f"{sentence} None of its settings on offer is {self._better}."
+        return f"{sentence} None of its settings on offer is better."
 
     def _floor(self) -> str:
         best = min((p for p in self.points if p.worth), key=self.judge.value)

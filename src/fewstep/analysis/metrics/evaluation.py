@@ -119,7 +119,8 @@ def evaluate(
             raise UserError(
                 f"prepared for {prepared.size} of {prepared.split}: expected {size} of {split}"
             )
-    results, speeds = [], []
+    results = []
+    speeds = []
     for count in steps:
         x, speed = _sample(generator, count, n, sample_seed, cond)
         speeds.append({"steps": count, "samples_per_second": speed})

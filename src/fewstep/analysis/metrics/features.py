@@ -73,7 +73,8 @@ def _network(dataset: Dataset) -> nn.Sequential:
 
 def _fit(network: nn.Sequential, dataset: Dataset) -> None:
     """Full-batch Adam on one thread: nothing is random, and the bits do not depend on the cores."""
-    x, cond = dataset.train.x0.flatten(1), dataset.train.cond
+    x = dataset.train.x0.flatten(1)
+    cond = dataset.train.cond
     labels = cond["label"] if isinstance(cond, Mapping) else cond
     assert isinstance(labels, Tensor)
     optimizer = torch.optim.Adam(network.parameters(), lr=_RATE, weight_decay=_DECAY)

@@ -104,8 +104,8 @@ _TEMPLATE = """\
 <title>{{ title }}</title>
 <style>
 :root { color-scheme: light }
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 58rem; margin: 2rem auto;
-  padding: 0 1.2rem }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 58rem;
+  margin: 2rem auto; padding: 0 1.2rem }
 h1 { font-size: 1.7rem; line-height: 1.2 }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 .4rem; padding-top: .8rem; border-top: 1px solid #ddd }
 p { max-width: 44rem }
@@ -113,8 +113,10 @@ figure { margin: 1rem 0 }
 figure img { max-width: 100%; height: auto }
 figcaption, .note { color: #555; font-size: .85rem; text-align: left; max-width: 52rem }
 .scroll { overflow-x: auto }
-table { border-collapse: collapse; margin: .8rem 0; font-size: .9rem; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #e5e5e5; text-align: left; vertical-align: top }
+table { border-collapse: collapse; margin: .8rem 0; font-size: .9rem;
+  font-variant-numeric: tabular-nums }
+th, td { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #e5e5e5; text-align: left;
+  vertical-align: top }
 .number { text-align: right }
 td.number { white-space: nowrap }
 thead th { border-bottom: 1.5px solid #555 }
@@ -122,8 +124,8 @@ tr.strong td { font-weight: 600 }
 .verdict { font-weight: 600 }
 pre { background: #f6f6f6; padding: .6rem .8rem; overflow-x: auto; font-size: .8rem }
 summary { cursor: pointer; color: #555; font-size: .9rem }
-@media print { body { margin: 0; max-width: none } details { display: none } h2 { break-after: avoid }
-  .scroll { overflow: visible } td.number { white-space: normal }
+@media print { body { margin: 0; max-width: none } details { display: none }
+  h2 { break-after: avoid } .scroll { overflow: visible } td.number { white-space: normal }
   figure, table { break-inside: avoid } }
 </style>
 <h1>{{ title }}</h1>
@@ -149,7 +151,8 @@ summary { cursor: pointer; color: #555; font-size: .9rem }
 {% for table in section.tables %}
 <div class="scroll"><table>
 <thead><tr>
-{%- for cell in table.head %}<th class="{{ table.columns[loop.index0] }}">{{ cell }}</th>{% endfor %}</tr></thead>
+{%- for cell in table.head %}<th class="{{ table.columns[loop.index0] }}">{{ cell }}</th>{% endfor %}
+</tr></thead>
 <tbody>
 {% for row in table.rows %}
 <tr{% if loop.index0 in table.strong %} class="strong"{% endif %}>

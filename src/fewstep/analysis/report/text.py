@@ -19,5 +19,5 @@ def text_table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
     def pad(cell: str, i: int) -> str:
         return cell.rjust(widths[i]) if columns[i] == "number" else cell.ljust(widths[i])
 
-    padded = [[pad(cell, i) for i, cell in enumerate(line)] for line in lines]
-    return "\n".join("  ".join(line).rstrip() for line in padded)
+    lines_of_cells = [[pad(cell, i) for i, cell in enumerate(line)] for line in lines]
+    return "\n".join("  ".join(line).rstrip() for line in lines_of_cells)

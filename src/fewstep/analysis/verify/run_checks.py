@@ -17,10 +17,11 @@ import torch
 from fewstep import methods
 from fewstep.analysis.verify.check import Check, apart, worst
 from fewstep.data import Units
-from fewstep.run import checkpoint, generator, profiles, recipes, sources
+from fewstep.run import checkpoint, generator, profiles, recipes, sources, teachers
 from fewstep.run.build import build_method
 from fewstep.run.config import Run
 from fewstep.run.facts import Facts
+from fewstep.run.prepare import Prepared
 from fewstep.training import hand_over
 from fewstep.training.state import new_state
 from fewstep.training.train import train
@@ -66,7 +67,7 @@ def reloaded() -> float:
         ]
         x_t = 3 * torch.randn(5, *made.facts.shape, generator=torch.Generator().manual_seed(0))
         told = [apart(net(x_t, 2.0), made.denoiser(x_t, 2.0)) for net in found]
-        shown = generator.find(out).state["facts"]["sigma_data"]  # what `fewstep inspect` prints
+        shown = generator.find(out).record.facts.sigma_data  # what `fewstep inspect` prints
         return worst(
             *told,
             *(
@@ -82,7 +83,7 @@ def handed_over() -> float:
     """
     run = small(method="tcm")
     facts = Facts((2,), 0, SIGMA_DATA, Units(0.0, 1.0), "")
-    state = new_state(run, facts, build_method(run, facts), None, torch.device("cpu"))
+    state = new_state(Prepared(run, facts, build_method(run, facts)))
     with torch.no_grad():
         for p in state.averages["ema"].parameters():
             p.add_(1.0)
@@ -116,7 +117,7 @@ def resumed(method: str) -> float:
     """
     with trained(method=method) as (made, out):
         shutil.rmtree(out / "checkpoints" / "step-6")
-        if generator.find(out).state["step"] != 5:
+        if generator.find(out).record.step != 5:
             raise ValueError("the checkpoint of step 5 is not there to resume from")
         again = train(small(method=method), out=out, resume=True, progress=False, device="cpu")
         return float(again.fingerprint != made.fingerprint)
@@ -143,8 +144,9 @@ def handed_on() -> float:
     with trained(method="diffusion") as (made, out):
         ema = weights_at(out, 6)["ema"]
         start = sources.weights_of("init", out).tensors
-        run, cpu = small(method="cd"), torch.device("cpu")
-        guide = sources.teacher_of(out, run, made.facts, build_method(run, made.facts), None, cpu)
+        run = small(method="cd")
+        student = Prepared(run, made.facts, build_method(run, made.facts))
+        guide = teachers.teacher_of(out, student)
         if guide is None or not isinstance(guide.denoiser, torch.nn.Module):
             raise ValueError("no teacher came of the run")
         found = guide.denoiser.state_dict()
@@ -189,7 +191,7 @@ def checks() -> list[Check]:
         "a sample's noise depends on its batch: see fewstep.run.generator and"
         " fewstep.base.randomness"
     )
-    given = "a run is handed on by other weights than its average: see fewstep.run.sources"
+    given = "a run is handed on by other weights than its average: see fewstep.run.sources and fewstep.run.teachers"
     rate = (
         "the average is not the recursion of its rates: see fewstep.training.state.update_averages"
     )

@@ -39,7 +39,7 @@ def _edm2(recipe: str, size: str, **fields: Any) -> Run:
         decay="inverse_sqrt",
         clip=1e6,
         ema=0.9999,  # ECT's --ema_beta
-        middle_times=(1.526,),  # ECT's run_imgnet_ecm.sh; FastGen's config for TCM
+        later_sigmas=(1.526,),  # ECT's run_imgnet_ecm.sh; FastGen's config for TCM
         log_every=100,
         picture_every=1000,
         checkpoint_every=10_000,
