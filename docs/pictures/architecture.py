@@ -60,7 +60,7 @@ def main() -> None:
     axes.axis("off")
     file = Path(__file__).with_suffix(".png")
     figure.savefig(file, dpi=100)
-    Image.open(file).convert("RGB").quantize(64).save(file, optimize=True)
+    Image.open(file).convert("RGB").quantize(200).save(file, optimize=True)
 
 
 if __name__ == "__main__":
