@@ -99,7 +99,7 @@ def main(argv: list[str]) -> int:
 
 def claims(args: Args) -> int:
     """The papers' claims in place of the equations. Raises UserError for what they do not take."""
-    from fewstep.analysis.claims.main import claims_main
+    from fewstep.analysis.claims.runner import claims_main
 
     others = {
         "--method": args.method,
