@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import fewstep as fs
-from fewstep.analysis.doctor import MEASURES, Patient, levels, output
+from fewstep.analysis.doctor import MEASURES, Subject, levels, output
 from fewstep.analysis.doctor.examination import Examination, Samples
 from fewstep.analysis.doctor.gradients import SIZE, Noise, cycled, gradients_of, noise_of
 from fewstep.analysis.doctor.linear_bound import Linear, linear_of
@@ -41,11 +41,11 @@ from tests.support.subjects import (
 
 
 @pytest.fixture(scope="module")
-def healthy(tmp_path_factory) -> Callable[[str], Patient]:
+def healthy(tmp_path_factory) -> Callable[[str], Subject]:
     """A small trained run of a method, trained once."""
-    known: dict[str, Patient] = {}
+    known: dict[str, Subject] = {}
 
-    def run(method: str) -> Patient:
+    def run(method: str) -> Subject:
         if method not in known:
             known[method] = trained(method, tmp_path_factory.mktemp("doctor") / method)
         return known[method]
@@ -53,21 +53,21 @@ def healthy(tmp_path_factory) -> Callable[[str], Patient]:
     return run
 
 
-def taken(patient: Patient, *names: str) -> Examination:
-    """Some measures of a patient, or all."""
-    samples = Samples(patient)
+def taken(subject: Subject, *names: str) -> Examination:
+    """Some measures of a subject, or all."""
+    samples = Samples(subject)
     return Examination(
-        "", "", tuple(MEASURES[name](patient, samples) for name in names or MEASURES)
+        "", "", tuple(MEASURES[name](subject, samples) for name in names or MEASURES)
     )
 
 
 WHOLE: dict[int, Examination] = {}
 
 
-def whole(healthy: Callable[[str], Patient], method: str) -> Examination:
+def whole(healthy: Callable[[str], Subject], method: str) -> Examination:
     """All measures of a healthy run, taken once."""
-    patient = healthy(method)
-    return WHOLE.setdefault(id(patient), WHOLE.get(id(patient)) or taken(patient))
+    subject = healthy(method)
+    return WHOLE.setdefault(id(subject), WHOLE.get(id(subject)) or taken(subject))
 
 
 def faults(examination: Examination) -> dict[str, str]:
@@ -81,21 +81,21 @@ def test_a_healthy_run_has_no_fault(healthy, method):
     assert output.overall(found).startswith("verdict: healthy")
 
 
-def small_batch(p: Patient) -> Patient:
+def small_batch(p: Subject) -> Subject:
     return replace(p, run=replace(p.run, batch=2, block=2))
 
 
-def spike(p: Patient) -> Patient:
+def spike(p: Subject) -> Subject:
     return logged(p, lambda i, row: {"loss": 500 * row["loss"]} if i == 30 else {})
 
 
-def idle(p: Patient) -> Patient:
+def idle(p: Subject) -> Subject:
     flat = logged(p, lambda i, row: {"lr": 3e-3})
     return replace(flat, run=replace(flat.run, ema=0.5), ema=flat.student)
 
 
 # method -> what breaks it -> the measures that look, and all that they find
-ILL: dict[str, tuple[str, Callable[[Patient], Patient], tuple[str, ...], dict[str, str]]] = {
+ILL: dict[str, tuple[str, Callable[[Subject], Subject], tuple[str, ...], dict[str, str]]] = {
     "a level blown up": (
         "ect",
         lambda p: replace(p, ema=Changed(p.ema, scaled(4.0), 0.1, 0.4)),
@@ -236,11 +236,11 @@ def test_levels_of_a_grid_are_on_it(method):
     there.
     """
     found = getattr(fs.methods, method)()
-    patient = SimpleNamespace(method=found, seed=0, progress=0.5)
-    for one in levels.trained_levels(patient):
+    subject = SimpleNamespace(method=found, seed=0, progress=0.5)
+    for one in levels.trained_levels(subject):
         t = torch.tensor([one.t], dtype=torch.float64)
         assert float(found.times.at(t, 0.5).r) < 0.99 * one.t
-    told = [t for _, t in levels.up_to_the_top(patient)]
+    told = [t for _, t in levels.up_to_the_top(subject)]
     assert told[-1] == 80.0
     assert told == sorted(told)
     assert told[-2] < 79.0
@@ -281,9 +281,9 @@ def test_what_cannot_be_resolved_is_bounded_by_two_standard_errors():
 
 def test_the_gradient_of_a_level_is_taken_there(healthy):
     """Levels that the network answers from alone: those of another level have another gradient."""
-    patient = healthy("ect")
-    net, rows = patient.student.requires_grad_(True), cycled(patient, 4 * SIZE)
-    low, again, high = (gradients_of(patient, net, rows, t, 4) for t in (0.05, 0.05, 5.0))
+    subject = healthy("ect")
+    net, rows = subject.student.requires_grad_(True), cycled(subject, 4 * SIZE)
+    low, again, high = (gradients_of(subject, net, rows, t, 4) for t in (0.05, 0.05, 5.0))
     assert torch.equal(low, again)
     assert (low - high).norm() > 0.1 * high.norm()
 
@@ -292,12 +292,12 @@ def test_samples_a_little_nearer_than_chance_allows_are_no_copies(healthy):
     """Beyond 1.25 and beyond the interval: of few samples, half of them copies, the interval still
     holds 1.
     """
-    patient = healthy("ect")
-    train, held = patient.dataset.train.x0, patient.dataset.validation.x0
+    subject = healthy("ect")
+    train, held = subject.dataset.train.x0, subject.dataset.validation.x0
     sparse = torch.cat([train[:2], held[:2]])[[0, 2, 1, 3]]
-    (told,) = memorisation(patient, sparse).verdicts
+    (told,) = memorisation(subject, sparse).verdicts
     assert told.severity == "ok"
-    (told,) = memorisation(patient, train[:400]).verdicts
+    (told,) = memorisation(subject, train[:400]).verdicts
     assert told.severity == "broken"
 
 
@@ -369,8 +369,8 @@ def test_what_has_no_drift_says_so(healthy):
         "only the average": replace(p, student=None, earlier=None),
         "the data itself": healthy("diffusion"),
     }  # fmt: skip
-    for words, patient in reasons.items():
-        assert words in taken(patient, "target drift").measures[0].missing
+    for words, subject in reasons.items():
+        assert words in taken(subject, "target drift").measures[0].missing
 
 
 def contents(folder: str) -> dict[str, str]:

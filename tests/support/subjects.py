@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import fewstep as fs
-from fewstep.analysis.doctor import Patient, patient_of
+from fewstep.analysis.doctor import Subject, subject_of
 from fewstep.base.randomness import generator
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.process import per_row
@@ -37,7 +37,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def trained(method: str, out: Path) -> Patient:
+def trained(method: str, out: Path) -> Subject:
     """A run of a few seconds on the ring."""
     fs.train(
         fs.recipes.toy(method=method, **{**SMALL, **METHODS[method]}),
@@ -45,7 +45,7 @@ def trained(method: str, out: Path) -> Patient:
         progress=False,
         device="cpu",
     )
-    return patient_of(out, device="cpu")
+    return subject_of(out, device="cpu")
 
 
 class Changed(nn.Module):
@@ -105,20 +105,20 @@ def noisy(net: nn.Module, share: float) -> nn.Module:
     return net
 
 
-def untrained(patient: Patient) -> nn.Module:
+def untrained(subject: Subject) -> nn.Module:
     return (
-        build_student(replace(patient.run, seed=1), patient.facts, patient.method)
+        build_student(replace(subject.run, seed=1), subject.facts, subject.method)
         .requires_grad_(False)
         .eval()
     )
 
 
-def with_scaling(patient: Patient, scaling: fs.scalings.Scaling) -> nn.Module:
-    net: Any = patient.ema
+def with_scaling(subject: Subject, scaling: fs.scalings.Scaling) -> nn.Module:
+    net: Any = subject.ema
     return Preconditioned(net.network, scaling, net.process)
 
 
-def by_heart(out: Path) -> Patient:
+def by_heart(out: Path) -> Subject:
     """A student that answers with its 60 training rows, in 16 dimensions."""
     x0 = 0.5 * torch.randn(400, 16, generator=generator(0, "by heart"))
     fs.train(
@@ -128,15 +128,15 @@ def by_heart(out: Path) -> Patient:
         progress=False,
         device="cpu",
     )
-    patient = patient_of(out, data=fs.data.from_tensors(x0[:60]), device="cpu")
-    train = patient.dataset.train
-    data = replace(patient.dataset, validation=Arrays(patient.dataset.units.to_model(x0[60:])))
-    return replace(patient, dataset=data, ema=Changed(patient.ema, Recalled(train.x0), 0.1))
+    subject = subject_of(out, data=fs.data.from_tensors(x0[:60]), device="cpu")
+    train = subject.dataset.train
+    data = replace(subject.dataset, validation=Arrays(subject.dataset.units.to_model(x0[60:])))
+    return replace(subject, dataset=data, ema=Changed(subject.ema, Recalled(train.x0), 0.1))
 
 
-def logged(patient: Patient, change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> Patient:
-    """The patient with other lines in its log."""
-    assert patient.log is not None
+def logged(subject: Subject, change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> Subject:
+    """The subject with other lines in its log."""
+    assert subject.log is not None
     return replace(
-        patient, log=tuple({**row, **change(i, row)} for i, row in enumerate(patient.log))
+        subject, log=tuple({**row, **change(i, row)} for i, row in enumerate(subject.log))
     )

@@ -28,7 +28,7 @@ DESCRIPTION = (
 
 @dataclass(frozen=True)
 class Args:
-    patient: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|TEACHER")]
+    subject: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|TEACHER")]
     """Run folder or shipped name; or a teacher: FILE.safetensors, module:factory or exact:NAME."""
     data: str | None = None
     """The data: for a run where it is now, if its path has changed; a teacher needs it named."""
@@ -76,8 +76,8 @@ def main(argv: list[str]) -> int:
         report.page("", [], [])  # both tell what to install before anything takes long
         report.axes()
     progress = sys.stderr.isatty()
-    outside = ":" in args.patient and not Path(args.patient).exists()
-    teaches = outside or Path(args.patient).suffix == ".safetensors"
+    outside = ":" in args.subject and not Path(args.subject).exists()
+    teaches = outside or Path(args.subject).suffix == ".safetensors"
     examination = (of_teacher if teaches else of_run)(args, progress)
     if args.out is not None:
         output.write_page(examination, args.out)
@@ -92,17 +92,17 @@ def main(argv: list[str]) -> int:
 def of_run(args: Args, progress: bool) -> Examination:
     """The examination of a run folder, checkpoint or shipped name."""
     from fewstep.analysis.doctor.entry import run_examination
-    from fewstep.analysis.doctor.subject import patient_of
+    from fewstep.analysis.doctor.subject import subject_of
     from fewstep.base.errors import UserError
     from fewstep.cli.user_code import own_parts
 
     for name in ("prediction", "process", "range", "sigma_data"):
         if (given := getattr(args, name)) != getattr(Args, name):
             raise UserError(
-                f"--{name.replace('_', '-')} {given}: declares a teacher; {args.patient} is a run"
+                f"--{name.replace('_', '-')} {given}: declares a teacher; {args.subject} is a run"
             )
     named = {name: getattr(args, name) for name in ("data", "teacher", "device", "seed")}
-    return run_examination(patient_of(args.patient, **named, **own_parts(args)), progress=progress)
+    return run_examination(subject_of(args.subject, **named, **own_parts(args)), progress=progress)
 
 
 def of_teacher(args: Args, progress: bool) -> Examination:
@@ -111,17 +111,17 @@ def of_teacher(args: Args, progress: bool) -> Examination:
     from fewstep.base.errors import UserError
     from fewstep.run.sources import dataset_of
 
-    law = args.patient.startswith("exact:")
+    law = args.subject.startswith("exact:")
     if args.data is None and not law:
         raise UserError(
-            f"{args.patient}: a teacher is examined with its data: name it, --data digits or --data"
+            f"{args.subject}: a teacher is examined with its data: name it, --data digits or --data"
             " PATH"
         )
-    dataset = dataset_of(args.data or args.patient)
+    dataset = dataset_of(args.data or args.subject)
     names = ("prediction", "process", "range", "sigma_data", "device", "seed")
     given = {name: getattr(args, name) for name in names}
     return teacher_examination(
-        teacher_of(source(args, dataset), dataset, name=args.patient, **given), progress=progress
+        teacher_of(source(args, dataset), dataset, name=args.subject, **given), progress=progress
     )
 
 
@@ -138,14 +138,14 @@ def source(args: Args, dataset: Dataset) -> Any:
         raise UserError(
             f"--network-options {args.network_options}: expected JSON, such as '{{\"width\": 128}}'"
         ) from None
-    if args.patient.startswith("exact:"):
-        return exact.named(args.patient.removeprefix("exact:"))
-    if Path(args.patient).suffix != ".safetensors":
-        return build(args.patient, imported("teacher", args.patient), dataset, options)
+    if args.subject.startswith("exact:"):
+        return exact.named(args.subject.removeprefix("exact:"))
+    if Path(args.subject).suffix != ".safetensors":
+        return build(args.subject, imported("teacher", args.subject), dataset, options)
     if args.network is None:
         raise UserError(
-            f"{args.patient} holds weights alone: name their network, --network mlp or"
+            f"{args.subject} holds weights alone: name their network, --network mlp or"
             " module:factory"
         )
     factory = imported("network", args.network) if ":" in args.network else args.network
-    return from_file(args.patient, dataset, factory, options)
+    return from_file(args.subject, dataset, factory, options)

@@ -10,7 +10,7 @@ import torch
 
 from fewstep.analysis.doctor.levels import Rows, bound, fresh, trained_levels
 from fewstep.analysis.doctor.linear_bound import linear_of
-from fewstep.analysis.doctor.subject import Patient
+from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Measure, Verdict, judged
 from fewstep.core.distances import mse
 from fewstep.core.process import expand
@@ -29,13 +29,13 @@ class Edge:
     scale: float
 
 
-def boundary(patient: Patient) -> Measure:
+def boundary(subject: Subject) -> Measure:
     """The edges that the method has, each with its error over its scale."""
-    rows = fresh(patient)
+    rows = fresh(subject)
     judge, edges = (
-        second_stage(patient, rows) if patient.frozen is not None else first_level(patient, rows)
+        second_stage(subject, rows) if subject.frozen is not None else first_level(subject, rows)
     )
-    starts = segment_starts(patient, rows)
+    starts = segment_starts(subject, rows)
     verdicts = (judge, *((judge_starts(starts),) if starts else ()))
     return Measure(
         "boundary",
@@ -52,14 +52,14 @@ def boundary(patient: Patient) -> Measure:
     )
 
 
-def first_level(patient: Patient, rows: Rows) -> tuple[Verdict, list[Edge]]:
+def first_level(subject: Subject, rows: Rows) -> tuple[Verdict, list[Edge]]:
     """D(x, t) against x / alpha at the lowest level: no further off than the noise that is in x."""
-    process = patient.method.process
-    t = max(float(process.t_min), float(process.time_at(0.01 * trained_levels(patient)[0].level)))
+    process = subject.method.process
+    t = max(float(process.t_min), float(process.time_at(0.01 * trained_levels(subject)[0].level)))
     with torch.no_grad():
         x_t = rows.at(process, t)
         apart = (
-            float(mse(patient.ema(x_t, t, rows.cond), x_t / expand(process.alpha(t), x_t)).mean())
+            float(mse(subject.ema(x_t, t, rows.cond), x_t / expand(process.alpha(t), x_t)).mean())
             ** 0.5
         )
     level = float(process.level(t))
@@ -80,25 +80,25 @@ def first_level(patient: Patient, rows: Rows) -> tuple[Verdict, list[Edge]]:
     ), [edge]
 
 
-def second_stage(patient: Patient, rows: Rows) -> tuple[Verdict, list[Edge]]:
+def second_stage(subject: Subject, rows: Rows) -> tuple[Verdict, list[Edge]]:
     """The student at t' against the frozen first stage, on held-out rows.
 
     The scale is the first stage's own error there: how far its answers at t' and one training step
     below, at r, are apart. For a chain of such steps is all that its answer at t' rests on.
     """
-    method, process = patient.method, patient.method.process
+    method, process = subject.method, subject.method.process
     t = torch.tensor([method.trained_from], dtype=torch.float64)
-    times = method.times.at(t, patient.progress)
+    times = method.times.at(t, subject.progress)
     down = float(times.r)
     with torch.no_grad():
         x_t, x_r = rows.at(process, float(t)), rows.at(process, down)
-        assert patient.frozen is not None
+        assert subject.frozen is not None
         first, below = (
-            patient.frozen(x_t, float(t), rows.cond),
-            patient.frozen(x_r, down, rows.cond),
+            subject.frozen(x_t, float(t), rows.cond),
+            subject.frozen(x_r, down, rows.cond),
         )
         own = float(mse(first, below).mean()) ** 0.5
-        apart = float(mse(patient.ema(x_t, float(t), rows.cond), first).mean()) ** 0.5
+        apart = float(mse(subject.ema(x_t, float(t), rows.cond), first).mean()) ** 0.5
         to_data = float(mse(first, rows.x0).mean()) ** 0.5
     edge = Edge("t' of stage 2", float(process.level(float(t))), apart, own)
     return judged(
@@ -119,20 +119,20 @@ def second_stage(patient: Patient, rows: Rows) -> tuple[Verdict, list[Edge]]:
     ), [edge]
 
 
-def segment_starts(patient: Patient, rows: Rows) -> list[Edge]:
+def segment_starts(subject: Subject, rows: Rows) -> list[Edge]:
     """Just above the start of a segment the student is a denoiser: its error over the best simple
     one's.
     """
-    times = patient.method.times
+    times = subject.method.times
     if not isinstance(times, Segments) or times.segments == 1:
         return []
-    process, linear = patient.method.process, linear_of(patient.dataset.train.x0)
-    inside = times.per_segment(patient.progress)
+    process, linear = subject.method.process, linear_of(subject.dataset.train.x0)
+    inside = times.per_segment(subject.progress)
     edges = []
     for segment in range(1, times.segments):
         t = times.end * (segment * inside + 1) / (times.segments * inside)
         with torch.no_grad():
-            found = mse(patient.ema(rows.at(process, t), t, rows.cond), rows.x0).mean()
+            found = mse(subject.ema(rows.at(process, t), t, rows.cond), rows.x0).mean()
             limit = bound(linear, process, rows, t).mean()
         edges.append(
             Edge(

@@ -18,7 +18,7 @@ from fewstep.analysis.doctor.levels import (
     trained_levels,
     up_to_the_top,
 )
-from fewstep.analysis.doctor.subject import Patient
+from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Measure, Verdict, judged
 from fewstep.core.distances import mse
 from fewstep.core.sampling import sampler
@@ -28,27 +28,27 @@ DRIFT = 3.0, 10.0  # gaps between neighbours that targets may move
 LEAK = 0.1, 0.5  # of the data's spread that may be lost on the way up
 
 
-def target_drift(patient: Patient) -> Measure:
+def target_drift(subject: Subject) -> Measure:
     """How far the target's answer at r is from what it was, beside the gap that a step of training
     closes.
     """
     columns = ("level", "drift", "pair's gap", "ratio")
-    then, told = _then(patient)
+    then, told = _then(subject)
     definition = f"rms of the student's answers at r, now against {told}; beside it the "
     definition += "rms of D(x_t, t) - D(x_r, r) over the pairs that it is trained on"
-    if reason := _no_drift(patient, then):
+    if reason := _no_drift(subject, then):
         return Measure("target drift", definition, missing=reason)
-    rows = rows_of(patient.dataset, "train", patient.seed, device=place_of(patient))
+    rows = rows_of(subject.dataset, "train", subject.seed, device=place_of(subject))
     assert then is not None
-    found = [(level, *drift_at(patient, rows, level, then)) for level in trained_levels(patient)]
+    found = [(level, *drift_at(subject, rows, level, then)) for level in trained_levels(subject)]
     table = [(one.level, drift, gap, drift / max(gap, 1e-300)) for one, drift, gap in found]
     return Measure("target drift", definition, columns, table, (judge_drift(found, told),))
 
 
-def _no_drift(patient: Patient, then: torch.nn.Module | None) -> str:
+def _no_drift(subject: Subject, then: torch.nn.Module | None) -> str:
     """Why this run has no drift to measure; "" where it has."""
-    method = patient.method
-    if patient.denoises:
+    method = subject.method
+    if subject.denoises:
         return "its target is the data itself"
     if method.target is None or getattr(method.times, "at_anchor", False):
         return "its targets are a teacher's solutions, not its own answers"
@@ -57,28 +57,28 @@ def _no_drift(patient: Patient, then: torch.nn.Module | None) -> str:
     return "" if then is not None else "the folder holds only the average"
 
 
-def _then(patient: Patient) -> tuple[torch.nn.Module | None, str]:
+def _then(subject: Subject) -> tuple[torch.nn.Module | None, str]:
     """What the student was, and how that is told."""
-    if patient.student is None:
+    if subject.student is None:
         return None, "what they were"
-    if patient.earlier is not None:
-        return patient.earlier, f"those of step {patient.earlier_step}"
-    return patient.ema, "those of its average"
+    if subject.earlier is not None:
+        return subject.earlier, f"those of step {subject.earlier_step}"
+    return subject.ema, "those of its average"
 
 
 def drift_at(
-    patient: Patient, rows: Rows, level: Level, then: torch.nn.Module
+    subject: Subject, rows: Rows, level: Level, then: torch.nn.Module
 ) -> tuple[float, float]:
-    process = patient.method.process
-    times = patient.method.times.at(
-        torch.full((len(rows.x0),), level.t, dtype=torch.float64), patient.progress
+    process = subject.method.process
+    times = subject.method.times.at(
+        torch.full((len(rows.x0),), level.t, dtype=torch.float64), subject.progress
     )
-    assert patient.student is not None
+    assert subject.student is not None
     with torch.no_grad():
         x_t, x_r = rows.at(process, times.t), rows.at(process, times.r)
-        now = patient.student(x_r, times.r, rows.cond)
+        now = subject.student(x_r, times.r, rows.cond)
         moved = mse(now, then(x_r, times.r, rows.cond))
-        gap = mse(patient.student(x_t, times.t, rows.cond), now)
+        gap = mse(subject.student(x_t, times.t, rows.cond), now)
     return float(moved.mean()) ** 0.5, float(gap.mean()) ** 0.5
 
 
@@ -103,30 +103,30 @@ def judge_drift(found: list[tuple[Level, float, float]], told: str) -> Verdict:
     )
 
 
-def loose_chain(patient: Patient) -> Measure:
+def loose_chain(subject: Subject) -> Measure:
     """Whether D(x_t, t) still has the data's law at every level, which a map to the data has at all
     of them.
     """
-    own = sampler(patient.method.sampler)
+    own = sampler(subject.method.sampler)
     definition = (
         "squared Fréchet distance between D(x_t, t) of held-out rows and the training split, less"
         " that of the held-out rows themselves, as a share of the data's variance; kept is the"
         " variance of D(x_t, t) over the data's"
     )
-    if patient.denoises or (own.only and own.default > 1):
+    if subject.denoises or (own.only and own.default > 1):
         return Measure(
             "chain", definition, missing="its answers are means of the data, not samples of it"
         )
-    rows = fresh(patient)
-    process, train = patient.method.process, patient.dataset.train.x0
+    rows = fresh(subject)
+    process, train = subject.method.process, subject.dataset.train.x0
     floor, total = (
         apart_of(rows.x0, train),
         float(train.flatten(1).double().var(0, correction=0).sum()),
     )
     table = []
-    for level, t in up_to_the_top(patient):
+    for level, t in up_to_the_top(subject):
         with torch.no_grad():
-            out = patient.ema(rows.at(process, t), t, rows.cond)
+            out = subject.ema(rows.at(process, t), t, rows.cond)
         kept = float(out.flatten(1).double().var(0, correction=0).sum()) / total
         table.append((level, (apart_of(out, train) - floor) / total, kept))
     return Measure("chain", definition, ("level", "lost", "kept"), table, (judge_chain(table),))

@@ -1,4 +1,4 @@
-"""Which examination a patient gets, and how a network becomes one."""
+"""Which examination a subject gets, and how a network becomes one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fewstep import networks
 from fewstep.analysis.doctor.examination import Examination, examine, taken
 from fewstep.analysis.doctor.interpretations import Range, Raw, Reading, declared, ranges
-from fewstep.analysis.doctor.subject import Patient, truth_of
+from fewstep.analysis.doctor.subject import Subject, truth_of
 from fewstep.analysis.doctor.teacher import Teacher, teacher_measures
 from fewstep.base.conditions import Cond
 from fewstep.base.device import pick_device
@@ -26,20 +26,20 @@ from fewstep.run.build import chosen, made
 from fewstep.run.sources import fit, weights_of
 
 
-def run_examination(patient: Patient, *, progress: bool = False) -> Examination:
+def run_examination(subject: Subject, *, progress: bool = False) -> Examination:
     """Of a run; where it is a diffusion model, which may teach, also as a teacher."""
-    found = examine(patient, progress=progress)
-    if not patient.denoises or not isinstance(patient.ema, Preconditioned):
+    found = examine(subject, progress=progress)
+    if not subject.denoises or not isinstance(subject.ema, Preconditioned):
         return found
-    more = taken(teacher_measures(teacher_in(patient)), progress=progress)
+    more = taken(teacher_measures(teacher_in(subject)), progress=progress)
     return Examination(found.name, found.about, (*found.measures, *more))
 
 
-def teacher_in(patient: Patient) -> Teacher:
+def teacher_in(subject: Subject) -> Teacher:
     """A run's average as a teacher of its own data."""
-    net: Any = patient.ema
+    net: Any = subject.ema
     given = read_as(net)
-    return Teacher(patient.name, raw_of(net.network), given, patient.dataset, patient.truth, patient.seed,
+    return Teacher(subject.name, raw_of(net.network), given, subject.dataset, subject.truth, subject.seed,
                    next(net.parameters()).device)  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.analysis.doctor.levels import Rows, place_of, rows_of, trained_levels
-from fewstep.analysis.doctor.subject import Patient
+from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Cell, Measure, Verdict, judged
 from fewstep.base.randomness import SAMPLING_BLOCK, normal, uniform
 from fewstep.core.process import Time
@@ -68,7 +68,7 @@ def noise_of(gradients: Tensor, size: int) -> Noise:
 
 
 def gradients_of(
-    patient: Patient, net: nn.Module, rows: Rows, t: Time | None, groups: int
+    subject: Subject, net: nn.Module, rows: Rows, t: Time | None, groups: int
 ) -> Tensor:
     """Gradients `[groups, P]` (float64) of the mean loss of consecutive rows; at t, or at times as
     they are drawn.
@@ -76,21 +76,21 @@ def gradients_of(
     weights = [p for p in net.parameters() if p.is_floating_point()]
     groups = max(4, min(groups, MOST // sum(p.numel() for p in weights)))
     count = groups * SIZE
-    u = uniform(patient.seed, "doctor gradient", 0, count, 2, SAMPLING_BLOCK)
-    method, found = patient.method, []
-    times = method.times(u, patient.progress, torch.arange(count))
+    u = uniform(subject.seed, "doctor gradient", 0, count, 2, SAMPLING_BLOCK)
+    method, found = subject.method, []
+    times = method.times(u, subject.progress, torch.arange(count))
     if t is not None:
         times = method.times.at(
-            torch.full((count,), float(t), dtype=torch.float64), patient.progress
+            torch.full((count,), float(t), dtype=torch.float64), subject.progress
         )
     for first in range(0, count, SIZE):
         part = slice(first, first + SIZE)
         here = times._replace(
             **{name: getattr(times, name)[part] for name in ("t", "r", "a", "w")}, u=u[part]
         )
-        here = here._replace(progress=patient.progress)
+        here = here._replace(progress=subject.progress)
         cond = each(partial(_cut, part), rows.cond)
-        loss = method.loss(patient.models(net), rows.x0[part], rows.z[part], here, cond).mean()
+        loss = method.loss(subject.models(net), rows.x0[part], rows.z[part], here, cond).mean()
         grads = torch.autograd.grad(loss, weights, allow_unused=True)
         found.append(torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten()
                                 for p, g in zip(weights, grads, strict=True)]).double().cpu())  # fmt: skip
@@ -101,19 +101,19 @@ def _cut(part: slice, rows: Tensor) -> Tensor:
     return rows[part]
 
 
-def gradient_noise(patient: Patient) -> Measure:
+def gradient_noise(subject: Subject) -> Measure:
     """The table by level, and whether the batch is far below the noise scale."""
     net = copy.deepcopy(
-        patient.student if patient.student is not None else patient.ema
+        subject.student if subject.student is not None else subject.ema
     ).requires_grad_(True)
-    rows = cycled(patient, OVERALL * SIZE)
+    rows = cycled(subject, OVERALL * SIZE)
     table: list[tuple[Cell, ...]] = []
-    for level in trained_levels(patient):
-        noise = noise_of(gradients_of(patient, net, rows, level.t, GROUPS), SIZE)
+    for level in trained_levels(subject):
+        noise = noise_of(gradients_of(subject, net, rows, level.t, GROUPS), SIZE)
         table.append(
             (level.level, max(noise.square, 0.0) ** 0.5, noise.variance**0.5, _told(noise.scale))
         )
-    overall = noise_of(gradients_of(patient, net, rows, None, OVERALL), SIZE)
+    overall = noise_of(gradients_of(subject, net, rows, None, OVERALL), SIZE)
     table.append(
         ("all", max(overall.square, 0.0) ** 0.5, overall.variance**0.5, _told(overall.scale))
     )
@@ -124,16 +124,16 @@ def gradient_noise(patient: Patient) -> Measure:
         " (noise / |G|)^2",
         ("level", "|G|", "noise", "noise scale"),
         table,
-        (judge_noise(patient, overall),),
+        (judge_noise(subject, overall),),
     )
 
 
-def cycled(patient: Patient, count: int) -> Rows:
+def cycled(subject: Subject, count: int) -> Rows:
     """Training rows, gone through again with other noise where there are fewer than `count`."""
-    rows = rows_of(patient.dataset, "train", patient.seed, count, device=place_of(patient))
+    rows = rows_of(subject.dataset, "train", subject.seed, count, device=place_of(subject))
     index = torch.arange(count) % len(rows.x0)
     z = normal(
-        patient.seed, "doctor gradient noise", 0, count, patient.dataset.shape, SAMPLING_BLOCK
+        subject.seed, "doctor gradient noise", 0, count, subject.dataset.shape, SAMPLING_BLOCK
     )
     return Rows(rows.x0[index], each(lambda part: part[index], rows.cond), z.to(rows.x0))
 
@@ -142,11 +142,11 @@ def _told(scale: float) -> float | str:
     return "not resolved" if math.isinf(scale) else scale
 
 
-def judge_noise(patient: Patient, noise: Noise) -> Verdict:
+def judge_noise(subject: Subject, noise: Noise) -> Verdict:
     """The steps that it takes to see the gradient once, against those that the average remembers,
     and all there are.
     """
-    run = patient.run
+    run = subject.run
     steps, memory = noise.at_least / run.batch, 1 / (1 - run.ema)
     seen = f"{noise.scale:.3g}" if noise.square > 0 else f"above {noise.at_least:.3g}"
     broken = max(float(run.iterations), memory)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fewstep.analysis.doctor.linear_bound import Linear
-from fewstep.analysis.doctor.subject import Patient
+from fewstep.analysis.doctor.subject import Subject
 from fewstep.base.conditions import Cond, masked
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import SAMPLING_BLOCK, normal, shuffled, uniform
@@ -42,11 +42,11 @@ def spread(levels: Tensor, count: int = COUNT) -> Tensor:
     return drawn[(drawn[:, None] - even).abs().argmin(0)].unique().exp()
 
 
-def trained_levels(patient: Patient, count: int = COUNT) -> list[Level]:
+def trained_levels(subject: Subject, count: int = COUNT) -> list[Level]:
     """The levels that the last stage trains on, from the law of its times at the run's progress."""
-    method, process = patient.method, patient.method.process
-    u = uniform(patient.seed, "doctor time", 0, DRAWN, 2, SAMPLING_BLOCK)
-    drawn_times = method.times(u, patient.progress, torch.arange(DRAWN)).t
+    method, process = subject.method, subject.method.process
+    u = uniform(subject.seed, "doctor time", 0, DRAWN, 2, SAMPLING_BLOCK)
+    drawn_times = method.times(u, subject.progress, torch.arange(DRAWN)).t
     drawn = process.level(drawn_times)
     chosen = spread(drawn, count)
     apart = (
@@ -62,11 +62,11 @@ def trained_levels(patient: Patient, count: int = COUNT) -> list[Level]:
     ]
 
 
-def up_to_the_top(patient: Patient) -> list[tuple[float, float]]:
+def up_to_the_top(subject: Subject) -> list[tuple[float, float]]:
     """The trained levels and their times, and where sampling starts, once."""
-    process = patient.method.process
+    process = subject.method.process
     top, below = (float(process.level(process.t_max)), process.t_max), process.t_max * (1 - 1e-9)
-    return [*((one.level, one.t) for one in trained_levels(patient) if one.t < below), top]
+    return [*((one.level, one.t) for one in trained_levels(subject) if one.t < below), top]
 
 
 @dataclass(frozen=True)
@@ -101,16 +101,16 @@ def rows_of(
     return Rows(masked(found.x0, found.cond).to(device), cond, z.to(device))
 
 
-def fresh(patient: Patient, count: int = ROWS) -> Rows:
+def fresh(subject: Subject, count: int = ROWS) -> Rows:
     """Held-out rows where the data has some, else training rows: for what training rows do not
     flatter.
     """
-    split = "validation" if len(patient.dataset.validation.x0) else "train"
-    return rows_of(patient.dataset, split, patient.seed, count, device=place_of(patient))
+    split = "validation" if len(subject.dataset.validation.x0) else "train"
+    return rows_of(subject.dataset, split, subject.seed, count, device=place_of(subject))
 
 
-def place_of(patient: Patient) -> torch.device:
-    return next(patient.ema.parameters()).device
+def place_of(subject: Subject) -> torch.device:
+    return next(subject.ema.parameters()).device
 
 
 def bound(linear: Linear, process: Process, rows: Rows, t: float) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewstep.analysis.doctor.levels import Level, Rows, bound, place_of, rows_of, trained_levels
 from fewstep.analysis.doctor.linear_bound import Linear, linear_of
-from fewstep.analysis.doctor.subject import Patient
+from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Measure, Verdict, judged
 from fewstep.base.randomness import SAMPLING_BLOCK, uniform
 from fewstep.core.distances import mse
@@ -32,39 +32,39 @@ class Seen(NamedTuple):
     bound: Tensor
 
 
-def loss_rows(patient: Patient, student: torch.nn.Module, rows: Rows, t: float) -> Tensor:
+def loss_rows(subject: Subject, student: torch.nn.Module, rows: Rows, t: float) -> Tensor:
     """The method's own loss `[n]` at one time, with this network in the student's place; nothing is
     dropped.
     """
     count = len(rows.x0)
-    times = patient.method.times.at(torch.full((count,), t, dtype=torch.float64), patient.progress)
-    u = uniform(patient.seed, "doctor pairs", 0, count, 2, SAMPLING_BLOCK)
-    times = times._replace(u=u, progress=patient.progress)
-    found = patient.method.loss(patient.models(student), rows.x0, rows.z, times, rows.cond)
+    times = subject.method.times.at(torch.full((count,), t, dtype=torch.float64), subject.progress)
+    u = uniform(subject.seed, "doctor pairs", 0, count, 2, SAMPLING_BLOCK)
+    times = times._replace(u=u, progress=subject.progress)
+    found = subject.method.loss(subject.models(student), rows.x0, rows.z, times, rows.cond)
     return found.detach().double().cpu()
 
 
-def at_level(patient: Patient, level: Level, train: Rows, held: Rows, linear: Linear) -> Seen:
-    process, net = patient.method.process, patient.ema
+def at_level(subject: Subject, level: Level, train: Rows, held: Rows, linear: Linear) -> Seen:
+    process, net = subject.method.process, subject.ema
     with torch.no_grad():
         errors = [
             mse(net(rows.at(process, level.t), level.t, rows.cond), rows.x0)
             for rows in (train, held)
         ]
-        losses = [loss_rows(patient, net, rows, level.t) for rows in (train, held)]
+        losses = [loss_rows(subject, net, rows, level.t) for rows in (train, held)]
         limit = bound(linear, process, held, level.t)
     return Seen(level, *losses, *(part.double().cpu() for part in (*errors, limit)))
 
 
-def loss_by_level(patient: Patient) -> Measure:
+def loss_by_level(subject: Subject) -> Measure:
     """The table, whether it learns its training rows by heart, and whether a level is out of hand."""
-    place = place_of(patient)
+    place = place_of(subject)
     train, held = (
-        rows_of(patient.dataset, split, patient.seed, device=place)
+        rows_of(subject.dataset, split, subject.seed, device=place)
         for split in ("train", "validation")
     )
-    linear = linear_of(patient.dataset.train.x0)
-    seen = [at_level(patient, level, train, held, linear) for level in trained_levels(patient)]
+    linear = linear_of(subject.dataset.train.x0)
+    seen = [at_level(subject, level, train, held, linear) for level in trained_levels(subject)]
     total = sum(one.level.share * float(one.held.mean()) for one in seen) or 1.0
     rows = [
         (
@@ -96,7 +96,7 @@ def loss_by_level(patient: Patient) -> Measure:
             "bound",
         ),
         rows,
-        (learnt_by_heart(seen), out_of_hand(patient, seen)),
+        (learnt_by_heart(seen), out_of_hand(subject, seen)),
     )
 
 
@@ -133,7 +133,7 @@ def overfitting(trained: Tensor, held: Tensor, levels: Sequence[float]) -> Verdi
     )
 
 
-def out_of_hand(patient: Patient, seen: list[Seen]) -> Verdict:
+def out_of_hand(subject: Subject, seen: list[Seen]) -> Verdict:
     """The worst level's error over what theory gives: the bound of a denoiser, twice that of a jump
     to the data.
 
@@ -141,7 +141,7 @@ def out_of_hand(patient: Patient, seen: list[Seen]) -> Verdict:
     mixtures the end of the trajectory was nearer than that (1.5 to 2 times the mean's error):
     measured, not proved.
     """
-    limit = 1.0 if patient.denoises else 2.0
+    limit = 1.0 if subject.denoises else 2.0
     ratios = [float(one.error.mean() / one.bound.mean().clamp_min(1e-300)) / limit for one in seen]
     at = max(range(len(seen)), key=lambda i: math.inf if math.isnan(ratios[i]) else ratios[i])
     scatter = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fewstep.analysis.doctor.subject import Patient
+from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Measure, judged
 from fewstep.analysis.metrics.distances import to_nearest
 from fewstep.analysis.metrics.protocol import estimate
@@ -14,12 +14,12 @@ DRAWS = 8
 MOST, HELD = 50_000, 1000  # rows that are looked through, and for
 
 
-def memorisation(patient: Patient, samples: Tensor) -> Measure:
+def memorisation(subject: Subject, samples: Tensor) -> Measure:
     """Mean distance to the nearest training row: of samples, over that of held-out rows."""
-    train, held = patient.dataset.train.x0, patient.dataset.validation.x0
+    train, held = subject.dataset.train.x0, subject.dataset.validation.x0
     if not len(held):
         raise UserError(
-            f"data {patient.dataset.name!r} has no validation split: nothing is held out to compare"
+            f"data {subject.dataset.name!r} has no validation split: nothing is held out to compare"
             " with"
         )
     train, held = train[:MOST], held[:HELD]

@@ -38,7 +38,7 @@ MOVES = 40  # of the solver along a teacher's trajectory
 
 
 @dataclass(frozen=True)
-class Patient:
+class Subject:
     """All that the measures take. `ema` is what samples are drawn from; others are None where the
     folder has none.
     """
@@ -108,7 +108,7 @@ class Patient:
         return "the data's law" if self.truth is not None else "the teacher"
 
 
-def patient_of(
+def subject_of(
     path: str | Path,
     *,
     data: str | Dataset | None = None,
@@ -117,8 +117,8 @@ def patient_of(
     method: OwnMethod | None = None,
     device: str = "auto",
     seed: int = 0,
-) -> Patient:
-    """The patient in a run folder, a checkpoint folder or of a shipped name. Raises UserError or
+) -> Subject:
+    """The subject in a run folder, a checkpoint folder or of a shipped name. Raises UserError or
     StorageError.
     """
     checkpoint = find(path)
@@ -141,7 +141,7 @@ def patient_of(
     dataset = data_of(run, facts, data)
     step, part = checkpoint.state["step"], _stage(run, made, checkpoint)
     before = _earlier(checkpoint)
-    return Patient(
+    return Subject(
         name=str(path),
         run=run,
         facts=facts,

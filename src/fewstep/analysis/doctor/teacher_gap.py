@@ -6,7 +6,7 @@ import torch
 
 from fewstep.analysis.doctor.levels import fresh, up_to_the_top
 from fewstep.analysis.doctor.linear_bound import linear_of
-from fewstep.analysis.doctor.subject import Patient
+from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Measure, Verdict, judged
 from fewstep.core.distances import mse
 from fewstep.core.sampling import sampler
@@ -14,36 +14,36 @@ from fewstep.core.sampling import sampler
 ROWS = 128  # exact trajectories are dear
 
 
-def teacher_gap(patient: Patient) -> Measure:
+def teacher_gap(subject: Subject) -> Measure:
     """rms of D(x_t, t) minus the solution of the ODE from x_t, beside what a Gaussian's flow is
     off.
     """
-    process = patient.method.process
-    own = sampler(patient.method.sampler)
+    process = subject.method.process
+    own = sampler(subject.method.sampler)
     definition = (
-        f"rms of D(x_t, t) minus the end of the trajectory from x_t by {patient.solved_by};"
+        f"rms of D(x_t, t) minus the end of the trajectory from x_t by {subject.solved_by};"
         " Gaussian: the same of the flow of a Gaussian with the data's mean and covariance"
     )
     reason = (
         "nobody knows the trajectories: name a --teacher"
-        if patient.truth is patient.teacher is None
+        if subject.truth is subject.teacher is None
         else ""
     )
-    if patient.denoises or (own.only and own.default > 1):
+    if subject.denoises or (own.only and own.default > 1):
         reason = "its answers are not ends of trajectories"
     if reason:
         return Measure("teacher gap", definition, missing=reason)
-    rows = fresh(patient, ROWS)
-    linear = linear_of(patient.dataset.train.x0)
+    rows = fresh(subject, ROWS)
+    linear = linear_of(subject.dataset.train.x0)
     table = []
-    for level, t in up_to_the_top(patient):
+    for level, t in up_to_the_top(subject):
         with torch.no_grad():
             x_t = rows.at(process, t)
-            end = patient.solution(x_t, t, rows.cond)
+            end = subject.solution(x_t, t, rows.cond)
             assert end is not None
             found = [
                 mse(guess, end).mean()
-                for guess in (patient.ema(x_t, t, rows.cond), linear.flow(process, x_t, t))
+                for guess in (subject.ema(x_t, t, rows.cond), linear.flow(process, x_t, t))
             ]
         gap, plain = (float(part) ** 0.5 for part in found)
         table.append((level, gap, plain, gap / max(plain, 1e-300)))

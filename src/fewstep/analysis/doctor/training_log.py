@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fewstep.analysis.doctor.subject import Patient
+from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Measure, Verdict, judged
 from fewstep.base.randomness import SAMPLING_BLOCK, uniform
 
@@ -18,7 +18,7 @@ REACH = 10  # lines before and after that a spike is compared with
 LEAST = 20  # lines that are needed
 
 
-def logbook(patient: Patient) -> Measure:
+def logbook(subject: Subject) -> Measure:
     """Verdicts on the log's lines."""
     definition = (
         "the lines of metrics.jsonl: each loss against the median of its neighbours, the gradient's"
@@ -28,23 +28,23 @@ def logbook(patient: Patient) -> Measure:
         "against early, lines without a finite number, and the learning rate at the end over its"
         " peak"
     )
-    if patient.log is None:
+    if subject.log is None:
         return Measure("training log", definition, missing="the folder holds no metrics.jsonl")
     lines = [
         row
-        for row in patient.log
-        if row["step"] <= patient.step and row.get("stage", 1) == patient.stage
+        for row in subject.log
+        if row["step"] <= subject.step and row.get("stage", 1) == subject.stage
     ]
     losses = [row.get("loss") for row in lines]
     norms = [row.get("grad_norm") for row in lines]
-    rows: list[tuple[str, float]] = [("lines", len(lines)), ("last step", patient.step)]
-    verdicts = [judge_end(patient)]
+    rows: list[tuple[str, float]] = [("lines", len(lines)), ("last step", subject.step)]
+    verdicts = [judge_end(subject)]
     if lines:  # an empty log says nothing of losses and rates
-        verdicts = [judge_finite(patient, lines), *verdicts, judge_rate(patient)]
+        verdicts = [judge_finite(subject, lines), *verdicts, judge_rate(subject)]
     if len(lines) >= LEAST:
         verdicts += [
             judge_spikes(losses, [row["step"] for row in lines]),
-            judge_norms(patient, norms),
+            judge_norms(subject, norms),
         ]
     return Measure("training log", definition, ("what", "number"), rows, verdicts)
 
@@ -53,7 +53,7 @@ def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def judge_finite(patient: Patient, lines: list[dict[str, Any]]) -> Verdict:
+def judge_finite(subject: Subject, lines: list[dict[str, Any]]) -> Verdict:
     bad = [
         row["step"]
         for row in lines
@@ -75,30 +75,30 @@ def judge_finite(patient: Patient, lines: list[dict[str, Any]]) -> Verdict:
     )
 
 
-def judge_end(patient: Patient) -> Verdict:
-    left = patient.run.iterations - patient.step
+def judge_end(subject: Subject) -> Verdict:
+    left = subject.run.iterations - subject.step
     return judged(
         "unfinished",
-        left / patient.run.iterations,
+        left / subject.run.iterations,
         0.0,
         1.0,
         against="the run's own iterations",
-        fine=f"it ran all its {patient.run.iterations} steps",
+        fine=f"it ran all its {subject.run.iterations} steps",
         ill=(
-            f"it stopped at step {patient.step} of {patient.run.iterations}: continue it with"
+            f"it stopped at step {subject.step} of {subject.run.iterations}: continue it with"
             " --resume; if it stops there again, its loss or gradient is not finite"
         ),
     )
 
 
-def judge_rate(patient: Patient) -> Verdict:
+def judge_rate(subject: Subject) -> Verdict:
     rates = [
         row["lr"]
-        for row in patient.log or ()
-        if _finite(row.get("lr")) and row["step"] <= patient.step
+        for row in subject.log or ()
+        if _finite(row.get("lr")) and row["step"] <= subject.step
     ]
     share = rates[-1] / max(max(rates), 1e-300) if rates else 0.0
-    by_design = patient.run.decay != "cosine"
+    by_design = subject.run.decay != "cosine"
     return judged(
         "not-annealed",
         share,
@@ -113,7 +113,7 @@ def judge_rate(patient: Patient) -> Verdict:
             f"the learning rate is {share:.2g} of its peak at the end: noise stays in the weights;"
             " let it fall (--final 0.02), or lean on the average (--ema)"
         ),
-        also=not by_design and patient.step >= patient.run.iterations,
+        also=not by_design and subject.step >= subject.run.iterations,
     )
 
 
@@ -159,17 +159,17 @@ def judge_spikes(losses: list[Any], steps: list[int]) -> Verdict:
     )
 
 
-def pressure(patient: Patient, progress: float) -> float:
+def pressure(subject: Subject, progress: float) -> float:
     """How steep the method's pairs make the loss: the median of 1 / (t - r) over its times at this
     progress.
     """
-    u = uniform(patient.seed, "doctor time", 0, 1024, 2, SAMPLING_BLOCK)
-    times = patient.method.times(u, progress, torch.arange(1024))
+    u = uniform(subject.seed, "doctor time", 0, 1024, 2, SAMPLING_BLOCK)
+    times = subject.method.times(u, progress, torch.arange(1024))
     gap = float((times.t - times.r).median())
     return 1 / gap if gap > 0 else 1.0
 
 
-def judge_norms(patient: Patient, norms: list[Any]) -> Verdict:
+def judge_norms(subject: Subject, norms: list[Any]) -> Verdict:
     """The last third's median over the middle third's, beside what the narrowing of the pairs
     explains.
     """
@@ -180,7 +180,7 @@ def judge_norms(patient: Patient, norms: list[Any]) -> Verdict:
         if len(known) > 2
         else (1, 1)
     )
-    explained = max(pressure(patient, 5 / 6) / pressure(patient, 1 / 2), 1.0)
+    explained = max(pressure(subject, 5 / 6) / pressure(subject, 1 / 2), 1.0)
     ratio = late / before / explained
     return judged(
         "growing-gradient",
