@@ -31,7 +31,7 @@ import fewstep as fs
 from fewstep.base import disk
 from fewstep.run import checkpoint, lock
 from fewstep.run.build import build_method, settled
-from fewstep.run.checkpoint.format import serialised
+from fewstep.run.checkpoint.format import serialise
 from fewstep.run.checkpoint.saver import copied
 from fewstep.run.facts import Facts
 from fewstep.run.recipes import RECIPES
@@ -94,7 +94,7 @@ def of_a_save(megabytes: int, times: int) -> None:
     groups, about = state.groups(), {"run": {}, "facts": {}, **state.values()}
     with tempfile.TemporaryDirectory(dir=".") as name:
         folder = Path(name)
-        content = {group: serialised(tensors) for group, tensors in groups.items()}
+        content = {group: serialise(tensors) for group, tensors in groups.items()}
         size, number = sum(map(len, content.values())), iter(range(10**6))
 
         def save() -> None:

@@ -139,7 +139,7 @@ def test_levels_are_what_is_printed():
 
 def test_a_second_stage_is_asked_where_it_was_trained():
     dataset = gaussian_data()
-    student = denoising_student(dataset, trained_from=1.0, middle=(1.0,))
+    student = denoising_student(dataset, trained_from=1.0, later_sigmas=(1.0,))
     assert bounds_of(student.generator).low == 1.0
     assert own_levels(student.generator, 2, bounds_of(student.generator)) == (1.0,)
     for steps in (2, 3, 5):
@@ -149,7 +149,7 @@ def test_a_second_stage_is_asked_where_it_was_trained():
 
 def test_bounds_are_rounded_inwards():
     """A level that is printed with four digits is still one that the student was trained for."""
-    student = denoising_student(gaussian_data(), trained_from=1.23442, middle=(2.0,))
+    student = denoising_student(gaussian_data(), trained_from=1.23442, later_sigmas=(2.0,))
     assert bounds_of(student.generator).low == 1.235
     assert bounds_of(student.generator).high * 1.02 <= 80.0
 

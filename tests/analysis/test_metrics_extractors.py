@@ -29,7 +29,7 @@ from fewstep.analysis.metrics import (
     read_statistics,
 )
 from fewstep.base.errors import UserError
-from fewstep.base.randomness import forked
+from fewstep.base.randomness import fork_rng
 from fewstep.cli import main
 from fewstep.data import Dataset, Units
 from tests.analysis.test_metrics import normals
@@ -60,7 +60,7 @@ def exported(layer: nn.Linear, path, inputs=("n", 64), outputs=1) -> None:
 
 @pytest.fixture
 def layer():
-    with forked(0, "extractor"):
+    with fork_rng(0, "extractor"):
         return nn.Linear(64, 5).requires_grad_(False)
 
 

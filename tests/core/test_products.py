@@ -80,7 +80,11 @@ def test_generated_pairs_for_a_truncated_model():
     gc = fs.methods.gc(base=tcm, share=0.6)
     same(gc, by_hand)
     assert gc.needs == {"student", "ema", "frozen"}
-    assert (gc.before, gc.trained_from, gc.middle) == (tcm.before, tcm.trained_from, tcm.middle)
+    assert (gc.before, gc.trained_from, gc.later_sigmas) == (
+        tcm.before,
+        tcm.trained_from,
+        tcm.later_sigmas,
+    )
     plain, found = loss_and_gradient(tcm)[0], loss_and_gradient(gc)[0]
     assert 0 < (plain != found).sum() < len(plain)
 

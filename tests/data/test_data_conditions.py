@@ -33,7 +33,7 @@ def normals(*shape: int, stream: str = "x") -> torch.Tensor:
 
 def alive(classes: int = 0, features: int = 0) -> ResidualMLP:
     """A network whose every weight matters (zero initialisation would hide mistakes)."""
-    network = ResidualMLP((4,), classes, features, width=8, depth=1)
+    network = ResidualMLP((4,), classes, features, width=8, depth=1, dropout=0.0)
     source = generator(0, "weights")
     for p in network.parameters():
         p.data = 0.3 * torch.randn(p.shape, generator=source)

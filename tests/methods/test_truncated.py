@@ -121,7 +121,7 @@ def test_the_second_stage_is_its_base_above_t_prime_with_what_the_first_ended_wi
     method = fs.methods.tcm(base=base, t_prime=2.0, rho=0.1, w_b=0.5)
     assert method.before is base
     assert method.trained_from == 2.0
-    assert method.middle == (2.0,)
+    assert method.later_sigmas == (2.0,)
     assert (method.coupling, method.distance, method.weight) == (
         base.coupling,
         base.distance,
@@ -187,7 +187,7 @@ def test_a_device_meets_at_most_16_sizes():
 
 def test_filling_up_does_not_change_the_result(monkeypatch):
     """The repeated row is written again with the same numbers."""
-    filled = denoiser._filled
+    filled = denoiser._pad
     t = torch.linspace(0.1, 9, 33, dtype=torch.float64)
     x, into = draws(33)
     for count in (1, 5, 13, 32, 33):
@@ -196,7 +196,7 @@ def test_filling_up_does_not_change_the_result(monkeypatch):
         plain, spy = denoiser.on_rows(GAUSSIAN, x, t, None, rows, into), Spy(GAUSSIAN)
         with monkeypatch.context() as patch:
             patch.setattr(
-                denoiser, "_filled", lambda index, n, device: filled(index, n, torch.device("cuda"))
+                denoiser, "_pad", lambda index, n, device: filled(index, n, torch.device("cuda"))
             )
             assert torch.equal(denoiser.on_rows(spy, x, t, None, rows, into), plain)
         assert len(spy.times) == min(-(-count // 3) * 3, 33)

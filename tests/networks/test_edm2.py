@@ -8,9 +8,9 @@ from torch import nn
 
 import fewstep as fs
 from fewstep.base.errors import UserError
-from fewstep.base.randomness import forked, generator
+from fewstep.base.randomness import fork_rng, generator
 from fewstep.networks._edm2_unet import Block
-from fewstep.networks.edm2_layers import Uncertainty, Weighted, mp_cat, mp_silu, mp_sum
+from fewstep.networks.edm2_layers import MPConv, Uncertainty, mp_cat, mp_silu, mp_sum
 from tests.support.network_properties import (
     alive,
     conditions_must_fit,
@@ -26,18 +26,18 @@ SHAPE = (2, 8, 8)
 
 
 def small(classes: int = 3, shape: tuple[int, ...] = SHAPE, **options: object) -> nn.Module:
-    with forked(0, "small"):  # its frequencies are random too
+    with fork_rng(0, "small"):  # its frequencies are random too
         network = fs.networks.edm2_unet(shape, classes, **{**SMALL, **options})
     return alive(network, std=1.0)
 
 
 def fresh() -> nn.Module:
-    with forked(0, "parameters"):
+    with fork_rng(0, "parameters"):
         return fs.networks.edm2_unet((3, 16, 16), 3, **{**SMALL, "width": 32, "attention": (8,)})
 
 
 def weights_of(network: nn.Module) -> list[torch.Tensor]:
-    return [part.weight for part in network.modules() if isinstance(part, Weighted)]
+    return [part.weight for part in network.modules() if isinstance(part, MPConv)]
 
 
 def test_the_defaults_are_edm2_s():

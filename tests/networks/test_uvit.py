@@ -9,7 +9,7 @@ from torch.nn.functional import avg_pool2d, silu
 
 import fewstep as fs
 from fewstep.base.errors import UserError
-from fewstep.base.randomness import forked
+from fewstep.base.randomness import fork_rng
 from fewstep.networks._uvit import ResBlock
 from tests.support.network_properties import (
     alive,
@@ -60,7 +60,7 @@ def test_a_fresh_network_is_pooling_positions_and_skips():
     """Its blocks are identities, so what is left are the convolutions between and the sums over
     sqrt(2).
     """
-    with forked(0, "parameters"):
+    with fork_rng(0, "parameters"):
         network = fs.networks.uvit(SHAPE, 0, **SMALL).double()
     x, label = inputs(SHAPE)
     assert torch.equal(network(x, label), torch.zeros_like(x))

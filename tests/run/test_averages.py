@@ -16,9 +16,13 @@ from safetensors.torch import load_file
 
 import fewstep as fs
 from fewstep.base.errors import UserError
-from fewstep.run.averages import posthoc_coefficients, posthoc_error, profile_products
+from fewstep.run.averages import (
+    posthoc_coefficients,
+    posthoc_error,
+    profile_products,
+    reconstruct,
+)
 from fewstep.run.checkpoint import RunFolder
-from fewstep.run.posthoc import reconstruct
 from fewstep.run.profiles import halflife_rate, power_exponent, power_rate, power_std, profile
 from tests.support.agree_phema import TESTED
 from tests.support.cases import Case

@@ -85,7 +85,7 @@ def test_another_format_is_refused_in_one_line(old, capsys, number):
     groups = {name: saved.groups[name] for name in saved.groups}
     shutil.rmtree(path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint.writing, "FORMAT", number)
+        patch.setattr(checkpoint.io, "FORMAT", number)
         checkpoint.write(path, groups, saved.state)
     assert main(["train", "toy", "--out", str(old), "--resume"]) == 4
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fewstep:")]

@@ -15,7 +15,7 @@ _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxset 
 _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 160, 40, 160
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """The value as it is told in a message: on one line, cut where it is long or deep, whatever it
     is.
     """
@@ -101,7 +101,7 @@ class Stopped(FewstepError):
 def require(fine: bool, name: str, value: object, expected: str) -> None:
     """Raises the UserError for a value that is out of its range."""
     if not fine:
-        raise UserError(f"{name} = {shown(value)}: expected {expected}")
+        raise UserError(f"{name} = {short_repr(value)}: expected {expected}")
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
@@ -110,4 +110,4 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
     swapped = [other for other in names if sorted(other) == sorted(word)]
     near = swapped or get_close_matches(word, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"expected one of: {', '.join(names)}"
-    return UserError(f"unknown {kind} {shown(name)}: {hint}")
+    return UserError(f"unknown {kind} {short_repr(name)}: {hint}")

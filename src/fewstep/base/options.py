@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from fewstep.base.errors import UserError, require, shown, unknown
+from fewstep.base.errors import UserError, require, short_repr, unknown
 
 Options = dict[str, Any]
 
@@ -44,7 +44,7 @@ def convert(name: str, value: Any, kind: Any) -> Any:
     if origin is float and type(value) is int and abs(value) < 2**63:
         return float(value)
     if type(value) is not origin:
-        raise UserError(f"{name} = {shown(value)}: expected {getattr(kind, '__name__', kind)}")
+        raise UserError(f"{name} = {short_repr(value)}: expected {getattr(kind, '__name__', kind)}")
     return _check_value(name, value)
 
 
@@ -53,7 +53,7 @@ def _convert_list(
 ) -> tuple[Any, ...]:
     """The values as a tuple of their declared type and number."""
     if kinds[-1] is not ... and len(values) != len(kinds):
-        raise UserError(f"{name} = {shown(values)}: expected {len(kinds)} numbers")
+        raise UserError(f"{name} = {short_repr(values)}: expected {len(kinds)} numbers")
     require(len(values) <= MOST_ITEMS, f"entries of {name}", len(values), f"at most {MOST_ITEMS}")
     return tuple(convert(name, item, kinds[0]) for item in values)
 
@@ -99,7 +99,7 @@ def check_plain(path: str, value: Any) -> None:
             stack += [(path, item, depth + 1) for item in value]
         elif value is not None and type(value) not in (bool, int, float, str):
             raise UserError(
-                f"{path} = {shown(value)}: expected a number, a text, a list or a dict of them"
+                f"{path} = {short_repr(value)}: expected a number, a text, a list or a dict of them"
             )
         else:
             _check_value(path, value)
@@ -204,5 +204,5 @@ def named_base(base: Any, path: str = "base") -> tuple[str, Options]:
         return base, {}
     if not isinstance(base, dict) or not isinstance(base.get("method"), str):
         told = "expected a method's name, or its options with that name as 'method'"
-        raise UserError(f"{path} = {shown(base)}: {told}")
+        raise UserError(f"{path} = {short_repr(base)}: {told}")
     return base["method"], {name: value for name, value in base.items() if name != "method"}

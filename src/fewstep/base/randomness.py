@@ -5,7 +5,7 @@ not depend on workers, ranks, batch boundaries or on where a run was resumed, an
 is ever stored. The seed of a block's generator is a keyed bijection of the block's number on 32
 bits (torch's CPU generator uses no more of a seed than that), so two blocks of one stream never
 share their numbers.
-This file is where generators are made; the global ones are only ever borrowed, by `forked`, and put
+This file is where generators are made; the global ones are only ever borrowed, by `fork_rng`, and put
 back.
 """
 
@@ -45,7 +45,7 @@ def generator(seed: int, stream: str, block: int = 0) -> torch.Generator:
 
 
 @contextmanager
-def forked(seed: int, stream: str, device: torch.device | None = None) -> Iterator[None]:
+def fork_rng(seed: int, stream: str, device: torch.device | None = None) -> Iterator[None]:
     """Runs code that knows only torch's global generators (weight initialisation, nn.Dropout) on a
     stream of its own.
 
@@ -111,7 +111,7 @@ def permutation(seed: int, stream: str, number: int, n: int) -> Tensor:
     return torch.randperm(n, generator=generator(seed, stream, number))
 
 
-def shuffled(seed: int, stream: str, first: int, count: int, n: int) -> Tensor:
+def shuffled_indices(seed: int, stream: str, first: int, count: int, n: int) -> Tensor:
     """Indices `[count]` into a set of n: ordinal o takes entry o mod n of shuffle o // n."""
     epochs = range(first // n, (first + count - 1) // n + 1)
     order = torch.cat([permutation(seed, stream, epoch, n) for epoch in epochs])

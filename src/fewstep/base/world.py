@@ -67,7 +67,7 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor if full is None else full()
 
 
-def scattered(tensor: Tensor, like: Tensor) -> Tensor:
+def scatter_like(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, which every rank has, on the device of another and in shards where that one
     is.
     """

@@ -98,7 +98,7 @@ def main(argv: list[str]) -> int:
     )
     results, speeds = evaluate(
         generator,
-        dataset if generator.run.labels else dataset.unlabelled(),
+        dataset if generator.run.labels else dataset.without_labels(),
         steps=steps,
         n=args.n,
         seed=args.seed,

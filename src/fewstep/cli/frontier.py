@@ -152,7 +152,7 @@ def opened(args: Args) -> tuple[list[Subject], Dataset]:
         subjects.append(frontier.open_teacher(args.teacher, subjects[0], device=args.device))
     run = subjects[0].generator.run
     dataset = dataset_of(args.data or run.data, run.data_size, run.bad_files)
-    dataset = dataset if run.labels else dataset.unlabelled()
+    dataset = dataset if run.labels else dataset.without_labels()
     if dataset.fingerprint() != subjects[0].generator.facts.data:
         raise UserError(
             f"data {dataset.name!r} is not what {args.runs[0]} was trained on: scores would mean"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewstep.base.conditions import Cond, mask_of, masked, pick
 from fewstep.base.errors import UserError, require
-from fewstep.core import solvers
+from fewstep.core import abilities, solvers
 from fewstep.core.denoiser import Models, guided, on_rows
 from fewstep.core.distances import mse
 from fewstep.core.process import Process, expand
@@ -202,7 +202,7 @@ class GeneratorInduced:
 
     @property
     def needs(self) -> frozenset[str]:
-        return self.predictor.needs | getattr(self.inner, "needs", frozenset())
+        return abilities.needs(self.predictor) | abilities.needs(self.inner)
 
     def __call__(
         self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond

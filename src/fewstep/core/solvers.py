@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fewstep.base.conditions import Cond
 from fewstep.base.errors import require, unknown
+from fewstep.core import abilities
 from fewstep.core.denoiser import Denoiser, awake
 from fewstep.core.noise import root
 from fewstep.core.process import Process, Time, expand, per_row, wide
@@ -146,7 +147,7 @@ def addim(
     Source: MCM, arXiv 2403.06807, section 4 (aDDIM).
     """
     t, s = per_row(t, x), per_row(s, x)
-    both = getattr(denoiser, "both", None)  # a guided one, whose variance is the unguided guess's
+    both = abilities.both(denoiser)  # a guided one, whose variance is the unguided guess's
     x0_hat, plain = both(x, t, cond) if both else [denoiser(x, t, cond)] * 2
     given = PriorVariance(process=process) if x_var is None else x_var
     variance = (

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fewstep.base.conditions import Cond, masked
 from fewstep.base.errors import UserError, require
-from fewstep.core import derivatives
-from fewstep.core.denoiser import Denoiser, Models, Preconditioned
+from fewstep.core import abilities, derivatives
+from fewstep.core.denoiser import Denoiser, Masks, Models, Preconditioned
 from fewstep.core.derivatives import Engine, Line
 from fewstep.core.noise import Trig
 from fewstep.core.process import Process, Time, expand, per_row
@@ -30,10 +30,9 @@ class Drift:
 
     def __init__(self, denoiser: Denoiser, process: Process) -> None:
         self.denoiser, self.process = denoiser, process
-        if hasattr(denoiser, "masks"):
-            self.masks = denoiser.masks
+        self.masks = abilities.masks(denoiser)
 
-    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None, **shared: Any) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None, **shared: Masks) -> Tensor:
         t, who = per_row(t, x_t), self.denoiser
         one, none = torch.ones_like(t), torch.zeros_like(t)
         keep, make = self.process.velocity(one, none, t), self.process.velocity(none, one, t)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fewstep.base.errors import unknown
-from fewstep.core import denoiser
+from fewstep.core import abilities, denoiser
 from fewstep.core.denoiser import Denoiser, Models
 
 
@@ -60,23 +60,21 @@ class Truncated:
 
     @property
     def rate(self) -> Callable[[float], float] | None:
-        return getattr(self.high, "rate", None)
+        return abilities.rate(self.high)
 
-    def by(self, who: Target) -> Truncated:
+    def retarget(self, other: Target) -> Truncated:
         """The same with another network above t_prime."""
-        return Truncated(self.t_prime, who)
+        return Truncated(self.t_prime, other)
 
     def __call__(self, models: Models) -> Denoiser:
         assert models.frozen is not None
         return denoiser.Truncated(models.frozen, self.high(models), self.t_prime)
 
 
-def by(target: Target | None, who: Target) -> Target:
-    """`who` where `target` asks the student or its average: what stays as it is are the rows of a
-    frozen network.
-    """
-    other = getattr(target, "by", None)
-    return who if other is None else other(who)
+def retarget(target: Target | None, other: Target) -> Target:
+    """`other` in place of the student or its average; a frozen network keeps its rows."""
+    change = abilities.retarget(target)
+    return other if change is None else change(other)
 
 
 def named(name: str) -> Target:

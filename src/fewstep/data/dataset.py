@@ -7,13 +7,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.base.conditions import each, leaves, mask_of
+from fewstep.base.conditions import Cond, each, leaves, mask_of
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import permutation
 
@@ -48,7 +48,7 @@ class Arrays(NamedTuple):
     """
 
     x0: Tensor
-    cond: Any = None
+    cond: Cond = None
     path: Tensor | None = None
 
     def rows(self, index: Tensor) -> Arrays:
@@ -88,10 +88,10 @@ class Dataset:
         """
         return float(f"{elements(self.train.x0, self.train.cond).std(dtype=np.float64):.6g}")
 
-    def unlabelled(self) -> Dataset:
+    def without_labels(self) -> Dataset:
         """The same samples without their labels; other conditions stay."""
 
-        def kept(cond: Any) -> Any:
+        def kept(cond: Cond) -> Cond:
             rest = (
                 {key: part for key, part in cond.items() if key != "label"}
                 if isinstance(cond, Mapping)
@@ -123,7 +123,7 @@ class Dataset:
         return digest.hexdigest()
 
 
-def elements(x: Tensor, cond: Any) -> np.ndarray:
+def elements(x: Tensor, cond: Cond) -> np.ndarray:
     """The elements of x as numpy sees them: all of them, or `[M]` without the padding."""
     mask = mask_of(x, cond)
     return x.numpy() if mask is None else x[mask.expand_as(x)].numpy()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from fewstep.base.conditions import LABELS, given, kind_of
+from fewstep.base.conditions import LABELS, check_condition, kind_of
 from fewstep.base.errors import UserError
 from fewstep.data.archives import opened
 from fewstep.data.decoding import prepared
@@ -95,8 +95,8 @@ def _labels(found: Listing, fine: list[str]) -> dict[str, int] | None:
     """
     if found.cond is None:
         return None
-    cond = given(found.cond, torch.empty(len(found.names), 1))
-    if kind_of(cond) != LABELS:
+    cond = check_condition(found.cond, torch.empty(len(found.names), 1))
+    if not isinstance(cond, torch.Tensor) or kind_of(cond) != LABELS:
         return None
     kept = set(fine)
     counts = Counter(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.base.conditions import LABELS, given, kind_of, masked, tensor
+from fewstep.base.conditions import LABELS, check_condition, kind_of, masked, tensor
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.data.dataset import Arrays, Dataset, Units, check_finite, elements
 
@@ -89,7 +89,7 @@ def checked(data: Any) -> tuple[Tensor, Any]:
         raise UserError(
             f"data of shape {tuple(x0.shape)}: expected [N, ...] with at least 2 samples"
         )
-    return x0, None if parts.get("cond") is None else given(parts["cond"], x0)
+    return x0, None if parts.get("cond") is None else check_condition(parts["cond"], x0)
 
 
 def is_solved(found: Any) -> bool:

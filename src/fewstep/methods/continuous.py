@@ -55,7 +55,7 @@ def sct(
         distance=core.distances.mse,
         balance=core.balances.named(balance),
         scaling=core.scalings.trigflow(label, sigma_data),
-        middle=(sigma_data * math.tan(1.1),),
+        later_sigmas=(sigma_data * math.tan(1.1),),
     )
 
 

@@ -36,7 +36,7 @@ def gc(
     """
     base = method_of(base, sigma_data)
     _check_gc(base, share, share if share_end is None else share_end, bound)
-    predicts = core.targets.by(base.target, core.targets.named(predictor))
+    predicts = core.targets.retarget(base.target, core.targets.named(predictor))
     mu = share if share_end is None else core.curricula.Ramp(share, share_end)
     b = max(bound * sigma_data, 1.0)  # data about [-1, 1] may lie far from 0
     return replace(base, coupling=core.couplings.GeneratorInduced(mu, predicts, b, base.coupling))

@@ -53,7 +53,7 @@ def tcm(
             times=times, at_time=t_prime, share=rho, weight=w_b, realised=realised
         ),
         target=core.targets.Truncated(t_prime, base.target or core.targets.Student()),
-        middle=(max(t_prime, 1.0),),
+        later_sigmas=(max(t_prime, 1.0),),
         trained_from=t_prime,
         before=base,
     )

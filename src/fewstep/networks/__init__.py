@@ -1,18 +1,45 @@
-"""The networks by name: `NAME(shape, classes, **options) -> nn.Module` called as (x, noise_label,
-cond, masks).
+"""The networks by name: `NAME(shape, classes, **options) -> nn.Module`.
 
-shape: of one sample; classes: number of labels, 0 for none. A network that has a third parameter
-`features` also takes float conditions, so many numbers a sample, and dicts with "label", "features"
-and "mask". The imports are inside, so that reading the options needs no torch; the classes take
-what the factories are given.
+Each module is called as (x, noise_label, cond, masks). shape: of one sample; classes: number of
+labels, 0 for none. A network with a third parameter `features` also takes float conditions, so many
+numbers a sample, and dicts with "label", "features" and "mask".
+
+A function here declares the options of a network, their defaults and their help, and `_builds`
+names the class that takes them. It is imported when a network is built, so that reading options
+needs no torch.
 """
 
-from typing import TYPE_CHECKING, Literal
+import functools
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
+P = ParamSpec("P")
 
+
+def _builds(file: str, name: str) -> Callable[[Callable[P, Any]], Callable[P, "nn.Module"]]:
+    """Makes a declaration of options build the class of that name in a file of this package."""
+
+    def decorate(declare: Callable[P, Any]) -> Callable[P, "nn.Module"]:
+        signature = inspect.signature(declare)
+
+        @functools.wraps(declare)
+        def build(*args: P.args, **options: P.kwargs) -> "nn.Module":
+            call = signature.bind(*args, **options)
+            call.apply_defaults()
+            network = getattr(import_module(f"{__name__}.{file}"), name)
+            return network(*call.args, **call.kwargs)
+
+        return build
+
+    return decorate
+
+
+@_builds("_mlp", "ResidualMLP")
 def mlp(
     shape: tuple[int, ...],
     classes: int = 0,
@@ -21,7 +48,7 @@ def mlp(
     width: int = 256,
     depth: int = 4,
     dropout: float = 0.0,
-) -> "nn.Module":
+) -> Any:
     """A residual network for vectors and tiny images, which it flattens.
 
     Args:
@@ -29,12 +56,9 @@ def mlp(
         depth: residual blocks of two layers each
         dropout: probability of dropping a unit inside a block
     """
-    given = dict(locals())
-    from fewstep.networks._mlp import ResidualMLP
-
-    return ResidualMLP(**given)
 
 
+@_builds("_song_unet", "SongUNet")
 def song_unet(
     shape: tuple[int, ...],
     classes: int = 0,
@@ -54,7 +78,7 @@ def song_unet(
     noise_mult: int = 1,
     emb_mult: int = 4,
     augment: int = 0,
-) -> "nn.Module":
+) -> Any:
     """The U-Net of Song et al. as in EDM; by default DDPM++ for CIFAR-10, 55.7 M weights.
 
     NCSN++ is embedding=fourier, encoder=residual, taps=(1, 3, 3, 1), noise_mult=2.
@@ -76,12 +100,9 @@ def song_unet(
         emb_mult: length of the embedding, in widths
         augment: length of augmentation labels, given by a dict condition with "augment"; EDM has 9
     """
-    given = dict(locals())
-    from fewstep.networks._song_unet import SongUNet
-
-    return SongUNet(**given)
 
 
+@_builds("_adm_unet", "AdmUNet")
 def adm_unet(
     shape: tuple[int, ...],
     classes: int = 0,
@@ -98,9 +119,8 @@ def adm_unet(
     group: int = 4,
     emb_mult: int = 4,
     augment: int = 0,
-) -> "nn.Module":
-    """The U-Net of Dhariwal & Nichol (ADM); by default the one for ImageNet at 64x64, 296 M
-    weights.
+) -> Any:
+    """The U-Net of Dhariwal & Nichol (ADM); by default for ImageNet at 64x64, 296 M weights.
 
     Args:
         width: channels that the factors multiply
@@ -116,12 +136,9 @@ def adm_unet(
         emb_mult: length of the embedding, in widths
         augment: length of augmentation labels, given by a dict condition with "augment"; EDM has 9
     """
-    given = dict(locals())
-    from fewstep.networks._adm_unet import AdmUNet
-
-    return AdmUNet(**given)
 
 
+@_builds("_edm2_unet", "EDM2UNet")
 def edm2_unet(
     shape: tuple[int, ...],
     classes: int = 0,
@@ -140,9 +157,8 @@ def edm2_unet(
     clip: float = 256.0,
     dropout: float = 0.0,
     dropout_resolutions: tuple[int, ...] | None = None,
-) -> "nn.Module":
-    """EDM2's magnitude-preserving U-Net; as it stands EDM2-S, 280 M parameters for 64x64 images of
-    1000 classes.
+) -> Any:
+    """EDM2's magnitude-preserving U-Net; by default EDM2-S, 280 M weights for ImageNet at 64x64.
 
     Args:
         width: channels that the multipliers multiply
@@ -160,30 +176,9 @@ def edm2_unet(
         dropout: probability of dropping an activation inside a block
         dropout_resolutions: resolutions whose blocks drop; None is all (TCM drops at 16 and 8)
     """
-    from fewstep.networks._edm2_unet import Common, EDM2UNet
-
-    common = Common(
-        embedding=width * (mult_emb or max(mult, default=1)),
-        head_channels=head_channels,
-        residual_balance=residual_balance,
-        attention_balance=attention_balance,
-        clip=clip,
-    )
-    return EDM2UNet(
-        shape,
-        classes,
-        common,
-        widths=[width * m for m in mult],
-        noise_channels=width * (mult_noise or next(iter(mult), 1)),
-        blocks=blocks,
-        attention=attention,
-        label_balance=label_balance,
-        concat_balance=concat_balance,
-        dropout=dropout,
-        dropout_resolutions=dropout_resolutions,
-    )
 
 
+@_builds("_dit", "DiT")
 def dit(
     shape: tuple[int, ...],
     classes: int = 0,
@@ -194,9 +189,8 @@ def dit(
     heads: int = 6,
     mlp_ratio: float = 4.0,
     dropout: float = 0.0,
-) -> "nn.Module":
-    """A diffusion transformer (adaLN-zero) for data of one or more axes; as it stands the size of
-    DiT-S/2.
+) -> Any:
+    """A diffusion transformer (adaLN-zero) for data of one or more axes; by default DiT-S/2.
 
     Args:
         patch: length of a token's patch along every axis
@@ -206,12 +200,9 @@ def dit(
         mlp_ratio: hidden channels of an MLP, in widths
         dropout: probability of dropping a hidden unit of an MLP
     """
-    given = dict(locals())
-    from fewstep.networks._dit import DiT
-
-    return DiT(**given)
 
 
+@_builds("_uvit", "UViT")
 def uvit(
     shape: tuple[int, ...],
     classes: int = 0,
@@ -225,9 +216,8 @@ def uvit(
     embedding: int = 1024,
     dropout: float = 0.2,
     dropout_stages: int = 1,
-) -> "nn.Module":
-    """The UViT of Multistep Consistency Models; as it stands its small one, 394 M parameters for
-    ImageNet 64x64.
+) -> Any:
+    """The UViT of Multistep Consistency Models; by default 394 M weights for ImageNet at 64x64.
 
     Args:
         width: channels that the multipliers multiply
@@ -241,7 +231,3 @@ def uvit(
         dropout: probability of dropping a hidden unit of a block
         dropout_stages: how many of the last stages drop; 1 is the middle alone
     """
-    given = dict(locals())
-    from fewstep.networks._uvit import UViT
-
-    return UViT(**given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from fewstep import methods, networks
 from fewstep.base.errors import UserError
 from fewstep.base.options import checked_options, choose
-from fewstep.base.randomness import forked
+from fewstep.base.randomness import fork_rng
 from fewstep.core.couplings import Cached
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.method import Method
@@ -120,7 +120,9 @@ def condition_sizes(run: Run, facts: Facts, function: Callable[..., Any]) -> dic
     if facts.cond is None or facts.cond == LABELS:
         return {}
     takes = "features" in inspect.signature(function).parameters
-    kinds = facts.cond if isinstance(facts.cond, dict) else {"features": facts.cond}
+    kinds: Mapping[str, Any] = (
+        facts.cond if isinstance(facts.cond, Mapping) else {"features": facts.cond}
+    )
     for key, kind in kinds.items():
         fine = key in ("label", "mask") or (
             key == "features" and isinstance(kind, list) and kind[0] == "float32"
@@ -151,7 +153,7 @@ def build_student(
         function = chosen("network", networks, run.network, network)
         options = checked_options("network", function, run.network_options)
         sizes = condition_sizes(run, facts, function)
-        with forked(run.seed, "init"):
+        with fork_rng(run.seed, "init"):
             called = "function(shape, classes, **options) -> torch.nn.Module"
             network = made(
                 "network",

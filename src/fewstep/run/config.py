@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from fewstep.base.errors import StorageError, UserError, require, shown, unknown
+from fewstep.base.errors import StorageError, UserError, require, short_repr, unknown
 from fewstep.base.options import Options, check_plain, convert
 from fewstep.run.profiles import profile
 
@@ -207,7 +207,9 @@ def run_from_json(values: Any) -> Run:
     them.
     """
     if not isinstance(values, dict) or "recipe" not in values:
-        raise UserError(f"a run is stored as a JSON object with its recipe: got {shown(values)}")
+        raise UserError(
+            f"a run is stored as a JSON object with its recipe: got {short_repr(values)}"
+        )
     return Run(**_known(values))
 
 

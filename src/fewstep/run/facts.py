@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from fewstep.base.errors import StorageError, require, shown
+from fewstep.base.errors import StorageError, require, short_repr
 from fewstep.data import LABELS, Dataset, Kind, Units, has_labels, is_kind, kind_of
 from fewstep.run.config import MOST_COUNT, Run
 
@@ -56,7 +56,7 @@ class Facts:
         for name, (fine, expected) in _fact_checks(found).items():
             if not fine:
                 raise StorageError(
-                    f"the checkpoint's facts.{name} = {shown(getattr(found, name))}: expected"
+                    f"the checkpoint's facts.{name} = {short_repr(getattr(found, name))}: expected"
                     f" {expected}"
                 )
         shift, scale = map(float, units[:2])  # a whole number may be longer than tensors take

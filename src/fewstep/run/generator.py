@@ -46,7 +46,7 @@ class Generator:
         *,
         steps: int | None = None,
         seed: int = 0,
-        cond: Cond = None,
+        cond: Cond | int = None,
         sampler: str | None = None,
         batch: int = 4096,
     ) -> Tensor:
@@ -80,7 +80,9 @@ class Generator:
                 value,
                 f"a whole number, {least} or more",
             )
-        middle = self.method.middle if self.run.middle_times is None else self.run.middle_times
+        middle = (
+            self.method.later_sigmas if self.run.middle_times is None else self.run.middle_times
+        )
         grid = chosen.times(self.method.process, count, middle)
         self._check_range(count, grid)
         conds = self.conditions(n, cond)
@@ -126,7 +128,7 @@ class Generator:
         )
         return masked(self.facts.units.to_user(x0), here)
 
-    def conditions(self, n: int, cond: Cond) -> Cond:
+    def conditions(self, n: int, cond: Cond | int) -> Cond:
         """The condition with n rows that `sample` uses for what it was given; None for an
         unconditional generator.
         """
@@ -221,7 +223,7 @@ def load(
     denoiser: nn.Module = student
     if made.before is not None and (ema == "frozen" or checkpoint.state.get("stage") == 1):
         made = made.before
-        run = replace(run, middle_times=made.middle)  # stored are those of the second stage
+        run = replace(run, middle_times=made.later_sigmas)  # stored are those of the second stage
     if composite:
         if "frozen" not in checkpoint.groups or ema == "frozen":
             raise UserError(

@@ -18,6 +18,7 @@ from fewstep import data, exact, methods
 from fewstep.base.errors import StorageError, UserError, require
 from fewstep.base.randomness import normal
 from fewstep.base.tensor_file import read_tensors
+from fewstep.core import abilities
 from fewstep.core.denoiser import Denoiser, across
 from fewstep.core.method import Method
 from fewstep.core.process import Process
@@ -203,9 +204,9 @@ def teacher_of(
     check_guidance(method, facts, run.data)
     found, digest = _denoiser(source, run, facts, method, network)
     found = found.requires_grad_(False).eval() if isinstance(found, nn.Module) else found
-    probe(label(given, run.teacher), found, facts, getattr(found, "process", method.process))
+    probe(label(given, run.teacher), found, facts, abilities.process(found) or method.process)
     found = found.to(device) if isinstance(found, nn.Module) else found
-    found = across(found, getattr(found, "process", method.process), method.process)
+    found = across(found, abilities.process(found) or method.process, method.process)
     return Teacher(found, digest, f"teacher: {label(given, run.teacher)} ({digest[:16]})")
 
 
@@ -246,7 +247,7 @@ def _denoiser(
         if (
             theirs.target is not None
             or "teacher" in theirs.needs
-            or getattr(theirs.coupling, "jumps", False)
+            or abilities.jumps(theirs.coupling)
         ):
             raise UserError(
                 f"the teacher was trained by {source.run.method!r} to jump, not to denoise:"
@@ -260,16 +261,16 @@ def _denoiser(
         raise UserError(
             f"teacher of type {type(source).__name__}: expected a run, a file or a denoiser"
         )
-    probe(label(source, None), source, facts, getattr(source, "process", method.process))
-    return source, answers(source, facts, getattr(source, "process", method.process))
+    probe(label(source, None), source, facts, abilities.process(source) or method.process)
+    return source, answers(source, facts, abilities.process(source) or method.process)
 
 
 def guidance_of(method: Method) -> float:
     """How strongly the method guides its teacher."""
-    coupling: Any = method.coupling
-    while hasattr(coupling, "inner"):
-        coupling = coupling.inner
-    return float(getattr(coupling, "guidance", 0.0))
+    coupling = method.coupling
+    while (inner := abilities.inner(coupling)) is not None:
+        coupling = inner
+    return abilities.guidance(coupling)
 
 
 def check_guidance(method: Method, facts: Facts, name: str) -> None:

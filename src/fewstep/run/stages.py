@@ -12,6 +12,7 @@ from fewstep.base.options import Options
 from fewstep.core import sampling
 from fewstep.core.method import Method
 from fewstep.core.scalings import Edm, Scaling
+from fewstep.core.times import Atom, RatioMap
 from fewstep.run.checkpoint import Checkpoint
 from fewstep.run.config import Run, changed
 from fewstep.run.facts import Facts
@@ -100,8 +101,8 @@ def settled(
     run = replace(
         run, stage=2, age=(start.step if consistent else 0) if run.age is None else run.age
     )
-    ratio = getattr(by.times, "ratio", None) if by else None
-    return _holding(run, ratio(start.progress) if ratio else None)
+    times = by.times if by is not None else None
+    return _holding(run, times.ratio(start.progress) if isinstance(times, RatioMap) else None)
 
 
 def _boundless(scaling: Scaling) -> Scaling:
@@ -114,7 +115,8 @@ def about(run: Run, method: Method, start: Weights | None) -> str | None:
     if method.before is None:
         return None
     parts = stages(run, method)
-    held = getattr(getattr(method.times, "times", None), "held", None)
+    inner = method.times.times if isinstance(method.times, Atom) else None
+    held = inner.held if isinstance(inner, RatioMap) else None
     second = (
         f"t >= {method.trained_from:g}, r/t {held:.4g}"
         if held is not None

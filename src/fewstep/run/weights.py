@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fewstep.base.errors import StorageError, UserError
 from fewstep.base.tensor_file import Entry, Header
-from fewstep.run import posthoc
+from fewstep.run import averages
 from fewstep.run.checkpoint import Checkpoint, RunFolder, fingerprint
 from fewstep.run.config import Run
 from fewstep.run.profiles import profile
@@ -57,7 +57,7 @@ def chosen_weights(
         return checkpoint.groups[name], checkpoint.state["step"], checkpoint.state["fingerprint"]
     folder = RunFolder(checkpoint.path.parent.parent)
     if name.startswith("power-") and folder.snapshots():
-        step, found = posthoc.reconstruct(
+        step, found = averages.reconstruct(
             folder, run, profile(name).value, checkpoint.state["step"]
         )
         return found, step, fingerprint({name: found})

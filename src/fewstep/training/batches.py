@@ -10,8 +10,9 @@ from torch import Tensor
 from fewstep import data as datasets
 from fewstep.base.conditions import Cond, masked
 from fewstep.base.errors import require
-from fewstep.base.randomness import block_seed, normal, shuffled, uniform
+from fewstep.base.randomness import block_seed, normal, shuffled_indices, uniform
 from fewstep.base.world import ALONE, World
+from fewstep.core import abilities
 from fewstep.core.couplings import Cached
 from fewstep.core.method import Method
 from fewstep.core.process import expand
@@ -76,7 +77,7 @@ def samples(
     """Which samples, their x0 and condition, and their noise, for the ordinals [first, first +
     count).
     """
-    index = shuffled(run.seed, "order", first, count, len(arrays.x0))
+    index = shuffled_indices(run.seed, "order", first, count, len(arrays.x0))
     x0, cond, _ = arrays._replace(path=None).rows(index)
     z = masked(normal(run.seed, "noise", first, count, tuple(x0.shape[1:]), block), cond)
     if run.label_drop:
@@ -89,7 +90,7 @@ def sharing(run: Run, method: Method) -> int:
     """How many consecutive rows of the method share a sample. Raises UserError where blocks would
     part them.
     """
-    reuse: int = getattr(method.coupling, "reuse", 1)
+    reuse = abilities.reuse(method.coupling)
     require(
         run.block % reuse == 0,
         "reuse",

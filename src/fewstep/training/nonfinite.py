@@ -85,7 +85,7 @@ def first_module(state: State, again: Callable[[], object]) -> str | None:
     `again`.
     """
     networks = state.modules()
-    teacher = getattr(state.teacher, "denoiser", None)
+    teacher = state.teacher.denoiser if state.teacher is not None else None
     networks |= {"teacher": teacher} if isinstance(teacher, nn.Module) else {}
     # A diagnosis that fails must not hide what it is of; but of networks in shards all ranks have
     # to fail alike.

@@ -10,6 +10,7 @@ import torch
 
 from fewstep import data as datasets
 from fewstep.base.errors import FewstepError, UserError
+from fewstep.core import abilities
 from fewstep.core.denoiser import Models, passes_in, quiet
 from fewstep.core.method import Method
 from fewstep.run.config import Run
@@ -27,7 +28,7 @@ def decided(
     """The run and its method with what the target's `probe` chose, and its line on why: "" where it
     chose nothing.
     """
-    probe = getattr(method.target, "probe", None)
+    probe = abilities.probe(method.target)
     if probe is None:
         return run, method, ""
     batch = cut(draw_batch(run, method, arrays, 0, device), slice(0, ROWS), slice(0, 1))

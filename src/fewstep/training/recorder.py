@@ -17,7 +17,7 @@ from fewstep.core.method import Method
 from fewstep.data import pictures
 from fewstep.run import checkpoint
 from fewstep.run.checkpoint import Checkpoint, RunFolder, Saver
-from fewstep.run.checkpoint.saver import copied
+from fewstep.run.checkpoint.saver import copy_groups
 from fewstep.run.checkpoint.schema import checkpoint_state
 from fewstep.run.config import Run
 from fewstep.run.facts import Facts
@@ -159,7 +159,7 @@ class Recorder:
         if not self.world.main:
             return
         self.saver.wait()  # before there are two copies
-        groups, about = copied(self.state.groups()), self.about()
+        groups, about = copy_groups(self.state.groups()), self.about()
 
         def work() -> None:
             disk.make_folder(path.parent)
@@ -177,7 +177,7 @@ class Recorder:
         `fewstep replay`.
         """
         losses = torch.empty(0) if error.losses is None else error.losses
-        groups = copied(self.state.groups(), keep=self.world.main)
+        groups = copy_groups(self.state.groups(), keep=self.world.main)
         path = self.folder.incident(self.state.step)
         path = path.with_name(self.world.texts(path.name)[0])
         try:
@@ -195,7 +195,7 @@ class Recorder:
         return bool(self.world.total(int(self.world.main and path.exists())))
 
     def snapshot(self) -> None:
-        """Keeps the power averages of this step, for `posthoc.reconstruct`."""
+        """Keeps the power averages of this step, for `averages.reconstruct`."""
         path = self.folder.snapshot(self.state.step)
         if self.there(path):
             return
@@ -204,7 +204,7 @@ class Recorder:
             for name, net in self.state.averages.items()
             if name.startswith("power-")
         }
-        kept = copied(kept, keep=self.world.main)
+        kept = copy_groups(kept, keep=self.world.main)
         if not self.world.main:
             return
         with storage(f"cannot write to {self.folder.path}"):

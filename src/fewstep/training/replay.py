@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fewstep.base.device import pick_device
+from fewstep.core import abilities
 from fewstep.run import sources
 from fewstep.run.build import Network, OwnMethod, build_method
 from fewstep.run.config import run_from_json
@@ -72,7 +73,8 @@ def replay(
         ranks = 1 if run.elastic_exact else saved.state.get("machine", {}).get("processes", 1)
         shares = parts(batch, ranks)  # each rank cut its own
         for part in state.trained.modules():
-            getattr(part, "normalise_", lambda: None)()
+            if normalise := abilities.normalise(part):
+                normalise()
         loss_b = torch.cat([gradients(run, made, state, share) for share in shares]).cpu()
         weight = _bad_gradient(state)
         module = nonfinite.first_module(

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from fewstep.base.conditions import Cond
 from fewstep.base.errors import StorageError
-from fewstep.base.randomness import forked
-from fewstep.base.world import ALONE, World, scattered, whole
+from fewstep.base.randomness import fork_rng
+from fewstep.base.world import ALONE, World, scatter_like, whole
+from fewstep.core import abilities
 from fewstep.core.denoiser import Denoiser, Models, Preconditioned
 from fewstep.core.method import Method
 from fewstep.core.process import Time
@@ -214,7 +215,7 @@ class State:
         own = dict(self.trained.named_parameters())
         for full_name, tensor in tensors.items():
             name, _, key = full_name.rpartition(".")
-            self.optimizer.state[own[name]][key] = scattered(tensor, own[name])
+            self.optimizer.state[own[name]][key] = scatter_like(tensor, own[name])
 
     def _read_shards(self, saved: Checkpoint) -> None:
         """Reads this process's part of everything."""
@@ -245,7 +246,7 @@ def take(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     own = module.state_dict()
     if any(hasattr(tensor, "device_mesh") for tensor in own.values()):
         for name, tensor in own.items():
-            tensor.copy_(scattered(tensors[name], tensor))
+            tensor.copy_(scatter_like(tensors[name], tensor))
     else:
         module.load_state_dict(dict(tensors))
 
@@ -265,9 +266,9 @@ def new_state(
         sources.fit(initial, student.network)
     student = student.to(device).train()
     trained = nn.ModuleDict({"student": student})
-    learned = getattr(method.balance, "module", None)
+    learned = abilities.module(method.balance)
     if learned is not None:
-        with forked(run.seed, "init balance"):
+        with fork_rng(run.seed, "init balance"):
             trained["balance"] = learned().to(device).train()
     names = ["ema", *(profiles.profile(text).name for text in run.averages)]
     if method.ema_rate is not None:

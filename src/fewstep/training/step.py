@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.base.world import whole
+from fewstep.core import abilities
 from fewstep.core.denoiser import passes_in
 from fewstep.core.method import Method
 from fewstep.run.config import Run
@@ -119,7 +120,7 @@ def _normalised(state: State) -> Iterator[None]:
     Once more is not the same bits, so that what is saved of such a step has to be the weights
     before it.
     """
-    modules = [module for module in state.trained.modules() if hasattr(module, "normalise_")]
+    modules = [module for module in state.trained.modules() if abilities.normalise(module)]
     before = {p: p.detach().clone() for module in modules for p in module.parameters()}
     for module in modules:
         module.normalise_()  # type: ignore[operator]

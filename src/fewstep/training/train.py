@@ -108,14 +108,14 @@ def _trained(
         if data is None
         else datasets.from_tensors(data)
     )
-    dataset = dataset if run.labels else dataset.unlabelled()
+    dataset = dataset if run.labels else dataset.without_labels()
     run = sources.labelled(
         settled(replace(run, data=dataset.name), method, network), init, teacher, saved
     )
     run = prepare.remembered(run, saved)
     facts = facts_of(run, dataset)
     made = build_method(run, facts, method)
-    run = run if run.middle_times is not None else replace(run, middle_times=made.middle)
+    run = run if run.middle_times is not None else replace(run, middle_times=made.later_sigmas)
     sampling.through_middle(
         made.process, 2, run.middle_times or ()
     )  # refuses them now, not at the first picture

@@ -11,10 +11,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fewstep import data as datasets
-from fewstep.base.conditions import masked, pick
+from fewstep.base.conditions import Cond, masked, pick
 from fewstep.base.device import pick_device
 from fewstep.base.errors import StorageError, UserError, require
-from fewstep.base.randomness import SAMPLING_BLOCK, normal, shuffled
+from fewstep.base.randomness import SAMPLING_BLOCK, normal, shuffled_indices
 from fewstep.core.couplings import Teacher, Trajectory
 from fewstep.core.denoiser import Denoiser, guided
 from fewstep.core.method import Method
@@ -64,13 +64,15 @@ def trajectories(
     )
     place = pick_device(device)
     dataset = sources.dataset_of(run.data, run.data_size, run.bad_files)
-    dataset = dataset if run.labels else dataset.unlabelled()
+    dataset = dataset if run.labels else dataset.without_labels()
     facts = facts_of(run, dataset)
     method = build_method(run, facts)
     solver, guidance = _solver(run, method)
     guide = sources.teacher_of(teacher, run, facts, method, network, place)
     assert guide is not None
-    chosen = dataset.train.rows(shuffled(run.seed, "trajectories", 0, n, len(dataset.train.x0)))
+    chosen = dataset.train.rows(
+        shuffled_indices(run.seed, "trajectories", 0, n, len(dataset.train.x0))
+    )
     z = masked(normal(run.seed, "trajectories", 0, n, dataset.shape, SAMPLING_BLOCK), chosen.cond)
     on = method.process
     x = on.prior(z) if start == "prior" else on.mix(masked(chosen.x0, chosen.cond), z, on.t_max)
@@ -102,9 +104,7 @@ def _solver(run: Run, method: Method) -> tuple[Along, float]:
     )
 
 
-def _solve(
-    method: Method, solver: Along, teacher: Denoiser, x: Tensor, cond: datasets.Kind
-) -> Tensor:
+def _solve(method: Method, solver: Along, teacher: Denoiser, x: Tensor, cond: Cond) -> Tensor:
     """The points `[B, levels + 1, ...]` of the trajectories from x at t_max to 0."""
     points = [
         point.cpu()

@@ -12,7 +12,7 @@ from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Measure, Verdict, judged
 from fewstep.analysis.metrics.distances import energy, spread
 from fewstep.base.conditions import masked
-from fewstep.base.randomness import block_seed, shuffled
+from fewstep.base.randomness import block_seed, shuffled_indices
 from fewstep.core.distances import mse
 from fewstep.data import each
 
@@ -33,7 +33,7 @@ class Score(NamedTuple):
 def drawn(subject: Subject, net: nn.Module) -> Tensor:
     """Samples `[DRAWS * SIZE, ...]` in the model's units, with the training split's labels."""
     count, train = DRAWS * SIZE, subject.dataset.train
-    index = shuffled(subject.seed, "doctor labels", 0, count, len(train.x0))
+    index = shuffled_indices(subject.seed, "doctor labels", 0, count, len(train.x0))
     cond = each(lambda part: part[index], train.cond)
     seed = block_seed(subject.seed, "doctor samples", 0)
     x = subject.generator(net).sample(count, seed=seed, cond=cond)
@@ -46,7 +46,7 @@ def sample_scores(subject: Subject, average: Tensor, student: Tensor) -> Score:
     held = (held if len(held) else train)[:MOST]
     own = spread(held)
     real = train[
-        shuffled(subject.seed, "doctor real", 0, min(DRAWS * SIZE, len(train)), len(train))
+        shuffled_indices(subject.seed, "doctor real", 0, min(DRAWS * SIZE, len(train)), len(train))
     ]
     return Score(*(torch.tensor([energy(part, held, own) for part in x.split(SIZE) if len(part) > 1],
                                 dtype=torch.float64) for x in (average, student, real)))  # fmt: skip

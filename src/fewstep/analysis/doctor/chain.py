@@ -20,6 +20,7 @@ from fewstep.analysis.doctor.levels import (
 )
 from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Measure, Verdict, judged
+from fewstep.core import abilities
 from fewstep.core.distances import mse
 from fewstep.core.sampling import sampler
 from fewstep.core.times import Limit
@@ -50,7 +51,7 @@ def _no_drift(subject: Subject, then: torch.nn.Module | None) -> str:
     method = subject.method
     if subject.denoises:
         return "its target is the data itself"
-    if method.target is None or getattr(method.times, "at_anchor", False):
+    if method.target is None or abilities.at_anchor(method.times):
         return "its targets are a teacher's solutions, not its own answers"
     if isinstance(method.times, Limit):
         return "its pairs are infinitely near: there is no gap to compare with"

@@ -15,8 +15,8 @@ from torch import Tensor
 from fewstep.analysis.doctor.levels import Rows
 from fewstep.base.conditions import Cond
 from fewstep.base.errors import unknown
+from fewstep.core import abilities, scalings
 from fewstep.core import process as processes
-from fewstep.core import scalings
 from fewstep.core.process import Process, expand
 from fewstep.core.scalings import Scaling
 from fewstep.data import each
@@ -98,7 +98,7 @@ class Reading:
     label: str | None = None  # one of LABELS; None is the scaling's own
 
     def __str__(self) -> str:
-        sd = getattr(self.scaling, "sigma_data", None)
+        sd = abilities.sigma_data(self.scaling)
         kind = f"{'-' if self.sign < 0 else ''}{self.prediction}-prediction"
         kind += (
             f" with sigma_data {sd:.3g}"
@@ -220,7 +220,7 @@ def candidates(given: Reading, x0: Tensor) -> Iterator[Reading]:
 
 
 def _declared_sd(given: Reading, std: float) -> float:
-    found = getattr(given.scaling, "sigma_data", None)
+    found = abilities.sigma_data(given.scaling)
     return std if found is None else float(found)
 
 

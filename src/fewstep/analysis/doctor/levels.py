@@ -11,7 +11,7 @@ from fewstep.analysis.doctor.linear_bound import Linear
 from fewstep.analysis.doctor.subject import Subject
 from fewstep.base.conditions import Cond, masked
 from fewstep.base.errors import UserError
-from fewstep.base.randomness import SAMPLING_BLOCK, normal, shuffled, uniform
+from fewstep.base.randomness import SAMPLING_BLOCK, normal, shuffled_indices, uniform
 from fewstep.core.distances import mse
 from fewstep.core.process import Process
 from fewstep.data import Dataset, each
@@ -94,7 +94,7 @@ def rows_of(
             f"data {dataset.name!r} has no {split} split: nothing is held out to compare with"
         )
     count = min(count, len(arrays.x0))
-    index = shuffled(seed, f"doctor {split}", 0, count, len(arrays.x0))
+    index = shuffled_indices(seed, f"doctor {split}", 0, count, len(arrays.x0))
     found = arrays._replace(path=None).rows(index)
     z = masked(normal(seed, "doctor noise", 0, count, dataset.shape, SAMPLING_BLOCK), found.cond)
     cond = each(lambda part: part.to(device), found.cond)

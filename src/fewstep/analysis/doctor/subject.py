@@ -16,6 +16,7 @@ from fewstep import exact, methods
 from fewstep.base.conditions import Cond
 from fewstep.base.device import pick_device
 from fewstep.base.errors import FewstepError, StorageError, UserError
+from fewstep.core import abilities
 from fewstep.core.denoiser import Denoiser, Models
 from fewstep.core.method import Method
 from fewstep.core.process import Process, Time
@@ -71,9 +72,9 @@ class Subject:
         jumps = (
             method.target is not None
             or "teacher" in method.needs
-            or getattr(method.coupling, "jumps", False)
+            or abilities.jumps(method.coupling)
         )
-        return not jumps and bool(getattr(method.times, "at_anchor", False))
+        return not jumps and bool(abilities.at_anchor(method.times))
 
     def models(self, student: Denoiser) -> Models:
         """The networks as the loss takes them, this one as the student."""
@@ -172,7 +173,7 @@ def data_of(run: Run, facts: Facts, data: str | Dataset | None) -> Dataset:
         if isinstance(data, Dataset)
         else dataset_of(data or run.data, run.data_size, run.bad_files)
     )
-    found = found if run.labels else found.unlabelled()
+    found = found if run.labels else found.without_labels()
     if found.fingerprint() != facts.data:
         raise UserError(
             f"data {found.name!r} is not what this run was trained on: name the place where that is"
@@ -203,7 +204,7 @@ def _earlier(checkpoint: Checkpoint) -> Checkpoint | None:
 
 
 def _balance(method: Method, checkpoint: Checkpoint) -> nn.Module | None:
-    learned = getattr(method.balance, "module", None)
+    learned = abilities.module(method.balance)
     if learned is None or "balance" not in checkpoint.groups:
         return None
     module: nn.Module = learned()

@@ -18,6 +18,7 @@ from fewstep.analysis.doctor.linear_bound import linear_of
 from fewstep.analysis.doctor.loss import overfitting
 from fewstep.analysis.doctor.verdicts import Measure, Severity, Verdict, judged
 from fewstep.base.errors import UserError
+from fewstep.core import abilities
 from fewstep.core.distances import mse
 from fewstep.core.process import edm
 from fewstep.data import Dataset
@@ -180,7 +181,7 @@ def reading_of(teacher: Teacher) -> Measure:
 
     others = candidates(teacher.reading, teacher.dataset.train.x0)
     found = {str(one.reading): one for one in filter(None, map(possible, others))}
-    fits = [one for one in found.values() if hasattr(one.reading.scaling, "sigma_data")]
+    fits = [one for one in found.values() if sigma_data_of(one.reading) is not None]
     ranked = list(found.values())
     if fits:
         ranked.append(refined(min(fits, key=lambda one: one.score), guessed))
@@ -219,7 +220,7 @@ def refined(best: Guessed, guessed: Callable[[Reading], Guessed | None]) -> Gues
 
 
 def sigma_data_of(reading: Reading) -> float | None:
-    return getattr(reading.scaling, "sigma_data", None)
+    return abilities.sigma_data(reading.scaling)
 
 
 def certain(worse: Guessed, better: Guessed, factor: float = BETTER) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from fewstep.core.denoiser import Truncated
 from fewstep.run.generator import Generator
 
 Key = TypeVar("Key", bound=Hashable)
@@ -83,11 +84,7 @@ def evaluations(generator: Generator, steps: int) -> int:
 
 def _networks(denoiser: nn.Module) -> Iterable[nn.Module]:
     """The networks that answer: both of a composite, else the one."""
-    parts = (
-        [getattr(denoiser, name) for name in ("low", "high")]
-        if hasattr(denoiser, "t_prime")
-        else [denoiser]
-    )
+    parts = [denoiser.low, denoiser.high] if isinstance(denoiser, Truncated) else [denoiser]
     return [part for part in parts if isinstance(part, nn.Module)]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from fewstep.core.denoiser import Truncated
 from fewstep.core.sampling import through_middle
 from fewstep.run.generator import Generator
 
@@ -59,7 +60,7 @@ def bounds_of(generator: Generator) -> Bounds:
     end) to t_max's.
     """
     process, method = generator.method.process, generator.method
-    sigma, whole = generator.facts.sigma_data, hasattr(generator.denoiser, "t_prime")
+    sigma, whole = generator.facts.sigma_data, isinstance(generator.denoiser, Truncated)
     least = 0.0 if whole else method.trained_from
     low, high = (float(process.level(t)) for t in (max(process.t_min, least), process.t_max))
     low = low if low > 0 else _RANGE[0] * sigma
@@ -78,7 +79,7 @@ def own_levels(generator: Generator, steps: int, bounds: Bounds) -> Levels:
     levels.
     """
     process, run = generator.method.process, generator.run
-    middle = generator.method.middle if run.middle_times is None else run.middle_times
+    middle = generator.method.later_sigmas if run.middle_times is None else run.middle_times
     grid = through_middle(process, steps, middle)[1:-1]
     levels = tuple(rounded(float(process.level(t))) for t in grid)
     return levels if bounds.allow(levels) else bounds.even(steps - 1)

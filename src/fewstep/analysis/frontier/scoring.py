@@ -22,6 +22,7 @@ from fewstep.analysis.metrics import (
 )
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.base.randomness import block_seed
+from fewstep.core.denoiser import Truncated
 from fewstep.data import Dataset
 from fewstep.run.generator import Generator
 
@@ -145,7 +146,7 @@ def evaluated(generator: Generator) -> dict[str, Any]:
         "denoiser": generator.fingerprint,
         "sampler": sampler if isinstance(sampler, str) else "own",
         "levels": generator.run.middle_times,
-        "composite": hasattr(generator.denoiser, "t_prime"),
+        "composite": isinstance(generator.denoiser, Truncated),
     }
 
 

@@ -18,7 +18,7 @@ from fewstep.analysis.metrics.prepared import Meter, Prepared, Spaces, meters_of
 from fewstep.analysis.metrics.protocol import Result, estimate
 from fewstep.base.conditions import Cond, masked
 from fewstep.base.errors import NonFiniteError, UserError, require, unknown
-from fewstep.base.randomness import block_seed, shuffled
+from fewstep.base.randomness import block_seed, shuffled_indices
 from fewstep.data import Arrays, Dataset, each
 from fewstep.run.checkpoint import fingerprint
 from fewstep.run.generator import Generator
@@ -101,7 +101,7 @@ def evaluate(
     drawn = (
         seed if split == "test" else block_seed(seed, "eval validation", 0)
     )  # what is chosen is scored anew
-    cond = dataset.train.rows(shuffled(drawn, "eval", 0, n, len(dataset.train.x0))).cond
+    cond = dataset.train.rows(shuffled_indices(drawn, "eval", 0, n, len(dataset.train.x0))).cond
     warm = min(size, _WARM)
     few = each(lambda rows: rows[:warm], cond)
     for count in steps:  # warms up, and refuses what cannot be sampled before anything takes long

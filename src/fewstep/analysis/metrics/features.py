@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fewstep.base.randomness import forked
+from fewstep.base.randomness import fork_rng
 from fewstep.data import Dataset
 from fewstep.run.checkpoint import fingerprint
 
@@ -44,7 +44,7 @@ def classifier(dataset: Dataset) -> Classifier:
     """The classifier of a data set's training split: the same weights each time, kept in the user's
     cache.
     """
-    with forked(_SEED, "classifier"):
+    with fork_rng(_SEED, "classifier"):
         network = _network(dataset)
     file = _cache_file(dataset)
     try:
@@ -74,7 +74,7 @@ def _fit(network: nn.Sequential, dataset: Dataset) -> None:
     """Full-batch Adam on one thread: nothing random, and the same bits on machines with more cores."""
     x, cond = dataset.train.x0.flatten(1), dataset.train.cond
     labels = cond["label"] if isinstance(cond, Mapping) else cond
-    assert labels is not None
+    assert isinstance(labels, Tensor)
     optimizer = torch.optim.Adam(network.parameters(), lr=_RATE, weight_decay=_DECAY)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 
 from fewstep.analysis.metrics.distances import flat
 from fewstep.base.errors import UserError
-from fewstep.base.randomness import forked, generator, permutation
+from fewstep.base.randomness import fork_rng, generator, permutation
 
 _HIDDEN, _STEPS, _RATE, _DECAY = 32, 60, 0.02, 1e-2
 
@@ -52,7 +52,7 @@ def c2st(x: Tensor, y: Tensor, *, seed: int = 0) -> TwoSample:
 
 def _fit(x: Tensor, y: Tensor, seed: int) -> nn.Sequential:
     """A network whose output is positive for x: full-batch Adam on the logistic loss."""
-    with forked(seed, "c2st"):
+    with fork_rng(seed, "c2st"):
         network = nn.Sequential(nn.Linear(x.shape[1], _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 1))
     optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=_DECAY, foreach=True)
     for _ in range(_STEPS):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from fewstep import networks
 from fewstep.base.conditions import Cond
-from fewstep.base.randomness import forked, generator
-from fewstep.core import scalings
+from fewstep.base.randomness import fork_rng, generator
+from fewstep.core import abilities, scalings
 from fewstep.core.denoiser import Models, Preconditioned
 from fewstep.core.method import Method
 from fewstep.core.times import Times
@@ -105,7 +105,7 @@ def batch(
     method: Method, rows: int = 6, progress: float = 0.6, shape: tuple[int, ...] = SHAPE
 ) -> tuple[Tensor, Tensor, Times]:
     """x0, z and the method's times of a batch, of whole groups where rows share a trajectory."""
-    group = getattr(method.coupling, "reuse", 1)
+    group = abilities.reuse(method.coupling)
     rows = -(-rows // group) * group
     x0, z, u = data(rows, shape)
     times: Times = method.times(u, progress, torch.arange(rows))
@@ -131,7 +131,7 @@ def small_network(
     """A float64 MLP behind EDM's preconditioning whose weights are all alive: zeros would hide
     mistakes.
     """
-    with forked(seed, "verify"):
+    with fork_rng(seed, "verify"):
         network = networks.mlp(shape, classes, width=12, depth=2, dropout=dropout)
         for p in network.parameters():
             nn.init.normal_(p, std=0.2)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.analysis.verify.check import Check, apart, worst
-from fewstep.base.randomness import forked, generator
-from fewstep.core import derivatives
+from fewstep.base.randomness import fork_rng, generator
+from fewstep.core import abilities, derivatives
 
 ROWS = 4
 Make = Callable[[], nn.Module]
@@ -33,7 +33,7 @@ class Subject:
         """A fresh network with its weights moved a little: outputs that start at 0 are allowed, and
         show nothing.
         """
-        with forked(0, "verify network"):
+        with fork_rng(0, "verify network"):
             network = self.make().eval()
         source = generator(0, "verify shaken")
         for p in network.parameters():
@@ -57,7 +57,7 @@ class Subject:
 
 def like_x(subject: Subject) -> float:
     """A finite tensor like x, from a network as it starts."""
-    with forked(0, "verify network"):
+    with fork_rng(0, "verify network"):
         network = subject.make().eval()
     x, label, cond = subject.given(network)
     found = network(x, label, cond)
@@ -156,7 +156,7 @@ def trains(subject: Subject) -> float:
     """Finite gradients, and some that are not 0."""
     network = subject.awake().train()
     x, label, cond = subject.given(network)
-    with forked(0, "verify dropout"):
+    with fork_rng(0, "verify dropout"):
         network(x, label, cond).square().sum().backward()
     grads = [p.grad for p in network.parameters() if p.grad is not None]
     if not any(bool(grad.any()) for grad in grads):
@@ -199,9 +199,9 @@ def checks_of(subject: Subject, name: str) -> list[Check]:
             "a layer's forward derivative misses a branch; method.derivative = difference",
         ),
     ]
-    with forked(0, "verify network"):
+    with fork_rng(0, "verify network"):
         made = subject.make()
-    if hasattr(made, "masks"):
+    if abilities.masks(made):
         rows.append(
             (
                 "dropout by masks: a row's own seed decides",

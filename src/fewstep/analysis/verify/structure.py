@@ -16,7 +16,7 @@ from fewstep.analysis.verify.fixtures import SHAPE, batch, cast, disorder, small
 from fewstep.analysis.verify.solver_checks import denoiser
 from fewstep.analysis.verify.spies import Held, Told
 from fewstep.base.conditions import Cond
-from fewstep.core import couplings
+from fewstep.core import abilities, couplings
 from fewstep.core.denoiser import Denoiser, Models, Preconditioned
 from fewstep.core.method import Method
 from fewstep.core.process import Process
@@ -54,9 +54,9 @@ def grouped(method: Method) -> bool:
     """Whether rows depend on the others of their batch by design: shared trajectories, minibatch
     OT, real strata.
     """
-    parts: list[Any] = [method.coupling, getattr(method.coupling, "inner", None)]
+    parts: list[Any] = [method.coupling, abilities.inner(method.coupling)]
     within = any(
-        isinstance(part, couplings.MinibatchOT) or getattr(part, "reuse", 1) > 1 for part in parts
+        isinstance(part, couplings.MinibatchOT) or abilities.reuse(part) > 1 for part in parts
     )
     return within or isinstance(method.coupling, couplings.Cached)
 

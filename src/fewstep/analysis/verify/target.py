@@ -14,7 +14,8 @@ from fewstep.analysis.verify import network_checks, structure, teacher_checks
 from fewstep.analysis.verify.check import Check
 from fewstep.analysis.verify.fixtures import SHAPE
 from fewstep.base.errors import UserError
-from fewstep.base.randomness import forked
+from fewstep.base.randomness import fork_rng
+from fewstep.core import abilities
 from fewstep.core import process as processes
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.method import Method
@@ -47,7 +48,7 @@ def wanted(factory: Callable[..., Any], name: str) -> int:
 def made(factory: Callable[..., Any], name: str, *args: Any) -> Any:
     """What it makes; its failure in one line."""
     try:
-        with forked(0, "verify target"):
+        with fork_rng(0, "verify target"):
             return factory(*args)
     except Exception as error:  # of whatever kind: it is the user's
         told = str(error).strip().partition("\n")[0]
@@ -76,8 +77,8 @@ def checks_of(
     if teacher is not None:
         return teacher_checks.checks_of(teacher, name)
     if isinstance(found, nn.Module):
-        own = tuple(getattr(found, "shape", shape)) if takes == 0 else shape
-        classes = getattr(found, "classes", 0)
+        own = tuple(abilities.shape(found) or shape) if takes == 0 else shape
+        classes = abilities.classes(found)
         rows = network_checks.checks_of(
             network_checks.Subject(lambda: made(factory, name, *args), own, classes), name
         )
@@ -102,12 +103,10 @@ def teacher_of(found: Any, shape: tuple[int, ...]) -> teacher_checks.Subject | N
             found.denoiser, found.method.process, found.facts.shape, found.facts.classes
         )
     if isinstance(found, Preconditioned):
-        return teacher_checks.Subject(
-            found, found.process, shape, getattr(found.network, "classes", 0)
-        )
+        return teacher_checks.Subject(found, found.process, shape, abilities.classes(found.network))
     if isinstance(found, nn.Module | type) or not callable(found):
         return None
-    process = getattr(found, "process", None) or processes.edm()
+    process = abilities.process(found) or processes.edm()
     return teacher_checks.Subject(
-        found, process, tuple(getattr(found, "shape", shape)), getattr(found, "classes", 0)
+        found, process, tuple(abilities.shape(found) or shape), abilities.classes(found)
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fewstep.analysis.verify.check import Check, apart, worst
 from fewstep.base.randomness import generator
+from fewstep.core import abilities
 from fewstep.core.denoiser import Denoiser
 from fewstep.core.process import Process, expand
 
@@ -31,7 +32,7 @@ class Subject:
 
     def x0(self) -> Tensor:
         """Samples of its own law where it has one, else normals of standard deviation 0.5; float32."""
-        draw = getattr(self.teacher, "sample", None)
+        draw = abilities.sample(self.teacher)
         if draw is not None:
             found: Tensor = draw(ROWS)
             return found

@@ -1,6 +1,4 @@
-"""Run folders and checkpoints: the format, the folder, every call that changes the disk, saving in
-the background.
-"""
+"""Run folders and checkpoints: the format, reading and writing, shards, saving in the background."""
 
 from __future__ import annotations
 
@@ -15,9 +13,8 @@ from fewstep.run.checkpoint.format import (
     state_fingerprint,
     whole_fingerprint,
 )
-from fewstep.run.checkpoint.io import read
+from fewstep.run.checkpoint.io import read, write, write_shards
 from fewstep.run.checkpoint.saver import Saver
-from fewstep.run.checkpoint.writing import write, write_shards
 
 __all__ = [
     "FORMAT",

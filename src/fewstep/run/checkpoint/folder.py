@@ -1,6 +1,4 @@
-"""A run's folder. There is no pointer to its latest checkpoint: the newest one whose manifest holds
-wins.
-"""
+"""A run's folder. There is no pointer to the latest checkpoint: the newest valid one is used."""
 
 from __future__ import annotations
 
@@ -16,22 +14,23 @@ from fewstep.run.checkpoint.io import read
 
 log = logging.getLogger("fewstep")
 
-_TEMPORARY = re.compile(
-    r"step-[0-9]+(-[0-9]+)?\.tmp-[0-9]+(-[0-9]+)?(-old)?"
-)  # names that only this program gives
+# Names that only this program gives.
+_TEMPORARY = re.compile(r"step-[0-9]+(-[0-9]+)?\.tmp-[0-9]+(-[0-9]+)?(-old)?")
 KEEP = 2  # valid checkpoints that stay in a run folder
 
 
 def free(path: Path) -> Path:
-    """The path, or the first of path-2, path-3, ... that is not taken."""
-    number, found = 1, path
-    while found.exists():
-        number, found = number + 1, path.with_name(f"{path.name}-{number + 1}")
-    return found
+    """The path, or the first of path-2, path-3, ... that does not exist."""
+    number = 1
+    candidate = path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
 
 
-def _numbered(folder: Path) -> list[tuple[int, Path]]:
-    """The whole step-N in a folder, with their N."""
+def _steps(folder: Path) -> list[tuple[int, Path]]:
+    """(N, path) of every finished step-N in a folder."""
     return [
         (int(path.name[5:]), path)
         for path in folder.glob("step-*")
@@ -41,17 +40,16 @@ def _numbered(folder: Path) -> list[tuple[int, Path]]:
 
 def _valid(path: Path) -> Checkpoint:
     """The checkpoint in a folder of that name. Raises StorageError."""
-    found = read(path)
-    if found.state["step"] != int(path.name[5:]):
-        raise StorageError(f"{path} holds step {found.state['step']}: was it renamed?")
-    return found
+    checkpoint = read(path)
+    step = checkpoint.state["step"]
+    if step != int(path.name[5:]):
+        raise StorageError(f"{path} holds step {step}: was it renamed?")
+    return checkpoint
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """run.json, metrics.jsonl, checkpoints/step-N/, snapshots/step-N/, incidents/step-N/,
-    samples/*.png.
-    """
+    """run.json, metrics.jsonl, {checkpoints,snapshots,incidents}/step-N/, samples/*.png."""
 
     path: Path
 
@@ -72,47 +70,45 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints, newest first."""
-        return [path for _, path in sorted(_numbered(self.path / "checkpoints"), reverse=True)]
+        return [path for _, path in sorted(_steps(self.path / "checkpoints"), reverse=True)]
 
     def snapshot(self, step: int) -> Path:
         return self.path / "snapshots" / f"step-{step}"
 
     def snapshots(self) -> dict[int, Path]:
         """The snapshots of averages by their step, oldest first."""
-        return dict(sorted(_numbered(self.path / "snapshots")))
+        return dict(sorted(_steps(self.path / "snapshots")))
 
     def incident(self, step: int) -> Path:
         """Where the next incident of a step goes."""
         return free(self.path / "incidents" / f"step-{step}")
 
     def newest(self, quarantine: bool = False) -> Checkpoint | None:
-        """The newest valid checkpoint, or None where there is none at all; damaged ones are named
-        in a warning.
+        """The newest valid checkpoint, or None where there is none; warns of damaged ones.
 
         quarantine: damaged ones are renamed step-N.corrupt, so that a resumed run can write there
-        again.
-        Raises StorageError where there are checkpoints and none is valid, or where the newest
-        cannot be read at all:
-        another version's, or one that this user may not read, is not damaged.
+        again. Raises StorageError where there are checkpoints and none is valid, or where the
+        newest cannot be judged: one of another version, or one that this user may not read, is not
+        damaged.
         """
-        damaged: list[tuple[Path, str]] = []
+        damage: list[tuple[Path, str]] = []
         for path in self.checkpoints():
             try:
-                found = _valid(path)
+                checkpoint = _valid(path)
             except Unreadable:
                 raise
             except StorageError as error:
-                damaged.append((path, str(error)))
+                damage.append((path, str(error)))
                 continue
-            for bad, fault in damaged:
+            for bad, fault in damage:
                 log.warning("fewstep: %s: falling back to %s", fault, path.name)
                 if quarantine:
                     self.quarantine(bad)
-            return found
-        if damaged:
+            return checkpoint
+        if damage:
+            _, fault = damage[0]
             raise StorageError(
-                f"no valid checkpoint in {self.path}: {damaged[0][1]}; to start anew, choose"
-                " another folder"
+                f"no valid checkpoint in {self.path}: {fault}; to start anew, choose another folder"
             )
         return None
 
@@ -122,23 +118,20 @@ class RunFolder:
             disk.rename(bad, free(bad.with_name(f"{bad.name}.corrupt")))
 
     def sweep(self) -> None:
-        """Removes what a killed process of this program left half written or half removed."""
+        """Removes folders and files that a killed process left half written or half removed."""
         for kind in ("checkpoints", "snapshots", "incidents"):
             for path in (self.path / kind).glob("step-*.tmp-*"):
                 if _TEMPORARY.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
                     with storage(f"cannot remove {path}"):
                         disk.remove(path)
-        for path in (
-            p for name in (self.config, self.metrics) for p in self.path.glob(f"{name.name}.tmp-*")
-        ):
-            with storage(f"cannot remove {path}"):
-                disk.watch("remove", path)
-                path.unlink()
+        for file in (self.config, self.metrics):
+            for path in self.path.glob(f"{file.name}.tmp-*"):
+                with storage(f"cannot remove {path}"):
+                    disk.watch("remove", path)
+                    path.unlink()
 
     def prune(self, keep: int = KEEP) -> None:
-        """Removes old checkpoints but the newest `keep` valid ones; a damaged one is named and
-        moved aside.
-        """
+        """Removes all but the newest `keep` valid checkpoints; a damaged one is moved aside."""
         valid = 0
         for path in self.checkpoints():
             if valid >= keep:
@@ -149,7 +142,8 @@ class RunFolder:
                 _valid(path)
                 valid += 1
             except Unreadable:
-                return  # not now: nothing is known of it, so nothing older is dispensable
+                # This one cannot be judged, so no older one may go yet.
+                return
             except StorageError as error:
                 log.warning("fewstep: %s: moved aside", error)
                 self.quarantine(path)

@@ -1,7 +1,6 @@
 """A checkpoint on the disk: safetensors and JSON under a manifest of sizes and SHA-256; no pickle.
 
-A checkpoint is written to a temporary folder, made durable, and renamed; a reader sees all of it or
-none.
+A checkpoint is written to a temporary folder, synced and renamed: a reader sees all of it or none.
 
     step-N/NAME.safetensors    a group of tensors: student, ema, optimizer, ...
     step-N/state.json          format, run, facts, what `VALUES` names, fingerprint, versions
@@ -37,17 +36,11 @@ READS = (1, 2)
 MANIFEST = "manifest.json"
 STATE = "state.json"
 SUFFIX = ".safetensors"
-VALUES = (
-    "step",
-    "begun",
-    "stage",
-    "teacher_rows",
-    "log",
-)  # of state.json, what the next step depends on
+# The values of state.json that the next step depends on.
+VALUES = ("step", "begun", "stage", "teacher_rows", "log")
 
-Groups = Mapping[
-    str, Mapping[str, Tensor]
-]  # {"student": {"weight": ...}, "ema": ..., "optimizer": ...}
+# {"student": {"weight": ...}, "ema": ..., "optimizer": ...}
+Groups = Mapping[str, Mapping[str, Tensor]]
 
 
 def fingerprint(groups: Groups) -> str:
@@ -61,40 +54,36 @@ def fingerprint(groups: Groups) -> str:
     return digest.hexdigest()
 
 
-def serialised(tensors: Mapping[str, Tensor]) -> bytes:
-    """The bytes of a group's file, a function of its tensors alone: tied weights and views become
-    copies.
-    """
-    seen: set[int] = set()
-    return tensors_to_bytes(
-        {name: _owned(tensor, seen) for name, tensor in sorted(tensors.items())}
-    )
+def serialise(tensors: Mapping[str, Tensor]) -> bytes:
+    """The bytes of a group's file, which depend on its tensors alone: tied weights become copies."""
+    pointers: set[int] = set()
+    owned = {name: _own(tensor, pointers) for name, tensor in sorted(tensors.items())}
+    return tensors_to_bytes(owned)
 
 
-def _owned(tensor: Tensor, seen: set[int]) -> Tensor:
-    """The whole tensor on the CPU, a copy where it shares its memory with one seen before or is
-    part of more.
+def _own(tensor: Tensor, pointers: set[int]) -> Tensor:
+    """The whole tensor on the CPU, in memory of its own; `pointers` holds those of earlier tensors.
+
+    It is copied where it shares its memory with an earlier one or is part of a larger one.
     """
-    there = whole(tensor.detach()).cpu().contiguous()
-    alone = there.untyped_storage().nbytes() == there.numel() * there.element_size()
-    kept = there if alone and there.data_ptr() not in seen else there.clone()
-    seen.add(kept.data_ptr())
-    return kept
+    tensor = whole(tensor.detach()).cpu().contiguous()
+    alone = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    if not alone or tensor.data_ptr() in pointers:
+        tensor = tensor.clone()
+    pointers.add(tensor.data_ptr())
+    return tensor
 
 
 def root(groups: Mapping[str, str], state: Mapping[str, Any]) -> str:
-    """The fingerprint of a run's state: SHA-256 over that of each group's file and what `VALUES`
-    names of the state.
-    """
+    """The fingerprint of a run's state: SHA-256 over those of its groups' files and its `VALUES`."""
     values = {name: state[name] for name in VALUES if name in state}
-    return hashlib.sha256(
-        json.dumps({"groups": groups, "values": values}, sort_keys=True).encode()
-    ).hexdigest()
+    content = json.dumps({"groups": groups, "values": values}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def state_fingerprint(groups: Groups, state: Mapping[str, Any]) -> str:
-    """`root` of groups in memory: what a checkpoint of them would bear."""
-    return root({name: sha256_of(serialised(tensors)) for name, tensors in groups.items()}, state)
+    """`root` of groups in memory: the fingerprint that a checkpoint of them would have."""
+    return root({name: sha256_of(serialise(tensors)) for name, tensors in groups.items()}, state)
 
 
 def sha256_of(content: bytes) -> str:
@@ -102,16 +91,12 @@ def sha256_of(content: bytes) -> str:
 
 
 class Unreadable(StorageError):
-    """A checkpoint of which nothing can be said: the system does not let it be read, or another
-    version wrote it.
-    """
+    """A checkpoint that cannot be judged: the system refuses to read it, or another version wrote it."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint folder whose files were all compared with the manifest; a group is read when it
-    is asked for.
-    """
+    """A checkpoint folder whose files all agree with the manifest; a group is read when it is used."""
 
     path: Path
     state: dict[str, Any]  # JSON: format, run, facts, step, fingerprint, ...
@@ -136,12 +121,11 @@ class Checkpoint:
 
 
 class _Groups(Mapping[str, dict[str, Tensor]]):
-    """The groups of a folder by name; each is read when it is asked for, and compared with its hash
-    again.
-    """
+    """The groups of a folder by name; each is read when it is used, and its hash compared again."""
 
     def __init__(self, path: Path, hashes: dict[str, str]) -> None:
-        self.path, self.hashes = path, hashes
+        self.path = path
+        self.hashes = hashes
         self.names = [name.removesuffix(SUFFIX) for name in hashes if name.endswith(SUFFIX)]
 
     def __iter__(self) -> Iterator[str]:
@@ -159,9 +143,7 @@ class _Groups(Mapping[str, dict[str, Tensor]]):
         file = self.path / f"{name}{SUFFIX}"
         content = content_of(file)
         if sha256_of(content) != self.hashes[file.name]:
-            raise StorageError(
-                f"{file} changed while it was read: is another process writing there?"
-            )
+            raise StorageError(f"{file} changed meanwhile: is another process writing there?")
         return tensor_file.tensors(content, file)
 
 
@@ -175,9 +157,7 @@ def content_of(path: Path, most: int | None = None) -> bytes:
 
 @contextmanager
 def _plain(path: Path) -> Iterator[None]:
-    """Inside, a file is read. Raises StorageError where it is missing or no plain one, Unreadable
-    where it may not.
-    """
+    """Inside, a file is read. Raises StorageError if it is no plain file, Unreadable if forbidden."""
     try:
         if path.is_symlink() or not path.is_file():
             raise StorageError(f"{path} cannot be read: it is missing, or no plain file")
@@ -191,9 +171,7 @@ def _plain(path: Path) -> Iterator[None]:
 
 
 def hash_of(path: Path, size: Any) -> str | None:
-    """The SHA-256 of a plain file, a piece at a time; None, and nothing read, where it is not of
-    that size.
-    """
+    """The SHA-256 of a plain file; None, and nothing is read, where it does not have that size."""
     with _plain(path), path.open("rb") as file:
         if os.fstat(file.fileno()).st_size != size:
             return None
@@ -201,15 +179,16 @@ def hash_of(path: Path, size: Any) -> str | None:
 
 
 def whole_fingerprint(groups: Groups, state: Mapping[str, Any], world: World) -> str:
-    """The fingerprint of groups that may be in shards: all ranks call it alike, rank 0 alone holds
-    a whole group.
+    """The fingerprint of groups that may be in shards: all ranks call it alike.
+
+    Only rank 0 holds a whole group at a time.
     """
     hashes = {}
     for name, tensors in groups.items():
-        kept = {}
+        parts = {}
         for inner, tensor in tensors.items():
             full = whole(tensor.detach())
             if world.main:
-                kept[inner] = full
-        hashes[name] = sha256_of(serialised(kept)) if world.main else ""
+                parts[inner] = full
+        hashes[name] = sha256_of(serialise(parts)) if world.main else ""
     return world.texts(root(hashes, state))[0]

@@ -1,4 +1,4 @@
-"""Writes checkpoints beside training: a step waits for a copy of its tensors, and not for the disk."""
+"""Writes checkpoints beside training: a step waits for a copy of its tensors, not for the disk."""
 
 from __future__ import annotations
 
@@ -12,30 +12,29 @@ from fewstep.base.world import whole
 from fewstep.run.checkpoint.format import Groups
 
 
-def copied(groups: Groups, keep: bool = True) -> dict[str, dict[str, Tensor]]:
-    """The whole tensors as they are now, on the CPU, whatever becomes of the originals.
+def copy_groups(groups: Groups, keep: bool = True) -> dict[str, dict[str, Tensor]]:
+    """Copies of the whole tensors on the CPU, which later updates do not change.
 
-    keep: where not, nothing is returned, but for tensors in shards the others get what this rank
-    holds.
+    keep: False on ranks that save nothing. They return nothing, but take part where tensors are in
+    shards, so that the other ranks receive their parts.
     """
-
-    def copy(tensor: Tensor) -> Tensor:
-        return whole(tensor.detach()).to("cpu", copy=True, memory_format=torch.contiguous_format)
-
     if keep:
         return {
-            group: {name: copy(tensor) for name, tensor in kept.items()}
-            for group, kept in groups.items()
+            group: {name: _copy(tensor) for name, tensor in tensors.items()}
+            for group, tensors in groups.items()
         }
-    for tensor in (tensor for kept in groups.values() for tensor in kept.values()):
-        whole(tensor.detach())
+    for tensors in groups.values():
+        for tensor in tensors.values():
+            whole(tensor.detach())
     return {}
 
 
+def _copy(tensor: Tensor) -> Tensor:
+    return whole(tensor.detach()).to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
 class Saver:
-    """One piece of work at a time in a thread of its own; what it raises is raised by `check` or
-    `wait`.
-    """
+    """One piece of work at a time in its own thread; `check` and `wait` raise what it raised."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
@@ -51,15 +50,16 @@ class Saver:
             except BaseException as error:  # raised where the run can stop for it
                 self._failure = error
 
-        # A daemon: a second request to stop ends the process at once, and the next start finds what
-        # was whole.
+        # A daemon, so that a second request to stop ends the process at once; the next start finds
+        # the checkpoints that were finished.
         self._thread = threading.Thread(target=run, name="checkpoint", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
         """Raises what the work raised, without waiting for it."""
         if self._failure is not None:
-            failure, self._failure = self._failure, None
+            failure = self._failure
+            self._failure = None
             raise failure
 
     def wait(self) -> None:

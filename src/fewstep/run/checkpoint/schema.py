@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fewstep.base.errors import StorageError, UserError, shown
+from fewstep.base.errors import StorageError, UserError, short_repr
 from fewstep.run.checkpoint import Checkpoint
 from fewstep.run.config import MOST_COUNT, Run, run_from_json
 from fewstep.run.facts import Facts
@@ -41,7 +41,7 @@ def check_state(checkpoint: Checkpoint) -> None:
     for name, (fine, expected) in checks.items():
         if not fine:
             raise StorageError(
-                f"{checkpoint.path}: {name} = {shown(state[name])}: expected {expected}"
+                f"{checkpoint.path}: {name} = {short_repr(state[name])}: expected {expected}"
             )
     try:
         run_from_json(state["run"])

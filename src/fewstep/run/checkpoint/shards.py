@@ -1,9 +1,8 @@
-"""Checkpoints whose tensors lie in the shards of several processes: PyTorch's own safetensors
-writer, our manifest.
+"""Tensors of a checkpoint in shards, which the processes of a run write and read side by side.
 
-Every rank writes what it holds to shard-RANK-*.safetensors: tensors called GROUP/NAME, and in the
+Every rank writes its part to shard-RANK-*.safetensors: tensors called GROUP/NAME, and in the
 header's metadata where each begins in the whole. `torch.distributed.checkpoint` writes these and
-reads them into other shards; a process alone puts them together here, without it.
+reads them into other shards; a single process joins them here without it.
 """
 
 from __future__ import annotations
@@ -21,10 +20,9 @@ from fewstep.base import json_file, tensor_file
 from fewstep.base.errors import StorageError, storage
 from fewstep.base.tensor_file import Entry, Header
 
-_INFO, _OFFSETS = (
-    "DCP_SHARDING_INFO",
-    "saved_offsets",
-)  # names that torch.distributed.checkpoint gives
+# Names that torch.distributed.checkpoint gives.
+_INFO = "DCP_SHARDING_INFO"
+_OFFSETS = "saved_offsets"
 
 
 class Piece(NamedTuple):
@@ -37,34 +35,33 @@ class Piece(NamedTuple):
 
 
 def _pieces(file: Path) -> Iterator[Piece]:
-    """What a shard declares. Raises StorageError."""
-    with storage(f"{file} cannot be read"), file.open("rb") as opened:
-        found, metadata, _ = tensor_file.header(opened, file.stat().st_size, file)
+    """The pieces that a shard declares. Raises StorageError."""
+    with storage(f"{file} cannot be read"), file.open("rb") as stream:
+        entries, metadata, _ = tensor_file.header(stream, file.stat().st_size, file)
     info = json_file.document(metadata.get(_INFO, "").encode(), f"{file}: {_INFO}")
-    for name, entry in found.items():
+    for name, entry in entries.items():
         try:
             offsets = tuple(info[name][_OFFSETS])
-            fine = len(offsets) == len(entry.shape) and all(
-                type(n) is int and 0 <= n < 2**53 for n in offsets
-            )
+            fine = len(offsets) == len(entry.shape)
+            fine = fine and all(type(n) is int and 0 <= n < 2**53 for n in offsets)
         except (KeyError, TypeError) as error:
             raise StorageError(f"{file} does not say where {name!r} begins in the whole") from error
         if not fine or "/" not in name:
             raise StorageError(
-                f"{file} says that {name!r} begins at {str(offsets)[:60]}: it is no shard of a"
-                " group"
+                f"{file}: {name!r} begins at {str(offsets)[:60]}: it is no shard of a group"
             )
         yield Piece(file, name, entry, offsets)
 
 
 class Shards(Mapping[str, dict[str, Tensor]]):
-    """The groups of a folder of shards by name, put together when they are asked for."""
+    """The groups of a folder of shards by name; each is joined when it is used."""
 
     def __init__(self, files: list[Path]) -> None:
         self.parts: dict[str, dict[str, list[Piece]]] = {}
-        for piece in (piece for file in sorted(files) for piece in _pieces(file)):
-            group, _, name = piece.name.partition("/")
-            self.parts.setdefault(group, {}).setdefault(name, []).append(piece)
+        for file in sorted(files):
+            for piece in _pieces(file):
+                group, _, name = piece.name.partition("/")
+                self.parts.setdefault(group, {}).setdefault(name, []).append(piece)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.parts)
@@ -73,48 +70,49 @@ class Shards(Mapping[str, dict[str, Tensor]]):
         return len(self.parts)
 
     def __getitem__(self, group: str) -> dict[str, Tensor]:
-        return {
-            name: _joined(pieces, self._entry(pieces)) for name, pieces in self.parts[group].items()
-        }
-
-    def _entry(self, pieces: list[Piece]) -> Entry:
-        ends = [[a + n for a, n in zip(p.offsets, p.entry.shape, strict=True)] for p in pieces]
-        return Entry(pieces[0].entry.dtype, tuple(max(axis) for axis in zip(*ends, strict=True)))
+        return {name: _join(pieces) for name, pieces in self.parts[group].items()}
 
     def layout(self) -> dict[str, Header]:
         """The dtype and shape of every whole tensor; none is read."""
         return {
-            g: {name: self._entry(pieces) for name, pieces in named.items()}
-            for g, named in self.parts.items()
+            group: {name: _whole_entry(pieces) for name, pieces in parts.items()}
+            for group, parts in self.parts.items()
         }
 
 
-def _joined(pieces: list[Piece], entry: Entry) -> Tensor:
-    """The whole tensor. Raises StorageError where its pieces leave a hole or lie on each other."""
+def _whole_entry(pieces: list[Piece]) -> Entry:
+    """The dtype of the pieces, and the shape that reaches as far as the farthest of them."""
+    ends = [[a + n for a, n in zip(p.offsets, p.entry.shape, strict=True)] for p in pieces]
+    return Entry(pieces[0].entry.dtype, tuple(max(axis) for axis in zip(*ends, strict=True)))
+
+
+def _join(pieces: list[Piece]) -> Tensor:
+    """The whole tensor. Raises StorageError where its pieces leave a hole or overlap."""
+    dtype, shape = _whole_entry(pieces)
     numbers = sum(torch.Size(piece.entry.shape).numel() for piece in pieces)
-    if numbers != torch.Size(entry.shape).numel() or any(
-        piece.entry.dtype != entry.dtype for piece in pieces
-    ):
+    same_type = all(piece.entry.dtype == dtype for piece in pieces)
+    if numbers != torch.Size(shape).numel() or not same_type:
         raise StorageError(
             f"{pieces[0].file.parent}: the shards of {pieces[0].name!r} do not make it whole"
         )
-    found = torch.empty(entry.shape, dtype=entry.dtype)
+    tensor = torch.empty(shape, dtype=dtype)
     for piece in pieces:
-        part = found
+        part = tensor
         for axis, (first, length) in enumerate(zip(piece.offsets, piece.entry.shape, strict=True)):
             part = part.narrow(axis, first, length)
         try:
-            with safe_open(piece.file, framework="pt") as opened:
-                part.copy_(opened.get_tensor(piece.name))
+            with safe_open(piece.file, framework="pt") as stream:
+                part.copy_(stream.get_tensor(piece.name))
         except (OSError, SafetensorError) as error:
             raise StorageError(f"{piece.file} cannot be read: {error}") from error
-    return found
+    return tensor
 
 
 @contextmanager
-def _telling(what: str) -> Iterator[None]:
-    """What fails on any rank, which PyTorch collects into no ordinary exception, as one line on all
-    ranks.
+def _one_line(what: str) -> Iterator[None]:
+    """Raises a failure of any rank as a one-line StorageError on all ranks.
+
+    PyTorch collects failures in an exception that is no ordinary one.
     """
     from torch.distributed.checkpoint.api import CheckpointException
 
@@ -122,35 +120,30 @@ def _telling(what: str) -> Iterator[None]:
         yield
     except CheckpointException as error:
         rank, (first, _) = next(iter(error.failures.items()))
-        told = str(first).partition("\n")[0] or type(first).__name__
-        raise StorageError(f"{what}: rank {rank}: {told}") from error
+        reason = str(first).partition("\n")[0] or type(first).__name__
+        raise StorageError(f"{what}: rank {rank}: {reason}") from error
+
+
+def _flat(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
+    """The tensors by GROUP/NAME."""
+    return {f"{group}/{n}": x for group, tensors in groups.items() for n, x in tensors.items()}
 
 
 def save(folder: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Every rank writes its part of the groups into the folder, which is there, durably."""
+    """Every rank writes its part of the groups into the folder, which exists, and syncs it."""
     import torch.distributed.checkpoint  # here, since it takes seconds
 
     dcp: Any = torch.distributed.checkpoint
-    named: dict[str, Any] = {
-        f"{group}/{n}": tensor for group, kept in groups.items() for n, tensor in kept.items()
-    }
-    with _telling(f"cannot write the shards of {folder}"):
-        dcp.save(
-            named,
-            storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True),
-            no_dist=False,
-        )
+    writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    with _one_line(f"cannot write the shards of {folder}"):
+        dcp.save(_flat(groups), storage_writer=writer, no_dist=False)
 
 
 def load(folder: Path, into: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Every rank reads its part of the groups into tensors that are there, however many ranks wrote
-    them.
-    """
+    """Every rank reads its part of the groups into existing tensors, however many ranks wrote them."""
     import torch.distributed.checkpoint  # here, since it takes seconds
 
     dcp: Any = torch.distributed.checkpoint
-    named: dict[str, Any] = {
-        f"{group}/{n}": tensor for group, kept in into.items() for n, tensor in kept.items()
-    }
-    with _telling(f"cannot read the shards of {folder}"):
-        dcp.load(named, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=False)
+    with _one_line(f"cannot read the shards of {folder}"):
+        reader = dcp.HuggingFaceStorageReader(str(folder))
+        dcp.load(_flat(into), storage_reader=reader, no_dist=False)
