@@ -1,4 +1,4 @@
-"""`fewstep doctor`: what ails a run, or a teacher, in measured numbers and in words.
+"""`fewstep doctor`: the faults of a run or a teacher, as measured numbers with a message for each.
 
 Every measure is a function that returns a `Measure`: its table, and verdicts that name their
 evidence, the threshold and where that comes from. Nothing is written into a run.

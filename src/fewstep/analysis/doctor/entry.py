@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from fewstep import networks
-from fewstep.analysis.doctor.examination import Examination, examine, taken
-from fewstep.analysis.doctor.interpretations import Range, Raw, Reading, declared, ranges
+from fewstep.analysis.doctor.examination import Examination, examine, take
+from fewstep.analysis.doctor.interpretations import Range, Raw, Reading, make_reading, ranges
 from fewstep.analysis.doctor.subject import Subject, truth_of
 from fewstep.analysis.doctor.teacher import Teacher, teacher_measures
 from fewstep.base.conditions import Cond
@@ -31,7 +31,7 @@ def run_examination(subject: Subject, *, progress: bool = False) -> Examination:
     found = examine(subject, progress=progress)
     if not subject.denoises or not isinstance(subject.ema, Preconditioned):
         return found
-    more = taken(teacher_measures(teacher_in(subject)), progress=progress)
+    more = take(teacher_measures(teacher_in(subject)), progress=progress)
     return Examination(found.name, found.about, (*found.measures, *more))
 
 
@@ -86,7 +86,7 @@ def raw_of(network: Callable[..., Any]) -> Raw:
 def teacher_examination(teacher: Teacher, *, progress: bool = False) -> Examination:
     about = f"declared as {teacher.reading}; data {teacher.dataset.name}"
     return Examination(
-        teacher.name, about, tuple(taken(teacher_measures(teacher), progress=progress))
+        teacher.name, about, tuple(take(teacher_measures(teacher), progress=progress))
     )
 
 
@@ -118,7 +118,7 @@ def teacher_of(
     elif isinstance(source, nn.Module):
         scale = known[range].scale
         sd = dataset.sigma_data() * scale if sigma_data is None else sigma_data
-        given, network = declared(prediction, process, known[range], sd), source
+        given, network = make_reading(prediction, process, known[range], sd), source
     else:
         given, network = Reading("x0", X0(), edm(), "edm", known[range]), source
     if isinstance(network, nn.Module):
