@@ -107,8 +107,8 @@ def run_all(checks: list[Check], as_json: bool, quiet: bool) -> list[Outcome]:
 
 
 def claims(args: Args) -> int:
-    """The papers' claims instead of the equations. Raises UserError for options of the latter."""
-    from fewstep.analysis.claims.main import claims_main
+    """The papers' claims in place of the equations. Raises UserError for what they do not take."""
+    from fewstep.analysis.claims.runner import claims_main
 
     others = {
         "--method": args.method,

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from fewstep import networks
-from fewstep.analysis.doctor.examination import Examination, examine, taken
-from fewstep.analysis.doctor.interpretations import Range, Raw, Reading, declared, ranges
-from fewstep.analysis.doctor.subject import Patient, truth_of
+from fewstep.analysis.doctor.examination import Examination, examine, take
+from fewstep.analysis.doctor.interpretations import Range, Raw, Reading, make_reading, ranges
+from fewstep.analysis.doctor.subject import Subject, truth_of
 from fewstep.analysis.doctor.teacher import Teacher, teacher_measures
 from fewstep.base.conditions import Cond
 from fewstep.base.device import pick_device
@@ -26,27 +26,27 @@ from fewstep.run.build import call_factory, factory_of
 from fewstep.run.sources import fit, weights_of
 
 
-def run_examination(patient: Patient, *, progress: bool = False) -> Examination:
+def run_examination(subject: Subject, *, progress: bool = False) -> Examination:
     """Of a run; where it is a diffusion model, which may teach, also as a teacher."""
-    examination = examine(patient, progress=progress)
-    if not patient.denoises or not isinstance(patient.ema, Preconditioned):
+    examination = examine(subject, progress=progress)
+    if not subject.denoises or not isinstance(subject.ema, Preconditioned):
         return examination
-    more = taken(teacher_measures(teacher_in(patient)), progress=progress)
+    more = take(teacher_measures(teacher_in(subject)), progress=progress)
     measures = (*examination.measures, *more)
     return Examination(examination.name, examination.about, measures)
 
 
-def teacher_in(patient: Patient) -> Teacher:
+def teacher_in(subject: Subject) -> Teacher:
     """A run's average as a teacher of its own data."""
-    net: Any = patient.ema
+    net: Any = subject.ema
     device = next(net.parameters()).device
     return Teacher(
-        patient.name,
+        subject.name,
         raw_of(net.network),
         read_as(net),
-        patient.dataset,
-        patient.truth,
-        patient.seed,
+        subject.dataset,
+        subject.truth,
+        subject.seed,
         device,
     )
 
@@ -87,7 +87,7 @@ def raw_of(network: Callable[..., Any]) -> Raw:
 def teacher_examination(teacher: Teacher, *, progress: bool = False) -> Examination:
     about = f"declared as {teacher.reading}; data {teacher.dataset.name}"
     return Examination(
-        teacher.name, about, tuple(taken(teacher_measures(teacher), progress=progress))
+        teacher.name, about, tuple(take(teacher_measures(teacher), progress=progress))
     )
 
 
@@ -118,7 +118,7 @@ def teacher_of(
         network = source.network
     elif isinstance(source, nn.Module):
         sd = dataset.sigma_data() * interval.scale if sigma_data is None else sigma_data
-        reading = declared(prediction, process, interval, sd)
+        reading = make_reading(prediction, process, interval, sd)
     else:
         reading = Reading("x0", X0(), edm(), "edm", interval)
     place = pick_device(device)

@@ -41,7 +41,7 @@ MOVES = 40  # of the solver along a teacher's trajectory
 
 
 @dataclass(frozen=True)
-class Patient:
+class Subject:
     """All that the measures take; what the folder has none of is None. Samples are from `ema`."""
 
     name: str
@@ -104,7 +104,7 @@ class Patient:
         return "the data's law" if self.truth is not None else "the teacher"
 
 
-def patient_of(
+def subject_of(
     path: str | Path,
     *,
     data: str | Dataset | None = None,
@@ -113,8 +113,8 @@ def patient_of(
     method: OwnMethod | None = None,
     device: str = "auto",
     seed: int = 0,
-) -> Patient:
-    """The patient of a run folder, checkpoint folder or shipped name.
+) -> Subject:
+    """The subject of a run folder, checkpoint folder or shipped name.
 
     Raises UserError or StorageError.
     """
@@ -137,7 +137,7 @@ def patient_of(
     step = checkpoint.record.step
     before = _checkpoint_before(checkpoint)
     student = Prepared(run, facts, stage.method, network=network, device=place)
-    return Patient(
+    return Subject(
         name=str(path),
         run=run,
         facts=facts,
