@@ -170,7 +170,7 @@ def scramble(text: bytes, chance: random.Random) -> bytes:
 
 
 class Contract:
-    """Counts acceptances and refusals; anything but a typed one-line error in time is an AssertionError."""
+    """Counts what is accepted and refused; AssertionError for all but a typed one-line error."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()

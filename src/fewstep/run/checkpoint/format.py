@@ -55,7 +55,7 @@ def fingerprint(groups: Groups) -> str:
 
 
 def serialise(tensors: Mapping[str, Tensor]) -> bytes:
-    """The bytes of a group's file, which depend on its tensors alone: tied weights become copies."""
+    """The bytes of a group's file, a function of its tensors alone: tied weights become copies."""
     pointers: set[int] = set()
     owned = {name: _own(tensor, pointers) for name, tensor in sorted(tensors.items())}
     return tensors_to_bytes(owned)
@@ -75,7 +75,7 @@ def _own(tensor: Tensor, pointers: set[int]) -> Tensor:
 
 
 def root(groups: Mapping[str, str], state: Mapping[str, Any]) -> str:
-    """The fingerprint of a run's state: SHA-256 over those of its groups' files and its `VALUES`."""
+    """The fingerprint of a run's state: SHA-256 over that of each group's file and its `VALUES`."""
     values = {name: state[name] for name in VALUES if name in state}
     content = json.dumps({"groups": groups, "values": values}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
@@ -91,12 +91,12 @@ def sha256_of(content: bytes) -> str:
 
 
 class Unreadable(StorageError):
-    """A checkpoint that cannot be judged: the system refuses to read it, or another version wrote it."""
+    """A checkpoint that cannot be judged: it may not be read, or another version wrote it."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint folder whose files all agree with the manifest; a group is read when it is used."""
+    """A checkpoint folder whose files agree with the manifest; a group is read when it is used."""
 
     path: Path
     state: dict[str, Any]  # JSON: format, run, facts, step, fingerprint, ...
@@ -157,7 +157,7 @@ def content_of(path: Path, most: int | None = None) -> bytes:
 
 @contextmanager
 def _plain(path: Path) -> Iterator[None]:
-    """Inside, a file is read. Raises StorageError if it is no plain file, Unreadable if forbidden."""
+    """Inside, a file is read. Raises StorageError for no plain file, Unreadable for a forbidden one."""
     try:
         if path.is_symlink() or not path.is_file():
             raise StorageError(f"{path} cannot be read: it is missing, or no plain file")
