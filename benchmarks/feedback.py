@@ -130,7 +130,7 @@ def expected_std(share: float, own: bool) -> float:
 
 
 def measure(case: Case, seed: int) -> dict[str, float]:
-    """Trains a case: the size of its samples, the largest on the way, whether and when it diverged."""
+    """Trains a case: the size of its samples, the largest so far, whether and when it diverged."""
     torch.manual_seed(seed)
     student = case.network()
     average = case.network().requires_grad_(False)

@@ -94,7 +94,7 @@ def finished(name: str) -> Path:
 
 
 def damages(seed: int, folder: Path) -> dict[str, int]:
-    """A checkpoint damaged many times: each time the one before it is used; then the run goes on."""
+    """A checkpoint damaged many times: each time the one before is used; then the run goes on."""
     chance = random.Random(seed)
     name = chance.choice(METHODS)
     run = folder / "run"

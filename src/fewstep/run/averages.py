@@ -69,7 +69,7 @@ def posthoc_coefficients(
 def posthoc_error(
     times: Tensor, exponents: Tensor, time: Tensor, exponent: Tensor, coefficients: Tensor
 ) -> float:
-    """Relative L2 distance of a profile (time, exponent `[1]`) from its fit by coefficients `[S]`."""
+    """Relative L2 distance of a profile (time, exponent `[1]`) from its fit, coefficients `[S]`."""
     among = profile_products(times, exponents, times, exponents)
     to_new = profile_products(times, exponents, time, exponent)[:, 0]
     size = profile_products(time, exponent, time, exponent)[0, 0]

@@ -157,7 +157,7 @@ def content_of(path: Path, most: int | None = None) -> bytes:
 
 @contextmanager
 def _plain(path: Path) -> Iterator[None]:
-    """Inside, a file is read. Raises StorageError for no plain file, Unreadable for a forbidden one."""
+    """Inside, a file is read. Raises StorageError for no plain file, Unreadable if forbidden."""
     try:
         if path.is_symlink() or not path.is_file():
             raise StorageError(f"{path} cannot be read: it is missing, or no plain file")

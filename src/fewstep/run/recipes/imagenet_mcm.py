@@ -75,7 +75,10 @@ def _mcm(side: int, size: str, method: str, k: int) -> Run:
     )
 
 
-def imagenet64_mcm_small(*, method: str = "mcm", K: int = 4, **fields: Any) -> Run:  # noqa: N803 - the paper's name
+# K is the paper's name.
+
+
+def imagenet64_mcm_small(*, method: str = "mcm", K: int = 4, **fields: Any) -> Run:  # noqa: N803
     """ImageNet-64 by class: MCM for K steps, UViT of 394 M weights (arXiv 2403.06807)."""
     return changed(_mcm(64, "small", method, K), fields)
 
