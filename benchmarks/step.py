@@ -1,5 +1,4 @@
-"""A training step of the digits recipe as a ratio to its floor: the network's own passes and fused
-Adam.
+"""A training step of the digits recipe over its floor: the network's own passes and fused Adam.
 
 The floor is what no trainer of this method can avoid: the target's pass without gradient, the
 student's pass, its backward, and the optimizer's update. Both are timed in turn, in one run.
@@ -33,9 +32,9 @@ ROWS = (
 
 
 def seconds(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def compare(recipe: str, method: str, steps: int) -> tuple[float, float, float]:
@@ -61,7 +60,8 @@ def compare(recipe: str, method: str, steps: int) -> tuple[float, float, float]:
 
     pairs = [(seconds(step), seconds(floor)) for _ in range(steps)][steps // 10 :]
     return (
-        *(statistics.median(x) for x in zip(*pairs, strict=True)),
+        statistics.median(a for a, _ in pairs),
+        statistics.median(b for _, b in pairs),
         statistics.median(a / b for a, b in pairs),
     )
 

@@ -1,4 +1,4 @@
-"""What the tests of a process share: one thread, folders in memory, a server that forks, their order."""
+"""What all tests share: one thread, folders in memory, a server that forks, an order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any damage to a checkpoint is reported; the run goes on from an older one, or refuses; nothing is deleted."""
+"""Any damage to a checkpoint is reported; the run goes on from an older one; nothing is deleted."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_run_goes_on_from_the_older_checkpoint_bit_for_bit(
 def test_what_the_disk_did_not_keep_costs_no_older_checkpoint(
     tmp_path, reference, monkeypatch, caplog
 ):
-    """Old checkpoints go only once the new one was read again; if it is damaged, it is moved aside."""
+    """Old checkpoints go only once the new one was read again; a damaged one is moved aside."""
 
     def watch(call, path):
         if (call, path.parent.name, path.name) == ("rename", "checkpoints", "step-4"):

@@ -1,4 +1,4 @@
-"""Hours of faults: kills, damage and fuzzing until the time is up; each trial is a function of its seed.
+"""Hours of kills, damage and fuzzing until the time is up; each trial is a function of its seed.
 
 python -m tests.soak --minutes 45 --out soak.json    all parts, each with its share on every worker
 python -m tests.soak --only kills --seed 12345       one trial again

@@ -1,4 +1,4 @@
-"""The parts of `tests.soak`: each takes a seed and an empty folder, returns counts, and raises what is wrong."""
+"""The parts of `tests.soak`: (seed, empty folder) -> counts; each raises what is wrong."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def finished(name: str) -> Path:
 
 
 def damages(seed: int, folder: Path) -> dict[str, int]:
-    """A checkpoint damaged many times: the one before it is used each time; the run goes on after one."""
+    """A checkpoint damaged many times: each time the one before is used; then the run goes on."""
     chance = random.Random(seed)
     name = chance.choice(METHODS)
     run = folder / "run"

@@ -62,7 +62,7 @@ def later_save(server: Server, folder: Path) -> Save:
 
 
 def quarantine(server: Server, folder: Path) -> Save:
-    """After a damaged checkpoint; with a half written one, a half removed one and a half new log."""
+    """After a damaged checkpoint, with a half written one, a half removed one and a new log."""
     fields = settings("diffusion", iterations=2, checkpoint_every=1)
     start = folder / "start"
     finish(server, start, fields, beside=False)
@@ -92,7 +92,7 @@ def choose(history: dict[int, str], every: int, offset: int) -> list[int]:
 def end_before_calls(
     server: Server, folder: Path, save: Save, every: int = 1, offset: int = 0
 ) -> int:
-    """Ends the run before each chosen call, lets it go on, and asserts what must hold; the number."""
+    """Ends the run before each chosen call and lets it go on; returns the number of calls."""
     reference = trials.whole(server, folder / "whole", save.fields, **ORDER)
     shutil.copytree(save.start, folder / "all")
     finish(server, folder / "all", save.fields, **ORDER)

@@ -102,7 +102,7 @@ class Child:
         os.kill(self.pid, number)
 
     def wait(self, seconds: float = 180.0) -> int | None:
-        """Its exit code, minus the signal that killed it; None where it still runs after `seconds`."""
+        """Its exit code, minus the signal that killed it; None if it still runs after `seconds`."""
         return self.server.ask(wait=self.pid, seconds=seconds)["code"]
 
     @property

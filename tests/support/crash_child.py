@@ -1,4 +1,4 @@
-"""What a child of `tests.support.crash` does: a tiny run whose calls that change the disk are counted.
+"""The work of a child of `tests.support.crash`: a tiny run that counts calls to the disk.
 
 They can be slowed, or made to end the process or to fail.
 """
@@ -120,7 +120,7 @@ def train(
     stop: int = 0,
     most: int = 0,
 ) -> dict[str, Any]:
-    """Trains or resumes a run without pictures; returns its seconds and, with `prints`, fingerprints.
+    """Trains or resumes a run without pictures; returns seconds and, with `prints`, fingerprints.
 
     beside: saves are made beside training; if False, a step waits for them, so that the order of
     calls is always the same. prints: the fingerprint of every step is returned. stop: the step
@@ -136,13 +136,13 @@ def train(
     from tests.support.toys import tiny_run
 
     fingerprints: dict[int, str] = {}
-    shared = Gauge.at(Path(gauge))
+    meter = Gauge.at(Path(gauge))
     start = saver.Saver.start
 
     def start_and_note(self: saver.Saver, work: Callable[[], None]) -> None:
         def work_and_note() -> None:
             work()
-            shared.content[PHASE] = 0
+            meter.content[PHASE] = 0
 
         start(self, work_and_note)
         if not beside:
@@ -156,12 +156,12 @@ def train(
 
     saver.Saver.start = start_and_note
     recorder.Recorder.draw = lambda self: None
-    disk.watch = watcher(shared, slow, exit_before, error_before, error)
+    disk.watch = watcher(meter, slow, exit_before, error_before, error)
     disk.CHUNK = chunk
     if most:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     start_time = time.monotonic()
-    shared.content[STARTED] = 1
+    meter.content[STARTED] = 1
     fs.train(tiny_run(**fields), out=folder, resume=True, progress=False, device="cpu", watch=look)
     return {"seconds": time.monotonic() - start_time, "prints": fingerprints}
 
@@ -172,16 +172,16 @@ def cli(argv: list[str], gauge: str, slow: float = 0.0) -> int:
     from fewstep.cli import main
     from fewstep.data import pictures
 
-    shared = Gauge.at(Path(gauge))
+    meter = Gauge.at(Path(gauge))
     save = pictures.save
 
     def save_slowly(*arguments: Any) -> None:
-        shared.content[PICTURE] = 1
+        meter.content[PICTURE] = 1
         time.sleep(20 * slow)
         save(*arguments)
-        shared.content[PICTURE] = 0
+        meter.content[PICTURE] = 0
 
     pictures.save = save_slowly
-    disk.watch = watcher(shared, slow)
-    shared.content[STARTED] = 1
+    disk.watch = watcher(meter, slow)
+    meter.content[STARTED] = 1
     return main(argv)

@@ -1,4 +1,4 @@
-"""Mutations of a checkpoint's metadata behind hashes that fit: what passes the manifest must be refused."""
+"""Mutations of a checkpoint's metadata, signed anew so that the manifest does not tell."""
 
 from __future__ import annotations
 

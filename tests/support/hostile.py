@@ -1,4 +1,4 @@
-"""Files that somebody might send: pickles that would run, headers that lie. All are created here."""
+"""Files that somebody might send: pickles that would run, headers that lie; all made here."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def arrays() -> dict[str, Maker]:
 
 
 def archives() -> dict[str, Maker]:
-    """Hostile .npz and .zip, but for those that expand without bounds: tests of their readers do those."""
+    """Hostile .npz and .zip; those that expand without bounds are in the tests of their readers."""
     return {
         "a pickle": raw,
         "an object member": lambda c: zip_of({"x0.npy": object_array(c)}),

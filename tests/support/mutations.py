@@ -80,7 +80,7 @@ KINDS: tuple[Callable[[Path, random.Random], None], ...] = (
 
 
 def damage(checkpoint: Path, chance: random.Random) -> str:
-    """Damages one file of a checkpoint; its name and the kind. Damages again if nothing is different."""
+    """Damages one file of a checkpoint, until it differs; returns its name and the kind."""
     file = chance.choice(sorted(checkpoint.iterdir()))
     kind = chance.choice(KINDS)
     before = _contents(checkpoint)

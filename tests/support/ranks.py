@@ -63,7 +63,7 @@ def _child(work: Callable[[], object], environment: dict[str, str], output: Path
 
 
 def start(size: int, work: Callable[[], object], folder: Path, **environment: str) -> list[int]:
-    """Forks the ranks; their process ids. A single one is started without a launcher's variables."""
+    """Forks the ranks; returns their process ids. A single one gets no launcher's variables."""
     warm_up()
     folder.mkdir(parents=True, exist_ok=True)
     port = str(free_port())

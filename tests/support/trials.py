@@ -1,4 +1,4 @@
-"""Kills of tiny runs, and what must hold of a folder in which one was killed and went on to its end."""
+"""Kills of tiny runs, and what must hold of the folder then and at the run's end."""
 
 from __future__ import annotations
 
@@ -106,20 +106,20 @@ def kill(
     inside: it is killed at the first instant from then on at which it is in a write.
     """
     child = begin(server, folder, fields, slow=SLOW)
-    shared = gauge(folder)
-    while not shared.content[STARTED]:
+    meter = gauge(folder)
+    while not meter.content[STARTED]:
         time.sleep(0.0005)
     start = time.monotonic()
     time.sleep(after)
     code = child.wait(0)
-    while inside and code is None and shared.phase not in INSIDE:
+    while inside and code is None and meter.phase not in INSIDE:
         code = child.wait(0)
     after = time.monotonic() - start
     if code is None:
         child.kill()
         code = child.wait()
     assert code in (0, -9), f"exit code {code}: {child.text[-2000:]}"
-    return Kill(code == -9, after, shared.phase)
+    return Kill(code == -9, after, meter.phase)
 
 
 def problems(folder: Path, reference: Whole) -> list[str]:

@@ -1,4 +1,4 @@
-"""Killed at any instant, stopped by any signal: a run goes on and ends with the bits of one that was not."""
+"""Killed at any instant, stopped by any signal: a run goes on and ends with the same bits."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_process_that_ends_before_any_call_of_a_save_loses_nothing(server, tmp
 
 
 def test_a_torn_log_has_each_step_once_after_the_run_went_on(server, tmp_path):
-    """Rows behind the checkpoint are written again; garbage and a line without its end are removed."""
+    """Rows behind the checkpoint are written again; garbage and a cut line are removed."""
     fields = settings("diffusion", checkpoint_every=4)
     start = tmp_path / "whole"
     reference = whole(server, start, fields)
@@ -144,14 +144,14 @@ def test_a_signal_saves_exits_75_and_the_rest_is_the_same(
     folder = tmp_path / "run"
     fields = {"picture_every": 3} if when == "picture" else {}
     child = command(server, folder, slow=0.004, **fields)
-    shared = gauge(folder)
+    meter = gauge(folder)
     log = folder / "metrics.jsonl"
     # From its first row on the run listens.
-    until(child, lambda: shared.content[STARTED] and log.exists() and log.stat().st_size)
+    until(child, lambda: meter.content[STARTED] and log.exists() and log.stat().st_size)
     if when == "save":
-        until(child, lambda: shared.phase in INSIDE)
+        until(child, lambda: meter.phase in INSIDE)
     elif when == "picture":
-        until(child, lambda: shared.content[PICTURE])
+        until(child, lambda: meter.content[PICTURE])
     else:
         time.sleep(random.Random(SEED).uniform(0, 0.2))
     child.kill(number)
@@ -170,8 +170,8 @@ def test_a_second_signal_exits_at_once_in_a_slow_save_too(
 ):
     folder = tmp_path / "run"
     child = command(server, folder, slow=1.0)
-    shared = gauge(folder)
-    until(child, lambda: shared.phase in INSIDE)
+    meter = gauge(folder)
+    until(child, lambda: meter.phase in INSIDE)
     child.kill(number)
     time.sleep(0.1)
     assert child.wait(0) is None  # it waits for its save

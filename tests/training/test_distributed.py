@@ -1,4 +1,4 @@
-"""Several processes are one run: the same draws, the same bits where promised; none waits for the dead."""
+"""Several processes are one run: the same draws, the same bits; none waits for the dead."""
 
 from __future__ import annotations
 
@@ -297,7 +297,7 @@ def test_sharded_checkpoints_hold_no_pickle_and_go_on_to_the_bit_and_with_other_
 
 
 def forever(out: Path, watch=None, **environment: str) -> tuple[list[int], Path]:
-    """Two ranks of a run without end, once they are at work: (process ids, folder of what they say)."""
+    """Two ranks of a run without end, once they work: (process ids, folder of their output)."""
 
     def work() -> None:
         run = run_of(iterations=10**6, checkpoint_every=20)
@@ -320,7 +320,7 @@ SHORT = 3.0  # seconds without a sign of life in the test of a rank that is stop
     ids=["kill", "kill-0", "stop"],
 )
 def test_a_lost_rank_ends_the_others_in_15_seconds_naming_it(tmp_path, victim, how):
-    """A stopped one is noticed after LIMIT seconds, here SHORT ones: the rest is below 15 - LIMIT."""
+    """A stopped one is noticed after LIMIT seconds, here SHORT: the rest is below 15 - LIMIT."""
     stop = how == signal.SIGSTOP
     limit = SHORT if stop else LIMIT
     pids, texts = forever(tmp_path / "run", FEWSTEP_RANK_TIMEOUT=str(limit))
@@ -368,7 +368,7 @@ def test_a_signal_to_one_rank_stops_all_of_them_at_one_step(tmp_path):
 
 @pytest.mark.parametrize("shard", [False, True], ids=["ddp", "fsdp"])
 def test_numbers_that_are_not_finite_on_one_rank_stop_all_alike(tmp_path, monkeypatch, shard):
-    """Before anything is updated; the incident has the batch of all ranks, and replays to the bit."""
+    """Before anything is updated; the incident has the batch of all ranks, and replays exactly."""
     whole = loop.draw_batch
 
     def spoil(stage, arrays, step, world=ALONE):

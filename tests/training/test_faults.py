@@ -1,4 +1,4 @@
-"""A disk that is full, gone or slow, and two runs in a folder: one line, an exit code, no bit lost."""
+"""A disk that is full, gone or slow, and two runs in a folder: one line, no bit lost."""
 
 from __future__ import annotations
 
@@ -191,8 +191,8 @@ def test_a_second_run_in_a_folder_is_refused_at_once_and_a_killed_one_frees_it(
 ):
     folder = tmp_path / "run"
     child = begin(server, folder, FIELDS, slow=0.5)
-    shared = gauge(folder)
-    while not shared.phase:
+    meter = gauge(folder)
+    while not meter.phase:
         time.sleep(0.001)
     start = time.monotonic()
     with pytest.raises(UserError, match=f"is being trained by process {child.pid} on "):

@@ -1,4 +1,4 @@
-"""One writer per run folder: a lock that the kernel frees however its holder dies. Needs no torch."""
+"""One writer per run folder: a lock that the kernel frees when its holder dies. Needs no torch."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def hold(folder: Path) -> Iterator[int]:
 
 
 def _release(path: Path, handle: int, new: list[Path]) -> None:
-    """Removes the lock file before it is free, so that whoever waits for it notices that it is gone."""
+    """Removes the lock file before it is free, so that a process that waits for it notices."""
     with suppress(OSError):
         if _is(path, handle):
             path.unlink()

@@ -26,7 +26,7 @@ def halflife_rate(step: int, batch: int, halflife: float) -> float:
 
 
 def power_rate(step: int, exponent: float) -> float:
-    """(1 - 1/k)^(exponent + 1) at update k = step + 1: in the average, time t has weight t^exponent.
+    """(1 - 1/k)^(exponent + 1) at update k = step + 1: time t then has weight t^exponent.
 
     The first update forgets the initial weights. Source: EDM2, arXiv 2312.02696, section 3.1.
     """

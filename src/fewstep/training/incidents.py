@@ -1,4 +1,4 @@
-"""An incident: the state before a step that was not finite, and its batch, stored as a checkpoint."""
+"""An incident: the state before a step that was not finite, and its batch, as a checkpoint."""
 
 from __future__ import annotations
 

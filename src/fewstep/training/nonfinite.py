@@ -32,7 +32,7 @@ def first_bad(state: State) -> str:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The floating-point tensors in a module's inputs or outputs, and their derivatives under jvp."""
+    """The floating-point tensors in a module's inputs or outputs, and their tangents under jvp."""
     if isinstance(value, Tensor):
         if value.is_floating_point():
             yield from (part for part in forward_ad.unpack_dual(value) if part is not None)
@@ -49,7 +49,7 @@ def _finite(value: Any) -> bool:
 
 @contextmanager
 def watch_modules(networks: Mapping[str, nn.Module]) -> Iterator[list[str]]:
-    """Inside, a list grows by every module whose output is not finite, in the order of the passes."""
+    """Inside, a list gets every module whose output is not finite, in the order of the passes."""
     names: list[str] = []
 
     def watch(name: str) -> Callable[..., None]:
@@ -116,8 +116,8 @@ def _message(
     if bool((t == r).any()):
         hint = "r = t leaves no gap: lower ratio_max"
     return (
-        f"step {state.step}: the loss of {len(bad)} of {len(loss_b)} rows is not finite{place}: t in"
-        f" [{t.min():.4g}, {t.max():.4g}], r in [{r.min():.4g}, {r.max():.4g}], first sample"
+        f"step {state.step}: the loss of {len(bad)} of {len(loss_b)} rows is not finite{place}:"
+        f" t in [{t.min():.4g}, {t.max():.4g}], r in [{r.min():.4g}, {r.max():.4g}], first sample"
         f" {int(rows[0])} of the training split; nothing was updated. {hint}"
     )
 

@@ -1,4 +1,4 @@
-"""The optimizers by name. Their state is tensors per weight, so that any of them fits a checkpoint."""
+"""The optimizers by name; their state is tensors per weight, so that it fits a checkpoint."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def set_rate(optimizer: Optimizer, run: Run, rate: float, updates: int) -> None:
 def lr_factor(
     progress: float, warmup: float, constant: float, final: float, decay: str = "cosine"
 ) -> float:
-    """The factor of the learning rate: 0 -> 1 over the share `warmup`, 1 until `constant`, then falling.
+    """The factor of the learning rate: 0 -> 1 in the share `warmup`, 1 until `constant`, then less.
 
     It falls as a cosine to `final`, or with decay = "inverse_sqrt" as 1 / sqrt(progress / constant)
     (EDM2, arXiv 2312.02696, appendix B). All arguments are shares of the run in [0, 1]; `final` is

@@ -15,7 +15,7 @@ MOST_SKIPPED = 30
 
 @dataclass
 class LossScale:
-    """A power of 2 by which the loss is multiplied, so that small gradients do not vanish in float16.
+    """A power of 2 that multiplies the loss, so that small gradients do not vanish in float16.
 
     It is halved when a gradient overflows, which skips a step, and doubled after `grow_after` good
     updates in a row: start, halving and growth are those of torch.amp's GradScaler.

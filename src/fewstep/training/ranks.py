@@ -160,7 +160,7 @@ def is_of_another(error: BaseException) -> bool:
 
 
 class Watch:
-    """Writes this rank's signs of life and reads those of the others; ends the process if one is lost."""
+    """Writes this rank's signs of life and reads the others'; ends the process if one is lost."""
 
     def __init__(self, world: World) -> None:
         from torch import distributed
@@ -257,7 +257,7 @@ class Watch:
         distributed.barrier()
 
     def fail(self, error: BaseException) -> None:
-        """Tells the others why this rank stops; if another one is the cause, waits until it is named."""
+        """Tells the others why this rank stops; if another is the cause, waits for its name."""
         if is_of_another(error) and not isinstance(error, FewstepError):
             # The thread ends this process as soon as it knows which one it was.
             time.sleep(self.limit + 2)

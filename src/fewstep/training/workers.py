@@ -1,4 +1,4 @@
-"""Batches step by step in exact order, drawn ahead by worker processes; their number changes no bit.
+"""Batches in the order of steps, drawn ahead by worker processes; their number changes no bit.
 
 A batch is a pure function of its step: workers hold no state, and one that dies loses nothing. They
 are forked, so they share the data's memory. They use one thread, leave the signals that stop a run
@@ -112,7 +112,7 @@ class _Start:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Starts workers out of reach of signals, and removes the handler that torch sets for their death.
+    """Starts workers out of reach of signals, without the handler that torch sets for their death.
 
     That handler raises wherever the run is, even in an update of the weights; here a death is
     noticed when the next batch is needed. The warnings are of forks beside threads (tqdm's) and of
@@ -162,7 +162,7 @@ def _death(workers: Sequence[BaseProcess], step: int) -> WorkerError | None:
 
 
 def _end(iterator: Any) -> None:
-    """Ends the workers; kills them first where one has died, which may have held a lock of theirs."""
+    """Ends the workers; kills them first where one has died, which may have held their lock."""
     if not all(worker.is_alive() for worker in iterator._workers):
         for worker in iterator._workers:
             worker.kill()

@@ -1,4 +1,4 @@
-"""Run folders and checkpoints: the format, reading and writing, shards, saving in the background."""
+"""Run folders and checkpoints: format, reading and writing, shards, saving in the background."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def fingerprint(groups: Groups) -> str:
 
 
 def serialise(tensors: Mapping[str, Tensor]) -> bytes:
-    """The bytes of a group's file, which depend on its tensors alone: tied weights become copies."""
+    """The bytes of a group's file, a function of its tensors alone: tied weights become copies."""
     pointers: set[int] = set()
     owned = {name: _own(tensor, pointers) for name, tensor in sorted(tensors.items())}
     return tensors_to_bytes(owned)
@@ -72,7 +72,7 @@ def _own(tensor: Tensor, pointers: set[int]) -> Tensor:
 
 
 def root(groups: Mapping[str, str], state: Mapping[str, Any]) -> str:
-    """The fingerprint of a run's state: SHA-256 over those of its groups' files and its `POSITION`."""
+    """The fingerprint of a run's state: SHA-256 over that of each group's file and its `POSITION`."""
     values = {name: state[name] for name in POSITION if name in state}
     content = json.dumps({"groups": groups, "values": values}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
@@ -89,7 +89,7 @@ def sha256_of(content: bytes) -> str:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint folder whose files all agree with the manifest; a group is read when it is used."""
+    """A checkpoint folder whose files agree with the manifest; a group is read when it is used."""
 
     path: Path
     state: dict[str, Any]  # state.json, which `record` reads
@@ -155,7 +155,7 @@ def content_of(path: Path, most: int | None = None) -> bytes:
 
 @contextmanager
 def _plain(path: Path) -> Iterator[None]:
-    """Inside, a file is read. Raises StorageError if it is no plain file, Unreadable if forbidden."""
+    """Inside, a file is read. Raises StorageError for no plain file, Unreadable if forbidden."""
     try:
         if path.is_symlink() or not path.is_file():
             raise StorageError(f"{path} cannot be read: it is missing, or no plain file")

@@ -76,7 +76,7 @@ def digits_dit(*, method: str = "ect", **fields: Any) -> Run:
 
 
 def digits_mixture(*, method: str = "ect", **fields: Any) -> Run:
-    """Samples of ten Gaussians fitted to the digits: data whose denoiser and ODE are known exactly."""
+    """Samples of ten Gaussians fitted to the digits: data with an exact denoiser and ODE."""
     law = "exact:digits-mixture"
     run = _digits("digits-mixture", method, "mlp", {}, iterations=2000)
     ours: Options = {"data": law, **_FIELDS.get(method, {})}

@@ -6,7 +6,7 @@ from fewstep.run.config import Run, changed
 
 
 def glyphs(*, method: str = "ect", **fields: Any) -> Run:
-    """Emoji by Unicode block, DDPM++ (55.7 M weights), ECT's CIFAR-10 settings; not measured yet."""
+    """Emoji by Unicode block: DDPM++ (55.7 M), ECT's CIFAR-10 settings, for a GPU; not measured."""
     run = Run(
         recipe="glyphs",
         method=method,

@@ -109,7 +109,7 @@ def imagenet64_tcm_s(*, method: str = "tcm", **fields: Any) -> Run:
 
 def imagenet64_tcm_xl(*, method: str = "tcm", **fields: Any) -> Run:
     """ImageNet-64 by class: TCM in two stages from EDM2-XL's weights (arXiv 2410.14895)."""
-    # TCM's own code has no settings for XL. FastGen's stage 2 is 1e-4 / sqrt(iteration / 8000), here
+    # TCM's code has no settings for XL. FastGen's stage 2 is 1e-4 / sqrt(iteration / 8000), here
     # on a clock that goes on as TCM's does: sqrt(8000 / 2000) 1e-4 / 7e-4. FastGen's clock starts
     # again: its rates are about three times these.
     return changed(_tcm("imagenet64-tcm-xl", "xl", method, 2 / 7), fields)

@@ -6,7 +6,7 @@ from typing import Any
 from fewstep.base.options import Options
 from fewstep.run.config import Run, changed
 
-# arXiv 2403.06807, section on architecture: stages of R residual or T transformer blocks @ channels.
+# arXiv 2403.06807, architecture: stages of R residual or T transformer blocks @ channels.
 _NETWORKS: dict[str, Options] = {
     # 3R@256, 3T@512, 16T@1024; dropout 0.2 in the middle; 394 M weights
     "64-small": {"width": 256, "dropout": 0.2, "dropout_stages": 1},
@@ -75,7 +75,10 @@ def _mcm(side: int, size: str, method: str, k: int) -> Run:
     )
 
 
-def imagenet64_mcm_small(*, method: str = "mcm", K: int = 4, **fields: Any) -> Run:  # noqa: N803 - the paper's name
+# K is the paper's name.
+
+
+def imagenet64_mcm_small(*, method: str = "mcm", K: int = 4, **fields: Any) -> Run:  # noqa: N803
     """ImageNet-64 by class: MCM for K steps, UViT of 394 M weights (arXiv 2403.06807)."""
     return changed(_mcm(64, "small", method, K), fields)
 
@@ -87,7 +90,7 @@ def imagenet64_mcm_large(*, method: str = "mcm", K: int = 4, **fields: Any) -> R
 
 def imagenet128_mcm_small(*, method: str = "mcm", K: int = 4, **fields: Any) -> Run:  # noqa: N803
     """ImageNet-128 by class: MCM for K steps, UViT of 397 M weights (arXiv 2403.06807)."""
-    # The paper guides this one's teacher without giving the scale: --method.guidance, here 0 (none).
+    # The paper guides this one's teacher but gives no scale: --method.guidance, here 0 (none).
     return changed(_mcm(128, "small", method, K), fields)
 
 
