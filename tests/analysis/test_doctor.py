@@ -1,4 +1,4 @@
-"""The doctor: healthy runs have no fault, each fault made on purpose is named, nothing is written."""
+"""The doctor: healthy runs have no fault, each planted fault is named, nothing is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A wrong implementation is caught, by the check with the equation's name; the right one passes it."""
+"""A wrong implementation is caught by the check with the equation's name; the right one passes."""
 
 from __future__ import annotations
 

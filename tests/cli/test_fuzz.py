@@ -248,7 +248,7 @@ def spin(seconds: float) -> None:
 
 @pytest.mark.parametrize(("module", "check"), [(config, "check_plain"), (options, "_check_value")])
 def test_the_fuzzer_finds_a_check_that_is_taken_out(monkeypatch, tmp_path, module, check):
-    """Without the limits of values the fuzzer finds a run that JSON cannot hold, or another error."""
+    """Without the limits of values the fuzzer finds a run that JSON cannot hold, or an error."""
     monkeypatch.setattr(module, check, lambda name, value: value)
     with pytest.raises((AssertionError, ValueError)):
         fuzz_config(0, 1500, tmp_path)

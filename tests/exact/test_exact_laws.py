@@ -150,7 +150,7 @@ def test_draws_do_not_depend_on_their_number_nor_on_other_rows():
 @every_process
 @every_kind
 def test_the_point_below_is_expected_where_the_denoiser_says(process, kind):
-    """E[x_r | x_t] = jump(x_t, D), its variance (alpha_r - sigma_r alpha_t / sigma_t)^2 Cov; any r."""
+    """E[x_r | x_t] = jump(x_t, D), its variance (alpha_r - sigma_r alpha_t / sigma_t)^2 Cov."""
     law = laws(process)[kind]
     t, r = (process.time_at(torch.tensor(level)) for level in ([0.8, 1.5, 3.0], [0.2, 0.9, 5.0]))
     x = process.mix(law.sample(3).double(), normals(3, *law.shape, seed=9), t)
@@ -197,7 +197,7 @@ def apart(law, x: torch.Tensor, other: torch.Tensor, s: float) -> torch.Tensor:
 @pytest.mark.parametrize("up", [False, True], ids=["down", "up"])
 @pytest.mark.parametrize(("name", "process"), WALKS)
 def test_a_librarys_solver_agrees_within_the_stated_error(name, process, up):
-    """And both to 1e-8, from the prior to the data and back. The library's own error is some 1e-12."""
+    """And both to 1e-8, from the prior to the data and back. The library's error is some 1e-12."""
     law = named(name, PROCESSES[process])
     top, x0 = law.process.t_max, law.sample(1, 3).double()
     t, s = (0.0, top) if up else (top, 0.0)
@@ -210,7 +210,7 @@ def test_a_librarys_solver_agrees_within_the_stated_error(name, process, up):
 
 
 def test_a_loose_solution_says_that_it_is_one(monkeypatch):
-    """With a tolerance a million times larger, the error is still above the true one, not by much."""
+    """With a tolerance a million times larger the error is still just above the true one."""
     law = fs.exact.grid25()
     x = law.process.prior(normals(32, 2))
     fine = law.solve(x, 80.0, 0.0)
@@ -223,7 +223,7 @@ def test_a_loose_solution_says_that_it_is_one(monkeypatch):
 
 
 def test_1024_numbers_in_ten_classes():
-    """The law of its docstring: patterns without a mean, widths, floor; denoiser and draws agree."""
+    """The law of its docstring: patterns without a mean, widths, floor; draws agree with it."""
     law = named("smooth32")
     assert (law.shape, law.classes) == ((1, 32, 32), 10)
     axes = (law.components.axes.sort(1, descending=True).values.sqrt() * law.scale)[0]

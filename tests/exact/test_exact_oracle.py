@@ -36,7 +36,7 @@ TABLE = {
 
 @pytest.mark.parametrize("law", [TWO, fs.exact.Mixture(**LOPSIDED)], ids=["two", "lopsided"])
 def test_the_table_is_fine_enough(law):
-    """Half as many nodes and points move the errors by under a thousandth, doubling by still less."""
+    """Half as many nodes and points move the errors by under a thousandth, twice by still less."""
     steps = grid(30)
     half, whole, double = (
         oracle.trained(law, steps, nodes=nodes, points=points)
@@ -121,7 +121,7 @@ def test_an_error_is_to_the_map_that_ends_where_the_grid_does():
 
 
 def test_distillation_tends_to_the_truth_with_its_solvers_order():
-    """Euler's error is like 1 / N, Heun's falls faster; training's is like N^(-1/4), by diffusion."""
+    """Euler's error is like 1 / N, Heun's falls faster; training's is like N^(-1/4)."""
     law, n = fs.exact.Mixture(weights=[1, 2], means=[[-0.3], [0.3]], std=0.2), (40, 80)
     for solver, low, high in ((solvers.euler, 1.8, 2.3), (solvers.heun, 3.4, 9.0)):
         first, second = (oracle.distilled(law, grid(k), solver).error() for k in n)

@@ -146,7 +146,7 @@ def test_minibatch_transport_deals_every_noise_once_at_no_greater_cost():
 
 
 def test_rows_that_fill_no_batch_are_not_dealt():
-    """Of 100 rows in batches of 64 the cost is the first batch's: fewer rows find worse partners."""
+    """Of 100 rows in batches of 64 the cost is the first batch's: fewer rows pair worse."""
     law = fs.exact.ring8()
     result = transport.curve(law, [1.0], n=100, batch=64, moves=4)
     x0, z = law.sample(64).double(), normal(0, "transport", 0, 64, (2,), SAMPLING_BLOCK).double()

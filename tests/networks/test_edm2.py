@@ -117,7 +117,7 @@ def test_a_pass_changes_no_weight():
 
 
 def test_the_length_of_a_weight_changes_nothing():
-    """f(c w) = f(w) but for the norm's 1e-4; so gradients are orthogonal to each output's weight."""
+    """f(c w) = f(w) but for the norm's 1e-4; gradients are orthogonal to each output's weight."""
     network, x = small(), inputs(SHAPE)
     cond = torch.tensor([0, 1, 2])
     before = network(*x, cond)

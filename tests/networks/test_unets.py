@@ -1,4 +1,4 @@
-"""The convolutional U-Nets: derivatives, dropout, labels, precisions, sizes, first weights, names."""
+"""The convolutional U-Nets: derivatives, dropout, labels, precisions, sizes, weights, names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The feedback of generator-induced coupling: its endpoints are bounded, its loop has a fixed point."""
+"""The feedback of generator-induced coupling: bounded endpoints, a loop with a fixed point."""
 
 from __future__ import annotations
 

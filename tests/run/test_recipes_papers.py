@@ -16,7 +16,7 @@ from fewstep.core.method import Method
 from fewstep.data import Units
 from fewstep.networks._song_unet import SongUNet
 from fewstep.run.build import build_method, build_student, with_defaults
-from fewstep.run.config import changed, run_from_json
+from fewstep.run.config import run_from_json, with_values
 from fewstep.run.facts import Facts
 from fewstep.run.recipes import PAPERS
 from fewstep.training.optimizers import lr_factor
@@ -111,7 +111,7 @@ def small(name: str, **fields: object) -> fs.Run:
     if run.network == "uvit":
         options["blocks"] = (1,) * len(options["mult"])
     few = {"iterations": 2, "batch": 2, "block": 1, "picture_every": 0, "precision": "fp32"}
-    return changed(run, {**few, "network_options": options})
+    return with_values(run, {**few, "network_options": options})
 
 
 def pictures(name: str) -> dict[str, torch.Tensor]:
@@ -250,7 +250,7 @@ def test_mcm_distils_a_teacher_of_its_own_recipe():
         small(name, method="diffusion"), pictures(name), progress=False, device="cpu"
     )
     run = small(name, K=2)
-    run = changed(run, {"method_options": {**run.method_options, "pairs": "addim"}, "lr": 1e-9})
+    run = with_values(run, {"method_options": {**run.method_options, "pairs": "addim"}, "lr": 1e-9})
     student = fs.train(
         run, pictures(name), init=teacher, teacher=teacher, progress=False, device="cpu"
     )

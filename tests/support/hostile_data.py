@@ -135,7 +135,7 @@ def lying(content: bytes, size: int) -> bytes:
 
 
 def archives(seed: int) -> dict[str, bytes]:
-    """Zips by name, each with one sound picture in it, that are refused for what their names say."""
+    """Zips by name, each with one sound picture in it, refused for what their names say."""
     random = np.random.default_rng(seed)
     picture = encode(photo(random))
     sound = [("a.png", picture)]

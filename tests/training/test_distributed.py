@@ -279,7 +279,7 @@ def test_sharded_checkpoints_hold_no_pickle_and_go_on_to_the_bit_and_with_other_
     train(2, tmp_path / "parts", shard=True, **fields)
     assert fingerprint(tmp_path / "parts") == fingerprint(tmp_path / "whole")
     newest = RunFolder(tmp_path / "whole").newest()
-    assert newest.sharded
+    assert newest.is_sharded
     for file in newest.path.iterdir():
         if file.suffix == ".json":
             json.loads(file.read_text())

@@ -305,7 +305,8 @@ import fewstep as fs
 class Net(nn.Module):
     def __init__(self, shape, classes, *, width: int = 8, bias=True):
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(*shape, width, bias=bias), nn.SiLU(), nn.Linear(width, *shape))
+        first = nn.Linear(*shape, width, bias=bias)
+        self.net = nn.Sequential(first, nn.SiLU(), nn.Linear(width, *shape))
     def forward(self, x, noise_label, cond=None):
         return self.net(x)
 

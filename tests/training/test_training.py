@@ -220,7 +220,7 @@ def test_your_own_network_and_labels(tmp_path):
 
 
 def test_dropout_of_your_own_network_is_addressed_and_shared(tmp_path):
-    """nn.Dropout draws from the run's seed, the same in both passes, and not at all when sampling."""
+    """nn.Dropout draws from the run's seed, alike in both passes, and not when sampling."""
 
     class Drops(nn.Module):
         def __init__(self) -> None:

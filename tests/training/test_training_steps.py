@@ -56,7 +56,7 @@ def test_the_gradient_of_the_parts_is_that_of_the_whole(method):
         state.student.network.outlet.weight.data.fill_(0.1)
         loss_b = gradients(stage, state, draw_batch(stage, arrays, 3))
         results.append(
-            (loss_b, *(p.grad for p in state.trained.parameters() if p.grad is not None))
+            (loss_b, *(p.grad for p in state.trainable.parameters() if p.grad is not None))
         )
     for other in results[1:]:
         for whole, part in zip(results[0], other, strict=True):
@@ -154,7 +154,7 @@ def test_low_precision_trains_like_full(precision):
         losses.append(
             [train_step(stage, state, draw_batch(stage, arrays, s))["loss"] for s in range(40)]
         )
-        assert all(p.dtype == torch.float32 for p in state.trained.parameters())
+        assert all(p.dtype == torch.float32 for p in state.trainable.parameters())
     full, low = (torch.tensor(row) for row in losses)
     assert not torch.equal(full, low)
     torch.testing.assert_close(low, full, rtol=0.05, atol=0)
@@ -194,10 +194,10 @@ def test_a_skipped_step_leaves_the_weights_and_too_many_stop_the_run():
     stage, state, arrays = parts_of(
         tiny_run(precision="fp16", method="diffusion"), Steep(1e12), torch.float32
     )
-    before = [p.clone() for p in state.trained.parameters()]
+    before = [p.clone() for p in state.trainable.parameters()]
     for _ in range(MOST_SKIPPED):
         assert train_step(stage, state, draw_batch(stage, arrays, 0))["grad_norm"] is None
-    for p, old in zip(state.trained.parameters(), before, strict=True):
+    for p, old in zip(state.trainable.parameters(), before, strict=True):
         assert torch.equal(p, old)
     assert not state.optimizer.state
     with pytest.raises(

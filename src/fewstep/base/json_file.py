@@ -21,7 +21,7 @@ MOST_JSON = 5 * 2**19
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Inside, no garbage is collected: a million new lists have none, and would cost many searches."""
+    """Inside, no garbage is collected: a million new lists have none, and cost many searches."""
     on = gc.isenabled()
     gc.disable()
     try:

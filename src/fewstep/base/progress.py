@@ -17,13 +17,13 @@ SECONDS = 60.0  # between two lines
 class Progress:
     """Counts what is done; `with Progress(total, "sample") as progress: progress.update(256)`.
 
-    show: False prints nothing, notes included. A terminal that is gone is no error: the work goes on.
+    show: False prints nothing, notes included. A terminal that is gone is no error.
     A bar exists only where it is seen, since forked processes share tqdm's lock: one that is killed
     while it holds the lock would stop the others for ever.
     """
 
     def __init__(self, total: int, unit: str, *, initial: int = 0, show: bool = True) -> None:
-        self.total, self.unit, self.initial, self.done = total, unit, initial, initial
+        self.total, self.unit, self.initial, self.position = total, unit, initial, initial
         self.show = show
         self.start = time.monotonic()
         self.next_line = self.start + SECONDS
@@ -46,7 +46,7 @@ class Progress:
 
     def update(self, n: int = 1, **facts: str) -> None:
         """Counts n more. facts: what else the bar or line says, such as loss="0.12"."""
-        self.done += n
+        self.position += n
         with suppress(OSError):
             if self.bar is not None:
                 self.bar.set_postfix(facts, refresh=False)
@@ -57,8 +57,8 @@ class Progress:
 
     def line(self, **facts: str) -> str:
         """One line for a log: step 1200 of 4000, loss 0.12, 31000 samples/s, 0:01:30 left."""
-        rate = (self.done - self.initial) / max(time.monotonic() - self.start, 1e-9)
-        left = int((self.total - self.done) / max(rate, 1e-9))
+        rate = (self.position - self.initial) / max(time.monotonic() - self.start, 1e-9)
+        left = int((self.total - self.position) / max(rate, 1e-9))
         hours, minutes, seconds = left // 3600, left // 60 % 60, left % 60
         return ", ".join(
             [

@@ -63,7 +63,7 @@ def options_in(kind: type, default: Any = None, prefix: str = "") -> list[Option
 
 
 def without_extras(hint: Any) -> tuple[Any, dict[str, Any], bool]:
-    """The type of an `Annotated` one, what its `tyro.conf.arg` says, and whether it is positional."""
+    """The type in an `Annotated`, what its `tyro.conf.arg` says, and whether it is positional."""
     config: dict[str, Any] = {}
     extras = getattr(hint, "__metadata__", ())
     for extra in extras:

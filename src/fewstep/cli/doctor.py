@@ -33,7 +33,7 @@ class Args:
     data: str | None = None
     """The data. Of a run: where it is now, if its path has changed. A teacher needs it."""
     teacher: str | None = None
-    """Of a run: a teacher with the true trajectories (RUN, FILE or exact:NAME); default: its own."""
+    """Of a run: a teacher with the true trajectories (RUN, FILE, exact:NAME); default: its own."""
     network: str | None = None
     """A teacher file's network: one of ours, or module:factory, called as (shape, classes). Of a
     run: your own.

@@ -27,7 +27,7 @@ class Args:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder or shipped name."""
     steps: tuple[int, ...] | None = None
-    """Network evaluations, such as 1,2; left out, 1,2 for consistency models, else the sampler's."""
+    """Network evaluations; left out, 1,2 for consistency models, else the sampler's own."""
     n: int = 10_000
     """Samples to generate, cut into draws."""
     draw: int | None = None

@@ -19,7 +19,7 @@ T = TypeVar("T")
 def parse(
     kind: type[T], argv: list[str], *, verb: str, description: str, default: T | None = None
 ) -> T:
-    """`argv` as a value of the dataclass `kind`; --help prints and exits, a mistake is a UserError."""
+    """`argv` as a value of the dataclass `kind`; --help prints and exits. Raises UserError."""
     options = options_in(kind, default)
     if HELP & set(argv):
         print(screen(verb, description, {"options": options}))

@@ -99,7 +99,7 @@ def with_recipe_first(argv: list[str]) -> list[str]:
 
 
 def base_run(argv: list[str], is_help: bool) -> Run:
-    """What the overrides start from: the recipe with its method, or the run that is to be resumed."""
+    """What the overrides start from: the recipe with its method, or the run to be resumed."""
     name = argv[0] if argv and not is_option(argv[0]) else "digits"
     run = run_of(name, last_value(argv, "--method"))
     folder = out_folder(run, argv)
@@ -114,7 +114,7 @@ def base_run(argv: list[str], is_help: bool) -> Run:
 
 
 def run_of(name: str, method: str | None) -> Run:
-    """The run that a recipe returns. Raises UserError, also for what a recipe of the user raises."""
+    """The run that a recipe returns. Raises UserError, also for what a user's recipe raises."""
     recipe = find_recipe(name)
     try:
         run = recipe() if method is None else recipe(method=method)
@@ -152,7 +152,7 @@ def out_folder(run: Run, argv: list[str]) -> Path:
 
 
 def stored_run(folder: Path) -> Run | None:
-    """The run that a folder holds, from run.json or else its newest checkpoint; None without both."""
+    """The run in a folder, from run.json or else its newest checkpoint; None without both."""
     from fewstep.run.checkpoint import RunFolder
 
     try:

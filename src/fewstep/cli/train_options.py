@@ -145,9 +145,9 @@ def help_screen(launch: Any, run: Run, everything: bool) -> str:
         groups |= by_topic([o for o in options if o not in first], run)
         return screen("train", ABOUT, groups)
     end = (
-        f"more: `fewstep train {run.recipe} --help-all` shows the options of method {run.method} and"
-        f" network {run.network} (such as --network.dropout 0.1), of data, optimisation, averages,"
-        " stages, processes and log; `fewstep recipes` lists recipes, methods and networks"
+        f"more: `fewstep train {run.recipe} --help-all` shows the options of method {run.method}"
+        f" and network {run.network} (such as --network.dropout 0.1), of data, optimisation,"
+        " averages, stages, processes and log; `fewstep recipes` lists recipes, methods and networks"
     )
     return screen("train", ABOUT, groups, end)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from fewstep.base.conditions import Cond, mask_of, masked, pick
+from fewstep.base.conditions import Cond, apply_mask, mask_of, pick
 from fewstep.base.errors import UserError, require
 from fewstep.core import abilities, solvers
 from fewstep.core.denoiser import Models, guided, on_rows
@@ -212,7 +212,7 @@ class GeneratorInduced:
         end = on_rows(self.predictor(models), x_r, times.r, cond, rows, x0)
         end = end.clamp(-self.bound, self.bound)
         x0 = torch.where(expand(rows, x0).bool(), end, x0)
-        return self.inner(models, process, masked(x0, cond), z, times, cond)
+        return self.inner(models, process, apply_mask(x0, cond), z, times, cond)
 
 
 @dataclass(frozen=True)
@@ -271,13 +271,13 @@ def on_trajectories(
     guidance: float = 0.0,
     reuse: int = 1,
     start: float | None = None,
-    cached: bool = False,
+    from_cache: bool = False,
 ) -> Coupling:
     """Pairs on a teacher's trajectories over the grid: the row's own, a shared or a cached one.
 
     Raises UserError where a cached trajectory is given options, since it is solved already.
     """
-    if cached:
+    if from_cache:
         expected = "0 with source = cache: it was chosen when they were solved"
         require(guidance == 0, "guidance", guidance, expected)
         expected = "1 with source = cache: every point of a trajectory is used already"

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fewstep.base.conditions import Cond, masked
+from fewstep.base.conditions import Cond, apply_mask
 from fewstep.base.errors import UserError, require
 from fewstep.core import abilities, derivatives
 from fewstep.core.denoiser import Denoiser, Masks, Models, Preconditioned
@@ -43,7 +43,7 @@ class Drift:
             raw = denoiser.output(c, x_t, cond, **options)
         else:
             raw = denoiser(x_t, t, cond, **options)
-        return masked(expand(keep, x_t) * x_t + expand(make, x_t) * raw, cond)
+        return apply_mask(expand(keep, x_t) * x_t + expand(make, x_t) * raw, cond)
 
 
 def angle(process: Process, t: Tensor) -> tuple[float, Tensor, Tensor]:

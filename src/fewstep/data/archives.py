@@ -5,7 +5,7 @@
 | an absolute name, `..`, a backslash, a drive, a NUL | refused |
 | links, devices, pipes | refused; a zip knows no hard links |
 | two entries of one name, or of names that differ in case or Unicode form alone | refused |
-| entries that unpack to more than 200 times what they take, beyond 16 MiB | refused, and so are all together |
+| entries that unpack to over 200 times their size and 16 MiB, alone or together | refused |
 | encryption, other packings than stored and deflated | refused |
 | a checksum (CRC-32) that is wrong | refused, of a picture as the policy says |
 

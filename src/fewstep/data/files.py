@@ -3,11 +3,11 @@
 | PATH | x0 | condition |
 |---|---|---|
 | `.npy` | the array | none |
-| `.safetensors` with path and levels | x0: ends of trajectories (`fewstep.trajectories`), as they are | likewise |
-| `.npz`, `.safetensors` | the key x0, x, images, data, samples or arr_0, or the only array | cond, or others below |
-| `.parquet` (needs pyarrow) | that column, or image, img; else all columns of numbers side by side | likewise |
+| `.safetensors` with path and levels | x0: ends of trajectories, unchanged | likewise |
+| `.npz`, `.safetensors` | x0, x, images, data, samples or arr_0, or the only array | see below |
+| `.parquet` (needs pyarrow) | such a column, image or img; else all of numbers | likewise |
 | `hf:NAME` (needs datasets) | likewise; NAME may be a folder that `save_to_disk` wrote | likewise |
-| a folder or zip | its pictures (`fewstep.data.images`) | `dataset.json` as EDM writes it, else sub-folders |
+| a folder or zip | its pictures (`fewstep.data.images`) | EDM's `dataset.json`, else sub-folders |
 
 A condition is under cond, or under any of label (labels, y), features and mask
 (`fewstep.base.conditions`). Arrays have any shape `[N, ...]` and come to mean 0 and standard
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.base.conditions import masked, tensor
+from fewstep.base.conditions import apply_mask, tensor
 from fewstep.base.errors import UserError, require
 from fewstep.base.tensor_file import read_tensors
 from fewstep.data import images
@@ -88,7 +88,7 @@ def _dataset(name: str, size: int | None, data: dict[str, Any]) -> Dataset:
         everything, classes, units = standardise(data, name, train)
     else:
         x0, cond = check_arrays({**data, "x0": pictures})
-        everything = Arrays(masked(x0.float().div_(127.5).sub_(1), cond), cond)
+        everything = Arrays(apply_mask(x0.float().div_(127.5).sub_(1), cond), cond)
         classes = classes_of(cond)
         units = Units(127.5, 127.5, clip=True)
     tenth = _tenth(len(everything.x0))

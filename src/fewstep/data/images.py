@@ -11,7 +11,7 @@
 | EXIF orientation | turned upright; taken as it lies where the EXIF cannot be read |
 | several frames (GIF, APNG, TIFF, WebP) | the first |
 | more than 64 million pixels by its header, or 512 MiB | bad, before anything is decoded |
-| another format than its suffix says | read as what it is, if it is one of these; TGA by its suffix alone |
+| another format than its suffix says | read as what it is; TGA by its suffix alone |
 | other sizes than most have | bad, unless `size` is given: middle square, resized (Lanczos) |
 | empty, truncated, corrupt, no picture | bad, where that can be seen (`fewstep.data.decoding`) |
 | hidden files and folders (.name, __MACOSX) | skipped |

@@ -1,4 +1,4 @@
-"""Grids of samples as PNG: images as tiles, points of the plane as dots, anything else as curves."""
+"""Grids of samples as PNG: images as tiles, points of the plane as dots, others as curves."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _ROLE_NAMES = [name for names in ROLES.values() for name in names]
 
 
 def parts(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
-    """Samples and condition among named arrays, and the parts of trajectories where there are any."""
+    """Samples and condition among named arrays, and the parts of trajectories, if any."""
     if is_solved(table):
         plain = {n: array for n, array in table.items() if n not in (PATH, LEVELS)}
         return {**parts(name, plain), PATH: table[PATH], LEVELS: table[LEVELS]}

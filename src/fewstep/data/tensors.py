@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.base.conditions import LABELS, check_condition, kind_of, masked, tensor
+from fewstep.base.conditions import LABELS, apply_mask, check_condition, kind_of, tensor
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.data.dataset import Arrays, Dataset, Units, check_finite, elements
 
@@ -48,7 +48,7 @@ def standardise(
     train: the rows whose mean and deviation count, where others are held out.
     """
     x0, cond = check_arrays(data)
-    x0 = masked(x0, cond)
+    x0 = apply_mask(x0, cond)
     check_finite(name, x0)
     values = x0.double()
     rows = Arrays(values, cond)
@@ -65,7 +65,7 @@ def standardise(
             f"data of mean {shift:.3g} and scale {scale:.3g}: expected at most 1e30, choose other"
             " units"
         )
-    x0 = masked(torch.from_numpy((values.numpy() - shift) / scale).float(), cond)
+    x0 = apply_mask(torch.from_numpy((values.numpy() - shift) / scale).float(), cond)
     return Arrays(x0, cond), classes_of(cond), Units(shift, scale)
 
 

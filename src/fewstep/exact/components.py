@@ -17,7 +17,7 @@ _LEAST = 1e-100  # in place of a variance of 0: the limit's winner takes all, an
 
 
 class Evidence(NamedTuple):
-    """What x says about the components; `common` is left out of `joint`: it would drown the rest."""
+    """What x says about the components; `common` is not in `joint`: it would drown the rest."""
 
     joint: Tensor  # log (weight times density), less `common` [B, K]
     common: Tensor  # [B]
@@ -173,7 +173,7 @@ class FullRank:
         return (shares * (self.values * evidence.rest + among).sum(2)).sum(1)
 
     def place(self, index: Tensor, z: Tensor) -> Tensor:
-        """One product of the whole block for each component: a row's bits depend on no other row."""
+        """One product of the block for each component: a row's bits depend on no other row."""
         if self.vectors is None:
             return self.means[index] + self.values[index].sqrt() * z
         x0 = self.means[index]

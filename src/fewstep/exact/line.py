@@ -93,7 +93,7 @@ def between(edges: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def line(law: Any) -> Line:
-    """A one-dimensional Gaussian, mixture or finite set as a `Line`. Raises UserError for others."""
+    """A one-dimensional Gaussian, mixture or finite set as a `Line`. Raises UserError."""
     if not isinstance(law, (Gaussian, Truth)):
         raise UserError(f"a {type(law).__name__}: expected a one-dimensional law of fewstep.exact")
     if math.prod(law.shape) != 1:

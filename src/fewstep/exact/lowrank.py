@@ -108,7 +108,7 @@ class LowRank:
         return (shares * (inside + among)).sum(1) - square
 
     def place(self, index: Tensor, z: Tensor) -> Tensor:
-        """One product of the whole block for each component: a row's bits depend on no other row."""
+        """One product of the block for each component: a row's bits depend on no other row."""
         floor = self.values[:, -1].sqrt()
         x0 = self.means[index] + floor[index, None] * z
         for k in index.unique().tolist():

@@ -3,7 +3,7 @@
 | name | numbers | what is hard |
 |---|---|---|
 | `gaussian` | 1 | nothing: the flow, the oracle and every method's end on a grid are closed forms |
-| `two-modes` | 1 | a boundary between modes, which consistency training blurs; `oracle` knows by how much |
+| `two-modes` | 1 | a boundary that consistency training blurs; `oracle` knows by how much |
 | `ring8` `grid25` | 2 | 8 and 25 modes to be found |
 | `rings64` | 2 | structure at two scales: 64 modes, ring by ring, five times their width apart |
 | `digits-mixture` | 64 | ten full covariances of real images; needs scikit-learn |
@@ -85,10 +85,10 @@ def rings64(process: Process | None = None) -> Mixture:
 def smooth32(process: Process | None = None) -> Mixture:
     """Ten equally likely classes of smooth 32x32 images: N(m_k, F_k F_k^T + 0.02^2 I).
 
-    F_k has 12 columns. The patterns are products of cosines of fewer than 8 half waves along each side, less the
-    constant one: 63 of mean square 1. A class has 13 random combinations of them, orthonormal, the
-    first 0.3 times as its mean, the others as axes of standard deviation 0.18, falling evenly to
-    0.03; always the same ones.
+    F_k has 12 columns. The patterns are products of cosines of fewer than 8 half waves along each
+    side, less the constant one: 63 of mean square 1. A class has 13 random combinations of
+    them, orthonormal, the first 0.3 times as its mean, the others as axes of standard deviation
+    0.18, falling evenly to 0.03; always the same ones.
     """
     middles = (torch.arange(32, dtype=torch.float64) + 0.5) / 32
     waves = (math.pi * torch.arange(8, dtype=torch.float64)[:, None] * middles).cos()

@@ -40,7 +40,7 @@ class Mean(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Costs of a generator's pairs by level, `[L]` each, beside those of other pairs of its rows."""
+    """Costs of a generator's pairs by level, `[L]`, beside those of other pairs of its rows."""
 
     levels: Tensor
     costs: Tensor

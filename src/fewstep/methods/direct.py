@@ -78,7 +78,7 @@ def _coupling(
     if goal == "student":
         return core.couplings.by_name(solver, guidance=guidance)
     return core.couplings.on_trajectories(
-        grid, solver, guidance=guidance, reuse=reuse, start=start, cached=source == "cache"
+        grid, solver, guidance=guidance, reuse=reuse, start=start, from_cache=source == "cache"
     )
 
 

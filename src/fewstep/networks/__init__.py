@@ -234,8 +234,7 @@ def uvit(
         width: channels that the multipliers multiply
         mult: multipliers of the channels, one per stage; the last stage is the middle
         blocks: blocks of each stage, down as up
-        residual_stages: how many of the first stages have residual blocks; the others have
-        transformer blocks
+        residual_stages: how many of the first stages have residual blocks; others: transformers
         head_channels: channels of an attention head
         mlp_ratio: hidden channels of a transformer's MLP, in widths
         embedding: channels of the embedding of noise label and class

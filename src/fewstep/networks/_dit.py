@@ -16,7 +16,7 @@ from fewstep.networks.transformer_blocks import Embedding, SelfAttention, positi
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
-    """`[B, C, *axes] -> [B, tokens, C patch^n]`: tokens, and a token's pixels, by the axes' order."""
+    """`[B, C, *axes] -> [B, tokens, C patch^n]`: tokens and their pixels by the axes' order."""
     grid = [size // patch for size in x.shape[2:]]
     n = len(grid)
     split = x.reshape(*x.shape[:2], *(part for size in grid for part in (size, patch)))

@@ -25,7 +25,7 @@ from fewstep.core.couplings import Cached
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.method import Method
 from fewstep.data import LABELS, Dataset
-from fewstep.run.config import Run, changed
+from fewstep.run.config import Run, with_values
 from fewstep.run.facts import Facts
 
 _SMALL = 4096  # elements that an outline may take memory for
@@ -175,7 +175,7 @@ def with_defaults(run: Run, method: OwnMethod | None = None, network: Network | 
     """
     for kind, module, own in (("method", methods, method), ("network", networks, network)):
         if isinstance(own, Method | nn.Module):  # as it is: it takes no options
-            run = changed(run, {kind: OWN, f"{kind}_options": {}})
+            run = with_values(run, {kind: OWN, f"{kind}_options": {}})
             continue
         name = getattr(run, kind)
         options = getattr(run, f"{kind}_options")
@@ -184,7 +184,7 @@ def with_defaults(run: Run, method: OwnMethod | None = None, network: Network | 
             name = f"{function.__module__}:{getattr(function, '__qualname__', 'made')}"
             options = {}
         options = checked_options(kind, function, options)
-        run = changed(run, {kind: name, f"{kind}_options": options})
+        run = with_values(run, {kind: name, f"{kind}_options": options})
     return run
 
 

@@ -211,7 +211,7 @@ def read_run(path: Path) -> Run:
     return run_from_json(document(content, path, MOST_BYTES))
 
 
-def changed(run: Run, values: dict[str, Any]) -> Run:
+def with_values(run: Run, values: dict[str, Any]) -> Run:
     """The run with other fields. Raises UserError for an unknown name, with the nearest one."""
     return replace(run, **_fields(values))
 

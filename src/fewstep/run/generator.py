@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.base.conditions import Cond, masked
+from fewstep.base.conditions import Cond, apply_mask
 from fewstep.base.device import pick_device
 from fewstep.base.errors import StorageError, UserError, require
 from fewstep.base.randomness import SAMPLING_BLOCK, normal
@@ -146,17 +146,17 @@ class Generator:
 
         def unit(stream: str) -> Tensor:
             z = normal(seed, stream, part.start, len(part), self.facts.shape, SAMPLING_BLOCK)
-            return masked(z, on_host).to(device)
+            return apply_mask(z, on_host).to(device)
 
         noise = (lambda i: unit(f"renoise {i}")) if by.noisy else None
         x = process.prior(unit("prior"))
         x0 = sampling.sample(process, self.denoiser, x, grid, by.step, cond, noise)
-        return masked(self.facts.units.to_user(x0), on_host)
+        return apply_mask(self.facts.units.to_user(x0), on_host)
 
     def conditions(self, n: int, cond: Cond | int) -> Cond:
         """The n conditions that `sample` uses for what it is given; None without conditions."""
         any_class = self.run.label_drop > 0
-        return fit(cond, self.facts.cond, n, self.facts.classes, unlabelled=any_class)
+        return fit(cond, self.facts.cond, n, self.facts.classes, allow_no_label=any_class)
 
     def save(self, path: str | Path) -> None:
         """Writes the generator alone (no optimizer) as a folder that `load` reads."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fewstep import data as datasets
-from fewstep.base.conditions import Cond, masked
+from fewstep.base.conditions import Cond, apply_mask
 from fewstep.base.errors import require
 from fewstep.base.randomness import block_seed, normal, shuffled_indices, uniform
 from fewstep.base.world import ALONE, World
@@ -56,7 +56,7 @@ def draw_batch(stage: Stage, arrays: datasets.Arrays, step: int, world: World = 
     # Dropout.
     blocks = range(first // run.block, (first + count) // run.block)
     seeds = [block_seed(run.seed, "dropout", block) for block in blocks]
-    return Batch(index, masked(x0, cond), cond, z, times, seeds)
+    return Batch(index, apply_mask(x0, cond), cond, z, times, seeds)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -71,10 +71,10 @@ def samples(
     """(index, x0, condition, noise) of the ordinals [first, first + count)."""
     index = shuffled_indices(run.seed, "order", first, count, len(arrays.x0))
     x0, cond, _ = arrays._replace(path=None).rows(index)
-    z = masked(normal(run.seed, "noise", first, count, tuple(x0.shape[1:]), block), cond)
+    z = apply_mask(normal(run.seed, "noise", first, count, tuple(x0.shape[1:]), block), cond)
     if run.label_drop:
         chance = uniform(run.seed, "label drop", first, count, 1, block)[:, 0]
-        cond = datasets.dropped(cond, chance < run.label_drop)
+        cond = datasets.drop_labels(cond, chance < run.label_drop)
     return index, x0, cond, z
 
 

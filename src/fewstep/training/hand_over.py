@@ -29,7 +29,7 @@ def hand_over(run: Run, state: State) -> None:
     else:
         state.spare.load_state_dict(average.state_dict())
         state.frozen = state.spare
-    state.optimizer = optimizers.build(run, state.trained.parameters())
+    state.optimizer = optimizers.build(run, state.trainable.parameters())
     if run.precision == "fp16":
         state.scale = LossScale()
     state.stage_start = state.step

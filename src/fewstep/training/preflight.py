@@ -76,6 +76,6 @@ def try_out(prepared: Prepared, method: Method, state: State) -> bool:
             f"the network {run.network!r} fails on data of shape {tuple(batch.x0.shape[1:])}:"
             f" {reason}; expected network(x, noise_label [B] float32, cond) -> a tensor like x"
         ) from error
-    has_unused = any(p.grad is None for p in state.trained.parameters())
-    state.trained.zero_grad(set_to_none=True)
+    has_unused = any(p.grad is None for p in state.trainable.parameters())
+    state.trainable.zero_grad(set_to_none=True)
     return has_unused

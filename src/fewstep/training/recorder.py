@@ -140,7 +140,7 @@ class Recorder:
                 f"step {self.state.step}: {bad} is not finite: this step is not saved, the"
                 " checkpoints before it are as they were"
             )
-        if self.state.sharded:
+        if self.state.is_sharded:
             self._save_shards(path)
             return
         if not self.world.main:
@@ -172,7 +172,7 @@ class Recorder:
             disk.sync(self.folder.metrics)
 
     def save_incident(self, error: NonFiniteError, batch: Batch) -> None:
-        """Saves the state before a step and its batch for `fewstep replay`; the error says where."""
+        """Keeps the state before a step and its batch for `fewstep replay`; the error says where."""
         losses = torch.empty(0) if error.losses is None else error.losses
         groups = copy_groups(self.state.groups(), keep=self.world.main)
         path = self.folder.incident(self.state.step)
@@ -215,7 +215,7 @@ class Recorder:
 
         A grid that cannot be made is a warning.
         """
-        if not (self.world.main or self.state.sharded):
+        if not (self.world.main or self.state.is_sharded):
             return
         prepared = self.prepared
         step = self.state.step
@@ -229,7 +229,7 @@ class Recorder:
                 self.folder.samples.mkdir(parents=True, exist_ok=True)
                 pictures.save(self.folder.samples / f"step-{step}.png", x)
         except (OSError, ValueError, MemoryError, torch.OutOfMemoryError) as error:
-            if self.state.sharded:
+            if self.state.is_sharded:
                 raise  # the others wait for this rank in the middle of a pass
             reason = str(error).partition("\n")[0] or type(error).__name__
             log.warning("fewstep: no picture of step %s: %s", step, reason)

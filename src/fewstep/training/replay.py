@@ -70,7 +70,7 @@ def replay(
         state.restore(checkpoint)
         stage = _stage_of(prepared, record.in_first_stage)
         shares = parts(batch, 1 if run.elastic_exact else record.processes)  # each rank cut its own
-        for module in state.trained.modules():
+        for module in state.trainable.modules():
             normalise = abilities.normalise(module)
             if normalise is not None:
                 normalise()
@@ -104,7 +104,7 @@ def _stage_of(prepared: Prepared, first: bool) -> Stage:
 
 def _bad_gradient(state: State) -> str | None:
     """The first weight whose gradient is not finite."""
-    for name, p in state.trained.named_parameters():
+    for name, p in state.trainable.named_parameters():
         if p.grad is not None and not torch.isfinite(p.grad).all():
             return name
     return None

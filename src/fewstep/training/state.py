@@ -55,9 +55,9 @@ class Loss(nn.Module):
     would miss passes that go another way, such as a jvp.
     """
 
-    def __init__(self, trained: nn.ModuleDict, models: Callable[[], Models]) -> None:
+    def __init__(self, trainable: nn.ModuleDict, models: Callable[[], Models]) -> None:
         super().__init__()
-        self.trained = trained
+        self.trainable = trainable
         self.models = models
 
     def forward(self, method: Method, batch: Batch) -> Tensor:
@@ -69,7 +69,7 @@ class State:
     """Weights, averages, the optimizer's moments and the step: no generator, iterator or clock."""
 
     # What the optimizer moves: the student, and modules that learn beside it.
-    trained: nn.ModuleDict
+    trainable: nn.ModuleDict
     averages: dict[str, nn.Module]  # of the student, by name
     optimizer: torch.optim.Optimizer
     step: int = 0
@@ -80,23 +80,23 @@ class State:
     teacher: RowCounter | None = None  # not trained, so that no checkpoint holds it
     teacher_rows: int = 0  # that it evaluated in all steps so far
     world: World = ALONE  # the processes that train together
-    sharded: bool = False  # whether each of them holds a part of every weight
+    is_sharded: bool = False  # whether each of them holds a part of every weight
     spare: nn.Module | None = None  # what will be `frozen`, where a network cannot be copied
     # SHA-256 over the chain before and the row that was logged last: a chain of all rows.
     log_chain: str = ""
 
     def __post_init__(self) -> None:
         # What an engine of several processes wraps.
-        self.loss: nn.Module = Loss(self.trained, self.models)
+        self.loss: nn.Module = Loss(self.trainable, self.models)
 
     @property
     def student(self) -> Preconditioned:
-        return cast(Preconditioned, self.trained["student"])
+        return cast(Preconditioned, self.trainable["student"])
 
     def models(self) -> Models:
         """The networks as the loss takes them."""
         beside: dict[str, Any] = {
-            name: module for name, module in self.trained.items() if name != "student"
+            name: module for name, module in self.trainable.items() if name != "student"
         }
         average = self.averages.get("target", self.averages["ema"])
         return Models(
@@ -105,7 +105,7 @@ class State:
 
     def modules(self) -> dict[str, nn.Module]:
         """All networks by the name of their checkpoint group."""
-        modules = {**dict(self.trained.items()), **self.averages}
+        modules = {**dict(self.trainable.items()), **self.averages}
         if self.frozen is not None:
             modules["frozen"] = self.frozen
         return modules
@@ -115,7 +115,7 @@ class State:
         groups = {name: module.state_dict() for name, module in self.modules().items()}
         groups["optimizer"] = {
             f"{name}.{key}": value
-            for name, parameter in self.trained.named_parameters()
+            for name, parameter in self.trainable.named_parameters()
             for key, value in self.optimizer.state[parameter].items()
         }
         if self.scale != LossScale(factor=1.0):
@@ -172,7 +172,7 @@ class State:
             raise StorageError(
                 f"{where} holds no optimizer: it is a generator to sample from, not a run to resume"
             )
-        own = dict(self.trained.named_parameters())
+        own = dict(self.trainable.named_parameters())
         for full_name, entry in moments.items():
             name, _, key = full_name.rpartition(".")
             if name not in own or entry.shape != (() if key == "step" else tuple(own[name].shape)):
@@ -186,7 +186,7 @@ class State:
         if "frozen" in checkpoint.groups and self.frozen is None:
             self.frozen = self.spare or average_of(self.student)
         self.check(checkpoint)
-        if self.sharded and checkpoint.sharded:
+        if self.is_sharded and checkpoint.is_sharded:
             self._read_shards(checkpoint)
         else:
             for name, module in self.modules().items():
@@ -207,14 +207,14 @@ class State:
 
     def _load_moments(self, tensors: Mapping[str, Tensor]) -> None:
         """Gives the optimizer its moments; a weight that no gradient reaches has none."""
-        own = dict(self.trained.named_parameters())
+        own = dict(self.trainable.named_parameters())
         for full_name, tensor in tensors.items():
             name, _, key = full_name.rpartition(".")
             self.optimizer.state[own[name]][key] = scatter_like(tensor, own[name])
 
     def _read_shards(self, checkpoint: Checkpoint) -> None:
         """Reads this process's part of everything."""
-        own = dict(self.trained.named_parameters())
+        own = dict(self.trainable.named_parameters())
         groups: dict[str, dict[str, Tensor]] = {
             name: dict(module.state_dict()) for name, module in self.modules().items()
         }
@@ -255,11 +255,11 @@ def new_state(prepared: Prepared) -> State:
     if prepared.initial is not None:
         sources.fit(prepared.initial, student.network)
     student = student.to(device).train()
-    trained = nn.ModuleDict({"student": student})
+    trainable = nn.ModuleDict({"student": student})
     make_balance = abilities.module(method.balance)
     if make_balance is not None:
         with fork_rng(run.seed, "init balance"):
-            trained["balance"] = make_balance().to(device).train()
+            trainable["balance"] = make_balance().to(device).train()
     # Averages.
     names = ["ema", *(profiles.profile(text).name for text in run.averages)]
     if method.ema_rate is not None:
@@ -267,7 +267,7 @@ def new_state(prepared: Prepared) -> State:
     averages = {name: average_of(student) for name in names}
     if "target" in averages:
         averages["target"].train()  # the loss runs it under the student's dropout
-    state = State(trained, averages, optimizers.build(run, trained.parameters()))
+    state = State(trainable, averages, optimizers.build(run, trainable.parameters()))
     if run.stage == 2:
         state.frozen = average_of(student)
     if prepared.teacher is not None:

@@ -35,7 +35,7 @@ def cuts(run: Run, state: State, batch: Batch) -> list[Batch]:
 
 def passes(stage: Stage, state: State, batch: Batch) -> list[Tensor]:
     """A step's passes without gradients and without an engine around them, to be looked at."""
-    loss = Loss(state.trained, state.models)
+    loss = Loss(state.trainable, state.models)
     with passes_in(PASSES[stage.run.precision]):
         return [loss(stage.method, part).detach() for part in cuts(stage.run, state, batch)]
 
@@ -70,7 +70,7 @@ def _gradients_by_tree(stage: Stage, state: State, batch: Batch) -> Tensor:
     hold half of the parts each add up, so that the bits do not depend on their number.
     """
     run = stage.run
-    weights = list(state.trained.parameters())
+    weights = list(state.trainable.parameters())
     results: list[Tensor] = []
     sums: list[Tensor] = []
     has_gradient = torch.zeros(1, len(weights), dtype=torch.bool)
@@ -112,7 +112,7 @@ def _weights_normalised(state: State) -> Iterator[None]:
 
     Twice is not the same bits, so that what is saved of a failed step has to be the weights before.
     """
-    modules = [module for module in state.trained.modules() if abilities.normalise(module)]
+    modules = [module for module in state.trainable.modules() if abilities.normalise(module)]
     before = {p: p.detach().clone() for module in modules for p in module.parameters()}
     for module in modules:
         module.normalise_()  # type: ignore[operator]
@@ -150,7 +150,7 @@ def train_step(stage: Stage, state: State, batch: Batch) -> dict[str, Any]:
         loss_b = state.world.gather(gradients(stage, state, batch))
         if state.teacher is not None:
             evaluations = state.world.total(state.evaluations() - evaluations)
-        weights = [p for p in state.trained.parameters() if p.grad is not None]
+        weights = [p for p in state.trainable.parameters() if p.grad is not None]
         grads = [p.grad for p in weights if p.grad is not None]
         if state.scale.factor != 1:
             torch._foreach_mul_(grads, 1 / state.scale.factor)

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fewstep import data as datasets
-from fewstep.base.conditions import Cond, masked, pick
+from fewstep.base.conditions import Cond, apply_mask, pick
 from fewstep.base.device import pick_device
 from fewstep.base.errors import StorageError, UserError, require
 from fewstep.base.randomness import SAMPLING_BLOCK, normal, shuffled_indices
@@ -73,11 +73,11 @@ def trajectories(
     order = shuffled_indices(run.seed, "trajectories", 0, n, len(dataset.train.x0))
     samples = dataset.train.rows(order)
     z = normal(run.seed, "trajectories", 0, n, dataset.shape, SAMPLING_BLOCK)
-    z = masked(z, samples.cond)
+    z = apply_mask(z, samples.cond)
     process = method.process
     x = process.prior(z)
     if start == "data":
-        x = process.mix(masked(samples.x0, samples.cond), z, process.t_max)
+        x = process.mix(apply_mask(samples.x0, samples.cond), z, process.t_max)
     # The solutions.
     denoiser = guided(guide.denoiser, guidance)
     paths = []

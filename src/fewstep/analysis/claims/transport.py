@@ -172,10 +172,10 @@ def statements(results: Results) -> Sequence[Statement]:
 def ratio_fall(results: Results) -> tuple[float, ...]:
     """How far GC's discrepancy over that of independent pairs falls from sigma = 0.5 to 5."""
     alone = results["proxy: independent"]
-    induced = results["proxy: GC"]
+    gc = results["proxy: GC"]
     return tuple(
-        induced[seed]["0.5"] / alone[seed]["0.5"] - induced[seed]["5"] / alone[seed]["5"]
-        for seed in common_seeds(alone, induced)
+        gc[seed]["0.5"] / alone[seed]["0.5"] - gc[seed]["5"] / alone[seed]["5"]
+        for seed in common_seeds(alone, gc)
     )
 
 

@@ -14,7 +14,7 @@ from fewstep.analysis.metrics.extractors import Extractor
 from fewstep.analysis.metrics.moments import Statistics
 from fewstep.analysis.metrics.prepared import Meter, Prepared, Spaces, meters_of
 from fewstep.analysis.metrics.protocol import Result, estimate
-from fewstep.base.conditions import Cond, masked
+from fewstep.base.conditions import Cond, apply_mask
 from fewstep.base.errors import NonFiniteError, UserError, require, unknown
 from fewstep.base.randomness import block_seed, shuffled_indices
 from fewstep.data import Arrays, Dataset, each
@@ -124,7 +124,7 @@ def evaluate(
     for count in steps:
         x, speed = _sample(generator, count, n, sample_seed, cond)
         speeds.append({"steps": count, "samples_per_second": speed})
-        draws = masked(dataset.units.to_model(x), cond).split(size)[: n // size]
+        draws = apply_mask(dataset.units.to_model(x), cond).split(size)[: n // size]
         results += _score(meters, spaces, draws, count, protocol)
     return results, speeds
 

@@ -151,7 +151,8 @@ summary { cursor: pointer; color: #555; font-size: .9rem }
 {% for table in section.tables %}
 <div class="scroll"><table>
 <thead><tr>
-{%- for cell in table.head %}<th class="{{ table.columns[loop.index0] }}">{{ cell }}</th>{% endfor %}
+{%- for cell in table.head %}
+<th class="{{ table.columns[loop.index0] }}">{{ cell }}</th>{% endfor %}
 </tr></thead>
 <tbody>
 {% for row in table.rows %}

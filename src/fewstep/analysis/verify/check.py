@@ -1,4 +1,4 @@
-"""A check is an equation with a way to measure how far it is from holding; a run yields outcomes."""
+"""A check is an equation and a measure of how far it is from holding; a run yields outcomes."""
 
 from __future__ import annotations
 

@@ -66,8 +66,8 @@ def guidance() -> float:
     process = processes.cosine()
     x_t = process.mix(x0, z, t)
     plain = shifting(x_t, t, labels)
-    unlabelled = shifting(x_t, t, torch.full((4,), -1))
-    guess = 1.5 * plain - 0.5 * unlabelled
+    no_label = shifting(x_t, t, torch.full((4,), -1))
+    guess = 1.5 * plain - 0.5 * no_label
     pairs = couplings.Teacher(solvers.addim, 0.75, guidance=0.5)
     models = Models(shifting, teacher=shifting)
     _, x_s = pairs(models, process, x0, z, times_at(t, s), labels)

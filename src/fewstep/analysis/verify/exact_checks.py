@@ -1,4 +1,4 @@
-"""The exact laws, and the exact ends of training on them: formulas and figures of another origin."""
+"""The exact laws, and the exact ends of training on them, by formulas of another origin."""
 
 from __future__ import annotations
 

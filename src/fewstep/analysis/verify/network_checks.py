@@ -34,8 +34,8 @@ class Subject:
         with fork_rng(0, "verify network"):
             return self.make().eval()
 
-    def perturbed(self) -> nn.Module:
-        """A fresh network with its weights moved a little: outputs may start at 0, and show nothing."""
+    def perturb(self) -> nn.Module:
+        """A fresh network, its weights moved a little: outputs that start at 0 show nothing."""
         network = self.fresh()
         source = generator(0, "verify shaken")
         for p in network.parameters():
@@ -45,7 +45,7 @@ class Subject:
         return network
 
     def inputs(self, network: nn.Module) -> Inputs:
-        """x of unit variance, noise labels ln(t) / 4 from t = 0.002 to 80, labels of its classes."""
+        """x of unit variance, noise labels ln(t) / 4 from t = 0.002 to 80, class labels."""
         dtype = next((p.dtype for p in network.parameters()), torch.float32)
         x = torch.randn(ROWS, *self.shape, generator=generator(0, "verify x")).to(dtype)
         label = torch.tensor([math.log(t) / 4 for t in (0.002, 0.3, 5.0, 80.0)])
@@ -90,7 +90,7 @@ def like_x(subject: Subject) -> float:
 )
 def batch_is_items(subject: Subject) -> float:
     """In eval mode; in train mode too where it is deterministic, its dropout layers off."""
-    network = subject.perturbed()
+    network = subject.perturb()
     inputs = subject.inputs(network)
     errors = [0.0]
     for training in (False, True):
@@ -106,7 +106,7 @@ def batch_is_items(subject: Subject) -> float:
 @PROPERTIES.holds("the noise level matters", 0.0, "noise_label is not used")
 def noise_matters(subject: Subject) -> float:
     """0 if another noise level changes the output."""
-    network = subject.perturbed()
+    network = subject.perturb()
     x, label, cond = subject.inputs(network)
     return float(torch.equal(network(x, label, cond), network(x, label + 0.5, cond)))
 
@@ -116,7 +116,7 @@ def noise_matters(subject: Subject) -> float:
 )
 def deterministic(subject: Subject) -> float:
     """Twice the same in eval mode, and torch's own generator does not move."""
-    network = subject.perturbed()
+    network = subject.perturb()
     inputs = subject.inputs(network)
     before = torch.get_rng_state()
     difference = apart(network(*inputs), network(*inputs))
@@ -130,7 +130,7 @@ def deterministic(subject: Subject) -> float:
 )
 def trains(subject: Subject) -> float:
     """Finite gradients, and some that are not 0."""
-    network = subject.perturbed().train()
+    network = subject.perturb().train()
     inputs = subject.inputs(network)
     with fork_rng(0, "verify dropout"):
         network(*inputs).square().sum().backward()
@@ -147,7 +147,7 @@ def trains(subject: Subject) -> float:
 )
 def derivative(subject: Subject) -> float:
     """In float64; 0 if jvp does not run, since differences are taken then."""
-    network = subject.perturbed().double().requires_grad_(False)
+    network = subject.perturb().double().requires_grad_(False)
     x, label, cond = subject.inputs(network)
     line = (lambda a, b: network(a, b, cond)), x, label, x.flip(0), torch.ones_like(label)
     _, truth = derivatives.difference(*line, 1e-5)
@@ -165,7 +165,7 @@ def derivative(subject: Subject) -> float:
 )
 def dropout_by_masks(subject: Subject) -> float:
     """One seed one output, another seed another, a row alone as in the batch."""
-    network = subject.perturbed().train()
+    network = subject.perturb().train()
     inputs = subject.inputs(network)
     masks: Any = network.masks
     seeds = list(range(ROWS))
@@ -186,7 +186,7 @@ def dropout_by_masks(subject: Subject) -> float:
 )
 def labels_by_row(subject: Subject) -> float:
     """Another label changes its own row alone; -1, no label, is accepted and is not label 0."""
-    network = subject.perturbed()
+    network = subject.perturb()
     x, label, _ = subject.inputs(network)
 
     def with_last(value: int) -> Tensor:

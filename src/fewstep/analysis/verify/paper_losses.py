@@ -137,7 +137,7 @@ def mcm_error(f: Nets, x0: Tensor, z: Tensor, row: Row, addim: bool) -> tuple[Te
 
 
 def mcm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
-    """MCM: the error in v, which is that of x0 over sigma_t; sqrt(mean square + c^2) - c, c = 1e-4."""
+    """MCM: the error in v, that of x0 over sigma_t; sqrt(mean square + c^2) - c, c = 1e-4."""
     e, sigma_t = mcm_error(f, x0, z, row, addim=False)
     return ((e / sigma_t).square().mean() + 1e-8).sqrt() - 1e-4
 

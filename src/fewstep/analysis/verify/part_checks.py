@@ -34,7 +34,7 @@ def times_at(t: Tensor) -> Times:
 
 @WEIGHT("weight SNR + 1", "2202.00512, sec. 4", "snr_plus_one", "mcm")
 def errors_of_v() -> float:
-    """It turns squared errors of x0 into those of v; on any process (alpha^2/sigma + sigma)^2 does."""
+    """Squared errors of x0 become those of v; on any process (alpha^2/sigma + sigma)^2 does it."""
     x0, z, _ = data(4)
     guess = z.tanh()
     errors = []
@@ -211,8 +211,8 @@ def profile_products() -> float:
     profile_b = (g_b + 1) * t**g_b / t_b ** (g_b + 1)
     truth = (profile_a * profile_b).sum().item() * step
     ours = averages.profile_products(*(column(v) for v in (t_a, g_a, t_b, g_b)))
-    swapped = averages.profile_products(*(column(v) for v in (t_b, g_b, t_a, g_a)))
-    return worst(abs(ours.item() - truth), abs(swapped.item() - truth))
+    mirror = averages.profile_products(*(column(v) for v in (t_b, g_b, t_a, g_a)))
+    return worst(abs(ours.item() - truth), abs(mirror.item() - truth))
 
 
 CHECKS = [*WEIGHT.rows, *DISTANCE.rows, *SPACE.rows, *AVERAGE.rows]

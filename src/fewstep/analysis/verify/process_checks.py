@@ -1,4 +1,4 @@
-"""Processes, their moves, and what a network's output means: identities that hold on all of them."""
+"""Processes, their moves, and what a network's output means: identities on all of them."""
 
 from __future__ import annotations
 

@@ -151,10 +151,10 @@ def next_run() -> float:
         teacher = teachers.teacher_of(out, student)
         if teacher is None or not isinstance(teacher.denoiser, nn.Module):
             raise ValueError("the run gives no teacher")
-        taught = teacher.denoiser.state_dict()
+        teacher_weights = teacher.denoiser.state_dict()
         errors = []
         for name, tensor in average.items():
-            errors.append(apart(taught[name], tensor))
+            errors.append(apart(teacher_weights[name], tensor))
             errors.append(apart(initial[name.removeprefix(sources.INSIDE)], tensor))
         return worst(*errors)
 

@@ -1,4 +1,4 @@
-"""Solvers on Gaussian data, whose ODE has a closed solution; the moves that add noise or variance."""
+"""Solvers on Gaussian data, whose ODE is solved; the moves that add noise or variance."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def addim_without_variance() -> float:
 
 @MOVE("aDDIM: the last step adds x_var, or is DDIM's", MCM, "addim", "mcm", tolerance=1e-7)
 def last_step() -> float:
-    """At s = 0 alone: x_var d / ||eps||^2 is added to the sample; under final_step = ddim nothing."""
+    """At s = 0: x_var d / ||eps||^2 is added to the sample; with final_step = ddim nothing."""
     process = processes.edm()
     x0, z, _ = data(3)
     t = column(0.5, 2.0, 3.0)
@@ -144,10 +144,8 @@ def last_step() -> float:
     paper = move("addim")
     plain = move("ddim")
     eps = (x_t - guess) / over(t, x_t)
-    added = guess + over((var / eps.square().flatten(1).mean(1)).sqrt(), eps) * eps
-    return worst(
-        apart(paper[:2], added[:2]), apart(plain[:2], guess[:2]), apart(plain[2], paper[2])
-    )
+    move = guess + over((var / eps.square().flatten(1).mean(1)).sqrt(), eps) * eps
+    return worst(apart(paper[:2], move[:2]), apart(plain[:2], guess[:2]), apart(plain[2], paper[2]))
 
 
 @MOVE("aDDIM: x_var = 0.1 / (2 + SNR) by default", MCM, "PriorVariance", "mcm")

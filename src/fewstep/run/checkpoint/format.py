@@ -54,8 +54,8 @@ def fingerprint(groups: Groups) -> str:
 def serialise(tensors: Mapping[str, Tensor]) -> bytes:
     """The bytes of a group's file, a function of its tensors alone: tied weights become copies."""
     pointers: set[int] = set()
-    owned = {name: _own(tensor, pointers) for name, tensor in sorted(tensors.items())}
-    return tensors_to_bytes(owned)
+    tensors_by_name = {name: _own(tensor, pointers) for name, tensor in sorted(tensors.items())}
+    return tensors_to_bytes(tensors_by_name)
 
 
 def _own(tensor: Tensor, pointers: set[int]) -> Tensor:
@@ -72,7 +72,7 @@ def _own(tensor: Tensor, pointers: set[int]) -> Tensor:
 
 
 def root(groups: Mapping[str, str], state: Mapping[str, Any]) -> str:
-    """The fingerprint of a run's state: SHA-256 over that of each group's file and its `POSITION`."""
+    """The fingerprint of a run's state: SHA-256 over those of its files and its `POSITION`."""
     values = {name: state[name] for name in POSITION if name in state}
     content = json.dumps({"groups": groups, "values": values}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
@@ -98,7 +98,7 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         files = [self.path / name for name in self.hashes if name.endswith(SUFFIX)]
-        groups = Shards(files) if self.sharded else _Groups(self.path, self.hashes)
+        groups = Shards(files) if self.is_sharded else _Groups(self.path, self.hashes)
         object.__setattr__(self, "groups", groups)
 
     @property
@@ -107,7 +107,7 @@ class Checkpoint:
         return read_record(self.state)
 
     @property
-    def sharded(self) -> bool:
+    def is_sharded(self) -> bool:
         """Whether several processes wrote their parts of the groups."""
         return self.record.shards is not None
 

@@ -136,7 +136,7 @@ def read(path: Path) -> Checkpoint:
         if name.endswith(SUFFIX)
     }
     record = checkpoint.record
-    has_root = record.format != 1 and not checkpoint.sharded
+    has_root = record.format != 1 and not checkpoint.is_sharded
     if has_root and record.fingerprint != root(groups, state):
         raise StorageError(f"{source} has a fingerprint that is not that of its files")
     return checkpoint

@@ -119,7 +119,7 @@ NEEDS = ("format", "run", "facts", "step", "fingerprint")  # keys that every fil
 
 
 def new_record(run: Run, facts: Facts, position: Position, **more: Any) -> Record:
-    """The record of a checkpoint: enough to build its networks without the script that made them."""
+    """The record of a checkpoint: enough to build its networks without the user's script."""
     return Record(
         run_json=run.to_json(),
         facts_json=facts.to_json(),
