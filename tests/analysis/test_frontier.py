@@ -345,10 +345,10 @@ def test_quick_is_by_the_latency_of_one_sample_and_worth_by_evaluations(student)
 
 
 def test_a_command_opens_the_weights_that_were_sampled(student):
-    raw = replace(student, given="runs/a", options=" --ema student --composite")
+    raw = replace(student, source="runs/a", options=" --ema student --composite")
     command = point(raw, 2, result(1.0), levels=(0.5,)).command()
     assert command == "fewstep sample runs/a --ema student --composite --steps 2 --later-sigmas 0.5"
-    assert point(replace(student, given="exact:ring8"), 2, result(1.0)).command() == ""
+    assert point(replace(student, source="exact:ring8"), 2, result(1.0)).command() == ""
 
 
 def test_the_conclusion_says_where_more_steps_are_no_better_and_where_the_teacher_is_met(student):

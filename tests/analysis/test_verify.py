@@ -208,10 +208,10 @@ def test_a_right_target_passes(name):
         ("over_the_batch", "a batch is its items"),
         ("draws", "the seed decides the dropout, nothing else is random"),
         ("one_number", "a batch is its items"),
-        ("crossed", "times a <= r <= t <= t_max, t > a"),
-        ("drawn", "the seed decides the dropout, nothing else is random"),
-        ("rooted", "a known data point has loss 0"),
-        ("attached", "target is detached: gradient with targets held still"),
+        ("times_out_of_order", "times a <= r <= t <= t_max, t > a"),
+        ("global_draws", "the seed decides the dropout, nothing else is random"),
+        ("bare_root", "a known data point has loss 0"),
+        ("goal_with_gradient", "target is detached: gradient with targets held still"),
         ("divides_by_nothing", "loss is finite, one number for each sample"),
         ("Normed", "a batch is its items"),
         ("BatchNormed", "a batch is its items"),
@@ -232,11 +232,11 @@ def test_a_wrong_target_is_caught_by_name(name, failure):
 
 
 def test_an_exception_is_shown_with_its_line_and_without_a_guess_at_another_cause():
-    results = run(target.checks_of(own_parts.misnamed, "misnamed"))
+    results = run(target.checks_of(own_parts.wrong_name, "wrong_name"))
     (problem,) = {result.problem for result in results} - {""}  # in every check the same
     assert re.fullmatch(
         r"AttributeError: 'Times' object has no attribute 'gap' \(own_parts.py, line \d+\); see"
-        r" misnamed",
+        r" wrong_name",
         problem,
     )
 

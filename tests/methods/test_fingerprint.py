@@ -45,8 +45,8 @@ def losses(name: str, options: dict) -> list[float]:
     for other in (*state.averages.values(), *([state.frozen] if state.frozen else [])):
         other.double()
     arrays = Arrays(dataset.train.x0.double())
-    kept = [train_step(stage, state, draw_batch(stage, arrays, s))["loss"] for s in range(20)]
-    return [*kept, sum(p.square().sum().item() for p in state.averages["ema"].parameters())]
+    values = [train_step(stage, state, draw_batch(stage, arrays, s))["loss"] for s in range(20)]
+    return [*values, sum(p.square().sum().item() for p in state.averages["ema"].parameters())]
 
 
 @pytest.mark.parametrize("row", METHODS)

@@ -239,9 +239,9 @@ def test_a_second_stage_of_gc_is_gc_over_the_second_stage(predictor):
 
 def test_guidance_of_a_base_needs_labels_too():
     """GC's teacher is its base's: data without labels has nothing to guide by."""
-    guided = fs.methods.gc(base={"method": "cd"})
-    guided = replace(guided, coupling=replace(guided.coupling, inner=Teacher(guidance=2.0)))
-    assert teachers.guidance_of(guided) == 2.0
+    method = fs.methods.gc(base={"method": "cd"})
+    method = replace(method, coupling=replace(method.coupling, inner=Teacher(guidance=2.0)))
+    assert teachers.guidance_of(method) == 2.0
     run = tiny_run(
         method="gc",
         method_options={"base": {"method": "scd", "guidance": 2.0}},

@@ -27,9 +27,9 @@ def reference(server, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(server, tmp_path_factory):
+def complete(server, tmp_path_factory):
     """The folder of a run that has ended."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
+    folder = tmp_path_factory.mktemp("complete") / "run"
     finish(server, folder, FIELDS)
     return folder
 
@@ -43,14 +43,14 @@ def files_of(folder) -> list[str]:
     return sorted(file.name for file in (folder / "checkpoints" / "step-4").iterdir())
 
 
-def test_no_damage_to_a_checkpoint_goes_unnoticed(finished, tmp_path, caplog):
+def test_no_damage_to_a_checkpoint_goes_unnoticed(complete, tmp_path, caplog):
     """Each kind to any file at random places: the older checkpoint is used, a warning says why."""
     chance = random.Random(0)
-    names = files_of(finished)
+    names = files_of(complete)
     cases = set()
     for number in range(MUTATIONS):
         folder = tmp_path / str(number)
-        shutil.copytree(finished, folder)
+        shutil.copytree(complete, folder)
         how = damage(folder / "checkpoints" / "step-4", chance)
         caplog.clear()
         assert RunFolder(folder).newest().state["step"] == 3, (number, how)
@@ -65,14 +65,14 @@ def test_no_damage_to_a_checkpoint_goes_unnoticed(finished, tmp_path, caplog):
 
 @pytest.mark.parametrize("number", range(len(KINDS)), ids=[kind.__name__ for kind in KINDS])
 def test_a_run_goes_on_from_the_older_checkpoint_bit_for_bit(
-    finished, reference, tmp_path, number, caplog
+    complete, reference, tmp_path, number, caplog
 ):
     """Each kind on every third file; the seed chooses which. The soak goes on after any damage."""
     kind = KINDS[number]
     chance = random.Random(kind.__name__)
-    for name in files_of(finished)[(SEED + number) % 3 :: 3]:
+    for name in files_of(complete)[(SEED + number) % 3 :: 3]:
         folder = tmp_path / name
-        shutil.copytree(finished, folder)
+        shutil.copytree(complete, folder)
         kind(folder / "checkpoints" / "step-4" / name, chance)
         train(folder)
         aside = sorted(path.name for path in (folder / "checkpoints").glob("*.corrupt"))
@@ -102,8 +102,8 @@ def test_what_the_disk_did_not_keep_costs_no_older_checkpoint(
     assert not problems(tmp_path / "run", reference)
 
 
-def test_an_older_checkpoint_under_a_newer_name_is_no_newer_one(finished, tmp_path, caplog):
-    shutil.copytree(finished, tmp_path / "run")
+def test_an_older_checkpoint_under_a_newer_name_is_no_newer_one(complete, tmp_path, caplog):
+    shutil.copytree(complete, tmp_path / "run")
     newest = tmp_path / "run" / "checkpoints" / "step-4"
     shutil.rmtree(newest)
     shutil.copytree(tmp_path / "run" / "checkpoints" / "step-3", newest)
@@ -111,9 +111,9 @@ def test_an_older_checkpoint_under_a_newer_name_is_no_newer_one(finished, tmp_pa
     assert "holds step 3: was it renamed?" in caplog.text
 
 
-def test_where_all_are_damaged_nothing_is_deleted_and_the_run_refuses(finished, tmp_path, capsys):
+def test_where_all_are_damaged_nothing_is_deleted_and_the_run_refuses(complete, tmp_path, capsys):
     folder = tmp_path / "run"
-    shutil.copytree(finished, folder)
+    shutil.copytree(complete, folder)
     for checkpoint in (folder / "checkpoints").iterdir():
         (checkpoint / "ema.safetensors").write_bytes(b"")
     before = sorted(path.relative_to(folder) for path in folder.rglob("*"))

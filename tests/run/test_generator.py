@@ -93,7 +93,7 @@ def test_a_generator_uses_its_runs_later_sigmas_and_fresh_noise(models):
     class Says(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.unused = torch.nn.Parameter(torch.zeros(1))
+            self.spare = torch.nn.Parameter(torch.zeros(1))
 
         def forward(self, x, t, cond=None):
             return torch.where((t == 80)[:, None], 0.0, x)

@@ -26,7 +26,7 @@ from fewstep.run.checkpoint import RunFolder
 from fewstep.run.facts import Facts
 from tests.support import fuzzed_files, hostile
 from tests.support.fuzzing import MEMORY, SECONDS, Contract
-from tests.support.resources import contained
+from tests.support.resources import run_contained
 from tests.support.toys import tiny_run
 
 CORPUS = hostile.corpus()
@@ -100,7 +100,7 @@ def test_a_hostile_file_is_refused_at_every_door(tmp_path, name):
         door: [w.format(file=place / name, out=out) for w in line.split()]
         for door, line in DOORS.items()
     }
-    outcome = contained(lambda: {door: run_command(argv) for door, argv in commands.items()})
+    outcome = run_contained(lambda: {door: run_command(argv) for door, argv in commands.items()})
     assert outcome.end == "returned", outcome
     for door, result in outcome.value.items():
         check_refusal(*result, what=f"{name} as {door}")
@@ -135,7 +135,7 @@ def test_json_is_strict(what):
 
 def test_the_longest_json_takes_little():
     lists = b"[" + b",".join([b"[]"] * (MOST_JSON // 3 - 1)) + b"]"
-    outcome = contained(lambda: len(document(lists, "x.json")))
+    outcome = run_contained(lambda: len(document(lists, "x.json")))
     assert outcome.end == "returned", outcome
     assert outcome.seconds < SECONDS, outcome
 
@@ -161,7 +161,7 @@ def test_a_checkpoint_folder_that_lies_is_refused(tmp_path, valid, name):
     run, out = fuzzed_files.copy(valid, tmp_path / "run"), tmp_path / "x.npy"
     fuzzed_files.FOLDERS[name](fuzzed_files.at(run))
     commands = [["inspect", str(run)], ["sample", str(fuzzed_files.at(run)), "--out", str(out)]]
-    outcome = contained(lambda: [run_command(argv) for argv in commands])
+    outcome = run_contained(lambda: [run_command(argv) for argv in commands])
     assert outcome.end == "returned", outcome
     for result in outcome.value:
         check_refusal(*result, what=name)
@@ -195,7 +195,9 @@ def test_a_checkpoint_whose_run_lies_is_refused(tmp_path, valid, name):
     run, (fields, word) = fuzzed_files.copy(valid, tmp_path / "run"), HUGE[name]
     state = json.loads((fuzzed_files.at(run) / "state.json").read_text())
     fuzzed_files.with_state(run, {**state, "run": {**state["run"], **fields}})
-    outcome = contained(lambda: run_command(["sample", str(run), "--out", str(tmp_path / "x.npy")]))
+    outcome = run_contained(
+        lambda: run_command(["sample", str(run), "--out", str(tmp_path / "x.npy")])
+    )
     assert outcome.end == "returned", outcome
     check_refusal(*outcome.value, what=name)
     assert word in outcome.value[1]

@@ -75,12 +75,12 @@ def work(seconds: float, seed: int, parts: list[str], output: Path) -> None:
     """One worker: the part that is furthest behind its share is next, until the time is up."""
     log = Log()
     chance = random.Random(seed)
-    used = dict.fromkeys(parts, 0.0)
+    spent_time = dict.fromkeys(parts, 0.0)
     start = printed_at = time.monotonic()
     while (now := time.monotonic()) - start < seconds:
-        part = min(parts, key=lambda name: (used[name] / SHARES[name], name))
+        part = min(parts, key=lambda name: (spent_time[name] / SHARES[name], name))
         log.trial(part, chance.randrange(2**32), PARTS[part])
-        used[part] += time.monotonic() - now
+        spent_time[part] += time.monotonic() - now
         log.measure(now - start)
         if time.monotonic() - printed_at > 60:
             printed_at = time.monotonic()

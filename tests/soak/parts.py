@@ -56,7 +56,7 @@ def kills(seed: int, folder: Path) -> dict[str, int]:
     )
     if faults:
         raise AssertionError(f"{name}: {'; '.join(map(str, starts))}: {faults}")
-    number = sum(kill.happened for kill in starts)
+    number = sum(kill.has_happened for kill in starts)
     return {
         "kills": number,
         "kills in a write": sum(kill.inside for kill in starts),
@@ -85,7 +85,7 @@ def full_disk(seed: int, folder: Path) -> dict[str, int]:
 
 
 @cache
-def finished(name: str) -> Path:
+def complete_run(name: str) -> Path:
     """A run of a method that has ended, to be copied."""
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -102,7 +102,7 @@ def damages(seed: int, folder: Path) -> dict[str, int]:
     logging.getLogger("fewstep").setLevel(logging.ERROR)
     for number in range(MUTATIONS):
         shutil.rmtree(run, ignore_errors=True)
-        shutil.copytree(finished(name), run)
+        shutil.copytree(complete_run(name), run)
         how = damage(run / "checkpoints" / "step-6", chance)
         newest = RunFolder(run).newest()
         if newest is None or newest.state["fingerprint"] != reference.prints[4]:

@@ -54,8 +54,8 @@ def _wait(pid: int, seconds: float) -> int | None:
     """The exit code of a child, minus the signal that killed it; None where it still runs."""
     end = time.monotonic() + seconds
     while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
+        child, status = os.waitpid(pid, os.WNOHANG)
+        if child:
             return os.waitstatus_to_exitcode(status)
         if time.monotonic() > end:
             return None

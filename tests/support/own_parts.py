@@ -41,12 +41,12 @@ def one_number():
     return replace(method(), distance=lambda x, y: (x - y).square().mean())
 
 
-def rooted():
+def bare_root():
     """The bare root of a mean square has no gradient at 0."""
     return replace(method(), distance=lambda x, y: fs.distances.mse(x, y).sqrt())
 
 
-class Attached(fs.Method):
+class GoalWithGradient(fs.Method):
     """Its goal carries gradient."""
 
     def goal(self, *args):
@@ -54,9 +54,11 @@ class Attached(fs.Method):
             return super().goal(*args)
 
 
-def attached():
+def goal_with_gradient():
     own = method()
-    return Attached(times=own.times, target=own.target, distance=own.distance, weight=own.weight)
+    return GoalWithGradient(
+        times=own.times, target=own.target, distance=own.distance, weight=own.weight
+    )
 
 
 def divides_by_nothing():
@@ -72,11 +74,11 @@ class Small(nn.Module):
         self.inner, self.outer = nn.Linear(size + 1, 16), nn.Linear(16, size)
         self.label = nn.Embedding(classes + 1, 16) if classes else None
 
-    def hidden(self, x, noise_label):
+    def features(self, x, noise_label):
         return self.inner(torch.cat([x.flatten(1), noise_label.to(x)[:, None]], 1))
 
     def forward(self, x, noise_label, cond=None):
-        h = self.hidden(x, noise_label)
+        h = self.features(x, noise_label)
         if self.label is not None:
             h = h + self.label(self.index(cond))
         return self.outer(torch.tanh(h)).reshape(x.shape)
@@ -86,14 +88,14 @@ class Small(nn.Module):
 
 
 class Normed(Small):
-    def hidden(self, x, noise_label):
-        h = super().hidden(x, noise_label)
+    def features(self, x, noise_label):
+        h = super().features(x, noise_label)
         return h - h.mean(0)
 
 
 class Deaf(Small):
-    def hidden(self, x, noise_label):
-        return super().hidden(x, 0 * noise_label)
+    def features(self, x, noise_label):
+        return super().features(x, 0 * noise_label)
 
 
 class Mislabelled(Small):
@@ -102,8 +104,8 @@ class Mislabelled(Small):
 
 
 class Noisy(Small):
-    def hidden(self, x, noise_label):
-        return super().hidden(x + 0.1 * torch.randn_like(x), noise_label)
+    def features(self, x, noise_label):
+        return super().features(x + 0.1 * torch.randn_like(x), noise_label)
 
 
 class Flat(Small):
@@ -134,8 +136,8 @@ class Branch(torch.autograd.Function):
 
 
 class WrongDerivative(Small):
-    def hidden(self, x, noise_label):
-        return Branch.apply(super().hidden(x, noise_label))
+    def features(self, x, noise_label):
+        return Branch.apply(super().features(x, noise_label))
 
 
 def network():
@@ -191,7 +193,7 @@ class Crossed:
         return fs.Times(t, 1.1 * t, torch.zeros_like(t), torch.ones_like(t))
 
 
-def crossed():
+def times_out_of_order():
     return replace(method(), times=Crossed())
 
 
@@ -203,11 +205,11 @@ class Drawn(Crossed):
         return times._replace(r=0.9 * times.t)
 
 
-def drawn():
+def global_draws():
     return replace(method(), times=Drawn())
 
 
-def misnamed():
+def wrong_name():
     return replace(method(), weight=lambda process, times: 1 / times.gap)
 
 

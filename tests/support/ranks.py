@@ -87,8 +87,8 @@ def wait(pids: list[int], folder: Path, seconds: float = 60.0) -> list[Outcome]:
         for rank, pid in enumerate(pids):
             if rank in outcomes:
                 continue
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
+            child, status = os.waitpid(pid, os.WNOHANG)
+            if child:
                 text = (folder / f"rank-{rank}.txt").read_text()
                 code = os.waitstatus_to_exitcode(status)
                 outcomes[rank] = Outcome(code, text, time.monotonic())

@@ -65,7 +65,9 @@ class _Late(BaseException):
     pass
 
 
-def contained(call: Callable[[], Any], seconds: float = 30.0, memory: int = 512 * MIB) -> Outcome:
+def run_contained(
+    call: Callable[[], Any], seconds: float = 30.0, memory: int = 512 * MIB
+) -> Outcome:
     """The outcome of a call in a forked child with these limits of time and memory."""
     reader, writer = os.pipe()
     with warnings.catch_warnings():

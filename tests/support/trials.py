@@ -35,16 +35,16 @@ class Whole:
 class Kill:
     """One start of a run that was to be killed: whether that happened, when, and in which phase."""
 
-    happened: bool
+    has_happened: bool
     after: float
     phase: int
 
     @property
     def inside(self) -> bool:
-        return self.happened and self.phase in INSIDE
+        return self.has_happened and self.phase in INSIDE
 
     def __str__(self) -> str:
-        verb = "killed" if self.happened else "ended"
+        verb = "killed" if self.has_happened else "ended"
         return f"{verb} after {self.after:.3f} s in {PHASES[self.phase]!r}"
 
 
@@ -185,7 +185,7 @@ def trial(
         kills.append(kill(server, folder, fields, chance.uniform(0, reference.seconds)))
         if folder.exists():
             faults += between(folder, reference)
-        if not kills[-1].happened:
+        if not kills[-1].has_happened:
             break
     finish(server, folder, fields)
     return kills, faults + problems(folder, reference)

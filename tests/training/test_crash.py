@@ -36,7 +36,7 @@ def test_a_run_killed_at_any_instant_ends_with_the_same_bits(server, disk_path):
                 server, folder, settings(name), references[name], chance, most=2
             )
             assert not faults, f"seed {SEED}: {name}: {'; '.join(map(str, ours))}: {faults}"
-            kills += [(name, kill) for kill in ours if kill.happened]
+            kills += [(name, kill) for kill in ours if kill.has_happened]
     assert fs.load(folder, device="cpu").fingerprint == references[names[-1]].fingerprint
     proofs = sum(kill.inside for _, kill in kills)
     while proofs < PROOFS:

@@ -105,10 +105,10 @@ def test_ranks_draw_the_parts_of_what_one_process_draws(method):
     options = {"base": {"method": "ect"}} if method == "tcm" else {}
     run = with_defaults(run_of(method=method, method_options=options))
     dataset = fs.data.load("ring8")
-    compiled = build_method(run, Facts(dataset.shape, 0, 0.5, dataset.units, ""))
+    method_object = build_method(run, Facts(dataset.shape, 0, 0.5, dataset.units, ""))
 
     def draw(step, world=ALONE):
-        return draw_batch(Stage(run, compiled), dataset.train, step, world)
+        return draw_batch(Stage(run, method_object), dataset.train, step, world)
 
     for step, size in itertools.product((0, 7), (2, 4)):
         whole = draw(step)

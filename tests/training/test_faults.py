@@ -82,16 +82,16 @@ def test_a_disk_that_is_full_from_any_call_on_costs_no_bit(
 
 
 def test_a_folder_that_vanishes_or_is_replaced_by_a_file_is_told(tmp_path):
-    def gone(state):
+    def is_gone(state):
         if state.step == 2:
             shutil.rmtree(tmp_path / "run")
 
     def file(state):
-        gone(state)
+        is_gone(state)
         if state.step == 2:
             (tmp_path / "run").write_text("")
 
-    for harm in (gone, file):
+    for harm in (is_gone, file):
         with pytest.raises(StorageError, match=r"cannot write to .*run") as error:
             train(tmp_path / "run", fields={"checkpoint_every": 10}, watch=harm)
         assert "\n" not in str(error.value)
@@ -123,9 +123,9 @@ def failing(fails_at: str):
     return watch
 
 
-@pytest.mark.parametrize(("step", "reached"), [("step-2", [1, 2]), ("step-6", [1, 2, 3, 4, 5])])
+@pytest.mark.parametrize(("step", "is_reached"), [("step-2", [1, 2]), ("step-6", [1, 2, 3, 4, 5])])
 def test_a_save_that_fails_beside_training_is_raised_at_the_next_step_or_at_the_end(
-    tmp_path, monkeypatch, step, reached
+    tmp_path, monkeypatch, step, is_reached
 ):
     fields = {"iterations": 6, "checkpoint_every": 2}
     steps = []
@@ -138,7 +138,7 @@ def test_a_save_that_fails_beside_training_is_raised_at_the_next_step_or_at_the_
         patch.setattr(disk, "watch", failing(step))
         with pytest.raises(StorageError, match=f"{step}: No space left"):
             train(tmp_path / "run", fields=fields, watch=look)
-    assert steps == reached
+    assert steps == is_reached
     again = train(tmp_path / "run", fields=fields)
     assert again.fingerprint == train(tmp_path / "whole", fields=fields).fingerprint
 

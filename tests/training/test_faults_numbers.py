@@ -223,8 +223,8 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
         ):
             fs.train(tiny_run(), out=tmp_path / "run", progress=False, device="cpu")
     assert RunFolder(tmp_path / "run").newest().state["step"] == 2
-    resumed = fs.train(tiny_run(), out=tmp_path / "run", resume=True, progress=False, device="cpu")
-    assert resumed.fingerprint == fs.train(tiny_run(), progress=False, device="cpu").fingerprint
+    again = fs.train(tiny_run(), out=tmp_path / "run", resume=True, progress=False, device="cpu")
+    assert again.fingerprint == fs.train(tiny_run(), progress=False, device="cpu").fingerprint
 
 
 def test_forced_normalisation_of_a_failed_step_is_taken_back(tmp_path, monkeypatch):
@@ -248,7 +248,5 @@ def test_forced_normalisation_of_a_failed_step_is_taken_back(tmp_path, monkeypat
             fs.train(run, method=method(), out=tmp_path, progress=False, device="cpu")
     assert replay(tmp_path / "incidents" / "step-3", method=method(), device="cpu").same
     assert RunFolder(tmp_path).newest().state["step"] == 3
-    resumed = fs.train(
-        run, method=method(), out=tmp_path, resume=True, progress=False, device="cpu"
-    )
-    assert resumed.fingerprint == whole.fingerprint
+    again = fs.train(run, method=method(), out=tmp_path, resume=True, progress=False, device="cpu")
+    assert again.fingerprint == whole.fingerprint

@@ -160,7 +160,7 @@ class Taught:
         return x_t, process.jump(x_t, models.teacher(x_t, times.t, cond), times.t, times.r)
 
 
-def taught(*, c: float = 0.0, stages: int = 4, sigma_data: float = 0.5) -> fs.Method:
+def distil(*, c: float = 0.0, stages: int = 4, sigma_data: float = 0.5) -> fs.Method:
     """A method with a teacher."""
     return replace(
         fs.methods.ect(c=c, stages=stages, sigma_data=sigma_data),
@@ -171,8 +171,8 @@ def taught(*, c: float = 0.0, stages: int = 4, sigma_data: float = 0.5) -> fs.Me
 
 def test_a_teacher_is_frozen_used_and_known_again(source, tmp_path):
     out, model = source
-    whole = train(tiny_run(checkpoint_every=3), method=taught, teacher=out, out=tmp_path / "r")
-    by_object = train(tiny_run(checkpoint_every=3), method=taught, teacher=model)
+    whole = train(tiny_run(checkpoint_every=3), method=distil, teacher=out, out=tmp_path / "r")
+    by_object = train(tiny_run(checkpoint_every=3), method=distil, teacher=model)
     assert by_object.fingerprint == whole.fingerprint
     assert (
         by_object.facts.teacher
@@ -181,14 +181,14 @@ def test_a_teacher_is_frozen_used_and_known_again(source, tmp_path):
     )
     other = train(tiny_run(seed=8, method="diffusion"), out=tmp_path / "other")
     assert (
-        train(tiny_run(checkpoint_every=3), method=taught, teacher=other).fingerprint
+        train(tiny_run(checkpoint_every=3), method=distil, teacher=other).fingerprint
         != whole.fingerprint
     )
     shutil.rmtree(tmp_path / "r" / "checkpoints" / "step-6")
     with pytest.raises(UserError, match="the teacher is not the one that the run"):
         train(
             tiny_run(checkpoint_every=3),
-            method=taught,
+            method=distil,
             teacher=tmp_path / "other",
             out=tmp_path / "r",
             resume=True,
@@ -196,7 +196,7 @@ def test_a_teacher_is_frozen_used_and_known_again(source, tmp_path):
     shutil.copytree(out, tmp_path / "moved")  # known by its weights, wherever they are
     for options in ({}, {"teacher": tmp_path / "moved"}):
         again = train(
-            tiny_run(checkpoint_every=3), method=taught, out=tmp_path / "r", resume=True, **options
+            tiny_run(checkpoint_every=3), method=distil, out=tmp_path / "r", resume=True, **options
         )
         assert again.fingerprint == whole.fingerprint
         assert again.run.teacher == str(options.get("teacher", out))
@@ -215,7 +215,7 @@ def test_a_teachers_weights_have_no_gradient_and_no_dropout(source):
 
     mine = Mine(2, 2).train()
     for teacher in (model, source[0], mine):
-        denoiser = teacher_of(teacher, Prepared(tiny_run(), model.facts, taught())).denoiser
+        denoiser = teacher_of(teacher, Prepared(tiny_run(), model.facts, distil())).denoiser
         assert not denoiser.training
         assert not any(p.requires_grad for p in denoiser.parameters())
     assert mine.training
@@ -225,7 +225,7 @@ def test_a_teachers_weights_have_no_gradient_and_no_dropout(source):
 def test_a_teacher_that_is_missing_not_needed_or_of_other_data_is_told(source, tmp_path):
     model = source[1]
     with pytest.raises(UserError, match="learns from a teacher: give one"):
-        train(tiny_run(), method=taught)
+        train(tiny_run(), method=distil)
     with pytest.raises(
         UserError, match="method 'ect' learns from no teacher: leave teacher=digits out"
     ):
@@ -237,9 +237,9 @@ def test_a_teacher_that_is_missing_not_needed_or_of_other_data_is_told(source, t
         ({"sigma_data": 0.25}, r"sigma_data = .*, the run 0\.25: set sigma_data="),
     ):
         with pytest.raises(UserError, match=message):
-            teacher_of(source[0], Prepared(tiny_run(), facts_of(model, **changes), taught()))
+            teacher_of(source[0], Prepared(tiny_run(), facts_of(model, **changes), distil()))
     with pytest.raises(UserError, match="given as an object: pass it as teacher="):
-        train(tiny_run(teacher="own"), method=taught)
+        train(tiny_run(teacher="own"), method=distil)
 
 
 def test_a_teacher_from_a_file_of_weights_is_the_runs_own_network_as_a_diffusion_model(
@@ -259,15 +259,15 @@ def test_a_teacher_from_a_file_of_weights_is_the_runs_own_network_as_a_diffusion
 
 def test_an_exact_teacher_is_found_by_name():
     ring, grid = (
-        train(tiny_run(), method=taught, teacher=f"exact:{name}") for name in ("ring8", "grid25")
+        train(tiny_run(), method=distil, teacher=f"exact:{name}") for name in ("ring8", "grid25")
     )
     assert ring.fingerprint != grid.fingerprint
     assert ring.facts.teacher != grid.facts.teacher
     assert (
-        ring.fingerprint == train(tiny_run(), method=taught, teacher=fs.exact.ring8()).fingerprint
+        ring.fingerprint == train(tiny_run(), method=distil, teacher=fs.exact.ring8()).fingerprint
     )
     with pytest.raises(UserError, match=r"unknown exact truth 'ring': did you mean 'ring8'\?"):
-        train(tiny_run(), method=taught, teacher="exact:ring")
+        train(tiny_run(), method=distil, teacher="exact:ring")
 
 
 def test_samples_of_a_closed_form_are_a_data_set():
@@ -287,7 +287,7 @@ def test_samples_of_a_closed_form_are_a_data_set():
 
 
 def test_a_teacher_on_another_process_is_moved_to_the_students():
-    facts, method = train(tiny_run()).facts, taught()
+    facts, method = train(tiny_run()).facts, distil()
     teacher = Gaussian(process=fs.process.trig(sigma_data=0.5))
     model = teacher_of(teacher, Prepared(tiny_run(), facts, method))
     x, t = (
@@ -405,24 +405,24 @@ def test_a_teacher_must_denoise_and_fit_the_data(tmp_path):
     }
     for message, teacher in cases.items():
         with pytest.raises(UserError, match=message):
-            train(tiny_run(), method=taught, teacher=teacher)
+            train(tiny_run(), method=distil, teacher=teacher)
     with pytest.raises(UserError, match="expected data in the law's own units"):
         fs.train(
             tiny_run(),
             100 + 5 * torch.rand(50, 2),
-            method=taught,
+            method=distil,
             teacher="exact:ring8",
             progress=False,
         )
 
 
 def test_teachers_without_weights_are_told_apart_by_their_answers(tmp_path):
-    def scaled(factor: float):
+    def scale(factor: float):
         return lambda x, t, cond=None: factor * x
 
     run = tiny_run()
-    train(run, method=taught, teacher=scaled(0.1), out=tmp_path)
+    train(run, method=distil, teacher=scale(0.1), out=tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "step-6")
     with pytest.raises(UserError, match="the teacher is not the one"):
-        train(run, method=taught, teacher=scaled(0.9), out=tmp_path, resume=True)
-    assert train(run, method=taught, teacher=scaled(0.1), out=tmp_path, resume=True).step == 6
+        train(run, method=distil, teacher=scale(0.9), out=tmp_path, resume=True)
+    assert train(run, method=distil, teacher=scale(0.1), out=tmp_path, resume=True).step == 6

@@ -255,7 +255,7 @@ def test_a_second_stage_whose_first_steps_overflowed_is_resumed(tmp_path, monkey
     whole = train(run, tmp_path / "whole")
     step = loop.train_step
 
-    def stopped(stage, state, batch):
+    def stop(stage, state, batch):
         if state.step == 5:
             assert (
                 state.stage_start,
@@ -270,7 +270,7 @@ def test_a_second_stage_whose_first_steps_overflowed_is_resumed(tmp_path, monkey
         return step(stage, state, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", stopped)
+        patch.setattr(loop, "train_step", stop)
         with pytest.raises(KeyboardInterrupt):
             train(run, tmp_path / "cut")
     assert train(run, tmp_path / "cut", resume=True).fingerprint == whole.fingerprint

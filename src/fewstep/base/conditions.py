@@ -184,8 +184,8 @@ def _fit_rows(cond: Any, kind: list[Any], n: int, name: str) -> Tensor:
     ):
         value_text = "None" if value is None else f"{value.dtype} {tuple(value.shape)}"
         raise UserError(
-            f"{name} is {value_text}: this generator needs {kind[0]} of shape {(n, *shape)}, or one row"
-            " for all (--cond FILE)"
+            f"{name} is {value_text}: this generator needs {kind[0]} of shape {(n, *shape)}, or"
+            " one row for all (--cond FILE)"
         )
     _check_finite(name, value)
     return value.to(dtype).expand(n, *shape)

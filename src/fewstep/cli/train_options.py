@@ -147,7 +147,8 @@ def help_screen(launch: Any, run: Run, everything: bool) -> str:
     end = (
         f"more: `fewstep train {run.recipe} --help-all` shows the options of method {run.method}"
         f" and network {run.network} (such as --network.dropout 0.1), of data, optimisation,"
-        " averages, stages, processes and log; `fewstep recipes` lists recipes, methods and networks"
+        " averages, stages, processes and log; `fewstep recipes` lists recipes, methods and"
+        " networks"
     )
     return screen("train", ABOUT, groups, end)
 

@@ -33,7 +33,7 @@ class Subject:
     """A generator with its name, and how the command line names it."""
 
     name: str
-    given: str
+    source: str
     generator: Generator
     options: str = ""  # of `fewstep sample`, so that it opens the same weights
     teacher: bool = False
@@ -105,7 +105,7 @@ def same_data(a: Subject, b: Subject) -> None:
     """Raises UserError for subjects of two data sets."""
     if a.generator.facts.data == b.generator.facts.data:
         return
-    first, second = (f"{s.given} ({s.generator.run.data}, {_shape(s)})" for s in (a, b))
+    first, second = (f"{s.source} ({s.generator.run.data}, {_shape(s)})" for s in (a, b))
     raise UserError(
         f"{first} and {second} learned from different data: expected runs of one data set"
     )

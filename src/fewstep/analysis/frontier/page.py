@@ -250,11 +250,11 @@ def _subject_facts(subject: Subject) -> dict[str, Any]:
     generator = subject.generator
     size = sum(p.numel() for p in generator.denoiser.parameters())
     about = f"{generator.run.method}, step {generator.step}, {size} weights"
-    if subject.given.startswith("exact:"):
+    if subject.source.startswith("exact:"):
         about = "closed form"
     return {
         "name": subject.name,
-        "given": subject.given,
+        "given": subject.source,
         "teacher": subject.teacher,
         "kind": subject.kind,
         "about": about,

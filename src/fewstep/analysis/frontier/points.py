@@ -55,7 +55,7 @@ class Point:
 
     def command(self) -> str:
         """The command that samples like this point; empty for teachers that are no run."""
-        path = self.subject.given
+        path = self.subject.source
         if path.startswith("exact:") or path.endswith(".safetensors"):
             return ""
         words = [f"fewstep sample {path}{self.subject.options} --steps {self.steps}"]

@@ -55,7 +55,7 @@ def _search_levels(subject: Subject, bench: Bench) -> list[Setting]:
         first = starts(subject.generator, steps, bounds, best)
         if not first:
             raise UserError(
-                f"steps = {steps}: {subject.given} has no room for as many levels above"
+                f"steps = {steps}: {subject.source} has no room for as many levels above"
                 f" {bounds.low:g}"
             )
         scores: dict[Levels, Result] = {}

@@ -148,16 +148,16 @@ def outcome(check: Check) -> Outcome:
         error = math.inf
         message = str(exception).strip().partition("\n")[0]
         problem = f"{type(exception).__name__}: {message}{advice(exception, check.look)}"
-    passed = math.isfinite(error) and error <= check.tolerance
+    has_passed = math.isfinite(error) and error <= check.tolerance
     return Outcome(
         name=check.name,
         method=check.method,
         error=error,
         tolerance=check.tolerance,
-        passed=passed,
+        passed=has_passed,
         source=check.source,
         seconds=time.perf_counter() - start,
-        problem="" if passed else problem,
+        problem="" if has_passed else problem,
     )
 
 

@@ -144,8 +144,10 @@ def last_step() -> float:
     paper = move("addim")
     plain = move("ddim")
     eps = (x_t - guess) / over(t, x_t)
-    move = guess + over((var / eps.square().flatten(1).mean(1)).sqrt(), eps) * eps
-    return worst(apart(paper[:2], move[:2]), apart(plain[:2], guess[:2]), apart(plain[2], paper[2]))
+    with_noise = guess + over((var / eps.square().flatten(1).mean(1)).sqrt(), eps) * eps
+    return worst(
+        apart(paper[:2], with_noise[:2]), apart(plain[:2], guess[:2]), apart(plain[2], paper[2])
+    )
 
 
 @MOVE("aDDIM: x_var = 0.1 / (2 + SNR) by default", MCM, "PriorVariance", "mcm")
