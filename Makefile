@@ -13,7 +13,7 @@ demo: $(VENV)/.demo  ## train one-step digits, draw and score them (about two mi
 	@echo "the pictures: runs/demo/digits.png"
 
 test: lint  ## everything that must hold before a change lands
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,15 +1,13 @@
-"""Why a generator that learns from its own endpoints may diverge: one-dimensional data, one part
-changed at a time.
+"""Why a generator that learns from its own endpoints may diverge: one part is changed at a time.
 
-Data N(0, s^2), s = 0.5, 20 intervals of a Karras grid up to 5, each as likely; two hidden layers of
-64, or a number for each level.
-`expected` is the standard deviation of one-step samples by the recursion of least squares, where
-that applies.
+One-dimensional data N(0, s^2), s = 0.5, 20 intervals of a Karras grid up to 5, all as likely; two
+hidden layers of 64, or a number for each level. `expected` is the standard deviation of one-step
+samples by the recursion of least squares, where that applies.
 
     python benchmarks/feedback.py [--seeds 3]
 
-prints the mean and its standard error over the seeds, and keeps every seed's numbers in
-results/feedback.json; what is there is not measured again.
+prints the mean and its standard error over the seeds, and keeps the numbers of every seed in
+results/feedback.json; those that are there are not measured again.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ import argparse
 import json
 import math
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,9 +30,16 @@ from fewstep.core.denoiser import Models, Preconditioned
 from fewstep.core.times import Adjacent, karras
 from fewstep.core.times.curricula import Fixed
 
-STD, LOW, TOP, INTERVALS = 0.5, 0.002, 5.0, 20
-BATCH, KEEP, ITERATIONS, EVERY = 512, 0.99, 1500, 50
-DIVERGED, STOPPED = 5.0, 100.0  # standard deviations of samples; the data's is 0.5
+STD = 0.5  # of the data
+LOW = 0.002
+TOP = 5.0
+INTERVALS = 20
+BATCH = 512
+KEEP = 0.99  # of the average at each update
+ITERATIONS = 1500
+EVERY = 50  # updates from one look at the samples to the next
+DIVERGED = 5.0  # standard deviation of samples
+STOPPED = 100.0  # likewise; training ends there
 SCALING = fs.scalings.Edm(sigma_data=STD, shift=LOW)
 LEVELS = karras(LOW, TOP, INTERVALS, 7.0).flip(0)
 
@@ -54,7 +58,7 @@ class Net(nn.Module):
 
 
 class Table(nn.Module):
-    """(x, t) -> g_t x with a number for each level, 1 at the lowest: levels that share no weight."""
+    """(x, t) -> g_t x with a number for each level, 1 at the lowest: levels share no weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,8 +76,8 @@ def exact(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Given:
-    """A target that is the network given, whatever the models are."""
+class Always:
+    """A target that is this network, whatever the models are."""
 
     network: Any
     needs = frozenset[str]()
@@ -101,58 +105,56 @@ class Case:
     def method(self, predictor: Any, student: nn.Module) -> fs.Method:
         return fs.Method(
             times=Adjacent(steps=Fixed(INTERVALS), low=LOW, high=TOP),
-            coupling=GeneratorInduced(self.share, Given(predictor), self.bound),
-            target=Given(exact if self.target == "exact" else student),
+            coupling=GeneratorInduced(self.share, Always(predictor), self.bound),
+            target=Always(exact if self.target == "exact" else student),
             distance=self.distance,
             weight=self.weight,
             scaling=SCALING,
         )
 
 
-def expected(share: float, own: bool) -> float:
-    """Standard deviation of one-step samples by the recursion of least squares over a mixture of
-    both couplings.
+def expected_std(share: float, own: bool) -> float:
+    """Standard deviation of one-step samples by the recursion of least squares.
+
+    Over a mixture of both couplings. own: the predictor is the generator itself, not the exact map.
     """
     gain = 1.0
     for r, t in pairwise(LEVELS.tolist()):
         a = gain if own else STD / math.hypot(STD, r)
         inner = a * a * (STD**2 + r * r)
         plain = STD**2 + r * t, STD**2 + t * t
-        induced = inner + (r + t) * a * r + r * t, inner + 2 * t * a * r + t * t
-        top, bottom = ((1 - share) * p + share * i for p, i in zip(plain, induced, strict=True))
+        with_gc = inner + (r + t) * a * r + r * t, inner + 2 * t * a * r + t * t
+        top, bottom = ((1 - share) * p + share * i for p, i in zip(plain, with_gc, strict=True))
         gain *= top / bottom
     return gain * TOP
 
 
-def measured(case: Case, seed: int) -> dict[str, float]:
-    """Trains a case: the size of its samples, the largest on the way, whether and when they blew
-    up.
-    """
+def measure(case: Case, seed: int) -> dict[str, float]:
+    """Trains a case: the size of its samples, the largest so far, whether and when it diverged."""
     torch.manual_seed(seed)
-    student, average, kept = (
-        case.network(),
-        *(case.network().requires_grad_(False) for _ in range(2)),
-    )
+    student = case.network()
+    average = case.network().requires_grad_(False)
+    frozen = case.network().requires_grad_(False)
     average.load_state_dict(student.state_dict())
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, ITERATIONS)
-    choices: dict[str, Any] = {
+    predictors: dict[str, Any] = {
         "ema": average,
         "student": student,
         "exact": exact,
         "frozen": average,
     }
-    make = partial(case.method, student=student)
-    method, probe, sizes, step = make(choices[case.predictor]), TOP * torch.randn(4096, 1), [0.0], 0
+    method = case.method(predictors[case.predictor], student)
+    probe = TOP * torch.randn(4096, 1)
+    sizes = [0.0]
+    step = 0
     while step < ITERATIONS and sizes[-1] < STOPPED:
         if step == 300 and case.predictor == "frozen":
-            kept.load_state_dict(average.state_dict())
-            method = make(kept)
-        x0, z, u = (
-            STD * torch.randn(BATCH, 1),
-            torch.randn(BATCH, 1),
-            torch.rand(BATCH, 2, dtype=torch.float64),
-        )
+            frozen.load_state_dict(average.state_dict())
+            method = case.method(frozen, student)
+        x0 = STD * torch.randn(BATCH, 1)
+        z = torch.randn(BATCH, 1)
+        u = torch.rand(BATCH, 2, dtype=torch.float64)
         optimizer.zero_grad()
         method.loss(Models(student=student), x0, z, method.times(u, 0.0)).mean().backward()
         nn.utils.clip_grad_norm_(student.parameters(), case.clip)
@@ -163,10 +165,10 @@ def measured(case: Case, seed: int) -> dict[str, float]:
         if step % EVERY == 0:
             with torch.no_grad():
                 sizes.append(average(probe, torch.full((4096,), TOP)).std().item())
-    told = {"std": sizes[-1], "largest_std": max(sizes)}
+    result = {"std": sizes[-1], "largest_std": max(sizes)}
     if case.target == "student" and case.predictor != "frozen":
-        told["expected"] = expected(case.share, case.predictor != "exact")
-    return {**told, "diverged": float(max(sizes) > DIVERGED), "updates": float(step)}
+        result["expected"] = expected_std(case.share, case.predictor != "exact")
+    return {**result, "diverged": float(max(sizes) > DIVERGED), "updates": float(step)}
 
 
 HUBER = fs.distances.huber(0.03)
@@ -192,7 +194,7 @@ CASES = {
 FILE = Path(__file__).parent / "results" / "feedback.json"
 
 
-def told(values: list[float]) -> str:
+def mean_and_error(values: list[float]) -> str:
     """Mean ± standard error."""
     mean = sum(values) / len(values)
     square = sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)
@@ -206,18 +208,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     seeds = parser.parse_args().seeds
     torch.set_num_threads(1)
-    kept = json.loads(FILE.read_text()) if FILE.exists() else {}
+    results = json.loads(FILE.read_text()) if FILE.exists() else {}
     for name, case in CASES.items():
-        found = kept.setdefault(name, {})
+        by_seed = results.setdefault(name, {})
         for seed in range(1, seeds + 1):
-            if str(seed) not in found:
-                found[str(seed)] = measured(case, seed)
-                FILE.write_text(json.dumps(kept, indent=1) + "\n")
-        rows = [found[str(seed)] for seed in range(1, seeds + 1)]
-        print(
-            f"{name}: " + ", ".join(f"{key} {told([row[key] for row in rows])}" for key in rows[0]),
-            flush=True,
-        )
+            if str(seed) not in by_seed:
+                by_seed[str(seed)] = measure(case, seed)
+                FILE.write_text(json.dumps(results, indent=1) + "\n")
+        rows = [by_seed[str(seed)] for seed in range(1, seeds + 1)]
+        texts = [f"{key} {mean_and_error([row[key] for row in rows])}" for key in rows[0]]
+        print(f"{name}: {', '.join(texts)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""What a method's step costs more than its base's: TCM's second stage against ECT, GC at share 1/2
-against its base.
+"""What a method's step costs more than its base's: TCM's second stage, and GC at share 1/2.
 
 Steps of the two are taken in turn, in one run, on the digits with the recipe's network; the ratio
 is the median of neighbours.
@@ -17,13 +16,14 @@ from typing import Any
 import torch
 
 import fewstep as fs
-from fewstep.run.build import build_method, settled
+from fewstep.run.build import build_method, with_defaults
 from fewstep.run.facts import facts_of
+from fewstep.run.prepare import Prepared
+from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch
 from fewstep.training.state import new_state
 from fewstep.training.step import train_step
 
-CPU = torch.device("cpu")
 ECT = {"method": "ect", "p_mean": -0.4, "p_std": 1.8, "stages": 5}
 ICT = {"method": "ict", "s1": 160}
 PAIRS: tuple[tuple[str, str, dict[str, Any], str, dict[str, Any], float], ...] = (
@@ -38,21 +38,22 @@ PAIRS: tuple[tuple[str, str, dict[str, Any], str, dict[str, Any], float], ...] =
 
 def stepper(recipe: str, method: str, options: dict[str, Any], steps: int) -> Callable[[], float]:
     """A function that takes one step, late in a run, and returns its seconds."""
-    given = {name: value for name, value in options.items() if name != "method"}
-    run = settled(
-        fs.recipes.RECIPES[recipe](method=method, method_options=given, iterations=10 * steps)
-    )
+    options = {name: value for name, value in options.items() if name != "method"}
+    make = fs.recipes.RECIPES[recipe]
+    run = with_defaults(make(method=method, method_options=options, iterations=10 * steps))
     dataset = fs.data.load("digits")
     facts = facts_of(run, dataset)
-    run = replace(run, stage=2) if method == "tcm" else run
+    if method == "tcm":
+        run = replace(run, stage=2)
     parts = build_method(run, facts)
-    state = new_state(run, facts, parts, None, CPU)
+    stage = Stage(run, parts)
+    state = new_state(Prepared(run, facts, parts))
     state.step = 8 * steps  # where ECT's targets no longer are the data
 
     def step() -> float:
-        begun = time.perf_counter()
-        train_step(run, parts, state, draw_batch(run, parts, dataset.train, state.step, CPU))
-        return time.perf_counter() - begun
+        start = time.perf_counter()
+        train_step(stage, state, draw_batch(stage, dataset.train, state.step))
+        return time.perf_counter() - start
 
     return step
 
@@ -64,19 +65,15 @@ def main() -> None:
     steps = parser.parse_args().steps
     for recipe, method, options, base, base_options, most in PAIRS:
         number = steps if recipe == "digits" else max(steps // 8, 20)
-        one, other = (
-            stepper(recipe, method, options, number),
-            stepper(recipe, base, base_options, number),
-        )
+        one = stepper(recipe, method, options, number)
+        other = stepper(recipe, base, base_options, number)
         pairs = [(one(), other()) for _ in range(number)][number // 10 :]
         ratio = statistics.median(a / b for a, b in pairs)
-        told = (
-            f"{base} {statistics.median(b for _, b in pairs) * 1e3:.2f} ms, ratio {ratio:.3f} (at"
-            f" most {most})"
-        )
+        ours = statistics.median(a for a, _ in pairs) * 1e3
+        theirs = statistics.median(b for _, b in pairs) * 1e3
         print(
-            f"{recipe:<12} {method:<4} {statistics.median(a for a, _ in pairs) * 1e3:.2f} ms,"
-            f" {told}"
+            f"{recipe:<12} {method:<4} {ours:.2f} ms, {base} {theirs:.2f} ms, ratio {ratio:.3f} (at"
+            f" most {most})"
         )
 
 

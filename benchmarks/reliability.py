@@ -1,9 +1,7 @@
-"""What safety costs: each part timed alone and divided by the step, or by the save, that it is part
-of.
+"""What safety costs: each part is timed alone and divided by the step or save that contains it.
 
-guard: the finite check of loss and gradient norm, over the step (the norm itself is what clipping
-needs).
-randomness: drawing order, noise, times and dropout seeds of a batch by address, over the step.
+guard: the finite check of loss and gradient norm, over the step (clipping needs the norm itself).
+randomness: order, noise, times and dropout seeds of a batch by address, over the step.
 save: hash and fsync over a whole save (copy, serialise, hash, write, fsync, verify); the stall of
 the training loop over a raw write and fsync of the same bytes.
 refusal: a second run in a folder, from its command to its end. memory: of a training run, early and
@@ -14,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -30,11 +29,13 @@ import torch
 import fewstep as fs
 from fewstep.base import disk
 from fewstep.run import checkpoint, lock
-from fewstep.run.build import build_method, settled
+from fewstep.run.build import build_method, with_defaults
 from fewstep.run.checkpoint.format import serialise
-from fewstep.run.checkpoint.saver import copied
+from fewstep.run.checkpoint.saver import copy_groups
 from fewstep.run.facts import Facts
+from fewstep.run.prepare import Prepared
 from fewstep.run.recipes import RECIPES
+from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch
 from fewstep.training.state import State, new_state
 from fewstep.training.step import train_step
@@ -42,64 +43,68 @@ from fewstep.training.step import train_step
 
 def seconds(work: Callable[[], object], times: int) -> float:
     """The median of so many."""
-    kept = []
+    durations = []
     for _ in range(times):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         work()
-        kept.append(time.perf_counter() - begun)
-    return statistics.median(kept)
+        durations.append(time.perf_counter() - start)
+    return statistics.median(durations)
 
 
-def prepared(
+def prepare(
     recipe: str, **fields: object
 ) -> tuple[fs.Run, Callable[[], object], Callable[[], object], State]:
     """A run, its draw, its whole step, and its state."""
-    dataset, cpu = fs.data.load("digits"), torch.device("cpu")
+    dataset = fs.data.load("digits")
     facts = Facts(dataset.shape, dataset.classes, dataset.sigma_data(), dataset.units, "")
-    run = settled(RECIPES[recipe](iterations=10_000, **fields))
+    run = with_defaults(RECIPES[recipe](iterations=10_000, **fields))
     method = build_method(run, facts)
-    state = new_state(run, facts, method, None, cpu)
+    stage = Stage(run, method)
+    state = new_state(Prepared(run, facts, method))
 
     def draw() -> object:
-        return draw_batch(run, method, dataset.train, state.step, cpu)
+        return draw_batch(stage, dataset.train, state.step)
 
     def step() -> object:
-        return train_step(run, method, state, draw())  # type: ignore[arg-type]
+        return train_step(stage, state, draw())  # type: ignore[arg-type]
 
     return run, draw, step, state
 
 
 def of_a_step(recipe: str, steps: int) -> None:
-    _, draw, step, _ = prepared(recipe)
+    _, draw, step, _ = prepare(recipe)
     step()
-    whole, drawing = seconds(step, steps), seconds(draw, 4 * steps)
-    loss, norm = torch.tensor(1.0), torch.tensor(2.0)
+    whole = seconds(step, steps)
+    drawing = seconds(draw, 4 * steps)
+    loss = torch.tensor(1.0)
+    norm = torch.tensor(2.0)
 
     def guard() -> bool:
         return all(math.isfinite(value) for value in torch.stack([loss, norm]).tolist())
 
-    checked = seconds(guard, 1000)
+    checking = seconds(guard, 1000)
     print(
-        f"{recipe:<12} step {whole * 1e3:8.2f} ms   guard {checked / whole:.4%}   randomness"
+        f"{recipe:<12} step {whole * 1e3:8.2f} ms   guard {checking / whole:.4%}   randomness"
         f" {drawing / whole:.2%}"
     )
 
 
 def of_a_save(megabytes: int, times: int) -> None:
-    width = max(
-        64, int((megabytes * 2**20 / 4 / 4 / 16) ** 0.5)
-    )  # student, average, two moments of about 16 width^2
-    _, _, step, state = prepared("digits", network_options={"width": width, "depth": 8})
+    # Student, average and two moments of about 16 width^2 numbers.
+    width = max(64, int((megabytes * 2**20 / 4 / 4 / 16) ** 0.5))
+    _, _, step, state = prepare("digits", network_options={"width": width, "depth": 8})
     step()
-    groups, about = state.groups(), {"run": {}, "facts": {}, **state.values()}
+    groups = state.groups()
+    about = {"run": {}, "facts": {}, **state.values()}
     with tempfile.TemporaryDirectory(dir=".") as name:
         folder = Path(name)
         content = {group: serialise(tensors) for group, tensors in groups.items()}
-        size, number = sum(map(len, content.values())), iter(range(10**6))
+        size = sum(map(len, content.values()))
+        numbers = itertools.count()
 
         def save() -> None:
-            path = folder / f"step-{next(number)}"
-            checkpoint.write(path, copied(groups), about)
+            path = folder / f"step-{next(numbers)}"
+            checkpoint.write(path, copy_groups(groups), about)
             checkpoint.read(path)
             disk.remove(path)
 
@@ -111,40 +116,42 @@ def of_a_save(megabytes: int, times: int) -> None:
                         file.flush()
                         os.fsync(file.fileno())
 
-        whole, stall = seconds(save, times), seconds(lambda: copied(groups), times)
+        whole = seconds(save, times)
+        stall = seconds(lambda: copy_groups(groups), times)
         hashing = seconds(
             lambda: [hashlib.sha256(part).digest() for part in content.values()], times
         )
-        plain, synced = seconds(lambda: write(False), times), seconds(lambda: write(True), times)
-    told = {
+        writing = seconds(lambda: write(False), times)
+        syncing = seconds(lambda: write(True), times)
+    result = {
         "MB": size / 2**20,
         "save": whole,
         "stall": stall,
         "hash": hashing,
-        "write": plain,
-        "write+fsync": synced,
+        "write": writing,
+        "write+fsync": syncing,
     }
-    print(json.dumps({key: round(value, 4) for key, value in told.items()}))
-    share = (hashing + max(0.0, synced - plain)) / whole
+    print(json.dumps({key: round(value, 4) for key, value in result.items()}))
+    share = (hashing + max(0.0, syncing - writing)) / whole
     print(
-        f"hash + fsync {share:.1%} of a save   stall {stall / synced:.2f} raw writes (with fsync)"
+        f"hash + fsync {share:.1%} of a save   stall {stall / syncing:.2f} raw writes (with fsync)"
     )
 
 
 def of_a_refusal(times: int) -> None:
-    with tempfile.TemporaryDirectory(dir=".") as name, lock.held(Path(name)):
+    with tempfile.TemporaryDirectory(dir=".") as name, lock.hold(Path(name)):
         command = [sys.executable, "-m", "fewstep", "train", "toy", "--out", name, "--resume"]
         whole = seconds(lambda: subprocess.run(command, capture_output=True, check=False), times)
     print(f"a second run in a folder is refused in {whole:.2f} s")
 
 
 def of_memory(steps: int) -> None:
-    seen: list[tuple[int, float]] = []
+    points: list[tuple[int, float]] = []
 
     def look(state: State) -> None:
         if state.step % (steps // 5) == 0:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
-            seen.append((state.step, pages * os.sysconf("SC_PAGE_SIZE") / 2**20))
+            points.append((state.step, pages * os.sysconf("SC_PAGE_SIZE") / 2**20))
 
     options = {"width": 16, "depth": 1}
     run = fs.recipes.toy(
@@ -153,7 +160,7 @@ def of_memory(steps: int) -> None:
     with tempfile.TemporaryDirectory(dir=".") as name:
         fs.train(run, out=Path(name) / "run", progress=False, device="cpu", watch=look)
     print(
-        "a training run holds " + ", ".join(f"{mib:.1f} MiB at step {step}" for step, mib in seen)
+        "a training run holds " + ", ".join(f"{mib:.1f} MiB at step {step}" for step, mib in points)
     )
 
 

@@ -1,6 +1,4 @@
-"""How long the command line takes to answer, and what importing the package adds to importing
-torch.
-"""
+"""How long the command line takes to answer, and what the package adds to importing torch."""
 
 from __future__ import annotations
 
@@ -18,9 +16,9 @@ def median(*command: str) -> float:
     """Median wall seconds of a command, after one run that warms the file cache."""
     seconds = []
     for _ in range(RUNS + 1):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])
 
 
@@ -29,14 +27,12 @@ def main() -> None:
     for words in (["--help"], *([verb, "--help"] for verb in VERBS)):
         print(f"fewstep {' '.join(words):<16} {median(*python, *words):.3f} s")
     bare = median(sys.executable, "-c", "pass")
-    both = [
-        median(sys.executable, "-c", code) - bare
-        for code in ("import torch", "import torch, fewstep")
-    ]
+    torch = median(sys.executable, "-c", "import torch") - bare
+    both = median(sys.executable, "-c", "import torch, fewstep") - bare
     alone = median(sys.executable, "-c", "import fewstep") - bare
     print(
-        f"import torch {both[0]:.3f} s, with fewstep {both[1]:.3f} s; fewstep alone {alone:.3f} s: "
-        f"{alone / both[0]:.1%} of torch's"
+        f"import torch {torch:.3f} s, with fewstep {both:.3f} s; fewstep alone {alone:.3f} s: "
+        f"{alone / torch:.1%} of torch's"
     )
 
 

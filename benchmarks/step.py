@@ -1,5 +1,4 @@
-"""A training step of the digits recipe as a ratio to its floor: the network's own passes and fused
-Adam.
+"""A training step of the digits recipe over its floor: the network's own passes and fused Adam.
 
 The floor is what no trainer of this method can avoid: the target's pass without gradient, the
 student's pass, its backward, and the optimizer's update. Both are timed in turn, in one run.
@@ -15,9 +14,11 @@ from collections.abc import Callable
 import torch
 
 import fewstep as fs
-from fewstep.run.build import build_method, settled
+from fewstep.run.build import build_method, with_defaults
 from fewstep.run.facts import Facts
+from fewstep.run.prepare import Prepared
 from fewstep.run.recipes import RECIPES
+from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch
 from fewstep.training.state import new_state
 from fewstep.training.step import train_step
@@ -31,22 +32,23 @@ ROWS = (
 
 
 def seconds(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def compare(recipe: str, method: str, steps: int) -> tuple[float, float, float]:
     """Median seconds of a step and of its floor, and the median ratio of neighbours."""
-    dataset, cpu = fs.data.load("digits"), torch.device("cpu")
+    dataset = fs.data.load("digits")
     facts = Facts(dataset.shape, dataset.classes, dataset.sigma_data(), dataset.units, "")
-    run = settled(RECIPES[recipe](method=method, iterations=10 * steps))
+    run = with_defaults(RECIPES[recipe](method=method, iterations=10 * steps))
     parts = build_method(run, facts)
-    state, bare = (new_state(run, facts, parts, None, cpu) for _ in range(2))
-    batch = draw_batch(run, parts, dataset.train, 0, cpu)
+    stage = Stage(run, parts)
+    state, bare = (new_state(Prepared(run, facts, parts)) for _ in range(2))
+    batch = draw_batch(stage, dataset.train, 0)
 
     def step() -> None:
-        train_step(run, parts, state, draw_batch(run, parts, dataset.train, state.step, cpu))
+        train_step(stage, state, draw_batch(stage, dataset.train, state.step))
 
     def floor() -> None:
         if parts.target is not None:
@@ -58,7 +60,8 @@ def compare(recipe: str, method: str, steps: int) -> tuple[float, float, float]:
 
     pairs = [(seconds(step), seconds(floor)) for _ in range(steps)][steps // 10 :]
     return (
-        *(statistics.median(x) for x in zip(*pairs, strict=True)),
+        statistics.median(a for a, _ in pairs),
+        statistics.median(b for _, b in pairs),
         statistics.median(a / b for a, b in pairs),
     )
 

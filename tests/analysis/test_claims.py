@@ -322,7 +322,7 @@ def test_every_claim_has_a_main_statement_s_worth_of_rows_and_their_commands():
 def test_a_command_makes_the_arm_that_was_measured(monkeypatch):
     """What it says, read by the command line itself, is the run of the arm."""
     from fewstep.cli import train as verb
-    from fewstep.run.build import settled
+    from fewstep.run.build import with_defaults
 
     runs = []
     monkeypatch.setattr(verb, "start", lambda run, *_, **launch: runs.append(run) or 0)
@@ -331,7 +331,7 @@ def test_a_command_makes_the_arm_that_was_measured(monkeypatch):
     assert len(commands) > 15
     for row in commands:
         verb.main(row.command.replace("SEED", "4").replace(" --init STAGE_1", "").split()[2:])
-        assert settled(runs[-1]) == settled(row.measure.args[0].run(4)), row.command
+        assert with_defaults(runs[-1]) == with_defaults(row.measure.args[0].run(4)), row.command
 
 
 TINY = {"network_options": {"width": 8, "depth": 1}, "iterations": 4, "batch": 16, "block": 4}

@@ -1,4 +1,4 @@
-"""The doctor: healthy runs have no fault, each fault made on purpose is named, nothing is written."""
+"""The doctor: healthy runs have no fault, each planted fault is named, nothing is written."""
 
 from __future__ import annotations
 
@@ -368,7 +368,7 @@ def test_what_has_no_drift_says_so(healthy):
         ect.method,
         target=None,
         times=fs.times.AtAnchor(times=limit),
-        coupling=fs.couplings.named("heun"),
+        coupling=fs.couplings.by_name("heun"),
     )
     reasons = {
         "infinitely near": replace(ect, method=replace(ect.method, times=limit)),

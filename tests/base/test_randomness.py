@@ -26,8 +26,8 @@ def test_the_seed_is_a_bijection():
         value = block_seed(5, "noise", block)
         left, right = value >> 16, value & 0xFFFF
         for key in reversed(keys):
-            mixed = (left ^ key & 0xFFFF) * 0x9E3779B1 + (key >> 16) & 0xFFFFFFFF
-            left, right = right ^ (mixed ^ mixed >> 15) * 0x85EBCA6B >> 13 & 0xFFFF, left
+            mix = (left ^ key & 0xFFFF) * 0x9E3779B1 + (key >> 16) & 0xFFFFFFFF
+            left, right = right ^ (mix ^ mix >> 15) * 0x85EBCA6B >> 13 & 0xFFFF, left
         assert left << 16 | right == block
 
 

@@ -1,8 +1,7 @@
 """Every hostile file is refused with one line, runs nothing, and takes neither time nor memory.
 
-Foreign pickles (.pt, .pkl and the like) have no door at all: until there is an import that reads
-them in a process of its own, they are refused everywhere. What archives and pictures expand to is
-bounded, and tested, by their readers.
+Foreign pickles (.pt, .pkl and the like) are refused everywhere, until there is an import that reads
+them in a process of its own. How far archives and pictures may expand is tested with their readers.
 """
 
 from __future__ import annotations
@@ -41,19 +40,17 @@ DOORS = {
 }
 
 
-def told(argv: list[str]) -> tuple[int, str, float]:
-    """The command's exit code, what it says, and the processor's seconds."""
-    began = time.process_time()
-    with (
-        contextlib.redirect_stderr(io.StringIO()) as error,
-        contextlib.redirect_stdout(io.StringIO()),
-    ):
+def run_command(argv: list[str]) -> tuple[int, str, float]:
+    """The command's exit code, what it prints on stderr, and the seconds of the processor."""
+    start = time.process_time()
+    error, output = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(error), contextlib.redirect_stdout(output):
         code = main(argv)
-    return code, error.getvalue(), time.process_time() - began
+    return code, error.getvalue(), time.process_time() - start
 
 
-def refused(code: int, text: str, seconds: float, what: str = "") -> None:
-    """A refusal is one line, by a mistake's or the storage's code, at once."""
+def check_refusal(code: int, text: str, seconds: float, what: str = "") -> None:
+    """Asserts that it is one line, with the code of a mistake or of the storage, at once."""
     assert code in (2, 4), (what, code, text)
     assert text.startswith("fewstep: "), (what, text)
     assert text.endswith("\n"), (what, text)
@@ -67,8 +64,8 @@ def warm():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for line in DOORS.values():
-        told(line.format(file="/nowhere.npy", out=f"{os.devnull}.nope").split())
-    told(["inspect", "digits"])
+        run_command(line.format(file="/nowhere.npy", out=f"{os.devnull}.nope").split())
+    run_command(["inspect", "digits"])
     yield
     torch.set_num_threads(threads)
 
@@ -103,11 +100,11 @@ def test_a_hostile_file_is_refused_at_every_door(tmp_path, name):
         door: [w.format(file=place / name, out=out) for w in line.split()]
         for door, line in DOORS.items()
     }
-    outcome = contained(lambda: {door: told(argv) for door, argv in commands.items()})
-    assert outcome.ended == "returned", outcome
-    for door, found in outcome.value.items():
-        refused(*found, what=f"{name} as {door}")
-    assert outcome.grown <= MEMORY, outcome
+    outcome = contained(lambda: {door: run_command(argv) for door, argv in commands.items()})
+    assert outcome.end == "returned", outcome
+    for door, result in outcome.value.items():
+        check_refusal(*result, what=f"{name} as {door}")
+    assert outcome.growth <= MEMORY, outcome
     assert not canary.exists(), f"{name} ran"
     assert [path.name for path in place.iterdir()] == [name]
 
@@ -139,7 +136,7 @@ def test_json_is_strict(what):
 def test_the_longest_json_takes_little():
     lists = b"[" + b",".join([b"[]"] * (MOST_JSON // 3 - 1)) + b"]"
     outcome = contained(lambda: len(document(lists, "x.json")))
-    assert outcome.ended == "returned", outcome
+    assert outcome.end == "returned", outcome
     assert outcome.seconds < SECONDS, outcome
 
 
@@ -150,8 +147,8 @@ def test_a_header_that_lies_is_refused_by_the_reader(tmp_path, name):
     """
     file, contract = tmp_path / "x.safetensors", Contract()
     file.write_bytes(fuzzed_files.HEADERS[name](hostile.save(hostile.VALID)))
-    found = contract.holds(name, lambda: read_tensors(file))
-    assert (found is not None) == (name in fuzzed_files.HARMLESS)
+    result = contract.holds(name, lambda: read_tensors(file))
+    assert (result is not None) == (name in fuzzed_files.HARMLESS)
 
 
 @pytest.fixture(scope="module")
@@ -161,22 +158,22 @@ def valid(tmp_path_factory):
 
 @pytest.mark.parametrize("name", fuzzed_files.FOLDERS)
 def test_a_checkpoint_folder_that_lies_is_refused(tmp_path, valid, name):
-    run, out = fuzzed_files.copied(valid, tmp_path / "run"), tmp_path / "x.npy"
+    run, out = fuzzed_files.copy(valid, tmp_path / "run"), tmp_path / "x.npy"
     fuzzed_files.FOLDERS[name](fuzzed_files.at(run))
     commands = [["inspect", str(run)], ["sample", str(fuzzed_files.at(run)), "--out", str(out)]]
-    outcome = contained(lambda: [told(argv) for argv in commands])
-    assert outcome.ended == "returned", outcome
-    for found in outcome.value:
-        refused(*found, what=name)
+    outcome = contained(lambda: [run_command(argv) for argv in commands])
+    assert outcome.end == "returned", outcome
+    for result in outcome.value:
+        check_refusal(*result, what=name)
     assert not out.exists()
 
 
 @pytest.mark.parametrize("name", fuzzed_files.HEADERS)
 def test_a_checkpoint_whose_weights_lie_is_refused(tmp_path, valid, name):
-    run, contract = fuzzed_files.copied(valid, tmp_path / "run"), Contract()
+    run, contract = fuzzed_files.copy(valid, tmp_path / "run"), Contract()
     fuzzed_files.with_header(run, name)
-    found = contract.holds(name, lambda: fs.load(run, device="cpu"))
-    assert (found is not None) == (name == "metadata of 2 MiB")
+    result = contract.holds(name, lambda: fs.load(run, device="cpu"))
+    assert (result is not None) == (name == "metadata of 2 MiB")
 
 
 HUGE = {
@@ -195,14 +192,14 @@ def test_a_checkpoint_whose_run_lies_is_refused(tmp_path, valid, name):
     """A run that describes a huge network, or somebody's code, is refused before memory is taken or
     code found.
     """
-    run, (fields, word) = fuzzed_files.copied(valid, tmp_path / "run"), HUGE[name]
+    run, (fields, word) = fuzzed_files.copy(valid, tmp_path / "run"), HUGE[name]
     state = json.loads((fuzzed_files.at(run) / "state.json").read_text())
     fuzzed_files.with_state(run, {**state, "run": {**state["run"], **fields}})
-    outcome = contained(lambda: told(["sample", str(run), "--out", str(tmp_path / "x.npy")]))
-    assert outcome.ended == "returned", outcome
-    refused(*outcome.value, what=name)
+    outcome = contained(lambda: run_command(["sample", str(run), "--out", str(tmp_path / "x.npy")]))
+    assert outcome.end == "returned", outcome
+    check_refusal(*outcome.value, what=name)
     assert word in outcome.value[1]
-    assert outcome.grown <= MEMORY, outcome
+    assert outcome.growth <= MEMORY, outcome
 
 
 FACTS = {
@@ -237,9 +234,9 @@ FACTS = {
 def test_facts_that_cannot_be_are_refused_by_name(valid, name):
     facts = json.loads((fuzzed_files.at(valid) / "state.json").read_text())["facts"]
     for value in FACTS[name]:
-        with pytest.raises(StorageError, match=rf"facts\.{name} = ") as caught:
+        with pytest.raises(StorageError, match=rf"facts\.{name} = ") as error_info:
             Facts.from_json({**facts, name: value})
-        Contract().refused(name, caught.value)
+        Contract().check_refusal(name, error_info.value)
     for wrong in (None, [], "x", {}):
         with pytest.raises(StorageError, match="are not what this version writes"):
             Facts.from_json(wrong)
@@ -247,9 +244,9 @@ def test_facts_that_cannot_be_are_refused_by_name(valid, name):
 
 def test_whole_numbers_longer_than_a_tensor_takes_are_floats(valid):
     facts = json.loads((fuzzed_files.at(valid) / "state.json").read_text())["facts"]
-    found = Facts.from_json({**facts, "units": [10**30, 10**20, False], "sigma_data": 10**20})
-    assert found.units.to_user(torch.ones(1)).isfinite().all()
-    assert type(found.sigma_data) is float
+    result = Facts.from_json({**facts, "units": [10**30, 10**20, False], "sigma_data": 10**20})
+    assert result.units.to_user(torch.ones(1)).isfinite().all()
+    assert type(result.sigma_data) is float
 
 
 @pytest.mark.parametrize("key", ["recipe", "method", "network"])
@@ -263,7 +260,7 @@ def test_a_run_folder_that_names_code_does_not_run_it(tmp_path, monkeypatch, key
         json.dumps({**tiny_run().to_json(), key: "canary_module:make"})
     )
     monkeypatch.chdir(tmp_path)
-    refused(*told(["train", "toy", "--resume", "--out", "run", "--iterations", "1"]))
+    check_refusal(*run_command(["train", "toy", "--resume", "--out", "run", "--iterations", "1"]))
     assert not (tmp_path / "canary").exists()
 
 

@@ -1,8 +1,7 @@
 """A server that imports torch once and forks a process for every trial, to be killed or to fail.
 
 `python -m tests.support.crash` speaks JSON lines over its pipes. What a child is doing is read from
-a file that it maps into its memory and that outlives it, so that a kill inside a write is proved
-and not guessed.
+a file that it maps into its memory and that outlives it: so a kill inside a write is proved.
 """
 
 from __future__ import annotations
@@ -28,23 +27,21 @@ ROOT = Path(__file__).parents[2]
 
 
 def _child(request: dict[str, Any]) -> None:
-    """Does what was asked, its words in a file, and ends the process with its exit code."""
-    code = 1
-    said = os.open(request["said"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
-    for number in (
-        signal.SIGTERM,
-        signal.SIGHUP,
-    ):  # whatever the tests themselves were started under, such as nohup
-        signal.signal(number, signal.SIG_DFL)
+    """Makes the call, what it prints in a file, and ends the process with its exit code."""
+    output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    # As by default, whatever the tests themselves were started under, such as nohup.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    faulthandler.dump_traceback_later(HANGS, file=said)  # one that hangs shall say where
+    faulthandler.dump_traceback_later(HANGS, file=output)  # one that hangs shall say where
+    code = 1
     try:
         module, _, name = request["call"].partition(":")
-        result = getattr(importlib.import_module(module), name)(**request["given"])
+        result = getattr(importlib.import_module(module), name)(**request["arguments"])
         code = result if isinstance(result, int) else 0
-        Path(request["said"] + ".json").write_text(json.dumps(result))
+        Path(request["output"] + ".json").write_text(json.dumps(result))
     except BaseException as error:
         code = getattr(error, "exit_code", 1)
         print(f"fewstep: {error}" if code > 1 else traceback.format_exc(), file=sys.stderr)
@@ -53,35 +50,35 @@ def _child(request: dict[str, Any]) -> None:
     os._exit(code)
 
 
-def _waited(pid: int, seconds: float) -> int | None:
+def _wait(pid: int, seconds: float) -> int | None:
     """The exit code of a child, minus the signal that killed it; None where it still runs."""
-    until = time.monotonic() + seconds
+    end = time.monotonic() + seconds
     while True:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
             return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > until:
+        if time.monotonic() > end:
             return None
         time.sleep(0.001)
 
 
 def serve() -> None:
-    """Imports what trials take, then forks one child for each request until its pipe is closed."""
+    """Imports what trials need, then forks one child for each request until its pipe is closed."""
     import torch
 
     import fewstep as fs
     from tests.support.toys import tiny_run
 
     torch.set_num_threads(1)
-    for method in ("ect", "sct"):  # what is imported when it is needed is so now
+    for method in ("ect", "sct"):  # imports what is otherwise imported at first use
         fs.train(tiny_run(iterations=1, method=method), progress=False, device="cpu")
     gc.collect()
-    gc.freeze()  # so that a child does not copy what it merely looks at
+    gc.freeze()  # so that a child does not copy the pages that it only reads
     print(json.dumps({"ready": os.getpid()}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
-            print(json.dumps({"code": _waited(request["wait"], request["seconds"])}), flush=True)
+            print(json.dumps({"code": _wait(request["wait"], request["seconds"])}), flush=True)
             continue
         pid = os.fork()
         if not pid:
@@ -99,24 +96,22 @@ class Child:
 
     server: Server
     pid: int
-    said: Path
+    output: Path
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         os.kill(self.pid, number)
 
     def wait(self, seconds: float = 180.0) -> int | None:
-        """Its exit code, minus the signal that killed it; None where it still runs after so many
-        seconds.
-        """
+        """Its exit code, minus the signal that killed it; None if it still runs after `seconds`."""
         return self.server.ask(wait=self.pid, seconds=seconds)["code"]
 
     @property
     def text(self) -> str:
-        return self.said.read_text()
+        return self.output.read_text()
 
     @property
     def result(self) -> Any:
-        return json.loads(Path(f"{self.said}.json").read_text())
+        return json.loads(Path(f"{self.output}.json").read_text())
 
 
 @dataclass(frozen=True)
@@ -132,28 +127,27 @@ class Server:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def fork(self, call: str, said: Path, **given: Any) -> Child:
-        """A child that calls module:function, its words in a file."""
-        return Child(self, self.ask(call=call, said=str(said), given=given)["pid"], said)
+    def fork(self, call: str, output: Path, **arguments: Any) -> Child:
+        """A child that calls module:function; what it prints goes into the file `output`."""
+        answer = self.ask(call=call, output=str(output), arguments=arguments)
+        return Child(self, answer["pid"], output)
 
 
 @contextmanager
 def server() -> Iterator[Server]:
     """A server with one thread, that sees no GPU: torch cannot be forked once one is in use."""
-    one = {
+    paths = [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ,
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
-    path = os.pathsep.join(
-        filter(None, (str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH")))
-    )
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     command = [sys.executable, "-m", "tests.support.crash"]
-    with subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, **one, "PYTHONPATH": path}, **pipes
-    ) as process:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
         assert process.stdout
         assert "ready" in json.loads(process.stdout.readline())
         yield Server(process)

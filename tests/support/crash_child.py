@@ -1,5 +1,6 @@
-"""What a child of `tests.support.crash` does: a tiny run whose calls that change the disk are
-counted, slowed or failed.
+"""The work of a child of `tests.support.crash`: a tiny run that counts calls to the disk.
+
+They can be slowed, or made to end the process or to fail.
 """
 
 from __future__ import annotations
@@ -14,8 +15,13 @@ from typing import Any
 
 PHASES = ("elsewhere", "settled", "mkdir", "open", "write", "fsync", "rename", "remove", "rmdir")
 INSIDE = range(2, len(PHASES))  # a checkpoint is half made or half removed
-PHASE, BEGUN, PICTURE = 0, 1, 2  # bytes of the gauge; the calls are counted in its last eight
-GAUGE = 16
+
+# The bytes of a gauge: the phase now, two flags, the number of calls in eight bytes, and the phase
+# of each call.
+PHASE, STARTED, PICTURE = 0, 1, 2
+CALLS = slice(8, 16)
+HISTORY = 16
+GAUGE = 4096
 
 # One run of each method, the cheapest that is still itself; tcm has both of its stages.
 RUNS: dict[str, dict[str, Any]] = {
@@ -43,7 +49,7 @@ def settings(name: str, **fields: Any) -> dict[str, Any]:
 class Gauge:
     """Bytes that outlive the process which writes them."""
 
-    shared: mmap.mmap
+    content: mmap.mmap
 
     @classmethod
     def at(cls, path: Path) -> Gauge:
@@ -54,15 +60,24 @@ class Gauge:
 
     @property
     def phase(self) -> int:
-        return self.shared[PHASE]
+        return self.content[PHASE]
 
     @property
     def calls(self) -> int:
-        return int.from_bytes(self.shared[8:16], "little")
+        return int.from_bytes(self.content[CALLS], "little")
 
-    @calls.setter
-    def calls(self, number: int) -> None:
-        self.shared[8:16] = number.to_bytes(8, "little")
+    def count(self) -> int:
+        """Adds a call of the present phase; returns the number of calls."""
+        number = self.calls + 1
+        self.content[CALLS] = number.to_bytes(8, "little")
+        if HISTORY + number < GAUGE:
+            self.content[HISTORY + number] = self.phase
+        return number
+
+    def history(self) -> dict[int, str]:
+        """The phase of each call by its number, from 1."""
+        numbers = range(1, self.calls + 1)
+        return {number: PHASES[self.content[HISTORY + number]] for number in numbers}
 
 
 def phase(call: str, path: Path) -> int | None:
@@ -72,7 +87,7 @@ def phase(call: str, path: Path) -> int | None:
     return PHASES.index(call)
 
 
-def watched(
+def watcher(
     gauge: Gauge, slow: float = 0.0, exit_before: int = 0, error_before: int = 0, error: int = 0
 ) -> Callable[[str, Path], None]:
     """A `disk.watch` that tells the gauge, sleeps, and ends or fails before the n-th call."""
@@ -80,12 +95,12 @@ def watched(
     def watch(call: str, path: Path) -> None:
         now = phase(call, path)
         if now is not None:
-            gauge.shared[PHASE] = now
+            gauge.content[PHASE] = now
             time.sleep(slow)
-        gauge.calls += 1
-        if gauge.calls == exit_before:
+        number = gauge.count()
+        if number == exit_before:
             os._exit(137)
-        if error and gauge.calls >= error_before:
+        if error and number >= error_before:
             raise OSError(error, os.strerror(error))
 
     return watch
@@ -100,17 +115,16 @@ def train(
     error_before: int = 0,
     error: int = 0,
     chunk: int = 2**20,
-    apart: bool = True,
+    beside: bool = True,
     prints: bool = False,
     stop: int = 0,
     most: int = 0,
 ) -> dict[str, Any]:
-    """Trains or resumes a run without pictures; tells its seconds and, with `prints`, the
-    fingerprint of every step.
+    """Trains or resumes a run without pictures; returns seconds and, with `prints`, fingerprints.
 
-    apart: saves are made beside training; otherwise a step waits, so that the order of calls is
-    always the same. stop:
-    the step after which the process ends. most: bytes of any file that the system lets it write.
+    beside: saves are made beside training; if False, a step waits for them, so that the order of
+    calls is always the same. prints: the fingerprint of every step is returned. stop: the step
+    after which the process ends. most: bytes of any file that the system lets it write.
     """
     import resource
 
@@ -121,32 +135,35 @@ def train(
     from fewstep.training.state import State
     from tests.support.toys import tiny_run
 
-    told: dict[int, str] = {}
-    shown, start = Gauge.at(Path(gauge)), saver.Saver.start
+    fingerprints: dict[int, str] = {}
+    meter = Gauge.at(Path(gauge))
+    start = saver.Saver.start
 
-    def started(self: saver.Saver, work: Callable[[], None]) -> None:
-        def whole() -> None:
+    def start_and_note(self: saver.Saver, work: Callable[[], None]) -> None:
+        def work_and_note() -> None:
             work()
-            shown.shared[PHASE] = 0
+            meter.content[PHASE] = 0
 
-        start(self, whole)
-        if not apart:
+        start(self, work_and_note)
+        if not beside:
             self.wait()
 
     def look(state: State) -> None:
         if prints:
-            told[state.step] = state.fingerprint()
+            fingerprints[state.step] = state.fingerprint()
         if state.step == stop:
             os._exit(137)
 
-    saver.Saver.start, recorder.Recorder.draw = started, lambda self: None
-    disk.watch, disk.CHUNK = watched(shown, slow, exit_before, error_before, error), chunk
-    begun = time.monotonic()
-    shown.shared[BEGUN] = 1
+    saver.Saver.start = start_and_note
+    recorder.Recorder.draw = lambda self: None
+    disk.watch = watcher(meter, slow, exit_before, error_before, error)
+    disk.CHUNK = chunk
     if most:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    start_time = time.monotonic()
+    meter.content[STARTED] = 1
     fs.train(tiny_run(**fields), out=folder, resume=True, progress=False, device="cpu", watch=look)
-    return {"seconds": time.monotonic() - begun, "prints": told}
+    return {"seconds": time.monotonic() - start_time, "prints": fingerprints}
 
 
 def cli(argv: list[str], gauge: str, slow: float = 0.0) -> int:
@@ -155,14 +172,16 @@ def cli(argv: list[str], gauge: str, slow: float = 0.0) -> int:
     from fewstep.cli import main
     from fewstep.data import pictures
 
-    shown, save = Gauge.at(Path(gauge)), pictures.save
+    meter = Gauge.at(Path(gauge))
+    save = pictures.save
 
-    def picture(*given: Any) -> None:
-        shown.shared[PICTURE] = 1
+    def save_slowly(*arguments: Any) -> None:
+        meter.content[PICTURE] = 1
         time.sleep(20 * slow)
-        save(*given)
-        shown.shared[PICTURE] = 0
+        save(*arguments)
+        meter.content[PICTURE] = 0
 
-    pictures.save, disk.watch = picture, watched(shown, slow)
-    shown.shared[BEGUN] = 1
+    pictures.save = save_slowly
+    disk.watch = watcher(meter, slow)
+    meter.content[STARTED] = 1
     return main(argv)

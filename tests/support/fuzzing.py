@@ -1,8 +1,8 @@
-"""Mutations of runs and checkpoints by seed, for the tests and for long soaks: `python -m
-tests.support.fuzzing SEED N FOLDER`.
+"""Mutations of runs by seed, for the tests and for long soaks.
 
-The contract of every mutant: it is accepted, or refused by the package's own typed error in one
-line, within two seconds of the processor and 512 MiB.
+`python -m tests.support.fuzzing SEED N FOLDER` tries N runs and N checkpoints. The contract of
+every mutant: it is accepted, or refused by the package's own typed error in one line, within two
+seconds of the processor and 512 MiB.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,14 @@ SECONDS = 2.0  # of the processor, for one call
 MEMORY = 512 * MIB  # above the start
 
 EXTREMES: list[Any] = [
-    None, True, False, 0, 1, -1, 2, 10**6, 10**9, 2**31, 2**53, 2**63, -(2**63), 10**30, 10**400, 0.0, -0.0, 0.5,
-    1e-300, 5e-324, 1e300, -1e300, float("nan"), float("inf"), float("-inf"), "", "x", "0", "1e400", "nan", "\n",
-    "\x00", "a\x1b[2J", "\ud800", "ü" * 3, "../../etc/passwd", "/dev/zero", "os:system", "builtins:eval", "own",
-    "x" * 10_000, "ect", "mlp", "decay:0.5", "halflife:1e999", "power:1e-200", "power:0.05",
-    [], [[]], [0], [1, 2, 3], ["a"], [None] * 3, [0] * 5000, {}, {"a": 1}, {"": {}}, {"method": "gc"}, {"method": 3},
-    {"__class__": "os.system"}, {"method": "gc", "base": {"method": "gc", "base": {"method": "tcm"}}},
+    None, True, False, 0, 1, -1, 2, 10**6, 10**9, 2**31, 2**53, 2**63, -(2**63), 10**30, 10**400,
+    0.0, -0.0, 0.5, 1e-300, 5e-324, 1e300, -1e300, float("nan"), float("inf"), float("-inf"),
+    "", "x", "0", "1e400", "nan", "\n", "\x00", "a\x1b[2J", "\ud800", "ü" * 3,
+    "../../etc/passwd", "/dev/zero", "os:system", "builtins:eval", "own", "x" * 10_000,
+    "ect", "mlp", "decay:0.5", "halflife:1e999", "power:1e-200", "power:0.05",
+    [], [[]], [0], [1, 2, 3], ["a"], [None] * 3, [0] * 5000,
+    {}, {"a": 1}, {"": {}}, {"method": "gc"}, {"method": 3}, {"__class__": "os.system"},
+    {"method": "gc", "base": {"method": "gc", "base": {"method": "tcm"}}},
 ]  # fmt: skip
 
 
@@ -62,36 +65,40 @@ def valid_runs() -> list[dict[str, Any]]:
 
 
 def written_out(run: Run) -> Run:
-    parts = {"method": methods, "network": networks}
-    made = {
-        k: checked_options(k, choose(k, m, getattr(run, k)), getattr(run, f"{k}_options"))
-        for k, m in parts.items()
-    }
-    return replace(run, method_options=made["method"], network_options=made["network"])
+    """The run with all options of its method and network, defaults included."""
+    options = {}
+    for kind, module in {"method": methods, "network": networks}.items():
+        part = choose(kind, module, getattr(run, kind))
+        options[f"{kind}_options"] = checked_options(kind, part, getattr(run, f"{kind}_options"))
+    return replace(run, **options)
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:
     """(container, key) of everything inside a JSON value."""
-    found, rest = [], [value]
+    result = []
+    rest = [value]
     while rest:
         one = rest.pop()
-        keys = (
-            list(one) if isinstance(one, dict) else range(len(one)) if isinstance(one, list) else ()
-        )
-        found += [(one, key) for key in keys]
+        if isinstance(one, dict):
+            keys = list(one)
+        elif isinstance(one, list):
+            keys = list(range(len(one)))
+        else:
+            keys = []
+        result += [(one, key) for key in keys]
         rest += [one[key] for key in keys]
-    return found
+    return result
 
 
-def mutated(value: Any, chance: random.Random) -> Any:
+def mutate(value: Any, chance: random.Random) -> Any:
     """The JSON value with one to three changes of its structure, at any depth."""
     value = json.loads(json.dumps(value))
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
-        found = places(value)
-        if not found:
+        targets = places(value)
+        if not targets:
             return extreme(chance)
-        inside, key = chance.choice(found)
-        other, place = chance.choice(found)
+        inside, key = chance.choice(targets)
+        other, place = chance.choice(targets)
         match chance.choice((0, 1, 2, 3, 4, 5, 6, 6, 6, 7)):
             case 0:
                 del inside[key]
@@ -129,10 +136,8 @@ def mutated(value: Any, chance: random.Random) -> Any:
     return value
 
 
-def scrambled(text: bytes, chance: random.Random) -> bytes:
-    """The bytes of a JSON document with one change: flipped, cut, doubled, spliced, or with another
-    number in them.
-    """
+def scramble(text: bytes, chance: random.Random) -> bytes:
+    """The bytes of a JSON document with one change: a cut, a copy, a splice or another number."""
     at, end = sorted((chance.randrange(len(text) + 1), chance.randrange(len(text) + 1)))
     pieces = (
         b"NaN",
@@ -167,9 +172,7 @@ def scrambled(text: bytes, chance: random.Random) -> bytes:
 
 
 class Contract:
-    """Counts what was accepted and refused; anything but a typed error in one line, in time, is an
-    AssertionError.
-    """
+    """Counts what is accepted and refused; AssertionError for all but a typed one-line error."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -178,82 +181,81 @@ class Contract:
 
     def holds(self, what: str, call: Callable[[], Any]) -> Any:
         """The call's result; None where it was refused as it should be."""
-        began, result = (
-            time.process_time(),
-            None,
-        )  # this process' own: others may keep the machine busy
+        result = None
+        start = time.process_time()  # this process's own: others may keep the machine busy
         try:
             result = call()
             self.counts["accepted"] += 1
         except (UserError, StorageError) as error:
-            self.refused(what, error)
+            self.check_refusal(what, error)
         except BaseException as error:
             raise AssertionError(f"{what}: {type(error).__name__}: {str(error)[:300]}") from error
-        took = time.process_time() - began
-        self.slowest = max(self.slowest, took)
-        assert took <= SECONDS, f"{what}: took {took:.1f} s"
-        assert self.watch.grown() <= MEMORY, (
-            f"{what}: {self.watch.grown() // MIB} MiB above the start"
-        )
+        seconds = time.process_time() - start
+        self.slowest = max(self.slowest, seconds)
+        assert seconds <= SECONDS, f"{what}: took {seconds:.1f} s"
+        growth = self.watch.growth()
+        assert growth <= MEMORY, f"{what}: {growth // MIB} MiB above the start"
         return result
 
-    def refused(self, what: str, error: FewstepError) -> None:
-        told = str(error)
+    def check_refusal(self, what: str, error: FewstepError) -> None:
+        text = str(error)
         self.counts["refused"] += 1
-        assert told.isprintable(), (
-            f"{what}: told in several lines or with control characters: {told!r}"
-        )
-        assert 10 <= len(told) <= LONGEST + 20, f"{what}: told in {len(told)} characters: {told}"
+        assert text.isprintable(), f"{what}: several lines or control characters: {text!r}"
+        assert 10 <= len(text) <= LONGEST + 20, f"{what}: {len(text)} characters: {text}"
 
     def report(self) -> dict[str, Any]:
         return {
             **self.counts,
             "slowest": round(self.slowest, 2),
-            "grown_mib": self.watch.grown() // MIB,
+            "grown_mib": self.watch.growth() // MIB,
         }
 
 
-def built(run: Run) -> str:
+def build_parts(run: Run) -> str:
     """Builds the method and outlines the network of a run on tiny pictures or points."""
     shape = (2,) if run.network == "mlp" else (3, 16, 16)
     facts = Facts(shape, 3, 0.5, Units(), "", "labels")
     method = build_method(run, facts)
-    method.times.at(0.5, 0.5) if hasattr(method.times, "at") else None
+    if hasattr(method.times, "at"):
+        method.times.at(0.5, 0.5)
     outline(run, facts, method, 2000)
     return method.sampler
 
 
 def fuzz_config(seed: int, n: int, folder: Path | None = None, every: int = 4) -> dict[str, Any]:
-    """n mutants of the recipes' runs, half of their structure, half of the bytes of run.json;
-    counts of both fates.
+    """Counts of n mutants of the recipes' runs: half of their structure, half of run.json's bytes.
 
     every: how many accepted ones there are to one whose method and network are built.
     """
-    chance, runs, contract, built_so_far = random.Random(seed), valid_runs(), Contract(), Contract()
-    place = Path(tempfile.mkdtemp() if folder is None else folder)
+    chance = random.Random(seed)
+    runs = valid_runs()
+    contract = Contract()
+    of_parts = Contract()
+    of_parts.watch = contract.watch
+    file = (folder or Path(tempfile.mkdtemp())) / "run.json"
     contract.watch.start()
     for i in range(n):
-        values, what = chance.choice(runs), f"config seed {seed} case {i}"
+        values = chance.choice(runs)
+        what = f"config seed {seed} case {i}"
         if chance.random() < 0.5:
-            value = mutated(values, chance)
-            run = contract.holds(what, lambda value=value: run_from_json(value))
+            value = mutate(values, chance)
+            run = contract.holds(what, partial(run_from_json, value))
         else:
-            (place / "run.json").write_bytes(
-                scrambled(json.dumps(values, indent=1).encode(), chance)
-            )
-            run = contract.holds(what, lambda: read_run(place / "run.json"))
-        if run is not None:
-            stored = json.loads(json.dumps(run.to_json(), allow_nan=False))
-            assert run_from_json(stored) == run, f"{what}: the run does not survive JSON"
-            if contract.counts["accepted"] % every == 0:
-                built_so_far.watch = contract.watch
-                built_so_far.holds(f"{what}, built", lambda run=run: built(run))
+            file.write_bytes(scramble(json.dumps(values, indent=1).encode(), chance))
+            run = contract.holds(what, partial(read_run, file))
+        if run is None:
+            continue
+        again = json.loads(json.dumps(run.to_json(), allow_nan=False))
+        assert run_from_json(again) == run, f"{what}: the run does not survive JSON"
+        if contract.counts["accepted"] % every == 0:
+            of_parts.holds(f"{what}, built", partial(build_parts, run))
     contract.watch.stop()
-    built_counts = {
-        "built": built_so_far.counts["accepted"],
-        "unbuildable": built_so_far.counts["refused"],
+    return {
+        **contract.report(),
+        "built": of_parts.counts["accepted"],
+        "unbuildable": of_parts.counts["refused"],
+        "slowest_build": round(of_parts.slowest, 2),
     }
-    return {**contract.report(), **built_counts, "slowest_build": round(built_so_far.slowest, 2)}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""Files that somebody might send: pickles that would run, headers that lie. All are made here, none
-is stored.
-"""
+"""Files that somebody might send: pickles that would run, headers that lie; all made here."""
 
 from __future__ import annotations
 
@@ -12,6 +10,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,13 +44,14 @@ def by_torch(canary: Path) -> bytes:
 
 
 def object_array(canary: Path) -> bytes:
-    out, array = io.BytesIO(), np.empty(1, dtype=object)
+    out = io.BytesIO()
+    array = np.empty(1, dtype=object)
     array[0] = Payload(canary)
     np.save(out, array, allow_pickle=True)
     return out.getvalue()
 
 
-def zipped(members: dict[str, bytes]) -> bytes:
+def zip_of(members: dict[str, bytes]) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
@@ -65,7 +65,7 @@ def npy(header: str, data: bytes = b"\0" * 64) -> bytes:
     return b"\x93NUMPY\x02\x00" + struct.pack("<I", len(text)) + text + data
 
 
-def declared(shape: str, kind: str = "<f4") -> str:
+def declare(shape: str, kind: str = "<f4") -> str:
     return f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}"
 
 
@@ -74,11 +74,11 @@ def arrays() -> dict[str, Maker]:
     return {
         "an object array": object_array,
         "a pickle": raw,
-        "1e12 elements": lambda c: npy(declared("(1000000, 1000000)")),
-        "2^70 elements": lambda c: npy(declared(f"({2**70},)")),
-        "negative shape": lambda c: npy(declared("(-3, 2)")),
-        "an object type": lambda c: npy(declared("(2,)", "|O"), raw(c)),
-        "a type of 1 GB": lambda c: npy(declared("(1,)", "|S1000000000")),
+        "1e12 elements": lambda c: npy(declare("(1000000, 1000000)")),
+        "2^70 elements": lambda c: npy(declare(f"({2**70},)")),
+        "negative shape": lambda c: npy(declare("(-3, 2)")),
+        "an object type": lambda c: npy(declare("(2,)", "|O"), raw(c)),
+        "a type of 1 GB": lambda c: npy(declare("(1,)", "|S1000000000")),
         "a header that calls": lambda c: npy(f"open({str(c)!r}, 'w')"),
         "a header nested deep": lambda c: npy("(" * 5000 + ")" * 5000),
         "a header of 4 GB": lambda c: b"\x93NUMPY\x02\x00" + b"\xff" * 4 + b"x" * 64,
@@ -88,16 +88,14 @@ def arrays() -> dict[str, Maker]:
 
 
 def archives() -> dict[str, Maker]:
-    """Hostile .npz and .zip, but for what expands beyond all bounds: the readers of archives are
-    tested for that.
-    """
+    """Hostile .npz and .zip; those that expand without bounds are in the tests of their readers."""
     return {
         "a pickle": raw,
-        "an object member": lambda c: zipped({"x0.npy": object_array(c)}),
-        "a pickle for a member": lambda c: zipped({"x0.npy": raw(c), "data.pkl": raw(c)}),
+        "an object member": lambda c: zip_of({"x0.npy": object_array(c)}),
+        "a pickle for a member": lambda c: zip_of({"x0.npy": raw(c), "data.pkl": raw(c)}),
         "what torch.save writes": by_torch,
-        "1e12 elements": lambda c: zipped({"x0.npy": npy(declared("(1000000, 1000000)"))}),
-        "members that lead out": lambda c: zipped(
+        "1e12 elements": lambda c: zip_of({"x0.npy": npy(declare("(1000000, 1000000)"))}),
+        "members that lead out": lambda c: zip_of(
             {"../../x0.npy": npy("open"), "/tmp/x0.npy": b""}
         ),
         "no zip": lambda c: b"PK\x03\x04" + b"\xff" * 100,
@@ -108,9 +106,13 @@ def archives() -> dict[str, Maker]:
 VALID = {"x0": torch.zeros(40, 2), "y": torch.zeros(40, 2), "z": torch.zeros(2)}
 
 
+def lie(change: Callable[[bytes], bytes], canary: Path) -> bytes:
+    return change(save(VALID))
+
+
 def weights() -> dict[str, Maker]:
     """Hostile .safetensors."""
-    kept = (
+    names = (
         "length 2^63",
         "duplicate keys",
         "1e5 entries",
@@ -119,14 +121,13 @@ def weights() -> dict[str, Maker]:
         "shape of 1e12",
         "overlapping",
     )
-    lies = {
-        name: lambda c, change=HEADERS[name]: change(save(VALID))
-        for name in (*kept, "name with ../", "a hole")
-    }
+    lies = {}
+    for name in (*names, "name with ../", "a hole"):
+        lies[name] = partial(lie, HEADERS[name])
     return {**lies, "a pickle that runs": raw, "what torch.save writes": by_torch}
 
 
-def compressed(canary: Path) -> bytes:
+def compress(canary: Path) -> bytes:
     return zlib.compress(raw(canary))
 
 
@@ -140,7 +141,7 @@ def foreign() -> dict[str, Maker]:
         "raw.pickle": raw,
         "saved.ckpt": by_torch,
         "saved.bin": by_torch,
-        "compressed.gz": compressed,
+        "compressed.gz": compress,
         "run.json": lambda c: json.dumps({"recipe": f"{c}:main"}).encode(),
     }
 
@@ -148,7 +149,8 @@ def foreign() -> dict[str, Maker]:
 def corpus() -> dict[str, Maker]:
     """All of it, by file name."""
     tables = {".npy": arrays(), ".npz": archives(), ".zip": archives(), ".safetensors": weights()}
-    named = {
-        f"{what}{suffix}": make for suffix, table in tables.items() for what, make in table.items()
-    }
-    return {**{name.replace("/", "-"): make for name, make in named.items()}, **foreign()}
+    makers = foreign()
+    for suffix, table in tables.items():
+        for what, make in table.items():
+            makers[f"{what}{suffix}".replace("/", "-")] = make
+    return makers

@@ -11,12 +11,12 @@ from pathlib import Path
 from fewstep.run.checkpoint.format import MANIFEST
 
 
-def truncated(file: Path, chance: random.Random) -> None:
+def truncate(file: Path, chance: random.Random) -> None:
     content = file.read_bytes()
     file.write_bytes(content[: chance.randrange(len(content))])
 
 
-def zeroed(file: Path, chance: random.Random) -> None:
+def zero(file: Path, chance: random.Random) -> None:
     """As a file is whose blocks never reached the disk."""
     content = bytearray(file.read_bytes())
     first = chance.randrange(len(content))
@@ -25,39 +25,41 @@ def zeroed(file: Path, chance: random.Random) -> None:
     file.write_bytes(content)
 
 
-def flipped(file: Path, chance: random.Random) -> None:
+def flip(file: Path, chance: random.Random) -> None:
     content = bytearray(file.read_bytes())
     content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
     file.write_bytes(content)
 
 
-def appended(file: Path, chance: random.Random) -> None:
+def append(file: Path, chance: random.Random) -> None:
     file.write_bytes(file.read_bytes() + chance.randbytes(chance.randrange(1, 100)))
 
 
-def doubled(file: Path, chance: random.Random) -> None:
+def double(file: Path, chance: random.Random) -> None:
     file.write_bytes(2 * file.read_bytes())
 
 
-def missing(file: Path, chance: random.Random) -> None:
+def remove(file: Path, chance: random.Random) -> None:
     file.unlink()
 
 
-def swapped(file: Path, chance: random.Random) -> None:
-    other = chance.choice(sorted(path for path in file.parent.iterdir() if path != file))
-    one, two = file.read_bytes(), other.read_bytes()
-    file.write_bytes(two)
-    other.write_bytes(one)
+def swap(file: Path, chance: random.Random) -> None:
+    other = _other(file, chance)
+    content = file.read_bytes()
+    file.write_bytes(other.read_bytes())
+    other.write_bytes(content)
 
 
-def overwritten(file: Path, chance: random.Random) -> None:
+def _other(file: Path, chance: random.Random) -> Path:
+    return chance.choice(sorted(path for path in file.parent.iterdir() if path != file))
+
+
+def overwrite(file: Path, chance: random.Random) -> None:
     """By a copy of another file of the folder."""
-    shutil.copyfile(
-        chance.choice(sorted(path for path in file.parent.iterdir() if path != file)), file
-    )
+    shutil.copyfile(_other(file, chance), file)
 
 
-def shifted(file: Path, chance: random.Random) -> None:
+def shift(file: Path, chance: random.Random) -> None:
     """A piece of it is somewhere else, of the same size and with the same bytes."""
     content = file.read_bytes()
     at = chance.randrange(1, len(content))
@@ -65,34 +67,38 @@ def shifted(file: Path, chance: random.Random) -> None:
 
 
 KINDS: tuple[Callable[[Path, random.Random], None], ...] = (
-    truncated,
-    zeroed,
-    flipped,
-    appended,
-    doubled,
-    missing,
-    swapped,
-    overwritten,
-    shifted,
+    truncate,
+    zero,
+    flip,
+    append,
+    double,
+    remove,
+    swap,
+    overwrite,
+    shift,
 )
 
 
 def damage(checkpoint: Path, chance: random.Random) -> str:
-    """Damages one file of a checkpoint, and says how; what says the same afterwards is damaged
-    again.
-    """
-    file, kind = chance.choice(sorted(checkpoint.iterdir())), chance.choice(KINDS)
-    before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    """Damages one file of a checkpoint, until it differs; returns its name and the kind."""
+    file = chance.choice(sorted(checkpoint.iterdir()))
+    kind = chance.choice(KINDS)
+    before = _contents(checkpoint)
     kind(file, chance)
-    after = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
-    return f"{file.name} {kind.__name__}" if _differ(before, after) else damage(checkpoint, chance)
+    if _differ(before, _contents(checkpoint)):
+        return f"{file.name} {kind.__name__}"
+    return damage(checkpoint, chance)
+
+
+def _contents(checkpoint: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in checkpoint.iterdir()}
 
 
 def _differ(before: dict[str, bytes], after: dict[str, bytes]) -> bool:
-    """Whether the files are others: of a manifest whether it says the same."""
-    changed = {name for name in before if before[name] != after.get(name)}
-    if changed != {MANIFEST} or MANIFEST not in after:
-        return bool(changed)
+    """Whether any file is different; for a manifest, whether what it says is."""
+    names = {name for name in before if before[name] != after.get(name)}
+    if names != {MANIFEST} or MANIFEST not in after:
+        return bool(names)
     try:
         return bool(json.loads(before[MANIFEST]) != json.loads(after[MANIFEST]))
     except ValueError:

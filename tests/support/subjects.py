@@ -78,7 +78,7 @@ class SolvingOnce:
 
 
 class ChangedAnswers(nn.Module):
-    """A denoiser with other answers at levels from `low` to `high`: D' = change(D, x_t, t, cond)."""
+    """A denoiser that answers otherwise from `low` to `high`: D' = change(D, x_t, t, cond)."""
 
     def __init__(
         self, net: nn.Module, change: Callable[..., Tensor], low: float = 0.0, high: float = 1e9

@@ -1,6 +1,4 @@
-"""Kills of tiny runs, and what must hold of a folder in which one was killed and then went on to
-its end.
-"""
+"""Kills of tiny runs, and what must hold of the folder then and at the run's end."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from fewstep.base.errors import StorageError
 from fewstep.run.checkpoint import RunFolder, read
 from fewstep.training.log import CLOCK
 from tests.support.crash import Child, Server
-from tests.support.crash_child import BEGUN, INSIDE, PHASES, Gauge
+from tests.support.crash_child import INSIDE, PHASES, STARTED, Gauge
 
 SLOW = 0.002  # seconds before each call of a write, so that writes take their share of the time
 
@@ -29,44 +27,42 @@ class Whole:
     fingerprint: str
     rows: list[dict[str, Any]]
     seconds: float
-    prints: dict[int, str]  # of every step
+    prints: dict[int, str]  # the fingerprint of every step
     snapshots: dict[int, str]
 
 
 @dataclass(frozen=True)
 class Kill:
-    """One start of a run that was to be killed: whether it was, when, and what it was doing."""
+    """One start of a run that was to be killed: whether that happened, when, and in which phase."""
 
-    killed: bool
+    happened: bool
     after: float
     phase: int
 
     @property
     def inside(self) -> bool:
-        return self.killed and self.phase in INSIDE
+        return self.happened and self.phase in INSIDE
 
     def __str__(self) -> str:
-        return (
-            f"{'killed' if self.killed else 'ended'} after {self.after:.3f} s in"
-            f" {PHASES[self.phase]!r}"
-        )
+        verb = "killed" if self.happened else "ended"
+        return f"{verb} after {self.after:.3f} s in {PHASES[self.phase]!r}"
 
 
-def begin(server: Server, folder: Path, fields: dict[str, Any], **given: Any) -> Child:
-    """Starts or resumes a run in a child; its gauge and words are beside the folder."""
+def begin(server: Server, folder: Path, fields: dict[str, Any], **arguments: Any) -> Child:
+    """Starts or resumes a run in a child; its gauge and output are beside the folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    gauge = folder.with_name(f"{folder.name}.gauge")
-    gauge.unlink(missing_ok=True)
-    Gauge.at(gauge)
-    said = folder.with_name(f"{folder.name}.said")
-    said.unlink(missing_ok=True)
+    gauge_file = folder.with_name(f"{folder.name}.gauge")
+    gauge_file.unlink(missing_ok=True)
+    Gauge.at(gauge_file)
+    output = folder.with_name(f"{folder.name}.output")
+    output.unlink(missing_ok=True)
     return server.fork(
         "tests.support.crash_child:train",
-        said,
+        output,
         folder=str(folder),
         fields=fields,
-        gauge=str(gauge),
-        **given,
+        gauge=str(gauge_file),
+        **arguments,
     )
 
 
@@ -75,135 +71,121 @@ def gauge(folder: Path) -> Gauge:
     return Gauge.at(folder.with_name(f"{folder.name}.gauge"))
 
 
-def finish(server: Server, folder: Path, fields: dict[str, Any], **given: Any) -> Child:
+def finish(server: Server, folder: Path, fields: dict[str, Any], **arguments: Any) -> Child:
     """Starts or resumes a run to its end."""
-    child = begin(server, folder, fields, **given)
+    child = begin(server, folder, fields, **arguments)
     code = child.wait()
     assert code == 0, f"exit code {code}: {child.text[-2000:]}"
     return child
 
 
-def whole(server: Server, folder: Path, fields: dict[str, Any], **given: Any) -> Whole:
+def whole(server: Server, folder: Path, fields: dict[str, Any], **arguments: Any) -> Whole:
     """The uninterrupted run."""
-    result = finish(server, folder, fields, prints=True, **given).result
+    result = finish(server, folder, fields, prints=True, **arguments).result
     prints = {int(step): text for step, text in result["prints"].items()}
     return Whole(prints[max(prints)], rows(folder), result["seconds"], prints, snapshots(folder))
 
 
 def snapshots(folder: Path) -> dict[int, str]:
-    """The fingerprint of each snapshot, whose files are all as they were written."""
-    return {
-        step: read(path).state["fingerprint"]
-        for step, path in RunFolder(folder).snapshots().items()
-    }
+    """The fingerprint of each snapshot, all of whose files are valid."""
+    paths = RunFolder(folder).snapshots()
+    return {step: read(path).state["fingerprint"] for step, path in paths.items()}
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     """The log without its clock."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [
-        {key: value for key, value in json.loads(line).items() if key not in CLOCK}
-        for line in lines
-    ]
+    log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in CLOCK} for row in log]
 
 
 def kill(
     server: Server, folder: Path, fields: dict[str, Any], after: float, inside: bool = False
 ) -> Kill:
-    """Starts a run and kills it `after` seconds; with `inside` at the first instant from then on
-    that is in a write.
+    """Starts a run and kills it `after` seconds.
+
+    inside: it is killed at the first instant from then on at which it is in a write.
     """
-    child, shown = begin(server, folder, fields, slow=SLOW), gauge(folder)
-    while not shown.shared[BEGUN]:
+    child = begin(server, folder, fields, slow=SLOW)
+    meter = gauge(folder)
+    while not meter.content[STARTED]:
         time.sleep(0.0005)
-    begun = time.monotonic()
+    start = time.monotonic()
     time.sleep(after)
     code = child.wait(0)
-    while inside and code is None and shown.phase not in INSIDE:
+    while inside and code is None and meter.phase not in INSIDE:
         code = child.wait(0)
-    after = time.monotonic() - begun
+    after = time.monotonic() - start
     if code is None:
         child.kill()
         code = child.wait()
     assert code in (0, -9), f"exit code {code}: {child.text[-2000:]}"
-    return Kill(code == -9, after, shown.phase)
+    return Kill(code == -9, after, meter.phase)
 
 
-def problems(folder: Path, expected: Whole) -> list[str]:
-    """What is wrong with a folder in which a run has ended: nothing, if it is that of the
-    uninterrupted one.
-    """
-    saved, found = RunFolder(folder).newest(), []
-    if saved is None or saved.state["fingerprint"] != expected.fingerprint:
-        found.append(
-            f"fingerprint {saved and saved.state['fingerprint']}, not {expected.fingerprint}"
-        )
-    if rows(folder) != expected.rows:
-        found.append(
-            f"log of steps {[row['step'] for row in rows(folder)]}, or other numbers in it"
-        )
-    if snapshots(folder) != expected.snapshots:
-        found.append(
-            f"snapshots of steps {list(snapshots(folder))}, not {list(expected.snapshots)}, or"
-            " other ones"
-        )
-    left = [
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
-        if "tmp-" in path.name or "corr" in path.name
-    ]
-    return found + [f"left behind: {path}" for path in left]
+def problems(folder: Path, reference: Whole) -> list[str]:
+    """What is wrong with a folder in which a run has ended: nothing, if it equals the reference."""
+    faults = []
+    newest = RunFolder(folder).newest()
+    fingerprint = newest and newest.state["fingerprint"]
+    if fingerprint != reference.fingerprint:
+        faults.append(f"fingerprint {fingerprint}, not {reference.fingerprint}")
+    log = rows(folder)
+    if log != reference.rows:
+        faults.append(f"log of steps {[row['step'] for row in log]}, or other numbers in it")
+    there = snapshots(folder)
+    if there != reference.snapshots:
+        steps = list(there), list(reference.snapshots)
+        faults.append(f"snapshots of steps {steps[0]}, not {steps[1]}, or other ones")
+    for path in folder.rglob("*"):
+        if "tmp-" in path.name or "corr" in path.name:
+            faults.append(f"left behind: {path.relative_to(folder)}")
+    return faults
 
 
 def valid(folder: Path) -> list[int]:
     """The steps of the checkpoints that can be read, newest first."""
-    found = []
+    steps = []
     for path in RunFolder(folder).checkpoints():
         with suppress(StorageError):
-            found.append(read(path).state["step"])
-    return found
+            steps.append(read(path).state["step"])
+    return steps
 
 
-def between(folder: Path, expected: Whole, damaged: tuple[str, ...] = ()) -> list[str]:
-    """What is wrong with a folder in which a run was killed: all of its checkpoints are whole, or
-    there is none yet.
+def between(folder: Path, reference: Whole, damage: tuple[str, ...] = ()) -> list[str]:
+    """What is wrong with a folder in which a run was killed: all checkpoints must be whole, if any.
 
-    damaged: which may not be, by the names that they have once they are moved aside.
+    damage: those that need not be, by the names that they get once they are moved aside.
     """
-    saved = RunFolder(folder).newest()  # raises where there are only damaged ones
-    if saved is None:
+    newest = RunFolder(folder).newest()  # raises where there are only damaged ones
+    if newest is None:
         return []
-    step, names = saved.state["step"], {path.name for path in RunFolder(folder).checkpoints()}
-    half = (
-        names
-        - {f"step-{one}" for one in valid(folder)}
-        - {name.removesuffix(".corrupt") for name in damaged}
-    )
-    wrong = [f"{name} is half there" for name in sorted(half)]
-    return wrong + (
-        [f"step {step} is another"] if saved.state["fingerprint"] != expected.prints[step] else []
-    )
+    names = {path.name for path in RunFolder(folder).checkpoints()}
+    names -= {f"step-{step}" for step in valid(folder)}
+    names -= {name.removesuffix(".corrupt") for name in damage}
+    faults = [f"{name} is half there" for name in sorted(names)]
+    step = newest.state["step"]
+    if newest.state["fingerprint"] != reference.prints[step]:
+        faults.append(f"step {step} is another")
+    return faults
 
 
 def trial(
     server: Server,
     folder: Path,
     fields: dict[str, Any],
-    expected: Whole,
+    reference: Whole,
     chance: random.Random,
     most: int,
 ) -> tuple[list[Kill], list[str]]:
-    """Kills a run at uniform instants, up to `most` times, and lets it end: the kills, and what is
-    wrong then.
-    """
+    """Kills a run at uniform instants, up to `most` times, and lets it end: (kills, faults)."""
     shutil.rmtree(folder, ignore_errors=True)
     kills: list[Kill] = []
-    wrong: list[str] = []
+    faults: list[str] = []
     while len(kills) < most:
-        kills.append(kill(server, folder, fields, chance.uniform(0, expected.seconds)))
+        kills.append(kill(server, folder, fields, chance.uniform(0, reference.seconds)))
         if folder.exists():
-            wrong += between(folder, expected)
-        if not kills[-1].killed:
+            faults += between(folder, reference)
+        if not kills[-1].happened:
             break
     finish(server, folder, fields)
-    return kills, wrong + problems(folder, expected)
+    return kills, faults + problems(folder, reference)

@@ -1,6 +1,4 @@
-"""A run ends with the same bits wherever and however it is started; every value of every type
-survives the disk.
-"""
+"""A run ends with the same bits however it is started; every value survives the disk."""
 
 from __future__ import annotations
 
@@ -23,17 +21,17 @@ from tests.support.toys import tiny_run
 RUN = {"iterations": 4, "picture_every": 2}
 
 
-def trained(out: Path) -> str:
-    """The fingerprint of a run whose checkpoint on the disk bears it as well."""
-    found = fs.train(tiny_run(**RUN), out=out, progress=False, device="cpu").fingerprint
-    assert RunFolder(out).newest().state["fingerprint"] == found
-    assert fs.load(out, device="cpu").fingerprint == found
-    return found
+def fingerprint_of_run(out: Path) -> str:
+    """The fingerprint of a run, which is that of its checkpoint on the disk too."""
+    result = fs.train(tiny_run(**RUN), out=out, progress=False, device="cpu").fingerprint
+    assert RunFolder(out).newest().state["fingerprint"] == result
+    assert fs.load(out, device="cpu").fingerprint == result
+    return result
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("plain") / "run")
+def reference(tmp_path_factory):
+    return fingerprint_of_run(tmp_path_factory.mktemp("plain") / "run")
 
 
 def other_zone(monkeypatch, tmp_path):
@@ -42,20 +40,18 @@ def other_zone(monkeypatch, tmp_path):
 
 
 def turkish(monkeypatch, tmp_path):
-    """Where upper("i") is not "I" and a comma divides: names that no system lacks, and the
-    variables alone.
-    """
-    for name in ("LC_ALL", "LANG", "LC_NUMERIC"):
-        monkeypatch.setenv(name, "tr_TR.UTF-8")
-    for known in ("tr_TR.UTF-8", "de_DE.UTF-8", "C"):
+    """Where upper("i") is not "I" and the decimal sign is a comma, as far as the system has it."""
+    for variable in ("LC_ALL", "LANG", "LC_NUMERIC"):
+        monkeypatch.setenv(variable, "tr_TR.UTF-8")
+    for name in ("tr_TR.UTF-8", "de_DE.UTF-8", "C"):
         try:
-            locale.setlocale(locale.LC_ALL, known)
+            locale.setlocale(locale.LC_ALL, name)
             return
         except locale.Error:
             continue
 
 
-def closed(monkeypatch, tmp_path):
+def private(monkeypatch, tmp_path):
     os.umask(0o077)
 
 
@@ -81,7 +77,7 @@ def clock_back(monkeypatch, tmp_path):
     monkeypatch.setattr(time, "time_ns", lambda: int(jumping() * 1e9))
 
 
-def stopped(monkeypatch, tmp_path):
+def clock_still(monkeypatch, tmp_path):
     """A clock that stands still."""
     monkeypatch.setattr(time, "time", lambda: 0.0)
     monkeypatch.setattr(time, "monotonic", lambda: 0.0)
@@ -97,29 +93,31 @@ def other_generators(monkeypatch, tmp_path):
 ENVIRONMENTS = [
     other_zone,
     turkish,
-    closed,
+    private,
     homeless,
     elsewhere,
     clock_back,
-    stopped,
+    clock_still,
     other_generators,
 ]
 
 
 @pytest.fixture
-def restored():
+def restore():
     """Puts back what no monkeypatch does."""
-    mask, kept, state = os.umask(0o022), locale.setlocale(locale.LC_ALL), torch.get_rng_state()
+    mask = os.umask(0o022)
+    names = locale.setlocale(locale.LC_ALL)
+    state = torch.get_rng_state()
     yield
     os.umask(mask)
-    locale.setlocale(locale.LC_ALL, kept)
+    locale.setlocale(locale.LC_ALL, names)
     torch.set_rng_state(state)
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda e: e.__name__)
-def test_the_environment_changes_no_bit(environment, expected, tmp_path, monkeypatch, restored):
+def test_the_environment_changes_no_bit(environment, reference, tmp_path, monkeypatch, restore):
     environment(monkeypatch, tmp_path)
-    assert trained(tmp_path / "run") == expected
+    assert fingerprint_of_run(tmp_path / "run") == reference
     monkeypatch.undo()
     time.tzset()
 
@@ -136,62 +134,64 @@ FOLDERS = {
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_the_folders_name_changes_no_bit(name, expected, tmp_path):
+def test_the_folders_name_changes_no_bit(name, reference, tmp_path):
     out = tmp_path / FOLDERS[name] / "run"
     try:
         out.mkdir(parents=True)
         out.rmdir()
     except OSError:
         pytest.skip("this file system has no such names")
-    assert trained(out) == expected
+    assert fingerprint_of_run(out) == reference
     assert sorted(p.name for p in RunFolder(out).checkpoints()) == ["step-2", "step-4"]
 
 
 def fresh(args: list[str], place: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """What a new interpreter of almost no environment says."""
-    paths = os.pathsep.join([str(Path(fs.__file__).parents[1]), str(Path(__file__).parents[2])])
-    kept = {
-        name: os.environ[name]
-        for name in ("PATH", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA")
-        if name in os.environ
-    }
-    command, env = [sys.executable, *args], {**kept, "PYTHONPATH": paths, **env}
+    """A new interpreter with almost no environment."""
+    paths = [str(Path(fs.__file__).parents[1]), str(Path(__file__).parents[2])]
+    names = {"PATH", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA"} & os.environ.keys()
+    environment = {name: os.environ[name] for name in names}
+    environment |= {"PYTHONPATH": os.pathsep.join(paths), **env}
     return subprocess.run(
-        command, cwd=place, env=env, capture_output=True, encoding="utf-8", check=False
+        [sys.executable, *args],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
 
 
 def test_a_name_that_is_no_text_is_told_all_the_same(tmp_path):
-    """A folder whose name is not UTF-8 is printed with its bytes escaped; the command does not die
-    of it.
-    """
+    """A folder whose name is not UTF-8 is printed with its bytes escaped."""
     name = os.fsdecode(b"caf\xe9")
     try:
         shutil.copytree(Path(fs.__file__).parent / "assets" / "digits", tmp_path / name)
     except OSError:
         pytest.skip("this file system has no such names")
-    done = fresh(
+    process = fresh(
         ["-m", "fewstep", "inspect", name],
         tmp_path,
         PYTHONUTF8="1",
         PYTHONIOENCODING="utf-8:strict",
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("path         caf\\udce9\n")
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.startswith("path         caf\\udce9\n")
 
 
-def test_a_fresh_optimised_interpreter_elsewhere_ends_with_the_same_bits(expected, tmp_path):
-    """`python -O` drops asserts: none may hold anything. Beside it, everything else of the matrix
-    at once.
-    """
-    code = (
-        "from pathlib import Path; from tests.training.test_environment import RUN; from"
-        " tests.support.toys import tiny_run;import fewstep as fs, os; os.umask(0o077); assert"
-        " False, 'asserts are on';out = Path(os.fsdecode(b'ein"
-        " l\\xc3\\xa4ufer'));print(fs.train(tiny_run(**RUN), out=out, progress=False,"
-        " device='cpu').fingerprint)"
-    )
-    done = fresh(
+def test_a_fresh_optimised_interpreter_elsewhere_ends_with_the_same_bits(reference, tmp_path):
+    """`python -O` drops asserts: none may be needed. And the other environments, all at once."""
+    code = """
+import os
+from pathlib import Path
+import fewstep as fs
+from tests.support.toys import tiny_run
+from tests.training.test_environment import RUN
+assert False, "asserts are on"
+os.umask(0o077)
+out = Path(os.fsdecode(b"ein l\\xc3\\xa4ufer"))
+print(fs.train(tiny_run(**RUN), out=out, progress=False, device="cpu").fingerprint)
+"""
+    process = fresh(
         ["-O", "-c", code],
         tmp_path,
         TZ="Asia/Kathmandu",
@@ -199,43 +199,18 @@ def test_a_fresh_optimised_interpreter_elsewhere_ends_with_the_same_bits(expecte
         PYTHONHASHSEED="7",
         PYTHONUTF8="0",
     )
-    assert done.returncode == 0, done.stderr[-800:]
-    assert done.stdout.split()[-1] == expected
+    assert process.returncode == 0, process.stderr[-800:]
+    assert process.stdout.split()[-1] == reference
     assert oct((tmp_path / "ein läufer").stat().st_mode)[-3:] == "700"
 
 
-NANS = [
-    0x7FC00000,
-    0x7FC00001,
-    0xFFC12345,
-    0x7F800001,
-    0x7FBFFFFF,
-]  # quiet and signalling, with payloads
+# Quiet and signalling, with payloads.
+NANS = [0x7FC00000, 0x7FC00001, 0xFFC12345, 0x7F800001, 0x7FBFFFFF]
 FLOATS = [0x00000000, 0x80000000, 0x00000001, 0x807FFFFF, 0x7F800000, 0xFF800000, 0x3F800000, *NANS]
-WIDE = [
-    0,
-    1 << 63,
-    1,
-    0x800FFFFFFFFFFFFF,
-    0x7FF << 52,
-    0xFFF << 52,
-    0x7FF8000000000001,
-    0xFFF4000000ABCDEF,
-]
-HALVES = [
-    0x0000,
-    0x8000,
-    0x0001,
-    0x83FF,
-    0x7C00,
-    0xFC00,
-    0x7E01,
-    0xFD55,
-    0x7F80,
-    0xFF80,
-    0x7FC1,
-    0xFF81,
-]
+WIDE = [0, 1 << 63, 1, 0x800FFFFFFFFFFFFF, 0x7FF << 52, 0xFFF << 52]
+WIDE += [0x7FF8000000000001, 0xFFF4000000ABCDEF]
+HALVES = [0x0000, 0x8000, 0x0001, 0x83FF, 0x7C00, 0xFC00, 0x7E01, 0xFD55]
+HALVES += [0x7F80, 0xFF80, 0x7FC1, 0xFF81]
 
 
 def of_bits(values: list[int], dtype: torch.dtype) -> torch.Tensor:
@@ -283,12 +258,12 @@ def test_every_bit_of_every_type_survives_the_disk(tmp_path):
         "fingerprint": "",
     }
     write(tmp_path / "step-3", groups, about)
-    found = read(tmp_path / "step-3").groups
+    result = read(tmp_path / "step-3").groups
     for name, tensor in TENSORS.items():
-        back = found["student"][name]
+        back = result["student"][name]
         assert (back.dtype, back.shape) == (tensor.dtype, tensor.shape), name
         assert raw(back) == raw(tensor), name
-    assert fingerprint(found) == fingerprint(groups)
+    assert fingerprint(result) == fingerprint(groups)
 
 
 def test_a_bit_that_comparison_does_not_see_is_seen():

@@ -1,17 +1,15 @@
-"""A disk that is full or gone, a slow one, and two runs in one folder: one line, an exit code, and
-not a bit lost.
-"""
+"""A disk that is full, gone or slow, and two runs in a folder: one line, no bit lost."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import random
 import resource
 import shutil
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -21,97 +19,66 @@ from fewstep.base import disk
 from fewstep.base.errors import StorageError, UserError
 from fewstep.cli import main
 from fewstep.run.checkpoint import RunFolder
-from fewstep.training import recorder
+from tests.support.calls import FULL as FIELDS
+from tests.support.calls import fill_before_calls, saving, train_full
 from tests.support.crash import ROOT
-from tests.support.crash_child import settings
 from tests.support.toys import tiny_run
 from tests.support.trials import begin, between, finish, gauge, problems, whole
 
-FIELDS = settings("ect", iterations=3, checkpoint_every=1)
+SEED = random.randrange(3)  # which calls of a save meet a full disk; a failure names the call
 
 
 @pytest.fixture(scope="module")
-def expected(server, tmp_path_factory):
+def reference(server, tmp_path_factory):
     return whole(server, tmp_path_factory.mktemp("whole") / "run", FIELDS)
 
 
 @pytest.fixture
-def started(server, tmp_path):
+def start(server, tmp_path):
     """A run of which two steps are done and saved."""
-    assert begin(server, tmp_path / "run", FIELDS, stop=2, apart=False).wait() == 137
+    assert begin(server, tmp_path / "run", FIELDS, stop=2, beside=False).wait() == 137
     return tmp_path / "run"
 
 
-def train(folder, resume=True, **given):
-    fields = {**FIELDS, **given.pop("fields", {})}
-    return fs.train(
-        tiny_run(**fields), out=folder, resume=resume, progress=False, device="cpu", **given
-    )
+def train(folder, fields=None, **arguments):
+    run = tiny_run(**{**FIELDS, **(fields or {})})
+    return fs.train(run, out=folder, resume=True, progress=False, device="cpu", **arguments)
 
 
-def one_line(told: str) -> str:
+def one_line(text: str) -> str:
     """The only line that a failed child wrote after its warnings."""
-    lines = [line for line in told.splitlines() if line]
-    assert len(lines) == 1, told
+    lines = [line for line in text.splitlines() if line]
+    assert len(lines) == 1, text
     return lines[0]
 
 
-# The disk
+# The disk.
 
 
 @pytest.mark.parametrize("share", [0.1, 0.4, 0.9])
 def test_a_file_that_may_not_grow_is_told_and_the_run_goes_on_later(
-    server, started, expected, share
+    server, start, reference, share
 ):
     """RLIMIT_FSIZE is a real refusal by the system, in the middle of a write."""
-    sizes = sorted(file.stat().st_size for file in (started / "checkpoints" / "step-2").iterdir())
-    child = begin(server, started, FIELDS, most=1 + int(share * sizes[-1]), chunk=2**12)
+    sizes = [file.stat().st_size for file in (start / "checkpoints" / "step-2").iterdir()]
+    child = begin(server, start, FIELDS, most=1 + int(share * max(sizes)), chunk=2**12)
     assert child.wait() == 4
     assert os.strerror(errno.EFBIG) in one_line(child.text)
-    assert not between(started, expected)
-    assert not list(started.rglob("*tmp-*"))
-    finish(server, started, FIELDS)
-    assert not problems(started, expected)
+    assert not between(start, reference)
+    assert not list(start.rglob("*tmp-*"))
+    finish(server, start, FIELDS)
+    assert not problems(start, reference)
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize(("number", "every"), [(errno.ENOSPC, 3), (errno.EIO, 7)])
 def test_a_disk_that_is_full_from_any_call_on_costs_no_bit(
-    started, expected, tmp_path, monkeypatch, number
+    start, reference, tmp_path, number, every
 ):
-    def counted(folder, fails_at):
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(started, folder)
-        calls = []
-
-        def watch(call, path):
-            calls.append(call)
-            if len(calls) >= fails_at:
-                raise OSError(number, os.strerror(number))
-
-        monkeypatch.setattr(disk, "watch", watch)
-        try:
-            train(folder)
-        finally:
-            monkeypatch.setattr(disk, "watch", lambda call, path: None)
-            calls.append("end")
-        return len(calls) - 1
-
-    monkeypatch.setattr(
-        recorder.Recorder, "draw", lambda self: None
-    )  # which takes longer than all the rest
-    calls = counted(tmp_path / "all", 10**9)
+    """Every third or seventh call; the seed chooses which."""
+    shutil.copytree(start, tmp_path / "all")
+    calls = train_full(tmp_path / "all", at=10**9)
     assert calls > 30
-    every = range(1, calls + 1) if number == errno.ENOSPC else range(1, calls + 1, 7)
-    for at in every:
-        with pytest.raises(StorageError) as caught:
-            counted(tmp_path / "full", at)
-        assert caught.value.exit_code == 4
-        assert os.strerror(number) in str(caught.value)
-        assert "\n" not in str(caught.value)
-        assert not between(tmp_path / "full", expected)
-        assert not saving()
-        train(tmp_path / "full")
-        assert not problems(tmp_path / "full", expected), at
+    fill_before_calls(start, tmp_path, reference, number, range(1 + SEED, calls + 1, every))
 
 
 def test_a_folder_that_vanishes_or_is_replaced_by_a_file_is_told(tmp_path):
@@ -125,9 +92,9 @@ def test_a_folder_that_vanishes_or_is_replaced_by_a_file_is_told(tmp_path):
             (tmp_path / "run").write_text("")
 
     for harm in (gone, file):
-        with pytest.raises(StorageError, match=r"cannot write to .*run") as caught:
+        with pytest.raises(StorageError, match=r"cannot write to .*run") as error:
             train(tmp_path / "run", fields={"checkpoint_every": 10}, watch=harm)
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(error.value)
     with pytest.raises(StorageError, match="cannot write to"):
         train(tmp_path / "run")
     assert main(["train", "toy", "--out", str(tmp_path / "run" / "deeper"), "--device", "cpu"]) == 4
@@ -143,7 +110,7 @@ def test_a_read_only_folder_is_told_before_the_first_step(tmp_path):
     tmp_path.chmod(0o755)
 
 
-# The saver
+# The saver.
 
 
 def failing(fails_at: str):
@@ -156,11 +123,12 @@ def failing(fails_at: str):
     return watch
 
 
-@pytest.mark.parametrize(("step", "seen"), [("step-2", [1, 2]), ("step-6", [1, 2, 3, 4, 5])])
+@pytest.mark.parametrize(("step", "reached"), [("step-2", [1, 2]), ("step-6", [1, 2, 3, 4, 5])])
 def test_a_save_that_fails_beside_training_is_raised_at_the_next_step_or_at_the_end(
-    tmp_path, monkeypatch, step, seen
+    tmp_path, monkeypatch, step, reached
 ):
-    fields, steps = {"iterations": 6, "checkpoint_every": 2}, []
+    fields = {"iterations": 6, "checkpoint_every": 2}
+    steps = []
 
     def look(state):
         steps.append(state.step)
@@ -170,13 +138,9 @@ def test_a_save_that_fails_beside_training_is_raised_at_the_next_step_or_at_the_
         patch.setattr(disk, "watch", failing(step))
         with pytest.raises(StorageError, match=f"{step}: No space left"):
             train(tmp_path / "run", fields=fields, watch=look)
-    assert steps == seen
+    assert steps == reached
     again = train(tmp_path / "run", fields=fields)
     assert again.fingerprint == train(tmp_path / "whole", fields=fields).fingerprint
-
-
-def saving() -> bool:
-    return any(thread.name == "checkpoint" for thread in threading.enumerate())
 
 
 def test_steps_go_on_while_a_save_is_running(tmp_path, monkeypatch):
@@ -186,20 +150,18 @@ def test_steps_go_on_while_a_save_is_running(tmp_path, monkeypatch):
         if path.parent.name == "checkpoints" or path.parent.parent.name == "checkpoints":
             time.sleep(0.01)
 
-    seen, during = [], []
+    steps = []
+    during = []
 
     def look(state):
-        seen.append(state.step)
+        steps.append(state.step)
         if saving():
             during.append(state.step)
 
     monkeypatch.setattr(disk, "watch", watch)
-    train(
-        tmp_path / "run",
-        fields={"iterations": 8, "checkpoint_every": 2, "averages": (), "snapshot_every": 0},
-        watch=look,
-    )
-    assert seen == list(range(1, 9))
+    fields = {"iterations": 8, "checkpoint_every": 2, "averages": (), "snapshot_every": 0}
+    train(tmp_path / "run", fields=fields, watch=look)
+    assert steps == list(range(1, 9))
     assert {3, 5, 7} < set(during)  # while the step before each of them is saved
 
 
@@ -221,35 +183,35 @@ def test_a_run_that_fails_leaves_no_save_running_behind_it(tmp_path, monkeypatch
     assert not list(tmp_path.rglob("*tmp-*"))
 
 
-# Two runs in one folder
+# Two runs in one folder.
 
 
 def test_a_second_run_in_a_folder_is_refused_at_once_and_a_killed_one_frees_it(
-    server, tmp_path, expected
+    server, tmp_path, reference
 ):
     folder = tmp_path / "run"
-    child, shown = begin(server, folder, FIELDS, slow=0.5), gauge(folder)
-    while not shown.phase:
+    child = begin(server, folder, FIELDS, slow=0.5)
+    meter = gauge(folder)
+    while not meter.phase:
         time.sleep(0.001)
-    begun = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(UserError, match=f"is being trained by process {child.pid} on "):
         train(folder)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - start < 2
     command = [sys.executable, "-m", "fewstep", "train", "toy", "--out", str(folder), "--resume"]
-    begun = resource.getrusage(
-        resource.RUSAGE_CHILDREN
-    )  # of the processor, which other tests share
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    # Of the processor, which other tests share.
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     second = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert spent.ru_utime + spent.ru_stime - begun.ru_utime - begun.ru_stime < 2
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
     assert second.returncode == 2
     assert f"process {child.pid} on" in one_line(second.stderr)
     child.kill()
     assert child.wait() == -9
     assert (folder / "lock").exists()
     train(folder)
-    assert not problems(folder, expected)
+    assert not problems(folder, reference)
     assert not (folder / "lock").exists()
 
 

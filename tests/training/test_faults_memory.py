@@ -15,28 +15,28 @@ from fewstep.training import loop, step
 from tests.support.toys import tiny_run
 
 TINY = [
-    *(
-        "--iterations",
-        "6",
-        "--batch",
-        "16",
-        "--block",
-        "4",
-        "--network.width",
-        "8",
-        "--network.depth",
-        "1",
-    ),
-    *("--checkpoint-every", "5", "--picture-every", "0", "--log-every", "1", "--device", "cpu"),
+    "--iterations",
+    "6",
+    "--batch",
+    "16",
+    "--block",
+    "4",
+    "--network.width",
+    "8",
+    "--network.depth",
+    "1",
 ]
+TINY += ["--checkpoint-every", "5", "--picture-every", "0", "--log-every", "1", "--device", "cpu"]
 SMALL = {"network_options": {"width": 8, "depth": 1}, "checkpoint_every": 5}
 
 
-def crowded(monkeypatch, first: int, error: Exception, most: int = 1) -> list[tuple[str, str]]:
-    """No step from `first` on fits, unless it is cut in more parts than `most`: fingerprints before
-    and after.
+def crowd(monkeypatch, first: int, error: Exception, most: int = 1) -> list[tuple[str, str]]:
+    """No step from `first` on fits, unless it is cut in more parts than `most`.
+
+    Returns fingerprints of the state before and after each step that failed.
     """
-    whole, kept = fs.Method.loss, []
+    whole = fs.Method.loss
+    prints = []
 
     def loss(self, models, x0, z, times, cond=None, seed=None):
         if times.progress >= first / 6 and len(x0) * (most + 1) > 16:
@@ -45,17 +45,17 @@ def crowded(monkeypatch, first: int, error: Exception, most: int = 1) -> list[tu
 
     train_step = loop.train_step
 
-    def noting(run, method, state, batch):
+    def noting(stage, state, batch):
         before = state.fingerprint()
         try:
-            return train_step(run, method, state, batch)
+            return train_step(stage, state, batch)
         except type(error):
-            kept.append((before, state.fingerprint()))
+            prints.append((before, state.fingerprint()))
             raise
 
     monkeypatch.setattr(fs.Method, "loss", loss)
     monkeypatch.setattr(loop, "train_step", noting)
-    return kept
+    return prints
 
 
 ERRORS = {
@@ -71,16 +71,16 @@ ERRORS = {
 
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS.keys())
 def test_the_state_is_as_it_was_saved_and_told_in_one_line(tmp_path, monkeypatch, error):
-    kept = crowded(monkeypatch, 3, error)
+    prints = crowd(monkeypatch, 3, error)
     with pytest.raises(
         OutOfMemory, match=r"nothing was updated and the step is saved: continue with"
-    ) as caught:
+    ) as info:
         fs.train(tiny_run(**SMALL), out=tmp_path, progress=False, device="cpu")
-    assert "\n" not in str(caught.value)
-    ((before, after),) = kept
-    saved = RunFolder(tmp_path).newest()
-    assert before == after == saved.state["fingerprint"]
-    assert saved.state["step"] == 3
+    assert "\n" not in str(info.value)
+    ((before, after),) = prints
+    newest = RunFolder(tmp_path).newest()
+    assert before == after == newest.state["fingerprint"]
+    assert newest.state["step"] == 3
 
 
 def test_it_goes_on_in_more_parts_by_the_command_that_is_told(
@@ -88,7 +88,7 @@ def test_it_goes_on_in_more_parts_by_the_command_that_is_told(
 ):
     command = ["train", "toy", "--out", str(tmp_path / "run"), *TINY]
     assert main(["train", "toy", "--out", str(tmp_path / "whole"), *TINY]) == 0
-    crowded(monkeypatch, 3, ERRORS["cuda"])
+    crowd(monkeypatch, 3, ERRORS["cuda"])
     assert main(command) == 1
     assert "--resume --accumulate 2 or more" in capsys.readouterr().err
     assert main([*command, "--resume"]) == 1
@@ -110,19 +110,18 @@ def test_it_goes_on_in_more_parts_by_the_command_that_is_told(
 
 
 def test_a_half_made_update_is_not_saved(tmp_path, monkeypatch):
-    """Where the update itself runs out of memory, weights are of two steps: the checkpoint before
-    counts.
-    """
-    fields, moved = tiny_run(**{**SMALL, "checkpoint_every": 3}), step.update_averages
+    """If memory runs out in the update, weights are of two steps: the checkpoint before is used."""
+    fields = tiny_run(**{**SMALL, "checkpoint_every": 3})
+    update = step.update_averages
     whole = fs.train(fields, out=tmp_path / "whole", progress=False, device="cpu")
 
-    def crowded(run, method, state, progress):
+    def crowd(stage, state, progress):
         if state.step == 4:
             raise ERRORS["cuda"]
-        moved(run, method, state, progress)
+        update(stage, state, progress)
 
     with monkeypatch.context() as patch:
-        patch.setattr(step, "update_averages", crowded)
+        patch.setattr(step, "update_averages", crowd)
         with pytest.raises(
             OutOfMemory, match="the update of step 4 is half done and not saved: continue with"
         ):
@@ -133,24 +132,24 @@ def test_a_half_made_update_is_not_saved(tmp_path, monkeypatch):
 
 
 def test_a_picture_that_does_not_fit_costs_no_run(tmp_path, monkeypatch, caplog):
-    def crowded(self, *given, **options):
+    def crowd(self, *arguments, **options):
         raise ERRORS["cuda"]
 
-    monkeypatch.setattr(fs.Generator, "sample", crowded)
-    made = fs.train(
+    monkeypatch.setattr(fs.Generator, "sample", crowd)
+    generator = fs.train(
         tiny_run(**{**SMALL, "picture_every": 2}), out=tmp_path, progress=False, device="cpu"
     )
-    assert made.step == RunFolder(tmp_path).newest().state["step"] == 6
-    told = [
+    assert generator.step == RunFolder(tmp_path).newest().state["step"] == 6
+    messages = [
         record.getMessage()
         for record in caplog.records
         if "no picture of step" in record.getMessage()
     ]
-    assert len(told) == 3
-    assert all("CUDA out of memory" in line and "\n" not in line for line in told)
+    assert len(messages) == 3
+    assert all("CUDA out of memory" in line and "\n" not in line for line in messages)
 
 
 def test_an_error_of_another_kind_is_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
-    crowded(monkeypatch, 3, RuntimeError("shapes do not match"))
+    crowd(monkeypatch, 3, RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes do not match"):
         fs.train(tiny_run(**SMALL), out=tmp_path, progress=False, device="cpu")

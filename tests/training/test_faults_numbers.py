@@ -1,6 +1,4 @@
-"""A number that is not finite, wherever it comes from, changes nothing, is told with its place, and
-can be replayed.
-"""
+"""A number that is not finite changes nothing, is reported with its place, and can be replayed."""
 
 from __future__ import annotations
 
@@ -25,15 +23,14 @@ BROKEN: set[str] = set()  # what fails from now on, with which number in `Fragil
 
 
 class Fragile(nn.Module):
-    """A network of which the output, the gradient or the derivative along a direction can be made
-    not finite.
-    """
+    """A network whose output, gradient or derivative along a direction can be made not finite."""
 
     number = NAN
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.last = nn.Linear(2, 8), nn.Linear(8, 2)
+        self.first = nn.Linear(2, 8)
+        self.last = nn.Linear(8, 2)
 
     def forward(self, x, noise_label, cond=None):
         h = torch.tanh(self.first(x))
@@ -64,7 +61,7 @@ def fresh() -> Fragile:
 
 
 @pytest.fixture(autouse=True)
-def _mended():
+def _mend():
     BROKEN.clear()
     Fragile.number = NAN
     yield
@@ -72,20 +69,21 @@ def _mended():
 
 
 @pytest.fixture
-def noticed(monkeypatch):
+def prints_of_failures(monkeypatch):
     """Fingerprints of the state before and after each step that failed."""
-    whole, kept = loop.train_step, []
+    whole = loop.train_step
+    prints = []
 
-    def noting(run, method, state, batch):
+    def noting(stage, state, batch):
         before = state.fingerprint()
         try:
-            return whole(run, method, state, batch)
+            return whole(stage, state, batch)
         except NonFiniteError:
-            kept.append((before, state.fingerprint()))
+            prints.append((before, state.fingerprint()))
             raise
 
     monkeypatch.setattr(loop, "train_step", noting)
-    return kept
+    return prints
 
 
 def spoil(kind: str, monkeypatch) -> None:
@@ -93,13 +91,13 @@ def spoil(kind: str, monkeypatch) -> None:
     if kind == "data":
         whole = loop.draw_batch
 
-        def drawn(run, method, arrays, step, *given):
-            batch = whole(run, method, arrays, step, *given)
+        def draw(stage, arrays, step, *arguments):
+            batch = whole(stage, arrays, step, *arguments)
             if step == 3:
                 batch.x0[2, 0] = Fragile.number
             return batch
 
-        monkeypatch.setattr(loop, "draw_batch", drawn)
+        monkeypatch.setattr(loop, "draw_batch", draw)
 
 
 ALL, ONE = (rf"the loss of {rows} of 16 rows is not finite, first in " for rows in (16, 1))
@@ -120,11 +118,11 @@ CASES = {  # what breaks: method, options, what is told of it
 @pytest.mark.parametrize("number", [NAN, INF])
 @pytest.mark.parametrize("kind", CASES)
 def test_it_is_found_in_its_step_changes_nothing_and_is_replayed(
-    tmp_path, monkeypatch, noticed, kind, number
+    tmp_path, monkeypatch, prints_of_failures, kind, number
 ):
-    name, options, told = CASES[kind]
+    name, options, message = CASES[kind]
     Fragile.number = number
-    given = {"teacher": Teacher()} if name == "cd" else {}
+    arguments = {"teacher": Teacher()} if name == "cd" else {}
     run = tiny_run(method=name, method_options=options, network_options={}, checkpoint_every=2)
     spoil(kind, monkeypatch)
 
@@ -134,50 +132,51 @@ def test_it_is_found_in_its_step_changes_nothing_and_is_replayed(
             if kind == "average":
                 state.models().ema.network.last.bias.data[0] = number
 
-    with pytest.raises(NonFiniteError, match=rf"step 3: {told}") as caught:
+    with pytest.raises(NonFiniteError, match=rf"step 3: {message}") as info:
         fs.train(
-            run, network=fresh(), out=tmp_path, progress=False, device="cpu", watch=look, **given
+            run,
+            network=fresh(),
+            out=tmp_path,
+            progress=False,
+            device="cpu",
+            watch=look,
+            **arguments,
         )
-    text = str(caught.value)
-    assert caught.value.exit_code == 3
+    text = str(info.value)
+    assert info.value.exit_code == 3
     assert "\n" not in text
     assert "nothing was updated" in text
     if kind != "gradient":
         assert "t in [" in text
         assert "of the training split" in text
-    assert [before == after for before, after in noticed] == [True]
+    assert [before == after for before, after in prints_of_failures] == [True]
     assert RunFolder(tmp_path).newest().state["step"] == (2 if kind == "average" else 3)
     path = tmp_path / "incidents" / "step-3"
     assert f"fewstep replay {path}" in text
-    found = replay(path, network=fresh(), device="cpu", **given)
-    assert (found.step, found.same) == (3, True)
-    assert found.module is None if kind == "gradient" else found.module in text
-    assert len(found.bad) == (0 if kind == "gradient" else 1 if kind in ("data", "output") else 16)
+    result = replay(path, network=fresh(), device="cpu", **arguments)
+    assert (result.step, result.same) == (3, True)
+    assert result.module is None if kind == "gradient" else result.module in text
+    rows = {"gradient": 0, "data": 1, "output": 1}
+    assert len(result.bad) == rows.get(kind, 16)
     BROKEN.clear()
-    if kind in (
-        "output",
-        "gradient",
-        "teacher",
-        "tangent",
-    ):  # healed, the same step gives other numbers
-        assert replay(path, network=fresh(), device="cpu", **given).same == (kind == "gradient")
+    if kind in ("output", "gradient", "teacher", "tangent"):
+        # Repaired, the same step gives other numbers.
+        assert replay(path, network=fresh(), device="cpu", **arguments).same == (kind == "gradient")
 
 
 TINY = [
-    *(
-        "--iterations",
-        "6",
-        "--batch",
-        "16",
-        "--block",
-        "4",
-        "--network.width",
-        "8",
-        "--network.depth",
-        "1",
-    ),
-    *("--checkpoint-every", "2", "--picture-every", "0", "--log-every", "1", "--device", "cpu"),
+    "--iterations",
+    "6",
+    "--batch",
+    "16",
+    "--block",
+    "4",
+    "--network.width",
+    "8",
+    "--network.depth",
+    "1",
 ]
+TINY += ["--checkpoint-every", "2", "--picture-every", "0", "--log-every", "1", "--device", "cpu"]
 
 
 def test_the_commands_exit_with_3_then_0_and_1_where_the_stored_losses_are_others(
@@ -190,15 +189,15 @@ def test_the_commands_exit_with_3_then_0_and_1_where_the_stored_losses_are_other
     path = folder / "incidents" / "step-3"
     assert main(["replay", str(path), "--device", "cpu"]) == 0
     assert "the same losses to the bit" in capsys.readouterr().out
-    saved, _, losses = incidents.read(path)
-    groups = {name: dict(saved.groups[name]) for name in saved.groups}
+    incident, _, losses = incidents.read(path)
+    groups = {name: dict(incident.groups[name]) for name in incident.groups}
     finite = int(torch.isfinite(losses).nonzero()[0])
     groups["batch"]["loss"] = losses.clone()
     groups["batch"]["loss"].view(torch.int32)[finite] ^= 1
-    checkpoint.write(tmp_path / "other", groups, saved.state)  # with a manifest of its own
+    checkpoint.write(tmp_path / "other", groups, incident.state)  # with a manifest of its own
     assert main(["replay", str(tmp_path / "other"), "--device", "cpu", "--json"]) == 1
-    shown = json.loads(capsys.readouterr().out)
-    assert (shown["same"], shown["step"], [row["row"] for row in shown["not_finite"]]) == (
+    output = json.loads(capsys.readouterr().out)
+    assert (output["same"], output["step"], [row["row"] for row in output["not_finite"]]) == (
         False,
         3,
         [2],
@@ -210,8 +209,8 @@ def test_the_commands_exit_with_3_then_0_and_1_where_the_stored_losses_are_other
 def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
     whole = loop.train_step
 
-    def spoiling(run, method, state, batch):
-        row = whole(run, method, state, batch)
+    def spoiling(stage, state, batch):
+        row = whole(stage, state, batch)
         if state.step == 4:
             state.student.network.outlet.bias.data[0] = NAN
         return row
@@ -224,14 +223,12 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
         ):
             fs.train(tiny_run(), out=tmp_path / "run", progress=False, device="cpu")
     assert RunFolder(tmp_path / "run").newest().state["step"] == 2
-    healed = fs.train(tiny_run(), out=tmp_path / "run", resume=True, progress=False, device="cpu")
-    assert healed.fingerprint == fs.train(tiny_run(), progress=False, device="cpu").fingerprint
+    resumed = fs.train(tiny_run(), out=tmp_path / "run", resume=True, progress=False, device="cpu")
+    assert resumed.fingerprint == fs.train(tiny_run(), progress=False, device="cpu").fingerprint
 
 
 def test_forced_normalisation_of_a_failed_step_is_taken_back(tmp_path, monkeypatch):
-    """Once more is not the same bits: what is saved of the step, and replayed, are the weights
-    before it.
-    """
+    """A second time gives other bits: the weights before the step are saved, and replayed."""
 
     def method() -> fs.Method:
         return replace(fs.methods.diffusion(), balance=fs.balances.LogVariance(channels=8))
@@ -251,5 +248,7 @@ def test_forced_normalisation_of_a_failed_step_is_taken_back(tmp_path, monkeypat
             fs.train(run, method=method(), out=tmp_path, progress=False, device="cpu")
     assert replay(tmp_path / "incidents" / "step-3", method=method(), device="cpu").same
     assert RunFolder(tmp_path).newest().state["step"] == 3
-    healed = fs.train(run, method=method(), out=tmp_path, resume=True, progress=False, device="cpu")
-    assert healed.fingerprint == whole.fingerprint
+    resumed = fs.train(
+        run, method=method(), out=tmp_path, resume=True, progress=False, device="cpu"
+    )
+    assert resumed.fingerprint == whole.fingerprint

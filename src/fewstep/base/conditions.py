@@ -133,7 +133,7 @@ def _check_mask(mask: Tensor, x0: Tensor) -> Tensor:
 
 
 def fit(
-    cond: Any, kind: Kind, n: int, classes: int, *, unlabelled: bool = False, name: str = "cond"
+    cond: Any, kind: Kind, n: int, classes: int, *, allow_no_label: bool = False, name: str = "cond"
 ) -> Cond:
     """The condition of n samples that are to be drawn, as the generator's kind asks for it.
 
@@ -144,11 +144,18 @@ def fit(
             raise UserError("this generator knows no labels: leave the condition out")
         return None
     if isinstance(kind, str):
-        return _fit_labels(cond, n, classes, unlabelled)
+        return _fit_labels(cond, n, classes, allow_no_label)
     if isinstance(kind, Mapping):
         _check_keys(cond, kind, name)
         return {
-            key: fit(cond.get(key), part, n, classes, unlabelled=unlabelled, name=_path(name, key))
+            key: fit(
+                cond.get(key),
+                part,
+                n,
+                classes,
+                allow_no_label=allow_no_label,
+                name=_path(name, key),
+            )
             for key, part in kind.items()
         }
     return _fit_rows(cond, kind, n, name)
@@ -175,25 +182,25 @@ def _fit_rows(cond: Any, kind: list[Any], n: int, name: str) -> Tensor:
         or value.shape not in (shape, (n, *shape))
         or (dtype == torch.bool) != (value.dtype == torch.bool)
     ):
-        got = "None" if value is None else f"{value.dtype} {tuple(value.shape)}"
+        value_text = "None" if value is None else f"{value.dtype} {tuple(value.shape)}"
         raise UserError(
-            f"{name} is {got}: this generator needs {kind[0]} of shape {(n, *shape)}, or one row"
+            f"{name} is {value_text}: this generator needs {kind[0]} of shape {(n, *shape)}, or one row"
             " for all (--cond FILE)"
         )
     _check_finite(name, value)
     return value.to(dtype).expand(n, *shape)
 
 
-def _fit_labels(cond: Any, n: int, classes: int, unlabelled: bool) -> Tensor:
+def _fit_labels(cond: Any, n: int, classes: int, allow_no_label: bool) -> Tensor:
     """n labels, one for all of them, or the classes in turn."""
     if cond is None:
         return torch.arange(n) % classes
     labels = tensor("label", cond)
-    least = NO_LABEL if unlabelled else 0
+    least = NO_LABEL if allow_no_label else 0
     is_known = is_integral(labels) and bool(((labels >= least) & (labels < classes)).all())
     if not is_known or labels.shape not in ((), (n,)):
         hint = ""
-        if not unlabelled and is_integral(labels) and bool((labels == NO_LABEL).any()):
+        if not allow_no_label and is_integral(labels) and bool((labels == NO_LABEL).any()):
             hint = "; -1, no label, needs a run with label_drop above 0"
         raise UserError(
             f"label {cond}: expected one of {least}..{classes - 1}, or {n} of them{hint}"
@@ -208,10 +215,10 @@ def examples(cond: Cond, kind: Kind, n: int) -> Cond:
     return each(lambda rows: rows[torch.arange(n) % len(rows)], cond)
 
 
-def dropped(cond: Cond, drop: Tensor) -> Cond:
+def drop_labels(cond: Cond, drop: Tensor) -> Cond:
     """The condition with -1 for the labels where `drop [B]` is True; the rest is unchanged."""
     if isinstance(cond, Mapping):
-        return {**cond, "label": dropped(cond["label"], drop)}
+        return {**cond, "label": drop_labels(cond["label"], drop)}
     assert cond is not None
     return cond.masked_fill(drop, NO_LABEL)
 
@@ -245,7 +252,7 @@ def mask_of(x: Tensor, cond: Cond) -> Tensor | None:
     return mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim))
 
 
-def masked(x: Tensor, cond: Cond) -> Tensor:
+def apply_mask(x: Tensor, cond: Cond) -> Tensor:
     """x with 0 where the condition's mask has no element; x itself without a mask."""
     mask = mask_of(x, cond)
     return x if mask is None else x.masked_fill(~mask, 0)

@@ -33,7 +33,7 @@ class Args:
     data: str | None = None
     """The data. Of a run: where it is now, if its path has changed. A teacher needs it."""
     teacher: str | None = None
-    """Of a run: a teacher with the true trajectories (RUN, FILE or exact:NAME); default: its own."""
+    """Of a run: a teacher with the true trajectories (RUN, FILE, exact:NAME); default: its own."""
     network: str | None = None
     """A teacher file's network: one of ours, or module:factory, called as (shape, classes). Of a
     run: your own.
@@ -60,6 +60,8 @@ class Args:
     """Print every table."""
     out: Path | None = None
     """Folder for doctor.html and the figure."""
+    quiet: bool = False
+    """Show no progress; results, warnings and errors still."""
     json: bool = False
     """Print one JSON object."""
 
@@ -74,7 +76,7 @@ def main(argv: list[str]) -> int:
         # Without jinja2 or matplotlib they raise before anything takes long.
         report.page("", [], [])
         report.axes()
-    progress = sys.stderr.isatty()
+    progress = sys.stderr.isatty() and not args.quiet
     path = Path(args.subject)
     is_teacher = path.suffix == ".safetensors" or (":" in args.subject and not path.exists())
     examination = of_teacher(args, progress) if is_teacher else of_run(args, progress)
@@ -127,7 +129,7 @@ def source(args: Args, dataset: Dataset) -> Any:
     from fewstep import exact
     from fewstep.analysis.doctor.entry import build, from_file
     from fewstep.base.errors import UserError
-    from fewstep.cli.user_code import imported
+    from fewstep.cli.user_code import import_function
 
     try:
         options = json.loads(args.network_options)
@@ -138,11 +140,11 @@ def source(args: Args, dataset: Dataset) -> Any:
     if args.subject.startswith("exact:"):
         return exact.named(args.subject.removeprefix("exact:"))
     if Path(args.subject).suffix != ".safetensors":
-        return build(args.subject, imported("teacher", args.subject), dataset, options)
+        return build(args.subject, import_function("teacher", args.subject), dataset, options)
     if args.network is None:
         raise UserError(
             f"{args.subject} holds weights alone: name their network, --network mlp or"
             " module:factory"
         )
-    factory = imported("network", args.network) if ":" in args.network else args.network
+    factory = import_function("network", args.network) if ":" in args.network else args.network
     return from_file(args.subject, dataset, factory, options)

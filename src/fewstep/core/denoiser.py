@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from fewstep.base.conditions import NO_LABEL, Cond, masked, pick
+from fewstep.base.conditions import NO_LABEL, Cond, apply_mask, pick
 from fewstep.base.errors import UserError
 from fewstep.core import abilities
 from fewstep.core.process import Process, Time, edm, expand, per_row
@@ -25,7 +25,7 @@ class Masks(Protocol):
 
 
 class Denoiser(Protocol):
-    """`x_t [B, ...]`, `t [B]` float64 (ours also take a float), `cond` of B rows -> x0_hat like x_t.
+    """`x_t [B, ...]`, `t [B]` float64 (ours also take a float), `cond` of B rows -> x0_hat.
 
     A denoiser with dropout also has `.masks(rows, seeds)` and takes what that returns as `masks=`,
     so that two passes can run under the same masks; without masks nothing is dropped.
@@ -97,7 +97,7 @@ def on_rows(
 
 
 def _pad(index: Tensor, rows: int, device: torch.device) -> Tensor:
-    """The index, padded to one of 16 sizes by repeating a row: new sizes cost, except on the CPU."""
+    """The index, padded to one of 16 sizes by repeating a row: new sizes cost, but not on a CPU."""
     if device.type == "cpu":
         return index
     size = -(-rows // 16)
@@ -156,7 +156,7 @@ class Preconditioned(nn.Module):
     ) -> Tensor:
         c = self.scaling(self.process, per_row(t, x_t))
         raw = self.output(c, x_t, cond, masks)
-        return masked(expand(c.skip, x_t) * x_t + expand(c.out, x_t) * raw, cond)
+        return apply_mask(expand(c.skip, x_t) * x_t + expand(c.out, x_t) * raw, cond)
 
 
 @dataclass(frozen=True)
@@ -181,19 +181,19 @@ class Across:
 
     denoiser: Denoiser
     own: Process  # that the denoiser is made for
-    asked: Process  # whose times it gets
+    caller: Process  # whose times it gets
 
     def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
         t = per_row(t, x_t)
-        t_own = self.own.time_at(self.asked.level(t)).clamp(max=self.own.t_max)
+        t_own = self.own.time_at(self.caller.level(t)).clamp(max=self.own.t_max)
         power_own = self.own.alpha(t_own).square() + self.own.sigma(t_own).square()
-        power = self.asked.alpha(t).square() + self.asked.sigma(t).square()
+        power = self.caller.alpha(t).square() + self.caller.sigma(t).square()
         return self.denoiser(expand((power_own / power).sqrt(), x_t) * x_t, t_own, cond)
 
 
-def across(denoiser: Denoiser, own: Process, asked: Process) -> Denoiser:
+def across(denoiser: Denoiser, own: Process, caller: Process) -> Denoiser:
     """The denoiser for the times of another process; itself where they are the same."""
-    return denoiser if own == asked else Across(denoiser, own, asked)
+    return denoiser if own == caller else Across(denoiser, own, caller)
 
 
 class Truncated(nn.Module):
@@ -234,7 +234,7 @@ class Guided:
     def both(self, x_t: Tensor, t: Time, cond: Cond) -> tuple[Tensor, Tensor]:
         """The guided guess and the unguided conditional one."""
         plain = self.denoiser(x_t, t, cond)
-        free = self.denoiser(x_t, t, unlabelled(cond))
+        free = self.denoiser(x_t, t, without_label(cond))
         return plain + self.scale * (plain - free), plain
 
     def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
@@ -246,10 +246,10 @@ def guided(denoiser: Denoiser, scale: float) -> Denoiser:
     return Guided(denoiser, scale) if scale else denoiser
 
 
-def unlabelled(cond: Cond) -> Cond:
+def without_label(cond: Cond) -> Cond:
     """The condition with -1, no label, for every label. Raises UserError where there is none."""
     if isinstance(cond, Mapping):
-        return {**cond, "label": unlabelled(cond.get("label"))}
+        return {**cond, "label": without_label(cond.get("label"))}
     if not isinstance(cond, Tensor):
         raise UserError("guidance compares with and without a label: expected data with labels")
     return torch.full_like(cond, NO_LABEL)

@@ -100,7 +100,7 @@ class Method:
 
     @property
     def ema_rate(self) -> Callable[[float], float] | None:
-        """How much of itself the target's average keeps, by progress; None for the run's average."""
+        """How much of itself the target's average keeps, by progress; None without an average."""
         return abilities.rate(self.target)
 
     @property

@@ -1,6 +1,4 @@
-"""What the core sees of data: x0 in float32, about [-1, 1], its condition, three splits, and the
-way back.
-"""
+"""Data in the units of the core: x0 in float32, about [-1, 1], its condition, three splits."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ SPLIT_SEED = 20240611  # a constant: every run and every metric sees the same sp
 
 
 class Units(NamedTuple):
-    """user's value = shift + scale * x0; `clip` says that x0 outside [-1, 1] does not exist
-    (pictures).
-    """
+    """user's value = shift + scale * x0; with `clip`, x0 is cut to [-1, 1] (pictures)."""
 
     shift: float = 0.0
     scale: float = 1.0
@@ -40,11 +36,10 @@ class Units(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """x0 `[N, ...]` float32 and its condition with N rows: labels `[N]` int64, another tensor, a
-    dict, or None.
+    """x0 `[N, ...]` float32 and its condition with N rows.
 
-    path: of solved trajectories, whose ends x0 are, their points `[N, n, ...]` at the data set's n
-    levels.
+    cond: labels `[N]` int64, another tensor, a dict of these, or None. path: of solved
+    trajectories, whose ends x0 are, their points `[N, n, ...]` at the data set's n levels.
     """
 
     x0: Tensor
@@ -67,9 +62,7 @@ class Dataset:
     classes: int = 0
     units: Units = field(default_factory=Units)
     levels: tuple[float, ...] = ()  # times of the points of solved trajectories, decreasing
-    skipped: tuple[
-        str, ...
-    ] = ()  # the bad files that were left out, each with what is wrong with it
+    skipped: tuple[str, ...] = ()  # what is wrong with each bad file that was left out
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):
@@ -80,8 +73,7 @@ class Dataset:
         return tuple(self.train.x0.shape[1:])
 
     def sigma_data(self) -> float:
-        """Standard deviation of the training split, over all its elements (none of the padding), to
-        six digits.
+        """Standard deviation of the training split without its padding, to six digits.
 
         Rounded, and by numpy: torch's reductions give other last bits with other numbers of
         threads.
@@ -91,16 +83,11 @@ class Dataset:
     def without_labels(self) -> Dataset:
         """The same samples without their labels; other conditions stay."""
 
-        def kept(cond: Cond) -> Cond:
-            rest = (
-                {key: part for key, part in cond.items() if key != "label"}
-                if isinstance(cond, Mapping)
-                else None
-            )
-            return rest or None
-
         def without(arrays: Arrays) -> Arrays:
-            return Arrays(arrays.x0, kept(arrays.cond))
+            rest: Cond = None
+            if isinstance(arrays.cond, Mapping):
+                rest = {key: part for key, part in arrays.cond.items() if key != "label"}
+            return Arrays(arrays.x0, rest or None)
 
         if not self.classes:
             return self
@@ -112,9 +99,8 @@ class Dataset:
         digest = hashlib.sha256(f"{tuple(self.train.x0.shape)}|{self.classes}".encode())
         digest.update(self.train.x0.contiguous().numpy().tobytes())
         for name, part in leaves(self.train.cond):
-            if (
-                name or part.ndim > 1 or part.dtype != torch.int64
-            ):  # labels alone are told by `classes`
+            # `classes` stands for labels alone.
+            if name or part.ndim > 1 or part.dtype != torch.int64:
                 digest.update(f"|{name}|{part.dtype}|{tuple(part.shape)}|".encode())
             digest.update(part.contiguous().numpy().tobytes())
         if self.train.path is not None:
@@ -124,7 +110,7 @@ class Dataset:
 
 
 def elements(x: Tensor, cond: Cond) -> np.ndarray:
-    """The elements of x as numpy sees them: all of them, or `[M]` without the padding."""
+    """The elements of x as a numpy array: all of them, or `[M]` without the padding."""
     mask = mask_of(x, cond)
     return x.numpy() if mask is None else x[mask.expand_as(x)].numpy()
 
@@ -153,9 +139,11 @@ def split(
     stream: str = "",
     levels: tuple[float, ...] = (),
 ) -> Dataset:
-    """A data set whose validation and test splits have these sizes, by a shuffle of the stream (its
-    name's).
+    """A data set whose validation and test splits have these sizes.
+
+    stream: of the shuffle that splits it; its name's by default.
     """
     order = shuffle(stream or name, len(everything.x0))
-    held = [everything.rows(part) for part in order.split([*sizes, len(order) - sum(sizes)])]
-    return Dataset(name, held[2], held[0], held[1], classes, units, levels)
+    parts = order.split([*sizes, len(order) - sum(sizes)])
+    validation, test, train = (everything.rows(part) for part in parts)
+    return Dataset(name, train, validation, test, classes, units, levels)

@@ -4,16 +4,15 @@ Each module is called as (x, noise_label, cond, masks). shape: of one sample; cl
 labels, 0 for none. A network with a third parameter `features` also takes float conditions, so many
 numbers a sample, and dicts with "label", "features" and "mask".
 
-A function here declares the options of a network, their defaults and their help, and `_builds`
-names the class that takes them. It is imported when a network is built, so that reading options
-needs no torch.
+A function here declares the options of a network, their defaults and their help, and names the
+class that takes them. The class is imported when a network is built, so that reading options needs
+no torch.
 """
 
 import functools
 import inspect
 from collections.abc import Callable
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec
+from typing import TYPE_CHECKING, Literal, ParamSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,25 +20,22 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 
-def _builds(file: str, name: str) -> Callable[[Callable[P, Any]], Callable[P, "nn.Module"]]:
-    """Makes a declaration of options build the class of that name in a file of this package."""
+def _factory(declaration: Callable[P, "type[nn.Module]"]) -> Callable[P, "nn.Module"]:
+    """The declaration of a network's options as the function that builds it."""
+    signature = inspect.signature(declaration)
 
-    def decorate(declare: Callable[P, Any]) -> Callable[P, "nn.Module"]:
-        signature = inspect.signature(declare)
+    @functools.wraps(declaration)
+    def build(*args: P.args, **options: P.kwargs) -> "nn.Module":
+        network = declaration(*args, **options)
+        call = signature.bind(*args, **options)
+        call.apply_defaults()
+        return network(*call.args, **call.kwargs)
 
-        @functools.wraps(declare)
-        def build(*args: P.args, **options: P.kwargs) -> "nn.Module":
-            call = signature.bind(*args, **options)
-            call.apply_defaults()
-            network = getattr(import_module(f"{__name__}.{file}"), name)
-            return network(*call.args, **call.kwargs)
-
-        return build
-
-    return decorate
+    build.__signature__ = signature.replace(return_annotation="nn.Module")  # type: ignore[attr-defined]
+    return build
 
 
-@_builds("_mlp", "ResidualMLP")
+@_factory
 def mlp(
     shape: tuple[int, ...],
     classes: int = 0,
@@ -48,7 +44,7 @@ def mlp(
     width: int = 256,
     depth: int = 4,
     dropout: float = 0.0,
-) -> Any:
+) -> "type[nn.Module]":
     """A residual network for vectors and tiny images, which it flattens.
 
     Args:
@@ -56,9 +52,12 @@ def mlp(
         depth: residual blocks of two layers each
         dropout: probability of dropping a unit inside a block
     """
+    from fewstep.networks._mlp import ResidualMLP
+
+    return ResidualMLP
 
 
-@_builds("_song_unet", "SongUNet")
+@_factory
 def song_unet(
     shape: tuple[int, ...],
     classes: int = 0,
@@ -78,7 +77,7 @@ def song_unet(
     noise_mult: int = 1,
     emb_mult: int = 4,
     augment: int = 0,
-) -> Any:
+) -> "type[nn.Module]":
     """The U-Net of Song et al. as in EDM; by default DDPM++ for CIFAR-10, 55.7 M weights.
 
     NCSN++ is embedding=fourier, encoder=residual, taps=(1, 3, 3, 1), noise_mult=2.
@@ -100,9 +99,12 @@ def song_unet(
         emb_mult: length of the embedding, in widths
         augment: length of augmentation labels, given by a dict condition with "augment"; EDM has 9
     """
+    from fewstep.networks._song_unet import SongUNet
+
+    return SongUNet
 
 
-@_builds("_adm_unet", "AdmUNet")
+@_factory
 def adm_unet(
     shape: tuple[int, ...],
     classes: int = 0,
@@ -119,7 +121,7 @@ def adm_unet(
     group: int = 4,
     emb_mult: int = 4,
     augment: int = 0,
-) -> Any:
+) -> "type[nn.Module]":
     """The U-Net of Dhariwal & Nichol (ADM); by default for ImageNet at 64x64, 296 M weights.
 
     Args:
@@ -136,9 +138,12 @@ def adm_unet(
         emb_mult: length of the embedding, in widths
         augment: length of augmentation labels, given by a dict condition with "augment"; EDM has 9
     """
+    from fewstep.networks._adm_unet import AdmUNet
+
+    return AdmUNet
 
 
-@_builds("_edm2_unet", "EDM2UNet")
+@_factory
 def edm2_unet(
     shape: tuple[int, ...],
     classes: int = 0,
@@ -157,7 +162,7 @@ def edm2_unet(
     clip: float = 256.0,
     dropout: float = 0.0,
     dropout_resolutions: tuple[int, ...] | None = None,
-) -> Any:
+) -> "type[nn.Module]":
     """EDM2's magnitude-preserving U-Net; by default EDM2-S, 280 M weights for ImageNet at 64x64.
 
     Args:
@@ -176,9 +181,12 @@ def edm2_unet(
         dropout: probability of dropping an activation inside a block
         dropout_resolutions: resolutions whose blocks drop; None is all (TCM drops at 16 and 8)
     """
+    from fewstep.networks._edm2_unet import EDM2UNet
+
+    return EDM2UNet
 
 
-@_builds("_dit", "DiT")
+@_factory
 def dit(
     shape: tuple[int, ...],
     classes: int = 0,
@@ -189,7 +197,7 @@ def dit(
     heads: int = 6,
     mlp_ratio: float = 4.0,
     dropout: float = 0.0,
-) -> Any:
+) -> "type[nn.Module]":
     """A diffusion transformer (adaLN-zero) for data of one or more axes; by default DiT-S/2.
 
     Args:
@@ -200,9 +208,12 @@ def dit(
         mlp_ratio: hidden channels of an MLP, in widths
         dropout: probability of dropping a hidden unit of an MLP
     """
+    from fewstep.networks._dit import DiT
+
+    return DiT
 
 
-@_builds("_uvit", "UViT")
+@_factory
 def uvit(
     shape: tuple[int, ...],
     classes: int = 0,
@@ -216,18 +227,20 @@ def uvit(
     embedding: int = 1024,
     dropout: float = 0.2,
     dropout_stages: int = 1,
-) -> Any:
+) -> "type[nn.Module]":
     """The UViT of Multistep Consistency Models; by default 394 M weights for ImageNet at 64x64.
 
     Args:
         width: channels that the multipliers multiply
         mult: multipliers of the channels, one per stage; the last stage is the middle
         blocks: blocks of each stage, down as up
-        residual_stages: how many of the first stages have residual blocks; the others have
-        transformer blocks
+        residual_stages: how many of the first stages have residual blocks; others: transformers
         head_channels: channels of an attention head
         mlp_ratio: hidden channels of a transformer's MLP, in widths
         embedding: channels of the embedding of noise label and class
         dropout: probability of dropping a hidden unit of a block
         dropout_stages: how many of the last stages drop; 1 is the middle alone
     """
+    from fewstep.networks._uvit import UViT
+
+    return UViT

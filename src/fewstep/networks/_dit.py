@@ -16,7 +16,7 @@ from fewstep.networks.transformer_blocks import Embedding, SelfAttention, positi
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
-    """`[B, C, *axes] -> [B, tokens, C patch^n]`: tokens, and a token's pixels, by the axes' order."""
+    """`[B, C, *axes] -> [B, tokens, C patch^n]`: tokens and their pixels by the axes' order."""
     grid = [size // patch for size in x.shape[2:]]
     n = len(grid)
     split = x.reshape(*x.shape[:2], *(part for size in grid for part in (size, patch)))
@@ -43,13 +43,13 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, ratio: float, dropout: float, site: int) -> None:
         super().__init__()
-        hidden = int(ratio * width)
+        channels = int(ratio * width)
         self.dropout = dropout
         self.site = site
         self.norm = LayerNorm(width, affine=False)
         self.attention = SelfAttention(width, heads)
-        self.inner = nn.Linear(width, hidden)
-        self.outer = nn.Linear(hidden, width)
+        self.inner = nn.Linear(width, channels)
+        self.outer = nn.Linear(channels, width)
         self.modulate = nn.Linear(width, 6 * width)
         zero(self.modulate)
 

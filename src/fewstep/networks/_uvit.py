@@ -95,7 +95,7 @@ class TransformerBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one kind at one resolution; with a grid, they take its tokens at fixed positions."""
+    """Blocks of one kind at one resolution; with a grid, its tokens at fixed positions."""
 
     positions: Tensor | None
 

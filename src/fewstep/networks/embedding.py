@@ -32,7 +32,7 @@ def one_hot(cond: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
 
 
 class Frequencies(nn.Module):
-    """Its buffers stay in float32 at least: a rounded frequency is another function of the label."""
+    """Its buffers stay in float32 at least: a rounded frequency is another function."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         buffers = dict(self._buffers)

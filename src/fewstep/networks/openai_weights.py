@@ -141,7 +141,7 @@ def to_openai(network: AdmUNet, weights: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 def _swap_layout(network: AdmUNet, name: str, value: Tensor, inward: bool) -> Tensor:
-    """A weight in the other layout: q, k, v are (q|k|v, head, dim) theirs, (head, dim, q|k|v) ours."""
+    """A weight in the other layout: theirs is (q|k|v, head, dim), ours (head, dim, q|k|v)."""
     if name == "map_label.weight":
         return value.T.contiguous()
     if ".qkv." not in name:

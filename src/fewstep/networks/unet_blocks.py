@@ -199,7 +199,7 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Levels:
-    """The resolutions of a U-Net and its blocks at each: from the images' side, halved each time."""
+    """The resolutions of a U-Net and its blocks at each: the images' side, halved each time."""
 
     size: int  # side of the images
     stem: int  # channels of the first convolution

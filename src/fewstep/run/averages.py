@@ -69,7 +69,7 @@ def posthoc_coefficients(
 def posthoc_error(
     times: Tensor, exponents: Tensor, time: Tensor, exponent: Tensor, coefficients: Tensor
 ) -> float:
-    """Relative L2 distance of a new profile (time, exponent `[1]`) from its fit, coefficients `[S]`."""
+    """Relative L2 distance of a profile (time, exponent `[1]`) from its fit, coefficients `[S]`."""
     among = profile_products(times, exponents, times, exponents)
     to_new = profile_products(times, exponents, time, exponent)[:, 0]
     size = profile_products(time, exponent, time, exponent)[0, 0]
@@ -80,7 +80,7 @@ def posthoc_error(
 def reconstruct(
     folder: RunFolder, run: Run, std: float, until: int
 ) -> tuple[int, dict[str, Tensor]]:
-    """(step, weights) of the power average of that relative deviation at the last snapshot <= until.
+    """(step, weights) of the power average of that deviation at the last snapshot <= until.
 
     A sum of all snapshots up to there with `posthoc_coefficients`, in float64; what is no
     floating-point number is the last snapshot's. Raises StorageError where there is no snapshot.
@@ -97,11 +97,17 @@ def reconstruct(
     exponents = exponents.repeat(len(paths))
     new = times[-1:], torch.tensor([power_exponent(std)], dtype=torch.float64)
     shares = posthoc_coefficients(times, exponents, *new)[:, 0]
-    if (far := posthoc_error(times, exponents, *new, shares)) > FAR:
+    far = posthoc_error(times, exponents, *new, shares)
+    if far > FAR:
+        names = ", ".join(one.name for one in sources)
         log.warning(
-            "fewstep: what %d snapshots of %s make of power:%g is %.0f %% off: choose one nearer to them",
-            len(paths), ", ".join(one.name for one in sources), std, 100 * far,
-        )  # fmt: skip
+            "fewstep: what %d snapshots of %s make of power:%g is %.0f %% off: choose one nearer to"
+            " them",
+            len(paths),
+            names,
+            std,
+            100 * far,
+        )
     total: dict[str, Any] = {}
     for path, of_snapshot in zip(paths.values(), shares.split(len(sources)), strict=True):
         groups = read(path).groups

@@ -1,6 +1,4 @@
-"""One writer per run folder: a lock that the kernel frees when its holder dies, however it dies.
-Needs no torch.
-"""
+"""One writer per run folder: a lock that the kernel frees when its holder dies. Needs no torch."""
 
 from __future__ import annotations
 
@@ -26,19 +24,19 @@ NAME = "lock"
 
 
 def holder(path: Path) -> str:
-    """Who says in the lock file that it holds it."""
+    """The process that holds the lock, as its file says."""
     try:
-        told = json.loads(path.read_text())
-        return (
-            f"process {int(told['pid'])} on {str(told['host'])[:64]} since"
-            f" {str(told['since'])[:32]}"
-        )
+        about = json.loads(path.read_text())
+        pid = int(about["pid"])
+        host = str(about["host"])[:64]
+        since = str(about["since"])[:32]
+        return f"process {pid} on {host} since {since}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
 
 
-def _taken(path: Path) -> int:
-    """The handle of the lock file, locked. Raises UserError where somebody holds it."""
+def _acquire(path: Path) -> int:
+    """The handle of the lock file, locked. Raises UserError where another process holds it."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -77,35 +75,36 @@ def _is(path: Path, handle: int) -> bool:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[int]:
+def hold(folder: Path) -> Iterator[int]:
     """Holds the folder's lock; gives its handle, which a forked child has to close.
 
-    A folder that was made for it and is empty afterwards goes. Raises UserError where another
-    process holds it, StorageError where nothing can be written there.
+    Folders that were created for it are removed if they are empty afterwards. Raises UserError
+    where another process holds it, StorageError where nothing can be written there.
     """
-    made, path = [path for path in (folder, *folder.parents) if not path.exists()], folder / NAME
+    path = folder / NAME
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    about = {
+        "pid": os.getpid(),
+        "host": platform.node(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
     with ExitStack() as stack:
         with storage(f"cannot write to {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
-            handle = _taken(path)
+            handle = _acquire(path)
             stack.callback(os.close, handle)
-            about = {
-                "pid": os.getpid(),
-                "host": platform.node(),
-                "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-            }
             os.truncate(handle, 0)
             os.write(handle, json.dumps(about).encode())
-        stack.callback(_removed, path, handle, made)
+        stack.callback(_release, path, handle, new)
         yield handle
 
 
-def _removed(path: Path, handle: int, made: list[Path]) -> None:
-    """Removes the lock file before it is free, so that whoever waits for it finds that it is gone."""
+def _release(path: Path, handle: int, new: list[Path]) -> None:
+    """Removes the lock file before it is free, so that a process that waits for it notices."""
     with suppress(OSError):
         if _is(path, handle):
             path.unlink()
-        for folder in made:
+        for folder in new:
             folder.rmdir()
 
 

@@ -1,4 +1,4 @@
-"""Schedules of training as pure functions: nothing counts, so nothing can be lost. Needs no torch."""
+"""The profiles of averages: how much of itself an average keeps at each step. Needs no torch."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from fewstep.base.errors import UserError
 
 
 def ema_rate(step: int, decay: float) -> float:
-    """How much of the average is kept after step 0, 1, ...: `decay`, less while the run is young.
+    """How much of itself an average keeps after step 0, 1, ...: `decay`, less in the first steps.
 
-    min(decay, (1 + step) / (10 + step)), so the first averages forget the initial weights.
+    min(decay, (1 + step) / (10 + step)), so that the initial weights are forgotten.
     """
     return min(decay, (1 + step) / (10 + step))
 
 
 def halflife_rate(step: int, batch: int, halflife: float) -> float:
-    """0.5^(batch / halflife), `halflife` in samples, at most a twentieth of those seen so far.
+    """0.5^(batch / halflife), where `halflife` is in samples and at most 0.05 of those so far.
 
     Source: EDM, arXiv 2206.00364, its training loop (ramp-up ratio 0.05).
     """
@@ -26,42 +26,41 @@ def halflife_rate(step: int, batch: int, halflife: float) -> float:
 
 
 def power_rate(step: int, exponent: float) -> float:
-    """(1 - 1/k)^(exponent + 1) at update k = step + 1: an average in which time t weighs
-    t^exponent.
+    """(1 - 1/k)^(exponent + 1) at update k = step + 1: time t then has weight t^exponent.
 
-    Source: EDM2, arXiv 2312.02696, section 3.1; the first update forgets the initial weights.
+    The first update forgets the initial weights. Source: EDM2, arXiv 2312.02696, section 3.1.
     """
     return float((1 - 1 / (step + 1)) ** (exponent + 1))
 
 
 def power_std(exponent: float) -> float:
-    """Standard deviation of the profile t^exponent on [0, 1]: sqrt((g + 1) / ((g + 2)^2 (g + 3)))
-    (EDM2).
-    """
+    """Standard deviation of t^g on [0, 1]: sqrt((g + 1) / ((g + 2)^2 (g + 3))) (EDM2)."""
     return math.sqrt((exponent + 1) / ((exponent + 2) ** 2 * (exponent + 3)))
 
 
-_WIDEST = (
-    math.sqrt(5) - 3
-) / 2  # the exponent of the largest standard deviation, 0.3003: power_std' = 0
-_NARROWEST = 1e-6  # of exponents below 1e6, whose squares are numbers
+# The exponent of the largest standard deviation, 0.3003: power_std' = 0.
+_WIDEST = (math.sqrt(5) - 3) / 2
+# A standard deviation whose exponent is below 1e6, so that its square does not overflow.
+_NARROWEST = 1e-6
 
 
 def power_exponent(std: float) -> float:
-    """The exponent whose profile has that standard deviation, the larger of two: the inverse of
-    `power_std`.
-    """
+    """The exponent whose profile has that standard deviation, the larger of two."""
     if not 0 < std < power_std(_WIDEST):
         raise UserError(f"standard deviation {std} of a power average: expected in 0 .. 0.3")
-    low, high = _WIDEST, 1 / std  # power_std(g) < 1 / (g + 2)
+    low = _WIDEST
+    high = 1 / std  # power_std(g) < 1 / (g + 2)
     while low < (middle := (low + high) / 2) < high:
-        low, high = (middle, high) if power_std(middle) > std else (low, middle)
+        if power_std(middle) > std:
+            low = middle
+        else:
+            high = middle
     return low
 
 
 @dataclass(frozen=True)
 class Profile:
-    """An average of the weights by name: KIND:VALUE, with what it keeps at a step."""
+    """An average of the weights, written KIND:VALUE."""
 
     kind: str
     value: float
@@ -88,8 +87,11 @@ def profile(text: str) -> Profile:
     kind, _, number = text.partition(":" if ":" in text else "-")
     try:
         value = float(number)
-        power = _NARROWEST <= value < power_std(_WIDEST)
-        fine = {"decay": 0 <= value < 1, "halflife": 0 < value < math.inf, "power": power}[kind]
+        fine = {
+            "decay": 0 <= value < 1,
+            "halflife": 0 < value < math.inf,
+            "power": _NARROWEST <= value < power_std(_WIDEST),
+        }[kind]
     except (ValueError, KeyError):
         fine = False
     if not fine:

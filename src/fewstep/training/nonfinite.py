@@ -1,6 +1,4 @@
-"""What is said of a step whose loss or gradient is not finite: one line that names where it was
-looking.
-"""
+"""The message of a step whose loss or gradient is not finite: one line that names the place."""
 
 from __future__ import annotations
 
@@ -24,19 +22,17 @@ log = logging.getLogger("fewstep")
 
 def first_bad(state: State) -> str:
     """The first weight whose gradient is not finite."""
-    gradients = ((name, p.grad) for name, p in state.trained.named_parameters())
-    found = [
+    # Every weight is looked at, so that ranks with shards gather the same ones.
+    bad = [
         name
-        for name, grad in gradients
-        if grad is not None and not torch.isfinite(whole(grad)).all()
+        for name, p in state.trainable.named_parameters()
+        if p.grad is not None and not torch.isfinite(whole(p.grad)).all()
     ]
-    return f"first in {found[0]}" if found else "though each of its entries is finite"
+    return f"first in {bad[0]}" if bad else "though each of its entries is finite"
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors of numbers among a module's inputs or outputs, and their derivatives while one is
-    taken by jvp.
-    """
+    """The floating-point tensors in a module's inputs or outputs, and their tangents under jvp."""
     if isinstance(value, Tensor):
         if value.is_floating_point():
             yield from (part for part in forward_ad.unpack_dual(value) if part is not None)
@@ -52,89 +48,84 @@ def _finite(value: Any) -> bool:
 
 
 @contextmanager
-def noticing(networks: Mapping[str, nn.Module]) -> Iterator[list[str]]:
-    """Inside, a list grows by every module that makes numbers that are not finite, in the order of
-    the passes.
-    """
-    found: list[str] = []
+def watch_modules(networks: Mapping[str, nn.Module]) -> Iterator[list[str]]:
+    """Inside, a list gets every module whose output is not finite, in the order of the passes."""
+    names: list[str] = []
 
-    def notice(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, given: Any, kwargs: Any, out: Any) -> None:
-            if not _finite(out):
-                came = (
-                    "" if _finite(given) and _finite(kwargs) else ", which was given such numbers"
-                )
-                found.append(f"{name} ({type(module).__name__}){came}")
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+            if _finite(out):
+                return
+            fine = _finite(args) and _finite(kwargs)
+            cause = "" if fine else ", which was given such numbers"
+            names.append(f"{name} ({type(module).__name__}){cause}")
 
         return hook
 
-    handles = [
-        module.register_forward_hook(notice(f"{kind}.{name}" if name else kind), with_kwargs=True)
-        for kind, network in networks.items()
-        for name, module in network.named_modules()
-    ]
+    handles = []
+    for kind, network in networks.items():
+        for inner, module in network.named_modules():
+            hook = watch(f"{kind}.{inner}" if inner else kind)
+            handles.append(module.register_forward_hook(hook, with_kwargs=True))
     try:
-        yield found
+        yield names
     finally:
         for handle in handles:
             handle.remove()
 
 
 def first_module(state: State, again: Callable[[], object]) -> str | None:
-    """The first module that makes numbers that are not finite when the step's passes are made
-    `again`.
-    """
+    """The first module whose output is not finite when `again` repeats the step's passes."""
     networks = state.modules()
-    teacher = state.teacher.denoiser if state.teacher is not None else None
-    networks |= {"teacher": teacher} if isinstance(teacher, nn.Module) else {}
-    # A diagnosis that fails must not hide what it is of; but of networks in shards all ranks have
-    # to fail alike.
-    hidden = nullcontext() if state.sharded else suppress(Exception)
-    with noticing(networks) as found, hidden:
+    teacher = None if state.teacher is None else state.teacher.denoiser
+    if isinstance(teacher, nn.Module):
+        networks["teacher"] = teacher
+    # An error in this search must not hide the first one; but with networks in shards all ranks
+    # have to fail alike.
+    quiet = nullcontext() if state.is_sharded else suppress(Exception)
+    with watch_modules(networks) as names, quiet:
         again()
-    return found[0] if found else None
+    return names[0] if names else None
 
 
 def non_finite(
     state: State, batch: Batch, loss_b: Tensor, norm: float, again: Callable[[], object]
 ) -> NonFiniteError:
-    """The error for a step's batch and losses `[B]`, and its gradient norm; `again` makes its
-    passes.
-    """
-    error = NonFiniteError(_told(state, batch, loss_b, norm, again))
+    """The error for a step's batch, losses `[B]` and gradient norm; `again` repeats its passes."""
+    error = NonFiniteError(_message(state, batch, loss_b, norm, again))
     error.losses = loss_b
     return error
 
 
-def _told(
+def _message(
     state: State, batch: Batch, loss_b: Tensor, norm: float, again: Callable[[], object]
 ) -> str:
     bad = (~torch.isfinite(loss_b)).nonzero().flatten()
     if not len(bad):
-        where = first_bad(state)
         return (
-            f"step {state.step}: the loss is finite, its gradient has norm {norm}, {where}; nothing"
-            " was updated"
+            f"step {state.step}: the loss is finite, its gradient has norm {norm},"
+            f" {first_bad(state)}; nothing was updated"
         )
-    gather = state.world.gather  # which all ranks do, since all of them stop
+    # All ranks gather, since all of them stop.
+    gather = state.world.gather
     t, r, rows = (gather(x.cpu())[bad] for x in (*batch.times[:2], batch.rows))
-    module = next(filter(None, state.world.texts(first_module(state, again) or "")), None)
-    told = f", first in {module}" if module else ""
-    hint = (
-        "r = t leaves no gap: lower ratio_max"
-        if bool((t == r).any())
-        else "A lower --lr is the usual remedy"
-    )
+    modules = state.world.texts(first_module(state, again) or "")
+    module = next(filter(None, modules), None)
+    place = f", first in {module}" if module else ""
+    hint = "A lower --lr is the usual remedy"
+    if bool((t == r).any()):
+        hint = "r = t leaves no gap: lower ratio_max"
     return (
-        f"step {state.step}: the loss of {len(bad)} of {len(loss_b)} rows is not finite{told}: t in"
-        f" [{t.min():.4g}, {t.max():.4g}], r in [{r.min():.4g}, {r.max():.4g}], first sample"
+        f"step {state.step}: the loss of {len(bad)} of {len(loss_b)} rows is not finite{place}:"
+        f" t in [{t.min():.4g}, {t.max():.4g}], r in [{r.min():.4g}, {r.max():.4g}], first sample"
         f" {int(rows[0])} of the training split; nothing was updated. {hint}"
     )
 
 
 def overflow(state: State, loss_b: Tensor) -> None:
-    """Tells that a step is skipped since its gradient overflowed float16; too many in a row are a
-    NonFiniteError.
+    """Warns that a step is skipped since its gradient overflowed float16.
+
+    Raises NonFiniteError after MOST_SKIPPED of them in a row.
     """
     scale = state.scale
     if scale.in_a_row >= MOST_SKIPPED:

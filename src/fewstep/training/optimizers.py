@@ -1,6 +1,4 @@
-"""The optimizers by name; their state is tensors per weight, so that a checkpoint holds it whatever
-it is.
-"""
+"""The optimizers by name; their state is tensors per weight, so that it fits a checkpoint."""
 
 from __future__ import annotations
 
@@ -33,26 +31,28 @@ class Lion(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            moved = [p for p in group["params"] if p.grad is not None]
-            if not moved:
+            weights = [p for p in group["params"] if p.grad is not None]
+            if not weights:
                 continue
-            for p in moved:
+            for p in weights:
                 if "exp_avg" not in self.state[p]:
                     self.state[p]["exp_avg"] = torch.zeros_like(p)
-            grads, moments = [p.grad for p in moved], [self.state[p]["exp_avg"] for p in moved]
-            (b1, b2), lr = group["betas"], group["lr"]
+            grads = [p.grad for p in weights]
+            moments = [self.state[p]["exp_avg"] for p in weights]
+            b1, b2 = group["betas"]
+            lr = group["lr"]
             signs = torch._foreach_lerp(moments, grads, 1 - b1)
             torch._foreach_sign_(signs)
-            torch._foreach_mul_(moved, 1 - lr * group["weight_decay"])
-            torch._foreach_add_(moved, signs, alpha=-lr)
+            torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
+            torch._foreach_add_(weights, signs, alpha=-lr)
             torch._foreach_lerp_(moments, grads, 1 - b2)
 
 
 def build(run: Run, parameters: Iterable[nn.Parameter]) -> Optimizer:
     """The run's optimizer with an empty state.
 
-    RAdam is Adam under `rectified` steps: torch's own has no fused kernel, and those are 5 to 10
-    times faster than loops on a CPU, where small steps feel it.
+    RAdam is Adam with the rate and epsilon of `rectify`: torch's own RAdam has no fused kernel,
+    which is 5 to 10 times faster than a loop on a CPU and matters where steps are small.
     """
     parameters = list(parameters)
     require(len(parameters) > 0, "network", "without weights", "something to train")
@@ -63,41 +63,44 @@ def build(run: Run, parameters: Iterable[nn.Parameter]) -> Optimizer:
     return kind(parameters, fused=True, eps=_EPS, **common)
 
 
-def rectified(k: int, beta: float) -> tuple[float, float]:
+def rectify(k: int, beta: float) -> tuple[float, float]:
     """(factor of the learning rate, epsilon) that make update k = 1, 2, ... of Adam that of RAdam.
 
     With rho = rho_inf - 2 k b^k / (1 - b^k), rho_inf = 2 / (1 - b) - 1: where rho > 5 the step is
-    sqrt((rho - 4)(rho - 2) rho_inf / ((rho_inf - 4)(rho_inf - 2) rho)) m_hat sqrt(1 - b^k) /
-    (sqrt(v) + eps), and Adam adds its epsilon to sqrt(v / (1 - b^k)); before, it is m_hat alone:
-    that of Adam with an epsilon beside which v vanishes, times that epsilon. Source: RAdam, arXiv
-    1908.03265, algorithm 2;
-    the bound 5 (there 4) and the epsilon as in torch's.
+    sqrt((rho - 4)(rho - 2) rho_inf / ((rho_inf - 4)(rho_inf - 2) rho))
+    m_hat sqrt(1 - b^k) / (sqrt(v) + eps), and Adam adds its epsilon to sqrt(v / (1 - b^k)). Before,
+    the step is m_hat alone: that of Adam with an epsilon beside which v vanishes, times that
+    epsilon. Source: RAdam, arXiv 1908.03265, algorithm 2; the bound 5 (there 4) and the epsilon as
+    in torch's.
     """
-    left = 1 - beta**k
+    rest = 1 - beta**k
     rho_inf = 2 / (1 - beta) - 1
-    rho = rho_inf - 2 * k * beta**k / left
+    rho = rho_inf - 2 * k * beta**k / rest
     if rho <= 5:
         return _HUGE, _HUGE
     factor = math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
-    return factor, _EPS / math.sqrt(left)
+    return factor, _EPS / math.sqrt(rest)
 
 
-def set_rate(optimizer: Optimizer, run: Run, rate: float, done: int) -> None:
-    """Prepares the update that follows `done` others."""
-    factor, eps = rectified(done + 1, run.betas[1]) if run.optimizer == "radam" else (1.0, _EPS)
+def set_rate(optimizer: Optimizer, run: Run, rate: float, updates: int) -> None:
+    """Prepares the update that follows so many others."""
+    factor = 1.0
+    eps = _EPS
+    if run.optimizer == "radam":
+        factor, eps = rectify(updates + 1, run.betas[1])
     for group in optimizer.param_groups:
-        group["lr"], group["eps"] = rate * factor, eps
+        group["lr"] = rate * factor
+        group["eps"] = eps
 
 
 def lr_factor(
     progress: float, warmup: float, constant: float, final: float, decay: str = "cosine"
 ) -> float:
-    """The learning rate's factor: 0 -> 1 over the share `warmup`, 1 until `constant`, then it
-    falls.
+    """The factor of the learning rate: 0 -> 1 in the share `warmup`, 1 until `constant`, then less.
 
-    As a cosine to `final`, or with decay = "inverse_sqrt" as 1 / sqrt(progress / constant) (EDM2,
-    arXiv 2312.02696, appendix B). All arguments are shares of the run in [0, 1]; `final` is a
-    factor.
+    It falls as a cosine to `final`, or with decay = "inverse_sqrt" as 1 / sqrt(progress / constant)
+    (EDM2, arXiv 2312.02696, appendix B). All arguments are shares of the run in [0, 1]; `final` is
+    a factor.
     """
     if progress < warmup:
         return progress / warmup

@@ -1,11 +1,10 @@
-"""How the networks of a run lie on several processes: the same on each (DDP), or in shards (FSDP2)."""
+"""How the networks of a run lie on several processes: whole on each (DDP), or in shards (FSDP2)."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import nn
 
@@ -19,94 +18,86 @@ from fewstep.training.state import Loss, State
 
 
 def check(run: Run, world: World, shard: bool) -> None:
-    """Raises UserError where a run cannot be dealt out to so many processes."""
+    """Raises UserError where a run cannot be divided among so many processes."""
     parts = run.elastic_exact or run.accumulate * world.size
     fits = parts % world.size == 0 and run.batch % (parts * run.block) == 0
-    told = f"a number that cuts batch={run.batch} in equal parts of whole blocks of {run.block}"
     if run.elastic_exact:
-        told = f"a number that divides elastic_exact={run.elastic_exact}"
-    require(
-        fits,
-        "processes",
-        world.size,
-        told + (f" for accumulate={run.accumulate}" if run.accumulate > 1 else ""),
-    )
-    require(
-        not shard or world.size > 1, "shard", shard, "several processes: start them with torchrun"
-    )
-    require(
-        not (shard and run.elastic_exact),
-        "shard",
-        shard,
-        "False with elastic_exact, which adds whole gradients",
-    )
+        need = f"a number that divides elastic_exact={run.elastic_exact}"
+    else:
+        need = f"a number that cuts batch={run.batch} in equal parts of whole blocks of {run.block}"
+    if run.accumulate > 1:
+        need += f" for accumulate={run.accumulate}"
+    require(fits, "processes", world.size, need)
+    several = "several processes: start them with torchrun"
+    require(not shard or world.size > 1, "shard", shard, several)
+    whole_gradients = "False with elastic_exact, which adds whole gradients"
+    require(not (shard and run.elastic_exact), "shard", shard, whole_gradients)
 
 
 def check_network(state: State, shard: bool) -> None:
     """Raises UserError where a network cannot be trained by several processes."""
-    for name, module in state.trained.named_modules():
+    for name, module in state.trainable.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            kind = type(module).__name__
             raise UserError(
-                f"{name} is a {type(module).__name__}, whose statistics differ by process: use"
-                " GroupNorm"
+                f"{name} is a {kind}, whose statistics differ by process: use GroupNorm"
             )
-    for name, p in state.trained.named_parameters():
+    for name, p in state.trainable.named_parameters():
         if shard and p.ndim == 0:
             raise UserError(
                 f"{name} is a single number, which FSDP cannot shard: leave --shard out"
             )
 
 
-def join(run: Run, method: Method, state: State, shard: bool, unused: bool) -> None:
-    """Connects the networks of a state that is still at its first step with those of the other
-    processes.
+def join(run: Run, method: Method, state: State, shard: bool, has_unused: bool) -> None:
+    """Connects the networks of a state at its first step with those of the other processes.
 
-    unused: some weights get no gradient, which DDP has to look for.
+    has_unused: some weights get no gradient, which DDP has to look for.
     """
     if state.world.size == 1:
         return
     check_network(state, shard)
     if shard:
         _shard(run, method, state)
-    elif not run.elastic_exact:  # which joins gradients itself, in its own order
-        from torch.nn.parallel import DistributedDataParallel
+        return
+    if run.elastic_exact:  # it adds the gradients itself, in its own order
+        return
+    from torch.nn.parallel import DistributedDataParallel
 
-        with (
-            warnings.catch_warnings()
-        ):  # that it will once be told otherwise not to exchange buffers at the start
-            warnings.filterwarnings("ignore", message=".*broadcast_buffers")
-            state.loss = DistributedDataParallel(
-                state.loss, broadcast_buffers=False, find_unused_parameters=unused
-            )
+    with warnings.catch_warnings():
+        # A later version will have another argument for not exchanging buffers at the start.
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers")
+        state.loss = DistributedDataParallel(
+            state.loss, broadcast_buffers=False, find_unused_parameters=has_unused
+        )
 
 
 def _shard(run: Run, method: Method, state: State) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    # Its advice against changing a network's output in place, given at every pass: nothing here
-    # does.
+    # Its advice, given at every pass, against changing a network's output in place: nothing does.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     if method.before is not None and state.frozen is None:
         state.spare = averages.average_of(state.student)  # now: a network in shards is not copied
     mesh = init_device_mesh(next(state.student.parameters()).device.type, (state.world.size,))
-    for module in [*state.trained.values(), *state.averages.values(), state.frozen, state.spare]:
+    for module in [*state.trainable.values(), *state.averages.values(), state.frozen, state.spare]:
         if module is not None:
-            fully_shard(
-                getattr(module, "network", module), mesh=mesh, reshard_after_forward=True
-            )  # also an average
-    state.optimizer = optimizers.build(run, state.trained.parameters())
-    state.loss, state.sharded = Sharded(state.trained, state.models), True
+            network = getattr(module, "network", module)
+            fully_shard(network, mesh=mesh, reshard_after_forward=True)
+    state.optimizer = optimizers.build(run, state.trainable.parameters())
+    state.loss = Sharded(state.trainable, state.models)
+    state.is_sharded = True
 
 
 class Sharded(Loss):
-    """The loss of networks in shards, whose gradients can be kept apart until a step's last part."""
+    """The loss of networks in shards; their gradients can stay apart until a step's last part."""
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        networks: list[Any] = [
-            m for m in self.trained.modules() if hasattr(m, "set_requires_gradient_sync")
-        ]
+        from torch.distributed.fsdp import FSDPModule
+
+        networks = [m for m in self.trainable.modules() if isinstance(m, FSDPModule)]
         for module in networks:
             module.set_requires_gradient_sync(False)
         try:
@@ -118,7 +109,6 @@ class Sharded(Loss):
 
 def plain(module: nn.Module, fresh: nn.Module) -> nn.Module:
     """A fresh network with the weights of one that may be in shards."""
-    fresh.load_state_dict(
-        {name: whole(tensor).detach().cpu() for name, tensor in module.state_dict().items()}
-    )
+    weights = {name: whole(tensor).detach().cpu() for name, tensor in module.state_dict().items()}
+    fresh.load_state_dict(weights)
     return fresh.requires_grad_(False).eval()

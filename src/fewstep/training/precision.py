@@ -9,18 +9,16 @@ from torch import Tensor
 
 PASSES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-MOST_SKIPPED = (
-    30  # in a row: from 2^16 down to 2^-14, where no gradient that could be used overflows
-)
+# Skipped steps in a row: from 2^16 down to 2^-14, where no useful gradient overflows.
+MOST_SKIPPED = 30
 
 
 @dataclass
 class LossScale:
-    """A power of 2 that keeps small gradients above float16's least; halved when one overflows,
-    which skips a step.
+    """A power of 2 that multiplies the loss, so that small gradients do not vanish in float16.
 
-    After `grow_after` good updates in a row it doubles: the start, halving and growth of
-    torch.amp's GradScaler.
+    It is halved when a gradient overflows, which skips a step, and doubled after `grow_after` good
+    updates in a row: start, halving and growth are those of torch.amp's GradScaler.
     """
 
     factor: float = 2.0**16
@@ -29,28 +27,28 @@ class LossScale:
     skipped: int = 0  # in all
     grow_after = 2000
 
-    def update(self, overflowed: bool) -> None:
-        """Takes note of a step."""
-        if overflowed:
-            self.factor, self.good = self.factor / 2, 0
-            self.in_a_row, self.skipped = self.in_a_row + 1, self.skipped + 1
+    def update(self, overflow: bool) -> None:
+        """Counts a step, and changes the factor if it is time."""
+        if overflow:
+            self.factor /= 2
+            self.good = 0
+            self.in_a_row += 1
+            self.skipped += 1
             return
-        self.in_a_row, self.good = 0, self.good + 1
+        self.in_a_row = 0
+        self.good += 1
         if self.good == self.grow_after:
-            self.factor, self.good = self.factor * 2, 0
+            self.factor *= 2
+            self.good = 0
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it, for a checkpoint."""
-        return {
-            name: torch.tensor(value, dtype=torch.float64) for name, value in asdict(self).items()
-        }
+        values = asdict(self)
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
     @staticmethod
     def of(tensors: dict[str, Tensor]) -> LossScale:
-        """What `tensors` gave."""
-        return LossScale(
-            **{
-                name: type(value)(tensors[name].item())
-                for name, value in asdict(LossScale()).items()
-            }
-        )
+        """The scale from its `tensors`."""
+        defaults = asdict(LossScale())
+        values = {name: type(value)(tensors[name].item()) for name, value in defaults.items()}
+        return LossScale(**values)

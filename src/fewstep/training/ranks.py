@@ -1,10 +1,9 @@
-"""Several processes as one run: how they find each other, and how one that is lost is noticed and
-named.
+"""Several processes (ranks) as one run: how they find each other, and how a lost one is noticed.
 
-Processes are started by torchrun, by Slurm's srun or by accelerate's launcher; PyTorch's engine
-connects them. Each shows signs of life in the store that they met at. A collective operation with a
-dead process would wait for as long as half an hour, so a thread beside it watches the signs and
-ends the process that waits.
+Processes are started by torchrun, by Slurm's srun or by accelerate's launcher; PyTorch connects
+them. Each writes a sign of life into the store at which they met. A collective operation with a
+dead process would wait for as long as half an hour, so a thread watches the signs and ends this
+process when another one is lost.
 """
 
 from __future__ import annotations
@@ -35,32 +34,27 @@ from fewstep.base.errors import (
 )
 from fewstep.base.world import ALONE, World
 
-# seconds without a sign of life after which a rank is lost; FEWSTEP_RANK_TIMEOUT sets another
+# Seconds without a sign of life after which a rank is lost; FEWSTEP_RANK_TIMEOUT sets another.
 LIMIT = 8.0
 BEAT = 0.5  # seconds between signs
 MEETING = timedelta(minutes=30)  # that ranks wait for each other at the start, and in one operation
 
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # accelerate's too
+SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")  # of a step, not of its script
+
 _runs = 0  # of this process so far, so that each has signs of its own
 
 
-def launched(env: Mapping[str, str] = os.environ) -> World:
-    """The place that a launcher gave this process: torchrun's and accelerate's variables, else
-    those of an srun step.
+def launched_world(env: Mapping[str, str] = os.environ) -> World:
+    """This process's place among those that a launcher started, from the environment's variables.
 
     Raises UserError where a launcher says that there are several processes and not where they meet.
     """
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    if "WORLD_SIZE" not in env:
-        names = (
-            "SLURM_PROCID",
-            "SLURM_STEP_NUM_TASKS",
-            "SLURM_LOCALID",
-        )  # not of the batch script itself: it is one
+    names = TORCHRUN if "WORLD_SIZE" in env else SRUN
+    defaults = ("0", "1", "0")
     try:
-        rank, size, local = (
-            int(env.get(name, default))
-            for name, default in zip(names, ("0", "1", "0"), strict=True)
-        )
+        texts = [env.get(name, default) for name, default in zip(names, defaults, strict=True)]
+        rank, size, local = map(int, texts)
     except ValueError as error:
         raise UserError(
             f"{', '.join(names)} of the environment: expected whole numbers ({error})"
@@ -68,23 +62,23 @@ def launched(env: Mapping[str, str] = os.environ) -> World:
     if size == 1:
         return ALONE
     require(0 <= rank < size, names[0], rank, f"a rank in 0 .. {size - 1}")
-    if lost := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in env]:
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in env]
+    if missing:
         raise UserError(
-            f"{size} processes without {' and '.join(lost)}: export where rank 0 listens, or use"
+            f"{size} processes without {' and '.join(missing)}: export where rank 0 listens, or use"
             " torchrun"
         )
     return World(rank, size, local)
 
 
 @contextmanager
-def joined(device: str) -> Iterator[tuple[World, torch.device]]:
-    """The world of a run and this rank's device, connected for as long as this lasts; alone without
-    a launcher.
+def connect(device: str) -> Iterator[tuple[World, torch.device]]:
+    """Connects the ranks while the context lasts; gives the world and this rank's device.
 
-    What fails on one rank is told to the others, which then end with its exit code, or 5. Raises
-    UserError.
+    Without a launcher the process is alone. A failure of one rank is told to the others, which then
+    end with its exit code, or 5. Raises UserError.
     """
-    world = launched()
+    world = launched_world()
     place = pick_device(device, world.local if world.size > 1 else None)
     if place.type == "cuda":
         torch.cuda.set_device(place)  # fused kernels, nccl and generators go by it
@@ -101,23 +95,31 @@ def joined(device: str) -> Iterator[tuple[World, torch.device]]:
             world_size=world.size,
             timeout=MEETING,
         )
-    told = logging.getLogger("fewstep")
-    level = told.level
-    told.setLevel(level if world.main else logging.ERROR)  # rank 0 warns for all
     watch = Watch(world)
     try:
-        yield world, place
-        watch.done()
-    except (Stopped, NonFiniteError):  # which all ranks are alike
-        watch.done()
+        with _only_rank_0_warns(world):
+            yield world, place
+        watch.finish()
+    except (Stopped, NonFiniteError):  # all ranks raise these alike
+        watch.finish()
         raise
     except BaseException as error:
-        watch.failed(error)
+        watch.fail(error)
         raise
-    finally:
-        told.setLevel(level)
     if own:  # only where all have ended well: with an operation pending, this could wait for ever
         distributed.destroy_process_group()
+
+
+@contextmanager
+def _only_rank_0_warns(world: World) -> Iterator[None]:
+    log = logging.getLogger("fewstep")
+    level = log.level
+    if not world.main:
+        log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def limit_of(env: Mapping[str, str] = os.environ) -> float:
@@ -132,65 +134,64 @@ def limit_of(env: Mapping[str, str] = os.environ) -> float:
 
 
 def agree(world: World, what: str, mine: str) -> None:
-    """Raises UserError where a rank says something else than rank 0 does."""
-    told = world.texts(mine)
-    for rank, text in enumerate(told):
-        if text != told[0]:
+    """Raises UserError where a rank has another text than rank 0."""
+    texts = world.texts(mine)
+    for rank, text in enumerate(texts):
+        if text != texts[0]:
             raise UserError(
-                f"{what}: rank {rank} has {text!r}, rank 0 has {told[0]!r}: all ranks must see the"
+                f"{what}: rank {rank} has {text!r}, rank 0 has {texts[0]!r}: all ranks must see the"
                 " same"
             )
 
 
-def told_of(error: BaseException) -> str:
+def summary(error: BaseException) -> str:
     """An error's type and first line."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"[:400]
 
 
-def of_another(error: BaseException) -> bool:
-    """Whether an error is what a collective operation says when another process is gone."""
+def is_of_another(error: BaseException) -> bool:
+    """Whether an error is what a collective operation raises when another process is gone."""
     from torch import distributed
 
-    network = isinstance(error, distributed.DistError)
-    return network or (
-        isinstance(error, RuntimeError) and any(w in str(error) for w in ("gloo", "NCCL", "peer"))
-    )
+    if isinstance(error, distributed.DistError):
+        return True
+    words = ("gloo", "NCCL", "peer")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 class Watch:
-    """Shows this rank's signs of life and looks at those of the others; ends this process when one
-    is lost.
-    """
+    """Writes this rank's signs of life and reads the others'; ends the process if one is lost."""
 
     def __init__(self, world: World) -> None:
         from torch import distributed
 
         global _runs
         _runs += 1
-        self.world, self.limit, self.over = world, limit_of(), threading.Event()
-        self.code: int | None = None  # with which a rank that failed ended
-        self.seen: dict[
-            int, tuple[Any, float]
-        ] = {}  # the last sign of each rank, and since when it is that
-        self.of = f"fewstep/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{_runs}"
+        self.world = world
+        self.limit = limit_of()
+        self.over = threading.Event()
+        self.code: int | None = None  # the exit code of a rank that failed
+        # The last sign of each rank, and when it was read first.
+        self.signs: dict[int, tuple[Any, float]] = {}
+        self.prefix = f"fewstep/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{_runs}"
         place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store: Any = distributed.TCPStore  # type: ignore[attr-defined]
         limit = timedelta(seconds=self.limit)
         self.store = store(*place, is_master=False, timeout=limit)  # of the thread
-        self.told = store(*place, is_master=False, timeout=limit)
+        self.main_store = store(*place, is_master=False, timeout=limit)  # of the main thread
         self._sign(0)
         distributed.barrier()  # everybody's first sign is there
         for rank in range(world.size):
-            self._lost(rank)
+            self._cause(rank)
         self.thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self.thread.start()
 
     def _key(self, kind: str, rank: int) -> str:
-        return f"{self.of}/{kind}/{rank}"
+        return f"{self.prefix}/{kind}/{rank}"
 
     def _sign(self, number: int) -> None:
-        told = {"pid": os.getpid(), "host": socket.gethostname(), "space": _space(), "n": number}
-        self.store.set(self._key("life", self.world.rank), json.dumps(told))
+        sign = {"pid": os.getpid(), "host": socket.gethostname(), "space": _space(), "n": number}
+        self.store.set(self._key("life", self.world.rank), json.dumps(sign))
 
     def _run(self) -> None:
         others = [rank for rank in range(self.world.size) if rank != self.world.rank]
@@ -200,58 +201,53 @@ class Watch:
             try:
                 self._sign(number)
                 for rank in others:
-                    if cause := self._lost(rank):
+                    if cause := self._cause(rank):
                         self._end(rank, cause)
             except Exception as error:
-                if not self.over.wait(
-                    2 * BEAT
-                ):  # a killed process closes its connections before it is gone
-                    self._end(
-                        0,
-                        self._gone(0)
-                        or f"the store that all ranks met at is gone ({told_of(error)})",
-                    )
+                # A killed process closes its connections before it is gone.
+                if not self.over.wait(2 * BEAT):
+                    message = f"the store that all ranks met at is gone ({summary(error)})"
+                    self._end(0, self._cause_of_loss(0) or message)
 
-    def _lost(self, rank: int) -> str | None:
+    def _cause(self, rank: int) -> str | None:
         """Why a rank is lost; None while it lives."""
         if self.store.check([self._key("failed", rank)]):
-            told = json.loads(self.store.get(self._key("failed", rank)))
-            self.code = int(told["code"])
-            return str(told["told"])
-        told, now = json.loads(self.store.get(self._key("life", rank))), time.monotonic()
-        before, since = self.seen.get(rank, (None, now))
-        self.seen[rank] = told, since if told == before else now
-        if now - self.seen[rank][1] > self.limit:
-            return (
-                f"no sign of life for {self.limit:g} s from process {told['pid']} on {told['host']}"
-            )
-        return self._gone(rank)
+            failure = json.loads(self.store.get(self._key("failed", rank)))
+            self.code = int(failure["code"])
+            return str(failure["told"])
+        sign = json.loads(self.store.get(self._key("life", rank)))
+        now = time.monotonic()
+        before, since = self.signs.get(rank, (None, now))
+        if sign != before:
+            since = now
+        self.signs[rank] = sign, since
+        if now - since > self.limit:
+            process = f"process {sign['pid']} on {sign['host']}"
+            return f"no sign of life for {self.limit:g} s from {process}"
+        return self._cause_of_loss(rank)
 
-    def _gone(self, rank: int) -> str | None:
-        """Why the process of a rank is no more, where this machine can tell; None where it cannot,
-        or lives.
-        """
-        told = self.seen.get(rank, (None, 0.0))[0]
-        if told is None or told["space"] != _space() or _alive(told["pid"]):
+    def _cause_of_loss(self, rank: int) -> str | None:
+        """Why a rank's process is gone; None where it lives, or where this machine cannot tell."""
+        sign, _ = self.signs.get(rank, (None, 0.0))
+        if sign is None or sign["space"] != _space() or _alive(sign["pid"]):
             return None
-        return f"process {told['pid']} on {told['host']} is gone: killed, or out of memory"
+        return f"process {sign['pid']} on {sign['host']} is gone: killed, or out of memory"
 
     def _end(self, rank: int, cause: str) -> None:
         """Ends this process: its main thread may wait in an operation that nobody will answer."""
         code = RankLost.exit_code if self.code is None else self.code
-        again = "; continue with --resume" if code == RankLost.exit_code else ""
-        print(
-            f"fewstep: rank {self.world.rank}: rank {rank} is lost: {cause}{again}",
-            file=sys.stderr,
-            flush=True,
-        )
-        if self.world.main:
-            time.sleep(
-                4 * BEAT
-            )  # this rank may hold the store, where the others shall find the same cause
+        hint = "; continue with --resume" if code == RankLost.exit_code else ""
+        line = f"fewstep: rank {self.world.rank}: rank {rank} is lost: {cause}{hint}"
+        print(line, file=sys.stderr, flush=True)
+        self._keep_store()
         os._exit(code)
 
-    def done(self) -> None:
+    def _keep_store(self) -> None:
+        """Rank 0 may hold the store, where the others shall find the same cause: it ends last."""
+        if self.world.main:
+            time.sleep(4 * BEAT)
+
+    def finish(self) -> None:
         """Waits until every rank has come to its end: one of them holds the store."""
         from torch import distributed
 
@@ -260,31 +256,23 @@ class Watch:
         self.thread.join()
         distributed.barrier()
 
-    def failed(self, error: BaseException) -> None:
-        """Tells the others why this rank stops; where another one is the cause, waits until that
-        one is named.
-        """
-        if of_another(error) and not isinstance(error, FewstepError):
-            time.sleep(
-                self.limit + 2
-            )  # the thread ends this process as soon as it knows who it was
+    def fail(self, error: BaseException) -> None:
+        """Tells the others why this rank stops; if another is the cause, waits for its name."""
+        if is_of_another(error) and not isinstance(error, FewstepError):
+            # The thread ends this process as soon as it knows which one it was.
+            time.sleep(self.limit + 2)
         self.over.set()
+        code = RankLost.exit_code
+        if isinstance(error, UserError | StorageError):
+            code = error.exit_code
+        failure = {"told": summary(error), "code": code}
         with suppress(Exception):
-            code = (
-                error.exit_code
-                if isinstance(error, UserError | StorageError)
-                else RankLost.exit_code
-            )
-            self.told.set(
-                self._key("failed", self.world.rank),
-                json.dumps({"told": told_of(error), "code": code}),
-            )
-            if self.world.main:
-                time.sleep(4 * BEAT)  # likewise
+            self.main_store.set(self._key("failed", self.world.rank), json.dumps(failure))
+            self._keep_store()
 
 
 def _space() -> str:
-    """Where process numbers mean the same: this start of this machine, and of this container of it."""
+    """The space in which a process number has one meaning: this container, since the last boot."""
     with suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
         return f"{file.read().strip()} {os.stat('/proc/self/ns/pid').st_ino}"
     return f"{socket.gethostname()} {os.getpid()}"  # unknown: no other process is in it

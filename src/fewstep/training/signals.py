@@ -7,34 +7,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """A list that the first SIGINT, SIGTERM or SIGHUP is put on; a second one acts as if nobody
-    listened.
-    """
-    received: list[int] = []
-    kept: dict[int, Any] = {}
+    """A list that gets the first SIGINT, SIGTERM or SIGHUP; a second one acts as without this."""
+    requests: list[int] = []
+    handlers: dict[int, Any] = {}
 
     def note(number: int, frame: object) -> None:
-        received.append(number)
+        requests.append(number)
         restore()
 
     def restore() -> None:
-        for number, handler in kept.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-            nohup = (
-                number not in (signal.SIGINT, signal.SIGTERM)
-                and signal.getsignal(number) is signal.SIG_IGN
-            )
-            if number not in kept and not nohup:  # a hang-up that nohup ignores stays ignored
-                kept[number] = signal.signal(number, note)
+        for number in STOPS:
+            handlers[number] = signal.signal(number, note)
+        hang_up = getattr(signal, "SIGHUP", None)
+        # A hang-up that nohup ignores stays ignored.
+        if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:
+            handlers[hang_up] = signal.signal(hang_up, note)
     except ValueError:
-        pass  # outside the main thread signals are somebody else's
+        pass  # outside the main thread no handler can be set
     try:
-        yield received
+        yield requests
     finally:
         restore()

@@ -1,11 +1,9 @@
-"""Batches step by step in exact order, drawn ahead by worker processes; their number changes no
-bit.
+"""Batches in the order of steps, drawn ahead by worker processes; their number changes no bit.
 
-A batch is a pure function of its step, so that workers hold no state and one that dies loses
-nothing. Workers are
-forked: they share the data's memory. They use one thread, leave the signals that stop a run to it,
-keep none of the files it has locked, and are gone when the iterator is closed, or within seconds of
-the run's own death.
+A batch is a pure function of its step: workers hold no state, and one that dies loses nothing. They
+are forked, so they share the data's memory. They use one thread, leave the signals that stop a run
+to it and close the files that it has locked. They end when the iterator is closed, or within
+seconds of the run's own death.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from fewstep.base.errors import FewstepError, UserError, WorkerError, require
 from fewstep.base.randomness import generator
 from fewstep.training.batches import Batch
 
-AHEAD = 2  # batches that each worker draws before they are asked for
+AHEAD = 2  # batches that each worker draws before they are needed
 STOPS = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
 HINTS = {"SIGKILL": " (out of memory?)", "SIGBUS": " (is /dev/shm full?)"}
 
@@ -43,11 +41,9 @@ def batches(
     """The batches of the steps [first, last) in order; closing the iterator ends its workers.
 
     draw: a function of the step alone, on the CPU. workers: processes that draw; 0 draws here, when
-    asked.
-    release: file descriptors that workers close, such as a lock's, which a fork would go on
-    holding.
-    Raises what `draw` raises, if it is a FewstepError, as it is; WorkerError where a worker dies,
-    within seconds.
+    a batch is needed. release: file descriptors that workers close, such as that of a lock, which a
+    fork would go on holding.
+    Raises a FewstepError of `draw` as it is; WorkerError, within seconds, where a worker dies.
     """
     require(workers >= 0, "workers", workers, "0 or more")
     if workers == 0:
@@ -67,23 +63,20 @@ def batches(
             prefetch_factor=AHEAD,
             multiprocessing_context="fork",
             worker_init_fn=_Start(tuple(release)),
-            generator=generator(
-                0, "workers"
-            ),  # which nothing here draws from; else it would be the global one
+            # Nothing here draws from it; without it PyTorch would draw from the global one.
+            generator=generator(0, "workers"),
         )
-        drawn: Any = iter(loader)
+        iterator: Any = iter(loader)
     try:
         for step in range(first, last):
-            yield _next(drawn, step)
+            yield _next(iterator, step)
     finally:
-        _end(drawn)
+        _end(iterator)
 
 
 @dataclass(frozen=True)
 class _Draws(Dataset[Any]):
-    """The batch of each step, or the failure to draw it, which another process could not raise in
-    one line.
-    """
+    """The batch of each step, or the error of drawing it, which the run raises as its own."""
 
     draw: Callable[[int], Batch]
     first: int
@@ -99,8 +92,8 @@ class _Draws(Dataset[Any]):
             return error
 
 
-def _as_it_is(drawn: Any) -> Any:
-    return drawn
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 @dataclass(frozen=True)
@@ -119,61 +112,61 @@ class _Start:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Starts workers out of reach of signals, and takes back the handler that torch sets for their
-    death.
+    """Starts workers out of reach of signals, without the handler that torch sets for their death.
 
-    That handler raises wherever the run stands, amid an update of the weights too; here a death is
-    noticed when the next batch is asked for. The warnings are of forks beside threads (tqdm's) and
-    of few cores.
+    That handler raises wherever the run is, even in an update of the weights; here a death is
+    noticed when the next batch is needed. The warnings are of forks beside threads (tqdm's) and of
+    few cores.
     """
     main = threading.current_thread() is threading.main_thread()
-    kept = signal.getsignal(signal.SIGCHLD)
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # workers inherit it
+    handler = signal.getsignal(signal.SIGCHLD)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # workers inherit it
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         if main:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL if kept is None else kept)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL if handler is None else handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _next(drawn: Any, step: int) -> Batch:
+def _next(iterator: Any, step: int) -> Batch:
     try:
-        found: Batch | FewstepError = next(drawn)
-    except Exception as error:  # of a worker's own making, or of what its death cut off
-        raise _death(drawn._workers, step) or error from None
-    if isinstance(found, FewstepError):
-        raise found
-    return found
+        result: Batch | FewstepError = next(iterator)
+    except Exception as error:  # raised in a worker, or by its death
+        raise _death(iterator._workers, step) or error from None
+    if isinstance(result, FewstepError):
+        raise result
+    return result
 
 
 def _death(workers: Sequence[BaseProcess], step: int) -> WorkerError | None:
     """The error that names the worker which has died; None where none has."""
-    until = time.monotonic() + 1  # its pipes break before the system says that it is gone
+    end = time.monotonic() + 1  # its pipes break before the system says that it is gone
     while not (dead := [n for n, worker in enumerate(workers) if not worker.is_alive()]):
-        if time.monotonic() > until:
+        if time.monotonic() > end:
             return None
         time.sleep(0.01)
     worker = workers[dead[0]]
     code = worker.exitcode or 0
-    name = signal.Signals(-code).name if code < 0 else ""
-    how = f"was killed by {name}{HINTS.get(name, '')}" if name else f"ended with exit code {code}"
-    who = f"worker {dead[0]} (pid {worker.pid})"
+    if code < 0:
+        name = signal.Signals(-code).name
+        how = f"was killed by {name}{HINTS.get(name, '')}"
+    else:
+        how = f"ended with exit code {code}"
     return WorkerError(
-        f"{who} {how} while step {step} was awaited: continue with --resume, or --workers 0"
+        f"worker {dead[0]} (pid {worker.pid}) {how} while step {step} was awaited: continue with"
+        " --resume, or --workers 0"
     )
 
 
-def _end(drawn: Any) -> None:
-    """Ends the workers; kills them first where one has died, since it may have held what the others
-    wait for.
-    """
-    if not all(worker.is_alive() for worker in drawn._workers):
-        for worker in drawn._workers:
+def _end(iterator: Any) -> None:
+    """Ends the workers; kills them first where one has died, which may have held their lock."""
+    if not all(worker.is_alive() for worker in iterator._workers):
+        for worker in iterator._workers:
             worker.kill()
-    drawn._shutdown_workers()
-    for worker in drawn._workers:
+    iterator._shutdown_workers()
+    for worker in iterator._workers:
         worker.kill()
         worker.join()

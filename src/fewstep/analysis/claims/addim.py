@@ -128,7 +128,8 @@ def comments(results: Results) -> Sequence[str]:
         sentences.append(f"on {law}, {size}-D, {'; '.join(parts)}")
     best = "; ".join(f"{law}: {_best(results[law])}" for law in LAWS)
     return [
-        f"By energy distance aDDIM with the paper's variance (eta 0.1) is: {' · '.join(sentences)}.",
+        "By energy distance aDDIM with the paper's variance (eta 0.1) is:"
+        f" {' · '.join(sentences)}.",
         f"Least energy distance at 8 steps, among all variances and last steps: {best}.",
     ]
 

@@ -19,7 +19,7 @@ from fewstep.core.denoiser import Denoiser
 from fewstep.core.method import Method
 from fewstep.core.process import Process, edm
 from fewstep.run import recipes
-from fewstep.run.build import build_method, settled
+from fewstep.run.build import build_method, with_defaults
 from fewstep.run.config import Run
 from fewstep.run.facts import facts_of
 from fewstep.run.generator import Generator, load
@@ -109,7 +109,7 @@ class Arm:
         Functions stand for themselves by name, and fields that are not set are left out, so that
         neither a new module path nor a new field of runs makes old numbers invalid.
         """
-        run = settled(self.run(0)).to_json()
+        run = with_defaults(self.run(0)).to_json()
         return {
             "run": {k: v for k, v in run.items() if k not in NO_SETTING and v is not None},
             "init": self.init.settings if self.init else None,

@@ -1,4 +1,4 @@
-"""Multistep consistency models by their number of segments: from a consistency model to diffusion."""
+"""Multistep consistency models by number of segments: from a consistency model to diffusion."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fewstep.analysis.claims.verdicts import (
 )
 from fewstep.analysis.report import Figure
 from fewstep.core.process import cosine
-from fewstep.core.sampling import walk
+from fewstep.core.sampling import sample
 from fewstep.core.solvers import ddim
 from fewstep.run.generator import Generator
 
@@ -41,12 +41,12 @@ def with_fewer(folder: Path, generator: Generator) -> dict[str, Any]:
     """The same network sampled by DDIM with K steps, as diffusion models are."""
     process = generator.method.process
     prior = process.prior(reference.noise(MIXTURE))
-    unlabelled = torch.full((len(prior),), -1)
+    no_labels = torch.full((len(prior),), -1)
     numbers = {}
     for k in KS:
         grid = torch.linspace(process.t_max, 0.0, k + 1, dtype=torch.float64).tolist()
         with torch.no_grad():
-            x = walk(process, generator.denoiser, prior, grid, ddim, unlabelled)
+            x = sample(process, generator.denoiser, prior, grid, ddim, no_labels)
         numbers[f"{k} steps"] = reference.rms(x - reference.solution(folder, MIXTURE, process))
         numbers[f"{k} steps, energy_x1000"] = reference.scores(MIXTURE, x)["energy_x1000"]
     return numbers
@@ -170,7 +170,7 @@ CLAIM = Claim(
         " come near diffusion (MCM, arXiv 2403.06807)."
     ),
     setting=(
-        "digits mixture (64-D, unlabelled), exact teacher, aDDIM pairs on the cosine process, 16 to"
+        "digits mixture (64-D, no_labels), exact teacher, aDDIM pairs on the cosine process, 16 to"
         " 64 steps, c = 0.1; one network of 0.55 M weights for each K, 900 updates of batch 128,"
         " sampled with K steps. CD: 16 levels, Heun, on edm."
     ),

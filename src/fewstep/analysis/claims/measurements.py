@@ -68,7 +68,7 @@ class Store:
     """`claims.json`: every number by the digest of its settings, written whole after each job."""
 
     folder: Path
-    measured: dict[str, dict[str, Any]] = field(default_factory=dict)
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
     claims: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
@@ -90,7 +90,7 @@ class Store:
 
     def seeds(self, row: Row) -> dict[str, dict[str, Any]]:
         """The row's numbers by seed."""
-        return self.measured.get(row.digest, {}).get("seeds", {})
+        return self.results.get(row.digest, {}).get("seeds", {})
 
     def has(self, job: Job) -> bool:
         return str(job.seed) in self.seeds(job.row)
@@ -98,12 +98,12 @@ class Store:
     def put(self, job: Job, numbers: dict[str, Any]) -> None:
         row = job.row
         empty = {"settings": row.settings, "command": row.command, "seeds": {}}
-        self.measured.setdefault(row.digest, empty)["seeds"][str(job.seed)] = numbers
+        self.results.setdefault(row.digest, empty)["seeds"][str(job.seed)] = numbers
         self.write()
 
     def write(self) -> None:
         facts = {"torch": torch.__version__, "cores": os.cpu_count(), "claims": self.claims}
-        text = json.dumps({**facts, "measured": self.measured}, indent=1) + "\n"
+        text = json.dumps({**facts, "measured": self.results}, indent=1) + "\n"
         try:
             replace_file(self.file, text.encode())
         except OSError as error:

@@ -54,7 +54,7 @@ def data(name: str) -> Dataset:
     return dataset_of(f"exact:{name}")
 
 
-def unlabelled(name: str, count: int) -> Tensor | None:
+def no_labels(name: str, count: int) -> Tensor | None:
     """The condition "no label" for so many rows; None for a law without classes."""
     return torch.full((count,), -1) if data(name).classes else None
 
@@ -74,7 +74,7 @@ def reference(name: str) -> tuple[Tensor, Tensor | None, float]:
     return draws, features, spread(draws[:NEAR])
 
 
-def cached(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def load_or_make(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors of a file, which is made first if it does not exist."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def solution(folder: Path, name: str, process: Process) -> Tensor:
         law = law_on(name, process)
         return {"x0": law.solve(process.prior(noise(name)), process.t_max, 0.0)}
 
-    return cached(folder / f"solution-{name}-{digest}.npz", solve)["x0"]
+    return load_or_make(folder / f"solution-{name}-{digest}.npz", solve)["x0"]
 
 
 def prepare(name: str, process: Process, folder: Path, seed: int) -> dict[str, Any]:

@@ -31,16 +31,16 @@ def low_noise(folder: Path, law: str) -> dict[str, Tensor]:
         return points
 
     file = folder / f"low-{law}-{ROWS}-{'-'.join(map(str, LOW))}.npz"
-    return reference.cached(file, make)
+    return reference.load_or_make(file, make)
 
 
 def look(law: str, folder: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:
     """Errors of one evaluation to the exact ODE's solution, at low noise and from pure noise."""
     points = low_noise(folder, law)
-    unlabelled = reference.unlabelled(law, ROWS)
+    no_labels = reference.no_labels(law, ROWS)
     denoising = 0.0
     for t in LOW:
-        x0_hat = denoiser(points[f"x {t:g}"].float(), t, unlabelled)
+        x0_hat = denoiser(points[f"x {t:g}"].float(), t, no_labels)
         denoising += reference.rms(x0_hat - points[f"end {t:g}"])
     numbers = one_step(law, folder, denoiser, process)
     generation = numbers.pop("ode_error")
@@ -50,7 +50,7 @@ def look(law: str, folder: Path, denoiser: Denoiser, process: Process) -> dict[s
 def one_step(law: str, folder: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:
     """Scores of one evaluation from pure noise, against the exact solution and the law."""
     prior = process.prior(reference.noise(law))
-    x = denoiser(prior, process.t_max, reference.unlabelled(law, reference.SAMPLES))
+    x = denoiser(prior, process.t_max, reference.no_labels(law, reference.SAMPLES))
     error = reference.rms(x - reference.solution(folder, law, process))
     return {"ode_error": error, **reference.quick_scores(law, x)}
 

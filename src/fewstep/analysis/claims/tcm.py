@@ -34,7 +34,8 @@ from fewstep.analysis.report import Figure
 from fewstep.core.method import Method
 from fewstep.core.times import Law, LogStudentT
 
-# An update of the second stage costs so many of the first (benchmarks/methods_step.py: 1.04 to 1.09)
+# What an update of the second stage costs in updates of the first: 1.04 to 1.09 by
+# benchmarks/methods_step.py.
 COST_RATIO = 1.08
 LOOKS = 6  # at each stage
 
@@ -231,17 +232,17 @@ def figure(results: Results) -> Figure:
 CLAIM = Claim(
     title="TCM: a truncated second stage beats more of the first",
     says=(
-        "Continued from a consistency model, a stage that trains at t >= t' alone gives better one-step"
-        " samples than more of the first stage, because denoising at low noise no longer takes its"
-        " capacity (TCM, arXiv 2410.14895)."
+        "Continued from a consistency model, a stage that trains at t >= t' alone gives better"
+        " one-step samples than more of the first stage, because denoising at low noise no longer"
+        " takes its capacity (TCM, arXiv 2410.14895)."
     ),
     setting=(
         "digits mixture (64-D, unlabelled): width 48, depth 2, batch 128, 1500 updates of ECT, then"
         " 1000; grid of 25 modes (2-D, std 0.03): width 32, depth 2, batch 256, 3000, then 2400. A"
-        " second-stage update costs about 1.08 of the first's, since a frozen network is evaluated too,"
-        " so stage 1 goes on for 1.08 times as many updates: equal compute. All go on from the same"
-        " first stage of the seed, with its last ratio, at a learning rate of 1e-3. Both laws: half"
-        " of the times from stage 2's law."
+        " second-stage update costs about 1.08 of the first's, since a frozen network is evaluated"
+        " too, so stage 1 goes on for 1.08 times as many updates: equal compute. All go on from the"
+        " same first stage of the seed, with its last ratio, at a learning rate of 1e-3. Both laws:"
+        " half of the times from stage 2's law."
     ),
     rows=make_rows(),
     measures={**QUALITY, **COST},

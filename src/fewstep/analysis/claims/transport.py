@@ -74,12 +74,12 @@ def costs(law: str, folder: Path, seed: int) -> dict[str, float]:
     curve = transport.curve(
         reference.law_on(law), LEVELS, n=PAIRS, seed=seed, batch=BATCH, moves=MOVES
     )
-    assert curve.dealt is not None
+    assert curve.minibatch is not None
     alone = curve.alone.value
     ratios = {
         f"{level:g}": cost / alone for level, cost in zip(LEVELS, curve.costs.tolist(), strict=True)
     }
-    return {**ratios, "minibatch OT": curve.dealt.value / alone}
+    return {**ratios, "minibatch OT": curve.minibatch.value / alone}
 
 
 def discrepancy(name: str, folder: Path, seed: int) -> dict[str, float]:
@@ -172,10 +172,10 @@ def statements(results: Results) -> Sequence[Statement]:
 def ratio_fall(results: Results) -> tuple[float, ...]:
     """How far GC's discrepancy over that of independent pairs falls from sigma = 0.5 to 5."""
     alone = results["proxy: independent"]
-    induced = results["proxy: GC"]
+    gc = results["proxy: GC"]
     return tuple(
-        induced[seed]["0.5"] / alone[seed]["0.5"] - induced[seed]["5"] / alone[seed]["5"]
-        for seed in common_seeds(alone, induced)
+        gc[seed]["0.5"] / alone[seed]["0.5"] - gc[seed]["5"] / alone[seed]["5"]
+        for seed in common_seeds(alone, gc)
     )
 
 

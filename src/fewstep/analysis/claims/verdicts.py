@@ -1,4 +1,4 @@
-"""When a claim is reproduced: paired differences over seeds, and the side their interval lies on."""
+"""When a claim is reproduced: paired differences over seeds, and the side of their interval."""
 
 from __future__ import annotations
 

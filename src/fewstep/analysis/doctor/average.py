@@ -11,7 +11,7 @@ from fewstep.analysis.doctor.levels import held_out_rows, trained_levels
 from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Measure, Verdict, judge
 from fewstep.analysis.metrics.distances import energy, spread
-from fewstep.base.conditions import masked
+from fewstep.base.conditions import apply_mask
 from fewstep.base.randomness import block_seed, shuffled_indices
 from fewstep.core.distances import mse
 from fewstep.data import each
@@ -37,7 +37,7 @@ def draw_samples(subject: Subject, net: nn.Module) -> Tensor:
     cond = each(lambda part: part[index], train.cond)
     seed = block_seed(subject.seed, "doctor samples", 0)
     x = subject.generator(net).sample(count, seed=seed, cond=cond)
-    return masked(subject.dataset.units.to_model(x), cond)
+    return apply_mask(subject.dataset.units.to_model(x), cond)
 
 
 def sample_scores(subject: Subject, average: Tensor, student: Tensor) -> Score:

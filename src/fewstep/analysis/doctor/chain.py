@@ -1,4 +1,4 @@
-"""The chain of targets: how fast they move, and whether the data's law reaches the highest level."""
+"""The chain of targets: how fast they move, and whether the data reach the highest level."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ MOST = 2**27
 
 
 class Noise(NamedTuple):
-    """Of the gradient of the mean loss: its square, that estimate's error, and tr Cov of a row's."""
+    """Of the mean loss's gradient: its square, that estimate's error, and tr Cov of a row's."""
 
     square: float  # |G|^2
     error: float  # of the square
@@ -32,7 +32,7 @@ class Noise(NamedTuple):
 
     @property
     def scale(self) -> float:
-        """The simple noise scale tr Cov / |G|^2: the batch whose noise is as long as its gradient."""
+        """The noise scale tr Cov / |G|^2: the batch whose noise is as long as its gradient."""
         return self.variance / self.square if self.square > 0 else math.inf
 
     @property

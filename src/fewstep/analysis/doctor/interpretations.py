@@ -111,7 +111,7 @@ def process_named(name: str) -> Process:
     makers: dict[str, Callable[[], Process]] = {
         "edm": processes.edm,
         "cosine": processes.cosine,
-        "discrete": lambda: processes.named("discrete"),
+        "discrete": lambda: processes.by_name("discrete"),
         "ddpm": lambda: processes.discrete(betas=_ddpm_betas()),
         "linear": processes.linear,
         "trig": processes.trig,
@@ -158,7 +158,7 @@ class Reading:
         scaling: Any = self.scaling
         return replace(self, scaling=replace(scaling, sigma_data=sigma_data))
 
-    def negated(self) -> Reading:
+    def negate(self) -> Reading:
         return replace(self, sign=-self.sign)
 
     def inputs(self, levels: tuple[float, ...]) -> Inputs | None:
@@ -247,12 +247,12 @@ def candidates(own: Reading, x0: Tensor) -> Iterator[Reading]:
             yield replace(own, prediction=prediction, scaling=scaling, range=range_)
         if range_.name != "[0, 255]" or range_ == own.range:
             yield from _conventional_readings(range_)
-    yield own.negated()
-    yield make_reading("edm", "edm", own.range, own.sigma_data or std * own.range.scale).negated()
+    yield own.negate()
+    yield make_reading("edm", "edm", own.range, own.sigma_data or std * own.range.scale).negate()
     for reading in _conventional_readings(own.range):
         usual_label = CONVENTIONS[reading.process_name][1][0]
         if reading.label == usual_label and reading.prediction in ("eps", "v", "flow"):
-            yield reading.negated()
+            yield reading.negate()
     for factor in (0.25, 0.4, 0.6, 0.75, 0.9, 1.1, 1.3, 1.6, 2.5, 4.0):
         yield make_reading("edm", "edm", own.range, std * own.range.scale * factor)
 

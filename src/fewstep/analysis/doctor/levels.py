@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fewstep.analysis.doctor.linear_bound import Linear
 from fewstep.analysis.doctor.subject import Subject
-from fewstep.base.conditions import Cond, masked
+from fewstep.base.conditions import Cond, apply_mask
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import SAMPLING_BLOCK, normal, shuffled_indices, uniform
 from fewstep.core.distances import mse
@@ -91,9 +91,9 @@ def rows_of(
     count = min(count, len(arrays.x0))
     index = shuffled_indices(seed, f"doctor {split}", 0, count, len(arrays.x0))
     part = arrays._replace(path=None).rows(index)
-    z = masked(normal(seed, "doctor noise", 0, count, dataset.shape, SAMPLING_BLOCK), part.cond)
+    z = apply_mask(normal(seed, "doctor noise", 0, count, dataset.shape, SAMPLING_BLOCK), part.cond)
     cond = each(lambda tensor: tensor.to(device), part.cond)
-    return Rows(masked(part.x0, part.cond).to(device), cond, z.to(device))
+    return Rows(apply_mask(part.x0, part.cond).to(device), cond, z.to(device))
 
 
 def held_out_rows(subject: Subject, count: int = ROWS) -> Rows:

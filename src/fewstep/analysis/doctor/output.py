@@ -22,7 +22,7 @@ _COLOUR = {"ok": "good", "watch": "open", "broken": "bad"}
 
 
 def text(examination: Examination, *, full: bool = False) -> str:
-    """A paragraph for each measure, the tables that matter (with `full` all), the overall verdict."""
+    """A paragraph for each measure, the tables that matter (`full`: all), the overall verdict."""
     lines = [f"{examination.name}: {examination.about}", ""]
     for measure in examination.measures:
         if measure.rows and (full or measure.name in ALWAYS or measure.severity != "ok"):

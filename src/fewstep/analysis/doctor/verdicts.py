@@ -66,9 +66,9 @@ def worst(severities: Sequence[Severity]) -> Severity:
     return max(severities, key=ORDER.index, default="ok")
 
 
-def grade(value: float, watch: float, broken: float) -> Severity:
-    """ok up to `watch`, then watch, and broken above `broken`; NaN is broken."""
-    if math.isnan(value) or value > broken:
+def grade(value: float, watch: float, limit: float) -> Severity:
+    """ok up to `watch`, then watch, and broken above `limit`; NaN is broken."""
+    if math.isnan(value) or value > limit:
         return "broken"
     return "watch" if value > watch else "ok"
 
@@ -77,7 +77,7 @@ def judge(
     name: str,
     value: float,
     watch: float,
-    broken: float,
+    limit: float,
     *,
     against: str,
     ok: str,
@@ -88,6 +88,6 @@ def judge(
 
     ok, fault: the messages. condition: without it the severity is ok whatever the number.
     """
-    severity = grade(value, watch, broken) if condition else "ok"
+    severity = grade(value, watch, limit) if condition else "ok"
     message = ok if severity == "ok" else fault
     return Verdict(name, severity, value, watch, against, message)

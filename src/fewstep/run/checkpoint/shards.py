@@ -140,7 +140,7 @@ def save(folder: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
 
 
 def load(folder: Path, into: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Every rank reads its part of the groups into existing tensors, however many ranks wrote them."""
+    """Every rank reads its part of the groups into these tensors, however many ranks wrote them."""
     import torch.distributed.checkpoint  # here, since it takes seconds
 
     dcp: Any = torch.distributed.checkpoint

@@ -1,16 +1,13 @@
-"""CIFAR-10 without labels, 3x32x32: iCT, ECT and TCM with their papers' settings (GC's are in
-`gc_sets`).
-"""
+"""CIFAR-10 without labels, 3x32x32: iCT, ECT and TCM with their papers' settings."""
 
 from typing import Any
 
 from fewstep.base.options import Options
-from fewstep.run.config import Run, changed
+from fewstep.run.config import Run, with_values
 
-# What the three have in common. EDM's zip holds labels, which none of them uses. sigma_data = 0.5
-# and data / 127.5 - 1:
-# every paper and code. Flips and augmentation: none in ECT's and TCM's scripts (--augment=0).
-# Clipping: none in
+# What the three have in common.
+# EDM's zip has labels, which none of them uses. sigma_data = 0.5 and data / 127.5 - 1: every paper
+# and code. Flips and augmentation: none in ECT's and TCM's scripts (--augment=0). Clipping: none in
 # theirs (TCM's bound of 1e6 is the same). Constant learning rate without warm-up: ECT's and TCM's
 # code.
 _COMMON: Options = {
@@ -23,7 +20,7 @@ _COMMON: Options = {
     "warmup": 0.0,
     "constant": 1.0,
     "clip": 1e6,
-    # this and the next two only say what is looked at, as often as TCM's README does
+    # this and the next two change no weight; as often as in TCM's README
     "log_every": 100,
     "picture_every": 1000,
     "checkpoint_every": 10_000,
@@ -34,15 +31,13 @@ _DDPMPP: Options = {"network": "song_unet", "network_options": {"dropout": 0.2}}
 
 def cifar10_ict(*, method: str = "ict", **fields: Any) -> Run:
     """CIFAR-10 without labels: iCT from scratch, NCSN++ (arXiv 2310.14189)."""
-    # All from the paper's sections 3 and 4 and its appendix on experiments; no code of it is
-    # public.
+    # All from the paper's sections 3 and 4 and its appendix on experiments; its code is not public.
+    # Table 1, which are the method's defaults.
+    ict: Options = {"s0": 10, "s1": 1280, "p_mean": -1.1, "p_std": 2.0, "c": 0.00054}
     run = Run(
         recipe="cifar10-ict",
         method=method,
-        # table 1, which are the method's defaults
-        method_options={
-            "ict": {"s0": 10, "s1": 1280, "p_mean": -1.1, "p_std": 2.0, "c": 0.00054}
-        }.get(method, {}),
+        method_options={"ict": ict}.get(method, {}),
         network="song_unet",
         network_options={
             "embedding": "fourier",  # NCSN++ (EDM's appendix C): this and the next three
@@ -57,7 +52,7 @@ def cifar10_ict(*, method: str = "ict", **fields: Any) -> Run:
         ema=0.99993,
         **_COMMON,
     )
-    return changed(run, fields)
+    return with_values(run, fields)
 
 
 def cifar10_ect(*, method: str = "ect", **fields: Any) -> Run:
@@ -66,8 +61,7 @@ def cifar10_ect(*, method: str = "ect", **fields: Any) -> Run:
         recipe="cifar10-ect",
         method=method,
         # --mean, --std, -q, -k, -b and -c of ct_train.py are the method's defaults. stages:
-        # --double=250 ticks of
-        # 12.8 kimg are 25,000 of 200,000 iterations.
+        # --double=250 ticks of 12.8 kimg are 25,000 of 200,000 iterations.
         method_options={"ect": {"stages": 8}}.get(method, {}),
         batch=128,  # run_ecm.sh
         iterations=200_000,  # run_ecm.sh: --duration=25.6 (millions of samples)
@@ -75,14 +69,14 @@ def cifar10_ect(*, method: str = "ect", **fields: Any) -> Run:
         **_DDPMPP,
         **_COMMON,
     )
-    return changed(run, fields)
+    return with_values(run, fields)
 
 
 def cifar10_tcm(*, method: str = "tcm", **fields: Any) -> Run:
     """CIFAR-10 without labels: TCM in two stages from EDM's weights, DDPM++ (arXiv 2410.14895)."""
     # Everything from the code's README (CIFAR-10, stage 1 and 2) where nothing else is said. Its
-    # durations are
-    # ceilings; 250k and 230k iterations are those of the published curves (figure 1b).
+    # durations are upper limits; 250k and 230k iterations are those of the published curves
+    # (figure 1b).
     stage1: Options = {
         "p_mean": -1.1,
         "p_std": 2.0,
@@ -113,4 +107,4 @@ def cifar10_tcm(*, method: str = "tcm", **fields: Any) -> Run:
         **_DDPMPP,
         **_COMMON,
     )
-    return changed(run, fields)
+    return with_values(run, fields)

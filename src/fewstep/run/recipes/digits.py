@@ -3,9 +3,9 @@
 from typing import Any
 
 from fewstep.base.options import Options
-from fewstep.run.config import Run, changed
+from fewstep.run.config import Run, with_values
 
-# Chosen on the validation split among 15 settings (docs/log.md): more stages than 5 leave noise in
+# Chosen on the validation split among 15 settings (docs/log.md): more than 5 stages leave noise in
 # the second step.
 _ECT: Options = {"p_mean": -0.4, "p_std": 1.8, "stages": 5}
 _OPTIONS: dict[str, Options] = {
@@ -20,23 +20,26 @@ _OPTIONS: dict[str, Options] = {
     "sct": {"warmup": 0.5},
     "scd": {"warmup": 0.5},
 }
-# What else differs: a whole solution for each sample makes an update of direct_cm dear, and a first
-# stage that is not
-# annealed is a bad start for a second (docs/log.md).
+# Other fields by method: a whole solution for each sample makes an update of direct_cm expensive,
+# and a first stage that is not annealed is a bad start for a second (docs/log.md).
 _FIELDS: dict[str, Options] = {
     "direct_cm": {"iterations": 1000},
     "tcm": {"iterations": 5000, "split": 0.7, "lr_clock": "stage", "stage_lr": 0.2},
 }
-# Where the denoiser is known it teaches the methods that learn from one: the options that ask it.
-_TAUGHT: dict[str, Options] = {"cd": {}, "mcm": {"pairs": "addim"}, "direct_cm": {}, "scd": {}}
+# Methods that can learn from a teacher, which here is the exact denoiser, and their options for it.
+_WITH_TEACHER: dict[str, Options] = {
+    "cd": {},
+    "mcm": {"pairs": "addim"},
+    "direct_cm": {},
+    "scd": {},
+}
 
 
 def _digits(recipe: str, method: str, network: str, network_options: Options, **fields: Any) -> Run:
-    options = _OPTIONS.get(method, {})
     return Run(
         recipe=recipe,
         method=method,
-        method_options=options,
+        method_options=_OPTIONS.get(method, {}),
         network=network,
         network_options=network_options,
         data="digits",
@@ -45,48 +48,38 @@ def _digits(recipe: str, method: str, network: str, network_options: Options, **
     )
 
 
-def taught(run: Run, truth: str, methods: dict[str, Options]) -> Options:
-    """The fields by which a method of the table learns from a known truth; none for the others."""
+def teacher_fields(run: Run, teacher: str, methods: dict[str, Options]) -> Options:
+    """The fields by which a method of the table learns from the teacher; none for other methods."""
     if run.method not in methods:
         return {}
-    return {"teacher": truth, "method_options": {**run.method_options, **methods[run.method]}}
+    return {"teacher": teacher, "method_options": {**run.method_options, **methods[run.method]}}
 
 
 def digits(*, method: str = "ect", **fields: Any) -> Run:
     """One-step handwritten digits by class, minutes on a laptop."""
-    return changed(
-        _digits("digits", method, "mlp", {}, iterations=3500), {**_FIELDS.get(method, {}), **fields}
-    )
+    run = _digits("digits", method, "mlp", {}, iterations=3500)
+    return with_values(run, {**_FIELDS.get(method, {}), **fields})
 
 
 def digits_unet(*, method: str = "ect", **fields: Any) -> Run:
     """The digits by a small DDPM++ U-Net: fewer and slower steps."""
     options = {"width": 32, "mult": (1, 2), "blocks": 1, "attention": (4,), "dropout": 0.1}
-    return changed(
-        _digits("digits-unet", method, "song_unet", options, iterations=1200, batch=128), fields
-    )
+    run = _digits("digits-unet", method, "song_unet", options, iterations=1200, batch=128)
+    return with_values(run, fields)
 
 
 def digits_dit(*, method: str = "ect", **fields: Any) -> Run:
     """The digits by a small diffusion transformer: fewer and slower steps."""
     options = {"patch": 2, "width": 96, "depth": 4, "heads": 4}
-    return changed(
-        _digits("digits-dit", method, "dit", options, iterations=3000, batch=128), fields
-    )
+    run = _digits("digits-dit", method, "dit", options, iterations=3000, batch=128)
+    return with_values(run, fields)
 
 
 def digits_mixture(*, method: str = "ect", **fields: Any) -> Run:
-    """Samples of ten Gaussians fitted to the digits: data whose denoiser and ODE are known exactly."""
-    truth = "exact:digits-mixture"
+    """Samples of ten Gaussians fitted to the digits: data with an exact denoiser and ODE."""
+    law = "exact:digits-mixture"
     run = _digits("digits-mixture", method, "mlp", {}, iterations=2000)
-    shorter = {"tcm": {"iterations": 3000}}.get(method, {})
-    return changed(
-        run,
-        {
-            "data": truth,
-            **_FIELDS.get(method, {}),
-            **shorter,
-            **taught(run, truth, _TAUGHT),
-            **fields,
-        },
-    )
+    ours: Options = {"data": law, **_FIELDS.get(method, {})}
+    if method == "tcm":
+        ours = {**ours, "iterations": 3000}
+    return with_values(run, {**ours, **teacher_fields(run, law, _WITH_TEACHER), **fields})

@@ -3,41 +3,33 @@
 from typing import Any
 
 from fewstep.base.options import Options
-from fewstep.run.config import Run, changed
+from fewstep.run.config import Run, with_values
 
-# arXiv 2406.09570, its code's configs/*_GC_mix50.yaml and utils.py. CelebA's config cannot run as
-# it is (it names a
-# class that does not exist); its numbers are taken. LSUN has no config: batch 128, the rest as
-# CelebA's.
+# arXiv 2406.09570, its code's configs/*_GC_mix50.yaml and utils.py. CelebA's config cannot run (it
+# names a class that does not exist), but its numbers are used. LSUN has no config: batch 128, the
+# rest as CelebA's.
 _NETWORKS: dict[str, Options] = {
     "cifar10": {"mult": (1, 2, 2), "blocks": 3},
     "imagenet32": {"mult": (1, 1, 2), "level_blocks": (3, 5, 7), "attention": (16,)},
     "celeba64": {"mult": (1, 2, 2, 2), "level_blocks": (3, 3, 4, 5)},
 }
-# The paper's other arm, --method ict, drops (configs/*_base.yaml: [0, .2, .2], [0, 0, .2, .2] by
-# level); GC does not.
+# The paper's baseline, --method ict, has dropout (configs/*_base.yaml: [0, .2, .2] and
+# [0, 0, .2, .2] by level); GC has none.
 _DROPS: dict[str, Options] = {
     "cifar10": {"dropout": 0.3},
     "imagenet32": {"dropout": 0.2, "dropout_resolutions": (16, 8)},
     "celeba64": {"dropout": 0.2, "dropout_resolutions": (16, 8)},
 }
 
-
-# ema_pytorch with beta = 0.9999 every 5 steps, by iterations: its warm-up 1 - k^(-2/3) still
-# decides at the end, where
-# the weights that are averaged are 10,000 and 13,300 steps old on average. With these decays ours
-# are 9,600 and 14,000.
+# By iterations. The code has ema_pytorch with beta = 0.9999 every 5 steps, whose warm-up
+# 1 - k^(-2/3) still matters at the end: the averaged weights are then 10,000 and 13,300 steps old
+# on average. With these decays ours are 9,600 and 14,000.
 _EMA = {100_000: 0.9999, 150_000: 0.99993}
 
 
 def _gc(recipe: str, like: str, method: str, iterations: int, **fields: Any) -> Run:
-    ict: Options = {
-        "s0": 10,
-        "s1": 1280,
-        "p_mean": -1.1,
-        "p_std": 2.0,
-        "c": 0.00054,
-    }  # the configs, utils.py
+    # The configs, utils.py.
+    ict: Options = {"s0": 10, "s1": 1280, "p_mean": -1.1, "p_std": 2.0, "c": 0.00054}
     gc: Options = {
         "base": {"method": "ict", **ict},
         "share": 0.5,  # the paper's mu; the code's mixing value is 1 - mu
@@ -72,41 +64,23 @@ def _gc(recipe: str, like: str, method: str, iterations: int, **fields: Any) -> 
 
 def cifar10_gc(*, method: str = "gc", **fields: Any) -> Run:
     """CIFAR-10 without labels: GC on iCT from scratch, DDPM++ (arXiv 2406.09570)."""
-    given: Options = {"data": "cifar10-32x32.zip", "batch": 512, "lr": 1e-4, "iterations": 100_000}
-    return changed(_gc("cifar10-gc", "cifar10", method, **given), fields)
+    data: Options = {"data": "cifar10-32x32.zip", "batch": 512, "lr": 1e-4}
+    return with_values(_gc("cifar10-gc", "cifar10", method, 100_000, **data), fields)
 
 
 def imagenet32_gc(*, method: str = "gc", **fields: Any) -> Run:
     """ImageNet-32 without labels: GC on iCT from scratch, DDPM++ (arXiv 2406.09570)."""
-    given: Options = {
-        "data": "imagenet",
-        "data_size": 32,
-        "batch": 512,
-        "lr": 8e-5,
-        "iterations": 150_000,
-    }
-    return changed(_gc("imagenet32-gc", "imagenet32", method, **given), fields)
+    data: Options = {"data": "imagenet", "data_size": 32, "batch": 512, "lr": 8e-5}
+    return with_values(_gc("imagenet32-gc", "imagenet32", method, 150_000, **data), fields)
 
 
 def celeba64_gc(*, method: str = "gc", **fields: Any) -> Run:
     """CelebA-64: GC on iCT from scratch, DDPM++ (arXiv 2406.09570)."""
-    given: Options = {
-        "data": "img_align_celeba",
-        "data_size": 64,
-        "batch": 128,
-        "lr": 8e-5,
-        "iterations": 150_000,
-    }
-    return changed(_gc("celeba64-gc", "celeba64", method, **given), fields)
+    data: Options = {"data": "img_align_celeba", "data_size": 64, "batch": 128, "lr": 8e-5}
+    return with_values(_gc("celeba64-gc", "celeba64", method, 150_000, **data), fields)
 
 
 def lsun64_gc(*, method: str = "gc", **fields: Any) -> Run:
     """LSUN Church-64: GC on iCT from scratch, DDPM++, with CelebA's settings (arXiv 2406.09570)."""
-    given: Options = {
-        "data": "church_outdoor_train",
-        "data_size": 64,
-        "batch": 128,
-        "lr": 8e-5,
-        "iterations": 150_000,
-    }
-    return changed(_gc("lsun64-gc", "celeba64", method, **given), fields)
+    data: Options = {"data": "church_outdoor_train", "data_size": 64, "batch": 128, "lr": 8e-5}
+    return with_values(_gc("lsun64-gc", "celeba64", method, 150_000, **data), fields)

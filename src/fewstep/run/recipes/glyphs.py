@@ -2,13 +2,11 @@
 
 from typing import Any
 
-from fewstep.run.config import Run, changed
+from fewstep.run.config import Run, with_values
 
 
 def glyphs(*, method: str = "ect", **fields: Any) -> Run:
-    """Emoji by Unicode block with DDPM++ (55.7 M weights) and ECT's CIFAR-10 settings: for a GPU,
-    not measured yet.
-    """
+    """Emoji by Unicode block: DDPM++ (55.7 M), ECT's CIFAR-10 settings, for a GPU; not measured."""
     run = Run(
         recipe="glyphs",
         method=method,
@@ -24,4 +22,4 @@ def glyphs(*, method: str = "ect", **fields: Any) -> Run:
         ema=0.9993,
         iterations=8000,
     )
-    return changed(run, fields)
+    return with_values(run, fields)

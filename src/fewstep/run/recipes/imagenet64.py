@@ -1,27 +1,22 @@
-"""ImageNet by class, 3x64x64: ECT and TCM of EDM2's weights, sizes S and XL (MCM's recipes are in
-`imagenet_mcm`).
-"""
+"""ImageNet by class, 3x64x64: ECT and TCM of EDM2's weights, sizes S and XL."""
 
 from typing import Any
 
 from fewstep.base.options import Options
-from fewstep.run.config import Run, changed
+from fewstep.run.config import Run, with_values
 
-# iterations before lr / sqrt(iteration / 2000): ECT's presets (decay=2000), TCM's --decay_iter
+# Iterations before lr / sqrt(iteration / 2000): ECT's presets (decay=2000), TCM's --decay_iter.
 _FLAT = 2000
 # ECT's presets edm2-img64-s and -xl (branch imgnet, ct_train.py); the same in TCM's README (S) and
-# FastGen (S, XL).
-# 280 M and 1119 M weights; dropout at resolutions 16 and 8 alone.
+# FastGen (S, XL). 280 M and 1119 M weights; dropout at resolutions 16 and 8 alone.
 _SIZES: dict[str, Options] = {
     "s": {"width": 192, "dropout": 0.4, "dropout_resolutions": (16, 8)},
     "xl": {"width": 384, "dropout": 0.5, "dropout_resolutions": (16, 8)},
 }
 _LR = {"s": 1e-3, "xl": 7e-4}  # the same presets
 _LAW: Options = {"p_mean": -0.8, "p_std": 1.6}  # the same presets; TCM's README
-_LOSS: Options = {
-    "c": 0.06,
-    "weight": "edm",
-}  # ct_train.py: -c, --wt snrpk; TCM's README: --weighting cout_sq
+# ct_train.py: -c, --wt snrpk; TCM's README: --weighting cout_sq.
+_LOSS: Options = {"c": 0.06, "weight": "edm"}
 
 
 def _edm2(recipe: str, size: str, **fields: Any) -> Run:
@@ -39,7 +34,7 @@ def _edm2(recipe: str, size: str, **fields: Any) -> Run:
         decay="inverse_sqrt",
         clip=1e6,
         ema=0.9999,  # ECT's --ema_beta
-        middle_times=(1.526,),  # ECT's run_imgnet_ecm.sh; FastGen's config for TCM
+        later_sigmas=(1.526,),  # ECT's run_imgnet_ecm.sh; FastGen's config for TCM
         log_every=100,
         picture_every=1000,
         checkpoint_every=10_000,
@@ -58,29 +53,26 @@ def _ect(recipe: str, size: str, method: str) -> Run:
         batch=1024,
         iterations=100_000,
         constant=_FLAT / 100_000,
-        averages=(
-            "power:0.01",
-            "power:0.05",
-            "power:0.1",
-        ),  # training/phema.py; FastGen's ema_1, ema_5, ema_10
+        # training/phema.py; FastGen's ema_1, ema_5, ema_10
+        averages=("power:0.01", "power:0.05", "power:0.1"),
     )
 
 
 def imagenet64_ect_s(*, method: str = "ect", **fields: Any) -> Run:
     """ImageNet-64 by class: ECT of EDM2-S's weights (arXiv 2406.14548)."""
-    return changed(_ect("imagenet64-ect-s", "s", method), fields)
+    return with_values(_ect("imagenet64-ect-s", "s", method), fields)
 
 
 def imagenet64_ect_xl(*, method: str = "ect", **fields: Any) -> Run:
     """ImageNet-64 by class: ECT of EDM2-XL's weights (arXiv 2406.14548)."""
-    return changed(_ect("imagenet64-ect-xl", "xl", method), fields)
+    return with_values(_ect("imagenet64-ect-xl", "xl", method), fields)
 
 
 def _tcm(recipe: str, size: str, method: str, stage_lr: float) -> Run:
-    """From the code's README (ImageNet 64x64, stage 1 and 2), whose durations are ceilings.
+    """From the code's README (ImageNet 64x64, stage 1 and 2), whose durations are upper limits.
 
-    150k and 110k iterations are those of the published curves for EDM2-S (figure 1b); for EDM2-XL
-    none are stated.
+    150k and 110k iterations are those of the published curves for EDM2-S (figure 1b); none are
+    stated for EDM2-XL.
     """
     # double_iter=10000 of 150,000 iterations; --ratio_limit, reached at 40,000
     stage1: Options = {**_LAW, **_LOSS, "q": 4.0, "stages": 15, "ratio_max": 0.9961}
@@ -111,15 +103,13 @@ def _tcm(recipe: str, size: str, method: str, stage_lr: float) -> Run:
 def imagenet64_tcm_s(*, method: str = "tcm", **fields: Any) -> Run:
     """ImageNet-64 by class: TCM in two stages from EDM2-S's weights (arXiv 2410.14895)."""
     # Stage 2's 5e-4 / sqrt(iteration / 8000) is stage 1's 1e-3 / sqrt(iteration / 2000): the clock
-    # goes on
-    # (--resume_tick), so the rate falls without a jump.
-    return changed(_tcm("imagenet64-tcm-s", "s", method, 1.0), fields)
+    # goes on (--resume_tick), so the rate falls without a jump.
+    return with_values(_tcm("imagenet64-tcm-s", "s", method, 1.0), fields)
 
 
 def imagenet64_tcm_xl(*, method: str = "tcm", **fields: Any) -> Run:
     """ImageNet-64 by class: TCM in two stages from EDM2-XL's weights (arXiv 2410.14895)."""
-    # TCM's own code has no settings for XL; FastGen's stage 2 is 1e-4 / sqrt(iteration / 8000),
-    # here on a clock that
-    # goes on as TCM's does: sqrt(8000 / 2000) 1e-4 / 7e-4. FastGen's restarts: its rates are about
-    # three times these.
-    return changed(_tcm("imagenet64-tcm-xl", "xl", method, 2 / 7), fields)
+    # TCM's code has no settings for XL. FastGen's stage 2 is 1e-4 / sqrt(iteration / 8000), here
+    # on a clock that goes on as TCM's does: sqrt(8000 / 2000) 1e-4 / 7e-4. FastGen's clock starts
+    # again: its rates are about three times these.
+    return with_values(_tcm("imagenet64-tcm-xl", "xl", method, 2 / 7), fields)

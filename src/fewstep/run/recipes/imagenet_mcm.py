@@ -1,15 +1,12 @@
-"""ImageNet by class at 64x64 and 128x128: multistep consistency models of the UViT, for any number
-of steps K.
-"""
+"""ImageNet by class at 64x64 and 128x128: multistep consistency models of the UViT for K steps."""
 
 import math
 from typing import Any
 
 from fewstep.base.options import Options
-from fewstep.run.config import Run, changed
+from fewstep.run.config import Run, with_values
 
-# arXiv 2403.06807, section on architecture: stages of R = residual and T = transformer blocks,
-# channels after the @.
+# arXiv 2403.06807, architecture: stages of R residual or T transformer blocks @ channels.
 _NETWORKS: dict[str, Options] = {
     # 3R@256, 3T@512, 16T@1024; dropout 0.2 in the middle; 394 M weights
     "64-small": {"width": 256, "dropout": 0.2, "dropout_stages": 1},
@@ -24,8 +21,7 @@ _STAGES: dict[int, Options] = {
     64: {"mult": (1, 2, 4), "blocks": (3, 3, 16), "residual_stages": 1},
     128: {"mult": (1, 2, 4, 8), "blocks": (3, 3, 3, 16), "residual_stages": 2},
 }
-# noise resolution at t = 0 of the shifted cosine, the picture's own at t = 1: 32 -> 64 and 32 ->
-# 128
+# Noise resolution of the shifted cosine at t = 0; at t = 1 it is the picture's own, 64 or 128.
 _LOWEST = 32
 
 
@@ -41,17 +37,15 @@ def _mcm(side: int, size: str, method: str, k: int) -> Run:
         "distance": "huber",
         "c": 1e-4,
         # The paper's formula to the letter. For a norm that is not squared, "v-loss" may also mean
-        # space = v with
-        # weight = one, the method's default.
+        # space = v with weight = one, the method's default.
         "space": "x0",
         "weight": "snr_plus_one",
         "pools": 1 if side == 128 else 0,  # multiscale loss with one 2x2 average, at 128 only
         "shift": (2 * math.log(_LOWEST / side), 0.0),
     }
     # The teacher and initial weights; how they were trained is not stated. Chosen: the mean and
-    # deviation of ln t
-    # that uniform times of the cosine above have, under which the loss is the v-loss where
-    # sigma_data = 1.
+    # deviation of ln t at uniform times of the cosine above, under which the loss is the v-loss
+    # where sigma_data = 1.
     diffusion: Options = {
         64: {"p_mean": 0.35, "p_std": 1.37},
         128: {"p_mean": 0.69, "p_std": 1.19},
@@ -81,23 +75,25 @@ def _mcm(side: int, size: str, method: str, k: int) -> Run:
     )
 
 
-def imagenet64_mcm_small(*, method: str = "mcm", K: int = 4, **fields: Any) -> Run:  # noqa: N803 - the paper's name
+# K is the paper's name.
+
+
+def imagenet64_mcm_small(*, method: str = "mcm", K: int = 4, **fields: Any) -> Run:  # noqa: N803
     """ImageNet-64 by class: MCM for K steps, UViT of 394 M weights (arXiv 2403.06807)."""
-    return changed(_mcm(64, "small", method, K), fields)
+    return with_values(_mcm(64, "small", method, K), fields)
 
 
 def imagenet64_mcm_large(*, method: str = "mcm", K: int = 4, **fields: Any) -> Run:  # noqa: N803
     """ImageNet-64 by class: MCM for K steps, UViT of 1.23 G weights (arXiv 2403.06807)."""
-    return changed(_mcm(64, "large", method, K), fields)
+    return with_values(_mcm(64, "large", method, K), fields)
 
 
 def imagenet128_mcm_small(*, method: str = "mcm", K: int = 4, **fields: Any) -> Run:  # noqa: N803
     """ImageNet-128 by class: MCM for K steps, UViT of 397 M weights (arXiv 2403.06807)."""
-    # The paper guides this one's teacher and does not give the scale: --method.guidance, here 0
-    # (none).
-    return changed(_mcm(128, "small", method, K), fields)
+    # The paper guides this one's teacher but gives no scale: --method.guidance, here 0 (none).
+    return with_values(_mcm(128, "small", method, K), fields)
 
 
 def imagenet128_mcm_large(*, method: str = "mcm", K: int = 4, **fields: Any) -> Run:  # noqa: N803
     """ImageNet-128 by class: MCM for K steps, UViT of 1.25 G weights (arXiv 2403.06807)."""
-    return changed(_mcm(128, "large", method, K), fields)
+    return with_values(_mcm(128, "large", method, K), fields)

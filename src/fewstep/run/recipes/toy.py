@@ -3,8 +3,8 @@
 from typing import Any
 
 from fewstep.base.options import Options
-from fewstep.run.config import Run, changed
-from fewstep.run.recipes.digits import taught
+from fewstep.run.config import Run, with_values
+from fewstep.run.recipes.digits import teacher_fields
 
 _OPTIONS: dict[str, Options] = {
     "ect": {"stages": 6},
@@ -13,14 +13,18 @@ _OPTIONS: dict[str, Options] = {
     "mcm": {"steps": 16, "steps_end": 64, "c": 0.1},
     "direct_cm": {"n": 16, "solver": "heun"},
 }
-# What else differs: a whole solution for each sample makes an update of direct_cm dear.
+# Other fields by method: a whole solution for each sample makes an update of direct_cm expensive.
 _FIELDS: dict[str, Options] = {
     "direct_cm": {"batch": 128, "iterations": 2000},
     "tcm": {"iterations": 4000, "split": 0.75, "stage_lr": 0.3},
 }
-# The law of ring8 is known, and teaches the methods that learn from a teacher: the options that ask
-# it.
-_TAUGHT: dict[str, Options] = {"cd": {}, "mcm": {"pairs": "addim"}, "direct_cm": {}, "scd": {}}
+# Methods that can learn from a teacher, which here is the exact law of ring8, and their options.
+_WITH_TEACHER: dict[str, Options] = {
+    "cd": {},
+    "mcm": {"pairs": "addim"},
+    "direct_cm": {},
+    "scd": {},
+}
 
 
 def toy(*, method: str = "ect", **fields: Any) -> Run:
@@ -36,6 +40,5 @@ def toy(*, method: str = "ect", **fields: Any) -> Run:
         lr=2e-3,
         iterations=3000,
     )
-    return changed(
-        run, {**_FIELDS.get(method, {}), **taught(run, "exact:ring8", _TAUGHT), **fields}
-    )
+    teacher = teacher_fields(run, "exact:ring8", _WITH_TEACHER)
+    return with_values(run, {**_FIELDS.get(method, {}), **teacher, **fields})
