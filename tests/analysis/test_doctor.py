@@ -60,7 +60,7 @@ def healthy(common) -> Callable[[str], Subject]:
     def load(method: str) -> Subject:
         run = once(common / method, lambda path: subjects.train(method, path))
         subject = subject_of(run, device="cpu")
-        return replace(subject, truth=SolvingOnce(subject.truth))
+        return replace(subject, truth=SolvingOnce(subject.truth, common))
 
     return load
 

@@ -276,8 +276,8 @@ def _another(own: Result, best: Result, ranking: Sequence[Result]) -> str:
     if best.score >= PLAIN:
         like = "is nearest to, but no better than a linear denoiser as,"
     message = (
-        f"this teacher {like} {best.reading}: so its loss is {best.score:.3g} of the bound, as"
-        f" declared ({own.reading}) {own.score:.3g}: load it so"
+        f"this teacher {like} {best.reading}: read so, its error is {best.score:.3g} of the"
+        f" bound, as declared ({own.reading}) {own.score:.3g}: load it so"
     )
     for other in ranking:
         new = str(other.reading) != str(best.reading)
