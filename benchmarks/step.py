@@ -37,7 +37,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 def compare(recipe: str, method: str, steps: int) -> tuple[float, float, float]:
     """Median seconds of a step and of its floor, and the median ratio of neighbours."""
-    dataset, cpu = fs.data.load("digits"), torch.device("cpu")
+    dataset = fs.data.load("digits")
+    cpu = torch.device("cpu")
     facts = Facts(dataset.shape, dataset.classes, dataset.sigma_data(), dataset.units, "")
     run = settled(RECIPES[recipe](method=method, iterations=10 * steps))
     parts = build_method(run, facts)
