@@ -123,8 +123,8 @@ def expected_std(share: float, own: bool) -> float:
         a = gain if own else STD / math.hypot(STD, r)
         inner = a * a * (STD**2 + r * r)
         plain = STD**2 + r * t, STD**2 + t * t
-        induced = inner + (r + t) * a * r + r * t, inner + 2 * t * a * r + t * t
-        top, bottom = ((1 - share) * p + share * i for p, i in zip(plain, induced, strict=True))
+        with_gc = inner + (r + t) * a * r + r * t, inner + 2 * t * a * r + t * t
+        top, bottom = ((1 - share) * p + share * i for p, i in zip(plain, with_gc, strict=True))
         gain *= top / bottom
     return gain * TOP
 

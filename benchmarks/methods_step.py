@@ -16,13 +16,14 @@ from typing import Any
 import torch
 
 import fewstep as fs
-from fewstep.run.build import build_method, settled
+from fewstep.run.build import build_method, with_defaults
 from fewstep.run.facts import facts_of
+from fewstep.run.prepare import Prepared
+from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch
 from fewstep.training.state import new_state
 from fewstep.training.step import train_step
 
-CPU = torch.device("cpu")
 ECT = {"method": "ect", "p_mean": -0.4, "p_std": 1.8, "stages": 5}
 ICT = {"method": "ict", "s1": 160}
 PAIRS: tuple[tuple[str, str, dict[str, Any], str, dict[str, Any], float], ...] = (
@@ -39,18 +40,19 @@ def stepper(recipe: str, method: str, options: dict[str, Any], steps: int) -> Ca
     """A function that takes one step, late in a run, and returns its seconds."""
     options = {name: value for name, value in options.items() if name != "method"}
     make = fs.recipes.RECIPES[recipe]
-    run = settled(make(method=method, method_options=options, iterations=10 * steps))
+    run = with_defaults(make(method=method, method_options=options, iterations=10 * steps))
     dataset = fs.data.load("digits")
     facts = facts_of(run, dataset)
     if method == "tcm":
         run = replace(run, stage=2)
     parts = build_method(run, facts)
-    state = new_state(run, facts, parts, None, CPU)
+    stage = Stage(run, parts)
+    state = new_state(Prepared(run, facts, parts))
     state.step = 8 * steps  # where ECT's targets no longer are the data
 
     def step() -> float:
         start = time.perf_counter()
-        train_step(run, parts, state, draw_batch(run, parts, dataset.train, state.step, CPU))
+        train_step(stage, state, draw_batch(stage, dataset.train, state.step))
         return time.perf_counter() - start
 
     return step

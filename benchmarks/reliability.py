@@ -29,11 +29,13 @@ import torch
 import fewstep as fs
 from fewstep.base import disk
 from fewstep.run import checkpoint, lock
-from fewstep.run.build import build_method, settled
+from fewstep.run.build import build_method, with_defaults
 from fewstep.run.checkpoint.format import serialise
 from fewstep.run.checkpoint.saver import copy_groups
 from fewstep.run.facts import Facts
+from fewstep.run.prepare import Prepared
 from fewstep.run.recipes import RECIPES
+from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch
 from fewstep.training.state import State, new_state
 from fewstep.training.step import train_step
@@ -54,17 +56,17 @@ def prepare(
 ) -> tuple[fs.Run, Callable[[], object], Callable[[], object], State]:
     """A run, its draw, its whole step, and its state."""
     dataset = fs.data.load("digits")
-    cpu = torch.device("cpu")
     facts = Facts(dataset.shape, dataset.classes, dataset.sigma_data(), dataset.units, "")
-    run = settled(RECIPES[recipe](iterations=10_000, **fields))
+    run = with_defaults(RECIPES[recipe](iterations=10_000, **fields))
     method = build_method(run, facts)
-    state = new_state(run, facts, method, None, cpu)
+    stage = Stage(run, method)
+    state = new_state(Prepared(run, facts, method))
 
     def draw() -> object:
-        return draw_batch(run, method, dataset.train, state.step, cpu)
+        return draw_batch(stage, dataset.train, state.step)
 
     def step() -> object:
-        return train_step(run, method, state, draw())  # type: ignore[arg-type]
+        return train_step(stage, state, draw())  # type: ignore[arg-type]
 
     return run, draw, step, state
 

@@ -14,9 +14,11 @@ from collections.abc import Callable
 import torch
 
 import fewstep as fs
-from fewstep.run.build import build_method, settled
+from fewstep.run.build import build_method, with_defaults
 from fewstep.run.facts import Facts
+from fewstep.run.prepare import Prepared
 from fewstep.run.recipes import RECIPES
+from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch
 from fewstep.training.state import new_state
 from fewstep.training.step import train_step
@@ -38,15 +40,15 @@ def seconds(work: Callable[[], object]) -> float:
 def compare(recipe: str, method: str, steps: int) -> tuple[float, float, float]:
     """Median seconds of a step and of its floor, and the median ratio of neighbours."""
     dataset = fs.data.load("digits")
-    cpu = torch.device("cpu")
     facts = Facts(dataset.shape, dataset.classes, dataset.sigma_data(), dataset.units, "")
-    run = settled(RECIPES[recipe](method=method, iterations=10 * steps))
+    run = with_defaults(RECIPES[recipe](method=method, iterations=10 * steps))
     parts = build_method(run, facts)
-    state, bare = (new_state(run, facts, parts, None, cpu) for _ in range(2))
-    batch = draw_batch(run, parts, dataset.train, 0, cpu)
+    stage = Stage(run, parts)
+    state, bare = (new_state(Prepared(run, facts, parts)) for _ in range(2))
+    batch = draw_batch(stage, dataset.train, 0)
 
     def step() -> None:
-        train_step(run, parts, state, draw_batch(run, parts, dataset.train, state.step, cpu))
+        train_step(stage, state, draw_batch(stage, dataset.train, state.step))
 
     def floor() -> None:
         if parts.target is not None:

@@ -1,7 +1,7 @@
-"""A network and data of your own: signals `[N, 1, 64]` and a convolution. `python examples/own_network.py [ITERATIONS]`
+"""A network and data of your own: `python examples/own_network.py [ITERATIONS]`
 
-Any module called as (x, noise_label [B], cond) -> like x will do; this one takes a number per sample, the
-signal's frequency, as its condition.
+The data are signals `[N, 1, 64]`. Any module called as (x, noise_label [B], cond) -> like x will do.
+This one is a convolution, whose condition is a number for each sample, the signal's frequency.
 """
 
 import sys
@@ -13,7 +13,7 @@ import fewstep as fs
 
 
 def signals(n: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sines of a frequency in 1 .. 4 and any phase, with their frequency."""
+    """Sines of a frequency in 1 .. 4 and any phase; the frequencies beside them."""
     source = torch.Generator().manual_seed(0)
     frequency = 1 + 3 * torch.rand(n, 1, generator=source)
     phase = 2 * torch.pi * torch.rand(n, 1, generator=source)
@@ -45,7 +45,7 @@ if __name__ == "__main__":
     x0, frequency = signals()
     run = fs.recipes.toy(iterations=iterations, batch=128)
     generator = fs.train(run, {"x0": x0, "cond": frequency}, Convolution())
-    wanted = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
-    waves = generator.sample(4, cond=wanted, steps=2)
-    turns = (waves[:, 0, 1:] * waves[:, 0, :-1] < 0).sum(1) / 2
-    print(f"frequencies asked {wanted[:, 0].tolist()}, periods drawn {turns.tolist()}")
+    frequencies = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+    waves = generator.sample(4, cond=frequencies, steps=2)
+    periods = (waves[:, 0, 1:] * waves[:, 0, :-1] < 0).sum(1) / 2
+    print(f"frequencies {frequencies[:, 0].tolist()}, periods of samples {periods.tolist()}")

@@ -1,7 +1,7 @@
-"""An outside method: phased consistency models (arXiv 2405.18407). `python examples/phased.py [ITERATIONS]`
+"""A method of your own: phased consistency models. `python examples/phased.py [ITERATIONS]`
 
-The noise is cut into phases, and the student is a consistency model of each: it jumps to the phase's lower
-edge. As many steps as phases then sample without noise in between. The package knows nothing of this file.
+The noise levels are cut into phases; in each the student is a consistency model, which jumps to the
+lower edge (arXiv 2405.18407). As many steps as phases then sample without new noise.
 """
 
 import sys
@@ -12,11 +12,12 @@ import torch
 import fewstep as fs
 
 EDGES = (0.0, 0.3, 1.0, 4.0, 80.0)  # noise levels, from the data up
+PHASES = len(EDGES) - 1
 
 
 @dataclass(frozen=True)
 class Phases:
-    """t from a law, a the edge below it, and r between: (t - r) / (t - a) halves from stage to stage."""
+    """t from a law, a the edge below it, r between: (t - r) / (t - a) halves in each stage."""
 
     law: fs.times.LogNormal
     edges: tuple[float, ...]
@@ -33,25 +34,26 @@ class Phases:
         return fs.Times(t, r, a, torch.ones_like(t))
 
 
-def down_the_edges(process, moves, middle):
-    """The sampler's grid: one move per phase, whatever was asked."""
+def down_the_edges(process, moves, levels):
+    """The sampler's grid: one move for each phase."""
     return list(EDGES[::-1])
 
 
 def phased(*, stages: int = 6, c: float = 0.03) -> fs.Method:
-    """E 1/(t-r) d(jump(x_t, D(x_t, t), t -> a), jump(x_r, sg D(x_r, r), r -> a)) (eq. 4), d pseudo-Huber."""
+    """E d(jump(x_t, D(x_t, t), t -> a), jump(x_r, sg D(x_r, r), r -> a)) / (t - r) (eq. 4)."""
+    law = fs.times.LogNormal(mean=-0.8, std=1.8, low=0.002, high=80.0)
     return fs.Method(
-        times=Phases(fs.times.LogNormal(mean=-0.8, std=1.8, low=0.002, high=80.0), EDGES, stages),
+        times=Phases(law, EDGES, stages),
         target=fs.targets.Student(),
         space=fs.spaces.end,  # compare the points at the anchor
         distance=fs.distances.huber(c),
         weight=fs.weights.inverse_gap,
-        sampler=fs.sampling.Sampler(step=fs.solvers.ddim, grid=down_the_edges, default=len(EDGES) - 1),
+        sampler=fs.sampling.Sampler(step=fs.solvers.ddim, grid=down_the_edges, default=PHASES),
     )
 
 
 if __name__ == "__main__":
     iterations = int(sys.argv[1]) if len(sys.argv) > 1 else 1500
     generator = fs.train(fs.recipes.toy(iterations=iterations), method=phased())
-    x = generator.sample(2000)
-    print(f"energy distance to the ring: {fs.metrics.energy(x, fs.data.load('ring8').test.x0):.4f}")
+    distance = fs.metrics.energy(generator.sample(2000), fs.data.load("ring8").test.x0)
+    print(f"energy distance to the ring: {distance:.4f}")

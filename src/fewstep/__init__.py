@@ -1,5 +1,10 @@
 """Consistency models: trained, distilled, sampled and proved right. `import fewstep as fs`.
 
+`fs.train(run, data)` returns a `Generator`, and so does `fs.load(folder)`: its `.sample(n)` draws.
+A `Run` says what is trained; `fs.recipes` has some. A method is a `Method`, composed of the parts
+in `process`, `times`, `targets`, `couplings`, `distances`, `weights` and others; `fs.methods` has
+those of the papers. `fs.metrics` scores samples, `fs.exact` knows the truth.
+
 Every name is imported where it is first used, so this import costs nothing and needs no torch.
 """
 

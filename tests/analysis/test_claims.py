@@ -1,6 +1,4 @@
-"""The claims: when one counts as reproduced, what is measured anew, and that the report tells all
-of it.
-"""
+"""The claims: their verdicts, what is measured again, and what the report contains."""
 
 from __future__ import annotations
 
@@ -9,6 +7,7 @@ import math
 import re
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,10 +16,10 @@ import fewstep as fs
 from fewstep.analysis import claims
 from fewstep.analysis.claims import arms, gc, reference, verdicts
 from fewstep.analysis.claims.claim import Claim, column, pm
-from fewstep.analysis.claims.main import claims_main
 from fewstep.analysis.claims.measurements import Job, Row, Store
-from fewstep.analysis.claims.page import key
-from fewstep.analysis.claims.pool import ordered, ready
+from fewstep.analysis.claims.page import decisive
+from fewstep.analysis.claims.pool import waves
+from fewstep.analysis.claims.runner import claims_main, jobs_of
 from fewstep.analysis.claims.tcm import Half, both_laws
 from fewstep.analysis.claims.verdicts import CONTRADICTED, OPEN, REPRODUCED, Statement
 from fewstep.analysis.report import Figure
@@ -29,36 +28,37 @@ from fewstep.base.errors import Stopped, UserError
 CALLS: list[tuple[str, int]] = []
 
 
-def measured(name, level, shared, seed):
-    """A row whose numbers are known: level, and a part of every seed that pairs share."""
+def measure(name, level, folder, seed):
+    """Numbers that are known: the level, and a part of every seed that pairs have in common."""
     CALLS.append((name, seed))
     return {"error": level + 10 * seed + 0.01 * seed * level}
 
 
-def stops(shared, seed):
+def interrupt(folder, seed):
     raise KeyboardInterrupt
 
 
-def made(name, level, **more):
-    return Row(
-        partial(measured, name, level), {"name": name, "level": level}, f"make {name}", **more
-    )
+def row(name, level, **more):
+    settings = {"name": name, "level": level}
+    return Row(partial(measure, name, level), settings, f"make {name}", **more)
 
 
 def claim(**levels):
-    rows = {name: made(name, level) for name, level in (levels or {"a": 2.0, "b": 1.0}).items()}
+    rows = {name: row(name, level) for name, level in (levels or {"a": 2.0, "b": 1.0}).items()}
     first, last = next(iter(rows)), list(rows)[-1]
+
+    def statements(results):
+        return [Statement("a minus b", verdicts.excess(results[first], results[last], "error"))]
+
     return Claim(
         title="b is below a",
         says="They say so.",
         setting="nothing",
         rows=rows,
         measures={"error": "error", "none": "never measured"},
-        statements=lambda found: [
-            Statement("a minus b", verdicts.excess(found[first], found[last], "error"))
-        ],
-        words=lambda found: [f"b is {pm(column(found[last], 'error'))}."],
-        figure=lambda found: Figure(b"<svg/>", "nothing"),
+        statements=statements,
+        comments=lambda results: [f"b is {pm(column(results[last], 'error'))}."],
+        figure=lambda results: Figure(b"<svg/>", "nothing"),
     )
 
 
@@ -67,10 +67,8 @@ def no_calls():
     CALLS.clear()
 
 
-def run(out, found=None, **options):
-    return claims.run(
-        out, claims={"one": found or claim()}, jobs=1, progress=False, **{"seeds": 3, **options}
-    )
+def run(out, one=None, *, seeds=3):
+    return claims.run(out, claims={"one": one or claim()}, jobs=1, progress=False, seeds=seeds)
 
 
 @pytest.mark.parametrize(
@@ -119,18 +117,17 @@ def test_only_the_seeds_that_are_asked_for_are_judged(tmp_path):
 
 
 def test_the_report_names_the_statement_that_decided():
-    good, bad = (
-        Statement(text, values) for text, values in (("good", (1.0, 1.0)), ("bad", (-1.0, -1.0)))
-    )
-    assert key(replace(claim(), statements=lambda found: [good, bad]), {}) == bad
-    assert (
-        key(replace(claim(), statements=lambda found: [good, replace(bad, main=False)]), {}) == good
-    )
+    good = Statement("good", (1.0, 1.0))
+    bad = Statement("bad", (-1.0, -1.0))
+    assert decisive(replace(claim(), statements=lambda results: [good, bad]), {}) == bad
+    control = replace(bad, main=False)
+    assert decisive(replace(claim(), statements=lambda results: [good, control]), {}) == good
 
 
 class Numbers(dict):
-    """A row at a seed that has every measure, and on its curve at six looks; all shift by what
-    pairs share.
+    """A row at a seed that has every measure, and six points on its curve.
+
+    All are shifted by what pairs have in common.
     """
 
     def __init__(self, seed, of):
@@ -138,12 +135,11 @@ class Numbers(dict):
         self.seed, self.of = seed, of
 
     def __missing__(self, measure):
-        if measure == "curve":
-            return [
-                Numbers(self.seed, lambda m, i=i: i if m == "step" else self.of(m))
-                for i in range(1, 7)
-            ]
-        return self.of(measure) * (1 + 0.01 * self.seed)
+        if measure != "curve":
+            return self.of(measure) * (1 + 0.01 * self.seed)
+        return [
+            Numbers(self.seed, lambda m, i=i: i if m == "step" else self.of(m)) for i in range(1, 7)
+        ]
 
 
 RIGHT = {  # what each row and measure would be if the paper were right; all below 5
@@ -166,34 +162,27 @@ RIGHT = {  # what each row and measure would be if the paper were right; all bel
 @pytest.mark.parametrize("name", RIGHT)
 def test_numbers_that_bear_a_paper_out_reproduce_it_and_their_reverse_contradicts_it(name):
     one, right = claims.registry()[name], RIGHT[name]
-    for of, expected in ((right, REPRODUCED), (lambda row, m: 5 - right(row, m), CONTRADICTED)):
-        found = {
-            row: {str(s): Numbers(s, partial(of, row)) for s in made.seeds(3)}
-            for row, made in one.rows.items()
+    for of, verdict in ((right, REPRODUCED), (lambda row, m: 5 - right(row, m), CONTRADICTED)):
+        results = {
+            name: {str(seed): Numbers(seed, partial(of, name)) for seed in row.seeds(3)}
+            for name, row in one.rows.items()
         }
-        statements = [each for each in one.statements(found) if each.main]
+        statements = [each for each in one.statements(results) if each.main]
         assert statements
-        assert verdicts.overall(statements) == expected
+        assert verdicts.overall(statements) == verdict
         if name not in ("oracle", "gc-transport"):
-            assert {each.verdict for each in statements} == {expected}
+            assert {each.verdict for each in statements} == {verdict}
 
 
 def test_a_training_saved_is_the_share_until_the_others_last_error():
     def curve(*errors):
-        return {
-            "1": {
-                "curve": [
-                    {"step": i + 1, "ode_error": e, gc.COMPARED: e} for i, e in enumerate(errors)
-                ]
-            }
-        }
+        points = [{"step": i, "ode_error": e, gc.COMPARED: e} for i, e in enumerate(errors, 1)]
+        return {"1": {"curve": points}}
 
     slow, quick = curve(8.0, 4.0, 2.0), curve(4.0, 2.0, 1.0)
-    assert gc._saved(slow, quick) == pytest.approx([1 / 3])
-    assert gc._saved(quick, slow) == pytest.approx(
-        [0.0]
-    )  # never there: nothing is saved, nothing lost
-    assert gc._gain(slow, quick, gc._area) == pytest.approx([math.log(2)])
+    assert gc.updates_saved(slow, quick) == pytest.approx([1 / 3])
+    assert gc.updates_saved(quick, slow) == pytest.approx([0.0])  # it never is as good
+    assert gc.gain(slow, quick, gc.mean_log_distance) == pytest.approx([math.log(2)])
 
 
 def test_what_is_measured_is_not_measured_again(tmp_path):
@@ -202,10 +191,8 @@ def test_what_is_measured_is_not_measured_again(tmp_path):
     CALLS.clear()
     again = run(tmp_path, seeds=3)
     assert sorted(CALLS) == [("a", 3), ("b", 3)]
-    assert (
-        first["claims"]["one"]["statements"][0]["values"]
-        == again["claims"]["one"]["statements"][0]["values"][:2]
-    )
+    values = [facts["claims"]["one"]["statements"][0]["values"] for facts in (first, again)]
+    assert values[0] == values[1][:2]
 
 
 def test_other_settings_are_measured_anew(tmp_path):
@@ -217,10 +204,10 @@ def test_other_settings_are_measured_anew(tmp_path):
 
 
 def test_an_interrupted_folder_goes_on(tmp_path):
-    broken = claim()
-    rows = {**broken.rows, "b": replace(broken.rows["b"], measure=stops, cost=0.5)}
+    one = claim()
+    rows = {**one.rows, "b": replace(one.rows["b"], measure=interrupt, cost=0.5)}
     with pytest.raises(Stopped, match=re.escape(str(tmp_path))):
-        run(tmp_path, replace(broken, rows=rows))
+        run(tmp_path, replace(one, rows=rows))
     assert sorted(CALLS) == [("a", 1), ("a", 2), ("a", 3)]
     CALLS.clear()
     run(tmp_path)
@@ -228,55 +215,51 @@ def test_an_interrupted_folder_goes_on(tmp_path):
 
 
 def test_processes_find_what_one_process_finds(tmp_path):
-    """By module: a worker imports the measure by its name."""
     rows = {
-        name: Row(partial(pm_of, level), {"level": level}, "")
+        name: Row(partial(level_of, level), {"level": level}, "")
         for name, level in (("a", 2.0), ("b", 1.0))
     }
-    found = [
-        claims.run(
-            tmp_path / str(jobs),
-            claims={"one": replace(claim(), rows=rows)},
-            jobs=jobs,
-            progress=False,
-            seeds=2,
-        )
+    one = {"one": replace(claim(), rows=rows)}
+    alone, pool = (
+        claims.run(tmp_path / str(jobs), claims=one, jobs=jobs, progress=False, seeds=2)
         for jobs in (1, 2)
-    ]
-    assert found[0]["claims"] == found[1]["claims"]
+    )
+    assert alone["claims"] == pool["claims"]
 
 
-def pm_of(level, shared, seed):
+def level_of(level, folder, seed):
+    """A worker imports it by its name from this module."""
     return {"error": level + seed}
 
 
 def test_what_is_needed_is_measured_first_and_once():
-    start = made("start", 0.0, seeded=False)
-    first = made("first", 0.0, needs=(start,))
+    start = row("start", 0.0, by_seed=False)
+    first = row("first", 0.0, needs=(start,))
     rows = [
-        made("dear", 0.0, cost=9.0),
-        made("x", 0.0, needs=(first,)),
-        made("y", 0.0, needs=(first,)),
+        row("dear", 0.0, cost=9.0),
+        row("x", 0.0, needs=(first,)),
+        row("y", 0.0, needs=(first,)),
     ]
-    jobs = ordered([Job(row, seed) for row in rows for seed in (1, 2)])
-    told = [(job.row.settings["name"], job.seed) for job in jobs]
-    assert len(set(told)) == len(told) == 9
-    assert {told.index(("start", 0))} == {0}
-    assert all(told.index(("first", s)) < told.index((name, s)) for s in (1, 2) for name in "xy")
+    in_order = waves([Job(row, seed) for row in rows for seed in (1, 2)])
+    jobs = [[(job.row.settings["name"], job.seed) for job in wave] for wave in in_order]
+    assert jobs == [
+        [("dear", 1), ("dear", 2), ("start", 0)],
+        [("first", 1), ("first", 2)],
+        [("x", 1), ("x", 2), ("y", 1), ("y", 2)],
+    ]
 
 
-def test_a_job_waits_for_what_it_needs_at_its_own_seed():
-    start, first = made("start", 0.0, seeded=False), made("first", 0.0)
-    job = Job(made("x", 0.0, needs=(start, first)), 2)
-    assert ready(job, {(first.digest, 1)})
-    assert not ready(job, {(first.digest, 2)})
-    assert not ready(job, {(start.digest, 0)})
+def test_a_job_needs_other_rows_at_its_own_seed():
+    start, first = row("start", 0.0, by_seed=False), row("first", 0.0)
+    needs, own = waves([Job(row("x", 0.0, needs=(start, first)), 2)])
+    assert {(job.row.settings["name"], job.seed) for job in needs} == {("start", 0), ("first", 2)}
+    assert [job.seed for job in own] == [2]
 
 
 def test_a_number_without_seeds_is_measured_once(tmp_path):
     one = claim()
-    run(tmp_path, replace(one, rows={**one.rows, "sure": made("sure", 3.0, seeded=False)}))
-    assert [call for call in CALLS if call[0] == "sure"] == [("sure", 0)]
+    run(tmp_path, replace(one, rows={**one.rows, "exact": row("exact", 3.0, by_seed=False)}))
+    assert [call for call in CALLS if call[0] == "exact"] == [("exact", 0)]
 
 
 def test_the_report_holds_every_claim_and_asks_nobody(tmp_path):
@@ -287,7 +270,7 @@ def test_the_report_holds_every_claim_and_asks_nobody(tmp_path):
         progress=False,
     )
     page = (tmp_path / "report.html").read_text()
-    for told in (
+    for text in (
         "b is below a",
         "another &lt;claim&gt;",
         "Reproduced: 1 of 1",
@@ -295,16 +278,15 @@ def test_the_report_holds_every_claim_and_asks_nobody(tmp_path):
         "make b",
         "They say so.",
     ):
-        assert told in page
+        assert text in page
     assert "never measured" not in page
     assert not re.search(r"(?:src|href)=[\"'](?!data:|#)", page)
     assert "http" not in page
     assert facts["report"] == str(tmp_path / "report.html")
-    stored = json.loads((tmp_path / "claims.json").read_text())
-    assert stored["claims"]["two"]["verdict"] == CONTRADICTED
-    assert stored["claims"]["one"]["statements"][0]["interval"] == pytest.approx(
-        [0.98, 0.96], abs=0.1
-    )
+    by_name = json.loads((tmp_path / "claims.json").read_text())["claims"]
+    assert by_name["two"]["verdict"] == CONTRADICTED
+    interval = by_name["one"]["statements"][0]["interval"]
+    assert interval == pytest.approx([0.98, 0.96], abs=0.1)
 
 
 def test_an_unknown_claim_is_one_line(tmp_path):
@@ -321,6 +303,14 @@ def test_the_command_prints_lines_or_one_object(tmp_path, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out)["claims"]["one"]["verdict"] == REPRODUCED
 
 
+def test_the_numbers_of_the_docs_still_count():
+    """With docs/claims.json as its store, `fewstep verify --claims` measures nothing."""
+    store = Store.open(Path(__file__).parents[2] / "docs")
+    for name, one in claims.registry().items():
+        lacking = [job for wave in waves(jobs_of(one, 5)) for job in wave if not store.has(job)]
+        assert [job.row.settings for job in lacking] == [], name
+
+
 def test_every_claim_has_a_main_statement_s_worth_of_rows_and_their_commands():
     for name, one in claims.registry().items():
         digests = [row.digest for row in one.rows.values()]
@@ -332,42 +322,40 @@ def test_every_claim_has_a_main_statement_s_worth_of_rows_and_their_commands():
 def test_a_command_makes_the_arm_that_was_measured(monkeypatch):
     """What it says, read by the command line itself, is the run of the arm."""
     from fewstep.cli import train as verb
-    from fewstep.run.build import settled
+    from fewstep.run.build import with_defaults
 
-    read = []
-    monkeypatch.setattr(verb, "start", lambda run, *_, **launch: read.append(run) or 0)
+    runs = []
+    monkeypatch.setattr(verb, "start", lambda run, *_, **launch: runs.append(run) or 0)
     rows = {row.digest: row for one in claims.registry().values() for row in one.rows.values()}
     commands = [row for row in rows.values() if row.command.startswith("fewstep train")]
     assert len(commands) > 15
     for row in commands:
         verb.main(row.command.replace("SEED", "4").replace(" --init STAGE_1", "").split()[2:])
-        assert settled(read[-1]) == settled(row.measure.args[0].run(4)), row.command
+        assert with_defaults(runs[-1]) == with_defaults(row.measure.args[0].run(4)), row.command
 
 
 TINY = {"network_options": {"width": 8, "depth": 1}, "iterations": 4, "batch": 16, "block": 4}
 
 
-def test_an_arm_goes_on_from_the_kept_first(tmp_path, monkeypatch):
+def test_an_arm_goes_on_from_the_saved_first(tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "SAMPLES", 8)
     monkeypatch.setattr(reference, "REFERENCE", 40)
     monkeypatch.setattr(reference, "NEAR", 20)
     reference.reference.cache_clear()
-    looks = []
 
-    def look(shared, denoiser, process):
-        looks.append(process)
-        return {"seen": float(denoiser(torch.zeros(2, 2), 1.0).abs().sum())}
+    def look(folder, denoiser, process):
+        return {"size": float(denoiser(torch.zeros(2, 2), 1.0).abs().sum())}
 
     first = arms.Arm(law="ring8", method="ect", fields=TINY, keep=True, marks=(2, 4), look=look)
-    found = arms.outcome(first, tmp_path, 1)
-    assert [point["step"] for point in found["curve"]] == [2, 4]
-    assert {"ode_error", "energy_x1000", "variance_ratio", "cpu_seconds"} <= found.keys()
-    monkeypatch.setattr(arms, "trained", lambda *_: pytest.fail("trained again"))
-    kept = arms.started(first, tmp_path, 1)
-    assert kept.step == 4
-    assert isinstance(kept, fs.Generator)
+    numbers = arms.measure(first, tmp_path, 1)
+    assert [point["step"] for point in numbers["curve"]] == [2, 4]
+    assert {"ode_error", "energy_x1000", "variance_ratio", "cpu_seconds"} <= numbers.keys()
+    monkeypatch.setattr(arms, "train_arm", lambda *_: pytest.fail("trained again"))
+    start = arms.start_of(first, tmp_path, 1)
+    assert start.step == 4
+    assert isinstance(start, fs.Generator)
     reference.reference.cache_clear()
-    reference.solved.cache_clear()
+    reference.solution.cache_clear()
 
 
 def test_an_arm_is_measured_anew_where_its_start_or_the_protocol_is_another(monkeypatch):
@@ -378,24 +366,20 @@ def test_an_arm_is_measured_anew_where_its_start_or_the_protocol_is_another(monk
 
 
 def test_evaluations_of_the_teacher_are_counted(tmp_path):
-    taught = arms.Arm(
-        law="ring8", method="cd", options={"n": 4, "solver": "heun"}, fields=TINY, taught=True
-    )
-    assert arms.trained(taught, tmp_path, 1)[1]["teacher_evaluations"] == pytest.approx(
-        2.0, abs=0.3
-    )
+    options = {"n": 4, "solver": "heun"}
+    arm = arms.Arm(law="ring8", method="cd", options=options, fields=TINY, exact_teacher=True)
+    evaluations = arms.train_arm(arm, tmp_path, 1)[1]["teacher_evaluations"]
+    assert evaluations == pytest.approx(2.0, abs=0.3)
 
 
 def test_both_laws_draw_half_of_the_times_from_each():
-    method = both_laws()
-    law = method.times.law
+    law = both_laws().times.law
     u = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
     t = law.quantile(u)
     assert isinstance(law, Half)
     assert torch.equal(t[:2000], law.one.quantile(2 * u[:2000]))
-    assert (
-        float((t[2000:] >= 1.0).double().mean()) == 1.0
-    )  # the second stage's law starts at t' = 1
+    # The second stage's law starts at t' = 1.
+    assert float((t[2000:] >= 1.0).double().mean()) == 1.0
 
 
 def test_a_store_that_is_no_store_is_one_line(tmp_path):

@@ -1,15 +1,17 @@
-"""The doctor: healthy runs are healthy, each fault that is made on purpose is named, and nothing is
-written.
-"""
+"""The doctor: healthy runs have no fault, each planted fault is named, nothing is written."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
+import os
+import pickle
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,57 +19,71 @@ import pytest
 import torch
 
 import fewstep as fs
-from fewstep.analysis.doctor import MEASURES, Patient, levels, output
+from fewstep.analysis.doctor import MEASURES, Subject, levels, output, subject_of
 from fewstep.analysis.doctor.examination import Examination, Samples
-from fewstep.analysis.doctor.gradients import SIZE, Noise, cycled, gradients_of, noise_of
+from fewstep.analysis.doctor.gradients import SIZE, Noise, gradients_of, noise_of, repeated_rows
 from fewstep.analysis.doctor.linear_bound import Linear, linear_of
 from fewstep.analysis.doctor.memorisation import memorisation
 from fewstep.analysis.doctor.training_log import spikes
-from fewstep.analysis.doctor.verdicts import judged
+from fewstep.analysis.doctor.verdicts import judge
 from fewstep.base import randomness
 from fewstep.cli import main
 from tests.support import subjects
 from tests.support.subjects import (
-    Changed,
-    logged,
-    mirrored,
+    ChangedAnswers,
+    SolvingOnce,
+    mirror,
     noisy,
-    scaled,
-    shifted,
-    trained,
-    untrained,
+    once,
+    scale_by,
+    shift_by,
+    untrained_network,
+    with_log,
     with_scaling,
 )
 
 
-@pytest.fixture(scope="module")
-def healthy(tmp_path_factory) -> Callable[[str], Patient]:
-    """A small trained run of a method, trained once."""
-    known: dict[str, Patient] = {}
-
-    def run(method: str) -> Patient:
-        if method not in known:
-            known[method] = trained(method, tmp_path_factory.mktemp("doctor") / method)
-        return known[method]
-
-    return run
+@pytest.fixture(scope="session")
+def common(tmp_path_factory) -> Path:
+    """A folder that all test processes of a session have in common."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "doctor"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
-def taken(patient: Patient, *names: str) -> Examination:
-    """Some measures of a patient, or all."""
-    samples = Samples(patient)
-    return Examination(
-        "", "", tuple(MEASURES[name](patient, samples) for name in names or MEASURES)
-    )
+@pytest.fixture(scope="session")
+def healthy(common) -> Callable[[str], Subject]:
+    """A small run of a method, trained once for all tests."""
+
+    @cache
+    def load(method: str) -> Subject:
+        run = once(common / method, lambda path: subjects.train(method, path))
+        subject = subject_of(run, device="cpu")
+        return replace(subject, truth=SolvingOnce(subject.truth))
+
+    return load
 
 
-WHOLE: dict[int, Examination] = {}
+@pytest.fixture(scope="session")
+def whole(common, healthy) -> Callable[[str], Examination]:
+    """All measures of a healthy run, taken once for all tests."""
+
+    def load(method: str) -> Examination:
+        def save(path: Path) -> None:
+            path.write_bytes(pickle.dumps(take(healthy(method))))
+
+        result: Examination = pickle.loads(once(common / f"{method}.pickle", save).read_bytes())
+        return result
+
+    return load
 
 
-def whole(healthy: Callable[[str], Patient], method: str) -> Examination:
-    """All measures of a healthy run, taken once."""
-    patient = healthy(method)
-    return WHOLE.setdefault(id(patient), WHOLE.get(id(patient)) or taken(patient))
+def take(subject: Subject, *names: str) -> Examination:
+    """Some measures of a subject, or all."""
+    samples = Samples(subject)
+    measures = [MEASURES[name](subject, samples) for name in names or MEASURES]
+    return Examination("", "", tuple(measures))
 
 
 def faults(examination: Examination) -> dict[str, str]:
@@ -75,36 +91,36 @@ def faults(examination: Examination) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("method", subjects.METHODS)
-def test_a_healthy_run_has_no_fault(healthy, method):
-    found = whole(healthy, method)
-    assert faults(found) == {}, output.text(found)
-    assert output.overall(found).startswith("verdict: healthy")
+def test_a_healthy_run_has_no_fault(whole, method):
+    examination = whole(method)
+    assert faults(examination) == {}, output.text(examination)
+    assert output.overall(examination).startswith("verdict: healthy")
 
 
-def small_batch(p: Patient) -> Patient:
+def small_batch(p: Subject) -> Subject:
     return replace(p, run=replace(p.run, batch=2, block=2))
 
 
-def spike(p: Patient) -> Patient:
-    return logged(p, lambda i, row: {"loss": 500 * row["loss"]} if i == 30 else {})
+def spike(p: Subject) -> Subject:
+    return with_log(p, lambda i, row: {"loss": 500 * row["loss"]} if i == 30 else {})
 
 
-def idle(p: Patient) -> Patient:
-    flat = logged(p, lambda i, row: {"lr": 3e-3})
+def idle(p: Subject) -> Subject:
+    flat = with_log(p, lambda i, row: {"lr": 3e-3})
     return replace(flat, run=replace(flat.run, ema=0.5), ema=flat.student)
 
 
-# method -> what breaks it -> the measures that look, and all that they find
-ILL: dict[str, tuple[str, Callable[[Patient], Patient], tuple[str, ...], dict[str, str]]] = {
+# name -> method, what makes it faulty, the measures that are taken, and all faults they name
+FAULTY: dict[str, tuple[str, Callable[[Subject], Subject], tuple[str, ...], dict[str, str]]] = {
     "a level blown up": (
         "ect",
-        lambda p: replace(p, ema=Changed(p.ema, scaled(4.0), 0.1, 0.4)),
+        lambda p: replace(p, ema=ChangedAnswers(p.ema, scale_by(4.0), 0.1, 0.4)),
         ("loss by noise level", "boundary", "memorisation"),
         {"level-out-of-hand": "broken"},
     ),
     "a denoiser's level blown up": (
         "diffusion",
-        lambda p: replace(p, ema=Changed(p.ema, scaled(3.0), 0.1, 0.4)),
+        lambda p: replace(p, ema=ChangedAnswers(p.ema, scale_by(3.0), 0.1, 0.4)),
         ("loss by noise level", "boundary"),
         {"level-out-of-hand": "broken"},
     ),
@@ -116,13 +132,13 @@ ILL: dict[str, tuple[str, Callable[[Patient], Patient], tuple[str, ...], dict[st
     ),
     "a second stage off its first": (
         "tcm",
-        lambda p: replace(p, ema=Changed(p.ema, shifted(0.2), 0.99, 1.05)),
+        lambda p: replace(p, ema=ChangedAnswers(p.ema, shift_by(0.2), 0.99, 1.05)),
         ("boundary", "chain", "teacher gap", "memorisation"),
         {"lost-boundary": "broken"},
     ),
     "a segment that does not begin as a denoiser": (
         "mcm",
-        lambda p: replace(p, ema=Changed(p.ema, scaled(-1.0), 0.5, 0.7)),
+        lambda p: replace(p, ema=ChangedAnswers(p.ema, scale_by(-1.0), 0.5, 0.7)),
         ("boundary", "memorisation"),
         {"segment-start": "broken"},
     ),
@@ -134,20 +150,20 @@ ILL: dict[str, tuple[str, Callable[[Patient], Patient], tuple[str, ...], dict[st
     ),
     "a chain that leaks": (
         "ect",
-        lambda p: replace(p, ema=Changed(p.ema, scaled(0.2), 3.0)),
+        lambda p: replace(p, ema=ChangedAnswers(p.ema, scale_by(0.2), 3.0)),
         ("chain", "boundary", "loss by noise level"),
         {"loose-chain": "broken"},
     ),
     "a batch of two": ("ect", small_batch, ("gradient noise",), {"gradient-noise": "broken"}),
     "an average that lags": (
         "ect",
-        lambda p: replace(p, ema=untrained(p)),
+        lambda p: replace(p, ema=untrained_network(p)),
         ("average",),
         {"average-lags": "broken"},
     ),
     "a denoiser's average that lags": (
         "diffusion",
-        lambda p: replace(p, ema=untrained(p)),
+        lambda p: replace(p, ema=untrained_network(p)),
         ("average",),
         {"average-lags": "watch"},
     ),
@@ -165,20 +181,20 @@ ILL: dict[str, tuple[str, Callable[[Patient], Patient], tuple[str, ...], dict[st
     ),
     "a student on trajectories of its own": (
         "ect",
-        lambda p: replace(p, ema=Changed(p.ema, mirrored, 3.0)),
+        lambda p: replace(p, ema=ChangedAnswers(p.ema, mirror, 3.0)),
         ("teacher gap", "chain", "memorisation", "boundary"),
         {"teacher-gap": "broken"},
     ),
     "a spike": ("ect", spike, ("training log",), {"loss-spikes": "broken"}),
     "a loss that is no number": (
         "ect",
-        lambda p: logged(p, lambda i, row: {"loss": math.nan} if i in (3, 4) else {}),
+        lambda p: with_log(p, lambda i, row: {"loss": math.nan} if i in (3, 4) else {}),
         ("training log",),
         {"non-finite": "broken"},
     ),
     "a gradient that grows": (
         "ect",
-        lambda p: logged(
+        lambda p: with_log(
             p, lambda i, row: {"grad_norm": row["grad_norm"] * (100 if i > 35 else 1)}
         ),
         ("training log",),
@@ -186,7 +202,7 @@ ILL: dict[str, tuple[str, Callable[[Patient], Patient], tuple[str, ...], dict[st
     ),
     "a learning rate that stays up": (
         "ect",
-        lambda p: logged(p, lambda i, row: {"lr": 3e-3}),
+        lambda p: with_log(p, lambda i, row: {"lr": 3e-3}),
         ("training log",),
         {"not-annealed": "watch"},
     ),
@@ -199,79 +215,71 @@ ILL: dict[str, tuple[str, Callable[[Patient], Patient], tuple[str, ...], dict[st
 }
 
 
-@pytest.mark.parametrize("name", ILL)
+@pytest.mark.parametrize("name", FAULTY)
 def test_each_fault_is_named_and_no_other(healthy, name):
-    method, broken, measures, expected = ILL[name]
-    found = taken(broken(healthy(method)), *measures)
-    assert faults(found) == expected, output.text(found)
+    method, break_it, measures, names = FAULTY[name]
+    examination = take(break_it(healthy(method)), *measures)
+    assert faults(examination) == names, output.text(examination)
 
 
 def test_training_rows_learnt_by_heart(tmp_path):
-    """Nearest rows are also no denoiser of new data, and the average has no student to lag behind
-    here.
-    """
-    found = taken(
-        subjects.by_heart(tmp_path / "run"), "loss by noise level", "memorisation", "boundary"
-    )
-    assert faults(found) == {
+    """Nearest rows are also no denoiser of new data; the average has no student to lag behind."""
+    subject = subjects.by_heart(tmp_path / "run")
+    assert faults(take(subject, "loss by noise level", "memorisation", "boundary")) == {
         "overfitting": "broken",
         "memorisation": "broken",
         "level-out-of-hand": "broken",
     }
 
 
-def test_every_verdict_has_a_patient(healthy):
-    """Except those that a run of another kind has."""
-    known = {name for *_, expected in ILL.values() for name in expected} | {
-        "overfitting",
-        "memorisation",
-    }
-    found = {one.name for method in subjects.METHODS for one in whole(healthy, method).verdicts}
-    assert found == known
+def test_every_verdict_has_a_faulty_subject(whole):
+    names = {name for *_, names in FAULTY.values() for name in names}
+    verdicts = {one.name for method in subjects.METHODS for one in whole(method).verdicts}
+    assert verdicts == names | {"overfitting", "memorisation"}
 
 
 @pytest.mark.parametrize("method", ["cd", "ct"])
 def test_levels_of_a_grid_are_on_it(method):
-    """A time that is rounded up by one bit is paired with the level that it is, and loses nothing
-    there.
-    """
-    found = getattr(fs.methods, method)()
-    patient = SimpleNamespace(method=found, seed=0, progress=0.5)
-    for one in levels.trained_levels(patient):
+    """A time rounded up by one bit is paired with its own level, and loses nothing there."""
+    method = getattr(fs.methods, method)()
+    subject = SimpleNamespace(method=method, seed=0, progress=0.5)
+    for one in levels.trained_levels(subject):
         t = torch.tensor([one.t], dtype=torch.float64)
-        assert float(found.times.at(t, 0.5).r) < 0.99 * one.t
-    told = [t for _, t in levels.up_to_the_top(patient)]
-    assert told[-1] == 80.0
-    assert told == sorted(told)
-    assert told[-2] < 79.0
+        assert float(method.times.at(t, 0.5).r) < 0.99 * one.t
+    times = [t for _, t in levels.levels_to_the_top(subject)]
+    assert times[-1] == 80.0
+    assert times == sorted(times)
+    assert times[-2] < 79.0
 
 
 def test_a_verdict_names_its_number_and_threshold(healthy):
-    method, broken, _, _ = ILL["a second stage off its first"]
-    verdict = taken(broken(healthy(method)), "boundary").verdicts[0]
+    method, break_it, _, _ = FAULTY["a second stage off its first"]
+    verdict = take(break_it(healthy(method)), "boundary").verdicts[0]
     assert verdict.value > verdict.threshold > 0
-    assert "0.2" in verdict.words  # the distance that it was moved by
-    assert "lower the learning rate" in verdict.words
-    assert "w-b" in verdict.words
+    assert "0.2" in verdict.message  # the distance that it was moved by
+    assert "lower the learning rate" in verdict.message
+    assert "w-b" in verdict.message
 
 
 def test_noise_scale_of_known_gradients():
-    """g = G + noise of variance V in each of P coordinates: |G|^2, tr Cov = size P V, and the error
-    of |G|^2.
+    """Gradients G + noise of variance V in each of P coordinates.
+
+    Measured are |G|^2, tr Cov = size P V, and the error of |G|^2.
     """
     source, count, size, wide = randomness.generator(0, "noise"), 400, 8, 50
     mean = torch.full((wide,), 0.3, dtype=torch.float64)
     square = float(mean.square().sum())
-    found = [
-        noise_of(mean + torch.randn(count, wide, generator=source, dtype=torch.float64), size)
-        for _ in range(40)
-    ]
-    assert sum(one.square for one in found) / 40 == pytest.approx(square, rel=0.02)
-    assert sum(one.variance for one in found) / 40 == pytest.approx(size * wide, rel=0.02)
-    scatter = float(torch.tensor([one.square for one in found]).std())
-    assert 0.6 * scatter < sum(one.error for one in found) / 40 < 2.5 * scatter
-    hidden = noise_of(torch.randn(count, wide, generator=source, dtype=torch.float64), size)
-    assert hidden.at_least > 1000  # no gradient at all: the scale is beyond what the rows can tell
+
+    def noise() -> torch.Tensor:
+        return torch.randn(count, wide, generator=source, dtype=torch.float64)
+
+    results = [noise_of(mean + noise(), size) for _ in range(40)]
+    assert sum(one.square for one in results) / 40 == pytest.approx(square, rel=0.02)
+    assert sum(one.variance for one in results) / 40 == pytest.approx(size * wide, rel=0.02)
+    scatter = float(torch.tensor([one.square for one in results]).std())
+    assert 0.6 * scatter < sum(one.error for one in results) / 40 < 2.5 * scatter
+    # Without any gradient the scale is beyond what the rows can show.
+    assert noise_of(noise(), size).at_least > 1000
 
 
 def test_what_cannot_be_resolved_is_bounded_by_two_standard_errors():
@@ -280,77 +288,70 @@ def test_what_cannot_be_resolved_is_bounded_by_two_standard_errors():
 
 
 def test_the_gradient_of_a_level_is_taken_there(healthy):
-    """Levels that the network answers from alone: those of another level have another gradient."""
-    patient = healthy("ect")
-    net, rows = patient.student.requires_grad_(True), cycled(patient, 4 * SIZE)
-    low, again, high = (gradients_of(patient, net, rows, t, 4) for t in (0.05, 0.05, 5.0))
+    """Two times of one level have one gradient, those of another level another."""
+    subject = healthy("ect")
+    net, rows = subject.student, repeated_rows(subject, 4 * SIZE)
+    net = copy.deepcopy(net).requires_grad_(True)
+    low, again, high = (gradients_of(subject, net, rows, t, 4) for t in (0.05, 0.05, 5.0))
     assert torch.equal(low, again)
     assert (low - high).norm() > 0.1 * high.norm()
 
 
 def test_samples_a_little_nearer_than_chance_allows_are_no_copies(healthy):
-    """Beyond 1.25 and beyond the interval: of few samples, half of them copies, the interval still
-    holds 1.
+    """A fault is beyond 1.25 and beyond the interval.
+
+    Of few samples, half of them copies, the interval still contains 1.
     """
-    patient = healthy("ect")
-    train, held = patient.dataset.train.x0, patient.dataset.validation.x0
-    sparse = torch.cat([train[:2], held[:2]])[[0, 2, 1, 3]]
-    (told,) = memorisation(patient, sparse).verdicts
-    assert told.severity == "ok"
-    (told,) = memorisation(patient, train[:400]).verdicts
-    assert told.severity == "broken"
+    subject = healthy("ect")
+    train, held_out = subject.dataset.train.x0, subject.dataset.validation.x0
+    sparse = torch.cat([train[:2], held_out[:2]])[[0, 2, 1, 3]]
+    for samples, severity in ((sparse, "ok"), (train[:400], "broken")):
+        (verdict,) = memorisation(subject, samples).verdicts
+        assert verdict.severity == severity
 
 
 def test_linear_denoiser_and_flow_of_a_gaussian_are_exact():
     truth = fs.exact.Gaussian(mean=torch.tensor([0.3, -1.0]), std=torch.tensor([0.2, 1.5]))
     linear = Linear(torch.tensor([0.3, -1.0]).double(), torch.tensor([0.04, 2.25]).double(), None)
-    process, x = (
-        truth.process,
-        torch.randn(64, 2, dtype=torch.float64, generator=randomness.generator(0, "x")),
-    )
+    process = truth.process
+    x = torch.randn(64, 2, dtype=torch.float64, generator=randomness.generator(0, "x"))
     for t in (0.01, 0.5, 30.0):
         x_t = process.mix(x, x.flip(0), t)
         torch.testing.assert_close(linear.denoise(process, x_t, t), truth(x_t, t))
         torch.testing.assert_close(linear.flow(process, x_t, t), truth.solve(x_t, t, 0.0))
-    full = linear_of(
-        truth.sample(20_000).double() @ torch.tensor([[0.6, 0.8], [-0.8, 0.6]]).double()
-    )
-    torch.testing.assert_close(full.values, torch.tensor([0.04, 2.25]).double(), rtol=0.05, atol=0)
+    rotation = torch.tensor([[0.6, 0.8], [-0.8, 0.6]]).double()
+    whole_covariance = linear_of(truth.sample(20_000).double() @ rotation)
+    variances = torch.tensor([0.04, 2.25]).double()
+    torch.testing.assert_close(whole_covariance.values, variances, rtol=0.05, atol=0)
 
 
 def test_a_spike_is_no_schedule():
-    """A step between plateaus, a trend and noise are not spikes; one line far above its neighbours
-    is.
-    """
+    """One line far above its neighbours is a spike; a step, a trend and noise are not."""
     source = randomness.generator(0, "spikes")
     noise = torch.randn(200, generator=source).mul(0.3).exp().tolist()
     assert spikes(noise) == []
     assert spikes([value * (20 if i > 100 else 1) for i, value in enumerate(noise)]) == []
     assert spikes([value * 0.97**i for i, value in enumerate(noise)]) == []
-    assert [
-        i for i, _ in spikes([50.0 if i == 77 else value for i, value in enumerate(noise)])
-    ] == [77]
+    noise[77] = 50.0
+    assert [line for line, _ in spikes(noise)] == [77]
 
 
-def test_examination_writes_nothing_and_repeats(healthy, tmp_path, capsys):
+def test_examination_writes_nothing_and_repeats(healthy, whole, tmp_path, capsys):
     folder = healthy("ect").name
     before = contents(folder)
-    assert (
-        main(["doctor", folder, "--json", "--device", "cpu", "--out", str(tmp_path / "page")]) == 0
-    )
-    first = capsys.readouterr().out
-    again = output.as_json(whole(healthy, "ect"))
+    page = tmp_path / "page"
+    assert main(["doctor", folder, "--json", "--device", "cpu", "--out", str(page)]) == 0
+    facts = json.loads(capsys.readouterr().out)
     assert contents(folder) == before
-    found = json.loads(first)
-    assert found["severity"] == "ok"
-    assert {one["name"] for one in found["measures"]} == set(MEASURES)
-    assert [one["verdicts"] for one in found["measures"]] == [
-        one["verdicts"] for one in again["measures"]
-    ]
-    assert all(one["verdicts"] or one["missing"] for one in found["measures"])
-    page = (tmp_path / "page" / "doctor.html").read_text()
-    assert "loss by noise level" in page
-    assert "<svg" in page or "image/svg+xml" in page
+    assert facts["severity"] == "ok"
+    measures = {one["name"]: one for one in facts["measures"]}
+    assert set(measures) == set(MEASURES)
+    for again in output.as_json(whole("ect"))["measures"]:
+        assert measures[again["name"]]["verdicts"] == again["verdicts"]
+    assert all(one["verdicts"] or one["missing"] for one in measures.values())
+    html = (page / "doctor.html").read_text()
+    assert "loss by noise level" in html
+    assert "<svg" in html or "image/svg+xml" in html
 
 
 def test_without_matplotlib_nothing_is_examined(capsys, tmp_path, monkeypatch):
@@ -361,16 +362,22 @@ def test_without_matplotlib_nothing_is_examined(capsys, tmp_path, monkeypatch):
 
 
 def test_what_has_no_drift_says_so(healthy):
-    p, limit = healthy("ect"), fs.times.Limit(law=fs.times.LogNormal(mean=0.0, std=1.0))
+    ect = healthy("ect")
+    limit = fs.times.Limit(law=fs.times.LogNormal(mean=0.0, std=1.0))
+    solutions = replace(
+        ect.method,
+        target=None,
+        times=fs.times.AtAnchor(times=limit),
+        coupling=fs.couplings.by_name("heun"),
+    )
     reasons = {
-        "infinitely near": replace(p, method=replace(p.method, times=limit)),
-        "teacher's solutions": replace(p, method=replace(p.method, target=None, times=fs.times.AtAnchor(times=limit),
-                                                         coupling=fs.couplings.named("heun"))),
-        "only the average": replace(p, student=None, earlier=None),
+        "infinitely near": replace(ect, method=replace(ect.method, times=limit)),
+        "teacher's solutions": replace(ect, method=solutions),
+        "only the average": replace(ect, student=None, earlier=None),
         "the data itself": healthy("diffusion"),
-    }  # fmt: skip
-    for words, patient in reasons.items():
-        assert words in taken(patient, "target drift").measures[0].missing
+    }
+    for reason, subject in reasons.items():
+        assert reason in take(subject, "target drift").measures[0].missing
 
 
 def contents(folder: str) -> dict[str, str]:
@@ -379,7 +386,7 @@ def contents(folder: str) -> dict[str, str]:
 
 
 def test_the_shipped_generator_is_healthy(capsys):
-    """It has no student, log or teacher: these are said to be missing."""
+    """It has no student, log or teacher, and the measures that need them say so."""
     assert main(["doctor", "digits", "--device", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].startswith("verdict: healthy by all 5 measures that could be taken;")
@@ -387,8 +394,8 @@ def test_the_shipped_generator_is_healthy(capsys):
 
 
 def test_an_empty_log_is_not_called_finite(healthy):
-    found = taken(replace(healthy("ect"), log=[]), "training log")
-    assert [verdict.name for verdict in found.verdicts] == ["unfinished"]
+    examination = take(replace(healthy("ect"), log=[]), "training log")
+    assert [verdict.name for verdict in examination.verdicts] == ["unfinished"]
 
 
 def test_a_run_takes_no_declaration_of_a_teacher(capsys):
@@ -397,10 +404,9 @@ def test_a_run_takes_no_declaration_of_a_teacher(capsys):
 
 
 def test_a_number_that_is_none_is_broken():
-    told = judged("name", math.nan, 1.0, 2.0, against="one", fine="fine", ill="ill")
-    assert told.severity == "broken"
-    severities = [
-        judged("n", x, 1.0, 2.0, against="", fine="", ill="").severity
-        for x in (0.5, 1.5, 2.5, math.inf)
-    ]
+    def severity(value: float) -> str:
+        return judge("name", value, 1.0, 2.0, against="", ok="", fault="").severity
+
+    assert severity(math.nan) == "broken"
+    severities = [severity(value) for value in (0.5, 1.5, 2.5, math.inf)]
     assert severities == ["ok", "watch", "broken", "broken"]

@@ -1,6 +1,4 @@
-"""A teacher that is told wrong settings is named for what it is; one that is told right ones is
-left alone.
-"""
+"""Wrong settings of a teacher are named, with the right ones; right settings are left alone."""
 
 from __future__ import annotations
 
@@ -15,8 +13,9 @@ from torch import Tensor, nn
 
 import fewstep as fs
 from fewstep.analysis.doctor.entry import teacher_examination, teacher_of
-from fewstep.analysis.doctor.interpretations import LABELS, Reading, declared, ranges
-from fewstep.analysis.doctor.teacher import Teacher, denoising, reading_of
+from fewstep.analysis.doctor.interpretations import LABELS, Reading, make_reading, ranges
+from fewstep.analysis.doctor.teacher import Teacher, denoising, find_reading
+from fewstep.analysis.doctor.verdicts import Verdict
 from fewstep.base import randomness
 from fewstep.base.errors import UserError
 from fewstep.cli import main
@@ -30,50 +29,51 @@ STD = DATA.sigma_data()
 
 
 class Exact(nn.Module):
-    """The network that says an exact denoiser under a reading: F = (u_hat - skip x_t) / out at the
-    label's level.
+    """The network whose output is an exact denoiser's under a reading.
+
+    F = (u_hat - skip x_t) / out at the label's level.
     """
 
     def __init__(self, reading: Reading, truth: Any = TRUTH) -> None:
         super().__init__()
         self.reading, self.truth = reading, truth
         self.levels = torch.logspace(-4, 4, 8001, dtype=torch.float64)
-        t = reading.process.time_at(self.levels * reading.range.scale)
+        scaled_levels = self.levels * reading.range.scale
+        t = reading.process.time_at(scaled_levels)
         own = reading.scaling(reading.process, t).noise
-        self.labels = own if reading.label is None else LABELS[reading.label](t, self.levels)
+        labels = own if reading.label is None else LABELS[reading.label](t, scaled_levels)
+        self.direction = 1.0 if labels[-1] > labels[0] else -1.0
+        self.labels = self.direction * labels
 
     def level_of(self, label: Tensor) -> Tensor:
-        label = label.double().clamp(self.labels[0], self.labels[-1])
+        label = (self.direction * label.double()).clamp(self.labels[0], self.labels[-1])
         i = torch.searchsorted(self.labels, label).clamp(1, len(self.labels) - 1)
-        share = (label - self.labels[i - 1]) / (self.labels[i] - self.labels[i - 1]).clamp_min(
-            1e-30
-        )
+        gap = (self.labels[i] - self.labels[i - 1]).clamp_min(1e-30)
+        share = (label - self.labels[i - 1]) / gap
         return torch.lerp(self.levels[i - 1].log(), self.levels[i].log(), share).exp()
 
     def forward(self, x: Tensor, label: Tensor, cond: Any = None) -> Tensor:
         own, level = self.reading, self.level_of(label)
-        t = own.process.time_at(level * own.range.scale)
+        scale, shift = own.range.scale, own.range.shift
+        t = own.process.time_at(level * scale)
         c, alpha = own.scaling(own.process, t), own.process.alpha(t)
         x_t = x.double() / expand(c.in_, x.double())
-        u = x_t / expand(alpha, x_t)
-        guess = (
-            own.range.scale * self.truth((u - own.range.shift) / own.range.scale, level)
-            + own.range.shift
-        )
+        u_t = x_t / expand(alpha, x_t)
+        guess = scale * self.truth((u_t - shift) / scale, level) + shift
         return (own.sign * (guess - expand(c.skip, x_t) * x_t) / expand(c.out, x_t)).to(x.dtype)
 
 
 def reading(
     prediction: str, process: str = "edm", range_: str = "[-1, 1]", sd: float = STD, **more: Any
 ) -> Reading:
-    return replace(declared(prediction, process, ranges(DATA.train.x0)[range_], sd), **more)
+    return replace(make_reading(prediction, process, ranges(DATA.train.x0)[range_], sd), **more)
 
 
 @dataclass(frozen=True)
 class Case:
-    true: Reading
-    told: dict[str, Any]
-    named: tuple[str, ...]  # words of the verdict
+    truth: Reading
+    settings: dict[str, Any]  # as declared
+    phrases: tuple[str, ...]  # of the message
 
 
 CASES = {
@@ -99,6 +99,14 @@ CASES = {
     ),
     "edm for flow": Case(
         reading("flow", "linear"), {}, ("like flow-prediction on the linear process",)
+    ),
+    "edm for a flow from noise to data": Case(
+        reading("flow", "linear", sign=-1, label="1 - t"),
+        {},
+        ("like -flow-prediction on the linear process, label 1 - t",),
+    ),
+    "edm for a score": Case(
+        reading("score"), {}, ("like score-prediction on the edm process, of data in [-1, 1]:",)
     ),
     "v for edm": Case(
         reading("edm"),
@@ -133,21 +141,22 @@ CASES = {
 }
 
 
-def examined(case: Case) -> dict[str, Any]:
-    teacher = teacher_of(Exact(case.true), DATA, **{"device": "cpu", **case.told})
-    return {verdict.name: verdict for verdict in reading_of(teacher).verdicts}
+def verdicts_of(truth: Reading, settings: dict[str, Any]) -> dict[str, Verdict]:
+    teacher = teacher_of(Exact(truth), DATA, **{"device": "cpu", **settings})
+    return {verdict.name: verdict for verdict in find_reading(teacher).verdicts}
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_wrong_setting_is_named(name):
-    verdict = examined(CASES[name])["wrong-reading"]
+    case = CASES[name]
+    verdict = verdicts_of(case.truth, case.settings)["wrong-reading"]
     assert verdict.severity in ("watch", "broken")
-    assert all(words in verdict.words for words in CASES[name].named), verdict.words
+    assert all(phrase in verdict.message for phrase in case.phrases), verdict.message
     assert verdict.value > verdict.threshold
 
 
 @pytest.mark.parametrize(
-    ("true", "told"),
+    ("truth", "settings"),
     [
         (reading("edm"), {}),
         (reading("v", "cosine"), {"prediction": "v", "process": "cosine"}),
@@ -155,11 +164,11 @@ def test_a_wrong_setting_is_named(name):
         (reading("edm", sd=1.0), {"sigma_data": 1.0}),
     ],
 )
-def test_a_right_setting_is_left_alone(true, told):
-    found = examined(Case(true, told, ()))
-    assert found["wrong-reading"].severity == "ok"
-    assert "reads as declared" in found["wrong-reading"].words
-    assert found["sigma-data"].severity == ("watch" if told.get("sigma_data") else "ok")
+def test_a_right_setting_is_left_alone(truth, settings):
+    verdicts = verdicts_of(truth, settings)
+    assert verdicts["wrong-reading"].severity == "ok"
+    assert "reads as declared" in verdicts["wrong-reading"].message
+    assert verdicts["sigma-data"].severity == ("watch" if settings.get("sigma_data") else "ok")
 
 
 def test_no_reading_makes_a_denoiser_of_noise():
@@ -168,30 +177,30 @@ def test_no_reading_makes_a_denoiser_of_noise():
             return (37 * x + label.reshape(-1, 1)).sin() * 5
 
     teacher = teacher_of(Nonsense(), DATA, device="cpu")
-    verdict = reading_of(teacher).verdicts[0]
+    verdict = find_reading(teacher).verdicts[0]
     assert verdict.severity == "broken"
-    assert "none is right" in verdict.words or "no reading" in verdict.words
+    assert "none is right" in verdict.message or "no reading" in verdict.message
 
 
 def test_the_table_of_an_exact_law():
-    """Errors lie between the posterior variance and the bound; the empirical denoiser's is the
-    least on its rows.
+    """Errors lie between the posterior variance and the bound.
+
+    The empirical denoiser's is the least on its rows.
     """
     measure = denoising(teacher_of(Exact(reading("edm")), DATA, device="cpu"))
     assert [one.severity for one in measure.verdicts] == ["ok", "ok"]
-    for row in measure.rows:
-        _, train, held, bound, posterior, heart = row
-        assert held == pytest.approx(posterior, rel=0.25)
-        assert held < 1.1 * bound
-        assert heart < 1.001 * train
+    for _, train, held_out, bound, posterior, by_heart in measure.rows:
+        assert held_out == pytest.approx(posterior, rel=0.25)
+        assert held_out < 1.1 * bound
+        assert by_heart < 1.001 * train
 
 
 def test_a_teacher_of_other_data_is_no_denoiser():
     other = teacher_of(Exact(reading("edm"), fs.exact.grid25()), DATA, device="cpu")
-    found = {one.name: one for one in teacher_examination(other).verdicts}
-    assert found["no-denoiser"].severity == "broken"
-    assert found["wrong-reading"].severity == "broken"
-    assert "no better than a linear denoiser" in found["wrong-reading"].words
+    verdicts = {one.name: one for one in teacher_examination(other).verdicts}
+    assert verdicts["no-denoiser"].severity == "broken"
+    assert verdicts["wrong-reading"].severity == "broken"
+    assert "no better than a linear denoiser" in verdicts["wrong-reading"].message
 
 
 def test_a_teacher_that_knows_its_rows_by_heart():
@@ -200,17 +209,12 @@ def test_a_teacher_that_knows_its_rows_by_heart():
     data = replace(
         fs.data.from_tensors(x0), train=Arrays(x0[:60]), validation=Arrays(x0[60:]), units=Units()
     )
-    found = denoising(
-        Teacher("", lambda x, t, cond: fs.exact.Empirical(x0[:60])(x, t), replace_x0(), data)
-    )
-    assert {one.name: one.severity for one in found.verdicts} == {
+    empirical = fs.exact.Empirical(x0[:60])
+    teacher = Teacher("", lambda x, t, cond: empirical(x, t), reading("x0"), data)
+    assert {one.name: one.severity for one in denoising(teacher).verdicts} == {
         "no-denoiser": "broken",
         "overfitting": "broken",
     }
-
-
-def replace_x0() -> Reading:
-    return declared("x0", "edm", ranges(DATA.train.x0)["[-1, 1]"], 1.0)
 
 
 def factory(shape: tuple[int, ...], classes: int, *, prediction: str = "edm") -> nn.Module:
@@ -224,43 +228,20 @@ def law() -> fs.exact.Mixture:
 
 
 def test_the_command_line_takes_factories_files_and_laws(capsys, tmp_path):
-    here = f"{__name__}:factory"
-    assert (
-        main(
-            [
-                "doctor",
-                here,
-                "--data",
-                "ring8",
-                "--network-options",
-                '{"prediction": "v"}',
-                "--json",
-            ]
-        )
-        == 0
-    )
-    found = json.loads(capsys.readouterr().out)
-    assert found["severity"] == "broken"
-    assert "reads like v-prediction on the cosine process" in json.dumps(found)
+    here = ["doctor", f"{__name__}:factory", "--data", "ring8"]
+    assert main([*here, "--network-options", '{"prediction": "v"}', "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["severity"] == "broken"
+    assert "reads like v-prediction on the cosine process" in json.dumps(facts)
     assert main(["doctor", "exact:ring8"]) == 0
-    assert (
-        capsys.readouterr()
-        .out.splitlines()[-1]
-        .startswith("verdict: healthy by all 2 measures that could be taken;")
-    )
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("verdict: healthy by all 2 measures that could be taken;")
     assert main(["doctor", f"{__name__}:law", "--data", "ring8"]) == 0
     assert "healthy" in capsys.readouterr().out.splitlines()[-1]
     network = fs.networks.mlp((2,), 0, width=8, depth=1)
     save_file(network.state_dict(), tmp_path / "net.safetensors")
-    options = [
-        "--network",
-        "mlp",
-        "--network-options",
-        '{"width": 8, "depth": 1}',
-        "--data",
-        "ring8",
-    ]
-    assert main(["doctor", str(tmp_path / "net.safetensors"), *options]) == 0
+    file = ["doctor", str(tmp_path / "net.safetensors"), "--data", "ring8", "--network", "mlp"]
+    assert main([*file, "--network-options", '{"width": 8, "depth": 1}']) == 0
     assert "declared as edm-prediction" in capsys.readouterr().out
 
 
@@ -288,11 +269,11 @@ MISTAKES = {
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_line(name, capsys):
-    words, expected = MISTAKES[name]
-    assert main(words) == 2
+    arguments, message = MISTAKES[name]
+    assert main(arguments) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fewstep:")]
     assert len(lines) == 1
-    assert expected in lines[0]
+    assert message in lines[0]
 
 
 def test_a_network_of_another_shape_is_one_line():
@@ -301,4 +282,4 @@ def test_a_network_of_another_shape_is_one_line():
             return torch.cat([x, x], 1)
 
     with pytest.raises(UserError, match="expected a tensor of the same shape"):
-        reading_of(teacher_of(Wide(), DATA, device="cpu"))
+        find_reading(teacher_of(Wide(), DATA, device="cpu"))

@@ -1,6 +1,4 @@
-"""The frontier: known optima are found, nothing of the test split chooses, everything is counted
-once.
-"""
+"""The frontier finds known optima, chooses nothing by the test split, counts everything once."""
 
 from __future__ import annotations
 
@@ -20,10 +18,10 @@ from fewstep.analysis.frontier import latency, page, scoring, summary
 from fewstep.analysis.frontier.levels import (
     Bounds,
     bounds_of,
-    inserted,
+    insert,
     own_levels,
     starts,
-    stretched,
+    stretch,
 )
 from fewstep.analysis.frontier.models import Closed, Subject
 from fewstep.analysis.frontier.points import MULTISTEP, Judge, Point, worth
@@ -41,13 +39,11 @@ C = 0.5  # standard deviation of the Gaussian data
 
 
 def variance(levels):
-    """Of x0 after steps at t_max and these levels by the denoiser of N(0, C^2), D = C^2 x / (C^2 +
-    t^2).
-    """
-    found = 0.0
+    """Of x0 after steps at t_max and these levels by D = C^2 x / (C^2 + t^2), of N(0, C^2)."""
+    result = 0.0
     for t in (80.0, *levels):
-        found = (C**2 / (C**2 + t**2)) ** 2 * (found + t**2)
-    return found
+        result = (C**2 / (C**2 + t**2)) ** 2 * (result + t**2)
+    return result
 
 
 def w2(levels):
@@ -64,9 +60,7 @@ def gaussian_data(test_seed: int = 3) -> Dataset:
 
 
 def denoising_student(dataset: Dataset, **method: object) -> Subject:
-    """The denoiser of N(0, C^2) sampled as if it were a consistency model: the best level of a
-    second step is C.
-    """
+    """The denoiser of N(0, C^2) as a consistency model: the best level of a second step is C."""
     facts = Facts(dataset.shape, dataset.classes, C, Units(), dataset.fingerprint())
     truth = fs.exact.Gaussian(mean=torch.zeros(dataset.shape), std=C)
     run = fs.recipes.toy(data="tensor")
@@ -77,90 +71,86 @@ def denoising_student(dataset: Dataset, **method: object) -> Subject:
 
 
 def bench_of(dataset: Dataset, folder: Path, **plan: object) -> frontier.Bench:
-    settings = {
-        "steps": (1, 2, 3),
-        "n": 600,
-        "search_n": 300,
-        "candidates": 14,
-        "repeats": 3,
-        "batch": 4,
-    }
-    made = frontier.Plan(**{**settings, **plan})
-    metric, splits = frontier.prepare(dataset, made)
+    settings = {"steps": (1, 2, 3), "candidates": 14, "repeats": 3, "batch": 4}
+    small_plan = frontier.Plan(**{"n": 600, "search_n": 300, **settings, **plan})
+    metric, splits = frontier.prepare(dataset, small_plan)
     store = frontier.Store(folder, {"weights": "w", "data": frontier.held_out(dataset)})
-    return frontier.Bench(dataset, made, metric, store, splits)
+    return frontier.Bench(dataset, small_plan, metric, store, splits)
 
 
 def test_the_search_finds_the_best_second_step_of_a_gaussian():
     student = denoising_student(gaussian_data()).generator
-    found = frontier.search(w2, starts(student, 2, WIDE, None), WIDE, 40)
-    assert found.levels[0] == pytest.approx(C, rel=0.03)
+    result = frontier.search(w2, starts(student, 2, WIDE, None), WIDE, 40)
+    assert result.levels[0] == pytest.approx(C, rel=0.03)
 
 
 def test_the_search_finds_the_best_three_steps_of_a_gaussian():
     line = torch.logspace(-2, 2, 161, dtype=torch.float64).tolist()
     best = min(w2((a, b)) for a in line for b in line if a > b)
     student = denoising_student(gaussian_data()).generator
-    found = frontier.search(w2, starts(student, 3, WIDE, (C,)), WIDE, 80)
-    assert found.value == pytest.approx(best, abs=1e-3)
-    assert found.levels[0] > found.levels[1]
+    result = frontier.search(w2, starts(student, 3, WIDE, (C,)), WIDE, 80)
+    assert result.value == pytest.approx(best, abs=1e-3)
+    assert result.levels[0] > result.levels[1]
 
 
 def test_the_search_scores_each_candidate_once_and_keeps_the_budget():
-    scored = []
+    calls = []
 
     def score(levels):
-        scored.append(levels)
+        calls.append(levels)
         return sum((math.log(level) - i) ** 2 for i, level in enumerate(reversed(levels)))
 
     first = [(5.0, 0.1), (1.0, 0.9)]
-    found = frontier.search(score, first, WIDE, 17)
-    assert len(scored) == len(set(scored)) == found.candidates == 17
-    assert [levels for levels, _ in found.tried] == scored
-    assert frontier.search(score, first, WIDE, 17) == found
-    assert found.value == min(value for _, value in found.tried)
-    assert all(a > b for a, b in scored)
+    result = frontier.search(score, first, WIDE, 17)
+    assert len(calls) == len(set(calls)) == result.candidates == 17
+    assert [levels for levels, _ in result.scores] == calls
+    assert frontier.search(score, first, WIDE, 17) == result
+    assert result.value == min(value for _, value in result.scores)
+    assert all(a > b for a, b in calls)
 
 
 def test_a_score_that_is_not_finite_is_never_chosen():
-    found = frontier.search(
+    result = frontier.search(
         lambda levels: math.nan if levels[0] < 1 else levels[0], [(0.5,), (4.0,)], WIDE, 20
     )
-    assert found.levels[0] == pytest.approx(1.0, rel=0.06)
+    assert result.levels[0] == pytest.approx(1.0, rel=0.06)
 
 
 def test_levels_are_what_is_printed():
     bounds = Bounds(0.002, 78.0)
-    for levels in (*inserted((3.0, 0.2), bounds), stretched((3.0, 0.2), 5, bounds), bounds.even(4)):
+    for levels in (*insert((3.0, 0.2), bounds), stretch((3.0, 0.2), 5, bounds), bounds.even(4)):
         assert levels == tuple(float(f"{level:g}") for level in levels)
         assert bounds.allow(levels)
-    assert stretched((3.0, 0.2), 2, bounds) == (3.0, 0.2)
+    assert stretch((3.0, 0.2), 2, bounds) == (3.0, 0.2)
 
 
 def test_a_second_stage_is_asked_where_it_was_trained():
     dataset = gaussian_data()
-    student = denoising_student(dataset, trained_from=1.0, middle=(1.0,))
+    student = denoising_student(dataset, trained_from=1.0, later_sigmas=(1.0,))
     assert bounds_of(student.generator).low == 1.0
     assert own_levels(student.generator, 2, bounds_of(student.generator)) == (1.0,)
     for steps in (2, 3, 5):
         for levels in starts(student.generator, steps, bounds_of(student.generator), None):
-            student.generator.with_middle(levels).sample(1, steps=steps)  # refuses levels below
+            student.generator.with_later_sigmas(levels).sample(
+                1, steps=steps
+            )  # refuses levels below
 
 
 def test_bounds_are_rounded_inwards():
     """A level that is printed with four digits is still one that the student was trained for."""
-    student = denoising_student(gaussian_data(), trained_from=1.23442, middle=(2.0,))
+    student = denoising_student(gaussian_data(), trained_from=1.23442, later_sigmas=(2.0,))
     assert bounds_of(student.generator).low == 1.235
     assert bounds_of(student.generator).high * 1.02 <= 80.0
 
 
 def test_of_a_metric_that_should_be_high_the_highest_is_chosen(tmp_path, monkeypatch):
     """Of recall, which tells the candidates apart, on the validation split."""
-    found, whole = [], scoring.evaluate
+    values = []
+    evaluate = scoring.evaluate
 
     def spy(*args, **options):
-        results = whole(*args, **options)
-        found.append(results[0][0].value)
+        results = evaluate(*args, **options)
+        values.append(results[0][0].value)
         return results
 
     monkeypatch.setattr(scoring, "evaluate", spy)
@@ -168,37 +158,37 @@ def test_of_a_metric_that_should_be_high_the_highest_is_chosen(tmp_path, monkeyp
     bench = bench_of(dataset, tmp_path, metric="pixel_recall", steps=(2,), candidates=6)
     (setting,) = settings_of(denoising_student(dataset), bench)
     assert bench.sign == -1.0
-    assert setting.validation.value == max(found) > min(found)
+    assert setting.validation.value == max(values) > min(values)
 
 
 def test_nothing_of_the_test_split_chooses(tmp_path, monkeypatch):
-    asked = []
-    whole = scoring.evaluate
+    calls = []
+    evaluate = scoring.evaluate
 
     def spy(generator, dataset, **options):
-        asked.append((options["split"], options["seed"], options["candidates"]))
-        return whole(generator, dataset, **options)
+        calls.append((options["split"], options["seed"], options["candidates"]))
+        return evaluate(generator, dataset, **options)
 
     monkeypatch.setattr(scoring, "evaluate", spy)
-    chosen = []
+    choices = []
     for test_seed in (3, 4):
         dataset = gaussian_data(test_seed)
         bench = bench_of(dataset, tmp_path / str(test_seed))
-        chosen.append(
+        choices.append(
             [(s.levels, s.validation) for s in settings_of(denoising_student(dataset), bench)]
         )
-    assert {(split, seed) for split, seed, _ in asked} == {("validation", frontier.search_seed(0))}
+    assert {(split, seed) for split, seed, _ in calls} == {("validation", frontier.search_seed(0))}
     assert frontier.search_seed(0) != 0
-    assert chosen[0] == chosen[1]
-    level = chosen[0][1][0][0]
+    assert choices[0] == choices[1]
+    level = choices[0][1][0][0]
     assert C / 1.6 < level < C * 1.6  # by samples: the closed form's best is C
 
 
 def test_candidates_are_counted_in_the_protocol(tmp_path, monkeypatch):
     calls = []
-    whole = scoring.evaluate
+    evaluate = scoring.evaluate
     monkeypatch.setattr(
-        scoring, "evaluate", lambda *a, **k: calls.append(k["steps"]) or whole(*a, **k)
+        scoring, "evaluate", lambda *a, **k: calls.append(k["steps"]) or evaluate(*a, **k)
     )
     dataset = gaussian_data()
     settings = settings_of(denoising_student(dataset), bench_of(dataset, tmp_path / "a"))
@@ -210,16 +200,18 @@ def test_candidates_are_counted_in_the_protocol(tmp_path, monkeypatch):
 
 
 def test_an_interrupted_study_goes_on_without_scoring_again(tmp_path, monkeypatch):
-    dataset, whole, calls = gaussian_data(), scoring.evaluate, []
+    dataset = gaussian_data()
+    evaluate = scoring.evaluate
+    calls = []
 
     def until(limit):
-        def evaluate(*args, **options):
+        def count_and_evaluate(*args, **options):
             if len(calls) == limit:
                 raise KeyboardInterrupt
             calls.append(1)
-            return whole(*args, **options)
+            return evaluate(*args, **options)
 
-        return evaluate
+        return count_and_evaluate
 
     student = denoising_student(dataset)
     straight = frontier.measure([student], bench_of(dataset, tmp_path / "straight"), progress=False)
@@ -229,10 +221,10 @@ def test_an_interrupted_study_goes_on_without_scoring_again(tmp_path, monkeypatc
     with open(tmp_path / "cut" / "scored.jsonl", "ab") as file:
         file.write(b'{"key": "torn')
     bench = bench_of(dataset, tmp_path / "cut")
-    assert bench.store.seen == 5
+    assert bench.store.count_before == 5
     monkeypatch.setattr(scoring, "evaluate", until(-1))
-    resumed = frontier.measure([student], bench, progress=False)
-    assert [(p.levels, p.validation, p.results) for p in resumed] == [
+    second = frontier.measure([student], bench, progress=False)
+    assert [(p.levels, p.validation, p.results) for p in second] == [
         (p.levels, p.validation, p.results) for p in straight
     ]
     lines = (tmp_path / "straight" / "scored.jsonl").read_text().splitlines()
@@ -257,14 +249,13 @@ def test_a_store_refuses_what_is_not_its_own(tmp_path):
     assert (tmp_path / "b" / "notes.txt").read_text() == "mine"
 
 
-def test_scores_are_kept_by_all_that_decides_them(tmp_path, monkeypatch):
-    """Another seed, another number of samples or another reference is scored again; the same is
-    not.
-    """
-    asked, bench = [], bench_of(gaussian_data(), tmp_path)
-    monkeypatch.setattr(scoring, "evaluate", lambda *a, **k: asked.append(k) or ([result(1.0)], []))
+def test_a_score_is_stored_under_all_that_decides_it(tmp_path, monkeypatch):
+    """Another seed, number of samples or reference is scored again; the same is not."""
+    calls = []
+    bench = bench_of(gaussian_data(), tmp_path)
+    monkeypatch.setattr(scoring, "evaluate", lambda *a, **k: calls.append(k) or ([result(1.0)], []))
     student = denoising_student(gaussian_data()).generator
-    for count, plan, told in (
+    for count, plan, facts in (
         (1, {}, {}),
         (1, {}, {}),
         (2, {"seed": 1}, {}),
@@ -272,16 +263,16 @@ def test_scores_are_kept_by_all_that_decides_them(tmp_path, monkeypatch):
         (4, {}, {"reference": "b"}),
     ):
         test = bench.splits["test"]
-        meters = [replace(meter, protocol={**meter.protocol, **told}) for meter in test.meters]
+        meters = [replace(meter, protocol={**meter.protocol, **facts}) for meter in test.meters]
         other = replace(
             bench, plan=replace(bench.plan, **plan), splits={"test": test._replace(meters=meters)}
         )
         other.final(student, 1)
-        assert len(asked) == count
+        assert len(calls) == count
 
 
 def result(value: float, draws=(-0.1, 0.0, 0.1), **more: object) -> Result:
-    """A result whose paired differences to its likes are exact: the draws shift by the value alone."""
+    """A result whose draws are the value plus fixed numbers: paired differences are exact."""
     values = tuple(value + d for d in draws)
     protocol = {
         "seed": 0,
@@ -292,28 +283,33 @@ def result(value: float, draws=(-0.1, 0.0, 0.1), **more: object) -> Result:
         "candidates": 1,
     }
     error = 0.05 if len(values) > 1 else None
-    found = {
+    fields = {
         "interval": (value - 0.2, value + 0.2),
         "floor_error": 0.01,
         "floor_interval": (-0.1, 0.3),
         **more,
     }
-    return Result("energy", 1, value, error, 0.1, protocol, values=values, **found)
+    return Result("energy", 1, value, error, 0.1, protocol, values=values, **fields)
 
 
 def point(
-    subject: Subject, evaluations: int, found: Result, sampler: str = MULTISTEP, **more: object
+    subject: Subject, evaluations: int, score: Result, sampler: str = MULTISTEP, **more: object
 ) -> Point:
     return Point(
         subject=subject,
         sampler=sampler,
         steps=evaluations,
-        results={"energy": found},
+        results={"energy": score},
         evaluations=evaluations,
         one=latency.Timing(1, 3, float(evaluations), evaluations - 0.1, evaluations + 0.1),
         many=latency.Timing(10, 3, 2.0 * evaluations, 2.0, 2.0),
         **more,
     )
+
+
+def summary_of(points):
+    judge = Judge("energy", gain=0.05)
+    return summary.Summary(frontier.points.judge_points(points, judge), judge)
 
 
 @pytest.fixture
@@ -330,30 +326,28 @@ def test_a_point_is_better_beyond_chance_and_by_a_share(student):
     assert not judge.better(point(student, 2, result(0.97)), a)  # by 3 %
     assert not judge.better(point(student, 2, result(0.5, noisy)), a)  # by chance
     assert Judge("energy", -1.0, 0.05).better(a, b)
-    kept = worth(
+    best = worth(
         [a, b, point(student, 3, result(0.89)), point(student, 4, result(0.5))],
         judge,
         lambda p: p.evaluations,
     )
-    assert [p.evaluations for p in kept] == [1, 2, 4]
+    assert [p.evaluations for p in best] == [1, 2, 4]
 
 
 def test_quick_is_by_the_latency_of_one_sample_and_worth_by_evaluations(student):
-    """A setting of more evaluations that is called faster is no bargain by them, and one by the
-    clock.
-    """
+    """More evaluations in a faster call: worth nothing by their number, but quick."""
     a, b = point(student, 1, result(0.5)), point(student, 4, result(1.0))
     slow = replace(
         a, one=latency.Timing(1, 3, 9.0, 8.9, 9.1), many=latency.Timing(10, 3, 1.0, 1.0, 1.0)
     )
-    found = frontier.points.judged([slow, b], Judge("energy", gain=0.05))
-    assert [(p.worth, p.quick) for p in found] == [(True, True), (False, True)]
+    points = frontier.points.judge_points([slow, b], Judge("energy", gain=0.05))
+    assert [(p.worth, p.quick) for p in points] == [(True, True), (False, True)]
 
 
 def test_a_command_opens_the_weights_that_were_sampled(student):
     raw = replace(student, given="runs/a", options=" --ema student --composite")
-    told = point(raw, 2, result(1.0), levels=(0.5,)).command()
-    assert told == "fewstep sample runs/a --ema student --composite --steps 2 --middle-times 0.5"
+    command = point(raw, 2, result(1.0), levels=(0.5,)).command()
+    assert command == "fewstep sample runs/a --ema student --composite --steps 2 --later-sigmas 0.5"
     assert point(replace(student, given="exact:ring8"), 2, result(1.0)).command() == ""
 
 
@@ -367,42 +361,53 @@ def test_the_conclusion_says_where_more_steps_are_no_better_and_where_the_teache
     theirs = [
         point(teacher, 1, result(9.0), "heun"),
         point(teacher, 5, result(0.6), "heun"),
-        point(teacher, 5, result(0.4), "ddim", offered=False),
+        point(teacher, 5, result(0.4), "ddim", on_offer=False),
         point(teacher, 35, result(0.2), "heun"),
     ]
-    judge = Judge("energy", gain=0.05)
-    told = summary.Verdicts(frontier.points.judged([*ours, *theirs], judge), judge)
-    text = " ".join(told.conclusion())
+    study = summary_of([*ours, *theirs])
+    text = " ".join(study.conclusion())
+    assert "The best setting is exact:law, heun with 35, the dearest." in text
     assert "student reaches energy 0.600 (0.400 to 0.800) with 2 evaluations" in text
-    assert "4 is no better" in text
-    assert (
-        "exact:law, heun needs 5 evaluations, 2.5 times as many and 2.5 times the latency" in text
-    )
-    assert "with 35 (heun) it is better" in text
-    assert "exact:law, heun with 35 cannot be told from it" in text
-    assert [told.note(p) for p in told.points][:3] == ["the cheapest", "better", "no better than 2"]
-    assert told.note(told.points[4]) == "no better than student with 2"
-    assert told.note(told.points[5]) == "another sampler was better on the validation split"
-    poor = [point(teacher, 1, result(9.0), "heun"), point(teacher, 35, result(2.0), "heun")]
-    alone = summary.Verdicts(frontier.points.judged([*ours, *poor], judge), judge)
-    assert (
-        "At no number of evaluations up to 35 does exact:law come up to student with 2"
-        in " ".join(alone.conclusion())
-    )
+    assert "More are no better: 4." in text
+    assert "To be no worse than student with 2, exact:law, heun needs 5 evaluations" in text
+    assert "2.5 times the evaluations and 2.5 times the latency" in text
+    assert "exact:law, heun with 35 is better: energy 0.200" in text
+    assert "the interval of exact:law, heun with 35 overlaps" in text
+    notes = [study.note(p) for p in study.points]
+    assert notes[:3] == ["the cheapest", "better", "no better than student with 2"]
+    assert notes[4] == "no better than student with 2"
+    assert notes[5] == "another sampler was better on the validation split"
+
+
+def test_the_conclusion_says_that_a_teacher_does_not_come_up_to_the_student(student):
+    teacher = Subject("exact:law", "exact:law", student.generator, teacher=True)
+    ours = [point(student, 1, result(1.0)), point(student, 2, result(0.6))]
+    theirs = [point(teacher, 1, result(9.0), "heun"), point(teacher, 35, result(2.0), "heun")]
+    text = " ".join(summary_of([*ours, *theirs]).conclusion())
+    assert "The best setting is student with 2: nothing dearer is better" in text
+    assert "exact:law with up to 35 evaluations is worse than student with 2." in text
 
 
 def test_the_conclusion_of_a_single_draw_claims_nothing_beyond_chance(student):
-    def told(found):
-        points = [point(student, 1, found(1.0)), point(student, 2, found(1.3))]
-        judge = Judge("energy", gain=0.05)
-        return " ".join(summary.Verdicts(frontier.points.judged(points, judge), judge).conclusion())
+    def conclusion(make_result):
+        points = [point(student, 1, make_result(1.0)), point(student, 2, make_result(1.3))]
+        return " ".join(summary_of(points).conclusion())
 
-    single = told(lambda value: result(value, draws=(0.0,), interval=None))
-    assert "nothing dearer is better by 5 %" in single
+    single = conclusion(lambda value: result(value, draws=(0.0,), interval=None))
+    assert "nothing dearer is better." in single
     assert "A single draw has no interval" in single
     assert "beyond chance" not in single
-    assert "nothing dearer is better beyond chance" in told(result)
-    assert "single draw" not in told(result)
+    assert "nothing dearer is better." in conclusion(result)
+    assert "single draw" not in conclusion(result)
+
+
+def test_the_conclusion_says_where_another_metric_disagrees(student):
+    """By the other metric, of which higher is better, two steps are worse than one."""
+    points = [point(student, 1, result(1.0)), point(student, 2, result(0.6))]
+    points = [replace(p, results={**p.results, "kid": p.results["energy"]}) for p in points]
+    study = replace(summary_of(points), others=[Judge("kid", -1.0, 0.05)])
+    assert "It is no better than with 1 by kid." in " ".join(study.conclusion())
+    assert "by kid" not in " ".join(replace(study, others=[]).conclusion())
 
 
 def test_evaluations_are_counted_by_the_network(student):
@@ -415,7 +420,7 @@ def test_evaluations_are_counted_by_the_network(student):
     two = fs.denoiser.Truncated(
         student.generator.denoiser, Closed(student.generator.denoiser.truth, "high"), 1.0
     )
-    composite = replace(student.generator, denoiser=two).with_middle((2.0, 0.5))
+    composite = replace(student.generator, denoiser=two).with_later_sigmas((2.0, 0.5))
     assert latency.evaluations(composite, 3) == 3
 
 
@@ -429,10 +434,12 @@ def test_calls_take_turns_and_the_first_is_not_timed():
 
         return run
 
-    found = latency.clocked({"a": call("a", 1), "b": call("b", 10)}, 4, 3, clock=lambda: now[0])
+    timings = latency.clock_calls(
+        {"a": call("a", 1), "b": call("b", 10)}, 4, 3, clock=lambda: now[0]
+    )
     assert order == ["a", "b"] * 4
-    assert found["a"] == latency.Timing(4, 3, 4000.0, 3500.0, 4500.0)
-    assert found["b"].per_second == pytest.approx(0.1)
+    assert timings["a"] == latency.Timing(4, 3, 4000.0, 3500.0, 4500.0)
+    assert timings["b"].per_second == pytest.approx(0.1)
 
 
 def test_solvers_get_numbers_of_evaluations_they_can_make():
@@ -451,17 +458,17 @@ def test_a_teacher_has_on_offer_what_no_cheaper_setting_beats_on_the_validation_
         cheaper = [
             o for o in settings if o.steps <= s.steps and o.validation.value < s.validation.value
         ]
-        assert s.offered is not bool(cheaper)
-    assert 1 <= sum(s.offered for s in settings) < 12
+        assert s.on_offer is not bool(cheaper)
+    assert 1 <= sum(s.on_offer for s in settings) < 12
 
 
 def test_segments_have_one_point(tmp_path):
     dataset = gaussian_data()
-    found = settings_of(
+    settings = settings_of(
         denoising_student(dataset, sampler=fs.sampling.segments(4)),
         bench_of(dataset, tmp_path / "m"),
     )
-    assert [(s.steps, s.validation) for s in found] == [(4, None)]
+    assert [(s.steps, s.validation) for s in settings] == [(4, None)]
 
 
 def test_the_range_of_levels_where_a_process_has_no_ends(student):
@@ -473,21 +480,8 @@ def test_the_range_of_levels_where_a_process_has_no_ends(student):
 
 
 SMALL = [
-    *(
-        "--steps",
-        "1,2",
-        "--candidates",
-        "3",
-        "--search-n",
-        "300",
-        "--n",
-        "600",
-        "--repeats",
-        "3",
-        "--batch",
-        "4",
-    ),
-    *("--device", "cpu"),
+    *("--steps", "1,2", "--candidates", "3", "--search-n", "300", "--n", "600"),
+    *("--repeats", "3", "--batch", "4", "--device", "cpu"),
 ]
 
 
@@ -495,31 +489,21 @@ def test_the_command_writes_all_three_and_its_commands_sample(tmp_path, capsys, 
     monkeypatch.chdir(tmp_path)
     teacher = ["--teacher", "exact:digits-mixture", "--teacher-steps", "1,3"]
     assert main(["frontier", "digits", *SMALL, *teacher, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    facts = json.loads(capsys.readouterr().out)
     folder = tmp_path / "frontier-digits"
-    assert told == json.loads((folder / "frontier.json").read_text())
+    assert facts == json.loads((folder / "frontier.json").read_text())
     assert (folder / "frontier.png").read_bytes()[:4] == b"\x89PNG"
-    assert told["metric"] == "energy"
-    assert told["plan"]["search_seed"] != told["plan"]["seed"] == 0
-    assert [s["teacher"] for s in told["subjects"]] == [False, True]
-    keys = {
-        "subject",
-        "sampler",
-        "steps",
-        "evaluations",
-        "chosen",
-        "worth",
-        "results",
-        "latency",
-        "command",
-        "note",
-    }
-    for p in told["points"]:
+    assert facts["metric"] == "energy"
+    assert facts["plan"]["search_seed"] != facts["plan"]["seed"] == 0
+    assert [s["teacher"] for s in facts["subjects"]] == [False, True]
+    keys = {"subject", "sampler", "steps", "evaluations", "chosen", "worth", "note"}
+    keys |= {"results", "latency", "command"}
+    for p in facts["points"]:
         assert keys <= p.keys()
         assert [r["protocol"]["split"] for r in p["results"]] == ["test"] * 4
         assert [t["batch"] for t in p["latency"]] == [1, 4]
         assert p["evaluations"] == p["steps"]
-    second = told["points"][1]
+    second = facts["points"][1]
     assert second["chosen"]["candidates"] == 3
     command = second["command"].split()
     assert command[:2] == ["fewstep", "sample"]
@@ -527,8 +511,9 @@ def test_the_command_writes_all_three_and_its_commands_sample(tmp_path, capsys, 
     html = (folder / "report.html").read_text()
     assert not re.search(r"https?://|<script|<link|@import", html)
     assert all(source.startswith("data:image/") for source in re.findall(r'src="([^"]*)', html))
-    assert all(p["command"] in html for p in told["points"] if p["worth"])
-    for text in (*told["conclusion"], str(told["plan"]["search_seed"]), told["data"]["test"][:16]):
+    assert all(p["command"] in html for p in facts["points"] if p["worth"])
+    numbers = [str(facts["plan"]["search_seed"]), facts["data"]["test"][:16]]
+    for text in (*facts["conclusion"], *numbers):
         assert text in html.replace("&#39;", "'")
 
 
@@ -538,7 +523,7 @@ MISTAKES = {
     "steps 0": (["digits", "--steps", "0,1"], "steps = (0, 1): expected numbers from 1 on"),
     "steps": (["digits", "--steps", "few"], "--steps few: expected numbers"),
     "metric": (["digits", "--metric", "enrgy"], "unknown metric 'enrgy': did you mean 'energy'?"),
-    "no quality": (["digits", "--metric", "nearest_ratio"], "it tells memorised samples"),
+    "no choice": (["digits", "--metric", "nearest_ratio"], "its best value is 1"),
     "candidates": (["digits", "--candidates", "0"], "candidates = 0: expected 1 or more"),
     "twice": (["digits", "digits"], "each of them once"),
     "unknown law": (["digits", "--teacher", "exact:digit"], "unknown exact truth 'digit'"),
@@ -570,7 +555,7 @@ def test_runs_of_two_data_sets_are_not_compared(student):
 
 def test_a_teacher_that_learned_from_other_data_is_refused(student, monkeypatch):
     other = replace(student.generator, facts=replace(student.generator.facts, data="0" * 64))
-    monkeypatch.setattr("fewstep.analysis.frontier.models.load", lambda *a, **k: other)
+    monkeypatch.setattr("fewstep.run.sources.load", lambda *a, **k: other)
     with pytest.raises(UserError, match="learned from different data"):
         frontier.open_teacher("runs/teacher", student)
 
@@ -589,16 +574,13 @@ def test_a_frontier_of_the_plane_shows_clouds(tmp_path):
     dataset = gaussian_data()
     bench = bench_of(dataset, tmp_path / "p", steps=(1, 2), candidates=2)
     points = frontier.measure([denoising_student(dataset)], bench, progress=False)
-    found = page.Frontier(points, bench, "fewstep frontier student")
-    found.write(tmp_path / "p")
+    study = page.Frontier(points, bench, "fewstep frontier student")
+    study.write(tmp_path / "p")
     assert (tmp_path / "p" / "report.html").read_text().count("<img") == 2
-    assert "student" in found.text()
+    assert "student" in study.text()
 
 
 def test_one_setting_is_compared_with_nothing(student):
-    judge = Judge("energy", gain=0.05)
-    told = summary.Verdicts(
-        frontier.points.judged([point(student, 2, result(0.6))], judge), judge
-    ).conclusion()
-    assert told[0] == "One setting was measured: there is nothing to compare it with."
-    assert "student reaches energy 0.600" in told[1]
+    sentences = summary_of([point(student, 2, result(0.6))]).conclusion()
+    assert sentences[0] == "One setting was measured: there is nothing to compare it with."
+    assert "student reaches energy 0.600" in sentences[1]

@@ -1,10 +1,10 @@
-"""Metrics agree with closed forms and other libraries, are unbiased where they say so, and see what
-they should.
-"""
+"""Metrics agree with closed forms and other libraries, and see what they should."""
 
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +13,11 @@ import torch
 
 import fewstep as fs
 from fewstep import data
-from fewstep.analysis.metrics import energy, evaluate, frechet, nearest_ratio
+from fewstep.analysis import frontier
+from fewstep.analysis.metrics import METRICS, Metric, energy, evaluate, frechet, nearest_ratio
 from fewstep.analysis.metrics.features import classifier
 from fewstep.analysis.metrics.prepared import floor_of
-from fewstep.analysis.metrics.registry import Statistic
+from fewstep.analysis.metrics.registry import Measure
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import generator
 from fewstep.data import Arrays, Dataset
@@ -31,8 +32,8 @@ def test_frechet_agrees_with_scipys_matrix_root():
     x, y = normals(300, 6, 0), normals(200, 6, 1, mean=0.3, std=1.4) @ normals(6, 6, 2)
     cov_x, cov_y = np.cov(x.numpy().T), np.cov(y.numpy().T)
     root = scipy.linalg.sqrtm(cov_x @ cov_y).real
-    expected = ((x.mean(0) - y.mean(0)) ** 2).sum().item() + np.trace(cov_x + cov_y - 2 * root)
-    assert frechet(x, y) == pytest.approx(expected, rel=1e-9)
+    truth = ((x.mean(0) - y.mean(0)) ** 2).sum().item() + np.trace(cov_x + cov_y - 2 * root)
+    assert frechet(x, y) == pytest.approx(truth, rel=1e-9)
 
 
 def test_frechet_of_gaussians_is_its_formula_and_of_a_set_with_itself_0():
@@ -52,9 +53,7 @@ def test_energy_is_unbiased_and_right_for_points_of_a_line():
 
 
 def test_energy_of_shifted_gaussians_is_its_closed_form():
-    """In one dimension E|x - y| of N(m, 2) is known: 2 m erf(m / 2) + 4 / sqrt(pi) (exp(-m^2/4) -
-    1).
-    """
+    """In one dimension it is 2 m erf(m / 2) + 4 / sqrt(pi) (exp(-m^2/4) - 1)."""
     m, n = 1.5, 4000
     exact = 2 * m * math.erf(m / 2) + 4 / math.sqrt(math.pi) * (math.exp(-(m**2) / 4) - 1)
     assert energy(normals(n, 1, 0), normals(n, 1, 1, mean=m)) == pytest.approx(exact, rel=0.1)
@@ -82,19 +81,16 @@ def cold_cache(tmp_path, monkeypatch):
 def test_the_classifier_is_good_the_same_each_time_and_kept(digits, cold_cache):
     first = classifier(digits)
     assert first.accuracy(digits.test.x0, digits.test.cond) > 0.93
-    kept = list((cold_cache / "fewstep").iterdir())
-    assert len(kept) == 1
+    (file,) = (cold_cache / "fewstep").iterdir()
     assert classifier(digits).fingerprint == first.fingerprint
-    kept[0].write_bytes(b"damaged")
+    file.write_bytes(b"damaged")
     assert classifier(digits).fingerprint == first.fingerprint
-    kept[0].unlink()
+    file.unlink()
     assert classifier(digits).fingerprint == first.fingerprint
 
 
 def test_a_generator_that_draws_real_data_reaches_the_floor(digits, cold_cache, monkeypatch):
-    """Held-out data as the 'model' scores the floor exactly; other splits of real data score near
-    it.
-    """
+    """Held-out data as the 'model' scores the floor exactly."""
     settings = tiny_run(data="digits", network_options={"width": 8, "depth": 1})
     g = fs.train(settings, progress=False, device="cpu")
     monkeypatch.setattr(
@@ -117,36 +113,33 @@ def test_a_generator_that_draws_real_data_reaches_the_floor(digits, cold_cache, 
 
 
 def test_scores_ask_for_what_they_report(digits, cold_cache, monkeypatch):
-    """Steps, seed and label frequencies reach the generator; model and floor are scored at the same
-    count.
-    """
+    """Steps, seed and label frequencies reach the generator; model and floor have one count."""
     g = fs.train(
         tiny_run(data="digits", network_options={"width": 8, "depth": 1}),
         progress=False,
         device="cpu",
     )
-    asked = []
+    calls = []
 
     def sample(self, n, *, steps, seed, cond):
-        asked.append((n, steps, seed, cond))
+        calls.append((n, steps, seed, cond))
         return 3 * digits.train.x0[torch.arange(n) % 1197]
 
     monkeypatch.setattr(type(g), "sample", sample)
     results, _ = evaluate(g, digits, steps=(3, 5), n=1197, seed=9, split="validation")
-    own = asked[0][
-        2
-    ]  # validation has seeds of its own: what is chosen on it is scored on other noise
+    # Validation has seeds of its own: the choice is scored on other noise.
+    own = calls[0][2]
     assert own != 9
-    assert [(n, s, seed) for n, s, seed, _ in asked] == [
+    assert [(n, s, seed) for n, s, seed, _ in calls] == [
         (300, 3, own),
         (300, 5, own),
         (1197, 3, own),
         (1197, 5, own),
     ]
-    assert torch.equal(asked[2][3].bincount(), digits.train.cond.bincount())
+    assert torch.equal(calls[2][3].bincount(), digits.train.cond.bincount())
     few, _ = evaluate(g, digits, steps=(1,), n=100, seed=9)
-    assert asked[-1][2] == 9
-    assert not torch.equal(asked[2][3], digits.train.cond)  # shuffled, not in the order of the file
+    assert calls[-1][2] == 9
+    assert not torch.equal(calls[2][3], digits.train.cond)  # shuffled, not in the order of the file
     by_name = {r.metric: r for r in few}
     held_out = digits.test.x0.split(100)
     floors = [frechet(part, digits.train.x0) for part in held_out]
@@ -159,8 +152,10 @@ def test_scores_ask_for_what_they_report(digits, cold_cache, monkeypatch):
     )
     judge = classifier(digits)
     assert judge.features(digits.train.x0).shape == (1197, 32)
-    expected = [frechet(judge.features(part), judge.features(digits.train.x0)) for part in held_out]
-    assert by_name["feature_frechet"].floor == pytest.approx(sum(expected) / 3)
+    floors_of_features = [
+        frechet(judge.features(part), judge.features(digits.train.x0)) for part in held_out
+    ]
+    assert by_name["feature_frechet"].floor == pytest.approx(sum(floors_of_features) / 3)
     assert results[0].protocol["split"] == "validation"
 
 
@@ -198,10 +193,8 @@ def test_the_split_is_the_one_asked_for(monkeypatch):
     parts = Arrays(own.train.x0[:100]), Arrays(own.train.x0[100:200])
     dataset = Dataset("tensor", own.train, *parts, 0, own.units)
     for i, split in enumerate(("validation", "test")):
-        drawn = own.units.to_user(parts[i].x0)
-        monkeypatch.setattr(
-            type(g), "sample", lambda self, n, drawn=drawn, **options: drawn.repeat(2, 1)[:n]
-        )
+        samples = own.units.to_user(parts[i].x0).repeat(2, 1)
+        monkeypatch.setattr(type(g), "sample", lambda self, n, x=samples, **options: x[:n])
         result = evaluate(g, dataset, steps=(1,), n=200, split=split, metrics=("pixel_frechet",))[
             0
         ][0]
@@ -211,18 +204,16 @@ def test_the_split_is_the_one_asked_for(monkeypatch):
 def test_the_error_of_a_single_floor_is_a_jackknife_over_tenths():
     held_out = normals(200, 2, 1)
     train = normals(400, 2, 2)
-    found = floor_of(Statistic(lambda x: frechet(x, train)), held_out, 200)
+    floor = floor_of(Measure(lambda x: frechet(x, train)), held_out, 200)
     left_out = torch.tensor(
         [frechet(held_out[torch.arange(200) % 10 != g], train) for g in range(10)]
     )
-    expected = (0.9 * (left_out - left_out.mean()).square().sum()).sqrt().item()
-    assert found.error == pytest.approx(expected, rel=1e-5)
+    error = (0.9 * (left_out - left_out.mean()).square().sum()).sqrt().item()
+    assert floor.error == pytest.approx(error, rel=1e-5)
 
 
 def test_padding_counts_for_nothing_in_scores(cold_cache, monkeypatch):
-    """Real data in the model's place, with anything in the padding, is at the floor; labels in a
-    dict are found.
-    """
+    """Real data in the model's place, with anything in the padding, is at the floor."""
     n = 400
     x = 5 + normals(n, 3, 3)[:, :, None].repeat(1, 1, 2)
     mask = torch.arange(3) < 1 + torch.arange(n)[:, None] % 3
@@ -246,3 +237,40 @@ def test_padding_counts_for_nothing_in_scores(cold_cache, monkeypatch):
     monkeypatch.setattr(type(g), "sample", sample)
     scores = evaluate(g, dataset, steps=(1,), n=200, metrics=("pixel_frechet",))[0][0]
     assert scores.value < 10  # 77 in the padding would give hundreds
+
+
+def mean_gap(reference):
+    """|mean(x) - mean(train)|, as a metric of its own."""
+    return Measure(lambda x: (x.mean() - reference.train.mean()).abs().item(), {"power": 1})
+
+
+def test_a_metric_is_one_row(digits, cold_cache, monkeypatch, tmp_path):
+    """`eval` and `frontier` take names, defaults, protocol and direction from the row alone."""
+    row = Metric(
+        name="mean_gap",
+        meaning="gap of the means",
+        prepare=mean_gap,
+        better="higher",
+        default="pixel",
+        has_short_name=True,
+    )
+    monkeypatch.setitem(METRICS, row.name, row)
+    settings = tiny_run(data="digits", network_options={"width": 8, "depth": 1})
+    g = fs.train(settings, progress=False, device="cpu")
+    results, _ = evaluate(g, digits, steps=(1,), n=300)
+    assert [r.metric for r in results][-1] == "mean_gap"
+    assert (results[-1].protocol["statistic"], results[-1].protocol["power"]) == ("mean_gap", 1)
+    (other,), _ = evaluate(g, digits, steps=(1,), n=300, metrics=["feature_mean_gap"])
+    assert other.protocol["space"] == "feature"
+    plan = frontier.Plan(metric="mean_gap", n=300, search_n=300)
+    metric, splits = frontier.prepare(digits, plan)
+    store = frontier.Store(tmp_path / "frontier", {"data": "digits"})
+    assert frontier.Bench(digits, plan, metric, store, splits).judge("mean_gap").sign == -1
+
+
+def test_the_documentation_names_metrics_that_exist():
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    names = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert names
+    assert names <= METRICS.keys()

@@ -1,6 +1,4 @@
-"""Errors are what they say: intervals cover, floors too, and numbers of different protocols refuse
-to be compared.
-"""
+"""Intervals and floors cover, and numbers of different protocols are not compared."""
 
 from __future__ import annotations
 
@@ -23,15 +21,15 @@ from fewstep.analysis.metrics import (
     moments,
 )
 from fewstep.analysis.metrics.prepared import floor_of
-from fewstep.analysis.metrics.protocol import estimate, jackknifed, students_t
-from fewstep.analysis.metrics.registry import Statistic
+from fewstep.analysis.metrics.protocol import estimate, jackknife, students_t
+from fewstep.analysis.metrics.registry import Measure
 from fewstep.base.errors import UserError
 from tests.analysis.test_metrics import normals
 
 SIMULATIONS, DRAWS = 200, 12
 
 
-def covered(measure, truth: float, n: int, d: int) -> int:
+def coverage(measure, truth: float, n: int, d: int) -> int:
     """In how many simulations of 12 draws of n the nominal 95 % interval holds the truth."""
     x = normals(SIMULATIONS * DRAWS * n, d, 1, mean=0.2).reshape(SIMULATIONS, DRAWS, n, d)
     intervals = [estimate([measure(draw) for draw in one]).interval for one in x]
@@ -45,42 +43,38 @@ def test_intervals_of_a_frechet_distance_cover_its_expectation():
     truth = torch.tensor(
         [frechet(draw, reference) for draw in normals(10_000 * n, d, 2, mean=0.2).split(n)]
     ).mean()
-    assert covered(lambda x: frechet(x, reference), truth.item(), n, d) >= 180
+    assert coverage(lambda x: frechet(x, reference), truth.item(), n, d) >= 180
 
 
 def test_intervals_of_kid_cover_its_expectation():
-    """Given the reference, E[KID] = E k(x, x') + within - 2 E k(x, y), where x ~ N(m, 1) has known
-    moments.
-    """
+    """E[KID] = E k(x, x') + within - 2 E k(x, y), where x ~ N(m, 1) has known moments."""
     n, m = 20, 0.2
     y = normals(100, 1, 0)
     first, second, third = m, 1 + m**2, m**3 + 3 * m
     own = 1 + 3 * first**2 + 3 * second**2 + third**2
     between = (1 + 3 * first * y + 3 * second * y**2 + third * y**3).mean().item()
     within = kernels.within(y, kernels.cubic)
-    assert covered(lambda x: kid(x, y, within), own + within - 2 * between, n, 1) >= 180
+    assert coverage(lambda x: kid(x, y, within), own + within - 2 * between, n, 1) >= 180
 
 
 def test_intervals_of_the_energy_distance_cover_its_expectation():
-    """Given the reference, E|x - y| is a folded normal's mean for each y."""
+    """Given the reference, E|x - y| is a distance normal's mean for each y."""
     n, m = 20, 0.2
     y = normals(100, 1, 0)
     gap = m - y
-    folded = math.sqrt(2 / math.pi) * (-(gap**2) / 2).exp() + gap * torch.erf(gap / math.sqrt(2))
+    distance = math.sqrt(2 / math.pi) * (-(gap**2) / 2).exp() + gap * torch.erf(gap / math.sqrt(2))
     spread = distances.spread(y)
-    truth = 2 * folded.mean().item() - 2 / math.sqrt(math.pi) - spread
-    assert covered(lambda x: energy(x, y, spread), truth, n, 1) >= 180
+    truth = 2 * distance.mean().item() - 2 / math.sqrt(math.pi) - spread
+    assert coverage(lambda x: energy(x, y, spread), truth, n, 1) >= 180
 
 
 def test_intervals_of_a_floor_with_one_draw_cover_too():
-    """The jackknife's interval of a single draw, for data of the reference's law, where it is
-    hardest.
-    """
+    """The jackknife's interval of a single draw of the reference's law, the hardest case."""
     n, d = 100, 4
     reference = moments(normals(400, d, 0))
-    metric = Statistic(lambda x: frechet(x, reference))
+    metric = Measure(lambda x: frechet(x, reference))
     truth = (
-        torch.tensor([metric.measure(draw) for draw in normals(3000 * n, d, 2).split(n)])
+        torch.tensor([metric.value(draw) for draw in normals(3000 * n, d, 2).split(n)])
         .mean()
         .item()
     )
@@ -90,7 +84,7 @@ def test_intervals_of_a_floor_with_one_draw_cover_too():
 
 def test_floors_use_all_the_draws_there_are():
     x = normals(100, 2, 0)
-    metric = Statistic(lambda x: x.mean().item())
+    metric = Measure(lambda x: x.mean().item())
     values = [part.mean().item() for part in x.split(30)[:3]]
     assert floor_of(metric, x, 30) == estimate(values)
     assert floor_of(metric, x, 101) is None
@@ -98,13 +92,11 @@ def test_floors_use_all_the_draws_there_are():
 
 
 def test_the_error_of_a_mean_is_the_textbooks():
-    """Without skewness the interval is Student's; a tail to the right moves the upper end out, and
-    only that.
-    """
+    """Without skewness the interval is Student's; a right tail moves out the upper end alone."""
     even = torch.linspace(-1, 1, 9).double()
-    found = estimate(even)
-    assert found.error == pytest.approx(scipy.stats.sem(even))
-    assert found.interval == pytest.approx(
+    score = estimate(even)
+    assert score.error == pytest.approx(scipy.stats.sem(even))
+    assert score.interval == pytest.approx(
         scipy.stats.t.interval(0.95, 8, 0, scipy.stats.sem(even))
     )
     assert estimate([1.5]) == (1.5, None, None)
@@ -128,7 +120,7 @@ def test_intervals_of_skewed_draws_cover_where_students_t_does_not():
 def test_the_jackknife_of_a_mean_is_its_standard_error():
     values = normals(10, 1, 0)[:, 0]
     without = [(values.sum() - v).item() / 9 for v in values]
-    assert jackknifed(0.0, without).error == pytest.approx(scipy.stats.sem(values))
+    assert jackknife(0.0, without).error == pytest.approx(scipy.stats.sem(values))
 
 
 def test_students_t_is_scipys():
@@ -137,15 +129,10 @@ def test_students_t_is_scipys():
 
 
 def result(values, seed: int = 0, metric: str = "energy", **protocol) -> Result:
-    found = estimate(values)
-    told = {
-        "n": 300,
-        "reference": "abc",
-        "extractor": None,
-        "draws": len(values),
-        "seed": seed,
-    } | protocol
-    return Result(metric, 1, *found[:2], 0.0, told, found.interval, values=tuple(values))
+    score = estimate(values)
+    usual = {"n": 300, "reference": "abc", "extractor": None, "draws": len(values), "seed": seed}
+    facts = {**usual, **protocol}
+    return Result(metric, 1, *score[:2], 0.0, facts, score.interval, values=tuple(values))
 
 
 @pytest.mark.parametrize(
@@ -171,22 +158,22 @@ def test_other_metrics_refuse_and_other_models_do_not():
 
 def test_differences_of_independent_draws_are_welchs():
     a, b = normals(9, 1, 0)[:, 0].tolist(), (2 + 3 * normals(14, 1, 1)[:, 0]).tolist()
-    found = compare(result(a), result(b, seed=1))
+    difference = compare(result(a), result(b, seed=1))
     theirs = scipy.stats.ttest_ind(a, b, equal_var=False)
-    assert found.interval == pytest.approx(tuple(theirs.confidence_interval(0.95)))
-    assert found.value / found.error == pytest.approx(theirs.statistic)
-    assert not found.paired
+    assert difference.interval == pytest.approx(tuple(theirs.confidence_interval(0.95)))
+    assert difference.value / difference.error == pytest.approx(theirs.statistic)
+    assert not difference.paired
 
 
 def test_differences_from_the_same_noise_are_paired():
     a = normals(9, 1, 0)[:, 0]
     b = a + 0.1 + 0.01 * normals(9, 1, 1)[:, 0]
-    found = compare(result(a.tolist()), result(b.tolist()))
-    assert found.paired
-    assert found.interval == pytest.approx(
+    difference = compare(result(a.tolist()), result(b.tolist()))
+    assert difference.paired
+    assert difference.interval == pytest.approx(
         tuple(scipy.stats.ttest_rel(a, b).confidence_interval(0.95))
     )
-    assert found.error < 0.1 * compare(result(a.tolist()), result(b.tolist(), seed=1)).error
+    assert difference.error < 0.1 * compare(result(a.tolist()), result(b.tolist(), seed=1)).error
 
 
 def test_single_draws_differ_by_no_known_error():
@@ -194,9 +181,9 @@ def test_single_draws_differ_by_no_known_error():
 
 
 def test_results_survive_json():
-    kept = result([1.0, 2.0, 4.0])
-    assert Result.from_json(json.loads(json.dumps(asdict(kept)))) == kept
-    single = replace(kept, interval=None, error=None)
+    several = result([1.0, 2.0, 4.0])
+    assert Result.from_json(json.loads(json.dumps(asdict(several)))) == several
+    single = replace(several, interval=None, error=None)
     assert Result.from_json(json.loads(json.dumps(asdict(single)))) == single
     with pytest.raises(UserError, match="a result without protocol, interval"):
         Result.from_json({"metric": "energy", "steps": 1, "value": 1.0, "error": None, "floor": 0})

@@ -1,6 +1,4 @@
-"""Extractors and reference statistics of the user's: what they compute, what is recorded, and what
-is refused.
-"""
+"""Extractors and reference statistics of the user's: what they compute, record and refuse."""
 
 from __future__ import annotations
 
@@ -17,6 +15,7 @@ from torch import nn
 import fewstep as fs
 from fewstep import data
 from fewstep.analysis.metrics import (
+    METRICS,
     Extractor,
     Input,
     Statistics,
@@ -29,17 +28,17 @@ from fewstep.analysis.metrics import (
     read_statistics,
 )
 from fewstep.base.errors import UserError
-from fewstep.base.randomness import forked
+from fewstep.base.randomness import fork_rng
 from fewstep.cli import main
 from fewstep.data import Dataset, Units
 from tests.analysis.test_metrics import normals
 from tests.support.toys import tiny_run
 
 
-def exported(layer: nn.Linear, path, inputs=("n", 64), outputs=1) -> None:
-    """relu(flatten(x) W^T + b) as an ONNX file, its hidden values a second output where asked for."""
-    told = [
-        (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 5]))
+def export(layer: nn.Linear, path, inputs=("n", 64), outputs=1) -> None:
+    """relu(flatten(x) W^T + b) as an ONNX file; a second output is before the relu."""
+    results = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 5])
         for name in ("features", "hidden")
     ]
     nodes = [
@@ -51,8 +50,8 @@ def exported(layer: nn.Linear, path, inputs=("n", 64), outputs=1) -> None:
         numpy_helper.from_array(p.detach().numpy(), name)
         for p, name in ((layer.weight, "w"), (layer.bias, "b"))
     ]
-    given = [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(inputs))]
-    graph = helper.make_graph(nodes, "tiny", given, told[:outputs], weights)
+    entries = [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(inputs))]
+    graph = helper.make_graph(nodes, "tiny", entries, results[:outputs], weights)
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path
     )
@@ -60,23 +59,19 @@ def exported(layer: nn.Linear, path, inputs=("n", 64), outputs=1) -> None:
 
 @pytest.fixture
 def layer():
-    with forked(0, "extractor"):
+    with fork_rng(0, "extractor"):
         return nn.Linear(64, 5).requires_grad_(False)
 
 
 @pytest.fixture
 def tiny(tmp_path, layer):
-    exported(layer, tmp_path / "tiny.onnx", ("n", 1, 8, 8))
+    export(layer, tmp_path / "tiny.onnx", ("n", 1, 8, 8))
     return tmp_path / "tiny.onnx"
 
 
 def pictures(n: int, side: int = 8, channels: int = 1) -> torch.Tensor:
-    return (
-        (0.5 * normals(n, channels * side * side, 7))
-        .clamp(-1, 1)
-        .float()
-        .reshape(n, channels, side, side)
-    )
+    x = (0.5 * normals(n, channels * side * side, 7)).clamp(-1, 1).float()
+    return x.reshape(n, channels, side, side)
 
 
 def test_an_onnx_file_gives_the_modules_features(tiny, layer, monkeypatch):
@@ -92,9 +87,9 @@ def test_an_onnx_file_gives_the_modules_features(tiny, layer, monkeypatch):
     assert frechet(extractor.features(x), as_callable.features(x)) == pytest.approx(0, abs=1e-6)
 
 
-def test_the_declared_output_range_and_hash_are_kept_to(tmp_path, layer):
+def test_output_range_and_hash_are_those_of_the_declaration(tmp_path, layer):
     file, beside = tmp_path / "two.onnx", tmp_path / "two.json"
-    exported(layer, file, ("n", 1, 8, 8), outputs=2)
+    export(layer, file, ("n", 1, 8, 8), outputs=2)
     with pytest.raises(
         UserError, match=r"has outputs features, hidden: name one as output in two.json"
     ):
@@ -109,8 +104,8 @@ def test_the_declared_output_range_and_hash_are_kept_to(tmp_path, layer):
     torch.testing.assert_close(
         extractor.features(x), layer((x + 1).flatten(1) * 127.5), rtol=1e-4, atol=1e-3
     )
-    told = extractor.facts()
-    assert (told["input"]["range"], told["output"], extractor.name) == ([0, 255], "hidden", "old")
+    facts = extractor.facts()
+    assert (facts["input"]["range"], facts["output"], extractor.name) == ([0, 255], "hidden", "old")
     for change, message in (
         ({"sha256": "0" * 64}, "and two.json declares 0000"),
         ({"output": "hiden"}, "unknown output of .*did you mean 'hidden'"),
@@ -146,18 +141,18 @@ def test_wrong_shapes_ranges_and_files_are_refused(tiny, tmp_path):
         extractor.features(pictures(2, side=9))
     with pytest.raises(UserError, match=r"samples of shape \(64,\)"):
         extractor.features(pictures(2).flatten(1))
-    ranged = Extractor("ranged", extractor.network, input=Input(range=(0, 1)))
+    narrow = Extractor("ranged", extractor.network, input=Input(range=(0, 1)))
     with pytest.raises(
         UserError, match=r"samples between -2 and 2: this extractor takes pictures in \[-1, 1\]"
     ):
-        ranged.features(torch.tensor([[-2.0], [2.0]]))
-    coloured = Extractor("coloured", extractor.network, input=Input(channels=3))
+        narrow.features(torch.tensor([[-2.0], [2.0]]))
+    in_colour = Extractor("coloured", extractor.network, input=Input(channels=3))
     for x, shape in (
         (pictures(2, channels=2), r"\(2, 8, 8\)"),
         (pictures(2).flatten(1), r"\(64,\)"),
     ):
         with pytest.raises(UserError, match=f"samples of shape {shape}: this extractor takes"):
-            coloured.features(x)
+            in_colour.features(x)
     with pytest.raises(
         UserError, match=r"extractor flat gives \(2,\) for 2 samples: expected \[N, F\]"
     ):
@@ -208,13 +203,13 @@ def test_what_enters_is_rounded_spread_over_the_range_and_normalised():
     grey = Input((0, 255), 256, 3)(x)
     assert grey.shape == (4, 3, 1, 1)
     assert grey[:, 0, 0, 0].tolist() == pytest.approx([0, 128, 140, 255], abs=1e-4)
-    normalised = Input((0, 1), channels=3, mean=(0.5, 0.0, 0.0), std=(0.5, 1.0, 2.0))(x)
-    assert normalised[3].flatten().tolist() == pytest.approx([1, 1, 0.5])
+    standard = Input((0, 1), channels=3, mean=(0.5, 0.0, 0.0), std=(0.5, 1.0, 2.0))(x)
+    assert standard[3].flatten().tolist() == pytest.approx([1, 1, 0.5])
 
 
 def test_published_names_are_for_published_weights_and_preprocessing(tmp_path, monkeypatch):
-    known = {k.name: k for k in extractors.KNOWN}
-    for name, k in known.items():
+    entries = {k.name: k for k in extractors.KNOWN}
+    for name, k in entries.items():
         assert Extractor("mine", nn.Identity(), weights=k.sha256, input=k.input).published() == name
         assert Extractor("mine", nn.Identity(), k.sha256, k.input).published() == name
         assert Extractor("mine", nn.Identity(), k.sha256).published() is None
@@ -241,24 +236,24 @@ def test_inceptions_own_file_is_known_by_its_hash_and_others_stay_closed(tmp_pat
     extractor = open_extractor(file)
     x = pictures(5, channels=3)
     assert extractor.published() == "FID"
-    expected = (x + 1).mul(127.5).round().double().mean((2, 3)).float()
-    torch.testing.assert_close(extractor.features(x), expected, rtol=0, atol=1e-4)
+    features = (x + 1).mul(127.5).round().double().mean((2, 3)).float()
+    torch.testing.assert_close(extractor.features(x), features, rtol=0, atol=1e-4)
 
 
 def test_reference_statistics_come_back_from_npz(tmp_path):
-    kept = moments(normals(50, 4, 0), extractor="abc")
-    kept.write(tmp_path / "stats.npz")
-    found = read_statistics(tmp_path / "stats.npz")
-    assert (found.n, found.extractor, found.sha256) == (50, "abc", kept.sha256)
-    assert torch.equal(found.cov, kept.cov)
+    statistics = moments(normals(50, 4, 0), extractor="abc")
+    statistics.write(tmp_path / "stats.npz")
+    copy = read_statistics(tmp_path / "stats.npz")
+    assert (copy.n, copy.extractor, copy.sha256) == (50, "abc", statistics.sha256)
+    assert torch.equal(copy.cov, statistics.cov)
     with np.load(tmp_path / "stats.npz", allow_pickle=False) as file:
-        assert np.array_equal(file["mu"], kept.mean.numpy())
-        assert np.array_equal(file["sigma"], kept.cov.numpy())
-    np.savez(tmp_path / "edm.npz", mu=kept.mean.numpy(), sigma=kept.cov.numpy())
+        assert np.array_equal(file["mu"], statistics.mean.numpy())
+        assert np.array_equal(file["sigma"], statistics.cov.numpy())
+    np.savez(tmp_path / "edm.npz", mu=statistics.mean.numpy(), sigma=statistics.cov.numpy())
     theirs = read_statistics(tmp_path / "edm.npz")
-    assert (theirs.n, theirs.extractor, theirs.sha256) == (None, None, kept.sha256)
+    assert (theirs.n, theirs.extractor, theirs.sha256) == (None, None, statistics.sha256)
     other = moments(normals(60, 4, 1))
-    assert frechet(other, theirs) == frechet(other, kept)
+    assert frechet(other, theirs) == frechet(other, statistics)
 
 
 def test_other_npz_files_are_refused(tmp_path):
@@ -308,49 +303,41 @@ def test_scores_by_an_extractor_against_reference_statistics(tiny, layer, model,
         return layer(x.flatten(1)).relu()
 
     reference = moments(features(digits.train.x0), extractor.sha256)
-    given = {"steps": (1,), "n": 300, "extractor": extractor}
-    (result,), _ = evaluate(model, digits, **given, reference=reference, candidates=4)
+    options = {"steps": (1,), "n": 300, "extractor": extractor}
+    (result,), _ = evaluate(model, digits, **options, reference=reference, candidates=4)
     assert (result.metric, result.protocol["extractor"]) == ("tiny_frechet", extractor.sha256)
-    assert (result.protocol["reference"], result.protocol["n_reference"]) == (
-        reference.sha256,
-        1197,
-    )
+    assert result.protocol["reference"] == reference.sha256
+    assert result.protocol["n_reference"] == 1197
     assert result.protocol["candidates"] == 4
     assert result.floor == pytest.approx(frechet(features(digits.test.x0), reference), rel=1e-4)
-    (same, _), _ = evaluate(model, digits, **given, metrics=("tiny_frechet", "tiny_kid"))
+    (same, _), _ = evaluate(model, digits, **options, metrics=("tiny_frechet", "tiny_kid"))
     assert same.value == pytest.approx(result.value, rel=1e-4)
     assert same.protocol["reference"] == digits.fingerprint()
     with pytest.raises(UserError, match="are of extractor abc, and this one is"):
-        evaluate(model, digits, **given, reference=moments(features(digits.train.x0), "abc"))
+        evaluate(model, digits, **options, reference=moments(features(digits.train.x0), "abc"))
+    narrow = Statistics(torch.zeros(3).double(), torch.eye(3).double())
     with pytest.raises(UserError, match="features of 5 and 3 numbers"):
-        evaluate(
-            model,
-            digits,
-            **given,
-            reference=Statistics(torch.zeros(3).double(), torch.eye(3).double()),
-        )
+        evaluate(model, digits, **options, reference=narrow)
     with pytest.raises(UserError, match="unknown metric 'tiny_kid'"):
-        evaluate(model, digits, **given, reference=reference, metrics=("tiny_kid",))
+        evaluate(model, digits, **options, reference=reference, metrics=("tiny_kid",))
     with pytest.raises(UserError, match="unknown metric 'tiny_kidd': did you mean 'tiny_kid'"):
-        evaluate(model, digits, **given, metrics=("tiny_kidd",))
+        evaluate(model, digits, **options, metrics=("tiny_kidd",))
 
 
 def test_fid_is_called_so_only_by_its_own_weights(model, digits):
-    known = extractors.KNOWN[0]
+    entry = extractors.KNOWN[0]
 
     def network(x):
         return x.flatten(1)[:, :9] / 255
 
-    for weights, name in ((known.sha256, "FID"), ("0" * 64, "mine_frechet")):
-        extractor = Extractor("mine", network, weights=weights, input=known.input)
+    for weights, name in ((entry.sha256, "FID"), ("0" * 64, "mine_frechet")):
+        extractor = Extractor("mine", network, weights=weights, input=entry.input)
         results, _ = evaluate(model, digits, steps=(1,), n=60, extractor=extractor)
         assert [r.metric for r in results] == [name, "pixel_frechet", "energy", "nearest_ratio"]
 
 
 def test_every_metric_scores_held_out_data_as_its_floor(model, digits, monkeypatch):
-    """A 'model' that returns the held-out split has the floor's values; draws of 100 give the floor
-    an error.
-    """
+    """A 'model' that returns the held-out split scores the floor; draws of 100 give it an error."""
     x = digits.test.x0
     monkeypatch.setattr(type(model), "sample", lambda self, n, **options: x[:n])
     kinds = ("kid", "mmd", "precision", "recall", "density", "coverage", "sliced_w2", "w2", "c2st")
@@ -361,21 +348,17 @@ def test_every_metric_scores_held_out_data_as_its_floor(model, digits, monkeypat
         floor = (r.floor, r.floor_error, *r.floor_interval)
         assert (r.value, r.error, *r.interval) == pytest.approx(floor, rel=1e-6, abs=1e-9)
         assert (r.protocol["n"], r.protocol["draws"], len(r.values)) == (100, 3, 3)
-    found = {r.metric: r for r in results}
-    assert found["nearest_ratio"].floor == pytest.approx(1)
-    assert abs(found["pixel_c2st"].value - 0.5) < 0.2
-    assert found["pixel_w2"].protocol["n_reference"] == 100
-    assert found["pixel_kid"].protocol["n_reference"] == 1197
+    by_name = {r.metric: r for r in results}
+    assert by_name["nearest_ratio"].floor == pytest.approx(1)
+    assert abs(by_name["pixel_c2st"].value - 0.5) < 0.2
+    assert by_name["pixel_w2"].protocol["n_reference"] == 100
+    assert by_name["pixel_kid"].protocol["n_reference"] == 1197
 
 
 def test_draws_larger_than_the_held_out_split_have_no_floor(model, digits):
     (result,), _ = evaluate(model, digits, steps=(1,), n=900, draw=450, metrics=("pixel_frechet",))
-    assert (result.floor, result.floor_error, result.protocol["n"], result.protocol["draws"]) == (
-        None,
-        None,
-        450,
-        2,
-    )
+    assert (result.floor, result.floor_error) == (None, None)
+    assert (result.protocol["n"], result.protocol["draws"]) == (450, 2)
     bare = Dataset(
         "digits", digits.train, *[digits.test.rows(torch.arange(0))] * 2, 10, Units(clip=True)
     )
@@ -394,9 +377,9 @@ def test_the_command_takes_them(tiny, layer, digits, tmp_path, capsys):
     moments(layer(digits.train.x0.flatten(1)).relu()).write(reference)
     words = ["eval", "digits", "--steps", "1", "--n", "600", "--extractor", str(tiny)]
     assert main([*words, "--reference", str(reference), "--candidates", "3"]) == 0
-    shown = capsys.readouterr().out
-    assert shown.splitlines()[1].startswith("tiny_frechet")
-    assert "the best of 3" in shown
+    output = capsys.readouterr().out
+    assert output.splitlines()[1].startswith("tiny_frechet")
+    assert "the best of 3" in output
     assert main([*words, "--metrics", "tiny_kid,pixel_coverage", "--draw", "150", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)["results"]
     assert [(r["metric"], r["protocol"]["draws"], len(r["interval"])) for r in report] == [
@@ -404,4 +387,8 @@ def test_the_command_takes_them(tiny, layer, digits, tmp_path, capsys):
         ("pixel_coverage", 4, 2),
     ]
     assert main([*words, "--metrics", "tiny_kdi"]) == 2
+    assert main([*words, "--metrics", "help"]) == 0
+    help_lines = capsys.readouterr().out.splitlines()
+    assert len(help_lines) == 1 + 2 * len(METRICS)
+    assert any(line.startswith("tiny_kid") for line in help_lines)
     assert main(["eval", "digits", "--reference", str(tmp_path / "no.npz")]) == 2

@@ -1,6 +1,4 @@
-"""Distances of two sets agree with closed forms, with other libraries and with their own
-expectations.
-"""
+"""Distances of two sets agree with closed forms, other libraries and their own expectations."""
 
 from __future__ import annotations
 
@@ -57,10 +55,10 @@ def test_frechet_agrees_with_torchmetrics():
 
 def test_moments_in_pieces_are_the_moments():
     x = 100 + normals(2 * CHUNK + 5, 3, 0)
-    found = moments(x)
-    torch.testing.assert_close(found.mean, x.mean(0), rtol=1e-13, atol=0)
-    torch.testing.assert_close(found.cov, torch.cov(x.T), rtol=1e-11, atol=1e-13)
-    assert found.n == len(x)
+    result = moments(x)
+    torch.testing.assert_close(result.mean, x.mean(0), rtol=1e-13, atol=0)
+    torch.testing.assert_close(result.cov, torch.cov(x.T), rtol=1e-11, atol=1e-13)
+    assert result.n == len(x)
     with pytest.raises(UserError, match="1 samples have no covariance"):
         moments(x[:1])
 
@@ -90,15 +88,13 @@ def test_kid_does_not_depend_on_its_pieces(monkeypatch):
 
 
 def test_kid_is_unbiased_for_equal_laws_and_for_shifted_ones():
-    """In one dimension E (xy + 1)^3 = 1 + 3 m m' + 3 (1 + m^2)(1 + m'^2) + (m^3 + 3 m)(m'^3 + 3 m')
-    of N(m, 1).
-    """
+    """In one dimension E (xy + 1)^3 of x ~ N(m, 1), y ~ N(o, 1) is a polynomial of m and o."""
 
-    def expected(m: float, o: float) -> float:
+    def expectation(m: float, o: float) -> float:
         return 1 + 3 * m * o + 3 * (1 + m * m) * (1 + o * o) + (m**3 + 3 * m) * (o**3 + 3 * o)
 
     for m in (0.0, 0.8):
-        exact = expected(m, m) + expected(0, 0) - 2 * expected(m, 0)
+        exact = expectation(m, m) + expectation(0, 0) - 2 * expectation(m, 0)
         draws = torch.tensor(
             [kid(normals(10, 1, 2 * i, mean=m), normals(7, 1, 2 * i + 1)) for i in range(3000)]
         )
@@ -106,8 +102,9 @@ def test_kid_is_unbiased_for_equal_laws_and_for_shifted_ones():
 
 
 def test_gaussian_mmd_is_unbiased_with_its_closed_form():
-    """E exp(-|z|^2 / (2 h^2)) of z ~ N(m, 2 I), the difference: (1 + 2 / h^2)^(-d/2) exp(-|m|^2 /
-    (2 (h^2 + 2))).
+    """The difference z ~ N(m, 2 I) has a known E exp(-|z|^2 / (2 h^2)).
+
+    It is (1 + 2 / h^2)^(-d/2) exp(-|m|^2 / (2 (h^2 + 2))).
     """
     h, m, d = 1.3, 0.7, 2
     level = (1 + 2 / h**2) ** (-d / 2)
@@ -139,9 +136,7 @@ def test_manifolds_of_a_set_with_itself_and_of_sets_far_apart():
 
 
 def test_manifolds_of_points_on_a_line():
-    """Real points 0, 1, 3 have 1-nearest balls of radius 1, 1, 2; generated ones 0.5, 9 of radius
-    8.5 both.
-    """
+    """Real points 0, 1, 3 have balls of radius 1, 1, 2; generated points 0.5, 9 both of 8.5."""
     y, x = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[0.5], [9.0]])
     assert manifolds.radii(y, 1).tolist() == [1, 1, 2]
     assert manifolds.radii(y, 2).tolist() == [3, 2, 3]
@@ -163,26 +158,24 @@ def test_balls_hold_what_the_loops_say():
     x, y, k = normals(30, 3, 0), normals(40, 3, 1, mean=0.7), 4
     between, inner = torch.cdist(x, y), torch.cdist(y, y)
     reach = [sorted(row)[k] for row in inner.tolist()]
-    held = [[between[i, j].item() <= reach[j] for j in range(40)] for i in range(30)]
-    found = prdc(x, y, k)
-    assert found["precision"] == pytest.approx(sum(any(row) for row in held) / 30)
-    assert found["density"] == pytest.approx(sum(map(sum, held)) / (30 * k))
-    assert found["coverage"] == pytest.approx(
-        sum(any(row[j] for row in held) for j in range(40)) / 40
+    inside = [[between[i, j].item() <= reach[j] for j in range(40)] for i in range(30)]
+    result = prdc(x, y, k)
+    assert result["precision"] == pytest.approx(sum(any(row) for row in inside) / 30)
+    assert result["density"] == pytest.approx(sum(map(sum, inside)) / (30 * k))
+    assert result["coverage"] == pytest.approx(
+        sum(any(row[j] for row in inside) for j in range(40)) / 40
     )
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 99))
 def test_one_dimensional_w2_agrees_with_pot_for_any_sizes(n, m, seed):
     x, y = normals(n, 1, seed), normals(m, 1, seed + 1)
-    expected = math.sqrt(ot.wasserstein_1d(x[:, 0].numpy(), y[:, 0].numpy(), p=2))
-    assert sliced_w2(x, y, projections=1) == pytest.approx(expected, abs=1e-9)
+    truth = math.sqrt(ot.wasserstein_1d(x[:, 0].numpy(), y[:, 0].numpy(), p=2))
+    assert sliced_w2(x, y, projections=1) == pytest.approx(truth, abs=1e-9)
 
 
 def test_sliced_w2_of_shifted_and_scaled_sets_is_its_closed_form():
-    """A shift by m costs (theta.m)^2 along theta, exactly; N(0, 4) against N(0, 1) costs 1 in the
-    limit.
-    """
+    """A shift by m costs (theta.m)^2 along theta; N(0, 4) against N(0, 1) costs 1 in the limit."""
     x, m = normals(400, 3, 0), torch.tensor([1.0, -2.0, 0.5]).double()
     exact = (m @ directions(3, 64, 5)).square().mean().sqrt().item()
     assert sliced_w2(x, x + m, projections=64, seed=5) == pytest.approx(exact, rel=1e-12)
@@ -214,8 +207,8 @@ def test_exact_w2_agrees_with_pot_and_refuses_what_it_cannot():
 def test_c2st_p_values_are_uniform_under_one_law():
     tests = [c2st(normals(200, 2, 2 * i), normals(200, 2, 2 * i + 1), seed=i) for i in range(100)]
     p = np.array([t.p_value for t in tests])
-    # steps of a discrete law are as high as 0.08: randomised within its step, a p-value is uniform
-    # exactly
+    # The steps of a discrete law are as high as 0.08. Randomised within its step, a p-value is
+    # uniform exactly.
     below = np.array([binomial_tail(round(t.accuracy * t.tested) + 1, t.tested) for t in tests])
     spread = below + (p - below) * np.random.default_rng(0).random(100)
     assert scipy.stats.kstest(spread, "uniform").pvalue > 0.01

@@ -1,6 +1,4 @@
-"""Pages hold all that they show, escape what they are given, and are the same bytes for the same
-numbers.
-"""
+"""Pages load nothing, escape all text, and are the same bytes for the same numbers."""
 
 from __future__ import annotations
 
@@ -9,11 +7,22 @@ from html.parser import HTMLParser
 
 import pytest
 
-from fewstep.analysis.report import Figure, Section, Table, axes, page, pictures, png, svg, write
+from fewstep.analysis.report import (
+    Figure,
+    Section,
+    Table,
+    axes,
+    page,
+    pictures,
+    png,
+    svg,
+    text_table,
+    write,
+)
 from fewstep.base.errors import UserError
 
 
-def drawn() -> bytes:
+def svg_bytes() -> bytes:
     drawing, (left, right) = axes(2)
     left.plot([1, 2, 3], [3.0, 1.0, 2.0], label="a < b")
     left.legend()
@@ -21,8 +30,8 @@ def drawn() -> bytes:
     return svg(drawing)
 
 
-class Read(HTMLParser):
-    """The tags left open, the addresses named, and the words."""
+class Reader(HTMLParser):
+    """The open tags, the addresses and the words of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -46,7 +55,7 @@ def whole() -> str:
         title="One & two",
         verdict=("open", "not reproduced at this scale"),
         text=["error < 0.1 <script>alert(1)</script>"],
-        figures=[Figure(drawn(), alt='a "falling" line', caption="what it shows")],
+        figures=[Figure(svg_bytes(), alt='a "falling" line', caption="what it shows")],
         tables=[Table(["arm", "error"], [["a", "0.1"], ["b", "0.2"]], strong=frozenset({1}))],
         points=["a point"],
         commands=["fewstep train --c '<1>'"],
@@ -55,15 +64,15 @@ def whole() -> str:
 
 
 def test_a_page_is_well_formed_and_fetches_nothing():
-    read = Read(whole())
-    assert read.open == []
-    assert len(read.addresses) == 1
-    assert all(a.startswith("data:image/") for a in read.addresses)
+    reader = Reader(whole())
+    assert reader.open == []
+    assert len(reader.addresses) == 1
+    assert all(a.startswith("data:image/") for a in reader.addresses)
     assert not re.search(r"(https?:|url\(|@import|<script|<link)", whole())
 
 
 def test_what_is_given_is_text():
-    words = Read(whole()).words
+    words = Reader(whole()).words
     assert "error < 0.1 <script>alert(1)</script>" in words
     assert "Title <b>" in words
     assert "fewstep train --c '<1>'" in words
@@ -71,13 +80,8 @@ def test_what_is_given_is_text():
 
 def test_every_part_is_there_and_a_strong_row_is_marked():
     text = whole()
-    for part in (
-        "not reproduced at this scale",
-        "what it shows",
-        "a point",
-        "made by hand",
-        'id="one-two"',
-    ):
+    parts = ["not reproduced at this scale", "what it shows", "a point", "made by hand"]
+    for part in (*parts, 'id="one-two"'):
         assert part in text
     assert re.findall(r'<tr class="strong"><td class="words">(\w)</td>', text) == ["b"]
 
@@ -90,9 +94,19 @@ def test_numbers_are_set_to_the_right_and_words_to_the_left():
     assert table.columns == ["words", "number", "words", "number"]
 
 
+def test_a_table_for_the_terminal_has_columns_as_wide_as_needed():
+    rows = [["one", "0.5", "fine"], ["another", "-", "no"], ["speed", "12.25"]]
+    assert text_table(rows, ["name", "value", "verdict"]).splitlines() == [
+        "name     value  verdict",
+        "one        0.5  fine",
+        "another      -  no",
+        "speed    12.25",
+    ]
+
+
 def test_the_same_numbers_give_the_same_bytes():
     assert whole() == whole()
-    assert drawn() == drawn()
+    assert svg_bytes() == svg_bytes()
 
 
 def test_writing_replaces_a_page_whole(tmp_path):
@@ -123,5 +137,5 @@ def test_drawing_leaves_the_users_own_style_alone():
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
-    drawn()
+    svg_bytes()
     assert dict(mpl.rcParams) == before

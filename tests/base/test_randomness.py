@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewstep.base import randomness
-from fewstep.base.randomness import block_seed, forked, normal, shuffled, uniform
+from fewstep.base.randomness import block_seed, fork_rng, normal, shuffled_indices, uniform
 
 
 @settings(max_examples=30)
@@ -26,8 +26,8 @@ def test_the_seed_is_a_bijection():
         value = block_seed(5, "noise", block)
         left, right = value >> 16, value & 0xFFFF
         for key in reversed(keys):
-            mixed = (left ^ key & 0xFFFF) * 0x9E3779B1 + (key >> 16) & 0xFFFFFFFF
-            left, right = right ^ (mixed ^ mixed >> 15) * 0x85EBCA6B >> 13 & 0xFFFF, left
+            mix = (left ^ key & 0xFFFF) * 0x9E3779B1 + (key >> 16) & 0xFFFFFFFF
+            left, right = right ^ (mix ^ mix >> 15) * 0x85EBCA6B >> 13 & 0xFFFF, left
         assert left << 16 | right == block
 
 
@@ -63,8 +63,8 @@ def test_rows_do_not_depend_on_how_they_are_asked_for(first, count, block, cut):
 @settings(max_examples=40)
 @given(n=st.integers(1, 50), first=st.integers(0, 300), count=st.integers(1, 120))
 def test_every_epoch_visits_every_sample_once(n, first, count):
-    order = shuffled(3, "order", 0, first + count, n)
-    assert torch.equal(order[first:], shuffled(3, "order", first, count, n))
+    order = shuffled_indices(3, "order", 0, first + count, n)
+    assert torch.equal(order[first:], shuffled_indices(3, "order", first, count, n))
     for epoch in order[: len(order) // n * n].reshape(-1, n):
         assert torch.equal(epoch.sort().values, torch.arange(n))
 
@@ -79,8 +79,8 @@ def test_draws_have_the_law_they_claim():
 
 def test_code_that_knows_only_the_global_generator_leaves_it_alone():
     state = torch.get_rng_state()
-    with forked(0, "init"):
+    with fork_rng(0, "init"):
         first = torch.randn(3)
-    with forked(0, "init"):
+    with fork_rng(0, "init"):
         assert torch.equal(first, torch.randn(3))
     assert torch.equal(torch.get_rng_state(), state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,21 +23,10 @@ from fewstep.cli.parse import one_line
 from fewstep.run import generator
 from fewstep.training import loop
 
-TINY = [
-    *(
-        "--iterations",
-        "6",
-        "--batch",
-        "16",
-        "--block",
-        "4",
-        "--network.width",
-        "16",
-        "--network.depth",
-        "1",
-    ),
-    *("--checkpoint-every", "2", "--picture-every", "0", "--log-every", "1", "--device", "cpu"),
-]
+TINY = shlex.split(
+    "--iterations 6 --batch 16 --block 4 --network.width 16 --network.depth 1"
+    " --checkpoint-every 2 --picture-every 0 --log-every 1 --device cpu"
+)
 
 
 @pytest.fixture
@@ -45,8 +35,8 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
-def told(capsys) -> str:
-    """What the command said on stderr, without the progress bar: one line."""
+def message(capsys) -> str:
+    """What the command wrote on stderr, without the progress: one line."""
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fewstep:")]
     assert len(lines) == 1
     return lines[0]
@@ -59,7 +49,7 @@ def size(file) -> tuple[int, int]:
 
 MISTAKES = {
     "wrong recipe": (["train", "digit"], "unknown recipe 'digit': did you mean 'digits'?"),
-    "no recipe": (["train"], "name a recipe first"),
+    "no recipe": (["train"], "name a recipe, for example 'fewstep train digits'"),
     "outside recipe": (["train", "nowhere.at:all"], "No module named 'nowhere'"),
     "misspelt field": (["train", "toy", "--iteration", "3"], "did you mean --iterations?"),
     "misspelt option": (["train", "toy", "--method.stage", "3"], "did you mean --method.stages?"),
@@ -100,23 +90,23 @@ MISTAKES = {
     "wrong steps": (["eval", "digits", "--steps", "one"], "--steps one: expected numbers"),
     "wrong split": (["eval", "digits", "--split", "train"], "invalid choice 'train'"),
     "not a number": (["sample", "digits", "--steps", "few"], "expected INT, got 'few'"),
-    "middle above": (["train", "toy", "--middle-times", "100"], "below t_max"),
+    "later step above": (["train", "toy", "--later-sigmas", "100"], "below t_max"),
     "wrong weights": (["sample", "digits", "--ema", "fast"], "no weights 'fast'"),
 }
 
 
-@pytest.mark.parametrize(("argv", "expected"), MISTAKES.values(), ids=MISTAKES.keys())
-def test_a_mistake_takes_one_line_and_exit_code_2(argv, expected, capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("argv", "words"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_takes_one_line_and_exit_code_2(argv, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(argv) == 2
-    assert expected in told(capsys)
+    assert words in message(capsys)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_empty_run_folder_is_told(tmp_path, capsys):
+def test_an_empty_run_folder_is_a_storage_error(tmp_path, capsys):
     for verb in ("sample", "eval", "inspect"):
         assert main([verb, str(tmp_path)]) == 4
-        assert "holds no checkpoint" in told(capsys)
+        assert "holds no checkpoint" in message(capsys)
 
 
 def test_nan_in_the_data_stops_before_anything_is_written(tmp_path, capsys, monkeypatch):
@@ -125,24 +115,20 @@ def test_nan_in_the_data_stops_before_anything_is_written(tmp_path, capsys, monk
     part = data.Arrays(x0)
     monkeypatch.setitem(data.DATASETS, "ring8", lambda: data.Dataset("ring8", part, part, part))
     assert main(["train", "toy", "--out", str(tmp_path / "run"), *TINY]) == 2
-    assert "the first is sample 42" in told(capsys)
+    assert "the first is sample 42" in message(capsys)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_diverges_exits_3_and_keeps_what_it_had(tmp_path, capsys, monkeypatch):
     whole = loop.train_step
 
-    def broken(run, method, state, batch):
-        return whole(
-            run,
-            method,
-            state,
-            batch._replace(x0=batch.x0 * (float("inf") if state.step == 4 else 1)),
-        )
+    def breaks_at_4(stage, state, batch):
+        factor = float("inf") if state.step == 4 else 1
+        return whole(stage, state, batch._replace(x0=batch.x0 * factor))
 
-    monkeypatch.setattr(loop, "train_step", broken)
+    monkeypatch.setattr(loop, "train_step", breaks_at_4)
     assert main(["train", "toy", "--out", str(tmp_path / "run"), *TINY]) == 3
-    assert "step 4: the loss of 16 of 16 rows is not finite" in told(capsys)
+    assert "step 4: the loss of 16 of 16 rows is not finite" in message(capsys)
     assert fs.load(tmp_path / "run").step == 4
 
 
@@ -150,7 +136,7 @@ def test_damage_exits_4(run, capsys):
     for folder in (run / "checkpoints").iterdir():
         (folder / "state.json").unlink()
     assert main(["train", "toy", "--out", str(run), "--resume"]) == 4
-    assert "no valid checkpoint" in told(capsys)
+    assert "no valid checkpoint" in message(capsys)
     assert main(["sample", str(run)]) == 4
 
 
@@ -162,7 +148,7 @@ def test_a_run_folder_holds_what_it_should(run, capsys):
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["step-4", "step-6"]
     assert size(run / "samples" / "step-6.png") == (640, 640)
     assert main(["train", "toy", "--out", str(run), *TINY]) == 2
-    assert "already holds a run" in told(capsys)
+    assert "already holds a run" in message(capsys)
 
 
 def test_resume_needs_no_repeated_options_and_refuses_other_ones(run, capsys):
@@ -177,22 +163,22 @@ def test_resume_needs_no_repeated_options_and_refuses_other_ones(run, capsys):
         ["--method", "diffusion"],
     ):
         assert main(["train", "toy", "--out", str(run), "--resume", *other]) == 2
-        message = told(capsys)
-        assert "was started with" in message
-        assert other[0].strip("-") in message
+        refusal = message(capsys)
+        assert "was started with" in refusal
+        assert other[0].strip("-") in refusal
     assert main(["train", "digits", "--out", str(run), "--resume"]) == 2
-    assert "holds a run of recipe 'toy'" in told(capsys)
+    assert "holds a run of recipe 'toy'" in message(capsys)
     assert main(["train", "toy", "--out", str(run), "--resume", "--picture-every", "4"]) == 0
 
 
 def test_a_lost_or_broken_run_json_is_read_from_the_checkpoint(run, capsys):
-    kept = json.loads((run / "run.json").read_text())
-    for broken in ("", "[1]", "{}", None):
+    content = json.loads((run / "run.json").read_text())
+    for damage in ("", "[1]", "{}", None):
         (run / "run.json").unlink()
-        if broken is not None:
-            (run / "run.json").write_text(broken)
+        if damage is not None:
+            (run / "run.json").write_text(damage)
         assert main(["train", "toy", "--out", str(run), "--resume"]) == 0
-        assert json.loads((run / "run.json").read_text()) == kept
+        assert json.loads((run / "run.json").read_text()) == content
 
 
 def test_resume_finds_the_default_folder_with_its_own_settings(tmp_path, monkeypatch, capsys):
@@ -200,27 +186,28 @@ def test_resume_finds_the_default_folder_with_its_own_settings(tmp_path, monkeyp
     assert main(["train", "toy", "--seed", "5", *TINY]) == 0
     assert main(["train", "toy", "--seed", "5", "--resume"]) == 0
     assert main(["train", "toy", "--seed", "5", "--resume", "--network.width", "8"]) == 2
-    assert "network.width = 8" in told(capsys)
+    assert "network.width = 8" in message(capsys)
 
 
-def test_an_outside_recipe_trains_resumes_and_its_mistakes_are_told(tmp_path, monkeypatch, capsys):
+def test_an_own_recipe_trains_resumes_and_its_mistakes_are_reported(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "outside_recipes.py").write_text(
-        "from tests.support.toys import tiny_run as mine\ndef number(): return 3\ndef breaks():"
-        " raise KeyError('boom')\n"
+        "from tests.support.toys import tiny_run as mine\n"
+        "def number(): return 3\n"
+        "def breaks(): raise KeyError('boom')\n"
     )
     assert main(["train", "outside_recipes:mine", "--device", "cpu"]) == 0
     assert main(["train", "outside_recipes:mine", "--device", "cpu", "--resume"]) == 0
     assert (tmp_path / "runs" / "outside_recipes.mine-ect-0" / "run.json").exists()
     capsys.readouterr()
-    for name, expected in (
+    for name, words in (
         ("number", "returned int"),
         ("breaks", "KeyError: 'boom'"),
         ("none", "no attribute 'none'"),
     ):
         assert main(["train", f"outside_recipes:{name}"]) == 2
-        assert expected in told(capsys)
+        assert words in message(capsys)
 
 
 def test_resume_where_nothing_is_starts_and_says_so(tmp_path, caplog):
@@ -237,39 +224,23 @@ def test_without_out_the_folder_is_named_after_the_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize("suffix", [".png", ".npy", ".safetensors"])
 def test_samples_are_written_in_each_format(run, tmp_path, suffix, capsys):
     file = tmp_path / "deep" / f"x{suffix}"
-    assert (
-        main(["sample", str(run), "--n", "7", "--seed", "3", "--steps", "2", "--out", str(file)])
-        == 0
-    )
-    expected = fs.load(run, device="cpu").sample(7, seed=3, steps=2)
+    words = ["--n", "7", "--seed", "3", "--steps", "2", "--out", str(file)]
+    assert main(["sample", str(run), *words]) == 0
+    samples = fs.load(run, device="cpu").sample(7, seed=3, steps=2)
     if suffix == ".npy":
-        assert torch.equal(torch.from_numpy(np.load(file)), expected)
+        assert torch.equal(torch.from_numpy(np.load(file)), samples)
     elif suffix == ".safetensors":
-        assert torch.equal(load_file(file)["samples"], expected)
+        assert torch.equal(load_file(file)["samples"], samples)
     else:
         assert size(file) == (640, 640)
 
 
 def test_reports_are_one_json_object(run, capsys):
     assert main(["inspect", str(run), "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert (shown["step"], shown["recipe"], len(shown["fingerprint"])) == (6, "toy", 64)
-    assert (
-        main(
-            [
-                "eval",
-                str(run),
-                "--n",
-                "4000",
-                "--steps",
-                "1",
-                "--metrics",
-                "pixel_frechet",
-                "--json",
-            ]
-        )
-        == 0
-    )
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["step"], facts["recipe"], len(facts["fingerprint"])) == (6, "toy", 64)
+    words = shlex.split("--n 4000 --steps 1 --metrics pixel_frechet --json")
+    assert main(["eval", str(run), *words]) == 0
     report = json.loads(capsys.readouterr().out)
     for row in report["results"]:
         assert row.keys() >= {"metric", "steps", "value", "error", "floor", "protocol"}
@@ -292,33 +263,46 @@ def test_the_shipped_digits_sample_before_any_training(tmp_path, capsys):
     "argv", [["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)], ids=" ".join
 )
 def test_help_does_not_import_torch(argv):
-    code = (
-        "import sys\nfrom fewstep.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit"
-        " as stop:\n    assert not stop.code\nassert 'torch' not in sys.modules\nassert 'numpy' not"
-        " in sys.modules"
-    )
-    done = subprocess.run(
+    code = """
+import sys
+from fewstep.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as stop:
+    assert not stop.code
+assert 'torch' not in sys.modules
+assert 'numpy' not in sys.modules
+"""
+    process = subprocess.run(
         [sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True
     )
-    assert argv == ["--version"] or "example" in done.stdout
-
-
-def test_the_help_of_a_recipe_shows_its_settings_and_its_methods_options(capsys):
-    with pytest.raises(SystemExit):
-        main(["train", "toy", "--method", "diffusion", "--help"])
-    shown = capsys.readouterr().out
-    assert "OPTIONS] RECIPE" in shown
-    assert "(default: toy)" in shown
-    assert "--method.p-mean" in shown
-    assert "--method.stages" not in shown
+    assert argv == ["--version"] or "example" in process.stdout
 
 
 def test_importing_the_package_imports_no_torch():
-    code = (
-        "import sys, fewstep; assert 'torch' not in sys.modules; fewstep.process.edm(); assert"
-        " 'torch' in sys.modules"
-    )
+    code = """
+import sys, fewstep
+assert 'torch' not in sys.modules
+fewstep.process.edm()
+assert 'torch' in sys.modules
+"""
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_face_shows_its_names_and_no_others():
+    names = ["__version__", *(name for name in dir(fs) if name[0] != "_")]
+    assert sorted(names) == sorted(dir(fs))
+    assert not {"Any", "import_module", "annotations"} & set(dir(fs))
+    for name in fs.__all__:
+        assert getattr(fs, name) is not None
+
+
+def test_quiet_prints_nothing(run, tmp_path, capsys):
+    capsys.readouterr()
+    assert main(["train", "toy", "--out", str(tmp_path / "other"), *TINY, "--quiet"]) == 0
+    assert main(["sample", str(run), "--out", str(tmp_path / "x.npy"), "--quiet"]) == 0
+    output = capsys.readouterr()
+    assert (output.out, output.err) == ("", "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -328,19 +312,18 @@ def test_a_signal_saves_and_the_resumed_run_is_the_uninterrupted_one(tmp_path, n
     settings[settings.index("--checkpoint-every") + 1] = "100000"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "fewstep", "train", "toy", *settings, "--out"]
-    parted = subprocess.Popen(
+    process = subprocess.Popen(
         [*command, str(tmp_path / "parted")], stderr=subprocess.PIPE, env=environment, text=True
     )
     log = tmp_path / "parted" / "metrics.jsonl"
     while not (log.exists() and log.stat().st_size):
         time.sleep(0.01)
-        assert parted.poll() is None
-    parted.send_signal(number)
-    _, error = parted.communicate(timeout=60)
-    assert parted.returncode == 75
+        assert process.poll() is None
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 75
     assert f"continue with --out {tmp_path / 'parted'} --resume" in error
-    stopped = fs.load(tmp_path / "parted").step
-    assert 0 < stopped < 400
+    assert 0 < fs.load(tmp_path / "parted").step < 400
     assert main(["train", "toy", "--out", str(tmp_path / "parted"), "--resume"]) == 0
     assert main(["train", "toy", *settings, "--out", str(tmp_path / "whole")]) == 0
     assert fs.load(tmp_path / "parted").fingerprint == fs.load(tmp_path / "whole").fingerprint
@@ -354,29 +337,19 @@ FRAMES = {
 
 @pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES.keys())
 def test_complaints_lose_their_frame_whatever_the_terminal_writes(frame):
-    told = one_line(frame.format("Error parsing Train: ema = 1.0: expected less than 1"), "train")
-    assert told == "ema = 1.0: expected less than 1: see 'fewstep train --help'"
+    line = one_line(frame.format("Error parsing Train: ema = 1.0: expected less than 1"), "train")
+    assert line == "ema = 1.0: expected less than 1: see 'fewstep train --help'"
 
 
 def test_a_base_has_its_options_on_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    base = [
-        "--method",
-        "gc",
-        "--method.base",
-        "tcm",
-        "--method.base.base.c",
-        "0.03",
-        "--method.base.rho",
-        "0.5",
-    ]
-    assert main(["train", "toy", *base, *TINY, "--out", "run"]) == 0
-    stored = json.loads((tmp_path / "run" / "run.json").read_text())["method_options"]
-    assert (stored["base"]["method"], stored["base"]["base"]["c"], stored["base"]["rho"]) == (
-        "tcm",
-        0.03,
-        0.5,
+    words = shlex.split(
+        "--method gc --method.base tcm --method.base.base.c 0.03 --method.base.rho 0.5"
     )
+    assert main(["train", "toy", *words, *TINY, "--out", "run"]) == 0
+    options = json.loads((tmp_path / "run" / "run.json").read_text())["method_options"]
+    base = options["base"]
+    assert (base["method"], base["base"]["c"], base["rho"]) == ("tcm", 0.03, 0.5)
     again = ["train", "toy", "--method", "gc", *TINY, "--out", "run", "--resume"]
     assert main(again) == 0
     assert main([*again, "--method.base.rho", "0.25"]) == 2

@@ -1,6 +1,4 @@
-"""Mutated runs and checkpoints are accepted or refused in one line; the fuzzers themselves catch
-what is planted.
-"""
+"""Mutated runs and checkpoints are accepted or refused in one line; planted faults are caught."""
 
 from __future__ import annotations
 
@@ -54,7 +52,7 @@ VALUES = {
     "no parts": ({"elastic_exact": -2}, "elastic_exact = -2"),
     "a list without end": ({"averages": ["decay:0.5"] * 10**5}, "at most 1000"),
     "an average's number": ({"averages": ["power:1e-200"]}, "average 'power:1e-200'"),
-    "an infinite time": ({"middle_times": [float("inf"), 1.0]}, "middle_times = inf"),
+    "an infinite time": ({"middle_times": [float("inf"), 1.0]}, "later_sigmas = inf"),
     "line end": ({"method": "ect\n"}, "method = 'ect\\n'"),
     "escape": ({"data": "\x1b[2J"}, "none of them a control character"),
     "a long text": ({"data": "x" * 10**6}, "at most 4096 characters"),
@@ -84,12 +82,12 @@ VALUES = {
 
 @pytest.mark.parametrize("what", VALUES)
 def test_a_run_that_cannot_be_is_refused_by_its_key(what):
-    values, expected = VALUES[what]
+    values, words = VALUES[what]
     contract = Contract()
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as refusal:
         run_from_json({**tiny_run().to_json(), **values})
-    assert expected in str(caught.value)
-    contract.check_refusal(what, caught.value)
+    assert words in str(refusal.value)
+    contract.check_refusal(what, refusal.value)
 
 
 BUILT = {
@@ -126,11 +124,11 @@ BUILT = {
 
 @pytest.mark.parametrize("what", BUILT)
 def test_options_that_cannot_be_are_refused_by_their_path(what):
-    values, expected = BUILT[what]
-    with pytest.raises(UserError) as caught:
+    values, words = BUILT[what]
+    with pytest.raises(UserError) as refusal:
         fuzzing.build_parts(run_from_json({**tiny_run().to_json(), **values}))
-    assert expected in str(caught.value)
-    Contract().check_refusal(what, caught.value)
+    assert words in str(refusal.value)
+    Contract().check_refusal(what, refusal.value)
 
 
 TYPED = {
@@ -139,7 +137,7 @@ TYPED = {
     f"--seed {10**30}": "a whole number below 2^63",
     "--method.c inf": "method.c = inf: expected a finite number",
     "--network.width 999999999": "network.width = 999999999: expected at most 1000000",
-    "--middle-times inf": "middle_times = inf",
+    "--middle-times inf": "later_sigmas = inf",
     "--threads 1000000": "in 1 .. 1024",
     "--averages decay:nan": "average 'decay:nan'",
     "--lrr 3": "did you mean --lr?",
@@ -147,12 +145,12 @@ TYPED = {
 
 
 @pytest.mark.parametrize("line", TYPED)
-def test_an_override_that_cannot_be_is_told_in_one_line(line, capsys, tmp_path, monkeypatch):
+def test_an_impossible_override_is_refused_in_one_line(line, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "toy", *line.split()]) == 2
-    told = capsys.readouterr().err
-    assert TYPED[line] in told
-    assert told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert TYPED[line] in message
+    assert message.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
@@ -172,11 +170,11 @@ DOCUMENTS = {
 
 @pytest.mark.parametrize("what", DOCUMENTS)
 def test_a_run_json_that_cannot_be_is_refused(tmp_path, what):
-    content, expected = DOCUMENTS[what]
+    content, words = DOCUMENTS[what]
     (tmp_path / "run.json").write_bytes(content)
-    with pytest.raises((StorageError, UserError)) as caught:
+    with pytest.raises((StorageError, UserError)) as refusal:
         read_run(tmp_path / "run.json")
-    assert expected in str(caught.value)
+    assert words in str(refusal.value)
 
 
 def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path):
@@ -191,7 +189,7 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path):
     for name, fields in others.items():
         with pytest.raises(
             UserError, match=rf"^{name}.* = .*but the run in .* was started with"
-        ) as caught:
+        ) as refusal:
             fs.train(
                 tiny_run(iterations=2, **fields),
                 out=tmp_path / "run",
@@ -199,7 +197,7 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path):
                 progress=False,
                 device="cpu",
             )
-        Contract().check_refusal(name, caught.value)
+        Contract().check_refusal(name, refusal.value)
 
 
 def test_a_run_json_that_is_damaged_is_told_and_the_checkpoint_goes_on(tmp_path, caplog):
@@ -213,34 +211,31 @@ def test_a_run_json_that_is_damaged_is_told_and_the_checkpoint_goes_on(tmp_path,
 
 def test_the_mutators_reach_every_depth_and_repeat():
     values = fuzzing.written_out(fs.recipes.toy(method="gc")).to_json()
-    seen = [mutate(values, random.Random(i)) for i in range(300)]
-    assert str(seen) == str(
-        [mutate(values, random.Random(i)) for i in range(300)]
-    )  # as text, where NaN is itself
-    changed = [
-        one for one in seen if isinstance(one, dict) and isinstance(one.get("method_options"), dict)
-    ]
-    assert any(
-        one["method_options"].get("base") != values["method_options"]["base"] for one in changed
-    )
+    mutants = [mutate(values, random.Random(i)) for i in range(300)]
+    again = [mutate(values, random.Random(i)) for i in range(300)]
+    assert str(mutants) == str(again)  # as text, where NaN is itself
+    dicts = [one for one in mutants if isinstance(one, dict)]
+    options = [one.get("method_options") for one in dicts]
+    base = values["method_options"]["base"]
+    assert any(isinstance(one, dict) and one.get("base") != base for one in options)
     text = json.dumps(values).encode()
     assert len({scramble(text, random.Random(i)) for i in range(300)}) > 200
 
 
-def test_the_contract_catches_what_is_planted(monkeypatch):
+def test_the_contract_catches_planted_faults(monkeypatch):
     monkeypatch.setattr(fuzzing, "SECONDS", 0.2)
 
     def boom(error):
         raise error
 
-    planted = {
+    faults = {
         "another type": lambda: boom(KeyError("x")),
         "recursion": lambda: boom(RecursionError("x")),
         "memory": lambda: boom(MemoryError()),
         "no words": lambda: boom(UserError("")),
         "slow": lambda: spin(fuzzing.SECONDS + 0.1),
     }
-    for what, call in planted.items():
+    for what, call in faults.items():
         with pytest.raises(AssertionError, match=what):
             Contract().holds(what, call)
 
@@ -253,9 +248,7 @@ def spin(seconds: float) -> None:
 
 @pytest.mark.parametrize(("module", "check"), [(config, "check_plain"), (options, "_check_value")])
 def test_the_fuzzer_finds_a_check_that_is_taken_out(monkeypatch, tmp_path, module, check):
-    """Without the limits of values the fuzzer meets a run that no JSON holds, or another type of
-    error.
-    """
+    """Without the limits of values the fuzzer finds a run that JSON cannot hold, or an error."""
     monkeypatch.setattr(module, check, lambda name, value: value)
     with pytest.raises((AssertionError, ValueError)):
         fuzz_config(0, 1500, tmp_path)
@@ -263,8 +256,8 @@ def test_the_fuzzer_finds_a_check_that_is_taken_out(monkeypatch, tmp_path, modul
 
 def test_a_message_is_one_short_line_whatever_it_names():
     for name in ("a\nb\x1b[0m\x00", "x" * 10**6, "\ud800"):
-        told = str(StorageError(f"{Path(name)} cannot be read"))
-        assert told.isprintable()
-        assert len(told) <= fuzzing.LONGEST + 20
+        message = str(StorageError(f"{Path(name)} cannot be read"))
+        assert message.isprintable()
+        assert len(message) <= fuzzing.LONGEST + 20
     assert "ü" in str(UserError("no run ü"))
     assert isinstance(Run(recipe="x"), Run)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fewstep.cli import main
-from fewstep.run.build import settled
+from fewstep.run.build import with_defaults
 from fewstep.run.recipes import PAPERS
 
 REPRODUCE = (Path(__file__).parents[2] / "docs" / "reproduce.md").read_text()
@@ -20,19 +20,19 @@ BUDGETS = re.findall(r"^\| `([\w-]+)` \| (\d+)k x (\d+) \| ([\d.]+) M \|", REPRO
 
 @pytest.mark.parametrize("line", TRAININGS)
 def test_the_commands_of_the_page_are_runs(line, monkeypatch):
-    asked = []
+    runs = []
     monkeypatch.setattr(
-        "fewstep.cli.train.start", lambda run, *rest, **launch: asked.append(run) or 0
+        "fewstep.cli.train.start", lambda run, *rest, **launch: runs.append(run) or 0
     )
     words = shlex.split(line)
     assert main(words[1:]) == 0
-    (run,) = asked
-    plain = settled(PAPERS[words[2]](method=run.method))
-    given = {
+    (run,) = runs
+    plain = with_defaults(PAPERS[words[2]](method=run.method))
+    options = {
         word[2:].replace("-", "_").partition(".")[0] for word in words if word.startswith("--")
     }
-    for field in fields(run):  # what was not asked for is the recipe's
-        if field.name not in given and field.name.removesuffix("_options") not in given:
+    for field in fields(run):  # everything else is the recipe's
+        if field.name not in options and field.name.removesuffix("_options") not in options:
             assert getattr(run, field.name) == getattr(plain, field.name)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
@@ -29,44 +27,23 @@ def test_the_cosine_is_clipped_where_it_says_and_its_angle_is_even():
     )
 
 
-def test_a_shift_moves_the_log_snr_inside_and_leaves_its_ends():
-    """Where nothing is clipped, noise of resolution n on pictures of R is the plain schedule plus 2
-    log(n / R).
-    """
-    shift, t = 2 * math.log(32 / 64), torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
-    wide = (-60, 60)
-    plain, shifted = (
-        fs.process.cosine(logsnr=wide),
-        fs.process.cosine(logsnr=wide, shift=(shift, shift)),
-    )
-    torch.testing.assert_close(logsnr(shifted, t), logsnr(plain, t) + shift)
-    both = fs.process.cosine(logsnr=(-15, 15), shift=(shift, 1.0))
-    torch.testing.assert_close(logsnr(both, ENDS), torch.tensor([15.0, -15.0], dtype=torch.float64))
-    first, last = (fs.process.cosine(shift=(s, s)) for s in (shift, 1.0))
-    torch.testing.assert_close(logsnr(both, t), (1 - t) * logsnr(first, t) + t * logsnr(last, t))
-
-
 def test_a_table_holds_its_betas():
     betas = torch.tensor([0.1, 0.2, 0.5], dtype=torch.float64)
-    process, t = (
-        fs.process.discrete(betas=betas),
-        torch.tensor([0.0, 1.0, 2.0, 3.0], dtype=torch.float64),
-    )
+    process = fs.process.discrete(betas=betas)
+    t = torch.tensor([0.0, 1.0, 2.0, 3.0], dtype=torch.float64)
     power = torch.tensor([1.0, 0.9, 0.72, 0.36], dtype=torch.float64)
     torch.testing.assert_close(process.alpha(t) ** 2, power)
     assert process.sigma(0.0) == 0
     assert process.t_max == 3
     torch.testing.assert_close(process.alpha(1.5) ** 2, torch.tensor(0.81, dtype=torch.float64))
-    assert fs.process.discrete(alphas_cumprod=power[1:]) == fs.process.discrete(
-        alphas_cumprod=power[1:].tolist()
-    )
-    x, x0 = torch.ones(1, 2, dtype=torch.float64), torch.full((1, 2), 0.3, dtype=torch.float64)
-    eps = (x - process.alpha(2.0) * x0) / process.sigma(
-        2.0
-    )  # the field's dx/dt = -beta x / 2 + beta eps / (2 sigma)
-    torch.testing.assert_close(
-        process.velocity(x, x0, 2.0), -0.1 * x + 0.1 / process.sigma(2.0) * eps
-    )
+    by_list = fs.process.discrete(alphas_cumprod=power[1:].tolist())
+    assert fs.process.discrete(alphas_cumprod=power[1:]) == by_list
+    x = torch.ones(1, 2, dtype=torch.float64)
+    x0 = torch.full((1, 2), 0.3, dtype=torch.float64)
+    eps = (x - process.alpha(2.0) * x0) / process.sigma(2.0)
+    # The field's dx/dt = -beta x / 2 + beta eps / (2 sigma).
+    velocity = -0.1 * x + 0.1 / process.sigma(2.0) * eps
+    torch.testing.assert_close(process.velocity(x, x0, 2.0), velocity)
 
 
 def test_a_table_may_end_in_pure_noise():
@@ -81,7 +58,7 @@ def test_a_table_may_end_in_pure_noise():
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: fs.process.discrete(), "betas = None: expected either betas or alphas_cumprod"),
         (
@@ -96,6 +73,6 @@ def test_a_table_may_end_in_pure_noise():
         (lambda: fs.process.trig(sigma_data=0), "sigma_data = 0: expected above 0"),
     ],
 )
-def test_bad_processes_are_one_line(make, told):
-    with pytest.raises(UserError, match=told):
+def test_bad_processes_are_one_line(make, message):
+    with pytest.raises(UserError, match=message):
         make()

@@ -1,6 +1,4 @@
-"""The moves of a process are inverse to each other, exact in their limits, and have the rates they
-claim.
-"""
+"""The moves of a process are inverse to each other, exact in their limits, and have their rates."""
 
 from __future__ import annotations
 
@@ -13,7 +11,6 @@ import fewstep as fs
 from fewstep.base.randomness import generator
 from fewstep.core import scalings
 from fewstep.core.denoiser import across
-from fewstep.core.process import expand
 from tests.support.toys import Gaussian
 
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
@@ -31,13 +28,6 @@ PROCESSES = {
 pytestmark = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 
 
-def follows_its_rates(process):
-    """A table's rates are those of the process it discretises, equal to its own slopes only to
-    O(beta).
-    """
-    return {"rtol": 0.025, "atol": 1e-3} if process is TABLE else {"rtol": 1e-10, "atol": 1e-11}
-
-
 def points(
     seed: int, rows: int = 5, shape: tuple[int, ...] = (2, 3), dtype: torch.dtype = torch.float64
 ):
@@ -48,28 +38,12 @@ def points(
 def times(process, seed: int, rows: int = 5):
     """Pairs t > s >= 0 over the whole range, the data end included."""
     source = generator(seed, "times")
-    low, high = (
-        max(process.t_min, 0.01 * process.t_max if process.t_min == 0 else 0),
-        0.98 * process.t_max,
-    )
+    low = process.t_min if process.t_min > 0 else 0.01 * process.t_max
+    high = 0.98 * process.t_max
     t = low + torch.rand(rows, generator=source, dtype=torch.float64) * (high - low)
     s = t * torch.rand(rows, generator=source, dtype=torch.float64)
     s[0] = 0.0
     return t, s
-
-
-@settings(max_examples=50)
-@given(seed=st.integers(0, 2**31))
-def test_aim_inverts_jump(process, seed):
-    x_t, x0_hat = points(seed)
-    t, s = times(process, seed)
-    gap = (
-        process._move(t, s)[1].abs().min().item()
-    )  # what the difference of the points is divided by
-    found = process.aim(x_t, process.jump(x_t, x0_hat, t, s), t, s)
-    torch.testing.assert_close(
-        found, x0_hat, rtol=0, atol=100 * 2**-52 * x_t.abs().max().item() / gap
-    )
 
 
 @settings(max_examples=50)
@@ -78,19 +52,9 @@ def test_aim_in_float32_loses_no_more_than_ten_eps_over_the_gap(process, seed, s
     x_t, x0_hat = points(seed, dtype=torch.float32)
     t = torch.full((5,), 0.9, dtype=torch.float64)
     s = share * t
-    found = process.aim(x_t, process.jump(x_t, x0_hat, t, s), t, s)
+    x0 = process.aim(x_t, process.jump(x_t, x0_hat, t, s), t, s)
     size = torch.maximum(x_t.abs().max(), x0_hat.abs().max())
-    assert (found - x0_hat).abs().max() <= 10 * 2**-23 * size / (1 - share)
-
-
-@settings(max_examples=25)
-@given(seed=st.integers(0, 2**31))
-def test_jump_with_the_true_data_stays_on_the_trajectory(process, seed):
-    x0, z = points(seed)
-    t, s = times(process, seed)
-    torch.testing.assert_close(
-        process.jump(process.mix(x0, z, t), x0, t, s), process.mix(x0, z, s), rtol=1e-12, atol=1e-11
-    )
+    assert (x0 - x0_hat).abs().max() <= 10 * 2**-23 * size / (1 - share)
 
 
 def test_jump_nowhere_is_the_identity_whatever_the_network_says(process):
@@ -106,34 +70,6 @@ def test_jump_to_the_data_and_aim_from_it_are_identities(process):
     if (process.sigma(zero) == 0).all():
         assert torch.equal(process.jump(x_t, x0_hat, t, zero), x0_hat)
         assert torch.equal(process.aim(x_t, x0_hat, t, zero), x0_hat)
-
-
-@settings(max_examples=25)
-@given(seed=st.integers(0, 2**31))
-def test_velocity_is_the_rate_of_jump_at_equal_times(process, seed):
-    x_t, x0_hat = points(seed)
-    t, _ = times(process, seed)
-    _, rate = torch.func.jvp(lambda s: process.jump(x_t, x0_hat, t, s), (t,), (torch.ones_like(t),))
-    torch.testing.assert_close(process.velocity(x_t, x0_hat, t), rate, **follows_its_rates(process))
-
-
-@settings(max_examples=25)
-@given(seed=st.integers(0, 2**31))
-def test_rates_are_the_derivatives_of_the_coefficients(process, seed):
-    t, _ = times(process, seed)
-    for name in ("alpha", "sigma"):
-        function = getattr(process.schedule, name)
-        _, rate = torch.func.jvp(lambda s, f=function: f(s) + 0 * s, (t,), (torch.ones_like(t),))
-        torch.testing.assert_close(
-            getattr(process.schedule, f"{name}_rate")(t), rate, **follows_its_rates(process)
-        )
-
-
-def test_the_level_rises_and_has_the_inverse_it_claims(process):
-    t = torch.linspace(0, 1, 101, dtype=torch.float64)[1:-1] * process.t_max
-    level = process.level(t)
-    assert (level.diff() > 0).all()
-    torch.testing.assert_close(process.time_at(level), t, rtol=1e-9, atol=1e-12)
 
 
 def test_a_denoiser_of_another_process_says_the_same_of_the_same_noise_level(process):
@@ -157,51 +93,6 @@ SCALINGS = {
     "flow": scalings.Flow(),
     "x0": scalings.X0(),
 }
-
-
-@pytest.mark.parametrize("kind", SCALINGS.values(), ids=SCALINGS.keys())
-@settings(max_examples=20)
-@given(seed=st.integers(0, 2**31))
-def test_conversions_are_inverse_to_each_other(process, kind, seed):
-    x_t, x0_hat = points(seed)
-    t, _ = times(process, seed)
-    raw = scalings.from_x0(kind, process, x_t, x0_hat, t)
-    gap = 1e-12 * (1 + (process.level(t).max() + 1 / process.level(t).min()).item())
-    torch.testing.assert_close(
-        scalings.to_x0(kind, process, x_t, raw, t), x0_hat, rtol=gap, atol=gap
-    )
-    back = scalings.from_x0(kind, process, x_t, scalings.to_x0(kind, process, x_t, x0_hat, t), t)
-    torch.testing.assert_close(back, x0_hat, rtol=gap, atol=gap)
-
-
-def test_each_prediction_is_what_its_name_says(process):
-    """For true x0 and z: eps is z, v is alpha z - sigma x0, the flow is alpha' x0 + sigma' z."""
-    x0, z = points(7)
-    t, _ = times(process, 7)
-    alpha, sigma, x_t = (
-        expand(process.alpha(t), x0),
-        expand(process.sigma(t), x0),
-        process.mix(x0, z, t),
-    )
-    rates = [
-        expand(rate(t), x0) for rate in (process.schedule.alpha_rate, process.schedule.sigma_rate)
-    ]
-    wanted = {"eps": z, "v": alpha * z - sigma * x0, "flow": rates[0] * x0 + rates[1] * z, "x0": x0}
-    for name, expected in wanted.items():
-        found = scalings.from_x0(SCALINGS[name], process, x_t, x0, t)
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    flow = scalings.from_x0(SCALINGS["flow"], process, x_t, x0, t)
-    torch.testing.assert_close(process.velocity(x_t, x0, t), flow, rtol=1e-9, atol=1e-9)
-
-
-def test_edm_scaling_sees_unit_variance_and_asks_for_it(process):
-    """in^2 Var x_t = 1, and its ideal output (x0 - skip x_t) / out has variance 1, on any process."""
-    t, sd = times(process, 8)[0], 0.7
-    c = scalings.Edm(sigma_data=sd)(process, t)
-    alpha, sigma = process.alpha(t), process.sigma(t)
-    torch.testing.assert_close(c.in_**2 * ((alpha * sd) ** 2 + sigma**2), torch.ones_like(t))
-    ideal = ((1 - c.skip * alpha) * sd) ** 2 + (c.skip * sigma) ** 2
-    torch.testing.assert_close(ideal / c.out**2, torch.ones_like(t), rtol=1e-8, atol=0)
 
 
 def test_equal_times_and_the_data_end_have_finite_values_and_gradients(process):

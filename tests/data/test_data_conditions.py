@@ -1,6 +1,4 @@
-"""Conditions of any kind reach the network as they were; padding never does; dropped labels are
-drawn apart.
-"""
+"""Conditions of any kind reach the network unchanged; padding never does; labels are dropped."""
 
 from __future__ import annotations
 
@@ -19,12 +17,11 @@ from fewstep.base.errors import UserError
 from fewstep.base.randomness import generator
 from fewstep.cli import main
 from fewstep.networks._mlp import ResidualMLP
-from fewstep.run.build import build_method, settled
+from fewstep.run.build import build_method, with_defaults
 from fewstep.run.facts import Facts
+from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch
 from tests.support.toys import tiny_run
-
-CPU = torch.device("cpu")
 
 
 def normals(*shape: int, stream: str = "x") -> torch.Tensor:
@@ -33,7 +30,7 @@ def normals(*shape: int, stream: str = "x") -> torch.Tensor:
 
 def alive(classes: int = 0, features: int = 0) -> ResidualMLP:
     """A network whose every weight matters (zero initialisation would hide mistakes)."""
-    network = ResidualMLP((4,), classes, features, width=8, depth=1)
+    network = ResidualMLP((4,), classes, features, width=8, depth=1, dropout=0.0)
     source = generator(0, "weights")
     for p in network.parameters():
         p.data = 0.3 * torch.randn(p.shape, generator=source)
@@ -50,14 +47,13 @@ def test_no_label_is_a_zero_embedding_and_labels_are_as_they_were():
     emb = network.time(network.noise(noise))
     assert torch.equal(network.embed(noise, labels)[3], torch.nn.functional.silu(emb)[3])
     out.square().sum().backward()
-    shown = network.label.weight.grad.abs().sum(1)
+    gradient = network.label.weight.grad.abs().sum(1)
     without = alive(classes=3)
     without(
         x[:5][labels[:5] >= 0], noise[:5][labels[:5] >= 0], labels[:5][labels[:5] >= 0]
     ).square().sum().backward()
-    torch.testing.assert_close(
-        shown, without.label.weight.grad.abs().sum(1)
-    )  # rows without a label leave it alone
+    # Rows without a label do not change it.
+    torch.testing.assert_close(gradient, without.label.weight.grad.abs().sum(1))
 
 
 def test_features_are_linear_in_the_embedding_and_dicts_add_up():
@@ -68,16 +64,16 @@ def test_features_are_linear_in_the_embedding_and_dicts_add_up():
         + network.label(label)
         + features @ network.given.weight.T
     )
-    expected = torch.nn.functional.silu(emb + network.given.bias)
+    target = torch.nn.functional.silu(emb + network.given.bias)
     torch.testing.assert_close(
-        network.embed(noise, {"features": features.reshape(5, 1, 2), "label": label}), expected
+        network.embed(noise, {"features": features.reshape(5, 1, 2), "label": label}), target
     )
-    for bad, told in (
+    for bad, message in (
         ({"label": label}, "needs 2 features"),
         ({"features": features}, "needs labels"),
         (None, "needs labels"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             network.embed(noise, bad)
     with pytest.raises(UserError, match="takes no features"):
         alive()(normals(5, 4), noise, features)
@@ -87,9 +83,9 @@ def test_dropped_labels_have_their_share_and_change_nothing_else():
     dataset = data.from_tensors({"x0": normals(64, 3), "cond": torch.arange(64) % 4})
     batches = {}
     for share in (0.0, 0.25, 1.0):
-        run = settled(tiny_run(label_drop=share, batch=4096, block=32))
+        run = with_defaults(tiny_run(label_drop=share, batch=4096, block=32))
         method = build_method(run, Facts((3,), 4, 0.5, dataset.units, ""))
-        batches[share] = draw_batch(run, method, dataset.train, 1, CPU)
+        batches[share] = draw_batch(Stage(run, method), dataset.train, 1)
     none, some, all_ = (batches[share].cond for share in (0.0, 0.25, 1.0))
     assert torch.equal(none, dataset.train.cond[batches[0.0].rows])
     assert (some == -1).double().mean().item() == pytest.approx(
@@ -105,19 +101,19 @@ def test_dropped_labels_have_their_share_and_change_nothing_else():
 
 def test_whether_a_label_is_dropped_does_not_depend_on_the_batch():
     dataset = data.from_tensors({"x0": normals(64, 3), "cond": torch.arange(64) % 4})
-    run = settled(tiny_run(label_drop=0.5, batch=64, block=4))
+    run = with_defaults(tiny_run(label_drop=0.5, batch=64, block=4))
     method = build_method(run, Facts((3,), 4, 0.5, dataset.units, ""))
     small = [
-        draw_batch(replace(run, batch=16), method, dataset.train, step, CPU).cond
+        draw_batch(Stage(replace(run, batch=16), method), dataset.train, step).cond
         for step in range(4)
     ]
-    assert torch.equal(draw_batch(run, method, dataset.train, 0, CPU).cond, torch.cat(small))
+    assert torch.equal(draw_batch(Stage(run, method), dataset.train, 0).cond, torch.cat(small))
 
 
 def test_no_label_can_be_asked_for_only_where_labels_were_dropped():
-    given = {"x0": normals(64, 3), "cond": torch.arange(64) % 4}
+    samples = {"x0": normals(64, 3), "cond": torch.arange(64) % 4}
     dropping, plain = (
-        fs.train(tiny_run(label_drop=s), given, progress=False, device="cpu") for s in (0.3, 0.0)
+        fs.train(tiny_run(label_drop=s), samples, progress=False, device="cpu") for s in (0.3, 0.0)
     )
     assert dropping.conditions(2, -1).tolist() == [-1, -1]
     assert dropping.sample(3, cond=torch.tensor([-1, 0, 3])).shape == (3, 3)
@@ -169,15 +165,15 @@ def test_conditions_of_any_kind_reach_a_network_of_your_own(cond, tmp_path):
         out=tmp_path,
     )
     assert Facts.from_json(json.loads(json.dumps(g.facts.to_json()))) == g.facts
-    wanted = data.each(lambda part: part[:5], cond)
-    g.sample(5, cond=wanted)
-    heard = g.denoiser.network.last
-    assert dict(data.leaves(heard)).keys() == dict(data.leaves(wanted)).keys()
-    for (_, a), (_, b) in zip(data.leaves(heard), data.leaves(wanted), strict=True):
+    target = data.each(lambda part: part[:5], cond)
+    g.sample(5, cond=target)
+    last = g.denoiser.network.last
+    assert dict(data.leaves(last)).keys() == dict(data.leaves(target)).keys()
+    for (_, a), (_, b) in zip(data.leaves(last), data.leaves(target), strict=True):
         assert torch.equal(a, b)
     g.sample(5, cond=data.each(lambda part: part[0], cond))  # one row for all
     for (_, a), (_, b) in zip(
-        data.leaves(g.denoiser.network.last), data.leaves(wanted), strict=True
+        data.leaves(g.denoiser.network.last), data.leaves(target), strict=True
     ):
         assert all(torch.equal(row, b[0]) for row in a)
 
@@ -190,11 +186,11 @@ def test_the_networks_take_what_they_can_and_name_what_they_cannot():
         for bad in (None, KINDS[name][:2], 3 * [[[1.0]]]):
             with pytest.raises(UserError, match="this generator needs float32 of shape"):
                 g.sample(3, cond=bad)
-    for name, told in (
+    for name, message in (
         ("tokens", "features = ..int64"),
         ("all", "has text = labels|has text = ..int64"),
     ):
-        with pytest.raises(UserError, match=f"the network 'mlp' takes .* {told}.* of your own"):
+        with pytest.raises(UserError, match=f"the network 'mlp' takes .* {message}.* of your own"):
             fs.train(tiny_run(), {"x0": x0, "cond": KINDS[name]}, progress=False, device="cpu")
 
 
@@ -216,8 +212,8 @@ def test_the_fingerprint_sees_every_part_of_a_condition():
     assert len(
         {data.from_tensors({"x0": x0, "cond": cond}).fingerprint() for cond in conds}
     ) == len(conds)
-    turned = {"features": features, "label": label}
-    same = [data.from_tensors({"x0": x0, "cond": c}).fingerprint() for c in (conds[5], turned)]
+    swap = {"features": features, "label": label}
+    same = [data.from_tensors({"x0": x0, "cond": c}).fingerprint() for c in (conds[5], swap)]
     assert same[0] == same[1]
 
 
@@ -232,19 +228,19 @@ def test_what_stands_in_the_padding_never_matters(lengths, junk, wide):
     lengths[0] = max(lengths[0], 1)
     mask = torch.arange(4) < torch.tensor(lengths)[:, None]
     x0 = 7 + normals(6, 4, 2)
-    given = [x0.masked_fill(~mask[:, :, None], value) for value in (0.0, junk)]
+    variants = [x0.masked_fill(~mask[:, :, None], value) for value in (0.0, junk)]
     cond = {"mask": mask[:, :, None].expand(6, 4, 2) if wide else mask}
-    clean, dirty = (data.from_tensors({"x0": x, "cond": cond}) for x in given)
+    clean, dirty = (data.from_tensors({"x0": x, "cond": cond}) for x in variants)
     assert clean.fingerprint() == dirty.fingerprint()
     real = x0[mask].double().numpy()
     assert dirty.units.shift == pytest.approx(real.mean())
     assert dirty.units.scale == pytest.approx(2 * real.std())
     assert dirty.sigma_data() == pytest.approx(0.5, rel=1e-5)
-    run = settled(tiny_run())
+    run = with_defaults(tiny_run())
     facts = Facts(dirty.shape, 0, 0.5, dirty.units, "", data.kind_of(dirty.train.cond))
     method = build_method(run, facts)
-    broken = dirty.train._replace(x0=dirty.train.x0.masked_fill(~mask[:, :, None], junk))
-    batches = [draw_batch(run, method, arrays, 0, CPU) for arrays in (clean.train, broken)]
+    dirtier = dirty.train._replace(x0=dirty.train.x0.masked_fill(~mask[:, :, None], junk))
+    batches = [draw_batch(Stage(run, method), arrays, 0) for arrays in (clean.train, dirtier)]
     assert torch.equal(batches[0].x0, batches[1].x0)
     outside = ~batches[0].cond["mask"].reshape(len(batches[0].x0), 4, -1).any(2)
     assert not batches[0].z[outside].any()
@@ -255,25 +251,26 @@ def test_what_stands_in_the_padding_never_matters(lengths, junk, wide):
 @pytest.mark.parametrize("method", ["ect", "diffusion"])
 def test_the_padding_of_samples_is_zero_whatever_the_network_says_there(method, steps):
     class Loud(torch.nn.Module):
-        """Says 1 everywhere, and hears whether anything but 0 ever stood in the padding."""
+        """Returns 1 everywhere, and records the largest value that was ever in the padding."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.level, self.seen = torch.nn.Parameter(torch.ones(1)), 0.0
+            self.level = torch.nn.Parameter(torch.ones(1))
+            self.largest = 0.0
 
         def forward(self, x, noise, cond):
-            self.seen = max(
-                self.seen, x.masked_fill(cond["mask"][:, :, None], 0).abs().max().item()
+            self.largest = max(
+                self.largest, x.masked_fill(cond["mask"][:, :, None], 0).abs().max().item()
             )
             return self.level * torch.ones_like(x) + 0 * x
 
     mask = torch.arange(5) < (1 + torch.arange(32) % 5)[:, None]
-    given = {"x0": 100 + normals(32, 5, 2), "cond": {"mask": mask}}
-    g = fs.train(tiny_run(method=method), given, Loud(), progress=False, device="cpu")
-    drawn = g.sample(7, steps=steps, cond={"mask": mask[:7]}, batch=3)
-    assert not drawn[~mask[:7]].any()
-    assert bool((drawn[mask[:7]] != 0).all())
-    assert g.denoiser.network.seen == 0
+    training = {"x0": 100 + normals(32, 5, 2), "cond": {"mask": mask}}
+    g = fs.train(tiny_run(method=method), training, Loud(), progress=False, device="cpu")
+    draws = g.sample(7, steps=steps, cond={"mask": mask[:7]}, batch=3)
+    assert not draws[~mask[:7]].any()
+    assert bool((draws[mask[:7]] != 0).all())
+    assert g.denoiser.network.largest == 0
     whole = g.sample(7, steps=steps, cond={"mask": torch.ones(5, dtype=torch.bool)})
     assert bool((whole != 0).all())
 
@@ -297,11 +294,11 @@ def test_conditions_come_from_files_on_the_command_line(tmp_path, monkeypatch, c
     assert main(["train", "toy", "--data", "set.npz", *small]) == 0
     np.savez("five.npz", label=label[:5], features=features[:5])
     assert main(["sample", "run", "--cond", "five.npz", "--n", "5", "--out", "x.npy"]) == 0
-    wanted = {"label": label[:5], "features": features[:5]}
-    np.testing.assert_array_equal(np.load("x.npy"), fs.load("run").sample(5, cond=wanted))
+    target = {"label": label[:5], "features": features[:5]}
+    np.testing.assert_array_equal(np.load("x.npy"), fs.load("run").sample(5, cond=target))
     capsys.readouterr()
     np.save("one.npy", features[:5])
-    for words, told in (
+    for words, message in (
         (["--cond", "five.npz"], r"this generator needs float32 of shape (100, 2)"),
         (["--cond", "one.npy"], "expected a dict with features, label"),
         (["--cond", "five.txt"], "expected .npy, .npz, .safetensors"),
@@ -309,4 +306,4 @@ def test_conditions_come_from_files_on_the_command_line(tmp_path, monkeypatch, c
         ([], "expected a dict with features, label"),
     ):
         assert main(["sample", "run", *words]) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err

@@ -1,6 +1,4 @@
-"""Whatever holds the same samples gives the same data set; every kind of picture has one rule;
-damage is named.
-"""
+"""The same samples in any file give the same data set; each kind of picture has one rule."""
 
 from __future__ import annotations
 
@@ -86,15 +84,15 @@ def test_parquet_holds_arrays_columns_pictures_and_text_labels(tmp_path):
         parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
         return data.load(str(tmp_path / "t.parquet"))
 
-    nested = load(x=X.tolist(), label=[["ant", "bee", "cow"][y] for y in Y])
+    by_list = load(x=X.tolist(), label=[["ant", "bee", "cow"][y] for y in Y])
     assert (
-        nested.fingerprint()
+        by_list.fingerprint()
         == data.load(write(tmp_path / "a.npz", {"x0": X, "label": Y})).fingerprint()
     )
     table = load(height=X[:, 0, 0], width=X[:, 1, 0], name=["n"] * 30, label=Y)
     np.testing.assert_allclose(rows(table)[0][:, 1], np.sort(X[:, 1, 0]), rtol=1e-6)
-    encoded = [{"bytes": png(Image.fromarray(p.transpose(1, 2, 0))), "path": None} for p in PIXELS]
-    np.testing.assert_array_equal(pixels_of(load(image=encoded)), sorted_pixels(PIXELS))
+    pictures = [{"bytes": png(Image.fromarray(p.transpose(1, 2, 0))), "path": None} for p in PIXELS]
+    np.testing.assert_array_equal(pixels_of(load(image=pictures)), sorted_pixels(PIXELS))
     with pytest.raises(UserError, match="the rows of column x differ in length"):
         load(x=[[1.0], [2.0, 3.0]])
 
@@ -115,9 +113,9 @@ def test_a_saved_hugging_face_set_is_read_column_by_column(tmp_path, monkeypatch
     fake = types.SimpleNamespace(DatasetDict=type("DatasetDict", (dict,), {}))
     fake.load_dataset = lambda name: fake.DatasetDict(tables[name])
     monkeypatch.setitem(sys.modules, "datasets", fake)
-    found = data.load("hf:a/pictures")
-    assert (found.name, found.classes, found.shape) == ("hf:a/pictures", 2, (3, 8, 6))
-    np.testing.assert_array_equal(pixels_of(found), sorted_pixels(PIXELS))
+    dataset = data.load("hf:a/pictures")
+    assert (dataset.name, dataset.classes, dataset.shape) == ("hf:a/pictures", 2, (3, 8, 6))
+    np.testing.assert_array_equal(pixels_of(dataset), sorted_pixels(PIXELS))
     with pytest.raises(UserError, match="cannot read hf:a/b: 'a/b'"):
         data.load("hf:a/b")
     monkeypatch.setitem(sys.modules, "datasets", None)
@@ -128,10 +126,10 @@ def test_a_saved_hugging_face_set_is_read_column_by_column(tmp_path, monkeypatch
 def test_bytes_are_pictures_and_come_back_exactly(tmp_path):
     for same in (PIXELS, PIXELS.transpose(0, 2, 3, 1)):
         np.save(tmp_path / "p.npy", same)
-        found = data.load(str(tmp_path / "p.npy"))
-        assert found.units == (127.5, 127.5, True)
-        assert found.shape == (3, 8, 6)
-        np.testing.assert_array_equal(pixels_of(found), sorted_pixels(PIXELS))
+        dataset = data.load(str(tmp_path / "p.npy"))
+        assert dataset.units == (127.5, 127.5, True)
+        assert dataset.shape == (3, 8, 6)
+        np.testing.assert_array_equal(pixels_of(dataset), sorted_pixels(PIXELS))
     np.save(tmp_path / "grey.npy", PIXELS[:, 0])
     assert data.load(str(tmp_path / "grey.npy")).shape == (1, 8, 6)
     np.save(tmp_path / "counts.npy", PIXELS[:, 0, 0])
@@ -141,8 +139,8 @@ def test_bytes_are_pictures_and_come_back_exactly(tmp_path):
         data.load(str(tmp_path / "same.npy"))
 
 
-def pixels_of(found):
-    return np.rint(rows(found)[0]).astype(np.int64)
+def pixels_of(dataset):
+    return np.rint(rows(dataset)[0]).astype(np.int64)
 
 
 def sorted_pixels(x):
@@ -161,10 +159,10 @@ def test_arrays_of_any_shape_and_type_train_and_come_back(tmp_path_factory, shap
     x.reshape(n, -1)[:2] = [[0], [1]]
     file = tmp_path_factory.mktemp("any") / "x.npy"
     np.save(file, x)
-    found = data.load(str(file))
-    assert found.shape == (tuple(shape) or (1,))
-    assert len(found.train.x0) == n - 2 * (n // 10)
-    np.testing.assert_allclose(rows(found)[0], sorted_pixels(x.astype(np.float64)), atol=1e-5)
+    dataset = data.load(str(file))
+    assert dataset.shape == (tuple(shape) or (1,))
+    assert len(dataset.train.x0) == n - 2 * (n // 10)
+    np.testing.assert_allclose(rows(dataset)[0], sorted_pixels(x.astype(np.float64)), atol=1e-5)
 
 
 def test_a_run_on_a_file_samples_in_its_units_and_is_scored_where_it_lies(
@@ -172,10 +170,9 @@ def test_a_run_on_a_file_samples_in_its_units_and_is_scored_where_it_lies(
 ):
     monkeypatch.chdir(tmp_path)
     np.save("series.npy", RANDOM.normal(400, 3, (300, 5)))
-    assert (
-        main(["train", "toy", "--data", "series.npy", "--out", "run", *TINY]) == 0
-    )  # batch 512 of 240
-    assert main(["train", "toy", "--data", "series.npy", "--out", "run", "--resume"]) == 0
+    train = ["train", "toy", "--data", "series.npy", "--out", "run"]
+    assert main([*train, *TINY]) == 0  # batch 512 of 240
+    assert main([*train, "--resume"]) == 0
     assert main(["sample", "run", "--out", "s.npy"]) == 0
     assert abs(np.load("s.npy").mean() - 400) < 30
     elsewhere = tmp_path / "elsewhere"
@@ -186,21 +183,23 @@ def test_a_run_on_a_file_samples_in_its_units_and_is_scored_where_it_lies(
     assert main(["eval", "../run", "--n", "30", "--steps", "1"]) == 2
     (tmp_path / "series.npy").unlink()
     assert main(["eval", "../run", "--n", "30", "--steps", "1"]) == 2
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fewstep:")]
-    assert "is not what this generator was trained on" in told[0]
-    assert "series.npy: was it moved?" in told[1]
+    messages = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("fewstep:")
+    ]
+    assert "is not what this generator was trained on" in messages[0]
+    assert "series.npy: was it moved?" in messages[1]
 
 
 def png(picture, kind="PNG", **options) -> bytes:
-    kept = io.BytesIO()
-    picture.save(kept, kind, **options)
-    return kept.getvalue()
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 HALF = np.array([[0, 128], [255, 64]], np.uint8)
 
 
-def coloured(mode):
+def colour(mode):
     return Image.fromarray(np.stack([HALF, HALF[::-1], HALF.T], 2)).convert(mode)
 
 
@@ -225,11 +224,11 @@ MODES = {
     "LA": (png(clear("LA")), ON_WHITE),
     "RGBA": (png(clear("RGBA")), np.stack([ON_WHITE] * 3)),
     "invisible": (png(clear("RGBA", 0)), np.full((3, 2, 2), 255)),
-    "RGB": (png(coloured("RGB")), np.stack([HALF, HALF[::-1], HALF.T])),
+    "RGB": (png(colour("RGB")), np.stack([HALF, HALF[::-1], HALF.T])),
     "P": (png(palette()), [[[255, 0]], [[0, 0]], [[0, 255]]]),
     "P clear": (png(palette(), transparency=1), [[[255, 255]], [[0, 255]], [[0, 255]]]),
     "GIF": (
-        png(palette(), "GIF", save_all=True, append_images=[coloured("P")]),
+        png(palette(), "GIF", save_all=True, append_images=[colour("P")]),
         [[[255, 0]], [[0, 0]], [[0, 255]]],
     ),
     "CMYK": (
@@ -243,17 +242,17 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize(("file", "expected"), MODES.values(), ids=MODES.keys())
-def test_each_kind_of_picture_has_its_rule(file, expected):
-    x = images.stack([("x", images.decoded("x", io.BytesIO(file)))], None)[0]
-    expected = np.asarray(expected)
-    expected = expected[None] if expected.ndim == 2 else expected
-    assert x.shape[0] == expected.shape[0]
-    np.testing.assert_allclose(x, np.broadcast_to(expected, x.shape), atol=1)
+@pytest.mark.parametrize(("file", "target"), MODES.values(), ids=MODES.keys())
+def test_each_kind_of_picture_has_its_rule(file, target):
+    x = images.stack([("x", images.decode("x", io.BytesIO(file)))], None)[0]
+    target = np.asarray(target)
+    target = target[None] if target.ndim == 2 else target
+    assert x.shape[0] == target.shape[0]
+    np.testing.assert_allclose(x, np.broadcast_to(target, x.shape), atol=1)
 
 
 def test_one_picture_in_colour_makes_a_set_of_three_channels():
-    x = images.stack([("a", Image.fromarray(HALF)), ("b", coloured("RGB"))], None)
+    x = images.stack([("a", Image.fromarray(HALF)), ("b", colour("RGB"))], None)
     assert x.shape == (2, 3, 2, 2)
     assert (x[0] == HALF).all()
 
@@ -274,7 +273,7 @@ def folder(path, names):
     return path
 
 
-def zipped(path):
+def to_zip(path):
     with zipfile.ZipFile(path.with_suffix(".zip"), "w") as out:
         for file in path.rglob("*"):
             out.write(file, file.relative_to(path).as_posix())
@@ -286,11 +285,11 @@ def test_a_folder_and_its_zip_are_one_set_with_classes_by_sub_folder(tmp_path, c
     for extra in (".hidden.png", "cat/notes.txt", ".git/x.png", "__MACOSX/cat/._1.png"):
         (top / extra).parent.mkdir(parents=True, exist_ok=True)
         (top / extra).write_bytes(b"nothing")
-    found, packed = data.load(str(top)), data.load(zipped(top))
+    dataset, in_zip = data.load(str(top)), data.load(to_zip(top))
     assert "skipped 1 files that are no pictures, the first is cat/notes.txt" in caplog.text
-    assert found.fingerprint() == packed.fingerprint()
-    assert found.classes == 2
-    x, y = rows(found)
+    assert dataset.fingerprint() == in_zip.fingerprint()
+    assert dataset.classes == 2
+    x, y = rows(dataset)
     order = np.lexsort(PIXELS.reshape(24, -1).T)
     np.testing.assert_allclose(x, PIXELS.reshape(24, -1)[order], atol=1e-4)
     assert y.tolist() == [1 - int(k % 2) for k in order]  # cat is 0, dog is 1
@@ -303,26 +302,26 @@ def test_a_folder_and_its_zip_are_one_set_with_classes_by_sub_folder(tmp_path, c
 def test_edms_zip_with_its_dataset_json(tmp_path, labels):
     names = [f"0000{i % 2}/img{i:08}.png" for i in range(24)]
     top = folder(tmp_path / "edm", names)
-    listed = {
+    table = {
         "whole": [[n, i % 3] for i, n in enumerate(names)],
         "vectors": [[n, [i / 2, 1.0]] for i, n in enumerate(names)],
         "lost": [[n, 0] for n in names[:-1]],
         "broken": [1, 2],
         None: None,
     }[labels]
-    (top / "dataset.json").write_text(json.dumps({"labels": listed}))
+    (top / "dataset.json").write_text(json.dumps({"labels": table}))
     if labels in ("lost", "broken"):
         with pytest.raises(UserError, match=r"no label for 00001/img00000023|expected {"):
-            data.load(zipped(top))
+            data.load(to_zip(top))
         return
-    found = data.load(zipped(top))
-    assert found.classes == (3 if labels == "whole" else 0)
+    dataset = data.load(to_zip(top))
+    assert dataset.classes == (3 if labels == "whole" else 0)
     if labels is None:
-        assert found.train.cond is None
+        assert dataset.train.cond is None
         return
     order = np.lexsort(PIXELS.reshape(24, -1).T)
-    expected = order % 3 if labels == "whole" else np.stack([order / 2, np.ones(24)], 1)
-    np.testing.assert_array_equal(rows(found)[1], expected)
+    target = order % 3 if labels == "whole" else np.stack([order / 2, np.ones(24)], 1)
+    np.testing.assert_array_equal(rows(dataset)[1], target)
 
 
 def test_damage_and_misfits_are_named_in_one_line(tmp_path):
@@ -344,20 +343,20 @@ def test_damage_and_misfits_are_named_in_one_line(tmp_path):
         "none": ({"a.csv": b"1,2"}, "holds no pictures"),
         "empty": ({}, "holds no pictures"),
     }
-    for name, (files, told) in cases.items():
+    for name, (files, message) in cases.items():
         (tmp_path / name).mkdir()
         for file, content in files.items():
             (tmp_path / name / file).write_bytes(content)
-        with pytest.raises(UserError, match=told) as caught:
+        with pytest.raises(UserError, match=message) as error:
             data.load(str(tmp_path / name))
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(error.value)
     assert data.load(str(tmp_path / "sizes"), 4).shape == (1, 4, 4)
     (tmp_path / "x.zip").write_bytes(b"PK no zip")
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     np.save(tmp_path / "text.npy", np.array(["a"]))
     np.savez(tmp_path / "two.npz", a=X, b=X)
     np.save(tmp_path / "x.npy", X)
-    for name, told in {
+    for name, message in {
         "x.zip": "cannot read .*x.zip",
         "objects.npy": "Python objects, which are never loaded",
         "text.npy": "cannot read .*text.npy: an array of <U1, expected numbers",
@@ -365,7 +364,7 @@ def test_damage_and_misfits_are_named_in_one_line(tmp_path):
         "gone.npy": "was it moved",
         "x.npy": r"data_size = 4: expected none: only pictures are resized",
     }.items():
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             data.load(str(tmp_path / name), 4 if name == "x.npy" else None)
     (tmp_path / "x.csv").write_text("1,2")
     with pytest.raises(UserError, match=r"x\.csv: expected a folder, \.zip, \.npy"):
@@ -384,9 +383,9 @@ def test_arrays_under_unknown_names_and_doubled_roles_are_refused(tmp_path):
         "x0 and x, which mean the same": {"x0": x, "x": x},
         "labels holds numbers that are not whole": {"x": x, "labels": np.linspace(0, 1, 20)},
     }
-    for told, arrays in cases.items():
+    for message, arrays in cases.items():
         np.savez(tmp_path / "d.npz", **arrays)
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             data.read(str(tmp_path / "d.npz"))
 
 
@@ -394,16 +393,16 @@ def test_whole_floats_and_booleans_are_labels(tmp_path):
     x = np.arange(40.0).reshape(20, 2)
     for labels in (np.arange(20) % 3 * 1.0, np.arange(20) % 2 == 0):
         np.savez(tmp_path / "d.npz", x=x, labels=labels)
-        found = data.load(str(tmp_path / "d.npz"))
-        assert found.classes == int(labels.max()) + 1
+        dataset = data.load(str(tmp_path / "d.npz"))
+        assert dataset.classes == int(labels.max()) + 1
 
 
 def test_what_is_held_out_does_not_move_the_scale(tmp_path):
     x = np.random.default_rng(0).normal(size=(200, 2))
     np.save(tmp_path / "a.npy", x)
     first = data.load(str(tmp_path / "a.npy"))
-    held = np.setdiff1d(np.arange(200), shuffle("own data", 200)[40:].numpy())
-    x[held] += 100
+    out = np.setdiff1d(np.arange(200), shuffle("own data", 200)[40:].numpy())
+    x[out] += 100
     np.save(tmp_path / "a.npy", x)
     again = data.load(str(tmp_path / "a.npy"))
     assert again.fingerprint() == first.fingerprint()

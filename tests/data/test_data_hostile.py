@@ -1,6 +1,4 @@
-"""Bad pictures go by the policy, with exact counts and the right labels; hostile files are refused
-in one line.
-"""
+"""Bad pictures follow the policy, with their labels; hostile files are refused in one line."""
 
 from __future__ import annotations
 
@@ -21,10 +19,10 @@ from fewstep import data
 from fewstep.base.errors import UserError
 from fewstep.cli import main
 from fewstep.data import images
-from fewstep.data.integrity import damage
+from fewstep.data.decoding import damage
 from fewstep.run.config import run_from_json
 from tests.support import hostile_data
-from tests.support.hostile_data import SIDE, encoded, fuzz_data, packed, photo
+from tests.support.hostile_data import SIDE, encode, fuzz_data, pack, photo
 
 IMAGES = hostile_data.images(0)
 ARCHIVES = hostile_data.archives(0)
@@ -35,20 +33,18 @@ RANDOM = np.random.default_rng(0)
 
 def levels(names, side=4) -> dict[str, bytes]:
     """A grey picture for each name, all of whose pixels are its number."""
-    return {
-        name: encoded(Image.new("L", (side, side), number)) for number, name in enumerate(names)
-    }
+    return {name: encode(Image.new("L", (side, side), number)) for number, name in enumerate(names)}
 
 
-def written(folder: Path, files: dict[str, bytes]) -> str:
+def write(folder: Path, files: dict[str, bytes]) -> str:
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return str(folder)
 
 
-def zipped(path: Path, files: dict[str, bytes]) -> str:
-    path.write_bytes(packed(list(files.items())))
+def to_zip(path: Path, files: dict[str, bytes]) -> str:
+    path.write_bytes(pack(list(files.items())))
     return str(path)
 
 
@@ -64,27 +60,27 @@ def test_every_bad_picture_is_named_by_fail_and_counted_by_skip(name, tmp_path, 
         "2.png": IMAGES["good-16-bit.png"],
         name: IMAGES[name],
     }
-    for place in (written(tmp_path / "x", files), zipped(tmp_path / "x.zip", files)):
-        with pytest.raises(UserError, match=rf"{name}: .+") as caught:
+    for place in (write(tmp_path / "x", files), to_zip(tmp_path / "x.zip", files)):
+        with pytest.raises(UserError, match=rf"{name}: .+") as error:
             data.load(place, SIDE)
-        assert place in one_line(caught.value)
-        found = data.load(place, SIDE, "skip")
-        assert [len(found.train.x0), len(found.skipped)] == [2, 1]
-        assert found.skipped[0] == str(caught.value)
+        assert place in one_line(error.value)
+        dataset = data.load(place, SIDE, "skip")
+        assert [len(dataset.train.x0), len(dataset.skipped)] == [2, 1]
+        assert dataset.skipped[0] == str(error.value)
         assert f"left out 1 of 3 pictures that are bad: {place}/{name}: " in caplog.text
 
 
 def test_good_pictures_of_every_kind_are_read(tmp_path):
     for place in (
-        written(tmp_path / "x", {name: IMAGES[name] for name in GOOD}),
-        zipped(tmp_path / "x.zip", {name: IMAGES[name] for name in GOOD}),
+        write(tmp_path / "x", {name: IMAGES[name] for name in GOOD}),
+        to_zip(tmp_path / "x.zip", {name: IMAGES[name] for name in GOOD}),
     ):
-        found = data.read(place, SIDE, "skip")["x0"]
-        assert found.shape == (len(GOOD), 3, SIDE, SIDE)
-        seen = data.scan(place, SIDE)
-        assert (seen.pictures, seen.bad, seen.channels) == (len(GOOD), {}, 3)
-        assert sum(seen.modes.values()) == len(GOOD)
-        assert seen.modes["I;16"] == seen.modes["CMYK"] == seen.modes["LA"] == 1
+        pixels = data.read(place, SIDE, "skip")["x0"]
+        assert pixels.shape == (len(GOOD), 3, SIDE, SIDE)
+        report = data.scan(place, SIDE)
+        assert (report.pictures, report.bad, report.channels) == (len(GOOD), {}, 3)
+        assert sum(report.modes.values()) == len(GOOD)
+        assert report.modes["I;16"] == report.modes["CMYK"] == report.modes["LA"] == 1
 
 
 def test_turned_and_broken_exif_say_how_a_picture_lies():
@@ -94,19 +90,17 @@ def test_turned_and_broken_exif_say_how_a_picture_lies():
         exif[274] = orientation
         from PIL import ImageOps
 
-        file = encoded(wide, "PNG", exif=exif)
-        expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(file))))
-        np.testing.assert_array_equal(np.asarray(images.decoded("x", io.BytesIO(file))), expected)
-    broken = images.decoded("x", io.BytesIO(IMAGES["good-broken-exif.jpg"]))
-    assert broken.size == (SIDE, SIDE)
+        file = encode(wide, "PNG", exif=exif)
+        target = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(file))))
+        np.testing.assert_array_equal(np.asarray(images.decode("x", io.BytesIO(file))), target)
+    picture = images.decode("x", io.BytesIO(IMAGES["good-broken-exif.jpg"]))
+    assert picture.size == (SIDE, SIDE)
 
 
 def test_sixteen_bits_are_scaled_and_never_clipped():
     values = np.linspace(0, 65535, 4096).round().astype(np.uint16).reshape(64, 64)
     grey = np.asarray(
-        images.stack(
-            [("x", images.decoded("x", io.BytesIO(encoded(Image.fromarray(values)))))], None
-        )
+        images.stack([("x", images.decode("x", io.BytesIO(encode(Image.fromarray(values)))))], None)
     )
     np.testing.assert_array_equal(grey[0, 0], np.rint(values / 257))
     row = b"\0" + np.repeat(values[:1, :, None], 3, 2).astype(">u2").tobytes()
@@ -115,27 +109,27 @@ def test_sixteen_bits_are_scaled_and_never_clipped():
     colour += hostile_data.chunk(b"IDAT", hostile_data.zlib.compress(row)) + hostile_data.chunk(
         b"IEND", b""
     )
-    read = images.stack([("x", images.decoded("x", io.BytesIO(colour)))], None)[0]
+    read = images.stack([("x", images.decode("x", io.BytesIO(colour)))], None)[0]
     assert np.abs(read[0, 0].astype(float) - values[0] / 257).max() <= 1
 
 
 def test_a_bomb_is_refused_from_its_header(monkeypatch):
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
-    for name, told in {
+    for name, message in {
         "bad-bomb.png": "10000x10000: expected at most 64000000",
         "bad-header.png": "many more",
     }.items():
-        with pytest.raises(UserError, match=told):
-            images.decoded(name, io.BytesIO(IMAGES[name]))
+        with pytest.raises(UserError, match=message):
+            images.decode(name, io.BytesIO(IMAGES[name]))
 
 
 def test_any_changed_bit_of_a_png_is_seen():
     png = IMAGES["good-rgb.png"]
     for bit in RANDOM.integers(0, 8 * len(png), 500):
-        changed = bytearray(png)
-        changed[bit // 8] ^= 1 << bit % 8
+        copy = bytearray(png)
+        copy[bit // 8] ^= 1 << bit % 8
         with pytest.raises(UserError):
-            images.decoded("x.png", io.BytesIO(bytes(changed)))
+            images.decode("x.png", io.BytesIO(bytes(copy)))
 
 
 def test_sound_jpegs_of_every_build_are_no_damage():
@@ -148,8 +142,8 @@ def test_sound_jpegs_of_every_build_are_no_damage():
             {"subsampling": 0},
         ):
             picture = photo(RANDOM, 200)
-            assert damage(encoded(picture, "JPEG", quality=quality, **options)) is None
-            assert damage(encoded(picture.convert("L"), "JPEG", quality=quality, **options)) is None
+            assert damage(encode(picture, "JPEG", quality=quality, **options)) is None
+            assert damage(encode(picture.convert("L"), "JPEG", quality=quality, **options)) is None
 
 
 def test_all_zips_that_lead_astray_or_are_bombs_are_refused_whole(tmp_path):
@@ -157,9 +151,9 @@ def test_all_zips_that_lead_astray_or_are_bombs_are_refused_whole(tmp_path):
     for name, content in ARCHIVES.items():
         (tmp_path / name).write_bytes(content)
         for policy in ("fail", "skip"):
-            with pytest.raises(UserError, match=name) as caught:
+            with pytest.raises(UserError, match=name) as error:
                 data.load(str(tmp_path / name), None, policy)
-            one_line(caught.value)
+            one_line(error.value)
         assert main(["scan", str(tmp_path / name)]) == 2
     assert {path.name for path in tmp_path.iterdir()} == set(ARCHIVES)
     assert {path.name for path in tmp_path.parent.iterdir()} == before
@@ -169,30 +163,28 @@ def test_all_zips_that_lead_astray_or_are_bombs_are_refused_whole(tmp_path):
 
 
 def test_a_zip_of_a_hundred_thousand_entries_is_no_crime(tmp_path):
-    (tmp_path / "x.zip").write_bytes(hostile_data.crowded(0, 100_000))
-    seen = data.scan(tmp_path / "x.zip")
-    assert (seen.pictures, len(seen.bad), len(seen.others)) == (1, 0, 100_000)
+    (tmp_path / "x.zip").write_bytes(hostile_data.crowd_zip(0, 100_000))
+    report = data.scan(tmp_path / "x.zip")
+    assert (report.pictures, len(report.bad), len(report.others)) == (1, 0, 100_000)
 
 
 def test_a_wrong_checksum_in_a_zip_is_a_bad_file(tmp_path):
     """Uncompressed pixels have no checksum of their own."""
     names = [f"{i}.bmp" for i in range(4)]
-    files = {name: encoded(photo(RANDOM), "BMP") for name in names}
-    content = bytearray(packed(list(files.items())))
+    files = {name: encode(photo(RANDOM), "BMP") for name in names}
+    content = bytearray(pack(list(files.items())))
     content[content.index(files["2.bmp"]) + 300] ^= 4
     (tmp_path / "x.zip").write_bytes(content)
     with pytest.raises(UserError, match=r"2\.bmp: Bad CRC-32"):
         data.load(str(tmp_path / "x.zip"))
-    found = data.load(str(tmp_path / "x.zip"), None, "skip")
-    assert len(found.train.x0) == 3
+    dataset = data.load(str(tmp_path / "x.zip"), None, "skip")
+    assert len(dataset.train.x0) == 3
 
 
-@pytest.mark.parametrize("pack", [written, zipped])
+@pytest.mark.parametrize("pack", [write, to_zip])
 @pytest.mark.parametrize("labels", ["folders", "listed", "features"])
 def test_what_is_left_out_takes_its_label_along(tmp_path, pack, labels):
-    """Each picture's pixels are its number, and so is its label, so that a shift of one row would
-    show.
-    """
+    """A picture's pixels and its label are its number, so that a shift of one row would show."""
     names = [f"{'abc'[i // 10]}/{i:02}.png" for i in range(30)]
     files = levels(names)
     files["b/14.png"] = files["b/14.png"][:-20]
@@ -201,34 +193,34 @@ def test_what_is_left_out_takes_its_label_along(tmp_path, pack, labels):
     if labels != "folders":
         files["dataset.json"] = json.dumps({"labels": values[labels]}).encode()
     place = pack(tmp_path / "x.zip", files)
-    found = data.read(place, None, "skip")
-    number = found["x0"][:, 0, 0, 0].astype(int)
+    parts = data.read(place, None, "skip")
+    number = parts["x0"][:, 0, 0, 0].astype(int)
     assert number.tolist() == [i for i in range(30) if i != 14]
-    expected = {
+    target = {
         "folders": number // 10,
         "listed": number % 7,
         "features": np.stack([number / 2, -number], 1),
     }
-    np.testing.assert_array_equal(found["cond"], expected[labels])
+    np.testing.assert_array_equal(parts["cond"], target[labels])
     split = data.load(place, None, "skip")
     assert sum(len(part.x0) for part in (split.train, split.validation, split.test)) == 29
     train = split.units.to_user(split.train.x0)[:, 0, 0, 0].round().long()
-    expected = {
+    target = {
         "folders": train // 10,
         "listed": train % 7,
         "features": torch.stack([train / 2, -train], 1),
     }
-    torch.testing.assert_close(split.train.cond, expected[labels], check_dtype=False)
+    torch.testing.assert_close(split.train.cond, target[labels], check_dtype=False)
     assert len(split.skipped) == 1
     assert "14.png" in split.skipped[0]
 
 
 def test_a_class_that_is_left_out_keeps_its_number(tmp_path, caplog):
     files = levels([f"{folder}/{i}.png" for folder in "ac" for i in range(5)])
-    found = data.load(written(tmp_path / "x", {**files, "b/0.png": b""}), None, "skip")
-    assert found.classes == 3
+    dataset = data.load(write(tmp_path / "x", {**files, "b/0.png": b""}), None, "skip")
+    assert dataset.classes == 3
     assert (
-        sorted(torch.cat([found.train.cond, found.validation.cond, found.test.cond]).tolist())
+        sorted(torch.cat([dataset.train.cond, dataset.validation.cond, dataset.test.cond]).tolist())
         == [0] * 5 + [2] * 5
     )
     assert "1 never occur" in caplog.text
@@ -239,7 +231,7 @@ def test_skip_leaves_out_a_thousandth_and_no_more(tmp_path):
     files = levels([f"{i:04}.png" for i in range(2000)], side=1)
     for i, count in ((7, 1), (1500, 2), (1999, 3)):
         files[f"{i:04}.png"] = b""
-        place = zipped(tmp_path / "x.zip", files)
+        place = to_zip(tmp_path / "x.zip", files)
         if count < 3:
             assert len(data.load(place, None, "skip").skipped) == count
             continue
@@ -251,28 +243,28 @@ def test_skip_leaves_out_a_thousandth_and_no_more(tmp_path):
 
 
 def test_a_picture_of_another_size_is_the_bad_one_even_if_it_comes_first(tmp_path):
-    files = {**levels([f"{i}.png" for i in range(5)]), "0.png": encoded(Image.new("L", (3, 5)))}
-    place = written(tmp_path / "x", files)
+    files = {**levels([f"{i}.png" for i in range(5)]), "0.png": encode(Image.new("L", (3, 5)))}
+    place = write(tmp_path / "x", files)
     with pytest.raises(UserError, match=r"1\.png is 4x4, .*0\.png is 3x5: --data-size N"):
         data.load(place)
-    found = data.load(place, None, "skip")
-    assert len(found.train.x0) == 4
-    assert "0.png is 3x5, most are 4x4" in found.skipped[0]
+    dataset = data.load(place, None, "skip")
+    assert len(dataset.train.x0) == 4
+    assert "0.png is 3x5, most are 4x4" in dataset.skipped[0]
     assert not data.load(place, 4, "skip").skipped
     assert list(data.scan(place).bad) == ["0.png"]
     assert data.scan(place, 4).fine()
 
 
 def test_links_are_followed_and_what_is_no_file_is_bad(tmp_path):
-    far = Path(written(tmp_path / "far", levels([f"{i}.png" for i in range(4)])))
+    far = Path(write(tmp_path / "far", levels([f"{i}.png" for i in range(4)])))
     here = tmp_path / "here"
     here.mkdir()
     (here / "a").symlink_to(far)
     (here / "b").mkdir()
     (here / "b" / "one.png").symlink_to(far / "3.png")
-    found = data.read(str(here))
-    assert found["x0"][:, 0, 0, 0].tolist() == [0, 1, 2, 3, 3]
-    assert found["cond"].tolist() == [0, 0, 0, 0, 1]
+    parts = data.read(str(here))
+    assert parts["x0"][:, 0, 0, 0].tolist() == [0, 1, 2, 3, 3]
+    assert parts["cond"].tolist() == [0, 0, 0, 0, 1]
     os.mkfifo(here / "b" / "pipe.png")
     with pytest.raises(UserError, match=r"b/pipe\.png: no plain file"):
         data.read(str(here))
@@ -286,12 +278,12 @@ def test_links_are_followed_and_what_is_no_file_is_bad(tmp_path):
 
 def test_names_that_no_terminal_should_see_stay_in_one_line(tmp_path):
     name = "a\n\x1b[2Jfewstep: all is well.png"
-    for place in (written(tmp_path / "x", {name: b""}), zipped(tmp_path / "x.zip", {name: b""})):
+    for place in (write(tmp_path / "x", {name: b""}), to_zip(tmp_path / "x.zip", {name: b""})):
         with pytest.raises(
             UserError, match=r"a\\n\\x1b\[2Jfewstep: all is well\.png: is no picture"
-        ) as caught:
+        ) as error:
             data.load(place)
-        one_line(caught.value)
+        one_line(error.value)
 
 
 def header(shape: str, descr: str = "'<f4'") -> bytes:
@@ -301,7 +293,7 @@ def header(shape: str, descr: str = "'<f4'") -> bytes:
 
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     {
         "a terabyte": (header("(250000000000,)") + bytes(64), "1000000000000 bytes, and holds 64"),
         "overflow": (header("(4294967296, 4294967296)"), "holds 0"),
@@ -314,14 +306,14 @@ def header(shape: str, descr: str = "'<f4'") -> bytes:
     }.values(),
 )
 def test_an_array_is_as_long_as_its_header_says_before_memory_is_taken(
-    tmp_path, monkeypatch, suffix, content, told
+    tmp_path, monkeypatch, suffix, content, message
 ):
     path = tmp_path / f"x.{suffix}"
-    path.write_bytes(content if suffix == "npy" else packed([("x.npy", content)]))
+    path.write_bytes(content if suffix == "npy" else pack([("x.npy", content)]))
     monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("loaded"))
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=message) as error:
         data.load(str(path))
-    one_line(caught.value)
+    one_line(error.value)
 
 
 def test_an_npz_is_held_to_the_limits_of_a_zip(tmp_path):
@@ -332,33 +324,33 @@ def test_an_npz_is_held_to_the_limits_of_a_zip(tmp_path):
     np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros(2**23))
     entry = header("(4,)") + bytes(16)
     (tmp_path / "twice.npz").write_bytes(
-        packed([("x.npy", entry), ("y.npy", entry)]).replace(b"y.npy", b"x.npy")
+        pack([("x.npy", entry), ("y.npy", entry)]).replace(b"y.npy", b"x.npy")
     )
-    for name, told in {"bomb.npz": "more than 200 times", "twice.npz": "are one file"}.items():
-        with pytest.raises(UserError, match=told):
+    for name, message in {"bomb.npz": "more than 200 times", "twice.npz": "are one file"}.items():
+        with pytest.raises(UserError, match=message):
             data.load(str(tmp_path / name))
 
 
 def test_scan_counts_without_keeping_and_says_what_training_would(tmp_path, capsys):
-    files = {f"{'ab'[i % 2]}/{i:02}.png": encoded(photo(RANDOM)) for i in range(20)}
+    files = {f"{'ab'[i % 2]}/{i:02}.png": encode(photo(RANDOM)) for i in range(20)}
     files |= {
-        "a/grey.png": encoded(photo(RANDOM).convert("L")),
+        "a/grey.png": encode(photo(RANDOM).convert("L")),
         "notes.txt": b"x",
         "b/03.png": b"",
         "b/05.png": b"<p>",
     }
-    place = written(tmp_path / "x", files)
+    place = write(tmp_path / "x", files)
     assert main(["scan", place, "--json"]) == 2
-    told = json.loads(capsys.readouterr().out)
-    assert (told["pictures"], list(told["bad"]), told["fine"]) == (
+    report = json.loads(capsys.readouterr().out)
+    assert (report["pictures"], list(report["bad"]), report["fine"]) == (
         21,
         ["b/03.png", "b/05.png"],
         False,
     )
-    assert told["sizes"] == {f"{SIDE}x{SIDE}": 19}
-    assert told["modes"] == {"RGB": 18, "L": 1}
-    assert told["labels"] == {"a": 11, "b": 8}
-    assert (told["channels"], told["others"]) == (3, ["notes.txt"])
+    assert report["sizes"] == {f"{SIDE}x{SIDE}": 19}
+    assert report["modes"] == {"RGB": 18, "L": 1}
+    assert report["labels"] == {"a": 11, "b": 8}
+    assert (report["channels"], report["others"]) == (3, ["notes.txt"])
     assert main(["scan", place, "--bad-files", "skip"]) == 2
     assert "too many: skip leaves out 1" in capsys.readouterr().out
     (tmp_path / "x" / "b" / "03.png").write_bytes(files["a/00.png"])
@@ -371,7 +363,7 @@ def test_scan_counts_without_keeping_and_says_what_training_would(tmp_path, caps
         main(
             [
                 "scan",
-                zipped(tmp_path / "x.zip", {n: (tmp_path / "x" / n).read_bytes() for n in files}),
+                to_zip(tmp_path / "x.zip", {n: (tmp_path / "x" / n).read_bytes() for n in files}),
             ]
         )
         == 0
@@ -385,18 +377,18 @@ def test_scan_refuses_what_it_cannot_go_over(tmp_path, capsys):
         **levels(["a.png", "b.png"]),
         "dataset.json": b'{"labels": [["a.png", 0], ["b.png", 7]]}',
     }
-    for place, told in {
+    for place, message in {
         str(tmp_path / "x.npy"): "expected a folder or zip of pictures",
         str(tmp_path / "gone"): "expected a folder or zip of pictures",
-        written(tmp_path / "labels", files): "label 7 with 2 samples",
-        written(
+        write(tmp_path / "labels", files): "label 7 with 2 samples",
+        write(
             tmp_path / "twice",
             {**files, "dataset.json": b'{"labels": [["a.png", 0], ["a.png", 1], ["b.png", 1]]}'},
         ): "names 1 files twice",
-        written(tmp_path / "deep", {**files, "dataset.json": b"[" * 100_000}): 'expected {"labels"',
+        write(tmp_path / "deep", {**files, "dataset.json": b"[" * 100_000}): 'expected {"labels"',
     }.items():
         assert main(["scan", place]) == 2
-        assert told in capsys.readouterr().err.splitlines()[-1]
+        assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_policy_is_a_field_of_the_run():
@@ -409,19 +401,18 @@ def test_the_policy_is_a_field_of_the_run():
 def test_sound_files_are_read_and_mutated_ones_are_read_or_refused_in_one_line(tmp_path):
     sound = hostile_data.sound_files(0)
     for name, content in sound.items():
-        path = hostile_data.placed(tmp_path / f"sound {name}", name, content, sound["PNG.png"])
+        path = hostile_data.place(tmp_path / f"sound {name}", name, content, sound["PNG.png"])
         assert (
             len(
                 data.read(str(path), SIDE if path.is_dir() or path.suffix == ".zip" else None)["x0"]
             )
             > 1
         ), name
-    told = fuzz_data(0, 304, tmp_path)
-    kinds = Counter(kind.split()[1] for kind in told.elements())
+    counts = fuzz_data(0, 304, tmp_path)
+    kinds = Counter(kind.split()[1] for kind in counts.elements())
     assert kinds["read"] + kinds["refused"] == 304
-    assert (
-        kinds["read"] > 40
-    )  # mutations that nothing could see, and harmless ones: else nothing beyond headers is met
+    # Harmless mutations and those that nothing can find: with none, only headers would be tested.
+    assert kinds["read"] > 40
     assert kinds["refused"] > 100
 
 

@@ -38,9 +38,9 @@ def test_the_digits_are_all_of_scikit_learns():
     parts = first_parts(ours)
     assert [len(p.x0) for p in parts] == [1197, 300, 300]
     pixels = torch.cat([p.x0 for p in parts]).flatten(1).add(1).mul(8).round().long()
-    labelled = torch.cat([pixels, torch.cat([p.cond for p in parts])[:, None]], 1)
+    ours_with_labels = torch.cat([pixels, torch.cat([p.cond for p in parts])[:, None]], 1)
     theirs = torch.from_numpy(np.c_[load_digits().data, load_digits().target]).long()
-    assert sorted(map(tuple, labelled.tolist())) == sorted(map(tuple, theirs.tolist()))
+    assert sorted(map(tuple, ours_with_labels.tolist())) == sorted(map(tuple, theirs.tolist()))
     assert ours.classes == 10
     assert torch.cat([p.x0 for p in parts]).aminmax() == (-1, 1)
 
@@ -124,11 +124,11 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("given", "told"), BAD.values(), ids=BAD.keys())
-def test_what_does_not_fit_is_told_in_one_line(given, told):
-    with pytest.raises(UserError, match=told) as caught:
-        data.from_tensors(given)
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize(("value", "message"), BAD.values(), ids=BAD.keys())
+def test_what_does_not_fit_is_told_in_one_line(value, message):
+    with pytest.raises(UserError, match=message) as error:
+        data.from_tensors(value)
+    assert "\n" not in str(error.value)
 
 
 def test_nan_in_a_data_set_names_the_sample():

@@ -34,8 +34,8 @@ def test_a_tile_holds_its_glyph_whole_and_centred_on_white(text):
     assert abs(rows.min() - (height - 1 - rows.max())) <= 1
     assert abs(columns.min() - (width - 1 - columns.max())) <= 1
     assert min(rows.min(), columns.min()) == pytest.approx(width / 18, abs=1.5)
-    drawn = FONT.getmask(text)
-    assert (255 - tile).sum() == pytest.approx(np.asarray(drawn, dtype=float).sum(), rel=0.02)
+    ink = FONT.getmask(text)
+    assert (255 - tile).sum() == pytest.approx(np.asarray(ink, dtype=float).sum(), rel=0.02)
 
 
 def test_nothing_is_drawn_for_spaces():
@@ -45,7 +45,7 @@ def test_nothing_is_drawn_for_spaces():
 def test_shrinking_keeps_the_mean():
     tile = Image.fromarray(np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8))
     for side in (32, 64):
-        small = np.asarray(emoji.shrunk(tile, side)).astype(float)
+        small = np.asarray(emoji.shrink(tile, side)).astype(float)
         assert small.shape == (side, side, 3)
         assert small.mean() == pytest.approx(np.asarray(tile).mean(), abs=0.5)
 
@@ -70,8 +70,8 @@ def test_a_missing_font_names_its_package(tmp_path, monkeypatch):
 def test_the_splits_are_fixed_disjoint_and_labelled(sets):
     small, large = sets
     parts = (small.train, small.validation, small.test)
-    kept = [{x.numpy().tobytes() for x in part.x0} for part in parts]
-    assert sum(map(len, kept)) == len(set().union(*kept)) >= 1300
+    contents = [{x.numpy().tobytes() for x in part.x0} for part in parts]
+    assert sum(map(len, contents)) == len(set().union(*contents)) >= 1300
     assert small.classes == large.classes == len(emoji.BLOCKS) + 1
     assert torch.equal(small.train.cond, large.train.cond)
     assert bool((torch.bincount(small.train.cond, minlength=small.classes) >= 20).all())
@@ -83,6 +83,6 @@ def test_the_glyphs_are_in_colour_and_both_sizes_show_the_same(sets):
     assert (small.shape, large.shape) == ((3, 32, 32), (3, 64, 64))
     saturation = (small.train.x0.amax(1) - small.train.x0.amin(1)).flatten(1).amax(1)
     assert (saturation > 0.5).double().mean() > 0.8
-    halved = torch.nn.functional.avg_pool2d(large.train.x0, 2)
-    assert (halved - small.train.x0).abs().mean() < 0.02
+    means = torch.nn.functional.avg_pool2d(large.train.x0, 2)
+    assert (means - small.train.x0).abs().mean() < 0.02
     assert (small.train.x0[:, :, 0, 0] == 1).double().mean() > 0.9  # white corners

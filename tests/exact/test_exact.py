@@ -1,6 +1,4 @@
-"""Exact truths obey the laws that define them: Tweedie, total variance, the flow's ODE, quantiles
-that ride along.
-"""
+"""Exact truths obey the laws that define them: Tweedie, total variance, the flow's ODE."""
 
 from __future__ import annotations
 
@@ -26,9 +24,8 @@ PROCESSES = {
 }
 every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 WEIGHTS = [0.5, 0.3, 0.2]
-FLAT = torch.diag(torch.tensor([1.0, 0.0, 0.5, 0.0])).expand(
-    3, 4, 4
-)  # without width along two axes
+# Without width along two axes.
+FLAT = torch.diag(torch.tensor([1.0, 0.0, 0.5, 0.0])).expand(3, 4, 4)
 
 
 def normals(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -67,7 +64,7 @@ KINDS = ["gaussian", "full", "round", "diagonal", "points"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def noised(truth, rows: int = 6, seed: int = 0):
+def add_noise(truth, rows: int = 6, seed: int = 0):
     """Points of the noised law and their times, from near the data to the prior."""
     process = truth.process
     shares = torch.linspace(0.1, 1.0, rows, dtype=torch.float64)
@@ -87,12 +84,12 @@ def test_tweedie(process, kind, seed, label):
     """alpha D = x + sigma^2 grad log p, of the class's law where a label is given."""
     truth = truths(process)[kind]
     cond = torch.full((6,), label if truth.classes else -1)
-    x, t = noised(truth, seed=seed)
+    x, t = add_noise(truth, seed=seed)
     score = torch.func.grad(lambda x: truth.log_density(x, t, cond).sum())(x)
-    expected = x + expand(process.sigma(t) ** 2, x) * score
+    target = x + expand(process.sigma(t) ** 2, x) * score
     scale = max(1.0, x.abs().max().item())
-    found = expand(process.alpha(t), x) * truth(x, t, cond)
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12 * scale)
+    result = expand(process.alpha(t), x) * truth(x, t, cond)
+    torch.testing.assert_close(result, target, rtol=1e-10, atol=1e-12 * scale)
 
 
 @every_process
@@ -100,11 +97,11 @@ def test_tweedie(process, kind, seed, label):
 def test_the_posterior_variance_is_the_slope_of_the_denoiser(process, kind):
     """tr Cov[x0 | x] = sigma^2 / alpha tr dD/dx, with and without labels."""
     truth = truths(process)[kind]
-    x, t = noised(truth)
+    x, t = add_noise(truth)
     x, t = x[:-1], t[:-1]  # at the last alpha may be 0
     for label in (-1, 0, 1) if truth.classes else (-1,):
         cond = torch.full((1,), label)
-        found = truth.posterior_variance(x, t, cond.expand(len(x)))
+        result = truth.posterior_variance(x, t, cond.expand(len(x)))
         for i in range(len(x)):
             jacobian = torch.func.jacfwd(
                 lambda y, i=i, cond=cond: truth(y[None], t[i : i + 1], cond)[0]
@@ -114,14 +111,12 @@ def test_the_posterior_variance_is_the_slope_of_the_denoiser(process, kind):
                 * process.sigma(t[i]) ** 2
                 / process.alpha(t[i])
             )
-            torch.testing.assert_close(found[i], trace / x[i].numel(), rtol=1e-7, atol=1e-11)
+            torch.testing.assert_close(result[i], trace / x[i].numel(), rtol=1e-7, atol=1e-11)
 
 
 @every_kind
 def test_posterior_moments_are_those_of_weighted_draws(kind):
-    """Bayes by brute force: draws of the prior, weighted by their likelihood, and the law of total
-    variance.
-    """
+    """Bayes by brute force: draws of the prior by likelihood, and the law of total variance."""
     truth = truths(fs.process.edm())[kind]
     n, sigma = 40_000, 1.0
     x0 = truth.sample(n, seed=3).double().flatten(1)
@@ -142,9 +137,7 @@ def test_posterior_moments_are_those_of_weighted_draws(kind):
 
 @every_process
 def test_one_component_is_the_gaussian(process):
-    """Round, diagonal and full mixtures of one component against the closed forms, integrated flow
-    included.
-    """
+    """Round, diagonal and full mixtures of one component are the closed forms, flow included."""
     mean, std = normals(1, 2, 3, seed=1), 0.1 + normals(1, 2, 3, seed=2).abs()
     even = fs.exact.Gaussian(mean=mean[0], std=0.3, process=process)
     uneven = fs.exact.Gaussian(mean=mean[0], std=std[0], process=process)
@@ -154,15 +147,15 @@ def test_one_component_is_the_gaussian(process):
         (uneven, fs.exact.Mixture(weights=[2.0], means=mean, std=std, process=process)),
         (uneven, fs.exact.Mixture(weights=[2.0], means=mean, covs=covs, process=process)),
     ):
-        x, t = noised(truth)
+        x, t = add_noise(truth)
         for name in ("__call__", "posterior_variance", "log_density"):
             torch.testing.assert_close(
                 getattr(mixture, name)(x, t), getattr(truth, name)(x, t), rtol=1e-11, atol=1e-11
             )
         for s in (0.0, process.t_max):
-            expected = truth.solve(x, t, s)
-            apart = (mixture.solve(x, t, s) - expected).square().mean().sqrt()
-            assert apart < 1e-9 * expected.square().mean().sqrt()
+            target = truth.solve(x, t, s)
+            apart = (mixture.solve(x, t, s) - target).square().mean().sqrt()
+            assert apart < 1e-9 * target.square().mean().sqrt()
 
 
 def cdf(truth, means, stds, x, t):
@@ -175,9 +168,7 @@ def cdf(truth, means, stds, x, t):
 
 @every_process
 def test_in_one_dimension_the_flow_carries_quantiles(process):
-    """The flow is monotone and keeps the marginals: CDF_s(x_s) = CDF_t(x_t), down the noise and up
-    again.
-    """
+    """The flow is monotone and keeps the marginals: CDF_s(x_s) = CDF_t(x_t), down and up."""
     means, stds = [-1.0, 0.4, 1.5], [0.2, 0.1, 0.3]
     truth = fs.exact.Mixture(weights=WEIGHTS, means=[[m] for m in means], std=stds, process=process)
     levels = torch.linspace(0.01, 0.99, 33, dtype=torch.float64)
@@ -203,9 +194,7 @@ def test_in_one_dimension_the_flow_carries_quantiles(process):
 @every_process
 @pytest.mark.parametrize("kind", ["full", "points"])
 def test_the_flow_is_that_of_another_integrator(process, kind):
-    """scipy's DOP853 on the process's own velocity, in its own time, between times inside the
-    range.
-    """
+    """scipy's DOP853 on the process's own velocity and time, between times inside the range."""
     truth = truths(process)[kind]
     t, s = 0.95 * process.t_max, 0.3
     cond = torch.ones(1, dtype=torch.int64)
@@ -215,13 +204,13 @@ def test_the_flow_is_that_of_another_integrator(process, kind):
         y = torch.from_numpy(flat).reshape(x.shape)
         return process.velocity(y, truth(y, now, cond), now).flatten().numpy()
 
-    found = solve_ivp(
+    result = solve_ivp(
         velocity, (t, s), x.flatten().numpy(), method="DOP853", rtol=1e-12, atol=1e-12
     ).y[:, -1]
-    expected = torch.from_numpy(found.copy()).reshape(x.shape)
+    target = torch.from_numpy(result.copy()).reshape(x.shape)
     assert (
-        truth.solve(x, t, s, cond) - expected
-    ).square().mean().sqrt() < 1e-9 * expected.square().mean().sqrt()
+        truth.solve(x, t, s, cond) - target
+    ).square().mean().sqrt() < 1e-9 * target.square().mean().sqrt()
 
 
 @every_process
@@ -245,14 +234,13 @@ def test_a_product_of_mixtures_flows_factor_by_factor(process):
 @every_kind
 def test_solutions_join_and_move_as_the_velocity_says(process, kind):
     truth = truths(process)[kind]
-    x, t = noised(truth)
+    x, t = add_noise(truth)
     u, s = 0.5 * t, 0.2 * t
     torch.testing.assert_close(truth.solve(x, t, t), x, rtol=0, atol=0)
     there = truth.solve(x, t, u)
     torch.testing.assert_close(truth.solve(there, u, s), truth.solve(x, t, s), rtol=1e-9, atol=1e-8)
-    torch.testing.assert_close(
-        truth.solve(there, u, t), x, rtol=1e-8, atol=1e-7
-    )  # up, against the spread
+    # Up, against the spread.
+    torch.testing.assert_close(truth.solve(there, u, t), x, rtol=1e-8, atol=1e-7)
     h = 1e-4 * u
     rate = (truth.solve(there, u, u + h) - truth.solve(there, u, u - h)) / expand(2 * h, x)
     torch.testing.assert_close(
@@ -262,7 +250,7 @@ def test_solutions_join_and_move_as_the_velocity_says(process, kind):
 
 def test_rows_are_solved_on_their_own():
     truth = truths(PROCESSES["edm"])["full"]
-    x, t = noised(truth)
+    x, t = add_noise(truth)
     s = torch.tensor([0.0, 3.0, 0.0, 80.0, 0.5, 0.0])
     cond = torch.tensor([-1, 0, 1, 0, -1, 1])
     together = truth.solve(x, t, s, cond)
@@ -276,9 +264,7 @@ def test_rows_are_solved_on_their_own():
 @every_process
 @pytest.mark.parametrize("kind", [*KINDS, "flat"])
 def test_ends_outliers_and_missing_widths_leave_everything_finite(process, kind):
-    """Values, gradients and forward derivatives in x and t: at the data, at the prior, far outside,
-    without width.
-    """
+    """Values and derivatives in x and t: at the data, at the prior, far outside, without width."""
     truth = truths(process)[kind]
     x = torch.cat([size * normals(2, *truth.shape) for size in (1.0, 1e6, 1e15, 0.0)]).float()
     for t in (0.0, process.t_min, process.t_max):
@@ -370,18 +356,17 @@ def test_samples_have_the_moments_and_do_not_depend_on_their_number(kind):
     assert torch.equal(truth.sample(137, seed=1), x0[:137])
     assert not torch.equal(truth.sample(137, seed=2), x0[:137])
     x0 = x0.double()
-    mean = truth(torch.zeros(1, *truth.shape, dtype=torch.float64), 1e9)[
-        0
-    ]  # endless noise leaves the mean
+    # At endless noise the denoiser is the mean.
+    mean = truth(torch.zeros(1, *truth.shape, dtype=torch.float64), 1e9)[0]
     assert ((x0.mean(0) - mean).abs() < 4.5 * x0.std(0) / n**0.5).all()
     total = truth.posterior_variance(torch.zeros(1, *truth.shape, dtype=torch.float64), 1e9).item()
     assert (x0 - mean).square().mean().item() == pytest.approx(total, rel=0.02)
     if truth.classes:
         share = cond.double().mean().item()
         assert share == pytest.approx(4 / 7 if kind == "points" else 0.3, abs=4.5 * 0.5 / n**0.5)
-        expected = truth(x0[:1] * 0, 1e9, torch.ones(1, dtype=torch.int64))[0]
+        target = truth(x0[:1] * 0, 1e9, torch.ones(1, dtype=torch.int64))[0]
         own = x0[cond == 1]
-        assert ((own.mean(0) - expected).abs() <= 4.5 * own.std(0) / len(own) ** 0.5 + 1e-6).all()
+        assert ((own.mean(0) - target).abs() <= 4.5 * own.std(0) / len(own) ** 0.5 + 1e-6).all()
 
 
 def test_correlations_of_samples_are_those_of_the_covariance():
@@ -393,9 +378,7 @@ def test_correlations_of_samples_are_those_of_the_covariance():
 
 @pytest.mark.parametrize("name", ["ring8", "grid25"])
 def test_named_toys_are_the_laws_of_their_data_sets(name):
-    """Each mode holds its share, and squared distances to the modes follow the claimed width (chi
-    squared).
-    """
+    """Each mode has its share, and squared distances to the modes are chi squared."""
     truth, x0 = fs.exact.named(name), fs.data.load(name).train.x0.double()
     modes = {"ring8": 8, "grid25": 25}[name]
     std = {"ring8": 0.04, "grid25": 0.03}[name]
@@ -409,9 +392,8 @@ def test_named_toys_are_the_laws_of_their_data_sets(name):
     ours = truth.sample(20_000).double()
     floor = -math.log(modes) - math.log(2 * math.pi * std**2)
     for sample in (x0, ours):
-        depth = 2 * (
-            floor - truth.log_density(sample, 0.0)
-        )  # |x - mode|^2 / std^2, modes far apart
+        # |x - mode|^2 / std^2, for modes far apart.
+        depth = 2 * (floor - truth.log_density(sample, 0.0))
         quantiles = torch.quantile(depth, torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64))
         for q, value in zip((0.1, 0.5, 0.9), quantiles.tolist(), strict=True):
             assert chi2.cdf(value, 2) == pytest.approx(q, abs=4.5 * 0.5 / len(sample) ** 0.5)
@@ -457,8 +439,8 @@ def test_a_far_away_and_tiny_law_is_the_same_law_in_other_units():
     torch.testing.assert_close(
         (far(1e-3 * x + 50, 3e-4) - 50) * 1e3, near(x, 0.3), rtol=0, atol=1e-9
     )
-    moved = (far.solve(1e-3 * x + 50, 3e-4, 0.0) - 50) * 1e3
-    torch.testing.assert_close(moved, near.solve(x, 0.3, 0.0), rtol=0, atol=1e-8)
+    x_0 = (far.solve(1e-3 * x + 50, 3e-4, 0.0) - 50) * 1e3
+    torch.testing.assert_close(x_0, near.solve(x, 0.3, 0.0), rtol=0, atol=1e-8)
 
 
 MISTAKES = {
@@ -479,16 +461,16 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize(("message", "given"), MISTAKES.items(), ids=MISTAKES.keys())
-def test_a_mixture_that_cannot_be_is_one_line(message, given):
-    with pytest.raises(UserError) as caught:
-        fs.exact.Mixture(**given)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize(("message", "options"), MISTAKES.items(), ids=MISTAKES.keys())
+def test_a_mixture_that_cannot_be_is_one_line(message, options):
+    with pytest.raises(UserError) as error:
+        fs.exact.Mixture(**options)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_other_mistakes_are_one_line(monkeypatch):
-    monkeypatch.setattr("fewstep.exact.extrapolation._ATTEMPTS", 10)
+    monkeypatch.setattr("fewstep.exact.solutions._ATTEMPTS", 10)
     mixture, gaussian, z = (
         truths(fs.process.edm())["full"],
         fs.exact.Gaussian(mean=torch.zeros(3)),
@@ -507,9 +489,9 @@ def test_other_mistakes_are_one_line(monkeypatch):
         "need over 10 steps": lambda: mixture.solve(1e6 * normals(1, 2, 2), 0.0, 80.0),
         "data of shape": lambda: fs.exact.Empirical([1.0, 2.0]),
     }.items():
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(UserError) as error:
             wrong()
-        assert message in str(caught.value)
+        assert message in str(error.value)
 
 
 def test_a_truth_prints_on_one_line():

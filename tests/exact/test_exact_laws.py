@@ -1,6 +1,4 @@
-"""Low-rank laws, draws of x0 given x_t and what they expect, solutions with stated errors, and the
-named ladder.
-"""
+"""Low-rank laws, draws of x0 given x_t, expectations, errors of solutions, and named laws."""
 
 from __future__ import annotations
 
@@ -37,9 +35,9 @@ def pair(process=None, std=(0.1, 0.2, 0.15)):
         0.4 * normals(3, 6, 2, seed=1),
     )
     covs = factors @ factors.mT + std.square()[..., None, None] * torch.eye(6)
-    given = {"weights": WEIGHTS, "means": means, "process": process, "labels": LABELS}
-    return fs.exact.Mixture(factors=factors, std=std, **given), fs.exact.Mixture(
-        covs=covs.expand(3, 6, 6), **given
+    options = {"weights": WEIGHTS, "means": means, "process": process, "labels": LABELS}
+    return fs.exact.Mixture(factors=factors, std=std, **options), fs.exact.Mixture(
+        covs=covs.expand(3, 6, 6), **options
     )
 
 
@@ -51,9 +49,9 @@ def test_a_low_rank_mixture_is_the_one_of_its_covariances(process, std):
     x = process.mix(normals(6, 2, 3, seed=2), normals(6, 2, 3, seed=3), t)
     for cond in (None, torch.tensor([0, 1, -1, 0, 1, -1])):
         for name in ("__call__", "posterior_variance", "log_density"):
-            expected = getattr(full, name)(x, t, cond)
+            target = getattr(full, name)(x, t, cond)
             torch.testing.assert_close(
-                getattr(low, name)(x, t, cond), expected, rtol=1e-11, atol=1e-11
+                getattr(low, name)(x, t, cond), target, rtol=1e-11, atol=1e-11
             )
         torch.testing.assert_close(
             low.solve(x, t, 0.0, cond), full.solve(x, t, 0.0, cond), rtol=0, atol=1e-9
@@ -113,9 +111,7 @@ every_kind = pytest.mark.parametrize(
 @every_process
 @every_kind
 def test_draws_given_a_point_have_its_posteriors_moments(process, kind):
-    """Mean and total variance are the closed forms, element by element and over them, with labels
-    and without.
-    """
+    """Mean and total variance are the closed forms, with labels and without."""
     law, n = laws(process)[kind], 4000
     t = process.time_at(torch.tensor([0.5, 1.0, 3.0]))  # where no component is rare
     x = process.mix(law.sample(3).double(), normals(3, *law.shape, seed=9), t)
@@ -124,8 +120,8 @@ def test_draws_given_a_point_have_its_posteriors_moments(process, kind):
         away = x0.mean(0) - law(x, t, cond)
         assert (away.abs() <= 4.5 * x0.std(0) / n**0.5 + 1e-9).all()
         square = (x0 - law(x, t, cond)).square().flatten(2).mean(2)  # [n, B]
-        expected = law.posterior_variance(x, t, cond)
-        assert ((square.mean(0) - expected).abs() <= 4.5 * square.std(0) / n**0.5 + 1e-9).all()
+        target = law.posterior_variance(x, t, cond)
+        assert ((square.mean(0) - target).abs() <= 4.5 * square.std(0) / n**0.5 + 1e-9).all()
 
 
 @pytest.mark.parametrize("kind", ["low", "full"])
@@ -135,8 +131,8 @@ def test_draws_given_a_point_vary_along_the_slope_of_the_denoiser(kind):
     x = normals(1, 2, 3, seed=8) / 2
     x0 = law.posterior(x, t, n, seed=2).flatten(1)
     cov = t**2 * torch.func.jacfwd(lambda y: law(y[None], t)[0].flatten())(x[0]).reshape(6, 6)
-    centred = x0 - x0.mean(0)
-    products = centred[:, :, None] * centred[:, None]
+    deviation = x0 - x0.mean(0)
+    products = deviation[:, :, None] * deviation[:, None]
     assert ((products.mean(0) - cov).abs() < 4.5 * products.std(0) / n**0.5).all()
 
 
@@ -154,17 +150,15 @@ def test_draws_do_not_depend_on_their_number_nor_on_other_rows():
 @every_process
 @every_kind
 def test_the_point_below_is_expected_where_the_denoiser_says(process, kind):
-    """E[x_r | x_t] = jump(x_t, D), and the variance (alpha_r - sigma_r alpha_t / sigma_t)^2 Cov; at
-    any r.
-    """
+    """E[x_r | x_t] = jump(x_t, D), its variance (alpha_r - sigma_r alpha_t / sigma_t)^2 Cov."""
     law = laws(process)[kind]
     t, r = (process.time_at(torch.tensor(level)) for level in ([0.8, 1.5, 3.0], [0.2, 0.9, 5.0]))
     x = process.mix(law.sample(3).double(), normals(3, *law.shape, seed=9), t)
-    found = fs.exact.expectation(lambda x_r: x_r, law, x, t, r, n=8000)
-    expected = process.jump(x, law(x, t), t, r)
-    assert ((found.mean - expected).abs() <= 4.5 * found.error + 1e-9).all()
+    result = fs.exact.expectation(lambda x_r: x_r, law, x, t, r, n=8000)
+    target = process.jump(x, law(x, t), t, r)
+    assert ((result.mean - target).abs() <= 4.5 * result.error + 1e-9).all()
     make = process.alpha(r) - process.sigma(r) * process.alpha(t) / process.sigma(t)
-    spread = (found.error.square() * 8000).flatten(1).mean(1)
+    spread = (result.error.square() * 8000).flatten(1).mean(1)
     torch.testing.assert_close(
         spread, make.square() * law.posterior_variance(x, t), rtol=0.15, atol=1e-9
     )
@@ -175,13 +169,13 @@ def test_the_point_below_is_expected_where_the_denoiser_says(process, kind):
 def test_an_expectation_is_the_oracles_integral():
     """Of a curved function on the line, against quadrature over a fine grid of x0."""
     law, x, t, r = named("two-modes"), torch.tensor([[0.02], [0.3]]).double(), 0.5, 0.3
-    found = fs.exact.expectation(lambda y: y.cos().sum(1), law, x, t, r, n=20_000)
+    result = fs.exact.expectation(lambda y: y.cos().sum(1), law, x, t, r, n=20_000)
     x0 = torch.linspace(-1.5, 1.5, 30_001, dtype=torch.float64)[:, None]
     logs = law.log_density(x0, 0.0) - (x[:, 0][:, None] - x0[:, 0]).square() / (2 * t**2)
     x_r = x0[:, 0] + r * (x - x0[:, 0]) / t
-    expected = (logs.softmax(1) * x_r.cos()).sum(1)
-    assert found.mean.shape == (2,)
-    assert ((found.mean - expected).abs() < 4.5 * found.error).all()
+    target = (logs.softmax(1) * x_r.cos()).sum(1)
+    assert result.mean.shape == (2,)
+    assert ((result.mean - target).abs() < 4.5 * result.error).all()
 
 
 WALKS = [
@@ -203,22 +197,20 @@ def apart(law, x: torch.Tensor, other: torch.Tensor, s: float) -> torch.Tensor:
 @pytest.mark.parametrize("up", [False, True], ids=["down", "up"])
 @pytest.mark.parametrize(("name", "process"), WALKS)
 def test_a_librarys_solver_agrees_within_the_stated_error(name, process, up):
-    """And both to 1e-8, from the prior to the data and back. The library's own error is some 1e-12."""
+    """And both to 1e-8, from the prior to the data and back. The library's error is some 1e-12."""
     law = named(name, PROCESSES[process])
     top, x0 = law.process.t_max, law.sample(1, 3).double()
     t, s = (0.0, top) if up else (top, 0.0)
     x = x0 if up else law.process.mix(x0, normals(1, *law.shape), top)
-    found = law.solution(x, t, s)
-    assert torch.equal(found.x, law.solve(x, t, s))
-    away = apart(law, found.x, fs.exact.library(law, x, t, s, tolerance=1e-13), s)
-    assert (away <= found.error).all()
-    assert (found.error < 1e-8).all()
+    result = law.solution(x, t, s)
+    assert torch.equal(result.x, law.solve(x, t, s))
+    away = apart(law, result.x, fs.exact.library(law, x, t, s, tolerance=1e-13), s)
+    assert (away <= result.error).all()
+    assert (result.error < 1e-8).all()
 
 
 def test_a_loose_solution_says_that_it_is_one(monkeypatch):
-    """With a tolerance a million times larger the error stated is still above the true one, and not
-    by much.
-    """
+    """With a tolerance a million times larger the error is still just above the true one."""
     law = fs.exact.grid25()
     x = law.process.prior(normals(32, 2))
     fine = law.solve(x, 80.0, 0.0)
@@ -231,9 +223,7 @@ def test_a_loose_solution_says_that_it_is_one(monkeypatch):
 
 
 def test_1024_numbers_in_ten_classes():
-    """The law of its docstring: patterns without a mean, widths, floor; denoised and drawn as every
-    other.
-    """
+    """The law of its docstring: patterns without a mean, widths, floor; draws agree with it."""
     law = named("smooth32")
     assert (law.shape, law.classes) == ((1, 32, 32), 10)
     axes = (law.components.axes.sort(1, descending=True).values.sqrt() * law.scale)[0]
@@ -249,11 +239,10 @@ def test_1024_numbers_in_ten_classes():
         [law.log_density(x0, 0.5, torch.full((64,), k)) for k in range(10)], 1
     ).argmax(1)
     assert (class_of == cond).all()
-    assert (
-        x0.flatten(1).mean(1).abs().max() < 0.01
-    )  # of the constant pattern there is the floor's noise alone
-    expected = law.variance
-    assert x0.square().mean().item() == pytest.approx(expected, rel=0.2)
+    # The constant pattern has the floor's noise alone.
+    assert x0.flatten(1).mean(1).abs().max() < 0.01
+    target = law.variance
+    assert x0.square().mean().item() == pytest.approx(target, rel=0.2)
 
 
 def test_names_of_the_ladder_are_data_and_teachers():
@@ -294,10 +283,10 @@ def test_mistakes_are_one_line(monkeypatch):
         "needs SciPy": without_scipy,
     }
     for message, wrong in wrongs.items():
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(UserError) as error:
             wrong()
-        assert message in str(caught.value)
-        assert "\n" not in str(caught.value)
+        assert message in str(error.value)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

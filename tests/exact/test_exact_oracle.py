@@ -1,6 +1,4 @@
-"""Consistency models without a network, on the line: against recursions, the flow, draws and a
-table made elsewhere.
-"""
+"""Consistency models without a network, on the line: against recursions, the flow and draws."""
 
 from __future__ import annotations
 
@@ -36,28 +34,9 @@ TABLE = {
 }
 
 
-@pytest.mark.parametrize("n", TABLE)
-def test_two_modes_have_the_known_distances(n):
-    """Within 2 %, and training's falls like N^(-1/4) while distillation's is under 1 % from 40
-    intervals on.
-    """
-    w2, std, by_euler, by_heun = TABLE[n]
-    trained = oracle.trained(TWO, grid(n))
-    assert trained.w2() == pytest.approx(w2, rel=0.02)
-    assert trained.error() == pytest.approx(w2, rel=0.02)
-    assert trained.std == pytest.approx(std, rel=0.02)
-    for solver, expected in ((solvers.euler, by_euler), (solvers.heun, by_heun)):
-        if expected is not None:
-            distilled = oracle.distilled(TWO, grid(n), solver)
-            assert distilled.w2() == pytest.approx(expected, rel=0.02)
-            assert distilled.error() == pytest.approx(expected, rel=0.03)
-
-
 @pytest.mark.parametrize("law", [TWO, fs.exact.Mixture(**LOPSIDED)], ids=["two", "lopsided"])
 def test_the_table_is_fine_enough(law):
-    """Half as many nodes and quadrature points move the errors by less than a thousandth, doubling
-    by less still.
-    """
+    """Half as many nodes and points move the errors by under a thousandth, twice by still less."""
     steps = grid(30)
     half, whole, double = (
         oracle.trained(law, steps, nodes=nodes, points=points)
@@ -68,30 +47,13 @@ def test_the_table_is_fine_enough(law):
     assert half.error() == pytest.approx(double.error(), rel=1e-3)
 
 
-@pytest.mark.parametrize("mean", [0.0, 0.4])
-def test_one_gaussian_is_the_recursion(mean):
-    """Training and distillation: f(x) = mean + g (x - mean), far outside the table too."""
-    law = fs.exact.Gaussian(torch.full((1,), mean, dtype=torch.float64), 0.5)
-    gain = recursions.ct(EDM, grid(30), 0.5)[-1]
-    torch.testing.assert_close(
-        oracle.trained(law, grid(30))(X), mean + gain * (X - mean), rtol=0, atol=1e-10
-    )
-    for solver in (solvers.euler, solvers.heun, solvers.ddim):
-        gain = recursions.cd(EDM, grid(30), 0.5, solver)[-1]
-        found = oracle.distilled(law, grid(30), solver)
-        torch.testing.assert_close(found(X), mean + gain * (X - mean), rtol=0, atol=1e-10)
-        assert found.std == pytest.approx(80 * gain.item(), rel=1e-9)
-
-
 @pytest.mark.parametrize(
     "process",
     [fs.process.linear(), fs.process.trig(sigma_data=0.5), fs.process.cosine()],
     ids=["linear", "trig", "vp"],
 )
 def test_other_processes(process):
-    """The recursion of one Gaussian, and of a mixture a finer grid that is nearer, by either
-    method.
-    """
+    """The recursion of one Gaussian; for a mixture a finer grid is nearer, by either method."""
     times = torch.linspace(0, process.t_max, 21, dtype=torch.float64)
     law = fs.exact.Gaussian(torch.zeros(1), 0.5, process)
     x = X / 100
@@ -107,60 +69,48 @@ def test_other_processes(process):
 
 
 def test_one_level_is_a_mean_over_draws():
-    """E[x_r | x_t in a thin slice], and of two levels that of the first one's table, by brute
-    force.
-    """
+    """E[x_r | x_t in a thin slice], and for two levels that of the first one's table, by draws."""
     law, steps = fs.exact.Mixture(**LOPSIDED), [0.05, 0.1, 0.2]
     below = oracle.trained(law, steps[:2])
-    found = oracle.trained(law, steps)
+    result = oracle.trained(law, steps)
     n = 400_000
     x0 = law.sample(n).double()[:, 0]
     z = torch.randn(n, generator=generator(0, "test oracle"), dtype=torch.float64)
     for at in (-0.35, 0.0, 0.35):
         near = (x0 + 0.2 * z - at).abs() < 0.005
-        drawn = below((x0 + 0.1 * z)[near])
-        expected = found(torch.tensor([at])).item()
+        draws = below((x0 + 0.1 * z)[near])
+        target = result(torch.tensor([at])).item()
         assert (
-            abs(drawn.mean().item() - expected)
-            < 4.5 * drawn.std().item() / near.sum().item() ** 0.5 + 1e-3
+            abs(draws.mean().item() - target)
+            < 4.5 * draws.std().item() / near.sum().item() ** 0.5 + 1e-3
         )
-
-
-def test_one_step_of_training_is_the_denoisers_move():
-    """E[x_r | x_t] = jump(x_t, D): of a narrow component inside a wide one, where the widths
-    decide.
-    """
-    law = fs.exact.Mixture(weights=[1, 1], means=[[0.0], [0.1]], std=[0.05, 0.8])
-    x = torch.linspace(-1.5, 1.5, 61, dtype=torch.float64)
-    expected = EDM.jump(x[:, None], law(x[:, None], 0.2), 0.2, 0.1)[:, 0]
-    torch.testing.assert_close(oracle.trained(law, [0.1, 0.2])(x), expected, rtol=0, atol=1e-5)
 
 
 def test_statistics_are_those_of_draws():
     """Of one-step samples, and their distance to the data by sorting."""
     law, n = fs.exact.Mixture(**LOPSIDED), 20_000
     z = torch.randn(n, generator=generator(1, "test oracle"), dtype=torch.float64)
-    for found in (oracle.trained(law, grid(12)), oracle.distilled(law, grid(6), solvers.heun)):
-        made = found(80 * z)
-        assert made.std().item() == pytest.approx(found.std, rel=0.03)
-        assert abs(made.mean().item() - found.mean) < 4.5 * made.std().item() / n**0.5
+    for result in (oracle.trained(law, grid(12)), oracle.distilled(law, grid(6), solvers.heun)):
+        samples = result(80 * z)
+        assert samples.std().item() == pytest.approx(result.std, rel=0.03)
+        assert abs(samples.mean().item() - result.mean) < 4.5 * samples.std().item() / n**0.5
         even = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-        data = found.line.quantile(torch.special.ndtri(even), 0.0)
-        by_sorting = (made.sort().values - data).square().mean().sqrt().item()
-        assert by_sorting == pytest.approx(found.w2(), abs=0.02)
+        data = result.line.quantile(torch.special.ndtri(even), 0.0)
+        by_sorting = (samples.sort().values - data).square().mean().sqrt().item()
+        assert by_sorting == pytest.approx(result.w2(), abs=0.02)
         x = law.process.mix(law.sample(20_000).double(), z[:, None], 80.0)[:, 0]
-        away = (found(x) - found.truth(x)).square()
+        away = (result(x) - result.truth(x)).square()
         assert away.mean().item() == pytest.approx(
-            found.error() ** 2, abs=4.5 * away.std().item() / 20_000**0.5
+            result.error() ** 2, abs=4.5 * away.std().item() / 20_000**0.5
         )
 
 
 def test_the_truth_is_the_flow():
     law = fs.exact.Mixture(**LOPSIDED)
-    found = oracle.distilled(law, grid(4))
+    result = oracle.distilled(law, grid(4))
     x = torch.linspace(-150, 150, 21, dtype=torch.float64)
     torch.testing.assert_close(
-        found.truth(x), law.solve(x[:, None], 80.0, 0.002)[:, 0], rtol=0, atol=1e-8
+        result.truth(x), law.solve(x[:, None], 80.0, 0.002)[:, 0], rtol=0, atol=1e-8
     )
 
 
@@ -171,9 +121,7 @@ def test_an_error_is_to_the_map_that_ends_where_the_grid_does():
 
 
 def test_distillation_tends_to_the_truth_with_its_solvers_order():
-    """Euler's error like 1 / N, Heun's faster; training's like N^(-1/4), the diffusion of the
-    modes' boundary.
-    """
+    """Euler's error is like 1 / N, Heun's falls faster; training's is like N^(-1/4)."""
     law, n = fs.exact.Mixture(weights=[1, 2], means=[[-0.3], [0.3]], std=0.2), (40, 80)
     for solver, low, high in ((solvers.euler, 1.8, 2.3), (solvers.heun, 3.4, 9.0)):
         first, second = (oracle.distilled(law, grid(k), solver).error() for k in n)
@@ -190,7 +138,7 @@ def test_mistakes_are_one_line():
         "a one-dimensional law of fewstep.exact": lambda: oracle.trained("two-modes", grid(3)),
         "at least 16": lambda: oracle.distilled(TWO, grid(3), nodes=4),
     }.items():
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(UserError) as error:
             wrong()
-        assert message in str(caught.value)
-        assert "\n" not in str(caught.value)
+        assert message in str(error.value)
+        assert "\n" not in str(error.value)

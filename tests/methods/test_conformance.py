@@ -50,36 +50,37 @@ def scalings(case: Case, scaling: Scaling) -> None:
 
 
 def edm_precond_edm(case: Case) -> None:
-    scalings(case, Edm(sigma_data=case.given["sigma_data"]))
+    scalings(case, Edm(sigma_data=case.settings["sigma_data"]))
     case.agree("D", case.student(dtype=case["x"].dtype)(case["x"], case["sigma_x"]))
 
 
 def edm_precond_other(case: Case) -> None:
     scaling = {"edm_precond_vp": Vp(), "edm_precond_ve": Ve()}[case.about["kind"]]
     scalings(case, scaling)
-    network = Analytic(case.given["a"], case.given["b"], case["x"].dtype)
+    network = Analytic(case.settings["a"], case.settings["b"], case["x"].dtype)
     case.agree("D", Preconditioned(network, scaling)(case["x"], case["sigma_x"]))
 
 
 def edm_loss(case: Case) -> None:
-    given, student = case.given, case.student()
+    settings, student = case.settings, case.student()
     method = fs.methods.diffusion(
-        p_mean=given["P_mean"], p_std=given["P_std"], sigma_data=given["sigma_data"]
+        p_mean=settings["P_mean"], p_std=settings["P_std"], sigma_data=settings["sigma_data"]
     )
-    drawn = method.times(torch.special.ndtr(case["normal"])[:, None], 0.0)
-    case.agree("sigma", drawn.t)
+    by_law = method.times(torch.special.ndtr(case["normal"])[:, None], 0.0)
+    case.agree("sigma", by_law.t)
     times = method.times.at(case["sigma"], 0.0)
     case.agree("weight", method.weight(method.process, times))
     loss = method.loss(fs.Models(student), case["y"], case["eps"], times)
-    expected = case["loss"].flatten(1).mean(1)  # the reference leaves the pixels apart
+    # The reference leaves the pixels apart.
+    truth = case["loss"].flatten(1).mean(1)
     torch.testing.assert_close(
-        loss.detach(), expected, rtol=case.about["rtol"], atol=case.about["atol"]
+        loss.detach(), truth, rtol=case.about["rtol"], atol=case.about["atol"]
     )
     case.agree_on_gradients(loss, student)
 
 
 class Mixture:
-    """The reference's closed-form denoiser of a mixture of isotropic Gaussians; counts its calls."""
+    """The reference's denoiser of a mixture of isotropic Gaussians; counts its calls."""
 
     def __init__(self, case: Case) -> None:
         self.means, self.logits = case["gmm_means"], case["gmm_weights"].log()
@@ -95,42 +96,42 @@ class Mixture:
 
 
 def edm_samplers(case: Case) -> None:
-    given, truth = case.given, Mixture(case)
-    steps, churn = given["num_steps"], given["churn"]
+    settings, truth = case.settings, Mixture(case)
+    steps, churn = settings["num_steps"], settings["churn"]
     case.agree(
         "sigma_grid",
-        fs.times.karras(given["sigma_min"], given["sigma_max"], steps - 1, given["rho"]),
+        fs.times.karras(settings["sigma_min"], settings["sigma_max"], steps - 1, settings["rho"]),
     )
     grid = [*case["sigma_grid"].tolist(), 0.0]
     start = case["latents"] * grid[0]
 
     def run(step: Callable[..., Tensor], noise: Callable[[int], Tensor] | None = None) -> Tensor:
         truth.calls = 0
-        return fs.sampling.walk(EDM, truth, start, grid, step, noise=noise)
+        return fs.sampling.sample(EDM, truth, start, grid, step, noise=noise)
 
     case.agree("heun", run(heun))
-    assert truth.calls == given["network_calls_heun"]
+    assert truth.calls == settings["network_calls_heun"]
     case.agree("heun_ablation", run(heun))
     case.agree("euler", run(euler))
-    assert truth.calls == given["network_calls_euler"]
+    assert truth.calls == settings["network_calls_euler"]
     case.agree("alpha_two_thirds", run(lambda *args: heun(*args, alpha=2 / 3)))
-    churned = Churn(
+    churn_step = Churn(
         steps=steps,
         s_churn=churn["S_churn"],
         s_min=churn["S_min"],
         s_max=churn["S_max"],
         s_noise=churn["S_noise"],
     )
-    case.agree("heun_churn", run(churned, lambda i: case["churn_noise"][i]))
+    case.agree("heun_churn", run(churn_step, lambda i: case["churn_noise"][i]))
 
 
 def ect_precond(case: Case) -> None:
-    shift = {"train": 0.0, "eval": case.given["sigma_min"]}[case.given["mode"]]
-    scalings(case, Edm(sigma_data=case.given["sigma_data"], shift=shift))
+    shift = {"train": 0.0, "eval": case.settings["sigma_min"]}[case.settings["mode"]]
+    scalings(case, Edm(sigma_data=case.settings["sigma_data"], shift=shift))
 
 
 def ect_t_to_r(case: Case) -> None:
-    for i, config in enumerate(case.given["configurations"]):
+    for i, config in enumerate(case.settings["configurations"]):
         stages = len(case[f"r_{i}"])
         k = config["k"] if config["adj"] == "sigmoid" else 0.0  # a constant map widens nothing
         law = fs.times.LogNormal(mean=0.0, std=1.0)
@@ -146,12 +147,12 @@ def ect_t_to_r(case: Case) -> None:
 
 
 def ect_loss(case: Case) -> None:
-    given = case.given
-    for i, config in enumerate(given["configurations"]):
+    settings = case.settings
+    for i, config in enumerate(settings["configurations"]):
         student, stages = case.student(), config["stage"] + 1
         method = fs.methods.ect(
-            p_mean=given["P_mean"],
-            p_std=given["P_std"],
+            p_mean=settings["P_mean"],
+            p_std=settings["P_std"],
             q=config["q"],
             k=config["k"],
             b=config["b"],
@@ -160,8 +161,8 @@ def ect_loss(case: Case) -> None:
             ratio_max=1.0,
         )
         progress = (config["stage"] + 0.5) / stages
-        drawn = method.times(torch.special.ndtr(case["normal"])[:, None], progress)
-        case.agree(f"t_{i}", drawn.t)
+        by_law = method.times(torch.special.ndtr(case["normal"])[:, None], progress)
+        case.agree(f"t_{i}", by_law.t)
         times = method.times.at(case[f"t_{i}"], progress)
         case.agree(f"r_{i}", times.r)
         loss = method.loss(fs.Models(student), case["y"], case["eps"], times)
@@ -170,15 +171,15 @@ def ect_loss(case: Case) -> None:
 
 
 def ect_sampler(case: Case) -> None:
-    given = case.given
-    student = case.student(shift=given["sigma_min"])
-    start = given["t_max"] * case["latents"]
-    for name, middle in (("one_step", []), ("few_step", given["mid_t"])):
-        grid = [given["t_max"], *middle, 0.0]
+    settings = case.settings
+    student = case.student(shift=settings["sigma_min"])
+    start = settings["t_max"] * case["latents"]
+    for name, middle in (("one_step", []), ("few_step", settings["mid_t"])):
+        grid = [settings["t_max"], *middle, 0.0]
         noise = [*case["noise"][: len(middle)], torch.zeros_like(start)]
         case.agree(
             name,
-            fs.sampling.walk(EDM, student, start, grid, renoise, noise=lambda i, n=noise: n[i]),
+            fs.sampling.sample(EDM, student, start, grid, renoise, noise=lambda i, n=noise: n[i]),
         )
 
 

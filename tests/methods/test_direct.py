@@ -1,6 +1,4 @@
-"""Direct consistency models by their equations: the teacher's solution from each row's own time,
-and its cost.
-"""
+"""Direct consistency models by their equations: the solution from each row's time, its cost."""
 
 from __future__ import annotations
 
@@ -28,15 +26,13 @@ def batch(method: fs.Method, rows: int = 24):
 def step_by_step(solver: str, process: fs.Process, teacher, x, t: float, grid) -> torch.Tensor:
     """The solver's moves of one row from t to the data, one call each."""
     below = [float(level) for level in grid if level < t]
-    return fs.sampling.walk(process, teacher, x, [t, *below], fs.solvers.named(solver))
+    return fs.sampling.sample(process, teacher, x, [t, *below], fs.solvers.by_name(solver))
 
 
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_the_goal_is_the_solution_from_each_rows_own_time(solver, process):
-    """With a student that says 0 the loss is the mean square of the goal; each row walked by
-    itself.
-    """
+    """With a student that says 0 the loss is the mean square of the goal, row by row."""
     method = fs.methods.direct_cm(n=7, solver=solver, process=process)
     teacher = fs.exact.Gaussian(mean=0.3, std=0.5, process=method.process)
     x0, z, times = batch(method)
@@ -45,21 +41,21 @@ def test_the_goal_is_the_solution_from_each_rows_own_time(solver, process):
     nothing = lambda x, t, cond=None: torch.zeros_like(x)  # noqa: E731
     loss = method.loss(fs.Models(nothing, teacher=teacher), x0, z, times)
     x_t, grid = method.process.mix(x0, z, times.t), method.times.times.grid
-    solved = [
+    ends = [
         step_by_step(solver, method.process, teacher, x_t[i : i + 1], times.t[i].item(), grid)
         for i in range(len(x0))
     ]
-    goal = method.process.aim(
-        x_t, torch.cat(solved), times.t, 0.0
-    )  # the solution itself where sigma(0) = 0
+    # It is the solution itself where sigma(0) = 0.
+    goal = method.process.aim(x_t, torch.cat(ends), times.t, 0.0)
     torch.testing.assert_close(loss, goal.square().mean(1), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("process", ["edm", "discrete"])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_the_last_interval_is_that_of_the_consistency_model(solver, process):
-    """There one move of the teacher is the whole solution, and a target at r = 0 is not asked:
-    equal to the bit.
+    """There one move of the teacher is the whole solution, and a target at r = 0 is not asked.
+
+    The losses have equal bits.
     """
     direct, step = (
         fs.methods.direct_cm(n=6, solver=solver, goal=goal, process=process)
@@ -82,9 +78,7 @@ def test_the_last_interval_is_that_of_the_consistency_model(solver, process):
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_rows_cost_nothing_before_they_start(solver, process):
-    """The teacher sees a row once per interval that is left to it (Heun: twice, and once in the
-    move to the data).
-    """
+    """The teacher sees a row once per interval below it; by Heun twice, once in the last move."""
     method = fs.methods.direct_cm(n=7, solver=solver, process=process)
     teacher = Spy(fs.exact.Gaussian(process=method.process))
     x0, z, times = batch(method)
@@ -101,7 +95,7 @@ def test_a_step_of_the_consistency_model_costs_one_move():
     method.loss(fs.Models(student, teacher=teacher), x0, z, times)
     assert torch.equal(teacher.times, times.t)
     assert torch.equal(student.times, torch.cat([times.r, times.t]))
-    assert len(teacher.asked) == 1  # in one call, whatever the rows' intervals
+    assert len(teacher.calls) == 1  # in one call, whatever the rows' intervals
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -112,11 +106,10 @@ def test_the_solvers_own_map_costs_nothing(solver, process, goal):
     method = fs.methods.direct_cm(n=6, solver=solver, process=process, goal=goal)
     teacher = fs.exact.Gaussian(mean=0.3, std=0.5, process=method.process)
     grid = method.times.grid if goal == "student" else method.times.times.grid
-    solve = fs.solvers.along(fs.solvers.named(solver), grid)
+    solve = fs.solvers.along(fs.solvers.by_name(solver), grid)
 
-    def student(
-        x, t, cond=None
-    ):  # what the jump to 0 needs to land on the solution, which it is where sigma(0) = 0
+    def student(x, t, cond=None):
+        """The x0_hat whose jump to 0 is the solution; the solution itself where sigma(0) = 0."""
         return method.process.aim(x, solve(method.process, teacher, x, t, 0.0), t, 0.0)
 
     loss = method.loss(fs.Models(student, teacher=teacher), *batch(method))
@@ -142,9 +135,7 @@ def test_the_discrete_levels_are_even_steps_of_1000():
 
 @pytest.mark.parametrize("goal", ["solution", "student"])
 def test_guidance_is_the_teachers(goal):
-    """D_c + g (D_c - D_u) at every evaluation of the teacher, asked in the same rows; the student
-    has none.
-    """
+    """D_c + g (D_c - D_u) at every evaluation of the teacher, and at none of the student."""
     method = fs.methods.direct_cm(n=5, guidance=1.5, goal=goal)
     teacher = small_student((3,), classes=2, seed=1)
     student = small_student((3,), classes=2)
@@ -156,9 +147,9 @@ def test_guidance_is_the_teachers(goal):
         return with_label + 1.5 * (with_label - without)
 
     plain = replace(method, coupling=replace(method.coupling, guidance=0.0))
-    expected = plain.loss(fs.Models(student, teacher=by_hand), x0, z, times, cond)
+    truth = plain.loss(fs.Models(student, teacher=by_hand), x0, z, times, cond)
     loss = method.loss(fs.Models(student, teacher=teacher), x0, z, times, cond)
-    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(loss, truth, rtol=1e-10, atol=1e-12)
     assert not torch.allclose(
         loss, plain.loss(fs.Models(student, teacher=teacher), x0, z, times, cond)
     )
@@ -171,10 +162,10 @@ def test_the_solution_needs_no_target():
 
 def test_guidance_leaves_out_the_label_and_nothing_else():
     """The unlabelled pass still gets the features and the mask of a condition with parts."""
-    seen = []
+    conditions = []
 
     def spy(x_t, t, cond):
-        seen.append(cond)
+        conditions.append(cond)
         return x_t
 
     cond = {
@@ -183,7 +174,7 @@ def test_guidance_leaves_out_the_label_and_nothing_else():
         "mask": torch.ones(2, 4, dtype=torch.bool),
     }
     fs.denoiser.Guided(spy, 1.0)(torch.zeros(2, 4), 1.0, cond)
-    with_label, without = seen
+    with_label, without = conditions
     assert with_label is cond
     assert without["label"].tolist() == [-1, -1]
     assert without.keys() == cond.keys()

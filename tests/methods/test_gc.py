@@ -1,6 +1,4 @@
-"""Generator-induced coupling by its equations: which rows get an endpoint, whose, and what both
-points are built of.
-"""
+"""Generator-induced coupling by its equations: whose endpoint a row gets, and its two points."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from fewstep.base.randomness import generator
 from fewstep.core.couplings import Data, GeneratorInduced, Teacher
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.times.curricula import Ramp
-from fewstep.run import sources
+from fewstep.run import teachers
 from tests.support.toys import GAUSSIAN, Spy, small_student, tiny_run
 
 EDM = fs.process.edm()
@@ -45,8 +43,8 @@ def everyone(student, method) -> fs.Models:
     )
 
 
-def points(coupling: GeneratorInduced, models: fs.Models, given, process=EDM, cond=None):
-    x0, z, times = given
+def points(coupling: GeneratorInduced, models: fs.Models, data, process=EDM, cond=None):
+    x0, z, times = data
     return coupling(models, process, x0, z, times, cond)
 
 
@@ -65,38 +63,37 @@ def test_a_share_of_0_is_the_base_bit_for_bit(base, predictor):
 
 
 def test_both_points_of_a_generated_row_mix_its_endpoint_with_its_own_noise():
-    """share = 1: x_t = D(x_r) + t z and x_r' = D(x_r) + r z with x_r = x0 + r z; at the anchor the
-    data stays.
+    """share = 1: x_t = D(x_r) + t z and x_r' = D(x_r) + r z with x_r = x0 + r z.
+
+    At the anchor the data stays.
     """
     method = fs.methods.ect()
     x0, z, times = batch(method)
-    anchored = times.r == 0
-    assert 3 < anchored.sum() < 37
+    at_anchor = times.r == 0
+    assert 3 < at_anchor.sum() < 37
     x_t, x_r = points(
         GeneratorInduced(1.0, bound=torch.inf), fs.Models(GAUSSIAN, ema=GAUSSIAN), (x0, z, times)
     )
-    endpoint = torch.where(anchored[:, None], x0, GAUSSIAN(EDM.mix(x0, z, times.r), times.r))
+    endpoint = torch.where(at_anchor[:, None], x0, GAUSSIAN(EDM.mix(x0, z, times.r), times.r))
     torch.testing.assert_close(x_t, EDM.mix(endpoint, z, times.t), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(x_r, EDM.mix(endpoint, z, times.r), rtol=1e-12, atol=1e-12)
-    assert not torch.allclose(x_t[~anchored], EDM.mix(x0, z, times.t)[~anchored])
+    assert not torch.allclose(x_t[~at_anchor], EDM.mix(x0, z, times.t)[~at_anchor])
 
 
 def test_only_the_chosen_rows_are_evaluated():
-    """Those whose second uniform is below the share and whose r is above the anchor; no call where
-    there are none.
-    """
+    """Those whose second uniform is below the share, with r above the anchor; else no call."""
     method, spy = fs.methods.ect(), Spy(GAUSSIAN)
-    given = batch(method)
-    times = given[2]
-    x_t, _ = points(GeneratorInduced(0.5), fs.Models(GAUSSIAN, ema=spy), given)
+    data = batch(method)
+    times = data[2]
+    x_t, _ = points(GeneratorInduced(0.5), fs.Models(GAUSSIAN, ema=spy), data)
     rows = (times.u[:, 1] < 0.5) & (times.r > 0)
     assert 3 < rows.sum() < 30
     assert torch.equal(spy.times, times.r[rows])
-    assert torch.equal(x_t[~rows], EDM.mix(*given[:2], times.t)[~rows])
-    spy.asked.clear()
-    anchored = times._replace(r=times.a)
-    points(GeneratorInduced(1.0), fs.Models(GAUSSIAN, ema=spy), (*given[:2], anchored))
-    assert not spy.asked
+    assert torch.equal(x_t[~rows], EDM.mix(*data[:2], times.t)[~rows])
+    spy.calls.clear()
+    rests = times._replace(r=times.a)
+    points(GeneratorInduced(1.0), fs.Models(GAUSSIAN, ema=spy), (*data[:2], rests))
+    assert not spy.calls
 
 
 def test_the_choice_is_independent_of_the_time():
@@ -105,8 +102,10 @@ def test_the_choice_is_independent_of_the_time():
     x0, z, times = batch(method)
     for second, count in ((0.3, len(x0)), (0.7, 0)):
         spy = Spy(GAUSSIAN)
-        held = times._replace(u=torch.stack([times.u[:, 0], torch.full_like(times.t, second)], 1))
-        points(GeneratorInduced(0.5), fs.Models(GAUSSIAN, ema=spy), (x0, z, held))
+        fixed_second = times._replace(
+            u=torch.stack([times.u[:, 0], torch.full_like(times.t, second)], 1)
+        )
+        points(GeneratorInduced(0.5), fs.Models(GAUSSIAN, ema=spy), (x0, z, fixed_second))
         assert len(spy.times) == count
 
 
@@ -117,20 +116,20 @@ def test_endpoints_are_made_without_dropout(network):
         student = small_student((3,), dropout=0.5)
     else:
         inner = nn.Sequential(nn.Linear(3, 16), nn.Dropout(0.5), nn.Linear(16, 3)).double()
-        student = Preconditioned(Unlabelled(inner), fs.methods.ect().scaling)
+        student = Preconditioned(WithoutLabels(inner), fs.methods.ect().scaling)
     student.train()
     coupling = fs.methods.gc(base="ect", share=1.0, predictor="student", bound=1e9).coupling
-    given = batch(fs.methods.ect())
-    x_t, _ = points(coupling, fs.Models(student), given)
+    data = batch(fs.methods.ect())
+    x_t, _ = points(coupling, fs.Models(student), data)
     assert all(module.training for module in student.modules())
-    x0, z, times = given
+    x0, z, times = data
     student.eval()
     plain = student(EDM.mix(x0, z, times.r), times.r)
     endpoint = torch.where((times.r > 0)[:, None], plain, x0)
     torch.testing.assert_close(x_t, EDM.mix(endpoint, z, times.t), rtol=1e-12, atol=1e-12)
 
 
-class Unlabelled(nn.Module):
+class WithoutLabels(nn.Module):
     """A network that looks at x alone."""
 
     def __init__(self, inner: nn.Module) -> None:
@@ -141,34 +140,16 @@ class Unlabelled(nn.Module):
         return self.inner(x)
 
 
-def test_endpoints_and_no_data_are_clipped_to_the_bound():
-    far = lambda x_t, t, cond=None: torch.full_like(x_t, -7.0)  # noqa: E731
-    x0, z, times = batch(fs.methods.ect())
-    for coupling, expected in (
-        (GeneratorInduced(1.0), -3.0),
-        (GeneratorInduced(1.0, bound=0.5), -0.5),
-    ):
-        x_t, _ = points(coupling, fs.Models(far, ema=far), (10 * x0, z, times))
-        generated = times.r > 0
-        endpoint = x_t - times.t[:, None] * z
-        torch.testing.assert_close(
-            endpoint[generated], torch.full_like(x0, expected)[generated], atol=1e-9, rtol=0
-        )
-        torch.testing.assert_close(endpoint[~generated], 10 * x0[~generated], atol=1e-9, rtol=0)
-
-
 @pytest.mark.parametrize("progress", [0.0, 0.25, 1.0])
 def test_a_share_follows_its_ramp(progress):
-    """The rows of share_end = .1 from .9 at a progress are those of the share that the ramp has
-    reached there.
-    """
-    ramped, reached = fs.methods.gc(share=0.9, share_end=0.1), 0.9 - 0.8 * progress
-    assert ramped.coupling.share == Ramp(0.9, 0.1)
-    x0, z, times = batch(ramped, rows=200, progress=progress)
+    """The rows of share_end = .1 from .9 at a progress are those of the ramp's share there."""
+    method, mu = fs.methods.gc(share=0.9, share_end=0.1), 0.9 - 0.8 * progress
+    assert method.coupling.share == Ramp(0.9, 0.1)
+    x0, z, times = batch(method, rows=200, progress=progress)
     spy = Spy(GAUSSIAN)
-    points(ramped.coupling, fs.Models(GAUSSIAN, ema=spy), (x0, z, times))
-    assert len(spy.times) == int((times.u[:, 1] < reached).sum())
-    assert torch.equal(spy.times, times.r[times.u[:, 1] < reached])
+    points(method.coupling, fs.Models(GAUSSIAN, ema=spy), (x0, z, times))
+    assert len(spy.times) == int((times.u[:, 1] < mu).sum())
+    assert torch.equal(spy.times, times.r[times.u[:, 1] < mu])
 
 
 @pytest.mark.parametrize("predictor", ["ema", "student"])
@@ -184,7 +165,7 @@ def test_over_tcm_endpoints_below_t_prime_are_the_frozen_networks(predictor):
     assert 3 < below.sum() < 37
     assert torch.equal(frozen.times, times.r[below])
     assert torch.equal(who.times, times.r[~below])
-    assert not other.asked
+    assert not other.calls
     assert method.needs == {"student", "frozen", predictor}
 
 
@@ -193,10 +174,10 @@ def test_labels_go_with_the_rows_that_are_generated():
     x0, z, times = batch(fs.methods.ect())
     cond = torch.arange(len(x0)) % 2
     coupling, models = GeneratorInduced(0.5), fs.Models(student, ema=student)
-    both = [points(coupling, models, (x0, z, times), cond=given) for given in (cond, 1 - cond)]
+    both = [points(coupling, models, (x0, z, times), cond=labels) for labels in (cond, 1 - cond)]
     rows = (times.u[:, 1] < 0.5) & (times.r > 0)
-    moved = (both[0][0] != both[1][0]).any(1)
-    assert torch.equal(moved, rows)
+    changes = (both[0][0] != both[1][0]).any(1)
+    assert torch.equal(changes, rows)
     endpoint = student(EDM.mix(x0, z, times.r), times.r, cond).clamp(-3, 3)
     torch.testing.assert_close(
         both[0][0][rows], EDM.mix(endpoint, z, times.t)[rows], rtol=1e-10, atol=1e-10
@@ -204,9 +185,7 @@ def test_labels_go_with_the_rows_that_are_generated():
 
 
 def test_the_inner_coupling_gets_the_generated_data():
-    """Over a teacher's pairs: x_r is the teacher's move from the x_t that was built of the
-    endpoint.
-    """
+    """Over a teacher's pairs x_r is the teacher's move from the x_t that has the endpoint."""
     base = fs.methods.ect(pairs="euler")
     method = fs.methods.gc(base=base, share=1.0, bound=1e9)
     x0, z, times = batch(base)
@@ -238,9 +217,9 @@ def test_times_without_uniforms_are_refused():
 
 
 def test_a_base_is_a_name_or_options_or_a_method():
-    named, spelled = fs.methods.gc(base="ict"), fs.methods.gc(base={"method": "ict"})
-    assert named == spelled == fs.methods.gc(base=fs.methods.ict())
-    assert replace(named, coupling=Data()) == fs.methods.ict()
+    by_name, by_options = fs.methods.gc(base="ict"), fs.methods.gc(base={"method": "ict"})
+    assert by_name == by_options == fs.methods.gc(base=fs.methods.ict())
+    assert replace(by_name, coupling=Data()) == fs.methods.ict()
     assert fs.methods.gc(base="ect", sigma_data=0.7) == fs.methods.gc(
         base=fs.methods.ect(sigma_data=0.7), sigma_data=0.7
     )
@@ -248,9 +227,7 @@ def test_a_base_is_a_name_or_options_or_a_method():
 
 @pytest.mark.parametrize("predictor", ["ema", "student"])
 def test_a_second_stage_of_gc_is_gc_over_the_second_stage(predictor):
-    """Its endpoints below t' are the frozen network's too; only the first stages differ: one with
-    GC, one without.
-    """
+    """Its endpoints below t' are the frozen network's too; only the first stages differ."""
     options = {"share": 0.6, "predictor": predictor}
     first = fs.methods.gc(base="ect", **options)
     method = fs.methods.tcm(base=first)
@@ -264,7 +241,7 @@ def test_guidance_of_a_base_needs_labels_too():
     """GC's teacher is its base's: data without labels has nothing to guide by."""
     guided = fs.methods.gc(base={"method": "cd"})
     guided = replace(guided, coupling=replace(guided.coupling, inner=Teacher(guidance=2.0)))
-    assert sources.guidance_of(guided) == 2.0
+    assert teachers.guidance_of(guided) == 2.0
     run = tiny_run(
         method="gc",
         method_options={"base": {"method": "scd", "guidance": 2.0}},
@@ -277,7 +254,7 @@ def test_guidance_of_a_base_needs_labels_too():
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"share": 1.5}, "share = 1.5"),
         ({"share": 0.5, "share_end": 7.0}, "share_end = 7.0"),
@@ -289,6 +266,6 @@ def test_guidance_of_a_base_needs_labels_too():
         ({"base": {"method": "ect", "zz": 1}}, "unknown option of method ect 'zz'"),
     ],
 )
-def test_what_gc_refuses(options, told):
-    with pytest.raises(UserError, match=re.escape(told)):
+def test_what_gc_refuses(options, message):
+    with pytest.raises(UserError, match=re.escape(message)):
         fs.methods.gc(**options)

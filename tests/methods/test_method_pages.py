@@ -11,10 +11,8 @@ import fewstep as fs
 from fewstep.base.options import names_of
 
 PAGES = Path(__file__).parents[2] / "docs" / "methods"
-TOGETHER = {
-    "sct": "scm",
-    "scd": "scm",
-}  # methods that share a page, where the code makes `sct` and `scd`
+# Methods that share a page, whose code makes `sct` and `scd`.
+TOGETHER = {"sct": "scm", "scd": "scm"}
 
 
 @pytest.mark.parametrize("name", names_of(fs.methods))
@@ -22,6 +20,6 @@ def test_the_code_of_its_page_makes_the_method(name):
     page = (PAGES / f"{TOGETHER.get(name, name)}.md").read_text()
     code = re.search(r"```python\n(.*?)```", page, re.DOTALL)
     assert code is not None
-    made: dict[str, object] = {"fs": fs}
-    exec(code[1], made)
-    assert made[name if name in TOGETHER else "method"] == getattr(fs.methods, name)()
+    scope: dict[str, object] = {"fs": fs}
+    exec(code[1], scope)
+    assert scope[name if name in TOGETHER else "method"] == getattr(fs.methods, name)()

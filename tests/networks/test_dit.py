@@ -1,6 +1,4 @@
-"""The diffusion transformer: a fresh one gives 0, and tokens know of their place by the positions
-alone.
-"""
+"""The diffusion transformer: a fresh one gives 0; positions alone tell tokens apart."""
 
 from __future__ import annotations
 
@@ -76,22 +74,20 @@ def test_positions_tell_tokens_apart_by_their_distance(grid):
     table = positions(grid, width).double()
     index = torch.cartesian_prod(*(torch.arange(n) for n in grid)).reshape(-1, len(grid)).double()
     between = index[:, None] - index[None]
-    expected = (between[..., None] * 10.0 ** torch.arange(0, -4, -1)).cos().sum((-1, -2))
-    torch.testing.assert_close(table @ table.t(), expected, rtol=1e-5, atol=1e-5)
+    target = (between[..., None] * 10.0 ** torch.arange(0, -4, -1)).cos().sum((-1, -2))
+    torch.testing.assert_close(table @ table.t(), target, rtol=1e-5, atol=1e-5)
     assert torch.cdist(table, table).fill_diagonal_(1).min() > 1e-2
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_without_positions_whole_patches_may_be_moved(shape):
-    """Rolling the data by a patch along any axis rolls the output; the positions are what forbids
-    it.
-    """
+    """Rolling the data by a patch along any axis rolls the output, but for the positions."""
     network, (x, label) = small(shape, 0), inputs(shape)
 
     def moved_apart() -> float:
         out = network(x, label)
-        rolled = [network(x.roll(2, axis), label).roll(-2, axis) - out for axis in range(2, x.ndim)]
-        return max(difference.abs().max().item() for difference in rolled)
+        shifts = [network(x.roll(2, axis), label).roll(-2, axis) - out for axis in range(2, x.ndim)]
+        return max(difference.abs().max().item() for difference in shifts)
 
     assert moved_apart() > 1e-2
     network.positions.zero_()
@@ -125,12 +121,12 @@ def test_attention_averages_equal_keys_and_picks_the_outstanding_one():
     mean = v.mean(2, keepdim=True).expand_as(v)
     torch.testing.assert_close(attend(q, torch.ones_like(q), v), mean)
     keys = torch.eye(4, dtype=torch.float64)[None, None].expand(2, 3, 4, 4)
-    picked = attend(1e4 * keys, keys, v[:, :, :4])
-    torch.testing.assert_close(picked, v[:, :, :4])
+    choice = attend(1e4 * keys, keys, v[:, :, :4])
+    torch.testing.assert_close(choice, v[:, :, :4])
 
 
 @pytest.mark.parametrize(
-    ("shape", "options", "said"),
+    ("shape", "options", "message"),
     [
         ((1, 9, 8), {}, "patch = 2: expected a divisor of every axis of the data, 9, 8"),
         ((4,), {}, "channels, one or more axes"),
@@ -140,6 +136,6 @@ def test_attention_averages_equal_keys_and_picks_the_outstanding_one():
         (SHAPES[1], {"width": 2, "heads": 1}, "width = 2: expected at least 4"),
     ],
 )
-def test_mistakes_are_told(shape, options, said):
-    with pytest.raises(UserError, match=said):
+def test_mistakes_are_told(shape, options, message):
+    with pytest.raises(UserError, match=message):
         small(shape, **options)

@@ -8,9 +8,9 @@ from torch import nn
 
 import fewstep as fs
 from fewstep.base.errors import UserError
-from fewstep.base.randomness import forked, generator
+from fewstep.base.randomness import fork_rng, generator
 from fewstep.networks._edm2_unet import Block
-from fewstep.networks.edm2_layers import Uncertainty, Weighted, mp_cat, mp_silu, mp_sum
+from fewstep.networks.edm2_layers import MPConv, Uncertainty, mp_cat, mp_silu, mp_sum
 from tests.support.network_properties import (
     alive,
     conditions_must_fit,
@@ -26,18 +26,18 @@ SHAPE = (2, 8, 8)
 
 
 def small(classes: int = 3, shape: tuple[int, ...] = SHAPE, **options: object) -> nn.Module:
-    with forked(0, "small"):  # its frequencies are random too
+    with fork_rng(0, "small"):  # its frequencies are random too
         network = fs.networks.edm2_unet(shape, classes, **{**SMALL, **options})
     return alive(network, std=1.0)
 
 
 def fresh() -> nn.Module:
-    with forked(0, "parameters"):
+    with fork_rng(0, "parameters"):
         return fs.networks.edm2_unet((3, 16, 16), 3, **{**SMALL, "width": 32, "attention": (8,)})
 
 
 def weights_of(network: nn.Module) -> list[torch.Tensor]:
-    return [part.weight for part in network.modules() if isinstance(part, Weighted)]
+    return [part.weight for part in network.modules() if isinstance(part, MPConv)]
 
 
 def test_the_defaults_are_edm2_s():
@@ -74,41 +74,39 @@ def test_sums_and_concatenations_keep_unit_magnitude():
 
     for t in (0.0, 0.3, 0.5, 1.0):
         assert rms(mp_sum(a, b[:, :8], t)) == pytest.approx(1, abs=0.02)
-        joined = mp_cat(a, b, t)
-        assert rms(joined) == pytest.approx(1, abs=0.02)
-        shares = [part.square().sum().item() for part in joined.split([8, 24], 1)]
+        both = mp_cat(a, b, t)
+        assert rms(both) == pytest.approx(1, abs=0.02)
+        shares = [part.square().sum().item() for part in both.split([8, 24], 1)]
         assert shares[1] / sum(shares) == pytest.approx(t**2 / (t**2 + (1 - t) ** 2), abs=0.02)
     assert rms(mp_silu(a)) == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize("gain", [0.0, 0.7])
 def test_unit_in_is_unit_everywhere(gain):
-    """Every block of a fresh network keeps the magnitude of its input; the embedding's gain adds
-    its own square.
-    """
-    network, seen = fresh(), {}
+    """Every block of a fresh network keeps its input's magnitude; the gain adds its own square."""
+    network, record = fresh(), {}
     with torch.no_grad():
         network.out_gain.fill_(1.0)
         for name, block in network.named_modules():
             if isinstance(block, Block):
                 block.emb_gain.fill_(gain)
                 block.register_forward_hook(
-                    lambda _m, _i, out, name=name: seen.setdefault(name, out)
+                    lambda _m, _i, out, name=name: record.setdefault(name, out)
                 )
         x, label = (part.float() for part in inputs((3, 16, 16), 8))
-        seen["out"] = network(x, label, torch.arange(8) % 3)
-    assert len(seen) == 1 + sum(isinstance(part, Block) for part in network.modules())
-    for name, h in seen.items():
+        record["out"] = network(x, label, torch.arange(8) % 3)
+    assert len(record) == 1 + sum(isinstance(part, Block) for part in network.modules())
+    for name, h in record.items():
         assert h.square().mean().sqrt().item() == pytest.approx(1.0, abs=0.25), name
 
 
 def test_activations_are_clipped():
-    network, seen = small(clip=0.5), []
+    network, record = small(clip=0.5), []
     for part in network.modules():
         if isinstance(part, Block):
-            part.register_forward_hook(lambda _m, _i, out: seen.append(out.abs().max().item()))
+            part.register_forward_hook(lambda _m, _i, out: record.append(out.abs().max().item()))
     network(*inputs(SHAPE), torch.tensor([0, 1, 2]))
-    assert set(seen) == {0.5}
+    assert set(record) == {0.5}
 
 
 def test_a_pass_changes_no_weight():
@@ -119,9 +117,7 @@ def test_a_pass_changes_no_weight():
 
 
 def test_the_length_of_a_weight_changes_nothing():
-    """f(c w) = f(w) but for the 1e-4 in the norm; so a gradient stands at right angles to each
-    output's weight.
-    """
+    """f(c w) = f(w) but for the norm's 1e-4; gradients are orthogonal to each output's weight."""
     network, x = small(), inputs(SHAPE)
     cond = torch.tensor([0, 1, 2])
     before = network(*x, cond)
@@ -161,13 +157,13 @@ def test_normalise_makes_unit_weights_and_changes_no_output():
 
 def test_dropout_is_kept_to_its_resolutions():
     x, cond = inputs(SHAPE), torch.tensor([0, 1, 2])
-    seen = {}
+    record = {}
     for where in (None, (), (4,), (8,), (4, 8)):
         network = small(dropout=0.4, dropout_resolutions=where)
-        seen[where] = network(*x, cond, network.masks(3, [1]))
-    assert torch.equal(seen[()], network(*x, cond))
-    assert torch.equal(seen[None], seen[4, 8])
-    distinct = [seen[key] for key in ((), (4,), (8,), (4, 8))]
+        record[where] = network(*x, cond, network.masks(3, [1]))
+    assert torch.equal(record[()], network(*x, cond))
+    assert torch.equal(record[None], record[4, 8])
+    distinct = [record[key] for key in ((), (4,), (8,), (4, 8))]
     assert all((a - b).abs().max() > 1e-3 for i, a in enumerate(distinct) for b in distinct[:i])
 
 
@@ -178,7 +174,7 @@ def test_a_data_shape_that_need_not_be_square():
 
 
 @pytest.mark.parametrize(
-    ("shape", "options", "said"),
+    ("shape", "options", "message"),
     [
         ((2,), {}, r"shape = \(2,\): expected \(channels, height, width\)"),
         ((1, 9, 8), {}, "divisible by 2"),
@@ -188,6 +184,6 @@ def test_a_data_shape_that_need_not_be_square():
         (SHAPE, {"head_channels": 10}, "head_channels = 10"),
     ],
 )
-def test_mistakes_are_told(shape, options, said):
-    with pytest.raises(UserError, match=said):
+def test_mistakes_are_told(shape, options, message):
+    with pytest.raises(UserError, match=message):
         small(shape=shape, **options)

@@ -1,4 +1,4 @@
-"""The convolutional U-Nets: derivatives, dropout, labels, precisions, sizes, first weights, names."""
+"""The convolutional U-Nets: derivatives, dropout, labels, precisions, sizes, weights, names."""
 
 from __future__ import annotations
 
@@ -49,17 +49,15 @@ def inputs(rows: int = 3, channels: int = 2) -> tuple[torch.Tensor, torch.Tensor
     return x, torch.linspace(-0.7, 0.6, rows, dtype=torch.float64)
 
 
-def close(ours: torch.Tensor, expected: torch.Tensor, share: float) -> None:
+def close(ours: torch.Tensor, reference: torch.Tensor, share: float) -> None:
     """Agreement up to a share of the largest entry."""
-    torch.testing.assert_close(ours, expected, rtol=0, atol=share * expected.abs().max().item())
+    torch.testing.assert_close(ours, reference, rtol=0, atol=share * reference.abs().max().item())
 
 
 @every_kind
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_forward_derivatives_are_central_differences(kind, layout):
-    """In (x, noise_label) together, under masks, and the value beside the derivative is the plain
-    one's.
-    """
+    """In (x, noise_label) together, under masks; the value beside it is the plain one."""
     network, (x, label), step = tiny(kind), inputs(), 1e-5
     x = x.to(memory_format=layout)
     masks = network.masks(3, (7,))
@@ -85,20 +83,19 @@ def test_the_gradient_of_a_forward_derivative_is_its_difference_in_the_weights(k
         tangent = torch.func.jvp(network, (x, label), (x.sin(), torch.ones_like(label)))[1]
         return tangent.square().sum()
 
-    def moved(by):
+    def loss_at(by):
         with torch.no_grad():
             torch._foreach_add_(weights, towards, alpha=by)
             value = loss().item()
             torch._foreach_add_(weights, towards, alpha=-by)
         return value
 
-    gradients = torch.autograd.grad(
-        loss(), weights, allow_unused=True
-    )  # of augment labels there are none
+    # The weights of augment labels have no gradient.
+    gradients = torch.autograd.grad(loss(), weights, allow_unused=True)
     slope = sum(
         (g * d).sum().item() for g, d in zip(gradients, towards, strict=True) if g is not None
     )
-    assert slope == pytest.approx((moved(step) - moved(-step)) / (2 * step), rel=1e-5)
+    assert slope == pytest.approx((loss_at(step) - loss_at(-step)) / (2 * step), rel=1e-5)
 
 
 @every_kind
@@ -136,10 +133,10 @@ def test_a_dropped_label_is_a_row_of_zeros(kind):
     """-1 gives what every label gives once the labels' weights are zero; other labels do not."""
     network, (x, label) = tiny(kind, classes=3), inputs()
     with torch.no_grad():
-        dropped = network(x, label, torch.full((3,), -1))
-        assert not torch.allclose(network(x, label, torch.tensor([0, 1, 2])), dropped, rtol=1e-3)
+        without = network(x, label, torch.full((3,), -1))
+        assert not torch.allclose(network(x, label, torch.tensor([0, 1, 2])), without, rtol=1e-3)
         network.map_label.weight.zero_()
-        close(network(x, label, torch.tensor([0, 1, 2])), dropped, 1e-12)
+        close(network(x, label, torch.tensor([0, 1, 2])), without, 1e-12)
 
 
 @pytest.mark.parametrize("kind", ["skips", "adm"])
@@ -167,9 +164,9 @@ def test_precisions_agree(kind):
 
 def test_fourier_frequencies_are_never_rounded():
     network = tiny("ncsnpp").float()
-    kept = network.map_noise.freqs.clone()
-    assert torch.equal(network.bfloat16().map_noise.freqs, kept)
-    assert torch.equal(network.half().float().map_noise.freqs, kept)
+    frequencies = network.map_noise.freqs.clone()
+    assert torch.equal(network.bfloat16().map_noise.freqs, frequencies)
+    assert torch.equal(network.half().float().map_noise.freqs, frequencies)
 
 
 PAPERS = {  # millions of weights, as the papers on EDM, ECT and ADM round them
@@ -213,9 +210,9 @@ def test_every_size_fits_or_is_refused_in_one_line(side, mult, blocks, kind):
     options |= {"group": 4} if name == "adm_unet" else {}
     with torch.device("meta"):
         if side % 2 ** (len(mult) - 1):
-            with pytest.raises(UserError, match="a multiple of") as caught:
+            with pytest.raises(UserError, match="a multiple of") as error:
                 getattr(fs.networks, name)((1, side, side), **options)
-            assert "\n" not in str(caught.value)
+            assert "\n" not in str(error.value)
         else:
             x = torch.empty(2, 1, side, side)
             assert (
@@ -242,9 +239,9 @@ REFUSED = {
 @pytest.mark.parametrize("word", REFUSED)
 def test_options_that_cannot_be_are_one_line(word):
     name, shape, options = REFUSED[word]
-    with pytest.raises(UserError, match=word) as caught:
+    with pytest.raises(UserError, match=word) as error:
         getattr(fs.networks, name)(shape, **{**TINY, **options})
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 @every_kind
@@ -300,31 +297,29 @@ def test_song_starts_as_edm_does():
 
 @pytest.mark.parametrize("kind", ["ddpmpp", "ncsnpp", "skips"])
 def test_blocks_by_level(kind):
-    """The same number at each level is that network; others have their own number of blocks, and
-    run.
-    """
+    """The same number at each level is that network; others have their own number, and run."""
     plain, same, other = (
         tiny(kind, **more) for more in ({}, {"level_blocks": (1, 1)}, {"level_blocks": (2, 1)})
     )
     x, label = inputs()
     assert torch.equal(plain(x, label), same(x, label))
-    added = {name for name, _ in other.named_modules()} - {
+    extra = {name for name, _ in other.named_modules()} - {
         name for name, _ in plain.named_modules()
     }
-    assert {name for name in added if name.count(".") == 1} == {"enc.8x8_block1", "dec.8x8_block2"}
+    assert {name for name in extra if name.count(".") == 1} == {"enc.8x8_block1", "dec.8x8_block2"}
     assert not torch.equal(other(x, label), plain(x, label))
 
 
 def test_dropout_by_resolution():
     """Masks act in the blocks of the resolutions named, and there as they do where all are."""
     x, label = inputs()
-    masked = {}
+    outputs = {}
     for sides in ((), (4,), (8,), (8, 4), None):
         network = tiny("ddpmpp", dropout_resolutions=sides)
-        masked[sides] = network(x, label, None, network.masks(3, (7,)))
-    assert torch.equal(masked[()], network(x, label))
-    assert torch.equal(masked[8, 4], masked[None])
-    assert len({masked[sides].sum().item() for sides in ((), (4,), (8,), None)}) == 4
+        outputs[sides] = network(x, label, None, network.masks(3, (7,)))
+    assert torch.equal(outputs[()], network(x, label))
+    assert torch.equal(outputs[8, 4], outputs[None])
+    assert len({outputs[sides].sum().item() for sides in ((), (4,), (8,), None)}) == 4
 
 
 def test_adm_starts_as_edm_does():
@@ -367,14 +362,14 @@ def test_openai_names_where_convolutions_resample():
         "middle_block.2.in_layers.0.bias",
     } <= theirs
     weights = network.state_dict()
-    exported = to_openai(network, weights)
-    assert exported["label_emb.weight"].shape == (10, 128)
-    back = from_openai(network, exported)
+    export = to_openai(network, weights)
+    assert export["label_emb.weight"].shape == (10, 128)
+    back = from_openai(network, export)
     assert all(torch.equal(back[name], value) for name, value in weights.items())
     assert back.keys() == weights.keys()
-    del exported["out.0.bias"]
+    del export["out.0.bias"]
     with pytest.raises(UserError, match=r"the first is out\.0\.bias"):
-        from_openai(network, exported)
+        from_openai(network, export)
 
 
 def test_a_run_trains_one_and_samples_it():
@@ -388,10 +383,10 @@ def test_a_run_trains_one_and_samples_it():
     }
     run = tiny_run(network="song_unet", network_options=network_options, iterations=2, batch=8)
     x0 = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    made = fs.train(run, data={"x0": x0 * 2 - 1, "cond": torch.arange(16) % 2}, progress=False)
-    first = made.sample(2, steps=1, seed=0, cond=torch.tensor([0, 1]))
+    generator = fs.train(run, data={"x0": x0 * 2 - 1, "cond": torch.arange(16) % 2}, progress=False)
+    first = generator.sample(2, steps=1, seed=0, cond=torch.tensor([0, 1]))
     assert torch.isfinite(first).all()
-    assert torch.equal(first, made.sample(2, steps=1, seed=0, cond=torch.tensor([0, 1])))
+    assert torch.equal(first, generator.sample(2, steps=1, seed=0, cond=torch.tensor([0, 1])))
 
 
 def test_labels_beyond_the_classes_are_refused_and_minus_one_is_none():

@@ -9,7 +9,7 @@ from torch.nn.functional import avg_pool2d, silu
 
 import fewstep as fs
 from fewstep.base.errors import UserError
-from fewstep.base.randomness import forked
+from fewstep.base.randomness import fork_rng
 from fewstep.networks._uvit import ResBlock
 from tests.support.network_properties import (
     alive,
@@ -57,16 +57,14 @@ def test_the_sizes_of_the_paper(size, options, parameters, near):
 
 
 def test_a_fresh_network_is_pooling_positions_and_skips():
-    """Its blocks are identities, so what is left are the convolutions between and the sums over
-    sqrt(2).
-    """
-    with forked(0, "parameters"):
+    """Its blocks are identities: the convolutions between them and sums over sqrt(2) are left."""
+    with fork_rng(0, "parameters"):
         network = fs.networks.uvit(SHAPE, 0, **SMALL).double()
     x, label = inputs(SHAPE)
     assert torch.equal(network(x, label), torch.zeros_like(x))
     nn.init.constant_(network.outlet.weight, 0.1)
 
-    def placed(stage: nn.Module, h: torch.Tensor) -> torch.Tensor:
+    def place(stage: nn.Module, h: torch.Tensor) -> torch.Tensor:
         return h + stage.positions.t().reshape(h.shape[1:])
 
     def twice(h: torch.Tensor) -> torch.Tensor:
@@ -74,16 +72,15 @@ def test_a_fresh_network_is_pooling_positions_and_skips():
 
     with torch.no_grad():
         top = network.inlet(x)
-        half = placed(network.down[1], network.widen[0](avg_pool2d(top, 2)))
-        deep = placed(network.middle, network.widen[1](avg_pool2d(half, 2)))
-        back = placed(network.up[0], twice(network.narrow[0](deep)))
+        half = place(network.down[1], network.widen[0](avg_pool2d(top, 2)))
+        deep = place(network.middle, network.widen[1](avg_pool2d(half, 2)))
+        back = place(network.up[0], twice(network.narrow[0](deep)))
         for _ in range(2):
             back = (back + half) / 2**0.5
-        top = twice(
-            network.narrow[1](back)
-        )  # a residual block's skip is in its branch, which is 0 here
-        expected = network.outlet(silu(network.norm(top)))
-        torch.testing.assert_close(network(x, label), expected, rtol=1e-12, atol=1e-12)
+        # A residual block's skip is in its branch, which is 0 here.
+        top = twice(network.narrow[1](back))
+        target = network.outlet(silu(network.norm(top)))
+        torch.testing.assert_close(network(x, label), target, rtol=1e-12, atol=1e-12)
 
 
 def test_every_block_of_the_way_up_takes_the_skip_of_its_mirror():
@@ -93,25 +90,25 @@ def test_every_block_of_the_way_up_takes_the_skip_of_its_mirror():
             block.register_forward_hook(lambda _m, _i, out: outputs.append(out))
     for stage in network.up:
         for block in stage.blocks:
-            block.register_forward_pre_hook(lambda _m, given: skips.append(given[1]))
+            block.register_forward_pre_hook(lambda _m, arguments: skips.append(arguments[1]))
     x, label = inputs(SHAPE)
     out = network(x, label, torch.tensor([0, 1, 2]))
     assert len(outputs) == 5
-    assert all(skip is kept for skip, kept in zip(skips, reversed(outputs), strict=True))
+    assert all(skip is output for skip, output in zip(skips, reversed(outputs), strict=True))
     gradients = torch.autograd.grad(out.sum(), [network.up[1].blocks[0].norm_skip.weight])
     assert gradients[0].abs().max() > 0
 
 
 def test_a_skip_like_the_input_is_an_input_of_twice_the_variance():
     h, emb = inputs((8, 4, 4))[0], inputs((16,))[0]
-    joined, plain = alive(ResBlock(8, 16, True, 0.0, 0)), alive(ResBlock(8, 16, False, 0.0, 0))
-    plain.load_state_dict({k: v for k, v in joined.state_dict().items() if "skip" not in k})
+    with_skip, plain = alive(ResBlock(8, 16, True, 0.0, 0)), alive(ResBlock(8, 16, False, 0.0, 0))
+    plain.load_state_dict({k: v for k, v in with_skip.state_dict().items() if "skip" not in k})
     with torch.no_grad():
-        joined.norm_skip.load_state_dict(joined.norm.state_dict())
+        with_skip.norm_skip.load_state_dict(with_skip.norm.state_dict())
         for p in plain.norm.parameters():
             p *= 2**0.5
     torch.testing.assert_close(
-        joined(h, h, emb, None), plain(h, None, emb, None), rtol=1e-12, atol=1e-12
+        with_skip(h, h, emb, None), plain(h, None, emb, None), rtol=1e-12, atol=1e-12
     )
 
 
@@ -135,14 +132,14 @@ def test_low_precision():
 
 def test_dropout_reaches_as_many_stages_as_asked():
     (x, label), cond = inputs(SHAPE), torch.tensor([0, 1, 2])
-    seen = []
+    outputs = []
     for stages in range(4):
         network = small(dropout=0.4, dropout_stages=stages)
-        seen.append(network(x, label, cond, network.masks(3, [1])))
+        outputs.append(network(x, label, cond, network.masks(3, [1])))
         chances = {part.dropout for part in network.middle.modules() if hasattr(part, "site")}
         assert chances == ({0.4} if stages else {0.0})
-    assert torch.equal(seen[0], network(x, label, cond))
-    assert all((a - b).abs().max() > 1e-3 for i, a in enumerate(seen) for b in seen[:i])
+    assert torch.equal(outputs[0], network(x, label, cond))
+    assert all((a - b).abs().max() > 1e-3 for i, a in enumerate(outputs) for b in outputs[:i])
 
 
 def test_data_that_is_not_square():
@@ -150,7 +147,7 @@ def test_data_that_is_not_square():
 
 
 @pytest.mark.parametrize(
-    ("shape", "options", "said"),
+    ("shape", "options", "message"),
     [
         ((2,), {}, r"shape = \(2,\): expected \(channels, height, width\)"),
         ((1, 10, 8), {}, "divisible by 4"),
@@ -160,6 +157,6 @@ def test_data_that_is_not_square():
         (SHAPE, {"dropout_stages": 4}, "dropout_stages = 4"),
     ],
 )
-def test_mistakes_are_told(shape, options, said):
-    with pytest.raises(UserError, match=said):
+def test_mistakes_are_told(shape, options, message):
+    with pytest.raises(UserError, match=message):
         small(shape=shape, **options)

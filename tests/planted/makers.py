@@ -1,4 +1,4 @@
-"""What stands in a part's place when a mistake is planted: functions of the right one."""
+"""What replaces a part when a mistake is planted: functions of the right one."""
 
 from __future__ import annotations
 
@@ -16,64 +16,64 @@ from fewstep.core.scalings import Coefficients
 
 @dataclass(frozen=True)
 class Bug:
-    """`holder.name` is replaced by `make(what is there)`; `caught` is the check that must fail."""
+    """`holder.name` is replaced by `make(the original)`; `check` is the one that must fail."""
 
     what: str
     holder: Any
     name: str
     make: Callable[[Any], Any]
-    caught: str
+    check: str
 
 
 def with_gradient(goal):
-    def attached(*args):
+    def goal_with_gradient(*args):
         with torch.enable_grad():
             return goal(*args)
 
-    return attached
+    return goal_with_gradient
 
 
 def anchor_off(at):
-    def off(self, t, progress):
-        found = at(self, t, progress)
-        step = found.t - found.r
-        return found._replace(a=torch.where(found.r > found.a, found.a + step, found.a))
+    def at_next(self, t, progress):
+        times = at(self, t, progress)
+        step = times.t - times.r
+        return times._replace(a=torch.where(times.r > times.a, times.a + step, times.a))
 
-    return off
+    return at_next
 
 
 def wrong_alpha(addim):
-    def moved(process, net, x, t, s, cond=None, **options):
-        off = expand(process.alpha(t) - process.alpha(s), x)
-        return addim(process, net, x, t, s, cond, **options) + off * net(x, t, cond)
+    def move(process, net, x, t, s, cond=None, **options):
+        difference = expand(process.alpha(t) - process.alpha(s), x)
+        return addim(process, net, x, t, s, cond, **options) + difference * net(x, t, cond)
 
-    return moved
+    return move
 
 
 def masks_anew(original):
-    def drawn(student, rows, seed, device):
+    def new_masks(student, rows, seed, device):
         numbers = iter(range(100))
-        return lambda who, x, t, cond: dropout(
-            student, rows, None if seed is None else [next(numbers)], device
-        )(who, x, t, cond)
 
-    return drawn
+        def call(who, x, t, cond):
+            seeds = None if seed is None else [next(numbers)]
+            return dropout(student, rows, seeds, device)(who, x, t, cond)
+
+        return call
+
+    return new_masks
 
 
-def generated(*, fresh: bool = False, upper: bool = False, inverted: bool = False):
-    """GC's coupling with other noise for the pair, the endpoint made at t, or the wrong share of
-    the rows.
-    """
+def wrong_gc(*, fresh: bool = False, upper: bool = False, other_rows: bool = False):
+    """GC's coupling with other noise for the pair, the endpoint of x_t, or on the other rows."""
 
     def make(original):
         def pairs(self, models, process, x0, z, times, cond):
-            rows = (times.u[:, 1] < self.share) != inverted
+            rows = (times.u[:, 1] < self.share) != other_rows
             at = times.t if upper else times.r
-            end = self.predictor(models)(process.mix(x0, z, at), at, cond).clamp(
-                -self.bound, self.bound
-            )
-            data = torch.where(expand(rows, x0).bool(), end, x0)
-            noise = torch.where(expand(rows, x0).bool(), z.flip(0), z) if fresh else z
+            end = self.predictor(models)(process.mix(x0, z, at), at, cond)
+            where = expand(rows, x0).bool()
+            data = torch.where(where, end.clamp(-self.bound, self.bound), x0)
+            noise = torch.where(where, z.flip(0), z) if fresh else z
             return process.mix(data, noise, times.t), process.mix(data, noise, times.r)
 
         return pairs
@@ -82,35 +82,31 @@ def generated(*, fresh: bool = False, upper: bool = False, inverted: bool = Fals
 
 
 def other_sigma_data(build):
-    def built(run, facts, method, network=None):
+    def build_other(run, facts, method, network=None):
         return build(run, facts, replace(method, scaling=scalings.Edm(sigma_data=0.5)), network)
 
-    return built
+    return build_other
 
 
 def raw_weights(hand_over):
-    def handed(run, state):
+    def hand_over_student(run, state):
         state.averages["ema"].load_state_dict(state.student.state_dict())
         hand_over(run, state)
 
-    return handed
+    return hand_over_student
 
 
-def not_normalised(weighed):
-    def found(self, times, chosen):
-        return times._replace(w=torch.where(chosen, self.weight, 1.0))
-
-    return found
+def weight_not_over_share(original):
+    return lambda self, times, rows: times._replace(w=torch.where(rows, self.weight, 1.0))
 
 
 def along_from_below(call):
-    def moved(self, process, net, x, t, s, cond=None, **options):
-        low = torch.tensor(
-            [max((g for g in self.grid if g < at), default=0.0) for at in t.tolist()]
-        )
-        return call(self, process, net, x, torch.maximum(low.double(), s), s, cond, **options)
+    def move(self, process, net, x, t, s, cond=None, **options):
+        below = [max((level for level in self.grid if level < at), default=0.0) for at in t]
+        start = torch.maximum(torch.tensor(below, dtype=torch.float64), s)
+        return call(self, process, net, x, start, s, cond, **options)
 
-    return moved
+    return move
 
 
 def low_noise_old(original):
@@ -133,19 +129,18 @@ def one_sd(call):
 
 
 def not_clipped(at):
-    def found(self, t, progress):
+    def at_below_0(self, t, progress):
         widen = 1 + self.k * torch.sigmoid(-self.b * t)
         return at(self, t, progress)._replace(r=t * (1 - (1 - self.ratio(progress)) * widen))
 
-    return found
+    return at_below_0
 
 
 def batch_mean(loss):
-    def averaged(self, models, x0, *args, **options):
-        found = loss(self, models, x0, *args, **options)
-        return found.mean().expand(len(x0))
+    def mean_loss(self, models, x0, *args, **options):
+        return loss(self, models, x0, *args, **options).mean().expand(len(x0))
 
-    return averaged
+    return mean_loss
 
 
 def ema_by_student(call):
@@ -157,19 +152,20 @@ def asks_student(call):
 
 
 def by_student(find):
-    def found(path):
-        saved = find(path)
-        return replace(saved, groups={**saved.groups, "ema": saved.groups["student"]})
+    def find_student(path):
+        checkpoint = find(path)
+        groups = {**checkpoint.groups, "ema": checkpoint.groups["student"]}
+        return replace(checkpoint, groups=groups)
 
-    return found
+    return find_student
 
 
 def guided_by_w(both):
-    def found(self, x_t, t, cond):
+    def both_by_w(self, x_t, t, cond):
         guess, plain = both(self, x_t, t, cond)
         return guess - (guess - plain) / self.scale, plain
 
-    return found
+    return both_by_w
 
 
 def guided_twice(both):
@@ -183,26 +179,26 @@ def no_correction(heun):
 
 
 def bare_jump(jump):
-    def moved(self, x_t, x0_hat, t, s):
+    def jump_anyway(self, x_t, x0_hat, t, s):
         keep, make = self._move(torch.as_tensor(t), torch.as_tensor(s))
         return expand(keep, x_t) * x_t + expand(make, x_t) * x0_hat
 
-    return moved
+    return jump_anyway
 
 
 def swapped_labels(forward):
-    def asked(self, x_t, t, cond=None, masks=None):
+    def forward_flipped(self, x_t, t, cond=None, masks=None):
         return forward(self, x_t, t, None if cond is None else cond.flip(0), masks)
 
-    return asked
+    return forward_flipped
 
 
 def forgets_moments(restore):
-    def restored(self, saved):
-        restore(self, saved)
+    def restore_weights(self, checkpoint):
+        restore(self, checkpoint)
         self.optimizer.state.clear()
 
-    return restored
+    return restore_weights
 
 
 def from_the_first(normal):
@@ -212,7 +208,7 @@ def from_the_first(normal):
 
 
 def without_alpha(velocity):
-    def found(self, x_t, x0_hat, t):
+    def part_of_velocity(self, x_t, x0_hat, t):
         return velocity(self, x_t, x0_hat, t) - expand(self.schedule.alpha_rate(t), x_t) * x0_hat
 
-    return found
+    return part_of_velocity

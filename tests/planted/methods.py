@@ -1,4 +1,4 @@
-"""Mistakes in what a method is made of: pairs, targets, times, tangents."""
+"""Mistakes in what a method consists of: pairs, targets, times, tangents."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from tests.planted.makers import (
     bare_jump,
     batch_mean,
     ema_by_student,
-    generated,
     masks_anew,
-    not_normalised,
+    weight_not_over_share,
     with_gradient,
+    wrong_gc,
 )
 
 GC = "gc: iCT on x0 := D_ema(x_r,r), same z, where u < mu"
@@ -84,19 +84,19 @@ BUGS = [
         masks_anew,
         "ict: dropout masks are shared by both passes",
     ),
-    Bug("GC: rows inverted", couplings.GeneratorInduced, "__call__", generated(inverted=True), GC),
+    Bug("GC: rows inverted", couplings.GeneratorInduced, "__call__", wrong_gc(other_rows=True), GC),
     Bug(
         "GC: endpoint from the upper point",
         couplings.GeneratorInduced,
         "__call__",
-        generated(upper=True),
+        wrong_gc(upper=True),
         GC,
     ),
     Bug(
         "GC: new noise for the pair",
         couplings.GeneratorInduced,
         "__call__",
-        generated(fresh=True),
+        wrong_gc(fresh=True),
         GC,
     ),
     Bug(
@@ -106,7 +106,7 @@ BUGS = [
         lambda f: lambda self, *a: f(replace(self, share=1 - self.share / 2), *a),
         GC,
     ),
-    Bug("TCM: w_b not over its share", times.Atom, "_weighed", not_normalised, ATOM),
+    Bug("TCM: w_b not over its share", times.Atom, "_weigh", weight_not_over_share, ATOM),
     Bug(
         "TCM: share of the atom inverted",
         times.Atom,
@@ -166,16 +166,16 @@ BUGS = [
         SCT,
     ),
     Bug(
-        "sCM: tangent not normalised",
+        "sCM: tangent not normalise",
         tangents.Tangent,
-        "normalised",
+        "normalise",
         lambda f: lambda self, g: g,
         SCT,
     ),
     Bug(
         "sCM: sign of the tangent",
         tangents.Tangent,
-        "normalised",
+        "normalise",
         lambda f: lambda self, g: -f(self, g),
         f"sct: gradient of {SCT[5:]}",
     ),

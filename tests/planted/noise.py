@@ -1,4 +1,4 @@
-"""Mistakes in what a move adds, what a coupling clips and deals out, and what a stage keeps."""
+"""Mistakes in what a move adds, what a coupling clips and assigns, and what a stage keeps."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from tests.planted.makers import Bug
 
 
 def other_rule(addim):
-    def moved(*args, final_step="addim", **options):
-        return addim(*args, final_step={"addim": "ddim", "ddim": "addim"}[final_step], **options)
+    def move(*args, final_step="addim", **options):
+        other = {"addim": "ddim", "ddim": "addim"}[final_step]
+        return addim(*args, final_step=other, **options)
 
-    return moved
+    return move
 
 
 def frozen_lives(hand_over):
-    def handed(run, state):
+    def hand_over_alive(run, state):
         hand_over(run, state)
         state.frozen = state.student
 
-    return handed
+    return hand_over_alive
 
 
 BUGS = [

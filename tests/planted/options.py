@@ -41,8 +41,8 @@ BUGS = [
     Bug(
         "realised strata ignored",
         times.Atom,
-        "_weighed",
-        lambda f: lambda self, found, chosen: f(replace(self, realised=False), found, chosen),
+        "_weigh",
+        lambda f: lambda self, times, rows: f(replace(self, realised=False), times, rows),
         "TCM: realised strata, the same mean(w loss)",
     ),
     Bug(

@@ -30,10 +30,11 @@ from tests.planted.makers import (
 )
 
 ECT = "ect: 1/(t-r) ||D(x_t,t) - sg D(x_r,r)||"
+ICT = "ict: 1/(t-r) huber(D(x_t,t) - sg D(x_r,r)), c ~ sqrt(D)"
 HANDED = "teacher and initial weights are a run's average"
 
 BUGS = [
-    Bug("weight 1 for 1/(t-r)", weights, "inverse_gap", lambda f: weights.one, "weight 1/(t - r)"),
+    Bug("weight 1 for 1/(t-r)", weights, "inverse_gap", lambda f: weights.one, ICT),
     Bug("weight 1 for 1/(t-r), in the loss", weights, "inverse_gap", lambda f: weights.one, ECT),
     Bug("weight SNR for SNR + 1", weights, "snr_plus_one", lambda f: weights.snr, "weight SNR + 1"),
     Bug(
@@ -131,7 +132,7 @@ BUGS = [
         "teacher by its raw weights",
         sources,
         "load",
-        lambda f: lambda source, **options: f(source, ema="student", **options),
+        lambda f: lambda source, **options: f(source, **{**options, "ema": "student"}),
         HANDED,
     ),
     Bug("initial weights not averaged", sources, "find", by_student, HANDED),

@@ -35,12 +35,12 @@ def run(name: str, iterations: int, monkeypatch, capsys) -> str:
 
 def test_the_phased_model_learns_the_ring(monkeypatch, capsys):
     """A cloud of the ring's spread is at an energy distance of 0.03, its mean at 0.5."""
-    told = run("phased", 150, monkeypatch, capsys)
-    assert float(told.split(":")[1]) < 0.015
+    output = run("phased", 150, monkeypatch, capsys)
+    assert float(output.split(":")[1]) < 0.015
 
 
 def test_the_own_network_trains_on_signals_and_takes_their_frequency(monkeypatch, capsys):
-    told = run("own_network", 20, monkeypatch, capsys)
-    drawn = [float(word) for word in re.findall(r"[\d.]+", told.partition("periods")[2])]
-    assert len(drawn) == 4
-    assert all(0 <= periods <= 32 for periods in drawn)
+    output = run("own_network", 20, monkeypatch, capsys)
+    periods = [float(word) for word in re.findall(r"[\d.]+", output.partition("periods")[2])]
+    assert len(periods) == 4
+    assert all(0 <= number <= 32 for number in periods)

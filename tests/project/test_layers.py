@@ -114,7 +114,7 @@ def test_these_files_name_no_torch(module):
 
 
 def table() -> str:
-    """Who imports whom, and how often: a row for each package, a column for each that it imports."""
+    """Who imports whom, how often: a row for each package, a column for each that it imports."""
     counts = Counter((package, other) for package, other, _ in crossings())
     lines = [" " * 10 + "".join(f"{other:>10}" for other in PACKAGES)]
     for package in PACKAGES:

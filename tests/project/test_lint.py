@@ -44,21 +44,9 @@ AUDITED = {
         "attribute of a module by name",
     ): "methods by the names in that file",
     (
-        "fewstep/analysis/verify/exact_maps.py",
-        "attribute of a module by name",
-    ): "methods by the names in that file",
-    (
-        "fewstep/analysis/verify/fixed_points.py",
-        "attribute of a module by name",
-    ): "methods by the names in that file",
-    (
         "fewstep/analysis/verify/papers.py",
         "attribute of a module by name",
     ): "methods by the names in that file",
-    (
-        "fewstep/analysis/verify/solver_checks.py",
-        "attribute of a module by name",
-    ): "solvers by the names in that file",
     (
         "benchmarks/startup.py",
         "process",

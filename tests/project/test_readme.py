@@ -1,14 +1,20 @@
-"""The README's Python runs as it stands, and its commands exist."""
+"""What the pages say is so: Python runs, commands exist, links, paths and names lead somewhere."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import re
 import shlex
 from pathlib import Path
 
+import pytest
+
+import fewstep as fs
 from fewstep.cli import VERBS, main
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
 COMMANDS = [
     line
@@ -17,6 +23,20 @@ COMMANDS = [
     for line in block.splitlines()
     if "fewstep " in line
 ]
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        ROOT / "benchmarks" / "README.md",
+        ROOT / "tests" / "conformance" / "README.md",
+    ]
+)
+FILES = [
+    path.relative_to(ROOT).as_posix()
+    for top in ("src", "tests", "docs", "examples", "benchmarks")
+    for path in (ROOT / top).rglob("*.*")
+]
+THE_READERS_OWN = {"mine.py"}
 
 
 def test_the_python_runs_and_finds_the_circle(tmp_path, monkeypatch, capsys):
@@ -30,8 +50,8 @@ def test_the_python_runs_and_finds_the_circle(tmp_path, monkeypatch, capsys):
     assert not any(tmp_path.iterdir())
 
 
-def test_the_python_of_the_laboratory_page_runs_and_is_right(monkeypatch):
-    page, scope = (Path(__file__).parents[2] / "docs" / "exact.md").read_text(), {}
+def test_the_python_of_the_laboratory_page_runs_and_is_right():
+    page, scope = (ROOT / "docs" / "exact.md").read_text(), {}
     for block in re.findall(r"```python\n(.*?)```", page, re.S):
         exec(block, scope)
     assert max(scope["error"].max(), scope["apart"]) < 1e-9
@@ -40,9 +60,7 @@ def test_the_python_of_the_laboratory_page_runs_and_is_right(monkeypatch):
 
 
 def test_the_commands_run(tmp_path, monkeypatch):
-    """In their order, since one uses what another wrote; training is cut short, and done by one
-    process.
-    """
+    """In their order, since one uses what another wrote; training is short and by one process."""
     monkeypatch.chdir(tmp_path)
     for line in COMMANDS:
         words = shlex.split(line)
@@ -52,8 +70,43 @@ def test_the_commands_run(tmp_path, monkeypatch):
         assert main([*words[1:], *(["--iterations", "3"] if words[1] == "train" else [])]) == 0
 
 
-def test_every_linked_file_exists():
-    root = Path(__file__).parents[2]
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
-    assert links
-    assert [link for link in links if not (root / link).exists()] == []
+def test_the_commands_of_make_are_targets():
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    for page in PAGES:
+        for target in re.findall(r"^(?:make|`make) (\w+)", page.read_text(), re.M):
+            assert target in targets, page.name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_paths_and_names_lead_somewhere(page):
+    text = page.read_text()
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+    # A path from the root or from any folder: docs/log.md, run/config.py, test_crash.py.
+    paths = set(re.findall(r"[\w./-]*\w\.(?:py|md)\b", re.sub(r"\]\([^)]*\)", "", text)))
+    paths -= {path for path in paths if path in THE_READERS_OWN or "NAME" in path}
+    files = [*FILES, *(path.name for path in ROOT.glob("*.md"))]
+    assert [path for path in paths if not any(f"/{f}".endswith(f"/{path}") for f in files)] == []
+    folders = re.findall(r"`((?:src|tests|docs|examples|benchmarks)/[\w/-]+)`", text)
+    assert [folder for folder in folders if not (ROOT / folder).exists()] == []
+    modules = re.findall(r"python -m ([\w.]+)", text)
+    assert [name for name in modules if not is_module(name)] == []
+    names = re.findall(r"\b(?:fs|fewstep)((?:\.\w+)+)", text)
+    assert [name for name in names if not is_name(name)] == []
+
+
+def is_module(name: str) -> bool:
+    path = name.replace(".", "/")
+    tops = (ROOT, ROOT / "src")
+    return any((top / f"{path}.py").exists() or (top / path).is_dir() for top in tops)
+
+
+def is_name(name: str) -> bool:
+    """Whether fewstep has a package, module or public name `.a.b.c`."""
+    value = fs
+    for part in name.strip(".").split("."):
+        inner = f"{value.__name__}.{part}" if hasattr(value, "__path__") else ""
+        if not hasattr(value, part) and not (inner and importlib.util.find_spec(inner)):
+            return False
+        value = getattr(value, part, None) or importlib.import_module(inner)
+    return True

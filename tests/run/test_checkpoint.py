@@ -12,7 +12,16 @@ import torch
 import fewstep as fs
 from fewstep.base import disk
 from fewstep.base.errors import StorageError
+from fewstep.data import Units
 from fewstep.run.checkpoint import RunFolder, fingerprint, read, write
+from fewstep.run.checkpoint.schema import (
+    POSITION,
+    Position,
+    check_values,
+    new_record,
+    read_record,
+)
+from fewstep.run.facts import Facts
 from tests.support.toys import tiny_run
 
 TENSORS = {
@@ -31,12 +40,52 @@ def about(step: int, **more) -> dict:
     return {"run": {}, "facts": {}, "step": step, "fingerprint": "", **more}
 
 
+def test_a_record_is_read_as_it_was_written_and_says_none_where_a_file_says_nothing():
+    run = tiny_run()
+    facts = Facts((2,), 0, 0.5, Units(0.0, 1.0), "d")
+    position = Position(step=4, stage_start=2, stage=2, teacher_rows=0, log="")
+    record = new_record(run, facts, position, machine={"processes": 2}, skipped=["a.png"])
+    values = record.to_json()
+    assert (values["begun"], values["log"], values["skipped"]) == (2, "", ["a.png"])
+    assert (record.run, record.facts, record.processes) == (run, facts, 2)
+    assert read_record(json.loads(json.dumps(values))) == record
+    assert position.to_json().keys() == POSITION.keys()
+    bare = new_record(run, facts, Position(step=4))
+    assert bare.to_json().keys() == {"run", "facts", "step", "torch"}
+    assert (bare.stage_start, bare.teacher_rows, bare.log, bare.processes) == (None, None, None, 1)
+
+
+WRONG = {
+    "step": [-1, 2**31, "3", True, None, 1.0],
+    "begun": [-1, "0", None],
+    "stage": [0, 3, "1", True],
+    "teacher_rows": [-1, 2**53, 0.5],
+    "log": [None, 3],
+    "run": [None, []],
+    "facts": ["x"],
+    "torch": [2],
+    "machine": [[], "cpu"],
+    "skipped": [{}, "a.png"],
+    "incident": [[1.0]],
+    "shards": [-1, "2"],
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_value_is_refused_by_the_name_of_its_key(name, tmp_path):
+    values = {"format": 2, **about(3)}
+    check_values(values, tmp_path)
+    for value in WRONG[name]:
+        with pytest.raises(StorageError, match=f": {name} = .*: expected "):
+            check_values({**values, name: value}, tmp_path)
+
+
 def test_what_is_written_is_read_to_the_last_bit(tmp_path):
     write(tmp_path / "c", TENSORS, about(3, note="ü"))
-    found = read(tmp_path / "c")
-    assert found.state["step"] == 3
-    assert fingerprint(found.groups) == fingerprint(TENSORS)
-    assert found.groups["optimizer"]["a.half"].dtype == torch.bfloat16
+    checkpoint = read(tmp_path / "c")
+    assert checkpoint.state["step"] == 3
+    assert fingerprint(checkpoint.groups) == fingerprint(TENSORS)
+    assert checkpoint.groups["optimizer"]["a.half"].dtype == torch.bfloat16
 
 
 def test_the_fingerprint_sees_names_types_shapes_and_bits():
@@ -67,9 +116,9 @@ def test_any_flipped_bit_is_found(tmp_path, trial):
     if file.name == "manifest.json" and same_facts(before, content):
         assert fingerprint(read(tmp_path / "c").groups) == fingerprint(TENSORS)
         return
-    with pytest.raises(StorageError) as caught:
+    with pytest.raises(StorageError) as error:
         read(tmp_path / "c")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 def same_facts(before: bytes, after: bytes) -> bool:
@@ -143,8 +192,8 @@ def test_a_damaged_checkpoint_costs_one_interval_and_no_bit(tmp_path):
     file = tmp_path / "hurt" / "checkpoints" / "step-6" / "ema.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     assert fs.load(tmp_path / "hurt").step == 4
-    healed = fs.train(tiny_run(), out=tmp_path / "hurt", resume=True, progress=False, device="cpu")
-    assert healed.fingerprint == whole.fingerprint == fs.load(tmp_path / "hurt").fingerprint
+    again = fs.train(tiny_run(), out=tmp_path / "hurt", resume=True, progress=False, device="cpu")
+    assert again.fingerprint == whole.fingerprint == fs.load(tmp_path / "hurt").fingerprint
     assert (tmp_path / "hurt" / "checkpoints" / "step-6.corrupt").is_dir()
 
 

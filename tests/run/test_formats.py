@@ -29,11 +29,15 @@ def old(tmp_path):
 
 
 def test_format_1_is_read_with_what_it_leaves_out(old):
-    found = read(old / "checkpoints" / "step-4")
-    assert found.state["format"] == 1
-    assert (found.state["step"], found.state["begun"], found.state["stage"]) == (4, 2, 2)
+    checkpoint = read(old / "checkpoints" / "step-4")
+    assert checkpoint.state["format"] == 1
+    assert (checkpoint.state["step"], checkpoint.state["begun"], checkpoint.state["stage"]) == (
+        4,
+        2,
+        2,
+    )
     assert fs.load(old, device="cpu").step == 4
-    assert fs.load(old, device="cpu").fingerprint == found.state["fingerprint"]
+    assert fs.load(old, device="cpu").fingerprint == checkpoint.state["fingerprint"]
     assert main(["inspect", str(old)]) == 0
 
 
@@ -48,18 +52,18 @@ def test_a_run_of_format_1_ends_as_one_of_this_version(old, tmp_path):
         if state.step == 4:
             at_four.update(
                 {
-                    name: {k: v.clone() for k, v in kept.items()}
-                    for name, kept in state.groups().items()
+                    name: {k: v.clone() for k, v in tensors.items()}
+                    for name, tensors in state.groups().items()
                 }
             )
 
     fs.train(run, out=tmp_path / "new", progress=False, device="cpu", watch=look)
-    stored = read(old / "checkpoints" / "step-4").groups
-    assert fingerprint(stored) == read(OLD / "checkpoints" / "step-4").state["fingerprint"]
+    groups = read(old / "checkpoints" / "step-4").groups
+    assert fingerprint(groups) == read(OLD / "checkpoints" / "step-4").state["fingerprint"]
     exact = all(
-        fingerprint({name: stored[name]}) == fingerprint({name: at_four[name]}) for name in stored
+        fingerprint({name: groups[name]}) == fingerprint({name: at_four[name]}) for name in groups
     )
-    assert set(stored) == set(at_four)
+    assert set(groups) == set(at_four)
     fs.train(run, out=old, resume=True, progress=False, device="cpu")
     one, other = (
         read(folder / "checkpoints" / "step-6").groups for folder in (old, tmp_path / "new")
@@ -81,12 +85,12 @@ def test_a_run_of_format_1_ends_as_one_of_this_version(old, tmp_path):
 def test_another_format_is_refused_in_one_line(old, capsys, number):
     """With a manifest that fits, so that nothing but the number is wrong."""
     path = old / "checkpoints" / "step-4"
-    saved = read(path)
-    groups = {name: saved.groups[name] for name in saved.groups}
+    old_one = read(path)
+    groups = {name: old_one.groups[name] for name in old_one.groups}
     shutil.rmtree(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint.io, "FORMAT", number)
-        checkpoint.write(path, groups, saved.state)
+        checkpoint.write(path, groups, old_one.state)
     assert main(["train", "toy", "--out", str(old), "--resume"]) == 4
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fewstep:")]
     assert len(lines) == 1

@@ -103,10 +103,10 @@ def test_a_hostile_file_is_refused_at_every_door(tmp_path, name):
         for door, line in DOORS.items()
     }
     outcome = contained(lambda: {door: run_command(argv) for door, argv in commands.items()})
-    assert outcome.ended == "returned", outcome
+    assert outcome.end == "returned", outcome
     for door, result in outcome.value.items():
         check_refusal(*result, what=f"{name} as {door}")
-    assert outcome.grown <= MEMORY, outcome
+    assert outcome.growth <= MEMORY, outcome
     assert not canary.exists(), f"{name} ran"
     assert [path.name for path in place.iterdir()] == [name]
 
@@ -138,7 +138,7 @@ def test_json_is_strict(what):
 def test_the_longest_json_takes_little():
     lists = b"[" + b",".join([b"[]"] * (MOST_JSON // 3 - 1)) + b"]"
     outcome = contained(lambda: len(document(lists, "x.json")))
-    assert outcome.ended == "returned", outcome
+    assert outcome.end == "returned", outcome
     assert outcome.seconds < SECONDS, outcome
 
 
@@ -166,7 +166,7 @@ def test_a_checkpoint_folder_that_lies_is_refused(tmp_path, valid, name):
     fuzzed_files.FOLDERS[name](fuzzed_files.at(run))
     commands = [["inspect", str(run)], ["sample", str(fuzzed_files.at(run)), "--out", str(out)]]
     outcome = contained(lambda: [run_command(argv) for argv in commands])
-    assert outcome.ended == "returned", outcome
+    assert outcome.end == "returned", outcome
     for result in outcome.value:
         check_refusal(*result, what=name)
     assert not out.exists()
@@ -202,10 +202,10 @@ def test_a_checkpoint_whose_run_lies_is_refused(tmp_path, valid, name):
     state = json.loads((fuzzed_files.at(run) / "state.json").read_text())
     fuzzed_files.with_state(run, {**state, "run": {**state["run"], **fields}})
     outcome = contained(lambda: run_command(["sample", str(run), "--out", str(tmp_path / "x.npy")]))
-    assert outcome.ended == "returned", outcome
+    assert outcome.end == "returned", outcome
     check_refusal(*outcome.value, what=name)
     assert word in outcome.value[1]
-    assert outcome.grown <= MEMORY, outcome
+    assert outcome.growth <= MEMORY, outcome
 
 
 FACTS = {

@@ -7,7 +7,7 @@ import math
 import pytest
 
 import fewstep as fs
-from fewstep.run.build import settled
+from fewstep.run.build import with_defaults
 from fewstep.run.recipes import digits_mixture, toy
 from fewstep.training.train import train
 
@@ -25,9 +25,9 @@ TEACHES = {"cd", "mcm", "direct_cm"}
 def test_a_known_truth_teaches_whoever_learns_from_a_teacher(recipe, method):
     run = recipe(method=method, **TINY)
     assert bool(run.teacher) == (method in TEACHES)
-    made = train(run, progress=False)
-    assert ("teacher" in made.method.needs) == (method in TEACHES)
-    assert math.isfinite(made.sample(4).abs().max())
+    model = train(run, progress=False)
+    assert ("teacher" in model.method.needs) == (method in TEACHES)
+    assert math.isfinite(model.sample(4).abs().max())
 
 
 def test_what_the_caller_says_comes_before_the_table():
@@ -36,5 +36,5 @@ def test_what_the_caller_says_comes_before_the_table():
 
 
 def test_gc_of_the_digits_stands_on_the_settings_of_ect():
-    base = settled(fs.recipes.digits(method="gc")).method_options["base"]
-    assert base == {"method": "ect", **settled(fs.recipes.digits()).method_options}
+    base = with_defaults(fs.recipes.digits(method="gc")).method_options["base"]
+    assert base == {"method": "ect", **with_defaults(fs.recipes.digits()).method_options}

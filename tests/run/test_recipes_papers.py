@@ -15,8 +15,8 @@ from fewstep.core.denoiser import Preconditioned
 from fewstep.core.method import Method
 from fewstep.data import Units
 from fewstep.networks._song_unet import SongUNet
-from fewstep.run.build import build_method, build_student, settled
-from fewstep.run.config import changed, run_from_json
+from fewstep.run.build import build_method, build_student, with_defaults
+from fewstep.run.config import run_from_json, with_values
 from fewstep.run.facts import Facts
 from fewstep.run.recipes import PAPERS
 from fewstep.training.optimizers import lr_factor
@@ -112,7 +112,7 @@ def small(name: str, **fields: object) -> fs.Run:
     if run.network == "uvit":
         options["blocks"] = (1,) * len(options["mult"])
     few = {"iterations": 2, "batch": 2, "block": 1, "picture_every": 0, "precision": "fp32"}
-    return changed(run, {**few, "network_options": options})
+    return with_values(run, {**few, "network_options": options})
 
 
 def pictures(name: str) -> dict[str, torch.Tensor]:
@@ -146,14 +146,16 @@ def test_settings_are_values_that_survive_json(name):
     run = PAPERS[name]()
     assert run.recipe == name
     assert run == PAPERS[name]()
-    run = settled(run)  # the options are the method's and the network's own, and of their types
-    assert settled(run_from_json(json.loads(json.dumps(run.to_json())))) == run
+    run = with_defaults(
+        run
+    )  # the options are the method's and the network's own, and of their types
+    assert with_defaults(run_from_json(json.loads(json.dumps(run.to_json())))) == run
 
 
 @every_paper
 def test_other_methods_take_the_recipes_setting(name):
     for method in ("diffusion", "ect", "ict", "gc", "tcm", "mcm"):
-        run = settled(PAPERS[name](method=method))
+        run = with_defaults(PAPERS[name](method=method))
         assert run.method == method
         assert build_method(run, Facts((3, 8, 8), 0, 0.5, Units(), "")).scaling.sigma_data == 0.5
 
@@ -212,7 +214,7 @@ def test_curricula_are_the_codes_formulas(name):
     for k in range(0, iterations, 5000):
         assert first.times.ratio((k + 0.5) / iterations) == min(1 - q ** -(k // doubling + 1), cap)
     if two:
-        assert method.times.times.held == cap
+        assert method.times.times.fixed_ratio == cap
 
 
 @pytest.mark.parametrize("k", [1, 2, 4, 8, 16])
@@ -251,7 +253,7 @@ def test_mcm_distils_a_teacher_of_its_own_recipe():
         small(name, method="diffusion"), pictures(name), progress=False, device="cpu"
     )
     run = small(name, K=2)
-    run = changed(run, {"method_options": {**run.method_options, "pairs": "addim"}, "lr": 1e-9})
+    run = with_values(run, {"method_options": {**run.method_options, "pairs": "addim"}, "lr": 1e-9})
     student = fs.train(
         run, pictures(name), init=teacher, teacher=teacher, progress=False, device="cpu"
     )

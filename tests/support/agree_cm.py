@@ -29,34 +29,34 @@ LABEL = 1000 / 4  # the reference's noise label is 250 ln(sigma)
 
 def denoiser(case: Case, who: str | None, shift: float = 0.0) -> Preconditioned:
     """The network of the case under EDM's scalings, or the consistency model's."""
-    numbers = case.given if who is None else case.given[who]
-    scaling = Edm(sigma_data=case.given["sigma_data"], shift=shift, noise_scale=LABEL)
+    numbers = case.settings if who is None else case.settings[who]
+    scaling = Edm(sigma_data=case.settings["sigma_data"], shift=shift, noise_scale=LABEL)
     return Preconditioned(Analytic(numbers["a"], numbers["b"], torch.float64), scaling)
 
 
 def scalings(case: Case) -> None:
-    given, sigma = case.given, case["sigma"]
+    settings, sigma = case.settings, case["sigma"]
     times = fs.times.Times(*[sigma] * 4)
-    for name, shift in (("bc", given["sigma_min"]), ("edm", 0.0)):
+    for name, shift in (("bc", settings["sigma_min"]), ("edm", 0.0)):
         model = denoiser(case, None, shift)
-        found = model.scaling(EDM, sigma)
+        c = model.scaling(EDM, sigma)
         for key in ("skip", "out", "in"):
-            case.agree(f"{name}_c_{key}", getattr(found, key.replace("in", "in_")))
+            case.agree(f"{name}_c_{key}", getattr(c, key.replace("in", "in_")))
         case.agree(
             {"bc": "D_boundary", "edm": "D_edm"}[name], model(case["x"], sigma[: len(case["x"])])
         )
-    named = {
-        "karras": fs.weights.Edm(given["sigma_data"]),
+    weights = {
+        "karras": fs.weights.Edm(settings["sigma_data"]),
         "uniform": fs.weights.one,
         "snr": fs.weights.snr,
     }
-    named |= {"snr_plus_1": fs.weights.snr_plus_one, "truncated_snr": fs.weights.truncated_snr}
-    for name, weight in named.items():
+    weights |= {"snr_plus_1": fs.weights.snr_plus_one, "truncated_snr": fs.weights.truncated_snr}
+    for name, weight in weights.items():
         case.agree(f"w_{name}", weight(EDM, times))
 
 
 def schedules(case: Case) -> None:
-    for i, config in enumerate(case.given["configurations"]):
+    for i, config in enumerate(case.settings["configurations"]):
         first, last, total = config["start_scales"], config["end_scales"], config["total_steps"]
         steps = (
             Progressive(first, last) if config["scale_mode"] == "progressive" else Fixed(first - 1)
@@ -72,30 +72,30 @@ def schedules(case: Case) -> None:
 
 
 def consistency_losses(case: Case) -> None:
-    given = case.given
-    number = given["num_scales"]
+    settings = case.settings
+    number = settings["num_scales"]
     for name in (n for n in case.tensors if n.startswith(("ct_", "cd_")) and "grad" not in n):
         *method, distance, weight = name.split("_")
         options = {"distance": distance, "weight": {"karras": "edm", "uniform": "one"}[weight]}
-        options |= {"t_min": given["sigma_min"], "t_max": given["sigma_max"]}
+        options |= {"t_min": settings["sigma_min"], "t_max": settings["sigma_max"]}
         if method[0] == "cd":
-            chosen = fs.methods.cd(
-                n=number, solver=method[1], sigma_data=given["sigma_data"], **options
+            ours = fs.methods.cd(
+                n=number, solver=method[1], sigma_data=settings["sigma_data"], **options
             )
         else:
-            chosen = fs.methods.ct(s0=2, s1=number - 1, sigma_data=given["sigma_data"], **options)
-        chosen = replace(chosen, times=replace(chosen.times, rho=given["rho"]))
-        student, target = (denoiser(case, who, given["sigma_min"]) for who in ("student", "target"))
+            ours = fs.methods.ct(s0=2, s1=number - 1, sigma_data=settings["sigma_data"], **options)
+        ours = replace(ours, times=replace(ours.times, rho=settings["rho"]))
+        student, target = (
+            denoiser(case, who, settings["sigma_min"]) for who in ("student", "target")
+        )
         models = fs.Models(
             student, ema=target, teacher=denoiser(case, "teacher") if method[0] == "cd" else None
         )
-        times = chosen.times.at(number - 2 - case["indices"], 1.0)
+        times = ours.times.at(number - 2 - case["indices"], 1.0)
         case.agree("t2", times.r)
-        _, x_r = chosen.coupling(
-            models, chosen.process, case["x_start"], case["noise"], times, None
-        )
+        _, x_r = ours.coupling(models, ours.process, case["x_start"], case["noise"], times, None)
         case.agree(f"x_t2_{'_'.join(method)}", x_r)
-        loss = chosen.loss(models, case["x_start"], case["noise"], times)
+        loss = ours.loss(models, case["x_start"], case["noise"], times)
         case.agree(name, loss)
         loss.mean().backward()
         for part in ("a", "b"):
@@ -104,12 +104,12 @@ def consistency_losses(case: Case) -> None:
 
 
 def progdist_losses(case: Case) -> None:
-    """Progressive distillation: two Euler moves of the teacher lead to the anchor, which is the
-    neighbour.
-    """
-    given = case.given
-    number = given["num_scales"]
-    fine = fs.times.karras(given["sigma_min"], given["sigma_max"], 2 * number, given["rho"])
+    """Progressive distillation: two Euler moves of the teacher lead to the anchor, here also r."""
+    settings = case.settings
+    number = settings["num_scales"]
+    fine = fs.times.karras(
+        settings["sigma_min"], settings["sigma_max"], 2 * number, settings["rho"]
+    )
     t, a = fine[2 * case["indices"]], fine[2 * case["indices"] + 2]
     method = fs.Method(
         times=fs.times.AtAnchor(times=fs.times.Adjacent(steps=Fixed(number))),
@@ -122,40 +122,42 @@ def progdist_losses(case: Case) -> None:
 
 
 def samplers(case: Case) -> None:
-    given, noise, start = case.given, case["noise"], case["x_T"]
-    levels = fs.times.karras(given["t_min"], given["t_max"], given["steps"] - 1, given["rho"])
-    student, teacher = denoiser(case, "student", given["t_min"]), denoiser(case, "teacher")
+    settings, noise, start = case.settings, case["noise"], case["x_T"]
+    levels = fs.times.karras(
+        settings["t_min"], settings["t_max"], settings["steps"] - 1, settings["rho"]
+    )
+    student, teacher = denoiser(case, "student", settings["t_min"]), denoiser(case, "teacher")
 
     def multistep(ts: list[int], last: list[float]) -> Tensor:
         grid = [*levels[ts].tolist(), *last]
 
         def fresh(i: int) -> Tensor:  # the reference adds noise of variance s^2 - t_min^2, ours s^2
-            return noise[i] * math.sqrt(1 - (given["t_min"] / grid[i + 1]) ** 2)
+            return noise[i] * math.sqrt(1 - (settings["t_min"] / grid[i + 1]) ** 2)
 
-        return fs.sampling.walk(EDM, student, start, grid, solvers.renoise, noise=fresh)
+        return fs.sampling.sample(EDM, student, start, grid, solvers.renoise, noise=fresh)
 
-    case.agree("multistep", multistep(given["ts"][:-1], [0.0]))
-    case.agree("multistep_not_ending_at_last", multistep(given["ts_without_last"], []))
-    case.agree("onestep", student(start, given["t_max"]))
+    case.agree("multistep", multistep(settings["ts"][:-1], [0.0]))
+    case.agree("multistep_not_ending_at_last", multistep(settings["ts_without_last"], []))
+    case.agree("onestep", student(start, settings["t_max"]))
     sigmas = fs.times.karras(
-        given["t_min"], given["t_max"], given["n_sigmas"] - 1, given["rho"]
+        settings["t_min"], settings["t_max"], settings["n_sigmas"] - 1, settings["rho"]
     ).tolist()
     case.agree("sigmas", torch.tensor([*sigmas, 0.0], dtype=torch.float64))
 
-    def walk(step, end: list[float], source=None) -> Tensor:
-        return fs.sampling.walk(EDM, teacher, start, [*sigmas, *end], step, noise=source)
+    def run(step, end: list[float], source=None) -> Tensor:
+        return fs.sampling.sample(EDM, teacher, start, [*sigmas, *end], step, noise=source)
 
-    case.agree("euler", walk(solvers.euler, [0.0]))
-    case.agree("heun", walk(solvers.heun, [0.0]))
-    case.agree("progdist", walk(solvers.euler, []))
-    case.agree("ancestral", walk(solvers.ancestral, [0.0], lambda i: noise[i]))
+    case.agree("euler", run(solvers.euler, [0.0]))
+    case.agree("heun", run(solvers.heun, [0.0]))
+    case.agree("progdist", run(solvers.euler, []))
+    case.agree("ancestral", run(solvers.ancestral, [0.0], lambda i: noise[i]))
     # "dpm", the midpoint in t^(1/3), is a solver that we do not have
 
 
 def gc_precond(case: Case) -> None:
-    given = case.given
-    label = LABEL if given["song_rescaling"] else 0.25
-    scaling = Edm(sigma_data=given["sigma_data"], shift=given["sigma_min"], noise_scale=label)
+    settings = case.settings
+    label = LABEL if settings["song_rescaling"] else 0.25
+    scaling = Edm(sigma_data=settings["sigma_data"], shift=settings["sigma_min"], noise_scale=label)
     for name, value in zip(
         ("c_skip", "c_out", "c_in", "c_noise"), scaling(EDM, case["sigma"].double()), strict=True
     ):
@@ -163,9 +165,9 @@ def gc_precond(case: Case) -> None:
 
 
 def gc_schedules_and_losses(case: Case) -> None:
-    given = case.given
-    low, high = given["sigma_min"], given["sigma_max"]
-    for i, schedule in enumerate(given["schedules"]):
+    settings = case.settings
+    low, high = settings["sigma_min"], settings["sigma_max"]
+    for i, schedule in enumerate(settings["schedules"]):
         steps, total = Doubling(schedule["s0"], schedule["s1"]), schedule["total"]
         ours = [steps(step / total) + 1 for step in case[f"step_{i}"].tolist()]
         case.agree(f"n_{i}", torch.tensor(ours))
@@ -173,16 +175,16 @@ def gc_schedules_and_losses(case: Case) -> None:
     for name in (n for n in case.tensors if n.startswith("sigmas_")):
         points = int(name.split("_")[1])
         times = fs.times.Adjacent(
-            steps=Fixed(points - 1), law=law, low=low, high=high, rho=given["rho"]
+            steps=Fixed(points - 1), law=law, low=low, high=high, rho=settings["rho"]
         )
         grid = times.grid(0.0)
         case.agree(name, grid)
         every = times.at(torch.arange(points - 1), 0.0)
         case.agree(f"weights_{points}", fs.weights.inverse_gap(EDM, every))
         shares = law.cdf(grid).diff()
-        expected = case[f"pdf_{points}"]
+        truth = case[f"pdf_{points}"]
         torch.testing.assert_close(
-            shares / shares.sum(), expected / expected.sum(), rtol=1e-9, atol=1e-12
+            shares / shares.sum(), truth / truth.sum(), rtol=1e-9, atol=1e-12
         )
     case.agree("loss_huber", fs.methods.ict().distance(case["A"], case["Bt"]))
     case.agree("loss_l2", fs.distances.sse(case["A"], case["Bt"]))

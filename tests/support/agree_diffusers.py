@@ -1,6 +1,4 @@
-"""Agreement with the schedulers of diffusers, whose timestep is our time less one on a discrete
-table.
-"""
+"""Agreement with the schedulers of diffusers, whose timestep is a table's time less one."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ class Tanh(nn.Module):
         return torch.tanh(self.a * x + self.b * (label - self.shift) / self.scale)
 
 
-def clipped(denoiser: Denoiser, bound: float | None) -> Denoiser:
+def clip(denoiser: Denoiser, bound: float | None) -> Denoiser:
     def inside(x, t, cond=None):
         x0_hat = denoiser(x, t, cond)
         return x0_hat if bound is None else x0_hat.clamp(-bound, bound)
@@ -51,9 +49,8 @@ def table(config: dict) -> fs.process.Process:
         betas = torch.linspace(first**0.5, last**0.5, n, dtype=torch.float64) ** 2
     else:
         assert config["beta_schedule"] == "squaredcos_cap_v2"
-        power = (
-            (torch.linspace(0, 1, n + 1, dtype=torch.float64) + 0.008) / 1.008 * torch.pi / 2
-        ).cos() ** 2
+        share = torch.linspace(0, 1, n + 1, dtype=torch.float64)
+        power = ((share + 0.008) / 1.008 * torch.pi / 2).cos() ** 2
         betas = (1 - power[1:] / power[:-1]).clamp(max=0.999)
     if not config["rescale_betas_zero_snr"]:
         return fs.process.discrete(betas=betas)
@@ -63,13 +60,13 @@ def table(config: dict) -> fs.process.Process:
 
 
 def ddim(case: Case) -> None:
-    given, config = case.given, case.given["config"]
+    settings, config = case.settings, case.settings["config"]
     if config["thresholding"]:
         pytest.skip("dynamic thresholding looks at a whole sample's values: no part of ours")
-    process, steps = table(config), given["num_inference_steps"]
+    process, steps = table(config), settings["num_inference_steps"]
     bound = config["clip_sample_range"] if config["clip_sample"] else None
     network = Preconditioned(Tanh(case, 1000, shift=1), KINDS[config["prediction_type"]], process)
-    denoiser = clipped(network, bound)
+    denoiser = clip(network, bound)
     end = 0.0 if config["set_alpha_to_one"] else 1.0
     for i, t in enumerate(case["timesteps"].tolist()):
         before = t - config["num_train_timesteps"] // steps
@@ -82,23 +79,23 @@ def ddim(case: Case) -> None:
             continue
         noise = case["noise"][i].double()
         ours = solvers.ancestral(
-            process, denoiser, x, t + 1.0, s, eta=given["eta"], noise=lambda n=noise: n
+            process, denoiser, x, t + 1.0, s, eta=settings["eta"], noise=lambda n=noise: n
         )
         case.agree_at("trajectory", i, ours)
-        if not given["eta"]:
+        if not settings["eta"]:
             case.agree_at("trajectory", i, solvers.ddim(process, denoiser, x, t + 1.0, s))
 
 
 def edm_euler(case: Case) -> None:
-    config, sigmas = case.given["config"], case["sigmas"].double()
+    config, sigmas = case.settings["config"], case["sigmas"].double()
     sign = {"epsilon": 1.0, "v_prediction": -1.0}[config["prediction_type"]]
 
-    class Signed(Tanh):
+    class WithSign(Tanh):
         def forward(self, x: Tensor, label: Tensor, cond=None) -> Tensor:
             return sign * super().forward(x, label)
 
     process = fs.process.edm()
-    denoiser = Preconditioned(Signed(case, 1.0), Edm(sigma_data=config["sigma_data"]))
+    denoiser = Preconditioned(WithSign(case, 1.0), Edm(sigma_data=config["sigma_data"]))
     x = case["sample"].double()
     for i in range(len(sigmas) - 1):
         case.agree_at("pred_original_sample", i, denoiser(x, sigmas[i]))
@@ -107,17 +104,16 @@ def edm_euler(case: Case) -> None:
 
 
 def multistep(case: Case) -> None:
-    given, config = case.given, case.given["config"]
+    settings, config = case.settings, case.settings["config"]
     sigmas, low, process = case["sigmas"].double(), config["sigma_min"], fs.process.edm()
     scaling = Edm(sigma_data=config["sigma_data"], shift=low, noise_scale=250)
     network = Preconditioned(Tanh(case, 100), scaling)
-    denoiser = clipped(network, 1.0 if given["clip_denoised"] else None)
+    denoiser = clip(network, 1.0 if settings["clip_denoised"] else None)
     x, last = case["sample"].double(), len(case["timesteps"]) - 1
     for i in range(last + 1):
         t, s = sigmas[i].item(), 0.0 if i == last else sigmas[i + 1].item()
-        scale = (
-            config["s_noise"] * (1 - (low / s) ** 2) ** 0.5 if s else 0.0
-        )  # noise of variance s^2 - sigma_min^2
+        # Noise of variance s^2 - sigma_min^2.
+        scale = config["s_noise"] * (1 - (low / s) ** 2) ** 0.5 if s else 0.0
         fresh = case["noise"][i].double() * scale
         x = solvers.renoise(process, denoiser, x, t, s, noise=lambda n=fresh: n)
         case.agree_at("trajectory", i, x)
@@ -125,12 +121,12 @@ def multistep(case: Case) -> None:
 
 def lcm(case: Case) -> None:
     """LCM: a boundary at timestep 0 in ten times the timestep, then re-noising on the table."""
-    config, process = case.given["config"], table(case.given["config"])
+    config, process = case.settings["config"], table(case.settings["config"])
     network = Preconditioned(Tanh(case, 1000, shift=1), KINDS[config["prediction_type"]], process)
 
     def denoiser(x, t, cond=None):
-        scaled = ((t - 1) * config["timestep_scaling"]).reshape(-1, *[1] * (x.ndim - 1))
-        skip, out = 0.25 / (scaled**2 + 0.25), scaled / (scaled**2 + 0.25).sqrt()
+        time = ((t - 1) * config["timestep_scaling"]).reshape(-1, *[1] * (x.ndim - 1))
+        skip, out = 0.25 / (time**2 + 0.25), time / (time**2 + 0.25).sqrt()
         return out * network(x, t) + skip * x
 
     times = [t + 1.0 for t in case["timesteps"].tolist()]
@@ -144,10 +140,8 @@ def lcm(case: Case) -> None:
 
 
 def tcd(case: Case) -> None:
-    """TCD: its lower time is rounded down to a step of its table, whose first step, our time 1, is
-    also its end.
-    """
-    given, config, last = case.given, case.given["config"], len(case["timesteps"]) - 1
+    """TCD: its lower time is rounded down to a step of its table, whose first is also its end."""
+    settings, config, last = case.settings, case.settings["config"], len(case["timesteps"]) - 1
     if config["thresholding"] or config["clip_sample"]:
         pytest.skip("clipped or thresholded guesses with the unclipped noise: no denoiser's move")
     process = table(config)
@@ -156,7 +150,7 @@ def tcd(case: Case) -> None:
     for i in range(last + 1):
         x, noise = case["model_input"][i].double(), case["noise"][i].double()
         t, s = steps[i] + 1.0, steps[i + 1] + 1.0
-        low = math.floor((1 - given["eta"]) * steps[i + 1]) + 1.0
+        low = math.floor((1 - settings["eta"]) * steps[i + 1]) + 1.0
         case.agree_at("pred_noised_sample", i, solvers.ddim(process, network, x, t, low))
         gamma = 1 - low / s
         ours = solvers.strategic(process, network, x, t, s, noise=lambda n=noise: n, gamma=gamma)

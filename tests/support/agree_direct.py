@@ -1,6 +1,4 @@
-"""Agreement with Direct CM's code: its table, guided teacher solutions, targets, losses, gradients
-and samplers.
-"""
+"""Agreement with Direct CM's code: table, teacher solutions, targets, losses, samplers."""
 
 from __future__ import annotations
 
@@ -24,11 +22,11 @@ class Tanh(nn.Module):
     """eps = tanh(a x + b (t - late)), with other numbers in rows without a label."""
 
     def __init__(
-        self, given: dict[str, float], free: dict[str, float] | None = None, late: float = 0.0
+        self, numbers: dict[str, float], free: dict[str, float] | None = None, late: float = 0.0
     ) -> None:
         super().__init__()
         self.a, self.b = (
-            nn.Parameter(torch.tensor(given[name], dtype=torch.float64)) for name in ("a", "b")
+            nn.Parameter(torch.tensor(numbers[name], dtype=torch.float64)) for name in ("a", "b")
         )
         self.free, self.late = free, late
 
@@ -36,10 +34,8 @@ class Tanh(nn.Module):
         a, b = self.a.expand(len(x)), self.b.expand(len(x))
         if self.free is not None:
             assert cond is not None
-            a, b = (
-                torch.where(cond < 0, self.free["a"], a),
-                torch.where(cond < 0, self.free["b"], b),
-            )
+            a = torch.where(cond < 0, self.free["a"], a)
+            b = torch.where(cond < 0, self.free["b"], b)
         a, b, time = (part.reshape(-1, *[1] * (x.ndim - 1)) for part in (a, b, label - self.late))
         return torch.tanh(a * x + b * time)
 
@@ -59,8 +55,7 @@ class Boundary:
 
 @dataclass(frozen=True)
 class Late:
-    """A table whose times are one higher, and whose noise and rates at 0 are those of its first
-    step.
+    """A table whose times are one higher; its noise and rates at 0 are those of the first step.
 
     So the reference's Heun reads its table at the data, for a second slope there; ours ends with
     Euler's move.
@@ -88,35 +83,34 @@ def late(process: Process) -> Process:
 def method_and_teacher(
     case: Case, goal: str, solver: str, c: float
 ) -> tuple[fs.Method, Preconditioned]:
-    given, process = case.given, fs.process.discrete(betas=case["betas"])
+    settings, process = case.settings, fs.process.discrete(betas=case["betas"])
     options: dict[str, Any] = {
-        "n": given["num_discr_timesteps"],
+        "n": settings["num_discr_timesteps"],
         "goal": goal,
         "c": c,
         "process": "discrete",
     }
-    method = fs.methods.direct_cm(solver=solver, guidance=given["w"] - 1, **options)
+    method = fs.methods.direct_cm(solver=solver, guidance=settings["w"] - 1, **options)
     method = replace(method, process=process)
-    numbers = given["teacher_cond"], given["teacher_uncond"]
+    numbers = settings["teacher_cond"], settings["teacher_uncond"]
     if solver != "heun":
         return method, Preconditioned(Tanh(*numbers), Eps(), process)
-    shifted = late(process)
+    later = late(process)
     levels = method.times if goal == "student" else method.times.times
     move = solvers.along(solvers.heun, [t + 1 for t in levels.grid])
 
     def to_the_data(_: Process, denoiser, x, t, s, cond) -> Tensor:
-        return move(shifted, denoiser, x, t + 1, s + 1, cond)
+        return move(later, denoiser, x, t + 1, s + 1, cond)
 
     coupling = replace(method.coupling, solver=to_the_data)
-    return replace(method, coupling=coupling), Preconditioned(
-        Tanh(*numbers, late=1.0), Eps(), shifted
-    )
+    teacher = Preconditioned(Tanh(*numbers, late=1.0), Eps(), later)
+    return replace(method, coupling=coupling), teacher
 
 
 def one_loss(case: Case, word: str, goal: str, solver: str, c: float) -> None:
     method, teacher = method_and_teacher(case, goal, solver, c)
     student = Preconditioned(
-        Tanh(case.given["student"]), Boundary(case.given["timestep_scaling"]), method.process
+        Tanh(case.settings["student"]), Boundary(case.settings["timestep_scaling"]), method.process
     )
     models, x0, z = fs.Models(student, teacher=teacher), case["latents"], case["noise"]
     cond, times = torch.zeros(len(x0), dtype=torch.int64), method.times.at(case["index"], 0.0)
@@ -129,10 +123,8 @@ def one_loss(case: Case, word: str, goal: str, solver: str, c: float) -> None:
         run = dropout(student, len(x0), None, x0.device)
         case.agree(f"{word}_{solver}_target", method.goal(models, x_t, x_r, times, cond, run))
     case.agree(f"{word}_{solver}_pred", student(x_t, times.t, cond))
-    loss, name = (
-        method.loss(models, x0, z, times, cond).mean(),
-        f"{word}_{solver}_{'huber' if c else 'l2'}",
-    )
+    loss = method.loss(models, x0, z, times, cond).mean()
+    name = f"{word}_{solver}_{'huber' if c else 'l2'}"
     case.agree(f"{name}_loss", loss)
     loss.backward()
     for part in ("a", "b"):
@@ -140,30 +132,26 @@ def one_loss(case: Case, word: str, goal: str, solver: str, c: float) -> None:
 
 
 def direct_cm_losses(case: Case) -> None:
-    process, every = (
-        fs.process.discrete(betas=case["betas"]),
-        torch.arange(1, len(case["betas"]) + 1),
-    )
+    process = fs.process.discrete(betas=case["betas"])
+    every = torch.arange(1, len(case["betas"]) + 1)
     case.agree("alpha", process.alpha(every))
     case.agree("sigma", process.sigma(every))
     for word, goal in (("direct", "solution"), ("cm", "student")):
         for solver in ("ddim", "euler", "heun"):
-            for c in (0.0, case.given["huber_c"]):
+            for c in (0.0, case.settings["huber_c"]):
                 one_loss(case, word, goal, solver, c)
 
 
 def direct_cm_schedulers(case: Case) -> None:
-    """Stable Diffusion's table; every call of its Heun gives a state, of which each second one is a
-    move's end.
-    """
-    process, x = fs.process.named("discrete"), case["sample"]
-    plain = Preconditioned(Tanh(case.given), Eps(), process)
-    boundary = Preconditioned(Tanh(case.given), Boundary(10.0), process)
+    """Stable Diffusion's table; of the states of its Heun each second one is a move's end."""
+    process, x = fs.process.by_name("discrete"), case["sample"]
+    plain = Preconditioned(Tanh(case.settings), Eps(), process)
+    boundary = Preconditioned(Tanh(case.settings), Boundary(10.0), process)
 
     def states(on: Process, denoiser, step, times: list[float], noise=None) -> list[Tensor]:
         """The state after each move, the last of them to the data."""
         return [
-            fs.sampling.walk(on, denoiser, x, times[: i + 1], step, noise=noise)
+            fs.sampling.sample(on, denoiser, x, times[: i + 1], step, noise=noise)
             for i in range(1, len(times))
         ]
 
@@ -176,15 +164,15 @@ def direct_cm_schedulers(case: Case) -> None:
         noise = (lambda i: case["lcm_noise"][i]) if name == "lcm" else None
         case.agree(f"{name}_trajectory", torch.stack(states(process, denoiser, step, times, noise)))
     ends = case["heun_timesteps"][1::2] + 1.0
-    shifted, times = late(process), [case["heun_timesteps"][0].item() + 1.0, *ends.tolist()]
-    denoiser = Preconditioned(Tanh(case.given, late=1.0), Eps(), shifted)
-    corrected = states(shifted, denoiser, solvers.heun, times)
-    before = [x, *corrected[:-1]]
-    predicted = [
-        solvers.euler(shifted, denoiser, *move)
+    later, times = late(process), [case["heun_timesteps"][0].item() + 1.0, *ends.tolist()]
+    denoiser = Preconditioned(Tanh(case.settings, late=1.0), Eps(), later)
+    corrections = states(later, denoiser, solvers.heun, times)
+    before = [x, *corrections[:-1]]
+    predictions = [
+        solvers.euler(later, denoiser, *move)
         for move in zip(before, times[:-1], times[1:], strict=True)
     ]
-    both = [state for pair in zip(predicted, corrected, strict=True) for state in pair]
+    both = [state for pair in zip(predictions, corrections, strict=True) for state in pair]
     case.agree("heun_trajectory", torch.stack(both))
     inner = [t - 1 for t in times[:-1]]  # before the data Heun's moves are ours without any change
     for i, state in enumerate(states(process, plain, solvers.heun, inner)):

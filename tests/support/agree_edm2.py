@@ -1,6 +1,4 @@
-"""Agreement with EDM2's U-Net: a state dict under its own names, in both directions, and its
-outputs.
-"""
+"""Agreement with EDM2's U-Net: a state dict under its own names, both ways, and its outputs."""
 
 from __future__ import annotations
 
@@ -63,13 +61,11 @@ def edm2_unet(case: Case) -> None:
         ours = module.state_dict()
         assert ours.keys() == weights.keys()
         assert all(torch.equal(ours[name], weights[name]) for name in ours)
-    trained = sum(p.numel() for module in (network, head) for p in module.parameters())
-    assert trained == case.about["parameters"]
+    count = sum(p.numel() for module in (network, head) for p in module.parameters())
+    assert count == case.about["parameters"]
 
-    denoiser, cond = (
-        Preconditioned(network, Edm(sigma_data=config.get("sigma_data", 0.5))),
-        labels(case),
-    )
+    denoiser = Preconditioned(network, Edm(sigma_data=config.get("sigma_data", 0.5)))
+    cond = labels(case)
     with torch.no_grad():
         case.agree("D", denoiser.eval()(case["x"], case["sigma"].double(), cond))
         case.agree("raw_out", network(case["raw_in"], case["c_noise"], cond))
@@ -77,7 +73,7 @@ def edm2_unet(case: Case) -> None:
         network.normalise_()
         case.agree("train_D", denoiser.train()(case["x"], case["sigma"].double(), cond))
     if "train_weight_after" in case.tensors:
-        name = case.given["train_weight"].removeprefix("unet.")
+        name = case.settings["train_weight"].removeprefix("unet.")
         case.agree("train_weight_after", network.get_parameter(name))
 
 

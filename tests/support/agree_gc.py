@@ -16,24 +16,27 @@ from tests.support.toys import Analytic
 
 
 def denoiser(case: Case, who: str) -> Preconditioned:
-    numbers, given = case.given[who], case.given
+    numbers, settings = case.settings[who], case.settings
     network = Analytic(numbers["a"], numbers["b"], torch.float64)
-    return Preconditioned(network, Edm(sigma_data=given["sigma_data"], shift=given["sigma_min"]))
+    return Preconditioned(
+        network, Edm(sigma_data=settings["sigma_data"], shift=settings["sigma_min"])
+    )
 
 
-def method_of(given: dict[str, Any], mode: dict[str, Any]) -> fs.Method:
-    """Its mixing value is the share of rows that keep their data, ours that of generated rows; its
-    l2 is a sum.
+def method_of(settings: dict[str, Any], mode: dict[str, Any]) -> fs.Method:
+    """Its mixing value is the share of rows that keep their data, ours that of generated rows.
+
+    Its l2 is a sum.
     """
     base = fs.methods.ict(
-        s0=given["s0"],
-        s1=given["s1"],
-        t_min=given["sigma_min"],
-        t_max=given["sigma_max"],
-        sigma_data=given["sigma_data"],
+        s0=settings["s0"],
+        s1=settings["s1"],
+        t_min=settings["sigma_min"],
+        t_max=settings["sigma_max"],
+        sigma_data=settings["sigma_data"],
     )
     distance = {"huber": base.distance, "l2": fs.distances.sse}[mode["loss_type"]]
-    base = replace(base, distance=distance, times=replace(base.times, rho=given["rho"]))
+    base = replace(base, distance=distance, times=replace(base.times, rho=settings["rho"]))
     if not mode["generator_induced_traj"]:
         return base
     last = mode["mix_gen_induced_traj_end"]
@@ -47,19 +50,15 @@ def method_of(given: dict[str, Any], mode: dict[str, Any]) -> fs.Method:
 
 
 def gc_training_loss(case: Case) -> None:
-    given, x0, z = case.given, case["data"], case["z"]
-    progress = given["i_train"] / given["n_train_steps"]
-    u = torch.stack(
-        [torch.zeros_like(case["uniform"]), 1 - case["uniform"]], 1
-    )  # it generates above its value
-    for name, mode in given["modes"].items():
-        method, online, ema = (
-            method_of(given, mode),
-            denoiser(case, "online"),
-            denoiser(case, "ema"),
-        )
+    settings, x0, z = case.settings, case["data"], case["z"]
+    progress = settings["i_train"] / settings["n_train_steps"]
+    # It generates above its value.
+    u = torch.stack([torch.zeros_like(case["uniform"]), 1 - case["uniform"]], 1)
+    for name, mode in settings["modes"].items():
+        method = method_of(settings, mode)
+        online, ema = denoiser(case, "online"), denoiser(case, "ema")
         models = fs.Models(online, ema=ema)
-        assert method.times.steps(progress) + 1 == given["grid_points"]
+        assert method.times.steps(progress) + 1 == settings["grid_points"]
         times = method.times.at(case["steps"], progress)._replace(u=u)
         case.agree("sigma_high", times.t)
         case.agree("sigma_low", times.r)
@@ -69,11 +68,10 @@ def gc_training_loss(case: Case) -> None:
         case.agree(f"{name}_x_low", x_r)
         if mode["mixing_value"] is not None:
             data = x_r - expand(times.r, z) * z
-            generated = ~torch.isclose(data, x0, rtol=0, atol=1e-9).flatten(1).all(1)
-            generated |= case[f"{name}_gc_mask"] & (
-                times.r == given["sigma_min"]
-            )  # there D(x_r, r) = x_r
-            assert torch.equal(generated, case[f"{name}_gc_mask"])
+            by_model = ~torch.isclose(data, x0, rtol=0, atol=1e-9).flatten(1).all(1)
+            # At sigma_min D(x_r, r) = x_r.
+            by_model |= case[f"{name}_gc_mask"] & (times.r == settings["sigma_min"])
+            assert torch.equal(by_model, case[f"{name}_gc_mask"])
         loss = method.loss(models, x0, z, times)
         case.agree(f"{name}_loss_per_sample", loss / case["weights"])
         case.agree(f"{name}_loss", loss.mean())

@@ -14,36 +14,34 @@ def exponents(stds: torch.Tensor) -> torch.Tensor:
 
 
 def edm2_phema(case: Case) -> None:
-    tracked = exponents(case["stds"])
-    case.agree("exponents", tracked)
+    profiles = exponents(case["stds"])
+    case.agree("exponents", profiles)
     case.agree(
-        "std_back", torch.tensor([power_std(g) for g in tracked.tolist()], dtype=torch.float64)
+        "std_back", torch.tensor([power_std(g) for g in profiles.tolist()], dtype=torch.float64)
     )
-    times, averages = (
-        case["steps"].cumsum(0),
-        [torch.zeros_like(case["weights"][0]) for _ in tracked],
-    )
+    times = case["steps"].cumsum(0)
+    averages = [torch.zeros_like(case["weights"][0]) for _ in profiles]
     history = []
     for now, dt, weights in zip(times, case["steps"], case["weights"], strict=True):
-        kept = [(1 - dt / now) ** (g + 1) for g in tracked]
+        rates = [(1 - dt / now) ** (g + 1) for g in profiles]
         averages = [
-            beta * old + (1 - beta) * weights for beta, old in zip(kept, averages, strict=True)
+            beta * old + (1 - beta) * weights for beta, old in zip(rates, averages, strict=True)
         ]
         history.append(torch.stack(averages))
     case.agree("tracked", torch.stack(history, 1))
-    at, asked = case["snapshot_index"], exponents(case["target_std"])
-    stored = torch.stack([history[i] for i in at]).flatten(0, 1)  # the profile runs fastest
+    at, target = case["snapshot_index"], exponents(case["target_std"])
+    snapshots = torch.stack([history[i] for i in at]).flatten(0, 1)  # the profile runs fastest
     shares = posthoc_coefficients(
-        times[at].repeat_interleave(len(tracked)),
-        tracked.repeat(len(at)),
+        times[at].repeat_interleave(len(profiles)),
+        profiles.repeat(len(at)),
         times[case["target_index"]],
-        asked,
+        target,
     )
     case.agree("coefficients", shares)
-    case.agree("reconstructed", shares.T @ stored)
+    case.agree("reconstructed", shares.T @ snapshots)
     end = times[case["target_index"][0]] / 10
     steps = torch.arange(len(case["response"]), dtype=torch.float64)
-    density = torch.where(steps <= end, steps ** asked[0], 0.0)
+    density = torch.where(steps <= end, steps ** target[0], 0.0)
     case.agree("response", (density / density.sum())[:, None])
 
 

@@ -1,6 +1,4 @@
-"""Agreement with FastGen's continuous-time loss: the wrapped network, its derivatives, losses and
-gradients.
-"""
+"""Agreement with FastGen's continuous-time loss: network, derivatives, losses and gradients."""
 
 from __future__ import annotations
 
@@ -19,11 +17,9 @@ from tests.support.cases import Case
 from tests.support.toys import Analytic
 
 
-def composed(case: Case, config: dict[str, Any]) -> fs.Method:
-    """The method of one configuration: the reference's mean square, times 1/level and 1/D where it
-    has them.
-    """
-    sigma_data, size = case.given["sigma_data"], case["y"][0].numel()
+def method_of(case: Case, config: dict[str, Any]) -> fs.Method:
+    """The method of one configuration: the reference's mean square, times 1/level and 1/D."""
+    sigma_data, size = case.settings["sigma_data"], case["y"][0].numel()
     function = fs.methods.scd if config["use_cd"] else fs.methods.sct
     method = function(
         warmup=1.0,
@@ -34,11 +30,9 @@ def composed(case: Case, config: dict[str, Any]) -> fs.Method:
     )
 
     def weight(process: fs.process.Process, times: fs.Times) -> Tensor:
-        return (
-            1 / process.level(times.t)
-            if config["prior_weighting_enabled"]
-            else torch.ones_like(times.t)
-        )
+        if config["prior_weighting_enabled"]:
+            return 1 / process.level(times.t)
+        return torch.ones_like(times.t)
 
     def balance(loss_b: Tensor, t: Tensor, models: fs.Models) -> Tensor:
         u = case["logvar"][:, 0]
@@ -49,19 +43,19 @@ def composed(case: Case, config: dict[str, Any]) -> fs.Method:
 
 
 def losses(case: Case) -> None:
-    given = case.given
-    sigma_data = given["sigma_data"]
+    settings = case.settings
+    sigma_data = settings["sigma_data"]
     on = fs.process.trig(sigma_data=sigma_data)
 
     def network(who: str) -> Preconditioned:
-        inner = Analytic(given[who]["a"], given[who]["b"], torch.float64)
+        inner = Analytic(settings[who]["a"], settings[who]["b"], torch.float64)
         return Preconditioned(inner, Edm(sigma_data=sigma_data), on)
 
     case.agree("trig_F", Drift(network("student"), on)(case["trig_x"], case["trig_t"]) / sigma_data)
     t = on.time_at(case["sigma"])
     case.agree("x0_pred", network("student")(on.mix(case["y"], case["eps"], t), t))
-    for name, config in given["configurations"].items():
-        method, student = composed(case, config), network("student")
+    for name, config in settings["configurations"].items():
+        method, student = method_of(case, config), network("student")
         progress = min(1.0, config["iteration"] / config["tangent_warmup_steps"])
         times = method.times.at(t, progress)
         models = fs.Models(student, teacher=network("teacher"), balance=torch.nn.Identity())

@@ -1,6 +1,4 @@
-"""The U-Nets of EDM and openai against their reference numbers: outputs, and weights by name in
-both directions.
-"""
+"""The U-Nets of EDM and openai against their reference numbers: outputs, and weights both ways."""
 
 from __future__ import annotations
 
@@ -45,29 +43,22 @@ FACTORIES = {
 
 def network_of(config: dict[str, Any]) -> nn.Module:
     """Our network for EDM's constructor arguments; one that nobody knows is a KeyError."""
-    given = dict(config)
-    factory, known = FACTORIES[given.pop("model_type", "DhariwalUNet")]
-    shape = (given.pop("img_channels"), *[given.pop("img_resolution")] * 2)
-    classes = given.pop("label_dim", 0)
-    for name in (
-        "use_fp16",
-        "sigma_min",
-        "sigma_max",
-        "sigma_data",
-        "label_dropout",
-    ):  # of the wrapper, or of training
-        given.pop(name, None)
-    options = dict(known.values())
-    options |= {known[name][0]: value for name, value in given.items()}
+    arguments = dict(config)
+    factory, names = FACTORIES[arguments.pop("model_type", "DhariwalUNet")]
+    shape = (arguments.pop("img_channels"), *[arguments.pop("img_resolution")] * 2)
+    classes = arguments.pop("label_dim", 0)
+    # Of the wrapper, or of training.
+    for name in ("use_fp16", "sigma_min", "sigma_max", "sigma_data", "label_dropout"):
+        arguments.pop(name, None)
+    options = dict(names.values())
+    options |= {names[name][0]: value for name, value in arguments.items()}
     return factory(
         shape, classes, **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     )
 
 
 def labels_of(case: Case, **more: Tensor) -> Any:
-    """The case's one-hot rows as labels, a row of zeros or none at all as -1; with augment labels a
-    dict.
-    """
+    """The case's one-hot rows as labels, without one -1; with augment labels a dict."""
     classes = case.about["config"].get("label_dim", 0)
     rows = case.tensors.get("class_labels", torch.zeros(len(case["x"]), classes))
     label = torch.where(rows.any(1), rows.argmax(1), -1) if classes else None
@@ -78,24 +69,24 @@ def edm_unet(case: Case) -> None:
     config, network = case.about["config"], network_of(case.about["config"])
     weights = {name.removeprefix("model."): value for name, value in case.weights.items()}
     network.load_state_dict(weights)
-    exported = {f"model.{name}": list(value.shape) for name, value in network.state_dict().items()}
-    assert exported == {name: entry["shape"] for name, entry in case.about["state_dict"].items()}
+    shapes = {f"model.{name}": list(value.shape) for name, value in network.state_dict().items()}
+    assert shapes == {name: entry["shape"] for name, entry in case.about["state_dict"].items()}
     denoiser = Preconditioned(network, Edm(sigma_data=config.get("sigma_data", 0.5)))
     with torch.no_grad():
         case.agree("raw_out", network(case["raw_in"], case["c_noise"], labels_of(case)))
         case.agree("D", denoiser(case["x"], case["sigma"].double(), labels_of(case)))
         if "D_augmented" in case.tensors:
-            augmented = labels_of(case, augment=case["augment_labels"])
-            case.agree("D_augmented", denoiser(case["x"], case["sigma"].double(), augmented))
+            cond = labels_of(case, augment=case["augment_labels"])
+            case.agree("D_augmented", denoiser(case["x"], case["sigma"].double(), cond))
 
 
 def openai_unet(case: Case) -> None:
     shape, classes, options = adm_options(case.about["config"])
     network = fs.networks.adm_unet(shape, classes, **options)
     network.load_state_dict(from_openai(network, case.weights))
-    exported = to_openai(network, network.state_dict())
-    assert exported.keys() == case.about["state_dict"].keys()
-    for name, value in exported.items():
+    weights = to_openai(network, network.state_dict())
+    assert weights.keys() == case.about["state_dict"].keys()
+    for name, value in weights.items():
         torch.testing.assert_close(
             value, case.weights[name], rtol=0, atol=0, msg=lambda m, n=name: f"{n}: {m}"
         )

@@ -1,6 +1,4 @@
-"""Cases of the reference vectors: a sidecar with its tensors, and agreement within its own
-tolerance.
-"""
+"""Cases of the reference vectors: a sidecar with its tensors, compared within its tolerance."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ class Case:
 
     @classmethod
     def read(cls, sidecar: Path) -> Case:
-        """The case of a sidecar: its tensors are in one file of its name, or a network's in the two
-        that it names.
-        """
+        """The case of a sidecar: its tensors are in one file of its name, a network's in two."""
         about = json.loads(sidecar.read_text())
         io = sidecar.with_name(about.get("io", sidecar.with_suffix(".safetensors").name))
         return cls(
@@ -40,7 +36,7 @@ class Case:
         )
 
     @property
-    def given(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         return self.about["hyperparameters"]
 
     def __getitem__(self, name: str) -> Tensor:
@@ -52,9 +48,9 @@ class Case:
             if key in name:
                 pair = other if isinstance(other, list) else (other, other)
                 tolerance = dict(zip(("rtol", "atol"), pair, strict=True))
-        expected = self.tensors[name]
+        truth = self.tensors[name]
         torch.testing.assert_close(
-            ours.detach().to(expected.dtype), expected, **tolerance, msg=lambda m: f"{name}: {m}"
+            ours.detach().to(truth.dtype), truth, **tolerance, msg=lambda m: f"{name}: {m}"
         )
 
     def agree_at(self, name: str, i: int, ours: Tensor) -> None:
@@ -62,8 +58,8 @@ class Case:
         Case(self.about, {name: self.tensors[name][i]}).agree(name, ours)
 
     def student(self, shift: float = 0.0, dtype: torch.dtype = torch.float64) -> Preconditioned:
-        network = Analytic(self.given["a"], self.given["b"], dtype)
-        return Preconditioned(network, Edm(sigma_data=self.given["sigma_data"], shift=shift))
+        network = Analytic(self.settings["a"], self.settings["b"], dtype)
+        return Preconditioned(network, Edm(sigma_data=self.settings["sigma_data"], shift=shift))
 
     def agree_on_gradients(self, loss: Tensor, student: Preconditioned, suffix: str = "") -> None:
         """Gradients of the batch mean, which show where the reference stops them."""

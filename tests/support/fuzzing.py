@@ -193,7 +193,7 @@ class Contract:
         seconds = time.process_time() - start
         self.slowest = max(self.slowest, seconds)
         assert seconds <= SECONDS, f"{what}: took {seconds:.1f} s"
-        growth = self.watch.grown()
+        growth = self.watch.growth()
         assert growth <= MEMORY, f"{what}: {growth // MIB} MiB above the start"
         return result
 
@@ -207,7 +207,7 @@ class Contract:
         return {
             **self.counts,
             "slowest": round(self.slowest, 2),
-            "grown_mib": self.watch.grown() // MIB,
+            "grown_mib": self.watch.growth() // MIB,
         }
 
 

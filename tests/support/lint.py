@@ -172,7 +172,7 @@ def is_constant(node: ast.AST | None, value: object) -> bool:
 
 
 def narrows(test: ast.AST) -> bool:
-    """Whether an assertion only tells the type checker what holds: x is not None, isinstance(x, T)."""
+    """Whether an assertion only tells the type checker: x is not None, isinstance(x, T)."""
     if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
         return all(narrows(part) for part in test.values)
     if isinstance(test, ast.Compare):

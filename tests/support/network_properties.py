@@ -1,6 +1,4 @@
-"""What every network must satisfy: true derivatives, rows that do not mix, labels that mean what
-they say.
-"""
+"""Properties of every network: true derivatives, rows that do not mix, labels that are names."""
 
 from __future__ import annotations
 
@@ -13,9 +11,7 @@ from fewstep.base.randomness import generator
 
 
 def alive(network: nn.Module, seed: int = 0, std: float = 0.3) -> nn.Module:
-    """The network in float64 with every parameter drawn anew: zero initialisation would hide
-    mistakes.
-    """
+    """The network in float64 with new random parameters: zero initialisation hides mistakes."""
     source = generator(seed, "parameters")
     for p in network.parameters():
         p.data = std * torch.randn(p.shape, generator=source, dtype=torch.float64)
@@ -30,15 +26,15 @@ def inputs(shape: tuple[int, ...], rows: int = 3) -> tuple[Tensor, Tensor]:
 
 
 def has_true_derivatives(network: nn.Module, shape: tuple[int, ...], cond: Tensor | None) -> None:
-    """jvp in (x, noise label) by central differences, with and without masks; and the gradient of
-    that jvp.
+    """The jvp in (x, noise label) by central differences, and the gradient of that jvp.
+
+    With masks and without.
     """
     x, label = inputs(shape, 2)
-    dx, dlabel = (
-        torch.randn(part.shape, generator=generator(2, "tangents"), dtype=part.dtype)
-        for part in (x, label)
-    )
-    steps, far = (-1e-5, 1e-5), 1e-4
+    dx = torch.randn(x.shape, generator=generator(2, "tangents"), dtype=x.dtype)
+    dlabel = torch.randn(label.shape, generator=generator(2, "tangents"), dtype=label.dtype)
+    steps = (-1e-5, 1e-5)
+    far = 1e-4
     weight = next(p for p in network.parameters() if p.ndim > 1)
     direction = torch.randn(weight.shape, generator=generator(3, "direction"), dtype=weight.dtype)
     for masks in (None, network.masks(2, [7])):
@@ -47,9 +43,8 @@ def has_true_derivatives(network: nn.Module, shape: tuple[int, ...], cond: Tenso
             return network(x, label, cond, masks)
 
         out, slope = torch.func.jvp(f, (x, label), (dx, dlabel))
-        torch.testing.assert_close(
-            out, f(x, label), rtol=1e-11, atol=1e-11
-        )  # the two forms of attention
+        # The two forms of attention agree.
+        torch.testing.assert_close(out, f(x, label), rtol=1e-11, atol=1e-11)
         below, above = (f(x + h * dx, label + h * dlabel) for h in steps)
         scale = slope.abs().max().item()
         assert scale > 1e-3
@@ -63,15 +58,12 @@ def has_true_derivatives(network: nn.Module, shape: tuple[int, ...], cond: Tenso
                 sides.append(torch.func.jvp(f, (x, label), (dx, dlabel))[1].square().sum())
                 weight -= h * direction
         by_differences = (sides[1] - sides[0]) / (2 * far)
-        torch.testing.assert_close(
-            (gradient * direction).sum(), by_differences, rtol=1e-4, atol=1e-8
-        )
+        along = (gradient * direction).sum()
+        torch.testing.assert_close(along, by_differences, rtol=1e-4, atol=1e-8)
 
 
 def rows_do_not_mix(network: nn.Module, shape: tuple[int, ...], cond: Tensor | None) -> None:
-    """A batch with masks is its rows one by one; without masks training and evaluation are the
-    same.
-    """
+    """A batch with masks is its rows one by one; without masks, training equals evaluation."""
     x, label = inputs(shape)
     seeds = [5, 6, 7]
     whole = network(x, label, cond, network.masks(3, seeds))
@@ -89,21 +81,19 @@ def rows_do_not_mix(network: nn.Module, shape: tuple[int, ...], cond: Tensor | N
 def labels_are_names(
     network: nn.Module, table: nn.Parameter, axis: int, shape: tuple[int, ...]
 ) -> None:
-    """Renaming the classes changes nothing; label -1 uses none of the table; each class tells
-    itself apart.
-    """
+    """Renaming the classes changes nothing; label -1 uses no row; each class has its own effect."""
     x, label = inputs(shape)
     cond, order = torch.tensor([2, 0, 1]), torch.tensor([1, 2, 0])
-    named, none = network(x, label, cond), network(x, label, torch.full((3,), -1))
-    assert (named - none).abs().amax(tuple(range(1, x.ndim))).min() > 1e-4
-    assert (named - network(x, label, order[cond])).abs().max() > 1e-4
+    plain, none = network(x, label, cond), network(x, label, torch.full((3,), -1))
+    assert (plain - none).abs().amax(tuple(range(1, x.ndim))).min() > 1e-4
+    assert (plain - network(x, label, order[cond])).abs().max() > 1e-4
     with torch.no_grad():
         table.copy_(table.index_select(axis, order.argsort()))
-        torch.testing.assert_close(network(x, label, order[cond]), named, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(network(x, label, order[cond]), plain, rtol=1e-11, atol=1e-11)
         table.copy_(torch.randn(table.shape, generator=generator(4, "table"), dtype=table.dtype))
         torch.testing.assert_close(network(x, label, torch.full((3,), -1)), none, rtol=0, atol=0)
-    mixed = network(x, label, torch.tensor([0, -1, 2]))
-    torch.testing.assert_close(mixed[1], none[1], rtol=1e-11, atol=1e-11)
+    some = network(x, label, torch.tensor([0, -1, 2]))
+    torch.testing.assert_close(some[1], none[1], rtol=1e-11, atol=1e-11)
 
 
 def conditions_must_fit(

@@ -1,6 +1,4 @@
-"""Methods, networks and teachers of somebody's own, right and wrong ones, as `fewstep verify
---target` takes them.
-"""
+"""Methods, networks and teachers of users, right and wrong ones, for `fewstep verify --target`."""
 
 from __future__ import annotations
 
@@ -214,9 +212,8 @@ def misnamed():
 
 
 def weighted_by_r():
-    times = fs.times.RatioMap(
-        law=fs.times.LogNormal(mean=-1.0, std=1.5), k=0.0
-    )  # whose r is never 0
+    # Its r is never 0.
+    times = fs.times.RatioMap(law=fs.times.LogNormal(mean=-1.0, std=1.5), k=0.0)
     return replace(method(), times=times, weight=lambda process, times: 1 / times.r)
 
 

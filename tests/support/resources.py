@@ -1,6 +1,4 @@
-"""The memory of this process, watched by a thread while it works; calls in a process that can take
-no more of it.
-"""
+"""The memory of this process, measured by a thread; calls in a process with limits of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident() -> int:
-    """Bytes that the process has in memory now; 0 where the system does not say."""
+    """Bytes that the process has in memory now; 0 where the system does not tell."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
     except OSError:
@@ -29,15 +27,16 @@ def resident() -> int:
 
 
 class Watch:
-    """The most that was in memory above the start, looked at every few milliseconds."""
+    """The most that was in memory above the start, sampled every few milliseconds."""
 
     def __init__(self, every: float = 0.005) -> None:
-        self.every, self.first, self.most = every, resident(), resident()
-        self.ended = threading.Event()
+        self.every = every
+        self.first = self.most = resident()
+        self.stop_event = threading.Event()
         self.thread = threading.Thread(target=self._look, daemon=True)
 
     def _look(self) -> None:
-        while not self.ended.wait(self.every):
+        while not self.stop_event.wait(self.every):
             self.most = max(self.most, resident())
 
     def start(self) -> None:
@@ -45,21 +44,21 @@ class Watch:
         self.thread.start()
 
     def stop(self) -> None:
-        self.ended.set()
+        self.stop_event.set()
         self.thread.join()
 
-    def grown(self) -> int:
+    def growth(self) -> int:
         self.most = max(self.most, resident())
         return self.most - self.first
 
 
 class Outcome(NamedTuple):
-    """What became of a call in a process of its own."""
+    """The outcome of a call in a process of its own."""
 
     value: Any  # what it returned, or the exception's type and text
     seconds: float  # of the processor
-    grown: int  # bytes above the start
-    ended: str  # "returned", "raised" or "killed"
+    growth: int  # bytes above the start
+    end: str  # "returned", "raised" or "killed"
 
 
 class _Late(BaseException):
@@ -67,19 +66,16 @@ class _Late(BaseException):
 
 
 def contained(call: Callable[[], Any], seconds: float = 30.0, memory: int = 512 * MIB) -> Outcome:
-    """The outcome of a call in a forked child that can take neither more time nor more memory than
-    that.
-    """
+    """The outcome of a call in a forked child with these limits of time and memory."""
     reader, writer = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # Python 3.12 on forks beside threads: none holds a lock
+        # Python 3.12 on forks beside threads: none holds a lock.
+        warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
         try:
-            told = json.dumps(_outcome(call, seconds, memory), default=str).encode()
-            os.write(writer, told[:60_000])
+            message = json.dumps(_outcome(call, seconds, memory), default=str).encode()
+            os.write(writer, message[:60_000])
         finally:
             os._exit(0)
     os.close(writer)
@@ -87,31 +83,29 @@ def contained(call: Callable[[], Any], seconds: float = 30.0, memory: int = 512 
     with os.fdopen(reader, "rb") as file:
         if not ready:
             os.kill(child, signal.SIGKILL)
-        told = file.read()
+        message = file.read()
     os.waitpid(child, 0)
-    return Outcome(*json.loads(told)) if told else Outcome("", seconds, 0, "killed")
+    return Outcome(*json.loads(message)) if message else Outcome("", seconds, 0, "killed")
 
 
 def _outcome(call: Callable[[], Any], seconds: float, memory: int) -> list[Any]:
     def late(number: int, frame: object) -> None:
         raise _Late(f"more than {seconds} s")
 
-    size = (
-        int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE
-        if Path("/proc/self/statm").exists()
-        else 0
-    )
-    if size:
-        resource.setrlimit(resource.RLIMIT_AS, (size + memory, size + memory))
+    sizes = Path("/proc/self/statm")
+    if sizes.exists():
+        limit = int(sizes.read_text().split()[0]) * _PAGE + memory
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds)
-    watch, began = Watch(), time.process_time()
+    watch = Watch()
+    start = time.process_time()
     watch.start()
     try:
-        value, ended = call(), "returned"
+        value, end = call(), "returned"
     except BaseException as error:
-        value, ended = [type(error).__name__, str(error)], "raised"
+        value, end = [type(error).__name__, str(error)], "raised"
     signal.setitimer(signal.ITIMER_REAL, 0)
-    took = time.process_time() - began
+    seconds_used = time.process_time() - start
     watch.stop()
-    return [value, took, watch.grown(), ended]
+    return [value, seconds_used, watch.growth(), end]

@@ -1,8 +1,10 @@
-"""Runs that are healthy, small as they are, and what breaks them on purpose."""
+"""Runs that are healthy, small as they are, and what makes them faulty on purpose."""
 
 from __future__ import annotations
 
 import copy
+import fcntl
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import fewstep as fs
-from fewstep.analysis.doctor import Patient, patient_of
+from fewstep.analysis.doctor import Subject, subject_of
 from fewstep.base.randomness import generator
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.process import per_row
@@ -29,29 +31,54 @@ SMALL: dict[str, Any] = {
     "checkpoint_every": 350,
     "picture_every": 0,
 }
+SHORT: dict[str, Any] = {"iterations": 240, "log_every": 5, "checkpoint_every": 200}
 METHODS: dict[str, dict[str, Any]] = {
     "ect": {},
-    "tcm": {"split": 0.6},
-    "mcm": {"method_options": {"K": 4, "steps": 16, "steps_end": 16, "c": 0.1}},
-    "diffusion": {},
+    "tcm": {**SHORT, "split": 0.6},
+    "mcm": {**SHORT, "method_options": {"K": 4, "steps": 16, "steps_end": 16, "c": 0.1}},
+    "diffusion": SHORT,
 }
 
 
-def trained(method: str, out: Path) -> Patient:
+def train(method: str, out: Path) -> None:
     """A run of a few seconds on the ring."""
-    fs.train(
-        fs.recipes.toy(method=method, **{**SMALL, **METHODS[method]}),
-        out=out,
-        progress=False,
-        device="cpu",
-    )
-    return patient_of(out, device="cpu")
+    run = fs.recipes.toy(method=method, **{**SMALL, **METHODS[method]})
+    fs.train(run, out=out, progress=False, device="cpu")
 
 
-class Changed(nn.Module):
-    """A denoiser whose answers at levels from `low` to `high` are changed: D' = change(D, x_t, t,
-    cond).
-    """
+def once(path: Path, make: Callable[[Path], object]) -> Path:
+    """The path, which the first of the test processes makes while the others wait."""
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            part = path.with_name(f"{path.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            make(part)
+            part.rename(path)
+    return path
+
+
+class SolvingOnce:
+    """A law that solves the same trajectories once: they take most of an examination."""
+
+    def __init__(self, law: Any) -> None:
+        self.law = law
+        self.ends: list[tuple[Tensor, float, Tensor]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.law, name)
+
+    def solve(self, x_t: Tensor, t: float, *rest: Any) -> Tensor:
+        for start, time, end in self.ends:
+            if time == t and torch.equal(start, x_t):
+                return end
+        end = self.law.solve(x_t, t, *rest)
+        self.ends.append((x_t, t, end))
+        return end
+
+
+class ChangedAnswers(nn.Module):
+    """A denoiser that answers otherwise from `low` to `high`: D' = change(D, x_t, t, cond)."""
 
     def __init__(
         self, net: nn.Module, change: Callable[..., Tensor], low: float = 0.0, high: float = 1e9
@@ -63,33 +90,33 @@ class Changed(nn.Module):
     def forward(self, x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
         t = per_row(t, x_t)
         level = self.process.level(t)
-        out, here = self.net(x_t, t, cond), ((level >= self.low) & (level <= self.high))[:, None]
-        return torch.where(here, self.change(self.net, x_t, t, cond), out)
+        inside = ((level >= self.low) & (level <= self.high))[:, None]
+        return torch.where(inside, self.change(self.net, x_t, t, cond), self.net(x_t, t, cond))
 
 
-def scaled(factor: float) -> Callable[..., Tensor]:
+def scale_by(factor: float) -> Callable[..., Tensor]:
     return lambda net, x_t, t, cond: factor * net(x_t, t, cond)
 
 
-def shifted(by: float) -> Callable[..., Tensor]:
-    return lambda net, x_t, t, cond: net(x_t, t, cond) + by
+def shift_by(amount: float) -> Callable[..., Tensor]:
+    return lambda net, x_t, t, cond: net(x_t, t, cond) + amount
 
 
-def mirrored(net: nn.Module, x_t: Tensor, t: Tensor, cond: Any) -> Tensor:
-    """The ring's own symmetry: the law of the answers stays, whose trajectory they end does not."""
+def mirror(net: nn.Module, x_t: Tensor, t: Tensor, cond: Any) -> Tensor:
+    """The ring's own symmetry: the answers keep their law, and end other trajectories."""
     return net(-x_t, t, cond)
 
 
 @dataclass(frozen=True)
-class Recalled:
-    """Answers that are training rows: the one that x_t points at most."""
+class NearestRow:
+    """Answers that are training rows: the nearest to x_t."""
 
     train: Tensor
 
     def __call__(self, net: nn.Module, x_t: Tensor, t: Tensor, cond: Any) -> Tensor:
         level = net.process.level(t)[:, None]
-        near = torch.cdist((x_t / (1 + level.square()).sqrt()).double(), self.train.double())
-        return self.train[near.argmin(1)]
+        distance = torch.cdist((x_t / (1 + level.square()).sqrt()).double(), self.train.double())
+        return self.train[distance.argmin(1)]
 
 
 def noisy(net: nn.Module, share: float) -> nn.Module:
@@ -97,46 +124,35 @@ def noisy(net: nn.Module, share: float) -> nn.Module:
     net, source = copy.deepcopy(net), generator(0, "patients")
     with torch.no_grad():
         for p in net.parameters():
-            p.add_(
-                share
-                * (p.std() if p.numel() > 1 else p.abs())
-                * torch.randn(p.shape, generator=source)
-            )
+            std = p.std() if p.numel() > 1 else p.abs()
+            p.add_(share * std * torch.randn(p.shape, generator=source))
     return net
 
 
-def untrained(patient: Patient) -> nn.Module:
-    return (
-        build_student(replace(patient.run, seed=1), patient.facts, patient.method)
-        .requires_grad_(False)
-        .eval()
-    )
+def untrained_network(subject: Subject) -> nn.Module:
+    student = build_student(replace(subject.run, seed=1), subject.facts, subject.method)
+    return student.requires_grad_(False).eval()
 
 
-def with_scaling(patient: Patient, scaling: fs.scalings.Scaling) -> nn.Module:
-    net: Any = patient.ema
+def with_scaling(subject: Subject, scaling: fs.scalings.Scaling) -> nn.Module:
+    net: Any = subject.ema
     return Preconditioned(net.network, scaling, net.process)
 
 
-def by_heart(out: Path) -> Patient:
+def by_heart(out: Path) -> Subject:
     """A student that answers with its 60 training rows, in 16 dimensions."""
     x0 = 0.5 * torch.randn(400, 16, generator=generator(0, "by heart"))
-    fs.train(
-        fs.recipes.toy(**{**SMALL, "iterations": 20}),
-        data=x0[:60],
-        out=out,
-        progress=False,
-        device="cpu",
-    )
-    patient = patient_of(out, data=fs.data.from_tensors(x0[:60]), device="cpu")
-    train = patient.dataset.train
-    data = replace(patient.dataset, validation=Arrays(patient.dataset.units.to_model(x0[60:])))
-    return replace(patient, dataset=data, ema=Changed(patient.ema, Recalled(train.x0), 0.1))
+    run = fs.recipes.toy(**{**SMALL, "iterations": 20})
+    fs.train(run, data=x0[:60], out=out, progress=False, device="cpu")
+    subject = subject_of(out, data=fs.data.from_tensors(x0[:60]), device="cpu")
+    train = subject.dataset.train
+    data = replace(subject.dataset, validation=Arrays(subject.dataset.units.to_model(x0[60:])))
+    nearest = ChangedAnswers(subject.ema, NearestRow(train.x0), 0.1)
+    return replace(subject, dataset=data, ema=nearest)
 
 
-def logged(patient: Patient, change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> Patient:
-    """The patient with other lines in its log."""
-    assert patient.log is not None
-    return replace(
-        patient, log=tuple({**row, **change(i, row)} for i, row in enumerate(patient.log))
-    )
+def with_log(subject: Subject, change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> Subject:
+    """The subject with other lines in its log."""
+    assert subject.log is not None
+    lines = tuple({**row, **change(i, row)} for i, row in enumerate(subject.log))
+    return replace(subject, log=lines)

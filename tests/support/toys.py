@@ -30,19 +30,17 @@ class Analytic(nn.Module):
 
 
 class Spy:
-    """A denoiser that keeps the times of all rows it is asked for, in order, and how many calls
-    there were.
-    """
+    """A denoiser that keeps the times of every call's rows, in order."""
 
     def __init__(self, inner: Denoiser) -> None:
-        self.inner, self.asked = inner, []
+        self.inner, self.calls = inner, []
 
     @property
     def times(self) -> Tensor:
-        return torch.cat([torch.empty(0, dtype=torch.float64), *self.asked])
+        return torch.cat([torch.empty(0, dtype=torch.float64), *self.calls])
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
-        self.asked.append(per_row(t, x_t))
+        self.calls.append(per_row(t, x_t))
         return self.inner(x_t, t, cond)
 
 

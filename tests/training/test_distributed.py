@@ -22,9 +22,11 @@ import fewstep as fs
 from fewstep.base.errors import NonFiniteError, UserError
 from fewstep.base.world import ALONE, World
 from fewstep.run import checkpoint
-from fewstep.run.build import build_method, settled
+from fewstep.run.build import build_method, with_defaults
 from fewstep.run.checkpoint import RunFolder
 from fewstep.run.facts import Facts
+from fewstep.run.prepare import Prepared
+from fewstep.run.stages import Stage
 from fewstep.training import loop, parallel
 from fewstep.training.batches import draw_batch
 from fewstep.training.ranks import LIMIT, launched_world, limit_of
@@ -33,8 +35,6 @@ from fewstep.training.state import new_state
 from fewstep.training.step import train_step
 from tests.support import ranks
 from tests.support.toys import tiny_run
-
-CPU = torch.device("cpu")
 
 
 def run_of(**fields) -> fs.Run:
@@ -103,12 +103,12 @@ def farthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 def test_ranks_draw_the_parts_of_what_one_process_draws(method):
     """Order, data, noise, times and seeds of a step: the same bits for 1, 2 and 4 ranks."""
     options = {"base": {"method": "ect"}} if method == "tcm" else {}
-    run = settled(run_of(method=method, method_options=options))
+    run = with_defaults(run_of(method=method, method_options=options))
     dataset = fs.data.load("ring8")
     compiled = build_method(run, Facts(dataset.shape, 0, 0.5, dataset.units, ""))
 
     def draw(step, world=ALONE):
-        return draw_batch(run, compiled, dataset.train, step, CPU, None, world)
+        return draw_batch(Stage(run, compiled), dataset.train, step, world)
 
     for step, size in itertools.product((0, 7), (2, 4)):
         whole = draw(step)
@@ -185,7 +185,7 @@ def test_a_power_of_two_cuts_the_batch_in_whole_blocks():
 
 
 def test_networks_that_several_processes_cannot_train_are_refused():
-    run = settled(run_of())
+    run = with_defaults(run_of())
     dataset = fs.data.load("ring8")
     facts = Facts(dataset.shape, 0, 0.5, dataset.units, "")
 
@@ -199,7 +199,7 @@ def test_networks_that_several_processes_cannot_train_are_refused():
         def forward(self, x, label, cond=None):
             return self.norm(self.layer(x)) * self.gain
 
-    state = new_state(run, facts, build_method(run, facts), WithNorm(), CPU)
+    state = new_state(Prepared(run, facts, build_method(run, facts), network=WithNorm()))
     message = "norm is a BatchNorm1d, whose statistics differ by process"
     with pytest.raises(UserError, match=message):
         parallel.check_network(state, False)
@@ -213,15 +213,16 @@ def test_the_tree_is_the_gradient_of_the_mean():
     """To rounding what backward gives in one piece, in float64."""
     results = []
     for number in (0, 1, 2, 4, 8):
-        run = settled(run_of(elastic_exact=number))
+        run = with_defaults(run_of(elastic_exact=number))
         dataset = fs.data.load("ring8")
         facts = Facts(dataset.shape, 0, 0.5, dataset.units, "")
         method = build_method(run, facts)
-        state = new_state(run, facts, method, None, CPU)
+        state = new_state(Prepared(run, facts, method))
+        stage = Stage(run, method)
         for module in state.modules().values():
             module.double()
         arrays = dataset.train._replace(x0=dataset.train.x0.double())
-        row = train_step(run, method, state, draw_batch(run, method, arrays, 0, CPU))
+        row = train_step(stage, state, draw_batch(stage, arrays, 0))
         results.append((row["loss"], row["grad_norm"]))
     for result in results[1:]:
         assert result == pytest.approx(results[0], rel=1e-12)
@@ -278,7 +279,7 @@ def test_sharded_checkpoints_hold_no_pickle_and_go_on_to_the_bit_and_with_other_
     train(2, tmp_path / "parts", shard=True, **fields)
     assert fingerprint(tmp_path / "parts") == fingerprint(tmp_path / "whole")
     newest = RunFolder(tmp_path / "whole").newest()
-    assert newest.sharded
+    assert newest.is_sharded
     for file in newest.path.iterdir():
         if file.suffix == ".json":
             json.loads(file.read_text())
@@ -370,8 +371,8 @@ def test_numbers_that_are_not_finite_on_one_rank_stop_all_alike(tmp_path, monkey
     """Before anything is updated; the incident has the batch of all ranks, and replays exactly."""
     whole = loop.draw_batch
 
-    def spoil(run, method, arrays, step, device, progress=None, world=ALONE):
-        batch = whole(run, method, arrays, step, device, progress, world)
+    def spoil(stage, arrays, step, world=ALONE):
+        batch = whole(stage, arrays, step, world)
         row = 20 - world.rank * len(batch.x0)  # row 20 of 32 is on rank 1
         if step == 3 and 0 <= row < len(batch.x0):
             batch.x0[row] = float("inf")
@@ -469,8 +470,8 @@ def test_an_incident_of_canonical_parts_is_made_again(tmp_path, monkeypatch, pro
     """The parts, and their dropout masks, are those of the run for any number of processes."""
     whole = loop.draw_batch
 
-    def spoil(run, method, arrays, step, device, progress=None, world=ALONE):
-        batch = whole(run, method, arrays, step, device, progress, world)
+    def spoil(stage, arrays, step, world=ALONE):
+        batch = whole(stage, arrays, step, world)
         if step == 2 and world.rank == world.size - 1:
             batch.x0[-1] = float("nan")
         return batch

@@ -45,10 +45,10 @@ def crowd(monkeypatch, first: int, error: Exception, most: int = 1) -> list[tupl
 
     train_step = loop.train_step
 
-    def noting(run, method, state, batch):
+    def noting(stage, state, batch):
         before = state.fingerprint()
         try:
-            return train_step(run, method, state, batch)
+            return train_step(stage, state, batch)
         except type(error):
             prints.append((before, state.fingerprint()))
             raise
@@ -115,10 +115,10 @@ def test_a_half_made_update_is_not_saved(tmp_path, monkeypatch):
     update = step.update_averages
     whole = fs.train(fields, out=tmp_path / "whole", progress=False, device="cpu")
 
-    def crowd(run, method, state, progress):
+    def crowd(stage, state, progress):
         if state.step == 4:
             raise ERRORS["cuda"]
-        update(run, method, state, progress)
+        update(stage, state, progress)
 
     with monkeypatch.context() as patch:
         patch.setattr(step, "update_averages", crowd)

@@ -74,10 +74,10 @@ def prints_of_failures(monkeypatch):
     whole = loop.train_step
     prints = []
 
-    def noting(run, method, state, batch):
+    def noting(stage, state, batch):
         before = state.fingerprint()
         try:
-            return whole(run, method, state, batch)
+            return whole(stage, state, batch)
         except NonFiniteError:
             prints.append((before, state.fingerprint()))
             raise
@@ -91,8 +91,8 @@ def spoil(kind: str, monkeypatch) -> None:
     if kind == "data":
         whole = loop.draw_batch
 
-        def draw(run, method, arrays, step, *arguments):
-            batch = whole(run, method, arrays, step, *arguments)
+        def draw(stage, arrays, step, *arguments):
+            batch = whole(stage, arrays, step, *arguments)
             if step == 3:
                 batch.x0[2, 0] = Fragile.number
             return batch
@@ -209,8 +209,8 @@ def test_the_commands_exit_with_3_then_0_and_1_where_the_stored_losses_are_other
 def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
     whole = loop.train_step
 
-    def spoiling(run, method, state, batch):
-        row = whole(run, method, state, batch)
+    def spoiling(stage, state, batch):
+        row = whole(stage, state, batch)
         if state.step == 4:
             state.student.network.outlet.bias.data[0] = NAN
         return row

@@ -19,9 +19,11 @@ from fewstep.cli import main
 from fewstep.core.denoiser import Models
 from fewstep.core.targets import Student
 from fewstep.data import SPLIT_SEED
-from fewstep.run.build import settled
+from fewstep.run.build import with_defaults
 from fewstep.run.checkpoint import fingerprint, read
-from fewstep.run.sources import dataset_of, teacher_of
+from fewstep.run.prepare import Prepared
+from fewstep.run.sources import dataset_of
+from fewstep.run.teachers import teacher_of
 from fewstep.training import loop
 from tests.support.toys import Gaussian, tiny_run
 
@@ -42,11 +44,11 @@ TINY = [
 ]
 
 
-def train(run, *given, **options):
-    return fs.train(run, *given, progress=False, device="cpu", **options)
+def train(run, *args, **options):
+    return fs.train(run, *args, progress=False, device="cpu", **options)
 
 
-def told(capsys) -> str:
+def error_line(capsys) -> str:
     return [line for line in capsys.readouterr().err.splitlines() if line.startswith("fewstep:")][
         -1
     ]
@@ -60,68 +62,70 @@ def source(tmp_path_factory):
 
 def first_weights(monkeypatch, *arguments, **options) -> dict[str, Tensor]:
     """The student's weights at step 0 of a run."""
-    kept: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     whole = loop.train_step
 
-    def noting(run, method, state, batch):
+    def noting(stage, state, batch):
         if not state.step:
-            kept.update({name: p.clone() for name, p in state.student.network.state_dict().items()})
+            weights.update(
+                {name: p.clone() for name, p in state.student.network.state_dict().items()}
+            )
             for name, average in state.averages.items():
                 assert fingerprint({"": average.state_dict()}) == fingerprint(
                     {"": state.student.state_dict()}
                 ), name
-        return whole(run, method, state, batch)
+        return whole(stage, state, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", noting)
         train(*arguments, **options)
-    return kept
+    return weights
 
 
 @pytest.mark.parametrize(
     "kind", ["run", "checkpoint", "file", "half file", "average's file", "generator", "module"]
 )
 def test_a_run_starts_with_the_weights_it_is_given(kind, source, monkeypatch, tmp_path):
-    out, made = source
-    weights = made.denoiser.network.state_dict()
+    out, model = source
+    weights = model.denoiser.network.state_dict()
     save_file(weights, tmp_path / "w.safetensors")
     save_file({name: w.half() for name, w in weights.items()}, tmp_path / "half.safetensors")
-    given = {
+    init = {
         "run": out,
         "checkpoint": str(out / "checkpoints" / "step-6"),
         "file": tmp_path / "w.safetensors",
         "half file": tmp_path / "half.safetensors",
         "average's file": out / "checkpoints" / "step-6" / "ema.safetensors",
-        "generator": made,
-        "module": made.denoiser.network,
+        "generator": model,
+        "module": model.denoiser.network,
     }[kind]
-    found = first_weights(monkeypatch, tiny_run(averages=("decay:0.5",)), init=given)
-    for name, tensor in found.items():
-        expected = weights[name].half().float() if kind == "half file" else weights[name]
-        assert torch.equal(tensor, expected)
+    start = first_weights(monkeypatch, tiny_run(averages=("decay:0.5",)), init=init)
+    for name, tensor in start.items():
+        target = weights[name].half().float() if kind == "half file" else weights[name]
+        assert torch.equal(tensor, target)
         assert tensor.dtype == torch.float32
     other = first_weights(monkeypatch, tiny_run())
     assert not all(torch.equal(other[name], weights[name]) for name in weights)
 
 
 def test_what_a_run_started_from_is_kept_told_and_not_needed_again(source, tmp_path, capsys):
-    out, made = source
+    out, model = source
     shutil.copytree(out, tmp_path / "source")
     run = tiny_run(init=str(tmp_path / "source"))
     whole = fs.train(run, out=tmp_path / "r", device="cpu")
-    shown = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert (
-        f"init: {len(made.denoiser.state_dict())} tensors of the average of {tmp_path / 'source'},"
-        " diffusion at step 6" in shown
+        f"init: {len(model.denoiser.state_dict())} tensors of the average of {tmp_path / 'source'},"
+        " diffusion at step 6" in output
     )
-    assert whole.facts.init == fingerprint({"network": made.denoiser.network.state_dict()})
-    assert whole.facts.init[:16] in shown
+    assert whole.facts.init == fingerprint({"network": model.denoiser.network.state_dict()})
+    assert whole.facts.init[:16] in output
     shutil.rmtree(tmp_path / "source")
     shutil.rmtree(tmp_path / "r" / "checkpoints" / "step-6")
     again = train(tiny_run(), out=tmp_path / "r", resume=True)
     assert again.fingerprint == whole.fingerprint
-    loaded = fs.load(tmp_path / "r", device="cpu")
-    assert (loaded.facts, loaded.run.init) == (whole.facts, run.init)
+    copy = fs.load(tmp_path / "r", device="cpu")
+    assert (copy.facts, copy.run.init) == (whole.facts, run.init)
     with pytest.raises(UserError, match="init = 'other', but the run"):
         train(tiny_run(init="other"), out=tmp_path / "r", resume=True)
     assert train(tiny_run()).facts.init == ""
@@ -131,16 +135,16 @@ def test_weights_that_do_not_fit_are_told_in_one_line(source, tmp_path, capsys):
     wider = tiny_run(network_options={"width": 24, "depth": 1})
     with pytest.raises(
         UserError, match=r"weight 'blocks\.0\.inner\.bias' is .*\(16,\) in the file and .*\(24,\)"
-    ) as caught:
+    ) as error:
         train(wider, init=source[0])
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=r"init = .*gone\.safetensors cannot be read: No such file"):
         train(tiny_run(), init=tmp_path / "gone.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"no weights")
     with pytest.raises(UserError, match=r"init = .*bad\.safetensors"):
         train(tiny_run(), init=tmp_path / "bad.safetensors")
     assert main(["train", "toy", "--init", "nowhere", "--out", str(tmp_path / "r"), *TINY]) == 2
-    assert "no run folder nowhere" in told(capsys)
+    assert "no run folder nowhere" in error_line(capsys)
     assert not (tmp_path / "r").exists()
 
 
@@ -166,14 +170,14 @@ def taught(*, c: float = 0.0, stages: int = 4, sigma_data: float = 0.5) -> fs.Me
 
 
 def test_a_teacher_is_frozen_used_and_known_again(source, tmp_path):
-    out, made = source
+    out, model = source
     whole = train(tiny_run(checkpoint_every=3), method=taught, teacher=out, out=tmp_path / "r")
-    by_object = train(tiny_run(checkpoint_every=3), method=taught, teacher=made)
+    by_object = train(tiny_run(checkpoint_every=3), method=taught, teacher=model)
     assert by_object.fingerprint == whole.fingerprint
     assert (
         by_object.facts.teacher
         == whole.facts.teacher
-        == fingerprint({"teacher": made.denoiser.state_dict()})
+        == fingerprint({"teacher": model.denoiser.state_dict()})
     )
     other = train(tiny_run(seed=8, method="diffusion"), out=tmp_path / "other")
     assert (
@@ -190,59 +194,50 @@ def test_a_teacher_is_frozen_used_and_known_again(source, tmp_path):
             resume=True,
         )
     shutil.copytree(out, tmp_path / "moved")  # known by its weights, wherever they are
-    for given in ({}, {"teacher": tmp_path / "moved"}):
+    for options in ({}, {"teacher": tmp_path / "moved"}):
         again = train(
-            tiny_run(checkpoint_every=3), method=taught, out=tmp_path / "r", resume=True, **given
+            tiny_run(checkpoint_every=3), method=taught, out=tmp_path / "r", resume=True, **options
         )
         assert again.fingerprint == whole.fingerprint
-        assert again.run.teacher == str(given.get("teacher", out))
+        assert again.run.teacher == str(options.get("teacher", out))
 
 
-def facts_of(made, **changes):
-    return replace(made.facts, **changes)
+def facts_of(model, **changes):
+    return replace(model.facts, **changes)
 
 
 def test_a_teachers_weights_have_no_gradient_and_no_dropout(source):
-    made = source[1]
+    model = source[1]
 
     class Mine(nn.Linear):
         def forward(self, x_t, t, cond=None):
             return super().forward(x_t)
 
     mine = Mine(2, 2).train()
-    for given in (made, source[0], mine):
-        found = teacher_of(
-            given, tiny_run(), made.facts, taught(), None, torch.device("cpu")
-        ).denoiser
-        assert not found.training
-        assert not any(p.requires_grad for p in found.parameters())
+    for teacher in (model, source[0], mine):
+        denoiser = teacher_of(teacher, Prepared(tiny_run(), model.facts, taught())).denoiser
+        assert not denoiser.training
+        assert not any(p.requires_grad for p in denoiser.parameters())
     assert mine.training
     assert mine.weight.requires_grad
 
 
 def test_a_teacher_that_is_missing_not_needed_or_of_other_data_is_told(source, tmp_path):
-    made = source[1]
+    model = source[1]
     with pytest.raises(UserError, match="learns from a teacher: give one"):
         train(tiny_run(), method=taught)
     with pytest.raises(
         UserError, match="method 'ect' learns from no teacher: leave teacher=digits out"
     ):
         train(tiny_run(), teacher="digits")
-    for changes, expected in (
+    for changes, message in (
         ({"shape": (3,)}, r"shape = \(2,\), the run \(3,\)"),
         ({"classes": 4}, "classes = 0, the run 4"),
         ({"units": fs.data.Units(0.0, 2.0)}, "units = "),
         ({"sigma_data": 0.25}, r"sigma_data = .*, the run 0\.25: set sigma_data="),
     ):
-        with pytest.raises(UserError, match=expected):
-            teacher_of(
-                source[0],
-                tiny_run(),
-                facts_of(made, **changes),
-                taught(),
-                None,
-                torch.device("cpu"),
-            )
+        with pytest.raises(UserError, match=message):
+            teacher_of(source[0], Prepared(tiny_run(), facts_of(model, **changes), taught()))
     with pytest.raises(UserError, match="given as an object: pass it as teacher="):
         train(tiny_run(teacher="own"), method=taught)
 
@@ -254,17 +249,12 @@ def test_a_teacher_from_a_file_of_weights_is_the_runs_own_network_as_a_diffusion
     denoiser.
     """
     save_file(source[1].denoiser.network.state_dict(), tmp_path / "w.safetensors")
-    run = settled(tiny_run())
-    found = teacher_of(
-        tmp_path / "w.safetensors",
-        run,
-        source[1].facts,
-        fs.methods.cd(sigma_data=source[1].facts.sigma_data),
-        None,
-        torch.device("cpu"),
-    )
+    run = with_defaults(tiny_run())
+    facts = source[1].facts
+    student = Prepared(run, facts, fs.methods.cd(sigma_data=facts.sigma_data))
+    teacher = teacher_of(tmp_path / "w.safetensors", student)
     x = torch.linspace(-1, 1, 8).reshape(4, 2)
-    assert torch.equal(found.denoiser(x, 0.004), source[1].denoiser(x, 0.004))
+    assert torch.equal(teacher.denoiser(x, 0.004), source[1].denoiser(x, 0.004))
 
 
 def test_an_exact_teacher_is_found_by_name():
@@ -286,9 +276,9 @@ def test_samples_of_a_closed_form_are_a_data_set():
     assert [len(part.x0) for part in parts] == [20_000, 2000, 2000]
     truth = fs.exact.digits_mixture()
     assert dataset.classes == truth.classes == 10
-    kept = truth.draw(50, SPLIT_SEED)
-    assert torch.equal(dataset.train.x0[:50], kept.x0)
-    assert torch.equal(dataset.train.cond[:50], kept.cond)
+    samples = truth.draw(50, SPLIT_SEED)
+    assert torch.equal(dataset.train.x0[:50], samples.x0)
+    assert torch.equal(dataset.train.cond[:50], samples.cond)
     assert (
         fs.metrics.nearest_ratio(truth.sample(500), dataset.test.x0[:500], dataset.train.x0) > 0.9
     )
@@ -299,12 +289,12 @@ def test_samples_of_a_closed_form_are_a_data_set():
 def test_a_teacher_on_another_process_is_moved_to_the_students():
     facts, method = train(tiny_run()).facts, taught()
     teacher = Gaussian(process=fs.process.trig(sigma_data=0.5))
-    found = teacher_of(teacher, tiny_run(), facts, method, None, torch.device("cpu"))
+    model = teacher_of(teacher, Prepared(tiny_run(), facts, method))
     x, t = (
         torch.linspace(-1, 1, 8, dtype=torch.float64).reshape(4, 2),
         torch.tensor([0.01, 0.5, 3.0, 80.0]),
     )
-    torch.testing.assert_close(found.denoiser(x, t), Gaussian()(x, t))
+    torch.testing.assert_close(model.denoiser(x, t), Gaussian()(x, t))
 
 
 OUTSIDE = '''
@@ -315,7 +305,8 @@ import fewstep as fs
 class Net(nn.Module):
     def __init__(self, shape, classes, *, width: int = 8, bias=True):
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(*shape, width, bias=bias), nn.SiLU(), nn.Linear(width, *shape))
+        first = nn.Linear(*shape, width, bias=bias)
+        self.net = nn.Sequential(first, nn.SiLU(), nn.Linear(width, *shape))
     def forward(self, x, noise_label, cond=None):
         return self.net(x)
 
@@ -349,19 +340,19 @@ def test_your_own_network_and_method_are_typed_and_typed_again(tmp_path, monkeyp
         "next: fewstep sample r --method outside_parts:soft --network outside_parts:Net"
         in capsys.readouterr().out
     )
-    stored = json.loads(Path("r/run.json").read_text())
-    assert (stored["network"], stored["network_options"]) == (
+    values = json.loads(Path("r/run.json").read_text())
+    assert (values["network"], values["network_options"]) == (
         "outside_parts:Net",
         {"width": 16, "bias": False},
     )
-    assert (stored["method"], stored["method_options"]) == ("outside_parts:soft", {"c": 0.3})
+    assert (values["method"], values["method_options"]) == ("outside_parts:soft", {"c": 0.3})
     assert main(["sample", "r", *own, "--n", "4", "--out", "x.npy", "--device", "cpu"]) == 0
     for words in (
         ["sample", "r", "--n", "4", "--out", "y.npy"],
         ["train", "toy", "--resume", "--out", "r"],
     ):
         assert main(words) == 2
-        assert "--method outside_parts:soft" in told(capsys)
+        assert "--method outside_parts:soft" in error_line(capsys)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "outside_parts", None)  # would fail if it were imported
         assert main(["inspect", "r"]) == 0
@@ -374,7 +365,7 @@ def test_your_own_network_and_method_are_typed_and_typed_again(tmp_path, monkeyp
     again = train(tiny_run(network_options={}), method=soft, network=Net)
     assert (again.run.network, again.run.method) == ("outside_parts:Net", "outside_parts:soft")
     capsys.readouterr()
-    for words, expected in (
+    for words, message in (
         (["--network", "outside_parts:wrong"], "gave int: expected a torch.nn.Module"),
         (["--network", "outside_parts:needy"], "a default in the signature of needy"),
         (["--network", "outside_parts:none"], "no attribute 'none'"),
@@ -385,23 +376,23 @@ def test_your_own_network_and_method_are_typed_and_typed_again(tmp_path, monkeyp
         ),
     ):
         assert main(["train", "toy", "--out", "never", *words]) == 2
-        assert expected in told(capsys)
+        assert message in error_line(capsys)
     assert not Path("never").exists()
 
 
 def test_a_method_object_is_used_as_it_is_and_asked_for_again(tmp_path):
     method = fs.methods.ect(c=0.2, stages=2)
-    made = train(tiny_run(), method=method, out=tmp_path)
-    assert made.run.method == "own"
-    assert made.method is method
+    model = train(tiny_run(), method=method, out=tmp_path)
+    assert model.run.method == "own"
+    assert model.method is method
     assert (
-        made.fingerprint
+        model.fingerprint
         == train(tiny_run(method_options={"c": 0.2, "stages": 2}, sigma_data=0.5)).fingerprint
     )
     with pytest.raises(UserError, match="pass it as method="):
         fs.load(tmp_path)
-    assert torch.equal(fs.load(tmp_path, method=method, device="cpu").sample(3), made.sample(3))
-    assert Models(student=made.denoiser).teacher is None
+    assert torch.equal(fs.load(tmp_path, method=method, device="cpu").sample(3), model.sample(3))
+    assert Models(student=model.denoiser).teacher is None
 
 
 def test_a_teacher_must_denoise_and_fit_the_data(tmp_path):
@@ -412,8 +403,8 @@ def test_a_teacher_must_denoise_and_fit_the_data(tmp_path):
         "answer of shape = .*that of x_t": lambda x, t, cond=None: x[:1],
         "teacher exact:digits-mixture fails on data of shape": "exact:digits-mixture",
     }
-    for told, teacher in cases.items():
-        with pytest.raises(UserError, match=told):
+    for message, teacher in cases.items():
+        with pytest.raises(UserError, match=message):
             train(tiny_run(), method=taught, teacher=teacher)
     with pytest.raises(UserError, match="expected data in the law's own units"):
         fs.train(

@@ -29,8 +29,8 @@ def two_stages(**fields) -> fs.Run:
     return tiny_run(method="tcm", method_options=options, **fields)
 
 
-def trained(run, folder=None, **given) -> fs.Generator:
-    return fs.train(run, out=folder, progress=False, device="cpu", **given)
+def train(run, folder=None, **options) -> fs.Generator:
+    return fs.train(run, out=folder, progress=False, device="cpu", **options)
 
 
 def weights(generator) -> dict[str, torch.Tensor]:
@@ -42,19 +42,25 @@ def same(a, b) -> bool:
 
 
 @pytest.fixture
-def seen(monkeypatch):
+def steps(monkeypatch):
     """What every step was given, and the state before and after it."""
     rows, whole = [], loop.train_step
 
-    def noting(run, method, state: State, batch):
+    def noting(stage, state: State, batch):
         before = {
             name: {k: v.clone() for k, v in m.state_dict().items()}
             for name, m in state.modules().items()
         }
         moments = len(state.optimizer.state)
-        row = whole(run, method, state, batch)
+        row = whole(stage, state, batch)
         rows.append(
-            {"method": method, "before": before, "moments": moments, "times": batch.times, **row}
+            {
+                "method": stage.method,
+                "before": before,
+                "moments": moments,
+                "times": batch.times,
+                **row,
+            }
         )
         return row
 
@@ -62,10 +68,10 @@ def seen(monkeypatch):
     return rows
 
 
-def test_the_average_becomes_student_frozen_and_average_and_the_optimizer_is_new(seen, tmp_path):
+def test_the_average_becomes_student_frozen_and_average_and_the_optimizer_is_new(steps, tmp_path):
     run = two_stages(iterations=8, split=0.5)
-    trained(run, tmp_path)
-    first, second = seen[3], seen[4]
+    train(run, tmp_path)
+    first, second = steps[3], steps[4]
     assert (first["method"].before, second["method"].before) == (None, first["method"])
     assert "frozen" not in first["before"]
     for name in ("student", "frozen"):
@@ -79,60 +85,60 @@ def test_the_average_becomes_student_frozen_and_average_and_the_optimizer_is_new
     assert not same(weights(last), second["before"]["ema"])
 
 
-def test_each_stage_sees_its_own_progress_and_the_clocks_go_on(seen, tmp_path):
+def test_each_stage_sees_its_own_progress_and_the_clocks_go_on(steps, tmp_path):
     run = two_stages(iterations=8, split=0.25, warmup=0.0, constant=0.0, stage_lr=0.5)
-    trained(run)
-    assert [row["times"].progress for row in seen] == [0, 0.5, *(i / 6 for i in range(6))]
+    train(run)
+    assert [row["times"].progress for row in steps] == [0, 0.5, *(i / 6 for i in range(6))]
     rates = [
         run.lr * lr_factor(i / 8, 0.0, 0.0, run.final) * (1 if i < 2 else 0.5) for i in range(8)
     ]
-    assert [row["lr"] for row in seen] == pytest.approx(rates)
-    held = seen[-1]["method"].times.times
-    assert held.ratio(0.0) == held.ratio(1.0) == seen[0]["method"].times.ratio(1.0) == 1 - 2**-3
+    assert [row["lr"] for row in steps] == pytest.approx(rates)
+    last = steps[-1]["method"].times.times
+    assert last.ratio(0.0) == last.ratio(1.0) == steps[0]["method"].times.ratio(1.0) == 1 - 2**-3
 
 
-def test_the_learning_rate_can_begin_anew_with_each_stage(seen):
+def test_the_learning_rate_can_begin_anew_with_each_stage(steps):
     run = two_stages(
         iterations=8, split=0.5, warmup=0.0, constant=0.0, stage_lr=0.5, lr_clock="stage"
     )
-    trained(run)
+    train(run)
     one = [run.lr * lr_factor(i / 4, 0.0, 0.0, run.final) for i in range(4)]
-    assert [row["lr"] for row in seen] == pytest.approx([*one, *(rate / 2 for rate in one)])
+    assert [row["lr"] for row in steps] == pytest.approx([*one, *(rate / 2 for rate in one)])
 
 
-def test_the_average_keeps_its_age_over_the_switch(seen):
+def test_the_average_keeps_its_age_over_the_switch(steps):
     """Its last move: average <- rate average + (1 - rate) student, with the rate of all steps so
     far.
     """
-    trained(two_stages(iterations=6, ema=0.9999))
-    one, two = seen[4]["before"], seen[5]["before"]
+    train(two_stages(iterations=6, ema=0.9999))
+    one, two = steps[4]["before"], steps[5]["before"]
     name = "network.outlet.weight"
     rate = ema_rate(4, 0.9999)
-    expected = rate * one["ema"][name] + (1 - rate) * two["student"][name]
-    torch.testing.assert_close(two["ema"][name], expected)
+    target = rate * one["ema"][name] + (1 - rate) * two["student"][name]
+    torch.testing.assert_close(two["ema"][name], target)
 
 
-@pytest.mark.parametrize("kept", [2, 3, 5])
-def test_resumed_is_uninterrupted_before_at_and_behind_the_switch(kept, tmp_path):
+@pytest.mark.parametrize("step", [2, 3, 5])
+def test_resumed_is_uninterrupted_before_at_and_behind_the_switch(step, tmp_path):
     run = two_stages(iterations=6, checkpoint_every=1, optimizer="radam")
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    expected = trained(run, whole)
-    shutil.copytree(whole, parted)
-    for folder in (parted / "checkpoints").iterdir():
+    whole, part = tmp_path / "whole", tmp_path / "parted"
+    reference = train(run, whole)
+    shutil.copytree(whole, part)
+    for folder in (part / "checkpoints").iterdir():
         shutil.rmtree(folder)
     stop = tmp_path / "stop"
-    trained_to(run, stop, kept)
-    shutil.copytree(stop / "checkpoints" / f"step-{kept}", parted / "checkpoints" / f"step-{kept}")
-    assert fs.load(parted).step == kept
-    assert trained(run, parted, resume=True).fingerprint == expected.fingerprint
+    trained_to(run, stop, step)
+    shutil.copytree(stop / "checkpoints" / f"step-{step}", part / "checkpoints" / f"step-{step}")
+    assert fs.load(part).step == step
+    assert train(run, part, resume=True).fingerprint == reference.fingerprint
 
 
 def trained_to(run, folder, step):
     """The run's folder as it was at that step: stopped by a request."""
     whole = loop.train_step
 
-    def stopping(*given):
-        row = whole(*given)
+    def stopping(*args):
+        row = whole(*args)
         if row["step"] == step:
             os.kill(os.getpid(), signal.SIGTERM)
         return row
@@ -140,59 +146,59 @@ def trained_to(run, folder, step):
     loop.train_step = stopping
     try:
         with pytest.raises(fs.errors.Stopped):
-            trained(run, folder)
+            train(run, folder)
     finally:
         loop.train_step = whole
 
 
-def test_a_consistency_run_starts_at_the_second_stage_with_its_ratio_and_age(seen, tmp_path):
+def test_a_consistency_run_starts_at_the_second_stage_with_its_ratio_and_age(steps, tmp_path):
     first = tmp_path / "first"
-    trained(tiny_run(method="ect", method_options={"stages": 2}, iterations=5), first)
-    seen.clear()
+    train(tiny_run(method="ect", method_options={"stages": 2}, iterations=5), first)
+    steps.clear()
     run = two_stages(iterations=4, init=str(first))
-    generator = trained(run, tmp_path / "second")
-    stored = generator.run
-    assert (stored.stage, stored.age, stored.method_options["ratio"]) == (2, 5, 0.75)
-    assert seen[0]["method"].before is not None
+    generator = train(run, tmp_path / "second")
+    settings = generator.run
+    assert (settings.stage, settings.age, settings.method_options["ratio"]) == (2, 5, 0.75)
+    assert steps[0]["method"].before is not None
     for name in ("student", "frozen", "ema"):
-        assert same(seen[0]["before"][name], weights(fs.load(first)))
-    assert seen[0]["lr"] == pytest.approx(
+        assert same(steps[0]["before"][name], weights(fs.load(first)))
+    assert steps[0]["lr"] == pytest.approx(
         run.stage_lr * run.lr * lr_factor(5 / 9, run.warmup, run.constant, run.final)
     )
-    assert trained(run, tmp_path / "second", resume=True).fingerprint == generator.fingerprint
+    assert train(run, tmp_path / "second", resume=True).fingerprint == generator.fingerprint
 
 
 def test_what_starts_where(tmp_path, capsys):
     for name, method in (("ect", "ect"), ("diffusion", "diffusion"), ("tcm", "tcm")):
-        trained(two_stages() if method == "tcm" else tiny_run(method=method), tmp_path / name)
+        train(two_stages() if method == "tcm" else tiny_run(method=method), tmp_path / name)
     run = two_stages()
-    by_object = trained(run, init=fs.load(tmp_path / "ect")).run
+    by_object = train(run, init=fs.load(tmp_path / "ect")).run
     assert (by_object.stage, by_object.age) == (2, 6)
-    assert trained(run, init=tmp_path / "diffusion").run.stage == 1
+    assert train(run, init=tmp_path / "diffusion").run.stage == 1
     assert (
-        trained(run, init=fs.load(tmp_path / "ect").denoiser.network).run.stage == 1
+        train(run, init=fs.load(tmp_path / "ect").denoiser.network).run.stage == 1
     )  # a bare network
-    assert trained(two_stages(stage=1), init=tmp_path / "ect").run.age == 0
-    forced = trained(two_stages(stage=2, age=7), init=fs.load(tmp_path / "diffusion")).run
-    assert (forced.stage, forced.age) == (2, 7)
+    assert train(two_stages(stage=1), init=tmp_path / "ect").run.age == 0
+    second = train(two_stages(stage=2, age=7), init=fs.load(tmp_path / "diffusion")).run
+    assert (second.stage, second.age) == (2, 7)
     fs.train(run, init=tmp_path / "ect", device="cpu")
-    said = capsys.readouterr().err
-    assert "stage 2 (t >= 1, r/t 0.9844) from the initial weights" in said
-    assert "averages and learning rate go on as after 6 steps" in said
+    output = capsys.readouterr().err
+    assert "stage 2 (t >= 1, r/t 0.9844) from the initial weights" in output
+    assert "averages and learning rate go on as after 6 steps" in output
     fs.train(two_stages(lr_clock="stage"), init=tmp_path / "ect", device="cpu")
     assert "averages go on as after 6 steps" in capsys.readouterr().err
     with pytest.raises(UserError, match="knows nothing below t = 1"):
-        trained(run, init=tmp_path / "tcm")
+        train(run, init=tmp_path / "tcm")
     with pytest.raises(UserError, match="stage = 2: expected initial weights"):
-        trained(two_stages(stage=2))
+        train(two_stages(stage=2))
     with pytest.raises(UserError, match="'ect' has no second"):
-        trained(tiny_run(stage=2))
+        train(tiny_run(stage=2))
     with pytest.raises(UserError, match=r"split = 0\.01: expected"):
-        trained(two_stages(split=0.01))
+        train(two_stages(split=0.01))
 
 
 def test_two_steps_below_t_prime_need_the_composite(tmp_path):
-    generator = trained(two_stages(middle_times=(0.8,)), tmp_path)
+    generator = train(two_stages(later_sigmas=(0.8,)), tmp_path)
     with pytest.raises(
         UserError, match=r"asks at t = 0\.8, but this student was trained from t = 1 on"
     ):
@@ -201,43 +207,43 @@ def test_two_steps_below_t_prime_need_the_composite(tmp_path):
     grid = [80.0, 0.8, 0.0]
     noise = lambda i: torch.zeros(4, 2)  # noqa: E731
     low, high = fs.load(tmp_path, ema="frozen"), fs.load(tmp_path)
-    expected = low.denoiser(high.denoiser(80 * torch.ones(4, 2), 80.0), 0.8)
-    got = fs.sampling.walk(
+    target = low.denoiser(high.denoiser(80 * torch.ones(4, 2), 80.0), 0.8)
+    result = fs.sampling.sample(
         both.method.process, both.denoiser, 80 * torch.ones(4, 2), grid, noise=noise
     )
-    assert torch.equal(got, expected)
+    assert torch.equal(result, target)
     assert both.sample(3, steps=2).shape == (3, 2)
     both.save(tmp_path / "shipped")
     again = fs.load(tmp_path / "shipped", composite=True)
     assert torch.equal(again.sample(3, steps=2), both.sample(3, steps=2))
     assert low.sample(3, steps=2).shape == (3, 2)  # the first stage alone has no such bound
-    trained(tiny_run(), tmp_path / "one")
+    train(tiny_run(), tmp_path / "one")
     with pytest.raises(UserError, match="expected a second stage and its frozen first"):
         fs.load(tmp_path / "one", composite=True)
 
 
 def test_the_middle_time_is_the_methods_own_unless_set(tmp_path):
-    assert trained(two_stages()).run.middle_times == (1.0,)
-    assert trained(tiny_run()).run.middle_times == (0.821,)
-    assert trained(two_stages()).sample(2, steps=2).shape == (2, 2)
+    assert train(two_stages()).run.later_sigmas == (1.0,)
+    assert train(tiny_run()).run.later_sigmas == (0.821,)
+    assert train(two_stages()).sample(2, steps=2).shape == (2, 2)
 
 
 def test_a_base_is_settled_with_all_its_options_and_survives_the_folder(tmp_path):
     run = tiny_run(
         method="gc", method_options={"base": {"method": "tcm", "base": "ect"}, "share": 0.25}
     )
-    generator = trained(run, tmp_path)
-    stored = json.loads((tmp_path / "run.json").read_text())["method_options"]
-    assert stored["base"]["base"]["stages"] == 8
+    generator = train(run, tmp_path)
+    values = json.loads((tmp_path / "run.json").read_text())["method_options"]
+    assert values["base"]["base"]["stages"] == 8
     assert fs.load(tmp_path).method == generator.method
     assert isinstance(generator.method.target, fs.targets.Truncated)
     assert [stage.number for stage in stages.stages(generator.run, generator.method)] == [1, 2]
-    for wrong, told in (
+    for wrong, message in (
         ({"base": "etc"}, "did you mean 'ect'"),
         ({"base": {"q": 2}}, "expected a method's name"),
     ):
-        with pytest.raises(UserError, match=told):
-            trained(tiny_run(method="gc", method_options=wrong))
+        with pytest.raises(UserError, match=message):
+            train(tiny_run(method="gc", method_options=wrong))
 
 
 def test_a_second_stage_whose_first_steps_overflowed_is_resumed(tmp_path, monkeypatch):
@@ -246,49 +252,53 @@ def test_a_second_stage_whose_first_steps_overflowed_is_resumed(tmp_path, monkey
     """
     monkeypatch.setattr(hand_over, "LossScale", lambda: LossScale(factor=2.0**40))
     run = two_stages(precision="fp16", iterations=6, split=0.5, checkpoint_every=1)
-    whole = trained(run, tmp_path / "whole")
+    whole = train(run, tmp_path / "whole")
     step = loop.train_step
 
-    def stopped(run, method, state, batch):
+    def stopped(stage, state, batch):
         if state.step == 5:
-            assert (state.begun, state.scale.skipped, any(state.optimizer.state.values())) == (
+            assert (
+                state.stage_start,
+                state.scale.skipped,
+                any(state.optimizer.state.values()),
+            ) == (
                 3,
                 2,
                 False,
             )
             raise KeyboardInterrupt
-        return step(run, method, state, batch)
+        return step(stage, state, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", stopped)
         with pytest.raises(KeyboardInterrupt):
-            trained(run, tmp_path / "cut")
-    assert trained(run, tmp_path / "cut", resume=True).fingerprint == whole.fingerprint
+            train(run, tmp_path / "cut")
+    assert train(run, tmp_path / "cut", resume=True).fingerprint == whole.fingerprint
 
 
-def test_the_targets_own_average_is_handed_over_too(seen):
+def test_the_targets_own_average_is_handed_over_too(steps):
     """Of a base whose target is a slower average than the run's: at the switch it is the run's,
     afterwards not.
     """
     base = replace(fs.methods.ect(), target=fs.targets.Ema(fs.curricula.FixedRate(0.9)))
-    trained(tiny_run(iterations=4, split=0.5, ema=0.5), method=fs.methods.tcm(base=base))
-    apart = [not same(row["before"]["target"], row["before"]["ema"]) for row in seen]
+    train(tiny_run(iterations=4, split=0.5, ema=0.5), method=fs.methods.tcm(base=base))
+    apart = [not same(row["before"]["target"], row["before"]["ema"]) for row in steps]
     assert apart == [False, apart[1], False, True]
-    assert not same(seen[2]["before"]["target"], seen[1]["before"]["target"])
+    assert not same(steps[2]["before"]["target"], steps[1]["before"]["target"])
 
 
 def test_the_targets_rate_follows_the_stages_own_progress():
-    asked = []
-    rate = lambda progress: asked.append(progress) or 0.5  # noqa: E731
+    shares = []
+    rate = lambda progress: shares.append(progress) or 0.5  # noqa: E731
     base = replace(fs.methods.ect(), target=fs.targets.Ema(rate))
-    trained(tiny_run(iterations=4, split=0.5), method=fs.methods.tcm(base=base))
-    assert asked == [0, 0.5, 0, 0.5]
+    train(tiny_run(iterations=4, split=0.5), method=fs.methods.tcm(base=base))
+    assert shares == [0, 0.5, 0, 0.5]
 
 
 @pytest.mark.parametrize("kind", ["folder", "generator"])
 def test_initial_weights_are_as_old_as_all_runs_before_them(tmp_path, kind):
-    made = trained(tiny_run(method="ect", iterations=4, age=10), tmp_path)
-    assert sources.weights_of("init", tmp_path if kind == "folder" else made).step == 14
+    model = train(tiny_run(method="ect", iterations=4, age=10), tmp_path)
+    assert sources.weights_of("init", tmp_path if kind == "folder" else model).step == 14
 
 
 def test_a_first_stage_is_known_as_such_until_the_switch(tmp_path):
@@ -300,10 +310,10 @@ def test_a_first_stage_is_known_as_such_until_the_switch(tmp_path):
     assert early.sample(2, steps=3).shape == (2, 2)
     early.save(tmp_path / "kept")
     assert fs.load(tmp_path / "kept").method == early.method
-    second = trained(two_stages(iterations=4), init=tmp_path / "early").run
-    held = early.method.times.ratio(3 / 8)  # where it stopped, and not where it would have ended
-    assert (second.stage, second.age, second.method_options["ratio"]) == (2, 3, held)
-    trained(two_stages(), tmp_path / "whole")
+    second = train(two_stages(iterations=4), init=tmp_path / "early").run
+    ratio = early.method.times.ratio(3 / 8)  # where it stopped, and not where it would have ended
+    assert (second.stage, second.age, second.method_options["ratio"]) == (2, 3, ratio)
+    train(two_stages(), tmp_path / "whole")
     first = fs.load(tmp_path / "whole", ema="frozen")
     first.save(tmp_path / "first")
     assert fs.load(tmp_path / "first").sample(2, steps=3).shape == (2, 2)
@@ -313,23 +323,19 @@ def test_a_first_stage_is_known_as_such_until_the_switch(tmp_path):
 
 def test_only_consistency_models_of_the_same_data_are_first_stages(tmp_path):
     direct = {"method_options": {"n": 4}, "teacher": "exact:ring8", "batch": 16, "iterations": 2}
-    assert (
-        trained(two_stages(), init=trained(tiny_run(method="direct_cm", **direct))).run.stage == 2
-    )
-    segments = trained(
-        tiny_run(method="mcm", method_options={"K": 4, "steps": 16, "steps_end": 16})
-    )
-    assert trained(two_stages(), init=segments).run.stage == 1
+    assert train(two_stages(), init=train(tiny_run(method="direct_cm", **direct))).run.stage == 2
+    segments = train(tiny_run(method="mcm", method_options={"K": 4, "steps": 16, "steps_end": 16}))
+    assert train(two_stages(), init=segments).run.stage == 1
     with pytest.raises(UserError, match="the first stage given as init has sigma_data"):
-        trained(two_stages(sigma_data=0.3), init=trained(tiny_run()))
-    timed = trained(tiny_run(method="sct", method_options={"label": "time"}))
-    with pytest.raises(UserError, match="its network was told Trig"):
-        trained(two_stages(), init=timed)
+        train(two_stages(sigma_data=0.3), init=train(tiny_run()))
+    model = train(tiny_run(method="sct", method_options={"label": "time"}))
+    with pytest.raises(UserError, match="its network was trained under Trig"):
+        train(two_stages(), init=model)
 
 
-def test_other_middle_times_than_the_runs(tmp_path):
-    generator = trained(two_stages(middle_times=(0.8,)))
-    assert generator.with_middle((2.0,)).sample(2, steps=2).shape == (2, 2)
-    assert generator.with_middle(None) is generator
-    with pytest.raises(UserError, match="middle_times"):
-        generator.with_middle((100.0,))
+def test_other_later_sigmas_than_the_runs(tmp_path):
+    generator = train(two_stages(later_sigmas=(0.8,)))
+    assert generator.with_later_sigmas((2.0,)).sample(2, steps=2).shape == (2, 2)
+    assert generator.with_later_sigmas(None) is generator
+    with pytest.raises(UserError, match="later_sigmas"):
+        generator.with_later_sigmas((100.0,))

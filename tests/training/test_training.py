@@ -20,17 +20,19 @@ from fewstep.core.denoiser import Preconditioned
 from fewstep.core.scalings import Edm
 from fewstep.data import Arrays, pictures
 from fewstep.run import checkpoint
-from fewstep.run.checkpoint.schema import checkpoint_state
+from fewstep.run.checkpoint.schema import Position, new_record
 from fewstep.run.config import run_from_json
 from fewstep.run.facts import Facts
+from fewstep.run.prepare import prepare
 from fewstep.run.resume import differences
+from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch
 from fewstep.training.signals import stop_requests
 from tests.support.toys import tiny_run
 
 
-def train(run, *given, **options):
-    return fs.train(run, *given, progress=False, device="cpu", **options)
+def train(run, *args, **options):
+    return fs.train(run, *args, progress=False, device="cpu", **options)
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_other_ones():
@@ -52,22 +54,19 @@ def test_the_randomness_of_a_sample_does_not_depend_on_the_batch_size():
     arrays = Arrays(torch.randn(50, 3, generator=generator(0, "x")))
     runs = [tiny_run(batch=b, block=4, iterations=48 // b) for b in (8, 16)]
     method = fs.methods.diffusion()
-    parted = [
-        [draw_batch(r, method, arrays, s, torch.device("cpu")) for s in range(48 // r.batch)]
-        for r in runs
-    ]
+    lists = [[draw_batch(Stage(r, method), arrays, s) for s in range(48 // r.batch)] for r in runs]
     for name in ("rows", "x0", "z"):
-        assert torch.equal(*(torch.cat([getattr(b, name) for b in batches]) for batches in parted))
-    assert torch.equal(*(torch.cat([b.times.t for b in batches]) for batches in parted))
-    seeds = [[seed for b in batches for seed in b.seeds] for batches in parted]
+        assert torch.equal(*(torch.cat([getattr(b, name) for b in batches]) for batches in lists))
+    assert torch.equal(*(torch.cat([b.times.t for b in batches]) for batches in lists))
+    seeds = [[seed for b in batches for seed in b.seeds] for batches in lists]
     assert seeds[0] == seeds[1]
 
 
 def test_a_run_survives_json_and_says_what_is_wrong_with_one():
-    run = tiny_run(sigma_data=0.4, middle_times=(1.0, 0.5))
+    run = tiny_run(sigma_data=0.4, later_sigmas=(1.0, 0.5))
     text = json.dumps(run.to_json())
     assert run_from_json(json.loads(text)) == run
-    for change, told in (
+    for change, message in (
         ({"iteration": 3}, "did you mean 'iterations'"),
         ({"iterations": "3"}, "iterations = '3': expected int"),
         ({"iterations": True}, "expected int"),
@@ -76,16 +75,16 @@ def test_a_run_survives_json_and_says_what_is_wrong_with_one():
         ({"betas": [0.9]}, "expected 2 numbers"),
         ({"iterations": 3.5}, "iterations = 3.5: expected int"),
         ({"betas": [1.5, 0.9]}, "betas = .*below 1"),
-        ({"middle_times": [0.5, 2.0]}, "middle_times = .*decreasing"),
+        ({"middle_times": [0.5, 2.0]}, "later_sigmas = .*decreasing"),
         ({"batch": 10}, "multiple of block"),
         ({"lr": float("nan")}, "lr"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             run_from_json({**json.loads(text), **change})
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"method": "etc"}, "unknown method 'etc': did you mean 'ect'"),
         ({"network": "mlq"}, "unknown network 'mlq': did you mean 'mlp'"),
@@ -93,12 +92,12 @@ def test_a_run_survives_json_and_says_what_is_wrong_with_one():
         ({"method_options": {"stage": 3}}, "did you mean 'stages'"),
         ({"method_options": {"stages": "3"}}, "stages = '3': expected int"),
         ({"method_options": {"weight": "edn"}}, "did you mean 'edm'"),
-        ({"middle_times": (100.0,)}, "below t_max"),
+        ({"later_sigmas": (100.0,)}, "below t_max"),
         ({"network_options": {"widht": 3}}, "did you mean 'width'"),
     ],
 )
-def test_a_misspelt_name_is_told_with_the_nearest_one(fields, told):
-    with pytest.raises(UserError, match=told):
+def test_a_misspelt_name_is_told_with_the_nearest_one(fields, message):
+    with pytest.raises(UserError, match=message):
         train(tiny_run(**fields))
     with pytest.raises(UserError, match="did you mean 'seed'"):
         tiny_run(sead=1)
@@ -149,14 +148,14 @@ def test_a_loss_that_is_not_finite_stops_before_anything_changes(tmp_path):
     network = Breaks(4)  # one call tries it out
     with pytest.raises(
         NonFiniteError, match=r"step 3: the loss of 16 of 16 rows .* t in \["
-    ) as caught:
+    ) as error:
         train(tiny_run(), network=network, out=tmp_path)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
     assert all(torch.isfinite(p).all() for p in network.parameters())
-    saved = fs.load(tmp_path, network=Breaks(9), ema="student")
-    assert saved.step == 3
-    for p, kept in zip(saved.denoiser.network.parameters(), network.parameters(), strict=True):
-        assert torch.equal(p, kept)
+    student = fs.load(tmp_path, network=Breaks(9), ema="student")
+    assert student.step == 3
+    for p, own in zip(student.denoiser.network.parameters(), network.parameters(), strict=True):
+        assert torch.equal(p, own)
 
 
 def test_a_gradient_that_is_not_finite_names_the_weight():
@@ -181,8 +180,8 @@ MISFITS = {
 }
 
 
-@pytest.mark.parametrize(("forward", "told"), MISFITS.values(), ids=MISFITS.keys())
-def test_a_network_that_does_not_fit_is_told_before_anything_is_written(forward, told, tmp_path):
+@pytest.mark.parametrize(("forward", "message"), MISFITS.values(), ids=MISFITS.keys())
+def test_a_network_that_does_not_fit_is_told_before_anything_is_written(forward, message, tmp_path):
     class Misfit(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -191,9 +190,9 @@ def test_a_network_that_does_not_fit_is_told_before_anything_is_written(forward,
         def forward(self, *args):
             return forward(*args)
 
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=message) as error:
         train(tiny_run(), None, Misfit(), out=tmp_path / "run")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
@@ -221,7 +220,7 @@ def test_your_own_network_and_labels(tmp_path):
 
 
 def test_dropout_of_your_own_network_is_addressed_and_shared(tmp_path):
-    """nn.Dropout draws from the run's seed, the same in both passes, and not at all when sampling."""
+    """nn.Dropout draws from the run's seed, alike in both passes, and not when sampling."""
 
     class Drops(nn.Module):
         def __init__(self) -> None:
@@ -245,8 +244,8 @@ def test_dropout_of_your_own_network_is_addressed_and_shared(tmp_path):
     assert runs[0].fingerprint == runs[1].fingerprint
     assert torch.equal(runs[0].sample(4), runs[0].sample(4))
     shutil.rmtree(tmp_path / "b" / "checkpoints" / "step-6")
-    resumed = train(tiny_run(checkpoint_every=3), None, fresh(), out=tmp_path / "b", resume=True)
-    assert resumed.fingerprint == runs[0].fingerprint
+    again = train(tiny_run(checkpoint_every=3), None, fresh(), out=tmp_path / "b", resume=True)
+    assert again.fingerprint == runs[0].fingerprint
     method, student = fs.methods.ect(), Preconditioned(fresh(), Edm()).double()
     x0, z = (torch.randn(8, 2, generator=generator(i, "x"), dtype=torch.float64) for i in range(2))
     t = torch.full((8,), 2.0, dtype=torch.float64)
@@ -291,12 +290,12 @@ def test_an_overflowing_norm_of_finite_gradients_is_told():
 
 
 def test_a_checkpoint_without_an_optimizer_is_not_resumed(tmp_path):
-    made = train(tiny_run(), out=tmp_path)
+    model = train(tiny_run(), out=tmp_path)
     for folder in (tmp_path / "checkpoints").iterdir():
         shutil.rmtree(folder)
-    kept = {"student": made.denoiser.state_dict(), "ema": made.denoiser.state_dict()}
-    state = checkpoint_state(made.run, made.facts, 4)
-    checkpoint.write(tmp_path / "checkpoints" / "step-4", kept, state)
+    groups = {"student": model.denoiser.state_dict(), "ema": model.denoiser.state_dict()}
+    record = new_record(model.run, model.facts, Position(step=4))
+    checkpoint.write(tmp_path / "checkpoints" / "step-4", groups, record.to_json())
     with pytest.raises(StorageError, match="holds no optimizer"):
         train(tiny_run(), out=tmp_path, resume=True)
 
@@ -340,11 +339,11 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path):
 
 def test_the_preconditioning_is_stored_with_the_weights(tmp_path):
     """sigma_data is measured, written down, and what a loaded generator uses."""
-    made = train(tiny_run(), out=tmp_path)
-    measured = fs.data.load("ring8").sigma_data()
-    assert made.facts.sigma_data == measured
-    assert fs.load(tmp_path).denoiser.scaling.sigma_data == measured
-    assert Facts.from_json(json.loads(json.dumps(made.facts.to_json()))) == made.facts
+    model = train(tiny_run(), out=tmp_path)
+    sigma_data = fs.data.load("ring8").sigma_data()
+    assert model.facts.sigma_data == sigma_data
+    assert fs.load(tmp_path).denoiser.scaling.sigma_data == sigma_data
+    assert Facts.from_json(json.loads(json.dumps(model.facts.to_json()))) == model.facts
     other = train(tiny_run(sigma_data=0.3, method="diffusion"))
     assert other.denoiser.scaling.sigma_data == 0.3
     assert other.method.weight.sigma_data == 0.3
@@ -353,22 +352,22 @@ def test_the_preconditioning_is_stored_with_the_weights(tmp_path):
 def test_settings_are_written_out_in_full(tmp_path):
     """A later change of a default does not change an old run: run.json holds every option."""
     train(tiny_run(), out=tmp_path)
-    stored = run_from_json(json.loads((tmp_path / "run.json").read_text()))
-    assert stored.method_options.keys() >= {"q", "k", "b", "stages", "c", "weight"}
-    assert stored.network_options == {"width": 16, "depth": 1, "dropout": 0.1}
+    run = run_from_json(json.loads((tmp_path / "run.json").read_text()))
+    assert run.method_options.keys() >= {"q", "k", "b", "stages", "c", "weight"}
+    assert run.network_options == {"width": 16, "depth": 1, "dropout": 0.1}
     bare = {"method_options": {}, "network_options": {}}
-    assert replace(stored, **bare) == replace(tiny_run(age=0, middle_times=(0.821,)), **bare)
+    assert replace(run, **bare) == replace(tiny_run(age=0, later_sigmas=(0.821,)), **bare)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system knows no hang-up")
 def test_a_hang_up_stops_a_run_unless_it_is_ignored_as_under_nohup():
     before = signal.getsignal(signal.SIGHUP)
     try:
-        for handler, heard in ((signal.SIG_DFL, [signal.SIGHUP]), (signal.SIG_IGN, [])):
+        for handler, signals in ((signal.SIG_DFL, [signal.SIGHUP]), (signal.SIG_IGN, [])):
             signal.signal(signal.SIGHUP, handler)
-            with stop_requests() as received:
+            with stop_requests() as requests:
                 signal.raise_signal(signal.SIGHUP)
-                assert received == heard
+                assert requests == signals
             assert signal.getsignal(signal.SIGHUP) is handler
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -379,6 +378,36 @@ def test_a_run_that_fails_at_its_first_step_is_saved_and_fails_there_again(tmp_p
         with pytest.raises(NonFiniteError, match="step 0"):
             train(tiny_run(), None, Breaks(1), out=tmp_path, resume=resume)
     assert fs.load(tmp_path, network=Breaks(9)).step == 0
+
+
+def test_later_sigmas_keep_their_name_in_files_and_are_read_by_both():
+    """Files and digests of settings hold; what a file says of middle_times is later_sigmas."""
+    values = tiny_run(later_sigmas=(1.0, 0.5)).to_json()
+    assert values["middle_times"] == [1.0, 0.5]
+    assert "later_sigmas" not in values
+    other = {("later_sigmas" if key == "middle_times" else key): v for key, v in values.items()}
+    assert run_from_json(other) == run_from_json(values)
+    assert tiny_run(middle_times=(1.0, 0.5)) == run_from_json(values)
+
+
+def test_a_run_is_prepared_once_with_every_option_and_its_stages():
+    calls = []
+
+    def own(*, c: float = 0.1) -> fs.Method:
+        calls.append(c)
+        return fs.methods.ect(c=c)
+
+    prepared = prepare(tiny_run(), method=own)
+    assert calls == [0.1]
+    assert prepared.run.method_options == {"c": 0.1}
+    assert prepared.run.later_sigmas == prepared.method.later_sigmas
+    assert prepared.facts.data == prepared.dataset.fingerprint()
+    assert [(stage.number, stage.first, stage.last) for stage in prepared.stages] == [(1, 0, 6)]
+    two = prepare(tiny_run(method="tcm", split=0.5))
+    assert [(stage.number, stage.first, stage.last) for stage in two.stages] == [
+        (1, 0, 3),
+        (2, 3, 6),
+    ]
 
 
 def test_what_changed_is_told_option_by_option_and_always_in_the_same_order():

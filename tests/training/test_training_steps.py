@@ -19,8 +19,10 @@ from fewstep.core.denoiser import Preconditioned, passes_in
 from fewstep.core.scalings import Edm
 from fewstep.data import Arrays
 from fewstep.run import checkpoint
-from fewstep.run.build import build_method, settled
+from fewstep.run.build import build_method, with_defaults
 from fewstep.run.facts import Facts
+from fewstep.run.prepare import Prepared
+from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch
 from fewstep.training.optimizers import rectify
 from fewstep.training.precision import MOST_SKIPPED, LossScale
@@ -28,37 +30,37 @@ from fewstep.training.state import new_state, update_averages
 from fewstep.training.step import gradients, train_step
 from tests.support.toys import tiny_run
 
-CPU = torch.device("cpu")
+
+def train(run, *args, **options):
+    return fs.train(run, *args, progress=False, device="cpu", **options)
 
 
-def train(run, *given, **options):
-    return fs.train(run, *given, progress=False, device="cpu", **options)
-
-
-def prepared(run, network=None, dtype=torch.float64):
-    """The parts of a run on the toy ring: run, method, state, arrays."""
+def parts_of(run, network=None, dtype=torch.float64):
+    """The parts of a run on the toy ring: its stage, state and samples."""
     dataset = fs.data.load("ring8")
     facts = Facts(dataset.shape, 0, 0.5, dataset.units, "")
-    run = settled(run, network=network)
+    run = with_defaults(run, network=network)
     method = build_method(run, facts)
-    state = new_state(run, facts, method, network, CPU)
+    state = new_state(Prepared(run, facts, method, network=network))
     for module in state.modules().values():
         module.to(dtype)
-    return run, method, state, Arrays(dataset.train.x0.to(dtype))
+    return Stage(run, method), state, Arrays(dataset.train.x0.to(dtype))
 
 
 @pytest.mark.parametrize("method", ["ect", "diffusion"])
 def test_the_gradient_of_the_parts_is_that_of_the_whole(method):
     """In float64, under dropout, to rounding; and the losses are the same, row by row."""
-    kept = []
+    results = []
     for accumulate in (1, 2, 4):
-        run, made, state, arrays = prepared(tiny_run(method=method, accumulate=accumulate))
+        stage, state, arrays = parts_of(tiny_run(method=method, accumulate=accumulate))
         state.student.network.outlet.weight.data.fill_(0.1)
-        loss_b = gradients(run, made, state, draw_batch(run, made, arrays, 3, CPU))
-        kept.append((loss_b, *(p.grad for p in state.trained.parameters() if p.grad is not None)))
-    for other in kept[1:]:
-        for whole, parted in zip(kept[0], other, strict=True):
-            torch.testing.assert_close(parted, whole, rtol=1e-12, atol=1e-14)
+        loss_b = gradients(stage, state, draw_batch(stage, arrays, 3))
+        results.append(
+            (loss_b, *(p.grad for p in state.trainable.parameters() if p.grad is not None))
+        )
+    for other in results[1:]:
+        for whole, part in zip(results[0], other, strict=True):
+            torch.testing.assert_close(part, whole, rtol=1e-12, atol=1e-14)
 
 
 def test_a_batch_is_cut_in_whole_blocks():
@@ -89,17 +91,17 @@ def test_the_resumed_run_is_the_uninterrupted_one(fields, tmp_path):
     whole = train(run, out=tmp_path)
     log = (tmp_path / "metrics.jsonl").read_bytes()
     shutil.rmtree(tmp_path / "checkpoints" / f"step-{run.iterations}")
-    resumed = train(run, out=tmp_path, resume=True)
-    assert resumed.fingerprint == whole.fingerprint
+    again = train(run, out=tmp_path, resume=True)
+    assert again.fingerprint == whole.fingerprint
 
-    def logged(text: bytes) -> list[dict]:
+    def rows_of(text: bytes) -> list[dict]:
         rows = [json.loads(line) for line in text.splitlines()]
         return [
             {k: v for k, v in row.items() if k not in ("seconds", "samples_per_second")}
             for row in rows
         ]
 
-    assert logged((tmp_path / "metrics.jsonl").read_bytes()) == logged(log)
+    assert rows_of((tmp_path / "metrics.jsonl").read_bytes()) == rows_of(log)
 
 
 def test_every_setting_of_a_step_changes_the_weights():
@@ -117,7 +119,7 @@ def test_only_the_network_computes_in_low_precision(dtype):
     """Inside it a layer's output has the low type; outside all is float32, skip x_t to its last
     bit.
     """
-    seen = []
+    dtypes = []
 
     class Zero(nn.Module):
         def __init__(self) -> None:
@@ -127,36 +129,33 @@ def test_only_the_network_computes_in_low_precision(dtype):
             nn.init.zeros_(self.layer.bias)
 
         def forward(self, x, noise_label, cond=None):
-            seen.append((x.dtype, noise_label.dtype, self.layer(x).dtype))
+            dtypes.append((x.dtype, noise_label.dtype, self.layer(x).dtype))
             return self.layer(x)
 
     student, x = Preconditioned(Zero(), Edm()), torch.randn(5, 2, generator=generator(0, "x"))
-    expected = student(x, 1.3)
+    reference = student(x, 1.3)
     with passes_in(dtype):
-        assert torch.equal(student(x, 1.3), expected)
+        assert torch.equal(student(x, 1.3), reference)
         assert (x @ x.T).dtype == torch.float32
     with pytest.raises(RuntimeError), passes_in(dtype):
         raise RuntimeError
     student(x, 1.3)
     full = (torch.float32,) * 3
-    assert seen == [full, (*full[:2], dtype), full]
+    assert dtypes == [full, (*full[:2], dtype), full]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_low_precision_trains_like_full(precision):
     losses = []
     for one in ("fp32", precision):
-        run, method, state, arrays = prepared(
+        stage, state, arrays = parts_of(
             tiny_run(iterations=40, precision=one, lr=5e-3), dtype=torch.float32
         )
         losses.append(
-            [
-                train_step(run, method, state, draw_batch(run, method, arrays, s, CPU))["loss"]
-                for s in range(40)
-            ]
+            [train_step(stage, state, draw_batch(stage, arrays, s))["loss"] for s in range(40)]
         )
-        assert all(p.dtype == torch.float32 for p in state.trained.parameters())
-    full, low = (torch.tensor(kept) for kept in losses)
+        assert all(p.dtype == torch.float32 for p in state.trainable.parameters())
+    full, low = (torch.tensor(row) for row in losses)
     assert not torch.equal(full, low)
     torch.testing.assert_close(low, full, rtol=0.05, atol=0)
 
@@ -175,53 +174,55 @@ class Steep(nn.Module):
 
 
 def test_a_step_that_overflows_is_skipped_counted_and_told(tmp_path, caplog):
-    made = train(
+    model = train(
         tiny_run(precision="fp16", iterations=12, method="diffusion"),
         None,
         Steep(30.0),
         out=tmp_path,
     )
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    skipped = rows[-1]["skipped"]
-    assert 0 < skipped < 12
-    assert rows[-1]["loss_scale"] == 2.0 ** (16 - skipped)
-    assert caplog.text.count("is skipped: its gradient overflowed float16") == skipped
+    count = rows[-1]["skipped"]
+    assert 0 < count < 12
+    assert rows[-1]["loss_scale"] == 2.0 ** (16 - count)
+    assert caplog.text.count("is skipped: its gradient overflowed float16") == count
     assert [row["skipped"] for row in rows] == sorted(row["skipped"] for row in rows)
     assert {row["grad_norm"] is None for row in rows} == {True, False}
-    assert all(torch.isfinite(p).all() for p in made.denoiser.parameters())
+    assert all(torch.isfinite(p).all() for p in model.denoiser.parameters())
 
 
 def test_a_skipped_step_leaves_the_weights_and_too_many_stop_the_run():
-    run, method, state, arrays = prepared(
+    stage, state, arrays = parts_of(
         tiny_run(precision="fp16", method="diffusion"), Steep(1e12), torch.float32
     )
-    before = [p.clone() for p in state.trained.parameters()]
+    before = [p.clone() for p in state.trainable.parameters()]
     for _ in range(MOST_SKIPPED):
-        assert (
-            train_step(run, method, state, draw_batch(run, method, arrays, 0, CPU))["grad_norm"]
-            is None
-        )
-    for p, kept in zip(state.trained.parameters(), before, strict=True):
-        assert torch.equal(p, kept)
+        assert train_step(stage, state, draw_batch(stage, arrays, 0))["grad_norm"] is None
+    for p, old in zip(state.trainable.parameters(), before, strict=True):
+        assert torch.equal(p, old)
     assert not state.optimizer.state
     with pytest.raises(
         NonFiniteError,
         match=r"overflowed float16 30 steps in a row, .*first in student\.network\.layer",
     ):
-        train_step(run, method, state, draw_batch(run, method, arrays, 0, CPU))
+        train_step(stage, state, draw_batch(stage, arrays, 0))
 
 
 def test_a_skipped_step_does_not_count_for_the_rectification():
     """RAdam's warm-up counts updates, as the optimizer's own state does."""
     run = tiny_run(optimizer="radam", precision="fp16", method="diffusion", iterations=20)
-    run, method, state, arrays = prepared(run, Steep(30.0), torch.float32)
+    stage, state, arrays = parts_of(run, Steep(30.0), torch.float32)
     weight = state.student.network.layer.weight
     for step in range(20):
-        train_step(run, method, state, draw_batch(run, method, arrays, step, CPU))
-        done = int(state.optimizer.state[weight]["step"]) if weight in state.optimizer.state else 0
-        assert done == state.step - state.scale.skipped
-        assert not done or state.optimizer.param_groups[0]["eps"] == rectify(done, run.betas[1])[1]
-    assert 5 < done < 20
+        train_step(stage, state, draw_batch(stage, arrays, step))
+        updates = (
+            int(state.optimizer.state[weight]["step"]) if weight in state.optimizer.state else 0
+        )
+        assert updates == state.step - state.scale.skipped
+        assert (
+            not updates
+            or state.optimizer.param_groups[0]["eps"] == rectify(updates, run.betas[1])[1]
+        )
+    assert 5 < updates < 20
 
 
 def test_a_loss_that_is_not_finite_stops_in_fp16_too():
@@ -235,8 +236,8 @@ def test_a_loss_that_is_not_finite_stops_in_fp16_too():
 
 def test_the_loss_scale_grows_after_many_good_steps_and_survives_storage():
     scale = LossScale()
-    for overflowed in [True, *[False] * 2001]:
-        scale.update(overflowed)
+    for overflow in [True, *[False] * 2001]:
+        scale.update(overflow)
     assert scale == LossScale(factor=2.0**16, good=1, in_a_row=0, skipped=1)
     assert LossScale.of(scale.tensors()) == scale
 
@@ -281,10 +282,10 @@ def with_extras(monkeypatch):
 def test_a_learned_balance_and_an_own_average_are_trained_saved_and_resumed(tmp_path, monkeypatch):
     method = with_extras(monkeypatch)
     whole = train(tiny_run(checkpoint_every=3), method=method, out=tmp_path)
-    saved = checkpoint.read(tmp_path / "checkpoints" / "step-6")
-    assert {"student", "ema", "target", "balance", "optimizer"} == saved.groups.keys()
+    last = checkpoint.read(tmp_path / "checkpoints" / "step-6")
+    assert {"student", "ema", "target", "balance", "optimizer"} == last.groups.keys()
     early = checkpoint.read(tmp_path / "checkpoints" / "step-3")
-    assert not torch.equal(early.groups["balance"]["u"], saved.groups["balance"]["u"])
+    assert not torch.equal(early.groups["balance"]["u"], last.groups["balance"]["u"])
     shutil.rmtree(tmp_path / "checkpoints" / "step-6")
     assert (
         train(tiny_run(checkpoint_every=3), method=method, out=tmp_path, resume=True).fingerprint
@@ -297,16 +298,16 @@ def test_a_learned_balance_and_an_own_average_are_trained_saved_and_resumed(tmp_
 def test_the_own_average_is_the_target_and_moves_at_its_own_rate(monkeypatch):
     method = with_extras(monkeypatch)
     facts = Facts((2,), 0, 0.5, fs.data.load("ring8").units, "")
-    run = settled(tiny_run(), method=method)
-    state = new_state(run, facts, method, None, CPU)
+    run = with_defaults(tiny_run(), method=method)
+    state = new_state(Prepared(run, facts, method))
     assert state.models().ema is state.averages["target"]
     state.step = 4
     before = state.averages["target"].network.inlet.weight.clone()
     student = state.student.network.inlet.weight.data.add_(1.0)
-    update_averages(run, method, state, 4 / run.iterations)
-    kept = 0.5 * 4 / 6
+    update_averages(Stage(run, method), state, 4 / run.iterations)
+    rate = 0.5 * 4 / 6
     torch.testing.assert_close(
-        state.averages["target"].network.inlet.weight, kept * before + (1 - kept) * student
+        state.averages["target"].network.inlet.weight, rate * before + (1 - rate) * student
     )
 
 
@@ -326,12 +327,12 @@ def test_forced_normalisation_comes_once_before_each_steps_passes():
             return self.layer(x)
 
     network, lengths = Normalised(), []
-    made = train(tiny_run(ema=0.0), None, network)  # an average that keeps nothing is the student
+    model = train(tiny_run(ema=0.0), None, network)  # an average that keeps nothing is the student
     assert network.calls == 6
     assert lengths[-12:] == pytest.approx(
         [1.0] * 12, abs=1e-6
     )  # a target's and a student's pass of each step
-    assert torch.equal(made.denoiser.network.layer.weight, network.layer.weight)
+    assert torch.equal(model.denoiser.network.layer.weight, network.layer.weight)
 
 
 def test_a_run_of_an_older_version_goes_on(tmp_path):
@@ -372,13 +373,13 @@ def test_a_target_of_a_network_with_dropout_drops_what_the_student_drops():
             self.layer, self.drop = nn.Linear(2, 2), nn.Dropout(0.5)
 
         def forward(self, x, noise_label, cond=None):
-            kept = self.drop(torch.ones_like(x))
-            seen.append(kept)
-            return self.layer(x) * kept
+            mask = self.drop(torch.ones_like(x))
+            masks.append(mask)
+            return self.layer(x) * mask
 
-    seen: list[torch.Tensor] = []
+    masks: list[torch.Tensor] = []
     train(tiny_run(method="ct", network_options={}), None, Dropping())
-    for target, student in zip(seen[-12::2], seen[-11::2], strict=True):
+    for target, student in zip(masks[-12::2], masks[-11::2], strict=True):
         assert torch.equal(target, student)
         assert target.unique().tolist() == [0.0, 2.0]
 
@@ -438,7 +439,7 @@ def test_edm2_trains_with_its_learned_weight_and_resumes(tmp_path):
     options = {"width": 8, "mult": (1,), "blocks": 1, "attention": (), "head_channels": 8}
     run = tiny_run(data="digits", network="edm2_unet", network_options=options, method="diffusion")
     whole = train(run, method=method, out=tmp_path)
-    kept = checkpoint.read(tmp_path / "checkpoints" / "step-6").groups
-    assert {"student", "ema", "balance"} < kept.keys()
+    groups = checkpoint.read(tmp_path / "checkpoints" / "step-6").groups
+    assert {"student", "ema", "balance"} < groups.keys()
     shutil.rmtree(tmp_path / "checkpoints" / "step-6")
     assert train(run, method=method, out=tmp_path, resume=True).fingerprint == whole.fingerprint

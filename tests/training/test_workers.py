@@ -21,7 +21,8 @@ from torch.utils.data import _utils, dataloader
 import fewstep as fs
 from fewstep.base.conditions import leaves
 from fewstep.base.errors import StorageError, UserError, WorkerError
-from fewstep.training.batches import draw_batch, moved
+from fewstep.run.stages import Stage
+from fewstep.training.batches import draw_batch, to_device
 from fewstep.training.workers import batches
 from tests.support.toys import tiny_run
 
@@ -49,7 +50,7 @@ def drawer(cond=None, **fields):
     x0 = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
     arrays = fs.data.from_tensors({"x0": x0, "cond": cond}).train
     method = fs.methods.ect()
-    return lambda step: draw_batch(run, method, arrays, step, CPU)
+    return lambda step: draw_batch(Stage(run, method), arrays, step)
 
 
 def bits(steps) -> str:
@@ -119,10 +120,10 @@ def test_workers_draw_ahead_with_one_thread_and_leave_the_callers_generators_alo
 
 def test_a_batch_moves_as_if_it_had_been_drawn_there():
     batch = drawer(CONDS["dict"])(0)
-    there = moved(batch, torch.device("meta"))
+    there = to_device(batch, torch.device("meta"))
     assert {there.x0.device.type, there.z.device.type, there.cond["mask"].device.type} == {"meta"}
     assert there.times.t.device.type == there.rows.device.type == "cpu"
-    assert bits([moved(batch, CPU)]) == bits([batch])
+    assert bits([to_device(batch, CPU)]) == bits([batch])
 
 
 @pytest.mark.parametrize("kind", [UserError, StorageError])

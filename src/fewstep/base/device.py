@@ -8,17 +8,16 @@ from fewstep.base.errors import UserError
 
 
 def pick_device(name: str, local: int | None = None) -> torch.device:
-    """The device of that name; "auto" is the first there is of cuda, mps and cpu. Raises UserError.
+    """The device of that name; "auto" is the first available of cuda, mps, cpu. Raises UserError.
 
-    local: which of several processes on this machine it is for: each has a cuda device of its own,
-    of those it sees.
+    local: the number of this process among several on this machine; each takes a cuda device of its
+    own, of those it sees.
     """
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    have = [kind for kind, there in available.items() if there]
+    have = ["cpu"]
+    if torch.backends.mps.is_available():
+        have.insert(0, "mps")
+    if torch.cuda.is_available():
+        have.insert(0, "cuda")
     name = have[0] if name == "auto" else name
     kind, _, index = str(name).partition(":")
     count = torch.cuda.device_count() if kind == "cuda" else 1

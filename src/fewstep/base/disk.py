@@ -1,6 +1,4 @@
-"""Every change that a run makes to its folder is one of these calls, so that a test can end the
-process before any.
-"""
+"""Every change of a run's folder is one of these calls: a test can end the process before any."""
 
 from __future__ import annotations
 
@@ -13,20 +11,17 @@ from pathlib import Path
 CHUNK = 2**20  # bytes of one write
 
 
-def _unwatched(call: str, path: Path) -> None:
-    """What is told of each call before it is made: nobody listens."""
+def _ignore(call: str, path: Path) -> None:
+    """Called before each change: does nothing."""
 
 
-watch: Callable[[str, Path], None] = _unwatched
-
+watch: Callable[[str, Path], None] = _ignore
 
 _numbers = itertools.count()
 
 
 def temporary(path: Path) -> Path:
-    """A name beside the path that nobody else writes to: no other process, and no other thread of
-    this one.
-    """
+    """A name beside the path that no other process or thread writes to."""
     return path.with_name(f"{path.name}.tmp-{os.getpid()}-{next(_numbers)}")
 
 
@@ -77,33 +72,29 @@ def rename(old: Path, new: Path) -> None:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Puts the content at `path` in one move, unless it is there already: a reader sees the old or
-    the new.
-    """
+    """Writes `path` in one move, unless it has this content: a reader sees the old or the new."""
     if path.is_file() and path.read_bytes() == content:
         return
-    written = temporary(path)
-    write(written, content)
+    new = temporary(path)
+    write(new, content)
     watch("rename", path)
-    os.replace(written, path)
+    os.replace(new, path)
     sync(path.parent)
 
 
 def remove(path: Path) -> None:
-    """Removes a folder: what is left of it after a kill bears a name that nobody takes for the
-    whole.
-    """
-    if path.is_symlink():  # what it leads to is somebody's own
+    """Removes a folder; after a kill its rest has a temporary name, which nothing reads."""
+    if path.is_symlink():  # its target may be the user's own
         watch("remove", path)
         path.unlink()
         return
     watch("rename", path)
-    doomed = path if ".tmp-" in path.name else path.rename(temporary(path))
-    for inside in sorted(doomed.iterdir()):
+    rest = path if ".tmp-" in path.name else path.rename(temporary(path))
+    for inside in sorted(rest.iterdir()):
         watch("remove", inside)
         if inside.is_dir():
             shutil.rmtree(inside)
         else:
             inside.unlink()
-    watch("rmdir", doomed)
-    doomed.rmdir()
+    watch("rmdir", rest)
+    rest.rmdir()

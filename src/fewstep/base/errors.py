@@ -1,4 +1,4 @@
-"""The failures a user can meet: each is one line, and each has a stable exit code."""
+"""The errors a user can meet: each is one line, and each has a stable exit code."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxset 
 _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 160, 40, 160
 
 
-def shown(value: object) -> str:
-    """The value as it is told in a message: on one line, cut where it is long or deep, whatever it
-    is.
-    """
+def short_repr(value: object) -> str:
+    """The value for a message: on one line, cut where it is long or deep."""
     try:
         return _SHORT.repr(value)
     except Exception:  # a __repr__ that fails, an integer of more digits than Python prints
@@ -26,37 +24,34 @@ def shown(value: object) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text with line ends and other unprintable characters escaped, and without its middle
-    where it is long.
-    """
-    text = (
-        text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 + 5 :]}"
-    )
+    """The text with unprintable characters escaped, and without its middle where it is long."""
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 + 5 :]}"
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class FewstepError(Exception):
-    """A failure that is told in one line; `exit_code` is what the command line returns."""
+    """An error whose message is one line; `exit_code` is what the command line returns."""
 
     exit_code = 1
 
     def __str__(self) -> str:
-        return one_line(super().__str__())  # a path or a foreign reader's words may hold anything
+        return one_line(super().__str__())  # a path or another library's message may be anything
 
 
 class UserError(FewstepError, ValueError):
-    """The user's mistake: a value that cannot be, and what to do about it."""
+    """The user's mistake: a value that is not possible, and what to do about it."""
 
     exit_code = 2
 
 
 class NonFiniteError(FewstepError, ArithmeticError):
-    """A loss or gradient that is not finite; nothing was updated with it."""
+    """A loss or gradient that is not finite; it updated nothing."""
 
     exit_code = 3
-    losses: Any = None  # of the step's rows, where it was a step
+    losses: Any = None  # of a training step's rows
 
 
 class StorageError(FewstepError, OSError):
@@ -67,7 +62,7 @@ class StorageError(FewstepError, OSError):
 
 @contextmanager
 def storage(what: str) -> Iterator[None]:
-    """Inside, what the system says of a file is told as the one line that it is, after `what`."""
+    """Inside, an error of the system becomes a StorageError whose line begins with `what`."""
     try:
         yield
     except StorageError:
@@ -83,17 +78,15 @@ class RankLost(FewstepError):
 
 
 class OutOfMemory(FewstepError):
-    """A step did not fit into memory; nothing was updated, and the run can go on with smaller
-    parts.
-    """
+    """A step did not fit into memory; it updated nothing. Smaller parts can continue the run."""
 
 
 class WorkerError(FewstepError, RuntimeError):
-    """A process that worked for the run has died; what the run saved is whole."""
+    """A worker process of the run has died; the run's checkpoints are valid."""
 
 
 class Stopped(FewstepError):
-    """The run was asked to stop, saved itself and can be resumed."""
+    """The run received a request to stop, saved a checkpoint and can be resumed."""
 
     exit_code = 75
 
@@ -101,13 +94,14 @@ class Stopped(FewstepError):
 def require(fine: bool, name: str, value: object, expected: str) -> None:
     """Raises the UserError for a value that is out of its range."""
     if not fine:
-        raise UserError(f"{name} = {shown(value)}: expected {expected}")
+        raise UserError(f"{name} = {short_repr(value)}: expected {expected}")
 
 
-def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
-    """The error for a name that is not in a closed list, with the nearest name that is."""
-    names, word = sorted(known), str(name)[:100]
-    swapped = [other for other in names if sorted(other) == sorted(word)]
-    near = swapped or get_close_matches(word, names, n=1, cutoff=0.5)
+def unknown(kind: str, name: object, choices: Iterable[str]) -> UserError:
+    """The error for a name that is not among the choices, with the nearest choice."""
+    names = sorted(choices)
+    word = str(name)[:100]
+    anagrams = [other for other in names if sorted(other) == sorted(word)]
+    near = anagrams or get_close_matches(word, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"expected one of: {', '.join(names)}"
-    return UserError(f"unknown {kind} {shown(name)}: {hint}")
+    return UserError(f"unknown {kind} {short_repr(name)}: {hint}")

@@ -1,6 +1,7 @@
-"""JSON of files that nobody vouches for: limits are checked before and while it is read.
+"""JSON of untrusted files: limits are checked before and while it is read.
 
-JSON's own reader accepts doubled keys and NaN, and dies of deep nesting."""
+Python's own reader accepts doubled keys and NaN, and fails on deep nesting.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +15,13 @@ from typing import Any
 
 from fewstep.base.errors import StorageError
 
-MOST_JSON = (
-    5 * 2**19
-)  # bytes of a JSON document: as a list of lists these take 30 times the memory, and a second
+# Bytes of a JSON document: as a list of lists these take 30 times the memory, and a second.
+MOST_JSON = 5 * 2**19
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """Inside, no garbage is looked for: a million new lists hold none, and would have all of memory
-    searched.
-    """
+def _no_garbage_collection() -> Iterator[None]:
+    """Inside, no garbage is collected: a million new lists have none, and cost many searches."""
     on = gc.isenabled()
     gc.disable()
     try:
@@ -34,17 +32,15 @@ def _uncollected() -> Iterator[None]:
 
 
 def document(content: bytes, where: str | Path, most: int = MOST_JSON) -> Any:
-    """The JSON value. Raises StorageError for what is none or longer, a key that stands twice, NaN
-    or infinity.
-    """
+    """The JSON value. Raises StorageError for no JSON, too much, a doubled key, NaN or infinity."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        result: dict[str, Any] = {}
         for key, value in pairs:
-            if key in found:
+            if key in result:
                 raise ValueError(f"the key {key[:60]!r} stands twice")
-            found[key] = value
-        return found
+            result[key] = value
+        return result
 
     def number(text: str) -> float:
         value = float(text)
@@ -58,7 +54,7 @@ def document(content: bytes, where: str | Path, most: int = MOST_JSON) -> Any:
     if len(content) > most:
         raise StorageError(f"{where} has more than {most} bytes: expected JSON of this program")
     try:
-        with _uncollected():
+        with _no_garbage_collection():
             return json.loads(
                 content, object_pairs_hook=once, parse_float=number, parse_constant=constant
             )

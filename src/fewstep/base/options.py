@@ -1,6 +1,4 @@
-"""Options of methods and networks: the keyword-only parameters of a function, typed and checked.
-Needs no torch.
-"""
+"""Options of methods and networks: the keyword-only parameters of a function. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,38 +11,37 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from fewstep.base.errors import UserError, require, shown, unknown
+from fewstep.base.errors import UserError, require, short_repr, unknown
 
 Options = dict[str, Any]
 
-Base = (
-    str | Options | Any
-)  # a method that another is built on: its name, {"method": name, **options}, or itself
+# A method that another is built on: its name, {"method": name, **options}, or itself.
+Base = str | Options | Any
 
-MOST_OPTION = 10**6  # integers in options: they say how many levels, layers or channels are made
-
+MOST_OPTION = 10**6  # of an integer: it is a number of levels, layers or channels
 MOST_DEEP, MOST_ITEMS = 8, 1000  # levels and entries of options
-
 MOST_TEXT = 4096  # characters of a name or path
 
 
 def convert(name: str, value: Any, kind: Any) -> Any:
-    """The value as the declared type: lists to tuples, integers to floats; anything else must
-    match.
+    """The value as the declared type: lists to tuples, integers to floats, others unchanged.
+
+    Raises UserError where it does not match.
     """
     origin = typing.get_origin(kind) or kind
+    arguments = typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
-        return None if value is None else convert(name, value, typing.get_args(kind)[0])
+        return None if value is None else convert(name, value, arguments[0])
     if origin is typing.Literal:
-        if not any(type(value) is type(one) and value == one for one in typing.get_args(kind)):
-            raise unknown(name, value, map(str, typing.get_args(kind)))
+        if not any(type(value) is type(one) and value == one for one in arguments):
+            raise unknown(name, value, map(str, arguments))
         return value
     if origin is tuple and isinstance(value, list | tuple):
-        return _convert_list(name, value, typing.get_args(kind))
+        return _convert_list(name, value, arguments)
     if origin is float and type(value) is int and abs(value) < 2**63:
         return float(value)
     if type(value) is not origin:
-        raise UserError(f"{name} = {shown(value)}: expected {getattr(kind, '__name__', kind)}")
+        raise UserError(f"{name} = {short_repr(value)}: expected {getattr(kind, '__name__', kind)}")
     return _check_value(name, value)
 
 
@@ -53,37 +50,32 @@ def _convert_list(
 ) -> tuple[Any, ...]:
     """The values as a tuple of their declared type and number."""
     if kinds[-1] is not ... and len(values) != len(kinds):
-        raise UserError(f"{name} = {shown(values)}: expected {len(kinds)} numbers")
+        raise UserError(f"{name} = {short_repr(values)}: expected {len(kinds)} numbers")
     require(len(values) <= MOST_ITEMS, f"entries of {name}", len(values), f"at most {MOST_ITEMS}")
     return tuple(convert(name, item, kinds[0]) for item in values)
 
 
 def _check_value(name: str, value: Any) -> Any:
-    """The value, unless it is one that JSON, a file's name or a counter could not hold."""
+    """The value. Raises UserError if JSON, a file's name or a counter could not hold it."""
     if type(value) is float:
         require(math.isfinite(value), name, value, "a finite number")
     if type(value) is int:
         require(abs(value) < 2**63, name, value, "a whole number below 2^63")
     if type(value) is str:
         fine = len(value) <= MOST_TEXT and not any(c < " " or c == "\x7f" for c in value)
-        require(
-            fine,
-            name,
-            value,
-            f"a text of at most {MOST_TEXT} characters, none of them a control character",
-        )
+        need = f"a text of at most {MOST_TEXT} characters, none of them a control character"
+        require(fine, name, value, need)
     return value
 
 
 def check_plain(path: str, value: Any) -> None:
-    """Refuses options that JSON could not hold, or that are too many or too deep for any method or
-    network.
-    """
-    stack, seen = [(path, value, 0)], 0
+    """Raises UserError for options that JSON could not hold, or that are too many or too deep."""
+    stack = [(path, value, 0)]
+    count = 0
     while stack:
         path, value, depth = stack.pop()
-        seen += 1
-        if depth > MOST_DEEP or seen > MOST_ITEMS:
+        count += 1
+        if depth > MOST_DEEP or count > MOST_ITEMS:
             raise UserError(
                 f"{path[:80]}: expected options of at most {MOST_DEEP} levels and {MOST_ITEMS}"
                 " entries"
@@ -99,16 +91,16 @@ def check_plain(path: str, value: Any) -> None:
             stack += [(path, item, depth + 1) for item in value]
         elif value is not None and type(value) not in (bool, int, float, str):
             raise UserError(
-                f"{path} = {shown(value)}: expected a number, a text, a list or a dict of them"
+                f"{path} = {short_repr(value)}: expected a number, a text, a list or a dict of them"
             )
         else:
             _check_value(path, value)
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The keyword-only parameters of a method or network: what a run may set of it.
+    """The keyword-only parameters of a method or network: the options that a run may set.
 
-    Without sigma_data, whose home is the run's own field of that name.
+    sigma_data is not among them: it is a field of the run itself.
     """
     parameters = inspect.signature(function).parameters
     return {
@@ -119,9 +111,7 @@ def options_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def kind_of(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
-    """The declared type of an option, also where its file postpones annotations; else that of its
-    default.
-    """
+    """The declared type of an option, also where annotations are texts; else its default's."""
     if parameter.annotation is parameter.empty:
         return type(parameter.default)
     one = SimpleNamespace(__annotations__={"option": parameter.annotation})
@@ -129,9 +119,7 @@ def kind_of(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
 
 
 def names_of(module: types.ModuleType) -> dict[str, Callable[..., Any]]:
-    """The public functions that a module, or a package's files, define: the closed registry behind
-    a name in a run.
-    """
+    """The public functions that a module, or a package's files, define: the choices of a run."""
     return {
         name: value
         for name, value in vars(module).items()
@@ -142,59 +130,49 @@ def names_of(module: types.ModuleType) -> dict[str, Callable[..., Any]]:
 
 
 def choose(kind: str, module: types.ModuleType, name: str) -> Callable[..., Any]:
-    """The function of that name, of those a module defines."""
-    known = names_of(module)
-    if name not in known:
-        raise unknown(kind, name, known)
-    return known[name]
+    """The function of that name in a module. Raises UserError."""
+    functions = names_of(module)
+    if name not in functions:
+        raise unknown(kind, name, functions)
+    return functions[name]
 
 
 def checked_options(
     kind: str, function: Callable[..., Any], options: Options, path: str | None = None
 ) -> Options:
-    """All options of a method or network, defaults filled in; unknown names and wrong types are a
-    UserError.
+    """All options of a method or network, with defaults. Raises UserError for a name or type.
 
-    path: how they are named, such as method or method.base; as a rule the kind.
+    path: how messages name them, such as method or method.base; the kind by default.
     """
-    known, path = options_of(function), kind if path is None else path
+    parameters = options_of(function)
+    path = kind if path is None else path
     for name in options:
-        if name not in known:
+        if name not in parameters:
             within = "" if path == kind else f" in {path}"
-            raise unknown(f"option of {kind} {function.__name__}{within}", name, known)
-    for name, p in known.items():
-        require(
-            p.default is not p.empty,
-            f"option {name}",
-            None,
-            f"a default in the signature of {function.__name__}",
-        )
+            raise unknown(f"option of {kind} {function.__name__}{within}", name, parameters)
+    need = f"a default in the signature of {function.__name__}"
+    for name, p in parameters.items():
+        require(p.default is not p.empty, f"option {name}", None, need)
     return {
         name: _option(kind, function, p, options.get(name, p.default), f"{path}.{name}")
-        for name, p in known.items()
+        for name, p in parameters.items()
     }
 
 
 def _option(
     kind: str, function: Callable[..., Any], parameter: inspect.Parameter, value: Any, path: str
 ) -> Any:
-    """One option's checked value; of a base its own options, all of them."""
-    wanted = kind_of(function, parameter)
-    if wanted != Base:
-        found = convert(path, value, wanted)
-        for number in found if isinstance(found, tuple) else (found,):
-            require(
-                type(number) is not int or abs(number) <= MOST_OPTION,
-                path,
-                number,
-                f"at most {MOST_OPTION}",
-            )
-        return found
+    """One option's value, checked; of a base all its own options."""
+    declared_kind = kind_of(function, parameter)
+    if declared_kind != Base:
+        result = convert(path, value, declared_kind)
+        for number in result if isinstance(result, tuple) else (result,):
+            fine = type(number) is not int or abs(number) <= MOST_OPTION
+            require(fine, path, number, f"at most {MOST_OPTION}")
+        return result
     name, options = named_base(value, path)
-    home = sys.modules[
-        ".".join(function.__module__.split(".")[:2])
-    ]  # of the function's file, the package
-    base = choose(kind, home, name)
+    package = ".".join(function.__module__.split(".")[:2])
+    base = choose(kind, sys.modules[package], name)
     return {"method": name, **checked_options(kind, base, options, path)}
 
 
@@ -203,6 +181,6 @@ def named_base(base: Any, path: str = "base") -> tuple[str, Options]:
     if isinstance(base, str):
         return base, {}
     if not isinstance(base, dict) or not isinstance(base.get("method"), str):
-        told = "expected a method's name, or its options with that name as 'method'"
-        raise UserError(f"{path} = {shown(base)}: {told}")
+        need = "a method's name, or its options with that name as 'method'"
+        raise UserError(f"{path} = {short_repr(base)}: expected {need}")
     return base["method"], {name: value for name, value in base.items() if name != "method"}

@@ -1,9 +1,7 @@
-"""JSON and safetensors of files that nobody vouches for: what they declare is checked before
-anything is read.
+"""safetensors of untrusted files: their header is checked before anything is read.
 
-The safetensors library checks that tensors neither overlap nor leave holes; it accepts a key that
-stands twice (two readers then see two models) and takes seconds over headers of many entries.
-JSON's own reader accepts both doubled keys and NaN, and dies of deep nesting.
+The safetensors library checks that tensors neither overlap nor leave holes. It accepts a key that
+occurs twice (two readers then see two models) and takes seconds over headers of many entries.
 """
 
 from __future__ import annotations
@@ -20,23 +18,22 @@ from torch import Tensor
 from fewstep.base.errors import StorageError, storage
 from fewstep.base.json_file import document
 
-MOST_HEADER = (
-    5 * 2**19
-)  # bytes of a safetensors header: the largest published models need about 1 MB
+MOST_HEADER = 5 * 2**19  # bytes of a header: the largest published models need about 1 MB
 MOST_ENTRIES = 20_000  # tensors of one file
 MOST_NAME = 512  # characters of a tensor's name
 MOST_AXES = 64  # of a tensor, as in torch
 
 DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
-    "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
-    "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "C64": torch.complex64,
+    "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32,
+    "F64": torch.float64, "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64,
+    "C64": torch.complex64,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
 
 
 class Entry(NamedTuple):
-    """What a header says of a tensor."""
+    """A tensor in a header."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -46,49 +43,48 @@ Header = dict[str, Entry]
 
 
 def header(file: IO[bytes], size: int, where: str | Path) -> tuple[Header, dict[str, str], int]:
-    """(tensors, metadata, bytes before the data) of a safetensors file of that size, from its
-    header alone.
+    """(tensors, metadata, bytes before the data) of a safetensors file of that size.
 
-    Raises StorageError where a limit is passed, a name is none, or the data that is declared is not
-    what is there.
+    They are its header's alone. Raises StorageError beyond a limit, for a bad name, and where the
+    file's data is not what the header declares.
     """
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(MOST_HEADER, size - 8):
-        told = f"a header of {length} bytes in a file of {size}"
+        header_size = f"a header of {length} bytes in a file of {size}"
         raise StorageError(
-            f"{where} is no safetensors file: {told}, expected at most {MOST_HEADER}"
+            f"{where} is no safetensors file: {header_size}, expected at most {MOST_HEADER}"
         )
-    declared = document(file.read(length), where, MOST_HEADER)
-    if not isinstance(declared, dict) or len(declared) > MOST_ENTRIES:
-        told = f"{len(declared)} entries" if isinstance(declared, dict) else "no JSON object"
+    content = document(file.read(length), where, MOST_HEADER)
+    if not isinstance(content, dict) or len(content) > MOST_ENTRIES:
+        count = f"{len(content)} entries" if isinstance(content, dict) else "no JSON object"
         raise StorageError(
-            f"{where}: its header holds {told}: expected at most {MOST_ENTRIES} tensors"
+            f"{where}: its header holds {count}: expected at most {MOST_ENTRIES} tensors"
         )
-    metadata = declared.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(
-        isinstance(text, str) for text in metadata.values()
-    ):
+    metadata = content.pop("__metadata__", {})
+    is_map = isinstance(metadata, dict)
+    if not is_map or not all(isinstance(text, str) for text in metadata.values()):
         raise StorageError(f"{where}: its metadata is no map of texts")
-    found, end = {}, 0
-    for name, about in declared.items():
-        found[name], last = _entry(name, about, where)
+    entries: Header = {}
+    end = 0
+    for name, about in content.items():
+        entries[name], last = _entry(name, about, where)
         end = max(end, last)
     if end != size - 8 - length:
         raise StorageError(f"{where} declares {end} bytes of tensors and holds {size - 8 - length}")
-    return found, metadata, 8 + length
+    return entries, metadata, 8 + length
 
 
 def _entry(name: str, about: Any, where: str | Path) -> tuple[Entry, int]:
-    """A tensor's entry, and where its data ends."""
+    """A tensor's entry, and the end of its data."""
     if not name or len(name) > MOST_NAME or not name.isprintable():
         raise StorageError(f"{where}: a tensor is called {name[:60]!r}: expected a printable name")
     try:
-        dtype, shape = DTYPES[about["dtype"]], about["shape"]
+        dtype = DTYPES[about["dtype"]]
+        shape = about["shape"]
         first, last = about["data_offsets"]
-        whole = len(shape) <= MOST_AXES and all(
-            type(n) is int and 0 <= n < 2**63 for n in (*shape, first, last)
-        )
-        fits = whole and last - first == math.prod(shape) * dtype.itemsize
+        fits = len(shape) <= MOST_AXES
+        fits = fits and all(type(n) is int and 0 <= n < 2**63 for n in (*shape, first, last))
+        fits = fits and last - first == math.prod(shape) * dtype.itemsize
     except (KeyError, TypeError, ValueError) as error:
         raise StorageError(
             f"{where}: the entry of tensor {name!r} is none that this program reads"
@@ -107,9 +103,7 @@ def layout(path: Path) -> Header:
 
 
 def tensors(content: bytes, where: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file's bytes, whose header `header` accepted. Raises
-    StorageError.
-    """
+    """The tensors of the bytes of a file that `header` accepted. Raises StorageError."""
     try:
         return load(content)
     except (SafetensorError, ValueError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""The processes that train one run together, as far as the code of a step needs to know them."""
+"""The processes that train one run together, and the sums and copies that a step needs of them."""
 
 from __future__ import annotations
 
@@ -7,34 +7,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_TEXT = 512  # bytes of a text that is exchanged
+_TEXT = 512  # bytes of a text that ranks exchange
 
 
 @dataclass(frozen=True)
 class World:
-    """A process among `size`; the one of rank 0 alone writes and speaks. Where there is one,
-    nothing is exchanged.
-    """
+    """A process among `size`; rank 0 alone writes and reports. One process exchanges nothing."""
 
     rank: int = 0
     size: int = 1
-    local: int = 0  # the rank among those of this machine
+    local: int = 0  # the rank among the processes of this machine
 
     @property
     def main(self) -> bool:
         return self.rank == 0
 
     def gather(self, x: Tensor) -> Tensor:
-        """x `[n, ...]` of every rank, in the order of ranks: `[size n, ...]`, the same bits
-        everywhere.
-        """
+        """x `[n, ...]` of every rank, in their order: `[size n, ...]`, the same bits everywhere."""
         if self.size == 1:
             return x
         from torch import distributed
 
-        found = torch.empty((self.size, *x.shape), dtype=x.dtype, device=x.device)
-        distributed.all_gather(list(found.unbind(0)), x.contiguous())
-        return found.flatten(0, 1)
+        result = torch.empty((self.size, *x.shape), dtype=x.dtype, device=x.device)
+        distributed.all_gather(list(result.unbind(0)), x.contiguous())
+        return result.flatten(0, 1)
 
     def total(self, number: int) -> int:
         """The sum of every rank's number."""
@@ -45,32 +41,25 @@ class World:
         self.total(0)
 
     def texts(self, text: str) -> list[str]:
-        """Every rank's text, of which 512 bytes are told."""
+        """Every rank's text, cut to 512 bytes."""
         if self.size == 1:
             return [text]
-        told = torch.zeros(1, _TEXT, dtype=torch.uint8)
-        content = text.encode()[:_TEXT]
-        told[0, : len(content)] = torch.tensor(list(content), dtype=torch.uint8)
-        return [
-            bytes(row.tolist()).rstrip(b"\0").decode(errors="replace") for row in self.gather(told)
-        ]
+        content = text.encode()[:_TEXT].ljust(_TEXT, b"\0")
+        rows = self.gather(torch.tensor([list(content)], dtype=torch.uint8))
+        return [bytes(row.tolist()).rstrip(b"\0").decode(errors="replace") for row in rows]
 
 
 ALONE = World()
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor as one process would have it: of one in shards, all of them put together on every
-    rank.
-    """
+    """The tensor; of one in shards, all of them put together on every rank."""
     full = getattr(tensor, "full_tensor", None)
     return tensor if full is None else full()
 
 
-def scattered(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, which every rank has, on the device of another and in shards where that one
-    is.
-    """
+def scatter_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """A tensor that every rank has whole, on the device of another, and in its shards."""
     mesh = getattr(like, "device_mesh", None)
     if mesh is None or tensor.ndim == 0:
         return tensor.to(like.device)

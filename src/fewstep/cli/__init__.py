@@ -1,4 +1,4 @@
-"""The command line: `fewstep VERB ...`. Only the verb that is asked for is imported."""
+"""The command line: `fewstep VERB ...`. Only the verb in use is imported."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ VERBS = {
     "sample": "draw samples from a trained generator",
     "eval": "score a generator against held-out data",
     "frontier": "what each further step buys: quality against evaluations and latency",
-    "doctor": "say what ails a run or a teacher, and what to do",
-    "scan": "go over a folder or zip of pictures and tell what is bad",
-    "replay": "make a step whose numbers were not finite again, from its incident",
+    "doctor": "say what is wrong with a run or a teacher, and what to do",
+    "scan": "check the pictures of a folder or zip, and list the bad ones",
+    "replay": "repeat a step whose numbers were not finite, from its incident",
     "inspect": "show what a run or checkpoint holds",
     "verify": "check every method's equations, or a method of your own",
     "recipes": "list the recipes, methods and networks with their options",
@@ -31,6 +31,8 @@ examples:
   fewstep sample digits --out digits.png
   fewstep train digits --out runs/digits
   fewstep eval runs/digits --steps 1,2
+
+lists are written 1,2; train, sample and other long verbs take --quiet
 """
 
 
@@ -44,10 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may be no text
     if not args or args[0] in ("-h", "--help"):
-        print(
-            HELP.format(verbs="\n".join(f"  {name:<9} {text}" for name, text in VERBS.items())),
-            end="",
-        )
+        verbs = "\n".join(f"  {name:<9} {text}" for name, text in VERBS.items())
+        print(HELP.format(verbs=verbs), end="")
         return 0 if args else 2
     if args[0] == "--version":
         from fewstep.base.version import __version__
@@ -67,8 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fewstep: interrupted", file=sys.stderr)
         return 130
-    except (
-        BrokenPipeError
-    ):  # whoever read the output has gone; the interpreter must not try to flush it
+    except BrokenPipeError:
+        # Whoever read the output has gone; the interpreter must not try to flush it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -1,4 +1,4 @@
-"""fewstep doctor: what ails a run, or a teacher, in measured numbers and in words."""
+"""fewstep doctor: the faults of a run or a teacher, as measured numbers with a message for each."""
 
 from __future__ import annotations
 
@@ -19,23 +19,21 @@ if TYPE_CHECKING:
 DESCRIPTION = (
     "Examine a run: loss by noise level, boundary, target drift, gradient noise, average, teacher"
     " gap, memorisation and the log; or a teacher with its data: its denoising loss against the"
-    " bounds of theory, and what it reads like where it was told the wrong prediction, range or"
-    " sigma_data. Only reads. The exit code is 0 whatever is found; --json has the"
-    " verdicts.\n\nexamples: fewstep doctor digits\n          fewstep doctor TEACHER.safetensors"
+    " bounds of theory, and the reading that fits its output if the prediction, range or sigma_data"
+    " is declared wrongly. Only reads. The exit code is 0 whatever the verdicts, which --json"
+    " prints.\n\nexamples: fewstep doctor digits\n          fewstep doctor TEACHER.safetensors"
     " --network song_unet --prediction eps --data PATH"
 )
 
 
 @dataclass(frozen=True)
 class Args:
-    patient: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|TEACHER")]
+    subject: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|TEACHER")]
     """Run folder or shipped name; or a teacher: FILE.safetensors, module:factory or exact:NAME."""
     data: str | None = None
-    """The data: for a run where it is now, if its path has changed; a teacher needs it named."""
+    """The data. Of a run: where it is now, if its path has changed. A teacher needs it."""
     teacher: str | None = None
-    """Of a run: a teacher whose trajectories it is compared with (RUN, FILE or exact:NAME); left
-    out, its own.
-    """
+    """Of a run: a teacher with the true trajectories (RUN, FILE, exact:NAME); default: its own."""
     network: str | None = None
     """A teacher file's network: one of ours, or module:factory, called as (shape, classes). Of a
     run: your own.
@@ -45,7 +43,7 @@ class Args:
     method: str | None = None
     """module:function of a method of your own."""
     prediction: str = "edm"
-    """What a teacher's output is declared to be: edm, eps, v, x0 or flow."""
+    """What a teacher's output is declared to be: edm, eps, v, x0, flow or score."""
     process: str = "edm"
     """The process of its times: edm, cosine, discrete (Stable Diffusion's table), ddpm, linear or
     trig.
@@ -53,15 +51,17 @@ class Args:
     range: str = "[-1, 1]"
     """The range of its data: [-1, 1], [0, 1], [0, 255] or standardised."""
     sigma_data: float | None = None
-    """Of a teacher's preconditioning edm; left out, the data's."""
+    """Of a teacher's preconditioning edm; default: the data's."""
     seed: int = 0
-    """Seed of the rows, noise and samples that are looked at."""
+    """Seed of the rows, noise and samples of the examination."""
     device: str = "auto"
     """cpu, cuda, mps or auto, the first there is."""
     full: bool = False
     """Print every table."""
     out: Path | None = None
     """Folder for doctor.html and the figure."""
+    quiet: bool = False
+    """Show no progress; results, warnings and errors still."""
     json: bool = False
     """Print one JSON object."""
 
@@ -73,36 +73,37 @@ def main(argv: list[str]) -> int:
     if args.out is not None:
         from fewstep.analysis import report
 
-        report.page("", [], [])  # both tell what to install before anything takes long
+        # Without jinja2 or matplotlib they raise before anything takes long.
+        report.page("", [], [])
         report.axes()
-    progress = sys.stderr.isatty()
-    outside = ":" in args.patient and not Path(args.patient).exists()
-    teaches = outside or Path(args.patient).suffix == ".safetensors"
-    examination = (of_teacher if teaches else of_run)(args, progress)
+    progress = sys.stderr.isatty() and not args.quiet
+    path = Path(args.subject)
+    is_teacher = path.suffix == ".safetensors" or (":" in args.subject and not path.exists())
+    examination = of_teacher(args, progress) if is_teacher else of_run(args, progress)
     if args.out is not None:
         output.write_page(examination, args.out)
-    print(
-        json.dumps(output.as_json(examination))
-        if args.json
-        else output.text(examination, full=args.full)
-    )
+    if args.json:
+        print(json.dumps(output.as_json(examination)))
+    else:
+        print(output.text(examination, full=args.full))
     return 0
 
 
 def of_run(args: Args, progress: bool) -> Examination:
     """The examination of a run folder, checkpoint or shipped name."""
     from fewstep.analysis.doctor.entry import run_examination
-    from fewstep.analysis.doctor.subject import patient_of
+    from fewstep.analysis.doctor.subject import subject_of
     from fewstep.base.errors import UserError
     from fewstep.cli.user_code import own_parts
 
     for name in ("prediction", "process", "range", "sigma_data"):
-        if (given := getattr(args, name)) != getattr(Args, name):
-            raise UserError(
-                f"--{name.replace('_', '-')} {given}: declares a teacher; {args.patient} is a run"
-            )
-    named = {name: getattr(args, name) for name in ("data", "teacher", "device", "seed")}
-    return run_examination(patient_of(args.patient, **named, **own_parts(args)), progress=progress)
+        value = getattr(args, name)
+        if value != getattr(Args, name):
+            flag = f"--{name.replace('_', '-')} {value}"
+            raise UserError(f"{flag}: declares a teacher; {args.subject} is a run")
+    options = {name: getattr(args, name) for name in ("data", "teacher", "device", "seed")}
+    subject = subject_of(args.subject, **options, **own_parts(args))
+    return run_examination(subject, progress=progress)
 
 
 def of_teacher(args: Args, progress: bool) -> Examination:
@@ -111,18 +112,16 @@ def of_teacher(args: Args, progress: bool) -> Examination:
     from fewstep.base.errors import UserError
     from fewstep.run.sources import dataset_of
 
-    law = args.patient.startswith("exact:")
-    if args.data is None and not law:
+    if args.data is None and not args.subject.startswith("exact:"):
         raise UserError(
-            f"{args.patient}: a teacher is examined with its data: name it, --data digits or --data"
+            f"{args.subject}: a teacher is examined with its data: name it, --data digits or --data"
             " PATH"
         )
-    dataset = dataset_of(args.data or args.patient)
+    dataset = dataset_of(args.data or args.subject)
     names = ("prediction", "process", "range", "sigma_data", "device", "seed")
-    given = {name: getattr(args, name) for name in names}
-    return teacher_examination(
-        teacher_of(source(args, dataset), dataset, name=args.patient, **given), progress=progress
-    )
+    options = {name: getattr(args, name) for name in names}
+    teacher = teacher_of(source(args, dataset), dataset, name=args.subject, **options)
+    return teacher_examination(teacher, progress=progress)
 
 
 def source(args: Args, dataset: Dataset) -> Any:
@@ -130,7 +129,7 @@ def source(args: Args, dataset: Dataset) -> Any:
     from fewstep import exact
     from fewstep.analysis.doctor.entry import build, from_file
     from fewstep.base.errors import UserError
-    from fewstep.cli.user_code import imported
+    from fewstep.cli.user_code import import_function
 
     try:
         options = json.loads(args.network_options)
@@ -138,14 +137,14 @@ def source(args: Args, dataset: Dataset) -> Any:
         raise UserError(
             f"--network-options {args.network_options}: expected JSON, such as '{{\"width\": 128}}'"
         ) from None
-    if args.patient.startswith("exact:"):
-        return exact.named(args.patient.removeprefix("exact:"))
-    if Path(args.patient).suffix != ".safetensors":
-        return build(args.patient, imported("teacher", args.patient), dataset, options)
+    if args.subject.startswith("exact:"):
+        return exact.named(args.subject.removeprefix("exact:"))
+    if Path(args.subject).suffix != ".safetensors":
+        return build(args.subject, import_function("teacher", args.subject), dataset, options)
     if args.network is None:
         raise UserError(
-            f"{args.patient} holds weights alone: name their network, --network mlp or"
+            f"{args.subject} holds weights alone: name their network, --network mlp or"
             " module:factory"
         )
-    factory = imported("network", args.network) if ":" in args.network else args.network
-    return from_file(args.patient, dataset, factory, options)
+    factory = import_function("network", args.network) if ":" in args.network else args.network
+    return from_file(args.subject, dataset, factory, options)

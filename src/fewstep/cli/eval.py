@@ -11,7 +11,9 @@ import tyro
 from fewstep.cli.parse import parse
 
 if TYPE_CHECKING:
-    from fewstep.analysis.metrics import Result
+    from fewstep.analysis.metrics import Extractor, Result
+    from fewstep.data import Dataset
+    from fewstep.run.generator import Generator
 
 DESCRIPTION = (
     "Score a generator: disjoint draws of the held-out size against the training split, beside the"
@@ -24,10 +26,8 @@ DESCRIPTION = (
 class Args:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder or shipped name."""
-    steps: str | None = None
-    """Network evaluations to score, such as 1,2; left out, 1,2 for consistency models, else the
-    sampler's default.
-    """
+    steps: tuple[int, ...] | None = None
+    """Network evaluations; left out, 1,2 for consistency models, else the sampler's own."""
     n: int = 10_000
     """Samples to generate, cut into draws."""
     draw: int | None = None
@@ -38,7 +38,7 @@ class Args:
     """Which weights: ema, student, or another average such as power:0.05."""
     data: str | None = None
     """Where the run's data is now, if its path has changed."""
-    middle_times: tuple[float, ...] | None = None
+    later_sigmas: tuple[float, ...] | None = None
     """Noise levels of the later steps; left out, the run's."""
     composite: bool = False
     """Ask the frozen first stage at noise that a second stage was not trained for."""
@@ -49,25 +49,19 @@ class Args:
     split: Literal["test", "validation"] = "test"
     """test, or validation while you are still choosing something."""
     candidates: int = 1
-    """How many models (checkpoints, EMAs, settings) were scored on this split before this one was
-    chosen.
-    """
-    metrics: str | None = None
-    """Metrics with commas between, such as feature_frechet,feature_kid; a wrong name lists what
-    there is.
-    """
+    """How many models (checkpoints, EMAs, settings) were scored on this split before this one."""
+    metrics: tuple[str, ...] | None = None
+    """Metrics such as feature_frechet,feature_kid; help lists all."""
     extractor: str | None = None
-    """FILE.onnx, with FILE.json that declares its input (range, size, resize, ...) and output; or
-    Inception's .pt.
-    """
+    """FILE.onnx, with its input and output declared in FILE.json; or Inception's .pt."""
     weights: str | None = None
-    """The file that the .onnx was exported from: its SHA-256 is recorded, and known ones name the
-    metric.
-    """
+    """The file that the .onnx was exported from: its SHA-256 is recorded; known ones give FID."""
     reference: str | None = None
     """STATS.npz with mu and sigma of features, such as EDM's, in place of the training split."""
     device: str = "auto"
     """cpu, cuda, mps or auto, the first there is."""
+    quiet: bool = False
+    """Print no notes; results, warnings and errors still."""
     json: bool = False
     """Print one JSON object."""
 
@@ -75,40 +69,37 @@ class Args:
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="eval", description=DESCRIPTION)
     from fewstep.analysis.metrics import evaluate, open_extractor, read_statistics
-    from fewstep.base.errors import UserError
     from fewstep.cli.user_code import own_parts
-    from fewstep.core.sampling import sampler
     from fewstep.run.generator import load
     from fewstep.run.sources import dataset_of
 
-    if args.weights is not None and args.extractor is None:
-        raise UserError(
-            f"--weights {args.weights}: it says what --extractor FILE.onnx was exported from; give"
-            " that too"
-        )
+    check_weights(args.weights, args.extractor)
     generator = load(
         args.run, ema=args.ema, device=args.device, composite=args.composite, **own_parts(args)
     )
-    generator = generator.with_middle(args.middle_times)
-    chosen = sampler(generator.method.sampler)
-    usual = (1, 2) if chosen.default == 1 and not chosen.only else (chosen.default,)
-    steps = usual if args.steps is None else parse_steps(args.steps)
+    generator = generator.with_later_sigmas(args.later_sigmas)
+    steps = default_steps(generator) if args.steps is None else args.steps
     dataset = dataset_of(
         args.data or generator.run.data, generator.run.data_size, generator.run.bad_files
     )
+    if not generator.run.labels:
+        dataset = dataset.without_labels()
+    extractor = None
+    if args.extractor is not None:
+        extractor = open_extractor(args.extractor, weights=args.weights)
+    if args.metrics == ("help",):
+        print(metrics_help(dataset, extractor))
+        return 0
+    metrics = None if args.metrics is None else list(args.metrics)
     results, speeds = evaluate(
         generator,
-        dataset if generator.run.labels else dataset.unlabelled(),
+        dataset,
         steps=steps,
         n=args.n,
         seed=args.seed,
         split=args.split,
-        metrics=(
-            None if args.metrics is None else [name.strip() for name in args.metrics.split(",")]
-        ),
-        extractor=(
-            None if args.extractor is None else open_extractor(args.extractor, weights=args.weights)
-        ),
+        metrics=metrics,
+        extractor=extractor,
         reference=None if args.reference is None else read_statistics(args.reference),
         candidates=args.candidates,
         draw=args.draw,
@@ -120,34 +111,48 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def parse_steps(text: str) -> tuple[int, ...]:
+def check_weights(weights: str | None, extractor: str | None) -> None:
+    """Raises UserError for --weights without --extractor."""
     from fewstep.base.errors import UserError
 
-    try:
-        return tuple(int(word) for word in text.split(","))
-    except ValueError:
+    if weights is not None and extractor is None:
         raise UserError(
-            f"--steps {text}: expected numbers with commas between, such as 1,2,4"
-        ) from None
+            f"--weights {weights}: it says what --extractor FILE.onnx was exported from; give"
+            " that too"
+        )
+
+
+def default_steps(generator: Generator) -> tuple[int, ...]:
+    """1 and 2 for a consistency model, else the sampler's own number."""
+    from fewstep.core.sampling import sampler
+
+    own = sampler(generator.method.sampler)
+    return (1, 2) if own.default == 1 and not own.only else (own.default,)
+
+
+def metrics_help(dataset: Dataset, extractor: Extractor | None) -> str:
+    """The metrics there are for this data, one a line, with their meaning."""
+    from fewstep.analysis.metrics import spaces_of
+    from fewstep.analysis.report import text_table
+
+    metrics = spaces_of(dataset, extractor).metrics()
+    rows = [[name, row.better, row.meaning] for name, (_, row) in metrics.items()]
+    return text_table(rows, ["metric", "better", "meaning"])
 
 
 def table(results: list[Result], speeds: list[dict[str, Any]]) -> str:
-    """One line per metric and number of steps."""
-    width = max(16, *(len(r.metric) for r in results))
-    head = f"{'metric':<{width}} {'steps':>5}"
-    lines = [
-        f"{head} {'value':>8} {'95 % interval':>18} {'floor':>8} {'95 % interval':>18} {'ratio':>6}"
-    ]
+    """A line for each metric and number of steps, and how the numbers were measured."""
+    from fewstep.analysis.report import text_table
+
+    head = ["metric", "steps", "value", "95 % interval", "floor", "95 % interval", "ratio"]
+    rows = []
     for r in results:
-        told = (
-            f"{_number(r.value):>8} {_pair(r.interval):>18} {_number(r.floor):>8}"
-            f" {_pair(r.floor_interval):>18}"
-        )
-        lines.append(f"{r.metric:<{width}} {r.steps:>5} {told} {_ratio(r):>6}")
-    lines += [
-        f"{'samples/s':<{width}} {s['steps']:>5} {s['samples_per_second']:>8.0f}" for s in speeds
-    ]
-    return "\n".join([*lines, *_protocol(results[0].protocol)])
+        score = [_number(r.value), _pair(r.interval)]
+        floor = [_number(r.floor), _pair(r.floor_interval)]
+        rows.append([r.metric, str(r.steps), *score, *floor, _ratio(r)])
+    for s in speeds:
+        rows.append(["samples/s", str(s["steps"]), f"{s['samples_per_second']:.0f}"])
+    return "\n".join([text_table(rows, head), *_protocol(results[0].protocol)])
 
 
 def _number(value: float | None) -> str:
@@ -159,27 +164,22 @@ def _pair(interval: tuple[float, float] | None) -> str:
 
 
 def _ratio(r: Result) -> str:
-    """Value over floor, for distances whose floor is above 0 by more than chance."""
-    apart = r.protocol["statistic"] in ("frechet", "sliced_w2", "w2", "nearest_ratio")
-    return f"{r.value / r.floor:.2f}" if apart and r.floor and r.floor_interval else "-"
+    """Value over floor, where the metric has a ratio and the floor an interval."""
+    from fewstep.analysis.metrics import METRICS
+
+    has_ratio = METRICS[r.protocol["statistic"]].shows_ratio
+    return f"{r.value / r.floor:.2f}" if has_ratio and r.floor and r.floor_interval else "-"
 
 
 def _protocol(protocol: dict[str, Any]) -> list[str]:
     """How the numbers were measured, in a few lines."""
-    n, split = protocol["n"], protocol["split"]
-    against = (
-        f"{protocol['n_reference'] or 'unknown many'} reference samples"
-        f" ({protocol['reference'][:8]})"
-    )
+    n = protocol["n"]
+    count = protocol["n_reference"] or "unknown many"
     lines = [
-        (
-            f"each value: mean over {protocol['draws']} disjoint draws of {n} samples against"
-            f" {against}"
-        ),
-        (
-            f"95 % interval: of that mean, given the reference; floor: draws of {n} of the {split}"
-            " split, likewise"
-        ),
+        f"each value: mean over {protocol['draws']} disjoint draws of {n} samples against {count}"
+        f" reference samples ({protocol['reference'][:8]})",
+        f"95 % interval: of that mean, given the reference; floor: draws of {n} of the"
+        f" {protocol['split']} split, likewise",
     ]
     if protocol.get("extractor"):
         lines.append(f"extractor: {protocol['space']} ({protocol['extractor'][:8]})")

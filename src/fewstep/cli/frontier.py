@@ -1,6 +1,4 @@
-"""fewstep frontier: quality against evaluations and latency, the later steps chosen on the
-validation split.
-"""
+"""fewstep frontier: quality against evaluations and latency."""
 
 from __future__ import annotations
 
@@ -12,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fewstep.cli.eval import parse_steps
+from fewstep.cli.eval import check_weights
 from fewstep.cli.parse import parse
 
 if TYPE_CHECKING:
-    from fewstep.analysis.frontier import Subject
+    from fewstep.analysis.frontier import Plan, Subject
     from fewstep.data import Dataset
 
 DESCRIPTION = (
@@ -35,9 +33,9 @@ class Args:
     """A diffusion run, a .safetensors file of the first run's network, or exact:NAME."""
     out: Path | None = None
     """Folder to write; left out, frontier-RUN."""
-    steps: str = "1,2,3,4,5,6,7,8"
+    steps: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
     """Steps of consistency models."""
-    teacher_steps: str = "1,2,4,8,16,35"
+    teacher_steps: tuple[int, ...] = (1, 2, 4, 8, 16, 35)
     """Network evaluations of diffusion models, each by ddim, heun, addim and ancestral."""
     metric: str | None = None
     """The metric that chooses; left out, energy, and with an extractor its Fréchet distance."""
@@ -75,6 +73,8 @@ class Args:
     """STATS.npz with mu and sigma of features, in place of the training split."""
     device: str = "auto"
     """cpu, cuda, mps or auto, the first there is."""
+    quiet: bool = False
+    """Print no progress and no notes; results, warnings and errors still."""
     json: bool = False
     """Print frontier.json."""
 
@@ -83,63 +83,63 @@ def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="frontier", description=DESCRIPTION)
     from fewstep.analysis import frontier, report
     from fewstep.analysis.metrics import open_extractor, read_statistics
+    from fewstep.base.errors import UserError
     from fewstep.base.version import __version__
 
-    checked(args)
-    plan = frontier.Plan(
-        steps=parse_steps(args.steps),
-        teacher_steps=parse_steps(args.teacher_steps),
-        **{name: getattr(args, name) for name in PLANNED},
-    )
-    report.page("", [], [])  # both tell what to install before anything takes long
+    if not args.runs:
+        raise UserError("name a RUN: a run folder or a shipped name, such as digits")
+    check_weights(args.weights, args.extractor)
+    plan = plan_of(args)
+    # Both raise for a missing library before anything takes long.
+    report.page("", [], [])
     report.axes()
-    subjects, dataset = opened(args)
-    extractor = (
-        None if args.extractor is None else open_extractor(args.extractor, weights=args.weights)
-    )
+    subjects, dataset = open_subjects(args)
+    extractor = None
+    if args.extractor is not None:
+        extractor = open_extractor(args.extractor, weights=args.weights)
     reference = None if args.reference is None else read_statistics(args.reference)
     metric, splits = frontier.prepare(dataset, plan, extractor, reference)
-    out = args.out or Path(
-        f"frontier-{'-'.join(s.name.replace('/', '-') for s in subjects if not s.teacher)}"
-    )
+    names = [s.name.replace("/", "-") for s in subjects if not s.teacher]
+    out = args.out or Path(f"frontier-{'-'.join(names)}")
     identity = {
         "fewstep": __version__,
         "weights": {s.name: s.generator.fingerprint for s in subjects},
         "data": {"train": dataset.fingerprint(), **frontier.held_out(dataset)},
     }
     store = frontier.Store(out, identity)
-    if store.seen:
-        print(f"{store.seen} scores in {out} are kept", file=sys.stderr)
+    if store.count_before and not args.quiet:
+        print(f"{out} holds {store.count_before} scores of this study", file=sys.stderr)
     bench = frontier.Bench(dataset, plan, metric, store, splits)
-    found = frontier.Frontier(
-        frontier.measure(subjects, bench), bench, " ".join(["fewstep frontier", *argv])
-    )
-    found.write(out)
-    print(
-        json.dumps(found.to_json())
-        if args.json
-        else f"{found.text()}\n\n{out}: report.html, frontier.png, frontier.json"
-    )
+    command = " ".join(["fewstep frontier", *argv])
+    study = frontier.Frontier(frontier.measure(subjects, bench, not args.quiet), bench, command)
+    study.write(out)
+    if args.json:
+        print(json.dumps(study.to_json()))
+    else:
+        print(f"{study.text()}\n\n{out}: report.html, frontier.png, frontier.json")
     return 0
 
 
-def checked(args: Args) -> None:
-    """Raises the UserError for what cannot be meant."""
-    from fewstep.base.errors import UserError
+def plan_of(args: Args) -> Plan:
+    from fewstep.analysis.frontier import Plan
 
-    if not args.runs:
-        raise UserError("name a RUN: a run folder or a shipped name, such as digits")
-    if args.weights is not None and args.extractor is None:
-        raise UserError(
-            f"--weights {args.weights}: it says what --extractor FILE.onnx was exported from; give"
-            " that too"
-        )
+    return Plan(
+        steps=args.steps,
+        teacher_steps=args.teacher_steps,
+        metric=args.metric,
+        n=args.n,
+        search_n=args.search_n,
+        draw=args.draw,
+        candidates=args.candidates,
+        seed=args.seed,
+        batch=args.batch,
+        repeats=args.repeats,
+        gain=args.gain,
+    )
 
 
-def opened(args: Args) -> tuple[list[Subject], Dataset]:
-    """The runs and the teacher, and the data that all of them are of. Raises UserError where it is
-    another.
-    """
+def open_subjects(args: Args) -> tuple[list[Subject], Dataset]:
+    """The runs, the teacher, and the data of all of them. Raises UserError for other data."""
     from fewstep.analysis import frontier
     from fewstep.base.errors import UserError
     from fewstep.cli.user_code import own_parts
@@ -152,13 +152,10 @@ def opened(args: Args) -> tuple[list[Subject], Dataset]:
         subjects.append(frontier.open_teacher(args.teacher, subjects[0], device=args.device))
     run = subjects[0].generator.run
     dataset = dataset_of(args.data or run.data, run.data_size, run.bad_files)
-    dataset = dataset if run.labels else dataset.unlabelled()
+    dataset = dataset if run.labels else dataset.without_labels()
     if dataset.fingerprint() != subjects[0].generator.facts.data:
         raise UserError(
             f"data {dataset.name!r} is not what {args.runs[0]} was trained on: scores would mean"
             " nothing"
         )
     return subjects, dataset
-
-
-PLANNED = ("metric", "n", "search_n", "draw", "candidates", "seed", "batch", "repeats", "gain")

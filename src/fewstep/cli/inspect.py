@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from math import prod
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -27,44 +27,36 @@ class Args:
 
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="inspect", description=DESCRIPTION)
-    from fewstep.run.config import run_from_json
-    from fewstep.run.facts import Facts
     from fewstep.run.generator import find
 
     checkpoint = find(args.path)
-    run = run_from_json(checkpoint.state["run"]).to_json()
-    facts = Facts.from_json(checkpoint.state["facts"]).to_json()
-    rows = checkpoint.state.get("teacher_rows")
+    record = checkpoint.record
+    run = record.run.to_json()
+    facts = record.facts.to_json()
+    rows = record.teacher_rows
     weights = {
         name: sum(prod(e.shape) for e in group.values())
         for name, group in checkpoint.layout().items()
     }
-    shown = {
-        "path": str(checkpoint.path),
-        "recipe": run["recipe"],
-        "method": run["method"],
-        "network": run["network"],
-        "data": run["data"],
-        **{
-            kind: f"{run[kind]} ({facts[kind][:16]})"
-            for kind in ("init", "teacher")
-            if run.get(kind)
-        },
-        "step": checkpoint.state["step"],
-        "iterations": run["iterations"],
-        **({"asked": f"{rows / run['batch']:g} teacher evaluations of the batch"} if rows else {}),
-        **({"skipped": len(skipped)} if (skipped := checkpoint.state.get("skipped")) else {}),
-        "seed": run["seed"],
-        "shape": facts["shape"],
-        "classes": facts["classes"],
-        "sigma_data": facts["sigma_data"],
-        "weights": weights,
-        "format": checkpoint.state["format"],
-        "fingerprint": checkpoint.state["fingerprint"],
-    }
+    report: dict[str, Any] = {"path": str(checkpoint.path)}
+    report |= {key: run[key] for key in ("recipe", "method", "network", "data")}
+    for kind in ("init", "teacher"):
+        if run.get(kind):
+            report[kind] = f"{run[kind]} ({facts[kind][:16]})"
+    report["step"] = record.step
+    report["iterations"] = run["iterations"]
+    if rows:
+        report["asked"] = f"{rows / run['batch']:g} teacher evaluations of the batch"
+    if record.skipped:
+        report["skipped"] = len(record.skipped)
+    report["seed"] = run["seed"]
+    report |= {key: facts[key] for key in ("shape", "classes", "sigma_data")}
+    report["weights"] = weights
+    report["format"] = record.format
+    report["fingerprint"] = record.fingerprint
     if args.json:
-        print(json.dumps({**shown, "run": run}))
+        print(json.dumps({**report, "run": run}))
         return 0
-    for key, value in shown.items():
+    for key, value in report.items():
         print(f"{key:<12} {json.dumps(value) if isinstance(value, dict | list) else value}")
     return 0

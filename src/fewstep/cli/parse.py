@@ -1,4 +1,4 @@
-"""tyro, with its boxed complaints told in the one line that every other failure takes."""
+"""A command's words as a dataclass value, by tyro; its boxed complaints become one line."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TypeVar
 import tyro
 
 from fewstep.base.errors import UserError
+from fewstep.cli.arguments import HELP, arrange, options_in
+from fewstep.cli.help import screen
 
 T = TypeVar("T")
 
@@ -17,35 +19,36 @@ T = TypeVar("T")
 def parse(
     kind: type[T], argv: list[str], *, verb: str, description: str, default: T | None = None
 ) -> T:
-    """`argv` as a value of the dataclass `kind`; --help prints and exits, a mistake is a UserError."""
-    told = io.StringIO()
+    """`argv` as a value of the dataclass `kind`; --help prints and exits. Raises UserError."""
+    options = options_in(kind, default)
+    if HELP & set(argv):
+        print(screen(verb, description, {"options": options}))
+        raise SystemExit(0)
+    positional, rest = arrange(argv, options)
     start = tyro.MISSING_NONPROP if default is None else default
+    complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told):
-            return tyro.cli(
-                kind, args=argv, prog=f"fewstep {verb}", description=description, default=start
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UserError(one_line(told.getvalue(), verb)) from None
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, args=[*positional, *rest], prog=f"fewstep {verb}", default=start)
+    except SystemExit:
+        raise UserError(one_line(complaint.getvalue(), verb)) from None
 
 
 def one_line(box: str, verb: str) -> str:
     """tyro's message without its frame: what is wrong, and the option that was meant."""
     lines = [re.sub(r"[│╭╮╰╯─]+|-{3,}", " ", line).strip() for line in box.splitlines()]
-    sections = " ".join(line for line in lines[1:] if line).split("Perhaps you meant:")
-    wrong = re.split(
-        r"\s{2,}|Argument helptext:|For full helptext", " ".join(sections[0].split()) + "  "
-    )[0]
-    meant = re.search(r"--[\w.-]+", sections[1]) if len(sections) > 1 else None
-    wrong = re.sub(
-        r"^Error parsing [A-Z]\w*: ", "", wrong
-    )  # a whole dataclass: its message names the field
-    wrong = re.sub(
-        r"no type matching \{None\}\|(\S+) could be instantiated from \[(.*?)\]\..*",
+    problem, _, suggestion = " ".join(filter(None, lines[1:])).partition("Perhaps you meant:")
+    problem = " ".join(problem.split())
+    problem = re.split(r"Argument helptext:|For full helptext", problem)[0]
+    # The message of a whole dataclass names its field.
+    problem = re.sub(r"^Error parsing [A-Z]\w*: ", "", problem)
+    problem = re.sub(r"^Missing from fewstep \w+: (\S+).*", r"\1 is missing", problem)
+    problem = re.sub(
+        r"no type matching \{None\}\|(.+?) could be instantiated from \[(.*?)\]\..*",
         r"expected \1, got \2",
-        wrong,
+        problem,
     )
-    hint = f"did you mean {meant[0]}?" if meant else f"see 'fewstep {verb} --help'"
-    return f"{wrong.strip().rstrip('.')}: {hint}"
+    problem = re.sub(r"\{?\[(\w+) \[\w+ \.\.\.\]\]\}?", r"\1,\1,..", problem)
+    option = re.search(r"--[\w.-]+", suggestion)
+    hint = f"did you mean {option[0]}?" if option else f"see 'fewstep {verb} --help'"
+    return f"{problem.strip().rstrip('.')}: {hint}"

@@ -1,4 +1,4 @@
-"""fewstep recipes: what there is to name."""
+"""fewstep recipes: the names of recipes, methods and networks."""
 
 from __future__ import annotations
 
@@ -27,48 +27,49 @@ class Args:
     """Print one JSON object."""
 
 
-def first_line(thing: Any) -> str:
-    return (inspect.getdoc(thing) or "").split("\n")[0]
-
-
-def described(module: ModuleType) -> dict[str, dict[str, Any]]:
-    return {
-        name: {
-            "about": first_line(f),
-            "options": {key: p.default for key, p in options_of(f).items()},
-        }
-        for name, f in names_of(module).items()
-    }
-
-
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="recipes", description=DESCRIPTION)
-    parts = {"methods": described(methods), "networks": described(networks)}
+    parts = {"methods": describe_parts(methods), "networks": describe_parts(networks)}
     if args.json:
-        json.dump({"recipes": runs(recipes.RECIPES), **parts}, sys.stdout)
+        json.dump({"recipes": describe_runs(recipes.RECIPES), **parts}, sys.stdout)
         return 0
-    show("recipes", runs(recipes.SMALL))
-    show(
-        "recipes of papers (commands, costs and published numbers: docs/reproduce.md)",
-        runs(recipes.PAPERS),
-    )
+    show("recipes", describe_runs(recipes.SMALL))
+    title = "recipes of papers (commands, costs and published numbers: docs/reproduce.md)"
+    show(title, describe_runs(recipes.PAPERS))
     for kind, entries in parts.items():
         show(kind, entries)
     return 0
 
 
-def runs(known: dict[str, Callable[..., Run]]) -> dict[str, dict[str, Any]]:
-    return {name: {"about": first_line(f), "method": f().method} for name, f in known.items()}
+def describe_runs(functions: dict[str, Callable[..., Run]]) -> dict[str, dict[str, Any]]:
+    """A line about each recipe, and its method."""
+    return {
+        name: {"about": first_line(function), "method": function().method}
+        for name, function in functions.items()
+    }
 
 
-def show(kind: str, entries: dict[str, dict[str, Any]]) -> None:
+def describe_parts(module: ModuleType) -> dict[str, dict[str, Any]]:
+    """A line about each method or network, and its options with their defaults."""
+    return {
+        name: {
+            "about": first_line(function),
+            "options": {key: p.default for key, p in options_of(function).items()},
+        }
+        for name, function in names_of(module).items()
+    }
+
+
+def first_line(function: Any) -> str:
+    return (inspect.getdoc(function) or "").split("\n")[0]
+
+
+def show(title: str, entries: dict[str, dict[str, Any]]) -> None:
     """A line for each entry, and one below it where it has options."""
     width = max(map(len, entries))
-    print(f"{kind}:")
+    print(f"{title}:")
     for name, facts in entries.items():
         print(f"  {name:<{width}}  {facts['about']}")
         if facts.get("options"):
-            print(
-                " " * (width + 4)
-                + "  ".join(f"{key}={value}" for key, value in facts["options"].items())
-            )
+            options = "  ".join(f"{key}={value}" for key, value in facts["options"].items())
+            print(" " * (width + 4) + options)

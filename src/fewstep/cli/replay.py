@@ -1,4 +1,4 @@
-"""fewstep replay: makes a step whose numbers were not finite again, from its incident."""
+"""fewstep replay: repeats a step whose numbers were not finite, from its incident."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fewstep.cli.parse import parse
 from fewstep.cli.user_code import own_parts
 
 DESCRIPTION = (
-    "Make the step of an incident again, bit for bit, and say where its numbers stop being"
+    "Repeat the step of an incident, bit for bit, and say where its numbers stop being"
     " finite.\n\nexample: fewstep replay runs/digits/incidents/step-1200"
 )
 
@@ -38,45 +38,46 @@ def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="replay", description=DESCRIPTION)
     from fewstep.training.replay import replay
 
-    found = replay(args.path, teacher=args.teacher, device=args.device, **own_parts(args))
+    result = replay(args.path, teacher=args.teacher, device=args.device, **own_parts(args))
     rows = [
         {
             "row": i,
-            "sample": int(found.rows[i]),
-            "t": float(found.times[i]),
-            "loss": str(float(found.loss[i])),
+            "sample": int(result.rows[i]),
+            "t": float(result.times[i]),
+            "loss": str(float(result.loss[i])),
         }
-        for i in found.bad.tolist()
+        for i in result.bad.tolist()
     ]
-    shown: dict[str, Any] = {
-        "step": found.step,
-        "same": found.same,
-        "error": found.error,
-        "rows": len(found.loss),
+    report: dict[str, Any] = {
+        "step": result.step,
+        "same": result.same,
+        "error": result.error,
+        "rows": len(result.loss),
         "not_finite": rows,
-        "module": found.module,
-        "weight": found.weight,
+        "module": result.module,
+        "weight": result.weight,
     }
-    print(json.dumps(shown) if args.json else told(shown))
-    return 0 if found.same else 1
+    print(json.dumps(report) if args.json else text(report))
+    return 0 if result.same else 1
 
 
-def told(shown: dict[str, Any]) -> str:
-    """The replay in words."""
-    bad = shown["not_finite"]
+def text(report: dict[str, Any]) -> str:
+    """The report for people."""
+    losses = "the same losses to the bit" if report["same"] else "OTHER losses than it gave"
+    bad = report["not_finite"]
     lines = [
-        (
-            f"step {shown['step']}:"
-            f" {'the same losses to the bit' if shown['same'] else 'OTHER losses than it gave'}"
-        ),
-        f"it was told: {shown['error']}",
-        f"not finite: {len(bad)} of {shown['rows']} losses",
-        *(
+        f"step {report['step']}: {losses}",
+        f"error of the run: {report['error']}",
+        f"not finite: {len(bad)} of {report['rows']} losses",
+    ]
+    for row in bad[:10]:
+        lines.append(
             f"  row {row['row']}: sample {row['sample']}, t = {row['t']:.6g}, loss {row['loss']}"
-            for row in bad[:10]
-        ),
-        *([f"  and {len(bad) - 10} more"] if len(bad) > 10 else []),
-        f"first module: {shown['module'] or 'none, all passes are finite'}",
-        f"first gradient: {shown['weight'] or 'none, all gradients are finite'}",
+        )
+    if len(bad) > 10:
+        lines.append(f"  and {len(bad) - 10} more")
+    lines += [
+        f"first module: {report['module'] or 'none, all passes are finite'}",
+        f"first gradient: {report['weight'] or 'none, all gradients are finite'}",
     ]
     return "\n".join(lines)

@@ -26,8 +26,7 @@ class Args:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder or shipped name, such as digits."""
     steps: int | None = None
-    """Evaluations of the network; left out, the sampler's own default (1 for consistency models).
-    """
+    """Evaluations of the network; left out, the sampler's default (1 for consistency models)."""
     sampler: str | None = None
     """multistep (consistency models), or ddim, addim, euler, heun, ancestral (diffusion models)."""
     n: int = 100
@@ -35,18 +34,14 @@ class Args:
     seed: int = 0
     """The same seed gives the same samples."""
     label: int | None = None
-    """One class for all; left out, the classes take turns. -1 asks for any, after a run with
-    label_drop.
-    """
+    """One class for all; left out, the classes take turns. -1 asks for any class, where the run had
+    label_drop."""
     cond: Path | None = None
-    """Conditions of another kind, a row for each sample: .npy, or .npz or .safetensors with their
-    names.
-    """
+    """Conditions of another kind, a row for each sample: .npy, or .npz or .safetensors by name."""
     ema: str = "ema"
     """Which weights: ema, student, another average such as power:0.05, or any power:STD of a run
-    with snapshots.
-    """
-    middle_times: tuple[float, ...] | None = None
+    with snapshots."""
+    later_sigmas: tuple[float, ...] | None = None
     """Noise levels of the later steps; left out, the run's."""
     composite: bool = False
     """Ask the frozen first stage at noise that a second stage was not trained for."""
@@ -58,6 +53,8 @@ class Args:
     """File to write: .png, .npy or .safetensors."""
     device: str = "auto"
     """cpu, cuda, mps or auto, the first there is."""
+    quiet: bool = False
+    """Print nothing but warnings and errors."""
 
 
 def main(argv: list[str]) -> int:
@@ -85,14 +82,14 @@ def main(argv: list[str]) -> int:
     generator = load(
         args.run, ema=args.ema, device=args.device, composite=args.composite, **own_parts(args)
     )
-    generator = generator.with_middle(args.middle_times)
+    generator = generator.with_later_sigmas(args.later_sigmas)
     x = generator.sample(args.n, steps=args.steps, seed=args.seed, cond=cond, sampler=args.sampler)
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         writers[args.out.suffix](args.out, x)
     except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"cannot write {args.out}: {getattr(error, 'strerror', None) or error}"
-        ) from error
-    print(f"{args.n} samples of shape {tuple(x.shape[1:])} in {args.out}")
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(f"cannot write {args.out}: {reason}") from error
+    if not args.quiet:
+        print(f"{args.n} samples of shape {tuple(x.shape[1:])} in {args.out}")
     return 0

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from fewstep.analysis.verify import Check, Outcome
 
 DESCRIPTION = (
-    "Check every method's equations against their papers written out, closed forms and definitions:"
-    " what, method, error, tolerance, verdict. Exit code 0 where all hold, 1 where one fails: it is"
-    " said what is wrong and where to look. With --claims the papers' claims instead, measured over"
-    " seeds where the truth is known, with a report; 0 whatever the verdicts.\n\nexample: fewstep"
-    " verify --quick\n         fewstep verify --target mine:method\n         fewstep verify"
-    " --claims --out runs/claims"
+    "Check every method's equations against the papers' formulas, closed forms and definitions:"
+    " what, method, error, tolerance, verdict. Exit code 0 if all hold, 1 if one fails, with what"
+    " is wrong and where to look. With --claims, measure the papers' claims instead, over seeds,"
+    " where the truth is known, and write a report; exit code 0 whatever the verdicts."
+    "\n\nexample: fewstep verify --quick"
+    "\n         fewstep verify --target mine:method"
+    "\n         fewstep verify --claims --out runs/claims"
 )
 
 
@@ -30,23 +31,23 @@ class Args:
     quick: bool = False
     """Leave out what trains or takes longer: seconds instead of minutes."""
     target: str | None = None
-    """module:factory of a method, network or teacher of your own, which is checked instead."""
+    """module:factory of your own method, network or teacher, to check instead."""
     shape: tuple[int, ...] | None = None
-    """Of a sample, such as 1 8 8, where your target takes no other and does not say it."""
+    """Shape of a sample, such as 1,8,8, if your target takes no other and has no `shape`."""
     claims: bool = False
-    """Measure what the papers claim: about half an hour of two cores; the same command goes on
-    after a stop.
+    """Measure the papers' claims: about half an hour on two cores; run again to go on after a
+    stop.
     """
     seeds: int = 5
     """With --claims: trainings of each arm, seeds 1, 2, ..."""
-    only: str | None = None
-    """With --claims: some of them, with commas between, such as mcm,gc; a wrong name lists what
-    there is.
-    """
+    only: tuple[str, ...] | None = None
+    """With --claims: some of them, such as mcm,gc; a wrong name lists all."""
     out: str = "runs/claims"
     """With --claims: folder of report.html and claims.json."""
     jobs: int | None = None
-    """With --claims: processes at once; left out, as many as there are cores."""
+    """With --claims: processes at once; by default as many as there are cores."""
+    quiet: bool = False
+    """Show no progress; results, warnings and errors still."""
     json: bool = False
     """Print one JSON object."""
 
@@ -57,49 +58,57 @@ def main(argv: list[str]) -> int:
         return claims(args)
     if args.only is not None:
         raise UserError(
-            f"--only {args.only}: expected --claims beside it; --method chooses among the equations"
+            f"--only {','.join(args.only)}: expected --claims beside it; --method chooses among the"
+            " equations"
         )
     if args.shape is not None and args.target is None:
-        raise UserError(f"--shape {' '.join(map(str, args.shape))}: expected --target beside it")
+        raise UserError(f"--shape {','.join(map(str, args.shape))}: expected --target beside it")
+    outcomes = run_all(choose(args), args.json, args.quiet)
+    failures = [outcome for outcome in outcomes if not outcome.passed]
+    if args.json:
+        print(json.dumps({"checks": [outcome.to_json() for outcome in outcomes]}))
+        return 1 if failures else 0
+    print(summary(outcomes, failures))
+    if args.target and not args.shape and len(failures) == len(outcomes):
+        print(
+            "nothing holds: if your target takes samples of another shape, name it: --shape 3,32,32"
+        )
+    return 1 if failures else 0
+
+
+def run_all(checks: list[Check], as_json: bool, quiet: bool) -> list[Outcome]:
+    """Runs the checks, printing each as a line; with a bar on stderr if that is a terminal."""
     from tqdm import tqdm
 
     from fewstep.analysis.verify import run
 
-    checks, outcomes = chosen(args), []
     width = max(len(check.name) for check in checks)
-    if not args.json:
+    if not as_json:
         print(header(width))
-    quiet = None if not args.json else False  # without a terminal the lines show how far it is
-    with tqdm(
+    outcomes = []
+    # None: no bar without a terminal, where the lines show how far it is.
+    hide = False if as_json else None
+    bar = tqdm(
         total=len(checks),
         unit="check",
         file=sys.stderr,
         leave=False,
         mininterval=0.5,
-        disable=quiet,
-    ) as bar:
-        for found in run(checks):
-            outcomes.append(found)
+        disable=quiet or hide,
+    )
+    with bar:
+        for outcome in run(checks):
+            outcomes.append(outcome)
             bar.update()
-            if not args.json:
-                tqdm.write(line(found, width), file=sys.stdout)
+            if not as_json:
+                tqdm.write(line(outcome, width), file=sys.stdout)
                 sys.stdout.flush()
-    failed = [found for found in outcomes if not found.passed]
-    if args.json:
-        print(json.dumps({"checks": [found.to_json() for found in outcomes]}))
-    else:
-        print(told(outcomes, failed))
-        if args.target and not args.shape and len(failed) == len(outcomes):
-            print(
-                "nothing holds: if your target is for samples of another shape, name it: --shape 3"
-                " 32 32"
-            )
-    return 1 if failed else 0
+    return outcomes
 
 
 def claims(args: Args) -> int:
     """The papers' claims in place of the equations. Raises UserError for what they do not take."""
-    from fewstep.analysis.claims.main import claims_main
+    from fewstep.analysis.claims.runner import claims_main
 
     others = {
         "--method": args.method,
@@ -109,53 +118,54 @@ def claims(args: Args) -> int:
     }
     for flag, value in others.items():
         if value:
-            given = flag if value is True else f"{flag} {value}"
+            text = flag if value is True else f"{flag} {value}"
             raise UserError(
-                f"{given}: expected none beside --claims (--only, --seeds, --out, --jobs)"
+                f"{text}: expected none beside --claims (--only, --seeds, --out, --jobs)"
             )
-    return claims_main(
-        out=args.out, seeds=args.seeds, only=args.only, as_json=args.json, jobs=args.jobs
-    )
+    only = None if args.only is None else ",".join(args.only)
+    return claims_main(out=args.out, seeds=args.seeds, only=only, as_json=args.json, jobs=args.jobs)
 
 
-def chosen(args: Args) -> list[Check]:
-    """The checks that were asked for. Raises UserError."""
+def choose(args: Args) -> list[Check]:
+    """The checks of the command line. Raises UserError."""
     from fewstep import methods
-    from fewstep.analysis.verify import all_checks, selected
+    from fewstep.analysis.verify import all_checks, select
     from fewstep.base.errors import unknown
 
     if args.target is not None:
         from fewstep.analysis.verify.target import checks_of
-        from fewstep.cli.user_code import imported
+        from fewstep.cli.user_code import import_function
 
         if args.method is not None:
             raise UserError(
-                f"--method {args.method}: expected no method beside --target, whose own checks"
-                " are run"
+                f"--method {args.method}: expected no method beside --target, which has its own"
+                " checks"
             )
-        return checks_of(imported("target", args.target), args.target, args.shape)
+        return checks_of(import_function("target", args.target), args.target, args.shape)
     if args.method is not None and args.method not in methods.__all__:
         raise unknown("method", args.method, methods.__all__)
-    return selected(all_checks(), args.method, args.quick)
+    return select(all_checks(), args.method, args.quick)
 
 
 def header(width: int) -> str:
     return f"{'what':<{width}} {'source':<24} {'method':<10} {'error':>8} {'tolerance':>9} verdict"
 
 
-def line(found: Outcome, width: int) -> str:
+def line(outcome: Outcome, width: int) -> str:
     """One check in fixed columns; below a failed one what is wrong."""
-    verdict = "ok" if found.passed else "FAILED"
-    method = "yours" if ":" in found.method else found.method  # module:factory
+    verdict = "ok" if outcome.passed else "FAILED"
+    method = "yours" if ":" in outcome.method else outcome.method  # module:factory
     row = (
-        f"{found.name:<{width}} {found.source:<24} {method:<10} {found.error:>8.1e}"
-        f" {found.tolerance:>9.1e} {verdict}"
+        f"{outcome.name:<{width}} {outcome.source:<24} {method:<10} {outcome.error:>8.1e}"
+        f" {outcome.tolerance:>9.1e} {verdict}"
     )
-    return row if found.passed else f"{row}\n  {found.problem}"
+    return row if outcome.passed else f"{row}\n  {outcome.problem}"
 
 
-def told(outcomes: list[Outcome], failed: list[Outcome]) -> str:
-    """What came out in a line, and the failures once more by name."""
-    seconds = sum(found.seconds for found in outcomes)
-    summary = f"{len(outcomes) - len(failed)} of {len(outcomes)} checks hold, in {seconds:.0f} s"
-    return "\n".join([summary, *(f"failed: {found.name}: {found.problem}" for found in failed)])
+def summary(outcomes: list[Outcome], failures: list[Outcome]) -> str:
+    """How many hold, in one line, and the failures once more by name."""
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    holding = len(outcomes) - len(failures)
+    lines = [f"{holding} of {len(outcomes)} checks hold, in {seconds:.0f} s"]
+    lines += [f"failed: {outcome.name}: {outcome.problem}" for outcome in failures]
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""How noise levels are weighed against each other: `(loss_b [B], t [B], models) -> [B]`."""
+"""How noise levels are weighted against each other: `(loss_b [B], t [B], models) -> [B]`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from fewstep.networks.edm2_layers import Uncertainty
 
 
 class Balance(Protocol):
-    """A change of the losses per sample; one that learns has `.module()`, which trains beside the
-    student.
+    """A change of the losses per sample.
+
+    Abilities: `module()` makes what is trained beside the student; `needs` names the models used.
     """
 
     def __call__(self, loss_b: Tensor, t: Tensor, models: Models) -> Tensor: ...
@@ -25,18 +26,9 @@ def unbalanced(loss_b: Tensor, t: Tensor, models: Models) -> Tensor:
     return loss_b
 
 
-def named(name: str) -> Balance:
-    """The balance that a method's option names. Raises UserError."""
-    known: dict[str, Balance] = {"none": unbalanced, "learned": LogVariance()}
-    if name not in known:
-        raise unknown("balance", name, known)
-    return known[name]
-
-
 @dataclass(frozen=True)
 class LogVariance:
-    """loss e^-u + u with a learned u(ln(t) / 4): at the optimum u is the log of the level's mean
-    loss.
+    """loss e^-u + u with a learned u(ln(t) / 4): at the optimum e^u is the level's mean loss.
 
     Every level then has the same gradient scale. u is EDM2's uncertainty head (arXiv 2312.02696,
     section 2).
@@ -46,9 +38,7 @@ class LogVariance:
     needs = frozenset({"balance"})
 
     def module(self) -> nn.Module:
-        """The u to be trained; random numbers come from torch's global generator, as everywhere at
-        initialisation.
-        """
+        """The u to be trained, initialised from torch's global generator."""
         return Uncertainty(self.channels)
 
     def __call__(self, loss_b: Tensor, t: Tensor, models: Models) -> Tensor:
@@ -56,3 +46,11 @@ class LogVariance:
         label = (t.clamp_min(1e-20).log() / 4).to(loss_b.dtype).to(loss_b.device)
         u = models.balance(label)
         return loss_b * (-u).exp() + u
+
+
+def by_name(name: str) -> Balance:
+    """The balance that a method's option names. Raises UserError."""
+    balances: dict[str, Balance] = {"none": unbalanced, "learned": LogVariance()}
+    if name not in balances:
+        raise unknown("balance", name, balances)
+    return balances[name]

@@ -10,9 +10,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from fewstep.base.conditions import Cond, mask_of, masked, pick
+from fewstep.base.conditions import Cond, apply_mask, mask_of, pick
 from fewstep.base.errors import UserError, require
-from fewstep.core import solvers
+from fewstep.core import abilities, solvers
 from fewstep.core.denoiser import Models, guided, on_rows
 from fewstep.core.distances import mse
 from fewstep.core.process import Process, expand
@@ -21,8 +21,9 @@ from fewstep.core.times import Times
 
 
 class Coupling(Protocol):
-    """x0, z `[B, ...]` -> the point x_t the student sees and its neighbour x_r on the same
-    trajectory.
+    """x0, z `[B, ...]` -> the student's point x_t and its neighbour x_r on the same trajectory.
+
+    Abilities: `needs`, the names of the models that it uses, `reuse`, `jumps`, `guidance`, `inner`.
     """
 
     def __call__(
@@ -32,9 +33,7 @@ class Coupling(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """Independent coupling: both points mix the same x0 and the same z (CT, arXiv 2303.01469, eq.
-    10).
-    """
+    """Independent coupling: both points mix the same x0 and z (CT, arXiv 2303.01469, eq. 10)."""
 
     def __call__(
         self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond
@@ -44,12 +43,12 @@ class Data:
 
 @dataclass(frozen=True)
 class Teacher:
-    """x_r is where the teacher's ODE leads from x_t = mix(x0, z, t): a solver's move (CD, arXiv
-    2303.01469, eq. 6).
+    """x_r is where a solver's move along the teacher's ODE leads from x_t = mix(x0, z, t).
 
     variance_share: for `addim`, x_var = share ||x0_hat - x0||^2 / d with the sample's own x0 and
     the teacher's unguided guess (MCM, arXiv 2403.06807, algorithm 1: eta = 0.75).
     guidance: of the teacher, see `denoiser.Guided`.
+    Source: CD, arXiv 2303.01469, eq. 6.
     """
 
     solver: Callable[..., Tensor] = solvers.heun
@@ -58,32 +57,32 @@ class Teacher:
     needs = frozenset({"teacher"})
 
     def __post_init__(self) -> None:
-        require(
-            math.isfinite(self.guidance), "guidance", self.guidance, "a finite number, 0 for none"
-        )
-        fine = self.variance_share is None or 0 <= self.variance_share <= 1
-        require(fine, "variance_share", self.variance_share, "a share in 0 .. 1")
+        is_finite = math.isfinite(self.guidance)
+        require(is_finite, "guidance", self.guidance, "a finite number, 0 for none")
+        is_share = self.variance_share is None or 0 <= self.variance_share <= 1
+        require(is_share, "variance_share", self.variance_share, "a share in 0 .. 1")
 
     def __call__(
         self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond
     ) -> tuple[Tensor, Tensor]:
         assert models.teacher is not None
-        x_t, share = process.mix(x0, z, times.t), self.variance_share
-        more: dict[str, Any] = {}
+        x_t = process.mix(x0, z, times.t)
+        share = self.variance_share
+        options: dict[str, Any] = {}
         if share is not None:
-            more["x_var"] = lambda x0_hat, t: share * mse(x0_hat, x0)
+            options["x_var"] = lambda x0_hat, t: share * mse(x0_hat, x0)
         teacher = guided(models.teacher, self.guidance)
-        return x_t, self.solver(process, teacher, x_t, times.t, times.r, cond, **more)
+        return x_t, self.solver(process, teacher, x_t, times.t, times.r, cond, **options)
 
 
 @dataclass(frozen=True)
 class Velocity:
-    """x_t and, in the neighbour's place, the velocity dx_t/dt that leads to it: for
-    `tangents.Tangent`, where r = t.
+    """x_t and, in the neighbour's place, its velocity dx_t/dt: for `tangents.Tangent`, where r = t.
 
     Of data alpha' x0 + sigma' z, whose mean is the ODE's; of a teacher the ODE's own, velocity(x_t,
     D(x_t, t), t).
-    guidance: of the teacher, see `denoiser.Guided`. Source: sCM, arXiv 2410.11081, section 2.
+    guidance: of the teacher, see `denoiser.Guided`.
+    Source: sCM, arXiv 2410.11081, section 2.
     """
 
     source: Literal["data", "teacher"] = "data"
@@ -91,13 +90,9 @@ class Velocity:
 
     def __post_init__(self) -> None:
         require(self.source in ("data", "teacher"), "source", self.source, "data or teacher")
-        fine = math.isfinite(self.guidance) and (self.source == "teacher" or self.guidance == 0)
-        require(
-            fine,
-            "guidance",
-            self.guidance,
-            "a finite number, and 0 for data, which asks no teacher",
-        )
+        fits = math.isfinite(self.guidance) and (self.source == "teacher" or self.guidance == 0)
+        expected = "a finite number, and 0 for data, which asks no teacher"
+        require(fits, "guidance", self.guidance, expected)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -106,21 +101,22 @@ class Velocity:
     def __call__(
         self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond
     ) -> tuple[Tensor, Tensor]:
-        x_t, t = process.mix(x0, z, times.t), times.t
+        t = times.t
+        x_t = process.mix(x0, z, t)
         if self.source == "data":
             return x_t, process.rate(x0, z, t)
         assert models.teacher is not None
-        return x_t, process.velocity(x_t, guided(models.teacher, self.guidance)(x_t, t, cond), t)
+        x0_hat = guided(models.teacher, self.guidance)(x_t, t, cond)
+        return x_t, process.velocity(x_t, x0_hat, t)
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Runs of `reuse` rows share x0, z and one solution of the teacher's ODE: x_t and x_r are its
-    points at t and r.
+    """`reuse` consecutive rows share x0, z and one solution of the teacher's ODE.
 
-    It is solved once, from mix(x0, z, s) at the run's highest t or at `start`, to its lowest r; all
-    of these are times of the solver's grid. So a row depends on the others of its run. A run's x0,
-    z and condition are its first row's.
+    x_t and x_r are its points at t and r. It is solved once, from mix(x0, z, s) at the group's
+    highest t, or at `start`, to its lowest r; all of these are times of the solver's grid. So a row
+    depends on the others of its group. A group's x0, z and condition are its first row's.
     """
 
     solver: solvers.Along
@@ -136,27 +132,32 @@ class Trajectory:
         self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond
     ) -> tuple[Tensor, Tensor]:
         assert models.teacher is not None
-        require(len(x0) % self.reuse == 0, "rows", len(x0), f"a multiple of reuse={self.reuse}")
-        first = torch.arange(0, len(x0), self.reuse)
-        top, low = times.t.reshape(-1, self.reuse).amax(1), times.r.reshape(-1, self.reuse).amin(1)
-        top = top if self.start is None else torch.full_like(top, self.start)
+        size = self.reuse
+        require(len(x0) % size == 0, "rows", len(x0), f"a multiple of reuse={size}")
+        first = torch.arange(0, len(x0), size)
+        top = times.t.reshape(-1, size).amax(1)
+        low = times.r.reshape(-1, size).amin(1)
+        if self.start is not None:
+            top = torch.full_like(top, self.start)
         teacher = guided(models.teacher, self.guidance)
-        begun = process.mix(x0[:: self.reuse], z[:: self.reuse], top)
-        x_t, x_r = torch.full_like(x0, torch.nan), torch.full_like(x0, torch.nan)
-        for here, x in self.solver.points(process, teacher, begun, top, low, pick(cond, first)):
-            at, of_all = here.repeat_interleave(self.reuse), x.repeat_interleave(self.reuse, 0)
-            x_t = torch.where(expand(times.t == at, x).bool(), of_all, x_t)
-            x_r = torch.where(expand(times.r == at, x).bool(), of_all, x_r)
+        x_top = process.mix(x0[::size], z[::size], top)
+        x_t = torch.full_like(x0, torch.nan)
+        x_r = torch.full_like(x0, torch.nan)
+        # Each row takes the points of its group at its own t and r.
+        for now, x in self.solver.points(process, teacher, x_top, top, low, pick(cond, first)):
+            s = now.repeat_interleave(size)
+            x_s = x.repeat_interleave(size, 0)
+            x_t = torch.where(expand(times.t == s, x).bool(), x_s, x_t)
+            x_r = torch.where(expand(times.r == s, x).bool(), x_s, x_r)
         return x_t, x_r
 
 
 @dataclass(frozen=True)
 class Cached:
-    """Pairs of trajectories that were solved beforehand: x0 and z are theirs, so that both points
-    mix them.
+    """Pairs of trajectories that were solved beforehand: both points mix their x0 and z.
 
-    `draw_batch` finds x0 and z in the data's path at the row's level. grid: the levels of the path,
-    and 0.
+    `draw_batch` takes x0 and z from the data's path at the row's level. grid: the levels of the
+    path, and 0.
     """
 
     grid: tuple[float, ...]
@@ -170,17 +171,16 @@ class Cached:
 
 @dataclass(frozen=True)
 class GeneratorInduced:
-    """With probability `share` a row's data is what the model makes of the lower point: x0 :=
-    D(mix(x0, z, r), r).
+    """With probability `share` a row's data is the model's endpoint: x0 := D(mix(x0, z, r), r).
 
     Both points then mix that x0 with the row's own z. Rows whose r is at the anchor keep their
-    data, and only rows that need one have their endpoint evaluated, without dropout.
-    share: a number, or a function of progress. Source: GC, arXiv 2406.09570, eq. 13, 14 and 21,
-    where it is mu;
-    its code's `mix_gen_induced_traj` is 1 - mu.
+    data, and only rows that need an endpoint are evaluated, without dropout.
+    share: a number, or a function of progress, in the paper mu; its code's `mix_gen_induced_traj`
+    is 1 - mu.
     bound: endpoints are clipped to [-bound, bound]. Under a loss of weight 1 three standard
-    deviations of the data
-    keep the loop of model and endpoints from diverging, and six do not: see docs/methods/gc.md.
+    deviations of the data keep the loop of model and endpoints from diverging, and six do not: see
+    docs/methods/gc.md.
+    Source: GC, arXiv 2406.09570, eq. 13, 14 and 21.
     """
 
     share: float | Callable[[float], float] = 0.5
@@ -189,46 +189,38 @@ class GeneratorInduced:
     inner: Coupling = field(default_factory=Data)
 
     def __post_init__(self) -> None:
-        known = callable(self.share) or 0 <= self.share <= 1
-        require(known, "share", self.share, "the probability of a generated row, in 0 .. 1")
+        is_share = callable(self.share) or 0 <= self.share <= 1
+        require(is_share, "share", self.share, "the probability of a generated row, in 0 .. 1")
         require(self.bound > 0, "bound", self.bound, "above 0; 1e30 for none")
-        fixed = isinstance(self.inner, Trajectory | Cached)
-        require(
-            not fixed,
-            "inner",
-            type(self.inner).__name__,
-            "a coupling that takes any x0: no shared or cached one",
-        )
+        fits = not isinstance(self.inner, Trajectory | Cached)
+        expected = "a coupling that takes any x0: no shared or cached one"
+        require(fits, "inner", type(self.inner).__name__, expected)
 
     @property
     def needs(self) -> frozenset[str]:
-        return self.predictor.needs | getattr(self.inner, "needs", frozenset())
+        return abilities.needs(self.predictor) | abilities.needs(self.inner)
 
     def __call__(
         self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond
     ) -> tuple[Tensor, Tensor]:
         share = self.share(times.progress) if callable(self.share) else self.share
-        require(
-            times.u is not None and times.u.shape[1] > 1,
-            "times.u",
-            None,
-            "uniforms [B, 2], one to choose by",
-        )
+        fits = times.u is not None and times.u.shape[1] > 1
+        require(fits, "times.u", None, "uniforms [B, 2], one to choose by")
         assert times.u is not None
         rows = (times.u[:, 1] < share) & (times.r > times.a)
         x_r = process.mix(x0, z, times.r)
-        made = on_rows(self.predictor(models), x_r, times.r, cond, rows, x0)
-        made = torch.where(expand(rows, x0).bool(), made.clamp(-self.bound, self.bound), x0)
-        return self.inner(models, process, masked(made, cond), z, times, cond)
+        end = on_rows(self.predictor(models), x_r, times.r, cond, rows, x0)
+        end = end.clamp(-self.bound, self.bound)
+        x0 = torch.where(expand(rows, x0).bool(), end, x0)
+        return self.inner(models, process, apply_mask(x0, cond), z, times, cond)
 
 
 @dataclass(frozen=True)
 class MinibatchOT:
-    """Independent coupling whose noise is dealt out anew: the exact assignment of least sum ||x0_i
-    - z_j||^2.
+    """Independent coupling with the noise reordered: the assignment of least sum ||x0_i - z_j||^2.
 
-    Within the batch, so a row depends on its batch, and on the part of it that `accumulate` makes.
-    Needs SciPy. Source: arXiv 2302.00482, section 3.2.4.
+    It is exact within the batch, so a row depends on its batch, and on the part of it that
+    `accumulate` makes. Needs SciPy. Source: arXiv 2302.00482, section 3.2.4.
     """
 
     def __call__(
@@ -246,64 +238,52 @@ class MinibatchOT:
                 "minibatch optimal transport deals noise out anew: expected the same mask in"
                 " every row"
             )
-        gain = (
-            x0.flatten(1).double() @ z.flatten(1).double().T
-        )  # all that the sum of squares leaves to choose
-        z = z[
-            torch.as_tensor(
-                linear_sum_assignment(gain.cpu().numpy(), maximize=True)[1], device=z.device
-            )
-        ]
+        # The inner products are all that varies in the sum of squares.
+        gain = x0.flatten(1).double() @ z.flatten(1).double().T
+        order = linear_sum_assignment(gain.cpu().numpy(), maximize=True)[1]
+        z = z[torch.as_tensor(order, device=z.device)]
         return process.mix(x0, z, times.t), process.mix(x0, z, times.r)
 
 
 def truncated(pairs: Coupling, t_prime: float) -> Coupling:
-    """The coupling with generated endpoints below t_prime by the frozen network: nobody else knows
-    them (TCM).
+    """The coupling whose generated endpoints below t_prime are the frozen network's (TCM).
+
+    No other network is trained there.
     """
     if not isinstance(pairs, GeneratorInduced):
         return pairs
     return replace(pairs, predictor=Truncated(t_prime, pairs.predictor))
 
 
-def named(pairs: str, eta: float = 0.75, guidance: float = 0.0) -> Coupling:
-    """The coupling that a method's option names: data, ot, or a teacher's solver. Raises UserError."""
-    plain: dict[str, Coupling] = {"data": Data(), "ot": MinibatchOT()}
-    if pairs in plain:
+def by_name(pairs: str, eta: float = 0.75, guidance: float = 0.0) -> Coupling:
+    """The coupling that an option names: data, ot or a teacher's solver. Raises UserError."""
+    couplings: dict[str, Coupling] = {"data": Data(), "ot": MinibatchOT()}
+    if pairs in couplings:
         require(guidance == 0, "guidance", guidance, f"0, since pairs = {pairs!r} ask no teacher")
-        return plain[pairs]
-    return Teacher(solvers.named(pairs), eta if pairs == "addim" else None, guidance)
+        return couplings[pairs]
+    return Teacher(solvers.by_name(pairs), eta if pairs == "addim" else None, guidance)
 
 
-def solved(
+def on_trajectories(
     grid: tuple[float, ...],
     solver: str = "ddim",
     *,
     guidance: float = 0.0,
     reuse: int = 1,
     start: float | None = None,
-    cached: bool = False,
+    from_cache: bool = False,
 ) -> Coupling:
-    """Pairs on a teacher's trajectories over the grid: of the row's own, of a shared, or of a
-    cached one.
+    """Pairs on a teacher's trajectories over the grid: the row's own, a shared or a cached one.
 
-    Raises UserError where a cached one, which nobody solves any more, is asked for more.
+    Raises UserError where a cached trajectory is given options, since it is solved already.
     """
-    if cached:
-        require(
-            guidance == 0,
-            "guidance",
-            guidance,
-            "0 with source = cache: it was chosen when they were solved",
-        )
-        require(
-            reuse == 1,
-            "reuse",
-            reuse,
-            "1 with source = cache: every point of a trajectory is used already",
-        )
+    if from_cache:
+        expected = "0 with source = cache: it was chosen when they were solved"
+        require(guidance == 0, "guidance", guidance, expected)
+        expected = "1 with source = cache: every point of a trajectory is used already"
+        require(reuse == 1, "reuse", reuse, expected)
         return Cached(grid)
-    move = solvers.along(solvers.named(solver), grid)
-    return (
-        Teacher(move, guidance=guidance) if reuse == 1 else Trajectory(move, reuse, start, guidance)
-    )
+    move = solvers.along(solvers.by_name(solver), grid)
+    if reuse == 1:
+        return Teacher(move, guidance=guidance)
+    return Trajectory(move, reuse, start, guidance)

@@ -1,6 +1,4 @@
-"""Denoisers: everything that guesses the data, `(x_t, t, cond=None) -> x0_hat`, and how networks
-become one.
-"""
+"""Denoisers: everything that guesses the data, `(x_t, t, cond=None) -> x0_hat`."""
 
 from __future__ import annotations
 
@@ -8,37 +6,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from fewstep.base.conditions import Cond, masked, pick
+from fewstep.base.conditions import NO_LABEL, Cond, apply_mask, pick
 from fewstep.base.errors import UserError
+from fewstep.core import abilities
 from fewstep.core.process import Process, Time, edm, expand, per_row
 from fewstep.core.scalings import Coefficients, Scaling
 
-Masks = Any  # what a network's `masks(rows, seeds)` returned: its own business
 
+class Masks(Protocol):
+    """What a network's `masks(rows, seeds)` returns: dropout masks, of which `at` selects rows."""
 
-_COMPUTE: ContextVar[torch.dtype | None] = ContextVar("compute", default=None)
-
-
-@contextmanager
-def passes_in(dtype: torch.dtype | None) -> Iterator[None]:
-    """Inside, the networks of `Preconditioned` run under autocast to `dtype`, and nothing else
-    does; None: as ever.
-    """
-    before = _COMPUTE.set(dtype)
-    try:
-        yield
-    finally:
-        _COMPUTE.reset(before)
+    def at(self, index: Tensor) -> Masks: ...
 
 
 class Denoiser(Protocol):
-    """`x_t [B, ...]`, `t [B]` float64 (ours also take a float), `cond` with B rows or None ->
-    x0_hat like x_t.
+    """`x_t [B, ...]`, `t [B]` float64 (ours also take a float), `cond` of B rows -> x0_hat.
 
     A denoiser with dropout also has `.masks(rows, seeds)` and takes what that returns as `masks=`,
     so that two passes can run under the same masks; without masks nothing is dropped.
@@ -47,32 +34,37 @@ class Denoiser(Protocol):
     def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor: ...
 
 
+_COMPUTE: ContextVar[torch.dtype | None] = ContextVar("compute", default=None)
+
+
+@contextmanager
+def passes_in(dtype: torch.dtype | None) -> Iterator[None]:
+    """Inside, the networks of `Preconditioned`, and nothing else, run under autocast to `dtype`.
+
+    None is no autocast.
+    """
+    before = _COMPUTE.set(dtype)
+    try:
+        yield
+    finally:
+        _COMPUTE.reset(before)
+
+
 @contextmanager
 def quiet(denoiser: Denoiser) -> Iterator[None]:
-    """Inside, a module drops nothing: it is in eval mode, and afterwards as it was."""
-    by_masks = hasattr(
-        getattr(denoiser, "network", denoiser), "masks"
-    )  # it drops by these alone, whatever its mode
-    loud: list[nn.Module] = []
-    if isinstance(denoiser, nn.Module) and denoiser.training and not by_masks:
-        loud = [module for module in denoiser.modules() if module.training]
-    for module in loud:
+    """Inside, a module is in eval mode and drops nothing; its own mode comes back at the end."""
+    network = denoiser.network if isinstance(denoiser, Preconditioned) else denoiser
+    active: list[nn.Module] = []
+    # A network with masks drops by these alone, whatever its mode.
+    if isinstance(denoiser, nn.Module) and denoiser.training and not abilities.masks(network):
+        active = [module for module in denoiser.modules() if module.training]
+    for module in active:
         module.training = False
     try:
         yield
     finally:
-        for module in loud:
+        for module in active:
             module.training = True
-
-
-def _filled(index: Tensor, rows: int, device: torch.device) -> Tensor:
-    """The index, filled up to one of 16 sizes by repeating a row, since elsewhere than on the CPU
-    new sizes cost.
-    """
-    if device.type == "cpu":
-        return index
-    size = -(-rows // 16)
-    return torch.cat([index, index[:1].expand(-len(index) % size)])[:rows]
 
 
 def on_rows(
@@ -82,41 +74,48 @@ def on_rows(
     cond: Cond,
     rows: Tensor,
     into: Tensor,
-    masks: Masks = None,
+    masks: Masks | None = None,
 ) -> Tensor:
-    """`into [B, ...]` with D(x_t, t) in the rows where `rows [B]`, on the host, is True: the others
-    are not evaluated.
+    """`into [B, ...]` with D(x_t, t) in the rows where `rows [B]`, on the host, is True.
 
-    Nothing waits for the device. Without masks nothing is dropped: nn.Dropout would not know which
-    rows these are.
-    For passes without gradient, which would count a repeated row (see `_filled`) as often as it is
-    there.
+    The other rows are not evaluated, and nothing waits for the device. Without masks nothing is
+    dropped, since nn.Dropout would not know which rows these are. For passes without gradient: a
+    gradient would count a row as often as `_pad` repeats it.
     """
     index = rows.nonzero().flatten()
-    idle = not len(index)
-    if idle and not _in_shards(denoiser):
-        return into
-    index = _filled(torch.zeros(1, dtype=torch.long) if idle else index, len(rows), x_t.device)
-    here, shared = index.to(x_t.device), {} if masks is None else {"masks": masks.at(index)}
+    is_idle = not len(index)
+    if is_idle:
+        if not _in_shards(denoiser):
+            return into
+        index = torch.zeros(1, dtype=torch.long)
+    index = _pad(index, len(rows), x_t.device)
+    here = index.to(x_t.device)
+    options = {} if masks is None else {"masks": masks.at(index)}
     with quiet(denoiser) if masks is None else nullcontext():
-        some = denoiser(x_t[here], t[index], pick(cond, here), **shared)
-    return into if idle else into.index_copy(0, here, some.to(into.dtype))
+        x0_hat = denoiser(x_t[here], t[index], pick(cond, here), **options)
+    return into if is_idle else into.index_copy(0, here, x0_hat.to(into.dtype))
+
+
+def _pad(index: Tensor, rows: int, device: torch.device) -> Tensor:
+    """The index, padded to one of 16 sizes by repeating a row: new sizes cost, but not on a CPU."""
+    if device.type == "cpu":
+        return index
+    size = -(-rows // 16)
+    return torch.cat([index, index[:1].expand(-len(index) % size)])[:rows]
 
 
 def _in_shards(denoiser: Denoiser) -> bool:
-    """Whether a pass needs all processes: then each makes it, whether or not it has rows of its
-    own.
-    """
-    return any(hasattr(part, "unshard") for part in (denoiser, getattr(denoiser, "network", None)))
+    """Whether a pass needs all processes: then each makes it, even with no rows of its own."""
+    network = denoiser.network if isinstance(denoiser, Preconditioned) else None
+    return hasattr(denoiser, "unshard") or hasattr(network, "unshard")
 
 
 class Preconditioned(nn.Module):
-    """A network F, a scaling and its process as a denoiser: D(x_t, t, cond) = skip x_t + out F(in
-    x_t, noise, cond).
+    """A network F as a denoiser: D(x_t, t, cond) = skip x_t + out F(in x_t, noise, cond).
 
-    `network(x, noise_label [B], cond)`, with `masks` behind where it draws some, runs in its own
-    dtype. Its output is cast to x_t's before `out` multiplies it, so a low-precision network still
-    leaves a full-precision x0_hat; the noise label stays in float32 at least.
+    `network(x, noise_label [B], cond)`, with `masks` as a fourth argument where it draws some, runs
+    in its own dtype. Its output is cast to x_t's before `out` multiplies it, so a low-precision
+    network still leaves a full-precision x0_hat; the noise label stays in float32 at least.
     """
 
     def __init__(
@@ -127,28 +126,27 @@ class Preconditioned(nn.Module):
         self.scaling = scaling
         self.process = edm() if process is None else process
 
-    def masks(self, rows: int, seeds: Sequence[int]) -> Masks:
-        """The network's dropout masks, a seed for each equal run of rows; None where it draws none."""
-        draw = getattr(self.network, "masks", None)
+    def masks(self, rows: int, seeds: Sequence[int]) -> Masks | None:
+        """The network's dropout masks, a seed for each equal run of rows; None without dropout."""
+        draw = abilities.masks(self.network)
         return draw(rows, seeds) if draw else None
 
     def output(
         self, c: Coefficients, x_t: Tensor, cond: Cond = None, masks: Masks | None = None
     ) -> Tensor:
-        """F(in x_t, noise, cond), like x_t: what the network says before `skip` and `out`."""
+        """F(in x_t, noise, cond), like x_t: the network's own output. Raises UserError."""
         dtype = next((p.dtype for p in self.parameters()), x_t.dtype)
-        inside = (expand(c.in_, x_t) * x_t).to(dtype)
-        given = () if masks is None else (masks,)
-        label = c.noise.to(torch.promote_types(dtype, torch.float32)).to(
-            x_t.device
-        )  # bfloat16 would merge close times
+        x = (expand(c.in_, x_t) * x_t).to(dtype)
+        # At least float32: bfloat16 would merge close times.
+        label = c.noise.to(torch.promote_types(dtype, torch.float32)).to(x_t.device)
+        options = () if masks is None else (masks,)
         compute = _COMPUTE.get()
         with torch.autocast(x_t.device.type, compute) if compute else nullcontext():
-            raw = self.network(inside, label, cond, *given)
-        gave = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
-        if gave != tuple(x_t.shape):
+            raw = self.network(x, label, cond, *options)
+        shape = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
+        if shape != tuple(x_t.shape):
             raise UserError(
-                f"the network gave {gave} for {tuple(x_t.shape)}: expected a tensor of the same"
+                f"the network gave {shape} for {tuple(x_t.shape)}: expected a tensor of the same"
                 " shape"
             )
         return raw.to(x_t.dtype)
@@ -158,7 +156,7 @@ class Preconditioned(nn.Module):
     ) -> Tensor:
         c = self.scaling(self.process, per_row(t, x_t))
         raw = self.output(c, x_t, cond, masks)
-        return masked(expand(c.skip, x_t) * x_t + expand(c.out, x_t) * raw, cond)
+        return apply_mask(expand(c.skip, x_t) * x_t + expand(c.out, x_t) * raw, cond)
 
 
 @dataclass(frozen=True)
@@ -174,31 +172,32 @@ class Models:
 
 @dataclass(frozen=True)
 class Across:
-    """A denoiser of one process asked in the times of another: the same noise level, x_t scaled to
-    it.
+    """A denoiser of one process asked in the times of another: the same noise level, x_t scaled.
 
     D'(x, t) = D(x c, t_own) with level(t_own) = level(t) and c^2 = (alpha^2 + sigma^2)(t_own) over
     that of t, which is alpha_own / alpha wherever the level is in the denoiser's range; levels
-    above it are its last one.
+    above it count as its highest.
     """
 
     denoiser: Denoiser
-    own: Process  # what the denoiser was made for
-    asked: Process  # whose times it is given
+    own: Process  # that the denoiser is made for
+    caller: Process  # whose times it gets
 
     def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
         t = per_row(t, x_t)
-        there = self.own.time_at(self.asked.level(t)).clamp(max=self.own.t_max)
-        powers = [
-            p.alpha(s).square() + p.sigma(s).square()
-            for p, s in ((self.own, there), (self.asked, t))
-        ]
-        return self.denoiser(expand((powers[0] / powers[1]).sqrt(), x_t) * x_t, there, cond)
+        t_own = self.own.time_at(self.caller.level(t)).clamp(max=self.own.t_max)
+        power_own = self.own.alpha(t_own).square() + self.own.sigma(t_own).square()
+        power = self.caller.alpha(t).square() + self.caller.sigma(t).square()
+        return self.denoiser(expand((power_own / power).sqrt(), x_t) * x_t, t_own, cond)
+
+
+def across(denoiser: Denoiser, own: Process, caller: Process) -> Denoiser:
+    """The denoiser for the times of another process; itself where they are the same."""
+    return denoiser if own == caller else Across(denoiser, own, caller)
 
 
 class Truncated(nn.Module):
-    """D(x_t, t) of `high` where t >= t_prime, of `low` below: each row is evaluated by the network
-    that owns it.
+    """D(x_t, t) of `high` where t >= t_prime, of `low` below; a row is evaluated by one of them.
 
     Source: TCM, arXiv 2410.14895, eq. 5.
     """
@@ -207,12 +206,14 @@ class Truncated(nn.Module):
         super().__init__()
         self.low, self.high, self.t_prime = low, high, t_prime
 
-    def masks(self, rows: int, seeds: Sequence[int]) -> Masks:
+    def masks(self, rows: int, seeds: Sequence[int]) -> Masks | None:
         """The upper network's dropout masks, which the lower one shares."""
-        draw = getattr(self.high, "masks", None)
+        draw = abilities.masks(self.high)
         return draw(rows, seeds) if draw else None
 
-    def forward(self, x_t: Tensor, t: Time, cond: Cond = None, masks: Masks = None) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Time, cond: Cond = None, masks: Masks | None = None
+    ) -> Tensor:
         t = per_row(t, x_t)
         below = t < self.t_prime
         out = on_rows(self.low, x_t, t, cond, below, torch.empty_like(x_t), masks)
@@ -221,8 +222,7 @@ class Truncated(nn.Module):
 
 @dataclass(frozen=True)
 class Guided:
-    """Classifier-free guidance: D_c + scale (D_c - D_u), D_u without the label; 0 is the
-    conditional alone.
+    """Classifier-free guidance: D_c + scale (D_c - D_u), D_u without the label; 0 is D_c alone.
 
     Source: MCM, arXiv 2403.06807, appendix A; 1 + scale is the w of imagen (arXiv 2205.11487) and
     Direct CM.
@@ -233,7 +233,8 @@ class Guided:
 
     def both(self, x_t: Tensor, t: Time, cond: Cond) -> tuple[Tensor, Tensor]:
         """The guided guess and the unguided conditional one."""
-        plain, free = self.denoiser(x_t, t, cond), self.denoiser(x_t, t, unlabelled(cond))
+        plain = self.denoiser(x_t, t, cond)
+        free = self.denoiser(x_t, t, without_label(cond))
         return plain + self.scale * (plain - free), plain
 
     def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
@@ -245,11 +246,18 @@ def guided(denoiser: Denoiser, scale: float) -> Denoiser:
     return Guided(denoiser, scale) if scale else denoiser
 
 
+def without_label(cond: Cond) -> Cond:
+    """The condition with -1, no label, for every label. Raises UserError where there is none."""
+    if isinstance(cond, Mapping):
+        return {**cond, "label": without_label(cond.get("label"))}
+    if not isinstance(cond, Tensor):
+        raise UserError("guidance compares with and without a label: expected data with labels")
+    return torch.full_like(cond, NO_LABEL)
+
+
 @dataclass(frozen=True)
 class Awake:
-    """A denoiser that is asked in some rows, `[B]` on the host; what it says of the others is x_t
-    itself.
-    """
+    """A denoiser that is asked in some rows, `[B]` on the host; in the others it returns x_t."""
 
     denoiser: Denoiser
     rows: Tensor
@@ -262,22 +270,6 @@ def awake(denoiser: Denoiser, rows: Tensor) -> Denoiser:
     """The denoiser in those rows; itself where they are all."""
     if bool(rows.all()):
         return denoiser
-    return (
-        replace(denoiser, denoiser=awake(denoiser.denoiser, rows))
-        if isinstance(denoiser, Guided)
-        else Awake(denoiser, rows)
-    )
-
-
-def unlabelled(cond: Cond) -> Cond:
-    """The condition with -1, no label, for every label."""
-    if isinstance(cond, Mapping):
-        return {**cond, "label": unlabelled(cond.get("label"))}
-    if not isinstance(cond, Tensor):
-        raise UserError("guidance compares with and without a label: expected data with labels")
-    return torch.full_like(cond, -1)
-
-
-def across(denoiser: Denoiser, own: Process, asked: Process) -> Denoiser:
-    """The denoiser for the times of another process; itself where they are the same."""
-    return denoiser if own == asked else Across(denoiser, own, asked)
+    if isinstance(denoiser, Guided):
+        return replace(denoiser, denoiser=awake(denoiser.denoiser, rows))
+    return Awake(denoiser, rows)

@@ -1,4 +1,4 @@
-"""Derivatives of a network along a direction, by two engines, and the choice between them by trial."""
+"""Derivatives of a network along a direction, by two engines; a trial chooses between them."""
 
 from __future__ import annotations
 
@@ -15,28 +15,27 @@ from fewstep.core.denoiser import Denoiser, passes_in
 
 Engine = Literal["auto", "jvp", "difference"]
 Curve = Callable[[Tensor, Tensor], Tensor]  # (x, t) -> like x
-Line = tuple[
-    Curve, Tensor, Tensor, Tensor, Tensor
-]  # f, and the x, t, dx, dt where and along which it is derived
+# f, the x and t where it is derived, and the direction dx, dt.
+Line = tuple[Curve, Tensor, Tensor, Tensor, Tensor]
 
-# relative error from which on a jvp is not believed: where it misses a branch it is off by more
+# The largest relative error of a jvp that is trusted: one that misses a branch is off by more.
 AGREE = 1e-2
 
 
 def jvp(f: Curve, x: Tensor, t: Tensor, dx: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
     """f(x, t) and its derivative along (dx, dt), by forward-mode differentiation."""
-    x, t, dx, dt = (part.contiguous() for part in (x, t, dx, dt))  # it takes no expanded times
-    found: tuple[Tensor, Tensor] = torch.func.jvp(f, (x, t), (dx, dt))  # type: ignore[assignment]
-    return found
+    # It takes no expanded times.
+    x, t, dx, dt = (part.contiguous() for part in (x, t, dx, dt))
+    pair: tuple[Tensor, Tensor] = torch.func.jvp(f, (x, t), (dx, dt))  # type: ignore[assignment]
+    return pair
 
 
 def difference(
     f: Curve, x: Tensor, t: Tensor, dx: Tensor, dt: Tensor, step: float
 ) -> tuple[Tensor, Tensor]:
-    """f(x, t) and its derivative along (dx, dt) as (f(+ step) - f(- step)) / (2 step), of error
-    O(step^2).
+    """f(x, t) and its derivative along (dx, dt) as (f(+ step) - f(- step)) / (2 step).
 
-    Outside of autocast: differences of bfloat16 numbers have no digits left.
+    Its error is O(step^2). Without autocast: differences of bfloat16 numbers have no digits left.
     """
     with passes_in(None):
         below, above = (f(x + h * dx, t + h * dt) for h in (-step, step))
@@ -44,8 +43,9 @@ def difference(
 
 
 def step_of(*dtypes: torch.dtype) -> float:
-    """The cube root of the coarsest dtype's eps, where rounding eps/h is about the truncation h^2:
-    5e-3 in float32.
+    """The cube root of the coarsest dtype's eps, 5e-3 in float32.
+
+    There the rounding eps / h is about the truncation h^2.
     """
     return float(max(torch.finfo(dtype).eps for dtype in dtypes) ** (1 / 3))
 
@@ -56,33 +56,32 @@ def precision(denoiser: Denoiser, x: Tensor) -> tuple[torch.dtype, ...]:
     return x.dtype, *(p.dtype for p in weights if p.is_floating_point())
 
 
-def shaken(denoiser: Denoiser, dtype: torch.dtype) -> Denoiser:
-    """A copy in that dtype whose weights are moved by a tenth of what they would be drawn with; a
-    function as it is.
+def perturb(denoiser: Denoiser, dtype: torch.dtype) -> Denoiser:
+    """A copy of a module in that dtype, its weights moved by a tenth of their usual initial size.
 
-    A network that starts with zeros is flat, and any derivative of it would seem right.
+    A network that starts with zeros is flat, and any derivative of it would seem right. A function
+    stays as it is.
     """
     if not isinstance(denoiser, nn.Module):
         return denoiser
-    made, source = (
-        copy.deepcopy(denoiser).requires_grad_(False).eval().to(dtype),
-        generator(0, "shaken"),
-    )
-    for p in made.parameters():
-        noise = torch.randn(p.shape, generator=source) * (
-            0.1 / math.sqrt(p[0].numel() if p.ndim > 1 else 1)
-        )
-        p.data += noise.to(p)
-    return made
+    module = copy.deepcopy(denoiser).requires_grad_(False).eval().to(dtype)
+    source = generator(0, "shaken")
+    for p in module.parameters():
+        size = 0.1 / math.sqrt(p[0].numel() if p.ndim > 1 else 1)
+        p.data += (torch.randn(p.shape, generator=source) * size).to(p)
+    return module
 
 
-def relative(found: Tensor, truth: Tensor) -> float:
-    """||found - truth|| / ||truth|| over all rows; 0 where both are 0."""
-    off, size = ((part.double()).norm().item() for part in (found.cpu() - truth.cpu(), truth))
-    return off / size if size else math.inf if off else 0.0
+def relative(x: Tensor, truth: Tensor) -> float:
+    """||x - truth|| / ||truth|| over all rows; 0 where both are 0."""
+    error = (x.cpu() - truth.cpu()).double().norm().item()
+    size = truth.double().norm().item()
+    if size:
+        return error / size
+    return math.inf if error else 0.0
 
 
-def told(error: Exception) -> str:
+def describe(error: Exception) -> str:
     """An error's type and first line."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
@@ -90,32 +89,30 @@ def told(error: Exception) -> str:
 def choose(
     line: Callable[[torch.dtype], Line], dtypes: Sequence[torch.dtype]
 ) -> tuple[Engine, str] | None:
-    """The engine for a line and why: jvp where it runs and agrees with differences, else
-    differences.
+    """The engine for a line and why: jvp where it runs and agrees with differences, or differences.
 
-    line: the same problem in each of the dtypes, the best one first; a network may know its own
-    alone, the last.
-    None where not even differences can be taken: the first step will tell why.
+    line: the same problem in each of the dtypes, the best one first; a network may take only its
+    own, the last. None where not even differences can be taken: the first step will show why.
     """
     for dtype in dict.fromkeys(dtypes):
         try:
-            given, steps = (
-                line(dtype),
-                (step_of(dtype), step_of(torch.float32)),
-            )  # parts may be float32 all the same
-            truths = [difference(*given, step)[1] for step in steps]
+            problem = line(dtype)
+            # Also with float32's step, since parts may be float32 all the same.
+            steps = (step_of(dtype), step_of(torch.float32))
+            truths = [difference(*problem, step)[1] for step in steps]
             break
         except Exception:  # of whatever kind
             continue
     else:
         return None
-    where = f"on {len(given[1])} rows in {str(dtype).removeprefix('torch.')}"
+    where = f"on {len(problem[1])} rows in {str(dtype).removeprefix('torch.')}"
     try:
-        off = min(relative(jvp(*given)[1], truth) for truth in truths)
-        if off <= AGREE:
-            return "jvp", f"derivative: jvp, {off:.1e} from finite differences {where}"
-        why = f"jvp is {off:.1e} from finite differences {where}"
-    except Exception as error:
-        why = f"jvp fails with {told(error)}"
-    off = relative(difference(*line(dtypes[-1]), step_of(dtypes[-1]))[1], truths[0])
-    return "difference", f"derivative: difference, of error {off:.1e} {where}, since {why}"
+        error = min(relative(jvp(*problem)[1], truth) for truth in truths)
+        if error <= AGREE:
+            return "jvp", f"derivative: jvp, {error:.1e} from finite differences {where}"
+        why = f"jvp is {error:.1e} from finite differences {where}"
+    except Exception as failure:
+        why = f"jvp fails with {describe(failure)}"
+    own = difference(*line(dtypes[-1]), step_of(dtypes[-1]))[1]
+    error = relative(own, truths[0])
+    return "difference", f"derivative: difference, of error {error:.1e} {where}, since {why}"

@@ -31,7 +31,7 @@ def mse(x: Tensor, y: Tensor) -> Tensor:
 
 
 def l2_norm(x: Tensor, y: Tensor) -> Tensor:
-    """||x - y||, with gradient 0 at 0 (the bare root's is NaN there, and ECT's code patches it)."""
+    """||x - y||, with gradient 0 at 0, where the bare root's is NaN (ECT's code patches it)."""
     return torch.linalg.vector_norm((x - y).flatten(1), dim=1)
 
 
@@ -42,17 +42,17 @@ def l1(x: Tensor, y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Huber:
-    """Pseudo-Huber over the whole sample, sqrt(||x - y||^2 + c^2) - c (iCT, arXiv 2310.14189,
-    section 3.3).
+    """Pseudo-Huber over the whole sample, sqrt(||x - y||^2 + c^2) - c.
+
+    Source: iCT, arXiv 2310.14189, section 3.3.
     """
 
     c: float
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         q = sse(x, y)
-        return q / (
-            (q + self.c**2).sqrt() + self.c
-        )  # the difference loses 11 % in float32 at q = 1e-10
+        # Not the difference, which loses 11 % in float32 at q = 1e-10.
+        return q / ((q + self.c**2).sqrt() + self.c)
 
 
 def huber(c: float) -> Distance:
@@ -63,9 +63,7 @@ def huber(c: float) -> Distance:
 
 @dataclass(frozen=True)
 class RootHuber:
-    """`Huber` with its constant in proportion to sqrt(D): c sqrt(D) (iCT, arXiv 2310.14189, section
-    3.3: 0.00054).
-    """
+    """`Huber` with the constant c sqrt(D) (iCT, arXiv 2310.14189, section 3.3: c = 0.00054)."""
 
     c: float
 
@@ -78,11 +76,11 @@ class RootHuber:
 
 @dataclass(frozen=True)
 class RmsHuber:
-    """Pseudo-Huber of the root mean square, sqrt(||x - y||^2 / D + c^2) - c (MCM, arXiv 2403.06807,
-    section 4).
+    """Pseudo-Huber of the root mean square, sqrt(||x - y||^2 / D + c^2) - c.
 
-    The paper leaves the norm open. Only this one is a plain norm at its c = 1e-4 and "essentially
-    squared" at its c = 1, as it says; `RootHuber(c)` is the same times sqrt(D).
+    Source: MCM, arXiv 2403.06807, section 4, which leaves the norm open. Only this one is a plain
+    norm at its c = 1e-4 and "essentially squared" at its c = 1, as the paper says; `RootHuber(c)`
+    is the same times sqrt(D).
     """
 
     c: float
@@ -97,8 +95,9 @@ class RmsHuber:
 
 @dataclass(frozen=True)
 class ElementHuber:
-    """Pseudo-Huber of every element, mean of sqrt((x - y)^2 + c^2) - c (LCM and Direct CM's code: c
-    = 1e-3).
+    """Pseudo-Huber of every element, mean of sqrt((x - y)^2 + c^2) - c.
+
+    LCM and Direct CM's code have c = 1e-3.
     """
 
     c: float
@@ -142,20 +141,17 @@ class Lpips:
     net: str = "vgg"
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        require(
-            x.ndim == 4 and x.shape[1] == 3,
-            "lpips: shape",
-            tuple(x.shape[1:]),
-            "pictures of 3 channels",
-        )
+        fits = x.ndim == 4 and x.shape[1] == 3
+        require(fits, "lpips: shape", tuple(x.shape[1:]), "pictures of 3 channels")
         if x.shape[-1] < 224:
-            x, y = (interpolate(part, size=224, mode="bilinear") for part in (x, y))
+            x = interpolate(x, size=224, mode="bilinear")
+            y = interpolate(y, size=224, mode="bilinear")
         return _lpips(self.net).to(x.device)(x, y).flatten()
 
 
-def named(name: str) -> Distance:
+def by_name(name: str) -> Distance:
     """The distance that a method's option names. Raises UserError."""
-    known: dict[str, Distance] = {"l1": l1, "l2": mse, "lpips": Lpips()}
-    if name not in known:
-        raise unknown("distance", name, known)
-    return known[name]
+    distances: dict[str, Distance] = {"l1": l1, "l2": mse, "lpips": Lpips()}
+    if name not in distances:
+        raise unknown("distance", name, distances)
+    return distances[name]

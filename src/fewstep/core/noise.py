@@ -1,5 +1,4 @@
-"""The coefficients alpha(t) and sigma(t) of the noising processes, their rates in t, and their
-inverse.
+"""The coefficients alpha(t), sigma(t) of the noising processes, their rates in t, and the inverse.
 
 All are `[B] -> [B]` in float64; t = 0 is the data.
 """
@@ -88,11 +87,11 @@ class Trig:
 
 @dataclass(frozen=True)
 class Cosine:
-    """alpha^2 = sigmoid(l), sigma^2 = sigmoid(-l) with the log-SNR l(t) = (1 - t) c(t; first) + t
-    c(t; last),
+    """alpha^2 = sigmoid(l), sigma^2 = sigmoid(-l) with an interpolated log-SNR l.
 
-    c(t; s) = s - 2 log tan(u), u running evenly from atan exp((s - high) / 2) to atan exp((s - low)
-    / 2).
+    l(t) = (1 - t) c(t; first) + t c(t; last),
+    c(t; s) = s - 2 log tan(u), u running evenly
+    from atan exp((s - high) / 2) to atan exp((s - low) / 2).
     """
 
     low: float
@@ -102,16 +101,15 @@ class Cosine:
 
     def _part(self, t: Tensor, shift: float) -> tuple[Tensor, Tensor]:
         """c(t; shift) and its rate."""
-        ends = torch.tensor(
-            [shift - self.high, shift - self.low], dtype=torch.float64, device=t.device
-        )
-        start, end = (ends / 2).exp().atan()
+        ends = [shift - self.high, shift - self.low]
+        start, end = (torch.tensor(ends, dtype=torch.float64, device=t.device) / 2).exp().atan()
         u = start + t * (end - start)
         return shift - 2 * u.tan().log(), -4 * (end - start) / (2 * u).sin()
 
     def logsnr(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The log-SNR and its rate in t."""
-        (a, a_rate), (b, b_rate) = self._part(t, self.first), self._part(t, self.last)
+        a, a_rate = self._part(t, self.first)
+        b, b_rate = self._part(t, self.last)
         return (1 - t) * a + t * b, (1 - t) * a_rate + t * b_rate + b - a
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -129,15 +127,18 @@ class Cosine:
         return -(-value).sigmoid().sqrt() * value.sigmoid() * rate / 2
 
     def time_at(self, level: Tensor) -> Tensor:
-        """By bisection: the interpolated schedule has no closed inverse. Levels outside are the
-        ends.
+        """By bisection, since the interpolated schedule has no closed inverse.
+
+        Levels outside of the schedule's become its ends.
         """
-        wanted = -2 * level.log()
-        below, above = torch.zeros_like(level), torch.ones_like(level)
+        logsnr = -2 * level.log()
+        below = torch.zeros_like(level)
+        above = torch.ones_like(level)
         for _ in range(60):
             middle = (below + above) / 2
-            early = self.logsnr(middle)[0] > wanted
-            below, above = torch.where(early, middle, below), torch.where(early, above, middle)
+            is_early = self.logsnr(middle)[0] > logsnr
+            below = torch.where(is_early, middle, below)
+            above = torch.where(is_early, above, middle)
         return (below + above) / 2
 
 
@@ -190,7 +191,8 @@ class Table:
         return self._beta(t) * self._power(t) / (2 * self.sigma(t))
 
     def time_at(self, level: Tensor) -> Tensor:
-        wanted, column = 1 / (1 + level.square()), _column(self.power, level.device)
-        step = torch.searchsorted(-column, -wanted).clamp(1, len(self.power))
-        share = (column[step - 1] - wanted) / (column[step - 1] - column[step])
+        power = 1 / (1 + level.square())
+        column = _column(self.power, level.device)
+        step = torch.searchsorted(-column, -power).clamp(1, len(self.power))
+        share = (column[step - 1] - power) / (column[step - 1] - column[step])
         return step - 1 + share.clamp(0, 1)

@@ -1,8 +1,8 @@
 """Noising processes: x_t = alpha(t) x0 + sigma(t) z, and the moves along their trajectories.
 
-Times are floats or tensors `[B]`; they are held in float64 on the host, and only their coefficients
-are cast to the data's dtype and moved to its device: who owns a row can then be decided without
-waiting for a device, which may not have float64 either. Data is `[B, ...]` with any number of axes.
+Times are floats or tensors `[B]`, kept in float64 on the host. Only their coefficients are cast to
+the data's dtype and moved to its device. So rows can be chosen by their time without waiting for a
+device, which may not have float64 either. Data is `[B, ...]` with any number of axes.
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ def as_time(t: Time) -> Tensor:
 
 
 def per_row(t: Time, x: Tensor) -> Tensor:
-    """The time of every row of x: float64 `[B]`, on the host. Raises UserError where t has another
-    shape.
-    """
+    """The time of every row of x, float64 `[B]` on the host. Raises UserError for another shape."""
     times = as_time(t)
     if times.ndim > 1 or (times.ndim == 1 and len(times) not in (1, len(x))):
         raise UserError(
@@ -39,7 +37,7 @@ def per_row(t: Time, x: Tensor) -> Tensor:
 
 
 def wide(x: Tensor) -> torch.device:
-    """Where x's numbers can be held in float64: its own device, or the host where that has none."""
+    """The device for x's numbers in float64: its own, or the host where that has no float64."""
     return torch.device("cpu") if x.device.type == "mps" else x.device
 
 
@@ -81,10 +79,12 @@ class Process:
         return expand(self.alpha(t), x0) * x0 + expand(self.sigma(t), x0) * z
 
     def rate(self, x0: Tensor, z: Tensor, t: Time) -> Tensor:
-        """dx_t/dt of `mix`: alpha'(t) x0 + sigma'(t) z, whose mean given x_t is the `velocity` of
-        E[x0 | x_t].
+        """dx_t/dt of `mix`: alpha'(t) x0 + sigma'(t) z.
+
+        Its mean given x_t is the `velocity` of E[x0 | x_t].
         """
-        alpha, sigma = self.schedule.alpha_rate(as_time(t)), self.schedule.sigma_rate(as_time(t))
+        alpha = self.schedule.alpha_rate(as_time(t))
+        sigma = self.schedule.sigma_rate(as_time(t))
         return expand(alpha, x0) * x0 + expand(sigma, x0) * z
 
     def prior(self, z: Tensor) -> Tensor:
@@ -93,7 +93,8 @@ class Process:
 
     def _move(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """(keep, make) with x_s = keep x_t + make x0_hat: the DDIM move written in x0."""
-        clean = self.sigma(t) == 0  # 0/0: there is no noise to scale
+        # There is no noise to scale: 0 / 0.
+        clean = self.sigma(t) == 0
         keep = torch.where(clean, 1.0, self.sigma(s) / torch.where(clean, 1.0, self.sigma(t)))
         return keep, self.alpha(s) - keep * self.alpha(t)
 
@@ -105,8 +106,9 @@ class Process:
         """
         t, s = as_time(t), as_time(s)
         keep, make = self._move(t, s)
-        unused = (t == s).to(x_t.device).reshape(-1, *[1] * (x_t.ndim - 1))
-        x0_hat = torch.where(unused & ~torch.isfinite(x0_hat), 0.0, x0_hat)  # 0 * NaN is not 0
+        rests = (t == s).to(x_t.device).reshape(-1, *[1] * (x_t.ndim - 1))
+        # 0 * NaN is not 0.
+        x0_hat = torch.where(rests & ~torch.isfinite(x0_hat), 0.0, x0_hat)
         return expand(keep, x_t) * x_t + expand(make, x_t) * x0_hat
 
     def aim(self, x_t: Tensor, x_s: Tensor, t: Time, s: Time) -> Tensor:
@@ -115,30 +117,27 @@ class Process:
         With s at the data end it is x_s itself. In float32 its error is about 10 eps / (t - s).
         """
         keep, make = self._move(as_time(t), as_time(s))
-        stuck = make == 0
-        keep, make = torch.where(stuck, 0.0, keep), torch.where(stuck, 1.0, make)
+        rests = make == 0
+        keep = torch.where(rests, 0.0, keep)
+        make = torch.where(rests, 1.0, make)
         return (x_s - expand(keep, x_t) * x_t) / expand(make, x_t)
 
     def velocity(self, x_t: Tensor, x0_hat: Tensor, t: Time) -> Tensor:
-        """dx/dt of the probability-flow ODE: alpha'(t) x0_hat + sigma'(t) z_hat, the rate of `jump`
-        at s = t.
+        """dx/dt of the probability-flow ODE, alpha'(t) x0_hat + sigma'(t) z_hat.
 
-        z_hat = (x_t - alpha x0_hat) / sigma; where sigma(t) = 0 the noise is unknown and taken as
-        0.
+        It is the rate of `jump` at s = t. z_hat = (x_t - alpha x0_hat) / sigma; where sigma(t) = 0
+        the noise is unknown and taken as 0.
         """
         t = as_time(t)
         clean = self.sigma(t) == 0
-        per_sigma = torch.where(
-            clean, 0.0, self.schedule.sigma_rate(t) / torch.where(clean, 1.0, self.sigma(t))
-        )
+        sigma = torch.where(clean, 1.0, self.sigma(t))
+        per_sigma = torch.where(clean, 0.0, self.schedule.sigma_rate(t) / sigma)
         noise = x_t - expand(self.alpha(t), x_t) * x0_hat
         return expand(self.schedule.alpha_rate(t), x_t) * x0_hat + expand(per_sigma, x_t) * noise
 
 
 def edm(*, t_min: float = 0.002, t_max: float = 80.0) -> Process:
-    """x_t = x0 + t z: times are noise levels in units of the data (EDM, arXiv 2206.00364; also
-    called VE).
-    """
+    """x_t = x0 + t z: times are noise levels (EDM, arXiv 2206.00364; also called VE)."""
     require(0 <= t_min < t_max < math.inf, "t_min", t_min, f"in 0 .. t_max={t_max}")
     return Process(Edm(), t_min=t_min, t_max=t_max, rho=7.0)
 
@@ -146,36 +145,34 @@ def edm(*, t_min: float = 0.002, t_max: float = 80.0) -> Process:
 def cosine(
     *, logsnr: Sequence[float] = (-15.0, 15.0), shift: Sequence[float] = (0.0, 0.0)
 ) -> Process:
-    """Variance preserving on t in [0, 1], cosine in log-SNR, clipped to `logsnr` (its value at t =
-    1 and 0).
+    """Variance preserving on t in [0, 1], cosine in log-SNR.
 
+    `logsnr` is the log-SNR at t = 1 and at t = 0, to which the cosine is clipped.
     `shift` adds to the log-SNR at t = 0 and at t = 1: equal for the shifted schedule, 2 log(n / R)
     for noise of resolution n on images of resolution R; different for the interpolated one.
     sigma(0) = 5.5e-4, not 0.
     Source: simple diffusion, arXiv 2301.11093, sections 3.1 and A.
     """
-    (low, high), (first, last) = logsnr, shift
-    require(
-        -math.inf < low < high < math.inf,
-        "logsnr",
-        tuple(logsnr),
-        "two finite numbers, the lower one first",
-    )
+    low, high = logsnr
+    first, last = shift
+    fits = -math.inf < low < high < math.inf
+    require(fits, "logsnr", tuple(logsnr), "two finite numbers, the lower one first")
     return Process(Cosine(low, high, first, last), t_min=0.0, t_max=1.0)
 
 
 def linear() -> Process:
-    """x_t = (1 - t) x0 + t z on t in [0, 1] (rectified flow, arXiv 2209.03003; flow matching, arXiv
-    2210.02747).
+    """x_t = (1 - t) x0 + t z on t in [0, 1].
+
+    Source: rectified flow, arXiv 2209.03003; flow matching, arXiv 2210.02747.
     """
     return Process(Linear(), t_min=0.0, t_max=1.0)
 
 
 def trig(*, sigma_data: float = 1.0, level_max: float = math.inf) -> Process:
-    """x_t = cos(t) x0 + sigma_data sin(t) z, z of unit variance, t in [0, pi/2] (TrigFlow, arXiv
-    2410.11081).
+    """x_t = cos(t) x0 + sigma_data sin(t) z, z of unit variance, t in [0, pi/2].
 
     Sampling starts at the noise level level_max = sigma_data tan(t), in sCM 80.
+    Source: TrigFlow, arXiv 2410.11081.
     """
     require(0 < sigma_data < math.inf, "sigma_data", sigma_data, "above 0")
     require(level_max > 0, "level_max", level_max, "above 0")
@@ -187,43 +184,32 @@ def discrete(
     betas: Sequence[float] | Tensor | None = None,
     alphas_cumprod: Sequence[float] | Tensor | None = None,
 ) -> Process:
-    """A table of T steps, alpha(t)^2 = prod_(k <= t) (1 - beta_k): times 1 .. T, and 0 is the data
-    itself.
+    """A table of T steps, alpha(t)^2 = prod_(k <= t) (1 - beta_k): times 1 .. T, and 0 is the data.
 
     Give one of `betas` and `alphas_cumprod`, `[T]`. Between the steps alpha^2 is linear. Time t
     here is diffusers' timestep t - 1. Source: DDPM, arXiv 2006.11239, eq. 4.
     """
-    require(
-        (betas is None) != (alphas_cumprod is None),
-        "betas",
-        None if betas is None else "given",
-        "either betas or alphas_cumprod",
-    )
-    given = torch.as_tensor(betas if betas is not None else alphas_cumprod, dtype=torch.float64)
-    power = (1 - given).cumprod(0) if betas is not None else given
+    value = None if betas is None else "given"
+    is_one = (betas is None) != (alphas_cumprod is None)
+    require(is_one, "betas", value, "either betas or alphas_cumprod")
+    if betas is not None:
+        power = (1 - torch.as_tensor(betas, dtype=torch.float64)).cumprod(0)
+    else:
+        power = torch.as_tensor(alphas_cumprod, dtype=torch.float64)
     before = torch.cat([torch.ones(1, dtype=torch.float64), power])
-    falls = (
-        power.ndim == 1
-        and len(power) > 0
-        and bool((power >= 0).all() and (before[1:] < before[:-1]).all())
-    )
-    require(
-        falls,
-        "betas" if betas is not None else "alphas_cumprod",
-        tuple(given.shape),
-        "a table whose products fall from 1 to 0",
-    )
+    falls = power.ndim == 1 and len(power) > 0
+    falls = falls and bool((power >= 0).all() and (before[1:] < before[:-1]).all())
+    name = "betas" if betas is not None else "alphas_cumprod"
+    require(falls, name, tuple(power.shape), "a table whose products fall from 1 to 0")
     return Process(Table(tuple(power.tolist())), t_min=0.0, t_max=float(len(power)))
 
 
-def named(name: str) -> Process:
-    """The process that a method's option names; discrete is Stable Diffusion's table. Raises
-    UserError.
-    """
+def by_name(name: str) -> Process:
+    """The process that an option names; discrete is Stable Diffusion's. Raises UserError."""
     if name == "discrete":
         roots = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64)
         return discrete(betas=roots.square())
-    known = {"edm": edm(), "cosine": cosine()}
-    if name not in known:
-        raise unknown("process", name, [*known, "discrete"])
-    return known[name]
+    processes = {"edm": edm(), "cosine": cosine()}
+    if name not in processes:
+        raise unknown("process", name, [*processes, "discrete"])
+    return processes[name]

@@ -17,7 +17,7 @@ from fewstep.core.process import Process
 from fewstep.core.times import karras
 
 
-def walk(
+def sample(
     process: Process,
     denoiser: Denoiser,
     x: Tensor,
@@ -26,41 +26,44 @@ def walk(
     cond: Cond = None,
     noise: Callable[[int], Tensor] | None = None,
 ) -> Tensor:
-    """x at grid[0] -> x at grid[-1]: x = step(process, denoiser, x, t, s, cond) for each pair of
-    times.
+    """x at grid[0] -> x at grid[-1], by one step for each pair of times.
 
-    Steps that need noise get `noise=`, a function that draws noise(i), unit normals like x, at the
-    i-th move.
+    x = step(process, denoiser, x, t, s, cond). noise(i) draws unit normals like x for step i; a
+    step that needs them gets `noise=`, a function without arguments.
     """
     for i, (t, s) in enumerate(pairwise(grid)):
-        source = {} if noise is None else {"noise": partial(noise, i)}
-        x = step(process, denoiser, x, t, s, cond, **source)
+        options = {} if noise is None else {"noise": partial(noise, i)}
+        x = step(process, denoiser, x, t, s, cond, **options)
     return x
 
 
 def grid_of(process: Process, n: int) -> Tensor:
-    """n moves from t_max to t_min, even in t^(1/rho): on edm the Karras grid (EDM, arXiv
-    2206.00364, eq. 5).
+    """n moves from t_max to t_min, even in t^(1/rho).
+
+    On edm it is the Karras grid (EDM, arXiv 2206.00364, eq. 5).
     """
     return karras(process.t_min, process.t_max, n, process.rho)
 
 
-def through_middle(process: Process, moves: int, middle: Sequence[float]) -> list[float]:
-    """t_max, the times of the middle noise levels, 0: for steps that re-noise.
+def multistep_grid(process: Process, moves: int, later_sigmas: Sequence[float]) -> list[float]:
+    """t_max, the times of the later noise levels, 0: for steps that re-noise.
 
-    `middle` where it has as many levels as are needed, else the inner points of the process's own
-    grid.
+    Where there are not as many levels as steps after the first, the inner points of the process's
+    own grid. Raises UserError for levels that are not below t_max.
     """
-    given = [process.time_at(level).item() for level in middle]
-    for t in given:
-        require(t < process.t_max, "middle_times", tuple(middle), f"below t_max = {process.t_max}")
-    inner = given if len(middle) == moves - 1 else grid_of(process, moves).tolist()[1:-1]
-    return [process.t_max, *inner, 0.0]
+    later = [process.time_at(level).item() for level in later_sigmas]
+    for t in later:
+        expected = f"below t_max = {process.t_max}"
+        require(t < process.t_max, "later_sigmas", tuple(later_sigmas), expected)
+    if len(later) != moves - 1:
+        later = grid_of(process, moves).tolist()[1:-1]
+    return [process.t_max, *later, 0.0]
 
 
-def down_the_noise(process: Process, moves: int, middle: Sequence[float]) -> list[float]:
-    """The process's grid from t_max to t_min, then 0: for solvers. Where t_min = 0 the last move is
-    the grid's own.
+def solver_grid(process: Process, moves: int, later_sigmas: Sequence[float]) -> list[float]:
+    """The process's grid from t_max to t_min, then 0: for solvers.
+
+    Where t_min = 0 the last move is the grid's own.
     """
     if process.t_min == 0:
         return grid_of(process, moves).tolist()
@@ -69,19 +72,20 @@ def down_the_noise(process: Process, moves: int, middle: Sequence[float]) -> lis
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """A step, the grid it walks, and what it costs."""
+    """A step, its grid of times, and what it costs."""
 
     step: Callable[..., Tensor]
-    grid: Callable[[Process, int, Sequence[float]], list[float]] = down_the_noise
+    # (process, moves, noise levels of the later steps) -> times
+    grid: Callable[[Process, int, Sequence[float]], list[float]] = solver_grid
     evaluations: int = 1  # of the network per move; the last move takes one
     noisy: bool = False  # the step takes noise
     default: int = 35  # network evaluations unless asked otherwise
-    only: bool = False  # never another number: the model was trained for this one
+    only: bool = False  # no other number: the model was trained for this one
 
-    def times(self, process: Process, steps: int, middle: Sequence[float] = ()) -> list[float]:
-        """The grid for `steps` network evaluations: t_max first, 0 last. Raises UserError where
-        none fits.
-        """
+    def times(
+        self, process: Process, steps: int, later_sigmas: Sequence[float] = ()
+    ) -> list[float]:
+        """The grid for `steps` network evaluations, t_max first, 0 last. Raises UserError."""
         if self.only and steps != self.default:
             raise UserError(
                 f"steps = {steps}: this model was trained for {self.default} steps, and makes no"
@@ -94,11 +98,11 @@ class Sampler:
                 f"steps = {steps}: this sampler makes 1, {1 + self.evaluations}, ..."
                 f" evaluations{near}"
             )
-        return self.grid(process, moves + 1, middle)
+        return self.grid(process, moves + 1, later_sigmas)
 
 
 SAMPLERS = {
-    "multistep": Sampler(step=solvers.renoise, grid=through_middle, noisy=True, default=1),
+    "multistep": Sampler(step=solvers.renoise, grid=multistep_grid, noisy=True, default=1),
     "ddim": Sampler(step=solvers.ddim),
     "addim": Sampler(step=solvers.addim),
     "ancestral": Sampler(step=solvers.ancestral, noisy=True),
@@ -108,14 +112,12 @@ SAMPLERS = {
 
 
 def segments(number: int) -> Sampler:
-    """DDIM from segment to segment, as many as the model was trained with (MCM, arXiv 2403.06807,
-    algorithm 2).
-    """
+    """DDIM with a step for each segment of the training (MCM, arXiv 2403.06807, algorithm 2)."""
     return Sampler(step=solvers.ddim, default=number, only=True)
 
 
 def sampler(name: str | Sampler) -> Sampler:
-    """The sampler of that name, or the one that is given."""
+    """The sampler of that name, or the sampler itself. Raises UserError."""
     if isinstance(name, Sampler):
         return name
     if name not in SAMPLERS:

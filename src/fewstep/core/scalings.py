@@ -1,8 +1,8 @@
-"""What a network's output means: `(process, t) -> Coefficients`, with x0_hat = skip x_t + out F(in
-x_t, noise).
+"""What a network's output means: `(process, t) -> Coefficients`.
 
-A preconditioning (EDM, VP, VE) and a kind of prediction (eps, v, flow, x0) are the same thing here,
-so any output converts to any other through x0_hat, in both directions.
+x0_hat = skip x_t + out F(in x_t, noise). A preconditioning (EDM, VP, VE) and a kind of prediction
+(eps, v, flow, x0) are the same thing here, so any output converts to any other through x0_hat, in
+both directions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fewstep.core.process import Process, Time, expand, per_row
 
 
 class Coefficients(NamedTuple):
-    """D = skip x + out F(in_ x, noise, cond), each `[B]` in float64 (EDM, arXiv 2206.00364, eq. 7)."""
+    """D = skip x + out F(in_ x, noise, cond), each `[B]` float64 (EDM, arXiv 2206.00364, eq. 7)."""
 
     skip: Tensor
     out: Tensor
@@ -28,44 +28,39 @@ class Coefficients(NamedTuple):
 
 
 class Scaling(Protocol):
-    """t `[B]` float64 -> the coefficients of its rows."""
+    """t `[B]` float64 -> the coefficients of its rows. Ability: `sigma_data`."""
 
     def __call__(self, process: Process, t: Tensor) -> Coefficients: ...
 
 
 def to_x0(scaling: Scaling, process: Process, x_t: Tensor, raw: Tensor, t: Time) -> Tensor:
-    """x0_hat = skip x_t + out raw: what the network's output says of the data."""
+    """x0_hat = skip x_t + out raw, raw being the network's output."""
     c = scaling(process, per_row(t, x_t))
     return expand(c.skip, x_t) * x_t + expand(c.out, x_t) * raw
 
 
 def from_x0(scaling: Scaling, process: Process, x_t: Tensor, x0_hat: Tensor, t: Time) -> Tensor:
-    """The output that says x0_hat: (x0_hat - skip x_t) / out; 0 where out = 0, since there any
-    output would do.
-    """
+    """The output that means x0_hat: (x0_hat - skip x_t) / out; 0 where out = 0 and any would do."""
     c = scaling(process, per_row(t, x_t))
-    free = c.out == 0
-    inverse = torch.where(free, 0.0, 1 / torch.where(free, 1.0, c.out))
+    is_free = c.out == 0
+    inverse = torch.where(is_free, 0.0, 1 / torch.where(is_free, 1.0, c.out))
     return expand(inverse, x_t) * (x0_hat - expand(c.skip, x_t) * x_t)
 
 
 def level(process: Process, t: Tensor) -> Tensor:
-    """The noise level sigma / alpha, kept in 1e-20 .. 1e20 so that its logarithm is finite at both
-    ends.
-    """
+    """The noise level sigma / alpha in 1e-20 .. 1e20, so that its logarithm is finite."""
     return (process.sigma(t) / process.alpha(t)).clamp(1e-20, 1e20)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Edm:
-    """EDM's preconditioning, and with `shift` > 0 the consistency model's; in the level s = sigma /
-    alpha
+    """EDM's preconditioning, and with `shift` > 0 the consistency model's, in s = sigma / alpha.
 
-    skip = sd^2 / ((s - shift)^2 + sd^2), out = (s - shift) sd / sqrt(s^2 + sd^2), in = 1 / sqrt(s^2
-    + sd^2), noise = noise_scale ln s, of x_t / alpha: EDM's own (arXiv 2206.00364, table 1) where
-    alpha = 1, and -v-prediction where alpha^2 + sigma^2 = 1 = sd. The shift moves the boundary D(x,
-    t) = x from 0 to s = shift (CM, arXiv 2303.01469, appendix C); there `in` and the root of `out`
-    keep s, in the paper as in its code.
+    skip = sd^2 / ((s - shift)^2 + sd^2), out = (s - shift) sd / sqrt(s^2 + sd^2),
+    in = 1 / sqrt(s^2 + sd^2), noise = noise_scale ln s, of x_t / alpha: EDM's own (arXiv
+    2206.00364, table 1) where alpha = 1, and -v-prediction where alpha^2 + sigma^2 = 1 = sd.
+    The shift moves the boundary D(x, t) = x from 0 to s = shift (CM, arXiv 2303.01469, appendix C);
+    there `in` and the root of `out` keep s, in the paper as in its code.
     """
 
     sigma_data: float = 0.5  # standard deviation of the data
@@ -78,7 +73,8 @@ class Edm:
 
     def __call__(self, process: Process, t: Tensor) -> Coefficients:
         alpha, sigma = process.alpha(t), process.sigma(t)
-        variance, gap = alpha.square() * self.sigma_data**2, sigma - self.shift * alpha
+        variance = alpha.square() * self.sigma_data**2
+        gap = sigma - self.shift * alpha
         root = (sigma.square() + variance).sqrt()
         noise = self.noise_scale * level(process, t).log()
         skip = alpha * self.sigma_data**2 / (gap.square() + variance)
@@ -87,11 +83,10 @@ class Edm:
 
 @dataclass(frozen=True, kw_only=True)
 class Trig:
-    """TrigFlow's preconditioning: `Edm`'s with the angle atan(s / sd) as the noise label, on `trig`
-    the time itself.
+    """TrigFlow's preconditioning: `Edm`'s with the angle atan(s / sd) as the noise label.
 
-    There skip = cos t, out = sd sin t and in = 1/sd, up to the sign of F (sCM, arXiv 2410.11081,
-    section 3).
+    On `trig` the angle is the time, skip = cos t, out = sd sin t and in = 1/sd, up to the sign of F
+    (sCM, arXiv 2410.11081, section 3).
     """
 
     sigma_data: float = 0.5
@@ -102,28 +97,26 @@ class Trig:
 
 
 def trigflow(label: str, sigma_data: float) -> Scaling:
-    """The preconditioning of a student on `trig` by what it is told: log is ln(level) / 4, time is
-    t. Raises UserError.
+    """The preconditioning of a student on `trig` by its noise label. Raises UserError.
 
-    The function of x_t is the same; with log the weights are those of EDM's diffusion models.
+    log is ln(level) / 4, time is t. The function of x_t is the same; with log the weights are those
+    of EDM's diffusion models.
     """
-    known: dict[str, Scaling] = {
+    scalings: dict[str, Scaling] = {
         "log": Edm(sigma_data=sigma_data),
         "time": Trig(sigma_data=sigma_data),
     }
-    if label not in known:
-        raise unknown("label", label, known)
-    return known[label]
+    if label not in scalings:
+        raise unknown("label", label, scalings)
+    return scalings[label]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vp:
-    """DDPM++'s preconditioning: eps-prediction with the noise label (m - 1) tau, tau the VP SDE's
-    time.
+    """DDPM++'s preconditioning: eps-prediction with the noise label (m - 1) tau.
 
-    skip = 1, out = -s, in = 1 / sqrt(s^2 + 1), s^2 = exp(beta_d tau^2 / 2 + beta_min tau) - 1, of
-    x_t / alpha.
-    Source: EDM, arXiv 2206.00364, table 1, column VP.
+    tau is the VP SDE's time, s^2 = exp(beta_d tau^2 / 2 + beta_min tau) - 1; skip = 1, out = -s,
+    in = 1 / sqrt(s^2 + 1), of x_t / alpha. Source: EDM, arXiv 2206.00364, table 1, column VP.
     """
 
     beta_d: float = 19.9
@@ -140,8 +133,9 @@ class Vp:
 
 @dataclass(frozen=True, kw_only=True)
 class Ve:
-    """NCSN++'s preconditioning: skip = 1, out = s, in = 1, noise = ln(s / 2), of x_t / alpha (table
-    1, column VE).
+    """NCSN++'s preconditioning: skip = 1, out = s, in = 1, noise = ln(s / 2), of x_t / alpha.
+
+    Source: EDM, arXiv 2206.00364, table 1, column VE.
     """
 
     def __call__(self, process: Process, t: Tensor) -> Coefficients:
@@ -165,8 +159,9 @@ class X0:
 
 @dataclass(frozen=True, kw_only=True)
 class Eps:
-    """The output is z: x0_hat = (x_t - sigma z_hat) / alpha, infinite where alpha = 0 (DDPM, arXiv
-    2006.11239).
+    """The output is z: x0_hat = (x_t - sigma z_hat) / alpha, infinite where alpha = 0.
+
+    Source: DDPM, arXiv 2006.11239.
     """
 
     def __call__(self, process: Process, t: Tensor) -> Coefficients:
@@ -189,14 +184,15 @@ class V:
 
 @dataclass(frozen=True, kw_only=True)
 class Flow:
-    """The output is dx/dt = alpha' x0 + sigma' z, the velocity of the process (flow matching, arXiv
-    2210.02747).
+    """The output is u = dx/dt = alpha' x0 + sigma' z, the velocity of the process.
 
     x0_hat = (sigma' x_t - sigma u) / (alpha sigma' - alpha' sigma); on `linear` x_t - t u.
+    Source: flow matching, arXiv 2210.02747.
     """
 
     def __call__(self, process: Process, t: Tensor) -> Coefficients:
         alpha, sigma, schedule = process.alpha(t), process.sigma(t), process.schedule
-        slow = sigma / schedule.sigma_rate(t)  # 0 where the rate is infinite: a table's data end
+        # 0 where the rate is infinite: at a table's data end.
+        slow = sigma / schedule.sigma_rate(t)
         turn = alpha - schedule.alpha_rate(t) * slow
         return _plain(1 / turn, -slow / turn, t)

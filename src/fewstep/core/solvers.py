@@ -1,8 +1,8 @@
-"""One move of a solver for the probability-flow ODE: pure functions `(process, denoiser, x, t, s,
-cond) -> x_s`.
+"""One move of a solver for the probability-flow ODE, as a pure function.
 
-t and s are floats or `[B]`, t >= s; rows with t = s stay where they are. `euler` and `heun` step in
-t, `ddim` in the process's own coordinates (the same on edm and linear).
+`(process, denoiser, x, t, s, cond) -> x_s`: t and s are floats or `[B]`, t >= s; rows with t = s
+stay where they are. `euler` and `heun` step in t, `ddim` in the process's own coordinates (the same
+on edm and linear).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fewstep.base.conditions import Cond
 from fewstep.base.errors import require, unknown
+from fewstep.core import abilities
 from fewstep.core.denoiser import Denoiser, awake
 from fewstep.core.noise import root
 from fewstep.core.process import Process, Time, expand, per_row, wide
@@ -33,15 +34,15 @@ class Solver(Protocol):
     ) -> Tensor: ...
 
 
-def _moved(x: Tensor, t: Tensor, s: Tensor, x_s: Tensor) -> Tensor:
-    """x_s, and x itself in rows that do not move, whatever the network says there."""
+def _move(x: Tensor, t: Tensor, s: Tensor, x_s: Tensor) -> Tensor:
+    """x_s, and x itself in rows that do not move, whatever the network answers there."""
     return torch.where(expand(t == s, x).bool(), x, x_s)
 
 
 def ddim(
     process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond: Cond = None
 ) -> Tensor:
-    """x_s = jump(x, D(x, t)): exact where x0_hat is constant; first order (DDIM, arXiv 2010.02502)."""
+    """x_s = jump(x, D(x, t)), exact for a constant x0_hat; first order (DDIM, arXiv 2010.02502)."""
     t, s = per_row(t, x), per_row(s, x)
     return process.jump(x, denoiser(x, t, cond), t, s)
 
@@ -57,33 +58,29 @@ def ancestral(
     noise: Noise,
     eta: float = 1.0,
 ) -> Tensor:
-    """x_s = alpha_s x0_hat + sqrt(sigma_s^2 - up^2) z_hat + up noise, up = eta sigma_s sqrt(1 -
-    level_s^2 / level_t^2).
+    """x_s = alpha_s x0_hat + sqrt(sigma_s^2 - up^2) z_hat + up noise.
 
-    eta = 0 is `ddim`, 1 the ancestral sampler of DDPM. Source: DDIM, arXiv 2010.02502, eq. 12 and
-    16, whose variance this is on any process.
+    up = eta sigma_s sqrt(1 - level_s^2 / level_t^2): eta = 0 is `ddim`, 1 the ancestral sampler of
+    DDPM. Source: DDIM, arXiv 2010.02502, eq. 12 and 16, whose variance this is on any process.
     """
     t, s = per_row(t, x), per_row(s, x)
-    sigma_t, sigma_s, alpha_s = process.sigma(t), process.sigma(s), process.alpha(s)
-    clean, pure = sigma_t == 0, alpha_s * sigma_t
-    kept = (
-        sigma_s * process.alpha(t) / torch.where(pure == 0, 1.0, pure)
-    ).square()  # of the noise's level
-    up = (
-        eta * sigma_s * root(1 - kept)
-    )  # diffusers takes the bare root: NaN where rounding leaves -1e-17
+    sigma_t, sigma_s = process.sigma(t), process.sigma(s)
+    alpha_t, alpha_s = process.alpha(t), process.alpha(s)
+    pure = alpha_s * sigma_t
+    # (level_s / level_t)^2
+    ratio = (sigma_s * alpha_t / torch.where(pure == 0, 1.0, pure)).square()
+    # diffusers takes the bare root, which is NaN where rounding leaves -1e-17.
+    up = eta * sigma_s * root(1 - ratio)
     x0_hat = denoiser(x, t, cond)
-    along = root(sigma_s.square() - up.square()) / torch.where(clean, 1.0, sigma_t)
-    straight = expand(alpha_s, x) * x0_hat + expand(along, x) * (
-        x - expand(process.alpha(t), x) * x0_hat
-    )
-    return _moved(x, t, s, straight + expand(up, x) * noise())
+    along = root(sigma_s.square() - up.square()) / torch.where(sigma_t == 0, 1.0, sigma_t)
+    noise_part = expand(along, x) * (x - expand(alpha_t, x) * x0_hat)
+    straight = expand(alpha_s, x) * x0_hat + noise_part
+    return _move(x, t, s, straight + expand(up, x) * noise())
 
 
 @dataclass(frozen=True, kw_only=True)
 class PriorVariance:
-    """x_var = share / (1 / prior + SNR): that share of the posterior variance if the data were N(0,
-    prior).
+    """x_var = share / (1 / prior + SNR): a share of the posterior variance of N(0, prior).
 
     Source: MCM, arXiv 2403.06807, section 4: 0.1 / (2 + SNR).
     """
@@ -99,8 +96,7 @@ class PriorVariance:
 
 @dataclass(frozen=True)
 class TableVariance:
-    """x_var by time, measured beforehand: linear between `times` (increasing), its ends held
-    outside them.
+    """x_var by time, measured beforehand: linear between increasing `times`, constant outside.
 
     Source: MCM, arXiv 2403.06807, section 4: x_var(t) = eta E ||x0 - D(x_t, t)||^2 / d, eta = 0.75.
     """
@@ -109,9 +105,8 @@ class TableVariance:
     values: tuple[float, ...]
 
     def __call__(self, x0_hat: Tensor, t: Tensor) -> Tensor:
-        times, values = (
-            torch.as_tensor(v, dtype=t.dtype, device=t.device) for v in (self.times, self.values)
-        )
+        times = torch.as_tensor(self.times, dtype=t.dtype, device=t.device)
+        values = torch.as_tensor(self.values, dtype=t.dtype, device=t.device)
         if len(times) == 1:
             return values.expand(t.shape)
         after = torch.searchsorted(times, t.contiguous()).clamp(1, len(times) - 1)
@@ -133,48 +128,47 @@ def addim(
     x_var: Variance | None = None,
     final_step: Literal["addim", "ddim"] = "addim",
 ) -> Tensor:
-    """DDIM with the noise part lengthened by what x0_hat averages away; equal to `ddim` at x_var =
-    0.
+    """aDDIM: DDIM with the noise part lengthened by what x0_hat averages away.
 
     z_hat = (x - alpha_t x0_hat) / sigma_t, z_var = (alpha_s - alpha_t sigma_s / sigma_t)^2 x_var,
-    x_s = alpha_s x0_hat + sqrt(sigma_s^2 + d z_var / ||z_hat||^2) z_hat.
-    x_var is the variance of x0 given x_t, per scalar: a number, `[B]`, or a function (x0_hat, t) ->
-    `[B]`;
-    left out it is `PriorVariance`.
+    x_s = alpha_s x0_hat + sqrt(sigma_s^2 + d z_var / ||z_hat||^2) z_hat; x_var = 0 is `ddim`.
+    x_var is the variance of x0 given x_t, per scalar: a number, `[B]`, or a function
+    (x0_hat, t) -> `[B]`; left out it is `PriorVariance`.
     In the move to t = 0 the paper's rule adds this even to the sample itself; final_step = "ddim"
     does not.
-    Source: MCM, arXiv 2403.06807, section 4 (aDDIM).
+    Source: MCM, arXiv 2403.06807, section 4.
     """
     t, s = per_row(t, x), per_row(s, x)
-    both = getattr(denoiser, "both", None)  # a guided one, whose variance is the unguided guess's
-    x0_hat, plain = both(x, t, cond) if both else [denoiser(x, t, cond)] * 2
-    given = PriorVariance(process=process) if x_var is None else x_var
-    variance = (
-        torch.as_tensor(given(plain, t) if callable(given) else given)
-        .to(wide(x), torch.float64)
-        .expand(len(x))
-    )
+    # Under guidance the variance is that of the unguided guess.
+    both = abilities.both(denoiser)
+    if both:
+        x0_hat, plain = both(x, t, cond)
+    else:
+        x0_hat = plain = denoiser(x, t, cond)
+    if x_var is None:
+        x_var = PriorVariance(process=process)
+    variance = torch.as_tensor(x_var(plain, t) if callable(x_var) else x_var)
+    variance = variance.to(wide(x), torch.float64).expand(len(x))
     sigma_t = process.sigma(t)
     divisor = torch.where(sigma_t == 0, 1.0, sigma_t)
     z_hat = (x - expand(process.alpha(t), x) * x0_hat) / expand(divisor, x)
     make = process.alpha(s) - process.alpha(t) * process.sigma(s) / divisor
     if final_step == "ddim":
         make = torch.where(s == 0, 0.0, make)
-    per_scalar = z_hat.square().flatten(1).mean(1).to(wide(x), torch.float64)  # ||z_hat||^2 / d
-    extra = (
-        make.square().to(wide(x)) * variance / per_scalar.clamp_min(torch.finfo(torch.float32).tiny)
-    )
+    # ||z_hat||^2 / d
+    per_scalar = z_hat.square().flatten(1).mean(1).to(wide(x), torch.float64)
+    per_scalar = per_scalar.clamp_min(torch.finfo(torch.float32).tiny)
+    extra = make.square().to(wide(x)) * variance / per_scalar
     length = root(process.sigma(s).square().to(wide(x)) + extra)
-    return _moved(x, t, s, expand(process.alpha(s), x) * x0_hat + expand(length, x) * z_hat)
+    return _move(x, t, s, expand(process.alpha(s), x) * x0_hat + expand(length, x) * z_hat)
 
 
 @dataclass(frozen=True)
 class Along:
     """A solver that moves from t to s by way of the grid's times between them, row by row.
 
-    grid: decreasing times. Rows that a part of the grid does not concern stay where they are and
-    cost nothing:
-    only the others are evaluated.
+    grid: decreasing times. Only rows that move between two grid points are evaluated; the others
+    stay where they are and cost nothing.
     """
 
     solver: Callable[..., Tensor]
@@ -205,22 +199,20 @@ class Along:
         cond: Cond = None,
         **options: Any,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The times `[B]` and points on the way, the start first; a row stays where it is outside
-        its own.
-        """
-        here, end = per_row(t, x), per_row(s, x)
-        yield here, x
+        """The times `[B]` and points on the way, the start first; outside t .. s a row rests."""
+        now, end = per_row(t, x), per_row(s, x)
+        yield now, x
         for stop in (*self.grid, 0.0):
-            there = torch.maximum(here.clamp(max=stop), end)
-            moving = there < here
-            if bool(moving.any()):
-                x = self.solver(process, awake(denoiser, moving), x, here, there, cond, **options)
-                yield there, x
-            here = there
+            after = torch.maximum(now.clamp(max=stop), end)
+            moves = after < now
+            if bool(moves.any()):
+                x = self.solver(process, awake(denoiser, moves), x, now, after, cond, **options)
+                yield after, x
+            now = after
 
 
 def along(solver: Callable[..., Tensor], grid: Sequence[float] | Tensor) -> Along:
-    """The solver along a grid of decreasing times, with as many moves as a row meets grid points."""
+    """The solver along a grid of decreasing times: a row moves from grid point to grid point."""
     times = tuple(float(t) for t in grid)
     require(all(a > b for a, b in pairwise(times)), "grid", times, "decreasing times")
     return Along(solver, times)
@@ -231,7 +223,7 @@ def euler(
 ) -> Tensor:
     """x_s = x + (s - t) v(x, t): first order."""
     t, s = per_row(t, x), per_row(s, x)
-    return _moved(x, t, s, x + expand(s - t, x) * process.velocity(x, denoiser(x, t, cond), t))
+    return _move(x, t, s, x + expand(s - t, x) * process.velocity(x, denoiser(x, t, cond), t))
 
 
 def heun(
@@ -244,26 +236,26 @@ def heun(
     *,
     alpha: float = 1.0,
 ) -> Tensor:
-    """Second order: x + h ((1 - 1/(2 alpha)) v(x, t) + 1/(2 alpha) v(x', t')), x' = x + alpha h v,
-    t' = t + alpha h.
+    """Second order: x_s = x + h ((1 - 1/(2 alpha)) v(x, t) + 1/(2 alpha) v(x', t')), h = s - t.
 
-    alpha = 1 is Heun's method, 2/3 Ralston's, 1/2 the midpoint (EDM, arXiv 2206.00364, algorithm
-    3).
-    Rows that end at the data, s = 0, take Euler's move, as there: K moves to the data are 2K - 1
-    evaluations.
+    x' = x + alpha h v, t' = t + alpha h; alpha = 1 is Heun's method, 2/3 Ralston's, 1/2 the
+    midpoint. Rows that end at the data, s = 0, take Euler's move: K moves to the data are 2K - 1
+    evaluations. Source: EDM, arXiv 2206.00364, algorithm 3.
     """
     t, s = per_row(t, x), per_row(s, x)
-    step, last = s - t, s == 0
+    step = s - t
+    last = s == 0
     v = process.velocity(x, denoiser(x, t, cond), t)
     straight = x + expand(step, x) * v
     if bool(last.all()):
-        return _moved(x, t, s, straight)
-    half_t = torch.where(last, t, t + alpha * step)  # rows that are done look where they stand
+        return _move(x, t, s, straight)
+    # Rows in their last move ask where they stand.
+    half_t = torch.where(last, t, t + alpha * step)
     half_x = x + expand(half_t - t, x) * v
     slope = process.velocity(half_x, denoiser(half_x, half_t, cond), half_t)
     share = 1 / (2 * alpha)
     bent = x + expand(step, x) * ((1 - share) * v + share * slope)
-    return _moved(x, t, s, torch.where(expand(last, x).bool(), straight, bent))
+    return _move(x, t, s, torch.where(expand(last, x).bool(), straight, bent))
 
 
 def renoise(
@@ -276,8 +268,7 @@ def renoise(
     *,
     noise: Noise,
 ) -> Tensor:
-    """One move of a consistency model: x_s = alpha(s) D(x, t) + sigma(s) noise; D(x, t) itself at s
-    = 0.
+    """One move of a consistency model: x_s = alpha(s) D(x, t) + sigma(s) noise, at s = 0 D(x, t).
 
     Source: CM, arXiv 2303.01469, algorithm 1. There the noise has variance s^2 - t_min^2; ECT and
     the later papers use s^2, as here.
@@ -297,11 +288,11 @@ def strategic(
     noise: Noise,
     gamma: float = 0.3,
 ) -> Tensor:
-    """DDIM below s, to l = (1 - gamma) s, and up again: x_s = k x_l + sqrt(sigma_s^2 - k^2
-    sigma_l^2) noise.
+    """DDIM to l = (1 - gamma) s, below s, and up again with fresh noise.
 
-    k = alpha_s / alpha_l; gamma = 0 is `ddim`, 1 is `renoise`. Source: TCD, arXiv 2402.19159,
-    strategic stochastic sampling (CTM, arXiv 2310.02279, has sqrt(1 - gamma^2) s).
+    x_s = k x_l + sqrt(sigma_s^2 - k^2 sigma_l^2) noise, k = alpha_s / alpha_l; gamma = 0 is `ddim`,
+    1 is `renoise`. Source: TCD, arXiv 2402.19159, strategic stochastic sampling (CTM, arXiv
+    2310.02279, has sqrt(1 - gamma^2) s).
     """
     require(0 <= gamma <= 1, "gamma", gamma, "in 0 .. 1")
     t, s = per_row(t, x), per_row(s, x)
@@ -309,7 +300,7 @@ def strategic(
     keep = process.alpha(s) / process.alpha(low)
     fresh = root(process.sigma(s).square() - (keep * process.sigma(low)).square())
     x_l = process.jump(x, denoiser(x, t, cond), t, low)
-    return _moved(x, t, s, expand(keep, x) * x_l + expand(fresh, x) * noise())
+    return _move(x, t, s, expand(keep, x) * x_l + expand(fresh, x) * noise())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,19 +330,17 @@ class Churn:
         *,
         noise: Noise,
     ) -> Tensor:
-        gamma = (
-            min(self.s_churn / self.steps, math.sqrt(2) - 1)
-            if self.s_min <= t <= self.s_max
-            else 0.0
-        )
-        raised = t + gamma * t
-        x = x + math.sqrt(raised**2 - t**2) * self.s_noise * noise()
-        return self.solver(process, denoiser, x, raised, s, cond)
+        gamma = 0.0
+        if self.s_min <= t <= self.s_max:
+            gamma = min(self.s_churn / self.steps, math.sqrt(2) - 1)
+        t_hat = t + gamma * t
+        x = x + math.sqrt(t_hat**2 - t**2) * self.s_noise * noise()
+        return self.solver(process, denoiser, x, t_hat, s, cond)
 
 
-def named(name: str) -> Solver:
+def by_name(name: str) -> Solver:
     """The solver that a method's option names. Raises UserError."""
-    known: dict[str, Solver] = {"ddim": ddim, "euler": euler, "heun": heun, "addim": addim}
-    if name not in known:
-        raise unknown("solver", name, known)
-    return known[name]
+    solvers: dict[str, Solver] = {"ddim": ddim, "euler": euler, "heun": heun, "addim": addim}
+    if name not in solvers:
+        raise unknown("solver", name, solvers)
+    return solvers[name]

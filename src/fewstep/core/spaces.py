@@ -1,4 +1,4 @@
-"""In which quantity two points are compared: `(process, x_t, x0_hat, times) -> tensor like x0_hat`."""
+"""In which quantity two points are compared: `(process, x_t, x0_hat, times) -> like x0_hat`."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ def x0(process: Process, x_t: Tensor, x0_hat: Tensor, times: Times) -> Tensor:
 
 
 def v(process: Process, x_t: Tensor, x0_hat: Tensor, times: Times) -> Tensor:
-    """v = alpha z_hat - sigma x0_hat: where alpha^2 + sigma^2 = 1 an error e of x0_hat becomes -e /
-    sigma.
+    """v = alpha z_hat - sigma x0_hat: an error e of x0_hat becomes -e / sigma.
 
-    Squared errors in it are those of x0 times SNR + 1 (MCM, arXiv 2403.06807, appendix A; arXiv
-    2202.00512).
+    That is where alpha^2 + sigma^2 = 1. Squared errors in it are those of x0 times SNR + 1 (MCM,
+    arXiv 2403.06807, appendix A; arXiv 2202.00512).
     """
     return from_x0(V(), process, x_t, x0_hat, times.t)
 
 
 def end(process: Process, x_t: Tensor, x0_hat: Tensor, times: Times) -> Tensor:
-    """The point at the anchor, jump(x_t, x0_hat, t -> a) (phased consistency models, arXiv
-    2405.18407, eq. 4).
+    """The point at the anchor, jump(x_t, x0_hat, t -> a).
+
+    Source: phased consistency models, arXiv 2405.18407, eq. 4.
     """
     return process.jump(x_t, x0_hat, times.t, times.a)
 
 
 @dataclass(frozen=True)
 class Velocity:
-    """dx/dt over `unit`. On trig with unit = sigma_data it is TrigFlow's F = (cos t x_t - x0_hat) /
-    (sd sin t).
+    """dx/dt over `unit`.
 
-    Source: sCM, arXiv 2410.11081, section 3.
+    On trig with unit = sigma_data it is TrigFlow's F = (cos t x_t - x0_hat) / (sd sin t) (sCM,
+    arXiv 2410.11081, section 3).
     """
 
     unit: float = 1.0
@@ -62,11 +62,10 @@ class Velocity:
 
 @dataclass(frozen=True)
 class Multiscale:
-    """A picture `[B, C, H, W]` and its 2x2 averages, `pools` times over, flattened: `mse` of it is
-    the levels' mean.
+    """A picture `[B, C, H, W]` and its 2x2 averages, `pools` times over, flattened.
 
-    Source: simple diffusion, arXiv 2301.11093, section 3.4; MCM pools once at 128 pixels (appendix
-    A).
+    `mse` of it is the mean of the levels' own. Source: simple diffusion, arXiv 2301.11093, section
+    3.4; MCM pools once at 128 pixels (appendix A).
     """
 
     pools: int = 1
@@ -77,23 +76,23 @@ class Multiscale:
 
     def __call__(self, process: Process, x_t: Tensor, x0_hat: Tensor, times: Times) -> Tensor:
         levels = [self.inner(process, x_t, x0_hat, times)]
-        shape, divisor = tuple(levels[0].shape[1:]), 2**self.pools
+        shape = tuple(levels[0].shape[1:])
+        divisor = 2**self.pools
         fits = len(shape) == 3 and not (shape[1] % divisor or shape[2] % divisor)
-        require(
-            fits, "multiscale space: shape", shape, f"C, H, W with H and W divisible by {divisor}"
-        )
+        expected_shape = f"C, H, W with H and W divisible by {divisor}"
+        require(fits, "multiscale space: shape", shape, expected_shape)
         for _ in range(self.pools):
             levels.append(avg_pool2d(levels[-1], 2))
         size = sum(level[0].numel() for level in levels)
-        even = [(size / (len(levels) * level[0].numel())) ** 0.5 for level in levels]
-        return torch.cat(
-            [level.flatten(1) * factor for level, factor in zip(levels, even, strict=True)], 1
-        )
+        # So that every level has the same weight in the mean.
+        factors = [(size / (len(levels) * level[0].numel())) ** 0.5 for level in levels]
+        parts = [level.flatten(1) * factor for level, factor in zip(levels, factors, strict=True)]
+        return torch.cat(parts, 1)
 
 
-def named(name: str) -> Space:
+def by_name(name: str) -> Space:
     """The space that a method's option names. Raises UserError."""
-    known: dict[str, Space] = {"x0": x0, "v": v}
-    if name not in known:
-        raise unknown("space", name, known)
-    return known[name]
+    spaces: dict[str, Space] = {"x0": x0, "v": v}
+    if name not in spaces:
+        raise unknown("space", name, spaces)
+    return spaces[name]

@@ -7,21 +7,22 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fewstep.base.errors import unknown
-from fewstep.core import denoiser
+from fewstep.core import abilities, denoiser
 from fewstep.core.denoiser import Denoiser, Models
 
 
 class Target(Protocol):
-    """Chooses or builds the target network from the models; `needs` names those it uses."""
+    """Chooses or builds the target network from the models.
 
-    @property
-    def needs(self) -> frozenset[str]: ...
+    Abilities: `needs`, the names of the models that it uses, `rate`, `retarget`, `goal`, `probe`.
+    """
+
     def __call__(self, models: Models) -> Denoiser: ...
 
 
 @dataclass(frozen=True)
 class Student:
-    """The student itself, its gradient stopped (iCT, arXiv 2310.14189, section 3.2)."""
+    """The student itself, without gradient (iCT, arXiv 2310.14189, section 3.2)."""
 
     needs = frozenset({"student"})
 
@@ -31,7 +32,7 @@ class Student:
 
 @dataclass(frozen=True)
 class Ema:
-    """A moving average of the student, of its own rate mu(progress) (CM, arXiv 2303.01469, eq. 8).
+    """A moving average of the student with a rate mu(progress) (CM, arXiv 2303.01469, eq. 8).
 
     Without a rate it is the run's own average, which samples are drawn from; where another part of
     the method has an average with a rate, that one.
@@ -47,41 +48,37 @@ class Ema:
 
 @dataclass(frozen=True)
 class Truncated:
-    """The frozen first stage below t_prime, another target from there on (TCM, arXiv 2410.14895,
-    eq. 5).
-    """
+    """The frozen first stage below t_prime, another target above (TCM, arXiv 2410.14895, eq. 5)."""
 
     t_prime: float
     high: Target = Student()
 
     @property
     def needs(self) -> frozenset[str]:
-        return self.high.needs | {"frozen"}
+        return abilities.needs(self.high) | {"frozen"}
 
     @property
     def rate(self) -> Callable[[float], float] | None:
-        return getattr(self.high, "rate", None)
+        return abilities.rate(self.high)
 
-    def by(self, who: Target) -> Truncated:
+    def retarget(self, other: Target) -> Truncated:
         """The same with another network above t_prime."""
-        return Truncated(self.t_prime, who)
+        return Truncated(self.t_prime, other)
 
     def __call__(self, models: Models) -> Denoiser:
         assert models.frozen is not None
         return denoiser.Truncated(models.frozen, self.high(models), self.t_prime)
 
 
-def by(target: Target | None, who: Target) -> Target:
-    """`who` where `target` asks the student or its average: what stays as it is are the rows of a
-    frozen network.
-    """
-    other = getattr(target, "by", None)
-    return who if other is None else other(who)
+def retarget(target: Target | None, other: Target) -> Target:
+    """`other` in place of the student or its average; a frozen network keeps its rows."""
+    change = abilities.retarget(target)
+    return other if change is None else change(other)
 
 
-def named(name: str) -> Target:
+def by_name(name: str) -> Target:
     """The network that a method's option names. Raises UserError."""
-    known: dict[str, Target] = {"student": Student(), "ema": Ema()}
-    if name not in known:
-        raise unknown("network", name, known)
-    return known[name]
+    targets: dict[str, Target] = {"student": Student(), "ema": Ema()}
+    if name not in targets:
+        raise unknown("network", name, targets)
+    return targets[name]

@@ -32,8 +32,7 @@ def inverse_gap(process: Process, times: Times) -> Tensor:
 
 @dataclass(frozen=True)
 class Edm:
-    """(t^2 + sd^2) / (t sd)^2 = 1 / out(t)^2, which makes every noise level count alike at the
-    start.
+    """(t^2 + sd^2) / (t sd)^2 = 1 / out(t)^2: at the start every noise level counts alike.
 
     t stands for the noise level sigma / alpha. Source: EDM, arXiv 2206.00364, table 1; ECT's
     ImageNet weight.
@@ -63,15 +62,15 @@ def truncated_snr(process: Process, times: Times) -> Tensor:
     return snr(process, times).clamp_min(1)
 
 
-def named(name: str, sigma_data: float) -> Weight:
+def by_name(name: str, sigma_data: float) -> Weight:
     """The weight that a method's option names. Raises UserError."""
-    known: dict[str, Weight] = {
+    weights: dict[str, Weight] = {
         "one": one,
         "inverse_gap": inverse_gap,
         "edm": Edm(sigma_data),
         "snr_plus_one": snr_plus_one,
         "truncated_snr": truncated_snr,
     }
-    if name not in known:
-        raise unknown("weight", name, known)
-    return known[name]
+    if name not in weights:
+        raise unknown("weight", name, weights)
+    return weights[name]

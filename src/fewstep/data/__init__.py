@@ -1,4 +1,4 @@
-"""Data sets in memory, split once and for all; ranges, units and file formats stop in this room."""
+"""Data sets in memory, with fixed splits; ranges, units and file formats are known here alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fewstep.base.conditions import (
     LABELS,
     NO_LABEL,
     Kind,
-    dropped,
+    drop_labels,
     each,
     examples,
     fit,
@@ -42,7 +42,7 @@ __all__ = [
     "Units",
     "check_finite",
     "digits",
-    "dropped",
+    "drop_labels",
     "each",
     "examples",
     "fit",
@@ -82,9 +82,8 @@ def load(name: str, size: int | None = None, bad_files: BadFiles = "fail") -> Da
             " with it"
         )
     if name in DATASETS:
-        require(
-            size is None, "data_size", size, f"none, since the pictures of {name} have their size"
-        )
+        need = f"none, since the pictures of {name} have their size"
+        require(size is None, "data_size", size, need)
         return DATASETS[name]()
     if name.startswith("hf:") or Path(name).exists():
         return from_path(name, size, bad_files)

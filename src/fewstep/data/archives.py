@@ -1,18 +1,18 @@
-"""Where files are found, and what is refused before any is read: archives that lead astray or are
-bombs.
+"""Where files are found, and which archives are refused before any of their files is read.
 
 | in a zip, and in a .npz, which is one | |
 |---|---|
 | an absolute name, `..`, a backslash, a drive, a NUL | refused |
 | links, devices, pipes | refused; a zip knows no hard links |
 | two entries of one name, or of names that differ in case or Unicode form alone | refused |
-| entries that unpack to more than 200 times what they take, beyond 16 MiB | refused, and so are all together |
+| entries that unpack to over 200 times their size and 16 MiB, alone or together | refused |
 | encryption, other packings than stored and deflated | refused |
 | a checksum (CRC-32) that is wrong | refused, of a picture as the policy says |
 
 Nothing is ever unpacked to a disk. The number of entries has no limit of its own: ImageNet has 1.3
 million, and the list of them takes no more memory than about ten times what it takes in the file.
-Tar archives are not read.
+Tar archives are not read. A .npy or .npz is refused where an array is not as long as its header
+says, before memory is taken for it.
 
 In a folder links are followed, to files and to folders, since data sets are often put together by
 them; a link to nothing, a pipe or a device in place of a picture is a bad file, and a circle of
@@ -21,9 +21,11 @@ links is refused.
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import unicodedata
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +33,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO
+
+from numpy.lib import format as npy
 
 from fewstep.base.errors import UserError
 
@@ -40,69 +44,68 @@ FREE = 2**24  # bytes that anything may unpack to: a constant mask is no bomb
 Files = dict[str, Callable[[], IO[bytes]]]  # how to open each file, by its name below the top
 
 
-def shown(text: object) -> str:
+def printable(text: object) -> str:
     """A name or message of a file as one printable line of at most 300 characters."""
-    line = str(text) if str(text).isprintable() else ascii(str(text))[1:-1]
+    line = str(text)
+    if not line.isprintable():
+        line = ascii(line)[1:-1]
     return line if len(line) <= 300 else f"{line[:297]}..."
 
 
 @contextmanager
-def telling(name: str) -> Iterator[None]:
-    """Tells what a file's reader says of it in one line."""
+def readable(name: str) -> Iterator[None]:
+    """Inside, whatever a file's reader raises becomes a UserError of one line."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # readers of foreign files raise whatever they like
-        told = shown(getattr(error, "strerror", None) or str(error) or type(error).__name__)
-        told = (
-            "damaged, or it holds Python objects, which are never loaded"
-            if "pickle" in told
-            else told
-        )
-        raise UserError(f"cannot read {shown(name)}: {told}") from error
+        message = printable(getattr(error, "strerror", None) or str(error) or type(error).__name__)
+        if "pickle" in message:
+            message = "damaged, or it holds Python objects, which are never loaded"
+        raise UserError(f"cannot read {printable(name)}: {message}") from error
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Files]:
-    """The files of a folder or zip that are not hidden, in the order of their names."""
-    with telling(str(path)):
+def open_files(path: Path) -> Iterator[Files]:
+    """The files of a folder or zip, without hidden ones, in the order of their names."""
+    with readable(str(path)):
         if path.is_dir():
             yield dict(sorted(_walk(path, "", ())))
             return
         with zipfile.ZipFile(path) as source:
-            check(path, source.infolist())
+            check_entries(path, source.infolist())
             names = sorted(name for name in source.namelist() if not name.endswith("/"))
-            yield {name: partial(source.open, name) for name in names if not _hidden(name)}
+            yield {name: partial(source.open, name) for name in names if not _is_hidden(name)}
 
 
-def _hidden(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     return any(part.startswith((".", "__MACOSX")) and part != "." for part in name.split("/"))
 
 
 def _walk(
     folder: Path, below: str, chain: tuple[str, ...]
 ) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
-    """(name, how to open it) of all that lies in a folder; chain: the real folders on the way here."""
+    """(name, how to open it) of all files below a folder; chain: the real folders above it."""
     here = os.path.realpath(folder)
     if here in chain:
         raise UserError(
-            f"{shown(folder)} is a link to {shown(here)}, which holds it: remove the link"
+            f"{printable(folder)} is a link to {printable(here)}, which holds it: remove the link"
         )
-    with os.scandir(folder) as entries:
-        listed = list(entries)
-    for entry in listed:
+    with os.scandir(folder) as scan:
+        entries = list(scan)
+    for entry in entries:
         name = f"{below}{entry.name}"
-        if _hidden(entry.name):
+        if _is_hidden(entry.name):
             continue
         if entry.is_dir():
             yield from _walk(Path(entry.path), f"{name}/", (*chain, here))
         else:
-            yield name, partial(_plain, Path(entry.path))
+            yield name, partial(_open_plain, Path(entry.path))
 
 
-def _plain(path: Path) -> IO[bytes]:
-    """The open file; what is none is refused before it is opened, since a pipe would wait for ever."""
+def _open_plain(path: Path) -> IO[bytes]:
+    """The open file. Anything but a plain file is refused first: opening a pipe would wait."""
     if not path.exists():
         raise UserError("a link to nothing")
     if not path.is_file():
@@ -110,54 +113,50 @@ def _plain(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def check(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
+def check_entries(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
     """Refuses an archive by the table above, in time linear in its entries. Raises UserError."""
     for entry in entries:
-        if why := _astray(entry):
-            raise _refused(path, entry.orig_filename, why)
-    if pair := _alike([entry.filename.rstrip("/") for entry in entries]):
-        raise _refused(path, pair[0], f"and {shown(pair[1])} are one file on some disks")
-    total, size = sum(entry.file_size for entry in entries), path.stat().st_size
+        if why := _fault(entry):
+            raise _refusal(path, entry.orig_filename, why)
+    if pair := _clash_on_disk([entry.filename.rstrip("/") for entry in entries]):
+        raise _refusal(path, pair[0], f"and {printable(pair[1])} are one file on some disks")
+    total = sum(entry.file_size for entry in entries)
+    size = path.stat().st_size
     if total > RATIO * size + FREE:  # also where entries overlap, and each alone looks harmless
         raise UserError(
-            f"{shown(path)} would unpack from {size} to {total} bytes: expected at most {RATIO}"
+            f"{printable(path)} would unpack from {size} to {total} bytes: expected at most {RATIO}"
             " times as many"
         )
 
 
-def _refused(path: Path, name: str, why: str) -> UserError:
-    return UserError(f"{shown(path)}: the entry {shown(name)} {why}: pack the plain files anew")
+def _refusal(path: Path, name: str, why: str) -> UserError:
+    entry = f"{printable(path)}: the entry {printable(name)}"
+    return UserError(f"{entry} {why}: pack the plain files anew")
 
 
-def _astray(entry: zipfile.ZipInfo) -> str | None:
+def _fault(entry: zipfile.ZipInfo) -> str | None:
     """What is wrong with an entry alone."""
-    name, kind = entry.orig_filename, stat.S_IFMT(entry.external_attr >> 16)
-    if (
-        name.startswith("/")
-        or name[1:2] == ":"
-        or "\\" in name
-        or "\0" in name
-        or ".." in name.split("/")
-    ):
+    name = entry.orig_filename
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    is_absolute = name.startswith("/") or name[1:2] == ":"
+    if is_absolute or "\\" in name or "\0" in name or ".." in name.split("/"):
         return "has a name that leads out of the archive"
+    if kind == stat.S_IFLNK:
+        return "is a link"
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        return "is a link" if kind == stat.S_IFLNK else "is a device or pipe"
+        return "is a device or pipe"
     if entry.flag_bits & 1:
         return "is encrypted"
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return "is neither stored nor deflated"
     if entry.file_size > RATIO * entry.compress_size + FREE:
-        return (
-            f"would unpack from {entry.compress_size} to {entry.file_size} bytes, more than {RATIO}"
-            " times as many"
-        )
+        sizes = f"from {entry.compress_size} to {entry.file_size} bytes"
+        return f"would unpack {sizes}, more than {RATIO} times as many"
     return None
 
 
-def _alike(names: list[str]) -> tuple[str, str] | None:
-    """Two names, or their folders, that a disk which ignores case or Unicode forms would take for
-    one.
-    """
+def _clash_on_disk(names: list[str]) -> tuple[str, str] | None:
+    """Two names, or their folders, that are one where case or Unicode forms do not count."""
     if len(set(names)) < len(names):
         twice = Counter(names).most_common(1)[0][0]
         return twice, twice
@@ -165,17 +164,52 @@ def _alike(names: list[str]) -> tuple[str, str] | None:
 
 
 def _folders(names: Iterable[str]) -> list[str]:
-    found, new = set[str](), {name.rpartition("/")[0] for name in names}
+    folders = set[str]()
+    new = {name.rpartition("/")[0] for name in names}
     while new:
-        found |= new
-        new = {name.rpartition("/")[0] for name in new} - found
-    return sorted(found)
+        folders |= new
+        new = {name.rpartition("/")[0] for name in new} - folders
+    return sorted(folders)
 
 
 def _clash(names: Iterable[str]) -> tuple[str, str] | None:
-    spelled: dict[str, str] = {}
+    spellings: dict[str, str] = {}
     for name in names:
         plain = name.lower() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
-        if (other := spelled.setdefault(plain, name)) != name:
+        if (other := spellings.setdefault(plain, name)) != name:
             return other, name
     return None
+
+
+def check_numpy(path: Path) -> None:
+    """Refuses a .npy or .npz whose arrays are not as long as their headers say, or bad archives.
+
+    Raises UserError, and whatever NumPy raises on a damaged header.
+    """
+    if path.suffix.lower() == ".npy" and not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            _check_array(str(path), file, path.stat().st_size)
+        return
+    with zipfile.ZipFile(path) as source:
+        check_entries(path, source.infolist())
+        for entry in source.infolist():
+            with source.open(entry) as file:
+                _check_array(f"{path}: {entry.filename}", file, entry.file_size)
+
+
+def _check_array(name: str, file: IO[bytes], size: int) -> None:
+    """Compares shape times width with the bytes that follow the header."""
+    is_first = npy.read_magic(file) == (1, 0)
+    read_header = npy.read_array_header_1_0 if is_first else npy.read_array_header_2_0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of headers that Python 2 wrote
+        shape, _, dtype = read_header(file)
+    if dtype.hasobject:
+        raise UserError(f"cannot read {name}: it holds Python objects, which are never loaded")
+    need = math.prod(shape) * dtype.itemsize
+    rest = size - file.tell()
+    if need != rest or any(n < 0 for n in shape):
+        raise UserError(
+            f"{name} declares {dtype} of shape {shape}, {need} bytes, and holds {rest}: it is"
+            " damaged"
+        )

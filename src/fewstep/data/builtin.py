@@ -16,9 +16,8 @@ from fewstep.data.dataset import SPLIT_SEED, Arrays, Dataset, Units, split
 def digits() -> Dataset:
     """1797 handwritten digits, 1x8x8, 10 classes: 1197 for training, 300 and 300 held out.
 
-    Grey levels 0..16 become [-1, 1], and samples stay there. Source: UCI "Optical Recognition of
-    Handwritten Digits", through scikit-learn, which is imported here. Raises UserError where it is
-    not installed.
+    Grey levels 0..16 become [-1, 1], and samples stay there. Raises UserError where scikit-learn is
+    not installed. Source: UCI "Optical Recognition of Handwritten Digits", through scikit-learn.
     """
     try:
         from sklearn.datasets import load_digits
@@ -28,13 +27,8 @@ def digits() -> Dataset:
         ) from None
     bunch = load_digits()
     x0 = torch.from_numpy(bunch.images).float().div(8).sub(1)[:, None]
-    return split(
-        "digits",
-        Arrays(x0, torch.from_numpy(bunch.target).long()),
-        (300, 300),
-        10,
-        Units(clip=True),
-    )
+    everything = Arrays(x0, torch.from_numpy(bunch.target).long())
+    return split("digits", everything, (300, 300), 10, Units(clip=True))
 
 
 def _toy(name: str, centres: Callable[[Tensor], Tensor], std: float, n: int = 24_000) -> Dataset:

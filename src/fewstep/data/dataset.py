@@ -1,19 +1,17 @@
-"""What the core sees of data: x0 in float32, about [-1, 1], its condition, three splits, and the
-way back.
-"""
+"""Data in the units of the core: x0 in float32, about [-1, 1], its condition, three splits."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.base.conditions import each, leaves, mask_of
+from fewstep.base.conditions import Cond, each, leaves, mask_of
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import permutation
 
@@ -21,9 +19,7 @@ SPLIT_SEED = 20240611  # a constant: every run and every metric sees the same sp
 
 
 class Units(NamedTuple):
-    """user's value = shift + scale * x0; `clip` says that x0 outside [-1, 1] does not exist
-    (pictures).
-    """
+    """user's value = shift + scale * x0; with `clip`, x0 is cut to [-1, 1] (pictures)."""
 
     shift: float = 0.0
     scale: float = 1.0
@@ -40,15 +36,14 @@ class Units(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """x0 `[N, ...]` float32 and its condition with N rows: labels `[N]` int64, another tensor, a
-    dict, or None.
+    """x0 `[N, ...]` float32 and its condition with N rows.
 
-    path: of solved trajectories, whose ends x0 are, their points `[N, n, ...]` at the data set's n
-    levels.
+    cond: labels `[N]` int64, another tensor, a dict of these, or None. path: of solved
+    trajectories, whose ends x0 are, their points `[N, n, ...]` at the data set's n levels.
     """
 
     x0: Tensor
-    cond: Any = None
+    cond: Cond = None
     path: Tensor | None = None
 
     def rows(self, index: Tensor) -> Arrays:
@@ -67,9 +62,7 @@ class Dataset:
     classes: int = 0
     units: Units = field(default_factory=Units)
     levels: tuple[float, ...] = ()  # times of the points of solved trajectories, decreasing
-    skipped: tuple[
-        str, ...
-    ] = ()  # the bad files that were left out, each with what is wrong with it
+    skipped: tuple[str, ...] = ()  # what is wrong with each bad file that was left out
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):
@@ -80,27 +73,21 @@ class Dataset:
         return tuple(self.train.x0.shape[1:])
 
     def sigma_data(self) -> float:
-        """Standard deviation of the training split, over all its elements (none of the padding), to
-        six digits.
+        """Standard deviation of the training split without its padding, to six digits.
 
         Rounded, and by numpy: torch's reductions give other last bits with other numbers of
         threads.
         """
         return float(f"{elements(self.train.x0, self.train.cond).std(dtype=np.float64):.6g}")
 
-    def unlabelled(self) -> Dataset:
+    def without_labels(self) -> Dataset:
         """The same samples without their labels; other conditions stay."""
 
-        def kept(cond: Any) -> Any:
-            rest = (
-                {key: part for key, part in cond.items() if key != "label"}
-                if isinstance(cond, Mapping)
-                else None
-            )
-            return rest or None
-
         def without(arrays: Arrays) -> Arrays:
-            return Arrays(arrays.x0, kept(arrays.cond))
+            rest: Cond = None
+            if isinstance(arrays.cond, Mapping):
+                rest = {key: part for key, part in arrays.cond.items() if key != "label"}
+            return Arrays(arrays.x0, rest or None)
 
         if not self.classes:
             return self
@@ -112,9 +99,8 @@ class Dataset:
         digest = hashlib.sha256(f"{tuple(self.train.x0.shape)}|{self.classes}".encode())
         digest.update(self.train.x0.contiguous().numpy().tobytes())
         for name, part in leaves(self.train.cond):
-            if (
-                name or part.ndim > 1 or part.dtype != torch.int64
-            ):  # labels alone are told by `classes`
+            # `classes` stands for labels alone.
+            if name or part.ndim > 1 or part.dtype != torch.int64:
                 digest.update(f"|{name}|{part.dtype}|{tuple(part.shape)}|".encode())
             digest.update(part.contiguous().numpy().tobytes())
         if self.train.path is not None:
@@ -123,8 +109,8 @@ class Dataset:
         return digest.hexdigest()
 
 
-def elements(x: Tensor, cond: Any) -> np.ndarray:
-    """The elements of x as numpy sees them: all of them, or `[M]` without the padding."""
+def elements(x: Tensor, cond: Cond) -> np.ndarray:
+    """The elements of x as a numpy array: all of them, or `[M]` without the padding."""
     mask = mask_of(x, cond)
     return x.numpy() if mask is None else x[mask.expand_as(x)].numpy()
 
@@ -153,9 +139,11 @@ def split(
     stream: str = "",
     levels: tuple[float, ...] = (),
 ) -> Dataset:
-    """A data set whose validation and test splits have these sizes, by a shuffle of the stream (its
-    name's).
+    """A data set whose validation and test splits have these sizes.
+
+    stream: of the shuffle that splits it; its name's by default.
     """
     order = shuffle(stream or name, len(everything.x0))
-    held = [everything.rows(part) for part in order.split([*sizes, len(order) - sum(sizes)])]
-    return Dataset(name, held[2], held[0], held[1], classes, units, levels)
+    parts = order.split([*sizes, len(order) - sum(sizes)])
+    validation, test, train = (everything.rows(part) for part in parts)
+    return Dataset(name, train, validation, test, classes, units, levels)

@@ -1,123 +1,159 @@
-"""One picture: from a file's bytes to grey or RGB bytes, by the table of `fewstep.data.images`."""
+"""One picture: from a file's bytes to grey or RGB bytes, by the table of `fewstep.data.images`.
+
+Two kinds of damage that decoders do not report are looked for here: a PNG chunk whose CRC-32 is
+wrong (Pillow skips those of the pixels), and a PNG or JPEG without its end mark. A changed bit in
+the coded middle of a JPEG decodes to other pixels, and nothing can tell, since the format has no
+checksum; nor have BMP, GIF, PPM, TGA, TIFF and WebP. In a zip every file has one, and it is
+checked.
+"""
 
 from __future__ import annotations
 
 import io
 import warnings
+import zlib
 from typing import IO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from fewstep.base.errors import UserError
-from fewstep.data.archives import shown
-from fewstep.data.integrity import damage
+from fewstep.data.archives import printable
 
 SUFFIXES = {
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".webp",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".tga",
-    ".jp2",
+    *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"),
+    *(".tga", ".jp2"),
 }
 # Pillow goes by the content and would hand a "photo.png" that is PostScript to Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 PIXELS = 64_000_000  # 192 MB in RGB; Pillow warns at 89 million and refuses 179 million
 BYTES = 2**29  # of a file: eight for each pixel
 
-_TURNS = Image.Transpose
 UPRIGHT = {
-    **{
-        2: _TURNS.FLIP_LEFT_RIGHT,
-        3: _TURNS.ROTATE_180,
-        4: _TURNS.FLIP_TOP_BOTTOM,
-        5: _TURNS.TRANSPOSE,
-    },
-    **{6: _TURNS.ROTATE_270, 7: _TURNS.TRANSVERSE, 8: _TURNS.ROTATE_90},
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
 ORIENTATION = 274  # the tag in EXIF
 
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_JPEG_APP = {bytes([0xFF, kind]) for kind in range(0xE0, 0xF0)}  # marks of applications' segments
+_JPEG_END = b"\xff\xd9"
 
-def decoded(name: str, file: IO[bytes]) -> Image.Image:
+
+def decode(name: str, file: IO[bytes]) -> Image.Image:
     """The first frame of a file, upright. Raises UserError for what cannot be decoded."""
     try:
         data = file.read(BYTES + 1)  # whole, which makes a zip compare its checksum
-        if len(data) > BYTES or (why := damage(data)):
-            raise UserError(f"more than {BYTES} bytes" if len(data) > BYTES else str(why))
-        return _decoded(data, name.lower().endswith(".tga"))
+        if len(data) > BYTES:
+            raise UserError(f"more than {BYTES} bytes")
+        if why := damage(data):
+            raise UserError(why)
+        return _decode(data, name.lower().endswith(".tga"))
+    except UnidentifiedImageError as error:
+        raise UserError(f"{printable(name)}: is no picture: remove or repair it") from error
     except Exception as error:  # decoders raise whatever they like on damaged files
-        told = (
-            "is no picture"
-            if isinstance(error, UnidentifiedImageError)
-            else str(error) or type(error).__name__
-        )
-        raise UserError(f"{shown(name)}: {shown(told)}: remove or repair it") from error
+        message = printable(str(error) or type(error).__name__)
+        raise UserError(f"{printable(name)}: {message}: remove or repair it") from error
 
 
-def _decoded(data: bytes, targa: bool) -> Image.Image:
+def _decode(data: bytes, targa: bool) -> Image.Image:
     """targa: whether it may be one, which nothing in the file tells."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # all of Pillow's are of metadata; what they are about is looked at below
+        # Pillow warns of metadata alone; what matters of it is looked at below.
+        warnings.simplefilter("ignore")
+        formats = (*FORMATS, "TGA") if targa else FORMATS
         try:
-            opened = Image.open(io.BytesIO(data), formats=(*FORMATS, "TGA") if targa else FORMATS)
+            source = Image.open(io.BytesIO(data), formats=formats)
         except Image.DecompressionBombError:
             raise UserError(f"many more than {PIXELS} pixels") from None
-        with opened:
-            if opened.width * opened.height > PIXELS:
-                raise UserError(f"{opened.width}x{opened.height}: expected at most {PIXELS} pixels")
-            opened.load()
-            turn = UPRIGHT.get(_orientation(opened))
-            return opened.copy() if turn is None else opened.transpose(turn)
+        with source:
+            width, height = source.size
+            if width * height > PIXELS:
+                raise UserError(f"{width}x{height}: expected at most {PIXELS} pixels")
+            source.load()
+            turn = UPRIGHT.get(_orientation(source))
+            return source.copy() if turn is None else source.transpose(turn)
 
 
 def _orientation(picture: Image.Image) -> int:
-    """How a camera was held; 1, upright, where the file's metadata cannot be read, which is no harm
-    to its pixels.
-    """
+    """How the camera was held; 1, upright, where the metadata is broken: the pixels are sound."""
     try:
         return int(picture.getexif().get(ORIENTATION, 1))
     except Exception:
         return 1
 
 
+def damage(data: bytes) -> str | None:
+    """What is wrong with the bytes of a PNG or JPEG; None where nothing is found."""
+    if data.startswith(PNG):
+        return _png_damage(data)
+    if data.startswith(JPEG) and not _has_jpeg_end(data):
+        return "truncated: it has no end"
+    return None
+
+
+def _png_damage(data: bytes) -> str | None:
+    start = len(PNG)
+    while start + 12 <= len(data):
+        kind = data[start + 4 : start + 8]
+        end = start + 8 + int.from_bytes(data[start : start + 4], "big")
+        if end + 4 > len(data):
+            break
+        checksum = int.from_bytes(data[end : end + 4], "big")
+        if zlib.crc32(memoryview(data)[start + 4 : end]) != checksum:
+            return f"damaged: the checksum of its {kind.decode('latin1')} chunk is wrong"
+        if kind == b"IEND":
+            return None
+        start = end + 4
+    return "truncated: it has no end"
+
+
+def _has_jpeg_end(data: bytes) -> bool:
+    """Whether a JPEG has an end mark behind its applications' segments.
+
+    These come first, and a thumbnail in one of them has an end mark of its own.
+    """
+    start = 2
+    while data[start : start + 2] in _JPEG_APP:
+        start += 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+    return data.find(_JPEG_END, start) >= 0
+
+
 def eight_bit(name: str, picture: Image.Image) -> Image.Image:
     """The picture in mode L or RGB, by the table of `fewstep.data.images`."""
     if picture.mode == "F":
-        raise UserError(f"{shown(name)}: floats of no known range: give the pictures as .npy")
+        raise UserError(f"{printable(name)}: floats of no known range: give the pictures as .npy")
     if picture.mode.startswith("I"):
         values = np.asarray(picture).astype(np.int32)
-        if values.min() < 0 or values.max() > 65535:
-            raise UserError(
-                f"{shown(name)}: values {values.min()}..{values.max()}: expected 16 bits"
-            )
+        low, high = values.min(), values.max()
+        if low < 0 or high > 65535:
+            raise UserError(f"{printable(name)}: values {low}..{high}: expected 16 bits")
         return Image.fromarray(((values + 128) // 257).astype(np.uint8))
     if picture.has_transparency_data:
-        grey, full = picture.mode in ("L", "LA", "La", "1"), picture.convert("RGBA")
-        laid = Image.alpha_composite(Image.new("RGBA", full.size, "white"), full)
-        return laid.convert("L" if grey else "RGB")
+        full = picture.convert("RGBA")
+        white = Image.new("RGBA", full.size, "white")
+        is_grey = picture.mode in ("L", "LA", "La", "1")
+        return Image.alpha_composite(white, full).convert("L" if is_grey else "RGB")
     return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
 
 
-def resized(picture: Image.Image, size: int) -> Image.Image:
+def crop_and_resize(picture: Image.Image, size: int) -> Image.Image:
     """The middle square, resized to this side."""
     side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    return picture.crop((left, top, left + side, top + side)).resize(
-        (size, size), Image.Resampling.LANCZOS
-    )
+    left = (picture.width - side) // 2
+    top = (picture.height - side) // 2
+    square = picture.crop((left, top, left + side, top + side))
+    return square.resize((size, size), Image.Resampling.LANCZOS)
 
 
-def prepared(name: str, picture: Image.Image, size: int | None) -> np.ndarray:
+def to_bytes(name: str, picture: Image.Image, size: int | None) -> np.ndarray:
     """The picture's bytes `[H, W]` or `[H, W, 3]`, cropped and resized where a size is given."""
     plain = eight_bit(name, picture)
-    return np.asarray(plain if size is None else resized(plain, size))
+    if size is not None:
+        plain = crop_and_resize(plain, size)
+    return np.asarray(plain)

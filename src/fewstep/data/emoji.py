@@ -17,8 +17,8 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 from fewstep.base.errors import UserError
 from fewstep.data.dataset import Arrays, Dataset, Units, split
 
-# The labels: blocks of Unicode with at least twenty emoji, first and last code point (Unicode's
-# Blocks.txt) ...
+# The labels: blocks of Unicode with at least twenty emoji, first and last code point
+# (Unicode's Blocks.txt) ...
 BLOCKS = {
     "Miscellaneous Symbols": (0x2600, 0x26FF),
     "Dingbats": (0x2700, 0x27BF),
@@ -29,74 +29,60 @@ BLOCKS = {
     "Supplemental Symbols and Pictographs": (0x1F900, 0x1F9FF),
     "Symbols and Pictographs Extended-A": (0x1FA70, 0x1FAFF),
 }
-# ... and one more for the others: Latin-1 Supplement, General Punctuation, Letterlike Symbols,
-# Arrows, Miscellaneous
-# Technical, Enclosed Alphanumerics, Geometric Shapes, Supplemental Arrows-B, Miscellaneous Symbols
-# and Arrows, CJK
-# Symbols and Punctuation, Enclosed CJK Letters and Months, Mahjong Tiles, Playing Cards, Enclosed
-# Ideographic
-# Supplement, Geometric Shapes Extended.
+# ... and one more for the others.
 OTHERS = (
-    *(
-        (0x00A0, 0x00FF),
-        (0x2000, 0x206F),
-        (0x2100, 0x214F),
-        (0x2190, 0x21FF),
-        (0x2300, 0x23FF),
-        (0x2460, 0x24FF),
-    ),
-    *(
-        (0x25A0, 0x25FF),
-        (0x2900, 0x297F),
-        (0x2B00, 0x2BFF),
-        (0x3000, 0x303F),
-        (0x3200, 0x32FF),
-        (0x1F000, 0x1F02F),
-    ),
-    *((0x1F0A0, 0x1F0FF), (0x1F200, 0x1F2FF), (0x1F780, 0x1F7FF)),
+    (0x00A0, 0x00FF),  # Latin-1 Supplement
+    (0x2000, 0x206F),  # General Punctuation
+    (0x2100, 0x214F),  # Letterlike Symbols
+    (0x2190, 0x21FF),  # Arrows
+    (0x2300, 0x23FF),  # Miscellaneous Technical
+    (0x2460, 0x24FF),  # Enclosed Alphanumerics
+    (0x25A0, 0x25FF),  # Geometric Shapes
+    (0x2900, 0x297F),  # Supplemental Arrows-B
+    (0x2B00, 0x2BFF),  # Miscellaneous Symbols and Arrows
+    (0x3000, 0x303F),  # CJK Symbols and Punctuation
+    (0x3200, 0x32FF),  # Enclosed CJK Letters and Months
+    (0x1F000, 0x1F02F),  # Mahjong Tiles
+    (0x1F0A0, 0x1F0FF),  # Playing Cards
+    (0x1F200, 0x1F2FF),  # Enclosed Ideographic Supplement
+    (0x1F780, 0x1F7FF),  # Geometric Shapes Extended
 )
 _NAME = "NotoColorEmoji.ttf"
 _SIZE = 109  # the one size of the font's bitmaps, 136x128
 
 
 def glyphs() -> Dataset:
-    """About 1,400 emoji as 3x32x32 pictures, labelled by Unicode block: a tenth each for validation
-    and test.
+    """About 1,400 emoji as 3x32x32 pictures, labelled by Unicode block.
+
+    A tenth each is for validation and test.
     """
-    return _drawn("glyphs", 32)
+    return _draw("glyphs", 32)
 
 
 def glyphs64() -> Dataset:
     """The emoji of `glyphs`, in the same splits, as 3x64x64 pictures."""
-    return _drawn("glyphs64", 64)
+    return _draw("glyphs64", 64)
 
 
-def _drawn(name: str, side: int) -> Dataset:
-    found = tiles(font_file())
-    x0 = torch.from_numpy(np.stack([np.asarray(shrunk(tile, side)) for tile, _ in found])).permute(
-        0, 3, 1, 2
-    )
-    everything = Arrays(
-        x0.float().div(127.5).sub(1).contiguous(), torch.tensor([label for _, label in found])
-    )
-    held = len(found) // 10
-    return split(
-        name, everything, (held, held), len(BLOCKS) + 1, Units(127.5, 127.5, clip=True), "glyphs"
-    )
+def _draw(name: str, side: int) -> Dataset:
+    pictures, labels = zip(*tiles(font_file()), strict=True)
+    pixels = np.stack([np.asarray(shrink(tile, side)) for tile in pictures])
+    x0 = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
+    everything = Arrays(x0, torch.tensor(labels))
+    tenth = len(labels) // 10
+    units = Units(127.5, 127.5, clip=True)
+    return split(name, everything, (tenth, tenth), len(BLOCKS) + 1, units, "glyphs")
 
 
 def font_file() -> Path:
-    """The font that FEWSTEP_GLYPHS names, or the first of its name in the folders where systems
-    keep fonts.
-    """
-    asked = os.environ.get("FEWSTEP_GLYPHS")
-    if asked:
-        return Path(asked)
+    """The font that FEWSTEP_GLYPHS names, or the first of its name in the system's font folders."""
+    if choice := os.environ.get("FEWSTEP_GLYPHS"):
+        return Path(choice)
     home = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share"))
-    shared = os.environ.get("XDG_DATA_DIRS", "/usr/local/share:/usr/share").split(":")
-    for folder in [home / "fonts", Path.home() / ".fonts", *(Path(d) / "fonts" for d in shared)]:
-        for found in sorted(folder.rglob(_NAME)):
-            return found
+    system = os.environ.get("XDG_DATA_DIRS", "/usr/local/share:/usr/share").split(":")
+    for folder in [home / "fonts", Path.home() / ".fonts", *(Path(d) / "fonts" for d in system)]:
+        for file in sorted(folder.rglob(_NAME)):
+            return file
     raise UserError(
         f"no {_NAME} in the font folders: apt-get install fonts-noto-color-emoji, or name its file"
         " in FEWSTEP_GLYPHS"
@@ -104,34 +90,31 @@ def font_file() -> Path:
 
 
 def tiles(file: Path) -> list[tuple[Image.Image, int]]:
-    """The pictures of a font with their labels, by code point; of two that are the same, the first."""
+    """The pictures of a font with their labels, by code point, each picture once."""
     try:
         font = ImageFont.truetype(str(file), _SIZE, layout_engine=ImageFont.Layout.BASIC)
     except OSError as error:
         raise UserError(f"{file}: {error}: expected a colour font such as {_NAME}") from error
     ranges = [*enumerate(BLOCKS.values()), *((len(BLOCKS), other) for other in OTHERS)]
-    found: dict[bytes, tuple[Image.Image, int]] = {}
+    result: dict[bytes, tuple[Image.Image, int]] = {}
     for label, (first, last) in ranges:
         for point in range(first, last + 1):
             tile = tile_of(font, chr(point))
             if tile is not None:
-                found.setdefault(tile.tobytes(), (tile, label))
-    if len(found) < 2:
+                result.setdefault(tile.tobytes(), (tile, label))
+    if len(result) < 2:
         raise UserError(f"{file} draws no emoji: expected a colour font such as {_NAME}")
-    return list(found.values())
+    return list(result.values())
 
 
 def tile_of(font: ImageFont.FreeTypeFont, text: str) -> Image.Image | None:
-    """A glyph on a white square that just holds it with a margin of a sixteenth; None where nothing
-    is drawn.
-    """
+    """A glyph on a white square with a margin of a sixteenth; None where nothing is drawn."""
     left, top, right, bottom = (round(edge) for edge in font.getbbox(text))
     if top == bottom:
         return None
     sheet = Image.new("RGB", (right - left + 2, bottom - top + 2), "white")
-    ImageDraw.Draw(sheet).text(
-        (1 - left, 1 - top), text, fill="black", font=font, embedded_color=True
-    )
+    draw = ImageDraw.Draw(sheet)
+    draw.text((1 - left, 1 - top), text, fill="black", font=font, embedded_color=True)
     ink = ImageChops.invert(sheet).getbbox()
     if ink is None:
         return None
@@ -142,6 +125,6 @@ def tile_of(font: ImageFont.FreeTypeFont, text: str) -> Image.Image | None:
     return square
 
 
-def shrunk(tile: Image.Image, side: int) -> Image.Image:
+def shrink(tile: Image.Image, side: int) -> Image.Image:
     """The tile at this side, each pixel the mean of those it covers."""
     return tile.resize((side, side), Image.Resampling.BOX)

@@ -1,4 +1,4 @@
-"""Grids of samples as PNG: images as tiles, points of the plane as dots, anything else as curves."""
+"""Grids of samples as PNG: images as tiles, points of the plane as dots, others as curves."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ _PAPER, _INK, _FRAME = 255, 40, 215
 
 
 def save(path: Path, x: Tensor, columns: int | None = None) -> None:
-    """Writes samples `[N, ...]` in the model's range as one PNG: about [-1, 1] for tiles, any for
-    the rest.
+    """Writes samples `[N, ...]` in the model's range as one PNG.
+
+    The range is about [-1, 1] for tiles, any for the rest.
     """
     if x.ndim == 4 and x.shape[1] in (1, 3):
         picture = _tiles(x, columns or math.ceil(math.sqrt(len(x))))
@@ -29,25 +30,21 @@ def _tiles(x: Tensor, columns: int) -> Image.Image:
     n, _, height, width = x.shape
     zoom = max(1, _SIDE // (columns * (width + 1)))
     lines = -(-n // columns)
-    sheet = np.full(
-        (lines * (height * zoom + zoom), columns * (width * zoom + zoom), 3), _PAPER, np.uint8
-    )
+    size = (lines * (height * zoom + zoom), columns * (width * zoom + zoom), 3)
+    sheet = np.full(size, _PAPER, np.uint8)
     pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     for number, tile in enumerate(pixels):
-        top, left = (
-            (number // columns) * (height + 1) * zoom,
-            (number % columns) * (width + 1) * zoom,
-        )
+        top = (number // columns) * (height + 1) * zoom
+        left = (number % columns) * (width + 1) * zoom
         big = tile.repeat(zoom, 0).repeat(zoom, 1)
         sheet[top : top + height * zoom, left : left + width * zoom] = big
     return Image.fromarray(sheet[:-zoom, :-zoom])
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
-    """x shifted and scaled as a whole to [-0.9, 0.9] about its middle. Raises ValueError where it
-    is not finite.
-    """
-    low, high = float(x.min()), float(x.max())
+    """x shifted and scaled as a whole to [-0.9, 0.9]. Raises ValueError where it is not finite."""
+    low = float(x.min())
+    high = float(x.max())
     if not math.isfinite(high - low):
         raise ValueError("the samples hold NaN or infinity")
     return 1.8 * (x - (low + high) / 2) / ((high - low) or 1.0)
@@ -65,7 +62,8 @@ def _dots(x: np.ndarray) -> Image.Image:
 
 def _histogram(x: np.ndarray) -> Image.Image:
     heights = np.histogram(_unit(x), bins=64, range=(-1, 1))[0]
-    sheet, wide = Image.new("L", (_SIDE, _SIDE // 2), _PAPER), _SIDE // 64
+    sheet = Image.new("L", (_SIDE, _SIDE // 2), _PAPER)
+    wide = _SIDE // 64
     draw = ImageDraw.Draw(sheet)
     for number, height in enumerate(heights / max(heights.max(), 1)):
         top = (1 - 0.9 * height) * _SIDE // 2
@@ -74,11 +72,13 @@ def _histogram(x: np.ndarray) -> Image.Image:
 
 
 def _curves(x: np.ndarray) -> Image.Image:
-    flat, tile = _unit(x[:16]), _SIDE // 4
+    flat = _unit(x[:16])
+    tile = _SIDE // 4
     sheet = Image.new("L", (_SIDE, tile * -(-len(flat) // 4)), _PAPER)
     draw = ImageDraw.Draw(sheet)
     for number, curve in enumerate(flat):
-        left, top = number % 4 * tile, number // 4 * tile
+        left = number % 4 * tile
+        top = number // 4 * tile
         draw.rectangle((left, top, left + tile - 1, top + tile - 1), outline=_FRAME)
         across = left + 4 + np.linspace(0, tile - 9, len(curve))
         up = top + tile / 2 - curve * (tile / 2)
@@ -88,4 +88,6 @@ def _curves(x: np.ndarray) -> Image.Image:
 
 def suitable(shape: tuple[int, ...]) -> int:
     """How many samples of this shape make a good grid."""
-    return 2000 if math.prod(shape) <= 2 else 100 if len(shape) == 3 else 16
+    if math.prod(shape) <= 2:
+        return 2000
+    return 100 if len(shape) == 3 else 16

@@ -1,34 +1,31 @@
-"""What training would meet in a folder or zip of pictures, found before it starts and without
-keeping any.
-"""
+"""What training would meet in a folder or zip of pictures, found beforehand without keeping any."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from PIL import Image
 from tqdm import tqdm
 
-from fewstep.base.conditions import LABELS, given, kind_of
+from fewstep.base.conditions import LABELS, check_condition, kind_of
 from fewstep.base.errors import UserError
-from fewstep.data.archives import opened
-from fewstep.data.decoding import prepared
-from fewstep.data.images import BadFiles, Listing, Size, listed, misfits, pictures, skippable
+from fewstep.data.archives import open_files
+from fewstep.data.decoding import to_bytes
+from fewstep.data.images import BadFiles, Listing, Size, listing, misfits, pictures, skippable
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What lies in a folder or zip; sizes, modes, channels and labels count the pictures that are
-    not bad.
-    """
+    """What a folder or zip holds; sizes, modes, channels and labels count sound pictures alone."""
 
     path: str
     pictures: int
     bad: dict[str, str]  # what is wrong with each bad file, by its name
-    sizes: dict[str, int]  # upright, as they lie there
+    sizes: dict[str, int]  # upright, before any resizing
     modes: dict[str, int]  # Pillow's
     channels: int  # of the set: 1 where all are grey, else 3
     labels: dict[str, int] | None  # pictures of each class; None without labels
@@ -40,11 +37,11 @@ class Scan:
 
 
 def scan(path: str | Path, size: int | None = None, *, progress: bool = False) -> Scan:
-    """Decodes every picture of a folder or zip once, and tells all that is bad.
+    """Decodes every picture of a folder or zip once, and reports all that is bad.
 
     size: what `data_size` will be; without it, pictures of another size than most are bad.
-    Raises UserError where there is nothing to go over, and for labels or archives that are refused
-    as a whole.
+    Raises UserError where there are no pictures, and for labels or archives that are refused as a
+    whole.
     """
     path = Path(path)
     if not path.is_dir() and path.suffix.lower() != ".zip":
@@ -52,57 +49,60 @@ def scan(path: str | Path, size: int | None = None, *, progress: bool = False) -
             f"scan {path}: expected a folder or zip of pictures; other files are checked as they"
             " are read"
         )
-    with opened(path) as files:
-        found = listed(path, files)
-        seen = pictures(found)
-        return _scanned(
-            found, size, tqdm(seen, total=len(found.names), unit="picture") if progress else seen
-        )
+    with open_files(path) as files:
+        folder = listing(path, files)
+        stream = pictures(folder)
+        if progress:
+            stream = tqdm(stream, total=len(folder.names), unit="picture")
+        return _summarise(folder, size, stream)
 
 
-def _scanned(found: Listing, size: int | None, seen: Any) -> Scan:
+def _summarise(
+    folder: Listing, size: int | None, stream: Iterable[tuple[str, Image.Image | UserError]]
+) -> Scan:
     bad: dict[str, str] = {}
     sizes: dict[str, Size] = {}
     modes: dict[str, str] = {}
-    grey = True
-    for name, picture in seen:
+    is_grey = True
+    for name, picture in stream:
         try:
             if isinstance(picture, UserError):
                 raise picture
-            row = prepared(f"{found.path}/{name}", picture, size)
+            row = to_bytes(f"{folder.path}/{name}", picture, size)
         except UserError as error:
             bad[name] = str(error)
             continue
-        sizes[name], modes[name], grey = picture.size, picture.mode, grey and row.ndim == 2
-    bad |= misfits(found.path, sizes) if size is None else {}
-    fine = [name for name in found.names if name not in bad]
-    told = Counter(f"{width}x{height}" for width, height in (sizes[name] for name in fine))
+        sizes[name] = picture.size
+        modes[name] = picture.mode
+        is_grey = is_grey and row.ndim == 2
+    if size is None:
+        bad |= misfits(folder.path, sizes)
+    fine = [name for name in folder.names if name not in bad]
     return Scan(
-        path=str(found.path),
-        pictures=len(found.names),
+        path=str(folder.path),
+        pictures=len(folder.names),
         bad=bad,
-        sizes=dict(told.most_common()),
-        modes=dict(Counter(modes[name] for name in fine).most_common()),
-        channels=1 if grey else 3,
-        labels=_labels(found, fine),
-        others=tuple(found.others),
+        sizes=_counts("{}x{}".format(*sizes[name]) for name in fine),
+        modes=_counts(modes[name] for name in fine),
+        channels=1 if is_grey else 3,
+        labels=_labels(folder, fine),
+        others=tuple(folder.others),
     )
 
 
-def _labels(found: Listing, fine: list[str]) -> dict[str, int] | None:
-    """How many pictures each class has. Raises UserError for labels or features that training would
-    refuse.
-    """
-    if found.cond is None:
+def _counts(values: Iterable[str]) -> dict[str, int]:
+    """How often each value occurs, the most frequent first."""
+    return dict(Counter(values).most_common())
+
+
+def _labels(folder: Listing, fine: list[str]) -> dict[str, int] | None:
+    """How many pictures each class has. Raises UserError for labels that training would refuse."""
+    if folder.cond is None:
         return None
-    cond = given(found.cond, torch.empty(len(found.names), 1))
-    if kind_of(cond) != LABELS:
+    cond = check_condition(folder.cond, torch.empty(len(folder.names), 1))
+    if not isinstance(cond, torch.Tensor) or kind_of(cond) != LABELS:
         return None
-    kept = set(fine)
-    counts = Counter(
-        label for name, label in zip(found.names, cond.tolist(), strict=True) if name in kept
-    )
-    return {
-        found.classes[label] if found.classes else str(label): counts[label]
-        for label in sorted(counts)
-    }
+    labels = dict(zip(folder.names, cond.tolist(), strict=True))
+    counts = sorted(Counter(labels[name] for name in fine).items())
+    names = folder.classes
+    return {names[label] if names else str(label): count for label, count in counts}

@@ -1,5 +1,4 @@
-"""Exact truths: laws of data whose denoisers are closed forms, as teachers and as what tests
-compare with.
+"""Exact truths: laws of data whose denoisers are closed forms, as teachers and as references.
 
 Each is a denoiser `(x_t, t, cond=None) -> x0_hat` on any process and has `.process`, `.shape`,
 `.classes`, `.mean`, `.variance`, `.sample(n, seed)`, `.draw(n, seed)` (with labels),
@@ -8,10 +7,9 @@ Each is a denoiser `(x_t, t, cond=None) -> x0_hat` on any process and has `.proc
 `.solution(x, t, s)`, the same with its error; `library` is that ODE by SciPy. `expectation` is of
 any function of x_r given x_t; `named` has laws of 1 to 1024 numbers.
 
-`recursions` has where each method ends on Gaussian data, grid by grid, and what an exact model
-still pays there;
-`oracle` where consistency training and distillation end on any law of the line; `transport` what
-pairs of data and noise cost to move; `line` the line's quantiles.
+`recursions` has the end of each method on Gaussian data, grid by grid, and the loss of an exact
+model there; `oracle` the end of consistency training and distillation on any law of the line;
+`transport` the costs of pairs of data and noise; `line` the line's quantiles.
 """
 
 from fewstep.exact import oracle, recursions, transport

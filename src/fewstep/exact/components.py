@@ -1,5 +1,4 @@
-"""Mixtures of Gaussians in closed form: weights, densities and posterior moments of their
-components.
+"""Mixtures of Gaussians in closed form: weights, densities and posteriors of their components.
 
 Everything is float64 and flat: x `[B, d]`, and a, s `[B, 1]` with x = a x0 + s z. A variance a^2 l
 + s^2 of 0 (no noise on a component without width) is read as its limit from above.
@@ -17,10 +16,8 @@ from torch import Tensor
 _LEAST = 1e-100  # in place of a variance of 0: the limit's winner takes all, and nothing overflows
 
 
-class Seen(NamedTuple):
-    """What x says about the components; `common` is left out of `joint`, where it would drown
-    differences.
-    """
+class Evidence(NamedTuple):
+    """What x says about the components; `common` is not in `joint`: it would drown the rest."""
 
     joint: Tensor  # log (weight times density), less `common` [B, K]
     common: Tensor  # [B]
@@ -33,9 +30,8 @@ class Seen(NamedTuple):
 class Components(Protocol):
     """K Gaussians; `shares` `[B, K]` are posterior probabilities of the components.
 
-    `place` makes draws of the components picked `[B]` from unit normals `[B, d]`, `replace` draws
-    of their posteriors
-    given what was seen, n a row: picked `[B, n]`, z `[B, n, d]`.
+    `place` makes draws of the components index `[B]` from unit normals z `[B, d]`, `replace` draws
+    of their posteriors given the evidence, n a row: index `[B, n]`, z `[B, n, d]`.
     """
 
     @property
@@ -47,11 +43,11 @@ class Components(Protocol):
     @property
     def axes(self) -> Tensor: ...  # variances along each component's own axes [K, d]
     def to(self, device: torch.device) -> Self: ...
-    def see(self, x: Tensor, a: Tensor, s: Tensor) -> Seen: ...
-    def mean(self, seen: Seen, shares: Tensor) -> Tensor: ...
-    def variance(self, seen: Seen, shares: Tensor) -> Tensor: ...
-    def place(self, picked: Tensor, z: Tensor) -> Tensor: ...
-    def replace(self, seen: Seen, picked: Tensor, z: Tensor) -> Tensor: ...
+    def see(self, x: Tensor, a: Tensor, s: Tensor) -> Evidence: ...
+    def mean(self, evidence: Evidence, shares: Tensor) -> Tensor: ...
+    def variance(self, evidence: Evidence, shares: Tensor) -> Tensor: ...
+    def place(self, index: Tensor, z: Tensor) -> Tensor: ...
+    def replace(self, evidence: Evidence, index: Tensor, z: Tensor) -> Tensor: ...
 
 
 def gains(values: Tensor, a: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,9 +58,7 @@ def gains(values: Tensor, a: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Isotropic:
-    """Components N(m_k, l_k I), l_k = 0 included: matrix products of x with the means, no `[B, K,
-    d]`.
-    """
+    """Components N(m_k, l_k I), l_k = 0 included: products of x with the means, no `[B, K, d]`."""
 
     log_weights: Tensor  # [K]
     means: Tensor  # [K, d]
@@ -81,54 +75,52 @@ class Isotropic:
     def to(self, device: torch.device) -> Isotropic:
         return Isotropic(self.log_weights.to(device), self.means.to(device), self.values.to(device))
 
-    def see(self, x: Tensor, a: Tensor, s: Tensor) -> Seen:
-        """-|x - a m|^2 / 2v = -|x|^2 / 2w - |x|^2 (1/v - 1/w) / 2 + (a x.m - a^2 |m|^2 / 2) / v, w
-        the widest v.
+    def see(self, x: Tensor, a: Tensor, s: Tensor) -> Evidence:
+        """-|x - a m|^2 / 2v = -|x|^2 / 2w - |x|^2 (1/v - 1/w) / 2 + (a x.m - a^2 |m|^2 / 2) / v.
 
-        The first term is common to all components: far out it would drown the others.
+        w is the widest v. The first term is common to all components: far out it would drown the
+        others.
         """
         v, gain, rest = gains(self.values, a, s)
-        widest, size = v.amax(1, keepdim=True), x.square().sum(1, keepdim=True)
-        along = x @ self.means.T
-        near = (a * along - a.square() * self.means.square().sum(1) / 2) / v - size * (
-            1 / v - 1 / widest
-        ) / 2
+        widest = v.amax(1, keepdim=True)
+        size = x.square().sum(1, keepdim=True)
+        near = (a * (x @ self.means.T) - a.square() * self.means.square().sum(1) / 2) / v
+        near = near - size * (1 / v - 1 / widest) / 2
         joint = self.log_weights + near - x.shape[1] / 2 * (2 * math.pi * v).log()
-        return Seen(joint, (-size / (2 * widest))[:, 0], gain, rest, x)
+        return Evidence(joint, (-size / (2 * widest))[:, 0], gain, rest, x)
 
-    def mean(self, seen: Seen, shares: Tensor) -> Tensor:
-        return (shares * seen.rest) @ self.means + (shares * seen.gain).sum(
-            1, keepdim=True
-        ) * seen.apart
+    def mean(self, evidence: Evidence, shares: Tensor) -> Tensor:
+        common = (shares * evidence.gain).sum(1, keepdim=True)
+        return (shares * evidence.rest) @ self.means + common * evidence.apart
 
-    def variance(self, seen: Seen, shares: Tensor) -> Tensor:
-        """sum_k p_k (d l rest + |mean_k|^2) - |mean|^2, in deviations of the gain: equal widths
-        leave no |x|^2.
+    def variance(self, evidence: Evidence, shares: Tensor) -> Tensor:
+        """sum_k p_k (d l rest + |mean_k|^2) - |mean|^2, in deviations of the gain from its mean.
+
+        So with equal widths |x|^2 cancels exactly.
         """
-        x, uneven = seen.apart, seen.gain - (shares * seen.gain).sum(1, keepdim=True)
-        inside = x.shape[1] * self.values * seen.rest
-        along = 2 * seen.rest * uneven * (x @ self.means.T)
-        among = (
-            seen.rest.square() * self.means.square().sum(1)
-            + along
-            + (uneven * x.norm(dim=1, keepdim=True)) ** 2
-        )
-        drawn = ((shares * seen.rest) @ self.means).square().sum(1)
-        return (shares * (inside + among)).sum(1) - drawn
+        x, rest = evidence.apart, evidence.rest
+        uneven = evidence.gain - (shares * evidence.gain).sum(1, keepdim=True)
+        inside = x.shape[1] * self.values * rest
+        along = 2 * rest * uneven * (x @ self.means.T)
+        across = (uneven * x.norm(dim=1, keepdim=True)) ** 2
+        among = rest.square() * self.means.square().sum(1) + along + across
+        square = ((shares * rest) @ self.means).square().sum(1)
+        return (shares * (inside + among)).sum(1) - square
 
-    def place(self, picked: Tensor, z: Tensor) -> Tensor:
-        return self.means[picked] + self.values[picked, None].sqrt() * z
+    def place(self, index: Tensor, z: Tensor) -> Tensor:
+        return self.means[index] + self.values[index, None].sqrt() * z
 
-    def replace(self, seen: Seen, picked: Tensor, z: Tensor) -> Tensor:
-        gain, rest = (part.gather(1, picked)[:, :, None] for part in (seen.gain, seen.rest))
-        mean = rest * self.means[picked] + gain * seen.apart[:, None]
-        return mean + (self.values[picked][:, :, None] * rest).sqrt() * z
+    def replace(self, evidence: Evidence, index: Tensor, z: Tensor) -> Tensor:
+        gain, rest = (part.gather(1, index)[:, :, None] for part in (evidence.gain, evidence.rest))
+        mean = rest * self.means[index] + gain * evidence.apart[:, None]
+        return mean + (self.values[index][:, :, None] * rest).sqrt() * z
 
 
 @dataclass(frozen=True, eq=False)
-class Rotated:
-    """Components N(m_k, U_k diag(l_k) U_k^T): two products with all bases side by side; U None is
-    the identity.
+class FullRank:
+    """Components N(m_k, U_k diag(l_k) U_k^T); U None is the identity.
+
+    It takes two products with all bases side by side.
     """
 
     log_weights: Tensor  # [K]
@@ -144,11 +136,10 @@ class Rotated:
     def axes(self) -> Tensor:
         return self.values
 
-    def to(self, device: torch.device) -> Rotated:
+    def to(self, device: torch.device) -> FullRank:
+        log_weights, means = self.log_weights.to(device), self.means.to(device)
         vectors = None if self.vectors is None else self.vectors.to(device)
-        return Rotated(
-            self.log_weights.to(device), self.means.to(device), self.values.to(device), vectors
-        )
+        return FullRank(log_weights, means, self.values.to(device), vectors)
 
     def _turn(self, x: Tensor) -> Tensor:
         """U_k^T x for every k: `[B, d]` -> `[B, K, d]`."""
@@ -157,56 +148,56 @@ class Rotated:
         bases = self.vectors.transpose(0, 1).flatten(1)
         return (x @ bases).unflatten(1, self.means.shape)
 
-    def see(self, x: Tensor, a: Tensor, s: Tensor) -> Seen:
-        turned = self.means if self.vectors is None else (self.means[:, None] @ self.vectors)[:, 0]
-        v, gain, rest = gains(self.values, a[:, None], s[:, None])
-        y = self._turn(x) - a[:, None] * turned
-        joint = self.log_weights - (y.square() / v + (2 * math.pi * v).log()).sum(2) / 2
-        return Seen(joint, torch.zeros_like(joint[:, 0]), gain, rest, y)
-
-    def mean(self, seen: Seen, shares: Tensor) -> Tensor:
-        moved = shares[:, :, None] * seen.gain * seen.apart
-        if self.vectors is None:
-            return shares @ self.means + moved.sum(1)
-        return shares @ self.means + moved.flatten(1) @ self.vectors.transpose(1, 2).flatten(0, 1)
-
-    def variance(self, seen: Seen, shares: Tensor) -> Tensor:
-        """sum_k p_k (sum_j l rest + |mean_k - mean|^2)."""
-        moved = seen.gain * seen.apart
+    def see(self, x: Tensor, a: Tensor, s: Tensor) -> Evidence:
+        means = self.means
         if self.vectors is not None:
-            moved = torch.einsum("kij,bkj->bki", self.vectors, moved)
-        each = self.means + moved
-        among = (each - (shares[:, :, None] * each).sum(1, keepdim=True)).square()
-        return (shares * (self.values * seen.rest + among).sum(2)).sum(1)
+            means = (means[:, None] @ self.vectors)[:, 0]
+        v, gain, rest = gains(self.values, a[:, None], s[:, None])
+        y = self._turn(x) - a[:, None] * means
+        joint = self.log_weights - (y.square() / v + (2 * math.pi * v).log()).sum(2) / 2
+        return Evidence(joint, torch.zeros_like(joint[:, 0]), gain, rest, y)
 
-    def place(self, picked: Tensor, z: Tensor) -> Tensor:
-        """One product of the whole block for each component in it: bits do not depend on who else
-        is asked for.
-        """
+    def mean(self, evidence: Evidence, shares: Tensor) -> Tensor:
+        shift = shares[:, :, None] * evidence.gain * evidence.apart
         if self.vectors is None:
-            return self.means[picked] + self.values[picked].sqrt() * z
-        x0 = self.means[picked]
-        for k in picked.unique().tolist():
-            bent = (z * self.values[k].sqrt()) @ self.vectors[k].T
-            x0 = x0 + torch.where((picked == k)[:, None], bent, 0.0)
+            return shares @ self.means + shift.sum(1)
+        return shares @ self.means + shift.flatten(1) @ self.vectors.transpose(1, 2).flatten(0, 1)
+
+    def variance(self, evidence: Evidence, shares: Tensor) -> Tensor:
+        """sum_k p_k (sum_j l rest + |mean_k - mean|^2)."""
+        shift = evidence.gain * evidence.apart
+        if self.vectors is not None:
+            shift = torch.einsum("kij,bkj->bki", self.vectors, shift)
+        each = self.means + shift
+        among = (each - (shares[:, :, None] * each).sum(1, keepdim=True)).square()
+        return (shares * (self.values * evidence.rest + among).sum(2)).sum(1)
+
+    def place(self, index: Tensor, z: Tensor) -> Tensor:
+        """One product of the block for each component: a row's bits depend on no other row."""
+        if self.vectors is None:
+            return self.means[index] + self.values[index].sqrt() * z
+        x0 = self.means[index]
+        for k in index.unique().tolist():
+            shift = (z * self.values[k].sqrt()) @ self.vectors[k].T
+            x0 = x0 + torch.where((index == k)[:, None], shift, 0.0)
         return x0
 
-    def replace(self, seen: Seen, picked: Tensor, z: Tensor) -> Tensor:
-        gain, rest, apart = (of_picked(part, picked) for part in (seen.gain, seen.rest, seen.apart))
-        moved = gain * apart + (self.values[picked] * rest).sqrt() * z
-        return self.means[picked] + (
-            moved if self.vectors is None else bent(moved, self.vectors, picked)
-        )
+    def replace(self, evidence: Evidence, index: Tensor, z: Tensor) -> Tensor:
+        gain, rest = take(evidence.gain, index), take(evidence.rest, index)
+        shift = gain * take(evidence.apart, index) + (self.values[index] * rest).sqrt() * z
+        if self.vectors is not None:
+            shift = combine(shift, self.vectors, index)
+        return self.means[index] + shift
 
 
-def of_picked(part: Tensor, picked: Tensor) -> Tensor:
+def take(part: Tensor, index: Tensor) -> Tensor:
     """`[B, K, ...]` -> `[B, n, ...]`."""
-    return part[torch.arange(len(part), device=part.device)[:, None], picked]
+    return part[torch.arange(len(part), device=part.device)[:, None], index]
 
 
-def bent(moved: Tensor, vectors: Tensor, picked: Tensor) -> Tensor:
-    """`moved` `[B, n, r]` times the picked component's vectors `[K, d, r]`: `[B, n, d]`."""
-    out = moved.new_zeros(*moved.shape[:2], vectors.shape[1])
-    for k in picked.unique().tolist():
-        out[picked == k] = moved[picked == k] @ vectors[k].T
+def combine(x: Tensor, vectors: Tensor, index: Tensor) -> Tensor:
+    """x `[B, n, r]` times the vectors `[K, d, r]` of the components index `[B, n]`: `[B, n, d]`."""
+    out = x.new_zeros(*x.shape[:2], vectors.shape[1])
+    for k in index.unique().tolist():
+        out[index == k] = x[index == k] @ vectors[k].T
     return out

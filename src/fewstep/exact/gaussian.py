@@ -13,20 +13,18 @@ from fewstep.base.errors import UserError, require
 from fewstep.base.randomness import SAMPLING_BLOCK, normal
 from fewstep.core.process import Process, Time, edm, per_row, wide
 from fewstep.data import Arrays
-from fewstep.exact.draws import conditional_draws
-from fewstep.exact.given import checked_labels, coefficients
+from fewstep.exact.draws import check_labels, coefficients, conditional_draws
 from fewstep.exact.solutions import ROUNDING, Solution
 from fewstep.exact.truth import numbers
 
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """Data N(mean, std^2), element by element: D = mean + alpha std^2 (x - alpha mean) / (alpha^2
-    std^2 + sigma^2).
+    """Data N(mean, std^2), element by element.
 
-    mean and std are numbers or tensors that broadcast over a sample; std = 0 is a point. It
-    computes in float64, where x_t is, and answers in x_t's dtype. Numbers fit data of any shape;
-    samples get shape (1,).
+    D = mean + alpha std^2 (x - alpha mean) / (alpha^2 std^2 + sigma^2). mean and std are numbers or
+    tensors that broadcast over a sample; std = 0 is a point. It computes in float64, on x_t's
+    device, and the result has x_t's dtype. Numbers fit data of any shape; samples get shape (1,).
     """
 
     mean: float | Tensor = 0.0
@@ -54,9 +52,8 @@ class Gaussian:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of a sample."""
-        return tuple(
-            torch.broadcast_shapes(*(numbers("", part).shape for part in (self.mean, self.std)))
-        ) or (1,)
+        shapes = [numbers("", part).shape for part in (self.mean, self.std)]
+        return tuple(torch.broadcast_shapes(*shapes)) or (1,)
 
     @property
     def variance(self) -> float:
@@ -65,17 +62,15 @@ class Gaussian:
 
     def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
         """x0_hat = E[x0 | x_t], like x_t."""
-        checked_labels(cond, 0, x_t)
+        check_labels(cond, 0, x_t)
         mean, variance = self._moments(x_t)
         a, s = self._coefficients(t, x_t)
         gain = a * variance / _above_zero(a.square() * variance + s.square())
         return _like(x_t, mean + gain * (_double(x_t, a) - a * mean))
 
     def posterior_variance(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
-        """tr Cov[x0 | x_t] / d, `[B]`: the mean over elements of sigma^2 std^2 / (alpha^2 std^2 +
-        sigma^2).
-        """
-        checked_labels(cond, 0, x_t)
+        """tr Cov[x0 | x_t] / d, `[B]`: mean of sigma^2 std^2 / (alpha^2 std^2 + sigma^2)."""
+        check_labels(cond, 0, x_t)
         variance = self._moments(x_t)[1]
         a, s = self._coefficients(t, x_t)
         each = s.square() * variance / _above_zero(a.square() * variance + s.square())
@@ -83,7 +78,7 @@ class Gaussian:
 
     def log_density(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
         """log p_t(x_t) of the noised law, `[B]`."""
-        checked_labels(cond, 0, x_t)
+        check_labels(cond, 0, x_t)
         mean, variance = self._moments(x_t)
         a, s = self._coefficients(t, x_t)
         v = _above_zero(a.square() * variance + s.square())
@@ -95,10 +90,12 @@ class Gaussian:
 
         v = alpha^2 std^2 + sigma^2; where v_t = 0 the noise is unknown and taken as 0.
         """
-        checked_labels(cond, 0, x)
+        check_labels(cond, 0, x)
         mean, variance = self._moments(x)
-        (a_t, s_t), (a_s, s_s) = self._coefficients(t, x), self._coefficients(s, x)
-        v_t, v_s = (a.square() * variance + s.square() for a, s in ((a_t, s_t), (a_s, s_s)))
+        a_t, s_t = self._coefficients(t, x)
+        a_s, s_s = self._coefficients(s, x)
+        v_t = a_t.square() * variance + s_t.square()
+        v_s = a_s.square() * variance + s_s.square()
         ratio = torch.where(v_t == 0, 0.0, v_s / _above_zero(v_t))
         root = torch.where(ratio == 0, 0.0, torch.where(ratio == 0, 1.0, ratio).sqrt())
         x_s = a_s * mean + root * (_double(x, a_t) - a_t * mean)
@@ -107,26 +104,22 @@ class Gaussian:
 
     def solution(self, x: Tensor, t: Time, s: Time, cond: Cond = None) -> Solution:
         """`solve`, whose error is rounding's alone, `[B]`."""
-        return Solution(
-            self.solve(x, t, s, cond),
-            torch.full((len(x),), ROUNDING, dtype=torch.float64).to(wide(x)),
-        )
+        error = torch.full((len(x),), ROUNDING, dtype=torch.float64).to(wide(x))
+        return Solution(self.solve(x, t, s, cond), error)
 
     @torch.no_grad()
     def posterior(self, x_t: Tensor, t: Time, n: int, seed: int = 0, cond: Cond = None) -> Tensor:
-        """n exact draws of x0 given x_t, `[n, B, ...]`: draw j of row i depends on the seed, j and
-        i alone.
+        """n exact draws of x0 given x_t, `[n, B, ...]`.
+
+        Draw j of row i depends on the seed, j and i alone.
         """
         require(n > 0, "n", n, "at least 1 draw")
-        mean, variance = self(x_t.to(wide(x_t)).double(), t, cond), self._moments(x_t)[1]
+        mean = self(x_t.to(wide(x_t)).double(), t, cond)
+        variance = self._moments(x_t)[1]
         a, s = self._coefficients(t, x_t)
         rest = s.square() * variance / _above_zero(a.square() * variance + s.square())
-        z = (
-            conditional_draws(seed, n, len(x_t), math.prod(x_t.shape[1:]))[1]
-            .to(wide(x_t))
-            .reshape(n, *x_t.shape)
-        )
-        return _like(x_t, mean + rest.sqrt() * z)
+        _, z = conditional_draws(seed, n, len(x_t), math.prod(x_t.shape[1:]))
+        return _like(x_t, mean + rest.sqrt() * z.to(wide(x_t)).reshape(n, *x_t.shape))
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """x0 `[n, *shape]`, float32: sample i depends on the seed and on i alone."""
@@ -139,12 +132,12 @@ class Gaussian:
         return Arrays(self.sample(n, seed))
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance where x's times are, in float64."""
-        mean, std = (
-            torch.as_tensor(part, dtype=torch.float64).to(wide(x)) for part in (self.mean, self.std)
-        )
+        """Mean and variance on the device of x's times, in float64."""
+        mean = torch.as_tensor(self.mean, dtype=torch.float64).to(wide(x))
+        std = torch.as_tensor(self.std, dtype=torch.float64).to(wide(x))
         try:
-            mean, std = mean.expand(x.shape[1:]), std.expand(x.shape[1:])
+            mean = mean.expand(x.shape[1:])
+            std = std.expand(x.shape[1:])
         except RuntimeError:
             raise UserError(
                 f"x_t of shape {tuple(x.shape)}: expected [B, {', '.join(map(str, self.shape))}]"
@@ -152,14 +145,13 @@ class Gaussian:
         return mean, std.square()
 
     def _coefficients(self, t: Time, x: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, sigma = (
-            c.reshape(-1, *[1] * (x.ndim - 1)).to(wide(x)) for c in coefficients(self.process, t, x)
-        )
-        return alpha, sigma
+        alpha, sigma = coefficients(self.process, t, x)
+        axes = (-1, *[1] * (x.ndim - 1))
+        return alpha.reshape(axes).to(wide(x)), sigma.reshape(axes).to(wide(x))
 
 
 def _above_zero(v: Tensor) -> Tensor:
-    """Divides instead of a variance of 0, whose quotients are all 0."""
+    """A divisor in place of a variance of 0, whose quotients are all 0."""
     return v.clamp_min(1e-100)
 
 

@@ -1,4 +1,4 @@
-"""Laws on the line: distribution functions and quantiles of one-dimensional truths, tails included."""
+"""Laws on the line: distribution functions and quantiles of one-dimensional truths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fewstep.exact.gaussian import Gaussian
 from fewstep.exact.truth import Truth, numbers
 
 _HALVINGS = 56  # of a bracket of 80 standard deviations: to the last bit of float64
-_OUT = 40.0  # deviations from the outermost means that quantiles are looked for in
+_OUT = 40.0  # quantiles are searched up to so many deviations from the outermost means
 _LEAST = 1e-50  # in place of a standard deviation of 0
 
 
@@ -23,9 +23,9 @@ _LEAST = 1e-50  # in place of a standard deviation of 0
 class Line:
     """sum_k weights_k N(means_k, stds_k^2), all `[K]`, and its noised laws on the process.
 
-    Quantiles are asked for by q, the number that a unit normal exceeds as often: F_t(x) = Phi(q).
-    So tails keep all their digits, and the flow's map from t to s, which in one dimension keeps F,
-    is `quantile(score(x, t), s)`.
+    A quantile is named by q with F_t(x) = Phi(q), the same quantile of a unit normal. So tails keep
+    all their digits, and the flow's map from t to s, which in one dimension keeps F, is
+    `quantile(score(x, t), s)`.
     """
 
     weights: Tensor
@@ -42,8 +42,10 @@ class Line:
         """log P(x_t < x) and log P(x_t > x), like x `[n]`."""
         means, stds = self.at(t)
         away = (x[:, None] - means) / stds
-        below, above = (torch.special.log_ndtr(side) for side in (away, -away))
-        return (below + self.weights.log()).logsumexp(1), (above + self.weights.log()).logsumexp(1)
+        logs = self.weights.log()
+        below = (torch.special.log_ndtr(away) + logs).logsumexp(1)
+        above = (torch.special.log_ndtr(-away) + logs).logsumexp(1)
+        return below, above
 
     def score(self, x: Tensor, t: Time) -> Tensor:
         """q with Phi(q) = F_t(x), like x `[n]`; from the nearer tail."""
@@ -54,50 +56,44 @@ class Line:
     def quantile(self, q: Tensor, t: Time) -> Tensor:
         """x with F_t(x) = Phi(q), like q `[n]`, by halving; |q| up to 38."""
         means, stds = self.at(t)
-        x_low, x_high = (
-            (means - _OUT * stds).min().expand_as(q),
-            (means + _OUT * stds).max().expand_as(q),
-        )
+        logs = self.weights.log()
+        x_low = (means - _OUT * stds).min().expand_as(q)
+        x_high = (means + _OUT * stds).max().expand_as(q)
         side = torch.where(q < 0, 1.0, -1.0).double()  # of the nearer tail
-        goal, logs = torch.special.log_ndtr(-q.abs()), self.weights.log()
+        goal = torch.special.log_ndtr(-q.abs())
         for _ in range(_HALVINGS):
             x = (x_low + x_high) / 2
-            tail = (
-                torch.special.log_ndtr(side[:, None] * (x[:, None] - means) / stds) + logs
-            ).logsumexp(1)
+            away = side[:, None] * (x[:, None] - means) / stds
+            tail = (torch.special.log_ndtr(away) + logs).logsumexp(1)
             short = (tail - goal) * side < 0
-            x_low, x_high = torch.where(short, x, x_low), torch.where(short, x_high, x)
+            x_low = torch.where(short, x, x_low)
+            x_high = torch.where(short, x_high, x)
         return (x_low + x_high) / 2
 
     def scales(self, count: int) -> Tensor:
-        """Increasing points that are dense where the data is: `count` even steps to 9 deviations of
-        each component.
+        """Increasing points that are dense where the data is.
+
+        Each component gives `count` even steps from -9 to 9 of its deviations.
         """
         out = torch.linspace(-9, 9, count + 1, dtype=torch.float64)
         return (self.means[:, None] + self.stds.clamp_min(_LEAST)[:, None] * out).flatten().unique()
 
     def flow(self, x: Tensor, t: Time, s: Time) -> Tensor:
-        """The probability-flow ODE's map from t to s, like x `[n]`: the monotone rearrangement
-        F_s^-1(F_t(x)).
-        """
+        """The probability-flow ODE's map from t to s, F_s^-1(F_t(x)), like x `[n]`."""
         return self.quantile(self.score(x, t), s)
 
 
 def between(edges: Tensor) -> tuple[Tensor, Tensor]:
-    """Points and weights of Gauss-Legendre's rule of three points on each interval of increasing
-    edges.
-    """
-    half, middle = edges.diff()[:, None] / 2, (edges[1:] + edges[:-1])[:, None] / 2
+    """Points and weights of Gauss and Legendre's rule of three points between increasing edges."""
+    half = edges.diff()[:, None] / 2
+    middle = (edges[1:] + edges[:-1])[:, None] / 2
     away = math.sqrt(0.6) * torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
-    return (middle + half * away).flatten(), (
-        half * torch.tensor([5.0, 8.0, 5.0]).double() / 9
-    ).flatten()
+    shares = torch.tensor([5.0, 8.0, 5.0], dtype=torch.float64)
+    return (middle + half * away).flatten(), (half * shares / 9).flatten()
 
 
 def line(law: Any) -> Line:
-    """A one-dimensional Gaussian, mixture or finite set as a `Line`. Raises UserError for any other
-    law.
-    """
+    """A one-dimensional Gaussian, mixture or finite set as a `Line`. Raises UserError."""
     if not isinstance(law, (Gaussian, Truth)):
         raise UserError(f"a {type(law).__name__}: expected a one-dimensional law of fewstep.exact")
     if math.prod(law.shape) != 1:
@@ -105,11 +101,12 @@ def line(law: Any) -> Line:
             f"a law of shape {tuple(law.shape)}: expected one number a sample, shape (1,)"
         )
     if isinstance(law, Gaussian):
-        mean, std = (numbers(name, getattr(law, name)).reshape(1) for name in ("mean", "std"))
+        mean = numbers("mean", law.mean).reshape(1)
+        std = numbers("std", law.std).reshape(1)
         return Line(torch.ones(1, dtype=torch.float64), mean, std, law.process)
-    weights, centre = law.components.log_weights.exp(), law.mean.reshape(1)
-    means, stds = law.components.means[:, 0], law.components.axes[:, 0].sqrt()
-    kept = weights > 0
-    return Line(
-        weights[kept], centre + law.scale * means[kept], law.scale * stds[kept], law.process
-    )
+    weights = law.components.log_weights.exp()
+    present = weights > 0
+    means = law.components.means[present, 0]
+    stds = law.components.axes[present, 0].sqrt()
+    means = law.mean.reshape(1) + law.scale * means
+    return Line(weights[present], means, law.scale * stds, law.process)

@@ -9,23 +9,21 @@ from torch import Tensor
 
 from fewstep.base.errors import UserError
 from fewstep.core.process import Process, edm
-from fewstep.exact.components import Components, Isotropic, Rotated
+from fewstep.exact.components import Components, FullRank, Isotropic
 from fewstep.exact.lowrank import LowRank
 from fewstep.exact.truth import Truth, numbers
 
-_NEGATIVE = (
-    1e-6  # eigenvalues and asymmetries of a covariance up to this share of its largest are rounding
-)
+# Eigenvalues and asymmetries of a covariance up to this share of its largest are rounding.
+_NEGATIVE = 1e-6
 
 
 class Mixture(Truth):
     """Data sum_k weights_k N(means_k, C_k): weights `[K]` (any positive sum), means `[K, *shape]`.
 
     Either `covs` `[K, d, d]`, of flattened data, symmetric and positive semidefinite, or `std`: a
-    number, `[K]`, or one for every element, `[K, *shape]`; 0 makes points. With `factors` `[K, d,
-    r]` beside a std above 0, a number or `[K]`, C_k = factors_k factors_k^T + std_k^2 I: a denoiser
-    of K d r operations, for large d.
-    `labels` `[K]` are the components' classes.
+    number, `[K]`, or one for every element, `[K, *shape]`; 0 makes points. With `factors`
+    `[K, d, r]` beside a std above 0, a number or `[K]`, C_k = factors_k factors_k^T + std_k^2 I: a
+    denoiser of K d r operations, for large d. `labels` `[K]` are the components' classes.
     """
 
     def __init__(
@@ -47,44 +45,44 @@ class Mixture(Truth):
             raise UserError("factors= and covs=: expected std= beside factors=, and no covs=")
         centre = (weights @ means.flatten(1)).reshape(means.shape[1:])
         away = (means - centre).flatten(1)
-        vectors: Tensor | None
+        vectors: Tensor | None = None
         if factors is not None:
-            values, vectors = _spanned(factors, _floors(std, len(means)), *away.shape)
+            values, vectors = _span(factors, _floors(std, len(means)), *away.shape)
             inside = values[:, :-1].sum(1) / away.shape[1] + values[:, -1]
+        elif covs is not None:
+            values, vectors = _axes(numbers("covs", covs), *away.shape)
+            inside = values.mean(1)
         else:
-            full = covs is not None
-            values, vectors = (
-                _axes(numbers("covs", covs), *away.shape)
-                if full
-                else (_variances(std, means), None)
-            )
+            values = _variances(std, means)
             inside = values.mean(1) if values.ndim == 2 else values
         square = float(weights @ (inside + away.square().mean(1)))
         scale = square**0.5 or 1.0
-        parts = weights.log(), away / scale, values / square if square else values
-        components: Components = Isotropic(*parts) if values.ndim == 1 else Rotated(*parts, vectors)
+        parts = (weights.log(), away / scale, values / square if square else values)
+        components: Components
         if factors is not None and vectors is not None:
             components = LowRank(*parts, vectors)
+        elif values.ndim == 1:
+            components = Isotropic(*parts)
+        else:
+            components = FullRank(*parts, vectors)
         super().__init__(components, _labels(labels, weights), centre, scale, process or edm())
 
 
 class Empirical(Truth):
-    """Data that is one of the N given points, `[N, *shape]`, each as likely; `labels` `[N]` are
-    their classes.
+    """Data that is one of N equally likely points, `[N, *shape]`; `labels` `[N]` are their classes.
 
-    Where x_t is equally near to several points at vanishing noise (a tie) the truth itself jumps.
+    Where x_t is equally near to several points at vanishing noise (a tie), the truth itself jumps.
     """
 
     def __init__(self, data: Any, process: Process | None = None, labels: Any = None) -> None:
         points = _means(data, "data")
-        centre, n = points.mean(0), len(points)
+        centre = points.mean(0)
         away = (points - centre).flatten(1)
         scale = float(away.square().mean()) ** 0.5 or 1.0
-        weights = torch.full((n,), 1 / n, dtype=torch.float64)
+        weights = torch.full((len(points),), 1 / len(points), dtype=torch.float64)
         components = Isotropic(weights.log(), away / scale, torch.zeros_like(weights))
-        super().__init__(
-            components, _labels(labels, weights, "data"), centre, scale, process or edm()
-        )
+        classes = _labels(labels, weights, "data")
+        super().__init__(components, classes, centre, scale, process or edm())
 
 
 def _means(value: Any, name: str = "means") -> Tensor:
@@ -115,11 +113,8 @@ def _labels(value: Any, weights: Tensor, owner: str = "means") -> Tensor | None:
     if value is None:
         return None
     labels = numbers("labels", value)
-    if (
-        labels.shape != weights.shape
-        or bool((labels != labels.round()).any())
-        or bool((labels < 0).any())
-    ):
+    wrong = (labels != labels.round()) | (labels < 0)
+    if labels.shape != weights.shape or bool(wrong.any()):
         raise UserError(
             f"labels of shape {tuple(labels.shape)}: expected integers from 0, one for each of the"
             f" {owner}"
@@ -137,19 +132,16 @@ def _variances(value: Any, means: Tensor) -> Tensor:
     if bool((std < 0).any()):
         raise UserError(f"std down to {float(std.min()):g}: expected at least 0")
     if std.shape not in ((), means.shape[:1], means.shape):
-        expected = f"a number, {tuple(means.shape[:1])} or {tuple(means.shape)}"
-        raise UserError(f"std of shape {tuple(std.shape)}: expected {expected}")
+        need = f"a number, {tuple(means.shape[:1])} or {tuple(means.shape)}"
+        raise UserError(f"std of shape {tuple(std.shape)}: expected {need}")
     return std.square().flatten(1) if std.ndim > 1 else std.square().expand(len(means))
 
 
-def _spanned(value: Any, floors: Tensor, components: int, size: int) -> tuple[Tensor, Tensor]:
+def _span(value: Any, floors: Tensor, components: int, size: int) -> tuple[Tensor, Tensor]:
     """Eigenvalues above the floor, and the floor last, `[K, r + 1]`; their vectors `[K, d, r]`."""
     factors = numbers("factors", value)
-    if (
-        factors.ndim != 3
-        or factors.shape[:2] != (components, size)
-        or not 0 < factors.shape[2] <= size
-    ):
+    fits = factors.ndim == 3 and factors.shape[:2] == (components, size)
+    if not fits or not 0 < factors.shape[2] <= size:
         raise UserError(
             f"factors of shape {tuple(factors.shape)}: expected {(components, size)} and a rank up"
             " to d"
@@ -170,9 +162,7 @@ def _floors(value: Any, components: int) -> Tensor:
 
 
 def _axes(covs: Tensor, components: int, size: int) -> tuple[Tensor, Tensor]:
-    """Eigenvalues `[K, d]` and vectors `[K, d, d]`; what rounding leaves of an eigenvalue 0 becomes
-    0.
-    """
+    """Eigenvalues `[K, d]` and vectors `[K, d, d]`; eigenvalues that are rounding become 0."""
     if covs.shape != (components, size, size):
         raise UserError(
             f"covs of shape {tuple(covs.shape)}: expected {(components, size, size)}, of flattened"

@@ -1,10 +1,9 @@
-"""The exact truths that have a name, `exact:NAME` on the command line: a ladder from one Gaussian
-to 1024 numbers.
+"""The exact truths that have a name, `exact:NAME` on the command line: of 1 to 1024 numbers.
 
 | name | numbers | what is hard |
 |---|---|---|
 | `gaussian` | 1 | nothing: the flow, the oracle and every method's end on a grid are closed forms |
-| `two-modes` | 1 | a boundary between modes, which consistency training blurs; `oracle` knows by how much |
+| `two-modes` | 1 | a boundary that consistency training blurs; `oracle` knows by how much |
 | `ring8` `grid25` | 2 | 8 and 25 modes to be found |
 | `rings64` | 2 | structure at two scales: 64 modes, ring by ring, five times their width apart |
 | `digits-mixture` | 64 | ten full covariances of real images; needs scikit-learn |
@@ -31,17 +30,15 @@ _GREY_STEP = 1 / 8  # between the 17 grey levels of the digits in [-1, 1]
 
 
 def digits_mixture(process: Process | None = None) -> Mixture:
-    """The digits as ten Gaussians, one per class: mean, full covariance and frequency of the
-    training split.
+    """The digits as ten Gaussians, one per class, each fitted to the training split.
 
-    Covariances (over N - 1) get step^2 / 12 on their diagonals, the variance of rounding to grey
-    levels: pixels that never change in a class keep a width. Raises UserError where scikit-learn is
-    not installed.
+    A class has its mean, full covariance and frequency. Covariances (over N - 1) get step^2 / 12 on
+    their diagonals, the variance of rounding to grey levels, so that pixels that never change in a
+    class have a width. Raises UserError where scikit-learn is not installed.
     """
     digits = data.digits()
-    classes = [
-        digits.train.x0[digits.train.cond == label].double() for label in range(digits.classes)
-    ]
+    x0, cond = digits.train.x0.double(), digits.train.cond
+    classes = [x0[cond == label] for label in range(digits.classes)]
     rounding = _GREY_STEP**2 / 12 * torch.eye(math.prod(digits.shape), dtype=torch.float64)
     return Mixture(
         weights=[len(x0) for x0 in classes],
@@ -86,21 +83,20 @@ def rings64(process: Process | None = None) -> Mixture:
 
 
 def smooth32(process: Process | None = None) -> Mixture:
-    """Ten classes of smooth 32x32 images, as likely each: N(m_k, F_k F_k^T + 0.02^2 I), F_k of 12
-    columns.
+    """Ten equally likely classes of smooth 32x32 images: N(m_k, F_k F_k^T + 0.02^2 I).
 
-    The patterns are products of cosines of fewer than 8 half waves along each side, less the
-    constant one: 63 of mean square 1. A class has 13 random combinations of them, orthonormal, the
-    first 0.3 times as its mean, the others as axes of standard deviation 0.18, falling evenly to
-    0.03; always the same ones.
+    F_k has 12 columns. The patterns are products of cosines of fewer than 8 half waves along each
+    side, less the constant one: 63 of mean square 1. A class has 13 random combinations of
+    them, orthonormal, the first 0.3 times as its mean, the others as axes of standard deviation
+    0.18, falling evenly to 0.03; always the same ones.
     """
-    place = (torch.arange(32, dtype=torch.float64) + 0.5) / 32
-    waves = (math.pi * torch.arange(8, dtype=torch.float64)[:, None] * place).cos()
+    middles = (torch.arange(32, dtype=torch.float64) + 0.5) / 32
+    waves = (math.pi * torch.arange(8, dtype=torch.float64)[:, None] * middles).cos()
     waves[1:] *= 2**0.5
     patterns = torch.einsum("iy,jx->ijyx", waves, waves).reshape(64, 1024)[1:]
     source = generator(0, "smooth32")
-    drawn = torch.randn(_CLASSES, 63, _RANK + 1, generator=source, dtype=torch.float64)
-    axes = patterns.T @ torch.linalg.qr(drawn)[0]  # [10, 1024, 13]
+    z = torch.randn(_CLASSES, 63, _RANK + 1, generator=source, dtype=torch.float64)
+    axes = patterns.T @ torch.linalg.qr(z)[0]  # [10, 1024, 13]
     widths = torch.linspace(0.18, 0.03, _RANK, dtype=torch.float64)
     return Mixture(
         weights=torch.ones(_CLASSES),
@@ -124,7 +120,7 @@ NAMED: dict[str, Callable[[Process | None], Gaussian | Mixture]] = {
 
 
 def named(name: str, process: Process | None = None) -> Gaussian | Mixture:
-    """The exact truth of that name, on the given process (edm where none is given)."""
+    """The exact truth of that name, on the process (edm by default)."""
     if name not in NAMED:
         raise unknown("exact truth", name, NAMED)
     return NAMED[name](process)

@@ -1,17 +1,14 @@
-"""Gaussian data N(0, std^2): where each method ends when every level is fitted exactly, by closed
-recursions.
+"""The end of each method on Gaussian data N(0, std^2), every level fitted exactly: recursions.
 
 On such data the best D(x, t) is g x, one number per level, and least squares gives it from the
-level below:
-with x_t, x_r the pair of a method's coupling, goal = g_r x_r and g_t = g_r E[x_r x_t] / E[x_t^2].
-So a method's factor of a level is a product of one factor per step, and what a grid of N steps
-leaves is known without training:
-one-step samples have the standard deviation factor sigma(t_max).
-times: increasing, the lowest is where D(x, t) = x. Factors `[N + 1]` in float64, of the lowest
-level 1.
-On processes with alpha = 1 and sigma = 0 at the data they are D's own; `mcm` has them from each
-segment's start.
-`losses` has what an exact model still pays on a grid, by either method.
+level below: with x_t, x_r the pair of a method's coupling, goal = g_r x_r and
+g_t = g_r E[x_r x_t] / E[x_t^2]. So a method's factor of a level is a product of one factor per
+step, and the error that a grid of N steps leaves is known without training: one-step samples have
+the standard deviation factor sigma(t_max).
+
+times: increasing, the lowest is where D(x, t) = x. Factors are `[N + 1]` in float64, of the lowest
+level 1. On processes with alpha = 1 and sigma = 0 at the data they are D's own; `mcm` has them from
+each segment's start. `losses` has the loss of an exact model on a grid, by either method.
 """
 
 from __future__ import annotations
@@ -34,12 +31,12 @@ Steps = Sequence[float] | Tensor
 
 
 def ct(process: Process, times: Steps, std: float, first: float = 1.0) -> Tensor:
-    """Consistency training: g_t = g_r (alpha_t alpha_r s^2 + sigma_t sigma_r) / (alpha_t^2 s^2 +
-    sigma_t^2).
+    """Factors of consistency training, level by level.
 
-    On edm (s^2 + r t) / (s^2 + t^2), from CM, arXiv 2303.01469, eq. 10; the same for every even
-    convex distance, since the residual is Gaussian and independent of x_t. TCM's second stage from
-    an exact first has it too.
+    g_t = g_r (alpha_t alpha_r s^2 + sigma_t sigma_r) / (alpha_t^2 s^2 + sigma_t^2); on edm
+    (s^2 + r t) / (s^2 + t^2), from CM, arXiv 2303.01469, eq. 10. It is the same for every even
+    convex distance, since the residual is Gaussian and independent of x_t, and for TCM's second
+    stage from an exact first.
 
     Args:
         process: with its alpha and sigma
@@ -55,14 +52,13 @@ def cd(
 ) -> Tensor:
     """Consistency distillation: g_t = g_r F, F the solver's move of the exact denoiser from t to r.
 
-    Euler's is ct's on edm. Along the grid of Direct CM it is that method's solution too (arXiv
-    2411.08954).
+    Euler's is ct's on edm. Along the grid of Direct CM it is that method's solution too
+    (arXiv 2411.08954).
     """
     steps = torch.tensor(increasing(times), dtype=torch.float64)
     start = torch.full((1,), first, dtype=torch.float64)
-    factors = solver(
-        process, Gaussian(0.0, std, process), torch.ones_like(steps[1:]), steps[1:], steps[:-1]
-    )
+    t, r = steps[1:], steps[:-1]
+    factors = solver(process, Gaussian(0.0, std, process), torch.ones_like(t), t, r)
     return torch.cat([start, factors]).cumprod(0)
 
 
@@ -75,43 +71,37 @@ def gc(
     predictor: Literal["ideal", "own"] = "ideal",
     first: float = 1.0,
 ) -> Tensor:
-    """Generator-induced coupling: x0 := a x_r in a share of the rows, then both points mix that x0
-    with the row's z.
+    """Generator-induced coupling: x0 := a x_r in a share of the rows.
 
-    E x0^2 = V = a^2 (alpha_r^2 s^2 + sigma_r^2) and E x0 z = a sigma_r =: c, so that
+    Then both points mix that x0 with the row's z. E x0^2 = V = a^2 (alpha_r^2 s^2 + sigma_r^2) and
+    E x0 z = a sigma_r =: c, so that
     E x_u x_t = alpha_u alpha_t V + (alpha_u sigma_t + alpha_t sigma_u) c + sigma_u sigma_t.
-    Source: GC, arXiv 2406.09570, eq. 13 and 14. With share 1 the one-step standard deviation does
-    not tend to s but, on edm up to 80, to 1.2488 s (ideal) and 1.1814 s (own).
+    With share 1 the one-step standard deviation does not tend to s but, on edm up to 80, to
+    1.2488 s (ideal) and 1.1814 s (own). Source: GC, arXiv 2406.09570, eq. 13 and 14.
 
     Args:
         process: with its alpha and sigma
         times: increasing
         std: of the data
         share: probability of a generated row
-        predictor: ideal, a = s / sqrt(alpha_r^2 s^2 + sigma_r^2), the exact map to the data; own, a
-        = g_r
+        predictor: ideal, a = s / sqrt(alpha_r^2 s^2 + sigma_r^2), the exact map to the data; own,
+            a = g_r
         first: factor of the lowest level
     """
     require(predictor in ("ideal", "own"), "predictor", predictor, "ideal or own")
-    steps, factors = increasing(times), [first]
-    alphas, sigmas = (
-        c(torch.tensor(steps, dtype=torch.float64)).tolist() for c in (process.alpha, process.sigma)
-    )
-    for (alpha_r, sigma_r), (alpha_t, sigma_t) in pairwise(zip(alphas, sigmas, strict=True)):
+    steps = torch.tensor(increasing(times), dtype=torch.float64)
+    levels = zip(process.alpha(steps).tolist(), process.sigma(steps).tolist(), strict=True)
+    factors = [first]
+    for (alpha_r, sigma_r), (alpha_t, sigma_t) in pairwise(levels):
         power = alpha_r**2 * std**2 + sigma_r**2
         a = std / power**0.5 if predictor == "ideal" else factors[-1]
-        both = (
-            (1 - share, std**2, 0.0),
-            (share, a**2 * power, a * sigma_r),
-        )  # of a row's data: E x0^2, E x0 z
-        across, square = (
-            sum(
-                p
-                * (alpha * alpha_t * v + (alpha * sigma_t + alpha_t * sigma) * c + sigma * sigma_t)
-                for p, v, c in both
-            )
-            for alpha, sigma in ((alpha_r, sigma_r), (alpha_t, sigma_t))
-        )
+        across = square = 0.0
+        # Of the two kinds of rows: probability, E x0^2, E x0 z.
+        for p, v, c in ((1 - share, std**2, 0.0), (share, a**2 * power, a * sigma_r)):
+            cross = (alpha_r * sigma_t + alpha_t * sigma_r) * c
+            across += p * (alpha_r * alpha_t * v + cross + sigma_r * sigma_t)
+            cross = (alpha_t * sigma_t + alpha_t * sigma_t) * c
+            square += p * (alpha_t * alpha_t * v + cross + sigma_t * sigma_t)
         factors.append(factors[-1] * across / square)
     return torch.tensor(factors, dtype=torch.float64)
 
@@ -124,8 +114,7 @@ class Losses(NamedTuple):
 
 
 def losses(process: Process, times: Steps, std: float, solver: Solver = euler) -> Losses:
-    """Squared losses of the exact consistency function on every grid: of training, and of
-    distillation by a solver.
+    """Squared losses of the exact consistency function: of training, and of distillation.
 
     E (f(x_t, t) - f(x_r, r))^2 with f(x, t) = std x / sqrt(alpha^2 std^2 + sigma^2). Both points
     mix one x0 and z (ct), or x_r is the solver's move of x_t (cd). Source: GC, arXiv 2406.09570,
@@ -135,21 +124,19 @@ def losses(process: Process, times: Steps, std: float, solver: Solver = euler) -
     alpha, sigma = process.alpha(steps), process.sigma(steps)
     spread = torch.hypot(alpha * std, sigma)
     require(bool((spread > 0).all()), "std", std, "above 0 where the lowest time is the data's")
-    to_end, (t, r) = std / spread, (slice(1, None), slice(None, -1))
-    z, x0 = ((to_end * part)[t] - (to_end * part)[r] for part in (sigma, alpha))
-    move = solver(
-        process, Gaussian(0.0, std, process), torch.ones_like(steps[t]), steps[t], steps[r]
-    )
-    apart = (to_end[t] - to_end[r] * move) * spread[t]
+    to_end = std / spread
+    x0, z = (to_end * alpha).diff(), (to_end * sigma).diff()
+    t, r = steps[1:], steps[:-1]
+    move = solver(process, Gaussian(0.0, std, process), torch.ones_like(t), t, r)
+    apart = (to_end[1:] - to_end[:-1] * move) * spread[1:]
     return Losses(((x0 * std).square() + z.square()).mean().item(), apart.square().mean().item())
 
 
 def losses_limit(std: float, t_max: float) -> float:
-    """lim N^2 (ct - cd) of `losses` on edm's even grid of N intervals from 0 to T = t_max, where
-    N^2 cd vanishes.
+    """lim N^2 (ct - cd) of `losses` on edm's even grid of N intervals from 0 to T = t_max.
 
-    T int_0^T f'^2 E (z - v)^2 dt = T s^4 [T / (2 s^2 (s^2 + T^2)) + atan(T / s) / (2 s^3)].
-    Source: GC, arXiv 2406.09570, theorem 1, on Gaussian data.
+    T int_0^T f'^2 E (z - v)^2 dt = T s^4 [T / (2 s^2 (s^2 + T^2)) + atan(T / s) / (2 s^3)], and
+    N^2 cd vanishes. Source: GC, arXiv 2406.09570, theorem 1, on Gaussian data.
     """
     require(std > 0 and t_max > 0, "std, t_max", (std, t_max), "above 0")
     bracket = t_max / (2 * std**2 * (std**2 + t_max**2)) + math.atan(t_max / std) / (2 * std**3)
@@ -159,23 +146,22 @@ def losses_limit(std: float, t_max: float) -> float:
 def mcm(
     process: Process, segments: int, steps: int, std: float, solver: Solver | None = None
 ) -> Tensor:
-    """Multistep consistency models: x_a = factor x_t from `steps` times of each of `segments` to
-    its start.
+    """Multistep consistency models: x_a = factor x_t from the times of each segment to its start.
 
     Consistency training, or distillation by a solver's moves of the exact denoiser. A row is a
-    segment, from the
-    data up: `[segments, steps + 1]`; the sampler ends with the product of the last column times
-    sigma(t_max) z.
-    D itself is `process.aim(1, factor, t, a)`. Source: MCM, arXiv 2403.06807, algorithm 1.
+    segment of `steps` intervals, from the data up: `[segments, steps + 1]`; the sampler ends with
+    the product of the last column times sigma(t_max) z. D itself is `process.aim(1, factor, t, a)`.
+    Source: MCM, arXiv 2403.06807, algorithm 1.
     """
     grid = torch.linspace(0, process.t_max, segments * steps + 1, dtype=torch.float64)
     rows = [grid[k * steps : (k + 1) * steps + 1] for k in range(segments)]
-    return torch.stack(
-        [ct(process, row, std) if solver is None else cd(process, row, std, solver) for row in rows]
-    )
+    if solver is None:
+        return torch.stack([ct(process, row, std) for row in rows])
+    return torch.stack([cd(process, row, std, solver) for row in rows])
 
 
 def increasing(times: Steps) -> list[float]:
+    """The times as numbers. Raises UserError unless they are two or more and increase from 0."""
     steps = [float(t) for t in times]
     rising = len(steps) > 1 and steps[0] >= 0 and all(r < t for r, t in pairwise(steps))
     require(rising, "times", steps, "two or more, increasing, none below 0")

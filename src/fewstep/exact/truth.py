@@ -1,6 +1,4 @@
-"""What every mixture of Gaussians can do on every process: denoise, sample, weigh and walk its
-trajectories.
-"""
+"""Mixtures of Gaussians on any process: denoiser, densities, samples and trajectories."""
 
 from __future__ import annotations
 
@@ -16,45 +14,41 @@ from fewstep.base.errors import UserError, require
 from fewstep.base.randomness import generator, rows
 from fewstep.core.process import Process, Time, per_row, wide
 from fewstep.data import Arrays
-from fewstep.exact.components import Components, Seen
-from fewstep.exact.draws import conditional_draws
-from fewstep.exact.extrapolation import integrate
-from fewstep.exact.given import checked_labels, coefficients
-from fewstep.exact.solutions import Solution, stated
+from fewstep.exact.components import Components, Evidence
+from fewstep.exact.draws import check_labels, coefficients, conditional_draws
+from fewstep.exact.solutions import Solution, error_between, integrate
 
 _BLOCK = 64  # samples of one draw
 _NUMBERS_AT_ONCE = 2**21  # rows go through in pieces of about this many numbers: 16 MiB of float64
 _TOLERANCE = 1e-11  # of a step, in units of the marginal's standard deviation
 
 
-Answer = Callable[..., Tensor]  # (components, seen, joint [B, K], *more) -> [B, ...]
+Answer = Callable[..., Tensor]  # (components, evidence, joint [B, K], *more) -> [B, ...]
 
 
 def numbers(name: str, value: Any) -> Tensor:
-    """Finite numbers in float64, on the CPU: of a tensor, an array, a list or a number. Raises
-    UserError.
+    """Finite numbers in float64, on the CPU, of a tensor, an array, a list or a number.
+
+    Raises UserError for anything else.
     """
     try:
-        found = torch.as_tensor(
-            value.detach().cpu() if isinstance(value, Tensor) else value, dtype=torch.float64
-        )
+        plain = value.detach().cpu() if isinstance(value, Tensor) else value
+        result = torch.as_tensor(plain, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise UserError(
             f"{name} of type {type(value).__name__}: expected a tensor or array of numbers"
         ) from None
-    if not bool(torch.isfinite(found).all()):
+    if not bool(torch.isfinite(result).all()):
         raise UserError(f"{name} holds NaN or infinity: expected finite numbers")
-    return found
+    return result
 
 
 class Truth:
-    """A mixture of Gaussians as a denoiser, `(x_t, t, cond=None) -> x0_hat = E[x0 | x_t]`, in
-    closed form.
+    """A mixture of Gaussians as a denoiser, `(x_t, t, cond=None) -> x0_hat`, in closed form.
 
-    It computes in float64, where x_t is, and answers in x_t's dtype. `cond` are labels `[B]` where
-    the components have some (`classes` of them), -1 for none. Inside, data is flat and in standard
-    units:
-    mean 0 and mean square 1 over all elements.
+    It computes in float64, on x_t's device, and the result has x_t's dtype. `cond` are labels `[B]`
+    where the components have some (`classes` of them), -1 for none. Inside, data is flat and in
+    standard units: mean 0 and mean square 1 over all elements.
     """
 
     def __init__(
@@ -79,11 +73,10 @@ class Truth:
     @property
     def variance(self) -> float:
         """tr Cov[x0] / d."""
-        nothing = torch.zeros(1, self.mean.numel(), dtype=torch.float64)
-        total = self._each(
-            _variance, nothing, torch.zeros(1, 1).double(), torch.ones(1, 1).double(), None
-        )
-        return self._scale**2 / nothing.shape[1] * total.item()
+        x = torch.zeros(1, self.mean.numel(), dtype=torch.float64)
+        a = torch.zeros(1, 1, dtype=torch.float64)
+        total = self._each(_variance, x, a, torch.ones_like(a), None)
+        return self._scale**2 / x.shape[1] * total.item()
 
     @property
     def components(self) -> Components:
@@ -96,99 +89,91 @@ class Truth:
         return self._scale
 
     def __repr__(self) -> str:
-        kind, (components, *_) = type(self).__name__, self._parts(torch.device("cpu"))
+        count = len(self.components.log_weights)
         classes = f", {self.classes} classes" if self.classes else ""
-        return (
-            f"{kind}({len(components.log_weights)} components of shape {self.shape}{classes},"
-            f" {self.process})"
-        )
+        about = f"{count} components of shape {self.shape}{classes}"
+        return f"{type(self).__name__}({about}, {self.process})"
 
     def _parts(self, device: torch.device) -> tuple[Components, Tensor | None, Tensor]:
         if device not in self._there:
             components, labels, mean = self._there[torch.device("cpu")]
-            moved = None if labels is None else labels.to(device)
-            self._there[device] = components.to(device), moved, mean.to(device)
+            labels = None if labels is None else labels.to(device)
+            self._there[device] = components.to(device), labels, mean.to(device)
         return self._there[device]
 
     def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
         """x0_hat = E[x0 | x_t], like x_t."""
         u, a, s = self._standard(x_t, t)
-        mean = self._parts(u.device)[2] + self._scale * self._each(
-            _mean, u, a, s, self._barred(cond, x_t)
-        )
-        return mean.to(x_t.dtype).to(x_t.device).reshape(x_t.shape)
+        mean = self._each(_mean, u, a, s, self._mask(cond, x_t))
+        x0 = self._parts(u.device)[2] + self._scale * mean
+        return x0.to(x_t.dtype).to(x_t.device).reshape(x_t.shape)
 
     def posterior_variance(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
         """tr Cov[x0 | x_t] / d, `[B]`."""
         u, a, s = self._standard(x_t, t)
-        total = self._each(_variance, u, a, s, self._barred(cond, x_t)).clamp_min(0.0)
+        total = self._each(_variance, u, a, s, self._mask(cond, x_t)).clamp_min(0.0)
         return (self._scale**2 / u.shape[1] * total).to(x_t.dtype).to(x_t.device)
 
     def log_density(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
         """log p_t(x_t) of the noised law, of x_t's class where `cond` names one, `[B]`."""
         u, a, s = self._standard(x_t, t)
-        density = self._each(_log_density, u, a, s, self._barred(cond, x_t)) - u.shape[
-            1
-        ] * math.log(self._scale)
+        density = self._each(_log_density, u, a, s, self._mask(cond, x_t))
+        density = density - u.shape[1] * math.log(self._scale)
         return density.to(x_t.dtype).to(x_t.device)
 
     @torch.no_grad()
     def posterior(self, x_t: Tensor, t: Time, n: int, seed: int = 0, cond: Cond = None) -> Tensor:
-        """n exact draws of x0 given x_t, `[n, B, *shape]`: draw j of row i depends on the seed, j
-        and i alone.
+        """n exact draws of x0 given x_t, `[n, B, *shape]`.
+
+        Draw j of row i depends on the seed, j and i alone.
         """
         require(n > 0, "n", n, "at least 1 draw")
         u, a, s = self._standard(x_t, t)
-        chance, z = (
-            part.to(u.device).transpose(0, 1) for part in conditional_draws(seed, n, *u.shape)
-        )
-        drawn = self._each(_drawn, u, a, s, self._barred(cond, x_t), chance, z).transpose(0, 1)
-        x0 = self._parts(u.device)[2] + self._scale * drawn
+        chances, z = conditional_draws(seed, n, *u.shape)
+        more = (chances.to(u.device).transpose(0, 1), z.to(u.device).transpose(0, 1))
+        draws = self._each(_draw, u, a, s, self._mask(cond, x_t), *more).transpose(0, 1)
+        x0 = self._parts(u.device)[2] + self._scale * draws
         return x0.to(x_t.dtype).to(x_t.device).reshape(n, *x_t.shape)
 
     def solution(self, x: Tensor, t: Time, s: Time, cond: Cond = None) -> Solution:
-        """`solve`, and how far from the ODE's solution it is, by solving again with every step
-        halved.
+        """`solve`, and how far from the ODE's solution it is, by solving again with half the steps.
 
-        A method of order 10 loses 1/1000 of its error so: what is left of the difference is the
-        first solution's.
+        A method of order 10 then has 1/1000 of its error: the difference of the two solutions is
+        the first one's error.
         """
-        first, again = (self._solved(x, t, s, cond, halved) for halved in (False, True))
+        first = self._solve(x, t, s, cond)
+        again = self._solve(x, t, s, cond, halve=True)
         unit = self._scale * torch.hypot(*self._coefficients(s, x))[:, 0]
-        return Solution(first.to(x.dtype).to(x.device), stated(first, again, unit).to(x.device))
+        error = error_between(first, again, unit)
+        return Solution(first.to(x.dtype).to(x.device), error.to(x.device))
 
     @torch.no_grad()
     def solve(self, x: Tensor, t: Time, s: Time, cond: Cond = None) -> Tensor:
-        """The probability-flow ODE's solution at s that passes x at t, up or down the noise; no
-        gradients.
+        """The probability-flow ODE's solution at s that passes x at t, up or down; no gradients.
 
         With (a, s) = rho (cos h, sin h) in standard units, u = x / rho has du/dh = (cos h u - D) /
-        sin h on every process, regular where alpha or sigma vanish. Where sigma(t) = 0 what the
-        components cannot hold is noise that is unknown, and taken as 0.
+        sin h on every process, regular where alpha or sigma vanish. Where sigma(t) = 0, the part of
+        x that the components cannot explain is unknown noise, and taken as 0.
         """
-        return self._solved(x, t, s, cond).to(x.dtype).to(x.device)
+        return self._solve(x, t, s, cond).to(x.dtype).to(x.device)
 
     @torch.no_grad()
-    def _solved(self, x: Tensor, t: Time, s: Time, cond: Cond, halved: bool = False) -> Tensor:
+    def _solve(self, x: Tensor, t: Time, s: Time, cond: Cond, halve: bool = False) -> Tensor:
         """In float64."""
         u, a_t, s_t = self._standard(x, t)
         a_s, s_s = self._coefficients(s, x)
-        barred = self._barred(cond, x)
+        mask = self._mask(cond, x)
 
         def slope(u: Tensor, angle: Tensor, rows: Tensor) -> Tensor:
             a, s = angle.cos()[:, None], angle.sin()[:, None]
-            hidden = None if barred is None else barred[rows]
-            return torch.where(
-                s == 0,
-                0.0,
-                (a * u - self._each(_mean, u, a, s, hidden)) / torch.where(s == 0, 1.0, s),
-            )
+            mean = self._each(_mean, u, a, s, None if mask is None else mask[rows])
+            return torch.where(s == 0, 0.0, (a * u - mean) / torch.where(s == 0, 1.0, s))
 
-        known = torch.where(
-            s_t == 0, self._each(_mean, u, a_t, s_t, barred), u / torch.hypot(a_t, s_t)
-        )
-        start, end = (torch.atan2(s, a)[:, 0] for a, s in ((a_t, s_t), (a_s, s_s)))
-        u = integrate(slope, known, start, end, tolerance=_TOLERANCE, halved=halved)
+        mean = self._each(_mean, u, a_t, s_t, mask)
+        u = torch.where(s_t == 0, mean, u / torch.hypot(a_t, s_t))
+        start = torch.atan2(s_t, a_t)[:, 0]
+        end = torch.atan2(s_s, a_s)[:, 0]
+        u = integrate(slope, u, start, end, tolerance=_TOLERANCE, halve=halve)
         x_s = a_s * self._parts(u.device)[2] + self._scale * torch.hypot(a_s, s_s) * u
         still = (per_row(t, x) == per_row(s, x))[:, None].to(u.device)
         x_s = torch.where(still, x.to(u.device).double().flatten(1), x_s)
@@ -208,12 +193,12 @@ class Truth:
             source = generator(seed, "exact", number)
             u = torch.rand(_BLOCK, generator=source, dtype=torch.float64) * edges[-1]
             z = torch.randn(_BLOCK, len(mean), generator=source, dtype=torch.float64)
-            picked = torch.searchsorted(edges, u, right=True).clamp_max(len(edges) - 1)
-            return torch.cat([picked[:, None], mean + self._scale * components.place(picked, z)], 1)
+            index = torch.searchsorted(edges, u, right=True).clamp_max(len(edges) - 1)
+            return torch.cat([index[:, None], mean + self._scale * components.place(index, z)], 1)
 
-        drawn = rows(block, 0, n, _BLOCK)
-        x0 = drawn[:, 1:].float().reshape(n, *self.shape)
-        return Arrays(x0, None if labels is None else labels[drawn[:, 0].long()])
+        draws = rows(block, 0, n, _BLOCK)
+        x0 = draws[:, 1:].float().reshape(n, *self.shape)
+        return Arrays(x0, None if labels is None else labels[draws[:, 0].long()])
 
     def _coefficients(self, t: Time, x: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma `[B, 1]` where data has mean square 1."""
@@ -229,61 +214,57 @@ class Truth:
         mean = self._parts(a.device)[2]
         return (x_t.to(a.device).double().flatten(1) - a * mean) / self._scale, a, s
 
-    def _barred(self, cond: Cond, x_t: Tensor) -> Tensor | None:
+    def _mask(self, cond: Cond, x_t: Tensor) -> Tensor | None:
         """`[B, K]`: which components a row's label rules out; None without labels."""
-        given = checked_labels(cond, self.classes, x_t)
+        label = check_labels(cond, self.classes, x_t)
         labels = self._parts(wide(x_t))[1]
-        if given is None or labels is None:
+        if label is None or labels is None:
             return None
-        given = given.to(labels.device)[:, None]
-        return (given >= 0) & (labels != given)
+        label = label.to(labels.device)[:, None]
+        return (label >= 0) & (labels != label)
 
     def _each(
-        self, answer: Answer, u: Tensor, a: Tensor, s: Tensor, barred: Tensor | None, *more: Tensor
+        self, answer: Answer, u: Tensor, a: Tensor, s: Tensor, mask: Tensor | None, *more: Tensor
     ) -> Tensor:
-        """`answer(components, seen, joint, *more)` for all rows, piece by piece; joint holds the
-        labels' say.
+        """`answer(components, evidence, joint, *more)` for all rows, piece by piece.
+
+        joint is the evidence's, given the labels.
         """
         components = self._parts(u.device)[0]
 
         def some(u: Tensor, a: Tensor, s: Tensor, *rest: Tensor) -> Tensor:
-            seen = components.see(u, a, s)
-            if barred is None:
-                return answer(components, seen, seen.joint, *rest)
-            left = components.log_weights.masked_fill(rest[0], -torch.inf).logsumexp(
-                1, keepdim=True
-            )
-            return answer(
-                components, seen, seen.joint.masked_fill(rest[0], -torch.inf) - left, *rest[1:]
-            )
+            evidence = components.see(u, a, s)
+            if mask is None:
+                return answer(components, evidence, evidence.joint, *rest)
+            out = rest[0]
+            left = components.log_weights.masked_fill(out, -torch.inf).logsumexp(1, keepdim=True)
+            joint = evidence.joint.masked_fill(out, -torch.inf) - left
+            return answer(components, evidence, joint, *rest[1:])
 
         size = max(1, _NUMBERS_AT_ONCE // components.row_size)
-        given = (u, a, s, *more) if barred is None else (u, a, s, barred, *more)
+        parts = (u, a, s, *more) if mask is None else (u, a, s, mask, *more)
         if len(u) <= size:
-            return some(*given)
-        return torch.cat(
-            [some(*piece) for piece in zip(*(part.split(size) for part in given), strict=True)]
-        )
+            return some(*parts)
+        pieces = zip(*(part.split(size) for part in parts), strict=True)
+        return torch.cat([some(*piece) for piece in pieces])
 
 
-def _mean(components: Components, seen: Seen, joint: Tensor) -> Tensor:
-    return components.mean(seen, joint.softmax(1))
+def _mean(components: Components, evidence: Evidence, joint: Tensor) -> Tensor:
+    return components.mean(evidence, joint.softmax(1))
 
 
-def _variance(components: Components, seen: Seen, joint: Tensor) -> Tensor:
-    return components.variance(seen, joint.softmax(1))
+def _variance(components: Components, evidence: Evidence, joint: Tensor) -> Tensor:
+    return components.variance(evidence, joint.softmax(1))
 
 
-def _log_density(components: Components, seen: Seen, joint: Tensor) -> Tensor:
-    return joint.logsumexp(1) + seen.common
+def _log_density(components: Components, evidence: Evidence, joint: Tensor) -> Tensor:
+    return joint.logsumexp(1) + evidence.common
 
 
-def _drawn(components: Components, seen: Seen, joint: Tensor, u: Tensor, z: Tensor) -> Tensor:
-    """Draws of x0 given what was seen `[B, n, d]`, of uniforms `[B, n]` and unit normals `[B, n,
-    d]`.
-    """
+def _draw(
+    components: Components, evidence: Evidence, joint: Tensor, u: Tensor, z: Tensor
+) -> Tensor:
+    """Draws of x0 given the evidence, `[B, n, d]`, of uniforms `[B, n]` and normals `[B, n, d]`."""
     edges = joint.softmax(1).cumsum(1)
-    picked = torch.searchsorted(edges, (u * edges[:, -1:]).contiguous(), right=True).clamp_max(
-        edges.shape[1] - 1
-    )
-    return components.replace(seen, picked, z)
+    index = torch.searchsorted(edges, (u * edges[:, -1:]).contiguous(), right=True)
+    return components.replace(evidence, index.clamp_max(edges.shape[1] - 1), z)

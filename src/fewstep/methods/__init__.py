@@ -1,4 +1,4 @@
-"""One function per published method: a composition of parts, in the words a user would write it in."""
+"""One function per published method: a composition of parts, as a user would write it."""
 
 from fewstep.methods.consistency import cd, ct, diffusion, ect, ict
 from fewstep.methods.continuous import scd, sct

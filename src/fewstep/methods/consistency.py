@@ -8,9 +8,9 @@ from fewstep import core
 
 
 def diffusion(*, p_mean: float = -1.2, p_std: float = 1.2, sigma_data: float = 0.5) -> core.Method:
-    """Denoising score matching, the training of teachers: E (t^2+sd^2)/(t sd)^2 ||D(x_t, t) -
-    x0||^2 / D.
+    """Denoising score matching, the training of teachers: E weight ||D(x_t, t) - x0||^2 / D.
 
+    weight = (t^2 + sd^2) / (t sd)^2.
     Source: EDM, arXiv 2206.00364, eq. 8 and table 1.
 
     Args:
@@ -38,12 +38,10 @@ def cd(
     t_max: float = 80.0,
     sigma_data: float = 0.5,
 ) -> core.Method:
-    """Consistency distillation: E d(D(x_t, t), D_ema(x_r, r)), x_r one move of the teacher's ODE
-    from x_t to r.
+    """Consistency distillation: E d(D(x_t, t), D_ema(x_r, r)), x_r by the teacher's ODE from x_t.
 
     Source: CM, arXiv 2303.01469, eq. 6-8 and algorithm 2; n and mu are those of its ImageNet-64
-    runs.
-    There d is LPIPS, and the network's noise label is 250 ln t instead of ln(t) / 4.
+    runs. There d is LPIPS, and the network's noise label is 250 ln t instead of ln(t) / 4.
 
     Args:
         n: levels of the Karras grid
@@ -58,10 +56,10 @@ def cd(
     return core.Method(
         process=core.process.edm(t_min=t_min, t_max=t_max),
         times=core.times.Adjacent(steps=core.curricula.Fixed(n - 1), low=t_min, high=t_max),
-        coupling=core.couplings.Teacher(core.solvers.named(solver)),
+        coupling=core.couplings.Teacher(core.solvers.by_name(solver)),
         target=core.targets.Ema(core.curricula.FixedRate(mu)),
-        distance=core.distances.named(distance),
-        weight=core.weights.named(weight, sigma_data),
+        distance=core.distances.by_name(distance),
+        weight=core.weights.by_name(weight, sigma_data),
         scaling=core.scalings.Edm(sigma_data=sigma_data, shift=t_min),
     )
 
@@ -77,9 +75,9 @@ def ct(
     t_max: float = 80.0,
     sigma_data: float = 0.5,
 ) -> core.Method:
-    """Consistency training: E d(D(x_t, t), D_ema(x_r, r)), both points of one x0 and z, on an ever
-    finer grid.
+    """Consistency training: E d(D(x_t, t), D_ema(x_r, r)), x_t and x_r of the same x0 and z.
 
+    The grid of times becomes finer during the run.
     Source: CM, arXiv 2303.01469, eq. 10, algorithm 3 and appendix C, with CIFAR-10's s0, s1 and mu0
     (ImageNet-64: 2, 200, 0.95). There d is LPIPS.
 
@@ -98,8 +96,8 @@ def ct(
         process=core.process.edm(t_min=t_min, t_max=t_max),
         times=core.times.Adjacent(steps=steps, low=t_min, high=t_max),
         target=core.targets.Ema(core.curricula.ProgressiveRate(mu0, steps)),
-        distance=core.distances.named(distance),
-        weight=core.weights.named(weight, sigma_data),
+        distance=core.distances.by_name(distance),
+        weight=core.weights.by_name(weight, sigma_data),
         scaling=core.scalings.Edm(sigma_data=sigma_data, shift=t_min),
     )
 
@@ -116,9 +114,9 @@ def ict(
     t_max: float = 80.0,
     sigma_data: float = 0.5,
 ) -> core.Method:
-    """Improved consistency training: E 1/(t-r) d(D(x_t, t), sg D(x_r, r)), d pseudo-Huber, N
-    doubling stage by stage.
+    """Improved consistency training: E 1/(t-r) d(D(x_t, t), sg D(x_r, r)), d pseudo-Huber.
 
+    The number of intervals doubles from stage to stage.
     Source: iCT, arXiv 2310.14189, table 1.
 
     Args:
@@ -127,19 +125,17 @@ def ict(
         p_mean: mean of ln t, whose law chooses the interval
         p_std: standard deviation of ln t
         c: pseudo-Huber constant per root of the data's dimension
-        pairs: x_r from the data and noise of x_t, those paired by minibatch OT, or a teacher's move
-        from x_t
+        pairs: x_r from the data and noise of x_t (ot: paired by minibatch OT), or a teacher's move
         t_min: the lowest level, where the boundary condition holds
         t_max: the highest, where sampling starts
         sigma_data: standard deviation of the data, for the preconditioning
     """
+    steps = core.curricula.Doubling(s0, s1)
     law = core.times.LogNormal(mean=p_mean, std=p_std, low=t_min, high=t_max)
     return core.Method(
         process=core.process.edm(t_min=t_min, t_max=t_max),
-        times=core.times.Adjacent(
-            steps=core.curricula.Doubling(s0, s1), law=law, low=t_min, high=t_max
-        ),
-        coupling=core.couplings.named(pairs),
+        times=core.times.Adjacent(steps=steps, law=law, low=t_min, high=t_max),
+        coupling=core.couplings.by_name(pairs),
         target=core.targets.Student(),
         distance=core.distances.RootHuber(c),
         weight=core.weights.inverse_gap,
@@ -163,8 +159,8 @@ def ect(
 ) -> core.Method:
     """Easy consistency tuning: E weight d(D(x_t, t), sg D(x_r, r)), r -> t stage by stage.
 
-    Source: ECT, arXiv 2406.14548; its CIFAR-10 settings (8 stages of 25k of 200k iterations).
-    Its code has no ratio_max.
+    Source: ECT, arXiv 2406.14548; its CIFAR-10 settings (8 stages of 25k of 200k iterations). Its
+    code has no ratio_max.
 
     Args:
         p_mean: mean of ln t
@@ -176,16 +172,15 @@ def ect(
         ratio_max: cap on r / t, since in float32 smaller gaps are rounding
         c: pseudo-Huber constant, 0 is the L2 norm
         weight: inverse_gap = 1/(t-r) (CIFAR-10); edm = 1/c_out(t)^2 (ImageNet-64)
-        pairs: x_r from the data and noise of x_t, those paired by minibatch OT, or a teacher's move
-        from x_t
+        pairs: x_r from the data and noise of x_t (ot: paired by minibatch OT), or a teacher's move
         sigma_data: standard deviation of the data, for the weight edm and the preconditioning
     """
     law = core.times.LogNormal(mean=p_mean, std=p_std)
     return core.Method(
         times=core.times.RatioMap(law=law, q=q, k=k, b=b, stages=stages, ratio_max=ratio_max),
-        coupling=core.couplings.named(pairs),
+        coupling=core.couplings.by_name(pairs),
         target=core.targets.Student(),
         distance=core.distances.huber(c),
-        weight=core.weights.named(weight, sigma_data),
+        weight=core.weights.by_name(weight, sigma_data),
         scaling=core.scalings.Edm(sigma_data=sigma_data),
     )

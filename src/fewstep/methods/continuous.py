@@ -22,11 +22,10 @@ def sct(
     level_max: float = 80.0,
     sigma_data: float = 0.5,
 ) -> core.Method:
-    """Continuous-time consistency training: E e^-u ||F - sg(F + g)||^2 / D + u, g the normalised
-    tangent df/dt.
+    """Continuous-time consistency training: E e^-u ||F - sg(F + g)||^2 / D + u, g along df/dt.
 
-    The limit r -> t on TrigFlow, so there is no curriculum: g is `tangents.Tangent`'s, v that of
-    the data.
+    The limit r -> t on TrigFlow, so there is no curriculum: g is `tangents.Tangent`'s normalised
+    tangent, with the velocity of the data.
     Source: sCM, arXiv 2410.11081, algorithm 1, and its CIFAR-10 settings (10k of 400k iterations of
     warm-up).
 
@@ -37,10 +36,8 @@ def sct(
         c: g / (||g|| + c)
         norm: of the sample, its root mean square (as in FastGen), or none for g itself
         derivative: jvp, central differences, or auto, which tries both before the first step
-        label: what the network is told: log = ln(level) / 4, as EDM's diffusion weights to start
-        from are; time = t
-        balance: learned = e^-u and u with u(t) trained beside the student, the paper's w = -u; none
-        = neither
+        label: the noise label: log = ln(level) / 4, as EDM's diffusion weights have; time = t
+        balance: learned = e^-u and u, u(t) trained beside the student (the paper's w = -u); or none
         level_max: the highest noise level, where sampling starts
         sigma_data: standard deviation of the data, for process and preconditioning
     """
@@ -53,9 +50,9 @@ def sct(
         target=core.tangents.Tangent(warmup, c, norm, derivative),
         space=core.spaces.Velocity(sigma_data),
         distance=core.distances.mse,
-        balance=core.balances.named(balance),
+        balance=core.balances.by_name(balance),
         scaling=core.scalings.trigflow(label, sigma_data),
-        middle=(sigma_data * math.tan(1.1),),
+        later_sigmas=(sigma_data * math.tan(1.1),),
     )
 
 
@@ -73,8 +70,7 @@ def scd(
     level_max: float = 80.0,
     sigma_data: float = 0.5,
 ) -> core.Method:
-    """Continuous-time consistency distillation: `sct` along the teacher's velocity in place of the
-    data's.
+    """Continuous-time consistency distillation: `sct` with the velocity of a teacher.
 
     Source: sCM, arXiv 2410.11081, algorithm 1, and its CIFAR-10 settings.
 
@@ -86,12 +82,21 @@ def scd(
         c: g / (||g|| + c)
         norm: of the sample, its root mean square (as in FastGen), or none for g itself
         derivative: jvp, central differences, or auto, which tries both before the first step
-        label: what the network is told: log = ln(level) / 4, as EDM's diffusion weights to start
-        from are; time = t
-        balance: learned = e^-u and u with u(t) trained beside the student, the paper's w = -u; none
-        = neither
+        label: the noise label: log = ln(level) / 4, as EDM's diffusion weights have; time = t
+        balance: learned = e^-u and u, u(t) trained beside the student (the paper's w = -u); or none
         level_max: the highest noise level, where sampling starts
         sigma_data: standard deviation of the data, for process and preconditioning
     """
-    shared = {name: value for name, value in locals().items() if name != "guidance"}
-    return replace(sct(**shared), coupling=core.couplings.Velocity("teacher", guidance))
+    base = sct(
+        p_mean=p_mean,
+        p_std=p_std,
+        warmup=warmup,
+        c=c,
+        norm=norm,
+        derivative=derivative,
+        label=label,
+        balance=balance,
+        level_max=level_max,
+        sigma_data=sigma_data,
+    )
+    return replace(base, coupling=core.couplings.Velocity("teacher", guidance))

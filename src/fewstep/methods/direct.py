@@ -22,8 +22,7 @@ def direct_cm(
     process: Literal["edm", "cosine", "discrete"] = "edm",
     sigma_data: float = 0.5,
 ) -> core.Method:
-    """Direct consistency model: E d(D(x_t, t), the teacher's ODE solution from x_t), t on a grid of
-    n intervals.
+    """Direct consistency model: E d(D(x_t, t), the teacher's ODE solution from x_t), t on a grid.
 
     Source: Direct CM, arXiv 2411.08954, and its code, which has SDXL's discrete process, n = 100
     and w = 9.
@@ -32,29 +31,24 @@ def direct_cm(
         n: intervals of the solver from t_max to 0
         solver: the teacher's move over one of them
         starts: t is any level of the grid, or the highest always
-        goal: solution; student is the consistency model that the paper compares with: one move,
-        then the student
-        source: solutions by a teacher, or out of data that `trajectories` wrote (solver and
-        guidance are then theirs)
-        reuse: consecutive rows that share a trajectory, each at another of its points; divides
-        block
-        reweight: weigh rows that share trajectories so that every level counts as much, as without
-        them
+        goal: solution; or student, the paper's baseline: one move, then the student
+        source: solutions by a teacher, or of data by `trajectories`, with its solver and guidance
+        reuse: consecutive rows that share a trajectory, each at a point of its own; divides block
+        reweight: weight rows that share trajectories so that every level counts alike
         guidance: g of the teacher, D_c + g (D_c - D_u), 0 is none; the paper's w is 1 + g
         c: constant of a pseudo-Huber of each element, 0 is the squared error
         process: edm with the Karras grid, cosine, or discrete, the 1000 steps of Stable Diffusion
         sigma_data: standard deviation of the data, for the preconditioning
     """
     _check_direct(n, c, goal, reuse, source)
-    on = core.process.named(process)
-    grid = tuple(core.sampling.down_the_noise(on, n, ()))
+    noising = core.process.by_name(process)
+    grid = tuple(core.sampling.solver_grid(noising, n, ()))
     start = grid[0] if starts == "highest" else None
     levels = core.times.Levels(grid=grid, first=start is not None)
-    cached = source == "cache"
     return core.Method(
-        process=on,
+        process=noising,
         times=_times(levels, goal, reuse, reweight),
-        coupling=_coupling(goal, grid, solver, guidance, reuse, start, cached),
+        coupling=_coupling(goal, grid, solver, guidance, reuse, start, source),
         target=core.targets.Student() if goal == "student" else None,
         distance=core.distances.element_huber(c),
         scaling=core.scalings.Edm(sigma_data=sigma_data),
@@ -64,7 +58,7 @@ def direct_cm(
 def _times(
     levels: core.times.Levels, goal: str, reuse: int, reweight: bool
 ) -> core.times.TimeSampler:
-    """The levels: of rows that share trajectories, and with r = a where the goal is the solution."""
+    """The times on the levels, with r = a where the goal is the solution."""
     times: core.times.TimeSampler = levels
     if reuse != 1:
         times = core.times.Shared(levels=levels, size=reuse, reweight=reweight)
@@ -78,21 +72,20 @@ def _coupling(
     guidance: float,
     reuse: int,
     start: float | None,
-    cached: bool,
+    source: str,
 ) -> core.couplings.Coupling:
     """Pairs of x_t and its solution, or of x_t and one move of the solver."""
     if goal == "student":
-        return core.couplings.named(solver, guidance=guidance)
-    return core.couplings.solved(
-        grid, solver, guidance=guidance, reuse=reuse, start=start, cached=cached
+        return core.couplings.by_name(solver, guidance=guidance)
+    return core.couplings.on_trajectories(
+        grid, solver, guidance=guidance, reuse=reuse, start=start, from_cache=source == "cache"
     )
 
 
 def _check_direct(n: int, c: float, goal: str, reuse: int, source: str) -> None:
-    """Refuses what has no grid, and a student's goal where trajectories are not a row's own."""
+    """Raises UserError where there is no grid, or a student's goal on trajectories of others."""
     require(n >= 1, "n", n, "at least 1 interval")
     require(c >= 0, "c", c, "0 or more")
     require(reuse >= 1, "reuse", reuse, "at least 1")
-    own = reuse == 1 and source == "teacher"
-    expected = "solution, where trajectories are shared or cached"
-    require(own or goal == "solution", "goal", goal, expected)
+    fits = goal == "solution" or (reuse == 1 and source == "teacher")
+    require(fits, "goal", goal, "solution, where trajectories are shared or cached")

@@ -25,11 +25,10 @@ def mcm(
     shift: tuple[float, float] = (0.0, 0.0),
     sigma_data: float = 0.5,
 ) -> core.Method:
-    """Multistep consistency model: K segments, in each a consistency model of its start; K = 1 is
-    one, K = T diffusion.
+    """Multistep consistency model: K segments, in each a consistency model that jumps to its start.
 
     E weight d(D(x_t, t), aim(x_t, jump(x_s, sg D(x_s, s), s -> a), t -> a)), s one of T steps below
-    t.
+    t. K = 1 is a consistency model, K = T diffusion.
     Source: MCM, arXiv 2403.06807, algorithm 1 and appendix A.
 
     Args:
@@ -37,32 +36,28 @@ def mcm(
         steps: steps of the teacher over the whole time at first
         steps_end: at last
         annealed: share of the run over which they grow
-        pairs: x_s from the data (consistency training) or a teacher's aDDIM or DDIM move from x_t
-        (distillation)
+        pairs: x_s from the data (training), or a teacher's aDDIM or DDIM move (distillation)
         eta: share of ||x0 - D_teacher||^2 that aDDIM takes for the variance
         guidance: g of the teacher, D_c + g (D_c - D_u), 0 is none
         distance: huber of the root mean square, or squared
         c: constant of huber
-        space: v compares errors over sigma; with x0 and snr_plus_one it is the paper's formula to
-        the letter
+        space: v compares errors over sigma; x0 with snr_plus_one is the paper's own formula
         weight: factor of the distance
         pools: 2x2 averages of pictures that are compared as well (ImageNet-128: 1)
         shift: of the cosine schedule's log-SNR at t = 0 and t = 1
-        sigma_data: standard deviation of the data, for the preconditioning: v-prediction where it
-        is 1
+        sigma_data: standard deviation of the data, for the preconditioning; 1 is v-prediction
     """
     require(K >= 1, "K", K, "at least 1 segment")
-    seen = core.spaces.named(space)
+    inner = core.spaces.by_name(space)
+    number = core.curricula.Exponential(steps, steps_end, annealed)
     return core.Method(
         process=core.process.cosine(shift=shift),
-        times=core.times.Segments(
-            segments=K, steps=core.curricula.Exponential(steps, steps_end, annealed)
-        ),
-        coupling=core.couplings.named(pairs, eta, guidance),
+        times=core.times.Segments(segments=K, steps=number),
+        coupling=core.couplings.by_name(pairs, eta, guidance),
         target=core.targets.Student(),
-        space=core.spaces.Multiscale(pools, seen) if pools else seen,
+        space=core.spaces.Multiscale(pools, inner) if pools else inner,
         distance=core.distances.rms_huber(c) if distance == "huber" else core.distances.mse,
-        weight=core.weights.named(weight, sigma_data),
+        weight=core.weights.by_name(weight, sigma_data),
         scaling=core.scalings.Edm(sigma_data=sigma_data),
         sampler=core.sampling.segments(K),
     )

@@ -23,8 +23,7 @@ def tcm(
     realised: bool = False,
     sigma_data: float = 0.5,
 ) -> core.Method:
-    """Truncated consistency model: the second stage of a base method trains t >= t_prime alone, its
-    first frozen below.
+    """Truncated consistency model: a second stage trains t >= t_prime, the first is frozen below.
 
     E over t > t_prime of the base's loss + w_b times that at t = t_prime; t is log-Student-t on
     [t_prime, t_max].
@@ -40,20 +39,20 @@ def tcm(
         nu: degrees of freedom of ln t
         ratio: r / t of the second stage; left out, what the first ends with
         realised: divide by the number of rows at t_prime that a batch has, not by the expected one
-        sigma_data: standard deviation of the data, for a base that is named
+        sigma_data: standard deviation of the data, for a base of ours
     """
     base = method_of(base, sigma_data)
-    before = _ratio_map(base, t_prime, rho, ratio)
+    first = _ratio_map(base, t_prime, rho, ratio)
     law = core.times.LogStudentT(mean=mean, std=std, nu=nu, low=t_prime, high=base.process.t_max)
-    times = replace(before, law=law, held=before.ratio(1.0) if ratio is None else ratio)
+    ratio = first.ratio(1.0) if ratio is None else ratio
+    above = replace(first, law=law, fixed_ratio=ratio)
+    times = core.times.Atom(times=above, at_time=t_prime, share=rho, weight=w_b, realised=realised)
     return replace(
         base,
         coupling=core.couplings.truncated(base.coupling, t_prime),
-        times=core.times.Atom(
-            times=times, at_time=t_prime, share=rho, weight=w_b, realised=realised
-        ),
+        times=times,
         target=core.targets.Truncated(t_prime, base.target or core.targets.Student()),
-        middle=(max(t_prime, 1.0),),
+        later_sigmas=(max(t_prime, 1.0),),
         trained_from=t_prime,
         before=base,
     )
@@ -62,7 +61,7 @@ def tcm(
 def _ratio_map(
     base: core.Method, t_prime: float, rho: float, ratio: float | None
 ) -> core.times.RatioMap:
-    """The base's times. Raises the UserError for what has no second stage."""
+    """The base's times. Raises UserError for a base without a second stage."""
     if not isinstance(base.times, core.times.RatioMap):
         raise UserError(
             f"tcm: base with {type(base.times).__name__} times: expected a continuous law of t, as"

@@ -1,18 +1,41 @@
-"""The networks by name: `NAME(shape, classes, **options) -> nn.Module` called as (x, noise_label,
-cond, masks).
+"""The networks by name: `NAME(shape, classes, **options) -> nn.Module`.
 
-shape: of one sample; classes: number of labels, 0 for none. A network that has a third parameter
-`features` also takes float conditions, so many numbers a sample, and dicts with "label", "features"
-and "mask". The imports are inside, so that reading the options needs no torch; the classes take
-what the factories are given.
+Each module is called as (x, noise_label, cond, masks). shape: of one sample; classes: number of
+labels, 0 for none. A network with a third parameter `features` also takes float conditions, so many
+numbers a sample, and dicts with "label", "features" and "mask".
+
+A function here declares the options of a network, their defaults and their help, and names the
+class that takes them. The class is imported when a network is built, so that reading options needs
+no torch.
 """
 
-from typing import TYPE_CHECKING, Literal
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, ParamSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
+P = ParamSpec("P")
 
+
+def _factory(declaration: Callable[P, "type[nn.Module]"]) -> Callable[P, "nn.Module"]:
+    """The declaration of a network's options as the function that builds it."""
+    signature = inspect.signature(declaration)
+
+    @functools.wraps(declaration)
+    def build(*args: P.args, **options: P.kwargs) -> "nn.Module":
+        network = declaration(*args, **options)
+        call = signature.bind(*args, **options)
+        call.apply_defaults()
+        return network(*call.args, **call.kwargs)
+
+    build.__signature__ = signature.replace(return_annotation="nn.Module")  # type: ignore[attr-defined]
+    return build
+
+
+@_factory
 def mlp(
     shape: tuple[int, ...],
     classes: int = 0,
@@ -21,7 +44,7 @@ def mlp(
     width: int = 256,
     depth: int = 4,
     dropout: float = 0.0,
-) -> "nn.Module":
+) -> "type[nn.Module]":
     """A residual network for vectors and tiny images, which it flattens.
 
     Args:
@@ -29,12 +52,12 @@ def mlp(
         depth: residual blocks of two layers each
         dropout: probability of dropping a unit inside a block
     """
-    given = dict(locals())
     from fewstep.networks._mlp import ResidualMLP
 
-    return ResidualMLP(**given)
+    return ResidualMLP
 
 
+@_factory
 def song_unet(
     shape: tuple[int, ...],
     classes: int = 0,
@@ -54,7 +77,7 @@ def song_unet(
     noise_mult: int = 1,
     emb_mult: int = 4,
     augment: int = 0,
-) -> "nn.Module":
+) -> "type[nn.Module]":
     """The U-Net of Song et al. as in EDM; by default DDPM++ for CIFAR-10, 55.7 M weights.
 
     NCSN++ is embedding=fourier, encoder=residual, taps=(1, 3, 3, 1), noise_mult=2.
@@ -76,12 +99,12 @@ def song_unet(
         emb_mult: length of the embedding, in widths
         augment: length of augmentation labels, given by a dict condition with "augment"; EDM has 9
     """
-    given = dict(locals())
     from fewstep.networks._song_unet import SongUNet
 
-    return SongUNet(**given)
+    return SongUNet
 
 
+@_factory
 def adm_unet(
     shape: tuple[int, ...],
     classes: int = 0,
@@ -98,9 +121,8 @@ def adm_unet(
     group: int = 4,
     emb_mult: int = 4,
     augment: int = 0,
-) -> "nn.Module":
-    """The U-Net of Dhariwal & Nichol (ADM); by default the one for ImageNet at 64x64, 296 M
-    weights.
+) -> "type[nn.Module]":
+    """The U-Net of Dhariwal & Nichol (ADM); by default for ImageNet at 64x64, 296 M weights.
 
     Args:
         width: channels that the factors multiply
@@ -116,12 +138,12 @@ def adm_unet(
         emb_mult: length of the embedding, in widths
         augment: length of augmentation labels, given by a dict condition with "augment"; EDM has 9
     """
-    given = dict(locals())
     from fewstep.networks._adm_unet import AdmUNet
 
-    return AdmUNet(**given)
+    return AdmUNet
 
 
+@_factory
 def edm2_unet(
     shape: tuple[int, ...],
     classes: int = 0,
@@ -140,9 +162,8 @@ def edm2_unet(
     clip: float = 256.0,
     dropout: float = 0.0,
     dropout_resolutions: tuple[int, ...] | None = None,
-) -> "nn.Module":
-    """EDM2's magnitude-preserving U-Net; as it stands EDM2-S, 280 M parameters for 64x64 images of
-    1000 classes.
+) -> "type[nn.Module]":
+    """EDM2's magnitude-preserving U-Net; by default EDM2-S, 280 M weights for ImageNet at 64x64.
 
     Args:
         width: channels that the multipliers multiply
@@ -160,30 +181,12 @@ def edm2_unet(
         dropout: probability of dropping an activation inside a block
         dropout_resolutions: resolutions whose blocks drop; None is all (TCM drops at 16 and 8)
     """
-    from fewstep.networks._edm2_unet import Common, EDM2UNet
+    from fewstep.networks._edm2_unet import EDM2UNet
 
-    common = Common(
-        embedding=width * (mult_emb or max(mult, default=1)),
-        head_channels=head_channels,
-        residual_balance=residual_balance,
-        attention_balance=attention_balance,
-        clip=clip,
-    )
-    return EDM2UNet(
-        shape,
-        classes,
-        common,
-        widths=[width * m for m in mult],
-        noise_channels=width * (mult_noise or next(iter(mult), 1)),
-        blocks=blocks,
-        attention=attention,
-        label_balance=label_balance,
-        concat_balance=concat_balance,
-        dropout=dropout,
-        dropout_resolutions=dropout_resolutions,
-    )
+    return EDM2UNet
 
 
+@_factory
 def dit(
     shape: tuple[int, ...],
     classes: int = 0,
@@ -194,9 +197,8 @@ def dit(
     heads: int = 6,
     mlp_ratio: float = 4.0,
     dropout: float = 0.0,
-) -> "nn.Module":
-    """A diffusion transformer (adaLN-zero) for data of one or more axes; as it stands the size of
-    DiT-S/2.
+) -> "type[nn.Module]":
+    """A diffusion transformer (adaLN-zero) for data of one or more axes; by default DiT-S/2.
 
     Args:
         patch: length of a token's patch along every axis
@@ -206,12 +208,12 @@ def dit(
         mlp_ratio: hidden channels of an MLP, in widths
         dropout: probability of dropping a hidden unit of an MLP
     """
-    given = dict(locals())
     from fewstep.networks._dit import DiT
 
-    return DiT(**given)
+    return DiT
 
 
+@_factory
 def uvit(
     shape: tuple[int, ...],
     classes: int = 0,
@@ -225,23 +227,20 @@ def uvit(
     embedding: int = 1024,
     dropout: float = 0.2,
     dropout_stages: int = 1,
-) -> "nn.Module":
-    """The UViT of Multistep Consistency Models; as it stands its small one, 394 M parameters for
-    ImageNet 64x64.
+) -> "type[nn.Module]":
+    """The UViT of Multistep Consistency Models; by default 394 M weights for ImageNet at 64x64.
 
     Args:
         width: channels that the multipliers multiply
         mult: multipliers of the channels, one per stage; the last stage is the middle
         blocks: blocks of each stage, down as up
-        residual_stages: how many of the first stages have residual blocks; the others have
-        transformer blocks
+        residual_stages: how many of the first stages have residual blocks; others: transformers
         head_channels: channels of an attention head
         mlp_ratio: hidden channels of a transformer's MLP, in widths
         embedding: channels of the embedding of noise label and class
         dropout: probability of dropping a hidden unit of a block
         dropout_stages: how many of the last stages drop; 1 is the middle alone
     """
-    given = dict(locals())
     from fewstep.networks._uvit import UViT
 
-    return UViT(**given)
+    return UViT

@@ -1,5 +1,6 @@
-"""The U-Net of Dhariwal & Nichol, ADM, as EDM and consistency models have it (arXiv 2105.05233;
-2206.00364).
+"""The U-Net of Dhariwal & Nichol, ADM, as EDM and consistency models have it.
+
+Sources: arXiv 2105.05233; 2206.00364.
 """
 
 from __future__ import annotations
@@ -43,31 +44,34 @@ class AdmUNet(nn.Module):
         blocks: int,
         attention: Sequence[int],
         dropout: float,
-        emb_mult: int,
         head_channels: int,
         heads: int | None,
         scale_shift: bool,
         resample: str,
         group: int,
+        emb_mult: int,
         augment: int,
     ) -> None:
         super().__init__()
         images, size = image_size(shape, width, mult, blocks, dropout, emb_mult, augment)
         require(head_channels > 0, "head_channels", head_channels, "at least 1 channel")
-        require(
-            heads is None or heads > 0,
-            "heads",
-            heads,
-            "at least 1 head, or None to go by head_channels",
-        )
+        need = "at least 1 head, or None to go by head_channels"
+        require(heads is None or heads > 0, "heads", heads, need)
         require(group > 0, "group", group, "at least 1 channel")
-        self.classes, self.augment, self.dropout = classes, augment, dropout
+        self.classes = classes
+        self.augment = augment
+        self.dropout = dropout
+        self.plain = resample == "conv"
+
+        # Embedding.
         emb = width * emb_mult
         self.map_noise = Positional(width)
         self.map_augment = nn.Linear(augment, width, bias=False) if augment else None
         self.map_layer0 = nn.Linear(width, emb)
         self.map_layer1 = nn.Linear(emb, emb)
         self.map_label = nn.Linear(classes, emb, bias=False) if classes else None
+
+        # Encoder and decoder.
         self.style = Style(
             emb=emb,
             dropout=dropout,
@@ -77,7 +81,7 @@ class AdmUNet(nn.Module):
             least=group,
         )
         widths = tuple(width * m for m in mult)
-        self.levels = Levels(
+        levels = Levels(
             size=size,
             stem=widths[0],
             widths=widths,
@@ -86,19 +90,17 @@ class AdmUNet(nn.Module):
             everywhere=True,
         )
         self.enc = nn.ModuleDict({f"{size}x{size}_conv": Conv(images, widths[0], 3)})
-        self.enc.update(self.build(self.levels.encoder(), 0, resample == "conv"))
-        self.dec = nn.ModuleDict(
-            self.build(self.levels.decoder(), len(self.enc), resample == "conv")
-        )
+        self.enc.update(self.build(levels.encoder(), 0))
+        self.dec = nn.ModuleDict(self.build(levels.decoder(), len(self.enc)))
         self.out_norm = GroupNorm(widths[0], self.style.eps, group)
         self.out_conv = Conv(widths[0], images, 3)
         initialise(self)
 
-    def build(self, layers: list[Layer], first: int, plain: bool) -> dict[str, nn.Module]:
+    def build(self, layers: list[Layer], first: int) -> dict[str, nn.Module]:
         """The blocks by name; where `plain`, those that resample are single convolutions."""
 
         def part(number: int, layer: Layer) -> nn.Module:
-            if layer.move is None or not plain:
+            if layer.move is None or not self.plain:
                 return Block(layer.cin, layer.cout, self.style, number, layer.move, layer.attention)
             if layer.move is up:
                 return Conv(layer.cin, layer.cout, 3, up)
@@ -112,32 +114,37 @@ class AdmUNet(nn.Module):
 
     def embed(self, noise_label: Tensor, cond: Cond) -> Tensor:
         dtype = self.map_layer0.weight.dtype
-        label, augmented = conditions(cond, self.classes, self.augment, dtype)
+        label, augment = conditions(cond, self.classes, self.augment, dtype)
         emb = self.map_noise(noise_label).to(dtype)
-        if self.map_augment is not None and augmented is not None:
-            emb = emb + self.map_augment(augmented)
+        if self.map_augment is not None and augment is not None:
+            emb = emb + self.map_augment(augment)
         emb = self.map_layer1(silu(self.map_layer0(emb)))
-        return silu(emb if self.map_label is None else emb + self.map_label(label))
+        if self.map_label is not None:
+            emb = emb + self.map_label(label)
+        return silu(emb)
 
     def forward(
         self, x: Tensor, noise_label: Tensor, cond: Cond = None, masks: Masks | None = None
     ) -> Tensor:
         emb = self.embed(noise_label, cond)
+
+        # Encoder.
         h = x
         skips: list[Tensor] = []
         for part in self.enc.values():
             h = part(h, emb, masks) if isinstance(part, Block) else part(h)
             skips.append(h)
+
+        # Decoder.
         for name, part in self.dec.items():
-            h = torch.cat([h, skips.pop()], 1) if "_block" in name else h
+            if "_block" in name:
+                h = torch.cat([h, skips.pop()], 1)
             h = part(h, emb, masks) if isinstance(part, Block) else part(h)
         return self.out_conv(silu(self.out_norm(h)))
 
 
 def initialise(network: AdmUNet) -> None:
-    """Zeros where a residual branch and the network end, N(0, 1) for labels; PyTorch's own defaults
-    elsewhere.
-    """
+    """Zeros where a residual branch and the network end, N(0, 1) for labels, else torch's own."""
     for name, module in network.named_modules():
         if name.endswith(("conv1", "proj", "out_conv", "map_augment")):
             for weight in module.parameters():

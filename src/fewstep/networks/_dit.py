@@ -1,6 +1,4 @@
-"""A diffusion transformer with adaLN-zero blocks (arXiv 2212.09748) for data with any number of
-axes.
-"""
+"""A diffusion transformer with adaLN-zero blocks (arXiv 2212.09748), for any number of axes."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ from fewstep.networks.transformer_blocks import Embedding, SelfAttention, positi
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
-    """`[B, C, *axes] -> [B, tokens, C patch^n]`: tokens and the pixels of one in the order of the
-    axes.
-    """
+    """`[B, C, *axes] -> [B, tokens, C patch^n]`: tokens and their pixels by the axes' order."""
     grid = [size // patch for size in x.shape[2:]]
     n = len(grid)
     split = x.reshape(*x.shape[:2], *(part for size in grid for part in (size, patch)))
@@ -39,37 +35,41 @@ def unpatchify(tokens: Tensor, patch: int, shape: Sequence[int]) -> Tensor:
 
 
 class Block(nn.Module):
-    """h + gate attention(norm(h) (1 + scale) + shift), then the same with an MLP; all six from the
-    condition.
+    """h + gate attention(norm(h) (1 + scale) + shift), then the same with an MLP.
 
-    The map to the six starts at 0, so a fresh block is the identity.
+    The condition gives both gates, scales and shifts. The map to these six starts at 0, so a fresh
+    block is the identity.
     """
 
     def __init__(self, width: int, heads: int, ratio: float, dropout: float, site: int) -> None:
         super().__init__()
-        hidden = int(ratio * width)
-        self.dropout, self.site = dropout, site
+        channels = int(ratio * width)
+        self.dropout = dropout
+        self.site = site
         self.norm = LayerNorm(width, affine=False)
         self.attention = SelfAttention(width, heads)
-        self.inner = nn.Linear(width, hidden)
-        self.outer = nn.Linear(hidden, width)
+        self.inner = nn.Linear(width, channels)
+        self.outer = nn.Linear(channels, width)
         self.modulate = nn.Linear(width, 6 * width)
         zero(self.modulate)
 
     def forward(self, h: Tensor, emb: Tensor, masks: Masks | None) -> Tensor:
         shift, scale, gate, shift2, scale2, gate2 = self.modulate(emb)[:, None].chunk(6, -1)
+
+        # Attention.
         h = h + gate * self.attention(torch.addcmul(shift, self.norm(h), 1 + scale))
-        inside = gelu(
-            self.inner(torch.addcmul(shift2, self.norm(h), 1 + scale2)), approximate="tanh"
-        )
+
+        # MLP.
+        inside = self.inner(torch.addcmul(shift2, self.norm(h), 1 + scale2))
+        inside = gelu(inside, approximate="tanh")
         return h + gate2 * self.outer(drop(inside, self.dropout, self.site, masks))
 
 
 class DiT(nn.Module):
-    """forward(x `[B, C, *axes]`, noise_label `[B]`, cond: labels `[B]` int64 or None, masks) ->
-    like x.
+    """The transformer. forward(x `[B, C, *axes]`, noise_label `[B]`, cond, masks) -> like x.
 
-    A fresh network gives 0. Label -1 is no label: its embedding is 0.
+    cond: labels `[B]` int64 or None; label -1 is no label: its embedding is 0. A fresh network
+    gives 0.
     """
 
     positions: Tensor
@@ -77,7 +77,7 @@ class DiT(nn.Module):
     def __init__(
         self,
         shape: tuple[int, ...],
-        classes: int,
+        classes: int = 0,
         *,
         patch: int,
         width: int,
@@ -88,26 +88,22 @@ class DiT(nn.Module):
     ) -> None:
         super().__init__()
         require(len(shape) > 1, "shape", shape, "(channels, one or more axes)")
+        axes = ", ".join(map(str, shape[1:]))
         fits = patch > 0 and not any(size % patch for size in shape[1:])
-        require(
-            fits,
-            "patch",
-            patch,
-            f"a divisor of every axis of the data, {', '.join(map(str, shape[1:]))}",
-        )
+        require(fits, "patch", patch, f"a divisor of every axis of the data, {axes}")
         require(depth > 0, "depth", depth, "at least 1 block")
         require(mlp_ratio >= 1, "mlp_ratio", mlp_ratio, "at least 1")
         probability(dropout)
-        self.patch, self.dropout = patch, dropout
+        self.patch = patch
+        self.dropout = dropout
         size = shape[0] * patch ** (len(shape) - 1)
-        self.register_buffer(
-            "positions", positions([n // patch for n in shape[1:]], width), persistent=False
-        )
+        grid = [n // patch for n in shape[1:]]
+
+        self.register_buffer("positions", positions(grid, width), persistent=False)
         self.embedding = Embedding(classes, width)
         self.inlet = nn.Linear(size, width)
-        self.blocks = nn.ModuleList(
-            Block(width, heads, mlp_ratio, dropout, site) for site in range(depth)
-        )
+        blocks = (Block(width, heads, mlp_ratio, dropout, site) for site in range(depth))
+        self.blocks = nn.ModuleList(blocks)
         self.norm = LayerNorm(width, affine=False)
         self.modulate = nn.Linear(width, 2 * width)
         self.outlet = nn.Linear(width, size)
@@ -122,10 +118,13 @@ class DiT(nn.Module):
         self, x: Tensor, noise_label: Tensor, cond: Tensor | None = None, masks: Masks | None = None
     ) -> Tensor:
         emb = self.embedding(noise_label, cond)
+
+        # Tokens.
         h = self.inlet(patchify(x, self.patch)) + self.positions
         for block in self.blocks:
             h = block(h, emb, masks)
+
+        # Pixels.
         shift, scale = self.modulate(emb)[:, None].chunk(2, -1)
-        return unpatchify(
-            self.outlet(torch.addcmul(shift, self.norm(h), 1 + scale)), self.patch, x.shape[1:]
-        )
+        h = self.outlet(torch.addcmul(shift, self.norm(h), 1 + scale))
+        return unpatchify(h, self.patch, x.shape[1:])

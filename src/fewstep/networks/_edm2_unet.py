@@ -1,6 +1,4 @@
-"""The U-Net of EDM2 (arXiv 2312.02696, figure 21), made of the magnitude-preserving parts in
-`edm2`.
-"""
+"""The U-Net of EDM2 (arXiv 2312.02696, figure 21), of the layers in `edm2_layers`."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from fewstep.networks.attention import attend
 from fewstep.networks.dropout import Masks, drop, masks_for, probability
 from fewstep.networks.edm2_layers import (
     Fourier,
-    Weighted,
+    MPConv,
     mp_cat,
     mp_silu,
     mp_sum,
@@ -89,29 +87,26 @@ class Block(nn.Module):
         site: int,
     ) -> None:
         super().__init__()
-        _, name, inputs, outputs = part
-        self.common, self.encoder, self.down, self.up = (
-            common,
-            encoder,
-            name == "down",
-            name == "up",
-        )
-        self.dropout, self.site = dropout, site
+        inputs, outputs = part.inputs, part.outputs
+        self.common = common
+        self.encoder = encoder
+        self.down = part.name == "down"
+        self.up = part.name == "up"
+        self.dropout = dropout
+        self.site = site
         self.heads = outputs // common.head_channels if attention else 0
-        require(
-            not self.heads or outputs % self.heads == 0,
-            "head_channels",
-            common.head_channels,
-            f"one that makes equal heads of {outputs} channels",
-        )
+        fits = not self.heads or outputs % self.heads == 0
+        need = f"one that makes equal heads of {outputs} channels"
+        require(fits, "head_channels", common.head_channels, need)
+
         self.emb_gain = nn.Parameter(torch.zeros(()))
-        self.conv_res0 = Weighted(outputs if encoder else inputs, outputs, 3)
-        self.emb_linear = Weighted(common.embedding, outputs)
-        self.conv_res1 = Weighted(outputs, outputs, 3)
-        self.conv_skip = Weighted(inputs, outputs, 1) if inputs != outputs else None
+        self.conv_res0 = MPConv(outputs if encoder else inputs, outputs, 3)
+        self.emb_linear = MPConv(common.embedding, outputs)
+        self.conv_res1 = MPConv(outputs, outputs, 3)
+        self.conv_skip = MPConv(inputs, outputs, 1) if inputs != outputs else None
         if self.heads:
-            self.attn_qkv = Weighted(outputs, 3 * outputs, 1)
-            self.attn_proj = Weighted(outputs, outputs, 1)
+            self.attn_qkv = MPConv(outputs, 3 * outputs, 1)
+            self.attn_proj = MPConv(outputs, outputs, 1)
 
     def residual(self, x: Tensor, emb: Tensor, masks: Masks | None) -> Tensor:
         """conv(drop(silu(conv(silu(x)) (1 + gain linear(emb)))))."""
@@ -120,96 +115,111 @@ class Block(nn.Module):
         return self.conv_res1(drop(inside, self.dropout, self.site, masks))
 
     def attention(self, x: Tensor) -> Tensor:
-        """Attention over pixels with q, k and v of unit magnitude; channels are ordered (head,
-        dimension, qkv).
-        """
+        """Attention over pixels, q, k, v of unit magnitude; channels are (head, dimension, qkv)."""
         split = self.attn_qkv(x).reshape(len(x), self.heads, -1, 3, x.shape[2] * x.shape[3])
         q, k, v = (part.transpose(2, 3).contiguous() for part in unit(split, [2]).unbind(3))
         return self.attn_proj(attend(q, k, v).transpose(2, 3).reshape(x.shape))
 
     def forward(self, x: Tensor, emb: Tensor, masks: Masks | None) -> Tensor:
+        # Resolution.
         if self.down:
             x = avg_pool2d(x, 2)
         if self.up:
             x = interpolate(x, scale_factor=2.0, mode="nearest")
+
+        # Residual branch.
         skip = x if self.conv_skip is None else self.conv_skip(x)
         if self.encoder:
             skip = x = unit(skip, [1])
         x = mp_sum(skip, self.residual(x, emb, masks), self.common.residual_balance)
+
+        # Attention.
         if self.heads:
             x = mp_sum(x, self.attention(x), self.common.attention_balance)
         return x.clamp(-self.common.clip, self.common.clip)
 
 
 class EDM2UNet(nn.Module):
-    """forward(x `[B, C, H, W]`, noise_label `[B]`, cond: labels `[B]` int64 or None, masks) -> like
-    x.
+    """The U-Net. forward(x `[B, C, H, W]`, noise_label `[B]`, cond, masks) -> like x.
 
-    Parameters have the names of EDM2's `unet.`. Label -1 is the zero row that EDM2 drops labels to.
-    A pass changes no weight; the training step calls `normalise_` once instead.
+    cond: labels `[B]` int64 or None; label -1 is the zero row that EDM2 drops labels to. Parameters
+    have the names of EDM2's `unet.`. A pass changes no weight; the training step calls `normalise_`
+    once instead.
     """
 
     def __init__(
         self,
         shape: tuple[int, ...],
-        classes: int,
-        common: Common,
+        classes: int = 0,
         *,
-        widths: Sequence[int],
-        noise_channels: int,
+        width: int,
+        mult: Sequence[int],
+        mult_noise: int | None,
+        mult_emb: int | None,
         blocks: int,
         attention: Sequence[int],
+        head_channels: int,
         label_balance: float,
         concat_balance: float,
+        residual_balance: float,
+        attention_balance: float,
+        clip: float,
         dropout: float,
         dropout_resolutions: Sequence[int] | None,
     ) -> None:
         super().__init__()
+        widths = [width * m for m in mult]
         levels_fit(shape, widths)
+        noise_channels = width * (mult_noise or mult[0])
+        embedding = width * (mult_emb or max(mult))
         require(blocks > 0, "blocks", blocks, "at least 1 block")
         require(noise_channels > 0, "mult_noise", noise_channels, "channels above 0")
-        require(common.embedding > 0, "mult_emb", common.embedding, "channels above 0")
-        require(
-            common.head_channels > 0, "head_channels", common.head_channels, "at least 1 channel"
-        )
-        require(common.clip > 0, "clip", common.clip, "above 0")
+        require(embedding > 0, "mult_emb", embedding, "channels above 0")
+        require(head_channels > 0, "head_channels", head_channels, "at least 1 channel")
+        require(clip > 0, "clip", clip, "above 0")
         probability(dropout)
-        self.classes, self.dropout = classes, dropout
-        self.label_balance, self.concat_balance = label_balance, concat_balance
+        self.classes = classes
+        self.dropout = dropout
+        self.label_balance = label_balance
+        self.concat_balance = concat_balance
+
+        # Embedding.
         self.out_gain = nn.Parameter(torch.zeros(()))
         self.emb_fourier = Fourier(noise_channels)
-        self.emb_noise = Weighted(noise_channels, common.embedding)
-        self.emb_label = Weighted(classes, common.embedding) if classes else None
-        self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
+        self.emb_noise = MPConv(noise_channels, embedding)
+        self.emb_label = MPConv(classes, embedding) if classes else None
+
+        # Encoder and decoder.
+        common = Common(embedding, head_channels, residual_balance, attention_balance, clip)
+
+        def member(part: Part, site: int, encoder: bool) -> tuple[str, nn.Module]:
+            height, across = (size >> part.level for size in shape[1:])
+            name = f"{height}x{across}_{part.name}"
+            if part.name == "conv":
+                return name, MPConv(part.inputs, part.outputs, 3)
+            attends = part.name.startswith("block") and height in attention
+            drops = dropout_resolutions is None or height in dropout_resolutions
+            return name, Block(
+                part,
+                common,
+                encoder=encoder,
+                attention=attends or part.name == "in0",
+                dropout=dropout if drops else 0.0,
+                site=site,
+            )
+
         down = list(encoder(shape[0], widths, blocks))
         up = list(decoder(widths, blocks, [part.outputs for part in down]))
-        for site, part in enumerate(down + up):
-            height, across = (size >> part.level for size in shape[1:])
-            dropped = dropout_resolutions is None or height in dropout_resolutions
-            room = self.enc if site < len(down) else self.dec
-            room[f"{height}x{across}_{part.name}"] = (
-                Weighted(part.inputs, part.outputs, 3)
-                if part.name == "conv"
-                else Block(
-                    part,
-                    common,
-                    encoder=room is self.enc,
-                    attention=part.name == "in0"
-                    or (part.name.startswith("block") and height in attention),
-                    dropout=dropout if dropped else 0.0,
-                    site=site,
-                )
-            )
-        self.out_conv = Weighted(widths[0], shape[0], 3)
+        self.enc = nn.ModuleDict(dict(member(p, i, True) for i, p in enumerate(down)))
+        self.dec = nn.ModuleDict(dict(member(p, i, False) for i, p in enumerate(up, len(down))))
+        self.out_conv = MPConv(widths[0], shape[0], 3)
 
     def masks(self, rows: int, seeds: Sequence[int]) -> Masks | None:
         """The masks of a batch, a layer per block; None without dropout."""
         return masks_for(rows, seeds, self.dropout)
 
     def normalise_(self) -> None:
-        """Overwrites the weights by their normalised values, once per optimizer step; the outputs
-        stay.
-        """
+        """Overwrites the weights by their normalised values: once per step; outputs stay."""
         normalise_weights(self)
 
     def embed(self, noise_label: Tensor, cond: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -225,10 +235,15 @@ class EDM2UNet(nn.Module):
         self, x: Tensor, noise_label: Tensor, cond: Tensor | None = None, masks: Masks | None = None
     ) -> Tensor:
         emb = self.embed(noise_label, cond, x.dtype)
-        h, skips = torch.cat([x, torch.ones_like(x[:, :1])], 1), []
+
+        # Encoder.
+        h = torch.cat([x, torch.ones_like(x[:, :1])], 1)
+        skips: list[Tensor] = []
         for part in self.enc.values():
             h = part(h, emb, masks) if isinstance(part, Block) else part(h)
             skips.append(h)
+
+        # Decoder.
         for name, part in self.dec.items():
             if "block" in name:
                 h = mp_cat(h, skips.pop(), self.concat_balance)

@@ -18,9 +18,7 @@ from fewstep.networks.embedding import NoiseFeatures, labels_fit
 
 
 class Block(nn.Module):
-    """h + out(mask * silu(inner(norm(h) * (1 + scale) + shift))), scale and shift from the
-    condition.
-    """
+    """h + out(mask * silu(inner(norm(h) * (1 + scale) + shift))), both from the condition."""
 
     def __init__(self, width: int, embedding: int) -> None:
         super().__init__()
@@ -31,19 +29,21 @@ class Block(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, h: Tensor, emb: Tensor, dropped: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(self, h: Tensor, emb: Tensor, dropout: Callable[[Tensor], Tensor]) -> Tensor:
         scale, shift = self.modulate(emb).chunk(2, 1)
         inside = silu(self.inner(torch.addcmul(shift, self.norm(h), 1 + scale)))
-        return h + self.out(dropped(inside))
+        return h + self.out(dropout(inside))
 
 
 def parts(cond: Any) -> tuple[Tensor | None, Tensor | None]:
     """Labels and features `[B, F]` of a condition: a dict's own, or a tensor by its type."""
     if isinstance(cond, Mapping):
-        label, features = cond.get("label"), cond.get("features")
+        label = cond.get("label")
+        features = cond.get("features")
+    elif cond is not None and cond.is_floating_point():
+        label, features = None, cond
     else:
-        floats = cond is not None and cond.is_floating_point()
-        label, features = (None, cond) if floats else (cond, None)
+        label, features = cond, None
     return label, None if features is None else features.reshape(len(features), -1)
 
 
@@ -51,10 +51,9 @@ class ResidualMLP(nn.Module):
     """Flat data through residual blocks; every block sees the noise label and the class.
 
     forward(x `[B, *shape]`, noise_label `[B]`, cond, masks) -> like x, where cond is labels `[B]`
-    int64 (-1 is no
-    label: a zero embedding), features `[B, ...]` of floats, or a dict with "label" and "features".
-    A network with classes needs labels, one without takes none, and likewise features; each mistake
-    is a UserError.
+    int64 (-1 is no label: a zero embedding), features `[B, ...]` of floats, or a dict with "label"
+    and "features". A network with classes needs labels, one without takes none, and likewise
+    features; each mistake is a UserError.
     """
 
     def __init__(
@@ -63,16 +62,19 @@ class ResidualMLP(nn.Module):
         classes: int = 0,
         features: int = 0,
         *,
-        width: int = 256,
-        depth: int = 4,
-        dropout: float = 0.0,
+        width: int,
+        depth: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         require(width > 0, "width", width, "at least 1 unit")
         require(depth > 0, "depth", depth, "at least 1 block")
         probability(dropout)
-        size, embedding = math.prod(shape), 64
-        self.width, self.classes, self.dropout = width, classes, dropout
+        self.classes = classes
+        self.dropout = dropout
+        size = math.prod(shape)
+        embedding = 64
+
         self.noise = NoiseFeatures(embedding // 4)
         self.time = nn.Linear(embedding // 2, embedding)
         self.label = nn.Embedding(classes, embedding) if classes else None
@@ -92,13 +94,11 @@ class ResidualMLP(nn.Module):
         emb = self.time(self.noise(noise_label).to(self.time.weight.dtype))
         label, features = parts(cond)
         labels_fit(self.classes, label)
-        if (self.given is None) != (features is None):
-            need = (
-                "takes no features"
-                if self.given is None
-                else f"needs {self.given.in_features} features a sample"
-            )
-            raise UserError(f"this network {need}: got {'none' if features is None else 'some'}")
+        if self.given is None and features is not None:
+            raise UserError("this network takes no features: got some")
+        if self.given is not None and features is None:
+            count = self.given.in_features
+            raise UserError(f"this network needs {count} features a sample: got none")
         if self.label is not None and label is not None:
             emb = emb + self.label(label.clamp_min(0)) * (label >= 0)[:, None]
         if self.given is not None and features is not None:
@@ -108,7 +108,9 @@ class ResidualMLP(nn.Module):
     def forward(
         self, x: Tensor, noise_label: Tensor, cond: Any = None, masks: Masks | None = None
     ) -> Tensor:
-        h, emb = self.inlet(x.flatten(1)), self.embed(noise_label, cond)
+        emb = self.embed(noise_label, cond)
+
+        h = self.inlet(x.flatten(1))
         for number, block in enumerate(self.blocks):
             h = block(h, emb, partial(drop, probability=self.dropout, layer=number, masks=masks))
         return self.outlet(silu(self.norm(h))).reshape(x.shape)

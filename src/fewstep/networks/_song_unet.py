@@ -1,5 +1,6 @@
-"""The U-Nets of Song et al. as EDM has them: DDPM++ and NCSN++ (arXiv 2011.13456; 2206.00364,
-appendix C).
+"""The U-Nets of Song et al. as EDM has them: DDPM++ and NCSN++.
+
+Sources: arXiv 2011.13456; 2206.00364, appendix C.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from fewstep.networks.unet_blocks import (
 
 
 class SongUNet(nn.Module):
-    """DDPM++ (positional, standard, standard), NCSN++ (fourier, residual, standard) and what lies
-    between.
+    """DDPM++ and NCSN++: embedding, encoder and decoder are of several kinds.
 
     forward(x `[B, C, S, S]`, noise_label `[B]`, cond: labels `[B]` int64 with -1 for none, or a
-    dict of "label" and "augment", masks) -> like x. An encoder `skip` or `residual` adds the shrunk
-    images to each level, a decoder `skip` sums an image of each level.
+    dict of "label" and "augment", masks) -> like x. DDPM++ is (positional, standard, standard),
+    NCSN++ (fourier, residual, standard). An encoder `skip` or `residual` adds the shrunk images to
+    each level, a decoder `skip` sums an image of each level.
     """
 
     def __init__(
@@ -56,42 +57,40 @@ class SongUNet(nn.Module):
         fourier_scale: float,
         encoder: str,
         decoder: str,
+        taps: tuple[int, ...],
         noise_mult: int,
         emb_mult: int,
-        taps: tuple[int, ...],
         augment: int,
     ) -> None:
         super().__init__()
         per_level = (blocks,) * len(mult) if level_blocks is None else tuple(level_blocks)
-        require(
-            len(per_level) == len(mult),
-            "level_blocks",
-            level_blocks,
-            f"{len(mult)} numbers, as in mult",
-        )
-        images, size = image_size(
-            shape, width, mult, min(per_level, default=0), dropout, emb_mult, augment
-        )
+        fits = len(per_level) == len(mult)
+        require(fits, "level_blocks", level_blocks, f"{len(mult)} numbers, as in mult")
+        fewest = min(per_level, default=0)
+        images, size = image_size(shape, width, mult, fewest, dropout, emb_mult, augment)
         require(0 < fourier_scale < math.inf, "fourier_scale", fourier_scale, "above 0")
         require(noise_mult > 0, "noise_mult", noise_mult, "at least 1")
-        require(
-            len(taps) % 2 == 0 and sum(taps) != 0,
-            "taps",
-            taps,
-            "an even number of filter taps, such as 1 3 3 1",
-        )
-        self.classes, self.augment, self.dropout = classes, augment, dropout
-        self.dropped = None if dropout_resolutions is None else tuple(dropout_resolutions)
-        noise, emb = width * noise_mult, width * emb_mult
-        self.map_noise = (
-            Positional(noise, endpoint=True)
-            if embedding == "positional"
-            else Fourier(noise, fourier_scale)
-        )
+        even = len(taps) % 2 == 0 and sum(taps) != 0
+        require(even, "taps", taps, "an even number of filter taps, such as 1 3 3 1")
+        self.classes = classes
+        self.augment = augment
+        self.dropout = dropout
+        self.dropout_resolutions = dropout_resolutions
+
+        # Embedding.
+        noise = width * noise_mult
+        emb = width * emb_mult
+        self.map_noise: nn.Module
+        if embedding == "positional":
+            self.map_noise = Positional(noise, endpoint=True)
+        else:
+            self.map_noise = Fourier(noise, fourier_scale)
         self.map_label = nn.Linear(classes, noise) if classes else None
         self.map_augment = nn.Linear(augment, noise, bias=False) if augment else None
         self.map_layer0 = nn.Linear(noise, emb)
         self.map_layer1 = nn.Linear(emb, emb)
+
+        # Encoder and decoder.
         self.style = Style(
             emb=emb,
             dropout=dropout,
@@ -116,15 +115,16 @@ class SongUNet(nn.Module):
 
     def block(self, layer: Layer, number: int) -> Block:
         """The layer's block, without dropout where its resolution has none."""
-        dropped = self.dropped is None or layer.side in self.dropped
-        style = self.style if dropped else replace(self.style, dropout=0.0)
+        style = self.style
+        if self.dropout_resolutions is not None and layer.side not in self.dropout_resolutions:
+            style = replace(style, dropout=0.0)
         return Block(layer.cin, layer.cout, style, number, layer.move, layer.attention)
 
     def build_encoder(self, images: int, levels: Levels, kind: str) -> nn.ModuleDict:
-        parts: dict[str, nn.Module] = {
-            f"{levels.size}x{levels.size}_conv": Conv(images, levels.stem, 3)
-        }
-        aux, taps = images, self.style.taps
+        stem = Conv(images, levels.stem, 3)
+        parts: dict[str, nn.Module] = {f"{levels.size}x{levels.size}_conv": stem}
+        aux = images
+        taps = self.style.taps
         for number, layer in enumerate(levels.encoder()):
             parts[layer.name] = self.block(layer, number)
             side = layer.name.removesuffix("_down")
@@ -140,10 +140,9 @@ class SongUNet(nn.Module):
         parts: dict[str, nn.Module] = {}
         for number, layer in enumerate(levels.decoder(), len(self.enc)):
             parts[layer.name] = self.block(layer, number)
-            side, _, last = layer.name.partition("_")
-            if last == f"block{levels.blocks[levels.level(layer)]}" and (
-                kind == "skip" or side == f"{levels.size}x{levels.size}"
-            ):
+            side, _, block = layer.name.partition("_")
+            is_last = block == f"block{levels.blocks[levels.level(layer)]}"
+            if is_last and (kind == "skip" or layer.side == levels.size):
                 if any(name.endswith("aux_conv") for name in parts):
                     parts[f"{side}_aux_up"] = Resample(up, self.style.taps)
                 parts[f"{side}_aux_norm"] = GroupNorm(layer.cout, self.style.eps, self.style.least)
@@ -156,20 +155,22 @@ class SongUNet(nn.Module):
 
     def embed(self, noise_label: Tensor, cond: Cond) -> Tensor:
         dtype = self.map_layer0.weight.dtype
-        label, augmented = conditions(cond, self.classes, self.augment, dtype)
+        label, augment = conditions(cond, self.classes, self.augment, dtype)
         cos, sin = self.map_noise(noise_label).chunk(2, 1)
         emb = torch.cat([sin, cos], 1).to(dtype)
         if self.map_label is not None and label is not None:
             emb = emb + self.map_label(label * math.sqrt(self.classes))
-        if self.map_augment is not None and augmented is not None:
-            emb = emb + self.map_augment(augmented)
+        if self.map_augment is not None and augment is not None:
+            emb = emb + self.map_augment(augment)
         return silu(self.map_layer1(silu(self.map_layer0(emb))))
 
     def forward(
         self, x: Tensor, noise_label: Tensor, cond: Cond = None, masks: Masks | None = None
     ) -> Tensor:
         emb = self.embed(noise_label, cond)
-        h, aux = x, x
+
+        # Encoder.
+        h = aux = x
         skips: list[Tensor] = []
         for name, part in self.enc.items():
             if isinstance(part, Block):
@@ -187,25 +188,28 @@ class SongUNet(nn.Module):
         return self.decode(h, skips, emb, masks)
 
     def decode(self, h: Tensor, skips: list[Tensor], emb: Tensor, masks: Masks | None) -> Tensor:
+        """The decoder: the image from the lowest level's h and the encoder's outputs."""
         image: Tensor | None = None
         inside = h
         for name, part in self.dec.items():
+            if "_block" in name:
+                h = torch.cat([h, skips.pop()], 1)
             if isinstance(part, Block):
-                h = part(torch.cat([h, skips.pop()], 1) if "_block" in name else h, emb, masks)
+                h = part(h, emb, masks)
             elif name.endswith("aux_up"):
                 image = part(image)
             elif name.endswith("aux_norm"):
                 inside = silu(part(h))
+            elif image is None:
+                image = part(inside)
             else:
-                image = part(inside) if image is None else part(inside) + image
+                image = part(inside) + image
         assert image is not None  # the last level always ends in one
         return image
 
 
 def initialise(network: SongUNet) -> None:
-    """Xavier's uniform weights without biases; residual branches end near zero, queries, keys and
-    values are small.
-    """
+    """Xavier's uniform weights, biases of 0; residual branches end near 0, q, k and v are small."""
     gains = {"conv1": 1e-5, "proj": 1e-5, "aux_conv": 1e-5, "qkv": math.sqrt(0.2)}
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

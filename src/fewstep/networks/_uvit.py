@@ -1,13 +1,12 @@
-"""The UViT of simple diffusion (arXiv 2301.11093) as Multistep Consistency Models (arXiv
-2403.06807) sizes it.
+"""The UViT of simple diffusion in the sizes of Multistep Consistency Models.
 
-The latter gives stages, channels, pooling, dropout and the number of parameters. After the former,
-the embedding scales and shifts the second norm of a residual block and the hidden layer of a
-transformer's MLP, and a residual block's branch takes in the skip of its mirror over sqrt(2).
-Neither says, and chosen here: 1x1 convolutions between stages, fixed sin-cos positions and
-normalised q and k, skips of transformer blocks that join their input, an embedding of 1024 channels
-whatever the width. The four sizes of the paper follow, the small ones (394 M for ImageNet 64, 397 M
-for 128) to 0.1 %, the large ones (1.23 B, 1.25 B) to 1.1 %.
+The latter (arXiv 2403.06807) gives stages, channels, pooling, dropout and the number of parameters.
+After the former (arXiv 2301.11093), the embedding scales and shifts the second norm of a residual
+block and the hidden layer of a transformer's MLP, and a residual block's branch adds the skip of
+its mirror over sqrt(2). Neither says, and chosen here: 1x1 convolutions between stages, fixed
+sin-cos positions and normalised q and k, skips of transformer blocks that join their input, an
+embedding of 1024 channels whatever the width. The four sizes of the paper follow, the small ones
+(394 M for ImageNet 64, 397 M for 128) to 0.1 %, the large ones (1.23 B, 1.25 B) to 1.1 %.
 """
 
 from __future__ import annotations
@@ -38,13 +37,15 @@ def group_norm(width: int) -> GroupNorm:
 
 
 class ResBlock(nn.Module):
-    """x + conv(drop(silu(norm(conv(silu(norm(x)))) (1 + scale) + shift))); a skip joins behind the
-    first norm.
+    """x + conv(drop(silu(norm(conv(silu(norm(x)))) (1 + scale) + shift))).
+
+    A skip joins behind the first norm.
     """
 
     def __init__(self, width: int, embedding: int, skip: bool, dropout: float, site: int) -> None:
         super().__init__()
-        self.dropout, self.site = dropout, site
+        self.dropout = dropout
+        self.site = site
         self.norm = group_norm(width)
         self.norm_skip = group_norm(width) if skip else None
         self.inner = nn.Conv2d(width, width, 3, padding=1)
@@ -63,24 +64,24 @@ class ResBlock(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """h + attention(norm(h)), then h + outer(drop(silu(inner(norm(h))) (1 + scale) + shift)), on
-    `[B, tokens, width]`.
+    """h + attention(norm(h)), then h + outer(drop(silu(inner(norm(h))) (1 + scale) + shift)).
 
-    A skip joins h itself.
+    h is `[B, tokens, width]`. A skip joins h itself.
     """
 
     def __init__(
         self, width: int, heads: int, mlp_ratio: float, embedding: int, dropout: float, site: int
     ) -> None:
         super().__init__()
-        hidden = int(mlp_ratio * width)
-        self.dropout, self.site = dropout, site
+        channels = int(mlp_ratio * width)
+        self.dropout = dropout
+        self.site = site
         self.norm = LayerNorm(width)
         self.attention = SelfAttention(width, heads)
         self.norm_inner = LayerNorm(width)
-        self.inner = nn.Linear(width, hidden)
-        self.modulate = nn.Linear(embedding, 2 * hidden)
-        self.outer = nn.Linear(hidden, width)
+        self.inner = nn.Linear(width, channels)
+        self.modulate = nn.Linear(embedding, 2 * channels)
+        self.outer = nn.Linear(channels, width)
         zero(self.attention.out)
         zero(self.outer)
 
@@ -94,46 +95,47 @@ class TransformerBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one kind at one resolution; a grid makes them see its tokens, at fixed positions."""
+    """Blocks of one kind at one resolution; with a grid, its tokens at fixed positions."""
 
     positions: Tensor | None
 
     def __init__(self, blocks: Sequence[nn.Module], width: int, grid: Sequence[int] | None) -> None:
         super().__init__()
-        self.register_buffer(
-            "positions", None if grid is None else positions(grid, width), persistent=False
-        )
+        table = None if grid is None else positions(grid, width)
+        self.register_buffer("positions", table, persistent=False)
         self.blocks = nn.ModuleList(blocks)
 
     def forward(
         self, x: Tensor, skips: list[Tensor], emb: Tensor, masks: Masks | None
     ) -> tuple[Tensor, list[Tensor]]:
-        """The stage's output and those of its blocks; skips, one per block or none, are consumed
-        last first.
+        """The stage's output and those of its blocks.
+
+        skips, one per block or none, are consumed last first.
         """
-        h, kept = x, []
+        h = x
+        outputs: list[Tensor] = []
         if self.positions is not None:
             h = (x.flatten(2).transpose(1, 2) + self.positions).contiguous()
         for block in self.blocks:
             h = block(h, skips.pop() if skips else None, emb, masks)
-            kept.append(h)
-        return h if self.positions is None else h.transpose(1, 2).reshape(x.shape), kept
+            outputs.append(h)
+        if self.positions is not None:
+            h = h.transpose(1, 2).reshape(x.shape)
+        return h, outputs
 
 
 class UViT(nn.Module):
-    """forward(x `[B, C, H, W]`, noise_label `[B]`, cond: labels `[B]` int64 or None, masks) -> like
-    x.
+    """The network. forward(x `[B, C, H, W]`, noise_label `[B]`, cond, masks) -> like x.
 
-    Stages of residual blocks, then of transformer blocks, each followed by average pooling; the
-    last is the middle;
-    then the same stages back, each preceded by nearest upsampling. A fresh network gives 0; label
-    -1 embeds as 0.
+    cond: labels `[B]` int64 or None; label -1 embeds as 0. Stages of residual blocks, then of
+    transformer blocks, each followed by average pooling; the last is the middle; then the same
+    stages back, each preceded by nearest upsampling. A fresh network gives 0.
     """
 
     def __init__(
         self,
         shape: tuple[int, ...],
-        classes: int,
+        classes: int = 0,
         *,
         width: int,
         mult: Sequence[int],
@@ -149,36 +151,31 @@ class UViT(nn.Module):
         widths = [width * m for m in mult]
         levels_fit(shape, widths)
         stages = len(widths)
-        require(
-            len(blocks) == stages and all(n > 0 for n in blocks),
-            "blocks",
-            blocks,
-            f"{stages} numbers, as in mult",
-        )
-        require(
-            0 <= residual_stages <= stages, "residual_stages", residual_stages, f"0 .. {stages}"
-        )
-        require(0 <= dropout_stages <= stages, "dropout_stages", dropout_stages, f"0 .. {stages}")
+        fits = len(blocks) == stages and all(n > 0 for n in blocks)
+        require(fits, "blocks", blocks, f"{stages} numbers, as in mult")
+        fits = 0 <= residual_stages <= stages
+        require(fits, "residual_stages", residual_stages, f"0 .. {stages}")
+        fits = 0 <= dropout_stages <= stages
+        require(fits, "dropout_stages", dropout_stages, f"0 .. {stages}")
         probability(dropout)
         require(head_channels > 0, "head_channels", head_channels, "at least 1 channel")
         require(embedding > 0, "embedding", embedding, "at least 1 channel")
         require(mlp_ratio >= 1, "mlp_ratio", mlp_ratio, "at least 1")
-        self.dropout, sites = dropout, count()
+        self.dropout = dropout
+        sites = count()
 
         def stage(level: int, up: bool) -> Stage:
-            width, chance = widths[level], dropout if level >= stages - dropout_stages else 0.0
+            width = widths[level]
+            chance = dropout if level >= stages - dropout_stages else 0.0
             numbers = [next(sites) for _ in range(blocks[level])]
             if level < residual_stages:
-                return Stage(
-                    [ResBlock(width, embedding, up, chance, number) for number in numbers],
-                    width,
-                    None,
-                )
-            fits = f"a divisor of the {width} channels of a stage"
-            require(width % head_channels == 0, "head_channels", head_channels, fits)
-            sizes = width, width // head_channels, mlp_ratio, embedding
-            members = [TransformerBlock(*sizes, chance, number) for number in numbers]
-            return Stage(members, width, [side >> level for side in shape[1:]])
+                convs = [ResBlock(width, embedding, up, chance, number) for number in numbers]
+                return Stage(convs, width, None)
+            need = f"a divisor of the {width} channels of a stage"
+            require(width % head_channels == 0, "head_channels", head_channels, need)
+            sizes = (width, width // head_channels, mlp_ratio, embedding)
+            transformers = [TransformerBlock(*sizes, chance, number) for number in numbers]
+            return Stage(transformers, width, [side >> level for side in shape[1:]])
 
         steps = list(pairwise(widths))
         self.embedding = Embedding(classes, embedding)
@@ -201,16 +198,20 @@ class UViT(nn.Module):
     def forward(
         self, x: Tensor, noise_label: Tensor, cond: Tensor | None = None, masks: Masks | None = None
     ) -> Tensor:
-        emb, skips = self.embedding(noise_label, cond), []
+        emb = self.embedding(noise_label, cond)
+
+        # Encoder.
         h = self.inlet(x)
+        skips: list[list[Tensor]] = []
         for stage, widen in zip(self.down, self.widen, strict=True):
-            h, kept = stage(h, [], emb, masks)
-            skips.append(kept)
+            h, outputs = stage(h, [], emb, masks)
+            skips.append(outputs)
             h = widen(avg_pool2d(h, 2))
         h, _ = self.middle(h, [], emb, masks)
+
+        # Decoder.
         for stage, narrow in zip(self.up, self.narrow, strict=True):
-            h = interpolate(
-                narrow(h), scale_factor=2.0, mode="nearest"
-            )  # a 1x1 convolution commutes with it
+            # The 1x1 convolution commutes with upsampling, and is cheaper before it.
+            h = interpolate(narrow(h), scale_factor=2.0, mode="nearest")
             h, _ = stage(h, skips.pop(), emb, masks)
         return self.outlet(silu(self.norm(h)))

@@ -1,6 +1,4 @@
-"""Attention and norms whose values and derivatives of every kind are right: under a jvp as outside
-of one.
-"""
+"""Attention and norms whose values and derivatives are right, under a jvp as outside of one."""
 
 from __future__ import annotations
 
@@ -21,8 +19,9 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v of `[B, heads, tokens, d]`; written out under a jvp, which no
-    fused kernel has.
+    """softmax(q k^T / sqrt(d)) v of `[B, heads, tokens, d]`.
+
+    Written out under a jvp, since fused kernels have none.
     """
     if not has_tangent(q, k, v):
         return scaled_dot_product_attention(q, k, v)
@@ -31,28 +30,26 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def attend_pixels(qkv: Tensor, heads: int) -> Tensor:
-    """`attend` over pixels, `[B, 3 C, H, W] -> [B, C, H, W]`; channels are (head, dim, q|k|v), as
-    EDM's.
+    """`attend` over pixels, `[B, 3 C, H, W] -> [B, C, H, W]`.
+
+    Channels are (head, dim, q|k|v), as EDM's.
     """
     rows, channels, *sides = qkv.shape
     parts = qkv.reshape(rows, heads, channels // heads // 3, 3, -1)
-    q, k, v = (
-        parts.permute(3, 0, 1, 4, 2).contiguous().unbind()
-    )  # other layouts leave the fast path
+    # Contiguous, since other layouts leave the fast path.
+    q, k, v = parts.permute(3, 0, 1, 4, 2).contiguous().unbind()
     return attend(q, k, v).transpose(2, 3).reshape(rows, channels // 3, *sides)
 
 
 class GroupNorm(nn.GroupNorm):
-    """torch's; its derivative under a jvp takes contiguous inputs alone."""
+    """torch's, whose derivative under a jvp needs contiguous inputs."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.contiguous() if has_tangent(x) else x)
 
 
 class LayerNorm(nn.LayerNorm):
-    """torch's over the last axis; written out under a jvp, whose own gradient torch's kernel gets
-    wrong.
-    """
+    """torch's over the last axis; written out under a jvp, whose gradient its kernel gets wrong."""
 
     def __init__(self, width: int, affine: bool = True) -> None:
         super().__init__(width, elementwise_affine=affine)
@@ -61,6 +58,9 @@ class LayerNorm(nn.LayerNorm):
         if not has_tangent(x):
             return super().forward(x)
         exact = x.to(at_least_float32(x.dtype))
-        centred = exact - exact.mean(-1, keepdim=True)
-        h = (centred * (centred.square().mean(-1, keepdim=True) + self.eps).rsqrt()).to(x.dtype)
-        return torch.addcmul(self.bias, h, self.weight) if self.elementwise_affine else h
+        deviation = exact - exact.mean(-1, keepdim=True)
+        variance = deviation.square().mean(-1, keepdim=True)
+        h = (deviation * (variance + self.eps).rsqrt()).to(x.dtype)
+        if self.elementwise_affine:
+            h = torch.addcmul(self.bias, h, self.weight)
+        return h

@@ -1,6 +1,4 @@
-"""Dropout by explicit masks: what was dropped is a function of (layer, seed), so two passes can
-share it.
-"""
+"""Dropout by explicit masks: a mask is a function of (layer, seed), so two passes can share it."""
 
 from __future__ import annotations
 
@@ -16,29 +14,30 @@ from fewstep.base.randomness import block_seed
 
 @dataclass(frozen=True)
 class Masks:
-    """The masks of a batch: a seed for each equal run of `rows`, drawn where and when a layer asks
-    for them.
+    """The masks of a batch, drawn when a layer asks: a seed for each equal run of `rows`.
 
-    A seed is the block number of a layer's stream, so none collide. Drawn where the data lives,
-    since another kind of device draws other numbers, and kept as bits, since several passes ask for
-    the same.
+    A seed is the block number of a layer's stream, so none collide. Masks are drawn on the data's
+    device, since another kind of device draws other numbers. They are stored as bits, since several
+    passes ask for the same.
     """
 
     rows: int
     seeds: tuple[int, ...]
-    index: Tensor | None = None  # the rows that are asked for, of all
-    _drawn: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    index: Tensor | None = None  # which of all rows
+    _cache: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def at(self, index: Tensor) -> Masks:
         """The masks of some of the rows."""
         return replace(self, index=index)
 
     def draw(self, layer: int, shape: Sequence[int], keep: float, device: torch.device) -> Tensor:
-        """0 or 1 / keep, `[rows, *shape]` in float32: each entry is kept with probability `keep`."""
-        if layer not in self._drawn:
-            self._drawn[layer] = self._all(layer, shape, keep, device)
-        kept = self._drawn[layer]
-        return (kept if self.index is None else kept[self.index.to(device)]).float() / keep
+        """1 / keep with probability `keep`, else 0: `[rows, *shape]` in float32."""
+        if layer not in self._cache:
+            self._cache[layer] = self._all(layer, shape, keep, device)
+        bits = self._cache[layer]
+        if self.index is not None:
+            bits = bits[self.index.to(device)]
+        return bits.float() / keep
 
     def _all(self, layer: int, shape: Sequence[int], keep: float, device: torch.device) -> Tensor:
         size = self.rows // len(self.seeds)
@@ -51,7 +50,7 @@ class Masks:
 
 
 def probability(dropout: float) -> float:
-    """The probability itself. Raises UserError where it is none, or drops everything."""
+    """The probability itself. Raises UserError unless it is in [0, 1)."""
     require(0 <= dropout < 1, "dropout", dropout, "a probability in 0 .. 1, below 1")
     return dropout
 

@@ -1,5 +1,6 @@
-"""EDM2's magnitude-preserving U-Net (arXiv 2312.02696, configuration G, figure 21); weights
-interchange by name.
+"""EDM2's magnitude-preserving layers (arXiv 2312.02696, configuration G, figure 21).
+
+Weights interchange with EDM2's by name.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ def mp_silu(x: Tensor) -> Tensor:
 
 
 def mp_sum(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """((1 - t) a + t b) / sqrt((1 - t)^2 + t^2): unit if a and b are and do not correlate (eq. 88)."""
+    """((1 - t) a + t b) / sqrt((1 - t)^2 + t^2): unit if a and b are, uncorrelated (eq. 88)."""
     return ((1 - t) * a + t * b) / math.hypot(1 - t, t)
 
 
 def mp_cat(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """Channels of a and b, together of unit magnitude, with shares 1 - t and t whatever their
-    numbers (eq. 103).
+    """Channels of a and b, together of unit magnitude, with shares 1 - t and t (eq. 103).
+
+    The shares do not depend on the numbers of channels.
     """
     n, m = a.shape[1], b.shape[1]
     scale = math.sqrt(n + m) / math.hypot(1 - t, t)
@@ -42,8 +44,9 @@ def mp_cat(a: Tensor, b: Tensor, t: float) -> Tensor:
 
 
 class Fourier(Frequencies):
-    """sqrt(2) cos(2 pi f x + phase) with fixed f ~ N(0, 1) and uniform phases, `[B] -> [B,
-    channels]` (eq. 75).
+    """sqrt(2) cos(2 pi f x + phase), fixed f ~ N(0, 1), `[B] -> [B, channels]` (eq. 75).
+
+    The phases are fixed and uniform in 0 .. 2 pi.
     """
 
     freqs: Tensor
@@ -58,24 +61,23 @@ class Fourier(Frequencies):
         return (label[:, None] * self.freqs + self.phases).cos() * math.sqrt(2)
 
 
-class Weighted(nn.Module):
-    """A linear layer or convolution without bias whose weight is of unit rms per output, times gain
-    / sqrt(fan in).
+class MPConv(nn.Module):
+    """A linear layer (kernel 0) or convolution without bias: unit rms per output / sqrt(fan in).
 
     The weight is normalised wherever it is used, so its stored length changes no output (eq. 66).
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 0) -> None:  # 0: linear
+    def __init__(self, inputs: int, outputs: int, kernel: int = 0) -> None:
         super().__init__()
         size = (kernel, kernel) if kernel else ()
         self.weight = nn.Parameter(nn.init.normal_(torch.empty(outputs, inputs, *size)))
 
-    def normalised(self) -> Tensor:
+    def unit_weight(self) -> Tensor:
         """The weight with unit rms per output."""
         return unit(self.weight, range(1, self.weight.ndim))
 
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-        weight = (self.normalised() * (gain / math.sqrt(self.weight[0].numel()))).to(x.dtype)
+        weight = (self.unit_weight() * (gain / math.sqrt(self.weight[0].numel()))).to(x.dtype)
         if weight.ndim == 2:
             return functional.linear(x, weight)
         return functional.conv2d(x, weight, padding=weight.shape[-1] // 2)
@@ -85,23 +87,22 @@ class Weighted(nn.Module):
 def normalise_weights(module: nn.Module) -> None:
     """Overwrites every weight by its normalised value: EDM2's forced weight normalisation.
 
-    Up to the eps of the norm it changes no output; it keeps an optimizer's steps the size, relative
-    to the weights, that the learning rate says. For once per optimizer step, never inside a pass.
+    Up to the eps of the norm it changes no output. It keeps the size of an optimizer's steps,
+    relative to the weights, at what the learning rate says. For once per optimizer step, never
+    inside a pass.
     """
     for part in module.modules():
-        if isinstance(part, Weighted):
-            part.weight.copy_(part.normalised())
+        if isinstance(part, MPConv):
+            part.weight.copy_(part.unit_weight())
 
 
 class Uncertainty(nn.Module):
-    """u(noise_label), `[B] -> [B]`: the log-variance of the loss at a noise level (loss e^-u + u,
-    eq. 21).
-    """
+    """u(noise_label), `[B] -> [B]`: log-variance of a level's loss (loss e^-u + u, eq. 21)."""
 
     def __init__(self, channels: int = 128) -> None:
         super().__init__()
         self.logvar_fourier = Fourier(channels)
-        self.logvar_linear = Weighted(channels, 1)
+        self.logvar_linear = MPConv(channels, 1)
 
     def normalise_(self) -> None:
         """As `EDM2UNet.normalise_`."""

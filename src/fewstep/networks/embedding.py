@@ -1,12 +1,10 @@
-"""What a network is told besides x: features of the noise label, labels of classes and of
-augmentations.
-"""
+"""What a network takes besides x: the noise label, labels of classes and of augmentations."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,32 +15,29 @@ from fewstep.base.errors import UserError
 
 def labels_fit(classes: int, cond: Tensor | None) -> None:
     """A network with classes needs labels, one without takes none; each mistake is a UserError."""
-    if (classes == 0) != (cond is None):
-        need = (
-            f"needs labels, integers 0..{classes - 1} or -1 for none"
-            if classes
-            else "takes no labels"
-        )
-        raise UserError(f"this network {need}: got cond={'None' if cond is None else 'labels'}")
+    if classes and cond is None:
+        need = f"labels, integers 0..{classes - 1} or -1 for none"
+        raise UserError(f"this network needs {need}: got cond=None")
+    if not classes and cond is not None:
+        raise UserError("this network takes no labels: got cond=labels")
 
 
 def one_hot(cond: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """Rows `[B, classes]` with a 1 at each label; rows of 0 for label -1. Raises IndexError above
-    the classes.
+    """Rows `[B, classes]` with a 1 at each label; rows of 0 for label -1.
+
+    Raises IndexError for a label above the classes.
     """
-    return (
-        torch.eye(classes, dtype=dtype, device=cond.device)[cond.clamp_min(0)]
-        * (cond >= 0)[:, None]
-    )
+    rows = torch.eye(classes, dtype=dtype, device=cond.device)[cond.clamp_min(0)]
+    return rows * (cond >= 0)[:, None]
 
 
 class Frequencies(nn.Module):
-    """Its buffers stay in float32 at least: a rounded frequency is another function of the label."""
+    """Its buffers stay in float32 at least: a rounded frequency is another function."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        kept = dict(self._buffers)
+        buffers = dict(self._buffers)
         nn.Module._apply(self, fn, recurse)  # type: ignore[no-untyped-call, unused-ignore]
-        for name, before in kept.items():
+        for name, before in buffers.items():
             now = self._buffers[name]
             if before is not None and now is not None and now.dtype.itemsize < 4:
                 self._buffers[name] = before.to(now.device)
@@ -65,15 +60,16 @@ class NoiseFeatures(Frequencies):
 
 
 class Positional(nn.Module):
-    """cos and sin of label / 10000^(i / last), i = 0 .. n/2 - 1: `[B] -> [B, n]`, in the label's
-    dtype.
+    """cos and sin of label / 10000^(i / last), i = 0 .. n/2 - 1: `[B] -> [B, n]`.
 
-    last is n/2, or n/2 - 1 with `endpoint`, so that the lowest frequency is 1/10000 itself.
+    last is n/2, or n/2 - 1 with `endpoint`, so that the lowest frequency is 1/10000 itself. The
+    dtype is the label's.
     """
 
     def __init__(self, n: int, *, endpoint: bool = False) -> None:
         super().__init__()
-        self.count, self.last = n // 2, n // 2 - endpoint
+        self.count = n // 2
+        self.last = n // 2 - endpoint
 
     def forward(self, label: Tensor) -> Tensor:
         steps = torch.arange(self.count, dtype=label.dtype, device=label.device) / self.last
@@ -82,8 +78,9 @@ class Positional(nn.Module):
 
 
 class Fourier(Frequencies):
-    """cos and sin of 2 pi f label, f drawn once from N(0, scale^2): `[B] -> [B, n]`, in the label's
-    dtype.
+    """cos and sin of 2 pi f label, f drawn once from N(0, scale^2): `[B] -> [B, n]`.
+
+    The dtype is the label's.
     """
 
     freqs: Tensor
@@ -100,19 +97,18 @@ class Fourier(Frequencies):
 def conditions(
     cond: Cond, classes: int, augment: int, dtype: torch.dtype
 ) -> tuple[Tensor | None, Tensor | None]:
-    """One-hot rows of the class labels `[B, classes]` and the augment labels `[B, augment]`, None
-    where there are none.
+    """One-hot rows of the class labels `[B, classes]`, and the augment labels `[B, augment]`.
 
-    cond: labels `[B]` int64, -1 for "no label" (a row of zeros), or a dict of "label" and
-    "augment". Without augment labels nothing was augmented.
+    Each is None where there are none. cond: labels `[B]` int64, -1 for "no label" (a row of zeros),
+    or a dict of "label" and "augment". Without augment labels nothing was augmented.
     """
-    given = dict(cond) if isinstance(cond, Mapping) else {"label": cond}
-    label, augmented = given.pop("label", None), given.pop("augment", None)
-    if given or (augmented is not None and not augment):
+    rest: dict[str, Any] = dict(cond) if isinstance(cond, Mapping) else {"label": cond}
+    label = rest.pop("label", None)
+    augmentation = rest.pop("augment", None)
+    if rest or (augmentation is not None and not augment):
         takes = '"label" and "augment"' if augment else 'only "label"'
-        raise UserError(
-            f"this network takes {takes} of a condition: got {', '.join([*given] or ['augment'])}"
-        )
+        excess = ", ".join(rest or ["augment"])
+        raise UserError(f"this network takes {takes} of a condition: got {excess}")
     labels_fit(classes, label)
     rows = None if label is None else one_hot(label, classes, dtype)
-    return rows, None if augmented is None else augmented.to(dtype)
+    return rows, None if augmentation is None else augmentation.to(dtype)

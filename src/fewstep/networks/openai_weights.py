@@ -1,8 +1,7 @@
-"""ADM as openai's files have it (guided diffusion, consistency models): other names, the same
-network.
+"""ADM's weights under openai's names (guided diffusion, consistency models).
 
-Theirs is `adm_unet(shape, classes, **options)` of `adm_options(config)`; its noise label is 250 ln
-sigma there (`Edm(noise_scale=250)`).
+Their network is `adm_unet(shape, classes, **options)` of `adm_options(config)`; its noise label is
+250 ln sigma (`Edm(noise_scale=250)`).
 """
 
 from __future__ import annotations
@@ -16,12 +15,13 @@ from fewstep.base.errors import UserError, require
 from fewstep.networks._adm_unet import AdmUNet
 
 CLASSES = 1000  # what class_cond means: ImageNet's
+# The default of channel_mult by image_size.
 LEVELS = {
     512: "0.5,1,1,2,2,4,4",
     256: "1,1,2,2,4,4",
     128: "1,1,2,3,4",
     64: "1,2,3,4",
-}  # where channel_mult is empty
+}
 INSIDE = {
     "norm0": "in_layers.0",
     "conv0": "in_layers.2",
@@ -42,30 +42,26 @@ OUTSIDE = {
 
 def adm_options(config: Mapping[str, Any]) -> tuple[tuple[int, ...], int, dict[str, Any]]:
     """Shape, classes and options of `adm_unet` for the arguments of openai's `create_model`."""
-    size, head = config["image_size"], config.get("num_head_channels", -1)
-    mult = [float(m) for m in (config.get("channel_mult") or LEVELS.get(size, "")).split(",") if m]
+    size = config["image_size"]
+    head = config.get("num_head_channels", -1)
+    heads = config.get("num_heads", 1)
+    text = config.get("channel_mult") or LEVELS.get(size, "")
+    mult = [float(m) for m in text.split(",") if m]
     if not mult or any(m != int(m) for m in mult):
-        raise UserError(
-            f"channel_mult = {config.get('channel_mult', '')!r} at image_size = {size}: expected"
-            " whole numbers"
-        )
+        text = config.get("channel_mult", "")
+        raise UserError(f"channel_mult = {text!r} at image_size = {size}: expected whole numbers")
     require(not config.get("learn_sigma"), "learn_sigma", True, "off: the result is one image")
-    heads = config.get("num_heads_upsample", -1)
-    require(
-        heads in (-1, config.get("num_heads", 1)),
-        "num_heads_upsample",
-        heads,
-        "-1, as many as num_heads",
-    )
+    heads_up = config.get("num_heads_upsample", -1)
+    need = "-1, as many as num_heads"
+    require(heads_up in (-1, heads), "num_heads_upsample", heads_up, need)
+    sides = config.get("attention_resolutions", "16").split(",")
     options = {
         "width": config["num_channels"],
         "mult": tuple(int(m) for m in mult),
         "blocks": config["num_res_blocks"],
-        "attention": tuple(
-            int(side) for side in config.get("attention_resolutions", "16").split(",")
-        ),
+        "attention": tuple(int(side) for side in sides),
         "dropout": float(config.get("dropout", 0)),
-        "heads": config.get("num_heads", 1) if head == -1 else None,
+        "heads": heads if head == -1 else None,
         "head_channels": 64 if head == -1 else head,
         "scale_shift": config.get("use_scale_shift_norm", False),
         "resample": "block" if config.get("resblock_updown", False) else "conv",
@@ -87,65 +83,65 @@ def names(network: AdmUNet) -> dict[str, str]:
                 f"{module} has no name in openai's files: expected a network without augment labels"
             )
         place, index = places[layer, side]
-        if not inside:  # a single convolution: the first, or one that resamples
-            return f"{place}.{index}" + (
-                ".op" if "_down" in layer else ".conv" if "_up" in layer else ""
-            )
+        if not inside and "_down" in layer:
+            return f"{place}.{index}.op"
+        if not inside and "_up" in layer:
+            return f"{place}.{index}.conv"
+        if not inside:  # the first convolution
+            return f"{place}.{index}"
         if inside[0] in INSIDE:
             return f"{place}.{index}.{INSIDE[inside[0]]}"
         return f"{place}.{index + 1}.{ATTENTION[inside[0]]}"
 
-    return {
-        f"{m}.{leaf}": f"{theirs(m)}.{leaf}"
-        for m, _, leaf in (k.rpartition(".") for k, _ in network.named_parameters())
-    }
+    result: dict[str, str] = {}
+    for name, _ in network.named_parameters():
+        module, _, leaf = name.rpartition(".")
+        result[name] = f"{theirs(module)}.{leaf}"
+    return result
 
 
 def _places(network: AdmUNet) -> dict[tuple[str, str], tuple[str, int]]:
-    """Where their residual block stands for each of our layers; its attention is the next one
-    there.
-    """
-    found = {
-        (name, "enc"): (f"input_blocks.{number}", 0) for number, name in enumerate(network.enc)
-    }
-    number, behind = -1, 0
+    """Where their residual block stands for each of our layers; its attention is the next one."""
+    places: dict[tuple[str, str], tuple[str, int]] = {}
+    for number, name in enumerate(network.enc):
+        places[name, "enc"] = (f"input_blocks.{number}", 0)
+    number = -1
+    behind = 0
     for name, part in network.dec.items():
         if "_in" in name:
-            found[name, "dec"] = ("middle_block", 2 * name.endswith("in1"))
+            places[name, "dec"] = ("middle_block", 2 if name.endswith("in1") else 0)
         elif "_up" in name:
-            found[name, "dec"] = (f"output_blocks.{number}", behind)
+            places[name, "dec"] = (f"output_blocks.{number}", behind)
         else:
-            number, behind = number + 1, 1 + bool(part.heads)
-            found[name, "dec"] = (f"output_blocks.{number}", 0)
-    return found
+            number += 1
+            behind = 2 if part.heads else 1
+            places[name, "dec"] = (f"output_blocks.{number}", 0)
+    return places
 
 
 def from_openai(network: AdmUNet, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Their weights as a state dict of the network."""
-    known = names(network)
-    if weights.keys() != set(known.values()):
-        odd = sorted(weights.keys() ^ set(known.values()))
+    table = names(network)
+    if odd := sorted(weights.keys() ^ set(table.values())):
         raise UserError(
             f"these weights are not of this network: {len(odd)} names differ, the first is {odd[0]}"
         )
-    own = {name: value for name, value in network.state_dict().items() if name not in known}
-    return {
-        **own,
-        **{ours: _turned(network, ours, weights[name], True) for ours, name in known.items()},
-    }
+    result = network.state_dict()
+    for ours, theirs in table.items():
+        result[ours] = _swap_layout(network, ours, weights[theirs], True)
+    return result
 
 
 def to_openai(network: AdmUNet, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of the network under their names."""
     return {
-        name: _turned(network, ours, weights[ours], False) for ours, name in names(network).items()
+        theirs: _swap_layout(network, ours, weights[ours], False)
+        for ours, theirs in names(network).items()
     }
 
 
-def _turned(network: AdmUNet, name: str, value: Tensor, inward: bool) -> Tensor:
-    """A weight in the other's layout: queries, keys, values are (q|k|v, head, dim) theirs, (head,
-    dim, q|k|v) ours.
-    """
+def _swap_layout(network: AdmUNet, name: str, value: Tensor, inward: bool) -> Tensor:
+    """A weight in the other layout: theirs is (q|k|v, head, dim), ours (head, dim, q|k|v)."""
     if name == "map_label.weight":
         return value.T.contiguous()
     if ".qkv." not in name:

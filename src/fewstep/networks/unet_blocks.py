@@ -1,5 +1,6 @@
-"""What the convolutional U-Nets are made of; weights have the names that EDM's files give them
-(arXiv 2206.00364).
+"""The layers of the convolutional U-Nets; weights have their names in EDM's files.
+
+Source: arXiv 2206.00364.
 """
 
 from __future__ import annotations
@@ -27,23 +28,22 @@ def outer(taps: Taps) -> Tensor:
     return (row[:, None] * row / row.sum().square())[None, None]
 
 
-# On a CPU the depthwise convolution is several times faster than avg_pool2d and nearest
-# interpolation,
-# which are its values for the taps (1, 1).
+# For the taps (1, 1) these two are avg_pool2d and nearest interpolation. On a CPU the depthwise
+# convolution is several times faster.
 def down(x: Tensor, kernel: Tensor) -> Tensor:
     """Filters and keeps every second pixel."""
-    n, channels = kernel.shape[-1], x.shape[1]
-    return conv2d(
-        x, kernel.tile(channels, 1, 1, 1), stride=2, padding=(n - 1) // 2, groups=channels
-    )
+    channels = x.shape[1]
+    padding = (kernel.shape[-1] - 1) // 2
+    kernels = kernel.tile(channels, 1, 1, 1)
+    return conv2d(x, kernels, stride=2, padding=padding, groups=channels)
 
 
 def up(x: Tensor, kernel: Tensor) -> Tensor:
     """Puts zeros between the pixels and filters, times 4."""
-    n, channels = kernel.shape[-1], x.shape[1]
-    return conv_transpose2d(
-        x, 4 * kernel.tile(channels, 1, 1, 1), stride=2, padding=(n - 1) // 2, groups=channels
-    )
+    channels = x.shape[1]
+    padding = (kernel.shape[-1] - 1) // 2
+    kernels = 4 * kernel.tile(channels, 1, 1, 1)
+    return conv_transpose2d(x, kernels, stride=2, padding=padding, groups=channels)
 
 
 class Resample(nn.Module):
@@ -74,7 +74,9 @@ class Conv(nn.Conv2d):
             self.register_buffer("resample_filter", outer(taps))
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(self.move(x, self.resample_filter) if self.move else x)
+        if self.move:
+            x = self.move(x, self.resample_filter)
+        return super().forward(x)
 
 
 class ConvDown(nn.Conv2d):
@@ -92,9 +94,7 @@ class ConvDown(nn.Conv2d):
 
 
 class GroupNorm(attention.GroupNorm):
-    """Normalisation over at most 32 groups of at least `least` channels; statistics are in float32
-    at least.
-    """
+    """Normalisation over at most 32 groups of at least `least` channels, in float32 at least."""
 
     def __init__(self, channels: int, eps: float, least: int) -> None:
         groups = min(32, channels // least)
@@ -118,17 +118,15 @@ class Style:
     eps: float = 1e-5
     taps: Taps = (1, 1)  # of the filter that resamples
     project: bool = False  # a 1x1 convolution in the skip of each resampling block
-    scale_shift: bool = (
-        True  # the embedding scales and shifts after the norm; else it is added before
-    )
+    # The embedding scales and shifts after the norm; else it is added before.
+    scale_shift: bool = True
     least: int = 4  # channels of a normalisation group
 
 
 class Block(nn.Module):
-    """s (x + conv1(mask * silu(norm1(conv0(silu(norm0(x)))), given emb))), and s (x +
-    attention(norm2(x))) where asked.
+    """s (x + conv1(mask * silu(norm1(conv0(silu(norm0(x)))) by emb))), then attention if asked.
 
-    `number` is the layer of its dropout mask.
+    Attention is s (x + attention(norm2(x))). `number` is the layer of the dropout mask.
     """
 
     def __init__(
@@ -141,14 +139,12 @@ class Block(nn.Module):
         attention: bool = False,
     ) -> None:
         super().__init__()
-        self.style, self.number = style, number
+        self.style = style
+        self.number = number
         self.heads = (style.heads or cout // style.head_channels) if attention else 0
-        require(
-            not self.heads or cout % self.heads == 0,
-            "heads",
-            self.heads,
-            f"a divisor of {cout} channels",
-        )
+        fits = not self.heads or cout % self.heads == 0
+        require(fits, "heads", self.heads, f"a divisor of {cout} channels")
+
         self.norm0 = GroupNorm(cin, style.eps, style.least)
         self.conv0 = Conv(cin, cout, 3, move, style.taps)
         self.affine = nn.Linear(style.emb, cout * (2 if style.scale_shift else 1))
@@ -165,29 +161,29 @@ class Block(nn.Module):
             self.proj = Conv(cout, cout, 1)
 
     def forward(self, x: Tensor, emb: Tensor, masks: Masks | None) -> Tensor:
-        given = self.affine(emb)[:, :, None, None]
+        # Residual branch.
+        modulation = self.affine(emb)[:, :, None, None]
         h = self.conv0(silu(self.norm0(x)))
         if self.style.scale_shift:
-            scale, shift = given.chunk(2, 1)
+            scale, shift = modulation.chunk(2, 1)
             h = torch.addcmul(shift, self.norm1(h), scale + 1)
         else:
-            h = self.norm1(h + given)
+            h = self.norm1(h + modulation)
         h = self.conv1(drop(silu(h), self.style.dropout, self.number, masks))
         x = self.sum(h, x if self.skip is None else self.skip(x))
-        return (
-            self.sum(self.proj(attend_pixels(self.qkv(self.norm2(x)), self.heads)), x)
-            if self.heads
-            else x
-        )
+
+        # Attention.
+        if self.heads:
+            h = attend_pixels(self.qkv(self.norm2(x)), self.heads)
+            x = self.sum(self.proj(h), x)
+        return x
 
     def sum(self, h: Tensor, x: Tensor) -> Tensor:
         return h + x if self.style.skip_scale == 1 else (h + x).mul_(self.style.skip_scale)
 
 
 class Layer(NamedTuple):
-    """A block's place in the network: it is called `SIDExSIDE_down`, `_up`, `_in` or `_block` and a
-    number.
-    """
+    """A block's place: its name is `SIDExSIDE_down`, `_up`, `_in` or `_block` and a number."""
 
     name: str
     cin: int
@@ -197,15 +193,13 @@ class Layer(NamedTuple):
 
     @property
     def side(self) -> int:
-        """Of the images that it makes."""
+        """The side of the images that it makes."""
         return int(self.name.partition("x")[0])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Levels:
-    """The resolutions of a U-Net and its blocks at each, from the images' side down, halved from
-    one to the next.
-    """
+    """The resolutions of a U-Net and its blocks at each: the images' side, halved each time."""
 
     size: int  # side of the images
     stem: int  # channels of the first convolution
@@ -227,23 +221,16 @@ class Levels:
             if level:
                 layers.append(Layer(f"{side}x{side}_down", channels, channels, down))
             for number in range(self.blocks[level]):
-                layers.append(
-                    Layer(
-                        f"{side}x{side}_block{number}",
-                        channels,
-                        width,
-                        None,
-                        side in self.attention,
-                    )
-                )
+                name = f"{side}x{side}_block{number}"
+                attends = side in self.attention
+                layers.append(Layer(name, channels, width, attention=attends))
                 channels = width
         return layers
 
     def decoder(self) -> list[Layer]:
-        """Two `in` blocks at the lowest level, then each level's blocks, after an `up` from the one
-        below.
+        """Two `in` blocks at the lowest level, then each level's blocks, after an `up` from below.
 
-        A `_block` sees, beside its input, one output of the encoder, from the last to the first.
+        Beside its input, a `_block` takes one output of the encoder, from the last to the first.
         """
         skips = [self.stem, *(layer.cout for layer in self.encoder())]
         layers: list[Layer] = []
@@ -251,15 +238,15 @@ class Levels:
         for level, width in reversed(list(enumerate(self.widths))):
             side = self.size >> level
             if level == len(self.widths) - 1:
-                layers.append(Layer(f"{side}x{side}_in0", channels, channels, None, True))
+                layers.append(Layer(f"{side}x{side}_in0", channels, channels, attention=True))
                 layers.append(Layer(f"{side}x{side}_in1", channels, channels))
             else:
                 layers.append(Layer(f"{side}x{side}_up", channels, channels, up))
             for number in range(self.blocks[level] + 1):
-                sees = side in self.attention and (self.everywhere or number == self.blocks[level])
-                layers.append(
-                    Layer(f"{side}x{side}_block{number}", channels + skips.pop(), width, None, sees)
-                )
+                name = f"{side}x{side}_block{number}"
+                is_last = number == self.blocks[level]
+                attends = side in self.attention and (self.everywhere or is_last)
+                layers.append(Layer(name, channels + skips.pop(), width, attention=attends))
                 channels = width
         return layers
 
@@ -273,13 +260,10 @@ def image_size(
     emb_mult: int,
     augment: int,
 ) -> tuple[int, int]:
-    """Channels and side of the images, once all sizes are known to fit."""
-    require(
-        len(shape) == 3 and shape[1] == shape[2],
-        "shape",
-        shape,
-        "square images (channels, side, side); --data-size crops pictures of files",
-    )
+    """Channels and side of the images. Raises UserError where a size does not fit."""
+    square = len(shape) == 3 and shape[1] == shape[2]
+    need = "square images (channels, side, side); --data-size crops pictures of files"
+    require(square, "shape", shape, need)
     require(width >= 4 and width % 4 == 0, "width", width, "a multiple of 4, at least 4")
     require(bool(mult) and min(mult) > 0, "mult", mult, "a positive factor for each resolution")
     require(blocks > 0, "blocks", blocks, "at least 1 block")
@@ -287,11 +271,6 @@ def image_size(
     require(emb_mult > 0, "emb_mult", emb_mult, "at least 1")
     require(augment >= 0, "augment", augment, "a number of augmentation labels, or 0 for none")
     factor = 2 ** (len(mult) - 1)
-    fits = shape[1] % factor == 0
-    require(
-        fits,
-        "shape",
-        shape,
-        f"a side that is a multiple of {factor} for the {len(mult)} levels of mult = {mult}",
-    )
+    need = f"a side that is a multiple of {factor} for the {len(mult)} levels of mult = {mult}"
+    require(shape[1] % factor == 0, "shape", shape, need)
     return shape[0], shape[1]

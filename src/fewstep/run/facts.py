@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from fewstep.base.errors import StorageError, require, shown
+from fewstep.base.errors import StorageError, require, short_repr
 from fewstep.data import LABELS, Dataset, Kind, Units, has_labels, is_kind, kind_of
 from fewstep.run.config import MOST_COUNT, Run
 
@@ -37,87 +37,83 @@ class Facts:
 
     @staticmethod
     def from_json(values: Any) -> Facts:
-        """The facts that `to_json` gave. Raises StorageError that names the first that cannot be."""
+        """The facts that `to_json` gave. Raises StorageError that names the first wrong one."""
         try:
-            shape, units = values["shape"], values["units"]
-            found = Facts(
-                shape,
-                values["classes"],
-                values["sigma_data"],
-                units,
-                values["data"],
-                values.get("cond"),
+            facts = Facts(
+                shape=values["shape"],
+                classes=values["classes"],
+                sigma_data=values["sigma_data"],
+                units=values["units"],
+                data=values["data"],
+                cond=values.get("cond"),
+                init=values.get("init", ""),
+                teacher=values.get("teacher", ""),
             )
-            found = replace(found, init=values.get("init", ""), teacher=values.get("teacher", ""))
         except (KeyError, TypeError, AttributeError) as error:
             raise StorageError(
                 f"the checkpoint's facts are not what this version writes: {error!r}"
             ) from error
-        for name, (fine, expected) in _fact_checks(found).items():
+        for name, (fine, expected) in _limits(facts).items():
             if not fine:
-                raise StorageError(
-                    f"the checkpoint's facts.{name} = {shown(getattr(found, name))}: expected"
-                    f" {expected}"
-                )
-        shift, scale = map(float, units[:2])  # a whole number may be longer than tensors take
+                value = short_repr(getattr(facts, name))
+                raise StorageError(f"the checkpoint's facts.{name} = {value}: expected {expected}")
+        # As floats: JSON's whole numbers may be longer than tensors take.
+        shift, scale = map(float, facts.units[:2])
         return replace(
-            found,
-            shape=tuple(shape),
-            sigma_data=float(found.sigma_data),
-            units=Units(shift, scale, *units[2:]),
+            facts,
+            shape=tuple(facts.shape),
+            sigma_data=float(facts.sigma_data),
+            units=Units(shift, scale, *facts.units[2:]),
         )
 
 
-def _fact_checks(facts: Any) -> dict[str, tuple[bool, str]]:
-    """What stored facts must fulfil before anything is built from them: they come from a file."""
-    shape, units, labels = facts.shape, facts.units, has_labels(facts.cond)
-    whole = (
-        isinstance(shape, list) and 0 < len(shape) <= MOST_AXES and all(_count(n) for n in shape)
+def _limits(facts: Any) -> dict[str, tuple[bool, str]]:
+    """Of each fact whether it can be, and what was expected: facts come from a file."""
+    shape, units = facts.shape, facts.units
+    is_shape = (
+        isinstance(shape, list)
+        and 0 < len(shape) <= MOST_AXES
+        and all(_is_count(n) for n in shape)
+        and math.prod(shape) < MOST_COUNT
     )
-    plain = (
+    is_units = (
         isinstance(units, list)
         and len(units) in (2, 3)
-        and all(_finite(value) for value in units[:2])
+        and all(_is_finite(value) for value in units[:2])
+        and units[1] > 0
+        and all(type(clip) is bool for clip in units[2:])
     )
-    texts = {
-        name: (isinstance(getattr(facts, name), str), "a text")
-        for name in ("data", "init", "teacher")
-    }
+    is_classes = type(facts.classes) is int and 0 <= facts.classes <= MOST_CLASSES
+    is_cond = is_kind(facts.cond) and (not has_labels(facts.cond) or bool(facts.classes))
     return {
-        "shape": (whole and math.prod(shape) < MOST_COUNT, f"a list of 1 to {MOST_AXES} sizes"),
-        "classes": (
-            type(facts.classes) is int and 0 <= facts.classes <= MOST_CLASSES,
-            f"in 0 .. {MOST_CLASSES}",
-        ),
-        "sigma_data": (_finite(facts.sigma_data) and facts.sigma_data > 0, "above 0"),
-        "units": (
-            plain and units[1] > 0 and all(type(clip) is bool for clip in units[2:]),
-            "shift, scale and clip",
-        ),
-        "cond": (
-            is_kind(facts.cond) and (not labels or bool(facts.classes)),
-            "a kind of condition",
-        ),
-        **texts,
+        "shape": (is_shape, f"a list of 1 to {MOST_AXES} sizes"),
+        "classes": (is_classes, f"in 0 .. {MOST_CLASSES}"),
+        "sigma_data": (_is_finite(facts.sigma_data) and facts.sigma_data > 0, "above 0"),
+        "units": (is_units, "shift, scale and clip"),
+        "cond": (is_cond, "a kind of condition"),
+        "data": (isinstance(facts.data, str), "a text"),
+        "init": (isinstance(facts.init, str), "a text"),
+        "teacher": (isinstance(facts.teacher, str), "a text"),
     }
 
 
-def _count(value: Any) -> bool:
+def _is_count(value: Any) -> bool:
     return type(value) is int and 0 < value < MOST_COUNT
 
 
-def _finite(value: Any) -> bool:
+def _is_finite(value: Any) -> bool:
     return type(value) in (int, float) and -1e300 < value < 1e300
 
 
 def facts_of(run: Run, dataset: Dataset) -> Facts:
-    """What the run needs to know of its data. Raises UserError where it asks of the data what that
-    has not.
-    """
-    labelled = dataset.classes > 0 or not run.label_drop
-    require(labelled, "label_drop", run.label_drop, f"0, since data {dataset.name!r} has no labels")
-    sigma_data = dataset.sigma_data() if run.sigma_data is None else run.sigma_data
-    kind = kind_of(dataset.train.cond)
+    """What the run needs to know of its data. Raises UserError for label_drop without labels."""
+    fine = dataset.classes > 0 or not run.label_drop
+    require(fine, "label_drop", run.label_drop, f"0, since data {dataset.name!r} has no labels")
     return Facts(
-        dataset.shape, dataset.classes, sigma_data, dataset.units, dataset.fingerprint(), kind
+        shape=dataset.shape,
+        classes=dataset.classes,
+        sigma_data=dataset.sigma_data() if run.sigma_data is None else run.sigma_data,
+        units=dataset.units,
+        data=dataset.fingerprint(),
+        cond=kind_of(dataset.train.cond),
     )

@@ -11,24 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.base.conditions import Cond, masked
+from fewstep.base.conditions import Cond, apply_mask
 from fewstep.base.device import pick_device
 from fewstep.base.errors import StorageError, UserError, require
 from fewstep.base.randomness import SAMPLING_BLOCK, normal
 from fewstep.core import sampling
-from fewstep.core.denoiser import Truncated
+from fewstep.core.denoiser import Preconditioned, Truncated
 from fewstep.core.method import Method
 from fewstep.data import each, fit
 from fewstep.run.build import Network, OwnMethod, build_method, build_student, outline
 from fewstep.run.checkpoint import Checkpoint, RunFolder, read
 from fewstep.run.checkpoint import write as write_checkpoint
-from fewstep.run.checkpoint.schema import check_state, checkpoint_state
-from fewstep.run.config import Run, run_from_json
+from fewstep.run.checkpoint.schema import Position, check_contents, new_record
+from fewstep.run.config import Run
 from fewstep.run.facts import Facts
-from fewstep.run.weights import NOT_WEIGHTS, check_weights, chosen_weights, load_weights
+from fewstep.run.weights import NOT_WEIGHTS, check_weights, load_weights, weights_by_name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Generator:
     """What `fewstep.load` and `fewstep.train` return: call `.sample`."""
 
@@ -39,6 +39,38 @@ class Generator:
     step: int
     fingerprint: str = field(default="")
 
+    def __repr__(self) -> str:
+        run = self.run
+        facts = self.facts
+        weights = sum(p.numel() for p in self.denoiser.parameters())
+        parts = [
+            f"{run.method} on {run.data}",
+            f"step {self.step} of {run.iterations}",
+            f"{run.network} of {weights:,} weights",
+            f"shape {facts.shape}",
+        ]
+        if facts.classes:
+            parts.append(f"{facts.classes} classes")
+        if self.fingerprint:
+            parts.append(f"fingerprint {self.fingerprint[:16]}")
+        return f"Generator({', '.join(parts)})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.denoiser.parameters()).device
+
+    def to(self, device: str | torch.device) -> Generator:
+        """The generator on a device, by a name as for `load`; samples stay on the CPU.
+
+        As for a tensor: itself where it is there already, else a copy; this one is not moved.
+        Raises UserError for a device that is not here.
+        """
+        place = pick_device(str(device))
+        if place.type == self.device.type and place.index in (None, self.device.index):
+            return self
+        return replace(self, denoiser=copy.deepcopy(self.denoiser).to(place))
+
     @torch.no_grad()
     def sample(
         self,
@@ -46,14 +78,13 @@ class Generator:
         *,
         steps: int | None = None,
         seed: int = 0,
-        cond: Cond = None,
+        cond: Cond | int = None,
         sampler: str | None = None,
         batch: int = 4096,
     ) -> Tensor:
         """n samples `[n, *shape]` on the CPU, in the data's units.
 
-        steps: evaluations of the network; None is the sampler's own default (1 for a consistency
-        model).
+        steps: evaluations of the network; None is the sampler's default (1 for consistency models).
         cond: a label for all, or labels `[n]`; None goes through the labels in turn, and -1 asks
         for any where the run had label_drop. Other conditions as in training, with n rows or one
         row for all.
@@ -66,115 +97,105 @@ class Generator:
                 f"sampler = {sampler!r}: a model of {own.default} segments is sampled by its own"
                 " steps alone"
             )
-        chosen = own if sampler is None else sampling.sampler(sampler)
-        count = chosen.default if steps is None else steps
-        for name, value, least in (
-            ("n", n, 0),
-            ("seed", seed, 0),
-            ("batch", batch, 1),
-            ("steps", count, 0),
-        ):
-            require(
-                type(value) is int and value >= least,
-                name,
-                value,
-                f"a whole number, {least} or more",
-            )
-        middle = self.method.middle if self.run.middle_times is None else self.run.middle_times
-        grid = chosen.times(self.method.process, count, middle)
+        by = own if sampler is None else sampling.sampler(sampler)
+        count = by.default if steps is None else steps
+        least = {"n": (n, 0), "seed": (seed, 0), "batch": (batch, 1), "steps": (count, 0)}
+        for name, (value, bound) in least.items():
+            fine = type(value) is int and value >= bound
+            require(fine, name, value, f"a whole number, {bound} or more")
+        grid = by.times(self.method.process, count, self.later_sigmas)
         self._check_range(count, grid)
         conds = self.conditions(n, cond)
         parts = [range(n)[first : first + batch] for first in range(0, n, batch)]
-        drawn = [self._draw(chosen, grid, seed, part, conds) for part in parts]
-        return torch.cat(drawn) if drawn else torch.empty(0, *self.facts.shape)
+        samples = [self._sample_part(by, grid, seed, part, conds) for part in parts]
+        return torch.cat(samples) if samples else torch.empty(0, *self.facts.shape)
 
-    def with_middle(self, times: tuple[float, ...] | None) -> Generator:
-        """The same with other noise levels of the later steps; itself for None. Raises UserError."""
-        if times is None:
+    @property
+    def later_sigmas(self) -> tuple[float, ...]:
+        """Noise levels of the later steps: the run's, or its method's own."""
+        sigmas = self.run.later_sigmas
+        return self.method.later_sigmas if sigmas is None else sigmas
+
+    def with_later_sigmas(self, sigmas: tuple[float, ...] | None) -> Generator:
+        """Itself with other noise levels of the later steps; None: the same. Raises UserError."""
+        if sigmas is None:
             return self
-        sampling.through_middle(self.method.process, len(times) + 1, times)
-        return replace(self, run=replace(self.run, middle_times=times))
+        sampling.multistep_grid(self.method.process, len(sigmas) + 1, sigmas)
+        return replace(self, run=replace(self.run, later_sigmas=sigmas))
 
     def _check_range(self, steps: int, grid: list[float]) -> None:
-        """Refuses times that the student was not trained for, unless the network that was answers
-        there.
-        """
+        """Raises UserError for times that no network here was trained at."""
         low = self.method.trained_from
-        unknown = [t for t in grid[:-1] if t < low]
-        if unknown and not isinstance(self.denoiser, Truncated):
+        below = [t for t in grid[:-1] if t < low]
+        if below and not isinstance(self.denoiser, Truncated):
             raise UserError(
-                f"steps = {steps}: it asks at t = {unknown[0]:.4g}, but this student was trained"
-                f" from t = {low:g} on: name higher levels (--middle-times), or ask its first stage"
+                f"steps = {steps}: it asks at t = {below[0]:.4g}, but this student was trained"
+                f" from t = {low:g} on: name higher levels (--later-sigmas), or ask its first stage"
                 " there (--composite, composite=True)"
             )
 
-    def _draw(
-        self, chosen: sampling.Sampler, grid: list[float], seed: int, part: range, conds: Cond
+    def _sample_part(
+        self, by: sampling.Sampler, grid: list[float], seed: int, part: range, conds: Cond
     ) -> Tensor:
         """The samples whose numbers are in `part`, in one batch."""
-        process, device = self.method.process, next(self.denoiser.parameters()).device
-        here = each(lambda rows: rows[part.start : part.stop], conds)
-        cond = each(lambda rows: rows.to(device), here)
+        process = self.method.process
+        device = self.device
+        rows = slice(part.start, part.stop)
+        on_host = each(lambda one: one[rows], conds)
+        cond = each(lambda one: one.to(device), on_host)
 
         def unit(stream: str) -> Tensor:
             z = normal(seed, stream, part.start, len(part), self.facts.shape, SAMPLING_BLOCK)
-            return masked(z, here).to(device)
+            return apply_mask(z, on_host).to(device)
 
-        noise = (lambda i: unit(f"renoise {i}")) if chosen.noisy else None
-        x0 = sampling.walk(
-            process, self.denoiser, process.prior(unit("prior")), grid, chosen.step, cond, noise
-        )
-        return masked(self.facts.units.to_user(x0), here)
+        noise = (lambda i: unit(f"renoise {i}")) if by.noisy else None
+        x = process.prior(unit("prior"))
+        x0 = sampling.sample(process, self.denoiser, x, grid, by.step, cond, noise)
+        return apply_mask(self.facts.units.to_user(x0), on_host)
 
-    def conditions(self, n: int, cond: Cond) -> Cond:
-        """The condition with n rows that `sample` uses for what it was given; None for an
-        unconditional generator.
-        """
-        known = self.run.label_drop > 0
-        return fit(cond, self.facts.cond, n, self.facts.classes, unlabelled=known)
+    def conditions(self, n: int, cond: Cond | int) -> Cond:
+        """The n conditions that `sample` uses for what it is given; None without conditions."""
+        any_class = self.run.label_drop > 0
+        return fit(cond, self.facts.cond, n, self.facts.classes, allow_no_label=any_class)
 
     def save(self, path: str | Path) -> None:
         """Writes the generator alone (no optimizer) as a folder that `load` reads."""
         net: Any = self.denoiser
-        pair: dict[str, Any] = (
-            {"ema": net.high, "frozen": net.low} if isinstance(net, Truncated) else {"ema": net}
-        )
-        groups = {name: module.state_dict() for name, module in pair.items()}
+        modules: dict[str, nn.Module] = {"ema": net}
+        if isinstance(net, Truncated):
+            pair: Any = net
+            modules = {"ema": pair.high, "frozen": pair.low}
+        groups = {name: module.state_dict() for name, module in modules.items()}
         stage = 2 if self.method.before is not None else 1
-        write_checkpoint(
-            Path(path),
-            groups,
-            {**checkpoint_state(self.run, self.facts, self.step), "stage": stage},
-        )
+        record = new_record(self.run, self.facts, Position(step=self.step, stage=stage))
+        write_checkpoint(Path(path), groups, record.to_json())
 
 
 def find(path: str | Path) -> Checkpoint:
-    """The checkpoint behind a run folder (its newest valid one), a checkpoint folder or a shipped
-    name.
+    """The checkpoint of a run folder (its newest valid one), a checkpoint folder or a shipped name.
 
     Raises UserError where there is nothing of the kind, StorageError where nothing valid is left.
     """
-    checkpoint = _behind(path)
-    check_state(checkpoint)
+    checkpoint = _checkpoint_at(path)
+    check_contents(checkpoint.record, checkpoint.path)
     return checkpoint
 
 
-def _behind(path: str | Path) -> Checkpoint:
+def _checkpoint_at(path: str | Path) -> Checkpoint:
     folder = Path(path)
     if folder.is_file():
         raise UserError(
             f"{path} is a file: expected a run folder, a checkpoint folder or a shipped name"
         )
     if not folder.exists():
-        shipped = Path(str(files("fewstep"))) / "assets" / str(path)
-        if (shipped / "manifest.json").is_file():
-            return read(shipped)
-        known = sorted(
-            p.parent.name for p in Path(str(files("fewstep"))).glob("assets/*/manifest.json")
-        )
+        assets = Path(str(files("fewstep"))) / "assets"
+        asset = assets / str(path)
+        if (asset / "manifest.json").is_file():
+            return read(asset)
+        names = sorted(manifest.parent.name for manifest in assets.glob("*/manifest.json"))
         raise UserError(
             f"no run folder {path}, and no shipped generator of that name (there is:"
-            f" {', '.join(known) or 'none'})"
+            f" {', '.join(names) or 'none'})"
         )
     if (folder / "manifest.json").is_file():
         return read(folder)
@@ -184,6 +205,33 @@ def _behind(path: str | Path) -> Checkpoint:
             f"{str(path)!r} holds no checkpoint: expected a run folder that 'fewstep train' wrote"
         )
     return checkpoint
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A checkpoint with what its networks are built from."""
+
+    checkpoint: Checkpoint
+    run: Run
+    facts: Facts
+    method: Method
+    network: Network | None  # the user's own
+
+    def network_with(self, tensors: dict[str, Tensor]) -> Preconditioned:
+        """The run's network with these weights, frozen. Raises StorageError if they do not fit."""
+        own = copy.deepcopy(self.network)
+        student = build_student(self.run, self.facts, self.method, own)
+        load_weights(student, tensors, str(self.checkpoint.path))
+        return student.requires_grad_(False).eval()
+
+
+def open_checkpoint(
+    path: str | Path, network: Network | None = None, method: OwnMethod | None = None
+) -> Blueprint:
+    """The checkpoint that `find` finds, with its run, facts and method."""
+    checkpoint = find(path)
+    run, facts = checkpoint.record.run, checkpoint.record.facts
+    return Blueprint(checkpoint, run, facts, build_method(run, facts, method), network)
 
 
 def load(
@@ -203,33 +251,31 @@ def load(
     method: like those the run was trained with, where they were your own; a network is copied.
     Raises UserError or StorageError in one line.
     """
-    checkpoint = find(path)
-    run = run_from_json(checkpoint.state["run"])
-    facts = Facts.from_json(checkpoint.state["facts"])
-    made, layout, where = (
-        build_method(run, facts, method),
-        checkpoint.layout(),
-        str(checkpoint.path),
-    )
+    blueprint = open_checkpoint(path, network, method)
+    checkpoint = blueprint.checkpoint
+    run = blueprint.run
+    parts = blueprint.method
+    layout = checkpoint.layout()
     if network is None and ema in layout.keys() - NOT_WEIGHTS:
-        # before any of it is read or built: the file may describe another network than it holds,
-        # and a huge one
-        check_weights(outline(run, facts, made, 2 * len(layout[ema]) + 100), layout[ema], where)
-    student = build_student(run, facts, made, copy.deepcopy(network))
-    weights, step, digest = chosen_weights(checkpoint, run, ema)
-    load_weights(student, weights, where)
-    denoiser: nn.Module = student
-    if made.before is not None and (ema == "frozen" or checkpoint.state.get("stage") == 1):
-        made = made.before
-        run = replace(run, middle_times=made.middle)  # stored are those of the second stage
+        # Before any of it is read or built: the file may describe a network that it does not hold,
+        # and a huge one.
+        plan = outline(run, blueprint.facts, parts, 2 * len(layout[ema]) + 100)
+        check_weights(plan, layout[ema], str(checkpoint.path))
+    weights, step, digest = weights_by_name(checkpoint, run, ema)
+    denoiser: nn.Module = blueprint.network_with(weights)
+    is_first = ema == "frozen" or checkpoint.record.in_first_stage
+    if parts.before is not None and is_first:
+        parts = parts.before
+        run = replace(
+            run, later_sigmas=parts.later_sigmas
+        )  # the record has those of the second stage
     if composite:
         if "frozen" not in checkpoint.groups or ema == "frozen":
             raise UserError(
                 f"{path}: expected a second stage and its frozen first for a composite, such as"
                 " tcm's"
             )
-        low = build_student(run, facts, made, copy.deepcopy(network))
-        load_weights(low, checkpoint.groups["frozen"], where)
-        denoiser = Truncated(low, denoiser, made.trained_from)
-    denoiser.requires_grad_(False).eval().to(pick_device(device))
-    return Generator(run, facts, made, denoiser, step, digest)
+        low = blueprint.network_with(checkpoint.groups["frozen"])
+        denoiser = Truncated(low, denoiser, parts.trained_from)
+        denoiser.requires_grad_(False).eval()
+    return Generator(run, blueprint.facts, parts, denoiser.to(pick_device(device)), step, digest)

@@ -1,32 +1,148 @@
-"""A run made ready."""
+"""A run made ready: all that its training starts from, put together and compared once."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from fewstep import data as datasets
 from fewstep.base.options import Options
+from fewstep.core import sampling
+from fewstep.core.method import Method
+from fewstep.data import Arrays, Dataset
+from fewstep.run import sources, stages
+from fewstep.run.build import Network, OwnMethod, build_method, check_data, with_defaults
 from fewstep.run.checkpoint import Checkpoint
 from fewstep.run.config import Run
+from fewstep.run.facts import Facts, facts_of
+from fewstep.run.resume import check_same
+from fewstep.run.sources import Model, Source, Weights
+from fewstep.run.stages import Stage
+from fewstep.run.teachers import teacher_of
 
-AUTO = "auto"  # the value of an option that a probe decides
-
-
-def filled(options: Options, decided: Options) -> Options:
-    """The options with `decided`'s value for each that is "auto", those of a base included."""
-
-    def one(name: str, value: Any) -> Any:
-        if isinstance(value, dict):
-            inner = decided.get(name, decided)
-            return filled(value, inner if isinstance(inner, dict) else {})
-        return decided.get(name, value) if value == AUTO else value
-
-    return {name: one(name, value) for name, value in options.items()}
+AUTO = "auto"  # the value of an option that a trial chooses
+CPU = torch.device("cpu")
 
 
-def remembered(run: Run, saved: Checkpoint | None) -> Run:
-    """The run with what the one that it goes on from had decided."""
-    before = saved.state["run"] if saved else {}
-    if before.get("method") != run.method:
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A run with all its options, and everything that it is built from. Nothing in it changes."""
+
+    run: Run
+    facts: Facts
+    method: Method
+    dataset: Dataset | None = None  # None where no batch is drawn
+    network: Network | None = None  # the user's own
+    initial: Weights | None = None  # that it starts from
+    teacher: Model | None = None
+    checkpoint: Checkpoint | None = None  # that it goes on from
+    device: torch.device = CPU
+
+    @cached_property
+    def stages(self) -> list[Stage]:
+        """Raises UserError where a stage would have no steps."""
+        return stages.stages(self.run, self.method)
+
+    @property
+    def arrays(self) -> Arrays:
+        """The samples to train on."""
+        assert self.dataset is not None
+        return self.dataset.train
+
+
+def prepare(
+    run: Run,
+    data: Tensor | Mapping[str, Tensor] | None = None,
+    network: Network | None = None,
+    *,
+    method: OwnMethod | None = None,
+    init: Source | None = None,
+    teacher: Source | None = None,
+    checkpoint: Checkpoint | None = None,
+    device: torch.device = CPU,
+) -> Prepared:
+    """The run made ready; the arguments are those of `fewstep.train`.
+
+    checkpoint: that the run goes on from. Raises UserError and StorageError for what does not fit.
+    """
+    dataset = dataset_of(run, data)
+    run = with_defaults(replace(run, data=dataset.name), method, network)
+    run = with_sources(run, init, teacher, checkpoint)
+    run = with_choices(run, checkpoint)
+    facts = facts_of(run, dataset)
+    parts = build_method(run, facts, method)
+    if run.later_sigmas is None:
+        run = replace(run, later_sigmas=parts.later_sigmas)
+    # Raises for levels that cannot be: now, not at the first picture.
+    sampling.multistep_grid(parts.process, 2, run.later_sigmas or ())
+    check_data(dataset, parts)
+    weights = None
+    if checkpoint is None:
+        weights = initial_weights(run, init)
+    options = run.method_options
+    run = stages.with_stage(run, facts, parts, weights, checkpoint)
+    if run.method_options != options:
+        parts = build_method(run, facts, method)
+    prepared = Prepared(run, facts, parts, dataset, network, weights, None, checkpoint, device)
+    guide = teacher_of(teacher, prepared)
+    facts = replace(
+        facts,
+        init=weights.fingerprint if weights else "",
+        teacher=guide.fingerprint if guide else "",
+    )
+    if checkpoint is not None:
+        facts = check_same(checkpoint, run, facts, lambda old: with_defaults(old, method, network))
+    return replace(prepared, facts=facts, teacher=guide)
+
+
+def dataset_of(run: Run, data: Tensor | Mapping[str, Tensor] | None = None) -> Dataset:
+    """The run's data set, or the samples passed instead; without labels where it wants none."""
+    dataset = (
+        sources.dataset_of(run.data, run.data_size, run.bad_files)
+        if data is None
+        else datasets.from_tensors(data)
+    )
+    return dataset if run.labels else dataset.without_labels()
+
+
+def with_sources(
+    run: Run, init: Source | None, teacher: Source | None, checkpoint: Checkpoint | None
+) -> Run:
+    """The run with the names of its init and teacher: as passed, as set, or as it had before."""
+    before = run if checkpoint is None else checkpoint.record.run
+    init = run.init or before.init if init is None else init
+    teacher = run.teacher or before.teacher if teacher is None else teacher
+    return replace(run, init=sources.name_of(init), teacher=sources.name_of(teacher))
+
+
+def with_choices(run: Run, checkpoint: Checkpoint | None) -> Run:
+    """The run with what trials chose for it before it was stopped."""
+    if checkpoint is None:
         return run
-    return replace(run, method_options=filled(run.method_options, before.get("method_options", {})))
+    before = checkpoint.record.run
+    if before.method != run.method:
+        return run
+    return replace(run, method_options=fill_auto(run.method_options, before.method_options))
+
+
+def fill_auto(options: Options, choices: Options) -> Options:
+    """The options with the choice for each that is "auto", those of a base included."""
+
+    def fill(name: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            inner = choices.get(name, choices)
+            return fill_auto(value, inner if isinstance(inner, dict) else {})
+        return choices.get(name, value) if value == AUTO else value
+
+    return {name: fill(name, value) for name, value in options.items()}
+
+
+def initial_weights(run: Run, init: Source | None) -> Weights | None:
+    """The weights that the run starts from, where it names any or they are passed."""
+    source = run.init if init is None else init
+    return None if source is None else sources.weights_of("init", source)

@@ -1,15 +1,13 @@
-"""Where a run's weights, teacher and data come from: run folders, shipped names, files, closed
-forms, objects.
-"""
+"""Opens what somebody names or passes: run folders, shipped names, files, closed forms, objects."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,26 +16,157 @@ from fewstep import data, exact, methods
 from fewstep.base.errors import StorageError, UserError, require
 from fewstep.base.randomness import normal
 from fewstep.base.tensor_file import read_tensors
-from fewstep.core.denoiser import Denoiser, across
+from fewstep.core import abilities
+from fewstep.core.denoiser import Denoiser
 from fewstep.core.method import Method
-from fewstep.core.process import Process
+from fewstep.core.process import Process, edm
 from fewstep.data import SPLIT_SEED, Dataset
-from fewstep.run.build import OWN, Network, build_method, build_student
-from fewstep.run.checkpoint import Checkpoint, fingerprint
-from fewstep.run.config import Run, run_from_json
+from fewstep.run.build import OWN, Network, OwnMethod, build_method, build_student
+from fewstep.run.checkpoint import fingerprint
+from fewstep.run.config import Run
 from fewstep.run.facts import Facts
 from fewstep.run.generator import Generator, find, load
 from fewstep.run.weights import load_weights
 
-log = logging.getLogger("fewstep")
+if TYPE_CHECKING:
+    from fewstep.run.prepare import Prepared
 
 Source = str | Path | Denoiser | Generator  # what init= and teacher= take
+Form = Literal["closed form", "file", "run", "generator", "module", "function", "unknown"]
 INSIDE = "network."  # how a checkpoint begins the names of a network's weights
+
+
+def form_of(source: Any) -> Form:
+    """What a source is, by its type and name alone."""
+    if isinstance(source, Generator):
+        return "generator"
+    if isinstance(source, nn.Module):
+        return "module"
+    if isinstance(source, str) and source.startswith("exact:"):
+        return "closed form"
+    if isinstance(source, str | Path):
+        return "file" if Path(source).suffix == ".safetensors" else "run"
+    return "function" if callable(source) else "unknown"
+
+
+def name_of(source: Source | None) -> str | None:
+    """The name of a source in a run: a path in full, "own" for an object."""
+    if source is None or not isinstance(source, str | Path):
+        return None if source is None else OWN
+    return str(Path(source).resolve() if Path(source).exists() else source)
+
+
+@dataclass(frozen=True)
+class Model:
+    """Somebody's network, opened: a denoiser with its process, and what is known of it."""
+
+    name: str
+    denoiser: Denoiser
+    process: Process
+    facts: Facts | None = None  # of the data that it is asked on
+    generator: Generator | None = None  # of a run: with its run, method and step
+    digest: str = ""  # fingerprint, where it is not that of the denoiser as it is
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of its weights; of a denoiser without weights, of its answers to fixed noise."""
+        if self.digest:
+            return self.digest
+        if isinstance(self.denoiser, nn.Module):
+            return fingerprint({"teacher": self.denoiser.state_dict()})
+        return answers(self.denoiser, self.facts, self.process)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.fingerprint[:16]})"
+
+
+def open_model(
+    source: Source,
+    student: Prepared | None = None,
+    *,
+    name: str | None = None,
+    ema: str = "ema",
+    composite: bool = False,
+    network: Network | None = None,
+    method: OwnMethod | None = None,
+    device: str = "cpu",
+) -> Model:
+    """The model behind a run folder, shipped name, .safetensors file, exact:NAME or object.
+
+    student: the run that it is opened for. A closed form and a function are asked on its process; a
+    file holds the weights of its network as a diffusion model. name: for messages.
+    ema, composite, network, method, device: of a run, as `load` takes them.
+    Code is not opened by name: only the command line imports a module:function that was typed.
+    Raises UserError and StorageError in one line.
+    """
+    form = form_of(source)
+    name = name_of(source) or "" if name is None else name
+    if form == "closed form":
+        return _open_closed_form(str(source), student)
+    if form == "file" and student is not None:
+        return _open_file(str(source), student)
+    if isinstance(source, str | Path):
+        source = load(
+            source, ema=ema, composite=composite, network=network, method=method, device=device
+        )
+    if isinstance(source, Generator):
+        process = source.method.process
+        return Model(name, source.denoiser, process, source.facts, source)
+    if not callable(source):
+        raise UserError(
+            f"teacher of type {type(source).__name__}: expected a run, a file or a denoiser"
+        )
+    default = edm() if student is None else student.method.process
+    process = abilities.process(source) or default
+    return Model(name, source, process, None if student is None else student.facts)
+
+
+def _open_closed_form(source: str, student: Prepared | None) -> Model:
+    """The exact law of that name, on the student's process."""
+    name = source.removeprefix("exact:")
+    digest = hashlib.sha256(source.encode()).hexdigest()
+    if student is None:
+        law = exact.named(name)
+        return Model(source, law, edm(), digest=digest)
+    units = student.facts.units
+    require(
+        units.shift == 0 and units.scale == 1,
+        f"teacher {source}: units",
+        tuple(units),
+        f"data in the law's own units, such as --data {source}",
+    )
+    process = student.method.process
+    return Model(source, exact.named(name, process), process, student.facts, digest=digest)
+
+
+def _open_file(path: str, student: Prepared) -> Model:
+    """The weights of a file in the student's network, preconditioned as a diffusion model."""
+    diffusion = methods.diffusion(sigma_data=student.facts.sigma_data)
+    network = copy.deepcopy(student.network)
+    denoiser = build_student(student.run, student.facts, diffusion, network)
+    weights = weights_of("teacher", path)
+    fit(weights, denoiser.network)
+    return Model(path, denoiser, diffusion.process, student.facts, digest=weights.fingerprint)
+
+
+def answers(denoiser: Denoiser, facts: Facts | None, process: Process) -> str:
+    """What tells a denoiser without weights from others: the SHA-256 of its answers to fixed noise.
+
+    With conditions that are no labels it is only its type's name.
+    """
+    if facts is None or facts.cond not in (None, data.LABELS):
+        return hashlib.sha256(type(denoiser).__qualname__.encode()).hexdigest()
+    z = normal(0, "teacher", 0, 8, facts.shape, 8)
+    level = torch.logspace(-2, 1, 8, dtype=torch.float64)
+    cond = torch.arange(8) % facts.classes if facts.classes else None
+    with torch.no_grad():
+        x0_hat = denoiser(z, process.time_at(level), cond)
+    return fingerprint({"teacher": {"answers": x0_hat}})
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A network's weights by its own names, their fingerprint, and where they are from in one line."""
+    """A network's weights by its own names, their fingerprint, and their source in one line."""
 
     tensors: dict[str, Tensor]
     fingerprint: str
@@ -45,91 +174,67 @@ class Weights:
     method: Method | None = None  # that they were trained by, where it is known
     facts: Facts | None = None  # of the data they were trained on, likewise
     progress: float = 1.0  # how far that training came
-    step: int = 0  # steps they were trained for, earlier stages' and runs' included
+    step: int = 0  # steps they were trained for, with those of earlier stages and runs
 
 
-def label(given: Source | None, stored: str | None) -> str | None:
-    """What a run notes of its init or teacher: a path or name, "own" for an object."""
-    if given is not None and not isinstance(given, str | Path):
-        return OWN
-    source = stored if given is None else given
-    return (
-        source
-        if source is None
-        else str(Path(source).resolve() if Path(source).exists() else source)
-    )
+def weights_of(kind: str, source: Source) -> Weights:
+    """The weights of a module or file, or the average of a run or shipped generator.
 
-
-def labelled(
-    run: Run, init: Source | None, teacher: Source | None, saved: Checkpoint | None
-) -> Run:
-    """The run with the names of its init and teacher: as given, as set, or those of the run that
-    goes on.
+    kind: init or teacher, for messages. Raises UserError and StorageError.
     """
-    before = saved.state["run"] if saved else {}
-    return replace(
-        run,
-        init=label(init, run.init or before.get("init")),
-        teacher=label(teacher, run.teacher or before.get("teacher")),
-    )
-
-
-def initial(run: Run, given: Source | None) -> Weights | None:
-    """The weights that a run starts from, where it names any."""
-    source = run.init if given is None else given
-    return None if source is None else weights_of("init", source)
-
-
-def weights_of(kind: str, given: Source) -> Weights:
-    """The network's weights behind an init: an object's, a file's, or the average of a run or
-    shipped generator.
-    """
-    known: dict[str, Any] = {}
-    if isinstance(given, Generator):
-        known = trained_by(given.run, given.facts, given.method, given.step)
-        given = given.denoiser
-    if isinstance(given, nn.Module):
-        tensors, about = given.state_dict(), "of the module given"
-    elif not isinstance(given, str | Path) or str(given) == OWN:
-        raise UserError(f"{kind} = {given!r}: expected a run, a .safetensors file or a module")
-    elif Path(given).suffix == ".safetensors":
-        tensors, about = _from_file(kind, Path(given)), f"of {given}"
+    form = form_of(source)
+    origin: dict[str, Any] = {}
+    if isinstance(source, Generator):
+        origin = _origin(source.run, source.facts, source.method, source.step)
+        source = source.denoiser
+    if isinstance(source, nn.Module):
+        tensors = dict(source.state_dict())
+        about = "of the module given"
+    elif not isinstance(source, str | Path) or str(source) == OWN:
+        raise UserError(f"{kind} = {source!r}: expected a run, a .safetensors file or a module")
+    elif form == "file":
+        tensors = _read_file(kind, Path(source))
+        about = f"of {source}"
     else:
-        saved = find(given)
-        if "ema" not in saved.groups:
-            raise UserError(f"{kind} = {given}: it has no average 'ema' of the weights")
-        run, facts = run_from_json(saved.state["run"]), Facts.from_json(saved.state["facts"])
-        step = saved.state["step"]
-        known = trained_by(run, facts, known_method(run, facts, saved.state.get("stage", 2)), step)
+        checkpoint = find(source)
+        if "ema" not in checkpoint.groups:
+            raise UserError(f"{kind} = {source}: it has no average 'ema' of the weights")
+        record = checkpoint.record
+        run, facts = record.run, record.facts
+        method = _method_of(run, facts, record.in_first_stage)
+        origin = _origin(run, facts, method, record.step)
+        tensors = checkpoint.groups["ema"]
         about = (
-            f"of the average of {given}, {run.method} at step {step}, sigma_data"
+            f"of the average of {source}, {run.method} at step {record.step}, sigma_data"
             f" {facts.sigma_data:g}"
         )
-        tensors = saved.groups["ema"]
     if all(name.startswith(INSIDE) for name in tensors):
         tensors = {name.removeprefix(INSIDE): tensor for name, tensor in tensors.items()}
     digest = fingerprint({"network": tensors})
-    return Weights(
-        tensors, digest, f"{kind}: {len(tensors)} tensors {about} ({digest[:16]})", **known
-    )
+    line = f"{kind}: {len(tensors)} tensors {about} ({digest[:16]})"
+    return Weights(tensors, digest, line, **origin)
 
 
-def trained_by(run: Run, facts: Facts, method: Method | None, step: int) -> dict[str, Any]:
-    """What a run's weights bring with them."""
-    age = step + (run.age or 0)
-    return {"method": method, "step": age, "facts": facts, "progress": step / run.iterations}
+def _origin(run: Run, facts: Facts, method: Method | None, step: int) -> dict[str, Any]:
+    """What `Weights` say of the run that trained them."""
+    return {
+        "method": method,
+        "facts": facts,
+        "progress": step / run.iterations,
+        "step": step + (run.age or 0),
+    }
 
 
-def known_method(run: Run, facts: Facts, stage: int) -> Method | None:
-    """The method that a stored run was trained by at that stage; None where it is somebody's own."""
+def _method_of(run: Run, facts: Facts, first_stage: bool) -> Method | None:
+    """The method that trained a stored run last; None where it is somebody's own."""
     try:
         method = build_method(run, facts)
     except UserError:
         return None
-    return method.before if method.before is not None and stage == 1 else method
+    return method.before if first_stage and method.before is not None else method
 
 
-def _from_file(kind: str, path: Path) -> dict[str, Tensor]:
+def _read_file(kind: str, path: Path) -> dict[str, Tensor]:
     try:
         return read_tensors(path)
     except StorageError as error:
@@ -137,203 +242,22 @@ def _from_file(kind: str, path: Path) -> dict[str, Tensor]:
 
 
 def fit(weights: Weights, network: nn.Module) -> None:
-    """Loads the weights in the types of the network's own. Raises UserError where names or shapes
-    are not its.
+    """Loads the weights into the network, in the types that it has.
+
+    Raises UserError where names or shapes are not those of the network.
     """
     own = network.state_dict()
     tensors = {}
     for name, tensor in weights.tensors.items():
-        name = (
-            INSIDE + name if INSIDE + name in own else name
-        )  # a network that has a `network` of its own
-        tensors[name] = (
-            tensor.to(own[name].dtype) if name in own and tensor.is_floating_point() else tensor
-        )
+        if INSIDE + name in own:  # a network that has a `network` of its own
+            name = INSIDE + name
+        if name in own and tensor.is_floating_point():
+            tensor = tensor.to(own[name].dtype)
+        tensors[name] = tensor
     try:
         load_weights(network, tensors, weights.about)
     except StorageError as error:
         raise UserError(f"{error}: expected weights of the run's own network") from error
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """A frozen denoiser on the process of its student, its fingerprint, and what it is in one line."""
-
-    denoiser: Denoiser
-    fingerprint: str
-    about: str
-
-
-def teacher_of(
-    given: Source | None,
-    run: Run,
-    facts: Facts,
-    method: Method,
-    network: Network | None,
-    device: torch.device,
-) -> Teacher | None:
-    """The teacher that the method needs. Raises UserError where it needs none, gets none, or one of
-    other data.
-    """
-    needed = "teacher" in method.needs
-    source = run.teacher if given is None else given
-    if source is None and not needed:
-        return None
-    if source is None:
-        raise UserError(
-            f"method {run.method!r} learns from a teacher: give one, --teacher RUN, FILE or"
-            " exact:NAME"
-        )
-    if (
-        not needed and given is None and str(source).startswith("exact:")
-    ):  # a recipe's offer, which costs nothing
-        log.warning(
-            "fewstep: method %r with these options asks no teacher: %s is left alone",
-            run.method,
-            source,
-        )
-        return None
-    if not needed:
-        raise UserError(
-            f"method {run.method!r} learns from no teacher: leave"
-            f" teacher={label(given, run.teacher)} out"
-        )
-    if source == OWN:
-        raise UserError("this run's teacher was given as an object: pass it as teacher=")
-    check_guidance(method, facts, run.data)
-    found, digest = _denoiser(source, run, facts, method, network)
-    found = found.requires_grad_(False).eval() if isinstance(found, nn.Module) else found
-    probe(label(given, run.teacher), found, facts, getattr(found, "process", method.process))
-    found = found.to(device) if isinstance(found, nn.Module) else found
-    found = across(found, getattr(found, "process", method.process), method.process)
-    return Teacher(found, digest, f"teacher: {label(given, run.teacher)} ({digest[:16]})")
-
-
-def _denoiser(
-    source: Source, run: Run, facts: Facts, method: Method, network: Network | None
-) -> tuple[Denoiser, str]:
-    """A denoiser and its fingerprint: of its weights, or for a closed form of its name."""
-    kind, _, name = str(source).partition(":")
-    if isinstance(source, str) and kind == "exact":
-        plain = facts.units.shift == 0 and facts.units.scale == 1
-        require(
-            plain,
-            f"teacher {source}: units",
-            tuple(facts.units),
-            "data in the law's own units, such as --data " + source,
-        )
-        return exact.named(name, method.process), hashlib.sha256(source.encode()).hexdigest()
-    if isinstance(source, str | Path) and Path(source).suffix == ".safetensors":
-        diffusion = methods.diffusion(
-            sigma_data=facts.sigma_data
-        )  # whose preconditioning teachers have
-        student = build_student(run, facts, diffusion, copy.deepcopy(network))
-        weights = weights_of("teacher", source)
-        fit(weights, student.network)
-        return student, weights.fingerprint
-    given = isinstance(source, nn.Module | Generator)  # somebody else's: frozen as a copy
-    if isinstance(source, str | Path):
-        source = load(source, device="cpu")
-    if isinstance(source, Generator):
-        same_data(source.facts, facts)
-        g = guidance_of(method)
-        if g and not source.run.label_drop:
-            raise UserError(
-                f"guidance = {g}: expected 0, or a teacher trained with label_drop, which has a"
-                " guess for -1"
-            )
-        theirs = source.method
-        if (
-            theirs.target is not None
-            or "teacher" in theirs.needs
-            or getattr(theirs.coupling, "jumps", False)
-        ):
-            raise UserError(
-                f"the teacher was trained by {source.run.method!r} to jump, not to denoise:"
-                " expected a diffusion model (--method diffusion) or exact:NAME"
-            )
-        source = source.denoiser
-    if isinstance(source, nn.Module):
-        module = copy.deepcopy(source) if given else source
-        return module, fingerprint({"teacher": module.state_dict()})
-    if not callable(source):
-        raise UserError(
-            f"teacher of type {type(source).__name__}: expected a run, a file or a denoiser"
-        )
-    probe(label(source, None), source, facts, getattr(source, "process", method.process))
-    return source, answers(source, facts, getattr(source, "process", method.process))
-
-
-def guidance_of(method: Method) -> float:
-    """How strongly the method guides its teacher."""
-    coupling: Any = method.coupling
-    while hasattr(coupling, "inner"):
-        coupling = coupling.inner
-    return float(getattr(coupling, "guidance", 0.0))
-
-
-def check_guidance(method: Method, facts: Facts, name: str) -> None:
-    """Refuses guidance where there are no labels to leave out."""
-    g = guidance_of(method)
-    require(g == 0 or facts.classes > 0, "guidance", g, f"0, since data {name!r} has no labels")
-
-
-def probe(name: str | None, teacher: Denoiser, facts: Facts, process: Process) -> None:
-    """Asks the teacher once. Raises UserError where it does not answer x0_hat for this data."""
-    if facts.cond not in (None, data.LABELS):
-        return
-    x, cond = (
-        torch.zeros(2, *facts.shape),
-        torch.zeros(2, dtype=torch.long) if facts.classes else None,
-    )
-    try:
-        with torch.no_grad():
-            shape = tuple(
-                teacher(x, process.time_at(torch.ones(2, dtype=torch.float64)), cond).shape
-            )
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        told = str(error).partition("\n")[0]
-        raise UserError(
-            f"teacher {name} fails on data of shape {facts.shape} with {facts.classes} classes:"
-            f" {told}; expected teacher(x_t [B, ...], t [B], cond) -> a tensor like x_t"
-        ) from error
-    require(
-        shape == tuple(x.shape),
-        f"teacher {name}: answer of shape",
-        shape,
-        f"{tuple(x.shape)}, that of x_t",
-    )
-
-
-def answers(teacher: Denoiser, facts: Facts, process: Process) -> str:
-    """What tells a denoiser without weights from others: the SHA-256 of its answers to fixed noise.
-
-    With conditions that are no labels it is only its type's name.
-    """
-    if facts.cond not in (None, data.LABELS):
-        return hashlib.sha256(type(teacher).__qualname__.encode()).hexdigest()
-    z, level = (
-        normal(0, "teacher", 0, 8, facts.shape, 8),
-        torch.logspace(-2, 1, 8, dtype=torch.float64),
-    )
-    cond = torch.arange(8) % facts.classes if facts.classes else None
-    with torch.no_grad():
-        return fingerprint({"teacher": {"answers": teacher(z, process.time_at(level), cond)}})
-
-
-def same_data(teacher: Facts, student: Facts, who: str = "the teacher") -> None:
-    """Refuses a teacher or first stage of other data than the student's, naming the first
-    difference.
-    """
-    for name in ("shape", "classes", "units", "sigma_data"):
-        theirs, ours = getattr(teacher, name), getattr(student, name)
-        if theirs != ours:
-            remedy = (
-                f"set sigma_data={theirs}"
-                if name == "sigma_data"
-                else "they must learn the same data"
-            )
-            raise UserError(f"{who} has {name} = {theirs}, the run {ours}: {remedy}")
 
 
 def dataset_of(name: str, size: int | None = None, bad_files: data.BadFiles = "fail") -> Dataset:
@@ -342,13 +266,12 @@ def dataset_of(name: str, size: int | None = None, bad_files: data.BadFiles = "f
     Of a closed form 20,000 samples are for training and 2,000 for each held-out split, always the
     same ones.
     """
-    kind, _, law = name.partition(":")
+    kind, _, law_name = name.partition(":")
     if kind != "exact":
         return data.load(name, size, bad_files)
     require(size is None, "data_size", size, "none, since a closed form has its shape")
-    truth = exact.named(law)
-    drawn = truth.draw(24_000, SPLIT_SEED)  # not the draw that `sample` gives by default
-    train, validation, test = (
-        drawn.rows(index) for index in torch.arange(24_000).split([20_000, 2000, 2000])
-    )
-    return Dataset(name, train, validation, test, truth.classes)
+    law = exact.named(law_name)
+    samples = law.draw(24_000, SPLIT_SEED)  # not the draw that `sample` gives by default
+    splits = torch.arange(24_000).split([20_000, 2000, 2000])
+    train, validation, test = (samples.rows(index) for index in splits)
+    return Dataset(name, train, validation, test, law.classes)

@@ -1,6 +1,4 @@
-"""The stages of a run: which method trains from which step to which, and what one hands to the
-next.
-"""
+"""The stages of a run: which method trains from which step to which."""
 
 from __future__ import annotations
 
@@ -12,117 +10,130 @@ from fewstep.base.options import Options
 from fewstep.core import sampling
 from fewstep.core.method import Method
 from fewstep.core.scalings import Edm, Scaling
+from fewstep.core.times import Atom, RatioMap
 from fewstep.run.checkpoint import Checkpoint
-from fewstep.run.config import Run, changed
+from fewstep.run.config import Run
 from fewstep.run.facts import Facts
-from fewstep.run.sources import Weights, same_data
+from fewstep.run.sources import Weights
+from fewstep.run.teachers import same_data
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps `first` to `last` of a run, trained by one method; its schedules see its own share
-    done.
-    """
+    """Steps `first` to `last` of a run, trained by one method; without numbers, all of them."""
 
-    number: int
+    run: Run
     method: Method
-    first: int
-    last: int
+    number: int = 1
+    first: int = 0
+    last: int = 0  # 0: the run's iterations
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "last", self.last or self.run.iterations)
 
     def progress(self, step: int) -> float:
+        """The share of the stage before that step: what its method's schedules see."""
         return (step - self.first) / (self.last - self.first)
 
 
 def stages(run: Run, method: Method) -> list[Stage]:
-    """The run's stages: one, or where the method has a stage before it both, unless the run starts
-    behind that.
+    """The stages of the run: two where the method has a stage before it and the run starts there.
+
+    Raises UserError where a stage would have no steps.
     """
     if method.before is None or run.stage == 2:
-        return [Stage(run.stage or 1, method, 0, run.iterations)]
+        return [Stage(run, method, run.stage or 1)]
     switch = round(run.split * run.iterations)
-    fits = 0 < switch < run.iterations
     require(
-        fits,
+        0 < switch < run.iterations,
         "split",
         run.split,
         f"a share that leaves each stage some of the {run.iterations} iterations",
     )
-    return [Stage(1, method.before, 0, switch), Stage(2, method, switch, run.iterations)]
+    return [Stage(run, method.before, 1, 0, switch), Stage(run, method, 2, switch)]
 
 
-def at(parts: list[Stage], step: int) -> Stage:
+def stage_at(stages: list[Stage], step: int) -> Stage:
     """The stage that trains at a step."""
-    return next(stage for stage in parts if step < stage.last or stage is parts[-1])
+    return next(stage for stage in stages if step < stage.last or stage is stages[-1])
 
 
-def settled(
-    run: Run, facts: Facts, method: Method, start: Weights | None, saved: Checkpoint | None
+def with_stage(
+    run: Run, facts: Facts, method: Method, initial: Weights | None, checkpoint: Checkpoint | None
 ) -> Run:
-    """The run with its stage, and the clocks that go on from its initial weights, written out.
+    """The run with its stage, and with the age and ratio that go on from its initial weights.
 
-    A run of two stages that starts from a consistency model starts at the second. Raises UserError
-    where the stage asked for is not there.
+    A run of two stages that starts from a consistency model starts at the second. A resumed run
+    keeps what its checkpoint has. Raises UserError where the run cannot start at its stage.
     """
-    if saved is not None:
-        before = saved.state["run"]
-        kept = {name: before.get(name) for name in ("stage", "age") if getattr(run, name) is None}
-        ratio = _ratio(before.get("method_options", {}))
-        return _holding(changed(run, kept), ratio)
+    if checkpoint is not None:
+        before = checkpoint.record.run
+        stage = before.stage if run.stage is None else run.stage
+        age = before.age if run.age is None else run.age
+        return _with_ratio(replace(run, stage=stage, age=age), _ratio(before.method_options))
     if method.before is None:
         require(
             run.stage in (None, 1), "stage", run.stage, f"1: method {run.method!r} has no second"
         )
         return replace(run, age=run.age or 0)
-    by = start.method if start else None
-    consistent = by is not None and (
-        by.sampler == "multistep" or by.sampler == sampling.segments(1)
+    first = initial.method if initial else None  # the method of the stage before
+    is_consistent = first is not None and (
+        first.sampler == "multistep" or first.sampler == sampling.segments(1)
     )
-    stage = run.stage or (2 if consistent else 1)
+    stage = run.stage or (2 if is_consistent else 1)
     require(
-        stage == 1 or start is not None,
+        stage == 1 or initial is not None,
         "stage",
         2,
         "initial weights, the first stage's: --init RUN",
     )
-    if stage == 1 or start is None:
+    if stage == 1 or initial is None:
         return replace(run, stage=1, age=run.age or 0)
-    if by is not None and by.before is not None:
+    _check_first(run, facts, method, initial)
+    age = run.age
+    if age is None:
+        age = initial.step if is_consistent else 0
+    run = replace(run, stage=2, age=age)
+    if first is None or not isinstance(first.times, RatioMap):
+        return run
+    return _with_ratio(run, first.times.ratio(initial.progress))
+
+
+def _check_first(run: Run, facts: Facts, method: Method, initial: Weights) -> None:
+    """Raises UserError where the second stage cannot start from these weights."""
+    first = initial.method
+    if first is not None and first.before is not None:
         raise UserError(
             f"init = {run.init}: it is of a second stage and knows nothing below t ="
-            f" {by.trained_from:g}; expected a run of the first stage's method"
+            f" {first.trained_from:g}; expected a run of the first stage's method"
         )
-    if start.facts is not None:
-        same_data(start.facts, facts, "the first stage given as init")
-    if by is not None and _boundless(by.scaling) != _boundless(method.scaling):
+    if initial.facts is not None:
+        same_data(initial.facts, facts, "the first stage given as init")
+    if first is not None and _without_shift(first.scaling) != _without_shift(method.scaling):
         raise UserError(
-            f"init = {run.init}: its network was told {by.scaling}, expected {method.scaling}"
+            f"init = {run.init}: its network was trained under {first.scaling}, expected"
+            f" {method.scaling}"
         )
-    run = replace(
-        run, stage=2, age=(start.step if consistent else 0) if run.age is None else run.age
-    )
-    ratio = getattr(by.times, "ratio", None) if by else None
-    return _holding(run, ratio(start.progress) if ratio else None)
 
 
-def _boundless(scaling: Scaling) -> Scaling:
-    """A preconditioning without its boundary's shift, which changes nothing where two stages meet."""
+def _without_shift(scaling: Scaling) -> Scaling:
+    """The preconditioning without its boundary's shift, which two stages need not share."""
     return replace(scaling, shift=0.0) if isinstance(scaling, Edm) else scaling
 
 
-def about(run: Run, method: Method, start: Weights | None) -> str | None:
-    """What a run of two stages says of them at its start."""
+def describe(stages: list[Stage]) -> str | None:
+    """What a run of two stages says of them at its start; None for other runs."""
+    run = stages[-1].run
+    method = stages[-1].method
     if method.before is None:
         return None
-    parts = stages(run, method)
-    held = getattr(getattr(method.times, "times", None), "held", None)
-    second = (
-        f"t >= {method.trained_from:g}, r/t {held:.4g}"
-        if held is not None
-        else f"t >= {method.trained_from:g}"
-    )
-    if len(parts) == 2:
+    second = f"t >= {method.trained_from:g}"
+    times = method.times.times if isinstance(method.times, Atom) else None
+    if isinstance(times, RatioMap) and times.fixed_ratio is not None:
+        second += f", r/t {times.fixed_ratio:.4g}"
+    if len(stages) == 2:
         return (
-            f"stages: 1 to step {parts[0].last}, then 2 ({second}) to {run.iterations}, from 1's"
+            f"stages: 1 to step {stages[0].last}, then 2 ({second}) to {run.iterations}, from 1's"
             " average; change this with --split, --stage-lr, --init RUN --stage 2"
         )
     goes_on = "averages and learning rate go on" if run.lr_clock == "run" else "averages go on"
@@ -135,20 +146,20 @@ def about(run: Run, method: Method, start: Weights | None) -> str | None:
 
 def _ratio(options: Options) -> float | None:
     """The ratio of a second stage among a method's options, or those of its base."""
-    found = options.get("ratio")
-    return (
-        _ratio(options["base"])
-        if found is None and isinstance(options.get("base"), dict)
-        else found
-    )
+    ratio: float | None = options.get("ratio")
+    base = options.get("base")
+    return _ratio(base) if ratio is None and isinstance(base, dict) else ratio
 
 
-def _holding(run: Run, ratio: float | None) -> Run:
+def _with_ratio(run: Run, ratio: float | None) -> Run:
     """The run with that ratio in its second stage, where its options leave it open."""
 
-    def held(options: Options) -> dict[str, Any]:
-        known = {"ratio": ratio} if "ratio" in options and options["ratio"] is None else {}
-        base = options.get("base")
-        return {**options, **known, **({"base": held(base)} if isinstance(base, dict) else {})}
+    def fill(options: Options) -> dict[str, Any]:
+        result = dict(options)
+        if "ratio" in options and options["ratio"] is None:
+            result["ratio"] = ratio
+        if isinstance(options.get("base"), dict):
+            result["base"] = fill(options["base"])
+        return result
 
-    return run if ratio is None else replace(run, method_options=held(run.method_options))
+    return run if ratio is None else replace(run, method_options=fill(run.method_options))

@@ -1,6 +1,4 @@
-"""Named weights: what a network has, what a file declares, and the averages that a checkpoint
-holds.
-"""
+"""Named weights: what a network has, what a file declares, and the averages of a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from torch import Tensor, nn
 
 from fewstep.base.errors import StorageError, UserError
 from fewstep.base.tensor_file import Entry, Header
-from fewstep.run import averages
+from fewstep.run.averages import reconstruct
 from fewstep.run.checkpoint import Checkpoint, RunFolder, fingerprint
 from fewstep.run.config import Run
 from fewstep.run.profiles import profile
@@ -24,19 +22,23 @@ def entries(tensors: Mapping[str, Tensor]) -> Header:
 
 
 def check_weights(network: nn.Module | Mapping[str, Tensor], header: Header, where: str) -> None:
-    """Raises a StorageError that names the first weight that is missing, left over, or of another
-    type or shape.
+    """Raises StorageError that names the first weight that is missing, too many or unlike its own.
 
     network: itself, or its `outline`.
     """
     own = entries(network.state_dict() if isinstance(network, nn.Module) else network)
     for name in sorted(own.keys() | header.keys()):
-        have, want = header.get(name), own.get(name)
-        if have != want:
-            told = [("none" if w is None else f"{w.dtype} {w.shape}") for w in (have, want)]
+        in_file = header.get(name)
+        in_network = own.get(name)
+        if in_file != in_network:
             raise StorageError(
-                f"{where}: weight {name!r} is {told[0]} in the file and {told[1]} in the network"
+                f"{where}: weight {name!r} is {_text(in_file)} in the file and {_text(in_network)}"
+                " in the network"
             )
+
+
+def _text(entry: Entry | None) -> str:
+    return "none" if entry is None else f"{entry.dtype} {entry.shape}"
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
@@ -45,22 +47,23 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> N
     module.load_state_dict(tensors)
 
 
-def chosen_weights(
-    checkpoint: Checkpoint, run: Run, ema: str
+def weights_by_name(
+    checkpoint: Checkpoint, run: Run, name: str
 ) -> tuple[dict[str, Tensor], int, str]:
-    """(weights, step, fingerprint) of an average by name; a power average that was not tracked is
-    reconstructed.
+    """(weights, step, fingerprint) of an average by name.
+
+    A power average that was not tracked is reconstructed from snapshots. Raises UserError.
     """
-    weights = checkpoint.groups.keys() - NOT_WEIGHTS
-    name = profile(ema).name if ":" in ema else ema
-    if name in weights:
-        return checkpoint.groups[name], checkpoint.state["step"], checkpoint.state["fingerprint"]
+    groups = checkpoint.groups.keys() - NOT_WEIGHTS
+    group = profile(name).name if ":" in name else name
+    record = checkpoint.record
+    if group in groups:
+        return checkpoint.groups[group], record.step, record.fingerprint or ""
     folder = RunFolder(checkpoint.path.parent.parent)
-    if name.startswith("power-") and folder.snapshots():
-        step, found = averages.reconstruct(
-            folder, run, profile(name).value, checkpoint.state["step"]
-        )
-        return found, step, fingerprint({name: found})
+    if group.startswith("power-") and folder.snapshots():
+        std = profile(group).value
+        step, weights = reconstruct(folder, run, std, record.step)
+        return weights, step, fingerprint({group: weights})
     raise UserError(
-        f"no weights {ema!r} in {checkpoint.path}: expected one of {', '.join(sorted(weights))}"
+        f"no weights {name!r} in {checkpoint.path}: expected one of {', '.join(sorted(groups))}"
     )

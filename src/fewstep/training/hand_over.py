@@ -7,18 +7,17 @@ import copy
 import torch
 
 from fewstep.run.config import Run
-from fewstep.run.stages import Stage, at
+from fewstep.run.stages import Stage, stage_at
 from fewstep.training import optimizers
 from fewstep.training.precision import LossScale
 from fewstep.training.state import State
 
 
 def hand_over(run: Run, state: State) -> None:
-    """The average becomes the next stage's student and frozen network, and goes on as its average;
-    a new optimizer.
+    """The average becomes the next stage's student and frozen network, and goes on as its average.
 
-    Everything that counts steps goes on counting: the averages' ages (others than `ema` keep what
-    they hold) and the learning rate.
+    The optimizer is new. All that counts steps goes on: the averages' ages (others than `ema` keep
+    what they hold) and the learning rate.
     Source: TCM, arXiv 2410.14895, its code, which loads the average into all three.
     """
     average = state.averages["ema"]
@@ -30,15 +29,16 @@ def hand_over(run: Run, state: State) -> None:
     else:
         state.spare.load_state_dict(average.state_dict())
         state.frozen = state.spare
-    state.optimizer = optimizers.build(run, state.trained.parameters())
-    state.scale = LossScale() if run.precision == "fp16" else state.scale
-    state.begun = state.step
+    state.optimizer = optimizers.build(run, state.trainable.parameters())
+    if run.precision == "fp16":
+        state.scale = LossScale()
+    state.stage_start = state.step
 
 
-def ready(run: Run, parts: list[Stage], state: State) -> Stage:
-    """The stage of the next step, taken over from the one before where that has just ended."""
-    stage = at(parts, state.step)
+def enter_stage(stages: list[Stage], state: State) -> Stage:
+    """The stage of the next step; where it begins, the state is handed over to it."""
+    stage = stage_at(stages, state.step)
     if stage.number == 2 and state.frozen is None:
-        hand_over(run, state)
-    state.begun = stage.first
+        hand_over(stage.run, state)
+    state.stage_start = stage.first
     return stage

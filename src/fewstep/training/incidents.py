@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fewstep.base.errors import StorageError
 from fewstep.core.times import Times
 from fewstep.run import checkpoint
 from fewstep.run.checkpoint import Checkpoint, Groups
+from fewstep.run.checkpoint.schema import Record
 from fewstep.training.batches import Batch
 
 GROUP = "batch"  # of the checkpoint, beside those of the state
@@ -66,19 +68,19 @@ def _condition(tensors: Mapping[str, Tensor]) -> Cond:
 
 
 def write(
-    path: Path, groups: Groups, about: Mapping[str, Any], batch: Batch, loss_b: Tensor, error: str
+    path: Path, groups: Groups, record: Record, batch: Batch, loss_b: Tensor, error: str
 ) -> None:
     """Writes the state before the step, with its batch, as a checkpoint. Raises StorageError."""
     incident = {"error": error, "progress": batch.times.progress}
     disk.make_folder(path.parent)
-    checkpoint.write(path, {**groups, GROUP: pack(batch, loss_b)}, {**about, "incident": incident})
+    record = replace(record, incident=incident)
+    checkpoint.write(path, {**groups, GROUP: pack(batch, loss_b)}, record.to_json())
 
 
 def read(path: Path) -> tuple[Checkpoint, Batch, Tensor]:
     """An incident's state, batch and losses. Raises StorageError."""
     state = checkpoint.read(path)
-    incident = state.state.get("incident")
-    progress = incident.get("progress") if isinstance(incident, dict) else None
+    progress = (state.record.incident or {}).get("progress")
     if GROUP not in state.groups or not isinstance(progress, float):
         raise StorageError(
             f"{path} is no incident: expected a folder below the incidents/ of a run"

@@ -1,30 +1,25 @@
-"""The training loop: knows no method, draws nothing that is not addressed, keeps no state that is
-not saved.
-"""
+"""The training loop: knows no method, draws nothing without an address, saves all that it keeps."""
 
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-from fewstep import data as datasets
 from fewstep.base.errors import NonFiniteError, OutOfMemory, Stopped, WorkerError
+from fewstep.base.progress import Progress
 from fewstep.base.world import ALONE, World
-from fewstep.core.method import Method
-from fewstep.run import stages
-from fewstep.run.checkpoint import Checkpoint
 from fewstep.run.config import Run
+from fewstep.run.prepare import Prepared
+from fewstep.run.stages import stage_at
 from fewstep.training import hand_over, workers
-from fewstep.training.batches import Batch, draw_batch, moved
+from fewstep.training.batches import Batch, draw_batch, to_device
 from fewstep.training.recorder import Recorder, due
 from fewstep.training.signals import stop_requests
 from fewstep.training.state import State
@@ -35,14 +30,10 @@ log = logging.getLogger("fewstep")
 
 @dataclass(frozen=True)
 class Launch:
-    """Where and how a run is carried out: nothing that its weights depend on, but for what it goes
-    on from.
-    """
+    """Where and how a run is carried out: nothing that its weights depend on."""
 
     world: World
     out: Path | None
-    saved: Checkpoint | None
-    place: torch.device
     shard: bool
     workers: int
     locks: tuple[int, ...]  # file descriptors that a worker must not keep
@@ -50,89 +41,73 @@ class Launch:
     watch: Callable[[State], None] | None
 
 
-def loop(
-    run: Run,
-    method: Method,
-    state: State,
-    arrays: datasets.Arrays,
-    launch: Launch,
-    recorder: Recorder | None,
-) -> None:
-    """Steps until the run's end, a stop request or a step that fails; what can be saved is, before
-    it is told.
+def loop(prepared: Prepared, state: State, launch: Launch, recorder: Recorder | None) -> None:
+    """Steps until the run's end, a request to stop or a step that fails.
+
+    What can be saved is saved before the error is raised.
     """
-    begun, at, plan = time.monotonic(), state.step, stages.stages(run, method)
+    run = prepared.run
+    stages = prepared.stages
+    start = time.monotonic()
+    first = state.step
 
     def draw(step: int, world: World = launch.world) -> Batch:
-        stage = stages.at(plan, step)
-        return draw_batch(
-            run, stage.method, arrays, step, torch.device("cpu"), stage.progress(step), world
-        )
+        return draw_batch(stage_at(stages, step), prepared.arrays, step, world)
 
     ahead = workers.batches(draw, state.step, run.iterations, launch.workers, launch.locks)
     with (
         stop_requests() as stops,
-        _bar(run, state, launch.progress) as bar,
+        Progress(
+            run.iterations * run.batch,
+            "sample",
+            initial=state.step * run.batch,
+            show=launch.progress,
+        ) as progress,
         closing(ahead),
-        _settled(recorder),
+        _no_save_behind(recorder),
     ):
         while state.step < run.iterations:
-            stage = hand_over.ready(run, plan, state)
-            if launch.progress and 0 < state.step == stage.first:
-                tqdm.write(f"step {state.step}: stage {stage.number} begins", file=sys.stderr)
-            with _kept(recorder, state, partial(draw, state.step, ALONE)):
-                row = train_step(run, stage.method, state, moved(next(ahead), launch.place))
-            if len(plan) > 1:
+            stage = hand_over.enter_stage(stages, state)
+            if 0 < state.step == stage.first:
+                progress.note(f"step {state.step}: stage {stage.number} begins")
+            with _saving_on_failure(recorder, state, partial(draw, state.step, ALONE)):
+                row = train_step(stage, state, to_device(next(ahead), prepared.device))
+            if len(stages) > 1:
                 row["stage"] = stage.number
             if due(run, state.step, run.log_every):
-                state.note(row)
-            with suppress(OSError):  # a bar that nobody can see any more is no reason to lose a run
-                if bar is not None:
-                    bar.set_postfix(loss=f"{row['loss']:.4g}", refresh=False)
-                    bar.update(run.batch)
+                state.add_to_log(row)
+            step = f"{state.step} of {run.iterations}"
+            progress.update(run.batch, step=step, loss=f"{row['loss']:.4g}")
             if recorder:
-                seconds = time.monotonic() - begun
-                clock = {
-                    "seconds": seconds,
-                    "samples_per_second": (state.step - at) * run.batch / max(seconds, 1e-9),
-                }
-                recorder.after_step({**row, **clock})
+                seconds = time.monotonic() - start
+                speed = (state.step - first) * run.batch / max(seconds, 1e-9)
+                recorder.after_step({**row, "seconds": seconds, "samples_per_second": speed})
             if launch.watch:
                 launch.watch(state)
             if state.world.total(len(stops)) and state.step < run.iterations:
                 _stop(run, state, recorder)
 
 
-def _bar(run: Run, state: State, progress: bool) -> AbstractContextManager[tqdm | None]:
-    """The progress bar, in samples.
-
-    Where none is shown there is none: all processes that were forked from one share tqdm's lock,
-    and one of them that is killed while it holds it stops the others for ever.
-    """
-    if not progress:
-        return nullcontext()
-    total, initial = run.iterations * run.batch, state.step * run.batch
-    return tqdm(total=total, initial=initial, unit="sample", unit_scale=True)
-
-
 def _stop(run: Run, state: State, recorder: Recorder | None) -> None:
     """Saves and raises Stopped."""
     _save(recorder)
-    go_on = recorder and f"saved, continue with --out {recorder.folder.path} --resume"
-    raise Stopped(
-        f"stopped at step {state.step} of {run.iterations}: {go_on or 'nothing was saved'}"
-    )
+    hint = "nothing was saved"
+    if recorder:
+        hint = f"saved, continue with --out {recorder.folder.path} --resume"
+    raise Stopped(f"stopped at step {state.step} of {run.iterations}: {hint}")
 
 
-def _out_of_memory(error: Exception) -> bool:
-    first = str(error).partition("\n")[0]
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or any(words in first for words in ("out of memory", "can't allocate memory"))
+def _save(recorder: Recorder | None) -> None:
+    """Saves this step and waits until it is on the disk."""
+    if recorder:
+        recorder.save()
+        recorder.saver.wait()
 
 
-def _saved(recorder: Recorder | None, state: State) -> bool:
-    """Saves this step if that can be, without hiding why; not of several ranks, which are in the
-    middle of theirs.
+def _try_to_save(recorder: Recorder | None, state: State) -> bool:
+    """Saves this step if possible; a failure is a warning, since another error is being raised.
+
+    With several ranks it does nothing: they are in the middle of their steps.
     """
     if recorder is None or state.world.size > 1:
         return False
@@ -146,49 +121,56 @@ def _saved(recorder: Recorder | None, state: State) -> bool:
     return True
 
 
-def _save(recorder: Recorder | None) -> None:
-    """Saves this step and waits until it is on the disk."""
-    if recorder:
-        recorder.save()
-        recorder.saver.wait()
-
-
 @contextmanager
-def _settled(recorder: Recorder | None) -> Iterator[None]:
-    """Whatever ends the loop, no save goes on behind it in a folder that others may then take; a
-    second request to stop waits for nothing."""
+def _no_save_behind(recorder: Recorder | None) -> Iterator[None]:
+    """Ends with no save in the background, since the folder may then be another process's.
+
+    A second request to stop, which is no Exception, waits for nothing.
+    """
     try:
         yield
     except Exception:
         if recorder:
-            with suppress(Exception):  # of two failures the first is told
+            with suppress(Exception):  # of two failures the first is raised
                 recorder.saver.wait()
         raise
 
 
 @contextmanager
-def _kept(recorder: Recorder | None, state: State, draw: Callable[[], Batch]) -> Iterator[None]:
-    """Saves the state before a step that fails: as an incident with its batch where its numbers are
-    not finite.
+def _saving_on_failure(
+    recorder: Recorder | None, state: State, draw: Callable[[], Batch]
+) -> Iterator[None]:
+    """Saves the state before a step that fails: with its batch where its numbers are not finite.
+
+    draw: the batch of all ranks.
     """
     try:
         yield
     except NonFiniteError as error:
         if recorder:
-            recorder.incident(error, draw())  # of all ranks
+            recorder.save_incident(error, draw())
         raise
     except WorkerError:
-        _saved(recorder, state)
+        _try_to_save(recorder, state)
         raise
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        if not _is_out_of_memory(error):
             raise
-        saved = not state.updating and _saved(recorder, state)
-        told = str(error).partition("\n")[0] or type(error).__name__
-        kept = f"nothing was updated{' and the step is saved' if saved else ''}"
+        reason = str(error).partition("\n")[0] or type(error).__name__
         if state.updating:
-            kept = f"the update of step {state.step} is half done and not saved"
+            outcome = f"the update of step {state.step} is half done and not saved"
+        elif _try_to_save(recorder, state):
+            outcome = "nothing was updated and the step is saved"
+        else:
+            outcome = "nothing was updated"
         raise OutOfMemory(
-            f"out of memory: {told}; {kept}: continue with --resume --accumulate 2 or more, which"
-            " changes the last bits"
+            f"out of memory: {reason}; {outcome}: continue with --resume --accumulate 2 or more,"
+            " which changes the last bits"
         ) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    first_line = str(error).partition("\n")[0]
+    return "out of memory" in first_line or "can't allocate memory" in first_line

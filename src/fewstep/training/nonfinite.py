@@ -25,7 +25,7 @@ def first_bad(state: State) -> str:
     # Every weight is looked at, so that ranks with shards gather the same ones.
     bad = [
         name
-        for name, p in state.trained.named_parameters()
+        for name, p in state.trainable.named_parameters()
         if p.grad is not None and not torch.isfinite(whole(p.grad)).all()
     ]
     return f"first in {bad[0]}" if bad else "though each of its entries is finite"
@@ -77,12 +77,12 @@ def watch_modules(networks: Mapping[str, nn.Module]) -> Iterator[list[str]]:
 def first_module(state: State, again: Callable[[], object]) -> str | None:
     """The first module whose output is not finite when `again` repeats the step's passes."""
     networks = state.modules()
-    teacher = getattr(state.teacher, "denoiser", None)
+    teacher = None if state.teacher is None else state.teacher.denoiser
     if isinstance(teacher, nn.Module):
         networks["teacher"] = teacher
     # An error in this search must not hide the first one; but with networks in shards all ranks
     # have to fail alike.
-    quiet = nullcontext() if state.sharded else suppress(Exception)
+    quiet = nullcontext() if state.is_sharded else suppress(Exception)
     with watch_modules(networks) as names, quiet:
         again()
     return names[0] if names else None

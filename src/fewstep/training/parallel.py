@@ -36,23 +36,23 @@ def check(run: Run, world: World, shard: bool) -> None:
 
 def check_network(state: State, shard: bool) -> None:
     """Raises UserError where a network cannot be trained by several processes."""
-    for name, module in state.trained.named_modules():
+    for name, module in state.trainable.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             kind = type(module).__name__
             raise UserError(
                 f"{name} is a {kind}, whose statistics differ by process: use GroupNorm"
             )
-    for name, p in state.trained.named_parameters():
+    for name, p in state.trainable.named_parameters():
         if shard and p.ndim == 0:
             raise UserError(
                 f"{name} is a single number, which FSDP cannot shard: leave --shard out"
             )
 
 
-def join(run: Run, method: Method, state: State, shard: bool, unused: bool) -> None:
+def join(run: Run, method: Method, state: State, shard: bool, has_unused: bool) -> None:
     """Connects the networks of a state at its first step with those of the other processes.
 
-    unused: some weights get no gradient, which DDP has to look for.
+    has_unused: some weights get no gradient, which DDP has to look for.
     """
     if state.world.size == 1:
         return
@@ -68,7 +68,7 @@ def join(run: Run, method: Method, state: State, shard: bool, unused: bool) -> N
         # A later version will have another argument for not exchanging buffers at the start.
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")
         state.loss = DistributedDataParallel(
-            state.loss, broadcast_buffers=False, find_unused_parameters=unused
+            state.loss, broadcast_buffers=False, find_unused_parameters=has_unused
         )
 
 
@@ -81,13 +81,13 @@ def _shard(run: Run, method: Method, state: State) -> None:
     if method.before is not None and state.frozen is None:
         state.spare = averages.average_of(state.student)  # now: a network in shards is not copied
     mesh = init_device_mesh(next(state.student.parameters()).device.type, (state.world.size,))
-    for module in [*state.trained.values(), *state.averages.values(), state.frozen, state.spare]:
+    for module in [*state.trainable.values(), *state.averages.values(), state.frozen, state.spare]:
         if module is not None:
             network = getattr(module, "network", module)
             fully_shard(network, mesh=mesh, reshard_after_forward=True)
-    state.optimizer = optimizers.build(run, state.trained.parameters())
-    state.loss = Sharded(state.trained, state.models)
-    state.sharded = True
+    state.optimizer = optimizers.build(run, state.trainable.parameters())
+    state.loss = Sharded(state.trainable, state.models)
+    state.is_sharded = True
 
 
 class Sharded(Loss):
@@ -97,7 +97,7 @@ class Sharded(Loss):
     def no_sync(self) -> Iterator[None]:
         from torch.distributed.fsdp import FSDPModule
 
-        networks = [m for m in self.trained.modules() if isinstance(m, FSDPModule)]
+        networks = [m for m in self.trainable.modules() if isinstance(m, FSDPModule)]
         for module in networks:
             module.set_requires_gradient_sync(False)
         try:

@@ -1,6 +1,4 @@
-"""What a run can only decide by trying its networks before the first step, and that a resumed one
-decides no more.
-"""
+"""What a run finds out by trying its networks before the first step."""
 
 from __future__ import annotations
 
@@ -8,70 +6,76 @@ from dataclasses import replace
 
 import torch
 
-from fewstep import data as datasets
 from fewstep.base.errors import FewstepError, UserError
-from fewstep.core.denoiser import Models, passes_in, quiet
+from fewstep.core import abilities
+from fewstep.core.denoiser import passes_in, quiet
 from fewstep.core.method import Method
-from fewstep.run.config import Run
-from fewstep.run.prepare import filled
-from fewstep.training.batches import cut, draw_batch, sharing
+from fewstep.run.prepare import Prepared, fill_auto
+from fewstep.run.stages import Stage
+from fewstep.training.batches import Batch, cut, draw_batch, sharing, to_device
 from fewstep.training.precision import PASSES
 from fewstep.training.state import State
 
-ROWS = 4  # that a probe looks at
+ROWS = 4  # that a trial looks at
 
 
-def decided(
-    run: Run, method: Method, models: Models, arrays: datasets.Arrays, device: torch.device
-) -> tuple[Run, Method, str]:
-    """The run and its method with what the target's `probe` chose, and its line on why: "" where it
-    chose nothing.
+def choose_by_trial(prepared: Prepared, state: State) -> tuple[Prepared, str]:
+    """The run with what the target's `probe` chose, and the reason in one line.
+
+    A run that goes on has its choices already. "" where nothing was chosen.
     """
-    probe = getattr(method.target, "probe", None)
+    method = prepared.method
+    probe = abilities.probe(method.target)
     if probe is None:
-        return run, method, ""
-    batch = cut(draw_batch(run, method, arrays, 0, device), slice(0, ROWS), slice(0, 1))
+        return prepared, ""
+    models = state.models()
+    batch = cut(_first_batch(prepared, method), slice(0, ROWS), slice(0, 1))
     with torch.no_grad(), quiet(models.student):
         x_t, x_r = method.coupling(
             models, method.process, batch.x0, batch.z, batch.times, batch.cond
         )
-        found = probe(method.process, models, x_t, x_r, batch.times, batch.cond)
-    if found is None:
-        return run, method, ""
-    fields, why = found
-    run = replace(run, method_options=filled(run.method_options, fields))
-    return run, replace(method, target=replace(method.target, **fields)), why  # type: ignore[type-var]
+        result = probe(method.process, models, x_t, x_r, batch.times, batch.cond)
+    if result is None:
+        return prepared, ""
+    fields, reason = result
+    options = fill_auto(prepared.run.method_options, fields)
+    target = replace(method.target, **fields)  # type: ignore[type-var]
+    run = replace(prepared.run, method_options=options)
+    return replace(prepared, run=run, method=replace(method, target=target)), reason
 
 
-def try_out(
-    run: Run, method: Method, state: State, arrays: datasets.Arrays, device: torch.device
-) -> bool:
-    """One loss and gradient before anything is written, so that a network that does not fit is told
-    at once.
+def _first_batch(prepared: Prepared, method: Method) -> Batch:
+    """The batch of step 0 where the method trains the whole run."""
+    stage = Stage(prepared.run, method)
+    return to_device(draw_batch(stage, prepared.arrays, 0), prepared.device)
 
-    Returns whether some weights got no gradient.
+
+def try_out(prepared: Prepared, method: Method, state: State) -> bool:
+    """One loss and gradient before anything is written; whether some weights got no gradient.
+
+    Raises UserError where the network does not fit the data.
     """
-    batch = draw_batch(run, method, arrays, 0, device)
+    run = prepared.run
+    batch = _first_batch(prepared, method)
     if method.target is None and not torch.equal(batch.times.r, batch.times.a):
         raise UserError(
             f"target = None: expected a target, since {type(method.times).__name__} gives r > a"
         )
-    two = cut(
-        batch, slice(0, max(2, sharing(run, method))), slice(0, 1)
-    )  # or what shares a trajectory
+    rows = max(2, sharing(run, method))  # two, or what shares a trajectory
+    few = cut(batch, slice(0, rows), slice(0, 1))
     try:
         with passes_in(PASSES[run.precision]):
             models = replace(state.models(), frozen=state.frozen or state.averages["ema"])
-            loss = method.loss(models, two.x0, two.z, two.times, two.cond, two.seeds)
+            loss = method.loss(models, few.x0, few.z, few.times, few.cond, few.seeds)
         loss.mean().backward()
     except FewstepError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
-        told = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0]
         raise UserError(
             f"the network {run.network!r} fails on data of shape {tuple(batch.x0.shape[1:])}:"
-            f" {told}; expected network(x, noise_label [B] float32, cond) -> a tensor like x"
+            f" {reason}; expected network(x, noise_label [B] float32, cond) -> a tensor like x"
         ) from error
-    unused = any(p.grad is None for p in state.trained.parameters())
-    state.trained.zero_grad(set_to_none=True)
-    return unused
+    has_unused = any(p.grad is None for p in state.trainable.parameters())
+    state.trainable.zero_grad(set_to_none=True)
+    return has_unused

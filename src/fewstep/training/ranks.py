@@ -206,8 +206,8 @@ class Watch:
             except Exception as error:
                 # A killed process closes its connections before it is gone.
                 if not self.over.wait(2 * BEAT):
-                    lost = f"the store that all ranks met at is gone ({summary(error)})"
-                    self._end(0, self._gone(0) or lost)
+                    message = f"the store that all ranks met at is gone ({summary(error)})"
+                    self._end(0, self._cause_of_loss(0) or message)
 
     def _cause(self, rank: int) -> str | None:
         """Why a rank is lost; None while it lives."""
@@ -224,9 +224,9 @@ class Watch:
         if now - since > self.limit:
             process = f"process {sign['pid']} on {sign['host']}"
             return f"no sign of life for {self.limit:g} s from {process}"
-        return self._gone(rank)
+        return self._cause_of_loss(rank)
 
-    def _gone(self, rank: int) -> str | None:
+    def _cause_of_loss(self, rank: int) -> str | None:
         """Why a rank's process is gone; None where it lives, or where this machine cannot tell."""
         sign, _ = self.signs.get(rank, (None, 0.0))
         if sign is None or sign["space"] != _space() or _alive(sign["pid"]):

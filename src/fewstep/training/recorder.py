@@ -11,17 +11,16 @@ from typing import Any
 import torch
 
 from fewstep.base import disk
-from fewstep.base.conditions import Cond
+from fewstep.base.conditions import examples
 from fewstep.base.errors import NonFiniteError, storage
-from fewstep.core.method import Method
 from fewstep.data import pictures
 from fewstep.run import checkpoint
-from fewstep.run.checkpoint import Checkpoint, RunFolder, Saver
+from fewstep.run.checkpoint import RunFolder, Saver
 from fewstep.run.checkpoint.saver import copy_groups
-from fewstep.run.checkpoint.schema import checkpoint_state
+from fewstep.run.checkpoint.schema import Position, Record, new_record
 from fewstep.run.config import Run
-from fewstep.run.facts import Facts
 from fewstep.run.generator import Generator
+from fewstep.run.prepare import Prepared
 from fewstep.training import incidents
 from fewstep.training.batches import Batch
 from fewstep.training.log import chain_of, log_until
@@ -31,85 +30,82 @@ log = logging.getLogger("fewstep")
 
 
 def due(run: Run, step: int, every: int) -> bool:
-    """Whether something that is done every so many steps is done after this one: always after the
-    last.
-    """
+    """Whether what is done every so many steps is done after this one; it is after the last."""
     return step == run.iterations or (every > 0 and step % every == 0)
 
 
 class Recorder:
-    """Writes what is due after a step; resumes a folder to exactly where its newest checkpoint
-    stood.
-    """
+    """Writes what is due after a step; resumes a folder where its newest checkpoint stood."""
 
-    def __init__(
-        self,
-        out: Path,
-        run: Run,
-        facts: Facts,
-        method: Method,
-        state: State,
-        saved: Checkpoint | None,
-        shown: Cond,
-        skipped: tuple[str, ...] = (),
-    ) -> None:
-        self.folder, self.run, self.facts, self.method, self.state = (
-            RunFolder(out),
-            run,
-            facts,
-            method,
-            state,
-        )
-        self.shown = shown  # conditions of the picture grids
-        self.skipped = skipped  # files of the data that could not be read
-        self.saver, self.world = Saver(), state.world
-        self.begun: Path | None = None  # the checkpoint that is being written, or was last
-        if saved is not None:
-            state.restore(saved)
+    def __init__(self, prepared: Prepared, state: State, out: Path) -> None:
+        self.prepared = prepared
+        self.state = state
+        self.world = state.world
+        self.folder = RunFolder(out)
+        self.saver = Saver()
+        self.saving: Path | None = None  # the checkpoint that is written now, or was last
+        count = pictures.suitable(prepared.facts.shape)
+        self.picture_cond = examples(prepared.arrays.cond, prepared.facts.cond, count)
+        if prepared.checkpoint is not None:
+            state.restore(prepared.checkpoint)
         if self.world.main:
-            self._prepare(saved)
+            self._prepare_folder()
 
-    def _prepare(self, saved: Checkpoint | None) -> None:
+    def _prepare_folder(self) -> None:
         """Brings the folder to where the run stands."""
-        run, state = self.run, self.state
+        state = self.state
+        before = None if self.prepared.checkpoint is None else self.prepared.checkpoint.record
         with storage(f"cannot write to {self.folder.path}"):
             self.folder.samples.mkdir(parents=True, exist_ok=True)
             self.folder.sweep()
-            kept = log_until(self.folder.metrics, state.step)
-            if saved is not None and "log" not in saved.state:  # an older version's
-                state.log = chain_of(kept)
-            if saved is not None and chain_of(kept) != state.log:
+            rows = log_until(self.folder.metrics, state.step)
+            if before is not None and before.log is None:  # an older version's
+                state.log_chain = chain_of(rows)
+            if before is not None and chain_of(rows) != state.log_chain:
                 log.warning(
                     "fewstep: %s is not what the run has logged: lines are lost or changed",
                     self.folder.metrics,
                 )
-            self._tell_machine(saved)
-            checkpoint.replace_file(
-                self.folder.config, (json.dumps(run.to_json(), indent=1) + "\n").encode()
-            )
-            checkpoint.replace_file(self.folder.metrics, kept)
+            self._compare_machines(before)
+            config = json.dumps(self.prepared.run.to_json(), indent=1) + "\n"
+            checkpoint.replace_file(self.folder.config, config.encode())
+            checkpoint.replace_file(self.folder.metrics, rows)
 
-    def _tell_machine(self, saved: Checkpoint | None) -> None:
+    def _compare_machines(self, before: Record | None) -> None:
         """Warns where a run goes on with other last bits than it would have had."""
-        before, now = (saved.state.get("machine", {}) if saved else {}), self.about()["machine"]
-        exact = {"processes"} if self.run.elastic_exact else set()
-        changed = [name for name in before if before[name] != now.get(name) and name not in exact]
-        for name in changed:
-            told = f"{name} {before[name]} before and {now.get(name)} now"
-            log.warning(
-                "fewstep: %s goes on with %s: the last bits may differ", self.folder.path, told
-            )
+        machine = (before.machine if before else None) or {}
+        now = self._machine()
+        for name, value in machine.items():
+            if name == "processes" and self.prepared.run.elastic_exact:
+                continue
+            if value != now.get(name):
+                log.warning(
+                    "fewstep: %s goes on with %s %s before and %s now: the last bits may differ",
+                    self.folder.path,
+                    name,
+                    value,
+                    now.get(name),
+                )
+
+    def _machine(self) -> dict[str, Any]:
+        """What the last bits depend on."""
+        return {
+            "device": next(self.state.student.parameters()).device.type,
+            "threads": torch.get_num_threads(),
+            "processes": self.world.size,
+        }
 
     def after_step(self, row: Mapping[str, Any]) -> None:
         """Logs, draws and saves what is due at this step."""
-        run, step = self.run, self.state.step
+        run = self.prepared.run
+        step = self.state.step
         self.saver.check()
         if due(run, step, run.log_every) and self.world.main:
             with storage(f"cannot write to {self.folder.path}"):
                 disk.append(self.folder.metrics, json.dumps(row).encode() + b"\n")
         if run.snapshot_every and due(run, step, run.snapshot_every):
             # before the checkpoint, after which a resumed run would not make it again
-            self.snapshot()
+            self.save_snapshot()
         if due(run, step, run.checkpoint_every):
             self.save()
         if due(run, step, run.picture_every):
@@ -117,118 +113,123 @@ class Recorder:
         if step == run.iterations:
             self.saver.wait()
 
-    def about(self) -> dict[str, Any]:
-        """The JSON part of a checkpoint of this step."""
-        place = next(self.state.student.parameters()).device
-        machine = {
-            "device": place.type,
-            "threads": torch.get_num_threads(),
-            "processes": self.world.size,
-        }
-        return {
-            **checkpoint_state(self.run, self.facts, self.state.step),
-            **self.state.values(),
-            "machine": machine,
-            **({"skipped": list(self.skipped)} if self.skipped else {}),
-        }
+    def record(self) -> Record:
+        """What a checkpoint of this step says."""
+        dataset = self.prepared.dataset
+        return new_record(
+            self.prepared.run,
+            self.prepared.facts,
+            self.state.position(),
+            machine=self._machine(),
+            skipped=list(dataset.skipped) or None if dataset else None,
+        )
 
     def save(self) -> None:
-        """Begins to write a checkpoint of this step, unless there is one; old ones go once it is
-        whole.
+        """Begins to write a checkpoint of this step, unless there is one; then old ones go.
 
-        Raises NonFiniteError where a weight or average is not finite: such a state is no
-        checkpoint.
+        Raises NonFiniteError where a weight or average is not finite, and saves nothing.
         """
-        path, folder = self.folder.checkpoint(self.state.step), self.folder
-        if self.begun == path or self.there(path):
+        folder = self.folder
+        path = folder.checkpoint(self.state.step)
+        if self.saving == path or self._exists(path):
             return
-        self.begun = path
-        if (bad := self.state.unsound()) is not None:
+        self.saving = path
+        bad = self.state.first_not_finite()
+        if bad is not None:
             raise NonFiniteError(
                 f"step {self.state.step}: {bad} is not finite: this step is not saved, the"
                 " checkpoints before it are as they were"
             )
-        if self.state.sharded:
-            with storage(f"cannot write to {folder.path}"):
-                if self.world.main and folder.metrics.exists():
-                    disk.sync(folder.metrics)
-                checkpoint.write_shards(path, self.state.groups(), self.about(), self.world)
-                if self.world.main:
-                    folder.prune()
+        if self.state.is_sharded:
+            self._save_shards(path)
             return
         if not self.world.main:
             return
         self.saver.wait()  # before there are two copies
-        groups, about = copy_groups(self.state.groups()), self.about()
+        groups = copy_groups(self.state.groups())
+        record = self.record().to_json()
 
         def work() -> None:
             disk.make_folder(path.parent)
-            if folder.metrics.exists():
-                disk.sync(
-                    folder.metrics
-                )  # what was logged until here is as durable as what was learned
-            checkpoint.write(path, groups, about)
+            self._sync_log()
+            checkpoint.write(path, groups, record)
             folder.prune()
 
         self.saver.start(storage(f"cannot write to {folder.path}")(work))
 
-    def incident(self, error: NonFiniteError, batch: Batch) -> None:
-        """Keeps the state before a step and the batch that made its numbers not finite, for
-        `fewstep replay`.
-        """
+    def _save_shards(self, path: Path) -> None:
+        with storage(f"cannot write to {self.folder.path}"):
+            if self.world.main:
+                self._sync_log()
+            record = self.record().to_json()
+            checkpoint.write_shards(path, self.state.groups(), record, self.world)
+            if self.world.main:
+                self.folder.prune()
+
+    def _sync_log(self) -> None:
+        """What was logged until here is as durable as the checkpoint that is written next."""
+        if self.folder.metrics.exists():
+            disk.sync(self.folder.metrics)
+
+    def save_incident(self, error: NonFiniteError, batch: Batch) -> None:
+        """Keeps the state before a step and its batch for `fewstep replay`; the error says where."""
         losses = torch.empty(0) if error.losses is None else error.losses
         groups = copy_groups(self.state.groups(), keep=self.world.main)
         path = self.folder.incident(self.state.step)
         path = path.with_name(self.world.texts(path.name)[0])
         try:
             if self.world.main:
-                incidents.write(path, groups, self.about(), batch, losses, str(error))
-            if self.state.unsound() is None:
+                incidents.write(path, groups, self.record(), batch, losses, str(error))
+            if self.state.first_not_finite() is None:
                 self.save()
             self.saver.wait()
             error.args = (f"{error}; to see it again: fewstep replay {path}",)
-        except (OSError, MemoryError) as other:  # which must not hide what it is about
-            error.args = (f"{error}; it could not be kept: {str(other).partition(chr(10))[0]}",)
+        except (OSError, MemoryError) as other:  # which must not hide the first
+            reason = str(other).partition("\n")[0]
+            error.args = (f"{error}; it could not be kept: {reason}",)
 
-    def there(self, path: Path) -> bool:
+    def _exists(self, path: Path) -> bool:
         """Whether rank 0 sees something of that name: all ranks have to go the same way."""
         return bool(self.world.total(int(self.world.main and path.exists())))
 
-    def snapshot(self) -> None:
-        """Keeps the power averages of this step, for `averages.reconstruct`."""
+    def save_snapshot(self) -> None:
+        """Saves the power averages of this step, for `averages.reconstruct`."""
         path = self.folder.snapshot(self.state.step)
-        if self.there(path):
+        if self._exists(path):
             return
-        kept = {
+        groups = {
             name: net.state_dict()
             for name, net in self.state.averages.items()
             if name.startswith("power-")
         }
-        kept = copy_groups(kept, keep=self.world.main)
+        groups = copy_groups(groups, keep=self.world.main)
         if not self.world.main:
             return
+        record = new_record(self.prepared.run, self.prepared.facts, Position(step=self.state.step))
         with storage(f"cannot write to {self.folder.path}"):
             disk.make_folder(path.parent)
-            checkpoint.write(path, kept, checkpoint_state(self.run, self.facts, self.state.step))
+            checkpoint.write(path, groups, record.to_json())
 
     def draw(self) -> None:
-        """Writes a grid of samples from the average, always of the same noise; a picture is not
-        worth a run.
+        """Writes a grid of samples from the average, always of the same noise.
+
+        A grid that cannot be made is a warning.
         """
-        if not (self.world.main or self.state.sharded):
+        if not (self.world.main or self.state.is_sharded):
             return
-        generator = Generator(
-            self.run, self.facts, self.method, self.state.averages["ema"], self.state.step
-        )
+        prepared = self.prepared
+        step = self.state.step
+        average = self.state.averages["ema"]
+        generator = Generator(prepared.run, prepared.facts, prepared.method, average, step)
         try:
-            x = self.facts.units.to_model(
-                generator.sample(pictures.suitable(self.facts.shape), cond=self.shown)
-            )
+            count = pictures.suitable(prepared.facts.shape)
+            x = generator.sample(count, cond=self.picture_cond)
+            x = prepared.facts.units.to_model(x)
             if self.world.main:
                 self.folder.samples.mkdir(parents=True, exist_ok=True)
-                pictures.save(self.folder.samples / f"step-{self.state.step}.png", x)
+                pictures.save(self.folder.samples / f"step-{step}.png", x)
         except (OSError, ValueError, MemoryError, torch.OutOfMemoryError) as error:
-            if self.state.sharded:
+            if self.state.is_sharded:
                 raise  # the others wait for this rank in the middle of a pass
-            told = str(error).partition("\n")[0] or type(error).__name__
-            log.warning("fewstep: no picture of step %s: %s", self.state.step, told)
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            log.warning("fewstep: no picture of step %s: %s", step, reason)

@@ -1,23 +1,22 @@
-"""A step whose numbers were not finite, made again from its incident: the same bits, and where they
-go wrong.
-"""
+"""A step whose numbers were not finite, made again from its incident, to find the cause."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fewstep.base.device import pick_device
-from fewstep.run import sources
+from fewstep.core import abilities
 from fewstep.run.build import Network, OwnMethod, build_method
-from fewstep.run.config import run_from_json
-from fewstep.run.facts import Facts
+from fewstep.run.prepare import Prepared
 from fewstep.run.sources import Source
+from fewstep.run.stages import Stage
+from fewstep.run.teachers import teacher_of
 from fewstep.training import incidents, nonfinite
-from fewstep.training.batches import moved, parts
+from fewstep.training.batches import parts, to_device
 from fewstep.training.state import State, new_state
 from fewstep.training.step import gradients, passes
 
@@ -27,7 +26,7 @@ class Replay:
     """What a step gave when it was made again."""
 
     step: int
-    error: str  # that was told when it happened
+    error: str  # the message when it happened
     loss: Tensor  # [B], of the rows in their order
     same: bool  # every loss to the bit, NaN and infinities included
     bad: Tensor  # which rows have a loss that is not finite
@@ -38,9 +37,10 @@ class Replay:
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of one type are equal byte by byte."""
-    one, other = (x.contiguous().view(torch.uint8) for x in (a, b))
-    return a.dtype == b.dtype and torch.equal(one, other)
+    """Whether two tensors have one type and are equal byte by byte."""
+    bytes_a = a.contiguous().view(torch.uint8)
+    bytes_b = b.contiguous().view(torch.uint8)
+    return a.dtype == b.dtype and torch.equal(bytes_a, bytes_b)
 
 
 def replay(
@@ -51,44 +51,60 @@ def replay(
     teacher: Source | None = None,
     device: str = "auto",
 ) -> Replay:
-    """Makes the step of an incident again: its state, batch, threads and parts are those that it
-    had.
+    """Makes the step of an incident again, with the state, batch, threads and parts that it had.
 
     network, method, teacher: like those of the run, where they were your own. On another machine,
     device or version of torch the last bits may differ. Raises UserError and StorageError.
     """
-    saved, batch, before = incidents.read(Path(path))
-    run, facts = run_from_json(saved.state["run"]), Facts.from_json(saved.state["facts"])
-    place, made = pick_device(device), build_method(run, facts, method)
-    guide = sources.teacher_of(teacher, run, facts, made, network, place)
+    checkpoint, batch, losses = incidents.read(Path(path))
+    record = checkpoint.record
+    run, facts = record.run, record.facts
+    place = pick_device(device)
+    prepared = Prepared(run, facts, build_method(run, facts, method), network=network, device=place)
+    prepared = replace(prepared, teacher=teacher_of(teacher, prepared))
+    batch = to_device(batch, place)
     threads = torch.get_num_threads()
     torch.set_num_threads(run.threads)
     try:
-        state = new_state(run, facts, made, network, place, None, guide)
-        state.restore(saved)
-        if made.before is not None and saved.state.get("stage") == 1:
-            made = made.before
-        batch = moved(batch, place)
-        ranks = 1 if run.elastic_exact else saved.state.get("machine", {}).get("processes", 1)
-        shares = parts(batch, ranks)  # each rank cut its own
-        for part in state.trained.modules():
-            getattr(part, "normalise_", lambda: None)()
-        loss_b = torch.cat([gradients(run, made, state, share) for share in shares]).cpu()
+        state = new_state(prepared)
+        state.restore(checkpoint)
+        stage = _stage_of(prepared, record.in_first_stage)
+        shares = parts(batch, 1 if run.elastic_exact else record.processes)  # each rank cut its own
+        for module in state.trainable.modules():
+            normalise = abilities.normalise(module)
+            if normalise is not None:
+                normalise()
+        loss_b = torch.cat([gradients(stage, state, share) for share in shares]).cpu()
         weight = _bad_gradient(state)
-        module = nonfinite.first_module(
-            state, lambda: [passes(run, made, state, share) for share in shares]
+        where = nonfinite.first_module(
+            state, lambda: [passes(stage, state, share) for share in shares]
         )
     finally:
         torch.set_num_threads(threads)
-    bad = (~torch.isfinite(loss_b)).nonzero().flatten()
-    told, same = str(saved.state["incident"].get("error", "")), same_bits(loss_b, before)
     return Replay(
-        saved.state["step"], told, loss_b, same, bad, batch.times.t, batch.rows, module, weight
+        step=record.step,
+        error=str((record.incident or {}).get("error", "")),
+        loss=loss_b,
+        same=same_bits(loss_b, losses),
+        bad=(~torch.isfinite(loss_b)).nonzero().flatten(),
+        times=batch.times.t,
+        rows=batch.rows,
+        module=where,
+        weight=weight,
     )
+
+
+def _stage_of(prepared: Prepared, first: bool) -> Stage:
+    """The stage that trained the step."""
+    method = prepared.method
+    if first and method.before is not None:
+        method = method.before
+    return Stage(prepared.run, method)
 
 
 def _bad_gradient(state: State) -> str | None:
-    named = ((name, p.grad) for name, p in state.trained.named_parameters())
-    return next(
-        (name for name, grad in named if grad is not None and not torch.isfinite(grad).all()), None
-    )
+    """The first weight whose gradient is not finite."""
+    for name, p in state.trainable.named_parameters():
+        if p.grad is not None and not torch.isfinite(p.grad).all():
+            return name
+    return None

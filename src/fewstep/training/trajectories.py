@@ -11,20 +11,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fewstep import data as datasets
-from fewstep.base.conditions import masked, pick
+from fewstep.base.conditions import Cond, apply_mask, pick
 from fewstep.base.device import pick_device
 from fewstep.base.errors import StorageError, UserError, require
-from fewstep.base.randomness import SAMPLING_BLOCK, normal, shuffled
+from fewstep.base.randomness import SAMPLING_BLOCK, normal, shuffled_indices
 from fewstep.core.couplings import Teacher, Trajectory
 from fewstep.core.denoiser import Denoiser, guided
 from fewstep.core.method import Method
 from fewstep.core.solvers import Along
-from fewstep.run import sources
 from fewstep.run.build import Network, build_method
 from fewstep.run.checkpoint import replace_file
 from fewstep.run.config import Run
 from fewstep.run.facts import facts_of
+from fewstep.run.prepare import Prepared, dataset_of
 from fewstep.run.sources import Source
+from fewstep.run.teachers import teacher_of
 
 
 @torch.no_grad()
@@ -40,13 +41,12 @@ def trajectories(
     device: str = "auto",
     progress: bool = True,
 ) -> dict[str, Tensor]:
-    """n solutions of the teacher's ODE from t_max to 0 by the solver and grid of the run's method
-    `direct_cm`.
+    """n solutions of the teacher's ODE from t_max to 0, as the run's method `direct_cm` solves it.
 
     Returns, and writes to `out` (.safetensors, whole or not at all), {"x0": ends `[n, *shape]`,
-    "path": points `[n, levels, *shape]`, "levels": their times, "cond": labels or whatever the data
-    has}, in the model's units:
-    data for a run with --method.source cache, whose samples are in these units too.
+    "path": points `[n, levels, *shape]`, "levels": their times, "cond": labels or other conditions
+    of the data}, in the model's units: data for a run with --method.source cache, whose samples are
+    in these units too.
     start: prior is sigma(t_max) z, where sampling starts; data is mix(x0, z, t_max), where training
     does. x0, where it is needed, and conditions are the training split's in a shuffled order; noise
     depends on run.seed and the row alone.
@@ -63,33 +63,37 @@ def trajectories(
         "a name that ends in .safetensors",
     )
     place = pick_device(device)
-    dataset = sources.dataset_of(run.data, run.data_size, run.bad_files)
-    dataset = dataset if run.labels else dataset.unlabelled()
+    dataset = dataset_of(run)
     facts = facts_of(run, dataset)
     method = build_method(run, facts)
     solver, guidance = _solver(run, method)
-    guide = sources.teacher_of(teacher, run, facts, method, network, place)
+    guide = teacher_of(teacher, Prepared(run, facts, method, dataset, network, device=place))
     assert guide is not None
-    chosen = dataset.train.rows(shuffled(run.seed, "trajectories", 0, n, len(dataset.train.x0)))
-    z = masked(normal(run.seed, "trajectories", 0, n, dataset.shape, SAMPLING_BLOCK), chosen.cond)
-    on = method.process
-    x = on.prior(z) if start == "prior" else on.mix(masked(chosen.x0, chosen.cond), z, on.t_max)
-    ask = guided(guide.denoiser, guidance)
-    done = []
+    # Where they start.
+    order = shuffled_indices(run.seed, "trajectories", 0, n, len(dataset.train.x0))
+    samples = dataset.train.rows(order)
+    z = normal(run.seed, "trajectories", 0, n, dataset.shape, SAMPLING_BLOCK)
+    z = apply_mask(z, samples.cond)
+    process = method.process
+    x = process.prior(z)
+    if start == "data":
+        x = process.mix(apply_mask(samples.x0, samples.cond), z, process.t_max)
+    # The solutions.
+    denoiser = guided(guide.denoiser, guidance)
+    paths = []
     with tqdm(total=n, unit="trajectory", disable=not progress) as bar:
         for rows in torch.arange(n).split(batch):
-            cond = datasets.each(lambda part: part.to(place), pick(chosen.cond, rows))
-            done.append(_solve(method, solver, ask, x[rows].to(place), cond))
+            cond = datasets.each(lambda part: part.to(place), pick(samples.cond, rows))
+            paths.append(_solve(method, solver, denoiser, x[rows].to(place), cond))
             bar.update(len(rows))
-    path = torch.cat(done)
+    path = torch.cat(paths)
     levels = torch.tensor(solver.grid[:-1], dtype=torch.float64)
-    found = {"x0": path[:, -1].clone(), "path": path[:, :-1].contiguous(), "levels": levels}
-    found |= {name or "cond": part for name, part in datasets.leaves(chosen.cond)}
+    result = {"x0": path[:, -1].clone(), "path": path[:, :-1].contiguous(), "levels": levels}
+    result |= {name or "cond": part for name, part in datasets.leaves(samples.cond)}
     if out is not None:
-        _write(
-            Path(out), found, {"teacher": guide.fingerprint, "start": start, "data": dataset.name}
-        )
-    return found
+        about = {"teacher": guide.fingerprint, "start": start, "data": dataset.name}
+        _write(Path(out), result, about)
+    return result
 
 
 def _solver(run: Run, method: Method) -> tuple[Along, float]:
@@ -102,9 +106,7 @@ def _solver(run: Run, method: Method) -> tuple[Along, float]:
     )
 
 
-def _solve(
-    method: Method, solver: Along, teacher: Denoiser, x: Tensor, cond: datasets.Kind
-) -> Tensor:
+def _solve(method: Method, solver: Along, teacher: Denoiser, x: Tensor, cond: Cond) -> Tensor:
     """The points `[B, levels + 1, ...]` of the trajectories from x at t_max to 0."""
     points = [
         point.cpu()
@@ -116,6 +118,7 @@ def _solve(
 def _write(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, tensors_to_bytes({k: v.contiguous() for k, v in tensors.items()}, about))
+        content = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        replace_file(path, tensors_to_bytes(content, about))
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error

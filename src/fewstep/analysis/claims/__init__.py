@@ -1,9 +1,8 @@
-"""What the papers say of their methods, measured where the truth is known: five seeds, intervals,
-one page.
+"""What the papers say of their methods, measured where the truth is known: five seeds, one page.
 
 `run` measures what its folder lacks and writes `claims.json` and `report.html` there.
 """
 
-from fewstep.analysis.claims.runner import chosen, registry, run
+from fewstep.analysis.claims.runner import choose, registry, run
 
-__all__ = ["chosen", "registry", "run"]
+__all__ = ["choose", "registry", "run"]

@@ -1,5 +1,6 @@
-"""aDDIM against DDIM, by law, steps, source of the variance and rule of the last step; nothing is
-trained.
+"""aDDIM against DDIM, without any training.
+
+By law, number of steps, source of the variance and rule of the last step.
 """
 
 from __future__ import annotations
@@ -16,10 +17,18 @@ from torch import Tensor
 from fewstep.analysis import report
 from fewstep.analysis.claims import reference
 from fewstep.analysis.claims.arms import MIXTURE
-from fewstep.analysis.claims.claim import Claim, Found, column, number
+from fewstep.analysis.claims.claim import Claim, Results, column, number
 from fewstep.analysis.claims.measurements import Row
-from fewstep.analysis.claims.plots import finished, line
-from fewstep.analysis.claims.verdicts import OPEN, REPRODUCED, Statement, interval, verdict
+from fewstep.analysis.claims.plots import as_figure, line
+from fewstep.analysis.claims.verdicts import (
+    CONTRADICTED,
+    OPEN,
+    REPRODUCED,
+    Seeds,
+    Statement,
+    interval,
+    verdict,
+)
 from fewstep.analysis.metrics import energy
 from fewstep.analysis.metrics.distances import spread
 from fewstep.analysis.report import Figure
@@ -27,24 +36,24 @@ from fewstep.core.process import cosine
 from fewstep.core.solvers import PriorVariance, addim, ddim
 
 LAWS = {"two-modes": 1, "ring8": 2, "grid25": 2, MIXTURE: 64, "smooth32": 1024}
-SHOWN = ("two-modes", "ring8", MIXTURE, "smooth32")  # in the figure, for want of room
+LARGE = 64  # numbers of a sample from which a law decides the verdict: the paper speaks of pictures
+IN_FIGURE = ("two-modes", "ring8", MIXTURE, "smooth32")
 STEPS = (2, 4, 8, 16, 32)
 SOURCES = ("eta 0.1", "eta 0.5", "true variance")
 ENDS: tuple[Literal["addim", "ddim"], ...] = ("addim", "ddim")
 COSTS = {MIXTURE: 12.0, "smooth32": 40.0}
-DRAWN, AGAINST = 400, 2000
+SAMPLES, REFERENCE = 400, 2000
+PAPER = "eta 0.1, last addim"
 
 
 def variance(law: Any, source: str, x: Tensor, t: float) -> Any:
-    """x_var of a move from x at t: the paper's formula by its eta, or what the law itself leaves
-    unknown.
-    """
+    """x_var of a move from x at t: the paper's formula by its eta, or the true posterior's."""
     if source == "true variance":
         return law.posterior_variance(x, t)
     return PriorVariance(process=law.process, share=float(source.split()[1]))
 
 
-def walked(law: Any, x: Tensor, steps: int, source: str | None) -> dict[str, Tensor]:
+def sample(law: Any, x: Tensor, steps: int, source: str | None) -> dict[str, Tensor]:
     """x at t = 0 by the last step's rule, along evenly spaced times of the cosine process."""
     grid = torch.linspace(law.process.t_max, 0.0, steps + 1, dtype=torch.float64).tolist()
     for t, s in pairwise(grid[:-1]):
@@ -52,128 +61,108 @@ def walked(law: Any, x: Tensor, steps: int, source: str | None) -> dict[str, Ten
         x = move(law.process, law, x, t, s)
     if source is None:
         return {"ddim": ddim(law.process, law, x, grid[-2], 0.0)}
-    seen = variance(law, source, x, grid[-2])
+    x_var = variance(law, source, x, grid[-2])
     return {
-        end: addim(law.process, law, x, grid[-2], 0.0, x_var=seen, final_step=end) for end in ENDS
+        end: addim(law.process, law, x, grid[-2], 0.0, x_var=x_var, final_step=end) for end in ENDS
     }
 
 
-def measured(name: str, shared: Path, seed: int) -> dict[str, float]:
+def measure(name: str, folder: Path, seed: int) -> dict[str, float]:
     """Energy distances (times 1000) and ODE errors of every sampler from this seed's noise."""
     law = reference.law_on(name, cosine())
-    x = law.process.prior(reference.noise(name, DRAWN, seed=reference.NOISE + seed)).double()
-    goal, drawn = (
-        law.solve(x, law.process.t_max, 0.0),
-        reference.law_on(name).sample(AGAINST, seed=reference.NOISE),
-    )
-    apart, told = spread(drawn), dict[str, float]()
+    x = law.process.prior(reference.noise(name, SAMPLES, seed=reference.NOISE + seed)).double()
+    solution = law.solve(x, law.process.t_max, 0.0)
+    draws = reference.law_on(name).sample(REFERENCE, seed=reference.NOISE)
+    distance_within = spread(draws)
+    numbers = {}
     for steps in STEPS:
         for source in (None, *SOURCES):
-            for end, made in walked(law, x, steps, source).items():
+            for end, samples in sample(law, x, steps, source).items():
                 sampler = "DDIM" if source is None else f"{source}, last {end}"
-                told[f"{sampler}: {steps}"] = 1000 * energy(made, drawn, apart)
-                told[f"{sampler}: {steps}, ODE"] = reference.rms(made - goal)
-    return told
+                numbers[f"{sampler}: {steps}"] = 1000 * energy(samples, draws, distance_within)
+                numbers[f"{sampler}: {steps}, ODE"] = reference.rms(samples - solution)
+    return numbers
 
 
 def row(name: str) -> Row:
-    facts = {
+    settings = {
         "addim": name,
         "steps": list(STEPS),
         "sources": list(SOURCES),
-        "drawn": DRAWN,
-        "against": AGAINST,
+        "drawn": SAMPLES,
+        "against": REFERENCE,
         **reference.PROTOCOL,
     }
-    return Row(
-        partial(measured, name), facts, "fewstep verify --claims --only addim", COSTS.get(name, 3.0)
-    )
+    command = "fewstep verify --claims --only addim"
+    return Row(partial(measure, name), settings, command, COSTS.get(name, 3.0))
 
 
-PAPER = "eta 0.1, last addim"
-
-
-LARGE = 64  # numbers of a sample from which a law decides the verdict: the paper speaks of pictures
-
-
-def gains(seeds: Any, sampler: str, steps: int, of: str = "") -> tuple[float, ...]:
-    """DDIM minus the sampler, seed by seed."""
+def gains(seeds: Seeds, steps: int, suffix: str = "") -> tuple[float, ...]:
+    """DDIM minus aDDIM with the paper's variance, seed by seed."""
     return tuple(
-        one[f"DDIM: {steps}{of}"] - one[f"{sampler}: {steps}{of}"] for one in seeds.values()
+        one[f"DDIM: {steps}{suffix}"] - one[f"{PAPER}: {steps}{suffix}"] for one in seeds.values()
     )
 
 
-def statements(found: Found) -> Sequence[Statement]:
-    told = []
+def statements(results: Results) -> Sequence[Statement]:
+    statements = []
     for law, size in LAWS.items():
         for steps in STEPS:
             text = f"{law} ({size}-D), {steps} steps: 1000 x energy distance, DDIM minus aDDIM"
-            told.append(Statement(text, gains(found[law], PAPER, steps), main=size >= LARGE))
-        worst = tuple(
-            min(values)
-            for values in zip(*(gains(found[law], PAPER, n, ", ODE") for n in STEPS), strict=True)
-        )
-        told.append(
-            Statement(
-                f"{law} ({size}-D): least gain in ODE error over 2 to 32 steps", worst, main=False
-            )
-        )
-    return told
+            statements.append(Statement(text, gains(results[law], steps), main=size >= LARGE))
+        by_steps = [gains(results[law], steps, ", ODE") for steps in STEPS]
+        text = f"{law} ({size}-D): least gain in ODE error over 2 to 32 steps"
+        statements.append(Statement(text, tuple(map(min, zip(*by_steps, strict=True))), main=False))
+    return statements
 
 
-def words(found: Found) -> Sequence[str]:
-    told = []
+def comments(results: Results) -> Sequence[str]:
+    sentences = []
     for law, size in LAWS.items():
-        by: dict[str, list[str]] = {side: [] for side in ("better", "worse", "level")}
-        for steps in STEPS:
-            side = _side(gains(found[law], PAPER, steps))
-            by[side].append(str(steps))
-        said = "; ".join(f"{side} at {', '.join(at)} steps" for side, at in by.items() if at)
-        told.append(f"on {law}, {size}-D, {said}")
-    best = "; ".join(f"{law}: {_best(found[law])}" for law in LAWS)
+        sides = [_side(gains(results[law], steps)) for steps in STEPS]
+        parts = []
+        for side in ("better", "worse", "level"):
+            at = [str(steps) for steps, own in zip(STEPS, sides, strict=True) if own == side]
+            if at:
+                parts.append(f"{side} at {', '.join(at)} steps")
+        sentences.append(f"on {law}, {size}-D, {'; '.join(parts)}")
+    best = "; ".join(f"{law}: {_best(results[law])}" for law in LAWS)
     return [
-        f"By energy distance aDDIM with the paper's variance (eta 0.1) is: {' · '.join(told)}.",
+        "By energy distance aDDIM with the paper's variance (eta 0.1) is:"
+        f" {' · '.join(sentences)}.",
         f"Least energy distance at 8 steps, among all variances and last steps: {best}.",
     ]
 
 
 def _side(values: Sequence[float]) -> str:
-    found = verdict(interval(values))
-    return "level" if found == OPEN else "better" if found == REPRODUCED else "worse"
+    sides = {OPEN: "level", REPRODUCED: "better", CONTRADICTED: "worse"}
+    return sides[verdict(interval(values))]
 
 
-def _best(seeds: Any) -> str:
+def _best(seeds: Seeds) -> str:
     names = ["DDIM", *(f"{source}, last {end}" for source in SOURCES for end in ENDS)]
     means = {name: sum(column(seeds, f"{name}: 8")) / len(seeds) for name in names}
-    least = min(means, key=lambda name: means[name])
-    return f"{least} ({number(means[least])}; DDIM {number(means['DDIM'])})"
+    best = min(means, key=lambda name: means[name])
+    return f"{best} ({number(means[best])}; DDIM {number(means['DDIM'])})"
 
 
-def figure(found: Found) -> Figure:
-    drawing, plots = report.axes(len(SHOWN), width=9.6, height=3.4)
-    for ax, law in zip(plots, SHOWN, strict=True):
-        for name in (
-            "DDIM",
-            *(f"{source}, last addim" for source in SOURCES),
-            "eta 0.1, last ddim",
-        ):
-            line(ax, STEPS, [column(found[law], f"{name}: {n}") for n in STEPS], name)
-        ax.set(
-            title=f"{law}, {LAWS[law]}-D",
-            xlabel="steps",
-            xscale="log",
-            xticks=STEPS,
-            xticklabels=STEPS,
-        )
+def figure(results: Results) -> Figure:
+    drawing, plots = report.axes(len(IN_FIGURE), width=9.6, height=3.4)
+    samplers = ("DDIM", *(f"{source}, last addim" for source in SOURCES), "eta 0.1, last ddim")
+    for ax, law in zip(plots, IN_FIGURE, strict=True):
+        for name in samplers:
+            line(ax, STEPS, [column(results[law], f"{name}: {n}") for n in STEPS], name)
+        ax.set(title=f"{law}, {LAWS[law]}-D", xlabel="steps", xscale="log")
+        ax.set(xticks=STEPS, xticklabels=STEPS)
         ax.set_yscale("symlog", linthresh=5.0)
         ax.minorticks_off()
     plots[0].set_ylabel("energy distance x 1000")
     drawing.legend(*plots[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
-    return finished(
+    return as_figure(
         drawing,
         "Energy distance of aDDIM and DDIM by steps, on laws of 1 to 1024 dimensions",
         "Samples against the law, linear below 5 and logarithmic above; around 0 they cannot be"
-        " told apart.",
+        " distinguished.",
     )
 
 
@@ -186,14 +175,14 @@ CLAIM = Claim(
         " it ends."
     ),
     setting=(
-        f"exact denoisers on the cosine process, evenly spaced times, {DRAWN} trajectories from a"
-        f" seed's own noise against {AGAINST} draws of the law; seeds are noise, nothing is"
+        f"exact denoisers on the cosine process, evenly spaced times, {SAMPLES} trajectories from a"
+        f" seed's own noise against {REFERENCE} draws of the law; seeds are noise, nothing is"
         " trained. The variance is the paper's eta / (2 + SNR) for eta 0.1 (its own) and 0.5, or"
         " the true posterior variance; the last step adds it too (the paper's rule), or is DDIM's."
     ),
     rows={law: row(law) for law in LAWS},
     measures={f"{name}: {n}": f"{name}, {n}" for n in (4, 8, 16) for name in ("DDIM", PAPER)},
     statements=statements,
-    words=words,
+    comments=comments,
     figure=figure,
 )

@@ -1,6 +1,4 @@
-"""An arm of an experiment: one training, what its samples are measured by, and the command that
-repeats it.
-"""
+"""An arm of an experiment: one training, the scores of its samples, and the command for it."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from fewstep.core.denoiser import Denoiser
 from fewstep.core.method import Method
 from fewstep.core.process import Process, edm
 from fewstep.run import recipes
-from fewstep.run.build import build_method, settled
+from fewstep.run.build import build_method, with_defaults
 from fewstep.run.config import Run
 from fewstep.run.facts import facts_of
 from fewstep.run.generator import Generator, load
@@ -44,28 +42,31 @@ SETTING: dict[str, Any] = {
 }
 PLANE: dict[str, Any] = {name: value for name, value in SETTING.items() if name != "label_drop"}
 
-Look = Callable[
-    [Path, Denoiser, Process], dict[str, float]
-]  # (folder of what is shared, the average, process)
+# Fields of a run that cannot change a number here: the seed has its own place in the store, and
+# exact laws have no files and one device.
+NO_SETTING = ("seed", "bad_files", "elastic_exact")
+
+# (folder of common files, averaged network, process) -> numbers
+Look = Callable[[Path, Denoiser, Process], dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """A method with its options and the fields of the run that differ from the setting; `init` is
-    one it goes on from.
+    """A method with its options, and the fields of the run that differ from the setting.
 
-    marks: steps after which `look` measures the average on the way. keep: the generator stays in
-    the shared folder.
-    own: makes a method that has no name. extra: measured at the end besides.
+    exact_teacher: the exact denoiser teaches. init: the arm that this one goes on from.
+    factory: makes a method that has no name.
+    marks: steps after which `look` measures the average. extra: is measured besides at the end.
+    keep: the generator stays in the folder of common files.
     """
 
     method: str
     options: dict[str, Any] = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
     law: str = MIXTURE
-    taught: bool = False  # by the exact denoiser
+    exact_teacher: bool = False
     init: Arm | None = None
-    own: Callable[..., Method] | None = None
+    factory: Callable[..., Method] | None = None
     marks: tuple[int, ...] = ()
     look: Look | None = None
     extra: Callable[[Path, Generator], dict[str, Any]] | None = None
@@ -79,153 +80,144 @@ class Arm:
         make = recipes.digits_mixture if self.law == MIXTURE else recipes.toy
         data = f"exact:{self.law}"
         fields = {**self.setting, "seed": seed, "method_options": self.options, "data": data}
-        return make(method=self.method, **fields, teacher=data if self.taught else None)
+        return make(method=self.method, **fields, teacher=data if self.exact_teacher else None)
 
     def command(self) -> str:
         """What trains it from a shell."""
-        if self.own is not None:
-            return (
-                f"in Python: fewstep.train(..., method={self.own.__module__}.{self.own.__name__})"
-            )
+        if self.factory is not None:
+            path = f"{self.factory.__module__}.{self.factory.__name__}"
+            return f"in Python: fewstep.train(..., method={path})"
         recipe = "digits-mixture" if self.law == MIXTURE else f"toy --data exact:{self.law}"
-        words = [f"fewstep train {recipe} --method {self.method}"]
-        words += [
-            f"--method.{name} {shown(value)}"
-            for name, value in self.options.items()
-            if name != "base"
-        ]
-        words += based(self.options.get("base"))
-        settings = {**self.setting}
-        words += [
-            f"--network.{name} {value}" for name, value in settings.pop("network_options").items()
-        ]
-        words += [f"--{name.replace('_', '-')} {shown(value)}" for name, value in settings.items()]
-        words += [f"--teacher exact:{self.law}"] if self.taught else []
-        return " ".join([*words, *(["--init STAGE_1"] if self.init else []), "--seed SEED"])
+        options = {f"method.{name}": value for name, value in self.options.items()}
+        if isinstance(base := options.pop("method.base", None), dict):
+            options["method.base"] = base["method"]
+            options |= {f"method.base.{k}": v for k, v in base.items() if k != "method"}
+        setting = self.setting
+        options |= {f"network.{k}": v for k, v in setting.pop("network_options").items()}
+        options |= {name.replace("_", "-"): value for name, value in setting.items()}
+        if self.exact_teacher:
+            options["teacher"] = f"exact:{self.law}"
+        if self.init:
+            options["init"] = "STAGE_1"
+        flags = [f"--{name} {value}" for name, value in options.items()]
+        return " ".join([f"fewstep train {recipe} --method {self.method}", *flags, "--seed SEED"])
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """All that its numbers depend on, as JSON: every option is written out."""
-        own = None if self.own is None else f"{self.own.__module__}.{self.own.__name__}"
-        seen = [f"{f.__module__}.{f.__name__}" if f else None for f in (self.look, self.extra)]
-        run = {
-            name: value for name, value in settled(self.run(0)).to_json().items() if name != "seed"
-        }
-        init = self.init.settings if self.init else None
+        """All that its numbers depend on, as JSON: every option is written out.
+
+        Functions stand for themselves by name, and fields that are not set are left out, so that
+        neither a new module path nor a new field of runs makes old numbers invalid.
+        """
+        run = with_defaults(self.run(0)).to_json()
         return {
-            "run": run,
-            "init": init,
-            "own": own,
+            "run": {k: v for k, v in run.items() if k not in NO_SETTING and v is not None},
+            "init": self.init.settings if self.init else None,
+            "own": _name(self.factory),
             "marks": list(self.marks),
-            "seen": seen,
+            "seen": [_name(self.look), _name(self.extra)],
             **reference.PROTOCOL,
         }
 
     def row(self, cost: float, *needs: Row) -> Row:
-        return Row(partial(outcome, self), self.settings, self.command(), cost, needs)
+        return Row(partial(measure, self), self.settings, self.command(), cost, needs)
 
 
-def shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-
-
-def based(base: Any) -> list[str]:
-    """The words that name a base and its options."""
-    if not isinstance(base, dict):
-        return [] if base is None else [f"--method.base {base}"]
-    options = {name: value for name, value in base.items() if name != "method"}
-    return [
-        f"--method.base {base['method']}",
-        *(f"--method.base.{k} {shown(v)}" for k, v in options.items()),
-    ]
+def _name(function: Callable[..., Any] | None) -> str | None:
+    return None if function is None else function.__name__
 
 
 def solutions(law: str, process: Process | None = None) -> Row:
-    """The row that solves the trajectories that all arms on a process are compared with."""
+    """The row that solves the trajectories with which all arms on a process are compared."""
     on = process or edm()
     settings = {"solved": law, "process": str(on), **reference.PROTOCOL}
-    return Row(
-        partial(reference.prepared, law, on),
-        settings,
-        "none: the ODE solved exactly",
-        25.0,
-        (),
-        seeded=False,
-    )
+    command = "none: the ODE solved exactly"
+    return Row(partial(reference.prepare, law, on), settings, command, 25.0, by_seed=False)
 
 
 def ideal(law: str) -> Row:
     """The row of the exact solutions themselves."""
     settings = {"ideal": law, **reference.PROTOCOL}
-    told = "none: the ODE solved exactly, from the noise that every arm is scored on"
-    return Row(partial(reference.ideal, law), settings, told, 3.0, (solutions(law),), seeded=False)
+    command = "none: the ODE solved exactly, from the noise that every arm is scored on"
+    needs = (solutions(law),)
+    return Row(partial(reference.ideal, law), settings, command, 3.0, needs, by_seed=False)
 
 
-def measured(shared: Path, law: str, generator: Generator) -> dict[str, float]:
+def scores_of(folder: Path, law: str, generator: Generator) -> dict[str, float]:
     cond = -1 if generator.run.label_drop else None
     x = generator.sample(reference.SAMPLES, seed=reference.NOISE, cond=cond)
-    away = x - reference.solved(shared, law, generator.method.process)
+    away = x - reference.solution(folder, law, generator.method.process)
     return {"ode_error": reference.rms(away), **reference.scores(law, x)}
 
 
-def home(arm: Arm, shared: Path, seed: int) -> Path:
-    """Where the generator of an arm that others go on from is kept."""
-    return shared / f"start-{arm.row(0.0).digest}-{seed}"
+def path_of(arm: Arm, folder: Path, seed: int) -> Path:
+    """Where the generator of an arm lies for those that go on from it."""
+    return folder / f"start-{arm.row(0.0).digest}-{seed}"
 
 
-def kept(generator: Generator, folder: Path) -> None:
-    """Puts the generator there in one move; who comes second leaves what is there."""
-    part = folder.with_name(f".{os.getpid()}-{folder.name}")
+def save(generator: Generator, path: Path) -> None:
+    """Writes the generator in one move; if it is there already, it stays."""
+    part = path.with_name(f".{os.getpid()}-{path.name}")
     generator.save(part)
-    if folder.exists():
+    if path.exists():
         shutil.rmtree(part)
     else:
-        part.rename(folder)
+        part.rename(path)
 
 
-def started(arm: Arm, shared: Path, seed: int) -> Generator:
-    """The generator that an arm goes on from: out of the shared folder, or trained and put there."""
-    folder = home(arm, shared, seed)
-    if not folder.exists():
-        kept(trained(arm, shared, seed)[0], folder)
-    return load(folder, device="cpu")
+def start_of(arm: Arm, folder: Path, seed: int) -> Generator:
+    """The generator that an arm goes on from: read from the folder, or trained and written."""
+    path = path_of(arm, folder, seed)
+    if not path.exists():
+        save(train_arm(arm, folder, seed)[0], path)
+    return load(path, device="cpu")
 
 
-def trained(arm: Arm, shared: Path, seed: int) -> tuple[Generator, dict[str, Any]]:
-    """The arm's generator, its curve, and what it cost: CPU seconds, teacher evaluations per sample
-    and update.
+def train_arm(arm: Arm, folder: Path, seed: int) -> tuple[Generator, dict[str, Any]]:
+    """The arm's generator, its curve, and its cost.
+
+    The cost is CPU seconds, and evaluations of the teacher per sample and update.
     """
-    run, curve, looked = arm.run(seed), list[dict[str, float]](), 0.0
-    init = None if arm.init is None else started(arm.init, shared, seed)
-    process = (
-        edm() if arm.own else build_method(run, facts_of(run, reference.data(arm.law))).process
-    )
-    teacher = reference.Counted(arm.law, process) if arm.taught else None
+    run = arm.run(seed)
+    init = None if arm.init is None else start_of(arm.init, folder, seed)
+    process = edm()
+    if arm.factory is None:
+        process = build_method(run, facts_of(run, reference.data(arm.law))).process
+    teacher = reference.CountingDenoiser(arm.law, process) if arm.exact_teacher else None
+    curve: list[dict[str, float]] = []
+    looking = 0.0  # CPU seconds of the looks, which are no cost of the training
 
     def watch(state: State) -> None:
-        nonlocal looked
+        nonlocal looking
         if arm.look is not None and state.step in arm.marks:
-            begun = time.process_time()
+            start = time.process_time()
             with torch.no_grad():
-                curve.append(
-                    {"step": state.step, **arm.look(shared, state.averages["ema"], process)}
-                )
-            looked += time.process_time() - begun
+                numbers = arm.look(folder, state.averages["ema"], process)
+            curve.append({"step": state.step, **numbers})
+            looking += time.process_time() - start
 
-    begun = time.process_time()
+    start = time.process_time()
     generator = train(
-        run, init=init, teacher=teacher, method=arm.own, progress=False, device="cpu", watch=watch
+        run,
+        init=init,
+        teacher=teacher,
+        method=arm.factory,
+        progress=False,
+        device="cpu",
+        watch=watch,
     )
-    cost: dict[str, Any] = {"cpu_seconds": time.process_time() - begun - looked}
+    facts: dict[str, Any] = {"cpu_seconds": time.process_time() - start - looking}
     if teacher is not None:
-        cost["teacher_evaluations"] = teacher.samples / (run.iterations * run.batch)
-    return generator, {**cost, **({"curve": curve} if curve else {})}
+        facts["teacher_evaluations"] = teacher.samples / (run.iterations * run.batch)
+    if curve:
+        facts["curve"] = curve
+    return generator, facts
 
 
-def outcome(arm: Arm, shared: Path, seed: int) -> dict[str, Any]:
-    """What the row of an arm holds."""
-    generator, cost = trained(arm, shared, seed)
+def measure(arm: Arm, folder: Path, seed: int) -> dict[str, Any]:
+    """The numbers of an arm's row."""
+    generator, facts = train_arm(arm, folder, seed)
     if arm.keep:
-        kept(generator, home(arm, shared, seed))
-    extra = arm.extra(shared, generator) if arm.extra else {}
-    return {**measured(shared, arm.law, generator), **cost, **extra}
+        save(generator, path_of(arm, folder, seed))
+    extra = arm.extra(folder, generator) if arm.extra else {}
+    return {**scores_of(folder, arm.law, generator), **facts, **extra}

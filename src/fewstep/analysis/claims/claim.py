@@ -9,7 +9,7 @@ from fewstep.analysis.claims.measurements import Row
 from fewstep.analysis.claims.verdicts import Seeds, Statement, interval
 from fewstep.analysis.report import Figure
 
-Found = Mapping[str, Seeds]  # row -> seed -> measure -> number
+Results = Mapping[str, Seeds]  # row -> seed -> measure -> number
 
 QUALITY = {
     "ode_error": "ODE error",
@@ -26,9 +26,9 @@ COST = {"cpu_seconds": "CPU s"}
 class Claim:
     """One claim of one paper.
 
-    says: the paper's sentence; setting: what was run. measures: columns of the table, by name of
-    the measure.
-    statements, words, figure: functions of what was measured.
+    says: the paper's sentence. setting: what was run.
+    measures: columns of the table, by name of the measure.
+    statements, comments, figure: functions of the rows' results.
     """
 
     title: str
@@ -36,21 +36,18 @@ class Claim:
     setting: str
     rows: Mapping[str, Row]
     measures: Mapping[str, str]
-    statements: Callable[[Found], Sequence[Statement]]
-    words: Callable[[Found], Sequence[str]]
-    figure: Callable[[Found], Figure]
-    usual: bool = True  # measured unless others are asked for
+    statements: Callable[[Results], Sequence[Statement]]
+    comments: Callable[[Results], Sequence[str]]
+    figure: Callable[[Results], Figure]
 
 
 def number(value: float) -> str:
-    """Four digits, and no exponent where it can be helped."""
-    return (
-        f"{value:.0f}"
-        if abs(value) >= 1000
-        else f"{value:.4g}"
-        if abs(value) >= 1e-4 or value == 0
-        else f"{value:.2e}"
-    )
+    """Four digits, with an exponent only below 1e-4."""
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
+    if abs(value) >= 1e-4 or value == 0:
+        return f"{value:.4g}"
+    return f"{value:.2e}"
 
 
 def pm(values: Sequence[float]) -> str:
@@ -59,18 +56,11 @@ def pm(values: Sequence[float]) -> str:
     half = (high - low) / 2
     if half == 0 or half == float("inf"):
         return number(mean)
-    places = min(8, max(0, 1 - int(f"{half:e}".partition("e")[2])))
+    exponent = int(f"{half:e}".partition("e")[2])
+    places = min(8, max(0, 1 - exponent))
     return f"{mean:.{places}f} ± {half:.{places}f}"
 
 
 def column(row: Seeds, measure: str) -> list[float]:
     """A measure by seed; empty where the row has none."""
-    return [
-        one[measure]
-        for _, one in sorted(row.items(), key=lambda item: int(item[0]))
-        if measure in one
-    ]
-
-
-def between(low: float, high: float) -> str:
-    return f"[{number(low)}, {number(high)}]"
+    return [row[seed][measure] for seed in sorted(row, key=int) if measure in row[seed]]

@@ -7,38 +7,38 @@ from typing import Any
 
 from fewstep.analysis import report
 from fewstep.analysis.claims.arms import MIXTURE, SETTING, Arm, ideal, solutions
-from fewstep.analysis.claims.claim import COST, QUALITY, Claim, Found, column, pm
-from fewstep.analysis.claims.mcm import cd
-from fewstep.analysis.claims.plots import finished
-from fewstep.analysis.claims.verdicts import Statement, excess
+from fewstep.analysis.claims.claim import COST, QUALITY, Claim, Results, column, pm
+from fewstep.analysis.claims.mcm import cd_row
+from fewstep.analysis.claims.measurements import Row
+from fewstep.analysis.claims.plots import as_figure
+from fewstep.analysis.claims.verdicts import Statement, excess, interval
 from fewstep.analysis.report import COLOURS, Figure
 
 N: dict[str, Any] = {"n": 16, "solver": "heun"}
-ASKED = (
-    16.0,
-    2.0,
-)  # evaluations of the teacher per sample and update: of Direct CM (its mean over levels), of CD
-SHORT = round(SETTING["iterations"] * ASKED[1] / ASKED[0])
+# Evaluations of the teacher per sample and update.
+DIRECT_EVALUATIONS = 16.0  # a mean over levels
+CD_EVALUATIONS = 2.0
+SHORT = round(SETTING["iterations"] * CD_EVALUATIONS / DIRECT_EVALUATIONS)
+
+
+def direct_row(cost: float, fields: dict[str, Any], **options: Any) -> Row:
+    arm = Arm(method="direct_cm", options={**N, **options}, fields=fields, exact_teacher=True)
+    return arm.row(cost, solutions(MIXTURE))
+
+
 ROWS = {
-    "Direct": Arm(method="direct_cm", options=N, taught=True).row(130.0, solutions(MIXTURE)),
-    "its consistency model": (
-        Arm(method="direct_cm", options={**N, "goal": "student"}, taught=True).row(
-            29.0, solutions(MIXTURE)
-        )
-    ),
-    "CD": cd(),
-    "Direct, as many teacher evaluations": (
-        Arm(method="direct_cm", options=N, fields={"iterations": SHORT}, taught=True).row(
-            16.0, solutions(MIXTURE)
-        )
-    ),
+    "Direct": direct_row(130.0, {}),
+    "its consistency model": direct_row(29.0, {}, goal="student"),
+    "CD": cd_row(),
+    "Direct, as many teacher evaluations": direct_row(16.0, {"iterations": SHORT}),
     "exact ODE": ideal(MIXTURE),
 }
-TRAINED = [name for name in ROWS if name != "exact ODE"]
+ARMS = [name for name in ROWS if name != "exact ODE"]
 
 
-def statements(found: Found) -> Sequence[Statement]:
-    direct, own, cd_, short = (found[name] for name in TRAINED)
+def statements(results: Results) -> Sequence[Statement]:
+    direct, own, cd, short = (results[name] for name in ARMS)
+    feature = "feature_frechet"
     return [
         Statement(
             "equal updates: ODE error, its consistency model minus Direct",
@@ -46,48 +46,44 @@ def statements(found: Found) -> Sequence[Statement]:
         ),
         Statement(
             "equal updates: feature Fréchet distance, Direct minus its consistency model",
-            excess(direct, own, "feature_frechet"),
+            excess(direct, own, feature),
         ),
         Statement(
-            "equal updates: ODE error, CD minus Direct",
-            excess(cd_, direct, "ode_error"),
-            main=False,
+            "equal updates: ODE error, CD minus Direct", excess(cd, direct, "ode_error"), False
         ),
         Statement(
             "equal updates: feature Fréchet distance, Direct minus CD",
-            excess(direct, cd_, "feature_frechet"),
+            excess(direct, cd, feature),
             main=False,
         ),
         Statement(
             "equal teacher evaluations: ODE error, CD minus Direct",
-            excess(cd_, short, "ode_error"),
+            excess(cd, short, "ode_error"),
             main=False,
         ),
         Statement(
             "equal teacher evaluations: feature Fréchet distance, Direct minus CD",
-            excess(short, cd_, "feature_frechet"),
+            excess(short, cd, feature),
             main=False,
         ),
     ]
 
 
-def words(found: Found) -> Sequence[str]:
-    direct, own, cd_, short = (found[name] for name in TRAINED)
-    asked = [sum(column(row, "teacher_evaluations")) / len(row) for row in (direct, cd_)]
+def comments(results: Results) -> Sequence[str]:
+    errors = [pm(column(results[name], "ode_error")) for name in ARMS]
+    distances = [pm(column(results[name], "feature_frechet")) for name in ARMS]
+    evaluations = [interval(column(results[name], "teacher_evaluations")).mean for name in ARMS]
     return [
         (
-            f"At equal updates Direct's ODE error is {pm(column(direct, 'ode_error'))}, its"
-            f" consistency model's {pm(column(own, 'ode_error'))} and CD's"
-            f" {pm(column(cd_, 'ode_error'))}; their feature distances are"
-            f" {pm(column(direct, 'feature_frechet'))}, {pm(column(own, 'feature_frechet'))} and"
-            f" {pm(column(cd_, 'feature_frechet'))}."
+            f"At equal updates Direct's ODE error is {errors[0]}, its consistency model's"
+            f" {errors[1]} and CD's {errors[2]}; their feature distances are {distances[0]},"
+            f" {distances[1]} and {distances[2]}."
         ),
         (
-            f"It is paid for: {asked[0]:.1f} evaluations of the teacher per sample and update"
-            f" against {asked[1]:.1f}. With as many evaluations as CD has in"
-            f" {SETTING['iterations']} updates Direct gets {SHORT}; its ODE error is then"
-            f" {pm(column(short, 'ode_error'))} and its feature distance"
-            f" {pm(column(short, 'feature_frechet'))}."
+            f"The price: {evaluations[0]:.1f} evaluations of the teacher per sample and update"
+            f" against {evaluations[2]:.1f}. With as many evaluations as CD has in"
+            f" {SETTING['iterations']} updates Direct has {SHORT} updates; its ODE error is then"
+            f" {errors[3]} and its feature distance {distances[3]}."
         ),
         (
             "The teacher here is exact and its ODE smooth; the paper's is Stable Diffusion, and its"
@@ -96,27 +92,21 @@ def words(found: Found) -> Sequence[str]:
     ]
 
 
-def figure(found: Found) -> Figure:
+def figure(results: Results) -> Figure:
     drawing, plots = report.axes(2, width=8.6, height=3.5)
-    for ax, measure, label in zip(
-        plots,
-        ("feature_frechet", "energy_x1000"),
-        ("feature Fréchet distance", "energy distance x 1000"),
-        strict=True,
-    ):
-        for name, colour in zip(TRAINED, COLOURS, strict=False):
-            ax.plot(
-                column(found[name], "ode_error"),
-                column(found[name], measure),
-                "o",
-                color=colour,
-                label=name,
-            )
-        floor = column(found["exact ODE"], measure)[0]
+    labels = {
+        "feature_frechet": "feature Fréchet distance",
+        "energy_x1000": "energy distance x 1000",
+    }
+    for ax, (measure, label) in zip(plots, labels.items(), strict=True):
+        for name, colour in zip(ARMS, COLOURS, strict=False):
+            errors = column(results[name], "ode_error")
+            ax.plot(errors, column(results[name], measure), "o", color=colour, label=name)
+        floor = column(results["exact ODE"], measure)[0]
         ax.axhline(floor, color="#555555", linestyle="--", label="exact ODE solutions")
         ax.set(xlabel="ODE error (rms)", ylabel=label, yscale="log")
     drawing.legend(*plots[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
-    return finished(
+    return as_figure(
         drawing,
         "ODE error against distance to the law, a point for each seed",
         "Left is a better solution of the ODE, down are better samples.",
@@ -139,6 +129,6 @@ CLAIM = Claim(
     rows=ROWS,
     measures={**QUALITY, "teacher_evaluations": "teacher evaluations", **COST},
     statements=statements,
-    words=words,
+    comments=comments,
     figure=figure,
 )

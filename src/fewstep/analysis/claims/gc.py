@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fewstep.analysis import report
-from fewstep.analysis.claims import reference
 from fewstep.analysis.claims.arms import MIXTURE, Arm, ideal, solutions
-from fewstep.analysis.claims.claim import COST, QUALITY, Claim, Found, column, pm
-from fewstep.analysis.claims.plots import by_step, finished, line
-from fewstep.analysis.claims.verdicts import Statement
+from fewstep.analysis.claims.claim import COST, QUALITY, Claim, Results, column, pm
+from fewstep.analysis.claims.plots import as_figure, by_step, line
+from fewstep.analysis.claims.snapshots import one_step
+from fewstep.analysis.claims.verdicts import Seeds, Statement, common_seeds
 from fewstep.analysis.report import Figure
 from fewstep.core.denoiser import Denoiser
 from fewstep.core.process import Process
@@ -23,16 +23,12 @@ BASE = {"base": {"method": "ict", **ICT}, "share": 0.5, "share_end": 0.5}
 MARKS = tuple(range(100, 901, 100))
 COMPARED = "feature_frechet"
 
+Measures = Any  # of one row at one seed: a number by measure, and its curve
 
-def look(shared: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:
-    """What one-step samples of the average score on the way."""
-    x = denoiser(
-        process.prior(reference.noise(MIXTURE)), process.t_max, torch.full((reference.SAMPLES,), -1)
-    )
-    return {
-        "ode_error": reference.rms(x - reference.solved(shared, MIXTURE, process)),
-        **reference.quick(MIXTURE, x),
-    }
+
+def look(folder: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:
+    """Scores of one-step samples of the average during the training."""
+    return one_step(MIXTURE, folder, denoiser, process)
 
 
 def arm(method: str, options: dict[str, Any], *, keep: bool = False) -> Arm:
@@ -47,84 +43,84 @@ ARMS = {
     "iCT, GC share 0.5 to 0": arm("gc", {**BASE, "share_end": 0.0}),
 }
 ROWS = {
-    **{name: made.row(22.0, solutions(MIXTURE)) for name, made in ARMS.items()},
+    **{name: one.row(22.0, solutions(MIXTURE)) for name, one in ARMS.items()},
     "exact ODE": ideal(MIXTURE),
 }
 
 
-def statements(found: Found) -> Sequence[Statement]:
-    alone, dealt, half, falling = (found[name] for name in ARMS)
-    told = []
+def statements(results: Results) -> Sequence[Statement]:
+    alone, transport, half, falling = (results[name] for name in ARMS)
+    statements = []
     for name, row in (("share 0.5", half), ("share 0.5 to 0", falling)):
         main = row is half
-        told += [
+        statements += [
             Statement(
                 f"feature Fréchet distance at the end, iCT minus GC {name}",
-                _gain(alone, row, _last),
+                gain(alone, row, last_distance),
                 main,
             ),
             Statement(
                 f"the same over the whole training (mean of its logarithm), iCT minus GC {name}",
-                _gain(alone, row, _area),
+                gain(alone, row, mean_log_distance),
                 main,
             ),
             Statement(
-                f"ODE error at the end, iCT minus GC {name}", _gain(alone, row, _ode), main=False
+                f"ODE error at the end, iCT minus GC {name}", gain(alone, row, last_error), False
             ),
             Statement(
                 f"updates until GC {name} has iCT's last ODE error: share of the training saved",
-                _saved(alone, row),
+                updates_saved(alone, row),
                 main=False,
             ),
         ]
     return [
-        *told,
+        *statements,
         Statement(
             "feature Fréchet distance at the end, minibatch OT minus GC share 0.5",
-            _gain(dealt, half, _last),
+            gain(transport, half, last_distance),
             main=False,
         ),
     ]
 
 
-def _last(one: Any) -> float:
-    return one[COMPARED]
+def last_distance(one: Measures) -> float:
+    distance: float = one[COMPARED]
+    return distance
 
 
-def _ode(one: Any) -> float:
-    return one["ode_error"]
+def last_error(one: Measures) -> float:
+    error: float = one["ode_error"]
+    return error
 
 
-def _area(one: Any) -> float:
+def mean_log_distance(one: Measures) -> float:
     values = torch.tensor([point[COMPARED] for point in one["curve"]], dtype=torch.float64)
     return values.log().mean().item()
 
 
-def _gain(over: Any, of: Any, value: Any) -> tuple[float, ...]:
-    return tuple(value(over[seed]) - value(of[seed]) for seed in over if seed in of)
+def gain(over: Seeds, of: Seeds, value: Callable[[Measures], float]) -> tuple[float, ...]:
+    """over - of, seed by seed."""
+    return tuple(value(over[seed]) - value(of[seed]) for seed in common_seeds(over, of))
 
 
-def _reached(one: Any, goal: float) -> float:
-    """The share of the training after which its ODE error is first at the goal; 1 where it never
-    is.
-    """
-    steps = [point["step"] for point in one["curve"] if point["ode_error"] <= goal]
+def share_until(one: Measures, error: float) -> float:
+    """The share of the training until its ODE error is first this low; 1 if it never is."""
+    steps = [point["step"] for point in one["curve"] if point["ode_error"] <= error]
     return steps[0] / one["curve"][-1]["step"] if steps else 1.0
 
 
-def _saved(alone: Any, row: Any) -> tuple[float, ...]:
-    """How much earlier the row is where the other ends than the other is there itself."""
-    told = []
-    for seed in (seed for seed in alone if seed in row):
-        goal = alone[seed]["curve"][-1]["ode_error"]
-        told.append(_reached(alone[seed], goal) - _reached(row[seed], goal))
-    return tuple(told)
+def updates_saved(alone: Seeds, row: Seeds) -> tuple[float, ...]:
+    """How much earlier the row has the last error of `alone` than `alone` itself."""
+    shares = []
+    for seed in common_seeds(alone, row):
+        error = alone[seed]["curve"][-1]["ode_error"]
+        shares.append(share_until(alone[seed], error) - share_until(row[seed], error))
+    return tuple(shares)
 
 
-def words(found: Found) -> Sequence[str]:
-    alone, dealt, half, falling = (found[name] for name in ARMS)
+def comments(results: Results) -> Sequence[str]:
     distance, error, spread = (
-        [pm(column(row, measure)) for row in (alone, dealt, half, falling)]
+        [pm(column(results[name], measure)) for name in ARMS]
         for measure in (COMPARED, "ode_error", "variance_ratio")
     )
     return [
@@ -142,21 +138,19 @@ def words(found: Found) -> Sequence[str]:
     ]
 
 
-def figure(found: Found) -> Figure:
+def figure(results: Results) -> Figure:
     drawing, plots = report.axes(2, width=8.6)
-    for ax, measure, label in zip(
-        plots, ("ode_error", COMPARED), ("ODE error (rms)", "feature Fréchet distance"), strict=True
-    ):
-        curves = {name: by_step(found[name], measure) for name in ARMS}
-        for name, curve in curves.items():
-            line(ax, *curve, name)
+    labels = {"ode_error": "ODE error (rms)", COMPARED: "feature Fréchet distance"}
+    for ax, (measure, label) in zip(plots, labels.items(), strict=True):
+        means = []
+        for name in ARMS:
+            steps, columns = by_step(results[name], measure)
+            line(ax, steps, columns, name)
+            means += [sum(values) / len(values) for values in columns]
         ax.set(xlabel="updates", ylabel=label, yscale="log")
-        least = min(
-            sum(values) / len(values) for _, columns in curves.values() for values in columns
-        )
-        ax.set_ylim(bottom=0.7 * least)  # an interval may hold 0
+        ax.set_ylim(bottom=0.7 * min(means))  # an interval may contain 0
     plots[0].legend()
-    return finished(
+    return as_figure(
         drawing,
         "Quality of one-step samples against updates, by coupling",
         "Of the average of the weights, one evaluation from pure noise. Left: root mean square to"
@@ -179,6 +173,6 @@ CLAIM = Claim(
     rows=ROWS,
     measures={**QUALITY, **COST},
     statements=statements,
-    words=words,
+    comments=comments,
     figure=figure,
 )

@@ -1,4 +1,4 @@
-"""Multistep consistency models by their number of segments: from a consistency model to diffusion."""
+"""Multistep consistency models by number of segments: from a consistency model to diffusion."""
 
 from __future__ import annotations
 
@@ -12,67 +12,76 @@ import torch
 from fewstep.analysis import report
 from fewstep.analysis.claims import reference
 from fewstep.analysis.claims.arms import MIXTURE, Arm, ideal, solutions
-from fewstep.analysis.claims.claim import COST, QUALITY, Claim, Found, column, pm
+from fewstep.analysis.claims.claim import COST, QUALITY, Claim, Results, column, pm
 from fewstep.analysis.claims.measurements import Row
-from fewstep.analysis.claims.plots import finished, line
-from fewstep.analysis.claims.verdicts import Statement, excess, interval, verdict
+from fewstep.analysis.claims.plots import as_figure, line
+from fewstep.analysis.claims.verdicts import (
+    Statement,
+    common_seeds,
+    excess,
+    interval,
+    verdict,
+)
 from fewstep.analysis.report import Figure
 from fewstep.core.process import cosine
-from fewstep.core.sampling import walk
+from fewstep.core.sampling import sample
 from fewstep.core.solvers import ddim
 from fewstep.run.generator import Generator
 
 # N = 128 steps are more than 900 updates can link, 64 are not; c = 0.1 lies between the norm, under
-# which K = 2
-# keeps noise, and the squared error, which blurs (docs/log.md).
+# which K = 2 keeps noise, and the squared error, which blurs (docs/log.md).
 MCM: dict[str, Any] = {"steps": 16, "steps_end": 64, "pairs": "addim", "c": 0.1}
 KS = (1, 2, 4, 8)
 MANY = 64  # as many segments as steps: diffusion
-CHOSEN_ON = "1"  # the seed on which these settings were chosen
+DIFFUSION = f"K = {MANY} of {MANY} steps: diffusion"
+TUNING_SEED = "1"  # the seed on which these settings were chosen
 
 
-def with_fewer(shared: Path, generator: Generator) -> dict[str, Any]:
+def with_fewer(folder: Path, generator: Generator) -> dict[str, Any]:
     """The same network sampled by DDIM with K steps, as diffusion models are."""
-    process, found = generator.method.process, {}
-    x = process.prior(reference.noise(MIXTURE))
+    process = generator.method.process
+    prior = process.prior(reference.noise(MIXTURE))
+    no_labels = torch.full((len(prior),), -1)
+    numbers = {}
     for k in KS:
         grid = torch.linspace(process.t_max, 0.0, k + 1, dtype=torch.float64).tolist()
         with torch.no_grad():
-            made = walk(process, generator.denoiser, x, grid, ddim, torch.full((len(x),), -1))
-        found[f"{k} steps"] = reference.rms(made - reference.solved(shared, MIXTURE, process))
-        found[f"{k} steps, energy_x1000"] = reference.scores(MIXTURE, made)["energy_x1000"]
-    return found
+            x = sample(process, generator.denoiser, prior, grid, ddim, no_labels)
+        numbers[f"{k} steps"] = reference.rms(x - reference.solution(folder, MIXTURE, process))
+        numbers[f"{k} steps, energy_x1000"] = reference.scores(MIXTURE, x)["energy_x1000"]
+    return numbers
 
 
-def arm(k: int, extra: Any = None) -> Row:
-    made = Arm(method="mcm", options={"K": k, **MCM}, taught=True, extra=extra)
-    return made.row(29.0, solutions(MIXTURE, cosine()))
+def mcm_row(k: int, extra: Any = None) -> Row:
+    arm = Arm(method="mcm", options={"K": k, **MCM}, exact_teacher=True, extra=extra)
+    return arm.row(29.0, solutions(MIXTURE, cosine()))
 
 
-def cd() -> Row:
-    """Consistency distillation, which Direct CM is compared with too."""
-    made = Arm(method="cd", options={"n": 16, "solver": "heun"}, taught=True)
-    return made.row(29.0, solutions(MIXTURE))
+def cd_row() -> Row:
+    """Consistency distillation, with which Direct CM is compared too."""
+    arm = Arm(method="cd", options={"n": 16, "solver": "heun"}, exact_teacher=True)
+    return arm.row(29.0, solutions(MIXTURE))
 
 
 ROWS = {
-    **{f"K = {k}": arm(k) for k in KS},
-    f"K = {MANY} of {MANY} steps: diffusion": arm(MANY, with_fewer),
-    "CD": cd(),
+    **{f"K = {k}": mcm_row(k) for k in KS},
+    DIFFUSION: mcm_row(MANY, with_fewer),
+    "CD": cd_row(),
     "exact ODE": ideal(MIXTURE),
 }
-LAST = f"K = {MANY} of {MANY} steps: diffusion"
 
 
-def statements(found: Found) -> Sequence[Statement]:
+def statements(results: Results) -> Sequence[Statement]:
     steps = [
-        Statement(
-            f"ODE error, K = {a} minus K = {b}",
-            excess(found[f"K = {a}"], found[f"K = {b}"], "ode_error"),
-        )
-        for a, b in pairwise(KS)
+        Statement(f"ODE error, K = {a} minus K = {b}", gain(results, a, b)) for a, b in pairwise(KS)
     ]
-    first, most = found["K = 1"], found[f"K = {KS[-1]}"]
+    first = results["K = 1"]
+    most = results["K = 8"]
+    diffusion = results[DIFFUSION]
+    at_eight_steps = tuple(
+        diffusion[seed]["8 steps"] - most[seed]["ode_error"]
+        for seed in common_seeds(diffusion, most)
+    )
     return [
         *steps,
         Statement("1000 x energy distance, K = 1 minus K = 8", excess(first, most, "energy_x1000")),
@@ -83,82 +92,69 @@ def statements(found: Found) -> Sequence[Statement]:
         ),
         Statement(
             f"ODE error, K = 8 minus K = {MANY}, diffusion",
-            excess(most, found[LAST], "ode_error"),
+            excess(most, diffusion, "ode_error"),
             main=False,
         ),
-        Statement("ODE error at 8 steps, diffusion minus MCM", _against(found), main=False),
+        Statement("ODE error at 8 steps, diffusion minus MCM", at_eight_steps, main=False),
     ]
 
 
-def _against(found: Found) -> tuple[float, ...]:
-    most = found["K = 8"]
-    return tuple(
-        found[LAST][seed]["8 steps"] - most[seed]["ode_error"]
-        for seed in most
-        if seed in found[LAST]
-    )
+def gain(results: Results, fewer: int, more: int) -> tuple[float, ...]:
+    """The ODE error with fewer segments minus that with more, seed by seed."""
+    return excess(results[f"K = {fewer}"], results[f"K = {more}"], "ode_error")
 
 
-def words(found: Found) -> Sequence[str]:
-    errors = ", ".join(f"{pm(column(found[f'K = {k}'], 'ode_error'))} at {k}" for k in KS)
-    fewer = ", ".join(f"{pm(column(found[LAST], f'{k} steps'))} at {k}" for k in KS)
+def comments(results: Results) -> Sequence[str]:
+    diffusion = results[DIFFUSION]
+    errors = ", ".join(f"{pm(column(results[f'K = {k}'], 'ode_error'))} at {k}" for k in KS)
+    fewer = ", ".join(f"{pm(column(diffusion, f'{k} steps'))} at {k}" for k in KS)
     return [
         (
-            f"ODE errors by K: {errors}; {pm(column(found[LAST], 'ode_error'))} at K = {MANY},"
+            f"ODE errors by K: {errors}; {pm(column(diffusion, 'ode_error'))} at K = {MANY},"
             " where every step is a segment and the model is a diffusion model. The same diffusion"
             f" model with fewer DDIM steps has {fewer}. A consistency model, which K = 1 is,"
-            f" distilled by CD on its own process, has {pm(column(found['CD'], 'ode_error'))}."
+            f" distilled by CD on its own process, has {pm(column(results['CD'], 'ode_error'))}."
         ),
-        *_without(found),
+        *_without_tuning_seed(results),
     ]
 
 
-def _without(found: Found) -> list[str]:
-    """The statements over the seeds that nothing was chosen on."""
+def _without_tuning_seed(results: Results) -> list[str]:
+    """The verdicts over the seeds on which nothing was chosen."""
     rest = {
-        name: {s: one for s, one in row.items() if s != CHOSEN_ON} for name, row in found.items()
+        name: {seed: one for seed, one in row.items() if seed != TUNING_SEED}
+        for name, row in results.items()
     }
-    seeds = len(rest["K = 1"])
-    if not seeds:
+    count = len(rest["K = 1"])
+    if not count:
         return []
-    again = ", ".join(
-        f"{a} to {b} {verdict(interval(excess(rest[f'K = {a}'], rest[f'K = {b}'], 'ode_error')))}"
-        for a, b in pairwise(KS)
-    )
+    verdicts = [f"{a} to {b} {verdict(interval(gain(rest, a, b)))}" for a, b in pairwise(KS)]
     return [
         "The setting (16 to 64 steps, c = 0.1) was chosen on seed 1 among six, as the only one"
-        f" that orders all K there. Over the {seeds} other seeds alone: {again}."
+        f" that orders all K there. Over the {count} other seeds alone: {', '.join(verdicts)}."
     ]
 
 
-def figure(found: Found) -> Figure:
+def figure(results: Results) -> Figure:
     drawing, plots = report.axes(2, width=8.6)
-    for ax, measure, label in zip(
-        plots,
-        ("ode_error", "energy_x1000"),
-        ("ODE error (rms)", "energy distance x 1000"),
-        strict=True,
-    ):
-        rows = [found[f"K = {k}"] for k in KS] + [found[LAST]]
-        line(ax, [*KS, MANY], [column(row, measure) for row in rows], "MCM, K segments")
-        kept = [
-            column(found[LAST], f"{k} steps" + ("" if measure == "ode_error" else f", {measure}"))
-            for k in KS
-        ]
-        line(ax, [*KS, MANY], [*kept, column(found[LAST], measure)], "diffusion (K = 64), DDIM")
-        mean = interval(column(found["CD"], measure)).mean
+    diffusion = results[DIFFUSION]
+    steps = [*KS, MANY]
+    labels = {"ode_error": "ODE error (rms)", "energy_x1000": "energy distance x 1000"}
+    for ax, (measure, label) in zip(plots, labels.items(), strict=True):
+        segments = [column(results[f"K = {k}"], measure) for k in KS]
+        suffix = "" if measure == "ode_error" else f", {measure}"
+        fewer = [column(diffusion, f"{k} steps{suffix}") for k in KS]
+        many = column(diffusion, measure)
+        line(ax, steps, [*segments, many], "MCM, K segments")
+        line(ax, steps, [*fewer, many], "diffusion (K = 64), DDIM")
+        mean = interval(column(results["CD"], measure)).mean
         ax.axhline(mean, color="#555555", linestyle="--", label="CD, one step")
-        ax.set(
-            xscale="log",
-            xlabel="steps of the sampler",
-            ylabel=label,
-            xticks=[*KS, MANY],
-            xticklabels=[*KS, MANY],
-        )
+        ax.set(xscale="log", xlabel="steps of the sampler", ylabel=label)
+        ax.set(xticks=steps, xticklabels=steps)
         ax.minorticks_off()
     plots[1].set_yscale("log")
     plots[0].legend()
-    return finished(
+    return as_figure(
         drawing,
         "Errors of multistep models by number of segments, between CD and diffusion",
         "Left: root mean square to the exact ODE solution from the same noise. Right: distance of"
@@ -174,13 +170,13 @@ CLAIM = Claim(
         " come near diffusion (MCM, arXiv 2403.06807)."
     ),
     setting=(
-        "digits mixture (64-D, unlabelled), exact teacher, aDDIM pairs on the cosine process, 16 to"
+        "digits mixture (64-D, no_labels), exact teacher, aDDIM pairs on the cosine process, 16 to"
         " 64 steps, c = 0.1; one network of 0.55 M weights for each K, 900 updates of batch 128,"
         " sampled with K steps. CD: 16 levels, Heun, on edm."
     ),
     rows=ROWS,
     measures={**QUALITY, **COST},
     statements=statements,
-    words=words,
+    comments=comments,
     figure=figure,
 )

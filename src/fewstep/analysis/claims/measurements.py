@@ -1,4 +1,4 @@
-"""What is measured: rows of a table, each a function of the seed; and where their numbers are kept."""
+"""What is measured: rows of a table, each a function of the seed; and the file of their numbers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ from fewstep.base.errors import StorageError
 from fewstep.run.checkpoint import replace_file
 
 FILE = "claims.json"
-FIXED = 0  # the seed of a row that has none
 
-Measure = Callable[[Path, int], dict[str, Any]]  # (folder of what is shared, seed) -> numbers
+Measure = Callable[[Path, int], dict[str, Any]]  # (folder of common files, seed) -> numbers
 
 
 @dataclass(frozen=True)
 class Row:
-    """A measurement by seed. `measure` crosses to another process, so it is a module's function or
-    a partial of one.
+    """A measurement by seed.
 
-    settings: all that its numbers depend on, as JSON: what was measured under others is measured
-    anew.
-    needs: rows that are measured first, since this one finds their files. cost: CPU seconds, about.
+    measure: a function of a module or a partial of one, since it crosses to another process.
+    settings: all that the numbers depend on, as JSON; numbers under other settings do not count.
+    needs: rows that are measured first, since this one reads their files.
+    cost: CPU seconds, about. by_seed: False for an exact number, which has seed 0 alone.
     """
 
     measure: Measure
@@ -37,14 +36,19 @@ class Row:
     command: str
     cost: float = 1.0
     needs: tuple[Row, ...] = ()
-    seeded: bool = True
+    by_seed: bool = True
 
     @cached_property
     def digest(self) -> str:
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]
 
+    @cached_property
+    def depth(self) -> int:
+        """How many rows have to be measured before it, one after the other."""
+        return 1 + max((row.depth for row in self.needs), default=-1)
+
     def seeds(self, count: int) -> range:
-        return range(1, count + 1) if self.seeded else range(FIXED, FIXED + 1)
+        return range(1, count + 1) if self.by_seed else range(1)
 
 
 @dataclass(frozen=True)
@@ -61,22 +65,20 @@ class Job:
 
 @dataclass
 class Store:
-    """`claims.json`: every measured number by the digest of its settings, written whole after each
-    job.
-    """
+    """`claims.json`: every number by the digest of its settings, written whole after each job."""
 
     folder: Path
-    measured: dict[str, dict[str, Any]] = field(default_factory=dict)
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
     claims: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def open(folder: Path) -> Store:
-        """What the folder holds already. Raises StorageError where it cannot be read or made."""
+        """The folder's store, or an empty one. Raises StorageError if it cannot be read or made."""
         file = folder / FILE
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            kept = json.loads(file.read_text()) if file.exists() else {}
-            return Store(folder, kept.get("measured", {}), kept.get("claims", {}))
+            facts = json.loads(file.read_text()) if file.exists() else {}
+            return Store(folder, facts.get("measured", {}), facts.get("claims", {}))
         except (OSError, ValueError, AttributeError) as error:
             raise StorageError(
                 f"{file}: {error}: expected what --claims wrote, or another --out"
@@ -88,22 +90,20 @@ class Store:
 
     def seeds(self, row: Row) -> dict[str, dict[str, Any]]:
         """The row's numbers by seed."""
-        return self.measured.get(row.digest, {}).get("seeds", {})
+        return self.results.get(row.digest, {}).get("seeds", {})
 
     def has(self, job: Job) -> bool:
         return str(job.seed) in self.seeds(job.row)
 
-    def put(self, job: Job, found: dict[str, Any]) -> None:
+    def put(self, job: Job, numbers: dict[str, Any]) -> None:
         row = job.row
-        kept = self.measured.setdefault(
-            row.digest, {"settings": row.settings, "command": row.command, "seeds": {}}
-        )
-        kept["seeds"][str(job.seed)] = found
+        empty = {"settings": row.settings, "command": row.command, "seeds": {}}
+        self.results.setdefault(row.digest, empty)["seeds"][str(job.seed)] = numbers
         self.write()
 
     def write(self) -> None:
         facts = {"torch": torch.__version__, "cores": os.cpu_count(), "claims": self.claims}
-        text = json.dumps({**facts, "measured": self.measured}, indent=1) + "\n"
+        text = json.dumps({**facts, "measured": self.results}, indent=1) + "\n"
         try:
             replace_file(self.file, text.encode())
         except OSError as error:

@@ -1,5 +1,6 @@
-"""How fast training and distillation come near the data as their grid gets finer, without any
-network.
+"""How fast training and distillation approach the data as their grid gets finer.
+
+The optima are computed by quadrature, without any network.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import torch
 
 from fewstep import exact
 from fewstep.analysis import report
-from fewstep.analysis.claims.claim import Claim, Found, number
+from fewstep.analysis.claims.claim import Claim, Results, number
 from fewstep.analysis.claims.measurements import Row
-from fewstep.analysis.claims.plots import finished
+from fewstep.analysis.claims.plots import as_figure
 from fewstep.analysis.claims.verdicts import Statement
 from fewstep.analysis.report import Figure
 from fewstep.core.solvers import euler, heun
@@ -23,87 +24,73 @@ from fewstep.exact import oracle
 
 NS = (10, 20, 40, 80, 160, 320, 640, 1280)
 LAW = {"means": (-0.5, 0.5), "std": 0.05}
-KINDS: dict[str, tuple[float, float]] = {
+KINDS: dict[str, tuple[float, float]] = {  # the slope of theory, and what is allowed beside it
     "CT": (0.25, 0.05),
     "CD, Euler": (1.0, 0.25),
     "CD, Heun": (2.0, 0.5),
 }
-SEEN = {
-    "CT": "w2",
-    "CD, Euler": "error",
-    "CD, Heun": "error",
-}  # what falls: distances of CD end at the data's own
+# What falls. The distances of CD to the data end at the law's own.
+FALLING = {"CT": "w2", "CD, Euler": "error", "CD, Heun": "error"}
+FLOOR = 2e-5  # errors below it are the quadrature's
 
 
-def measured(kind: str, n: int, shared: Path, seed: int) -> dict[str, float]:
-    """W2 of one-step samples to the data, and the root mean square distance to the exact map, at n
-    intervals.
-    """
-    law = exact.Mixture(
-        weights=[1.0, 1.0], means=torch.tensor(LAW["means"])[:, None], std=LAW["std"]
-    )
+def measure(kind: str, n: int, folder: Path, seed: int) -> dict[str, float]:
+    """W2 of one-step samples to the data, and the rms distance to the exact map, at n intervals."""
+    means = torch.tensor(LAW["means"])[:, None]
+    law = exact.Mixture(weights=[1.0, 1.0], means=means, std=LAW["std"])
     times = karras(0.002, 80.0, n, 7.0).flip(0)
-    solver = heun if kind.endswith("Heun") else euler
-    made = oracle.trained(law, times) if kind == "CT" else oracle.distilled(law, times, solver)
-    return {"w2": made.w2(), "error": made.error(), "std": made.std}
+    if kind == "CT":
+        optimum = oracle.trained(law, times)
+    else:
+        optimum = oracle.distilled(law, times, heun if kind.endswith("Heun") else euler)
+    return {"w2": optimum.w2(), "error": optimum.error(), "std": optimum.std}
 
 
 def row(kind: str, n: int) -> Row:
-    facts = {"oracle": kind, "n": n, **{name: str(value) for name, value in LAW.items()}}
+    settings = {"oracle": kind, "n": n, **{name: str(value) for name, value in LAW.items()}}
     cost = n / 100 if kind == "CT" else n / 400
-    return Row(
-        partial(measured, kind, n),
-        facts,
-        "fewstep verify --claims --only oracle",
-        cost,
-        seeded=False,
-    )
+    command = "fewstep verify --claims --only oracle"
+    return Row(partial(measure, kind, n), settings, command, cost, by_seed=False)
 
 
-def curve(found: Found, kind: str, measure: str) -> list[float]:
-    return [found[f"{kind}, N = {n}"]["0"][measure] for n in NS]
+def curve(results: Results, kind: str, measure: str) -> list[float]:
+    return [results[f"{kind}, N = {n}"]["0"][measure] for n in NS]
 
 
 def slope(values: Sequence[float], floor: float = 0.0) -> float:
-    """-d log(value) / d log(N), least squares over the finest half of the grids that lie above the
-    floor.
-    """
-    kept = [(n, value) for n, value in zip(NS, values, strict=True) if value > floor][-4:]
-    x, y = (torch.tensor(part, dtype=torch.float64).log() for part in zip(*kept, strict=True))
+    """-d log(value) / d log(N), by least squares over the four finest grids above the floor."""
+    points = [(n, value) for n, value in zip(NS, values, strict=True) if value > floor][-4:]
+    x, y = (torch.tensor(part, dtype=torch.float64).log() for part in zip(*points, strict=True))
     x = x - x.mean()
     return -float((x @ y) / (x @ x))
 
 
-FLOOR = 2e-5  # errors below it are the quadrature's
+def slopes(results: Results) -> dict[str, float]:
+    return {kind: slope(curve(results, kind, FALLING[kind]), FLOOR) for kind in KINDS}
 
 
-def slopes(found: Found) -> dict[str, float]:
-    return {kind: slope(curve(found, kind, SEEN[kind]), FLOOR) for kind in KINDS}
-
-
-def statements(found: Found) -> Sequence[Statement]:
-    told, fits = [], slopes(found)
-    for kind, (claimed, within) in KINDS.items():
-        what = "W2 to the data" if SEEN[kind] == "w2" else "error to the exact map"
+def statements(results: Results) -> Sequence[Statement]:
+    fits = slopes(results)
+    statements = []
+    for kind, (theory, within) in KINDS.items():
+        what = "W2 to the data" if FALLING[kind] == "w2" else "error to the exact map"
         text = (
             f"{kind}: {what} falls like N^-{fits[kind]:.2f}; allowed are {within:g} less its"
-            f" distance to N^-{claimed:g}"
+            f" distance to N^-{theory:g}"
         )
-        told.append(
-            Statement(
-                text, (within - abs(fits[kind] - claimed),), main=kind != "CD, Heun", sure=True
-            )
-        )
-    last = {kind: curve(found, kind, "error")[-1] for kind in KINDS}
+        room = within - abs(fits[kind] - theory)
+        statements.append(Statement(text, (room,), main=kind != "CD, Heun", exact=True))
+    last = {kind: curve(results, kind, "error")[-1] for kind in KINDS}
     text = f"error to the exact map at N = {NS[-1]}, CT minus CD by Euler"
-    return [*told, Statement(text, (last["CT"] - last["CD, Euler"],), sure=True)]
+    return [*statements, Statement(text, (last["CT"] - last["CD, Euler"],), exact=True)]
 
 
-def words(found: Found) -> Sequence[str]:
-    fits = slopes(found)
-    last = {kind: (curve(found, kind, "w2")[-1], curve(found, kind, "error")[-1]) for kind in KINDS}
-    told = "; ".join(
-        f"{kind} {number(w2)} and {number(error)}" for kind, (w2, error) in last.items()
+def comments(results: Results) -> Sequence[str]:
+    fits = slopes(results)
+    ends = "; ".join(
+        f"{kind} {number(curve(results, kind, 'w2')[-1])} and"
+        f" {number(curve(results, kind, 'error')[-1])}"
+        for kind in KINDS
     )
     return [
         (
@@ -112,30 +99,26 @@ def words(found: Found) -> Sequence[str]:
             " which blurs the boundary between the modes by a width that goes like N^-1/2."
             f" Distillation's error to the exact map falls like N^-{fits['CD, Euler']:.2f} by"
             f" Euler's and N^-{fits['CD, Heun']:.2f} by Heun's moves. At N = {NS[-1]} W2 and error"
-            f" are: {told}."
+            f" are: {ends}."
         ),
-        "Nothing is drawn here, so there are no seeds and no intervals: a statement holds or not.",
+        "Nothing is random here, so there are no seeds and no intervals: a statement holds or not.",
     ]
 
 
-def figure(found: Found) -> Figure:
+def figure(results: Results) -> Figure:
     drawing, plots = report.axes(2, width=8.6)
-    for ax, measure, label in zip(
-        plots,
-        ("w2", "error"),
-        ("W2 of one-step samples to the data", "error to the exact map (rms)"),
-        strict=True,
-    ):
-        for kind, (claimed, _) in KINDS.items():
-            values = curve(found, kind, measure)
-            (drawn,) = ax.plot(NS, values, marker="o", label=kind)
-            if measure == SEEN[kind]:
-                line = [values[2] * (n / NS[2]) ** -claimed for n in NS]
-                ax.plot(NS, line, ":", color=drawn.get_color(), label=f"N^-{claimed:g}")
+    labels = {"w2": "W2 of one-step samples to the data", "error": "error to the exact map (rms)"}
+    for ax, (measure, label) in zip(plots, labels.items(), strict=True):
+        for kind, (theory, _) in KINDS.items():
+            values = curve(results, kind, measure)
+            (points,) = ax.plot(NS, values, marker="o", label=kind)
+            if measure == FALLING[kind]:
+                line = [values[2] * (n / NS[2]) ** -theory for n in NS]
+                ax.plot(NS, line, ":", color=points.get_color(), label=f"N^-{theory:g}")
         ax.set(xscale="log", yscale="log", xlabel="intervals N", ylabel=label)
         ax.legend()
     plots[1].set_ylim(bottom=1e-6)
-    return finished(
+    return as_figure(
         drawing,
         "W2 and error of the exact optima of consistency training and distillation by number of"
         " intervals",
@@ -160,6 +143,6 @@ CLAIM = Claim(
     rows={f"{kind}, N = {n}": row(kind, n) for kind in KINDS for n in NS},
     measures={"w2": "W2", "error": "error to the exact map", "std": "standard deviation"},
     statements=statements,
-    words=words,
+    comments=comments,
     figure=figure,
 )

@@ -1,4 +1,4 @@
-"""What the claims' figures share: a line with its band over seeds, and what the caption says of it."""
+"""What the claims' figures have in common: a line with its band over seeds, and the caption."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ def line(
     ax: Axes, x: Sequence[float], columns: Sequence[Sequence[float]], label: str, **style: Any
 ) -> None:
     """The mean of each column over the seeds against x, and the band of its interval."""
-    found = [interval(values) for values in columns]
-    (drawn,) = ax.plot(x, [one.mean for one in found], label=label, **{"marker": "o", **style})
+    estimates = [interval(values) for values in columns]
+    means = [one.mean for one in estimates]
+    (curve,) = ax.plot(x, means, label=label, **{"marker": "o", **style})
     if len(columns[0]) > 1:
-        low, high = [one.low for one in found], [one.high for one in found]
-        ax.fill_between(x, low, high, color=drawn.get_color(), alpha=0.18, linewidth=0)
+        low = [one.low for one in estimates]
+        high = [one.high for one in estimates]
+        ax.fill_between(x, low, high, color=curve.get_color(), alpha=0.18, linewidth=0)
 
 
 def by_step(seeds: Seeds, measure: str) -> tuple[list[float], list[list[float]]]:
@@ -32,6 +34,6 @@ def by_step(seeds: Seeds, measure: str) -> tuple[list[float], list[list[float]]]
     return steps, [[curve[i][measure] for curve in curves] for i in range(len(steps))]
 
 
-def finished(drawing: Any, alt: str, caption: str, told: str = BAND) -> Figure:
-    """The drawing with its caption; `told` says what lines, points and bands are."""
-    return Figure(svg(drawing), alt, f"{caption} {told}")
+def as_figure(drawing: Any, alt: str, caption: str, legend: str = BAND) -> Figure:
+    """The drawing with its caption; `legend` says what lines, points and bands are."""
+    return Figure(svg(drawing), alt, f"{caption} {legend}")

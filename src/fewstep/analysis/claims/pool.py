@@ -1,4 +1,4 @@
-"""Jobs on all cores: each in a process of one thread, results handed over as they come."""
+"""Jobs on all cores, each in a process of one thread; every result is stored as it comes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from tqdm import tqdm
 from fewstep.analysis.claims.measurements import Job, Store
 from fewstep.base.errors import FewstepError, Stopped, require
 
-SHARED = "shared"  # the folder beside claims.json of what several jobs read
+SHARED = "shared"  # the folder beside claims.json of files that several jobs read
+
+Numbers = dict[str, Any]
 
 
 def cores() -> int:
@@ -26,69 +29,47 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def ordered(jobs: list[Job]) -> list[Job]:
-    """Each once, what they need included and first; then the dearest first, so that no core is left
-    with one.
-    """
-    found: dict[tuple[str, int], Job] = {}
-
-    def add(job: Job) -> None:
-        for row in job.row.needs:
-            for seed in (job.seed,) if row.seeded else row.seeds(1):
-                add(Job(row, seed))
-        found.setdefault(job.key, job)
-
-    for job in sorted(jobs, key=lambda job: -job.row.cost):
-        add(job)
-    needed = {row.digest for job in found.values() for row in job.row.needs}
-    return sorted(found.values(), key=lambda job: job.row.digest not in needed)
+def waves(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Each job once, and what it needs in a wave before its own; in a wave the dearest first."""
+    unique: dict[tuple[str, int], Job] = {}
+    todo = list(jobs)
+    while todo:
+        job = todo.pop(0)
+        unique.setdefault(job.key, job)
+        todo += [Job(row, job.seed if row.by_seed else 0) for row in job.row.needs]
+    in_order = sorted(unique.values(), key=lambda job: (job.row.depth, -job.row.cost))
+    return [list(wave) for _, wave in groupby(in_order, key=lambda job: job.row.depth)]
 
 
-def ready(job: Job, waiting: set[tuple[str, int]]) -> bool:
-    """Whether nothing that the job needs is still to be measured."""
-    return not any((row.digest, job.seed if row.seeded else 0) in waiting for row in job.row.needs)
-
-
-def measured(job: Job, shared: Path) -> dict[str, Any]:
+def measure(job: Job, folder: Path) -> Numbers:
     """What a worker does: the numbers, and the CPU seconds they took."""
-    begun = time.process_time()
-    found = job.row.measure(shared, job.seed)
-    return {**found, "job_seconds": time.process_time() - begun}
+    start = time.process_time()
+    numbers = job.row.measure(folder, job.seed)
+    return {**numbers, "job_seconds": time.process_time() - start}
 
 
-def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    torch.set_num_threads(1)
+def in_this_process(jobs: list[list[Job]], folder: Path) -> Iterator[tuple[Job, Numbers]]:
+    """The results one after another."""
+    for wave in jobs:
+        for job in wave:
+            yield job, measure(job, folder)
 
 
-def here(jobs: list[Job], shared: Path) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """The results one after another, in this process."""
-    for job in jobs:
-        yield job, measured(job, shared)
-
-
-def spread(jobs: list[Job], shared: Path, workers: int) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """The results as they come, from `workers` processes that are ended whatever happens here."""
-    left, running = list(jobs), dict[Future[dict[str, Any]], Job]()
-    context = multiprocessing.get_context("spawn")
-    before, pool = (
-        set(multiprocessing.active_children()),
-        ProcessPoolExecutor(workers, context, _begin),
-    )
+def in_processes(
+    jobs: list[list[Job]], folder: Path, workers: int
+) -> Iterator[tuple[Job, Numbers]]:
+    """The results as they come, from `workers` processes that end whatever happens here."""
+    before = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
     try:
-        while left or running:
-            waiting = {job.key for job in (*left, *running.values())}
-            for job in [job for job in left if ready(job, waiting - {job.key})][
-                : workers - len(running)
-            ]:
-                left.remove(job)
-                running[pool.submit(measured, job, shared)] = job
-            for done in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(done), done.result()
+        for wave in jobs:
+            futures = {pool.submit(measure, job, folder): job for job in wave}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
         pool.shutdown()
     except BrokenProcessPool as error:
         raise FewstepError(
-            "a worker was ended from outside, memory perhaps: go on with the same command"
+            "a worker was ended from outside, perhaps for lack of memory: the same command goes on"
         ) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -96,25 +77,32 @@ def spread(jobs: list[Job], shared: Path, workers: int) -> Iterator[tuple[Job, d
             child.terminate()
 
 
-def work(jobs: list[Job], store: Store, *, workers: int | None, progress: bool) -> None:
-    """Measures what the store lacks, and keeps every result at once.
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    torch.set_num_threads(1)
 
-    workers: processes, the cores by default; 1 works in this process. Raises Stopped on Ctrl-C.
+
+def work(jobs: Sequence[Job], store: Store, *, workers: int | None, progress: bool) -> None:
+    """Measures what the store lacks, and stores every result at once.
+
+    workers: processes, one for each core by default; 1 works in this process.
+    Raises Stopped on Ctrl-C.
     """
     count = cores() if workers is None else workers
     require(count >= 1, "jobs", count, "1 or more")
-    todo = [job for job in ordered(jobs) if not store.has(job)]
-    shared = store.folder / SHARED
-    shared.mkdir(parents=True, exist_ok=True)
-    total, threads = sum(job.row.cost for job in todo), torch.get_num_threads()
+    todo = [[job for job in wave if not store.has(job)] for wave in waves(jobs)]
+    folder = store.folder / SHARED
+    folder.mkdir(parents=True, exist_ok=True)
+    results = in_this_process(todo, folder) if count == 1 else in_processes(todo, folder, count)
+    total = sum(job.row.cost for wave in todo for job in wave)
     form = "{percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with tqdm(total=total, disable=not progress, bar_format=form) as bar:
-            results = here(todo, shared) if count == 1 else spread(todo, shared, count)
-            for number, (job, found) in enumerate(results, 1):
-                store.put(job, found)
-                bar.set_postfix_str(f"{number} of {len(todo)} jobs", refresh=False)
+            for number, (job, numbers) in enumerate(results, 1):
+                store.put(job, numbers)
+                bar.set_postfix_str(f"{number} of {sum(map(len, todo))} jobs", refresh=False)
                 bar.update(job.row.cost)
     except (KeyboardInterrupt, Stopped):
         raise Stopped(

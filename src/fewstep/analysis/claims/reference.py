@@ -1,10 +1,9 @@
-"""What samples are compared with: laws whose denoiser and ODE are known, and noise that is no
-run's.
-"""
+"""What samples are compared with: laws whose denoiser and ODE are known, and noise of no run."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,18 +23,20 @@ from fewstep.data import Dataset
 from fewstep.run.checkpoint import fingerprint
 from fewstep.run.sources import dataset_of
 
-SAMPLES = 2000  # that are scored, and trajectories that are solved
-REFERENCE = 10_000  # fresh draws of the law that they are compared with
+SAMPLES = 2000  # scored samples, and exact trajectories
+REFERENCE = 10_000  # draws of the law that they are compared with
 NEAR = 4000  # of those, for energy distances
-NOISE = 1_000_003  # seed of the noise that is scored: no run's
+NOISE = 1_000_003  # seed of the noise of the scored samples: no run's
 PROTOCOL = {"samples": SAMPLES, "reference": REFERENCE, "near": NEAR, "noise": NOISE, "version": 1}
 
 
-class Counted:
-    """The exact denoiser, which counts the samples that it was asked for."""
+class CountingDenoiser:
+    """The exact denoiser, which counts the samples that it is evaluated on."""
 
     def __init__(self, name: str, process: Process) -> None:
-        self.law, self.process, self.samples = law_on(name, process), process, 0
+        self.law = law_on(name, process)
+        self.process = process
+        self.samples = 0
 
     def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
         self.samples += len(x_t)
@@ -53,58 +54,59 @@ def data(name: str) -> Dataset:
     return dataset_of(f"exact:{name}")
 
 
+def no_labels(name: str, count: int) -> Tensor | None:
+    """The condition "no label" for so many rows; None for a law without classes."""
+    return torch.full((count,), -1) if data(name).classes else None
+
+
 @cache
 def judge(name: str) -> Classifier | None:
-    """The classifier of a law with classes; its last hidden layer is what features are."""
+    """The classifier of a law with classes; its last hidden layer gives the features."""
     return classifier(data(name)) if data(name).classes else None
 
 
 @cache
 def reference(name: str) -> tuple[Tensor, Tensor | None, float]:
-    """Fresh draws of the law, their features, and the spread of those that energy distances are to."""
-    drawn, eye = law_on(name).sample(REFERENCE, seed=NOISE), judge(name)
-    return drawn, eye.features(drawn) if eye else None, spread(drawn[:NEAR])
+    """New draws of the law, their features, and the spread of those for energy distances."""
+    draws = law_on(name).sample(REFERENCE, seed=NOISE)
+    network = judge(name)
+    features = network.features(draws) if network else None
+    return draws, features, spread(draws[:NEAR])
 
 
-def kept(file: Path, make: Any) -> dict[str, Tensor]:
-    """The tensors of a file, made and written first where there is none."""
+def load_or_make(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of a file, which is made first if it does not exist."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_name(f".{os.getpid()}-{file.name}")
-        np.savez(part, **{name: tensor.numpy() for name, tensor in make().items()})
+        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in make().items()}
+        np.savez(part, **arrays)
         part.replace(file)
-    with np.load(file, allow_pickle=False) as found:
-        return {name: torch.from_numpy(found[name]) for name in found.files}
+    with np.load(file, allow_pickle=False) as archive:
+        return {name: torch.from_numpy(archive[name]) for name in archive.files}
 
 
 def noise(name: str, count: int | None = None, seed: int = NOISE) -> Tensor:
-    """The unit noise that `Generator.sample` starts from with that seed, as many rows as are
-    scored.
-    """
+    """The unit noise that `Generator.sample` starts from with that seed, SAMPLES rows of it."""
     return normal(seed, "prior", 0, count or SAMPLES, law_on(name).shape, SAMPLING_BLOCK)
 
 
 @cache
-def solved(shared: Path, name: str, process: Process) -> Tensor:
-    """Where the exact ODE leads from the noise that is scored."""
-    tells = fingerprint({"solution": {"end": process.sigma(process.t_max), **_numbers(PROTOCOL)}})[
-        :12
-    ]
+def solution(folder: Path, name: str, process: Process) -> Tensor:
+    """Where the exact ODE leads from the noise of the scored samples."""
+    protocol = {key: torch.tensor(value) for key, value in PROTOCOL.items()}
+    digest = fingerprint({"solution": {"end": process.sigma(process.t_max), **protocol}})[:12]
 
     def solve() -> dict[str, Tensor]:
         law = law_on(name, process)
         return {"x0": law.solve(process.prior(noise(name)), process.t_max, 0.0)}
 
-    return kept(shared / f"solution-{name}-{tells}.npz", solve)["x0"]
+    return load_or_make(folder / f"solution-{name}-{digest}.npz", solve)["x0"]
 
 
-def _numbers(facts: dict[str, int]) -> dict[str, Tensor]:
-    return {name: torch.tensor(value) for name, value in facts.items()}
-
-
-def prepared(name: str, process: Process, shared: Path, seed: int) -> dict[str, Any]:
-    """A row of its own, so that no two jobs solve the same."""
-    x0 = solved(shared, name, process)
+def prepare(name: str, process: Process, folder: Path, seed: int) -> dict[str, Any]:
+    """A row of its own, so that no two jobs solve the same trajectories."""
+    x0 = solution(folder, name, process)
     judge(name)
     return {"trajectories": len(x0)}
 
@@ -113,27 +115,27 @@ def rms(x: Tensor) -> float:
     return x.double().square().mean().sqrt().item()
 
 
-def quick(name: str, x: Tensor) -> dict[str, float]:
-    """Squared Fréchet distances to fresh draws of the law, and the ratio of total variances."""
-    drawn, features, _ = reference(name)
-    eye = judge(name)
-    told = {
-        "pixel_frechet": frechet(x, drawn),
-        "variance_ratio": (x.var(0).sum() / drawn.var(0).sum()).item(),
-    }
-    return (
-        told
-        if eye is None or features is None
-        else {"feature_frechet": frechet(eye.features(x), features), **told}
-    )
+def quick_scores(name: str, x: Tensor) -> dict[str, float]:
+    """Squared Fréchet distances to new draws of the law, and the ratio of total variances."""
+    draws, features, _ = reference(name)
+    network = judge(name)
+    scores = {}
+    if network is not None and features is not None:
+        scores["feature_frechet"] = frechet(network.features(x), features)
+    scores["pixel_frechet"] = frechet(x, draws)
+    scores["variance_ratio"] = (x.var(0).sum() / draws.var(0).sum()).item()
+    return scores
 
 
 def scores(name: str, x: Tensor) -> dict[str, float]:
-    """`quick`, and 1000 times the energy distance."""
-    drawn, _, apart = reference(name)
-    return {**quick(name, x), "energy_x1000": 1000 * energy(x, drawn[:NEAR], apart)}
+    """The quick scores, and 1000 times the energy distance."""
+    draws, _, distance_within = reference(name)
+    return {
+        **quick_scores(name, x),
+        "energy_x1000": 1000 * energy(x, draws[:NEAR], distance_within),
+    }
 
 
-def ideal(name: str, shared: Path, seed: int) -> dict[str, Any]:
-    """What the exact solutions score: as good as samples can be; the same for every seed."""
-    return {"ode_error": 0.0, **scores(name, solved(shared, name, edm()))}
+def ideal(name: str, folder: Path, seed: int) -> dict[str, Any]:
+    """The scores of the exact solutions: as good as samples can be, the same for every seed."""
+    return {"ode_error": 0.0, **scores(name, solution(folder, name, edm()))}

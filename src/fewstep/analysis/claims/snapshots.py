@@ -1,10 +1,9 @@
-"""What a consistency model is asked along its training: to denoise at low noise, and to generate."""
+"""How well a consistency model denoises at low noise and generates, at steps of its training."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from fewstep.analysis.claims import reference
@@ -14,48 +13,51 @@ from fewstep.core.denoiser import Denoiser
 from fewstep.core.process import Process
 from fewstep.exact import transport
 
-LOW = (0.2, 0.3, 0.5)  # noise levels at which it is asked to denoise
+LOW = (0.2, 0.3, 0.5)  # noise levels of the denoising error
 ROWS = 256
 
 
-def noised(shared: Path, law: str) -> dict[str, Tensor]:
-    """Fresh data under low noise, `x 0.2` and so on, and where the exact ODE leads from there, `end
-    0.2`.
-    """
+def low_noise(folder: Path, law: str) -> dict[str, Tensor]:
+    """New data under low noise, `x 0.2` and so on, and where the exact ODE leads, `end 0.2`."""
 
     def make() -> dict[str, Tensor]:
-        truth_of, found = reference.law_on(law), dict[str, Tensor]()
-        x0 = truth_of.sample(ROWS, seed=reference.NOISE + 1)
-        z = normal(reference.NOISE, "low noise", 0, ROWS, truth_of.shape, 16)
+        exact_law = reference.law_on(law)
+        x0 = exact_law.sample(ROWS, seed=reference.NOISE + 1)
+        z = normal(reference.NOISE, "low noise", 0, ROWS, exact_law.shape, 16)
+        points: dict[str, Tensor] = {}
         for t in LOW:
-            found |= {f"x {t:g}": x0 + t * z, f"end {t:g}": transport.ends(truth_of, x0, z, t)}
-        return found
+            points[f"x {t:g}"] = x0 + t * z
+            points[f"end {t:g}"] = transport.ends(exact_law, x0, z, t)
+        return points
 
-    return reference.kept(shared / f"low-{law}-{ROWS}-{'-'.join(map(str, LOW))}.npz", make)
-
-
-def look(law: str, shared: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:
-    """Errors to the exact ODE of one evaluation: at low noise, and from pure noise."""
-    points = noised(shared, law)
-    away = [
-        denoiser(points[f"x {t:g}"].float(), t, _none(law, ROWS)) - points[f"end {t:g}"]
-        for t in LOW
-    ]
-    x = denoiser(process.prior(reference.noise(law)), process.t_max, _none(law, reference.SAMPLES))
-    made = {
-        "generation": reference.rms(x - reference.solved(shared, law, process)),
-        **reference.quick(law, x),
-    }
-    return {"denoising": sum(reference.rms(part) for part in away) / len(LOW), **made}
+    file = folder / f"low-{law}-{ROWS}-{'-'.join(map(str, LOW))}.npz"
+    return reference.load_or_make(file, make)
 
 
-def look_mixture(shared: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:
-    return look(MIXTURE, shared, denoiser, process)
+def look(law: str, folder: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:
+    """Errors of one evaluation to the exact ODE's solution, at low noise and from pure noise."""
+    points = low_noise(folder, law)
+    no_labels = reference.no_labels(law, ROWS)
+    denoising = 0.0
+    for t in LOW:
+        x0_hat = denoiser(points[f"x {t:g}"].float(), t, no_labels)
+        denoising += reference.rms(x0_hat - points[f"end {t:g}"])
+    numbers = one_step(law, folder, denoiser, process)
+    generation = numbers.pop("ode_error")
+    return {"denoising": denoising / len(LOW), "generation": generation, **numbers}
 
 
-def look_plane(shared: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:
-    return look("grid25", shared, denoiser, process)
+def one_step(law: str, folder: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:
+    """Scores of one evaluation from pure noise, against the exact solution and the law."""
+    prior = process.prior(reference.noise(law))
+    x = denoiser(prior, process.t_max, reference.no_labels(law, reference.SAMPLES))
+    error = reference.rms(x - reference.solution(folder, law, process))
+    return {"ode_error": error, **reference.quick_scores(law, x)}
 
 
-def _none(law: str, rows: int) -> Tensor | None:
-    return torch.full((rows,), -1) if reference.data(law).classes else None
+def look_mixture(folder: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:
+    return look(MIXTURE, folder, denoiser, process)
+
+
+def look_plane(folder: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:
+    return look("grid25", folder, denoiser, process)

@@ -1,6 +1,4 @@
-"""When a claim counts as reproduced: paired differences over seeds, their Student interval, and the
-side it lies on.
-"""
+"""When a claim is reproduced: paired differences over seeds, and the side of their interval."""
 
 from __future__ import annotations
 
@@ -24,11 +22,11 @@ RULE = (
     " statements."
 )
 
+Seeds = Mapping[str, Mapping[str, Any]]  # the measures of a row by seed
+
 
 class Interval(NamedTuple):
-    """A mean over seeds and its 95 % interval, mean +- t std / sqrt(n); unbounded for a single
-    seed.
-    """
+    """A mean over seeds and its 95 % interval; unbounded for a single seed."""
 
     mean: float
     low: float
@@ -36,7 +34,10 @@ class Interval(NamedTuple):
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Student's with n - 1 degrees of freedom. Raises UserError without values."""
+    """mean +- t std / sqrt(n), Student's t with n - 1 degrees of freedom.
+
+    Raises UserError without values.
+    """
     require(len(values) > 0, "values", list(values), "at least one")
     mean = math.fsum(values) / len(values)
     if len(values) == 1:
@@ -46,65 +47,59 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def verdict(found: Interval) -> str:
-    """On which side of 0 the interval lies; above is the claimed one."""
-    if found.low > 0:
+def verdict(estimate: Interval) -> str:
+    """The side of 0 that the interval lies on; above is what the paper claims."""
+    if estimate.low > 0:
         return REPRODUCED
-    return CONTRADICTED if found.high < 0 else OPEN
+    return CONTRADICTED if estimate.high < 0 else OPEN
 
 
 @dataclass(frozen=True)
 class Statement:
-    """A difference that is claimed to be positive, seed by seed.
+    """A difference that the paper says is positive, seed by seed.
 
-    main: it decides the claim's verdict. sure: it is exact, a number without seeds.
+    main: it decides the claim's verdict. exact: it is one exact number, without seeds.
     """
 
     text: str
     values: tuple[float, ...]
     main: bool = True
-    sure: bool = False
+    exact: bool = False
 
     @property
-    def found(self) -> Interval:
-        return (
-            Interval(self.values[0], self.values[0], self.values[0])
-            if self.sure
-            else interval(self.values)
-        )
+    def estimate(self) -> Interval:
+        if self.exact:
+            return Interval(self.values[0], self.values[0], self.values[0])
+        return interval(self.values)
 
     @property
     def verdict(self) -> str:
-        return verdict(self.found)
+        return verdict(self.estimate)
 
     def to_json(self) -> dict[str, Any]:
-        mean, *ends = self.found
-        told = [end if math.isfinite(end) else None for end in ends]
-        kept = {
+        mean, *ends = self.estimate
+        return {
             "text": self.text,
             "main": self.main,
             "verdict": self.verdict,
             "mean": mean,
-            "interval": told,
+            "interval": [end if math.isfinite(end) else None for end in ends],
+            "values": list(self.values),
+            "exact": self.exact,
         }
-        return {**kept, "values": list(self.values), "exact": self.sure}
 
 
 def overall(statements: Sequence[Statement]) -> str:
     """The worst verdict of the main statements."""
-    order = (CONTRADICTED, OPEN, REPRODUCED)
-    found = {one.verdict for one in statements if one.main}
-    return next(one for one in order if one in found)
+    verdicts = {one.verdict for one in statements if one.main}
+    return next(one for one in (CONTRADICTED, OPEN, REPRODUCED) if one in verdicts)
 
 
-Seeds = Mapping[str, Mapping[str, Any]]  # what a row measured, by seed
-
-
-def shared(*rows: Seeds) -> list[str]:
+def common_seeds(*rows: Seeds) -> list[str]:
     """The seeds that all rows have."""
     return sorted(set.intersection(*(set(row) for row in rows)), key=int)
 
 
 def excess(of: Seeds, over: Seeds, measure: str) -> tuple[float, ...]:
     """of - over, seed by seed."""
-    return tuple(of[seed][measure] - over[seed][measure] for seed in shared(of, over))
+    return tuple(of[seed][measure] - over[seed][measure] for seed in common_seeds(of, over))

@@ -1,6 +1,4 @@
-"""Where a student is told what to say: at the lowest level, at the starts of segments, at a second
-stage's t'.
-"""
+"""Where a student's answer is known: at the lowest level, at segments' starts, at a stage's t'."""
 
 from __future__ import annotations
 
@@ -8,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from fewstep.analysis.doctor.levels import Rows, bound, fresh, trained_levels
+from fewstep.analysis.doctor.levels import Rows, bound, held_out_rows, trained_levels
 from fewstep.analysis.doctor.linear_bound import linear_of
-from fewstep.analysis.doctor.subject import Patient
-from fewstep.analysis.doctor.verdicts import Measure, Verdict, judged
+from fewstep.analysis.doctor.subject import Subject
+from fewstep.analysis.doctor.verdicts import Measure, Verdict, judge
 from fewstep.core.distances import mse
 from fewstep.core.process import expand
 from fewstep.core.times import Segments
@@ -19,24 +17,27 @@ from fewstep.core.times import Segments
 
 @dataclass(frozen=True)
 class Edge:
-    """A boundary: where, how far from what it should be (rms), and the scale that theory or the run
-    gives for that.
-    """
+    """A boundary: where it is, the rms error there, and the scale of that error."""
 
     place: str
     level: float
     error: float
-    scale: float
+    scale: float  # by theory, or from the run itself
+
+    @property
+    def ratio(self) -> float:
+        return self.error / max(self.scale, 1e-300)
 
 
-def boundary(patient: Patient) -> Measure:
+def boundary(subject: Subject) -> Measure:
     """The edges that the method has, each with its error over its scale."""
-    rows = fresh(patient)
-    judge, edges = (
-        second_stage(patient, rows) if patient.frozen is not None else first_level(patient, rows)
-    )
-    starts = segment_starts(patient, rows)
-    verdicts = (judge, *((judge_starts(starts),) if starts else ()))
+    rows = held_out_rows(subject)
+    if subject.frozen is None:
+        verdict, edge = first_level(subject, rows)
+    else:
+        verdict, edge = second_stage(subject, rows)
+    starts = segment_starts(subject, rows)
+    verdicts = [verdict, judge_starts(starts)] if starts else [verdict]
     return Measure(
         "boundary",
         "rms of D(x, t) - x / alpha at the lowest level, over the noise there; at a second stage's"
@@ -44,120 +45,107 @@ def boundary(patient: Patient) -> Measure:
         " step down; at the start of a segment rms of D(x_t, t) - x0, over the best simple"
         " denoiser's",
         ("where", "level", "error", "scale", "ratio"),
-        [
-            (one.place, one.level, one.error, one.scale, one.error / max(one.scale, 1e-300))
-            for one in (*edges, *starts)
-        ],
+        [(one.place, one.level, one.error, one.scale, one.ratio) for one in (edge, *starts)],
         verdicts,
     )
 
 
-def first_level(patient: Patient, rows: Rows) -> tuple[Verdict, list[Edge]]:
+def first_level(subject: Subject, rows: Rows) -> tuple[Verdict, Edge]:
     """D(x, t) against x / alpha at the lowest level: no further off than the noise that is in x."""
-    process = patient.method.process
-    t = max(float(process.t_min), float(process.time_at(0.01 * trained_levels(patient)[0].level)))
+    process = subject.method.process
+    t = max(float(process.t_min), float(process.time_at(0.01 * trained_levels(subject)[0].level)))
     with torch.no_grad():
         x_t = rows.at(process, t)
-        apart = (
-            float(mse(patient.ema(x_t, t, rows.cond), x_t / expand(process.alpha(t), x_t)).mean())
-            ** 0.5
-        )
+        answer = subject.ema(x_t, t, rows.cond)
+        error = float(mse(answer, x_t / expand(process.alpha(t), x_t)).mean()) ** 0.5
     level = float(process.level(t))
-    edge = Edge("lowest level", level, apart, level)
-    ratio = apart / max(level, 1e-300)
-    return judged(
+    edge = Edge("lowest level", level, error, level)
+    verdict = judge(
         "boundary",
-        ratio,
+        edge.ratio,
         1.5,
         3.0,
         against="1 is the noise that is in x: no good guess is further from x than that",
-        fine=f"near the data it leaves x alone: {apart:.2g} from it at noise level {level:.2g}",
-        ill=(
-            f"it lost its boundary: at noise level {level:.2g} its answer is {apart:.2g} from x,"
-            f" {ratio:.1f} times the noise there: the scaling does not hold D(x, t_min) = x (its"
-            " shift, sigma_data), or the network's output grows where t is small"
+        ok=f"near the data it leaves x alone: {error:.2g} from it at noise level {level:.2g}",
+        fault=(
+            f"it lost its boundary: at noise level {level:.2g} its answer is {error:.2g} from x,"
+            f" {edge.ratio:.1f} times the noise there: the scaling does not hold D(x, t_min) = x"
+            " (its shift, sigma_data), or the network's output grows where t is small"
         ),
-    ), [edge]
+    )
+    return verdict, edge
 
 
-def second_stage(patient: Patient, rows: Rows) -> tuple[Verdict, list[Edge]]:
+def second_stage(subject: Subject, rows: Rows) -> tuple[Verdict, Edge]:
     """The student at t' against the frozen first stage, on held-out rows.
 
-    The scale is the first stage's own error there: how far its answers at t' and one training step
-    below, at r, are apart. For a chain of such steps is all that its answer at t' rests on.
+    The scale is the first stage's own error there: the distance of its answers at t' and one
+    training step below, at r. Its answer at t' rests on a chain of such steps.
     """
-    method, process = patient.method, patient.method.process
-    t = torch.tensor([method.trained_from], dtype=torch.float64)
-    times = method.times.at(t, patient.progress)
-    down = float(times.r)
+    process, frozen = subject.method.process, subject.frozen
+    assert frozen is not None
+    t = subject.method.trained_from
+    times = subject.method.times.at(torch.tensor([t], dtype=torch.float64), subject.progress)
+    r = float(times.r)
     with torch.no_grad():
-        x_t, x_r = rows.at(process, float(t)), rows.at(process, down)
-        assert patient.frozen is not None
-        first, below = (
-            patient.frozen(x_t, float(t), rows.cond),
-            patient.frozen(x_r, down, rows.cond),
-        )
-        own = float(mse(first, below).mean()) ** 0.5
-        apart = float(mse(patient.ema(x_t, float(t), rows.cond), first).mean()) ** 0.5
+        x_t, x_r = rows.at(process, t), rows.at(process, r)
+        first = frozen(x_t, t, rows.cond)
+        own_step = float(mse(first, frozen(x_r, r, rows.cond)).mean()) ** 0.5
+        error = float(mse(subject.ema(x_t, t, rows.cond), first).mean()) ** 0.5
         to_data = float(mse(first, rows.x0).mean()) ** 0.5
-    edge = Edge("t' of stage 2", float(process.level(float(t))), apart, own)
-    return judged(
+    edge = Edge("t' of stage 2", float(process.level(t)), error, own_step)
+    verdict = judge(
         "lost-boundary",
-        apart / max(own, 1e-300),
+        edge.ratio,
         2.0,
         4.0,
         against="the first stage's own change from t' to r; 2 and 4 of it",
-        fine=(
-            f"stage 2 holds on to the first: {apart:.2g} from it at t' = {float(t):g}, whose own"
-            f" step there is {own:.2g} (and its error to the data {to_data:.2g})"
+        ok=(
+            f"stage 2 agrees with the first: {error:.2g} from it at t' = {t:g}, whose own step"
+            f" there is {own_step:.2g} (and its error to the data {to_data:.2g})"
         ),
-        ill=(
-            f"stage 2 lost its boundary: at t' = {float(t):g} it is {apart:.2g} from the first"
-            f" stage, whose own step there is {own:.2g}: lower the learning rate (--stage-lr) or"
+        fault=(
+            f"stage 2 lost its boundary: at t' = {t:g} it is {error:.2g} from the first stage,"
+            f" whose own step there is {own_step:.2g}: lower the learning rate (--stage-lr) or"
             " raise --method.w-b"
         ),
-    ), [edge]
+    )
+    return verdict, edge
 
 
-def segment_starts(patient: Patient, rows: Rows) -> list[Edge]:
-    """Just above the start of a segment the student is a denoiser: its error over the best simple
-    one's.
-    """
-    times = patient.method.times
+def segment_starts(subject: Subject, rows: Rows) -> list[Edge]:
+    """Just above a segment's start the student is a denoiser: its error, and the simple one's."""
+    times = subject.method.times
     if not isinstance(times, Segments) or times.segments == 1:
         return []
-    process, linear = patient.method.process, linear_of(patient.dataset.train.x0)
-    inside = times.per_segment(patient.progress)
+    process, linear = subject.method.process, linear_of(subject.dataset.train.x0)
+    steps = times.per_segment(subject.progress)
     edges = []
     for segment in range(1, times.segments):
-        t = times.end * (segment * inside + 1) / (times.segments * inside)
+        t = times.end * (segment * steps + 1) / (times.segments * steps)
         with torch.no_grad():
-            found = mse(patient.ema(rows.at(process, t), t, rows.cond), rows.x0).mean()
-            limit = bound(linear, process, rows, t).mean()
-        edges.append(
-            Edge(
-                f"segment {segment + 1}",
-                float(process.level(t)),
-                float(found) ** 0.5,
-                float(limit) ** 0.5,
-            )
-        )
+            answer = subject.ema(rows.at(process, t), t, rows.cond)
+            error = float(mse(answer, rows.x0).mean()) ** 0.5
+            limit = float(bound(linear, process, rows, t).mean()) ** 0.5
+        edges.append(Edge(f"segment {segment + 1}", float(process.level(t)), error, limit))
     return edges
 
 
 def judge_starts(edges: list[Edge]) -> Verdict:
-    worst = max(edges, key=lambda one: one.error / one.scale)
-    ratio = worst.error / worst.scale
-    return judged(
+    worst = max(edges, key=lambda one: one.ratio)
+    return judge(
         "segment-start",
-        ratio,
+        worst.ratio,
         1.1,
         2**0.5,
         against="1 is the best simple denoiser's rms error: a segment begins as a denoiser",
-        fine=f"segments begin as denoisers: at most {ratio:.2f} times the best simple one's error",
-        ill=(
+        ok=(
+            f"segments begin as denoisers: at most {worst.ratio:.2f} times the best simple one's"
+            " error"
+        ),
+        fault=(
             f"{worst.place} (level {worst.level:.2g}) does not begin as a denoiser: its error is"
-            f" {worst.error:.2g}, {ratio:.2f} times the best simple one's: train longer with few"
-            " steps a segment before many (annealed)"
+            f" {worst.error:.2g}, {worst.ratio:.2f} times the best simple one's: train longer with"
+            " few steps a segment before many (annealed)"
         ),
     )

@@ -1,4 +1,4 @@
-"""Which examination a patient gets, and how a network becomes one."""
+"""Which examination a run or a teacher gets, and how a network becomes a teacher."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from fewstep import networks
-from fewstep.analysis.doctor.examination import Examination, examine, taken
-from fewstep.analysis.doctor.interpretations import Range, Raw, Reading, declared, ranges
-from fewstep.analysis.doctor.subject import Patient, truth_of
+from fewstep.analysis.doctor.examination import Examination, examine, take
+from fewstep.analysis.doctor.interpretations import Range, Raw, Reading, make_reading, ranges
+from fewstep.analysis.doctor.subject import Subject, truth_of
 from fewstep.analysis.doctor.teacher import Teacher, teacher_measures
 from fewstep.base.conditions import Cond
 from fewstep.base.device import pick_device
@@ -22,63 +22,64 @@ from fewstep.core.denoiser import Preconditioned
 from fewstep.core.process import edm
 from fewstep.core.scalings import X0
 from fewstep.data import Dataset
-from fewstep.run.build import chosen, made
+from fewstep.run.build import call_factory, factory_of
 from fewstep.run.sources import fit, weights_of
 
 
-def run_examination(patient: Patient, *, progress: bool = False) -> Examination:
+def run_examination(subject: Subject, *, progress: bool = False) -> Examination:
     """Of a run; where it is a diffusion model, which may teach, also as a teacher."""
-    found = examine(patient, progress=progress)
-    if not patient.denoises or not isinstance(patient.ema, Preconditioned):
-        return found
-    more = taken(teacher_measures(teacher_in(patient)), progress=progress)
-    return Examination(found.name, found.about, (*found.measures, *more))
+    examination = examine(subject, progress=progress)
+    if not subject.denoises or not isinstance(subject.ema, Preconditioned):
+        return examination
+    more = take(teacher_measures(teacher_in(subject)), progress=progress)
+    measures = (*examination.measures, *more)
+    return Examination(examination.name, examination.about, measures)
 
 
-def teacher_in(patient: Patient) -> Teacher:
+def teacher_in(subject: Subject) -> Teacher:
     """A run's average as a teacher of its own data."""
-    net: Any = patient.ema
-    given = read_as(net)
-    return Teacher(patient.name, raw_of(net.network), given, patient.dataset, patient.truth, patient.seed,
-                   next(net.parameters()).device)  # fmt: skip
+    net: Any = subject.ema
+    device = next(net.parameters()).device
+    return Teacher(
+        subject.name,
+        raw_of(net.network),
+        read_as(net),
+        subject.dataset,
+        subject.truth,
+        subject.seed,
+        device,
+    )
 
 
 def read_as(net: Preconditioned) -> Reading:
     """A denoiser's own scaling and process as the declared reading."""
     kind = type(net.scaling).__name__.lower()
-    return Reading(
-        kind,
-        net.scaling,
-        net.process,
-        type(net.process.schedule).__name__.lower(),
-        Range("[-1, 1]"),
-    )
+    schedule = type(net.process.schedule).__name__.lower()
+    return Reading(kind, net.scaling, net.process, schedule, Range("[-1, 1]"))
 
 
 def raw_of(network: Callable[..., Any]) -> Raw:
-    """A network as it is asked here; what it gives must be like its input. Raises UserError."""
-    dtype = (
-        next((p.dtype for p in network.parameters()), None)
-        if isinstance(network, nn.Module)
-        else None
-    )
+    """A network as the measures call it. Raises UserError where its output is unlike its input."""
+    dtype = None
+    if isinstance(network, nn.Module):
+        dtype = next((p.dtype for p in network.parameters()), None)
 
     def ask(x: Tensor, label: Tensor, cond: Cond) -> Tensor:
         try:
-            found = network(x.to(dtype or x.dtype), label, cond)
+            answer = network(x.to(dtype or x.dtype), label, cond)
         except (TypeError, ValueError, RuntimeError) as error:
-            told = str(error).partition("\n")[0]
+            reason = str(error).partition("\n")[0]
             raise UserError(
-                f"the teacher fails on data of shape {tuple(x.shape[1:])}: {told}; expected "
+                f"the teacher fails on data of shape {tuple(x.shape[1:])}: {reason}; expected "
                 "network(x, noise_label [B] float32, cond) -> a tensor like x"
             ) from error
-        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
         if shape != tuple(x.shape):
             raise UserError(
                 f"the teacher gave {shape} for {tuple(x.shape)}: expected a tensor of the same"
                 " shape"
             )
-        return found.to(x.dtype)
+        return answer.to(x.dtype)
 
     return ask
 
@@ -86,7 +87,7 @@ def raw_of(network: Callable[..., Any]) -> Raw:
 def teacher_examination(teacher: Teacher, *, progress: bool = False) -> Examination:
     about = f"declared as {teacher.reading}; data {teacher.dataset.name}"
     return Examination(
-        teacher.name, about, tuple(taken(teacher_measures(teacher), progress=progress))
+        teacher.name, about, tuple(take(teacher_measures(teacher), progress=progress))
     )
 
 
@@ -102,41 +103,42 @@ def teacher_of(
     device: str = "auto",
     seed: int = 0,
 ) -> Teacher:
-    """A teacher with what it is declared to be: a raw network, a `Preconditioned` one, or any
-    denoiser.
+    """A teacher as it is declared: a raw network, a `Preconditioned` one, or a denoiser.
 
     A network is called as (x, noise_label [B], cond); a denoiser that is no module as (x_t, t,
-    cond), x_t = x0 + t z.
-    A preconditioned one brings its own scaling. Raises UserError.
+    cond), x_t = x0 + t z. A preconditioned one brings its own scaling. Raises UserError.
     """
-    known = ranges(dataset.train.x0)
-    if range not in known:
-        raise unknown("range", range, known)
-    place = pick_device(device)
+    known_ranges = ranges(dataset.train.x0)
+    if range not in known_ranges:
+        raise unknown("range", range, known_ranges)
+    interval = known_ranges[range]
+    network = source
     if isinstance(source, Preconditioned):
-        given, network = read_as(source), source.network
+        reading = read_as(source)
+        network = source.network
     elif isinstance(source, nn.Module):
-        scale = known[range].scale
-        sd = dataset.sigma_data() * scale if sigma_data is None else sigma_data
-        given, network = declared(prediction, process, known[range], sd), source
+        sd = dataset.sigma_data() * interval.scale if sigma_data is None else sigma_data
+        reading = make_reading(prediction, process, interval, sd)
     else:
-        given, network = Reading("x0", X0(), edm(), "edm", known[range]), source
+        reading = Reading("x0", X0(), edm(), "edm", interval)
+    place = pick_device(device)
     if isinstance(network, nn.Module):
         network = copy.deepcopy(network).requires_grad_(False).eval().to(place)
-    return Teacher(name, raw_of(network), given, dataset, truth_of(dataset, edm()), seed, place)
+    truth = truth_of(dataset, edm())
+    return Teacher(name, raw_of(network), reading, dataset, truth, seed, place)
 
 
 def from_file(
     path: str, dataset: Dataset, factory: str | Callable[..., Any], options: dict[str, Any]
 ) -> nn.Module:
-    """The network with the weights of a .safetensors file: one of ours by name, or what a factory
-    makes.
+    """The network with the weights of a .safetensors file: ours by name, or what a factory makes.
 
     Raises UserError where names or shapes are not the network's.
     """
     own = None if isinstance(factory, str) else factory
     name = factory if isinstance(factory, str) else getattr(factory, "__qualname__", "own")
-    network = build(name, chosen("network", networks, name, own), dataset, options)
+    function = factory_of("network", networks, name, own)
+    network: nn.Module = build(name, function, dataset, options)
     fit(weights_of("teacher", path), network)
     return network
 
@@ -144,17 +146,10 @@ def from_file(
 def build(
     name: str, function: Callable[..., Any], dataset: Dataset, options: dict[str, Any]
 ) -> Any:
-    """What the factory makes of (shape, classes, **options), or of nothing where it takes no
-    arguments.
-    """
-    takes = bool(inspect.signature(function).parameters)
+    """What the factory makes of (shape, classes, **options), or of nothing if it takes nothing."""
+    args: tuple[Any, ...] = ()
+    if inspect.signature(function).parameters:
+        args = (dataset.shape, dataset.classes)
     options = checked_options("network", function, options)
-    called = "function(shape, classes, **options) or function() -> a network or denoiser"
-    return made(
-        "teacher",
-        name,
-        function,
-        called,
-        *((dataset.shape, dataset.classes) if takes else ()),
-        **options,
-    )
+    usage = "function(shape, classes, **options) or function() -> a network or denoiser"
+    return call_factory("teacher", name, function, usage, *args, **options)

@@ -1,4 +1,4 @@
-"""The examination of a run: every measure in turn, with what it cannot take said instead."""
+"""The examination of a run: every measure in turn; one that cannot be taken says why."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from functools import partial
 from torch import Tensor
 from tqdm import tqdm
 
-from fewstep.analysis.doctor.average import average_gap, drawn
+from fewstep.analysis.doctor.average import average_gap, draw_samples
 from fewstep.analysis.doctor.boundary import boundary
 from fewstep.analysis.doctor.chain import loose_chain, target_drift
 from fewstep.analysis.doctor.gradients import gradient_noise
 from fewstep.analysis.doctor.loss import loss_by_level
 from fewstep.analysis.doctor.memorisation import memorisation
-from fewstep.analysis.doctor.subject import Patient
+from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.teacher_gap import teacher_gap
-from fewstep.analysis.doctor.training_log import logbook
+from fewstep.analysis.doctor.training_log import training_log
 from fewstep.analysis.doctor.verdicts import Measure, Severity, Verdict, worst
 from fewstep.base.errors import FewstepError
 
 
 @dataclass(frozen=True)
 class Examination:
-    """All measures of one patient."""
+    """All measures of one subject."""
 
     name: str
     about: str  # what it is, in one line
@@ -41,57 +41,56 @@ class Examination:
 
 @dataclass
 class Samples:
-    """Samples of the average and the student, drawn once where they are asked for."""
+    """Samples of the average and of the student, drawn once, when a measure needs them."""
 
-    patient: Patient
-    kept: dict[str, Tensor] = field(default_factory=dict)
+    subject: Subject
+    drawings: dict[str, Tensor] = field(default_factory=dict)
 
     def of(self, who: str) -> Tensor:
-        if who not in self.kept:
-            self.kept[who] = drawn(self.patient, getattr(self.patient, who))
-        return self.kept[who]
+        if who not in self.drawings:
+            self.drawings[who] = draw_samples(self.subject, getattr(self.subject, who))
+        return self.drawings[who]
 
 
-def average(patient: Patient, samples: Samples) -> Measure:
-    known = not patient.denoises and patient.student is not None
-    return average_gap(patient, (samples.of("ema"), samples.of("student")) if known else None)
+def average(subject: Subject, samples: Samples) -> Measure:
+    if subject.denoises or subject.student is None:
+        return average_gap(subject, None)
+    return average_gap(subject, (samples.of("ema"), samples.of("student")))
 
 
-MEASURES: dict[str, Callable[[Patient, Samples], Measure]] = {
-    "loss by noise level": lambda patient, _: loss_by_level(patient),
-    "boundary": lambda patient, _: boundary(patient),
-    "target drift": lambda patient, _: target_drift(patient),
-    "chain": lambda patient, _: loose_chain(patient),
-    "gradient noise": lambda patient, _: gradient_noise(patient),
+MEASURES: dict[str, Callable[[Subject, Samples], Measure]] = {
+    "loss by noise level": lambda subject, _: loss_by_level(subject),
+    "boundary": lambda subject, _: boundary(subject),
+    "target drift": lambda subject, _: target_drift(subject),
+    "chain": lambda subject, _: loose_chain(subject),
+    "gradient noise": lambda subject, _: gradient_noise(subject),
     "average": average,
-    "teacher gap": lambda patient, _: teacher_gap(patient),
-    "memorisation": lambda patient, samples: memorisation(patient, samples.of("ema")),
-    "training log": lambda patient, _: logbook(patient),
+    "teacher gap": lambda subject, _: teacher_gap(subject),
+    "memorisation": lambda subject, samples: memorisation(subject, samples.of("ema")),
+    "training log": lambda subject, _: training_log(subject),
 }
 
 
-def taken(
-    measures: Mapping[str, Callable[[], Measure]], *, progress: bool = False
-) -> list[Measure]:
-    """Every measure in turn; one that cannot be taken says why."""
-    found = []
+def take(measures: Mapping[str, Callable[[], Measure]], *, progress: bool = False) -> list[Measure]:
+    """Every measure in turn; one that raises a FewstepError is missing, with its message."""
+    results = []
     with tqdm(measures.items(), disable=not progress, leave=False) as bar:
         for name, measure in bar:
             bar.set_description(name)
             try:
-                found.append(measure())
+                results.append(measure())
             except FewstepError as error:
-                found.append(Measure(name, "", missing=str(error)))
-    return found
+                results.append(Measure(name, "", missing=str(error)))
+    return results
 
 
-def examine(patient: Patient, *, progress: bool = False) -> Examination:
+def examine(subject: Subject, *, progress: bool = False) -> Examination:
     """Takes every measure of a run; nothing is written."""
-    samples = Samples(patient)
-    todo = {name: partial(measure, patient, samples) for name, measure in MEASURES.items()}
-    stage = f", stage {patient.stage}" if patient.method.before is not None else ""
+    samples = Samples(subject)
+    measures = {name: partial(measure, subject, samples) for name, measure in MEASURES.items()}
+    stage = f", stage {subject.stage}" if subject.method.before is not None else ""
     about = (
-        f"{patient.run.method} on {patient.dataset.name}{stage}, step {patient.step} of"
-        f" {patient.run.iterations}"
+        f"{subject.run.method} on {subject.dataset.name}{stage}, step {subject.step} of"
+        f" {subject.run.iterations}"
     )
-    return Examination(patient.name, about, tuple(taken(todo, progress=progress)))
+    return Examination(subject.name, about, tuple(take(measures, progress=progress)))

@@ -4,38 +4,35 @@ from __future__ import annotations
 
 import copy
 import math
-from functools import partial
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fewstep.analysis.doctor.levels import Rows, place_of, rows_of, trained_levels
-from fewstep.analysis.doctor.subject import Patient
-from fewstep.analysis.doctor.verdicts import Cell, Measure, Verdict, judged
+from fewstep.analysis.doctor.levels import Rows, device_of, rows_of, trained_levels
+from fewstep.analysis.doctor.subject import Subject
+from fewstep.analysis.doctor.verdicts import Cell, Measure, Verdict, judge
 from fewstep.base.randomness import SAMPLING_BLOCK, normal, uniform
 from fewstep.core.process import Time
 from fewstep.data import each
 
 GROUPS, SIZE = 8, 32  # groups of rows at each level, whose gradients are compared
 OVERALL = 32  # groups over all levels
-MOST = (
-    2**27
-)  # numbers of all groups' gradients that are held at once: fewer groups of a large network
+# Numbers of all groups' gradients in memory at once: a large network has fewer groups.
+MOST = 2**27
 
 
 class Noise(NamedTuple):
-    """Of the gradient of the mean loss: its square |G|^2 with the error of that estimate, and tr
-    Cov of one row's.
-    """
+    """Of the mean loss's gradient: its square, that estimate's error, and tr Cov of a row's."""
 
-    square: float
-    error: float
-    variance: float
+    square: float  # |G|^2
+    error: float  # of the square
+    variance: float  # tr Cov of the gradient of one row
 
     @property
     def scale(self) -> float:
-        """The simple noise scale tr Cov / |G|^2: the batch whose noise is as long as its gradient."""
+        """The noise scale tr Cov / |G|^2: the batch whose noise is as long as its gradient."""
         return self.variance / self.square if self.square > 0 else math.inf
 
     @property
@@ -45,78 +42,72 @@ class Noise(NamedTuple):
 
 
 def noise_of(gradients: Tensor, size: int) -> Noise:
-    """From the gradients `[G, P]` of G groups of `size` rows: unbiased, by products of different
-    groups.
+    """The noise by the gradients `[G, P]` of G groups of `size` rows, without bias.
 
-    |G|^2 = (|sum g|^2 - sum |g|^2) / (G (G - 1)), tr Cov = size (mean |g|^2 - |G|^2); the error of |G|^2 is that of a
-    product of independent groups, and where |G|^2 stands out from it that of the groups' mean
-    besides: too large rather than too small. Source: McCandlish et al., arXiv 1812.06162, appendix
-    A.
+    |G|^2 = (|sum g|^2 - sum |g|^2) / (G (G - 1)) is the mean product of different groups, and
+    tr Cov = size (mean |g|^2 - |G|^2). The error of |G|^2 is that of a product of independent
+    groups; where |G|^2 is above it, that of the groups' mean is added: too large rather than too
+    small. Source: McCandlish et al., arXiv 1812.06162, appendix A.
     """
     count = len(gradients)
     products = gradients @ gradients.T
-    each = products.diagonal()
+    squares = products.diagonal()
     across = products[~torch.eye(count, dtype=torch.bool)]
     square = float(across.mean())
     error = float(across.var()) ** 0.5 * (2 / (count * (count - 1))) ** 0.5
-    error += (
-        2 * float((products.sum(1) - each).div(count - 1).std()) / count**0.5
-        if square > error
-        else 0.0
-    )
-    return Noise(square, error, size * max(float(each.mean()) - square, 0.0))
+    if square > error:
+        with_others = (products.sum(1) - squares).div(count - 1)
+        error += 2 * float(with_others.std()) / count**0.5
+    return Noise(square, error, size * max(float(squares.mean()) - square, 0.0))
 
 
 def gradients_of(
-    patient: Patient, net: nn.Module, rows: Rows, t: Time | None, groups: int
+    subject: Subject, net: nn.Module, rows: Rows, t: Time | None, groups: int
 ) -> Tensor:
-    """Gradients `[groups, P]` (float64) of the mean loss of consecutive rows; at t, or at times as
-    they are drawn.
+    """Gradients `[groups, P]` (float64) of the mean loss of consecutive rows.
+
+    They are taken at t, or at times by the method's own law.
     """
     weights = [p for p in net.parameters() if p.is_floating_point()]
     groups = max(4, min(groups, MOST // sum(p.numel() for p in weights)))
     count = groups * SIZE
-    u = uniform(patient.seed, "doctor gradient", 0, count, 2, SAMPLING_BLOCK)
-    method, found = patient.method, []
-    times = method.times(u, patient.progress, torch.arange(count))
+    u = uniform(subject.seed, "doctor gradient", 0, count, 2, SAMPLING_BLOCK)
+    method = subject.method
+    times = method.times(u, subject.progress, torch.arange(count))
     if t is not None:
-        times = method.times.at(
-            torch.full((count,), float(t), dtype=torch.float64), patient.progress
-        )
+        same = torch.full((count,), float(t), dtype=torch.float64)
+        times = method.times.at(same, subject.progress)
+    gradients = []
     for first in range(0, count, SIZE):
         part = slice(first, first + SIZE)
-        here = times._replace(
-            **{name: getattr(times, name)[part] for name in ("t", "r", "a", "w")}, u=u[part]
+        part_times = times._replace(
+            **{name: getattr(times, name)[part] for name in ("t", "r", "a", "w")},
+            u=u[part],
+            progress=subject.progress,
         )
-        here = here._replace(progress=patient.progress)
-        cond = each(partial(_cut, part), rows.cond)
-        loss = method.loss(patient.models(net), rows.x0[part], rows.z[part], here, cond).mean()
+        cond = each(itemgetter(part), rows.cond)
+        models = subject.models(net)
+        loss = method.loss(models, rows.x0[part], rows.z[part], part_times, cond).mean()
         grads = torch.autograd.grad(loss, weights, allow_unused=True)
-        found.append(torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten()
-                                for p, g in zip(weights, grads, strict=True)]).double().cpu())  # fmt: skip
-    return torch.stack(found)
+        flat = [
+            torch.zeros_like(p).flatten() if grad is None else grad.flatten()
+            for p, grad in zip(weights, grads, strict=True)
+        ]
+        gradients.append(torch.cat(flat).double().cpu())
+    return torch.stack(gradients)
 
 
-def _cut(part: slice, rows: Tensor) -> Tensor:
-    return rows[part]
-
-
-def gradient_noise(patient: Patient) -> Measure:
+def gradient_noise(subject: Subject) -> Measure:
     """The table by level, and whether the batch is far below the noise scale."""
-    net = copy.deepcopy(
-        patient.student if patient.student is not None else patient.ema
-    ).requires_grad_(True)
-    rows = cycled(patient, OVERALL * SIZE)
+    network = subject.ema if subject.student is None else subject.student
+    net = copy.deepcopy(network).requires_grad_(True)
+    rows = repeated_rows(subject, OVERALL * SIZE)
     table: list[tuple[Cell, ...]] = []
-    for level in trained_levels(patient):
-        noise = noise_of(gradients_of(patient, net, rows, level.t, GROUPS), SIZE)
-        table.append(
-            (level.level, max(noise.square, 0.0) ** 0.5, noise.variance**0.5, _told(noise.scale))
-        )
-    overall = noise_of(gradients_of(patient, net, rows, None, OVERALL), SIZE)
-    table.append(
-        ("all", max(overall.square, 0.0) ** 0.5, overall.variance**0.5, _told(overall.scale))
-    )
+    for level in trained_levels(subject):
+        noise = noise_of(gradients_of(subject, net, rows, level.t, GROUPS), SIZE)
+        table.append(_row(level.level, noise))
+    overall = noise_of(gradients_of(subject, net, rows, None, OVERALL), SIZE)
+    table.append(_row("all", overall))
     return Measure(
         "gradient noise",
         "|G| is the length of the mean gradient of the method's loss, noise the root of the trace"
@@ -124,47 +115,45 @@ def gradient_noise(patient: Patient) -> Measure:
         " (noise / |G|)^2",
         ("level", "|G|", "noise", "noise scale"),
         table,
-        (judge_noise(patient, overall),),
+        (judge_noise(subject, overall),),
     )
 
 
-def cycled(patient: Patient, count: int) -> Rows:
-    """Training rows, gone through again with other noise where there are fewer than `count`."""
-    rows = rows_of(patient.dataset, "train", patient.seed, count, device=place_of(patient))
+def _row(level: Cell, noise: Noise) -> tuple[Cell, ...]:
+    scale = "not resolved" if math.isinf(noise.scale) else noise.scale
+    return level, max(noise.square, 0.0) ** 0.5, noise.variance**0.5, scale
+
+
+def repeated_rows(subject: Subject, count: int) -> Rows:
+    """Training rows, repeated with other noise if there are fewer than `count`."""
+    rows = rows_of(subject.dataset, "train", subject.seed, count, device=device_of(subject))
     index = torch.arange(count) % len(rows.x0)
     z = normal(
-        patient.seed, "doctor gradient noise", 0, count, patient.dataset.shape, SAMPLING_BLOCK
+        subject.seed, "doctor gradient noise", 0, count, subject.dataset.shape, SAMPLING_BLOCK
     )
     return Rows(rows.x0[index], each(lambda part: part[index], rows.cond), z.to(rows.x0))
 
 
-def _told(scale: float) -> float | str:
-    return "not resolved" if math.isinf(scale) else scale
-
-
-def judge_noise(patient: Patient, noise: Noise) -> Verdict:
-    """The steps that it takes to see the gradient once, against those that the average remembers,
-    and all there are.
-    """
-    run = patient.run
+def judge_noise(subject: Subject, noise: Noise) -> Verdict:
+    """The steps that show the gradient once, against those that the average is over, and all."""
+    run = subject.run
     steps, memory = noise.at_least / run.batch, 1 / (1 - run.ema)
-    seen = f"{noise.scale:.3g}" if noise.square > 0 else f"above {noise.at_least:.3g}"
-    broken = max(float(run.iterations), memory)
-    return judged(
+    scale = f"{noise.scale:.3g}" if noise.square > 0 else f"above {noise.at_least:.3g}"
+    return judge(
         "gradient-noise",
         steps,
         memory,
-        broken,
+        max(float(run.iterations), memory),
         against=(
-            f"steps that the average remembers, 1 / (1 - ema) = {memory:.4g}; broken at the run's"
+            f"steps that the average is over, 1 / (1 - ema) = {memory:.4g}; broken at the run's"
             f" {run.iterations}"
         ),
-        fine=(
-            f"noise scale {seen} rows, batch {run.batch}: the average over {memory:.4g} steps can"
+        ok=(
+            f"noise scale {scale} rows, batch {run.batch}: the average over {memory:.4g} steps can"
             " see the gradient"
         ),
-        ill=(
-            f"the batch is far below the noise scale: {seen} rows against {run.batch}, so that it"
+        fault=(
+            f"the batch is far below the noise scale: {scale} rows against {run.batch}, so that it"
             f" takes {steps:.3g} steps to see the gradient once: raise --batch (or --accumulate),"
             " or the average's memory (--ema)"
         ),

@@ -1,4 +1,4 @@
-"""Where a run is looked at: rows of its data, noise, and the noise levels that it trains on."""
+"""Where a run is examined: rows of its data, noise, and the noise levels that it trains on."""
 
 from __future__ import annotations
 
@@ -8,24 +8,22 @@ import torch
 from torch import Tensor
 
 from fewstep.analysis.doctor.linear_bound import Linear
-from fewstep.analysis.doctor.subject import Patient
-from fewstep.base.conditions import Cond, masked
+from fewstep.analysis.doctor.subject import Subject
+from fewstep.base.conditions import Cond, apply_mask
 from fewstep.base.errors import UserError
-from fewstep.base.randomness import SAMPLING_BLOCK, normal, shuffled, uniform
+from fewstep.base.randomness import SAMPLING_BLOCK, normal, shuffled_indices, uniform
 from fewstep.core.distances import mse
 from fewstep.core.process import Process
 from fewstep.data import Dataset, each
 
 COUNT = 10  # noise levels of a table
 ROWS = 512  # of each split at each level
-DRAWN = 4096  # times that tell which levels are trained on
+TIMES = 4096  # draws of the time that show which levels are trained on
 
 
 @dataclass(frozen=True)
 class Level:
-    """A noise level of the run: its time, and the share of the training rows that are nearest to
-    it.
-    """
+    """A noise level of the run: its time, and the share of training rows nearest to it."""
 
     level: float  # sigma / alpha, in units of the data
     t: float
@@ -33,45 +31,41 @@ class Level:
 
 
 def spread(levels: Tensor, count: int = COUNT) -> Tensor:
-    """At most `count` of the levels drawn, about evenly spaced in the logarithm over their inner 99
-    %.
-    """
-    drawn = levels[(levels > 0) & torch.isfinite(levels)].log().sort().values
-    low, high = (float(torch.quantile(drawn, q)) for q in (0.005, 0.995))
+    """At most `count` of the levels, about even in the logarithm over their inner 99 %."""
+    logs = levels[(levels > 0) & torch.isfinite(levels)].log().sort().values
+    low, high = (float(torch.quantile(logs, q)) for q in (0.005, 0.995))
     even = torch.linspace(low, high, count, dtype=torch.float64)
-    return drawn[(drawn[:, None] - even).abs().argmin(0)].unique().exp()
+    return logs[(logs[:, None] - even).abs().argmin(0)].unique().exp()
 
 
-def trained_levels(patient: Patient, count: int = COUNT) -> list[Level]:
-    """The levels that the last stage trains on, from the law of its times at the run's progress."""
-    method, process = patient.method, patient.method.process
-    u = uniform(patient.seed, "doctor time", 0, DRAWN, 2, SAMPLING_BLOCK)
-    drawn_times = method.times(u, patient.progress, torch.arange(DRAWN)).t
-    drawn = process.level(drawn_times)
-    chosen = spread(drawn, count)
-    apart = (
-        drawn.clamp(1e-12, 1e12).log()[:, None] - chosen.log()
-    ).abs()  # levels of 0 and infinity are far from all
-    share = torch.bincount(apart.argmin(1), minlength=len(chosen)) / len(drawn)
-    times = drawn_times[
-        apart.argmin(0)
-    ].double()  # not time_at(chosen): rounded up by a bit, a time of a grid is its own neighbour
+def trained_levels(subject: Subject, count: int = COUNT) -> list[Level]:
+    """The levels that the last stage trains on, by the law of its times at the run's progress."""
+    method, process = subject.method, subject.method.process
+    u = uniform(subject.seed, "doctor time", 0, TIMES, 2, SAMPLING_BLOCK)
+    all_times = method.times(u, subject.progress, torch.arange(TIMES)).t
+    all_levels = process.level(all_times)
+    levels = spread(all_levels, count)
+    # Levels of 0 and infinity are far from all.
+    distance = (all_levels.clamp(1e-12, 1e12).log()[:, None] - levels.log()).abs()
+    share = torch.bincount(distance.argmin(1), minlength=len(levels)) / len(all_levels)
+    # Not time_at(levels): rounded up by one bit, a time of a grid is its own neighbour.
+    times = all_times[distance.argmin(0)].double()
     times = times.clamp(method.trained_from, process.t_max)
-    return [
-        Level(*one) for one in zip(chosen.tolist(), times.tolist(), share.tolist(), strict=True)
-    ]
+    rows = zip(levels.tolist(), times.tolist(), share.tolist(), strict=True)
+    return [Level(*row) for row in rows]
 
 
-def up_to_the_top(patient: Patient) -> list[tuple[float, float]]:
-    """The trained levels and their times, and where sampling starts, once."""
-    process = patient.method.process
-    top, below = (float(process.level(process.t_max)), process.t_max), process.t_max * (1 - 1e-9)
-    return [*((one.level, one.t) for one in trained_levels(patient) if one.t < below), top]
+def levels_to_the_top(subject: Subject) -> list[tuple[float, float]]:
+    """The trained levels and their times, and the level where sampling starts, once."""
+    process = subject.method.process
+    below = process.t_max * (1 - 1e-9)
+    top = (float(process.level(process.t_max)), process.t_max)
+    return [*((one.level, one.t) for one in trained_levels(subject) if one.t < below), top]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Samples of one split with the noise that they are always seen under."""
+    """Samples of one split with their noise, which is the same at all levels."""
 
     x0: Tensor
     cond: Cond
@@ -85,8 +79,9 @@ class Rows:
 def rows_of(
     dataset: Dataset, split: str, seed: int, count: int = ROWS, *, device: torch.device
 ) -> Rows:
-    """Rows of a split ("train", "validation"), as many as it has up to `count`: a function of the
-    seed alone.
+    """Up to `count` rows of a split ("train", "validation"), a function of the seed alone.
+
+    Raises UserError if the split is empty.
     """
     arrays = getattr(dataset, split)
     if not len(arrays.x0):
@@ -94,31 +89,28 @@ def rows_of(
             f"data {dataset.name!r} has no {split} split: nothing is held out to compare with"
         )
     count = min(count, len(arrays.x0))
-    index = shuffled(seed, f"doctor {split}", 0, count, len(arrays.x0))
-    found = arrays._replace(path=None).rows(index)
-    z = masked(normal(seed, "doctor noise", 0, count, dataset.shape, SAMPLING_BLOCK), found.cond)
-    cond = each(lambda part: part.to(device), found.cond)
-    return Rows(masked(found.x0, found.cond).to(device), cond, z.to(device))
+    index = shuffled_indices(seed, f"doctor {split}", 0, count, len(arrays.x0))
+    part = arrays._replace(path=None).rows(index)
+    z = apply_mask(normal(seed, "doctor noise", 0, count, dataset.shape, SAMPLING_BLOCK), part.cond)
+    cond = each(lambda tensor: tensor.to(device), part.cond)
+    return Rows(apply_mask(part.x0, part.cond).to(device), cond, z.to(device))
 
 
-def fresh(patient: Patient, count: int = ROWS) -> Rows:
-    """Held-out rows where the data has some, else training rows: for what training rows do not
-    flatter.
-    """
-    split = "validation" if len(patient.dataset.validation.x0) else "train"
-    return rows_of(patient.dataset, split, patient.seed, count, device=place_of(patient))
+def held_out_rows(subject: Subject, count: int = ROWS) -> Rows:
+    """Held-out rows if the data has some, else training rows."""
+    split = "validation" if len(subject.dataset.validation.x0) else "train"
+    return rows_of(subject.dataset, split, subject.seed, count, device=device_of(subject))
 
 
-def place_of(patient: Patient) -> torch.device:
-    return next(patient.ema.parameters()).device
+def device_of(subject: Subject) -> torch.device:
+    return next(subject.ema.parameters()).device
 
 
 def bound(linear: Linear, process: Process, rows: Rows, t: float) -> Tensor:
-    """What a good denoiser stays below, per row: the least of three simple ones, chosen by their
-    means.
+    """The error per row of the best of three simple denoisers, chosen by their means.
 
     The noise left in, ||x_t / alpha - x0||^2 / d; the data's mean, ||mean - x0||^2 / d; the best
-    linear denoiser.
+    linear denoiser. A good denoiser stays below it.
     """
     x_t = rows.at(process, t)
     mean = linear.mean.to(x_t.dtype).reshape(x_t.shape[1:])

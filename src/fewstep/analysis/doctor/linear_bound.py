@@ -1,6 +1,4 @@
-"""What the data's mean and covariance alone can say: the best linear denoiser, and the flow of a
-Gaussian.
-"""
+"""The best denoiser and flow from the data's mean and covariance alone: a Gaussian's."""
 
 from __future__ import annotations
 
@@ -11,15 +9,13 @@ from torch import Tensor
 
 from fewstep.core.process import Process, Time, expand, per_row
 
-MOST = (
-    2048  # elements of a sample up to which the whole covariance is used; beyond them its diagonal
-)
+# Elements of a sample up to which the whole covariance is used; beyond them its diagonal.
+MOST = 2048
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A Gaussian with the mean and covariance of some rows, `covariance = axes diag(values)
-    axes^T`.
+    """A Gaussian with the mean and covariance of some rows, `axes diag(values) axes^T`.
 
     `axes` is None where the covariance is taken as diagonal. All in float64 and flat.
     """
@@ -28,29 +24,30 @@ class Linear:
     values: Tensor  # [d]
     axes: Tensor | None  # [d, d]
 
-    def _through(self, process: Process, x_t: Tensor, t: Time, gain: str) -> Tensor:
+    def denoise(self, process: Process, x_t: Tensor, t: Time) -> Tensor:
+        """The best linear denoiser (Wiener's), s the noise level.
+
+        mean + C (C + s^2)^-1 (x_t / alpha - mean). A good denoiser has no larger E||D - x0||^2.
+        """
+        return self._shrink(process, x_t, t, power=1.0)
+
+    def flow(self, process: Process, x_t: Tensor, t: Time) -> Tensor:
+        """The end of the Gaussian's probability-flow ODE.
+
+        mean + (C (C + s^2)^-1)^1/2 (x_t / alpha - mean), s the noise level.
+        """
+        return self._shrink(process, x_t, t, power=0.5)
+
+    def _shrink(self, process: Process, x_t: Tensor, t: Time, power: float) -> Tensor:
+        """mean + (C (C + s^2)^-1)^power (x_t / alpha - mean)."""
         t = per_row(t, x_t)
         level = process.level(t)[:, None]
         y = (x_t / expand(process.alpha(t), x_t)).flatten(1).cpu().double() - self.mean
         y = y if self.axes is None else y @ self.axes
         share = self.values / (self.values + level.square()).clamp_min(1e-300)
-        y = y * (share if gain == "denoise" else share.sqrt())
+        y = y * (share if power == 1.0 else share.sqrt())
         y = y if self.axes is None else y @ self.axes.T
         return (self.mean + y).to(x_t.dtype).to(x_t.device).reshape(x_t.shape)
-
-    def denoise(self, process: Process, x_t: Tensor, t: Time) -> Tensor:
-        """The best linear denoiser (Wiener's): mean + C (C + s^2)^-1 (x_t / alpha - mean), s the
-        noise level.
-
-        No denoiser that is any good has a larger E||D - x0||^2.
-        """
-        return self._through(process, x_t, t, "denoise")
-
-    def flow(self, process: Process, x_t: Tensor, t: Time) -> Tensor:
-        """Where the Gaussian's probability-flow ODE ends: mean + (C (C + s^2)^-1)^1/2 (x_t / alpha
-        - mean).
-        """
-        return self._through(process, x_t, t, "flow")
 
 
 def linear_of(x0: Tensor) -> Linear:

@@ -1,8 +1,7 @@
-"""A run as it is examined: its method, data, networks and log, read and never written."""
+"""A run as it is examined: its method, data, networks and log, all of which are only read."""
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 from contextlib import suppress
@@ -16,20 +15,24 @@ from fewstep import exact, methods
 from fewstep.base.conditions import Cond
 from fewstep.base.device import pick_device
 from fewstep.base.errors import FewstepError, StorageError, UserError
+from fewstep.core import abilities
 from fewstep.core.denoiser import Denoiser, Models
 from fewstep.core.method import Method
 from fewstep.core.process import Process, Time
-from fewstep.core.sampling import down_the_noise
+from fewstep.core.sampling import solver_grid
 from fewstep.core.solvers import along, heun
 from fewstep.data import Dataset
 from fewstep.exact.named import NAMED
 from fewstep.run import stages
-from fewstep.run.build import Network, OwnMethod, build_method, build_student
+from fewstep.run.build import Network, OwnMethod
 from fewstep.run.checkpoint import Checkpoint, RunFolder, read
-from fewstep.run.config import Run, run_from_json
+from fewstep.run.config import Run
 from fewstep.run.facts import Facts
-from fewstep.run.generator import Generator, find
-from fewstep.run.sources import dataset_of, teacher_of
+from fewstep.run.generator import Blueprint, Generator, open_checkpoint
+from fewstep.run.prepare import Prepared
+from fewstep.run.sources import dataset_of
+from fewstep.run.stages import Stage
+from fewstep.run.teachers import teacher_of
 from fewstep.run.weights import load_weights
 
 log = logging.getLogger("fewstep")
@@ -38,10 +41,8 @@ MOVES = 40  # of the solver along a teacher's trajectory
 
 
 @dataclass(frozen=True)
-class Patient:
-    """All that the measures take. `ema` is what samples are drawn from; others are None where the
-    folder has none.
-    """
+class Subject:
+    """All that the measures take; what the folder has none of is None. Samples are from `ema`."""
 
     name: str
     run: Run
@@ -64,16 +65,14 @@ class Patient:
 
     @property
     def denoises(self) -> bool:
-        """Whether its network guesses the mean of the data (a diffusion model), not the end of a
-        trajectory.
-        """
+        """Whether its network guesses the mean of the data, not the end of a trajectory."""
         method = self.method
         jumps = (
             method.target is not None
             or "teacher" in method.needs
-            or getattr(method.coupling, "jumps", False)
+            or abilities.jumps(method.coupling)
         )
-        return not jumps and bool(getattr(method.times, "at_anchor", False))
+        return not jumps and bool(abilities.at_anchor(method.times))
 
     def models(self, student: Denoiser) -> Models:
         """The networks as the loss takes them, this one as the student."""
@@ -90,25 +89,22 @@ class Patient:
         return Generator(self.run, self.facts, self.method, denoiser, self.step)
 
     def solution(self, x_t: Tensor, t: Time, cond: Cond) -> Tensor | None:
-        """Where the true trajectory, or else the teacher's, ends at the data; None where nobody
-        knows.
-        """
+        """Where the true trajectory, or else the teacher's, ends at the data; None without both."""
         if self.truth is not None:
-            found: Tensor = self.truth.solve(x_t, t, 0.0, cond if self.truth.classes else None)
-            return found
+            x0: Tensor = self.truth.solve(x_t, t, 0.0, cond if self.truth.classes else None)
+            return x0
         if self.teacher is None:
             return None
         process = self.method.process
-        return along(heun, down_the_noise(process, MOVES, ())[:-1])(
-            process, self.teacher, x_t, t, 0.0, cond
-        )
+        solver = along(heun, solver_grid(process, MOVES, ())[:-1])
+        return solver(process, self.teacher, x_t, t, 0.0, cond)
 
     @property
     def solved_by(self) -> str:
         return "the data's law" if self.truth is not None else "the teacher"
 
 
-def patient_of(
+def subject_of(
     path: str | Path,
     *,
     data: str | Dataset | None = None,
@@ -117,21 +113,19 @@ def patient_of(
     method: OwnMethod | None = None,
     device: str = "auto",
     seed: int = 0,
-) -> Patient:
-    """The patient in a run folder, a checkpoint folder or of a shipped name. Raises UserError or
-    StorageError.
+) -> Subject:
+    """The subject of a run folder, checkpoint folder or shipped name.
+
+    Raises UserError or StorageError.
     """
-    checkpoint = find(path)
-    run, facts = run_from_json(checkpoint.state["run"]), Facts.from_json(checkpoint.state["facts"])
-    made = build_method(run, facts, method)
+    blueprint = open_checkpoint(path, network, method)
+    checkpoint, run, facts = blueprint.checkpoint, blueprint.run, blueprint.facts
     place = pick_device(device)
 
-    def network_of(saved: Checkpoint, group: str) -> nn.Module | None:
-        if group not in saved.groups:
+    def network_of(source: Checkpoint, group: str) -> nn.Module | None:
+        if group not in source.groups:
             return None
-        student = build_student(run, facts, made, copy.deepcopy(network))
-        load_weights(student, saved.groups[group], str(saved.path))
-        return student.requires_grad_(False).eval().to(place)
+        return replace(blueprint, checkpoint=source).network_with(source.groups[group]).to(place)
 
     ema = network_of(checkpoint, "ema")
     if ema is None:
@@ -139,101 +133,101 @@ def patient_of(
             f"{path}: it has no average 'ema' of the weights: there is nothing to examine"
         )
     dataset = data_of(run, facts, data)
-    step, part = checkpoint.state["step"], _stage(run, made, checkpoint)
-    before = _earlier(checkpoint)
-    return Patient(
+    stage = _last_stage(blueprint)
+    step = checkpoint.record.step
+    before = _checkpoint_before(checkpoint)
+    student = Prepared(run, facts, stage.method, network=network, device=place)
+    return Subject(
         name=str(path),
         run=run,
         facts=facts,
-        method=part.method,
-        stage=part.number,
+        method=stage.method,
+        stage=stage.number,
         step=step,
-        progress=max(0.0, part.progress(max(step, 1) - 1)),
+        progress=max(0.0, stage.progress(max(step, 1) - 1)),
         dataset=dataset,
         ema=ema,
         student=network_of(checkpoint, "student"),
         earlier=None if before is None else network_of(before, "student"),
-        earlier_step=before.state["step"] if before else 0,
+        earlier_step=0 if before is None else before.record.step,
         frozen=network_of(checkpoint, "frozen"),
-        balance=_balance(part.method, checkpoint),
-        teacher=_teacher(run, facts, part.method, teacher, network, place),
-        truth=truth_of(dataset, part.method.process),
+        balance=_balance(stage.method, checkpoint),
+        teacher=_teacher(teacher, student),
+        truth=truth_of(dataset, stage.method.process),
         log=_log(checkpoint),
         seed=seed,
     )
 
 
 def data_of(run: Run, facts: Facts, data: str | Dataset | None) -> Dataset:
-    """The run's data, from where it is now. Raises UserError where it is not what the run was
-    trained on.
-    """
-    found = (
-        data
-        if isinstance(data, Dataset)
-        else dataset_of(data or run.data, run.data_size, run.bad_files)
-    )
-    found = found if run.labels else found.unlabelled()
-    if found.fingerprint() != facts.data:
+    """The run's data, from where it is now. Raises UserError where the run learned other data."""
+    dataset = data
+    if not isinstance(dataset, Dataset):
+        dataset = dataset_of(dataset or run.data, run.data_size, run.bad_files)
+    if not run.labels:
+        dataset = dataset.without_labels()
+    if dataset.fingerprint() != facts.data:
         raise UserError(
-            f"data {found.name!r} is not what this run was trained on: name the place where that is"
-            " now, --data PATH"
+            f"data {dataset.name!r} is not what this run was trained on: name the place where that"
+            " is now, --data PATH"
         )
-    return found
+    return dataset
 
 
-def _stage(run: Run, made: Method, checkpoint: Checkpoint) -> stages.Stage:
+def _last_stage(blueprint: Blueprint) -> Stage:
     """The stage that trained the checkpoint's last step."""
-    parts = stages.stages(run, made)
-    first = made.before is not None and checkpoint.state.get("stage") == 1
-    return parts[0] if first else stages.at(parts, max(checkpoint.state["step"] - 1, 0))
+    plan = stages.stages(blueprint.run, blueprint.method)
+    record = blueprint.checkpoint.record
+    if blueprint.method.before is not None and record.in_first_stage:
+        return plan[0]
+    return stages.stage_at(plan, max(record.step - 1, 0))
 
 
-def _earlier(checkpoint: Checkpoint) -> Checkpoint | None:
+def _checkpoint_before(checkpoint: Checkpoint) -> Checkpoint | None:
     """The checkpoint before, of the same stage; None where there is none."""
-    folder = checkpoint.path.parent.parent
     if checkpoint.path.parent.name != "checkpoints":
         return None
-    for path in RunFolder(folder).checkpoints():
+    last = checkpoint.record
+    for path in RunFolder(checkpoint.path.parent.parent).checkpoints():
         with suppress(StorageError):
-            found = read(path)
-            same = found.state.get("stage") == checkpoint.state.get("stage")
-            if same and found.state["step"] < checkpoint.state["step"]:
-                return found
+            other = read(path)
+            if other.record.stage == last.stage and other.record.step < last.step:
+                return other
     return None
 
 
 def _balance(method: Method, checkpoint: Checkpoint) -> nn.Module | None:
-    learned = getattr(method.balance, "module", None)
-    if learned is None or "balance" not in checkpoint.groups:
+    make_balance = abilities.module(method.balance)
+    if make_balance is None or "balance" not in checkpoint.groups:
         return None
-    module: nn.Module = learned()
+    module: nn.Module = make_balance()
     load_weights(module, checkpoint.groups["balance"], str(checkpoint.path))
     return module.requires_grad_(False).eval()
 
 
-def _teacher(
-    run: Run, facts: Facts, method: Method, given: Any, network: Any, place: Any
-) -> Denoiser | None:
-    """The teacher that is given, or the run's own where it can still be found."""
-    if given is None and run.teacher is None:
+def _teacher(source: Any, student: Prepared) -> Denoiser | None:
+    """The teacher that is passed, or the run's own where it can still be found."""
+    if source is None and student.run.teacher is None:
         return None
-    asks = replace(methods.cd(sigma_data=facts.sigma_data), process=method.process)
+    # A method that needs one, whatever the run's own does.
+    method = methods.cd(sigma_data=student.facts.sigma_data)
+    student = replace(student, method=replace(method, process=student.method.process))
     try:
-        found = teacher_of(given, run, facts, asks, network, place)
+        model = teacher_of(source, student)
     except FewstepError as error:
-        if given is not None:
+        if source is not None:
             raise
-        log.warning("fewstep: the run's teacher is not asked: %s", error)
+        log.warning("fewstep: the run's teacher is not used: %s", error)
         return None
-    return None if found is None else found.denoiser
+    return None if model is None else model.denoiser
 
 
 def truth_of(dataset: Dataset, process: Process) -> Any:
     """The exact law of the data where it has one."""
     name = dataset.name.removeprefix("exact:")
-    known = name in NAMED and (dataset.name.startswith("exact:") or not dataset.classes)
-    plain = dataset.units.shift == 0 and dataset.units.scale == 1
-    return exact.named(name, process) if known and plain else None
+    is_named = name in NAMED and (dataset.name.startswith("exact:") or not dataset.classes)
+    is_plain = dataset.units.shift == 0 and dataset.units.scale == 1
+    return exact.named(name, process) if is_named and is_plain else None
 
 
 def _log(checkpoint: Checkpoint) -> tuple[dict[str, Any], ...] | None:
@@ -245,5 +239,6 @@ def _log(checkpoint: Checkpoint) -> tuple[dict[str, Any], ...] | None:
     for line in path.read_text().splitlines():
         with suppress(ValueError):
             row = json.loads(line)
-            rows += [row] if isinstance(row, dict) and "step" in row else []
+            if isinstance(row, dict) and "step" in row:
+                rows.append(row)
     return tuple(rows)

@@ -1,11 +1,11 @@
-"""What an examination says: measures, each with its table and its verdicts in words."""
+"""The results of an examination: measures, each with its table and its verdicts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Severity = Literal["ok", "watch", "broken"]
 ORDER: tuple[Severity, ...] = ("ok", "watch", "broken")
@@ -14,19 +14,29 @@ Cell = float | int | str | None
 
 @dataclass(frozen=True)
 class Verdict:
-    """One reading of one number: how bad it is, what it was compared with, and what to do."""
+    """One number, how bad it is, what it was compared with, and what to do."""
 
     name: str  # of the fault that is looked for, in words with hyphens
     severity: Severity
     value: float | None  # the evidence
-    threshold: float | None  # from which on it is no longer ok
+    threshold: float | None  # above it the severity is no longer ok
     against: str  # what the threshold is, and where it comes from
-    words: str
+    message: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "severity": self.severity,
+            "value": self.value,
+            "threshold": self.threshold,
+            "against": self.against,
+            "words": self.message,
+        }
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One measurement: its definition, its table (columns and rows), and what is said of it."""
+    """One measurement: its definition, its table (columns and rows), and its verdicts."""
 
     name: str
     definition: str
@@ -39,32 +49,45 @@ class Measure:
     def severity(self) -> Severity:
         return worst([verdict.severity for verdict in self.verdicts])
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "definition": self.definition,
+            "columns": self.columns,
+            "rows": self.rows,
+            "verdicts": [verdict.to_json() for verdict in self.verdicts],
+            "missing": self.missing,
+            "severity": self.severity,
+        }
 
-def worst(found: Sequence[Severity]) -> Severity:
-    """The gravest of them, and ok of none."""
-    return max(found, key=ORDER.index, default="ok")
+
+def worst(severities: Sequence[Severity]) -> Severity:
+    """The worst of them; ok if there is none."""
+    return max(severities, key=ORDER.index, default="ok")
 
 
-def grade(value: float, watch: float, broken: float) -> Severity:
-    """ok up to `watch`, then watch, and broken above `broken`; what is no number is broken."""
-    if math.isnan(value):
+def grade(value: float, watch: float, limit: float) -> Severity:
+    """ok up to `watch`, then watch, and broken above `limit`; NaN is broken."""
+    if math.isnan(value) or value > limit:
         return "broken"
-    return "broken" if value > broken else "watch" if value > watch else "ok"
+    return "watch" if value > watch else "ok"
 
 
-def judged(
+def judge(
     name: str,
     value: float,
     watch: float,
-    broken: float,
+    limit: float,
     *,
     against: str,
-    fine: str,
-    ill: str,
-    also: bool = True,
+    ok: str,
+    fault: str,
+    condition: bool = True,
 ) -> Verdict:
-    """The verdict on a number that should stay below `watch`; `also`: a second condition without
-    which all is well.
+    """The verdict on a number that should stay below `watch`.
+
+    ok, fault: the messages. condition: without it the severity is ok whatever the number.
     """
-    severity = grade(value, watch, broken) if also else "ok"
-    return Verdict(name, severity, value, watch, against, fine if severity == "ok" else ill)
+    severity = grade(value, watch, limit) if condition else "ok"
+    message = ok if severity == "ok" else fault
+    return Verdict(name, severity, value, watch, against, message)

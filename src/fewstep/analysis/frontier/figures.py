@@ -1,8 +1,7 @@
-"""The figures: quality against evaluations and latency, and what the samples look like."""
+"""The figures: quality against evaluations and latency, and samples."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,47 +17,33 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 _MARKS = ("o", "s", "^", "D", "v", "P")
-_ROOM = 1.12  # least ratio of neighbouring numbers below an axis
+_LEAST_RATIO = 1.12  # of neighbouring numbers below an axis
 
 
 def frontier(points: Sequence[Point], judge: Judge, about: str) -> Drawing:
-    """Two plots of the metric with its 95 % intervals; filled marks are worth their cost, the band
-    is the floor.
-    """
+    """Two plots of the metric with 95 % intervals: by evaluations (filled: `worth`), by latency."""
     drawing, (left, right) = report.axes(2, width=9.0, height=4.0)
     _plot(left, points, judge, lambda p: p.evaluations, lambda p: p.worth)
-    _plot(right, points, judge, lambda p: p.one.median if p.one else math.nan, lambda p: p.quick)
-    shown: list[int] = []
-    for tick in sorted({p.evaluations for p in points}):
-        if not shown or tick >= _ROOM * shown[-1]:
-            shown.append(tick)
-    left.set_xticks(shown, [str(t) for t in shown])
+    _plot(right, points, judge, lambda p: p.one.median, lambda p: p.quick)
+    ticks: list[int] = []
+    for count in sorted({p.evaluations for p in points}):
+        if not ticks or count >= _LEAST_RATIO * ticks[-1]:
+            ticks.append(count)
+    left.set_xticks(ticks, [str(tick) for tick in ticks])
     left.set_xticks([], minor=True)
     left.set_xlabel("network evaluations for a sample")
     right.set_xlabel("milliseconds of a call for one sample")
-    arrow = "lower" if judge.sign > 0 else "higher"
-    left.set_ylabel(f"{judge.metric} ({arrow} is better)")
+    better = "lower" if judge.sign > 0 else "higher"
+    left.set_ylabel(f"{judge.metric} ({better} is better)")
     right.set_ylim(left.get_ylim())
     right.tick_params(labelleft=False)
     handles, labels = left.get_legend_handles_labels()
+    columns = min(3, len(labels))
     drawing.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=min(3, len(labels)),
-        frameon=False,
-        fontsize=8,
+        handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8
     )
     drawing.suptitle(about, fontsize=9)
     return drawing
-
-
-def series(points: Sequence[Point]) -> list[list[Point]]:
-    """The points that one line joins: of a subject and a sampler, by evaluations."""
-    names = dict.fromkeys(p.name for p in points)
-    return [
-        sorted((p for p in points if p.name == name), key=lambda p: p.evaluations) for name in names
-    ]
 
 
 def _plot(
@@ -66,53 +51,64 @@ def _plot(
     points: Sequence[Point],
     judge: Judge,
     cost: Callable[[Point], float],
-    marked: Callable[[Point], bool],
+    is_filled: Callable[[Point], bool],
 ) -> None:
-    found = [p.results[judge.metric] for p in points]
-    logarithmic(ax, found)
-    subjects = list(dict.fromkeys(id(p.subject) for p in points))
-    for line in series(points):
-        colour = report.COLOURS[subjects.index(id(line[0].subject)) % len(report.COLOURS)]
-        samplers = list(dict.fromkeys(p.sampler for p in points if p.subject is line[0].subject))
-        mark = _MARKS[samplers.index(line[0].sampler) % len(_MARKS)]
-        x, results = [cost(p) for p in line], [p.results[judge.metric] for p in line]
-        solid = line[0].sampler == MULTISTEP
+    """A line for each subject (colour) and sampler (mark), and the floor."""
+    results = [p.results[judge.metric] for p in points]
+    _scale(ax, results)
+    colours: dict[int, str] = {}
+    marks: dict[str, str] = {}
+    for name in dict.fromkeys(p.name for p in points):
+        line = sorted((p for p in points if p.name == name), key=lambda p: p.evaluations)
+        subject, sampler = line[0].subject, line[0].sampler
+        colour = colours.setdefault(id(subject), report.COLOURS[len(colours) % len(report.COLOURS)])
+        mark = marks.setdefault(sampler, _MARKS[len(marks) % len(_MARKS)])
+        is_solid = sampler == MULTISTEP
         style: dict[str, Any] = {
             "color": colour,
-            "linestyle": "-" if solid else ":",
-            "linewidth": 1.5 if solid else 1,
+            "linestyle": "-" if is_solid else ":",
+            "linewidth": 1.5 if is_solid else 1.0,
         }
-        ax.plot(x, [r.value for r in results], alpha=1.0 if solid else 0.5, zorder=2, **style)
-        sure = [(a, r) for a, r, p in zip(x, results, line, strict=True) if p.offered]
-        bars = _bars(ax, [r for _, r in sure])
-        ax.errorbar(
-            [a for a, _ in sure],
-            [r.value for _, r in sure],
-            bars,
-            fmt="none",
-            ecolor=colour,
-            elinewidth=0.8,
-        )
-        for place, r, p in zip(x, results, line, strict=True):
-            face, size = (colour, 6.0) if marked(p) else ("white", 4.5)
-            dot: dict[str, Any] = {
-                "marker": mark,
-                "color": colour,
-                "markerfacecolor": face,
-                "markersize": size,
-            }
-            ax.plot(place, r.value, alpha=1.0 if p.offered else 0.4, zorder=3, **dot)
-        ax.plot([], [], marker=mark, markerfacecolor="white", label=line[0].name, **style)
+        x = [cost(p) for p in line]
+        y = [p.results[judge.metric].value for p in line]
+        ax.plot(x, y, alpha=1.0 if is_solid else 0.5, zorder=2, **style)
+        for p, place, value in zip(line, x, y, strict=True):
+            _point(ax, p, (place, value), p.results[judge.metric], mark, colour, is_filled(p))
+        ax.plot([], [], marker=mark, markerfacecolor="white", label=name, **style)
     ax.set_xscale("log")
-    ax.xaxis.set_major_formatter(_plain)
+    ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_formatter(_sparse)
     ax.tick_params(axis="x", which="minor", labelsize=7)
-    _numbers(ax, [p for p in points if marked(p)], judge, cost)
-    _band(ax, found[0])
+    _floor(ax, results[0])
 
 
-def _plain(value: float, _: object = None) -> str:
-    return f"{value:g}"
+def _point(
+    ax: Axes,
+    point: Point,
+    place: tuple[float, float],
+    result: Result,
+    mark: str,
+    colour: str,
+    is_filled: bool,
+) -> None:
+    """A mark, filled and with its number of evaluations or empty; faint if it is not on offer."""
+    ax.plot(
+        *place,
+        marker=mark,
+        color=colour,
+        markerfacecolor=colour if is_filled else "white",
+        markersize=6.0 if is_filled else 4.5,
+        alpha=1.0 if point.on_offer else 0.4,
+        zorder=3,
+    )
+    if point.on_offer and result.interval is not None:
+        low, high = result.interval
+        bar = [[result.value - low], [high - result.value]]
+        ax.errorbar(*place, bar, fmt="none", ecolor=colour, elinewidth=0.8)
+    if is_filled:
+        ax.annotate(
+            str(point.evaluations), place, xytext=(5, 5), textcoords="offset points", fontsize=7.5
+        )
 
 
 def _sparse(value: float, _: object = None) -> str:
@@ -120,109 +116,62 @@ def _sparse(value: float, _: object = None) -> str:
     return f"{value:g}" if f"{value:e}"[0] in "25" else ""
 
 
-def _numbers(
-    ax: Axes, points: Sequence[Point], judge: Judge, cost: Callable[[Point], float]
-) -> None:
-    """The number of evaluations beside each marked point."""
-    for p in points:
-        place = (cost(p), p.results[judge.metric].value)
-        ax.annotate(
-            str(p.evaluations), place, xytext=(5, 5), textcoords="offset points", fontsize=7.5
-        )
-
-
-def logarithmic(ax: Axes, results: Sequence[Result]) -> None:
-    """A logarithmic axis where the values are above 0 and far apart; linear around 0 where some are
-    not above it.
-    """
+def _scale(ax: Axes, results: Sequence[Result]) -> None:
+    """Logarithmic for values far apart; linear around 0 where some are not above 0."""
     values = [r.value for r in results]
-    if max(values) < 6 * max(min(values), 1e-300) and min(values) > 0:
-        return
-    if min(values) > 0:
+    low, high = min(values), max(values)
+    if low > 0 and high >= 6 * low:
         ax.set_yscale("log")
-        ax.set_ylim(min(values) / 1.8, max(values) * 1.6)
-    else:
+        ax.set_ylim(low / 1.8, high * 1.6)
+    elif low <= 0:
+        # Values inside the floor's interval do not differ, so that the axis is linear there.
         error = float(np.median([r.error or 0.0 for r in results])) or 1e-3
-        told = results[0].floor_interval  # inside the floor's interval nothing is told apart
-        ax.set_yscale("symlog", linthresh=max(error, 1e-6, told[1] if told else 0.0))
+        floor = results[0].floor_interval
+        ax.set_yscale("symlog", linthresh=max(error, 1e-6, floor[1] if floor else 0.0))
 
 
-def _bars(ax: Axes, results: Sequence[Result]) -> list[list[float]]:
-    """Down and up from each value to its interval; none of a single draw, and none below a
-    logarithmic axis.
-    """
-    ends = [r.interval or (r.value, r.value) for r in results]
-    least = ax.get_ylim()[0] if ax.get_yscale() == "log" else -math.inf
-    down = [r.value - max(low, least) for r, (low, _) in zip(results, ends, strict=True)]
-    return [
-        [max(d, 0.0) for d in down],
-        [high - r.value for r, (_, high) in zip(results, ends, strict=True)],
-    ]
-
-
-def _band(ax: Axes, result: Result) -> None:
-    """The floor's 95 % interval, where there is one."""
+def _floor(ax: Axes, result: Result) -> None:
+    """What held-out data scores, and its 95 % interval as a band."""
     if result.floor is None:
         return
-    bottom, top = ax.get_ylim()
-    low, high = result.floor_interval or (result.floor, result.floor)
-    kept = max(low, bottom) if ax.get_yscale() == "log" else low
-    if high > kept:
-        ax.axhspan(
-            kept,
-            high,
-            color="#999999",
-            alpha=0.16,
-            zorder=0,
-            linewidth=0,
-            label="held-out data, 95 %",
-        )
-    if result.floor > (bottom if ax.get_yscale() == "log" else -math.inf):
-        ax.axhline(result.floor, color="#777777", linewidth=0.8, zorder=1)
-    if ax.get_yscale() == "log":
-        ax.set_ylim(bottom, top)
+    if result.floor_interval is not None:
+        band: dict[str, Any] = {"color": "#999999", "alpha": 0.16, "linewidth": 0, "zorder": 0}
+        ax.axhspan(*result.floor_interval, label="held-out data, 95 %", **band)
+    ax.axhline(result.floor, color="#777777", linewidth=0.8, zorder=1)
 
 
 def grid(rows: Sequence[tuple[str, Tensor]]) -> Drawing:
-    """Pictures `[N, C, H, W]` in [-1, 1], a named row for each: column i began at the same noise in
-    all.
-    """
-    first = rows[0][1]
-    high, wide, gap = first.shape[2], first.shape[3], max(1, first.shape[3] // 16)
-    sheet = np.ones((len(rows) * (high + gap), first.shape[0] * (wide + gap), 3))
-    for i, (_, x) in enumerate(rows):
-        tiles = ((x.clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).double().cpu().numpy()
-        for j, tile in enumerate(tiles):
-            top, left = i * (high + gap), j * (wide + gap)
-            sheet[top : top + high, left : left + wide] = tile
+    """Pictures `[N, C, H, W]` in [-1, 1], a row with its name for each entry."""
+    strips = [_strip(x) for _, x in rows]
+    sheet = np.concatenate(strips)
+    high, wide = sheet.shape[:2]
     width = 8.0
-    drawing, (ax,) = report.axes(
-        1, width=width, height=0.4 + (width - 1.6) * sheet.shape[0] / sheet.shape[1]
-    )
+    drawing, (ax,) = report.axes(1, width=width, height=0.4 + (width - 1.6) * high / wide)
     ax.imshow(sheet, interpolation="nearest")
-    ax.set_yticks(
-        [i * (high + gap) + high / 2 for i in range(len(rows))], [name for name, _ in rows]
-    )
+    centres = [(i + 0.5) * len(strips[0]) for i in range(len(rows))]
+    ax.set_yticks(centres, [name for name, _ in rows])
     ax.set_xticks([])
     ax.grid(False)
     ax.tick_params(length=0)
-    for side in ax.spines.values():
-        side.set_visible(False)
+    ax.spines[:].set_visible(False)
     return drawing
+
+
+def _strip(x: Tensor) -> np.ndarray:
+    """The pictures side by side, in colour, with white gaps: `[H, W, 3]`."""
+    gap = max(1, x.shape[3] // 16)
+    tiles = ((x.clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).double().cpu().numpy()
+    tiles = np.pad(tiles, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=1.0)
+    return np.concatenate(list(tiles), axis=1).repeat(3 // x.shape[1], axis=2)
 
 
 def clouds(rows: Sequence[tuple[str, Tensor]]) -> Drawing:
     """Points `[N, 2]` of each row in a plot of its own, all on the same axes."""
     drawing, plots = report.axes(len(rows), width=min(9.0, 1.8 * len(rows)), height=2.1)
     reach = 1.1 * max(float(x.abs().quantile(0.995)) for _, x in rows)
+    dots: dict[str, Any] = {"linestyle": "none", "marker": ".", "markersize": 1.2}
     for ax, (name, x) in zip(plots, rows, strict=True):
-        ax.plot(
-            *x.double().cpu().numpy().T,
-            linestyle="none",
-            marker=".",
-            markersize=1.2,
-            color=report.INK,
-        )
+        ax.plot(*x.double().cpu().numpy().T, color=report.INK, **dots)
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
         ax.set_title(name, fontsize=8)
     return drawing

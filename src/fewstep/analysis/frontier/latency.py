@@ -1,4 +1,4 @@
-"""What a call of `sample` takes on this machine, and how often it asks the network."""
+"""How long a call of `sample` takes on this machine, and how often it evaluates the network."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from fewstep.core.denoiser import Truncated
 from fewstep.run.generator import Generator
 
 Key = TypeVar("Key", bound=Hashable)
@@ -21,7 +22,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of a call that makes `batch` samples: median and quartiles over `repeats` calls."""
+    """Milliseconds of a call for `batch` samples: median and quartiles over `repeats` calls."""
 
     batch: int
     repeats: int
@@ -35,26 +36,24 @@ class Timing:
         return 1000 * self.batch / self.median
 
 
-def clocked(
+def clock_calls(
     calls: Mapping[Key, Callable[[], object]],
     batch: int,
     repeats: int,
     clock: Callable[[], float] = time.perf_counter,
     tick: Callable[[], None] = lambda: None,
 ) -> dict[Key, Timing]:
-    """Each call's timing after one that is not timed; they take turns, so that a busy moment is
-    nobody's own.
-    """
+    """Each call's timing after one that is not timed; they take turns, to share busy moments."""
     for call in calls.values():
         call()
-    took: dict[Key, list[float]] = {key: [] for key in calls}
+    milliseconds: dict[Key, list[float]] = {key: [] for key in calls}
     for _ in range(repeats):
         for key, call in calls.items():
-            begun = clock()
+            start = clock()
             call()
-            took[key].append(1000 * (clock() - begun))
+            milliseconds[key].append(1000 * (clock() - start))
             tick()
-    return {key: _timing(batch, values) for key, values in took.items()}
+    return {key: _timing(batch, values) for key, values in milliseconds.items()}
 
 
 def _timing(batch: int, values: list[float]) -> Timing:
@@ -63,14 +62,12 @@ def _timing(batch: int, values: list[float]) -> Timing:
 
 
 def evaluations(generator: Generator, steps: int) -> int:
-    """How often a sample asks the network: rows that pass through it, counted while two are drawn,
-    over two.
-    """
+    """Network evaluations for a sample: the rows that pass through it for two samples, over two."""
     rows = 0
 
-    def count(module: nn.Module, given: Any) -> None:
+    def count(module: nn.Module, arguments: Any) -> None:
         nonlocal rows
-        rows += len(given[0])
+        rows += len(arguments[0])
 
     hooks = [module.register_forward_pre_hook(count) for module in _networks(generator.denoiser)]
     try:
@@ -82,17 +79,13 @@ def evaluations(generator: Generator, steps: int) -> int:
 
 
 def _networks(denoiser: nn.Module) -> Iterable[nn.Module]:
-    """The networks that answer: both of a composite, else the one."""
-    parts = (
-        [getattr(denoiser, name) for name in ("low", "high")]
-        if hasattr(denoiser, "t_prime")
-        else [denoiser]
-    )
+    """Both networks of a composite, else the one."""
+    parts = [denoiser.low, denoiser.high] if isinstance(denoiser, Truncated) else [denoiser]
     return [part for part in parts if isinstance(part, nn.Module)]
 
 
 def machine(generator: Generator) -> dict[str, Any]:
-    """Where and in which numbers it ran."""
+    """Device, software and number format of the measurement."""
     parameter = next(generator.denoiser.parameters())
     device = parameter.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()

@@ -1,6 +1,4 @@
-"""What is compared: runs and their teacher, all on one data set, each with the samplers that suit
-it.
-"""
+"""What is compared: runs and their teacher, all on one data set."""
 
 from __future__ import annotations
 
@@ -13,25 +11,26 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fewstep import exact, methods
+from fewstep import methods
 from fewstep.base.conditions import Cond
 from fewstep.base.device import pick_device
 from fewstep.base.errors import UserError, require
 from fewstep.core import sampling
 from fewstep.core.denoiser import Denoiser
 from fewstep.core.process import Time
-from fewstep.run.build import build_student
 from fewstep.run.checkpoint import fingerprint
 from fewstep.run.config import Run
 from fewstep.run.generator import Generator, load
-from fewstep.run.sources import fit, probe, weights_of
+from fewstep.run.prepare import Prepared
+from fewstep.run.sources import Model, open_model
+from fewstep.run.teachers import probe
 
 SOLVERS = ("ddim", "heun", "addim", "ancestral")  # euler is ddim on edm, and no better elsewhere
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A generator with its name, and how it is told on the command line."""
+    """A generator with its name, and how the command line names it."""
 
     name: str
     given: str
@@ -41,13 +40,11 @@ class Subject:
 
     @property
     def kind(self) -> Literal["multistep", "segments", "solver"]:
-        """multistep: later steps at any noise level; segments: as many as it was trained for;
-        solver: an ODE's.
-        """
+        """multistep: later steps at any noise level; segments: a fixed number; solver: an ODE's."""
         own = sampling.sampler(self.generator.method.sampler)
         if own.only:
             return "segments"
-        return "multistep" if own.grid is sampling.through_middle else "solver"
+        return "multistep" if own.grid is sampling.multistep_grid else "solver"
 
     def by(self, sampler: str) -> Generator:
         """The generator with another sampler as its own."""
@@ -55,24 +52,23 @@ class Subject:
 
 
 class Closed(nn.Module):
-    """A closed form as a module; its only weights are the digest of its name, by which it is told
-    from others.
-    """
+    """A closed form as a module, whose only weights are the digest of its name: its identity."""
 
     mark: Tensor
 
     def __init__(self, truth: Denoiser, name: str) -> None:
         super().__init__()
         self.truth = truth
-        digest = torch.tensor(list(hashlib.sha256(name.encode()).digest()), dtype=torch.float32)
-        self.mark = nn.Parameter(digest, requires_grad=False)
+        digest = hashlib.sha256(name.encode()).digest()
+        mark = torch.tensor(list(digest), dtype=torch.float32)
+        self.mark = nn.Parameter(mark, requires_grad=False)
 
     def forward(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
         return self.truth(x_t, t, cond)
 
 
 def open_runs(
-    given: Sequence[str],
+    paths: Sequence[str],
     *,
     ema: str = "ema",
     composite: bool = False,
@@ -83,21 +79,20 @@ def open_runs(
 
     Raises UserError where a run is named twice or two learned from different data.
     """
-    found = []
-    for path in given:
+    subjects = []
+    for path in paths:
         generator = load(path, ema=ema, device=device, **own)
-        two = composite and generator.method.before is not None
-        if two:
+        options = f" --ema {ema}" if ema != "ema" else ""
+        if composite and generator.method.before is not None:
             generator = load(path, ema=ema, device=device, composite=True, **own)
-        generator = _marked(generator)
-        options = (f" --ema {ema}" if ema != "ema" else "") + (" --composite" if two else "")
-        found.append(Subject(_short(path, given), path, generator, options))
-    if composite and not any("composite" in subject.options for subject in found):
-        raise UserError(f"--composite: none of {', '.join(given)} has a second stage")
-    require(len(set(given)) == len(given), "RUN", list(given), "each of them once")
-    for other in found[1:]:
-        same_data(other, found[0])
-    return found
+            options += " --composite"
+        subjects.append(Subject(_short(path, paths), path, _with_digest(generator), options))
+    if composite and not any("composite" in subject.options for subject in subjects):
+        raise UserError(f"--composite: none of {', '.join(paths)} has a second stage")
+    require(len(set(paths)) == len(paths), "RUN", list(paths), "each of them once")
+    for other in subjects[1:]:
+        same_data(other, subjects[0])
+    return subjects
 
 
 def _short(path: str, others: Sequence[str]) -> str:
@@ -107,70 +102,59 @@ def _short(path: str, others: Sequence[str]) -> str:
 
 
 def same_data(a: Subject, b: Subject) -> None:
-    """Refuses subjects of two data sets."""
-    if a.generator.facts.data != b.generator.facts.data:
-        told = [f"{s.given} ({s.generator.run.data}, {_shape(s)})" for s in (a, b)]
-        raise UserError(
-            f"{told[0]} and {told[1]} learned from different data: expected runs of one data set"
-        )
+    """Raises UserError for subjects of two data sets."""
+    if a.generator.facts.data == b.generator.facts.data:
+        return
+    first, second = (f"{s.given} ({s.generator.run.data}, {_shape(s)})" for s in (a, b))
+    raise UserError(
+        f"{first} and {second} learned from different data: expected runs of one data set"
+    )
 
 
 def _shape(subject: Subject) -> str:
     facts = subject.generator.facts
-    return "x".join(map(str, facts.shape)) + (f", {facts.classes} classes" if facts.classes else "")
+    classes = f", {facts.classes} classes" if facts.classes else ""
+    return "x".join(map(str, facts.shape)) + classes
 
 
 def open_teacher(
-    given: str, student: Subject, *, ema: str = "ema", device: str = "auto"
+    source: str, student: Subject, *, ema: str = "ema", device: str = "auto"
 ) -> Subject:
-    """The teacher as a subject: a diffusion run, a .safetensors file of the student's network, or
-    exact:NAME.
+    """The teacher as a subject: a diffusion run, a file of the student's network, or exact:NAME.
 
     Raises UserError where it learned from other data, does not answer for it, or is no diffusion
     model.
     """
     like = student.generator
     diffusion = methods.diffusion(sigma_data=like.facts.sigma_data)
+    model = open_model(
+        source, Prepared(like.run, like.facts, diffusion), name=source, ema=ema, device=device
+    )
+    name = source if source.startswith("exact:") else Path(source).name
+    generator = model.generator or _diffusion_generator(model, like, device)
+    teacher = Subject(name, source, _with_digest(generator), teacher=True)
+    same_data(teacher, student)
+    if teacher.kind != "solver":
+        raise UserError(
+            f"--teacher {source}: trained by {teacher.generator.run.method!r}, which is no"
+            " diffusion model: give it as a RUN"
+        )
+    return teacher
+
+
+def _diffusion_generator(model: Model, like: Generator, device: str) -> Generator:
+    """A generator of a denoiser that no run is known of, on the data of another generator."""
     run = Run(recipe="teacher", method="diffusion", data=like.run.data, labels=like.run.labels)
-    denoiser: nn.Module
-    if given.startswith("exact:"):
-        units = like.facts.units
-        plain = units.shift == 0 and units.scale == 1
-        require(
-            plain,
-            f"teacher {given}: units",
-            tuple(units),
-            "data in the law's own units, such as --data " + given,
-        )
-        truth = exact.named(given.partition(":")[2], diffusion.process)
-        probe(given, truth, like.facts, diffusion.process)
-        denoiser = Closed(truth, given)
-    elif Path(given).suffix == ".safetensors":
-        denoiser = build_student(like.run, like.facts, diffusion)
-        fit(weights_of("teacher", given), denoiser.network)
-    else:
-        teacher = Subject(
-            Path(given).name, given, _marked(load(given, ema=ema, device=device)), teacher=True
-        )
-        same_data(teacher, student)
-        if teacher.kind != "solver":
-            told = teacher.generator.run.method
-            raise UserError(
-                f"--teacher {given}: trained by {told!r}, which is no diffusion model: give it as"
-                " a RUN"
-            )
-        return teacher
+    denoiser = model.denoiser
+    if not isinstance(denoiser, nn.Module):
+        probe(model, like.facts)
+        denoiser = Closed(denoiser, model.name)
     denoiser.requires_grad_(False).eval().to(pick_device(device))
-    name = given if given.startswith("exact:") else Path(given).name
-    return Subject(
-        name, given, _marked(Generator(run, like.facts, diffusion, denoiser, 0)), teacher=True
-    )
+    method = methods.diffusion(sigma_data=like.facts.sigma_data)
+    return Generator(run, like.facts, method, denoiser, 0)
 
 
-def _marked(generator: Generator) -> Generator:
-    """The generator with the fingerprint of the weights that are sampled, whichever average they
-    are.
-    """
-    return replace(
-        generator, fingerprint=fingerprint({"denoiser": generator.denoiser.state_dict()})
-    )
+def _with_digest(generator: Generator) -> Generator:
+    """The generator with the fingerprint of the weights that are sampled, whichever average."""
+    digest = fingerprint({"denoiser": generator.denoiser.state_dict()})
+    return replace(generator, fingerprint=digest)

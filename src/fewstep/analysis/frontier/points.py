@@ -14,43 +14,39 @@ from fewstep.analysis.metrics import Difference, Result, compare
 MULTISTEP = "multistep"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Point:
-    """A subject at a number of steps: what it scored on the test split, and what that costs."""
+    """A subject at a number of steps: its scores on the test split, and what a sample costs."""
 
     subject: Subject
     sampler: str
     steps: int
     levels: Levels = ()  # of the later steps, chosen on the validation split
-    validation: Result | None = (
-        None  # the chosen one's score, with the number of candidates; None: nothing was chosen
-    )
+    validation: Result | None = None  # the score it was chosen by; None: there was no choice
     results: dict[str, Result]
-    evaluations: int = 0  # of the network for each sample, as counted
-    one: Timing | None = None  # a call for one sample
-    many: Timing | None = None  # a call for a batch
-    offered: bool = True  # of a solver: no cheaper setting scored better on the validation split
+    evaluations: int  # of the network for each sample, as counted
+    one: Timing  # a call for one sample
+    many: Timing  # a call for a batch
+    on_offer: bool = True  # of a solver: no cheaper setting scored better on the validation split
     worth: bool = False  # better, beyond chance, than every such point of fewer evaluations
     quick: bool = False  # better, beyond chance, than every such point of lower latency
 
     @property
     def name(self) -> str:
-        """Who and how, such as "digits" or "exact:ring8, heun"."""
-        return (
-            self.subject.name
-            if self.sampler == MULTISTEP
-            else f"{self.subject.name}, {self.sampler}"
-        )
+        """Subject and sampler, such as "digits" or "exact:ring8, heun"."""
+        if self.sampler == MULTISTEP:
+            return self.subject.name
+        return f"{self.subject.name}, {self.sampler}"
 
     @property
-    def kind(self) -> str:
-        """The subject's: multistep, segments or solver."""
-        return self.subject.kind
+    def label(self) -> str:
+        """The name and the number of evaluations."""
+        return f"{self.name} with {self.evaluations}"
 
     @property
     def busy(self) -> bool:
-        """Whether the calls took so unlike that something else was running."""
-        return self.one is not None and self.one.high > 1.5 * self.one.low
+        """Whether the calls differ so much that something else was running."""
+        return self.one.high > 1.5 * self.one.low
 
     @property
     def candidates(self) -> int:
@@ -58,25 +54,23 @@ class Point:
         return 0 if self.validation is None else int(self.validation.protocol["candidates"])
 
     def command(self) -> str:
-        """The command that samples as this point was measured; none for teachers that are no run."""
-        given = self.subject.given
-        if given.startswith("exact:") or given.endswith(".safetensors"):
+        """The command that samples like this point; empty for teachers that are no run."""
+        path = self.subject.given
+        if path.startswith("exact:") or path.endswith(".safetensors"):
             return ""
-        by = "" if self.sampler in (MULTISTEP, "segments") else f" --sampler {self.sampler}"
-        times = (
-            f" --middle-times {' '.join(f'{level:g}' for level in self.levels)}"
-            if self.levels
-            else ""
-        )
-        return f"fewstep sample {given}{self.subject.options} --steps {self.steps}{by}{times}"
+        words = [f"fewstep sample {path}{self.subject.options} --steps {self.steps}"]
+        if self.sampler not in (MULTISTEP, "segments"):
+            words.append(f"--sampler {self.sampler}")
+        if self.levels:
+            words += ["--later-sigmas", *(f"{level:g}" for level in self.levels)]
+        return " ".join(words)
 
 
 @dataclass(frozen=True)
 class Judge:
     """Compares points by one metric on the test split.
 
-    sign: -1 where higher is better. gain: the least share of the value by which a point is called
-    better.
+    sign: -1 where higher is better. gain: the least share of the value that counts as better.
     """
 
     metric: str
@@ -87,55 +81,47 @@ class Judge:
         """The point's value, lower for better."""
         return self.sign * point.results[self.metric].value
 
-    def apart(self, a: Point, b: Point) -> Difference:
+    def difference(self, a: Point, b: Point) -> Difference:
         """a - b on the test split."""
         return compare(a.results[self.metric], b.results[self.metric])
 
     def better(self, a: Point, b: Point) -> bool:
-        """Whether a is better than b, by `gain` and beyond chance: the interval of their difference
-        leaves 0 out.
+        """Whether a is better than b by `gain`, and 0 is outside the interval of their difference.
 
         Without an interval, of a single draw, by `gain` alone.
         """
-        found = self.apart(a, b)
-        if self.sign * found.value >= -self.gain * abs(self.value(b)):
+        difference = self.difference(a, b)
+        if self.sign * difference.value >= -self.gain * abs(self.value(b)):
             return False
-        low, high = found.interval or (found.value, found.value)
+        low, high = difference.interval or (difference.value, difference.value)
         return high < 0 if self.sign > 0 else low > 0
 
 
 def worth(points: Sequence[Point], judge: Judge, cost: Callable[[Point], float]) -> list[Point]:
-    """The points that are better, beyond chance, than every cheaper one that is so itself: in the
-    order of their cost.
+    """The points, by cost, that are better beyond chance than every cheaper one of this list.
 
-    Small gains add up so: a point that is no better than the one before may still be better than
-    the last kept.
+    So small gains add up: a point that is no better than its neighbour may still be better than the
+    last one of the list.
     """
-    kept: list[Point] = []
+    best: list[Point] = []
     for point in sorted(points, key=lambda p: (cost(p), judge.value(p))):
-        if all(judge.better(point, other) for other in kept):
-            kept.append(point)
-    return kept
+        if all(judge.better(point, other) for other in best):
+            best.append(point)
+    return best
 
 
-def judged(points: Sequence[Point], judge: Judge) -> list[Point]:
-    """The points with `worth` and `quick` set, among those that the validation split left on offer."""
-    offered = [point for point in points if point.offered]
-    kept = worth(offered, judge, lambda p: p.evaluations)
-    fast = worth(offered, judge, lambda p: p.one.low if p.one else 0.0)
-
-    def among(point: Point, some: list[Point]) -> bool:
-        return any(point is other for other in some)
-
-    return [replace(point, worth=among(point, kept), quick=among(point, fast)) for point in points]
+def judge_points(points: Sequence[Point], judge: Judge) -> list[Point]:
+    """The points with `worth` and `quick` set, among those on offer."""
+    on_offer = [point for point in points if point.on_offer]
+    by_evaluations = worth(on_offer, judge, lambda p: p.evaluations)
+    by_latency = worth(on_offer, judge, lambda p: p.one.low)
+    return [replace(p, worth=p in by_evaluations, quick=p in by_latency) for p in points]
 
 
-def chosen_levels(point: Point) -> dict[str, Any]:
+def choice_facts(point: Point) -> dict[str, Any]:
     """How the point's setting was chosen, for the JSON."""
-    found = point.validation
-    told = (
-        None
-        if found is None
-        else {"value": found.value, "error": found.error, "protocol": found.protocol}
-    )
-    return {"levels": list(point.levels), "candidates": point.candidates, "validation": told}
+    facts = None
+    if point.validation is not None:
+        score = point.validation
+        facts = {"value": score.value, "error": score.error, "protocol": score.protocol}
+    return {"levels": list(point.levels), "candidates": point.candidates, "validation": facts}

@@ -1,6 +1,4 @@
-"""Scores by `metrics.evaluate`: candidates on the validation split, what was chosen on the test
-split.
-"""
+"""Scores by `metrics.evaluate`: candidates on the validation split, choices on the test split."""
 
 from __future__ import annotations
 
@@ -12,6 +10,7 @@ from typing import Any
 from fewstep.analysis.frontier.points import Judge
 from fewstep.analysis.frontier.store import Store
 from fewstep.analysis.metrics import (
+    METRICS,
     Extractor,
     Prepared,
     Result,
@@ -20,20 +19,20 @@ from fewstep.analysis.metrics import (
     meters_of,
     spaces_of,
 )
+from fewstep.analysis.metrics.evaluation import split_of
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.base.randomness import block_seed
+from fewstep.core.denoiser import Truncated
 from fewstep.data import Dataset
 from fewstep.run.generator import Generator
 
-HIGHER = ("precision", "recall", "density", "coverage")  # statistics of which more is better
-_MEASURED = ("statistic", "extractor", "reference")  # what a metric's name leaves open
+_KEY_FACTS = ("statistic", "extractor", "reference")  # of a metric, beside its name
 
 
 def default_metric(extractor: Extractor | None) -> str:
-    """energy, which tells any two laws apart and is unbiased at every n; with an extractor its
-    Fréchet distance.
-    """
-    return "energy" if extractor is None else extractor.published() or f"{extractor.name}_frechet"
+    """energy, unbiased at every n and 0 for equal laws alone; an extractor's Fréchet distance."""
+    row = METRICS["energy"] if extractor is None else METRICS["frechet"]
+    return row.name_in(extractor)
 
 
 def search_seed(seed: int) -> int:
@@ -43,7 +42,7 @@ def search_seed(seed: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much is measured."""
+    """The size of a study."""
 
     steps: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
     teacher_steps: tuple[int, ...] = (1, 2, 4, 8, 16, 35)
@@ -58,21 +57,25 @@ class Plan:
     gain: float = 0.05
 
     def __post_init__(self) -> None:
-        for name in ("steps", "teacher_steps"):
-            counts = getattr(self, name)
-            require(
-                len(counts) > 0 and all(c >= 1 for c in counts), name, counts, "numbers from 1 on"
-            )
+        for name, counts in (("steps", self.steps), ("teacher_steps", self.teacher_steps)):
+            is_valid = len(counts) > 0 and all(count >= 1 for count in counts)
+            require(is_valid, name, counts, "numbers from 1 on")
             object.__setattr__(self, name, tuple(sorted(set(counts))))
-        least = {"n": 2, "search_n": 2, "candidates": 1, "seed": 0, "batch": 1, "repeats": 3}
-        for name, low in least.items():
-            require(getattr(self, name) >= low, name, getattr(self, name), f"{low} or more")
+        for name, value, least in (
+            ("n", self.n, 2),
+            ("search_n", self.search_n, 2),
+            ("candidates", self.candidates, 1),
+            ("seed", self.seed, 0),
+            ("batch", self.batch, 1),
+            ("repeats", self.repeats, 3),
+        ):
+            require(value >= least, name, value, f"{least} or more")
         require(0 <= self.gain < 1, "gain", self.gain, "a share in 0 .. 1, below 1")
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A data set with its metrics ready for both splits, and a store of what they gave."""
+    """A data set with its metrics ready for both splits, and a store of scores."""
 
     dataset: Dataset
     plan: Plan
@@ -82,10 +85,11 @@ class Bench:
     tick: Callable[[], None] = lambda: None
 
     def judge(self, metric: str | None = None) -> Judge:
-        """How points are compared: by this metric of the test split, or the one that chooses."""
+        """Compares points by this metric of the test split; left out, by the one that chooses."""
         name = metric or self.metric
-        meter = next(m for m in self.splits["test"].meters if m.metric == name)
-        return Judge(name, -1.0 if meter.protocol["statistic"] in HIGHER else 1.0, self.plan.gain)
+        rows = {meter.metric: meter.row for meter in self.splits["test"].meters}
+        sign = -1.0 if rows[name].better == "higher" else 1.0
+        return Judge(name, sign, self.plan.gain)
 
     @property
     def sign(self) -> float:
@@ -94,30 +98,31 @@ class Bench:
 
     def candidate(self, generator: Generator, steps: int, number: int) -> Result:
         """The score of the `number`-th candidate on the validation split."""
-        (result,) = self._scored(
-            generator, steps, "validation", self.plan.search_n, search_seed(self.plan.seed), number
-        )
+        seed = search_seed(self.plan.seed)
+        (result,) = self._score(generator, steps, "validation", self.plan.search_n, seed, number)
         return result
 
     def final(self, generator: Generator, steps: int) -> dict[str, Result]:
         """Every metric on the test split, which chooses nothing."""
-        results = self._scored(generator, steps, "test", self.plan.n, self.plan.seed, 1)
+        results = self._score(generator, steps, "test", self.plan.n, self.plan.seed, 1)
         return {result.metric: result for result in results}
 
-    def _scored(
+    def _score(
         self, generator: Generator, steps: int, split: str, n: int, seed: int, candidates: int
     ) -> list[Result]:
-        prepared = self.splits[split]
+        measures = self.splits[split]
+        metrics = [
+            [meter.metric, *(meter.protocol.get(fact) for fact in _KEY_FACTS)]
+            for meter in measures.meters
+        ]
         key = {
-            "weights": evaluated(generator),
+            "weights": sample_facts(generator),
             "steps": steps,
             "split": split,
             "n": n,
-            "size": prepared.size,
+            "size": measures.size,
             "seed": seed,
-            "metrics": [
-                [m.metric, *(m.protocol.get(part) for part in _MEASURED)] for m in prepared.meters
-            ],
+            "metrics": metrics,
         }
 
         def measure() -> list[Result]:
@@ -130,7 +135,7 @@ class Bench:
                 split=split,
                 draw=self.plan.draw,
                 candidates=candidates,
-                prepared=prepared,
+                prepared=measures,
             )[0]
 
         results = self.store.get(key, measure)
@@ -138,24 +143,24 @@ class Bench:
         return results
 
 
-def evaluated(generator: Generator) -> dict[str, Any]:
-    """What decides the samples beside seed and steps."""
+def sample_facts(generator: Generator) -> dict[str, Any]:
+    """What the samples depend on, beside seed and steps."""
     sampler = generator.method.sampler
     return {
         "denoiser": generator.fingerprint,
         "sampler": sampler if isinstance(sampler, str) else "own",
-        "levels": generator.run.middle_times,
-        "composite": hasattr(generator.denoiser, "t_prime"),
+        "levels": generator.run.later_sigmas,
+        "composite": isinstance(generator.denoiser, Truncated),
     }
 
 
 def held_out(dataset: Dataset) -> dict[str, str]:
     """SHA-256 of both held-out splits."""
-    parts = {split: getattr(dataset, split).x0 for split in ("validation", "test")}
-    return {
-        split: hashlib.sha256(x0.contiguous().numpy().tobytes()).hexdigest()
-        for split, x0 in parts.items()
-    }
+    digests = {}
+    for split in ("validation", "test"):
+        x0 = split_of(dataset, split).x0
+        digests[split] = hashlib.sha256(x0.contiguous().numpy().tobytes()).hexdigest()
+    return digests
 
 
 def prepare(
@@ -164,32 +169,32 @@ def prepare(
     extractor: Extractor | None = None,
     reference: Statistics | None = None,
 ) -> tuple[str, dict[str, Prepared]]:
-    """The metric that is searched on, and the metrics of both splits: that one alone, and all.
+    """The metric of the search, and the metrics of both splits: that one alone, and all.
 
-    Raises UserError for an unknown metric and for one that is no measure of quality.
+    Raises UserError for an unknown metric and for one that cannot choose.
     """
     metric = default_metric(extractor) if plan.metric is None else plan.metric
-    named = spaces_of(dataset, extractor).named()
-    if metric not in named:
-        raise unknown("metric", metric, named)
-    if named[metric][1] == "nearest_ratio":
+    choices = spaces_of(dataset, extractor).metrics()
+    if metric not in choices:
+        raise unknown("metric", metric, choices)
+    row = choices[metric][1]
+    if row.better == "one":
         raise UserError(
-            f"metric {metric}: it tells memorised samples, and its best is 1; expected one such as"
-            " energy"
+            f"metric {metric}: its best value is 1 ({row.meaning}); expected one such as energy"
         )
-    shared: dict[str, Any] = {"extractor": extractor, "reference": reference}
-    found = {}
+    options: dict[str, Any] = {"extractor": extractor, "reference": reference}
+    splits = {}
     for split, n in (("validation", plan.search_n), ("test", plan.n)):
-        arrays = getattr(dataset, split)
+        arrays = split_of(dataset, split)
         size = min(len(arrays.x0), n) if plan.draw is None else plan.draw
         if size < 2:
             raise UserError(
                 f"data {dataset.name!r} has {len(arrays.x0)} {split} samples: expected at least 2"
                 " to score"
             )
-        asked = [metric] if split == "validation" else None
-        meters, spaces = meters_of(dataset, arrays, size, metrics=asked, **shared)
+        names = [metric] if split == "validation" else None
+        meters, spaces = meters_of(dataset, arrays, size, metrics=names, **options)
         if metric not in [meter.metric for meter in meters]:
-            meters = [*meters_of(dataset, arrays, size, metrics=[metric], **shared)[0], *meters]
-        found[split] = Prepared(meters, spaces, split, size)
-    return metric, found
+            meters = [*meters_of(dataset, arrays, size, metrics=[metric], **options)[0], *meters]
+        splits[split] = Prepared(meters, spaces, split, size)
+    return metric, splits

@@ -1,6 +1,4 @@
-"""The search for the noise levels of the later steps: refined until they are settled or the budget
-is spent.
-"""
+"""The search for the noise levels of the later steps, until nothing helps or the budget ends."""
 
 from __future__ import annotations
 
@@ -8,25 +6,25 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from fewstep.analysis.frontier.levels import Bounds, Levels, rounded
+from fewstep.analysis.frontier.levels import Bounds, Levels, round_level
 
-_FIRST, _LAST = 0.8, 0.05  # the first and the finest move of a level, in ln(sigma)
+# The first and the finest move of a level, in ln(sigma).
+_FIRST = 0.8
+_LAST = 0.05
 
 
 @dataclass(frozen=True)
-class Found:
-    """The levels of the lowest score, that score, and every candidate with its own, in the order of
-    scoring.
-    """
+class SearchResult:
+    """The levels of the lowest score, that score, and all scores in the order of the search."""
 
     levels: Levels
     value: float
-    tried: tuple[tuple[Levels, float], ...]
+    scores: tuple[tuple[Levels, float], ...]
 
     @property
     def candidates(self) -> int:
         """How many sets of levels were scored."""
-        return len(self.tried)
+        return len(self.scores)
 
 
 def _moves(count: int) -> Iterator[tuple[float, ...]]:
@@ -41,43 +39,45 @@ def _moves(count: int) -> Iterator[tuple[float, ...]]:
 
 def search(
     score: Callable[[Levels], float], first: Sequence[Levels], bounds: Bounds, budget: int
-) -> Found:
-    """Minimises score(levels) over decreasing levels: the best start, then moves that halve when
-    none helps.
+) -> SearchResult:
+    """Minimises score(levels) over decreasing levels: the best start, then ever smaller moves.
 
-    Coordinate search in ln(sigma) (Hooke & Jeeves, 1961): the first move that is better is taken.
-    Each set of levels is scored once, at most `budget` of them; the same scores give the same
-    answer.
+    Coordinate search in ln(sigma) (Hooke & Jeeves, 1961): it takes the first move that is better,
+    and halves the moves when none is. Each set of levels is scored once, at most `budget` of them;
+    the same scores give the same answer.
     """
-    scored: dict[Levels, float] = {}
+    scores: dict[Levels, float] = {}
 
-    def of(levels: Levels) -> float:
-        if levels not in scored:
+    def score_once(levels: Levels) -> float:
+        if levels not in scores:
             value = score(levels)
-            scored[levels] = value if math.isfinite(value) else math.inf
-        return scored[levels]
+            scores[levels] = value if math.isfinite(value) else math.inf
+        return scores[levels]
 
-    best = min(list(first)[:budget], key=of)
+    best = min(list(first)[:budget], key=score_once)
     step = _FIRST
-    while step >= _LAST and len(scored) < budget:
-        better = _better(of, scored, best, step, bounds, budget)
-        best, step = (best, step / 2) if better is None else (better, step)
-    return Found(best, scored[best], tuple(scored.items()))
+    while step >= _LAST and len(scores) < budget:
+        better = _better(score_once, scores, best, step, bounds, budget)
+        if better is None:
+            step = step / 2
+        else:
+            best = better
+    return SearchResult(best, scores[best], tuple(scores.items()))
 
 
 def _better(
-    of: Callable[[Levels], float],
-    scored: dict[Levels, float],
+    score_once: Callable[[Levels], float],
+    scores: dict[Levels, float],
     best: Levels,
     step: float,
     bounds: Bounds,
     budget: int,
 ) -> Levels | None:
-    """The first neighbour of lower score, None where there is none or the budget does not reach it."""
+    """The first neighbour of lower score; None where there is none within the budget."""
     for move in _moves(len(best)):
-        trial = tuple(rounded(x * math.exp(step * d)) for x, d in zip(best, move, strict=True))
-        if not bounds.allow(trial) or (trial not in scored and len(scored) >= budget):
+        trial = tuple(round_level(x * math.exp(step * d)) for x, d in zip(best, move, strict=True))
+        if not bounds.allow(trial) or (trial not in scores and len(scores) >= budget):
             continue
-        if of(trial) < scored[best]:
+        if score_once(trial) < scores[best]:
             return trial
     return None

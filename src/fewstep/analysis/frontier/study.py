@@ -1,4 +1,4 @@
-"""The course of a study: choose on the validation split, score on the test split, then the clock."""
+"""A study: choose on the validation split, score on the test split, then time the calls."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from functools import partial
 
 from tqdm import tqdm
 
-from fewstep.analysis.frontier.latency import Timing, clocked, evaluations
+from fewstep.analysis.frontier.latency import Timing, clock_calls, evaluations
 from fewstep.analysis.frontier.levels import Levels, bounds_of, starts
 from fewstep.analysis.frontier.models import SOLVERS, Subject
-from fewstep.analysis.frontier.points import MULTISTEP, Point, judged
+from fewstep.analysis.frontier.points import MULTISTEP, Point, judge_points
 from fewstep.analysis.frontier.scoring import Bench
-from fewstep.analysis.frontier.search import Found, search
+from fewstep.analysis.frontier.search import search
 from fewstep.analysis.metrics import Result
 from fewstep.base.errors import UserError
 from fewstep.core import sampling
@@ -22,7 +22,7 @@ from fewstep.run.generator import Generator
 
 @dataclass(frozen=True)
 class Setting:
-    """A generator as it is sampled, and the validation score it was chosen by."""
+    """A generator with its sampler, steps and levels, and the validation score that chose them."""
 
     subject: Subject
     sampler: str
@@ -30,26 +30,27 @@ class Setting:
     generator: Generator
     levels: Levels = ()
     validation: Result | None = None
-    offered: bool = True
+    on_offer: bool = True
 
 
 def settings_of(subject: Subject, bench: Bench) -> list[Setting]:
-    """What of a subject is scored on the test split. Nothing of that split is used here."""
+    """The settings of a subject for the test split, chosen without that split."""
     if subject.kind == "multistep":
-        return _searched(subject, bench)
+        return _search_levels(subject, bench)
     if subject.kind == "segments":
         only = sampling.sampler(subject.generator.method.sampler).default
         return [Setting(subject, "segments", only, subject.generator)]
-    return _solved(subject, bench)
+    return _try_solvers(subject, bench)
 
 
-def _searched(subject: Subject, bench: Bench) -> list[Setting]:
-    """For each number of steps the best levels, each search starting from the one before."""
-    found: list[Setting] = []
-    bounds, best = bounds_of(subject.generator), None
+def _search_levels(subject: Subject, bench: Bench) -> list[Setting]:
+    """The best levels for each number of steps; each search starts from the result before."""
+    settings: list[Setting] = []
+    bounds = bounds_of(subject.generator)
+    best: Levels | None = None
     for steps in bench.plan.steps:
         if steps == 1:
-            found.append(Setting(subject, MULTISTEP, 1, subject.generator))
+            settings.append(Setting(subject, MULTISTEP, 1, subject.generator))
             continue
         first = starts(subject.generator, steps, bounds, best)
         if not first:
@@ -58,55 +59,50 @@ def _searched(subject: Subject, bench: Bench) -> list[Setting]:
                 f" {bounds.low:g}"
             )
         scores: dict[Levels, Result] = {}
-        outcome = search(
-            partial(_score, subject, bench, steps, scores), first, bounds, bench.plan.candidates
-        )
-        best = outcome.levels
-        generator = subject.generator.with_middle(best)
-        found.append(
-            Setting(subject, MULTISTEP, steps, generator, best, _counted(scores[best], outcome))
-        )
-    return found
+        score = partial(_score, subject, bench, steps, scores)
+        result = search(score, first, bounds, bench.plan.candidates)
+        best = result.levels
+        validation = _best_of(scores[best], result.candidates)
+        generator = subject.generator.with_later_sigmas(best)
+        settings.append(Setting(subject, MULTISTEP, steps, generator, best, validation))
+    return settings
 
 
 def _score(
     subject: Subject, bench: Bench, steps: int, scores: dict[Levels, Result], levels: Levels
 ) -> float:
-    generator = subject.generator.with_middle(levels)
+    generator = subject.generator.with_later_sigmas(levels)
     scores[levels] = bench.candidate(generator, steps, len(scores) + 1)
     return bench.sign * scores[levels].value
 
 
-def _counted(result: Result, outcome: Found) -> Result:
-    """The result with the number of candidates that it is the best of."""
-    return replace(result, protocol={**result.protocol, "candidates": outcome.candidates})
+def _best_of(result: Result, candidates: int) -> Result:
+    """The result with the number of candidates that it was chosen from."""
+    return replace(result, protocol={**result.protocol, "candidates": candidates})
 
 
-def solver_steps(asked: Sequence[int], sampler: str) -> list[int]:
-    """The numbers of evaluations that a solver can make: the next where it cannot make one."""
+def solver_steps(counts: Sequence[int], sampler: str) -> list[int]:
+    """The numbers of evaluations that a solver can make: the next higher where it cannot."""
     each = sampling.sampler(sampler).evaluations
-    return sorted({1 + -(-(steps - 1) // each) * each for steps in asked})
+    return sorted({1 + -(-(steps - 1) // each) * each for steps in counts})
 
 
-def _solved(subject: Subject, bench: Bench) -> list[Setting]:
-    """Every solver at every number of evaluations; on offer is what no cheaper one beat on the
-    validation split.
-    """
-    tried = [
+def _try_solvers(subject: Subject, bench: Bench) -> list[Setting]:
+    """Every solver at every number of evaluations, with its score on the validation split."""
+    pairs = [
         (sampler, steps)
         for sampler in SOLVERS
         for steps in solver_steps(bench.plan.teacher_steps, sampler)
     ]
-    found = []
-    for number, (sampler, steps) in enumerate(tried, 1):
+    settings = []
+    for number, (sampler, steps) in enumerate(pairs, 1):
         generator = subject.by(sampler)
-        result = bench.candidate(generator, steps, number)
-        counted = replace(result, protocol={**result.protocol, "candidates": len(tried)})
-        found.append(Setting(subject, sampler, steps, generator, validation=counted))
-    return [replace(setting, offered=not _beaten(setting, found, bench.sign)) for setting in found]
+        validation = _best_of(bench.candidate(generator, steps, number), len(pairs))
+        settings.append(Setting(subject, sampler, steps, generator, validation=validation))
+    return [replace(s, on_offer=not _is_beaten(s, settings, bench.sign)) for s in settings]
 
 
-def _beaten(setting: Setting, others: Sequence[Setting], sign: float) -> bool:
+def _is_beaten(setting: Setting, others: Sequence[Setting], sign: float) -> bool:
     """Whether another setting is no dearer and better on the validation split."""
 
     def value(s: Setting) -> float:
@@ -117,39 +113,36 @@ def _beaten(setting: Setting, others: Sequence[Setting], sign: float) -> bool:
 
 
 def amount(subjects: Sequence[Subject], bench: Bench) -> int:
-    """About how many scores and timed calls a study makes."""
-    plan, total = bench.plan, 0
+    """About how many scores a study makes."""
+    plan = bench.plan
+    total = 0
     solver = sum(len(solver_steps(plan.teacher_steps, sampler)) for sampler in SOLVERS)
     for subject in subjects:
         if subject.kind == "multistep":
             total += plan.candidates * len([s for s in plan.steps if s > 1]) + len(plan.steps)
+        elif subject.kind == "segments":
+            total += 1
         else:
-            total += 1 if subject.kind == "segments" else 2 * solver
+            total += 2 * solver
     return total
 
 
 def measure(subjects: Sequence[Subject], bench: Bench, progress: bool = True) -> list[Point]:
     """All points, chosen on the validation split, scored on the test split and timed."""
-    with tqdm(
-        total=amount(subjects, bench),
-        desc="search",
-        unit="score",
-        disable=not progress,
-        leave=False,
-    ) as bar:
+    quiet = not progress
+    total = amount(subjects, bench)
+    with tqdm(total=total, desc="search", unit="score", disable=quiet, leave=False) as bar:
         bench = replace(bench, tick=bar.update)
         settings = [setting for subject in subjects for setting in settings_of(subject, bench)]
-        bar.total = bar.n + len(settings)  # searches that settled early
+        bar.total = bar.n + len(settings)  # a search may need fewer than its budget
         bar.set_description("test")
-        scored = [(setting, bench.final(setting.generator, setting.steps)) for setting in settings]
-    timed = _timed(settings, bench.plan.batch, bench.plan.repeats, progress)
-    return judged(
-        [_point(s, results, timed[number]) for number, (s, results) in enumerate(scored)],
-        bench.judge(),
-    )
+        scores = [bench.final(setting.generator, setting.steps) for setting in settings]
+    timings = _time(settings, bench.plan.batch, bench.plan.repeats, progress)
+    points = [_point(*facts) for facts in zip(settings, scores, timings, strict=True)]
+    return judge_points(points, bench.judge())
 
 
-def _timed(
+def _time(
     settings: Sequence[Setting], batch: int, repeats: int, progress: bool
 ) -> list[tuple[Timing, Timing]]:
     def call(setting: Setting, size: int) -> Callable[[], object]:
@@ -157,12 +150,11 @@ def _timed(
 
     total = 2 * repeats * len(settings)
     with tqdm(total=total, desc="clock", unit="call", disable=not progress, leave=False) as bar:
-        one, many = (
-            clocked(
-                {i: call(s, size) for i, s in enumerate(settings)}, size, repeats, tick=bar.update
-            )
-            for size in (1, batch)
-        )
+        timings = []
+        for size in (1, batch):
+            calls = {i: call(setting, size) for i, setting in enumerate(settings)}
+            timings.append(clock_calls(calls, size, repeats, tick=bar.update))
+    one, many = timings
     return [(one[i], many[i]) for i in range(len(settings))]
 
 
@@ -177,5 +169,5 @@ def _point(setting: Setting, results: dict[str, Result], timing: tuple[Timing, T
         evaluations=evaluations(setting.generator, setting.steps),
         one=timing[0],
         many=timing[1],
-        offered=setting.offered,
+        on_offer=setting.on_offer,
     )

@@ -1,115 +1,87 @@
-"""The tables of a study, as words: costs beside the metric that chose, and the other metrics."""
+"""The tables of a study, for the page and the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from fewstep.analysis.frontier.points import Point
-from fewstep.analysis.frontier.summary import Verdicts, ends, number, spread
+from fewstep.analysis.frontier.summary import Summary, ends, number, with_error
+from fewstep.analysis.report import Table
 
-Cells = tuple[list[str], list[list[str]]]  # head and rows
+_FLOOR = ["held-out data (floor)", "-"]
 
 
-def offered(points: Sequence[Point]) -> list[Point]:
+def on_offer(points: Sequence[Point]) -> list[Point]:
     """The points on offer, each subject's by evaluations."""
     subjects = list(dict.fromkeys(id(p.subject) for p in points))
-    kept = [p for p in points if p.offered]
-    return sorted(kept, key=lambda p: (subjects.index(id(p.subject)), p.evaluations))
+    offers = [p for p in points if p.on_offer]
+    return sorted(offers, key=lambda p: (subjects.index(id(p.subject)), p.evaluations))
 
 
-def costs(points: Sequence[Point], verdicts: Verdicts, metric: str, batch: int) -> Cells:
-    """What each point on offer costs, and what the metric that chose says of it."""
+def costs(summary: Summary, batch: int, caption: str) -> Table:
+    """What each point on offer costs, its score and its verdict."""
+    metric = summary.judge.metric
+    offers = on_offer(summary.points)
     head = ["setting", "evaluations", metric, "95 %", "ms, 1 sample", "quartiles"]
     rows = []
-    for p in offered(points):
+    for p in offers:
         r = p.results[metric]
-        told = [number(r.value, r.error), ends(r.interval, r.error)]
-        rows.append([p.name, str(p.evaluations), *told, *_clock(p), verdicts.note(p)])
-    r = points[0].results[metric]
+        score = [number(r.value, r.error), ends(r.interval, r.error)]
+        clock = [f"{p.one.median:.3g}", f"{p.one.low:.3g} to {p.one.high:.3g}"]
+        speed = p.many.per_second
+        rate = f"{speed:.3g}" if speed < 100 else f"{speed:,.0f}"
+        rows.append([p.name, str(p.evaluations), *score, *clock, rate, summary.note(p)])
+    r = summary.points[0].results[metric]
     if r.floor is not None:
-        floor = [number(r.floor, r.floor_error), ends(r.floor_interval, r.floor_error)]
-        rows.append(["held-out data (floor)", "-", *floor, "-", "-", "-", ""])
-    return [*head, f"samples/s, by {batch}", "verdict"], rows
+        score = [number(r.floor, r.floor_error), ends(r.floor_interval, r.floor_error)]
+        rows.append([*_FLOOR, *score, "-", "-", "-", ""])
+    return Table([*head, f"samples/s, by {batch}", "verdict"], rows, caption, _strong(offers))
 
 
-def samplers(points: Sequence[Point], metric: str) -> Cells:
-    """The metric by every solver and number of evaluations; in brackets what is not on offer."""
-    solved = [p for p in points if p.kind == "solver"]
-    counts = sorted({p.evaluations for p in solved})
+def others(points: Sequence[Point], metric: str) -> Table:
+    """The other metrics of the points on offer, with their standard errors."""
+    offers = on_offer(points)
+    first = points[0].results
+    metrics = [name for name in first if name != metric]
     rows = []
-    for name in dict.fromkeys(p.name for p in solved):
-        line = {p.evaluations: p for p in solved if p.name == name}
-        rows.append([name, *(_offered(line[c], metric) if c in line else "" for c in counts)])
-    return ["by evaluations", *map(str, counts)], rows
+    for p in offers:
+        scores = [with_error(p.results[name].value, p.results[name].error) for name in metrics]
+        rows.append([p.name, str(p.evaluations), *scores])
+    floors = [with_error(first[name].floor, first[name].floor_error) for name in metrics]
+    rows.append([*_FLOOR, *floors])
+    caption = "The other metrics, ± their standard errors."
+    return Table(["setting", "evaluations", *metrics], rows, caption, _strong(offers))
 
 
-def _offered(point: Point, metric: str) -> str:
-    told = f"{point.results[metric].value:.2g}"
-    return told if point.offered else f"({told})"
+def _strong(offers: Sequence[Point]) -> frozenset[int]:
+    """The rows of points that are worth their cost."""
+    return frozenset(i for i, p in enumerate(offers) if p.worth)
 
 
-def chosen(points: Sequence[Point], metric: str) -> Cells:
-    """The noise levels of later steps, by which score on the validation split, and of how many
-    candidates.
-    """
+def samplers(points: Sequence[Point], metric: str) -> Table:
+    """The metric by every solver and number of evaluations."""
+    solver_points = [p for p in points if p.subject.kind == "solver"]
+    counts = sorted({p.evaluations for p in solver_points})
+    cells: dict[str, dict[int, str]] = {}
+    for p in solver_points:
+        value = f"{p.results[metric].value:.2g}"
+        cells.setdefault(p.name, {})[p.evaluations] = value if p.on_offer else f"({value})"
+    rows = [[name, *(line.get(count, "") for count in counts)] for name, line in cells.items()]
+    caption = (
+        f"{metric} by sampler and number of evaluations. In brackets: not on offer, since a setting"
+        " that is no dearer was better on the validation split."
+    )
+    return Table(["by evaluations", *map(str, counts)], rows, caption)
+
+
+def levels(points: Sequence[Point], metric: str) -> Table:
+    """The noise levels of later steps, with their validation score and number of candidates."""
     rows = []
     for p in points:
         if not p.levels or p.validation is None:
             continue
-        levels = ", ".join(f"{level:g}" for level in p.levels)
-        rows.append(
-            [
-                p.name,
-                str(p.evaluations),
-                str(p.candidates),
-                number(p.validation.value, p.validation.error),
-                levels,
-            ]
-        )
-    return ["setting", "evaluations", "candidates", f"{metric}, validation", "noise levels"], rows
-
-
-def others(points: Sequence[Point], metric: str) -> Cells:
-    """The other metrics of the points on offer, with their standard errors."""
-    first, kept = points[0].results, offered(points)
-    metrics = [m for m in first if m != metric]
-    scores = [[spread(p.results[m].value, p.results[m].error) for m in metrics] for p in kept]
-    rows = [[p.name, str(p.evaluations), *told] for p, told in zip(kept, scores, strict=True)]
-    floors = [spread(first[m].floor, first[m].floor_error) for m in metrics]
-    return ["setting", "evaluations", *metrics], [*rows, ["held-out data (floor)", "-", *floors]]
-
-
-def _clock(point: Point) -> list[str]:
-    """Milliseconds for one sample, their quartiles, and samples per second of the larger call."""
-    if point.one is None or point.many is None:
-        return ["-", "-", "-"]
-    rate = (
-        f"{point.many.per_second:.3g}"
-        if point.many.per_second < 100
-        else f"{point.many.per_second:,.0f}"
-    )
-    return [f"{point.one.median:.3g}", f"{point.one.low:.3g} to {point.one.high:.3g}", rate]
-
-
-def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table in columns: names and verdicts to the left, numbers to the right."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-
-    def cell(text: str, i: int) -> str:
-        return (
-            text.ljust(widths[i])
-            if i == 0 or head[i] in ("verdict", "noise levels")
-            else text.rjust(widths[i])
-        )
-
-    return [
-        "  ".join(cell(text, i) for i, text in enumerate(row)).rstrip() for row in [head, *rows]
-    ]
-
-
-def unbroken(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The cells of numbers with spaces at which no line breaks."""
-    return [
-        [c.replace(" ", "\u00a0") if c[:1].isdigit() or c[:1] == "-" else c for c in row]
-        for row in rows
-    ]
+        score = number(p.validation.value, p.validation.error)
+        line = ", ".join(f"{level:g}" for level in p.levels)
+        rows.append([p.name, str(p.evaluations), str(p.candidates), score, line])
+    head = ["setting", "evaluations", "candidates", f"{metric}, validation", "noise levels"]
+    return Table(head, rows, "Noise levels of the later steps, chosen on the validation split.")

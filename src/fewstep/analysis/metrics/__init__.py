@@ -1,6 +1,4 @@
-"""Numbers that can be trusted: every one with its error, its floor and the protocol it was measured
-by.
-"""
+"""Metrics: every number comes with its error, its floor and the protocol of its measurement."""
 
 from fewstep.analysis.metrics.distances import energy, frechet, nearest_ratio
 from fewstep.analysis.metrics.evaluation import evaluate
@@ -12,15 +10,18 @@ from fewstep.analysis.metrics.moments import Statistics, moments, read_statistic
 from fewstep.analysis.metrics.prepared import Meter, Prepared, Spaces, meters_of, spaces_of
 from fewstep.analysis.metrics.preprocessing import Input
 from fewstep.analysis.metrics.protocol import Difference, Result, compare
+from fewstep.analysis.metrics.registry import METRICS, Metric
 from fewstep.analysis.metrics.transport import sliced_w2, w2
 from fewstep.analysis.metrics.twosample import TwoSample, c2st
 
 __all__ = [
+    "METRICS",
     "Classifier",
     "Difference",
     "Extractor",
     "Input",
     "Meter",
+    "Metric",
     "Prepared",
     "Result",
     "Spaces",

@@ -11,33 +11,35 @@ from torch import Tensor
 from fewstep.analysis.metrics.moments import Statistics, moments
 from fewstep.base.errors import UserError
 
-ROWS = 1000  # rows of a matrix of distances that are held at once
+ROWS = 1000  # rows of a matrix of distances in memory at once
 
 
 def flat(x: Tensor) -> Tensor:
     return x.flatten(1).double()
 
 
-def apart(x: Tensor, y: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+def reduce_distances(x: Tensor, y: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
     """`reduce` of the distances `[rows, M]` of x to y, in pieces of 1000 rows.
 
-    By differences, since the quick way through products loses half the digits.
+    Computed from differences: the quick way through products loses half the digits.
     """
     y = flat(y)
-    pieces = (
-        torch.cdist(part, y, compute_mode="donot_use_mm_for_euclid_dist")
-        for part in flat(x).split(ROWS)
-    )
-    return torch.cat([reduce(piece).reshape(-1) for piece in pieces])
+    results = []
+    for part in flat(x).split(ROWS):
+        distances = torch.cdist(part, y, compute_mode="donot_use_mm_for_euclid_dist")
+        results.append(reduce(distances).reshape(-1))
+    return torch.cat(results)
 
 
 def frechet(x: Tensor | Statistics, y: Tensor | Statistics) -> float:
     """Squared Fréchet distance of the Gaussians with the sets' moments.
 
-    ||m_x - m_y||^2 + tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2), covariances over N - 1. With few samples
-    it is biased upwards, so compare only values at equal N. Source: FID, arXiv 1706.08500.
+    ||m_x - m_y||^2 + tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2), covariances over N - 1.
+    With few samples it is biased upwards, so compare only values at equal N.
+    Source: FID, arXiv 1706.08500.
     """
-    a, b = (s if isinstance(s, Statistics) else moments(s) for s in (x, y))
+    a = x if isinstance(x, Statistics) else moments(x)
+    b = y if isinstance(y, Statistics) else moments(y)
     if a.mean.shape != b.mean.shape:
         raise UserError(
             f"features of {len(a.mean)} and {len(b.mean)} numbers: they come from two extractors"
@@ -50,35 +52,34 @@ def frechet(x: Tensor | Statistics, y: Tensor | Statistics) -> float:
 
 def spread(x: Tensor) -> float:
     """E|x - x'| over pairs of different samples."""
-    return apart(x, x, torch.sum).sum().item() / (len(x) * (len(x) - 1))
+    return reduce_distances(x, x, torch.sum).sum().item() / (len(x) * (len(x) - 1))
 
 
 def energy(x: Tensor, y: Tensor, spread_y: float | None = None) -> float:
-    """Energy distance 2 E|x - y| - E|x - x'| - E|y - y'|, unbiased: pairs of a sample with itself
-    are left out.
+    """Energy distance 2 E|x - y| - E|x - x'| - E|y - y'|, without pairs of a sample with itself.
 
-    It can fall below 0 where the sets agree. `spread_y` saves computing the last term of a set that
-    stays.
+    Unbiased, so it can fall below 0 where the sets agree. `spread_y`: the last term, if known.
     Source: Szekely & Rizzo, "Energy statistics", 2013.
     """
-    between = apart(x, y, torch.sum).sum().item() / (len(x) * len(y))
-    return 2 * between - spread(x) - (spread(y) if spread_y is None else spread_y)
+    between = reduce_distances(x, y, torch.sum).sum().item() / (len(x) * len(y))
+    if spread_y is None:
+        spread_y = spread(y)
+    return 2 * between - spread(x) - spread_y
 
 
 def to_nearest(x: Tensor, train: Tensor) -> float:
     """Mean distance of x to the nearest training sample."""
-    return apart(x, train, lambda piece: piece.min(1).values).mean().item()
+    return reduce_distances(x, train, lambda piece: piece.min(1).values).mean().item()
 
 
 def nearest_ratio(x: Tensor, held_out: Tensor, train: Tensor) -> float:
     """Mean distance to the nearest training sample: of x, over that of held-out data.
 
-    About 1 for new samples of the right kind, towards 0 for memorised ones, above 1 for samples off
-    the data.
+    About 1 for new samples like the data, near 0 for memorised ones, above 1 for samples far off.
     """
     return ratio(to_nearest(x, train), to_nearest(held_out, train))
 
 
 def ratio(a: float, b: float) -> float:
-    """a / b, and not a number where b is 0."""
+    """a / b; NaN where b is 0."""
     return a / b if b else math.nan

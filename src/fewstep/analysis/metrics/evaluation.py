@@ -1,6 +1,4 @@
-"""Scores a generator: disjoint draws of the held-out size against a reference, beside held-out data
-itself.
-"""
+"""Scores a generator: disjoint draws against a reference, beside held-out data itself."""
 
 from __future__ import annotations
 
@@ -16,17 +14,30 @@ from fewstep.analysis.metrics.extractors import Extractor
 from fewstep.analysis.metrics.moments import Statistics
 from fewstep.analysis.metrics.prepared import Meter, Prepared, Spaces, meters_of
 from fewstep.analysis.metrics.protocol import Result, estimate
-from fewstep.base.conditions import Cond, masked
+from fewstep.base.conditions import Cond, apply_mask
 from fewstep.base.errors import NonFiniteError, UserError, require, unknown
-from fewstep.base.randomness import block_seed, shuffled
+from fewstep.base.randomness import block_seed, shuffled_indices
 from fewstep.data import Arrays, Dataset, each
 from fewstep.run.checkpoint import fingerprint
 from fewstep.run.generator import Generator
 
-_WARM = 4096  # samples of the pass that is not timed
-_MOST_DRAWS, _FEW = 100, 50  # more draws sharpen nothing; fewer held-out samples make no floor
+_WARM_UP = 4096  # most samples of the pass that is not timed
+_MOST_DRAWS = 100  # more draws hardly narrow an interval
+_FEW = 50  # fewer held-out samples make a poor floor
+_ERRORS = {
+    "error": "standard error of the mean over draws, given the reference",
+    "interval": "nominal 95 %, Student's t widened by Hall's",
+}
 
 log = logging.getLogger("fewstep")
+
+
+def split_of(dataset: Dataset, name: str) -> Arrays:
+    """The validation or the test split. Raises UserError for another name."""
+    splits = {"validation": dataset.validation, "test": dataset.test}
+    if name not in splits:
+        raise unknown("split", name, splits)
+    return splits[name]
 
 
 def _held_out(
@@ -38,9 +49,7 @@ def _held_out(
             f"data {dataset.name!r} is not what this generator was trained on: scores would mean"
             " nothing"
         )
-    if split not in ("test", "validation"):
-        raise unknown("split", split, ("test", "validation"))
-    held_out: Arrays = getattr(dataset, split)
+    held_out = split_of(dataset, split)
     size = min(len(held_out.x0), n) if draw is None else draw
     if size < 2:
         raise UserError(
@@ -52,12 +61,6 @@ def _held_out(
             "fewstep: %d samples are held out: so few say little of a distance", len(held_out.x0)
         )
     return held_out, size
-
-
-_ERRORS = {
-    "error": "standard error of the mean over draws, given the reference",
-    "interval": "nominal 95 %, Student's t widened by Hall's",
-}
 
 
 def evaluate(
@@ -75,64 +78,71 @@ def evaluate(
     draw: int | None = None,
     prepared: Prepared | None = None,
 ) -> tuple[list[Result], list[dict[str, float]]]:
-    """Scores at each number of network evaluations, and samples per second (first pass not
-    counted).
+    """Scores at each number of network evaluations, and samples per second.
 
     n samples are cut into disjoint draws of `draw` samples: as many as the held-out split has (n,
-    if that is less), so that model and floor have equally many; labels follow the training split's
-    frequencies.
-    metrics: names as the results have them. extractor: in place of the data set's classifier.
-    reference: in place of the training split. candidates: how many models were scored on this split
-    before one was chosen.
-    prepared: in place of metrics, extractor and reference, where they were prepared for this data
-    before.
+    if that is less), so that model and floor have equally many. Labels follow the training split's
+    frequencies. The speed leaves out a first pass.
+
+    metrics: names as the results have them.
+    extractor: in place of the data set's classifier.
+    reference: in place of the training split.
+    candidates: how many models were scored on this split before one was chosen.
+    prepared: metrics, extractor and reference made ready for this data, in place of these three.
+
     Raises UserError where the data set is not the one of the run, or fewer than 2 samples are left
     to compare.
     """
     held_out, size = _held_out(generator, dataset, split, n, draw)
     require(candidates >= 1, "candidates", candidates, "1 or more")
     n = min(n, _MOST_DRAWS * size)
-    told = {"split": split, "n": size, "draws": n // size, "seed": seed, "candidates": candidates}
     protocol = {
-        **told,
+        "split": split,
+        "n": size,
+        "draws": n // size,
+        "seed": seed,
+        "candidates": candidates,
         "generator": fingerprint({"denoiser": generator.denoiser.state_dict()}),
         **_ERRORS,
     }
-    drawn = (
-        seed if split == "test" else block_seed(seed, "eval validation", 0)
-    )  # what is chosen is scored anew
-    cond = dataset.train.rows(shuffled(drawn, "eval", 0, n, len(dataset.train.x0))).cond
-    warm = min(size, _WARM)
-    few = each(lambda rows: rows[:warm], cond)
-    for count in steps:  # warms up, and refuses what cannot be sampled before anything takes long
-        generator.sample(warm, steps=count, seed=drawn, cond=few)
-    if prepared is not None and (prepared.split, prepared.size) != (split, size):
-        raise UserError(
-            f"prepared for {prepared.size} of {prepared.split}: expected {size} of {split}"
-        )
-    meters, spaces = (
-        meters_of(
-            dataset, held_out, size, metrics=metrics, extractor=extractor, reference=reference
-        )
-        if prepared is None
-        else prepared[:2]
-    )
-    results, speeds = [], []
+    # The test split has other noise than the validation split: what was chosen is scored anew.
+    sample_seed = seed if split == "test" else block_seed(seed, "eval validation", 0)
+    order = shuffled_indices(sample_seed, "eval", 0, n, len(dataset.train.x0))
+    cond = dataset.train.rows(order).cond
+    _warm_up(generator, steps, min(size, _WARM_UP), sample_seed, cond)
+    if prepared is None:
+        choice: dict[str, Any] = {"extractor": extractor, "reference": reference}
+        meters, spaces = meters_of(dataset, held_out, size, metrics=metrics, **choice)
+    else:
+        meters, spaces = prepared.meters, prepared.spaces
+        if (prepared.split, prepared.size) != (split, size):
+            raise UserError(
+                f"prepared for {prepared.size} of {prepared.split}: expected {size} of {split}"
+            )
+    results = []
+    speeds = []
     for count in steps:
-        x, speed = _sampled(generator, count, n, drawn, cond)
+        x, speed = _sample(generator, count, n, sample_seed, cond)
         speeds.append({"steps": count, "samples_per_second": speed})
-        draws = masked(dataset.units.to_model(x), cond).split(size)[: n // size]
-        results += _scored(meters, spaces, draws, count, protocol)
+        draws = apply_mask(dataset.units.to_model(x), cond).split(size)[: n // size]
+        results += _score(meters, spaces, draws, count, protocol)
     return results, speeds
 
 
-def _sampled(
+def _warm_up(generator: Generator, steps: Sequence[int], count: int, seed: int, cond: Cond) -> None:
+    """A pass that is not timed; it also raises for impossible steps before anything takes long."""
+    first = each(lambda rows: rows[:count], cond)
+    for number in steps:
+        generator.sample(count, steps=number, seed=seed, cond=first)
+
+
+def _sample(
     generator: Generator, steps: int, n: int, seed: int, cond: Cond
 ) -> tuple[Tensor, float]:
     """n finite samples, and how many came per second."""
-    begun = time.perf_counter()
+    start = time.perf_counter()
     x = generator.sample(n, steps=steps, seed=seed, cond=cond)
-    speed = n / (time.perf_counter() - begun)
+    speed = n / (time.perf_counter() - start)
     if not bool(torch.isfinite(x).all()):
         raise NonFiniteError(
             f"the samples of {steps} steps hold NaN or infinity: there is nothing to score"
@@ -140,35 +150,36 @@ def _sampled(
     return x, speed
 
 
-def _scored(
+def _score(
     meters: list[Meter],
     spaces: Spaces,
     draws: Sequence[Tensor],
     steps: int,
     protocol: dict[str, Any],
 ) -> list[Result]:
-    """One result for each metric, every space looking at each draw once."""
+    """One result for each metric; each space computes the features of a draw once."""
     values: dict[str, list[float]] = {meter.metric: [] for meter in meters}
     for draw in draws:
-        seen = {space: spaces.seen[space](draw) for space in {meter.space for meter in meters}}
+        features = {
+            space: spaces.features[space](draw) for space in {meter.space for meter in meters}
+        }
         for meter in meters:
-            values[meter.metric].append(meter.statistic.measure(seen[meter.space]))
-    results = []
-    for meter in meters:
-        found = estimate(values[meter.metric])
-        floor = meter.floor or (None, None, None)
-        results.append(
-            Result(
-                metric=meter.metric,
-                steps=steps,
-                value=found.value,
-                error=found.error,
-                floor=floor[0],
-                protocol={**protocol, **meter.protocol},
-                interval=found.interval,
-                floor_error=floor[1],
-                floor_interval=floor[2],
-                values=tuple(values[meter.metric]),
-            )
-        )
-    return results
+            values[meter.metric].append(meter.measure.value(features[meter.space]))
+    return [_result(meter, values[meter.metric], steps, protocol) for meter in meters]
+
+
+def _result(meter: Meter, values: list[float], steps: int, protocol: dict[str, Any]) -> Result:
+    score = estimate(values)
+    floor = meter.floor
+    return Result(
+        metric=meter.metric,
+        steps=steps,
+        value=score.value,
+        error=score.error,
+        floor=floor.value if floor else None,
+        protocol={**protocol, **meter.protocol},
+        interval=score.interval,
+        floor_error=floor.error if floor else None,
+        floor_interval=floor.interval if floor else None,
+        values=tuple(values),
+    )

@@ -1,15 +1,14 @@
-"""Feature extractors `x [N, ...] -> [N, F]`: a callable or a file of yours, with all that its
-numbers depend on.
+"""Feature extractors `x [N, ...] -> [N, F]`: a callable or a file of yours.
 
-Nothing is downloaded. A file is known by its SHA-256, and only known weights with their own
-preprocessing may give a number a published name such as FID.
+Nothing is downloaded. A file is identified by its SHA-256. A number has a published name such as
+FID only with the published weights and their own preprocessing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,7 @@ AS_IT_IS = Input()
 
 @dataclass(frozen=True)
 class Extractor:
-    """`network` on `input(x)`; `sha256` of the file it is, `weights` of the file it was made from;
-    None: not told.
-    """
+    """`network` on `input(x)`; if known, SHA-256 of its file and of the `weights` it came from."""
 
     name: str
     network: Network
@@ -42,18 +39,16 @@ class Extractor:
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        """`[N, F]` of samples `[N, ...]` in the data's range, in float32; UserError where they are
-        no features.
-        """
+        """`[N, F]` in float32 of samples `[N, ...]`; UserError for another shape, NaN, infinity."""
         parts = []
         for part in x.split(self.batch):
-            seen = self.network(self.input(part))
-            if seen.ndim != 2 or len(seen) != len(part):
+            output = self.network(self.input(part))
+            if output.ndim != 2 or len(output) != len(part):
                 raise UserError(
-                    f"extractor {self.name} gives {tuple(seen.shape)} for {len(part)} samples:"
+                    f"extractor {self.name} gives {tuple(output.shape)} for {len(part)} samples:"
                     " expected [N, F]"
                 )
-            parts.append(seen.detach().cpu())
+            parts.append(output.detach().cpu())
         features = torch.cat(parts)
         if not bool(torch.isfinite(features).all()):
             raise UserError(
@@ -63,27 +58,24 @@ class Extractor:
 
     def facts(self) -> dict[str, Any]:
         """Its part of the protocol, in JSON's own types."""
-        entry = json.loads(json.dumps(asdict(self.input)))  # lists, as it reads back
         return {
             "extractor": self.sha256,
             "weights": self.weights,
-            "input": entry,
+            "input": json.loads(json.dumps(asdict(self.input))),  # lists, as JSON reads back
             "output": self.output,
         }
 
     def published(self) -> str | None:
-        """The name of a Fréchet distance by this extractor, where weights and preprocessing are the
-        published ones.
-        """
-        for known in KNOWN:
-            if known.sha256 in (self.sha256, self.weights) and known.input == self.input:
-                return known.name
+        """Its Fréchet distance's published name, where weights and preprocessing are those."""
+        for entry in KNOWN:
+            if entry.sha256 in (self.sha256, self.weights) and entry.input == self.input:
+                return entry.name
         return None
 
 
 @dataclass(frozen=True)
 class Known:
-    """Weights that a published number is defined by, and what they are fed."""
+    """Weights that define a published number, and their preprocessing."""
 
     name: str
     sha256: str
@@ -91,16 +83,16 @@ class Known:
     torchscript: bool = False
 
 
-# inception-2015-12-05.pt, the network of EDM's and StyleGAN's FID: resizes by itself, takes 0..255
-# in 8 bits.
-# dinov2_vitl14_pretrain.pth, fed as dgm-eval does (arXiv 2306.04675).
 KNOWN = (
+    # inception-2015-12-05.pt, the network of EDM's and StyleGAN's FID: takes 0..255 in 8 bits and
+    # resizes by itself.
     Known(
         "FID",
         "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
         Input(range=(0, 255), levels=256, channels=3),
         torchscript=True,
     ),
+    # dinov2_vitl14_pretrain.pth, with the input of dgm-eval (arXiv 2306.04675).
     Known(
         "FD-DINOv2",
         "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
@@ -119,47 +111,47 @@ def file_sha256(path: str | Path) -> str:
 
 
 def open_extractor(path: str | Path, *, weights: str | Path | None = None) -> Extractor:
-    """An extractor from `FILE.onnx`, as `FILE.json` beside it declares, or from the known
-    TorchScript Inception.
+    """An extractor from `FILE.onnx` and the `FILE.json` beside it, or from TorchScript Inception.
 
     The JSON object may hold the fields of `Input`, `output` (a tensor's name), `name` and `sha256`
-    (refused where the file's is another). weights: the file that the ONNX file was exported from;
-    its SHA-256 is recorded.
+    (an error where the file's is another).
+    weights: the file that the ONNX file was exported from; its SHA-256 is recorded.
     """
     file = Path(path)
     digest = file_sha256(file)
     if file.suffix != ".onnx":
         return _torchscript(file, digest)
-    told = _declared(file.with_suffix(".json"))
-    wanted = told.pop("sha256", digest)
-    if wanted != digest:
+    declaration = _read_declaration(file.with_suffix(".json"))
+    expected_digest = declaration.pop("sha256", digest)
+    if expected_digest != digest:
         raise UserError(
-            f"{file} has SHA-256 {digest}, and {file.stem}.json declares {wanted}: it is another"
-            " file"
+            f"{file} has SHA-256 {digest}, and {file.stem}.json declares {expected_digest}: it is"
+            " another file"
         )
-    name, output = told.pop("name", file.stem), told.pop("output", None)
-    entry = Input.from_json(told, f"{file.stem}.json")
+    name = declaration.pop("name", file.stem)
+    output = declaration.pop("output", None)
+    preprocessing = Input.from_json(declaration, f"{file.stem}.json")
     source = None if weights is None else file_sha256(weights)
     network, output = _onnx(file, output)
-    return Extractor(name, network, digest, entry, output, source, batch=64)
+    return Extractor(name, network, digest, preprocessing, output, source, batch=64)
 
 
-def _declared(path: Path) -> dict[str, Any]:
+def _read_declaration(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        told = json.loads(path.read_bytes())
+        declaration = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(told, Mapping):
+    if not isinstance(declaration, Mapping):
         raise UserError(
             f"{path} holds no JSON object: expected fields such as range, size and resize"
         )
-    return dict(told)
+    return dict(declaration)
 
 
 def _onnx(file: Path, output: str | None) -> tuple[Network, str]:
-    """The network of an ONNX file on the CPU, and the name of the output tensor it gives."""
+    """The network of an ONNX file on the CPU, and the name of its output tensor."""
     try:
         import onnxruntime
     except ImportError:
@@ -179,38 +171,42 @@ def _onnx(file: Path, output: str | None) -> tuple[Network, str]:
         )
     if output is not None and output not in names:
         raise unknown(f"output of {file}", output, names)
-    given, *others = session.get_inputs()
+    entry, *others = session.get_inputs()
     if others:
         raise UserError(f"{file} has {len(others) + 1} inputs: expected pictures or vectors alone")
-    shape = given.shape[1:]
+    shape = entry.shape[1:]
 
     def network(x: Tensor) -> Tensor:
-        fits = len(shape) == x.ndim - 1 and all(
-            not isinstance(want, int) or want == have
-            for want, have in zip(shape, x.shape[1:], strict=True)
-        )
-        if not fits:
+        if not _fits(x, shape):
             raise UserError(
                 f"samples of shape {tuple(x.shape[1:])}: {file.name} takes {shape}; declare size"
                 " and resize"
             )
-        fed = np.ascontiguousarray(x.numpy(), dtype=np.float32)
-        return torch.from_numpy(session.run([output or names[0]], {given.name: fed})[0])
+        array = np.ascontiguousarray(x.numpy(), dtype=np.float32)
+        return torch.from_numpy(session.run([output or names[0]], {entry.name: array})[0])
 
     return network, output or names[0]
 
 
+def _fits(x: Tensor, shape: Sequence[Any]) -> bool:
+    """Whether samples have an ONNX shape, in which a name stands for any number."""
+    if len(shape) != x.ndim - 1:
+        return False
+    pairs = zip(shape, x.shape[1:], strict=True)
+    return all(size == actual for size, actual in pairs if isinstance(size, int))
+
+
 def _torchscript(file: Path, digest: str) -> Extractor:
-    """A known TorchScript network; another one is refused unopened, for it could be any program."""
-    known = next((known for known in KNOWN if known.torchscript and known.sha256 == digest), None)
-    if known is None:
+    """Inception's TorchScript file; another one could be any program, so it is not opened."""
+    entries = [entry for entry in KNOWN if entry.torchscript and entry.sha256 == digest]
+    if not entries:
         raise UserError(
             f"{file} has SHA-256 {digest}, which is no known network: expected a .onnx file or"
             " Inception's .pt"
         )
-    loaded = torch.jit.load(str(file), map_location="cpu").eval()
+    inception = torch.jit.load(str(file), map_location="cpu").eval()
 
     def network(x: Tensor) -> Tensor:
-        return loaded(x.round().to(torch.uint8), return_features=True)
+        return inception(x.round().to(torch.uint8), return_features=True)
 
-    return Extractor("inception", network, digest, known.input, batch=64)
+    return Extractor("inception", network, digest, entries[0].input, batch=64)

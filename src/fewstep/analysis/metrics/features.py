@@ -1,6 +1,4 @@
-"""A small classifier trained on the spot, whose last hidden layer measures labelled data without a
-download.
-"""
+"""A small classifier, trained on the spot: features for labelled data without a download."""
 
 from __future__ import annotations
 
@@ -16,11 +14,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fewstep.base.randomness import forked
+from fewstep.base.randomness import fork_rng
 from fewstep.data import Dataset
 from fewstep.run.checkpoint import fingerprint
 
-_STEPS, _RATE, _DECAY, _HIDDEN, _FEATURES, _SEED = 400, 3e-3, 1e-4, 128, 32, 0
+_STEPS = 400
+_RATE = 3e-3
+_DECAY = 1e-4
+_HIDDEN = 128
+_FEATURES = 32
+_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,18 @@ class Classifier:
 
 
 def classifier(dataset: Dataset) -> Classifier:
-    """The classifier of a data set's training split: the same weights each time, kept in the user's
-    cache.
-    """
-    with forked(_SEED, "classifier"):
+    """The classifier of a data set's training split: the same weights each time, from a cache."""
+    with fork_rng(_SEED, "classifier"):
         network = _network(dataset)
     file = _cache_file(dataset)
     try:
-        kept = load_file(file)
-        with safe_open(file, "pt") as opened:
-            known = opened.metadata() == {"fingerprint": fingerprint({"classifier": kept})}
-        network.load_state_dict(kept if known else {})
+        weights = load_file(file)
+        with safe_open(file, "pt") as reader:
+            is_whole = reader.metadata() == {"fingerprint": fingerprint({"classifier": weights})}
+        network.load_state_dict(weights if is_whole else {})  # an empty one raises RuntimeError
     except (OSError, SafetensorError, RuntimeError):
         _fit(network, dataset)
-        _keep(network, file)
+        _write(network, file)
     network.requires_grad_(False)
     return Classifier(network, fingerprint({"classifier": network.state_dict()}))
 
@@ -71,10 +72,11 @@ def _network(dataset: Dataset) -> nn.Sequential:
 
 
 def _fit(network: nn.Sequential, dataset: Dataset) -> None:
-    """Full-batch Adam on one thread: nothing random, and the same bits on machines with more cores."""
-    x, cond = dataset.train.x0.flatten(1), dataset.train.cond
+    """Full-batch Adam on one thread: nothing is random, and the bits do not depend on the cores."""
+    x = dataset.train.x0.flatten(1)
+    cond = dataset.train.cond
     labels = cond["label"] if isinstance(cond, Mapping) else cond
-    assert labels is not None
+    assert isinstance(labels, Tensor)
     optimizer = torch.optim.Adam(network.parameters(), lr=_RATE, weight_decay=_DECAY)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -89,29 +91,18 @@ def _fit(network: nn.Sequential, dataset: Dataset) -> None:
 
 def _cache_file(dataset: Dataset) -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    facts = (
-        dataset.fingerprint(),
-        _STEPS,
-        _RATE,
-        _DECAY,
-        _HIDDEN,
-        _FEATURES,
-        _SEED,
-        torch.__version__,
-    )
-    return (
-        home
-        / "fewstep"
-        / f"classifier-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.safetensors"
-    )
+    settings = (_STEPS, _RATE, _DECAY, _HIDDEN, _FEATURES, _SEED)
+    facts = (dataset.fingerprint(), *settings, torch.__version__)
+    digest = hashlib.sha256(repr(facts).encode()).hexdigest()
+    return home / "fewstep" / f"classifier-{digest[:16]}.safetensors"
 
 
-def _keep(network: nn.Sequential, file: Path) -> None:
+def _write(network: nn.Sequential, file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".tmp-{os.getpid()}")
-        told = {"fingerprint": fingerprint({"classifier": network.state_dict()})}
-        save_file(network.state_dict(), temporary, metadata=told)
+        metadata = {"fingerprint": fingerprint({"classifier": network.state_dict()})}
+        save_file(network.state_dict(), temporary, metadata=metadata)
         temporary.rename(file)
     except OSError:
         pass  # a cache that cannot be written costs a second next time

@@ -1,8 +1,7 @@
-"""Squared maximum mean discrepancies of two sets, unbiased: pairs of a sample with itself are left
-out.
+"""Squared maximum mean discrepancies of two sets, without pairs of a sample with itself.
 
-They can fall below 0 where the sets agree. Source: Gretton et al., "A kernel two-sample test",
-2012.
+Unbiased, so they can fall below 0 where the sets agree.
+Source: Gretton et al., "A kernel two-sample test", 2012.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fewstep.analysis.metrics.distances import ROWS, apart, flat
+from fewstep.analysis.metrics.distances import ROWS, flat, reduce_distances
 from fewstep.base.errors import require
 from fewstep.base.randomness import permutation
 
@@ -53,28 +52,24 @@ def within(x: Tensor, kernel: Kernel) -> float:
 
 
 def mmd2(x: Tensor, y: Tensor, kernel: Kernel, within_y: float | None = None) -> float:
-    """E k(x, x') + E k(y, y') - 2 E k(x, y); `within_y` saves computing the term of a set that
-    stays.
-    """
+    """E k(x, x') + E k(y, y') - 2 E k(x, y). `within_y`: the second term, if known."""
     flat_y = flat(y)
-    between = sum(kernel(part, flat_y).sum().item() for part in flat(x).split(ROWS)) / (
-        len(x) * len(y)
-    )
-    return within(x, kernel) + (within(y, kernel) if within_y is None else within_y) - 2 * between
+    total = sum(kernel(part, flat_y).sum().item() for part in flat(x).split(ROWS))
+    between = total / (len(x) * len(y))
+    if within_y is None:
+        within_y = within(y, kernel)
+    return within(x, kernel) + within_y - 2 * between
 
 
 def kid(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
-    """Kernel inception distance, of all pairs there are: `mmd2` of the cubic kernel, on features
-    `[N, F]`.
-    """
+    """Kernel inception distance of features `[N, F]`: `mmd2` with the cubic kernel, all pairs."""
     return mmd2(x, y, cubic, within_y)
 
 
 def kid_subsets(
     x: Tensor, y: Tensor, *, size: int = 1000, subsets: int = 100, seed: int = 0
 ) -> Tensor:
-    """KID `[subsets]` of random subsets of `size` samples each, the form in which it is usually
-    published.
+    """KID `[subsets]` of random subsets of `size` samples each, as it is usually published.
 
     Their mean is unbiased too. Their spread is no standard error: subsets share samples.
     """
@@ -84,17 +79,15 @@ def kid_subsets(
     def subset(rows: Tensor, stream: str, number: int) -> Tensor:
         return rows[permutation(seed, stream, number, len(rows))[:size]]
 
-    values = [
-        kid(subset(x, "kid x", number), subset(y, "kid y", number)) for number in range(subsets)
-    ]
+    values = []
+    for number in range(subsets):
+        values.append(kid(subset(x, "kid x", number), subset(y, "kid y", number)))
     return torch.tensor(values, dtype=torch.float64)
 
 
 def median_distance(x: Tensor) -> float:
-    """The usual bandwidth: the median distance between different samples among the first 1000 of a
-    shuffle of x.
-    """
+    """The usual bandwidth: the median distance within x, of 1000 shuffled samples at most."""
     rows = x[permutation(0, "median distance", 0, len(x))[:_MEDIAN_ROWS]]
-    distances = apart(rows, rows, lambda piece: piece).reshape(len(rows), len(rows))
+    distances = reduce_distances(rows, rows, lambda piece: piece).reshape(len(rows), len(rows))
     upper = torch.triu_indices(len(rows), len(rows), 1)
     return distances[upper[0], upper[1]].median().item()

@@ -1,8 +1,8 @@
 """Fidelity and coverage by nearest neighbours: a set's manifold is the union of balls around its
 samples.
 
-The ball of a sample reaches to its k-th nearest other sample of the same set. All numbers depend on
-the counts of both sets, so compare only values at equal N. x is generated, y is real, `[N, ...]`
+The ball of a sample reaches to its k-th nearest other sample of the same set. All numbers depend
+on the sizes of both sets, so compare only values at equal N. x is generated, y is real, `[N, ...]`
 each.
 """
 
@@ -10,21 +10,21 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fewstep.analysis.metrics.distances import apart
+from fewstep.analysis.metrics.distances import reduce_distances
 from fewstep.base.errors import require
 
 
 def radii(x: Tensor, k: int) -> Tensor:
     """Distances `[N]` of each sample to its k-th nearest other one."""
     require(1 <= k < len(x), "k", k, f"1 to {len(x) - 1}, for there are {len(x)} samples")
-    return apart(
-        x, x, lambda piece: piece.kthvalue(k + 1, dim=1).values
-    )  # the first is the sample itself
+    # The nearest is the sample itself.
+    return reduce_distances(x, x, lambda piece: piece.kthvalue(k + 1, dim=1).values)
 
 
 def precision(x: Tensor, y: Tensor, radii_y: Tensor) -> float:
     """Share of x within any ball of y. Source: Kynkaanniemi et al., arXiv 1904.06991."""
-    return apart(x, y, lambda piece: (piece <= radii_y).any(1)).double().mean().item()
+    inside = reduce_distances(x, y, lambda piece: (piece <= radii_y).any(1))
+    return inside.double().mean().item()
 
 
 def recall(x: Tensor, y: Tensor, radii_x: Tensor) -> float:
@@ -33,24 +33,26 @@ def recall(x: Tensor, y: Tensor, radii_x: Tensor) -> float:
 
 
 def density(x: Tensor, y: Tensor, radii_y: Tensor, k: int) -> float:
-    """Number of balls of y that hold a sample of x, over k: may exceed 1. Source: Naeem et al.,
-    arXiv 2002.09797.
+    """Number of balls of y that hold a sample of x, over k: may exceed 1.
+
+    Source: Naeem et al., arXiv 2002.09797.
     """
-    return apart(x, y, lambda piece: (piece <= radii_y).sum(1)).double().mean().item() / k
+    balls = reduce_distances(x, y, lambda piece: (piece <= radii_y).sum(1))
+    return balls.double().mean().item() / k
 
 
 def coverage(x: Tensor, y: Tensor, radii_y: Tensor) -> float:
     """Share of balls of y that hold any sample of x. Source: Naeem et al., arXiv 2002.09797."""
-    nearest = apart(y, x, lambda piece: piece.min(1).values)
+    nearest = reduce_distances(y, x, lambda piece: piece.min(1).values)
     return (nearest <= radii_y).double().mean().item()
 
 
 def prdc(x: Tensor, y: Tensor, k: int = 5) -> dict[str, float]:
     """Precision, recall, density and coverage with one k."""
-    real = radii(y, k)
+    radii_y = radii(y, k)
     return {
-        "precision": precision(x, y, real),
+        "precision": precision(x, y, radii_y),
         "recall": recall(x, y, radii(x, k)),
-        "density": density(x, y, real, k),
-        "coverage": coverage(x, y, real),
+        "density": density(x, y, radii_y, k),
+        "coverage": coverage(x, y, radii_y),
     }

@@ -1,6 +1,4 @@
-"""Mean and covariance of features: all that a Fréchet distance needs of a set, kept as a `.npz`
-file.
-"""
+"""Mean and covariance of features, all that a Fréchet distance needs of a set; `.npz` files."""
 
 from __future__ import annotations
 
@@ -17,14 +15,12 @@ from torch import Tensor
 from fewstep.base.errors import StorageError, UserError
 from fewstep.run.checkpoint import write_file
 
-CHUNK = 8192  # rows that are held in float64 at once
+CHUNK = 8192  # rows in float64 at once
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """mean `[F]` and covariance `[F, F]` over N - 1, in float64; n and extractor are None where
-    nobody told.
-    """
+    """mean `[F]` and covariance `[F, F]` over N - 1, in float64; n and extractor if known."""
 
     mean: Tensor
     cov: Tensor
@@ -33,20 +29,18 @@ class Statistics:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of both arrays' float64 bytes: the same whatever file they come in."""
+        """SHA-256 of both arrays' float64 bytes, whatever file they come from."""
         digest = hashlib.sha256()
         for part in (self.mean, self.cov):
             digest.update(part.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def write(self, path: str | Path) -> None:
-        """Writes keys `mu` and `sigma`, as EDM's reference files have them, and `n` and `extractor`
-        where known.
-        """
-        told = {"n": self.n, "extractor": self.extractor}
-        kept = {key: np.array(value) for key, value in told.items() if value is not None}
+        """Writes `mu` and `sigma`, EDM's keys, and `n` and `extractor` where known."""
+        facts = {"n": self.n, "extractor": self.extractor}
+        extra = {key: np.array(value) for key, value in facts.items() if value is not None}
         file = BytesIO()
-        np.savez(file, mu=self.mean.numpy(), sigma=self.cov.numpy(), **kept)  # type: ignore[arg-type, unused-ignore]
+        np.savez(file, mu=self.mean.numpy(), sigma=self.cov.numpy(), **extra)  # type: ignore[arg-type, unused-ignore]
         try:
             write_file(Path(path), file.getvalue())
         except OSError as error:
@@ -54,24 +48,22 @@ class Statistics:
 
 
 def moments(x: Tensor, extractor: str | None = None) -> Statistics:
-    """The statistics of samples or features `[N, ...]`, N >= 2, in two passes over pieces of some
-    thousand rows.
-    """
+    """The statistics of samples or features `[N, ...]`, N >= 2, in two passes over pieces."""
     if len(x) < 2:
         raise UserError(f"{len(x)} samples have no covariance: expected at least 2")
     parts = x.flatten(1).split(CHUNK)
     mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / len(x)
     cov = torch.zeros(len(mean), len(mean), dtype=torch.float64)
     for part in parts:
-        apart = part.double() - mean
-        cov.addmm_(apart.T, apart)
+        deviation = part.double() - mean
+        cov.addmm_(deviation.T, deviation)
     return Statistics(mean, cov / (len(x) - 1), len(x), extractor)
 
 
 def read_statistics(path: str | Path) -> Statistics:
     """Statistics of a `.npz` file with keys `mu` and `sigma`; nothing pickled is read.
 
-    Raises UserError where the file is not there or holds something else.
+    Raises UserError where the file is missing or holds something else.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -79,9 +71,8 @@ def read_statistics(path: str | Path) -> Statistics:
                 raise UserError(
                     f"{path} lacks {' and '.join(missing)}: expected EDM's keys mu and sigma"
                 )
-            mean, cov = (
-                torch.from_numpy(np.asarray(file[key], dtype=np.float64)) for key in ("mu", "sigma")
-            )
+            mean = torch.from_numpy(np.asarray(file["mu"], dtype=np.float64))
+            cov = torch.from_numpy(np.asarray(file["sigma"], dtype=np.float64))
             n = int(file["n"]) if "n" in file else None
             extractor = str(file["extractor"]) if "extractor" in file else None
     except UserError:

@@ -1,6 +1,4 @@
-"""Metrics made ready: which there are for a data set, each with its reference, its floor and its
-protocol.
-"""
+"""Metrics made ready for a data set, each with its reference, its floor and its protocol."""
 
 from __future__ import annotations
 
@@ -14,107 +12,104 @@ from torch import Tensor
 from fewstep.analysis.metrics.extractors import Extractor
 from fewstep.analysis.metrics.features import classifier
 from fewstep.analysis.metrics.moments import Statistics
-from fewstep.analysis.metrics.protocol import Estimate, estimate, jackknifed
-from fewstep.analysis.metrics.registry import STATISTICS, Reference, Statistic, frechet_to
+from fewstep.analysis.metrics.protocol import Estimate, estimate, jackknife
+from fewstep.analysis.metrics.registry import METRICS, PIXEL, Measure, Metric, Reference
 from fewstep.base.errors import UserError, unknown
 from fewstep.data import Arrays, Dataset
 
-PIXEL = "pixel"  # the data's own values, where no extractor looks at them
 _GROUPS = 10  # of the jackknife
 
 
 @dataclass(frozen=True)
 class Meter:
-    """One metric, ready to measure draws that its space has seen, with its floor and its part of
-    the protocol.
-    """
+    """One metric in one space, ready to measure draws, with its floor and part of the protocol."""
 
-    metric: str
+    metric: str  # the full name
+    row: Metric
     space: str
-    statistic: Statistic
+    measure: Measure
     floor: Estimate | None
     protocol: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Spaces:
-    """What looks at samples: each space's name with its features, and the extractor behind the one
-    that has it.
-    """
+    """The features that samples are compared by: space -> function, and the extractor of one."""
 
-    seen: dict[str, Callable[[Tensor], Tensor]]
+    features: dict[str, Callable[[Tensor], Tensor]]
     extractor: Extractor | None
 
-    def named(self) -> dict[str, tuple[str, str]]:
-        """Every metric's name -> (space, statistic), the data's own space last."""
-        names = {}
-        for space in self.seen:
-            for statistic in STATISTICS:
-                plain = space == PIXEL and statistic in ("energy", "nearest_ratio")
-                published = (
-                    self.extractor.published() if self.extractor and space != PIXEL else None
-                )
-                name = published if published and statistic == "frechet" else f"{space}_{statistic}"
-                names[statistic if plain else name] = (space, statistic)
-        return names
+    def extractor_in(self, space: str) -> Extractor | None:
+        """The space's extractor; None for the data's own values."""
+        return None if space == PIXEL else self.extractor
+
+    def metrics(self) -> dict[str, tuple[str, Metric]]:
+        """Every metric's full name -> (space, row), the data's own space last."""
+        return {
+            row.name_in(self.extractor_in(space)): (space, row)
+            for space in self.features
+            for row in METRICS.values()
+        }
 
 
 def spaces_of(dataset: Dataset, extractor: Extractor | None) -> Spaces:
-    """The extractor's space, or that of the data set's own classifier where it has labels; and the
-    data's own.
-    """
+    """The space of the extractor, or of the labelled data's classifier; and the data's own."""
     if extractor is None and dataset.classes:
         judge = classifier(dataset)
         extractor = Extractor("feature", judge.features, judge.fingerprint)
-    if extractor is not None and extractor.name == PIXEL:
-        raise UserError(
-            "an extractor named 'pixel': choose another name, for that is the data's own space"
-        )
-    seen: dict[str, Callable[[Tensor], Tensor]] = (
-        {} if extractor is None else {extractor.name: extractor.features}
-    )
-    return Spaces({**seen, PIXEL: lambda x: x}, extractor)
+    features: dict[str, Callable[[Tensor], Tensor]] = {}
+    if extractor is not None:
+        if extractor.name == PIXEL:
+            raise UserError(
+                "an extractor named 'pixel': choose another name, for that is the data's own space"
+            )
+        features[extractor.name] = extractor.features
+    features[PIXEL] = lambda x: x
+    return Spaces(features, extractor)
 
 
-def _chosen(
-    asked: Sequence[str] | None, spaces: Spaces, reference: Statistics | None
-) -> dict[str, tuple[str, str]]:
-    """The metrics to score: by default Fréchet distances, energy and nearest ratio; the reference
-    knows but one.
+def _choose(
+    names: Sequence[str] | None, spaces: Spaces, reference: Statistics | None
+) -> dict[str, tuple[str, Metric]]:
+    """The metrics to score: those with these names, by default each row's own choice.
+
+    Reference statistics leave the metrics of the extractor's space that need moments alone.
     """
-    named = spaces.named()
+    choices = spaces.metrics()
     if reference is not None:
         if spaces.extractor is None:
             raise UserError(
                 "reference statistics are of features: name the extractor that made them"
             )
-        named = {
-            name: pair for name, pair in named.items() if pair == (spaces.extractor.name, "frechet")
+        choices = {
+            name: (space, row)
+            for name, (space, row) in choices.items()
+            if space == spaces.extractor.name and row.from_moments is not None
         }
-    if asked is None:
+    if names is None:
         return {
-            name: pair
-            for name, pair in named.items()
-            if pair[1] == "frechet" or name in ("energy", "nearest_ratio")
+            name: (space, row) for name, (space, row) in choices.items() if row.is_default(space)
         }
-    for name in asked:
-        if name not in named:
-            raise unknown("metric", name, named)
-    return {name: named[name] for name in asked}
+    for name in names:
+        if name not in choices:
+            raise unknown("metric", name, choices)
+    return {name: choices[name] for name in names}
 
 
-def floor_of(statistic: Statistic, held_out: Tensor, n: int) -> Estimate | None:
-    """Held-out data in the model's place: mean over its disjoint draws of n; of a single draw,
-    jackknifed.
+def floor_of(measure: Measure, held_out: Tensor, n: int) -> Estimate | None:
+    """Held-out data in the model's place: the mean over its disjoint draws of n samples.
 
-    None where there are fewer than n.
+    A single draw has the jackknife's error. None where there are fewer than n samples.
     """
     draws = held_out.split(n)[: len(held_out) // n]
-    values = [statistic.measure(draw) for draw in draws]
-    if len(draws) != 1 or n < 2 * _GROUPS:
-        return estimate(values) if values else None
+    values = [measure.value(draw) for draw in draws]
+    if not values:
+        return None
+    if len(draws) > 1 or n < 2 * _GROUPS:
+        return estimate(values)
     group = torch.arange(n) % _GROUPS
-    return jackknifed(values[0], [statistic.measure(draws[0][group != g]) for g in range(_GROUPS)])
+    without = [measure.value(draws[0][group != g]) for g in range(_GROUPS)]
+    return jackknife(values[0], without)
 
 
 def meters_of(
@@ -126,44 +121,59 @@ def meters_of(
     extractor: Extractor | None = None,
     reference: Statistics | None = None,
 ) -> tuple[list[Meter], Spaces]:
-    """The metrics, prepared against the training split or the reference statistics, for draws of n."""
+    """The metrics, prepared against the training split or reference statistics, for draws of n."""
     spaces = spaces_of(dataset, extractor)
-    chosen = _chosen(metrics, spaces, reference)
-    known = spaces.extractor.sha256 if spaces.extractor else None
-    if reference is not None and reference.extractor not in (None, known):
-        raise UserError(
-            f"the reference statistics are of extractor {reference.extractor}, and this one is"
-            f" {known}"
-        )
-    rows = held_out.rows(torch.arange(len(held_out.x0) // n * n or len(held_out.x0))).x0
-    facts = {
-        "reference": dataset.fingerprint(),
-        "n_reference": len(dataset.train.x0),
-        "dtype": "float64",
-    }
-    if reference is not None:
-        facts |= {"reference": reference.sha256, "n_reference": reference.n}
-    prepared: dict[str, Reference] = {}
+    choices = _choose(metrics, spaces, reference)
+    _check_extractor(spaces, reference)
+    # Whole draws of held-out samples, or all where there are fewer.
+    count = len(held_out.x0) // n * n or len(held_out.x0)
+    rows = held_out.rows(torch.arange(count)).x0
+    facts = _reference_facts(dataset, reference)
+    references: dict[str, Reference] = {}
     meters = []
-    for name, (space, kind) in chosen.items():
-        if space not in prepared:
-            see = spaces.seen[space]
-            train = see(dataset.train.x0) if reference is None else rows
-            prepared[space] = Reference(train, see(rows) if len(rows) else rows, n)
-        statistic = (
-            STATISTICS[kind](prepared[space]) if reference is None else frechet_to(reference)
-        )
-        told = spaces.extractor.facts() if spaces.extractor and space != PIXEL else {}
-        floor = floor_of(statistic, prepared[space].held_out, n)
-        told = {**facts, "space": space, "statistic": kind, **told, **statistic.settings}
-        meters.append(Meter(name, space, statistic, floor, told))
+    for name, (space, row) in choices.items():
+        if space not in references:
+            features = spaces.features[space]
+            train = features(dataset.train.x0) if reference is None else rows
+            references[space] = Reference(train, features(rows) if len(rows) else rows, n)
+        if reference is not None and row.from_moments is not None:
+            measure = row.from_moments(reference)
+        else:
+            measure = row.prepare(references[space])
+        floor = floor_of(measure, references[space].held_out, n)
+        source = spaces.extractor_in(space)
+        protocol = {
+            **facts,
+            "space": space,
+            "statistic": row.name,
+            **(source.facts() if source else {}),
+            **measure.settings,
+        }
+        meters.append(Meter(name, row, space, measure, floor, protocol))
     return meters, spaces
 
 
+def _check_extractor(spaces: Spaces, reference: Statistics | None) -> None:
+    """Refuses reference statistics that another extractor made."""
+    digest = spaces.extractor.sha256 if spaces.extractor else None
+    if reference is not None and reference.extractor not in (None, digest):
+        raise UserError(
+            f"the reference statistics are of extractor {reference.extractor}, and this one is"
+            f" {digest}"
+        )
+
+
+def _reference_facts(dataset: Dataset, reference: Statistics | None) -> dict[str, Any]:
+    """What is compared with: its part of the protocol."""
+    if reference is None:
+        facts = {"reference": dataset.fingerprint(), "n_reference": len(dataset.train.x0)}
+    else:
+        facts = {"reference": reference.sha256, "n_reference": reference.n}
+    return {**facts, "dtype": "float64"}
+
+
 class Prepared(NamedTuple):
-    """Metrics ready for draws of `size` samples against a split: for many calls of `evaluate` with
-    the same data.
-    """
+    """Metrics ready for draws of `size` samples of a split, for many calls of `evaluate`."""
 
     meters: list[Meter]
     spaces: Spaces

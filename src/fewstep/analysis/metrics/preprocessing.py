@@ -1,6 +1,4 @@
-"""What becomes of samples before an extractor sees them: declared, since features depend on it, and
-recorded.
-"""
+"""The preprocessing of samples for an extractor: features depend on it, so it is recorded."""
 
 from __future__ import annotations
 
@@ -18,12 +16,14 @@ from fewstep.base.errors import UserError, require, unknown
 
 _RESIZES = {
     "none": None,
-    # torch's, between pixels that lie at half places, not smoothed when it shrinks
+    # torch's, with pixel centres at half places and no smoothing when it shrinks
     "bilinear": None,
-    "pillow-bilinear": Image.Resampling.BILINEAR,  # Pillow's, of 8-bit pictures
+    # Pillow's, of 8-bit pictures
+    "pillow-bilinear": Image.Resampling.BILINEAR,
     "pillow-bicubic": Image.Resampling.BICUBIC,
 }
-_EXPECTED: dict[str, tuple[type, str]] = {
+# The type in JSON, and what a message says of it.
+_FIELDS: dict[str, tuple[type, str]] = {
     "range": (list, "[low, high]"),
     "levels": (int, "a whole number such as 256"),
     "channels": (int, "a whole number such as 3"),
@@ -36,11 +36,10 @@ _EXPECTED: dict[str, tuple[type, str]] = {
 
 @dataclass(frozen=True)
 class Input:
-    """What becomes of samples, whose range is [-1, 1], before they enter; as given here where it is
-    not None.
+    """The preprocessing of samples in [-1, 1]; None leaves a step out.
 
-    Rounded to `levels` (256: as a picture file would), grey repeated to `channels`, resized to size
-    x size, mapped to `range`, and normalised as (x - mean) / std for each channel.
+    Grey is repeated to `channels`; values are rounded to `levels` (256: as a picture file would),
+    resized to size x size, mapped to `range`, and normalised as (x - mean) / std for each channel.
     """
 
     range: tuple[float, float] | None = None
@@ -54,28 +53,17 @@ class Input:
     def __post_init__(self) -> None:
         if self.resize not in _RESIZES:
             raise unknown("resize", self.resize, _RESIZES)
-        require(
-            (self.resize == "none") == (self.size is None),
-            "size",
-            self.size,
-            "a size and a resize rule, or neither",
-        )
-        eight = self.levels == 256 or not self.resize.startswith("pillow")
-        require(eight, "levels", self.levels, f"256, which {self.resize} works on")
-        require(
-            self.range is None or self.range[0] < self.range[1], "range", self.range, "low < high"
-        )
-        require(
-            (self.mean is None) == (self.std is None),
-            "std",
-            self.std,
-            "both mean and std, or neither",
-        )
+        has_both = (self.resize == "none") == (self.size is None)
+        require(has_both, "size", self.size, "a size and a resize rule, or neither")
+        has_8_bits = self.levels == 256 or not self.resize.startswith("pillow")
+        require(has_8_bits, "levels", self.levels, f"256, which {self.resize} works on")
+        rises = self.range is None or self.range[0] < self.range[1]
+        require(rises, "range", self.range, "low < high")
+        has_both = (self.mean is None) == (self.std is None)
+        require(has_both, "std", self.std, "both mean and std, or neither")
 
     def __call__(self, x: Tensor) -> Tensor:
-        """What enters the network, of samples `[N, ...]`; raises UserError on samples that are no
-        such pictures.
-        """
+        """The network's input from samples `[N, ...]`; UserError where they do not fit."""
         if self.range is not None or self.levels is not None:
             low, high = x.min().item(), x.max().item()
             if low < -1 or high > 1:
@@ -83,17 +71,18 @@ class Input:
                     f"samples between {low:.3g} and {high:.3g}: this extractor takes pictures in"
                     " [-1, 1]"
                 )
-        x = self._coloured(x)
-        x = self._resized(self._rounded(x.float()))
+        x = self._with_channels(x)
+        x = self._resize(self._round(x.float()))
         if self.range is not None:
             low, high = self.range
             x = low + (x + 1) * ((high - low) / 2)
         if self.mean is not None and self.std is not None:
-            mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+            mean = torch.tensor(self.mean)[:, None, None]
+            std = torch.tensor(self.std)[:, None, None]
             x = (x - mean) / std
         return x
 
-    def _coloured(self, x: Tensor) -> Tensor:
+    def _with_channels(self, x: Tensor) -> Tensor:
         if x.ndim != 4 and any(rule is not None for rule in (self.channels, self.size, self.mean)):
             raise UserError(
                 f"samples of shape {tuple(x.shape[1:])}: this extractor takes pictures [C, H, W]"
@@ -107,35 +96,34 @@ class Input:
             )
         return x.expand(-1, self.channels, -1, -1)
 
-    def _rounded(self, x: Tensor) -> Tensor:
+    def _round(self, x: Tensor) -> Tensor:
         if self.levels is None:
             return x
         half = (self.levels - 1) / 2
         return (x.clamp(-1, 1) + 1).mul(half).round() / half - 1
 
-    def _resized(self, x: Tensor) -> Tensor:
+    def _resize(self, x: Tensor) -> Tensor:
         if self.size is None:
             return x
-        rule, square = _RESIZES[self.resize], (self.size, self.size)
+        rule = _RESIZES[self.resize]
+        square = (self.size, self.size)
         if rule is None:
-            return self._rounded(interpolate(x, size=square, mode="bilinear", align_corners=False))
+            return self._round(interpolate(x, size=square, mode="bilinear", align_corners=False))
         planes = x.add(1).mul(127.5).round().to(torch.uint8).flatten(0, 1).numpy()
-        resized = np.stack(
-            [np.asarray(Image.fromarray(plane).resize(square, rule)) for plane in planes]
-        )
-        return torch.from_numpy(resized).float().div(127.5).sub(1).unflatten(0, x.shape[:2])
+        pictures = [Image.fromarray(plane).resize(square, rule) for plane in planes]
+        x_8_bits = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
+        return x_8_bits.float().div(127.5).sub(1).unflatten(0, x.shape[:2])
 
     @staticmethod
-    def from_json(told: Mapping[str, Any], where: str) -> Input:
+    def from_json(declaration: Mapping[str, Any], where: str) -> Input:
         """The `Input` of a JSON object's fields; a UserError names what does not fit."""
-        for key, value in told.items():
-            if key not in _EXPECTED:
-                raise unknown(f"key of {where}", key, [*_EXPECTED, "output", "name", "sha256"])
-            kind, expected = _EXPECTED[key]
-            numbers = not isinstance(value, list) or all(type(v) in (int, float) for v in value)
-            require(type(value) is kind and numbers, f"{where}: {key}", value, expected)
-            require(key != "range" or len(value) == 2, f"{where}: {key}", value, expected)
-        given: dict[str, Any] = {
-            key: tuple(value) if type(value) is list else value for key, value in told.items()
-        }
-        return Input(**given)
+        fields: dict[str, Any] = {}
+        for key, value in declaration.items():
+            if key not in _FIELDS:
+                raise unknown(f"key of {where}", key, [*_FIELDS, "output", "name", "sha256"])
+            kind, meaning = _FIELDS[key]
+            has_numbers = type(value) is not list or all(type(v) in (int, float) for v in value)
+            require(type(value) is kind and has_numbers, f"{where}: {key}", value, meaning)
+            require(key != "range" or len(value) == 2, f"{where}: {key}", value, meaning)
+            fields[key] = tuple(value) if type(value) is list else value
+        return Input(**fields)

@@ -1,11 +1,9 @@
-"""A number with its error, and how it was measured; numbers of different protocols refuse to be
-compared.
+"""A number with its error and its protocol; numbers of different protocols are not compared.
 
 The error of a mean over R independent draws is std / sqrt(R). Its nominal 95 % interval is
 Student's t with R - 1 degrees of freedom, each end moved out to Hall's where that is farther:
 distances of few samples are skewed, and t alone then covers 90 to 93 %. All are given the reference
-set and the weights: what other training data or another training run would have scored is not in
-them.
+set and the weights: other training data or another training run would score differently.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from torch import Tensor
 
 from fewstep.base.errors import UserError
 
-FREE = ("seed", "draws", "generator")  # what two comparable numbers may differ in
+FREE = ("seed", "draws", "generator")  # comparable numbers may differ in these
 
 Interval = tuple[float, float]
 
@@ -37,9 +35,7 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """One number: its value and error, the floor that real held-out data reaches, and how it was
-    measured.
-    """
+    """One number with its error, the floor that held-out data reaches, and its protocol."""
 
     metric: str
     steps: int
@@ -60,21 +56,15 @@ class Result:
             raise UserError(
                 f"a result without {', '.join(missing)}: expected what 'fewstep eval --json' prints"
             )
-        pairs = {
-            key: None if row[key] is None else tuple(row[key])
-            for key in ("interval", "floor_interval")
-        }
-        return Result(
-            **{f.name: row[f.name] for f in fields(Result)}
-            | pairs
-            | {"values": tuple(row["values"])}
-        )
+        values = {f.name: row[f.name] for f in fields(Result)}
+        for key in ("interval", "floor_interval", "values"):
+            if values[key] is not None:
+                values[key] = tuple(values[key])
+        return Result(**values)
 
 
 class Difference(NamedTuple):
-    """a - b with its standard error and 95 % interval, which are None where either is a single
-    draw.
-    """
+    """a - b with standard error and 95 % interval, None where a or b is a single draw."""
 
     metric: str
     value: float
@@ -85,20 +75,22 @@ class Difference(NamedTuple):
 
 @lru_cache(maxsize=256)
 def students_t(freedom: float, level: float = 0.95) -> float:
-    """t with P(|T| <= t) = level. With t = sqrt(f) tan(a) the density is cos(a)^(f - 1), integrated
-    by Gauss's rule.
+    """t with P(|T| <= t) = level, by bisection.
+
+    With t = sqrt(f) tan(a) the density is cos(a)^(f - 1), integrated by Gauss's rule.
     """
     nodes, weights = np.polynomial.legendre.leggauss(200)
-    total = (
-        math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2)) * math.sqrt(math.pi) / 2
-    )
+    gammas = math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2))
+    total = gammas * math.sqrt(math.pi) / 2
     low, high = 0.0, math.pi / 2
     for _ in range(60):
         angle = (low + high) / 2
-        inside = (
-            angle / 2 * float(weights @ np.cos(angle / 2 * (nodes + 1)) ** (freedom - 1)) / total
-        )
-        low, high = (angle, high) if inside < level else (low, angle)
+        powers = np.cos(angle / 2 * (nodes + 1)) ** (freedom - 1)
+        inside = angle / 2 * float(weights @ powers) / total
+        if inside < level:
+            low = angle
+        else:
+            high = angle
     return math.sqrt(freedom) * math.tan(low)
 
 
@@ -109,49 +101,52 @@ def _around(value: float, error: float, freedom: float) -> Interval:
 
 def estimate(values: Sequence[float] | Tensor) -> Estimate:
     """Mean, standard error and interval of independent draws."""
-    drawn = torch.as_tensor(values, dtype=torch.float64)
-    value = drawn.mean().item()
-    if len(drawn) < 2:
+    draws = torch.as_tensor(values, dtype=torch.float64)
+    value = draws.mean().item()
+    if len(draws) < 2:
         return Estimate(value, None, None)
-    error = drawn.std().item() / math.sqrt(len(drawn))
-    plain, skewed = _around(value, error, len(drawn) - 1), _skewed(drawn)
-    return Estimate(value, error, (min(plain[0], skewed[0]), max(plain[1], skewed[1])))
+    error = draws.std().item() / math.sqrt(len(draws))
+    student = _around(value, error, len(draws) - 1)
+    hall = _hall(draws)
+    return Estimate(value, error, (min(student[0], hall[0]), max(student[1], hall[1])))
 
 
-def _skewed(drawn: Tensor) -> Interval:
+def _hall(draws: Tensor) -> Interval:
     """Hall's interval of the mean of R draws of skewness g, with a = g / (3 sqrt(R)).
 
-    Its ends are mean - T error, where T + a T^2 + a^2 T^3 / 3 + a / 2 = +-t, Student's t for the
-    normal quantile.
+    Its ends are mean - T error, where T + a T^2 + a^2 T^3 / 3 + a / 2 = +-t, with Student's t in
+    place of the normal quantile.
     Source: Hall, "On the removal of skewness by transformation", 1992.
     """
-    count, mean, std = len(drawn), drawn.mean().item(), drawn.std().item()
-    third = (drawn - mean).pow(3).sum().item() * count / max((count - 1) * (count - 2), 1)
+    count = len(draws)
+    mean = draws.mean().item()
+    std = draws.std().item()
+    error = std / math.sqrt(count)
+    t = students_t(count - 1)
+    third = (draws - mean).pow(3).sum().item() * count / max((count - 1) * (count - 2), 1)
     a = third / std**3 / (3 * math.sqrt(count)) if std > 0 else 0.0
-    error, t = std / math.sqrt(count), students_t(count - 1)
     if abs(a) < 1e-9:
         return mean - t * error, mean + t * error
     low, high = ((math.cbrt(1 + 3 * a * (q - a / 2)) - 1) / a for q in (-t, t))
     return mean - high * error, mean - low * error
 
 
-def jackknifed(value: float, without: Sequence[float]) -> Estimate:
-    """The error of a single draw from the values `without` each of its G groups: sqrt((G-1)/G sum
-    (v_g - mean)^2).
+def jackknife(value: float, without: Sequence[float]) -> Estimate:
+    """A single draw's error from the values `without` each of its G groups.
 
-    Too large rather than too small in the mean. Source: Efron & Stein, "The jackknife estimate of
-    variance", 1981.
+    sqrt((G-1)/G sum (v_g - mean)^2); on average too large rather than too small.
+    Source: Efron & Stein, "The jackknife estimate of variance", 1981.
     """
-    left = torch.tensor(without, dtype=torch.float64)
-    error = math.sqrt((len(left) - 1) * (left - left.mean()).square().mean().item())
-    return Estimate(value, error, _around(value, error, len(left) - 1))
+    values = torch.tensor(without, dtype=torch.float64)
+    error = math.sqrt((len(values) - 1) * (values - values.mean()).square().mean().item())
+    return Estimate(value, error, _around(value, error, len(values) - 1))
 
 
 def compare(a: Result, b: Result) -> Difference:
     """a - b, for two results of one metric and one protocol; a UserError names what differs.
 
-    With one sampling seed and equally many draws, draw i of both began at the same noise, and the
-    differences of the draws are what is independent. Otherwise the errors add as in Welch's test.
+    With one sampling seed and equally many draws, draw i of both starts from the same noise: then
+    the differences of the draws are independent. Otherwise the errors add as in Welch's test.
     """
     if a.metric != b.metric:
         raise UserError(f"{a.metric} and {b.metric} are two metrics: there is nothing to compare")
@@ -161,8 +156,8 @@ def compare(a: Result, b: Result) -> Difference:
             raise UserError(
                 f"{a.metric}: the protocols differ in {field} ({x} and {y}): measure both alike"
             )
-    paired = a.protocol.get("seed") == b.protocol.get("seed") and len(a.values) == len(b.values)
-    if paired and len(a.values) > 1:
+    is_paired = a.protocol.get("seed") == b.protocol.get("seed") and len(a.values) == len(b.values)
+    if is_paired and len(a.values) > 1:
         value, error, _ = estimate([x - y for x, y in zip(a.values, b.values, strict=True)])
         assert error is not None
         return Difference(a.metric, value, error, _around(value, error, len(a.values) - 1), True)
@@ -171,6 +166,6 @@ def compare(a: Result, b: Result) -> Difference:
         return Difference(a.metric, value, None, None, False)
     parts = [a.error**2, b.error**2]
     error = math.sqrt(sum(parts))
-    spent = sum(part**2 / (len(r.values) - 1) for part, r in zip(parts, (a, b), strict=True))
-    freedom = sum(parts) ** 2 / spent if spent else 1.0
+    scale = sum(part**2 / (len(r.values) - 1) for part, r in zip(parts, (a, b), strict=True))
+    freedom = sum(parts) ** 2 / scale if scale else 1.0
     return Difference(a.metric, value, error, _around(value, error, freedom), False)

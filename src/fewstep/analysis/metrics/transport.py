@@ -1,6 +1,4 @@
-"""Wasserstein-2 distances of two sets, `[N, ...]` each: what moving one onto the other costs, as a
-length.
-"""
+"""Wasserstein-2 distances of two sets, `[N, ...]` each, as lengths."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from fewstep.analysis.metrics.distances import apart, flat
+from fewstep.analysis.metrics.distances import flat, reduce_distances
 from fewstep.base.errors import UserError, require
 from fewstep.base.randomness import generator
 
@@ -20,38 +18,32 @@ _AT_ONCE = 32  # projections
 
 def directions(size: int, count: int, seed: int) -> Tensor:
     """`count` unit vectors `[size, count]`, uniform on the sphere, the same for the same seed."""
-    drawn = torch.randn(count, size, generator=generator(seed, "sliced w2"), dtype=torch.float64)
-    return (drawn / drawn.norm(dim=1, keepdim=True)).T
+    normals = torch.randn(count, size, generator=generator(seed, "sliced w2"), dtype=torch.float64)
+    return (normals / normals.norm(dim=1, keepdim=True)).T
 
 
 def sliced_w2(x: Tensor, y: Tensor, *, projections: int = 128, seed: int = 0) -> float:
-    """Root of the mean over directions of W2^2 of the projections, each exact; the sets may differ
-    in size.
+    """Root of the mean over directions of W2^2 of the projections, each exact.
 
-    Biased upwards, so compare only values at equal N. Source: Bonneel et al., "Sliced and Radon
-    Wasserstein barycenters", 2015.
+    The sets may differ in size. Biased upwards, so compare only values at equal N.
+    Source: Bonneel et al., "Sliced and Radon Wasserstein barycenters", 2015.
     """
     require(projections >= 1, "projections", projections, "1 or more")
     x, y = flat(x), flat(y)
-    parts = directions(x.shape[1], projections, seed).split(_AT_ONCE, 1)
-    return math.sqrt(
-        sum(_squared_w2((x @ part).T, (y @ part).T).sum().item() for part in parts) / projections
-    )
+    total = 0.0
+    for part in directions(x.shape[1], projections, seed).split(_AT_ONCE, 1):
+        total += _squared_w2((x @ part).T, (y @ part).T).sum().item()
+    return math.sqrt(total / projections)
 
 
 def _squared_w2(x: Tensor, y: Tensor) -> Tensor:
-    """W2^2 `[K]` of numbers `[K, N]` and `[K, M]`: the integral of the squared difference of their
-    quantiles.
-    """
+    """W2^2 `[K]` of numbers `[K, N]` and `[K, M]`: int (q_x(u) - q_y(u))^2 du of the quantiles."""
     n, m = x.shape[1], y.shape[1]
-    steps = torch.cat(
-        [torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]
-    ).unique()  # where one jumps, times n m
+    # The places u where a quantile function jumps, times n m.
+    steps = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).unique()
     lengths = torch.diff(steps, prepend=torch.zeros(1, dtype=torch.long)).double() / (n * m)
-    quantiles_x, quantiles_y = (
-        x.sort(1).values[:, (steps - 1) // m],
-        y.sort(1).values[:, (steps - 1) // n],
-    )
+    quantiles_x = x.sort(1).values[:, (steps - 1) // m]
+    quantiles_y = y.sort(1).values[:, (steps - 1) // n]
     return (quantiles_x - quantiles_y).square() @ lengths
 
 
@@ -69,6 +61,6 @@ def w2(x: Tensor, y: Tensor) -> float:
         from scipy.optimize import linear_sum_assignment
     except ImportError:
         raise UserError("w2 needs scipy: pip install 'fewstep[metrics]'") from None
-    cost = apart(x, y, torch.square).reshape(len(x), len(y)).numpy()
+    cost = reduce_distances(x, y, torch.square).reshape(len(x), len(y)).numpy()
     rows, columns = linear_sum_assignment(cost)
     return math.sqrt(float(cost[rows, columns].mean()))

@@ -1,6 +1,4 @@
-"""The classifier two-sample test: can a small network tell the two sets apart on samples it has not
-seen?
-"""
+"""The classifier two-sample test: can a small network tell two sets apart on new samples?"""
 
 from __future__ import annotations
 
@@ -13,9 +11,12 @@ from torch.nn.functional import softplus
 
 from fewstep.analysis.metrics.distances import flat
 from fewstep.base.errors import UserError
-from fewstep.base.randomness import forked, generator, permutation
+from fewstep.base.randomness import fork_rng, generator, permutation
 
-_HIDDEN, _STEPS, _RATE, _DECAY = 32, 60, 0.02, 1e-2
+_HIDDEN = 32
+_STEPS = 60
+_RATE = 0.02
+_DECAY = 1e-2
 
 
 class TwoSample(NamedTuple):
@@ -29,30 +30,29 @@ class TwoSample(NamedTuple):
 def c2st(x: Tensor, y: Tensor, *, seed: int = 0) -> TwoSample:
     """Trains on one half of each set and tests on the other; sets `[N, ...]` of one size, N >= 4.
 
-    Each pair (x_i, y_i) of the second half shows one of its two, by a fair coin: then under one law
-    the coins tell nothing that the features know, and the correct answers are exactly
-    Binomial(tested, 1/2). Source:
-    Lopez-Paz & Oquab, arXiv 1610.06545.
+    Of each pair (x_i, y_i) of the second half the network sees one, by a fair coin. Under one law
+    the coins are independent of what it sees, and the correct answers are exactly
+    Binomial(tested, 1/2). Source: Lopez-Paz & Oquab, arXiv 1610.06545.
     """
     if len(x) != len(y) or len(x) < 4:
         raise UserError(f"c2st of {len(x)} and {len(y)} samples: expected equally many, at least 4")
     order = permutation(seed, "c2st halves", 0, len(x))
     half = len(x) // 2
     x, y = flat(x)[order].float(), flat(y)[order].float()
-    seen = torch.cat([x[:half], y[:half]])
-    mean, std = seen.mean(0), seen.std(0).clamp_min(1e-12)
+    both = torch.cat([x[:half], y[:half]])
+    mean, std = both.mean(0), both.std(0).clamp_min(1e-12)
     network = _fit((x[:half] - mean) / std, (y[:half] - mean) / std, seed)
-    tested = len(x) - half
-    coins = torch.rand(tested, generator=generator(seed, "c2st coins")) < 0.5
-    shown = torch.where(coins[:, None], x[half:], y[half:])
+    count = len(x) - half
+    coins = torch.rand(count, generator=generator(seed, "c2st coins")) < 0.5
+    samples = torch.where(coins[:, None], x[half:], y[half:])
     with torch.no_grad():
-        correct = int(((network((shown - mean) / std)[:, 0] > 0) == coins).sum())
-    return TwoSample(correct / tested, binomial_tail(correct, tested), tested)
+        correct = int(((network((samples - mean) / std)[:, 0] > 0) == coins).sum())
+    return TwoSample(correct / count, binomial_tail(correct, count), count)
 
 
 def _fit(x: Tensor, y: Tensor, seed: int) -> nn.Sequential:
     """A network whose output is positive for x: full-batch Adam on the logistic loss."""
-    with forked(seed, "c2st"):
+    with fork_rng(seed, "c2st"):
         network = nn.Sequential(nn.Linear(x.shape[1], _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 1))
     optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=_DECAY, foreach=True)
     for _ in range(_STEPS):
@@ -63,5 +63,5 @@ def _fit(x: Tensor, y: Tensor, seed: int) -> nn.Sequential:
 
 
 def binomial_tail(least: int, n: int) -> float:
-    """P(K >= least) of K ~ Binomial(n, 1/2), in whole numbers until the last division."""
+    """P(K >= least) of K ~ Binomial(n, 1/2), in integers until the last division."""
     return sum(math.comb(n, k) for k in range(least, n + 1)) / 2**n

@@ -1,9 +1,8 @@
-"""Self-contained HTML pages with figures and tables: nothing is fetched, no script runs, one file
-is the report.
-"""
+"""Self-contained HTML pages with figures and tables, in one file without scripts or downloads."""
 
 from fewstep.analysis.report.figures import COLOURS, INK, axes, png, svg
 from fewstep.analysis.report.page import Figure, Section, Table, page, pictures, write
+from fewstep.analysis.report.text import text_table
 
 __all__ = [
     "COLOURS",
@@ -16,5 +15,6 @@ __all__ = [
     "pictures",
     "png",
     "svg",
+    "text_table",
     "write",
 ]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 INK = "#333333"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6a51a3", "#8c6d31")
-"""Told apart also by the colour-blind (Okabe and Ito's, in an order of contrast)."""
+"""Distinct also for the colour-blind (Okabe and Ito's, in an order of contrast)."""
 
 _STYLE: Any = {
     "font.size": 9.0,
@@ -40,9 +40,7 @@ _STYLE: Any = {
 def axes(
     columns: int = 1, *, width: float = 7.2, height: float = 3.2
 ) -> tuple[Drawing, list[Axes]]:
-    """A drawing of `width` x `height` inches with plots side by side. Raises UserError without
-    matplotlib.
-    """
+    """A drawing of `width` x `height` inches, plots side by side; UserError without matplotlib."""
     try:
         import matplotlib as mpl
         from cycler import cycler
@@ -55,13 +53,13 @@ def axes(
 
 
 def svg(drawing: Drawing) -> bytes:
-    """The drawing as SVG, letters as paths: it looks the same wherever it is opened."""
+    """The drawing as SVG, with letters as paths, so that it looks the same everywhere."""
     import matplotlib as mpl
 
-    found = io.BytesIO()
+    file = io.BytesIO()
     with mpl.rc_context(_STYLE):
-        drawing.savefig(found, format="svg", metadata={"Date": None, "Creator": None})
-    return found.getvalue()
+        drawing.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return file.getvalue()
 
 
 def png(drawing: Drawing, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A page as values: sections of text, tables and figures, in HTML that holds all that it shows."""
+"""A page as values: sections of text, tables and figures, in HTML that loads nothing else."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from fewstep.base.errors import UserError
 _NUMBER = re.compile(r"\(?[-+±\u2212]?\.?\d|-$")
 
 VERDICTS = {"good": "#1a7f37", "open": "#9a6700", "bad": "#b42318"}
-"""How a verdict is coloured; its words say what it is."""
+"""The colour of a verdict; its words say what it is."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """An image with what it shows: `alt` for who cannot see it, `caption` below it."""
+    """An image: `alt` describes it to people who cannot see it, `caption` is printed below it."""
 
     image: bytes
     alt: str
@@ -32,7 +32,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of words; the first cell of a row is its name, `strong` rows are set bold."""
+    """Rows of words; the first cell of a row is its name, `strong` rows are bold."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -41,19 +41,18 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """How each column is set: "number" where all that stands in it are numbers, else "words"."""
-        cells = (
-            [row[i] for row in self.rows if i < len(row) and row[i]] for i in range(len(self.head))
-        )
-        numbers = [bool(column) and all(_NUMBER.match(cell) for cell in column) for column in cells]
-        return ["number" if number else "words" for number in numbers]
+        """The kind of each column: "number" where all its cells are numbers, else "words"."""
+        kinds = []
+        for i in range(len(self.head)):
+            cells = [row[i] for row in self.rows if i < len(row) and row[i]]
+            is_number = bool(cells) and all(_NUMBER.match(cell) for cell in cells)
+            kinds.append("number" if is_number else "words")
+        return kinds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of a page, in the order: verdict, text, figures, tables, points, and commands behind a
-    fold.
-    """
+    """A part of a page, in this order; the commands are behind a fold."""
 
     title: str
     verdict: tuple[str, str] | None = None  # one of VERDICTS, and words
@@ -76,7 +75,7 @@ def pictures(path: Path, alt: str, caption: str = "") -> Figure:
 def page(title: str, lead: Sequence[str], sections: Sequence[Section], *, note: str = "") -> str:
     """The whole page: title, opening paragraphs, sections, and a note on how it was made.
 
-    Everything given is text and is escaped. Raises UserError without jinja2.
+    All arguments are text and are escaped. Raises UserError without jinja2.
     """
     try:
         from jinja2 import Environment
@@ -105,8 +104,8 @@ _TEMPLATE = """\
 <title>{{ title }}</title>
 <style>
 :root { color-scheme: light }
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 58rem; margin: 2rem auto;
-  padding: 0 1.2rem }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 58rem;
+  margin: 2rem auto; padding: 0 1.2rem }
 h1 { font-size: 1.7rem; line-height: 1.2 }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 .4rem; padding-top: .8rem; border-top: 1px solid #ddd }
 p { max-width: 44rem }
@@ -114,8 +113,10 @@ figure { margin: 1rem 0 }
 figure img { max-width: 100%; height: auto }
 figcaption, .note { color: #555; font-size: .85rem; text-align: left; max-width: 52rem }
 .scroll { overflow-x: auto }
-table { border-collapse: collapse; margin: .8rem 0; font-size: .9rem; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #e5e5e5; text-align: left; vertical-align: top }
+table { border-collapse: collapse; margin: .8rem 0; font-size: .9rem;
+  font-variant-numeric: tabular-nums }
+th, td { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #e5e5e5; text-align: left;
+  vertical-align: top }
 .number { text-align: right }
 td.number { white-space: nowrap }
 thead th { border-bottom: 1.5px solid #555 }
@@ -123,8 +124,8 @@ tr.strong td { font-weight: 600 }
 .verdict { font-weight: 600 }
 pre { background: #f6f6f6; padding: .6rem .8rem; overflow-x: auto; font-size: .8rem }
 summary { cursor: pointer; color: #555; font-size: .9rem }
-@media print { body { margin: 0; max-width: none } details { display: none } h2 { break-after: avoid }
-  .scroll { overflow: visible } td.number { white-space: normal }
+@media print { body { margin: 0; max-width: none } details { display: none }
+  h2 { break-after: avoid } .scroll { overflow: visible } td.number { white-space: normal }
   figure, table { break-inside: avoid } }
 </style>
 <h1>{{ title }}</h1>
@@ -150,7 +151,9 @@ summary { cursor: pointer; color: #555; font-size: .9rem }
 {% for table in section.tables %}
 <div class="scroll"><table>
 <thead><tr>
-{%- for cell in table.head %}<th class="{{ table.columns[loop.index0] }}">{{ cell }}</th>{% endfor %}</tr></thead>
+{%- for cell in table.head %}
+<th class="{{ table.columns[loop.index0] }}">{{ cell }}</th>{% endfor %}
+</tr></thead>
 <tbody>
 {% for row in table.rows %}
 <tr{% if loop.index0 in table.strong %} class="strong"{% endif %}>

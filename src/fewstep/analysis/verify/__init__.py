@@ -1,12 +1,11 @@
-"""Every method's equations as a table of checks: `run(all_checks())`, `target.checks_of` for a
-method of your own.
+"""Every method's equations as checks: `run(all_checks())`, `target.checks_of` for a user's method.
 
-A check has a name (the equation), a source, a measured error and a tolerance. The papers' losses
-are written out row by row in `paper_times` and `paper_losses`, from their formulas and with nothing
-of the package.
+A check has a name (the equation), a source, an error that it measures and a tolerance. The papers'
+losses are written out row by row in `paper_times` and `paper_losses`, from their formulas and with
+nothing of the package.
 """
 
-from fewstep.analysis.verify.check import Check, Outcome, run, selected
+from fewstep.analysis.verify.check import Check, Outcome, run, select
 
 
 def all_checks() -> list[Check]:
@@ -17,31 +16,30 @@ def all_checks() -> list[Check]:
         exact_checks,
         exact_maps,
         fixed_points,
-        law_checks,
-        noise_checks,
-        option_checks,
-        oracle_checks,
         papers,
         part_checks,
         process_checks,
         run_checks,
+        sampler_checks,
         solver_checks,
+        time_checks,
     )
 
-    rooms = (
-        papers,
-        builtin,
-        process_checks,
-        part_checks,
-        law_checks,
-        solver_checks,
-        noise_checks,
-        denoiser_checks,
-        option_checks,
-    )
-    laboratory = (exact_maps, fixed_points, exact_checks, oracle_checks, run_checks)
-    found = [check for room in (*rooms, *laboratory) for check in room.checks()]
-    return sorted(found, key=lambda check: not check.quick)
+    checks = [
+        *papers.checks(),
+        *builtin.checks(),
+        *process_checks.CHECKS,
+        *part_checks.CHECKS,
+        *time_checks.CHECKS,
+        *solver_checks.CHECKS,
+        *sampler_checks.CHECKS,
+        *denoiser_checks.CHECKS,
+        *exact_maps.CHECKS,
+        *fixed_points.CHECKS,
+        *exact_checks.CHECKS,
+        *run_checks.CHECKS,
+    ]
+    return sorted(checks, key=lambda check: not check.quick)
 
 
-__all__ = ["Check", "Outcome", "all_checks", "run", "selected"]
+__all__ = ["Check", "Outcome", "all_checks", "run", "select"]

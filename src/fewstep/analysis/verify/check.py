@@ -1,50 +1,128 @@
-"""A check is an equation with a way to measure how far it is from holding; a run of checks yields
-outcomes.
-"""
+"""A check is an equation and a measure of how far it is from holding; a run yields outcomes."""
 
 from __future__ import annotations
 
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+Measure = Callable[[], float]
+M = TypeVar("M", bound=Measure)
+S = TypeVar("S")
+
 
 @dataclass(frozen=True)
 class Check:
-    """One equation: its name and source, the error `measure()` finds and the error it may have."""
+    """One equation: its name and source, the error that `measure()` returns and the tolerance."""
 
     name: str  # the equation itself, in the words of the paper
-    source: str  # arXiv number and place, or the definition it follows from
-    measure: Callable[[], float]
+    source: str  # arXiv number and place, or the definition that it follows from
+    measure: Measure
     tolerance: float
-    look: str  # what is wrong where it fails, and where to look
-    methods: tuple[str, ...] = ()  # those it concerns; none named is all of them
+    look: str  # what is wrong if it fails, and where to look
+    methods: tuple[str, ...] = ()  # those it concerns; empty: all of them
     quick: bool = True  # part of `--quick`
 
     @property
     def method(self) -> str:
-        """The method it concerns: its name, shared by several, or all."""
-        return (
-            "all" if not self.methods else self.methods[0] if len(self.methods) == 1 else "shared"
-        )
+        """The method it concerns: its name, `shared` for several, `all` for all."""
+        if not self.methods:
+            return "all"
+        return self.methods[0] if len(self.methods) == 1 else "shared"
 
     def concerns(self, method: str | None) -> bool:
-        """Whether it says something of that method; None asks for every check."""
+        """Whether it concerns that method; None stands for any."""
         return method is None or not self.methods or method in self.methods
+
+
+class Table:
+    """Checks of one module: `@table(name, source, place, methods)` stands above each measure."""
+
+    def __init__(
+        self, module: str, tolerance: float, look: str = "the part is not this equation"
+    ) -> None:
+        self.module = module
+        self.tolerance = tolerance
+        self.look = look
+        self.rows: list[Check] = []
+
+    def __call__(
+        self,
+        name: str,
+        source: str,
+        place: str,
+        methods: str = "",
+        *,
+        tolerance: float | None = None,
+        quick: bool = True,
+    ) -> Callable[[M], M]:
+        """Adds the function below it. place: where to look in the module; methods: "ct cd"."""
+        limit = self.tolerance if tolerance is None else tolerance
+        module = f"fewstep.{self.module}"
+        look = f"{self.look}: see {module}.{place}" if place else f"{self.look}: see {module}"
+
+        def add(measure: M) -> M:
+            row = Check(name, source, measure, limit, look, tuple(methods.split()), quick)
+            self.rows.append(row)
+            return measure
+
+        return add
+
+
+class Properties(Generic[S]):
+    """What holds for every subject of one kind: `@properties.holds(...)` stands above a measure."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, Callable[[S], float], float, str]] = []
+
+    def holds(
+        self, text: str, tolerance: float, look: str
+    ) -> Callable[[Callable[[S], float]], Callable[[S], float]]:
+        """Adds the function below it, of a subject."""
+
+        def add(measure: Callable[[S], float]) -> Callable[[S], float]:
+            self.rows.append((text, measure, tolerance, look))
+            return measure
+
+        return add
+
+    def checks(
+        self,
+        subject: S,
+        name: str,
+        *,
+        method: str | None = None,
+        place: str | None = None,
+        quick: bool = True,
+        without: Container[str] = (),
+    ) -> list[Check]:
+        """One check for each property but those `without`; by default they concern `name` alone."""
+        return [
+            Check(
+                f"{name}: {text}",
+                "definition",
+                partial(measure, subject),
+                tolerance,
+                f"{look}; see {place or name}",
+                (method or name,),
+                quick,
+            )
+            for text, measure, tolerance, look in self.rows
+            if text not in without
+        ]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check found; `problem` says what is wrong and where to look, and is empty where it
-    passed.
-    """
+    """The result of a check; `problem` says what is wrong and where to look, "" if it passed."""
 
     name: str
     method: str
@@ -61,73 +139,81 @@ class Outcome:
 
 
 def outcome(check: Check) -> Outcome:
-    """Runs one check: an error above the tolerance, one that is not finite and an exception are
-    failures.
-    """
-    begun, raised = time.perf_counter(), ""
+    """Runs one check; an error above the tolerance or not finite and an exception are failures."""
+    start = time.perf_counter()
+    problem = check.look
     try:
         error = float(check.measure())
-    except Exception as problem:  # of whatever kind: somebody's own code may be under test
-        error, raised = (
-            math.inf,
-            f"{type(problem).__name__}: {str(problem).strip().partition(chr(10))[0]}",
-        )
-        raised += advice(problem, check.look)
+    except Exception as exception:  # of any kind: a user's code may be under test
+        error = math.inf
+        message = str(exception).strip().partition("\n")[0]
+        problem = f"{type(exception).__name__}: {message}{advice(exception, check.look)}"
     passed = math.isfinite(error) and error <= check.tolerance
-    told = "" if passed else raised or check.look
-    seconds = time.perf_counter() - begun
     return Outcome(
-        check.name, check.method, error, check.tolerance, passed, check.source, seconds, told
+        name=check.name,
+        method=check.method,
+        error=error,
+        tolerance=check.tolerance,
+        passed=passed,
+        source=check.source,
+        seconds=time.perf_counter() - start,
+        problem="" if passed else problem,
     )
 
 
-def advice(problem: Exception, look: str) -> str:
-    """After an exception: the line of whoever's code is checked, and where to look.
+def advice(exception: Exception, look: str) -> str:
+    """Added to an exception's message: the line of the user's code, and where to look.
 
-    What a check of ours raises of itself is its finding, so that its guess at the cause stands; of
-    anything else that failed on the way the guess would be wrong, and only its place is kept.
+    A ValueError that a check raises itself is its result, so the check's guess at the cause holds.
+    For any other exception the guess would be wrong: only the place is named.
     """
-    frames = traceback.extract_tb(problem.__traceback__)
-    own, package = str(Path(__file__).parent), str(Path(__file__).parents[2])
-    if isinstance(problem, ValueError) and frames[-1].filename.startswith(own):
+    frames = traceback.extract_tb(exception.__traceback__)
+    own = str(Path(__file__).parent)
+    if isinstance(exception, ValueError) and frames[-1].filename.startswith(own):
         return f"; {look}"
-    outside = (package, str(Path(torch.__file__).parent))
-    theirs = [frame for frame in frames if not frame.filename.startswith(outside)]
-    line = f" ({Path(theirs[-1].filename).name}, line {theirs[-1].lineno})" if theirs else ""
-    return f"{line}; {look[max(look.rfind('see '), 0) :]}"
+    package = str(Path(__file__).parents[2])
+    libraries = (package, str(Path(torch.__file__).parent))
+    users = [frame for frame in frames if not frame.filename.startswith(libraries)]
+    line = f" ({Path(users[-1].filename).name}, line {users[-1].lineno})" if users else ""
+    place = look[max(look.rfind("see "), 0) :]
+    return f"{line}; {place}"
 
 
 def run(checks: Iterable[Check]) -> Iterator[Outcome]:
-    """The outcomes one by one, so that whoever waits can be told of each."""
+    """The outcomes one by one, so that each can be shown as soon as it is there."""
     return map(outcome, checks)
 
 
-def selected(
-    checks: Iterable[Check], method: str | None = None, quick: bool = False
-) -> list[Check]:
-    """The checks that concern a method, and of these the quick ones where only they are wanted."""
+def select(checks: Iterable[Check], method: str | None = None, quick: bool = False) -> list[Check]:
+    """The checks that concern a method; with `quick` only the quick ones."""
     return [check for check in checks if check.concerns(method) and (check.quick or not quick)]
 
 
-def apart(found: Tensor, wanted: Tensor) -> float:
-    """The largest difference, relative to the largest number that is wanted where that is above 1."""
-    if found.shape != wanted.shape:
-        raise ValueError(f"shape {tuple(found.shape)}, expected {tuple(wanted.shape)}")
-    if not found.numel():
+def same_shape(ours: Tensor, truth: Tensor) -> None:
+    """Raises ValueError if the shapes differ."""
+    if ours.shape != truth.shape:
+        raise ValueError(f"shape {tuple(ours.shape)}, expected {tuple(truth.shape)}")
+
+
+def apart(ours: Tensor, truth: Tensor) -> float:
+    """The largest difference, relative to the largest number of the truth if that is above 1."""
+    same_shape(ours, truth)
+    if not ours.numel():
         return 0.0
-    size = wanted.detach().abs().max().clamp_min(1.0)
-    return ((found - wanted).detach().abs().max() / size).item()
+    size = truth.detach().abs().max().clamp_min(1.0)
+    return ((ours - truth).detach().abs().max() / size).item()
 
 
-def by_row(found: Tensor, wanted: Tensor) -> float:
-    """The largest over the rows of ||found - wanted|| / ||wanted||, with 1e-12 for a norm below it."""
-    if found.shape != wanted.shape:
-        raise ValueError(f"shape {tuple(found.shape)}, expected {tuple(wanted.shape)}")
-    off, size = (
-        (part.detach().double().reshape(len(part), -1)).norm(dim=1)
-        for part in (found - wanted, wanted)
-    )
-    return (off / size.clamp_min(1e-12)).max().item()
+def by_row(ours: Tensor, truth: Tensor) -> float:
+    """The largest ||ours - truth|| / ||truth|| of a row, with 1e-12 for a norm below it."""
+    same_shape(ours, truth)
+    difference = row_norms(ours - truth)
+    return (difference / row_norms(truth).clamp_min(1e-12)).max().item()
+
+
+def row_norms(x: Tensor) -> Tensor:
+    """The norm of each row `[B]`, in float64."""
+    return x.detach().double().reshape(len(x), -1).norm(dim=1)
 
 
 def worst(*errors: float) -> float:
@@ -138,3 +224,8 @@ def worst(*errors: float) -> float:
 def column(*values: float) -> Tensor:
     """Numbers `[B]` in float64."""
     return torch.tensor(values, dtype=torch.float64)
+
+
+def over(x: Tensor, rows: Tensor) -> Tensor:
+    """Numbers `[B]`, shaped to multiply rows `[B, ...]`."""
+    return x.reshape(-1, *[1] * (rows.ndim - 1))

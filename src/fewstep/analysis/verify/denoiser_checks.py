@@ -1,190 +1,238 @@
-"""Denoisers made of others: preconditioned, guided, truncated, of another process; and rows that
-share a trajectory.
-"""
+"""Denoisers made of others, and the pairs that couplings make with them."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fewstep import methods
-from fewstep.analysis.verify.check import Check, apart, column, worst
-from fewstep.analysis.verify.fixtures import SD, data
+from fewstep.analysis.verify.check import Table, apart, column, over, worst
+from fewstep.analysis.verify.fixtures import SD, data, shifting
 from fewstep.analysis.verify.paper_losses import cosine
 from fewstep.analysis.verify.paper_times import direct_grid
 from fewstep.core import couplings, denoiser, scalings, solvers
 from fewstep.core import process as processes
 from fewstep.core.denoiser import Models
-from fewstep.core.times import Levels, Shared, Times
+from fewstep.core.times import Times
+
+DENOISER = Table("core.denoiser", 1e-12, "a denoiser made of another is not this")
+PAIRS = Table("core.couplings", 1e-12, "the pairs are not what the coupling says")
 
 
-def net(x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
-    """Any function of x, t and the label, -1 for none."""
-    label = torch.zeros(len(x_t)) if cond is None else cond
-    shift = (
-        torch.as_tensor(t, dtype=torch.float64).expand(len(x_t)).log1p() + 0.3 * label
-    ).reshape(-1, 1, 1)
-    return (0.8 * x_t + shift).tanh()
-
-
-def guided() -> float:
-    """D_c + g (D_c - D_u), D_u at label -1; and aDDIM's variance is that of the unguided guess."""
-    x0, z, _ = data(4)
-    labels, t, s = (
-        torch.tensor([0, 1, 2, 0]),
-        column(0.9, 0.6, 0.5, 0.3),
-        column(0.7, 0.5, 0.2, 0.29),
-    )
-    process = processes.cosine()
-    x_t, g = process.mix(x0, z, t), 0.5
-    plain, free = net(x_t, t, labels), net(x_t, t, torch.full((4,), -1))
-    wanted = 1.5 * plain - 0.5 * free
-    times = Times(t, s, 0 * t, 0 * t + 1)
-    pairs = couplings.Teacher(solvers.addim, 0.75, guidance=g)
-    _, x_s = pairs(Models(net, teacher=net), process, x0, z, times, labels)
-    var = 0.75 * (plain - x0).square().flatten(1).mean(1)
-    moved = solvers.addim(process, lambda x_t, t, cond=None: wanted, x_t, t, s, x_var=var)
-    return worst(apart(denoiser.guided(net, g)(x_t, t, labels), wanted), apart(x_s, moved))
-
-
-def truncated() -> float:
-    """Rows below t' by the lower network, those at t' and above by the upper one, whatever their
-    order.
-    """
-    x, _, _ = data(4)
-    t = column(0.3, 1.0, 0.999, 40.0)
-    both = denoiser.Truncated(lambda x_t, t, cond=None: -x_t, net, 1.0)
-    wanted = torch.where((t < 1.0).reshape(-1, 1, 1), -x, net(x, t))
-    return apart(both(x, t), wanted)
-
-
-def across() -> float:
-    """A denoiser of edm in cosine's times: D(x / alpha, sigma / alpha)."""
-    x, _, _ = data(4)
-    t = column(0.1, 0.4, 0.6, 0.9)
-    rows = [cosine(at) for at in t.tolist()]
-    found = denoiser.across(net, processes.edm(t_max=1e6), processes.cosine())(x, t)
-    wanted = [
-        net(x[i : i + 1] / alpha, column(sigma / alpha)) for i, (alpha, sigma) in enumerate(rows)
-    ]
-    return apart(found, torch.cat(wanted))
-
-
-class Noted(nn.Module):
+class Shifted(nn.Module):
     """F(x, label) = tanh(x + label)."""
 
     def forward(self, x: Tensor, noise_label: Tensor, cond: Any = None) -> Tensor:
-        return torch.tanh(x + noise_label.to(x).reshape(-1, 1, 1))
+        return torch.tanh(x + over(noise_label.to(x), x))
 
 
-def preconditioned() -> float:
-    """c_skip x + c_out F(c_in x, ln(t) / 4), row by row, on edm."""
+def times_at(t: Tensor, r: Tensor, u: Tensor | None = None) -> Times:
+    """Times with the anchor 0."""
+    return Times(t, r, 0 * t, torch.ones_like(t), u)
+
+
+@DENOISER("D = c_skip x + c_out F(c_in x, ln(t)/4)", "2206.00364, eq. 7", "Preconditioned")
+def preconditioning() -> float:
+    """Row by row, on edm."""
     x, _, _ = data(4)
-    t, rows = (0.002, 0.5, 3.0, 80.0), []
+    t = (0.002, 0.5, 3.0, 80.0)
+    rows = []
     for i, at in enumerate(t):
         root = math.sqrt(at**2 + SD**2)
-        rows.append(
-            SD**2 / root**2 * x[i] + at * SD / root * torch.tanh(x[i] / root + math.log(at) / 4)
-        )
-    found = denoiser.Preconditioned(Noted(), scalings.Edm(sigma_data=SD)).double()(x, column(*t))
-    return apart(found, torch.stack(rows)) if found.dtype == x.dtype else math.inf
+        output = torch.tanh(x[i] / root + math.log(at) / 4)
+        rows.append(SD**2 / root**2 * x[i] + at * SD / root * output)
+    network = denoiser.Preconditioned(Shifted(), scalings.Edm(sigma_data=SD)).double()
+    ours = network(x, column(*t))
+    return apart(ours, torch.stack(rows)) if ours.dtype == x.dtype else math.inf
 
 
-def reused() -> float:
-    """Rows that share a trajectory see its points: those that each row's own start would reach
-    alone.
-    """
-    x0, z, u = data(8)
-    method = methods.direct_cm(n=8, reuse=4)
-    times = method.times(u, 0.5, torch.arange(8))
-    models = Models(net, teacher=net)
-    x_t, x_r = method.coupling(models, method.process, x0, z, times, None)
-    levels, errors = direct_grid(8), []
-    for i in range(8):
-        run = slice(i // 4 * 4, i // 4 * 4 + 4)
-        here = times.t[run].max().item()
-        x = x0[run][:1] + here * z[run][:1]
-        points = {here: x}
-        for there in (level for level in levels if level < here - 1e-9):
-            x = net(x, column(here)) + there / here * (x - net(x, column(here)))
-            here = there
-            points[here] = x
-        for time, found in ((times.t[i].item(), x_t[i]), (0.0, x_r[i])):
-            errors.append(apart(found, points[min(points, key=lambda at: abs(at - time))][0]))
+@DENOISER(
+    "guidance: D_c + g (D_c - D_u), x_var unguided",
+    "2403.06807, app. A",
+    "Guided",
+    "mcm direct_cm scd",
+)
+def guidance() -> float:
+    """D_u is at label -1; aDDIM's variance is that of the unguided guess."""
+    x0, z, _ = data(4)
+    labels = torch.tensor([0, 1, 2, 0])
+    t = column(0.9, 0.6, 0.5, 0.3)
+    s = column(0.7, 0.5, 0.2, 0.29)
+    process = processes.cosine()
+    x_t = process.mix(x0, z, t)
+    plain = shifting(x_t, t, labels)
+    no_label = shifting(x_t, t, torch.full((4,), -1))
+    guess = 1.5 * plain - 0.5 * no_label
+    pairs = couplings.Teacher(solvers.addim, 0.75, guidance=0.5)
+    models = Models(shifting, teacher=shifting)
+    _, x_s = pairs(models, process, x0, z, times_at(t, s), labels)
+    var = 0.75 * (plain - x0).square().flatten(1).mean(1)
+    truth = solvers.addim(process, lambda x_t, t, cond=None: guess, x_t, t, s, x_var=var)
+    return worst(apart(denoiser.guided(shifting, 0.5)(x_t, t, labels), guess), apart(x_s, truth))
+
+
+@PAIRS("scd: velocity of the guided teacher", "2410.11081, sec. 5", "Velocity", "scd")
+def velocity_of_guided() -> float:
+    """dx/dt = (cos t x_t - D_g) / sin t on trig, D_g the guided teacher's guess."""
+    x0, z, _ = data(4)
+    labels = torch.tensor([0, 1, 2, 0])
+    t = column(0.3, 0.7, 1.1, 1.4)
+    process = processes.trig(sigma_data=SD)
+    pairs = couplings.Velocity("teacher", guidance=0.5)
+    models = Models(shifting, teacher=shifting)
+    x_t, v = pairs(models, process, x0, z, times_at(t, t), labels)
+    guess = 1.5 * shifting(x_t, t, labels) - 0.5 * shifting(x_t, t, torch.full((4,), -1))
+    return apart(v, (over(t.cos(), x_t) * x_t - guess) / over(t.sin(), x_t))
+
+
+@DENOISER(
+    "f_trunc = frozen where t < t', student from t' on", "2410.14895, eq. 5", "Truncated", "tcm"
+)
+def truncation() -> float:
+    """Whatever the order of the rows."""
+    x, _, _ = data(4)
+    t = column(0.3, 1.0, 0.999, 40.0)
+    both = denoiser.Truncated(lambda x_t, t, cond=None: -x_t, shifting, 1.0)
+    truth = torch.where(over(t < 1.0, x), -x, shifting(x, t))
+    return apart(both(x, t), truth)
+
+
+@DENOISER(
+    "teacher of another process: D(x/alpha, sigma/alpha)",
+    "definition",
+    "Across",
+    "mcm direct_cm scd",
+)
+def teacher_of_edm() -> float:
+    """A denoiser of edm in cosine's times."""
+    x, _, _ = data(4)
+    t = (0.1, 0.4, 0.6, 0.9)
+    rows = []
+    for i, at in enumerate(t):
+        alpha, sigma = cosine(at)
+        rows.append(shifting(x[i : i + 1] / alpha, column(sigma / alpha)))
+    across = denoiser.across(shifting, processes.edm(t_max=1e6), processes.cosine())
+    return apart(across(x, column(*t)), torch.cat(rows))
+
+
+@PAIRS(
+    "aDDIM: x_var = eta |x0 - x0_hat|^2/d, each sample's", "2403.06807, alg. 1", "Teacher", "mcm"
+)
+def own_variance() -> float:
+    """The coupling's x_var of every sample is 0.75 of its own mean squared error."""
+    process = processes.cosine()
+    x0, z, _ = data(4)
+    x0 = x0 * over(column(0.1, 1.0, 3.0, 0.5), x0)  # errors that differ from row to row
+    t = column(0.9, 0.6, 0.5, 0.3)
+    s = column(0.7, 0.5, 0.2, 0.29)
+
+    def teacher(x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
+        return x_t.tanh()
+
+    pairs = couplings.Teacher(solvers.addim, 0.75)
+    times = Times(t, s, 0 * t, torch.ones_like(t))
+    x_t, x_s = pairs(Models(teacher, teacher=teacher), process, x0, z, times, None)
+    rows = []
+    for i in range(4):
+        var = 0.75 * (x0[i] - x_t[i].tanh()).square().mean()
+        row = slice(i, i + 1)
+        rows.append(solvers.addim(process, teacher, x_t[row], t[row], s[row], x_var=var))
+    return apart(x_s, torch.cat(rows))
+
+
+@PAIRS("gc: endpoints are clipped to [-bound, bound]", "definition", "GeneratorInduced", "gc")
+def bound() -> float:
+    """Endpoints beyond the bound are at it, the others where the model put them; data stays."""
+    process = processes.edm()
+    x0, z, _ = data(3)
+    u = torch.tensor([[0.5, 0.1], [0.5, 0.1], [0.5, 0.9]], dtype=torch.float64)
+    times = times_at(column(2.0, 2.0, 2.0), column(1.5, 1.5, 1.5), u)
+
+    def far(x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
+        return 4 * x_t
+
+    pairs = couplings.GeneratorInduced(0.5, bound=1.25)
+    _, x_r = pairs(Models(far, ema=far), process, x0, z, times, None)
+    ends = (4 * (x0 + 1.5 * z)).clamp(-1.25, 1.25)
+    return apart(x_r, torch.cat([ends[:2], x0[2:]]) + 1.5 * z)
+
+
+@PAIRS("gc in tcm: endpoints below t' are the frozen one's", "definition", "truncated", "gc tcm")
+def endpoints_below() -> float:
+    """GC in TCM's second stage: from t' on endpoints are the average's."""
+    x0, z, _ = data(2)
+    t = column(1.05, 4.0)
+    r = column(0.9, 3.0)
+    u = torch.tensor([[0.5, 0.1], [0.5, 0.1]], dtype=torch.float64)
+    gc: dict[str, Any] = {"share": 1.0, "bound": 1e6}
+    models = Models(
+        shifting, ema=lambda x, t, cond=None: 0.3 * x, frozen=lambda x, t, cond=None: -0.2 * x
+    )
+    noise = over(r, z) * z
+    truth = over(column(-0.2, 0.3), z) * (x0 + noise) + noise
+    errors = []
+    for method in (
+        methods.gc(base="tcm", **gc),
+        methods.tcm(base={"method": "gc", "base": "ect", **gc}),
+    ):
+        _, x_r = method.coupling(models, processes.edm(), x0, z, times_at(t, r, u), None)
+        errors.append(apart(x_r, truth))
     return worst(*errors)
 
 
-def reweighed() -> float:
-    """Over every start, mean(w loss) of rows that share trajectories is that of uniform levels, for
-    any loss of t.
-    """
-    levels, size = Levels(grid=tuple(direct_grid(7))), 3
-    starts = (torch.arange(7, dtype=torch.float64) + 0.5) / 7
-    u = starts.repeat_interleave(size)[:, None].expand(-1, 2)
-    times = Shared(levels=levels, size=size)(u, 0.0)
-    wanted = sum(math.sqrt(t) for t in direct_grid(7)[:-1]) / 7
-    return abs((times.w * times.t.sqrt()).mean().item() - wanted) / wanted
+@PAIRS(
+    "direct_cm: shared trajectories have each row's points", "definition", "Trajectory", "direct_cm"
+)
+def shared_trajectories() -> float:
+    """The points of a trajectory are those that the row with its start would reach alone."""
+    x0, z, u = data(8)
+    method = methods.direct_cm(n=8, reuse=4)
+    times = method.times(u, 0.5, torch.arange(8))
+    models = Models(shifting, teacher=shifting)
+    x_t, x_r = method.coupling(models, method.process, x0, z, times, None)
+    errors = []
+    for first in (0, 4):
+        here = times.t[first : first + 4].max().item()
+        x = x0[first : first + 1] + here * z[first : first + 1]
+        points = {here: x}
+        for there in direct_grid(8):
+            if there < here - 1e-9:
+                guess = shifting(x, column(here))
+                x = guess + there / here * (x - guess)
+                here = there
+                points[here] = x
+        for i in range(first, first + 4):
+            nearest = (torch.tensor(list(points)) - times.t[i]).abs().argmin().item()
+            point = list(points.values())[int(nearest)]
+            errors += [apart(x_t[i], point[0]), apart(x_r[i], x[0])]
+    return worst(*errors)
 
 
-def checks() -> list[Check]:
-    direct, with_teacher = ("direct_cm",), ("mcm", "direct_cm", "scd")
-    rows: list[tuple[str, str, Callable[[], float], str, tuple[str, ...]]] = [
-        (
-            "D = c_skip x + c_out F(c_in x, ln(t)/4)",
-            "2206.00364, eq. 7",
-            preconditioned,
-            "Preconditioned",
-            (),
-        ),
-        (
-            "guidance: D_c + g (D_c - D_u), x_var unguided",
-            "2403.06807, app. A",
-            guided,
-            "Guided",
-            with_teacher,
-        ),
-        (
-            "f_trunc = frozen where t < t', student from t' on",
-            "2410.14895, eq. 5",
-            truncated,
-            "Truncated",
-            ("tcm",),
-        ),
-        (
-            "teacher of another process: D(x/alpha, sigma/alpha)",
-            "definition",
-            across,
-            "Across",
-            with_teacher,
-        ),
-    ]
-    look = "a denoiser made of another is not this: see fewstep.denoiser."
-    shared = (
-        "rows that share a trajectory: see fewstep.couplings.Trajectory and fewstep.times.Shared"
-    )
-    return [
-        *(
-            Check(name, source, measure, 1e-6, look + where, users)
-            for name, source, measure, where, users in rows
-        ),
-        Check(
-            "direct_cm: shared trajectories have each row's points",
-            "definition",
-            reused,
-            1e-9,
-            shared,
-            direct,
-        ),
-        Check(
-            "direct_cm: w of shared rows makes levels uniform",
-            "definition",
-            reweighed,
-            1e-9,
-            shared,
-            direct,
-        ),
-    ]
+def cheapest_noise() -> float:
+    """Of all ways to assign five noises to five samples none is cheaper than minibatch OT's."""
+    x0, z, _ = data(5)
+    t = torch.ones(5, dtype=torch.float64)
+    models = Models(lambda x, t, cond=None: x)
+    x_t, x_r = couplings.MinibatchOT()(models, processes.edm(), x0, z, times_at(t, t / 2), None)
+
+    def cost(noise: Tensor) -> float:
+        return float((x0 - noise).square().sum())
+
+    least = min(cost(z[list(order)]) for order in itertools.permutations(range(5)))
+    return worst(abs(cost(x_t - x0) / least - 1), apart(2 * (x_r - x0), x_t - x0))
+
+
+if find_spec("scipy"):  # the assignment needs it
+    PAIRS(
+        "minibatch OT: least sum ||x0_i - z_j||^2",
+        "2302.00482, sec. 3.2.4",
+        "MinibatchOT",
+        "ict ect gc tcm",
+    )(cheapest_noise)
+
+CHECKS = [*DENOISER.rows, *PAIRS.rows]

@@ -1,20 +1,22 @@
-"""What the checks are run on: small functions in the places of networks, and batches that are
-always the same.
-"""
+"""What the checks run on: small functions in the places of networks, and batches always alike."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fewstep import networks
+from fewstep.analysis.verify.check import over
 from fewstep.base.conditions import Cond
-from fewstep.base.randomness import forked, generator
-from fewstep.core import scalings
-from fewstep.core.denoiser import Models, Preconditioned
+from fewstep.base.randomness import fork_rng, generator
+from fewstep.core import abilities, scalings
+from fewstep.core.denoiser import Denoiser, Models, Preconditioned
 from fewstep.core.method import Method
+from fewstep.core.process import Process
 from fewstep.core.times import Times
 
 SD = 0.5  # the sigma_data that every method has by default
@@ -22,9 +24,7 @@ SHAPE = (2, 3)
 
 
 class Analytic(nn.Module):
-    """D(x, t) = a tanh(b x + c ln(1 + t)) + d mean(x): smooth, not linear, and no two with one set
-    of numbers alike.
-    """
+    """D(x, t) = a tanh(b x + c ln(1 + t)) + d mean(x): smooth, not linear."""
 
     def __init__(self, *numbers: float) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Analytic(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         a, b, c, d = self.numbers.to(x_t.dtype)
-        level = torch.log1p(t.to(x_t.dtype)).reshape(-1, *[1] * (x_t.ndim - 1))
+        level = over(torch.log1p(t.to(x_t.dtype)), x_t)
         mean = x_t.flatten(1).mean(1).reshape(-1, *level.shape[1:])
         return a * torch.tanh(b * x_t + c * level) + d * mean
 
@@ -51,9 +51,7 @@ class Uncertain(nn.Module):
 
 @dataclass(frozen=True)
 class Cast:
-    """Four different functions in the four places, and a balance: who was asked shows in the loss
-    and its gradient.
-    """
+    """Four different functions and a balance: the loss and its gradient show which was called."""
 
     student: Analytic
     ema: Analytic
@@ -65,14 +63,13 @@ class Cast:
         return Models(self.student, self.ema, self.teacher, self.frozen, self.balance)
 
     def gradients(self) -> Tensor:
-        """The gradients of all numbers of all five, 0 where none has arrived."""
-        numbers = [
-            part.numbers
-            for part in (self.student, self.ema, self.teacher, self.frozen, self.balance)
-        ]
-        return torch.cat(
-            [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in numbers]
-        )
+        """The gradients of all numbers of all five, 0 where there is none."""
+        parts = (self.student, self.ema, self.teacher, self.frozen, self.balance)
+        gradients = []
+        for part in parts:
+            gradient = part.numbers.grad
+            gradients.append(torch.zeros_like(part.numbers) if gradient is None else gradient)
+        return torch.cat(gradients)
 
 
 def cast() -> Cast:
@@ -86,16 +83,85 @@ def cast() -> Cast:
     )
 
 
+class FixedTarget(nn.Module):
+    """A student whose numbers move by `shift` in its own pass at `t` alone: the target is fixed."""
+
+    def __init__(self, inner: Analytic, t: Tensor) -> None:
+        super().__init__()
+        self.inner = inner
+        self.t = t
+        self.shift = torch.zeros(4, dtype=torch.float64)
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        numbers = self.inner.numbers.detach()
+        if torch.is_grad_enabled() and t.shape == self.t.shape and torch.equal(t, self.t):
+            numbers = numbers + self.shift
+        output: Tensor = torch.func.functional_call(
+            self.inner, {"numbers": numbers}, (x_t, t, cond)
+        )
+        return output
+
+
+class MaskRecorder(nn.Module):
+    """A network that records the times of its calls, and the number of the masks it runs under."""
+
+    def __init__(self, inner: Analytic) -> None:
+        super().__init__()
+        self.inner = inner
+        self.draws = 0
+        self.calls: list[tuple[Tensor, int | None]] = []
+
+    def masks(self, rows: int, seeds: Sequence[int]) -> Any:
+        self.draws += 1
+        return Masks(self.draws)
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond = None, masks: Any = None) -> Tensor:
+        self.calls.append((t.detach(), masks and masks.number))
+        output: Tensor = self.inner(x_t, t, cond)
+        return output
+
+
+class Masks:
+    """Masks that only know the number of their draw."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def at(self, index: Tensor) -> Masks:
+        return self
+
+
+def shifting(x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
+    """A denoiser of x, t and the label, -1 for none: tanh(0.8 x + ln(1 + t) + 0.3 label)."""
+    label = torch.zeros(len(x_t)) if cond is None else cond
+    level = torch.as_tensor(t, dtype=torch.float64).expand(len(x_t)).log1p()
+    return (0.8 * x_t + over(level + 0.3 * label, x_t)).tanh()
+
+
+def gaussian(process: Process, std: float = SD) -> Denoiser:
+    """D(x, t) = alpha s^2 x / (alpha^2 s^2 + sigma^2) of N(0, s^2), written out."""
+
+    def denoise(x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
+        t = torch.as_tensor(t, dtype=torch.float64).expand(len(x_t))
+        alpha = process.alpha(t)
+        sigma = process.sigma(t)
+        return over(alpha * std**2 / (alpha**2 * std**2 + sigma**2), x_t) * x_t
+
+    return denoise
+
+
+def spread(process: Process, t: Any, std: float = SD) -> Tensor:
+    """The standard deviation of x_t where data is N(0, s^2): sqrt(alpha^2 s^2 + sigma^2)."""
+    return (process.alpha(t).square() * std**2 + process.sigma(t).square()).sqrt()
+
+
 def data(
     rows: int, shape: tuple[int, ...] = SHAPE, stream: str = "verify"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x0 of standard deviation 0.5, z, and uniforms `[rows, 2]`, the first column one in each of
-    `rows` strata.
-    """
+    """x0 of standard deviation 0.5, z, and uniforms `[rows, 2]`, the first column stratified."""
     source = generator(0, stream)
-    x0, z = (
-        s * torch.randn(rows, *shape, generator=source, dtype=torch.float64) for s in (SD, 1.0)
-    )
+    x0 = SD * torch.randn(rows, *shape, generator=source, dtype=torch.float64)
+    z = torch.randn(rows, *shape, generator=source, dtype=torch.float64)
     u = torch.rand(rows, 2, generator=source, dtype=torch.float64)
     u[:, 0] = (torch.randperm(rows, generator=source) + u[:, 0]) / rows
     return x0, z, u
@@ -105,7 +171,7 @@ def batch(
     method: Method, rows: int = 6, progress: float = 0.6, shape: tuple[int, ...] = SHAPE
 ) -> tuple[Tensor, Tensor, Times]:
     """x0, z and the method's times of a batch, of whole groups where rows share a trajectory."""
-    group = getattr(method.coupling, "reuse", 1)
+    group = abilities.reuse(method.coupling)
     rows = -(-rows // group) * group
     x0, z, u = data(rows, shape)
     times: Times = method.times(u, progress, torch.arange(rows))
@@ -113,25 +179,24 @@ def batch(
 
 
 def disorder(method: Method, times: Times) -> float:
-    """By how much times miss a <= r <= t <= t_max; 1 where t = a. Raises ValueError for other than
-    one per row.
+    """By how much times violate a <= r <= t <= t_max; 1 where t = a.
+
+    Raises ValueError unless there is one time for each row.
     """
     t, r, a, w = times[:4]
     for name, part in zip("tra", (t, r, a), strict=True):
         if part.shape != w.shape or part.ndim != 1:
             raise ValueError(f"{name} of shape {tuple(part.shape)}, expected one time for each row")
     highest = torch.full_like(t, method.process.t_max)
-    over = [(low - high).max().item() for low, high in ((a, r), (r, t), (t, highest))]
-    return max(*over, float((t <= a).any()), 0.0)
+    excess = [(low - high).max().item() for low, high in ((a, r), (r, t), (t, highest))]
+    return max(*excess, float((t <= a).any()), 0.0)
 
 
 def small_network(
     classes: int = 0, dropout: float = 0.0, seed: int = 0, shape: tuple[int, ...] = SHAPE
 ) -> Preconditioned:
-    """A float64 MLP behind EDM's preconditioning whose weights are all alive: zeros would hide
-    mistakes.
-    """
-    with forked(seed, "verify"):
+    """A float64 MLP behind EDM's preconditioning, no weight 0: zeros would hide mistakes."""
+    with fork_rng(seed, "verify"):
         network = networks.mlp(shape, classes, width=12, depth=2, dropout=dropout)
         for p in network.parameters():
             nn.init.normal_(p, std=0.2)

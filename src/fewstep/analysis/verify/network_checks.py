@@ -1,5 +1,6 @@
-"""What a network must be to be trained here: called as (x, noise_label [B], cond) or (x,
-noise_label, cond, masks).
+"""What a network must be to be trained here.
+
+It is called as (x, noise_label [B], cond) or (x, noise_label, cond, masks).
 """
 
 from __future__ import annotations
@@ -7,226 +8,207 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fewstep.analysis.verify.check import Check, apart, worst
-from fewstep.base.randomness import forked, generator
-from fewstep.core import derivatives
+from fewstep.analysis.verify.check import Check, Properties, apart, worst
+from fewstep.base.randomness import fork_rng, generator
+from fewstep.core import abilities, derivatives
 
 ROWS = 4
-Make = Callable[[], nn.Module]
+Inputs = tuple[Tensor, Tensor, Tensor | None]  # x, noise labels, labels of classes
 
 
 @dataclass(frozen=True)
 class Subject:
     """How a network is made, the shape of a sample, and its number of classes, 0 for none."""
 
-    make: Make
+    make: Callable[[], nn.Module]
     shape: tuple[int, ...]
     classes: int = 0
 
-    def awake(self) -> nn.Module:
-        """A fresh network with its weights moved a little: outputs that start at 0 are allowed, and
-        show nothing.
-        """
-        with forked(0, "verify network"):
-            network = self.make().eval()
+    def fresh(self) -> nn.Module:
+        """The network as it starts, in eval mode."""
+        with fork_rng(0, "verify network"):
+            return self.make().eval()
+
+    def perturb(self) -> nn.Module:
+        """A fresh network, its weights moved a little: outputs that start at 0 show nothing."""
+        network = self.fresh()
         source = generator(0, "verify shaken")
         for p in network.parameters():
-            noise = torch.randn(p.shape, generator=source) * (
-                0.3 / math.sqrt(p[0].numel() if p.ndim > 1 else 9)
-            )
+            inputs = p[0].numel() if p.ndim > 1 else 9
+            noise = torch.randn(p.shape, generator=source) * (0.3 / math.sqrt(inputs))
             p.data += noise.to(p)
         return network
 
-    def given(self, network: nn.Module) -> tuple[Tensor, Tensor, Tensor | None]:
-        """x of unit variance, noise labels ln(t) / 4 from t = 0.002 to 80, and labels where it has
-        classes.
-        """
+    def inputs(self, network: nn.Module) -> Inputs:
+        """x of unit variance, noise labels ln(t) / 4 from t = 0.002 to 80, class labels."""
         dtype = next((p.dtype for p in network.parameters()), torch.float32)
         x = torch.randn(ROWS, *self.shape, generator=generator(0, "verify x")).to(dtype)
-        label = torch.tensor([math.log(t) / 4 for t in (0.002, 0.3, 5.0, 80.0)]).to(
-            torch.promote_types(dtype, torch.float32)
-        )
-        return x, label, torch.arange(ROWS) % self.classes if self.classes else None
+        label = torch.tensor([math.log(t) / 4 for t in (0.002, 0.3, 5.0, 80.0)])
+        label = label.to(torch.promote_types(dtype, torch.float32))
+        cond = torch.arange(ROWS) % self.classes if self.classes else None
+        return x, label, cond
 
 
+PROPERTIES: Properties[Subject] = Properties()
+
+
+def row_of(inputs: Inputs, i: int) -> Inputs:
+    """The inputs of one row."""
+    x, label, cond = inputs
+    row = slice(i, i + 1)
+    return x[row], label[row], None if cond is None else cond[row]
+
+
+def describe(output: Any) -> str:
+    """dtype and shape of a tensor, the type of anything else."""
+    if isinstance(output, Tensor):
+        return f"{output.dtype} {tuple(output.shape)}"
+    return type(output).__name__
+
+
+@PROPERTIES.holds(
+    "output is like x, finite from t = .002 to 80", 0.0, "it must return a tensor of x's shape"
+)
 def like_x(subject: Subject) -> float:
-    """A finite tensor like x, from a network as it starts."""
-    with forked(0, "verify network"):
-        network = subject.make().eval()
-    x, label, cond = subject.given(network)
-    found = network(x, label, cond)
-    if not isinstance(found, Tensor) or found.shape != x.shape or not found.is_floating_point():
-        got = (
-            f"{found.dtype} {tuple(found.shape)}"
-            if isinstance(found, Tensor)
-            else type(found).__name__
-        )
-        raise ValueError(f"the network gave {got} for {x.dtype} {tuple(x.shape)}")
-    return 0.0 if bool(torch.isfinite(found).all()) else math.inf
+    """From a network as it starts."""
+    network = subject.fresh()
+    x, label, cond = subject.inputs(network)
+    output = network(x, label, cond)
+    is_like_x = isinstance(output, Tensor) and output.shape == x.shape
+    if not is_like_x or not output.is_floating_point():
+        raise ValueError(f"the network gave {describe(output)} for {describe(x)}")
+    return 0.0 if bool(torch.isfinite(output).all()) else math.inf
 
 
-def alone(subject: Subject) -> float:
-    """Each row by itself against the batch; in train mode too where it is fixed there, its dropout
-    layers asleep.
-    """
-    network, errors = subject.awake(), []
-    x, label, cond = subject.given(network)
+@PROPERTIES.holds(
+    "a batch is its items", 1e-4, "rows see each other: a batch norm, or a mean over the batch?"
+)
+def batch_is_items(subject: Subject) -> float:
+    """In eval mode; in train mode too where it is deterministic, its dropout layers off."""
+    network = subject.perturb()
+    inputs = subject.inputs(network)
+    errors = [0.0]
     for training in (False, True):
         for part in network.modules():
             part.training = training and not isinstance(part, nn.modules.dropout._DropoutNd)
-        whole = network(x, label, cond)
-        if torch.equal(whole, network(x, label, cond)):
-            rows = [
-                network(x[i : i + 1], label[i : i + 1], None if cond is None else cond[i : i + 1])
-                for i in range(ROWS)
-            ]
+        whole = network(*inputs)
+        if torch.equal(whole, network(*inputs)):
+            rows = [network(*row_of(inputs, i)) for i in range(ROWS)]
             errors.append(apart(torch.cat(rows), whole))
-    return worst(*errors, 0.0)
+    return worst(*errors)
 
 
+@PROPERTIES.holds("the noise level matters", 0.0, "noise_label is not used")
 def noise_matters(subject: Subject) -> float:
-    """0 where another noise level changes the output."""
-    network = subject.awake()
-    x, label, cond = subject.given(network)
+    """0 if another noise level changes the output."""
+    network = subject.perturb()
+    x, label, cond = subject.inputs(network)
     return float(torch.equal(network(x, label, cond), network(x, label + 0.5, cond)))
 
 
-def fixed(subject: Subject) -> float:
-    """Twice the same in eval mode, and torch's own generator untouched."""
-    network = subject.awake()
-    given, before = subject.given(network), torch.get_rng_state()
-    off = apart(network(*given), network(*given))
-    return off + float(not torch.equal(before, torch.get_rng_state()))
+@PROPERTIES.holds(
+    "eval mode is fixed, no global generator is read", 0.0, "it draws random numbers in eval mode"
+)
+def deterministic(subject: Subject) -> float:
+    """Twice the same in eval mode, and torch's own generator does not move."""
+    network = subject.perturb()
+    inputs = subject.inputs(network)
+    before = torch.get_rng_state()
+    difference = apart(network(*inputs), network(*inputs))
+    return difference + float(not torch.equal(before, torch.get_rng_state()))
 
 
-def masked(subject: Subject) -> float:
-    """By explicit masks: one seed one output, another seed another, a row alone as in the batch."""
-    network = subject.awake().train()
-    x, label, cond = subject.given(network)
-    draw: Any = network.masks
-    seeds = list(range(ROWS))
-    if draw(ROWS, seeds) is None:
-        return 0.0  # nothing is dropped
-    whole = network(x, label, cond, draw(ROWS, seeds))
-    again = network(x, label, cond, draw(ROWS, seeds))
-    rows = [
-        network(
-            x[i : i + 1], label[i : i + 1], None if cond is None else cond[i : i + 1], draw(1, [i])
-        )
-        for i in seeds
-    ]
-    same = torch.equal(whole, network(x, label, cond, draw(ROWS, [s + 7 for s in seeds])))
-    return worst(apart(again, whole), apart(torch.cat(rows), whole)) + float(same)
-
-
-def labelled(subject: Subject) -> float:
-    """Another label changes its own row alone; -1, no label, is taken and is not label 0."""
-    network = subject.awake()
-    x, label, _ = subject.given(network)
-    zeros = torch.zeros(ROWS, dtype=torch.int64)
-    first, other, free = (
-        network(x, label, zeros.index_fill(0, torch.tensor([3]), to)) for to in (0, 1, -1)
-    )
-    rows = worst(apart(other[:3], first[:3]), apart(free[:3], first[:3]))
-    return rows + float(torch.equal(other[3], first[3])) + float(torch.equal(free[3], first[3]))
-
-
-def derived(subject: Subject) -> float:
-    """jvp against central differences in float64; 0 where jvp does not run, for then differences
-    are taken.
-    """
-    network = subject.awake().double().requires_grad_(False)
-    x, label, cond = subject.given(network)
-    line = (lambda a, b: network(a, b, cond)), x, label, x.flip(0), torch.ones_like(label)
-    _, wanted = derivatives.difference(*line, 1e-5)
-    try:
-        found = derivatives.jvp(*line)[1]
-    except Exception:  # a layer without a forward derivative, of whatever kind
-        return 0.0 if bool(torch.isfinite(wanted).all()) else math.inf
-    return derivatives.relative(found, wanted)
-
-
+@PROPERTIES.holds(
+    "gradients are finite and reach weights",
+    0.0,
+    "its output does not depend on its weights, or overflows",
+)
 def trains(subject: Subject) -> float:
     """Finite gradients, and some that are not 0."""
-    network = subject.awake().train()
-    x, label, cond = subject.given(network)
-    with forked(0, "verify dropout"):
-        network(x, label, cond).square().sum().backward()
-    grads = [p.grad for p in network.parameters() if p.grad is not None]
-    if not any(bool(grad.any()) for grad in grads):
+    network = subject.perturb().train()
+    inputs = subject.inputs(network)
+    with fork_rng(0, "verify dropout"):
+        network(*inputs).square().sum().backward()
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    if not any(bool(gradient.any()) for gradient in gradients):
         raise ValueError("no gradient reaches any weight")
-    return 0.0 if all(bool(torch.isfinite(grad).all()) for grad in grads) else math.inf
+    return 0.0 if all(bool(torch.isfinite(g).all()) for g in gradients) else math.inf
+
+
+@PROPERTIES.holds(
+    "jvp agrees with differences",
+    1e-4,
+    "a layer's forward derivative misses a branch; method.derivative = difference",
+)
+def derivative(subject: Subject) -> float:
+    """In float64; 0 if jvp does not run, since differences are taken then."""
+    network = subject.perturb().double().requires_grad_(False)
+    x, label, cond = subject.inputs(network)
+    line = (lambda a, b: network(a, b, cond)), x, label, x.flip(0), torch.ones_like(label)
+    _, truth = derivatives.difference(*line, 1e-5)
+    try:
+        _, slope = derivatives.jvp(*line)
+    except Exception:  # a layer without a forward derivative, of any kind
+        return 0.0 if bool(torch.isfinite(truth).all()) else math.inf
+    return derivatives.relative(slope, truth)
+
+
+@PROPERTIES.holds(
+    "dropout by masks: a row's own seed decides",
+    1e-4,
+    "masks(rows, seeds) must give each run of rows its seed",
+)
+def dropout_by_masks(subject: Subject) -> float:
+    """One seed one output, another seed another, a row alone as in the batch."""
+    network = subject.perturb().train()
+    inputs = subject.inputs(network)
+    masks: Any = network.masks
+    seeds = list(range(ROWS))
+    if masks(ROWS, seeds) is None:
+        return 0.0  # nothing is dropped
+    whole = network(*inputs, masks(ROWS, seeds))
+    again = network(*inputs, masks(ROWS, seeds))
+    rows = [network(*row_of(inputs, i), masks(1, [i])) for i in seeds]
+    other = network(*inputs, masks(ROWS, [seed + 7 for seed in seeds]))
+    errors = worst(apart(again, whole), apart(torch.cat(rows), whole))
+    return errors + float(torch.equal(whole, other))
+
+
+@PROPERTIES.holds(
+    "labels reach their rows, -1 is none of them",
+    1e-4,
+    "cond is mixed up, or -1 is taken for a class",
+)
+def labels_by_row(subject: Subject) -> float:
+    """Another label changes its own row alone; -1, no label, is accepted and is not label 0."""
+    network = subject.perturb()
+    x, label, _ = subject.inputs(network)
+
+    def with_last(value: int) -> Tensor:
+        labels = torch.zeros(ROWS, dtype=torch.int64)
+        labels[3] = value
+        output: Tensor = network(x, label, labels)
+        return output
+
+    first = with_last(0)
+    errors = 0.0
+    for other in (with_last(1), with_last(-1)):
+        errors += apart(other[:3], first[:3]) + float(torch.equal(other[3], first[3]))
+    return errors
 
 
 def checks_of(subject: Subject, name: str) -> list[Check]:
-    """The properties of a network; those of labels and masks where it has them."""
-    rows: list[tuple[str, Callable[[Subject], float], float, str]] = [
-        (
-            "output is like x, finite from t = .002 to 80",
-            like_x,
-            0.0,
-            "it must return a tensor of x's shape",
-        ),
-        (
-            "a batch is its items",
-            alone,
-            1e-4,
-            "rows see each other: a batch norm, or a mean over the batch?",
-        ),
-        ("the noise level matters", noise_matters, 0.0, "noise_label is not used"),
-        (
-            "eval mode is fixed, no global generator is read",
-            fixed,
-            0.0,
-            "it draws random numbers in eval mode",
-        ),
-        (
-            "gradients are finite and reach weights",
-            trains,
-            0.0,
-            "its output does not depend on its weights, or overflows",
-        ),
-        (
-            "jvp agrees with differences",
-            derived,
-            1e-4,
-            "a layer's forward derivative misses a branch; method.derivative = difference",
-        ),
-    ]
-    with forked(0, "verify network"):
-        made = subject.make()
-    if hasattr(made, "masks"):
-        rows.append(
-            (
-                "dropout by masks: a row's own seed decides",
-                masked,
-                1e-4,
-                "masks(rows, seeds) must give each run of rows its seed",
-            )
-        )
-    if subject.classes:
-        rows.append(
-            (
-                "labels reach their rows, -1 is none of them",
-                labelled,
-                1e-4,
-                "cond is mixed up, or -1 is taken for a class",
-            )
-        )
-    return [
-        Check(
-            f"{name}: {text}",
-            "definition",
-            partial(measure, subject),
-            tolerance,
-            f"{look}: see {name}",
-            (name,),
-        )
-        for text, measure, tolerance, look in rows
-    ]
+    """The properties of a network; those of labels and masks if it has them."""
+    without = set()
+    with fork_rng(0, "verify network"):
+        network = subject.make()
+    if not abilities.masks(network):
+        without.add("dropout by masks: a row's own seed decides")
+    if not subject.classes:
+        without.add("labels reach their rows, -1 is none of them")
+    return PROPERTIES.checks(subject, name, without=without)

@@ -1,10 +1,9 @@
 """The papers' losses of one sample, written out: `(nets, x0, z, row) -> loss` in torch's own
 operations alone.
 
-Networks are asked as `net(x, t)` of one sample and a float. What the papers call stop-gradient is
-`.detach()`.
-No process, coupling, solver, distance or weight of the package is used, so that a mistake there
-cannot be here too.
+Networks are called as `net(x, t)` with one sample and a float; the papers' stop-gradient is
+`.detach()`. No process, coupling, solver, distance or weight of the package is used, so that a
+mistake there cannot be here too.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Nets(NamedTuple):
     balance: Callable[[float], Tensor]
 
 
-Letter = Callable[[Nets, Tensor, Tensor, Row], Tensor]
+Loss = Callable[[Nets, Tensor, Tensor, Row], Tensor]
 
 
 def norm(e: Tensor) -> Tensor:
@@ -51,9 +50,8 @@ def diffusion(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
 
 def ct(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     """CM, eq. 10: ||D(x0 + t z, t) - D_ema(x0 + r z, r)||^2 / D."""
-    return (
-        (f.student(x0 + row.t * z, row.t) - f.ema(x0 + row.r * z, row.r).detach()).square().mean()
-    )
+    goal = f.ema(x0 + row.r * z, row.r).detach()
+    return (f.student(x0 + row.t * z, row.t) - goal).square().mean()
 
 
 def heun_step(teacher: Net, x: Tensor, t: float, r: float) -> Tensor:
@@ -64,9 +62,7 @@ def heun_step(teacher: Net, x: Tensor, t: float, r: float) -> Tensor:
 
 
 def cd(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
-    """CM, eq. 6-8: ||D(x_t, t) - D_ema(x_r, r)||^2 / D, x_r one step of Heun's method along the
-    teacher.
-    """
+    """CM, eq. 6-8: ||D(x_t, t) - D_ema(x_r, r)||^2 / D, x_r one Heun step along the teacher."""
     x_t = x0 + row.t * z
     x_r = heun_step(f.teacher, x_t, row.t, row.r).detach()
     return (f.student(x_t, row.t) - f.ema(x_r, row.r).detach()).square().mean()
@@ -96,9 +92,7 @@ def ect_edm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
 
 
 def gc(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
-    """GC, eq. 13-15 and 21: where u < mu = 0.5, x0 is D_ema(x_r, r), clipped to 3 sd; the rest is
-    iCT's, z the same.
-    """
+    """GC, eq. 13-15 and 21: iCT, but where u < mu = 0.5 x0 is D_ema(x_r, r), clipped to 3 sd."""
     if row.u < 0.5:
         x0 = f.ema(x0 + row.r * z, row.r).detach().clamp(-3 * SD, 3 * SD)
     return ict(f, x0, z, row)
@@ -106,27 +100,29 @@ def gc(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
 
 def tcm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     """TCM, eq. 5-10: ECT's loss, the target by the frozen network where r < t' = 1."""
-    e = f.student(x0 + row.t * z, row.t) - ect_target(
-        f.frozen if row.r < 1.0 else f.student, x0, z, row.r
-    )
+    who = f.frozen if row.r < 1.0 else f.student
+    e = f.student(x0 + row.t * z, row.t) - ect_target(who, x0, z, row.r)
     return norm(e) / (row.t - row.r)
 
 
 def cosine(t: float) -> tuple[float, float]:
-    """alpha and sigma of the cosine schedule: log-SNR = -2 ln tan u, u even between its values at
-    +-15.
-    """
-    first, last = math.atan(math.exp(-7.5)), math.atan(math.exp(7.5))
+    """alpha and sigma of the cosine schedule: log-SNR = -2 ln tan u, u even from 15 to -15."""
+    first = math.atan(math.exp(-7.5))
+    last = math.atan(math.exp(7.5))
     snr = math.tan(first + t * (last - first)) ** -2
     return math.sqrt(snr / (1 + snr)), math.sqrt(1 / (1 + snr))
 
 
 def mcm_error(f: Nets, x0: Tensor, z: Tensor, row: Row, addim: bool) -> tuple[Tensor, float]:
-    """MCM, algorithm 1: D(x_t, t) less the x0 whose DDIM step from t to a lands on that of x_s; and
-    sigma_t.
+    """MCM, algorithm 1: the error of D(x_t, t), and sigma_t.
+
+    Its goal is the x0 whose DDIM step from t to a lands on that of x_s.
     """
-    (alpha_t, sigma_t), (alpha_s, sigma_s), (alpha_a, sigma_a) = (cosine(time) for time in row[:3])
-    x_t, x_s = alpha_t * x0 + sigma_t * z, alpha_s * x0 + sigma_s * z
+    alpha_t, sigma_t = cosine(row.t)
+    alpha_s, sigma_s = cosine(row.r)
+    alpha_a, sigma_a = cosine(row.a)
+    x_t = alpha_t * x0 + sigma_t * z
+    x_s = alpha_s * x0 + sigma_s * z
     if addim:
         guess = f.teacher(x_t, row.t)
         eps = (x_t - alpha_t * guess) / sigma_t
@@ -136,12 +132,12 @@ def mcm_error(f: Nets, x0: Tensor, z: Tensor, row: Row, addim: bool) -> tuple[Te
     if row.r > row.a:
         ref = f.student(x_s.detach(), row.r).detach()
         x_a = alpha_a * ref + sigma_a / sigma_s * (x_s.detach() - alpha_s * ref)
-    wanted = (x_a - sigma_a / sigma_t * x_t) / (alpha_a - alpha_t * sigma_a / sigma_t)
-    return f.student(x_t, row.t) - wanted, sigma_t
+    goal = (x_a - sigma_a / sigma_t * x_t) / (alpha_a - alpha_t * sigma_a / sigma_t)
+    return f.student(x_t, row.t) - goal, sigma_t
 
 
 def mcm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
-    """MCM: the error in v, which is that of x0 over sigma_t; sqrt(mean square + c^2) - c, c = 1e-4."""
+    """MCM: the error in v, that of x0 over sigma_t; sqrt(mean square + c^2) - c, c = 1e-4."""
     e, sigma_t = mcm_error(f, x0, z, row, addim=False)
     return ((e / sigma_t).square().mean() + 1e-8).sqrt() - 1e-4
 
@@ -153,37 +149,41 @@ def mcm_addim(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
 
 
 def mcm_snr(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
-    """MCM to the letter: weight SNR + 1 on the distance of x0."""
+    """MCM as written: weight SNR + 1 on the distance of x0."""
     e, sigma_t = mcm_error(f, x0, z, row, addim=False)
     return ((1 - sigma_t**2) / sigma_t**2 + 1) * ((e.square().mean() + 1e-8).sqrt() - 1e-4)
 
 
 def direct_cm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
-    """Direct CM: ||D(x_t, t) - x||^2 / D, x where the teacher's DDIM steps lead from x_t, level by
-    level, to 0.
-    """
+    """Direct CM: ||D(x_t, t) - x||^2 / D, x the end of the teacher's DDIM steps from x_t to 0."""
     x_t = x0 + row.t * z
-    x, here = x_t, row.t
-    for there in (level for level in direct_grid() if level < row.t):
-        guess = f.teacher(x, here).detach()
-        x, here = guess + there / here * (x - guess), there
+    x = x_t
+    here = row.t
+    for there in direct_grid():
+        if there < row.t:
+            guess = f.teacher(x, here).detach()
+            x = guess + there / here * (x - guess)
+            here = there
     return (f.student(x_t, row.t) - x).square().mean()
 
 
-def scm(f: Nets, x0: Tensor, z: Tensor, row: Row, distilled: bool = False) -> Tensor:
-    """sCM, algorithm 1: e^-u ||F - sg(F + g)||^2 / D + u, g the normalised tangent with its warm-up
-    over 2.5 %.
+def scm(f: Nets, x0: Tensor, z: Tensor, row: Row, distill: bool = False) -> Tensor:
+    """sCM, algorithm 1: e^-u ||F - sg(F + g)||^2 / D + u, with g / (||g|| + 0.1) for g.
 
-    F = (cos t x_t - D) / (sd sin t); g = -cos^2 t (sd F - v) - w (cos t sin t x_t + sd dF), g /
-    (||g|| + 0.1), dF by central differences along cos t sin t (v, 1).
+    F = (cos t x_t - D) / (sd sin t); g = -cos^2 t (sd F - v) - w (cos t sin t x_t + sd dF), dF by
+    central differences along cos t sin t (v, 1); w rises from 0 to 1 over 2.5 % of the run.
     """
-    t, cos, sin = row.t, math.cos(row.t), math.sin(row.t)
+    t = row.t
+    cos = math.cos(t)
+    sin = math.sin(t)
     x_t = cos * x0 + SD * sin * z
 
     def output(x: Tensor, at: float) -> Tensor:
         return (math.cos(at) * x - f.student(x, at)) / (SD * math.sin(at))
 
-    v = (cos * x_t - f.teacher(x_t, t)).detach() / sin if distilled else SD * cos * z - sin * x0
+    v = SD * cos * z - sin * x0
+    if distill:
+        v = (cos * x_t - f.teacher(x_t, t)).detach() / sin
     step = 1e-5
     above, below = (output(x_t + h * cos * sin * v, t + h * cos * sin) for h in (step, -step))
     d_output = ((above - below) / (2 * step)).detach()
@@ -197,4 +197,4 @@ def scm(f: Nets, x0: Tensor, z: Tensor, row: Row, distilled: bool = False) -> Te
 
 def scd(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     """sCD: the same along the velocity of the teacher."""
-    return scm(f, x0, z, row, distilled=True)
+    return scm(f, x0, z, row, distill=True)

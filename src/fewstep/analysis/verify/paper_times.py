@@ -1,6 +1,4 @@
-"""The papers' times of one row, written out with Python's numbers alone: nothing here is taken from
-the package.
-"""
+"""The papers' times of one row, in Python's numbers alone: nothing here is of the package."""
 
 from __future__ import annotations
 
@@ -17,19 +15,18 @@ LOW, HIGH, SD = 0.002, 80.0, 0.5
 
 
 class Row(NamedTuple):
-    """What one row of a batch is given: the student's time t, its neighbour's r, the end a, the
-    row's factor w.
-    """
+    """The times and the weight of one row of a batch."""
 
-    t: float
-    r: float
-    a: float
+    t: float  # the student's
+    r: float  # its neighbour's
+    a: float  # the end, the anchor
     w: float = 1.0
     u: float = 0.0  # the row's second uniform
     progress: float = 0.0
 
 
-Rule = Callable[[float, float, int], Row]  # u, progress, number of the row -> its times
+# u, progress, number of the row -> its times
+Rule = Callable[[float, float, int], Row]
 
 
 def log_normal(
@@ -43,7 +40,8 @@ def log_normal(
 
 def karras(n: int, low: float = LOW, high: float = HIGH) -> list[float]:
     """sigma_i = (low^(1/7) + i/n (high^(1/7) - low^(1/7)))^7, i = 0 .. n."""
-    first, last = low ** (1 / 7), high ** (1 / 7)
+    first = low ** (1 / 7)
+    last = high ** (1 / 7)
     return [(first + i / n * (last - first)) ** 7 for i in range(n + 1)]
 
 
@@ -68,9 +66,7 @@ def ct(u: float, progress: float, number: int) -> Row:
 
 
 def ict(u: float, progress: float, number: int) -> Row:
-    """iCT: min(10 2^floor(k/K'), 1280) intervals, p(i) ~ erf difference of the log-normal law at
-    the grid.
-    """
+    """iCT: min(10 2^floor(k/K'), 1280) intervals, p(i) ~ erf difference of the log-normal law."""
     intervals = min(10 * 2 ** math.floor(progress * (math.log2(1280 // 10) + 1)), 1280)
     grid = karras(intervals)
     edges = [math.erf((math.log(s) + 1.1) / (math.sqrt(2) * 2.0)) for s in grid]
@@ -92,13 +88,13 @@ def ect(u: float, progress: float, number: int) -> Row:
 
 @lru_cache(maxsize=1)
 def _student_t() -> tuple[list[float], list[float]]:
-    """ln t and its probability below, for ln t = 0.2 T, T Student's of 0.01 degrees of freedom, t
-    in 1 .. 80.
+    """ln t and its probability below: ln t = 0.2 T, T Student's with nu = 0.01, t in 1 .. 80.
 
-    By the trapezoidal rule in asinh(T / 0.1), in which the density's core and its tail are both
-    smooth.
+    By the trapezoidal rule in asinh(T / 0.1), in which the density's core and tail are smooth.
     """
-    nu, scale, n = 0.01, 0.2, 40_000
+    nu = 0.01
+    scale = 0.2
+    n = 40_000
     root = math.sqrt(nu)
     top = math.asinh(math.log(HIGH) / (scale * root))
     nodes = [top * i / n for i in range(n + 1)]
@@ -117,22 +113,19 @@ def log_student_t(u: float) -> float:
 
 
 def tcm(u: float, progress: float, number: int) -> Row:
-    """TCM: a quarter of the rows at t' = 1, whose mean loss counts w_b = 0.1; the last ratio of
-    ECT's stages.
-    """
-    ratio, rho = 1 - 2.0**-8, 0.25
-    boundary = math.floor((number + 1) * rho) > math.floor(number * rho)
-    t = 1.0 if boundary else log_student_t(u)
-    return Row(t, neighbour(t, ratio), 0.0, 0.1 / rho if boundary else 1 / (1 - rho))
+    """TCM: a quarter of the rows at t' = 1, whose mean loss counts w_b = 0.1; ECT's last ratio."""
+    ratio = 1 - 2.0**-8
+    rho = 0.25
+    if math.floor((number + 1) * rho) > math.floor(number * rho):
+        return Row(1.0, neighbour(1.0, ratio), 0.0, 0.1 / rho)
+    t = log_student_t(u)
+    return Row(t, neighbour(t, ratio), 0.0, 1 / (1 - rho))
 
 
 def mcm(u: float, progress: float, number: int, segments: int = 4) -> Row:
-    """MCM: T = 64 .. 1280 steps over half of the run, t = (i+1)/T, s = i/T, the segment's start
-    floor(i/n) n/T.
-    """
-    steps = round(
-        math.exp(math.log(64) + min(progress / 0.5, 1.0) * (math.log(1280) - math.log(64)))
-    )
+    """MCM: T = 64 .. 1280 steps over half of the run, t = (i+1)/T, s = i/T, a = floor(i/n) n/T."""
+    share = min(progress / 0.5, 1.0)
+    steps = round(math.exp(math.log(64) + share * (math.log(1280) - math.log(64))))
     inside = max(1, round(steps / segments))
     total = inside * segments
     i = math.floor(u * total)

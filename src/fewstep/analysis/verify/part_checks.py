@@ -1,4 +1,7 @@
-"""Weights and distances by their formulas."""
+"""Weights, distances and averages: limits, and identities between them.
+
+The losses in `paper_losses` write most of them out; what is here follows from another property.
+"""
 
 from __future__ import annotations
 
@@ -8,133 +11,208 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fewstep.analysis.verify.check import Check, apart, column, worst
-from fewstep.analysis.verify.fixtures import SD, data
-from fewstep.core import distances, weights
+from fewstep.analysis.verify.check import Table, apart, column, worst
+from fewstep.analysis.verify.fixtures import SD, data, small_network
+from fewstep.analysis.verify.paper_losses import cosine
+from fewstep.core import distances, scalings, spaces, weights
 from fewstep.core import process as processes
 from fewstep.core.times import Times
+from fewstep.run import averages, profiles
+
+WEIGHT = Table("core.weights", 1e-12)
+DISTANCE = Table("core.distances", 1e-12)
+SPACE = Table("core.spaces", 1e-12)
+AVERAGE = Table("run", 1e-12)
 
 
-def weighed(
-    weight: Callable[..., Tensor], wanted: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-) -> float:
-    """A weight against its formula of (t, r, alpha, sigma) on the cosine process and on edm."""
+# Weights: each turns squared errors of x0 into those of another prediction.
+
+
+def times_at(t: Tensor) -> Times:
+    return Times(t, t / 2, 0 * t, torch.ones_like(t))
+
+
+@WEIGHT("weight SNR + 1", "2202.00512, sec. 4", "snr_plus_one", "mcm")
+def errors_of_v() -> float:
+    """Squared errors of x0 become those of v; on any process (alpha^2/sigma + sigma)^2 does it."""
+    x0, z, _ = data(4)
+    guess = z.tanh()
     errors = []
-    for process in (processes.edm(), processes.cosine()):
-        t, r = column(0.2, 0.5, 0.9), column(0.1, 0.45, 0.2)
-        times = Times(t, r, 0 * t, 0 * t + 1)
-        errors.append(
-            apart(weight(process, times), wanted(t, r, process.alpha(t), process.sigma(t)))
-        )
+    for process in (
+        processes.edm(),
+        processes.trig(sigma_data=SD),
+        processes.linear(),
+        processes.cosine(),
+    ):
+        t = process.t_max * column(0.2, 0.4, 0.6, 0.9)
+        x_t = process.mix(x0, z, t)
+        times = times_at(t)
+        of_v = distances.sse(*(spaces.v(process, x_t, x, times) for x in (guess, x0)))
+        of_x0 = distances.sse(guess, x0)
+        alpha = process.alpha(t)
+        sigma = process.sigma(t)
+        errors.append(apart(of_v, (alpha**2 / sigma + sigma) ** 2 * of_x0))
+        if process == processes.cosine():
+            errors.append(apart(of_v, weights.snr_plus_one(process, times) * of_x0))
     return worst(*errors)
 
 
-def gap() -> float:
-    return weighed(weights.inverse_gap, lambda t, r, alpha, sigma: 1 / (t - r))
+@WEIGHT("weight max(SNR, 1)", "2202.00512, sec. 4", "truncated_snr", "mcm")
+def errors_of_x0_or_noise() -> float:
+    """It turns squared errors of x0 into the larger of those of x0 and of the noise."""
+    x0, z, _ = data(4)
+    guess = z.tanh()
+    errors = []
+    for process in (processes.edm(), processes.cosine()):
+        t = column(0.2, 0.5, 0.9, 1.0)
+        x_t = process.mix(x0, z, t)
+        noise = scalings.from_x0(scalings.Eps(), process, x_t, guess, t)
+        of_x0 = distances.sse(guess, x0)
+        truth = torch.maximum(of_x0, distances.sse(noise, z))
+        errors.append(apart(weights.truncated_snr(process, times_at(t)) * of_x0, truth))
+    return worst(*errors)
 
 
-def snr_one() -> float:
-    return weighed(weights.snr_plus_one, lambda t, r, alpha, sigma: alpha**2 / sigma**2 + 1)
-
-
+@WEIGHT(
+    "weight (t^2 + sd^2)/(t sd)^2 = 1/c_out^2", "2206.00364, table 1", "Edm", "diffusion ect ct cd"
+)
 def edm_weight() -> float:
-    return weighed(weights.Edm(SD), lambda t, r, a, s: ((s / a) ** 2 + SD**2) / (s / a * SD) ** 2)
+    """It turns errors of x0 into those of the network's output, at a level of any process."""
+    errors = []
+    for process in (processes.edm(), processes.cosine(), processes.trig(sigma_data=SD)):
+        level = column(0.02, 0.5, 2.0, 9.0)
+        t = process.time_at(level)
+        c = scalings.Edm(sigma_data=SD)(processes.edm(), level)
+        weight = weights.Edm(SD)(process, times_at(t))
+        errors.append(apart(weight * c.out**2, torch.ones_like(t)))
+    return worst(*errors)
 
 
-def distance(
-    part: Callable[[Tensor, Tensor], Tensor], formula: Callable[[Tensor, int], Tensor]
-) -> float:
-    """A distance against its formula of one sample's difference and size, at two shapes."""
+# Distances, by identities between them.
+
+
+def by_element(distance: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """The mean over the elements of a distance of each element alone, `[B]`."""
+    alone = distance(x.reshape(-1, 1), y.reshape(-1, 1))
+    return alone.reshape(len(x), -1).mean(1)
+
+
+@DISTANCE(
+    "huber: sqrt(|e|^2 + c^2) - c, c ~ sqrt(D)", "2310.14189, sec. 3.3", "RootHuber", "ict gc"
+)
+def root_huber() -> float:
+    """(huber + c sqrt(D))^2 = |e|^2 + c^2 D, at two shapes."""
+    c = 0.05
     errors = []
     for shape in ((3,), (2, 4, 4)):
         x, y, _ = data(3, shape)
-        errors.append(
-            apart(
-                part(x, y),
-                torch.stack([formula(a - b, a.numel()) for a, b in zip(x, y, strict=True)]),
-            )
-        )
+        huber = distances.RootHuber(c)(x, y)
+        size = x[0].numel()
+        truth = distances.sse(x, y) + c**2 * size
+        errors.append(apart((huber + c * math.sqrt(size)) ** 2, truth))
     return worst(*errors)
 
 
-def root_huber() -> float:
-    c = 0.05
-    return distance(
-        distances.RootHuber(c), lambda e, d: (e.square().sum() + c**2 * d).sqrt() - c * math.sqrt(d)
-    )
+@DISTANCE("L2 norm: sqrt of the sum over the sample", "2406.14548, sec. 3", "l2_norm", "ect tcm")
+def l2_norm() -> float:
+    """Python's own distance of two points."""
+    x, y, _ = data(3, (2, 4, 4))
+    truth = [
+        math.dist(a.flatten().tolist(), b.flatten().tolist()) for a, b in zip(x, y, strict=True)
+    ]
+    return apart(distances.l2_norm(x, y), column(*truth))
 
 
-def l2() -> float:
-    return distance(distances.l2_norm, lambda e, d: e.square().sum().sqrt())
-
-
-def rms_huber() -> float:
-    c = 0.05
-    return distance(distances.RmsHuber(c), lambda e, d: (e.square().sum() / d + c**2).sqrt() - c)
-
-
+@DISTANCE("huber of every element, their mean", "2411.08954, code", "ElementHuber", "direct_cm")
 def element_huber() -> float:
-    c = 0.05
-    return distance(
-        distances.ElementHuber(c), lambda e, d: ((e.square() + c**2).sqrt() - c).sum() / d
-    )
+    x, y, _ = data(3, (2, 4, 4))
+    return apart(distances.ElementHuber(0.05)(x, y), by_element(distances.Huber(0.05), x, y))
 
 
-def mean_square() -> float:
-    return distance(distances.mse, lambda e, d: e.square().sum() / d)
+@DISTANCE("mean of absolute errors", "2303.01469, sec. 6", "l1", "ct cd")
+def l1() -> float:
+    """The mean over the elements of each one's norm."""
+    x, y, _ = data(3, (2, 4, 4))
+    return apart(distances.l1(x, y), by_element(distances.l2_norm, x, y))
 
 
-def checks() -> list[Check]:
-    square, gaps = ("diffusion", "ct", "cd", "direct_cm", "sct", "scd"), ("ict", "gc", "ect", "tcm")
-    edm = ("diffusion", "ect", "ct", "cd")
-    rows: list[tuple[str, str, Callable[[], float], str, tuple[str, ...]]] = [
-        ("weight 1/(t - r)", "2310.14189, sec. 3.1", gap, "weights.inverse_gap", gaps),
-        ("weight SNR + 1", "2202.00512, sec. 4", snr_one, "weights.snr_plus_one", ("mcm",)),
-        (
-            "weight (t^2 + sd^2)/(t sd)^2 = 1/c_out^2",
-            "2206.00364, table 1",
-            edm_weight,
-            "weights.Edm",
-            edm,
-        ),
-        (
-            "huber: sqrt(|e|^2 + c^2) - c, c ~ sqrt(D)",
-            "2310.14189, sec. 3.3",
-            root_huber,
-            "distances.RootHuber",
-            gaps[:2],
-        ),
-        (
-            "L2 norm: sqrt of the sum over the sample",
-            "2406.14548, sec. 3",
-            l2,
-            "distances.l2_norm",
-            gaps[2:],
-        ),
-        (
-            "huber of the root mean square",
-            "2403.06807, sec. 4",
-            rms_huber,
-            "distances.RmsHuber",
-            ("mcm",),
-        ),
-        (
-            "huber of every element, their mean",
-            "2411.08954, code",
-            element_huber,
-            "distances.ElementHuber",
-            square[3:4],
-        ),
-        (
-            "mean square over the elements",
-            "2303.01469, sec. 4",
-            mean_square,
-            "distances.mse",
-            square,
-        ),
-    ]
-    look = "the number per row is not this formula: see fewstep."
-    return [
-        Check(name, source, measure, 1e-10, look + where, users)
-        for name, source, measure, where, users in rows
-    ]
+@SPACE("a picture and its 2x2 averages count alike", "2301.11093, sec. 3.4", "Multiscale", "mcm")
+def multiscale() -> float:
+    """The squared error is the mean of the mean squared errors of both scales."""
+    x, y, _ = data(2, (2, 4, 4))
+    times = times_at(column(0.5, 0.5))
+    space = spaces.Multiscale(1)
+    ours = distances.mse(*(space(processes.cosine(), x, part, times) for part in (x, y)))
+    e = x - y
+    average = e.reshape(2, 2, 2, 2, 2, 2).mean((3, 5))
+    truth = (e.square().mean((1, 2, 3)) + average.square().mean((1, 2, 3))) / 2
+    return apart(ours, truth)
+
+
+@SPACE("space of the anchor: DDIM's step t -> a", "2405.18407, eq. 4", "end", "mcm")
+def anchor_space() -> float:
+    """alpha_a x0_hat + sigma_a / sigma_t (x_t - alpha_t x0_hat)."""
+    x0, x_t, _ = data(3)
+    t = (0.9, 0.5, 0.4)
+    a = (0.6, 0.2, 0.1)
+    rows = []
+    for i in range(3):
+        alpha_t, sigma_t = cosine(t[i])
+        alpha_a, sigma_a = cosine(a[i])
+        rows.append(alpha_a * x0[i] + sigma_a / sigma_t * (x_t[i] - alpha_t * x0[i]))
+    times = Times(column(*t), column(*t), column(*a), column(1, 1, 1))
+    return apart(spaces.end(processes.cosine(), x_t, x0, times), torch.stack(rows))
+
+
+# Averages.
+
+
+@AVERAGE("EMA: n moves leave beta^n of the difference", "closed form", "averages.update")
+def moving_average() -> float:
+    """Towards weights that stand still."""
+    model = small_network(seed=1)
+    average = averages.average_of(small_network(seed=0))
+    start = [p.clone() for p in average.parameters()]
+    rate = 0.9
+    for _ in range(7):
+        averages.update(average, model, rate)
+    errors = []
+    for p, first, end in zip(average.parameters(), start, model.parameters(), strict=True):
+        errors.append(apart(p, end.detach() + rate**7 * (first - end.detach())))
+    return worst(*errors)
+
+
+@AVERAGE("power EMA: step k weighs like t^g", "2312.02696, sec. 3.1", "profiles.power_rate")
+def power_average() -> float:
+    """Rates (1 - 1/k)^(g+1) give step k the weight (k/n)^(g+1) - ((k-1)/n)^(g+1)."""
+    exponent = 6.94
+    n = 50
+    average = 0.0
+    for k in range(n):
+        rate = profiles.power_rate(k, exponent)
+        average = rate * average + (1 - rate) * k
+    power = exponent + 1
+    truth = sum(k * (((k + 1) / n) ** power - (k / n) ** power) for k in range(n))
+    return abs(average - truth)
+
+
+@AVERAGE(
+    "post-hoc EMA: integrals of power profiles",
+    "2312.02696, app. C",
+    "averages.profile_products",
+    tolerance=1e-7,
+)
+def profile_products() -> float:
+    """The integral of two power profiles' product, by the rule of many small steps."""
+    (t_a, g_a), (t_b, g_b) = (3.0, 5.0), (4.0, 2.0)
+    step = t_a / 200_000
+    t = (torch.arange(200_000, dtype=torch.float64) + 0.5) * step
+    profile_a = (g_a + 1) * t**g_a / t_a ** (g_a + 1)
+    profile_b = (g_b + 1) * t**g_b / t_b ** (g_b + 1)
+    truth = (profile_a * profile_b).sum().item() * step
+    ours = averages.profile_products(*(column(v) for v in (t_a, g_a, t_b, g_b)))
+    mirror = averages.profile_products(*(column(v) for v in (t_b, g_b, t_a, g_a)))
+    return worst(abs(ours.item() - truth), abs(mirror.item() - truth))
+
+
+CHECKS = [*WEIGHT.rows, *DISTANCE.rows, *SPACE.rows, *AVERAGE.rows]

@@ -1,6 +1,4 @@
-"""The processes, their moves, and what a network's output means: identities that hold for every
-schedule.
-"""
+"""Processes, their moves, and what a network's output means: identities on all of them."""
 
 from __future__ import annotations
 
@@ -12,34 +10,46 @@ import torch
 from torch import Tensor
 
 from fewstep.analysis.verify import paper_losses
-from fewstep.analysis.verify.check import Check, apart, column, worst
+from fewstep.analysis.verify.check import Table, apart, column, over, worst
 from fewstep.analysis.verify.fixtures import SD, data
 from fewstep.core import process as processes
 from fewstep.core import scalings
-from fewstep.core.noise import Table
+from fewstep.core.noise import Table as Steps
 from fewstep.core.process import Process
 
-NAMES = ("edm", "cosine", "linear", "trig", "discrete")
+NOISE = Table("core.noise", 1e-12)
+PROCESS = Table("core.process", 1e-12)
+SCALING = Table("core.scalings", 1e-12)
+ROWS = 32
+Identity = Callable[[Process, Tensor, Tensor, Tensor], float]  # of (process, times, x0, z)
 
 
-def made() -> dict[str, tuple[Process, Tensor]]:
-    """Every process with times inside its range."""
-    inner = column(0.05, 0.3, 0.5, 0.9)
+def examples() -> dict[str, Process]:
+    """One process of every kind, the shifted cosines too."""
     return {
-        "edm": (processes.edm(), column(0.01, 0.5, 3.0, 70.0)),
-        "cosine": (processes.cosine(), inner),
-        "linear": (processes.linear(), inner),
-        "trig": (processes.trig(sigma_data=SD, level_max=80.0), inner),
-        "discrete": (processes.named("discrete"), 1000 * inner),
+        "edm": processes.edm(),
+        "cosine": processes.cosine(),
+        "linear": processes.linear(),
+        "trig": processes.trig(sigma_data=SD, level_max=80.0),
+        "discrete": processes.by_name("discrete"),
+        "cosine of other ends, shifted": processes.cosine(logsnr=(-10, 12), shift=(-1.4, -1.4)),
+        "cosine of two shifts": processes.cosine(shift=(-1.4, 0.7)),
     }
 
 
-def over_all(error: Callable[[Process, Tensor, Tensor, Tensor], float]) -> Callable[[], float]:
-    """The largest error over the processes, of (process, times, x0, z)."""
+def times_of(process: Process) -> Tensor:
+    """Times over the whole range but its ends, `[ROWS]`."""
+    low = max(process.t_min, 0.01 * process.t_max if process.t_min == 0 else 0.0)
+    shares = (torch.arange(ROWS, dtype=torch.float64) + 0.5) / ROWS
+    return low + shares * (0.98 * process.t_max - low)
+
+
+def over_all(error: Identity) -> Callable[[], float]:
+    """The largest error over the processes."""
 
     def measure() -> float:
-        x0, z, _ = data(4)
-        return worst(*(error(process, t, x0, z) for process, t in made().values()))
+        x0, z, _ = data(ROWS)
+        return worst(*(error(process, times_of(process), x0, z) for process in examples().values()))
 
     return measure
 
@@ -54,205 +64,225 @@ def exact(name: str, t: float) -> tuple[float, float]:
         return 1 - t, t
     if name == "trig":
         return math.cos(t), SD * math.sin(t)
-    low, high = math.sqrt(0.00085), math.sqrt(0.012)
+    low = math.sqrt(0.00085)
+    high = math.sqrt(0.012)
     power = math.prod(1 - (low + (high - low) * k / 999) ** 2 for k in range(round(t)))
     return math.sqrt(power), math.sqrt(1 - power)
 
 
 def coefficients(name: str) -> float:
     """alpha and sigma of a process against `exact`."""
-    process, t = made()[name]
-    found = torch.stack([process.alpha(t), process.sigma(t)], 1)
-    return apart(found, torch.tensor([exact(name, at) for at in t.tolist()], dtype=torch.float64))
+    process = examples()[name]
+    t = times_of(process)
+    if name == "discrete":
+        t = t.round()
+    ours = torch.stack([process.alpha(t), process.sigma(t)], 1)
+    truth = torch.tensor([exact(name, at) for at in t.tolist()], dtype=torch.float64)
+    return apart(ours, truth)
 
 
-def mixed(process: Process, t: Tensor, x0: Tensor, z: Tensor) -> float:
-    wanted = [process.alpha(t)[i] * x0[i] + process.sigma(t)[i] * z[i] for i in range(len(t))]
-    return apart(process.mix(x0, z, t), torch.stack(wanted))
+FORMULAS = {
+    "edm": ("alpha = 1, sigma = t", "2206.00364, table 1", ""),
+    "cosine": ("log-SNR = -2 ln tan u, u even in t", "2301.11093, sec. 3.1", "mcm direct_cm"),
+    "linear": ("alpha = 1 - t, sigma = t", "2209.03003", ""),
+    "trig": ("alpha = cos t, sigma = sd sin t", "2410.11081, sec. 3", "sct scd"),
+    "discrete": ("alpha^2 = prod(1 - beta_k)", "2006.11239, eq. 4", "direct_cm"),
+}
+for _name, (_text, _source, _methods) in FORMULAS.items():
+    NOISE(f"process {_name}: {_text}", _source, "", _methods)(partial(coefficients, _name))
 
 
-def aimed(process: Process, t: Tensor, x0: Tensor, z: Tensor) -> float:
-    """aim(jump(x0_hat)) = x0_hat, and jump(aim(x_s)) = x_s."""
-    x_t, s = process.mix(x0, z, t), 0.7 * t
+@NOISE(
+    "process cosine: shift s: log-SNR s - 2 ln tan u, same ends",
+    "2301.11093, sec. 3.1",
+    "Cosine",
+    "mcm",
+)
+def shift() -> float:
+    """(1 - t) c(t; first) + t c(t; last), c(t; s) the cosine between s - 15 and s + 15, plus s."""
+
+    def log_snr(t: float, s: float) -> float:
+        low = math.atan(math.exp((s - 15) / 2))
+        high = math.atan(math.exp((s + 15) / 2))
+        return s - 2 * math.log(math.tan(low + t * (high - low)))
+
+    errors = []
+    times = (0.05, 0.3, 0.5, 0.9)
+    for first, last in ((-1.5, -1.5), (0.0, -2.0)):
+        process = processes.cosine(shift=(first, last))
+        ours = -2 * process.level(column(*times)).log()
+        truth = [(1 - t) * log_snr(t, first) + t * log_snr(t, last) for t in times]
+        errors.append(apart(ours, column(*truth)))
+    return worst(*errors)
+
+
+@NOISE("process discrete: between its steps, and its rates", "2011.13456", "Table", "direct_cm")
+def between_steps() -> float:
+    """Between two steps alpha^2 is linear; alpha' and sigma' are those of dx/dt = -beta x / 2."""
+    process = processes.by_name("discrete")
+    t = column(300.25, 700.5)
+    below = process.alpha(t.floor()).square()
+    above = process.alpha(t.floor() + 1).square()
+    share = t - t.floor()
+    linear = apart(process.alpha(t).square(), (1 - share) * below + share * above)
+    one = torch.ones(2, 1, dtype=torch.float64)
+    rates = torch.cat([process.rate(one, 0 * one, t), process.rate(0 * one, one, t)], 1)
+    beta = 1 - above / below
+    alpha = process.alpha(t)
+    truth = torch.stack([-beta * alpha / 2, beta * alpha**2 / (2 * process.sigma(t))], 1)
+    return worst(linear, apart(rates / truth, torch.ones_like(rates)))
+
+
+def on_every_process(name: str) -> Callable[[Identity], Identity]:
+    """Adds a check that an identity of (process, times, x0, z) holds on every process."""
+
+    def add(error: Identity) -> Identity:
+        PROCESS(name, "2010.02502, eq. 12", "Process")(over_all(error))
+        return error
+
+    return add
+
+
+@on_every_process("process: x_t = alpha x0 + sigma z")
+def mixture(process: Process, t: Tensor, x0: Tensor, z: Tensor) -> float:
+    truth = [process.alpha(t)[i] * x0[i] + process.sigma(t)[i] * z[i] for i in range(len(t))]
+    return apart(process.mix(x0, z, t), torch.stack(truth))
+
+
+@on_every_process("process: aim(jump(x0_hat)) = x0_hat, t -> s")
+def aim_inverts_jump(process: Process, t: Tensor, x0: Tensor, z: Tensor) -> float:
+    """And jump(aim(x_s)) = x_s, for small and large moves, to the data too."""
+    x_t = process.mix(x0, z, t)
+    s = t * torch.linspace(0.0, 0.98, len(t), dtype=torch.float64).flip(0)
     back = process.aim(x_t, process.jump(x_t, z, t, s), t, s)
     there = process.jump(x_t, process.aim(x_t, z, t, s), t, s)
     return worst(apart(back, z), apart(there, z))
 
 
-def jumped(process: Process, t: Tensor, x0: Tensor, z: Tensor) -> float:
+@on_every_process("process: jump t -> s -> a = jump t -> a for one x0")
+def jump_by_way_of_s(process: Process, t: Tensor, x0: Tensor, z: Tensor) -> float:
     """With the right x0 a jump stays on the sample's own line, by way of any point between."""
-    x_t, s, a = process.mix(x0, z, t), 0.7 * t, 0.2 * t
-    through = process.jump(process.jump(x_t, x0, t, s), x0, s, a)
-    return worst(
-        apart(process.jump(x_t, x0, t, a), process.mix(x0, z, a)),
-        apart(through, process.mix(x0, z, a)),
-    )
-
-
-def slope(process: Process, t: Tensor, x0: Tensor, z: Tensor) -> float:
-    """velocity = d/ds jump(x_t, x0_hat, t -> s) at s = t, and rate = d/dt mix, both by automatic
-    differentiation.
-    """
-    if isinstance(
-        process.schedule, Table
-    ):  # whose rates are those of the process that its steps discretise
-        return 0.0
-    x_t, guess = process.mix(x0, z, t), z.tanh()
-    jump = torch.func.jvp(lambda s: process.jump(x_t, guess, t, s), (t,), (torch.ones_like(t),))[1]
-    mix = torch.func.jvp(lambda s: process.mix(x0, z, s), (t,), (torch.ones_like(t),))[1]
-    return worst(apart(process.velocity(x_t, guess, t), jump), apart(process.rate(x0, z, t), mix))
-
-
-def shifted() -> float:
-    """(1 - t) c(t; first) + t c(t; last), c(t; s) the cosine between s - 15 and s + 15, s above it."""
-    t, errors = column(0.05, 0.3, 0.5, 0.9), []
-    for first, last in ((-1.5, -1.5), (0.0, -2.0)):
-        process, wanted = processes.cosine(shift=(first, last)), []
-        for at in t.tolist():
-            ends = [
-                [math.atan(math.exp((s + end) / 2)) for end in (-15, 15)] for s in (first, last)
-            ]
-            low, high = (
-                s - 2 * math.log(math.tan(a + at * (b - a)))
-                for s, (a, b) in zip((first, last), ends, strict=True)
-            )
-            wanted.append((1 - at) * low + at * high)
-        found = 2 * (process.alpha(t) / process.sigma(t)).log()
-        errors.append(apart(found, torch.tensor(wanted, dtype=torch.float64)))
+    x_t = process.mix(x0, z, t)
+    s = 0.7 * t
+    errors = []
+    for a in (0.2 * t, 0 * t):
+        direct = process.jump(x_t, x0, t, a)
+        by_way = process.jump(process.jump(x_t, x0, t, s), x0, s, a)
+        truth = process.mix(x0, z, a)
+        errors += [apart(direct, truth), apart(by_way, truth)]
     return worst(*errors)
 
 
-def limits(process: Process, t: Tensor, x0: Tensor, z: Tensor) -> float:
-    """At 0 the data (cosine keeps 5.5e-4 of noise), at t_max the prior; time_at inverts level."""
-    noise = max(process.sigma(0.0).item() - 6e-4, 0.0)
-    prior = apart(process.prior(z), process.sigma(process.t_max) * z)
-    return worst(
-        abs(process.alpha(0.0).item() - 1),
-        noise,
-        prior,
-        apart(process.time_at(process.level(t)), t),
-    )
+@on_every_process("process: velocity = d/ds jump, rate = d/dt mix")
+def rates(process: Process, t: Tensor, x0: Tensor, z: Tensor) -> float:
+    """At s = t, both by automatic differentiation."""
+    if isinstance(process.schedule, Steps):
+        return 0.0  # its rates are those of the process that its steps discretise
+    x_t = process.mix(x0, z, t)
+    guess = z.tanh()
+    one = torch.ones_like(t)
+    jump = torch.func.jvp(lambda s: process.jump(x_t, guess, t, s), (t,), (one,))[1]
+    mix = torch.func.jvp(lambda s: process.mix(x0, z, s), (t,), (one,))[1]
+    return worst(apart(process.velocity(x_t, guess, t), jump), apart(process.rate(x0, z, t), mix))
 
 
-def unit_target(shift: float = 0.0) -> float:
-    """in^2 (t^2 + sd^2) = 1, and (x0 - skip x_t) / out has variance 1 where data has sd^2 (shift =
-    0).
-    """
-    t, s = column(0.01, 0.3, 2.0, 80.0), 0.37
-    c = scalings.Edm(sigma_data=s)(processes.edm(), t)
-    target = ((1 - c.skip) ** 2 * s**2 + c.skip**2 * t**2) / c.out**2
-    label = (c.noise - t.log() / 4).abs().max().item()
-    return worst(
-        apart(c.in_**2 * (t**2 + s**2), torch.ones_like(t)),
-        apart(target, torch.ones_like(t)),
-        label,
-    )
+# The noise level that clipped cosines keep at t = 0, exp(-log-SNR / 2); the others keep none.
+LEVEL_AT_0 = {
+    "cosine": math.exp(-15 / 2),
+    "cosine of other ends, shifted": math.exp(-12 / 2),
+    "cosine of two shifts": math.exp(-15 / 2),
+}
 
 
+@PROCESS("process: x at 0 is the data, level(time_at) = id", "definition", "Process")
+def ends() -> float:
+    """At 0 the data (a cosine keeps a little noise), at t_max the prior; the level rises."""
+    _, z, _ = data(4)
+    errors = []
+    for name, process in examples().items():
+        t = times_of(process)
+        level = process.level(t)
+        errors += [
+            abs(process.level(0.0).item() - LEVEL_AT_0.get(name, 0.0)),
+            apart(process.prior(z), process.sigma(process.t_max) * z),
+            apart(process.time_at(level), t),
+            float((level.diff() <= 0).any()),
+        ]
+    return worst(*errors)
+
+
+@SCALING("EDM: c_skip = sd^2/(t^2+sd^2), c_out = t sd/sqrt(..)", "2206.00364, table 1", "Edm")
 def least_error() -> float:
     """skip is the share that makes out^2 least: sd^2 / (t^2 + sd^2), and out(t) follows."""
-    t, s = column(0.01, 0.3, 2.0, 80.0), 0.37
+    t = column(0.01, 0.3, 2.0, 80.0)
+    s = 0.37
     c = scalings.Edm(sigma_data=s)(processes.edm(), t)
-    wanted = torch.stack([s**2 / (t**2 + s**2), t * s / (t**2 + s**2).sqrt()])
-    return apart(torch.stack([c.skip, c.out]), wanted)
+    truth = torch.stack([s**2 / (t**2 + s**2), t * s / (t**2 + s**2).sqrt()])
+    return apart(torch.stack([c.skip, c.out]), truth)
 
 
+@SCALING("EDM: Var of network's target = 1, c_in x unit", "2206.00364, app. B.6", "Edm")
+def unit_variance() -> float:
+    """in^2 Var x_t = 1, Var (x0 - skip x_t) / out = 1, label ln(level) / 4, on every process."""
+    errors = []
+    s = 0.37
+    for process in examples().values():
+        t = times_of(process)
+        c = scalings.Edm(sigma_data=s)(process, t)
+        alpha = process.alpha(t)
+        sigma = process.sigma(t)
+        target = ((1 - c.skip * alpha) ** 2 * s**2 + c.skip**2 * sigma**2) / c.out**2
+        errors += [
+            apart(c.in_**2 * (alpha**2 * s**2 + sigma**2), torch.ones_like(t)),
+            apart(target, torch.ones_like(t)),
+            apart(c.noise, process.level(t).log() / 4),
+        ]
+    return worst(*errors)
+
+
+@SCALING("CM: c_skip(eps) = 1, c_out(eps) = 0", "2303.01469, app. C", "Edm", "cd ct ict gc")
 def boundary() -> float:
-    """skip(eps) = 1 and out(eps) = 0 at the consistency model's boundary, sd^2/((t-eps)^2+sd^2)
-    above it.
-    """
-    eps, s = 0.002, SD
+    """And sd^2 / ((t - eps)^2 + sd^2), (t - eps) sd / sqrt(sd^2 + t^2) above the boundary."""
+    eps = 0.002
     t = column(eps, 0.1, 5.0)
-    c = scalings.Edm(sigma_data=s, shift=eps)(processes.edm(t_min=eps), t)
-    skip = s**2 / ((t - eps) ** 2 + s**2)
-    out = (t - eps) * s / (t**2 + s**2).sqrt()
+    c = scalings.Edm(sigma_data=SD, shift=eps)(processes.edm(t_min=eps), t)
+    skip = SD**2 / ((t - eps) ** 2 + SD**2)
+    out = (t - eps) * SD / (t**2 + SD**2).sqrt()
     return apart(torch.stack([c.skip, c.out]), torch.stack([skip, out]))
 
 
-def meant() -> float:
-    """Whoever predicts z, v, the flow or x0 rightly says x0: x0_hat of those outputs is x0."""
-    x0, z, _ = data(4)
-    process, t = made()["cosine"]
-    alpha, sigma = [x.reshape(-1, 1, 1) for x in (process.alpha(t), process.sigma(t))]
-    x_t = alpha * x0 + sigma * z
-    pairs = (
-        (scalings.Eps(), z),
-        (scalings.V(), alpha * z - sigma * x0),
-        (scalings.Flow(), process.rate(x0, z, t)),
-    )
-    said = [apart(scalings.to_x0(kind, process, x_t, raw, t), x0) for kind, raw in pairs]
-    back = [apart(scalings.from_x0(kind, process, x_t, x0, t), raw) for kind, raw in pairs]
-    return worst(*said, *back)
-
-
-def checks() -> list[Check]:
-    where = "fewstep.process and fewstep.core.noise"
-    formulas = {
-        "edm": ("alpha = 1, sigma = t", "2206.00364, table 1", ()),
-        "cosine": (
-            "log-SNR = -2 ln tan u, u even in t",
-            "2301.11093, sec. 3.1",
-            ("mcm", "direct_cm"),
-        ),
-        "linear": ("alpha = 1 - t, sigma = t", "2209.03003", ()),
-        "trig": ("alpha = cos t, sigma = sd sin t", "2410.11081, sec. 3", ("sct", "scd")),
-        "discrete": ("alpha^2 = prod(1 - beta_k)", "2006.11239, eq. 4", ("direct_cm",)),
-    }
-    found = [
-        Check(
-            f"process {name}: {text}",
-            source,
-            partial(coefficients, name),
-            1e-9,
-            f"alpha or sigma of {name} is not the schedule's formula: see fewstep.core.noise",
-            users,
+@SCALING("outputs z, v, flow -> x0 and back", "2202.00512, sec. 4", "")
+def predictions() -> float:
+    """x0_hat of the right z, v, flow or x0 is x0; every scaling's outputs go to x0 and back."""
+    x0, z, _ = data(ROWS)
+    errors = []
+    for process in examples().values():
+        t = times_of(process)
+        alpha = over(process.alpha(t), x0)
+        sigma = over(process.sigma(t), x0)
+        x_t = alpha * x0 + sigma * z
+        outputs = (
+            (scalings.Eps(), z),
+            (scalings.V(), alpha * z - sigma * x0),
+            (scalings.Flow(), process.rate(x0, z, t)),
+            (scalings.X0(), x0),
         )
-        for name, (text, source, users) in formulas.items()
-    ]
-    look = f"the shift is not added to the log-SNR between fixed ends: see {where}"
-    name = "process cosine: shift s: log-SNR s - 2 ln tan u, same ends"
-    found.append(Check(name, "2301.11093, sec. 3.1", shifted, 1e-9, look, ("mcm",)))
-    identities = [
-        ("process: x_t = alpha x0 + sigma z", mixed, 1e-12, "mix"),
-        ("process: aim(jump(x0_hat)) = x0_hat, t -> s", aimed, 1e-9, "aim, the inverse of jump,"),
-        ("process: jump t -> s -> a = jump t -> a for one x0", jumped, 1e-10, "jump, DDIM's move,"),
-        (
-            "process: velocity = d/ds jump, rate = d/dt mix",
-            slope,
-            1e-9,
-            "velocity or rate, the ODE's right side,",
-        ),
-        (
-            "process: x at 0 is the data, level(time_at) = id",
-            limits,
-            1e-6,
-            "an end of the time, or time_at,",
-        ),
-    ]
-    for name, error, tolerance, what in identities:
-        look = f"{what} does not do what it says on some process: see {where}"
-        found.append(Check(name, "2010.02502, eq. 12", over_all(error), tolerance, look))
-    look = "the preconditioning is not what it says: see fewstep.scalings"
-    edm = "2206.00364, table 1"
-    return [
-        *found,
-        Check(
-            "EDM: c_skip = sd^2/(t^2+sd^2), c_out = t sd/sqrt(..)", edm, least_error, 1e-12, look
-        ),
-        Check(
-            "EDM: Var of network's target = 1, c_in x unit",
-            "2206.00364, app. B.6",
-            unit_target,
-            1e-12,
-            look,
-        ),
-        Check(
-            "CM: c_skip(eps) = 1, c_out(eps) = 0",
-            "2303.01469, app. C",
-            boundary,
-            1e-12,
-            look,
-            ("cd", "ct", "ict", "gc"),
-        ),
-        Check("outputs z, v, flow -> x0 and back", "2202.00512, sec. 4", meant, 1e-9, look),
-    ]
+        for kind, raw in outputs:
+            errors.append(apart(scalings.to_x0(kind, process, x_t, raw, t), x0))
+            errors.append(apart(scalings.from_x0(kind, process, x_t, x0, t), raw))
+        for own in (scalings.Edm(sigma_data=0.7), scalings.Vp(), scalings.Ve()):
+            raw = scalings.from_x0(own, process, x_t, z, t)
+            errors.append(apart(scalings.to_x0(own, process, x_t, raw, t), z))
+    return worst(*errors)
+
+
+@SCALING("TrigFlow: cos t x - sd sin t F(x / sd, t)", "2410.11081, sec. 3", "Trig", "sct scd")
+def trigflow() -> float:
+    """skip = cos t, out = sd sin t up to its sign, in = 1 / sd, and the label is t."""
+    t = column(0.05, 0.5, 1.2)
+    c = scalings.Trig(sigma_data=SD)(processes.trig(sigma_data=SD), t)
+    truth = torch.stack([t.cos(), SD * t.sin(), torch.full_like(t, 1 / SD), t])
+    return apart(torch.stack([c.skip, c.out.abs(), c.in_, c.noise]), truth)
+
+
+CHECKS = [*NOISE.rows, *PROCESS.rows, *SCALING.rows]

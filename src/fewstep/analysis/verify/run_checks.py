@@ -1,31 +1,37 @@
-"""Whole runs of six steps in temporary folders: what is handed on, saved, resumed, averaged and
-sampled.
-"""
+"""Whole runs of six steps: what they hand on, save, resume, average and sample."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from fewstep import methods
-from fewstep.analysis.verify.check import Check, apart, worst
+from fewstep.analysis.verify.check import Table, apart, worst
 from fewstep.data import Units
-from fewstep.run import checkpoint, generator, profiles, recipes, sources
+from fewstep.run import checkpoint, generator, profiles, recipes, sources, teachers
 from fewstep.run.build import build_method
 from fewstep.run.config import Run
 from fewstep.run.facts import Facts
+from fewstep.run.prepare import Prepared
 from fewstep.training import hand_over
 from fewstep.training.state import new_state
 from fewstep.training.train import train
 
+LOOK = "a run does not keep or hand on what it should"
+RUN = Table("run", 0.0, LOOK)
+TRAINING = Table("training", 0.0, LOOK)
 SIGMA_DATA = 0.83  # unlike every default
+CPU = torch.device("cpu")
+Groups = dict[str, dict[str, Tensor]]  # of a checkpoint: student, ema, ...
 
 
 def small(**fields: Any) -> Run:
@@ -45,198 +51,173 @@ def small(**fields: Any) -> Run:
 
 
 @contextmanager
-def trained(**fields: Any) -> Iterator[tuple[generator.Generator, Path]]:
-    """The generator of a small run, and the folder that it is in for as long as this lasts."""
+def run_of(**fields: Any) -> Iterator[tuple[generator.Generator, Path]]:
+    """The generator of a small run, and its folder, which is deleted in the end."""
     with TemporaryDirectory(prefix="fewstep-verify-") as folder:
         out = Path(folder) / "run"
         yield train(small(**fields), out=out, progress=False, device="cpu"), out
 
 
-def weights_at(out: Path, step: int) -> dict[str, dict[str, torch.Tensor]]:
+def weights_at(out: Path, step: int) -> Groups:
     """The groups of the checkpoint of a step."""
     return dict(checkpoint.read(out / "checkpoints" / f"step-{step}").groups)
 
 
-def reloaded() -> float:
-    """What a saved generator says, and its sigma_data, against the one that was trained."""
-    with trained() as (made, out):
-        made.save(out / "alone")
-        found: list[Any] = [
-            generator.load(place, device="cpu").denoiser for place in (out, out / "alone")
-        ]
-        x_t = 3 * torch.randn(5, *made.facts.shape, generator=torch.Generator().manual_seed(0))
-        told = [apart(net(x_t, 2.0), made.denoiser(x_t, 2.0)) for net in found]
-        shown = generator.find(out).state["facts"]["sigma_data"]  # what `fewstep inspect` prints
-        return worst(
-            *told,
-            *(
-                abs(kept - SIGMA_DATA)
-                for kept in (shown, *(net.scaling.sigma_data for net in found))
-            ),
-        )
+@cache
+def plain_run() -> tuple[generator.Generator, Groups, Groups]:
+    """The generator of the default run, trained once, with its weights of steps 5 and 6."""
+    with run_of() as (result, out):
+        return result, weights_at(out, 5), weights_at(out, 6)
 
 
-def handed_over() -> float:
-    """At the hand-over student, frozen network and average are the first stage's average, and then
-    part ways.
-    """
+def flat(module: nn.Module) -> Tensor:
+    """All weights in one row."""
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def add_one(module: nn.Module) -> None:
+    """Moves every weight by 1."""
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(1.0)
+
+
+@TRAINING(
+    "tcm: stage 2 starts from stage 1's average", "2410.14895, code", "hand_over.hand_over", "tcm"
+)
+def second_stage_start() -> float:
+    """Student, frozen network and average are the first stage's average, and then part ways."""
     run = small(method="tcm")
     facts = Facts((2,), 0, SIGMA_DATA, Units(0.0, 1.0), "")
-    state = new_state(run, facts, build_method(run, facts), None, torch.device("cpu"))
-    with torch.no_grad():
-        for p in state.averages["ema"].parameters():
-            p.add_(1.0)
-    wanted = torch.cat([p.flatten() for p in state.averages["ema"].parameters()])
+    state = new_state(Prepared(run, facts, build_method(run, facts)))
+    average = state.averages["ema"]
+    add_one(average)
+    truth = flat(average)
     hand_over.hand_over(run, state)
-    parts = [part for part in (state.student, state.frozen) if part is not None]
-    found = [torch.cat([p.detach().flatten() for p in part.parameters()]) for part in parts]
-    with torch.no_grad():
-        for p in (*state.student.parameters(), *state.averages["ema"].parameters()):
-            p.add_(1.0)
-    kept = (
-        []
-        if state.frozen is None
-        else [torch.cat([p.flatten() for p in state.frozen.parameters()])]
-    )
-    return worst(*(apart(part, wanted) for part in (*found, *kept))) + 3.0 - len(found) - len(kept)
+    if state.frozen is None:
+        raise ValueError("the second stage has no frozen network")
+    errors = [apart(flat(part), truth) for part in (state.student, state.frozen)]
+    add_one(state.student)
+    add_one(state.averages["ema"])
+    return worst(*errors, apart(flat(state.frozen), truth))
 
 
-def second_stage() -> float:
-    """A run of two stages keeps the average of its switch as the frozen network, to the last bit."""
-    with trained(method="tcm", split=5 / 6) as (_, out):
-        first, last = weights_at(out, 5), weights_at(out, 6)
-        return worst(
-            *(apart(last["frozen"][name], tensor) for name, tensor in first["ema"].items())
-        )
+@RUN(
+    "sigma_data, weights and samples survive a reload",
+    "definition",
+    "generator.load",
+    tolerance=1e-6,
+)
+def reload() -> float:
+    """The guesses and the sigma_data of a generator that was saved; from its run's folder too."""
+    with run_of() as (result, out):
+        result.save(out / "alone")
+        x_t = 3 * torch.randn(5, *result.facts.shape, generator=torch.Generator().manual_seed(0))
+        truth = result.denoiser(x_t, 2.0)
+        # What `fewstep inspect` prints.
+        errors = [abs(generator.find(out).record.facts.sigma_data - SIGMA_DATA)]
+        for place in (out, out / "alone"):
+            denoiser: Any = generator.load(place, device="cpu").denoiser
+            errors.append(apart(denoiser(x_t, 2.0), truth))
+            errors.append(abs(denoiser.scaling.sigma_data - SIGMA_DATA))
+        return worst(*errors)
 
 
-def resumed(method: str) -> float:
-    """0 where a run that lost its last checkpoint and goes on has the fingerprint of one that was
-    never stopped.
+@TRAINING(
+    "tcm: frozen network = average at the switch",
+    "2410.14895, eq. 5",
+    "hand_over.hand_over",
+    "tcm",
+    quick=False,
+)
+def frozen_network() -> float:
+    """A run of two stages keeps the average of its switch, to the last bit."""
+    with run_of(method="tcm", split=5 / 6) as (_, out):
+        average = weights_at(out, 5)["ema"]
+        frozen = weights_at(out, 6)["frozen"]
+        return worst(*(apart(frozen[name], tensor) for name, tensor in average.items()))
+
+
+@RUN(
+    "teacher and initial weights are a run's average", "2303.01469, alg. 2", "sources", quick=False
+)
+def next_run() -> float:
+    """To the last bit."""
+    with run_of(method="diffusion") as (result, out):
+        average = weights_at(out, 6)["ema"]
+        initial = sources.weights_of("init", out).tensors
+        run = small(method="cd")
+        student = Prepared(run, result.facts, build_method(run, result.facts))
+        teacher = teachers.teacher_of(out, student)
+        if teacher is None or not isinstance(teacher.denoiser, nn.Module):
+            raise ValueError("the run gives no teacher")
+        teacher_weights = teacher.denoiser.state_dict()
+        errors = []
+        for name, tensor in average.items():
+            errors.append(apart(teacher_weights[name], tensor))
+            errors.append(apart(initial[name.removeprefix(sources.INSIDE)], tensor))
+        return worst(*errors)
+
+
+@TRAINING(
+    "EMA of a run: e_k = b_k e_(k-1) + (1 - b_k) w_k",
+    "definition",
+    "state.update_averages",
+    tolerance=1e-6,
+    quick=False,
+)
+def average_of_run() -> float:
+    """From step 5 to 6, at the rate of step 5."""
+    _, before, after = plain_run()
+    rate = profiles.ema_rate(5, 0.6)
+    errors = []
+    for name, tensor in before["ema"].items():
+        truth = rate * tensor + (1 - rate) * after["student"][name]
+        errors.append(apart(after["ema"][name], truth))
+    return worst(*errors)
+
+
+@RUN(
+    "samples do not depend on the sampling batch",
+    "definition",
+    "generator",
+    tolerance=1e-5,
+    quick=False,
+)
+def sampling_batch() -> float:
+    """The noise depends on the seed and the place: batches of 3 and of 40 give the same samples."""
+    result, _, _ = plain_run()
+    ours = [result.sample(40, steps=2, seed=5, batch=batch) for batch in (3, 40)]
+    return apart(*ours)
+
+
+def log_of(out: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl without what the clock decides."""
+    rows = []
+    for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        rows.append({k: v for k, v in row.items() if k not in ("seconds", "samples_per_second")})
+    return rows
+
+
+def resumption(method: str) -> float:
+    """0 if a run that lost its last checkpoint and goes on ends like one that never stopped.
+
+    Its fingerprint (weights, average, optimizer) and its log are those of the whole run.
     """
-    with trained(method=method) as (made, out):
+    with run_of(method=method) as (whole, out):
+        log = log_of(out)
         shutil.rmtree(out / "checkpoints" / "step-6")
         if generator.find(out).state["step"] != 5:
             raise ValueError("the checkpoint of step 5 is not there to resume from")
         again = train(small(method=method), out=out, resume=True, progress=False, device="cpu")
-        return float(again.fingerprint != made.fingerprint)
+        changes = again.fingerprint != whole.fingerprint
+        return float(changes) + float(log_of(out) != log or len(log) != 6)
 
 
-def averaged() -> float:
-    """ema_6 = rate ema_5 + (1 - rate) student_6 between the last two checkpoints of a run, at the
-    rate of step 5.
-    """
-    with trained() as (_, out):
-        before, after = weights_at(out, 5), weights_at(out, 6)
-        rate = profiles.ema_rate(5, 0.6)
-        moved = {
-            name: rate * tensor + (1 - rate) * after["student"][name]
-            for name, tensor in before["ema"].items()
-        }
-        return worst(*(apart(after["ema"][name], wanted) for name, wanted in moved.items()))
+for _name in methods.__all__:
+    TRAINING(
+        f"{_name}: a resumed run is the run, bit for bit", "definition", "", _name, quick=False
+    )(partial(resumption, _name))
 
-
-def handed_on() -> float:
-    """A run that is given as a teacher or as initial weights is the average of its weights, to the
-    last bit.
-    """
-    with trained(method="diffusion") as (made, out):
-        ema = weights_at(out, 6)["ema"]
-        start = sources.weights_of("init", out).tensors
-        run, cpu = small(method="cd"), torch.device("cpu")
-        guide = sources.teacher_of(out, run, made.facts, build_method(run, made.facts), None, cpu)
-        if guide is None or not isinstance(guide.denoiser, torch.nn.Module):
-            raise ValueError("no teacher came of the run")
-        found = guide.denoiser.state_dict()
-        return worst(
-            *(apart(found[name], tensor) for name, tensor in ema.items()),
-            *(
-                apart(start[name.removeprefix(sources.INSIDE)], tensor)
-                for name, tensor in ema.items()
-            ),
-        )
-
-
-def sampled() -> float:
-    """The noise of a sample depends on the seed and its place: batches of 3 and of 40 give the same
-    samples.
-    """
-    with trained() as (made, _):
-        return apart(
-            made.sample(40, steps=2, seed=5, batch=3), made.sample(40, steps=2, seed=5, batch=40)
-        )
-
-
-def checks() -> list[Check]:
-    runs = [
-        Check(
-            f"{name}: a resumed run is the run, bit for bit",
-            "definition",
-            partial(resumed, name),
-            0.0,
-            "something that a step depends on is not in the checkpoint: see fewstep.training",
-            (name,),
-            quick=False,
-        )
-        for name in methods.__all__
-    ]
-    look = "see fewstep.training.hand_over.hand_over"
-    keeps = (
-        "a loaded network has another preconditioning or other weights: see"
-        " fewstep.run.generator.load and Facts"
-    )
-    drawn = (
-        "a sample's noise depends on its batch: see fewstep.run.generator and"
-        " fewstep.base.randomness"
-    )
-    given = "a run is handed on by other weights than its average: see fewstep.run.sources"
-    rate = (
-        "the average is not the recursion of its rates: see fewstep.training.state.update_averages"
-    )
-    return [
-        Check(
-            "tcm: stage 2 starts from stage 1's average",
-            "2410.14895, code",
-            handed_over,
-            0.0,
-            look,
-            ("tcm",),
-        ),
-        Check(
-            "sigma_data, weights and samples survive a reload", "definition", reloaded, 1e-6, keeps
-        ),
-        Check(
-            "tcm: frozen network = average at the switch",
-            "2410.14895, eq. 5",
-            second_stage,
-            0.0,
-            look,
-            ("tcm",),
-            quick=False,
-        ),
-        Check(
-            "teacher and initial weights are a run's average",
-            "2303.01469, alg. 2",
-            handed_on,
-            0.0,
-            given,
-            quick=False,
-        ),
-        Check(
-            "EMA of a run: e_k = b_k e_(k-1) + (1 - b_k) w_k",
-            "definition",
-            averaged,
-            1e-6,
-            rate,
-            quick=False,
-        ),
-        Check(
-            "samples do not depend on the sampling batch",
-            "definition",
-            sampled,
-            1e-5,
-            drawn,
-            quick=False,
-        ),
-        *runs,
-    ]
+CHECKS = [*RUN.rows, *TRAINING.rows]

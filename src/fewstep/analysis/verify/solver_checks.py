@@ -1,237 +1,221 @@
-"""Solvers and samplers on Gaussian data, whose ODE has a closed solution; aDDIM by its formula."""
+"""Solvers on Gaussian data, whose ODE is solved; the moves that add noise or variance."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from fewstep.analysis.verify.check import Check, apart, column, worst
-from fewstep.analysis.verify.fixtures import SD, data, small_network
-from fewstep.core import couplings, sampling, solvers
+from fewstep.analysis.verify.check import Table, apart, column, over, worst
+from fewstep.analysis.verify.fixtures import data, gaussian, shifting, spread
+from fewstep.analysis.verify.paper_losses import cosine
 from fewstep.core import process as processes
-from fewstep.core.denoiser import Denoiser, Models
+from fewstep.core import sampling, solvers
+from fewstep.core.denoiser import Denoiser
 from fewstep.core.process import Process
-from fewstep.core.times import Times
-from fewstep.run import averages
+
+ORDER = Table("core.solvers", 0.15, "the solver is not of this order on Gaussian data")
+MOVE = Table("core.solvers", 1e-12, "the move is not this formula")
+MCM = "2403.06807, sec. 4"
+Solver = Callable[..., Tensor]
 
 
-def denoiser(process: Process, std: float = SD) -> Denoiser:
-    """D(x, t) = alpha s^2 x / (alpha^2 s^2 + sigma^2), written out."""
-
-    def guess(x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
-        t = torch.as_tensor(t, dtype=torch.float64).expand(len(x_t))
-        alpha, sigma = process.alpha(t), process.sigma(t)
-        gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
-        return gain.reshape(-1, *[1] * (x_t.ndim - 1)) * x_t
-
-    return guess
+def constant(guess: Tensor) -> Denoiser:
+    """A denoiser that says the same whatever it is asked."""
+    return lambda x_t, t, cond=None: guess
 
 
-def order(solver: Callable[..., Tensor], kind: str) -> float:
-    """The distance of the observed order, log2 of the errors of 64 and 128 steps, from 1 or 2, as
-    an error does.
-    """
-    process = processes.edm() if kind == "edm" else processes.cosine()
-    top, low = (3.0, 0.3) if kind == "edm" else (0.8, 0.3)
-    x = column(1.0).reshape(1, 1)
-    v = [(process.alpha(t) ** 2 * SD**2 + process.sigma(t) ** 2).item() for t in (top, low)]
+def examples() -> tuple[Process, ...]:
+    """At trig's sigma_data = std every solver would be of a higher order."""
+    return (
+        processes.edm(),
+        processes.trig(),
+        processes.linear(),
+        processes.cosine(shift=(-1.0, 0.5)),
+    )
+
+
+def order(process: Process, solver: Solver, steps: int) -> float:
+    """The order that shows: log2 of the error of this many steps over that of twice as many."""
+    high = process.time_at(3.0).item()
+    low = process.time_at(0.4).item()
+    truth = spread(process, low) / spread(process, high)
     errors = []
-    for n in (64, 128):
-        grid = torch.linspace(top, low, n + 1, dtype=torch.float64).tolist()
-        end = sampling.walk(process, denoiser(process), x, grid, solver)
-        errors.append(abs(end.item() - math.sqrt(v[1] / v[0])))
+    for n in (steps, 2 * steps):
+        grid = torch.linspace(high, low, n + 1, dtype=torch.float64).tolist()
+        end = sampling.sample(process, gaussian(process), column(1.0)[:, None], grid, solver)
+        errors.append(abs(end.item() - truth.item()))
     return math.log2(errors[0] / errors[1])
 
 
-def off_order(solver: str, wanted: int) -> float:
-    return worst(
-        *(abs(order(getattr(solvers, solver), kind) - wanted) for kind in ("edm", "cosine"))
-    )
+def off_order(claim: int, *candidates: Solver) -> float:
+    """The largest distance of the order that shows from the claim, on every process."""
+    errors = []
+    for solver in candidates:
+        errors += [abs(order(process, solver, 32 * claim) - claim) for process in examples()]
+    return worst(*errors)
 
 
-def addim_moved(var: Tensor) -> tuple[Tensor, Tensor]:
-    """x_s of `solvers.addim` on the cosine process, and by the formula sample by sample."""
-    process, (x0, z, _) = processes.cosine(), data(4)
-    t, s = column(0.9, 0.6, 0.5, 0.3), column(0.7, 0.5, 0.2, 0.29)
-    x_t, guess = process.mix(x0, z, t), z.tanh() + x0
-    found = solvers.addim(process, lambda x, t, cond=None: guess, x_t, t, s, x_var=var)
+@ORDER(
+    "Euler: error of a PF-ODE falls like n^-1",
+    "2206.00364, sec. 3",
+    "euler",
+    "cd ict ect direct_cm",
+)
+def order_of_euler() -> float:
+    return off_order(1, solvers.euler)
+
+
+@ORDER("DDIM: error of a PF-ODE falls like n^-1", "2010.02502, eq. 12", "ddim", "mcm direct_cm")
+def order_of_ddim() -> float:
+    """aDDIM's too."""
+    return off_order(1, solvers.ddim, solvers.addim)
+
+
+@ORDER("Heun: error of a PF-ODE falls like n^-2", "2206.00364, alg. 1", "heun", "cd diffusion")
+def order_of_heun() -> float:
+    """With its second slope at the end, at 0.8 of the step, and at 2/3 (Ralston)."""
+    variants = [partial(solvers.heun, alpha=alpha) for alpha in (0.8, 2 / 3)]
+    return off_order(2, solvers.heun, *variants)
+
+
+def moves(process: Process) -> tuple[Tensor, Tensor]:
+    """Times t and s of four moves, as shares of t_max."""
+    t = process.t_max * column(0.9, 0.6, 0.5, 0.3)
+    s = process.t_max * column(0.7, 0.5, 0.2, 0.29)
+    return t, s
+
+
+@MOVE("aDDIM: x_s = a_s x0 + sqrt(s_s^2 + d z_var/|e|^2) e", MCM, "addim", "mcm")
+def addim() -> float:
+    """e is the noise of the guess, z_var = (a_s - a_t s_s / s_t)^2 x_var; sample by sample."""
+    x0, z, _ = data(4)
+    var = column(0.3, 0.01, 0.1, 0.02)
+    guess = z.tanh() + x0
+    errors = []
+    for process in (processes.cosine(), *examples()):
+        t, s = moves(process)
+        x_t = process.mix(x0, z, t)
+        rows = []
+        for i in range(4):
+            alpha_t, sigma_t = process.alpha(t[i]), process.sigma(t[i])
+            alpha_s, sigma_s = process.alpha(s[i]), process.sigma(s[i])
+            eps = (x_t[i] - alpha_t * guess[i]) / sigma_t
+            z_var = (alpha_s - alpha_t * sigma_s / sigma_t) ** 2 * var[i]
+            length = (sigma_s**2 + eps.numel() / eps.square().sum() * z_var).sqrt()
+            rows.append(alpha_s * guess[i] + length * eps)
+        ours = solvers.addim(process, constant(guess), x_t, t, s, x_var=var)
+        errors.append(apart(ours, torch.stack(rows)))
+    return worst(*errors)
+
+
+@MOVE("aDDIM: x_var = 0 is DDIM", MCM, "addim", "mcm")
+def addim_without_variance() -> float:
+    """To the data too, and where a row does not move."""
+    x0, z, _ = data(6)
+    errors = []
+    for process in (processes.cosine(), *examples()):
+        t = process.t_max * column(0.98, 0.9, 0.6, 0.5, 0.3, 0.0)
+        s = process.t_max * column(0.5, 0.7, 0.0, 0.5, 0.29, 0.0)
+        x_t = process.mix(x0, z, t)
+        guess = constant(z.tanh() + x0)
+        ours = solvers.addim(process, guess, x_t, t, s, x_var=0.0)
+        errors.append(apart(ours, solvers.ddim(process, guess, x_t, t, s)))
+    return worst(*errors)
+
+
+@MOVE("aDDIM: the last step adds x_var, or is DDIM's", MCM, "addim", "mcm", tolerance=1e-7)
+def last_step() -> float:
+    """At s = 0: x_var d / ||eps||^2 is added to the sample; with final_step = ddim nothing."""
+    process = processes.edm()
+    x0, z, _ = data(3)
+    t = column(0.5, 2.0, 3.0)
+    s = column(0.0, 0.0, 1.0)
+    var = 0.04
+    x_t = process.mix(x0, z, t)
+    guess = z.tanh() + x0
+
+    def move(rule: str) -> Tensor:
+        return solvers.addim(process, constant(guess), x_t, t, s, x_var=var, final_step=rule)  # type: ignore[arg-type]
+
+    paper = move("addim")
+    plain = move("ddim")
+    eps = (x_t - guess) / over(t, x_t)
+    move = guess + over((var / eps.square().flatten(1).mean(1)).sqrt(), eps) * eps
+    return worst(apart(paper[:2], move[:2]), apart(plain[:2], guess[:2]), apart(plain[2], paper[2]))
+
+
+@MOVE("aDDIM: x_var = 0.1 / (2 + SNR) by default", MCM, "PriorVariance", "mcm")
+def prior_variance() -> float:
+    t = (0.1, 0.4, 0.9)
+    truth = []
+    for at in t:
+        alpha, sigma = cosine(at)
+        truth.append(0.1 / (2 + (alpha / sigma) ** 2))
+    ours = solvers.PriorVariance(process=processes.cosine())(torch.zeros(3, 2), column(*t))
+    return apart(ours, column(*truth))
+
+
+@MOVE(
+    "ancestral: mean and variance of DDPM's posterior",
+    "2006.11239, eq. 7",
+    "ancestral",
+    "diffusion",
+)
+def ancestral() -> float:
+    """It adds noise of variance (1 - a_s^2) / (1 - a_t^2) (1 - a_t^2 / a_s^2)."""
+    process = processes.cosine()
+    x0, z, _ = data(3)
+    fresh = z.flip(0)
+    t = (0.9, 0.6, 0.3)
+    s = (0.7, 0.5, 0.1)
+    x_t = process.mix(x0, z, column(*t))
     rows = []
-    for i in range(4):
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = (
-            (process.alpha(u[i]), process.sigma(u[i])) for u in (t, s)
-        )
-        eps = (x_t[i] - alpha_t * guess[i]) / sigma_t
-        z_var = (alpha_s - alpha_t * sigma_s / sigma_t) ** 2 * var[i]
-        rows.append(
-            alpha_s * guess[i]
-            + (sigma_s**2 + eps.numel() / eps.square().sum() * z_var).sqrt() * eps
-        )
-    return found, torch.stack(rows)
-
-
-def addim_letter() -> float:
-    return apart(*addim_moved(column(0.3, 0.01, 0.1, 0.02)))
-
-
-def addim_without() -> float:
-    """At x_var = 0 aDDIM is DDIM."""
-    process, (x0, z, _) = processes.cosine(), data(4)
-    t, s = column(0.9, 0.6, 0.5, 0.3), column(0.7, 0.5, 0.2, 0.29)
-    x_t, guess = process.mix(x0, z, t), lambda x, t, cond=None: z.tanh() + x0
-    found = solvers.addim(process, guess, x_t, t, s, x_var=0.0)
-    return apart(found, solvers.ddim(process, guess, x_t, t, s))
-
-
-def addim_own() -> float:
-    """The coupling's x_var of every sample is 0.75 of its own mean squared error."""
-    process, (x0, z, _) = processes.cosine(), data(4)
-    x0 = x0 * column(0.1, 1.0, 3.0, 0.5).reshape(-1, 1, 1)  # errors that differ from row to row
-    t, s, zero = (
-        column(0.9, 0.6, 0.5, 0.3),
-        column(0.7, 0.5, 0.2, 0.29),
-        torch.zeros(4, dtype=torch.float64),
+    for i in range(3):
+        alpha_t, sigma_t = cosine(t[i])
+        alpha_s, sigma_s = cosine(s[i])
+        beta = 1 - (alpha_t / alpha_s) ** 2
+        old = alpha_t / alpha_s * sigma_s**2 / sigma_t**2
+        mean = alpha_s * beta / sigma_t**2 * x0[i] + old * x_t[i]
+        rows.append(mean + (sigma_s**2 / sigma_t**2 * beta) ** 0.5 * fresh[i])
+    ours = solvers.ancestral(
+        process, constant(x0), x_t, column(*t), column(*s), noise=lambda: fresh
     )
-    teacher = lambda x, t, cond=None: x.tanh()  # noqa: E731
-    times = Times(t, s, zero, zero + 1)
-    pairs = couplings.Teacher(solvers.addim, 0.75)
-    x_t, x_s = pairs(Models(teacher, teacher=teacher), process, x0, z, times, None)
-    var = torch.stack([0.75 * (x0[i] - x_t[i].tanh()).square().mean() for i in range(4)])
-    wanted = [
-        solvers.addim(process, teacher, x_t[i : i + 1], t[i : i + 1], s[i : i + 1], x_var=var[i])
-        for i in range(4)
-    ]
-    return apart(x_s, torch.cat(wanted))
+    return apart(ours, torch.stack(rows))
 
 
-def multistep() -> float:
-    """x = T z; x0 = D(x, T); x = x0 + tau z'; x0 = D(x, tau), with a linear D whose gains are
-    written out.
-    """
-    process, (_, z, _) = processes.edm(), data(3)
-    noise, tau = z.flip(0), 0.8
-
-    def gain(t: float) -> float:
-        return SD / math.sqrt(SD**2 + t**2)
-
-    net = lambda x, t, cond=None: gain(float(t[0])) * x  # noqa: E731
-    own = sampling.sampler("multistep")
-    grid = own.times(process, 2, (tau,))
-    found = sampling.walk(process, net, process.prior(z), grid, own.step, noise=lambda i: noise)
-    return apart(found, gain(tau) * (gain(80.0) * 80.0 * z + tau * noise))
+@MOVE(
+    "churn: t_hat = (1 + gamma) t, its noise, the move", "2206.00364, alg. 2", "Churn", "diffusion"
+)
+def churn() -> float:
+    """x_hat = x + sqrt(t_hat^2 - t^2) S_noise eps, then the solver from t_hat."""
+    x, eps, _ = data(2)
+    step = solvers.Churn(steps=10, s_churn=2.0, s_noise=1.1, solver=solvers.euler)
+    ours = step(processes.edm(), shifting, x, 3.0, 1.0, noise=lambda: eps)
+    high = 3.0 * 1.2
+    above = x + math.sqrt(high**2 - 9.0) * 1.1 * eps
+    truth = above + (1.0 - high) * (above - shifting(above, column(high, high))) / high
+    return apart(ours, truth)
 
 
-def one_step() -> float:
-    """With the exact map one-step samples have std s sqrt(T^2 / (s^2 + T^2)) of unit noise."""
-    process, (_, z, _) = processes.edm(), data(3)
-    net = lambda x, t, cond=None: SD / math.sqrt(SD**2 + float(t[0]) ** 2) * x  # noqa: E731
-    own = sampling.sampler("multistep")
-    found = sampling.walk(
-        process, net, process.prior(z), own.times(process, 1), own.step, noise=lambda i: z
+@MOVE("TCD: down to (1 - gamma) s, up to s again", "2402.19159, sec. 4", "strategic", "mcm")
+def strategic() -> float:
+    """x0_hat's DDIM step to (1 - gamma) s, then the forward process from there to s."""
+    x, eps, _ = data(1)
+    alpha_t, sigma_t = cosine(0.9)
+    alpha_s, sigma_s = cosine(0.5)
+    alpha_l, sigma_l = cosine(0.5 * 0.6)
+    guess = shifting(x, column(0.9))
+    low = alpha_l * guess + sigma_l / sigma_t * (x - alpha_t * guess)
+    k = alpha_s / alpha_l
+    truth = k * low + math.sqrt(sigma_s**2 - k**2 * sigma_l**2) * eps
+    ours = solvers.strategic(
+        processes.cosine(), shifting, x, 0.9, 0.5, noise=lambda: eps, gamma=0.4
     )
-    return apart(found, SD * 80.0 / math.sqrt(SD**2 + 80.0**2) * z)
+    return apart(ours, truth)
 
 
-def segments() -> float:
-    """K DDIM moves from segment to segment, each with the network at the segment's end."""
-    process, (_, z, _) = processes.cosine(), data(3)
-    net = lambda x, t, cond=None: (x * (1 + float(t[0]))).tanh()  # noqa: E731
-    own = sampling.segments(4)
-    found = sampling.walk(process, net, process.prior(z), own.times(process, 4), own.step)
-    x = process.sigma(1.0) * z
-    for t, s in ((1.0, 0.75), (0.75, 0.5), (0.5, 0.25), (0.25, 0.0)):
-        guess = (x * (1 + t)).tanh()
-        x = process.alpha(s) * guess + process.sigma(s) / process.sigma(t) * (
-            x - process.alpha(t) * guess
-        )
-    return apart(found, x)
-
-
-def averaged() -> float:
-    """n moves towards weights that stand still leave beta^n of the difference."""
-    model, rate, n = small_network(seed=1), 0.9, 7
-    average = averages.average_of(small_network(seed=0))
-    first = [p.clone() for p in average.parameters()]
-    for _ in range(n):
-        averages.update(average, model, rate)
-    rows = zip(average.parameters(), first, model.parameters(), strict=True)
-    return worst(*(apart(p, m.detach() + rate**n * (f - m.detach())) for p, f, m in rows))
-
-
-def checks() -> list[Check]:
-    users = {
-        "euler": ("cd", "ict", "ect", "direct_cm"),
-        "ddim": ("mcm", "direct_cm"),
-        "heun": ("cd", "diffusion"),
-    }
-    found = [
-        Check(
-            f"{text}: error of a PF-ODE falls like n^-{wanted}",
-            source,
-            partial(off_order, name, wanted),
-            0.15,
-            f"the solver is not of order {wanted} on Gaussian data: see fewstep.solvers.{name}",
-            users[name],
-        )
-        for name, text, wanted, source in (
-            ("euler", "Euler", 1, "2206.00364, sec. 3"),
-            ("ddim", "DDIM", 1, "2010.02502, eq. 12"),
-            ("heun", "Heun", 2, "2206.00364, alg. 1"),
-        )
-    ]
-    look, mcm = "aDDIM's move is not its formula: see fewstep.solvers.addim", "2403.06807, sec. 4"
-    own = "x_var is not each sample's own squared error: see fewstep.couplings.Teacher"
-    sampler = "the sampling loop does not do this: see fewstep.sampling and fewstep.solvers.renoise"
-    return [
-        *found,
-        Check(
-            "aDDIM: x_s = a_s x0 + sqrt(s_s^2 + d z_var/|e|^2) e",
-            mcm,
-            addim_letter,
-            1e-10,
-            look,
-            ("mcm",),
-        ),
-        Check("aDDIM: x_var = 0 is DDIM", mcm, addim_without, 1e-10, look, ("mcm",)),
-        Check(
-            "aDDIM: x_var = eta |x0 - x0_hat|^2/d, each sample's",
-            "2403.06807, alg. 1",
-            addim_own,
-            1e-10,
-            own,
-            ("mcm",),
-        ),
-        Check(
-            "sampler: x = T z, x0 = D, x = x0 + tau z', x0 = D",
-            "2303.01469, alg. 1",
-            multistep,
-            1e-10,
-            sampler,
-        ),
-        Check(
-            "sampler: one step of the exact map has std s T/sqrt(..)",
-            "closed form",
-            one_step,
-            1e-10,
-            sampler,
-        ),
-        Check(
-            "sampler: K DDIM moves from segment to segment",
-            "2403.06807, alg. 2",
-            segments,
-            1e-10,
-            sampler,
-            ("mcm",),
-        ),
-        Check(
-            "EMA: n moves leave beta^n of the difference",
-            "closed form",
-            averaged,
-            1e-10,
-            "see fewstep.run.averages.update",
-        ),
-    ]
+CHECKS = [*ORDER.rows, *MOVE.rows]

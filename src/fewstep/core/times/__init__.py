@@ -1,8 +1,8 @@
-"""Which times a method looks at: laws as quantile functions, and samplers `(u, progress, ordinal)
--> Times`.
+"""Which times a method looks at: laws as quantile functions, and samplers of `Times`.
 
-`u [B, k]` are uniforms that belong to the samples, so a sample's times do not depend on its batch;
-`progress` in [0, 1] is the share of training done, the only thing a schedule may depend on.
+A sampler is `(u, progress, ordinal) -> Times`. `u [B, k]` are uniforms that belong to the samples,
+so a sample's times do not depend on its batch; `progress` in [0, 1] is the share of training done,
+the only thing a schedule may depend on.
 """
 
 from fewstep.core.times.continuous import Atom, Clean, Limit, RatioMap

@@ -30,9 +30,7 @@ class Clean:
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """t from a law, r = t and a = 0: the limit r -> t, for targets that take a derivative
-    (`tangents.Tangent`).
-    """
+    """t from a law, r = t and a = 0: the limit r -> t, for `tangents.Tangent`."""
 
     law: Law
     at_anchor = False
@@ -47,11 +45,10 @@ class Limit:
 
 @dataclass(frozen=True, kw_only=True)
 class RatioMap:
-    """ECT's continuous times: r = max(0, t (1 - (1 - ratio) n(t))), n(t) = 1 + k sigmoid(-b t), a =
-    0.
+    """ECT's continuous times: r = max(0, t (1 - (1 - ratio) n(t))), n(t) = 1 + k sigmoid(-b t).
 
-    ratio = 1 - q^-(j+1) in stage j of `stages` equal ones. Where r = 0 the target is the data:
-    early training is diffusion, and the gap closes stage by stage.
+    a = 0, and ratio = 1 - q^-(j+1) in stage j of `stages` equal ones. Where r = 0 the target is the
+    data: early training is diffusion, and the gap closes stage by stage.
     Source: ECT, arXiv 2406.14548, and its code, which counts iterations per stage and has no cap.
     """
 
@@ -61,7 +58,7 @@ class RatioMap:
     b: float = 1.0  # how fast that factor falls with t
     stages: int = 8  # over the whole run
     ratio_max: float = 0.9999  # a cap on r / t: in float32 smaller gaps are rounding (TCM: 0.999)
-    held: float | None = None  # r / t instead of the stages'
+    fixed_ratio: float | None = None  # in place of the stages'
     at_anchor = False
 
     def __post_init__(self) -> None:
@@ -70,12 +67,13 @@ class RatioMap:
         require(math.isfinite(self.b), "b", self.b, "a finite number")
         require(self.stages >= 1, "stages", self.stages, "at least 1")
         require(0 < self.ratio_max <= 1, "ratio_max", self.ratio_max, "in 0 .. 1, above 0")
-        require(self.held is None or 0 <= self.held < 1, "held", self.held, "in 0 .. 1, below 1")
+        fits = self.fixed_ratio is None or 0 <= self.fixed_ratio < 1
+        require(fits, "fixed_ratio", self.fixed_ratio, "in 0 .. 1, below 1")
 
     def ratio(self, progress: float) -> float:
         """r / t for large t, at this progress."""
-        if self.held is not None:
-            return self.held
+        if self.fixed_ratio is not None:
+            return self.fixed_ratio
         stage = min(int(progress * self.stages), self.stages - 1)
         return min(1 - self.q ** -(stage + 1), self.ratio_max)
 
@@ -91,13 +89,12 @@ class RatioMap:
 
 @dataclass(frozen=True, kw_only=True)
 class Atom:
-    """The times of another sampler, but t = `at` in a share of the rows: two strata, each with a
-    weight of its own.
+    """The times of another sampler, but t = `at_time` in a share of the rows: two weighted strata.
 
     Row i, counted over the whole run, is at the atom where floor((i + 1) share) > floor(i share):
     as many as the share says in every run of rows. mean(w loss) is the mean over the other rows
     plus `weight` times the mean over these, with the strata's expected sizes; with `realised` those
-    of the batch, where a row depends on its batch.
+    of the batch, and a row then depends on its batch.
     Source: TCM, arXiv 2410.14895, eq. 8-10: share = rho, weight = w_b.
     """
 
@@ -114,21 +111,20 @@ class Atom:
 
     def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times:
         i = (torch.arange(len(u)) if ordinal is None else ordinal).double()
-        chosen = ((i + 1) * self.share).floor() > (i * self.share).floor()
-        t = torch.where(chosen, self.at_time, self.times(u, progress, ordinal).t)
-        return self._weighed(self.times.at(t, progress), chosen)._replace(u=u)
+        at_atom = ((i + 1) * self.share).floor() > (i * self.share).floor()
+        t = torch.where(at_atom, self.at_time, self.times(u, progress, ordinal).t)
+        return self._weigh(self.times.at(t, progress), at_atom)._replace(u=u)
 
     def at(self, t: Time, progress: float) -> Times:
         """Rows whose t is the atom's count to it."""
-        found = self.times.at(t, progress)
-        return self._weighed(found, found.t == self.at_time)
+        times = self.times.at(t, progress)
+        return self._weigh(times, times.t == self.at_time)
 
-    def _weighed(self, found: Times, chosen: Tensor) -> Times:
-        share = chosen.double().mean().item() if self.realised else self.share
-        sizes = [
-            1 / part if part > 0 else 0.0 for part in (1 - share, share)
-        ]  # an empty stratum weighs nothing
-        factor = torch.full_like(found.w, sizes[0]).masked_fill(
-            chosen, self.weight * sizes[1]
-        )  # in float64
-        return found._replace(w=found.w * factor)
+    def _weigh(self, times: Times, at_atom: Tensor) -> Times:
+        share = at_atom.double().mean().item() if self.realised else self.share
+        # An empty stratum weighs nothing.
+        others = 1 / (1 - share) if share < 1 else 0.0
+        atom = self.weight * (1 / share) if share > 0 else 0.0
+        # In float64.
+        factor = torch.full_like(times.w, others).masked_fill(at_atom, atom)
+        return times._replace(w=times.w * factor)

@@ -12,10 +12,10 @@ from fewstep.core.process import Time
 
 
 class Times(NamedTuple):
-    """Per row, float64 `[B]` on the host: the student looks at t, its neighbour is r, a is the end
-    it must jump to.
+    """Per row, float64 `[B]` on the host: the student's t, its neighbour r, and its end a.
 
-    t > r >= a. `w` scales a row so that mean(w * loss) is the method's loss.
+    t > r >= a. The student jumps from t to a. `w` scales a row so that mean(w * loss) is the
+    method's loss.
     """
 
     t: Tensor
@@ -27,16 +27,15 @@ class Times(NamedTuple):
 
 
 class Law(Protocol):
-    """A distribution of times, given by its quantile function: u in (0, 1) -> t."""
+    """A distribution of times by its quantile function: u in (0, 1) -> t."""
 
     def quantile(self, u: Tensor) -> Tensor: ...
 
 
 class TimeSampler(Protocol):
-    """`u [B, k]` uniforms, `progress`, global sample `ordinal [B]` -> Times; `.at` takes t as
-    given.
+    """`u [B, k]` uniforms, `progress`, global sample `ordinal [B]` -> Times.
 
-    `at_anchor`, where it is declared, says whether r = a always, so that no target is needed.
+    `at` gives the times of rows whose t is known. Ability: `at_anchor`.
     """
 
     def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times: ...
@@ -44,26 +43,26 @@ class TimeSampler(Protocol):
 
 
 def first(u: Tensor) -> Tensor:
+    """The first uniform of every row, `[B]`."""
     return u.reshape(len(u), -1)[:, 0]
 
 
 def rows(t: Tensor, r: Tensor, a: Tensor, progress: float) -> Times:
+    """Times of weight 1."""
     return Times(t, r, a, torch.ones_like(t), None, progress)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AtAnchor:
-    """The times of another sampler with r := a: the coupling leads to the end itself, and no target
-    is needed.
-    """
+    """The times of another sampler with r := a: the coupling leads to the end, without a target."""
 
     times: TimeSampler
     at_anchor = True
 
     def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times:
-        found = self.times(u, progress, ordinal)
-        return found._replace(r=found.a)
+        times = self.times(u, progress, ordinal)
+        return times._replace(r=times.a)
 
     def at(self, t: Time, progress: float) -> Times:
-        found = self.times.at(t, progress)
-        return found._replace(r=found.a)
+        times = self.times.at(t, progress)
+        return times._replace(r=times.a)

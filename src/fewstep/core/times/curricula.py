@@ -1,6 +1,4 @@
-"""How many intervals a grid has and how slowly a target follows: pure functions of progress in [0,
-1].
-"""
+"""How many intervals a grid has and how slowly a target follows, by progress in [0, 1]."""
 
 from __future__ import annotations
 
@@ -10,11 +8,9 @@ from dataclasses import dataclass
 from fewstep.base.errors import require
 
 
-def _ordered(first: int, last: int) -> None:
-    told = f"{first} .. {last}"
-    require(
-        1 <= first <= last, "intervals", told, "at least 1 (2 levels), the last not below the first"
-    )
+def _check_order(first: int, last: int) -> None:
+    expected = "at least 1 (2 levels), the last not below the first"
+    require(1 <= first <= last, "intervals", f"{first} .. {last}", expected)
 
 
 @dataclass(frozen=True)
@@ -24,7 +20,7 @@ class Fixed:
     n: int
 
     def __post_init__(self) -> None:
-        _ordered(self.n, self.n)
+        _check_order(self.n, self.n)
 
     def __call__(self, progress: float) -> int:
         return self.n
@@ -32,17 +28,17 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Progressive:
-    """CT's intervals: ceil(sqrt(p ((last + 1)^2 - first^2) + first^2) - 1), at least 1, at progress
-    p.
+    """CT's intervals at progress p: ceil(sqrt(p ((last + 1)^2 - first^2) + first^2) - 1).
 
-    N(k) counts the points of the grid and is one more (CM, arXiv 2303.01469, appendix C).
+    At least 1. N(k) counts the points of the grid and is one more (CM, arXiv 2303.01469, appendix
+    C).
     """
 
     first: int = 2
     last: int = 150
 
     def __post_init__(self) -> None:
-        _ordered(self.first, self.last)
+        _check_order(self.first, self.last)
 
     def __call__(self, progress: float) -> int:
         square = progress * ((self.last + 1) ** 2 - self.first**2) + self.first**2
@@ -61,7 +57,7 @@ class Doubling:
     last: int = 1280
 
     def __post_init__(self) -> None:
-        _ordered(self.first, self.last)
+        _check_order(self.first, self.last)
 
     def __call__(self, progress: float) -> int:
         stages = math.log2(self.last // self.first) + 1
@@ -70,8 +66,7 @@ class Doubling:
 
 @dataclass(frozen=True)
 class Exponential:
-    """MCM's steps: first (last / first)^(p / until), held at `last` from progress p = `until` on,
-    rounded.
+    """MCM's steps: first (last / first)^(p / until), rounded; `last` from progress p = `until` on.
 
     Source: MCM, arXiv 2403.06807, section 3.3: 64 to 1280 over 100k of 200k iterations.
     """
@@ -81,7 +76,7 @@ class Exponential:
     until: float = 0.5
 
     def __post_init__(self) -> None:
-        _ordered(self.first, self.last)
+        _check_order(self.first, self.last)
         require(0 < self.until <= 1, "until", self.until, "a share in 0 .. 1, above 0")
 
     def __call__(self, progress: float) -> int:
@@ -122,9 +117,7 @@ class ProgressiveRate:
 
 @dataclass(frozen=True)
 class Ramp:
-    """From first to last, linearly in progress (a mixing share, for instance that of GC, arXiv
-    2406.09570).
-    """
+    """From first to last, linearly in progress: a mixing share such as GC's (arXiv 2406.09570)."""
 
     first: float
     last: float

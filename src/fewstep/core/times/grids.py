@@ -1,6 +1,4 @@
-"""Samplers whose times lie on a grid: neighbours, segments, levels of a solver, shared
-trajectories.
-"""
+"""Samplers whose times lie on a grid: neighbours, segments, a solver's levels, trajectories."""
 
 from __future__ import annotations
 
@@ -19,21 +17,20 @@ from fewstep.core.times.core import Law, Times, first, rows
 
 @dataclass(frozen=True, kw_only=True)
 class Levels:
-    """Levels of a decreasing grid that ends at 0: t uniform over them, or always the first; r is
-    the next, a = 0.
+    """Levels of a decreasing grid that ends at 0: t uniform over them, r the next level, a = 0.
 
+    With `first` t is the highest level always.
     Source: Direct CM, arXiv 2411.08954, its code: t uniform over n even steps of 1000.
     """
 
     grid: tuple[float, ...]
-    first: bool = False  # t is the highest always
+    first: bool = False
     at_anchor = False
 
     def __post_init__(self) -> None:
-        falls = (
-            all(a > b for a, b in pairwise(self.grid)) and len(self.grid) > 1 and self.grid[-1] == 0
-        )
-        require(falls, "grid", self.grid, "decreasing times, the last of them 0")
+        falls = all(a > b for a, b in pairwise(self.grid))
+        fits = falls and len(self.grid) > 1 and self.grid[-1] == 0
+        require(fits, "grid", self.grid, "decreasing times, the last of them 0")
 
     def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times:
         index = (first(u) * (len(self.grid) - 1)).long()
@@ -44,11 +41,12 @@ class Levels:
         r.
         """
         grid = torch.tensor(self.grid, dtype=torch.float64)
-        if not isinstance(t, Tensor) or t.is_floating_point():
+        if isinstance(t, Tensor) and not t.is_floating_point():
+            index = t.long()
+            t = grid[t]
+        else:
             t = as_time(t)
             index = self.place(t)
-        else:
-            index, t = t.long(), grid[t]
         r = grid[(index + 1).clamp(0, len(grid) - 1)]
         return rows(t, r, torch.zeros_like(t), progress)
 
@@ -60,14 +58,13 @@ class Levels:
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """Runs of `size` rows share one trajectory over n levels: row j gets one of the levels that it
-    passes.
+    """`size` consecutive rows share one trajectory over n levels: each gets a level on its way.
 
-    The first row's u gives its start s, uniform over the levels, and row j the level s + floor(j (n
-    - s) / size).
-    Level i then has P(i) = #{(s, j) that give it} / (n size), more than 1/n below and less above;
-    with `reweight` w = 1 / (n P(i)), which is at most `size`, so that mean(w loss) is that of
-    uniform levels.
+    The first row's u gives the start s, uniform over the levels, and row j has the level
+    s + floor(j (n - s) / size).
+    Level i then has P(i) = #{(s, j) that give it} / (n size), more than 1/n at low levels and less
+    at high ones; with `reweight` w = 1 / (n P(i)), which is at most `size`, so that mean(w loss) is
+    that of uniform levels.
     Where trajectories start at the highest level, row j has floor((j + u) n / size): uniform
     without weights.
     """
@@ -96,24 +93,23 @@ class Shared:
         return every.flatten().bincount(minlength=self.n).double() / every.numel()
 
     def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times:
-        require(
-            len(u) % self.size == 0,
-            "rows",
-            len(u),
-            f"a multiple of the {self.size} that share a trajectory",
-        )
+        expected = f"a multiple of the {self.size} that share a trajectory"
+        require(len(u) % self.size == 0, "rows", len(u), expected)
         one = first(u)[:: self.size].repeat_interleave(self.size)
         j = torch.arange(len(u)) % self.size
-        spread = ((j + one) * (self.n / self.size)).long().clamp(max=self.n - 1)
-        index = spread if self.levels.first else self.spread((one * self.n).long(), j)
+        if self.levels.first:
+            index = ((j + one) * (self.n / self.size)).long().clamp(max=self.n - 1)
+        else:
+            index = self.spread((one * self.n).long(), j)
         return self.at(index, progress)._replace(u=u)
 
     def at(self, t: Time, progress: float) -> Times:
-        """As of the levels, weighted as the level that is t or the next above it."""
-        found = self.levels.at(t, progress)
+        """The levels' own times, weighted as the level that is t or the next above it."""
+        times = self.levels.at(t, progress)
         if not self.reweight:
-            return found
-        return found._replace(w=_weights(self)[self.levels.place(found.t).clamp(max=self.n - 1)])
+            return times
+        index = self.levels.place(times.t).clamp(max=self.n - 1)
+        return times._replace(w=_weights(self)[index])
 
 
 @lru_cache(maxsize=8)
@@ -130,8 +126,7 @@ class Steps(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Adjacent:
-    """Neighbouring levels r = grid[i] < t = grid[i + 1] of a Karras grid with N(progress)
-    intervals, a = 0.
+    """Neighbours r = grid[i] < t = grid[i + 1] of a Karras grid of N(progress) intervals, a = 0.
 
     Without a law every i is as likely (CM, arXiv 2303.01469, eq. 7); with one, i is the interval
     that a draw of the law falls into, p(i) = cdf(grid[i + 1]) - cdf(grid[i]) (iCT, arXiv
@@ -154,8 +149,8 @@ class Adjacent:
         if self.law is None:
             index = (first(u) * intervals).long()
         else:
-            drawn = self.law.quantile(first(u))
-            index = torch.searchsorted(self.grid(progress), drawn) - 1
+            t = self.law.quantile(first(u))
+            index = torch.searchsorted(self.grid(progress), t) - 1
         return self.at(index.clamp(0, intervals - 1), progress)._replace(u=u)
 
     def at(self, t: Time, progress: float) -> Times:
@@ -171,11 +166,11 @@ class Adjacent:
 
 @dataclass(frozen=True, kw_only=True)
 class Segments:
-    """T = n K even steps of [0, end] in K segments: t is uniform over the steps, r one below, a its
-    segment's start.
+    """T = n K even steps of [0, end] in K segments; a is the start of t's segment.
 
-    n = max(1, round(N(progress) / K)) steps make a segment. K = 1 is a consistency model, n = 1 (r
-    = a) diffusion. Source: MCM, arXiv 2403.06807, algorithm 1.
+    t is uniform over the steps, r one step below. n = max(1, round(N(progress) / K)) steps make a
+    segment. K = 1 is a consistency model, n = 1 (r = a) diffusion.
+    Source: MCM, arXiv 2403.06807, algorithm 1.
     """
 
     segments: int
@@ -194,19 +189,18 @@ class Segments:
         return self.at((first(u) * total).long(), progress)._replace(u=u)
 
     def at(self, t: Time, progress: float) -> Times:
-        """Integers are the step's number from 0; other times t get the step that ends at or above
-        them.
-        """
+        """Integers are the step's number from 0; other times t get the step that holds them."""
         inside = self.per_segment(progress)
         total = self.segments * inside
         if not isinstance(t, Tensor) or t.is_floating_point():
-            t = (as_time(t) * (total / self.end) - 1e-9).ceil().long() - 1  # 0.7 * 10 is above 7
+            # In floating point 0.7 * 10 is above 7.
+            t = (as_time(t) * (total / self.end) - 1e-9).ceil().long() - 1
         index = t.clamp(0, total - 1)
         start = index // inside * inside
-        top, bottom, start = (
-            part.double() * (self.end / total) for part in (index + 1, index, start)
+        width = self.end / total
+        return rows(
+            (index + 1).double() * width, index.double() * width, start.double() * width, progress
         )
-        return rows(top, bottom, start, progress)
 
 
 def karras(low: float, high: float, n: int, rho: float = 7.0) -> Tensor:
@@ -216,5 +210,6 @@ def karras(low: float, high: float, n: int, rho: float = 7.0) -> Tensor:
     """
     ends = high ** (1 / rho), low ** (1 / rho)
     grid = torch.linspace(*ends, n + 1, dtype=torch.float64) ** rho
-    grid[0], grid[-1] = high, low  # the powers of the roots are the ends only to rounding
+    # The powers of the roots are the ends only to rounding.
+    grid[0], grid[-1] = high, low
     return grid

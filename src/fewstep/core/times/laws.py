@@ -60,32 +60,26 @@ class LogStudentT:
         require(math.isfinite(self.mean), "mean", self.mean, "a finite number")
         require(0 < self.std < math.inf, "std", self.std, "above 0")
         require(0 < self.nu < math.inf, "nu", self.nu, "above 0")
-        require(
-            0 < self.low < self.high < math.inf,
-            "low",
-            self.low,
-            f"in 0 .. high={self.high}, above 0",
-        )
+        fits = 0 < self.low < self.high < math.inf
+        require(fits, "low", self.low, f"in 0 .. high={self.high}, above 0")
 
     def quantile(self, u: Tensor) -> Tensor:
-        (nodes, cdf, slope), u = _student(self), u.double().contiguous()
+        nodes, cdf, slope = _student(self)
+        u = u.double().contiguous()
         step = nodes[1] - nodes[0]
         i = (torch.searchsorted(cdf, u, right=True) - 1).clamp(0, len(nodes) - 2)
         width = cdf[i + 1] - cdf[i]
         s = ((u - cdf[i]) / width).clamp(0, 1)
-        y = (
-            nodes[i]
-            + step * s * s * (3 - 2 * s)
-            + width * s * (1 - s) * ((1 - s) * slope[i] - s * slope[i + 1])
-        )
-        return (
-            (self.mean + self.std * math.sqrt(self.nu) * _sinh(y)).exp().clamp(self.low, self.high)
-        )
+        bend = width * s * (1 - s) * ((1 - s) * slope[i] - s * slope[i + 1])
+        y = nodes[i] + step * s * s * (3 - 2 * s) + bend
+        log_t = self.mean + self.std * math.sqrt(self.nu) * _sinh(y)
+        return log_t.exp().clamp(self.low, self.high)
 
 
 def _sinh(y: Tensor) -> Tensor:
-    """sinh y `[B]` whose bits do not depend on B: torch takes another function for what fills no
-    pair of vectors.
+    """sinh y `[B]` whose bits do not depend on B.
+
+    For a rest that fills no pair of vector registers torch takes another function.
     """
     return torch.nn.functional.pad(y, (0, -len(y) % 16)).sinh()[: len(y)]
 
@@ -93,15 +87,13 @@ def _sinh(y: Tensor) -> Tensor:
 @lru_cache(maxsize=8)
 def _student(law: LogStudentT) -> tuple[Tensor, Tensor, Tensor]:
     """Nodes in y, the distribution function there, and the slope of its inverse."""
-    low, high = (
-        math.asinh((math.log(t) - law.mean) / (law.std * math.sqrt(law.nu)))
-        for t in (law.low, law.high)
-    )
+    scale = law.std * math.sqrt(law.nu)
+    low, high = (math.asinh((math.log(t) - law.mean) / scale) for t in (law.low, law.high))
     peak = math.log(math.cosh(min(max(low, 0.0), high)))
-    drop = (
-        peak + 45 / law.nu
-    )  # the nodes end where the density is exp(-45) of its peak, which no uniform tells from 0
-    reach = drop + math.log1p(math.sqrt(1 - math.exp(-2 * drop)))  # the arccosh of exp(drop)
+    # The nodes end where the density is exp(-45) of its peak, which no uniform tells from 0.
+    drop = peak + 45 / law.nu
+    # The arccosh of exp(drop).
+    reach = drop + math.log1p(math.sqrt(1 - math.exp(-2 * drop)))
     nodes = torch.linspace(max(low, -reach), min(high, reach), 4097, dtype=torch.float64)
 
     def log_density(y: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from fewstep.base.disk import replace as replace_file
 from fewstep.base.disk import write as write_file
 from fewstep.run.checkpoint.folder import KEEP, RunFolder
 from fewstep.run.checkpoint.format import (
-    FORMAT,
     Checkpoint,
     Groups,
     fingerprint,
@@ -15,6 +14,7 @@ from fewstep.run.checkpoint.format import (
 )
 from fewstep.run.checkpoint.io import read, write, write_shards
 from fewstep.run.checkpoint.saver import Saver
+from fewstep.run.checkpoint.schema import FORMAT
 
 __all__ = [
     "FORMAT",

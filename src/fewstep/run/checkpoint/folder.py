@@ -9,8 +9,9 @@ from pathlib import Path
 
 from fewstep.base import disk
 from fewstep.base.errors import StorageError, storage
-from fewstep.run.checkpoint.format import Checkpoint, Unreadable
+from fewstep.run.checkpoint.format import Checkpoint
 from fewstep.run.checkpoint.io import read
+from fewstep.run.checkpoint.schema import Unreadable
 
 log = logging.getLogger("fewstep")
 
@@ -41,7 +42,7 @@ def _steps(folder: Path) -> list[tuple[int, Path]]:
 def _valid(path: Path) -> Checkpoint:
     """The checkpoint in a folder of that name. Raises StorageError."""
     checkpoint = read(path)
-    step = checkpoint.state["step"]
+    step = checkpoint.record.step
     if step != int(path.name[5:]):
         raise StorageError(f"{path} holds step {step}: was it renamed?")
     return checkpoint

@@ -3,10 +3,10 @@
 A checkpoint is written to a temporary folder, synced and renamed: a reader sees all of it or none.
 
     step-N/NAME.safetensors    a group of tensors: student, ema, optimizer, ...
-    step-N/state.json          format, run, facts, what `VALUES` names, fingerprint, versions
+    step-N/state.json          what `schema.Record` says
     step-N/manifest.json       {"files": {name: {"bytes", "sha256"}}}, written last
 
-Format 2 has all of `VALUES`, and a fingerprint over them and the files of the groups; format 1
+Format 2 has all of `POSITION`, and a fingerprint over them and the files of the groups; format 1
 lacks the log, leaves out what is 0, and its fingerprint is `fingerprint` of its tensors.
 """
 
@@ -29,15 +29,12 @@ from fewstep.base import tensor_file
 from fewstep.base.errors import StorageError
 from fewstep.base.tensor_file import Header
 from fewstep.base.world import World, whole
+from fewstep.run.checkpoint.schema import POSITION, Record, Unreadable, read_record
 from fewstep.run.checkpoint.shards import Shards
 
-FORMAT = 2
-READS = (1, 2)
 MANIFEST = "manifest.json"
 STATE = "state.json"
 SUFFIX = ".safetensors"
-# The values of state.json that the next step depends on.
-VALUES = ("step", "begun", "stage", "teacher_rows", "log")
 
 # {"student": {"weight": ...}, "ema": ..., "optimizer": ...}
 Groups = Mapping[str, Mapping[str, Tensor]]
@@ -57,8 +54,8 @@ def fingerprint(groups: Groups) -> str:
 def serialise(tensors: Mapping[str, Tensor]) -> bytes:
     """The bytes of a group's file, a function of its tensors alone: tied weights become copies."""
     pointers: set[int] = set()
-    owned = {name: _own(tensor, pointers) for name, tensor in sorted(tensors.items())}
-    return tensors_to_bytes(owned)
+    tensors_by_name = {name: _own(tensor, pointers) for name, tensor in sorted(tensors.items())}
+    return tensors_to_bytes(tensors_by_name)
 
 
 def _own(tensor: Tensor, pointers: set[int]) -> Tensor:
@@ -75,8 +72,8 @@ def _own(tensor: Tensor, pointers: set[int]) -> Tensor:
 
 
 def root(groups: Mapping[str, str], state: Mapping[str, Any]) -> str:
-    """The fingerprint of a run's state: SHA-256 over that of each group's file and its `VALUES`."""
-    values = {name: state[name] for name in VALUES if name in state}
+    """The fingerprint of a run's state: SHA-256 over those of its files and its `POSITION`."""
+    values = {name: state[name] for name in POSITION if name in state}
     content = json.dumps({"groups": groups, "values": values}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
@@ -90,28 +87,29 @@ def sha256_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-class Unreadable(StorageError):
-    """A checkpoint that cannot be judged: it may not be read, or another version wrote it."""
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint folder whose files agree with the manifest; a group is read when it is used."""
 
     path: Path
-    state: dict[str, Any]  # JSON: format, run, facts, step, fingerprint, ...
+    state: dict[str, Any]  # state.json, which `record` reads
     hashes: dict[str, str]  # SHA-256 of each file but the manifest
     groups: Mapping[str, dict[str, Tensor]] = field(init=False)
 
     def __post_init__(self) -> None:
         files = [self.path / name for name in self.hashes if name.endswith(SUFFIX)]
-        groups = Shards(files) if self.sharded else _Groups(self.path, self.hashes)
+        groups = Shards(files) if self.is_sharded else _Groups(self.path, self.hashes)
         object.__setattr__(self, "groups", groups)
 
     @property
-    def sharded(self) -> bool:
+    def record(self) -> Record:
+        """What state.json says."""
+        return read_record(self.state)
+
+    @property
+    def is_sharded(self) -> bool:
         """Whether several processes wrote their parts of the groups."""
-        return "shards" in self.state
+        return self.record.shards is not None
 
     def layout(self) -> dict[str, Header]:
         """What each group declares: the dtype and shape of its tensors, none of which is read."""

@@ -17,14 +17,11 @@ from fewstep.base.errors import StorageError
 from fewstep.base.world import World
 from fewstep.run.checkpoint import shards
 from fewstep.run.checkpoint.format import (
-    FORMAT,
     MANIFEST,
-    READS,
     STATE,
     SUFFIX,
     Checkpoint,
     Groups,
-    Unreadable,
     content_of,
     hash_of,
     root,
@@ -32,9 +29,7 @@ from fewstep.run.checkpoint.format import (
     sha256_of,
     whole_fingerprint,
 )
-
-FOREIGN = "it is no checkpoint of this program"
-
+from fewstep.run.checkpoint.schema import FORMAT, check_values
 
 # Writing.
 
@@ -130,47 +125,21 @@ def read(path: Path) -> Checkpoint:
     hashes = dict(_check_files(path))
     if STATE not in hashes:
         raise StorageError(f"{path} is no checkpoint of this program: it has no {STATE}")
-    state = _state(path / STATE)
+    source = path / STATE
+    state = json_file.document(content_of(source, json_file.MOST_JSON), source)
+    check_values(state, source)
     checkpoint = Checkpoint(path, state, hashes)
     checkpoint.layout()
-    if state["format"] > 1 and not checkpoint.sharded:
-        groups = {
-            name.removesuffix(SUFFIX): digest
-            for name, digest in hashes.items()
-            if name.endswith(SUFFIX)
-        }
-        if state["fingerprint"] != root(groups, state):
-            raise StorageError(f"{path / STATE} has a fingerprint that is not that of its files")
-    return checkpoint
-
-
-def _state(path: Path) -> dict[str, Any]:
-    """The content of state.json, whose values have the expected types. Raises StorageError."""
-    state = json_file.document(content_of(path, json_file.MOST_JSON), path)
-    if not isinstance(state, dict):
-        raise StorageError(f"{path} holds no JSON object: {FOREIGN}")
-    necessary = ("format", "run", "facts", "step", "fingerprint")
-    if missing := [key for key in necessary if key not in state]:
-        raise StorageError(f"{path} lacks {', '.join(missing)}: {FOREIGN}")
-    number = state["format"]
-    if type(number) is not int or number not in READS:
-        raise Unreadable(
-            f"{path} has format {str(number)[:20]}: this version reads {READS[0]} to {FORMAT}"
-        )
-    kinds = {
-        "run": dict,
-        "facts": dict,
-        "fingerprint": str,
-        "step": int,
-        "begun": int,
-        "teacher_rows": int,
-        "log": str,
+    groups = {
+        name.removesuffix(SUFFIX): digest
+        for name, digest in hashes.items()
+        if name.endswith(SUFFIX)
     }
-    for name, kind in kinds.items():
-        value = state.get(name, kind())
-        if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**53):
-            raise StorageError(f"{path}: {name} = {str(value)[:40]!r}: {FOREIGN}")
-    return state
+    record = checkpoint.record
+    has_root = record.format != 1 and not checkpoint.is_sharded
+    if has_root and record.fingerprint != root(groups, state):
+        raise StorageError(f"{source} has a fingerprint that is not that of its files")
+    return checkpoint
 
 
 def _check_files(path: Path) -> Iterator[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fewstep.base.options import Options
-from fewstep.run.config import Run, changed
+from fewstep.run.config import Run, with_values
 
 # What the three have in common.
 # EDM's zip has labels, which none of them uses. sigma_data = 0.5 and data / 127.5 - 1: every paper
@@ -52,7 +52,7 @@ def cifar10_ict(*, method: str = "ict", **fields: Any) -> Run:
         ema=0.99993,
         **_COMMON,
     )
-    return changed(run, fields)
+    return with_values(run, fields)
 
 
 def cifar10_ect(*, method: str = "ect", **fields: Any) -> Run:
@@ -69,7 +69,7 @@ def cifar10_ect(*, method: str = "ect", **fields: Any) -> Run:
         **_DDPMPP,
         **_COMMON,
     )
-    return changed(run, fields)
+    return with_values(run, fields)
 
 
 def cifar10_tcm(*, method: str = "tcm", **fields: Any) -> Run:
@@ -107,4 +107,4 @@ def cifar10_tcm(*, method: str = "tcm", **fields: Any) -> Run:
         **_DDPMPP,
         **_COMMON,
     )
-    return changed(run, fields)
+    return with_values(run, fields)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fewstep.base.options import Options
-from fewstep.run.config import Run, changed
+from fewstep.run.config import Run, with_values
 
 # Chosen on the validation split among 15 settings (docs/log.md): more than 5 stages leave noise in
 # the second step.
@@ -58,21 +58,21 @@ def teacher_fields(run: Run, teacher: str, methods: dict[str, Options]) -> Optio
 def digits(*, method: str = "ect", **fields: Any) -> Run:
     """One-step handwritten digits by class, minutes on a laptop."""
     run = _digits("digits", method, "mlp", {}, iterations=3500)
-    return changed(run, {**_FIELDS.get(method, {}), **fields})
+    return with_values(run, {**_FIELDS.get(method, {}), **fields})
 
 
 def digits_unet(*, method: str = "ect", **fields: Any) -> Run:
     """The digits by a small DDPM++ U-Net: fewer and slower steps."""
     options = {"width": 32, "mult": (1, 2), "blocks": 1, "attention": (4,), "dropout": 0.1}
     run = _digits("digits-unet", method, "song_unet", options, iterations=1200, batch=128)
-    return changed(run, fields)
+    return with_values(run, fields)
 
 
 def digits_dit(*, method: str = "ect", **fields: Any) -> Run:
     """The digits by a small diffusion transformer: fewer and slower steps."""
     options = {"patch": 2, "width": 96, "depth": 4, "heads": 4}
     run = _digits("digits-dit", method, "dit", options, iterations=3000, batch=128)
-    return changed(run, fields)
+    return with_values(run, fields)
 
 
 def digits_mixture(*, method: str = "ect", **fields: Any) -> Run:
@@ -82,4 +82,4 @@ def digits_mixture(*, method: str = "ect", **fields: Any) -> Run:
     ours: Options = {"data": law, **_FIELDS.get(method, {})}
     if method == "tcm":
         ours = {**ours, "iterations": 3000}
-    return changed(run, {**ours, **teacher_fields(run, law, _WITH_TEACHER), **fields})
+    return with_values(run, {**ours, **teacher_fields(run, law, _WITH_TEACHER), **fields})

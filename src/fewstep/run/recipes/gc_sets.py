@@ -3,7 +3,7 @@
 from typing import Any
 
 from fewstep.base.options import Options
-from fewstep.run.config import Run, changed
+from fewstep.run.config import Run, with_values
 
 # arXiv 2406.09570, its code's configs/*_GC_mix50.yaml and utils.py. CelebA's config cannot run (it
 # names a class that does not exist), but its numbers are used. LSUN has no config: batch 128, the
@@ -65,22 +65,22 @@ def _gc(recipe: str, like: str, method: str, iterations: int, **fields: Any) -> 
 def cifar10_gc(*, method: str = "gc", **fields: Any) -> Run:
     """CIFAR-10 without labels: GC on iCT from scratch, DDPM++ (arXiv 2406.09570)."""
     data: Options = {"data": "cifar10-32x32.zip", "batch": 512, "lr": 1e-4}
-    return changed(_gc("cifar10-gc", "cifar10", method, 100_000, **data), fields)
+    return with_values(_gc("cifar10-gc", "cifar10", method, 100_000, **data), fields)
 
 
 def imagenet32_gc(*, method: str = "gc", **fields: Any) -> Run:
     """ImageNet-32 without labels: GC on iCT from scratch, DDPM++ (arXiv 2406.09570)."""
     data: Options = {"data": "imagenet", "data_size": 32, "batch": 512, "lr": 8e-5}
-    return changed(_gc("imagenet32-gc", "imagenet32", method, 150_000, **data), fields)
+    return with_values(_gc("imagenet32-gc", "imagenet32", method, 150_000, **data), fields)
 
 
 def celeba64_gc(*, method: str = "gc", **fields: Any) -> Run:
     """CelebA-64: GC on iCT from scratch, DDPM++ (arXiv 2406.09570)."""
     data: Options = {"data": "img_align_celeba", "data_size": 64, "batch": 128, "lr": 8e-5}
-    return changed(_gc("celeba64-gc", "celeba64", method, 150_000, **data), fields)
+    return with_values(_gc("celeba64-gc", "celeba64", method, 150_000, **data), fields)
 
 
 def lsun64_gc(*, method: str = "gc", **fields: Any) -> Run:
     """LSUN Church-64: GC on iCT from scratch, DDPM++, with CelebA's settings (arXiv 2406.09570)."""
     data: Options = {"data": "church_outdoor_train", "data_size": 64, "batch": 128, "lr": 8e-5}
-    return changed(_gc("lsun64-gc", "celeba64", method, 150_000, **data), fields)
+    return with_values(_gc("lsun64-gc", "celeba64", method, 150_000, **data), fields)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fewstep.run.config import Run, changed
+from fewstep.run.config import Run, with_values
 
 
 def glyphs(*, method: str = "ect", **fields: Any) -> Run:
@@ -22,4 +22,4 @@ def glyphs(*, method: str = "ect", **fields: Any) -> Run:
         ema=0.9993,
         iterations=8000,
     )
-    return changed(run, fields)
+    return with_values(run, fields)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fewstep.base.options import Options
-from fewstep.run.config import Run, changed
+from fewstep.run.config import Run, with_values
 
 # Iterations before lr / sqrt(iteration / 2000): ECT's presets (decay=2000), TCM's --decay_iter.
 _FLAT = 2000
@@ -34,7 +34,7 @@ def _edm2(recipe: str, size: str, **fields: Any) -> Run:
         decay="inverse_sqrt",
         clip=1e6,
         ema=0.9999,  # ECT's --ema_beta
-        middle_times=(1.526,),  # ECT's run_imgnet_ecm.sh; FastGen's config for TCM
+        later_sigmas=(1.526,),  # ECT's run_imgnet_ecm.sh; FastGen's config for TCM
         log_every=100,
         picture_every=1000,
         checkpoint_every=10_000,
@@ -60,12 +60,12 @@ def _ect(recipe: str, size: str, method: str) -> Run:
 
 def imagenet64_ect_s(*, method: str = "ect", **fields: Any) -> Run:
     """ImageNet-64 by class: ECT of EDM2-S's weights (arXiv 2406.14548)."""
-    return changed(_ect("imagenet64-ect-s", "s", method), fields)
+    return with_values(_ect("imagenet64-ect-s", "s", method), fields)
 
 
 def imagenet64_ect_xl(*, method: str = "ect", **fields: Any) -> Run:
     """ImageNet-64 by class: ECT of EDM2-XL's weights (arXiv 2406.14548)."""
-    return changed(_ect("imagenet64-ect-xl", "xl", method), fields)
+    return with_values(_ect("imagenet64-ect-xl", "xl", method), fields)
 
 
 def _tcm(recipe: str, size: str, method: str, stage_lr: float) -> Run:
@@ -104,7 +104,7 @@ def imagenet64_tcm_s(*, method: str = "tcm", **fields: Any) -> Run:
     """ImageNet-64 by class: TCM in two stages from EDM2-S's weights (arXiv 2410.14895)."""
     # Stage 2's 5e-4 / sqrt(iteration / 8000) is stage 1's 1e-3 / sqrt(iteration / 2000): the clock
     # goes on (--resume_tick), so the rate falls without a jump.
-    return changed(_tcm("imagenet64-tcm-s", "s", method, 1.0), fields)
+    return with_values(_tcm("imagenet64-tcm-s", "s", method, 1.0), fields)
 
 
 def imagenet64_tcm_xl(*, method: str = "tcm", **fields: Any) -> Run:
@@ -112,4 +112,4 @@ def imagenet64_tcm_xl(*, method: str = "tcm", **fields: Any) -> Run:
     # TCM's code has no settings for XL. FastGen's stage 2 is 1e-4 / sqrt(iteration / 8000), here
     # on a clock that goes on as TCM's does: sqrt(8000 / 2000) 1e-4 / 7e-4. FastGen's clock starts
     # again: its rates are about three times these.
-    return changed(_tcm("imagenet64-tcm-xl", "xl", method, 2 / 7), fields)
+    return with_values(_tcm("imagenet64-tcm-xl", "xl", method, 2 / 7), fields)

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from fewstep.base.options import Options
-from fewstep.run.config import Run, changed
+from fewstep.run.config import Run, with_values
 
 # arXiv 2403.06807, architecture: stages of R residual or T transformer blocks @ channels.
 _NETWORKS: dict[str, Options] = {
@@ -80,20 +80,20 @@ def _mcm(side: int, size: str, method: str, k: int) -> Run:
 
 def imagenet64_mcm_small(*, method: str = "mcm", K: int = 4, **fields: Any) -> Run:  # noqa: N803
     """ImageNet-64 by class: MCM for K steps, UViT of 394 M weights (arXiv 2403.06807)."""
-    return changed(_mcm(64, "small", method, K), fields)
+    return with_values(_mcm(64, "small", method, K), fields)
 
 
 def imagenet64_mcm_large(*, method: str = "mcm", K: int = 4, **fields: Any) -> Run:  # noqa: N803
     """ImageNet-64 by class: MCM for K steps, UViT of 1.23 G weights (arXiv 2403.06807)."""
-    return changed(_mcm(64, "large", method, K), fields)
+    return with_values(_mcm(64, "large", method, K), fields)
 
 
 def imagenet128_mcm_small(*, method: str = "mcm", K: int = 4, **fields: Any) -> Run:  # noqa: N803
     """ImageNet-128 by class: MCM for K steps, UViT of 397 M weights (arXiv 2403.06807)."""
     # The paper guides this one's teacher but gives no scale: --method.guidance, here 0 (none).
-    return changed(_mcm(128, "small", method, K), fields)
+    return with_values(_mcm(128, "small", method, K), fields)
 
 
 def imagenet128_mcm_large(*, method: str = "mcm", K: int = 4, **fields: Any) -> Run:  # noqa: N803
     """ImageNet-128 by class: MCM for K steps, UViT of 1.25 G weights (arXiv 2403.06807)."""
-    return changed(_mcm(128, "large", method, K), fields)
+    return with_values(_mcm(128, "large", method, K), fields)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fewstep.base.options import Options
-from fewstep.run.config import Run, changed
+from fewstep.run.config import Run, with_values
 from fewstep.run.recipes.digits import teacher_fields
 
 _OPTIONS: dict[str, Options] = {
@@ -41,4 +41,4 @@ def toy(*, method: str = "ect", **fields: Any) -> Run:
         iterations=3000,
     )
     teacher = teacher_fields(run, "exact:ring8", _WITH_TEACHER)
-    return changed(run, {**_FIELDS.get(method, {}), **teacher, **fields})
+    return with_values(run, {**_FIELDS.get(method, {}), **teacher, **fields})

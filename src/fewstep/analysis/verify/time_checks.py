@@ -1,0 +1,209 @@
+"""Laws of times, by quantiles and means, and curricula by their ends and limits."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from fewstep import methods
+from fewstep.analysis.verify import paper_times
+from fewstep.analysis.verify.check import Table, apart, column, worst
+from fewstep.core import times as laws
+from fewstep.core.times import curricula
+from fewstep.run import stages
+
+TIMES = Table("core.times", 1e-12, "the times do not follow their law")
+CURRICULUM = Table("core.times.curricula", 1e-12, "it does not start, end or grow like this")
+CLOCK = Table("run.stages", 0.0)
+EVEN = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+
+
+@TIMES(
+    "ln t ~ N(mean, std^2): E ln t = mean, its sign too",
+    "2206.00364, table 1",
+    "LogNormal",
+    tolerance=1e-3,
+)
+def log_normal() -> float:
+    """Mean and standard deviation over even probabilities, and quantiles by Python's own."""
+    law = laws.LogNormal(mean=-1.1, std=2.0)
+    logs = law.quantile(EVEN).log()
+    quantiles = [NormalDist(-1.1, 2.0).inv_cdf(u) for u in (0.1, 0.5, 0.9)]
+    return worst(
+        abs(logs.mean().item() + 1.1),
+        abs(logs.std().item() - 2.0) / 10,
+        apart(law.quantile(column(0.1, 0.5, 0.9)).log(), column(*quantiles)),
+    )
+
+
+@TIMES(
+    "TCM: median 1.221, P(t<1.1) .379, P(t<10) .897",
+    "2410.14895, eq. 7",
+    "LogStudentT",
+    "tcm",
+    tolerance=1.5e-3,
+)
+def student_t() -> float:
+    """Published quantiles: the median and the shares below 1.01, 1.1, 2 and 10."""
+    t = laws.LogStudentT().quantile((torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000)
+    shares = [(t < edge).double().mean().item() for edge in (1.01, 1.1, 2.0, 10.0)]
+    return worst(
+        abs(t.median().item() - 1.221),
+        *(abs(a - b) for a, b in zip(shares, (0.081, 0.379, 0.703, 0.897), strict=True)),
+    )
+
+
+@TIMES("TCM: mean(w loss) = E_(t>t') + w_b E_(t=t')", "2410.14895, eq. 8-10", "Atom", "tcm")
+def atom() -> float:
+    """For any loss of t, at several shares and weights."""
+    errors = []
+    ordinals = torch.arange(4000)
+    for rho, w_b in ((0.25, 0.1), (0.5, 1.0), (0.1, 0.0)):
+        times = methods.tcm(rho=rho, w_b=w_b).times(torch.stack([EVEN, EVEN], 1), 0.5, ordinals)
+        at = times.t == 1.0
+        loss = 1 + times.t.sqrt()
+        truth = loss[~at].mean() + w_b * loss[at].mean()
+        errors += [
+            abs(at.double().mean().item() - rho),
+            abs((times.w * loss).mean().item() - truth.item()),
+        ]
+    return worst(*errors)
+
+
+@TIMES("TCM: realised strata, the same mean(w loss)", "2410.14895, eq. 8-10", "Atom", "tcm")
+def strata_of_a_batch() -> float:
+    """Over the rows of one batch: their mean over t > t' plus w_b times their mean at t'."""
+    u = torch.linspace(0.01, 0.99, 7, dtype=torch.float64)[:, None].expand(-1, 2)
+    times = methods.tcm(rho=0.25, w_b=0.1, realised=True).times(u, 0.5, torch.arange(7))
+    at = times.t == 1.0
+    loss = 1 + times.t.sqrt()
+    truth = loss[~at].mean() + 0.1 * loss[at].mean()
+    return abs((times.w * loss).mean().item() - truth.item())
+
+
+@TIMES(
+    "iCT: p(i) ~ erf(..s_(i+1)..) - erf(..s_i..)",
+    "2310.14189, sec. 3.5",
+    "Adjacent",
+    "ict gc",
+    tolerance=1e-3,
+)
+def index_law() -> float:
+    """How often each of 10 intervals is drawn, against the erf differences."""
+    times = methods.ict().times(torch.stack([EVEN, EVEN], 1), 0.0)
+    grid = laws.karras(0.002, 80.0, 10).flip(0)
+    place = torch.searchsorted(grid, times.t) - 1
+    share = torch.bincount(place, minlength=10).double() / len(EVEN)
+    truth = torch.erf((grid.log() + 1.1) / (math.sqrt(2) * 2.0)).diff()
+    return apart(share, truth / truth.sum())
+
+
+@TIMES(
+    "ECT: r/t -> 1 - q^-(j+1), gap 5 times at t = 0",
+    "2406.14548, sec. 3",
+    "RatioMap",
+    "ect tcm",
+    tolerance=1e-6,
+)
+def ratio_map() -> float:
+    """In every stage: the ratio for large t, 1 - (1 - ratio)(1 + k/2) for small t, r = 0 below."""
+    times = methods.ect().times
+    errors = []
+    for stage in range(8):
+        gap = 2.0 ** -(stage + 1)
+        rows = times.at(column(1e-9, 1e3), (stage + 0.5) / 8)
+        errors.append(apart(rows.r / rows.t, column(max(0.0, 1 - 5 * gap), 1 - gap)))
+    return worst(*errors)
+
+
+@TIMES("ECT: r/t is at most ratio_max", "definition", "RatioMap", "ect tcm")
+def highest_ratio() -> float:
+    """Late in a run r / t is ratio_max and no more."""
+    rows = methods.ect(stages=40, ratio_max=0.999).times.at(column(1e3), 1.0)
+    return abs((rows.r / rows.t).item() - 0.999)
+
+
+@TIMES("MCM: r >= a = start of t's segment, n steps each", "2403.06807, alg. 1", "Segments", "mcm")
+def anchors() -> float:
+    """The lowest r of a segment is its start, its highest t is the start of the next one."""
+    times = methods.mcm(K=4, steps=32, steps_end=32).times.at(torch.arange(32), 0.0)
+    inside = torch.arange(32) % 8
+    starts = (torch.arange(32) // 8).double() / 4
+    return worst(
+        apart(times.t - times.r, torch.full_like(times.t, 1 / 32)),
+        apart(times.a, starts),
+        apart(times.r - times.a, inside.double() / 32),
+        apart(times.t[inside == 7], starts[::8] + 0.25),
+    )
+
+
+@TIMES("direct_cm: w of shared rows makes levels uniform", "definition", "Shared", "direct_cm")
+def shared_weights() -> float:
+    """Over every start, mean(w loss) is that of uniform levels, for any loss of t."""
+    grid = paper_times.direct_grid(7)
+    size = 3
+    starts = (torch.arange(7, dtype=torch.float64) + 0.5) / 7
+    u = starts.repeat_interleave(size)[:, None].expand(-1, 2)
+    times = laws.Shared(levels=laws.Levels(grid=tuple(grid)), size=size)(u, 0.0)
+    truth = sum(math.sqrt(t) for t in grid[:-1]) / 7
+    return abs((times.w * times.t.sqrt()).mean().item() - truth) / truth
+
+
+# Curricula.
+
+
+@CURRICULUM(
+    "N: 10 2^stage, 64 .. 1280, CT's square root", "2310.14189, 2403.06807", "", "ict gc mcm ct"
+)
+def intervals() -> float:
+    """iCT 10 to 1280 by doubling, MCM 64 to 1280 by half of the run, CT 1 to 150; none falls."""
+    doubling = [curricula.Doubling(10, 1280)(k / 8) for k in range(9)]
+    exponential = [curricula.Exponential(64, 1280, 0.5)(p) for p in (0.0, 0.25, 0.5, 1.0)]
+    progressive = [curricula.Progressive(2, 150)(p) for p in (0.0, 1.0)]
+    ours = column(*doubling, *exponential, *progressive)
+    powers = [10, 20, 40, 80, 160, 320, 640, 1280, 1280]
+    truth = column(*powers, 64, round(math.sqrt(64 * 1280)), 1280, 1280, 1, 150)
+    falls = 0.0
+    for curriculum in (curricula.Doubling(), curricula.Exponential(), curricula.Progressive()):
+        values = [curriculum(k / 100) for k in range(101)]
+        falls += float(values != sorted(values))
+    return apart(ours, truth) + falls
+
+
+@CURRICULUM("target's rate mu = exp(s0 ln mu0 / N)", "2303.01469, app. C", "", "ct cd")
+def target_rates() -> float:
+    """mu0^s0 at CT's single interval, mu0^(s0 / 150) at its last, never falling; CD's 0.95."""
+    ct = methods.ct().ema_rate
+    cd = methods.cd().ema_rate
+    if ct is None or cd is None:
+        return math.inf
+    rates = [ct(k / 100) for k in range(101)]
+    return worst(
+        abs(rates[0] - 0.9**2),
+        abs(rates[-1] - 0.9 ** (2 / 150)),
+        abs(cd(0.5) - 0.95),
+        float(rates != sorted(rates)),
+    )
+
+
+@CURRICULUM("gc: mu falls linearly from share to share_end", "definition", "Ramp", "gc")
+def ramp() -> float:
+    ours = [curricula.Ramp(0.9, 0.3)(p) for p in (0.0, 0.25, 0.5, 1.0)]
+    return apart(column(*ours), column(0.9, 0.75, 0.6, 0.3))
+
+
+@CLOCK("tcm: each stage has its own clock", "definition", "Stage", "tcm")
+def clock() -> float:
+    """The schedules of each stage begin at its own 0 and end at its 1."""
+    run: Any = SimpleNamespace(stage=None, split=0.7, iterations=10)
+    ends = []
+    for stage in stages.stages(run, methods.tcm()):
+        ends.append((stage.progress(stage.first), stage.progress(stage.last)))
+    return float(ends != [(0.0, 1.0), (0.0, 1.0)])
+
+
+CHECKS = [*TIMES.rows, *CLOCK.rows, *CURRICULUM.rows]

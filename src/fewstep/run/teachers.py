@@ -1,0 +1,144 @@
+"""The teacher of a run: opened, compared with the run's data, and asked once before training."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from fewstep.base.errors import UserError, require
+from fewstep.core import abilities
+from fewstep.core.denoiser import across
+from fewstep.core.method import Method
+from fewstep.data import LABELS
+from fewstep.run.build import OWN
+from fewstep.run.facts import Facts
+from fewstep.run.generator import Generator
+from fewstep.run.sources import Model, Source, name_of, open_model
+
+if TYPE_CHECKING:
+    from fewstep.run.prepare import Prepared
+
+log = logging.getLogger("fewstep")
+
+
+def teacher_of(source: Source | None, student: Prepared) -> Model | None:
+    """The teacher that the run's method needs: a frozen denoiser on the process of the student.
+
+    source: one that the run does not name. Raises UserError where the method needs no teacher, gets
+    none, or gets one of other data.
+    """
+    run, facts, method = student.run, student.facts, student.method
+    name = run.teacher if source is None else name_of(source)
+    if "teacher" not in method.needs:
+        _leave_out(name, run.method, is_offer=source is None)
+        return None
+    if name is None:
+        raise UserError(
+            f"method {run.method!r} learns from a teacher: give one, --teacher RUN, FILE or"
+            " exact:NAME"
+        )
+    source = name if source is None else source
+    if isinstance(source, str) and source == OWN:
+        raise UserError("this run's teacher was given as an object: pass it as teacher=")
+    check_guidance(method, facts, run.data)
+    model = open_model(source, student, name=name)
+    if model.generator is not None:
+        _check_generator(model.generator, facts, guidance_of(method))
+    denoiser: Any = model.denoiser
+    if isinstance(denoiser, nn.Module):
+        is_theirs = isinstance(source, nn.Module | Generator)  # which stays as it is
+        denoiser = copy.deepcopy(denoiser) if is_theirs else denoiser
+        denoiser.requires_grad_(False).eval()
+    probe(replace(model, denoiser=denoiser), facts)
+    digest = model.fingerprint
+    if isinstance(denoiser, nn.Module):
+        denoiser = denoiser.to(student.device)
+    denoiser = across(denoiser, model.process, method.process)
+    return replace(model, denoiser=denoiser, process=method.process, digest=digest)
+
+
+def _leave_out(name: str | None, method: str, is_offer: bool) -> None:
+    """Raises UserError where there is a teacher for a method that needs none.
+
+    is_offer: a recipe may name a closed form, which costs nothing: then it is a warning.
+    """
+    if name is None:
+        return
+    if is_offer and name.startswith("exact:"):
+        log.warning(
+            "fewstep: method %r with these options needs no teacher: %s is not used", method, name
+        )
+        return
+    raise UserError(f"method {method!r} learns from no teacher: leave teacher={name} out")
+
+
+def _check_generator(teacher: Generator, facts: Facts, guidance: float) -> None:
+    """Raises UserError where a run is no teacher of data with these facts."""
+    same_data(teacher.facts, facts)
+    if guidance and not teacher.run.label_drop:
+        raise UserError(
+            f"guidance = {guidance}: expected 0, or a teacher trained with label_drop, which has a"
+            " guess for -1"
+        )
+    theirs = teacher.method
+    if theirs.target is not None or "teacher" in theirs.needs or abilities.jumps(theirs.coupling):
+        raise UserError(
+            f"the teacher was trained by {teacher.run.method!r} to jump, not to denoise:"
+            " expected a diffusion model (--method diffusion) or exact:NAME"
+        )
+
+
+def guidance_of(method: Method) -> float:
+    """How strongly the method guides its teacher."""
+    coupling = method.coupling
+    while (inner := abilities.inner(coupling)) is not None:
+        coupling = inner
+    return abilities.guidance(coupling)
+
+
+def check_guidance(method: Method, facts: Facts, name: str) -> None:
+    """Raises UserError where a method guides, and the data of that name has no labels."""
+    g = guidance_of(method)
+    require(g == 0 or facts.classes > 0, "guidance", g, f"0, since data {name!r} has no labels")
+
+
+def probe(teacher: Model, facts: Facts) -> None:
+    """Asks the teacher once. Raises UserError where it gives no x0_hat for such data."""
+    if facts.cond not in (None, LABELS):
+        return
+    x = torch.zeros(2, *facts.shape)
+    t = teacher.process.time_at(torch.ones(2, dtype=torch.float64))
+    cond = torch.zeros(2, dtype=torch.long) if facts.classes else None
+    try:
+        with torch.no_grad():
+            shape = tuple(teacher.denoiser(x, t, cond).shape)
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"teacher {teacher.name} fails on data of shape {facts.shape} with {facts.classes}"
+            f" classes: {reason}; expected teacher(x_t [B, ...], t [B], cond) -> a tensor like x_t"
+        ) from error
+    require(
+        shape == tuple(x.shape),
+        f"teacher {teacher.name}: answer of shape",
+        shape,
+        f"{tuple(x.shape)}, that of x_t",
+    )
+
+
+def same_data(teacher: Facts, student: Facts, who: str = "the teacher") -> None:
+    """Raises UserError where a teacher or first stage learned other data than the student's."""
+    for name in ("shape", "classes", "units", "sigma_data"):
+        theirs = getattr(teacher, name)
+        ours = getattr(student, name)
+        if theirs == ours:
+            continue
+        remedy = "they must learn the same data"
+        if name == "sigma_data":
+            remedy = f"set sigma_data={theirs}"
+        raise UserError(f"{who} has {name} = {theirs}, the run {ours}: {remedy}")
