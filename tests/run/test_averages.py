@@ -46,7 +46,9 @@ def test_the_exponent_is_that_of_the_standard_deviation(std):
     """power_std is the profile's own standard deviation, and power_exponent its inverse."""
     g = power_exponent(std)
     assert power_std(g) == pytest.approx(std, rel=1e-9)
-    first, second = (g + 1) / (g + 2), (g + 1) / (g + 3)  # moments of (g + 1) t^g on [0, 1]
+    # Moments of (g + 1) t^g on [0, 1].
+    first = (g + 1) / (g + 2)
+    second = (g + 1) / (g + 3)
     assert second - first**2 == pytest.approx(std**2, rel=1e-6)
 
 
@@ -55,7 +57,8 @@ def test_products_are_the_integrals_of_the_profiles(a, b, end):
     """By quadrature over u = t^(1/20), where both are smooth; one ends at 1, the other at `end`."""
     u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
     width = min(1.0, end)
-    t, dt = width * u**20, width * 20 * u**19 / 20_000
+    t = width * u**20
+    dt = width * 20 * u**19 / 20_000
     integral = ((a + 1) * t**a * (b + 1) * t**b / end ** (b + 1) * dt).sum().item()
     product = profile_products(f64(1), f64(a), f64(end), f64(b)).item()
     assert product == pytest.approx(integral, rel=1e-4)
@@ -63,7 +66,9 @@ def test_products_are_the_integrals_of_the_profiles(a, b, end):
 
 def test_a_power_average_weighs_time_by_its_power():
     """Of weights w_k = k it is the mean of the profile, (g + 1) / (g + 2) of the time."""
-    g, average, steps = power_exponent(0.1), 0.0, 5000
+    g = power_exponent(0.1)
+    average = 0.0
+    steps = 5000
     for step in range(steps):
         rate = power_rate(step, g)
         average = rate * average + (1 - rate) * (step + 1)

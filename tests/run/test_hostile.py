@@ -93,7 +93,9 @@ def test_the_canary_sings_where_a_pickle_is_read(tmp_path):
 
 @pytest.mark.parametrize("name", CORPUS)
 def test_a_hostile_file_is_refused_at_every_door(tmp_path, name):
-    canary, place, out = tmp_path / "canary", tmp_path / "files", tmp_path / "out"
+    canary = tmp_path / "canary"
+    place = tmp_path / "files"
+    out = tmp_path / "out"
     place.mkdir()
     (place / name).write_bytes(CORPUS[name](canary))
     commands = {
@@ -145,7 +147,8 @@ def test_a_header_that_lies_is_refused_by_the_reader(tmp_path, name):
     """Names are names: nothing is looked up or opened by them, so that those that look like paths
     are harmless.
     """
-    file, contract = tmp_path / "x.safetensors", Contract()
+    file = tmp_path / "x.safetensors"
+    contract = Contract()
     file.write_bytes(fuzzed_files.HEADERS[name](hostile.save(hostile.VALID)))
     result = contract.holds(name, lambda: read_tensors(file))
     assert (result is not None) == (name in fuzzed_files.HARMLESS)
@@ -158,7 +161,8 @@ def valid(tmp_path_factory):
 
 @pytest.mark.parametrize("name", fuzzed_files.FOLDERS)
 def test_a_checkpoint_folder_that_lies_is_refused(tmp_path, valid, name):
-    run, out = fuzzed_files.copy(valid, tmp_path / "run"), tmp_path / "x.npy"
+    run = fuzzed_files.copy(valid, tmp_path / "run")
+    out = tmp_path / "x.npy"
     fuzzed_files.FOLDERS[name](fuzzed_files.at(run))
     commands = [["inspect", str(run)], ["sample", str(fuzzed_files.at(run)), "--out", str(out)]]
     outcome = run_contained(lambda: [run_command(argv) for argv in commands])
@@ -170,7 +174,8 @@ def test_a_checkpoint_folder_that_lies_is_refused(tmp_path, valid, name):
 
 @pytest.mark.parametrize("name", fuzzed_files.HEADERS)
 def test_a_checkpoint_whose_weights_lie_is_refused(tmp_path, valid, name):
-    run, contract = fuzzed_files.copy(valid, tmp_path / "run"), Contract()
+    run = fuzzed_files.copy(valid, tmp_path / "run")
+    contract = Contract()
     fuzzed_files.with_header(run, name)
     result = contract.holds(name, lambda: fs.load(run, device="cpu"))
     assert (result is not None) == (name == "metadata of 2 MiB")
@@ -192,7 +197,8 @@ def test_a_checkpoint_whose_run_lies_is_refused(tmp_path, valid, name):
     """A run that describes a huge network, or somebody's code, is refused before memory is taken or
     code found.
     """
-    run, (fields, word) = fuzzed_files.copy(valid, tmp_path / "run"), HUGE[name]
+    run = fuzzed_files.copy(valid, tmp_path / "run")
+    fields, word = HUGE[name]
     state = json.loads((fuzzed_files.at(run) / "state.json").read_text())
     fuzzed_files.with_state(run, {**state, "run": {**state["run"], **fields}})
     outcome = run_contained(

@@ -51,7 +51,8 @@ def side(name: str) -> int:
 def full(name: str, **fields: object) -> tuple[Method, Preconditioned]:
     """The recipe's method and its student, at full size and without memory."""
     run = PAPERS[name](**fields)
-    shape, classes = (3, side(name), side(name)), 1000 if run.labels else 0
+    shape = (3, side(name), side(name))
+    classes = 1000 if run.labels else 0
     assert run.sigma_data is not None
     facts = Facts(shape, classes, run.sigma_data, Units(), "")
     method = build_method(run, facts)
@@ -178,7 +179,8 @@ RATES = {  # iterations -> the code's learning rate of stage 1; of stage 2
 
 @pytest.mark.parametrize("name", RATES)
 def test_learning_rates_are_the_codes_formulas(name):
-    run, (first, second) = PAPERS[name](), RATES[name]
+    run = PAPERS[name]()
+    first, second = RATES[name]
     switch = run.iterations if second is None else run.split * run.iterations
     for k in (0, 1, 1999, 2000, 2001, 9000, 99_999, 149_999, 150_001, 199_000, 251_000):
         if k < run.iterations:
@@ -204,7 +206,8 @@ STAGES = {  # iterations of the first stage, of one of its doublings, q, cap
 def test_curricula_are_the_codes_formulas(name):
     """ratio = min(1 - q^-(floor(k / d) + 1), cap), which TCM's second stage keeps."""
     iterations, doubling, q, cap = STAGES[name]
-    run, (method, _) = PAPERS[name](), full(name)
+    run = PAPERS[name]()
+    method, _ = full(name)
     two = method.before is not None
     first = method.before or method
     assert iterations == (round(run.split * run.iterations) if two else run.iterations)

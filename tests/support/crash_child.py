@@ -1,12 +1,13 @@
 """The work of a child of `tests.support.crash`: a tiny run that counts calls to the disk.
 
-They can be slowed, or made to end the process or to fail.
+They can be slowed, or end the process.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,21 +88,16 @@ def phase(call: str, path: Path) -> int | None:
     return PHASES.index(call)
 
 
-def watcher(
-    gauge: Gauge, slow: float = 0.0, exit_before: int = 0, error_before: int = 0, error: int = 0
-) -> Callable[[str, Path], None]:
-    """A `disk.watch` that tells the gauge, sleeps, and ends or fails before the n-th call."""
+def watcher(gauge: Gauge, slow: float = 0.0, exit_before: int = 0) -> Callable[[str, Path], None]:
+    """A `disk.watch` that tells the gauge, sleeps, and ends the process before the n-th call."""
 
     def watch(call: str, path: Path) -> None:
         now = phase(call, path)
         if now is not None:
             gauge.content[PHASE] = now
             time.sleep(slow)
-        number = gauge.count()
-        if number == exit_before:
+        if gauge.count() == exit_before:
             os._exit(137)
-        if error and number >= error_before:
-            raise OSError(error, os.strerror(error))
 
     return watch
 
@@ -112,8 +108,6 @@ def train(
     gauge: str,
     slow: float = 0.0,
     exit_before: int = 0,
-    error_before: int = 0,
-    error: int = 0,
     chunk: int = 2**20,
     beside: bool = True,
     prints: bool = False,
@@ -126,8 +120,6 @@ def train(
     calls is always the same. prints: the fingerprint of every step is returned. stop: the step
     after which the process ends. most: bytes of any file that the system lets it write.
     """
-    import resource
-
     import fewstep as fs
     from fewstep.base import disk
     from fewstep.run.checkpoint import saver
@@ -156,7 +148,7 @@ def train(
 
     saver.Saver.start = start_and_note
     recorder.Recorder.draw = lambda self: None
-    disk.watch = watcher(meter, slow, exit_before, error_before, error)
+    disk.watch = watcher(meter, slow, exit_before)
     disk.CHUNK = chunk
     if most:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))

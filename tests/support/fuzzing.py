@@ -261,6 +261,8 @@ def fuzz_config(seed: int, n: int, folder: Path | None = None, every: int = 4) -
 if __name__ == "__main__":
     from tests.support.fuzzed_files import fuzz_checkpoint
 
-    start, count, place = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    start = int(sys.argv[1])
+    count = int(sys.argv[2])
+    place = Path(sys.argv[3])
     print("config", fuzz_config(start, count))
     print("checkpoint", fuzz_checkpoint(start, count, place))

@@ -67,7 +67,8 @@ def elsewhere(monkeypatch, tmp_path):
 
 def clock_back(monkeypatch, tmp_path):
     """The clock jumps back by a day after every tenth look at it, and then runs on."""
-    looks, real = [0], time.time
+    looks = [0]
+    real = time.time
 
     def jumping() -> float:
         looks[0] += 1

@@ -157,8 +157,8 @@ def test_a_dead_worker_is_named_within_seconds(impatient):
             os.kill(os.getpid(), signal.SIGSEGV)
         return os.getpid()
 
-    steps, pids = batches(draw, 0, 50, 2), []
-    pids += [next(steps) for _ in range(4)]
+    steps = batches(draw, 0, 50, 2)
+    pids = [next(steps) for _ in range(4)]
     start = time.monotonic()
     with pytest.raises(WorkerError) as info:
         pids += list(steps)

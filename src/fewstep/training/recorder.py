@@ -193,7 +193,7 @@ class Recorder:
         return bool(self.world.total(int(self.world.main and path.exists())))
 
     def save_snapshot(self) -> None:
-        """Saves the power averages of this step, for `posthoc.reconstruct`."""
+        """Saves the power averages of this step, for `averages.reconstruct`."""
         path = self.folder.snapshot(self.state.step)
         if self._exists(path):
             return
