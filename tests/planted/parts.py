@@ -156,7 +156,7 @@ BUGS = [
         "__call__",
         lambda f: (
             lambda self, x_t, t, cond=None: self.denoiser(
-                x_t, self.own.time_at(self.asked.level(t)), cond
+                x_t, self.own.time_at(self.caller.level(t)), cond
             )
         ),
         "teacher of another process: D(x/alpha, sigma/alpha)",

@@ -172,7 +172,7 @@ class Recorder:
             disk.sync(self.folder.metrics)
 
     def save_incident(self, error: NonFiniteError, batch: Batch) -> None:
-        """Keeps the state before a step and its batch for `fewstep replay`; `error` says where."""
+        """Keeps the state before a step and its batch for `fewstep replay`; the error says it."""
         losses = torch.empty(0) if error.losses is None else error.losses
         groups = copy_groups(self.state.groups(), keep=self.world.main)
         path = self.folder.incident(self.state.step)
