@@ -16,7 +16,7 @@ are those that networks of the field have:
 
 Each of them in data of [-1, 1], [0, 1] and standardised; in [0, 255] only EDM's output and the
 declared one, since the other processes are not used with such data. The sign is a convention of
-noise, v and velocities, and a frequent mistake with EDM's output; in the declared range -1 is tried.
+noise, v and velocities, and a common mistake with EDM's output: -1 is tried in the declared range.
 On the ring of eight Gaussians a network of each reading is named by that reading.
 """
 
