@@ -14,9 +14,10 @@ are those that networks of the field have:
 - TrigFlow (trig): v at t;
 - the declared process and label with every prediction that the process has.
 
-Each in data of [-1, 1], [0, 1] and standardised; in [0, 255], which nobody noises by the other
-processes, only EDM's output and the declared one. The sign is a convention of noise (the score), v
-and velocities, and a frequent mistake with EDM's output: tried is -1 in the declared range.
+Each of them in data of [-1, 1], [0, 1] and standardised; in [0, 255] only EDM's output and the
+declared one, since the other processes are not used with such data. The sign is a convention of
+noise, v and velocities, and a common mistake with EDM's output: -1 is tried in the declared range.
+On the ring of eight Gaussians a network of each reading is named by that reading.
 """
 
 from __future__ import annotations
