@@ -194,8 +194,12 @@ def apart(law, x: torch.Tensor, other: torch.Tensor, s: float) -> torch.Tensor:
     return (x - other).flatten(1).square().mean(1).sqrt() / spread
 
 
-@pytest.mark.parametrize("up", [False, True], ids=["down", "up"])
-@pytest.mark.parametrize(("name", "process"), WALKS)
+# Each law and process in one direction, in turn; the one of real data in both.
+DIRECTIONS = [(*walk, bool(number % 2)) for number, walk in enumerate(WALKS)]
+DIRECTIONS += [("digits-mixture", "edm", not bool((len(WALKS) - 1) % 2))]
+
+
+@pytest.mark.parametrize(("name", "process", "up"), DIRECTIONS)
 def test_a_librarys_solver_agrees_within_the_stated_error(name, process, up):
     """And both to 1e-8, from the prior to the data and back. The library's error is some 1e-12."""
     law = named(name, PROCESSES[process])
