@@ -1,4 +1,4 @@
-# Each target makes the environment it needs in .venv; nothing outside this folder is read or written.
+# Each target makes the environment it needs in .venv, from the versions in constraints.txt.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test lint bench soak clean
 
-demo: $(VENV)/.demo  ## train one-step digits, draw and score them (about two minutes on two cores)
+demo: $(VENV)/.demo  ## train one-step digits, draw and score them (two to three minutes on one core)
 	$(BIN)/fewstep train digits --out runs/demo --resume
 	$(BIN)/fewstep sample runs/demo --out runs/demo/digits.png
 	$(BIN)/fewstep eval runs/demo --steps 1,2

@@ -43,7 +43,7 @@ def split_of(dataset: Dataset, name: str) -> Arrays:
 def _held_out(
     generator: Generator, dataset: Dataset, split: str, n: int, draw: int | None
 ) -> tuple[Arrays, int]:
-    """The split that is scored against, and how many samples a draw has."""
+    """The split that gives the floor, and how many samples a draw has. Raises UserError."""
     if dataset.fingerprint() != generator.facts.data:
         raise UserError(
             f"data {dataset.name!r} is not what this generator was trained on: scores would mean"
