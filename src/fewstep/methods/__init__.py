@@ -1,10 +1,21 @@
-"""One function per published method: a composition of parts, as a user would write it."""
+"""One function per published method: a composition of parts, in the words a user would write it in.
 
-from fewstep.methods.consistency import cd, ct, diffusion, ect, ict
-from fewstep.methods.continuous import scd, sct
-from fewstep.methods.direct import direct_cm
-from fewstep.methods.generator_induced import gc
-from fewstep.methods.multistep import mcm
-from fewstep.methods.truncated import tcm
+Each file lists its methods in its own `__all__`.
+"""
 
-__all__ = ["cd", "ct", "diffusion", "direct_cm", "ect", "gc", "ict", "mcm", "scd", "sct", "tcm"]
+from fewstep.methods.consistency import *
+from fewstep.methods.consistency import __all__ as _consistency
+from fewstep.methods.continuous import *
+from fewstep.methods.continuous import __all__ as _continuous
+from fewstep.methods.direct import *
+from fewstep.methods.direct import __all__ as _direct
+from fewstep.methods.generator_induced import *
+from fewstep.methods.generator_induced import __all__ as _generator_induced
+from fewstep.methods.multistep import *
+from fewstep.methods.multistep import __all__ as _multistep
+from fewstep.methods.truncated import *
+from fewstep.methods.truncated import __all__ as _truncated
+
+__all__ = sorted(
+    [*_consistency, *_continuous, *_direct, *_generator_induced, *_multistep, *_truncated]
+)

@@ -6,6 +6,8 @@ from typing import Literal
 
 from fewstep import core
 
+__all__ = ["cd", "ct", "diffusion", "ect", "ict"]
+
 
 def diffusion(*, p_mean: float = -1.2, p_std: float = 1.2, sigma_data: float = 0.5) -> core.Method:
     """Denoising score matching, the training of teachers: E weight ||D(x_t, t) - x0||^2 / D.

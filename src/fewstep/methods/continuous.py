@@ -8,6 +8,8 @@ from typing import Literal
 
 from fewstep import core
 
+__all__ = ["scd", "sct"]
+
 
 def sct(
     *,

@@ -7,6 +7,8 @@ from typing import Literal
 from fewstep import core
 from fewstep.base.errors import require
 
+__all__ = ["direct_cm"]
+
 
 def direct_cm(
     *,

@@ -10,6 +10,8 @@ from fewstep.base.errors import require
 from fewstep.base.options import Base
 from fewstep.methods.base import method_of
 
+__all__ = ["gc"]
+
 
 def gc(
     *,

@@ -7,6 +7,8 @@ from typing import Literal
 from fewstep import core
 from fewstep.base.errors import require
 
+__all__ = ["mcm"]
+
 
 def mcm(
     *,

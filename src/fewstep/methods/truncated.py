@@ -9,6 +9,8 @@ from fewstep.base.errors import UserError, require
 from fewstep.base.options import Base
 from fewstep.methods.base import method_of
 
+__all__ = ["tcm"]
+
 
 def tcm(
     *,

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fewstep.analysis.verify.paper_times import SD, Row, direct_grid
+from fewstep.analysis.verify import paper_times
+from fewstep.analysis.verify.paper_times import SD, Row, Rule, direct_grid
 
 Net = Callable[[Tensor, float], Tensor]
 
@@ -198,3 +200,139 @@ def scm(f: Nets, x0: Tensor, z: Tensor, row: Row, distill: bool = False) -> Tens
 def scd(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     """sCD: the same along the velocity of the teacher."""
     return scm(f, x0, z, row, distill=True)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A method, the rule of its times and the formula of its loss, both from the paper."""
+
+    method: str
+    rule: Rule
+    formula: Loss
+    law: str  # the times in words; "" where an earlier row has them
+    loss: str  # the loss in words
+    source: str
+    options: dict[str, Any] = field(default_factory=dict)
+    progress: tuple[float, ...] = (0.1, 0.7)
+
+
+PAPERS = [
+    Paper(
+        "diffusion",
+        paper_times.diffusion,
+        diffusion,
+        law="ln t ~ N(-1.2, 1.2^2)",
+        loss="(t^2+sd^2)/(t sd)^2 ||D(x_t,t) - x0||^2 / D",
+        source="2206.00364, eq. 8",
+    ),
+    Paper(
+        "ct",
+        paper_times.ct,
+        ct,
+        law="N(k) levels, i uniform",
+        loss="||D(x_t,t) - D_ema(x_r,r)||^2 / D",
+        source="2303.01469, eq. 10",
+    ),
+    Paper(
+        "cd",
+        paper_times.cd,
+        cd,
+        law="40 Karras levels, i uniform",
+        loss="||D(x_t,t) - D_ema(Heun(x_t),r)||^2 / D",
+        source="2303.01469, eq. 6-8",
+    ),
+    Paper(
+        "ict",
+        paper_times.ict,
+        ict,
+        law="N doubles, p(i) from erf of ln sigma",
+        loss="1/(t-r) huber(D(x_t,t) - sg D(x_r,r)), c ~ sqrt(D)",
+        source="2310.14189, table 1",
+    ),
+    Paper(
+        "ect",
+        paper_times.ect,
+        ect,
+        law="r = t (1 - q^-(j+1) (1 + k sigmoid(-bt)))",
+        loss="1/(t-r) ||D(x_t,t) - sg D(x_r,r)||",
+        source="2406.14548, sec. 3",
+    ),
+    Paper(
+        "ect",
+        paper_times.ect,
+        ect_edm,
+        law="",
+        loss="1/c_out(t)^2 huber(D(x_t,t) - sg D(x_r,r)), c = .06",
+        source="2406.14548, code",
+        options={"weight": "edm", "c": 0.06},
+    ),
+    Paper(
+        "gc",
+        paper_times.ict,
+        gc,
+        law="the times of iCT",
+        loss="iCT on x0 := D_ema(x_r,r), same z, where u < mu",
+        source="2406.09570, eq. 13-21",
+    ),
+    Paper(
+        "tcm",
+        paper_times.tcm,
+        tcm,
+        law="t log-Student-t, share rho at t', w_b/rho",
+        loss="1/(t-r) ||D(x_t,t) - sg f_trunc(x_r,r)||",
+        source="2410.14895, eq. 5-10",
+    ),
+    Paper(
+        "mcm",
+        paper_times.mcm,
+        mcm,
+        law="K segments, s one step below t, a its start",
+        loss="huber of v: D(x_t,t) - invDDIM(DDIM(x_s, s->a))",
+        source="2403.06807, alg. 1",
+    ),
+    Paper(
+        "mcm",
+        paper_times.mcm,
+        mcm_addim,
+        law="",
+        loss="the same with x_s an aDDIM step of the teacher",
+        source="2403.06807, sec. 4",
+        options={"pairs": "addim"},
+    ),
+    Paper(
+        "mcm",
+        paper_times.mcm,
+        mcm_snr,
+        law="",
+        loss="(SNR + 1) huber of x0",
+        source="2403.06807, app. A",
+        options={"space": "x0", "weight": "snr_plus_one"},
+    ),
+    Paper(
+        "direct_cm",
+        paper_times.direct_cm,
+        direct_cm,
+        law="t uniform over the solver's levels, r = a = 0",
+        loss="||D(x_t,t) - ODE(x_t, t->0)||^2 / D",
+        source="2411.08954, sec. 3",
+        options={"n": 9},
+    ),
+    Paper(
+        "sct",
+        paper_times.scm,
+        scm,
+        law="ln(sd tan t) ~ N(-1, 1.4^2), r = t",
+        loss="e^-u ||F - sg(F + g/(||g||+c))||^2 / D + u",
+        source="2410.11081, alg. 1",
+        progress=(0.01, 0.7),
+    ),
+    Paper(
+        "scd",
+        paper_times.scm,
+        scd,
+        law="ln(sd tan t) ~ N(-1, 1.4^2), r = t",
+        loss="sCT's along the teacher's velocity",
+        source="2410.11081, alg. 1",
+        progress=(0.01, 0.7),
+    ),
+]

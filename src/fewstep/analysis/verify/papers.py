@@ -3,163 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fewstep import methods
-from fewstep.analysis.verify import paper_losses, paper_times
 from fewstep.analysis.verify.check import Check, by_row, worst
 from fewstep.analysis.verify.fixtures import Analytic, Cast, cast, data
-from fewstep.analysis.verify.paper_losses import Loss, Nets
-from fewstep.analysis.verify.paper_times import Row, Rule
+from fewstep.analysis.verify.paper_losses import PAPERS, Nets, Paper
+from fewstep.analysis.verify.paper_times import Row
 from fewstep.core.method import Method
 from fewstep.core.times import Times
 
 ROWS = 12
 
 
-@dataclass(frozen=True)
-class Paper:
-    """A method, the rule of its times and the formula of its loss, both from the paper."""
-
-    method: str
-    rule: Rule
-    formula: Loss
-    law: str  # the times in words; "" where an earlier row has them
-    loss: str  # the loss in words
-    source: str
-    options: dict[str, Any] = field(default_factory=dict)
-    progress: tuple[float, ...] = (0.1, 0.7)
-
-    def make(self) -> Method:
-        method: Method = getattr(methods, self.method)(**self.options)
-        return method
-
-
-PAPERS = [
-    Paper(
-        "diffusion",
-        paper_times.diffusion,
-        paper_losses.diffusion,
-        law="ln t ~ N(-1.2, 1.2^2)",
-        loss="(t^2+sd^2)/(t sd)^2 ||D(x_t,t) - x0||^2 / D",
-        source="2206.00364, eq. 8",
-    ),
-    Paper(
-        "ct",
-        paper_times.ct,
-        paper_losses.ct,
-        law="N(k) levels, i uniform",
-        loss="||D(x_t,t) - D_ema(x_r,r)||^2 / D",
-        source="2303.01469, eq. 10",
-    ),
-    Paper(
-        "cd",
-        paper_times.cd,
-        paper_losses.cd,
-        law="40 Karras levels, i uniform",
-        loss="||D(x_t,t) - D_ema(Heun(x_t),r)||^2 / D",
-        source="2303.01469, eq. 6-8",
-    ),
-    Paper(
-        "ict",
-        paper_times.ict,
-        paper_losses.ict,
-        law="N doubles, p(i) from erf of ln sigma",
-        loss="1/(t-r) huber(D(x_t,t) - sg D(x_r,r)), c ~ sqrt(D)",
-        source="2310.14189, table 1",
-    ),
-    Paper(
-        "ect",
-        paper_times.ect,
-        paper_losses.ect,
-        law="r = t (1 - q^-(j+1) (1 + k sigmoid(-bt)))",
-        loss="1/(t-r) ||D(x_t,t) - sg D(x_r,r)||",
-        source="2406.14548, sec. 3",
-    ),
-    Paper(
-        "ect",
-        paper_times.ect,
-        paper_losses.ect_edm,
-        law="",
-        loss="1/c_out(t)^2 huber(D(x_t,t) - sg D(x_r,r)), c = .06",
-        source="2406.14548, code",
-        options={"weight": "edm", "c": 0.06},
-    ),
-    Paper(
-        "gc",
-        paper_times.ict,
-        paper_losses.gc,
-        law="the times of iCT",
-        loss="iCT on x0 := D_ema(x_r,r), same z, where u < mu",
-        source="2406.09570, eq. 13-21",
-    ),
-    Paper(
-        "tcm",
-        paper_times.tcm,
-        paper_losses.tcm,
-        law="t log-Student-t, share rho at t', w_b/rho",
-        loss="1/(t-r) ||D(x_t,t) - sg f_trunc(x_r,r)||",
-        source="2410.14895, eq. 5-10",
-    ),
-    Paper(
-        "mcm",
-        paper_times.mcm,
-        paper_losses.mcm,
-        law="K segments, s one step below t, a its start",
-        loss="huber of v: D(x_t,t) - invDDIM(DDIM(x_s, s->a))",
-        source="2403.06807, alg. 1",
-    ),
-    Paper(
-        "mcm",
-        paper_times.mcm,
-        paper_losses.mcm_addim,
-        law="",
-        loss="the same with x_s an aDDIM step of the teacher",
-        source="2403.06807, sec. 4",
-        options={"pairs": "addim"},
-    ),
-    Paper(
-        "mcm",
-        paper_times.mcm,
-        paper_losses.mcm_snr,
-        law="",
-        loss="(SNR + 1) huber of x0",
-        source="2403.06807, app. A",
-        options={"space": "x0", "weight": "snr_plus_one"},
-    ),
-    Paper(
-        "direct_cm",
-        paper_times.direct_cm,
-        paper_losses.direct_cm,
-        law="t uniform over the solver's levels, r = a = 0",
-        loss="||D(x_t,t) - ODE(x_t, t->0)||^2 / D",
-        source="2411.08954, sec. 3",
-        options={"n": 9},
-    ),
-    Paper(
-        "sct",
-        paper_times.scm,
-        paper_losses.scm,
-        law="ln(sd tan t) ~ N(-1, 1.4^2), r = t",
-        loss="e^-u ||F - sg(F + g/(||g||+c))||^2 / D + u",
-        source="2410.11081, alg. 1",
-        progress=(0.01, 0.7),
-    ),
-    Paper(
-        "scd",
-        paper_times.scm,
-        paper_losses.scd,
-        law="ln(sd tan t) ~ N(-1, 1.4^2), r = t",
-        loss="sCT's along the teacher's velocity",
-        source="2410.11081, alg. 1",
-        progress=(0.01, 0.7),
-    ),
-]
+def method_of(paper: Paper) -> Method:
+    """The package's method that the paper's formulas are compared with."""
+    method: Method = getattr(methods, paper.method)(**paper.options)
+    return method
 
 
 def rows_of(paper: Paper, u: Tensor, progress: float) -> list[Row]:
@@ -176,7 +39,7 @@ def times_apart(paper: Paper) -> float:
     errors = []
     for progress in (*paper.progress, 1.0):
         _, _, u = data(64, stream="verify times")
-        times = paper.make().times(u, progress, torch.arange(len(u)))
+        times = method_of(paper).times(u, progress, torch.arange(len(u)))
         ours = torch.stack(times[:4], 1)
         truth = torch.tensor([row[:4] for row in rows_of(paper, u, progress)], dtype=torch.float64)
         size = torch.cat([truth[:, :1].expand(-1, 3), truth[:, 3:]], 1)
@@ -212,7 +75,7 @@ def losses(paper: Paper, progress: float) -> tuple[tuple[Tensor, Tensor], tuple[
     t, r, a, w = torch.tensor([row[:4] for row in rows], dtype=torch.float64).T
     ours = cast()
     theirs = cast()
-    loss = paper.make().loss(ours.models(), x0, z, Times(t, r, a, w, u, progress))
+    loss = method_of(paper).loss(ours.models(), x0, z, Times(t, r, a, w, u, progress))
     truth = paper_loss(paper, theirs, x0, z, rows)
     # Each row has a weight of its own, so that the gradient of no row hides another's.
     mix = torch.linspace(1.0, 2.0, ROWS, dtype=torch.float64) / truth.detach().abs()
