@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench soak clean
+.PHONY: demo test lint format bench soak clean
 
 demo: $(VENV)/.demo  ## train one-step digits, draw and score them (two to three minutes on one core)
 	$(BIN)/fewstep train digits --out runs/demo --resume
@@ -12,13 +12,18 @@ demo: $(VENV)/.demo  ## train one-step digits, draw and score them (two to three
 	$(BIN)/fewstep eval runs/demo --steps 1,2
 	@echo "the pictures: runs/demo/digits.png"
 
-test: lint  ## everything that must hold before a change lands
-	$(BIN)/pytest -n 2 --dist worksteal
+test: format $(VENV)/.dev  ## everything that must hold before a change lands; types beside the tests
+	@$(BIN)/mypy & types=$$!; \
+	$(BIN)/pytest -n 2 --dist worksteal; tests=$$?; \
+	wait $$types || { echo "mypy found errors: make lint"; exit 1; }; \
+	exit $$tests
 
-lint: $(VENV)/.dev
+lint: format
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 
 bench: $(VENV)/.dev  ## timings as ratios; not part of the tests
 	$(BIN)/python benchmarks/startup.py
