@@ -76,6 +76,7 @@ def test_a_run_survives_json_and_says_what_is_wrong_with_one():
         ({"iterations": 3.5}, "iterations = 3.5: expected int"),
         ({"betas": [1.5, 0.9]}, "betas = .*below 1"),
         ({"middle_times": [0.5, 2.0]}, "later_sigmas = .*decreasing"),
+        ({"middle_times": [0.5], "later_sigmas": [0.7]}, "later_sigmas is given twice"),
         ({"batch": 10}, "multiple of block"),
         ({"lr": float("nan")}, "lr"),
     ):

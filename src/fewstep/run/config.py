@@ -222,10 +222,14 @@ def field_name(name: str) -> str:
 
 
 def _fields(values: dict[str, Any]) -> dict[str, Any]:
-    """The values by the names of fields. Raises UserError for an unknown name."""
+    """The values by the names of fields. Raises UserError for an unknown or a doubled name."""
     names = {f.name for f in fields(Run)}
-    result = {field_name(name): value for name, value in values.items()}
-    for name in result:
-        if name not in names:
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        field_now = field_name(name)
+        if field_now not in names:
             raise unknown("field of a run", name, names)
+        if field_now in result:
+            raise UserError(f"{field_now} is given twice, also as {name}: leave one of them out")
+        result[field_now] = value
     return result
