@@ -23,7 +23,9 @@ from fewstep.analysis.claims.runner import claims_main, jobs_of
 from fewstep.analysis.claims.tcm import Half, both_laws
 from fewstep.analysis.claims.verdicts import CONTRADICTED, OPEN, REPRODUCED, Statement
 from fewstep.analysis.report import Figure
+from fewstep.base import progress
 from fewstep.base.errors import Stopped, UserError
+from fewstep.cli import main
 
 CALLS: list[tuple[str, int]] = []
 
@@ -301,6 +303,18 @@ def test_the_command_prints_lines_or_one_object(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out.splitlines()[0] == "one  reproduced"
     claims_main(out=tmp_path, seeds=2, only=None, as_json=True, jobs=1)
     assert json.loads(capsys.readouterr().out)["claims"]["one"]["verdict"] == REPRODUCED
+
+
+def test_quiet_hides_how_far_it_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fewstep.analysis.claims.runner.registry", lambda: {"one": claim()})
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    for name, flags in (("a", []), ("b", ["--quiet"])):
+        argv = ["verify", "--claims", "--seeds", "2", "--jobs", "1", "--out", str(tmp_path / name)]
+        assert main([*argv, *flags]) == 0
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.partition(",")[0] for line in lines] == (
+            [] if flags else [f"job {i} of 4" for i in range(1, 5)]
+        )
 
 
 def test_the_numbers_of_the_docs_still_count():

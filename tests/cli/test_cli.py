@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 import fewstep as fs
 from fewstep import data
+from fewstep.base import progress
 from fewstep.cli import VERBS, main
 from fewstep.cli.parse import one_line
 from fewstep.run import generator
@@ -303,6 +304,39 @@ def test_quiet_prints_nothing(run, tmp_path, capsys):
     assert main(["sample", str(run), "--out", str(tmp_path / "x.npy"), "--quiet"]) == 0
     output = capsys.readouterr()
     assert (output.out, output.err) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "unit"),
+    [
+        ("verify --method ct --quick", "checks/s"),
+        ("verify --method ct --quick --json", "checks/s"),
+        ("doctor exact:ring8", "measures/s"),
+        ("scan pictures", "pictures/s"),
+    ],
+)
+def test_quiet_hides_how_far_it_is(command, unit, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "pictures" / "a.png")
+    assert main(command.split()) == 0
+    output = capsys.readouterr()
+    assert unit in output.err
+    assert main([*command.split(), "--quiet"]) == 0
+    quiet = capsys.readouterr()
+    assert quiet.err == ""
+    assert len(quiet.out.splitlines()) == len(output.out.splitlines()) > 0
+
+
+def test_quiet_scores_have_no_notes(run, capsys):
+    words = ["eval", str(run), "--n", "40", "--steps", "1", "--metrics", "energy"]
+    assert main(words) == 0
+    whole = capsys.readouterr().out.splitlines()
+    assert main([*words, "--quiet"]) == 0
+    quiet = capsys.readouterr().out.splitlines()
+    assert quiet[:2] == whole[:2]
+    assert len(quiet) == 3 < len(whole)
 
 
 LONG = [word if word != "6" else "250" for word in TINY]  # long enough to be stopped in the midst

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -77,32 +76,20 @@ def main(argv: list[str]) -> int:
 
 
 def run_all(checks: list[Check], as_json: bool, quiet: bool) -> list[Outcome]:
-    """Runs the checks, printing each as a line; with a bar on stderr if that is a terminal."""
-    from tqdm import tqdm
-
+    """Runs the checks, printing each as a line."""
     from fewstep.analysis.verify import run
+    from fewstep.base.progress import Progress
 
     width = max(len(check.name) for check in checks)
     if not as_json:
         print(header(width))
     outcomes = []
-    # None: no bar without a terminal, where the lines show how far it is.
-    hide = False if as_json else None
-    bar = tqdm(
-        total=len(checks),
-        unit="check",
-        file=sys.stderr,
-        leave=False,
-        mininterval=0.5,
-        disable=quiet or hide,
-    )
-    with bar:
+    with Progress(len(checks), "check", show=not quiet) as progress:
         for outcome in run(checks):
             outcomes.append(outcome)
-            bar.update()
+            progress.update()
             if not as_json:
-                tqdm.write(line(outcome, width), file=sys.stdout)
-                sys.stdout.flush()
+                progress.result(line(outcome, width))
     return outcomes
 
 
@@ -123,7 +110,14 @@ def claims(args: Args) -> int:
                 f"{text}: expected none beside --claims (--only, --seeds, --out, --jobs)"
             )
     only = None if args.only is None else ",".join(args.only)
-    return claims_main(out=args.out, seeds=args.seeds, only=only, as_json=args.json, jobs=args.jobs)
+    return claims_main(
+        out=args.out,
+        seeds=args.seeds,
+        only=only,
+        as_json=args.json,
+        jobs=args.jobs,
+        progress=not args.quiet,
+    )
 
 
 def choose(args: Args) -> list[Check]:

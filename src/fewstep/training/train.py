@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from fewstep.base.errors import require
 from fewstep.base.world import World
@@ -147,4 +146,4 @@ def _announce(prepared: Prepared, reason: str) -> None:
         None if prepared.checkpoint else stages.describe(prepared.stages),
     ]
     for line in filter(None, lines):
-        tqdm.write(line, file=sys.stderr)
+        print(line, file=sys.stderr, flush=True)

@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
-from tqdm import tqdm
 
 from fewstep import data as datasets
 from fewstep.base.conditions import Cond, apply_mask, pick
 from fewstep.base.device import pick_device
 from fewstep.base.errors import StorageError, UserError, require
+from fewstep.base.progress import Progress
 from fewstep.base.randomness import SAMPLING_BLOCK, normal, shuffled_indices
 from fewstep.core.couplings import Teacher, Trajectory
 from fewstep.core.denoiser import Denoiser, guided
@@ -81,7 +81,7 @@ def trajectories(
     # The solutions.
     denoiser = guided(guide.denoiser, guidance)
     paths = []
-    with tqdm(total=n, unit="trajectory", disable=not progress) as bar:
+    with Progress(n, "path", show=progress) as bar:
         for rows in torch.arange(n).split(batch):
             cond = datasets.each(lambda part: part.to(place), pick(samples.cond, rows))
             paths.append(_solve(method, solver, denoiser, x[rows].to(place), cond))

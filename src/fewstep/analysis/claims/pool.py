@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from fewstep.analysis.claims.measurements import Job, Store
 from fewstep.base.errors import FewstepError, Stopped, require
+from fewstep.base.progress import Progress
 
 SHARED = "shared"  # the folder beside claims.json of files that several jobs read
 
@@ -95,15 +95,13 @@ def work(jobs: Sequence[Job], store: Store, *, workers: int | None, progress: bo
     folder.mkdir(parents=True, exist_ok=True)
     results = in_this_process(todo, folder) if count == 1 else in_processes(todo, folder, count)
     total = sum(job.row.cost for wave in todo for job in wave)
-    form = "{percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with tqdm(total=total, disable=not progress, bar_format=form) as bar:
+        with Progress(total, "CPU second", show=progress) as bar:
             for number, (job, numbers) in enumerate(results, 1):
                 store.put(job, numbers)
-                bar.set_postfix_str(f"{number} of {sum(map(len, todo))} jobs", refresh=False)
-                bar.update(job.row.cost)
+                bar.update(job.row.cost, job=f"{number} of {sum(map(len, todo))}")
     except (KeyboardInterrupt, Stopped):
         raise Stopped(
             f"stopped: what was measured is in {store.folder}; the same command goes on from there"

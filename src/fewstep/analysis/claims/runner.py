@@ -60,7 +60,7 @@ def run(
         seeds: how many, 2 or more for an interval
         only: names of claims, all by default
         jobs: processes, one for each core by default
-        progress: a bar on stderr
+        progress: how far it is, on stderr
         claims: other ones than the papers'
     """
     require(seeds >= 1, "seeds", seeds, "1 or more")
@@ -93,7 +93,13 @@ def results_of(store: Store, claim: Claim, seeds: int) -> Results:
 
 
 def claims_main(
-    *, out: str | Path, seeds: int, only: str | None, as_json: bool, jobs: int | None = None
+    *,
+    out: str | Path,
+    seeds: int,
+    only: str | None,
+    as_json: bool,
+    jobs: int | None = None,
+    progress: bool = True,
 ) -> int:
     """`fewstep verify --claims`: measures, and prints a line for each claim or one JSON object.
 
@@ -101,7 +107,7 @@ def claims_main(
     only: names with commas between.
     """
     names = None if only is None else [name.strip() for name in only.split(",")]
-    facts = run(out, seeds=seeds, only=names, jobs=jobs)
+    facts = run(out, seeds=seeds, only=names, jobs=jobs, progress=progress)
     print(json.dumps(facts) if as_json else lines(facts))
     return 0
 
