@@ -29,7 +29,8 @@ class Progress:
         self.next_line = self.start + SECONDS
         self.bar: tqdm | None = None
         if show and sys.stderr.isatty() and not os.environ.get("TQDM_DISABLE"):
-            self.bar = tqdm(total=total, initial=initial, unit=unit, unit_scale=True)
+            is_scaled = total >= 1000 or total % 1 > 0  # 12.3k, but 48 and not 48.0
+            self.bar = tqdm(total=total, initial=initial, unit=unit, unit_scale=is_scaled)
 
     def __enter__(self) -> Self:
         return self
