@@ -64,7 +64,7 @@ def build(run: Run, parameters: Iterable[nn.Parameter]) -> Optimizer:
 
 
 def weights(optimizer: Optimizer) -> Iterator[nn.Parameter]:
-    """What it moves, in its order; a walk over the modules would take fifty times as long."""
+    """What it moves, in its order; a walk over the modules takes far longer."""
     for group in optimizer.param_groups:
         yield from group["params"]
 
