@@ -343,17 +343,21 @@ def test_a_lost_rank_ends_the_others_in_15_seconds_naming_it(tmp_path, victim, h
     assert RunFolder(tmp_path / "run").newest().state["step"] >= 20
 
 
-def test_a_rank_that_fails_ends_the_others_with_its_cause(tmp_path):
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_fails_ends_the_others_with_its_cause(tmp_path, victim):
+    """Also rank 0, in whose process the others read it."""
+
     def fail(state) -> None:
-        if state.world.rank == 1 and state.step == 25:
-            raise ValueError("the disk of rank 1\nis on fire")
+        if state.world.rank == victim and state.step == 25:
+            raise ValueError("its disk\nis on fire")
 
     pids, texts = forever(tmp_path / "run", fail)
-    first, second = ranks.wait(pids, texts, 30)
-    assert first.code == 5
-    assert "rank 1 is lost: ValueError: the disk of rank 1; continue with --resume" in first.text
-    assert second.code == 1
-    assert first.at - second.at < 15
+    outcomes = ranks.wait(pids, texts, 30)
+    failed, other = outcomes[victim], outcomes[1 - victim]
+    assert other.code == 5
+    assert f"rank {victim} is lost: ValueError: its disk; continue with --resume" in other.text
+    assert failed.code == 1
+    assert other.at - failed.at < 15
 
 
 def test_a_signal_to_one_rank_stops_all_of_them_at_one_step(tmp_path):
