@@ -288,7 +288,10 @@ def test_sharded_checkpoints_hold_no_pickle_and_go_on_to_the_bit_and_with_other_
                 assert len(list(tensors.keys())) > 0
     assert newest.state["fingerprint"] == checkpoint.state_fingerprint(newest.groups, newest.state)
     train(1, tmp_path / "alone", **fields)
-    assert farthest(weights(tmp_path / "alone"), weights(tmp_path / "whole")) < 2e-5
+    train(1, tmp_path / "from one", until=3, **fields)
+    train(2, tmp_path / "from one", shard=True, **fields)
+    for name in ("alone", "from one"):
+        assert farthest(weights(tmp_path / name), weights(tmp_path / "whole")) < 2e-5
     _, shard = sorted(newest.path.glob("shard-*"))
     content = bytearray(shard.read_bytes())
     content[-5] ^= 1
