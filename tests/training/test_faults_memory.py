@@ -92,6 +92,8 @@ def test_it_goes_on_in_more_parts_by_the_command_that_is_told(
     assert main(command) == 1
     assert "--resume --accumulate 2 or more" in capsys.readouterr().err
     assert main([*command, "--resume"]) == 1
+    # By the run before: the step that failed again has its checkpoint.
+    assert "nothing was updated and the step is saved" in capsys.readouterr().err
     caplog.clear()
     assert (
         main(["train", "toy", "--out", str(tmp_path / "run"), "--resume", "--accumulate", "2"]) == 0
