@@ -92,10 +92,10 @@ class Finding:
             name: {m: pm(values) for m in titles if (values := column(row, m))}
             for name, row in self.results.items()
         }
-        shown = [m for m in titles if any(m in cells for cells in table.values())]
-        rows = [[name, *(c.get(m, "") for m in shown)] for name, c in table.items() if c]
+        present = [m for m in titles if any(m in cells for cells in table.values())]
+        rows = [[name, *(c.get(m, "") for m in present)] for name, c in table.items() if c]
         caption = "Mean over the seeds ± half of the 95 % Student interval."
-        return Table(["", *(titles[m] for m in shown)], rows, caption=caption)
+        return Table(["", *(titles[m] for m in present)], rows, caption=caption)
 
     def section(self) -> Section:
         claim, count = self.claim, sum(one.verdict == REPRODUCED for one in self.main)
