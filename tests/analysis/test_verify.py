@@ -166,6 +166,15 @@ def test_mistakes_are_one_line(capsys):
         assert message in line
 
 
+def test_a_method_without_checks_of_its_own_is_no_success(capsys, monkeypatch):
+    monkeypatch.setattr(fs.methods, "__all__", [*fs.methods.__all__, "later"])
+    assert main(["verify", "--method", "later", "--quick"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "fewstep: --method later: no check is about it: expected a row of METHODS"
+    )
+
+
 def failures(factory, name: str) -> list[str]:
     """The names of the checks that a target fails, without its own name."""
     results = run(target.checks_of(factory, name))

@@ -137,7 +137,7 @@ def claims(args: Args) -> int:
 def choose(args: Args) -> list[Check]:
     """The checks of the command line. Raises UserError."""
     from fewstep import methods
-    from fewstep.analysis.verify import all_checks, select
+    from fewstep.analysis.verify import all_checks, builtin, select
     from fewstep.base.errors import unknown
 
     if args.target is not None:
@@ -150,8 +150,14 @@ def choose(args: Args) -> list[Check]:
                 " checks"
             )
         return checks_of(import_function("target", args.target), args.target, args.shape)
-    if args.method is not None and args.method not in methods.__all__:
-        raise unknown("method", args.method, methods.__all__)
+    if args.method is not None:
+        if args.method not in methods.__all__:
+            raise unknown("method", args.method, methods.__all__)
+        if args.method not in {name for name, _ in builtin.METHODS.values()}:
+            raise UserError(
+                f"--method {args.method}: no check is about it: expected a row of METHODS in"
+                " fewstep.analysis.verify.builtin"
+            )
     return select(all_checks(), args.method, args.quick)
 
 
