@@ -29,7 +29,6 @@ from fewstep.run.config import Run, with_values
 from fewstep.run.facts import Facts
 
 _SMALL = 4096  # elements that an outline may take memory for
-_MOST_COMPUTED = 2**22  # elements of a sequence that it may compute
 OWN = "own"  # the name in a run of a network, method or denoiser that was passed as an object
 
 # A network, or what makes one of (shape, classes, **options).
@@ -202,7 +201,7 @@ class _WithoutMemory(TorchFunctionMode):
     """Makes new weights of any size on torch's meta device and leaves out what would fill them.
 
     What is computed, such as a few frequencies, stays on the CPU: on meta torch would first import
-    its compiler. Raises UserError for more than a few: the file that describes them may lie.
+    its compiler.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -210,10 +209,6 @@ class _WithoutMemory(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if name in ("normal_", "uniform_", "kaiming_uniform_"):
             return args[0] if args else kwargs["tensor"]
-        if name in ("arange", "linspace", "logspace"):
-            most = max(abs(value) for value in args if isinstance(value, int | float))
-            if most > _MOST_COMPUTED:
-                raise UserError(f"it computes {most} numbers at once")
         makes = name in ("empty", "zeros", "ones", "full", "randn")
         if makes and args and kwargs.get("device") is None:
             size = args if isinstance(args[0], int) else args[0]
