@@ -127,7 +127,7 @@ def test_bytes_are_pictures_and_come_back_exactly(tmp_path):
     for same in (PIXELS, PIXELS.transpose(0, 2, 3, 1)):
         np.save(tmp_path / "p.npy", same)
         dataset = data.load(str(tmp_path / "p.npy"))
-        assert dataset.units == (127.5, 127.5, True)
+        assert dataset.units == data.Units(127.5, 127.5, clip=True)
         assert dataset.shape == (3, 8, 6)
         np.testing.assert_array_equal(pixels_of(dataset), sorted_pixels(PIXELS))
     np.save(tmp_path / "grey.npy", PIXELS[:, 0])
@@ -186,7 +186,7 @@ def test_a_run_on_a_file_samples_in_its_units_and_is_scored_where_it_lies(
     messages = [
         line for line in capsys.readouterr().err.splitlines() if line.startswith("fewstep:")
     ]
-    assert "is not what this generator was trained on" in messages[0]
+    assert "is not what this run was trained on" in messages[0]
     assert "series.npy: was it moved?" in messages[1]
 
 
@@ -321,7 +321,8 @@ def test_edms_zip_with_its_dataset_json(tmp_path, labels):
         return
     order = np.lexsort(PIXELS.reshape(24, -1).T)
     target = order % 3 if labels == "whole" else np.stack([order / 2, np.ones(24)], 1)
-    np.testing.assert_array_equal(rows(dataset)[1], target)
+    cond = dataset.user_cond(torch.from_numpy(rows(dataset)[1]).float())
+    np.testing.assert_allclose(cond, target, rtol=1e-6, atol=1e-6)
 
 
 def test_damage_and_misfits_are_named_in_one_line(tmp_path):

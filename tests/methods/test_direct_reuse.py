@@ -329,7 +329,7 @@ def test_a_cache_is_data_from_the_command_line_with_held_out_rows(tmp_path):
     dataset = fs.data.load(str(file))
     sizes = [len(part.x0) for part in (dataset.train, dataset.validation, dataset.test)]
     assert sizes == [160, 20, 20]
-    assert dataset.units == (0.0, 1.0, False)
+    assert dataset.units == fs.data.Units()
     place = {tuple(x0): i for i, x0 in enumerate(data["x0"].tolist())}
     order = [place[tuple(x0)] for part in (dataset.train, dataset.test) for x0 in part.x0.tolist()]
     assert len(set(order)) == 180
@@ -344,7 +344,7 @@ def test_a_cache_is_data_from_the_command_line_with_held_out_rows(tmp_path):
     assert fs.load(out).sample(3).shape == (3, 2)
     assert "teacher_evaluations" not in rows(out)[-1]
     same = train(direct(source="cache"), data)
-    assert same.facts.units == (0.0, 1.0, False)
+    assert same.facts.units == fs.data.Units()
 
 
 def test_training_on_a_cache_learns_the_teachers_map():

@@ -283,7 +283,7 @@ def test_samples_of_a_closed_form_are_a_data_set():
         fs.metrics.nearest_ratio(truth.sample(500), dataset.test.x0[:500], dataset.train.x0) > 0.9
     )
     with pytest.raises(UserError, match="data_size = 32: expected none"):
-        dataset_of("exact:ring8", 32)
+        dataset_of("exact:ring8", fs.data.Reading(size=32))
 
 
 def test_a_teacher_on_another_process_is_moved_to_the_students():

@@ -59,6 +59,15 @@ def is_kind(kind: Any, depth: int = 4) -> TypeGuard[Kind]:
     return len(shape) <= 8 and all(type(n) is int and 0 <= n < 2**31 for n in shape)
 
 
+def kinds(kind: Kind, name: str = "") -> Iterator[tuple[str, Kind]]:
+    """The kinds of a condition's tensors with their names, as `leaves` has them."""
+    if isinstance(kind, Mapping):
+        for key in sorted(kind):
+            yield from kinds(kind[key], f"{name}.{key}" if name else key)
+    elif kind is not None:
+        yield name, kind
+
+
 def has_labels(kind: Kind) -> bool:
     """Whether labels are among the conditions of that kind."""
     return kind == LABELS or (isinstance(kind, Mapping) and kind.get("label") == LABELS)

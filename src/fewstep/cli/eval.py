@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
     from fewstep.analysis.metrics import evaluate, open_extractor, read_statistics
     from fewstep.cli.user_code import own_parts
     from fewstep.run.generator import load
-    from fewstep.run.sources import dataset_of
+    from fewstep.run.sources import data_of
 
     check_weights(args.weights, args.extractor)
     generator = load(
@@ -79,11 +79,7 @@ def main(argv: list[str]) -> int:
     )
     generator = generator.with_later_sigmas(args.later_sigmas)
     steps = default_steps(generator) if args.steps is None else args.steps
-    dataset = dataset_of(
-        args.data or generator.run.data, generator.run.data_size, generator.run.bad_files
-    )
-    if not generator.run.labels:
-        dataset = dataset.without_labels()
+    dataset = data_of(generator.run, generator.facts, args.data)
     extractor = None
     if args.extractor is not None:
         extractor = open_extractor(args.extractor, weights=args.weights)

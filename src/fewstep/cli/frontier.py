@@ -141,21 +141,14 @@ def plan_of(args: Args) -> Plan:
 def open_subjects(args: Args) -> tuple[list[Subject], Dataset]:
     """The runs, the teacher, and the data of all of them. Raises UserError for other data."""
     from fewstep.analysis import frontier
-    from fewstep.base.errors import UserError
     from fewstep.cli.user_code import own_parts
-    from fewstep.run.sources import dataset_of
+    from fewstep.run.sources import data_of
 
     subjects = frontier.open_runs(
         args.runs, ema=args.ema, composite=args.composite, device=args.device, **own_parts(args)
     )
     if args.teacher is not None:
         subjects.append(frontier.open_teacher(args.teacher, subjects[0], device=args.device))
-    run = subjects[0].generator.run
-    dataset = dataset_of(args.data or run.data, run.data_size, run.bad_files)
-    dataset = dataset if run.labels else dataset.without_labels()
-    if dataset.fingerprint() != subjects[0].generator.facts.data:
-        raise UserError(
-            f"data {dataset.name!r} is not what {args.runs[0]} was trained on: scores would mean"
-            " nothing"
-        )
+    first = subjects[0].generator
+    dataset = data_of(first.run, first.facts, args.data)
     return subjects, dataset

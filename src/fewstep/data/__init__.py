@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from fewstep.base.conditions import (
     LABELS,
@@ -17,16 +18,18 @@ from fewstep.base.conditions import (
     is_integral,
     is_kind,
     kind_of,
+    kinds,
     leaves,
 )
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.data.builtin import digits, grid25, ring8, spiral
-from fewstep.data.dataset import SPLIT_SEED, Arrays, Dataset, Units, check_finite
+from fewstep.data.dataset import SPLIT_SEED, Arrays, Dataset, change_cond, check_finite
 from fewstep.data.emoji import glyphs, glyphs64
 from fewstep.data.files import from_path, read, read_condition
-from fewstep.data.images import BadFiles
+from fewstep.data.reading import BadFiles, Reading
 from fewstep.data.scanning import Scan, scan
 from fewstep.data.tensors import OWN_DATA, from_tensors
+from fewstep.data.units import Units
 
 __all__ = [
     "DATASETS",
@@ -38,8 +41,10 @@ __all__ = [
     "BadFiles",
     "Dataset",
     "Kind",
+    "Reading",
     "Scan",
     "Units",
+    "change_cond",
     "check_finite",
     "digits",
     "drop_labels",
@@ -52,10 +57,12 @@ __all__ = [
     "is_integral",
     "is_kind",
     "kind_of",
+    "kinds",
     "leaves",
     "load",
     "read",
     "read_condition",
+    "read_dataset",
     "scan",
 ]
 
@@ -69,13 +76,19 @@ DATASETS: dict[str, Callable[[], Dataset]] = {
 }
 
 
-def load(name: str, size: int | None = None, bad_files: BadFiles = "fail") -> Dataset:
+def load(name: str, size: int | None = None, bad_files: BadFiles = "fail", **how: Any) -> Dataset:
     """The data set of that name, or what the file, folder or hf:NAME holds (`fewstep.data.files`).
 
     size: pictures of files are cropped to their middle square and resized to this side. bad_files:
     of folders and zips, "fail" names the first that cannot be read, "skip" leaves up to a
-    thousandth out (`Dataset.skipped`).
+    thousandth out (`Dataset.skipped`). how: the other choices of `fewstep.data.Reading`, such as
+    units="robust".
     """
+    return read_dataset(name, Reading(size=size, bad_files=bad_files, **how))
+
+
+def read_dataset(name: str, reading: Reading) -> Dataset:
+    """What `load` gives, by a reading."""
     if name == OWN_DATA:
         raise UserError(
             "this run has data of your own: only fs.train(run, data, ...) in Python can go on"
@@ -83,10 +96,10 @@ def load(name: str, size: int | None = None, bad_files: BadFiles = "fail") -> Da
         )
     if name in DATASETS:
         need = f"none, since the pictures of {name} have their size"
-        require(size is None, "data_size", size, need)
+        require(reading.size is None, "data_size", reading.size, need)
         return DATASETS[name]()
     if name.startswith("hf:") or Path(name).exists():
-        return from_path(name, size, bad_files)
+        return from_path(name, reading)
     if Path(name).name != name or Path(name).suffix:
         raise UserError(f"no file or folder {name}: was it moved?")
     raise unknown("data set", name, DATASETS)

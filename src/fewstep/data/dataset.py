@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -14,25 +14,9 @@ from torch import Tensor
 from fewstep.base.conditions import Cond, each, leaves, mask_of
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import permutation
+from fewstep.data.units import Units
 
 SPLIT_SEED = 20240611  # a constant: every run and every metric sees the same splits
-
-
-class Units(NamedTuple):
-    """user's value = shift + scale * x0; with `clip`, x0 is cut to [-1, 1] (pictures)."""
-
-    shift: float = 0.0
-    scale: float = 1.0
-    clip: bool = False
-
-    def to_user(self, x0: Tensor) -> Tensor:
-        """The user's values: float32, or float64 where float32 could not tell neighbours apart."""
-        x = self.shift + self.scale * (x0.clamp(-1, 1) if self.clip else x0).cpu().double()
-        return x if abs(self.shift) > 1e4 * self.scale else x.float()
-
-    def to_model(self, x: Tensor) -> Tensor:
-        """x0 of the user's values: the way back from `to_user`."""
-        return ((x.double() - self.shift) / self.scale).float()
 
 
 class Arrays(NamedTuple):
@@ -63,6 +47,7 @@ class Dataset:
     units: Units = field(default_factory=Units)
     levels: tuple[float, ...] = ()  # times of the points of solved trajectories, decreasing
     skipped: tuple[str, ...] = ()  # what is wrong with each bad file that was left out
+    cond_units: Mapping[str, Units] = field(default_factory=dict)  # of parts of the condition
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):
@@ -73,12 +58,23 @@ class Dataset:
         return tuple(self.train.x0.shape[1:])
 
     def sigma_data(self) -> float:
-        """Standard deviation of the training split without its padding, to six digits.
+        """Standard deviation of the training split without padding and constants, to six digits.
 
         Rounded, and by numpy: torch's reductions give other last bits with other numbers of
         threads.
         """
-        return float(f"{elements(self.train.x0, self.train.cond).std(dtype=np.float64):.6g}")
+        x0, varies = self.train.x0, self.units.varies(self.shape)
+        if bool(varies.all()):
+            values = elements(x0, self.train.cond)
+        else:
+            mask = mask_of(x0, self.train.cond)
+            real = varies if mask is None else varies & mask
+            values = x0[real.expand_as(x0)].numpy()
+        return float(f"{values.std(dtype=np.float64):.6g}")
+
+    def user_cond(self, cond: Cond) -> Cond:
+        """A condition of this data set in the user's units, as `Generator.sample` takes it."""
+        return change_cond(cond, self.cond_units, Units.to_user)
 
     def without_labels(self) -> Dataset:
         """The same samples without their labels; other conditions stay."""
@@ -107,6 +103,23 @@ class Dataset:
             digest.update(f"|path|{self.levels}|".encode())
             digest.update(self.train.path.contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def change_cond(
+    cond: Cond,
+    units: Mapping[str, Units],
+    change: Callable[[Units, Tensor], Tensor],
+    name: str = "",
+) -> Cond:
+    """The condition with the change for each part that has units of its own; "" is a sole part."""
+    if isinstance(cond, Mapping):
+        return {
+            key: change_cond(part, units, change, f"{name}.{key}" if name else key)
+            for key, part in cond.items()
+        }
+    if cond is None or name not in units:
+        return cond
+    return change(units[name], cond)
 
 
 def elements(x: Tensor, cond: Cond) -> np.ndarray:
@@ -138,6 +151,7 @@ def split(
     units: Units,
     stream: str = "",
     levels: tuple[float, ...] = (),
+    cond_units: Mapping[str, Units] | None = None,
 ) -> Dataset:
     """A data set whose validation and test splits have these sizes.
 
@@ -146,4 +160,6 @@ def split(
     order = shuffle(stream or name, len(everything.x0))
     parts = order.split([*sizes, len(order) - sum(sizes)])
     validation, test, train = (everything.rows(part) for part in parts)
-    return Dataset(name, train, validation, test, classes, units, levels)
+    return Dataset(
+        name, train, validation, test, classes, units, levels, cond_units=cond_units or {}
+    )

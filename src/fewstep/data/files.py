@@ -26,16 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from fewstep.base.conditions import apply_mask, tensor
+from fewstep.base.conditions import tensor
 from fewstep.base.errors import UserError, require
 from fewstep.base.tensor_file import read_tensors
 from fewstep.data import images
 from fewstep.data.archives import check_numpy, printable, readable
-from fewstep.data.dataset import Arrays, Dataset, Units, shuffle, split
-from fewstep.data.images import BadFiles
+from fewstep.data.dataset import Dataset, shuffle, split
+from fewstep.data.reading import BadFiles, Reading
 from fewstep.data.tables import (
     ROLES,
     SAMPLES,
@@ -49,8 +47,6 @@ from fewstep.data.tables import (
 from fewstep.data.tensors import (
     LEVELS,
     PATH,
-    check_arrays,
-    classes_of,
     is_solved,
     standardise,
     trajectories,
@@ -63,41 +59,41 @@ _OWN = "own data"  # the stream that shuffles them
 _HELD_OUT = 10_000  # as many as `fewstep eval` draws: more would sharpen nothing
 
 
-def from_path(name: str, size: int | None = None, bad_files: BadFiles = "fail") -> Dataset:
+def from_path(name: str, reading: Reading | None = None) -> Dataset:
     """The data set in a file, in a folder or behind hf:NAME, split by a fixed shuffle.
 
     Its `skipped` are the bad files that were left out.
     """
-    data, bad = read_and_report(name, size, bad_files)
-    return replace(_dataset(name, size, data), skipped=bad)
+    reading = reading or Reading()
+    data, bad = read_and_report(name, reading.size, reading.bad_files)
+    return replace(_dataset(name, reading, data), skipped=bad)
 
 
-def _dataset(name: str, size: int | None, data: dict[str, Any]) -> Dataset:
+def _dataset(name: str, reading: Reading, data: dict[str, Any]) -> Dataset:
     """The data read under that name, in the model's units and split."""
     place = full_name(name)
     if is_solved(data):
         one = trajectories(place, data)
         tenth = _tenth(len(one.train.x0))
         return split(place, one.train, (tenth, tenth), one.classes, one.units, _OWN, one.levels)
-    values = tensor("data", data["x0"])
-    pictures = pixels(values)
-    if pictures is None:
-        require(size is None, "data_size", size, f"none, since {name} holds no pictures")
-        # The scale is the training split's alone.
-        train = shuffle(_OWN, len(values))[2 * _tenth(len(values)) :]
-        everything, classes, units = standardise(data, name, train)
-    else:
-        x0, cond = check_arrays({**data, "x0": pictures})
-        everything = Arrays(apply_mask(x0.float().div_(127.5).sub_(1), cond), cond)
-        classes = classes_of(cond)
-        units = Units(127.5, 127.5, clip=True)
-    tenth = _tenth(len(everything.x0))
+    n = len(tensor("data", data["x0"]))
+    tenth = _tenth(n)
+    # Units are the training split's alone.
+    result = standardise(data, reading, name, train=shuffle(_OWN, n)[2 * tenth :])
     if tenth < 2:
         message = (
             "fewstep: %s: fewer than 20 samples: too few are held out for eval to compare with"
         )
         log.warning(message, name)
-    return split(place, everything, (tenth, tenth), classes, units, _OWN)
+    return split(
+        place,
+        result.arrays,
+        (tenth, tenth),
+        result.classes,
+        result.units,
+        _OWN,
+        cond_units=result.cond_units,
+    )
 
 
 def full_name(name: str) -> str:
@@ -110,18 +106,6 @@ def full_name(name: str) -> str:
 def _tenth(n: int) -> int:
     """How many of n samples each of validation and test has."""
     return min(n // 10, _HELD_OUT)
-
-
-def pixels(x0: Tensor) -> Tensor | None:
-    """Bytes with 3 or 4 axes as pictures `[N, C, H, W]`; None for anything else."""
-    if x0.dtype != torch.uint8 or x0.ndim not in (3, 4):
-        return None
-    if x0.numel() and bool((x0 == x0.flatten()[0]).all()):
-        raise UserError(f"every pixel is {int(x0.flatten()[0])}: there is nothing to learn")
-    x0 = x0[:, None] if x0.ndim == 3 else x0
-    if x0.shape[1] in (1, 3):
-        return x0
-    return x0.movedim(3, 1).contiguous() if x0.shape[3] in (1, 3) else None
 
 
 def read(name: str, size: int | None = None, bad_files: BadFiles = "fail") -> dict[str, Any]:

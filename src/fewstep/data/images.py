@@ -34,7 +34,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from os.path import splitext
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -42,9 +42,9 @@ from PIL import Image
 from fewstep.base.errors import UserError
 from fewstep.data.archives import Files, open_files, printable
 from fewstep.data.decoding import SUFFIXES, decode, to_bytes
+from fewstep.data.reading import BadFiles
 
 __all__ = [
-    "BadFiles",
     "Listing",
     "decode",
     "listing",
@@ -57,7 +57,6 @@ __all__ = [
 
 log = logging.getLogger("fewstep")
 
-BadFiles = Literal["fail", "skip"]
 Size = tuple[int, int]  # width and height
 
 

@@ -15,7 +15,8 @@ from fewstep.base.conditions import LABELS, check_condition, kind_of
 from fewstep.base.errors import UserError
 from fewstep.data.archives import open_files
 from fewstep.data.decoding import to_bytes
-from fewstep.data.images import BadFiles, Listing, Size, listing, misfits, pictures, skippable
+from fewstep.data.images import Listing, Size, listing, misfits, pictures, skippable
+from fewstep.data.reading import BadFiles
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Arrays of the user's own, brought to mean 0 and standard deviation 0.5, and the way back."""
+"""Arrays of the user's own, brought to the units of the core, and the way back."""
 
 from __future__ import annotations
 
@@ -6,15 +6,33 @@ import logging
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.base.conditions import LABELS, apply_mask, check_condition, kind_of, tensor
+from fewstep.base.conditions import (
+    LABELS,
+    Cond,
+    apply_mask,
+    check_condition,
+    kind_of,
+    leaves,
+    tensor,
+)
 from fewstep.base.errors import UserError, require, unknown
-from fewstep.data.dataset import Arrays, Dataset, Units, check_finite, elements
+from fewstep.data.dataset import Arrays, Dataset, change_cond, check_finite
+from fewstep.data.reading import Reading
+from fewstep.data.units import (
+    AS_IS,
+    AUTO,
+    BYTES,
+    WHOLE,
+    Units,
+    condition_units,
+    measured_units,
+    variable_axis,
+)
 
 log = logging.getLogger("fewstep")
 
@@ -22,51 +40,98 @@ OWN_DATA = "tensor"  # the name of data that is an object of the user's
 PATH, LEVELS = "path", "levels"  # the keys that mark solved trajectories
 
 
-def from_tensors(data: Any) -> Dataset:
+def from_tensors(data: Any, reading: Reading | None = None) -> Dataset:
     """Your own samples, all for training: an array `[N, ...]`, or {"x0": array, "cond": condition}.
 
     Arrays are tensors, numpy arrays or nested lists of numbers; `[N]` is taken as `[N, 1]`.
 
-    They are shifted and scaled as a whole to mean 0 and standard deviation 0.5, and samples come
-    back in your units. A condition is labels (integers `[N]` from 0), any other array with N rows,
-    or a dict of these, in which "label" and "mask" mean what `fewstep.base.conditions` says: where
-    the mask is False, the value counts for nothing, and is 0 in samples. Raises UserError on
-    anything that does not fit. The result of `fewstep.trajectories` is used as it is.
+    Every variable comes to mean 0 and standard deviation 0.5 (`fewstep.data.units` says what is a
+    variable, and `reading` otherwise), and samples come back in your units. A condition is labels
+    (integers `[N]` from 0), any other array with N rows, or a dict of these, in which "label" and
+    "mask" mean what `fewstep.base.conditions` says: where the mask is False, the value counts for
+    nothing, and is 0 in samples. Numbers of a condition that are no whole ones come to mean 0 and
+    standard deviation 1. Raises UserError on anything that does not fit. The result of
+    `fewstep.trajectories` is used as it is.
     """
     if is_solved(data):
         return trajectories(OWN_DATA, data)
-    train, classes, units = standardise(data)
-    none = train.rows(torch.arange(0))
-    return Dataset(OWN_DATA, train, none, none, classes, units)
+    result = standardise(data, reading or Reading())
+    none = result.arrays.rows(torch.arange(0))
+    return Dataset(
+        OWN_DATA,
+        result.arrays,
+        none,
+        none,
+        result.classes,
+        result.units,
+        cond_units=result.cond_units,
+    )
+
+
+class Standardised(NamedTuple):
+    """Arrays in the units of the core, the number of their classes, and the way back."""
+
+    arrays: Arrays
+    classes: int
+    units: Units
+    cond_units: dict[str, Units]
 
 
 def standardise(
-    data: Any, name: str = "tensor", train: Tensor | None = None
-) -> tuple[Arrays, int, Units]:
-    """The user's arrays in the units of the core, the number of their classes, and the way back.
+    data: Any, reading: Reading, name: str = "tensor", train: Tensor | None = None
+) -> Standardised:
+    """The user's arrays in the units of the core.
 
-    train: the rows whose mean and deviation count, where others are held out.
+    train: the rows that units are measured on, where others are held out. Raises UserError.
     """
     x0, cond = check_arrays(data)
+    pictures = pixels(x0)
+    x0 = x0 if pictures is None else pictures
+    need = f"none, since {name} holds no pictures"
+    require(reading.size is None or are_channels(x0), "data_size", reading.size, need)
     x0 = apply_mask(x0, cond)
     check_finite(name, x0)
-    values = x0.double()
-    rows = Arrays(values, cond)
-    if train is not None:
-        rows = rows.rows(train)
-    real = elements(rows.x0, rows.cond)
-    with np.errstate(over="ignore"):
-        shift = float(real.mean())
-        scale = 2 * float(real.std())
-    if scale == 0:
-        raise UserError(f"data is {shift} everywhere: there is nothing to learn")
-    if not scale + abs(shift) < 1e30:
-        raise UserError(
-            f"data of mean {shift:.3g} and scale {scale:.3g}: expected at most 1e30, choose other"
-            " units"
-        )
-    x0 = apply_mask(torch.from_numpy((values.numpy() - shift) / scale).float(), cond)
-    return Arrays(x0, cond), classes_of(cond), Units(shift, scale)
+    rows = Arrays(x0, cond) if train is None else Arrays(x0, cond).rows(train)
+    units = reading.fixed
+    if units is None and pictures is not None and reading.units in (AUTO, WHOLE):
+        units = BYTES
+    if units is None:
+        axis = variable_axis(x0, cond, reading.channel_axis)
+        units = measured_units(rows.x0.double(), rows.cond, reading.units, axis)
+    cond_units = dict(reading.fixed_cond)
+    if reading.fixed is None and reading.units not in (WHOLE, AS_IS):
+        cond_units = units_of_condition(rows.cond, reading.units)
+    cond = change_cond(cond, cond_units, Units.to_model)
+    # Bytes have an arithmetic of their own, without doubles: the memory of pictures counts.
+    is_bytes = pictures is not None and units == BYTES
+    x0 = x0.float().div_(127.5).sub_(1) if is_bytes else units.to_model(x0)
+    return Standardised(Arrays(apply_mask(x0, cond), cond), classes_of(cond), units, cond_units)
+
+
+def are_channels(x0: Tensor) -> bool:
+    """Whether x0 has the axes `[N, C, H, W]` of grey or colour pictures."""
+    return x0.ndim == 4 and x0.shape[1] in (1, 3)
+
+
+def pixels(x0: Tensor) -> Tensor | None:
+    """Bytes with 3 or 4 axes as pictures `[N, C, H, W]`; None for anything else."""
+    if x0.dtype != torch.uint8 or x0.ndim not in (3, 4):
+        return None
+    if x0.numel() and bool((x0 == x0.flatten()[0]).all()):
+        raise UserError(f"every pixel is {int(x0.flatten()[0])}: there is nothing to learn")
+    x0 = x0[:, None] if x0.ndim == 3 else x0
+    if x0.shape[1] in (1, 3):
+        return x0
+    return x0.movedim(3, 1).contiguous() if x0.shape[3] in (1, 3) else None
+
+
+def units_of_condition(cond: Cond, choice: str) -> dict[str, Units]:
+    """The units of each part of a condition that holds floats, by its name."""
+    return {
+        name: condition_units(part, choice)
+        for name, part in leaves(cond)
+        if part.is_floating_point()
+    }
 
 
 def check_arrays(data: Any) -> tuple[Tensor, Any]:

@@ -44,6 +44,15 @@ class Run:
     """Side that the middle square of each picture of PATH is resized to; None: as they are."""
     bad_files: Literal["fail", "skip"] = "fail"
     """On unreadable pictures: fail names one; skip leaves out up to 0.1 % and lists them."""
+    units: str = "auto"
+    """The model's units: standard (each variable to mean 0 and deviation .5), robust (by median and
+    quartiles), whole (one shift and scale), as-is, LOW..HIGH (to [-1, 1]); auto: standard, and
+    [-1, 1] for pictures of bytes.
+    """
+    channel_axis: int | None = None
+    """Axis of the data `[N, ...]` whose places are variables with units of their own; None: each
+    number of `[N, D]`, each channel of `[N, C, ...]`, the last axis of sets with a mask.
+    """
     labels: bool = True
     """Use the classes of the data; False trains on the samples alone."""
     label_drop: float = 0.0
@@ -193,7 +202,8 @@ def run_from_json(values: Any) -> Run:
         raise UserError(
             f"a run is stored as a JSON object with its recipe: got {short_repr(values)}"
         )
-    return Run(**_fields(values))
+    # A run of an older version had one shift and scale for all of its data.
+    return Run(**_fields({"units": "whole", **values}))
 
 
 def read_run(path: Path) -> Run:

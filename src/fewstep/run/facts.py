@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from fewstep.base.errors import StorageError, require, short_repr
-from fewstep.data import LABELS, Dataset, Kind, Units, has_labels, is_kind, kind_of
+from fewstep.data import LABELS, Dataset, Kind, Units, has_labels, is_kind, kind_of, kinds
 from fewstep.run.config import MOST_COUNT, Run
 
 MOST_AXES = 8  # of a sample
@@ -27,13 +28,20 @@ class Facts:
     cond: Kind = None  # what a sample is conditioned on (fewstep.base.conditions)
     init: str = ""  # fingerprint of the weights that the run started from
     teacher: str = ""  # fingerprint of its teacher
+    cond_units: Mapping[str, Units] = field(default_factory=dict)  # of parts of the condition
 
     def __post_init__(self) -> None:
         if self.classes and self.cond is None:
             object.__setattr__(self, "cond", LABELS)
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "shape": list(self.shape), "units": list(self.units)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["shape"] = list(self.shape)
+        values["units"] = self.units.to_json()
+        values["cond_units"] = {name: units.to_json() for name, units in self.cond_units.items()}
+        if not self.cond_units:  # as older versions wrote it
+            del values["cond_units"]
+        return values
 
     @staticmethod
     def from_json(values: Any) -> Facts:
@@ -48,6 +56,7 @@ class Facts:
                 cond=values.get("cond"),
                 init=values.get("init", ""),
                 teacher=values.get("teacher", ""),
+                cond_units=values.get("cond_units", {}),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise StorageError(
@@ -57,13 +66,14 @@ class Facts:
             if not fine:
                 value = short_repr(getattr(facts, name))
                 raise StorageError(f"the checkpoint's facts.{name} = {value}: expected {expected}")
-        # As floats: JSON's whole numbers may be longer than tensors take.
-        shift, scale = map(float, facts.units[:2])
+        units = Units.from_json(facts.units, facts.shape)
+        assert units is not None
         return replace(
             facts,
             shape=tuple(facts.shape),
             sigma_data=float(facts.sigma_data),
-            units=Units(shift, scale, *facts.units[2:]),
+            units=units,
+            cond_units=_units_by_name(facts.cond_units, facts.cond) or {},
         )
 
 
@@ -76,25 +86,39 @@ def _limits(facts: Any) -> dict[str, tuple[bool, str]]:
         and all(_is_count(n) for n in shape)
         and math.prod(shape) < MOST_COUNT
     )
-    is_units = (
-        isinstance(units, list)
-        and len(units) in (2, 3)
-        and all(_is_finite(value) for value in units[:2])
-        and units[1] > 0
-        and all(type(clip) is bool for clip in units[2:])
-    )
     is_classes = type(facts.classes) is int and 0 <= facts.classes <= MOST_CLASSES
     is_cond = is_kind(facts.cond) and (not has_labels(facts.cond) or bool(facts.classes))
     return {
         "shape": (is_shape, f"a list of 1 to {MOST_AXES} sizes"),
         "classes": (is_classes, f"in 0 .. {MOST_CLASSES}"),
         "sigma_data": (_is_finite(facts.sigma_data) and facts.sigma_data > 0, "above 0"),
-        "units": (is_units, "shift, scale and clip"),
+        "units": (
+            is_shape and Units.from_json(units, tuple(shape)) is not None,
+            "shift, scale and clip, or axis, shift and scale of each variable",
+        ),
         "cond": (is_cond, "a kind of condition"),
+        "cond_units": (
+            is_cond and _units_by_name(facts.cond_units, facts.cond) is not None,
+            "units of parts of the condition, by their names",
+        ),
         "data": (isinstance(facts.data, str), "a text"),
         "init": (isinstance(facts.init, str), "a text"),
         "teacher": (isinstance(facts.teacher, str), "a text"),
     }
+
+
+def _units_by_name(values: Any, cond: Kind) -> dict[str, Units] | None:
+    """The units of a condition's parts; None where they do not fit its kind."""
+    if not isinstance(values, dict):
+        return None
+    rows = {name: kind[1] for name, kind in kinds(cond) if isinstance(kind, list)}
+    result = {}
+    for name, value in values.items():
+        units = Units.from_json(value, tuple(rows[name])) if name in rows else None
+        if units is None:
+            return None
+        result[name] = units
+    return result
 
 
 def _is_count(value: Any) -> bool:
@@ -116,4 +140,5 @@ def facts_of(run: Run, dataset: Dataset) -> Facts:
         units=dataset.units,
         data=dataset.fingerprint(),
         cond=kind_of(dataset.train.cond),
+        cond_units=dataset.cond_units,
     )

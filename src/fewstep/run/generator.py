@@ -18,7 +18,7 @@ from fewstep.base.randomness import SAMPLING_BLOCK, normal
 from fewstep.core import sampling
 from fewstep.core.denoiser import Preconditioned, Truncated
 from fewstep.core.method import Method
-from fewstep.data import each, fit
+from fewstep.data import Units, change_cond, each, fit
 from fewstep.run.build import Network, OwnMethod, build_method, build_student, outline
 from fewstep.run.checkpoint import Checkpoint, RunFolder, read
 from fewstep.run.checkpoint import write as write_checkpoint
@@ -86,8 +86,8 @@ class Generator:
 
         steps: evaluations of the network; None is the sampler's default (1 for consistency models).
         cond: a label for all, or labels `[n]`; None goes through the labels in turn, and -1 asks
-        for any where the run had label_drop. Other conditions as in training, with n rows or one
-        row for all.
+        for any where the run had label_drop. Other conditions as in training, in the data's
+        units, with n rows or one row for all.
         The noise of a sample depends on seed and its place alone, not on n or batch.
         Raises UserError for conditions the generator does not know.
         """
@@ -154,9 +154,13 @@ class Generator:
         return apply_mask(self.facts.units.to_user(x0), on_host)
 
     def conditions(self, n: int, cond: Cond | int) -> Cond:
-        """The n conditions that `sample` uses for what it is given; None without conditions."""
+        """The n conditions, in the model's units, that `sample` uses for what it is given.
+
+        None without conditions.
+        """
         any_class = self.run.label_drop > 0
-        return fit(cond, self.facts.cond, n, self.facts.classes, allow_no_label=any_class)
+        conds = fit(cond, self.facts.cond, n, self.facts.classes, allow_no_label=any_class)
+        return change_cond(conds, self.facts.cond_units, Units.to_model)
 
     def save(self, path: str | Path) -> None:
         """Writes the generator alone (no optimizer) as a folder that `load` reads."""

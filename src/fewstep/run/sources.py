@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fewstep import data, exact, methods
+from fewstep import data as datasets
+from fewstep import exact, methods
 from fewstep.base.errors import StorageError, UserError, require
 from fewstep.base.randomness import normal
 from fewstep.base.tensor_file import read_tensors
@@ -20,7 +21,7 @@ from fewstep.core import abilities
 from fewstep.core.denoiser import Denoiser
 from fewstep.core.method import Method
 from fewstep.core.process import Process, edm
-from fewstep.data import SPLIT_SEED, Dataset
+from fewstep.data import SPLIT_SEED, Dataset, Reading
 from fewstep.run.build import OWN, Network, OwnMethod, build_method, build_student
 from fewstep.run.checkpoint import fingerprint
 from fewstep.run.config import Run
@@ -130,9 +131,9 @@ def _open_closed_form(source: str, student: Prepared | None) -> Model:
         return Model(source, law, edm(), digest=digest)
     units = student.facts.units
     require(
-        units.shift == 0 and units.scale == 1,
+        units.are_plain,
         f"teacher {source}: units",
-        tuple(units),
+        units.to_json(),
         f"data in the law's own units, such as --data {source}",
     )
     process = student.method.process
@@ -154,7 +155,7 @@ def answers(denoiser: Denoiser, facts: Facts | None, process: Process) -> str:
 
     With conditions that are no labels it is only its type's name.
     """
-    if facts is None or facts.cond not in (None, data.LABELS):
+    if facts is None or facts.cond not in (None, datasets.LABELS):
         return hashlib.sha256(type(denoiser).__qualname__.encode()).hexdigest()
     z = normal(0, "teacher", 0, 8, facts.shape, 8)
     level = torch.logspace(-2, 1, 8, dtype=torch.float64)
@@ -260,16 +261,57 @@ def fit(weights: Weights, network: nn.Module) -> None:
         raise UserError(f"{error}: expected weights of the run's own network") from error
 
 
-def dataset_of(name: str, size: int | None = None, bad_files: data.BadFiles = "fail") -> Dataset:
+def reading_of(run: Run, facts: Facts | None = None) -> Reading:
+    """How the run's data are read; by the units of those facts where there are any."""
+    fixed = {} if facts is None else {"fixed": facts.units, "fixed_cond": facts.cond_units}
+    return Reading(
+        size=run.data_size,
+        bad_files=run.bad_files,
+        units=run.units,
+        channel_axis=run.channel_axis,
+        **fixed,  # type: ignore[arg-type]
+    )
+
+
+def data_of(run: Run, facts: Facts, data: str | Dataset | None = None) -> Dataset:
+    """The data that a run learned: in `data`, or else where they were.
+
+    Raises UserError where they are others.
+    """
+    dataset = data
+    if not isinstance(dataset, Dataset):
+        dataset = dataset_of(dataset or run.data, reading_of(run, facts))
+    dataset = dataset if run.labels else dataset.without_labels()
+    if dataset.fingerprint() != facts.data:
+        raise UserError(
+            f"data {dataset.name!r} is not what this run was trained on: scores would mean nothing;"
+            " name the place where that is now, --data PATH"
+        )
+    return dataset
+
+
+def facts_of_source(source: Source | None) -> Facts | None:
+    """What a source says of the data it learned; None of files, closed forms and objects."""
+    if isinstance(source, Generator):
+        return source.facts
+    if source is None or form_of(source) != "run" or str(source) == OWN:
+        return None
+    return find(source).record.facts  # type: ignore[arg-type]
+
+
+def dataset_of(name: str, reading: Reading | None = None) -> Dataset:
     """The data set of that name or path, or samples of a closed form: exact:NAME.
 
     Of a closed form 20,000 samples are for training and 2,000 for each held-out split, always the
     same ones.
     """
     kind, _, law_name = name.partition(":")
+    reading = reading or Reading()
     if kind != "exact":
-        return data.load(name, size, bad_files)
-    require(size is None, "data_size", size, "none, since a closed form has its shape")
+        return datasets.read_dataset(name, reading)
+    require(
+        reading.size is None, "data_size", reading.size, "none, since a closed form has its shape"
+    )
     law = exact.named(law_name)
     samples = law.draw(24_000, SPLIT_SEED)  # not the draw that `sample` gives by default
     splits = torch.arange(24_000).split([20_000, 2000, 2000])

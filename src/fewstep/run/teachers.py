@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fewstep.base.errors import UserError, require
+from fewstep.base.errors import UserError, require, short_repr
 from fewstep.core import abilities
 from fewstep.core.denoiser import across
 from fewstep.core.method import Method
@@ -141,4 +141,6 @@ def same_data(teacher: Facts, student: Facts, who: str = "the teacher") -> None:
         remedy = "they must learn the same data"
         if name == "sigma_data":
             remedy = f"set sigma_data={theirs}"
-        raise UserError(f"{who} has {name} = {theirs}, the run {ours}: {remedy}")
+        raise UserError(
+            f"{who} has {name} = {short_repr(theirs)}, the run {short_repr(ours)}: {remedy}"
+        )

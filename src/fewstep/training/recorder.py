@@ -13,7 +13,7 @@ import torch
 from fewstep.base import disk
 from fewstep.base.conditions import examples
 from fewstep.base.errors import NonFiniteError, storage
-from fewstep.data import pictures
+from fewstep.data import Units, change_cond, pictures
 from fewstep.run import checkpoint
 from fewstep.run.checkpoint import RunFolder, Saver
 from fewstep.run.checkpoint.saver import copy_groups
@@ -45,7 +45,8 @@ class Recorder:
         self.saver = Saver()
         self.saving: Path | None = None  # the checkpoint that is written now, or was last
         count = pictures.suitable(prepared.facts.shape)
-        self.picture_cond = examples(prepared.arrays.cond, prepared.facts.cond, count)
+        cond = examples(prepared.arrays.cond, prepared.facts.cond, count)
+        self.picture_cond = change_cond(cond, prepared.facts.cond_units, Units.to_user)
         if prepared.checkpoint is not None:
             state.restore(prepared.checkpoint)
         if self.world.main:

@@ -30,7 +30,7 @@ from fewstep.run.config import Run
 from fewstep.run.facts import Facts
 from fewstep.run.generator import Blueprint, Generator, open_checkpoint
 from fewstep.run.prepare import Prepared
-from fewstep.run.sources import dataset_of
+from fewstep.run.sources import data_of
 from fewstep.run.stages import Stage
 from fewstep.run.teachers import teacher_of
 from fewstep.run.weights import load_weights
@@ -159,21 +159,6 @@ def subject_of(
     )
 
 
-def data_of(run: Run, facts: Facts, data: str | Dataset | None) -> Dataset:
-    """The run's data, from where it is now. Raises UserError where the run learned other data."""
-    dataset = data
-    if not isinstance(dataset, Dataset):
-        dataset = dataset_of(dataset or run.data, run.data_size, run.bad_files)
-    if not run.labels:
-        dataset = dataset.without_labels()
-    if dataset.fingerprint() != facts.data:
-        raise UserError(
-            f"data {dataset.name!r} is not what this run was trained on: name the place where that"
-            " is now, --data PATH"
-        )
-    return dataset
-
-
 def _last_stage(blueprint: Blueprint) -> Stage:
     """The stage that trained the checkpoint's last step."""
     plan = stages.stages(blueprint.run, blueprint.method)
@@ -226,8 +211,7 @@ def truth_of(dataset: Dataset, process: Process) -> Any:
     """The exact law of the data where it has one."""
     name = dataset.name.removeprefix("exact:")
     is_named = name in NAMED and (dataset.name.startswith("exact:") or not dataset.classes)
-    is_plain = dataset.units.shift == 0 and dataset.units.scale == 1
-    return exact.named(name, process) if is_named and is_plain else None
+    return exact.named(name, process) if is_named and dataset.units.are_plain else None
 
 
 def _log(checkpoint: Checkpoint) -> tuple[dict[str, Any], ...] | None:

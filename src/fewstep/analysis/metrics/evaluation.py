@@ -108,7 +108,7 @@ def evaluate(
     # The test split has other noise than the validation split: what was chosen is scored anew.
     sample_seed = seed if split == "test" else block_seed(seed, "eval validation", 0)
     order = shuffled_indices(sample_seed, "eval", 0, n, len(dataset.train.x0))
-    cond = dataset.train.rows(order).cond
+    cond = dataset.user_cond(dataset.train.rows(order).cond)
     _warm_up(generator, steps, min(size, _WARM_UP), sample_seed, cond)
     if prepared is None:
         choice: dict[str, Any] = {"extractor": extractor, "reference": reference}
