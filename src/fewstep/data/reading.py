@@ -19,5 +19,9 @@ class Reading:
     bad_files: BadFiles = "fail"
     units: str = AUTO  # see `fewstep.data.units`
     channel_axis: int | None = None  # of the whole array; None: by `units.variable_axis`
-    fixed: Units | None = None  # instead of measured ones: those of a teacher or initial weights
-    fixed_cond: Mapping[str, Units] = field(default_factory=dict)  # likewise, of the condition
+    origin_units: Units | None = (
+        None  # instead of measured ones: those of a teacher or initial weights
+    )
+    origin_cond_units: Mapping[str, Units] = field(
+        default_factory=dict
+    )  # likewise, of the condition

@@ -92,14 +92,14 @@ def standardise(
     x0 = apply_mask(x0, cond)
     check_finite(name, x0)
     rows = Arrays(x0, cond) if train is None else Arrays(x0, cond).rows(train)
-    units = reading.fixed
+    units = reading.origin_units
     if units is None and pictures is not None and reading.units in (AUTO, WHOLE):
         units = BYTES
     if units is None:
         axis = variable_axis(x0, cond, reading.channel_axis)
         units = measured_units(rows.x0.double(), rows.cond, reading.units, axis)
-    cond_units = dict(reading.fixed_cond)
-    if reading.fixed is None and reading.units not in (WHOLE, AS_IS):
+    cond_units = dict(reading.origin_cond_units)
+    if reading.origin_units is None and reading.units not in (WHOLE, AS_IS):
         cond_units = units_of_condition(rows.cond, reading.units)
     cond = change_cond(cond, cond_units, Units.to_model)
     # Bytes have an arithmetic of their own, without doubles: the memory of pictures counts.

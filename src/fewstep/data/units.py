@@ -164,7 +164,7 @@ def measured_units(x0: Tensor, cond: Cond, choice: str = AUTO, axis: int | None 
         return Units()
     if bounds is not None:
         return _of_range(x0, bounds)
-    units = _measured(x0, cond, choice == ROBUST, None if choice == WHOLE else axis, STD)
+    units = _measure(x0, cond, choice == ROBUST, None if choice == WHOLE else axis, STD)
     if not np.any(units.scale):
         shift = np.unique(units.shift)
         value = f"{shift[0]} everywhere" if len(shift) == 1 else "the same in every row"
@@ -178,13 +178,13 @@ def condition_units(part: Tensor, choice: str) -> Units:
     A number that never varies is shifted alone.
     """
     axis = variable_axis(part, None) if part.ndim > 1 else None
-    units = _measured(part.double(), None, choice == ROBUST, axis, COND_STD)
+    units = _measure(part.double(), None, choice == ROBUST, axis, COND_STD)
     if axis is None:
         return replace(units, scale=units.scale or 1.0)
     return replace(units, scale=tuple(value or 1.0 for value in np.atleast_1d(units.scale)))
 
 
-def _measured(x0: Tensor, cond: Cond, robust: bool, axis: int | None, std: float) -> Units:
+def _measure(x0: Tensor, cond: Cond, robust: bool, axis: int | None, std: float) -> Units:
     """Of each variable the mean, or median, and its deviation over `std`. Raises UserError."""
     shift, deviation = moments(x0, cond, axis, robust=robust)
     for place, (mean, spread) in enumerate(zip(shift, deviation, strict=True)):

@@ -138,13 +138,13 @@ def origin_of(run: Run, init: Source | None, teacher: Source | None) -> Facts | 
         "init": sources.facts_of_source(run.init if init is None else init),
         "teacher": sources.facts_of_source(run.teacher if teacher is None else teacher),
     }
-    known = [facts for facts in sides.values() if facts is not None]
-    if len(known) == 2 and known[0].units != known[1].units:
+    origins = [facts for facts in sides.values() if facts is not None]
+    if len(origins) == 2 and origins[0].units != origins[1].units:
         raise UserError(
             "init and teacher learned data in different units: expected two that learned the same"
             " data, or units = standard, robust, whole, as-is or LOW..HIGH for the run's own"
         )
-    return known[-1] if known else None
+    return origins[-1] if origins else None
 
 
 def check_units(dataset: Dataset, origin: Facts) -> None:
@@ -152,18 +152,18 @@ def check_units(dataset: Dataset, origin: Facts) -> None:
     if dataset.shape != origin.shape:
         return  # the weights will say so
     axis = origin.units.axis
-    learned = origin.sigma_data if axis is None else units.STD
+    usual = origin.sigma_data if axis is None else units.STD
     x0, cond = dataset.train.x0, dataset.train.cond
     means, deviations = units.moments(x0, cond, axis)
     for place, (mean, deviation) in enumerate(zip(means, deviations, strict=True)):
         if axis is not None and np.atleast_1d(origin.units.scale)[place] == 0:
             continue
-        if abs(mean) < 2 * FAR * learned and learned / FAR < deviation < FAR * learned:
+        if abs(mean) < 2 * FAR * usual and usual / FAR < deviation < FAR * usual:
             continue
         raise UserError(
             f"data {dataset.name!r}: in the units of init or teacher variable {place} has mean"
             f" {mean:.3g} and deviation {deviation:.3g}, and they learned a deviation of"
-            f" {learned:.3g}: is it the same data? units = standard measures them anew"
+            f" {usual:.3g}: is it the same data? units = standard measures them anew"
         )
 
 

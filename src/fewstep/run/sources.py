@@ -263,13 +263,17 @@ def fit(weights: Weights, network: nn.Module) -> None:
 
 def reading_of(run: Run, facts: Facts | None = None) -> Reading:
     """How the run's data are read; by the units of those facts where there are any."""
-    fixed = {} if facts is None else {"fixed": facts.units, "fixed_cond": facts.cond_units}
+    units = (
+        {}
+        if facts is None
+        else {"origin_units": facts.units, "origin_cond_units": facts.cond_units}
+    )
     return Reading(
         size=run.data_size,
         bad_files=run.bad_files,
         units=run.units,
         channel_axis=run.channel_axis,
-        **fixed,  # type: ignore[arg-type]
+        **units,  # type: ignore[arg-type]
     )
 
 
