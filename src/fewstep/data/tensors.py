@@ -99,8 +99,8 @@ def standardise(
         axis = variable_axis(x0, cond, reading.channel_axis)
         units = measured_units(rows.x0.double(), rows.cond, reading.units, axis)
     cond_units = dict(reading.origin_cond_units)
-    if reading.origin_units is None and reading.units not in (WHOLE, AS_IS):
-        cond_units = units_of_condition(rows.cond, reading.units)
+    if reading.units not in (WHOLE, AS_IS):
+        cond_units = units_of_condition(rows.cond, reading.units) | cond_units
     cond = change_cond(cond, cond_units, Units.to_model)
     # Bytes have an arithmetic of their own, without doubles: the memory of pictures counts.
     is_bytes = pictures is not None and units == BYTES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -273,8 +273,10 @@ def reading_of(run: Run, facts: Facts | None = None) -> Reading:
         bad_files=run.bad_files,
         units=run.units,
         channel_axis=run.channel_axis,
-        **units,  # type: ignore[arg-type]
     )
+    if facts is None:
+        return reading
+    return replace(reading, origin_units=facts.units, origin_cond_units=facts.cond_units)
 
 
 def data_of(run: Run, facts: Facts, data: str | Dataset | None = None) -> Dataset:
