@@ -263,12 +263,7 @@ def fit(weights: Weights, network: nn.Module) -> None:
 
 def reading_of(run: Run, facts: Facts | None = None) -> Reading:
     """How the run's data are read; by the units of those facts where there are any."""
-    units = (
-        {}
-        if facts is None
-        else {"origin_units": facts.units, "origin_cond_units": facts.cond_units}
-    )
-    return Reading(
+    reading = Reading(
         size=run.data_size,
         bad_files=run.bad_files,
         units=run.units,
