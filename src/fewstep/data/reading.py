@@ -19,9 +19,6 @@ class Reading:
     bad_files: BadFiles = "fail"
     units: str = AUTO  # see `fewstep.data.units`
     channel_axis: int | None = None  # of the whole array; None: by `units.variable_axis`
-    origin_units: Units | None = (
-        None  # instead of measured ones: those of a teacher or initial weights
-    )
-    origin_cond_units: Mapping[str, Units] = field(
-        default_factory=dict
-    )  # likewise, of the condition
+    # Of a teacher or initial weights, instead of measured ones.
+    origin_units: Units | None = None
+    origin_cond_units: Mapping[str, Units] = field(default_factory=dict)
