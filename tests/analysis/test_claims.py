@@ -14,16 +14,28 @@ import torch
 
 import fewstep as fs
 from fewstep.analysis import claims
-from fewstep.analysis.claims import arms, gc, reference, verdicts
-from fewstep.analysis.claims.claim import Claim, column, pm
-from fewstep.analysis.claims.measurements import Job, Row, Store
-from fewstep.analysis.claims.page import decisive
-from fewstep.analysis.claims.pool import waves
-from fewstep.analysis.claims.runner import claims_main, jobs_of
+from fewstep.analysis.claims import arms, gc, reference
+from fewstep.analysis.claims.claim import (
+    CONTRADICTED,
+    OPEN,
+    REPRODUCED,
+    Claim,
+    Row,
+    Statement,
+    column,
+    excess,
+    interval,
+    overall,
+    pm,
+)
+from fewstep.analysis.claims.page import Finding
+from fewstep.analysis.claims.pool import Job, Store, waves
+from fewstep.analysis.claims.runner import jobs_of
 from fewstep.analysis.claims.tcm import Half, both_laws
-from fewstep.analysis.claims.verdicts import CONTRADICTED, OPEN, REPRODUCED, Statement
 from fewstep.analysis.report import Figure
+from fewstep.base import progress
 from fewstep.base.errors import Stopped, UserError
+from fewstep.cli import main
 
 CALLS: list[tuple[str, int]] = []
 
@@ -48,7 +60,7 @@ def claim(**levels):
     first, last = next(iter(rows)), list(rows)[-1]
 
     def statements(results):
-        return [Statement("a minus b", verdicts.excess(results[first], results[last], "error"))]
+        return [Statement("a minus b", excess(results[first], results[last], "error"))]
 
     return Claim(
         title="b is below a",
@@ -87,28 +99,28 @@ def test_a_verdict_is_the_side_that_the_interval_lies_on(values, expected):
 
 
 def test_the_interval_is_students():
-    mean, low, high = verdicts.interval((1.0, 2.0, 3.0, 4.0, 5.0))
+    mean, low, high = interval((1.0, 2.0, 3.0, 4.0, 5.0))
     half = 2.7764451 * math.sqrt(2.5 / 5)
     assert (mean, low, high) == pytest.approx((3.0, 3.0 - half, 3.0 + half), abs=1e-6)
 
 
 def test_a_claim_has_the_worst_verdict_of_its_main_statements():
     good, open_, bad = (Statement("", v) for v in ((1.0, 1.0), (1.0, -1.0), (-1.0, -1.0)))
-    assert verdicts.overall([good, replace(bad, main=False)]) == REPRODUCED
-    assert verdicts.overall([good, open_]) == OPEN
-    assert verdicts.overall([good, open_, bad]) == CONTRADICTED
+    assert overall([good, replace(bad, main=False)]) == REPRODUCED
+    assert overall([good, open_]) == OPEN
+    assert overall([good, open_, bad]) == CONTRADICTED
 
 
 def test_differences_are_taken_within_a_seed():
     a = {"1": {"e": 5.0}, "2": {"e": 50.0}, "10": {"e": 500.0}}
     b = {"10": {"e": 499.0}, "1": {"e": 4.0}, "2": {"e": 49.0}}
-    assert verdicts.excess(a, b, "e") == (1.0, 1.0, 1.0)
-    assert Statement("", verdicts.excess(a, b, "e")).verdict == REPRODUCED
+    assert excess(a, b, "e") == (1.0, 1.0, 1.0)
+    assert Statement("", excess(a, b, "e")).verdict == REPRODUCED
 
 
 def test_a_seed_that_one_row_lacks_is_left_out():
     a, b = {"1": {"e": 5.0}, "2": {"e": 6.0}}, {"1": {"e": 4.0}}
-    assert verdicts.excess(a, b, "e") == (1.0,)
+    assert excess(a, b, "e") == (1.0,)
 
 
 def test_only_the_seeds_that_are_asked_for_are_judged(tmp_path):
@@ -119,9 +131,9 @@ def test_only_the_seeds_that_are_asked_for_are_judged(tmp_path):
 def test_the_report_names_the_statement_that_decided():
     good = Statement("good", (1.0, 1.0))
     bad = Statement("bad", (-1.0, -1.0))
-    assert decisive(replace(claim(), statements=lambda results: [good, bad]), {}) == bad
-    control = replace(bad, main=False)
-    assert decisive(replace(claim(), statements=lambda results: [good, control]), {}) == good
+    for other, expected in ((bad, bad), (replace(bad, main=False), good)):
+        one = replace(claim(), statements=lambda results, other=other: [good, other])
+        assert Finding(one, {}).decisive == expected
 
 
 class Numbers(dict):
@@ -169,7 +181,7 @@ def test_numbers_that_bear_a_paper_out_reproduce_it_and_their_reverse_contradict
         }
         statements = [each for each in one.statements(results) if each.main]
         assert statements
-        assert verdicts.overall(statements) == verdict
+        assert overall(statements) == verdict
         if name not in ("oracle", "gc-transport"):
             assert {each.verdict for each in statements} == {verdict}
 
@@ -297,15 +309,30 @@ def test_an_unknown_claim_is_one_line(tmp_path):
 
 def test_the_command_prints_lines_or_one_object(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("fewstep.analysis.claims.runner.registry", lambda: {"one": claim()})
-    assert claims_main(out=tmp_path, seeds=2, only="one", as_json=False, jobs=1) == 0
-    assert capsys.readouterr().out.splitlines()[0] == "one  reproduced"
-    claims_main(out=tmp_path, seeds=2, only=None, as_json=True, jobs=1)
+    words = ["verify", "--claims", "--seeds", "2", "--jobs", "1", "--out", str(tmp_path), "--quiet"]
+    assert main([*words, "--only", "one"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[0] == "one  reproduced"
+    assert printed.err == ""
+    assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["claims"]["one"]["verdict"] == REPRODUCED
+
+
+def test_quiet_hides_how_far_it_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fewstep.analysis.claims.runner.registry", lambda: {"one": claim()})
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    for name, flags in (("a", []), ("b", ["--quiet"])):
+        argv = ["verify", "--claims", "--seeds", "2", "--jobs", "1", "--out", str(tmp_path / name)]
+        assert main([*argv, *flags]) == 0
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.partition(",")[0] for line in lines] == (
+            [] if flags else [f"job {i} of 4" for i in range(1, 5)]
+        )
 
 
 def test_the_numbers_of_the_docs_still_count():
     """With docs/claims.json as its store, `fewstep verify --claims` measures nothing."""
-    store = Store.open(Path(__file__).parents[2] / "docs")
+    store = Store(Path(__file__).parents[2] / "docs")
     for name, one in claims.registry().items():
         lacking = [job for wave in waves(jobs_of(one, 5)) for job in wave if not store.has(job)]
         assert [job.row.settings for job in lacking] == [], name
@@ -385,4 +412,4 @@ def test_both_laws_draw_half_of_the_times_from_each():
 def test_a_store_that_is_no_store_is_one_line(tmp_path):
     (tmp_path / "claims.json").write_text("[")
     with pytest.raises(OSError, match=r"claims\.json"):
-        Store.open(tmp_path)
+        Store(tmp_path)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 import fewstep as fs
 from fewstep.analysis.doctor.entry import teacher_examination, teacher_of
 from fewstep.analysis.doctor.interpretations import LABELS, Reading, make_reading, ranges
-from fewstep.analysis.doctor.teacher import Teacher, denoising, find_reading
+from fewstep.analysis.doctor.teacher import Teacher, denoising
+from fewstep.analysis.doctor.teacher_reading import find_reading
 from fewstep.analysis.doctor.verdicts import Verdict
 from fewstep.base import randomness
 from fewstep.base.errors import UserError

@@ -92,6 +92,7 @@ def test_numbers_are_set_to_the_right_and_words_to_the_left():
         [["1st", "0.1 ± 0.2", "open", ""], ["b", "(-.3)", "", "1"], ["c", "-"]],
     )
     assert table.columns == ["words", "number", "words", "number"]
+    assert Table(["a", "b"], [["inf", "info"], ["nan", "1"]]).columns == ["number", "words"]
 
 
 def test_a_table_for_the_terminal_has_columns_as_wide_as_needed():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 
 import pytest
 
+import fewstep
 from fewstep.base import progress
 from fewstep.base.progress import Progress
 
@@ -45,6 +47,24 @@ def test_a_log_gets_a_line_a_minute(clock, capsys):
         "step 4 of 8, loss 0.5, 12.8 samples/s, 0:01:20 left",
         "a note",
     ]
+
+
+def test_a_result_is_on_stdout_with_and_without_progress(clock, capsys, monkeypatch):
+    for show in (True, False):
+        with Progress(2, "check", show=show) as bar:
+            bar.result("a result")
+        assert capsys.readouterr() == ("a result\n", "")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Progress(2, "check") as bar:
+        bar.result("a result")
+    assert capsys.readouterr().out == "a result\n"
+
+
+def test_all_progress_is_this_one():
+    """A bar of another make would be drawn into log files too."""
+    source = Path(fewstep.__file__).parent
+    users = [path.name for path in source.rglob("*.py") if "import tqdm" in path.read_text()]
+    assert users == ["progress.py"]
 
 
 def test_a_log_has_no_bar(capsys):

@@ -18,15 +18,12 @@ from safetensors.torch import load_file
 
 import fewstep as fs
 from fewstep import data
+from fewstep.base import progress
 from fewstep.cli import VERBS, main
 from fewstep.cli.parse import one_line
 from fewstep.run import generator
 from fewstep.training import loop
-
-TINY = shlex.split(
-    "--iterations 6 --batch 16 --block 4 --network.width 16 --network.depth 1"
-    " --checkpoint-every 2 --picture-every 0 --log-every 1 --device cpu"
-)
+from tests.support.toys import TINY
 
 
 @pytest.fixture
@@ -47,59 +44,41 @@ def size(file) -> tuple[int, int]:
         return picture.size
 
 
-MISTAKES = {
-    "wrong recipe": (["train", "digit"], "unknown recipe 'digit': did you mean 'digits'?"),
-    "no recipe": (["train"], "name a recipe, for example 'fewstep train digits'"),
-    "outside recipe": (["train", "nowhere.at:all"], "No module named 'nowhere'"),
-    "misspelt field": (["train", "toy", "--iteration", "3"], "did you mean --iterations?"),
-    "misspelt option": (["train", "toy", "--method.stage", "3"], "did you mean --method.stages?"),
-    "wrong type": (
-        ["train", "toy", "--iterations", "many"],
-        "Error parsing --iterations: invalid literal for int()",
-    ),
-    "wrong choice": (
-        ["train", "toy", "--method.weight", "heavy"],
-        "Expected one of ('inverse_gap', 'edm')",
-    ),
-    "out of range": (["train", "toy", "--lr", "-1"], "lr = -1.0: expected above 0"),
-    "wrong method": (
-        ["train", "toy", "--method", "etc"],
-        "unknown method 'etc': did you mean 'ect'?",
-    ),
-    "wrong network": (
-        ["train", "toy", "--network", "mlq"],
-        "unknown network 'mlq': did you mean 'mlp'?",
-    ),
-    "wrong data": (
-        ["train", "toy", "--data", "ring"],
-        "unknown data set 'ring': did you mean 'ring8'?",
-    ),
-    "wrong device": (["train", "toy", "--device", "tpu"], "device 'tpu' is not here"),
-    "missing value": (["train", "toy", "--lr"], "Missing value for argument '--lr'"),
-    "wrong verb": (["trian"], "unknown verb 'trian': did you mean 'train'?"),
-    "missing run": (["sample", "nowhere"], "no run folder nowhere"),
-    "missing run to score": (["eval", "nowhere"], "no run folder nowhere"),
-    "missing run to inspect": (["inspect", "nowhere"], "no run folder nowhere"),
-    "wrong file type": (
-        ["sample", "digits", "--out", "x.gif"],
-        "a name that ends in .png, .npy, .safetensors",
-    ),
-    "no samples": (["sample", "digits", "--n", "0"], "--n 0: expected at least 1"),
-    "wrong label": (["sample", "digits", "--label", "10"], "label 10: expected one of 0..9"),
-    "even heun": (["sample", "digits", "--sampler", "heun", "--steps", "4"], "steps = 4"),
-    "wrong steps": (["eval", "digits", "--steps", "one"], "--steps one: expected numbers"),
-    "wrong split": (["eval", "digits", "--split", "train"], "invalid choice 'train'"),
-    "not a number": (["sample", "digits", "--steps", "few"], "expected INT, got 'few'"),
-    "later step above": (["train", "toy", "--later-sigmas", "100"], "below t_max"),
-    "wrong weights": (["sample", "digits", "--ema", "fast"], "no weights 'fast'"),
+MISTAKES = {  # the command, and words of its line
+    "train digit": "unknown recipe 'digit': did you mean 'digits'?",
+    "train": "name a recipe, for example 'fewstep train digits'",
+    "train nowhere.at:all": "No module named 'nowhere'",
+    "train toy --iteration 3": "did you mean --iterations?",
+    "train toy --method.stage 3": "did you mean --method.stages?",
+    "train toy --iterations many": "Error parsing --iterations: invalid literal for int()",
+    "train toy --method.weight heavy": "Expected one of ('inverse_gap', 'edm')",
+    "train toy --lr -1": "lr = -1.0: expected above 0",
+    "train toy --method etc": "unknown method 'etc': did you mean 'ect'?",
+    "train toy --network mlq": "unknown network 'mlq': did you mean 'mlp'?",
+    "train toy --data ring": "unknown data set 'ring': did you mean 'ring8'?",
+    "train toy --device tpu": "device 'tpu' is not here",
+    "train toy --lr": "Missing value for argument '--lr'",
+    "trian": "unknown verb 'trian': did you mean 'train'?",
+    "sample nowhere": "no run folder nowhere",
+    "eval nowhere": "no run folder nowhere",
+    "inspect nowhere": "no run folder nowhere",
+    "sample digits --out x.gif": "a name that ends in .png, .npy, .safetensors",
+    "sample digits --n 0": "--n 0: expected at least 1",
+    "sample digits --label 10": "label 10: expected one of 0..9",
+    "sample digits --sampler heun --steps 4": "steps = 4",
+    "eval digits --steps one": "--steps one: expected numbers",
+    "eval digits --split train": "invalid choice 'train'",
+    "sample digits --steps few": "expected INT, got 'few'",
+    "train toy --later-sigmas 100": "below t_max",
+    "sample digits --ema fast": "no weights 'fast'",
 }
 
 
-@pytest.mark.parametrize(("argv", "words"), MISTAKES.values(), ids=MISTAKES.keys())
-def test_a_mistake_takes_one_line_and_exit_code_2(argv, words, capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_takes_one_line_and_exit_code_2(command, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(argv) == 2
-    assert words in message(capsys)
+    assert main(shlex.split(command)) == 2
+    assert MISTAKES[command] in message(capsys)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -303,6 +282,39 @@ def test_quiet_prints_nothing(run, tmp_path, capsys):
     assert main(["sample", str(run), "--out", str(tmp_path / "x.npy"), "--quiet"]) == 0
     output = capsys.readouterr()
     assert (output.out, output.err) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "unit"),
+    [
+        ("verify --method ct --quick", "checks/s"),
+        ("verify --method ct --quick --json", "checks/s"),
+        ("doctor exact:ring8", "measures/s"),
+        ("scan pictures", "pictures/s"),
+    ],
+)
+def test_quiet_hides_how_far_it_is(command, unit, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "pictures" / "a.png")
+    assert main(command.split()) == 0
+    output = capsys.readouterr()
+    assert unit in output.err
+    assert main([*command.split(), "--quiet"]) == 0
+    quiet = capsys.readouterr()
+    assert quiet.err == ""
+    assert len(quiet.out.splitlines()) == len(output.out.splitlines()) > 0
+
+
+def test_quiet_scores_have_no_notes(run, capsys):
+    words = ["eval", str(run), "--n", "40", "--steps", "1", "--metrics", "energy"]
+    assert main(words) == 0
+    whole = capsys.readouterr().out.splitlines()
+    assert main([*words, "--quiet"]) == 0
+    quiet = capsys.readouterr().out.splitlines()
+    assert quiet[:2] == whole[:2]
+    assert len(quiet) == 3 < len(whole)
 
 
 LONG = [word if word != "6" else "250" for word in TINY]  # long enough to be stopped in the midst

@@ -101,6 +101,20 @@ def test_quantiles_of_the_students_law(nu, mean, std, low, high):
     np.testing.assert_allclose(t.numpy(), np.exp(mean + std * by_scipy), rtol=1e-9)
 
 
+@pytest.mark.parametrize("nu", [3.0, 1000.0])
+def test_the_students_tail_is_a_power(nu):
+    """P(T > x) ~ x^-nu where x^2 >> nu, also where the density is below the smallest float64."""
+    law = LogStudentT(mean=0.0, std=1e-5, nu=nu, low=2.0, high=80.0)
+    u = torch.linspace(0, 0.999, 1000, dtype=torch.float64)
+    mass = 1 - (math.log(law.low) / math.log(law.high)) ** nu
+    torch.testing.assert_close(
+        law.quantile(u).log(),
+        math.log(law.low) * (1 - u * mass) ** (-1 / nu),
+        rtol=1e-8,
+        atol=0,
+    )
+
+
 def test_the_students_law_fills_its_range_and_no_more():
     ends = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
     for nu in (0.01, 1.0):

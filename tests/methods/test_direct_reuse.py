@@ -148,14 +148,15 @@ def test_every_row_gets_its_point_of_the_one_trajectory_and_the_teacher_is_asked
     assert models.teacher.rows == evaluations
 
 
-def test_rows_of_a_group_share_their_sample_and_nothing_depends_on_the_batch():
-    run = replace(direct(reuse=4), label_drop=0.5, batch=32)
-    method = fs.methods.direct_cm(n=6, reuse=4)
-    x0 = torch.randn(50, 3, generator=generator(0, "x"))
-    arrays = Arrays(x0, torch.arange(50))
+@pytest.mark.parametrize("reuse", [1, 2, 4])
+def test_rows_of_a_group_share_their_sample_and_nothing_depends_on_the_batch(reuse):
+    run = replace(direct(reuse=reuse), label_drop=0.5, batch=32)
+    method = fs.methods.direct_cm(n=6, reuse=reuse)
+    x0 = torch.randn(80, 3, generator=generator(0, "x"))
+    arrays = Arrays(x0, torch.arange(80))
     large = draw_batch(Stage(run, method), arrays, 0)
     for part in (large.rows, large.x0, large.z, large.cond):
-        groups = part.reshape(8, 4, -1)
+        groups = part.reshape(32 // reuse, reuse, -1)
         assert bool((groups == groups[:, :1]).all())
         assert len(groups[:, 0].unique(dim=0)) > 2
     assert torch.equal(large.x0, x0[large.rows])
@@ -193,6 +194,11 @@ def test_groups_that_blocks_would_part_are_refused():
         fs.methods.direct_cm(reuse=0)
     with pytest.raises(UserError, match="rows = 6: expected a multiple of the 4"):
         fs.methods.direct_cm(n=6, reuse=4).times(torch.zeros(6, 2), 0.0)
+    x0, times = torch.zeros(6, 2), Levels(grid=GRIDS[12])(torch.zeros(6, 2), 0.0)
+    coupling = couplings.Trajectory(solvers.along(solvers.ddim, GRIDS[12]), 4)
+    models = fs.Models(Gaussian(), teacher=Gaussian())
+    with pytest.raises(UserError, match="rows = 6: expected a multiple of reuse=4"):
+        coupling(models, fs.process.edm(), x0, x0, times, None)
     with pytest.raises(UserError, match="expected a method with a target"):
         fs.methods.gc(base={"method": "direct_cm", "reuse": 4})
 

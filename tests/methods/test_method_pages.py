@@ -23,3 +23,10 @@ def test_the_code_of_its_page_makes_the_method(name):
     scope: dict[str, object] = {"fs": fs}
     exec(code[1], scope)
     assert scope[name if name in TOGETHER else "method"] == getattr(fs.methods, name)()
+
+
+def test_every_method_has_a_row_of_the_overview_with_its_page():
+    text = (PAGES / "README.md").read_text()
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|.*\((\w+)\.md\) \|$", text, re.MULTILINE)
+    pages = {name: page for names, page in rows for name in re.findall(r"\w+", names)}
+    assert pages == {name: TOGETHER.get(name, name) for name in names_of(fs.methods)}

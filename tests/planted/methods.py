@@ -61,13 +61,6 @@ BUGS = [
         times.Segments,
         "at",
         anchor_off,
-        "MCM: r >= a = start of t's segment, n steps each",
-    ),
-    Bug(
-        "anchor a step off, in the times",
-        times.Segments,
-        "at",
-        anchor_off,
         "mcm: K segments, s one step below t, a its start",
     ),
     Bug(
@@ -75,7 +68,7 @@ BUGS = [
         couplings,
         "mse",
         lambda f: lambda x, y: f(x, y).mean().expand(len(x)),
-        "aDDIM: x_var = eta |x0 - x0_hat|^2/d, each sample's",
+        "mcm: the same with x_s an aDDIM step of the teacher",
     ),
     Bug(
         "masks not shared",
@@ -149,7 +142,7 @@ BUGS = [
         times.Adjacent,
         "__call__",
         lambda f: lambda self, *a: f(replace(self, law=None), *a),
-        "iCT: p(i) ~ erf(..s_(i+1)..) - erf(..s_i..)",
+        "ict: N doubles, p(i) from erf of ln sigma",
     ),
     Bug(
         "Direct CM: ODE started a level below",

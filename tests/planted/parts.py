@@ -56,7 +56,7 @@ BUGS = [
         times.LogNormal,
         "quantile",
         lambda f: lambda self, u: f(replace(self, mean=-self.mean), u),
-        "ln t ~ N(mean, std^2): E ln t = mean, its sign too",
+        "diffusion: ln t ~ N(-1.2, 1.2^2)",
     ),
     Bug(
         "sigma_data changed on reload",
@@ -91,21 +91,21 @@ BUGS = [
         distances.RootHuber,
         "__call__",
         lambda f: lambda self, x, y: distances.huber(self.c)(x, y),
-        "huber: sqrt(|e|^2 + c^2) - c, c ~ sqrt(D)",
+        ICT,
     ),
     Bug(
         "norm of means instead of sums",
         distances,
         "l2_norm",
         lambda f: lambda x, y: distances.mse(x, y).sqrt(),
-        "L2 norm: sqrt of the sum over the sample",
+        ECT,
     ),
     Bug(
         "c_skip with sigma_data not squared",
         scalings.Edm,
         "__call__",
         one_sd,
-        "EDM: c_skip = sd^2/(t^2+sd^2), c_out = t sd/sqrt(..)",
+        "D = c_skip x + c_out F(c_in x, ln(t)/4)",
     ),
     Bug(
         "r not clipped at 0",
@@ -126,7 +126,7 @@ BUGS = [
         sampling.SAMPLERS,
         "multistep",
         low_noise_old,
-        "sampler: x = T z, x0 = D, x = x0 + tau z', x0 = D",
+        "sampler: levels downwards, each its own noise",
     ),
     Bug(
         "teacher by its raw weights",

@@ -18,10 +18,11 @@ import pytest
 import torch
 
 import fewstep as fs
-from fewstep.base.errors import StorageError
+from fewstep.base.errors import StorageError, UserError
 from fewstep.base.json_file import MOST_JSON, document
 from fewstep.base.tensor_file import read_tensors
 from fewstep.cli import main
+from fewstep.run.build import build_method, outline
 from fewstep.run.checkpoint import RunFolder
 from fewstep.run.facts import Facts
 from tests.support import fuzzed_files, hostile
@@ -207,6 +208,35 @@ def test_a_checkpoint_whose_run_lies_is_refused(tmp_path, valid, name):
     assert outcome.end == "returned", outcome
     check_refusal(*outcome.value, what=name)
     assert word in outcome.value[1]
+    assert outcome.growth <= MEMORY, outcome
+
+
+TABLES = {
+    "uvit": {"mult": [1, 2, 10**6, 8]},
+    "dit": {"width": 10**6, "patch": 1, "heads": 2},
+    "adm_unet": {"channels": 10**6, "mult": [10**6]},
+    "song_unet": {"channels": 10**6, "mult": [10**6]},
+    "edm2_unet": {"channels": 10**6, "mult": [10**6]},
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_network_whose_tables_are_huge_is_outlined_without_them(name):
+    """What it computes when it is built, such as positions, is refused or takes no memory."""
+    run = fs.recipes.toy(network=name, network_options=TABLES[name])
+    facts = Facts((3, 64, 64), 3, 0.5, fs.data.Units(), "", "labels")
+    method = build_method(run, facts)
+
+    def refusal() -> str:
+        try:
+            outline(run, facts, method, 2000)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    outcome = run_contained(refusal)
+    assert outcome.end == "returned", outcome
+    assert "memory" not in outcome.value, outcome  # that none was left
     assert outcome.growth <= MEMORY, outcome
 
 

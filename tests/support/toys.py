@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 
 import torch
@@ -12,9 +13,16 @@ from fewstep.base.conditions import Cond
 from fewstep.core.denoiser import Denoiser, Preconditioned
 from fewstep.core.process import per_row
 from fewstep.core.scalings import Edm
+from fewstep.training import loop
 
 Gaussian = partial(fs.exact.Gaussian, mean=0.3, std=0.5)
 GAUSSIAN = Gaussian()  # on edm
+
+# A run of six steps as options of `fewstep train toy`.
+TINY = shlex.split(
+    "--iterations 6 --batch 16 --block 4 --network.width 16 --network.depth 1"
+    " --checkpoint-every 2 --picture-every 0 --log-every 1 --device cpu"
+)
 
 
 class Analytic(nn.Module):
@@ -69,3 +77,20 @@ def tiny_run(**fields: object) -> fs.Run:
         "log_every": 1,
     }
     return fs.recipes.toy(**{**settings, **fields})
+
+
+def prints_of_failures(monkeypatch, kind: type[Exception]) -> list[tuple[str, str]]:
+    """Fingerprints of the state before and after each step that fails in this way from now on."""
+    whole = loop.train_step
+    prints = []
+
+    def noting(stage, state, batch):
+        before = state.fingerprint()
+        try:
+            return whole(stage, state, batch)
+        except kind:
+            prints.append((before, state.fingerprint()))
+            raise
+
+    monkeypatch.setattr(loop, "train_step", noting)
+    return prints

@@ -288,7 +288,10 @@ def test_sharded_checkpoints_hold_no_pickle_and_go_on_to_the_bit_and_with_other_
                 assert len(list(tensors.keys())) > 0
     assert newest.state["fingerprint"] == checkpoint.state_fingerprint(newest.groups, newest.state)
     train(1, tmp_path / "alone", **fields)
-    assert farthest(weights(tmp_path / "alone"), weights(tmp_path / "whole")) < 2e-5
+    train(1, tmp_path / "from one", until=3, **fields)
+    train(2, tmp_path / "from one", shard=True, **fields)
+    for name in ("alone", "from one"):
+        assert farthest(weights(tmp_path / name), weights(tmp_path / "whole")) < 2e-5
     _, shard = sorted(newest.path.glob("shard-*"))
     content = bytearray(shard.read_bytes())
     content[-5] ^= 1
@@ -343,17 +346,21 @@ def test_a_lost_rank_ends_the_others_in_15_seconds_naming_it(tmp_path, victim, h
     assert RunFolder(tmp_path / "run").newest().state["step"] >= 20
 
 
-def test_a_rank_that_fails_ends_the_others_with_its_cause(tmp_path):
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_fails_ends_the_others_with_its_cause(tmp_path, victim):
+    """Also rank 0, in whose process the others read it."""
+
     def fail(state) -> None:
-        if state.world.rank == 1 and state.step == 25:
-            raise ValueError("the disk of rank 1\nis on fire")
+        if state.world.rank == victim and state.step == 25:
+            raise ValueError("its disk\nis on fire")
 
     pids, texts = forever(tmp_path / "run", fail)
-    first, second = ranks.wait(pids, texts, 30)
-    assert first.code == 5
-    assert "rank 1 is lost: ValueError: the disk of rank 1; continue with --resume" in first.text
-    assert second.code == 1
-    assert first.at - second.at < 15
+    outcomes = ranks.wait(pids, texts, 30)
+    failed, other = outcomes[victim], outcomes[1 - victim]
+    assert other.code == 5
+    assert f"rank {victim} is lost: ValueError: its disk; continue with --resume" in other.text
+    assert failed.code == 1
+    assert other.at - failed.at < 15
 
 
 def test_a_signal_to_one_rank_stops_all_of_them_at_one_step(tmp_path):

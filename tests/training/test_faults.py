@@ -8,6 +8,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,8 +17,9 @@ import pytest
 
 import fewstep as fs
 from fewstep.base import disk
-from fewstep.base.errors import StorageError, UserError
+from fewstep.base.errors import Stopped, StorageError, UserError
 from fewstep.cli import main
+from fewstep.run import checkpoint
 from fewstep.run.checkpoint import RunFolder
 from tests.support.calls import FULL as FIELDS
 from tests.support.calls import fill_before_calls, saving, train_full
@@ -163,6 +165,24 @@ def test_steps_go_on_while_a_save_is_running(tmp_path, monkeypatch):
     train(tmp_path / "run", fields=fields, watch=look)
     assert steps == list(range(1, 9))
     assert {3, 5, 7} < set(during)  # while the step before each of them is saved
+
+
+def test_a_stop_at_a_step_that_is_being_saved_waits_for_it(tmp_path, monkeypatch):
+    """And does not save it again, which would fail: the step is there by then."""
+    write = checkpoint.write
+
+    def slow(*arguments):
+        time.sleep(0.3)
+        return write(*arguments)
+
+    def stop(state) -> None:
+        if state.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(checkpoint, "write", slow)
+    with pytest.raises(Stopped, match="saved, continue with"):
+        train(tmp_path, watch=stop)
+    assert RunFolder(tmp_path).newest().record.step == 2
 
 
 def test_a_run_that_fails_leaves_no_save_running_behind_it(tmp_path, monkeypatch):

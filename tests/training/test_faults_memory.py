@@ -11,22 +11,9 @@ import fewstep as fs
 from fewstep.base.errors import OutOfMemory
 from fewstep.cli import main
 from fewstep.run.checkpoint import RunFolder
-from fewstep.training import loop, step
-from tests.support.toys import tiny_run
+from fewstep.training import step
+from tests.support.toys import TINY, prints_of_failures, tiny_run
 
-TINY = [
-    "--iterations",
-    "6",
-    "--batch",
-    "16",
-    "--block",
-    "4",
-    "--network.width",
-    "8",
-    "--network.depth",
-    "1",
-]
-TINY += ["--checkpoint-every", "5", "--picture-every", "0", "--log-every", "1", "--device", "cpu"]
 SMALL = {"network_options": {"width": 8, "depth": 1}, "checkpoint_every": 5}
 
 
@@ -36,26 +23,14 @@ def crowd(monkeypatch, first: int, error: Exception, most: int = 1) -> list[tupl
     Returns fingerprints of the state before and after each step that failed.
     """
     whole = fs.Method.loss
-    prints = []
 
     def loss(self, models, x0, z, times, cond=None, seed=None):
         if times.progress >= first / 6 and len(x0) * (most + 1) > 16:
             raise error
         return whole(self, models, x0, z, times, cond, seed)
 
-    train_step = loop.train_step
-
-    def noting(stage, state, batch):
-        before = state.fingerprint()
-        try:
-            return train_step(stage, state, batch)
-        except type(error):
-            prints.append((before, state.fingerprint()))
-            raise
-
     monkeypatch.setattr(fs.Method, "loss", loss)
-    monkeypatch.setattr(loop, "train_step", noting)
-    return prints
+    return prints_of_failures(monkeypatch, type(error))
 
 
 ERRORS = {
@@ -92,6 +67,8 @@ def test_it_goes_on_in_more_parts_by_the_command_that_is_told(
     assert main(command) == 1
     assert "--resume --accumulate 2 or more" in capsys.readouterr().err
     assert main([*command, "--resume"]) == 1
+    # By the run before: the step that failed again has its checkpoint.
+    assert "nothing was updated and the step is saved" in capsys.readouterr().err
     caplog.clear()
     assert (
         main(["train", "toy", "--out", str(tmp_path / "run"), "--resume", "--accumulate", "2"]) == 0

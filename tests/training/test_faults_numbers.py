@@ -16,7 +16,7 @@ from fewstep.run import checkpoint
 from fewstep.run.checkpoint import RunFolder
 from fewstep.training import incidents, loop
 from fewstep.training.replay import replay
-from tests.support.toys import Gaussian, tiny_run
+from tests.support.toys import TINY, Gaussian, prints_of_failures, tiny_run
 
 NAN, INF = float("nan"), float("inf")
 BROKEN: set[str] = set()  # what fails from now on, with which number in `Fragile.number`
@@ -68,24 +68,6 @@ def _mend():
     BROKEN.clear()
 
 
-@pytest.fixture
-def prints_of_failures(monkeypatch):
-    """Fingerprints of the state before and after each step that failed."""
-    whole = loop.train_step
-    prints = []
-
-    def noting(stage, state, batch):
-        before = state.fingerprint()
-        try:
-            return whole(stage, state, batch)
-        except NonFiniteError:
-            prints.append((before, state.fingerprint()))
-            raise
-
-    monkeypatch.setattr(loop, "train_step", noting)
-    return prints
-
-
 def spoil(kind: str, monkeypatch) -> None:
     """Makes step 3 of a run fail, for what is no part of the network."""
     if kind == "data":
@@ -118,12 +100,13 @@ CASES = {  # what breaks: method, options, what is told of it
 @pytest.mark.parametrize("number", [NAN, INF])
 @pytest.mark.parametrize("kind", CASES)
 def test_it_is_found_in_its_step_changes_nothing_and_is_replayed(
-    tmp_path, monkeypatch, prints_of_failures, kind, number
+    tmp_path, monkeypatch, kind, number
 ):
     name, options, message = CASES[kind]
     Fragile.number = number
     arguments = {"teacher": Teacher()} if name == "cd" else {}
     run = tiny_run(method=name, method_options=options, network_options={}, checkpoint_every=2)
+    prints = prints_of_failures(monkeypatch, NonFiniteError)
     spoil(kind, monkeypatch)
 
     def look(state):
@@ -149,7 +132,7 @@ def test_it_is_found_in_its_step_changes_nothing_and_is_replayed(
     if kind != "gradient":
         assert "t in [" in text
         assert "of the training split" in text
-    assert [before == after for before, after in prints_of_failures] == [True]
+    assert [before == after for before, after in prints] == [True]
     assert RunFolder(tmp_path).newest().state["step"] == (2 if kind == "average" else 3)
     path = tmp_path / "incidents" / "step-3"
     assert f"fewstep replay {path}" in text
@@ -162,21 +145,6 @@ def test_it_is_found_in_its_step_changes_nothing_and_is_replayed(
     if kind in ("output", "gradient", "teacher", "tangent"):
         # Repaired, the same step gives other numbers.
         assert replay(path, network=fresh(), device="cpu", **arguments).same == (kind == "gradient")
-
-
-TINY = [
-    "--iterations",
-    "6",
-    "--batch",
-    "16",
-    "--block",
-    "4",
-    "--network.width",
-    "8",
-    "--network.depth",
-    "1",
-]
-TINY += ["--checkpoint-every", "2", "--picture-every", "0", "--log-every", "1", "--device", "cpu"]
 
 
 def test_the_commands_exit_with_3_then_0_and_1_where_the_stored_losses_are_others(

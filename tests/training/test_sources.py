@@ -242,6 +242,12 @@ def test_a_teacher_that_is_missing_not_needed_or_of_other_data_is_told(source, t
         train(tiny_run(teacher="own"), method=distil)
 
 
+@pytest.mark.parametrize("init", [lambda x, t, cond=None: x, "own"], ids=["function", "own"])
+def test_initial_weights_that_no_source_has_are_told(init):
+    with pytest.raises(UserError, match=r"init = .*: expected a run, a \.safetensors file or"):
+        train(tiny_run(), init=init)
+
+
 def test_a_teacher_from_a_file_of_weights_is_the_runs_own_network_as_a_diffusion_model(
     source, tmp_path
 ):

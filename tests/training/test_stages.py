@@ -133,6 +133,17 @@ def test_resumed_is_uninterrupted_before_at_and_behind_the_switch(step, tmp_path
     assert train(run, part, resume=True).fingerprint == reference.fingerprint
 
 
+def test_the_log_names_the_stage_of_each_row_where_there_are_two(tmp_path):
+    train(two_stages(iterations=4, split=0.25), tmp_path / "two")
+    train(tiny_run(iterations=4), tmp_path / "one")
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert [row["stage"] for row in two] == [1, 2, 2, 2]
+    assert not any("stage" in row for row in one)
+
+
 def trained_to(run, folder, step):
     """The run's folder as it was at that step: stopped by a request."""
     whole = loop.train_step

@@ -22,14 +22,15 @@ class Progress:
     while it holds the lock would stop the others for ever.
     """
 
-    def __init__(self, total: int, unit: str, *, initial: int = 0, show: bool = True) -> None:
+    def __init__(self, total: float, unit: str, *, initial: float = 0, show: bool = True) -> None:
         self.total, self.unit, self.initial, self.position = total, unit, initial, initial
         self.show = show
         self.start = time.monotonic()
         self.next_line = self.start + SECONDS
         self.bar: tqdm | None = None
         if show and sys.stderr.isatty() and not os.environ.get("TQDM_DISABLE"):
-            self.bar = tqdm(total=total, initial=initial, unit=unit, unit_scale=True)
+            is_scaled = total >= 1000 or total % 1 > 0  # 12.3k, but 48 and not 48.0
+            self.bar = tqdm(total=total, initial=initial, unit=unit, unit_scale=is_scaled)
 
     def __enter__(self) -> Self:
         return self
@@ -44,7 +45,7 @@ class Progress:
             with suppress(OSError):
                 self.bar.close()
 
-    def update(self, n: int = 1, **facts: str) -> None:
+    def update(self, n: float = 1, **facts: str) -> None:
         """Counts n more. facts: what else the bar or line says, such as loss="0.12"."""
         self.position += n
         with suppress(OSError):
@@ -75,3 +76,11 @@ class Progress:
                 self.bar.write(text, file=sys.stderr)
             elif self.show:
                 print(text, file=sys.stderr, flush=True)
+
+    def result(self, text: str) -> None:
+        """A line on stdout, whatever `show` is, that does not break the bar."""
+        if self.bar is not None:
+            self.bar.write(text, file=sys.stdout)
+        else:
+            print(text)
+        sys.stdout.flush()

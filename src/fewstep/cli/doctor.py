@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,7 +75,7 @@ def main(argv: list[str]) -> int:
         # Without jinja2 or matplotlib they raise before anything takes long.
         report.page("", [], [])
         report.axes()
-    progress = sys.stderr.isatty() and not args.quiet
+    progress = not args.quiet
     path = Path(args.subject)
     is_teacher = path.suffix == ".safetensors" or (":" in args.subject and not path.exists())
     examination = of_teacher(args, progress) if is_teacher else of_run(args, progress)

@@ -61,7 +61,7 @@ class Args:
     device: str = "auto"
     """cpu, cuda, mps or auto, the first there is."""
     quiet: bool = False
-    """Print no notes; results, warnings and errors still."""
+    """Print no notes on how it was measured; results, warnings and errors still."""
     json: bool = False
     """Print one JSON object."""
 
@@ -103,7 +103,8 @@ def main(argv: list[str]) -> int:
     if args.json:
         print(json.dumps({"results": [asdict(r) for r in results], "speed": speeds}))
     else:
-        print(table(results, speeds))
+        notes = [] if args.quiet else _protocol(results[0].protocol)
+        print("\n".join([table(results, speeds), *notes]))
     return 0
 
 
@@ -137,7 +138,7 @@ def metrics_help(dataset: Dataset, extractor: Extractor | None) -> str:
 
 
 def table(results: list[Result], speeds: list[dict[str, Any]]) -> str:
-    """A line for each metric and number of steps, and how the numbers were measured."""
+    """A line for each metric and number of steps."""
     from fewstep.analysis.report import text_table
 
     head = ["metric", "steps", "value", "95 % interval", "floor", "95 % interval", "ratio"]
@@ -148,7 +149,7 @@ def table(results: list[Result], speeds: list[dict[str, Any]]) -> str:
         rows.append([r.metric, str(r.steps), *score, *floor, _ratio(r)])
     for s in speeds:
         rows.append(["samples/s", str(s["steps"]), f"{s['samples_per_second']:.0f}"])
-    return "\n".join([text_table(rows, head), *_protocol(results[0].protocol)])
+    return text_table(rows, head)
 
 
 def _number(value: float | None) -> str:

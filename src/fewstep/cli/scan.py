@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -32,7 +31,7 @@ class Args:
     bad_files: Literal["fail", "skip"] = "fail"
     """As in training: skip accepts bad files where they are few, at most 0.1 %."""
     quiet: bool = False
-    """Show no progress bar."""
+    """Show no progress; results, warnings and errors still."""
     json: bool = False
     """Print one JSON object."""
 
@@ -44,7 +43,7 @@ def main(argv: list[str]) -> int:
     from fewstep.data.images import skippable
 
     require(args.data_size is None or args.data_size > 0, "data_size", args.data_size, "at least 1")
-    progress = sys.stderr.isatty() and not args.quiet
+    progress = not args.quiet
     result = scan(args.path, args.data_size, progress=progress)
     fine = result.fine(args.bad_files)
     if args.json:

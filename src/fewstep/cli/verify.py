@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -77,38 +76,30 @@ def main(argv: list[str]) -> int:
 
 
 def run_all(checks: list[Check], as_json: bool, quiet: bool) -> list[Outcome]:
-    """Runs the checks, printing each as a line; with a bar on stderr if that is a terminal."""
-    from tqdm import tqdm
-
+    """Runs the checks, printing each as a line."""
     from fewstep.analysis.verify import run
+    from fewstep.base.progress import Progress
 
     width = max(len(check.name) for check in checks)
     if not as_json:
         print(header(width))
     outcomes = []
-    # None: no bar without a terminal, where the lines show how far it is.
-    hide = False if as_json else None
-    bar = tqdm(
-        total=len(checks),
-        unit="check",
-        file=sys.stderr,
-        leave=False,
-        mininterval=0.5,
-        disable=quiet or hide,
-    )
-    with bar:
+    with Progress(len(checks), "check", show=not quiet) as progress:
         for outcome in run(checks):
             outcomes.append(outcome)
-            bar.update()
+            progress.update()
             if not as_json:
-                tqdm.write(line(outcome, width), file=sys.stdout)
-                sys.stdout.flush()
+                progress.result(line(outcome, width))
     return outcomes
 
 
 def claims(args: Args) -> int:
-    """The papers' claims in place of the equations. Raises UserError for what they do not take."""
-    from fewstep.analysis.claims.runner import claims_main
+    """The papers' claims in place of the equations: a line for each, or one JSON object.
+
+    Returns 0 whatever the verdicts: one that contradicts a paper is a result and no failure.
+    Raises UserError for what claims do not take.
+    """
+    from fewstep.analysis.claims import run
 
     others = {
         "--method": args.method,
@@ -122,14 +113,18 @@ def claims(args: Args) -> int:
             raise UserError(
                 f"{text}: expected none beside --claims (--only, --seeds, --out, --jobs)"
             )
-    only = None if args.only is None else ",".join(args.only)
-    return claims_main(out=args.out, seeds=args.seeds, only=only, as_json=args.json, jobs=args.jobs)
+    facts = run(args.out, seeds=args.seeds, only=args.only, jobs=args.jobs, progress=not args.quiet)
+    width = max(len(name) for name in facts["claims"])
+    verdicts = [f"{name:<{width}}  {claim['verdict']}" for name, claim in facts["claims"].items()]
+    lines = [*verdicts, f"report: {facts['report']}", f"numbers: {facts['data']}"]
+    print(json.dumps(facts) if args.json else "\n".join(lines))
+    return 0
 
 
 def choose(args: Args) -> list[Check]:
     """The checks of the command line. Raises UserError."""
     from fewstep import methods
-    from fewstep.analysis.verify import all_checks, select
+    from fewstep.analysis.verify import all_checks, builtin, select
     from fewstep.base.errors import unknown
 
     if args.target is not None:
@@ -142,8 +137,14 @@ def choose(args: Args) -> list[Check]:
                 " checks"
             )
         return checks_of(import_function("target", args.target), args.target, args.shape)
-    if args.method is not None and args.method not in methods.__all__:
-        raise unknown("method", args.method, methods.__all__)
+    if args.method is not None:
+        if args.method not in methods.__all__:
+            raise unknown("method", args.method, methods.__all__)
+        if args.method not in {name for name, _ in builtin.METHODS.values()}:
+            raise UserError(
+                f"--method {args.method}: no check is about it: expected a row of METHODS in"
+                " fewstep.analysis.verify.builtin"
+            )
     return select(all_checks(), args.method, args.quick)
 
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
-from tqdm import tqdm
 
 from fewstep.base.conditions import LABELS, check_condition, kind_of
 from fewstep.base.errors import UserError
+from fewstep.base.progress import Progress
 from fewstep.data.archives import open_files
 from fewstep.data.decoding import to_bytes
 from fewstep.data.images import Listing, Size, listing, misfits, pictures, skippable
@@ -52,20 +51,17 @@ def scan(path: str | Path, size: int | None = None, *, progress: bool = False) -
         )
     with open_files(path) as files:
         folder = listing(path, files)
-        stream = pictures(folder)
-        if progress:
-            stream = tqdm(stream, total=len(folder.names), unit="picture")
-        return _summarise(folder, size, stream)
+        with Progress(len(folder.names), "picture", show=progress) as bar:
+            return _summarise(folder, size, bar)
 
 
-def _summarise(
-    folder: Listing, size: int | None, stream: Iterable[tuple[str, Image.Image | UserError]]
-) -> Scan:
+def _summarise(folder: Listing, size: int | None, bar: Progress) -> Scan:
     bad: dict[str, str] = {}
     sizes: dict[str, Size] = {}
     modes: dict[str, str] = {}
     is_grey = True
-    for name, picture in stream:
+    for name, picture in pictures(folder):
+        bar.update()
         try:
             if isinstance(picture, UserError):
                 raise picture

@@ -27,6 +27,14 @@ from fewstep.networks.unet_blocks import (
 )
 
 
+def check(head_channels: int, heads: int | None, group: int) -> None:
+    """Raises UserError for options that no network of this kind has."""
+    require(head_channels > 0, "head_channels", head_channels, "at least 1 channel")
+    need = "at least 1 head, or None to go by head_channels"
+    require(heads is None or heads > 0, "heads", heads, need)
+    require(group > 0, "group", group, "at least 1 channel")
+
+
 class AdmUNet(nn.Module):
     """ADM. forward(x `[B, C, S, S]`, noise_label `[B]`, cond, masks) -> like x.
 
@@ -54,10 +62,7 @@ class AdmUNet(nn.Module):
     ) -> None:
         super().__init__()
         images, size = image_size(shape, width, mult, blocks, dropout, emb_mult, augment)
-        require(head_channels > 0, "head_channels", head_channels, "at least 1 channel")
-        need = "at least 1 head, or None to go by head_channels"
-        require(heads is None or heads > 0, "heads", heads, need)
-        require(group > 0, "group", group, "at least 1 channel")
+        check(head_channels, heads, group)
         self.classes = classes
         self.augment = augment
         self.dropout = dropout

@@ -139,6 +139,17 @@ class Block(nn.Module):
         return x.clamp(-self.common.clip, self.common.clip)
 
 
+def check(
+    blocks: int, noise_channels: int, embedding: int, head_channels: int, clip: float
+) -> None:
+    """Raises UserError for options that no network of this kind has."""
+    require(blocks > 0, "blocks", blocks, "at least 1 block")
+    require(noise_channels > 0, "mult_noise", noise_channels, "channels above 0")
+    require(embedding > 0, "mult_emb", embedding, "channels above 0")
+    require(head_channels > 0, "head_channels", head_channels, "at least 1 channel")
+    require(clip > 0, "clip", clip, "above 0")
+
+
 class EDM2UNet(nn.Module):
     """The U-Net. forward(x `[B, C, H, W]`, noise_label `[B]`, cond, masks) -> like x.
 
@@ -172,14 +183,12 @@ class EDM2UNet(nn.Module):
         levels_fit(shape, widths)
         noise_channels = width * (mult_noise or mult[0])
         embedding = width * (mult_emb or max(mult))
-        require(blocks > 0, "blocks", blocks, "at least 1 block")
-        require(noise_channels > 0, "mult_noise", noise_channels, "channels above 0")
-        require(embedding > 0, "mult_emb", embedding, "channels above 0")
-        require(head_channels > 0, "head_channels", head_channels, "at least 1 channel")
-        require(clip > 0, "clip", clip, "above 0")
-        probability(dropout)
+        check(blocks, noise_channels, embedding, head_channels, clip)
         self.classes = classes
-        self.dropout = dropout
+        self.sizes = shape[1:]
+        self.attention = attention
+        self.dropout = probability(dropout)
+        self.dropout_resolutions = dropout_resolutions
         self.label_balance = label_balance
         self.concat_balance = concat_balance
 
@@ -191,28 +200,34 @@ class EDM2UNet(nn.Module):
 
         # Encoder and decoder.
         common = Common(embedding, head_channels, residual_balance, attention_balance, clip)
+        down = list(encoder(shape[0], widths, blocks))
+        up = list(decoder(widths, blocks, [part.outputs for part in down]))
+        self.enc = self.build(down, 0, common, encoder=True)
+        self.dec = self.build(up, len(down), common, encoder=False)
+        self.out_conv = MPConv(widths[0], shape[0], 3)
 
-        def member(part: Part, site: int, encoder: bool) -> tuple[str, nn.Module]:
-            height, across = (size >> part.level for size in shape[1:])
+    def build(
+        self, parts: Sequence[Part], first: int, common: Common, *, encoder: bool
+    ) -> nn.ModuleDict:
+        """The members by name, numbered from `first` on."""
+        members: dict[str, nn.Module] = {}
+        for site, part in enumerate(parts, first):
+            height, across = (size >> part.level for size in self.sizes)
             name = f"{height}x{across}_{part.name}"
             if part.name == "conv":
-                return name, MPConv(part.inputs, part.outputs, 3)
-            attends = part.name.startswith("block") and height in attention
-            drops = dropout_resolutions is None or height in dropout_resolutions
-            return name, Block(
+                members[name] = MPConv(part.inputs, part.outputs, 3)
+                continue
+            attends = part.name.startswith("block") and height in self.attention
+            drops = self.dropout_resolutions is None or height in self.dropout_resolutions
+            members[name] = Block(
                 part,
                 common,
                 encoder=encoder,
                 attention=attends or part.name == "in0",
-                dropout=dropout if drops else 0.0,
+                dropout=self.dropout if drops else 0.0,
                 site=site,
             )
-
-        down = list(encoder(shape[0], widths, blocks))
-        up = list(decoder(widths, blocks, [part.outputs for part in down]))
-        self.enc = nn.ModuleDict(dict(member(p, i, True) for i, p in enumerate(down)))
-        self.dec = nn.ModuleDict(dict(member(p, i, False) for i, p in enumerate(up, len(down))))
-        self.out_conv = MPConv(widths[0], shape[0], 3)
+        return nn.ModuleDict(members)
 
     def masks(self, rows: int, seeds: Sequence[int]) -> Masks | None:
         """The masks of a batch, a layer per block; None without dropout."""

@@ -31,6 +31,43 @@ from fewstep.networks.unet_blocks import (
     up,
 )
 
+# Of all blocks, where the embedding, dropout and taps are still to be given.
+STYLE = Style(
+    emb=0,
+    dropout=0.0,
+    heads=1,
+    skip_scale=math.sqrt(0.5),
+    eps=1e-6,
+    project=True,
+    scale_shift=False,
+)
+
+
+def blocks_of_levels(
+    blocks: int, level_blocks: Sequence[int] | None, mult: Sequence[int]
+) -> tuple[int, ...]:
+    """The blocks of each level. Raises UserError for another number of levels."""
+    if level_blocks is None:
+        return (blocks,) * len(mult)
+    fits = len(level_blocks) == len(mult)
+    require(fits, "level_blocks", level_blocks, f"{len(mult)} numbers, as in mult")
+    return tuple(level_blocks)
+
+
+def check(fourier_scale: float, noise_mult: int, taps: Sequence[int]) -> None:
+    """Raises UserError for options that no network of this kind has."""
+    require(0 < fourier_scale < math.inf, "fourier_scale", fourier_scale, "above 0")
+    require(noise_mult > 0, "noise_mult", noise_mult, "at least 1")
+    even = len(taps) % 2 == 0 and sum(taps) != 0
+    require(even, "taps", taps, "an even number of filter taps, such as 1 3 3 1")
+
+
+def noise_features(kind: str, channels: int, scale: float) -> nn.Module:
+    """What the noise label enters as: cosines of fixed or of random frequencies."""
+    if kind == "positional":
+        return Positional(channels, endpoint=True)
+    return Fourier(channels, scale)
+
 
 class SongUNet(nn.Module):
     """DDPM++ and NCSN++: embedding, encoder and decoder are of several kinds.
@@ -63,15 +100,10 @@ class SongUNet(nn.Module):
         augment: int,
     ) -> None:
         super().__init__()
-        per_level = (blocks,) * len(mult) if level_blocks is None else tuple(level_blocks)
-        fits = len(per_level) == len(mult)
-        require(fits, "level_blocks", level_blocks, f"{len(mult)} numbers, as in mult")
+        per_level = blocks_of_levels(blocks, level_blocks, mult)
         fewest = min(per_level, default=0)
         images, size = image_size(shape, width, mult, fewest, dropout, emb_mult, augment)
-        require(0 < fourier_scale < math.inf, "fourier_scale", fourier_scale, "above 0")
-        require(noise_mult > 0, "noise_mult", noise_mult, "at least 1")
-        even = len(taps) % 2 == 0 and sum(taps) != 0
-        require(even, "taps", taps, "an even number of filter taps, such as 1 3 3 1")
+        check(fourier_scale, noise_mult, taps)
         self.classes = classes
         self.augment = augment
         self.dropout = dropout
@@ -80,27 +112,14 @@ class SongUNet(nn.Module):
         # Embedding.
         noise = width * noise_mult
         emb = width * emb_mult
-        self.map_noise: nn.Module
-        if embedding == "positional":
-            self.map_noise = Positional(noise, endpoint=True)
-        else:
-            self.map_noise = Fourier(noise, fourier_scale)
+        self.map_noise = noise_features(embedding, noise, fourier_scale)
         self.map_label = nn.Linear(classes, noise) if classes else None
         self.map_augment = nn.Linear(augment, noise, bias=False) if augment else None
         self.map_layer0 = nn.Linear(noise, emb)
         self.map_layer1 = nn.Linear(emb, emb)
 
         # Encoder and decoder.
-        self.style = Style(
-            emb=emb,
-            dropout=dropout,
-            heads=1,
-            skip_scale=math.sqrt(0.5),
-            eps=1e-6,
-            taps=taps,
-            project=True,
-            scale_shift=False,
-        )
+        self.style = replace(STYLE, emb=emb, dropout=dropout, taps=taps)
         levels = Levels(
             size=size,
             stem=width,

@@ -124,6 +124,14 @@ class Stage(nn.Module):
         return h, outputs
 
 
+def check_stages(stages: int, blocks: Sequence[int], residual: int, dropout: int) -> None:
+    """Raises UserError for numbers that do not fit so many stages."""
+    fits = len(blocks) == stages and all(n > 0 for n in blocks)
+    require(fits, "blocks", blocks, f"{stages} numbers, as in mult")
+    require(0 <= residual <= stages, "residual_stages", residual, f"0 .. {stages}")
+    require(0 <= dropout <= stages, "dropout_stages", dropout, f"0 .. {stages}")
+
+
 class UViT(nn.Module):
     """The network. forward(x `[B, C, H, W]`, noise_label `[B]`, cond, masks) -> like x.
 
@@ -151,17 +159,11 @@ class UViT(nn.Module):
         widths = [width * m for m in mult]
         levels_fit(shape, widths)
         stages = len(widths)
-        fits = len(blocks) == stages and all(n > 0 for n in blocks)
-        require(fits, "blocks", blocks, f"{stages} numbers, as in mult")
-        fits = 0 <= residual_stages <= stages
-        require(fits, "residual_stages", residual_stages, f"0 .. {stages}")
-        fits = 0 <= dropout_stages <= stages
-        require(fits, "dropout_stages", dropout_stages, f"0 .. {stages}")
-        probability(dropout)
+        check_stages(stages, blocks, residual_stages, dropout_stages)
         require(head_channels > 0, "head_channels", head_channels, "at least 1 channel")
         require(embedding > 0, "embedding", embedding, "at least 1 channel")
         require(mlp_ratio >= 1, "mlp_ratio", mlp_ratio, "at least 1")
-        self.dropout = dropout
+        self.dropout = probability(dropout)
         sites = count()
 
         def stage(level: int, up: bool) -> Stage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +12,8 @@ from torch.nn.functional import pad, silu
 from fewstep.base.errors import require
 from fewstep.networks.attention import LayerNorm, attend
 from fewstep.networks.embedding import NoiseFeatures, labels_fit, one_hot
+
+MOST_POSITIONS = 2**26  # numbers of a table of positions: 256 MiB
 
 
 def levels_fit(shape: Sequence[int], widths: Sequence[int]) -> None:
@@ -30,6 +33,8 @@ def positions(grid: Sequence[int], width: int) -> Tensor:
     n = width // (2 * len(grid))
     need = f"at least {2 * len(grid)} channels for {len(grid)} axes of positions"
     require(n > 0, "width", width, need)
+    size = width * math.prod(grid)
+    require(size <= MOST_POSITIONS, "table of positions", size, f"at most {MOST_POSITIONS} numbers")
     frequencies = torch.logspace(0, -4, n + 1)[:-1]
     sides = [torch.arange(size, dtype=torch.float32) for size in grid]
     waves: list[Tensor] = []

@@ -28,8 +28,7 @@ def average_of(model: nn.Module) -> nn.Module:
 @torch.no_grad()
 def update(average: nn.Module, model: nn.Module, rate: float) -> None:
     """average <- rate average + (1 - rate) model, in one pass; buffers are copied."""
-    weights = [p.detach() for p in average.parameters()]
-    torch._foreach_lerp_(weights, [p.detach() for p in model.parameters()], 1 - rate)
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - rate)
     for buffer, newer in zip(average.buffers(), model.buffers(), strict=True):
         buffer.copy_(newer)
 

@@ -137,28 +137,14 @@ class Run:
 
     def _limits(self) -> dict[str, tuple[bool, str]]:
         """Of each field with limits, whether it is within them, and what they are."""
-        block, batch, infinity = self.block, self.batch, float("inf")
+        infinity = float("inf")
         averages = [profile(text).name for text in self.averages]
         has_power = any(name.startswith("power") for name in averages)
         sigmas = (*(self.later_sigmas or ()), 0.0)
         count = "at least 1, below 2^31"
-        cut = f"cuts batch={batch} in equal parts of whole blocks of {block}"
-        powers = (0, *(2**k for k in range(max(batch, 0).bit_length())))
         return {
             "iterations": (0 < self.iterations < MOST_COUNT, count),
-            "block": (0 < block < MOST_COUNT, count),
-            "batch": (
-                block > 0 and 0 < batch < MOST_COUNT and batch % block == 0,
-                f"a multiple of block={block}, below 2^31",
-            ),
-            "accumulate": (
-                self.accumulate > 0 and batch % max(1, block * self.accumulate) == 0,
-                f"a number that {cut}",
-            ),
-            "elastic_exact": (
-                self.elastic_exact in powers and batch % (block * self.elastic_exact or 1) == 0,
-                f"0, or a power of 2 that {cut}",
-            ),
+            **self._limits_of_batch(),
             "seed": (0 <= self.seed < 2**63, "in 0 .. 2^63 - 1"),
             "lr": (0 < self.lr < infinity, "above 0"),
             "warmup": (0 <= self.warmup <= self.constant, f"in 0 .. constant={self.constant}"),
@@ -188,6 +174,27 @@ class Run:
             "log_every": (0 < self.log_every < MOST_COUNT, count),
             "picture_every": (0 <= self.picture_every < MOST_COUNT, "0 or more, below 2^31"),
             "checkpoint_every": (0 < self.checkpoint_every < MOST_COUNT, count),
+        }
+
+    def _limits_of_batch(self) -> dict[str, tuple[bool, str]]:
+        """The limits of the batch and of what it is cut in."""
+        block, batch = self.block, self.batch
+        cut = f"cuts batch={batch} in equal parts of whole blocks of {block}"
+        powers = (0, *(2**k for k in range(max(batch, 0).bit_length())))
+        return {
+            "block": (0 < block < MOST_COUNT, "at least 1, below 2^31"),
+            "batch": (
+                block > 0 and 0 < batch < MOST_COUNT and batch % block == 0,
+                f"a multiple of block={block}, below 2^31",
+            ),
+            "accumulate": (
+                self.accumulate > 0 and batch % max(1, block * self.accumulate) == 0,
+                f"a number that {cut}",
+            ),
+            "elastic_exact": (
+                self.elastic_exact in powers and batch % (block * self.elastic_exact or 1) == 0,
+                f"0, or a power of 2 that {cut}",
+            ),
         }
 
     def to_json(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -92,6 +93,11 @@ class State:
     @property
     def student(self) -> Preconditioned:
         return cast(Preconditioned, self.trainable["student"])
+
+    @cached_property
+    def normalisers(self) -> list[nn.Module]:
+        """The modules that normalise their weights before a step; training adds no module."""
+        return [module for module in self.trainable.modules() if abilities.normalise(module)]
 
     def models(self) -> Models:
         """The networks as the loss takes them."""

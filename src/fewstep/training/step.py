@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.base.world import whole
-from fewstep.core import abilities
 from fewstep.core.denoiser import passes_in
 from fewstep.run.config import Run
 from fewstep.run.stages import Stage
@@ -112,7 +111,7 @@ def _weights_normalised(state: State) -> Iterator[None]:
 
     Twice is not the same bits, so that what is saved of a failed step has to be the weights before.
     """
-    modules = [module for module in state.trainable.modules() if abilities.normalise(module)]
+    modules = state.normalisers
     before = {p: p.detach().clone() for module in modules for p in module.parameters()}
     for module in modules:
         module.normalise_()  # type: ignore[operator]
@@ -150,7 +149,7 @@ def train_step(stage: Stage, state: State, batch: Batch) -> dict[str, Any]:
         loss_b = state.world.gather(gradients(stage, state, batch))
         if state.teacher is not None:
             evaluations = state.world.total(state.evaluations() - evaluations)
-        weights = [p for p in state.trainable.parameters() if p.grad is not None]
+        weights = [p for p in optimizers.weights(state.optimizer) if p.grad is not None]
         grads = [p.grad for p in weights if p.grad is not None]
         if state.scale.factor != 1:
             torch._foreach_mul_(grads, 1 / state.scale.factor)

@@ -6,12 +6,12 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from fewstep.base.errors import require
 from fewstep.base.world import World
@@ -64,35 +64,32 @@ def train(
     """
     require(isinstance(run, Run), "run", run, "a fewstep.Run, for instance fewstep.recipes.toy()")
     folder = None if out is None else Path(out)
+    # What is asked for; the rest is known once the processes are connected.
+    prepare_at = partial(prepare, run, data, network, method=method, init=init, teacher=teacher)
+    launch_at = partial(Launch, out=folder, shard=shard, workers=workers, watch=watch)
     with ranks.connect(device) as (world, place):
         parallel.check(run, world, shard)
-        with lock.hold(folder) if folder is not None and world.main else nullcontext() as handle:
-            newest = None if folder is None else _newest(folder, resume, world)
-            prepared = prepare(
-                run,
-                data,
-                network,
-                method=method,
-                init=init,
-                teacher=teacher,
-                checkpoint=newest,
-                device=place,
-            )
-            launch = Launch(
-                world=world,
-                out=folder,
-                shard=shard,
-                workers=workers,
-                locks=() if handle is None else (handle,),
-                progress=progress and world.main,
-                watch=watch,
-            )
+        with _locks(folder, world) as locks:
+            prepared = prepare_at(checkpoint=_newest(folder, resume, world), device=place)
+            launch = launch_at(world=world, locks=locks, progress=progress and world.main)
             with _threads(run.threads):
                 return _train(prepared, launch)
 
 
-def _newest(folder: Path, resume: bool, world: World) -> Checkpoint | None:
+@contextmanager
+def _locks(folder: Path | None, world: World) -> Iterator[tuple[int, ...]]:
+    """Inside, rank 0 is the one writer of the folder: the file descriptors that hold it."""
+    if folder is None or not world.main:
+        yield ()
+        return
+    with lock.hold(folder) as handle:
+        yield (handle,)
+
+
+def _newest(folder: Path | None, resume: bool, world: World) -> Checkpoint | None:
     """The checkpoint that all ranks go on from: rank 0 finds it, the others must see the same."""
+    if folder is None:
+        return None
     newest = checkpoint_in(folder, resume) if world.main else None
     name = world.texts(newest.path.name if newest else "")[0]
     if name and not world.main:
@@ -147,4 +144,4 @@ def _announce(prepared: Prepared, reason: str) -> None:
         None if prepared.checkpoint else stages.describe(prepared.stages),
     ]
     for line in filter(None, lines):
-        tqdm.write(line, file=sys.stderr)
+        print(line, file=sys.stderr, flush=True)

@@ -8,16 +8,17 @@ from typing import Literal
 import torch
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
-from tqdm import tqdm
 
 from fewstep import data as datasets
 from fewstep.base.conditions import Cond, apply_mask, pick
 from fewstep.base.device import pick_device
 from fewstep.base.errors import StorageError, UserError, require
+from fewstep.base.progress import Progress
 from fewstep.base.randomness import SAMPLING_BLOCK, normal, shuffled_indices
 from fewstep.core.couplings import Teacher, Trajectory
 from fewstep.core.denoiser import Denoiser, guided
 from fewstep.core.method import Method
+from fewstep.core.process import Process
 from fewstep.core.solvers import Along
 from fewstep.run.build import Network, build_method
 from fewstep.run.checkpoint import replace_file
@@ -56,12 +57,8 @@ def trajectories(
     require(n >= 2, "n", n, "at least 2 trajectories")
     require(batch >= 1, "batch", batch, "at least 1")
     require(start in ("prior", "data"), "start", start, "prior or data")
-    require(
-        out is None or Path(out).suffix == ".safetensors",
-        "out",
-        str(out),
-        "a name that ends in .safetensors",
-    )
+    is_name = out is None or Path(out).suffix == ".safetensors"
+    require(is_name, "out", str(out), "a name that ends in .safetensors")
     place = pick_device(device)
     dataset = dataset_of(run)
     facts = facts_of(run, dataset)
@@ -69,27 +66,18 @@ def trajectories(
     solver, guidance = _solver(run, method)
     guide = teacher_of(teacher, Prepared(run, facts, method, dataset, network, device=place))
     assert guide is not None
-    # Where they start.
-    order = shuffled_indices(run.seed, "trajectories", 0, n, len(dataset.train.x0))
-    samples = dataset.train.rows(order)
-    z = normal(run.seed, "trajectories", 0, n, dataset.shape, SAMPLING_BLOCK)
-    z = apply_mask(z, samples.cond)
-    process = method.process
-    x = process.prior(z)
-    if start == "data":
-        x = process.mix(apply_mask(samples.x0, samples.cond), z, process.t_max)
-    # The solutions.
+    x, cond = _starts(run, dataset, method.process, n, start)
     denoiser = guided(guide.denoiser, guidance)
     paths = []
-    with tqdm(total=n, unit="trajectory", disable=not progress) as bar:
+    with Progress(n, "path", show=progress) as bar:
         for rows in torch.arange(n).split(batch):
-            cond = datasets.each(lambda part: part.to(place), pick(samples.cond, rows))
-            paths.append(_solve(method, solver, denoiser, x[rows].to(place), cond))
+            cond_here = datasets.each(lambda part: part.to(place), pick(cond, rows))
+            paths.append(_solve(method, solver, denoiser, x[rows].to(place), cond_here))
             bar.update(len(rows))
     path = torch.cat(paths)
     levels = torch.tensor(solver.grid[:-1], dtype=torch.float64)
     result = {"x0": path[:, -1].clone(), "path": path[:, :-1].contiguous(), "levels": levels}
-    result |= {name or "cond": part for name, part in datasets.leaves(samples.cond)}
+    result |= {name or "cond": part for name, part in datasets.leaves(cond)}
     if out is not None:
         about = {"teacher": guide.fingerprint, "start": start, "data": dataset.name}
         _write(Path(out), result, about)
@@ -104,6 +92,20 @@ def _solver(run: Run, method: Method) -> tuple[Along, float]:
     raise UserError(
         f"method {run.method!r} solves no trajectories: expected direct_cm with source = teacher"
     )
+
+
+def _starts(
+    run: Run, dataset: datasets.Dataset, process: Process, n: int, start: str
+) -> tuple[Tensor, Cond]:
+    """Where the trajectories start, `[n, *shape]` at t_max, and their conditions."""
+    order = shuffled_indices(run.seed, "trajectories", 0, n, len(dataset.train.x0))
+    samples = dataset.train.rows(order)
+    z = normal(run.seed, "trajectories", 0, n, dataset.shape, SAMPLING_BLOCK)
+    z = apply_mask(z, samples.cond)
+    if start == "prior":
+        return process.prior(z), samples.cond
+    x0 = apply_mask(samples.x0, samples.cond)
+    return process.mix(x0, z, process.t_max), samples.cond
 
 
 def _solve(method: Method, solver: Along, teacher: Denoiser, x: Tensor, cond: Cond) -> Tensor:

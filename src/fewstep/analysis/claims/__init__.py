@@ -3,6 +3,6 @@
 `run` measures what its folder lacks and writes `claims.json` and `report.html` there.
 """
 
-from fewstep.analysis.claims.runner import choose, registry, run
+from fewstep.analysis.claims.runner import registry, run
 
-__all__ = ["choose", "registry", "run"]
+__all__ = ["registry", "run"]

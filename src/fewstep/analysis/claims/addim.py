@@ -17,18 +17,21 @@ from torch import Tensor
 from fewstep.analysis import report
 from fewstep.analysis.claims import reference
 from fewstep.analysis.claims.arms import MIXTURE
-from fewstep.analysis.claims.claim import Claim, Results, column, number
-from fewstep.analysis.claims.measurements import Row
-from fewstep.analysis.claims.plots import as_figure, line
-from fewstep.analysis.claims.verdicts import (
+from fewstep.analysis.claims.claim import (
     CONTRADICTED,
     OPEN,
     REPRODUCED,
+    Claim,
+    Results,
+    Row,
     Seeds,
     Statement,
+    column,
     interval,
+    number,
     verdict,
 )
+from fewstep.analysis.claims.plots import as_figure, line
 from fewstep.analysis.metrics import energy
 from fewstep.analysis.metrics.distances import spread
 from fewstep.analysis.report import Figure

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from fewstep.analysis.claims import reference
-from fewstep.analysis.claims.measurements import Row
+from fewstep.analysis.claims.claim import Row
 from fewstep.core.denoiser import Denoiser
 from fewstep.core.method import Method
 from fewstep.core.process import Process, edm

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
 
-from fewstep.analysis.claims.measurements import Row
-from fewstep.analysis.claims.verdicts import Seeds, Statement, interval
+from fewstep.analysis.metrics.protocol import students_t
 from fewstep.analysis.report import Figure
+from fewstep.base.errors import require
 
+REPRODUCED, OPEN, CONTRADICTED = "reproduced", "not reproduced at this scale", "contradicted"
+
+Seeds = Mapping[str, Mapping[str, Any]]  # the measures of a row by seed
 Results = Mapping[str, Seeds]  # row -> seed -> measure -> number
+Measure = Callable[[Path, int], dict[str, Any]]  # (folder of common files, seed) -> numbers
 
 QUALITY = {
     "ode_error": "ODE error",
@@ -20,6 +31,102 @@ QUALITY = {
 }
 """Columns of arms that are trained, by name of the measure."""
 COST = {"cpu_seconds": "CPU s"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measurement by seed.
+
+    measure: a function of a module or a partial of one, since it crosses to another process.
+    settings: all that the numbers depend on, as JSON; numbers under other settings do not count.
+    needs: rows that are measured first, since this one reads their files.
+    cost: CPU seconds, about. by_seed: False for an exact number, which has seed 0 alone.
+    """
+
+    measure: Measure
+    settings: dict[str, Any]
+    command: str
+    cost: float = 1.0
+    needs: tuple[Row, ...] = ()
+    by_seed: bool = True
+
+    @cached_property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]
+
+    @cached_property
+    def depth(self) -> int:
+        """How many rows have to be measured before it, one after the other."""
+        return 1 + max((row.depth for row in self.needs), default=-1)
+
+    def seeds(self, count: int) -> range:
+        return range(1, count + 1) if self.by_seed else range(1)
+
+
+class Interval(NamedTuple):
+    """A mean over seeds and its 95 % interval; unbounded for a single seed."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """mean +- t std / sqrt(n), Student's t with n - 1 degrees of freedom.
+
+    Raises UserError without values.
+    """
+    require(len(values) > 0, "values", list(values), "at least one")
+    mean, half = fmean(values), math.inf
+    if len(values) > 1:
+        half = students_t(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half)
+
+
+def verdict(estimate: Interval) -> str:
+    """The side of 0 that the interval lies on; above is what the paper claims."""
+    if estimate.low > 0:
+        return REPRODUCED
+    return CONTRADICTED if estimate.high < 0 else OPEN
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A difference that the paper says is positive, seed by seed.
+
+    main: it decides the claim's verdict. exact: it is one exact number, without seeds.
+    """
+
+    text: str
+    values: tuple[float, ...]
+    main: bool = True
+    exact: bool = False
+
+    @property
+    def estimate(self) -> Interval:
+        return Interval(*self.values * 3) if self.exact else interval(self.values)
+
+    @property
+    def verdict(self) -> str:
+        return verdict(self.estimate)
+
+    def __str__(self) -> str:
+        """Mean and interval."""
+        mean, low, high = map(number, self.estimate)
+        if self.exact:
+            return mean
+        return f"{mean} (one seed)" if len(self.values) == 1 else f"{mean} [{low}, {high}]"
+
+    def to_json(self) -> dict[str, Any]:
+        mean, *ends = self.estimate
+        limits = [end if math.isfinite(end) else None for end in ends]
+        return {**vars(self), "verdict": self.verdict, "mean": mean, "interval": limits}
+
+
+def overall(statements: Sequence[Statement]) -> str:
+    """The worst verdict of the main statements."""
+    verdicts = {one.verdict for one in statements if one.main}
+    return next(one for one in (CONTRADICTED, OPEN, REPRODUCED) if one in verdicts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,26 +148,33 @@ class Claim:
     figure: Callable[[Results], Figure]
 
 
+def common_seeds(*rows: Seeds) -> list[str]:
+    """The seeds that all rows have."""
+    return sorted(set.intersection(*(set(row) for row in rows)), key=int)
+
+
+def excess(of: Seeds, over: Seeds, measure: str) -> tuple[float, ...]:
+    """of - over, seed by seed."""
+    return tuple(of[seed][measure] - over[seed][measure] for seed in common_seeds(of, over))
+
+
+def column(row: Seeds, measure: str) -> list[float]:
+    """A measure by seed; empty where the row has none."""
+    return [row[seed][measure] for seed in sorted(row, key=int) if measure in row[seed]]
+
+
 def number(value: float) -> str:
     """Four digits, with an exponent only below 1e-4."""
     if abs(value) >= 1000:
         return f"{value:.0f}"
-    if abs(value) >= 1e-4 or value == 0:
-        return f"{value:.4g}"
-    return f"{value:.2e}"
+    return f"{value:.4g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.2e}"
 
 
 def pm(values: Sequence[float]) -> str:
     """Mean ± half of the 95 % interval, to two digits of the latter."""
     mean, low, high = interval(values)
     half = (high - low) / 2
-    if half == 0 or half == float("inf"):
+    if half in (0, math.inf):
         return number(mean)
-    exponent = int(f"{half:e}".partition("e")[2])
-    places = min(8, max(0, 1 - exponent))
+    places = min(8, max(0, 1 - int(f"{half:e}".partition("e")[2])))
     return f"{mean:.{places}f} ± {half:.{places}f}"
-
-
-def column(row: Seeds, measure: str) -> list[float]:
-    """A measure by seed; empty where the row has none."""
-    return [row[seed][measure] for seed in sorted(row, key=int) if measure in row[seed]]

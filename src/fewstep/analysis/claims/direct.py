@@ -7,11 +7,20 @@ from typing import Any
 
 from fewstep.analysis import report
 from fewstep.analysis.claims.arms import MIXTURE, SETTING, Arm, ideal, solutions
-from fewstep.analysis.claims.claim import COST, QUALITY, Claim, Results, column, pm
+from fewstep.analysis.claims.claim import (
+    COST,
+    QUALITY,
+    Claim,
+    Results,
+    Row,
+    Statement,
+    column,
+    excess,
+    interval,
+    pm,
+)
 from fewstep.analysis.claims.mcm import cd_row
-from fewstep.analysis.claims.measurements import Row
 from fewstep.analysis.claims.plots import as_figure
-from fewstep.analysis.claims.verdicts import Statement, excess, interval
 from fewstep.analysis.report import COLOURS, Figure
 
 N: dict[str, Any] = {"n": 16, "solver": "heun"}

@@ -10,10 +10,19 @@ import torch
 
 from fewstep.analysis import report
 from fewstep.analysis.claims.arms import MIXTURE, Arm, ideal, solutions
-from fewstep.analysis.claims.claim import COST, QUALITY, Claim, Results, column, pm
+from fewstep.analysis.claims.claim import (
+    COST,
+    QUALITY,
+    Claim,
+    Results,
+    Seeds,
+    Statement,
+    column,
+    common_seeds,
+    pm,
+)
 from fewstep.analysis.claims.plots import as_figure, by_step, line
 from fewstep.analysis.claims.snapshots import one_step
-from fewstep.analysis.claims.verdicts import Seeds, Statement, common_seeds
 from fewstep.analysis.report import Figure
 from fewstep.core.denoiser import Denoiser
 from fewstep.core.process import Process

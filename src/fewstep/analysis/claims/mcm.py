@@ -12,16 +12,21 @@ import torch
 from fewstep.analysis import report
 from fewstep.analysis.claims import reference
 from fewstep.analysis.claims.arms import MIXTURE, Arm, ideal, solutions
-from fewstep.analysis.claims.claim import COST, QUALITY, Claim, Results, column, pm
-from fewstep.analysis.claims.measurements import Row
-from fewstep.analysis.claims.plots import as_figure, line
-from fewstep.analysis.claims.verdicts import (
+from fewstep.analysis.claims.claim import (
+    COST,
+    QUALITY,
+    Claim,
+    Results,
+    Row,
     Statement,
+    column,
     common_seeds,
     excess,
     interval,
+    pm,
     verdict,
 )
+from fewstep.analysis.claims.plots import as_figure, line
 from fewstep.analysis.report import Figure
 from fewstep.core.process import cosine
 from fewstep.core.sampling import sample

@@ -13,10 +13,8 @@ import torch
 
 from fewstep import exact
 from fewstep.analysis import report
-from fewstep.analysis.claims.claim import Claim, Results, number
-from fewstep.analysis.claims.measurements import Row
+from fewstep.analysis.claims.claim import Claim, Results, Row, Statement, number
 from fewstep.analysis.claims.plots import as_figure
-from fewstep.analysis.claims.verdicts import Statement
 from fewstep.analysis.report import Figure
 from fewstep.core.solvers import euler, heun
 from fewstep.core.times import karras

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from fewstep.analysis import report
-from fewstep.analysis.claims.claim import Claim, Results, column, number, pm
-from fewstep.analysis.claims.verdicts import REPRODUCED, RULE, TONES, Statement, overall
+from fewstep.analysis.claims.claim import (
+    CONTRADICTED,
+    OPEN,
+    REPRODUCED,
+    Claim,
+    Results,
+    Statement,
+    column,
+    overall,
+    pm,
+)
 from fewstep.analysis.report import Section, Table
 from fewstep.base.version import __version__
 
-GLOSSARY = (
+TONES = {REPRODUCED: "good", OPEN: "open", CONTRADICTED: "bad"}
+
+NOTES = (
+    (
+        "Every statement is a difference that the paper says is positive, taken seed by seed:"
+        " within a seed all arms see the same data, noise and initial weights. It is reproduced"
+        " where the 95 % Student interval of its mean over the seeds lies wholly above 0,"
+        " contradicted where it lies wholly below, and otherwise not reproduced at this scale. A"
+        " claim has the worst verdict of its main statements; the others are controls. There is no"
+        " correction for the number of statements."
+    ),
     (
         "ODE error: root mean square distance of a sample to where the exact probability-flow ODE"
         " leads from the same noise, over 2000 samples and all scalars. Feature Fréchet distance:"
@@ -31,82 +51,71 @@ GLOSSARY = (
 )
 
 
-def facts_of(claim: Claim, results: Results) -> dict[str, Any]:
-    """The claim's facts as JSON: verdict, statements, comments."""
-    statements = claim.statements(results)
-    return {
-        "title": claim.title,
-        "claim": claim.says,
-        "setting": claim.setting,
-        "verdict": overall(statements),
-        "statements": [one.to_json() for one in statements],
-        "words": list(claim.comments(results)),
-    }
+@dataclass(frozen=True)
+class Finding:
+    """A claim with its rows' numbers."""
+
+    claim: Claim
+    results: Results
+
+    @cached_property
+    def statements(self) -> list[Statement]:
+        return list(self.claim.statements(self.results))
+
+    @property
+    def main(self) -> list[Statement]:
+        return [one for one in self.statements if one.main]
+
+    @property
+    def verdict(self) -> str:
+        return overall(self.statements)
+
+    @property
+    def decisive(self) -> Statement:
+        """The main statement that decided the verdict."""
+        return next(one for one in self.main if one.verdict == self.verdict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "title": self.claim.title,
+            "claim": self.claim.says,
+            "setting": self.claim.setting,
+            "verdict": self.verdict,
+            "statements": [one.to_json() for one in self.statements],
+            "words": list(self.claim.comments(self.results)),
+        }
+
+    def numbers(self) -> Table:
+        """The means of every row with half their intervals, of the measures that some row has."""
+        titles = self.claim.measures
+        table = {
+            name: {m: pm(values) for m in titles if (values := column(row, m))}
+            for name, row in self.results.items()
+        }
+        present = [m for m in titles if any(m in cells for cells in table.values())]
+        rows = [[name, *(c.get(m, "") for m in present)] for name, c in table.items() if c]
+        caption = "Mean over the seeds ± half of the 95 % Student interval."
+        return Table(["", *(titles[m] for m in present)], rows, caption=caption)
+
+    def section(self) -> Section:
+        claim, count = self.claim, sum(one.verdict == REPRODUCED for one in self.main)
+        summary = f"{count} of {len(self.main)} main statements reproduced"
+        rows = [
+            [f"{'' if one.main else '(control) '}{one.text}", str(one), one.verdict]
+            for one in self.statements
+        ]
+        head = ["difference, claimed to be above 0", "mean [95 % interval]", "verdict"]
+        return Section(
+            title=claim.title,
+            verdict=(TONES[self.verdict], f"{self.verdict.capitalize()}: {summary}"),
+            text=[claim.says, f"Measured here: {claim.setting}", *claim.comments(self.results)],
+            figures=[claim.figure(self.results)],
+            tables=[Table(head, rows), self.numbers()],
+            commands=[f"{name}: {row.command}" for name, row in claim.rows.items()],
+        )
 
 
-def estimate_text(statement: Statement) -> str:
-    """Mean and interval."""
-    mean, low, high = statement.estimate
-    if statement.exact:
-        return number(mean)
-    if not math.isfinite(low):
-        return f"{number(mean)} (one seed)"
-    return f"{number(mean)} [{number(low)}, {number(high)}]"
-
-
-def decisive(claim: Claim, results: Results) -> Statement:
-    """The main statement that decided the verdict."""
-    main = [one for one in claim.statements(results) if one.main]
-    worst = overall(main)
-    return next(one for one in main if one.verdict == worst)
-
-
-def section(claim: Claim, results: Results) -> Section:
-    statements = claim.statements(results)
-    main = [one for one in statements if one.main]
-    verdict = overall(statements)
-    count = sum(one.verdict == REPRODUCED for one in main)
-    summary = f"{verdict.capitalize()}: {count} of {len(main)} main statements reproduced"
-    rows = [
-        [one.text if one.main else f"(control) {one.text}", estimate_text(one), one.verdict]
-        for one in statements
-    ]
-    head = ["difference, claimed to be above 0", "mean [95 % interval]", "verdict"]
-    return Section(
-        title=claim.title,
-        verdict=(TONES[verdict], summary),
-        text=[claim.says, f"Measured here: {claim.setting}", *claim.comments(results)],
-        figures=[claim.figure(results)],
-        tables=[Table(head, rows), numbers(claim, results)],
-        commands=[f"{name}: {row.command}" for name, row in claim.rows.items()],
-    )
-
-
-def numbers(claim: Claim, results: Results) -> Table:
-    """The means of every row with half their intervals, of the measures that some row has."""
-    measures = [m for m in claim.measures if any(column(row, m) for row in results.values())]
-    rows = []
-    for name, seeds in results.items():
-        cells = [column(seeds, measure) for measure in measures]
-        if any(cells):
-            rows.append([name, *(pm(values) if values else "" for values in cells)])
-    return Table(
-        ["", *(claim.measures[measure] for measure in measures)],
-        rows,
-        caption="Mean over the seeds ± half of the 95 % Student interval.",
-    )
-
-
-def summary_section(claims: Mapping[str, Claim], results: Mapping[str, Results]) -> Section:
-    rows = []
-    for name, claim in claims.items():
-        one = decisive(claim, results[name])
-        rows.append([claim.title, one.verdict, f"{one.text}: {estimate_text(one)}"])
-    head = ["claim", "verdict", "the statement that decided it: mean [95 % interval]"]
-    return Section(title="Verdicts", tables=[Table(head, rows)], points=[RULE, *GLOSSARY])
-
-
-def html(claims: Mapping[str, Claim], results: Mapping[str, Results], seeds: int) -> str:
+def html(findings: Mapping[str, Finding], seeds: int) -> str:
     """The page."""
     lead = (
         "What the papers say of their methods, measured on data whose denoiser and ODE are known"
@@ -116,9 +125,16 @@ def html(claims: Mapping[str, Claim], results: Mapping[str, Results], seeds: int
     )
     note = (
         f"fewstep {__version__}, torch {torch.__version__}, {platform.machine()}. Again: fewstep"
-        f" verify --claims --seeds {seeds} --only {','.join(claims)} --out FOLDER; every number is"
-        " in FOLDER/claims.json."
+        f" verify --claims --seeds {seeds} --only {','.join(findings)} --out FOLDER; every number"
+        " is in FOLDER/claims.json."
     )
-    sections = [section(claim, results[name]) for name, claim in claims.items()]
-    parts = [summary_section(claims, results), *sections]
-    return report.page("What the methods claim, where the truth is known", [lead], parts, note=note)
+    head = ["claim", "verdict", "the statement that decided it: mean [95 % interval]"]
+    rows = [
+        [one.claim.title, one.verdict, f"{one.decisive.text}: {one.decisive}"]
+        for one in findings.values()
+    ]
+    verdicts = Section(title="Verdicts", tables=[Table(head, rows)], points=NOTES)
+    sections = [verdicts, *(one.section() for one in findings.values())]
+    return report.page(
+        "What the methods claim, where the truth is known", [lead], sections, note=note
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fewstep.analysis.claims.verdicts import Seeds, interval
+from fewstep.analysis.claims.claim import Seeds, interval
 from fewstep.analysis.report import Figure, svg
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -74,18 +73,6 @@ def reference(name: str) -> tuple[Tensor, Tensor | None, float]:
     return draws, features, spread(draws[:NEAR])
 
 
-def load_or_make(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of a file, which is made first if it does not exist."""
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f".{os.getpid()}-{file.name}")
-        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in make().items()}
-        np.savez(part, **arrays)
-        part.replace(file)
-    with np.load(file, allow_pickle=False) as archive:
-        return {name: torch.from_numpy(archive[name]) for name in archive.files}
-
-
 def noise(name: str, count: int | None = None, seed: int = NOISE) -> Tensor:
     """The unit noise that `Generator.sample` starts from with that seed, SAMPLES rows of it."""
     return normal(seed, "prior", 0, count or SAMPLES, law_on(name).shape, SAMPLING_BLOCK)
@@ -93,15 +80,17 @@ def noise(name: str, count: int | None = None, seed: int = NOISE) -> Tensor:
 
 @cache
 def solution(folder: Path, name: str, process: Process) -> Tensor:
-    """Where the exact ODE leads from the noise of the scored samples."""
+    """Where the exact ODE leads from the noise of the scored samples; one file for all jobs."""
     protocol = {key: torch.tensor(value) for key, value in PROTOCOL.items()}
     digest = fingerprint({"solution": {"end": process.sigma(process.t_max), **protocol}})[:12]
-
-    def solve() -> dict[str, Tensor]:
-        law = law_on(name, process)
-        return {"x0": law.solve(process.prior(noise(name)), process.t_max, 0.0)}
-
-    return load_or_make(folder / f"solution-{name}-{digest}.npz", solve)["x0"]
+    file = folder / f"solution-{name}-{digest}.npy"
+    if not file.exists():
+        x0 = law_on(name, process).solve(process.prior(noise(name)), process.t_max, 0.0)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f".{os.getpid()}-{file.name}")
+        np.save(part, x0.numpy())
+        part.replace(file)
+    return torch.from_numpy(np.load(file, allow_pickle=False))
 
 
 def prepare(name: str, process: Process, folder: Path, seed: int) -> dict[str, Any]:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fewstep.analysis import report
-from fewstep.analysis.claims.claim import Claim, Results
-from fewstep.analysis.claims.measurements import Job, Store
-from fewstep.analysis.claims.page import facts_of, html
-from fewstep.analysis.claims.pool import work
+from fewstep.analysis.claims.claim import Claim
+from fewstep.analysis.claims.page import Finding, html
+from fewstep.analysis.claims.pool import Job, Store, work
 from fewstep.base.errors import require, unknown
-
-REPORT = "report.html"
 
 
 def registry() -> dict[str, Claim]:
@@ -30,14 +26,6 @@ def registry() -> dict[str, Claim]:
         "direct": direct.CLAIM,
         "oracle": oracle.CLAIM,
     }
-
-
-def choose(claims: dict[str, Claim], only: Sequence[str] | None) -> dict[str, Claim]:
-    """The claims of these names, or all. Raises UserError for an unknown name."""
-    for name in only or ():
-        if name not in claims:
-            raise unknown("claim", name, claims)
-    return {name: claim for name, claim in claims.items() if not only or name in only}
 
 
 def run(
@@ -58,25 +46,29 @@ def run(
     Args:
         out: the folder
         seeds: how many, 2 or more for an interval
-        only: names of claims, all by default
+        only: names of claims, all by default; UserError for an unknown one
         jobs: processes, one for each core by default
-        progress: a bar on stderr
+        progress: how far it is, on stderr
         claims: other ones than the papers'
     """
     require(seeds >= 1, "seeds", seeds, "1 or more")
-    selection = choose(registry() if claims is None else claims, only)
+    claims = registry() if claims is None else claims
+    for name in only or ():
+        if name not in claims:
+            raise unknown("claim", name, claims)
+    selection = {name: claim for name, claim in claims.items() if not only or name in only}
     report.axes()  # without matplotlib it raises before anything is measured
-    store = Store.open(Path(out))
+    store = Store(Path(out))
     todo = [job for claim in selection.values() for job in jobs_of(claim, seeds)]
     work(todo, store, workers=jobs, progress=progress)
-    results = {name: results_of(store, claim, seeds) for name, claim in selection.items()}
-    facts = {name: facts_of(claim, results[name]) for name, claim in selection.items()}
+    findings = {name: finding(store, claim, seeds) for name, claim in selection.items()}
+    facts = {name: one.to_json() for name, one in findings.items()}
     store.claims = {
         name: {**facts[name], "rows": {row: of.digest for row, of in claim.rows.items()}}
         for name, claim in selection.items()
     }
     store.write()
-    page = report.write(store.folder / REPORT, html(selection, results, seeds))
+    page = report.write(store.folder / "report.html", html(findings, seeds))
     return {"claims": facts, "report": str(page), "data": str(store.file)}
 
 
@@ -84,30 +76,10 @@ def jobs_of(claim: Claim, seeds: int) -> list[Job]:
     return [Job(row, seed) for row in claim.rows.values() for seed in row.seeds(seeds)]
 
 
-def results_of(store: Store, claim: Claim, seeds: int) -> Results:
-    """The numbers of the claim's rows on these seeds; a row without seeds has them once."""
-    return {
+def finding(store: Store, claim: Claim, seeds: int) -> Finding:
+    """The claim with its numbers on these seeds; a row without seeds has them once."""
+    rows = {
         name: {str(seed): store.seeds(row)[str(seed)] for seed in row.seeds(seeds)}
         for name, row in claim.rows.items()
     }
-
-
-def claims_main(
-    *, out: str | Path, seeds: int, only: str | None, as_json: bool, jobs: int | None = None
-) -> int:
-    """`fewstep verify --claims`: measures, and prints a line for each claim or one JSON object.
-
-    Returns 0 whatever the verdicts: one that contradicts a paper is a result and no failure.
-    only: names with commas between.
-    """
-    names = None if only is None else [name.strip() for name in only.split(",")]
-    facts = run(out, seeds=seeds, only=names, jobs=jobs)
-    print(json.dumps(facts) if as_json else lines(facts))
-    return 0
-
-
-def lines(facts: dict[str, Any]) -> str:
-    """The verdicts and the report's path."""
-    width = max(len(name) for name in facts["claims"])
-    verdicts = [f"{name:<{width}}  {claim['verdict']}" for name, claim in facts["claims"].items()]
-    return "\n".join([*verdicts, f"report: {facts['report']}", f"numbers: {facts['data']}"])
+    return Finding(claim, rows)

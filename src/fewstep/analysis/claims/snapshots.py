@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from torch import Tensor
@@ -17,34 +18,24 @@ LOW = (0.2, 0.3, 0.5)  # noise levels of the denoising error
 ROWS = 256
 
 
-def low_noise(folder: Path, law: str) -> dict[str, Tensor]:
-    """New data under low noise, `x 0.2` and so on, and where the exact ODE leads, `end 0.2`."""
-
-    def make() -> dict[str, Tensor]:
-        exact_law = reference.law_on(law)
-        x0 = exact_law.sample(ROWS, seed=reference.NOISE + 1)
-        z = normal(reference.NOISE, "low noise", 0, ROWS, exact_law.shape, 16)
-        points: dict[str, Tensor] = {}
-        for t in LOW:
-            points[f"x {t:g}"] = x0 + t * z
-            points[f"end {t:g}"] = transport.ends(exact_law, x0, z, t)
-        return points
-
-    file = folder / f"low-{law}-{ROWS}-{'-'.join(map(str, LOW))}.npz"
-    return reference.load_or_make(file, make)
+@cache
+def low_noise(law: str) -> list[tuple[float, Tensor, Tensor]]:
+    """A level, new data under its noise, and where the exact ODE leads; of each level."""
+    exact_law = reference.law_on(law)
+    x0 = exact_law.sample(ROWS, seed=reference.NOISE + 1)
+    z = normal(reference.NOISE, "low noise", 0, ROWS, exact_law.shape, 16)
+    return [(t, x0 + t * z, transport.ends(exact_law, x0, z, t)) for t in LOW]
 
 
 def look(law: str, folder: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:
     """Errors of one evaluation to the exact ODE's solution, at low noise and from pure noise."""
-    points = low_noise(folder, law)
     no_labels = reference.no_labels(law, ROWS)
-    denoising = 0.0
-    for t in LOW:
-        x0_hat = denoiser(points[f"x {t:g}"].float(), t, no_labels)
-        denoising += reference.rms(x0_hat - points[f"end {t:g}"])
+    errors = [
+        reference.rms(denoiser(x.float(), t, no_labels) - end) for t, x, end in low_noise(law)
+    ]
     numbers = one_step(law, folder, denoiser, process)
     generation = numbers.pop("ode_error")
-    return {"denoising": denoising / len(LOW), "generation": generation, **numbers}
+    return {"denoising": sum(errors) / len(LOW), "generation": generation, **numbers}
 
 
 def one_step(law: str, folder: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:

@@ -17,19 +17,24 @@ from torch import Tensor
 from fewstep import methods
 from fewstep.analysis import report
 from fewstep.analysis.claims.arms import MIXTURE, Arm, ideal, solutions
-from fewstep.analysis.claims.claim import COST, QUALITY, Claim, Results, column, pm
-from fewstep.analysis.claims.measurements import Row
-from fewstep.analysis.claims.plots import as_figure, by_step
-from fewstep.analysis.claims.snapshots import look_mixture, look_plane
-from fewstep.analysis.claims.verdicts import (
+from fewstep.analysis.claims.claim import (
     CONTRADICTED,
+    COST,
     OPEN,
+    QUALITY,
     REPRODUCED,
+    Claim,
+    Results,
+    Row,
     Statement,
+    column,
     excess,
     interval,
+    pm,
     verdict,
 )
+from fewstep.analysis.claims.plots import as_figure, by_step
+from fewstep.analysis.claims.snapshots import look_mixture, look_plane
 from fewstep.analysis.report import Figure
 from fewstep.core.method import Method
 from fewstep.core.times import Law, LogStudentT

@@ -19,12 +19,21 @@ from fewstep import exact, methods
 from fewstep.analysis import report
 from fewstep.analysis.claims import reference
 from fewstep.analysis.claims.arms import MIXTURE, SETTING, start_of
-from fewstep.analysis.claims.claim import Claim, Results, column, number, pm
+from fewstep.analysis.claims.claim import (
+    Claim,
+    Results,
+    Row,
+    Seeds,
+    Statement,
+    column,
+    common_seeds,
+    excess,
+    number,
+    pm,
+)
 from fewstep.analysis.claims.gc import ALONE
 from fewstep.analysis.claims.gc import ROWS as GC_ROWS
-from fewstep.analysis.claims.measurements import Row
 from fewstep.analysis.claims.plots import as_figure, line
-from fewstep.analysis.claims.verdicts import Seeds, Statement, common_seeds, excess
 from fewstep.analysis.report import Figure
 from fewstep.base.conditions import Cond
 from fewstep.base.randomness import normal

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +14,9 @@ from fewstep import networks
 from fewstep.analysis.doctor.examination import Examination, examine, take
 from fewstep.analysis.doctor.interpretations import Range, Raw, Reading, make_reading, ranges
 from fewstep.analysis.doctor.subject import Subject, truth_of
-from fewstep.analysis.doctor.teacher import Teacher, teacher_measures
+from fewstep.analysis.doctor.teacher import Teacher, denoising
+from fewstep.analysis.doctor.teacher_reading import find_reading
+from fewstep.analysis.doctor.verdicts import Measure
 from fewstep.base.conditions import Cond
 from fewstep.base.device import pick_device
 from fewstep.base.errors import UserError, unknown
@@ -89,6 +92,14 @@ def teacher_examination(teacher: Teacher, *, progress: bool = False) -> Examinat
     return Examination(
         teacher.name, about, tuple(take(teacher_measures(teacher), progress=progress))
     )
+
+
+def teacher_measures(teacher: Teacher) -> dict[str, Callable[[], Measure]]:
+    """The measures of a teacher, by name."""
+    return {
+        "denoising by noise level": partial(denoising, teacher),
+        "reading": partial(find_reading, teacher),
+    }
 
 
 def teacher_of(

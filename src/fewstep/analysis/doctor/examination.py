@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from torch import Tensor
-from tqdm import tqdm
 
 from fewstep.analysis.doctor.average import average_gap, draw_samples
 from fewstep.analysis.doctor.boundary import boundary
@@ -20,6 +19,7 @@ from fewstep.analysis.doctor.teacher_gap import teacher_gap
 from fewstep.analysis.doctor.training_log import training_log
 from fewstep.analysis.doctor.verdicts import Measure, Severity, Verdict, worst
 from fewstep.base.errors import FewstepError
+from fewstep.base.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ MEASURES: dict[str, Callable[[Subject, Samples], Measure]] = {
 def take(measures: Mapping[str, Callable[[], Measure]], *, progress: bool = False) -> list[Measure]:
     """Every measure in turn; one that raises a FewstepError is missing, with its message."""
     results = []
-    with tqdm(measures.items(), disable=not progress, leave=False) as bar:
-        for name, measure in bar:
-            bar.set_description(name)
+    with Progress(len(measures), "measure", show=progress) as bar:
+        for name, measure in measures.items():
             try:
                 results.append(measure())
             except FewstepError as error:
                 results.append(Measure(name, "", missing=str(error)))
+            bar.update(measured=name)
     return results
 
 

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewstep.analysis import report
 from fewstep.analysis.doctor.examination import Examination
 from fewstep.analysis.doctor.verdicts import Cell, Measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from fewstep.analysis.report import Section
 
 WIDTH = 116
 ALWAYS = ("loss by noise level", "denoising by noise level")  # tables that are always printed
@@ -26,7 +25,7 @@ def text(examination: Examination, *, full: bool = False) -> str:
     lines = [f"{examination.name}: {examination.about}", ""]
     for measure in examination.measures:
         if measure.rows and (full or measure.name in ALWAYS or measure.severity != "ok"):
-            lines += ["", *table(measure), ""]
+            lines += ["", report.text_table(cells(measure), measure.columns), ""]
         lines += paragraphs(measure)
     return "\n".join([*lines, "", overall(examination)]).replace("\n\n\n", "\n\n")
 
@@ -78,14 +77,9 @@ def cell(value: Cell) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def table(measure: Measure) -> list[str]:
-    """The rows in columns as wide as they need."""
-    rows = [tuple(measure.columns), *(tuple(cell(value) for value in row) for row in measure.rows)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(f"{value:>{width}}" for value, width in zip(row, widths, strict=True))
-        for row in rows
-    ]
+def cells(measure: Measure) -> list[list[str]]:
+    """The rows of the measure's table as words."""
+    return [[cell(value) for value in row] for row in measure.rows]
 
 
 def as_json(examination: Examination) -> dict[str, Any]:
@@ -139,17 +133,13 @@ def write_page(examination: Examination, folder: Path) -> Path:
 
     Raises UserError without matplotlib or jinja2.
     """
-    from fewstep.analysis import report
-
     sections = [_section(measure, folder) for measure in examination.measures]
     lead = [examination.about, overall(examination)]
     page = report.page(f"Examination of {examination.name}", lead, sections)
     return report.write(folder / "doctor.html", page)
 
 
-def _section(measure: Measure, folder: Path) -> Section:
-    from fewstep.analysis import report
-
+def _section(measure: Measure, folder: Path) -> report.Section:
     figures = []
     if measure.name in ALWAYS and measure.rows:
         drawing, places = report.axes(len(_curves(measure)))
@@ -159,8 +149,7 @@ def _section(measure: Measure, folder: Path) -> Section:
         figures = [report.Figure(report.svg(drawing), f"{measure.name}: its table as curves")]
     tables = []
     if measure.rows:
-        rows = [[cell(value) for value in row] for row in measure.rows]
-        tables = [report.Table(list(measure.columns), rows, measure.definition)]
+        tables = [report.Table(measure.columns, cells(measure), measure.definition)]
     messages = [verdict.message for verdict in measure.verdicts]
     limits = [
         f"{one.name}: {cell(one.value)}, ok up to {cell(one.threshold)} ({one.against})"

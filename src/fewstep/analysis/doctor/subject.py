@@ -6,9 +6,11 @@ import json
 import logging
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fewstep import exact, methods
@@ -121,12 +123,7 @@ def subject_of(
     blueprint = open_checkpoint(path, network, method)
     checkpoint, run, facts = blueprint.checkpoint, blueprint.run, blueprint.facts
     place = pick_device(device)
-
-    def network_of(source: Checkpoint, group: str) -> nn.Module | None:
-        if group not in source.groups:
-            return None
-        return replace(blueprint, checkpoint=source).network_with(source.groups[group]).to(place)
-
+    network_of = partial(_network, blueprint, place)
     ema = network_of(checkpoint, "ema")
     if ema is None:
         raise UserError(
@@ -157,6 +154,15 @@ def subject_of(
         log=_log(checkpoint),
         seed=seed,
     )
+
+
+def _network(
+    blueprint: Blueprint, place: torch.device, source: Checkpoint, group: str
+) -> nn.Module | None:
+    """A network of that checkpoint of the run; None where it holds none of that name."""
+    if group not in source.groups:
+        return None
+    return replace(blueprint, checkpoint=source).network_with(source.groups[group]).to(place)
 
 
 def _last_stage(blueprint: Blueprint) -> Stage:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from fewstep.analysis import report
-from fewstep.analysis.frontier import figures, tables
+from fewstep.analysis.frontier import figures
 from fewstep.analysis.frontier.latency import machine
 from fewstep.analysis.frontier.models import Subject
-from fewstep.analysis.frontier.points import MULTISTEP, Point, choice_facts
+from fewstep.analysis.frontier.points import Point, choice_facts
 from fewstep.analysis.frontier.scoring import Bench, held_out, search_seed
 from fewstep.analysis.frontier.summary import Summary
 from fewstep.base.errors import StorageError
@@ -24,16 +23,11 @@ from fewstep.base.version import __version__
 FORMAT = 1
 _COLUMNS = 12  # pictures of a row
 _CLOUD = 2000  # points of a plot
-_WORTH = "better than every cheaper one that is marked"
 _CAPTION = (
-    f"Bars: 95 % intervals. Filled marks, with their number of evaluations: {_WORTH} (left by"
-    " evaluations, right by latency). Faint: not on offer. Grey: what held-out data itself scores,"
-    " with its 95 % interval."
+    "Bars: 95 % intervals. Filled, with the number of evaluations: better than every cheaper filled"
+    " one, left by evaluations, right by latency. Grey: what held-out data itself scores."
 )
-_BUSY = (
-    "The machine was busy while it was timed: calls differ by more than half. The same command on a"
-    " quiet machine reads the scores again and measures the times anew."
-)
+_SAMPLES = "Samples by number of evaluations, all from the same noise, beside held-out data."
 
 
 @dataclass(frozen=True)
@@ -73,109 +67,64 @@ class Frontier:
         }
         return json.loads(json.dumps(facts))
 
-    def tables(self) -> list[report.Table]:
-        """Costs and scores, the other metrics, and the solvers if there are any."""
-        caption = (
-            f"Test split, {self._draws()}: the mean over draws. Milliseconds of a call: the median."
-            f" Bold: {_WORTH} so."
-        )
-        metric = self.bench.metric
-        return [
-            tables.costs(self.summary, self.bench.plan.batch, caption),
-            tables.others(self.points, metric),
-            *_if_any(tables.samplers(self.points, metric)),
-        ]
-
-    def levels(self) -> list[report.Table]:
-        """The levels of the later steps, if any were chosen."""
-        return _if_any(tables.levels(self.points, self.bench.metric))
-
     def commands(self) -> list[str]:
-        """How to sample like the points that are worth their cost."""
-        commands = [p.command() for p in self.points if p.worth]
-        return [command for command in dict.fromkeys(commands) if command]
-
-    def warnings(self) -> list[str]:
-        """A sentence where the times cannot be trusted."""
-        return [_BUSY] if any(point.busy for point in self.points) else []
+        """How to sample like each point on offer, with its levels."""
+        return [p.command() for p in self.points if p.on_offer and p.command()]
 
     def text(self) -> str:
         """The tables, the conclusion and the commands for a terminal."""
-        parts = [
-            *(report.text_table(t.rows, t.head) for t in (*self.tables(), *self.levels())),
-            *self.warnings(),
-            "\n".join(self.summary.conclusion()),
-            "\n".join(self.commands()),
-        ]
-        return "\n\n".join(part for part in parts if part)
+        tables = self.summary.tables(self.bench.plan.batch)
+        parts = [report.text_table(table.rows, table.head) for table in tables]
+        parts += ["\n".join(lines) for lines in (self.summary.conclusion(), self.commands())]
+        return "\n\n".join(filter(None, parts))
 
     def write(self, folder: Path) -> None:
-        """frontier.json, frontier.png and report.html in the folder."""
+        """frontier.json, frontier.png, samples.png and report.html in the folder."""
         facts = self.to_json()
-        about = f"{self.bench.dataset.name}, test split: {self._draws()}, 95 % intervals"
+        about = f"{self.bench.dataset.name}, test split: {self._draws()}"
         drawing = figures.frontier(self.points, self.bench.judge(), about)
         try:
             report.png(drawing, folder / "frontier.png")
             report.write(folder / "frontier.json", json.dumps(facts, indent=1))
-            report.write(folder / "report.html", self._page(facts, report.svg(drawing)))
+            alt = f"{self.bench.metric} against evaluations and milliseconds"
+            curves = report.Figure(report.svg(drawing), alt, _CAPTION)
+            page = self._page(facts, [curves, *self._samples(folder / "samples.png")])
+            report.write(folder / "report.html", page)
         except OSError as error:
             raise StorageError(f"cannot write to {folder}: {error.strerror or error}") from error
 
     def _draws(self) -> str:
         protocol = self.points[0].results[self.bench.metric].protocol
-        return f"{_plural(protocol['draws'], 'draw')} of {protocol['n']} samples"
+        return f"{protocol['draws']} x {protocol['n']} samples"
 
-    def _page(self, facts: dict[str, Any], drawing: bytes) -> str:
-        alt = f"{self.bench.metric} against evaluations and milliseconds"
+    def _page(self, facts: dict[str, Any], pictures: list[report.Figure]) -> str:
+        tables = self.summary.tables(self.bench.plan.batch)
         sections = [
-            report.Section(
-                title="Quality against cost",
-                text=self.warnings(),
-                figures=[report.Figure(drawing, alt, _CAPTION)],
-                tables=self.tables(),
-            )
-        ]
-        samples = self._samples()
-        if samples is not None:
-            sections.append(report.Section(title="Samples", figures=[samples]))
-        sections += [
-            report.Section(title="How to sample", text=self.commands(), tables=self.levels()),
+            report.Section(title="Quality against cost", figures=pictures, tables=tables),
+            report.Section(title="How to sample", text=self.commands()),
             report.Section(
                 title="How this was measured", points=self._protocol(facts), commands=[self.command]
             ),
         ]
         names = " and ".join(subject.name for subject in self.summary.subjects)
         note = f"fewstep {__version__}; every number is in frontier.json beside this page."
-        lead = [" ".join(facts["conclusion"])]
-        return report.page(f"What each step buys: {names}", lead, sections, note=note)
+        return report.page(
+            f"What each step buys: {names}", facts["conclusion"], sections, note=note
+        )
 
-    def _samples(self) -> report.Figure | None:
-        """Samples of the points of interest; None for data that is neither pictures nor plane."""
+    def _samples(self, path: Path) -> list[report.Figure]:
+        """Samples of the best points; none of data that is neither pictures nor plane."""
         shape = self.bench.dataset.shape
         is_picture = len(shape) == 3 and shape[0] in (1, 3)
         if not is_picture and shape != (2,):
-            return None
-        best = [self.summary.worth(subject)[-1] for subject in self.summary.subjects]
-        points = [
-            p
-            for p in self.points
-            if p.worth or p in best or (is_picture and p.sampler == MULTISTEP)
-        ]
+            return []
         real = self.bench.dataset.validation.x0[: _COLUMNS if is_picture else _CLOUD]
-        if not is_picture:
-            points = points[-5:]
+        best = [self.summary.worth(subject)[-1] for subject in self.summary.subjects]
+        points = [p for p in self.points if p.worth or p in best]
         rows = [(f"{p.name}: {p.evaluations}", self._sample(p, len(real))) for p in points]
         draw = figures.grid if is_picture else figures.clouds
-        drawing = draw([*rows, ("held-out data", real)])
-        file = BytesIO()
-        drawing.savefig(
-            file, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None}
-        )
-        caption = "Samples, with their numbers of evaluations, all from the same noise"
-        if is_picture:
-            caption += "; a column has one condition"
-        alt = "samples by number of evaluations"
-        return report.Figure(file.getvalue(), alt, f"{caption}.", "image/png")
+        report.png(draw([*rows, ("held-out data", real)]), path)
+        return [report.pictures(path, "samples by number of evaluations", _SAMPLES)]
 
     def _sample(self, point: Point, n: int) -> Tensor:
         subject = point.subject
@@ -185,48 +134,23 @@ class Frontier:
         return generator.facts.units.to_model(x)
 
     def _protocol(self, facts: dict[str, Any]) -> list[str]:
-        """How the study was made, a sentence or two for each point of the list."""
-        plan = self.bench.plan
-        where = facts["machine"]
-        data = facts["data"]
-        counts = {}
-        for p in self.points:
-            if p.levels:
-                counts[f"{p.name} {p.steps}"] = p.candidates
-            elif p.candidates:
-                counts[f"{p.subject.name}, all samplers"] = p.candidates
-        candidates = "; ".join(f"{name}: {count}" for name, count in counts.items())
+        """How the study was made, a point of the list each."""
+        plan, where, data = facts["plan"], facts["machine"], facts["data"]
         return [
-            f"Chosen on the validation split by {self.bench.metric}, {plan.search_n} samples of"
-            f" seed {facts['plan']['search_seed']} for each candidate, all of them from the same"
-            " noise.",
-            f"Candidates scored there: {candidates or 'none'}.",
-            f"Scored once on the test split: up to {plan.n} samples of seed {plan.seed},"
-            f" {self._draws()}, against the training split. Levels and samplers were chosen without"
-            " it; which settings are called better is read off it.",
-            f"{_WORTH.capitalize()}: beyond chance, so that 0 is outside the 95 % interval of the"
-            f" paired difference on the test split, and by {plan.gain:.0%} of the value. There is"
-            " no correction for the number of comparisons. All is given these weights and this"
-            " training split: another training run is not in the intervals.",
-            f"Evaluations are counted in the network. Milliseconds: {plan.repeats} calls of"
-            " `sample` after one that is not timed, settings taking turns; for what is cheaper the"
-            f" lower quartile counts. On {where['name']} ({where['device']},"
-            f" {_plural(where['threads'], 'thread')}, {where['dtype']}, torch {where['torch']}).",
-            *(
-                f"{s['name']}: {s['about']}, weights {s['weights'][:16]}."
-                for s in facts["subjects"]
-            ),
-            f"Data {data['name']}: training split {data['train'][:16]}, validation"
-            f" {data['validation'][:16]}, test {data['test'][:16]}.",
+            f"Levels and samplers: chosen on the validation split by {self.bench.metric},"
+            f" {plan['search_n']} samples of seed {plan['search_seed']} for each candidate, at most"
+            f" {plan['candidates']} for each number of steps.",
+            f"Scores: {self._draws()} of seed {plan['seed']} on the test split, against the"
+            " training split.",
+            "Better: 0 is outside the 95 % interval of the paired difference on the test split, and"
+            f" the gain is {plan['gain']:.0%} of the value or more; no correction for the number of"
+            " comparisons, and the spread of training runs is not in the intervals.",
+            f"Times: {plan['repeats']} calls of `sample`, settings taking turns, on {where['name']}"
+            f" ({where['device']}, threads: {where['threads']}, {where['dtype']}, torch"
+            f" {where['torch']}). The lower quartile says what is cheaper.",
+            *(f"{s['name']}: {s['about']}, {s['weights'][:16]}." for s in facts["subjects"]),
+            f"Data {data['name']}: training split {data['train'][:16]}, test {data['test'][:16]}.",
         ]
-
-
-def _if_any(table: report.Table) -> list[report.Table]:
-    return [table] if table.rows else []
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _point_facts(point: Point, summary: Summary) -> dict[str, Any]:
@@ -250,14 +174,12 @@ def _subject_facts(subject: Subject) -> dict[str, Any]:
     generator = subject.generator
     size = sum(p.numel() for p in generator.denoiser.parameters())
     about = f"{generator.run.method}, step {generator.step}, {size} weights"
-    if subject.source.startswith("exact:"):
-        about = "closed form"
     return {
         "name": subject.name,
         "given": subject.source,
         "teacher": subject.teacher,
         "kind": subject.kind,
-        "about": about,
+        "about": "closed form" if subject.source.startswith("exact:") else about,
         "weights": generator.fingerprint,
         "run": generator.run.to_json(),
     }

@@ -6,16 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from tqdm import tqdm
-
 from fewstep.analysis.frontier.latency import Timing, clock_calls, evaluations
 from fewstep.analysis.frontier.levels import Levels, bounds_of, starts
 from fewstep.analysis.frontier.models import SOLVERS, Subject
 from fewstep.analysis.frontier.points import MULTISTEP, Point, judge_points
-from fewstep.analysis.frontier.scoring import Bench
+from fewstep.analysis.frontier.scoring import Bench, Plan
 from fewstep.analysis.frontier.search import search
 from fewstep.analysis.metrics import Result
 from fewstep.base.errors import UserError
+from fewstep.base.progress import Progress
 from fewstep.core import sampling
 from fewstep.run.generator import Generator
 
@@ -112,30 +111,23 @@ def _is_beaten(setting: Setting, others: Sequence[Setting], sign: float) -> bool
     return any(other.steps <= setting.steps and value(other) < value(setting) for other in others)
 
 
-def amount(subjects: Sequence[Subject], bench: Bench) -> int:
-    """About how many scores a study makes."""
-    plan = bench.plan
-    total = 0
-    solver = sum(len(solver_steps(plan.teacher_steps, sampler)) for sampler in SOLVERS)
-    for subject in subjects:
-        if subject.kind == "multistep":
-            total += plan.candidates * len([s for s in plan.steps if s > 1]) + len(plan.steps)
-        elif subject.kind == "segments":
-            total += 1
-        else:
-            total += 2 * solver
-    return total
+def candidates(subject: Subject, plan: Plan) -> int:
+    """The most candidates that are scored on the validation split."""
+    if subject.kind == "multistep":
+        return plan.candidates * sum(steps > 1 for steps in plan.steps)
+    if subject.kind == "segments":
+        return 0
+    return sum(len(solver_steps(plan.teacher_steps, sampler)) for sampler in SOLVERS)
 
 
 def measure(subjects: Sequence[Subject], bench: Bench, progress: bool = True) -> list[Point]:
     """All points, chosen on the validation split, scored on the test split and timed."""
-    quiet = not progress
-    total = amount(subjects, bench)
-    with tqdm(total=total, desc="search", unit="score", disable=quiet, leave=False) as bar:
+    total = sum(candidates(subject, bench.plan) for subject in subjects)
+    with Progress(total, "candidate", show=progress) as bar:
         bench = replace(bench, tick=bar.update)
         settings = [setting for subject in subjects for setting in settings_of(subject, bench)]
-        bar.total = bar.n + len(settings)  # a search may need fewer than its budget
-        bar.set_description("test")
+    with Progress(len(settings), "test score", show=progress) as bar:
+        bench = replace(bench, tick=bar.update)
         scores = [bench.final(setting.generator, setting.steps) for setting in settings]
     timings = _time(settings, bench.plan.batch, bench.plan.repeats, progress)
     points = [_point(*facts) for facts in zip(settings, scores, timings, strict=True)]
@@ -149,7 +141,7 @@ def _time(
         return lambda: setting.generator.sample(size, steps=setting.steps, batch=size)
 
     total = 2 * repeats * len(settings)
-    with tqdm(total=total, desc="clock", unit="call", disable=not progress, leave=False) as bar:
+    with Progress(total, "timed call", show=progress) as bar:
         timings = []
         for size in (1, batch):
             calls = {i: call(setting, size) for i, setting in enumerate(settings)}

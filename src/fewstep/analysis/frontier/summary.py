@@ -1,13 +1,20 @@
-"""The conclusion of a study in plain sentences that the numbers alone decide."""
+"""What a study says: its tables, and a conclusion in sentences that the numbers alone decide."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fewstep.analysis.frontier.models import Subject
 from fewstep.analysis.frontier.points import Judge, Point, worth
+from fewstep.analysis.report import Table
+
+_BUSY = (
+    "The machine was busy while it was timed: calls differ by more than half. The same command on a"
+    " quiet machine reads the scores again and measures the times anew."
+)
+_SINGLE = "A single draw has no interval: better and worse are by the values alone."
+_FLOOR = ("held-out data (floor)", "-")
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Summary:
             least = min(p.evaluations for p in self.points)
             return "the cheapest" if point.evaluations == least else "better"
         if not point.on_offer:
-            return "another sampler was better on the validation split"
+            return "not on offer"
         cheaper = [p for p in self.points if p.worth and p.evaluations <= point.evaluations]
         rivals = [p for p in cheaper if not self.judge.better(point, p)]
         best = min(rivals, key=self.judge.value)
@@ -44,117 +51,90 @@ class Summary:
         return f"{verdict} {best.label}"
 
     def conclusion(self) -> list[str]:
-        """What is worth its cost, each subject's best, where teachers come up to it, the floor."""
-        sentences = [self._headline(), *(self._best(subject) for subject in self.subjects)]
-        students = [s for s in self.subjects if not s.teacher]
+        """The best setting, each subject's best, where teachers come up to it, what to mistrust."""
+        best = max((p for p in self.points if p.worth), key=lambda p: p.evaluations)
+        sentences = [f"The best setting is {best.label}.", *map(self._best, self.subjects)]
         for teacher in (s for s in self.subjects if s.teacher):
+            students = (s for s in self.subjects if not s.teacher)
             sentences += [self._meeting(student, teacher) for student in students]
-        sentences.append(self._floor())
-        intervals = [p.results[self.judge.metric].interval for p in self.points]
-        if len(self.points) > 1 and None in intervals:
-            sentences.append(
-                "A single draw has no interval: better and worse are by the values alone here, and"
-                " may be chance."
-            )
+        if any(p.results[self.judge.metric].interval is None for p in self.points):
+            sentences.append(_SINGLE)
+        if any(p.busy for p in self.points):
+            sentences.append(_BUSY)
         return sentences
 
-    def _headline(self) -> str:
-        if len(self.points) == 1:
-            return "One setting was measured: there is nothing to compare it with."
-        last = max((p for p in self.points if p.worth), key=lambda p: p.evaluations)
-        if any(p.evaluations > last.evaluations for p in self.points):
-            return f"The best setting is {last.label}: nothing dearer is better."
-        return f"The best setting is {last.label}, the dearest."
-
     def _best(self, subject: Subject) -> str:
+        """The subject's best setting; which dearer ones and which metrics gain nothing."""
         points = self.worth(subject)
         first, best = points[0], points[-1]
-        sentences = [
-            f"{best.name} reaches {self._score(best)} with {_count(best)}"
-            f" ({best.one.median:.3g} ms for one sample)."
-        ]
-        more = sorted({p.evaluations for p in self.of(subject) if p.evaluations > best.evaluations})
-        if more:
-            sentences.append(f"More are no better: {', '.join(map(str, more))}.")
-        metrics = [
-            judge.metric
-            for judge in self.others
-            if best is not first and not judge.better(best, first)
-        ]
+        result = best.results[self.judge.metric]
+        text = (
+            f"{best.label} reaches {result.metric} {number(result.value)}"
+            f" (95 %: {ends(result.interval)}) in {best.one.median:.3g} ms."
+        )
+        dearer = {p.evaluations for p in self.of(subject) if p.evaluations > best.evaluations}
+        if dearer:
+            text += f" More are no better: {', '.join(map(str, sorted(dearer)))}."
+        metrics = [j.metric for j in self.others if best is not first and not j.better(best, first)]
         if metrics:
-            sentences.append(
-                f"It is no better than with {first.evaluations} by {', '.join(metrics)}."
-            )
-        return " ".join(sentences)
+            text += f" It is no better than with {first.evaluations} by {', '.join(metrics)}."
+        return text
 
     def _meeting(self, student: Subject, teacher: Subject) -> str:
         """The fewest evaluations with which the teacher is no worse than the student's best."""
-        ours, theirs = self.worth(student)[-1], self.worth(teacher)[-1]
+        ours = self.worth(student)[-1]
         equals = [p for p in self.of(teacher) if not self.judge.better(ours, p)]
         if not equals:
             most = max(p.evaluations for p in self.of(teacher))
             return f"{teacher.name} with up to {most} evaluations is worse than {ours.label}."
         first = min(equals, key=lambda p: (p.evaluations, self.judge.value(p)))
-        sentence = (
-            f"To be no worse than {ours.label}, {first.name} needs {_count(first)}:"
+        return (
+            f"{first.label} is the cheapest of its settings that is no worse than {ours.label}:"
             f" {first.evaluations / ours.evaluations:.3g} times the evaluations and"
             f" {first.one.median / ours.one.median:.2g} times the latency."
         )
-        if self.judge.better(theirs, ours):
-            return f"{sentence} {theirs.label} is better: {self._score(theirs)}."
-        return f"{sentence} None of its settings on offer is better."
 
-    def _floor(self) -> str:
-        best = min((p for p in self.points if p.worth), key=self.judge.value)
-        result = best.results[self.judge.metric]
-        if result.floor is None:
-            return "The held-out split is too small for a floor."
-        floor = with_interval(result.floor, result.floor_error, result.floor_interval)
-        if result.floor_interval is None or result.interval is None:
-            return f"Held-out data scores {floor}."
-        is_outside = (
-            result.interval[0] > result.floor_interval[1]
-            or result.interval[1] < result.floor_interval[0]
-        )
-        verb = "does not overlap" if is_outside else "overlaps"
-        return f"Held-out data scores {floor}: the interval of {best.label} {verb} with that."
+    def tables(self, batch: int) -> list[Table]:
+        """Scores and costs of every point; the other metrics of what is on offer."""
+        return [self._scores(batch), self._others()]
 
-    def _score(self, point: Point) -> str:
-        result = point.results[self.judge.metric]
-        score = with_interval(result.value, result.error, result.interval)
-        return f"{self.judge.metric} {score}"
+    def _scores(self, batch: int) -> Table:
+        metric = self.judge.metric
+        rows = []
+        for p in self.points:
+            r = p.results[metric]
+            score = [number(r.value), ends(r.interval)]
+            clock = [number(p.one.median), ends((p.one.low, p.one.high))]
+            rate = p.many.per_second
+            speed = f"{rate:.3g}" if rate < 100 else f"{rate:,.0f}"
+            rows.append([p.name, str(p.evaluations), *score, *clock, speed, self.note(p)])
+        r = self.points[0].results[metric]
+        score = [number(r.floor), ends(r.floor_interval)]
+        rows.append([*_FLOOR, *score, "-", "-", "-", ""])
+        head = ["setting", "evaluations", metric, "95 %", "ms, 1 sample", "quartiles"]
+        strong = frozenset(i for i, p in enumerate(self.points) if p.worth)
+        caption = "The mean over draws, the median of calls. Bold: better than every cheaper bold."
+        return Table([*head, f"samples/s, by {batch}", "verdict"], rows, caption, strong)
 
-
-def _count(point: Point) -> str:
-    return "1 evaluation" if point.evaluations == 1 else f"{point.evaluations} evaluations"
-
-
-def number(value: float, error: float | None = None) -> str:
-    """The value to the second digit of its error; four digits where it has none."""
-    if not error or not math.isfinite(error):
-        return f"{value:.4g}"
-    decimals = min(max(1 - math.floor(math.log10(error)), 0), 9)
-    return f"{value:.{decimals}f}"
+    def _others(self) -> Table:
+        first = self.points[0].results
+        metrics = [name for name in first if name != self.judge.metric]
+        rows = []
+        for p in (p for p in self.points if p.on_offer):
+            results = [p.results[name] for name in metrics]
+            rows.append([p.name, str(p.evaluations), *(pm(r.value, r.error) for r in results)])
+        floors = [pm(first[name].floor, first[name].floor_error) for name in metrics]
+        rows.append([*_FLOOR, *floors])
+        return Table(["setting", "evaluations", *metrics], rows, "Values ± their standard errors.")
 
 
-def ends(interval: tuple[float, float] | None, error: float | None = None) -> str:
-    """An interval, or a dash."""
-    if interval is None:
-        return "-"
-    return f"{number(interval[0], error)} to {number(interval[1], error)}"
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
 
 
-def with_interval(value: float, error: float | None, interval: tuple[float, float] | None) -> str:
-    """A value, and its interval in brackets."""
-    if interval is None:
-        return number(value, error)
-    return f"{number(value, error)} ({ends(interval, error)})"
+def ends(interval: tuple[float, float] | None) -> str:
+    return "-" if interval is None else f"{interval[0]:.3g} to {interval[1]:.3g}"
 
 
-def with_error(value: float | None, error: float | None) -> str:
-    """A value and its standard error, or a dash."""
-    if value is None:
-        return "-"
-    if error is None:
-        return number(value)
-    return f"{number(value, error)} ± {number(error, error)}"
+def pm(value: float | None, error: float | None) -> str:
+    return number(value) if error is None else f"{number(value)} ± {number(error)}"

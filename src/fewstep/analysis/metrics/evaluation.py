@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewstep.analysis.metrics.extractors import Extractor
 from fewstep.analysis.metrics.moments import Statistics
-from fewstep.analysis.metrics.prepared import Meter, Prepared, Spaces, meters_of
+from fewstep.analysis.metrics.prepared import Meter, Prepared, meters_of
 from fewstep.analysis.metrics.protocol import Result, estimate
 from fewstep.base.conditions import Cond, apply_mask
 from fewstep.base.errors import NonFiniteError, UserError, require, unknown
@@ -96,36 +96,27 @@ def evaluate(
     held_out, size = _held_out(generator, dataset, split, n, draw)
     require(candidates >= 1, "candidates", candidates, "1 or more")
     n = min(n, _MOST_DRAWS * size)
-    protocol = {
-        "split": split,
-        "n": size,
-        "draws": n // size,
-        "seed": seed,
-        "candidates": candidates,
-        "generator": fingerprint({"denoiser": generator.denoiser.state_dict()}),
-        **_ERRORS,
-    }
     # The test split has other noise than the validation split: what was chosen is scored anew.
     sample_seed = seed if split == "test" else block_seed(seed, "eval validation", 0)
     order = shuffled_indices(sample_seed, "eval", 0, n, len(dataset.train.x0))
     cond = dataset.user_cond(dataset.train.rows(order).cond)
     _warm_up(generator, steps, min(size, _WARM_UP), sample_seed, cond)
     if prepared is None:
-        choice: dict[str, Any] = {"extractor": extractor, "reference": reference}
-        meters, spaces = meters_of(dataset, held_out, size, metrics=metrics, **choice)
-    else:
-        meters, spaces = prepared.meters, prepared.spaces
-        if (prepared.split, prepared.size) != (split, size):
-            raise UserError(
-                f"prepared for {prepared.size} of {prepared.split}: expected {size} of {split}"
-            )
+        meters = meters_of(
+            dataset, held_out, size, metrics=metrics, extractor=extractor, reference=reference
+        )
+        prepared = Prepared(*meters, split, size)
+    prepared.check(split, size)
+    protocol: dict[str, Any] = {"split": split, "n": size, "draws": n // size, "seed": seed}
+    digest = fingerprint({"denoiser": generator.denoiser.state_dict()})
+    protocol |= {"candidates": candidates, "generator": digest, **_ERRORS}
     results = []
     speeds = []
     for count in steps:
         x, speed = _sample(generator, count, n, sample_seed, cond)
         speeds.append({"steps": count, "samples_per_second": speed})
         draws = apply_mask(dataset.units.to_model(x), cond).split(size)[: n // size]
-        results += _score(meters, spaces, draws, count, protocol)
+        results += _score(prepared, draws, count, protocol)
     return results, speeds
 
 
@@ -151,13 +142,10 @@ def _sample(
 
 
 def _score(
-    meters: list[Meter],
-    spaces: Spaces,
-    draws: Sequence[Tensor],
-    steps: int,
-    protocol: dict[str, Any],
+    prepared: Prepared, draws: Sequence[Tensor], steps: int, protocol: dict[str, Any]
 ) -> list[Result]:
     """One result for each metric; each space computes the features of a draw once."""
+    meters, spaces = prepared.meters, prepared.spaces
     values: dict[str, list[float]] = {meter.metric: [] for meter in meters}
     for draw in draws:
         features = {

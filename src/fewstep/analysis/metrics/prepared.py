@@ -179,3 +179,8 @@ class Prepared(NamedTuple):
     spaces: Spaces
     split: str
     size: int
+
+    def check(self, split: str, size: int) -> None:
+        """Raises UserError where they are ready for other draws than these."""
+        if (self.split, self.size) != (split, size):
+            raise UserError(f"prepared for {self.size} of {self.split}: expected {size} of {split}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fewstep.base.errors import UserError
 
-_NUMBER = re.compile(r"\(?[-+±\u2212]?\.?\d|-$")
+_NUMBER = re.compile(r"\(?[-+±\u2212]?(\.?\d|(inf|nan)\b)|-$")
 
 VERDICTS = {"good": "#1a7f37", "open": "#9a6700", "bad": "#b42318"}
 """The colour of a verdict; its words say what it is."""

@@ -120,31 +120,6 @@ def teacher_of_edm() -> float:
     return apart(across(x, column(*t)), torch.cat(rows))
 
 
-@PAIRS(
-    "aDDIM: x_var = eta |x0 - x0_hat|^2/d, each sample's", "2403.06807, alg. 1", "Teacher", "mcm"
-)
-def own_variance() -> float:
-    """The coupling's x_var of every sample is 0.75 of its own mean squared error."""
-    process = processes.cosine()
-    x0, z, _ = data(4)
-    x0 = x0 * over(column(0.1, 1.0, 3.0, 0.5), x0)  # errors that differ from row to row
-    t = column(0.9, 0.6, 0.5, 0.3)
-    s = column(0.7, 0.5, 0.2, 0.29)
-
-    def teacher(x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
-        return x_t.tanh()
-
-    pairs = couplings.Teacher(solvers.addim, 0.75)
-    times = Times(t, s, 0 * t, torch.ones_like(t))
-    x_t, x_s = pairs(Models(teacher, teacher=teacher), process, x0, z, times, None)
-    rows = []
-    for i in range(4):
-        var = 0.75 * (x0[i] - x_t[i].tanh()).square().mean()
-        row = slice(i, i + 1)
-        rows.append(solvers.addim(process, teacher, x_t[row], t[row], s[row], x_var=var))
-    return apart(x_s, torch.cat(rows))
-
-
 @PAIRS("gc: endpoints are clipped to [-bound, bound]", "definition", "GeneratorInduced", "gc")
 def bound() -> float:
     """Endpoints beyond the bound are at it, the others where the model put them; data stays."""

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from fewstep.analysis.verify import paper_times
-from fewstep.analysis.verify.paper_times import SD, Row, Rule, direct_grid
+from fewstep.analysis.verify.paper_times import SD, Row, direct_grid
 
 Net = Callable[[Tensor, float], Tensor]
 
@@ -33,6 +32,37 @@ class Nets(NamedTuple):
 
 
 Loss = Callable[[Nets, Tensor, Tensor, Row], Tensor]
+L = TypeVar("L", bound=Loss)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A method with its options, and the formula of its loss from the paper."""
+
+    method: str
+    formula: Loss
+    loss: str  # the formula in words
+    source: str
+    progress: tuple[float, ...]
+    options: dict[str, Any]
+
+
+PAPERS: list[Paper] = []
+
+
+def of_paper(
+    method: str, loss: str, source: str, progress: tuple[float, ...] = (0.1, 0.7), **options: Any
+) -> Callable[[L], L]:
+    """Adds a row of PAPERS; the formula stands below. Its times are the method's in `paper_times`.
+
+    loss: the formula in words. progress: where in a run it is compared.
+    """
+
+    def add(formula: L) -> L:
+        PAPERS.append(Paper(method, formula, loss, source, progress, options))
+        return formula
+
+    return add
 
 
 def norm(e: Tensor) -> Tensor:
@@ -44,12 +74,14 @@ def pseudo_huber(e: Tensor, c: float) -> Tensor:
     return (e.square().sum() + c**2).sqrt() - c
 
 
+@of_paper("diffusion", "(t^2+sd^2)/(t sd)^2 ||D(x_t,t) - x0||^2 / D", "2206.00364, eq. 8")
 def diffusion(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     """EDM, eq. 8: (t^2 + sd^2) / (t sd)^2 ||D(x0 + t z, t) - x0||^2 / D."""
     t = row.t
     return (t**2 + SD**2) / (t * SD) ** 2 * (f.student(x0 + t * z, t) - x0).square().mean()
 
 
+@of_paper("ct", "||D(x_t,t) - D_ema(x_r,r)||^2 / D", "2303.01469, eq. 10")
 def ct(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     """CM, eq. 10: ||D(x0 + t z, t) - D_ema(x0 + r z, r)||^2 / D."""
     goal = f.ema(x0 + row.r * z, row.r).detach()
@@ -63,6 +95,7 @@ def heun_step(teacher: Net, x: Tensor, t: float, r: float) -> Tensor:
     return x + (r - t) * (slope + (ahead - teacher(ahead, r)) / r) / 2
 
 
+@of_paper("cd", "||D(x_t,t) - D_ema(Heun(x_t),r)||^2 / D", "2303.01469, eq. 6-8")
 def cd(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     """CM, eq. 6-8: ||D(x_t, t) - D_ema(x_r, r)||^2 / D, x_r one Heun step along the teacher."""
     x_t = x0 + row.t * z
@@ -70,6 +103,7 @@ def cd(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     return (f.student(x_t, row.t) - f.ema(x_r, row.r).detach()).square().mean()
 
 
+@of_paper("ict", "1/(t-r) huber(D(x_t,t) - sg D(x_r,r)), c ~ sqrt(D)", "2310.14189, table 1")
 def ict(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     """iCT: 1/(t-r) (sqrt(||e||^2 + c^2) - c), e = D(x_t, t) - sg D(x_r, r), c = 0.00054 sqrt(D)."""
     e = f.student(x0 + row.t * z, row.t) - f.student(x0 + row.r * z, row.r).detach()
@@ -81,18 +115,27 @@ def ect_target(net: Net, x0: Tensor, z: Tensor, r: float) -> Tensor:
     return net(x0 + r * z, r).detach() if r > 0 else x0
 
 
+@of_paper("ect", "1/(t-r) ||D(x_t,t) - sg D(x_r,r)||", "2406.14548, sec. 3")
 def ect(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     """ECT on CIFAR-10: ||D(x_t, t) - target|| / (t - r)."""
     e = f.student(x0 + row.t * z, row.t) - ect_target(f.student, x0, z, row.r)
     return norm(e) / (row.t - row.r)
 
 
+@of_paper(
+    "ect",
+    "1/c_out(t)^2 huber(D(x_t,t) - sg D(x_r,r)), c = .06",
+    "2406.14548, code",
+    weight="edm",
+    c=0.06,
+)
 def ect_edm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     """ECT on ImageNet-64: (t^2 + sd^2) / (t sd)^2 (sqrt(||e||^2 + c^2) - c), c = 0.06."""
     e = f.student(x0 + row.t * z, row.t) - ect_target(f.student, x0, z, row.r)
     return (row.t**2 + SD**2) / (row.t * SD) ** 2 * pseudo_huber(e, 0.06)
 
 
+@of_paper("gc", "iCT on x0 := D_ema(x_r,r), same z, where u < mu", "2406.09570, eq. 13-21")
 def gc(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     """GC, eq. 13-15 and 21: iCT, but where u < mu = 0.5 x0 is D_ema(x_r, r), clipped to 3 sd."""
     if row.u < 0.5:
@@ -100,6 +143,7 @@ def gc(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     return ict(f, x0, z, row)
 
 
+@of_paper("tcm", "1/(t-r) ||D(x_t,t) - sg f_trunc(x_r,r)||", "2410.14895, eq. 5-10")
 def tcm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     """TCM, eq. 5-10: ECT's loss, the target by the frozen network where r < t' = 1."""
     who = f.frozen if row.r < 1.0 else f.student
@@ -138,24 +182,30 @@ def mcm_error(f: Nets, x0: Tensor, z: Tensor, row: Row, addim: bool) -> tuple[Te
     return f.student(x_t, row.t) - goal, sigma_t
 
 
+@of_paper("mcm", "huber of v: D(x_t,t) - invDDIM(DDIM(x_s, s->a))", "2403.06807, alg. 1")
 def mcm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     """MCM: the error in v, that of x0 over sigma_t; sqrt(mean square + c^2) - c, c = 1e-4."""
     e, sigma_t = mcm_error(f, x0, z, row, addim=False)
     return ((e / sigma_t).square().mean() + 1e-8).sqrt() - 1e-4
 
 
+@of_paper(
+    "mcm", "the same with x_s an aDDIM step of the teacher", "2403.06807, sec. 4", pairs="addim"
+)
 def mcm_addim(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     """MCM's distillation: x_s by an aDDIM step of the teacher."""
     e, sigma_t = mcm_error(f, x0, z, row, addim=True)
     return ((e / sigma_t).square().mean() + 1e-8).sqrt() - 1e-4
 
 
+@of_paper("mcm", "(SNR + 1) huber of x0", "2403.06807, app. A", space="x0", weight="snr_plus_one")
 def mcm_snr(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     """MCM as written: weight SNR + 1 on the distance of x0."""
     e, sigma_t = mcm_error(f, x0, z, row, addim=False)
     return ((1 - sigma_t**2) / sigma_t**2 + 1) * ((e.square().mean() + 1e-8).sqrt() - 1e-4)
 
 
+@of_paper("direct_cm", "||D(x_t,t) - ODE(x_t, t->0)||^2 / D", "2411.08954, sec. 3", n=9)
 def direct_cm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     """Direct CM: ||D(x_t, t) - x||^2 / D, x the end of the teacher's DDIM steps from x_t to 0."""
     x_t = x0 + row.t * z
@@ -169,6 +219,9 @@ def direct_cm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     return (f.student(x_t, row.t) - x).square().mean()
 
 
+@of_paper(
+    "sct", "e^-u ||F - sg(F + g/(||g||+c))||^2 / D + u", "2410.11081, alg. 1", progress=(0.01, 0.7)
+)
 def scm(f: Nets, x0: Tensor, z: Tensor, row: Row, distill: bool = False) -> Tensor:
     """sCM, algorithm 1: e^-u ||F - sg(F + g)||^2 / D + u, with g / (||g|| + 0.1) for g.
 
@@ -197,142 +250,7 @@ def scm(f: Nets, x0: Tensor, z: Tensor, row: Row, distill: bool = False) -> Tens
     return loss * torch.exp(-u) + u
 
 
+@of_paper("scd", "sCT's along the teacher's velocity", "2410.11081, alg. 1", progress=(0.01, 0.7))
 def scd(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     """sCD: the same along the velocity of the teacher."""
     return scm(f, x0, z, row, distill=True)
-
-
-@dataclass(frozen=True)
-class Paper:
-    """A method, the rule of its times and the formula of its loss, both from the paper."""
-
-    method: str
-    rule: Rule
-    formula: Loss
-    law: str  # the times in words; "" where an earlier row has them
-    loss: str  # the loss in words
-    source: str
-    options: dict[str, Any] = field(default_factory=dict)
-    progress: tuple[float, ...] = (0.1, 0.7)
-
-
-PAPERS = [
-    Paper(
-        "diffusion",
-        paper_times.diffusion,
-        diffusion,
-        law="ln t ~ N(-1.2, 1.2^2)",
-        loss="(t^2+sd^2)/(t sd)^2 ||D(x_t,t) - x0||^2 / D",
-        source="2206.00364, eq. 8",
-    ),
-    Paper(
-        "ct",
-        paper_times.ct,
-        ct,
-        law="N(k) levels, i uniform",
-        loss="||D(x_t,t) - D_ema(x_r,r)||^2 / D",
-        source="2303.01469, eq. 10",
-    ),
-    Paper(
-        "cd",
-        paper_times.cd,
-        cd,
-        law="40 Karras levels, i uniform",
-        loss="||D(x_t,t) - D_ema(Heun(x_t),r)||^2 / D",
-        source="2303.01469, eq. 6-8",
-    ),
-    Paper(
-        "ict",
-        paper_times.ict,
-        ict,
-        law="N doubles, p(i) from erf of ln sigma",
-        loss="1/(t-r) huber(D(x_t,t) - sg D(x_r,r)), c ~ sqrt(D)",
-        source="2310.14189, table 1",
-    ),
-    Paper(
-        "ect",
-        paper_times.ect,
-        ect,
-        law="r = t (1 - q^-(j+1) (1 + k sigmoid(-bt)))",
-        loss="1/(t-r) ||D(x_t,t) - sg D(x_r,r)||",
-        source="2406.14548, sec. 3",
-    ),
-    Paper(
-        "ect",
-        paper_times.ect,
-        ect_edm,
-        law="",
-        loss="1/c_out(t)^2 huber(D(x_t,t) - sg D(x_r,r)), c = .06",
-        source="2406.14548, code",
-        options={"weight": "edm", "c": 0.06},
-    ),
-    Paper(
-        "gc",
-        paper_times.ict,
-        gc,
-        law="the times of iCT",
-        loss="iCT on x0 := D_ema(x_r,r), same z, where u < mu",
-        source="2406.09570, eq. 13-21",
-    ),
-    Paper(
-        "tcm",
-        paper_times.tcm,
-        tcm,
-        law="t log-Student-t, share rho at t', w_b/rho",
-        loss="1/(t-r) ||D(x_t,t) - sg f_trunc(x_r,r)||",
-        source="2410.14895, eq. 5-10",
-    ),
-    Paper(
-        "mcm",
-        paper_times.mcm,
-        mcm,
-        law="K segments, s one step below t, a its start",
-        loss="huber of v: D(x_t,t) - invDDIM(DDIM(x_s, s->a))",
-        source="2403.06807, alg. 1",
-    ),
-    Paper(
-        "mcm",
-        paper_times.mcm,
-        mcm_addim,
-        law="",
-        loss="the same with x_s an aDDIM step of the teacher",
-        source="2403.06807, sec. 4",
-        options={"pairs": "addim"},
-    ),
-    Paper(
-        "mcm",
-        paper_times.mcm,
-        mcm_snr,
-        law="",
-        loss="(SNR + 1) huber of x0",
-        source="2403.06807, app. A",
-        options={"space": "x0", "weight": "snr_plus_one"},
-    ),
-    Paper(
-        "direct_cm",
-        paper_times.direct_cm,
-        direct_cm,
-        law="t uniform over the solver's levels, r = a = 0",
-        loss="||D(x_t,t) - ODE(x_t, t->0)||^2 / D",
-        source="2411.08954, sec. 3",
-        options={"n": 9},
-    ),
-    Paper(
-        "sct",
-        paper_times.scm,
-        scm,
-        law="ln(sd tan t) ~ N(-1, 1.4^2), r = t",
-        loss="e^-u ||F - sg(F + g/(||g||+c))||^2 / D + u",
-        source="2410.11081, alg. 1",
-        progress=(0.01, 0.7),
-    ),
-    Paper(
-        "scd",
-        paper_times.scm,
-        scd,
-        law="ln(sd tan t) ~ N(-1, 1.4^2), r = t",
-        loss="sCT's along the teacher's velocity",
-        source="2410.11081, alg. 1",
-        progress=(0.01, 0.7),
-    ),
-]

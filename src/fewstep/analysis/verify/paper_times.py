@@ -146,3 +146,19 @@ def scm(u: float, progress: float, number: int) -> Row:
     """sCM: ln(sd tan t) ~ N(-1, 1.4^2) between 0.002 and 80; r = t, the limit."""
     t = math.atan(log_normal(u, -1.0, 1.4, LOW, HIGH) / SD)
     return Row(t, t, 0.0)
+
+
+# method -> the rule of its times, and the rule in words
+TIMES: dict[str, tuple[Rule, str]] = {
+    "diffusion": (diffusion, "ln t ~ N(-1.2, 1.2^2)"),
+    "ct": (ct, "N(k) levels, i uniform"),
+    "cd": (cd, "40 Karras levels, i uniform"),
+    "ict": (ict, "N doubles, p(i) from erf of ln sigma"),
+    "ect": (ect, "r = t (1 - q^-(j+1) (1 + k sigmoid(-bt)))"),
+    "gc": (ict, "the times of iCT"),
+    "tcm": (tcm, "t log-Student-t, share rho at t', w_b/rho"),
+    "mcm": (mcm, "K segments, s one step below t, a its start"),
+    "direct_cm": (direct_cm, "t uniform over the solver's levels, r = a = 0"),
+    "sct": (scm, "ln(sd tan t) ~ N(-1, 1.4^2), r = t"),
+    "scd": (scm, "ln(sd tan t) ~ N(-1, 1.4^2), r = t"),
+}

@@ -5,7 +5,6 @@ The losses in `paper_losses` write most of them out; what is here follows from a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -95,32 +94,6 @@ def by_element(distance: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tenso
     """The mean over the elements of a distance of each element alone, `[B]`."""
     alone = distance(x.reshape(-1, 1), y.reshape(-1, 1))
     return alone.reshape(len(x), -1).mean(1)
-
-
-@DISTANCE(
-    "huber: sqrt(|e|^2 + c^2) - c, c ~ sqrt(D)", "2310.14189, sec. 3.3", "RootHuber", "ict gc"
-)
-def root_huber() -> float:
-    """(huber + c sqrt(D))^2 = |e|^2 + c^2 D, at two shapes."""
-    c = 0.05
-    errors = []
-    for shape in ((3,), (2, 4, 4)):
-        x, y, _ = data(3, shape)
-        huber = distances.RootHuber(c)(x, y)
-        size = x[0].numel()
-        truth = distances.sse(x, y) + c**2 * size
-        errors.append(apart((huber + c * math.sqrt(size)) ** 2, truth))
-    return worst(*errors)
-
-
-@DISTANCE("L2 norm: sqrt of the sum over the sample", "2406.14548, sec. 3", "l2_norm", "ect tcm")
-def l2_norm() -> float:
-    """Python's own distance of two points."""
-    x, y, _ = data(3, (2, 4, 4))
-    truth = [
-        math.dist(a.flatten().tolist(), b.flatten().tolist()) for a, b in zip(x, y, strict=True)
-    ]
-    return apart(distances.l2_norm(x, y), column(*truth))
 
 
 @DISTANCE("huber of every element, their mean", "2411.08954, code", "ElementHuber", "direct_cm")

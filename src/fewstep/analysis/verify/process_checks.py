@@ -143,12 +143,6 @@ def on_every_process(name: str) -> Callable[[Identity], Identity]:
     return add
 
 
-@on_every_process("process: x_t = alpha x0 + sigma z")
-def mixture(process: Process, t: Tensor, x0: Tensor, z: Tensor) -> float:
-    truth = [process.alpha(t)[i] * x0[i] + process.sigma(t)[i] * z[i] for i in range(len(t))]
-    return apart(process.mix(x0, z, t), torch.stack(truth))
-
-
 @on_every_process("process: aim(jump(x0_hat)) = x0_hat, t -> s")
 def aim_inverts_jump(process: Process, t: Tensor, x0: Tensor, z: Tensor) -> float:
     """And jump(aim(x_s)) = x_s, for small and large moves, to the data too."""
@@ -209,16 +203,6 @@ def ends() -> float:
             float((level.diff() <= 0).any()),
         ]
     return worst(*errors)
-
-
-@SCALING("EDM: c_skip = sd^2/(t^2+sd^2), c_out = t sd/sqrt(..)", "2206.00364, table 1", "Edm")
-def least_error() -> float:
-    """skip is the share that makes out^2 least: sd^2 / (t^2 + sd^2), and out(t) follows."""
-    t = column(0.01, 0.3, 2.0, 80.0)
-    s = 0.37
-    c = scalings.Edm(sigma_data=s)(processes.edm(), t)
-    truth = torch.stack([s**2 / (t**2 + s**2), t * s / (t**2 + s**2).sqrt()])
-    return apart(torch.stack([c.skip, c.out]), truth)
 
 
 @SCALING("EDM: Var of network's target = 1, c_in x unit", "2206.00364, app. B.6", "Edm")

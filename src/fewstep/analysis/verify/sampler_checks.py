@@ -24,19 +24,6 @@ def exact_map(x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
     return gain(float(t[0])) * x_t
 
 
-@SAMPLER("sampler: x = T z, x0 = D, x = x0 + tau z', x0 = D", "2303.01469, alg. 1", "")
-def two_steps() -> float:
-    process = processes.edm()
-    _, z, _ = data(3)
-    noise = z.flip(0)
-    own = sampling.sampler("multistep")
-    grid = own.times(process, 2, (0.8,))
-    ours = sampling.sample(
-        process, exact_map, process.prior(z), grid, own.step, noise=lambda i: noise
-    )
-    return apart(ours, gain(0.8) * (gain(80.0) * 80.0 * z + 0.8 * noise))
-
-
 @SAMPLER("sampler: levels downwards, each its own noise", "2303.01469, alg. 1", "")
 def three_steps() -> float:
     """The middle levels are visited from the highest down."""

@@ -5,28 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fewstep.analysis.verify.check import Check, Properties, apart, by_row, over, worst
 from fewstep.analysis.verify.fixtures import (
     SHAPE,
+    Cast,
     FixedTarget,
     MaskRecorder,
     batch,
     cast,
     disorder,
-    gaussian,
+    everyone,
+    gradient_of,
     small_network,
 )
 from fewstep.base.conditions import Cond
 from fewstep.core import abilities, couplings
-from fewstep.core.denoiser import Denoiser, Models, Preconditioned
+from fewstep.core.denoiser import Models, Preconditioned
 from fewstep.core.method import Method
-from fewstep.core.process import Process
 from fewstep.core.times import Times
+
+Inputs = tuple[Tensor, Tensor, Times]  # x0, z and the times of a batch
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,17 @@ class Subject:
     make: Callable[[], Method]
     shape: tuple[int, ...] = SHAPE
 
-    def batch(
-        self, method: Method, rows: int = 6, progress: float = 0.6
-    ) -> tuple[Tensor, Tensor, Times]:
+    def batch(self, method: Method, rows: int = 6, progress: float = 0.6) -> Inputs:
         return batch(method, rows, progress, self.shape)
+
+    def batches(self, method: Method) -> list[Inputs]:
+        """Of 16 rows, at the start of a run, within it and at its end."""
+        return [self.batch(method, 16, progress) for progress in (0.0, 0.5, 1.0)]
+
+    def scene(self) -> tuple[Method, Cast, Inputs]:
+        """The method, a network in each place, and a batch."""
+        method = self.make()
+        return method, cast(), self.batch(method)
 
     def network(self, classes: int = 0, dropout: float = 0.0) -> Preconditioned:
         return small_network(classes, dropout, shape=self.shape)
@@ -48,48 +59,28 @@ class Subject:
 PROPERTIES: Properties[Subject] = Properties()
 
 
-def teacher_of(process: Process) -> Denoiser:
-    """The exact denoiser of Gaussian data, in x_t's dtype."""
-    exact = gaussian(process)
-    return lambda x_t, t, cond=None: exact(x_t, t).to(x_t.dtype)
-
-
-def everyone(student: Any, method: Method) -> Models:
-    """The student in every place but the teacher's, and a balance that changes no loss."""
-    teacher = teacher_of(method.process)
-    return Models(student, student, teacher, student, balance=torch.zeros_like)  # type: ignore[arg-type]
-
-
 def depends_on_batch(method: Method) -> bool:
     """Whether rows depend on their batch by design: shared trajectories, minibatch OT."""
     parts: list[Any] = [method.coupling, abilities.inner(method.coupling)]
-    if any(isinstance(part, couplings.MinibatchOT | couplings.Cached) for part in parts):
-        return True
-    return any(abilities.reuse(part) > 1 for part in parts)
-
-
-def gradient_of(network: nn.Module) -> Tensor:
-    """The gradients of all parameters that have one, in one row."""
-    return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+    shares = couplings.MinibatchOT | couplings.Cached
+    return any(isinstance(part, shares) or abilities.reuse(part) > 1 for part in parts)
 
 
 @PROPERTIES.holds(
     "loss is finite, one number for each sample", 0.0, "a mean over the batch, or a division by 0?"
 )
 def per_sample(subject: Subject) -> float:
-    """At the start of a run, within it and at its end."""
     method = subject.make()
-    is_finite = True
-    for progress in (0.0, 0.5, 1.0):
-        inputs = subject.batch(method, progress=progress, rows=16)
+    for inputs in subject.batches(method):
         loss = method.loss(cast().models(), *inputs)
         rows = len(inputs[0])
         if loss.shape != (rows,):
             raise ValueError(
                 f"loss of shape {tuple(loss.shape)}, expected one number for each of {rows} rows"
             )
-        is_finite = is_finite and bool(torch.isfinite(loss).all())
-    return 0.0 if is_finite else math.inf
+        if not bool(torch.isfinite(loss).all()):
+            return math.inf
+    return 0.0
 
 
 @PROPERTIES.holds(
@@ -103,19 +94,15 @@ def one_seed_one_loss(subject: Subject) -> float:
     student = subject.network(dropout=0.5)
     models = everyone(student, method)
     before = torch.get_rng_state()
-    inputs = subject.batch(method)
+    _, _, times = inputs = subject.batch(method)
     _, _, again = subject.batch(method)
 
     def loss(seed: int | None) -> Tensor:
         return method.loss(models, *inputs, seed=seed).detach()
 
     first = loss(1)
-    difference = (
-        apart(again.t, inputs[2].t)
-        + apart(again.r, inputs[2].r)
-        + apart(loss(1), first)
-        + apart(loss(None), loss(None))
-    )
+    difference = apart(again.t, times.t) + apart(again.r, times.r)
+    difference += apart(loss(1), first) + apart(loss(None), loss(None))
     ignores_seed = torch.equal(first, loss(2))
     moves_generator = not torch.equal(before, torch.get_rng_state())
     return difference + float(ignores_seed) + float(moves_generator)
@@ -125,13 +112,8 @@ def one_seed_one_loss(subject: Subject) -> float:
     "times a <= r <= t <= t_max, t > a", 1e-9, "the neighbour r lies between t and its anchor a"
 )
 def order_of_times(subject: Subject) -> float:
-    """At the start of a run, within it and at its end."""
     method = subject.make()
-    errors = []
-    for progress in (0.0, 0.5, 1.0):
-        _, _, times = subject.batch(method, progress=progress, rows=16)
-        errors.append(disorder(method, times))
-    return worst(*errors)
+    return worst(*(disorder(method, times) for _, _, times in subject.batches(method)))
 
 
 @PROPERTIES.holds(
@@ -141,9 +123,8 @@ def order_of_times(subject: Subject) -> float:
 )
 def student_alone(subject: Subject) -> float:
     """The gradient on ema, teacher and frozen, which must be none."""
-    method = subject.make()
-    nets = cast()
-    method.loss(nets.models(), *subject.batch(method)).sum().backward()
+    method, nets, inputs = subject.scene()
+    method.loss(nets.models(), *inputs).sum().backward()
     if nets.student.numbers.grad is None or not bool(nets.student.numbers.grad.any()):
         raise ValueError("no gradient reaches the student")
     others = [net.numbers.grad for net in (nets.ema, nets.teacher, nets.frozen)]
@@ -157,33 +138,21 @@ def student_alone(subject: Subject) -> float:
 )
 def target_detached(subject: Subject) -> float:
     """The gradient against differences of the loss in which the targets do not move."""
-    method = subject.make()
-    nets = cast()
-    inputs = subject.batch(method)
+    method, nets, inputs = subject.scene()
     method.loss(nets.models(), *inputs).sum().backward()
     gradient = nets.student.numbers.grad
     if gradient is None:
         return math.inf
     student = FixedTarget(nets.student, inputs[2].t)
     models = replace(nets.models(), student=student)
-    step = 1e-5
-    slopes = []
-    for direction in step * torch.eye(4, dtype=torch.float64):
-        ends = []
-        for shift in (-direction, direction):
-            student.shift = shift
-            ends.append(method.loss(models, *inputs).sum().item())
-        slopes.append((ends[1] - ends[0]) / (2 * step))
+
+    def total(shift: Tensor) -> float:
+        student.shift = shift
+        return method.loss(models, *inputs).sum().item()
+
+    directions = 1e-5 * torch.eye(4, dtype=torch.float64)
+    slopes = [(total(shift) - total(-shift)) / 2e-5 for shift in directions]
     return by_row(gradient[None], torch.tensor([slopes], dtype=torch.float64))
-
-
-@PROPERTIES.holds(
-    "a batch is its items",
-    1e-8,
-    "a row's loss depends on the others: a mean over the batch inside?",
-)
-def batch_is_items(subject: Subject) -> float:
-    return rows_apart(subject)
 
 
 def rows_apart(subject: Subject, dropout: float = 0.0) -> float:
@@ -199,20 +168,22 @@ def rows_apart(subject: Subject, dropout: float = 0.0) -> float:
     losses = []
     for i in range(len(x0)):
         row = slice(i, i + 1)
-        t, r, a, w = (part[row] for part in times[:4])
-        u = None if times.u is None else times.u[row]
-        one = Times(t, r, a, w, u, times.progress)
+        parts = [part if part is None else part[row] for part in times[:5]]
+        one = Times._make([*parts, times.progress])
         loss = method.loss(models, x0[row], z[row], one, seed=[i])
         loss.sum().backward()
         losses.append(loss.detach())
     return worst(by_row(torch.cat(losses), together), apart(gradient_of(student), gradient))
 
 
-@PROPERTIES.holds(
+PROPERTIES.holds(
+    "a batch is its items",
+    1e-8,
+    "a row's loss depends on the others: a mean over the batch inside?",
+)(rows_apart)
+PROPERTIES.holds(
     "a batch is its items, under dropout", 1e-8, "the masks of a row depend on its batch"
-)
-def batch_is_items_under_dropout(subject: Subject) -> float:
-    return rows_apart(subject, dropout=0.4)
+)(partial(rows_apart, dropout=0.4))
 
 
 @PROPERTIES.holds(
@@ -225,9 +196,8 @@ def single_precision(subject: Subject) -> float:
     for progress in (0.6, 1.0):
         x0, z, times = subject.batch(method, progress=progress)
         student = subject.network()
-        exact = method.loss(everyone(student, method), x0, z, times).detach()
-        models = everyone(student.float(), method)
-        single = method.loss(models, x0.float(), z.float(), times).detach()
+        exact = method.loss(everyone(student, method), x0, z, times)
+        single = method.loss(everyone(student.float(), method), x0.float(), z.float(), times)
         errors.append(by_row(single.double(), exact))
     return worst(*errors)
 
@@ -239,14 +209,11 @@ def single_precision(subject: Subject) -> float:
 )
 def boundary_without_network(subject: Subject) -> float:
     """At r = a a network that is NaN below t changes nothing."""
-    method = subject.make()
-    nets = cast()
-    x0, z, times = subject.batch(method)
+    method, nets, (x0, z, times) = subject.scene()
     times = times._replace(r=times.a)
-    own = times.t.unique()
 
     def blind(x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
-        below = torch.isin(t, times.a) & ~torch.isin(t, own)
+        below = torch.isin(t, times.a) & ~torch.isin(t, times.t)
         return torch.where(over(below, x_t), torch.nan, nets.student(x_t, t, cond))
 
     loss = method.loss(everyone(blind, method), x0, z, times)
@@ -262,20 +229,13 @@ def boundary_without_network(subject: Subject) -> float:
 )
 def shared_masks(subject: Subject) -> float:
     """0 if the student's pass and a pass at r have the masks of the only draw."""
-    method = subject.make()
-    x0, z, times = subject.batch(method)
-    student = MaskRecorder(cast().student)
+    method, nets, (x0, z, times) = subject.scene()
+    student = MaskRecorder(nets.student)
     method.loss(everyone(student, method), x0, z, times, seed=3)
-    own = []
-    below = []
-    for t, number in student.calls:
-        if t.shape == times.t.shape and torch.equal(t, times.t):
-            own.append(number)
-        if not bool(torch.isin(t, times.t).all()):
-            below.append(number)
-    differs = student.draws not in own
-    differs_below = bool(below) and student.draws not in below
-    return float(student.draws != 1) + float(differs) + float(differs_below)
+    own = [number for t, number in student.calls if t.tolist() == times.t.tolist()]
+    below = [number for t, number in student.calls if not bool(torch.isin(t, times.t).all())]
+    differs = student.draws not in own or (bool(below) and student.draws not in below)
+    return float(student.draws != 1) + float(differs)
 
 
 @PROPERTIES.holds(
@@ -283,8 +243,7 @@ def shared_masks(subject: Subject) -> float:
 )
 def constant_data(subject: Subject) -> float:
     """If the data is one point and everybody says so; the gradient there is finite."""
-    method = subject.make()
-    _, z, times = subject.batch(method)
+    method, _, (_, z, times) = subject.scene()
     point = torch.full_like(z, 0.7)
     guess = torch.full((), 0.7, dtype=torch.float64, requires_grad=True)
 

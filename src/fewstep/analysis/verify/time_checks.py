@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,24 +19,6 @@ TIMES = Table("core.times", 1e-12, "the times do not follow their law")
 CURRICULUM = Table("core.times.curricula", 1e-12, "it does not start, end or grow like this")
 CLOCK = Table("run.stages", 0.0)
 EVEN = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
-
-
-@TIMES(
-    "ln t ~ N(mean, std^2): E ln t = mean, its sign too",
-    "2206.00364, table 1",
-    "LogNormal",
-    tolerance=1e-3,
-)
-def log_normal() -> float:
-    """Mean and standard deviation over even probabilities, and quantiles by Python's own."""
-    law = laws.LogNormal(mean=-1.1, std=2.0)
-    logs = law.quantile(EVEN).log()
-    quantiles = [NormalDist(-1.1, 2.0).inv_cdf(u) for u in (0.1, 0.5, 0.9)]
-    return worst(
-        abs(logs.mean().item() + 1.1),
-        abs(logs.std().item() - 2.0) / 10,
-        apart(law.quantile(column(0.1, 0.5, 0.9)).log(), column(*quantiles)),
-    )
 
 
 @TIMES(
@@ -86,23 +67,6 @@ def strata_of_a_batch() -> float:
 
 
 @TIMES(
-    "iCT: p(i) ~ erf(..s_(i+1)..) - erf(..s_i..)",
-    "2310.14189, sec. 3.5",
-    "Adjacent",
-    "ict gc",
-    tolerance=1e-3,
-)
-def index_law() -> float:
-    """How often each of 10 intervals is drawn, against the erf differences."""
-    times = methods.ict().times(torch.stack([EVEN, EVEN], 1), 0.0)
-    grid = laws.karras(0.002, 80.0, 10).flip(0)
-    place = torch.searchsorted(grid, times.t) - 1
-    share = torch.bincount(place, minlength=10).double() / len(EVEN)
-    truth = torch.erf((grid.log() + 1.1) / (math.sqrt(2) * 2.0)).diff()
-    return apart(share, truth / truth.sum())
-
-
-@TIMES(
     "ECT: r/t -> 1 - q^-(j+1), gap 5 times at t = 0",
     "2406.14548, sec. 3",
     "RatioMap",
@@ -125,20 +89,6 @@ def highest_ratio() -> float:
     """Late in a run r / t is ratio_max and no more."""
     rows = methods.ect(stages=40, ratio_max=0.999).times.at(column(1e3), 1.0)
     return abs((rows.r / rows.t).item() - 0.999)
-
-
-@TIMES("MCM: r >= a = start of t's segment, n steps each", "2403.06807, alg. 1", "Segments", "mcm")
-def anchors() -> float:
-    """The lowest r of a segment is its start, its highest t is the start of the next one."""
-    times = methods.mcm(K=4, steps=32, steps_end=32).times.at(torch.arange(32), 0.0)
-    inside = torch.arange(32) % 8
-    starts = (torch.arange(32) // 8).double() / 4
-    return worst(
-        apart(times.t - times.r, torch.full_like(times.t, 1 / 32)),
-        apart(times.a, starts),
-        apart(times.r - times.a, inside.double() / 32),
-        apart(times.t[inside == 7], starts[::8] + 0.25),
-    )
 
 
 @TIMES("direct_cm: w of shared rows makes levels uniform", "definition", "Shared", "direct_cm")
