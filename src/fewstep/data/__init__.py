@@ -23,6 +23,7 @@ from fewstep.base.conditions import (
 )
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.data.builtin import digits, grid25, ring8, spiral
+from fewstep.data.columns import NO_NAMES, Column, Names
 from fewstep.data.dataset import SPLIT_SEED, Arrays, Dataset, change_cond, check_finite
 from fewstep.data.emoji import glyphs, glyphs64
 from fewstep.data.files import from_path, read, read_condition
@@ -35,12 +36,15 @@ __all__ = [
     "DATASETS",
     "LABELS",
     "NO_LABEL",
+    "NO_NAMES",
     "OWN_DATA",
     "SPLIT_SEED",
     "Arrays",
     "BadFiles",
+    "Column",
     "Dataset",
     "Kind",
+    "Names",
     "Reading",
     "Scan",
     "Units",

@@ -14,6 +14,7 @@ from torch import Tensor
 from fewstep.base.conditions import Cond, each, leaves, mask_of
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import permutation
+from fewstep.data.columns import NO_NAMES, Names
 from fewstep.data.units import Units
 
 SPLIT_SEED = 20240611  # a constant: every run and every metric sees the same splits
@@ -48,6 +49,8 @@ class Dataset:
     levels: tuple[float, ...] = ()  # times of the points of solved trajectories, decreasing
     skipped: tuple[str, ...] = ()  # what is wrong with each bad file that was left out
     cond_units: Mapping[str, Units] = field(default_factory=dict)  # of parts of the condition
+    names: Names = NO_NAMES
+    left_out: tuple[str, ...] = ()  # what the file holds beside, and why it is not used
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):

@@ -19,6 +19,10 @@ class Reading:
     bad_files: BadFiles = "fail"
     units: str = AUTO  # see `fewstep.data.units`
     channel_axis: int | None = None  # of the whole array; None: by `units.variable_axis`
+    columns: tuple[str, ...] = ()  # of a table, that are samples; (): see `fewstep.data.files`
+    label_column: str | None = None
+    condition_columns: tuple[str, ...] = ()
+    cond: str | None = None  # file with the condition's rows, beside the data
     # Of a teacher or initial weights, instead of measured ones.
     origin_units: Units | None = None
     origin_cond_units: Mapping[str, Units] = field(default_factory=dict)

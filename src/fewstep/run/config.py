@@ -53,6 +53,14 @@ class Run:
     """Axis of the data `[N, ...]` whose places are variables with units of their own; None: each
     number of `[N, D]`, each channel of `[N, C, ...]`, the last axis of sets with a mask.
     """
+    columns: tuple[str, ...] = ()
+    """Columns of a table that are samples; left out, all numbers beside labels and conditions."""
+    label_column: str | None = None
+    """Column of a table that holds the labels."""
+    condition_columns: tuple[str, ...] = ()
+    """Columns of a table that samples are conditioned on; text becomes one number a category."""
+    cond: str | None = None
+    """File with the condition of each sample: .npy, .npz, .safetensors, .csv or .parquet."""
     labels: bool = True
     """Use the classes of the data; False trains on the samples alone."""
     label_drop: float = 0.0

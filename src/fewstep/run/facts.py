@@ -8,12 +8,25 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from fewstep.base.errors import StorageError, require, short_repr
-from fewstep.data import LABELS, Dataset, Kind, Units, has_labels, is_kind, kind_of, kinds
+from fewstep.data import (
+    LABELS,
+    NO_NAMES,
+    Dataset,
+    Kind,
+    Names,
+    Units,
+    has_labels,
+    is_kind,
+    kind_of,
+    kinds,
+)
 from fewstep.run.config import MOST_COUNT, Run
 
 MOST_AXES = 8  # of a sample
 
 MOST_CLASSES = 10**6
+
+_LATER = ("cond_units", "names", "description")  # left out where empty
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,9 @@ class Facts:
     init: str = ""  # fingerprint of the weights that the run started from
     teacher: str = ""  # fingerprint of its teacher
     cond_units: Mapping[str, Units] = field(default_factory=dict)  # of parts of the condition
+    names: Names = field(default=NO_NAMES, compare=False)
+    # What was understood of the data (`fewstep.data.description`), for people and for `inspect`.
+    description: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if self.classes and self.cond is None:
@@ -39,9 +55,9 @@ class Facts:
         values["shape"] = list(self.shape)
         values["units"] = self.units.to_json()
         values["cond_units"] = {name: units.to_json() for name, units in self.cond_units.items()}
-        if not self.cond_units:  # as older versions wrote it
-            del values["cond_units"]
-        return values
+        values["names"] = self.names.to_json()
+        # As older versions wrote them.
+        return {name: value for name, value in values.items() if name not in _LATER or value != {}}
 
     @staticmethod
     def from_json(values: Any) -> Facts:
@@ -57,6 +73,8 @@ class Facts:
                 init=values.get("init", ""),
                 teacher=values.get("teacher", ""),
                 cond_units=values.get("cond_units", {}),
+                names=values.get("names", {}),
+                description=values.get("description", {}),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise StorageError(
@@ -67,13 +85,16 @@ class Facts:
                 value = short_repr(getattr(facts, name))
                 raise StorageError(f"the checkpoint's facts.{name} = {value}: expected {expected}")
         units = Units.from_json(facts.units, facts.shape)
+        names = Names.from_json(facts.names)
         assert units is not None
+        assert names is not None
         return replace(
             facts,
             shape=tuple(facts.shape),
             sigma_data=float(facts.sigma_data),
             units=units,
             cond_units=_units_by_name(facts.cond_units, facts.cond) or {},
+            names=names,
         )
 
 
@@ -101,6 +122,8 @@ def _limits(facts: Any) -> dict[str, tuple[bool, str]]:
             is_cond and _units_by_name(facts.cond_units, facts.cond) is not None,
             "units of parts of the condition, by their names",
         ),
+        "names": (Names.from_json(facts.names) is not None, "names of columns and classes"),
+        "description": (isinstance(facts.description, dict), "an object"),
         "data": (isinstance(facts.data, str), "a text"),
         "init": (isinstance(facts.init, str), "a text"),
         "teacher": (isinstance(facts.teacher, str), "a text"),
@@ -141,4 +164,5 @@ def facts_of(run: Run, dataset: Dataset) -> Facts:
         data=dataset.fingerprint(),
         cond=kind_of(dataset.train.cond),
         cond_units=dataset.cond_units,
+        names=dataset.names,
     )

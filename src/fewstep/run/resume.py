@@ -22,6 +22,7 @@ MAY_CHANGE = {
     "accumulate",
     "bad_files",
     "checkpoint_every",
+    "cond",
     "data",
     "log_every",
     "picture_every",

@@ -268,6 +268,10 @@ def reading_of(run: Run, facts: Facts | None = None) -> Reading:
         bad_files=run.bad_files,
         units=run.units,
         channel_axis=run.channel_axis,
+        columns=run.columns,
+        label_column=run.label_column,
+        condition_columns=run.condition_columns,
+        cond=run.cond,
     )
     if facts is None:
         return reading
