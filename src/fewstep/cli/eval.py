@@ -130,7 +130,7 @@ def default_steps(generator: Generator) -> tuple[int, ...]:
 def metrics_help(dataset: Dataset, extractor: Extractor | None) -> str:
     """The metrics there are for this data, one a line, with their meaning."""
     from fewstep.analysis.metrics import spaces_of
-    from fewstep.analysis.report import text_table
+    from fewstep.base.table import text_table
 
     metrics = spaces_of(dataset, extractor).metrics()
     rows = [[name, row.better, row.meaning] for name, (_, row) in metrics.items()]
@@ -139,7 +139,7 @@ def metrics_help(dataset: Dataset, extractor: Extractor | None) -> str:
 
 def table(results: list[Result], speeds: list[dict[str, Any]]) -> str:
     """A line for each metric and number of steps."""
-    from fewstep.analysis.report import text_table
+    from fewstep.base.table import text_table
 
     head = ["metric", "steps", "value", "95 % interval", "floor", "95 % interval", "ratio"]
     rows = []

@@ -61,6 +61,7 @@ def main(argv: list[str]) -> int:
         shard=args.shard,
         workers=args.workers,
         device=args.device,
+        strict=args.strict,
     )
 
 

@@ -30,7 +30,7 @@ ABOUT = (
 )
 FIRST = (
     *("recipe", "out", "resume", "method", "data", "network", "teacher", "init", "iterations"),
-    *("batch", "lr", "seed", "precision", "device", "quiet"),
+    *("batch", "lr", "seed", "precision", "device", "strict", "quiet"),
 )
 TOPICS = {  # the field of `Launch` at which each topic begins
     "data_size": "data",
@@ -59,6 +59,8 @@ class Launch(Run):
     """Processes that draw batches ahead; no bit depends on them."""
     device: str = "auto"
     """cpu, cuda, mps or auto, the first there is."""
+    strict: bool = False
+    """Refuse data of which something looks wrong, instead of a warning."""
     quiet: bool = False
     """Print no progress and no notes; warnings and errors still."""
 

@@ -50,6 +50,7 @@ class Dataset:
     skipped: tuple[str, ...] = ()  # what is wrong with each bad file that was left out
     cond_units: Mapping[str, Units] = field(default_factory=dict)  # of parts of the condition
     names: Names = NO_NAMES
+    order: Tensor | None = None  # the rows' numbers in the file: training, validation, test
     left_out: tuple[str, ...] = ()  # what the file holds beside, and why it is not used
 
     def __post_init__(self) -> None:
@@ -164,5 +165,13 @@ def split(
     parts = order.split([*sizes, len(order) - sum(sizes)])
     validation, test, train = (everything.rows(part) for part in parts)
     return Dataset(
-        name, train, validation, test, classes, units, levels, cond_units=cond_units or {}
+        name,
+        train,
+        validation,
+        test,
+        classes,
+        units,
+        levels,
+        cond_units=cond_units or {},
+        order=torch.cat([parts[2], parts[0], parts[1]]),
     )

@@ -65,6 +65,7 @@ def from_tensors(data: Any, reading: Reading | None = None) -> Dataset:
         result.classes,
         result.units,
         cond_units=result.cond_units,
+        order=torch.arange(len(result.arrays.x0)),
     )
 
 

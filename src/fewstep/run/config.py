@@ -17,6 +17,8 @@ MOST_COUNT = 2**31  # iterations, samples of a batch and other counts are below
 MOST_THREADS = 1024
 MOST_BYTES = 2**20  # of run.json
 
+DESCRIPTION = "data_description"  # beside a run's fields in run.json, for people
+
 # Fields that files call otherwise, so that what older versions wrote and digests of settings hold.
 FILE_NAMES = {"later_sigmas": "middle_times"}
 
@@ -233,7 +235,10 @@ def read_run(path: Path) -> Run:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror or error}") from error
-    return run_from_json(document(content, path, MOST_BYTES))
+    values = document(content, path, MOST_BYTES)
+    if isinstance(values, dict):
+        values.pop(DESCRIPTION, None)
+    return run_from_json(values)
 
 
 def with_values(run: Run, values: dict[str, Any]) -> Run:

@@ -20,6 +20,7 @@ from fewstep.data import (
     kind_of,
     kinds,
 )
+from fewstep.data.description import describe, is_description
 from fewstep.run.config import MOST_COUNT, Run
 
 MOST_AXES = 8  # of a sample
@@ -123,7 +124,7 @@ def _limits(facts: Any) -> dict[str, tuple[bool, str]]:
             "units of parts of the condition, by their names",
         ),
         "names": (Names.from_json(facts.names) is not None, "names of columns and classes"),
-        "description": (isinstance(facts.description, dict), "an object"),
+        "description": (is_description(facts.description), "a description of data"),
         "data": (isinstance(facts.data, str), "a text"),
         "init": (isinstance(facts.init, str), "a text"),
         "teacher": (isinstance(facts.teacher, str), "a text"),
@@ -165,4 +166,5 @@ def facts_of(run: Run, dataset: Dataset) -> Facts:
         cond=kind_of(dataset.train.cond),
         cond_units=dataset.cond_units,
         names=dataset.names,
+        description=describe(dataset).to_json(),
     )

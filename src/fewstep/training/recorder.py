@@ -18,7 +18,7 @@ from fewstep.run import checkpoint
 from fewstep.run.checkpoint import RunFolder, Saver
 from fewstep.run.checkpoint.saver import copy_groups
 from fewstep.run.checkpoint.schema import Position, Record, new_record
-from fewstep.run.config import Run
+from fewstep.run.config import DESCRIPTION, Run
 from fewstep.run.generator import Generator
 from fewstep.run.prepare import Prepared
 from fewstep.training import incidents
@@ -68,7 +68,8 @@ class Recorder:
                     self.folder.metrics,
                 )
             self._compare_machines(before)
-            config = json.dumps(self.prepared.run.to_json(), indent=1) + "\n"
+            values = self.prepared.run.to_json() | {DESCRIPTION: self.prepared.facts.description}
+            config = json.dumps(values, indent=1) + "\n"
             checkpoint.replace_file(self.folder.config, config.encode())
             checkpoint.replace_file(self.folder.metrics, rows)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fewstep.base.errors import require
 from fewstep.base.world import World
+from fewstep.data.description import refuse, text_of, warn
 from fewstep.run import averages, checkpoint, lock, stages
 from fewstep.run.build import Network, OwnMethod
 from fewstep.run.checkpoint import Checkpoint
@@ -43,6 +44,7 @@ def train(
     shard: bool = False,
     workers: int = 0,
     progress: bool = True,
+    strict: bool = False,
     watch: Callable[[State], None] | None = None,
 ) -> Generator:
     """Trains a run and returns its generator, as `load(out)` would.
@@ -58,6 +60,8 @@ def train(
     shard: of several processes each holds a part of every weight (FSDP2), and not all of them
     (DDP). Processes are started by torchrun or another launcher; all of them call this alike.
     workers: processes that draw batches ahead; no bit depends on them.
+    strict: refuse data of which something looks wrong (`fewstep.data.description`), instead of a
+    warning.
     watch: called with the state after every step, to look and not to touch.
     Raises UserError, NonFiniteError, StorageError, OutOfMemory, and, having saved, Stopped after
     SIGINT, SIGTERM or SIGHUP. Where another process is lost, this one ends with exit code 5.
@@ -71,9 +75,20 @@ def train(
         parallel.check(run, world, shard)
         with _locks(folder, world) as locks:
             prepared = prepare_at(checkpoint=_newest(folder, resume, world), device=place)
+            _look_at_data(prepared, strict, world.main)
             launch = launch_at(world=world, locks=locks, progress=progress and world.main)
             with _threads(run.threads):
                 return _train(prepared, launch)
+
+
+def _look_at_data(prepared: Prepared, strict: bool, main: bool) -> None:
+    """Warns of what looks wrong in the data of a new run, or raises UserError."""
+    if prepared.checkpoint is not None:
+        return
+    if strict:
+        refuse(prepared.facts.description)
+    elif main:
+        warn(prepared.facts.description)
 
 
 @contextmanager
@@ -136,8 +151,9 @@ def _train(prepared: Prepared, launch: Launch) -> Generator:
 
 
 def _announce(prepared: Prepared, reason: str) -> None:
-    """Says where weights and teacher come from, what a trial chose, and the stages."""
+    """Says what was read, where weights and teacher are from, a trial's choice, and the stages."""
     lines = [
+        text_of(prepared.facts.description) if prepared.facts.description else None,
         prepared.initial and prepared.initial.about,
         prepared.teacher and f"teacher: {prepared.teacher}",
         reason,

@@ -1,10 +1,21 @@
-"""Tables for a terminal."""
+"""Tables of words and numbers for a terminal, and which columns are numbers."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from fewstep.analysis.report.page import Table
+_NUMBER = re.compile(r"\(?[-+±\u2212]?(\.?\d|(inf|nan)\b)|-$")
+
+
+def column_kinds(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The kind of each column: "number" where all its cells are numbers, else "words"."""
+    kinds = []
+    for i in range(len(head)):
+        cells = [row[i] for row in rows if i < len(row) and row[i]]
+        is_number = bool(cells) and all(_NUMBER.match(cell) for cell in cells)
+        kinds.append("number" if is_number else "words")
+    return kinds
 
 
 def text_table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
@@ -12,7 +23,7 @@ def text_table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
 
     A row may be shorter than the head. No spaces at the ends of lines.
     """
-    columns = Table(head, rows).columns
+    columns = column_kinds(head, rows)
     lines = [head, *rows]
     widths = [max(len(line[i]) for line in lines if i < len(line)) for i in range(len(head))]
 
