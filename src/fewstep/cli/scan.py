@@ -69,14 +69,14 @@ def main(argv: list[str]) -> int:
         if result.bad and not args.json:
             print(advice(args.bad_files, len(result.bad), skippable(result.pictures)))
     if report["fine"]:
-        report["data"] = understood(args)
+        report["data"] = description_of(args)
         report["fine"] = not (args.strict and report["data"]["marks"])
     if args.json:
         print(json.dumps(report))
     return 0 if report["fine"] else 2
 
 
-def understood(args: Args) -> dict[str, Any]:
+def description_of(args: Args) -> dict[str, Any]:
     """The description of the data as training would read them; printed unless JSON is wanted."""
     from fewstep.data import Reading
     from fewstep.data.description import describe, text_of

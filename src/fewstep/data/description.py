@@ -266,13 +266,13 @@ def _variables(x0: Tensor, cond: Cond, units: Units, columns: list[Column]) -> I
         if not values.size:
             values = np.zeros(1, np.float32)
         std = float(values.std(dtype=np.float64))
-        moved = [
+        ends = [
             _in_user_units(units, place, float(value))
             for value in (values.mean(dtype=np.float64), values.min(), values.max())
         ]
         scale = np.atleast_1d(units.scale)
         spread = std * float(scale[place if len(scale) > 1 else 0])
-        yield Variable(column.name, column.type, moved[0], spread, moved[1], moved[2])
+        yield Variable(column.name, column.type, ends[0], spread, ends[1], ends[2])
 
 
 def _conditions(dataset: Dataset) -> Iterator[tuple[str, tuple[Variable, ...]]]:
