@@ -62,10 +62,8 @@ def test_a_teachers_units_are_the_students(run, tmp_path, capsys):
     base = ["train", "toy", "--init", str(run), "--iterations", "2", "--quiet"]
     base += ["--network.width", "64", "--data"]
     assert main([*base, str(tmp_path / "more.npy"), "--out", str(tmp_path / "a")]) == 0
-    facts = [
-        json.loads((p / "state.json").read_text())["facts"] for p in newest(run, tmp_path / "a")
-    ]
-    assert facts[0]["units"] == facts[1]["units"]
+    units = [fs.load(folder, device="cpu").facts.units for folder in (run, tmp_path / "a")]
+    assert units[0] == units[1]
     assert main([*base, str(tmp_path / "celsius.npy"), "--out", str(tmp_path / "b")]) == 2
     assert "variable 0 has mean" in capsys.readouterr().err
 

@@ -127,6 +127,7 @@ def test_strict_refuses_and_a_run_warns(tmp_path, capsys, caplog):
     assert main(["inspect", str(tmp_path / "b"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["facts"]["description"] == stored
     assert main([*command, "--out", str(tmp_path / "b"), "--resume"]) == 0
+    capsys.readouterr()
     assert main(["scan", str(tmp_path / "x.npy"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["data"] == stored
     assert main(["scan", str(tmp_path / "x.npy"), "--strict"]) == 2
