@@ -80,3 +80,21 @@ def test_fields_of_unlike_units_come_back_in_theirs():
     assert off.abs().max() < 0.2
     ratio = x.std((0, 2, 3)) / scale.flatten()
     assert 0.6 < ratio.min() < ratio.max() < 1.6
+
+
+def test_a_teacher_of_data_in_other_units_is_noticed(caplog):
+    """Data in [-1, 1], standardised beneath a teacher that knows them as they are."""
+    x = 0.3 + 0.1 * torch.randn(2000, 2, generator=torch.Generator().manual_seed(0))
+
+    def teacher(x_t, t, cond=None):
+        """E[x0 | x_t] of the data as they are."""
+        s = t.float()[:, None]
+        return (x_t * 0.1**2 + 0.3 * s**2) / (0.1**2 + s**2)
+
+    run = fs.recipes.toy(method="cd", iterations=2, batch=64, network_options={"width": 16})
+    fs.train(run, x, teacher=teacher, progress=False, device="cpu")
+    assert "did it learn these data in other units?" in caplog.text
+    caplog.clear()
+    same = replace(run, units="as-is")
+    fs.train(same, x, teacher=teacher, progress=False, device="cpu")
+    assert "other units" not in caplog.text

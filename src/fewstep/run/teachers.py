@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from fewstep.base.conditions import apply_mask
 from fewstep.base.errors import UserError, require, short_repr
+from fewstep.base.randomness import normal
 from fewstep.core import abilities
 from fewstep.core.denoiser import across
 from fewstep.core.method import Method
-from fewstep.data import LABELS
+from fewstep.data import LABELS, Arrays, each
 from fewstep.run.build import OWN
 from fewstep.run.facts import Facts
 from fewstep.run.generator import Generator
@@ -22,6 +24,10 @@ from fewstep.run.sources import Model, Source, name_of, open_model
 
 if TYPE_CHECKING:
     from fewstep.run.prepare import Prepared
+
+ROWS = 256  # that a teacher's error is looked at
+FACTORS = (0.5, 1.0, 2.0)  # of the data's deviation: the levels of noise there
+WORSE = 1.5  # times a line's error, from which on units are in doubt
 
 log = logging.getLogger("fewstep")
 
@@ -59,7 +65,10 @@ def teacher_of(source: Source | None, student: Prepared) -> Model | None:
     if isinstance(denoiser, nn.Module):
         denoiser = denoiser.to(student.device)
     denoiser = across(denoiser, model.process, method.process)
-    return replace(model, denoiser=denoiser, process=method.process, digest=digest)
+    model = replace(model, denoiser=denoiser, process=method.process, digest=digest)
+    if model.generator is None and student.dataset is not None:
+        warn_of_units(model, student.arrays, student.device)
+    return model
 
 
 def _leave_out(name: str | None, method: str, is_offer: bool) -> None:
@@ -129,6 +138,39 @@ def probe(teacher: Model, facts: Facts) -> None:
         shape,
         f"{tuple(x.shape)}, that of x_t",
     )
+
+
+def warn_of_units(teacher: Model, data: Arrays, device: torch.device) -> None:
+    """A warning where a teacher of somebody's guesses worse than a line does.
+
+    The line, at noise s = sigma / alpha, guesses each element from itself, by the data's mean and
+    variance v: error v s^2 / (v + s^2). Its own data in other units make a teacher worse.
+    """
+    rows = data.rows(torch.arange(min(len(data.x0), ROWS)))
+    variance = data.x0.double().var(0)
+    std = float(variance.mean().sqrt())
+    cond = each(lambda part: part.to(device), rows.cond)
+    ratios = []
+    for factor in FACTORS:
+        level = factor * std
+        z = normal(0, "teacher's units", 0, len(rows.x0), rows.x0.shape[1:], len(rows.x0))
+        z = apply_mask(z, rows.cond)
+        t = teacher.process.time_at(torch.full((len(z),), level, dtype=torch.float64))
+        x_t = teacher.process.mix(rows.x0, z, t)
+        with torch.no_grad():
+            x0_hat = teacher.denoiser(x_t.to(device), t.to(device), cond).cpu()
+        error = (x0_hat.double() - rows.x0).square().mean()
+        line = (variance * level**2 / (variance + level**2)).mean()
+        ratios.append(float(error / line))
+    if not min(ratios) <= WORSE:
+        log.warning(
+            "fewstep: teacher %s: at noise %s its error is %s times that of a straight line: did it"
+            " learn these data in other units? units = as-is leaves yours, LOW..HIGH brings a range"
+            " to [-1, 1]",
+            teacher.name,
+            ", ".join(f"{factor * std:.2g}" for factor in FACTORS),
+            ", ".join(f"{ratio:.3g}" for ratio in ratios),
+        )
 
 
 def same_data(teacher: Facts, student: Facts, who: str = "the teacher") -> None:
