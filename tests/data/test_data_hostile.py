@@ -97,12 +97,12 @@ def test_turned_and_broken_exif_say_how_a_picture_lies():
     assert picture.size == (SIDE, SIDE)
 
 
-def test_sixteen_bits_are_scaled_and_never_clipped():
+def test_sixteen_bits_keep_their_values_and_colour_its_upper_bits():
     values = np.linspace(0, 65535, 4096).round().astype(np.uint16).reshape(64, 64)
     grey = np.asarray(
         images.stack([("x", images.decode("x", io.BytesIO(encode(Image.fromarray(values)))))], None)
     )
-    np.testing.assert_array_equal(grey[0, 0], np.rint(values / 257))
+    np.testing.assert_array_equal(grey[0, 0], values)
     row = b"\0" + np.repeat(values[:1, :, None], 3, 2).astype(">u2").tobytes()
     header = b"\0\0\0\x40\0\0\0\x01\x10\x02\0\0\0"
     colour = b"\x89PNG\r\n\x1a\n" + hostile_data.chunk(b"IHDR", header)

@@ -91,7 +91,8 @@ class Dataset:
         if not self.classes:
             return self
         train, validation, test = map(without, (self.train, self.validation, self.test))
-        return replace(self, train=train, validation=validation, test=test, classes=0)
+        names = self.names.without_labels()
+        return replace(self, train=train, validation=validation, test=test, classes=0, names=names)
 
     def fingerprint(self) -> str:
         """SHA-256 of the training split's shape, values, condition and trajectories."""
@@ -155,6 +156,7 @@ def split(
     stream: str = "",
     levels: tuple[float, ...] = (),
     cond_units: Mapping[str, Units] | None = None,
+    names: Names = NO_NAMES,
 ) -> Dataset:
     """A data set whose validation and test splits have these sizes.
 
@@ -164,5 +166,13 @@ def split(
     parts = order.split([*sizes, len(order) - sum(sizes)])
     validation, test, train = (everything.rows(part) for part in parts)
     return Dataset(
-        name, train, validation, test, classes, units, levels, cond_units=cond_units or {}
+        name,
+        train,
+        validation,
+        test,
+        classes,
+        units,
+        levels,
+        cond_units=cond_units or {},
+        names=names,
     )
