@@ -229,20 +229,18 @@ def _fit_labels(
         return turn[torch.arange(n) % len(turn)]
     labels = tensor("label", cond)
     least = NO_LABEL if allow_no_label else 0
-    is_known = is_integral(labels) and bool(((labels >= least) & (labels < classes)).all())
+    is_known = is_integral(labels) and bool(
+        (torch.isin(labels, turn) | (allow_no_label & (labels == NO_LABEL))).all()
+    )
     if not is_known or labels.shape not in ((), (n,)):
         hint = ""
         if not allow_no_label and is_integral(labels) and bool((labels == NO_LABEL).any()):
             hint = "; -1, no label, needs a run with label_drop above 0"
-        raise UserError(
-            f"label {cond}: expected one of {least}..{classes - 1}, or {n} of them{hint}"
-        )
-    strange = labels[(labels != NO_LABEL) & ~torch.isin(labels, turn)]
-    if len(strange):
-        first = ", ".join(map(str, turn[:12].tolist())) + (", ..." if len(turn) > 12 else "")
-        raise UserError(
-            f"label {int(strange[0])} never occurs in the data: expected one of {first}"
-        )
+        names = f"{least}..{classes - 1}"
+        if occurring:
+            names = ", ".join(map(str, occurring[:12])) + (", ..." if len(occurring) > 12 else "")
+            hint = f", the labels that occur in the data{hint}"
+        raise UserError(f"label {cond}: expected one of {names}, or {n} of them{hint}")
     return labels.long().expand(n)
 
 

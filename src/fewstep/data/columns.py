@@ -49,7 +49,9 @@ class Names:
             return self.classes.index(label)
         if re.fullmatch(r"-?[0-9]{1,18}", label):
             return int(label)
-        require(bool(self.classes), "label", label, "a number: this run's classes have no names")
+        require(
+            bool(self.classes), "label", label, "a whole number: this run's classes have no names"
+        )
         raise unknown("label", label, self.classes)
 
     def without_labels(self) -> Names:

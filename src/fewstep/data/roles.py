@@ -171,7 +171,7 @@ class _Roles:
         if name in self.reasons:
             why = self.reasons[name]
         elif name in self.frame.index:
-            why = "pandas' index; --columns takes it"
+            why = "pandas' index" + ("; --columns takes it" if name else "")
         elif cells.kind == "text":
             why = f"text; --condition-columns {name} conditions on it"
         elif cells.kind == "other":
@@ -211,10 +211,12 @@ def pictures(name: str, rows: list[Any], size: int | None) -> np.ndarray:
     return images.stack(opened(), size)
 
 
-def labels_of(frame: Frame, name: str, known: Sequence[str] = ()) -> tuple[Any, tuple[str, ...]]:
+def labels_of(
+    frame: Frame, name: str, known: Sequence[str] | None = None
+) -> tuple[Any, tuple[str, ...]]:
     """The labels in a column, and the names of their classes; known: those that a run has.
 
-    Numbers that are no labels from 0, or too large ones, are numbered in their order and are names.
+    For a new run numbers below 0, or too large ones, are numbered in their order and are names.
     """
     cells = frame.column(name)
     if cells.kind not in ("numbers", "text"):
@@ -225,8 +227,10 @@ def labels_of(frame: Frame, name: str, known: Sequence[str] = ()) -> tuple[Any, 
     if known and (is_text(values) or set(words) <= set(known)):
         return places(f"column {name}", words, known)[numbers], tuple(known)
     labels, classes = number_labels(f"column {name}", values)
-    if known or classes or (labels.min() >= 0 and labels.max() < min(len(labels), FEW)):
-        return labels, classes or tuple(known) or cells.classes
+    if known is not None or classes:
+        return labels, classes
+    if labels.min() >= 0 and labels.max() < min(len(labels), FEW):
+        return labels, cells.classes
     return numbers, tuple(map(str, np.unique(labels).tolist()))
 
 

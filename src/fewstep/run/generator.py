@@ -171,6 +171,10 @@ class Generator:
         )
         return change_cond(conds, facts.cond_units, Units.to_model)
 
+    def user_conditions(self, n: int, cond: Cond | int | str) -> Cond:
+        """The n conditions of `conditions`, in the user's units."""
+        return change_cond(self.conditions(n, cond), self.facts.cond_units, Units.to_user)
+
     def save(self, path: str | Path) -> None:
         """Writes the generator alone (no optimizer) as a folder that `load` reads."""
         net: Any = self.denoiser
