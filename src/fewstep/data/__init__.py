@@ -27,7 +27,7 @@ from fewstep.data.builtin import digits, grid25, ring8, spiral
 from fewstep.data.columns import NO_NAMES, Column, Names
 from fewstep.data.dataset import SPLIT_SEED, Arrays, Dataset, change_cond, check_finite
 from fewstep.data.emoji import glyphs, glyphs64
-from fewstep.data.files import from_path, read
+from fewstep.data.files import from_path, full_name, read
 from fewstep.data.reading import BadFiles, Reading
 from fewstep.data.scanning import Scan, scan
 from fewstep.data.tensors import OWN_DATA, from_tensors
@@ -59,6 +59,7 @@ __all__ = [
     "fit",
     "from_path",
     "from_tensors",
+    "full_name",
     "has_labels",
     "is_integral",
     "is_kind",

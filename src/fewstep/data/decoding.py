@@ -30,6 +30,8 @@ PIXELS = 64_000_000  # 192 MB in RGB; Pillow warns at 89 million and refuses 179
 DEEP = 65535  # the largest value of 16 bits
 BYTES = 2**29  # of a file: eight for each pixel
 
+CUT = "lower bits are lost"  # a mark of pictures that Pillow has cut from 16 bits to eight
+
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -76,7 +78,10 @@ def _decode(data: bytes, targa: bool) -> Image.Image:
             width, height = source.size
             if width * height > PIXELS:
                 raise UserError(f"{width}x{height}: expected at most {PIXELS} pixels")
+            is_deep = ";16" in repr(source.tile)
             source.load()
+            if is_deep and not source.mode.startswith("I"):
+                source.info[CUT] = True
             turn = UPRIGHT.get(_orientation(source))
             return source.copy() if turn is None else source.transpose(turn)
 

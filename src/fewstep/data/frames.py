@@ -11,6 +11,7 @@ import numpy as np
 
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.data.archives import readable
+from fewstep.data.columns import MOST_TEXT
 
 TABLES = (".csv", ".parquet")
 INDEX = ("", "Unnamed: 0", "__index_level_0__")  # names that pandas' index goes by
@@ -215,9 +216,13 @@ def finite(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def texts(name: str, rows: list[str]) -> np.ndarray:
-    """The texts of a column. Raises UserError for an empty one."""
+    """The texts of a column. Raises UserError for an empty or a very long one."""
     if "" in rows:
         raise UserError(f"column {name}: row {rows.index('')} is empty: remove or repair it")
+    longest = max(rows, key=len, default="")
+    if len(longest) > MOST_TEXT:
+        need = f"at most {MOST_TEXT}"
+        raise UserError(f"column {name} holds a text of {len(longest)} characters: expected {need}")
     return np.asarray(rows)
 
 

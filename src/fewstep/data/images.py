@@ -5,7 +5,7 @@
 | 1-bit, grey (1, L) | grey |
 | 16-bit grey (I;16, I) | grey, 0 .. 65535 as float32; values beyond are refused |
 | 8 bits beside 16-bit grey | times 257, so that white is 65535 |
-| 16-bit colour, or grey beside transparency | the upper eight bits |
+| 16-bit colour, or grey beside transparency | the upper eight bits, which is said |
 | RGB, CMYK, YCbCr, LAB, HSV, palette (P) | RGB |
 | transparency (LA, RGBA, PA, La, RGBa, or declared beside P, L, RGB) | laid on white: grey or RGB |
 | 32-bit float (F) | bad: give .npy |
@@ -45,7 +45,7 @@ from PIL import Image
 from fewstep.base.errors import UserError
 from fewstep.data.archives import Files, open_files, printable
 from fewstep.data.columns import Names, numbered
-from fewstep.data.decoding import SUFFIXES, decode, to_array
+from fewstep.data.decoding import CUT, SUFFIXES, decode, to_array
 from fewstep.data.reading import BadFiles, Content
 
 __all__ = [
@@ -73,6 +73,7 @@ class Listing(NamedTuple):
     others: list[str]
     cond: Any
     classes: tuple[str, ...]  # the sub-folders that labels number; none with a `dataset.json`
+    cut: list[str]  # pictures that were opened, and have lost their lower bits
 
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
@@ -102,6 +103,9 @@ def read(path: Path, size: int | None = None, bad_files: BadFiles = "fail") -> C
     if bad:
         message = "fewstep: %s: left out %s of %s pictures that are bad: %s"
         log.warning(message, path, len(bad), len(folder.names), "; ".join(bad.values()))
+    if folder.cut:
+        count = len(folder.cut)
+        left += (f"the lower eight bits of {count} pictures of 16-bit colour: give them as .npy",)
     data = {"x0": join(list(rows.values())), "cond": cond}
     return Content(data, Names(classes=folder.classes), left, tuple(bad.values()))
 
@@ -124,8 +128,8 @@ def listing(path: Path, files: Files) -> Listing:
     inside = {*names, table}
     others = [name for name in files if name not in inside]
     if table is not None:
-        return Listing(path, files, names, others, _labels(path, files, names, table), ())
-    return Listing(path, files, names, others, *_sub_folders(path, names, len(top)))
+        return Listing(path, files, names, others, _labels(path, files, names, table), (), [])
+    return Listing(path, files, names, others, *_sub_folders(path, names, len(top)), [])
 
 
 def _common_folder(names: list[str]) -> tuple[str, ...]:
@@ -145,7 +149,10 @@ def pictures(folder: Listing) -> Iterator[tuple[str, Image.Image | UserError]]:
         start = printable(place)
         try:
             with folder.files[name]() as file:
-                yield name, decode(place, file)
+                picture = decode(place, file)
+            if CUT in picture.info:
+                folder.cut.append(name)
+            yield name, picture
         except UserError as error:
             message = str(error)
             if not message.startswith(start):

@@ -89,7 +89,7 @@ class _Roles:
 
     def _others(self) -> dict[str, str]:
         """The columns that are conditions by their names."""
-        roles = {}
+        roles: dict[str, str] = {}
         for role in ("cond", "features", "mask"):
             if role not in self.free or self.frame.columns[role].kind not in ("numbers", "arrays"):
                 continue

@@ -128,10 +128,10 @@ def standardise(
 
 def _float_features(cond: Cond) -> Cond:
     """The condition with whole numbers under "features" as floats."""
-    if not isinstance(cond, Mapping) or not isinstance(cond.get("features"), Tensor):
-        return cond
-    numbers = cond["features"]
-    return {**cond, "features": numbers.float() if is_integral(numbers) else numbers}
+    numbers = cond.get("features") if isinstance(cond, Mapping) else None
+    if isinstance(cond, Mapping) and isinstance(numbers, Tensor) and is_integral(numbers):
+        return {**cond, "features": numbers.float()}
+    return cond
 
 
 def _mask_like(pictures: Tensor, x0: Tensor, cond: Cond) -> Cond:

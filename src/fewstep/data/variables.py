@@ -81,12 +81,12 @@ def _hdf5(path: Path, name: str) -> Any:
             raise UserError(f"{path}: {name} holds values of {one.dtype}: expected numbers")
         _check_bytes(path, name, one.size * one.dtype.itemsize)
         values = np.asarray(one[...])
-        fills = [one.attrs[key] for key in _FILL if key in one.attrs]
-        mask = np.isin(values, np.concatenate([np.ravel(fill) for fill in fills] or [[]]))
+        fills = [np.ravel(one.attrs[key]) for key in _FILL if key in one.attrs]
+        mask = np.isin(values, np.concatenate(fills)) if fills else np.ma.nomask
         if "scale_factor" in one.attrs or "add_offset" in one.attrs:
             factor, offset = one.attrs.get("scale_factor", 1.0), one.attrs.get("add_offset", 0.0)
             values = values * np.float64(np.squeeze(factor)) + np.float64(np.squeeze(offset))
-        return np.ma.MaskedArray(values, mask) if fills else values
+        return np.ma.MaskedArray(values, mask)
 
 
 def _check(path: Path, name: str, shapes: dict[str, tuple[int, ...]]) -> None:
