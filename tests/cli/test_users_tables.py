@@ -279,6 +279,10 @@ def test_a_condition_lies_in_a_file_beside_any_data(tmp_path, monkeypatch, capsy
     features = np.concatenate([one_hot, [[3], [4]]], 1)
     by_hand = generator.sample(2, cond={"features": features, "label": np.array([1, 0])})
     np.testing.assert_allclose(np.load("s.npy"), by_hand.numpy())
+    write("ask.csv", {"city": ["Oslo"], "speed": [3.0], "label": ["b"]})  # one row is for all
+    assert main(["sample", "run", "--n", "3", "--cond", "ask.csv", "--out", "s.npy"]) == 0
+    one = {"features": features[0], "label": 1}
+    np.testing.assert_allclose(np.load("s.npy"), generator.sample(3, cond=one).numpy())
     write("ask.csv", {"city": ["Paris", "Rome"], "speed": [3.0, 4.0]})
     line = refusal(capsys, "sample", "run", "--n", "2", "--cond", "ask.csv")
     assert "column city = 'Paris': expected one of Bonn, Oslo, Rome" in line
@@ -427,6 +431,18 @@ def test_labels_that_never_occur_are_neither_drawn_nor_accepted(capsys):
     assert main(["sample", "run", "--label", "5", "--n", "2", "--out", "s.npy"]) == 0
     own = fs.data.from_tensors({"x0": RANDOM.normal(size=(9, 2)), "cond": [0, 2, 2] * 3})
     assert own.names.occurring == (0, 2)
+
+
+def test_a_column_of_years_is_labels_by_name():
+    years = np.arange(1990, 1993)[np.arange(N) % 3]
+    write("t.csv", {"t": RANDOM.normal(size=N), "year": years})
+    generator = train("t.csv", "--label-column", "year")
+    assert (generator.facts.classes, generator.facts.names.classes) == (3, ("1990", "1991", "1992"))
+    write("ask.csv", {"year": [1992.0, 1990.0]})
+    assert main(["sample", "run", "--n", "2", "--cond", "ask.csv", "--out", "s.csv"]) == 0
+    assert csv.read_csv("s.csv")["year"].to_pylist() == [1992, 1990]
+    assert main(["sample", "run", "--n", "2", "--label", "1991", "--out", "s.csv"]) == 0
+    assert csv.read_csv("s.csv")["year"].to_pylist() == [1991, 1991]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

@@ -423,3 +423,16 @@ def test_a_zip_that_lies_of_itself_is_refused_before_it_is_unpacked(tmp_path, mo
         (tmp_path / name).write_bytes(ARCHIVES[name])
         with pytest.raises(UserError, match="200 times"):
             data.load(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 99, b"a,b\n1,2\n3\n", RANDOM.bytes(5000)])
+@pytest.mark.parametrize(
+    ("name", "library"),
+    {"x.csv": "pyarrow", "x.parquet": "pyarrow", "x.nc:v": "netCDF4", "x.h5:v": "h5py"}.items(),
+)
+def test_damaged_tables_and_variables_are_refused_in_one_line(tmp_path, name, library, content):
+    pytest.importorskip(library, reason="its extra is not installed")
+    (tmp_path / name.partition(":")[0]).write_bytes(content)
+    with pytest.raises(UserError) as error:
+        data.load(str(tmp_path / name))
+    one_line(error.value)

@@ -222,16 +222,16 @@ def labels_of(
     if cells.kind not in ("numbers", "text"):
         raise UserError(f"column {name} holds {cells.about or cells.kind}: expected labels")
     values = cells.values()
-    unique, numbers = np.unique(values, return_inverse=True)
-    words = [str(value) for value in unique.tolist()]
+    labels, classes = number_labels(f"column {name}", values)
+    unique, numbers = np.unique(labels, return_inverse=True)
+    words = [classes[place] if classes else str(place) for place in unique.tolist()]
     if known and (is_text(values) or set(words) <= set(known)):
         return places(f"column {name}", words, known)[numbers], tuple(known)
-    labels, classes = number_labels(f"column {name}", values)
     if known is not None or classes:
         return labels, classes
     if labels.min() >= 0 and labels.max() < min(len(labels), FEW):
         return labels, cells.classes
-    return numbers, tuple(map(str, np.unique(labels).tolist()))
+    return numbers, tuple(words)
 
 
 def features(
