@@ -32,7 +32,7 @@ from fewstep.data.reading import BadFiles, Reading
 from fewstep.data.scanning import Scan, scan
 from fewstep.data.tensors import OWN_DATA, from_tensors
 from fewstep.data.units import Units
-from fewstep.data.variables import parted
+from fewstep.data.variables import split_name
 
 __all__ = [
     "DATASETS",
@@ -106,7 +106,7 @@ def read_dataset(name: str, reading: Reading) -> Dataset:
         require(reading.size is None, "data_size", reading.size, need)
         reading.refuse(name)
         return DATASETS[name]()
-    variable = parted(name)
+    variable = split_name(name)
     if name.startswith("hf:") or Path(name).exists() or (variable and variable[0].exists()):
         return from_path(name, reading)
     if Path(name).name != name or Path(name).suffix:

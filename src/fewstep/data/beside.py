@@ -49,9 +49,9 @@ def with_condition(place: str, content: Content, reading: Reading) -> Content:
         cond, names, left = _from_frame(_open(path), reading)
     else:
         (cond, names), left = _from_arrays(path), ()
-    rows, found = len(content.data["x0"]), _rows(cond)
-    need = f"as many rows as data {place} has, {rows}: it has {found}"
-    require(found in (None, rows), "cond", reading.cond, need)
+    rows, count = len(content.data["x0"]), _rows(cond)
+    need = f"as many rows as data {place} has, {rows}: it has {count}"
+    require(count in (None, rows), "cond", reading.cond, need)
     names = Names(content.names.columns, names.features, names.classes, names.label)
     return Content({**content.data, "cond": cond}, names, content.left_out + left, content.skipped)
 
@@ -86,7 +86,7 @@ def _rows(cond: Any) -> int | None:
     return counts.pop() if len(counts) == 1 else None
 
 
-def _from_arrays(path: Path, known: Sequence[str] = ()) -> tuple[Any, Names]:
+def _from_arrays(path: Path, vocabulary: Sequence[str] = ()) -> tuple[Any, Names]:
     """The condition in a .npy, .npz or .safetensors, and the names of its classes."""
     if path.suffix.lower() not in ARRAYS:
         raise UserError(f"condition {path}: expected {', '.join((*ARRAYS, *TABLES))}")
@@ -98,7 +98,7 @@ def _from_arrays(path: Path, known: Sequence[str] = ()) -> tuple[Any, Names]:
     roles = {n: role for role, names in ROLES.items() for n in names}
     others = (*SAMPLES, PATH, LEVELS)
     parts = {roles.get(n, n): array for n, array in table.items() if n not in others}
-    return condition(str(path), parts, known)
+    return condition(str(path), parts, vocabulary)
 
 
 def _from_frame(frame: Frame, reading: Reading) -> tuple[Any, Names, tuple[str, ...]]:
@@ -109,27 +109,27 @@ def _from_frame(frame: Frame, reading: Reading) -> tuple[Any, Names, tuple[str, 
         if label is None and not reading.condition_columns:
             label = next((n for n in ROLES["label"] if n in free and are_labels(frame, n)), None)
         rest = [n for n in frame.of_kind(free, "numbers", "text") if n != label]
-        chosen = reading.condition_columns or rest
+        choice = reading.condition_columns or rest
         cond: dict[str, Any] = {}
         names = Names()
-        if chosen:
-            cond["features"], columns = features(frame, chosen)
+        if choice:
+            cond["features"], columns = features(frame, choice)
             names = Names(features=columns)
         elif label is None:
             whole = frame.of_kind(free, "arrays")
-            named = [n for n in whole if n in ("cond", "features", "mask")]
-            cond = {n: frame.columns[n].values() for n in named or whole[:1]}
+            by_role = [n for n in whole if n in ("cond", "features", "mask")]
+            cond = {n: frame.columns[n].values() for n in by_role or whole[:1]}
         if label is not None:
             cond["label"], classes = labels_of(frame, label)
             names = Names(features=names.features, classes=classes, label=label)
         if not cond:
             raise UserError(f"{frame.name} has no columns of numbers or text: expected conditions")
         result, _ = condition(frame.name, cond)
-    used = {*chosen, label, *cond}
+    in_use = {*choice, label, *cond}
     left = tuple(
         f"column {name or '(without a name)'} of {frame.name}"
         for name in frame.columns
-        if name not in used
+        if name not in in_use
     )
     return result, names, left
 
@@ -142,10 +142,10 @@ def _by_names(frame: Frame, names: Names) -> Any:
         cond["features"], _ = features(frame, columns, names.features)
     label = names.label or next((n for n in ROLES["label"] if n in frame.columns), "label")
     if label in frame.columns or not cond:
-        known = names.classes
-        cond["label"], _ = labels_of(frame, label, known)
-    used = {*cond, label, *frame.index, *(c.name for c in (*names.features, *names.columns))}
-    others = [name for name in frame.columns if name not in used]
+        vocabulary = names.classes
+        cond["label"], _ = labels_of(frame, label, vocabulary)
+    in_use = {*cond, label, *frame.index, *(c.name for c in (*names.features, *names.columns))}
+    others = [name for name in frame.columns if name not in in_use]
     if others:
         log.warning(
             "fewstep: %s: the run is not conditioned on %s", frame.name, ", ".join(others[:12])

@@ -60,12 +60,12 @@ class Names:
 
     def storable(self) -> Names:
         """The names without the fields that are too long for a run's files."""
-        kept = {}
+        short = {}
         for f in fields(self):
             alone = Names(**{f.name: getattr(self, f.name)})
             if Names.from_json(alone.to_json()) is not None:
-                kept[f.name] = getattr(self, f.name)
-        return Names(**kept)
+                short[f.name] = getattr(self, f.name)
+        return Names(**short)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON's own types, without what is empty."""
@@ -113,7 +113,7 @@ def natural(text: str) -> tuple[tuple[int, str], ...]:
     return tuple(key)
 
 
-def numbered(texts: Iterable[Any]) -> tuple[np.ndarray, tuple[str, ...]]:
+def number_texts(texts: Iterable[Any]) -> tuple[np.ndarray, tuple[str, ...]]:
     """The number of each text in the natural order of all, and the texts in that order."""
     words = [t.decode(errors="backslashreplace") if isinstance(t, bytes) else str(t) for t in texts]
     classes = tuple(sorted(set(words), key=natural))

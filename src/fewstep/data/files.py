@@ -37,8 +37,8 @@ from fewstep.data.dataset import Dataset, shuffle, split
 from fewstep.data.frames import TABLES, hugging_face, read_frame
 from fewstep.data.reading import BadFiles, Content, Reading
 from fewstep.data.tables import ARRAYS, arrays, is_solved, parts
-from fewstep.data.tensors import named, standardise, trajectories, unmasked
-from fewstep.data.variables import parted, read_variable
+from fewstep.data.tensors import mask_apart, names_of, standardise, trajectories
+from fewstep.data.variables import read_variable, split_name
 
 log = logging.getLogger("fewstep")
 
@@ -59,11 +59,11 @@ def from_path(name: str, reading: Reading | None = None) -> Dataset:
 
 def _dataset(name: str, reading: Reading, content: Content) -> Dataset:
     """What was read under that name, in the model's units and split."""
-    place, data = full_name(name), unmasked(content.data)
+    place, data = full_name(name), mask_apart(content.data)
     if is_solved(data):
         one = trajectories(place, data)
         tenth = _tenth(len(one.train.x0))
-        names = named(content.names, one.train.cond)
+        names = names_of(content.names, one.train.cond)
         return split(
             place,
             one.train,
@@ -91,14 +91,14 @@ def _dataset(name: str, reading: Reading, content: Content) -> Dataset:
         result.units,
         _OWN,
         cond_units=result.cond_units,
-        names=named(content.names, result.arrays.cond),
+        names=names_of(content.names, result.arrays.cond),
     )
 
 
 def full_name(name: str) -> str:
     """The name with its path written out, where there is one."""
     scheme = "hf:" if name.startswith("hf:") else ""
-    variable = parted(name)
+    variable = split_name(name)
     if variable is not None and variable[0].is_file():
         return f"{variable[0].resolve()}:{variable[1]}"
     path = Path(name.removeprefix("hf:"))
@@ -133,7 +133,7 @@ def _content(name: str, reading: Reading) -> Content:
     reading.refuse(f"{printable(name)}, which is no table", but=("cond", *of_file))
     if path.is_dir() or suffix == ".zip":
         return images.read(path, reading.size, reading.bad_files)
-    is_variable = parted(name) is not None
+    is_variable = split_name(name) is not None
     if suffix not in ARRAYS and not is_variable:
         raise UserError(
             f"data {printable(name)}: expected a folder, .zip, {', '.join((*ARRAYS, *TABLES))},"

@@ -44,7 +44,7 @@ from PIL import Image
 
 from fewstep.base.errors import UserError
 from fewstep.data.archives import Files, open_files, printable
-from fewstep.data.columns import Names, numbered
+from fewstep.data.columns import Names, number_texts
 from fewstep.data.decoding import CUT, SUFFIXES, decode, to_array
 from fewstep.data.reading import BadFiles, Content
 
@@ -246,7 +246,7 @@ def _sub_folders(path: Path, names: list[str], depth: int) -> tuple[Any, tuple[s
     """
     parts = [PurePosixPath(name).parts for name in names]
     tops = [part[depth] if len(part) > depth + 1 else "" for part in parts]
-    labels, classes = numbered(tops)
+    labels, classes = number_texts(tops)
     if "" in classes and len(classes) > 1:
         stray = printable(names[tops.index("")])
         raise UserError(f"{stray} lies beside sub-folders: put every picture in one, or none")

@@ -24,7 +24,7 @@ import numpy as np
 from fewstep.base.errors import UserError, require
 from fewstep.data import images
 from fewstep.data.archives import readable
-from fewstep.data.columns import Column, Names, Type, numbered
+from fewstep.data.columns import Column, Names, Type, number_texts
 from fewstep.data.frames import Frame
 from fewstep.data.reading import Content, Reading
 from fewstep.data.tables import ROLES, SAMPLES, condition, is_text, native, number_labels, places
@@ -42,14 +42,14 @@ def from_frame(frame: Frame, reading: Reading) -> Content:
     """
     if reading.cond is not None:
         reading = replace(reading, label_column=None, condition_columns=())
-    named = (*reading.columns, *reading.condition_columns)
+    own = (*reading.columns, *reading.condition_columns)
     if reading.label_column is not None:
-        named += (reading.label_column,)
-    for name in named:
+        own += (reading.label_column,)
+    for name in own:
         frame.column(name)
         need = "each column for one thing"
-        require(named.count(name) == 1, f"{frame.name}: column", name, need)
-    free = [name for name in frame.columns if name not in (*named, *frame.index)]
+        require(own.count(name) == 1, f"{frame.name}: column", name, need)
+    free = [name for name in frame.columns if name not in (*own, *frame.index)]
     with readable(frame.name):
         return _Roles(frame, reading, free).content()
 
@@ -82,8 +82,8 @@ class _Roles:
         in_order = samples if reading.columns else [n for n in frame.columns if n in samples]
         x0, kinds = self._stack(in_order)
         result, _ = condition(frame.name, cond)
-        used = {*samples, *others.values(), *reading.condition_columns, label}
-        left = tuple(self._why(name, samples) for name in frame.columns if name not in used)
+        in_use = {*samples, *others.values(), *reading.condition_columns, label}
+        left = tuple(self._why(name, samples) for name in frame.columns if name not in in_use)
         names = replace(names, columns=kinds, features=columns)
         return Content({"x0": x0, "cond": result}, names, left)
 
@@ -202,19 +202,19 @@ def column_of(name: str, values: np.ndarray) -> Column:
 def pictures(name: str, rows: list[Any], size: int | None) -> np.ndarray:
     """Pictures, also in files' bytes as {"bytes"}, as an array `[N, C, H, W]`."""
 
-    def opened() -> Iterable[tuple[str, Any]]:
+    def files() -> Iterable[tuple[str, Any]]:
         for number, row in enumerate(rows):
             place = f"{name} of row {number}"
             is_file = isinstance(row, Mapping)
             yield place, images.decode(place, io.BytesIO(row["bytes"])) if is_file else row
 
-    return images.stack(opened(), size)
+    return images.stack(files(), size)
 
 
 def labels_of(
-    frame: Frame, name: str, known: Sequence[str] | None = None
+    frame: Frame, name: str, vocabulary: Sequence[str] | None = None
 ) -> tuple[Any, tuple[str, ...]]:
-    """The labels in a column, and the names of their classes; known: those that a run has.
+    """The labels in a column, and the names of their classes; vocabulary: those of a run.
 
     For a new run numbers below 0, or too large ones, are numbered in their order and are names.
     """
@@ -225,9 +225,9 @@ def labels_of(
     labels, classes = number_labels(f"column {name}", values)
     unique, numbers = np.unique(labels, return_inverse=True)
     words = [classes[place] if classes else str(place) for place in unique.tolist()]
-    if known and (is_text(values) or set(words) <= set(known)):
-        return places(f"column {name}", words, known)[numbers], tuple(known)
-    if known is not None or classes:
+    if vocabulary and (is_text(values) or set(words) <= set(vocabulary)):
+        return places(f"column {name}", words, vocabulary)[numbers], tuple(vocabulary)
+    if vocabulary is not None or classes:
         return labels, classes
     if labels.min() >= 0 and labels.max() < min(len(labels), FEW):
         return labels, cells.classes
@@ -235,11 +235,11 @@ def labels_of(
 
 
 def features(
-    frame: Frame, names: Sequence[str], known: Sequence[Column] = ()
+    frame: Frame, names: Sequence[str], vocabulary: Sequence[Column] = ()
 ) -> tuple[np.ndarray, tuple[Column, ...]]:
     """Columns as floats `[N, F]`, text as one number for each category, and what they are.
 
-    known: the columns as a run knows them, with their categories. A sole column of arrays is
+    vocabulary: the columns as a run knows them, with their categories. A sole column of arrays is
     itself.
     """
     if len(names) == 1 and frame.column(names[0]).kind == "arrays":
@@ -250,15 +250,15 @@ def features(
         if cells.kind not in ("numbers", "text"):
             raise UserError(f"column {name} holds {cells.about or cells.kind}: expected numbers")
         values = cells.values()
-        column = known[place] if known else column_of(name, values)
+        column = vocabulary[place] if vocabulary else column_of(name, values)
         if not is_text(values) and column.type != "category":
             parts.append(native(values).astype(np.float64)[:, None])
             columns.append(column)
             continue
-        if known and column.type != "category":
+        if vocabulary and column.type != "category":
             raise UserError(f"column {name} holds text: expected numbers, as in training")
-        numbers, words = numbered(values.tolist())
-        if known:
+        numbers, words = number_texts(values.tolist())
+        if vocabulary:
             numbers, words = (
                 places(f"column {name}", words, column.categories)[numbers],
                 (column.categories),

@@ -11,7 +11,7 @@ import numpy as np
 from fewstep.base.errors import UserError, unknown
 from fewstep.base.tensor_file import read_tensors
 from fewstep.data.archives import check_numpy
-from fewstep.data.columns import Names, numbered
+from fewstep.data.columns import Names, number_texts
 from fewstep.data.reading import Content
 
 ARRAYS = (".npy", ".npz", ".safetensors")
@@ -49,8 +49,8 @@ def parts(name: str, table: Mapping[str, Any]) -> Content:
     if is_solved(table):
         plain = {n: array for n, array in table.items() if n not in (PATH, LEVELS)}
         content = parts(name, plain)
-        solved = {PATH: table[PATH], LEVELS: table[LEVELS]}
-        return Content({**content.data, **solved}, content.names)
+        points = {PATH: table[PATH], LEVELS: table[LEVELS]}
+        return Content({**content.data, **points}, content.names)
     key = _only_one(name, SAMPLES, table)
     roles = {role: _only_one(name, names, table) for role, names in ROLES.items()}
     rest = [n for n in table if n not in roles.values()]
@@ -62,21 +62,21 @@ def parts(name: str, table: Mapping[str, Any]) -> Content:
     if key is not None and len(rest) > 1:
         excess = next(n for n in rest if n != key)
         raise unknown(f"array of {name}", excess, (*SAMPLES, *ROLE_NAMES))
-    given = {role: table[n] for role, n in roles.items() if n is not None}
-    cond, names = condition(name, given, label=str(roles["label"]))
+    cond_parts = {role: table[n] for role, n in roles.items() if n is not None}
+    cond, names = condition(name, cond_parts, label=str(roles["label"]))
     return Content({"x0": table[key or rest[0]], "cond": cond}, names)
 
 
 def condition(
-    name: str, cond: dict[str, Any], known: Sequence[str] = (), label: str = "label"
+    name: str, cond: dict[str, Any], vocabulary: Sequence[str] = (), label: str = "label"
 ) -> tuple[Any, Names]:
     """The condition of these parts by role, its labels numbered, and the names of its classes.
 
-    known: the names of the classes, where a run has them. label: the name of the labels.
+    vocabulary: the names of the classes, where a run has them. label: the name of the labels.
     """
     names = Names()
     if "label" in cond:
-        labels, classes = number_labels(label, cond["label"], known)
+        labels, classes = number_labels(label, cond["label"], vocabulary)
         cond, names = {**cond, "label": labels}, Names(classes=classes)
     if "cond" in cond and len(cond) > 1:
         raise UserError(
@@ -113,17 +113,19 @@ def is_text(values: Any) -> bool:
     return getattr(getattr(values, "dtype", None), "kind", "") in "UST" and hasattr(values, "shape")
 
 
-def number_labels(name: str, labels: Any, known: Sequence[str] = ()) -> tuple[Any, tuple[str, ...]]:
+def number_labels(
+    name: str, labels: Any, vocabulary: Sequence[str] = ()
+) -> tuple[Any, tuple[str, ...]]:
     """Labels as integers, and the names of their classes where they are text or booleans.
 
-    Text is numbered in its natural order, or by the known names. Raises UserError for numbers that
-    are not whole, and for text that is not known.
+    Text is numbered in its natural order, or by the vocabulary. Raises UserError for numbers that
+    are not whole, and for unknown text.
     """
     if is_text(labels):
-        numbers, classes = numbered(labels.tolist())
-        if not known:
+        numbers, classes = number_texts(labels.tolist())
+        if not vocabulary:
             return numbers, classes
-        return places(name, classes, known)[numbers], tuple(known)
+        return places(name, classes, vocabulary)[numbers], tuple(vocabulary)
     values = np.asanyarray(labels)
     if values.dtype.kind == "f" and not (values == np.floor(values)).all():
         raise UserError(
@@ -135,12 +137,12 @@ def number_labels(name: str, labels: Any, known: Sequence[str] = ()) -> tuple[An
     return values.astype(np.int64), ("False", "True") if values.dtype.kind == "b" else ()
 
 
-def places(name: str, words: Sequence[str], known: Sequence[str]) -> np.ndarray:
-    """The place of each word among the known ones. Raises UserError for one that is not there."""
-    number = {word: place for place, word in enumerate(known)}
+def places(name: str, words: Sequence[str], vocabulary: Sequence[str]) -> np.ndarray:
+    """The place of each word in the vocabulary. Raises UserError for one that is not there."""
+    number = {word: place for place, word in enumerate(vocabulary)}
     strange = [word for word in words if word not in number]
     if strange:
-        first = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+        first = ", ".join(vocabulary[:12]) + (", ..." if len(vocabulary) > 12 else "")
         raise UserError(f"{name} = {strange[0]!r}: expected one of {first}")
     return np.array([number[word] for word in words], dtype=np.int64)
 

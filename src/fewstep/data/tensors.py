@@ -74,7 +74,7 @@ def from_tensors(data: Any, reading: Reading | None = None) -> Dataset:
         result.classes,
         result.units,
         cond_units=result.cond_units,
-        names=named(content.names, result.arrays.cond),
+        names=names_of(content.names, result.arrays.cond),
         left_out=content.left_out,
     )
 
@@ -185,10 +185,10 @@ def _parts(data: Any) -> dict[str, Any]:
         raise UserError(
             'data holds no "x0": expected a tensor, or {"x0": tensor, "cond": condition}'
         )
-    return unmasked(parts)
+    return mask_apart(parts)
 
 
-def unmasked(data: Mapping[str, Any]) -> dict[str, Any]:
+def mask_apart(data: Mapping[str, Any]) -> dict[str, Any]:
     """The data with a mask of numpy's as the condition's "mask": True where there is a value.
 
     It is combined with the mask that the condition has. A condition of one part goes beside it
@@ -253,7 +253,7 @@ def labels_in(cond: Any) -> Tensor | None:
     return labels if isinstance(labels, Tensor) and kind_of(labels) == LABELS else None
 
 
-def named(names: Names, cond: Any) -> Names:
+def names_of(names: Names, cond: Any) -> Names:
     """The names of data with that condition, and the labels that occur where some never do."""
     labels = labels_in(cond)
     if labels is not None:

@@ -16,7 +16,7 @@ _NAME = re.compile(r"(?P<file>.*?\.(?P<kind>nc4?|h5|hdf5))(:(?P<variable>.*))?",
 _FILL = ("_FillValue", "missing_value")
 
 
-def parted(name: str) -> tuple[Path, str] | None:
+def split_name(name: str) -> tuple[Path, str] | None:
     """The file and the variable in a name; None where it names no file of these kinds."""
     match = _NAME.fullmatch(name)
     return match and (Path(match["file"]), (match["variable"] or "").strip("/"))
@@ -24,7 +24,7 @@ def parted(name: str) -> tuple[Path, str] | None:
 
 def read_variable(name: str) -> dict[str, Any]:
     """{"x0": the variable's values, masked where the file has none}. Raises UserError."""
-    parts = parted(name)
+    parts = split_name(name)
     assert parts is not None
     path, variable = parts
     is_netcdf = path.suffix.lower().startswith(".nc")
@@ -44,15 +44,15 @@ def _netcdf(path: Path, name: str) -> Any:
         raise UserError("netCDF needs netCDF4: pip install 'fewstep[netcdf]'") from None
 
     def variables(group: Any, above: str) -> dict[str, Any]:
-        found = {above + key: one for key, one in group.variables.items()}
+        members = {above + key: one for key, one in group.variables.items()}
         for key, inner in group.groups.items():
-            found |= variables(inner, f"{above}{key}/")
-        return found
+            members |= variables(inner, f"{above}{key}/")
+        return members
 
     with Dataset(path) as file:
-        found = variables(file, "")
-        _check(path, name, {key: one.shape for key, one in found.items()})
-        one = found[name]
+        members = variables(file, "")
+        _check(path, name, {key: one.shape for key, one in members.items()})
+        one = members[name]
         if not isinstance(one.dtype, np.dtype) or one.dtype.kind not in "biuf":
             raise UserError(f"{path}: {name} holds values of {one.dtype}: expected numbers")
         _check_bytes(path, name, one.size * one.dtype.itemsize)
@@ -66,15 +66,15 @@ def _hdf5(path: Path, name: str) -> Any:
     except ImportError:
         raise UserError("HDF5 needs h5py: pip install 'fewstep[hdf5]'") from None
     with h5py.File(path, "r") as file:
-        found: dict[str, Any] = {}
+        members: dict[str, Any] = {}
 
         def visit(key: str, one: Any) -> None:  # no links are followed
             if isinstance(one, h5py.Dataset):
-                found[key] = one
+                members[key] = one
 
         file.visititems(visit)
-        _check(path, name, {key: one.shape for key, one in found.items()})
-        one = found[name]
+        _check(path, name, {key: one.shape for key, one in members.items()})
+        one = members[name]
         if one.is_virtual or one.external:
             raise UserError(f"{path}: {name} lies in other files: expected its values in this one")
         if one.dtype.kind not in "biuf":
@@ -92,9 +92,9 @@ def _hdf5(path: Path, name: str) -> Any:
 def _check(path: Path, name: str, shapes: dict[str, tuple[int, ...]]) -> None:
     """Raises UserError for a name that is none of the file's variables."""
     if not name:
-        listed = ", ".join(f"{key} {shape}" for key, shape in list(shapes.items())[:12])
+        names = ", ".join(f"{key} {shape}" for key, shape in list(shapes.items())[:12])
         raise UserError(
-            f"{path}: name a variable, {path.name}:VARIABLE; it holds {listed or 'none'}"
+            f"{path}: name a variable, {path.name}:VARIABLE; it holds {names or 'none'}"
         )
     if name not in shapes:
         raise unknown(f"variable of {path}", name, shapes)

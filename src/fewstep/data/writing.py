@@ -47,7 +47,7 @@ def write_table(path: Path, x: Tensor, cond: Cond, names: Names) -> None:
     if len(columns) != x.shape[1]:
         columns = tuple(Column(str(place)) for place in range(x.shape[1]))
     for place, column in enumerate(columns):
-        values = typed(x[:, place].double().numpy(), column)
+        values = as_type(x[:, place].double().numpy(), column)
         table[column.name] = pyarrow.array(values, mask=~there[:, place])
     for name, values in _conditions(cond, names):
         table[f"{name} (condition)" if name in table else name] = pyarrow.array(values)
@@ -58,7 +58,7 @@ def write_table(path: Path, x: Tensor, cond: Cond, names: Names) -> None:
         parquet.write_table(result, path)
 
 
-def typed(values: np.ndarray, column: Column) -> np.ndarray:
+def as_type(values: np.ndarray, column: Column) -> np.ndarray:
     """A column's floats as its type has them: whole numbers rounded, booleans from a half on."""
     if column.type == "bool":
         return values >= 0.5
@@ -80,8 +80,10 @@ def _conditions(cond: Cond, names: Names) -> Iterator[tuple[str, Any]]:
 
 def _classes(labels: Tensor, names: Names) -> list[Any]:
     classes = names.classes
-    known: list[Any] = list(classes) if classes else list(range(int(labels.max()) + 1))
-    return [known[label] if 0 <= label < len(known) else None for label in labels.tolist()]
+    vocabulary: list[Any] = list(classes) if classes else list(range(int(labels.max()) + 1))
+    return [
+        vocabulary[label] if 0 <= label < len(vocabulary) else None for label in labels.tolist()
+    ]
 
 
 def _features(values: np.ndarray, columns: tuple[Column, ...]) -> Iterator[tuple[str, Any]]:
@@ -95,4 +97,4 @@ def _features(values: np.ndarray, columns: tuple[Column, ...]) -> Iterator[tuple
         if column.type == "category":
             yield column.name, [column.categories[place] for place in part.argmax(1).tolist()]
         else:
-            yield column.name, typed(part[:, 0], column)
+            yield column.name, as_type(part[:, 0], column)
