@@ -119,6 +119,8 @@ def test_whole_numbers_called_y_are_labels_only_where_they_can_be(caplog):
     assert fs.data.load("t.csv", label_column="y").classes == 15
     floats = fs.data.load(write("t.csv", {"x": x, "y": x / 2}))
     assert floats.shape == (2,)
+    flags = fs.data.load(write("t.csv", {"x": x, "mask": np.arange(N) % 2}))
+    assert flags.shape == (2,)
     both = fs.data.load(write("t.csv", {"x": x, "y": x / 2, "label": np.arange(N) % 2}))
     assert (both.classes, both.shape) == (2, (2,))
 

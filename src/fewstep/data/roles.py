@@ -25,7 +25,7 @@ from fewstep.base.errors import UserError, require
 from fewstep.data import images
 from fewstep.data.archives import readable
 from fewstep.data.columns import Column, Names, Type, number_texts
-from fewstep.data.frames import Frame
+from fewstep.data.frames import Frame, Kind
 from fewstep.data.reading import Content, Reading
 from fewstep.data.tables import ROLES, SAMPLES, condition, is_text, native, number_labels, places
 
@@ -89,13 +89,17 @@ class _Roles:
 
     def _others(self) -> dict[str, str]:
         """The columns that are conditions by their names."""
-        roles: dict[str, str] = {}
-        for role in ("cond", "features", "mask"):
-            if role not in self.free or self.frame.columns[role].kind not in ("numbers", "arrays"):
-                continue
-            if role == "mask" or not self.reading.condition_columns:
-                roles[role] = role
+        own = () if self.reading.condition_columns else ("cond", "features")
+        roles = {role: role for role in own if self._holds(role, "numbers", "arrays")}
+        is_flag = self._holds("mask", "numbers")
+        is_flag = is_flag and self.frame.columns["mask"].values().dtype.kind == "b"
+        if is_flag or self._holds("mask", "arrays"):
+            roles["mask"] = "mask"
         return roles
+
+    def _holds(self, name: str, *kinds: Kind) -> bool:
+        """Whether nobody named that column, and it is of one of these kinds."""
+        return name in self.free and self.frame.columns[name].kind in kinds
 
     def _samples(self, rest: list[str]) -> list[str]:
         """The names of the columns that are samples."""
@@ -121,7 +125,7 @@ class _Roles:
             return arrays
         raise UserError(
             f"{frame.name} has the columns {', '.join(frame.columns) or 'none'}: expected samples"
-            f" in columns of numbers, or in {' or '.join(SAMPLES)}"
+            f" in columns of numbers, or in {' or '.join(SAMPLES)}: --columns NAME takes others"
         )
 
     def _plain_label(self, label: str, samples: list[str] | None) -> str | None:
