@@ -161,6 +161,8 @@ def test_an_empty_cell_is_named_by_column_and_row(kind, capsys):
         capsys, "train", "toy", "--data", f"t.{kind}", *TINY
     )
     assert fs.data.load(f"t.{kind}", columns=("count",)).shape == (1,)
+    write(f"u.{kind}", {"": table["t"], "a": table["count"]})
+    assert fs.data.load(f"u.{kind}", columns=("a",)).shape == (1,)
     table["t"] = [float("inf") if row == 9 else 0.5 * row for row in range(N)]
     write(f"t.{kind}", table)
     assert "column t: row 9 is inf" in refusal(capsys, "train", "toy", "--data", f"t.{kind}", *TINY)

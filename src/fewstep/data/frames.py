@@ -98,7 +98,10 @@ def _with_index(frame: Frame) -> Frame:
     first = next(iter(frame.columns), "x")
     if first not in INDEX or first in frame.index or frame.columns[first].kind != "numbers":
         return frame
-    values = frame.columns[first].values()
+    try:
+        values = frame.columns[first].values()
+    except UserError:  # an empty cell: no index, and refused where the column is used
+        return frame
     is_index = values.dtype.kind in "iu" and len(np.unique(values)) == len(values)
     return replace(frame, index=(first,)) if is_index else frame
 
