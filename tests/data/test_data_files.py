@@ -220,7 +220,7 @@ ON_WHITE = np.rint(255 - (255 - HALF.astype(float)) * 128 / 255)
 MODES = {
     "1-bit": (png(Image.fromarray(HALF > 100)), 255 * (HALF > 100)),
     "L": (png(Image.fromarray(HALF)), HALF),
-    "16-bit": (png(Image.fromarray(HALF.astype(np.uint16) * 257)), HALF),
+    "16-bit": (png(Image.fromarray(HALF.astype(np.uint16) * 257)), HALF * 257.0),
     "LA": (png(clear("LA")), ON_WHITE),
     "RGBA": (png(clear("RGBA")), np.stack([ON_WHITE] * 3)),
     "invisible": (png(clear("RGBA", 0)), np.full((3, 2, 2), 255)),
@@ -367,9 +367,9 @@ def test_damage_and_misfits_are_named_in_one_line(tmp_path):
     }.items():
         with pytest.raises(UserError, match=message):
             data.load(str(tmp_path / name), 4 if name == "x.npy" else None)
-    (tmp_path / "x.csv").write_text("1,2")
-    with pytest.raises(UserError, match=r"x\.csv: expected a folder, \.zip, \.npy"):
-        fs.train(fs.recipes.toy(data=str(tmp_path / "x.csv")))
+    (tmp_path / "x.txt").write_text("1,2")
+    with pytest.raises(UserError, match=r"x\.txt: expected a folder, \.zip, \.npy"):
+        fs.train(fs.recipes.toy(data=str(tmp_path / "x.txt")))
 
 
 def test_arrays_under_unknown_names_and_doubled_roles_are_refused(tmp_path):

@@ -8,9 +8,10 @@ element.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,6 +76,16 @@ def has_labels(kind: Kind) -> bool:
 
 def tensor(name: str, value: Any) -> Tensor:
     """The value as a tensor of real numbers on the CPU. Raises UserError for anything else."""
+    if isinstance(value, np.ma.MaskedArray):
+        if bool(np.ma.getmaskarray(value).any()):
+            raise UserError(
+                f"{name} holds masked values, the first in row"
+                f" {int(np.argwhere(np.ma.getmaskarray(value))[0, 0])}: expected a value in every"
+                " row: repair or remove them"
+            )
+        value = value.data
+    if isinstance(value, np.ndarray) and not value.flags.writeable:
+        value = value.copy()
     try:
         x = torch.as_tensor(value).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -142,18 +153,26 @@ def _check_mask(mask: Tensor, x0: Tensor) -> Tensor:
 
 
 def fit(
-    cond: Any, kind: Kind, n: int, classes: int, *, allow_no_label: bool = False, name: str = "cond"
+    cond: Any,
+    kind: Kind,
+    n: int,
+    classes: int,
+    *,
+    occurring: Sequence[int] = (),
+    allow_no_label: bool = False,
+    name: str = "cond",
 ) -> Cond:
     """The condition of n samples that are to be drawn, as the generator's kind asks for it.
 
     One row, without the axis of samples, goes for all n. Without a condition labels take turns.
+    occurring: the labels that occur, where some never do.
     """
     if kind is None:
         if cond is not None:
             raise UserError("this generator knows no labels: leave the condition out")
         return None
     if isinstance(kind, str):
-        return _fit_labels(cond, n, classes, allow_no_label)
+        return _fit_labels(cond, n, classes, occurring, allow_no_label)
     if isinstance(kind, Mapping):
         _check_keys(cond, kind, name)
         return {
@@ -162,6 +181,7 @@ def fit(
                 part,
                 n,
                 classes,
+                occurring=occurring,
                 allow_no_label=allow_no_label,
                 name=_path(name, key),
             )
@@ -200,20 +220,27 @@ def _fit_rows(cond: Any, kind: list[Any], n: int, name: str) -> Tensor:
     return value.to(dtype).expand(n, *shape)
 
 
-def _fit_labels(cond: Any, n: int, classes: int, allow_no_label: bool) -> Tensor:
-    """n labels, one for all of them, or the classes in turn."""
+def _fit_labels(
+    cond: Any, n: int, classes: int, occurring: Sequence[int], allow_no_label: bool
+) -> Tensor:
+    """n labels, one for all of them, or in turn those that occur."""
+    turn = torch.tensor(occurring) if occurring else torch.arange(classes)
     if cond is None:
-        return torch.arange(n) % classes
+        return turn[torch.arange(n) % len(turn)]
     labels = tensor("label", cond)
     least = NO_LABEL if allow_no_label else 0
-    is_known = is_integral(labels) and bool(((labels >= least) & (labels < classes)).all())
+    is_known = is_integral(labels) and bool(
+        (torch.isin(labels, turn) | (allow_no_label & (labels == NO_LABEL))).all()
+    )
     if not is_known or labels.shape not in ((), (n,)):
         hint = ""
         if not allow_no_label and is_integral(labels) and bool((labels == NO_LABEL).any()):
             hint = "; -1, no label, needs a run with label_drop above 0"
-        raise UserError(
-            f"label {cond}: expected one of {least}..{classes - 1}, or {n} of them{hint}"
-        )
+        names = f"{least}..{classes - 1}"
+        if occurring:
+            names = ", ".join(map(str, occurring[:12])) + (", ..." if len(occurring) > 12 else "")
+            hint = f", the labels that occur in the data{hint}"
+        raise UserError(f"label {cond}: expected one of {names}, or {n} of them{hint}")
     return labels.long().expand(n)
 
 

@@ -52,6 +52,8 @@ def main(argv: list[str]) -> int:
         report["skipped"] = len(record.skipped)
     report["seed"] = run["seed"]
     report |= {key: facts[key] for key in ("shape", "classes", "sigma_data")}
+    if names := facts.get("names"):
+        report["names"] = names
     report["weights"] = weights
     report["format"] = record.format
     report["fingerprint"] = record.fingerprint

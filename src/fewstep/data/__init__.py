@@ -22,15 +22,17 @@ from fewstep.base.conditions import (
     leaves,
 )
 from fewstep.base.errors import UserError, require, unknown
+from fewstep.data.beside import read_condition
 from fewstep.data.builtin import digits, grid25, ring8, spiral
 from fewstep.data.columns import NO_NAMES, Column, Names
 from fewstep.data.dataset import SPLIT_SEED, Arrays, Dataset, change_cond, check_finite
 from fewstep.data.emoji import glyphs, glyphs64
-from fewstep.data.files import from_path, read, read_condition
+from fewstep.data.files import from_path, full_name, read
 from fewstep.data.reading import BadFiles, Reading
 from fewstep.data.scanning import Scan, scan
 from fewstep.data.tensors import OWN_DATA, from_tensors
 from fewstep.data.units import Units
+from fewstep.data.variables import split_name
 
 __all__ = [
     "DATASETS",
@@ -57,6 +59,7 @@ __all__ = [
     "fit",
     "from_path",
     "from_tensors",
+    "full_name",
     "has_labels",
     "is_integral",
     "is_kind",
@@ -101,8 +104,10 @@ def read_dataset(name: str, reading: Reading) -> Dataset:
     if name in DATASETS:
         need = f"none, since the pictures of {name} have their size"
         require(reading.size is None, "data_size", reading.size, need)
+        reading.refuse(name)
         return DATASETS[name]()
-    if name.startswith("hf:") or Path(name).exists():
+    variable = split_name(name)
+    if name.startswith("hf:") or Path(name).exists() or (variable and variable[0].exists()):
         return from_path(name, reading)
     if Path(name).name != name or Path(name).suffix:
         raise UserError(f"no file or folder {name}: was it moved?")

@@ -92,7 +92,8 @@ class Dataset:
         if not self.classes:
             return self
         train, validation, test = map(without, (self.train, self.validation, self.test))
-        return replace(self, train=train, validation=validation, test=test, classes=0)
+        names = self.names.without_labels()
+        return replace(self, train=train, validation=validation, test=test, classes=0, names=names)
 
     def fingerprint(self) -> str:
         """SHA-256 of the training split's shape, values, condition and trajectories."""
@@ -156,6 +157,7 @@ def split(
     stream: str = "",
     levels: tuple[float, ...] = (),
     cond_units: Mapping[str, Units] | None = None,
+    names: Names = NO_NAMES,
 ) -> Dataset:
     """A data set whose validation and test splits have these sizes.
 
@@ -174,4 +176,5 @@ def split(
         levels,
         cond_units=cond_units or {},
         order=torch.cat([parts[2], parts[0], parts[1]]),
+        names=names,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -265,13 +266,14 @@ def _variables(x0: Tensor, cond: Cond, units: Units, columns: list[Column]) -> I
         values = _numbers(x0, cond, units.axis, place).values
         if not values.size:
             values = np.zeros(1, np.float32)
-        std = float(values.std(dtype=np.float64))
+        scale = np.atleast_1d(units.scale)
+        spread = float(values.std(dtype=np.float64)) * float(scale[place if len(scale) > 1 else 0])
         ends = [
             _in_user_units(units, place, float(value))
             for value in (values.mean(dtype=np.float64), values.min(), values.max())
         ]
-        scale = np.atleast_1d(units.scale)
-        spread = std * float(scale[place if len(scale) > 1 else 0])
+        if spread:  # what float32 cannot tell from 0 is 0
+            ends = [round(end, 5 - math.floor(math.log10(spread))) for end in ends]
         yield Variable(column.name, column.type, ends[0], spread, ends[1], ends[2])
 
 

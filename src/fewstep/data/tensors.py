@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,13 +18,17 @@ from fewstep.base.conditions import (
     Cond,
     apply_mask,
     check_condition,
+    is_integral,
     kind_of,
     leaves,
     tensor,
 )
 from fewstep.base.errors import UserError, require, unknown
-from fewstep.data.dataset import Arrays, Dataset, change_cond, check_finite
-from fewstep.data.reading import Reading
+from fewstep.data.beside import with_condition
+from fewstep.data.columns import Names
+from fewstep.data.dataset import Arrays, Dataset, change_cond, check_finite, elements
+from fewstep.data.reading import Content, Reading
+from fewstep.data.tables import LEVELS, PATH, is_solved
 from fewstep.data.units import (
     AS_IS,
     AUTO,
@@ -37,7 +43,7 @@ from fewstep.data.units import (
 log = logging.getLogger("fewstep")
 
 OWN_DATA = "tensor"  # the name of data that is an object of the user's
-PATH, LEVELS = "path", "levels"  # the keys that mark solved trajectories
+SLIVER = 64  # bytes whose values go less far than this are no pictures
 
 
 def from_tensors(data: Any, reading: Reading | None = None) -> Dataset:
@@ -55,7 +61,10 @@ def from_tensors(data: Any, reading: Reading | None = None) -> Dataset:
     """
     if is_solved(data):
         return trajectories(OWN_DATA, data)
-    result = standardise(data, reading or Reading())
+    reading = reading or Reading()
+    reading.refuse("of your own", but=("cond", "label_column", "condition_columns"))
+    content = with_condition("of your own", Content(_parts(data)), reading)
+    result = standardise(content.data, reading)
     none = result.arrays.rows(torch.arange(0))
     return Dataset(
         OWN_DATA,
@@ -66,6 +75,8 @@ def from_tensors(data: Any, reading: Reading | None = None) -> Dataset:
         result.units,
         cond_units=result.cond_units,
         order=torch.arange(len(result.arrays.x0)),
+        names=names_of(content.names, result.arrays.cond),
+        left_out=content.left_out,
     )
 
 
@@ -87,7 +98,9 @@ def standardise(
     """
     x0, cond = check_arrays(data)
     pictures = pixels(x0)
-    x0 = x0 if pictures is None else pictures
+    if pictures is not None:
+        cond = _mask_like(pictures, x0, cond)
+        x0 = pictures
     need = f"none, since {name} holds no pictures"
     require(reading.size is None or are_channels(x0), "data_size", reading.size, need)
     x0 = apply_mask(x0, cond)
@@ -95,11 +108,16 @@ def standardise(
     rows = Arrays(x0, cond) if train is None else Arrays(x0, cond).rows(train)
     units = reading.origin_units
     if units is None and pictures is not None and reading.units in (AUTO, WHOLE):
-        units = BYTES
+        values = elements(x0, cond)
+        is_sliver = int(values.max()) - int(values.min()) < SLIVER
+        units = None if is_sliver and reading.units == AUTO else BYTES
     if units is None:
         axis = variable_axis(x0, cond, reading.channel_axis)
         units = measured_units(rows.x0.double(), rows.cond, reading.units, axis)
     cond_units = dict(reading.origin_cond_units)
+    if reading.units != WHOLE:  # older runs have whole numbers as they are
+        cond = _float_features(cond)
+        rows = Arrays(rows.x0, _float_features(rows.cond))
     if reading.units not in (WHOLE, AS_IS):
         cond_units = units_of_condition(rows.cond, reading.units) | cond_units
     cond = change_cond(cond, cond_units, Units.to_model)
@@ -107,6 +125,25 @@ def standardise(
     is_bytes = pictures is not None and units == BYTES
     x0 = x0.float().div_(127.5).sub_(1) if is_bytes else units.to_model(x0)
     return Standardised(Arrays(apply_mask(x0, cond), cond), classes_of(cond), units, cond_units)
+
+
+def _float_features(cond: Cond) -> Cond:
+    """The condition with whole numbers under "features" as floats."""
+    numbers = cond.get("features") if isinstance(cond, Mapping) else None
+    if isinstance(cond, Mapping) and isinstance(numbers, Tensor) and is_integral(numbers):
+        return {**cond, "features": numbers.float()}
+    return cond
+
+
+def _mask_like(pictures: Tensor, x0: Tensor, cond: Cond) -> Cond:
+    """The condition whose mask has its channels where the pictures have them."""
+    mask = cond.get("mask") if isinstance(cond, Mapping) else None
+    if not isinstance(cond, Mapping) or not isinstance(mask, Tensor):
+        return cond
+    if pictures.shape == x0.shape or mask.ndim == 1:
+        return cond
+    mask = mask.reshape(*mask.shape, *[1] * (x0.ndim - mask.ndim))
+    return {**cond, "mask": mask[:, None] if x0.ndim == 3 else mask.movedim(3, 1)}
 
 
 def are_channels(x0: Tensor) -> bool:
@@ -135,8 +172,8 @@ def units_of_condition(cond: Cond, choice: str) -> dict[str, Units]:
     }
 
 
-def check_arrays(data: Any) -> tuple[Tensor, Any]:
-    """x0 `[N, ...]` in the user's units and type, and its condition. Raises UserError."""
+def _parts(data: Any) -> dict[str, Any]:
+    """{"x0", "cond"} of the user's data, a numpy mask among the condition. Raises UserError."""
     if isinstance(data, str | Path):
         raise UserError(
             f"data = {str(data)!r}: a path goes into the run, as in fs.recipes.toy(data=...)"
@@ -149,6 +186,37 @@ def check_arrays(data: Any) -> tuple[Tensor, Any]:
         raise UserError(
             'data holds no "x0": expected a tensor, or {"x0": tensor, "cond": condition}'
         )
+    return mask_apart(parts)
+
+
+def mask_apart(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data with a mask of numpy's as the condition's "mask": True where there is a value.
+
+    It is combined with the mask that the condition has. A condition of one part goes beside it
+    under "label" or "features".
+    """
+    x0, cond = data["x0"], data.get("cond")
+    if not isinstance(x0, np.ma.MaskedArray):
+        return dict(data)
+    there = torch.from_numpy(~np.ma.getmaskarray(x0))
+    plain = x0.filled(0)
+    if bool(there.all()):
+        return {**data, "x0": plain}
+    if cond is not None and not isinstance(cond, Mapping):
+        part = tensor("cond", cond)
+        cond = {"label" if part.ndim == 1 and is_integral(part) else "features": part}
+    there = there[:, None] if there.ndim == 1 else there
+    parts = dict(cond or {})
+    if parts.get("mask") is not None:
+        own = tensor("mask", parts["mask"])
+        if own.dtype == torch.bool and own.ndim <= there.ndim and len(own) == len(there):
+            there = there & own.reshape(*own.shape, *[1] * (there.ndim - own.ndim))
+    return {**data, "x0": plain, "cond": {**parts, "mask": there}}
+
+
+def check_arrays(data: Any) -> tuple[Tensor, Any]:
+    """x0 `[N, ...]` in the user's units and type, and its condition. Raises UserError."""
+    parts = _parts(data)
     x0 = tensor("data", parts["x0"])
     x0 = x0[:, None] if x0.ndim == 1 else x0
     if x0.ndim < 2 or len(x0) < 2 or not x0.numel():
@@ -157,11 +225,6 @@ def check_arrays(data: Any) -> tuple[Tensor, Any]:
         )
     cond = parts.get("cond")
     return x0, None if cond is None else check_condition(cond, x0)
-
-
-def is_solved(arrays: Any) -> bool:
-    """Whether these named arrays hold solved trajectories."""
-    return isinstance(arrays, Mapping) and PATH in arrays and LEVELS in arrays
 
 
 def trajectories(name: str, arrays: Mapping[str, Any]) -> Dataset:
@@ -185,10 +248,26 @@ def trajectories(name: str, arrays: Mapping[str, Any]) -> Dataset:
     return Dataset(name, train, none, none, classes_of(cond), levels=tuple(levels.tolist()))
 
 
+def labels_in(cond: Any) -> Tensor | None:
+    """The labels of a condition, if it has any."""
+    labels = cond.get("label") if isinstance(cond, Mapping) else cond
+    return labels if isinstance(labels, Tensor) and kind_of(labels) == LABELS else None
+
+
+def names_of(names: Names, cond: Any) -> Names:
+    """The names of data with that condition, and the labels that occur where some never do."""
+    labels = labels_in(cond)
+    if labels is not None:
+        occurring = tuple(labels.unique().tolist())
+        has_gaps = len(occurring) <= occurring[-1]
+        names = replace(names, occurring=occurring if has_gaps else ())
+    return names.storable()
+
+
 def classes_of(cond: Any) -> int:
     """How many classes the labels of a condition number; 0 without labels."""
-    labels = cond.get("label") if isinstance(cond, Mapping) else cond
-    if not isinstance(labels, Tensor) or kind_of(labels) != LABELS:
+    labels = labels_in(cond)
+    if labels is None:
         return 0
     classes = int(labels.max()) + 1
     if missing := sorted(set(range(classes)) - set(labels.tolist())):

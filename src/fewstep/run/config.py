@@ -40,7 +40,8 @@ class Run:
     data: str = "digits"
     """digits, ring8, grid25, spiral, glyphs, glyphs64, hf:NAME, exact:NAME, or PATH.
 
-    PATH: .npy, .npz, .safetensors, .parquet, or a folder or zip of pictures.
+    PATH: .npy, .npz, .safetensors, .csv, .parquet, FILE.nc:VARIABLE, FILE.h5:VARIABLE, or a folder
+    or zip of pictures.
     """
     data_size: int | None = None
     """Side that the middle square of each picture of PATH is resized to; None: as they are."""

@@ -123,12 +123,17 @@ def _limits(facts: Any) -> dict[str, tuple[bool, str]]:
             is_cond and _units_by_name(facts.cond_units, facts.cond) is not None,
             "units of parts of the condition, by their names",
         ),
-        "names": (Names.from_json(facts.names) is not None, "names of columns and classes"),
+        "names": (_are_names(facts.names, facts.classes), "names of columns and classes"),
         "description": (is_description(facts.description), "a description of data"),
         "data": (isinstance(facts.data, str), "a text"),
         "init": (isinstance(facts.init, str), "a text"),
         "teacher": (isinstance(facts.teacher, str), "a text"),
     }
+
+
+def _are_names(values: Any, classes: Any) -> bool:
+    names = Names.from_json(values)
+    return names is not None and all(label < classes for label in names.occurring)
 
 
 def _units_by_name(values: Any, cond: Kind) -> dict[str, Units] | None:

@@ -78,16 +78,16 @@ class Generator:
         *,
         steps: int | None = None,
         seed: int = 0,
-        cond: Cond | int = None,
+        cond: Cond | int | str = None,
         sampler: str | None = None,
         batch: int = 4096,
     ) -> Tensor:
         """n samples `[n, *shape]` on the CPU, in the data's units.
 
         steps: evaluations of the network; None is the sampler's default (1 for consistency models).
-        cond: a label for all, or labels `[n]`; None goes through the labels in turn, and -1 asks
-        for any where the run had label_drop. Other conditions as in training, in the data's
-        units, with n rows or one row for all.
+        cond: a label or the name of its class for all, or labels `[n]`; None goes through the
+        labels in turn, and -1 asks for any where the run had label_drop. Other conditions as in
+        training, in the data's units, with n rows or one row for all.
         The noise of a sample depends on seed and its place alone, not on n or batch.
         Raises UserError for conditions the generator does not know.
         """
@@ -153,14 +153,27 @@ class Generator:
         x0 = sampling.sample(process, self.denoiser, x, grid, by.step, cond, noise)
         return apply_mask(self.facts.units.to_user(x0), on_host)
 
-    def conditions(self, n: int, cond: Cond | int) -> Cond:
+    def conditions(self, n: int, cond: Cond | int | str) -> Cond:
         """The n conditions, in the model's units, that `sample` uses for what it is given.
 
         None without conditions.
         """
         any_class = self.run.label_drop > 0
-        conds = fit(cond, self.facts.cond, n, self.facts.classes, allow_no_label=any_class)
-        return change_cond(conds, self.facts.cond_units, Units.to_model)
+        facts = self.facts
+        cond = facts.names.label_number(cond) if isinstance(cond, str) else cond
+        conds = fit(
+            cond,
+            facts.cond,
+            n,
+            facts.classes,
+            occurring=facts.names.occurring,
+            allow_no_label=any_class,
+        )
+        return change_cond(conds, facts.cond_units, Units.to_model)
+
+    def user_conditions(self, n: int, cond: Cond | int | str) -> Cond:
+        """The n conditions of `conditions`, in the user's units."""
+        return change_cond(self.conditions(n, cond), self.facts.cond_units, Units.to_user)
 
     def save(self, path: str | Path) -> None:
         """Writes the generator alone (no optimizer) as a folder that `load` reads."""

@@ -82,7 +82,8 @@ def prepare(
     dataset = dataset_of(run, data, origin)
     if before is None and origin is not None:
         check_units(dataset, origin)
-    run = with_defaults(replace(run, data=dataset.name), method, network)
+    cond = None if run.cond is None else datasets.full_name(run.cond)
+    run = with_defaults(replace(run, data=dataset.name, cond=cond), method, network)
     run = with_sources(run, init, teacher, checkpoint)
     run = with_choices(run, checkpoint)
     facts = facts_of(run, dataset)

@@ -317,6 +317,7 @@ def dataset_of(name: str, reading: Reading | None = None) -> Dataset:
     require(
         reading.size is None, "data_size", reading.size, "none, since a closed form has its shape"
     )
+    reading.refuse(name)
     law = exact.named(law_name)
     samples = law.draw(24_000, SPLIT_SEED)  # not the draw that `sample` gives by default
     splits = torch.arange(24_000).split([20_000, 2000, 2000])
