@@ -77,6 +77,7 @@ def tensor(name: str, value: Any) -> Tensor:
     """The value as a tensor of real numbers on the CPU. Raises UserError for anything else."""
     try:
         x = torch.as_tensor(value).detach().cpu()
+        x = x.clone() if x.is_inference() else x  # else nothing could be learned from it
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{name} of type {type(value).__name__}: expected a tensor or array of numbers"

@@ -22,6 +22,7 @@ from fewstep.base.conditions import (
     leaves,
 )
 from fewstep.base.errors import UserError, require, unknown
+from fewstep.base.surroundings import surroundings
 from fewstep.data.builtin import digits, grid25, ring8, spiral
 from fewstep.data.columns import NO_NAMES, Column, Names
 from fewstep.data.dataset import SPLIT_SEED, Arrays, Dataset, change_cond, check_finite
@@ -80,6 +81,7 @@ DATASETS: dict[str, Callable[[], Dataset]] = {
 }
 
 
+@surroundings()
 def load(name: str, size: int | None = None, bad_files: BadFiles = "fail", **how: Any) -> Dataset:
     """The data set of that name, or what the file, folder or hf:NAME holds (`fewstep.data.files`).
 

@@ -15,6 +15,7 @@ from fewstep.base.conditions import Cond, apply_mask
 from fewstep.base.device import pick_device
 from fewstep.base.errors import StorageError, UserError, require
 from fewstep.base.randomness import SAMPLING_BLOCK, normal
+from fewstep.base.surroundings import surroundings
 from fewstep.core import sampling
 from fewstep.core.denoiser import Preconditioned, Truncated
 from fewstep.core.method import Method
@@ -71,7 +72,7 @@ class Generator:
             return self
         return replace(self, denoiser=copy.deepcopy(self.denoiser).to(place))
 
-    @torch.no_grad()
+    @surroundings()
     def sample(
         self,
         n: int,
@@ -238,6 +239,7 @@ def open_checkpoint(
     return Blueprint(checkpoint, run, facts, build_method(run, facts, method), network)
 
 
+@surroundings(grad=True)
 def load(
     path: str | Path,
     *,

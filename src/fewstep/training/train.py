@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from fewstep.base.errors import require
+from fewstep.base.surroundings import surroundings, threads
 from fewstep.base.world import World
 from fewstep.run import averages, checkpoint, lock, stages
 from fewstep.run.build import Network, OwnMethod
@@ -29,6 +29,7 @@ from fewstep.training.recorder import Recorder
 from fewstep.training.state import State, new_state
 
 
+@surroundings(grad=True)
 def train(
     run: Run,
     data: Tensor | Mapping[str, Tensor] | None = None,
@@ -72,7 +73,7 @@ def train(
         with _locks(folder, world) as locks:
             prepared = prepare_at(checkpoint=_newest(folder, resume, world), device=place)
             launch = launch_at(world=world, locks=locks, progress=progress and world.main)
-            with _threads(run.threads):
+            with threads(run.threads):
                 return _train(prepared, launch)
 
 
@@ -97,17 +98,6 @@ def _newest(folder: Path | None, resume: bool, world: World) -> Checkpoint | Non
     digest = (newest.record.fingerprint or "") if newest else "none"
     ranks.agree(world, f"checkpoint in {folder}", digest)
     return newest
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Inside, an operation on the CPU takes that many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _train(prepared: Prepared, launch: Launch) -> Generator:

@@ -17,6 +17,7 @@ from fewstep.analysis.metrics.protocol import Result, estimate
 from fewstep.base.conditions import Cond, apply_mask
 from fewstep.base.errors import NonFiniteError, UserError, require, unknown
 from fewstep.base.randomness import block_seed, shuffled_indices
+from fewstep.base.surroundings import surroundings
 from fewstep.data import Arrays, Dataset, each
 from fewstep.run.checkpoint import fingerprint
 from fewstep.run.generator import Generator
@@ -63,6 +64,7 @@ def _held_out(
     return held_out, size
 
 
+@surroundings(grad=True)
 def evaluate(
     generator: Generator,
     dataset: Dataset,

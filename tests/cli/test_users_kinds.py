@@ -1,0 +1,113 @@
+"""What users of other packages reported as wrong, kind by kind, with the right value."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fewstep as fs
+
+TINY = fs.Run(recipe="own", data="ring8", iterations=8, batch=32, log_every=4, checkpoint_every=8)
+
+
+class Dropping(nn.Module):
+    """A network of the user's own that draws from the process's global generator."""
+
+    def __init__(self, shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 16)
+        self.last = nn.Linear(16, 2)
+
+    def forward(self, x: Tensor, noise_label: Tensor, cond: Tensor | None) -> Tensor:
+        hidden = self.first(torch.cat([x, noise_label[:, None].to(x.dtype)], 1)).relu()
+        return self.last(nn.functional.dropout(hidden, 0.3, self.training))
+
+
+def result(seed: int = 0, network: Callable[..., nn.Module] | None = None) -> tuple[str, Tensor]:
+    run = fs.Run(**{**vars(TINY), "seed": seed})
+    generator = fs.train(run, network=network, progress=False, device="cpu")
+    return generator.fingerprint, generator.sample(20, steps=2)
+
+
+# Nothing of the process's state leaks in or out.
+
+
+@pytest.mark.parametrize("network", [None, Dropping])
+def test_what_the_caller_has_set_for_torch_changes_no_bit(network):
+    fingerprint, x = result(network=network)
+    contexts = {
+        "float64": lambda: torch.set_default_dtype(torch.float64),
+        "device": lambda: torch.set_default_device("meta"),
+        "precision": lambda: torch.set_float32_matmul_precision("medium"),
+        "deterministic": lambda: torch.use_deterministic_algorithms(True),
+        "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+        "inference": torch.inference_mode,
+        "no_grad": torch.no_grad,
+    }
+    for name, enter in contexts.items():
+        try:
+            context = enter()
+            if context is None:
+                again = result(network=network)
+            else:
+                with context:
+                    again = result(network=network)
+            assert torch.get_default_dtype() == {"float64": torch.float64}.get(name, torch.float32)
+            assert torch.get_default_device().type == {"device": "meta"}.get(name, "cpu")
+        finally:
+            torch.set_default_dtype(torch.float32)
+            torch.set_default_device("cpu")
+            torch.set_float32_matmul_precision("highest")
+            torch.use_deterministic_algorithms(False)
+        assert again[0] == fingerprint, name
+        assert torch.equal(again[1], x), name
+        assert not again[1].is_inference(), name
+
+
+def test_data_made_in_inference_mode_are_learned():
+    with torch.inference_mode():
+        x, labels = torch.randn(64, 2), torch.arange(64) % 2
+        generator = fs.train(TINY, {"x0": x, "cond": labels}, progress=False, device="cpu")
+        network = Dropping((2,), 0)
+        with pytest.raises(fs.errors.UserError, match="made outside torch"):
+            fs.train(TINY, x, network, progress=False, device="cpu")
+    assert torch.isfinite(generator.sample(4)).all()
+
+
+def test_generators_and_threads_of_the_process_stay_as_they_are():
+    def state():
+        return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
+
+    before, threads = state(), torch.get_num_threads()
+    generator = fs.load("digits")
+    generator.sample(4)
+    fs.metrics.evaluate(generator, fs.data.load("digits"), steps=(1,), n=40, draw=20)
+    result(network=Dropping)
+    assert state() == before
+    assert torch.get_num_threads() == threads
+
+
+def test_trainings_in_two_threads_end_as_one_after_the_other():
+    jobs = [(seed, network) for seed in (0, 1) for network in (None, Dropping)]
+    expected = [result(*job) for job in jobs]
+    threads = torch.get_num_threads()
+    results: dict[int, tuple[str, Tensor]] = {}
+
+    def work(number: int) -> None:
+        results[number] = result(*jobs[number])
+
+    crew = [threading.Thread(target=work, args=(number,)) for number in range(len(jobs))]
+    for one in crew:
+        one.start()
+    for one in crew:
+        one.join()
+    for number, (fingerprint, x) in enumerate(expected):
+        assert results[number][0] == fingerprint
+        assert torch.equal(results[number][1], x)
+    assert torch.get_num_threads() == threads
