@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import fewstep as fs
+from fewstep.cli import main
 
 TINY = fs.Run(recipe="own", data="ring8", iterations=8, batch=32, log_every=4, checkpoint_every=8)
 
@@ -111,3 +113,95 @@ def test_trainings_in_two_threads_end_as_one_after_the_other():
         assert results[number][0] == fingerprint
         assert torch.equal(results[number][1], x)
     assert torch.get_num_threads() == threads
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one line with which the command line refuses it."""
+    assert main(list(argv)) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    return output.err
+
+
+# Noise levels that no step would use are refused.
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("sample digits --steps 3 --later-sigmas 5", "expected 2 levels for 3 steps"),
+        ("sample digits --steps 1 --later-sigmas 5", "expected 0 levels for 1 steps"),
+        ("sample digits --sampler heun --later-sigmas 5", "multistep alone uses them"),
+        ("eval digits --steps 1,4 --later-sigmas 5", "expected 2 among --steps, which is 1, 4"),
+        ("eval digits --steps 2,4 --n 20 --later-sigmas 5", "expected 3 levels for 4 steps"),
+    ],
+)
+def test_levels_of_the_wrong_number_are_refused(line, message, capsys):
+    assert message in refusal(capsys, *line.split(), "--device", "cpu")
+
+
+def test_levels_that_are_asked_for_are_used_and_decide_the_steps(tmp_path):
+    def samples(*argv: str) -> np.ndarray:
+        assert main(["sample", "digits", "--n", "4", "--quiet", *argv]) == 0
+        return np.load(tmp_path / "x.npy")
+
+    out = ("--out", str(tmp_path / "x.npy"))
+    two = samples(*out, "--steps", "2", "--later-sigmas", "5")
+    assert np.array_equal(samples(*out, "--later-sigmas", "5"), two)
+    assert not np.array_equal(samples(*out, "--steps", "2"), two)
+    assert not np.array_equal(samples(*out), two)
+
+
+# What a reader refuses is refused before the first step.
+
+
+def deep(x: Tensor, levels: int) -> Any:
+    return x if levels == 0 else {"part": deep(x, levels - 1)}
+
+
+UNREADABLE: dict[str, tuple[Any, str]] = {
+    "axes": (torch.randn(8, *[1] * 8, 2), "shape = .*expected a list of 1 to 8 sizes"),
+    "parts": ({f"p{i}": torch.randn(8) for i in range(101)}, "cond = .*at most 100 of these"),
+    "depth": (deep(torch.randn(8), 5), "cond = .*4 dicts deep"),
+    "axes of a condition": (torch.randn(8, *[1] * 9), "cond = .*at most 8 axes"),
+    "names": ({"p" * 2_000_000: torch.randn(8)}, "facts of the data of .* bytes"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_data_that_no_checkpoint_could_tell_of_are_refused_before_the_first_step(name, tmp_path):
+    value, message = UNREADABLE[name]
+    data = value if name == "axes" else {"x0": torch.randn(8, 2), "cond": value}
+    with pytest.raises(fs.errors.UserError, match=message):
+        fs.train(TINY, data, Conditional(), out=tmp_path / "run", progress=False, device="cpu")
+    assert not list(tmp_path.glob("run/checkpoints/*"))
+
+
+class Conditional(nn.Module):
+    """A network of the user's own that takes any condition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor, noise_label: Tensor, cond: Any) -> Tensor:
+        return self.gain * x
+
+
+def test_data_at_the_limits_are_learned_and_read_again(tmp_path):
+    cond = {f"p{i}": torch.randn(8) for i in range(99)} | {"deep": deep(torch.randn(8), 3)}
+    data = {"x0": torch.randn(8, *[1] * 7, 2), "cond": cond}
+    fs.train(TINY, data, Conditional(), out=tmp_path, progress=False, device="cpu")
+    assert fs.load(tmp_path, network=Conditional()).facts.shape == (*[1] * 7, 2)
+
+
+def test_weights_that_no_file_could_name_are_refused_before_the_first_step(tmp_path):
+    many = nn.ParameterList(nn.Parameter(torch.ones(())) for _ in range(7000))
+    for modules, message in (({"m" * 600: nn.Linear(1, 1)}, "at most 512"), ({"m": many}, "20000")):
+        network = Conditional()
+        for name, module in modules.items():
+            network.add_module(name, module)
+        with pytest.raises(fs.errors.UserError, match=message):
+            fs.train(TINY, network=network, out=tmp_path / "run", progress=False, device="cpu")
+    assert not list(tmp_path.glob("run/checkpoints/*"))

@@ -42,7 +42,7 @@ class Args:
     """Which weights: ema, student, another average such as power:0.05, or any power:STD of a run
     with snapshots."""
     later_sigmas: tuple[float, ...] | None = None
-    """Noise levels of the later steps; left out, the run's."""
+    """Noise levels of the later steps, one fewer than the steps; left out, the run's."""
     composite: bool = False
     """Ask the frozen first stage at noise that a second stage was not trained for."""
     network: str | None = None

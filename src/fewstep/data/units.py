@@ -77,8 +77,8 @@ class Units:
             return [self.shift, self.scale, self.clip]
         return {
             "axis": self.axis,
-            "shift": list(np.atleast_1d(self.shift)),
-            "scale": list(np.atleast_1d(self.scale)),
+            "shift": np.atleast_1d(self.shift).tolist(),
+            "scale": np.atleast_1d(self.scale).tolist(),
         }
 
     @staticmethod
@@ -181,7 +181,9 @@ def condition_units(part: Tensor, choice: str) -> Units:
     units = _measure(part.double(), None, choice == ROBUST, axis, COND_STD)
     if axis is None:
         return replace(units, scale=units.scale or 1.0)
-    return replace(units, scale=tuple(value or 1.0 for value in np.atleast_1d(units.scale)))
+    return replace(
+        units, scale=tuple(value or 1.0 for value in np.atleast_1d(units.scale).tolist())
+    )
 
 
 def _measure(x0: Tensor, cond: Cond, robust: bool, axis: int | None, std: float) -> Units:

@@ -39,6 +39,7 @@ class Generator:
     denoiser: nn.Module  # (x_t, t, cond) -> x0_hat
     step: int
     fingerprint: str = field(default="")
+    has_own_levels: bool = False  # by `with_later_sigmas`: they are used as they are, or refused
 
     def __repr__(self) -> str:
         run = self.run
@@ -85,7 +86,8 @@ class Generator:
     ) -> Tensor:
         """n samples `[n, *shape]` on the CPU, in the data's units.
 
-        steps: evaluations of the network; None is the sampler's default (1 for consistency models).
+        steps: evaluations of the network; None is the sampler's default (1 for consistency models),
+        or one more than the levels of `with_later_sigmas`.
         cond: a label for all, or labels `[n]`; None goes through the labels in turn, and -1 asks
         for any where the run had label_drop. Other conditions as in training, in the data's
         units, with n rows or one row for all.
@@ -100,6 +102,9 @@ class Generator:
             )
         by = own if sampler is None else sampling.sampler(sampler)
         count = by.default if steps is None else steps
+        if self.has_own_levels:
+            count = len(self.later_sigmas) + 1 if steps is None else steps
+            self._check_levels(by, count)
         least = {"n": (n, 0), "seed": (seed, 0), "batch": (batch, 1), "steps": (count, 0)}
         for name, (value, bound) in least.items():
             fine = type(value) is int and value >= bound
@@ -118,11 +123,23 @@ class Generator:
         return self.method.later_sigmas if sigmas is None else sigmas
 
     def with_later_sigmas(self, sigmas: tuple[float, ...] | None) -> Generator:
-        """Itself with other noise levels of the later steps; None: the same. Raises UserError."""
+        """Itself with other noise levels of the later steps; None: the same. Raises UserError.
+
+        `sample` takes one more step than there are levels, and refuses another number.
+        """
         if sigmas is None:
             return self
         sampling.multistep_grid(self.method.process, len(sigmas) + 1, sigmas)
-        return replace(self, run=replace(self.run, later_sigmas=sigmas))
+        run = replace(self.run, later_sigmas=sigmas)
+        return replace(self, run=run, has_own_levels=True)
+
+    def _check_levels(self, by: sampling.Sampler, steps: int) -> None:
+        """Raises UserError where the levels that were asked for would not be used."""
+        sigmas = self.later_sigmas
+        fine = by.grid is sampling.multistep_grid
+        require(fine, "later_sigmas", sigmas, "none: the sampler multistep alone uses them")
+        need = f"{steps - 1} levels for {steps} steps, one for each step after the first"
+        require(type(steps) is not int or len(sigmas) == steps - 1, "later_sigmas", sigmas, need)
 
     def _check_range(self, steps: int, grid: list[float]) -> None:
         """Raises UserError for times that no network here was trained at."""

@@ -103,6 +103,7 @@ def _newest(folder: Path | None, resume: bool, world: World) -> Checkpoint | Non
 def _train(prepared: Prepared, launch: Launch) -> Generator:
     world = launch.world
     state = new_state(prepared)
+    state.check_writable()
     state.world = world
     # What only its networks can tell.
     prepared, reason = preflight.choose_by_trial(prepared, state)

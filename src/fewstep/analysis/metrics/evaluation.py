@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -126,7 +127,12 @@ def _warm_up(generator: Generator, steps: Sequence[int], count: int, seed: int, 
     """A pass that is not timed; it also raises for impossible steps before anything takes long."""
     first = each(lambda rows: rows[:count], cond)
     for number in steps:
-        generator.sample(count, steps=number, seed=seed, cond=first)
+        _at(generator, number).sample(count, steps=number, seed=seed, cond=first)
+
+
+def _at(generator: Generator, steps: int) -> Generator:
+    """The generator for so many steps: one step needs no levels, also where some were asked for."""
+    return replace(generator, has_own_levels=generator.has_own_levels and steps != 1)
 
 
 def _sample(
@@ -134,7 +140,7 @@ def _sample(
 ) -> tuple[Tensor, float]:
     """n finite samples, and how many came per second."""
     start = time.perf_counter()
-    x = generator.sample(n, steps=steps, seed=seed, cond=cond)
+    x = _at(generator, steps).sample(n, steps=steps, seed=seed, cond=cond)
     speed = n / (time.perf_counter() - start)
     if not bool(torch.isfinite(x).all()):
         raise NonFiniteError(
