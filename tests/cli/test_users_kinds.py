@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import os
 import random
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -205,3 +209,69 @@ def test_weights_that_no_file_could_name_are_refused_before_the_first_step(tmp_p
         with pytest.raises(fs.errors.UserError, match=message):
             fs.train(TINY, network=network, out=tmp_path / "run", progress=False, device="cpu")
     assert not list(tmp_path.glob("run/checkpoints/*"))
+
+
+# Ctrl-C without a folder loses nothing, and a run on arrays can be scored.
+
+
+def test_ctrl_c_without_a_folder_gives_what_was_trained_so_far():
+    def watch(state: Any) -> None:
+        if state.step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(fs.errors.Stopped, match=r"step 5 of 8: .*`generator`") as error:
+        fs.train(TINY, progress=False, device="cpu", watch=watch)
+    generator = error.value.generator
+    assert generator.step == 5
+    weights = {}
+    fs.train(
+        TINY,
+        progress=False,
+        device="cpu",
+        watch=lambda state: weights.update(
+            {state.step: copy.deepcopy(state.averages["ema"].state_dict())}
+        ),
+    )
+    for name, weight in generator.denoiser.state_dict().items():
+        assert torch.equal(weight, weights[5][name])
+
+
+@pytest.fixture(scope="module")
+def own_arrays(tmp_path_factory):
+    """A run that learned arrays, those rows in a file, and others of the same law."""
+    folder = tmp_path_factory.mktemp("own")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        x = torch.randn(600, 3) * torch.tensor([10.0, 0.1, 1.0]) + torch.tensor([288.0, 0.6, 0.0])
+    np.save(folder / "same.npy", x[:300].numpy())
+    np.save(folder / "others.npy", x[300:].numpy())
+    fs.train(TINY, x[:300], out=folder / "run", progress=False, device="cpu")
+    return folder, x
+
+
+def test_a_run_on_arrays_is_scored_with_rows_that_it_did_not_learn(own_arrays, capsys, caplog):
+    folder, x = own_arrays
+    run = str(folder / "run")
+    line = ("--steps", "1", "--n", "300", "--device", "cpu", "--json")
+    assert "stored nowhere: --data PATH" in refusal(capsys, "eval", run, *line)
+    message = refusal(capsys, "eval", run, *line, "--data", str(folder / "same.npy"))
+    assert "learned all 300 rows" in message
+    assert "give rows that it did not learn" in message
+    np.save(folder / "wide.npy", np.zeros((30, 4)) + np.arange(30)[:, None])
+    message = refusal(capsys, "eval", run, *line, "--data", str(folder / "wide.npy"))
+    assert "shape = (4,): expected 3 variables" in message
+    assert main(["eval", run, *line, "--data", str(folder / "others.npy")]) == 0
+    results = {r["metric"]: r for r in json.loads(capsys.readouterr().out)["results"]}
+    assert "150 are the reference, and 150 the floor" in caplog.text
+    # 300 rows of one law: the floor of the energy distance is near 0, and a run of 8 steps is not.
+    assert abs(results["energy"]["floor"]) < 0.05
+    assert results["energy"]["value"] > 0.2
+    # Python's names give the same numbers.
+    generator = fs.load(run, device="cpu")
+    for rows in (x[300:], x[300:].numpy()):
+        ours, _ = fs.metrics.evaluate(generator, rows, steps=(1,), n=300)
+        assert {r.metric: r.value for r in ours} == pytest.approx(
+            {name: r["value"] for name, r in results.items()}
+        )
+    with pytest.raises(fs.errors.UserError, match="pass rows that it did not learn as an array"):
+        fs.metrics.evaluate(generator, fs.data.from_tensors(x[300:]))

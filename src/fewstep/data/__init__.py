@@ -25,9 +25,9 @@ from fewstep.base.errors import UserError, require, unknown
 from fewstep.base.surroundings import surroundings
 from fewstep.data.builtin import digits, grid25, ring8, spiral
 from fewstep.data.columns import NO_NAMES, Column, Names
-from fewstep.data.dataset import SPLIT_SEED, Arrays, Dataset, change_cond, check_finite
+from fewstep.data.dataset import SPLIT_SEED, Arrays, Dataset, change_cond, check_finite, shuffle
 from fewstep.data.emoji import glyphs, glyphs64
-from fewstep.data.files import from_path, read, read_condition
+from fewstep.data.files import from_path, read, read_condition, without_split
 from fewstep.data.reading import BadFiles, Reading
 from fewstep.data.scanning import Scan, scan
 from fewstep.data.tensors import OWN_DATA, from_tensors
@@ -69,6 +69,8 @@ __all__ = [
     "read_condition",
     "read_dataset",
     "scan",
+    "shuffle",
+    "without_split",
 ]
 
 DATASETS: dict[str, Callable[[], Dataset]] = {

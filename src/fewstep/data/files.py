@@ -32,7 +32,7 @@ from fewstep.base.errors import UserError, require
 from fewstep.base.tensor_file import read_tensors
 from fewstep.data import images
 from fewstep.data.archives import check_numpy, printable, readable
-from fewstep.data.dataset import Dataset, shuffle, split
+from fewstep.data.dataset import Dataset, shuffle, split, unsplit
 from fewstep.data.reading import BadFiles, Reading
 from fewstep.data.tables import (
     ROLES,
@@ -101,6 +101,11 @@ def full_name(name: str) -> str:
     scheme = "hf:" if name.startswith("hf:") else ""
     path = Path(name.removeprefix("hf:"))
     return f"{scheme}{path.resolve()}" if path.exists() else name
+
+
+def without_split(dataset: Dataset) -> Dataset:
+    """What `from_path` gave, with all rows for training, in the order of the file."""
+    return unsplit(dataset, _OWN)
 
 
 def _tenth(n: int) -> int:

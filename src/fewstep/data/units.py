@@ -48,7 +48,12 @@ class Units:
         return x if self._needs_double() else x.float()
 
     def to_model(self, x: Tensor) -> Tensor:
-        """x0 of the user's values: the way back from `to_user`."""
+        """x0 of the user's values: the way back from `to_user`. Raises UserError for others."""
+        if self.axis is not None:
+            places = x.shape[self.axis + 1] if self.axis + 1 < x.ndim else 0
+            need = f"{len(np.atleast_1d(self.shift))} variables along axis {self.axis} of a sample"
+            fine = places == len(np.atleast_1d(self.shift))
+            require(fine, "rows of shape", tuple(x.shape[1:]), f"{need}, as their units have them")
         shift, scale = self._broadcast(x.ndim)
         x0 = (x.double() - shift) / torch.where(scale == 0, 1, scale)
         return torch.where(scale == 0, 0, x0).float()

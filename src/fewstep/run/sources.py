@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from fewstep.core import abilities
 from fewstep.core.denoiser import Denoiser
 from fewstep.core.method import Method
 from fewstep.core.process import Process, edm
-from fewstep.data import SPLIT_SEED, Dataset, Reading
+from fewstep.data import OWN_DATA, SPLIT_SEED, Dataset, Reading
 from fewstep.run.build import OWN, Network, OwnMethod, build_method, build_student
 from fewstep.run.checkpoint import fingerprint
 from fewstep.run.config import Run
@@ -31,6 +32,8 @@ from fewstep.run.weights import load_weights
 
 if TYPE_CHECKING:
     from fewstep.run.prepare import Prepared
+
+log = logging.getLogger("fewstep")
 
 Source = str | Path | Denoiser | Generator  # what init= and teacher= take
 Form = Literal["closed form", "file", "run", "generator", "module", "function", "unknown"]
@@ -281,8 +284,11 @@ def reading_of(run: Run, facts: Facts | None = None) -> Reading:
 def data_of(run: Run, facts: Facts, data: str | Dataset | None = None) -> Dataset:
     """The data that a run learned: in `data`, or else where they were.
 
-    Raises UserError where they are others.
+    Of a run on the user's own arrays, which are stored nowhere, `data` names all rows that it
+    learned, or others of that kind: see `held_out`. Raises UserError where they are others.
     """
+    if run.data == OWN_DATA and not isinstance(data, Dataset):
+        return _own_data(run, facts, data)
     dataset = data
     if not isinstance(dataset, Dataset):
         dataset = dataset_of(dataset or run.data, reading_of(run, facts))
@@ -293,6 +299,52 @@ def data_of(run: Run, facts: Facts, data: str | Dataset | None = None) -> Datase
             " name the place where that is now, --data PATH"
         )
     return dataset
+
+
+def _own_data(run: Run, facts: Facts, path: str | None) -> Dataset:
+    """What a file holds for a run that learned arrays: the rows it learned, or held-out ones."""
+    if path is None:
+        raise UserError(
+            "this run learned arrays of your own, and they are stored nowhere: --data PATH names a"
+            " file with rows that it did not learn, such as .npy"
+        )
+    dataset = dataset_of(path, reading_of(run, facts))
+    dataset = dataset if run.labels else dataset.without_labels()
+    if dataset.fingerprint() == facts.data:
+        return dataset
+    whole = datasets.without_split(dataset)
+    return whole if whole.fingerprint() == facts.data else held_out(whole, facts)
+
+
+def held_out(dataset: Dataset, facts: Facts) -> Dataset:
+    """Rows that a run did not learn, all in `train`: half of them its reference, half its test.
+
+    Raises UserError where they are of another shape or have another kind of condition.
+    """
+    shape, kind = dataset.shape, datasets.kind_of(dataset.train.cond)
+    fits = shape == facts.shape and kind == facts.cond and dataset.classes <= facts.classes
+    if not fits:
+        raise UserError(
+            f"data {dataset.name!r} of shape {shape} and condition {kind}: expected rows of shape"
+            f" {facts.shape} with condition {facts.cond} and at most {facts.classes} classes, as"
+            " this run learned"
+        )
+    order = datasets.shuffle("held out", len(dataset.train.x0))
+    half = len(order) // 2
+    log.warning(
+        "fewstep: data %r is taken for rows that this run did not learn: %d are the reference, and"
+        " %d the floor",
+        dataset.name,
+        len(order) - half,
+        half,
+    )
+    return replace(
+        dataset,
+        train=dataset.train.rows(order[half:]),
+        test=dataset.train.rows(order[:half]),
+        classes=facts.classes,
+        held_out_of=facts.data,
+    )
 
 
 def facts_of_source(source: Source | None) -> Facts | None:

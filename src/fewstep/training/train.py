@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fewstep.base.errors import require
+from fewstep.base.errors import Stopped, require
 from fewstep.base.surroundings import surroundings, threads
 from fewstep.base.world import World
 from fewstep.run import averages, checkpoint, lock, stages
@@ -61,7 +61,8 @@ def train(
     workers: processes that draw batches ahead; no bit depends on them.
     watch: called with the state after every step, to look and not to touch.
     Raises UserError, NonFiniteError, StorageError, OutOfMemory, and, having saved, Stopped after
-    SIGINT, SIGTERM or SIGHUP. Where another process is lost, this one ends with exit code 5.
+    SIGINT (Ctrl-C), SIGTERM or SIGHUP: of a run without `out` the error's `generator` is what was
+    trained so far. Where another process is lost, this one ends with exit code 5.
     """
     require(isinstance(run, Run), "run", run, "a fewstep.Run, for instance fewstep.recipes.toy()")
     folder = None if out is None else Path(out)
@@ -119,11 +120,20 @@ def _train(prepared: Prepared, launch: Launch) -> Generator:
     recorder = None if launch.out is None else Recorder(prepared, state, launch.out)
     if launch.progress:
         _announce(prepared, reason)
-    loop(prepared, state, launch, recorder)
-    average = state.averages["ema"]
-    if fresh is not None:
-        average = parallel.plain(average, fresh)
-    return Generator(run, facts, prepared.method, average, state.step, state.fingerprint())
+
+    def result() -> Generator:
+        average = state.averages["ema"]
+        if fresh is not None:
+            average = parallel.plain(average, fresh)
+        return Generator(run, facts, prepared.method, average, state.step, state.fingerprint())
+
+    try:
+        loop(prepared, state, launch, recorder)
+    except Stopped as error:
+        if launch.out is None:
+            error.generator = result()
+        raise
+    return result()
 
 
 def _announce(prepared: Prepared, reason: str) -> None:
