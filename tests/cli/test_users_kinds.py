@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import fewstep as fs
@@ -275,3 +276,175 @@ def test_a_run_on_arrays_is_scored_with_rows_that_it_did_not_learn(own_arrays, c
         )
     with pytest.raises(fs.errors.UserError, match="pass rows that it did not learn as an array"):
         fs.metrics.evaluate(generator, fs.data.from_tensors(x[300:]))
+
+
+# Metrics take arrays of any kind, and say in one line what is wrong.
+
+PAIRS: dict[str, Callable[..., Any]] = {
+    "energy": fs.metrics.energy,
+    "frechet": fs.metrics.frechet,
+    "kid": fs.metrics.kid,
+    "prdc": fs.metrics.prdc,
+    "sliced_w2": fs.metrics.sliced_w2,
+    "w2": fs.metrics.w2,
+    "c2st": fs.metrics.c2st,
+    "nearest_ratio": lambda x, y: fs.metrics.nearest_ratio(x, y, y + 0.1),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_metrics_take_arrays_and_tell_what_is_wrong(name):
+    source = np.random.default_rng(0)
+    x, y = source.normal(size=(2, 40, 3))
+    metric = PAIRS[name]
+    expected = metric(torch.from_numpy(x), torch.from_numpy(y))
+    backwards = np.asfortranarray(x)[::-1][::-1]
+    for rows in (x, backwards, x.astype(">f8")):
+        assert metric(rows, y) == expected
+    hole = x.copy()
+    hole[7, 1] = np.nan
+    wrong = {
+        "1 of 40 samples of x hold NaN or infinity, the first is sample 7": hole,
+        "x (40, 2) and .* (40, 3).*: expected samples of one shape": x[:, :2],
+        "x of shape (0, 3): expected": x[:0],
+        "x is an array of <U1: expected numbers": np.array(["a"] * 40),
+    }
+    for message, rows in wrong.items():
+        pattern = message.replace("(", r"\(").replace(")", r"\)")
+        with pytest.raises(fs.errors.UserError, match=pattern):
+            metric(rows, y)
+
+
+def test_a_run_of_one_step_trains():
+    run = fs.Run(**{**vars(TINY), "iterations": 1, "ema": 0.0})
+    states = []
+    generator = fs.train(run, progress=False, device="cpu", watch=states.append)
+    fresh = fs.networks.mlp((2,), 0)
+    assert [p.shape for p in fresh.parameters()] == [
+        p.shape for p in generator.denoiser.parameters()
+    ]
+    assert states[0].optimizer.param_groups[0]["lr"] == run.lr
+    start = fs.train(
+        fs.Run(**{**vars(run), "lr": 1e-30}), progress=False, device="cpu"
+    ).denoiser.state_dict()
+    assert any(
+        not torch.equal(weight, start[name])
+        for name, weight in generator.denoiser.state_dict().items()
+    )
+
+
+# A finished run, foreign weights and misleading words.
+
+
+@pytest.fixture(scope="module")
+def toy_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toy") / "run"
+    fs.train(TINY, out=folder, progress=False, device="cpu")
+    return folder
+
+
+def test_a_longer_run_of_a_finished_one_is_named(toy_run):
+    longer = fs.Run(**{**vars(TINY), "iterations": 16})
+    with pytest.raises(fs.errors.UserError, match=f"--init {toy_run} --out NEW, which is a new"):
+        fs.train(longer, out=toy_run, resume=True, progress=False, device="cpu")
+    again = fs.train(longer, init=str(toy_run), progress=False, device="cpu")
+    assert again.step == 16
+
+
+@pytest.mark.parametrize("prefix", ["model.", "module.", "_orig_mod.", "ema.", "net.module."])
+def test_foreign_weights_are_found_behind_their_prefix(prefix, toy_run, tmp_path, caplog):
+    own = {
+        name.removeprefix("network."): weight.clone()
+        for name, weight in fs.load(toy_run).denoiser.state_dict().items()
+    }
+    file = tmp_path / "foreign.safetensors"
+    others = {f"other.{name}": weight + 1 for name, weight in own.items()}
+    save_file({prefix + name: weight for name, weight in own.items()} | others, file)
+    results = [
+        fs.train(TINY, init=str(source), progress=False, device="cpu").fingerprint
+        for source in (file, toy_run)
+    ]
+    assert results[0] == results[1]
+    assert f"those named {prefix}... are taken; {len(own)} others are not" in caplog.text
+    save_file({"map_augment.weight": torch.ones(2), "a.b": torch.ones(2)}, file)
+    with pytest.raises(
+        fs.errors.UserError,
+        match=rf"of the network's {len(own)} weights, lacks {len(own)}, first '.*', has 2 others,"
+        r" first 'a\.b'",
+    ):
+        fs.train(TINY, init=str(file), progress=False, device="cpu")
+
+
+def test_pickles_are_named_and_a_network_of_ours_is_not_imported(tmp_path, capsys):
+    file = tmp_path / "x.pkl"
+    file.write_bytes(b"\x80\x04N.")
+    for line in (
+        f"doctor {file} --network song_unet",
+        f"train toy --init {file} --out {tmp_path}/r",
+    ):
+        message = refusal(capsys, *line.split())
+        assert "is a pickle" in message
+        assert "safetensors.torch.save_file(weights, 'x.safetensors')" in message
+    message = refusal(capsys, "sample", "digits", "--network", "song_unet")
+    assert "expected package.module:function of your own" in message
+
+
+def test_data_that_do_not_exist_are_named(tmp_path, capsys):
+    message = refusal(capsys, "train", "toy", "--data", "photos", "--out", str(tmp_path / "r"))
+    assert "no file or folder photos here" in message
+    assert "glyphs?" not in message
+
+
+def test_arrays_of_any_order_are_the_same_data():
+    x = np.random.default_rng(0).normal(size=(64, 3))
+    expected = fs.data.from_tensors(x).fingerprint()
+    flipped = x[::-1].copy()[::-1]
+    assert flipped.strides[0] < 0
+    for array in (flipped, x.astype(">f8"), np.asfortranarray(x)):
+        assert fs.data.from_tensors(array).fingerprint() == expected
+    with pytest.raises(fs.errors.UserError, match="data is an array of <U1: expected numbers"):
+        fs.data.from_tensors(np.array([["a"], ["b"]]))
+
+
+def test_labels_of_another_shape_are_told_their_way():
+    x, labels = torch.randn(64, 2), torch.arange(64) % 3
+    one_hot = torch.eye(3, dtype=torch.long)[labels]
+    for cond, hint in (
+        ({"label": labels[:, None]}, r"label\[:, 0\]"),
+        ({"label": one_hot}, r"label.argmax\(1\) of these one-hot rows"),
+        (labels[:, None], r"labels are whole numbers \[N\]"),
+        (one_hot, r"argmax\(1\) of one-hot rows"),
+    ):
+        with pytest.raises(fs.errors.UserError, match=hint):
+            fs.train(TINY, {"x0": x, "cond": cond}, progress=False, device="cpu")
+
+
+def test_numpy_numbers_are_numbers():
+    plain = fs.Run(**{**vars(TINY), "seed": 3, "lr": 0.5, "network_options": {"width": 16}})
+    numbers = {"seed": np.int64(3), "iterations": np.int32(8), "lr": np.float32(0.5)}
+    run = fs.Run(**{**vars(plain), **numbers, "network_options": {"width": np.int64(16)}})
+    assert run == plain
+    assert run.to_json() == plain.to_json()
+    generator = fs.load("digits", device="cpu")
+    x = generator.sample(np.int64(4), seed=np.uint8(2), steps=np.int16(2), cond=np.int64(7))
+    assert torch.equal(x, generator.sample(4, seed=2, steps=2, cond=7))
+
+
+def test_a_factory_without_features_gets_its_condition():
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(5, 2)
+
+        def forward(self, x: Tensor, noise_label: Tensor, cond: Tensor) -> Tensor:
+            return self.layer(torch.cat([x, noise_label[:, None].to(x.dtype), cond], 1))
+
+    def factory(shape: tuple[int, ...], classes: int) -> nn.Module:
+        return Small()
+
+    data = {"x0": torch.randn(64, 2), "cond": torch.randn(64, 2)}
+    generator = fs.train(TINY, data, factory, progress=False, device="cpu")
+    assert generator.sample(3, cond=torch.zeros(2)).shape == (3, 2)
+    with pytest.raises(fs.errors.UserError, match="square images .* dit takes others"):
+        run = fs.Run(**{**vars(TINY), "network": "song_unet"})
+        fs.train(run, torch.randn(64, 1, 8, 16), progress=False, device="cpu")

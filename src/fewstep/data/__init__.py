@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -110,4 +111,9 @@ def read_dataset(name: str, reading: Reading) -> Dataset:
         return from_path(name, reading)
     if Path(name).name != name or Path(name).suffix:
         raise UserError(f"no file or folder {name}: was it moved?")
-    raise unknown("data set", name, DATASETS)
+    if get_close_matches(name, DATASETS, n=1, cutoff=0.7):
+        raise unknown("data set", name, DATASETS)
+    raise UserError(
+        f"no file or folder {name} here, and no data set of that name: expected a path, or one of"
+        f" {', '.join(DATASETS)}"
+    )

@@ -125,6 +125,9 @@ def condition_sizes(run: Run, facts: Facts, function: Callable[..., Any]) -> dic
     if facts.cond is None or facts.cond == LABELS:
         return {}
     takes_features = "features" in inspect.signature(function).parameters
+    is_own = not str(getattr(function, "__module__", "")).startswith("fewstep.networks.")
+    if is_own and not takes_features:
+        return {}  # it knows what it is called with; a pass is tried before the first step
     kinds: Mapping[str, Any] = {"features": facts.cond}
     if isinstance(facts.cond, Mapping):
         kinds = facts.cond
@@ -137,9 +140,15 @@ def condition_sizes(run: Run, facts: Facts, function: Callable[..., Any]) -> dic
         takes = "labels alone (mlp takes features and masks too)"
         if takes_features:
             takes = "labels, float features, and dicts of label, features and mask"
+        what = "give a network of your own"
+        if isinstance(kind, list) and kind[0] != "float32":
+            what = (
+                f"labels are whole numbers [N], such as {key}[:, 0], or argmax(1) of one-hot rows"
+            )
+            what += f"; numbers are features, such as {key}.astype('float32')"
         raise UserError(
             f"the network {run.network!r} takes {takes}, but the data's condition has {key} ="
-            f" {kind}: give a network of your own"
+            f" {kind}: {what}"
         )
     features = kinds.get("features")
     return {"features": math.prod(features[1])} if features else {}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fewstep.base.errors import StorageError, UserError, require, short_repr, unknown
-from fewstep.base.options import Options, check_plain, convert
+from fewstep.base.options import Options, check_plain, convert, plain
 from fewstep.run.profiles import profile
 
 MOST_COUNT = 2**31  # iterations, samples of a batch and other counts are below
@@ -139,6 +139,8 @@ class Run:
         for kind in ("method", "network"):
             options = getattr(self, f"{kind}_options")
             if isinstance(options, dict):  # those of the command line are dataclasses
+                options = {name: plain(value) for name, value in options.items()}
+                object.__setattr__(self, f"{kind}_options", options)
                 check_plain(kind, options)
         for name, (fine, expected) in self._limits().items():
             require(fine, name, getattr(self, name), expected)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fewstep.base.conditions import Cond, apply_mask
 from fewstep.base.device import pick_device
 from fewstep.base.errors import StorageError, UserError, require
+from fewstep.base.options import plain
 from fewstep.base.randomness import SAMPLING_BLOCK, normal
 from fewstep.base.surroundings import surroundings
 from fewstep.core import sampling
@@ -27,6 +28,8 @@ from fewstep.run.checkpoint.schema import Position, check_contents, new_record
 from fewstep.run.config import Run
 from fewstep.run.facts import Facts
 from fewstep.run.weights import NOT_WEIGHTS, check_weights, load_weights, weights_by_name
+
+PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,6 +103,7 @@ class Generator:
                 f"sampler = {sampler!r}: a model of {own.default} segments is sampled by its own"
                 " steps alone"
             )
+        n, seed, batch, steps = map(plain, (n, seed, batch, steps))
         by = own if sampler is None else sampling.sampler(sampler)
         count = by.default if steps is None else steps
         if self.has_own_levels:
@@ -203,8 +207,19 @@ def find(path: str | Path) -> Checkpoint:
     return checkpoint
 
 
+def refuse_pickle(path: str | Path) -> None:
+    """Raises UserError for what is a pickle by its name: with the way to a file that is read."""
+    if Path(path).suffix.lower() in PICKLES:
+        raise UserError(
+            f"{path} is a pickle, by its name: that can run any program, so it is never read; where"
+            " you trust it, write its weights with safetensors.torch.save_file(weights,"
+            f" '{Path(path).stem}.safetensors')"
+        )
+
+
 def _checkpoint_at(path: str | Path) -> Checkpoint:
     folder = Path(path)
+    refuse_pickle(folder)
     if folder.is_file():
         raise UserError(
             f"{path} is a file: expected a run folder, a checkpoint folder or a shipped name"

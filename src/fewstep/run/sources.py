@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -252,9 +253,7 @@ def fit(weights: Weights, network: nn.Module) -> None:
     """
     own = network.state_dict()
     tensors = {}
-    for name, tensor in weights.tensors.items():
-        if INSIDE + name in own:  # a network that has a `network` of its own
-            name = INSIDE + name
+    for name, tensor in _by_own_names(weights, own.keys()).items():
         if name in own and tensor.is_floating_point():
             tensor = tensor.to(own[name].dtype)
         tensors[name] = tensor
@@ -262,6 +261,42 @@ def fit(weights: Weights, network: nn.Module) -> None:
         load_weights(network, tensors, weights.about)
     except StorageError as error:
         raise UserError(f"{error}: expected weights of the run's own network") from error
+
+
+def _by_own_names(weights: Weights, own: Iterable[str]) -> dict[str, Tensor]:
+    """The weights under the names of the network.
+
+    Others often begin all names with model., module., _orig_mod. or ema., and keep several models
+    in a file: the prefix is found by the network's own names. Raises UserError where none fits.
+    """
+    tensors, names = weights.tensors, set(own)
+    if names and all(INSIDE + name in names for name in tensors):
+        return {INSIDE + name: tensor for name, tensor in tensors.items()}
+    some = sorted(names)[:1]
+    ends = {name[: -len(one)] for one in some for name in tensors if name.endswith(f".{one}")}
+    # Of a file's models first an average: it is what is sampled from.
+    prefixes = ["", *sorted(ends, key=lambda prefix: ("ema" not in prefix, prefix))]
+    for prefix in prefixes:
+        inside = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(prefix)
+        }
+        if inside.keys() == names:
+            if prefix:
+                rest = len(tensors) - len(inside)
+                text = "fewstep: weights %s: those named %s... are taken; %d others are not"
+                log.warning(text, weights.about, prefix, rest)
+            return inside
+    common = names & tensors.keys()
+    missing, left = sorted(names - common), sorted(tensors.keys() - common)
+    counts = [f"{len(names)} weights"]
+    counts += [f"lacks {len(missing)}, first {missing[0]!r}"] if missing else []
+    counts += [f"has {len(left)} others, first {left[0]!r}"] if left else []
+    raise UserError(
+        f"{weights.about}: of the network's {', '.join(counts)}: expected weights of the run's own"
+        " network"
+    )
 
 
 def reading_of(run: Run, facts: Facts | None = None) -> Reading:

@@ -17,6 +17,7 @@ from fewstep.analysis.metrics.prepared import Meter, Prepared, meters_of
 from fewstep.analysis.metrics.protocol import Result, estimate
 from fewstep.base.conditions import Cond, apply_mask
 from fewstep.base.errors import NonFiniteError, UserError, require, unknown
+from fewstep.base.options import plain
 from fewstep.base.randomness import block_seed, shuffled_indices
 from fewstep.base.surroundings import surroundings
 from fewstep.data import Arrays, Dataset, each, from_tensors
@@ -106,6 +107,8 @@ def evaluate(
     Raises UserError where the data set is not the one of the run, or fewer than 2 samples are left
     to compare.
     """
+    n, seed, candidates, draw = map(plain, (n, seed, candidates, draw))
+    steps = tuple(map(plain, steps))
     if not isinstance(dataset, Dataset):
         facts = generator.facts
         own = from_tensors(dataset, sources.reading_of(generator.run, facts))
