@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -300,7 +301,8 @@ def test_metrics_take_arrays_and_tell_what_is_wrong(name):
     expected = metric(torch.from_numpy(x), torch.from_numpy(y))
     backwards = np.asfortranarray(x)[::-1][::-1]
     for rows in (x, backwards, x.astype(">f8")):
-        assert metric(rows, y) == expected
+        value = metric(rows, y)
+        assert value == (pytest.approx(expected, rel=1e-9) if name == "frechet" else expected)
     hole = x.copy()
     hole[7, 1] = np.nan
     wrong = {
@@ -445,6 +447,40 @@ def test_a_factory_without_features_gets_its_condition():
     data = {"x0": torch.randn(64, 2), "cond": torch.randn(64, 2)}
     generator = fs.train(TINY, data, factory, progress=False, device="cpu")
     assert generator.sample(3, cond=torch.zeros(2)).shape == (3, 2)
-    with pytest.raises(fs.errors.UserError, match="square images .* dit takes others"):
-        run = fs.Run(**{**vars(TINY), "network": "song_unet"})
+    run = fs.Run(**{**vars(TINY), "network": "song_unet"})
+    with pytest.raises(fs.errors.UserError, match=r"square images .* dit takes others"):
         fs.train(run, torch.randn(64, 1, 8, 16), progress=False, device="cpu")
+
+
+# A picture shows black as black, and what it leaves out is said.
+
+
+def line_of_sample(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    capsys.readouterr()
+    assert main(["sample", *argv, "--device", "cpu"]) == 0
+    return capsys.readouterr().out
+
+
+def test_black_and_white_of_float_pictures_are_their_lowest_and_highest_value(tmp_path, capsys):
+    x = torch.rand(64, 1, 8, 8) ** 4  # mostly dark
+    run = fs.Run(**{**vars(TINY), "iterations": 2})
+    folder = tmp_path / "run"
+    generator = fs.train(run, x, out=folder, progress=False, device="cpu")
+    out = tmp_path / "x.png"
+    line = line_of_sample(capsys, str(folder), "--n", "4", "--out", str(out))
+    drawn = generator.sample(4)
+    low, high = drawn.min().item(), drawn.max().item()
+    assert f"black is {low:.4g} and white {high:.4g}" in line
+    for picture in (out, folder / "samples" / "step-2.png"):
+        pixels = np.asarray(Image.open(picture))
+        assert (pixels.min(), pixels.max()) == (0, 255)
+    # Of bytes the ends are 0 and 255, whatever is drawn.
+    assert "black is" not in line_of_sample(capsys, "digits", "--n", "4", "--out", str(out))
+
+
+def test_of_curves_it_is_said_how_many_are_shown(tmp_path, capsys):
+    folder = tmp_path / "run"
+    fs.train(TINY, torch.randn(64, 12), out=folder, progress=False, device="cpu")
+    out = ("--out", str(tmp_path / "x.png"))
+    assert "16 of 100 samples are shown" in line_of_sample(capsys, str(folder), *out)
+    assert "shown" not in line_of_sample(capsys, str(folder), *out, "--n", "16")

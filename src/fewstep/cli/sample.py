@@ -67,8 +67,8 @@ def main(argv: list[str]) -> int:
     from fewstep.data import pictures, read_condition
     from fewstep.run.generator import load
 
-    writers: dict[str, Callable[[Path, Tensor], None]] = {
-        ".png": lambda path, x: pictures.save(path, generator.facts.units.to_model(x)),
+    writers: dict[str, Callable[[Path, Tensor], str | None]] = {
+        ".png": lambda path, x: pictures.draw(path, x, generator.facts.units),
         ".npy": lambda path, x: np.save(path, x.numpy()),
         ".safetensors": lambda path, x: save_file({"samples": x}, path),
     }
@@ -86,10 +86,11 @@ def main(argv: list[str]) -> int:
     x = generator.sample(args.n, steps=args.steps, seed=args.seed, cond=cond, sampler=args.sampler)
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        writers[args.out.suffix](args.out, x)
+        about = writers[args.out.suffix](args.out, x)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StorageError(f"cannot write {args.out}: {reason}") from error
     if not args.quiet:
-        print(f"{args.n} samples of shape {tuple(x.shape[1:])} in {args.out}")
+        line = f"{args.n} samples of shape {tuple(x.shape[1:])} in {args.out}"
+        print(f"{line}: {about}" if about else line)
     return 0
