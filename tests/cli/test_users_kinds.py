@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -19,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import fewstep as fs
+from fewstep.base.data_names import DATA_NAMES
 from fewstep.cli import main
 
 TINY = fs.Run(recipe="own", data="ring8", iterations=8, batch=32, log_every=4, checkpoint_every=8)
@@ -484,3 +489,60 @@ def test_of_curves_it_is_said_how_many_are_shown(tmp_path, capsys):
     out = ("--out", str(tmp_path / "x.png"))
     assert "16 of 100 samples are shown" in line_of_sample(capsys, str(folder), *out)
     assert "shown" not in line_of_sample(capsys, str(folder), *out, "--n", "16")
+
+
+# Help, and what is checked before anything takes long.
+
+
+@pytest.mark.parametrize("verb", ["train", "sample", ""])
+def test_help_whose_reader_has_gone_ends_quietly(verb):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        words = [sys.executable, "-m", "fewstep", *filter(None, [verb]), "--help"]
+        result = subprocess.run(words, stdout=pipe, stderr=subprocess.PIPE, check=False)
+    assert result.stderr == b""
+
+
+def test_help_of_a_run_has_a_text_for_each_field(capsys):
+    text = inspect.getdoc(fs.Run)
+    for field in fields(fs.Run):
+        assert f"\n{field.name}: " in text
+    assert "Samples of a step." in text
+    assert main(["train", "--help"]) == 0
+    screen = capsys.readouterr().out
+    for name in ("--method", "--network"):
+        line = next(line for line in screen.splitlines() if line.strip().startswith(f"{name} "))
+        assert "package.module:function" in line
+
+
+WITHOUT_TORCH = """
+import sys
+from fewstep.base.data_names import DATA_NAMES
+from fewstep.cli import main
+sys.modules["torch"] = None  # an import of it would fail
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_cheap_checks_come_before_torch(tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "run.json").write_text("{}")
+    for line, message in (
+        ("train toy --data nowhere.npy", "no file or folder nowhere.npy"),
+        ("train toy --data photos", "no file or folder photos here"),
+        ("train toy --precision fp8", "invalid choice 'fp8'"),
+        ("train toy --iterations 0", "iterations = 0"),
+        ("train toy --out old", "already holds a run"),
+    ):
+        words = [sys.executable, "-c", WITHOUT_TORCH, *line.split()]
+        result = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert result.returncode == 2
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_the_names_of_data_are_those_that_are_checked():
+    assert tuple(fs.data.DATASETS) == DATA_NAMES
+    for name, make in fs.data.DATASETS.items():
+        assert make.__name__ == name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from fewstep.base.conditions import (
     kinds,
     leaves,
 )
+from fewstep.base.data_names import DATA_NAMES, OWN_DATA, check_data_name
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.base.surroundings import surroundings
 from fewstep.data.builtin import digits, grid25, ring8, spiral
@@ -31,7 +31,7 @@ from fewstep.data.emoji import glyphs, glyphs64
 from fewstep.data.files import from_path, read, read_condition, without_split
 from fewstep.data.reading import BadFiles, Reading
 from fewstep.data.scanning import Scan, scan
-from fewstep.data.tensors import OWN_DATA, from_tensors
+from fewstep.data.tensors import from_tensors
 from fewstep.data.units import Units
 
 __all__ = [
@@ -74,14 +74,8 @@ __all__ = [
     "without_split",
 ]
 
-DATASETS: dict[str, Callable[[], Dataset]] = {
-    "digits": digits,
-    "ring8": ring8,
-    "grid25": grid25,
-    "spiral": spiral,
-    "glyphs": glyphs,
-    "glyphs64": glyphs64,
-}
+_MAKERS: tuple[Callable[[], Dataset], ...] = (digits, ring8, grid25, spiral, glyphs, glyphs64)
+DATASETS = dict(zip(DATA_NAMES, _MAKERS, strict=True))
 
 
 @surroundings()
@@ -109,11 +103,5 @@ def read_dataset(name: str, reading: Reading) -> Dataset:
         return DATASETS[name]()
     if name.startswith("hf:") or Path(name).exists():
         return from_path(name, reading)
-    if Path(name).name != name or Path(name).suffix:
-        raise UserError(f"no file or folder {name}: was it moved?")
-    if get_close_matches(name, DATASETS, n=1, cutoff=0.7):
-        raise unknown("data set", name, DATASETS)
-    raise UserError(
-        f"no file or folder {name} here, and no data set of that name: expected a path, or one of"
-        f" {', '.join(DATASETS)}"
-    )
+    check_data_name(name)
+    raise unknown("data set", name, DATASETS)  # of another scheme than hf:

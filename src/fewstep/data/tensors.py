@@ -20,6 +20,7 @@ from fewstep.base.conditions import (
     leaves,
     tensor,
 )
+from fewstep.base.data_names import OWN_DATA
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.data.dataset import Arrays, Dataset, change_cond, check_finite
 from fewstep.data.reading import Reading
@@ -36,7 +37,6 @@ from fewstep.data.units import (
 
 log = logging.getLogger("fewstep")
 
-OWN_DATA = "tensor"  # the name of data that is an object of the user's
 PATH, LEVELS = "path", "levels"  # the keys that mark solved trajectories
 
 
