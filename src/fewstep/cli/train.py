@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     launch = with_launch(run, parts)
     if is_help:
         print(help_screen(launch, run, "--help-all" in argv))
-        return 0
+        raise SystemExit(0)
     args = parse(type(launch), argv, verb="train", description="", default=launch)
     check_data_name(args.data)  # before torch is imported, as the values of options were
     values = {f.name: getattr(args, f.name) for f in fields(Run)}

@@ -154,17 +154,17 @@ def unsplit(dataset: Dataset, stream: str) -> Dataset:
     n = sum(len(side.x0) for side in sides)
     place = torch.argsort(shuffle(stream, n))
     x0 = torch.cat([side.x0 for side in sides])[place]
-    cond = joined([side.cond for side in sides])
+    cond = concat([side.cond for side in sides])
     none = dataset.train.rows(torch.arange(0))
     rows = Arrays(x0, each(lambda part: part[place], cond))
     return replace(dataset, train=rows, validation=none, test=none)
 
 
-def joined(conds: Sequence[Cond]) -> Cond:
+def concat(conds: Sequence[Cond]) -> Cond:
     """Conditions of one kind, one below the other."""
     first = conds[0]
     if isinstance(first, Mapping):
-        return {key: joined([cond[key] for cond in conds]) for key in first}  # type: ignore[index]
+        return {key: concat([cond[key] for cond in conds]) for key in first}  # type: ignore[index]
     return None if first is None else torch.cat(conds)  # type: ignore[arg-type]
 
 

@@ -223,10 +223,10 @@ def _field_texts() -> str:
     own = next(one for one in body if isinstance(one, ast.ClassDef) and one.name == "Run")
     lines = []
     for one, text in pairwise(own.body):
-        is_text = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
-        if isinstance(one, ast.AnnAssign) and is_text:
-            words = " ".join(str(text.value.value).split())
-            lines.append(f"{ast.unparse(one.target)}: {ast.unparse(one.annotation)}\n    {words}\n")
+        if not isinstance(one, ast.AnnAssign) or not isinstance(text, ast.Expr):
+            continue
+        words = " ".join(str(ast.literal_eval(text.value)).split())
+        lines.append(f"{ast.unparse(one.target)}: {ast.unparse(one.annotation)}\n    {words}\n")
     return "\n".join(lines)
 
 

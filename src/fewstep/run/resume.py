@@ -75,9 +75,9 @@ def check_same(
     for name, value, old in differences(run.to_json(), before.to_json()):
         if name == "iterations":
             raise UserError(
-                f"iterations = {value}: the run in {out} has {old}, by which its schedules go; to"
-                f" train on from its weights: --init {out} --out NEW, which is a new run with"
-                " schedules and an optimizer of its own"
+                f"iterations = {value}, but the run in {out} was started with {old}, by which its"
+                f" schedules go; to train on from its weights: --init {out} --out NEW, which is a"
+                " new run with schedules and an optimizer of its own"
             )
         raise UserError(
             f"{field_name(name)} = {value!r}, but the run in {out} was started with {old!r}: "

@@ -169,7 +169,7 @@ def _onnx(file: Path, output: str | None) -> tuple[Network, str]:
             " vectors"
         )
     name = output or names[0]
-    fixed, *shape = entry.shape or [None]
+    rows, *shape = entry.shape or [None]
 
     def network(x: Tensor) -> Tensor:
         if not _fits(x, shape):
@@ -177,7 +177,7 @@ def _onnx(file: Path, output: str | None) -> tuple[Network, str]:
                 f"samples of shape {tuple(x.shape[1:])}: {file.name} takes {shape}; declare size"
                 " and resize"
             )
-        batch = fixed if isinstance(fixed, int) else len(x)
+        batch = rows if isinstance(rows, int) else len(x)
         parts = []
         for part in _as_type(x, entry.type, file).split(batch):
             # The last row again and again, where the file takes a number of rows of its own.
