@@ -142,10 +142,8 @@ def condition_sizes(run: Run, facts: Facts, function: Callable[..., Any]) -> dic
             takes = "labels, float features, and dicts of label, features and mask"
         what = "give a network of your own"
         if isinstance(kind, list) and kind[0] != "float32":
-            what = (
-                f"labels are whole numbers [N], such as {key}[:, 0], or argmax(1) of one-hot rows"
-            )
-            what += f"; numbers are features, such as {key}.astype('float32')"
+            what += f"; labels are whole numbers [N], such as {key}[:, 0], or argmax(1) of one-hot"
+            what += f" rows, and numbers are features, such as {key}.astype('float32')"
         raise UserError(
             f"the network {run.network!r} takes {takes}, but the data's condition has {key} ="
             f" {kind}: {what}"
