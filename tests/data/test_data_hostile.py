@@ -378,7 +378,7 @@ def test_scan_refuses_what_it_cannot_go_over(tmp_path, capsys):
         "dataset.json": b'{"labels": [["a.png", 0], ["b.png", 7]]}',
     }
     for place, message in {
-        str(tmp_path / "gone"): "did you mean",
+        str(tmp_path / "gone"): "no file or folder",
         write(tmp_path / "labels", files): "label 7 with 2 samples",
         write(
             tmp_path / "twice",

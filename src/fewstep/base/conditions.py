@@ -84,10 +84,11 @@ def tensor(name: str, value: Any) -> Tensor:
                 " row: repair or remove them"
             )
         value = value.data
-    if isinstance(value, np.ndarray) and not value.flags.writeable:
-        value = value.copy()
+    if isinstance(value, np.ndarray):
+        value = _as_torch_reads(name, value)
     try:
         x = torch.as_tensor(value).detach().cpu()
+        x = x.clone() if x.is_inference() else x  # else nothing could be learned from it
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{name} of type {type(value).__name__}: expected a tensor or array of numbers"
@@ -98,6 +99,18 @@ def tensor(name: str, value: Any) -> Tensor:
             f" torch.view_as_real({name})"
         )
     return x
+
+
+def _as_torch_reads(name: str, value: np.ndarray) -> np.ndarray:
+    """The array in this machine's byte order and with steps forwards, as torch wants them."""
+    if value.dtype.kind in "OSUMmV":
+        raise UserError(
+            f"{name} is an array of {value.dtype}: expected numbers; texts become 0, 1, 2, ... by"
+            " np.unique(array, return_inverse=True)[1]"
+        )
+    value = value.astype(value.dtype.newbyteorder("="), copy=False)
+    is_fit = value.flags.writeable and all(step >= 0 for step in value.strides)
+    return value if is_fit else value.copy()
 
 
 def check_condition(cond: Any, x0: Tensor, name: str = "cond") -> Cond:
@@ -130,13 +143,23 @@ def _check_labels(name: str, label: Tensor, n: int) -> Tensor:
     if label.shape != (n,) or not is_integral(label) or bool((label < 0).any()):
         raise UserError(
             f"{name} of shape {tuple(label.shape)} and {label.dtype}: expected {n} integer labels"
-            " from 0"
+            f" from 0{label_hint(name, label)}"
         )
     if int(label.max()) >= n:
         raise UserError(
             f"{name} has label {int(label.max())} with {n} samples: number the classes 0, 1, 2, ..."
         )
     return label.long()
+
+
+def label_hint(name: str, label: Tensor) -> str:
+    """How rows that look like labels become labels `[N]`; nothing where they do not."""
+    if label.ndim != 2:
+        return ""
+    if label.shape[1] == 1:
+        return f", such as {name}[:, 0]"
+    is_one_hot = bool((((label == 0) | (label == 1)).all(1) & (label.sum(1) == 1)).all())
+    return f", such as {name}.argmax(1) of these one-hot rows" if is_one_hot else ""
 
 
 def _check_mask(mask: Tensor, x0: Tensor) -> Tensor:

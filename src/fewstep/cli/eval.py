@@ -39,7 +39,7 @@ class Args:
     data: str | None = None
     """Where the run's data is now, if its path has changed."""
     later_sigmas: tuple[float, ...] | None = None
-    """Noise levels of the later steps; left out, the run's."""
+    """Noise levels of the later steps, one fewer than the steps; left out, the run's."""
     composite: bool = False
     """Ask the frozen first stage at noise that a second stage was not trained for."""
     network: str | None = None
@@ -79,6 +79,7 @@ def main(argv: list[str]) -> int:
     )
     generator = generator.with_later_sigmas(args.later_sigmas)
     steps = default_steps(generator) if args.steps is None else args.steps
+    check_levels(args.later_sigmas, steps)
     dataset = data_of(generator.run, generator.facts, args.data)
     extractor = None
     if args.extractor is not None:
@@ -119,12 +120,23 @@ def check_weights(weights: str | None, extractor: str | None) -> None:
         )
 
 
+def check_levels(sigmas: tuple[float, ...] | None, steps: tuple[int, ...]) -> None:
+    """Raises UserError for --later-sigmas that no number of steps would use."""
+    from fewstep.base.errors import require
+
+    count = len(sigmas or ()) + 1
+    need = f"{count} among --steps, which is {', '.join(map(str, steps))}"
+    require(sigmas is None or count in steps, "later_sigmas", sigmas, need)
+
+
 def default_steps(generator: Generator) -> tuple[int, ...]:
-    """1 and 2 for a consistency model, else the sampler's own number."""
+    """1 and 2 for a consistency model, or as many as levels ask for; else the sampler's own."""
     from fewstep.core.sampling import sampler
 
     own = sampler(generator.method.sampler)
-    return (1, 2) if own.default == 1 and not own.only else (own.default,)
+    if own.default > 1 or own.only:
+        return (own.default,)
+    return (1, len(generator.later_sigmas) + 1) if generator.has_own_levels else (1, 2)
 
 
 def metrics_help(dataset: Dataset, extractor: Extractor | None) -> str:

@@ -43,7 +43,7 @@ class Args:
     """Which weights: ema, student, another average such as power:0.05, or any power:STD of a run
     with snapshots."""
     later_sigmas: tuple[float, ...] | None = None
-    """Noise levels of the later steps; left out, the run's."""
+    """Noise levels of the later steps, one fewer than the steps; left out, the run's."""
     composite: bool = False
     """Ask the frozen first stage at noise that a second stage was not trained for."""
     network: str | None = None
@@ -73,8 +73,8 @@ def main(argv: list[str]) -> int:
         conds = generator.user_conditions(args.n, cond)
         writing.write_table(path, x, conds, names)
 
-    writers: dict[str, Callable[[Path, Tensor], None]] = {
-        ".png": lambda path, x: pictures.save(path, generator.facts.units.to_model(x)),
+    writers: dict[str, Callable[[Path, Tensor], str | None]] = {
+        ".png": lambda path, x: pictures.draw(path, x, generator.facts.units),
         ".npy": lambda path, x: np.save(path, x.numpy()),
         ".safetensors": lambda path, x: save_file({"samples": x}, path),
         **dict.fromkeys(TABLES, table),
@@ -96,10 +96,11 @@ def main(argv: list[str]) -> int:
     x = generator.sample(args.n, steps=args.steps, seed=args.seed, cond=cond, sampler=args.sampler)
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        writers[args.out.suffix](args.out, x)
+        about = writers[args.out.suffix](args.out, x)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StorageError(f"cannot write {args.out}: {reason}") from error
     if not args.quiet:
-        print(f"{args.n} samples of shape {tuple(x.shape[1:])} in {args.out}")
+        line = f"{args.n} samples of shape {tuple(x.shape[1:])} in {args.out}"
+        print(f"{line}: {about}" if about else line)
     return 0

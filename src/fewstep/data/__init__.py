@@ -21,16 +21,18 @@ from fewstep.base.conditions import (
     kinds,
     leaves,
 )
+from fewstep.base.data_names import DATA_NAMES, OWN_DATA, check_data_name
 from fewstep.base.errors import UserError, require, unknown
+from fewstep.base.surroundings import surroundings
 from fewstep.data.beside import read_condition
 from fewstep.data.builtin import digits, grid25, ring8, spiral
 from fewstep.data.columns import NO_NAMES, Column, Names
-from fewstep.data.dataset import SPLIT_SEED, Arrays, Dataset, change_cond, check_finite
+from fewstep.data.dataset import SPLIT_SEED, Arrays, Dataset, change_cond, check_finite, shuffle
 from fewstep.data.emoji import glyphs, glyphs64
-from fewstep.data.files import from_path, full_name, read
+from fewstep.data.files import from_path, full_name, read, without_split
 from fewstep.data.reading import BadFiles, Reading
 from fewstep.data.scanning import Scan, scan
-from fewstep.data.tensors import OWN_DATA, from_tensors
+from fewstep.data.tensors import from_tensors
 from fewstep.data.units import Units
 from fewstep.data.variables import split_name
 
@@ -71,18 +73,15 @@ __all__ = [
     "read_condition",
     "read_dataset",
     "scan",
+    "shuffle",
+    "without_split",
 ]
 
-DATASETS: dict[str, Callable[[], Dataset]] = {
-    "digits": digits,
-    "ring8": ring8,
-    "grid25": grid25,
-    "spiral": spiral,
-    "glyphs": glyphs,
-    "glyphs64": glyphs64,
-}
+_MAKERS: tuple[Callable[[], Dataset], ...] = (digits, ring8, grid25, spiral, glyphs, glyphs64)
+DATASETS = dict(zip(DATA_NAMES, _MAKERS, strict=True))
 
 
+@surroundings()
 def load(name: str, size: int | None = None, bad_files: BadFiles = "fail", **how: Any) -> Dataset:
     """The data set of that name, or what the file, folder or hf:NAME holds (`fewstep.data.files`).
 
@@ -109,6 +108,5 @@ def read_dataset(name: str, reading: Reading) -> Dataset:
     variable = split_name(name)
     if name.startswith("hf:") or Path(name).exists() or (variable and variable[0].exists()):
         return from_path(name, reading)
-    if Path(name).name != name or Path(name).suffix:
-        raise UserError(f"no file or folder {name}: was it moved?")
-    raise unknown("data set", name, DATASETS)
+    check_data_name(name)
+    raise unknown("data set", name, DATASETS)  # of another scheme than hf:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -47,6 +47,8 @@ class Dataset:
     classes: int = 0
     units: Units = field(default_factory=Units)
     levels: tuple[float, ...] = ()  # times of the points of solved trajectories, decreasing
+    # Fingerprint of the training split of other rows, from which all of these were held out.
+    held_out_of: str = ""
     skipped: tuple[str, ...] = ()  # what is wrong with each bad file that was left out
     cond_units: Mapping[str, Units] = field(default_factory=dict)  # of parts of the condition
     names: Names = NO_NAMES
@@ -146,6 +148,26 @@ def check_finite(name: str, x0: Tensor) -> None:
 def shuffle(stream: str, n: int) -> Tensor:
     """The fixed order of n samples whose first ones are held out."""
     return permutation(SPLIT_SEED, f"split {stream}", 0, n)
+
+
+def unsplit(dataset: Dataset, stream: str) -> Dataset:
+    """The data set that `split` cut by that stream, with all rows in their order in `train`."""
+    sides = (dataset.validation, dataset.test, dataset.train)
+    n = sum(len(side.x0) for side in sides)
+    place = torch.argsort(shuffle(stream, n))
+    x0 = torch.cat([side.x0 for side in sides])[place]
+    cond = concat([side.cond for side in sides])
+    none = dataset.train.rows(torch.arange(0))
+    rows = Arrays(x0, each(lambda part: part[place], cond))
+    return replace(dataset, train=rows, validation=none, test=none)
+
+
+def concat(conds: Sequence[Cond]) -> Cond:
+    """Conditions of one kind, one below the other."""
+    first = conds[0]
+    if isinstance(first, Mapping):
+        return {key: concat([cond[key] for cond in conds]) for key in first}  # type: ignore[index]
+    return None if first is None else torch.cat(conds)  # type: ignore[arg-type]
 
 
 def split(

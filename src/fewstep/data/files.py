@@ -33,7 +33,7 @@ from fewstep.base.errors import UserError, require
 from fewstep.data import images, roles
 from fewstep.data.archives import printable, readable
 from fewstep.data.beside import with_condition
-from fewstep.data.dataset import Dataset, shuffle, split
+from fewstep.data.dataset import Dataset, shuffle, split, unsplit
 from fewstep.data.frames import TABLES, hugging_face, read_frame
 from fewstep.data.reading import BadFiles, Content, Reading
 from fewstep.data.tables import ARRAYS, arrays, is_solved, parts
@@ -103,6 +103,11 @@ def full_name(name: str) -> str:
         return f"{variable[0].resolve()}:{variable[1]}"
     path = Path(name.removeprefix("hf:"))
     return f"{scheme}{path.resolve()}" if path.exists() else name
+
+
+def without_split(dataset: Dataset) -> Dataset:
+    """What `from_path` gave, with all rows for training, in the order of the file."""
+    return unsplit(dataset, _OWN)
 
 
 def _tenth(n: int) -> int:

@@ -23,6 +23,7 @@ from fewstep.base.conditions import (
     leaves,
     tensor,
 )
+from fewstep.base.data_names import OWN_DATA
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.data.beside import with_condition
 from fewstep.data.columns import Names
@@ -42,7 +43,6 @@ from fewstep.data.units import (
 
 log = logging.getLogger("fewstep")
 
-OWN_DATA = "tensor"  # the name of data that is an object of the user's
 SLIVER = 64  # bytes whose values go less far than this are no pictures
 
 

@@ -48,7 +48,12 @@ class Units:
         return x if self._needs_double() else x.float()
 
     def to_model(self, x: Tensor) -> Tensor:
-        """x0 of the user's values: the way back from `to_user`."""
+        """x0 of the user's values: the way back from `to_user`. Raises UserError for others."""
+        if self.axis is not None:
+            places = x.shape[self.axis + 1] if self.axis + 1 < x.ndim else 0
+            need = f"{len(np.atleast_1d(self.shift))} variables along axis {self.axis} of a sample"
+            fine = places == len(np.atleast_1d(self.shift))
+            require(fine, "rows of shape", tuple(x.shape[1:]), f"{need}, as their units have them")
         shift, scale = self._broadcast(x.ndim)
         x0 = (x.double() - shift) / torch.where(scale == 0, 1, scale)
         return torch.where(scale == 0, 0, x0).float()
@@ -77,8 +82,8 @@ class Units:
             return [self.shift, self.scale, self.clip]
         return {
             "axis": self.axis,
-            "shift": list(np.atleast_1d(self.shift)),
-            "scale": list(np.atleast_1d(self.scale)),
+            "shift": np.atleast_1d(self.shift).tolist(),
+            "scale": np.atleast_1d(self.scale).tolist(),
         }
 
     @staticmethod
@@ -181,7 +186,9 @@ def condition_units(part: Tensor, choice: str) -> Units:
     units = _measure(part.double(), None, choice == ROBUST, axis, COND_STD)
     if axis is None:
         return replace(units, scale=units.scale or 1.0)
-    return replace(units, scale=tuple(value or 1.0 for value in np.atleast_1d(units.scale)))
+    return replace(
+        units, scale=tuple(value or 1.0 for value in np.atleast_1d(units.scale).tolist())
+    )
 
 
 def _measure(x0: Tensor, cond: Cond, robust: bool, axis: int | None, std: float) -> Units:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import typing
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fewstep.base.errors import StorageError, UserError, require, short_repr, unknown
-from fewstep.base.options import Options, check_plain, convert
+from fewstep.base.options import Options, check_plain, convert, plain
 from fewstep.run.profiles import profile
 
 MOST_COUNT = 2**31  # iterations, samples of a batch and other counts are below
@@ -30,11 +31,11 @@ class Run:
     recipe: str
     """Name of the recipe."""
     method: str = "ect"
-    """Name of the method."""
+    """Name of the method, or package.module:function of your own."""
     method_options: Options = field(default_factory=dict)
     """The method's options where they differ from its defaults."""
     network: str = "mlp"
-    """Name of the network."""
+    """Name of the network, or package.module:function of your own."""
     network_options: Options = field(default_factory=dict)
     """The network's options where they differ from its defaults."""
     data: str = "digits"
@@ -142,6 +143,8 @@ class Run:
         for kind in ("method", "network"):
             options = getattr(self, f"{kind}_options")
             if isinstance(options, dict):  # those of the command line are dataclasses
+                options = {name: plain(value) for name, value in options.items()}
+                object.__setattr__(self, f"{kind}_options", options)
                 check_plain(kind, options)
         for name, (fine, expected) in self._limits().items():
             require(fine, name, getattr(self, name), expected)
@@ -212,6 +215,26 @@ class Run:
         """The run as JSON's own types, under the names that files have for its fields."""
         values = json.loads(json.dumps(asdict(self)))
         return {FILE_NAMES.get(name, name): value for name, value in values.items()}
+
+
+def _field_texts() -> str:
+    """The texts below the fields of `Run`, for `help`; "" where the source is not at hand."""
+    try:
+        body = ast.parse(Path(__file__).read_text(encoding="utf-8")).body
+    except (OSError, SyntaxError):
+        return ""
+    own = next(one for one in body if isinstance(one, ast.ClassDef) and one.name == "Run")
+    lines = []
+    for one, text in pairwise(own.body):
+        if not isinstance(one, ast.AnnAssign) or not isinstance(text, ast.Expr):
+            continue
+        words = " ".join(str(ast.literal_eval(text.value)).split())
+        lines.append(f"{ast.unparse(one.target)}: {ast.unparse(one.annotation)}\n    {words}\n")
+    return "\n".join(lines)
+
+
+if Run.__doc__:  # python -OO leaves none
+    Run.__doc__ += f"\n\n{_field_texts()}"
 
 
 def run_from_json(values: Any) -> Run:

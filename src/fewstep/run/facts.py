@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from types import SimpleNamespace
 from typing import Any
 
-from fewstep.base.errors import StorageError, require, short_repr
+from fewstep.base.errors import StorageError, UserError, require, short_repr
 from fewstep.data import (
     LABELS,
     NO_NAMES,
@@ -20,12 +21,17 @@ from fewstep.data import (
     kind_of,
     kinds,
 )
+from fewstep.data.columns import MOST_NAMES, MOST_TEXT
 from fewstep.data.description import describe, is_description
 from fewstep.run.config import MOST_COUNT, Run
 
 MOST_AXES = 8  # of a sample
 
 MOST_CLASSES = 10**6
+
+_KINDS = "labels, or numbers of at most 8 axes, or dicts of at most 100 of these, 4 dicts deep"
+
+_NAMES = f"at most {MOST_NAMES} columns or classes, of at most {MOST_TEXT} characters each"
 
 _LATER = ("cond_units", "names", "description")  # left out where empty
 
@@ -81,10 +87,8 @@ class Facts:
             raise StorageError(
                 f"the checkpoint's facts are not what this version writes: {error!r}"
             ) from error
-        for name, (fine, expected) in _limits(facts).items():
-            if not fine:
-                value = short_repr(getattr(facts, name))
-                raise StorageError(f"the checkpoint's facts.{name} = {value}: expected {expected}")
+        if problem := _problem(facts):
+            raise StorageError(f"the checkpoint's facts.{problem}")
         units = Units.from_json(facts.units, facts.shape)
         names = Names.from_json(facts.names)
         assert units is not None
@@ -97,6 +101,14 @@ class Facts:
             cond_units=_units_by_name(facts.cond_units, facts.cond) or {},
             names=names,
         )
+
+
+def _problem(facts: Any) -> str | None:
+    """The first fact that cannot be, and what was expected."""
+    for name, (fine, expected) in _limits(facts).items():
+        if not fine:
+            return f"{name} = {short_repr(getattr(facts, name))}: expected {expected}"
+    return None
 
 
 def _limits(facts: Any) -> dict[str, tuple[bool, str]]:
@@ -118,12 +130,12 @@ def _limits(facts: Any) -> dict[str, tuple[bool, str]]:
             is_shape and Units.from_json(units, tuple(shape)) is not None,
             "shift, scale and clip, or axis, shift and scale of each variable",
         ),
-        "cond": (is_cond, "a kind of condition"),
+        "cond": (is_cond, _KINDS),
         "cond_units": (
             is_cond and _units_by_name(facts.cond_units, facts.cond) is not None,
             "units of parts of the condition, by their names",
         ),
-        "names": (_are_names(facts.names, facts.classes), "names of columns and classes"),
+        "names": (_are_names(facts.names, facts.classes), _NAMES),
         "description": (is_description(facts.description), "a description of data"),
         "data": (isinstance(facts.data, str), "a text"),
         "init": (isinstance(facts.init, str), "a text"),
@@ -159,10 +171,14 @@ def _is_finite(value: Any) -> bool:
 
 
 def facts_of(run: Run, dataset: Dataset) -> Facts:
-    """What the run needs to know of its data. Raises UserError for label_drop without labels."""
+    """What the run needs to know of its data.
+
+    Raises UserError for label_drop without labels, and for data that no checkpoint could tell of:
+    by the limits for facts out of a file.
+    """
     fine = dataset.classes > 0 or not run.label_drop
     require(fine, "label_drop", run.label_drop, f"0, since data {dataset.name!r} has no labels")
-    return Facts(
+    facts = Facts(
         shape=dataset.shape,
         classes=dataset.classes,
         sigma_data=dataset.sigma_data() if run.sigma_data is None else run.sigma_data,
@@ -173,3 +189,7 @@ def facts_of(run: Run, dataset: Dataset) -> Facts:
         names=dataset.names,
         description=describe(dataset).to_json(),
     )
+    values = {name: {} for name in _LATER} | facts.to_json()
+    if problem := _problem(SimpleNamespace(**values)):
+        raise UserError(f"data {dataset.name!r}: {problem}")
+    return facts

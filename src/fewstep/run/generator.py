@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from fewstep.base.conditions import Cond, apply_mask
 from fewstep.base.device import pick_device
 from fewstep.base.errors import StorageError, UserError, require
+from fewstep.base.options import plain
 from fewstep.base.randomness import SAMPLING_BLOCK, normal
+from fewstep.base.surroundings import surroundings
 from fewstep.core import sampling
 from fewstep.core.denoiser import Preconditioned, Truncated
 from fewstep.core.method import Method
@@ -27,6 +29,8 @@ from fewstep.run.config import Run
 from fewstep.run.facts import Facts
 from fewstep.run.weights import NOT_WEIGHTS, check_weights, load_weights, weights_by_name
 
+PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin")
+
 
 @dataclass(frozen=True, repr=False)
 class Generator:
@@ -38,6 +42,7 @@ class Generator:
     denoiser: nn.Module  # (x_t, t, cond) -> x0_hat
     step: int
     fingerprint: str = field(default="")
+    has_own_levels: bool = False  # by `with_later_sigmas`: they are used as they are, or refused
 
     def __repr__(self) -> str:
         run = self.run
@@ -71,7 +76,7 @@ class Generator:
             return self
         return replace(self, denoiser=copy.deepcopy(self.denoiser).to(place))
 
-    @torch.no_grad()
+    @surroundings()
     def sample(
         self,
         n: int,
@@ -84,7 +89,8 @@ class Generator:
     ) -> Tensor:
         """n samples `[n, *shape]` on the CPU, in the data's units.
 
-        steps: evaluations of the network; None is the sampler's default (1 for consistency models).
+        steps: evaluations of the network; None is the sampler's default (1 for consistency models),
+        or one more than the levels of `with_later_sigmas`.
         cond: a label or the name of its class for all, or labels `[n]`; None goes through the
         labels in turn, and -1 asks for any where the run had label_drop. Other conditions as in
         training, in the data's units, with n rows or one row for all.
@@ -97,8 +103,12 @@ class Generator:
                 f"sampler = {sampler!r}: a model of {own.default} segments is sampled by its own"
                 " steps alone"
             )
+        n, seed, batch, steps = map(plain, (n, seed, batch, steps))
         by = own if sampler is None else sampling.sampler(sampler)
         count = by.default if steps is None else steps
+        if self.has_own_levels:
+            count = len(self.later_sigmas) + 1 if steps is None else steps
+            self._check_levels(by, count)
         least = {"n": (n, 0), "seed": (seed, 0), "batch": (batch, 1), "steps": (count, 0)}
         for name, (value, bound) in least.items():
             fine = type(value) is int and value >= bound
@@ -117,11 +127,23 @@ class Generator:
         return self.method.later_sigmas if sigmas is None else sigmas
 
     def with_later_sigmas(self, sigmas: tuple[float, ...] | None) -> Generator:
-        """Itself with other noise levels of the later steps; None: the same. Raises UserError."""
+        """Itself with other noise levels of the later steps; None: the same. Raises UserError.
+
+        `sample` takes one more step than there are levels, and refuses another number.
+        """
         if sigmas is None:
             return self
         sampling.multistep_grid(self.method.process, len(sigmas) + 1, sigmas)
-        return replace(self, run=replace(self.run, later_sigmas=sigmas))
+        run = replace(self.run, later_sigmas=sigmas)
+        return replace(self, run=run, has_own_levels=True)
+
+    def _check_levels(self, by: sampling.Sampler, steps: int) -> None:
+        """Raises UserError where the levels that were asked for would not be used."""
+        sigmas = self.later_sigmas
+        fine = by.grid is sampling.multistep_grid
+        require(fine, "later_sigmas", sigmas, "none: the sampler multistep alone uses them")
+        need = f"{steps - 1} levels for {steps} steps, one for each step after the first"
+        require(type(steps) is not int or len(sigmas) == steps - 1, "later_sigmas", sigmas, need)
 
     def _check_range(self, steps: int, grid: list[float]) -> None:
         """Raises UserError for times that no network here was trained at."""
@@ -198,8 +220,19 @@ def find(path: str | Path) -> Checkpoint:
     return checkpoint
 
 
+def refuse_pickle(path: str | Path) -> None:
+    """Raises UserError for what is a pickle by its name: with the way to a file that is read."""
+    if Path(path).suffix.lower() in PICKLES:
+        raise UserError(
+            f"{path} is a pickle, by its name: that can run any program, so it is never read; where"
+            " you trust it, write its weights with safetensors.torch.save_file(weights,"
+            f" '{Path(path).stem}.safetensors')"
+        )
+
+
 def _checkpoint_at(path: str | Path) -> Checkpoint:
     folder = Path(path)
+    refuse_pickle(folder)
     if folder.is_file():
         raise UserError(
             f"{path} is a file: expected a run folder, a checkpoint folder or a shipped name"
@@ -251,6 +284,7 @@ def open_checkpoint(
     return Blueprint(checkpoint, run, facts, build_method(run, facts, method), network)
 
 
+@surroundings(grad=True)
 def load(
     path: str | Path,
     *,

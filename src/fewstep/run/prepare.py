@@ -20,6 +20,7 @@ from fewstep.data import Arrays, Dataset, units
 from fewstep.run import sources, stages
 from fewstep.run.build import Network, OwnMethod, build_method, check_data, with_defaults
 from fewstep.run.checkpoint import Checkpoint
+from fewstep.run.checkpoint.schema import check_room
 from fewstep.run.config import Run
 from fewstep.run.facts import Facts, facts_of
 from fewstep.run.resume import check_same
@@ -109,6 +110,7 @@ def prepare(
     )
     if checkpoint is not None:
         facts = check_same(checkpoint, run, facts, lambda old: with_defaults(old, method, network))
+    check_room(run, facts)
     return replace(prepared, facts=facts, teacher=guide)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +23,7 @@ from fewstep.core import abilities
 from fewstep.core.denoiser import Denoiser
 from fewstep.core.method import Method
 from fewstep.core.process import Process, edm
-from fewstep.data import SPLIT_SEED, Dataset, Reading
+from fewstep.data import OWN_DATA, SPLIT_SEED, Dataset, Reading
 from fewstep.run.build import OWN, Network, OwnMethod, build_method, build_student
 from fewstep.run.checkpoint import fingerprint
 from fewstep.run.config import Run
@@ -31,6 +33,8 @@ from fewstep.run.weights import load_weights
 
 if TYPE_CHECKING:
     from fewstep.run.prepare import Prepared
+
+log = logging.getLogger("fewstep")
 
 Source = str | Path | Denoiser | Generator  # what init= and teacher= take
 Form = Literal["closed form", "file", "run", "generator", "module", "function", "unknown"]
@@ -249,9 +253,7 @@ def fit(weights: Weights, network: nn.Module) -> None:
     """
     own = network.state_dict()
     tensors = {}
-    for name, tensor in weights.tensors.items():
-        if INSIDE + name in own:  # a network that has a `network` of its own
-            name = INSIDE + name
+    for name, tensor in _by_own_names(weights, own.keys()).items():
         if name in own and tensor.is_floating_point():
             tensor = tensor.to(own[name].dtype)
         tensors[name] = tensor
@@ -259,6 +261,42 @@ def fit(weights: Weights, network: nn.Module) -> None:
         load_weights(network, tensors, weights.about)
     except StorageError as error:
         raise UserError(f"{error}: expected weights of the run's own network") from error
+
+
+def _by_own_names(weights: Weights, own: Iterable[str]) -> dict[str, Tensor]:
+    """The weights under the names of the network.
+
+    Others often begin all names with model., module., _orig_mod. or ema., and keep several models
+    in a file: the prefix is found by the network's own names. Raises UserError where none fits.
+    """
+    tensors, names = weights.tensors, set(own)
+    if names and all(INSIDE + name in names for name in tensors):
+        return {INSIDE + name: tensor for name, tensor in tensors.items()}
+    some = sorted(names)[:1]
+    ends = {name[: -len(one)] for one in some for name in tensors if name.endswith(f".{one}")}
+    # Of a file's models first an average: it is what is sampled from.
+    prefixes = ["", *sorted(ends, key=lambda prefix: ("ema" not in prefix, prefix))]
+    for prefix in prefixes:
+        inside = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(prefix)
+        }
+        if inside.keys() == names:
+            if prefix:
+                rest = len(tensors) - len(inside)
+                text = "fewstep: weights %s: those named %s... are taken; %d others are not"
+                log.warning(text, weights.about, prefix, rest)
+            return inside
+    common = names & tensors.keys()
+    missing, left = sorted(names - common), sorted(tensors.keys() - common)
+    counts = [f"{len(names)} weights"]
+    counts += [f"lacks {len(missing)}, first {missing[0]!r}"] if missing else []
+    counts += [f"has {len(left)} others, first {left[0]!r}"] if left else []
+    raise UserError(
+        f"{weights.about}: of the network's {', '.join(counts)}: expected weights of the run's own"
+        " network"
+    )
 
 
 def reading_of(run: Run, facts: Facts | None = None) -> Reading:
@@ -281,8 +319,11 @@ def reading_of(run: Run, facts: Facts | None = None) -> Reading:
 def data_of(run: Run, facts: Facts, data: str | Dataset | None = None) -> Dataset:
     """The data that a run learned: in `data`, or else where they were.
 
-    Raises UserError where they are others.
+    Of a run on the user's own arrays, which are stored nowhere, `data` names all rows that it
+    learned, or others of that kind: see `held_out`. Raises UserError where they are others.
     """
+    if run.data == OWN_DATA and not isinstance(data, Dataset):
+        return _own_data(run, facts, data)
     dataset = data
     if not isinstance(dataset, Dataset):
         dataset = dataset_of(dataset or run.data, reading_of(run, facts))
@@ -293,6 +334,52 @@ def data_of(run: Run, facts: Facts, data: str | Dataset | None = None) -> Datase
             " name the place where that is now, --data PATH"
         )
     return dataset
+
+
+def _own_data(run: Run, facts: Facts, path: str | None) -> Dataset:
+    """What a file holds for a run that learned arrays: the rows it learned, or held-out ones."""
+    if path is None:
+        raise UserError(
+            "this run learned arrays of your own, and they are stored nowhere: --data PATH names a"
+            " file with rows that it did not learn, such as .npy"
+        )
+    dataset = dataset_of(path, reading_of(run, facts))
+    dataset = dataset if run.labels else dataset.without_labels()
+    if dataset.fingerprint() == facts.data:
+        return dataset
+    whole = datasets.without_split(dataset)
+    return whole if whole.fingerprint() == facts.data else held_out(whole, facts)
+
+
+def held_out(dataset: Dataset, facts: Facts) -> Dataset:
+    """Rows that a run did not learn, all in `train`: half of them its reference, half its test.
+
+    Raises UserError where they are of another shape or have another kind of condition.
+    """
+    shape, kind = dataset.shape, datasets.kind_of(dataset.train.cond)
+    fits = shape == facts.shape and kind == facts.cond and dataset.classes <= facts.classes
+    if not fits:
+        raise UserError(
+            f"data {dataset.name!r} of shape {shape} and condition {kind}: expected rows of shape"
+            f" {facts.shape} with condition {facts.cond} and at most {facts.classes} classes, as"
+            " this run learned"
+        )
+    order = datasets.shuffle("held out", len(dataset.train.x0))
+    half = len(order) // 2
+    log.warning(
+        "fewstep: data %r is taken for rows that this run did not learn: %d are the reference, and"
+        " %d the floor",
+        dataset.name,
+        len(order) - half,
+        half,
+    )
+    return replace(
+        dataset,
+        train=dataset.train.rows(order[half:]),
+        test=dataset.train.rows(order[:half]),
+        classes=facts.classes,
+        held_out_of=facts.data,
+    )
 
 
 def facts_of_source(source: Source | None) -> Facts | None:

@@ -91,7 +91,7 @@ def loop(prepared: Prepared, state: State, launch: Launch, recorder: Recorder | 
 def _stop(run: Run, state: State, recorder: Recorder | None) -> None:
     """Saves and raises Stopped."""
     _save(recorder)
-    hint = "nothing was saved"
+    hint = "the error's attribute `generator` is what was trained so far, nothing is on the disk"
     if recorder:
         hint = f"saved, continue with --out {recorder.folder.path} --resume"
     raise Stopped(f"stopped at step {state.step} of {run.iterations}: {hint}")

@@ -226,10 +226,10 @@ class Recorder:
         try:
             count = pictures.suitable(prepared.facts.shape)
             x = generator.sample(count, cond=self.picture_cond)
-            x = prepared.facts.units.to_model(x)
             if self.world.main:
                 self.folder.samples.mkdir(parents=True, exist_ok=True)
-                pictures.save(self.folder.samples / f"step-{step}.png", x)
+                path = self.folder.samples / f"step-{step}.png"
+                pictures.draw(path, x, prepared.facts.units)
         except (OSError, ValueError, MemoryError, torch.OutOfMemoryError) as error:
             if self.state.is_sharded:
                 raise  # the others wait for this rank in the middle of a pass

@@ -127,10 +127,13 @@ def learning_rate(stage: Stage, state: State, progress: float) -> float:
     """The learning rate of the next step; progress: the share of its stage before it."""
     run = stage.run
     age = run.age or 0
-    clock = progress
+    clock, steps = progress, stage.last - stage.first
     if run.lr_clock == "run":
-        clock = (age + state.step) / (age + run.iterations)
-    rate = run.lr * optimizers.lr_factor(clock, run.warmup, run.constant, run.final, run.decay)
+        steps = age + run.iterations
+        clock = (age + state.step) / steps
+    # The first rate of a warm-up is 0: a single step would train nothing.
+    warmup = run.warmup if steps > 1 else 0.0
+    rate = run.lr * optimizers.lr_factor(clock, warmup, run.constant, run.final, run.decay)
     return rate if state.frozen is None else rate * run.stage_lr
 
 

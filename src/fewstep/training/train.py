@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from fewstep.base.errors import require
+from fewstep.base.errors import Stopped, require
+from fewstep.base.surroundings import surroundings, threads
 from fewstep.base.world import World
 from fewstep.data.description import refuse, text_of, warn
 from fewstep.run import averages, checkpoint, lock, stages
@@ -30,6 +30,7 @@ from fewstep.training.recorder import Recorder
 from fewstep.training.state import State, new_state
 
 
+@surroundings(grad=True)
 def train(
     run: Run,
     data: Tensor | Mapping[str, Tensor] | None = None,
@@ -64,7 +65,8 @@ def train(
     warning.
     watch: called with the state after every step, to look and not to touch.
     Raises UserError, NonFiniteError, StorageError, OutOfMemory, and, having saved, Stopped after
-    SIGINT, SIGTERM or SIGHUP. Where another process is lost, this one ends with exit code 5.
+    SIGINT (Ctrl-C), SIGTERM or SIGHUP: of a run without `out` the error's `generator` is what was
+    trained so far. Where another process is lost, this one ends with exit code 5.
     """
     require(isinstance(run, Run), "run", run, "a fewstep.Run, for instance fewstep.recipes.toy()")
     folder = None if out is None else Path(out)
@@ -77,7 +79,7 @@ def train(
             prepared = prepare_at(checkpoint=_newest(folder, resume, world), device=place)
             _look_at_data(prepared, strict, world.main)
             launch = launch_at(world=world, locks=locks, progress=progress and world.main)
-            with _threads(run.threads):
+            with threads(run.threads):
                 return _train(prepared, launch)
 
 
@@ -114,20 +116,10 @@ def _newest(folder: Path | None, resume: bool, world: World) -> Checkpoint | Non
     return newest
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Inside, an operation on the CPU takes that many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _train(prepared: Prepared, launch: Launch) -> Generator:
     world = launch.world
     state = new_state(prepared)
+    state.check_writable()
     state.world = world
     # What only its networks can tell.
     prepared, reason = preflight.choose_by_trial(prepared, state)
@@ -143,11 +135,20 @@ def _train(prepared: Prepared, launch: Launch) -> Generator:
     recorder = None if launch.out is None else Recorder(prepared, state, launch.out)
     if launch.progress:
         _announce(prepared, reason)
-    loop(prepared, state, launch, recorder)
-    average = state.averages["ema"]
-    if fresh is not None:
-        average = parallel.plain(average, fresh)
-    return Generator(run, facts, prepared.method, average, state.step, state.fingerprint())
+
+    def result() -> Generator:
+        average = state.averages["ema"]
+        if fresh is not None:
+            average = parallel.plain(average, fresh)
+        return Generator(run, facts, prepared.method, average, state.step, state.fingerprint())
+
+    try:
+        loop(prepared, state, launch, recorder)
+    except Stopped as error:
+        if launch.out is None:
+            error.generator = result()
+        raise
+    return result()
 
 
 def _announce(prepared: Prepared, reason: str) -> None:

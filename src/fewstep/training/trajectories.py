@@ -15,6 +15,7 @@ from fewstep.base.device import pick_device
 from fewstep.base.errors import StorageError, UserError, require
 from fewstep.base.progress import Progress
 from fewstep.base.randomness import SAMPLING_BLOCK, normal, shuffled_indices
+from fewstep.base.surroundings import surroundings
 from fewstep.core.couplings import Teacher, Trajectory
 from fewstep.core.denoiser import Denoiser, guided
 from fewstep.core.method import Method
@@ -29,7 +30,7 @@ from fewstep.run.sources import Source
 from fewstep.run.teachers import teacher_of
 
 
-@torch.no_grad()
+@surroundings()
 def trajectories(
     run: Run,
     n: int,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fewstep.analysis.metrics.moments import Statistics, moments
+from fewstep.analysis.metrics.sets import of_sets
 from fewstep.base.errors import UserError
 
 ROWS = 1000  # rows of a matrix of distances in memory at once
@@ -31,6 +32,7 @@ def reduce_distances(x: Tensor, y: Tensor, reduce: Callable[[Tensor], Tensor]) -
     return torch.cat(results)
 
 
+@of_sets()
 def frechet(x: Tensor | Statistics, y: Tensor | Statistics) -> float:
     """Squared Fréchet distance of the Gaussians with the sets' moments.
 
@@ -55,6 +57,7 @@ def spread(x: Tensor) -> float:
     return reduce_distances(x, x, torch.sum).sum().item() / (len(x) * (len(x) - 1))
 
 
+@of_sets()
 def energy(x: Tensor, y: Tensor, spread_y: float | None = None) -> float:
     """Energy distance 2 E|x - y| - E|x - x'| - E|y - y'|, without pairs of a sample with itself.
 
@@ -72,6 +75,7 @@ def to_nearest(x: Tensor, train: Tensor) -> float:
     return reduce_distances(x, train, lambda piece: piece.min(1).values).mean().item()
 
 
+@of_sets(least=1)
 def nearest_ratio(x: Tensor, held_out: Tensor, train: Tensor) -> float:
     """Mean distance to the nearest training sample: of x, over that of held-out data.
 

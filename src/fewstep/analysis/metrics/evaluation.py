@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,8 +17,11 @@ from fewstep.analysis.metrics.prepared import Meter, Prepared, meters_of
 from fewstep.analysis.metrics.protocol import Result, estimate
 from fewstep.base.conditions import Cond, apply_mask
 from fewstep.base.errors import NonFiniteError, UserError, require, unknown
+from fewstep.base.options import plain
 from fewstep.base.randomness import block_seed, shuffled_indices
-from fewstep.data import Arrays, Dataset, each
+from fewstep.base.surroundings import surroundings
+from fewstep.data import Arrays, Dataset, each, from_tensors
+from fewstep.run import sources
 from fewstep.run.checkpoint import fingerprint
 from fewstep.run.generator import Generator
 
@@ -44,12 +48,19 @@ def _held_out(
     generator: Generator, dataset: Dataset, split: str, n: int, draw: int | None
 ) -> tuple[Arrays, int]:
     """The split that gives the floor, and how many samples a draw has. Raises UserError."""
-    if dataset.fingerprint() != generator.facts.data:
+    facts = generator.facts
+    is_own = dataset.fingerprint() == facts.data
+    if not is_own and dataset.held_out_of != facts.data:
         raise UserError(
             f"data {dataset.name!r} is not what this generator was trained on: scores would mean"
-            " nothing"
+            " nothing; pass rows that it did not learn as an array"
         )
     held_out = split_of(dataset, split)
+    if is_own and not len(held_out.x0):
+        raise UserError(
+            f"the run learned all {len(dataset.train.x0)} rows of data {dataset.name!r}, and none"
+            " are left to compare with: give rows that it did not learn (--data with another file)"
+        )
     size = min(len(held_out.x0), n) if draw is None else draw
     if size < 2:
         raise UserError(
@@ -63,9 +74,10 @@ def _held_out(
     return held_out, size
 
 
+@surroundings(grad=True)
 def evaluate(
     generator: Generator,
-    dataset: Dataset,
+    dataset: Dataset | Any,
     *,
     steps: tuple[int, ...] = (1, 2),
     n: int = 10_000,
@@ -84,6 +96,8 @@ def evaluate(
     if that is less), so that model and floor have equally many. Labels follow the training split's
     frequencies. The speed leaves out a first pass.
 
+    dataset: the one that the run learned; or an array, or {"x0", "cond"}, with rows that it did not
+    learn: half of them are the reference then, and half the floor.
     metrics: names as the results have them.
     extractor: in place of the data set's classifier.
     reference: in place of the training split.
@@ -93,6 +107,12 @@ def evaluate(
     Raises UserError where the data set is not the one of the run, or fewer than 2 samples are left
     to compare.
     """
+    n, seed, candidates, draw = map(plain, (n, seed, candidates, draw))
+    steps = tuple(map(plain, steps))
+    if not isinstance(dataset, Dataset):
+        facts = generator.facts
+        own = from_tensors(dataset, sources.reading_of(generator.run, facts))
+        dataset = sources.held_out(own if generator.run.labels else own.without_labels(), facts)
     held_out, size = _held_out(generator, dataset, split, n, draw)
     require(candidates >= 1, "candidates", candidates, "1 or more")
     n = min(n, _MOST_DRAWS * size)
@@ -124,7 +144,12 @@ def _warm_up(generator: Generator, steps: Sequence[int], count: int, seed: int, 
     """A pass that is not timed; it also raises for impossible steps before anything takes long."""
     first = each(lambda rows: rows[:count], cond)
     for number in steps:
-        generator.sample(count, steps=number, seed=seed, cond=first)
+        _at(generator, number).sample(count, steps=number, seed=seed, cond=first)
+
+
+def _at(generator: Generator, steps: int) -> Generator:
+    """The generator for so many steps: one step needs no levels, also where some were asked for."""
+    return replace(generator, has_own_levels=generator.has_own_levels and steps != 1)
 
 
 def _sample(
@@ -132,7 +157,7 @@ def _sample(
 ) -> tuple[Tensor, float]:
     """n finite samples, and how many came per second."""
     start = time.perf_counter()
-    x = generator.sample(n, steps=steps, seed=seed, cond=cond)
+    x = _at(generator, steps).sample(n, steps=steps, seed=seed, cond=cond)
     speed = n / (time.perf_counter() - start)
     if not bool(torch.isfinite(x).all()):
         raise NonFiniteError(

@@ -152,18 +152,7 @@ def _read_declaration(path: Path) -> dict[str, Any]:
 
 def _onnx(file: Path, output: str | None) -> tuple[Network, str]:
     """The network of an ONNX file on the CPU, and the name of its output tensor."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UserError(
-            "an ONNX extractor needs onnxruntime: pip install 'fewstep[metrics]'"
-        ) from None
-    try:
-        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors share no base class of their own
-        raise UserError(
-            f"{file} is no model that onnxruntime runs: {str(error).splitlines()[0]}"
-        ) from None
+    session = _session(file)
     names = [o.name for o in session.get_outputs()]
     if output is None and len(names) > 1:
         raise UserError(
@@ -174,7 +163,13 @@ def _onnx(file: Path, output: str | None) -> tuple[Network, str]:
     entry, *others = session.get_inputs()
     if others:
         raise UserError(f"{file} has {len(others) + 1} inputs: expected pictures or vectors alone")
-    shape = entry.shape[1:]
+    if entry.type not in _TYPES:
+        raise UserError(
+            f"{file} takes {entry.type}: expected one of {', '.join(_TYPES)}, for pictures or"
+            " vectors"
+        )
+    name = output or names[0]
+    rows, *shape = entry.shape or [None]
 
     def network(x: Tensor) -> Tensor:
         if not _fits(x, shape):
@@ -182,10 +177,68 @@ def _onnx(file: Path, output: str | None) -> tuple[Network, str]:
                 f"samples of shape {tuple(x.shape[1:])}: {file.name} takes {shape}; declare size"
                 " and resize"
             )
-        array = np.ascontiguousarray(x.numpy(), dtype=np.float32)
-        return torch.from_numpy(session.run([output or names[0]], {entry.name: array})[0])
+        batch = rows if isinstance(rows, int) else len(x)
+        parts = []
+        for part in _as_type(x, entry.type, file).split(batch):
+            # The last row again and again, where the file takes a number of rows of its own.
+            full = torch.cat([part, part[-1:].expand(batch - len(part), *part.shape[1:])])
+            result = _run(session, file, name, {entry.name: full.numpy()}, batch)
+            parts.append(result[: len(part)])
+        return torch.cat(parts)
 
-    return network, output or names[0]
+    return network, name
+
+
+def _session(file: Path) -> Any:
+    """The file in onnxruntime. Raises UserError."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError(
+            "an ONNX extractor needs onnxruntime: pip install 'fewstep[metrics]'"
+        ) from None
+    try:
+        return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no base class of their own
+        raise UserError(
+            f"{file} is no model that onnxruntime runs: {str(error).splitlines()[0]}"
+        ) from None
+
+
+def _run(session: Any, file: Path, output: str, values: dict[str, np.ndarray], rows: int) -> Tensor:
+    """The output for so many rows, in float32. Raises UserError where the file fails."""
+    try:
+        result = session.run([output], values)[0]
+    except Exception as error:  # as above
+        raise UserError(f"{file} fails for {rows} samples: {str(error).splitlines()[0]}") from None
+    is_array = isinstance(result, np.ndarray) and result.dtype.kind in "fiu"
+    shape = result.shape if is_array else ()
+    if not shape or shape[0] != rows:
+        raise UserError(f"output {output} of {file} has shape {shape}: expected [{rows}, F]")
+    return torch.from_numpy(result).float()
+
+
+# What an ONNX file may take for samples.
+_TYPES = {
+    "tensor(float)": torch.float32,
+    "tensor(float16)": torch.float16,
+    "tensor(double)": torch.float64,
+    "tensor(uint8)": torch.uint8,
+}
+
+
+def _as_type(x: Tensor, name: str, file: Path) -> Tensor:
+    """The samples in the type that a file takes; half precision rounds. Raises UserError."""
+    if name == "tensor(uint8)":
+        # The mapping to the range [0, 255] has float errors.
+        near = x.round()
+        if bool(((x - near).abs() > 1e-3).any()) or bool(((near < 0) | (near > 255)).any()):
+            raise UserError(
+                f"{file.name} takes bytes, and the samples are {x.min():.3g} .. {x.max():.3g} or"
+                f" no whole numbers: declare range [0, 255] and levels 256 in {file.stem}.json"
+            )
+        x = near
+    return x.to(_TYPES[name]).contiguous()
 
 
 def _fits(x: Tensor, shape: Sequence[Any]) -> bool:
