@@ -51,6 +51,8 @@ class Args:
     """package.module:function of the run's method, where it is your own."""
     out: Path = Path("samples.png")
     """File to write: .png, .npy or .safetensors."""
+    batch: int | None = None
+    """Samples that pass through the network at once; left out, what memory takes, 4096 at most."""
     device: str = "auto"
     """cpu, cuda, mps or auto, the first there is."""
     quiet: bool = False
@@ -83,7 +85,8 @@ def main(argv: list[str]) -> int:
         args.run, ema=args.ema, device=args.device, composite=args.composite, **own_parts(args)
     )
     generator = generator.with_later_sigmas(args.later_sigmas)
-    x = generator.sample(args.n, steps=args.steps, seed=args.seed, cond=cond, sampler=args.sampler)
+    options = {"steps": args.steps, "sampler": args.sampler, "batch": args.batch}
+    x = generator.sample(args.n, seed=args.seed, cond=cond, **options)
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         writers[args.out.suffix](args.out, x)

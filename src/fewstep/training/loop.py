@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from fewstep.base.errors import NonFiniteError, OutOfMemory, Stopped, WorkerError
+from fewstep.base.memory import ran_out
 from fewstep.base.progress import Progress
 from fewstep.base.world import ALONE, World
 from fewstep.run.config import Run
@@ -154,7 +153,7 @@ def _saving_on_failure(
         _try_to_save(recorder, state)
         raise
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not ran_out(error):
             raise
         reason = str(error).partition("\n")[0] or type(error).__name__
         if state.updating:
@@ -167,10 +166,3 @@ def _saving_on_failure(
             f"out of memory: {reason}; {outcome}: continue with --resume --accumulate 2 or more,"
             " which changes the last bits"
         ) from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    first_line = str(error).partition("\n")[0]
-    return "out of memory" in first_line or "can't allocate memory" in first_line
