@@ -19,6 +19,7 @@ from fewstep.run.prepare import Prepared
 from fewstep.run.stages import stage_at
 from fewstep.training import hand_over, workers
 from fewstep.training.batches import Batch, draw_batch, to_device
+from fewstep.training.pace import Pace
 from fewstep.training.recorder import Recorder, due
 from fewstep.training.signals import stop_requests
 from fewstep.training.state import State
@@ -49,6 +50,7 @@ def loop(prepared: Prepared, state: State, launch: Launch, recorder: Recorder | 
     stages = prepared.stages
     start = time.monotonic()
     first = state.step
+    pace = Pace(run.iterations - first)
 
     def draw(step: int, world: World = launch.world) -> Batch:
         return draw_batch(stage_at(stages, step), prepared.arrays, step, world)
@@ -77,6 +79,8 @@ def loop(prepared: Prepared, state: State, launch: Launch, recorder: Recorder | 
                 state.add_to_log(row)
             step = f"{state.step} of {run.iterations}"
             progress.update(run.batch, step=step, loss=f"{row['loss']:.4g}")
+            if line := pace.after_step():
+                progress.note(line)
             if recorder:
                 seconds = time.monotonic() - start
                 speed = (state.step - first) * run.batch / max(seconds, 1e-9)
