@@ -41,11 +41,11 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wide")
     (folder / "wide_network.py").write_text(NETWORK)
     x = torch.randn(400, 2, generator=generator(0, "x"))
-    np.save(folder / "x.npy", x.numpy())
+    np.save(folder / "rows.npy", x.numpy())
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         network = import_function("network", "wide_network:Wide")
-        run = tiny_run(network_options={}, data=str(folder / "x.npy"))
+        run = tiny_run(network_options={}, data=str(folder / "rows.npy"))
         fs.train(run, network=network, out=folder / "run", progress=False, device="cpu")
     return folder
 

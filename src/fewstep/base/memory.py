@@ -140,7 +140,7 @@ class _Live(TorchDispatchMode):
     """Counts the bytes of the storages that operations inside it make, while they are alive."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self.places: set[int] = set()
 

@@ -85,8 +85,14 @@ def main(argv: list[str]) -> int:
         args.run, ema=args.ema, device=args.device, composite=args.composite, **own_parts(args)
     )
     generator = generator.with_later_sigmas(args.later_sigmas)
-    options = {"steps": args.steps, "sampler": args.sampler, "batch": args.batch}
-    x = generator.sample(args.n, seed=args.seed, cond=cond, **options)
+    x = generator.sample(
+        args.n,
+        steps=args.steps,
+        seed=args.seed,
+        cond=cond,
+        sampler=args.sampler,
+        batch=args.batch,
+    )
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         writers[args.out.suffix](args.out, x)
