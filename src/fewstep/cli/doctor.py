@@ -53,6 +53,8 @@ class Args:
     """Of a teacher's preconditioning edm; default: the data's."""
     seed: int = 0
     """Seed of the rows, noise and samples of the examination."""
+    batch: int | None = None
+    """Rows that pass through a network at once; left out, what memory takes."""
     device: str = "auto"
     """cpu, cuda, mps or auto, the first there is."""
     full: bool = False
@@ -102,7 +104,7 @@ def of_run(args: Args, progress: bool) -> Examination:
         if value != getattr(Args, name):
             flag = f"--{name.replace('_', '-')} {value}"
             raise UserError(f"{flag}: declares a teacher; {args.subject} is a run")
-    options = {name: getattr(args, name) for name in ("data", "teacher", "device", "seed")}
+    options = {name: getattr(args, name) for name in ("data", "teacher", "device", "seed", "batch")}
     subject = subject_of(args.subject, **options, **own_parts(args))
     return run_examination(subject, progress=progress)
 
@@ -119,7 +121,7 @@ def of_teacher(args: Args, progress: bool) -> Examination:
             " PATH"
         )
     dataset = dataset_of(args.data or args.subject)
-    names = ("prediction", "process", "range", "sigma_data", "device", "seed")
+    names = ("prediction", "process", "range", "sigma_data", "device", "seed", "batch")
     options = {name: getattr(args, name) for name in names}
     teacher = teacher_of(source(args, dataset), dataset, name=args.subject, **options)
     return teacher_examination(teacher, progress=progress)

@@ -58,6 +58,8 @@ class Args:
     """The file that the .onnx was exported from: its SHA-256 is recorded; known ones give FID."""
     reference: str | None = None
     """STATS.npz with mu and sigma of features, such as EDM's, in place of the training split."""
+    batch: int | None = None
+    """Samples that pass through the network at once; left out, what memory takes, 4096 at most."""
     device: str = "auto"
     """cpu, cuda, mps or auto, the first there is."""
     quiet: bool = False
@@ -100,6 +102,7 @@ def main(argv: list[str]) -> int:
         reference=None if args.reference is None else read_statistics(args.reference),
         candidates=args.candidates,
         draw=args.draw,
+        batch=args.batch,
     )
     if args.json:
         print(json.dumps({"results": [asdict(r) for r in results], "speed": speeds}))

@@ -49,8 +49,9 @@ class Args:
     """Samples of one draw; left out, as many as the held-out split has."""
     seed: int = 0
     """Seed of the test's samples; the search has its own."""
-    batch: int = 256
-    """Samples of the larger call that is timed."""
+    batch: int | None = None
+    """Samples at once, and of the larger call that is timed; left out, what memory takes, and 256
+    of that call."""
     repeats: int = 15
     """Timed calls of each setting and size."""
     gain: float = 0.05
@@ -132,7 +133,8 @@ def plan_of(args: Args) -> Plan:
         draw=args.draw,
         candidates=args.candidates,
         seed=args.seed,
-        batch=args.batch,
+        batch=256 if args.batch is None else args.batch,
+        at_once=args.batch,
         repeats=args.repeats,
         gain=args.gain,
     )

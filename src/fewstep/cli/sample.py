@@ -52,6 +52,8 @@ class Args:
     """package.module:function of the run's method, where it is your own."""
     out: Path = Path("samples.png")
     """File to write: .png, .npy or .safetensors; samples with one axis also .csv or .parquet."""
+    batch: int | None = None
+    """Samples that pass through the network at once; left out, what memory takes, 4096 at most."""
     device: str = "auto"
     """cpu, cuda, mps or auto, the first there is."""
     quiet: bool = False
@@ -93,7 +95,14 @@ def main(argv: list[str]) -> int:
         writing.check_table(args.out, generator.facts.shape)
     cond = args.label if args.cond is None else read_condition(args.cond, names)
     generator = generator.with_later_sigmas(args.later_sigmas)
-    x = generator.sample(args.n, steps=args.steps, seed=args.seed, cond=cond, sampler=args.sampler)
+    x = generator.sample(
+        args.n,
+        steps=args.steps,
+        seed=args.seed,
+        cond=cond,
+        sampler=args.sampler,
+        batch=args.batch,
+    )
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         about = writers[args.out.suffix](args.out, x)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from fewstep.base.conditions import Cond, apply_mask
 from fewstep.base.device import pick_device
 from fewstep.base.errors import StorageError, UserError, require
+from fewstep.base.memory import Room
 from fewstep.base.options import plain
 from fewstep.base.randomness import SAMPLING_BLOCK, normal
 from fewstep.base.surroundings import surroundings
@@ -43,6 +46,7 @@ class Generator:
     step: int
     fingerprint: str = field(default="")
     has_own_levels: bool = False  # by `with_later_sigmas`: they are used as they are, or refused
+    room: Room = field(default_factory=Room, compare=False)  # what memory its samples take
 
     def __repr__(self) -> str:
         run = self.run
@@ -74,7 +78,8 @@ class Generator:
         place = pick_device(str(device))
         if place.type == self.device.type and place.index in (None, self.device.index):
             return self
-        return replace(self, denoiser=copy.deepcopy(self.denoiser).to(place))
+        there = copy.deepcopy(self.denoiser).to(place)
+        return replace(self, denoiser=there, room=Room())
 
     @surroundings()
     def sample(
@@ -85,7 +90,7 @@ class Generator:
         seed: int = 0,
         cond: Cond | int | str = None,
         sampler: str | None = None,
-        batch: int = 4096,
+        batch: int | None = None,
     ) -> Tensor:
         """n samples `[n, *shape]` on the CPU, in the data's units.
 
@@ -94,9 +99,34 @@ class Generator:
         cond: a label or the name of its class for all, or labels `[n]`; None goes through the
         labels in turn, and -1 asks for any where the run had label_drop. Other conditions as in
         training, in the data's units, with n rows or one row for all.
+        batch: samples that pass through the network at once; None is what memory takes, 4096 at
+        most. Where memory ends there are half as many, and a warning says so.
         The noise of a sample depends on seed and its place alone, not on n or batch.
-        Raises UserError for conditions the generator does not know.
+        Raises UserError for conditions the generator does not know, OutOfMemory.
         """
+        options = {"steps": steps, "seed": seed, "cond": cond, "sampler": sampler, "batch": batch}
+        samples = torch.empty(0, *self.facts.shape)
+        first = 0
+        for part in self.sample_parts(n, **options):  # type: ignore[arg-type]
+            if len(part) == n:
+                return part
+            if not first:
+                samples = part.new_empty(n, *part.shape[1:])
+            samples[first : first + len(part)] = part
+            first += len(part)
+        return samples
+
+    def sample_parts(
+        self,
+        n: int,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        cond: Cond | int | str = None,
+        sampler: str | None = None,
+        batch: int | None = None,
+    ) -> Iterator[Tensor]:
+        """What `sample` gives, one part after the other, so that only one is in memory."""
         own = sampling.sampler(self.method.sampler)
         if sampler is not None and own.only and own.default > 1:
             raise UserError(
@@ -109,16 +139,16 @@ class Generator:
         if self.has_own_levels:
             count = len(self.later_sigmas) + 1 if steps is None else steps
             self._check_levels(by, count)
-        least = {"n": (n, 0), "seed": (seed, 0), "batch": (batch, 1), "steps": (count, 0)}
+        least = {"n": (n, 0), "seed": (seed, 0), "steps": (count, 0)}
+        least |= {} if batch is None else {"batch": (batch, 1)}
         for name, (value, bound) in least.items():
             fine = type(value) is int and value >= bound
             require(fine, name, value, f"a whole number, {bound} or more")
         grid = by.times(self.method.process, count, self.later_sigmas)
         self._check_range(count, grid)
         conds = self.conditions(n, cond)
-        parts = [range(n)[first : first + batch] for first in range(0, n, batch)]
-        samples = [self._sample_part(by, grid, seed, part, conds) for part in parts]
-        return torch.cat(samples) if samples else torch.empty(0, *self.facts.shape)
+        work = partial(self._sample_part, by, grid, seed, conds)
+        yield from self.room.parts(n, work, batch, self.device)
 
     @property
     def later_sigmas(self) -> tuple[float, ...]:
@@ -156,8 +186,9 @@ class Generator:
                 " there (--composite, composite=True)"
             )
 
+    @torch.no_grad()
     def _sample_part(
-        self, by: sampling.Sampler, grid: list[float], seed: int, part: range, conds: Cond
+        self, by: sampling.Sampler, grid: list[float], seed: int, conds: Cond, part: range
     ) -> Tensor:
         """The samples whose numbers are in `part`, in one batch."""
         process = self.method.process

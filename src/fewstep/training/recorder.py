@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 
 from fewstep.base import disk
 from fewstep.base.conditions import examples
-from fewstep.base.errors import NonFiniteError, storage
+from fewstep.base.errors import NonFiniteError, OutOfMemory, storage
+from fewstep.base.memory import Room
 from fewstep.data import Units, change_cond, pictures
 from fewstep.run import checkpoint
 from fewstep.run.checkpoint import RunFolder, Saver
@@ -222,15 +224,17 @@ class Recorder:
         prepared = self.prepared
         step = self.state.step
         average = self.state.averages["ema"]
+        count = pictures.suitable(prepared.facts.shape)
         generator = Generator(prepared.run, prepared.facts, prepared.method, average, step)
+        if self.state.is_sharded:  # all ranks pass the same rows at the same time
+            generator = replace(generator, room=Room(least=count))
         try:
-            count = pictures.suitable(prepared.facts.shape)
             x = generator.sample(count, cond=self.picture_cond)
             if self.world.main:
                 self.folder.samples.mkdir(parents=True, exist_ok=True)
                 path = self.folder.samples / f"step-{step}.png"
                 pictures.draw(path, x, prepared.facts.units)
-        except (OSError, ValueError, MemoryError, torch.OutOfMemoryError) as error:
+        except (OSError, ValueError, MemoryError, torch.OutOfMemoryError, OutOfMemory) as error:
             if self.state.is_sharded:
                 raise  # the others wait for this rank in the middle of a pass
             reason = str(error).partition("\n")[0] or type(error).__name__

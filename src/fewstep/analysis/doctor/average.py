@@ -37,7 +37,7 @@ def draw_samples(subject: Subject, net: nn.Module) -> Tensor:
     cond = each(lambda part: part[index], train.cond)
     seed = block_seed(subject.seed, "doctor samples", 0)
     user_cond = subject.dataset.user_cond(cond)
-    x = subject.generator(net).sample(count, seed=seed, cond=user_cond)
+    x = subject.generator(net).sample(count, seed=seed, cond=user_cond, batch=subject.batch)
     return apply_mask(subject.dataset.units.to_model(x), cond)
 
 

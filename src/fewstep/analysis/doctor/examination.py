@@ -20,6 +20,7 @@ from fewstep.analysis.doctor.training_log import training_log
 from fewstep.analysis.doctor.verdicts import Measure, Severity, Verdict, worst
 from fewstep.base.errors import FewstepError
 from fewstep.base.progress import Progress
+from fewstep.core.denoiser import passes_in_parts
 
 
 @dataclass(frozen=True)
@@ -93,4 +94,5 @@ def examine(subject: Subject, *, progress: bool = False) -> Examination:
         f"{subject.run.method} on {subject.dataset.name}{stage}, step {subject.step} of"
         f" {subject.run.iterations}"
     )
-    return Examination(subject.name, about, tuple(take(measures, progress=progress)))
+    with passes_in_parts(subject.split):
+        return Examination(subject.name, about, tuple(take(measures, progress=progress)))

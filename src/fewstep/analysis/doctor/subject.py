@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from fewstep import exact, methods
 from fewstep.base.conditions import Cond
 from fewstep.base.device import pick_device
 from fewstep.base.errors import FewstepError, StorageError, UserError
+from fewstep.base.memory import Room
 from fewstep.core import abilities
 from fewstep.core.denoiser import Denoiser, Models
 from fewstep.core.method import Method
@@ -64,6 +66,8 @@ class Subject:
     truth: Any = None  # the exact law of the data
     log: tuple[dict[str, Any], ...] | None = None
     seed: int = 0
+    batch: int | None = None  # rows at once; None: what memory takes
+    room: Room = field(default_factory=Room, compare=False)
 
     @property
     def denoises(self) -> bool:
@@ -88,7 +92,12 @@ class Subject:
 
     def generator(self, denoiser: nn.Module) -> Generator:
         """What samples from one of its networks."""
-        return Generator(self.run, self.facts, self.method, denoiser, self.step)
+        return Generator(self.run, self.facts, self.method, denoiser, self.step, room=self.room)
+
+    def split(self, n: int, work: Callable[[range], Tensor]) -> Iterator[Tensor]:
+        """work(rows) of n rows in parts that memory takes."""
+        device = next(self.ema.parameters()).device
+        return self.room.parts(n, work, self.batch, device)
 
     def solution(self, x_t: Tensor, t: Time, cond: Cond) -> Tensor | None:
         """Where the true trajectory, or else the teacher's, ends at the data; None without both."""
@@ -115,6 +124,7 @@ def subject_of(
     method: OwnMethod | None = None,
     device: str = "auto",
     seed: int = 0,
+    batch: int | None = None,
 ) -> Subject:
     """The subject of a run folder, checkpoint folder or shipped name.
 
@@ -153,6 +163,7 @@ def subject_of(
         truth=truth_of(dataset, stage.method.process),
         log=_log(checkpoint),
         seed=seed,
+        batch=batch,
     )
 
 

@@ -13,6 +13,8 @@ from fewstep.analysis.metrics.sets import of_sets
 from fewstep.base.errors import UserError
 
 ROWS = 1000  # rows of a matrix of distances in memory at once
+MOST = 2 * 10**7  # distances of it: of a large set fewer rows
+PIECE = 2**22  # numbers of the other set that are in float64 at once
 
 
 def flat(x: Tensor) -> Tensor:
@@ -24,12 +26,18 @@ def reduce_distances(x: Tensor, y: Tensor, reduce: Callable[[Tensor], Tensor]) -
 
     Computed from differences: the quick way through products loses half the digits.
     """
-    y = flat(y)
+    rows = min(ROWS, MOST // max(len(y), 1) + 1)
+    columns = y.split(PIECE // max(math.prod(y.shape[1:]), 1) + 1)
     results = []
-    for part in flat(x).split(ROWS):
-        distances = torch.cdist(part, y, compute_mode="donot_use_mm_for_euclid_dist")
+    for part in x.split(rows):
+        a = flat(part)
+        distances = torch.cat([_distances(a, flat(column)) for column in columns], 1)
         results.append(reduce(distances).reshape(-1))
     return torch.cat(results)
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 @of_sets()

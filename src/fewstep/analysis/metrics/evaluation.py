@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -89,6 +89,7 @@ def evaluate(
     candidates: int = 1,
     draw: int | None = None,
     prepared: Prepared | None = None,
+    batch: int | None = None,
 ) -> tuple[list[Result], list[dict[str, float]]]:
     """Scores at each number of network evaluations, and samples per second.
 
@@ -103,6 +104,7 @@ def evaluate(
     reference: in place of the training split.
     candidates: how many models were scored on this split before one was chosen.
     prepared: metrics, extractor and reference made ready for this data, in place of these three.
+    batch: samples at once, as for `Generator.sample`; one draw at a time is in memory.
 
     Raises UserError where the data set is not the one of the run, or fewer than 2 samples are left
     to compare.
@@ -119,8 +121,13 @@ def evaluate(
     # The test split has other noise than the validation split: what was chosen is scored anew.
     sample_seed = seed if split == "test" else block_seed(seed, "eval validation", 0)
     order = shuffled_indices(sample_seed, "eval", 0, n, len(dataset.train.x0))
-    cond = dataset.user_cond(dataset.train.rows(order).cond)
-    _warm_up(generator, steps, min(size, _WARM_UP), sample_seed, cond)
+    cond = dataset.user_cond(each(lambda part: part[order], dataset.train.cond))
+    options: dict[str, Any] = {"seed": sample_seed, "batch": batch}
+    for count in steps:
+        # Not timed; it also raises for impossible steps before anything takes long.
+        first = min(size, _WARM_UP)
+        few = _rows(cond, slice(first))
+        next(_at(generator, count).sample_parts(first, steps=count, cond=few, **options))
     if prepared is None:
         meters = meters_of(
             dataset, held_out, size, metrics=metrics, extractor=extractor, reference=reference
@@ -133,18 +140,15 @@ def evaluate(
     results = []
     speeds = []
     for count in steps:
-        x, speed = _sample(generator, count, n, sample_seed, cond)
-        speeds.append({"steps": count, "samples_per_second": speed})
-        draws = apply_mask(dataset.units.to_model(x), cond).split(size)[: n // size]
+        sample = _at(generator, count).sample_parts
+        parts = _Clock(sample(n, steps=count, cond=cond, **options))
+        draws = (
+            apply_mask(dataset.units.to_model(x), _rows(cond, slice(i * size, (i + 1) * size)))
+            for i, x in enumerate(_draws(parts, size, count))
+        )
         results += _score(prepared, draws, count, protocol)
+        speeds.append({"steps": count, "samples_per_second": n / parts.seconds})
     return results, speeds
-
-
-def _warm_up(generator: Generator, steps: Sequence[int], count: int, seed: int, cond: Cond) -> None:
-    """A pass that is not timed; it also raises for impossible steps before anything takes long."""
-    first = each(lambda rows: rows[:count], cond)
-    for number in steps:
-        _at(generator, number).sample(count, steps=number, seed=seed, cond=first)
 
 
 def _at(generator: Generator, steps: int) -> Generator:
@@ -152,22 +156,50 @@ def _at(generator: Generator, steps: int) -> Generator:
     return replace(generator, has_own_levels=generator.has_own_levels and steps != 1)
 
 
-def _sample(
-    generator: Generator, steps: int, n: int, seed: int, cond: Cond
-) -> tuple[Tensor, float]:
-    """n finite samples, and how many came per second."""
-    start = time.perf_counter()
-    x = _at(generator, steps).sample(n, steps=steps, seed=seed, cond=cond)
-    speed = n / (time.perf_counter() - start)
-    if not bool(torch.isfinite(x).all()):
-        raise NonFiniteError(
-            f"the samples of {steps} steps hold NaN or infinity: there is nothing to score"
-        )
-    return x, speed
+def _rows(cond: Cond, rows: slice) -> Cond:
+    return each(lambda part: part[rows], cond)
+
+
+class _Clock:
+    """Parts as they come, and the seconds that they took to come."""
+
+    def __init__(self, parts: Iterator[Tensor]) -> None:
+        self.parts = parts
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
+    def __next__(self) -> Tensor:
+        start = time.perf_counter()
+        try:
+            return next(self.parts)
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
+def _draws(parts: Iterable[Tensor], size: int, steps: int) -> Iterator[Tensor]:
+    """The samples of the parts in whole draws of `size`. Raises NonFiniteError."""
+    draw = torch.empty(0)
+    full = size  # rows of the draw that are there
+    for part in parts:
+        if not bool(torch.isfinite(part).all()):
+            raise NonFiniteError(
+                f"the samples of {steps} steps hold NaN or infinity: there is nothing to score"
+            )
+        rest = part
+        while len(rest):
+            if full == size:
+                draw, full = rest.new_empty(size, *rest.shape[1:]), 0
+            count = min(len(rest), size - full)
+            draw[full : full + count] = rest[:count]
+            rest, full = rest[count:], full + count
+            if full == size:
+                yield draw
 
 
 def _score(
-    prepared: Prepared, draws: Sequence[Tensor], steps: int, protocol: dict[str, Any]
+    prepared: Prepared, draws: Iterable[Tensor], steps: int, protocol: dict[str, Any]
 ) -> list[Result]:
     """One result for each metric; each space computes the features of a draw once."""
     meters, spaces = prepared.meters, prepared.spaces

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fewstep.analysis.metrics.preprocessing import Input
 from fewstep.base.errors import UserError, unknown
+from fewstep.base.memory import Room
 
 Network = Callable[[Tensor], Tensor]
 
@@ -35,26 +36,31 @@ class Extractor:
     input: Input = AS_IT_IS
     output: str | None = None  # the tensor's name, where there is more than one
     weights: str | None = None
-    batch: int = 4096
+    batch: int | None = None  # samples at once; None: what memory takes
+    room: Room = field(default_factory=Room, repr=False, compare=False)
 
-    @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
         """`[N, F]` in float32 of samples `[N, ...]`; UserError for another shape, NaN, infinity."""
-        parts = []
-        for part in x.split(self.batch):
-            output = self.network(self.input(part))
-            if output.ndim != 2 or len(output) != len(part):
-                raise UserError(
-                    f"extractor {self.name} gives {tuple(output.shape)} for {len(part)} samples:"
-                    " expected [N, F]"
-                )
-            parts.append(output.detach().cpu())
-        features = torch.cat(parts)
+
+        def work(rows: range) -> Tensor:
+            return self._of_part(x[rows.start : rows.stop])
+
+        features = torch.cat(list(self.room.parts(len(x), work, self.batch)))
         if not bool(torch.isfinite(features).all()):
             raise UserError(
                 f"extractor {self.name} gives NaN or infinity: look at the range of its input"
             )
         return features
+
+    @torch.no_grad()
+    def _of_part(self, x: Tensor) -> Tensor:
+        output = self.network(self.input(x))
+        if output.ndim != 2 or len(output) != len(x):
+            raise UserError(
+                f"extractor {self.name} gives {tuple(output.shape)} for {len(x)} samples:"
+                " expected [N, F]"
+            )
+        return output.detach().cpu()
 
     def facts(self) -> dict[str, Any]:
         """Its part of the protocol, in JSON's own types."""
