@@ -206,6 +206,12 @@ FAULTY: dict[str, tuple[str, Callable[[Subject], Subject], tuple[str, ...], dict
         ("training log",),
         {"not-annealed": "watch"},
     ),
+    "close neighbours in bf16": (
+        "ect",
+        lambda p: replace(p, run=replace(p.run, precision="bf16")),
+        ("rounding",),
+        {"rounding": "watch"},
+    ),
     "a run that stopped": (
         "ect",
         lambda p: replace(p, step=200),
@@ -389,7 +395,7 @@ def test_the_shipped_generator_is_healthy(capsys):
     """It has no student, log or teacher, and the measures that need them say so."""
     assert main(["doctor", "digits", "--device", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1].startswith("verdict: healthy by all 5 measures that could be taken;")
+    assert lines[-1].startswith("verdict: healthy by all 6 measures that could be taken;")
     assert sum("not measured" in line for line in lines) == 4
 
 
