@@ -52,9 +52,9 @@ def test_a_function_has_no_passes_to_round(digits):
     x0 = torch.randn(16, 3, generator=generator(0, "x"))
     t = torch.linspace(0.1, 10, 16, dtype=torch.float64)
     times = fs.times.Times(t, 0.5 * t, 0 * t, torch.ones_like(t))
-    found = rounding(GAUSSIAN, fs.process.edm(), x0, x0.flip(0), times, None, [torch.bfloat16])
-    assert found.ratios()[0] < 1e-5
-    assert float(found.gap.min()) > 0
+    parts = rounding(GAUSSIAN, fs.process.edm(), x0, x0.flip(0), times, None, [torch.bfloat16])
+    assert parts.ratios()[0] < 1e-5
+    assert float(parts.gap.min()) > 0
 
 
 def test_which_methods_learn_a_difference():

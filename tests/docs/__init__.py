@@ -1,4 +1,4 @@
-"""Every command and every block of Python in the pages, run at reduced length: not a part of pytest.
+"""Every command and every block of Python in the pages, run short: not a part of pytest.
 
 `python -m tests.docs [PAGE ...]`; a failure names page and line.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import textwrap
 from collections.abc import Iterator
@@ -26,12 +27,12 @@ class Piece(NamedTuple):
 
     @property
     def place(self) -> str:
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
+        return f"{os.path.relpath(self.page, ROOT)}:{self.line}"
 
 
 def pieces(page: Path) -> list[Piece]:
     """All of a page, in its order."""
-    text, found = [], []
+    text, result = [], []
     lines = enumerate(page.read_text().splitlines(), 1)
     for number, line in lines:
         fence = FENCE.match(line)
@@ -46,22 +47,22 @@ def pieces(page: Path) -> list[Piece]:
         text.append((number, ""))  # what is quoted in a line does not reach across a block
         if fence[2] == "python":
             code = textwrap.dedent("\n".join(line for _, line in block))
-            found.append(Piece(page, number + 1, "python", code))
+            result.append(Piece(page, number + 1, "python", code))
         if fence[2] in SHELLS:
-            found += commands(page, block)
-    return sorted([*found, *quoted(page, text)], key=lambda piece: piece.line)
+            result += commands(page, block)
+    return sorted([*result, *quoted(page, text)], key=lambda piece: piece.line)
 
 
 def commands(page: Path, block: list[tuple[int, str]]) -> Iterator[Piece]:
     """The commands of a block; a line that begins with spaces goes on with the one before."""
-    joined: list[tuple[int, str]] = []
+    whole_lines: list[tuple[int, str]] = []
     for number, line in block:
         line = re.sub(r"(^|\s+)#.*", "", line)
-        if line.startswith(" ") and joined:
-            joined[-1] = (joined[-1][0], f"{joined[-1][1]} {line.strip()}")
+        if line.startswith(" ") and whole_lines:
+            whole_lines[-1] = (whole_lines[-1][0], f"{whole_lines[-1][1]} {line.strip()}")
         elif line.strip():
-            joined.append((number, line.strip()))
-    return (Piece(page, number, "shell", line) for number, line in joined)
+            whole_lines.append((number, line.strip()))
+    return (Piece(page, number, "shell", line) for number, line in whole_lines)
 
 
 def quoted(page: Path, text: list[tuple[int, str]]) -> Iterator[Piece]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from fewstep.cli import train as train_verb
 from fewstep.data import Units
 from fewstep.run.build import build_method, build_student, with_defaults
 from fewstep.run.facts import Facts
-from tests.docs.pages import ROOT, Piece, pieces
+from tests.docs.pages import Piece, pieces
 
 STEPS = "4"
 # Appended to a verb's words.
@@ -33,7 +34,15 @@ SHORTER = {
     ),
 }
 # What stands for something of the reader's.
-NAMES = {"SEED": "1", "METHOD": "ect", "SETTINGS": "", "...": "digits", "RUN…": "RUN", "RECIPE": "digits", "WHAT": "digits"}
+NAMES = {
+    "SEED": "1",
+    "METHOD": "ect",
+    "SETTINGS": "",
+    "...": "digits",
+    "RUN…": "RUN",
+    "RECIPE": "digits",
+    "WHAT": "digits",
+}
 BRACKETS = {"N": "64", "K": "1", "A,B": "energy", "DIR": "page"}  # of options in [brackets]
 # Of options in brackets whose values are files that are not here.
 FOREIGN = ("--extractor", "--reference", "--teacher")
@@ -54,7 +63,11 @@ def prepare(page: Path) -> None:
     for i in range(40):
         pixels = torch.randint(256, (70, 72, 3), generator=noise).byte().numpy()
         Image.fromarray(pixels).save(f"photos/{i}.png")
-    own = [piece.text for piece in pieces(page) if piece.kind == "python" and "def method()" in piece.text]
+    own = [
+        piece.text
+        for piece in pieces(page)
+        if piece.kind == "python" and "def method()" in piece.text
+    ]
     if own:
         Path("mine.py").write_text(own[0])
 
@@ -65,7 +78,9 @@ def short(words: list[str], piece: Piece) -> list[str]:
     rest = [word for word in without_brackets(rest) if word]
     for before, word in zip(["", *rest], rest, strict=False):
         is_teacher = before in ("--teacher", "--init")
-        names_a_run = word.startswith("runs/") or word.isupper() and word.isalpha() or "-TEACHER" in word
+        names_a_run = (
+            word.startswith("runs/") or (word.isupper() and word.isalpha()) or "-TEACHER" in word
+        )
         if before != "--out" and names_a_run:
             make_run(word, of_diffusion=is_teacher and "predictor" not in piece.text)
     rest += SHORTER.get(verb, ())
@@ -149,4 +164,16 @@ def run_python(piece: Piece) -> None:
         _scopes[piece.page] = scope
     lines = "\n" * (piece.line - 1)  # so that a traceback names the page's line
     with contextlib.redirect_stdout(None):
-        exec(compile(lines + piece.text, str(piece.page.relative_to(ROOT)), "exec"), _scopes[piece.page])
+        exec(
+            compile(lines + piece.text, str(piece.page), "exec"),
+            _scopes[piece.page],
+        )
+
+
+def line_of(error: Exception, piece: Piece) -> int:
+    """The page's line that raised an error, or the piece's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return (
+        next((one.lineno for one in reversed(frames) if one.filename == str(piece.page)), None)
+        or piece.line
+    )

@@ -104,7 +104,7 @@ def bf16_ratio(stage: Stage, state: State, batch: Batch) -> float:
         return math.inf
     here = rows.to(batch.x0.device)
     times = batch.times._replace(**{name: getattr(batch.times, name)[rows] for name in "trawu"})
-    found = rounding(
+    parts = rounding(
         state.student,
         stage.method.process,
         batch.x0[here],
@@ -113,7 +113,7 @@ def bf16_ratio(stage: Stage, state: State, batch: Batch) -> float:
         pick(batch.cond, here),
         [torch.bfloat16],
     )
-    return found.ratios()[0]
+    return parts.ratios()[0]
 
 
 def _precision(stage: Stage, state: State, batch: Batch) -> str:

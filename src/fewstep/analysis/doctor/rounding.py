@@ -46,9 +46,9 @@ def shares(
         if r <= float(times.a[0]):  # the target is the data itself
             continue
         process = subject.method.process
-        found = rounding(net, process, rows.x0, rows.z, times, rows.cond, passes)
-        ratios = found.ratios()
-        table.append((one.level, r / one.t, float(found.gap.mean()) ** 0.5, *ratios))
+        parts = rounding(net, process, rows.x0, rows.z, times, rows.cond, passes)
+        ratios = parts.ratios()
+        table.append((one.level, r / one.t, float(parts.gap.mean()) ** 0.5, *ratios))
         sums = [total + one.share * ratio**2 for total, ratio in zip(sums, ratios, strict=True)]
         weight += one.share
     roots = [(total / weight) ** 0.5 if weight else 0.0 for total in sums]
