@@ -18,7 +18,7 @@ test: format $(VENV)/.dev  ## everything that must hold before a change lands; t
 	wait $$types || { echo "mypy found errors: make lint"; exit 1; }; \
 	exit $$tests
 
-test-docs: $(VENV)/.dev  ## every command and block of Python in the pages, in about eight minutes
+test-docs: $(VENV)/.dev  ## every command and block of Python in the pages, in about five minutes
 	$(BIN)/python -m tests.docs
 
 lint: format

@@ -46,8 +46,6 @@ def direct_cm(
     noising = core.process.by_name(process)
     grid = tuple(core.sampling.solver_grid(noising, n, ()))
     start = grid[0] if starts == "highest" else None
-    # LCM's sampler of two steps goes back to the middle of the table.
-    middle = float(noising.level(noising.t_max / 2)) if process == "discrete" else 0.821
     levels = core.times.Levels(grid=grid, first=start is not None)
     return core.Method(
         process=noising,
@@ -56,8 +54,13 @@ def direct_cm(
         target=core.targets.Student() if goal == "student" else None,
         distance=core.distances.element_huber(c),
         scaling=core.scalings.Edm(sigma_data=sigma_data),
-        later_sigmas=(middle,),
+        later_sigmas=_later(noising, process),
     )
+
+
+def _later(noising: core.process.Process, process: str) -> tuple[float, ...]:
+    """The second step's noise: of a table the middle, as LCM's sampler, else ECT's 0.821."""
+    return (float(noising.level(noising.t_max / 2)) if process == "discrete" else 0.821,)
 
 
 def _times(
