@@ -13,7 +13,8 @@ from torch import nn
 from fewstep.base.conditions import apply_mask
 from fewstep.base.errors import UserError, require, short_repr
 from fewstep.base.randomness import normal
-from fewstep.core import abilities
+from fewstep.core import abilities, sampling
+from fewstep.core.couplings import GeneratorInduced
 from fewstep.core.denoiser import across
 from fewstep.core.method import Method
 from fewstep.data import LABELS, Arrays, each
@@ -53,7 +54,9 @@ def teacher_of(source: Source | None, student: Prepared) -> Model | None:
         raise UserError("this run's teacher was given as an object: pass it as teacher=")
     check_guidance(method, facts, run.data)
     model = open_model(source, student, name=name)
-    if model.generator is not None:
+    if predicts_ends(method):
+        _check_predictor(model, facts)
+    elif model.generator is not None:
         _check_generator(model.generator, facts, guidance_of(method))
     denoiser: Any = model.denoiser
     if isinstance(denoiser, nn.Module):
@@ -94,12 +97,43 @@ def _check_generator(teacher: Generator, facts: Facts, guidance: float) -> None:
             f"guidance = {guidance}: expected 0, or a teacher trained with label_drop, which has a"
             " guess for -1"
         )
-    theirs = teacher.method
-    if theirs.target is not None or "teacher" in theirs.needs or abilities.jumps(theirs.coupling):
+    if _jumps(teacher.method):
         raise UserError(
             f"the teacher was trained by {teacher.run.method!r} to jump, not to denoise:"
             " expected a diffusion model (--method diffusion) or exact:NAME"
         )
+
+
+def predicts_ends(method: Method) -> bool:
+    """Whether the method asks its teacher for endpoints, as gc does with predictor = teacher."""
+    coupling = method.coupling
+    return isinstance(coupling, GeneratorInduced) and "teacher" in abilities.needs(
+        coupling.predictor
+    )
+
+
+def _check_predictor(teacher: Model, facts: Facts) -> None:
+    """Raises UserError where a named teacher does not jump to the data from every time.
+
+    A network or function that is passed from Python is taken at its word.
+    """
+    generator = teacher.generator
+    expected = "a run that was trained to jump to the data, such as of ect or ict"
+    if generator is None:
+        named = teacher.name.startswith("exact:") or teacher.name.endswith(".safetensors")
+        require(not named, "predictor = teacher: teacher", teacher.name, expected)
+        return
+    same_data(generator.facts, facts)
+    theirs = generator.method
+    fits = _jumps(theirs) and theirs.trained_from == 0
+    fits = fits and sampling.sampler(theirs.sampler).default == 1
+    require(fits, "predictor = teacher: a teacher trained by", generator.run.method, expected)
+
+
+def _jumps(method: Method) -> bool:
+    """Whether its students jump along a trajectory, in place of denoising."""
+    is_taught = method.target is not None or "teacher" in method.needs
+    return is_taught or abilities.jumps(method.coupling)
 
 
 def guidance_of(method: Method) -> float:

@@ -165,11 +165,12 @@ def train_step(stage: Stage, state: State, batch: Batch) -> dict[str, Any]:
         is_finite = [math.isfinite(value) for value in values]
         skips = run.precision == "fp16" and is_finite == [True, False]
         if skips:
-            nonfinite.overflow(state, loss_b.cpu())
+            nonfinite.overflow(stage, state, batch, loss_b.cpu())
             row["grad_norm"] = None  # JSON has no infinity
         elif not all(is_finite):
             again = partial(passes, stage, state, batch)
-            raise nonfinite.non_finite(state, batch, loss_b.cpu(), values[1], again)
+            loss_b = loss_b.cpu()
+            raise nonfinite.non_finite(stage, state, batch, loss_b, values[1], again)
     # The update.
     state.updating = True
     if not skips:
