@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -446,3 +447,17 @@ def test_guidance_needs_labels_and_a_teacher_that_can_do_without(tmp_path):
     assert by_guide[-1]["teacher_evaluations"] == 2 * single[-1]["teacher_evaluations"]
     assert by_guide[0]["loss"] != single[0]["loss"]
     train(run, data, teacher=LABELLED)
+
+
+def test_conditions_of_a_cache_are_in_the_units_of_the_data(tmp_path):
+    """Solved with features of 288 +- 10, a student takes features of 288 +- 10."""
+    z = torch.randn(200, 2, generator=generator(0, "x"), dtype=torch.float64).numpy()
+    features = 288 + 10 * z[:, :1]
+    np.savez(tmp_path / "x.npz", x=z, features=features)
+    run = replace(direct(), data=str(tmp_path / "x.npz"))
+    solved = fs.trajectories(run, 40, lambda x_t, t, cond: 0.5 * x_t, progress=False, device="cpu")
+    assert np.abs(solved["cond"].numpy() - features.T).min(1).max() < 1e-3
+    student = train(direct(source="cache"), solved)
+    scale = student.conditions(40, solved["cond"])
+    assert abs(scale.mean().item()) < 1e-5
+    assert scale.std(correction=0).item() == pytest.approx(1)

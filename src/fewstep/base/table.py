@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+MOST_LISTED = 12  # texts of a line
 _NUMBER = re.compile(r"\(?[-+±\u2212]?(\.?\d|(inf|nan)\b)|-$")
 
 
@@ -32,3 +33,10 @@ def text_table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
 
     lines_of_cells = [[pad(cell, i) for i, cell in enumerate(line)] for line in lines]
     return "\n".join("  ".join(line).rstrip() for line in lines_of_cells)
+
+
+def first_of(texts: list[str]) -> str:
+    """The first of the texts in a line, and how many more there are."""
+    more = len(texts) - MOST_LISTED
+    line = ", ".join(texts[:MOST_LISTED])
+    return f"{line} and {more} more" if more > 0 else line

@@ -5,37 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import math
-import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fewstep.base.conditions import Cond, leaves, mask_of
 from fewstep.base.errors import UserError
-from fewstep.base.table import text_table
+from fewstep.base.table import MOST_LISTED, first_of, text_table
 from fewstep.data.columns import Column
 from fewstep.data.dataset import Arrays, Dataset
-from fewstep.data.units import BYTES, Units
+from fewstep.data.marks import marks_of
+from fewstep.data.numbers import classes_of, columns_of, in_user_units, numbers_of
+from fewstep.data.units import Units
 
-MOST_SHOWN = 12  # variables or classes that are printed
 MOST_STORED = 1000  # variables that are kept
-FAR = 30.0  # deviations, by the quartiles, from which on a value is named
-RATIO = 10.0  # of deviations along another axis, from which on its places look like variables
-DIFFERENCE = 20.0  # likewise of means, in deviations
-FEW_PLACES = 16  # of an axis that may be one of variables
-FEW_COLUMNS = 200  # that are compared with one another
-COMPARED = 10_000  # rows that columns are compared on
-MOST_SORTED = 1_000_000  # numbers of a variable whose quartiles are taken
-SLIVER = 128  # of 256 levels that pictures should use
 
 PARTS = ("training", "validation", "test")
-SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev"}
-
 log = logging.getLogger("fewstep")
 
 
@@ -130,8 +118,8 @@ def text_of(values: Mapping[str, Any], *, marks: bool = False) -> str:
 
     values: what `Description.to_json` gave.
     """
-    counts = ((name, values["splits"].get(name, 0)) for name in PARTS)
-    splits = ", ".join(f"{name} {rows}" for name, rows in counts if rows)
+    parts = ((name, values["splits"].get(name, 0)) for name in PARTS)
+    splits = ", ".join(f"{name} {rows}" for name, rows in parts if rows)
     size = "x".join(map(str, values["shape"]))
     lines = [
         f"data: {values['name']}: {values['rows']} rows of shape {size} ({splits})",
@@ -141,7 +129,9 @@ def text_of(values: Mapping[str, Any], *, marks: bool = False) -> str:
     for name, variables in values["conditions"].items():
         lines += [f"condition {name}: {len(variables)} numbers", *_table(variables)]
     if values["classes"]:
-        lines.append(f"classes: {_first([f'{name}: {rows}' for name, rows in values['classes']])}")
+        lines.append(
+            f"classes: {first_of([f'{name}: {rows}' for name, rows in values['classes']])}"
+        )
     if values["missing"]:
         lines.append(f"mask: leaves out {values['missing']:.2%} of the numbers")
     lines += [f"left out: {text}" for text in values["left_out"]]
@@ -154,26 +144,19 @@ def _table(variables: list[dict[str, Any]]) -> list[str]:
     """The first variables, a line for each."""
     rows = [
         [v["name"], v["type"], *(f"{v[key]:.6g}" for key in _NUMBERS)]
-        for v in variables[:MOST_SHOWN]
+        for v in variables[:MOST_LISTED]
     ]
     table = text_table(rows, ["variable", "type", "mean", "deviation", "lowest", "highest"])
     lines = [f"  {line}" for line in table.splitlines()]
-    more = len(variables) - MOST_SHOWN
+    more = len(variables) - MOST_LISTED
     return [*lines, f"  and {more} more"] if more > 0 else lines
-
-
-def _first(texts: list[str]) -> str:
-    """The first of them in a line, and how many more there are."""
-    more = len(texts) - MOST_SHOWN
-    line = ", ".join(texts[:MOST_SHOWN])
-    return f"{line} and {more} more" if more > 0 else line
 
 
 def describe(dataset: Dataset) -> Description:
     """What the data set holds, measured on its training split; marks are of all splits."""
     parts = dict(zip(PARTS, (dataset.train, dataset.validation, dataset.test), strict=True))
     axis = dataset.units.axis
-    columns = _columns(dataset)
+    columns = columns_of(dataset)
     return Description(
         name=dataset.name,
         rows=sum(len(part.x0) for part in parts.values()),
@@ -183,10 +166,10 @@ def describe(dataset: Dataset) -> Description:
         units=_units_in_words(dataset.units, dataset.shape),
         variables=tuple(_variables(dataset.train.x0, dataset.train.cond, dataset.units, columns)),
         conditions=dict(_conditions(dataset)),
-        classes=_classes(dataset),
+        classes=classes_of(dataset),
         missing=_missing(dataset.train),
         left_out=(*dataset.left_out, *dataset.skipped),
-        marks=tuple(_marks(dataset, [part for part in parts.values() if len(part.x0)], columns)),
+        marks=tuple(marks_of(dataset, [part for part in parts.values() if len(part.x0)], columns)),
     )
 
 
@@ -218,58 +201,15 @@ def _units_in_words(units: Units, shape: tuple[int, ...]) -> str:
     return f"one shift and scale for all numbers: {shift:g} and {scale:g}"
 
 
-def _columns(dataset: Dataset) -> list[Column]:
-    """A column for each variable: the file's, or numbered ones."""
-    axis = dataset.units.axis
-    places = dataset.shape[axis] if axis is not None else 0
-    if dataset.names.columns and len(dataset.names.columns) == places:
-        return list(dataset.names.columns)
-    if axis is None:
-        return [Column("all")]
-    return [Column(str(place)) for place in range(places)]
-
-
-class Numbers(NamedTuple):
-    """All numbers of a variable in the model's units, without padding."""
-
-    values: np.ndarray
-    width: int  # numbers of a row
-    real: np.ndarray | None  # `[rows, width]`, False in the padding
-
-    def row(self, index: int) -> int:
-        """The row that a number stands in."""
-        place = index if self.real is None else int(np.flatnonzero(self.real.ravel())[index])
-        return place // self.width
-
-
-def _numbers(x0: Tensor, cond: Cond, axis: int | None, place: int) -> Numbers:
-    mask = mask_of(x0, cond)
-    part = x0 if axis is None else x0.select(axis + 1, place)
-    values = part.reshape(len(part), -1).numpy()
-    if mask is None:
-        return Numbers(values.ravel(), values.shape[1], None)
-    mask = mask.expand_as(x0)
-    mask = mask if axis is None else mask.select(axis + 1, place)
-    real = mask.reshape(len(part), -1).numpy()
-    return Numbers(values[real], values.shape[1], real)
-
-
-def _in_user_units(units: Units, place: int, value: float) -> float:
-    """A number of one variable in the user's units."""
-    shift, scale = np.atleast_1d(units.shift), np.atleast_1d(units.scale)
-    index = place if len(shift) > 1 else 0
-    return float(shift[index] + scale[index] * value)
-
-
 def _variables(x0: Tensor, cond: Cond, units: Units, columns: list[Column]) -> Iterator[Variable]:
     for place, column in enumerate(columns[:MOST_STORED]):
-        values = _numbers(x0, cond, units.axis, place).values
+        values = numbers_of(x0, cond, units.axis, place).values
         if not values.size:
             values = np.zeros(1, np.float32)
         scale = np.atleast_1d(units.scale)
         spread = float(values.std(dtype=np.float64)) * float(scale[place if len(scale) > 1 else 0])
         ends = [
-            _in_user_units(units, place, float(value))
+            in_user_units(units, place, float(value))
             for value in (values.mean(dtype=np.float64), values.min(), values.max())
         ]
         if spread:  # what float32 cannot tell from 0 is 0
@@ -311,171 +251,6 @@ def _one_hot(columns: tuple[Column, ...]) -> list[Column]:
     return result
 
 
-def _labels(arrays: Arrays) -> Tensor | None:
-    cond = arrays.cond.get("label") if isinstance(arrays.cond, Mapping) else arrays.cond
-    if not isinstance(cond, Tensor) or cond.ndim != 1 or cond.is_floating_point():
-        return None
-    return cond
-
-
-def _classes(dataset: Dataset) -> tuple[tuple[str, int], ...]:
-    """The name of each class, and its number of training rows."""
-    labels = _labels(dataset.train)
-    if labels is None or not dataset.classes:
-        return ()
-    names = [*dataset.names.classes, *map(str, range(len(dataset.names.classes), dataset.classes))]
-    counts = Counter(labels.tolist())
-    return tuple((names[number], counts[number]) for number in range(dataset.classes))
-
-
 def _missing(arrays: Arrays) -> float:
     mask = mask_of(arrays.x0, arrays.cond)
     return 0.0 if mask is None else 1 - float(mask.expand_as(arrays.x0).float().mean())
-
-
-# What looks wrong.
-
-
-def _marks(dataset: Dataset, parts: list[Arrays], columns: list[Column]) -> Iterator[str]:
-    yield from _mark_constants(dataset, columns)
-    yield from _mark_twins(dataset, columns)
-    axes = list(_mark_axis(dataset))
-    far = [] if axes else list(_mark_far(dataset, parts, columns))  # of which that is the cause
-    yield from axes
-    yield from far[:MOST_SHOWN]
-    if len(far) > MOST_SHOWN:
-        yield f"{len(far) - MOST_SHOWN} more variables have values that far out"
-    yield from _mark_range(dataset)
-    yield from _mark_repeats(parts)
-    yield from _mark_classes(dataset)
-
-
-def _mark_constants(dataset: Dataset, columns: list[Column]) -> Iterator[str]:
-    scale = np.atleast_1d(dataset.units.scale)
-    constant = [
-        f"{column.name} ({_in_user_units(dataset.units, place, 0):g})"
-        for place, column in enumerate(columns)
-        if len(scale) == len(columns) and scale[place] == 0
-    ]
-    if constant:
-        yield f"constant in all rows: {_first(constant)}"
-
-
-def _mark_twins(dataset: Dataset, columns: list[Column]) -> Iterator[str]:
-    """Columns that say the same, up to their units."""
-    if len(dataset.shape) != 1 or not 1 < len(columns) <= FEW_COLUMNS:
-        return
-    if mask_of(dataset.train.x0, dataset.train.cond) is not None:
-        return
-    x = dataset.train.x0[:COMPARED].double()
-    real = [place for place in range(len(columns)) if bool((x[:, place] != x[0, place]).any())]
-    if len(real) < 2 or len(x) < 3:
-        return
-    correlation = torch.corrcoef(x[:, real].T).abs()
-    for i, j in (correlation.triu(1) > 1 - 1e-9).nonzero().tolist():
-        yield f"{columns[real[i]].name} and {columns[real[j]].name} are the same up to their units"
-
-
-def _mark_far(dataset: Dataset, parts: list[Arrays], columns: list[Column]) -> Iterator[str]:
-    """Values tens of deviations out, with the row of the farthest; pictures have none."""
-    if dataset.units.clip:
-        return
-    for place, column in enumerate(columns):
-        numbers = [_numbers(part.x0, part.cond, dataset.units.axis, place) for part in parts]
-        values = np.concatenate([one.values for one in numbers])
-        if not values.size:
-            continue
-        some = values[:: 1 + values.size // MOST_SORTED]
-        low, middle, high = np.quantile(some.astype(np.float64), (0.25, 0.5, 0.75))
-        spread = (high - low) / 1.3489795 or values.std(dtype=np.float64)
-        if not spread:
-            continue
-        for sign in (-1, 1):
-            distance = sign * (values - middle) / spread
-            far = distance > FAR
-            if not far.any():
-                continue
-            worst = int(distance.argmax())
-            value = _in_user_units(dataset.units, place, float(values[worst]))
-            where = _row(dataset, parts, numbers, worst)
-            same = int((values == values[worst]).sum())
-            text = f"{column.name}: {value:.6g}{where} lies {distance[worst]:.3g} deviations out"
-            if same > 1:
-                text += f" and stands {same} times: a sentinel for a missing value?"
-            elif far.sum() > 1:
-                text += f", and {far.sum() - 1} others more than {FAR:g}"
-            yield f"{text} (units = robust looks past it; or remove or mask it)"
-
-
-def _row(dataset: Dataset, parts: list[Arrays], numbers: list[Numbers], index: int) -> str:
-    """Where the row of a number stands in the file, in words."""
-    if dataset.order is None:
-        return ""
-    first = 0
-    for part, one in zip(parts, numbers, strict=True):
-        if index < len(one.values):
-            return f" in row {int(dataset.order[first + one.row(index)])}"
-        index -= len(one.values)
-        first += len(part.x0)
-    return ""
-
-
-def _mark_range(dataset: Dataset) -> Iterator[str]:
-    if dataset.units != BYTES:
-        return
-    low, high = (float(x) for x in (dataset.train.x0.min(), dataset.train.x0.max()))
-    low, high = round(127.5 * (low + 1)), round(127.5 * (high + 1))
-    if high - low < SLIVER:
-        yield f"pictures use only {low}..{high} of 0..255 (units = standard spreads them)"
-
-
-def _mark_axis(dataset: Dataset) -> Iterator[str]:
-    """Another axis whose places look like variables of unlike units."""
-    units, x0 = dataset.units, dataset.train.x0
-    if units.clip or units.are_plain or mask_of(x0, dataset.train.cond) is not None:
-        return
-    for axis, places in enumerate(dataset.shape):
-        if axis == units.axis or not 1 < places <= FEW_PLACES or x0.ndim < 3:
-            continue
-        x = x0.movedim(axis + 1, 0).reshape(places, -1).double()
-        std, mean = x.std(1), x.mean(1)
-        positive = std[std > 0]
-        if not len(positive):
-            continue
-        ratio = float(positive.max() / positive.min())
-        difference = float((mean.max() - mean.min()) / positive.median())
-        if ratio > RATIO or difference > DIFFERENCE:
-            yield (
-                f"along axis {axis + 1} deviations differ {ratio:.2g}-fold and means by"
-                f" {difference:.2g} deviations: if its places are variables, set channel_axis ="
-                f" {axis + 1}"
-            )
-
-
-def _mark_repeats(parts: list[Arrays]) -> Iterator[str]:
-    """Held-out rows that stand in the training split too."""
-    hashes = [
-        {hash(row.tobytes()) for row in part.x0.reshape(len(part.x0), -1).numpy()}
-        for part in parts[:1]
-    ]
-    number = total = 0
-    for part in parts[1:]:
-        rows = part.x0.reshape(len(part.x0), -1).numpy()
-        number += sum(hash(row.tobytes()) in hashes[0] for row in rows)
-        total += len(rows)
-    if number:
-        yield (
-            f"{number} of {total} held-out rows stand in the training split too: scores on them"
-            " flatter"
-        )
-
-
-def _mark_classes(dataset: Dataset) -> Iterator[str]:
-    classes = _classes(dataset)
-    empty = [name for name, rows in classes if not rows]
-    if empty:
-        yield f"classes without a training row: {_first(empty)}"
-    words = {re.sub(r"[^a-z]", "", name.lower()) for name, _ in classes}
-    if len(words) > 1 and words <= SPLITS:
-        names = ", ".join(name for name, _ in classes)
-        yield f"classes are named {names}: are they splits, and not classes?"

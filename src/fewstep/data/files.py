@@ -61,7 +61,7 @@ def _dataset(name: str, reading: Reading, content: Content) -> Dataset:
     """What was read under that name, in the model's units and split."""
     place, data = full_name(name), mask_apart(content.data)
     if is_solved(data):
-        one = trajectories(place, data)
+        one = trajectories(place, data, reading)
         tenth = _tenth(len(one.train.x0))
         names = names_of(content.names, one.train.cond)
         return split(
@@ -72,7 +72,8 @@ def _dataset(name: str, reading: Reading, content: Content) -> Dataset:
             one.units,
             _OWN,
             one.levels,
-            names=names,
+            one.cond_units,
+            names,
         )
     n = len(tensor("data", data["x0"]))
     tenth = _tenth(n)

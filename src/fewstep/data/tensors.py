@@ -60,7 +60,7 @@ def from_tensors(data: Any, reading: Reading | None = None) -> Dataset:
     `fewstep.trajectories` is used as it is.
     """
     if is_solved(data):
-        return trajectories(OWN_DATA, data)
+        return trajectories(OWN_DATA, data, reading or Reading())
     reading = reading or Reading()
     reading.refuse("of your own", but=("cond", "label_column", "condition_columns"))
     content = with_condition("of your own", Content(_parts(data)), reading)
@@ -114,12 +114,10 @@ def standardise(
     if units is None:
         axis = variable_axis(x0, cond, reading.channel_axis)
         units = measured_units(rows.x0.double(), rows.cond, reading.units, axis)
-    cond_units = dict(reading.origin_cond_units)
     if reading.units != WHOLE:  # older runs have whole numbers as they are
         cond = _float_features(cond)
         rows = Arrays(rows.x0, _float_features(rows.cond))
-    if reading.units not in (WHOLE, AS_IS):
-        cond_units = units_of_condition(rows.cond, reading.units) | cond_units
+    cond_units = units_of_condition(rows.cond, reading)
     cond = change_cond(cond, cond_units, Units.to_model)
     # Bytes have an arithmetic of their own, without doubles: the memory of pictures counts.
     is_bytes = pictures is not None and units == BYTES
@@ -163,13 +161,16 @@ def pixels(x0: Tensor) -> Tensor | None:
     return x0.movedim(3, 1).contiguous() if x0.shape[3] in (1, 3) else None
 
 
-def units_of_condition(cond: Cond, choice: str) -> dict[str, Units]:
-    """The units of each part of a condition that holds floats, by its name."""
-    return {
-        name: condition_units(part, choice)
-        for name, part in leaves(cond)
-        if part.is_floating_point()
-    }
+def units_of_condition(cond: Cond, reading: Reading) -> dict[str, Units]:
+    """The units of each part of a condition that holds floats, by its name.
+
+    Those of an origin go before measured ones.
+    """
+    origin = dict(reading.origin_cond_units)
+    if reading.units in (WHOLE, AS_IS):
+        return origin
+    parts = {name: part for name, part in leaves(cond) if part.is_floating_point()}
+    return {name: condition_units(part, reading.units) for name, part in parts.items()} | origin
 
 
 def _parts(data: Any) -> dict[str, Any]:
@@ -227,11 +228,11 @@ def check_arrays(data: Any) -> tuple[Tensor, Any]:
     return x0, None if cond is None else check_condition(cond, x0)
 
 
-def trajectories(name: str, arrays: Mapping[str, Any]) -> Dataset:
+def trajectories(name: str, arrays: Mapping[str, Any], reading: Reading) -> Dataset:
     """Solved trajectories in the model's own units, all for training.
 
-    arrays: {"x0": ends, "path": their points `[N, n, ...]` at the n times "levels", "cond"}. Raises
-    UserError where the parts do not fit.
+    arrays: {"x0": ends, "path": their points `[N, n, ...]` at the n times "levels", "cond" in the
+    user's units}. Raises UserError where the parts do not fit.
     """
     x0, cond = check_arrays({key: arrays[key] for key in arrays if key not in (PATH, LEVELS)})
     path = tensor(PATH, arrays[PATH]).float()
@@ -243,9 +244,19 @@ def trajectories(name: str, arrays: Mapping[str, Any]) -> Dataset:
     need = f"{shape}, the levels behind the samples"
     require(path.shape == shape, f"{name}: path of shape", tuple(path.shape), need)
     check_finite(f"{name}: path", path)
+    cond_units = units_of_condition(cond, reading)
+    cond = change_cond(cond, cond_units, Units.to_model)
     train = Arrays(x0.float(), cond, path)
     none = train.rows(torch.arange(0))
-    return Dataset(name, train, none, none, classes_of(cond), levels=tuple(levels.tolist()))
+    return Dataset(
+        name,
+        train,
+        none,
+        none,
+        classes_of(cond),
+        levels=tuple(levels.tolist()),
+        cond_units=cond_units,
+    )
 
 
 def labels_in(cond: Any) -> Tensor | None:
