@@ -302,10 +302,22 @@ def test_conditions_come_from_files_on_the_command_line(tmp_path, monkeypatch, c
     np.save("one.npy", features[:5])
     for words, message in (
         (["--cond", "five.npz"], r"this generator needs float32 of shape (100, 2)"),
-        (["--cond", "one.npy"], "expected a dict with features, label"),
+        (["--cond", "one.npy"], r"this generator needs float32 of shape (100, 2)"),
+        (["--label", "1"], "expected a dict with features, label"),
         (["--cond", "five.txt"], "expected .npy, .npz, .safetensors"),
         (["--cond", "five.npz", "--label", "1"], "expected one or the other"),
         ([], "expected a dict with features, label"),
     ):
         assert main(["sample", "run", *words]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_only_part_beside_labels_may_stand_alone():
+    """Labels take turns, as where the dict lacks them."""
+    kind = {"label": data.LABELS, "features": ["float32", [2]]}
+    rows = normals(6, 2)
+    alone, named = (data.fit(cond, kind, 6, 3) for cond in (rows, {"features": rows}))
+    assert torch.equal(alone["features"], named["features"])
+    assert torch.equal(alone["label"], torch.arange(6) % 3)
+    with pytest.raises(UserError, match="expected a dict with features, label"):
+        data.fit(None, kind, 6, 3)

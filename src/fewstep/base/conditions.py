@@ -197,6 +197,7 @@ def fit(
     if isinstance(kind, str):
         return _fit_labels(cond, n, classes, occurring, allow_no_label)
     if isinstance(kind, Mapping):
+        cond = _sole_part(cond, kind)
         _check_keys(cond, kind, name)
         return {
             key: fit(
@@ -211,6 +212,16 @@ def fit(
             for key, part in kind.items()
         }
     return _fit_rows(cond, kind, n, name)
+
+
+def _sole_part(cond: Any, kind: Mapping[str, Kind]) -> Any:
+    """The condition as a dict: a number is the label, an array the one part beside it."""
+    others = kind.keys() - {"label"}
+    if isinstance(cond, int) and "label" in kind:
+        return {"label": cond}
+    if cond is None or isinstance(cond, Mapping) or len(others) != 1 or "mask" in others:
+        return cond
+    return {others.pop(): cond}
 
 
 def _check_keys(cond: Any, kind: Mapping[str, Kind], name: str) -> None:

@@ -213,7 +213,7 @@ def _variables(x0: Tensor, cond: Cond, units: Units, columns: list[Column]) -> I
             for value in (values.mean(dtype=np.float64), values.min(), values.max())
         ]
         if spread:  # what float32 cannot tell from 0 is 0
-            ends = [round(end, 5 - math.floor(math.log10(spread))) for end in ends]
+            ends = [round(end, 5 - math.floor(math.log10(spread))) + 0.0 for end in ends]  # no -0
         yield Variable(column.name, column.type, ends[0], spread, ends[1], ends[2])
 
 
