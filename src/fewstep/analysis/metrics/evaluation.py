@@ -56,7 +56,7 @@ def _held_out(
             " nothing; pass rows that it did not learn as an array"
         )
     held_out = split_of(dataset, split)
-    if is_own and not len(held_out.x0):
+    if is_own and not len(held_out.x0) and draw is None:
         raise UserError(
             f"the run learned all {len(dataset.train.x0)} rows of data {dataset.name!r}, and none"
             " are left to compare with: give rows that it did not learn (--data with another file)"
