@@ -30,7 +30,7 @@ ABOUT = (
 )
 FIRST = (
     *("recipe", "out", "resume", "method", "data", "network", "teacher", "init", "iterations"),
-    *("batch", "lr", "seed", "precision", "device", "strict", "quiet"),
+    *("batch", "lr", "seed", "precision", "device", "quiet"),
 )
 TOPICS = {  # the field of `Launch` at which each topic begins
     "data_size": "data",

@@ -31,18 +31,17 @@ class Run:
     recipe: str
     """Name of the recipe."""
     method: str = "ect"
-    """Name of the method, or package.module:function of your own."""
+    """A name, or package.module:function of your own."""
     method_options: Options = field(default_factory=dict)
     """The method's options where they differ from its defaults."""
     network: str = "mlp"
-    """Name of the network, or package.module:function of your own."""
+    """A name, or package.module:function of your own."""
     network_options: Options = field(default_factory=dict)
     """The network's options where they differ from its defaults."""
     data: str = "digits"
-    """digits, ring8, grid25, spiral, glyphs, glyphs64, hf:NAME, exact:NAME, or PATH.
+    """digits, ring8, grid25, spiral, glyphs, glyphs64, hf:NAME, exact:NAME or PATH.
 
-    PATH: .npy, .npz, .safetensors, .csv, .parquet, FILE.nc:VARIABLE, FILE.h5:VARIABLE, or a folder
-    or zip of pictures.
+    PATH: arrays, a table, a folder or zip of pictures, FILE.nc:VARIABLE (docs/data.md).
     """
     data_size: int | None = None
     """Side that the middle square of each picture of PATH is resized to; None: as they are."""
@@ -112,7 +111,7 @@ class Run:
     snapshot_every: int = 0
     """Steps between snapshots of the power averages, which give other averages later; 0: none."""
     init: str | None = None
-    """Initial weights: a run folder, checkpoint folder, shipped name or .safetensors file."""
+    """Initial weights: a run, checkpoint, shipped name or .safetensors file."""
     teacher: str | None = None
     """Teacher of a method that learns from one: like init, or exact:NAME."""
     stage: Literal[1, 2] | None = None
