@@ -39,10 +39,7 @@ class Run:
     network_options: Options = field(default_factory=dict)
     """The network's options where they differ from its defaults."""
     data: str = "digits"
-    """digits, ring8, grid25, spiral, glyphs, glyphs64, hf:NAME, exact:NAME or PATH.
-
-    PATH: arrays, a table, a folder or zip of pictures, FILE.nc:VARIABLE (docs/data.md).
-    """
+    """digits, ring8, ..., hf:NAME, exact:NAME, or a path: arrays, a table, pictures (docs/data.md)."""
     data_size: int | None = None
     """Side that the middle square of each picture of PATH is resized to; None: as they are."""
     bad_files: Literal["fail", "skip"] = "fail"
@@ -85,7 +82,7 @@ class Run:
     block: int = 32
     """Samples whose randomness is drawn at once; divides batch."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the networks' passes while training; weights, losses and sampling stay in fp32."""
+    """Of the networks' passes while training; all else stays in fp32."""
     optimizer: Literal["adam", "adamw", "radam", "lion"] = "adam"
     """Name of the optimizer; lion wants a learning rate 3 to 10 times lower than the others."""
     lr: float = 2e-3
