@@ -39,7 +39,7 @@ class Run:
     network_options: Options = field(default_factory=dict)
     """The network's options where they differ from its defaults."""
     data: str = "digits"
-    """digits, ring8, ..., hf:NAME, exact:NAME, or a path: arrays, a table, pictures (docs/data.md)."""
+    """digits, ring8, ..., exact:NAME, hf:NAME, or a path of arrays, a table or pictures."""
     data_size: int | None = None
     """Side that the middle square of each picture of PATH is resized to; None: as they are."""
     bad_files: Literal["fail", "skip"] = "fail"
