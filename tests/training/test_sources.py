@@ -21,8 +21,8 @@ from fewstep.core.targets import Student
 from fewstep.data import SPLIT_SEED
 from fewstep.run.build import with_defaults
 from fewstep.run.checkpoint import fingerprint, read
+from fewstep.run.datasets import dataset_of
 from fewstep.run.prepare import Prepared
-from fewstep.run.sources import dataset_of
 from fewstep.run.teachers import teacher_of
 from fewstep.training import loop
 from tests.support.toys import Gaussian, tiny_run

@@ -113,7 +113,7 @@ def of_teacher(args: Args, progress: bool) -> Examination:
     """The examination of a teacher's file, factory or closed form."""
     from fewstep.analysis.doctor.entry import teacher_examination, teacher_of
     from fewstep.base.errors import UserError
-    from fewstep.run.sources import dataset_of
+    from fewstep.run.datasets import dataset_of
 
     if args.data is None and not args.subject.startswith("exact:"):
         raise UserError(

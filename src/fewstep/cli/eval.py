@@ -72,8 +72,8 @@ def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="eval", description=DESCRIPTION)
     from fewstep.analysis.metrics import evaluate, open_extractor, read_statistics
     from fewstep.cli.user_code import own_parts
+    from fewstep.run.datasets import data_of
     from fewstep.run.generator import load
-    from fewstep.run.sources import data_of
 
     check_weights(args.weights, args.extractor)
     generator = load(

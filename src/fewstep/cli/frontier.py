@@ -144,7 +144,7 @@ def open_subjects(args: Args) -> tuple[list[Subject], Dataset]:
     """The runs, the teacher, and the data of all of them. Raises UserError for other data."""
     from fewstep.analysis import frontier
     from fewstep.cli.user_code import own_parts
-    from fewstep.run.sources import data_of
+    from fewstep.run.datasets import data_of
 
     subjects = frontier.open_runs(
         args.runs, ema=args.ema, composite=args.composite, device=args.device, **own_parts(args)

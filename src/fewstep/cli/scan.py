@@ -80,7 +80,7 @@ def description_of(args: Args) -> dict[str, Any]:
     """The description of the data as training would read them; printed unless JSON is wanted."""
     from fewstep.data import Reading
     from fewstep.data.description import describe, text_of
-    from fewstep.run.sources import dataset_of
+    from fewstep.run.datasets import dataset_of
 
     reading = Reading(
         size=args.data_size,

@@ -17,6 +17,7 @@ from fewstep.base.options import Options
 from fewstep.core import sampling
 from fewstep.core.method import Method
 from fewstep.data import Arrays, Dataset, units
+from fewstep.run import datasets as run_data
 from fewstep.run import sources, stages
 from fewstep.run.build import Network, OwnMethod, build_method, check_data, with_defaults
 from fewstep.run.checkpoint import Checkpoint
@@ -121,9 +122,9 @@ def dataset_of(
 
     origin: facts whose units the data are brought to, instead of their own.
     """
-    reading = sources.reading_of(run, origin)
+    reading = run_data.reading_of(run, origin)
     if data is None:
-        dataset = sources.dataset_of(run.data, reading)
+        dataset = run_data.dataset_of(run.data, reading)
     else:
         dataset = datasets.from_tensors(data, reading)
     return dataset if run.labels else dataset.without_labels()

@@ -19,7 +19,7 @@ from fewstep.base.randomness import SAMPLING_BLOCK, normal
 from fewstep.core.process import Process, edm
 from fewstep.data import Dataset
 from fewstep.run.checkpoint import fingerprint
-from fewstep.run.sources import dataset_of
+from fewstep.run.datasets import dataset_of
 
 SAMPLES = 2000  # scored samples, and exact trajectories
 REFERENCE = 10_000  # draws of the law that they are compared with

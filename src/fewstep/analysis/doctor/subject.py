@@ -31,10 +31,10 @@ from fewstep.run import stages
 from fewstep.run.build import Network, OwnMethod
 from fewstep.run.checkpoint import Checkpoint, RunFolder, read
 from fewstep.run.config import Run
+from fewstep.run.datasets import data_of
 from fewstep.run.facts import Facts
 from fewstep.run.generator import Blueprint, Generator, open_checkpoint
 from fewstep.run.prepare import Prepared
-from fewstep.run.sources import data_of
 from fewstep.run.stages import Stage
 from fewstep.run.teachers import teacher_of
 from fewstep.run.weights import load_weights

@@ -21,7 +21,7 @@ from fewstep.base.options import plain
 from fewstep.base.randomness import block_seed, shuffled_indices
 from fewstep.base.surroundings import surroundings
 from fewstep.data import Arrays, Dataset, each, from_tensors
-from fewstep.run import sources
+from fewstep.run import datasets
 from fewstep.run.checkpoint import fingerprint
 from fewstep.run.generator import Generator
 
@@ -113,8 +113,8 @@ def evaluate(
     steps = tuple(map(plain, steps))
     if not isinstance(dataset, Dataset):
         facts = generator.facts
-        own = from_tensors(dataset, sources.reading_of(generator.run, facts))
-        dataset = sources.held_out(own if generator.run.labels else own.without_labels(), facts)
+        own = from_tensors(dataset, datasets.reading_of(generator.run, facts))
+        dataset = datasets.held_out(own if generator.run.labels else own.without_labels(), facts)
     held_out, size = _held_out(generator, dataset, split, n, draw)
     require(candidates >= 1, "candidates", candidates, "1 or more")
     n = min(n, _MOST_DRAWS * size)
