@@ -109,8 +109,12 @@ def standardise(
     units = reading.origin_units
     if units is None and pictures is not None and reading.units in (AUTO, WHOLE):
         values = elements(x0, cond)
-        is_sliver = int(values.max()) - int(values.min()) < SLIVER
-        units = None if is_sliver and reading.units == AUTO else BYTES
+        low, high = int(values.min()), int(values.max())
+        is_sliver = reading.units == AUTO and high - low < SLIVER
+        units = None if is_sliver else BYTES
+        if is_sliver:
+            text = "fewstep: %s: bytes %d..%d are taken for numbers, not for pictures of 0..255"
+            log.warning(text, name, low, high)
     if units is None:
         axis = variable_axis(x0, cond, reading.channel_axis)
         units = measured_units(rows.x0.double(), rows.cond, reading.units, axis)
