@@ -138,7 +138,9 @@ def plain(name: str, picture: Image.Image) -> Image.Image:
         values = np.asarray(picture).astype(np.int32)
         low, high = values.min(), values.max()
         if low < 0 or high > DEEP:
-            raise UserError(f"{printable(name)}: values {low}..{high}: expected 16 bits")
+            raise UserError(
+                f"{printable(name)}: values {low}..{high}: expected 0..{DEEP}: give them as .npy"
+            )
         return Image.fromarray(values.astype(np.float32))
     if picture.has_transparency_data:
         full = picture.convert("RGBA")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fewstep.base.conditions import Cond, leaves, mask_of
-from fewstep.base.errors import UserError
+from fewstep.base.errors import UserError, one_line
 from fewstep.base.table import text_table
 from fewstep.data.columns import Column
 from fewstep.data.dataset import Arrays, Dataset
@@ -34,6 +34,7 @@ MOST_SORTED = 1_000_000  # numbers of a variable whose quartiles are taken
 SLIVER = 128  # of 256 levels that pictures should use
 
 PARTS = ("training", "validation", "test")
+MISSING = {"na", "n/a", "n.a.", "#n/a", "nan", "null", "none", "nil", "?", "-", "missing"}
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev"}
 
 log = logging.getLogger("fewstep")
@@ -144,7 +145,7 @@ def text_of(values: Mapping[str, Any], *, marks: bool = False) -> str:
         lines.append(f"classes: {_first([f'{name}: {rows}' for name, rows in values['classes']])}")
     if values["missing"]:
         lines.append(f"mask: leaves out {values['missing']:.2%} of the numbers")
-    lines += [f"left out: {text}" for text in values["left_out"]]
+    lines += [f"left out: {one_line(text)}" for text in values["left_out"]]
     if marks:
         lines += [f"looks wrong: {mark}" for mark in values["marks"]]
     return "\n".join(lines)
@@ -153,7 +154,7 @@ def text_of(values: Mapping[str, Any], *, marks: bool = False) -> str:
 def _table(variables: list[dict[str, Any]]) -> list[str]:
     """The first variables, a line for each."""
     rows = [
-        [v["name"], v["type"], *(f"{v[key]:.6g}" for key in _NUMBERS)]
+        [one_line(v["name"]), v["type"], *(f"{v[key]:.6g}" for key in _NUMBERS)]
         for v in variables[:MOST_SHOWN]
     ]
     table = text_table(rows, ["variable", "type", "mean", "deviation", "lowest", "highest"])
@@ -194,6 +195,25 @@ def warn(values: Mapping[str, Any]) -> None:
     """A warning for everything that looks wrong in a description."""
     for mark in values["marks"]:
         log.warning("fewstep: data %s: %s", values["name"], mark)
+
+
+def warn_outside(values: Mapping[str, Any], cond: Cond) -> None:
+    """A warning for a condition that lies far outside of what a run has learned from.
+
+    cond: what samples are asked for, in the user's units. values: the description of its data.
+    """
+    known = values.get("conditions", {})
+    for name, part in leaves(cond):
+        for place, variable in enumerate(known.get(name or "cond", [])):
+            numbers = part.select(1, place) if part.ndim > 1 else part
+            low, high = variable["lowest"], variable["highest"]
+            room = (high - low) / 2 or 1e-5 * abs(high)
+            far = (numbers < low - room) | (numbers > high + room)
+            if bool(far.any()):
+                log.warning(
+                    "fewstep: condition %s = %g: the run knows %g..%g, and can only guess there",
+                    *(one_line(variable["name"]), float(numbers[far][0]), low, high),
+                )
 
 
 def refuse(values: Mapping[str, Any]) -> None:
@@ -473,6 +493,12 @@ def _mark_repeats(parts: list[Arrays]) -> Iterator[str]:
 def _mark_classes(dataset: Dataset) -> Iterator[str]:
     classes = _classes(dataset)
     empty = [name for name, rows in classes if not rows]
+    named = [name for name, _ in classes]
+    for column in dataset.names.features:
+        named += column.categories
+    missing = [name for name in named if name.strip().lower() in MISSING]
+    if missing:
+        yield f"{_first(missing)} among the classes: a missing value?"
     if empty:
         yield f"classes without a training row: {_first(empty)}"
     words = {re.sub(r"[^a-z]", "", name.lower()) for name, _ in classes}

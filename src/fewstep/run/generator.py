@@ -24,6 +24,7 @@ from fewstep.core import sampling
 from fewstep.core.denoiser import Preconditioned, Truncated
 from fewstep.core.method import Method
 from fewstep.data import Units, change_cond, each, fit
+from fewstep.data.description import warn_outside
 from fewstep.run.build import Network, OwnMethod, build_method, build_student, outline
 from fewstep.run.checkpoint import Checkpoint, RunFolder, read
 from fewstep.run.checkpoint import write as write_checkpoint
@@ -146,7 +147,9 @@ class Generator:
             require(fine, name, value, f"a whole number, {bound} or more")
         grid = by.times(self.method.process, count, self.later_sigmas)
         self._check_range(count, grid)
-        conds = self.conditions(n, cond)
+        asked = self._asked(n, cond)
+        warn_outside(self.facts.description, asked)
+        conds = change_cond(asked, self.facts.cond_units, Units.to_model)
         work = partial(self._sample_part, by, grid, seed, conds)
         yield from self.room.parts(n, work, batch, self.device)
 
@@ -211,10 +214,14 @@ class Generator:
 
         None without conditions.
         """
+        return change_cond(self._asked(n, cond), self.facts.cond_units, Units.to_model)
+
+    def _asked(self, n: int, cond: Cond | int | str) -> Cond:
+        """The n conditions in the user's units."""
         any_class = self.run.label_drop > 0
         facts = self.facts
         cond = facts.names.label_number(cond) if isinstance(cond, str) else cond
-        conds = fit(
+        return fit(
             cond,
             facts.cond,
             n,
@@ -222,7 +229,6 @@ class Generator:
             occurring=facts.names.occurring,
             allow_no_label=any_class,
         )
-        return change_cond(conds, facts.cond_units, Units.to_model)
 
     def user_conditions(self, n: int, cond: Cond | int | str) -> Cond:
         """The n conditions of `conditions`, in the user's units."""
