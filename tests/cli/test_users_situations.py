@@ -5,9 +5,12 @@ docs/log.md lists the situations with their sources.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import fewstep as fs
@@ -235,3 +238,45 @@ def test_a_run_whose_data_changed_says_what_to_do(capsys):
     assert main(words) == 0
     np.save("t.npy", RANDOM.normal(size=(N, 2)))
     assert "bring the old data back, or start" in refusal(capsys, *words, "--resume")
+
+
+def test_pictures_with_channels_last_are_suspicious(capsys):
+    np.save("t.npy", RANDOM.normal(size=(N, 16, 16, 3)))
+    assert main(["scan", "t.npy"]) == 0
+    assert "16x16x3 looks like pictures whose channels come last" in capsys.readouterr().out
+    assert main(["scan", "t.npy", "--strict", "--channel-axis", "-1"]) == 0
+
+
+def test_frames_beyond_the_first_are_said_to_be_left_out():
+    (folder := Path("stacks")).mkdir()
+    pages = [Image.fromarray(RANDOM.integers(0, 255, (8, 8), dtype=np.uint8)) for _ in range(3)]
+    for place in range(20):
+        kind = ("tif", "gif", "webp", "png")[place % 4]
+        pages[0].save(folder / f"{place}.{kind}", save_all=place != 0, append_images=pages[1:])
+    dataset = fs.data.load("stacks")
+    assert dataset.left_out == ("all frames but the first of 19 pictures: give them as .npy",)
+
+
+def test_a_constant_condition_is_suspicious(capsys):
+    write("t.csv", ["v,c,d", *(f"{v},7,{d}" for v, d in ROWS)])
+    assert main(["scan", "t.csv", "--condition-columns", "c,d"]) == 0
+    assert "of which nothing can be learned: c (7)" in capsys.readouterr().out
+
+
+def test_a_code_with_a_leading_zero_is_its_class():
+    codes = ["0311", "0712"] * N
+    write("t.csv", ["v,code", *(f"{v},{codes[place]}" for place, (v, _) in enumerate(ROWS))])
+    words = ["train", "toy", "--data", "t.csv", "--label-column", "code", "--out", "run", *TINY]
+    assert main(words) == 0
+    for name in ("0712", "712"):
+        assert main(["sample", "run", "--label", name, "--n", "1", "--out", f"{name}.csv"]) == 0
+        assert Path(f"{name}.csv").read_text().split()[1].endswith(',"712"')
+
+
+def test_a_table_without_a_column_of_the_runs_conditions_is_told(capsys):
+    write("t.csv", ["v,c", *(f"{v},{d}" for v, d in ROWS)])
+    words = ["train", "toy", "--data", "t.csv", "--condition-columns", "c", "--out", "run", *TINY]
+    assert main(words) == 0
+    write("ask.csv", ["C", "1", "2"])
+    line = refusal(capsys, "sample", "run", "--cond", "ask.csv", "--n", "2", "--out", "s.csv")
+    assert "ask.csv has no column c, which the run is conditioned on: it has C" in line

@@ -31,6 +31,7 @@ FEW_PLACES = 16  # of an axis that may be one of variables
 FEW_COLUMNS = 200  # that are compared with one another
 COMPARED = 10_000  # rows that columns are compared on
 MOST_SORTED = 1_000_000  # numbers of a variable whose quartiles are taken
+LEAST_SIDE = 8  # of what looks like a picture
 SLIVER = 128  # of 256 levels that pictures should use
 
 PARTS = ("training", "validation", "test")
@@ -379,6 +380,10 @@ def _mark_constants(dataset: Dataset, columns: list[Column]) -> Iterator[str]:
     ]
     if constant:
         yield f"constant in all rows: {_first(constant)}"
+    for _, variables in _conditions(dataset):
+        same = [f"{one.name} ({one.lowest:g})" for one in variables if one.std == 0]
+        if same:
+            yield f"conditions that are constant, of which nothing can be learned: {_first(same)}"
 
 
 def _mark_twins(dataset: Dataset, columns: list[Column]) -> Iterator[str]:
@@ -450,8 +455,15 @@ def _mark_range(dataset: Dataset) -> Iterator[str]:
 
 
 def _mark_axis(dataset: Dataset) -> Iterator[str]:
-    """Another axis whose places look like variables of unlike units."""
-    units, x0 = dataset.units, dataset.train.x0
+    """Another axis whose places look like variables of unlike units, or like channels."""
+    units, x0, shape = dataset.units, dataset.train.x0, dataset.shape
+    if units.axis == 0 and len(shape) == 3 and shape[2] <= 4 and min(shape[:2]) >= LEAST_SIDE:
+        size = "x".join(map(str, shape))
+        yield (
+            f"{size} looks like pictures whose channels come last: bring them first by"
+            " numpy.moveaxis(x, -1, 1), or set channel_axis = 3"
+        )
+        return
     if units.clip or units.are_plain or mask_of(x0, dataset.train.cond) is not None:
         return
     for axis, places in enumerate(dataset.shape):

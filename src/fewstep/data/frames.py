@@ -22,8 +22,8 @@ INDEX = ("", "Unnamed: 0", "__index_level_0__")  # names that pandas' index goes
 
 EXACT = 2**53  # whole numbers up to it are exact as floats
 MARKS = ",;\t|"  # that separate the cells of a .csv
-# Digits that are no number to a reader: 20,5 and 1,234 and 1 234 and 5 %.
-_DIGITS = re.compile(r"[-+]?(\d{1,3}([ ,.'\u00a0]\d{3})+|\d*)([.,]\d*)?([eE][-+]?\d+)?\s?%?")
+# Digits that are no number to a reader: 20,5 and 1,234 and 1 234 and 5 % and $5.
+_DIGITS = re.compile(r"[-+]?[$€£]?(\d{1,3}([ ,.'\u00a0]\d{3})+|\d*)([.,]\d*)?([eE][-+]?\d+)?\s?%?")
 
 Kind = Literal["numbers", "text", "arrays", "pictures", "other"]
 
