@@ -280,3 +280,46 @@ def test_a_table_without_a_column_of_the_runs_conditions_is_told(capsys):
     write("ask.csv", ["C", "1", "2"])
     line = refusal(capsys, "sample", "run", "--cond", "ask.csv", "--n", "2", "--out", "s.csv")
     assert "ask.csv has no column c, which the run is conditioned on: it has C" in line
+
+
+def test_samples_of_diverged_weights_are_no_samples(capsys, caplog):
+    np.save("t.npy", RANDOM.normal(size=(N, 2)))
+    generator = fs.train(
+        fs.Run(recipe="own", data="ring8", iterations=4, batch=32),
+        np.load("t.npy"),
+        progress=False,
+        device="cpu",
+    )
+    with torch.no_grad():
+        for weight in generator.denoiser.parameters():
+            weight.fill_(torch.inf)
+    assert not torch.isfinite(generator.sample(3)).any()
+    assert "samples are not finite: the weights have diverged" in caplog.text
+    generator.save("bad")
+    capsys.readouterr()
+    assert main(["sample", "bad", "--n", "3", "--out", "s.npy"]) == 3
+    assert "3 of 3 samples are not finite, and none were written" in capsys.readouterr().err
+    assert not Path("s.npy").exists()
+
+
+def test_a_column_that_numbers_the_rows_is_suspicious(capsys):
+    for first in (0, 1, 20_000_001):
+        order = RANDOM.permutation(N) + first
+        write("t.csv", ["id,v", *(f"{order[place]},{v}" for place, (v, _) in enumerate(ROWS))])
+        assert main(["scan", "t.csv"]) == 0
+        mark = f"looks wrong: id numbers the rows, {first}..{first + N - 1}: an index?"
+        assert mark in capsys.readouterr().out
+    write("t.csv", ["age,v", *(f"{place % 50},{v}" for place, (v, _) in enumerate(ROWS))])
+    assert main(["scan", "t.csv", "--strict"]) == 0
+
+
+def test_conditions_in_python_are_told_their_way():
+    run = fs.Run(recipe="own", data="ring8", iterations=4, batch=32)
+    for cond, message in (
+        (["a", "b"] * (N // 2), "texts become 0, 1, 2, ..."),
+        ([True, False] * (N // 2), "such as 1 \\* cond"),
+        (np.arange(N).astype("datetime64[D]"), "times become days by"),
+    ):
+        data = {"x0": RANDOM.normal(size=(N, 2)), "cond": cond}
+        with pytest.raises(fs.errors.UserError, match=message):
+            fs.train(run, data, progress=False, device="cpu")

@@ -87,6 +87,8 @@ def tensor(name: str, value: Any) -> Tensor:
         value = value.data
     if isinstance(value, Tensor) and value.dtype in UNSIGNED:
         value = value.cpu().numpy()
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        value = np.asarray(value)
     if isinstance(value, np.ndarray):
         value = _as_torch_reads(name, value)
     try:
@@ -107,7 +109,12 @@ def tensor(name: str, value: Any) -> Tensor:
 
 def _as_torch_reads(name: str, value: np.ndarray) -> np.ndarray:
     """The array in this machine's byte order and with steps forwards, as torch wants them."""
-    if value.dtype.kind in "OSUMmV":
+    if value.dtype.kind in "Mm":
+        raise UserError(
+            f"{name} is an array of {value.dtype}: expected numbers; times become days by"
+            " (array - array.min()) / np.timedelta64(1, 'D')"
+        )
+    if value.dtype.kind in "OSUV":
         raise UserError(
             f"{name} is an array of {value.dtype}: expected numbers; texts become 0, 1, 2, ... by"
             " np.unique(array, return_inverse=True)[1]"
@@ -169,6 +176,8 @@ def _check_labels(name: str, label: Tensor, n: int) -> Tensor:
 
 def label_hint(name: str, label: Tensor) -> str:
     """How rows that look like labels become labels `[N]`; nothing where they do not."""
+    if label.dtype == torch.bool:
+        return f", such as 1 * {name}"
     if label.ndim != 2:
         return ""
     if label.shape[1] == 1:

@@ -29,6 +29,7 @@ RATIO = 10.0  # of deviations along another axis, from which on its places look 
 DIFFERENCE = 20.0  # likewise of means, in deviations
 FEW_PLACES = 16  # of an axis that may be one of variables
 FEW_COLUMNS = 200  # that are compared with one another
+COUNTED = 1_000_000  # rows up to which whole numbers differ in float32
 COMPARED = 10_000  # rows that columns are compared on
 MOST_SORTED = 1_000_000  # numbers of a variable whose quartiles are taken
 LEAST_SIDE = 8  # of what looks like a picture
@@ -293,8 +294,8 @@ def _variables(x0: Tensor, cond: Cond, units: Units, columns: list[Column]) -> I
             _in_user_units(units, place, float(value))
             for value in (values.mean(dtype=np.float64), values.min(), values.max())
         ]
-        if spread:  # what float32 cannot tell from 0 is 0
-            ends = [round(end, 5 - math.floor(math.log10(spread))) for end in ends]
+        if spread:  # what float32 cannot tell from 0 is 0, and no -0
+            ends = [round(end, 5 - math.floor(math.log10(spread))) + 0.0 for end in ends]
         yield Variable(column.name, column.type, ends[0], spread, ends[1], ends[2])
 
 
@@ -360,6 +361,7 @@ def _missing(arrays: Arrays) -> float:
 def _marks(dataset: Dataset, parts: list[Arrays], columns: list[Column]) -> Iterator[str]:
     yield from _mark_constants(dataset, columns)
     yield from _mark_twins(dataset, columns)
+    yield from _mark_index(dataset, parts, columns)
     axes = list(_mark_axis(dataset))
     far = [] if axes else list(_mark_far(dataset, parts, columns))  # of which that is the cause
     yield from axes
@@ -399,6 +401,24 @@ def _mark_twins(dataset: Dataset, columns: list[Column]) -> Iterator[str]:
     correlation = torch.corrcoef(x[:, real].T).abs()
     for i, j in (correlation.triu(1) > 1 - 1e-9).nonzero().tolist():
         yield f"{columns[real[i]].name} and {columns[real[j]].name} are the same up to their units"
+
+
+def _mark_index(dataset: Dataset, parts: list[Arrays], columns: list[Column]) -> Iterator[str]:
+    """Whole numbers that count the rows, each once."""
+    rows = sum(len(part.x0) for part in parts)
+    if len(dataset.shape) != 1 or not 2 < rows < COUNTED:
+        return
+    for place, column in enumerate(columns[:FEW_COLUMNS]):
+        if column.type != "int":
+            continue
+        numbers = [_numbers(part.x0, part.cond, dataset.units.axis, place) for part in parts]
+        values = np.sort(np.concatenate([one.values for one in numbers]).astype(np.float64))
+        step = (values[-1] - values[0]) / (rows - 1) if len(values) == rows else 0.0
+        if step and np.abs(np.diff(values) / step - 1).max() < 0.5:
+            ends = (_in_user_units(dataset.units, place, float(values[i])) for i in (0, -1))
+            low, high = map(round, ends)
+            if high - low == rows - 1:
+                yield f"{column.name} numbers the rows, {low}..{high}: an index?"
 
 
 def _mark_far(dataset: Dataset, parts: list[Arrays], columns: list[Column]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -32,6 +33,8 @@ from fewstep.run.checkpoint.schema import Position, check_contents, new_record
 from fewstep.run.config import Run
 from fewstep.run.facts import Facts
 from fewstep.run.weights import NOT_WEIGHTS, check_weights, load_weights, weights_by_name
+
+log = logging.getLogger("fewstep")
 
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin")
 
@@ -151,7 +154,10 @@ class Generator:
         warn_outside(self.facts.description, asked)
         conds = change_cond(asked, self.facts.cond_units, Units.to_model)
         work = partial(self._sample_part, by, grid, seed, conds)
-        yield from self.room.parts(n, work, batch, self.device)
+        for part in self.room.parts(n, work, batch, self.device):
+            if not bool(part.isfinite().all()):
+                log.warning("fewstep: samples are not finite: the weights have diverged")
+            yield part
 
     @property
     def later_sigmas(self) -> tuple[float, ...]:
