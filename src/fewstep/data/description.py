@@ -204,9 +204,9 @@ def warn_outside(values: Mapping[str, Any], cond: Cond) -> None:
 
     cond: what samples are asked for, in the user's units. values: the description of its data.
     """
-    known = values.get("conditions", {})
+    conditions = values.get("conditions", {})
     for name, part in leaves(cond):
-        for place, variable in enumerate(known.get(name or "cond", [])):
+        for place, variable in enumerate(conditions.get(name or "cond", [])):
             numbers = part.select(1, place) if part.ndim > 1 else part
             low, high = variable["lowest"], variable["highest"]
             room = (high - low) / 2 or 1e-5 * abs(high)

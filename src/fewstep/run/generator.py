@@ -150,9 +150,9 @@ class Generator:
             require(fine, name, value, f"a whole number, {bound} or more")
         grid = by.times(self.method.process, count, self.later_sigmas)
         self._check_range(count, grid)
-        asked = self._asked(n, cond)
-        warn_outside(self.facts.description, asked)
-        conds = change_cond(asked, self.facts.cond_units, Units.to_model)
+        wish = self._user_cond(n, cond)
+        warn_outside(self.facts.description, wish)
+        conds = change_cond(wish, self.facts.cond_units, Units.to_model)
         work = partial(self._sample_part, by, grid, seed, conds)
         for part in self.room.parts(n, work, batch, self.device):
             if not bool(part.isfinite().all()):
@@ -220,9 +220,9 @@ class Generator:
 
         None without conditions.
         """
-        return change_cond(self._asked(n, cond), self.facts.cond_units, Units.to_model)
+        return change_cond(self._user_cond(n, cond), self.facts.cond_units, Units.to_model)
 
-    def _asked(self, n: int, cond: Cond | int | str) -> Cond:
+    def _user_cond(self, n: int, cond: Cond | int | str) -> Cond:
         """The n conditions in the user's units."""
         any_class = self.run.label_drop > 0
         facts = self.facts
