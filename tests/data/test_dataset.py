@@ -104,7 +104,7 @@ BAD = {
     ),
     "no label": (
         {"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.tensor([1, -1])},
-        "integer labels from 0",
+        "cond has label -1: expected integers from 0",
     ),
     "nan in a condition": (
         {"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.full((2, 3), torch.nan)},

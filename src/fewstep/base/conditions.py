@@ -24,6 +24,7 @@ Kind = str | list[Any] | Mapping[str, "Kind"] | None
 LABELS = "labels"
 # Of conditions that are no labels.
 DTYPES = {"float32": torch.float32, "int64": torch.int64, "bool": torch.bool}
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 # In place of a label: networks give it a zero embedding.
 NO_LABEL = -1
 
@@ -84,14 +85,19 @@ def tensor(name: str, value: Any) -> Tensor:
                 " row: repair or remove them"
             )
         value = value.data
+    if isinstance(value, Tensor) and value.dtype in UNSIGNED:
+        value = value.cpu().numpy()
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        value = np.asarray(value)
     if isinstance(value, np.ndarray):
         value = _as_torch_reads(name, value)
     try:
-        x = torch.as_tensor(value).detach().cpu()
+        x = torch.as_tensor(value).detach().cpu().to_dense()
         x = x.clone() if x.is_inference() else x  # else nothing could be learned from it
     except (TypeError, ValueError, RuntimeError) as error:
+        reason = f" ({error})" if isinstance(value, list) else ""
         raise UserError(
-            f"{name} of type {type(value).__name__}: expected a tensor or array of numbers"
+            f"{name} of type {type(value).__name__}: expected a tensor or array of numbers{reason}"
         ) from error
     if x.is_complex():
         raise UserError(
@@ -103,12 +109,23 @@ def tensor(name: str, value: Any) -> Tensor:
 
 def _as_torch_reads(name: str, value: np.ndarray) -> np.ndarray:
     """The array in this machine's byte order and with steps forwards, as torch wants them."""
-    if value.dtype.kind in "OSUMmV":
+    if value.dtype.kind in "Mm":
+        raise UserError(
+            f"{name} is an array of {value.dtype}: expected numbers; times become days by"
+            " (array - array.min()) / np.timedelta64(1, 'D')"
+        )
+    if value.dtype.kind in "OSUV":
         raise UserError(
             f"{name} is an array of {value.dtype}: expected numbers; texts become 0, 1, 2, ... by"
             " np.unique(array, return_inverse=True)[1]"
         )
     value = value.astype(value.dtype.newbyteorder("="), copy=False)
+    if value.dtype.kind == "f" and value.dtype.itemsize > 8:
+        value = value.astype(np.float64)
+    if value.dtype.kind == "u" and value.dtype.itemsize > 1:  # torch cannot compare them
+        if value.size and int(value.max()) >= 2**63:
+            raise UserError(f"{name} holds {value.max()}: expected whole numbers below 2^63")
+        value = value.astype(np.int32 if value.dtype.itemsize == 2 else np.int64)
     is_fit = value.flags.writeable and all(step >= 0 for step in value.strides)
     return value if is_fit else value.copy()
 
@@ -140,7 +157,12 @@ def _check_finite(name: str, value: Tensor) -> None:
 
 
 def _check_labels(name: str, label: Tensor, n: int) -> Tensor:
-    if label.shape != (n,) or not is_integral(label) or bool((label < 0).any()):
+    if label.shape == (n,) and is_integral(label) and bool((label < 0).any()):
+        raise UserError(
+            f"{name} has label {int(label.min())}: expected integers from 0: number the classes 0,"
+            " 1, 2, ..."
+        )
+    if label.shape != (n,) or not is_integral(label):
         raise UserError(
             f"{name} of shape {tuple(label.shape)} and {label.dtype}: expected {n} integer labels"
             f" from 0{label_hint(name, label)}"
@@ -154,6 +176,8 @@ def _check_labels(name: str, label: Tensor, n: int) -> Tensor:
 
 def label_hint(name: str, label: Tensor) -> str:
     """How rows that look like labels become labels `[N]`; nothing where they do not."""
+    if label.dtype == torch.bool:
+        return f", such as 1 * {name}"
     if label.ndim != 2:
         return ""
     if label.shape[1] == 1:

@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    from fewstep.base.errors import StorageError, UserError
+    from fewstep.base.errors import NonFiniteError, StorageError, UserError
     from fewstep.data import pictures, read_condition, writing
     from fewstep.data.frames import TABLES
     from fewstep.run.generator import load
@@ -103,6 +103,12 @@ def main(argv: list[str]) -> int:
         sampler=args.sampler,
         batch=args.batch,
     )
+    bad = int((~x.flatten(1).isfinite()).any(1).sum())
+    if bad:
+        raise NonFiniteError(
+            f"{bad} of {args.n} samples are not finite, and none were written: the run's weights"
+            " have diverged: train again with a lower --lr"
+        )
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         about = writers[args.out.suffix](args.out, x)

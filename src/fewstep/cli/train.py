@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -80,7 +81,8 @@ def start(run: Run, out: Path, own: dict[str, Any], *, quiet: bool, **launch: An
     )
     again = "".join(f" --{kind} {getattr(run, kind)}" for kind in own)
     cond = "" if generator.facts.cond in (None, "labels") else " --cond FILE"
-    print(f"next: fewstep sample {out}{again}{cond}   fewstep eval {out}{again}")
+    path = shlex.quote(str(out))
+    print(f"next: fewstep sample {path}{again}{cond}   fewstep eval {path}{again}")
     return 0
 
 

@@ -108,7 +108,5 @@ def read_dataset(name: str, reading: Reading) -> Dataset:
     variable = split_name(name)
     if name.startswith("hf:") or Path(name).exists() or (variable and variable[0].exists()):
         return from_path(name, reading)
-    if variable:
-        raise UserError(f"no file {variable[0]}: was it moved?")
-    check_data_name(name)
+    check_data_name(str(variable[0]) if variable else name)
     raise unknown("data set", name, DATASETS)  # of another scheme than hf:

@@ -139,6 +139,12 @@ def _by_names(frame: Frame, names: Names) -> Any:
     cond: dict[str, Any] = {}
     if names.features:
         columns = [column.name for column in names.features]
+        missing = [name for name in columns if name not in frame.columns]
+        if missing:
+            raise UserError(
+                f"{frame.name} has no column {missing[0]}, which the run is conditioned on: it has"
+                f" {', '.join(frame.columns)}"
+            )
         cond["features"], _ = features(frame, columns, names.features)
     label = names.label or next((n for n in ROLES["label"] if n in frame.columns), "label")
     if label in frame.columns or not cond:

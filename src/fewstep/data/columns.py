@@ -48,7 +48,8 @@ class Names:
         if label in self.classes:
             return self.classes.index(label)
         if re.fullmatch(r"-?[0-9]{1,18}", label):
-            return int(label)
+            name = str(int(label))  # 0311 is the class that a table's numbers call 311
+            return self.classes.index(name) if name in self.classes else int(label)
         require(
             bool(self.classes), "label", label, "a whole number: this run's classes have no names"
         )

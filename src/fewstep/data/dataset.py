@@ -141,7 +141,8 @@ def check_finite(name: str, x0: Tensor) -> None:
     if len(bad):
         raise UserError(
             f"data {name!r}: {len(bad)} of {len(x0)} samples hold NaN or infinity, the first is"
-            f" sample {int(bad[0])}: remove or repair them"
+            f" sample {int(bad[0])}: remove or repair them, or"
+            " leave them out by a mask"
         )
 
 

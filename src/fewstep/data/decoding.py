@@ -30,6 +30,7 @@ PIXELS = 64_000_000  # 192 MB in RGB; Pillow warns at 89 million and refuses 179
 DEEP = 65535  # the largest value of 16 bits
 BYTES = 2**29  # of a file: eight for each pixel
 
+FRAMES = "has other frames"  # a mark of pictures that are the first of several
 CUT = "lower bits are lost"  # a mark of pictures that Pillow has cut from 16 bits to eight
 
 UPRIGHT = {
@@ -83,7 +84,18 @@ def _decode(data: bytes, targa: bool) -> Image.Image:
             if is_deep and not source.mode.startswith("I"):
                 source.info[CUT] = True
             turn = UPRIGHT.get(_orientation(source))
-            return source.copy() if turn is None else source.transpose(turn)
+            picture = source.copy() if turn is None else source.transpose(turn)
+            if _has_frames(source):
+                picture.info[FRAMES] = True
+            return picture
+
+
+def _has_frames(picture: Image.Image) -> bool:
+    """Whether more frames follow the first; not where they cannot be read: the first is sound."""
+    try:
+        return bool(getattr(picture, "is_animated", False))
+    except Exception:
+        return False
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -138,7 +150,9 @@ def plain(name: str, picture: Image.Image) -> Image.Image:
         values = np.asarray(picture).astype(np.int32)
         low, high = values.min(), values.max()
         if low < 0 or high > DEEP:
-            raise UserError(f"{printable(name)}: values {low}..{high}: expected 16 bits")
+            raise UserError(
+                f"{printable(name)}: values {low}..{high}: expected 0..{DEEP}: give them as .npy"
+            )
         return Image.fromarray(values.astype(np.float32))
     if picture.has_transparency_data:
         full = picture.convert("RGBA")

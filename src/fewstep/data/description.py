@@ -13,30 +13,18 @@ import numpy as np
 from torch import Tensor
 
 from fewstep.base.conditions import Cond, leaves, mask_of
-from fewstep.base.errors import UserError
+from fewstep.base.errors import UserError, one_line
 from fewstep.base.table import MOST_LISTED, first_of, text_table
 from fewstep.data.columns import Column
 from fewstep.data.dataset import Arrays, Dataset
-from fewstep.data.marks import marks_of
-from fewstep.data.numbers import classes_of, columns_of, in_user_units, numbers_of
+from fewstep.data.marks import marks_of, marks_of_conditions
+from fewstep.data.numbers import Variable, classes_of, columns_of, in_user_units, numbers_of
 from fewstep.data.units import Units
 
 MOST_STORED = 1000  # variables that are kept
 
 PARTS = ("training", "validation", "test")
 log = logging.getLogger("fewstep")
-
-
-@dataclass(frozen=True)
-class Variable:
-    """A number of a sample or a condition, over the training rows, in the user's units."""
-
-    name: str
-    type: str
-    mean: float
-    std: float
-    lowest: float
-    highest: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +122,7 @@ def text_of(values: Mapping[str, Any], *, marks: bool = False) -> str:
         )
     if values["missing"]:
         lines.append(f"mask: leaves out {values['missing']:.2%} of the numbers")
-    lines += [f"left out: {text}" for text in values["left_out"]]
+    lines += [f"left out: {one_line(text)}" for text in values["left_out"]]
     if marks:
         lines += [f"looks wrong: {mark}" for mark in values["marks"]]
     return "\n".join(lines)
@@ -143,7 +131,7 @@ def text_of(values: Mapping[str, Any], *, marks: bool = False) -> str:
 def _table(variables: list[dict[str, Any]]) -> list[str]:
     """The first variables, a line for each."""
     rows = [
-        [v["name"], v["type"], *(f"{v[key]:.6g}" for key in _NUMBERS)]
+        [one_line(v["name"]), v["type"], *(f"{v[key]:.6g}" for key in _NUMBERS)]
         for v in variables[:MOST_LISTED]
     ]
     table = text_table(rows, ["variable", "type", "mean", "deviation", "lowest", "highest"])
@@ -157,6 +145,8 @@ def describe(dataset: Dataset) -> Description:
     parts = dict(zip(PARTS, (dataset.train, dataset.validation, dataset.test), strict=True))
     axis = dataset.units.axis
     columns = columns_of(dataset)
+    conditions = dict(_conditions(dataset))
+    rows = [part for part in parts.values() if len(part.x0)]
     return Description(
         name=dataset.name,
         rows=sum(len(part.x0) for part in parts.values()),
@@ -165,11 +155,11 @@ def describe(dataset: Dataset) -> Description:
         axis=None if axis is None else axis + 1,
         units=_units_in_words(dataset.units, dataset.shape),
         variables=tuple(_variables(dataset.train.x0, dataset.train.cond, dataset.units, columns)),
-        conditions=dict(_conditions(dataset)),
+        conditions=conditions,
         classes=classes_of(dataset),
         missing=_missing(dataset.train),
         left_out=(*dataset.left_out, *dataset.skipped),
-        marks=tuple(marks_of(dataset, [part for part in parts.values() if len(part.x0)], columns)),
+        marks=(*marks_of(dataset, rows, columns), *marks_of_conditions(conditions)),
     )
 
 
@@ -177,6 +167,25 @@ def warn(values: Mapping[str, Any]) -> None:
     """A warning for everything that looks wrong in a description."""
     for mark in values["marks"]:
         log.warning("fewstep: data %s: %s", values["name"], mark)
+
+
+def warn_outside(values: Mapping[str, Any], cond: Cond) -> None:
+    """A warning for a condition that lies far outside of what a run has learned from.
+
+    cond: what samples are asked for, in the user's units. values: the description of its data.
+    """
+    conditions = values.get("conditions", {})
+    for name, part in leaves(cond):
+        for place, variable in enumerate(conditions.get(name or "cond", [])):
+            numbers = part.select(1, place) if part.ndim > 1 else part
+            low, high = variable["lowest"], variable["highest"]
+            room = (high - low) / 2 or 1e-5 * abs(high)
+            far = (numbers < low - room) | (numbers > high + room)
+            if bool(far.any()):
+                log.warning(
+                    "fewstep: condition %s = %g: the run knows %g..%g, and can only guess there",
+                    *(one_line(variable["name"]), float(numbers[far][0]), low, high),
+                )
 
 
 def refuse(values: Mapping[str, Any]) -> None:

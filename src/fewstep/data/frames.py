@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
+import csv as text_csv
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +20,11 @@ from fewstep.data.columns import MOST_TEXT
 TABLES = (".csv", ".parquet")
 INDEX = ("", "Unnamed: 0", "__index_level_0__")  # names that pandas' index goes by
 
+EXACT = 2**53  # whole numbers up to it are exact as floats
+MARKS = ",;\t|"  # that separate the cells of a .csv
+# Digits that are no number to a reader: 20,5 and 1,234 and 1 234 and 5 % and $5.
+_DIGITS = re.compile(r"[-+]?[$€£]?(\d{1,3}([ ,.'\u00a0]\d{3})+|\d*)([.,]\d*)?([eE][-+]?\d+)?\s?%?")
+
 Kind = Literal["numbers", "text", "arrays", "pictures", "other"]
 
 
@@ -27,6 +36,7 @@ class Cells:
     values: Callable[[], Any]
     about: str = ""  # what it holds, where that is nothing to learn
     classes: tuple[str, ...] = ()  # the names of its numbers
+    rows: Callable[[], Iterable[Any]] = list  # of text, as they are
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,11 @@ def read_frame(path: Path) -> Frame:
         names = table.column_names
         twice = next((name for name in names if names.count(name) > 1), None)
         require(twice is None, f"{path}: column", twice, "one column of a name")
+        longest = max(names, key=len, default="")
+        need = f"at most {MOST_TEXT} characters"
+        require(len(longest) <= MOST_TEXT, f"{path}: name of a column", longest, need)
+        if not table.num_rows:
+            raise UserError(f"{path} has no rows: expected some below the names of its columns")
         columns = {name: _arrow_cells(name, table[name]) for name in names}
         pandas = table.schema.pandas_metadata or {}
         index = [name for name in pandas.get("index_columns", []) if isinstance(name, str)]
@@ -66,23 +81,86 @@ def read_frame(path: Path) -> Frame:
 
 
 def _csv(path: Path) -> Any:
-    from pyarrow import csv
+    from pyarrow import ArrowInvalid, csv, types
 
-    with path.open(encoding="utf-8", errors="replace") as file:
-        first = file.readline(2**20)
-    delimiter = next((mark for mark in ",;\t" if mark in first), ",")
-    table = csv.read_csv(
+    _check_utf8(path)
+    with path.open(encoding="utf-8-sig") as file:
+        lines = [file.readline(2**20) for _ in range(10)]
+    mark = _separator(lines)
+    read = partial(
+        csv.read_csv,
         path,
         # In one block, so that types hold for all rows.
         read_options=csv.ReadOptions(block_size=min(path.stat().st_size + 1, 2**30)),
-        parse_options=csv.ParseOptions(delimiter=delimiter),
+        parse_options=csv.ParseOptions(delimiter=mark),
     )
+
+    def count_texts(table: Any) -> int:
+        return sum(types.is_string(column.type) for column in table.columns)
+
+    try:
+        table = read()
+        if mark != "," and count_texts(table):  # 20,5 may be a number
+            table = min(
+                (table, read(convert_options=csv.ConvertOptions(decimal_point=","))),
+                key=count_texts,
+            )
+    except ArrowInvalid as error:
+        message = str(error).removeprefix("CSV parse error: ")
+        raise UserError(
+            f"cannot read {path}: {message}: expected the names of the columns in the first line,"
+            f" which is {lines[0].strip()[:80]!r}, and as many cells in each row"
+        ) from error
+    table = table.rename_columns([" ".join(name.split()) for name in table.column_names])
     names = table.column_names
     if all(map(_is_number, names)) and names != [str(place) for place in range(len(names))]:
         raise UserError(
             f"{path}: the first line is {', '.join(names[:6])}: expected the names of the columns"
         )
     return table
+
+
+def _check_utf8(path: Path) -> None:
+    """Raises UserError for a text in another encoding, such as a spreadsheet's UTF-16."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(2**24):
+                if "\0" in decoder.decode(block):
+                    raise UnicodeError
+        decoder.decode(b"", final=True)
+    except UnicodeError as error:
+        raise UserError(f"{path} is no text in UTF-8: save it as CSV in UTF-8") from error
+
+
+def _separator(lines: list[str]) -> str:
+    """The mark that cuts all first lines into equally many cells, or else into the most."""
+
+    def fit(mark: str) -> tuple[bool, int]:
+        try:
+            widths = {len(row) for row in text_csv.reader(lines, delimiter=mark) if row}
+        except text_csv.Error:  # a cell that is too long for it
+            return False, 0
+        return len(widths) == 1 and widths != {1}, max(widths, default=0)
+
+    return max(MARKS, key=fit)
+
+
+def check_text(name: str, cells: Cells, way: str) -> None:
+    """Raises UserError for a column of text that is one of numbers but for some of its cells.
+
+    way: what else to do than to repair the cells.
+    """
+    rows = [str(row) for row in cells.rows() if row is not None]
+    numbers = sum(any(c.isdigit() for c in row) and bool(_DIGITS.fullmatch(row)) for row in rows)
+    if 2 * numbers <= len(rows):
+        return
+    strange = [row for row in rows if not _is_number(row)]
+    if strange:
+        raise UserError(
+            f"column {name} holds {strange[0]!r} ({len(strange)} of {len(rows)} cells) where it"
+            f" should be a number such as 1234.5: repair the cells, or {way}"
+        )
 
 
 def _is_number(text: str) -> bool:
@@ -133,10 +211,11 @@ def _arrow_cells(name: str, column: Any) -> Cells:
     if what == "numbers":
         return Cells(what, numbers)
     if what == "text":
-        return Cells(what, lambda: texts(name, objects()))
+        return Cells(what, lambda: texts(name, objects()), rows=column.to_pylist)
     if what == "arrays":
         return Cells(what, lambda: stack(name, objects()))
-    return Cells(what, objects, f"values of type {kind}" if what == "other" else "")
+    about = "no values" if types.is_null(kind) else f"values of type {kind}"
+    return Cells(what, objects, about if what == "other" else "")
 
 
 def _arrow_kind(kind: Any) -> Kind:
@@ -201,7 +280,7 @@ def _object_cells(name: str, rows: Iterable[Any], feature: Any) -> Cells:
         has_bytes = isinstance(first.get("bytes"), bytes)
         return Cells("pictures" if has_bytes else "other", objects, "records")
     if isinstance(first, str):
-        return Cells("text", lambda: texts(name, objects()))
+        return Cells("text", lambda: texts(name, objects()), rows=lambda: rows)
     if isinstance(first, bool | int | float | np.number | np.bool_):
         return Cells("numbers", lambda: finite(name, np.asarray(objects())), classes=classes)
     if isinstance(first, list | tuple | np.ndarray):
@@ -232,8 +311,26 @@ def texts(name: str, rows: list[str]) -> np.ndarray:
 def stack(name: str, rows: list[Any]) -> np.ndarray:
     """The arrays of a column as one. Raises UserError where they differ in length."""
     try:
-        return np.asarray(rows)
+        result = np.asarray(rows)
     except ValueError as error:
         raise UserError(
             f"the rows of column {name} differ in length: pad them and say where with a mask"
         ) from error
+    if result.dtype == object:
+        bad = next(row for row, value in enumerate(rows) if np.asarray(value).dtype == object)
+        raise UserError(f"column {name}: row {bad} holds null: remove or repair it")
+    return result
+
+
+def check_exact(name: str, values: np.ndarray) -> None:
+    """Raises UserError for whole numbers that floats would make others, such as long ids."""
+    if values.dtype.kind not in "iu" or not values.size:
+        return
+    large = np.flatnonzero((values > EXACT) | (values < -EXACT))
+    floats = values[large].astype(np.float64).tolist()
+    for row, value in zip(large.tolist(), floats, strict=True):
+        if int(value) != int(values[row]):
+            raise UserError(
+                f"column {name}: row {row} is {values[row]}, which no float holds: expected whole"
+                " numbers up to 2^53: subtract the smallest, or leave ids out (--columns)"
+            )

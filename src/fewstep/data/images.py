@@ -45,7 +45,7 @@ from PIL import Image
 from fewstep.base.errors import UserError
 from fewstep.data.archives import Files, open_files, printable
 from fewstep.data.columns import Names, number_texts
-from fewstep.data.decoding import CUT, SUFFIXES, decode, to_array
+from fewstep.data.decoding import CUT, FRAMES, SUFFIXES, decode, to_array
 from fewstep.data.reading import BadFiles, Content
 
 __all__ = [
@@ -74,6 +74,7 @@ class Listing(NamedTuple):
     cond: Any
     classes: tuple[str, ...]  # the sub-folders that labels number; none with a `dataset.json`
     cut: list[str]  # pictures that were opened, and have lost their lower bits
+    stacks: list[str]  # likewise, and have more than one frame
 
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
@@ -106,6 +107,8 @@ def read(path: Path, size: int | None = None, bad_files: BadFiles = "fail") -> C
     if folder.cut:
         count = len(folder.cut)
         left += (f"the lower eight bits of {count} pictures of 16-bit colour: give them as .npy",)
+    if folder.stacks:
+        left += (f"all frames but the first of {len(folder.stacks)} pictures: give them as .npy",)
     data = {"x0": join(list(rows.values())), "cond": cond}
     return Content(data, Names(classes=folder.classes), left, tuple(bad.values()))
 
@@ -128,8 +131,8 @@ def listing(path: Path, files: Files) -> Listing:
     inside = {*names, table}
     others = [name for name in files if name not in inside]
     if table is not None:
-        return Listing(path, files, names, others, _labels(path, files, names, table), (), [])
-    return Listing(path, files, names, others, *_sub_folders(path, names, len(top)), [])
+        return Listing(path, files, names, others, _labels(path, files, names, table), (), [], [])
+    return Listing(path, files, names, others, *_sub_folders(path, names, len(top)), [], [])
 
 
 def _common_folder(names: list[str]) -> tuple[str, ...]:
@@ -152,6 +155,8 @@ def pictures(folder: Listing) -> Iterator[tuple[str, Image.Image | UserError]]:
                 picture = decode(place, file)
             if CUT in picture.info:
                 folder.cut.append(name)
+            if FRAMES in picture.info:
+                folder.stacks.append(name)
             yield name, picture
         except UserError as error:
             message = str(error)

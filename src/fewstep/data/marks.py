@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from fewstep.base.conditions import mask_of
 from fewstep.base.table import MOST_LISTED, first_of
 from fewstep.data.columns import Column
 from fewstep.data.dataset import Arrays, Dataset
-from fewstep.data.numbers import Numbers, classes_of, in_user_units, numbers_of
+from fewstep.data.numbers import Numbers, Variable, classes_of, in_user_units, numbers_of
 from fewstep.data.units import BYTES
 
 FAR = 30.0  # deviations, by the quartiles, from which on a value is named
@@ -20,10 +20,13 @@ RATIO = 10.0  # of deviations along another axis, from which on its places look 
 DIFFERENCE = 20.0  # likewise of means, in deviations
 FEW_PLACES = 16  # of an axis that may be one of variables
 FEW_COLUMNS = 200  # that are compared with one another
+COUNTED = 1_000_000  # rows up to which whole numbers differ in float32
 COMPARED = 10_000  # rows that columns are compared on
 MOST_SORTED = 1_000_000  # numbers of a variable whose quartiles are taken
+LEAST_SIDE = 8  # of what looks like a picture
 SLIVER = 128  # of 256 levels that pictures should use
 
+MISSING = {"na", "n/a", "n.a.", "#n/a", "nan", "null", "none", "nil", "?", "-", "missing"}
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev"}
 
 
@@ -31,6 +34,7 @@ def marks_of(dataset: Dataset, parts: list[Arrays], columns: list[Column]) -> It
     """Everything that looks wrong, in words; parts: the splits that have rows."""
     yield from _mark_constants(dataset, columns)
     yield from _mark_twins(dataset, columns)
+    yield from _mark_index(dataset, parts, columns)
     axes = list(_mark_axis(dataset))
     far = [] if axes else list(_mark_far(dataset, parts, columns))  # of which that is the cause
     yield from axes
@@ -40,6 +44,14 @@ def marks_of(dataset: Dataset, parts: list[Arrays], columns: list[Column]) -> It
     yield from _mark_range(dataset)
     yield from _mark_repeats(parts)
     yield from _markclasses_of(dataset)
+
+
+def marks_of_conditions(conditions: Mapping[str, tuple[Variable, ...]]) -> Iterator[str]:
+    """Likewise of conditions that are no labels."""
+    for variables in conditions.values():
+        same = [f"{one.name} ({one.lowest:g})" for one in variables if one.std == 0]
+        if same:
+            yield f"conditions that are constant, of which nothing can be learned: {first_of(same)}"
 
 
 def _mark_constants(dataset: Dataset, columns: list[Column]) -> Iterator[str]:
@@ -66,6 +78,24 @@ def _mark_twins(dataset: Dataset, columns: list[Column]) -> Iterator[str]:
     correlation = torch.corrcoef(x[:, real].T).abs()
     for i, j in (correlation.triu(1) > 1 - 1e-9).nonzero().tolist():
         yield f"{columns[real[i]].name} and {columns[real[j]].name} are the same up to their units"
+
+
+def _mark_index(dataset: Dataset, parts: list[Arrays], columns: list[Column]) -> Iterator[str]:
+    """Whole numbers that count the rows, each once."""
+    rows = sum(len(part.x0) for part in parts)
+    if len(dataset.shape) != 1 or not 2 < rows < COUNTED:
+        return
+    for place, column in enumerate(columns[:FEW_COLUMNS]):
+        if column.type != "int":
+            continue
+        numbers = [numbers_of(part.x0, part.cond, dataset.units.axis, place) for part in parts]
+        values = np.sort(np.concatenate([one.values for one in numbers]).astype(np.float64))
+        step = (values[-1] - values[0]) / (rows - 1) if len(values) == rows else 0.0
+        if step and np.abs(np.diff(values) / step - 1).max() < 0.5:
+            ends = (in_user_units(dataset.units, place, float(values[i])) for i in (0, -1))
+            low, high = map(round, ends)
+            if high - low == rows - 1:
+                yield f"{column.name} numbers the rows, {low}..{high}: an index?"
 
 
 def _mark_far(dataset: Dataset, parts: list[Arrays], columns: list[Column]) -> Iterator[str]:
@@ -122,8 +152,15 @@ def _mark_range(dataset: Dataset) -> Iterator[str]:
 
 
 def _mark_axis(dataset: Dataset) -> Iterator[str]:
-    """Another axis whose places look like variables of unlike units."""
-    units, x0 = dataset.units, dataset.train.x0
+    """Another axis whose places look like variables of unlike units, or like channels."""
+    units, x0, shape = dataset.units, dataset.train.x0, dataset.shape
+    if units.axis == 0 and len(shape) == 3 and shape[2] <= 4 and min(shape[:2]) >= LEAST_SIDE:
+        size = "x".join(map(str, shape))
+        yield (
+            f"{size} looks like pictures whose channels come last: bring them first by"
+            " numpy.moveaxis(x, -1, 1), or set channel_axis = 3"
+        )
+        return
     if units.clip or units.are_plain or mask_of(x0, dataset.train.cond) is not None:
         return
     for axis, places in enumerate(dataset.shape):
@@ -165,9 +202,15 @@ def _mark_repeats(parts: list[Arrays]) -> Iterator[str]:
 def _markclasses_of(dataset: Dataset) -> Iterator[str]:
     classes = classes_of(dataset)
     empty = [name for name, rows in classes if not rows]
+    names = [name for name, _ in classes]
+    for column in dataset.names.features:
+        names += column.categories
+    missing = [name for name in names if name.strip().lower() in MISSING]
+    if missing:
+        yield f"{first_of(missing)} among the classes: a missing value?"
     if empty:
         yield f"classes without a training row: {first_of(empty)}"
     words = {re.sub(r"[^a-z]", "", name.lower()) for name, _ in classes}
     if len(words) > 1 and words <= SPLITS:
-        names = ", ".join(name for name, _ in classes)
-        yield f"classes are named {names}: are they splits, and not classes?"
+        text = ", ".join(name for name, _ in classes)
+        yield f"classes are named {text}: are they splits, and not classes?"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,18 @@ from fewstep.data.columns import Column
 from fewstep.data.dataset import Dataset
 from fewstep.data.tensors import labels_in
 from fewstep.data.units import Units
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A number of a sample or a condition, over the training rows, in the user's units."""
+
+    name: str
+    type: str
+    mean: float
+    std: float
+    lowest: float
+    highest: float
 
 
 def columns_of(dataset: Dataset) -> list[Column]:

@@ -25,7 +25,7 @@ from fewstep.base.errors import UserError, require
 from fewstep.data import images
 from fewstep.data.archives import readable
 from fewstep.data.columns import Column, Names, Type, number_texts
-from fewstep.data.frames import Frame, Kind
+from fewstep.data.frames import Frame, Kind, check_exact, check_text
 from fewstep.data.reading import Content, Reading
 from fewstep.data.tables import ROLES, SAMPLES, condition, is_text, native, number_labels, places
 
@@ -83,6 +83,8 @@ class _Roles:
         x0, kinds = self._stack(in_order)
         result, _ = condition(frame.name, cond)
         in_use = {*samples, *others.values(), *reading.condition_columns, label}
+        for name in [] if reading.columns else frame.of_kind(set(frame.columns) - in_use, "text"):
+            check_text(name, frame.columns[name], "choose --columns without it")
         left = tuple(self._why(name, samples) for name in frame.columns if name not in in_use)
         names = replace(names, columns=kinds, features=columns)
         return Content({"x0": x0, "cond": result}, names, left)
@@ -108,10 +110,14 @@ class _Roles:
             samples = list(self.reading.columns)
             wrong = frame.of_kind(samples, "text", "other")
             if wrong:
-                what = frame.columns[wrong[0]].about or "text"
+                cells = frame.columns[wrong[0]]
+                hint = ": give them as numbers"
+                if cells.kind == "text":
+                    check_text(wrong[0], cells, "leave it out of --columns")
+                    hint = f" (--condition-columns {wrong[0]} conditions on text)"
                 raise UserError(
-                    f"{frame.name}: column {wrong[0]} holds {what}: expected numbers"
-                    f" (--condition-columns {wrong[0]} conditions on text)"
+                    f"{frame.name}: column {wrong[0]} holds {cells.about or 'text'}: expected"
+                    f" numbers{hint}"
                 )
             return samples
         whole = [n for n in SAMPLES if n in frame.of_kind(rest, "arrays", "pictures")]
@@ -123,6 +129,8 @@ class _Roles:
             return numbers
         if len(arrays) == 1:
             return arrays
+        for name in frame.of_kind(rest, "text"):
+            check_text(name, frame.columns[name], "choose --columns without it")
         raise UserError(
             f"{frame.name} has the columns {', '.join(frame.columns) or 'none'}: expected samples"
             f" in columns of numbers, or in {' or '.join(SAMPLES)}: --columns NAME takes others"
@@ -167,6 +175,8 @@ class _Roles:
             )
         values = [frame.columns[name].values() for name in names]
         kinds = tuple(map(column_of, names, values))
+        for name, column in zip(names, values, strict=True):
+            check_exact(name, column)
         return np.stack([native(one) for one in values], 1), kinds
 
     def _why(self, name: str, samples: list[str]) -> str:
@@ -179,7 +189,8 @@ class _Roles:
         elif cells.kind == "text":
             why = f"text; --condition-columns {name} conditions on it"
         elif cells.kind == "other":
-            why = f"{cells.about}; give them as numbers"
+            why = cells.about
+            why += "" if why == "no values" else "; give them as numbers"
         elif self.reading.columns:
             why = "not among --columns"
         else:
@@ -256,11 +267,14 @@ def features(
         values = cells.values()
         column = vocabulary[place] if vocabulary else column_of(name, values)
         if not is_text(values) and column.type != "category":
+            check_exact(name, values)
             parts.append(native(values).astype(np.float64)[:, None])
             columns.append(column)
             continue
         if vocabulary and column.type != "category":
             raise UserError(f"column {name} holds text: expected numbers, as in training")
+        if not vocabulary:
+            check_text(name, cells, "leave it out of --condition-columns")
         numbers, words = number_texts(values.tolist())
         if vocabulary:
             numbers, words = (

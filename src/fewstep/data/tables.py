@@ -110,7 +110,7 @@ def unwrap(cond: dict[str, Any]) -> Any:
 
 def is_text(values: Any) -> bool:
     """Whether an array holds text."""
-    return getattr(getattr(values, "dtype", None), "kind", "") in "UST" and hasattr(values, "shape")
+    return isinstance(values, np.ndarray | np.generic) and values.dtype.kind in "UST"
 
 
 def number_labels(
@@ -122,6 +122,9 @@ def number_labels(
     are not whole, and for unknown text.
     """
     if is_text(labels):
+        empty = np.flatnonzero(labels == np.zeros((), labels.dtype))
+        if len(empty):
+            raise UserError(f"{name}: row {empty[0]} is empty: remove or repair it")
         numbers, classes = number_texts(labels.tolist())
         if not vocabulary:
             return numbers, classes

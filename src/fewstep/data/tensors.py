@@ -228,6 +228,11 @@ def check_arrays(data: Any) -> tuple[Tensor, Any]:
         raise UserError(
             f"data of shape {tuple(x0.shape)}: expected [N, ...] with at least 2 samples"
         )
+    if x0.dtype == torch.int64 and bool((strange := x0.double().long() != x0).any()):
+        raise UserError(
+            f"data holds {int(x0[strange][0])}, which no float holds: expected whole numbers up to"
+            " 2^53: subtract the smallest, or leave ids out"
+        )
     cond = parts.get("cond")
     return x0, None if cond is None else check_condition(cond, x0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 from fewstep.base.errors import UserError, unknown
 from fewstep.data.archives import FREE, RATIO, readable
 from fewstep.data.tables import native
+
+log = logging.getLogger("fewstep")
 
 _NAME = re.compile(r"(?P<file>.*?\.(?P<kind>nc4?|h5|hdf5))(:(?P<variable>.*))?", re.IGNORECASE)
 _FILL = ("_FillValue", "missing_value")
@@ -56,7 +59,19 @@ def _netcdf(path: Path, name: str) -> Any:
         if not isinstance(one.dtype, np.dtype) or one.dtype.kind not in "biuf":
             raise UserError(f"{path}: {name} holds values of {one.dtype}: expected numbers")
         _check_bytes(path, name, one.size * one.dtype.itemsize)
+        _warn_of_time(f"{path}:{name}", [one.get_dims()[axis] for axis in range(one.ndim)])
         return one[...]
+
+
+def _warn_of_time(name: str, axes: list[Any]) -> None:
+    """A warning where the first axis, that of the samples, is none of times, and another is."""
+    times = [axis.isunlimited() or "time" in axis.name.lower() for axis in axes]
+    if any(times[1:]) and not times[0]:
+        first, other = axes[0], axes[times.index(True)]
+        log.warning(
+            "fewstep: %s: each of %d %s is a sample: if a %s should be one, move that axis first",
+            *(name, len(first), first.name, other.name),
+        )
 
 
 def _hdf5(path: Path, name: str) -> Any:

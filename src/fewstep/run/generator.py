@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,6 +25,7 @@ from fewstep.core import sampling
 from fewstep.core.denoiser import Preconditioned, Truncated
 from fewstep.core.method import Method
 from fewstep.data import Units, change_cond, each, fit
+from fewstep.data.description import warn_outside
 from fewstep.run.build import Network, OwnMethod, build_method, build_student, outline
 from fewstep.run.checkpoint import Checkpoint, RunFolder, read
 from fewstep.run.checkpoint import write as write_checkpoint
@@ -31,6 +33,8 @@ from fewstep.run.checkpoint.schema import Position, check_contents, new_record
 from fewstep.run.config import Run
 from fewstep.run.facts import Facts
 from fewstep.run.weights import NOT_WEIGHTS, check_weights, load_weights, weights_by_name
+
+log = logging.getLogger("fewstep")
 
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin")
 
@@ -146,9 +150,14 @@ class Generator:
             require(fine, name, value, f"a whole number, {bound} or more")
         grid = by.times(self.method.process, count, self.later_sigmas)
         self._check_range(count, grid)
-        conds = self.conditions(n, cond)
+        wish = self._user_cond(n, cond)
+        warn_outside(self.facts.description, wish)
+        conds = change_cond(wish, self.facts.cond_units, Units.to_model)
         work = partial(self._sample_part, by, grid, seed, conds)
-        yield from self.room.parts(n, work, batch, self.device)
+        for part in self.room.parts(n, work, batch, self.device):
+            if not bool(part.isfinite().all()):
+                log.warning("fewstep: samples are not finite: the weights have diverged")
+            yield part
 
     @property
     def later_sigmas(self) -> tuple[float, ...]:
@@ -211,10 +220,14 @@ class Generator:
 
         None without conditions.
         """
+        return change_cond(self._user_cond(n, cond), self.facts.cond_units, Units.to_model)
+
+    def _user_cond(self, n: int, cond: Cond | int | str) -> Cond:
+        """The n conditions in the user's units."""
         any_class = self.run.label_drop > 0
         facts = self.facts
         cond = facts.names.label_number(cond) if isinstance(cond, str) else cond
-        conds = fit(
+        return fit(
             cond,
             facts.cond,
             n,
@@ -222,7 +235,6 @@ class Generator:
             occurring=facts.names.occurring,
             allow_no_label=any_class,
         )
-        return change_cond(conds, facts.cond_units, Units.to_model)
 
     def user_conditions(self, n: int, cond: Cond | int | str) -> Cond:
         """The n conditions of `conditions`, in the user's units."""

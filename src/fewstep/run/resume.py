@@ -97,7 +97,10 @@ def check_same(
         )
     old_facts = record.facts
     if replace(old_facts, init=facts.init, teacher=facts.teacher) != facts:
-        raise UserError(f"the data is not what the run in {out} was started with")
+        raise UserError(
+            f"the data is not what the run in {out} was started with: bring the old data back, or"
+            " start another run (--out)"
+        )
     if old_facts.teacher != facts.teacher:
         raise UserError(f"the teacher is not the one that the run in {out} was started with")
     return old_facts
