@@ -73,7 +73,7 @@ class Description:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON's own types; of more than `MOST_STORED` variables or classes the first."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self), sort_keys=True))
         for key in ("variables", "classes", "left_out"):
             values[key] = values[key][:MOST_STORED]
         return values
