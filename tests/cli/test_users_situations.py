@@ -323,3 +323,11 @@ def test_conditions_in_python_are_told_their_way():
         data = {"x0": RANDOM.normal(size=(N, 2)), "cond": cond}
         with pytest.raises(fs.errors.UserError, match=message):
             fs.train(run, data, progress=False, device="cpu")
+
+
+def test_numbers_written_as_text_are_called_so():
+    texts = {"v": [str(v) for v, _ in ROWS], "code": ["0311", "0712"] * (N // 2)}
+    parquet.write_table(pyarrow.table({"w": RANDOM.normal(size=N), **texts}), "t.parquet")
+    numbers, code = fs.data.load("t.parquet").left_out
+    assert numbers.startswith("column v: numbers written as text; ")
+    assert code.startswith("column code: text; ")

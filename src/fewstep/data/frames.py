@@ -163,6 +163,12 @@ def check_text(name: str, cells: Cells, way: str) -> None:
         )
 
 
+def are_numbers(cells: Cells) -> bool:
+    """Whether all texts of a column are numbers, and none a code such as 0311."""
+    rows = [str(row).strip() for row in cells.rows() if row is not None]
+    return bool(rows) and all(_is_number(row) and not re.match("0[0-9]", row) for row in rows)
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text)

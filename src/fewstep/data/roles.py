@@ -25,7 +25,7 @@ from fewstep.base.errors import UserError, require
 from fewstep.data import images
 from fewstep.data.archives import readable
 from fewstep.data.columns import Column, Names, Type, number_texts
-from fewstep.data.frames import Frame, Kind, check_exact, check_text
+from fewstep.data.frames import Frame, Kind, are_numbers, check_exact, check_text
 from fewstep.data.reading import Content, Reading
 from fewstep.data.tables import ROLES, SAMPLES, condition, is_text, native, number_labels, places
 
@@ -187,7 +187,8 @@ class _Roles:
         elif name in self.frame.index:
             why = "pandas' index" + ("; --columns takes it" if name else "")
         elif cells.kind == "text":
-            why = f"text; --condition-columns {name} conditions on it"
+            what = "numbers written as text" if are_numbers(cells) else "text"
+            why = f"{what}; --condition-columns {name} conditions on it"
         elif cells.kind == "other":
             why = cells.about
             why += "" if why == "no values" else "; give them as numbers"
