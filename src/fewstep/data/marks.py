@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fewstep.base.conditions import mask_of
+from fewstep.base.randomness import generator
 from fewstep.base.table import MOST_LISTED, first_of
 from fewstep.data.columns import Column
 from fewstep.data.dataset import Arrays, Dataset
@@ -21,6 +23,7 @@ DIFFERENCE = 20.0  # likewise of means, in deviations
 FEW_PLACES = 16  # of an axis that may be one of variables
 FEW_COLUMNS = 200  # that are compared with one another
 COUNTED = 1_000_000  # rows up to which whole numbers differ in float32
+HASHED = 4096  # rows at once
 COMPARED = 10_000  # rows that columns are compared on
 MOST_SORTED = 1_000_000  # numbers of a variable whose quartiles are taken
 LEAST_SIDE = 8  # of what looks like a picture
@@ -43,7 +46,7 @@ def marks_of(dataset: Dataset, parts: list[Arrays], columns: list[Column]) -> It
         yield f"{len(far) - MOST_LISTED} more variables have values that far out"
     yield from _mark_range(dataset)
     yield from _mark_repeats(parts)
-    yield from _markclasses_of(dataset)
+    yield from _mark_classes(dataset)
 
 
 def marks_of_conditions(conditions: Mapping[str, tuple[Variable, ...]]) -> Iterator[str]:
@@ -183,23 +186,29 @@ def _mark_axis(dataset: Dataset) -> Iterator[str]:
 
 def _mark_repeats(parts: list[Arrays]) -> Iterator[str]:
     """Held-out rows that stand in the training split too."""
-    hashes = [
-        {hash(row.tobytes()) for row in part.x0.reshape(len(part.x0), -1).numpy()}
-        for part in parts[:1]
-    ]
-    number = total = 0
-    for part in parts[1:]:
-        rows = part.x0.reshape(len(part.x0), -1).numpy()
-        number += sum(hash(row.tobytes()) in hashes[0] for row in rows)
-        total += len(rows)
+    train, *others = (_hashes(part.x0) for part in parts)
+    held_out = np.concatenate([np.empty(0, np.uint64), *others])
+    number = int(np.isin(held_out, train).sum())
     if number:
         yield (
-            f"{number} of {total} held-out rows stand in the training split too: scores on them"
-            " flatter"
+            f"{number} of {len(held_out)} held-out rows stand in the training split too: scores on"
+            " them flatter"
         )
 
 
-def _markclasses_of(dataset: Dataset) -> Iterator[str]:
+def _hashes(x0: Tensor) -> np.ndarray:
+    """A number for the bits of each row: that two unlike rows share one is beyond chance."""
+    rows = x0.reshape(len(x0), -1).contiguous().numpy().view(np.uint32)
+    source = generator(0, "hashes of rows")
+    factors = torch.randint(1, 2**63 - 1, (rows.shape[1],), generator=source).numpy()
+    parts = [
+        (rows[first : first + HASHED] * factors.view(np.uint64)).sum(1, dtype=np.uint64)
+        for first in range(0, len(rows), HASHED)
+    ]
+    return np.concatenate(parts)
+
+
+def _mark_classes(dataset: Dataset) -> Iterator[str]:
     classes = classes_of(dataset)
     empty = [name for name, rows in classes if not rows]
     names = [name for name, _ in classes]

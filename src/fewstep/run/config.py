@@ -6,6 +6,7 @@ import ast
 import json
 import typing
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -133,7 +134,7 @@ class Run:
     """Steps between checkpoints; the last step always makes one."""
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
+        hints = _hints()
         for name in (f.name for f in fields(Run)):
             object.__setattr__(self, name, convert(name, getattr(self, name), hints[name]))
         for kind in ("method", "network"):
@@ -231,6 +232,12 @@ def _field_texts() -> str:
 
 if Run.__doc__:  # python -OO leaves none
     Run.__doc__ += f"\n\n{_field_texts()}"
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    """The types of a run's fields."""
+    return typing.get_type_hints(Run)
 
 
 def run_from_json(values: Any) -> Run:
