@@ -134,7 +134,7 @@ class Run:
     """Steps between checkpoints; the last step always makes one."""
 
     def __post_init__(self) -> None:
-        hints = _hints()
+        hints = _hints(type(self))  # type: ignore[arg-type]
         for name in (f.name for f in fields(Run)):
             object.__setattr__(self, name, convert(name, getattr(self, name), hints[name]))
         for kind in ("method", "network"):
@@ -235,9 +235,9 @@ if Run.__doc__:  # python -OO leaves none
 
 
 @cache
-def _hints() -> dict[str, Any]:
-    """The types of a run's fields."""
-    return typing.get_type_hints(Run)
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of the fields of a run, or of a command line's."""
+    return typing.get_type_hints(kind)
 
 
 def run_from_json(values: Any) -> Run:
