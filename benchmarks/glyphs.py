@@ -15,7 +15,7 @@ from typing import Any
 
 import fewstep as fs
 from fewstep.analysis.metrics import evaluate
-from fewstep.run.sources import dataset_of
+from fewstep.run.datasets import dataset_of
 
 ECT = {"method": "ect"}
 # Method, options, whether it is the second half of ECT.

@@ -22,7 +22,7 @@ from fewstep.base.errors import UserError
 from fewstep.cli import main
 from fewstep.core.process import expand
 from fewstep.data import Arrays, Units
-from fewstep.run.sources import dataset_of
+from fewstep.run.datasets import dataset_of
 
 DATA = dataset_of("exact:ring8")
 TRUTH = fs.exact.ring8()

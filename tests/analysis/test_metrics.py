@@ -94,7 +94,9 @@ def test_a_generator_that_draws_real_data_reaches_the_floor(digits, cold_cache, 
     settings = tiny_run(data="digits", network_options={"width": 8, "depth": 1})
     g = fs.train(settings, progress=False, device="cpu")
     monkeypatch.setattr(
-        type(g), "sample", lambda self, n, **options: digits.test.x0[:n].repeat(2, 1, 1, 1)[:n]
+        type(g),
+        "sample_parts",
+        lambda self, n, **_: iter(digits.test.x0.repeat(2, 1, 1, 1)[:n, None]),
     )
     results, speeds = evaluate(g, digits, steps=(1,), n=600)
     assert {r.metric for r in results} == {
@@ -121,11 +123,11 @@ def test_scores_ask_for_what_they_report(digits, cold_cache, monkeypatch):
     )
     calls = []
 
-    def sample(self, n, *, steps, seed, cond):
+    def sample_parts(self, n, *, steps, seed, cond, batch):
         calls.append((n, steps, seed, cond))
-        return 3 * digits.train.x0[torch.arange(n) % 1197]
+        yield from (3 * digits.train.x0[torch.arange(n) % 1197]).split(77)
 
-    monkeypatch.setattr(type(g), "sample", sample)
+    monkeypatch.setattr(type(g), "sample_parts", sample_parts)
     results, _ = evaluate(g, digits, steps=(3, 5), n=1197, seed=9, split="validation")
     # Validation has seeds of its own: the choice is scored on other noise.
     own = calls[0][2]
@@ -165,7 +167,9 @@ def test_scores_are_taken_in_the_models_own_units(monkeypatch):
     g = fs.train(tiny_run(), x, progress=False, device="cpu")
     part = Arrays(own.train.x0[:100])
     dataset = Dataset("tensor", own.train, part, part, 0, own.units)
-    monkeypatch.setattr(type(g), "sample", lambda self, n, **options: x[:100].repeat(2, 1)[:n])
+    monkeypatch.setattr(
+        type(g), "sample_parts", lambda self, n, **_: iter([x[:100].repeat(2, 1)[:n]])
+    )
     results, _ = evaluate(g, dataset, steps=(1,), n=200)
     assert results[0].value == pytest.approx(results[0].floor, rel=1e-5)
 
@@ -194,7 +198,7 @@ def test_the_split_is_the_one_asked_for(monkeypatch):
     dataset = Dataset("tensor", own.train, *parts, 0, own.units)
     for i, split in enumerate(("validation", "test")):
         samples = own.units.to_user(parts[i].x0).repeat(2, 1)
-        monkeypatch.setattr(type(g), "sample", lambda self, n, x=samples, **options: x[:n])
+        monkeypatch.setattr(type(g), "sample_parts", lambda self, n, x=samples, **_: iter([x[:n]]))
         result = evaluate(g, dataset, steps=(1,), n=200, split=split, metrics=("pixel_frechet",))[
             0
         ][0]
@@ -228,13 +232,13 @@ def test_padding_counts_for_nothing_in_scores(cold_cache, monkeypatch):
         device="cpu",
     )
 
-    def sample(self, n, *, cond, **options):
+    def sample_parts(self, n, *, cond, **options):
         noisy = torch.where(
             cond["mask"][:, :, None], torch.full((n, 3, 2), 5.0), torch.full((n, 3, 2), 77.0)
         )
-        return noisy
+        yield from noisy.split(70)
 
-    monkeypatch.setattr(type(g), "sample", sample)
+    monkeypatch.setattr(type(g), "sample_parts", sample_parts)
     scores = evaluate(g, dataset, steps=(1,), n=200, metrics=("pixel_frechet",))[0][0]
     assert scores.value < 10  # 77 in the padding would give hundreds
 

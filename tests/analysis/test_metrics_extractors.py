@@ -339,7 +339,7 @@ def test_fid_is_called_so_only_by_its_own_weights(model, digits):
 def test_every_metric_scores_held_out_data_as_its_floor(model, digits, monkeypatch):
     """A 'model' that returns the held-out split scores the floor; draws of 100 give it an error."""
     x = digits.test.x0
-    monkeypatch.setattr(type(model), "sample", lambda self, n, **options: x[:n])
+    monkeypatch.setattr(type(model), "sample_parts", lambda self, n, **_: iter([x[:n]]))
     kinds = ("kid", "mmd", "precision", "recall", "density", "coverage", "sliced_w2", "w2", "c2st")
     names = [f"pixel_{kind}" for kind in kinds] + ["energy", "nearest_ratio"]
     results, _ = evaluate(model, digits, steps=(1,), n=300, draw=100, metrics=names)
@@ -364,7 +364,7 @@ def test_draws_larger_than_the_held_out_split_have_no_floor(model, digits):
     )
     (alone,), _ = evaluate(model, bare, steps=(1,), n=900, draw=450, metrics=("pixel_frechet",))
     assert alone.value == result.value
-    with pytest.raises(UserError, match="n = 900 samples against 0 held-out ones"):
+    with pytest.raises(UserError, match="none are left to compare with"):
         evaluate(model, bare, n=900)
     with pytest.raises(UserError, match="nearest_ratio is relative to held-out data"):
         evaluate(model, bare, n=900, draw=450, metrics=("nearest_ratio",))
@@ -392,3 +392,64 @@ def test_the_command_takes_them(tiny, layer, digits, tmp_path, capsys):
     assert len(help_lines) == 1 + 2 * len(METRICS)
     assert any(line.startswith("tiny_kid") for line in help_lines)
     assert main(["eval", "digits", "--reference", str(tmp_path / "no.npz")]) == 2
+
+
+INPUTS = {  # the type that the file takes, and the samples' error in it
+    TensorProto.FLOAT: 1e-6,
+    TensorProto.FLOAT16: 2e-3,
+    TensorProto.DOUBLE: 1e-6,
+    TensorProto.UINT8: 1e-6,
+}
+
+
+def export_typed(layer: nn.Linear, path, kind: int, batch="n", result=TensorProto.FLOAT) -> None:
+    """As `export`, of pictures in another type; the first node casts them."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["x32"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["x32"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w", "b"], ["h"], transB=1),
+        helper.make_node("Cast", ["h"], ["features"], to=result),
+    ]
+    weights = [
+        numpy_helper.from_array(p.detach().numpy(), name)
+        for p, name in ((layer.weight, "w"), (layer.bias, "b"))
+    ]
+    entry = helper.make_tensor_value_info("x", kind, [batch, 1, 8, 8])
+    output = helper.make_tensor_value_info("features", result, [batch, 5])
+    graph = helper.make_graph(nodes, "typed", [entry], [output], weights)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path
+    )
+
+
+@pytest.mark.parametrize("batch", ["n", 1, 8, 100])
+@pytest.mark.parametrize("kind", INPUTS)
+def test_a_file_of_another_type_or_of_a_fixed_batch_gives_the_same_features(
+    kind, batch, layer, tmp_path
+):
+    file = tmp_path / "typed.onnx"
+    result = TensorProto.FLOAT if kind == TensorProto.UINT8 else kind
+    export_typed(layer, file, kind, batch, result)
+    x = pictures(70)
+    expected = x.flatten(1)
+    if kind == TensorProto.UINT8:
+        (tmp_path / "typed.json").write_text(json.dumps({"range": [0, 255], "levels": 256}))
+        expected = ((x + 1) * 127.5).round().flatten(1)
+    features = open_extractor(file).features(x)
+    assert features.dtype == torch.float32
+    scale = layer(expected).abs().max().item()
+    torch.testing.assert_close(features, layer(expected), rtol=0, atol=INPUTS[kind] * scale)
+
+
+def test_samples_or_files_that_do_not_fit_are_told_in_one_line(layer, tmp_path):
+    file = tmp_path / "typed.onnx"
+    export_typed(layer, file, TensorProto.UINT8)
+    with pytest.raises(UserError, match=r"takes bytes.*declare range \[0, 255\]"):
+        open_extractor(file).features(pictures(3))
+    export_typed(layer, file, TensorProto.INT64)
+    with pytest.raises(UserError, match=r"takes tensor\(int64\)"):
+        open_extractor(file)
+    # The declared shape is not the one that its product takes.
+    export(layer, file, ("n", 1, 4, 4))
+    with pytest.raises(UserError, match=r"typed.onnx (fails for|is no model)"):
+        open_extractor(file).features(pictures(3, side=4))

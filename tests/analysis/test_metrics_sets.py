@@ -64,7 +64,7 @@ def test_moments_in_pieces_are_the_moments():
 
 
 def test_frechet_refuses_features_of_two_extractors():
-    with pytest.raises(UserError, match="features of 3 and 2 numbers"):
+    with pytest.raises(UserError, match="expected samples of one shape"):
         frechet(normals(10, 3, 0), normals(10, 2, 0))
 
 

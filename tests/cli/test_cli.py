@@ -297,7 +297,9 @@ def test_quiet_hides_how_far_it_is(command, unit, tmp_path, capsys, monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(progress, "SECONDS", 0.0)
     (tmp_path / "pictures").mkdir()
-    Image.new("RGB", (4, 4)).save(tmp_path / "pictures" / "a.png")
+    for number in range(20):
+        picture = Image.new("L", (4, 4), 12 * number)
+        picture.save(tmp_path / "pictures" / f"{number}.png")
     assert main(command.split()) == 0
     output = capsys.readouterr()
     assert unit in output.err

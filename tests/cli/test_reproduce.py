@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,16 @@ BUDGETS = re.findall(r"^\| `([\w-]+)` \| (\d+)k x (\d+) \| ([\d.]+) M \|", REPRO
 
 
 @pytest.mark.parametrize("line", TRAININGS)
-def test_the_commands_of_the_page_are_runs(line, monkeypatch):
+def test_the_commands_of_the_page_are_runs(line, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     runs = []
     monkeypatch.setattr(
         "fewstep.cli.train.start", lambda run, *rest, **launch: runs.append(run) or 0
     )
     words = shlex.split(line)
+    for option, value in pairwise(words):
+        if option in ("--data", "--init", "--teacher"):
+            Path(value).mkdir(parents=True, exist_ok=True)
     assert main(words[1:]) == 0
     (run,) = runs
     plain = with_defaults(PAPERS[words[2]](method=run.method))

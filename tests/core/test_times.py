@@ -204,6 +204,16 @@ def test_a_segments_times_lie_in_it(segments, steps, seed):
         assert torch.equal(again.t, times.t)
 
 
+def test_the_steps_of_a_segment_are_rounded_once():
+    """N = 70.49 gives 4 segments 17.62 steps, which are 18."""
+    first, last, p = 64, 1280, 0.5 * math.log(70.49 / 64) / math.log(1280 / 64)
+    assert Exponential(first, last)(p) == pytest.approx(70.49)
+    assert Segments(segments=4, steps=Exponential(first, last)).per_segment(p) == 18
+    # 69.7 / 4 = 17.4, and 70 / 4 = 17.5 was rounded up.
+    p = 0.5 * math.log(69.7 / 64) / math.log(1280 / 64)
+    assert Segments(segments=4, steps=Exponential(first, last)).per_segment(p) == 17
+
+
 def test_one_segment_per_step_is_diffusion_and_one_in_all_is_a_consistency_model():
     u = torch.rand(64, 1, generator=generator(0, "u"), dtype=torch.float64)
     every = Segments(segments=64, steps=Fixed(64))(u, 0.0)

@@ -165,8 +165,9 @@ def test_conditions_of_any_kind_reach_a_network_of_your_own(cond, tmp_path):
         out=tmp_path,
     )
     assert Facts.from_json(json.loads(json.dumps(g.facts.to_json()))) == g.facts
-    target = data.each(lambda part: part[:5], cond)
-    g.sample(5, cond=target)
+    user_cond = data.each(lambda part: part[:5], cond)
+    target = data.change_cond(user_cond, g.facts.cond_units, fs.data.Units.to_model)
+    g.sample(5, cond=user_cond)
     last = g.denoiser.network.last
     assert dict(data.leaves(last)).keys() == dict(data.leaves(target)).keys()
     for (_, a), (_, b) in zip(data.leaves(last), data.leaves(target), strict=True):
@@ -219,7 +220,7 @@ def test_the_fingerprint_sees_every_part_of_a_condition():
 
 @settings(max_examples=20, deadline=None)
 @given(
-    st.lists(st.integers(0, 4), min_size=6, max_size=6).filter(any),
+    st.lists(st.integers(0, 4), min_size=6, max_size=6).filter(lambda n: sum(n) > 1),
     st.sampled_from([0.0, 1e6, float("nan"), float("inf")]),
     st.booleans(),
 )
@@ -233,8 +234,9 @@ def test_what_stands_in_the_padding_never_matters(lengths, junk, wide):
     clean, dirty = (data.from_tensors({"x0": x, "cond": cond}) for x in variants)
     assert clean.fingerprint() == dirty.fingerprint()
     real = x0[mask].double().numpy()
-    assert dirty.units.shift == pytest.approx(real.mean())
-    assert dirty.units.scale == pytest.approx(2 * real.std())
+    assert dirty.units.axis == 1
+    assert list(dirty.units.shift) == pytest.approx(real.mean(0).tolist())
+    assert list(dirty.units.scale) == pytest.approx((2 * real.std(0)).tolist())
     assert dirty.sigma_data() == pytest.approx(0.5, rel=1e-5)
     run = with_defaults(tiny_run())
     facts = Facts(dirty.shape, 0, 0.5, dirty.units, "", data.kind_of(dirty.train.cond))
@@ -300,10 +302,22 @@ def test_conditions_come_from_files_on_the_command_line(tmp_path, monkeypatch, c
     np.save("one.npy", features[:5])
     for words, message in (
         (["--cond", "five.npz"], r"this generator needs float32 of shape (100, 2)"),
-        (["--cond", "one.npy"], "expected a dict with features, label"),
+        (["--cond", "one.npy"], r"this generator needs float32 of shape (100, 2)"),
+        (["--label", "1"], "expected a dict with features, label"),
         (["--cond", "five.txt"], "expected .npy, .npz, .safetensors"),
         (["--cond", "five.npz", "--label", "1"], "expected one or the other"),
         ([], "expected a dict with features, label"),
     ):
         assert main(["sample", "run", *words]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_only_part_beside_labels_may_stand_alone():
+    """Labels take turns, as where the dict lacks them."""
+    kind = {"label": data.LABELS, "features": ["float32", [2]]}
+    rows = normals(6, 2)
+    alone, named = (data.fit(cond, kind, 6, 3) for cond in (rows, {"features": rows}))
+    assert torch.equal(alone["features"], named["features"])
+    assert torch.equal(alone["label"], torch.arange(6) % 3)
+    with pytest.raises(UserError, match="expected a dict with features, label"):
+        data.fit(None, kind, 6, 3)

@@ -127,7 +127,7 @@ def test_bytes_are_pictures_and_come_back_exactly(tmp_path):
     for same in (PIXELS, PIXELS.transpose(0, 2, 3, 1)):
         np.save(tmp_path / "p.npy", same)
         dataset = data.load(str(tmp_path / "p.npy"))
-        assert dataset.units == (127.5, 127.5, True)
+        assert dataset.units == data.Units(127.5, 127.5, clip=True)
         assert dataset.shape == (3, 8, 6)
         np.testing.assert_array_equal(pixels_of(dataset), sorted_pixels(PIXELS))
     np.save(tmp_path / "grey.npy", PIXELS[:, 0])
@@ -186,7 +186,7 @@ def test_a_run_on_a_file_samples_in_its_units_and_is_scored_where_it_lies(
     messages = [
         line for line in capsys.readouterr().err.splitlines() if line.startswith("fewstep:")
     ]
-    assert "is not what this generator was trained on" in messages[0]
+    assert "is not what this run was trained on" in messages[0]
     assert "series.npy: was it moved?" in messages[1]
 
 
@@ -220,7 +220,7 @@ ON_WHITE = np.rint(255 - (255 - HALF.astype(float)) * 128 / 255)
 MODES = {
     "1-bit": (png(Image.fromarray(HALF > 100)), 255 * (HALF > 100)),
     "L": (png(Image.fromarray(HALF)), HALF),
-    "16-bit": (png(Image.fromarray(HALF.astype(np.uint16) * 257)), HALF),
+    "16-bit": (png(Image.fromarray(HALF.astype(np.uint16) * 257)), HALF * 257.0),
     "LA": (png(clear("LA")), ON_WHITE),
     "RGBA": (png(clear("RGBA")), np.stack([ON_WHITE] * 3)),
     "invisible": (png(clear("RGBA", 0)), np.full((3, 2, 2), 255)),
@@ -321,7 +321,8 @@ def test_edms_zip_with_its_dataset_json(tmp_path, labels):
         return
     order = np.lexsort(PIXELS.reshape(24, -1).T)
     target = order % 3 if labels == "whole" else np.stack([order / 2, np.ones(24)], 1)
-    np.testing.assert_array_equal(rows(dataset)[1], target)
+    cond = dataset.user_cond(torch.from_numpy(rows(dataset)[1]).float())
+    np.testing.assert_allclose(cond, target, rtol=1e-6, atol=1e-6)
 
 
 def test_damage_and_misfits_are_named_in_one_line(tmp_path):
@@ -366,9 +367,9 @@ def test_damage_and_misfits_are_named_in_one_line(tmp_path):
     }.items():
         with pytest.raises(UserError, match=message):
             data.load(str(tmp_path / name), 4 if name == "x.npy" else None)
-    (tmp_path / "x.csv").write_text("1,2")
-    with pytest.raises(UserError, match=r"x\.csv: expected a folder, \.zip, \.npy"):
-        fs.train(fs.recipes.toy(data=str(tmp_path / "x.csv")))
+    (tmp_path / "x.txt").write_text("1,2")
+    with pytest.raises(UserError, match=r"x\.txt: expected a folder, \.zip, \.npy"):
+        fs.train(fs.recipes.toy(data=str(tmp_path / "x.txt")))
 
 
 def test_arrays_under_unknown_names_and_doubled_roles_are_refused(tmp_path):

@@ -48,8 +48,9 @@ def test_the_digits_are_all_of_scikit_learns():
 def test_your_own_tensor_is_standardised_and_comes_back():
     x = 1000 + 70 * torch.randn(500, 3, 4, generator=generator(0, "x"), dtype=torch.float64)
     ours = data.from_tensors(x)
-    assert ours.train.x0.double().std(correction=0).item() == pytest.approx(0.5)
-    assert ours.train.x0.mean().item() == pytest.approx(0, abs=1e-6)
+    for channel in ours.train.x0.double().unbind(1):
+        assert channel.std(correction=0).item() == pytest.approx(0.5)
+        assert channel.mean().item() == pytest.approx(0, abs=1e-6)
     torch.testing.assert_close(ours.units.to_user(ours.train.x0).double(), x, rtol=1e-6, atol=1e-4)
     assert ours.shape == (3, 4)
 
@@ -103,7 +104,7 @@ BAD = {
     ),
     "no label": (
         {"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.tensor([1, -1])},
-        "integer labels from 0",
+        "cond has label -1: expected integers from 0",
     ),
     "nan in a condition": (
         {"x0": torch.tensor([[0.0], [1.0]]), "cond": torch.full((2, 3), torch.nan)},

@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -335,7 +336,7 @@ def test_a_cache_is_data_from_the_command_line_with_held_out_rows(tmp_path):
     dataset = fs.data.load(str(file))
     sizes = [len(part.x0) for part in (dataset.train, dataset.validation, dataset.test)]
     assert sizes == [160, 20, 20]
-    assert dataset.units == (0.0, 1.0, False)
+    assert dataset.units == fs.data.Units()
     place = {tuple(x0): i for i, x0 in enumerate(data["x0"].tolist())}
     order = [place[tuple(x0)] for part in (dataset.train, dataset.test) for x0 in part.x0.tolist()]
     assert len(set(order)) == 180
@@ -350,7 +351,7 @@ def test_a_cache_is_data_from_the_command_line_with_held_out_rows(tmp_path):
     assert fs.load(out).sample(3).shape == (3, 2)
     assert "teacher_evaluations" not in rows(out)[-1]
     same = train(direct(source="cache"), data)
-    assert same.facts.units == (0.0, 1.0, False)
+    assert same.facts.units == fs.data.Units()
 
 
 def test_training_on_a_cache_learns_the_teachers_map():
@@ -446,3 +447,17 @@ def test_guidance_needs_labels_and_a_teacher_that_can_do_without(tmp_path):
     assert by_guide[-1]["teacher_evaluations"] == 2 * single[-1]["teacher_evaluations"]
     assert by_guide[0]["loss"] != single[0]["loss"]
     train(run, data, teacher=LABELLED)
+
+
+def test_conditions_of_a_cache_are_in_the_units_of_the_data(tmp_path):
+    """Solved with features of 288 +- 10, a student takes features of 288 +- 10."""
+    z = torch.randn(200, 2, generator=generator(0, "x"), dtype=torch.float64).numpy()
+    features = 288 + 10 * z[:, :1]
+    np.savez(tmp_path / "x.npz", x=z, features=features)
+    run = replace(direct(), data=str(tmp_path / "x.npz"))
+    solved = fs.trajectories(run, 40, lambda x_t, t, cond: 0.5 * x_t, progress=False, device="cpu")
+    assert np.abs(solved["cond"].numpy() - features.T).min(1).max() < 1e-3
+    student = train(direct(source="cache"), solved)
+    scale = student.conditions(40, solved["cond"])
+    assert abs(scale.mean().item()) < 1e-5
+    assert scale.std(correction=0).item() == pytest.approx(1)

@@ -253,6 +253,29 @@ def test_guidance_of_a_base_needs_labels_too():
         fs.train(run, progress=False, device="cpu")
 
 
+def test_over_optimal_transport_an_endpoint_is_of_the_noise_that_its_row_keeps():
+    method = fs.methods.gc(base={"method": "ect", "pairs": "ot"}, share=1.0, bound=1e30)
+    data = x0, z, times = batch(method)
+    x_t, x_r = points(method.coupling, fs.Models(GAUSSIAN, ema=GAUSSIAN), data)
+    dealt = fs.couplings.MinibatchOT().deal(x0, z, None)
+    assert not torch.equal(dealt, z)
+    expected = points(
+        GeneratorInduced(1.0, bound=1e30), fs.Models(GAUSSIAN, ema=GAUSSIAN), (x0, dealt, times)
+    )
+    assert torch.equal(x_t, expected[0])
+    assert torch.equal(x_r, expected[1])
+
+
+def test_the_endpoints_of_a_frozen_predictor_are_the_teachers():
+    method = fs.methods.gc(base="ect", share=1.0, bound=1e30, predictor="teacher")
+    assert method.needs == {"student", "teacher"}
+    student = small_student((3,), seed=4)
+    x_t, _ = points(method.coupling, fs.Models(student, teacher=GAUSSIAN), batch(method))
+    by_ema = fs.methods.gc(base="ect", share=1.0, bound=1e30)
+    expected, _ = points(by_ema.coupling, fs.Models(student, ema=GAUSSIAN), batch(method))
+    assert torch.equal(x_t, expected)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -263,6 +286,7 @@ def test_guidance_of_a_base_needs_labels_too():
         ({"base": "diffusion"}, "base = 'Clean': expected a method with a target"),
         ({"base": "gc"}, "base = 'GeneratorInduced': expected pairs of another kind"),
         ({"base": "mcm"}, "base = 4: expected a method whose students jump to the data"),
+        ({"base": "cd", "predictor": "teacher"}, "predictor = 'teacher': expected ema or student"),
         ({"base": {"method": "ect", "zz": 1}}, "unknown option of method ect 'zz'"),
     ],
 )

@@ -52,6 +52,10 @@ AUDITED = {
         "process",
     ): "times fresh interpreters, a fixed list of arguments without a shell",
     (
+        "benchmarks/memory.py",
+        "process",
+    ): "measures the command line from outside, a fixed list of arguments without a shell",
+    (
         "benchmarks/reliability.py",
         "process",
     ): "times the command line, a fixed list of arguments without a shell",

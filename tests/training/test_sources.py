@@ -21,8 +21,8 @@ from fewstep.core.targets import Student
 from fewstep.data import SPLIT_SEED
 from fewstep.run.build import with_defaults
 from fewstep.run.checkpoint import fingerprint, read
+from fewstep.run.datasets import dataset_of
 from fewstep.run.prepare import Prepared
-from fewstep.run.sources import dataset_of
 from fewstep.run.teachers import teacher_of
 from fewstep.training import loop
 from tests.support.toys import Gaussian, tiny_run
@@ -289,7 +289,7 @@ def test_samples_of_a_closed_form_are_a_data_set():
         fs.metrics.nearest_ratio(truth.sample(500), dataset.test.x0[:500], dataset.train.x0) > 0.9
     )
     with pytest.raises(UserError, match="data_size = 32: expected none"):
-        dataset_of("exact:ring8", 32)
+        dataset_of("exact:ring8", fs.data.Reading(size=32))
 
 
 def test_a_teacher_on_another_process_is_moved_to_the_students():

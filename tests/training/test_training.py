@@ -21,7 +21,7 @@ from fewstep.core.scalings import Edm
 from fewstep.data import Arrays, pictures
 from fewstep.run import checkpoint
 from fewstep.run.checkpoint.schema import Position, new_record
-from fewstep.run.config import run_from_json
+from fewstep.run.config import read_run, run_from_json
 from fewstep.run.facts import Facts
 from fewstep.run.prepare import prepare
 from fewstep.run.resume import differences
@@ -353,7 +353,7 @@ def test_the_preconditioning_is_stored_with_the_weights(tmp_path):
 def test_settings_are_written_out_in_full(tmp_path):
     """A later change of a default does not change an old run: run.json holds every option."""
     train(tiny_run(), out=tmp_path)
-    run = run_from_json(json.loads((tmp_path / "run.json").read_text()))
+    run = read_run(tmp_path / "run.json")
     assert run.method_options.keys() >= {"q", "k", "b", "stages", "c", "weight"}
     assert run.network_options == {"width": 16, "depth": 1, "dropout": 0.1}
     bare = {"method_options": {}, "network_options": {}}

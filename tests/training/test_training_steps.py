@@ -23,6 +23,7 @@ from fewstep.run.build import build_method, with_defaults
 from fewstep.run.facts import Facts
 from fewstep.run.prepare import Prepared
 from fewstep.run.stages import Stage
+from fewstep.training import nonfinite
 from fewstep.training.batches import draw_batch
 from fewstep.training.optimizers import rectify
 from fewstep.training.precision import MOST_SKIPPED, LossScale
@@ -205,6 +206,25 @@ def test_a_skipped_step_leaves_the_weights_and_too_many_stop_the_run():
         match=r"overflowed float16 30 steps in a row, .*first in student\.network\.layer",
     ):
         train_step(stage, state, draw_batch(stage, arrays, 0))
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "advice"),
+    [
+        ("diffusion", {}, "--precision bf16 or fp32"),
+        ("ect", {"stages": 1, "k": 0.0}, "--precision bf16 or fp32"),
+        ("ect", {"stages": 1, "q": 1000.0, "k": 0.0}, r"--precision fp32 \(bf16 rounds \d"),
+        ("sct", {"derivative": "difference"}, "--precision fp32$"),
+    ],
+    ids=["data", "far neighbours", "close neighbours", "the limit"],
+)
+def test_bf16_is_recommended_where_its_rounding_is_small(method, options, advice):
+    run = tiny_run(precision="fp16", method=method, method_options=options)
+    stage, state, arrays = parts_of(run, Steep(1e12), torch.float32)
+    state.scale.in_a_row = MOST_SKIPPED
+    batch = draw_batch(stage, arrays, 0)
+    with pytest.raises(NonFiniteError, match=advice):
+        nonfinite.overflow(stage, state, batch, torch.zeros(run.batch))
 
 
 def test_a_skipped_step_does_not_count_for_the_rectification():

@@ -8,9 +8,10 @@ element.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +24,7 @@ Kind = str | list[Any] | Mapping[str, "Kind"] | None
 LABELS = "labels"
 # Of conditions that are no labels.
 DTYPES = {"float32": torch.float32, "int64": torch.int64, "bool": torch.bool}
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 # In place of a label: networks give it a zero embedding.
 NO_LABEL = -1
 
@@ -59,6 +61,15 @@ def is_kind(kind: Any, depth: int = 4) -> TypeGuard[Kind]:
     return len(shape) <= 8 and all(type(n) is int and 0 <= n < 2**31 for n in shape)
 
 
+def kinds(kind: Kind, name: str = "") -> Iterator[tuple[str, Kind]]:
+    """The kinds of a condition's tensors with their names, as `leaves` has them."""
+    if isinstance(kind, Mapping):
+        for key in sorted(kind):
+            yield from kinds(kind[key], f"{name}.{key}" if name else key)
+    elif kind is not None:
+        yield name, kind
+
+
 def has_labels(kind: Kind) -> bool:
     """Whether labels are among the conditions of that kind."""
     return kind == LABELS or (isinstance(kind, Mapping) and kind.get("label") == LABELS)
@@ -66,11 +77,27 @@ def has_labels(kind: Kind) -> bool:
 
 def tensor(name: str, value: Any) -> Tensor:
     """The value as a tensor of real numbers on the CPU. Raises UserError for anything else."""
+    if isinstance(value, np.ma.MaskedArray):
+        if bool(np.ma.getmaskarray(value).any()):
+            raise UserError(
+                f"{name} holds masked values, the first in row"
+                f" {int(np.argwhere(np.ma.getmaskarray(value))[0, 0])}: expected a value in every"
+                " row: repair or remove them"
+            )
+        value = value.data
+    if isinstance(value, Tensor) and value.dtype in UNSIGNED:
+        value = value.cpu().numpy()
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        value = np.asarray(value)
+    if isinstance(value, np.ndarray):
+        value = _as_torch_reads(name, value)
     try:
-        x = torch.as_tensor(value).detach().cpu()
+        x = torch.as_tensor(value).detach().cpu().to_dense()
+        x = x.clone() if x.is_inference() else x  # else nothing could be learned from it
     except (TypeError, ValueError, RuntimeError) as error:
+        reason = f" ({error})" if isinstance(value, list) else ""
         raise UserError(
-            f"{name} of type {type(value).__name__}: expected a tensor or array of numbers"
+            f"{name} of type {type(value).__name__}: expected a tensor or array of numbers{reason}"
         ) from error
     if x.is_complex():
         raise UserError(
@@ -78,6 +105,29 @@ def tensor(name: str, value: Any) -> Tensor:
             f" torch.view_as_real({name})"
         )
     return x
+
+
+def _as_torch_reads(name: str, value: np.ndarray) -> np.ndarray:
+    """The array in this machine's byte order and with steps forwards, as torch wants them."""
+    if value.dtype.kind in "Mm":
+        raise UserError(
+            f"{name} is an array of {value.dtype}: expected numbers; times become days by"
+            " (array - array.min()) / np.timedelta64(1, 'D')"
+        )
+    if value.dtype.kind in "OSUV":
+        raise UserError(
+            f"{name} is an array of {value.dtype}: expected numbers; texts become 0, 1, 2, ... by"
+            " np.unique(array, return_inverse=True)[1]"
+        )
+    value = value.astype(value.dtype.newbyteorder("="), copy=False)
+    if value.dtype.kind == "f" and value.dtype.itemsize > 8:
+        value = value.astype(np.float64)
+    if value.dtype.kind == "u" and value.dtype.itemsize > 1:  # torch cannot compare them
+        if value.size and int(value.max()) >= 2**63:
+            raise UserError(f"{name} holds {value.max()}: expected whole numbers below 2^63")
+        value = value.astype(np.int32 if value.dtype.itemsize == 2 else np.int64)
+    is_fit = value.flags.writeable and all(step >= 0 for step in value.strides)
+    return value if is_fit else value.copy()
 
 
 def check_condition(cond: Any, x0: Tensor, name: str = "cond") -> Cond:
@@ -107,16 +157,33 @@ def _check_finite(name: str, value: Tensor) -> None:
 
 
 def _check_labels(name: str, label: Tensor, n: int) -> Tensor:
-    if label.shape != (n,) or not is_integral(label) or bool((label < 0).any()):
+    if label.shape == (n,) and is_integral(label) and bool((label < 0).any()):
+        raise UserError(
+            f"{name} has label {int(label.min())}: expected integers from 0: number the classes 0,"
+            " 1, 2, ..."
+        )
+    if label.shape != (n,) or not is_integral(label):
         raise UserError(
             f"{name} of shape {tuple(label.shape)} and {label.dtype}: expected {n} integer labels"
-            " from 0"
+            f" from 0{label_hint(name, label)}"
         )
     if int(label.max()) >= n:
         raise UserError(
             f"{name} has label {int(label.max())} with {n} samples: number the classes 0, 1, 2, ..."
         )
     return label.long()
+
+
+def label_hint(name: str, label: Tensor) -> str:
+    """How rows that look like labels become labels `[N]`; nothing where they do not."""
+    if label.dtype == torch.bool:
+        return f", such as 1 * {name}"
+    if label.ndim != 2:
+        return ""
+    if label.shape[1] == 1:
+        return f", such as {name}[:, 0]"
+    is_one_hot = bool((((label == 0) | (label == 1)).all(1) & (label.sum(1) == 1)).all())
+    return f", such as {name}.argmax(1) of these one-hot rows" if is_one_hot else ""
 
 
 def _check_mask(mask: Tensor, x0: Tensor) -> Tensor:
@@ -133,19 +200,28 @@ def _check_mask(mask: Tensor, x0: Tensor) -> Tensor:
 
 
 def fit(
-    cond: Any, kind: Kind, n: int, classes: int, *, allow_no_label: bool = False, name: str = "cond"
+    cond: Any,
+    kind: Kind,
+    n: int,
+    classes: int,
+    *,
+    occurring: Sequence[int] = (),
+    allow_no_label: bool = False,
+    name: str = "cond",
 ) -> Cond:
     """The condition of n samples that are to be drawn, as the generator's kind asks for it.
 
     One row, without the axis of samples, goes for all n. Without a condition labels take turns.
+    occurring: the labels that occur, where some never do.
     """
     if kind is None:
         if cond is not None:
             raise UserError("this generator knows no labels: leave the condition out")
         return None
     if isinstance(kind, str):
-        return _fit_labels(cond, n, classes, allow_no_label)
+        return _fit_labels(cond, n, classes, occurring, allow_no_label)
     if isinstance(kind, Mapping):
+        cond = _sole_part(cond, kind)
         _check_keys(cond, kind, name)
         return {
             key: fit(
@@ -153,12 +229,23 @@ def fit(
                 part,
                 n,
                 classes,
+                occurring=occurring,
                 allow_no_label=allow_no_label,
                 name=_path(name, key),
             )
             for key, part in kind.items()
         }
     return _fit_rows(cond, kind, n, name)
+
+
+def _sole_part(cond: Any, kind: Mapping[str, Kind]) -> Any:
+    """The condition as a dict: a number is the label, an array the one part beside it."""
+    others = kind.keys() - {"label"}
+    if isinstance(cond, int) and "label" in kind:
+        return {"label": cond}
+    if cond is None or isinstance(cond, Mapping) or len(others) != 1 or "mask" in others:
+        return cond
+    return {others.pop(): cond}
 
 
 def _check_keys(cond: Any, kind: Mapping[str, Kind], name: str) -> None:
@@ -191,20 +278,27 @@ def _fit_rows(cond: Any, kind: list[Any], n: int, name: str) -> Tensor:
     return value.to(dtype).expand(n, *shape)
 
 
-def _fit_labels(cond: Any, n: int, classes: int, allow_no_label: bool) -> Tensor:
-    """n labels, one for all of them, or the classes in turn."""
+def _fit_labels(
+    cond: Any, n: int, classes: int, occurring: Sequence[int], allow_no_label: bool
+) -> Tensor:
+    """n labels, one for all of them, or in turn those that occur."""
+    turn = torch.tensor(occurring) if occurring else torch.arange(classes)
     if cond is None:
-        return torch.arange(n) % classes
+        return turn[torch.arange(n) % len(turn)]
     labels = tensor("label", cond)
     least = NO_LABEL if allow_no_label else 0
-    is_known = is_integral(labels) and bool(((labels >= least) & (labels < classes)).all())
+    is_known = is_integral(labels) and bool(
+        (torch.isin(labels, turn) | (allow_no_label & (labels == NO_LABEL))).all()
+    )
     if not is_known or labels.shape not in ((), (n,)):
         hint = ""
         if not allow_no_label and is_integral(labels) and bool((labels == NO_LABEL).any()):
             hint = "; -1, no label, needs a run with label_drop above 0"
-        raise UserError(
-            f"label {cond}: expected one of {least}..{classes - 1}, or {n} of them{hint}"
-        )
+        names = f"{least}..{classes - 1}"
+        if occurring:
+            names = ", ".join(map(str, occurring[:12])) + (", ..." if len(occurring) > 12 else "")
+            hint = f", the labels that occur in the data{hint}"
+        raise UserError(f"label {cond}: expected one of {names}, or {n} of them{hint}")
     return labels.long().expand(n)
 
 

@@ -86,9 +86,13 @@ class WorkerError(FewstepError, RuntimeError):
 
 
 class Stopped(FewstepError):
-    """The run received a request to stop, saved a checkpoint and can be resumed."""
+    """The run received a request to stop, saved a checkpoint and can be resumed.
+
+    `generator` is what was trained so far, of a run in memory alone.
+    """
 
     exit_code = 75
+    generator: Any = None
 
 
 def require(fine: bool, name: str, value: object, expected: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import numbers
 import sys
 import types
 import typing
@@ -23,11 +24,24 @@ MOST_DEEP, MOST_ITEMS = 8, 1000  # levels and entries of options
 MOST_TEXT = 4096  # characters of a name or path
 
 
+def plain(value: Any) -> Any:
+    """A number of numpy's, or of another library's, as Python's own; anything else as it is."""
+    if type(value) in (bool, int, float):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    is_bool = type(value).__module__ == "numpy" and type(value).__name__.startswith("bool")
+    return bool(value) if is_bool else value
+
+
 def convert(name: str, value: Any, kind: Any) -> Any:
     """The value as the declared type: lists to tuples, integers to floats, others unchanged.
 
     Raises UserError where it does not match.
     """
+    value = plain(value)
     origin = typing.get_origin(kind) or kind
     arguments = typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):

@@ -18,6 +18,8 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
+from fewstep.base.surroundings import generator_lock
+
 SAMPLING_BLOCK = 16  # samples of one draw when sampling; training has its own block size
 
 _ROUNDS = 4  # Feistel rounds: enough to decorrelate neighbouring block numbers
@@ -40,7 +42,7 @@ def block_seed(seed: int, stream: str, block: int) -> int:
 
 def generator(seed: int, stream: str, block: int = 0) -> torch.Generator:
     """A fresh CPU generator at the start of the given block of the given stream."""
-    return torch.Generator().manual_seed(block_seed(seed, stream, block))
+    return torch.Generator("cpu").manual_seed(block_seed(seed, stream, block))
 
 
 @contextmanager
@@ -48,8 +50,15 @@ def fork_rng(seed: int, stream: str, device: torch.device | None = None) -> Iter
     """Inside, torch's global generators draw from this stream; afterwards they are as before.
 
     For code that knows only these (weight initialisation, nn.Dropout): the generators of the CPU
-    and of the device.
+    and of the device. The process has one of each, so one thread at a time is inside: two trainings
+    in two threads take turns here, and draw what each would draw alone. What a thread of somebody
+    else draws meanwhile is not kept apart.
     """
+    with generator_lock:
+        yield from _fork(seed, stream, device)
+
+
+def _fork(seed: int, stream: str, device: torch.device | None) -> Iterator[None]:
     number = block_seed(seed, stream, 0)
     kind = "cpu" if device is None else device.type
     module = torch.get_device_module(kind) if kind != "cpu" else None
@@ -83,7 +92,12 @@ def normal(
     """Unit normals `[count, *shape]` (float32, CPU) of the samples first, first + 1, ..."""
 
     def draw(number: int) -> Tensor:
-        return torch.randn((block, *shape), generator=generator(seed, stream, number))
+        return torch.randn(
+            (block, *shape),
+            generator=generator(seed, stream, number),
+            dtype=torch.float32,
+            device="cpu",
+        )
 
     return rows(draw, first, count, block)
 
@@ -95,7 +109,8 @@ def uniform(seed: int, stream: str, first: int, count: int, columns: int, block:
     """
 
     def draw(name: str, number: int) -> Tensor:
-        return torch.rand(block, generator=generator(seed, name, number), dtype=torch.float64)
+        source = generator(seed, name, number)
+        return torch.rand(block, generator=source, dtype=torch.float64, device="cpu")
 
     names = [f"{stream} {column}" for column in range(columns)]
     return torch.stack([rows(partial(draw, name), first, count, block) for name in names], 1)
@@ -104,7 +119,7 @@ def uniform(seed: int, stream: str, first: int, count: int, columns: int, block:
 @lru_cache(maxsize=4)
 def permutation(seed: int, stream: str, number: int, n: int) -> Tensor:
     """The `number`-th shuffle of 0 .. n-1 (of an epoch, say)."""
-    return torch.randperm(n, generator=generator(seed, stream, number))
+    return torch.randperm(n, generator=generator(seed, stream, number), device="cpu")
 
 
 def shuffled_indices(seed: int, stream: str, first: int, count: int, n: int) -> Tensor:

@@ -6,7 +6,9 @@ occurs twice (two readers then see two models) and takes seconds over headers of
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -15,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from fewstep.base.errors import StorageError, storage
+from fewstep.base.errors import StorageError, require, storage
 from fewstep.base.json_file import document
 
 MOST_HEADER = 5 * 2**19  # bytes of a header: the largest published models need about 1 MB
@@ -94,6 +96,28 @@ def _entry(name: str, about: Any, where: str | Path) -> tuple[Entry, int]:
             f"{where}: tensor {name!r} declares {str(shape)[:60]} in bytes {first} to {last}"
         )
     return Entry(dtype, tuple(shape)), last
+
+
+def check_writable(entries: Mapping[str, Entry], what: str) -> None:
+    """Raises UserError for tensors whose file `header` would refuse to read.
+
+    what: whose they are, for the message.
+    """
+    need = f"at most {MOST_ENTRIES} tensors"
+    require(len(entries) <= MOST_ENTRIES, f"tensors of {what}", len(entries), need)
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    for name, (dtype, shape) in entries.items():
+        fine = bool(name) and len(name) <= MOST_NAME and name.isprintable()
+        need = f"at most {MOST_NAME} printable characters"
+        require(fine, f"the name of a tensor of {what}", name, need)
+        fine = dtype in names and len(shape) <= MOST_AXES
+        require(fine, f"tensor {name} of {what}", (dtype, shape), "another type")
+    about = {
+        name: {"dtype": names[dtype], "shape": shape, "data_offsets": [2**50, 2**50]}
+        for name, (dtype, shape) in entries.items()
+    }
+    size = len(json.dumps(about))
+    require(size <= MOST_HEADER, f"names of tensors of {what}", size, f"{MOST_HEADER} bytes in all")
 
 
 def layout(path: Path) -> Header:

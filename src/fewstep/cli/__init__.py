@@ -42,7 +42,19 @@ def main(argv: list[str] | None = None) -> int:
     0 done, 1 a check failed, 2 your mistake, 3 non-finite, 4 storage, 5 a rank lost, 75 stopped and
     resumable.
     """
-    args = sys.argv[1:] if argv is None else argv
+    try:
+        try:
+            return run_verb(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()  # here, since the interpreter's own flush would end in a traceback
+    except BrokenPipeError:
+        # Whoever read the output has gone; the interpreter must not try to flush it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def run_verb(args: list[str]) -> int:
+    """The exit code of the verb; an error that a user meets becomes its line and code."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may be no text
     if not args or args[0] in ("-h", "--help"):
@@ -67,7 +79,3 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fewstep: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # Whoever read the output has gone; the interpreter must not try to flush it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1

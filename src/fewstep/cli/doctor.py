@@ -53,6 +53,8 @@ class Args:
     """Of a teacher's preconditioning edm; default: the data's."""
     seed: int = 0
     """Seed of the rows, noise and samples of the examination."""
+    batch: int | None = None
+    """Rows that pass through a network at once; left out, what memory takes."""
     device: str = "auto"
     """cpu, cuda, mps or auto, the first there is."""
     full: bool = False
@@ -94,13 +96,15 @@ def of_run(args: Args, progress: bool) -> Examination:
     from fewstep.analysis.doctor.subject import subject_of
     from fewstep.base.errors import UserError
     from fewstep.cli.user_code import own_parts
+    from fewstep.run.generator import refuse_pickle
 
+    refuse_pickle(args.subject)
     for name in ("prediction", "process", "range", "sigma_data"):
         value = getattr(args, name)
         if value != getattr(Args, name):
             flag = f"--{name.replace('_', '-')} {value}"
             raise UserError(f"{flag}: declares a teacher; {args.subject} is a run")
-    options = {name: getattr(args, name) for name in ("data", "teacher", "device", "seed")}
+    options = {name: getattr(args, name) for name in ("data", "teacher", "device", "seed", "batch")}
     subject = subject_of(args.subject, **options, **own_parts(args))
     return run_examination(subject, progress=progress)
 
@@ -109,7 +113,7 @@ def of_teacher(args: Args, progress: bool) -> Examination:
     """The examination of a teacher's file, factory or closed form."""
     from fewstep.analysis.doctor.entry import teacher_examination, teacher_of
     from fewstep.base.errors import UserError
-    from fewstep.run.sources import dataset_of
+    from fewstep.run.datasets import dataset_of
 
     if args.data is None and not args.subject.startswith("exact:"):
         raise UserError(
@@ -117,7 +121,7 @@ def of_teacher(args: Args, progress: bool) -> Examination:
             " PATH"
         )
     dataset = dataset_of(args.data or args.subject)
-    names = ("prediction", "process", "range", "sigma_data", "device", "seed")
+    names = ("prediction", "process", "range", "sigma_data", "device", "seed", "batch")
     options = {name: getattr(args, name) for name in names}
     teacher = teacher_of(source(args, dataset), dataset, name=args.subject, **options)
     return teacher_examination(teacher, progress=progress)

@@ -39,7 +39,7 @@ class Args:
     data: str | None = None
     """Where the run's data is now, if its path has changed."""
     later_sigmas: tuple[float, ...] | None = None
-    """Noise levels of the later steps; left out, the run's."""
+    """Noise levels of the later steps, one fewer than the steps; left out, the run's."""
     composite: bool = False
     """Ask the frozen first stage at noise that a second stage was not trained for."""
     network: str | None = None
@@ -58,6 +58,8 @@ class Args:
     """The file that the .onnx was exported from: its SHA-256 is recorded; known ones give FID."""
     reference: str | None = None
     """STATS.npz with mu and sigma of features, such as EDM's, in place of the training split."""
+    batch: int | None = None
+    """Samples that pass through the network at once; left out, what memory takes, 4096 at most."""
     device: str = "auto"
     """cpu, cuda, mps or auto, the first there is."""
     quiet: bool = False
@@ -70,8 +72,8 @@ def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="eval", description=DESCRIPTION)
     from fewstep.analysis.metrics import evaluate, open_extractor, read_statistics
     from fewstep.cli.user_code import own_parts
+    from fewstep.run.datasets import data_of
     from fewstep.run.generator import load
-    from fewstep.run.sources import dataset_of
 
     check_weights(args.weights, args.extractor)
     generator = load(
@@ -79,11 +81,8 @@ def main(argv: list[str]) -> int:
     )
     generator = generator.with_later_sigmas(args.later_sigmas)
     steps = default_steps(generator) if args.steps is None else args.steps
-    dataset = dataset_of(
-        args.data or generator.run.data, generator.run.data_size, generator.run.bad_files
-    )
-    if not generator.run.labels:
-        dataset = dataset.without_labels()
+    check_levels(args.later_sigmas, steps)
+    dataset = data_of(generator.run, generator.facts, args.data)
     extractor = None
     if args.extractor is not None:
         extractor = open_extractor(args.extractor, weights=args.weights)
@@ -103,6 +102,7 @@ def main(argv: list[str]) -> int:
         reference=None if args.reference is None else read_statistics(args.reference),
         candidates=args.candidates,
         draw=args.draw,
+        batch=args.batch,
     )
     if args.json:
         print(json.dumps({"results": [asdict(r) for r in results], "speed": speeds}))
@@ -123,18 +123,29 @@ def check_weights(weights: str | None, extractor: str | None) -> None:
         )
 
 
+def check_levels(sigmas: tuple[float, ...] | None, steps: tuple[int, ...]) -> None:
+    """Raises UserError for --later-sigmas that no number of steps would use."""
+    from fewstep.base.errors import require
+
+    count = len(sigmas or ()) + 1
+    need = f"{count} among --steps, which is {', '.join(map(str, steps))}"
+    require(sigmas is None or count in steps, "later_sigmas", sigmas, need)
+
+
 def default_steps(generator: Generator) -> tuple[int, ...]:
-    """1 and 2 for a consistency model, else the sampler's own number."""
+    """1 and 2 for a consistency model, or as many as levels ask for; else the sampler's own."""
     from fewstep.core.sampling import sampler
 
     own = sampler(generator.method.sampler)
-    return (1, 2) if own.default == 1 and not own.only else (own.default,)
+    if own.default > 1 or own.only:
+        return (own.default,)
+    return (1, len(generator.later_sigmas) + 1) if generator.has_own_levels else (1, 2)
 
 
 def metrics_help(dataset: Dataset, extractor: Extractor | None) -> str:
     """The metrics there are for this data, one a line, with their meaning."""
     from fewstep.analysis.metrics import spaces_of
-    from fewstep.analysis.report import text_table
+    from fewstep.base.table import text_table
 
     metrics = spaces_of(dataset, extractor).metrics()
     rows = [[name, row.better, row.meaning] for name, (_, row) in metrics.items()]
@@ -143,7 +154,7 @@ def metrics_help(dataset: Dataset, extractor: Extractor | None) -> str:
 
 def table(results: list[Result], speeds: list[dict[str, Any]]) -> str:
     """A line for each metric and number of steps."""
-    from fewstep.analysis.report import text_table
+    from fewstep.base.table import text_table
 
     head = ["metric", "steps", "value", "95 % interval", "floor", "95 % interval", "ratio"]
     rows = []

@@ -49,8 +49,9 @@ class Args:
     """Samples of one draw; left out, as many as the held-out split has."""
     seed: int = 0
     """Seed of the test's samples; the search has its own."""
-    batch: int = 256
-    """Samples of the larger call that is timed."""
+    batch: int | None = None
+    """Samples at once, and of the larger call that is timed; left out, what memory takes, and 256
+    of that call."""
     repeats: int = 15
     """Timed calls of each setting and size."""
     gain: float = 0.05
@@ -132,7 +133,8 @@ def plan_of(args: Args) -> Plan:
         draw=args.draw,
         candidates=args.candidates,
         seed=args.seed,
-        batch=args.batch,
+        batch=256 if args.batch is None else args.batch,
+        at_once=args.batch,
         repeats=args.repeats,
         gain=args.gain,
     )
@@ -141,21 +143,14 @@ def plan_of(args: Args) -> Plan:
 def open_subjects(args: Args) -> tuple[list[Subject], Dataset]:
     """The runs, the teacher, and the data of all of them. Raises UserError for other data."""
     from fewstep.analysis import frontier
-    from fewstep.base.errors import UserError
     from fewstep.cli.user_code import own_parts
-    from fewstep.run.sources import dataset_of
+    from fewstep.run.datasets import data_of
 
     subjects = frontier.open_runs(
         args.runs, ema=args.ema, composite=args.composite, device=args.device, **own_parts(args)
     )
     if args.teacher is not None:
         subjects.append(frontier.open_teacher(args.teacher, subjects[0], device=args.device))
-    run = subjects[0].generator.run
-    dataset = dataset_of(args.data or run.data, run.data_size, run.bad_files)
-    dataset = dataset if run.labels else dataset.without_labels()
-    if dataset.fingerprint() != subjects[0].generator.facts.data:
-        raise UserError(
-            f"data {dataset.name!r} is not what {args.runs[0]} was trained on: scores would mean"
-            " nothing"
-        )
+    first = subjects[0].generator
+    dataset = data_of(first.run, first.facts, args.data)
     return subjects, dataset

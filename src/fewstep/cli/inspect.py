@@ -27,6 +27,7 @@ class Args:
 
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="inspect", description=DESCRIPTION)
+    from fewstep.data.description import text_of
     from fewstep.run.generator import find
 
     checkpoint = find(args.path)
@@ -51,12 +52,16 @@ def main(argv: list[str]) -> int:
         report["skipped"] = len(record.skipped)
     report["seed"] = run["seed"]
     report |= {key: facts[key] for key in ("shape", "classes", "sigma_data")}
+    if names := facts.get("names"):
+        report["names"] = names
     report["weights"] = weights
     report["format"] = record.format
     report["fingerprint"] = record.fingerprint
     if args.json:
-        print(json.dumps({**report, "run": run}))
+        print(json.dumps({**report, "run": run, "facts": facts}))
         return 0
     for key, value in report.items():
         print(f"{key:<12} {json.dumps(value) if isinstance(value, dict | list) else value}")
+    if record.facts.description:
+        print(text_of(record.facts.description, marks=True))
     return 0

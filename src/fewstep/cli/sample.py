@@ -33,16 +33,17 @@ class Args:
     """Number of samples."""
     seed: int = 0
     """The same seed gives the same samples."""
-    label: int | None = None
-    """One class for all; left out, the classes take turns. -1 asks for any class, where the run had
-    label_drop."""
+    label: str | None = None
+    """One class for all, by name or number; left out, the classes take turns. -1 asks for any
+    class, where the run had label_drop."""
     cond: Path | None = None
-    """Conditions of another kind, a row for each sample: .npy, or .npz or .safetensors by name."""
+    """Conditions of another kind, a row for each sample: .npy, .npz or .safetensors by name, .csv
+    or .parquet by the names of the run's columns."""
     ema: str = "ema"
     """Which weights: ema, student, another average such as power:0.05, or any power:STD of a run
     with snapshots."""
     later_sigmas: tuple[float, ...] | None = None
-    """Noise levels of the later steps; left out, the run's."""
+    """Noise levels of the later steps, one fewer than the steps; left out, the run's."""
     composite: bool = False
     """Ask the frozen first stage at noise that a second stage was not trained for."""
     network: str | None = None
@@ -50,7 +51,9 @@ class Args:
     method: str | None = None
     """package.module:function of the run's method, where it is your own."""
     out: Path = Path("samples.png")
-    """File to write: .png, .npy or .safetensors."""
+    """File to write: .png, .npy or .safetensors; samples with one axis also .csv or .parquet."""
+    batch: int | None = None
+    """Samples that pass through the network at once; left out, what memory takes, 4096 at most."""
     device: str = "auto"
     """cpu, cuda, mps or auto, the first there is."""
     quiet: bool = False
@@ -63,14 +66,20 @@ def main(argv: list[str]) -> int:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    from fewstep.base.errors import StorageError, UserError
-    from fewstep.data import pictures, read_condition
+    from fewstep.base.errors import NonFiniteError, StorageError, UserError
+    from fewstep.data import pictures, read_condition, writing
+    from fewstep.data.frames import TABLES
     from fewstep.run.generator import load
 
-    writers: dict[str, Callable[[Path, Tensor], None]] = {
-        ".png": lambda path, x: pictures.save(path, generator.facts.units.to_model(x)),
+    def table(path: Path, x: Tensor) -> None:
+        conds = generator.user_conditions(args.n, cond)
+        writing.write_table(path, x, conds, names)
+
+    writers: dict[str, Callable[[Path, Tensor], str | None]] = {
+        ".png": lambda path, x: pictures.draw(path, x, generator.facts.units),
         ".npy": lambda path, x: np.save(path, x.numpy()),
         ".safetensors": lambda path, x: save_file({"samples": x}, path),
+        **dict.fromkeys(TABLES, table),
     }
     if args.out.suffix not in writers:
         raise UserError(f"--out {args.out}: expected a name that ends in {', '.join(writers)}")
@@ -78,18 +87,35 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--n {args.n}: expected at least 1")
     if args.cond is not None and args.label is not None:
         raise UserError(f"--cond {args.cond} and --label {args.label}: expected one or the other")
-    cond = args.label if args.cond is None else read_condition(args.cond)
     generator = load(
         args.run, ema=args.ema, device=args.device, composite=args.composite, **own_parts(args)
     )
+    names = generator.facts.names
+    if args.out.suffix in TABLES:
+        writing.check_table(args.out, generator.facts.shape)
+    cond = args.label if args.cond is None else read_condition(args.cond, names)
     generator = generator.with_later_sigmas(args.later_sigmas)
-    x = generator.sample(args.n, steps=args.steps, seed=args.seed, cond=cond, sampler=args.sampler)
+    x = generator.sample(
+        args.n,
+        steps=args.steps,
+        seed=args.seed,
+        cond=cond,
+        sampler=args.sampler,
+        batch=args.batch,
+    )
+    bad = int((~x.flatten(1).isfinite()).any(1).sum())
+    if bad:
+        raise NonFiniteError(
+            f"{bad} of {args.n} samples are not finite, and none were written: the run's weights"
+            " have diverged: train again with a lower --lr"
+        )
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        writers[args.out.suffix](args.out, x)
+        about = writers[args.out.suffix](args.out, x)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StorageError(f"cannot write {args.out}: {reason}") from error
     if not args.quiet:
-        print(f"{args.n} samples of shape {tuple(x.shape[1:])} in {args.out}")
+        line = f"{args.n} samples of shape {tuple(x.shape[1:])} in {args.out}"
+        print(f"{line}: {about}" if about else line)
     return 0

@@ -1,11 +1,12 @@
-"""fewstep scan: checks all pictures of a folder or zip before a run does."""
+"""fewstep scan: what training would read, and what looks wrong with it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from fewstep.data import Scan
 
 DESCRIPTION = (
-    "Decode every picture of a folder or zip once and list what is bad, before a run does.\n\n"
-    "Exit code 0: training would accept it; 2: it would not.\n\n"
+    "Read data as training would, and show what was understood and what looks wrong.\n\n"
+    "Every picture of a folder or zip is decoded once, and what is bad is listed. Exit code 0:"
+    " training would accept it; 2: it would not.\n\n"
     "example: fewstep scan photos/ --data-size 64"
 )
 MOST_KINDS = 10  # sizes or labels in a line
@@ -24,14 +26,28 @@ MOST_KINDS = 10  # sizes or labels in a line
 
 @dataclass(frozen=True)
 class Args:
-    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
-    """Folder or zip."""
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    """What --data of training takes: a name, a file, a folder or zip of pictures."""
     data_size: int | None = None
     """The side that pictures will be cropped and resized to; without it they must have one size."""
     bad_files: Literal["fail", "skip"] = "fail"
     """As in training: skip accepts bad files where they are few, at most 0.1 %."""
+    units: str = "auto"
+    """As in training: auto, standard, robust, whole, as-is or LOW..HIGH."""
+    channel_axis: int | None = None
+    """As in training: the axis whose places are variables."""
+    columns: tuple[str, ...] = ()
+    """As in training: the columns of a table that are samples."""
+    label_column: str | None = None
+    """As in training: the column of a table that holds the labels."""
+    condition_columns: tuple[str, ...] = ()
+    """As in training: the columns of a table that samples are conditioned on."""
+    cond: str | None = None
+    """As in training: the file with the condition of each sample."""
+    strict: bool = False
+    """Exit code 2 also for data of which something looks wrong."""
     quiet: bool = False
-    """Show no progress; results, warnings and errors still."""
+    """Show no progress bar."""
     json: bool = False
     """Print one JSON object."""
 
@@ -43,16 +59,43 @@ def main(argv: list[str]) -> int:
     from fewstep.data.images import skippable
 
     require(args.data_size is None or args.data_size > 0, "data_size", args.data_size, "at least 1")
-    progress = not args.quiet
-    result = scan(args.path, args.data_size, progress=progress)
-    fine = result.fine(args.bad_files)
+    report: dict[str, Any] = {"path": args.path, "fine": True}
+    path = Path(args.path)
+    if path.is_dir() or path.suffix.lower() == ".zip":
+        result = scan(args.path, args.data_size, progress=not args.quiet)
+        report |= {**asdict(result), "fine": result.fine(args.bad_files)}
+        if not args.json:
+            print(text(result))
+        if result.bad and not args.json:
+            print(advice(args.bad_files, len(result.bad), skippable(result.pictures)))
+    if report["fine"]:
+        report["data"] = description_of(args)
+        report["fine"] = not (args.strict and report["data"]["marks"])
     if args.json:
-        print(json.dumps({**asdict(result), "fine": fine}))
-    else:
-        print(text(result))
-    if result.bad and not args.json:
-        print(advice(args.bad_files, len(result.bad), skippable(result.pictures)))
-    return 0 if fine else 2
+        print(json.dumps(report))
+    return 0 if report["fine"] else 2
+
+
+def description_of(args: Args) -> dict[str, Any]:
+    """The description of the data as training would read them; printed unless JSON is wanted."""
+    from fewstep.data import Reading
+    from fewstep.data.description import describe, text_of
+    from fewstep.run.datasets import dataset_of
+
+    reading = Reading(
+        size=args.data_size,
+        bad_files=args.bad_files,
+        units=args.units,
+        channel_axis=args.channel_axis,
+        columns=args.columns,
+        label_column=args.label_column,
+        condition_columns=args.condition_columns,
+        cond=args.cond,
+    )
+    values = describe(dataset_of(args.path, reading)).to_json()
+    if not args.json:
+        print(text_of(values, marks=True))
+    return values
 
 
 def text(result: Scan) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from fewstep import methods, networks
+from fewstep.base.data_names import check_data_name
 from fewstep.base.errors import StorageError, UserError, unknown
 from fewstep.base.options import choose
 from fewstep.cli.arguments import HELP, arrange, is_number, is_option
@@ -49,6 +51,7 @@ def main(argv: list[str]) -> int:
         print(help_screen(launch, run, "--help-all" in argv))
         raise SystemExit(0)
     args = parse(type(launch), argv, verb="train", description="", default=launch)
+    check_data_name(args.data)  # before torch is imported, as the values of options were
     values = {f.name: getattr(args, f.name) for f in fields(Run)}
     values |= {f"{kind}_options": asdict(getattr(args, f"{kind}_options")) for kind in parts}
     values["recipe"] = run.recipe
@@ -61,6 +64,7 @@ def main(argv: list[str]) -> int:
         shard=args.shard,
         workers=args.workers,
         device=args.device,
+        strict=args.strict,
     )
 
 
@@ -77,7 +81,8 @@ def start(run: Run, out: Path, own: dict[str, Any], *, quiet: bool, **launch: An
     )
     again = "".join(f" --{kind} {getattr(run, kind)}" for kind in own)
     cond = "" if generator.facts.cond in (None, "labels") else " --cond FILE"
-    print(f"next: fewstep sample {out}{again}{cond}   fewstep eval {out}{again}")
+    path = shlex.quote(str(out))
+    print(f"next: fewstep sample {path}{again}{cond}   fewstep eval {path}{again}")
     return 0
 
 
@@ -107,6 +112,8 @@ def base_run(argv: list[str], is_help: bool) -> Run:
         return run
     if is_first_process():
         lock.refuse_second(folder)  # before torch is imported, which takes longer than this
+        if "--resume" not in argv:
+            lock.refuse_old(folder)
     previous = stored_run(folder) if "--resume" in argv else None
     if previous is not None and previous.recipe != run.recipe:
         raise UserError(f"{folder} holds a run of recipe {previous.recipe!r}, not {run.recipe!r}")

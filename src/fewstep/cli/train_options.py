@@ -59,6 +59,8 @@ class Launch(Run):
     """Processes that draw batches ahead; no bit depends on them."""
     device: str = "auto"
     """cpu, cuda, mps or auto, the first there is."""
+    strict: bool = False
+    """Refuse data of which something looks wrong, instead of a warning."""
     quiet: bool = False
     """Print no progress and no notes; warnings and errors still."""
 

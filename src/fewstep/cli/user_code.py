@@ -15,7 +15,12 @@ from fewstep.base.errors import UserError
 
 def import_function(kind: str, name: str) -> Callable[..., Any]:
     """The function that the user typed as package.module:function. Raises UserError."""
-    module, _, attribute = name.partition(":")
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise UserError(
+            f"{kind} {name!r}: expected package.module:function of your own; a run names its {kind}"
+            " itself, so leave this out for one of ours"
+        )
     sys.path.insert(0, "")  # as `python -m` does, so that a file in this folder is found
     try:
         function: Callable[..., Any] = getattr(import_module(module), attribute)

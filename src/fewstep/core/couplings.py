@@ -173,8 +173,9 @@ class Cached:
 class GeneratorInduced:
     """With probability `share` a row's data is the model's endpoint: x0 := D(mix(x0, z, r), r).
 
-    Both points then mix that x0 with the row's own z. Rows whose r is at the anchor keep their
-    data, and only rows that need an endpoint are evaluated, without dropout.
+    Both points then mix that x0 with the row's own z, of minibatch OT the dealt one. Rows whose r
+    is at the anchor keep their data, and only rows that need an endpoint are evaluated, without
+    dropout.
     share: a number, or a function of progress, in the paper mu; its code's `mix_gen_induced_traj`
     is 1 - mu.
     bound: endpoints are clipped to [-bound, bound]. Under a loss of weight 1 three standard
@@ -208,11 +209,14 @@ class GeneratorInduced:
         require(fits, "times.u", None, "uniforms [B, 2], one to choose by")
         assert times.u is not None
         rows = (times.u[:, 1] < share) & (times.r > times.a)
+        inner = self.inner
+        if isinstance(inner, MinibatchOT):  # the endpoint is of the noise that the row keeps
+            z, inner = inner.deal(x0, z, cond), Data()
         x_r = process.mix(x0, z, times.r)
         end = on_rows(self.predictor(models), x_r, times.r, cond, rows, x0)
         end = end.clamp(-self.bound, self.bound)
         x0 = torch.where(expand(rows, x0).bool(), end, x0)
-        return self.inner(models, process, apply_mask(x0, cond), z, times, cond)
+        return inner(models, process, apply_mask(x0, cond), z, times, cond)
 
 
 @dataclass(frozen=True)
@@ -226,6 +230,10 @@ class MinibatchOT:
     def __call__(
         self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond
     ) -> tuple[Tensor, Tensor]:
+        return Data()(models, process, x0, self.deal(x0, z, cond), times, cond)
+
+    def deal(self, x0: Tensor, z: Tensor, cond: Cond) -> Tensor:
+        """The noise in the order of the assignment."""
         try:
             from scipy.optimize import linear_sum_assignment
         except ImportError:
@@ -241,8 +249,7 @@ class MinibatchOT:
         # The inner products are all that varies in the sum of squares.
         gain = x0.flatten(1).double() @ z.flatten(1).double().T
         order = linear_sum_assignment(gain.cpu().numpy(), maximize=True)[1]
-        z = z[torch.as_tensor(order, device=z.device)]
-        return process.mix(x0, z, times.t), process.mix(x0, z, times.r)
+        return z[torch.as_tensor(order, device=z.device)]
 
 
 def truncated(pairs: Coupling, t_prime: float) -> Coupling:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from fewstep.base.conditions import NO_LABEL, Cond, apply_mask, pick
+from fewstep.base.conditions import NO_LABEL, Cond, apply_mask, each, pick
 from fewstep.base.errors import UserError
 from fewstep.core import abilities
 from fewstep.core.process import Process, Time, edm, expand, per_row
@@ -34,7 +34,11 @@ class Denoiser(Protocol):
     def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor: ...
 
 
+# Cuts n rows: split(n, work) gives work(rows) of one part after the other.
+Split = Callable[[int, Callable[[range], Tensor]], Iterable[Tensor]]
+
 _COMPUTE: ContextVar[torch.dtype | None] = ContextVar("compute", default=None)
+_SPLIT: ContextVar[Split | None] = ContextVar("split", default=None)
 
 
 @contextmanager
@@ -48,6 +52,19 @@ def passes_in(dtype: torch.dtype | None) -> Iterator[None]:
         yield
     finally:
         _COMPUTE.reset(before)
+
+
+@contextmanager
+def passes_in_parts(split: Split) -> Iterator[None]:
+    """Inside, the networks of `Preconditioned` pass their rows in parts where there is no gradient.
+
+    Such as by `Room.parts`.
+    """
+    before = _SPLIT.set(split)
+    try:
+        yield
+    finally:
+        _SPLIT.reset(before)
 
 
 @contextmanager
@@ -142,7 +159,7 @@ class Preconditioned(nn.Module):
         options = () if masks is None else (masks,)
         compute = _COMPUTE.get()
         with torch.autocast(x_t.device.type, compute) if compute else nullcontext():
-            raw = self.network(x, label, cond, *options)
+            raw = self._pass(x, label, cond, *options)
         shape = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
         if shape != tuple(x_t.shape):
             raise UserError(
@@ -151,12 +168,34 @@ class Preconditioned(nn.Module):
             )
         return raw.to(x_t.dtype)
 
+    def _pass(self, x: Tensor, label: Tensor, cond: Cond, *masks: Masks) -> Any:
+        split = _SPLIT.get()
+        if split is None or torch.is_grad_enabled():
+            return self.network(x, label, cond, *masks)
+        return in_parts(self.network, split, x, label, cond, *masks)
+
     def forward(
         self, x_t: Tensor, t: Time, cond: Cond = None, masks: Masks | None = None
     ) -> Tensor:
         c = self.scaling(self.process, per_row(t, x_t))
         raw = self.output(c, x_t, cond, masks)
         return apply_mask(expand(c.skip, x_t) * x_t + expand(c.out, x_t) * raw, cond)
+
+
+def in_parts(
+    network: Callable[..., Any], split: Split, x: Tensor, label: Tensor, cond: Cond, *masks: Masks
+) -> Any:
+    """network(x, label, cond, *masks), with the rows in parts by `split`."""
+
+    def work(rows: range) -> Any:
+        if len(rows) == len(x):
+            return network(x, label, cond, *masks)
+        part = slice(rows.start, rows.stop)
+        few = each(lambda one: one[part], cond)
+        return network(x[part], label[part], few, *(one.at(torch.tensor(rows)) for one in masks))
+
+    first, *rest = split(len(x), work)
+    return torch.cat([first, *rest]) if rest else first
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,20 @@ class Ema:
 
 
 @dataclass(frozen=True)
+class Frozen:
+    """The run's teacher: for GC a trained consistency model whose endpoints do not move.
+
+    Source: GC, arXiv 2406.09570, section 5.1.
+    """
+
+    needs = frozenset({"teacher"})
+
+    def __call__(self, models: Models) -> Denoiser:
+        assert models.teacher is not None
+        return models.teacher
+
+
+@dataclass(frozen=True)
 class Truncated:
     """The frozen first stage below t_prime, another target above (TCM, arXiv 2410.14895, eq. 5)."""
 
@@ -78,7 +92,7 @@ def retarget(target: Target | None, other: Target) -> Target:
 
 def by_name(name: str) -> Target:
     """The network that a method's option names. Raises UserError."""
-    targets: dict[str, Target] = {"student": Student(), "ema": Ema()}
+    targets: dict[str, Target] = {"student": Student(), "ema": Ema(), "teacher": Frozen()}
     if name not in targets:
         raise unknown("network", name, targets)
     return targets[name]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import generator
-from fewstep.data.dataset import SPLIT_SEED, Arrays, Dataset, Units, split
+from fewstep.data.dataset import SPLIT_SEED, Arrays, Dataset, split
+from fewstep.data.units import Units
 
 
 def digits() -> Dataset:

@@ -1,4 +1,4 @@
-"""One picture: from a file's bytes to grey or RGB bytes, by the table of `fewstep.data.images`.
+"""One picture: from a file to grey or RGB numbers, by the table of `fewstep.data.images`.
 
 Two kinds of damage that decoders do not report are looked for here: a PNG chunk whose CRC-32 is
 wrong (Pillow skips those of the pixels), and a PNG or JPEG without its end mark. A changed bit in
@@ -27,7 +27,11 @@ SUFFIXES = {
 # Pillow goes by the content and would hand a "photo.png" that is PostScript to Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 PIXELS = 64_000_000  # 192 MB in RGB; Pillow warns at 89 million and refuses 179 million
+DEEP = 65535  # the largest value of 16 bits
 BYTES = 2**29  # of a file: eight for each pixel
+
+FRAMES = "has other frames"  # a mark of pictures that are the first of several
+CUT = "lower bits are lost"  # a mark of pictures that Pillow has cut from 16 bits to eight
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -75,9 +79,23 @@ def _decode(data: bytes, targa: bool) -> Image.Image:
             width, height = source.size
             if width * height > PIXELS:
                 raise UserError(f"{width}x{height}: expected at most {PIXELS} pixels")
+            is_deep = ";16" in repr(source.tile)
             source.load()
+            if is_deep and not source.mode.startswith("I"):
+                source.info[CUT] = True
             turn = UPRIGHT.get(_orientation(source))
-            return source.copy() if turn is None else source.transpose(turn)
+            picture = source.copy() if turn is None else source.transpose(turn)
+            if _has_frames(source):
+                picture.info[FRAMES] = True
+            return picture
+
+
+def _has_frames(picture: Image.Image) -> bool:
+    """Whether more frames follow the first; not where they cannot be read: the first is sound."""
+    try:
+        return bool(getattr(picture, "is_animated", False))
+    except Exception:
+        return False
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -124,16 +142,18 @@ def _has_jpeg_end(data: bytes) -> bool:
     return data.find(_JPEG_END, start) >= 0
 
 
-def eight_bit(name: str, picture: Image.Image) -> Image.Image:
-    """The picture in mode L or RGB, by the table of `fewstep.data.images`."""
+def plain(name: str, picture: Image.Image) -> Image.Image:
+    """The picture in mode L, RGB or, of 16 bits, F, by the table of `fewstep.data.images`."""
     if picture.mode == "F":
         raise UserError(f"{printable(name)}: floats of no known range: give the pictures as .npy")
     if picture.mode.startswith("I"):
         values = np.asarray(picture).astype(np.int32)
         low, high = values.min(), values.max()
-        if low < 0 or high > 65535:
-            raise UserError(f"{printable(name)}: values {low}..{high}: expected 16 bits")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        if low < 0 or high > DEEP:
+            raise UserError(
+                f"{printable(name)}: values {low}..{high}: expected 0..{DEEP}: give them as .npy"
+            )
+        return Image.fromarray(values.astype(np.float32))
     if picture.has_transparency_data:
         full = picture.convert("RGBA")
         white = Image.new("RGBA", full.size, "white")
@@ -151,9 +171,13 @@ def crop_and_resize(picture: Image.Image, size: int) -> Image.Image:
     return square.resize((size, size), Image.Resampling.LANCZOS)
 
 
-def to_bytes(name: str, picture: Image.Image, size: int | None) -> np.ndarray:
-    """The picture's bytes `[H, W]` or `[H, W, 3]`, cropped and resized where a size is given."""
-    plain = eight_bit(name, picture)
-    if size is not None:
-        plain = crop_and_resize(plain, size)
-    return np.asarray(plain)
+def to_array(name: str, picture: Image.Image, size: int | None) -> np.ndarray:
+    """The picture as `[H, W]` or `[H, W, 3]`, cropped and resized where a size is given.
+
+    Bytes, or of 16 bits float32 in 0 .. 65535.
+    """
+    result = plain(name, picture)
+    if size is None:
+        return np.asarray(result)
+    values = np.asarray(crop_and_resize(result, size))
+    return values.clip(0, DEEP) if result.mode == "F" else values  # Lanczos may go beyond

@@ -15,7 +15,8 @@ import torch
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from fewstep.base.errors import UserError
-from fewstep.data.dataset import Arrays, Dataset, Units, split
+from fewstep.data.dataset import Arrays, Dataset, split
+from fewstep.data.units import Units
 
 # The labels: blocks of Unicode with at least twenty emoji, first and last code point
 # (Unicode's Blocks.txt) ...

@@ -1,21 +1,24 @@
-"""What `--data PATH` reads: arrays, tables and pictures, as {"x0", "cond"}; never a pickle.
+"""What `--data PATH` reads: arrays, tables, variables and pictures; never a pickle.
 
 | PATH | x0 | condition |
 |---|---|---|
 | `.npy` | the array | none |
 | `.safetensors` with path and levels | x0: ends of trajectories, unchanged | likewise |
 | `.npz`, `.safetensors` | x0, x, images, data, samples or arr_0, or the only array | see below |
-| `.parquet` (needs pyarrow) | such a column, image or img; else all of numbers | likewise |
+| `.csv`, `.parquet` (need pyarrow) | columns, by the table of `fewstep.data.roles` | likewise |
 | `hf:NAME` (needs datasets) | likewise; NAME may be a folder that `save_to_disk` wrote | likewise |
+| `FILE.nc:variable` (needs netCDF4) | the variable, with a mask where it has fill values | none |
+| `FILE.h5:group/variable` (needs h5py) | likewise | none |
 | a folder or zip | its pictures (`fewstep.data.images`) | EDM's `dataset.json`, else sub-folders |
 
 A condition is under cond, or under any of label (labels, y), features and mask
-(`fewstep.base.conditions`). Arrays have any shape `[N, ...]` and come to mean 0 and standard
-deviation 0.5. Bytes (uint8) with 3 or 4 axes are pictures: [0, 255] becomes [-1, 1], `[N, H, W]`
-becomes `[N, 1, H, W]`, and channels (1 or 3) that come last are put first. Text labels are numbered
-in their order. A tenth of the samples (10,000 at most) each is held out for validation and test, by
-a shuffle that depends on their number alone. All is in memory as float32, and three times that
-while it is read: 50,000 pictures of 3x32x32 take 0.6 GB.
+(`fewstep.base.conditions`), or in a file of its own (`fewstep.data.beside`). Arrays have any shape
+`[N, ...]` and come to mean 0 and standard deviation 0.5. Bytes (uint8) with 3 or 4 axes are
+pictures: [0, 255] becomes [-1, 1], unless they use a sliver of it; `[N, H, W]` becomes
+`[N, 1, H, W]`, and channels (1 or 3) that come last are put first. Text labels are numbered in
+their natural order. A tenth of the samples (10,000 at most) each is held out for validation and
+test, by a shuffle that depends on their number alone. All is in memory as float32, and three times
+that while it is read: 50,000 pictures of 3x32x32 take 0.6 GB.
 """
 
 from __future__ import annotations
@@ -25,86 +28,87 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from fewstep.base.conditions import apply_mask, tensor
+from fewstep.base.conditions import tensor
 from fewstep.base.errors import UserError, require
-from fewstep.base.tensor_file import read_tensors
-from fewstep.data import images
-from fewstep.data.archives import check_numpy, printable, readable
-from fewstep.data.dataset import Arrays, Dataset, Units, shuffle, split
-from fewstep.data.images import BadFiles
-from fewstep.data.tables import (
-    ROLES,
-    SAMPLES,
-    hugging_face,
-    native,
-    number_labels,
-    parquet,
-    parts,
-    unwrap,
-)
-from fewstep.data.tensors import (
-    LEVELS,
-    PATH,
-    check_arrays,
-    classes_of,
-    is_solved,
-    standardise,
-    trajectories,
-)
+from fewstep.data import images, roles
+from fewstep.data.archives import printable, readable
+from fewstep.data.beside import with_condition
+from fewstep.data.dataset import Dataset, shuffle, split, unsplit
+from fewstep.data.frames import TABLES, hugging_face, read_frame
+from fewstep.data.reading import BadFiles, Content, Reading
+from fewstep.data.tables import ARRAYS, arrays, is_solved, parts
+from fewstep.data.tensors import mask_apart, names_of, standardise, trajectories
+from fewstep.data.variables import read_variable, split_name
 
 log = logging.getLogger("fewstep")
 
-ARRAYS = (".npy", ".npz", ".safetensors")
 _OWN = "own data"  # the stream that shuffles them
 _HELD_OUT = 10_000  # as many as `fewstep eval` draws: more would sharpen nothing
 
 
-def from_path(name: str, size: int | None = None, bad_files: BadFiles = "fail") -> Dataset:
+def from_path(name: str, reading: Reading | None = None) -> Dataset:
     """The data set in a file, in a folder or behind hf:NAME, split by a fixed shuffle.
 
     Its `skipped` are the bad files that were left out.
     """
-    data, bad = read_and_report(name, size, bad_files)
-    return replace(_dataset(name, size, data), skipped=bad)
+    reading = reading or Reading()
+    content = read_content(name, reading)
+    dataset = _dataset(name, reading, content)
+    return replace(dataset, skipped=content.skipped, left_out=content.left_out)
 
 
-def _dataset(name: str, size: int | None, data: dict[str, Any]) -> Dataset:
-    """The data read under that name, in the model's units and split."""
-    place = full_name(name)
+def _dataset(name: str, reading: Reading, content: Content) -> Dataset:
+    """What was read under that name, in the model's units and split."""
+    place, data = full_name(name), mask_apart(content.data)
     if is_solved(data):
-        one = trajectories(place, data)
+        one = trajectories(place, data, reading)
         tenth = _tenth(len(one.train.x0))
-        return split(place, one.train, (tenth, tenth), one.classes, one.units, _OWN, one.levels)
-    values = tensor("data", data["x0"])
-    pictures = pixels(values)
-    if pictures is None:
-        require(size is None, "data_size", size, f"none, since {name} holds no pictures")
-        # The scale is the training split's alone.
-        train = shuffle(_OWN, len(values))[2 * _tenth(len(values)) :]
-        everything, classes, units = standardise(data, name, train)
-    else:
-        x0, cond = check_arrays({**data, "x0": pictures})
-        everything = Arrays(apply_mask(x0.float().div_(127.5).sub_(1), cond), cond)
-        classes = classes_of(cond)
-        units = Units(127.5, 127.5, clip=True)
-    tenth = _tenth(len(everything.x0))
+        names = names_of(content.names, one.train.cond)
+        return split(
+            place,
+            one.train,
+            (tenth, tenth),
+            one.classes,
+            one.units,
+            _OWN,
+            one.levels,
+            one.cond_units,
+            names,
+        )
+    n = len(tensor("data", data["x0"]))
+    tenth = _tenth(n)
+    # Units are the training split's alone.
+    result = standardise(data, reading, name, train=shuffle(_OWN, n)[2 * tenth :])
     if tenth < 2:
         message = (
             "fewstep: %s: fewer than 20 samples: too few are held out for eval to compare with"
         )
         log.warning(message, name)
-    return split(place, everything, (tenth, tenth), classes, units, _OWN)
+    return split(
+        place,
+        result.arrays,
+        (tenth, tenth),
+        result.classes,
+        result.units,
+        _OWN,
+        cond_units=result.cond_units,
+        names=names_of(content.names, result.arrays.cond),
+    )
 
 
 def full_name(name: str) -> str:
     """The name with its path written out, where there is one."""
     scheme = "hf:" if name.startswith("hf:") else ""
+    variable = split_name(name)
+    if variable is not None and variable[0].is_file():
+        return f"{variable[0].resolve()}:{variable[1]}"
     path = Path(name.removeprefix("hf:"))
     return f"{scheme}{path.resolve()}" if path.exists() else name
+
+
+def without_split(dataset: Dataset) -> Dataset:
+    """What `from_path` gave, with all rows for training, in the order of the file."""
+    return unsplit(dataset, _OWN)
 
 
 def _tenth(n: int) -> int:
@@ -112,71 +116,38 @@ def _tenth(n: int) -> int:
     return min(n // 10, _HELD_OUT)
 
 
-def pixels(x0: Tensor) -> Tensor | None:
-    """Bytes with 3 or 4 axes as pictures `[N, C, H, W]`; None for anything else."""
-    if x0.dtype != torch.uint8 or x0.ndim not in (3, 4):
-        return None
-    if x0.numel() and bool((x0 == x0.flatten()[0]).all()):
-        raise UserError(f"every pixel is {int(x0.flatten()[0])}: there is nothing to learn")
-    x0 = x0[:, None] if x0.ndim == 3 else x0
-    if x0.shape[1] in (1, 3):
-        return x0
-    return x0.movedim(3, 1).contiguous() if x0.shape[3] in (1, 3) else None
-
-
 def read(name: str, size: int | None = None, bad_files: BadFiles = "fail") -> dict[str, Any]:
     """{"x0": array, "cond": condition or None} of a path or hf:NAME, as it is written there."""
-    return read_and_report(name, size, bad_files)[0]
+    return read_content(name, Reading(size=size, bad_files=bad_files)).data
 
 
-def read_and_report(
-    name: str, size: int | None, bad_files: BadFiles
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """What `read` returns, and what is wrong with the pictures that a folder or zip left out."""
-    path = Path(name)
-    if not name.startswith("hf:") and (path.is_dir() or path.suffix.lower() == ".zip"):
-        return images.read(path, size, bad_files)
-    return _read(name, size), ()
+def read_content(name: str, reading: Reading) -> Content:
+    """What `read` returns, with its names, what is left out, and the file of its conditions."""
+    content = _content(name, reading)
+    return with_condition(name, content, reading)
 
 
-def _read(name: str, size: int | None) -> dict[str, Any]:
-    if name.startswith("hf:"):
-        return hugging_face(name.removeprefix("hf:"), size)
+def _content(name: str, reading: Reading) -> Content:
+    """What is behind the name alone."""
     path = Path(name)
     suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        with readable(name):
-            return parquet(path, size)
-    if suffix not in ARRAYS:
+    is_hub = name.startswith("hf:")
+    if is_hub or (suffix in TABLES and not path.is_dir()):
+        frame = hugging_face(name.removeprefix("hf:")) if is_hub else read_frame(path)
+        return roles.from_frame(frame, reading)
+    of_file = ("cond", "label_column", "condition_columns") if reading.cond else ()
+    reading.refuse(f"{printable(name)}, which is no table", but=("cond", *of_file))
+    if path.is_dir() or suffix == ".zip":
+        return images.read(path, reading.size, reading.bad_files)
+    is_variable = split_name(name) is not None
+    if suffix not in ARRAYS and not is_variable:
         raise UserError(
-            f"data {printable(name)}: expected a folder, .zip, {', '.join(ARRAYS)} or .parquet"
+            f"data {printable(name)}: expected a folder, .zip, {', '.join((*ARRAYS, *TABLES))},"
+            " FILE.nc:VARIABLE or FILE.h5:VARIABLE"
         )
     need = f"none: only pictures are resized, and {path.name} holds arrays"
-    require(size is None, "data_size", size, need)
+    require(reading.size is None, "data_size", reading.size, need)
+    if is_variable:
+        return Content(read_variable(name))
     with readable(name):
         return parts(name, arrays(path))
-
-
-def arrays(path: Path) -> dict[str, Any]:
-    """The arrays of a .npy (under no name), .npz or .safetensors, text numbered."""
-    if path.suffix.lower() == ".safetensors":
-        return dict(read_tensors(path))
-    check_numpy(path)
-    content = np.load(path, allow_pickle=False)
-    if isinstance(content, np.ndarray):
-        return {"": native(content)}
-    with content:
-        return {key: native(number_labels(content[key])) for key in content.files}
-
-
-def read_condition(path: Path) -> Any:
-    """A condition to sample with, under the names of data files, without the samples beside it."""
-    if path.suffix.lower() not in ARRAYS:
-        raise UserError(f"condition {path}: expected {', '.join(ARRAYS)}")
-    with readable(str(path)):
-        table = arrays(path)
-    if list(table) == [""]:
-        return table[""]
-    aliases = {n: role for role, names in ROLES.items() for n in names}
-    others = (*SAMPLES, PATH, LEVELS)
-    return unwrap({aliases.get(n, n): array for n, array in table.items() if n not in others})

@@ -1,10 +1,11 @@
-"""Pictures of a folder or zip as bytes `[N, C, H, W]`, and their labels: a rule for each file.
+"""Pictures of a folder or zip as `[N, C, H, W]`, and their labels: a rule for each file.
 
 | file | becomes |
 |---|---|
 | 1-bit, grey (1, L) | grey |
-| 16-bit grey (I;16, I) | grey, divided by 257; values beyond 65535 are refused |
-| 16-bit colour, or grey beside transparency | the upper eight bits |
+| 16-bit grey (I;16, I) | grey, 0 .. 65535 as float32; values beyond are refused |
+| 8 bits beside 16-bit grey | times 257, so that white is 65535 |
+| 16-bit colour, or grey beside transparency | the upper eight bits, which is said |
 | RGB, CMYK, YCbCr, LAB, HSV, palette (P) | RGB |
 | transparency (LA, RGBA, PA, La, RGBa, or declared beside P, L, RGB) | laid on white: grey or RGB |
 | 32-bit float (F) | bad: give .npy |
@@ -20,10 +21,11 @@
 A bad file is refused by name, or with `bad_files="skip"` left out together with its label, counted
 and listed: at most a thousandth of the pictures, but one in any set. What archives may hold:
 `fewstep.data.archives`. A set of grey files has one channel; one with any colour has three. Files
-come in the order of their names. Labels: `dataset.json` at the top with {"labels": [[name, label],
-...]} as EDM writes it (floats or lists of numbers are features, null is none); without it the
-sub-folder at the top, in the order of names, where there are at least two and no picture lies
-beside them.
+come in the order of their names. Labels: `dataset.json` with {"labels": [[name, label], ...]} as
+EDM writes it (floats or lists of numbers are features, null is none); without it the sub-folder, in
+the natural order of names ("2" before "10"), where there are at least two and no picture lies
+beside them. Both are looked for at the top, and below folders that hold all pictures. Sub-folders
+that are splits (train, val, test) are refused: they are no classes.
 """
 
 from __future__ import annotations
@@ -32,19 +34,21 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import takewhile
 from os.path import splitext
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from fewstep.base.errors import UserError
 from fewstep.data.archives import Files, open_files, printable
-from fewstep.data.decoding import SUFFIXES, decode, to_bytes
+from fewstep.data.columns import Names, number_texts
+from fewstep.data.decoding import CUT, FRAMES, SUFFIXES, decode, to_array
+from fewstep.data.reading import BadFiles, Content
 
 __all__ = [
-    "BadFiles",
     "Listing",
     "decode",
     "listing",
@@ -57,7 +61,6 @@ __all__ = [
 
 log = logging.getLogger("fewstep")
 
-BadFiles = Literal["fail", "skip"]
 Size = tuple[int, int]  # width and height
 
 
@@ -70,20 +73,26 @@ class Listing(NamedTuple):
     others: list[str]
     cond: Any
     classes: tuple[str, ...]  # the sub-folders that labels number; none with a `dataset.json`
+    cut: list[str]  # pictures that were opened, and have lost their lower bits
+    stacks: list[str]  # likewise, and have more than one frame
 
 
-def read(
-    path: Path, size: int | None = None, bad_files: BadFiles = "fail"
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """{"x0": bytes `[N, C, H, W]`, "cond": labels, features or None}, and the bad files.
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+
+
+def read(path: Path, size: int | None = None, bad_files: BadFiles = "fail") -> Content:
+    """{"x0": `[N, C, H, W]`, "cond": labels, features or None}, names of classes, and bad files.
 
     Raises UserError where bad files are not to be left out, or are too many.
     """
     with open_files(path) as files:
         folder = listing(path, files)
+        left: tuple[str, ...] = ()
         if folder.others:
+            first = printable(folder.others[0])
+            left = (f"{len(folder.others)} files that are no pictures, the first is {first}",)
             message = "fewstep: %s: skipped %s files that are no pictures, the first is %s"
-            log.warning(message, path, len(folder.others), printable(folder.others[0]))
+            log.warning(message, path, len(folder.others), first)
         bad: dict[str, str] = {}
         if bad_files == "fail":
             rows = _read_all(folder, size)
@@ -95,7 +104,13 @@ def read(
     if bad:
         message = "fewstep: %s: left out %s of %s pictures that are bad: %s"
         log.warning(message, path, len(bad), len(folder.names), "; ".join(bad.values()))
-    return {"x0": join(list(rows.values())), "cond": cond}, tuple(bad.values())
+    if folder.cut:
+        count = len(folder.cut)
+        left += (f"the lower eight bits of {count} pictures of 16-bit colour: give them as .npy",)
+    if folder.stacks:
+        left += (f"all frames but the first of {len(folder.stacks)} pictures: give them as .npy",)
+    data = {"x0": join(list(rows.values())), "cond": cond}
+    return Content(data, Names(classes=folder.classes), left, tuple(bad.values()))
 
 
 def skippable(pictures: int) -> int:
@@ -106,15 +121,28 @@ def skippable(pictures: int) -> int:
 def listing(path: Path, files: Files) -> Listing:
     """The pictures and labels among the files. Raises UserError where they do not fit."""
     names = [name for name in files if splitext(name)[1].lower() in SUFFIXES]
-    inside = {*names, "dataset.json"}
-    others = [name for name in files if name not in inside]
     if not names:
         raise UserError(
             f"{path} holds no pictures: expected files that end in {', '.join(sorted(SUFFIXES))}"
         )
-    if "dataset.json" in files:
-        return Listing(path, files, names, others, _labels(path, files, names), ())
-    return Listing(path, files, names, others, *_sub_folders(names))
+    top = _common_folder(names)
+    tops = ["".join(f"{part}/" for part in top[:depth]) for depth in range(len(top) + 1)]
+    table = next((f"{one}dataset.json" for one in tops if f"{one}dataset.json" in files), None)
+    inside = {*names, table}
+    others = [name for name in files if name not in inside]
+    if table is not None:
+        return Listing(path, files, names, others, _labels(path, files, names, table), (), [], [])
+    return Listing(path, files, names, others, *_sub_folders(path, names, len(top)), [], [])
+
+
+def _common_folder(names: list[str]) -> tuple[str, ...]:
+    """The folders that all pictures lie in, from the top."""
+    first, last = (PurePosixPath(name).parts[:-1] for name in (min(names), max(names)))
+    common = list(takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+    depth = len(common)
+    while any(PurePosixPath(name).parts[:-1][:depth] != first[:depth] for name in names):
+        depth -= 1
+    return first[:depth]
 
 
 def pictures(folder: Listing) -> Iterator[tuple[str, Image.Image | UserError]]:
@@ -124,7 +152,12 @@ def pictures(folder: Listing) -> Iterator[tuple[str, Image.Image | UserError]]:
         start = printable(place)
         try:
             with folder.files[name]() as file:
-                yield name, decode(place, file)
+                picture = decode(place, file)
+            if CUT in picture.info:
+                folder.cut.append(name)
+            if FRAMES in picture.info:
+                folder.stacks.append(name)
+            yield name, picture
         except UserError as error:
             message = str(error)
             if not message.startswith(start):
@@ -143,7 +176,7 @@ def _read_all(folder: Listing, size: int | None) -> dict[str, np.ndarray]:
         if isinstance(picture, UserError):
             raise picture
         place = f"{folder.path}/{name}"
-        rows[name] = to_bytes(place, picture, size)
+        rows[name] = to_array(place, picture, size)
         _check_size((f"{folder.path}/{first}", rows[first]), (place, rows[name]))
     return rows
 
@@ -156,7 +189,7 @@ def _read_sound(folder: Listing, size: int | None) -> tuple[dict[str, np.ndarray
         try:
             if isinstance(picture, UserError):
                 raise picture
-            rows[name] = to_bytes(f"{folder.path}/{name}", picture, size)
+            rows[name] = to_array(f"{folder.path}/{name}", picture, size)
         except UserError as error:
             bad[name] = str(error)
             _check_few(folder, bad)
@@ -189,10 +222,11 @@ def misfits(path: Path, sizes: Mapping[str, Size]) -> dict[str, str]:
     }
 
 
-def _labels(path: Path, files: Files, names: list[str]) -> Any:
-    """Labels or features of `dataset.json`, in the order of the names."""
+def _labels(path: Path, files: Files, names: list[str], place: str) -> Any:
+    """Labels or features of the `dataset.json` at that place, in the order of the names."""
+    names = [name.removeprefix(place.removesuffix("dataset.json")) for name in names]
     try:
-        with files["dataset.json"]() as file:
+        with files[place]() as file:
             labels = json.load(file)["labels"]
         if labels is None:
             return None
@@ -200,28 +234,35 @@ def _labels(path: Path, files: Files, names: list[str]) -> Any:
         missing = [name for name in names if name not in table]
         rows = np.array([table[name] for name in names if name in table])
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
-        raise UserError(
-            f'{path}/dataset.json: expected {{"labels": [[name, label], ...]}}'
-        ) from error
+        raise UserError(f'{path}/{place}: expected {{"labels": [[name, label], ...]}}') from error
     if missing:
-        raise UserError(f"{path}/dataset.json has no label for {printable(missing[0])}")
+        raise UserError(f"{path}/{place} has no label for {printable(missing[0])}")
     if len(table) < len(labels):
         raise UserError(
-            f"{path}/dataset.json names {len(labels) - len(table)} files twice: give each one label"
+            f"{path}/{place} names {len(labels) - len(table)} files twice: give each one label"
         )
     return rows
 
 
-def _sub_folders(names: list[str]) -> tuple[Any, tuple[str, ...]]:
-    """The number of each file's folder at the top, and these folders; None with fewer than two."""
-    tops = [PurePosixPath(name).parts[0] if "/" in name else "" for name in names]
-    classes, labels = np.unique(tops, return_inverse=True)
-    if "" in tops and len(classes) > 1:
+def _sub_folders(path: Path, names: list[str], depth: int) -> tuple[Any, tuple[str, ...]]:
+    """The number of each file's folder at that depth, and these folders; None with fewer than two.
+
+    Raises UserError for pictures beside the folders, and for folders that are splits.
+    """
+    parts = [PurePosixPath(name).parts for name in names]
+    tops = [part[depth] if len(part) > depth + 1 else "" for part in parts]
+    labels, classes = number_texts(tops)
+    if "" in classes and len(classes) > 1:
         stray = printable(names[tops.index("")])
         raise UserError(f"{stray} lies beside sub-folders: put every picture in one, or none")
     if len(classes) < 2:
         return None, ()
-    return labels, tuple(classes.tolist())
+    if all(name.lower() in SPLITS for name in classes):
+        raise UserError(
+            f"{printable(path)} holds the folders {', '.join(classes)}: expected classes, not"
+            f" splits: name one of them (--data {printable(path)}/{classes[0]}, or a zip of it)"
+        )
+    return labels, classes
 
 
 def _check_size(first: tuple[str, np.ndarray], other: tuple[str, np.ndarray]) -> None:
@@ -232,18 +273,23 @@ def _check_size(first: tuple[str, np.ndarray], other: tuple[str, np.ndarray]) ->
 
 
 def stack(pictures: Iterable[tuple[str, Image.Image]], size: int | None) -> np.ndarray:
-    """Named pictures as bytes `[N, C, H, W]`, all of one size."""
+    """Named pictures as `[N, C, H, W]`, all of one size."""
     rows: list[np.ndarray] = []
     first: tuple[str, np.ndarray] | None = None
     for name, picture in pictures:
-        rows.append(to_bytes(name, picture, size))
+        rows.append(to_array(name, picture, size))
         first = first or (name, rows[0])
         _check_size(first, (name, rows[-1]))
     return join(rows)
 
 
 def join(rows: list[np.ndarray]) -> np.ndarray:
-    """Pictures of one size as bytes `[N, C, H, W]`, one channel where all are grey."""
+    """Pictures of one size as `[N, C, H, W]`, one channel where all are grey.
+
+    Bytes beside floats of 16 bits become such floats.
+    """
+    if any(x.dtype != np.uint8 for x in rows):
+        rows = [x.astype(np.float32) * 257 if x.dtype == np.uint8 else x for x in rows]
     if all(x.ndim == 2 for x in rows):
         return np.stack(rows)[:, None]
     colour = [x if x.ndim == 3 else np.repeat(x[:, :, None], 3, 2) for x in rows]

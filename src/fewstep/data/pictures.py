@@ -9,8 +9,31 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from fewstep.data.units import Units
+
 _SIDE = 640  # pixels of a grid, about
+_CURVES = 16  # of a grid of curves
 _PAPER, _INK, _FRAME = 255, 40, 215
+
+
+def draw(path: Path, x: Tensor, units: Units) -> str:
+    """Writes samples `[N, ...]` in the user's units as one PNG; what it shows, for a message.
+
+    Black is the lowest and white the highest value of all, but of pictures with a range of their
+    own (bytes) the ends of that. Of curves the first 16 are drawn.
+    """
+    if is_tiles(x) and not units.clip:
+        low, high = float(x.min()), float(x.max())
+        save(path, (2 * (x - low) / ((high - low) or 1.0) - 1).float())
+        return f"black is {low:.4g} and white {high:.4g}, the lowest and highest value"
+    save(path, units.to_model(x))
+    is_cut = not is_tiles(x) and x[0].numel() > 2 and len(x) > _CURVES
+    return f"{_CURVES} of {len(x)} samples are shown" if is_cut else ""
+
+
+def is_tiles(x: Tensor) -> bool:
+    """Whether samples `[N, C, H, W]` are drawn as pictures, grey or in colours."""
+    return x.ndim == 4 and x.shape[1] in (1, 3)
 
 
 def save(path: Path, x: Tensor, columns: int | None = None) -> None:
@@ -18,11 +41,11 @@ def save(path: Path, x: Tensor, columns: int | None = None) -> None:
 
     The range is about [-1, 1] for tiles, any for the rest.
     """
-    if x.ndim == 4 and x.shape[1] in (1, 3):
+    if is_tiles(x):
         picture = _tiles(x, columns or math.ceil(math.sqrt(len(x))))
     else:
-        draw = {1: _histogram, 2: _dots}.get(x[0].numel(), _curves)
-        picture = draw(x.flatten(1).double().cpu().numpy())
+        sketch = {1: _histogram, 2: _dots}.get(x[0].numel(), _curves)
+        picture = sketch(x.flatten(1).double().cpu().numpy())
     picture.save(path)
 
 
@@ -72,7 +95,7 @@ def _histogram(x: np.ndarray) -> Image.Image:
 
 
 def _curves(x: np.ndarray) -> Image.Image:
-    flat = _unit(x[:16])
+    flat = _unit(x[:_CURVES])
     tile = _SIDE // 4
     sheet = Image.new("L", (_SIDE, tile * -(-len(flat) // 4)), _PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -90,4 +113,4 @@ def suitable(shape: tuple[int, ...]) -> int:
     """How many samples of this shape make a good grid."""
     if math.prod(shape) <= 2:
         return 2000
-    return 100 if len(shape) == 3 else 16
+    return 100 if len(shape) == 3 else _CURVES

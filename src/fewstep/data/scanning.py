@@ -13,8 +13,9 @@ from fewstep.base.conditions import LABELS, check_condition, kind_of
 from fewstep.base.errors import UserError
 from fewstep.base.progress import Progress
 from fewstep.data.archives import open_files
-from fewstep.data.decoding import to_bytes
-from fewstep.data.images import BadFiles, Listing, Size, listing, misfits, pictures, skippable
+from fewstep.data.decoding import to_array
+from fewstep.data.images import Listing, Size, listing, misfits, pictures, skippable
+from fewstep.data.reading import BadFiles
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def _summarise(folder: Listing, size: int | None, bar: Progress) -> Scan:
         try:
             if isinstance(picture, UserError):
                 raise picture
-            row = to_bytes(f"{folder.path}/{name}", picture, size)
+            row = to_array(f"{folder.path}/{name}", picture, size)
         except UserError as error:
             bad[name] = str(error)
             continue

@@ -1,76 +1,184 @@
-"""Arrays of the user's own, brought to mean 0 and standard deviation 0.5, and the way back."""
+"""Arrays of the user's own, brought to the units of the core, and the way back."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.base.conditions import LABELS, apply_mask, check_condition, kind_of, tensor
+from fewstep.base.conditions import (
+    LABELS,
+    Cond,
+    apply_mask,
+    check_condition,
+    is_integral,
+    kind_of,
+    leaves,
+    tensor,
+)
+from fewstep.base.data_names import OWN_DATA
 from fewstep.base.errors import UserError, require, unknown
-from fewstep.data.dataset import Arrays, Dataset, Units, check_finite, elements
+from fewstep.data.beside import with_condition
+from fewstep.data.columns import Names
+from fewstep.data.dataset import Arrays, Dataset, change_cond, check_finite, elements
+from fewstep.data.reading import Content, Reading
+from fewstep.data.tables import LEVELS, PATH, is_solved
+from fewstep.data.units import (
+    AS_IS,
+    AUTO,
+    BYTES,
+    WHOLE,
+    Units,
+    condition_units,
+    measured_units,
+    variable_axis,
+)
 
 log = logging.getLogger("fewstep")
 
-OWN_DATA = "tensor"  # the name of data that is an object of the user's
-PATH, LEVELS = "path", "levels"  # the keys that mark solved trajectories
+SLIVER = 64  # bytes whose values go less far than this are no pictures
 
 
-def from_tensors(data: Any) -> Dataset:
+def from_tensors(data: Any, reading: Reading | None = None) -> Dataset:
     """Your own samples, all for training: an array `[N, ...]`, or {"x0": array, "cond": condition}.
 
     Arrays are tensors, numpy arrays or nested lists of numbers; `[N]` is taken as `[N, 1]`.
 
-    They are shifted and scaled as a whole to mean 0 and standard deviation 0.5, and samples come
-    back in your units. A condition is labels (integers `[N]` from 0), any other array with N rows,
-    or a dict of these, in which "label" and "mask" mean what `fewstep.base.conditions` says: where
-    the mask is False, the value counts for nothing, and is 0 in samples. Raises UserError on
-    anything that does not fit. The result of `fewstep.trajectories` is used as it is.
+    Every variable comes to mean 0 and standard deviation 0.5 (`fewstep.data.units` says what is a
+    variable, and `reading` otherwise), and samples come back in your units. A condition is labels
+    (integers `[N]` from 0), any other array with N rows, or a dict of these, in which "label" and
+    "mask" mean what `fewstep.base.conditions` says: where the mask is False, the value counts for
+    nothing, and is 0 in samples. Numbers of a condition that are no whole ones come to mean 0 and
+    standard deviation 1. Raises UserError on anything that does not fit. The result of
+    `fewstep.trajectories` is used as it is.
     """
     if is_solved(data):
-        return trajectories(OWN_DATA, data)
-    train, classes, units = standardise(data)
-    none = train.rows(torch.arange(0))
-    return Dataset(OWN_DATA, train, none, none, classes, units)
+        return trajectories(OWN_DATA, data, reading or Reading())
+    reading = reading or Reading()
+    reading.refuse("of your own", but=("cond", "label_column", "condition_columns"))
+    content = with_condition("of your own", Content(_parts(data)), reading)
+    result = standardise(content.data, reading)
+    none = result.arrays.rows(torch.arange(0))
+    return Dataset(
+        OWN_DATA,
+        result.arrays,
+        none,
+        none,
+        result.classes,
+        result.units,
+        cond_units=result.cond_units,
+        order=torch.arange(len(result.arrays.x0)),
+        names=names_of(content.names, result.arrays.cond),
+        left_out=content.left_out,
+    )
+
+
+class Standardised(NamedTuple):
+    """Arrays in the units of the core, the number of their classes, and the way back."""
+
+    arrays: Arrays
+    classes: int
+    units: Units
+    cond_units: dict[str, Units]
 
 
 def standardise(
-    data: Any, name: str = "tensor", train: Tensor | None = None
-) -> tuple[Arrays, int, Units]:
-    """The user's arrays in the units of the core, the number of their classes, and the way back.
+    data: Any, reading: Reading, name: str = "tensor", train: Tensor | None = None
+) -> Standardised:
+    """The user's arrays in the units of the core.
 
-    train: the rows whose mean and deviation count, where others are held out.
+    train: the rows that units are measured on, where others are held out. Raises UserError.
     """
     x0, cond = check_arrays(data)
+    pictures = pixels(x0)
+    if pictures is not None:
+        cond = _mask_like(pictures, x0, cond)
+        x0 = pictures
+    need = f"none, since {name} holds no pictures"
+    require(reading.size is None or are_channels(x0), "data_size", reading.size, need)
     x0 = apply_mask(x0, cond)
     check_finite(name, x0)
-    values = x0.double()
-    rows = Arrays(values, cond)
-    if train is not None:
-        rows = rows.rows(train)
-    real = elements(rows.x0, rows.cond)
-    with np.errstate(over="ignore"):
-        shift = float(real.mean())
-        scale = 2 * float(real.std())
-    if scale == 0:
-        raise UserError(f"data is {shift} everywhere: there is nothing to learn")
-    if not scale + abs(shift) < 1e30:
-        raise UserError(
-            f"data of mean {shift:.3g} and scale {scale:.3g}: expected at most 1e30, choose other"
-            " units"
-        )
-    x0 = apply_mask(torch.from_numpy((values.numpy() - shift) / scale).float(), cond)
-    return Arrays(x0, cond), classes_of(cond), Units(shift, scale)
+    rows = Arrays(x0, cond) if train is None else Arrays(x0, cond).rows(train)
+    units = reading.origin_units
+    if units is None and pictures is not None and reading.units in (AUTO, WHOLE):
+        values = elements(x0, cond)
+        low, high = int(values.min()), int(values.max())
+        is_sliver = reading.units == AUTO and high - low < SLIVER
+        units = None if is_sliver else BYTES
+        if is_sliver:
+            text = "fewstep: %s: bytes %d..%d are taken for numbers, not for pictures of 0..255"
+            log.warning(text, name, low, high)
+    if units is None:
+        axis = variable_axis(x0, cond, reading.channel_axis)
+        units = measured_units(rows.x0.double(), rows.cond, reading.units, axis)
+    if reading.units != WHOLE:  # older runs have whole numbers as they are
+        cond = _float_features(cond)
+        rows = Arrays(rows.x0, _float_features(rows.cond))
+    cond_units = units_of_condition(rows.cond, reading)
+    cond = change_cond(cond, cond_units, Units.to_model)
+    # Bytes have an arithmetic of their own, without doubles: the memory of pictures counts.
+    is_bytes = pictures is not None and units == BYTES
+    x0 = x0.float().div_(127.5).sub_(1) if is_bytes else units.to_model(x0)
+    return Standardised(Arrays(apply_mask(x0, cond), cond), classes_of(cond), units, cond_units)
 
 
-def check_arrays(data: Any) -> tuple[Tensor, Any]:
-    """x0 `[N, ...]` in the user's units and type, and its condition. Raises UserError."""
+def _float_features(cond: Cond) -> Cond:
+    """The condition with whole numbers under "features" as floats."""
+    numbers = cond.get("features") if isinstance(cond, Mapping) else None
+    if isinstance(cond, Mapping) and isinstance(numbers, Tensor) and is_integral(numbers):
+        return {**cond, "features": numbers.float()}
+    return cond
+
+
+def _mask_like(pictures: Tensor, x0: Tensor, cond: Cond) -> Cond:
+    """The condition whose mask has its channels where the pictures have them."""
+    mask = cond.get("mask") if isinstance(cond, Mapping) else None
+    if not isinstance(cond, Mapping) or not isinstance(mask, Tensor):
+        return cond
+    if pictures.shape == x0.shape or mask.ndim == 1:
+        return cond
+    mask = mask.reshape(*mask.shape, *[1] * (x0.ndim - mask.ndim))
+    return {**cond, "mask": mask[:, None] if x0.ndim == 3 else mask.movedim(3, 1)}
+
+
+def are_channels(x0: Tensor) -> bool:
+    """Whether x0 has the axes `[N, C, H, W]` of grey or colour pictures."""
+    return x0.ndim == 4 and x0.shape[1] in (1, 3)
+
+
+def pixels(x0: Tensor) -> Tensor | None:
+    """Bytes with 3 or 4 axes as pictures `[N, C, H, W]`; None for anything else."""
+    if x0.dtype != torch.uint8 or x0.ndim not in (3, 4):
+        return None
+    if x0.numel() and bool((x0 == x0.flatten()[0]).all()):
+        raise UserError(f"every pixel is {int(x0.flatten()[0])}: there is nothing to learn")
+    x0 = x0[:, None] if x0.ndim == 3 else x0
+    if x0.shape[1] in (1, 3):
+        return x0
+    return x0.movedim(3, 1).contiguous() if x0.shape[3] in (1, 3) else None
+
+
+def units_of_condition(cond: Cond, reading: Reading) -> dict[str, Units]:
+    """The units of each part of a condition that holds floats, by its name.
+
+    Those of an origin go before measured ones.
+    """
+    origin = dict(reading.origin_cond_units)
+    if reading.units in (WHOLE, AS_IS):
+        return origin
+    parts = {name: part for name, part in leaves(cond) if part.is_floating_point()}
+    return {name: condition_units(part, reading.units) for name, part in parts.items()} | origin
+
+
+def _parts(data: Any) -> dict[str, Any]:
+    """{"x0", "cond"} of the user's data, a numpy mask among the condition. Raises UserError."""
     if isinstance(data, str | Path):
         raise UserError(
             f"data = {str(data)!r}: a path goes into the run, as in fs.recipes.toy(data=...)"
@@ -83,26 +191,57 @@ def check_arrays(data: Any) -> tuple[Tensor, Any]:
         raise UserError(
             'data holds no "x0": expected a tensor, or {"x0": tensor, "cond": condition}'
         )
+    return mask_apart(parts)
+
+
+def mask_apart(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data with a mask of numpy's as the condition's "mask": True where there is a value.
+
+    It is combined with the mask that the condition has. A condition of one part goes beside it
+    under "label" or "features".
+    """
+    x0, cond = data["x0"], data.get("cond")
+    if not isinstance(x0, np.ma.MaskedArray):
+        return dict(data)
+    there = torch.from_numpy(~np.ma.getmaskarray(x0))
+    plain = x0.filled(0)
+    if bool(there.all()):
+        return {**data, "x0": plain}
+    if cond is not None and not isinstance(cond, Mapping):
+        part = tensor("cond", cond)
+        cond = {"label" if part.ndim == 1 and is_integral(part) else "features": part}
+    there = there[:, None] if there.ndim == 1 else there
+    parts = dict(cond or {})
+    if parts.get("mask") is not None:
+        own = tensor("mask", parts["mask"])
+        if own.dtype == torch.bool and own.ndim <= there.ndim and len(own) == len(there):
+            there = there & own.reshape(*own.shape, *[1] * (there.ndim - own.ndim))
+    return {**data, "x0": plain, "cond": {**parts, "mask": there}}
+
+
+def check_arrays(data: Any) -> tuple[Tensor, Any]:
+    """x0 `[N, ...]` in the user's units and type, and its condition. Raises UserError."""
+    parts = _parts(data)
     x0 = tensor("data", parts["x0"])
     x0 = x0[:, None] if x0.ndim == 1 else x0
     if x0.ndim < 2 or len(x0) < 2 or not x0.numel():
         raise UserError(
             f"data of shape {tuple(x0.shape)}: expected [N, ...] with at least 2 samples"
         )
+    if x0.dtype == torch.int64 and bool((strange := x0.double().long() != x0).any()):
+        raise UserError(
+            f"data holds {int(x0[strange][0])}, which no float holds: expected whole numbers up to"
+            " 2^53: subtract the smallest, or leave ids out"
+        )
     cond = parts.get("cond")
     return x0, None if cond is None else check_condition(cond, x0)
 
 
-def is_solved(arrays: Any) -> bool:
-    """Whether these named arrays hold solved trajectories."""
-    return isinstance(arrays, Mapping) and PATH in arrays and LEVELS in arrays
-
-
-def trajectories(name: str, arrays: Mapping[str, Any]) -> Dataset:
+def trajectories(name: str, arrays: Mapping[str, Any], reading: Reading) -> Dataset:
     """Solved trajectories in the model's own units, all for training.
 
-    arrays: {"x0": ends, "path": their points `[N, n, ...]` at the n times "levels", "cond"}. Raises
-    UserError where the parts do not fit.
+    arrays: {"x0": ends, "path": their points `[N, n, ...]` at the n times "levels", "cond" in the
+    user's units}. Raises UserError where the parts do not fit.
     """
     x0, cond = check_arrays({key: arrays[key] for key in arrays if key not in (PATH, LEVELS)})
     path = tensor(PATH, arrays[PATH]).float()
@@ -114,15 +253,41 @@ def trajectories(name: str, arrays: Mapping[str, Any]) -> Dataset:
     need = f"{shape}, the levels behind the samples"
     require(path.shape == shape, f"{name}: path of shape", tuple(path.shape), need)
     check_finite(f"{name}: path", path)
+    cond_units = units_of_condition(cond, reading)
+    cond = change_cond(cond, cond_units, Units.to_model)
     train = Arrays(x0.float(), cond, path)
     none = train.rows(torch.arange(0))
-    return Dataset(name, train, none, none, classes_of(cond), levels=tuple(levels.tolist()))
+    return Dataset(
+        name,
+        train,
+        none,
+        none,
+        classes_of(cond),
+        levels=tuple(levels.tolist()),
+        cond_units=cond_units,
+    )
+
+
+def labels_in(cond: Any) -> Tensor | None:
+    """The labels of a condition, if it has any."""
+    labels = cond.get("label") if isinstance(cond, Mapping) else cond
+    return labels if isinstance(labels, Tensor) and kind_of(labels) == LABELS else None
+
+
+def names_of(names: Names, cond: Any) -> Names:
+    """The names of data with that condition, and the labels that occur where some never do."""
+    labels = labels_in(cond)
+    if labels is not None:
+        occurring = tuple(labels.unique().tolist())
+        has_gaps = len(occurring) <= occurring[-1]
+        names = replace(names, occurring=occurring if has_gaps else ())
+    return names.storable()
 
 
 def classes_of(cond: Any) -> int:
     """How many classes the labels of a condition number; 0 without labels."""
-    labels = cond.get("label") if isinstance(cond, Mapping) else cond
-    if not isinstance(labels, Tensor) or kind_of(labels) != LABELS:
+    labels = labels_in(cond)
+    if labels is None:
         return 0
     classes = int(labels.max()) + 1
     if missing := sorted(set(range(classes)) - set(labels.tolist())):

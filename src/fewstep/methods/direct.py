@@ -54,7 +54,13 @@ def direct_cm(
         target=core.targets.Student() if goal == "student" else None,
         distance=core.distances.element_huber(c),
         scaling=core.scalings.Edm(sigma_data=sigma_data),
+        later_sigmas=_later(noising, process),
     )
+
+
+def _later(noising: core.process.Process, process: str) -> tuple[float, ...]:
+    """The second step's noise: of a table the middle, as LCM's sampler, else ECT's 0.821."""
+    return (float(noising.level(noising.t_max / 2)) if process == "discrete" else 0.821,)
 
 
 def _times(

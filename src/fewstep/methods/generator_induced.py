@@ -18,7 +18,7 @@ def gc(
     base: Base = "ict",
     share: float = 0.5,
     share_end: float | None = None,
-    predictor: Literal["ema", "student"] = "ema",
+    predictor: Literal["ema", "student", "teacher"] = "ema",
     bound: float = 3.0,
     sigma_data: float = 0.5,
 ) -> core.Method:
@@ -30,12 +30,14 @@ def gc(
         base: the method whose coupling it is
         share: probability of a generated row, the paper's mu (its code's mixing value is 1 - mu)
         share_end: what it changes to, linearly over the run; left out it stays
-        predictor: the network whose endpoints they are: ema or student
+        predictor: whose endpoints they are: ema, student, or teacher, a trained consistency model
         bound: endpoints are clipped to this many standard deviations of the data, at least to 1
         sigma_data: standard deviation of the data, for the bound and for a base of ours
     """
     base = method_of(base, sigma_data)
     _check_gc(base, share, share if share_end is None else share_end, bound)
+    fits = predictor != "teacher" or "teacher" not in base.needs
+    require(fits, "predictor", predictor, "ema or student: the base's pairs ask the one teacher")
     mu = share if share_end is None else core.curricula.Ramp(share, share_end)
     network = core.targets.retarget(base.target, core.targets.by_name(predictor))
     # Data about [-1, 1] may lie far from 0.

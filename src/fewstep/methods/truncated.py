@@ -67,7 +67,7 @@ def _ratio_map(
     if not isinstance(base.times, core.times.RatioMap):
         raise UserError(
             f"tcm: base with {type(base.times).__name__} times: expected a continuous law of t, as"
-            " of ect"
+            " of ect; of gc, --method.base.base ect"
         )
     high = base.process.t_max
     require(0 < t_prime < high, "t_prime", t_prime, f"in 0 .. {high:g}, the highest time")

@@ -262,7 +262,9 @@ def image_size(
 ) -> tuple[int, int]:
     """Channels and side of the images. Raises UserError where a size does not fit."""
     square = len(shape) == 3 and shape[1] == shape[2]
-    need = "square images (channels, side, side); --data-size crops pictures of files"
+    need = (
+        "square images (channels, side, side): dit takes others, --data-size crops those of files"
+    )
     require(square, "shape", shape, need)
     require(width >= 4 and width % 4 == 0, "width", width, "a multiple of 4, at least 4")
     require(bool(mult) and min(mult) > 0, "mult", mult, "a positive factor for each resolution")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
@@ -18,7 +19,7 @@ from torch.nn.modules.module import (
 from torch.overrides import TorchFunctionMode
 
 from fewstep import methods, networks
-from fewstep.base.errors import UserError
+from fewstep.base.errors import UserError, require
 from fewstep.base.options import checked_options, choose
 from fewstep.base.randomness import fork_rng
 from fewstep.core.couplings import Cached
@@ -124,6 +125,9 @@ def condition_sizes(run: Run, facts: Facts, function: Callable[..., Any]) -> dic
     if facts.cond is None or facts.cond == LABELS:
         return {}
     takes_features = "features" in inspect.signature(function).parameters
+    is_own = not str(getattr(function, "__module__", "")).startswith("fewstep.networks.")
+    if is_own and not takes_features:
+        return {}  # it knows what it is called with; a pass is tried before the first step
     kinds: Mapping[str, Any] = {"features": facts.cond}
     if isinstance(facts.cond, Mapping):
         kinds = facts.cond
@@ -136,9 +140,13 @@ def condition_sizes(run: Run, facts: Facts, function: Callable[..., Any]) -> dic
         takes = "labels alone (mlp takes features and masks too)"
         if takes_features:
             takes = "labels, float features, and dicts of label, features and mask"
+        what = "give a network of your own"
+        if isinstance(kind, list) and kind[0] != "float32":
+            what += f"; labels are whole numbers [N], such as {key}[:, 0], or argmax(1) of one-hot"
+            what += f" rows, and numbers are features, such as {key}.astype('float32')"
         raise UserError(
             f"the network {run.network!r} takes {takes}, but the data's condition has {key} ="
-            f" {kind}: give a network of your own"
+            f" {kind}: {what}"
         )
     features = kinds.get("features")
     return {"features": math.prod(features[1])} if features else {}
@@ -152,6 +160,8 @@ def build_student(
     network: instead, your own as it is, or a function that makes one as ours do.
     """
     if isinstance(network, nn.Module):
+        fine = not any(p.is_inference() for p in network.parameters())
+        require(fine, "network", type(network).__name__, "one made outside torch.inference_mode")
         return Preconditioned(network, method.scaling, method.process)
     function = factory_of("network", networks, run.network, network)
     options = checked_options("network", function, run.network_options)
@@ -221,10 +231,11 @@ class _WithoutMemory(TorchFunctionMode):
 def _at_most(most: int) -> Iterator[None]:
     """Inside, modules may have that many weights and buffers together; the next is a UserError."""
     count = 0
+    thread = threading.get_ident()  # the hooks are the process's
 
     def check(module: nn.Module, name: str, tensor: torch.Tensor | None) -> None:
         nonlocal count
-        count += tensor is not None
+        count += tensor is not None and threading.get_ident() == thread
         if count > most:
             raise UserError(f"it would have more than {most} tensors")
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import typing
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 from fewstep.base.errors import StorageError, UserError, require, short_repr, unknown
-from fewstep.base.options import Options, check_plain, convert
+from fewstep.base.options import Options, check_plain, convert, plain
 from fewstep.run.profiles import profile
 
 MOST_COUNT = 2**31  # iterations, samples of a batch and other counts are below
 MOST_THREADS = 1024
 MOST_BYTES = 2**20  # of run.json
+
+DESCRIPTION = "data_description"  # beside a run's fields in run.json, for people
 
 # Fields that files call otherwise, so that what older versions wrote and digests of settings hold.
 FILE_NAMES = {"later_sigmas": "middle_times"}
@@ -28,22 +32,36 @@ class Run:
     recipe: str
     """Name of the recipe."""
     method: str = "ect"
-    """Name of the method."""
+    """A name, or package.module:function of your own."""
     method_options: Options = field(default_factory=dict)
     """The method's options where they differ from its defaults."""
     network: str = "mlp"
-    """Name of the network."""
+    """A name, or package.module:function of your own."""
     network_options: Options = field(default_factory=dict)
     """The network's options where they differ from its defaults."""
     data: str = "digits"
-    """digits, ring8, grid25, spiral, glyphs, glyphs64, hf:NAME, exact:NAME, or PATH.
-
-    PATH: .npy, .npz, .safetensors, .parquet, or a folder or zip of pictures.
-    """
+    """digits, ring8, ..., exact:NAME, hf:NAME, or a path of arrays, a table or pictures."""
     data_size: int | None = None
     """Side that the middle square of each picture of PATH is resized to; None: as they are."""
     bad_files: Literal["fail", "skip"] = "fail"
     """On unreadable pictures: fail names one; skip leaves out up to 0.1 % and lists them."""
+    units: str = "auto"
+    """The model's units: standard (each variable to mean 0 and deviation .5), robust (by median and
+    quartiles), whole (one shift and scale), as-is, LOW..HIGH (to [-1, 1]); auto: standard, and
+    [-1, 1] for pictures of bytes.
+    """
+    channel_axis: int | None = None
+    """Axis of the data `[N, ...]` whose places are variables with units of their own; None: each
+    number of `[N, D]`, each channel of `[N, C, ...]`, the last axis of sets with a mask.
+    """
+    columns: tuple[str, ...] = ()
+    """Columns of a table that are samples; left out, all numbers beside labels and conditions."""
+    label_column: str | None = None
+    """Column of a table that holds the labels."""
+    condition_columns: tuple[str, ...] = ()
+    """Columns of a table that samples are conditioned on; text becomes one number a category."""
+    cond: str | None = None
+    """File with the condition of each sample: .npy, .npz, .safetensors, .csv or .parquet."""
     labels: bool = True
     """Use the classes of the data; False trains on the samples alone."""
     label_drop: float = 0.0
@@ -65,7 +83,7 @@ class Run:
     block: int = 32
     """Samples whose randomness is drawn at once; divides batch."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the networks' passes while training; weights, losses and sampling stay in fp32."""
+    """Of the networks' passes while training; all else stays in fp32."""
     optimizer: Literal["adam", "adamw", "radam", "lion"] = "adam"
     """Name of the optimizer; lion wants a learning rate 3 to 10 times lower than the others."""
     lr: float = 2e-3
@@ -91,7 +109,7 @@ class Run:
     snapshot_every: int = 0
     """Steps between snapshots of the power averages, which give other averages later; 0: none."""
     init: str | None = None
-    """Initial weights: a run folder, checkpoint folder, shipped name or .safetensors file."""
+    """Initial weights: a run, checkpoint, shipped name or .safetensors file."""
     teacher: str | None = None
     """Teacher of a method that learns from one: like init, or exact:NAME."""
     stage: Literal[1, 2] | None = None
@@ -116,12 +134,14 @@ class Run:
     """Steps between checkpoints; the last step always makes one."""
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
+        hints = _hints(type(self))  # type: ignore[arg-type]
         for name in (f.name for f in fields(Run)):
             object.__setattr__(self, name, convert(name, getattr(self, name), hints[name]))
         for kind in ("method", "network"):
             options = getattr(self, f"{kind}_options")
             if isinstance(options, dict):  # those of the command line are dataclasses
+                options = {name: plain(value) for name, value in options.items()}
+                object.__setattr__(self, f"{kind}_options", options)
                 check_plain(kind, options)
         for name, (fine, expected) in self._limits().items():
             require(fine, name, getattr(self, name), expected)
@@ -194,13 +214,40 @@ class Run:
         return {FILE_NAMES.get(name, name): value for name, value in values.items()}
 
 
+def _field_texts() -> str:
+    """The texts below the fields of `Run`, for `help`; "" where the source is not at hand."""
+    try:
+        body = ast.parse(Path(__file__).read_text(encoding="utf-8")).body
+    except (OSError, SyntaxError):
+        return ""
+    own = next(one for one in body if isinstance(one, ast.ClassDef) and one.name == "Run")
+    lines = []
+    for one, text in pairwise(own.body):
+        if not isinstance(one, ast.AnnAssign) or not isinstance(text, ast.Expr):
+            continue
+        words = " ".join(str(ast.literal_eval(text.value)).split())
+        lines.append(f"{ast.unparse(one.target)}: {ast.unparse(one.annotation)}\n    {words}\n")
+    return "\n".join(lines)
+
+
+if Run.__doc__:  # python -OO leaves none
+    Run.__doc__ += f"\n\n{_field_texts()}"
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of the fields of a run, or of a command line's."""
+    return typing.get_type_hints(kind)
+
+
 def run_from_json(values: Any) -> Run:
     """The run that `Run.to_json` gave. Raises UserError that names unknown keys and wrong types."""
     if not isinstance(values, dict) or "recipe" not in values:
         raise UserError(
             f"a run is stored as a JSON object with its recipe: got {short_repr(values)}"
         )
-    return Run(**_fields(values))
+    # A run of an older version had one shift and scale for all of its data.
+    return Run(**_fields({"units": "whole", **values}))
 
 
 def read_run(path: Path) -> Run:
@@ -215,7 +262,10 @@ def read_run(path: Path) -> Run:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror or error}") from error
-    return run_from_json(document(content, path, MOST_BYTES))
+    values = document(content, path, MOST_BYTES)
+    if isinstance(values, dict):
+        values.pop(DESCRIPTION, None)
+    return run_from_json(values)
 
 
 def with_values(run: Run, values: dict[str, Any]) -> Run:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,15 @@ from torch import Tensor, nn
 from fewstep.base.conditions import Cond, apply_mask
 from fewstep.base.device import pick_device
 from fewstep.base.errors import StorageError, UserError, require
+from fewstep.base.memory import Room
+from fewstep.base.options import plain
 from fewstep.base.randomness import SAMPLING_BLOCK, normal
+from fewstep.base.surroundings import surroundings
 from fewstep.core import sampling
 from fewstep.core.denoiser import Preconditioned, Truncated
 from fewstep.core.method import Method
-from fewstep.data import each, fit
+from fewstep.data import Units, change_cond, each, fit
+from fewstep.data.description import warn_outside
 from fewstep.run.build import Network, OwnMethod, build_method, build_student, outline
 from fewstep.run.checkpoint import Checkpoint, RunFolder, read
 from fewstep.run.checkpoint import write as write_checkpoint
@@ -26,6 +33,10 @@ from fewstep.run.checkpoint.schema import Position, check_contents, new_record
 from fewstep.run.config import Run
 from fewstep.run.facts import Facts
 from fewstep.run.weights import NOT_WEIGHTS, check_weights, load_weights, weights_by_name
+
+log = logging.getLogger("fewstep")
+
+PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,6 +49,8 @@ class Generator:
     denoiser: nn.Module  # (x_t, t, cond) -> x0_hat
     step: int
     fingerprint: str = field(default="")
+    has_own_levels: bool = False  # by `with_later_sigmas`: they are used as they are, or refused
+    room: Room = field(default_factory=Room, compare=False)  # what memory its samples take
 
     def __repr__(self) -> str:
         run = self.run
@@ -69,46 +82,82 @@ class Generator:
         place = pick_device(str(device))
         if place.type == self.device.type and place.index in (None, self.device.index):
             return self
-        return replace(self, denoiser=copy.deepcopy(self.denoiser).to(place))
+        there = copy.deepcopy(self.denoiser).to(place)
+        return replace(self, denoiser=there, room=Room())
 
-    @torch.no_grad()
+    @surroundings()
     def sample(
         self,
         n: int,
         *,
         steps: int | None = None,
         seed: int = 0,
-        cond: Cond | int = None,
+        cond: Cond | int | str = None,
         sampler: str | None = None,
-        batch: int = 4096,
+        batch: int | None = None,
     ) -> Tensor:
         """n samples `[n, *shape]` on the CPU, in the data's units.
 
-        steps: evaluations of the network; None is the sampler's default (1 for consistency models).
-        cond: a label for all, or labels `[n]`; None goes through the labels in turn, and -1 asks
-        for any where the run had label_drop. Other conditions as in training, with n rows or one
-        row for all.
+        steps: evaluations of the network; None is the sampler's default (1 for consistency models),
+        or one more than the levels of `with_later_sigmas`.
+        cond: a label or the name of its class for all, or labels `[n]`; None goes through the
+        labels in turn, and -1 asks for any where the run had label_drop. Other conditions as in
+        training, in the data's units, with n rows or one row for all.
+        batch: samples that pass through the network at once; None is what memory takes, 4096 at
+        most. Where memory ends there are half as many, and a warning says so.
         The noise of a sample depends on seed and its place alone, not on n or batch.
-        Raises UserError for conditions the generator does not know.
+        Raises UserError for conditions the generator does not know, OutOfMemory.
         """
+        options = {"steps": steps, "seed": seed, "cond": cond, "sampler": sampler, "batch": batch}
+        samples = torch.empty(0, *self.facts.shape)
+        first = 0
+        for part in self.sample_parts(n, **options):  # type: ignore[arg-type]
+            if len(part) == n:
+                return part
+            if not first:
+                samples = part.new_empty(n, *part.shape[1:])
+            samples[first : first + len(part)] = part
+            first += len(part)
+        return samples
+
+    def sample_parts(
+        self,
+        n: int,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        cond: Cond | int | str = None,
+        sampler: str | None = None,
+        batch: int | None = None,
+    ) -> Iterator[Tensor]:
+        """What `sample` gives, one part after the other, so that only one is in memory."""
         own = sampling.sampler(self.method.sampler)
         if sampler is not None and own.only and own.default > 1:
             raise UserError(
                 f"sampler = {sampler!r}: a model of {own.default} segments is sampled by its own"
                 " steps alone"
             )
+        n, seed, batch, steps = map(plain, (n, seed, batch, steps))
         by = own if sampler is None else sampling.sampler(sampler)
         count = by.default if steps is None else steps
-        least = {"n": (n, 0), "seed": (seed, 0), "batch": (batch, 1), "steps": (count, 0)}
+        if self.has_own_levels:
+            count = len(self.later_sigmas) + 1 if steps is None else steps
+            self._check_levels(by, count)
+        least = {"n": (n, 0), "seed": (seed, 0), "steps": (count, 0)}
+        least |= {} if batch is None else {"batch": (batch, 1)}
         for name, (value, bound) in least.items():
             fine = type(value) is int and value >= bound
             require(fine, name, value, f"a whole number, {bound} or more")
         grid = by.times(self.method.process, count, self.later_sigmas)
         self._check_range(count, grid)
-        conds = self.conditions(n, cond)
-        parts = [range(n)[first : first + batch] for first in range(0, n, batch)]
-        samples = [self._sample_part(by, grid, seed, part, conds) for part in parts]
-        return torch.cat(samples) if samples else torch.empty(0, *self.facts.shape)
+        wish = self._user_cond(n, cond)
+        warn_outside(self.facts.description, wish)
+        conds = change_cond(wish, self.facts.cond_units, Units.to_model)
+        work = partial(self._sample_part, by, grid, seed, conds)
+        for part in self.room.parts(n, work, batch, self.device):
+            if not bool(part.isfinite().all()):
+                log.warning("fewstep: samples are not finite: the weights have diverged")
+            yield part
 
     @property
     def later_sigmas(self) -> tuple[float, ...]:
@@ -117,11 +166,23 @@ class Generator:
         return self.method.later_sigmas if sigmas is None else sigmas
 
     def with_later_sigmas(self, sigmas: tuple[float, ...] | None) -> Generator:
-        """Itself with other noise levels of the later steps; None: the same. Raises UserError."""
+        """Itself with other noise levels of the later steps; None: the same. Raises UserError.
+
+        `sample` takes one more step than there are levels, and refuses another number.
+        """
         if sigmas is None:
             return self
         sampling.multistep_grid(self.method.process, len(sigmas) + 1, sigmas)
-        return replace(self, run=replace(self.run, later_sigmas=sigmas))
+        run = replace(self.run, later_sigmas=sigmas)
+        return replace(self, run=run, has_own_levels=True)
+
+    def _check_levels(self, by: sampling.Sampler, steps: int) -> None:
+        """Raises UserError where the levels that were asked for would not be used."""
+        sigmas = self.later_sigmas
+        fine = by.grid is sampling.multistep_grid
+        require(fine, "later_sigmas", sigmas, "none: the sampler multistep alone uses them")
+        need = f"{steps - 1} levels for {steps} steps, one for each step after the first"
+        require(type(steps) is not int or len(sigmas) == steps - 1, "later_sigmas", sigmas, need)
 
     def _check_range(self, steps: int, grid: list[float]) -> None:
         """Raises UserError for times that no network here was trained at."""
@@ -134,8 +195,9 @@ class Generator:
                 " there (--composite, composite=True)"
             )
 
+    @torch.no_grad()
     def _sample_part(
-        self, by: sampling.Sampler, grid: list[float], seed: int, part: range, conds: Cond
+        self, by: sampling.Sampler, grid: list[float], seed: int, conds: Cond, part: range
     ) -> Tensor:
         """The samples whose numbers are in `part`, in one batch."""
         process = self.method.process
@@ -153,10 +215,30 @@ class Generator:
         x0 = sampling.sample(process, self.denoiser, x, grid, by.step, cond, noise)
         return apply_mask(self.facts.units.to_user(x0), on_host)
 
-    def conditions(self, n: int, cond: Cond | int) -> Cond:
-        """The n conditions that `sample` uses for what it is given; None without conditions."""
+    def conditions(self, n: int, cond: Cond | int | str) -> Cond:
+        """The n conditions, in the model's units, that `sample` uses for what it is given.
+
+        None without conditions.
+        """
+        return change_cond(self._user_cond(n, cond), self.facts.cond_units, Units.to_model)
+
+    def _user_cond(self, n: int, cond: Cond | int | str) -> Cond:
+        """The n conditions in the user's units."""
         any_class = self.run.label_drop > 0
-        return fit(cond, self.facts.cond, n, self.facts.classes, allow_no_label=any_class)
+        facts = self.facts
+        cond = facts.names.label_number(cond) if isinstance(cond, str) else cond
+        return fit(
+            cond,
+            facts.cond,
+            n,
+            facts.classes,
+            occurring=facts.names.occurring,
+            allow_no_label=any_class,
+        )
+
+    def user_conditions(self, n: int, cond: Cond | int | str) -> Cond:
+        """The n conditions of `conditions`, in the user's units."""
+        return change_cond(self.conditions(n, cond), self.facts.cond_units, Units.to_user)
 
     def save(self, path: str | Path) -> None:
         """Writes the generator alone (no optimizer) as a folder that `load` reads."""
@@ -181,8 +263,19 @@ def find(path: str | Path) -> Checkpoint:
     return checkpoint
 
 
+def refuse_pickle(path: str | Path) -> None:
+    """Raises UserError for what is a pickle by its name: with the way to a file that is read."""
+    if Path(path).suffix.lower() in PICKLES:
+        raise UserError(
+            f"{path} is a pickle, by its name: that can run any program, so it is never read; where"
+            " you trust it, write its weights with safetensors.torch.save_file(weights,"
+            f" '{Path(path).stem}.safetensors')"
+        )
+
+
 def _checkpoint_at(path: str | Path) -> Checkpoint:
     folder = Path(path)
+    refuse_pickle(folder)
     if folder.is_file():
         raise UserError(
             f"{path} is a file: expected a run folder, a checkpoint folder or a shipped name"
@@ -234,6 +327,7 @@ def open_checkpoint(
     return Blueprint(checkpoint, run, facts, build_method(run, facts, method), network)
 
 
+@surroundings(grad=True)
 def load(
     path: str | Path,
     *,

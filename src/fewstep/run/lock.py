@@ -23,6 +23,16 @@ log = logging.getLogger("fewstep")
 NAME = "lock"
 
 
+def refuse_old(out: Path) -> None:
+    """Raises UserError where the folder holds a run, or checkpoints of one."""
+    names = [path.name for path in out.glob("checkpoints/step-*")]
+    has_checkpoint = any(name.removeprefix("step-").isdigit() for name in names)
+    if has_checkpoint or (out / "run.json").exists():
+        raise UserError(
+            f"{out} already holds a run: continue it with --resume, or choose another --out"
+        )
+
+
 def holder(path: Path) -> str:
     """The process that holds the lock, as its file says."""
     try:

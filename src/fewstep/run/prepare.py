@@ -7,17 +7,21 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fewstep import data as datasets
+from fewstep.base.errors import UserError
 from fewstep.base.options import Options
 from fewstep.core import sampling
 from fewstep.core.method import Method
-from fewstep.data import Arrays, Dataset
+from fewstep.data import Arrays, Dataset, units
+from fewstep.run import datasets as run_data
 from fewstep.run import sources, stages
 from fewstep.run.build import Network, OwnMethod, build_method, check_data, with_defaults
 from fewstep.run.checkpoint import Checkpoint
+from fewstep.run.checkpoint.schema import check_room
 from fewstep.run.config import Run
 from fewstep.run.facts import Facts, facts_of
 from fewstep.run.resume import check_same
@@ -26,6 +30,7 @@ from fewstep.run.stages import Stage
 from fewstep.run.teachers import teacher_of
 
 AUTO = "auto"  # the value of an option that a trial chooses
+FAR = 3.0  # factor between deviations from which on data are taken for others
 CPU = torch.device("cpu")
 
 
@@ -70,8 +75,17 @@ def prepare(
 
     checkpoint: that the run goes on from. Raises UserError and StorageError for what does not fit.
     """
-    dataset = dataset_of(run, data)
-    run = with_defaults(replace(run, data=dataset.name), method, network)
+    before = None
+    if checkpoint is not None:
+        before = checkpoint.record.facts
+        if run.units == units.AUTO:
+            run = replace(run, units=checkpoint.record.run.units)
+    origin = before or origin_of(run, init, teacher)
+    dataset = dataset_of(run, data, origin)
+    if before is None and origin is not None:
+        check_units(dataset, origin)
+    cond = None if run.cond is None else datasets.full_name(run.cond)
+    run = with_defaults(replace(run, data=dataset.name, cond=cond), method, network)
     run = with_sources(run, init, teacher, checkpoint)
     run = with_choices(run, checkpoint)
     facts = facts_of(run, dataset)
@@ -97,17 +111,64 @@ def prepare(
     )
     if checkpoint is not None:
         facts = check_same(checkpoint, run, facts, lambda old: with_defaults(old, method, network))
+    check_room(run, facts)
     return replace(prepared, facts=facts, teacher=guide)
 
 
-def dataset_of(run: Run, data: Tensor | Mapping[str, Tensor] | None = None) -> Dataset:
-    """The run's data set, or the samples passed instead; without labels where it wants none."""
-    dataset = (
-        sources.dataset_of(run.data, run.data_size, run.bad_files)
-        if data is None
-        else datasets.from_tensors(data)
-    )
+def dataset_of(
+    run: Run, data: Tensor | Mapping[str, Tensor] | None = None, origin: Facts | None = None
+) -> Dataset:
+    """The run's data set, or the samples passed instead; without labels where it wants none.
+
+    origin: facts whose units the data are brought to, instead of their own.
+    """
+    reading = run_data.reading_of(run, origin)
+    if data is None:
+        dataset = run_data.dataset_of(run.data, reading)
+    else:
+        dataset = datasets.from_tensors(data, reading)
     return dataset if run.labels else dataset.without_labels()
+
+
+def origin_of(run: Run, init: Source | None, teacher: Source | None) -> Facts | None:
+    """The facts of the run that this one learns from: its units are the student's.
+
+    None where there is none, or the run says its own units. Raises UserError where initial weights
+    and teacher have different ones.
+    """
+    if run.units != units.AUTO:
+        return None
+    sides = {
+        "init": sources.facts_of_source(run.init if init is None else init),
+        "teacher": sources.facts_of_source(run.teacher if teacher is None else teacher),
+    }
+    origins = [facts for facts in sides.values() if facts is not None]
+    if len(origins) == 2 and origins[0].units != origins[1].units:
+        raise UserError(
+            "init and teacher learned data in different units: expected two that learned the same"
+            " data, or units = standard, robust, whole, as-is or LOW..HIGH for the run's own"
+        )
+    return origins[-1] if origins else None
+
+
+def check_units(dataset: Dataset, origin: Facts) -> None:
+    """Raises UserError where data in the units of another run are not what these units are for."""
+    if dataset.shape != origin.shape:
+        return  # the weights will say so
+    axis = origin.units.axis
+    usual = origin.sigma_data if axis is None else units.STD
+    x0, cond = dataset.train.x0, dataset.train.cond
+    means, deviations = units.moments(x0, cond, axis)
+    for place, (mean, deviation) in enumerate(zip(means, deviations, strict=True)):
+        if axis is not None and np.atleast_1d(origin.units.scale)[place] == 0:
+            continue
+        if abs(mean) < 2 * FAR * usual and usual / FAR < deviation < FAR * usual:
+            continue
+        raise UserError(
+            f"data {dataset.name!r}: in the units of init or teacher variable {place} has mean"
+            f" {mean:.3g} and deviation {deviation:.3g}, and they learned a deviation of"
+            f" {usual:.3g}: is it the same data? units = standard measures them anew"
+        )
 
 
 def with_sources(

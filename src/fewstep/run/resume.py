@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from fewstep.base.errors import UserError
+from fewstep.run import lock
 from fewstep.run.checkpoint import Checkpoint, RunFolder
 from fewstep.run.config import Run, field_name
 from fewstep.run.facts import Facts
@@ -22,6 +23,7 @@ MAY_CHANGE = {
     "accumulate",
     "bad_files",
     "checkpoint_every",
+    "cond",
     "data",
     "log_every",
     "picture_every",
@@ -50,10 +52,8 @@ def checkpoint_in(out: Path, resume: bool) -> Checkpoint | None:
     Raises UserError where the folder holds a run and `resume` is not asked for.
     """
     folder = RunFolder(out)
-    if not resume and (folder.config.exists() or folder.checkpoints()):
-        raise UserError(
-            f"{out} already holds a run: continue it with --resume, or choose another --out"
-        )
+    if not resume:
+        lock.refuse_old(out)
     checkpoint = folder.newest(quarantine=True)
     if checkpoint is None and resume:
         log.warning("fewstep: %s holds no checkpoint: starting from step 0", out)
@@ -73,6 +73,12 @@ def check_same(
     if (before.method, before.network) == (run.method, run.network):
         before = complete(before)
     for name, value, old in differences(run.to_json(), before.to_json()):
+        if name == "iterations":
+            raise UserError(
+                f"iterations = {value}, but the run in {out} was started with {old}, by which its"
+                f" schedules go; to train on from its weights: --init {out} --out NEW, which is a"
+                " new run with schedules and an optimizer of its own"
+            )
         raise UserError(
             f"{field_name(name)} = {value!r}, but the run in {out} was started with {old!r}: "
             "leave it out to continue that run, or start another with --out"
@@ -91,7 +97,10 @@ def check_same(
         )
     old_facts = record.facts
     if replace(old_facts, init=facts.init, teacher=facts.teacher) != facts:
-        raise UserError(f"the data is not what the run in {out} was started with")
+        raise UserError(
+            f"the data is not what the run in {out} was started with: bring the old data back, or"
+            " start another run (--out)"
+        )
     if old_facts.teacher != facts.teacher:
         raise UserError(f"the teacher is not the one that the run in {out} was started with")
     return old_facts

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fewstep import data, exact, methods
+from fewstep import data as datasets
+from fewstep import exact, methods
 from fewstep.base.errors import StorageError, UserError, require
 from fewstep.base.randomness import normal
 from fewstep.base.tensor_file import read_tensors
@@ -20,7 +23,6 @@ from fewstep.core import abilities
 from fewstep.core.denoiser import Denoiser
 from fewstep.core.method import Method
 from fewstep.core.process import Process, edm
-from fewstep.data import SPLIT_SEED, Dataset
 from fewstep.run.build import OWN, Network, OwnMethod, build_method, build_student
 from fewstep.run.checkpoint import fingerprint
 from fewstep.run.config import Run
@@ -30,6 +32,8 @@ from fewstep.run.weights import load_weights
 
 if TYPE_CHECKING:
     from fewstep.run.prepare import Prepared
+
+log = logging.getLogger("fewstep")
 
 Source = str | Path | Denoiser | Generator  # what init= and teacher= take
 Form = Literal["closed form", "file", "run", "generator", "module", "function", "unknown"]
@@ -130,9 +134,9 @@ def _open_closed_form(source: str, student: Prepared | None) -> Model:
         return Model(source, law, edm(), digest=digest)
     units = student.facts.units
     require(
-        units.shift == 0 and units.scale == 1,
+        units.are_plain,
         f"teacher {source}: units",
-        tuple(units),
+        units.to_json(),
         f"data in the law's own units, such as --data {source}",
     )
     process = student.method.process
@@ -154,7 +158,7 @@ def answers(denoiser: Denoiser, facts: Facts | None, process: Process) -> str:
 
     With conditions that are no labels it is only its type's name.
     """
-    if facts is None or facts.cond not in (None, data.LABELS):
+    if facts is None or facts.cond not in (None, datasets.LABELS):
         return hashlib.sha256(type(denoiser).__qualname__.encode()).hexdigest()
     z = normal(0, "teacher", 0, 8, facts.shape, 8)
     level = torch.logspace(-2, 1, 8, dtype=torch.float64)
@@ -248,9 +252,7 @@ def fit(weights: Weights, network: nn.Module) -> None:
     """
     own = network.state_dict()
     tensors = {}
-    for name, tensor in weights.tensors.items():
-        if INSIDE + name in own:  # a network that has a `network` of its own
-            name = INSIDE + name
+    for name, tensor in _by_own_names(weights, own.keys()).items():
         if name in own and tensor.is_floating_point():
             tensor = tensor.to(own[name].dtype)
         tensors[name] = tensor
@@ -260,18 +262,46 @@ def fit(weights: Weights, network: nn.Module) -> None:
         raise UserError(f"{error}: expected weights of the run's own network") from error
 
 
-def dataset_of(name: str, size: int | None = None, bad_files: data.BadFiles = "fail") -> Dataset:
-    """The data set of that name or path, or samples of a closed form: exact:NAME.
+def _by_own_names(weights: Weights, own: Iterable[str]) -> dict[str, Tensor]:
+    """The weights under the names of the network.
 
-    Of a closed form 20,000 samples are for training and 2,000 for each held-out split, always the
-    same ones.
+    Others often begin all names with model., module., _orig_mod. or ema., and keep several models
+    in a file: the prefix is found by the network's own names. Raises UserError where none fits.
     """
-    kind, _, law_name = name.partition(":")
-    if kind != "exact":
-        return data.load(name, size, bad_files)
-    require(size is None, "data_size", size, "none, since a closed form has its shape")
-    law = exact.named(law_name)
-    samples = law.draw(24_000, SPLIT_SEED)  # not the draw that `sample` gives by default
-    splits = torch.arange(24_000).split([20_000, 2000, 2000])
-    train, validation, test = (samples.rows(index) for index in splits)
-    return Dataset(name, train, validation, test, law.classes)
+    tensors, names = weights.tensors, set(own)
+    if names and all(INSIDE + name in names for name in tensors):
+        return {INSIDE + name: tensor for name, tensor in tensors.items()}
+    some = sorted(names)[:1]
+    ends = {name[: -len(one)] for one in some for name in tensors if name.endswith(f".{one}")}
+    # Of a file's models first an average: it is what is sampled from.
+    prefixes = ["", *sorted(ends, key=lambda prefix: ("ema" not in prefix, prefix))]
+    for prefix in prefixes:
+        inside = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(prefix)
+        }
+        if inside.keys() == names:
+            if prefix:
+                rest = len(tensors) - len(inside)
+                text = "fewstep: weights %s: those named %s... are taken; %d others are not"
+                log.warning(text, weights.about, prefix, rest)
+            return inside
+    common = names & tensors.keys()
+    missing, left = sorted(names - common), sorted(tensors.keys() - common)
+    counts = [f"{len(names)} weights"]
+    counts += [f"lacks {len(missing)}, first {missing[0]!r}"] if missing else []
+    counts += [f"has {len(left)} others, first {left[0]!r}"] if left else []
+    raise UserError(
+        f"{weights.about}: of the network's {', '.join(counts)}: expected weights of the run's own"
+        " network"
+    )
+
+
+def facts_of_source(source: Source | None) -> Facts | None:
+    """What a source says of the data it learned; None of files, closed forms and objects."""
+    if isinstance(source, Generator):
+        return source.facts
+    if source is None or form_of(source) != "run" or str(source) == OWN:
+        return None
+    return find(source).record.facts  # type: ignore[arg-type]

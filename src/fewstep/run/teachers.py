@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fewstep.base.errors import UserError, require
-from fewstep.core import abilities
+from fewstep.base.conditions import apply_mask
+from fewstep.base.errors import UserError, require, short_repr
+from fewstep.base.randomness import normal
+from fewstep.core import abilities, sampling
+from fewstep.core.couplings import GeneratorInduced
 from fewstep.core.denoiser import across
 from fewstep.core.method import Method
-from fewstep.data import LABELS
+from fewstep.data import LABELS, Arrays, each
 from fewstep.run.build import OWN
 from fewstep.run.facts import Facts
 from fewstep.run.generator import Generator
@@ -22,6 +25,10 @@ from fewstep.run.sources import Model, Source, name_of, open_model
 
 if TYPE_CHECKING:
     from fewstep.run.prepare import Prepared
+
+ROWS = 256  # that a teacher's error is looked at
+FACTORS = (0.5, 1.0, 2.0)  # of the data's deviation: the levels of noise there
+WORSE = 1.5  # times a line's error, from which on units are in doubt
 
 log = logging.getLogger("fewstep")
 
@@ -47,7 +54,9 @@ def teacher_of(source: Source | None, student: Prepared) -> Model | None:
         raise UserError("this run's teacher was given as an object: pass it as teacher=")
     check_guidance(method, facts, run.data)
     model = open_model(source, student, name=name)
-    if model.generator is not None:
+    if predicts_ends(method):
+        _check_predictor(model, facts)
+    elif model.generator is not None:
         _check_generator(model.generator, facts, guidance_of(method))
     denoiser: Any = model.denoiser
     if isinstance(denoiser, nn.Module):
@@ -59,7 +68,10 @@ def teacher_of(source: Source | None, student: Prepared) -> Model | None:
     if isinstance(denoiser, nn.Module):
         denoiser = denoiser.to(student.device)
     denoiser = across(denoiser, model.process, method.process)
-    return replace(model, denoiser=denoiser, process=method.process, digest=digest)
+    model = replace(model, denoiser=denoiser, process=method.process, digest=digest)
+    if model.generator is None and student.dataset is not None:
+        warn_of_units(model, student.arrays, student.device)
+    return model
 
 
 def _leave_out(name: str | None, method: str, is_offer: bool) -> None:
@@ -85,12 +97,43 @@ def _check_generator(teacher: Generator, facts: Facts, guidance: float) -> None:
             f"guidance = {guidance}: expected 0, or a teacher trained with label_drop, which has a"
             " guess for -1"
         )
-    theirs = teacher.method
-    if theirs.target is not None or "teacher" in theirs.needs or abilities.jumps(theirs.coupling):
+    if _jumps(teacher.method):
         raise UserError(
             f"the teacher was trained by {teacher.run.method!r} to jump, not to denoise:"
             " expected a diffusion model (--method diffusion) or exact:NAME"
         )
+
+
+def predicts_ends(method: Method) -> bool:
+    """Whether the method asks its teacher for endpoints, as gc does with predictor = teacher."""
+    coupling = method.coupling
+    return isinstance(coupling, GeneratorInduced) and "teacher" in abilities.needs(
+        coupling.predictor
+    )
+
+
+def _check_predictor(teacher: Model, facts: Facts) -> None:
+    """Raises UserError where a named teacher does not jump to the data from every time.
+
+    A network or function that is passed from Python is taken at its word.
+    """
+    generator = teacher.generator
+    expected = "a run that was trained to jump to the data, such as of ect or ict"
+    if generator is None:
+        named = teacher.name.startswith("exact:") or teacher.name.endswith(".safetensors")
+        require(not named, "predictor = teacher: teacher", teacher.name, expected)
+        return
+    same_data(generator.facts, facts)
+    theirs = generator.method
+    fits = _jumps(theirs) and theirs.trained_from == 0
+    fits = fits and sampling.sampler(theirs.sampler).default == 1
+    require(fits, "predictor = teacher: a teacher trained by", generator.run.method, expected)
+
+
+def _jumps(method: Method) -> bool:
+    """Whether its students jump along a trajectory, in place of denoising."""
+    is_taught = method.target is not None or "teacher" in method.needs
+    return is_taught or abilities.jumps(method.coupling)
 
 
 def guidance_of(method: Method) -> float:
@@ -131,6 +174,39 @@ def probe(teacher: Model, facts: Facts) -> None:
     )
 
 
+def warn_of_units(teacher: Model, data: Arrays, device: torch.device) -> None:
+    """A warning where a teacher of somebody's guesses worse than a line does.
+
+    The line, at noise s = sigma / alpha, guesses each element from itself, by the data's mean and
+    variance v: error v s^2 / (v + s^2). Its own data in other units make a teacher worse.
+    """
+    rows = data.rows(torch.arange(min(len(data.x0), ROWS)))
+    variance = data.x0.double().var(0)
+    std = float(variance.mean().sqrt())
+    cond = each(lambda part: part.to(device), rows.cond)
+    ratios = []
+    for factor in FACTORS:
+        level = factor * std
+        z = normal(0, "teacher's units", 0, len(rows.x0), rows.x0.shape[1:], len(rows.x0))
+        z = apply_mask(z, rows.cond)
+        t = teacher.process.time_at(torch.full((len(z),), level, dtype=torch.float64))
+        x_t = teacher.process.mix(rows.x0, z, t)
+        with torch.no_grad():
+            x0_hat = teacher.denoiser(x_t.to(device), t.to(device), cond).cpu()
+        error = (x0_hat.double() - rows.x0).square().mean()
+        line = (variance * level**2 / (variance + level**2)).mean()
+        ratios.append(float(error / line))
+    if not min(ratios) <= WORSE:
+        log.warning(
+            "fewstep: teacher %s: at noise %s its error is %s times that of a straight line: did it"
+            " learn these data in other units? units = as-is leaves yours, LOW..HIGH brings a range"
+            " to [-1, 1]",
+            teacher.name,
+            ", ".join(f"{factor * std:.2g}" for factor in FACTORS),
+            ", ".join(f"{ratio:.3g}" for ratio in ratios),
+        )
+
+
 def same_data(teacher: Facts, student: Facts, who: str = "the teacher") -> None:
     """Raises UserError where a teacher or first stage learned other data than the student's."""
     for name in ("shape", "classes", "units", "sigma_data"):
@@ -141,4 +217,6 @@ def same_data(teacher: Facts, student: Facts, who: str = "the teacher") -> None:
         remedy = "they must learn the same data"
         if name == "sigma_data":
             remedy = f"set sigma_data={theirs}"
-        raise UserError(f"{who} has {name} = {theirs}, the run {ours}: {remedy}")
+        raise UserError(
+            f"{who} has {name} = {short_repr(theirs)}, the run {short_repr(ours)}: {remedy}"
+        )

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from fewstep.base.errors import NonFiniteError, OutOfMemory, Stopped, WorkerError
+from fewstep.base.memory import ran_out
 from fewstep.base.progress import Progress
 from fewstep.base.world import ALONE, World
 from fewstep.run.config import Run
@@ -20,6 +19,7 @@ from fewstep.run.prepare import Prepared
 from fewstep.run.stages import stage_at
 from fewstep.training import hand_over, workers
 from fewstep.training.batches import Batch, draw_batch, to_device
+from fewstep.training.pace import Pace
 from fewstep.training.recorder import Recorder, due
 from fewstep.training.signals import stop_requests
 from fewstep.training.state import State
@@ -50,6 +50,7 @@ def loop(prepared: Prepared, state: State, launch: Launch, recorder: Recorder | 
     stages = prepared.stages
     start = time.monotonic()
     first = state.step
+    pace = Pace(run.iterations - first)
 
     def draw(step: int, world: World = launch.world) -> Batch:
         return draw_batch(stage_at(stages, step), prepared.arrays, step, world)
@@ -78,6 +79,8 @@ def loop(prepared: Prepared, state: State, launch: Launch, recorder: Recorder | 
                 state.add_to_log(row)
             step = f"{state.step} of {run.iterations}"
             progress.update(run.batch, step=step, loss=f"{row['loss']:.4g}")
+            if line := pace.after_step():
+                progress.note(line)
             if recorder:
                 seconds = time.monotonic() - start
                 speed = (state.step - first) * run.batch / max(seconds, 1e-9)
@@ -91,7 +94,7 @@ def loop(prepared: Prepared, state: State, launch: Launch, recorder: Recorder | 
 def _stop(run: Run, state: State, recorder: Recorder | None) -> None:
     """Saves and raises Stopped."""
     _save(recorder)
-    hint = "nothing was saved"
+    hint = "the error's attribute `generator` is what was trained so far, nothing is on the disk"
     if recorder:
         hint = f"saved, continue with --out {recorder.folder.path} --resume"
     raise Stopped(f"stopped at step {state.step} of {run.iterations}: {hint}")
@@ -154,7 +157,7 @@ def _saving_on_failure(
         _try_to_save(recorder, state)
         raise
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not ran_out(error):
             raise
         reason = str(error).partition("\n")[0] or type(error).__name__
         if state.updating:
@@ -167,10 +170,3 @@ def _saving_on_failure(
             f"out of memory: {reason}; {outcome}: continue with --resume --accumulate 2 or more,"
             " which changes the last bits"
         ) from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    first_line = str(error).partition("\n")[0]
-    return "out of memory" in first_line or "can't allocate memory" in first_line

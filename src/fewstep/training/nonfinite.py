@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
@@ -11,13 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from fewstep.base.conditions import pick
 from fewstep.base.errors import NonFiniteError
 from fewstep.base.world import whole
+from fewstep.core.rounding import compares, ratio_without, rounding
+from fewstep.run.stages import Stage
 from fewstep.training.batches import Batch
-from fewstep.training.precision import MOST_SKIPPED
+from fewstep.training.precision import MOST_SKIPPED, advice
 from fewstep.training.state import State
 
 log = logging.getLogger("fewstep")
+
+ROWS = 64  # of a batch whose rounding is looked at
 
 
 def first_bad(state: State) -> str:
@@ -88,11 +94,47 @@ def first_module(state: State, again: Callable[[], object]) -> str | None:
     return names[0] if names else None
 
 
+def bf16_ratio(stage: Stage, state: State, batch: Batch) -> float:
+    """What bf16 rounds of D_t - D_r in a part of a batch; infinite where that is not known."""
+    rows = ((batch.times.r > batch.times.a) & (batch.times.r < batch.times.t)).nonzero().flatten()
+    rows = rows[:ROWS]
+    if not compares(stage.method):
+        return ratio_without(stage.method)
+    if state.is_sharded or not len(rows):
+        return math.inf
+    here = rows.to(batch.x0.device)
+    times = batch.times._replace(**{name: getattr(batch.times, name)[rows] for name in "trawu"})
+    parts = rounding(
+        state.student,
+        stage.method.process,
+        batch.x0[here],
+        batch.z[here],
+        times,
+        pick(batch.cond, here),
+        [torch.bfloat16],
+    )
+    return parts.ratios()[0]
+
+
+def _precision(stage: Stage, state: State, batch: Batch) -> str:
+    """The advice on a run's low precision as the end of a sentence; "" in fp32."""
+    precision = stage.run.precision
+    if precision == "fp32":
+        return ""
+    return f", and {advice(precision, bf16_ratio(stage, state, batch))}"
+
+
 def non_finite(
-    state: State, batch: Batch, loss_b: Tensor, norm: float, again: Callable[[], object]
+    stage: Stage,
+    state: State,
+    batch: Batch,
+    loss_b: Tensor,
+    norm: float,
+    again: Callable[[], object],
 ) -> NonFiniteError:
     """The error for a step's batch, losses `[B]` and gradient norm; `again` repeats its passes."""
-    error = NonFiniteError(_message(state, batch, loss_b, norm, again))
+    message = _message(state, batch, loss_b, norm, again)
+    error = NonFiniteError(f"{message}{_precision(stage, state, batch)}")
     error.losses = loss_b
     return error
 
@@ -122,7 +164,7 @@ def _message(
     )
 
 
-def overflow(state: State, loss_b: Tensor) -> None:
+def overflow(stage: Stage, state: State, batch: Batch, loss_b: Tensor) -> None:
     """Warns that a step is skipped since its gradient overflowed float16.
 
     Raises NonFiniteError after MOST_SKIPPED of them in a row.
@@ -131,8 +173,8 @@ def overflow(state: State, loss_b: Tensor) -> None:
     if scale.in_a_row >= MOST_SKIPPED:
         error = NonFiniteError(
             f"step {state.step}: the gradient overflowed float16 {scale.in_a_row} steps in a row,"
-            f" down to a loss scale of {scale.factor:g}, {first_bad(state)}: train in --precision"
-            " bf16 or fp32, or lower --lr"
+            f" down to a loss scale of {scale.factor:g}, {first_bad(state)}: lower --lr"
+            f"{_precision(stage, state, batch)}"
         )
         error.losses = loss_b
         raise error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -11,6 +12,17 @@ PASSES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # Skipped steps in a row: from 2^16 down to 2^-14, where no useful gradient overflows.
 MOST_SKIPPED = 30
+
+# Of rounding over the difference between neighbours: a tenth is a hundredth of its square.
+SMALL = 0.1
+
+
+def advice(precision: str, bf16_ratio: float) -> str:
+    """What to do where numbers fail in a precision, by what bf16 rounds: a wish for the user."""
+    if precision == "fp16" and bf16_ratio <= SMALL:
+        return "train in --precision bf16 or fp32"
+    why = f" (bf16 rounds {bf16_ratio:.2g} of the difference between neighbours)"
+    return f"train in --precision fp32{why if math.isfinite(bf16_ratio) else ''}"
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import torch
 
 from fewstep.base import disk
 from fewstep.base.conditions import examples
-from fewstep.base.errors import NonFiniteError, storage
-from fewstep.data import pictures
+from fewstep.base.errors import NonFiniteError, OutOfMemory, storage
+from fewstep.base.memory import Room
+from fewstep.data import Units, change_cond, pictures
 from fewstep.run import checkpoint
 from fewstep.run.checkpoint import RunFolder, Saver
 from fewstep.run.checkpoint.saver import copy_groups
 from fewstep.run.checkpoint.schema import Position, Record, new_record
-from fewstep.run.config import Run
+from fewstep.run.config import DESCRIPTION, Run
 from fewstep.run.generator import Generator
 from fewstep.run.prepare import Prepared
 from fewstep.training import incidents
@@ -45,7 +47,8 @@ class Recorder:
         self.saver = Saver()
         self.saving: Path | None = None  # the checkpoint that is written now, or was last
         count = pictures.suitable(prepared.facts.shape)
-        self.picture_cond = examples(prepared.arrays.cond, prepared.facts.cond, count)
+        cond = examples(prepared.arrays.cond, prepared.facts.cond, count)
+        self.picture_cond = change_cond(cond, prepared.facts.cond_units, Units.to_user)
         if prepared.checkpoint is not None:
             state.restore(prepared.checkpoint)
         if self.world.main:
@@ -67,7 +70,8 @@ class Recorder:
                     self.folder.metrics,
                 )
             self._compare_machines(before)
-            config = json.dumps(self.prepared.run.to_json(), indent=1) + "\n"
+            values = self.prepared.run.to_json() | {DESCRIPTION: self.prepared.facts.description}
+            config = json.dumps(values, indent=1) + "\n"
             checkpoint.replace_file(self.folder.config, config.encode())
             checkpoint.replace_file(self.folder.metrics, rows)
 
@@ -220,15 +224,17 @@ class Recorder:
         prepared = self.prepared
         step = self.state.step
         average = self.state.averages["ema"]
+        count = pictures.suitable(prepared.facts.shape)
         generator = Generator(prepared.run, prepared.facts, prepared.method, average, step)
+        if self.state.is_sharded:  # all ranks pass the same rows at the same time
+            generator = replace(generator, room=Room(least=count))
         try:
-            count = pictures.suitable(prepared.facts.shape)
             x = generator.sample(count, cond=self.picture_cond)
-            x = prepared.facts.units.to_model(x)
             if self.world.main:
                 self.folder.samples.mkdir(parents=True, exist_ok=True)
-                pictures.save(self.folder.samples / f"step-{step}.png", x)
-        except (OSError, ValueError, MemoryError, torch.OutOfMemoryError) as error:
+                path = self.folder.samples / f"step-{step}.png"
+                pictures.draw(path, x, prepared.facts.units)
+        except (OSError, ValueError, MemoryError, torch.OutOfMemoryError, OutOfMemory) as error:
             if self.state.is_sharded:
                 raise  # the others wait for this rank in the middle of a pass
             reason = str(error).partition("\n")[0] or type(error).__name__

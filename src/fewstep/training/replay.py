@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fewstep.base.device import pick_device
+from fewstep.base.surroundings import surroundings, threads
 from fewstep.core import abilities
 from fewstep.run.build import Network, OwnMethod, build_method
 from fewstep.run.prepare import Prepared
@@ -43,6 +44,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and torch.equal(bytes_a, bytes_b)
 
 
+@surroundings(grad=True)
 def replay(
     path: str | Path,
     *,
@@ -63,9 +65,7 @@ def replay(
     prepared = Prepared(run, facts, build_method(run, facts, method), network=network, device=place)
     prepared = replace(prepared, teacher=teacher_of(teacher, prepared))
     batch = to_device(batch, place)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(run.threads)
-    try:
+    with threads(run.threads):
         state = new_state(prepared)
         state.restore(checkpoint)
         stage = _stage_of(prepared, record.in_first_stage)
@@ -79,8 +79,6 @@ def replay(
         where = nonfinite.first_module(
             state, lambda: [passes(stage, state, share) for share in shares]
         )
-    finally:
-        torch.set_num_threads(threads)
     return Replay(
         step=record.step,
         error=str((record.incident or {}).get("error", "")),

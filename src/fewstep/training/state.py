@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from fewstep.base import tensor_file
 from fewstep.base.conditions import Cond
 from fewstep.base.errors import StorageError
 from fewstep.base.randomness import fork_rng
@@ -33,6 +34,9 @@ from fewstep.training import optimizers
 from fewstep.training.batches import Batch
 from fewstep.training.log import next_chain
 from fewstep.training.precision import LossScale
+
+# Of each weight, at most.
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 log = logging.getLogger("fewstep")
 
@@ -141,6 +145,14 @@ class State:
     def fingerprint(self) -> str:
         """That of a checkpoint of this state."""
         return whole_fingerprint(self.groups(), self.position().to_json(), self.world)
+
+    def check_writable(self) -> None:
+        """Raises UserError where a checkpoint of this state could not be read again."""
+        for name, module in self.modules().items():
+            tensor_file.check_writable(entries(module.state_dict()), name)
+        parameters = dict(self.trainable.named_parameters())
+        moments = {f"{name}.{key}": p for name, p in parameters.items() for key in MOMENTS}
+        tensor_file.check_writable(entries(moments), "the optimizer")
 
     def add_to_log(self, row: Mapping[str, Any]) -> None:
         """Takes the row that this step logs, without its clock, into the chain."""

@@ -127,10 +127,13 @@ def learning_rate(stage: Stage, state: State, progress: float) -> float:
     """The learning rate of the next step; progress: the share of its stage before it."""
     run = stage.run
     age = run.age or 0
-    clock = progress
+    clock, steps = progress, stage.last - stage.first
     if run.lr_clock == "run":
-        clock = (age + state.step) / (age + run.iterations)
-    rate = run.lr * optimizers.lr_factor(clock, run.warmup, run.constant, run.final, run.decay)
+        steps = age + run.iterations
+        clock = (age + state.step) / steps
+    # The first rate of a warm-up is 0: a single step would train nothing.
+    warmup = run.warmup if steps > 1 else 0.0
+    rate = run.lr * optimizers.lr_factor(clock, warmup, run.constant, run.final, run.decay)
     return rate if state.frozen is None else rate * run.stage_lr
 
 
@@ -162,11 +165,12 @@ def train_step(stage: Stage, state: State, batch: Batch) -> dict[str, Any]:
         is_finite = [math.isfinite(value) for value in values]
         skips = run.precision == "fp16" and is_finite == [True, False]
         if skips:
-            nonfinite.overflow(state, loss_b.cpu())
+            nonfinite.overflow(stage, state, batch, loss_b.cpu())
             row["grad_norm"] = None  # JSON has no infinity
         elif not all(is_finite):
             again = partial(passes, stage, state, batch)
-            raise nonfinite.non_finite(state, batch, loss_b.cpu(), values[1], again)
+            loss_b = loss_b.cpu()
+            raise nonfinite.non_finite(stage, state, batch, loss_b, values[1], again)
     # The update.
     state.updating = True
     if not skips:

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from fewstep.base.errors import require
+from fewstep.base.errors import Stopped, require
+from fewstep.base.surroundings import surroundings, threads
 from fewstep.base.world import World
+from fewstep.data.description import refuse, text_of, warn
 from fewstep.run import averages, checkpoint, lock, stages
 from fewstep.run.build import Network, OwnMethod
 from fewstep.run.checkpoint import Checkpoint
@@ -29,6 +30,7 @@ from fewstep.training.recorder import Recorder
 from fewstep.training.state import State, new_state
 
 
+@surroundings(grad=True)
 def train(
     run: Run,
     data: Tensor | Mapping[str, Tensor] | None = None,
@@ -43,6 +45,7 @@ def train(
     shard: bool = False,
     workers: int = 0,
     progress: bool = True,
+    strict: bool = False,
     watch: Callable[[State], None] | None = None,
 ) -> Generator:
     """Trains a run and returns its generator, as `load(out)` would.
@@ -58,9 +61,12 @@ def train(
     shard: of several processes each holds a part of every weight (FSDP2), and not all of them
     (DDP). Processes are started by torchrun or another launcher; all of them call this alike.
     workers: processes that draw batches ahead; no bit depends on them.
+    strict: refuse data of which something looks wrong (`fewstep.data.description`), instead of a
+    warning.
     watch: called with the state after every step, to look and not to touch.
     Raises UserError, NonFiniteError, StorageError, OutOfMemory, and, having saved, Stopped after
-    SIGINT, SIGTERM or SIGHUP. Where another process is lost, this one ends with exit code 5.
+    SIGINT (Ctrl-C), SIGTERM or SIGHUP: of a run without `out` the error's `generator` is what was
+    trained so far. Where another process is lost, this one ends with exit code 5.
     """
     require(isinstance(run, Run), "run", run, "a fewstep.Run, for instance fewstep.recipes.toy()")
     folder = None if out is None else Path(out)
@@ -71,9 +77,20 @@ def train(
         parallel.check(run, world, shard)
         with _locks(folder, world) as locks:
             prepared = prepare_at(checkpoint=_newest(folder, resume, world), device=place)
+            _look_at_data(prepared, strict, world.main)
             launch = launch_at(world=world, locks=locks, progress=progress and world.main)
-            with _threads(run.threads):
+            with threads(run.threads):
                 return _train(prepared, launch)
+
+
+def _look_at_data(prepared: Prepared, strict: bool, main: bool) -> None:
+    """Warns of what looks wrong in the data of a new run, or raises UserError."""
+    if prepared.checkpoint is not None:
+        return
+    if strict:
+        refuse(prepared.facts.description)
+    elif main:
+        warn(prepared.facts.description)
 
 
 @contextmanager
@@ -99,20 +116,10 @@ def _newest(folder: Path | None, resume: bool, world: World) -> Checkpoint | Non
     return newest
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Inside, an operation on the CPU takes that many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _train(prepared: Prepared, launch: Launch) -> Generator:
     world = launch.world
     state = new_state(prepared)
+    state.check_writable()
     state.world = world
     # What only its networks can tell.
     prepared, reason = preflight.choose_by_trial(prepared, state)
@@ -128,16 +135,26 @@ def _train(prepared: Prepared, launch: Launch) -> Generator:
     recorder = None if launch.out is None else Recorder(prepared, state, launch.out)
     if launch.progress:
         _announce(prepared, reason)
-    loop(prepared, state, launch, recorder)
-    average = state.averages["ema"]
-    if fresh is not None:
-        average = parallel.plain(average, fresh)
-    return Generator(run, facts, prepared.method, average, state.step, state.fingerprint())
+
+    def result() -> Generator:
+        average = state.averages["ema"]
+        if fresh is not None:
+            average = parallel.plain(average, fresh)
+        return Generator(run, facts, prepared.method, average, state.step, state.fingerprint())
+
+    try:
+        loop(prepared, state, launch, recorder)
+    except Stopped as error:
+        if launch.out is None:
+            error.generator = result()
+        raise
+    return result()
 
 
 def _announce(prepared: Prepared, reason: str) -> None:
-    """Says where weights and teacher come from, what a trial chose, and the stages."""
+    """Says what was read, where weights and teacher are from, a trial's choice, and the stages."""
     lines = [
+        text_of(prepared.facts.description) if prepared.facts.description else None,
         prepared.initial and prepared.initial.about,
         prepared.teacher and f"teacher: {prepared.teacher}",
         reason,

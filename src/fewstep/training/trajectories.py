@@ -15,6 +15,7 @@ from fewstep.base.device import pick_device
 from fewstep.base.errors import StorageError, UserError, require
 from fewstep.base.progress import Progress
 from fewstep.base.randomness import SAMPLING_BLOCK, normal, shuffled_indices
+from fewstep.base.surroundings import surroundings
 from fewstep.core.couplings import Teacher, Trajectory
 from fewstep.core.denoiser import Denoiser, guided
 from fewstep.core.method import Method
@@ -24,12 +25,12 @@ from fewstep.run.build import Network, build_method
 from fewstep.run.checkpoint import replace_file
 from fewstep.run.config import Run
 from fewstep.run.facts import facts_of
-from fewstep.run.prepare import Prepared, dataset_of
+from fewstep.run.prepare import Prepared, dataset_of, origin_of
 from fewstep.run.sources import Source
 from fewstep.run.teachers import teacher_of
 
 
-@torch.no_grad()
+@surroundings()
 def trajectories(
     run: Run,
     n: int,
@@ -46,8 +47,8 @@ def trajectories(
 
     Returns, and writes to `out` (.safetensors, whole or not at all), {"x0": ends `[n, *shape]`,
     "path": points `[n, levels, *shape]`, "levels": their times, "cond": labels or other conditions
-    of the data}, in the model's units: data for a run with --method.source cache, whose samples are
-    in these units too.
+    of the data, in its units}: data for a run with --method.source cache. x0 and path are in the
+    model's units, and so are that run's samples.
     start: prior is sigma(t_max) z, where sampling starts; data is mix(x0, z, t_max), where training
     does. x0, where it is needed, and conditions are the training split's in a shuffled order; noise
     depends on run.seed and the row alone.
@@ -60,7 +61,7 @@ def trajectories(
     is_name = out is None or Path(out).suffix == ".safetensors"
     require(is_name, "out", str(out), "a name that ends in .safetensors")
     place = pick_device(device)
-    dataset = dataset_of(run)
+    dataset = dataset_of(run, origin=origin_of(run, None, teacher))
     facts = facts_of(run, dataset)
     method = build_method(run, facts)
     solver, guidance = _solver(run, method)
@@ -77,7 +78,7 @@ def trajectories(
     path = torch.cat(paths)
     levels = torch.tensor(solver.grid[:-1], dtype=torch.float64)
     result = {"x0": path[:, -1].clone(), "path": path[:, :-1].contiguous(), "levels": levels}
-    result |= {name or "cond": part for name, part in datasets.leaves(cond)}
+    result |= {name or "cond": part for name, part in datasets.leaves(dataset.user_cond(cond))}
     if out is not None:
         about = {"teacher": guide.fingerprint, "start": start, "data": dataset.name}
         _write(Path(out), result, about)

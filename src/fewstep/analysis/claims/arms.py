@@ -44,7 +44,8 @@ PLANE: dict[str, Any] = {name: value for name, value in SETTING.items() if name 
 
 # Fields of a run that cannot change a number here: the seed has its own place in the store, and
 # exact laws have no files and one device.
-NO_SETTING = ("seed", "bad_files", "elastic_exact")
+READING = ("bad_files", "units", "channel_axis", "columns", "label_column", "condition_columns")
+NO_SETTING = ("seed", "elastic_exact", *READING)
 
 # (folder of common files, averaged network, process) -> numbers
 Look = Callable[[Path, Denoiser, Process], dict[str, float]]
@@ -183,12 +184,14 @@ def train_arm(arm: Arm, folder: Path, seed: int) -> tuple[Generator, dict[str, A
     process = edm()
     if arm.factory is None:
         process = build_method(run, facts_of(run, reference.data(arm.law))).process
-    teacher = reference.CountingDenoiser(arm.law, process) if arm.exact_teacher else None
+    teacher = reference.law_on(arm.law, process) if arm.exact_teacher else None
     curve: list[dict[str, float]] = []
     looking = 0.0  # CPU seconds of the looks, which are no cost of the training
+    teacher_rows = 0
 
     def watch(state: State) -> None:
-        nonlocal looking
+        nonlocal looking, teacher_rows
+        teacher_rows = state.teacher_rows
         if arm.look is not None and state.step in arm.marks:
             start = time.process_time()
             with torch.no_grad():
@@ -208,7 +211,7 @@ def train_arm(arm: Arm, folder: Path, seed: int) -> tuple[Generator, dict[str, A
     )
     facts: dict[str, Any] = {"cpu_seconds": time.process_time() - start - looking}
     if teacher is not None:
-        facts["teacher_evaluations"] = teacher.samples / (run.iterations * run.batch)
+        facts["teacher_evaluations"] = teacher_rows / (run.iterations * run.batch)
     if curve:
         facts["curve"] = curve
     return generator, facts

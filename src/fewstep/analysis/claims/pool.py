@@ -20,6 +20,7 @@ from fewstep.analysis.claims.claim import Row
 from fewstep.base import disk
 from fewstep.base.errors import FewstepError, Stopped, StorageError, require, storage
 from fewstep.base.progress import Progress
+from fewstep.base.surroundings import threads
 
 SHARED = "shared"  # the folder beside claims.json of files that several jobs read
 
@@ -133,10 +134,8 @@ def work(jobs: Sequence[Job], store: Store, *, workers: int | None, progress: bo
     folder.mkdir(parents=True, exist_ok=True)
     results = results_of(todo, folder, count)
     total = sum(job.row.cost for wave in todo for job in wave)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
-        with Progress(total, "CPU second", show=progress) as bar:
+        with threads(1), Progress(total, "CPU second", show=progress) as bar:
             for number, (job, numbers) in enumerate(results, 1):
                 store.put(job, numbers)
                 bar.update(job.row.cost, job=f"{number} of {sum(map(len, todo))}")
@@ -144,5 +143,3 @@ def work(jobs: Sequence[Job], store: Store, *, workers: int | None, progress: bo
         raise Stopped(
             f"stopped: what was measured is in {store.folder}; the same command goes on from there"
         ) from None
-    finally:
-        torch.set_num_threads(threads)

@@ -15,31 +15,17 @@ from fewstep import exact
 from fewstep.analysis.metrics import energy, frechet
 from fewstep.analysis.metrics.distances import spread
 from fewstep.analysis.metrics.features import Classifier, classifier
-from fewstep.base.conditions import Cond
 from fewstep.base.randomness import SAMPLING_BLOCK, normal
-from fewstep.core.process import Process, Time, edm
+from fewstep.core.process import Process, edm
 from fewstep.data import Dataset
 from fewstep.run.checkpoint import fingerprint
-from fewstep.run.sources import dataset_of
+from fewstep.run.datasets import dataset_of
 
 SAMPLES = 2000  # scored samples, and exact trajectories
 REFERENCE = 10_000  # draws of the law that they are compared with
 NEAR = 4000  # of those, for energy distances
 NOISE = 1_000_003  # seed of the noise of the scored samples: no run's
 PROTOCOL = {"samples": SAMPLES, "reference": REFERENCE, "near": NEAR, "noise": NOISE, "version": 1}
-
-
-class CountingDenoiser:
-    """The exact denoiser, which counts the samples that it is evaluated on."""
-
-    def __init__(self, name: str, process: Process) -> None:
-        self.law = law_on(name, process)
-        self.process = process
-        self.samples = 0
-
-    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
-        self.samples += len(x_t)
-        return self.law(x_t, t, cond)
 
 
 @cache

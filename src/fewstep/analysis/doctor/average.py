@@ -36,7 +36,8 @@ def draw_samples(subject: Subject, net: nn.Module) -> Tensor:
     index = shuffled_indices(subject.seed, "doctor labels", 0, count, len(train.x0))
     cond = each(lambda part: part[index], train.cond)
     seed = block_seed(subject.seed, "doctor samples", 0)
-    x = subject.generator(net).sample(count, seed=seed, cond=cond)
+    user_cond = subject.dataset.user_cond(cond)
+    x = subject.generator(net).sample(count, seed=seed, cond=user_cond, batch=subject.batch)
     return apply_mask(subject.dataset.units.to_model(x), cond)
 
 

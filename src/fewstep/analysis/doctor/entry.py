@@ -20,8 +20,9 @@ from fewstep.analysis.doctor.verdicts import Measure
 from fewstep.base.conditions import Cond
 from fewstep.base.device import pick_device
 from fewstep.base.errors import UserError, unknown
+from fewstep.base.memory import Room
 from fewstep.base.options import checked_options
-from fewstep.core.denoiser import Preconditioned
+from fewstep.core.denoiser import Preconditioned, Split, in_parts
 from fewstep.core.process import edm
 from fewstep.core.scalings import X0
 from fewstep.data import Dataset
@@ -45,7 +46,7 @@ def teacher_in(subject: Subject) -> Teacher:
     device = next(net.parameters()).device
     return Teacher(
         subject.name,
-        raw_of(net.network),
+        raw_of(net.network, subject.split),
         read_as(net),
         subject.dataset,
         subject.truth,
@@ -61,15 +62,15 @@ def read_as(net: Preconditioned) -> Reading:
     return Reading(kind, net.scaling, net.process, schedule, Range("[-1, 1]"))
 
 
-def raw_of(network: Callable[..., Any]) -> Raw:
-    """A network as the measures call it. Raises UserError where its output is unlike its input."""
+def raw_of(network: Callable[..., Any], split: Split) -> Raw:
+    """A network as the measures call it, by parts. Raises UserError for output unlike its input."""
     dtype = None
     if isinstance(network, nn.Module):
         dtype = next((p.dtype for p in network.parameters()), None)
 
     def ask(x: Tensor, label: Tensor, cond: Cond) -> Tensor:
         try:
-            answer = network(x.to(dtype or x.dtype), label, cond)
+            answer = in_parts(network, split, x.to(dtype or x.dtype), label, cond)
         except (TypeError, ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise UserError(
@@ -113,6 +114,7 @@ def teacher_of(
     sigma_data: float | None = None,
     device: str = "auto",
     seed: int = 0,
+    batch: int | None = None,
 ) -> Teacher:
     """A teacher as it is declared: a raw network, a `Preconditioned` one, or a denoiser.
 
@@ -136,7 +138,8 @@ def teacher_of(
     if isinstance(network, nn.Module):
         network = copy.deepcopy(network).requires_grad_(False).eval().to(place)
     truth = truth_of(dataset, edm())
-    return Teacher(name, raw_of(network), reading, dataset, truth, seed, place)
+    split = partial(Room().parts, batch=batch, device=place)
+    return Teacher(name, raw_of(network, split), reading, dataset, truth, seed, place)
 
 
 def from_file(

@@ -14,12 +14,14 @@ from fewstep.analysis.doctor.chain import loose_chain, target_drift
 from fewstep.analysis.doctor.gradients import gradient_noise
 from fewstep.analysis.doctor.loss import loss_by_level
 from fewstep.analysis.doctor.memorisation import memorisation
+from fewstep.analysis.doctor.rounding import rounding_of_gaps
 from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.teacher_gap import teacher_gap
 from fewstep.analysis.doctor.training_log import training_log
 from fewstep.analysis.doctor.verdicts import Measure, Severity, Verdict, worst
 from fewstep.base.errors import FewstepError
 from fewstep.base.progress import Progress
+from fewstep.core.denoiser import passes_in_parts
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ MEASURES: dict[str, Callable[[Subject, Samples], Measure]] = {
     "boundary": lambda subject, _: boundary(subject),
     "target drift": lambda subject, _: target_drift(subject),
     "chain": lambda subject, _: loose_chain(subject),
+    "rounding": lambda subject, _: rounding_of_gaps(subject),
     "gradient noise": lambda subject, _: gradient_noise(subject),
     "average": average,
     "teacher gap": lambda subject, _: teacher_gap(subject),
@@ -93,4 +96,5 @@ def examine(subject: Subject, *, progress: bool = False) -> Examination:
         f"{subject.run.method} on {subject.dataset.name}{stage}, step {subject.step} of"
         f" {subject.run.iterations}"
     )
-    return Examination(subject.name, about, tuple(take(measures, progress=progress)))
+    with passes_in_parts(subject.split):
+        return Examination(subject.name, about, tuple(take(measures, progress=progress)))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fewstep.analysis.doctor.levels import Rows, device_of, rows_of, trained_levels
 from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Cell, Measure, Verdict, judge
+from fewstep.base.memory import Room
 from fewstep.base.randomness import SAMPLING_BLOCK, normal, uniform
 from fewstep.core.process import Time
 from fewstep.data import each
@@ -77,24 +78,32 @@ def gradients_of(
     if t is not None:
         same = torch.full((count,), float(t), dtype=torch.float64)
         times = method.times.at(same, subject.progress)
-    gradients = []
-    for first in range(0, count, SIZE):
-        part = slice(first, first + SIZE)
+    models, room = subject.models(net), Room()
+
+    def gradient(part: slice) -> Tensor:
         part_times = times._replace(
             **{name: getattr(times, name)[part] for name in ("t", "r", "a", "w")},
             u=u[part],
             progress=subject.progress,
         )
         cond = each(itemgetter(part), rows.cond)
-        models = subject.models(net)
-        loss = method.loss(models, rows.x0[part], rows.z[part], part_times, cond).mean()
+        losses = method.loss(models, rows.x0[part], rows.z[part], part_times, cond)
+        loss = losses.mean() * (len(losses) / SIZE)
         grads = torch.autograd.grad(loss, weights, allow_unused=True)
         flat = [
             torch.zeros_like(p).flatten() if grad is None else grad.flatten()
             for p, grad in zip(weights, grads, strict=True)
         ]
-        gradients.append(torch.cat(flat).double().cpu())
-    return torch.stack(gradients)
+        return torch.cat(flat).double().cpu()
+
+    def group(first: int) -> Tensor:
+        def work(part: range) -> Tensor:
+            return gradient(slice(first + part.start, first + part.stop))
+
+        first_part, *others = room.parts(SIZE, work, subject.batch, rows.x0.device)
+        return sum(others, first_part)
+
+    return torch.stack([group(first) for first in range(0, count, SIZE)])
 
 
 def gradient_noise(subject: Subject) -> Measure:

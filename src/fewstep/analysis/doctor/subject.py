@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from fewstep import exact, methods
 from fewstep.base.conditions import Cond
 from fewstep.base.device import pick_device
 from fewstep.base.errors import FewstepError, StorageError, UserError
+from fewstep.base.memory import Room
 from fewstep.core import abilities
 from fewstep.core.denoiser import Denoiser, Models
 from fewstep.core.method import Method
@@ -29,10 +31,10 @@ from fewstep.run import stages
 from fewstep.run.build import Network, OwnMethod
 from fewstep.run.checkpoint import Checkpoint, RunFolder, read
 from fewstep.run.config import Run
+from fewstep.run.datasets import data_of
 from fewstep.run.facts import Facts
 from fewstep.run.generator import Blueprint, Generator, open_checkpoint
 from fewstep.run.prepare import Prepared
-from fewstep.run.sources import dataset_of
 from fewstep.run.stages import Stage
 from fewstep.run.teachers import teacher_of
 from fewstep.run.weights import load_weights
@@ -64,6 +66,8 @@ class Subject:
     truth: Any = None  # the exact law of the data
     log: tuple[dict[str, Any], ...] | None = None
     seed: int = 0
+    batch: int | None = None  # rows at once; None: what memory takes
+    room: Room = field(default_factory=Room, compare=False)
 
     @property
     def denoises(self) -> bool:
@@ -88,7 +92,12 @@ class Subject:
 
     def generator(self, denoiser: nn.Module) -> Generator:
         """What samples from one of its networks."""
-        return Generator(self.run, self.facts, self.method, denoiser, self.step)
+        return Generator(self.run, self.facts, self.method, denoiser, self.step, room=self.room)
+
+    def split(self, n: int, work: Callable[[range], Tensor]) -> Iterator[Tensor]:
+        """work(rows) of n rows in parts that memory takes."""
+        device = next(self.ema.parameters()).device
+        return self.room.parts(n, work, self.batch, device)
 
     def solution(self, x_t: Tensor, t: Time, cond: Cond) -> Tensor | None:
         """Where the true trajectory, or else the teacher's, ends at the data; None without both."""
@@ -115,6 +124,7 @@ def subject_of(
     method: OwnMethod | None = None,
     device: str = "auto",
     seed: int = 0,
+    batch: int | None = None,
 ) -> Subject:
     """The subject of a run folder, checkpoint folder or shipped name.
 
@@ -153,6 +163,7 @@ def subject_of(
         truth=truth_of(dataset, stage.method.process),
         log=_log(checkpoint),
         seed=seed,
+        batch=batch,
     )
 
 
@@ -163,21 +174,6 @@ def _network(
     if group not in source.groups:
         return None
     return replace(blueprint, checkpoint=source).network_with(source.groups[group]).to(place)
-
-
-def data_of(run: Run, facts: Facts, data: str | Dataset | None) -> Dataset:
-    """The run's data, from where it is now. Raises UserError where the run learned other data."""
-    dataset = data
-    if not isinstance(dataset, Dataset):
-        dataset = dataset_of(dataset or run.data, run.data_size, run.bad_files)
-    if not run.labels:
-        dataset = dataset.without_labels()
-    if dataset.fingerprint() != facts.data:
-        raise UserError(
-            f"data {dataset.name!r} is not what this run was trained on: name the place where that"
-            " is now, --data PATH"
-        )
-    return dataset
 
 
 def _last_stage(blueprint: Blueprint) -> Stage:
@@ -232,8 +228,7 @@ def truth_of(dataset: Dataset, process: Process) -> Any:
     """The exact law of the data where it has one."""
     name = dataset.name.removeprefix("exact:")
     is_named = name in NAMED and (dataset.name.startswith("exact:") or not dataset.classes)
-    is_plain = dataset.units.shift == 0 and dataset.units.scale == 1
-    return exact.named(name, process) if is_named and is_plain else None
+    return exact.named(name, process) if is_named and dataset.units.are_plain else None
 
 
 def _log(checkpoint: Checkpoint) -> tuple[dict[str, Any], ...] | None:

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+from fewstep.analysis.doctor.rounding import bf16_ratio
 from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Measure, Verdict, judge
 from fewstep.base.randomness import SAMPLING_BLOCK, uniform
+from fewstep.training.precision import advice
 
 REACH = 10  # lines before and after that a spike is compared with
 LEAST = 20  # lines that are needed
@@ -32,7 +34,7 @@ def training_log(subject: Subject) -> Measure:
     ]
     verdicts = [judge_end(subject)]
     if lines:  # an empty log says nothing of losses and rates
-        verdicts = [judge_finite(lines), *verdicts, judge_rate(subject)]
+        verdicts = [judge_finite(subject, lines), *verdicts, judge_rate(subject)]
     if len(lines) >= LEAST:
         losses = [row.get("loss") for row in lines]
         norms = [row.get("grad_norm") for row in lines]
@@ -46,12 +48,15 @@ def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def judge_finite(lines: list[dict[str, Any]]) -> Verdict:
+def judge_finite(subject: Subject, lines: list[dict[str, Any]]) -> Verdict:
     bad = [
         row["step"]
         for row in lines
         if not (_finite(row.get("loss")) and _finite(row.get("grad_norm")))
     ]
+    remedy = "lower the learning rate or clip harder"
+    if bad and subject.run.precision != "fp32":
+        remedy += f", or {advice(subject.run.precision, bf16_ratio(subject))}"
     return judge(
         "non-finite",
         len(bad) / len(lines),
@@ -61,8 +66,7 @@ def judge_finite(lines: list[dict[str, Any]]) -> Verdict:
         ok="every logged loss and gradient is finite",
         fault=(
             f"{len(bad)} of {len(lines)} lines hold no finite number, the first at step"
-            f" {bad[0] if bad else 0}: lower the learning rate, clip harder, or train in bf16 or"
-            " fp32"
+            f" {bad[0] if bad else 0}: {remedy}"
         ),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -58,7 +59,7 @@ class Point:
         path = self.subject.source
         if path.startswith("exact:") or path.endswith(".safetensors"):
             return ""
-        words = [f"fewstep sample {path}{self.subject.options} --steps {self.steps}"]
+        words = [f"fewstep sample {shlex.quote(path)}{self.subject.options} --steps {self.steps}"]
         if self.sampler not in (MULTISTEP, "segments"):
             words.append(f"--sampler {self.sampler}")
         if self.levels:

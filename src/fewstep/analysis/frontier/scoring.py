@@ -53,6 +53,7 @@ class Plan:
     candidates: int = 24
     seed: int = 0
     batch: int = 256
+    at_once: int | None = None  # samples; None: what memory takes
     repeats: int = 15
     gain: float = 0.05
 
@@ -70,6 +71,7 @@ class Plan:
             ("repeats", self.repeats, 3),
         ):
             require(value >= least, name, value, f"{least} or more")
+        require(self.at_once is None or self.at_once >= 1, "at_once", self.at_once, "1 or more")
         require(0 <= self.gain < 1, "gain", self.gain, "a share in 0 .. 1, below 1")
 
 
@@ -136,6 +138,7 @@ class Bench:
                 draw=self.plan.draw,
                 candidates=candidates,
                 prepared=measures,
+                batch=self.plan.at_once,
             )[0]
 
         results = self.store.get(key, measure)

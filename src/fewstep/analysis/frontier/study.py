@@ -129,21 +129,20 @@ def measure(subjects: Sequence[Subject], bench: Bench, progress: bool = True) ->
     with Progress(len(settings), "test score", show=progress) as bar:
         bench = replace(bench, tick=bar.update)
         scores = [bench.final(setting.generator, setting.steps) for setting in settings]
-    timings = _time(settings, bench.plan.batch, bench.plan.repeats, progress)
+    timings = _time(settings, bench.plan, progress)
     points = [_point(*facts) for facts in zip(settings, scores, timings, strict=True)]
     return judge_points(points, bench.judge())
 
 
-def _time(
-    settings: Sequence[Setting], batch: int, repeats: int, progress: bool
-) -> list[tuple[Timing, Timing]]:
+def _time(settings: Sequence[Setting], plan: Plan, progress: bool) -> list[tuple[Timing, Timing]]:
     def call(setting: Setting, size: int) -> Callable[[], object]:
-        return lambda: setting.generator.sample(size, steps=setting.steps, batch=size)
+        return lambda: setting.generator.sample(size, steps=setting.steps, batch=plan.at_once)
 
+    repeats = plan.repeats
     total = 2 * repeats * len(settings)
     with Progress(total, "timed call", show=progress) as bar:
         timings = []
-        for size in (1, batch):
+        for size in (1, plan.batch):
             calls = {i: call(setting, size) for i, setting in enumerate(settings)}
             timings.append(clock_calls(calls, size, repeats, tick=bar.update))
     one, many = timings

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from fewstep.analysis.metrics.moments import Statistics, moments
+from fewstep.analysis.metrics.sets import of_sets
 from fewstep.base.errors import UserError
 
 ROWS = 1000  # rows of a matrix of distances in memory at once
+MOST = 2 * 10**7  # distances of it: of a large set fewer rows
+PIECE = 2**22  # numbers of the other set that are in float64 at once
 
 
 def flat(x: Tensor) -> Tensor:
@@ -23,14 +26,21 @@ def reduce_distances(x: Tensor, y: Tensor, reduce: Callable[[Tensor], Tensor]) -
 
     Computed from differences: the quick way through products loses half the digits.
     """
-    y = flat(y)
+    rows = min(ROWS, MOST // max(len(y), 1) + 1)
+    columns = y.split(PIECE // max(math.prod(y.shape[1:]), 1) + 1)
     results = []
-    for part in flat(x).split(ROWS):
-        distances = torch.cdist(part, y, compute_mode="donot_use_mm_for_euclid_dist")
+    for part in x.split(rows):
+        a = flat(part)
+        distances = torch.cat([_distances(a, flat(column)) for column in columns], 1)
         results.append(reduce(distances).reshape(-1))
     return torch.cat(results)
 
 
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+@of_sets()
 def frechet(x: Tensor | Statistics, y: Tensor | Statistics) -> float:
     """Squared Fréchet distance of the Gaussians with the sets' moments.
 
@@ -55,6 +65,7 @@ def spread(x: Tensor) -> float:
     return reduce_distances(x, x, torch.sum).sum().item() / (len(x) * (len(x) - 1))
 
 
+@of_sets()
 def energy(x: Tensor, y: Tensor, spread_y: float | None = None) -> float:
     """Energy distance 2 E|x - y| - E|x - x'| - E|y - y'|, without pairs of a sample with itself.
 
@@ -72,6 +83,7 @@ def to_nearest(x: Tensor, train: Tensor) -> float:
     return reduce_distances(x, train, lambda piece: piece.min(1).values).mean().item()
 
 
+@of_sets(least=1)
 def nearest_ratio(x: Tensor, held_out: Tensor, train: Tensor) -> float:
     """Mean distance to the nearest training sample: of x, over that of held-out data.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,8 +17,11 @@ from fewstep.analysis.metrics.prepared import Meter, Prepared, meters_of
 from fewstep.analysis.metrics.protocol import Result, estimate
 from fewstep.base.conditions import Cond, apply_mask
 from fewstep.base.errors import NonFiniteError, UserError, require, unknown
+from fewstep.base.options import plain
 from fewstep.base.randomness import block_seed, shuffled_indices
-from fewstep.data import Arrays, Dataset, each
+from fewstep.base.surroundings import surroundings
+from fewstep.data import Arrays, Dataset, each, from_tensors
+from fewstep.run import datasets
 from fewstep.run.checkpoint import fingerprint
 from fewstep.run.generator import Generator
 
@@ -44,12 +48,19 @@ def _held_out(
     generator: Generator, dataset: Dataset, split: str, n: int, draw: int | None
 ) -> tuple[Arrays, int]:
     """The split that gives the floor, and how many samples a draw has. Raises UserError."""
-    if dataset.fingerprint() != generator.facts.data:
+    facts = generator.facts
+    is_own = dataset.fingerprint() == facts.data
+    if not is_own and dataset.held_out_of != facts.data:
         raise UserError(
             f"data {dataset.name!r} is not what this generator was trained on: scores would mean"
-            " nothing"
+            " nothing; pass rows that it did not learn as an array"
         )
     held_out = split_of(dataset, split)
+    if is_own and not len(held_out.x0) and draw is None:
+        raise UserError(
+            f"the run learned all {len(dataset.train.x0)} rows of data {dataset.name!r}, and none"
+            " are left to compare with: give rows that it did not learn (--data with another file)"
+        )
     size = min(len(held_out.x0), n) if draw is None else draw
     if size < 2:
         raise UserError(
@@ -63,9 +74,10 @@ def _held_out(
     return held_out, size
 
 
+@surroundings(grad=True)
 def evaluate(
     generator: Generator,
-    dataset: Dataset,
+    dataset: Dataset | Any,
     *,
     steps: tuple[int, ...] = (1, 2),
     n: int = 10_000,
@@ -77,6 +89,7 @@ def evaluate(
     candidates: int = 1,
     draw: int | None = None,
     prepared: Prepared | None = None,
+    batch: int | None = None,
 ) -> tuple[list[Result], list[dict[str, float]]]:
     """Scores at each number of network evaluations, and samples per second.
 
@@ -84,23 +97,37 @@ def evaluate(
     if that is less), so that model and floor have equally many. Labels follow the training split's
     frequencies. The speed leaves out a first pass.
 
+    dataset: the one that the run learned; or an array, or {"x0", "cond"}, with rows that it did not
+    learn: half of them are the reference then, and half the floor.
     metrics: names as the results have them.
     extractor: in place of the data set's classifier.
     reference: in place of the training split.
     candidates: how many models were scored on this split before one was chosen.
     prepared: metrics, extractor and reference made ready for this data, in place of these three.
+    batch: samples at once, as for `Generator.sample`; one draw at a time is in memory.
 
     Raises UserError where the data set is not the one of the run, or fewer than 2 samples are left
     to compare.
     """
+    n, seed, candidates, draw = map(plain, (n, seed, candidates, draw))
+    steps = tuple(map(plain, steps))
+    if not isinstance(dataset, Dataset):
+        facts = generator.facts
+        own = from_tensors(dataset, datasets.reading_of(generator.run, facts))
+        dataset = datasets.held_out(own if generator.run.labels else own.without_labels(), facts)
     held_out, size = _held_out(generator, dataset, split, n, draw)
     require(candidates >= 1, "candidates", candidates, "1 or more")
     n = min(n, _MOST_DRAWS * size)
     # The test split has other noise than the validation split: what was chosen is scored anew.
     sample_seed = seed if split == "test" else block_seed(seed, "eval validation", 0)
     order = shuffled_indices(sample_seed, "eval", 0, n, len(dataset.train.x0))
-    cond = dataset.train.rows(order).cond
-    _warm_up(generator, steps, min(size, _WARM_UP), sample_seed, cond)
+    cond = dataset.user_cond(each(lambda part: part[order], dataset.train.cond))
+    options: dict[str, Any] = {"seed": sample_seed, "batch": batch}
+    for count in steps:
+        # Not timed; it also raises for impossible steps before anything takes long.
+        first = min(size, _WARM_UP)
+        few = _rows(cond, slice(first))
+        next(_at(generator, count).sample_parts(first, steps=count, cond=few, **options))
     if prepared is None:
         meters = meters_of(
             dataset, held_out, size, metrics=metrics, extractor=extractor, reference=reference
@@ -113,36 +140,66 @@ def evaluate(
     results = []
     speeds = []
     for count in steps:
-        x, speed = _sample(generator, count, n, sample_seed, cond)
-        speeds.append({"steps": count, "samples_per_second": speed})
-        draws = apply_mask(dataset.units.to_model(x), cond).split(size)[: n // size]
+        sample = _at(generator, count).sample_parts
+        parts = _Clock(sample(n, steps=count, cond=cond, **options))
+        draws = (
+            apply_mask(dataset.units.to_model(x), _rows(cond, slice(i * size, (i + 1) * size)))
+            for i, x in enumerate(_draws(parts, size, count))
+        )
         results += _score(prepared, draws, count, protocol)
+        speeds.append({"steps": count, "samples_per_second": n / parts.seconds})
     return results, speeds
 
 
-def _warm_up(generator: Generator, steps: Sequence[int], count: int, seed: int, cond: Cond) -> None:
-    """A pass that is not timed; it also raises for impossible steps before anything takes long."""
-    first = each(lambda rows: rows[:count], cond)
-    for number in steps:
-        generator.sample(count, steps=number, seed=seed, cond=first)
+def _at(generator: Generator, steps: int) -> Generator:
+    """The generator for so many steps: one step needs no levels, also where some were asked for."""
+    return replace(generator, has_own_levels=generator.has_own_levels and steps != 1)
 
 
-def _sample(
-    generator: Generator, steps: int, n: int, seed: int, cond: Cond
-) -> tuple[Tensor, float]:
-    """n finite samples, and how many came per second."""
-    start = time.perf_counter()
-    x = generator.sample(n, steps=steps, seed=seed, cond=cond)
-    speed = n / (time.perf_counter() - start)
-    if not bool(torch.isfinite(x).all()):
-        raise NonFiniteError(
-            f"the samples of {steps} steps hold NaN or infinity: there is nothing to score"
-        )
-    return x, speed
+def _rows(cond: Cond, rows: slice) -> Cond:
+    return each(lambda part: part[rows], cond)
+
+
+class _Clock:
+    """Parts as they come, and the seconds that they took to come."""
+
+    def __init__(self, parts: Iterator[Tensor]) -> None:
+        self.parts = parts
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
+    def __next__(self) -> Tensor:
+        start = time.perf_counter()
+        try:
+            return next(self.parts)
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
+def _draws(parts: Iterable[Tensor], size: int, steps: int) -> Iterator[Tensor]:
+    """The samples of the parts in whole draws of `size`. Raises NonFiniteError."""
+    draw = torch.empty(0)
+    full = size  # rows of the draw that are there
+    for part in parts:
+        if not bool(torch.isfinite(part).all()):
+            raise NonFiniteError(
+                f"the samples of {steps} steps hold NaN or infinity: there is nothing to score"
+            )
+        rest = part
+        while len(rest):
+            if full == size:
+                draw, full = rest.new_empty(size, *rest.shape[1:]), 0
+            count = min(len(rest), size - full)
+            draw[full : full + count] = rest[:count]
+            rest, full = rest[count:], full + count
+            if full == size:
+                yield draw
 
 
 def _score(
-    prepared: Prepared, draws: Sequence[Tensor], steps: int, protocol: dict[str, Any]
+    prepared: Prepared, draws: Iterable[Tensor], steps: int, protocol: dict[str, Any]
 ) -> list[Result]:
     """One result for each metric; each space computes the features of a draw once."""
     meters, spaces = prepared.meters, prepared.spaces

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fewstep.analysis.metrics.preprocessing import Input
 from fewstep.base.errors import UserError, unknown
+from fewstep.base.memory import Room
 
 Network = Callable[[Tensor], Tensor]
 
@@ -35,26 +36,31 @@ class Extractor:
     input: Input = AS_IT_IS
     output: str | None = None  # the tensor's name, where there is more than one
     weights: str | None = None
-    batch: int = 4096
+    batch: int | None = None  # samples at once; None: what memory takes
+    room: Room = field(default_factory=Room, repr=False, compare=False)
 
-    @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
         """`[N, F]` in float32 of samples `[N, ...]`; UserError for another shape, NaN, infinity."""
-        parts = []
-        for part in x.split(self.batch):
-            output = self.network(self.input(part))
-            if output.ndim != 2 or len(output) != len(part):
-                raise UserError(
-                    f"extractor {self.name} gives {tuple(output.shape)} for {len(part)} samples:"
-                    " expected [N, F]"
-                )
-            parts.append(output.detach().cpu())
-        features = torch.cat(parts)
+
+        def work(rows: range) -> Tensor:
+            return self._of_part(x[rows.start : rows.stop])
+
+        features = torch.cat(list(self.room.parts(len(x), work, self.batch)))
         if not bool(torch.isfinite(features).all()):
             raise UserError(
                 f"extractor {self.name} gives NaN or infinity: look at the range of its input"
             )
         return features
+
+    @torch.no_grad()
+    def _of_part(self, x: Tensor) -> Tensor:
+        output = self.network(self.input(x))
+        if output.ndim != 2 or len(output) != len(x):
+            raise UserError(
+                f"extractor {self.name} gives {tuple(output.shape)} for {len(x)} samples:"
+                " expected [N, F]"
+            )
+        return output.detach().cpu()
 
     def facts(self) -> dict[str, Any]:
         """Its part of the protocol, in JSON's own types."""
@@ -152,18 +158,7 @@ def _read_declaration(path: Path) -> dict[str, Any]:
 
 def _onnx(file: Path, output: str | None) -> tuple[Network, str]:
     """The network of an ONNX file on the CPU, and the name of its output tensor."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UserError(
-            "an ONNX extractor needs onnxruntime: pip install 'fewstep[metrics]'"
-        ) from None
-    try:
-        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors share no base class of their own
-        raise UserError(
-            f"{file} is no model that onnxruntime runs: {str(error).splitlines()[0]}"
-        ) from None
+    session = _session(file)
     names = [o.name for o in session.get_outputs()]
     if output is None and len(names) > 1:
         raise UserError(
@@ -174,7 +169,13 @@ def _onnx(file: Path, output: str | None) -> tuple[Network, str]:
     entry, *others = session.get_inputs()
     if others:
         raise UserError(f"{file} has {len(others) + 1} inputs: expected pictures or vectors alone")
-    shape = entry.shape[1:]
+    if entry.type not in _TYPES:
+        raise UserError(
+            f"{file} takes {entry.type}: expected one of {', '.join(_TYPES)}, for pictures or"
+            " vectors"
+        )
+    name = output or names[0]
+    rows, *shape = entry.shape or [None]
 
     def network(x: Tensor) -> Tensor:
         if not _fits(x, shape):
@@ -182,10 +183,68 @@ def _onnx(file: Path, output: str | None) -> tuple[Network, str]:
                 f"samples of shape {tuple(x.shape[1:])}: {file.name} takes {shape}; declare size"
                 " and resize"
             )
-        array = np.ascontiguousarray(x.numpy(), dtype=np.float32)
-        return torch.from_numpy(session.run([output or names[0]], {entry.name: array})[0])
+        batch = rows if isinstance(rows, int) else len(x)
+        parts = []
+        for part in _as_type(x, entry.type, file).split(batch):
+            # The last row again and again, where the file takes a number of rows of its own.
+            full = torch.cat([part, part[-1:].expand(batch - len(part), *part.shape[1:])])
+            result = _run(session, file, name, {entry.name: full.numpy()}, batch)
+            parts.append(result[: len(part)])
+        return torch.cat(parts)
 
-    return network, output or names[0]
+    return network, name
+
+
+def _session(file: Path) -> Any:
+    """The file in onnxruntime. Raises UserError."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError(
+            "an ONNX extractor needs onnxruntime: pip install 'fewstep[metrics]'"
+        ) from None
+    try:
+        return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no base class of their own
+        raise UserError(
+            f"{file} is no model that onnxruntime runs: {str(error).splitlines()[0]}"
+        ) from None
+
+
+def _run(session: Any, file: Path, output: str, values: dict[str, np.ndarray], rows: int) -> Tensor:
+    """The output for so many rows, in float32. Raises UserError where the file fails."""
+    try:
+        result = session.run([output], values)[0]
+    except Exception as error:  # as above
+        raise UserError(f"{file} fails for {rows} samples: {str(error).splitlines()[0]}") from None
+    is_array = isinstance(result, np.ndarray) and result.dtype.kind in "fiu"
+    shape = result.shape if is_array else ()
+    if not shape or shape[0] != rows:
+        raise UserError(f"output {output} of {file} has shape {shape}: expected [{rows}, F]")
+    return torch.from_numpy(result).float()
+
+
+# What an ONNX file may take for samples.
+_TYPES = {
+    "tensor(float)": torch.float32,
+    "tensor(float16)": torch.float16,
+    "tensor(double)": torch.float64,
+    "tensor(uint8)": torch.uint8,
+}
+
+
+def _as_type(x: Tensor, name: str, file: Path) -> Tensor:
+    """The samples in the type that a file takes; half precision rounds. Raises UserError."""
+    if name == "tensor(uint8)":
+        # The mapping to the range [0, 255] has float errors.
+        near = x.round()
+        if bool(((x - near).abs() > 1e-3).any()) or bool(((near < 0) | (near > 255)).any()):
+            raise UserError(
+                f"{file.name} takes bytes, and the samples are {x.min():.3g} .. {x.max():.3g} or"
+                f" no whole numbers: declare range [0, 255] and levels 256 in {file.stem}.json"
+            )
+        x = near
+    return x.to(_TYPES[name]).contiguous()
 
 
 def _fits(x: Tensor, shape: Sequence[Any]) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fewstep.base.randomness import fork_rng
+from fewstep.base.surroundings import threads
 from fewstep.data import Dataset
 from fewstep.run.checkpoint import fingerprint
 
@@ -78,15 +79,11 @@ def _fit(network: nn.Sequential, dataset: Dataset) -> None:
     labels = cond["label"] if isinstance(cond, Mapping) else cond
     assert isinstance(labels, Tensor)
     optimizer = torch.optim.Adam(network.parameters(), lr=_RATE, weight_decay=_DECAY)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with threads(1):
         for _ in range(_STEPS):
             optimizer.zero_grad()
             cross_entropy(network(x), labels).backward()
             optimizer.step()
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _cache_file(dataset: Dataset) -> Path:

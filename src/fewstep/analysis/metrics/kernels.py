@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fewstep.analysis.metrics.distances import ROWS, flat, reduce_distances
+from fewstep.analysis.metrics.sets import of_sets
 from fewstep.base.errors import require
 from fewstep.base.randomness import permutation
 
@@ -51,6 +52,7 @@ def within(x: Tensor, kernel: Kernel) -> float:
     return total / (len(x) * (len(x) - 1))
 
 
+@of_sets()
 def mmd2(x: Tensor, y: Tensor, kernel: Kernel, within_y: float | None = None) -> float:
     """E k(x, x') + E k(y, y') - 2 E k(x, y). `within_y`: the second term, if known."""
     flat_y = flat(y)
@@ -61,11 +63,13 @@ def mmd2(x: Tensor, y: Tensor, kernel: Kernel, within_y: float | None = None) ->
     return within(x, kernel) + within_y - 2 * between
 
 
+@of_sets()
 def kid(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
     """Kernel inception distance of features `[N, F]`: `mmd2` with the cubic kernel, all pairs."""
     return mmd2(x, y, cubic, within_y)
 
 
+@of_sets()
 def kid_subsets(
     x: Tensor, y: Tensor, *, size: int = 1000, subsets: int = 100, seed: int = 0
 ) -> Tensor:

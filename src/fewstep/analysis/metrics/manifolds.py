@@ -11,6 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fewstep.analysis.metrics.distances import reduce_distances
+from fewstep.analysis.metrics.sets import of_sets
 from fewstep.base.errors import require
 
 
@@ -47,8 +48,11 @@ def coverage(x: Tensor, y: Tensor, radii_y: Tensor) -> float:
     return (nearest <= radii_y).double().mean().item()
 
 
+@of_sets()
 def prdc(x: Tensor, y: Tensor, k: int = 5) -> dict[str, float]:
-    """Precision, recall, density and coverage with one k."""
+    """Precision, recall, density and coverage with one k. Raises UserError for too few samples."""
+    most = min(len(x), len(y)) - 1
+    require(0 < k <= most, "k", k, f"1 to {most}, one below the smaller set")
     radii_y = radii(y, k)
     return {
         "precision": precision(x, y, radii_y),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewstep.analysis.metrics.sets import of_sets
 from fewstep.base.errors import StorageError, UserError
 from fewstep.run.checkpoint import write_file
 
@@ -47,6 +48,7 @@ class Statistics:
             raise StorageError(f"cannot write {path}: {error.strerror}") from error
 
 
+@of_sets(least=1)
 def moments(x: Tensor, extractor: str | None = None) -> Statistics:
     """The statistics of samples or features `[N, ...]`, N >= 2, in two passes over pieces."""
     if len(x) < 2:

@@ -127,7 +127,7 @@ def meters_of(
     _check_extractor(spaces, reference)
     # Whole draws of held-out samples, or all where there are fewer.
     count = len(held_out.x0) // n * n or len(held_out.x0)
-    rows = held_out.rows(torch.arange(count)).x0
+    rows = held_out.x0[:count]
     facts = _reference_facts(dataset, reference)
     references: dict[str, Reference] = {}
     meters = []

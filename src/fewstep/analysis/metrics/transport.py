@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fewstep.analysis.metrics.distances import flat, reduce_distances
+from fewstep.analysis.metrics.sets import of_sets
 from fewstep.base.errors import UserError, require
 from fewstep.base.randomness import generator
 
@@ -22,6 +23,7 @@ def directions(size: int, count: int, seed: int) -> Tensor:
     return (normals / normals.norm(dim=1, keepdim=True)).T
 
 
+@of_sets(least=1)
 def sliced_w2(x: Tensor, y: Tensor, *, projections: int = 128, seed: int = 0) -> float:
     """Root of the mean over directions of W2^2 of the projections, each exact.
 
@@ -47,6 +49,7 @@ def _squared_w2(x: Tensor, y: Tensor) -> Tensor:
     return (quantiles_x - quantiles_y).square() @ lengths
 
 
+@of_sets(least=1)
 def w2(x: Tensor, y: Tensor) -> float:
     """Exact W2 of two sets of one size, by the best assignment; scipy is imported here.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from fewstep.analysis.metrics.distances import flat
+from fewstep.analysis.metrics.sets import of_sets
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import fork_rng, generator, permutation
 
@@ -27,6 +28,7 @@ class TwoSample(NamedTuple):
     tested: int
 
 
+@of_sets()
 def c2st(x: Tensor, y: Tensor, *, seed: int = 0) -> TwoSample:
     """Trains on one half of each set and tests on the other; sets `[N, ...]` of one size, N >= 4.
 

@@ -2,7 +2,7 @@
 
 from fewstep.analysis.report.figures import COLOURS, INK, axes, png, svg
 from fewstep.analysis.report.page import Figure, Section, Table, page, pictures, write
-from fewstep.analysis.report.text import text_table
+from fewstep.base.table import text_table
 
 __all__ = [
     "COLOURS",

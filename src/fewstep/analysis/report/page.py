@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fewstep.base.errors import UserError
-
-_NUMBER = re.compile(r"\(?[-+±\u2212]?(\.?\d|(inf|nan)\b)|-$")
+from fewstep.base.table import column_kinds
 
 VERDICTS = {"good": "#1a7f37", "open": "#9a6700", "bad": "#b42318"}
 """The colour of a verdict; its words say what it is."""
@@ -42,12 +40,7 @@ class Table:
     @property
     def columns(self) -> list[str]:
         """The kind of each column: "number" where all its cells are numbers, else "words"."""
-        kinds = []
-        for i in range(len(self.head)):
-            cells = [row[i] for row in self.rows if i < len(row) and row[i]]
-            is_number = bool(cells) and all(_NUMBER.match(cell) for cell in cells)
-            kinds.append("number" if is_number else "words")
-        return kinds
+        return column_kinds(self.head, self.rows)
 
 
 @dataclass(frozen=True, kw_only=True)

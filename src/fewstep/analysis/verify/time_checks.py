@@ -116,7 +116,7 @@ def intervals() -> float:
     progressive = [curricula.Progressive(2, 150)(p) for p in (0.0, 1.0)]
     ours = column(*doubling, *exponential, *progressive)
     powers = [10, 20, 40, 80, 160, 320, 640, 1280, 1280]
-    truth = column(*powers, 64, round(math.sqrt(64 * 1280)), 1280, 1280, 1, 150)
+    truth = column(*powers, 64, math.sqrt(64 * 1280), 1280, 1280, 1, 150)
     falls = 0.0
     for curriculum in (curricula.Doubling(), curricula.Exponential(), curricula.Progressive()):
         values = [curriculum(k / 100) for k in range(101)]

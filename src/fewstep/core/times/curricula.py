@@ -66,8 +66,9 @@ class Doubling:
 
 @dataclass(frozen=True)
 class Exponential:
-    """MCM's steps: first (last / first)^(p / until), rounded; `last` from progress p = `until` on.
+    """MCM's steps: first (last / first)^(p / until); `last` from progress p = `until` on.
 
+    Not rounded: `Segments` divides by the number of segments first.
     Source: MCM, arXiv 2403.06807, section 3.3: 64 to 1280 over 100k of 200k iterations.
     """
 
@@ -79,9 +80,9 @@ class Exponential:
         _check_order(self.first, self.last)
         require(0 < self.until <= 1, "until", self.until, "a share in 0 .. 1, above 0")
 
-    def __call__(self, progress: float) -> int:
+    def __call__(self, progress: float) -> float:
         share = min(progress / self.until, 1.0)
-        return round(self.first * (self.last / self.first) ** share)
+        return self.first * (self.last / self.first) ** share
 
 
 @dataclass(frozen=True)

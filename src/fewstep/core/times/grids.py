@@ -119,9 +119,9 @@ def _weights(times: Shared) -> Tensor:
 
 
 class Steps(Protocol):
-    """A number of intervals as a function of progress: see `curricula`."""
+    """A number of intervals, or what is rounded to it, by progress: see `curricula`."""
 
-    def __call__(self, progress: float) -> int: ...
+    def __call__(self, progress: float) -> float: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,10 +142,10 @@ class Adjacent:
 
     def grid(self, progress: float) -> Tensor:
         """The N + 1 levels, increasing."""
-        return karras(self.low, self.high, self.steps(progress), self.rho).flip(0)
+        return karras(self.low, self.high, round(self.steps(progress)), self.rho).flip(0)
 
     def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times:
-        intervals = self.steps(progress)
+        intervals = round(self.steps(progress))
         if self.law is None:
             index = (first(u) * intervals).long()
         else:

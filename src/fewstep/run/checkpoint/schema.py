@@ -5,6 +5,7 @@ Nothing else writes or reads these keys: others use the attributes of `Record`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Any
 import torch
 
 from fewstep.base.errors import StorageError, UserError, short_repr
-from fewstep.run.config import MOST_COUNT, Run, run_from_json
+from fewstep.base.json_file import MOST_JSON
+from fewstep.run.config import MOST_BYTES, MOST_COUNT, Run, run_from_json
 from fewstep.run.facts import Facts
 
 FORMAT = 2
 READS = (1, 2)
+MOST_FACTS = MOST_JSON - MOST_BYTES - 2**16  # bytes, beside a run and the rest of state.json
 
 
 class Unreadable(StorageError):
@@ -158,6 +161,20 @@ def check_values(values: Any, path: Path) -> None:
         value = values[name]
         if type(value) is not key.kind or not key.fits(value):
             raise StorageError(f"{path}: {name} = {short_repr(value)}: expected {key.expected}")
+
+
+def check_room(run: Run, facts: Facts) -> None:
+    """Raises UserError where run.json or state.json would be larger than their readers take."""
+    bounds = {
+        "a run": (run.to_json(), MOST_BYTES),
+        "facts of the data": (facts.to_json(), MOST_FACTS),
+    }
+    for what, (values, most) in bounds.items():
+        size = len(json.dumps(values, indent=1))
+        if size > most:
+            raise UserError(
+                f"{what} of {size} bytes, with all names and options: expected at most {most}"
+            )
 
 
 def check_contents(record: Record, path: Path) -> None:

@@ -1,0 +1,28 @@
+"""The names of data that come with the package, and what is said of others. Needs no torch."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from fewstep.base.errors import UserError, unknown
+
+DATA_NAMES = ("digits", "ring8", "grid25", "spiral", "glyphs", "glyphs64")
+OWN_DATA = "tensor"  # of data that is an object of the user's
+
+
+def check_data_name(name: str) -> None:
+    """Raises UserError for what is no such name, and no file or folder here.
+
+    Other schemes, such as hf:NAME, are left to their readers.
+    """
+    if name in (*DATA_NAMES, OWN_DATA) or ":" in name or Path(name).exists():
+        return
+    if Path(name).name != name or Path(name).suffix:
+        raise UserError(f"no file or folder {name}: was it moved?")
+    if get_close_matches(name, DATA_NAMES, n=1, cutoff=0.7):
+        raise unknown("data set", name, DATA_NAMES)
+    raise UserError(
+        f"no file or folder {name} here, and no data set of that name: expected a path, or one of"
+        f" {', '.join(DATA_NAMES)}"
+    )

@@ -1,0 +1,83 @@
+"""The process's own settings: what a caller has set for torch changes nothing in here.
+
+A default dtype or device, autocast, grad or inference mode, numpy's error state and the number of
+threads are the caller's. `surroundings` replaces them and brings them back. Those that torch keeps
+once for the whole process (dtype, precision of matmuls, threads) are changed by the first thread
+that enters and restored by the last that leaves, so that several threads may train or sample.
+`generator_lock` guards the one other thing that threads share: the global random generator.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+
+generator_lock = threading.RLock()  # held by `randomness.fork_rng`: one thread at a time
+
+_lock = threading.Lock()
+_users = 0  # threads, and calls within calls, that are inside
+_before: tuple[torch.dtype, str] = (torch.float32, "highest")  # what the first one found
+_threads = 0  # likewise
+_thread_users = 0
+
+
+@contextmanager
+def surroundings(*, grad: bool = False) -> Iterator[None]:
+    """Inside, torch and numpy are as they are by default, with gradients or without.
+
+    Also as a decorator. The choice between deterministic and other kernels stays the caller's.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_process_settings())
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.set_grad_enabled(grad))
+        stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
+        if torch.get_default_device().type != "cpu":  # else nothing: it costs each operation time
+            stack.enter_context(torch.device("cpu"))
+        for kind in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Inside, an operation of this thread on the CPU takes that many threads."""
+    global _threads, _thread_users
+    own = torch.get_num_threads()
+    with _lock:
+        if _thread_users == 0:
+            _threads = own
+        _thread_users += 1
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        with _lock:
+            _thread_users -= 1
+            # A thread that began meanwhile took over the number of another one's inside.
+            torch.set_num_threads(own if _thread_users else _threads)
+
+
+@contextmanager
+def _process_settings() -> Iterator[None]:
+    """Inside, the settings of the whole process are torch's own."""
+    global _users, _before
+    with _lock:
+        if _users == 0:
+            _before = (torch.get_default_dtype(), torch.get_float32_matmul_precision())
+            torch.set_default_dtype(torch.float32)
+            torch.set_float32_matmul_precision("highest")
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                torch.set_default_dtype(_before[0])
+                torch.set_float32_matmul_precision(_before[1])

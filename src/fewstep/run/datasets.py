@@ -1,0 +1,122 @@
+"""The data of a run: how they are read, where they are now, and rows that it did not learn."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import torch
+
+from fewstep import data as datasets
+from fewstep import exact
+from fewstep.base.data_names import OWN_DATA
+from fewstep.base.errors import UserError, require
+from fewstep.data import SPLIT_SEED, Dataset, Reading
+from fewstep.run.config import Run
+from fewstep.run.facts import Facts
+
+log = logging.getLogger("fewstep")
+
+
+def reading_of(run: Run, facts: Facts | None = None) -> Reading:
+    """How the run's data are read; by the units of those facts where there are any."""
+    reading = Reading(
+        size=run.data_size,
+        bad_files=run.bad_files,
+        units=run.units,
+        channel_axis=run.channel_axis,
+        columns=run.columns,
+        label_column=run.label_column,
+        condition_columns=run.condition_columns,
+        cond=run.cond,
+    )
+    if facts is None:
+        return reading
+    return replace(reading, origin_units=facts.units, origin_cond_units=facts.cond_units)
+
+
+def data_of(run: Run, facts: Facts, data: str | Dataset | None = None) -> Dataset:
+    """The data that a run learned: in `data`, or else where they were.
+
+    Of a run on the user's own arrays, which are stored nowhere, `data` names all rows that it
+    learned, or others of that kind: see `held_out`. Raises UserError where they are others.
+    """
+    if run.data == OWN_DATA and not isinstance(data, Dataset):
+        return _own_data(run, facts, data)
+    dataset = data
+    if not isinstance(dataset, Dataset):
+        dataset = dataset_of(dataset or run.data, reading_of(run, facts))
+    dataset = dataset if run.labels else dataset.without_labels()
+    if dataset.fingerprint() != facts.data:
+        raise UserError(
+            f"data {dataset.name!r} is not what this run was trained on: scores would mean nothing;"
+            " name the place where that is now, --data PATH"
+        )
+    return dataset
+
+
+def _own_data(run: Run, facts: Facts, path: str | None) -> Dataset:
+    """What a file holds for a run that learned arrays: the rows it learned, or held-out ones."""
+    if path is None:
+        raise UserError(
+            "this run learned arrays of your own, and they are stored nowhere: --data PATH names a"
+            " file with rows that it did not learn, such as .npy"
+        )
+    dataset = dataset_of(path, reading_of(run, facts))
+    dataset = dataset if run.labels else dataset.without_labels()
+    if dataset.fingerprint() == facts.data:
+        return dataset
+    whole = datasets.without_split(dataset)
+    return whole if whole.fingerprint() == facts.data else held_out(whole, facts)
+
+
+def held_out(dataset: Dataset, facts: Facts) -> Dataset:
+    """Rows that a run did not learn, all in `train`: half of them its reference, half its test.
+
+    Raises UserError where they are of another shape or have another kind of condition.
+    """
+    shape, kind = dataset.shape, datasets.kind_of(dataset.train.cond)
+    fits = shape == facts.shape and kind == facts.cond and dataset.classes <= facts.classes
+    if not fits:
+        raise UserError(
+            f"data {dataset.name!r} of shape {shape} and condition {kind}: expected rows of shape"
+            f" {facts.shape} with condition {facts.cond} and at most {facts.classes} classes, as"
+            " this run learned"
+        )
+    order = datasets.shuffle("held out", len(dataset.train.x0))
+    half = len(order) // 2
+    log.warning(
+        "fewstep: data %r is taken for rows that this run did not learn: %d are the reference, and"
+        " %d the floor",
+        dataset.name,
+        len(order) - half,
+        half,
+    )
+    return replace(
+        dataset,
+        train=dataset.train.rows(order[half:]),
+        test=dataset.train.rows(order[:half]),
+        classes=facts.classes,
+        held_out_of=facts.data,
+    )
+
+
+def dataset_of(name: str, reading: Reading | None = None) -> Dataset:
+    """The data set of that name or path, or samples of a closed form: exact:NAME.
+
+    Of a closed form 20,000 samples are for training and 2,000 for each held-out split, always the
+    same ones.
+    """
+    kind, _, law_name = name.partition(":")
+    reading = reading or Reading()
+    if kind != "exact":
+        return datasets.read_dataset(name, reading)
+    require(
+        reading.size is None, "data_size", reading.size, "none, since a closed form has its shape"
+    )
+    reading.refuse(name)
+    law = exact.named(law_name)
+    samples = law.draw(24_000, SPLIT_SEED)  # not the draw that `sample` gives by default
+    splits = torch.arange(24_000).split([20_000, 2000, 2000])
+    train, validation, test = (samples.rows(index) for index in splits)
+    return Dataset(name, train, validation, test, law.classes)

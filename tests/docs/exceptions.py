@@ -1,0 +1,39 @@
+"""What is not run as it stands, each with its reason; a row must be of use."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple
+
+# left: not looked at; parsed: its options exist; meta: the run is built without memory.
+How = Literal["left", "parsed", "meta"]
+
+
+class Special(NamedTuple):
+    """Commands that match a pattern from their start."""
+
+    pattern: str
+    how: How
+    reason: str
+
+    def fits(self, command: str) -> bool:
+        return re.match(self.pattern, command) is not None
+
+
+PUBLISHED = r"(cifar10|imagenet32|imagenet64|imagenet128|celeba64|lsun64)-|glyphs"
+
+EXCEPTIONS = [
+    Special(r"make ", "left", "targets of make: tests/project/test_readme.py"),
+    Special(r"pip install", "left", "installs packages"),
+    Special(r"(export|test) ", "left", "of a cluster's job script"),
+    Special(r"python (-m )?(benchmarks|docs)", "left", "minutes to hours; the script exists"),
+    Special(r"fewstep import ", "left", "the page says that this verb does not exist yet"),
+    Special(rf"fewstep train ({PUBLISHED})", "meta", "data, weights and a GPU that are not here"),
+    Special(r"fewstep verify --claims", "parsed", "41 minutes on two cores"),
+    Special(r"fewstep doctor TEACHER\.safetensors", "parsed", "weights of the reader's own"),
+    Special(r"torchrun --max-restarts 3$", "left", "an option of the launcher alone"),
+    Special(r"fewstep eval --reference$", "parsed", "statistics of the reader's own"),
+    Special(r"fewstep sample RUN --cond FILE", "parsed", "conditions of the reader's own"),
+    Special(r"fewstep train digits .*distance lpips", "parsed", "the package lpips is not here"),
+    Special(r"fewstep doctor my\.module", "parsed", "code of the reader's own"),
+]
