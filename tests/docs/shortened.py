@@ -18,6 +18,7 @@ from PIL import Image
 import fewstep as fs
 from fewstep.cli import main
 from fewstep.cli import train as train_verb
+from fewstep.cli.train_options import last_value
 from fewstep.data import Units
 from fewstep.run.build import build_method, build_student, with_defaults
 from fewstep.run.facts import Facts
@@ -42,6 +43,7 @@ NAMES = {
     "RUN…": "RUN",
     "RECIPE": "digits",
     "WHAT": "digits",
+    "DATA": "digits",
 }
 BRACKETS = {"N": "64", "K": "1", "A,B": "energy", "DIR": "page"}  # of options in [brackets]
 # Of options in brackets whose values are files that are not here.
@@ -86,7 +88,10 @@ def short(words: list[str], piece: Piece) -> list[str]:
     rest += SHORTER.get(verb, ())
     if verb == "train":
         # Commands without --resume are alternatives: a later one begins anew.
-        folder = train_verb.out_folder(train_verb.base_run(rest, False), rest)
+        words = train_verb.with_recipe_first(rest)
+        recipe = "digits" if words[0].startswith("-") else words[0]
+        run = train_verb.run_of(recipe, last_value(words, "--method"))
+        folder = train_verb.out_folder(run, words)
         if "--resume" not in rest:
             shutil.rmtree(folder, ignore_errors=True)
         if "song_unet" in rest:
@@ -126,7 +131,10 @@ def check_training(words: list[str], *, build: bool) -> None:
     """Reads the command as a run; `build`: its method and, on the meta device, its network."""
     runs: list[fs.Run] = []
     words = [NAMES.get(word, word) for word in words]
-    with mock.patch("fewstep.cli.train.start", lambda run, *_, **__: runs.append(run) or 0):
+    with (
+        mock.patch("fewstep.cli.train.start", lambda run, *_, **__: runs.append(run) or 0),
+        mock.patch("fewstep.cli.train.check_data_name"),  # the data are not here
+    ):
         code = main(words)
     if code:
         raise ValueError(f"exit code {code}")
