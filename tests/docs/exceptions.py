@@ -34,6 +34,7 @@ EXCEPTIONS = [
     Special(r"torchrun --max-restarts 3$", "left", "an option of the launcher alone"),
     Special(r"fewstep eval --reference$", "parsed", "statistics of the reader's own"),
     Special(r"fewstep sample RUN --cond FILE", "parsed", "conditions of the reader's own"),
+    Special(r"fewstep eval RUN --data FILE", "parsed", "rows of the reader's own"),
     Special(r"fewstep sample RUN --label cat", "parsed", "a run on class folders"),
     Special(r"fewstep sample RUN --out s\.csv", "parsed", "a run on a table"),
     Special(r"fewstep train digits .*distance lpips", "parsed", "the package lpips is not here"),
