@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 import fewstep as fs
 from fewstep.base.randomness import generator
+from fewstep.core.process import edm
 from fewstep.core.rounding import compares, rounding
+from fewstep.core.times import Times
 from tests.support.toys import GAUSSIAN
 
 LEVELS = (0.1, 0.5, 2.0, 10.0, 60.0)
@@ -61,3 +65,18 @@ def test_which_methods_learn_a_difference():
     names = ("ect", "ict", "cd", "gc", "tcm", "mcm")
     assert all(compares(getattr(fs.methods, name)()) for name in names)
     assert not any(compares(getattr(fs.methods, name)()) for name in ("diffusion", "sct"))
+
+
+def test_what_cannot_be_measured_is_no_zero():
+    """A denoiser that takes float32 alone has no truth beside its own answers."""
+
+    def denoiser(x_t, t, cond=None):
+        if x_t.dtype != torch.float32:
+            raise TypeError("float32 alone")
+        return x_t / 2
+
+    x = torch.ones(4, 2)
+    t = torch.full((4,), 1.0, dtype=torch.float64)
+    times = Times(t, 0.9 * t, 0.9 * t, torch.ones_like(t))
+    (ratio,) = rounding(denoiser, edm(), x, x, times, None, [None]).ratios()
+    assert math.isnan(ratio)

@@ -133,3 +133,10 @@ def test_strict_refuses_and_a_run_warns(tmp_path, capsys, caplog):
     assert main(["scan", str(tmp_path / "x.npy"), "--strict"]) == 2
     with pytest.raises(UserError, match=r"strict: .*constant"):
         fs.train(tiny_run(), x, strict=True, progress=False)
+
+
+def test_a_variable_without_any_value_is_no_constant():
+    mask = np.ones((60, 2), bool)
+    mask[:, 1] = False
+    (mark,) = marks(normal(60, 2), {"mask": mask})
+    assert mark.startswith("without a value in any training row: 1")

@@ -54,16 +54,22 @@ def rounding(
     """The rounding of D(x_t, t) - D(x_r, r) where networks pass in each of the dtypes.
 
     x0, z `[B, ...]`; None is the network's own precision. The truth is the difference by a copy in
-    float64; by the network's own precision where the copy cannot be asked, whose error is then 0.
+    float64; by the network's own precision where the copy cannot be asked, whose error is then NaN:
+    not measured.
     Both points mix the same x0 and z, nothing is dropped.
     """
     own = _difference(denoiser, process, x0, z, times, cond)
+    own_error = None
     try:
         truth = _difference(_wide(denoiser), process, x0.double(), z.double(), times, _wide(cond))
     except (RuntimeError, TypeError, ValueError, NotImplementedError):  # it takes float32 alone
         truth = own.double()
+        own_error = truth.new_full((len(x0),), math.nan)
     errors = []
     for dtype in passes:
+        if dtype is None and own_error is not None:
+            errors.append(own_error)
+            continue
         with passes_in(dtype):
             value = own if dtype is None else _difference(denoiser, process, x0, z, times, cond)
         errors.append(mse(value.double(), truth))

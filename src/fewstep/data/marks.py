@@ -60,12 +60,22 @@ def marks_of_conditions(conditions: Mapping[str, tuple[Variable, ...]]) -> Itera
 def _mark_constants(dataset: Dataset, columns: list[Column]) -> Iterator[str]:
     scale = np.atleast_1d(dataset.units.scale)
     constant = [
-        f"{column.name} ({in_user_units(dataset.units, place, 0):g})"
+        (f"{column.name} ({in_user_units(dataset.units, place, 0):g})", place)
         for place, column in enumerate(columns)
         if len(scale) == len(columns) and scale[place] == 0
     ]
-    if constant:
-        yield f"constant in all rows: {first_of(constant)}"
+    absent = [text for text, place in constant if not _has_values(dataset, place)]
+    same = [text for text, place in constant if _has_values(dataset, place)]
+    if same:
+        yield f"constant in all rows: {first_of(same)}"
+    if absent:
+        yield f"without a value in any training row: {first_of(absent)}"
+
+
+def _has_values(dataset: Dataset, place: int) -> bool:
+    """Whether the mask leaves a value of a variable."""
+    train = dataset.train
+    return numbers_of(train.x0, train.cond, dataset.units.axis, place).values.size > 0
 
 
 def _mark_twins(dataset: Dataset, columns: list[Column]) -> Iterator[str]:
