@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from fewstep.base.errors import UserError, require
+from fewstep.base.errors import require
 from fewstep.networks.attention import LayerNorm
 from fewstep.networks.dropout import Masks, drop, masks_for, probability
-from fewstep.networks.embedding import NoiseFeatures, labels_fit
+from fewstep.networks.embedding import NoiseFeatures, features_fit, labels_fit, parts_of
 
 
 class Block(nn.Module):
@@ -33,18 +33,6 @@ class Block(nn.Module):
         scale, shift = self.modulate(emb).chunk(2, 1)
         inside = silu(self.inner(torch.addcmul(shift, self.norm(h), 1 + scale)))
         return h + self.out(dropout(inside))
-
-
-def parts(cond: Any) -> tuple[Tensor | None, Tensor | None]:
-    """Labels and features `[B, F]` of a condition: a dict's own, or a tensor by its type."""
-    if isinstance(cond, Mapping):
-        label = cond.get("label")
-        features = cond.get("features")
-    elif cond is not None and cond.is_floating_point():
-        label, features = None, cond
-    else:
-        label, features = cond, None
-    return label, None if features is None else features.reshape(len(features), -1)
 
 
 class ResidualMLP(nn.Module):
@@ -92,13 +80,9 @@ class ResidualMLP(nn.Module):
 
     def embed(self, noise_label: Tensor, cond: Any) -> Tensor:
         emb = self.time(self.noise(noise_label).to(self.time.weight.dtype))
-        label, features = parts(cond)
+        label, features, _ = parts_of(cond)
         labels_fit(self.classes, label)
-        if self.given is None and features is not None:
-            raise UserError("this network takes no features: got some")
-        if self.given is not None and features is None:
-            count = self.given.in_features
-            raise UserError(f"this network needs {count} features a sample: got none")
+        features_fit(self.given.in_features if self.given else 0, features)
         if self.label is not None and label is not None:
             emb = emb + self.label(label.clamp_min(0)) * (label >= 0)[:, None]
         if self.given is not None and features is not None:

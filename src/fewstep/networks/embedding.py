@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,34 @@ def labels_fit(classes: int, cond: Tensor | None) -> None:
         raise UserError(f"this network needs {need}: got cond=None")
     if not classes and cond is not None:
         raise UserError("this network takes no labels: got cond=labels")
+
+
+def features_fit(count: int, features: Tensor | None) -> None:
+    """A network of `count` features needs as many, one of 0 takes none; else a UserError."""
+    if not count and features is not None:
+        raise UserError("this network takes no features: got some")
+    if count and (features is None or features.shape[1] != count):
+        given = "none" if features is None else features.shape[1]
+        raise UserError(f"this network needs {count} features a sample: got {given}")
+
+
+class Parts(NamedTuple):
+    """A condition taken apart; each is None where there is none."""
+
+    label: Tensor | None  # [B] int64, -1 is no label
+    features: Tensor | None  # [B, F]
+    mask: Tensor | None  # bool, False where a sample has no element
+
+
+def parts_of(cond: Any) -> Parts:
+    """Label, features and mask of a condition: a dict's own, or a tensor by its type."""
+    if isinstance(cond, Mapping):
+        label, features, mask = (cond.get(key) for key in ("label", "features", "mask"))
+    elif cond is not None and cond.is_floating_point():
+        label, features, mask = None, cond, None
+    else:
+        label, features, mask = cond, None, None
+    return Parts(label, None if features is None else features.reshape(len(features), -1), mask)
 
 
 def one_hot(cond: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
