@@ -65,7 +65,7 @@ def test_middle_times_are_noise_levels_on_every_process():
 
 def test_sampling_gaussian_data_gives_its_law_on_every_process():
     """The solvers carry the prior to N(mean, std), within what a hundred moves leave."""
-    z = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    z = torch.randn(6_000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for name, process in PROCESSES.items():
         for kind in ("ddim", "heun", "ancestral"):
             own = sampler(kind)
