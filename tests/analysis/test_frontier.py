@@ -15,7 +15,7 @@ import torch
 import fewstep as fs
 from fewstep.analysis import frontier
 from fewstep.analysis.frontier import figures, latency, page, scoring, summary
-from fewstep.analysis.frontier.levels import (
+from fewstep.run.levels import (
     Bounds,
     bounds_of,
     insert,

@@ -32,6 +32,7 @@ from fewstep.run.checkpoint import write as write_checkpoint
 from fewstep.run.checkpoint.schema import Position, check_contents, new_record
 from fewstep.run.config import Run
 from fewstep.run.facts import Facts
+from fewstep.run.levels import Chosen, bounds_of
 from fewstep.run.weights import NOT_WEIGHTS, check_weights, load_weights, weights_by_name
 
 log = logging.getLogger("fewstep")
@@ -50,6 +51,7 @@ class Generator:
     step: int
     fingerprint: str = field(default="")
     has_own_levels: bool = False  # by `with_later_sigmas`: they are used as they are, or refused
+    chosen: Chosen = field(default_factory=Chosen, compare=False)  # levels, when training ended
     room: Room = field(default_factory=Room, compare=False)  # what memory its samples take
 
     def __repr__(self) -> str:
@@ -148,7 +150,7 @@ class Generator:
         for name, (value, bound) in least.items():
             fine = type(value) is int and value >= bound
             require(fine, name, value, f"a whole number, {bound} or more")
-        grid = by.times(self.method.process, count, self.later_sigmas)
+        grid = by.times(self.method.process, count, self.levels_of(count))
         self._check_range(count, grid)
         wish = self._user_cond(n, cond)
         warn_outside(self.facts.description, wish)
@@ -164,6 +166,18 @@ class Generator:
         """Noise levels of the later steps: the run's, or its method's own."""
         sigmas = self.run.later_sigmas
         return self.method.later_sigmas if sigmas is None else sigmas
+
+    def levels_of(self, steps: int) -> tuple[float, ...]:
+        """The noise levels that `sample` takes for the later ones of so many steps.
+
+        Those of `with_later_sigmas` or of the run's settings where they are as many; else those
+        chosen on the validation split when training ended; else the method's.
+        """
+        own = self.later_sigmas
+        is_set = own != self.method.later_sigmas and len(own) == steps - 1
+        if self.has_own_levels or is_set or steps < 2 or type(steps) is not int:
+            return own
+        return self.chosen.of(steps, bounds_of(self)) or own
 
     def with_later_sigmas(self, sigmas: tuple[float, ...] | None) -> Generator:
         """Itself with other noise levels of the later steps; None: the same. Raises UserError.
@@ -249,7 +263,9 @@ class Generator:
             modules = {"ema": pair.high, "frozen": pair.low}
         groups = {name: module.state_dict() for name, module in modules.items()}
         stage = 2 if self.method.before is not None else 1
-        record = new_record(self.run, self.facts, Position(step=self.step, stage=stage))
+        position = Position(step=self.step, stage=stage)
+        levels = self.chosen.to_json() if self.chosen.levels else None
+        record = new_record(self.run, self.facts, position, levels=levels)
         write_checkpoint(Path(path), groups, record.to_json())
 
 
@@ -372,4 +388,7 @@ def load(
         low = blueprint.network_with(checkpoint.groups["frozen"])
         denoiser = Truncated(low, denoiser, parts.trained_from)
         denoiser.requires_grad_(False).eval()
-    return Generator(run, blueprint.facts, parts, denoiser.to(pick_device(device)), step, digest)
+    # They are of the last stage, and of its networks alone.
+    chosen = Chosen() if is_first or composite else checkpoint.record.chosen
+    denoiser = denoiser.to(pick_device(device))
+    return Generator(run, blueprint.facts, parts, denoiser, step, digest, chosen=chosen)

@@ -18,6 +18,7 @@ from fewstep.run.config import Run
 from fewstep.run.prepare import Prepared
 from fewstep.run.stages import stage_at
 from fewstep.training import hand_over, workers
+from fewstep.training.level_choice import choose_levels
 from fewstep.training.batches import Batch, draw_batch, to_device
 from fewstep.training.pace import Pace
 from fewstep.training.recorder import Recorder, due
@@ -80,6 +81,9 @@ def loop(prepared: Prepared, state: State, launch: Launch, recorder: Recorder | 
             step = f"{state.step} of {run.iterations}"
             progress.update(run.batch, step=step, loss=f"{row['loss']:.4g}")
             if line := pace.after_step():
+                progress.note(line)
+            if state.step == run.iterations:
+                state.chosen, line = choose_levels(prepared, state)
                 progress.note(line)
             if recorder:
                 seconds = time.monotonic() - start

@@ -126,6 +126,7 @@ class Recorder:
             self.state.position(),
             machine=self._machine(),
             skipped=list(dataset.skipped) or None if dataset else None,
+            levels=self.state.chosen.to_json() if self.state.chosen.levels else None,
         )
 
     def save(self) -> None:

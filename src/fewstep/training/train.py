@@ -140,7 +140,10 @@ def _train(prepared: Prepared, launch: Launch) -> Generator:
         average = state.averages["ema"]
         if fresh is not None:
             average = parallel.plain(average, fresh)
-        return Generator(run, facts, prepared.method, average, state.step, state.fingerprint())
+        digest = state.fingerprint()
+        return Generator(
+            run, facts, prepared.method, average, state.step, digest, chosen=state.chosen
+        )
 
     try:
         loop(prepared, state, launch, recorder)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fewstep.analysis.frontier.latency import Timing
-from fewstep.analysis.frontier.levels import Levels
+from fewstep.run.levels import Levels
 from fewstep.analysis.frontier.models import Subject
 from fewstep.analysis.metrics import Difference, Result, compare
 

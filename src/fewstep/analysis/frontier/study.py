@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from fewstep.analysis.frontier.latency import Timing, clock_calls, evaluations
-from fewstep.analysis.frontier.levels import Levels, bounds_of, starts
+from fewstep.run.levels import Levels, bounds_of, starts
 from fewstep.analysis.frontier.models import SOLVERS, Subject
 from fewstep.analysis.frontier.points import MULTISTEP, Point, judge_points
 from fewstep.analysis.frontier.scoring import Bench, Plan
-from fewstep.analysis.frontier.search import search
+from fewstep.run.level_search import search
 from fewstep.analysis.metrics import Result
 from fewstep.base.errors import UserError
 from fewstep.base.progress import Progress

@@ -17,6 +17,7 @@ from fewstep.base.errors import StorageError, UserError, short_repr
 from fewstep.base.json_file import MOST_JSON
 from fewstep.run.config import MOST_BYTES, MOST_COUNT, Run, run_from_json
 from fewstep.run.facts import Facts
+from fewstep.run.levels import Chosen
 
 FORMAT = 2
 READS = (1, 2)
@@ -62,6 +63,7 @@ class Record(Position):
     torch: str | None = None  # version that wrote it
     machine: dict[str, Any] | None = None  # {"device", "threads", "processes"} that wrote it
     skipped: list[str] | None = None  # files of the data that could not be read; unsaid: none
+    levels: dict[str, Any] | None = None  # chosen at the end; unsaid: the method's own
     incident: dict[str, Any] | None = None  # {"error", "progress"} of a step that is not finite
     shards: int | None = (
         None  # processes that wrote a part of the groups each; unsaid: one wrote all
@@ -76,6 +78,11 @@ class Record(Position):
     def facts(self) -> Facts:
         """Raises StorageError."""
         return Facts.from_json(self.facts_json)
+
+    @property
+    def chosen(self) -> Chosen:
+        """The levels of later steps that were chosen when training ended."""
+        return Chosen.from_json(self.levels) or Chosen()
 
     @property
     def processes(self) -> int:
@@ -115,6 +122,7 @@ KEYS = {
     "torch": Key("torch", str, "a text"),
     "machine": Key("machine", dict, "an object"),
     "skipped": Key("skipped", list, "a list"),
+    "levels": Key("levels", dict, "levels by steps", lambda v: Chosen.from_json(v) is not None),
     "incident": Key("incident", dict, "an object"),
     "shards": _count("shards", MOST_COUNT, "0 or more, below 2^31"),
 }

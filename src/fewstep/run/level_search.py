@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from fewstep.analysis.frontier.levels import Bounds, Levels, round_level
+from fewstep.run.levels import Bounds, Levels, round_level
 
 # The first and the finest move of a level, in ln(sigma).
 _FIRST = 0.8

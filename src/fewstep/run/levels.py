@@ -1,23 +1,79 @@
-"""The noise levels that later steps of a multistep sampler may take, and where a search starts."""
+"""The noise levels that later steps of a multistep sampler may take, and those that were chosen."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from fewstep.core.denoiser import Truncated
 from fewstep.core.sampling import multistep_grid
-from fewstep.run.generator import Generator
+
+if TYPE_CHECKING:
+    from fewstep.run.generator import Generator
 
 Levels = tuple[float, ...]  # sigma / alpha of the later steps, decreasing
+
+MOST_STEPS = 1000  # that levels may be chosen for
 
 _DIGITS = 4  # of a level, so that the printed levels are those that were scored
 _LEAST_RATIO = 1.02  # of neighbouring levels
 _PLACES = 6  # at which a further level is tried first, over all gaps
 # EDM's levels in standard deviations of the data, where a process has no end of its own.
 _RANGE = (0.004, 160.0)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Levels that were chosen on held-out data when training ended, and the scores they reached."""
+
+    levels: Mapping[int, Levels] = field(default_factory=dict)  # by the number of steps
+    scores: Mapping[int, float] = field(default_factory=dict)  # the lower the better; of 1 step too
+
+    def of(self, steps: int, bounds: Bounds) -> Levels | None:
+        """Those for so many steps; where none were chosen, the nearest fewer or more, stretched."""
+        if steps in self.levels or steps < 2 or not self.levels:
+            return self.levels.get(steps)
+        near = min(self.levels, key=lambda other: (other > steps, abs(other - steps)))
+        levels = stretch(self.levels[near], steps - 1, bounds)
+        return levels if bounds.allow(levels) else None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON's own types."""
+        levels = {str(steps): list(one) for steps, one in self.levels.items()}
+        return {"levels": levels, "scores": {str(k): score for k, score in self.scores.items()}}
+
+    @staticmethod
+    def from_json(values: Any) -> Chosen | None:
+        """The levels that `to_json` gave; None for what is none."""
+        if not isinstance(values, dict) or values.keys() != {"levels", "scores"}:
+            return None
+        levels, scores = values["levels"], values["scores"]
+        if not (isinstance(levels, dict) and isinstance(scores, dict)):
+            return None
+        if not all(_is_steps(key) for key in (*levels, *scores)):
+            return None
+        if not all(_are_levels(one, int(key) - 1) for key, one in levels.items()):
+            return None
+        if not all(type(score) is float for score in scores.values()):
+            return None
+        return Chosen(
+            {int(key): tuple(one) for key, one in levels.items()},
+            {int(key): score for key, score in scores.items()},
+        )
+
+
+def _is_steps(key: str) -> bool:
+    return key.isascii() and key.isdigit() and 1 <= int(key[:4]) <= MOST_STEPS and len(key) <= 4
+
+
+def _are_levels(values: Any, count: int) -> bool:
+    if not isinstance(values, list) or len(values) != count:
+        return False
+    fine = all(type(level) is float and 0 < level < math.inf for level in values)
+    return fine and all(a > b for a, b in pairwise(values))
 
 
 def round_level(level: float, towards: int = 0) -> float:
@@ -72,7 +128,7 @@ def _between(high: float, low: float, count: int) -> Iterator[float]:
 def own_levels(generator: Generator, steps: int, bounds: Bounds) -> Levels:
     """The sampler's own levels; even in the logarithm where its student has not learned these."""
     process = generator.method.process
-    grid = multistep_grid(process, steps, generator.later_sigmas)[1:-1]
+    grid = multistep_grid(process, steps, generator.levels_of(steps))[1:-1]
     levels = tuple(round_level(float(process.level(t))) for t in grid)
     return levels if bounds.allow(levels) else bounds.even(steps - 1)
 

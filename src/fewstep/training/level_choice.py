@@ -1,0 +1,96 @@
+"""The noise levels of later steps, chosen on the validation split when training ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from fewstep.base.conditions import Cond, apply_mask
+from fewstep.base.randomness import block_seed, permutation
+from fewstep.core import sampling
+from fewstep.data import Arrays, Dataset
+from fewstep.run.generator import Generator
+from fewstep.run.level_search import search
+from fewstep.run.levels import Chosen, Levels, bounds_of, starts
+from fewstep.run.prepare import Prepared
+from fewstep.training.state import State
+
+TRIES = {2: 12, 4: 10, 8: 8}  # sets of levels that are scored, by the number of steps
+SHARE = 0.05  # of the samples that training drew: as many pass through the network, at most
+FEWEST, MOST = 64, 1000  # validation rows that samples are compared with
+COST = 1 + sum(steps * tries for steps, tries in TRIES.items())  # passes for each of them
+
+Score = Callable[[int, Levels], float]
+
+
+def choose_levels(prepared: Prepared, state: State) -> tuple[Chosen, str]:
+    """Levels for 2, 4 and 8 steps, each with the lowest score that a short search finds; a line.
+
+    A score is the energy distance of samples to validation rows, by what tells them apart
+    (`measures.clues`: values, structure, condition), the same noise for all. The method's own
+    levels are the first that are tried; they stay where there is nothing to choose by.
+    """
+    run, dataset = prepared.run, prepared.dataset
+    by = sampling.sampler(prepared.method.sampler)
+    if by.grid is not sampling.multistep_grid or not run.choose_levels or dataset is None:
+        return Chosen(), ""
+    count = min(len(dataset.validation.x0), MOST, int(SHARE * run.iterations * run.batch) // COST)
+    own = "2 and more steps take the method's own noise levels: "
+    if len(dataset.validation.x0) < FEWEST:
+        return Chosen(), f"{own}{len(dataset.validation.x0)} validation rows are too few to choose"
+    if count < FEWEST:
+        return Chosen(), f"{own}so short a run has no time to choose"
+    if state.is_sharded:
+        return Chosen(), f"{own}weights in shards cannot be asked by one process"
+    facts = replace(prepared.facts, description={})  # what lies outside is no news here
+    generator = Generator(run, facts, prepared.method, state.averages["ema"], state.step)
+    score = scoring(generator, dataset, count, run.seed)
+    scores, levels = {1: score(1, ())}, {}
+    best: Levels | None = None
+    for steps, tries in TRIES.items():
+        bounds = bounds_of(generator)
+        first = starts(generator, steps, bounds, best)
+        if not first:
+            break
+        found = search(lambda one, steps=steps: score(steps, one), first, bounds, tries)
+        best, levels[steps], scores[steps] = found.levels, found.levels, found.value
+    chosen = Chosen(levels, scores)
+    return chosen, describe(chosen, count)
+
+
+def scoring(generator: Generator, dataset: Dataset, count: int, seed: int) -> Score:
+    """(steps, levels) -> the energy distance of `count` samples to as many validation rows."""
+    order = permutation(0, "level choice", 0, len(dataset.validation.x0))[:count]
+    rows = dataset.validation.rows(order)
+    clues = clues_of(dataset, layout_of(dataset))
+    goal = clues(rows)
+    spread_of_goal = spread(goal)
+    cond: Cond = dataset.user_cond(rows.cond)
+    noise = block_seed(seed, "level choice", 0)
+
+    def score(steps: int, levels: Levels) -> float:
+        one = generator.with_later_sigmas(levels or None)
+        x = one.sample(count, steps=steps, seed=noise, cond=cond)
+        x0 = apply_mask(dataset.units.to_model(x), rows.cond)
+        if not bool(torch.isfinite(x0).all()):
+            return math.inf
+        return energy(clues(Arrays(x0, rows.cond)), goal, spread_of_goal)
+
+    return score
+
+
+def describe(chosen: Chosen, count: int) -> str:
+    """One line: levels and scores by the number of steps, and what does not pay."""
+    parts = [f"1 step {chosen.scores[1]:.3g}"]
+    for steps, levels in chosen.levels.items():
+        at = ", ".join(f"{level:.3g}" for level in levels[:3]) + (", ..." if steps > 4 else "")
+        parts.append(f"{steps} steps {chosen.scores[steps]:.3g} (levels {at})")
+    best = min(chosen.scores, key=lambda steps: chosen.scores[steps])
+    rest = "" if best == max(chosen.scores) else f"; more than {best} do not pay"
+    return (
+        f"levels of later steps, chosen on {count} validation rows by energy distance:"
+        f" {'; '.join(parts)}{rest}"
+    )
