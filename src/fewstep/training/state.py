@@ -85,6 +85,7 @@ class State:
     teacher: RowCounter | None = None  # not trained, so that no checkpoint holds it
     teacher_rows: int = 0  # that it evaluated in all steps so far
     world: World = ALONE  # the processes that train together
+    chosen: Chosen = field(default_factory=Chosen)  # levels of later steps, at the end
     is_sharded: bool = False  # whether each of them holds a part of every weight
     spare: nn.Module | None = None  # what will be `frozen`, where a network cannot be copied
     # SHA-256 over the chain before and the row that was logged last: a chain of all rows.
@@ -214,6 +215,7 @@ class State:
         self.step = record.step
         self.stage_start = record.stage_start or 0
         self.teacher_rows = record.teacher_rows or 0
+        self.chosen = record.chosen
         self.log_chain = record.log or ""
         if self.teacher and self.step and record.teacher_rows is None:
             log.warning(
