@@ -70,6 +70,7 @@ MISTAKES = {  # the command, and words of its line
     "eval digits --split train": "invalid choice 'train'",
     "sample digits --steps few": "expected INT, got 'few'",
     "train toy --later-sigmas 100": "below t_max",
+    "train toy --out=": "--out = '': expected a folder",
     "sample digits --ema fast": "no weights 'fast'",
 }
 

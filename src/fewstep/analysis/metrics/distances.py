@@ -69,7 +69,7 @@ def spread(x: Tensor) -> float:
     Kept for the last few sets: scores of one run after the other share their training data.
     """
     digest = hashlib.sha256(f"{x.shape}|{x.dtype}".encode())
-    digest.update(x.detach().cpu().contiguous().numpy())
+    digest.update(x.detach().cpu().contiguous().numpy().data)
     key = digest.digest()
     if key not in _SPREADS:
         while len(_SPREADS) >= _KEPT:
