@@ -12,7 +12,7 @@ import pytest
 from fewstep.cli import main
 from tests.support.resources import MIB, run_contained
 
-# A row takes 256 KiB while it passes, 1000 rows 250 MiB; memory that is never touched costs no time.
+# A row takes 256 KiB while it passes. Memory that is never touched costs no time.
 NETWORK = """
 import torch
 

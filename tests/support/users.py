@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 import fewstep as fs
 from fewstep.cli import main
@@ -30,6 +31,18 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     assert output.out == ""
     assert output.err.count("\n") == 1
     return output.err
+
+
+def train(data: str, *options: str, out: str = "run") -> fs.Generator:
+    """What `fewstep train` makes of that data in a few steps."""
+    assert main(["train", "toy", "--data", data, "--out", out, *SHORT, *options]) == 0
+    return fs.load(out, device="cpu")
+
+
+def everything(dataset: fs.data.Dataset) -> np.ndarray:
+    """The samples of all splits in the user's units, in no order that matters."""
+    splits = (dataset.train, dataset.validation, dataset.test)
+    return dataset.units.to_user(torch.cat([one.x0 for one in splits])).numpy()
 
 
 def samples(*argv: str) -> np.ndarray:
