@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fewstep import data
+from fewstep.base.data_names import DATA_NAMES
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import generator
 
@@ -130,6 +131,12 @@ def test_what_does_not_fit_is_told_in_one_line(value, message):
     with pytest.raises(UserError, match=message) as error:
         data.from_tensors(value)
     assert "\n" not in str(error.value)
+
+
+def test_the_names_of_data_are_those_that_are_checked():
+    assert tuple(data.DATASETS) == DATA_NAMES
+    for name, make in data.DATASETS.items():
+        assert make.__name__ == name
 
 
 def test_nan_in_a_data_set_names_the_sample():
