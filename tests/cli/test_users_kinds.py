@@ -248,8 +248,6 @@ def test_a_log_of_training_holds_no_bar(capsys):
     error = capsys.readouterr().err
     assert "\r" not in error
     assert "%" not in error
-    assert main(["train", "toy", "--out", "quiet", *SHORT, "--quiet"]) == 0
-    assert capsys.readouterr() == ("", "")
 
 
 # Help, and what is checked before anything takes long.

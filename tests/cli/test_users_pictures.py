@@ -46,17 +46,6 @@ def test_scans_of_twelve_bits_keep_their_4096_levels(tmp_path):
     assert fs.data.read("scans")["x0"][-1].min() == 65535
 
 
-@pytest.mark.parametrize(("high", "mean"), [(2, 0.5), (17, 8.0), (63, 31.0)])
-def test_bytes_that_use_a_sliver_come_back_in_their_own_numbers(high, mean):
-    x = RANDOM.integers(0, high, (N, 6, 6), dtype=np.uint8)
-    dataset = fs.data.from_tensors(x)
-    assert not dataset.units.clip
-    assert abs(np.mean(dataset.units.shift) - mean) < 0.05 * high
-    np.testing.assert_allclose(everything(dataset)[:, 0], x, atol=1e-4)
-    assert fs.data.from_tensors(x, fs.data.Reading(units="whole")).units.clip
-    assert fs.data.from_tensors(x * np.uint8(255 // (high - 1))).units.clip
-
-
 def png_of(values):
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, "PNG")

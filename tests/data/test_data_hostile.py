@@ -230,17 +230,14 @@ def test_a_class_that_is_left_out_keeps_its_number(tmp_path, caplog):
 def test_skip_leaves_out_a_thousandth_and_no_more(tmp_path):
     assert [images.skippable(n) for n in (1, 10, 1999, 2000, 50_000)] == [1, 1, 1, 2, 50]
     files = levels([f"{i:04}.png" for i in range(2000)], side=1)
-    for i, count in ((7, 1), (1500, 2), (1999, 3)):
-        files[f"{i:04}.png"] = b""
-        place = to_zip(tmp_path / "x.zip", files)
-        if count < 3:
-            assert len(data.load(place, None, "skip").skipped) == count
-            continue
-        with pytest.raises(
-            UserError, match=r"more than 2 of 2000 pictures are bad.*scan.*first is .*0007\.png"
-        ) as error:
-            data.load(place, None, "skip")
-        one_line(error.value)
+    place = to_zip(tmp_path / "x.zip", files | {"0007.png": b"", "1500.png": b""})
+    assert len(data.load(place, None, "skip").skipped) == 2
+    to_zip(tmp_path / "x.zip", files | {"0007.png": b"", "1500.png": b"", "1999.png": b""})
+    with pytest.raises(
+        UserError, match=r"more than 2 of 2000 pictures are bad.*scan.*first is .*0007\.png"
+    ) as error:
+        data.load(place, None, "skip")
+    one_line(error.value)
 
 
 def test_a_picture_of_another_size_is_the_bad_one_even_if_it_comes_first(tmp_path):
