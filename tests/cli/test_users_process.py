@@ -37,8 +37,10 @@ class Dropping(nn.Module):
         return self.last(nn.functional.dropout(hidden, 0.3, self.training))
 
 
-def result(seed: int = 0, network: Callable[..., nn.Module] | None = None) -> tuple[str, Tensor]:
-    run = replace(OWN if network else small_run(), seed=seed)
+def result(
+    network: Callable[..., nn.Module] | None, seed: int = 0, iterations: int = 8
+) -> tuple[str, Tensor]:
+    run = replace(OWN if network else small_run(), seed=seed, iterations=iterations)
     generator = fs.train(run, network=network, progress=False, device="cpu")
     return generator.fingerprint, generator.sample(10, steps=2)
 
@@ -48,7 +50,7 @@ def result(seed: int = 0, network: Callable[..., nn.Module] | None = None) -> tu
 
 @pytest.mark.parametrize("network", [None, Dropping])
 def test_what_the_caller_has_set_for_torch_changes_no_bit(network):
-    fingerprint, x = result(network=network)
+    fingerprint, x = result(network, iterations=2)
     contexts = {
         "float64": lambda: torch.set_default_dtype(torch.float64),
         "device": lambda: torch.set_default_device("meta"),
@@ -62,10 +64,10 @@ def test_what_the_caller_has_set_for_torch_changes_no_bit(network):
         try:
             context = enter()
             if context is None:
-                again = result(network=network)
+                again = result(network, iterations=2)
             else:
                 with context:
-                    again = result(network=network)
+                    again = result(network, iterations=2)
             assert torch.get_default_dtype() == {"float64": torch.float64}.get(name, torch.float32)
             assert torch.get_default_device().type == {"device": "meta"}.get(name, "cpu")
         finally:
@@ -96,13 +98,13 @@ def test_generators_and_threads_of_the_process_stay_as_they_are():
     generator = fs.load("digits")
     generator.sample(4)
     fs.metrics.evaluate(generator, fs.data.load("digits"), steps=(1,), n=40, draw=20)
-    result(network=Dropping)
+    result(Dropping)
     assert state() == before
     assert torch.get_num_threads() == threads
 
 
 def test_trainings_in_two_threads_end_as_one_after_the_other():
-    jobs = [(seed, network) for seed in (0, 1) for network in (None, Dropping)]
+    jobs = [(network, seed) for seed in (0, 1) for network in (None, Dropping)]
     expected = [result(*job) for job in jobs]
     threads = torch.get_num_threads()
     results: dict[int, tuple[str, Tensor]] = {}
