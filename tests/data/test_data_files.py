@@ -420,6 +420,12 @@ def test_what_is_held_out_does_not_move_the_scale(tmp_path):
     assert again.test.x0.mean() > 10
 
 
+def test_labels_that_never_occur_are_told(tmp_path, caplog):
+    np.savez(tmp_path / "d.npz", x=np.arange(40.0).reshape(20, 2), labels=1 + np.arange(20) % 3)
+    data.load(str(tmp_path / "d.npz"))
+    assert "labels go to 3, but 0 never occur" in caplog.text
+
+
 def test_a_training_file_is_a_condition_to_sample_with(tmp_path):
     features, mask = np.ones((5, 3), np.float32), np.ones((5, 2), bool)
     np.savez(tmp_path / "f.npz", x=np.zeros((5, 2)), features=features)
