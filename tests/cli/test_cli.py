@@ -259,12 +259,13 @@ assert 'numpy' not in sys.modules
     assert argv == ["--version"] or "example" in process.stdout
 
 
-def test_importing_the_package_imports_no_torch():
+def test_the_package_imports_no_torch_and_samples_no_compiler():
     code = """
 import sys, fewstep
 assert 'torch' not in sys.modules
-fewstep.process.edm()
+fewstep.load('digits').sample(50)
 assert 'torch' in sys.modules
+assert 'torch._dynamo' not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
