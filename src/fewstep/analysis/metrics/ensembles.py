@@ -78,7 +78,7 @@ def coverage(samples: Tensor, truth: Tensor, *, level: float = 0.8) -> Tensor:
 
 def share_inside(below: Tensor, equal: Tensor, size: int, level: float) -> Tensor:
     """The share of the truth's place in the central interval, of what `places` gives."""
-    low, high = below / (size + 1.0), (below + equal + 1) / (size + 1.0)
+    low, high = below.double() / (size + 1), (below + equal + 1).double() / (size + 1)
     inside = high.clamp_max((1 + level) / 2) - low.clamp_min((1 - level) / 2)
     return inside.clamp_min(0) / (high - low)
 
