@@ -21,6 +21,8 @@ from tests.support.toys import tiny_run
 
 ROWS = 1200
 SCALES = torch.tensor([1.0, 10.0, 1000.0])  # the variables' units
+# Deviation 0.5 of a sum with variance 1 + 1/4, which is 0.5 in the model's units.
+CRPS = 0.5 / torch.pi**0.5 * 0.5 / 1.25**0.5
 
 
 class Posterior(nn.Module):
@@ -74,8 +76,7 @@ def test_an_exact_generator_is_calibrated(generator):
     assert crps["units"] == "model"
     for scale, value in zip(SCALES.tolist(), crps["detail"]["variables"].values(), strict=True):
         assert value == pytest.approx(scale * 0.5 / torch.pi**0.5, rel=0.1)
-    deviation = from_tensors(rows_of(0)).train.x0[:, 0].std() / SCALES[0] / 1.25**0.5
-    assert found["crps"].value == pytest.approx(0.5 / torch.pi**0.5 * deviation.item(), rel=0.1)
+    assert found["crps"].value == pytest.approx(CRPS, rel=0.1)
 
 
 @pytest.mark.parametrize("factor", [0.7, 1.4])
@@ -122,7 +123,7 @@ def test_batches_seeds_and_rows_have_addresses(generator):
 def test_padding_and_constants_count_for_nothing():
     """Samples of the truth's law where there is no padding, 77 in it, and a column of 7."""
     rows = rows_of(0)
-    mask = torch.arange(4) < 1 + torch.arange(ROWS)[:, None] % 4
+    mask = torch.arange(4) < torch.arange(ROWS)[:, None] % 5
     rows["x0"] = torch.cat([rows["x0"], torch.full((ROWS, 1), 7.0)], 1)
     rows["cond"] = {"features": rows["cond"], "mask": mask}
     model = fs.train(tiny_run(), rows, progress=False, device="cpu")
@@ -138,7 +139,8 @@ def test_padding_and_constants_count_for_nothing():
     for name in ("coverage_50", "coverage_80", "coverage_95", "spread_skill"):
         assert found[name].interval[0] < CALIBRATION[name].ideal < found[name].interval[1]
     assert list(found["crps"].protocol["detail"]["variables"]) == ["0", "1", "2"]
-    assert found["energy_score"].value < 1
+    assert found["crps"].value == pytest.approx(CRPS, rel=0.1)
+    assert CRPS < found["energy_score"].value < 3**0.5 * CRPS
 
 
 def test_the_data_choose_the_default(generator):
@@ -155,18 +157,22 @@ def test_the_data_choose_the_default(generator):
         choose(["crps"], dataset, dataset.test)
 
 
-def test_data_without_conditions_are_scored_by_name():
-    x = normals(ROWS, 1, 0).float()
+def test_data_without_conditions_are_scored_by_name_and_in_their_units():
+    """CRPS of N(0, 10^2) is 10 / sqrt(pi)."""
+    x = 10 * normals(ROWS, 1, 0).float()
     model = fs.train(tiny_run(), x, progress=False, device="cpu")
 
     class Marginal(Posterior):
         def users(self, z, cond):
-            return z
+            return 10 * z
 
     model = replace(model, denoiser=Marginal(model))
-    results, _ = evaluate(model, normals(ROWS, 1, 1).float(), steps=(1,), metrics=["coverage_80"])
-    assert results[0].interval[0] < 0.8 < results[0].interval[1]
-    assert results[0].protocol["detail"]["variables"].keys() == {"0"}
+    rows = 10 * normals(ROWS, 1, 1).float()
+    (coverage, crps), _ = evaluate(model, rows, steps=(1,), metrics=["coverage_80", "crps"])
+    assert coverage.interval[0] < 0.8 < coverage.interval[1]
+    assert crps.value == pytest.approx(10 / torch.pi**0.5, rel=0.15)
+    assert crps.protocol["units"] == "data"
+    assert crps.protocol["detail"]["variables"]["0"] == pytest.approx(crps.value)
 
 
 def test_samples_that_are_not_finite_are_told(generator):
