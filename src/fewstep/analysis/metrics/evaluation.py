@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewstep.analysis.metrics.calibration import calibrate, choose
 from fewstep.analysis.metrics.extractors import Extractor
 from fewstep.analysis.metrics.moments import Statistics
 from fewstep.analysis.metrics.prepared import Meter, Prepared, meters_of
@@ -128,7 +129,9 @@ def evaluate(
         first = min(size, _WARM_UP)
         few = _rows(cond, slice(first))
         next(_at(generator, count).sample_parts(first, steps=count, cond=few, **options))
+    calibration: list[str] = []
     if prepared is None:
+        metrics, calibration = choose(metrics, dataset, held_out)
         meters = meters_of(
             dataset, held_out, size, metrics=metrics, extractor=extractor, reference=reference
         )
@@ -147,6 +150,8 @@ def evaluate(
             for i, x in enumerate(_draws(parts, size, count))
         )
         results += _score(prepared, draws, count, protocol)
+        about = (_at(generator, count), dataset, held_out, calibration)
+        results += calibrate(*about, steps=count, n=n, protocol=protocol, **options)
         speeds.append({"steps": count, "samples_per_second": n / parts.seconds})
     return results, speeds
 
