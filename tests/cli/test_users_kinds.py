@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -455,40 +454,6 @@ def test_a_factory_without_features_gets_its_condition():
     run = fs.Run(**{**vars(TINY), "network": "song_unet"})
     with pytest.raises(fs.errors.UserError, match=r"square images .* dit takes others"):
         fs.train(run, torch.randn(64, 1, 8, 16), progress=False, device="cpu")
-
-
-# A picture shows black as black, and what it leaves out is said.
-
-
-def line_of_sample(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    capsys.readouterr()
-    assert main(["sample", *argv, "--device", "cpu"]) == 0
-    return capsys.readouterr().out
-
-
-def test_black_and_white_of_float_pictures_are_their_lowest_and_highest_value(tmp_path, capsys):
-    x = torch.rand(64, 1, 8, 8) ** 4  # mostly dark
-    run = fs.Run(**{**vars(TINY), "iterations": 2})
-    folder = tmp_path / "run"
-    generator = fs.train(run, x, out=folder, progress=False, device="cpu")
-    out = tmp_path / "x.png"
-    line = line_of_sample(capsys, str(folder), "--n", "4", "--out", str(out))
-    drawn = generator.sample(4)
-    low, high = drawn.min().item(), drawn.max().item()
-    assert f"black is {low:.4g} and white {high:.4g}" in line
-    for picture in (out, folder / "samples" / "step-2.png"):
-        pixels = np.asarray(Image.open(picture))
-        assert (pixels.min(), pixels.max()) == (0, 255)
-    # Of bytes the ends are 0 and 255, whatever is drawn.
-    assert "black is" not in line_of_sample(capsys, "digits", "--n", "4", "--out", str(out))
-
-
-def test_of_curves_it_is_said_how_many_are_shown(tmp_path, capsys):
-    folder = tmp_path / "run"
-    fs.train(TINY, torch.randn(64, 12), out=folder, progress=False, device="cpu")
-    out = ("--out", str(tmp_path / "x.png"))
-    assert "16 of 100 samples are shown" in line_of_sample(capsys, str(folder), *out)
-    assert "shown" not in line_of_sample(capsys, str(folder), *out, "--n", "16")
 
 
 # Help, and what is checked before anything takes long.

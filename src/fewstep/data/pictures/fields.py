@@ -13,9 +13,9 @@ from fewstep.data.pictures.look import Look, Rows, are_paired
 from fewstep.data.pictures.panels import (
     CHANNELS,
     Result,
-    counted,
     ends,
-    kept,
+    how_many,
+    left_out,
     sheet,
     short,
 )
@@ -52,8 +52,8 @@ def fields(groups: Sequence[Rows], look: Look) -> Result:
             ax.set_ylabel(f"{short(look.columns[channel].name, 16)}\n{short(groups[k].name, 16)}")
         bar = drawing.colorbar(images, cax=drawing.add_subplot(grid[rows, 1]))
         bar.outline.set_visible(False)
-    about = [counted(rows, min(len(rows.x), IMAGES)) for rows in groups]
-    about += kept(look, CHANNELS, "channels")
+    about = [how_many(rows, min(len(rows.x), IMAGES)) for rows in groups]
+    about += left_out(look, CHANNELS, "channels")
     if len(look.shape) > 3:
         about.append(f"the middle of the axes between, of samples {look.shape}")
     if any(np.isnan(x).any() for x in arrays):
@@ -100,4 +100,4 @@ def tiles(groups: Sequence[Rows], look: Look) -> Result:
     ax.set_xticks([])
     ax.grid(False)
     ax.spines[:].set_visible(False)
-    return drawing, [counted(rows, count) for rows in groups]
+    return drawing, [how_many(rows, count) for rows in groups]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.base.conditions import NO_LABEL, Cond, Kind, leaves, mask_of, pick
+from fewstep.base.conditions import NO_LABEL, Cond, Kind, leaves, mask_of
 from fewstep.data.columns import NO_NAMES, Column, Names
 from fewstep.data.dataset import Arrays, concat
 from fewstep.data.units import Units
@@ -33,7 +33,7 @@ class Rows:
     is_data: bool = False
 
     @property
-    def shared(self) -> dict[str, Tensor]:
+    def common(self) -> dict[str, Tensor]:
         """The condition that all rows share, by its parts; {} where they differ or there is none.
 
         No label asks for any class, so it is no condition, and masks are none.
@@ -52,20 +52,20 @@ def rows_of_data(
 
     Where the samples `like` share one condition, rows of that condition alone: None without any.
     """
-    chosen: list[Arrays] = []
+    picks: list[Arrays] = []
     total = 0
     for arrays in splits:
         same = torch.ones(len(arrays.x0), dtype=torch.bool)
         parts = dict(leaves(arrays.cond))
-        for part, value in like.shared.items():
+        for part, value in like.common.items():
             distance = (parts[part].double() - value.double()).abs().flatten(1 if value.ndim else 0)
             same &= (distance if not value.ndim else distance.amax(1)) < FAR
         index = same.nonzero().flatten()
-        chosen.append(arrays.rows(index[: max(most - total, 0)]))
+        picks.append(arrays.rows(index[: max(most - total, 0)]))
         total += len(index)
     if not total:
         return None
-    x0, cond = torch.cat([rows.x0 for rows in chosen]), concat([rows.cond for rows in chosen])
+    x0, cond = torch.cat([rows.x0 for rows in picks]), concat([rows.cond for rows in picks])
     return Rows(name, units.to_user(x0), cond, total, is_data=True)
 
 
@@ -74,7 +74,7 @@ def are_paired(groups: Sequence[Rows], n: int) -> bool:
     first, *others = [
         {name: part[:n] for name, part in leaves(rows.cond) if name != "mask"} for rows in groups
     ]
-    if not first or not others or groups[0].shared:
+    if not first or not others or groups[0].common:
         return False
     return all(
         other.keys() == first.keys() and all(torch.equal(other[k], first[k]) for k in first)
@@ -189,17 +189,14 @@ class Look:
         return x.numpy()
 
     def _by_column(self, x: Tensor) -> Tensor:
-        """A number for each column: of a category its place among them."""
+        """A number for each column as its type has it: of a category its place among them."""
         parts = x.split([column.width for column in self.columns], 1)
-        return torch.stack(
-            [
-                part.argmax(1).double() if column.type == "category" else part[:, 0]
-                for part, column in zip(parts, self.columns, strict=True)
-            ],
-            1,
-        )
+        pairs = list(zip(parts, self.columns, strict=True))
+        return torch.stack([_as_type(part, column) for part, column in pairs], 1)
 
 
-def first_rows(cond: Cond, n: int) -> Cond:
-    """The first n rows of a condition."""
-    return pick(cond, torch.arange(n))
+def _as_type(x: Tensor, column: Column) -> Tensor:
+    """The numbers `[N, width]` of a column, one for each row; NaN where there are none."""
+    values = x.argmax(1).double() if column.type == "category" else x[:, 0]
+    values = values.round() if column.type in ("int", "bool") else values
+    return values.masked_fill(x.isnan().any(1), torch.nan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +13,14 @@ from fewstep.data.pictures.look import Look, Rows
 from fewstep.data.pictures.panels import (
     Result,
     colours,
-    counted,
+    dots,
     ends,
-    kept,
+    how_many,
+    left_out,
     sheet,
     short,
     ticks,
-    widened,
+    wider,
 )
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 6  # of a table that are drawn
 DOTS = 1000  # of each group in a pair of columns
-BINS = 40
+BINS = 40  # at most, and fewer of few rows
 VALUES = 20  # whole numbers up to which each has a bar
 TAIL = 0.005  # of the samples on each side may lie outside the axes, where the data end before
 _STEPS = 0.6180339887, 0.7548776662  # multiples of these, modulo 1, are even and look random
@@ -42,8 +44,8 @@ def limits(values: Sequence[np.ndarray], groups: Sequence[Rows]) -> tuple[float,
         inner.append(x if rows.is_data or not x.size else np.quantile(x, (TAIL, 1 - TAIL)))
     least, most = ends(*inner)
     if high - low > FAR * (most - least):
-        low, high = widened(least, most, 0.1)
-    return widened(low, high)
+        low, high = wider(least, most, 0.1)
+    return wider(low, high)
 
 
 def outside(arrays: Sequence[np.ndarray], groups: Sequence[Rows], reach: np.ndarray) -> list[str]:
@@ -63,6 +65,7 @@ def pairs(groups: Sequence[Rows], look: Look) -> Result:
     arrays = [look.values(rows)[:, :d] for rows in groups]
     axes_of = [_Axis.of([x[:, k] for x in arrays], groups, columns[k]) for k in range(d)]
     shades = colours(groups)
+    counts = dots(arrays, DOTS)
     size = {1: 4.2, 2: 2.4, 3: 1.9}.get(d, 1.4)
     cell = (size, 2.6 if d == 1 else size)
     drawing, grid = sheet(d, d, cell, gap=(0.12, 0.12), right=0.15 if d > 1 else 1.1)
@@ -73,25 +76,26 @@ def pairs(groups: Sequence[Rows], look: Look) -> Result:
                 axes_of[row].bars(ax, [x[:, row] for x in arrays], shades)
             else:
                 both = axes_of[column], axes_of[row]
-                _scatter(ax, [x[:DOTS, (column, row)] for x in arrays], both, shades)
+                pair = [x[:n, (column, row)] for x, n in zip(arrays, counts, strict=True)]
+                _scatter(ax, pair, both, shades)
             _label(ax, axes_of, row, column)
     _legend(drawing, groups, shades)
-    about = [counted(rows, len(x)) for rows, x in zip(groups, arrays, strict=True)]
+    about = [how_many(rows, len(x)) for rows, x in zip(groups, arrays, strict=True)]
     if look.is_set:
         about = [f"{rows.name}: elements of {len(rows.x)} sets" for rows in groups]
-    if d > 1 and max(map(len, arrays)) > DOTS:
-        about.append(f"dots: the first {DOTS:,}")
+    if d > 1 and max(map(len, arrays)) > max(counts):
+        about.append(f"dots: the first {max(counts):,}")
     about += outside(arrays, groups, np.array([one.reach for one in axes_of]))
-    return drawing, [*about, *kept(look, COLUMNS, "columns")]
+    return drawing, [*about, *left_out(look, COLUMNS, "columns")]
 
 
+@dataclass(frozen=True, eq=False)
 class _Axis:
     """One column: where its values are on an axis, and its bars."""
 
-    def __init__(self, column: Column, reach: tuple[float, float], marks: np.ndarray | None):
-        self.column = column
-        self.reach = reach
-        self.marks = marks  # the values, where each has a bar
+    column: Column
+    reach: tuple[float, float]
+    marks: np.ndarray | None  # the values, where each has a bar
 
     @staticmethod
     def of(values: Sequence[np.ndarray], groups: Sequence[Rows], column: Column) -> _Axis:
@@ -115,14 +119,15 @@ class _Axis:
                 share = np.array([(np.rint(x) == mark).sum() for mark in self.marks]) / total
                 ax.bar(self.marks + 0.8 * ((k + 0.5) / n - 0.5), share, 0.8 / n, color=colour)
                 continue
-            counts, edges = np.histogram(x, BINS, self.reach)
+            bins = int(np.clip(np.sqrt(min(map(len, values))), 10, BINS))
+            counts, edges = np.histogram(x, bins, self.reach)
             is_line = k == n - 1 and n > 1
             style: Any = {"fill": not is_line, "alpha": 1.0 if is_line else 0.55}
             ax.stairs(counts / total, edges, color=colour, lw=1.2, **style)
         ax.set_xlim(self.reach)
         ax.set_ylim(bottom=0)
 
-    def moved(self, x: np.ndarray, group: int, n: int, step: float) -> np.ndarray:
+    def beside(self, x: np.ndarray, group: int, n: int, step: float) -> np.ndarray:
         """The values of a group beside its neighbours', spread where they would be one dot."""
         if self.marks is None:
             return x
@@ -145,7 +150,7 @@ def _scatter(
 ) -> None:
     n = len(pairs)
     for k in reversed(range(n)):  # samples above data
-        x, y = (axis.moved(pairs[k][:, i], k, n, _STEPS[i]) for i, axis in enumerate(axes))
+        x, y = (axis.beside(pairs[k][:, i], k, n, _STEPS[i]) for i, axis in enumerate(axes))
         alpha = 0.45 if n > 1 else 0.6
         ax.plot(x, y, ".", color=shades[k], ms=2.6, mew=0, alpha=alpha)
     ax.set(xlim=axes[0].reach, ylim=axes[1].reach)

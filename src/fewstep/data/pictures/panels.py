@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.gridspec import GridSpec
 
 CHANNELS = 6  # of series and fields that are drawn
+LEAST_DOTS = 200  # of a group that has them, however few another has
 ROOM = 0.02  # of the range: room beside the lowest and highest value
 
 Result = tuple["Drawing", list[str]]
@@ -77,19 +78,25 @@ def colours(groups: Sequence[Rows]) -> list[str]:
     return [data if g.is_data else others[k % len(others)] for k, g in enumerate(groups)]
 
 
-def counted(rows: Rows, shown: int) -> str:
+def how_many(rows: Rows, n: int) -> str:
     """How many of how many are drawn."""
     total = max(rows.total, len(rows.x))
-    return f"{rows.name}: {f'{shown:,} of' if shown < total else 'all'} {total:,}"
+    return f"{rows.name}: {f'{n:,} of' if n < total else 'all'} {total:,}"
 
 
-def kept(look: Look, most: int, noun: str) -> list[str]:
+def left_out(look: Look, most: int, noun: str) -> list[str]:
     """The line that names what is left out, where there are more variables than fit."""
     others = [short(column.name) for column in look.columns[most:]]
     if not others:
         return []
     names = ", ".join(others[:3]) + (", ..." if others[3:] else "")
     return [f"{most} of {len(look.columns)} {noun}, without {names}"]
+
+
+def dots(arrays: Sequence[np.ndarray], most: int) -> list[int]:
+    """How many dots each group has: as many as the others, so that clouds are equally dense."""
+    least = max(LEAST_DOTS, min(map(len, arrays)))
+    return [min(len(x), most, least) for x in arrays]
 
 
 def ends(*arrays: np.ndarray) -> tuple[float, float]:
@@ -104,7 +111,7 @@ def ends(*arrays: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def widened(low: float, high: float, by: float = ROOM) -> tuple[float, float]:
+def wider(low: float, high: float, by: float = ROOM) -> tuple[float, float]:
     return low - by * (high - low), high + by * (high - low)
 
 

@@ -11,12 +11,13 @@ from fewstep.data.pictures.numbers import limits, outside
 from fewstep.data.pictures.panels import (
     Result,
     colours,
-    counted,
+    dots,
     ends,
+    how_many,
     sheet,
     short,
     ticks,
-    widened,
+    wider,
 )
 
 POINTS = 5000  # of each group in the plane
@@ -30,10 +31,11 @@ def plane(groups: Sequence[Rows], look: Look) -> Result:
     wide, high = (ends[1] - ends[0] for ends in reach)
     is_even = 0.1 < wide / high < 10
     cell = (3.0, float(np.clip(3.0 * high / wide, 1.2, 4.5)) if is_even else 3.0)
+    counts = dots(arrays, POINTS)
     drawing, grid = sheet(1, len(groups), cell)
     for k, (x, colour) in enumerate(zip(arrays, colours(groups), strict=True)):
         ax = drawing.add_subplot(grid[0, k])
-        ax.plot(*x[:POINTS].T, ".", color=colour, markersize=2.6, mew=0, alpha=0.5)
+        ax.plot(*x[: counts[k]].T, ".", color=colour, markersize=2.6, mew=0, alpha=0.5)
         ax.set(xlim=reach[0], ylim=reach[1], xlabel=look.columns[0].name)
         if is_even:
             ax.set_aspect("equal")
@@ -42,7 +44,7 @@ def plane(groups: Sequence[Rows], look: Look) -> Result:
         ax.tick_params(labelleft=k == 0, length=2)
         if k == 0:
             ax.set_ylabel(look.columns[1].name)
-    about = [counted(rows, min(len(rows.x), POINTS)) for rows in groups]
+    about = [how_many(rows, n) for rows, n in zip(groups, counts, strict=True)]
     return drawing, [*about, *outside(arrays, groups, np.array(reach))]
 
 
@@ -52,7 +54,7 @@ def sets(groups: Sequence[Rows], look: Look) -> Result:
     per_row = 5
     lines = [-(-len(x) // per_row) for x in arrays]
     drawing, grid = sheet(sum(lines), per_row, (1.3, 1.3), gap=(0.1, 0.1))
-    limits = [widened(*ends(*(x[..., axis] for x in arrays)), 0.06) for axis in (0, 1)]
+    limits = [wider(*ends(*(x[..., axis] for x in arrays)), 0.06) for axis in (0, 1)]
     shades = colours(groups)
     top = 0
     for k, x in enumerate(arrays):
@@ -71,7 +73,7 @@ def sets(groups: Sequence[Rows], look: Look) -> Result:
             if row == sum(lines) - 1:
                 ax.set_xlabel(short(look.columns[0].name, 18))
         top += lines[k]
-    about = [counted(rows, len(x)) for rows, x in zip(groups, arrays, strict=True)]
+    about = [how_many(rows, len(x)) for rows, x in zip(groups, arrays, strict=True)]
     if len(look.columns) > 2:
         about.append(f"the first two of {len(look.columns)} coordinates")
     return drawing, [*about, "in the corners: points of the set"]

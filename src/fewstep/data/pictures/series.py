@@ -13,14 +13,14 @@ from fewstep.data.pictures.panels import (
     CHANNELS,
     Result,
     colours,
-    counted,
     ends,
-    kept,
+    how_many,
+    left_out,
     sheet,
     short,
     span,
     ticks,
-    widened,
+    wider,
 )
 
 if TYPE_CHECKING:
@@ -35,10 +35,12 @@ FEW = 3  # rows of data that are lines on the bands
 
 def series(groups: Sequence[Rows], look: Look) -> Result:
     """A panel for each channel and group: curves, or bands where all samples have one condition."""
-    arrays = [look.values(rows)[..., :PLACES] for rows in groups]
+    arrays = [look.values(rows) for rows in groups]
+    length = arrays[0].shape[-1]
+    arrays = [x[..., :PLACES] for x in arrays]
     count = min(len(look.columns), CHANNELS)
     samples = groups[0]
-    is_ensemble = bool(samples.shared) and len(samples.x) >= ENSEMBLE
+    is_ensemble = bool(samples.common) and len(samples.x) >= ENSEMBLE
     paired = are_paired(groups, PAIRED)
     most = PAIRED if paired else LINES
     # A few rows of data under the samples' one condition are what the bands are about.
@@ -63,8 +65,8 @@ def series(groups: Sequence[Rows], look: Look) -> Result:
             if channel == 0:
                 ax.set_title(groups[place].name, loc="left", fontweight="bold")
     about = _words_of_series(groups, look, is_ensemble, joint, most)
-    if look.shape[-1] > PLACES:
-        about.append(f"places 0 to {PLACES - 1} of {look.values(samples).shape[-1]}")
+    if length > PLACES:
+        about.append(f"places 0 to {PLACES - 1} of {length}")
     return drawing, [*about, *(["same colour: same condition"] if paired else [])]
 
 
@@ -74,26 +76,26 @@ def _words_of_series(
     about = []
     for rows in groups:
         if is_ensemble and len(rows.x) > FEW:
-            shown = f"{len(rows.x):,} of one condition: median, 50 % and 90 %, 3 of them as lines"
-            about.append(f"{rows.name}: {shown}")
+            words = f"{len(rows.x):,} of one condition: median, 50 % and 90 %, 3 of them as lines"
+            about.append(f"{rows.name}: {words}")
         else:
-            about.append(counted(rows, min(len(rows.x), most)))
+            about.append(how_many(rows, min(len(rows.x), most)))
     if joint:
         about[-1] += " of that condition, the red lines"
-    return [*about, *kept(look, CHANNELS, "channels")]
+    return [*about, *left_out(look, CHANNELS, "channels")]
 
 
 def _reach(
     arrays: Sequence[np.ndarray], channel: int, most: int, is_ensemble: bool
 ) -> tuple[float, float]:
     """The ends of the axis: of all that is drawn."""
-    drawn = []
+    visible = []
     for x in arrays:
         if is_ensemble and len(x) > FEW:
-            drawn += [*_quantiles(x[:, channel], (0.05, 0.95)), x[:3, channel]]
+            visible += [*_quantiles(x[:, channel], (0.05, 0.95)), x[:3, channel]]
         else:
-            drawn.append(x[:most, channel])
-    return widened(*ends(*drawn), 0.05)
+            visible.append(x[:most, channel])
+    return wider(*ends(*visible), 0.05)
 
 
 def _quantiles(x: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
