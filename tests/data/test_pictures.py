@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,11 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def both(x: Tensor, data: Tensor, cond=None, data_cond=None) -> list[Rows]:
     return [Rows("samples", x, cond), Rows("data", data, data_cond, is_data=True)]
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("L"))
 
 
 def of(axis: int, count: int) -> Units:
@@ -259,20 +265,21 @@ def test_pictures_alone_are_tiles_without_a_frame(look, low, high, tmp_path):
     x = torch.full((4, *look.shape), float(low))
     x[1], x[2] = high, (low + high) / 2
     assert draw(tmp_path / "x.png", both(x, x), look) == ""
-    sheet = np.asarray(Image.open(tmp_path / "x.png").convert("L"))
+    sheet = pixels(tmp_path / "x.png")
     assert (sheet[0, 0], sheet[0, -1], sheet[-1, 0]) == (0, 255, 128)
 
 
 def test_the_same_numbers_give_the_same_bytes(tmp_path):
-    for name in "ab":
-        draw(tmp_path / name, both(normal(8, 2, 12), normal(9, 2, 12)), Look((2, 12), of(0, 2)))
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in paths:
+        draw(path, both(normal(8, 2, 12), normal(9, 2, 12)), Look((2, 12), of(0, 2)))
+    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_names_that_the_font_lacks_or_that_look_like_formulas_are_drawn(tmp_path):
     names = Names(columns=(Column("温度 $x^{"), Column("a\nb")))
     draw(tmp_path / "x.png", both(normal(9, 2), normal(9, 2)), Look((2,), of(0, 2), names))
-    assert Image.open(tmp_path / "x.png").size[0] > 400
+    assert pixels(tmp_path / "x.png").shape[1] > 400
 
 
 @pytest.mark.parametrize("shape", [(2,), (1,), (3, 12), (1, 8, 8)])
@@ -287,7 +294,7 @@ def test_without_matplotlib_there_is_a_sketch_and_a_line_that_says_how(
     assert ("16 of 20 samples are shown" in about) == (shape == (3, 12))
     if len(shape) == 3:
         assert f"black is {x.min():.4g} and white {x.max():.4g}" in about
-        assert {0, 255} <= set(np.asarray(Image.open(tmp_path / "x.png")).flat)
+        assert {0, 255} <= set(pixels(tmp_path / "x.png").flat)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])

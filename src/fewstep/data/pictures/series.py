@@ -100,6 +100,8 @@ def _reach(
 
 def _quantiles(x: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
     """Of each place, NaN where no row has it."""
+    if not np.isnan(x).any():
+        return np.quantile(x, levels, axis=0)
     result = np.full((len(levels), x.shape[1]), np.nan)
     there = ~np.isnan(x).all(0)
     result[:, there] = np.nanquantile(x[:, there], levels, axis=0)
