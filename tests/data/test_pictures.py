@@ -208,6 +208,15 @@ def test_tables_have_histograms_and_pairs_by_name_and_bars_of_whole_numbers_and_
     assert len({line.get_color() for line in pair.get_lines()}) == 2
 
 
+def test_a_pair_has_the_column_below_it_across_and_the_one_beside_it_up():
+    x, data = normal(30, 3), normal(40, 3, seed=1)
+    drawing, _ = figure(both(x, data), Look((3,), of(0, 3)))
+    for place, (up, across) in {1: (1, 0), 3: (2, 0), 4: (2, 1)}.items():
+        dots = [np.stack(line.get_data(), 1) for line in drawing.axes[place].get_lines()]
+        np.testing.assert_array_equal(dots[0], data[:, (across, up)].double())
+        np.testing.assert_array_equal(dots[1], x[:, (across, up)].double())
+
+
 def test_a_far_sample_does_not_hide_the_others_and_is_said():
     x = normal(500, 2)
     x[0] = torch.tensor([1e6, 0.0])

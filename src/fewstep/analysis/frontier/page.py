@@ -121,6 +121,7 @@ class Frontier:
         real = self.bench.dataset.validation
         real = real.rows(torch.arange(min(look.enough, len(real.x0))))
         groups = [self._sample(p, real) for p in points]
+        groups = [rows for rows in groups if bool(rows.x.isfinite().all())]
         x = self.bench.dataset.units.to_user(real.x0)
         groups.append(pictures.Rows("held-out data", x, real.cond, is_data=True))
         drawing, about = pictures.figure(groups, look)

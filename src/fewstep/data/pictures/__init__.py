@@ -54,7 +54,7 @@ def draw(path: Path, groups: Sequence[Rows], look: Look) -> str:
         return ""
     try:
         drawing, about = figure(groups, look)
-    except UserError:  # matplotlib is not there
+    except (UserError, ImportError):  # matplotlib is not there, or does not work
         return f"{_sketch(path, samples.x, look)}{HINT}"
     figures.png(drawing, path, DPI)
     return about

@@ -85,7 +85,7 @@ def how_many(rows: Rows, n: int) -> str:
 
 
 def left_out(look: Look, most: int, noun: str) -> list[str]:
-    """The line that names what is left out, where there are more variables than fit."""
+    """Words that name what does not fit, where there is anything."""
     others = [short(column.name) for column in look.columns[most:]]
     if not others:
         return []
