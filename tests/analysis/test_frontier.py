@@ -633,14 +633,3 @@ def test_a_figure_shows_values_far_apart_or_below_0(student, values, scale):
     assert drawing.axes[0].get_ylim() == drawing.axes[1].get_ylim()
     counts = [len(values) if judge.better(points[1], points[0]) else 1]
     assert [len(ax.texts) for ax in drawing.axes] == counts * 2  # filled marks have their number
-
-
-def test_a_grid_of_pictures_has_a_row_for_each_name():
-    rows = [("a", torch.full((3, 1, 4, 4), -1.0)), ("b", torch.full((3, 1, 4, 4), 1.0))]
-    drawing = figures.grid(rows)
-    (image,) = drawing.axes[0].images
-    sheet = torch.as_tensor(image.get_array())
-    assert sheet.shape == (10, 15, 3)
-    assert float(sheet[:4, :4].max()) == 0.0
-    assert float(sheet[5:].min()) == 1.0
-    assert [label.get_text() for label in drawing.axes[0].get_yticklabels()] == ["a", "b"]

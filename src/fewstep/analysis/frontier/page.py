@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from fewstep.analysis import report
 from fewstep.analysis.frontier import figures
@@ -19,10 +19,9 @@ from fewstep.analysis.frontier.scoring import Bench, held_out, search_seed
 from fewstep.analysis.frontier.summary import Summary
 from fewstep.base.errors import StorageError
 from fewstep.base.version import __version__
+from fewstep.data import Arrays, pictures
 
 FORMAT = 1
-_COLUMNS = 12  # pictures of a row
-_CLOUD = 2000  # points of a plot
 _CAPTION = (
     "Bars: 95 % intervals. Filled, with the number of evaluations: better than every cheaper filled"
     " one, left by evaluations, right by latency. Grey: what held-out data itself scores."
@@ -88,7 +87,7 @@ class Frontier:
             report.write(folder / "frontier.json", json.dumps(facts, indent=1))
             alt = f"{self.bench.metric} against evaluations and milliseconds"
             curves = report.Figure(report.svg(drawing), alt, _CAPTION)
-            page = self._page(facts, [curves, *self._samples(folder / "samples.png")])
+            page = self._page(facts, [curves, self._samples(folder / "samples.png")])
             report.write(folder / "report.html", page)
         except OSError as error:
             raise StorageError(f"cannot write to {folder}: {error.strerror or error}") from error
@@ -97,10 +96,10 @@ class Frontier:
         protocol = self.points[0].results[self.bench.metric].protocol
         return f"{protocol['draws']} x {protocol['n']} samples"
 
-    def _page(self, facts: dict[str, Any], pictures: list[report.Figure]) -> str:
+    def _page(self, facts: dict[str, Any], figures: list[report.Figure]) -> str:
         tables = self.summary.tables(self.bench.plan.batch)
         sections = [
-            report.Section(title="Quality against cost", figures=pictures, tables=tables),
+            report.Section(title="Quality against cost", figures=figures, tables=tables),
             report.Section(title="How to sample", text=self.commands()),
             report.Section(
                 title="How this was measured", points=self._protocol(facts), commands=[self.command]
@@ -112,26 +111,30 @@ class Frontier:
             f"What each step buys: {names}", facts["conclusion"], sections, note=note
         )
 
-    def _samples(self, path: Path) -> list[report.Figure]:
-        """Samples of the best points; none of data that is neither pictures nor plane."""
-        shape = self.bench.dataset.shape
-        is_picture = len(shape) == 3 and shape[0] in (1, 3)
-        if not is_picture and shape != (2,):
-            return []
-        real = self.bench.dataset.validation.x0[: _COLUMNS if is_picture else _CLOUD]
+    def _samples(self, path: Path) -> report.Figure:
+        """Samples of the best points, beside held-out data of the same conditions."""
+        look = self.points[0].subject.generator.facts.look
         best = [self.summary.worth(subject)[-1] for subject in self.summary.subjects]
         points = [p for p in self.points if p.worth or p in best]
-        rows = [(f"{p.name}: {p.evaluations}", self._sample(p, len(real))) for p in points]
-        draw = figures.grid if is_picture else figures.clouds
-        report.png(draw([*rows, ("held-out data", real)]), path)
-        return [report.pictures(path, "samples by number of evaluations", _SAMPLES)]
+        if look.kind not in ("tiles", "plane"):
+            points = list(dict.fromkeys((points[0], points[-1])))
+        real = self.bench.dataset.validation
+        real = real.rows(torch.arange(min(look.enough, len(real.x0))))
+        groups = [self._sample(p, real) for p in points]
+        groups = [rows for rows in groups if bool(rows.x.isfinite().all())]
+        x = self.bench.dataset.units.to_user(real.x0)
+        groups.append(pictures.Rows("held-out data", x, real.cond, is_data=True))
+        drawing, about = pictures.figure(groups, look)
+        report.png(drawing, path)
+        return report.pictures(path, "samples by number of evaluations", f"{_SAMPLES} {about}.")
 
-    def _sample(self, point: Point, n: int) -> Tensor:
+    def _sample(self, point: Point, real: Arrays) -> pictures.Rows:
         subject = point.subject
         generator = subject.generator if point.sampler == "segments" else subject.by(point.sampler)
         generator = generator.with_later_sigmas(point.levels or None)
-        x = generator.sample(n, steps=point.steps, seed=self.bench.plan.seed)
-        return generator.facts.units.to_model(x)
+        cond = self.bench.dataset.user_cond(real.cond)
+        x = generator.sample(len(real.x0), steps=point.steps, seed=self.bench.plan.seed, cond=cond)
+        return pictures.Rows(f"{point.name}: {point.evaluations}", x, real.cond)
 
     def _protocol(self, facts: dict[str, Any]) -> list[str]:
         """How the study was made, a point of the list each."""
