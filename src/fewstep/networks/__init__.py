@@ -1,8 +1,9 @@
 """The networks by name: `NAME(shape, classes, **options) -> nn.Module`.
 
 Each module is called as (x, noise_label, cond, masks). shape: of one sample; classes: number of
-labels, 0 for none. A network with a third parameter `features` also takes float conditions, so many
-numbers a sample, and dicts with "label", "features" and "mask".
+labels, 0 for none; features: of float conditions, how many numbers a sample has. cond is labels,
+features, or a dict with "label", "features" and "mask" (False where a sample has no element): what
+a factory takes of these is its `takes`.
 
 A function here declares the options of a network, their defaults and their help, and names the
 class that takes them. The class is imported when a network is built, so that reading options needs
@@ -31,6 +32,8 @@ def _factory(declaration: Callable[P, "type[nn.Module]"]) -> Callable[P, "nn.Mod
         call.apply_defaults()
         return network(*call.args, **call.kwargs)
 
+    parts = ("label", "features", "mask")
+    build.takes = parts if "features" in signature.parameters else parts[:1]  # type: ignore[attr-defined]
     build.__signature__ = signature.replace(return_annotation="nn.Module")  # type: ignore[attr-defined]
     return build
 
@@ -61,6 +64,7 @@ def mlp(
 def song_unet(
     shape: tuple[int, ...],
     classes: int = 0,
+    features: int = 0,
     *,
     width: int = 128,
     mult: tuple[int, ...] = (2, 2, 2),
@@ -80,7 +84,9 @@ def song_unet(
 ) -> "type[nn.Module]":
     """The U-Net of Song et al. as in EDM; by default DDPM++ for CIFAR-10, 55.7 M weights.
 
-    NCSN++ is embedding=fourier, encoder=residual, taps=(1, 3, 3, 1), noise_mult=2.
+    Pictures and fields [C, H, W], each side divisible by 2 for each level but one; a resolution
+    is called by its height. NCSN++ is embedding=fourier, encoder=residual, taps=(1, 3, 3, 1),
+    noise_mult=2.
 
     Args:
         width: channels that the factors multiply
@@ -108,6 +114,7 @@ def song_unet(
 def adm_unet(
     shape: tuple[int, ...],
     classes: int = 0,
+    features: int = 0,
     *,
     width: int = 192,
     mult: tuple[int, ...] = (1, 2, 3, 4),
@@ -147,6 +154,7 @@ def adm_unet(
 def edm2_unet(
     shape: tuple[int, ...],
     classes: int = 0,
+    features: int = 0,
     *,
     width: int = 192,
     mult: tuple[int, ...] = (1, 2, 3, 4),
@@ -190,18 +198,22 @@ def edm2_unet(
 def dit(
     shape: tuple[int, ...],
     classes: int = 0,
+    features: int = 0,
     *,
-    patch: int = 2,
+    patch: int | tuple[int, ...] = 2,
     width: int = 384,
     depth: int = 12,
     heads: int = 6,
     mlp_ratio: float = 4.0,
     dropout: float = 0.0,
 ) -> "type[nn.Module]":
-    """A diffusion transformer (adaLN-zero) for data of one or more axes; by default DiT-S/2.
+    """A diffusion transformer (adaLN-zero) for data of any shape; by default DiT-S/2.
+
+    Series [C, L], pictures and fields [C, H, W], volumes: axes of any length, of which zeros fill
+    the last patches.
 
     Args:
-        patch: length of a token's patch along every axis
+        patch: length of a token's patch, one number or one for each axis
         width: channels of a token
         depth: transformer blocks
         heads: attention heads of a block
@@ -217,6 +229,7 @@ def dit(
 def uvit(
     shape: tuple[int, ...],
     classes: int = 0,
+    features: int = 0,
     *,
     width: int = 256,
     mult: tuple[int, ...] = (1, 2, 4),
