@@ -84,18 +84,17 @@ def song_unet(
 ) -> "type[nn.Module]":
     """The U-Net of Song et al. as in EDM; by default DDPM++ for CIFAR-10, 55.7 M weights.
 
-    Pictures and fields [C, H, W], each side divisible by 2 for each level but one; a resolution
-    is called by its height. NCSN++ is embedding=fourier, encoder=residual, taps=(1, 3, 3, 1),
-    noise_mult=2.
+    For pictures and fields [C, H, W], both sides divisible by 2^(levels - 1). NCSN++ is
+    embedding=fourier, encoder=residual, taps=(1, 3, 3, 1), noise_mult=2.
 
     Args:
         width: channels that the factors multiply
         mult: factor of the channels at each resolution, from the images' own down
         blocks: residual blocks of a resolution
         level_blocks: those of each resolution instead, as many numbers as mult has
-        attention: resolutions with self-attention, beside the one in the middle of the lowest
+        attention: resolutions, by height, with self-attention; the middle of the lowest has one too
         dropout: probability of dropping an entry inside a block
-        dropout_resolutions: resolutions whose blocks drop; None is all
+        dropout_resolutions: those, by height, whose blocks drop; None is all
         embedding: how the noise level enters: cosines of fixed or of random frequencies
         fourier_scale: standard deviation of the random ones (iCT: 0.02)
         encoder: whether the shrunk images join each resolution
@@ -131,11 +130,13 @@ def adm_unet(
 ) -> "type[nn.Module]":
     """The U-Net of Dhariwal & Nichol (ADM); by default for ImageNet at 64x64, 296 M weights.
 
+    For pictures and fields [C, H, W], both sides divisible by 2^(levels - 1).
+
     Args:
         width: channels that the factors multiply
         mult: factor of the channels at each resolution, from the images' own down
         blocks: residual blocks of a resolution
-        attention: resolutions with self-attention
+        attention: resolutions, by height, with self-attention
         dropout: probability of dropping an entry inside a block
         head_channels: of an attention head; a layer with fewer has no attention
         heads: of every attention, instead of going by head_channels
@@ -173,21 +174,23 @@ def edm2_unet(
 ) -> "type[nn.Module]":
     """EDM2's magnitude-preserving U-Net; by default EDM2-S, 280 M weights for ImageNet at 64x64.
 
+    For pictures and fields [C, H, W], both sides divisible by 2^(levels - 1).
+
     Args:
         width: channels that the multipliers multiply
         mult: multipliers of the channels, one per resolution
         mult_noise: multiplier of the noise features; None is the first of mult
         mult_emb: multiplier of the embedding; None is the largest of mult
         blocks: blocks per resolution
-        attention: resolutions whose blocks attend
+        attention: resolutions, by height, whose blocks attend
         head_channels: channels of an attention head; where there are fewer, nothing attends
-        label_balance: share of the class in the embedding
+        label_balance: share of the class, and of the features, in the embedding
         concat_balance: share of the skip connection in a concatenation
         residual_balance: share of the branch in a residual sum
         attention_balance: share of the attention in its sum
         clip: largest activation
         dropout: probability of dropping an activation inside a block
-        dropout_resolutions: resolutions whose blocks drop; None is all (TCM drops at 16 and 8)
+        dropout_resolutions: those, by height, whose blocks drop; None is all (TCM: 16 and 8)
     """
     from fewstep.networks._edm2_unet import EDM2UNet
 
