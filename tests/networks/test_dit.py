@@ -127,7 +127,9 @@ def test_a_sample_without_any_element_is_finite_and_leaves_the_others_alone():
     out = network(x, label, {"mask": mask})
     torch.testing.assert_close(out[[0, 2]], network(x, label)[[0, 2]], rtol=1e-11, atol=1e-11)
     (gradient,) = torch.autograd.grad(out.sum(), x)
+    slope = torch.func.jvp(lambda x: network(x, label, {"mask": mask}), (x,), (x,))[1]
     assert torch.isfinite(out).all()
+    assert torch.isfinite(slope).all()
     assert not gradient[1].any()
     assert gradient[0].any()
 

@@ -153,6 +153,19 @@ def test_dropout_is_kept_to_its_resolutions():
     assert all((a - b).abs().max() > 1e-3 for i, a in enumerate(distinct) for b in distinct[:i])
 
 
+def test_a_masked_border_is_the_outside_of_the_picture():
+    """The first convolution sees there what it sees beyond the border: nothing, not even ones."""
+    whole, part = small(0), small(0, (2, 4, 8))
+    x, mask, seen = inputs(SHAPE)[0], torch.zeros(3, 1, 8, dtype=torch.bool), []
+    mask[:, :, :4] = True
+    for network in (whole, part):
+        first = next(iter(network.enc.values()))
+        first.register_forward_hook(lambda _m, _i, out: seen.append(out))
+    whole(x, inputs(SHAPE)[1], {"mask": mask})
+    part(x[:, :, :4], inputs(SHAPE)[1])
+    torch.testing.assert_close(seen[0][:, :, :4], seen[1], rtol=1e-11, atol=1e-11)
+
+
 def test_a_transposed_picture_has_the_transposed_output():
     wide, tall = (small(0, shape, attention=(shape[1],)) for shape in ((2, 4, 8), (2, 8, 4)))
     tall.emb_fourier.load_state_dict(wide.emb_fourier.state_dict())
