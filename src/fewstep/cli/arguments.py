@@ -76,10 +76,11 @@ def without_extras(hint: Any) -> tuple[Any, dict[str, Any], bool]:
 
 
 def without_none(hint: Any) -> Any:
-    """X of `X | None`."""
+    """X of `X | None`; the list of `X | list`, since its words are read alike."""
     if typing.get_origin(hint) not in (types.UnionType, typing.Union):
         return hint
-    return next(kind for kind in typing.get_args(hint) if kind is not type(None))
+    kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    return next((kind for kind in kinds if typing.get_origin(kind) is tuple), kinds[0])
 
 
 def field_docs(kind: type) -> dict[str, str]:
