@@ -53,9 +53,7 @@ def test_the_order_has_no_meaning():
     order = torch.rand(3, 7, generator=generator(0, "order")).argsort(1)
     rows = torch.arange(3)[:, None]
     out = network(x[rows, order], label, {**cond, "mask": cond["mask"][rows, order]})
-    torch.testing.assert_close(
-        out, network(x, label, cond)[rows, order], rtol=1e-10, atol=1e-10
-    )
+    torch.testing.assert_close(out, network(x, label, cond)[rows, order], rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("number", [1, 4])

@@ -100,6 +100,15 @@ class Block(nn.Module):
         return self.skip(x) + self.outer(drop(h, self.dropout, self.site, masks), keep)
 
 
+class Level(nn.ModuleList):
+    """The blocks of a resolution, one after the other."""
+
+    def forward(self, h: Tensor, emb: Tensor, keep: Tensor | None, masks: Masks | None) -> Tensor:
+        for block in self:
+            h = block(h, emb, keep, masks)
+        return h
+
+
 class Middle(nn.Module):
     """Block, h + attention(norm(h)), block, at the lowest resolution."""
 
@@ -154,9 +163,9 @@ class UNet1d(nn.Module):
         emb = 4 * width
         sites = count()
 
-        def level(cin: int, cout: int) -> nn.ModuleList:
+        def level(cin: int, cout: int) -> Level:
             inputs = [cin, *[cout] * (blocks - 1)]
-            return nn.ModuleList(Block(n, cout, emb, dropout, next(sites)) for n in inputs)
+            return Level(Block(n, cout, emb, dropout, next(sites)) for n in inputs)
 
         table = positions([math.ceil(shape[1] / patch)], POSITIONS).t().contiguous()
         self.register_buffer("places", table, persistent=False)
@@ -197,20 +206,17 @@ class UNet1d(nn.Module):
 
         # Encoder.
         skips: list[tuple[Tensor, Tensor | None]] = []
-        for blocks, shrink in zip(self.down, self.shrink, strict=True):
-            for block in blocks:
-                h = block(h, emb, keep, masks)
+        for level, shrink in zip(self.down, self.shrink, strict=True):
+            h = level(h, emb, keep, masks)
             skips.append((h, keep))
             h = shrink(h, keep)
             keep = None if keep is None else halve(keep)
         h = self.middle(h, emb, keep, masks)
 
         # Decoder.
-        for blocks, grow in zip(self.up, self.grow, strict=True):
+        for grow, level in zip(self.grow, self.up, strict=True):
             skip, keep = skips.pop()
             h = grow(h.repeat_interleave(2, -1)[..., : skip.shape[-1]], keep)
-            h = torch.cat([h, skip], 1)
-            for block in blocks:
-                h = block(h, emb, keep, masks)
+            h = level(torch.cat([h, skip], 1), emb, keep, masks)
         h = self.outlet(silu(self.norm(h, keep)), keep)
         return from_patches(h, self.patch, x.shape[-1]) + self.gain(emb)[:, :, None] * x
