@@ -57,7 +57,7 @@ def test_patches_are_neighbours_and_come_back(length, patch):
 
 @pytest.mark.parametrize("length", [1, 2, 5, 16])
 def test_any_length(length):
-    network = small((2, length), 0, 0, mult=(1, 2, 1), patch=1)
+    network = small((2, length), 0, 0, mult=(1, 2, 1), patch=2)
     x, label = inputs((2, length))
     moved = [network(x + step, label) - network(x, label) for step in torch.eye(length).double()]
     assert min(change.abs().amax((1, 2)).min() for change in moved) > 1e-6
@@ -129,7 +129,7 @@ def test_low_precision():
     [
         ((4,), {}, "expected series"),
         ((3, 8, 8), {}, "expected series"),
-        (SHAPE, {"patch": 0}, r"patch = 0: expected 1 \.\. 11"),
+        (SHAPE, {"patch": 0}, "patch = 0"),
         (SHAPE, {"width": 3}, "width = 3"),
         (SHAPE, {"mult": ()}, "mult = "),
         (SHAPE, {"blocks": 0}, "blocks = 0"),

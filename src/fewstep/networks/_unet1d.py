@@ -122,8 +122,7 @@ class Middle(nn.Module):
     def forward(self, h: Tensor, emb: Tensor, keep: Tensor | None, masks: Masks | None) -> Tensor:
         h = self.before(h, emb, keep, masks)
         tokens = self.norm(h, keep).transpose(1, 2).contiguous()
-        seen = None if keep is None else keep[:, 0]
-        h = h + self.attention(tokens, seen).transpose(1, 2)
+        h = h + self.attention(tokens, None if keep is None else keep[:, 0]).transpose(1, 2)
         return self.after(h, emb, keep, masks)
 
 
@@ -155,10 +154,10 @@ class UNet1d(nn.Module):
         require(width > 3, "width", width, "at least 4 channels")
         require(bool(mult) and min(mult) > 0, "mult", mult, "a positive factor for each resolution")
         require(blocks > 0, "blocks", blocks, "at least 1 block")
-        require(0 < patch <= shape[1], "patch", patch, f"1 .. {shape[1]}, the series' length")
-        self.patch = patch
+        require(patch > 0, "patch", patch, "a length above 0")
+        self.patch = min(patch, shape[1])
         self.dropout = probability(dropout)
-        channels = shape[0] * patch
+        channels = shape[0] * self.patch
         widths = [width * m for m in mult]
         emb = 4 * width
         sites = count()
@@ -167,7 +166,7 @@ class UNet1d(nn.Module):
             inputs = [cin, *[cout] * (blocks - 1)]
             return Level(Block(n, cout, emb, dropout, next(sites)) for n in inputs)
 
-        table = positions([math.ceil(shape[1] / patch)], POSITIONS).t().contiguous()
+        table = positions([math.ceil(shape[1] / self.patch)], POSITIONS).t().contiguous()
         self.register_buffer("places", table, persistent=False)
         self.embedding = Embedding(classes, emb, features)
         self.inlet = Conv(2 * channels + POSITIONS, width, 3)
@@ -196,11 +195,11 @@ class UNet1d(nn.Module):
 
         # Patches.
         keep = None
-        seen = torch.ones_like(x)
+        presence = torch.ones_like(x)
         if mask is not None:
-            seen = mask.expand_as(x).to(x.dtype)
-            keep = to_patches(mask.expand_as(x), self.patch).any(1, keepdim=True)
-        h = to_patches(torch.cat([x, seen], 1), self.patch)
+            presence = mask.expand_as(x).to(x.dtype)
+            keep = to_patches(presence, self.patch).any(1, keepdim=True)
+        h = to_patches(torch.cat([x, presence], 1), self.patch)
         h = torch.cat([h, self.places.to(h.dtype).expand(len(h), -1, -1)], 1)
         h = self.inlet(h, keep)
 
