@@ -269,7 +269,7 @@ def unet1d(
     features: int = 0,
     *,
     width: int = 48,
-    mult: tuple[int, ...] = (1, 1, 2),
+    mult: tuple[int, ...] = (1, 1, 1),
     blocks: int = 1,
     patch: int = 4,
     dropout: float = 0.0,
