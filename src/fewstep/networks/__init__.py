@@ -260,3 +260,59 @@ def uvit(
     from fewstep.networks._uvit import UViT
 
     return UViT
+
+
+@_factory
+def unet1d(
+    shape: tuple[int, ...],
+    classes: int = 0,
+    features: int = 0,
+    *,
+    width: int = 48,
+    mult: tuple[int, ...] = (1, 1, 1),
+    blocks: int = 1,
+    patch: int = 4,
+    dropout: float = 0.0,
+) -> "type[nn.Module]":
+    """A U-Net for series [C, L] of any length; by default small enough for one CPU.
+
+    The channels come first: no network sees which axis --channel-axis names.
+
+    Args:
+        width: channels that the factors multiply
+        mult: factor of the channels at each resolution; from one to the next the length halves
+        blocks: residual blocks of a resolution, down as up
+        patch: neighbouring values of a channel that enter together
+        dropout: probability of dropping an entry inside a block
+    """
+    from fewstep.networks._unet1d import UNet1d
+
+    return UNet1d
+
+
+@_factory
+def set_transformer(
+    shape: tuple[int, ...],
+    classes: int = 0,
+    features: int = 0,
+    *,
+    width: int = 64,
+    depth: int = 3,
+    heads: int = 4,
+    mlp_ratio: float = 2.0,
+    dropout: float = 0.0,
+) -> "type[nn.Module]":
+    """A transformer for sets [L, C] of L elements at most, whose order means nothing.
+
+    Smaller sets are padded and have a mask [L].
+
+    Args:
+        width: channels of an element
+        depth: transformer blocks
+        heads: attention heads of a block
+        mlp_ratio: hidden channels of an MLP, in widths
+        dropout: probability of dropping a hidden unit of an MLP
+    """
+    from fewstep.networks._set_transformer import SetTransformer
+
+    return SetTransformer
