@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from PIL import Image
 
 import fewstep as fs
 from fewstep.cli import main
+from fewstep.data import writing
+from fewstep.data.description import describe
 from tests.support import hostile_data
 
 pyarrow = pytest.importorskip("pyarrow", reason="the tables extra is not installed")
@@ -77,10 +80,63 @@ def refusal(capsys, *words):
 def test_a_column_called_x_or_data_does_not_hide_the_others(kind):
     table = columns(x=RANDOM.normal(size=N), data=RANDOM.normal(5, 1, N))
     dataset = fs.data.load(write(f"t.{kind}", table))
-    assert [c.name for c in dataset.names.columns] == ["t", "count", "open", "x", "data"]
-    assert [c.type for c in dataset.names.columns] == ["float", "int", "bool", "float", "float"]
+    assert [c.name for c in dataset.names.columns] == ["t", "count", "open", "city", "x", "data"]
+    types = ["float", "int", "bool", "category", "float", "float"]
+    assert [c.type for c in dataset.names.columns] == types
     np.testing.assert_allclose(everything(dataset).mean(0)[0], table["t"].mean(), rtol=1e-6)
-    assert dataset.left_out == ("column city: text; --condition-columns city conditions on it",)
+    assert dataset.left_out == ()
+
+
+def read(name):
+    return (csv.read_csv if name.endswith(".csv") else parquet.read_table)(name).to_pydict()
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_texts_are_learned_and_written_by_name(kind, capsys):
+    """Categories go through training, sampling and writing; each row's own numbers are the row."""
+    ids = [f"row {place}" for place in range(N)]
+    table = columns(id=ids, kind=["b"] * (N - 1) + ["a, or c"])
+    name = write(f"t.{kind}", table)
+    generator = train(name, "--units", "quantile")
+    names = generator.facts.names
+    widths = {c.name: c.width for c in names.columns}
+    assert widths == {"t": 1, "count": 1, "open": 1, "city": 3, "kind": 2}
+    left = "column id: text; --columns id or --condition-columns id takes it as categories"
+    assert generator.facts.description["left_out"] == [left]
+    dataset = fs.data.load(name, units="quantile")
+    rows = dataset.units.to_user(dataset.train.x0)
+    writing.write_table(Path(f"own.{kind}"), rows, None, names)
+    order, own = dataset.order[: len(rows)].tolist(), read(f"own.{kind}")
+    for column in ("count", "open", "city", "kind"):
+        assert own[column] == [table[column][place] for place in order]
+    assert main(["sample", "run", "--n", "40", "--steps", "2", "--out", f"s.{kind}"]) == 0
+    samples = read(f"s.{kind}")
+    assert list(samples) == list(widths)
+    assert set(samples["city"]) <= set(CITIES)
+    again = fs.data.load(f"s.{kind}", columns=("city", "count"))
+    assert [c.type for c in again.names.columns] == ["category", "int"]
+    assert main(["eval", "run", "--n", "6", "--steps", "1", "--quiet"]) == 0
+    # Other rows are read by the run's own columns and categories.
+    few = {**table, "city": ["Rome"] * N, "more": RANDOM.normal(size=N)}
+    second = train(write(f"few.{kind}", few), "--init", "run", out="second")
+    assert second.facts.names.columns == names.columns
+    write(f"few.{kind}", {**table, "city": ["Paris"] * N})
+    line = refusal(capsys, "train", "toy", "--data", f"few.{kind}", "--init", "run", *TINY)
+    assert "column city = 'Paris': expected one of Bonn, Oslo, Rome" in line
+
+
+def test_texts_are_samples_where_they_are_few_or_named():
+    many = [f"{place // 4}" + "th" for place in range(N)]
+    name = write("t.csv", {"t": RANDOM.normal(size=N), "floor": many, "city": CITIES * (N // 3)})
+    assert fs.data.load(name).shape == (4,)
+    assert fs.data.load(name, columns=("floor",)).shape == (15,)
+    assert fs.data.load(name, condition_columns=("city",)).shape == (1,)
+    dataset = fs.data.load(name, columns=("city",))
+    assert describe(dataset).marks == ()
+    values = {f"city={one}" for one in CITIES}
+    assert {one.name for one in describe(dataset).variables} == values
+    old = fs.data.Reading(origin_units=fs.data.Units())  # a run that learned numbers alone
+    assert fs.data.read_dataset(name, old).shape == (1,)
 
 
 def test_an_array_called_x_is_the_samples_and_the_rest_is_said():
@@ -145,8 +201,6 @@ def test_columns_are_chosen_by_name_and_a_wrong_name_has_its_nearest(capsys):
         line = refusal(capsys, "train", "toy", "--data", "t.csv", option, value, *TINY)
         assert "unknown column of t.csv" in line
         assert "did you mean" in line
-    line = refusal(capsys, "train", "toy", "--data", "t.csv", "--columns", "city", *TINY)
-    assert "column city holds text: expected numbers" in line
     np.save("x.npy", RANDOM.normal(size=(N, 2)))
     line = refusal(capsys, "train", "toy", "--data", "x.npy", "--columns", "a", *TINY)
     assert "expected none with data x.npy, which is no table" in line
