@@ -65,14 +65,14 @@ def quantiles_of(values: np.ndarray, most: int = MOST_KNOTS) -> Quantiles | None
     Where there are more values than knots, these are evenly apart on the normal's axis, and so
     close in the tails.
     """
-    values = np.sort(values)
+    values = np.sort(values, axis=None)
     n = len(values)
     chosen = np.unique(values)
     if len(chosen) < 3:
         return None
     if len(chosen) > most // 2:
         end = _score(np.array(0.5 / n))
-        ranks = np.rint(n * _share(np.linspace(end, -end, most // 4)) - 0.5).astype(np.int64)
+        ranks = np.rint(n * _share(np.linspace(end, -end, most // 3)) - 0.5).astype(np.int64)
         picks = values[ranks]
         wide = picks[1:][picks[1:] == picks[:-1]]  # values of many rows: their neighbours too
         before = np.maximum(np.searchsorted(values, wide) - 1, 0)
