@@ -123,14 +123,14 @@ class _Roles:
         whole = [n for n in SAMPLES if n in frame.of_kind(rest, "arrays", "pictures")]
         if whole:
             return whole[:1]
-        columns = frame.of_kind(rest, "numbers")
-        if self.reading.origin_units is None:  # an older run has no texts among its samples
-            columns += [name for name in frame.of_kind(rest, "text") if are_few(frame, name)]
+        numbers = frame.of_kind(rest, "numbers")
         arrays = frame.of_kind(rest, "arrays", "pictures")
-        if columns:
-            return columns
-        if len(arrays) == 1:
+        if not numbers and len(arrays) == 1:
             return arrays
+        if self.reading.origin_units is None:  # an older run has no texts among its samples
+            numbers += [name for name in frame.of_kind(rest, "text") if are_few(frame, name)]
+        if numbers:
+            return numbers
         for name in frame.of_kind(rest, "text"):
             check_text(name, frame.columns[name], "choose --columns without it")
         raise UserError(
