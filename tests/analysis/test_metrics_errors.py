@@ -37,11 +37,11 @@ def coverage(measure, truth: float, n: int, d: int) -> int:
 
 
 def test_intervals_of_a_frechet_distance_cover_its_expectation():
-    """E[FD_n], of a fixed reference, is known from 10000 other draws."""
+    """E[FD_n], of a fixed reference, is known from 4000 other draws."""
     n, d = 30, 2
     reference = moments(normals(200, d, 0))
     truth = torch.tensor(
-        [frechet(draw, reference) for draw in normals(10_000 * n, d, 2, mean=0.2).split(n)]
+        [frechet(draw, reference) for draw in normals(4_000 * n, d, 2, mean=0.2).split(n)]
     ).mean()
     assert coverage(lambda x: frechet(x, reference), truth.item(), n, d) >= 180
 

@@ -105,6 +105,12 @@ def test_held_out_rows_that_were_trained_on_are_counted(tmp_path):
     assert number == sum(row.tobytes() in train for row in held_out) > 0
 
 
+def test_rows_of_few_different_values_are_alike_by_chance(tmp_path):
+    x = np.random.default_rng(0).integers(0, 4, size=(400, 3)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    assert describe(data.load(str(tmp_path / "x.npy"))).marks == ()
+
+
 def test_variables_on_another_axis_are_noticed():
     x = normal(300, 10, 2) * [1e5, 1]
     (mark,) = marks(x)

@@ -53,9 +53,9 @@ def test_a_low_rank_mixture_is_the_one_of_its_covariances(process, std):
             torch.testing.assert_close(
                 getattr(low, name)(x, t, cond), target, rtol=1e-11, atol=1e-11
             )
-        torch.testing.assert_close(
-            low.solve(x, t, 0.0, cond), full.solve(x, t, 0.0, cond), rtol=0, atol=1e-9
-        )
+    torch.testing.assert_close(
+        low.solve(x, t, 0.0, cond), full.solve(x, t, 0.0, cond), rtol=0, atol=1e-9
+    )
     assert low.variance == pytest.approx(full.variance, rel=1e-12)
     torch.testing.assert_close(
         low.components.axes.sort(1).values,

@@ -40,7 +40,7 @@ def test_the_table_is_fine_enough(law):
     steps = grid(30)
     half, whole, double = (
         oracle.trained(law, steps, nodes=nodes, points=points)
-        for nodes, points in ((400, 5), (800, 10), (1600, 20))
+        for nodes, points in ((300, 4), (600, 8), (1200, 16))
     )
     assert whole.error() == pytest.approx(double.error(), rel=1e-4)
     assert whole.w2() == pytest.approx(double.w2(), rel=1e-4)

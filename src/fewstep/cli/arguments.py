@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 import textwrap
 import types
 import typing
 from collections.abc import Container, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -84,15 +86,19 @@ def field_docs(kind: type) -> dict[str, str]:
     """The docstring below each field of a dataclass, those of its bases included."""
     docs: dict[str, str] = {}
     for cls in reversed(kind.__mro__[:-1]):
-        try:
-            source = textwrap.dedent(inspect.getsource(cls))
-        except (OSError, TypeError):  # a class that make_dataclass made
-            continue
-        body = ast.parse(source).body[0].body  # type: ignore[attr-defined]
-        for field, text in pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-                name = typing.cast(ast.Name, field.target).id
-                docs[name] = " ".join(ast.literal_eval(text.value).split())
+        if getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls:
+            docs |= _own_docs(cls)  # one that make_dataclass made is in no file
+    return docs
+
+
+@lru_cache(maxsize=64)
+def _own_docs(cls: type) -> dict[str, str]:
+    docs = {}
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
+    for field, text in pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            name = typing.cast(ast.Name, field.target).id
+            docs[name] = " ".join(ast.literal_eval(text.value).split())
     return docs
 
 

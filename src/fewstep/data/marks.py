@@ -27,6 +27,7 @@ HASHED = 4096  # rows at once
 COMPARED = 10_000  # rows that columns are compared on
 MOST_SORTED = 1_000_000  # numbers of a variable whose quartiles are taken
 LEAST_SIDE = 8  # of what looks like a picture
+BY_CHANCE = 1000  # possible rows for each training row, below which some are alike by chance
 SLIVER = 128  # of 256 levels that pictures should use
 
 MISSING = {"na", "n/a", "n.a.", "#n/a", "nan", "null", "none", "nil", "?", "-", "missing"}
@@ -45,7 +46,7 @@ def marks_of(dataset: Dataset, parts: list[Arrays], columns: list[Column]) -> It
     if len(far) > MOST_LISTED:
         yield f"{len(far) - MOST_LISTED} more variables have values that far out"
     yield from _mark_range(dataset)
-    yield from _mark_repeats(parts, columns)
+    yield from _mark_repeats(parts)
     yield from _mark_classes(dataset)
 
 
@@ -197,18 +198,26 @@ def _mark_axis(dataset: Dataset) -> Iterator[str]:
             )
 
 
-def _mark_repeats(parts: list[Arrays], columns: list[Column]) -> Iterator[str]:
-    """Held-out rows that stand in the training split too, where that is no matter of few values."""
-    if all(column.type in ("category", "bool") for column in columns):
-        return
+def _mark_repeats(parts: list[Arrays]) -> Iterator[str]:
+    """Held-out rows that stand in the training split too."""
     train, *others = (_hashes(part.x0) for part in parts)
     held_out = np.concatenate([np.empty(0, np.uint64), *others])
     number = int(np.isin(held_out, train).sum())
-    if number:
+    if number and not _are_few(parts[0].x0):
         yield (
             f"{number} of {len(held_out)} held-out rows stand in the training split too: scores on"
             " them flatter"
         )
+
+
+def _are_few(x0: Tensor) -> bool:
+    """Whether the values of each number allow so few rows that some are alike by chance."""
+    possible = 1
+    for column in x0.flatten(1)[:, :FEW_COLUMNS].T:
+        possible *= len(column.unique())
+        if possible > BY_CHANCE * len(x0):
+            return False
+    return True
 
 
 def _hashes(x0: Tensor) -> np.ndarray:
