@@ -236,8 +236,8 @@ def _conditions(dataset: Dataset) -> Iterator[tuple[str, tuple[Variable, ...]]]:
             continue
         units = dataset.cond_units.get(name, Units())
         places = part.shape[1] if part.ndim > 1 else 1
-        known = dataset.names.features if name in ("", "features") else ()
-        columns = numbers_in(known, places)
+        names = dataset.names.features if name in ("", "features") else ()
+        columns = numbers_in(names, places)
         axis = 0 if part.ndim > 1 else None
         units = units if units.axis is not None or axis is None else _spread(units, places)
         values = part.float().reshape(len(part), -1) if part.ndim == 1 else part.float()

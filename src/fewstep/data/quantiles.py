@@ -67,21 +67,21 @@ def quantiles_of(values: np.ndarray, most: int = MOST_KNOTS) -> Quantiles | None
     """
     values = np.sort(values, axis=None)
     n = len(values)
-    chosen = np.unique(values)
-    if len(chosen) < 3:
+    edges = np.unique(values)
+    if len(edges) < 3:
         return None
-    if len(chosen) > most // 2:
+    if len(edges) > most // 2:
         end = _score(np.array(0.5 / n))
         ranks = np.rint(n * _share(np.linspace(end, -end, most // 3)) - 0.5).astype(np.int64)
         picks = values[ranks]
         wide = picks[1:][picks[1:] == picks[:-1]]  # values of many rows: their neighbours too
         before = np.maximum(np.searchsorted(values, wide) - 1, 0)
         behind = np.minimum(np.searchsorted(values, wide, side="right"), n - 1)
-        chosen = np.unique(np.concatenate([picks, values[before], values[behind]]))
-    first = np.searchsorted(values, chosen)
-    last = np.searchsorted(values, chosen, side="right") - 1
+        edges = np.unique(np.concatenate([picks, values[before], values[behind]]))
+    first = np.searchsorted(values, edges)
+    last = np.searchsorted(values, edges, side="right") - 1
     ranks, at = np.unique(np.stack([first, last], 1), return_index=True)
-    knots = np.repeat(chosen, 2)[at]
+    knots = np.repeat(edges, 2)[at]
     return Quantiles(tuple(((ranks + 0.5) / n).tolist()), tuple(knots.tolist()))
 
 

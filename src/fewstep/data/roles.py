@@ -47,9 +47,9 @@ def from_frame(frame: Frame, reading: Reading) -> Content:
     own = reading.condition_columns
     if reading.label_column is not None:
         own += (reading.label_column,)
-    known = tuple(c.name for c in reading.origin_columns if c.name not in own)
-    if not reading.columns and set(known) <= set(frame.columns):
-        reading = replace(reading, columns=known)
+    before = tuple(c.name for c in reading.origin_columns if c.name not in own)
+    if not reading.columns and set(before) <= set(frame.columns):
+        reading = replace(reading, columns=before)
     own += reading.columns
     for name in own:
         frame.column(name)
@@ -270,24 +270,24 @@ def as_numbers(
     if len(names) == 1 and frame.column(names[0]).kind == "arrays":
         return native(frame.columns[names[0]].values()).astype(np.float64), ()
     parts, columns = [], []
-    known = {column.name: column for column in vocabulary}
+    by_name = {column.name: column for column in vocabulary}
     for name in names:
         cells = frame.column(name)
         if cells.kind not in ("numbers", "text"):
             raise UserError(f"column {name} holds {cells.about or cells.kind}: expected numbers")
         values = cells.values()
-        column = known.get(name) or column_of(name, values)
+        column = by_name.get(name) or column_of(name, values)
         if not is_text(values) and column.type != "category":
             check_exact(name, values)
             parts.append(native(values).astype(np.float64)[:, None])
             columns.append(column)
             continue
-        if name in known and column.type != "category":
+        if name in by_name and column.type != "category":
             raise UserError(f"column {name} holds text: expected numbers, as in training")
-        if name not in known:
+        if name not in by_name:
             check_text(name, cells, way)
         ranks, words = number_texts(values.tolist())
-        if name in known:
+        if name in by_name:
             ranks = places(f"column {name}", words, column.categories)[ranks]
             words = column.categories
         if len(words) > FEW:

@@ -145,7 +145,7 @@ class Units:
         if min(scale) < 0 or not isinstance(laws, list) or len(laws) not in (0, places):
             return None
         quantiles = [law and Quantiles.from_json(law) for law in laws]
-        if any(law is not None and got is None for law, got in zip(laws, quantiles, strict=True)):
+        if any(law is not None and own is None for law, own in zip(laws, quantiles, strict=True)):
             return None
         pair = tuple(map(float, shift)), tuple(map(float, scale))
         return Units(*pair, axis=axis, quantiles=tuple(quantiles))
