@@ -47,11 +47,32 @@ def columns(**others):
 def test_a_column_called_x_or_data_does_not_hide_the_others(kind):
     table = columns(x=RANDOM.normal(size=N), data=RANDOM.normal(5, 1, N))
     dataset = fs.data.load(write(f"t.{kind}", table))
-    assert dataset.shape == (5,)
-    assert [c.name for c in dataset.names.columns] == ["t", "count", "open", "x", "data"]
-    assert [c.type for c in dataset.names.columns] == ["float", "int", "bool", "float", "float"]
+    assert dataset.shape == (8,)
+    assert [c.name for c in dataset.names.columns] == ["t", "count", "open", "city", "x", "data"]
+    types = ["float", "int", "bool", "category", "float", "float"]
+    assert [c.type for c in dataset.names.columns] == types
     np.testing.assert_allclose(everything(dataset).mean(0)[0], table["t"].mean(), rtol=1e-6)
-    assert dataset.left_out == ("column city: text; --condition-columns city conditions on it",)
+    assert dataset.left_out == ()
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_texts_are_learned_and_samples_have_them_by_name(kind, capsys):
+    table = columns(id=[f"row {place}" for place in range(N)], kind=["b", "a, or c"] * (N // 2))
+    generator = train(write(f"t.{kind}", table), "--units", "quantile")
+    assert generator.facts.shape == (8,)
+    left = "column id: text; --columns id or --condition-columns id takes it as categories"
+    assert generator.facts.description["left_out"] == [left]
+    assert main(["sample", "run", "--n", "40", "--steps", "2", "--out", f"s.{kind}"]) == 0
+    read = csv.read_csv if kind == "csv" else parquet.read_table
+    samples = read(f"s.{kind}").to_pydict()
+    assert list(samples) == ["t", "count", "open", "city", "kind"]
+    assert set(samples["city"]) <= set(CITIES)
+    assert set(samples["count"]) <= set(range(9))
+    assert {type(value) for value in samples["open"]} == {bool}
+    assert main(["eval", "run", "--n", "6", "--steps", "1", "--quiet"]) == 0
+    write(f"t.{kind}", {**table, "city": ["Paris"] * N})
+    line = refusal(capsys, "train", "toy", "--data", f"t.{kind}", "--init", "run", *SHORT)
+    assert "column city = 'Paris': expected one of Bonn, Oslo, Rome" in line
 
 
 def test_an_array_called_x_is_the_samples_and_the_rest_is_said():
@@ -117,8 +138,6 @@ def test_columns_are_chosen_by_name_and_a_wrong_name_has_its_nearest(capsys):
         line = refusal(capsys, "train", "toy", "--data", "t.csv", option, value, *SHORT)
         assert "unknown column of t.csv" in line
         assert "did you mean" in line
-    line = refusal(capsys, "train", "toy", "--data", "t.csv", "--columns", "city", *SHORT)
-    assert "column city holds text: expected numbers" in line
     np.save("x.npy", RANDOM.normal(size=(N, 2)))
     line = refusal(capsys, "train", "toy", "--data", "x.npy", "--columns", "a", *SHORT)
     assert "expected none with data x.npy, which is no table" in line

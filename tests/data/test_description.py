@@ -29,7 +29,7 @@ def test_the_numbers_are_the_users(tmp_path):
     """Means, deviations and ends are numpy's of the training rows, whatever the units."""
     x = normal(400, 3) * [10, 0.1, 1e-6] + [288, 0.6, 3e-5]
     np.save(tmp_path / "x.npy", x)
-    for units in ("auto", "robust", "whole", "as-is"):
+    for units in ("auto", "robust", "quantile", "whole", "as-is"):
         dataset = data.load(str(tmp_path / "x.npy"), units=units)
         description = describe(dataset)
         rows = dataset.order[: len(dataset.train.x0)].numpy()

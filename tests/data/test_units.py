@@ -137,7 +137,9 @@ def test_units_that_are_said():
     with pytest.raises(UserError, match=r"expected a range of all values"):
         data.from_tensors(x, data.Reading(units="0..0.5"))
     for wrong in ("minmax", "1..0", "..", "nan..1"):
-        with pytest.raises(UserError, match=r"expected auto, standard, robust, whole, as-is or"):
+        with pytest.raises(
+            UserError, match=r"expected auto, standard, robust, quantile, whole, as-is or"
+        ):
             data.from_tensors(x, data.Reading(units=wrong))
     with pytest.raises(UserError, match="the same in every row"):
         data.from_tensors(torch.tensor([[1.0, 2.0]]).expand(9, 2))

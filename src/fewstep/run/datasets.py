@@ -36,7 +36,12 @@ def reading_of(run: Run, facts: Facts | None = None) -> Reading:
     )
     if facts is None:
         return reading
-    return replace(reading, origin_units=facts.units, origin_cond_units=facts.cond_units)
+    return replace(
+        reading,
+        origin_units=facts.units,
+        origin_cond_units=facts.cond_units,
+        origin_columns=facts.names.columns,
+    )
 
 
 def data_of(run: Run, facts: Facts, data: str | Dataset | None = None) -> Dataset:
