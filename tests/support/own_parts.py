@@ -19,6 +19,15 @@ def method():
     )
 
 
+def halving():
+    """A sampler of its own, whose times halve."""
+
+    def grid(process, moves, levels):
+        return [process.t_max * 0.5**i for i in range(moves)] + [0.0]
+
+    return replace(method(), sampler=fs.sampling.Sampler(step=fs.solvers.ddim, grid=grid))
+
+
 def of_pictures():
     return fs.methods.mcm(pools=1, steps=16, steps_end=16)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fewstep.analysis import report
-from fewstep.analysis.frontier.points import MULTISTEP, Judge, Point
+from fewstep.analysis.frontier.points import MULTISTEP, OWN, Judge, Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +54,7 @@ def _plot(
         ends = [results[p].interval or (results[p].value,) * 2 for p in line]
         bars = np.abs(np.array(ends).T - y)
         style: dict[str, Any] = {"color": colour, "marker": mark, "markersize": 5}
-        dash = "-" if line[0].sampler == MULTISTEP else ":"
+        dash = "-" if line[0].sampler in (MULTISTEP, OWN) else ":"
         ax.errorbar(
             x, y, bars, label=name, linestyle=dash, linewidth=1, markerfacecolor="white", **style
         )
