@@ -176,7 +176,7 @@ class Frontier:
 def write_conditions(path: Path, cond: Cond) -> None:
     """The conditions of samples as an .npz that `sample --cond` reads; nothing without any."""
     if cond is not None:
-        parts = cond if isinstance(cond, Mapping) else {"cond": cond}
+        parts: Any = cond if isinstance(cond, Mapping) else {"cond": cond}
         np.savez(path, **{name: np.asarray(part) for name, part in parts.items()})
 
 
