@@ -54,8 +54,8 @@ def jump(process, denoiser, x, t, s, cond=None):
     return process.jump(x, denoiser(x, t, to(fs.process.per_row(s, x), cond)), t, s)
 
 
-def meanflow(*, c: float = 1e-3) -> fs.Method:
-    """||u - sg u_goal||^2 over sg ||u - u_goal||^2 + c (section 4.3)."""
+def meanflow(*, p: float = 1.0, c: float = 1e-3) -> fs.Method:
+    """||u - sg u_goal||^2 / (sg ||u - u_goal||^2 + c)^p (section 4.3)."""
     linear = fs.process.linear()
     law = fs.times.AtLevel(fs.times.LogNormal(mean=-0.4, std=1.0), linear)  # logit-normal
     return MeanFlow(
@@ -65,7 +65,7 @@ def meanflow(*, c: float = 1e-3) -> fs.Method:
         target=Mean(),
         space=fs.spaces.Velocity(),
         distance=fs.distances.sse,
-        balance=lambda loss, t, models: loss / (loss.detach() + c),
+        balance=lambda loss, t, models: loss / (loss.detach() + c) ** p,
         scaling=fs.scalings.Flow(),
         sampler=fs.sampling.Sampler(step=jump, default=1),
     )

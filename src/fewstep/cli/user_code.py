@@ -32,17 +32,17 @@ def import_function(kind: str, name: str) -> Callable[..., Any]:
 
 
 def parts_by_run(
-    runs: Sequence[str], **typed: Sequence[str]
+    runs: Sequence[str], **names: Sequence[str]
 ) -> dict[str, tuple[dict[str, str], dict[str, Any]]]:
-    """By run, the names of its own parts and the parts, of the words typed for each kind.
+    """By run, the names of its own parts and the parts, of the names for each kind.
 
     runs: as typed; one that has no own part is left out. Raises UserError.
     """
     result: dict[str, tuple[dict[str, str], dict[str, Any]]] = {}
-    for kind, words in typed.items():
+    for kind, words in names.items():
         for run, name in names_by_run(kind, runs, words).items():
-            names, parts = result.setdefault(run, ({}, {}))
-            names[kind], parts[kind] = name, import_function(kind, name)
+            own_names, parts = result.setdefault(run, ({}, {}))
+            own_names[kind], parts[kind] = name, import_function(kind, name)
     return result
 
 
@@ -56,24 +56,24 @@ def names_by_run(kind: str, runs: Sequence[str], words: Sequence[str]) -> dict[s
     from fewstep.run.build import OWN
     from fewstep.run.generator import find
 
-    stored = {run: getattr(find(run).record.run, kind) for run in runs}
+    by_run = {run: getattr(find(run).record.run, kind) for run in runs}
     result, alone = {}, []
     for word in filter(None, ",".join(words).split(",")):
         run, equals, name = word.rpartition("=")
-        if equals and run not in stored:
+        if equals and run not in by_run:
             raise UserError(f"--{kind} {word}: expected one of {', '.join(runs)} before the =")
         if equals:
             result[run] = name
         else:
             alone.append(name)
-    own = {run: name for run, name in stored.items() if name == OWN or ":" in name}
+    own = {run: name for run, name in by_run.items() if name == OWN or ":" in name}
     result = {run: name for run, name in own.items() if name in alone} | result
     rest = [name for name in alone if name not in own.values()]
     others = [run for run in own if run not in result]
     if rest and not others:
         raise UserError(
             f"--{kind} {rest[0]}: expected the {kind} of a run: run.json says "
-            + ", ".join(f"{name} of {run}" for run, name in stored.items())
+            + ", ".join(f"{name} of {run}" for run, name in by_run.items())
         )
     if len(rest) > 1:
         raise UserError(

@@ -89,7 +89,7 @@ def row_at(
     t = float(process.time_at(levels[-1]))
     with torch.no_grad():
         answers = subject.ema(rows.at(process, t), t, rows.cond)
-    kept = (linear.along(rows.z) * linear.along(answers))[:, directions].mean()
+    noise = (linear.along(rows.z) * linear.along(answers))[:, directions].mean()
     deviation = None
     if with_samples:
         generator = subject.generator(subject.ema).with_later_sigmas(levels)
@@ -97,12 +97,12 @@ def row_at(
         x = generator.sample(len(rows.x0), seed=subject.seed, cond=cond, batch=subject.batch)
         x = linear.along(subject.dataset.units.to_model(x))[:, directions]
         deviation = float(x.var(0, correction=0).mean()) ** 0.5
-    return levels[-1], float(kept), deviation, float(linear.values[directions].mean()) ** 0.5
+    return levels[-1], float(noise), deviation, float(linear.values[directions].mean()) ** 0.5
 
 
 def judge_kept(table: dict[tuple[float, ...], Row], ratio: float) -> Verdict:
     """On the sampler's own levels, the first row; the others say what would help."""
-    level, kept, own, data = next(iter(table.values()))
+    level, noise, own, data = next(iter(table.values()))
     best = min(table, key=lambda levels: table[levels][2] or 0.0)
     least = table[best][2]
     remedy = "no other level does better: train longer, or a larger network"
@@ -118,11 +118,11 @@ def judge_kept(table: dict[tuple[float, ...], Row], ratio: float) -> Verdict:
         *KEPT,
         against="the data's own deviation in the directions in which they vary least",
         ok=(
-            f"from level {level:.3g} the answers keep {kept:.2g} of the noise where the data vary"
+            f"from level {level:.3g} the answers keep {noise:.2g} of the noise where the data vary"
             f" least, by {data:.2g}"
         ),
         fault=(
             f"the last step leaves noise in the samples: from level {level:.3g} the answers keep"
-            f" {kept:.2g} of it where the data vary by {data:.2g}: {remedy}"
+            f" {noise:.2g} of it where the data vary by {data:.2g}: {remedy}"
         ),
     )

@@ -176,8 +176,8 @@ class Frontier:
 def write_conditions(path: Path, cond: Cond) -> None:
     """The conditions of samples as an .npz that `sample --cond` reads; nothing without any."""
     if cond is not None:
-        parts: Any = cond if isinstance(cond, Mapping) else {"cond": cond}
-        np.savez(path, **{name: np.asarray(part) for name, part in parts.items()})
+        parts: dict[str, Any] = dict(cond) if isinstance(cond, Mapping) else {"cond": cond}
+        np.savez(path, **parts)
 
 
 def _point_facts(point: Point, summary: Summary, command: str) -> dict[str, Any]:

@@ -159,9 +159,9 @@ def with_goals_still(method: Method) -> tuple[Method, list[Tensor]]:
     """The method with its goals detached where they are compared, and a list of these goals."""
     goals = []
 
-    def distance(guess: Tensor, goal: Tensor) -> Tensor:
-        goals.append(goal)
-        return method.distance(guess, goal.detach())
+    def distance(x: Tensor, y: Tensor) -> Tensor:
+        goals.append(y)
+        return method.distance(x, y.detach())
 
     return replace(method, distance=distance), goals
 
