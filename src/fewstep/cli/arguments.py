@@ -33,10 +33,11 @@ class Option:
     default: Any
     metavar: str | None
     is_positional: bool
+    appends: bool = False  # one word each time that it is typed
 
     @property
     def is_list(self) -> bool:
-        return typing.get_origin(self.kind) is tuple
+        return typing.get_origin(self.kind) is tuple and not self.appends
 
 
 def options_in(kind: type, default: Any = None, prefix: str = "") -> list[Option]:
@@ -59,6 +60,7 @@ def options_in(kind: type, default: Any = None, prefix: str = "") -> list[Option
                 default=None if value is MISSING else value,
                 metavar=config.get("metavar"),
                 is_positional=is_positional,
+                appends=tyro.conf.UseAppendAction in getattr(hints[field.name], "__metadata__", ()),
             )
         )
     return options
@@ -69,7 +71,7 @@ def without_extras(hint: Any) -> tuple[Any, dict[str, Any], bool]:
     config: dict[str, Any] = {}
     extras = getattr(hint, "__metadata__", ())
     for extra in extras:
-        if extra is not tyro.conf.Positional:
+        if extra not in (tyro.conf.Positional, tyro.conf.UseAppendAction):
             config |= vars(extra)
     kind = typing.get_args(hint)[0] if extras else hint
     return kind, config, tyro.conf.Positional in extras

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fewstep.analysis import report
-from fewstep.analysis.frontier.points import MULTISTEP, Judge, Point
+from fewstep.analysis.frontier.points import MULTISTEP, OWN, Judge, Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +51,7 @@ def _plot(
         ends = [results[p].interval or (results[p].value,) * 2 for p in line]
         bars = np.abs(np.array(ends).T - y)
         style: dict[str, Any] = {"color": colour, "marker": mark, "markersize": 5}
-        dash = "-" if line[0].sampler == MULTISTEP else ":"
+        dash = "-" if line[0].sampler in (MULTISTEP, OWN) else ":"
         ax.errorbar(
             x, y, bars, label=name, linestyle=dash, linewidth=1, markerfacecolor="white", **style
         )

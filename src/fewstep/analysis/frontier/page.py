@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fewstep.analysis import report
@@ -17,11 +19,13 @@ from fewstep.analysis.frontier.models import Subject
 from fewstep.analysis.frontier.points import Point, choice_facts
 from fewstep.analysis.frontier.scoring import Bench, held_out, search_seed
 from fewstep.analysis.frontier.summary import Summary
+from fewstep.base.conditions import Cond
 from fewstep.base.errors import StorageError
 from fewstep.base.version import __version__
 from fewstep.data import Arrays, pictures
 
 FORMAT = 1
+_CONDITIONS, _ROWS = "conditions.npz", 100  # as many rows as `fewstep sample` draws
 _CAPTION = (
     "Bars: 95 % intervals. Filled, with the number of evaluations: better than every cheaper filled"
     " one, left by evaluations, right by latency. Grey: what held-out data itself scores."
@@ -62,13 +66,24 @@ class Frontier:
             "plan": {**asdict(plan), "search_seed": search_seed(plan.seed)},
             "machine": machine(self.points[0].subject.generator),
             "subjects": [_subject_facts(subject) for subject in summary.subjects],
-            "points": [_point_facts(point, summary) for point in self.points],
+            "points": [
+                _point_facts(point, summary, point.command(self._cond_option))
+                for point in self.points
+            ],
         }
         return json.loads(json.dumps(facts))
 
     def commands(self) -> list[str]:
         """How to sample like each point on offer, with its levels."""
-        return [p.command() for p in self.points if p.on_offer and p.command()]
+        commands = [p.command(self._cond_option) for p in self.points if p.on_offer]
+        return [command for command in commands if command]
+
+    @property
+    def _cond_option(self) -> str:
+        """What a command needs to sample with conditions, "" where labels take turns."""
+        if self.bench.conditions(1) is None:
+            return ""
+        return f" --cond {shlex.quote(str(self.bench.store.path.with_name(_CONDITIONS)))}"
 
     def text(self) -> str:
         """The tables, the conclusion and the commands for a terminal."""
@@ -78,7 +93,10 @@ class Frontier:
         return "\n\n".join(filter(None, parts))
 
     def write(self, folder: Path) -> None:
-        """frontier.json, frontier.png, samples.png and report.html in the folder."""
+        """frontier.json, frontier.png, samples.png and report.html in the folder.
+
+        Beside them conditions.npz for the commands, where the data have conditions.
+        """
         facts = self.to_json()
         about = f"{self.bench.dataset.name}, test split: {self._draws()}"
         drawing = figures.frontier(self.points, self.bench.judge(), about)
@@ -89,6 +107,7 @@ class Frontier:
             curves = report.Figure(report.svg(drawing), alt, _CAPTION)
             page = self._page(facts, [curves, self._samples(folder / "samples.png")])
             report.write(folder / "report.html", page)
+            write_conditions(folder / _CONDITIONS, self.bench.conditions(_ROWS))
         except OSError as error:
             raise StorageError(f"cannot write to {folder}: {error.strerror or error}") from error
 
@@ -130,7 +149,7 @@ class Frontier:
 
     def _sample(self, point: Point, real: Arrays) -> pictures.Rows:
         subject = point.subject
-        generator = subject.generator if point.sampler == "segments" else subject.by(point.sampler)
+        generator = subject.by(point.sampler) if subject.kind == "solver" else subject.generator
         generator = generator.with_later_sigmas(point.levels or None)
         cond = self.bench.dataset.user_cond(real.cond)
         x = generator.sample(len(real.x0), steps=point.steps, seed=self.bench.plan.seed, cond=cond)
@@ -156,7 +175,14 @@ class Frontier:
         ]
 
 
-def _point_facts(point: Point, summary: Summary) -> dict[str, Any]:
+def write_conditions(path: Path, cond: Cond) -> None:
+    """The conditions of samples as an .npz that `sample --cond` reads; nothing without any."""
+    if cond is not None:
+        parts: dict[str, Any] = dict(cond) if isinstance(cond, Mapping) else {"cond": cond}
+        np.savez(path, **parts)
+
+
+def _point_facts(point: Point, summary: Summary, command: str) -> dict[str, Any]:
     return {
         "subject": point.subject.name,
         "sampler": point.sampler,
@@ -169,7 +195,7 @@ def _point_facts(point: Point, summary: Summary) -> dict[str, Any]:
         "note": summary.note(point),
         "results": [asdict(result) for result in point.results.values()],
         "latency": [asdict(point.one), asdict(point.many)],
-        "command": point.command(),
+        "command": command,
     }
 
 

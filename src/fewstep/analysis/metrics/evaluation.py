@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -28,13 +27,10 @@ from fewstep.run.generator import Generator
 
 _WARM_UP = 4096  # most samples of the pass that is not timed
 _MOST_DRAWS = 100  # more draws hardly narrow an interval
-_FEW = 50  # fewer held-out samples make a poor floor
 _ERRORS = {
     "error": "standard error of the mean over draws, given the reference",
     "interval": "nominal 95 %, Student's t widened by Hall's",
 }
-
-log = logging.getLogger("fewstep")
 
 
 def split_of(dataset: Dataset, name: str) -> Arrays:
@@ -68,10 +64,6 @@ def _held_out(
             f"n = {n} samples against {len(held_out.x0)} held-out ones: expected at least 2 of each"
         )
     require(size <= n, "draw", size, f"at most n = {n}")
-    if len(held_out.x0) < _FEW:
-        log.warning(
-            "fewstep: %d samples are held out: so few say little of a distance", len(held_out.x0)
-        )
     return held_out, size
 
 
