@@ -23,7 +23,8 @@ class TwoTimes(torch.nn.Module):
 
     def forward(self, x, noise_label, cond=None):
         parts = to(torch.zeros_like(noise_label), cond)
-        return self.inner(x, noise_label, {**parts, "features": parts["to"].to(x)[:, None]})
+        a = parts.pop("to").to(x)
+        return self.inner(x, noise_label, {**parts, "features": a[:, None]})
 
 
 class Ways(fs.times.Limit):
