@@ -248,6 +248,17 @@ def test_each_fault_is_named_and_no_other(healthy, name):
     assert faults(examination) == names, output.text(examination)
 
 
+def test_a_gaussians_flow_from_pure_noise_is_the_datas_law():
+    """At alpha = 0, the level infinity, it ends at mean + sqrt(C) z; the best guess is the mean."""
+    mean, variances = torch.tensor([1.0, -2.0]).double(), torch.tensor([4.0, 0.25]).double()
+    linear = Linear(mean, variances, None)
+    z = torch.randn(6, 2, dtype=torch.float64, generator=randomness.generator(0, "pure"))
+    torch.testing.assert_close(
+        linear.flow(fs.process.linear(), z, 1.0), mean + variances.sqrt() * z
+    )
+    torch.testing.assert_close(linear.denoise(fs.process.linear(), z, 1.0), mean.expand(6, 2))
+
+
 def test_the_level_that_leaves_less_noise_is_named(healthy):
     """Beside the levels at which the noise is kept, and by samples."""
     method, break_it, _, _ = FAULTY["a second step that keeps its noise"]
