@@ -15,6 +15,7 @@ from torch import nn
 import fewstep as fs
 from fewstep import data
 from fewstep.analysis.metrics import (
+    CALIBRATION,
     METRICS,
     Extractor,
     Input,
@@ -389,7 +390,7 @@ def test_the_command_takes_them(tiny, layer, digits, tmp_path, capsys):
     assert main([*words, "--metrics", "tiny_kdi"]) == 2
     assert main([*words, "--metrics", "help"]) == 0
     help_lines = capsys.readouterr().out.splitlines()
-    assert len(help_lines) == 1 + 2 * len(METRICS)
+    assert len(help_lines) == 1 + 2 * len(METRICS) + len(CALIBRATION)
     assert any(line.startswith("tiny_kid") for line in help_lines)
     assert main(["eval", "digits", "--reference", str(tmp_path / "no.npz")]) == 2
 

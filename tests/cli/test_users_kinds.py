@@ -239,8 +239,8 @@ def test_a_factory_without_features_gets_its_condition():
     generator = fs.train(own, data, factory, progress=False, device="cpu")
     assert generator.sample(3, cond=torch.zeros(2)).shape == (3, 2)
     run = replace(own, network="song_unet")
-    with pytest.raises(fs.errors.UserError, match=r"square images .* dit takes others"):
-        fs.train(run, torch.randn(64, 1, 8, 16), progress=False, device="cpu")
+    with pytest.raises(fs.errors.UserError, match=r"both sides divisible by 4 .* dit takes any"):
+        fs.train(run, torch.randn(64, 1, 8, 18), progress=False, device="cpu")
 
 
 def test_a_log_of_training_holds_no_bar(capsys):

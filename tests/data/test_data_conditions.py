@@ -195,6 +195,47 @@ def test_the_networks_take_what_they_can_and_name_what_they_cannot():
             fs.train(tiny_run(), {"x0": x0, "cond": KINDS[name]}, progress=False, device="cpu")
 
 
+def plain_only(shape, classes=0):
+    """A network of one's own that says what it takes."""
+    return Heard()
+
+
+plain_only.takes = ("label",)
+
+
+def test_a_network_that_does_not_take_a_mask_names_those_that_do():
+    samples = {"x0": normals(8, 4), "cond": {"mask": torch.ones(8, 4, dtype=torch.bool)}}
+    with pytest.raises(UserError, match=r"takes label, .* has mask = .*adm_unet, dit, .* take it"):
+        fs.train(tiny_run(), samples, plain_only, progress=False, device="cpu")
+    fs.train(tiny_run(), samples["x0"], plain_only, progress=False, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "options"),
+    [
+        ("dit", (2, 7), {"patch": [3], "width": 16, "depth": 1, "heads": 2}),
+        ("edm2_unet", (1, 2, 4), {"width": 16, "mult": [1], "blocks": 1, "attention": []}),
+    ],
+)
+def test_series_and_fields_with_labels_features_and_holes_are_trained_and_sampled(
+    network, shape, options, tmp_path
+):
+    cond = {
+        "label": torch.arange(16) % 3,
+        "features": normals(16, 2, stream="f"),
+        "mask": normals(16, *shape, stream="m") < 1,
+    }
+    run = tiny_run(network=network, network_options=options, iterations=1, method="sct")
+    samples = {"x0": normals(16, *shape), "cond": cond}
+    g = fs.train(run, samples, progress=False, device="cpu", out=tmp_path)
+    draws = g.sample(16, cond=cond)
+    assert not draws[~cond["mask"]].any()
+    assert torch.equal(fs.load(tmp_path, device="cpu").sample(16, cond=cond), draws)
+    # Features alone, and a tensor of them.
+    samples["cond"] = cond["features"]
+    assert fs.train(run, samples, progress=False, device="cpu").sample(2, cond=[0.5, 1]).any()
+
+
 def test_the_fingerprint_sees_every_part_of_a_condition():
     x0, label, features = normals(8, 2), torch.arange(8) % 2, normals(8, 2, stream="f")
     other = features.clone()

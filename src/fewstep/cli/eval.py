@@ -107,7 +107,7 @@ def main(argv: list[str]) -> int:
     if args.json:
         print(json.dumps({"results": [asdict(r) for r in results], "speed": speeds}))
     else:
-        notes = [] if args.quiet else _protocol(results[0].protocol)
+        notes = [] if args.quiet else _notes(results)
         print("\n".join([table(results, speeds), *notes]))
     return 0
 
@@ -144,11 +144,12 @@ def default_steps(generator: Generator) -> tuple[int, ...]:
 
 def metrics_help(dataset: Dataset, extractor: Extractor | None) -> str:
     """The metrics there are for this data, one a line, with their meaning."""
-    from fewstep.analysis.metrics import spaces_of
+    from fewstep.analysis.metrics import CALIBRATION, spaces_of
     from fewstep.base.table import text_table
 
     metrics = spaces_of(dataset, extractor).metrics()
     rows = [[name, row.better, row.meaning] for name, (_, row) in metrics.items()]
+    rows += [[name, row.better, row.meaning] for name, row in CALIBRATION.items()]
     return text_table(rows, ["metric", "better", "meaning"])
 
 
@@ -179,8 +180,38 @@ def _ratio(r: Result) -> str:
     """Value over floor, where the metric has a ratio and the floor an interval."""
     from fewstep.analysis.metrics import METRICS
 
-    has_ratio = METRICS[r.protocol["statistic"]].shows_ratio
+    row = METRICS.get(r.protocol["statistic"])
+    has_ratio = row is not None and row.shows_ratio
     return f"{r.value / r.floor:.2f}" if has_ratio and r.floor and r.floor_interval else "-"
+
+
+def _notes(results: list[Result]) -> list[str]:
+    """How the distances and the calibration were measured, where there are any."""
+    from fewstep.analysis.metrics import CALIBRATION
+
+    ours = [r for r in results if r.protocol["statistic"] in CALIBRATION]
+    others = [r for r in results if r not in ours]
+    lines = _protocol(others[0].protocol) if others else []
+    return lines + _calibration(ours) if ours else lines
+
+
+def _calibration(results: list[Result]) -> list[str]:
+    """How the calibration was measured, and the worst variables."""
+    protocol = results[0].protocol
+    names = ", ".join(dict.fromkeys(r.metric for r in results))
+    lines = [
+        f"{names}: {protocol['n']} samples for each of {protocol['draws']} conditions of the"
+        f" {protocol['split']} split, beside its x0; the floor is what is right"
+    ]
+    for steps in dict.fromkeys(r.steps for r in results):
+        details = [(r.metric, r.protocol.get("detail", {})) for r in results if r.steps == steps]
+        worst = [
+            f"{metric} {detail['worst'][0]} ({_number(detail['worst'][1])})"
+            for metric, detail in details
+            if "worst" in detail and len(detail.get("variables", "many")) > 1
+        ]
+        lines += [f"worst variables at {steps} steps: {', '.join(worst)}"] if worst else []
+    return lines
 
 
 def _protocol(protocol: dict[str, Any]) -> list[str]:

@@ -88,6 +88,10 @@ class Units:
         """Where a sample of that shape is not always the same, as booleans that broadcast to it."""
         return (self._broadcast(len(shape) + 1)[1] != 0)[0]
 
+    def scales(self, shape: tuple[int, ...]) -> Tensor:
+        """The scale of each number of a sample of that shape, float64."""
+        return self._broadcast(len(shape) + 1)[1][0].expand(shape)
+
     def _broadcast(self, ndim: int) -> tuple[Tensor, Tensor]:
         """Shift and scale with axes like a batch of `ndim` axes."""
         shape = [1] * ndim

@@ -38,12 +38,16 @@ class Linear:
         """
         return self._shrink(process, x_t, t, power=0.5)
 
+    def along(self, x: Tensor) -> Tensor:
+        """x `[B, ...]` along the axes, flat; the mean is not taken away."""
+        flat = x.flatten(1).cpu().double()
+        return flat if self.axes is None else flat @ self.axes
+
     def _shrink(self, process: Process, x_t: Tensor, t: Time, power: float) -> Tensor:
         """mean + (C (C + s^2)^-1)^power (x_t / alpha - mean)."""
         t = per_row(t, x_t)
         level = process.level(t)[:, None]
-        y = (x_t / expand(process.alpha(t), x_t)).flatten(1).cpu().double() - self.mean
-        y = y if self.axes is None else y @ self.axes
+        y = self.along(x_t / expand(process.alpha(t), x_t)) - self.along(self.mean[None])
         share = self.values / (self.values + level.square()).clamp_min(1e-300)
         y = y * (share if power == 1.0 else share.sqrt())
         y = y if self.axes is None else y @ self.axes.T

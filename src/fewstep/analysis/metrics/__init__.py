@@ -1,6 +1,15 @@
 """Metrics: every number comes with its error, its floor and the protocol of its measurement."""
 
+from fewstep.analysis.metrics.calibration import CALIBRATION, Calibration
 from fewstep.analysis.metrics.distances import energy, frechet, nearest_ratio
+from fewstep.analysis.metrics.ensembles import (
+    coverage,
+    crps,
+    energy_score,
+    ranks,
+    spread_skill,
+    uniformity,
+)
 from fewstep.analysis.metrics.evaluation import evaluate
 from fewstep.analysis.metrics.extractors import Extractor, file_sha256, open_extractor
 from fewstep.analysis.metrics.features import Classifier
@@ -15,7 +24,9 @@ from fewstep.analysis.metrics.transport import sliced_w2, w2
 from fewstep.analysis.metrics.twosample import TwoSample, c2st
 
 __all__ = [
+    "CALIBRATION",
     "METRICS",
+    "Calibration",
     "Classifier",
     "Difference",
     "Extractor",
@@ -29,7 +40,10 @@ __all__ = [
     "TwoSample",
     "c2st",
     "compare",
+    "coverage",
+    "crps",
     "energy",
+    "energy_score",
     "evaluate",
     "file_sha256",
     "frechet",
@@ -41,8 +55,11 @@ __all__ = [
     "nearest_ratio",
     "open_extractor",
     "prdc",
+    "ranks",
     "read_statistics",
     "sliced_w2",
     "spaces_of",
+    "spread_skill",
+    "uniformity",
     "w2",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewstep.analysis.metrics.calibration import calibrate, choose
 from fewstep.analysis.metrics.extractors import Extractor
 from fewstep.analysis.metrics.moments import Statistics
 from fewstep.analysis.metrics.prepared import Meter, Prepared, meters_of
@@ -27,13 +27,10 @@ from fewstep.run.generator import Generator
 
 _WARM_UP = 4096  # most samples of the pass that is not timed
 _MOST_DRAWS = 100  # more draws hardly narrow an interval
-_FEW = 50  # fewer held-out samples make a poor floor
 _ERRORS = {
     "error": "standard error of the mean over draws, given the reference",
     "interval": "nominal 95 %, Student's t widened by Hall's",
 }
-
-log = logging.getLogger("fewstep")
 
 
 def split_of(dataset: Dataset, name: str) -> Arrays:
@@ -67,10 +64,6 @@ def _held_out(
             f"n = {n} samples against {len(held_out.x0)} held-out ones: expected at least 2 of each"
         )
     require(size <= n, "draw", size, f"at most n = {n}")
-    if len(held_out.x0) < _FEW:
-        log.warning(
-            "fewstep: %d samples are held out: so few say little of a distance", len(held_out.x0)
-        )
     return held_out, size
 
 
@@ -128,7 +121,9 @@ def evaluate(
         first = min(size, _WARM_UP)
         few = _rows(cond, slice(first))
         next(_at(generator, count).sample_parts(first, steps=count, cond=few, **options))
+    calibration: list[str] = []
     if prepared is None:
+        metrics, calibration = choose(metrics, dataset, held_out)
         meters = meters_of(
             dataset, held_out, size, metrics=metrics, extractor=extractor, reference=reference
         )
@@ -147,6 +142,8 @@ def evaluate(
             for i, x in enumerate(_draws(parts, size, count))
         )
         results += _score(prepared, draws, count, protocol)
+        about = (_at(generator, count), dataset, held_out, calibration)
+        results += calibrate(*about, steps=count, n=n, protocol=protocol, **options)
         speeds.append({"steps": count, "samples_per_second": n / parts.seconds})
     return results, speeds
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,7 +18,10 @@ from fewstep.analysis.metrics.registry import METRICS, PIXEL, Measure, Metric, R
 from fewstep.base.errors import UserError, unknown
 from fewstep.data import Arrays, Dataset
 
+log = logging.getLogger("fewstep")
+
 _GROUPS = 10  # of the jackknife
+_FEW = 50  # fewer held-out samples make a poor floor
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,10 @@ def meters_of(
     reference: Statistics | None = None,
 ) -> tuple[list[Meter], Spaces]:
     """The metrics, prepared against the training split or reference statistics, for draws of n."""
+    if len(held_out.x0) < _FEW:
+        log.warning(
+            "fewstep: %d samples are held out: so few say little of a distance", len(held_out.x0)
+        )
     spaces = spaces_of(dataset, extractor)
     choices = _choose(metrics, spaces, reference)
     _check_extractor(spaces, reference)

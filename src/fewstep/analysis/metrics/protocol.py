@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fewstep.base.errors import UserError
 
-FREE = ("seed", "draws", "generator")  # comparable numbers may differ in these
+FREE = ("seed", "draws", "generator", "detail")  # comparable numbers may differ in these
 
 Interval = tuple[float, float]
 
