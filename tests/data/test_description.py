@@ -66,6 +66,14 @@ def test_sound_data_have_no_marks():
         assert describe(data.load(name)).marks == ()
 
 
+def test_a_tail_is_no_harm_to_quantiles_and_a_sentinel_is():
+    tail, sentinel = np.exp(3 * normal(500, 2)), normal(500, 2)
+    sentinel[::10, 0] = -999
+    assert "deviations out" in marks(tail)[0]
+    assert marks(tail, units="quantile") == ()
+    assert "a sentinel" in marks(sentinel, units="quantile")[0]
+
+
 WRONG = {
     "constant": lambda x: np.insert(x, 1, 7.5, axis=1),
     "the same up to their units": lambda x: np.insert(x, 1, 32 + 1.8 * x[:, 0], axis=1),

@@ -138,12 +138,14 @@ def _mark_far(dataset: Dataset, parts: list[Arrays], columns: list[Column]) -> I
             value = numbers[0].in_user_units(float(values[worst]))
             where = _row(dataset, parts, numbers, worst)
             same = int((values == values[worst]).sum())
+            if same == 1 and dataset.units.of(place).quantiles is not None:
+                continue  # a tail is no harm to these units
             text = f"{column.name}: {value:.6g}{where} lies {distance[worst]:.3g} deviations out"
             if same > 1:
                 text += f" and stands {same} times: a sentinel for a missing value?"
             elif far.sum() > 1:
                 text += f", and {far.sum() - 1} others more than {FAR:g}"
-            yield f"{text} (units = robust looks past it; or remove or mask it)"
+            yield f"{text} (units = robust or quantile looks past it; or remove or mask it)"
 
 
 def _row(dataset: Dataset, parts: list[Arrays], numbers: list[Numbers], index: int) -> str:

@@ -20,7 +20,7 @@ class Quantiles:
     A value of many rows has two knots, where its rows begin and where they end. With F this law
     and Phi the standard normal's: value = F^-1(Phi(y)) and y = Phi^-1(F(value)), where F is the
     middle of a jump. Both ways are monotone, and values beyond the ends are the ends.
-    Source: the quantile transformation of TabDDPM, arXiv 2209.15421, section 4.
+    Source: TabDDPM, arXiv 2209.15421, which takes scikit-learn's QuantileTransformer.
     """
 
     shares: tuple[float, ...]  # increasing, inside of (0, 1)

@@ -47,6 +47,7 @@ def mlp(
     width: int = 256,
     depth: int = 4,
     dropout: float = 0.0,
+    features_at: Literal["blocks", "both"] | None = None,
 ) -> "type[nn.Module]":
     """A residual network for vectors and tiny images, which it flattens.
 
@@ -54,6 +55,7 @@ def mlp(
         width: units of a layer
         depth: residual blocks of two layers each
         dropout: probability of dropping a unit inside a block
+        features_at: where float conditions enter: both is the first layer too; None is the blocks
     """
     from fewstep.networks._mlp import ResidualMLP
 
