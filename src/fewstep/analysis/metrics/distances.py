@@ -21,23 +21,28 @@ def flat(x: Tensor) -> Tensor:
     return x.flatten(1).double()
 
 
-def reduce_distances(x: Tensor, y: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+def reduce_distances(
+    x: Tensor, y: Tensor, reduce: Callable[[Tensor], Tensor], *, quick: bool = False
+) -> Tensor:
     """`reduce` of the distances `[rows, M]` of x to y, in pieces of 1000 rows.
 
-    Computed from differences: the quick way through products loses half the digits.
+    Computed from differences. quick: from products of the centred rows, ten times as fast; half the
+    digits of a distance far below the others are lost then, and none of their mean.
     """
     rows = min(ROWS, MOST // max(len(y), 1) + 1)
     columns = y.split(PIECE // max(math.prod(y.shape[1:]), 1) + 1)
+    centre = y.mean(0, dtype=torch.float64).flatten() if quick else torch.zeros((), dtype=torch.float64)
     results = []
     for part in x.split(rows):
-        a = flat(part)
-        distances = torch.cat([_distances(a, flat(column)) for column in columns], 1)
-        results.append(reduce(distances).reshape(-1))
+        a = flat(part) - centre
+        distances = [_distances(a, flat(column) - centre, quick) for column in columns]
+        results.append(reduce(torch.cat(distances, 1)).reshape(-1))
     return torch.cat(results)
 
 
-def _distances(x: Tensor, y: Tensor) -> Tensor:
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+def _distances(x: Tensor, y: Tensor, quick: bool) -> Tensor:
+    mode = "use_mm_for_euclid_dist" if quick else "donot_use_mm_for_euclid_dist"
+    return torch.cdist(x, y, compute_mode=mode)
 
 
 @of_sets()
@@ -62,7 +67,8 @@ def frechet(x: Tensor | Statistics, y: Tensor | Statistics) -> float:
 
 def spread(x: Tensor) -> float:
     """E|x - x'| over pairs of different samples."""
-    return reduce_distances(x, x, torch.sum).sum().item() / (len(x) * (len(x) - 1))
+    total = reduce_distances(x, x, torch.sum, quick=True).sum().item()
+    return total / (len(x) * (len(x) - 1))
 
 
 @of_sets()
@@ -72,7 +78,7 @@ def energy(x: Tensor, y: Tensor, spread_y: float | None = None) -> float:
     Unbiased, so it can fall below 0 where the sets agree. `spread_y`: the last term, if known.
     Source: Szekely & Rizzo, "Energy statistics", 2013.
     """
-    between = reduce_distances(x, y, torch.sum).sum().item() / (len(x) * len(y))
+    between = reduce_distances(x, y, torch.sum, quick=True).sum().item() / (len(x) * len(y))
     if spread_y is None:
         spread_y = spread(y)
     return 2 * between - spread(x) - spread_y
@@ -80,7 +86,10 @@ def energy(x: Tensor, y: Tensor, spread_y: float | None = None) -> float:
 
 def to_nearest(x: Tensor, train: Tensor) -> float:
     """Mean distance of x to the nearest training sample."""
-    return reduce_distances(x, train, lambda piece: piece.min(1).values).mean().item()
+    nearest = reduce_distances(x, train, lambda piece: piece.argmin(1), quick=True)
+    # That distance itself with all its digits: of a copy it is 0.
+    parts = zip(x.split(ROWS), nearest.split(ROWS), strict=True)
+    return torch.cat([(flat(a) - flat(train[b])).norm(dim=1) for a, b in parts]).mean().item()
 
 
 @of_sets(least=1)
