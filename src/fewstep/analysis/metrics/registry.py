@@ -5,19 +5,28 @@ A new metric is a new row of `METRICS`. `eval`, `frontier` and `--metrics help` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 
-from fewstep.analysis.metrics import distances, kernels, manifolds, transport, twosample
-from fewstep.analysis.metrics.extractors import Extractor
+from fewstep.analysis.metrics import (
+    distances,
+    kernels,
+    manifolds,
+    marginals,
+    structure,
+    transport,
+    twosample,
+)
+from fewstep.analysis.metrics.clues import MOST_ROWS
+from fewstep.analysis.metrics.detector import Detection, detect
+from fewstep.analysis.metrics.layout import CATEGORIES, COLUMNS, ORDERED, SET, TABLE
+from fewstep.analysis.metrics.metric import CLUES, VALUES, Measure, Metric, Reference
 from fewstep.analysis.metrics.moments import Statistics, moments
+from fewstep.analysis.metrics.protocol import Estimate
 from fewstep.base.errors import UserError
-from fewstep.base.randomness import permutation
-
-PIXEL = "pixel"  # the space of the data's own values
 
 # As published: k of precision and recall, k of density and coverage.
 _NEIGHBOURS = 3
@@ -25,63 +34,11 @@ _BALLS = 5
 _PROJECTIONS = 128
 
 
-@dataclass(frozen=True)
-class Reference:
-    """Features `[N, ...]` of the training split and of held-out data; n: samples of a draw."""
-
-    train: Tensor
-    held_out: Tensor
-    n: int
-
-    def draw_of_train(self) -> Tensor:
-        """n rows of the training split, for metrics of two sets of one size."""
-        if len(self.train) < self.n:
-            raise UserError(
-                f"{len(self.train)} training samples for draws of {self.n}: choose smaller draws"
-            )
-        return self.train[permutation(0, "reference rows", 0, len(self.train))[: self.n]]
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A metric with its reference: `value` of a draw `[n, ...]`, and the settings it depends on."""
-
-    value: Callable[[Tensor], float]
-    settings: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    """One row: a number that compares a draw of samples with a reference.
-
-    Floor and error are the same for all: the floor is held-out data in the model's place, the error
-    comes from the spread of disjoint draws (protocol.py).
-    """
-
-    name: str  # in the protocol: `statistic`
-    meaning: str  # one sentence, with what it needs beyond torch
-    prepare: Callable[[Reference], Measure]  # the costly part, once for a reference
-    from_moments: Callable[[Statistics], Measure] | None = None  # where moments are enough
-    better: Literal["lower", "higher", "one"] = "lower"  # "one": nothing can be chosen by it
-    default: Literal["all", "pixel", "none"] = "none"  # the spaces in which it is always scored
-    has_short_name: bool = False  # of the data's own values it is called `name` alone
-    has_published_name: bool = False  # takes the name that known weights give it, such as FID
-    shows_ratio: bool = False  # value over floor means something: the floor lies well above 0
-
-    def name_in(self, extractor: Extractor | None) -> str:
-        """Its full name in an extractor's space; None: in the space of the data's own values."""
-        if extractor is None:
-            return self.name if self.has_short_name else f"{PIXEL}_{self.name}"
-        published_name = extractor.published() if self.has_published_name else None
-        return published_name or f"{extractor.name}_{self.name}"
-
-    def is_default(self, space: str) -> bool:
-        """Whether it is scored in this space when no metrics are named."""
-        return self.default == "all" or (self.default == "pixel" and space == PIXEL)
-
-
 def _frechet(statistics: Statistics) -> Measure:
-    return Measure(lambda x: distances.frechet(x, statistics))
+    return Measure(
+        lambda x: distances.frechet(x, statistics),
+        of_few=lambda x: distances.frechet_of_few(x, statistics),
+    )
 
 
 def _energy(reference: Reference) -> Measure:
@@ -159,6 +116,42 @@ def _at_one_size(
     return prepare
 
 
+def _of_kind(
+    statistic: Callable[[Tensor], structure.Compare], *, by_variable: bool = False
+) -> Callable[[Reference], Measure]:
+    """A statistic of values; by_variable: of `[N, C, ...]`, the variables first."""
+
+    def prepare(reference: Reference) -> Measure:
+        arrange = reference.layout.by_variable if by_variable else lambda x: x
+        compare = statistic(arrange(reference.train))
+        return Measure(lambda x: compare(arrange(x)))
+
+    return prepare
+
+
+def _categories(reference: Reference) -> Measure:
+    return Measure(marginals.categories(reference.train, reference.layout.categories))
+
+
+def _detection(reference: Reference) -> Measure:
+    if not len(reference.held_out):
+        raise UserError(
+            "detection is tested on held-out data, and this data set has none: leave it out"
+        )
+    blocks = [block[:MOST_ROWS] for block in reference.held_out.split(reference.n)]
+    error = 0.5 / math.sqrt(sum(map(len, blocks)))
+    floor = Estimate(0.5, error, (0.5 - 1.96 * error, 0.5 + 1.96 * error))
+
+    def tell(learn: Sequence[Tensor], draws: Sequence[Tensor]) -> Detection:
+        return detect(learn, reference.train, draws, blocks)
+
+    def of_one(x: Tensor) -> float:
+        half = len(x) // 2
+        return tell([x[:half]], [x[half:]]).accuracy[0]
+
+    return Measure(of_one, detect=tell, floor=floor)
+
+
 def _accuracy(x: Tensor, y: Tensor) -> float:
     return twosample.c2st(x, y).accuracy
 
@@ -177,7 +170,7 @@ _ROWS = (
         name="energy",
         meaning="energy distance, unbiased at every n",
         prepare=_energy,
-        default="pixel",
+        default="joint",
         has_short_name=True,
     ),
     Metric(
@@ -241,6 +234,89 @@ _ROWS = (
         name="c2st",
         meaning="accuracy of a small network that tells samples from data; 1/2 is the best",
         prepare=_at_one_size(_accuracy, test_seed=0),
+    ),
+    Metric(
+        name="detection",
+        meaning="share of pairs, a sample and a row of held-out data, in which a trained detector"
+        " picks the sample; it looks at values, structure and condition; 1/2 is the best",
+        prepare=_detection,
+        default="all",
+        space=CLUES,
+    ),
+    Metric(
+        name="roughness",
+        meaning="mean squared difference of neighbours, over that of the training data",
+        prepare=_of_kind(structure.roughness, by_variable=True),
+        better="one",
+        default="all",
+        space=VALUES,
+        kinds=ORDERED,
+        shows_ratio=True,
+    ),
+    Metric(
+        name="spectrum",
+        meaning="relative difference of the mean power in the worst band of frequencies; falls"
+        " with n",
+        prepare=_of_kind(structure.spectrum, by_variable=True),
+        default="all",
+        space=VALUES,
+        kinds=ORDERED,
+        shows_ratio=True,
+    ),
+    Metric(
+        name="autocorrelation",
+        meaning="largest difference of the correlations with the value 1, 2, 4, ... places on;"
+        " falls with n",
+        prepare=_of_kind(structure.autocorrelation, by_variable=True),
+        default="all",
+        space=VALUES,
+        kinds=ORDERED,
+        shows_ratio=True,
+    ),
+    Metric(
+        name="pair_distance",
+        meaning="Kolmogorov distance of the laws of the distance of two elements of a set",
+        prepare=_of_kind(marginals.of_pairs),
+        default="all",
+        space=VALUES,
+        kinds=(SET,),
+        shows_ratio=True,
+    ),
+    Metric(
+        name="neighbour_distance",
+        meaning="Kolmogorov distance of the laws of the distance to the nearest element of a set",
+        prepare=_of_kind(marginals.of_neighbours),
+        default="all",
+        space=VALUES,
+        kinds=(SET,),
+        shows_ratio=True,
+    ),
+    Metric(
+        name="marginal",
+        meaning="Kolmogorov distance of the laws of a column, of the worst one; falls with n",
+        prepare=_of_kind(marginals.kolmogorov),
+        default="all",
+        space=VALUES,
+        kinds=(TABLE,),
+        shows_ratio=True,
+    ),
+    Metric(
+        name="correlation",
+        meaning="largest difference of the correlations of two columns; falls with n",
+        prepare=_of_kind(marginals.correlation),
+        default="all",
+        space=VALUES,
+        kinds=(COLUMNS,),
+        shows_ratio=True,
+    ),
+    Metric(
+        name="categories",
+        meaning="total variation of the frequencies of a category, of the worst one; falls with n",
+        prepare=_categories,
+        default="all",
+        space=VALUES,
+        kinds=(CATEGORIES,),
+        shows_ratio=True,
     ),
 )
 
