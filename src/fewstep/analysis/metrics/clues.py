@@ -49,13 +49,14 @@ class Scale:
 
 def scale_of(numbers: Tensor, most: int = MOST_NUMBERS) -> Scale:
     """The scale of training numbers `[N, F]`."""
-    deviation = numbers.std(0, correction=0)
+    mean = numbers.mean(0)
+    deviation = (numbers - mean).square().mean(0).sqrt()
     deviation = torch.where(deviation > 1e-6, deviation, 1)
     size = numbers.shape[1]
     if size <= most:
-        return Scale(numbers.mean(0), deviation)
+        return Scale(mean, deviation)
     normals = torch.randn(size, most, generator=generator(0, "projection"))
-    return Scale(numbers.mean(0), deviation, normals / math.sqrt(size))
+    return Scale(mean, deviation, normals / math.sqrt(size))
 
 
 def clues_of(dataset: Dataset, layout: Layout) -> Features:

@@ -38,7 +38,8 @@ def reduce_distances(
     for part in x.split(rows):
         a = flat(part) - centre
         distances = [_distances(a, flat(column) - centre, quick) for column in columns]
-        results.append(reduce(torch.cat(distances, 1)).reshape(-1))
+        whole = distances[0] if len(distances) == 1 else torch.cat(distances, 1)
+        results.append(reduce(whole).reshape(-1))
     return torch.cat(results)
 
 

@@ -34,7 +34,7 @@ def kolmogorov(reference: Tensor) -> Compare:
 
 def _sort(values: Tensor) -> tuple[Tensor, Tensor]:
     """The columns `[D, N]` in their order, missing values last, and how many are there `[D]`."""
-    columns = values.flatten(1).T.nan_to_num(math.inf)
+    columns = values.flatten(1).T.nan_to_num(math.inf).contiguous()
     return columns.sort(1).values, (columns < math.inf).sum(1)
 
 

@@ -43,7 +43,10 @@ def _frechet(statistics: Statistics) -> Measure:
 
 def _energy(reference: Reference) -> Measure:
     spread = distances.spread(reference.train)
-    return Measure(lambda x: distances.energy(x, reference.train, spread))
+    return Measure(
+        lambda x: distances.energy(x, reference.train, spread),
+        p_value=lambda x, y, pairs: twosample.energy_p_value(x, y, pairs=pairs),
+    )
 
 
 def _nearest_ratio(reference: Reference) -> Measure:

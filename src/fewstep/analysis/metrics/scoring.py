@@ -84,7 +84,7 @@ def score(
             learn, test = _halves(tally.clues) if other is tally else (tally.clues, other.clues)
             values[meter.metric], p_values[meter.metric] = meter.measure.detect(learn, test)
     if groups is not None:
-        p_values |= groups.p_values(other.rows())
+        p_values |= groups.p_values(other.rows(), pairs=matched is not None)
     return [
         _result(m, values[m.metric], p_values.get(m.metric), steps, protocol, m in apart)
         for m in prepared.meters

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 BANDS = 8  # of a spectrum: the lowest frequency alone, the highest half of them together
-TINY = 1e-9  # of the power: below it a band is empty
+LEAST = 1e-4  # of the mean power of a variable: what a band with less counts as having
 
 Compare = Callable[[Tensor], float]
 
@@ -73,13 +73,14 @@ def _mean_powers(values: Tensor) -> list[Tensor]:
 def spectrum(reference: Tensor) -> Compare:
     """The relative difference of the mean power in the worst band of any variable and axis."""
     usual = _mean_powers(reference)
-    fills = [power > TINY * power.sum(1, keepdim=True) for power in usual]
+    scales = [power.maximum(LEAST * power.mean(1, keepdim=True)) for power in usual]
 
     def compare(values: Tensor) -> float:
         worst = 0.0
-        for power, own, full in zip(_mean_powers(values), usual, fills, strict=True):
-            ratio = (power[full] / own[full] - 1).abs()
-            worst = max(worst, ratio.max().item() if len(ratio) else 0.0)
+        for power, own, scale in zip(_mean_powers(values), usual, scales, strict=True):
+            varies = own.sum(1) > 0
+            gaps = (power - own)[varies].abs() / scale[varies]
+            worst = max(worst, gaps.max().item() if gaps.numel() else 0.0)
         return worst
 
     return compare

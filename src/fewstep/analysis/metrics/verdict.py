@@ -14,9 +14,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fewstep.analysis.metrics.prepared import Meter, Prepared
+from fewstep.analysis.metrics.prepared import Prepared
 from fewstep.analysis.metrics.protocol import Result
-from fewstep.base.randomness import generator
+from fewstep.analysis.metrics.twosample import shuffled_weights
 from fewstep.data import Arrays
 
 LEVEL = 0.01  # of the joint verdict
@@ -28,70 +28,91 @@ SHUFFLES = 20_000
 
 @dataclass(frozen=True)
 class Groups:
-    """Held-out data in groups of `size` rows, with each metric's value of each of them."""
+    """Held-out data in groups of `size` rows, beside which samples are tested."""
 
     prepared: Prepared
     size: int
-    values: dict[str, list[float]]
+    held_out: dict[str, Tensor]  # features of each space
+    values: dict[str, list[float]]  # of the metrics without a test of their own
 
     @property
     def most_samples(self) -> int:
         """How many samples are compared with them."""
         return 2 * GROUPS * self.size
 
-    def p_values(self, samples: Arrays) -> dict[str, float]:
-        """The p-value of each metric, for the first rows of these samples."""
-        rows = samples.rows(torch.arange(min(len(samples.x0), self.most_samples)))
-        return {
-            name: p_value(own, self.values[name])
-            for name, own in values_of_few(self.prepared, rows, self.size).items()
+    def p_values(self, samples: Arrays, *, pairs: bool) -> dict[str, float]:
+        """The p-value of each metric but the detector's, for the first of these samples.
+
+        pairs: sample i has the condition of held-out row i.
+        """
+        most = GROUPS * self.size if pairs else self.most_samples
+        rows = samples.rows(torch.arange(min(len(samples.x0), most)))
+        features = _features(self.prepared, rows)
+        values = _of_groups(self.prepared, features, self.size)
+        p_values = {
+            name: p_value(own, self.values[name], pairs=pairs) for name, own in values.items()
         }
+        for meter in self.prepared.meters:
+            if meter.measure.p_value is not None:
+                x, y = features[meter.space], self.held_out[meter.space]
+                p_values[meter.metric] = meter.measure.p_value(
+                    x, y[: len(x)] if pairs else y, pairs
+                )
+        return p_values
 
 
 def groups_of(prepared: Prepared, held_out: Arrays) -> Groups | None:
     """The groups of held-out rows; None where there are too few of them."""
-    count = len(held_out.x0)
+    count = len(held_out.x0) // prepared.size * prepared.size
     size = min(max(count // GROUPS, LEAST_ROWS), MOST_ROWS)
     if count // size < LEAST_GROUPS:
         return None
     rows = held_out.rows(torch.arange(min(count // size, GROUPS) * size))
-    return Groups(prepared, size, values_of_few(prepared, rows, size))
+    features = _features(prepared, rows)
+    return Groups(prepared, size, features, _of_groups(prepared, features, size))
 
 
-def values_of_few(prepared: Prepared, rows: Arrays, size: int) -> dict[str, list[float]]:
-    """Each metric of each `size` rows; a metric that learns from samples has a test of its own."""
-    meters = [meter for meter in prepared.meters if meter.measure.detect is None]
-    spaces = prepared.spaces.features
-    features = {space: spaces[space](rows) for space in {meter.space for meter in meters}}
-    return {meter.metric: _of_groups(meter, features[meter.space], size) for meter in meters}
+def _features(prepared: Prepared, rows: Arrays) -> dict[str, Tensor]:
+    """The features in each space but the detector's, which has a test of its own."""
+    spaces = {meter.space for meter in prepared.meters if meter.measure.detect is None}
+    return {space: prepared.spaces.features[space](rows) for space in spaces}
 
 
-def _of_groups(meter: Meter, features: Tensor, size: int) -> list[float]:
-    value = meter.measure.of_few or meter.measure.value
-    return [value(part) for part in features.split(size) if len(part) == size]
+def _of_groups(
+    prepared: Prepared, features: dict[str, Tensor], size: int
+) -> dict[str, list[float]]:
+    """The values, of each `size` rows, of the metrics without a test of their own."""
+    values = {}
+    for meter in prepared.meters:
+        measure = meter.measure
+        if measure.detect is None and measure.p_value is None:
+            parts = features[meter.space].split(size)
+            value = measure.of_few or measure.value
+            values[meter.metric] = [value(part) for part in parts if len(part) == size]
+    return values
 
 
-def p_value(a: Sequence[float], b: Sequence[float]) -> float:
-    """P(means of a and b at least as far apart | all exchangeable), by 20,000 shuffles; exact.
+def p_value(a: Sequence[float], b: Sequence[float], *, pairs: bool = False) -> float:
+    """P(means of a and b at least as far apart | exchangeable values), by 20,000 shuffles; exact.
 
+    pairs: a_i and b_i alone are exchangeable. What was not measured (NaN) gives 1.
     Source: Phipson & Smyth, "Permutation p-values should never be zero", 2010.
     """
+    b = b[: len(a)] if pairs else b
     values = torch.tensor([*a, *b], dtype=torch.float64)
     if not bool(torch.isfinite(values).all()):
-        return 1.0  # nothing was measured
+        return 1.0
     values = values - values.mean()
-    # A difference of means is the sum over a, times a constant.
-    gap = values[: len(a)].sum().abs()
-    sums = (_shuffles(len(a), len(values)) @ values).abs()
-    ties = 1e-9 * values.abs().sum()
-    return (int((sums >= gap - ties).sum()) + 1) / (SHUFFLES + 1)
+    gaps = (_weights(len(a), len(b), pairs) @ values).abs()
+    ties = 1e-9 * values.abs().mean()
+    return int((gaps >= gaps[0] - ties).sum()) / SHUFFLES
 
 
 @lru_cache(maxsize=8)
-def _shuffles(first: int, count: int) -> Tensor:
-    """Which of `count` values are among the first ones in each shuffle, `[20000, count]`."""
-    chance = torch.rand(SHUFFLES, count, generator=generator(0, "shuffled groups"))
-    return (chance.argsort(1) < first).double()
+def _weights(first: int, second: int, pairs: bool) -> Tensor:
+    """The weights of a difference of means in each shuffle `[20000, first + second]`."""
+    sides = torch.tensor([1 / first] * first + [-1 / second] * second, dtype=torch.float64)
+    return shuffled_weights(sides, SHUFFLES, pairs)
 
 
 @dataclass(frozen=True)
