@@ -107,14 +107,16 @@ def _sliced_w2(reference: Reference) -> Measure:
 
 
 def _at_one_size(
-    distance: Callable[[Tensor, Tensor], float], **settings: Any
+    distance: Callable[[Tensor, Tensor], float],
+    p_value: Callable[[Tensor, Tensor, bool], float] | None = None,
+    **settings: Any,
 ) -> Callable[[Reference], Measure]:
     """`distance(x, y)` with as many training samples y as the draw x has."""
 
     def prepare(reference: Reference) -> Measure:
         rows = reference.draw_of_train()
         facts = {"n_reference": reference.n, **settings}
-        return Measure(lambda x: distance(x, rows[: len(x)]), facts)
+        return Measure(lambda x: distance(x, rows[: len(x)]), facts, p_value=p_value)
 
     return prepare
 
@@ -157,6 +159,11 @@ def _detection(reference: Reference) -> Measure:
 
 def _accuracy(x: Tensor, y: Tensor) -> float:
     return twosample.c2st(x, y).accuracy
+
+
+def _c2st_p_value(x: Tensor, y: Tensor, pairs: bool) -> float:
+    n = min(len(x), len(y))
+    return twosample.c2st(x[:n], y[:n]).p_value
 
 
 _ROWS = (
@@ -236,7 +243,7 @@ _ROWS = (
     Metric(
         name="c2st",
         meaning="accuracy of a small network that tells samples from data; 1/2 is the best",
-        prepare=_at_one_size(_accuracy, test_seed=0),
+        prepare=_at_one_size(_accuracy, _c2st_p_value, test_seed=0),
     ),
     Metric(
         name="detection",

@@ -32,26 +32,29 @@ class Groups:
 
     prepared: Prepared
     size: int
+    count: int  # rows in all
     held_out: dict[str, Tensor]  # features of each space
     values: dict[str, list[float]]  # of the metrics without a test of their own
 
     @property
     def most_samples(self) -> int:
         """How many samples are compared with them."""
-        return 2 * GROUPS * self.size
+        return 2 * self.count
 
     def p_values(self, samples: Arrays, *, pairs: bool) -> dict[str, float]:
         """The p-value of each metric but the detector's, for the first of these samples.
 
-        pairs: sample i has the condition of held-out row i.
+        pairs: sample i has the condition of held-out row i. None of too few samples.
         """
-        most = GROUPS * self.size if pairs else self.most_samples
+        if len(samples.x0) < LEAST_GROUPS * self.size:
+            return {}
+        most = self.count if pairs else self.most_samples
         rows = samples.rows(torch.arange(min(len(samples.x0), most)))
         features = _features(self.prepared, rows)
-        values = _of_groups(self.prepared, features, self.size)
-        p_values = {
-            name: p_value(own, self.values[name], pairs=pairs) for name, own in values.items()
-        }
+        p_values = {}
+        for name, own in _of_groups(self.prepared, features, self.size).items():
+            others = self.values[name]
+            p_values[name] = p_value(own, others[: len(own)] if pairs else others, pairs=pairs)
         for meter in self.prepared.meters:
             if meter.measure.p_value is not None:
                 x, y = features[meter.space], self.held_out[meter.space]
@@ -67,9 +70,10 @@ def groups_of(prepared: Prepared, held_out: Arrays) -> Groups | None:
     size = min(max(count // GROUPS, LEAST_ROWS), MOST_ROWS)
     if count // size < LEAST_GROUPS:
         return None
-    rows = held_out.rows(torch.arange(min(count // size, GROUPS) * size))
+    count = min(count // size, GROUPS) * size
+    rows = held_out.rows(torch.arange(count))
     features = _features(prepared, rows)
-    return Groups(prepared, size, features, _of_groups(prepared, features, size))
+    return Groups(prepared, size, count, features, _of_groups(prepared, features, size))
 
 
 def _features(prepared: Prepared, rows: Arrays) -> dict[str, Tensor]:
@@ -98,7 +102,6 @@ def p_value(a: Sequence[float], b: Sequence[float], *, pairs: bool = False) -> f
     pairs: a_i and b_i alone are exchangeable. What was not measured (NaN) gives 1.
     Source: Phipson & Smyth, "Permutation p-values should never be zero", 2010.
     """
-    b = b[: len(a)] if pairs else b
     values = torch.tensor([*a, *b], dtype=torch.float64)
     if not bool(torch.isfinite(values).all()):
         return 1.0
