@@ -63,9 +63,9 @@ def prepare(train: Arrays, held_out: Arrays, **options) -> Prepared:
     return Prepared(*meters_of(whole, held_out, size, **options), "test", size)
 
 
-def judge(prepared, held_out, draws, matched=None):
+def judge(prepared, held_out, draws, paired=None):
     results = score(
-        prepared, draws, 1, {"seed": 0}, matched=matched, groups=groups_of(prepared, held_out)
+        prepared, draws, 1, {"seed": 0}, paired=paired, groups=groups_of(prepared, held_out)
     )
     return verdicts(results)[0], {r.metric: r for r in results}
 
@@ -104,8 +104,8 @@ def test_conditions_of_other_samples_are_seen():
     own = held_out.cond["features"]
 
     def draws(shuffle: bool) -> tuple[list[Arrays], list[Arrays]]:
-        matched = [posterior(80, 10 + i, shuffle, own) for i in range(2)]
-        return [posterior(80, 20 + i, shuffle) for i in range(2)], matched
+        paired = [posterior(80, 10 + i, shuffle, own) for i in range(2)]
+        return [posterior(80, 20 + i, shuffle) for i in range(2)], paired
 
     wrong, results = judge(prepared, held_out, *draws(True))
     assert wrong.different
@@ -272,15 +272,15 @@ def test_scores_of_a_posterior_ask_for_the_conditions_of_held_out_rows(monkeypat
     results, _ = fs.metrics.evaluate(
         g, {"x0": held_out.x0, "cond": held_out.cond}, steps=(1,), n=240
     )
-    (_, first, _), (count, main, own), (more, other, matched) = calls
+    (_, first, _), (count, main, own), (more, other, paired) = calls
     assert (count, more) == (240, 240)
     assert first == main != other
     # Three draws, each with all the conditions of the 80 rows that are the floor.
-    assert torch.equal(matched[:80], matched[80:160])
+    assert torch.equal(paired[:80], paired[80:160])
     rows = held_out.cond["features"]
-    assert to_nearest(matched[:80], rows) < 1e-5
+    assert to_nearest(paired[:80], rows) < 1e-5
     assert to_nearest(own, rows) < 1e-5
-    assert to_nearest(own, matched[:80]) > 0.01
+    assert to_nearest(own, paired[:80]) > 0.01
     assert not verdicts(results)[0].different
     assert {r.metric for r in results if "conditions" in r.protocol} == {
         "joint_energy",

@@ -137,10 +137,10 @@ def _set_structure(values: Tensor) -> Tensor:
 
 def _quantiles(numbers: Tensor) -> Tensor:
     """Quantiles of the numbers of each row `[N, Q]`, without those that are missing."""
-    ordered = numbers.nan_to_num(math.inf).sort(1).values
-    count = (ordered < math.inf).sum(1, keepdim=True)
+    columns = numbers.nan_to_num(math.inf).sort(1).values
+    count = (columns < math.inf).sum(1, keepdim=True)
     places = torch.tensor(_QUANTILES) * (count - 1).clamp_min(0)
-    return ordered.gather(1, places.round().long()).nan_to_num(posinf=0)
+    return columns.gather(1, places.round().long()).nan_to_num(posinf=0)
 
 
 def _products_of(

@@ -15,7 +15,7 @@ from fewstep.base.randomness import block_seed, shuffled_indices
 from fewstep.data import Arrays, Dataset, each
 from fewstep.run.generator import Generator
 
-_MOST_MATCHED = 10  # draws with the conditions of held-out rows
+_MOST_PAIRED = 10  # draws with the conditions of held-out rows
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Source:
         """The whole draws of `size` of n samples with these conditions."""
         return self._draws(clock.watch(self._parts(cond, n, steps, self.seed)), cond, size, steps)
 
-    def matched(self, held_out: Arrays, size: int, count: int, steps: int) -> Iterator[Arrays]:
+    def paired(self, held_out: Arrays, size: int, count: int, steps: int) -> Iterator[Arrays]:
         """Draws with the conditions of held-out rows: draw i has those of block i mod H, and noise
         of its own.
 
@@ -68,11 +68,11 @@ class Source:
         size = min(size, len(held_out.x0))
         blocks = len(held_out.x0) // size
         places = (
-            torch.arange(size) + size * (torch.arange(min(count, _MOST_MATCHED)) % blocks)[:, None]
+            torch.arange(size) + size * (torch.arange(min(count, _MOST_PAIRED)) % blocks)[:, None]
         )
         cond = each(lambda part: part[places.flatten()], held_out.cond)
         # Rows of one noise are no independent draws: the detector learns from the others.
-        seed = block_seed(self.seed, "eval matched", 0)
+        seed = block_seed(self.seed, "eval paired", 0)
         parts = self._parts(cond, places.numel(), steps, seed)
         return self._draws(parts, cond, size, steps)
 

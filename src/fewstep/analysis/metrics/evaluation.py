@@ -130,7 +130,7 @@ def evaluate(
         prepared = Prepared(*meters, split, size)
         groups = groups_of(prepared, held_out)
     prepared.check(split, size)
-    is_matched = prepared.asks_for_conditions and has_features(held_out.cond)
+    is_paired = prepared.asks_for_conditions and has_features(held_out.cond)
     protocol: dict[str, Any] = {"split": split, "n": size, "draws": n // size, "seed": seed}
     digest = fingerprint({"denoiser": generator.denoiser.state_dict()})
     protocol |= {"candidates": candidates, "generator": digest, **_ERRORS}
@@ -139,8 +139,8 @@ def evaluate(
     for count in steps:
         clock = Clock()
         draws = source.draws(cond, n, size, count, clock)
-        matched = source.matched(held_out, size, n // size, count) if is_matched else None
-        results += score(prepared, draws, count, protocol, matched=matched, groups=groups)
+        paired = source.paired(held_out, size, n // size, count) if is_paired else None
+        results += score(prepared, draws, count, protocol, paired=paired, groups=groups)
         speeds.append({"steps": count, "samples_per_second": n / clock.seconds})
     return results, speeds
 

@@ -79,14 +79,14 @@ def values_of(dataset: Dataset) -> Features:
     def values(rows: Arrays) -> Tensor:
         x = rows.x0
         if places and x.ndim == 2:
-            x = _rounded(x, places, dataset.units)
+            x = _as_types(x, places, dataset.units)
         mask = mask_of(x, rows.cond)
         return x if mask is None else x.masked_fill(~mask, math.nan)
 
     return values
 
 
-def _rounded(x: Tensor, places: list[tuple[range, Column]], units: Units) -> Tensor:
+def _as_types(x: Tensor, places: list[tuple[range, Column]], units: Units) -> Tensor:
     numbers = units.to_user(x).double().numpy()
     for place, column in places:
         block = slice(place.start, place.stop)

@@ -46,13 +46,13 @@ def _shares(columns: Tensor, counts: Tensor, grid: Tensor) -> Tensor:
 
 def correlation(reference: Tensor) -> Compare:
     """The largest difference of the correlations of two columns."""
-    chosen = permutation(0, "columns", 0, reference.shape[1])[:MOST_COLUMNS].sort().values
-    usual = _correlations(reference[:, chosen])
+    some = permutation(0, "columns", 0, reference.shape[1])[:MOST_COLUMNS].sort().values
+    usual = _correlations(reference[:, some])
     varies = usual.diagonal() > 0
     pairs = torch.triu(varies & varies[:, None], 1)
 
     def compare(values: Tensor) -> float:
-        gaps = (_correlations(values[:, chosen]) - usual)[pairs].abs()
+        gaps = (_correlations(values[:, some]) - usual)[pairs].abs()
         return gaps.max().item() if len(gaps) else 0.0
 
     return compare
@@ -62,9 +62,9 @@ def _correlations(values: Tensor) -> Tensor:
     """Pearson's `[D, D]` over the rows that have both values; 0 for a constant column."""
     numbers = values.double()
     there = (~numbers.isnan()).double()
-    centred = (numbers - numbers.nanmean(0)).nan_to_num()
-    deviation = centred.square().sum(0).div(there.sum(0).clamp_min(1)).sqrt()
-    units = torch.where(deviation > 1e-9, centred / deviation.clamp_min(1e-9), 0)
+    gaps = (numbers - numbers.nanmean(0)).nan_to_num()
+    deviation = gaps.square().sum(0).div(there.sum(0).clamp_min(1)).sqrt()
+    units = torch.where(deviation > 1e-9, gaps / deviation.clamp_min(1e-9), 0)
     return units.T @ units / (there.T @ there).clamp_min(1)
 
 

@@ -39,7 +39,7 @@ from fewstep.base.randomness import permutation
 from fewstep.data import Arrays, Dataset
 
 _GROUPS = 10  # of the jackknife
-MATCHED = (JOINT, CLUES)  # spaces whose metrics look at the condition
+PAIRED = (JOINT, CLUES)  # spaces whose metrics look at the condition
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class Prepared(NamedTuple):
     @property
     def asks_for_conditions(self) -> bool:
         """Whether a metric looks at the condition."""
-        return any(meter.space in MATCHED for meter in self.meters)
+        return any(meter.space in PAIRED for meter in self.meters)
 
     def check(self, split: str, size: int) -> None:
         """Raises UserError where they are ready for other draws than these."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewstep.analysis.metrics.clues import MOST_ROWS
 from fewstep.analysis.metrics.metric import CLUES
-from fewstep.analysis.metrics.prepared import MATCHED, Meter, Prepared
+from fewstep.analysis.metrics.prepared import PAIRED, Meter, Prepared
 from fewstep.analysis.metrics.protocol import Result, estimate
 from fewstep.analysis.metrics.verdict import Groups
 from fewstep.data import Arrays
@@ -64,19 +64,19 @@ def score(
     steps: int,
     protocol: dict[str, Any],
     *,
-    matched: Iterable[Arrays] | None = None,
+    paired: Iterable[Arrays] | None = None,
     groups: Groups | None = None,
 ) -> list[Result]:
     """One result for each metric; each space computes the features of a draw once.
 
-    matched: draws with the conditions of the held-out rows, for the metrics that look at these and
+    paired: draws with the conditions of the held-out rows, for the metrics that look at these and
     for all p-values. groups: of held-out rows; without them the detector alone has a p-value.
     """
     most = groups.most_samples if groups else 0
-    apart = [m for m in prepared.meters if matched is not None and m.space in MATCHED]
+    apart = [m for m in prepared.meters if paired is not None and m.space in PAIRED]
     plain = [meter for meter in prepared.meters if meter not in apart]
-    tally = Tally(prepared, plain, most if matched is None else 0).add(draws)
-    other = tally if matched is None else Tally(prepared, apart, most).add(matched)
+    tally = Tally(prepared, plain, most if paired is None else 0).add(draws)
+    other = tally if paired is None else Tally(prepared, apart, most).add(paired)
     values = {name: tuple(own) for name, own in {**tally.values, **other.values}.items()}
     p_values: dict[str, float] = {}
     for meter in prepared.meters:
@@ -84,7 +84,7 @@ def score(
             learn, test = _halves(tally.clues) if other is tally else (tally.clues, other.clues)
             values[meter.metric], p_values[meter.metric] = meter.measure.detect(learn, test)
     if groups is not None:
-        p_values |= groups.p_values(other.rows(), pairs=matched is not None)
+        p_values |= groups.p_values(other.rows(), pairs=paired is not None)
     return [
         _result(m, values[m.metric], p_values.get(m.metric), steps, protocol, m in apart)
         for m in prepared.meters
@@ -105,12 +105,12 @@ def _result(
     p_value: float | None,
     steps: int,
     protocol: dict[str, Any],
-    is_matched: bool,
+    is_paired: bool,
 ) -> Result:
     score = estimate(values)
     floor = meter.floor
     own = {**protocol, **meter.protocol, "draws": len(values)}
-    if is_matched:
+    if is_paired:
         own["conditions"] = "of the held-out rows"
     return Result(
         metric=meter.metric,

@@ -88,15 +88,15 @@ def spectrum(reference: Tensor) -> Compare:
 
 def _correlations(values: Tensor, centre: Tensor) -> Tensor:
     """The correlation of neighbours 1, 2, 4, ... apart along each axis `[C, lags]`."""
-    centred = values - centre.reshape(-1, *[1] * (values.ndim - 2)).to(values)
-    variance = by_variable(centred.square())
+    deviations = values - centre.reshape(-1, *[1] * (values.ndim - 2)).to(values)
+    variance = by_variable(deviations.square())
     columns = []
     for axis in axes_of(values):
         length = values.shape[axis]
         lag = 1
         while lag < length:
-            one = centred.narrow(axis, lag, length - lag)
-            columns.append(by_variable(one * centred.narrow(axis, 0, length - lag)))
+            one = deviations.narrow(axis, lag, length - lag)
+            columns.append(by_variable(one * deviations.narrow(axis, 0, length - lag)))
             lag *= 2
     return torch.stack(columns, 1) / variance.clamp_min(1e-30)[:, None]
 

@@ -146,25 +146,25 @@ class Verdict:
 
 def verdicts(results: Sequence[Result], level: float = LEVEL) -> list[Verdict]:
     """The verdict of each number of steps, by the p-values of its results; none without any."""
-    judged = []
+    answers = []
     for steps in dict.fromkeys(result.steps for result in results):
         p_values = {
             r.metric: r.p_value for r in results if r.steps == steps and r.p_value is not None
         }
         if p_values:
             p_values = holm(p_values)
-            judged.append(Verdict(steps, min(p_values.values()) <= level, p_values, level))
-    return judged
+            answers.append(Verdict(steps, min(p_values.values()) <= level, p_values, level))
+    return answers
 
 
 def holm(p_values: dict[str, float]) -> dict[str, float]:
     """p-values that hold for all together: (m - i) p of the i-th smallest of m, made increasing."""
-    adjusted = {}
+    result = {}
     largest = 0.0
     for i, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
         largest = min(max(largest, (len(p_values) - i) * p), 1.0)
-        adjusted[name] = largest
-    return {name: adjusted[name] for name in p_values}
+        result[name] = largest
+    return {name: result[name] for name in p_values}
 
 
 def _steps(count: int) -> str:
