@@ -136,7 +136,7 @@ class Verdict:
         """The verdict in words."""
         start = f"{_steps(self.steps)}: "
         count = len(self.p_values)
-        by = f"level {self.level:g}, Holm's method over {count} metric{'s' * (count > 1)}"
+        by = f"level {self.level:g}" + (f" for {count} metrics together" if count > 1 else "")
         if not self.different:
             return f"{start}not distinguishable from held-out data ({by})"
         worst = sorted(self.p_values.items(), key=lambda item: item[1])
