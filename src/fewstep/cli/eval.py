@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 DESCRIPTION = (
     "Score a generator: disjoint draws of the held-out size against the training split, beside the"
     " held-out split itself (the floor). Every number has its standard error, 95 % interval and"
-    " protocol (--json shows all).\n\nexample: fewstep eval runs/digits --steps 1,2"
+    " protocol (--json shows all). A sentence says whether samples of so many steps differ from"
+    " held-out data beyond chance.\n\nexample: fewstep eval runs/digits --steps 1,2"
 )
 
 
@@ -185,7 +186,8 @@ def _ratio(r: Result) -> str:
     """Value over floor, where the metric has a ratio and the floor an interval."""
     from fewstep.analysis.metrics import METRICS
 
-    has_ratio = METRICS[r.protocol["statistic"]].shows_ratio
+    row = METRICS.get(r.protocol["statistic"])
+    has_ratio = row is not None and row.shows_ratio
     return f"{r.value / r.floor:.2f}" if has_ratio and r.floor and r.floor_interval else "-"
 
 

@@ -43,7 +43,7 @@ class Gain:
 
 def main_metric(results: Sequence[Result]) -> str | None:
     """The metric that decides: of sample and condition together, else energy, else the first."""
-    names = [r.metric for r in results if METRICS[r.protocol["statistic"]].better != "one"]
+    names = [r.metric for r in results if _better(r) != "one"]
     usual = METRICS["energy"]
     for name in (usual.name_in(None, JOINT), usual.name_in(None)):
         if name in names:
@@ -52,7 +52,11 @@ def main_metric(results: Sequence[Result]) -> str | None:
 
 
 def gains(results: Sequence[Result]) -> list[Gain]:
-    """Of each number of steps what it changes against the best of fewer; none of single draws."""
+    """Of each number of steps what it changes against the best of fewer; none of single draws.
+
+    By the metrics of the registry alone: of others it is not known what is better.
+    """
+    results = [result for result in results if result.protocol["statistic"] in METRICS]
     name = main_metric(results)
     counts = sorted({result.steps for result in results})
     table = {(result.steps, result.metric): result for result in results}
@@ -85,9 +89,13 @@ def _change(more: Result, fewer: Result, comparisons: int) -> Change:
 
 def _distance(result: Result) -> Result:
     """The result with values that are the lower the better."""
-    better = METRICS[result.protocol["statistic"]].better
+    better = _better(result)
     if better == "lower":
         return result
     values = [-v if better == "higher" else abs(v - 1) for v in result.values]
     score = estimate(values)
     return replace(result, value=score.value, error=score.error, values=tuple(values))
+
+
+def _better(result: Result) -> str:
+    return METRICS[result.protocol["statistic"]].better
