@@ -16,8 +16,8 @@ from fewstep import data
 from fewstep.analysis import frontier
 from fewstep.analysis.metrics import METRICS, Metric, energy, evaluate, frechet, nearest_ratio
 from fewstep.analysis.metrics.features import classifier
-from fewstep.analysis.metrics.prepared import floor_of
 from fewstep.analysis.metrics.metric import Measure
+from fewstep.analysis.metrics.prepared import floor_of
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import generator
 from fewstep.data import Arrays, Dataset
