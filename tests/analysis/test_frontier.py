@@ -549,7 +549,7 @@ def test_the_command_writes_all_three_and_its_commands_sample(tmp_path, capsys, 
     keys |= {"results", "latency", "command"}
     for p in facts["points"]:
         assert keys <= p.keys()
-        assert [r["protocol"]["split"] for r in p["results"]] == ["test"] * 4
+        assert [r["protocol"]["split"] for r in p["results"]] == ["test"] * 9
         assert [t["batch"] for t in p["latency"]] == [1, 4]
         assert p["evaluations"] == p["steps"]
     second = facts["points"][1]

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 DESCRIPTION = (
     "Score a generator: disjoint draws of the held-out size against the training split, beside the"
     " held-out split itself (the floor). Every number has its standard error, 95 % interval and"
-    " protocol (--json shows all).\n\nexample: fewstep eval runs/digits --steps 1,2"
+    " protocol (--json shows all). A sentence says whether samples of so many steps differ from"
+    " held-out data beyond chance.\n\nexample: fewstep eval runs/digits --steps 1,2"
 )
 
 
@@ -70,7 +71,7 @@ class Args:
 
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="eval", description=DESCRIPTION)
-    from fewstep.analysis.metrics import evaluate, open_extractor, read_statistics
+    from fewstep.analysis.metrics import evaluate, gains, open_extractor, read_statistics, verdicts
     from fewstep.cli.user_code import own_parts
     from fewstep.run.datasets import data_of
     from fewstep.run.generator import load
@@ -104,11 +105,17 @@ def main(argv: list[str]) -> int:
         draw=args.draw,
         batch=args.batch,
     )
+    judgements, changes = verdicts(results), gains(results)
     if args.json:
-        print(json.dumps({"results": [asdict(r) for r in results], "speed": speeds}))
+        rows: dict[str, list[Any]]
+        rows = {"results": results, "verdicts": judgements, "gains": changes}
+        report = {key: [asdict(row) for row in values] for key, values in rows.items()}
+        print(json.dumps({**report, "speed": speeds}))
     else:
+        sentences = [verdict.sentence() for verdict in judgements]
+        sentences += [gain.sentence() for gain in changes if not gain.pays]
         notes = [] if args.quiet else _notes(results)
-        print("\n".join([table(results, speeds), *notes]))
+        print("\n".join([table(results, speeds), *sentences, *notes]))
     return 0
 
 

@@ -13,15 +13,18 @@ from fewstep.analysis.metrics.ensembles import (
 from fewstep.analysis.metrics.evaluation import evaluate
 from fewstep.analysis.metrics.extractors import Extractor, file_sha256, open_extractor
 from fewstep.analysis.metrics.features import Classifier
+from fewstep.analysis.metrics.gains import Gain, gains
 from fewstep.analysis.metrics.kernels import kid, kid_subsets, mmd2
 from fewstep.analysis.metrics.manifolds import prdc
+from fewstep.analysis.metrics.metric import Metric
 from fewstep.analysis.metrics.moments import Statistics, moments, read_statistics
 from fewstep.analysis.metrics.prepared import Meter, Prepared, Spaces, meters_of, spaces_of
 from fewstep.analysis.metrics.preprocessing import Input
 from fewstep.analysis.metrics.protocol import Difference, Result, compare
-from fewstep.analysis.metrics.registry import METRICS, Metric
+from fewstep.analysis.metrics.registry import METRICS
 from fewstep.analysis.metrics.transport import sliced_w2, w2
 from fewstep.analysis.metrics.twosample import TwoSample, c2st
+from fewstep.analysis.metrics.verdict import Verdict, verdicts
 
 __all__ = [
     "CALIBRATION",
@@ -30,6 +33,7 @@ __all__ = [
     "Classifier",
     "Difference",
     "Extractor",
+    "Gain",
     "Input",
     "Meter",
     "Metric",
@@ -38,6 +42,7 @@ __all__ = [
     "Spaces",
     "Statistics",
     "TwoSample",
+    "Verdict",
     "c2st",
     "compare",
     "coverage",
@@ -47,6 +52,7 @@ __all__ = [
     "evaluate",
     "file_sha256",
     "frechet",
+    "gains",
     "kid",
     "kid_subsets",
     "meters_of",
@@ -61,5 +67,6 @@ __all__ = [
     "spaces_of",
     "spread_skill",
     "uniformity",
+    "verdicts",
     "w2",
 ]
