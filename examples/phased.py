@@ -48,7 +48,9 @@ def phased(*, stages: int = 6, c: float = 0.03) -> fs.Method:
         space=fs.spaces.end,  # compare the points at the anchor
         distance=fs.distances.huber(c),
         weight=fs.weights.inverse_gap,
-        sampler=fs.sampling.Sampler(step=fs.solvers.ddim, grid=down_the_edges, default=PHASES),
+        sampler=fs.sampling.Sampler(
+            step=fs.solvers.ddim, grid=down_the_edges, default=PHASES, only=True
+        ),
     )
 
 

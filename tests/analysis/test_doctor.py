@@ -21,12 +21,20 @@ import torch
 
 import fewstep as fs
 from fewstep.analysis.doctor import MEASURES, Subject, levels, output, subject_of
+from fewstep.analysis.doctor import later_steps as later
 from fewstep.analysis.doctor.examination import Examination, Samples
-from fewstep.analysis.doctor.gradients import SIZE, Noise, gradients_of, noise_of, repeated_rows
+from fewstep.analysis.doctor.gradients import (
+    SIZE,
+    Noise,
+    gradients_of,
+    judge_noise,
+    noise_of,
+    repeated_rows,
+)
 from fewstep.analysis.doctor.linear_bound import Linear, linear_of
 from fewstep.analysis.doctor.memorisation import memorisation
 from fewstep.analysis.doctor.training_log import spikes
-from fewstep.analysis.doctor.verdicts import judge
+from fewstep.analysis.doctor.verdicts import Measure, judge
 from fewstep.base import randomness
 from fewstep.cli import main
 from tests.support import subjects
@@ -98,6 +106,11 @@ def test_a_healthy_run_has_no_fault(whole, method):
     assert output.overall(examination).startswith("verdict: healthy")
 
 
+def keep_noise(net, x_t, t, cond):
+    """The noise and the data as they came."""
+    return x_t
+
+
 def small_batch(p: Subject) -> Subject:
     return replace(p, run=replace(p.run, batch=2, block=2))
 
@@ -142,6 +155,12 @@ FAULTY: dict[str, tuple[str, Callable[[Subject], Subject], tuple[str, ...], dict
         lambda p: replace(p, ema=ChangedAnswers(p.ema, scale_by(-1.0), 0.5, 0.7)),
         ("boundary", "memorisation"),
         {"segment-start": "broken"},
+    ),
+    "a second step that keeps its noise": (
+        "ect",
+        lambda p: replace(p, ema=ChangedAnswers(p.ema, keep_noise, 0.6, 1.2)),
+        ("later steps",),
+        {"keeps-noise": "watch"},
     ),
     "targets that run away": (
         "ect",
@@ -227,6 +246,63 @@ def test_each_fault_is_named_and_no_other(healthy, name):
     method, break_it, measures, names = FAULTY[name]
     examination = take(break_it(healthy(method)), *measures)
     assert faults(examination) == names, output.text(examination)
+
+
+def test_a_gaussians_flow_from_pure_noise_is_the_datas_law():
+    """At alpha = 0, the level infinity, it ends at mean + sqrt(C) z; the best guess is the mean."""
+    mean, variances = torch.tensor([1.0, -2.0]).double(), torch.tensor([4.0, 0.25]).double()
+    linear = Linear(mean, variances, None)
+    z = torch.randn(6, 2, dtype=torch.float64, generator=randomness.generator(0, "pure"))
+    torch.testing.assert_close(
+        linear.flow(fs.process.linear(), z, 1.0), mean + variances.sqrt() * z
+    )
+    torch.testing.assert_close(linear.denoise(fs.process.linear(), z, 1.0), mean.expand(6, 2))
+
+
+def test_the_level_that_leaves_less_noise_is_named(healthy):
+    """Beside the levels at which the noise is kept, and by samples."""
+    method, break_it, _, _ = FAULTY["a second step that keeps its noise"]
+    (measure,) = take(break_it(healthy(method)), "later steps").measures
+    samples = {level: deviation for level, _, deviation, _ in measure.rows}
+    best = min(samples, key=samples.get)
+    assert f"--later-sigmas {best:.3g} leaves {samples[best]:.2g}" in measure.verdicts[0].message
+    assert not 0.6 < best < 1.2
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_the_noise_that_an_exact_map_keeps_is_the_closed_form(power):
+    """Of N(0, diag v) at level s: (v / (v + s^2))^power s z, which is below sqrt v."""
+    variances = torch.tensor([4.0, 1.0, 0.04, 0.01], dtype=torch.float64)
+    linear = Linear(torch.zeros(4).double(), variances, torch.eye(4).double())
+    ask = {0.5: linear.flow, 1.0: linear.denoise}[power]
+    process = fs.process.edm()
+    subject = SimpleNamespace(
+        method=SimpleNamespace(process=process), ema=lambda x_t, t, cond: ask(process, x_t, t)
+    )
+    z = torch.randn(40_000, 4, generator=randomness.generator(0, "kept"), dtype=torch.float64)
+    rows = levels.Rows(z.flip(0) * variances.sqrt(), None, z)
+    _, kept, _, data = later.row_at(subject, linear, rows, (0.8,), with_samples=False)
+    quiet = variances[2:]
+    truth = 0.8 * (quiet / (quiet + 0.64)) ** power
+    assert kept == pytest.approx(float(truth.mean()), rel=0.03)
+    assert data == pytest.approx(float(quiet.mean()) ** 0.5)
+    assert kept < data
+
+
+def test_a_gradient_whose_square_is_below_0_is_not_resolved(healthy):
+    """Nothing is known of it then: no number, and no fault."""
+    verdict = judge_noise(healthy("ect"), Noise(square=-1.0, error=0.4, variance=5.0))
+    assert (verdict.severity, verdict.value) == ("ok", None)
+    assert "not resolved" in verdict.message
+    known = judge_noise(healthy("ect"), Noise(square=-1.0, error=0.6, variance=5.0))
+    assert known.value is not None
+
+
+def test_without_a_measure_nothing_is_healthy():
+    missing = Measure("rounding", "", missing="no reason")
+    examination = Examination("", "", (missing,))
+    assert output.overall(examination) == "verdict: nothing could be measured"
+    assert examination.severity == "watch"
 
 
 def test_training_rows_learnt_by_heart(tmp_path):
@@ -398,7 +474,7 @@ def test_the_shipped_generator_is_healthy(capsys):
     text = capsys.readouterr().out
     lines = text.splitlines()
     assert re.search(r"bf16 rounds 0\.[4-9]\d*, too much to train in", " ".join(text.split()))
-    assert lines[-1].startswith("verdict: healthy by all 6 measures that could be taken;")
+    assert lines[-1].startswith("verdict: healthy by all 7 measures that could be taken;")
     assert sum("not measured" in line for line in lines) == 4
 
 

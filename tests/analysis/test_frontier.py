@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import fewstep as fs
 from fewstep.analysis import frontier
@@ -30,11 +34,14 @@ from fewstep.analysis.metrics import Result
 from fewstep.base import progress
 from fewstep.base.errors import UserError
 from fewstep.cli import main
+from fewstep.cli.user_code import names_by_run
 from fewstep.core.process import edm
 from fewstep.data import Arrays, Dataset, Units
 from fewstep.run.facts import Facts
 from fewstep.run.generator import Generator
+from tests.support import own_parts
 
+OWN = "tests.support.own_parts"
 WIDE = Bounds(0.002, 78.0)
 C = 0.5  # standard deviation of the Gaussian data
 
@@ -60,13 +67,18 @@ def gaussian_data(test_seed: int = 3) -> Dataset:
     return Dataset("tensor", *splits)
 
 
-def denoising_student(dataset: Dataset, **method: object) -> Subject:
+def denoising_student(dataset: Dataset, base: str = "ect", **method: object) -> Subject:
     """The denoiser of N(0, C^2) as a consistency model: the best level of a second step is C."""
     facts = Facts(dataset.shape, dataset.classes, C, Units(), dataset.fingerprint())
     truth = fs.exact.Gaussian(mean=torch.zeros(dataset.shape), std=C)
     run = fs.recipes.toy(data="tensor")
     generator = Generator(
-        run, facts, replace(fs.methods.ect(), **method), Closed(truth, "gaussian"), 0, "gaussian"
+        run,
+        facts,
+        replace(getattr(fs.methods, base)(), **method),
+        Closed(truth, "gaussian"),
+        0,
+        "gaussian",
     )
     return Subject("student", "student", generator)
 
@@ -422,6 +434,18 @@ def test_evaluations_are_counted_by_the_network(student):
     assert latency.evaluations(composite, 3) == 3
 
 
+def test_evaluations_are_counted_where_a_sampler_asks_the_network_itself(student):
+    def step(process, denoiser, x, t, s, cond=None):
+        return denoiser.output(denoiser.scaling(process, torch.full((len(x),), t)), x, cond)
+
+    network = fs.networks.mlp((2,), width=4, depth=1)
+    bare = fs.denoiser.Preconditioned(network, fs.scalings.Edm())
+    sampler = fs.sampling.Sampler(step=step)
+    method = replace(student.generator.method, sampler=sampler)
+    generator = replace(student.generator, method=method, denoiser=bare)
+    assert latency.evaluations(generator, 3) == 3
+
+
 def test_calls_take_turns_and_the_first_is_not_timed():
     order, now = [], [0.0]
 
@@ -447,7 +471,7 @@ def test_solvers_get_numbers_of_evaluations_they_can_make():
 
 def test_a_teacher_has_on_offer_what_no_cheaper_setting_beats_on_the_validation_split(tmp_path):
     dataset = gaussian_data()
-    teacher = denoising_student(dataset, sampler="heun")
+    teacher = denoising_student(dataset, "diffusion")
     bench = bench_of(dataset, tmp_path / "t", teacher_steps=(1, 3, 9))
     settings = settings_of(teacher, bench)
     assert len(settings) == 12
@@ -467,6 +491,32 @@ def test_segments_have_one_point(tmp_path):
         bench_of(dataset, tmp_path / "m"),
     )
     assert [(s.steps, s.validation) for s in settings] == [(4, None)]
+
+
+def halves(process, moves, levels):
+    return [process.t_max * 0.5**i for i in range(moves)] + [0.0]
+
+
+def always_two(process, moves, levels):
+    return [process.t_max, C, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "steps"),
+    [
+        ("heun", [1, 3, 5]),
+        (fs.sampling.Sampler(step=fs.solvers.ddim, grid=halves), [1, 2, 4]),
+        (fs.sampling.Sampler(step=fs.solvers.ddim, grid=always_two), [1]),  # the same each time
+    ],
+)
+def test_a_student_is_asked_by_its_own_sampler_at_the_plans_steps(tmp_path, sampler, steps):
+    """Another solver's points would not be its method's, and a teacher's steps not asked for."""
+    dataset = gaussian_data()
+    student = denoising_student(dataset, sampler=sampler)
+    settings = settings_of(student, bench_of(dataset, tmp_path, steps=(1, 2, 4)))
+    assert [s.steps for s in settings] == steps
+    assert all(s.generator.method.sampler is sampler for s in settings)
+    assert "--sampler" not in point(student, 1, result(1.0), "own").command()
 
 
 def test_the_range_of_levels_where_a_process_has_no_ends(student):
@@ -499,7 +549,7 @@ def test_the_command_writes_all_three_and_its_commands_sample(tmp_path, capsys, 
     keys |= {"results", "latency", "command"}
     for p in facts["points"]:
         assert keys <= p.keys()
-        assert [r["protocol"]["split"] for r in p["results"]] == ["test"] * 4
+        assert [r["protocol"]["split"] for r in p["results"]] == ["test"] * 9
         assert [t["batch"] for t in p["latency"]] == [1, 4]
         assert p["evaluations"] == p["steps"]
     second = facts["points"][1]
@@ -514,6 +564,113 @@ def test_the_command_writes_all_three_and_its_commands_sample(tmp_path, capsys, 
     numbers = [str(facts["plan"]["search_seed"]), facts["data"]["test"][:16]]
     for text in (*facts["conclusion"], *numbers):
         assert text in html.replace("&#39;", "'")
+
+
+@pytest.fixture(scope="module")
+def posteriors(tmp_path_factory) -> Path:
+    """A folder with a run on arrays with features and a mask, and rows for it."""
+    folder = tmp_path_factory.mktemp("posteriors")
+    count = torch.arange(240) % 3 + 1
+    mask = torch.arange(3) < count[:, None]
+    features = law(240, 5, (2,))
+    x0 = (law(240, 6, (3, 2)) + features[:, None]).masked_fill(~mask[..., None], 0)
+    rows = {"x0": x0, "mask": mask, "features": features}
+    train = {"x0": x0[:80], "cond": {k: rows[k][:80] for k in ("mask", "features")}}
+    run = fs.recipes.toy(iterations=2, batch=32, network_options={"width": 8, "depth": 1})
+    fs.train(run, train, out=folder / "run", progress=False, device="cpu")
+    for name, part in (("learnt", slice(80)), ("others", slice(80, None))):
+        save_file(
+            {k: v[part].contiguous() for k, v in rows.items()}, folder / f"{name}.safetensors"
+        )
+    return folder
+
+
+def test_runs_with_conditions_and_a_mask_are_compared_and_their_commands_sample(
+    posteriors, capsys, monkeypatch
+):
+    """The second step's noise is masked, and each sample has the condition of a held-out row."""
+    monkeypatch.chdir(posteriors)
+    assert (
+        main(["frontier", "run", *SMALL, "--quiet", "--data", "others.safetensors", "--json"]) == 0
+    )
+    facts = json.loads(capsys.readouterr().out)
+    assert [p["evaluations"] for p in facts["points"]] == [1, 2]
+    for p in facts["points"]:
+        assert main([*shlex.split(p["command"])[1:], "--out", "x.npy"]) == 0
+    samples = np.load("x.npy")
+    with np.load("frontier-run/conditions.npz") as conds:
+        assert bool((samples[~conds["mask"]] == 0).all())
+        others = load_file("others.safetensors")
+        distance = torch.cdist(torch.as_tensor(conds["features"]).float(), others["features"])
+        assert float(distance.amin(1).max()) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ([], "arrays of your own, and they are stored nowhere: --data PATH"),
+        (["--data", "learnt.safetensors"], "the runs learned all its 80 rows: name a file with"),
+    ],
+)
+def test_a_run_on_arrays_is_refused_before_the_work(
+    posteriors, capsys, monkeypatch, data, expected
+):
+    monkeypatch.chdir(posteriors)
+    assert main(["frontier", "run", "--out", "nowhere", *data]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert expected in line
+    assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["m:f"], {"a": "m:f", "b": "m:f"}),  # both names of run.json are others
+        (["n:g", "m:f"], {"a": "n:g", "b": "m:f"}),  # a says n:g itself, the rest is for b
+        (["b=m:f,n:g"], {"a": "n:g", "b": "m:f"}),
+        (["a=k:h", "m:f"], {"a": "k:h", "b": "m:f"}),
+        (["n:g"], "b has a method of your own, 'own': name it, --method b=module:function"),
+        (["k:h", "m:f"], "--method k:h and m:f: expected one for a, which says 'n:g'"),
+        (["n:g", "b=m:f", "k:h"], "--method k:h: expected the method of a run"),
+        (["d=m:f"], "--method d=m:f: expected one of a, b, c before the ="),
+    ],
+)
+def test_an_own_method_goes_to_the_run_that_has_it(monkeypatch, words, expected):
+    stored = {"a": "n:g", "b": "own", "c": "ect"}
+    record = {
+        path: SimpleNamespace(record=SimpleNamespace(run=SimpleNamespace(method=name)))
+        for path, name in stored.items()
+    }
+    monkeypatch.setattr("fewstep.run.generator.find", record.get)
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=re.escape(expected)):
+            names_by_run("method", list(stored), words)
+    else:
+        assert names_by_run("method", list(stored), words) == expected
+
+
+def test_an_own_method_and_network_stand_beside_a_shipped_one(tmp_path, monkeypatch, capsys):
+    """The commands name the own parts, for the run that has them alone."""
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", law(200, 1).numpy())
+    small = {"iterations": 2, "batch": 32, "data": "x.npy"}
+    run = fs.recipes.toy(**small, network_options={"width": 8, "depth": 1})
+    fs.train(run, out="ours", progress=False, device="cpu")
+    own = fs.recipes.toy(**small)
+    parts = {"method": own_parts.halving, "network": own_parts.Small}
+    fs.train(own, out="mine", progress=False, device="cpu", **parts)
+    names = ["--method", f"{OWN}:halving", "--network", f"{OWN}:Small"]
+    assert main(["frontier", "ours", "mine", *SMALL, *names, "--quiet", "--json"]) == 0
+    points = json.loads(capsys.readouterr().out)["points"]
+    assert [(p["subject"], p["sampler"], p["evaluations"]) for p in points] == [
+        ("ours", "multistep", 1),
+        ("ours", "multistep", 2),
+        ("mine", "own", 1),
+        ("mine", "own", 2),
+    ]
+    assert [names[0] in p["command"] for p in points] == [False, False, True, True]
+    for p in points:
+        assert main([*shlex.split(p["command"])[1:], "--n", "2"]) == 0
 
 
 MISTAKES = {
@@ -633,14 +790,3 @@ def test_a_figure_shows_values_far_apart_or_below_0(student, values, scale):
     assert drawing.axes[0].get_ylim() == drawing.axes[1].get_ylim()
     counts = [len(values) if judge.better(points[1], points[0]) else 1]
     assert [len(ax.texts) for ax in drawing.axes] == counts * 2  # filled marks have their number
-
-
-def test_a_grid_of_pictures_has_a_row_for_each_name():
-    rows = [("a", torch.full((3, 1, 4, 4), -1.0)), ("b", torch.full((3, 1, 4, 4), 1.0))]
-    drawing = figures.grid(rows)
-    (image,) = drawing.axes[0].images
-    sheet = torch.as_tensor(image.get_array())
-    assert sheet.shape == (10, 15, 3)
-    assert float(sheet[:4, :4].max()) == 0.0
-    assert float(sheet[5:].min()) == 1.0
-    assert [label.get_text() for label in drawing.axes[0].get_yticklabels()] == ["a", "b"]

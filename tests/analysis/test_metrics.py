@@ -16,8 +16,8 @@ from fewstep import data
 from fewstep.analysis import frontier
 from fewstep.analysis.metrics import METRICS, Metric, energy, evaluate, frechet, nearest_ratio
 from fewstep.analysis.metrics.features import classifier
+from fewstep.analysis.metrics.metric import Measure
 from fewstep.analysis.metrics.prepared import floor_of
-from fewstep.analysis.metrics.registry import Measure
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import generator
 from fewstep.data import Arrays, Dataset
@@ -99,13 +99,14 @@ def test_a_generator_that_draws_real_data_reaches_the_floor(digits, cold_cache, 
         lambda self, n, **_: iter(digits.test.x0.repeat(2, 1, 1, 1)[:n, None]),
     )
     results, speeds = evaluate(g, digits, steps=(1,), n=600)
-    assert {r.metric for r in results} == {
-        "feature_frechet",
-        "pixel_frechet",
-        "energy",
-        "nearest_ratio",
-    }
-    for r in results:
+    assert [r.metric for r in results] == [
+        *("feature_frechet", "pixel_frechet", "energy", "nearest_ratio", "joint_energy"),
+        *("roughness", "spectrum", "autocorrelation", "detection"),
+    ]
+    by_name = {r.metric: r for r in results}
+    by_name.pop("joint_energy")  # the samples' labels are the training split's
+    assert by_name.pop("detection").floor == 0.5
+    for r in by_name.values():
         assert r.value == pytest.approx(r.floor)
         assert r.error == pytest.approx(0, abs=1e-9)
         assert r.protocol["n"] == 300
@@ -262,8 +263,9 @@ def test_a_metric_is_one_row(digits, cold_cache, monkeypatch, tmp_path):
     settings = tiny_run(data="digits", network_options={"width": 8, "depth": 1})
     g = fs.train(settings, progress=False, device="cpu")
     results, _ = evaluate(g, digits, steps=(1,), n=300)
-    assert [r.metric for r in results][-1] == "mean_gap"
-    assert (results[-1].protocol["statistic"], results[-1].protocol["power"]) == ("mean_gap", 1)
+    own = {r.metric: r for r in results}["mean_gap"]
+    assert (own.protocol["statistic"], own.protocol["power"]) == ("mean_gap", 1)
+    assert 0 < own.p_value < 1e-3
     (other,), _ = evaluate(g, digits, steps=(1,), n=300, metrics=["feature_mean_gap"])
     assert other.protocol["space"] == "feature"
     plan = frontier.Plan(metric="mean_gap", n=300, search_n=300)

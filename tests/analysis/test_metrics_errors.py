@@ -20,9 +20,9 @@ from fewstep.analysis.metrics import (
     kid,
     moments,
 )
+from fewstep.analysis.metrics.metric import Measure
 from fewstep.analysis.metrics.prepared import floor_of
 from fewstep.analysis.metrics.protocol import estimate, jackknife, students_t
-from fewstep.analysis.metrics.registry import Measure
 from fewstep.base.errors import UserError
 from tests.analysis.test_metrics import normals
 

@@ -15,16 +15,13 @@ from safetensors.torch import save_file
 
 import fewstep as fs
 from fewstep.cli import main
+from tests.support.users import SHORT, everything, refusal, small_run
 
 pyarrow = pytest.importorskip("pyarrow", reason="the tables extra is not installed")
 from pyarrow import parquet  # noqa: E402
 
 N = 60
 RANDOM = np.random.default_rng(0)
-TINY = [
-    *("--iterations", "4", "--network.width", "16", "--network.depth", "1", "--picture-every", "0"),
-    *("--checkpoint-every", "4", "--log-every", "1", "--device", "cpu"),
-]
 ROWS = [(20 + RANDOM.normal(), 1000 + RANDOM.normal()) for _ in range(N)]
 
 
@@ -42,18 +39,7 @@ def write(name, lines, encoding="utf-8"):
 def columns(name):
     """The columns that are samples, and the mean of each."""
     dataset = fs.data.load(name)
-    parts = (dataset.train, dataset.validation, dataset.test)
-    x = dataset.units.to_user(torch.cat([part.x0 for part in parts]))
-    return [column.name for column in dataset.names.columns], x.mean(0).numpy()
-
-
-def refusal(capsys, *words):
-    """The one line that a command is refused with."""
-    capsys.readouterr()
-    assert main(list(words)) == 2
-    line = capsys.readouterr().err.strip()
-    assert "\n" not in line
-    return line
+    return [column.name for column in dataset.names.columns], everything(dataset).mean(0)
 
 
 def comma(line):
@@ -94,7 +80,7 @@ def test_a_quoted_break_in_a_cell_is_text_and_no_row():
 def test_a_column_of_numbers_is_not_dropped_for_a_cell_that_is_none(cell, count, capsys):
     lines = [f'"{cell if place < count else t}",{p}' for place, (t, p) in enumerate(ROWS)]
     write("t.csv", ["t,p", *lines])
-    line = refusal(capsys, "train", "toy", "--data", "t.csv", *TINY)
+    line = refusal(capsys, "train", "toy", "--data", "t.csv", *SHORT)
     assert f"column t holds {cell!r} ({count} of {N} cells)" in line
     line = refusal(capsys, "scan", "t.csv", "--condition-columns", "t")
     assert f"column t holds {cell!r}" in line
@@ -185,7 +171,7 @@ def test_words_for_missing_values_are_suspicious_classes(capsys):
 def test_conditions_far_outside_of_the_data_are_named(caplog):
     known = np.stack([np.linspace(0, 10, N), np.full(N, 7.0)], 1)
     generator = fs.train(
-        fs.Run(recipe="own", data="ring8", iterations=4, batch=32),
+        small_run(iterations=4),
         {"x0": RANDOM.normal(size=(N, 2)), "cond": known},
         progress=False,
         device="cpu",
@@ -215,7 +201,7 @@ def test_samples_along_another_axis_than_time_are_said(caplog):
 
 
 def test_arrays_of_other_libraries_are_numbers_or_told_why():
-    run = fs.Run(recipe="own", data="ring8", iterations=4, batch=32)
+    run = small_run(iterations=4)
     x = RANDOM.normal(size=(N, 2)).astype(np.float32).astype(np.float64)
     plain = fs.train(run, x, progress=False, device="cpu").fingerprint
     for same in (x.astype(np.longdouble), torch.from_numpy(x).to_sparse(), x.tolist()):
@@ -228,12 +214,12 @@ def test_arrays_of_other_libraries_are_numbers_or_told_why():
 
 def test_commands_that_are_printed_can_be_run(capsys):
     np.save("my data.npy", RANDOM.normal(size=(N, 2)))
-    assert main(["train", "toy", "--data", "my data.npy", "--out", "my run ü", *TINY]) == 0
+    assert main(["train", "toy", "--data", "my data.npy", "--out", "my run ü", *SHORT]) == 0
     assert "next: fewstep sample 'my run ü'   fewstep eval 'my run ü'" in capsys.readouterr().out
 
 
 def test_a_run_whose_data_changed_says_what_to_do(capsys):
-    words = ["train", "toy", "--data", "t.npy", "--out", "run", *TINY]
+    words = ["train", "toy", "--data", "t.npy", "--out", "run", *SHORT]
     np.save("t.npy", RANDOM.normal(size=(N, 2)))
     assert main(words) == 0
     np.save("t.npy", RANDOM.normal(size=(N, 2)))
@@ -266,7 +252,7 @@ def test_a_constant_condition_is_suspicious(capsys):
 def test_a_code_with_a_leading_zero_is_its_class():
     codes = ["0311", "0712"] * N
     write("t.csv", ["v,code", *(f"{v},{codes[place]}" for place, (v, _) in enumerate(ROWS))])
-    words = ["train", "toy", "--data", "t.csv", "--label-column", "code", "--out", "run", *TINY]
+    words = ["train", "toy", "--data", "t.csv", "--label-column", "code", "--out", "run", *SHORT]
     assert main(words) == 0
     for name in ("0712", "712"):
         assert main(["sample", "run", "--label", name, "--n", "1", "--out", f"{name}.csv"]) == 0
@@ -275,7 +261,7 @@ def test_a_code_with_a_leading_zero_is_its_class():
 
 def test_a_table_without_a_column_of_the_runs_conditions_is_told(capsys):
     write("t.csv", ["v,c", *(f"{v},{d}" for v, d in ROWS)])
-    words = ["train", "toy", "--data", "t.csv", "--condition-columns", "c", "--out", "run", *TINY]
+    words = ["train", "toy", "--data", "t.csv", "--condition-columns", "c", "--out", "run", *SHORT]
     assert main(words) == 0
     write("ask.csv", ["C", "1", "2"])
     line = refusal(capsys, "sample", "run", "--cond", "ask.csv", "--n", "2", "--out", "s.csv")
@@ -285,7 +271,7 @@ def test_a_table_without_a_column_of_the_runs_conditions_is_told(capsys):
 def test_samples_of_diverged_weights_are_no_samples(capsys, caplog):
     np.save("t.npy", RANDOM.normal(size=(N, 2)))
     generator = fs.train(
-        fs.Run(recipe="own", data="ring8", iterations=4, batch=32),
+        small_run(iterations=4),
         np.load("t.npy"),
         progress=False,
         device="cpu",
@@ -314,7 +300,7 @@ def test_a_column_that_numbers_the_rows_is_suspicious(capsys):
 
 
 def test_conditions_in_python_are_told_their_way():
-    run = fs.Run(recipe="own", data="ring8", iterations=4, batch=32)
+    run = small_run(iterations=4)
     for cond, message in (
         (["a", "b"] * (N // 2), "texts become 0, 1, 2, ..."),
         ([True, False] * (N // 2), "such as 1 \\* cond"),
@@ -326,7 +312,7 @@ def test_conditions_in_python_are_told_their_way():
 
 
 def test_numbers_written_as_text_are_called_so():
-    texts = {"v": [str(v) for v, _ in ROWS], "code": ["0311", "0712"] * (N // 2)}
+    texts = {"v": [str(v) for v, _ in ROWS], "code": [f"0{v:.3f}" for v, _ in ROWS]}
     parquet.write_table(pyarrow.table({"w": RANDOM.normal(size=N), **texts}), "t.parquet")
     numbers, code = fs.data.load("t.parquet").left_out
     assert numbers.startswith("column v: numbers written as text; ")

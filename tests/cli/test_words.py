@@ -9,10 +9,13 @@ from typing import Annotated
 import pytest
 import tyro
 
+from fewstep.base.errors import UserError
+from fewstep.base.options import checked_options
 from fewstep.cli import main, train
 from fewstep.cli.arguments import arrange, options_in
 from fewstep.cli.parse import parse
 from fewstep.cli.train_options import FIRST, Launch
+from fewstep.networks import dit
 from fewstep.run.config import Run
 
 
@@ -30,6 +33,8 @@ class Args:
     """Names."""
     n: int = 1
     """A number."""
+    patch: int | tuple[int, ...] = 2
+    """A number, or several."""
     labels: bool = True
     """A flag."""
 
@@ -55,6 +60,19 @@ def test_other_values_stay_as_they_are():
     assert values == Args("x", betas=(0.5, 0.6), labels=False, later_sigmas=(0.8, 0.3), n=-2)
     assert read("x --later-sigmas None") == Args("x")
     assert read("--steps=1,2 x") == read("--steps=1 2 x") == Args("x", steps=(1, 2))
+
+
+@pytest.mark.parametrize(("words", "patch"), [("3", 3), ("3,4", (3, 4)), ("3 4", (3, 4))])
+def test_one_number_or_a_list(words, patch):
+    """As words and as values out of a file."""
+    assert read(f"x --patch {words} --n 1") == Args("x", patch=patch)
+    stored = list(patch) if isinstance(patch, tuple) else patch
+    options = checked_options("network", dit, {"patch": stored})
+    assert options["patch"] == patch
+    assert type(options["patch"]) is type(patch)
+    for bad in ([1.5], "3", None, True):
+        with pytest.raises(UserError, match=r"patch = .*: expected int"):
+            checked_options("network", dit, {"patch": bad})
 
 
 def test_an_old_name_is_read_as_the_new_one():

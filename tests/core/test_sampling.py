@@ -51,6 +51,14 @@ def test_grids_are_even_in_time_where_time_is_no_noise_level():
     torch.testing.assert_close(roots.diff(), roots.diff()[:1].expand(4))
 
 
+def test_two_steps_of_a_discrete_process_meet_in_the_middle_of_its_table():
+    """LCM's sampler goes back to timestep 499, which is t = 500 here; EDM's 0.821 was t = 297."""
+    method = fs.methods.direct_cm(process="discrete", n=10)
+    start, middle, end = multistep_grid(method.process, 2, method.later_sigmas)
+    assert (start, end) == (1000, 0)
+    assert middle == pytest.approx(500)
+
+
 def test_middle_times_are_noise_levels_on_every_process():
     for process in PROCESSES.values():
         grid = multistep_grid(process, 3, (2.0, 0.5))

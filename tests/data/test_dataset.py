@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fewstep import data
+from fewstep.base.data_names import DATA_NAMES
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import generator
 
@@ -43,29 +44,6 @@ def test_the_digits_are_all_of_scikit_learns():
     assert sorted(map(tuple, ours_with_labels.tolist())) == sorted(map(tuple, theirs.tolist()))
     assert ours.classes == 10
     assert torch.cat([p.x0 for p in parts]).aminmax() == (-1, 1)
-
-
-def test_your_own_tensor_is_standardised_and_comes_back():
-    x = 1000 + 70 * torch.randn(500, 3, 4, generator=generator(0, "x"), dtype=torch.float64)
-    ours = data.from_tensors(x)
-    for channel in ours.train.x0.double().unbind(1):
-        assert channel.std(correction=0).item() == pytest.approx(0.5)
-        assert channel.mean().item() == pytest.approx(0, abs=1e-6)
-    torch.testing.assert_close(ours.units.to_user(ours.train.x0).double(), x, rtol=1e-6, atol=1e-4)
-    assert ours.shape == (3, 4)
-
-
-def test_arrays_of_any_kind_are_taken_in_any_units():
-    rows = [[1.0, 2.0], [3.0, 5.0], [2.0, 2.5]]
-    shape = data.from_tensors(rows).train.x0
-    for same in (np.array(rows), torch.tensor(rows), {"x0": np.array(rows, np.float32)}):
-        torch.testing.assert_close(data.from_tensors(same).train.x0, shape)
-    far = torch.tensor(rows, dtype=torch.float64) + 1e8
-    back = data.from_tensors(far)
-    torch.testing.assert_close(back.units.to_user(back.train.x0), far, rtol=0, atol=1e-6)
-    torch.testing.assert_close(
-        back.units.to_model(back.units.to_user(back.train.x0)), back.train.x0
-    )
 
 
 def test_labels_come_along():
@@ -130,6 +108,12 @@ def test_what_does_not_fit_is_told_in_one_line(value, message):
     with pytest.raises(UserError, match=message) as error:
         data.from_tensors(value)
     assert "\n" not in str(error.value)
+
+
+def test_the_names_of_data_are_those_that_are_checked():
+    assert tuple(data.DATASETS) == DATA_NAMES
+    for name, make in data.DATASETS.items():
+        assert make.__name__ == name
 
 
 def test_nan_in_a_data_set_names_the_sample():

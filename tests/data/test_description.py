@@ -29,7 +29,7 @@ def test_the_numbers_are_the_users(tmp_path):
     """Means, deviations and ends are numpy's of the training rows, whatever the units."""
     x = normal(400, 3) * [10, 0.1, 1e-6] + [288, 0.6, 3e-5]
     np.save(tmp_path / "x.npy", x)
-    for units in ("auto", "robust", "whole", "as-is"):
+    for units in ("auto", "robust", "quantile", "whole", "as-is"):
         dataset = data.load(str(tmp_path / "x.npy"), units=units)
         description = describe(dataset)
         rows = dataset.order[: len(dataset.train.x0)].numpy()
@@ -64,6 +64,14 @@ def test_sound_data_have_no_marks():
     assert marks(normal(60, 3, 8, 8)) == ()
     for name in ("digits", "ring8", "grid25", "spiral"):
         assert describe(data.load(name)).marks == ()
+
+
+def test_a_tail_is_no_harm_to_quantiles_and_a_sentinel_is():
+    tail, sentinel = np.exp(3 * normal(500, 2)), normal(500, 2)
+    sentinel[::10, 0] = -999
+    assert "deviations out" in marks(tail)[0]
+    assert marks(tail, units="quantile") == ()
+    assert "a sentinel" in marks(sentinel, units="quantile")[0]
 
 
 WRONG = {
@@ -103,6 +111,12 @@ def test_held_out_rows_that_were_trained_on_are_counted(tmp_path):
     train = {row.tobytes() for row in dataset.train.x0.numpy()}
     held_out = [*dataset.validation.x0.numpy(), *dataset.test.x0.numpy()]
     assert number == sum(row.tobytes() in train for row in held_out) > 0
+
+
+def test_rows_of_few_different_values_are_alike_by_chance(tmp_path):
+    x = np.random.default_rng(0).integers(0, 4, size=(400, 3)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    assert describe(data.load(str(tmp_path / "x.npy"))).marks == ()
 
 
 def test_variables_on_another_axis_are_noticed():

@@ -19,11 +19,8 @@ from fewstep.networks.transformer_blocks import positions
 from tests.support.network_properties import (
     alive,
     conditions_must_fit,
-    has_true_derivatives,
     inputs,
     labels_are_names,
-    low_precision_is_near,
-    rows_do_not_mix,
 )
 
 SHAPES = [(2, 8), (3, 4, 6), (1, 2, 4, 6)]
@@ -52,19 +49,31 @@ def test_a_fresh_block_is_the_identity():
     assert torch.equal(block(h, emb, None), h)
 
 
-@given(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.integers(1, 3), st.integers(1, 3))
-def test_patches_are_blocks_of_the_data_and_come_back(grid, patch, channels):
-    shape = (channels, *(n * patch for n in grid))
-    x = torch.arange(2 * math.prod(shape), dtype=torch.float64).reshape(2, *shape)
-    tokens = patchify(x, patch)
-    assert torch.equal(unpatchify(tokens, patch, shape), x)
-    last = tuple(slice(-patch, None) for _ in grid)
-    assert torch.equal(tokens[1, -1], x[(1, slice(None), *last)].flatten())
-    second = tuple(slice(None, patch) for _ in grid[1:])
+PATCHES = st.lists(
+    st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(0, 2)), min_size=1, max_size=4
+)
+
+
+@given(PATCHES, st.integers(1, 3))
+def test_patches_are_blocks_of_the_data_and_come_back(axes, channels):
+    """Of axes that end inside their last patch too: zeros stand beyond the end."""
+    grid, patch, short = zip(*axes, strict=True)
+    short = [min(less, length - 1) for less, length in zip(short, patch, strict=True)]
+    whole = (channels, *(n * length for n, length in zip(grid, patch, strict=True)))
+    x = torch.arange(2 * math.prod(whole), dtype=torch.float64).reshape(2, *whole)
+    shape = (channels, *(n - less for n, less in zip(whole[1:], short, strict=True)))
+    inside = (..., *map(slice, shape[1:]))
+    filled = torch.zeros_like(x)
+    filled[inside] = x[inside]
+    tokens = patchify(x[inside], patch)
+    assert torch.equal(tokens, patchify(filled, patch))
+    assert torch.equal(unpatchify(tokens, patch, shape), x[inside])
+    last = tuple(slice(-length, None) for length in patch)
+    assert torch.equal(tokens[1, -1], filled[(1, slice(None), *last)].flatten())
+    second = tuple(slice(None, length) for length in patch[:-1])
     if grid[-1] > 1:
-        assert torch.equal(
-            tokens[0, 1], x[(0, slice(None), *second, slice(patch, 2 * patch))].flatten()
-        )
+        block = filled[(0, slice(None), *second, slice(patch[-1], 2 * patch[-1]))]
+        assert torch.equal(tokens[0, 1], block.flatten())
 
 
 @pytest.mark.parametrize("grid", [(7,), (3, 4), (2, 3, 2)])
@@ -94,23 +103,48 @@ def test_without_positions_whole_patches_may_be_moved(shape):
     assert moved_apart() < 1e-11
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_derivatives(shape):
-    has_true_derivatives(small(shape, dropout=0.3), shape, torch.tensor([1, -1]))
+@pytest.mark.parametrize(
+    ("shape", "part", "patch"),
+    [((2, 9), (5,), 2), ((2, 6, 5), (3, 5), (2, 3)), ((1, 4, 2, 5), (3, 2, 2), 2)],
+)
+def test_a_padded_sample_is_the_sample_without_its_padding(shape, part, patch):
+    """Tokens of padding alone are not attended to, and the last patch's rest counts as 0."""
+    padded, alone = small(shape, patch=patch), small((shape[0], *part), patch=patch)
+    (x, label), cond = inputs(shape), torch.tensor([1, -1, 0])
+    mask = torch.zeros(3, 1, *shape[1:], dtype=torch.bool)
+    inside = (..., *map(slice, part))
+    mask[inside] = True
+    target = alone(x[inside], label, cond)
+    out = padded(x, label, {"label": cond, "mask": mask})[inside]
+    torch.testing.assert_close(out, target, rtol=1e-11, atol=1e-11)
+    assert (padded(x, label, cond)[inside] - target).abs().max() > 1e-3
 
 
-def test_rows_do_not_mix():
-    rows_do_not_mix(small(dropout=0.3), SHAPES[1], torch.tensor([1, -1, 0]))
+def test_a_sample_without_any_element_is_finite_and_leaves_the_others_alone():
+    network, (x, label) = small(classes=0), inputs(SHAPES[1])
+    mask = torch.tensor([True, False, True])[:, None]
+    x.requires_grad_()
+    out = network(x, label, {"mask": mask})
+    torch.testing.assert_close(out[[0, 2]], network(x, label)[[0, 2]], rtol=1e-11, atol=1e-11)
+    (gradient,) = torch.autograd.grad(out.sum(), x)
+    slope = torch.func.jvp(lambda x: network(x, label, {"mask": mask}), (x,), (x,))[1]
+    assert torch.isfinite(out).all()
+    assert torch.isfinite(slope).all()
+    assert not gradient[1].any()
+    assert gradient[0].any()
+
+
+def test_a_patch_is_one_number_or_one_for_each_axis_and_no_longer_than_it():
+    (x, label), cond = inputs((3, 4, 1)), torch.tensor([1, -1, 0])
+    outputs = [small((3, 4, 1), patch=patch)(x, label, cond) for patch in (4, (4, 1), [9, 4])]
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
 
 
 def test_labels():
     network = small()
     labels_are_names(network, network.embedding.label, 0, SHAPES[1])
     conditions_must_fit(network, small(classes=0), SHAPES[1])
-
-
-def test_low_precision():
-    low_precision_is_near(small(), SHAPES[1], torch.tensor([1, -1, 0]))
 
 
 def test_attention_averages_equal_keys_and_picks_the_outstanding_one():
@@ -125,10 +159,25 @@ def test_attention_averages_equal_keys_and_picks_the_outstanding_one():
     torch.testing.assert_close(choice, v[:, :, :4])
 
 
+def test_attention_to_some_keys_is_attention_over_these_alone():
+    q, k, v = (
+        torch.randn(2, 3, 5, 4, generator=generator(i, "attend"), dtype=torch.float64)
+        for i in range(3)
+    )
+    some = torch.tensor([True, False, True, True, False])
+    keep = some.expand(2, 1, 1, 5)
+    target = attend(q, k[:, :, some], v[:, :, some])
+    for out in (
+        attend(q, k, v, keep),
+        torch.func.jvp(lambda q: attend(q, k, v, keep), (q,), (q,))[0],
+    ):
+        torch.testing.assert_close(out, target, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("shape", "options", "message"),
     [
-        ((1, 9, 8), {}, "patch = 2: expected a divisor of every axis of the data, 9, 8"),
+        ((1, 9, 8), {"patch": (2,)}, r"patch = \(2,\): .* or one for each of the axes of 9, 8"),
         ((4,), {}, "channels, one or more axes"),
         (SHAPES[1], {"patch": 0}, "patch = 0"),
         (SHAPES[1], {"heads": 5}, "heads = 5: expected a divisor of the 24 channels"),

@@ -14,11 +14,8 @@ from fewstep.networks._uvit import ResBlock
 from tests.support.network_properties import (
     alive,
     conditions_must_fit,
-    has_true_derivatives,
     inputs,
     labels_are_names,
-    low_precision_is_near,
-    rows_do_not_mix,
 )
 
 SHAPE = (1, 8, 8)
@@ -112,22 +109,10 @@ def test_a_skip_like_the_input_is_an_input_of_twice_the_variance():
     )
 
 
-def test_derivatives():
-    has_true_derivatives(small(dropout=0.3, dropout_stages=3), SHAPE, torch.tensor([1, -1]))
-
-
-def test_rows_do_not_mix():
-    rows_do_not_mix(small(dropout=0.3, dropout_stages=3), SHAPE, torch.tensor([1, -1, 0]))
-
-
 def test_labels():
     network = small()
     labels_are_names(network, network.embedding.label, 0, SHAPE)
     conditions_must_fit(network, small(0), SHAPE)
-
-
-def test_low_precision():
-    low_precision_is_near(small(), SHAPE, torch.tensor([1, -1, 0]))
 
 
 def test_dropout_reaches_as_many_stages_as_asked():
@@ -140,10 +125,6 @@ def test_dropout_reaches_as_many_stages_as_asked():
         assert chances == ({0.4} if stages else {0.0})
     assert torch.equal(outputs[0], network(x, label, cond))
     assert all((a - b).abs().max() > 1e-3 for i, a in enumerate(outputs) for b in outputs[:i])
-
-
-def test_data_that_is_not_square():
-    has_true_derivatives(small(shape=(2, 4, 8)), (2, 4, 8), torch.tensor([1, -1]))
 
 
 @pytest.mark.parametrize(

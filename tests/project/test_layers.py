@@ -83,6 +83,14 @@ def test_no_package_imports_one_behind_it_or_the_face():
     assert upward == []
 
 
+def test_users_see_the_face_and_the_command_line_alone():
+    """What their tests import of the package; so they can be run on any version of it."""
+    tests = Path(__file__).parents[1]
+    files = [*tests.glob("cli/test_users_*.py"), tests / "support" / "users.py"]
+    names = {name for path in files for _, name in imports(path)}
+    assert names == {"fewstep", "fewstep.cli.main"}
+
+
 def test_a_run_is_an_argument_in_these_packages_alone():
     """What makes no choice by a run's settings does not take them."""
     takers = set()

@@ -17,7 +17,7 @@ import fewstep as fs
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import SAMPLING_BLOCK, generator, normal
 from fewstep.core.sampling import SAMPLERS, sampler
-from fewstep.data import pictures
+from fewstep.data.pictures import sketch
 from tests.support.toys import tiny_run
 
 
@@ -171,23 +171,23 @@ def test_a_generator_prints_what_it_is_and_no_addresses(models, classes):
 
 def test_pictures_hold_the_pixels(tmp_path):
     x = torch.tensor([-1.0, 0.0, 1.0, 3.0]).reshape(4, 1, 1, 1).expand(4, 1, 2, 2)
-    pictures.save(tmp_path / "x.png", x, columns=2)
+    sketch.save(tmp_path / "x.png", x, columns=2)
     sheet = pixels(tmp_path / "x.png")
     zoom = 640 // 6
     inside = [sheet[r * 3 * zoom + zoom, c * 3 * zoom + zoom] for r in (0, 1) for c in (0, 1)]
     assert inside == [0, 128, 255, 255]
-    pictures.save(tmp_path / "dots.png", torch.tensor([[0.5, 0.5], [-0.5, -0.5]]))
+    sketch.save(tmp_path / "dots.png", torch.tensor([[0.5, 0.5], [-0.5, -0.5]]))
     dots = pixels(tmp_path / "dots.png")
     rows, columns = np.nonzero(dots < 255)
     assert {(r < 320, c > 320) for r, c in zip(rows, columns, strict=True)} == {
         (True, True),
         (False, False),
     }
-    pictures.save(tmp_path / "numbers.png", torch.randn(500, 1, generator=generator(0, "x")))
+    sketch.save(tmp_path / "numbers.png", torch.randn(500, 1, generator=generator(0, "x")))
     assert pixels(tmp_path / "numbers.png").min() < 255
     with pytest.raises(ValueError, match="NaN"):
-        pictures.save(tmp_path / "nan.png", torch.full((4, 2), torch.nan))
-    pictures.save(tmp_path / "curves.png", torch.sin(torch.arange(48.0)).reshape(3, 16))
+        sketch.save(tmp_path / "nan.png", torch.full((4, 2), torch.nan))
+    sketch.save(tmp_path / "curves.png", torch.sin(torch.arange(48.0)).reshape(3, 16))
     assert pixels(tmp_path / "curves.png").shape == (160, 640)
 
 

@@ -165,15 +165,16 @@ def cli(argv: list[str], gauge: str, slow: float = 0.0) -> int:
     from fewstep.data import pictures
 
     meter = Gauge.at(Path(gauge))
-    save = pictures.save
+    draw = pictures.draw
 
-    def save_slowly(*arguments: Any) -> None:
+    def draw_slowly(*arguments: Any) -> str:
         meter.content[PICTURE] = 1
         time.sleep(20 * slow)
-        save(*arguments)
+        about = draw(*arguments)
         meter.content[PICTURE] = 0
+        return about
 
-    pictures.save = save_slowly
+    pictures.draw = draw_slowly
     disk.watch = watcher(meter, slow)
     meter.content[STARTED] = 1
     return main(argv)

@@ -19,6 +19,54 @@ def method():
     )
 
 
+def adaptive():
+    """l / (sg l + c): the weight of a row falls with its loss, and carries no gradient."""
+    return replace(method(), balance=lambda loss, t, models: loss / (loss.detach() + 1e-3))
+
+
+def adaptive_with_gradient():
+    """The same weight of a goal that is not detached."""
+    own = goal_with_gradient()
+    return replace(own, balance=lambda loss, t, models: loss / (loss.detach() + 1e-3))
+
+
+def half_detached():
+    def distance(guess, goal):
+        x = torch.cat([guess[:, :1], guess[:, 1:].detach()], 1)
+        return fs.distances.sse(x, goal)
+
+    return replace(method(), distance=distance)
+
+
+class OwnLoss(fs.Method):
+    """A loss written out: both passes by hand, the neighbour asked wherever it is."""
+
+    def loss(self, models, x0, z, times, cond=None, seed=None):
+        mix = self.process.mix
+        masks = [seed] if isinstance(seed, int) else seed
+        options = {} if masks is None else {"masks": models.student.masks(len(x0), masks)}
+        with torch.no_grad():
+            goal = models.student(mix(x0, z, times.r), times.r, cond, **options)
+        guess = models.student(mix(x0, z, times.t), times.t, cond, **options)
+        return (guess - goal).square().flatten(1).sum(1) + 0.1 * guess.square().flatten(1).sum(1)
+
+
+def own_loss():
+    return OwnLoss(
+        times=fs.times.RatioMap(law=fs.times.LogNormal(mean=-1.0, std=1.5)),
+        target=fs.targets.Student(),
+    )
+
+
+def halving():
+    """A sampler of its own, whose times halve."""
+
+    def grid(process, moves, levels):
+        return [process.t_max * 0.5**i for i in range(moves)] + [0.0]
+
+    return replace(method(), sampler=fs.sampling.Sampler(step=fs.solvers.ddim, grid=grid))
+
+
 def of_pictures():
     return fs.methods.mcm(pools=1, steps=16, steps_end=16)
 

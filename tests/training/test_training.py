@@ -317,10 +317,10 @@ def test_a_lost_or_torn_log_does_not_stop_a_resumed_run_and_has_each_step_once(t
 
 
 def test_a_picture_that_fails_does_not_cost_the_run(tmp_path, monkeypatch, caplog):
-    def fail(path, x):
+    def fail(path, groups, look):
         raise OSError("no room for art")
 
-    monkeypatch.setattr(pictures, "save", fail)
+    monkeypatch.setattr(pictures, "draw", fail)
     assert train(tiny_run(picture_every=2), out=tmp_path).step == 6
     assert fs.load(tmp_path).step == 6
     assert "no room for art" in caplog.text

@@ -266,7 +266,7 @@ def _fit_rows(cond: Any, kind: list[Any], n: int, name: str) -> Tensor:
     value = None if cond is None else tensor(name, cond)
     if (
         value is None
-        or value.shape not in (shape, (n, *shape))
+        or value.shape not in (shape, (1, *shape), (n, *shape))
         or (dtype == torch.bool) != (value.dtype == torch.bool)
     ):
         value_text = "None" if value is None else f"{value.dtype} {tuple(value.shape)}"

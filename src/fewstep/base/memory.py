@@ -144,6 +144,11 @@ class _Live(TorchDispatchMode):
         self.now = self.peak = 0
         self.places: set[int] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: to keep its compiler out, torch would import it, which takes longer than samples."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

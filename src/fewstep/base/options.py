@@ -39,13 +39,19 @@ def plain(value: Any) -> Any:
 def convert(name: str, value: Any, kind: Any) -> Any:
     """The value as the declared type: lists to tuples, integers to floats, others unchanged.
 
-    Raises UserError where it does not match.
+    A type may be `X | None`, or a number or a list of them. Raises UserError where it does not
+    match.
     """
     value = plain(value)
     origin = typing.get_origin(kind) or kind
     arguments = typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
-        return None if value is None else convert(name, value, arguments[0])
+        if value is None and type(None) in arguments:
+            return None
+        kinds = [one for one in arguments if one is not type(None)]
+        is_list = isinstance(value, list | tuple)
+        fits = (one for one in kinds if (typing.get_origin(one) is tuple) == is_list)
+        return convert(name, value, next(fits, kinds[0]))
     if origin is typing.Literal:
         if not any(type(value) is type(one) and value == one for one in arguments):
             raise unknown(name, value, map(str, arguments))

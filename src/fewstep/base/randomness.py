@@ -91,15 +91,13 @@ def normal(
 ) -> Tensor:
     """Unit normals `[count, *shape]` (float32, CPU) of the samples first, first + 1, ..."""
 
-    def draw(number: int) -> Tensor:
-        return torch.randn(
-            (block, *shape),
-            generator=generator(seed, stream, number),
-            dtype=torch.float32,
-            device="cpu",
-        )
-
-    return rows(draw, first, count, block)
+    start = first // block
+    blocks = -(-(first + count) // block) - start
+    whole = torch.empty((blocks, block, *shape), dtype=torch.float32, device="cpu")
+    source = torch.Generator("cpu")
+    for number, part in enumerate(whole):
+        part.normal_(generator=source.manual_seed(block_seed(seed, stream, start + number)))
+    return whole.flatten(0, 1)[first - start * block :][:count]
 
 
 def uniform(seed: int, stream: str, first: int, count: int, columns: int, block: int) -> Tensor:

@@ -33,10 +33,11 @@ class Option:
     default: Any
     metavar: str | None
     is_positional: bool
+    appends: bool = False  # one word each time that it is typed
 
     @property
     def is_list(self) -> bool:
-        return typing.get_origin(self.kind) is tuple
+        return typing.get_origin(self.kind) is tuple and not self.appends
 
 
 def options_in(kind: type, default: Any = None, prefix: str = "") -> list[Option]:
@@ -59,6 +60,7 @@ def options_in(kind: type, default: Any = None, prefix: str = "") -> list[Option
                 default=None if value is MISSING else value,
                 metavar=config.get("metavar"),
                 is_positional=is_positional,
+                appends=tyro.conf.UseAppendAction in getattr(hints[field.name], "__metadata__", ()),
             )
         )
     return options
@@ -69,17 +71,18 @@ def without_extras(hint: Any) -> tuple[Any, dict[str, Any], bool]:
     config: dict[str, Any] = {}
     extras = getattr(hint, "__metadata__", ())
     for extra in extras:
-        if extra is not tyro.conf.Positional:
+        if extra not in (tyro.conf.Positional, tyro.conf.UseAppendAction):
             config |= vars(extra)
     kind = typing.get_args(hint)[0] if extras else hint
     return kind, config, tyro.conf.Positional in extras
 
 
 def without_none(hint: Any) -> Any:
-    """X of `X | None`."""
+    """X of `X | None`; the list of `X | list`, since its words are read alike."""
     if typing.get_origin(hint) not in (types.UnionType, typing.Union):
         return hint
-    return next(kind for kind in typing.get_args(hint) if kind is not type(None))
+    kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    return next((kind for kind in kinds if typing.get_origin(kind) is tuple), kinds[0])
 
 
 def field_docs(kind: type) -> dict[str, str]:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 DESCRIPTION = (
     "Score a generator: disjoint draws of the held-out size against the training split, beside the"
     " held-out split itself (the floor). Every number has its standard error, 95 % interval and"
-    " protocol (--json shows all).\n\nexample: fewstep eval runs/digits --steps 1,2"
+    " protocol (--json shows all). A sentence says whether samples of so many steps differ from"
+    " held-out data beyond chance.\n\nexample: fewstep eval runs/digits --steps 1,2"
 )
 
 
@@ -70,7 +71,7 @@ class Args:
 
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="eval", description=DESCRIPTION)
-    from fewstep.analysis.metrics import evaluate, open_extractor, read_statistics
+    from fewstep.analysis.metrics import evaluate, gains, open_extractor, read_statistics, verdicts
     from fewstep.cli.user_code import own_parts
     from fewstep.run.datasets import data_of
     from fewstep.run.generator import load
@@ -104,11 +105,17 @@ def main(argv: list[str]) -> int:
         draw=args.draw,
         batch=args.batch,
     )
+    judgements, changes = verdicts(results), gains(results)
     if args.json:
-        print(json.dumps({"results": [asdict(r) for r in results], "speed": speeds}))
+        rows: dict[str, list[Any]]
+        rows = {"results": results, "verdicts": judgements, "gains": changes}
+        report = {key: [asdict(row) for row in values] for key, values in rows.items()}
+        print(json.dumps({**report, "speed": speeds}))
     else:
-        notes = [] if args.quiet else _protocol(results[0].protocol)
-        print("\n".join([table(results, speeds), *notes]))
+        sentences = [verdict.sentence() for verdict in judgements]
+        sentences += [gain.sentence() for gain in changes if not gain.pays]
+        notes = [] if args.quiet else _notes(results)
+        print("\n".join([table(results, speeds), *sentences, *notes]))
     return 0
 
 
@@ -144,11 +151,12 @@ def default_steps(generator: Generator) -> tuple[int, ...]:
 
 def metrics_help(dataset: Dataset, extractor: Extractor | None) -> str:
     """The metrics there are for this data, one a line, with their meaning."""
-    from fewstep.analysis.metrics import spaces_of
+    from fewstep.analysis.metrics import CALIBRATION, spaces_of
     from fewstep.base.table import text_table
 
     metrics = spaces_of(dataset, extractor).metrics()
     rows = [[name, row.better, row.meaning] for name, (_, row) in metrics.items()]
+    rows += [[name, row.better, row.meaning] for name, row in CALIBRATION.items()]
     return text_table(rows, ["metric", "better", "meaning"])
 
 
@@ -179,8 +187,38 @@ def _ratio(r: Result) -> str:
     """Value over floor, where the metric has a ratio and the floor an interval."""
     from fewstep.analysis.metrics import METRICS
 
-    has_ratio = METRICS[r.protocol["statistic"]].shows_ratio
+    row = METRICS.get(r.protocol["statistic"])
+    has_ratio = row is not None and row.shows_ratio
     return f"{r.value / r.floor:.2f}" if has_ratio and r.floor and r.floor_interval else "-"
+
+
+def _notes(results: list[Result]) -> list[str]:
+    """How the distances and the calibration were measured, where there are any."""
+    from fewstep.analysis.metrics import CALIBRATION
+
+    ours = [r for r in results if r.protocol["statistic"] in CALIBRATION]
+    others = [r for r in results if r not in ours]
+    lines = _protocol(others[0].protocol) if others else []
+    return lines + _calibration(ours) if ours else lines
+
+
+def _calibration(results: list[Result]) -> list[str]:
+    """How the calibration was measured, and the worst variables."""
+    protocol = results[0].protocol
+    names = ", ".join(dict.fromkeys(r.metric for r in results))
+    lines = [
+        f"{names}: {protocol['n']} samples for each of {protocol['draws']} conditions of the"
+        f" {protocol['split']} split, beside its x0; the floor is what is right"
+    ]
+    for steps in dict.fromkeys(r.steps for r in results):
+        details = [(r.metric, r.protocol.get("detail", {})) for r in results if r.steps == steps]
+        worst = [
+            f"{metric} {detail['worst'][0]} ({_number(detail['worst'][1])})"
+            for metric, detail in details
+            if "worst" in detail and len(detail.get("variables", "many")) > 1
+        ]
+        lines += [f"worst variables at {steps} steps: {', '.join(worst)}"] if worst else []
+    return lines
 
 
 def _protocol(protocol: dict[str, Any]) -> list[str]:

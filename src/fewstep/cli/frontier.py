@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,10 +63,11 @@ class Args:
     """Where the runs' data is now, if its path has changed."""
     composite: bool = False
     """Ask the frozen first stage at noise that a second stage was not trained for."""
-    network: str | None = None
-    """module:factory of a network of your own."""
-    method: str | None = None
-    """module:function of a method of your own."""
+    network: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """module:factory of your own, for the runs whose run.json has that name, or RUN=module:factory
+    for one run; once for each."""
+    method: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """module:function of your own, likewise; the other runs have the methods that they name."""
     extractor: str | None = None
     """FILE.onnx, or Inception's .pt, as for eval."""
     weights: str | None = None
@@ -111,7 +113,7 @@ def main(argv: list[str]) -> int:
     if store.count_before and not args.quiet:
         print(f"{out} holds {store.count_before} scores of this study", file=sys.stderr)
     bench = frontier.Bench(dataset, plan, metric, store, splits)
-    command = " ".join(["fewstep frontier", *argv])
+    command = shlex.join(["fewstep", "frontier", *argv])
     study = frontier.Frontier(frontier.measure(subjects, bench, not args.quiet), bench, command)
     study.write(out)
     if args.json:
@@ -143,14 +145,15 @@ def plan_of(args: Args) -> Plan:
 def open_subjects(args: Args) -> tuple[list[Subject], Dataset]:
     """The runs, the teacher, and the data of all of them. Raises UserError for other data."""
     from fewstep.analysis import frontier
-    from fewstep.cli.user_code import own_parts
+    from fewstep.cli.user_code import parts_by_run
     from fewstep.run.datasets import data_of
 
+    own = parts_by_run(args.runs, method=args.method, network=args.network)
     subjects = frontier.open_runs(
-        args.runs, ema=args.ema, composite=args.composite, device=args.device, **own_parts(args)
+        args.runs, ema=args.ema, composite=args.composite, device=args.device, own=own
     )
     if args.teacher is not None:
         subjects.append(frontier.open_teacher(args.teacher, subjects[0], device=args.device))
     first = subjects[0].generator
     dataset = data_of(first.run, first.facts, args.data)
-    return subjects, dataset
+    return subjects, frontier.with_validation(dataset)

@@ -15,6 +15,9 @@ from fewstep.cli.user_code import own_parts
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fewstep.base.conditions import Cond
+    from fewstep.run.generator import Generator
+
 DESCRIPTION = (
     "Draw samples from a run folder or a shipped generator.\n\n"
     "example: fewstep sample digits --steps 2 --label 7 --out sevens.png"
@@ -52,6 +55,8 @@ class Args:
     """package.module:function of the run's method, where it is your own."""
     out: Path = Path("samples.png")
     """File to write: .png, .npy or .safetensors; samples with one axis also .csv or .parquet."""
+    data: str | None = None
+    """Where the run's data are now, for rows of them beside the samples of a .png."""
     batch: int | None = None
     """Samples that pass through the network at once; left out, what memory takes, 4096 at most."""
     device: str = "auto"
@@ -67,7 +72,7 @@ def main(argv: list[str]) -> int:
     from safetensors.torch import save_file
 
     from fewstep.base.errors import NonFiniteError, StorageError, UserError
-    from fewstep.data import pictures, read_condition, writing
+    from fewstep.data import read_condition, writing
     from fewstep.data.frames import TABLES
     from fewstep.run.generator import load
 
@@ -76,7 +81,7 @@ def main(argv: list[str]) -> int:
         writing.write_table(path, x, conds, names)
 
     writers: dict[str, Callable[[Path, Tensor], str | None]] = {
-        ".png": lambda path, x: pictures.draw(path, x, generator.facts.units),
+        ".png": lambda path, x: draw(path, x, generator, generator.conditions(args.n, cond), args),
         ".npy": lambda path, x: np.save(path, x.numpy()),
         ".safetensors": lambda path, x: save_file({"samples": x}, path),
         **dict.fromkeys(TABLES, table),
@@ -119,3 +124,31 @@ def main(argv: list[str]) -> int:
         line = f"{args.n} samples of shape {tuple(x.shape[1:])} in {args.out}"
         print(f"{line}: {about}" if about else line)
     return 0
+
+
+def draw(path: Path, x: Tensor, generator: Generator, cond: Cond, args: Args) -> str:
+    """Writes a picture of samples, rows of the data beside them; what it shows.
+
+    cond: of the samples, in the model's units. Pictures stand alone, and so do samples whose data
+    are not at hand: the words say it.
+    """
+    from fewstep.base.errors import FewstepError
+    from fewstep.data.pictures import Rows, rows_of_data
+    from fewstep.data.pictures import draw as draw_rows
+    from fewstep.run.datasets import data_at_hand, data_of
+
+    run, facts = generator.run, generator.facts
+    groups, about = [Rows("samples", x, cond)], ""
+    if facts.look.kind != "tiles":
+        try:
+            dataset = data_of(run, facts, args.data) if args.data else data_at_hand(run, facts)
+        except (FewstepError, OSError) as error:
+            if args.data:
+                raise
+            about = f"; no data beside: {error} (--data PATH)"
+        else:
+            splits = [dataset.train, dataset.validation, dataset.test]
+            data = rows_of_data(splits, facts.units, max(len(x), facts.look.enough), groups[0])
+            groups += [data] if data else []
+            about = "" if data else "; no data beside: none have this condition"
+    return f"{draw_rows(path, groups, facts.look)}{about}"

@@ -33,7 +33,7 @@ class Args:
     bad_files: Literal["fail", "skip"] = "fail"
     """As in training: skip accepts bad files where they are few, at most 0.1 %."""
     units: str = "auto"
-    """As in training: auto, standard, robust, whole, as-is or LOW..HIGH."""
+    """As in training: auto, standard, robust, quantile, whole, as-is or LOW..HIGH."""
     channel_axis: int | None = None
     """As in training: the axis whose places are variables."""
     columns: tuple[str, ...] = ()

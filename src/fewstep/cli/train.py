@@ -13,7 +13,7 @@ from typing import Any
 
 from fewstep import methods, networks
 from fewstep.base.data_names import check_data_name
-from fewstep.base.errors import StorageError, UserError, unknown
+from fewstep.base.errors import StorageError, UserError, require, unknown
 from fewstep.base.options import choose
 from fewstep.cli.arguments import HELP, arrange, is_number, is_option
 from fewstep.cli.parse import parse
@@ -153,6 +153,7 @@ def out_folder(run: Run, argv: list[str]) -> Path:
     """--out, or runs/RECIPE-METHOD-SEED."""
     out, seed = last_value(argv, "--out"), last_value(argv, "--seed")
     if out is not None:
+        require(out != "", "--out", "", "a folder")
         return Path(out)
     name = f"{run.recipe}-{run.method}-{run.seed if seed is None else seed}"
     return Path("runs") / name.replace(":", ".")

@@ -6,7 +6,7 @@ They are imported because the user typed their names, never because a file says 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -29,6 +29,62 @@ def import_function(kind: str, name: str) -> Callable[..., Any]:
     if not callable(function):
         raise UserError(f"{kind} {name!r} is a {type(function).__name__}: expected a function")
     return function
+
+
+def parts_by_run(
+    runs: Sequence[str], **names: Sequence[str]
+) -> dict[str, tuple[dict[str, str], dict[str, Any]]]:
+    """By run, the names of its own parts and the parts, of the names for each kind.
+
+    runs: as typed; one that has no own part is left out. Raises UserError.
+    """
+    result: dict[str, tuple[dict[str, str], dict[str, Any]]] = {}
+    for kind, words in names.items():
+        for run, name in names_by_run(kind, runs, words).items():
+            own_names, parts = result.setdefault(run, ({}, {}))
+            own_names[kind], parts[kind] = name, import_function(kind, name)
+    return result
+
+
+def names_by_run(kind: str, runs: Sequence[str], words: Sequence[str]) -> dict[str, str]:
+    """Which module:function each run with a method or network of its own gets.
+
+    RUN=module:function is of that run. A name alone is of the runs whose run.json has it; one that
+    no run.json has is of all other runs with a part of their own. Raises UserError for a name that
+    no run gets, for two that a run could get, and for a run that gets none.
+    """
+    from fewstep.run.build import OWN
+    from fewstep.run.generator import find
+
+    by_run = {run: getattr(find(run).record.run, kind) for run in runs}
+    result, alone = {}, []
+    for word in filter(None, ",".join(words).split(",")):
+        run, equals, name = word.rpartition("=")
+        if equals and run not in by_run:
+            raise UserError(f"--{kind} {word}: expected one of {', '.join(runs)} before the =")
+        if equals:
+            result[run] = name
+        else:
+            alone.append(name)
+    own = {run: name for run, name in by_run.items() if name == OWN or ":" in name}
+    result = {run: name for run, name in own.items() if name in alone} | result
+    rest = [name for name in alone if name not in own.values()]
+    others = [run for run in own if run not in result]
+    if rest and not others:
+        raise UserError(
+            f"--{kind} {rest[0]}: expected the {kind} of a run: run.json says "
+            + ", ".join(f"{name} of {run}" for run, name in by_run.items())
+        )
+    if len(rest) > 1:
+        raise UserError(
+            f"--{kind} {rest[0]} and {rest[1]}: expected one for {others[0]}, which says"
+            f" {own[others[0]]!r}: --{kind} {others[0]}=module:function"
+        )
+    if others and not rest:
+        run = others[0]
+        usage = own[run] if ":" in own[run] else f"{run}=module:function"
+        raise UserError(f"{run} has a {kind} of your own, {own[run]!r}: name it, --{kind} {usage}")
+    return result | {run: name for run in others for name in rest}
 
 
 def own_parts(args: Any) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
     if args.shape is not None and args.target is None:
         raise UserError(f"--shape {','.join(map(str, args.shape))}: expected --target beside it")
     outcomes = run_all(choose(args), args.json, args.quiet)
-    failures = [outcome for outcome in outcomes if not outcome.passed]
+    failures = [outcome for outcome in outcomes if outcome.passed is False]
     if args.json:
         print(json.dumps({"checks": [outcome.to_json() for outcome in outcomes]}))
         return 1 if failures else 0
@@ -153,11 +153,12 @@ def header(width: int) -> str:
 
 
 def line(outcome: Outcome, width: int) -> str:
-    """One check in fixed columns; below a failed one what is wrong."""
-    verdict = "ok" if outcome.passed else "FAILED"
+    """One check in fixed columns; below one that does not hold what is wrong."""
+    verdict = {True: "ok", False: "FAILED", None: "not checkable"}[outcome.passed]
     method = "yours" if ":" in outcome.method else outcome.method  # module:factory
     row = (
-        f"{outcome.name:<{width}} {outcome.source:<24} {method:<10} {outcome.error:>8.1e}"
+        f"{outcome.name:<{width}} {outcome.source:<24} {method:<10}"
+        f" {'-' if outcome.passed is None else f'{outcome.error:.1e}':>8}"
         f" {outcome.tolerance:>9.1e} {verdict}"
     )
     return row if outcome.passed else f"{row}\n  {outcome.problem}"
@@ -166,7 +167,9 @@ def line(outcome: Outcome, width: int) -> str:
 def summary(outcomes: list[Outcome], failures: list[Outcome]) -> str:
     """How many hold, in one line, and the failures once more by name."""
     seconds = sum(outcome.seconds for outcome in outcomes)
-    holding = len(outcomes) - len(failures)
-    lines = [f"{holding} of {len(outcomes)} checks hold, in {seconds:.0f} s"]
+    holding = sum(outcome.passed is True for outcome in outcomes)
+    unknown = len(outcomes) - holding - len(failures)
+    rest = f", {unknown} cannot be checked" if unknown else ""
+    lines = [f"{holding} of {len(outcomes)} checks hold{rest}, in {seconds:.0f} s"]
     lines += [f"failed: {outcome.name}: {outcome.problem}" for outcome in failures]
     return "\n".join(lines)

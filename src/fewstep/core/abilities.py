@@ -71,6 +71,8 @@ process: Ability[Process | None] = Ability("process", None)
 # Of denoisers and networks: the shape of one sample, and the number of classes.
 shape: Ability[tuple[int, ...] | None] = Ability("shape", None)
 classes: Ability[int] = Ability("classes", 0)
+# Of networks' factories: the parts of a condition that they take; None where anything goes.
+takes: Ability[tuple[str, ...] | None] = Ability("takes", None)
 # Of denoisers that know their data: `sample(n)` draws it.
 sample: Ability[Callable[[int], Tensor] | None] = Ability("sample", None)
 # Of modules: the normalisation of their weights, once before each training step.

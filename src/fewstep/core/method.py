@@ -109,6 +109,13 @@ class Method:
         parts = (self.coupling, self.target, self.balance)
         return frozenset({"student"}).union(*map(abilities.needs, parts))
 
+    @property
+    def denoises(self) -> bool:
+        """Whether its students guess the mean of the data, not the end of a trajectory."""
+        jumps = self.target is not None or "teacher" in self.needs
+        jumps = jumps or abilities.jumps(self.coupling)
+        return not jumps and bool(abilities.at_anchor(self.times))
+
     def loss(
         self,
         models: Models,

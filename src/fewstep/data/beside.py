@@ -15,7 +15,7 @@ from fewstep.data.archives import readable
 from fewstep.data.columns import NO_NAMES, Names
 from fewstep.data.frames import TABLES, Frame, read_frame
 from fewstep.data.reading import Content, Reading
-from fewstep.data.roles import are_labels, features, labels_of
+from fewstep.data.roles import are_labels, as_numbers, labels_of
 from fewstep.data.tables import (
     ARRAYS,
     LEVELS,
@@ -113,7 +113,7 @@ def _from_frame(frame: Frame, reading: Reading) -> tuple[Any, Names, tuple[str, 
         cond: dict[str, Any] = {}
         names = Names()
         if choice:
-            cond["features"], columns = features(frame, choice)
+            cond["features"], columns = as_numbers(frame, choice)
             names = Names(features=columns)
         elif label is None:
             whole = frame.of_kind(free, "arrays")
@@ -145,7 +145,7 @@ def _by_names(frame: Frame, names: Names) -> Any:
                 f"{frame.name} has no column {missing[0]}, which the run is conditioned on: it has"
                 f" {', '.join(frame.columns)}"
             )
-        cond["features"], _ = features(frame, columns, names.features)
+        cond["features"], _ = as_numbers(frame, columns, names.features)
     label = names.label or next((n for n in ROLES["label"] if n in frame.columns), "label")
     if label in frame.columns or not cond:
         vocabulary = names.classes

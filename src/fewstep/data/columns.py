@@ -32,12 +32,19 @@ class Column:
         """How many numbers it takes: one, or one for each category (one-hot)."""
         return len(self.categories) if self.type == "category" else 1
 
+    @property
+    def numbers(self) -> tuple[Column, ...]:
+        """A column for each of its numbers."""
+        if self.type != "category":
+            return (self,)
+        return tuple(Column(f"{self.name}={value}", self.type) for value in self.categories)
+
 
 @dataclass(frozen=True)
 class Names:
     """The names that a file gives; all are empty where it gives none."""
 
-    columns: tuple[Column, ...] = ()  # of a sample `[D]`, in their order
+    columns: tuple[Column, ...] = ()  # of a sample `[D]`, in their order; their widths add up to D
     features: tuple[Column, ...] = ()  # of the condition "features"
     classes: tuple[str, ...] = ()  # of the labels, in the order of their numbers
     label: str = ""  # the label's column
@@ -103,6 +110,12 @@ class Names:
 
 
 NO_NAMES = Names()
+
+
+def numbers_in(columns: Iterable[Column], count: int) -> list[Column]:
+    """A column for each of so many numbers: those of the columns, or numbered ones."""
+    result = [number for column in columns for number in column.numbers]
+    return result if len(result) == count else [Column(str(place)) for place in range(count)]
 
 
 def natural(text: str) -> tuple[tuple[int, str], ...]:

@@ -10,15 +10,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from fewstep.base.conditions import Cond, leaves, mask_of
 from fewstep.base.errors import UserError, one_line
 from fewstep.base.table import MOST_LISTED, first_of, text_table
-from fewstep.data.columns import Column
+from fewstep.data.columns import Column, numbers_in
 from fewstep.data.dataset import Arrays, Dataset
 from fewstep.data.marks import marks_of, marks_of_conditions
-from fewstep.data.numbers import Variable, classes_of, columns_of, in_user_units, numbers_of
+from fewstep.data.numbers import Variable, classes_of, columns_of, numbers_of
 from fewstep.data.units import Units
 
 MOST_STORED = 1000  # variables that are kept
@@ -154,7 +153,7 @@ def describe(dataset: Dataset) -> Description:
         shape=dataset.shape,
         axis=None if axis is None else axis + 1,
         units=_units_in_words(dataset.units, dataset.shape),
-        variables=tuple(_variables(dataset.train.x0, dataset.train.cond, dataset.units, columns)),
+        variables=tuple(_variables(dataset.train, dataset.units, columns)),
         conditions=conditions,
         classes=classes_of(dataset),
         missing=_missing(dataset.train),
@@ -203,22 +202,25 @@ def _units_in_words(units: Units, shape: tuple[int, ...]) -> str:
         return "as they are"
     if units.axis is not None:
         place = f"place of axis {units.axis + 1}" if len(shape) > 1 else "number"
-        return f"each {place} ({shape[units.axis]}) has its own: mean 0, deviation 0.5 inside"
+        law = "a normal by its quantiles" if units.quantiles else "mean 0"
+        return f"each {place} ({shape[units.axis]}) has its own: {law}, deviation 0.5 inside"
+    if units.quantiles:
+        return "all numbers: a normal by their quantiles, deviation 0.5 inside"
     shift, scale = float(np.float64(units.shift)), float(np.float64(units.scale))  # type: ignore[arg-type]
     if units.clip:
         return f"{shift - scale:g}..{shift + scale:g} is -1..1 inside"
     return f"one shift and scale for all numbers: {shift:g} and {scale:g}"
 
 
-def _variables(x0: Tensor, cond: Cond, units: Units, columns: list[Column]) -> Iterator[Variable]:
+def _variables(arrays: Arrays, units: Units, columns: list[Column]) -> Iterator[Variable]:
     for place, column in enumerate(columns[:MOST_STORED]):
-        values = numbers_of(x0, cond, units.axis, place).values
+        numbers = numbers_of(arrays, units, place)
+        values = numbers.values
         if not values.size:
             values = np.zeros(1, np.float32)
-        scale = np.atleast_1d(units.scale)
-        spread = float(values.std(dtype=np.float64)) * float(scale[place if len(scale) > 1 else 0])
+        spread = float(values.std(dtype=np.float64)) * numbers.scale
         ends = [
-            in_user_units(units, place, float(value))
+            numbers.in_user_units(float(value))
             for value in (values.mean(dtype=np.float64), values.min(), values.max())
         ]
         if spread:  # what float32 cannot tell from 0 is 0
@@ -234,30 +236,18 @@ def _conditions(dataset: Dataset) -> Iterator[tuple[str, tuple[Variable, ...]]]:
             continue
         units = dataset.cond_units.get(name, Units())
         places = part.shape[1] if part.ndim > 1 else 1
-        columns = [Column(str(place)) for place in range(places)]
-        if name in ("", "features") and dataset.names.features:
-            columns = _one_hot(dataset.names.features)
+        names = dataset.names.features if name in ("", "features") else ()
+        columns = numbers_in(names, places)
         axis = 0 if part.ndim > 1 else None
         units = units if units.axis is not None or axis is None else _spread(units, places)
         values = part.float().reshape(len(part), -1) if part.ndim == 1 else part.float()
-        yield name or "cond", tuple(_variables(values, None, units, columns[:places]))
+        yield name or "cond", tuple(_variables(Arrays(values), units, columns))
 
 
 def _spread(units: Units, places: int) -> Units:
     """The same units, said for each place of the first axis."""
     shift, scale = float(np.float64(units.shift)), float(np.float64(units.scale))  # type: ignore[arg-type]
     return Units((shift,) * places, (scale,) * places, axis=0)
-
-
-def _one_hot(columns: tuple[Column, ...]) -> list[Column]:
-    """A column for each number: a category is one for each of its values."""
-    result = []
-    for column in columns:
-        if column.type == "category":
-            result += [Column(f"{column.name}={value}", "category") for value in column.categories]
-        else:
-            result.append(column)
-    return result
 
 
 def _missing(arrays: Arrays) -> float:

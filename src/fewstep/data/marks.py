@@ -14,7 +14,7 @@ from fewstep.base.randomness import generator
 from fewstep.base.table import MOST_LISTED, first_of
 from fewstep.data.columns import Column
 from fewstep.data.dataset import Arrays, Dataset
-from fewstep.data.numbers import Numbers, Variable, classes_of, in_user_units, numbers_of
+from fewstep.data.numbers import Numbers, Variable, classes_of, numbers_of
 from fewstep.data.units import BYTES
 
 FAR = 30.0  # deviations, by the quartiles, from which on a value is named
@@ -27,6 +27,7 @@ HASHED = 4096  # rows at once
 COMPARED = 10_000  # rows that columns are compared on
 MOST_SORTED = 1_000_000  # numbers of a variable whose quartiles are taken
 LEAST_SIDE = 8  # of what looks like a picture
+BY_CHANCE = 1000  # possible rows for each training row, below which some are alike by chance
 SLIVER = 128  # of 256 levels that pictures should use
 
 MISSING = {"na", "n/a", "n.a.", "#n/a", "nan", "null", "none", "nil", "?", "-", "missing"}
@@ -58,11 +59,11 @@ def marks_of_conditions(conditions: Mapping[str, tuple[Variable, ...]]) -> Itera
 
 
 def _mark_constants(dataset: Dataset, columns: list[Column]) -> Iterator[str]:
-    scale = np.atleast_1d(dataset.units.scale)
+    laws = [dataset.units.of(place) for place in range(len(columns))]
     constant = [
-        (f"{column.name} ({in_user_units(dataset.units, place, 0):g})", place)
-        for place, column in enumerate(columns)
-        if len(scale) == len(columns) and scale[place] == 0
+        (f"{column.name} ({law.shift:g})", place)
+        for place, (column, law) in enumerate(zip(columns, laws, strict=True))
+        if law.scale == 0
     ]
     absent = [text for text, place in constant if not _has_values(dataset, place)]
     same = [text for text, place in constant if _has_values(dataset, place)]
@@ -74,8 +75,7 @@ def _mark_constants(dataset: Dataset, columns: list[Column]) -> Iterator[str]:
 
 def _has_values(dataset: Dataset, place: int) -> bool:
     """Whether the mask leaves a value of a variable."""
-    train = dataset.train
-    return numbers_of(train.x0, train.cond, dataset.units.axis, place).values.size > 0
+    return numbers_of(dataset.train, dataset.units, place).values.size > 0
 
 
 def _mark_twins(dataset: Dataset, columns: list[Column]) -> Iterator[str]:
@@ -85,7 +85,11 @@ def _mark_twins(dataset: Dataset, columns: list[Column]) -> Iterator[str]:
     if mask_of(dataset.train.x0, dataset.train.cond) is not None:
         return
     x = dataset.train.x0[:COMPARED].double()
-    real = [place for place in range(len(columns)) if bool((x[:, place] != x[0, place]).any())]
+    real = [
+        place
+        for place, column in enumerate(columns)
+        if column.type != "category" and bool((x[:, place] != x[0, place]).any())
+    ]
     if len(real) < 2 or len(x) < 3:
         return
     correlation = torch.corrcoef(x[:, real].T).abs()
@@ -101,11 +105,11 @@ def _mark_index(dataset: Dataset, parts: list[Arrays], columns: list[Column]) ->
     for place, column in enumerate(columns[:FEW_COLUMNS]):
         if column.type != "int":
             continue
-        numbers = [numbers_of(part.x0, part.cond, dataset.units.axis, place) for part in parts]
+        numbers = [numbers_of(part, dataset.units, place) for part in parts]
         values = np.sort(np.concatenate([one.values for one in numbers]).astype(np.float64))
         step = (values[-1] - values[0]) / (rows - 1) if len(values) == rows else 0.0
         if step and np.abs(np.diff(values) / step - 1).max() < 0.5:
-            ends = (in_user_units(dataset.units, place, float(values[i])) for i in (0, -1))
+            ends = (numbers[0].in_user_units(float(values[i])) for i in (0, -1))
             low, high = map(round, ends)
             if high - low == rows - 1:
                 yield f"{column.name} numbers the rows, {low}..{high}: an index?"
@@ -116,9 +120,9 @@ def _mark_far(dataset: Dataset, parts: list[Arrays], columns: list[Column]) -> I
     if dataset.units.clip:
         return
     for place, column in enumerate(columns):
-        numbers = [numbers_of(part.x0, part.cond, dataset.units.axis, place) for part in parts]
+        numbers = [numbers_of(part, dataset.units, place) for part in parts]
         values = np.concatenate([one.values for one in numbers])
-        if not values.size:
+        if not values.size or column.type == "category":
             continue
         some = values[:: 1 + values.size // MOST_SORTED]
         low, middle, high = np.quantile(some.astype(np.float64), (0.25, 0.5, 0.75))
@@ -131,15 +135,17 @@ def _mark_far(dataset: Dataset, parts: list[Arrays], columns: list[Column]) -> I
             if not far.any():
                 continue
             worst = int(distance.argmax())
-            value = in_user_units(dataset.units, place, float(values[worst]))
+            value = numbers[0].in_user_units(float(values[worst]))
             where = _row(dataset, parts, numbers, worst)
             same = int((values == values[worst]).sum())
+            if same == 1 and dataset.units.of(place).quantiles is not None:
+                continue  # a tail is no harm to these units
             text = f"{column.name}: {value:.6g}{where} lies {distance[worst]:.3g} deviations out"
             if same > 1:
                 text += f" and stands {same} times: a sentinel for a missing value?"
             elif far.sum() > 1:
                 text += f", and {far.sum() - 1} others more than {FAR:g}"
-            yield f"{text} (units = robust looks past it; or remove or mask it)"
+            yield f"{text} (units = robust or quantile looks past it; or remove or mask it)"
 
 
 def _row(dataset: Dataset, parts: list[Arrays], numbers: list[Numbers], index: int) -> str:
@@ -199,11 +205,21 @@ def _mark_repeats(parts: list[Arrays]) -> Iterator[str]:
     train, *others = (_hashes(part.x0) for part in parts)
     held_out = np.concatenate([np.empty(0, np.uint64), *others])
     number = int(np.isin(held_out, train).sum())
-    if number:
+    if number and not _are_few(parts[0].x0):
         yield (
             f"{number} of {len(held_out)} held-out rows stand in the training split too: scores on"
             " them flatter"
         )
+
+
+def _are_few(x0: Tensor) -> bool:
+    """Whether the values of each number allow so few rows that some are alike by chance."""
+    possible = 1
+    for column in x0.flatten(1)[:, :FEW_COLUMNS].T:
+        possible *= len(column.unique())
+        if possible > BY_CHANCE * len(x0):
+            return False
+    return True
 
 
 def _hashes(x0: Tensor) -> np.ndarray:
@@ -222,7 +238,7 @@ def _mark_classes(dataset: Dataset) -> Iterator[str]:
     classes = classes_of(dataset)
     empty = [name for name, rows in classes if not rows]
     names = [name for name, _ in classes]
-    for column in dataset.names.features:
+    for column in (*dataset.names.columns, *dataset.names.features):
         names += column.categories
     missing = [name for name in names if name.strip().lower() in MISSING]
     if missing:

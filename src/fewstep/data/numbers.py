@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
 
-from fewstep.base.conditions import Cond, mask_of
-from fewstep.data.columns import Column
-from fewstep.data.dataset import Dataset
+from fewstep.base.conditions import mask_of
+from fewstep.data.columns import Column, numbers_in
+from fewstep.data.dataset import Arrays, Dataset
 from fewstep.data.tensors import labels_in
 from fewstep.data.units import Units
 
@@ -31,20 +30,23 @@ class Variable:
 def columns_of(dataset: Dataset) -> list[Column]:
     """A column for each variable: the file's, or numbered ones."""
     axis = dataset.units.axis
-    places = dataset.shape[axis] if axis is not None else 0
-    if dataset.names.columns and len(dataset.names.columns) == places:
-        return list(dataset.names.columns)
     if axis is None:
         return [Column("all")]
-    return [Column(str(place)) for place in range(places)]
+    return numbers_in(dataset.names.columns, dataset.shape[axis])
 
 
 class Numbers(NamedTuple):
-    """All numbers of a variable in the model's units, without padding."""
+    """All numbers of a variable without padding: the user's up to a shift and a scale."""
 
     values: np.ndarray
     width: int  # numbers of a row
     real: np.ndarray | None  # `[rows, width]`, False in the padding
+    shift: float
+    scale: float
+
+    def in_user_units(self, value: float) -> float:
+        """One of the values as the user has it."""
+        return float(self.shift + self.scale * value)
 
     def row(self, index: int) -> int:
         """The row that a number stands in."""
@@ -52,23 +54,21 @@ class Numbers(NamedTuple):
         return place // self.width
 
 
-def numbers_of(x0: Tensor, cond: Cond, axis: int | None, place: int) -> Numbers:
-    mask = mask_of(x0, cond)
-    part = x0 if axis is None else x0.select(axis + 1, place)
+def numbers_of(arrays: Arrays, units: Units, place: int) -> Numbers:
+    mask = mask_of(arrays.x0, arrays.cond)
+    axis = units.axis
+    part = arrays.x0 if axis is None else arrays.x0.select(axis + 1, place)
     values = part.reshape(len(part), -1).numpy()
+    shift, scale, law = units.of(place)
+    if law is not None:
+        values = law.to_user(shift + scale * values.astype(np.float64))
+        shift, scale = 0.0, 1.0
     if mask is None:
-        return Numbers(values.ravel(), values.shape[1], None)
-    mask = mask.expand_as(x0)
+        return Numbers(values.ravel(), values.shape[1], None, shift, scale)
+    mask = mask.expand_as(arrays.x0)
     mask = mask if axis is None else mask.select(axis + 1, place)
     real = mask.reshape(len(part), -1).numpy()
-    return Numbers(values[real], values.shape[1], real)
-
-
-def in_user_units(units: Units, place: int, value: float) -> float:
-    """A number of one variable in the user's units."""
-    shift, scale = np.atleast_1d(units.shift), np.atleast_1d(units.scale)
-    index = place if len(shift) > 1 else 0
-    return float(shift[index] + scale[index] * value)
+    return Numbers(values[real], values.shape[1], real, shift, scale)
 
 
 def classes_of(dataset: Dataset) -> tuple[tuple[str, int], ...]:

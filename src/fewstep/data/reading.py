@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fewstep.base.errors import UserError, short_repr
-from fewstep.data.columns import NO_NAMES, Names
+from fewstep.data.columns import NO_NAMES, Column, Names
 from fewstep.data.units import AUTO, Units
 
 BadFiles = Literal["fail", "skip"]
@@ -28,6 +28,7 @@ class Reading:
     # Of a teacher or initial weights, instead of measured ones.
     origin_units: Units | None = None
     origin_cond_units: Mapping[str, Units] = field(default_factory=dict)
+    origin_columns: tuple[Column, ...] = ()  # its samples': what `columns` are where nobody says
 
     def refuse(self, place: str, *, but: tuple[str, ...] = ()) -> None:
         """Raises UserError for choices about tables and files of conditions, where there is none.

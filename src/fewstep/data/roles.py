@@ -5,7 +5,7 @@
 | that the user names | what he names it for |
 | pandas' index, or a first column without a name that numbers the rows | left out |
 | x0, x, images, image, img, data or samples, that holds arrays or pictures | the samples |
-| other columns of numbers, where there is no such column | the samples, side by side |
+| other columns of numbers or of few texts, where there is no such column | samples, side by side |
 | label, labels or y | labels: of text, or beside numbers few whole ones from 0 that all occur |
 | cond, features, mask | conditions of that name |
 | any other | left out, with the reason |
@@ -32,6 +32,8 @@ from fewstep.data.tables import ROLES, SAMPLES, condition, is_text, native, numb
 log = logging.getLogger("fewstep")
 
 FEW = 1000  # classes of labels that nobody named, categories of a column
+FEW_TEXTS = 100  # different texts of a column of samples that nobody named
+ROWS = 10  # rows of each of these on average
 _TYPES: dict[str, Type] = {"b": "bool", "i": "int", "u": "int"}
 
 
@@ -42,9 +44,13 @@ def from_frame(frame: Frame, reading: Reading) -> Content:
     """
     if reading.cond is not None:
         reading = replace(reading, label_column=None, condition_columns=())
-    own = (*reading.columns, *reading.condition_columns)
+    own = reading.condition_columns
     if reading.label_column is not None:
         own += (reading.label_column,)
+    before = tuple(c.name for c in reading.origin_columns if c.name not in own)
+    if not reading.columns and set(before) <= set(frame.columns):
+        reading = replace(reading, columns=before)
+    own += reading.columns
     for name in own:
         frame.column(name)
         need = "each column for one thing"
@@ -68,14 +74,14 @@ class _Roles:
         others = self._others()
         label = reading.label_column or next((n for n in ROLES["label"] if n in self.free), None)
         samples = self._samples([n for n in self.free if n not in (label, *others)])
-        are_numbers = len(frame.of_kind(samples, "numbers")) == len(samples)
-        if label is not None and reading.label_column is None and are_numbers:
+        are_columns = len(frame.of_kind(samples, "numbers", "text")) == len(samples)
+        if label is not None and reading.label_column is None and are_columns:
             label = self._plain_label(label, None if reading.columns else samples)
         cond: dict[str, Any] = {role: frame.columns[n].values() for role, n in others.items()}
         columns: tuple[Column, ...] = ()
         names = Names()
         if reading.condition_columns:
-            cond["features"], columns = features(frame, reading.condition_columns)
+            cond["features"], columns = as_numbers(frame, reading.condition_columns)
         if label is not None:
             cond["label"], classes = labels_of(frame, label)
             names = Names(classes=classes, label=label)
@@ -108,27 +114,23 @@ class _Roles:
         frame = self.frame
         if self.reading.columns:
             samples = list(self.reading.columns)
-            wrong = frame.of_kind(samples, "text", "other")
-            if wrong:
-                cells = frame.columns[wrong[0]]
-                hint = ": give them as numbers"
-                if cells.kind == "text":
-                    check_text(wrong[0], cells, "leave it out of --columns")
-                    hint = f" (--condition-columns {wrong[0]} conditions on text)"
+            for name in frame.of_kind(samples, "other"):
                 raise UserError(
-                    f"{frame.name}: column {wrong[0]} holds {cells.about or 'text'}: expected"
-                    f" numbers{hint}"
+                    f"{frame.name}: column {name} holds {frame.columns[name].about}: expected"
+                    " numbers: give them as numbers"
                 )
             return samples
         whole = [n for n in SAMPLES if n in frame.of_kind(rest, "arrays", "pictures")]
-        numbers = frame.of_kind(rest, "numbers")
-        arrays = frame.of_kind(rest, "arrays", "pictures")
         if whole:
             return whole[:1]
+        numbers = frame.of_kind(rest, "numbers")
+        arrays = frame.of_kind(rest, "arrays", "pictures")
+        if not numbers and len(arrays) == 1:
+            return arrays
+        if self.reading.origin_units is None:  # an older run has no texts among its samples
+            numbers += [name for name in frame.of_kind(rest, "text") if are_few(frame, name)]
         if numbers:
             return numbers
-        if len(arrays) == 1:
-            return arrays
         for name in frame.of_kind(rest, "text"):
             check_text(name, frame.columns[name], "choose --columns without it")
         raise UserError(
@@ -161,7 +163,7 @@ class _Roles:
         return None
 
     def _stack(self, names: list[str]) -> tuple[Any, tuple[Column, ...]]:
-        """The samples in these columns, and what these are where they are numbers."""
+        """The samples in these columns, and what these are where they are numbers or text."""
         frame = self.frame
         if len(names) == 1 and frame.columns[names[0]].kind == "pictures":
             return pictures(names[0], frame.columns[names[0]].values(), self.reading.size), ()
@@ -173,11 +175,8 @@ class _Roles:
                 f"{frame.name}: column {wrong[0]} holds {frame.columns[wrong[0]].kind}: expected"
                 " it alone, or columns of numbers"
             )
-        values = [frame.columns[name].values() for name in names]
-        kinds = tuple(map(column_of, names, values))
-        for name, column in zip(names, values, strict=True):
-            check_exact(name, column)
-        return np.stack([native(one) for one in values], 1), kinds
+        way = "leave it out of --columns" if self.reading.columns else "choose --columns without it"
+        return as_numbers(frame, names, self.reading.origin_columns, way)
 
     def _why(self, name: str, samples: list[str]) -> str:
         """Why a column is left out, in a line."""
@@ -188,7 +187,7 @@ class _Roles:
             why = "pandas' index" + ("; --columns takes it" if name else "")
         elif cells.kind == "text":
             what = "numbers written as text" if are_numbers(cells) else "text"
-            why = f"{what}; --condition-columns {name} conditions on it"
+            why = f"{what}; --columns {name} or --condition-columns {name} takes it as categories"
         elif cells.kind == "other":
             why = cells.about
             why += "" if why == "no values" else "; give them as numbers"
@@ -197,6 +196,13 @@ class _Roles:
         else:
             why = f"{cells.kind} beside {', '.join(samples[:3])}; --columns {name} takes it"
         return f"column {name or '(without a name)'}: {why}"
+
+
+def are_few(frame: Frame, name: str) -> bool:
+    """Whether a column of text holds categories, and no free text or names of the rows."""
+    rows = [row for row in frame.columns[name].rows() if row]
+    different = len(set(rows))
+    return 0 < different <= min(FEW_TEXTS, len(rows) / ROWS)
 
 
 def are_labels(frame: Frame, name: str) -> bool:
@@ -250,43 +256,45 @@ def labels_of(
     return numbers, tuple(words)
 
 
-def features(
-    frame: Frame, names: Sequence[str], vocabulary: Sequence[Column] = ()
+def as_numbers(
+    frame: Frame,
+    names: Sequence[str],
+    vocabulary: Sequence[Column] = (),
+    way: str = "leave it out of --condition-columns",
 ) -> tuple[np.ndarray, tuple[Column, ...]]:
     """Columns as floats `[N, F]`, text as one number for each category, and what they are.
 
     vocabulary: the columns as a run knows them, with their categories. A sole column of arrays is
-    itself.
+    itself. way: what else to do than to repair a text among numbers, for the message.
     """
     if len(names) == 1 and frame.column(names[0]).kind == "arrays":
         return native(frame.columns[names[0]].values()).astype(np.float64), ()
     parts, columns = [], []
-    for place, name in enumerate(names):
+    by_name = {column.name: column for column in vocabulary}
+    for name in names:
         cells = frame.column(name)
         if cells.kind not in ("numbers", "text"):
             raise UserError(f"column {name} holds {cells.about or cells.kind}: expected numbers")
         values = cells.values()
-        column = vocabulary[place] if vocabulary else column_of(name, values)
+        column = by_name.get(name) or column_of(name, values)
         if not is_text(values) and column.type != "category":
             check_exact(name, values)
             parts.append(native(values).astype(np.float64)[:, None])
             columns.append(column)
             continue
-        if vocabulary and column.type != "category":
+        if name in by_name and column.type != "category":
             raise UserError(f"column {name} holds text: expected numbers, as in training")
-        if not vocabulary:
-            check_text(name, cells, "leave it out of --condition-columns")
-        numbers, words = number_texts(values.tolist())
-        if vocabulary:
-            numbers, words = (
-                places(f"column {name}", words, column.categories)[numbers],
-                (column.categories),
-            )
+        if name not in by_name:
+            check_text(name, cells, way)
+        ranks, words = number_texts(values.tolist())
+        if name in by_name:
+            ranks = places(f"column {name}", words, column.categories)[ranks]
+            words = column.categories
         if len(words) > FEW:
             raise UserError(
                 f"column {name} holds {len(words)} different texts: expected at most {FEW}"
                 " categories"
             )
-        parts.append(np.eye(len(words))[numbers])
+        parts.append(np.eye(len(words))[ranks])
         columns.append(Column(name, "category", words))
     return np.concatenate(parts, 1), tuple(columns)

@@ -1,9 +1,10 @@
-"""The user's numbers and the model's: one shift and scale for each variable, and the way back."""
+"""The user's numbers and the model's: a monotone map for each variable, and the way back."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,16 +12,27 @@ from torch import Tensor
 
 from fewstep.base.conditions import Cond, mask_of
 from fewstep.base.errors import UserError, require
+from fewstep.data.quantiles import FEWEST, MOST_IN_ALL, MOST_KNOTS, Quantiles, quantiles_of
 
 STD = 0.5  # of the model's x0 for each variable
 COND_STD = 1.0  # of a condition's numbers
 MOST_VARIABLES = 10_000  # with units of their own
 LARGEST = 1e30  # of a mean or deviation
 
-AUTO, STANDARD, ROBUST, WHOLE, AS_IS = "auto", "standard", "robust", "whole", "as-is"
-CHOICES = f"{AUTO}, {STANDARD}, {ROBUST}, {WHOLE}, {AS_IS} or LOW..HIGH"
+AUTO, STANDARD, ROBUST, QUANTILE = "auto", "standard", "robust", "quantile"
+WHOLE, AS_IS = "whole", "as-is"
+NAMES = (AUTO, STANDARD, ROBUST, QUANTILE, WHOLE, AS_IS)
+CHOICES = f"{', '.join(NAMES)} or LOW..HIGH"
 
 Numbers = float | tuple[float, ...]  # one for all variables, or one for each
+
+
+class Map(NamedTuple):
+    """The units of one variable."""
+
+    shift: float
+    scale: float
+    quantiles: Quantiles | None
 
 
 @dataclass(frozen=True)
@@ -28,24 +40,35 @@ class Units:
     """user's value = shift + scale * x0, where every variable of a sample has its own.
 
     shift, scale: one number for all, or one for each place along `axis` of a sample. A scale of 0
-    is a variable that is always `shift`. With `clip`, x0 is cut to [-1, 1] (pictures).
+    is a variable that is always `shift`. With `clip`, x0 is cut to [-1, 1] (pictures). A variable
+    with quantiles has its normal number in place of the user's value, and these lead to the value.
     """
 
     shift: Numbers = 0.0
     scale: Numbers = 1.0
     clip: bool = False
     axis: int | None = None
+    quantiles: tuple[Quantiles | None, ...] = ()  # one for each variable, or ()
 
     @property
     def are_plain(self) -> bool:
         """Whether the user's values are the model's."""
-        return self.shift == 0 and self.scale == 1
+        return self.shift == 0 and self.scale == 1 and not self.quantiles
 
     def to_user(self, x0: Tensor) -> Tensor:
         """The user's values: float32, or float64 where float32 could not tell neighbours apart."""
         shift, scale = self._broadcast(x0.ndim)
         x = shift + scale * (x0.clamp(-1, 1) if self.clip else x0).cpu().double()
+        for law, part in self._curves(x):
+            part.copy_(torch.from_numpy(law.to_user(part.numpy())))
         return x if self._needs_double() else x.float()
+
+    def of(self, place: int) -> Map:
+        """The map of the variable at that place."""
+        shift, scale = np.atleast_1d(self.shift), np.atleast_1d(self.scale)
+        index = place if len(shift) > 1 else 0
+        law = self.quantiles[index] if self.quantiles else None
+        return Map(float(shift[index]), float(scale[index]), law)
 
     def to_model(self, x: Tensor) -> Tensor:
         """x0 of the user's values: the way back from `to_user`. Raises UserError for others."""
@@ -55,12 +78,19 @@ class Units:
             fine = places == len(np.atleast_1d(self.shift))
             require(fine, "rows of shape", tuple(x.shape[1:]), f"{need}, as their units have them")
         shift, scale = self._broadcast(x.ndim)
-        x0 = (x.double() - shift) / torch.where(scale == 0, 1, scale)
+        x = x.double().clone() if self.quantiles else x.double()
+        for law, part in self._curves(x):
+            part.copy_(torch.from_numpy(law.to_normal(part.numpy())))
+        x0 = (x - shift) / torch.where(scale == 0, 1, scale)
         return torch.where(scale == 0, 0, x0).float()
 
     def varies(self, shape: tuple[int, ...]) -> Tensor:
         """Where a sample of that shape is not always the same, as booleans that broadcast to it."""
         return (self._broadcast(len(shape) + 1)[1] != 0)[0]
+
+    def scales(self, shape: tuple[int, ...]) -> Tensor:
+        """The scale of each number of a sample of that shape, float64."""
+        return self._broadcast(len(shape) + 1)[1][0].expand(shape)
 
     def _broadcast(self, ndim: int) -> tuple[Tensor, Tensor]:
         """Shift and scale with axes like a batch of `ndim` axes."""
@@ -70,21 +100,30 @@ class Units:
         shift, scale = (torch.tensor(v, dtype=torch.float64) for v in (self.shift, self.scale))
         return shift.reshape(shape), scale.reshape(shape)
 
+    def _curves(self, x: Tensor) -> Iterator[tuple[Quantiles, Tensor]]:
+        """Each variable of a batch that has quantiles, as a view."""
+        for place, law in enumerate(self.quantiles):
+            if law is not None:
+                yield law, x if self.axis is None else x.select(self.axis + 1, place)
+
     def _needs_double(self) -> bool:
         shift, scale = np.array(self.shift), np.array(self.scale)
         is_far = np.abs(shift) > 1e4 * scale
         is_exact = (scale == 0) & (shift == np.float32(shift))  # a constant comes back as it was
-        return bool((is_far & ~is_exact).any())
+        return bool((is_far & ~is_exact).any()) or any(q.are_far for q in self.quantiles if q)
 
     def to_json(self) -> list[Any] | dict[str, Any]:
         """As JSON's own types."""
-        if self.axis is None:
+        if self.axis is None and not self.quantiles:
             return [self.shift, self.scale, self.clip]
-        return {
+        values = {
             "axis": self.axis,
             "shift": np.atleast_1d(self.shift).tolist(),
             "scale": np.atleast_1d(self.scale).tolist(),
         }
+        if self.quantiles:
+            values["quantiles"] = [law and law.to_json() for law in self.quantiles]
+        return values
 
     @staticmethod
     def from_json(value: Any, shape: tuple[int, ...]) -> Units | None:
@@ -94,18 +133,26 @@ class Units:
             fine = fine and all(type(clip) is bool for clip in value[2:])
             # As floats: JSON's whole numbers may be longer than tensors take.
             return Units(float(value[0]), float(value[1]), *value[2:]) if fine else None
-        if not isinstance(value, dict) or value.keys() != {"axis", "shift", "scale"}:
+        keys = {"axis", "shift", "scale"}
+        if not isinstance(value, dict) or value.keys() - {"quantiles"} != keys:
             return None
         axis, shift, scale = value["axis"], value["shift"], value["scale"]
-        if type(axis) is not int or not 0 <= axis < len(shape):
+        laws = value.get("quantiles", [])
+        is_place = type(axis) is int and 0 <= axis < len(shape)
+        if not is_place and (axis is not None or not laws):
             return None
+        places = shape[axis] if is_place else 1
         for numbers in (shift, scale):
-            fine = isinstance(numbers, list) and len(numbers) == shape[axis] <= MOST_VARIABLES
+            fine = isinstance(numbers, list) and len(numbers) == places <= MOST_VARIABLES
             if not fine or not all(map(_is_finite, numbers)):
                 return None
-        if min(scale) < 0:
+        if min(scale) < 0 or not isinstance(laws, list) or len(laws) not in (0, places):
             return None
-        return Units(tuple(map(float, shift)), tuple(map(float, scale)), axis=axis)
+        quantiles = [law and Quantiles.from_json(law) for law in laws]
+        if any(law is not None and own is None for law, own in zip(laws, quantiles, strict=True)):
+            return None
+        pair = tuple(map(float, shift)), tuple(map(float, scale))
+        return Units(*pair, axis=axis, quantiles=tuple(quantiles))
 
 
 def _is_finite(value: Any) -> bool:
@@ -117,7 +164,7 @@ BYTES = Units(127.5, 127.5, clip=True)  # of pictures: [0, 255] at [-1, 1]
 
 def check_choice(choice: str) -> tuple[float, float] | None:
     """The range that a choice of units names, if it does. Raises UserError for an unknown one."""
-    if choice in (AUTO, STANDARD, ROBUST, WHOLE, AS_IS):
+    if choice in NAMES:
         return None
     low, dots, high = choice.partition("..")
     try:
@@ -161,8 +208,9 @@ def measured_units(x0: Tensor, cond: Cond, choice: str = AUTO, axis: int | None 
     """The units that bring x0 `[N, ...]` (float64) to mean 0 and deviation `STD`, without padding.
 
     choice: "standard" or "auto" for each variable along `axis` of a sample, "robust" by median and
-    quartiles, "whole" for all numbers together, "as-is" for the identity, "LOW..HIGH" for that
-    range at [-1, 1]. Raises UserError where nothing varies, or values are out of the range.
+    quartiles, "quantile" for the normal number of each value, "whole" for all numbers together,
+    "as-is" for the identity, "LOW..HIGH" for that range at [-1, 1]. Raises UserError where nothing
+    varies, or values are out of the range.
     """
     bounds = check_choice(choice)
     if choice == AS_IS:
@@ -174,7 +222,27 @@ def measured_units(x0: Tensor, cond: Cond, choice: str = AUTO, axis: int | None 
         shift = np.unique(units.shift)
         value = f"{shift[0]} everywhere" if len(shift) == 1 else "the same in every row"
         raise UserError(f"data is {value}: there is nothing to learn")
-    return units
+    return _with_quantiles(units, x0, cond) if choice == QUANTILE else units
+
+
+def _with_quantiles(units: Units, x0: Tensor, cond: Cond) -> Units:
+    """The units by quantiles of each variable that has three values or more.
+
+    Raises UserError for more variables than a checkpoint could keep the quantiles of.
+    """
+    shift, scale = (np.atleast_1d(v).tolist() for v in (units.shift, units.scale))
+    most = MOST_IN_ALL // FEWEST
+    need = f"at most {most} variables with quantiles of their own: units = {STANDARD} takes more"
+    require(len(shift) <= most, "variables", len(shift), need)
+    laws: list[Quantiles | None] = []
+    for place in range(len(shift)):
+        values = _numbers(x0, cond, units.axis, place)
+        law = quantiles_of(values, min(MOST_KNOTS, MOST_IN_ALL // len(shift)))
+        laws.append(law)
+        if law is not None:
+            shift[place], spread = _moments(law.to_normal(values))
+            scale[place] = spread / STD
+    return replace(units, shift=tuple(shift), scale=tuple(scale), quantiles=tuple(laws))
 
 
 def condition_units(part: Tensor, choice: str) -> Units:

@@ -43,12 +43,10 @@ def write_table(path: Path, x: Tensor, cond: Cond, names: Names) -> None:
     table: dict[str, Any] = {}
     mask = mask_of(x, cond)
     there = np.ones(x.shape, bool) if mask is None else mask.expand_as(x).numpy()
-    columns = names.columns
-    if len(columns) != x.shape[1]:
-        columns = tuple(Column(str(place)) for place in range(x.shape[1]))
-    for place, column in enumerate(columns):
-        values = as_type(x[:, place].double().numpy(), column)
+    place = 0
+    for column, values in _decode(x.double().numpy(), names.columns, ""):
         table[column.name] = pyarrow.array(values, mask=~there[:, place])
+        place += column.width
     for name, values in _conditions(cond, names):
         table[f"{name} (condition)" if name in table else name] = pyarrow.array(values)
     result = pyarrow.table(table)
@@ -73,7 +71,9 @@ def _conditions(cond: Cond, names: Names) -> Iterator[tuple[str, Any]]:
         if part.ndim == 1 and is_integral(part) and name in ("", "label"):
             yield names.label or "label", _classes(part, names)
         elif part.ndim <= 2 and part.is_floating_point() and name in ("", "features"):
-            yield from _features(part.double().reshape(len(part), -1).numpy(), names.features)
+            numbers = part.double().reshape(len(part), -1).numpy()
+            for column, values in _decode(numbers, names.features, "feature "):
+                yield column.name, values
         elif name != "mask":
             log.warning("fewstep: the table leaves out the condition %s", name or "of the samples")
 
@@ -86,15 +86,20 @@ def _classes(labels: Tensor, names: Names) -> list[Any]:
     ]
 
 
-def _features(values: np.ndarray, columns: tuple[Column, ...]) -> Iterator[tuple[str, Any]]:
-    """The columns of features: a category is the largest of its numbers."""
-    if sum(column.width for column in columns) != values.shape[1]:
-        columns = tuple(Column(f"feature {place}") for place in range(values.shape[1]))
+def _decode(
+    x: np.ndarray, columns: tuple[Column, ...], prefix: str
+) -> Iterator[tuple[Column, np.ndarray]]:
+    """Each column of the numbers `[N, D]`: a category is the largest of its numbers.
+
+    prefix: of the columns' numbers where they have no names.
+    """
+    if sum(column.width for column in columns) != x.shape[1]:
+        columns = tuple(Column(f"{prefix}{place}") for place in range(x.shape[1]))
     start = 0
     for column in columns:
-        part = values[:, start : start + column.width]
+        part = x[:, start : start + column.width]
         start += column.width
         if column.type == "category":
-            yield column.name, [column.categories[place] for place in part.argmax(1).tolist()]
+            yield column, np.array(column.categories)[part.argmax(1)]
         else:
-            yield column.name, as_type(part[:, 0], column)
+            yield column, as_type(part[:, 0], column)

@@ -1,8 +1,9 @@
 """The networks by name: `NAME(shape, classes, **options) -> nn.Module`.
 
 Each module is called as (x, noise_label, cond, masks). shape: of one sample; classes: number of
-labels, 0 for none. A network with a third parameter `features` also takes float conditions, so many
-numbers a sample, and dicts with "label", "features" and "mask".
+labels, 0 for none; features: of float conditions, how many numbers a sample has. cond is labels,
+features, or a dict with "label", "features" and "mask" (False where a sample has no element): what
+a factory takes of these is its `takes`.
 
 A function here declares the options of a network, their defaults and their help, and names the
 class that takes them. The class is imported when a network is built, so that reading options needs
@@ -31,6 +32,8 @@ def _factory(declaration: Callable[P, "type[nn.Module]"]) -> Callable[P, "nn.Mod
         call.apply_defaults()
         return network(*call.args, **call.kwargs)
 
+    parts = ("label", "features", "mask")
+    build.takes = parts if "features" in signature.parameters else parts[:1]  # type: ignore[attr-defined]
     build.__signature__ = signature.replace(return_annotation="nn.Module")  # type: ignore[attr-defined]
     return build
 
@@ -44,6 +47,7 @@ def mlp(
     width: int = 256,
     depth: int = 4,
     dropout: float = 0.0,
+    features_at: Literal["blocks", "both"] | None = None,
 ) -> "type[nn.Module]":
     """A residual network for vectors and tiny images, which it flattens.
 
@@ -51,6 +55,7 @@ def mlp(
         width: units of a layer
         depth: residual blocks of two layers each
         dropout: probability of dropping a unit inside a block
+        features_at: where float conditions enter: both is the first layer too; None is the blocks
     """
     from fewstep.networks._mlp import ResidualMLP
 
@@ -61,6 +66,7 @@ def mlp(
 def song_unet(
     shape: tuple[int, ...],
     classes: int = 0,
+    features: int = 0,
     *,
     width: int = 128,
     mult: tuple[int, ...] = (2, 2, 2),
@@ -80,16 +86,17 @@ def song_unet(
 ) -> "type[nn.Module]":
     """The U-Net of Song et al. as in EDM; by default DDPM++ for CIFAR-10, 55.7 M weights.
 
-    NCSN++ is embedding=fourier, encoder=residual, taps=(1, 3, 3, 1), noise_mult=2.
+    For pictures and fields [C, H, W], both sides divisible by 2^(levels - 1). NCSN++ is
+    embedding=fourier, encoder=residual, taps=(1, 3, 3, 1), noise_mult=2.
 
     Args:
         width: channels that the factors multiply
         mult: factor of the channels at each resolution, from the images' own down
         blocks: residual blocks of a resolution
         level_blocks: those of each resolution instead, as many numbers as mult has
-        attention: resolutions with self-attention, beside the one in the middle of the lowest
+        attention: resolutions, by height, with self-attention; the middle of the lowest has one too
         dropout: probability of dropping an entry inside a block
-        dropout_resolutions: resolutions whose blocks drop; None is all
+        dropout_resolutions: those, by height, whose blocks drop; None is all
         embedding: how the noise level enters: cosines of fixed or of random frequencies
         fourier_scale: standard deviation of the random ones (iCT: 0.02)
         encoder: whether the shrunk images join each resolution
@@ -108,6 +115,7 @@ def song_unet(
 def adm_unet(
     shape: tuple[int, ...],
     classes: int = 0,
+    features: int = 0,
     *,
     width: int = 192,
     mult: tuple[int, ...] = (1, 2, 3, 4),
@@ -124,11 +132,13 @@ def adm_unet(
 ) -> "type[nn.Module]":
     """The U-Net of Dhariwal & Nichol (ADM); by default for ImageNet at 64x64, 296 M weights.
 
+    For pictures and fields [C, H, W], both sides divisible by 2^(levels - 1).
+
     Args:
         width: channels that the factors multiply
         mult: factor of the channels at each resolution, from the images' own down
         blocks: residual blocks of a resolution
-        attention: resolutions with self-attention
+        attention: resolutions, by height, with self-attention
         dropout: probability of dropping an entry inside a block
         head_channels: of an attention head; a layer with fewer has no attention
         heads: of every attention, instead of going by head_channels
@@ -147,6 +157,7 @@ def adm_unet(
 def edm2_unet(
     shape: tuple[int, ...],
     classes: int = 0,
+    features: int = 0,
     *,
     width: int = 192,
     mult: tuple[int, ...] = (1, 2, 3, 4),
@@ -165,21 +176,23 @@ def edm2_unet(
 ) -> "type[nn.Module]":
     """EDM2's magnitude-preserving U-Net; by default EDM2-S, 280 M weights for ImageNet at 64x64.
 
+    For pictures and fields [C, H, W], both sides divisible by 2^(levels - 1).
+
     Args:
         width: channels that the multipliers multiply
         mult: multipliers of the channels, one per resolution
         mult_noise: multiplier of the noise features; None is the first of mult
         mult_emb: multiplier of the embedding; None is the largest of mult
         blocks: blocks per resolution
-        attention: resolutions whose blocks attend
+        attention: resolutions, by height, whose blocks attend
         head_channels: channels of an attention head; where there are fewer, nothing attends
-        label_balance: share of the class in the embedding
+        label_balance: share of the class, and of the features, in the embedding
         concat_balance: share of the skip connection in a concatenation
         residual_balance: share of the branch in a residual sum
         attention_balance: share of the attention in its sum
         clip: largest activation
         dropout: probability of dropping an activation inside a block
-        dropout_resolutions: resolutions whose blocks drop; None is all (TCM drops at 16 and 8)
+        dropout_resolutions: those, by height, whose blocks drop; None is all (TCM: 16 and 8)
     """
     from fewstep.networks._edm2_unet import EDM2UNet
 
@@ -190,18 +203,22 @@ def edm2_unet(
 def dit(
     shape: tuple[int, ...],
     classes: int = 0,
+    features: int = 0,
     *,
-    patch: int = 2,
+    patch: int | tuple[int, ...] = 2,
     width: int = 384,
     depth: int = 12,
     heads: int = 6,
     mlp_ratio: float = 4.0,
     dropout: float = 0.0,
 ) -> "type[nn.Module]":
-    """A diffusion transformer (adaLN-zero) for data of one or more axes; by default DiT-S/2.
+    """A diffusion transformer (adaLN-zero) for data of any shape; by default DiT-S/2.
+
+    Series [C, L], pictures and fields [C, H, W], volumes: axes of any length, of which zeros fill
+    the last patches.
 
     Args:
-        patch: length of a token's patch along every axis
+        patch: length of a token's patch, one number or one for each axis
         width: channels of a token
         depth: transformer blocks
         heads: attention heads of a block
@@ -217,6 +234,7 @@ def dit(
 def uvit(
     shape: tuple[int, ...],
     classes: int = 0,
+    features: int = 0,
     *,
     width: int = 256,
     mult: tuple[int, ...] = (1, 2, 4),
@@ -244,3 +262,59 @@ def uvit(
     from fewstep.networks._uvit import UViT
 
     return UViT
+
+
+@_factory
+def unet1d(
+    shape: tuple[int, ...],
+    classes: int = 0,
+    features: int = 0,
+    *,
+    width: int = 48,
+    mult: tuple[int, ...] = (1, 1, 1),
+    blocks: int = 1,
+    patch: int = 4,
+    dropout: float = 0.0,
+) -> "type[nn.Module]":
+    """A U-Net for series [C, L] of any length; by default small enough for one CPU.
+
+    The channels come first: no network sees which axis --channel-axis names.
+
+    Args:
+        width: channels that the factors multiply
+        mult: factor of the channels at each resolution; from one to the next the length halves
+        blocks: residual blocks of a resolution, down as up
+        patch: neighbouring values of a channel that enter together
+        dropout: probability of dropping an entry inside a block
+    """
+    from fewstep.networks._unet1d import UNet1d
+
+    return UNet1d
+
+
+@_factory
+def set_transformer(
+    shape: tuple[int, ...],
+    classes: int = 0,
+    features: int = 0,
+    *,
+    width: int = 64,
+    depth: int = 3,
+    heads: int = 4,
+    mlp_ratio: float = 2.0,
+    dropout: float = 0.0,
+) -> "type[nn.Module]":
+    """A transformer for sets [L, C] of L elements at most, whose order means nothing.
+
+    Smaller sets are padded and have a mask [L].
+
+    Args:
+        width: channels of an element
+        depth: transformer blocks
+        heads: attention heads of a block
+        mlp_ratio: hidden channels of an MLP, in widths
+        dropout: probability of dropping a hidden unit of an MLP
+    """
+    from fewstep.networks._set_transformer import SetTransformer
+
+    return SetTransformer

@@ -6,15 +6,16 @@ Sources: arXiv 2105.05233; 2206.00364.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from fewstep.base.conditions import Cond
+from fewstep.base.conditions import apply_mask
 from fewstep.base.errors import require
 from fewstep.networks.dropout import Masks, masks_for
-from fewstep.networks.embedding import Positional, conditions
+from fewstep.networks.embedding import Positional, rows_of
 from fewstep.networks.unet_blocks import (
     Block,
     Conv,
@@ -22,7 +23,7 @@ from fewstep.networks.unet_blocks import (
     Layer,
     Levels,
     Style,
-    image_size,
+    check_sizes,
     up,
 )
 
@@ -36,16 +37,19 @@ def check(head_channels: int, heads: int | None, group: int) -> None:
 
 
 class AdmUNet(nn.Module):
-    """ADM. forward(x `[B, C, S, S]`, noise_label `[B]`, cond, masks) -> like x.
+    """ADM. forward(x `[B, C, H, W]`, noise_label `[B]`, cond, masks) -> like x.
 
-    cond: labels `[B]` int64 with -1 for none, or a dict of "label" and "augment". Weights are named
-    as in EDM's files; `fewstep.networks.openai_weights` translates from and to openai's.
+    cond: labels `[B]` int64 with -1 for none, features `[B, ...]`, or a dict of "label",
+    "features", "augment" and "mask", where x counts as 0 if False. Features are embedded as augment
+    labels are: linearly, beside the noise label. Weights are named as in EDM's files;
+    `fewstep.networks.openai_weights` translates from and to openai's.
     """
 
     def __init__(
         self,
         shape: tuple[int, ...],
         classes: int = 0,
+        features: int = 0,
         *,
         width: int,
         mult: Sequence[int],
@@ -61,9 +65,10 @@ class AdmUNet(nn.Module):
         augment: int,
     ) -> None:
         super().__init__()
-        images, size = image_size(shape, width, mult, blocks, dropout, emb_mult, augment)
+        check_sizes(shape, width, mult, blocks, dropout, emb_mult, augment)
         check(head_channels, heads, group)
         self.classes = classes
+        self.features = features
         self.augment = augment
         self.dropout = dropout
         self.plain = resample == "conv"
@@ -72,6 +77,7 @@ class AdmUNet(nn.Module):
         emb = width * emb_mult
         self.map_noise = Positional(width)
         self.map_augment = nn.Linear(augment, width, bias=False) if augment else None
+        self.map_features = nn.Linear(features, width) if features else None
         self.map_layer0 = nn.Linear(width, emb)
         self.map_layer1 = nn.Linear(emb, emb)
         self.map_label = nn.Linear(classes, emb, bias=False) if classes else None
@@ -87,18 +93,18 @@ class AdmUNet(nn.Module):
         )
         widths = tuple(width * m for m in mult)
         levels = Levels(
-            size=size,
+            sizes=(shape[1], shape[2]),
             stem=widths[0],
             widths=widths,
             blocks=(blocks,) * len(widths),
             attention=tuple(attention),
             everywhere=True,
         )
-        self.enc = nn.ModuleDict({f"{size}x{size}_conv": Conv(images, widths[0], 3)})
+        self.enc = nn.ModuleDict({levels.name(0, "conv"): Conv(shape[0], widths[0], 3)})
         self.enc.update(self.build(levels.encoder(), 0))
         self.dec = nn.ModuleDict(self.build(levels.decoder(), len(self.enc)))
         self.out_norm = GroupNorm(widths[0], self.style.eps, group)
-        self.out_conv = Conv(widths[0], images, 3)
+        self.out_conv = Conv(widths[0], shape[0], 3)
         initialise(self)
 
     def build(self, layers: list[Layer], first: int) -> dict[str, nn.Module]:
@@ -117,24 +123,26 @@ class AdmUNet(nn.Module):
         """The masks of a batch, one layer per block; None without dropout."""
         return masks_for(rows, seeds, self.dropout)
 
-    def embed(self, noise_label: Tensor, cond: Cond) -> Tensor:
+    def embed(self, noise_label: Tensor, cond: Any) -> Tensor:
         dtype = self.map_layer0.weight.dtype
-        label, augment = conditions(cond, self.classes, self.augment, dtype)
+        rows = rows_of(cond, self.classes, self.features, self.augment, dtype)
         emb = self.map_noise(noise_label).to(dtype)
-        if self.map_augment is not None and augment is not None:
-            emb = emb + self.map_augment(augment)
+        if self.map_augment is not None and rows.augment is not None:
+            emb = emb + self.map_augment(rows.augment)
+        if self.map_features is not None:
+            emb = emb + self.map_features(rows.features)
         emb = self.map_layer1(silu(self.map_layer0(emb)))
         if self.map_label is not None:
-            emb = emb + self.map_label(label)
+            emb = emb + self.map_label(rows.label)
         return silu(emb)
 
     def forward(
-        self, x: Tensor, noise_label: Tensor, cond: Cond = None, masks: Masks | None = None
+        self, x: Tensor, noise_label: Tensor, cond: Any = None, masks: Masks | None = None
     ) -> Tensor:
         emb = self.embed(noise_label, cond)
 
         # Encoder.
-        h = x
+        h = apply_mask(x, cond)
         skips: list[Tensor] = []
         for part in self.enc.values():
             h = part(h, emb, masks) if isinstance(part, Block) else part(h)

@@ -4,34 +4,61 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, pad
 
+from fewstep.base.conditions import apply_mask, mask_of
 from fewstep.base.errors import require
 from fewstep.networks.attention import LayerNorm
 from fewstep.networks.dropout import Masks, drop, masks_for, probability
 from fewstep.networks.transformer_blocks import Embedding, SelfAttention, positions, zero
 
 
-def patchify(x: Tensor, patch: int) -> Tensor:
-    """`[B, C, *axes] -> [B, tokens, C patch^n]`: tokens and their pixels by the axes' order."""
-    grid = [size // patch for size in x.shape[2:]]
+def grid_of(axes: Sequence[int], patch: Sequence[int]) -> list[int]:
+    """How many patches cover each axis; the last one may reach beyond its end."""
+    return [-(-size // length) for size, length in zip(axes, patch, strict=True)]
+
+
+def patchify(x: Tensor, patch: Sequence[int]) -> Tensor:
+    """`[B, C, *axes] -> [B, tokens, C pixels]`: tokens and their pixels by the axes' order.
+
+    patch: its length along each axis. Beyond the end of an axis stand zeros.
+    """
+    grid = grid_of(x.shape[2:], patch)
     n = len(grid)
-    split = x.reshape(*x.shape[:2], *(part for size in grid for part in (size, patch)))
+    ends = [-size % length for size, length in zip(x.shape[2:], patch, strict=True)]
+    if any(ends):
+        x = pad(x, [part for end in reversed(ends) for part in (0, end)])
+    pairs = (part for sizes in zip(grid, patch, strict=True) for part in sizes)
+    split = x.reshape(*x.shape[:2], *pairs)
     tokens = split.permute(0, *range(2, 2 * n + 2, 2), 1, *range(3, 2 * n + 3, 2))
     return tokens.reshape(len(x), math.prod(grid), -1)
 
 
-def unpatchify(tokens: Tensor, patch: int, shape: Sequence[int]) -> Tensor:
-    """The inverse of `patchify`: `[B, tokens, C patch^n] -> [B, *shape]`."""
-    n = len(shape) - 1
-    split = tokens.reshape(
-        len(tokens), *(size // patch for size in shape[1:]), shape[0], *[patch] * n
-    )
+def unpatchify(tokens: Tensor, patch: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """The inverse of `patchify`: `[B, tokens, C pixels] -> [B, *shape]`."""
+    channels, *axes = shape
+    grid = grid_of(axes, patch)
+    n = len(axes)
+    split = tokens.reshape(len(tokens), *grid, channels, *patch)
     pairs = (axis for i in range(n) for axis in (i + 1, i + n + 2))
-    return split.permute(0, n + 1, *pairs).reshape(len(tokens), *shape)
+    whole = [size * length for size, length in zip(grid, patch, strict=True)]
+    x = split.permute(0, n + 1, *pairs).reshape(len(tokens), channels, *whole)
+    for axis, size in enumerate(axes, 2):
+        x = x.narrow(axis, 0, size)
+    return x
+
+
+def patch_of(patch: int | Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
+    """The patch's length along each axis, none longer than the axis. Raises UserError."""
+    lengths = [patch] * len(axes) if isinstance(patch, int) else list(patch)
+    fits = len(lengths) == len(axes) and min(lengths) > 0
+    names = ", ".join(map(str, axes))
+    require(fits, "patch", patch, f"a length above 0, or one for each of the axes of {names}")
+    return tuple(map(min, lengths, axes))
 
 
 class Block(nn.Module):
@@ -53,11 +80,13 @@ class Block(nn.Module):
         self.modulate = nn.Linear(width, 6 * width)
         zero(self.modulate)
 
-    def forward(self, h: Tensor, emb: Tensor, masks: Masks | None) -> Tensor:
+    def forward(
+        self, h: Tensor, emb: Tensor, masks: Masks | None, keep: Tensor | None = None
+    ) -> Tensor:
         shift, scale, gate, shift2, scale2, gate2 = self.modulate(emb)[:, None].chunk(6, -1)
 
         # Attention.
-        h = h + gate * self.attention(torch.addcmul(shift, self.norm(h), 1 + scale))
+        h = h + gate * self.attention(torch.addcmul(shift, self.norm(h), 1 + scale), keep)
 
         # MLP.
         inside = self.inner(torch.addcmul(shift2, self.norm(h), 1 + scale2))
@@ -68,7 +97,9 @@ class Block(nn.Module):
 class DiT(nn.Module):
     """The transformer. forward(x `[B, C, *axes]`, noise_label `[B]`, cond, masks) -> like x.
 
-    cond: labels `[B]` int64 or None; label -1 is no label: its embedding is 0. A fresh network
+    cond: labels `[B]` int64 (-1 is no label: its embedding is 0), features `[B, ...]`, or a dict
+    of "label", "features" and "mask". Where the mask is False x counts as 0, and no token attends
+    to one without an element. Axes of any length: zeros fill their last patches. A fresh network
     gives 0.
     """
 
@@ -78,8 +109,9 @@ class DiT(nn.Module):
         self,
         shape: tuple[int, ...],
         classes: int = 0,
+        features: int = 0,
         *,
-        patch: int,
+        patch: int | Sequence[int],
         width: int,
         depth: int,
         heads: int,
@@ -88,19 +120,16 @@ class DiT(nn.Module):
     ) -> None:
         super().__init__()
         require(len(shape) > 1, "shape", shape, "(channels, one or more axes)")
-        axes = ", ".join(map(str, shape[1:]))
-        fits = patch > 0 and not any(size % patch for size in shape[1:])
-        require(fits, "patch", patch, f"a divisor of every axis of the data, {axes}")
         require(depth > 0, "depth", depth, "at least 1 block")
         require(mlp_ratio >= 1, "mlp_ratio", mlp_ratio, "at least 1")
         probability(dropout)
-        self.patch = patch
+        self.patch = patch_of(patch, shape[1:])
         self.dropout = dropout
-        size = shape[0] * patch ** (len(shape) - 1)
-        grid = [n // patch for n in shape[1:]]
+        size = shape[0] * math.prod(self.patch)
 
-        self.register_buffer("positions", positions(grid, width), persistent=False)
-        self.embedding = Embedding(classes, width)
+        table = positions(grid_of(shape[1:], self.patch), width)
+        self.register_buffer("positions", table, persistent=False)
+        self.embedding = Embedding(classes, width, features)
         self.inlet = nn.Linear(size, width)
         blocks = (Block(width, heads, mlp_ratio, dropout, site) for site in range(depth))
         self.blocks = nn.ModuleList(blocks)
@@ -115,14 +144,16 @@ class DiT(nn.Module):
         return masks_for(rows, seeds, self.dropout)
 
     def forward(
-        self, x: Tensor, noise_label: Tensor, cond: Tensor | None = None, masks: Masks | None = None
+        self, x: Tensor, noise_label: Tensor, cond: Any = None, masks: Masks | None = None
     ) -> Tensor:
         emb = self.embedding(noise_label, cond)
 
         # Tokens.
-        h = self.inlet(patchify(x, self.patch)) + self.positions
+        h = self.inlet(patchify(apply_mask(x, cond), self.patch)) + self.positions
+        mask = mask_of(x, cond)
+        keep = None if mask is None else patchify(mask.expand_as(x), self.patch).any(-1)
         for block in self.blocks:
-            h = block(h, emb, masks)
+            h = block(h, emb, masks, keep)
 
         # Pixels.
         shift, scale = self.modulate(emb)[:, None].chunk(2, -1)

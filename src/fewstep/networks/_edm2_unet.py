@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import avg_pool2d, interpolate, pad
 
+from fewstep.base.conditions import apply_mask
 from fewstep.base.errors import require
 from fewstep.networks.attention import attend
 from fewstep.networks.dropout import Masks, drop, masks_for, probability
@@ -22,7 +23,7 @@ from fewstep.networks.edm2_layers import (
     normalise_weights,
     unit,
 )
-from fewstep.networks.embedding import labels_fit, one_hot
+from fewstep.networks.embedding import rows_of
 from fewstep.networks.transformer_blocks import levels_fit
 
 
@@ -153,15 +154,18 @@ def check(
 class EDM2UNet(nn.Module):
     """The U-Net. forward(x `[B, C, H, W]`, noise_label `[B]`, cond, masks) -> like x.
 
-    cond: labels `[B]` int64 or None; label -1 is the zero row that EDM2 drops labels to. Parameters
-    have the names of EDM2's `unet.`. A pass changes no weight; the training step calls `normalise_`
-    once instead.
+    cond: labels `[B]` int64 (-1 is the zero row that EDM2 drops labels to), features `[B, ...]`, or
+    a dict of "label", "features" and "mask". Where the mask is False, x and its channel of ones
+    count as 0, as they do beyond the border. Features, with a 1 beside them, are embedded in unit
+    magnitude as the image is. Parameters have the names of EDM2's `unet.`. A pass changes no
+    weight; the training step calls `normalise_` once instead.
     """
 
     def __init__(
         self,
         shape: tuple[int, ...],
         classes: int = 0,
+        features: int = 0,
         *,
         width: int,
         mult: Sequence[int],
@@ -185,6 +189,7 @@ class EDM2UNet(nn.Module):
         embedding = width * (mult_emb or max(mult))
         check(blocks, noise_channels, embedding, head_channels, clip)
         self.classes = classes
+        self.features = features
         self.sizes = shape[1:]
         self.attention = attention
         self.dropout = probability(dropout)
@@ -197,6 +202,7 @@ class EDM2UNet(nn.Module):
         self.emb_fourier = Fourier(noise_channels)
         self.emb_noise = MPConv(noise_channels, embedding)
         self.emb_label = MPConv(classes, embedding) if classes else None
+        self.emb_features = MPConv(features + 1, embedding) if features else None
 
         # Encoder and decoder.
         common = Common(embedding, head_channels, residual_balance, attention_balance, clip)
@@ -237,22 +243,26 @@ class EDM2UNet(nn.Module):
         """Overwrites the weights by their normalised values: once per step; outputs stay."""
         normalise_weights(self)
 
-    def embed(self, noise_label: Tensor, cond: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """The embedding `[B, embedding]` of noise label and class."""
-        labels_fit(self.classes, cond)
+    def embed(self, noise_label: Tensor, cond: Any, dtype: torch.dtype) -> Tensor:
+        """The embedding `[B, embedding]` of noise label, class and features."""
+        rows = rows_of(cond, self.classes, self.features, 0, dtype)
         emb = self.emb_noise(self.emb_fourier(noise_label).to(dtype))
-        if self.emb_label is not None and cond is not None:
-            label = one_hot(cond, self.classes, dtype) * self.classes**0.5
+        if self.emb_label is not None and rows.label is not None:
+            label = rows.label * self.classes**0.5
             emb = mp_sum(emb, self.emb_label(label), self.label_balance)
+        if self.emb_features is not None and rows.features is not None:
+            given = unit(pad(rows.features, (0, 1), value=1.0), [1])
+            emb = mp_sum(emb, self.emb_features(given), self.label_balance)
         return mp_silu(emb)
 
     def forward(
-        self, x: Tensor, noise_label: Tensor, cond: Tensor | None = None, masks: Masks | None = None
+        self, x: Tensor, noise_label: Tensor, cond: Any = None, masks: Masks | None = None
     ) -> Tensor:
         emb = self.embed(noise_label, cond, x.dtype)
 
         # Encoder.
-        h = torch.cat([x, torch.ones_like(x[:, :1])], 1)
+        ones = apply_mask(torch.ones_like(x), cond).amax(1, keepdim=True)
+        h = torch.cat([apply_mask(x, cond), ones], 1)
         skips: list[Tensor] = []
         for part in self.enc.values():
             h = part(h, emb, masks) if isinstance(part, Block) else part(h)

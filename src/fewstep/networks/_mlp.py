@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,7 @@ class ResidualMLP(nn.Module):
         width: int,
         depth: int,
         dropout: float,
+        features_at: Literal["blocks", "both"] | None = None,
     ) -> None:
         super().__init__()
         require(width > 0, "width", width, "at least 1 unit")
@@ -73,6 +74,8 @@ class ResidualMLP(nn.Module):
         nn.init.zeros_(self.outlet.weight)
         nn.init.zeros_(self.outlet.bias)
         self.given = nn.Linear(features, embedding) if features else None
+        is_both = bool(features) and features_at == "both"
+        self.beside = nn.Linear(features, width, bias=False) if is_both else None
 
     def masks(self, rows: int, seeds: Sequence[int]) -> Masks | None:
         """The masks of a batch, one layer per block; None without dropout."""
@@ -95,6 +98,9 @@ class ResidualMLP(nn.Module):
         emb = self.embed(noise_label, cond)
 
         h = self.inlet(x.flatten(1))
+        features = parts_of(cond).features
+        if self.beside is not None and features is not None:
+            h = h + self.beside(features.to(h.dtype))  # as one layer of (x, features)
         for number, block in enumerate(self.blocks):
             h = block(h, emb, partial(drop, probability=self.dropout, layer=number, masks=masks))
         return self.outlet(silu(self.norm(h))).reshape(x.shape)

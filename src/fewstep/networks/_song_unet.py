@@ -8,15 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from fewstep.base.conditions import Cond
+from fewstep.base.conditions import apply_mask
 from fewstep.base.errors import require
 from fewstep.networks.dropout import Masks, masks_for
-from fewstep.networks.embedding import Fourier, Positional, conditions
+from fewstep.networks.embedding import Fourier, Positional, rows_of
 from fewstep.networks.unet_blocks import (
     Block,
     Conv,
@@ -26,8 +27,8 @@ from fewstep.networks.unet_blocks import (
     Levels,
     Resample,
     Style,
+    check_sizes,
     down,
-    image_size,
     up,
 )
 
@@ -72,16 +73,20 @@ def noise_features(kind: str, channels: int, scale: float) -> nn.Module:
 class SongUNet(nn.Module):
     """DDPM++ and NCSN++: embedding, encoder and decoder are of several kinds.
 
-    forward(x `[B, C, S, S]`, noise_label `[B]`, cond: labels `[B]` int64 with -1 for none, or a
-    dict of "label" and "augment", masks) -> like x. DDPM++ is (positional, standard, standard),
-    NCSN++ (fourier, residual, standard). An encoder `skip` or `residual` adds the shrunk images to
-    each level, a decoder `skip` sums an image of each level.
+    forward(x `[B, C, H, W]`, noise_label `[B]`, cond, masks) -> like x. DDPM++ is (positional,
+    standard, standard), NCSN++ (fourier, residual, standard). An encoder `skip` or `residual` adds
+    the shrunk images to each level, a decoder `skip` sums an image of each level.
+
+    cond: labels `[B]` int64 with -1 for none, features `[B, ...]`, or a dict of "label",
+    "features", "augment" and "mask", where x counts as 0 if False. Features are embedded as augment
+    labels are: linearly, beside the noise label.
     """
 
     def __init__(
         self,
         shape: tuple[int, ...],
         classes: int = 0,
+        features: int = 0,
         *,
         width: int,
         mult: Sequence[int],
@@ -102,9 +107,10 @@ class SongUNet(nn.Module):
         super().__init__()
         per_level = blocks_of_levels(blocks, level_blocks, mult)
         fewest = min(per_level, default=0)
-        images, size = image_size(shape, width, mult, fewest, dropout, emb_mult, augment)
+        check_sizes(shape, width, mult, fewest, dropout, emb_mult, augment)
         check(fourier_scale, noise_mult, taps)
         self.classes = classes
+        self.features = features
         self.augment = augment
         self.dropout = dropout
         self.dropout_resolutions = dropout_resolutions
@@ -115,21 +121,22 @@ class SongUNet(nn.Module):
         self.map_noise = noise_features(embedding, noise, fourier_scale)
         self.map_label = nn.Linear(classes, noise) if classes else None
         self.map_augment = nn.Linear(augment, noise, bias=False) if augment else None
+        self.map_features = nn.Linear(features, noise) if features else None
         self.map_layer0 = nn.Linear(noise, emb)
         self.map_layer1 = nn.Linear(emb, emb)
 
         # Encoder and decoder.
         self.style = replace(STYLE, emb=emb, dropout=dropout, taps=taps)
         levels = Levels(
-            size=size,
+            sizes=(shape[1], shape[2]),
             stem=width,
             widths=tuple(width * m for m in mult),
             blocks=per_level,
             attention=tuple(attention),
             everywhere=False,
         )
-        self.enc = self.build_encoder(images, levels, encoder)
-        self.dec = self.build_decoder(images, levels, decoder)
+        self.enc = self.build_encoder(shape[0], levels, encoder)
+        self.dec = self.build_decoder(shape[0], levels, decoder)
         initialise(self)
 
     def block(self, layer: Layer, number: int) -> Block:
@@ -141,7 +148,7 @@ class SongUNet(nn.Module):
 
     def build_encoder(self, images: int, levels: Levels, kind: str) -> nn.ModuleDict:
         stem = Conv(images, levels.stem, 3)
-        parts: dict[str, nn.Module] = {f"{levels.size}x{levels.size}_conv": stem}
+        parts: dict[str, nn.Module] = {levels.name(0, "conv"): stem}
         aux = images
         taps = self.style.taps
         for number, layer in enumerate(levels.encoder()):
@@ -161,7 +168,7 @@ class SongUNet(nn.Module):
             parts[layer.name] = self.block(layer, number)
             side, _, block = layer.name.partition("_")
             is_last = block == f"block{levels.blocks[levels.level(layer)]}"
-            if is_last and (kind == "skip" or layer.side == levels.size):
+            if is_last and (kind == "skip" or layer.side == levels.sizes[0]):
                 if any(name.endswith("aux_conv") for name in parts):
                     parts[f"{side}_aux_up"] = Resample(up, self.style.taps)
                 parts[f"{side}_aux_norm"] = GroupNorm(layer.cout, self.style.eps, self.style.least)
@@ -172,24 +179,26 @@ class SongUNet(nn.Module):
         """The masks of a batch, one layer per block; None without dropout."""
         return masks_for(rows, seeds, self.dropout)
 
-    def embed(self, noise_label: Tensor, cond: Cond) -> Tensor:
+    def embed(self, noise_label: Tensor, cond: Any) -> Tensor:
         dtype = self.map_layer0.weight.dtype
-        label, augment = conditions(cond, self.classes, self.augment, dtype)
+        rows = rows_of(cond, self.classes, self.features, self.augment, dtype)
         cos, sin = self.map_noise(noise_label).chunk(2, 1)
         emb = torch.cat([sin, cos], 1).to(dtype)
-        if self.map_label is not None and label is not None:
-            emb = emb + self.map_label(label * math.sqrt(self.classes))
-        if self.map_augment is not None and augment is not None:
-            emb = emb + self.map_augment(augment)
+        if self.map_label is not None and rows.label is not None:
+            emb = emb + self.map_label(rows.label * math.sqrt(self.classes))
+        if self.map_augment is not None and rows.augment is not None:
+            emb = emb + self.map_augment(rows.augment)
+        if self.map_features is not None:
+            emb = emb + self.map_features(rows.features)
         return silu(self.map_layer1(silu(self.map_layer0(emb))))
 
     def forward(
-        self, x: Tensor, noise_label: Tensor, cond: Cond = None, masks: Masks | None = None
+        self, x: Tensor, noise_label: Tensor, cond: Any = None, masks: Masks | None = None
     ) -> Tensor:
         emb = self.embed(noise_label, cond)
 
         # Encoder.
-        h = aux = x
+        h = aux = apply_mask(x, cond)
         skips: list[Tensor] = []
         for name, part in self.enc.items():
             if isinstance(part, Block):

@@ -14,11 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import count, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, silu
 
+from fewstep.base.conditions import apply_mask
 from fewstep.base.errors import require
 from fewstep.networks.attention import GroupNorm, LayerNorm
 from fewstep.networks.dropout import Masks, drop, masks_for, probability
@@ -135,15 +137,17 @@ def check_stages(stages: int, blocks: Sequence[int], residual: int, dropout: int
 class UViT(nn.Module):
     """The network. forward(x `[B, C, H, W]`, noise_label `[B]`, cond, masks) -> like x.
 
-    cond: labels `[B]` int64 or None; label -1 embeds as 0. Stages of residual blocks, then of
-    transformer blocks, each followed by average pooling; the last is the middle; then the same
-    stages back, each preceded by nearest upsampling. A fresh network gives 0.
+    cond: labels `[B]` int64 (-1 embeds as 0), features `[B, ...]`, or a dict of "label", "features"
+    and "mask", where x counts as 0 if False. Stages of residual blocks, then of transformer blocks,
+    each followed by average pooling; the last is the middle; then the same stages back, each
+    preceded by nearest upsampling. A fresh network gives 0.
     """
 
     def __init__(
         self,
         shape: tuple[int, ...],
         classes: int = 0,
+        features: int = 0,
         *,
         width: int,
         mult: Sequence[int],
@@ -180,7 +184,7 @@ class UViT(nn.Module):
             return Stage(transformers, width, [side >> level for side in shape[1:]])
 
         steps = list(pairwise(widths))
-        self.embedding = Embedding(classes, embedding)
+        self.embedding = Embedding(classes, embedding, features)
         self.inlet = nn.Conv2d(shape[0], widths[0], 3, padding=1)
         self.down = nn.ModuleList(stage(level, False) for level in range(stages - 1))
         self.widen = nn.ModuleList(nn.Conv2d(before, after, 1) for before, after in steps)
@@ -198,12 +202,12 @@ class UViT(nn.Module):
         return masks_for(rows, seeds, self.dropout)
 
     def forward(
-        self, x: Tensor, noise_label: Tensor, cond: Tensor | None = None, masks: Masks | None = None
+        self, x: Tensor, noise_label: Tensor, cond: Any = None, masks: Masks | None = None
     ) -> Tensor:
         emb = self.embedding(noise_label, cond)
 
         # Encoder.
-        h = self.inlet(x)
+        h = self.inlet(apply_mask(x, cond))
         skips: list[list[Tensor]] = []
         for stage, widen in zip(self.down, self.widen, strict=True):
             h, outputs = stage(h, [], emb, masks)

@@ -18,14 +18,20 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d)) v of `[B, heads, tokens, d]`.
 
-    Written out under a jvp, since fused kernels have none.
+    keep: bool, broadcasts to `[B, heads, queries, keys]`, False at keys that a query does not see.
+    A query that would see none sees all, so that no output is NaN. Written out under a jvp, since
+    fused kernels have none.
     """
+    if keep is not None:
+        keep = keep | ~keep.any(-1, keepdim=True)
     if not has_tangent(q, k, v):
-        return scaled_dot_product_attention(q, k, v)
+        return scaled_dot_product_attention(q, k, v, keep)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if keep is not None:
+        scores = scores.masked_fill(~keep, -torch.inf)
     return torch.softmax(scores, -1, dtype=at_least_float32(q.dtype)).to(v.dtype) @ v
 
 

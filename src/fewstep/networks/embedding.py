@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from fewstep.base.conditions import Cond
 from fewstep.base.errors import UserError
 
 
@@ -40,8 +39,14 @@ class Parts(NamedTuple):
 
 
 def parts_of(cond: Any) -> Parts:
-    """Label, features and mask of a condition: a dict's own, or a tensor by its type."""
+    """Label, features and mask of a condition: a dict's own, or a tensor by its type.
+
+    Raises UserError for a dict with anything else.
+    """
     if isinstance(cond, Mapping):
+        if excess := sorted(cond.keys() - set(Parts._fields)):
+            takes = ", ".join(Parts._fields)
+            raise UserError(f"a network takes {takes} of a condition: got {', '.join(excess)}")
         label, features, mask = (cond.get(key) for key in ("label", "features", "mask"))
     elif cond is not None and cond.is_floating_point():
         label, features, mask = None, cond, None
@@ -122,21 +127,28 @@ class Fourier(Frequencies):
         return torch.cat([angle.cos(), angle.sin()], 1)
 
 
-def conditions(
-    cond: Cond, classes: int, augment: int, dtype: torch.dtype
-) -> tuple[Tensor | None, Tensor | None]:
-    """One-hot rows of the class labels `[B, classes]`, and the augment labels `[B, augment]`.
+class Rows(NamedTuple):
+    """What a condition adds to an embedding; each is None where there is none."""
 
-    Each is None where there are none. cond: labels `[B]` int64, -1 for "no label" (a row of zeros),
-    or a dict of "label" and "augment". Without augment labels nothing was augmented.
+    label: Tensor | None  # [B, classes] one-hot; a row of zeros for label -1
+    features: Tensor | None  # [B, F]
+    augment: Tensor | None  # [B, A]; without augment labels nothing was augmented
+
+
+def rows_of(cond: Any, classes: int, features: int, augment: int, dtype: torch.dtype) -> Rows:
+    """The rows of a condition for a network of so many classes, features and augment labels.
+
+    cond: as `parts_of`, and a dict may have "augment" too. Raises UserError where one does not fit.
     """
-    rest: dict[str, Any] = dict(cond) if isinstance(cond, Mapping) else {"label": cond}
-    label = rest.pop("label", None)
-    augmentation = rest.pop("augment", None)
-    if rest or (augmentation is not None and not augment):
-        takes = '"label" and "augment"' if augment else 'only "label"'
-        excess = ", ".join(rest or ["augment"])
-        raise UserError(f"this network takes {takes} of a condition: got {excess}")
+    augmentation: Tensor | None = None
+    if isinstance(cond, Mapping) and augment:
+        cond = dict(cond)
+        augmentation = cond.pop("augment", None)
+    label, given, _ = parts_of(cond)
     labels_fit(classes, label)
-    rows = None if label is None else one_hot(label, classes, dtype)
-    return rows, None if augmentation is None else augmentation.to(dtype)
+    features_fit(features, given)
+    return Rows(
+        None if label is None else one_hot(label, classes, dtype),
+        None if given is None else given.to(dtype),
+        None if augmentation is None else augmentation.to(dtype),
+    )

@@ -81,6 +81,7 @@ def names(network: AdmUNet) -> dict[str, str]:
         if side not in ("enc", "dec"):
             raise UserError(
                 f"{module} has no name in openai's files: expected a network without augment labels"
+                " and features"
             )
         place, index = places[layer, side]
         if not inside and "_down" in layer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,13 @@ from torch.nn.functional import pad, silu
 
 from fewstep.base.errors import require
 from fewstep.networks.attention import LayerNorm, attend
-from fewstep.networks.embedding import NoiseFeatures, labels_fit, one_hot
+from fewstep.networks.embedding import (
+    NoiseFeatures,
+    features_fit,
+    labels_fit,
+    one_hot,
+    parts_of,
+)
 
 MOST_POSITIONS = 2**26  # numbers of a table of positions: 256 MiB
 
@@ -20,9 +27,13 @@ def levels_fit(shape: Sequence[int], widths: Sequence[int]) -> None:
     """Checks that images can be halved from level to level. Raises UserError."""
     positive = len(widths) > 0 and min(widths) > 0
     require(positive, "mult", tuple(widths), "channels above 0 at each level")
-    halvings = 2 ** (len(widths) - 1)
-    fits = len(shape) == 3 and not any(size % halvings for size in shape[1:])
-    require(fits, "shape", shape, f"(channels, height, width), both sizes divisible by {halvings}")
+    factor = 2 ** (len(widths) - 1)
+    fits = len(shape) == 3 and not any(side % factor for side in shape[1:])
+    need = (
+        f"(channels, height, width), both sides divisible by {factor} for the {len(widths)} levels"
+        " of mult: dit takes any shape, --data-size N crops and resizes pictures of files"
+    )
+    require(fits, "shape", shape, need)
 
 
 def positions(grid: Sequence[int], width: int) -> Tensor:
@@ -46,27 +57,38 @@ def positions(grid: Sequence[int], width: int) -> Tensor:
 
 
 class Embedding(nn.Module):
-    """silu(MLP(features of the noise label) + row of the class), `[B] -> [B, width]`.
+    """silu(MLP(waves of the noise label) + row of the class + MLP(features)), `[B] -> [B, width]`.
 
-    Label -1 adds 0.
+    Label -1 adds 0. The features' MLP is that of the pooled vector of SD3 (arXiv 2403.03206).
+    cond: labels `[B]`, features `[B, ...]`, or a dict of them.
     """
 
-    def __init__(self, classes: int, width: int, features: int = 256) -> None:
+    def __init__(self, classes: int, width: int, features: int = 0, *, waves: int = 256) -> None:
         super().__init__()
         self.classes = classes
-        self.features = NoiseFeatures(features // 2)
-        self.inner = nn.Linear(features, width)
+        self.features = features
+        self.noise = NoiseFeatures(waves // 2)
+        self.inner = nn.Linear(waves, width)
         self.outer = nn.Linear(width, width)
         self.label = nn.Parameter(torch.empty(classes, width)) if classes else None
         if self.label is not None:
             nn.init.normal_(self.label, std=0.02)
+        self.given: nn.Module | None = None
+        if features:
+            self.given = nn.Sequential(
+                nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width)
+            )
 
-    def forward(self, noise_label: Tensor, cond: Tensor | None) -> Tensor:
-        labels_fit(self.classes, cond)
-        features = self.features(noise_label).to(self.inner.weight.dtype)
-        emb = self.outer(silu(self.inner(features)))
-        if self.label is not None and cond is not None:
-            emb = emb + one_hot(cond, self.classes, emb.dtype) @ self.label
+    def forward(self, noise_label: Tensor, cond: Any) -> Tensor:
+        label, features, _ = parts_of(cond)
+        labels_fit(self.classes, label)
+        features_fit(self.features, features)
+        waves = self.noise(noise_label).to(self.inner.weight.dtype)
+        emb = self.outer(silu(self.inner(waves)))
+        if self.label is not None and label is not None:
+            emb = emb + one_hot(label, self.classes, emb.dtype) @ self.label
+        if self.given is not None and features is not None:
+            emb = emb + self.given(features.to(emb.dtype))
         return silu(emb)
 
 
@@ -87,14 +109,16 @@ class SelfAttention(nn.Module):
         self.norm_k = LayerNorm(width // heads)
         self.out = nn.Linear(width, width)
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(self, h: Tensor, keep: Tensor | None = None) -> Tensor:
+        """keep: bool `[B, tokens]`, False at tokens that none attends to."""
         split = self.qkv(h).reshape(*h.shape[:2], 3, self.heads, -1)
         q, k, v = split.permute(2, 0, 3, 1, 4).contiguous().unbind(0)
-        out = attend(self.norm_q(q), self.norm_k(k), v)
+        keys = None if keep is None else keep[:, None, None]
+        out = attend(self.norm_q(q), self.norm_k(k), v, keys)
         return self.out(out.transpose(1, 2).reshape(h.shape))
 
 
-def zero(layer: nn.Linear | nn.Conv2d) -> None:
+def zero(layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> None:
     """Makes a layer start as the zero map."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:

@@ -17,6 +17,7 @@ from fewstep.base.errors import UserError, require
 from fewstep.networks import attention
 from fewstep.networks.attention import attend_pixels
 from fewstep.networks.dropout import Masks, drop, probability
+from fewstep.networks.transformer_blocks import levels_fit
 
 Taps = tuple[int, ...]
 Move = Callable[[Tensor, Tensor], Tensor]
@@ -183,7 +184,7 @@ class Block(nn.Module):
 
 
 class Layer(NamedTuple):
-    """A block's place: its name is `SIDExSIDE_down`, `_up`, `_in` or `_block` and a number."""
+    """A block's place: its name is `HEIGHTxWIDTH_down`, `_up`, `_in` or `_block` and a number."""
 
     name: str
     cin: int
@@ -193,37 +194,43 @@ class Layer(NamedTuple):
 
     @property
     def side(self) -> int:
-        """The side of the images that it makes."""
+        """The first side, the height, of the images that it makes."""
         return int(self.name.partition("x")[0])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Levels:
-    """The resolutions of a U-Net and its blocks at each: the images' side, halved each time."""
+    """The resolutions of a U-Net and its blocks at each: the images' sides, halved each time."""
 
-    size: int  # side of the images
+    sizes: tuple[int, int]  # height and width of the images
     stem: int  # channels of the first convolution
     widths: tuple[int, ...]  # channels of each level
     blocks: tuple[int, ...]  # of each level, in the encoder; the decoder has one more
-    attention: tuple[int, ...]  # sides that have it
+    attention: tuple[int, ...]  # heights that have it
     everywhere: bool  # attention in each block of such a level in the decoder, or in the last only
 
     def level(self, layer: Layer) -> int:
         """How often its images were halved."""
-        return (self.size // layer.side).bit_length() - 1
+        return (self.sizes[0] // layer.side).bit_length() - 1
+
+    def name(self, level: int, part: str) -> str:
+        """The name of a layer of that level."""
+        height, width = (size >> level for size in self.sizes)
+        return f"{height}x{width}_{part}"
+
+    def attends(self, level: int) -> bool:
+        return self.sizes[0] >> level in self.attention
 
     def encoder(self) -> list[Layer]:
         """Each level's blocks, after a `down` from the one above."""
         layers: list[Layer] = []
         channels = self.stem
         for level, width in enumerate(self.widths):
-            side = self.size >> level
             if level:
-                layers.append(Layer(f"{side}x{side}_down", channels, channels, down))
+                layers.append(Layer(self.name(level, "down"), channels, channels, down))
             for number in range(self.blocks[level]):
-                name = f"{side}x{side}_block{number}"
-                attends = side in self.attention
-                layers.append(Layer(name, channels, width, attention=attends))
+                name = self.name(level, f"block{number}")
+                layers.append(Layer(name, channels, width, attention=self.attends(level)))
                 channels = width
         return layers
 
@@ -236,22 +243,21 @@ class Levels:
         layers: list[Layer] = []
         channels = skips[-1]
         for level, width in reversed(list(enumerate(self.widths))):
-            side = self.size >> level
             if level == len(self.widths) - 1:
-                layers.append(Layer(f"{side}x{side}_in0", channels, channels, attention=True))
-                layers.append(Layer(f"{side}x{side}_in1", channels, channels))
+                layers.append(Layer(self.name(level, "in0"), channels, channels, attention=True))
+                layers.append(Layer(self.name(level, "in1"), channels, channels))
             else:
-                layers.append(Layer(f"{side}x{side}_up", channels, channels, up))
+                layers.append(Layer(self.name(level, "up"), channels, channels, up))
             for number in range(self.blocks[level] + 1):
-                name = f"{side}x{side}_block{number}"
+                name = self.name(level, f"block{number}")
                 is_last = number == self.blocks[level]
-                attends = side in self.attention and (self.everywhere or is_last)
+                attends = self.attends(level) and (self.everywhere or is_last)
                 layers.append(Layer(name, channels + skips.pop(), width, attention=attends))
                 channels = width
         return layers
 
 
-def image_size(
+def check_sizes(
     shape: tuple[int, ...],
     width: int,
     mult: Sequence[int],
@@ -259,20 +265,11 @@ def image_size(
     dropout: float,
     emb_mult: int,
     augment: int,
-) -> tuple[int, int]:
-    """Channels and side of the images. Raises UserError where a size does not fit."""
-    square = len(shape) == 3 and shape[1] == shape[2]
-    need = (
-        "square images (channels, side, side): dit takes others, --data-size crops those of files"
-    )
-    require(square, "shape", shape, need)
+) -> None:
+    """Raises UserError where a size does not fit."""
     require(width >= 4 and width % 4 == 0, "width", width, "a multiple of 4, at least 4")
-    require(bool(mult) and min(mult) > 0, "mult", mult, "a positive factor for each resolution")
+    levels_fit(shape, [width * m for m in mult])
     require(blocks > 0, "blocks", blocks, "at least 1 block")
     probability(dropout)
     require(emb_mult > 0, "emb_mult", emb_mult, "at least 1")
     require(augment >= 0, "augment", augment, "a number of augmentation labels, or 0 for none")
-    factor = 2 ** (len(mult) - 1)
-    need = f"a side that is a multiple of {factor} for the {len(mult)} levels of mult = {mult}"
-    require(shape[1] % factor == 0, "shape", shape, need)
-    return shape[0], shape[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -20,12 +20,13 @@ from torch.overrides import TorchFunctionMode
 
 from fewstep import methods, networks
 from fewstep.base.errors import UserError, require
-from fewstep.base.options import checked_options, choose
+from fewstep.base.options import checked_options, choose, names_of
 from fewstep.base.randomness import fork_rng
+from fewstep.core import abilities
 from fewstep.core.couplings import Cached
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.method import Method
-from fewstep.data import LABELS, Dataset
+from fewstep.data import LABELS, Dataset, Kind
 from fewstep.run.config import Run, with_values
 from fewstep.run.facts import Facts
 
@@ -118,38 +119,43 @@ def check_data(dataset: Dataset, method: Method) -> None:
 
 
 def condition_sizes(run: Run, facts: Facts, function: Callable[..., Any]) -> dict[str, int]:
-    """How many `features` a network gets, where it declares them.
+    """How many `features` a network gets, where it has a parameter for them.
 
-    Raises UserError for conditions that the network cannot take.
+    Raises UserError for conditions that are not among those that it declares. A network of your own
+    that declares none knows what it is called with; a pass is tried before the first step.
     """
-    if facts.cond is None or facts.cond == LABELS:
-        return {}
-    takes_features = "features" in inspect.signature(function).parameters
-    is_own = not str(getattr(function, "__module__", "")).startswith("fewstep.networks.")
-    if is_own and not takes_features:
-        return {}  # it knows what it is called with; a pass is tried before the first step
-    kinds: Mapping[str, Any] = {"features": facts.cond}
+    kinds: Mapping[str, Kind] = {}
     if isinstance(facts.cond, Mapping):
         kinds = facts.cond
+    elif facts.cond is not None:
+        kinds = {"label" if facts.cond == LABELS else "features": facts.cond}
+    takes = abilities.takes(function)
+    if takes is not None:
+        check_taken(run.network, takes, kinds)
+    features = kinds.get("features")
+    if not isinstance(features, list) or "features" not in inspect.signature(function).parameters:
+        return {}
+    return {"features": math.prod(features[1])}
+
+
+def check_taken(name: str, takes: Sequence[str], kinds: Mapping[str, Kind]) -> None:
+    """Raises UserError for the first part of a condition that the network does not take."""
     for key, kind in kinds.items():
-        is_known = key in ("label", "mask") or (
-            key == "features" and isinstance(kind, list) and kind[0] == "float32"
-        )
-        if takes_features and is_known:
+        is_float = isinstance(kind, list) and kind[0] == "float32"
+        if key in takes and (is_float or key != "features"):
             continue
-        takes = "labels alone (mlp takes features and masks too)"
-        if takes_features:
-            takes = "labels, float features, and dicts of label, features and mask"
+        ours = names_of(networks).items()
+        others = [other for other, one in ours if key in (abilities.takes(one) or ())]
         what = "give a network of your own"
-        if isinstance(kind, list) and kind[0] != "float32":
+        if key not in takes and others:
+            what = f"{', '.join(sorted(others))} take it, or {what}"
+        elif isinstance(kind, list) and not is_float:
             what += f"; labels are whole numbers [N], such as {key}[:, 0], or argmax(1) of one-hot"
             what += f" rows, and numbers are features, such as {key}.astype('float32')"
         raise UserError(
-            f"the network {run.network!r} takes {takes}, but the data's condition has {key} ="
+            f"the network {name!r} takes {', '.join(takes)}, but the data's condition has {key} ="
             f" {kind}: {what}"
         )
-    features = kinds.get("features")
-    return {"features": math.prod(features[1])} if features else {}
 
 
 def build_student(

@@ -47,8 +47,8 @@ class Run:
     """On unreadable pictures: fail names one; skip leaves out up to 0.1 % and lists them."""
     units: str = "auto"
     """The model's units: standard (each variable to mean 0 and deviation .5), robust (by median and
-    quartiles), whole (one shift and scale), as-is, LOW..HIGH (to [-1, 1]); auto: standard, and
-    [-1, 1] for pictures of bytes.
+    quartiles), quantile (each value's normal number), whole (one shift and scale), as-is, LOW..HIGH
+    (to [-1, 1]); auto: standard, and [-1, 1] for pictures of bytes.
     """
     channel_axis: int | None = None
     """Axis of the data `[N, ...]` whose places are variables with units of their own; None: each

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -12,10 +13,13 @@ from fewstep import exact
 from fewstep.base.data_names import OWN_DATA
 from fewstep.base.errors import UserError, require
 from fewstep.data import SPLIT_SEED, Dataset, Reading
+from fewstep.data.variables import split_name
 from fewstep.run.config import Run
 from fewstep.run.facts import Facts
 
 log = logging.getLogger("fewstep")
+
+MOST_BYTES = 64 * 2**20  # of a file that is read for a picture alone
 
 
 def reading_of(run: Run, facts: Facts | None = None) -> Reading:
@@ -32,7 +36,12 @@ def reading_of(run: Run, facts: Facts | None = None) -> Reading:
     )
     if facts is None:
         return reading
-    return replace(reading, origin_units=facts.units, origin_cond_units=facts.cond_units)
+    return replace(
+        reading,
+        origin_units=facts.units,
+        origin_cond_units=facts.cond_units,
+        origin_columns=facts.names.columns,
+    )
 
 
 def data_of(run: Run, facts: Facts, data: str | Dataset | None = None) -> Dataset:
@@ -68,6 +77,23 @@ def _own_data(run: Run, facts: Facts, path: str | None) -> Dataset:
         return dataset
     whole = datasets.without_split(dataset)
     return whole if whole.fingerprint() == facts.data else held_out(whole, facts)
+
+
+def data_at_hand(run: Run, facts: Facts) -> Dataset:
+    """The data that a run learned, where reading them once more is quick.
+
+    Raises UserError where they are not there, or others, or take long: hf:NAME, folders, archives
+    and files of more than `MOST_BYTES`.
+    """
+    if run.data == OWN_DATA:
+        raise UserError("the run learned arrays of your own")
+    named = split_name(run.data)
+    path = named[0] if named else Path(run.data)
+    if path.is_dir() or run.data.startswith("hf:"):
+        raise UserError(f"reading {run.data} takes long")
+    if path.is_file() and path.stat().st_size > MOST_BYTES:
+        raise UserError(f"{run.data} has more than {MOST_BYTES // 2**20} MiB")
+    return data_of(run, facts)
 
 
 def held_out(dataset: Dataset, facts: Facts) -> Dataset:

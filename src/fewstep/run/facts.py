@@ -23,6 +23,7 @@ from fewstep.data import (
 )
 from fewstep.data.columns import MOST_NAMES, MOST_TEXT
 from fewstep.data.description import describe, is_description
+from fewstep.data.pictures import Look
 from fewstep.run.config import MOST_COUNT, Run
 
 MOST_AXES = 8  # of a sample
@@ -56,6 +57,14 @@ class Facts:
     def __post_init__(self) -> None:
         if self.classes and self.cond is None:
             object.__setattr__(self, "cond", LABELS)
+
+    @property
+    def look(self) -> Look:
+        """How samples are drawn."""
+        variables = self.description.get("variables", ())
+        ends = [(one["lowest"], one["highest"]) for one in variables]
+        whole = (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
+        return Look(self.shape, self.units, self.names, self.cond, whole)
 
     def to_json(self) -> dict[str, Any]:
         values = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -290,6 +290,8 @@ def refuse_pickle(path: str | Path) -> None:
 
 
 def _checkpoint_at(path: str | Path) -> Checkpoint:
+    if not isinstance(path, str | Path) or not str(path):
+        raise UserError(f"run {path!r}: expected a run folder, a checkpoint or a shipped name")
     folder = Path(path)
     refuse_pickle(folder)
     if folder.is_file():

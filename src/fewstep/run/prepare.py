@@ -146,7 +146,7 @@ def origin_of(run: Run, init: Source | None, teacher: Source | None) -> Facts | 
     if len(origins) == 2 and origins[0].units != origins[1].units:
         raise UserError(
             "init and teacher learned data in different units: expected two that learned the same"
-            " data, or units = standard, robust, whole, as-is or LOW..HIGH for the run's own"
+            " data, or units = standard or another choice for the run's own"
         )
     return origins[-1] if origins else None
 

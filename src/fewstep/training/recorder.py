@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fewstep.base import disk
 from fewstep.base.conditions import examples
@@ -46,7 +47,8 @@ class Recorder:
         self.folder = RunFolder(out)
         self.saver = Saver()
         self.saving: Path | None = None  # the checkpoint that is written now, or was last
-        count = pictures.suitable(prepared.facts.shape)
+        self.look = prepared.facts.look
+        count = self.look.enough
         cond = examples(prepared.arrays.cond, prepared.facts.cond, count)
         self.picture_cond = change_cond(cond, prepared.facts.cond_units, Units.to_user)
         if prepared.checkpoint is not None:
@@ -216,16 +218,16 @@ class Recorder:
             checkpoint.write(path, groups, record.to_json())
 
     def draw(self) -> None:
-        """Writes a grid of samples from the average, always of the same noise.
+        """Writes a picture of samples of the average, always of the same noise, beside the data.
 
-        A grid that cannot be made is a warning.
+        A picture that cannot be made is a warning.
         """
         if not (self.world.main or self.state.is_sharded):
             return
         prepared = self.prepared
         step = self.state.step
         average = self.state.averages["ema"]
-        count = pictures.suitable(prepared.facts.shape)
+        count = self.look.enough
         generator = Generator(prepared.run, prepared.facts, prepared.method, average, step)
         if self.state.is_sharded:  # all ranks pass the same rows at the same time
             generator = replace(generator, room=Room(least=count))
@@ -234,9 +236,18 @@ class Recorder:
             if self.world.main:
                 self.folder.samples.mkdir(parents=True, exist_ok=True)
                 path = self.folder.samples / f"step-{step}.png"
-                pictures.draw(path, x, prepared.facts.units)
+                about = pictures.draw(path, self._beside_data(generator, x), self.look)
+                if pictures.HINT in about and step == prepared.run.iterations:
+                    log.warning("fewstep: %s: %s", self.folder.samples, pictures.HINT)
         except (OSError, ValueError, MemoryError, torch.OutOfMemoryError, OutOfMemory) as error:
             if self.state.is_sharded:
                 raise  # the others wait for this rank in the middle of a pass
             reason = str(error).partition("\n")[0] or type(error).__name__
             log.warning("fewstep: no picture of step %s: %s", step, reason)
+
+    def _beside_data(self, generator: Generator, x: Tensor) -> list[pictures.Rows]:
+        """The samples and as many training rows, whose conditions are the first samples'."""
+        samples = pictures.Rows("samples", x, generator.conditions(len(x), self.picture_cond))
+        splits, units = [self.prepared.arrays], self.prepared.facts.units
+        data = pictures.rows_of_data(splits, units, len(x), samples, "training data")
+        return [samples, data] if data else [samples]

@@ -108,9 +108,11 @@ class Arm:
         """All that its numbers depend on, as JSON: every option is written out.
 
         Functions stand for themselves by name, and fields that are not set are left out, so that
-        neither a new module path nor a new field of runs makes old numbers invalid.
+        neither a new module path nor a new field of runs or networks makes old numbers invalid.
         """
         run = with_defaults(self.run(0)).to_json()
+        options = run["network_options"]
+        run["network_options"] = {k: v for k, v in options.items() if v is not None}
         return {
             "run": {k: v for k, v in run.items() if k not in NO_SETTING and v is not None},
             "init": self.init.settings if self.init else None,

@@ -12,6 +12,7 @@ from fewstep.analysis.doctor.average import average_gap, draw_samples
 from fewstep.analysis.doctor.boundary import boundary
 from fewstep.analysis.doctor.chain import loose_chain, target_drift
 from fewstep.analysis.doctor.gradients import gradient_noise
+from fewstep.analysis.doctor.later_steps import later_steps
 from fewstep.analysis.doctor.loss import loss_by_level
 from fewstep.analysis.doctor.memorisation import memorisation
 from fewstep.analysis.doctor.rounding import rounding_of_gaps
@@ -38,7 +39,8 @@ class Examination:
 
     @property
     def severity(self) -> Severity:
-        return worst([verdict.severity for verdict in self.verdicts])
+        """The worst of the verdicts; without any nothing is known to be well."""
+        return worst([verdict.severity for verdict in self.verdicts]) if self.verdicts else "watch"
 
 
 @dataclass
@@ -65,6 +67,7 @@ MEASURES: dict[str, Callable[[Subject, Samples], Measure]] = {
     "boundary": lambda subject, _: boundary(subject),
     "target drift": lambda subject, _: target_drift(subject),
     "chain": lambda subject, _: loose_chain(subject),
+    "later steps": lambda subject, _: later_steps(subject),
     "rounding": lambda subject, _: rounding_of_gaps(subject),
     "gradient noise": lambda subject, _: gradient_noise(subject),
     "average": average,

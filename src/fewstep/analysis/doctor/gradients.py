@@ -38,8 +38,12 @@ class Noise(NamedTuple):
 
     @property
     def at_least(self) -> float:
-        """The noise scale with |G|^2 two standard errors longer than it was measured."""
-        return self.variance / max(self.square + 2 * self.error, 1e-300)
+        """The noise scale with |G|^2 two standard errors longer than it was measured.
+
+        Infinite where that is below 0 too: then the rows say nothing of the gradient.
+        """
+        longest = self.square + 2 * self.error
+        return self.variance / longest if longest > 0 else math.inf
 
 
 def noise_of(gradients: Tensor, size: int) -> Noise:
@@ -147,6 +151,9 @@ def judge_noise(subject: Subject, noise: Noise) -> Verdict:
     """The steps that show the gradient once, against those that the average is over, and all."""
     run = subject.run
     steps, memory = noise.at_least / run.batch, 1 / (1 - run.ema)
+    if math.isinf(steps):
+        text = "noise scale not resolved: with these rows the square of the gradient is below 0"
+        return Verdict("gradient-noise", "ok", None, memory, "not measured", text)
     scale = f"{noise.scale:.3g}" if noise.square > 0 else f"above {noise.at_least:.3g}"
     return judge(
         "gradient-noise",

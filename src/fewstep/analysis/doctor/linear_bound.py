@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fewstep.core.process import Process, Time, expand, per_row
+from fewstep.core.process import Process, Time, per_row
 
 # Elements of a sample up to which the whole covariance is used; beyond them its diagonal.
 MOST = 2048
@@ -25,27 +26,30 @@ class Linear:
     axes: Tensor | None  # [d, d]
 
     def denoise(self, process: Process, x_t: Tensor, t: Time) -> Tensor:
-        """The best linear denoiser (Wiener's), s the noise level.
+        """The best linear denoiser (Wiener's): mean + alpha C V^-1 (x_t - alpha mean).
 
-        mean + C (C + s^2)^-1 (x_t / alpha - mean). A good denoiser has no larger E||D - x0||^2.
+        V = alpha^2 C + sigma^2. A good denoiser has no larger E||D - x0||^2.
         """
-        return self._shrink(process, x_t, t, power=1.0)
+        alpha = process.alpha(per_row(t, x_t))[:, None]
+        return self._shrink(process, x_t, t, lambda v: alpha * self.values / v)
 
     def flow(self, process: Process, x_t: Tensor, t: Time) -> Tensor:
-        """The end of the Gaussian's probability-flow ODE.
+        """The end of the Gaussian's flow along its ODE: mean + (C V^-1)^1/2 (x_t - alpha mean)."""
+        return self._shrink(process, x_t, t, lambda v: (self.values / v).sqrt())
 
-        mean + (C (C + s^2)^-1)^1/2 (x_t / alpha - mean), s the noise level.
-        """
-        return self._shrink(process, x_t, t, power=0.5)
+    def along(self, x: Tensor) -> Tensor:
+        """x `[B, ...]` along the axes, flat; the mean is not taken away."""
+        flat = x.flatten(1).cpu().double()
+        return flat if self.axes is None else flat @ self.axes
 
-    def _shrink(self, process: Process, x_t: Tensor, t: Time, power: float) -> Tensor:
-        """mean + (C (C + s^2)^-1)^power (x_t / alpha - mean)."""
+    def _shrink(
+        self, process: Process, x_t: Tensor, t: Time, share: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """mean + share(V) (x_t - alpha mean), along the axes; finite where alpha = 0 too."""
         t = per_row(t, x_t)
-        level = process.level(t)[:, None]
-        y = (x_t / expand(process.alpha(t), x_t)).flatten(1).cpu().double() - self.mean
-        y = y if self.axes is None else y @ self.axes
-        share = self.values / (self.values + level.square()).clamp_min(1e-300)
-        y = y * (share if power == 1.0 else share.sqrt())
+        alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
+        y = self.along(x_t) - alpha * self.along(self.mean[None])
+        y = y * share((alpha.square() * self.values + sigma.square()).clamp_min(1e-300))
         y = y if self.axes is None else y @ self.axes.T
         return (self.mean + y).to(x_t.dtype).to(x_t.device).reshape(x_t.shape)
 

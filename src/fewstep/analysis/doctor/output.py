@@ -57,6 +57,8 @@ def _paragraph(mark: str, name: str, message: str) -> list[str]:
 
 def overall(examination: Examination) -> str:
     """The last line: the faults, the worst first, or that there are none."""
+    if not examination.verdicts:
+        return "verdict: nothing could be measured"
     if examination.severity == "ok":
         count = sum(not measure.missing for measure in examination.measures)
         return (

@@ -72,13 +72,7 @@ class Subject:
     @property
     def denoises(self) -> bool:
         """Whether its network guesses the mean of the data, not the end of a trajectory."""
-        method = self.method
-        jumps = (
-            method.target is not None
-            or "teacher" in method.needs
-            or abilities.jumps(method.coupling)
-        )
-        return not jumps and bool(abilities.at_anchor(method.times))
+        return self.method.denoises
 
     def models(self, student: Denoiser) -> Models:
         """The networks as the loss takes them, this one as the student."""

@@ -4,7 +4,14 @@ from fewstep.run.levels import Bounds, Levels, bounds_of, starts
 from fewstep.analysis.frontier.models import Subject, open_runs, open_teacher, same_data
 from fewstep.analysis.frontier.page import Frontier
 from fewstep.analysis.frontier.points import Judge, Point
-from fewstep.analysis.frontier.scoring import Bench, Plan, held_out, prepare, search_seed
+from fewstep.analysis.frontier.scoring import (
+    Bench,
+    Plan,
+    held_out,
+    prepare,
+    search_seed,
+    with_validation,
+)
 from fewstep.run.level_search import SearchResult, search
 from fewstep.analysis.frontier.store import Store
 from fewstep.analysis.frontier.study import measure, settings_of
@@ -31,4 +38,5 @@ __all__ = [
     "search_seed",
     "settings_of",
     "starts",
+    "with_validation",
 ]

@@ -1,4 +1,4 @@
-"""The figures: quality against evaluations and latency, and samples."""
+"""The figure: quality against evaluations and latency."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import pad
 
 from fewstep.analysis import report
-from fewstep.analysis.frontier.points import MULTISTEP, Judge, Point
+from fewstep.analysis.frontier.points import MULTISTEP, OWN, Judge, Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +51,7 @@ def _plot(
         ends = [results[p].interval or (results[p].value,) * 2 for p in line]
         bars = np.abs(np.array(ends).T - y)
         style: dict[str, Any] = {"color": colour, "marker": mark, "markersize": 5}
-        dash = "-" if line[0].sampler == MULTISTEP else ":"
+        dash = "-" if line[0].sampler in (MULTISTEP, OWN) else ":"
         ax.errorbar(
             x, y, bars, label=name, linestyle=dash, linewidth=1, markerfacecolor="white", **style
         )
@@ -77,30 +74,3 @@ def _plot(
     elif max(values) >= 6 * min(values):
         ax.set_yscale("log")
         ax.set_ylim(min(values) / 1.8, max(values) * 1.6)
-
-
-def grid(rows: Sequence[tuple[str, Tensor]]) -> Drawing:
-    """Pictures `[N, C, H, W]` in [-1, 1], a row with its name for each entry."""
-    x = torch.stack([(x.cpu().float().clamp(-1, 1) + 1) / 2 for _, x in rows])
-    x = pad(x, (0, 1, 0, 1), value=1.0).permute(0, 3, 1, 4, 2)  # white lines between
-    count, high, columns, wide, _ = x.shape
-    height = 0.4 + 6.4 * count * high / (columns * wide)
-    drawing, (ax,) = report.axes(1, width=8.0, height=height)
-    sheet = x.reshape(count * high, columns * wide, -1).expand(-1, -1, 3)
-    ax.imshow(sheet.numpy(), interpolation="nearest")
-    ax.set_yticks([(i + 0.5) * high for i in range(count)], [name for name, _ in rows])
-    ax.set_xticks([])
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
-    return drawing
-
-
-def clouds(rows: Sequence[tuple[str, Tensor]]) -> Drawing:
-    """Points `[N, 2]` of each row in a plot of its own, all on the same axes."""
-    drawing, plots = report.axes(len(rows), width=1.8 * len(rows), height=2.1)
-    reach = 1.1 * max(float(x.abs().quantile(0.995)) for _, x in rows)
-    for ax, (name, x) in zip(plots, rows, strict=True):
-        ax.plot(*x.cpu().numpy().T, ".", color=report.INK, markersize=1.2)
-        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
-        ax.set_title(name, fontsize=8)
-    return drawing

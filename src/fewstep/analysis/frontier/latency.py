@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from fewstep.core.denoiser import Truncated
+from fewstep.base.conditions import Cond
+from fewstep.core.denoiser import Preconditioned, Truncated
 from fewstep.run.generator import Generator
 
 Key = TypeVar("Key", bound=Hashable)
@@ -61,8 +62,11 @@ def _timing(batch: int, values: list[float]) -> Timing:
     return Timing(batch, len(values), median(values), low, high)
 
 
-def evaluations(generator: Generator, steps: int) -> int:
-    """Network evaluations for a sample: the rows that pass through it for two samples, over two."""
+def evaluations(generator: Generator, steps: int, cond: Cond = None) -> int:
+    """Network evaluations for a sample: the rows that pass through it for two samples, over two.
+
+    cond: of the two samples, as `Generator.sample` takes it.
+    """
     rows = 0
 
     def count(module: nn.Module, arguments: Any) -> None:
@@ -71,7 +75,7 @@ def evaluations(generator: Generator, steps: int) -> int:
 
     hooks = [module.register_forward_pre_hook(count) for module in _networks(generator.denoiser)]
     try:
-        generator.sample(2, steps=steps)
+        generator.sample(2, steps=steps, cond=cond)
     finally:
         for hook in hooks:
             hook.remove()
@@ -79,9 +83,13 @@ def evaluations(generator: Generator, steps: int) -> int:
 
 
 def _networks(denoiser: nn.Module) -> Iterable[nn.Module]:
-    """Both networks of a composite, else the one."""
+    """Both networks of a composite, else the one, without what stands around it.
+
+    A sampler of one's own may ask the network itself.
+    """
     parts = [denoiser.low, denoiser.high] if isinstance(denoiser, Truncated) else [denoiser]
-    return [part for part in parts if isinstance(part, nn.Module)]
+    inside = [part.network if isinstance(part, Preconditioned) else part for part in parts]
+    return [part for part in inside if isinstance(part, nn.Module)]
 
 
 def machine(generator: Generator) -> dict[str, Any]:

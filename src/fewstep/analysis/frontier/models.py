@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +19,16 @@ from fewstep.base.errors import UserError, require
 from fewstep.core import sampling
 from fewstep.core.denoiser import Denoiser
 from fewstep.core.process import Time
+from fewstep.run.build import Network
 from fewstep.run.checkpoint import fingerprint
 from fewstep.run.config import Run
 from fewstep.run.generator import Generator, load
 from fewstep.run.prepare import Prepared
 from fewstep.run.sources import Model, open_model
 from fewstep.run.teachers import probe
+
+# How the command line names the user's own method and network of a run, and what they are.
+OwnParts = tuple[Mapping[str, str], Mapping[str, Any]]
 
 SOLVERS = ("ddim", "heun", "addim", "ancestral")  # euler is ddim on edm, and no better elsewhere
 
@@ -36,15 +41,23 @@ class Subject:
     source: str
     generator: Generator
     options: str = ""  # of `fewstep sample`, so that it opens the same weights
+    network: Network | None = None  # the user's own
     teacher: bool = False
 
     @property
-    def kind(self) -> Literal["multistep", "segments", "solver"]:
-        """multistep: later steps at any noise level; segments: a fixed number; solver: an ODE's."""
-        own = sampling.sampler(self.generator.method.sampler)
+    def kind(self) -> Literal["multistep", "segments", "solver", "own"]:
+        """How its steps are chosen.
+
+        multistep: later steps at any noise level; segments: a fixed number; solver: a diffusion
+        model, by every solver; own: any number by the sampler of its method.
+        """
+        method = self.generator.method
+        own = sampling.sampler(method.sampler)
         if own.only:
             return "segments"
-        return "multistep" if own.grid is sampling.multistep_grid else "solver"
+        if own.grid is sampling.multistep_grid:
+            return "multistep"
+        return "solver" if method.denoises and isinstance(method.sampler, str) else "own"
 
     def by(self, sampler: str) -> Generator:
         """The generator with another sampler as its own."""
@@ -73,20 +86,26 @@ def open_runs(
     ema: str = "ema",
     composite: bool = False,
     device: str = "auto",
-    **own: Any,
+    own: Mapping[str, OwnParts] | None = None,
 ) -> list[Subject]:
     """The runs as subjects. composite: ask the frozen first stage of those that have two.
 
-    Raises UserError where a run is named twice or two learned from different data.
+    own: by run, the user's own method and network. Raises UserError where a run is named twice or
+    two learned from different data.
     """
     subjects = []
     for path in paths:
-        generator = load(path, ema=ema, device=device, **own)
+        names, parts = (own or {}).get(path, ({}, {}))
+        generator = load(path, ema=ema, device=device, **parts)
         options = f" --ema {ema}" if ema != "ema" else ""
         if composite and generator.method.before is not None:
-            generator = load(path, ema=ema, device=device, composite=True, **own)
+            generator = load(path, ema=ema, device=device, composite=True, **parts)
             options += " --composite"
-        subjects.append(Subject(_short(path, paths), path, _with_digest(generator), options))
+        options += "".join(f" --{kind} {shlex.quote(name)}" for kind, name in names.items())
+        subject = Subject(
+            _short(path, paths), path, _with_digest(generator), options, parts.get("network")
+        )
+        subjects.append(subject)
     if composite and not any("composite" in subject.options for subject in subjects):
         raise UserError(f"--composite: none of {', '.join(paths)} has a second stage")
     require(len(set(paths)) == len(paths), "RUN", list(paths), "each of them once")
@@ -127,9 +146,8 @@ def open_teacher(
     """
     like = student.generator
     diffusion = methods.diffusion(sigma_data=like.facts.sigma_data)
-    model = open_model(
-        source, Prepared(like.run, like.facts, diffusion), name=source, ema=ema, device=device
-    )
+    prepared = Prepared(like.run, like.facts, diffusion, network=student.network)
+    model = open_model(source, prepared, name=source, ema=ema, device=device)
     name = source if source.startswith("exact:") else Path(source).name
     generator = model.generator or _diffusion_generator(model, like, device)
     teacher = Subject(name, source, _with_digest(generator), teacher=True)

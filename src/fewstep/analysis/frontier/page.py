@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+import torch
 
 from fewstep.analysis import report
 from fewstep.analysis.frontier import figures
@@ -17,12 +19,13 @@ from fewstep.analysis.frontier.models import Subject
 from fewstep.analysis.frontier.points import Point, choice_facts
 from fewstep.analysis.frontier.scoring import Bench, held_out, search_seed
 from fewstep.analysis.frontier.summary import Summary
+from fewstep.base.conditions import Cond
 from fewstep.base.errors import StorageError
 from fewstep.base.version import __version__
+from fewstep.data import Arrays, pictures
 
 FORMAT = 1
-_COLUMNS = 12  # pictures of a row
-_CLOUD = 2000  # points of a plot
+_CONDITIONS, _ROWS = "conditions.npz", 100  # as many rows as `fewstep sample` draws
 _CAPTION = (
     "Bars: 95 % intervals. Filled, with the number of evaluations: better than every cheaper filled"
     " one, left by evaluations, right by latency. Grey: what held-out data itself scores."
@@ -63,13 +66,24 @@ class Frontier:
             "plan": {**asdict(plan), "search_seed": search_seed(plan.seed)},
             "machine": machine(self.points[0].subject.generator),
             "subjects": [_subject_facts(subject) for subject in summary.subjects],
-            "points": [_point_facts(point, summary) for point in self.points],
+            "points": [
+                _point_facts(point, summary, point.command(self._cond_option))
+                for point in self.points
+            ],
         }
         return json.loads(json.dumps(facts))
 
     def commands(self) -> list[str]:
         """How to sample like each point on offer, with its levels."""
-        return [p.command() for p in self.points if p.on_offer and p.command()]
+        commands = [p.command(self._cond_option) for p in self.points if p.on_offer]
+        return [command for command in commands if command]
+
+    @property
+    def _cond_option(self) -> str:
+        """What a command needs to sample with conditions, "" where labels take turns."""
+        if self.bench.conditions(1) is None:
+            return ""
+        return f" --cond {shlex.quote(str(self.bench.store.path.with_name(_CONDITIONS)))}"
 
     def text(self) -> str:
         """The tables, the conclusion and the commands for a terminal."""
@@ -79,7 +93,10 @@ class Frontier:
         return "\n\n".join(filter(None, parts))
 
     def write(self, folder: Path) -> None:
-        """frontier.json, frontier.png, samples.png and report.html in the folder."""
+        """frontier.json, frontier.png, samples.png and report.html in the folder.
+
+        Beside them conditions.npz for the commands, where the data have conditions.
+        """
         facts = self.to_json()
         about = f"{self.bench.dataset.name}, test split: {self._draws()}"
         drawing = figures.frontier(self.points, self.bench.judge(), about)
@@ -88,8 +105,9 @@ class Frontier:
             report.write(folder / "frontier.json", json.dumps(facts, indent=1))
             alt = f"{self.bench.metric} against evaluations and milliseconds"
             curves = report.Figure(report.svg(drawing), alt, _CAPTION)
-            page = self._page(facts, [curves, *self._samples(folder / "samples.png")])
+            page = self._page(facts, [curves, self._samples(folder / "samples.png")])
             report.write(folder / "report.html", page)
+            write_conditions(folder / _CONDITIONS, self.bench.conditions(_ROWS))
         except OSError as error:
             raise StorageError(f"cannot write to {folder}: {error.strerror or error}") from error
 
@@ -97,10 +115,10 @@ class Frontier:
         protocol = self.points[0].results[self.bench.metric].protocol
         return f"{protocol['draws']} x {protocol['n']} samples"
 
-    def _page(self, facts: dict[str, Any], pictures: list[report.Figure]) -> str:
+    def _page(self, facts: dict[str, Any], figures: list[report.Figure]) -> str:
         tables = self.summary.tables(self.bench.plan.batch)
         sections = [
-            report.Section(title="Quality against cost", figures=pictures, tables=tables),
+            report.Section(title="Quality against cost", figures=figures, tables=tables),
             report.Section(title="How to sample", text=self.commands()),
             report.Section(
                 title="How this was measured", points=self._protocol(facts), commands=[self.command]
@@ -112,26 +130,30 @@ class Frontier:
             f"What each step buys: {names}", facts["conclusion"], sections, note=note
         )
 
-    def _samples(self, path: Path) -> list[report.Figure]:
-        """Samples of the best points; none of data that is neither pictures nor plane."""
-        shape = self.bench.dataset.shape
-        is_picture = len(shape) == 3 and shape[0] in (1, 3)
-        if not is_picture and shape != (2,):
-            return []
-        real = self.bench.dataset.validation.x0[: _COLUMNS if is_picture else _CLOUD]
+    def _samples(self, path: Path) -> report.Figure:
+        """Samples of the best points, beside held-out data of the same conditions."""
+        look = self.points[0].subject.generator.facts.look
         best = [self.summary.worth(subject)[-1] for subject in self.summary.subjects]
         points = [p for p in self.points if p.worth or p in best]
-        rows = [(f"{p.name}: {p.evaluations}", self._sample(p, len(real))) for p in points]
-        draw = figures.grid if is_picture else figures.clouds
-        report.png(draw([*rows, ("held-out data", real)]), path)
-        return [report.pictures(path, "samples by number of evaluations", _SAMPLES)]
+        if look.kind not in ("tiles", "plane"):
+            points = list(dict.fromkeys((points[0], points[-1])))
+        real = self.bench.dataset.validation
+        real = real.rows(torch.arange(min(look.enough, len(real.x0))))
+        groups = [self._sample(p, real) for p in points]
+        groups = [rows for rows in groups if bool(rows.x.isfinite().all())]
+        x = self.bench.dataset.units.to_user(real.x0)
+        groups.append(pictures.Rows("held-out data", x, real.cond, is_data=True))
+        drawing, about = pictures.figure(groups, look)
+        report.png(drawing, path)
+        return report.pictures(path, "samples by number of evaluations", f"{_SAMPLES} {about}.")
 
-    def _sample(self, point: Point, n: int) -> Tensor:
+    def _sample(self, point: Point, real: Arrays) -> pictures.Rows:
         subject = point.subject
-        generator = subject.generator if point.sampler == "segments" else subject.by(point.sampler)
+        generator = subject.by(point.sampler) if subject.kind == "solver" else subject.generator
         generator = generator.with_later_sigmas(point.levels or None)
-        x = generator.sample(n, steps=point.steps, seed=self.bench.plan.seed)
-        return generator.facts.units.to_model(x)
+        cond = self.bench.dataset.user_cond(real.cond)
+        x = generator.sample(len(real.x0), steps=point.steps, seed=self.bench.plan.seed, cond=cond)
+        return pictures.Rows(f"{point.name}: {point.evaluations}", x, real.cond)
 
     def _protocol(self, facts: dict[str, Any]) -> list[str]:
         """How the study was made, a point of the list each."""
@@ -153,7 +175,14 @@ class Frontier:
         ]
 
 
-def _point_facts(point: Point, summary: Summary) -> dict[str, Any]:
+def write_conditions(path: Path, cond: Cond) -> None:
+    """The conditions of samples as an .npz that `sample --cond` reads; nothing without any."""
+    if cond is not None:
+        parts: dict[str, Any] = dict(cond) if isinstance(cond, Mapping) else {"cond": cond}
+        np.savez(path, **parts)
+
+
+def _point_facts(point: Point, summary: Summary, command: str) -> dict[str, Any]:
     return {
         "subject": point.subject.name,
         "sampler": point.sampler,
@@ -166,7 +195,7 @@ def _point_facts(point: Point, summary: Summary) -> dict[str, Any]:
         "note": summary.note(point),
         "results": [asdict(result) for result in point.results.values()],
         "latency": [asdict(point.one), asdict(point.many)],
-        "command": point.command(),
+        "command": command,
     }
 
 

@@ -12,7 +12,7 @@ from fewstep.run.levels import Levels
 from fewstep.analysis.frontier.models import Subject
 from fewstep.analysis.metrics import Difference, Result, compare
 
-MULTISTEP = "multistep"
+MULTISTEP, OWN = "multistep", "own"  # the sampler of a student's own method
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,7 +35,7 @@ class Point:
     @property
     def name(self) -> str:
         """Subject and sampler, such as "digits" or "exact:ring8, heun"."""
-        if self.sampler == MULTISTEP:
+        if self.sampler in (MULTISTEP, OWN):
             return self.subject.name
         return f"{self.subject.name}, {self.sampler}"
 
@@ -54,13 +54,18 @@ class Point:
         """How many settings were scored on the validation split to choose this one."""
         return 0 if self.validation is None else int(self.validation.protocol["candidates"])
 
-    def command(self) -> str:
-        """The command that samples like this point; empty for teachers that are no run."""
+    def command(self, cond: str = "") -> str:
+        """The command that samples like this point; empty for teachers that are no run.
+
+        cond: the option with the conditions, where the data have any but labels.
+        """
         path = self.subject.source
         if path.startswith("exact:") or path.endswith(".safetensors"):
             return ""
-        words = [f"fewstep sample {shlex.quote(path)}{self.subject.options} --steps {self.steps}"]
-        if self.sampler not in (MULTISTEP, "segments"):
+        words = [
+            f"fewstep sample {shlex.quote(path)}{self.subject.options}{cond} --steps {self.steps}"
+        ]
+        if self.subject.kind == "solver":
             words.append(f"--sampler {self.sampler}")
         if self.levels:
             words += ["--later-sigmas", *(f"{level:g}" for level in self.levels)]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
 
 from fewstep.analysis.frontier.points import Judge
 from fewstep.analysis.frontier.store import Store
@@ -20,11 +23,14 @@ from fewstep.analysis.metrics import (
     spaces_of,
 )
 from fewstep.analysis.metrics.evaluation import split_of
+from fewstep.base.conditions import Cond, examples, kind_of
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.base.randomness import block_seed
 from fewstep.core.denoiser import Truncated
 from fewstep.data import Dataset
 from fewstep.run.generator import Generator
+
+log = logging.getLogger("fewstep")
 
 _KEY_FACTS = ("statistic", "extractor", "reference")  # of a metric, beside its name
 
@@ -98,6 +104,14 @@ class Bench:
         """1 where lower is better, -1 where higher is."""
         return self.judge().sign
 
+    def conditions(self, n: int) -> Cond:
+        """n conditions of held-out rows in turn, as `Generator.sample` takes them.
+
+        None where there are none, or labels alone, which take turns by themselves.
+        """
+        cond = self.dataset.validation.cond
+        return self.dataset.user_cond(examples(cond, kind_of(cond), n))
+
     def candidate(self, generator: Generator, steps: int, number: int) -> Result:
         """The score of the `number`-th candidate on the validation split."""
         seed = search_seed(self.plan.seed)
@@ -151,10 +165,20 @@ def sample_facts(generator: Generator) -> dict[str, Any]:
     sampler = generator.method.sampler
     return {
         "denoiser": generator.fingerprint,
-        "sampler": sampler if isinstance(sampler, str) else "own",
+        "sampler": sampler if isinstance(sampler, str) else repr(generator.method),
         "levels": generator.run.later_sigmas,
         "composite": isinstance(generator.denoiser, Truncated),
     }
+
+
+def with_validation(dataset: Dataset) -> Dataset:
+    """Rows that no run learned (`run.datasets.held_out`), half of the test split to choose by."""
+    if not dataset.held_out_of or len(dataset.validation.x0):
+        return dataset
+    test, count = dataset.test, len(dataset.test.x0)
+    choose, score = torch.arange(count).split([count // 2, count - count // 2])
+    log.warning("fewstep: of these %d, %d choose and %d score", count, len(choose), len(score))
+    return replace(dataset, validation=test.rows(choose), test=test.rows(score))
 
 
 def held_out(dataset: Dataset) -> dict[str, str]:
@@ -189,6 +213,11 @@ def prepare(
     splits = {}
     for split, n in (("validation", plan.search_n), ("test", plan.n)):
         arrays = split_of(dataset, split)
+        if not len(arrays.x0):
+            raise UserError(
+                f"data {dataset.name!r} has no {split} split, since the runs learned all its"
+                f" {len(dataset.train.x0)} rows: name a file with others, --data FILE"
+            )
         size = min(len(arrays.x0), n) if plan.draw is None else plan.draw
         if size < 2:
             raise UserError(

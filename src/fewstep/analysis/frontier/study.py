@@ -9,7 +9,7 @@ from functools import partial
 from fewstep.analysis.frontier.latency import Timing, clock_calls, evaluations
 from fewstep.run.levels import Levels, bounds_of, starts
 from fewstep.analysis.frontier.models import SOLVERS, Subject
-from fewstep.analysis.frontier.points import MULTISTEP, Point, judge_points
+from fewstep.analysis.frontier.points import MULTISTEP, OWN, Point, judge_points
 from fewstep.analysis.frontier.scoring import Bench, Plan
 from fewstep.run.level_search import search
 from fewstep.analysis.metrics import Result
@@ -39,7 +39,19 @@ def settings_of(subject: Subject, bench: Bench) -> list[Setting]:
     if subject.kind == "segments":
         only = sampling.sampler(subject.generator.method.sampler).default
         return [Setting(subject, "segments", only, subject.generator)]
+    if subject.kind == OWN:
+        return _own_steps(subject, bench.plan)
     return _try_solvers(subject, bench)
+
+
+def _own_steps(subject: Subject, plan: Plan) -> list[Setting]:
+    """Each number of steps by the sampler of the student's method; equal grids are one setting."""
+    generator = subject.generator
+    own, process = sampling.sampler(generator.method.sampler), generator.method.process
+    by_grid: dict[tuple[float, ...], int] = {}
+    for steps in solver_steps(plan.steps, own):
+        by_grid.setdefault(tuple(own.times(process, steps, generator.later_sigmas)), steps)
+    return [Setting(subject, OWN, steps, generator) for steps in by_grid.values()]
 
 
 def _search_levels(subject: Subject, bench: Bench) -> list[Setting]:
@@ -80,7 +92,7 @@ def _best_of(result: Result, candidates: int) -> Result:
     return replace(result, protocol={**result.protocol, "candidates": candidates})
 
 
-def solver_steps(counts: Sequence[int], sampler: str) -> list[int]:
+def solver_steps(counts: Sequence[int], sampler: str | sampling.Sampler) -> list[int]:
     """The numbers of evaluations that a solver can make: the next higher where it cannot."""
     each = sampling.sampler(sampler).evaluations
     return sorted({1 + -(-(steps - 1) // each) * each for steps in counts})
@@ -115,7 +127,7 @@ def candidates(subject: Subject, plan: Plan) -> int:
     """The most candidates that are scored on the validation split."""
     if subject.kind == "multistep":
         return plan.candidates * sum(steps > 1 for steps in plan.steps)
-    if subject.kind == "segments":
+    if subject.kind in ("segments", OWN):
         return 0
     return sum(len(solver_steps(plan.teacher_steps, sampler)) for sampler in SOLVERS)
 
@@ -129,14 +141,20 @@ def measure(subjects: Sequence[Subject], bench: Bench, progress: bool = True) ->
     with Progress(len(settings), "test score", show=progress) as bar:
         bench = replace(bench, tick=bar.update)
         scores = [bench.final(setting.generator, setting.steps) for setting in settings]
-    timings = _time(settings, bench.plan, progress)
-    points = [_point(*facts) for facts in zip(settings, scores, timings, strict=True)]
+    timings = _time(settings, bench, progress)
+    counts = [evaluations(s.generator, s.steps, bench.conditions(2)) for s in settings]
+    points = [_point(*facts) for facts in zip(settings, scores, timings, counts, strict=True)]
     return judge_points(points, bench.judge())
 
 
-def _time(settings: Sequence[Setting], plan: Plan, progress: bool) -> list[tuple[Timing, Timing]]:
+def _time(settings: Sequence[Setting], bench: Bench, progress: bool) -> list[tuple[Timing, Timing]]:
+    plan = bench.plan
+
     def call(setting: Setting, size: int) -> Callable[[], object]:
-        return lambda: setting.generator.sample(size, steps=setting.steps, batch=plan.at_once)
+        cond = bench.conditions(size)
+        return lambda: setting.generator.sample(
+            size, steps=setting.steps, cond=cond, batch=plan.at_once
+        )
 
     repeats = plan.repeats
     total = 2 * repeats * len(settings)
@@ -149,7 +167,9 @@ def _time(settings: Sequence[Setting], plan: Plan, progress: bool) -> list[tuple
     return [(one[i], many[i]) for i in range(len(settings))]
 
 
-def _point(setting: Setting, results: dict[str, Result], timing: tuple[Timing, Timing]) -> Point:
+def _point(
+    setting: Setting, results: dict[str, Result], timing: tuple[Timing, Timing], count: int
+) -> Point:
     return Point(
         subject=setting.subject,
         sampler=setting.sampler,
@@ -157,7 +177,7 @@ def _point(setting: Setting, results: dict[str, Result], timing: tuple[Timing, T
         levels=setting.levels,
         validation=setting.validation,
         results=results,
-        evaluations=evaluations(setting.generator, setting.steps),
+        evaluations=count,
         one=timing[0],
         many=timing[1],
         on_offer=setting.on_offer,

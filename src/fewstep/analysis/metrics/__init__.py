@@ -1,24 +1,39 @@
 """Metrics: every number comes with its error, its floor and the protocol of its measurement."""
 
+from fewstep.analysis.metrics.calibration import CALIBRATION, Calibration
 from fewstep.analysis.metrics.distances import energy, frechet, nearest_ratio
+from fewstep.analysis.metrics.ensembles import (
+    coverage,
+    crps,
+    energy_score,
+    ranks,
+    spread_skill,
+    uniformity,
+)
 from fewstep.analysis.metrics.evaluation import evaluate
 from fewstep.analysis.metrics.extractors import Extractor, file_sha256, open_extractor
 from fewstep.analysis.metrics.features import Classifier
+from fewstep.analysis.metrics.gains import Gain, gains
 from fewstep.analysis.metrics.kernels import kid, kid_subsets, mmd2
 from fewstep.analysis.metrics.manifolds import prdc
+from fewstep.analysis.metrics.metric import Metric
 from fewstep.analysis.metrics.moments import Statistics, moments, read_statistics
 from fewstep.analysis.metrics.prepared import Meter, Prepared, Spaces, meters_of, spaces_of
 from fewstep.analysis.metrics.preprocessing import Input
 from fewstep.analysis.metrics.protocol import Difference, Result, compare
-from fewstep.analysis.metrics.registry import METRICS, Metric
+from fewstep.analysis.metrics.registry import METRICS
 from fewstep.analysis.metrics.transport import sliced_w2, w2
 from fewstep.analysis.metrics.twosample import TwoSample, c2st
+from fewstep.analysis.metrics.verdict import Verdict, verdicts
 
 __all__ = [
+    "CALIBRATION",
     "METRICS",
+    "Calibration",
     "Classifier",
     "Difference",
     "Extractor",
+    "Gain",
     "Input",
     "Meter",
     "Metric",
@@ -27,12 +42,17 @@ __all__ = [
     "Spaces",
     "Statistics",
     "TwoSample",
+    "Verdict",
     "c2st",
     "compare",
+    "coverage",
+    "crps",
     "energy",
+    "energy_score",
     "evaluate",
     "file_sha256",
     "frechet",
+    "gains",
     "kid",
     "kid_subsets",
     "meters_of",
@@ -41,8 +61,12 @@ __all__ = [
     "nearest_ratio",
     "open_extractor",
     "prdc",
+    "ranks",
     "read_statistics",
     "sliced_w2",
     "spaces_of",
+    "spread_skill",
+    "uniformity",
+    "verdicts",
     "w2",
 ]

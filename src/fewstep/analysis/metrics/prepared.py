@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fewstep.analysis.metrics.clues import MOST_ROWS, clues_of
 from fewstep.analysis.metrics.extractors import Extractor
 from fewstep.analysis.metrics.features import classifier
+from fewstep.analysis.metrics.layout import (
+    Features,
+    Layout,
+    condition_numbers,
+    joint_of,
+    layout_of,
+    values_of,
+)
+from fewstep.analysis.metrics.metric import (
+    CLUES,
+    JOINT,
+    OWN_SPACES,
+    PIXEL,
+    VALUES,
+    Measure,
+    Metric,
+    Reference,
+)
 from fewstep.analysis.metrics.moments import Statistics
 from fewstep.analysis.metrics.protocol import Estimate, estimate, jackknife
-from fewstep.analysis.metrics.registry import METRICS, PIXEL, Measure, Metric, Reference
+from fewstep.analysis.metrics.registry import METRICS
 from fewstep.base.errors import UserError, unknown
+from fewstep.base.randomness import permutation
 from fewstep.data import Arrays, Dataset
 
+log = logging.getLogger("fewstep")
+
 _GROUPS = 10  # of the jackknife
+_FEW = 50  # fewer held-out samples make a poor floor
+PAIRED = (JOINT, CLUES)  # spaces whose metrics look at the condition
 
 
 @dataclass(frozen=True)
@@ -36,36 +62,55 @@ class Meter:
 class Spaces:
     """The features that samples are compared by: space -> function, and the extractor of one."""
 
-    features: dict[str, Callable[[Tensor], Tensor]]
+    features: dict[str, Features]
     extractor: Extractor | None
+    layout: Layout
 
     def extractor_in(self, space: str) -> Extractor | None:
-        """The space's extractor; None for the data's own values."""
-        return None if space == PIXEL else self.extractor
+        """The space's extractor; None for the data's own spaces."""
+        return None if space in OWN_SPACES else self.extractor
 
     def metrics(self) -> dict[str, tuple[str, Metric]]:
-        """Every metric's full name -> (space, row), the data's own space last."""
+        """Every metric's full name -> (space, row), where it has a meaning."""
         return {
-            row.name_in(self.extractor_in(space)): (space, row)
+            row.name_in(self.extractor_in(space), space): (space, row)
             for space in self.features
             for row in METRICS.values()
+            if row.is_of(space, self.layout)
         }
 
 
 def spaces_of(dataset: Dataset, extractor: Extractor | None) -> Spaces:
-    """The space of the extractor, or of the labelled data's classifier; and the data's own."""
+    """The space of the extractor, or of the labelled data's classifier; and the data's own.
+
+    Raises UserError for an extractor with the name of one of these.
+    """
     if extractor is None and dataset.classes:
         judge = classifier(dataset)
         extractor = Extractor("feature", judge.features, judge.fingerprint)
-    features: dict[str, Callable[[Tensor], Tensor]] = {}
+    layout = layout_of(dataset)
+    features: dict[str, Features] = {}
     if extractor is not None:
-        if extractor.name == PIXEL:
+        if extractor.name in OWN_SPACES:
             raise UserError(
-                "an extractor named 'pixel': choose another name, for that is the data's own space"
+                f"an extractor named {extractor.name!r}: choose another name, for that is one of"
+                " the data's own spaces"
             )
-        features[extractor.name] = extractor.features
-    features[PIXEL] = lambda x: x
-    return Spaces(features, extractor)
+        own = extractor
+        features[own.name] = lambda rows: own.features(rows.x0)
+    features[PIXEL] = lambda rows: rows.x0
+    numbers = condition_numbers(dataset)
+    if numbers is not None:
+        features[JOINT] = joint_of(dataset, numbers)
+    features[VALUES] = values_of(dataset)
+    features[CLUES] = _once(lambda: clues_of(dataset, layout))
+    return Spaces(features, extractor, layout)
+
+
+def _once(prepare: Callable[[], Features]) -> Features:
+    """The features that it prepares, once they are asked for."""
+    ready = cache(prepare)
+    return lambda rows: ready()(rows)
 
 
 def _choose(
@@ -122,25 +167,30 @@ def meters_of(
     reference: Statistics | None = None,
 ) -> tuple[list[Meter], Spaces]:
     """The metrics, prepared against the training split or reference statistics, for draws of n."""
+    if len(held_out.x0) < _FEW:
+        log.warning(
+            "fewstep: %d samples are held out: so few say little of a distance", len(held_out.x0)
+        )
     spaces = spaces_of(dataset, extractor)
     choices = _choose(metrics, spaces, reference)
     _check_extractor(spaces, reference)
     # Whole draws of held-out samples, or all where there are fewer.
     count = len(held_out.x0) // n * n or len(held_out.x0)
-    rows = held_out.x0[:count]
+    rows = held_out.rows(torch.arange(count))
     facts = _reference_facts(dataset, reference)
     references: dict[str, Reference] = {}
     meters = []
     for name, (space, row) in choices.items():
         if space not in references:
             features = spaces.features[space]
-            train = features(dataset.train.x0) if reference is None else rows
-            references[space] = Reference(train, features(rows) if len(rows) else rows, n)
+            train = features(_few(dataset.train, space)) if reference is None else rows.x0
+            own = features(rows) if len(rows.x0) else rows.x0
+            references[space] = Reference(train, own, n, spaces.layout)
         if reference is not None and row.from_moments is not None:
             measure = row.from_moments(reference)
         else:
             measure = row.prepare(references[space])
-        floor = floor_of(measure, references[space].held_out, n)
+        floor = measure.floor or floor_of(measure, references[space].held_out, n)
         source = spaces.extractor_in(space)
         protocol = {
             **facts,
@@ -151,6 +201,13 @@ def meters_of(
         }
         meters.append(Meter(name, row, space, measure, floor, protocol))
     return meters, spaces
+
+
+def _few(train: Arrays, space: str) -> Arrays:
+    """The training split; for the detector at most as many rows as it learns from."""
+    if space != CLUES or len(train.x0) <= MOST_ROWS:
+        return train
+    return train.rows(permutation(0, "detector rows", 0, len(train.x0))[:MOST_ROWS])
 
 
 def _check_extractor(spaces: Spaces, reference: Statistics | None) -> None:
@@ -179,6 +236,11 @@ class Prepared(NamedTuple):
     spaces: Spaces
     split: str
     size: int
+
+    @property
+    def asks_for_conditions(self) -> bool:
+        """Whether a metric looks at the condition."""
+        return any(meter.space in PAIRED for meter in self.meters)
 
     def check(self, split: str, size: int) -> None:
         """Raises UserError where they are ready for other draws than these."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fewstep.base.errors import UserError
 
-FREE = ("seed", "draws", "generator")  # comparable numbers may differ in these
+FREE = ("seed", "draws", "generator", "detail")  # comparable numbers may differ in these
 
 Interval = tuple[float, float]
 
@@ -47,10 +47,12 @@ class Result:
     floor_error: float | None = None
     floor_interval: Interval | None = None
     values: tuple[float, ...] = ()  # of each draw
+    p_value: float | None = None  # P(as far from held-out data | one law); None: not tested
 
     @staticmethod
     def from_json(row: dict[str, Any]) -> Result:
         """The result that `fewstep eval --json` printed as `row`."""
+        row = {"p_value": None, **row}  # older versions had none
         missing = [f.name for f in fields(Result) if f.name not in row]
         if missing:
             raise UserError(

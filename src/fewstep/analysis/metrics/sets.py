@@ -40,7 +40,7 @@ def of_sets(least: int = 2) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 value: Any = values.arguments.get(name)
                 if value is None or type(value).__name__ in kinds[name].split(" | ")[1:]:
                     continue
-                rows[name] = values.arguments[name] = _rows(function.__name__, name, value, least)
+                rows[name] = values.arguments[name] = rows_of(function.__name__, name, value, least)
             shapes = {tuple(x.shape[1:]) for x in rows.values()}
             if len(shapes) > 1:
                 unlike = " and ".join(f"{name} {tuple(x.shape)}" for name, x in rows.items())
@@ -52,7 +52,7 @@ def of_sets(least: int = 2) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-def _rows(function: str, name: str, value: Any, least: int) -> Tensor:
+def rows_of(function: str, name: str, value: Any, least: int) -> Tensor:
     """A set as a tensor on the CPU."""
     x = tensor(f"{function}: {name}", value)
     x = x[:, None] if x.ndim == 1 else x

@@ -1,7 +1,7 @@
 """Self-contained HTML pages with figures and tables, in one file without scripts or downloads."""
 
-from fewstep.analysis.report.figures import COLOURS, INK, axes, png, svg
 from fewstep.analysis.report.page import Figure, Section, Table, page, pictures, write
+from fewstep.base.figures import COLOURS, INK, axes, png, svg
 from fewstep.base.table import text_table
 
 __all__ = [

@@ -19,6 +19,10 @@ M = TypeVar("M", bound=Measure)
 S = TypeVar("S")
 
 
+class NotCheckable(Exception):
+    """Raised by a measure for what cannot be seen of its subject; the message says why."""
+
+
 @dataclass(frozen=True)
 class Check:
     """One equation: its name and source, the error that `measure()` returns and the tolerance."""
@@ -122,13 +126,16 @@ class Properties(Generic[S]):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a check; `problem` says what is wrong and where to look, "" if it passed."""
+    """The result of a check; `problem` says what is wrong and where to look, "" if it passed.
+
+    passed: None for what cannot be checked; `problem` says why.
+    """
 
     name: str
     method: str
     error: float
     tolerance: float
-    passed: bool
+    passed: bool | None
     source: str
     seconds: float
     problem: str = ""
@@ -142,13 +149,16 @@ def outcome(check: Check) -> Outcome:
     """Runs one check; an error above the tolerance or not finite and an exception are failures."""
     start = time.perf_counter()
     problem = check.look
+    reason = ""
     try:
         error = float(check.measure())
+    except NotCheckable as exception:
+        error, reason = math.nan, str(exception)
     except Exception as exception:  # of any kind: a user's code may be under test
         error = math.inf
         message = str(exception).strip().partition("\n")[0]
         problem = f"{type(exception).__name__}: {message}{advice(exception, check.look)}"
-    has_passed = math.isfinite(error) and error <= check.tolerance
+    has_passed = None if reason else math.isfinite(error) and error <= check.tolerance
     return Outcome(
         name=check.name,
         method=check.method,
@@ -157,7 +167,7 @@ def outcome(check: Check) -> Outcome:
         passed=has_passed,
         source=check.source,
         seconds=time.perf_counter() - start,
-        problem="" if has_passed else problem,
+        problem=reason or ("" if has_passed else problem),
     )
 
 

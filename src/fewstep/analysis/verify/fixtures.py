@@ -196,8 +196,8 @@ def batch(
     return x0, z, times._replace(u=u, progress=progress)
 
 
-def disorder(method: Method, times: Times) -> float:
-    """By how much times violate a <= r <= t <= t_max; 1 where t = a.
+def disorder(method: Method, times: Times, may_rest: bool = False) -> float:
+    """By how much times violate a <= r <= t <= t_max; 1 where t = a, unless rows may rest there.
 
     Raises ValueError unless there is one time for each row.
     """
@@ -207,7 +207,7 @@ def disorder(method: Method, times: Times) -> float:
             raise ValueError(f"{name} of shape {tuple(part.shape)}, expected one time for each row")
     highest = torch.full_like(t, method.process.t_max)
     excess = [(low - high).max().item() for low, high in ((a, r), (r, t), (t, highest))]
-    return max(*excess, float((t <= a).any()), 0.0)
+    return max(*excess, 0.0 if may_rest else float((t <= a).any()), 0.0)
 
 
 def small_network(

@@ -11,7 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.analysis.verify.check import Check, Properties, apart, by_row, over, worst
+from fewstep.analysis.verify.check import (
+    Check,
+    NotCheckable,
+    Properties,
+    apart,
+    by_row,
+    over,
+    row_norms,
+    worst,
+)
 from fewstep.analysis.verify.fixtures import (
     SHAPE,
     Cast,
@@ -112,8 +121,11 @@ def one_seed_one_loss(subject: Subject) -> float:
     "times a <= r <= t <= t_max, t > a", 1e-9, "the neighbour r lies between t and its anchor a"
 )
 def order_of_times(subject: Subject) -> float:
+    """t = a is no mistake where the goal is the method's own: there the student is a denoiser."""
     method = subject.make()
-    return worst(*(disorder(method, times) for _, _, times in subject.batches(method)))
+    may_rest = has_own_loss(method) or abilities.goal(method.target) is not None
+    batches = [times for _, _, times in subject.batches(method)]
+    return worst(*(disorder(method, times, may_rest) for times in batches))
 
 
 @PROPERTIES.holds(
@@ -131,28 +143,80 @@ def student_alone(subject: Subject) -> float:
     return worst(0.0, *(grad.abs().max().item() for grad in others if grad is not None))
 
 
+def has_own_loss(method: Method) -> bool:
+    """Whether it has another loss than the package's, of which less is known."""
+    return type(method).loss is not Method.loss
+
+
+def row_gradients(method: Method, nets: Cast, inputs: Inputs) -> Tensor:
+    """The gradient of each row's loss by the student's numbers, `[B, 4]`."""
+    loss = method.loss(nets.models(), *inputs).reshape(-1)
+    rows = [torch.autograd.grad(one, nets.student.numbers, retain_graph=True)[0] for one in loss]
+    return torch.stack(rows)
+
+
+def with_goals_still(method: Method) -> tuple[Method, list[Tensor]]:
+    """The method with its goals detached where they are compared, and a list of these goals."""
+    goals = []
+
+    def distance(x: Tensor, y: Tensor) -> Tensor:
+        goals.append(y)
+        return method.distance(x, y.detach())
+
+    return replace(method, distance=distance), goals
+
+
 @PROPERTIES.holds(
     "target is detached: gradient with targets held still",
-    1e-4,
+    1e-9,
     "the goal carries gradient: detach it",
 )
 def target_detached(subject: Subject) -> float:
-    """The gradient against differences of the loss in which the targets do not move."""
+    """The gradient against that with detached goals; a weight may be without gradient or not."""
     method, nets, inputs = subject.scene()
-    method.loss(nets.models(), *inputs).sum().backward()
-    gradient = nets.student.numbers.grad
-    if gradient is None:
-        return math.inf
+    still, goals = with_goals_still(method)
+    truth = row_gradients(still, nets, inputs)
+    if not goals:
+        raise NotCheckable(
+            "your loss does not call its distance: whether its targets carry gradient is not seen"
+        )
+    return by_row(row_gradients(method, nets, inputs), truth)
+
+
+@PROPERTIES.holds(
+    "a row's gradient is the slope of its loss",
+    1e-4,
+    "part of the student's answer is detached, or weights of single elements are",
+)
+def slope_of_loss(subject: Subject) -> float:
+    """The gradient against differences of the loss in which the targets do not move.
+
+    A factor of a row without gradient, such as an adaptive weight, leaves the direction alone.
+    """
+    method, nets, inputs = subject.scene()
+    method, _ = with_goals_still(method)
+    gradients = row_gradients(method, nets, inputs)
     student = FixedTarget(nets.student, inputs[2].t)
     models = replace(nets.models(), student=student)
 
-    def total(shift: Tensor) -> float:
+    def losses(shift: Tensor) -> Tensor:
         student.shift = shift
-        return method.loss(models, *inputs).sum().item()
+        return method.loss(models, *inputs).detach().reshape(-1)
 
     directions = 1e-5 * torch.eye(4, dtype=torch.float64)
-    slopes = [(total(shift) - total(-shift)) / 2e-5 for shift in directions]
-    return by_row(gradient[None], torch.tensor([slopes], dtype=torch.float64))
+    slopes = torch.stack([(losses(d) - losses(-d)) / 2e-5 for d in directions], 1)
+    error = by_row(gradients, slopes)
+    if error <= 1e-4:
+        return error
+    ratios = row_norms(gradients) / row_norms(slopes)
+    if by_row(over(1 / ratios, gradients) * gradients, slopes) < 1e-2:
+        raise NotCheckable(
+            f"a row's gradient is {ratios.min():.2g} to {ratios.max():.2g} times the slope of its"
+            " loss, along it: a factor without gradient, of which only the direction is checked"
+        )
+    if has_own_loss(method):
+        raise NotCheckable("your own loss has gradient from more than the student's answer at t")
+    return error
 
 
 def rows_apart(subject: Subject, dropout: float = 0.0) -> float:
@@ -219,6 +283,8 @@ def boundary_without_network(subject: Subject) -> float:
     loss = method.loss(everyone(blind, method), x0, z, times)
     truth = method.loss(everyone(nets.student, method), x0, z, times)
     finite = torch.isfinite(truth)  # a weight may be infinite where the method has no rows
+    if has_own_loss(method) and not bool(torch.isfinite(loss[finite]).all()):
+        raise NotCheckable("your own loss asks a network at r, also where r = a")
     return apart(loss[finite], truth[finite])
 
 
@@ -256,7 +322,10 @@ def constant_data(subject: Subject) -> float:
     for what, value in (("loss", loss.abs().max()), ("gradient", slope)):
         if not math.isfinite(value.item()):
             raise ValueError(f"the {what} is {value.item()} where the student is the goal")
-    return loss.abs().max().item()
+    error = loss.abs().max().item()
+    if has_own_loss(method) and error > 1e-9:
+        raise NotCheckable(f"your own loss is {error:.2g} there: what it is at best is not known")
+    return error
 
 
 @PROPERTIES.holds(

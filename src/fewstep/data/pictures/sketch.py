@@ -1,4 +1,4 @@
-"""Grids of samples as PNG: images as tiles, points of the plane as dots, others as curves."""
+"""PNG by Pillow alone, without axes: pictures as tiles, the plane as dots, others as curves."""
 
 from __future__ import annotations
 
@@ -9,30 +9,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from fewstep.data.units import Units
-
 _SIDE = 640  # pixels of a grid, about
-_CURVES = 16  # of a grid of curves
+CURVES = 16  # of a grid of curves
 _PAPER, _INK, _FRAME = 255, 40, 215
 
 
-def draw(path: Path, x: Tensor, units: Units) -> str:
-    """Writes samples `[N, ...]` in the user's units as one PNG; what it shows, for a message.
-
-    Black is the lowest and white the highest value of all, but of pictures with a range of their
-    own (bytes) the ends of that. Of curves the first 16 are drawn.
-    """
-    if is_tiles(x) and not units.clip:
-        low, high = float(x.min()), float(x.max())
-        save(path, (2 * (x - low) / ((high - low) or 1.0) - 1).float())
-        return f"black is {low:.4g} and white {high:.4g}, the lowest and highest value"
-    save(path, units.to_model(x))
-    is_cut = not is_tiles(x) and x[0].numel() > 2 and len(x) > _CURVES
-    return f"{_CURVES} of {len(x)} samples are shown" if is_cut else ""
-
-
 def is_tiles(x: Tensor) -> bool:
-    """Whether samples `[N, C, H, W]` are drawn as pictures, grey or in colours."""
+    """Whether samples `[N, C, H, W]` can be drawn as pictures, grey or in colours."""
     return x.ndim == 4 and x.shape[1] in (1, 3)
 
 
@@ -95,7 +78,7 @@ def _histogram(x: np.ndarray) -> Image.Image:
 
 
 def _curves(x: np.ndarray) -> Image.Image:
-    flat = _unit(x[:_CURVES])
+    flat = _unit(x[:CURVES])
     tile = _SIDE // 4
     sheet = Image.new("L", (_SIDE, tile * -(-len(flat) // 4)), _PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -107,10 +90,3 @@ def _curves(x: np.ndarray) -> Image.Image:
         up = top + tile / 2 - curve * (tile / 2)
         draw.line(list(zip(across.tolist(), up.tolist(), strict=True)), fill=_INK)
     return sheet
-
-
-def suitable(shape: tuple[int, ...]) -> int:
-    """How many samples of this shape make a good grid."""
-    if math.prod(shape) <= 2:
-        return 2000
-    return 100 if len(shape) == 3 else _CURVES

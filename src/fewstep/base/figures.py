@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,34 +40,40 @@ _STYLE: Any = {
 }
 
 
+@contextmanager
+def style(more: Any = None) -> Iterator[Any]:
+    """matplotlib, in this style and with more of its settings; UserError where it is not there."""
+    try:
+        import matplotlib as mpl
+        from cycler import cycler
+    except ImportError:
+        raise UserError("figures need matplotlib: pip install 'fewstep[report]'") from None
+    colours: Any = {"axes.prop_cycle": cycler(color=COLOURS)}
+    with mpl.rc_context({**_STYLE, **colours, **(more or {})}):
+        yield mpl
+
+
 def axes(
     columns: int = 1, *, width: float = 7.2, height: float = 3.2
 ) -> tuple[Drawing, list[Axes]]:
     """A drawing of `width` x `height` inches, plots side by side; UserError without matplotlib."""
-    try:
-        import matplotlib as mpl
-        from cycler import cycler
+    with style():
         from matplotlib.figure import Figure as Drawing
-    except ImportError:
-        raise UserError("figures need matplotlib: pip install 'fewstep[report]'") from None
-    with mpl.rc_context({**_STYLE, "axes.prop_cycle": cycler(color=COLOURS)}):
+
         drawing = Drawing(figsize=(width, height), layout="constrained")
         return drawing, list(drawing.subplots(1, columns, squeeze=False)[0])
 
 
 def svg(drawing: Drawing) -> bytes:
     """The drawing as SVG, with letters as paths, so that it looks the same everywhere."""
-    import matplotlib as mpl
-
     file = io.BytesIO()
-    with mpl.rc_context(_STYLE):
+    with style():
         drawing.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return file.getvalue()
 
 
-def png(drawing: Drawing, path: Path) -> None:
-    """Writes the drawing at 200 dots per inch."""
-    import matplotlib as mpl
-
-    with mpl.rc_context(_STYLE):
-        drawing.savefig(path, dpi=200, metadata={"Software": None})
+def png(drawing: Drawing, path: Path, dpi: int = 200) -> None:
+    """Writes the drawing at so many dots per inch; letters that the font lacks are boxes."""
+    with style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        drawing.savefig(path, dpi=dpi, metadata={"Software": None})

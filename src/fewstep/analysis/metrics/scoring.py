@@ -1,0 +1,127 @@
+"""The scores of a run's draws: every metric's values, their means, and its p-value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.analysis.metrics.clues import MOST_ROWS
+from fewstep.analysis.metrics.metric import CLUES
+from fewstep.analysis.metrics.prepared import PAIRED, Meter, Prepared
+from fewstep.analysis.metrics.protocol import Result, estimate
+from fewstep.analysis.metrics.verdict import Groups
+from fewstep.data import Arrays
+from fewstep.data.dataset import concat
+
+
+class Tally:
+    """The values of the metrics of some spaces, one draw after the other.
+
+    It keeps the draws' first rows for the p-values, `most` at most, and their clues.
+    """
+
+    def __init__(self, prepared: Prepared, meters: list[Meter], most: int) -> None:
+        self.meters = [meter for meter in meters if meter.measure.detect is None]
+        self.values: dict[str, list[float]] = {meter.metric: [] for meter in self.meters}
+        self.clues: list[Tensor] = []
+        self._features = prepared.spaces.features
+        self._has_detector = any(meter.measure.detect for meter in prepared.meters)
+        self._most = most
+        self._rows: list[Arrays] = []
+
+    def add(self, draws: Iterable[Arrays]) -> Tally:
+        """Itself with these draws."""
+        for draw in draws:
+            features = {
+                space: self._features[space](draw)
+                for space in {meter.space for meter in self.meters}
+            }
+            for meter in self.meters:
+                self.values[meter.metric].append(meter.measure.value(features[meter.space]))
+            if self._has_detector:
+                self.clues.append(self._features[CLUES](_first(draw, MOST_ROWS)))
+            if self._most > 0:
+                self._rows.append(_first(draw, self._most))
+                self._most -= len(draw.x0)
+        return self
+
+    def rows(self) -> Arrays:
+        """The first rows of all draws."""
+        x0 = torch.cat([rows.x0 for rows in self._rows])
+        return Arrays(x0, concat([rows.cond for rows in self._rows]))
+
+
+def _first(rows: Arrays, count: int) -> Arrays:
+    return rows if len(rows.x0) <= count else rows.rows(torch.arange(count))
+
+
+def score(
+    prepared: Prepared,
+    draws: Iterable[Arrays],
+    steps: int,
+    protocol: dict[str, Any],
+    *,
+    paired: Iterable[Arrays] | None = None,
+    groups: Groups | None = None,
+) -> list[Result]:
+    """One result for each metric; each space computes the features of a draw once.
+
+    paired: draws with the conditions of the held-out rows, for the metrics that look at these and
+    for all p-values. groups: of held-out rows; without them the detector alone has a p-value.
+    """
+    most = groups.most_samples if groups else 0
+    apart = [m for m in prepared.meters if paired is not None and m.space in PAIRED]
+    plain = [meter for meter in prepared.meters if meter not in apart]
+    tally = Tally(prepared, plain, most if paired is None else 0).add(draws)
+    other = tally if paired is None else Tally(prepared, apart, most).add(paired)
+    values = {name: tuple(own) for name, own in {**tally.values, **other.values}.items()}
+    p_values: dict[str, float] = {}
+    for meter in prepared.meters:
+        if meter.measure.detect is not None:
+            learn, test = _halves(tally.clues) if other is tally else (tally.clues, other.clues)
+            values[meter.metric], p_values[meter.metric] = meter.measure.detect(learn, test)
+    if groups is not None:
+        p_values |= groups.p_values(other.rows(), pairs=paired is not None)
+    return [
+        _result(m, values[m.metric], p_values.get(m.metric), steps, protocol, m in apart)
+        for m in prepared.meters
+    ]
+
+
+def _halves(clues: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The draws that a detector learns from, and those that it is tested on."""
+    if len(clues) > 1:
+        return clues[1::2], clues[::2]
+    half = len(clues[0]) // 2
+    return [clues[0][:half]], [clues[0][half:]]
+
+
+def _result(
+    meter: Meter,
+    values: tuple[float, ...],
+    p_value: float | None,
+    steps: int,
+    protocol: dict[str, Any],
+    is_paired: bool,
+) -> Result:
+    score = estimate(values)
+    floor = meter.floor
+    own = {**protocol, **meter.protocol, "draws": len(values)}
+    if is_paired:
+        own["conditions"] = "of the held-out rows"
+    return Result(
+        metric=meter.metric,
+        steps=steps,
+        value=score.value,
+        error=score.error,
+        floor=floor.value if floor else None,
+        protocol=own,
+        interval=score.interval,
+        floor_error=floor.error if floor else None,
+        floor_interval=floor.interval if floor else None,
+        values=values,
+        p_value=p_value,
+    )
