@@ -19,14 +19,6 @@ from safetensors.torch import load_file, save_file
 import fewstep as fs
 from fewstep.analysis import frontier
 from fewstep.analysis.frontier import figures, latency, page, scoring, summary
-from fewstep.run.levels import (
-    Bounds,
-    bounds_of,
-    insert,
-    own_levels,
-    starts,
-    stretch,
-)
 from fewstep.analysis.frontier.models import Closed, Subject
 from fewstep.analysis.frontier.points import MULTISTEP, Judge, Point, worth
 from fewstep.analysis.frontier.study import settings_of, solver_steps
@@ -39,6 +31,14 @@ from fewstep.core.process import edm
 from fewstep.data import Arrays, Dataset, Units
 from fewstep.run.facts import Facts
 from fewstep.run.generator import Generator
+from fewstep.run.levels import (
+    Bounds,
+    bounds_of,
+    insert,
+    own_levels,
+    starts,
+    stretch,
+)
 from tests.support import own_parts
 
 OWN = "tests.support.own_parts"

@@ -13,10 +13,8 @@ import torch
 from fewstep.analysis.metrics import (
     Result,
     compare,
-    distances,
     energy,
     frechet,
-    kernels,
     kid,
     moments,
 )
@@ -24,6 +22,7 @@ from fewstep.analysis.metrics.metric import Measure
 from fewstep.analysis.metrics.prepared import floor_of
 from fewstep.analysis.metrics.protocol import estimate, jackknife, students_t
 from fewstep.base.errors import UserError
+from fewstep.statistics import distances, kernels
 from tests.analysis.test_metrics import normals
 
 SIMULATIONS, DRAWS = 200, 12

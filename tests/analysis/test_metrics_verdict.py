@@ -14,15 +14,15 @@ import torch
 import fewstep as fs
 from fewstep.analysis.metrics import METRICS, Meter, Prepared, Result, gains, meters_of, verdicts
 from fewstep.analysis.metrics.detector import detect, fit
-from fewstep.analysis.metrics.distances import to_nearest
 from fewstep.analysis.metrics.metric import Reference
 from fewstep.analysis.metrics.prepared import spaces_of
 from fewstep.analysis.metrics.protocol import estimate
 from fewstep.analysis.metrics.scoring import score
-from fewstep.analysis.metrics.twosample import energy_p_value, shuffled_weights
 from fewstep.analysis.metrics.verdict import groups_of, holm, p_value
 from fewstep.base.randomness import generator
 from fewstep.data import Arrays, Dataset
+from fewstep.statistics.distances import to_nearest
+from fewstep.statistics.twosample import energy_p_value, shuffled_weights
 from tests.analysis.test_metrics import normals
 from tests.support.toys import tiny_run
 

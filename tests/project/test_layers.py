@@ -1,4 +1,4 @@
-"""Ten packages in one order: none imports one that stands behind it, and none imports the face."""
+"""Eleven packages in one order: none imports one behind it, and none imports the face."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ PACKAGES = (
     "base",
     "networks",
     "data",
+    "statistics",
     "core",
     "methods",
     "exact",

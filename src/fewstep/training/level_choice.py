@@ -16,6 +16,9 @@ from fewstep.run.generator import Generator
 from fewstep.run.level_search import search
 from fewstep.run.levels import Chosen, Levels, bounds_of, starts
 from fewstep.run.prepare import Prepared
+from fewstep.statistics.clues import clues_of
+from fewstep.statistics.distances import energy, spread
+from fewstep.statistics.layout import layout_of
 from fewstep.training.state import State
 
 TRIES = {2: 12, 4: 10, 8: 8}  # sets of levels that are scored, by the number of steps
@@ -30,7 +33,7 @@ def choose_levels(prepared: Prepared, state: State) -> tuple[Chosen, str]:
     """Levels for 2, 4 and 8 steps, each with the lowest score that a short search finds; a line.
 
     A score is the energy distance of samples to validation rows, by what tells them apart
-    (`measures.clues`: values, structure, condition), the same noise for all. The method's own
+    (`statistics.clues`: values, structure, condition), the same noise for all. The method's own
     levels are the first that are tried; they stay where there is nothing to choose by.
     """
     run, dataset = prepared.run, prepared.dataset

@@ -18,8 +18,8 @@ from fewstep.run.config import Run
 from fewstep.run.prepare import Prepared
 from fewstep.run.stages import stage_at
 from fewstep.training import hand_over, workers
-from fewstep.training.level_choice import choose_levels
 from fewstep.training.batches import Batch, draw_batch, to_device
+from fewstep.training.level_choice import choose_levels
 from fewstep.training.pace import Pace
 from fewstep.training.recorder import Recorder, due
 from fewstep.training.signals import stop_requests
@@ -82,9 +82,7 @@ def loop(prepared: Prepared, state: State, launch: Launch, recorder: Recorder | 
             progress.update(run.batch, step=step, loss=f"{row['loss']:.4g}")
             if line := pace.after_step():
                 progress.note(line)
-            if state.step == run.iterations:
-                state.chosen, line = choose_levels(prepared, state)
-                progress.note(line)
+            _choose_at_the_end(prepared, state, progress)
             if recorder:
                 seconds = time.monotonic() - start
                 speed = (state.step - first) * run.batch / max(seconds, 1e-9)
@@ -93,6 +91,13 @@ def loop(prepared: Prepared, state: State, launch: Launch, recorder: Recorder | 
                 launch.watch(state)
             if state.world.total(len(stops)) and state.step < run.iterations:
                 _stop(run, state, recorder)
+
+
+def _choose_at_the_end(prepared: Prepared, state: State, progress: Progress) -> None:
+    """Before the last checkpoint, which keeps the choice: the levels of later steps."""
+    if state.step == prepared.run.iterations:
+        state.chosen, line = choose_levels(prepared, state)
+        progress.note(line)
 
 
 def _stop(run: Run, state: State, recorder: Recorder | None) -> None:

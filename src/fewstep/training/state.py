@@ -27,6 +27,7 @@ from fewstep.run.build import build_student
 from fewstep.run.checkpoint import Checkpoint, whole_fingerprint
 from fewstep.run.checkpoint.schema import Position
 from fewstep.run.checkpoint.shards import load as load_shards
+from fewstep.run.levels import Chosen
 from fewstep.run.prepare import Prepared
 from fewstep.run.stages import Stage
 from fewstep.run.weights import check_weights, entries

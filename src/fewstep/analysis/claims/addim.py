@@ -33,10 +33,10 @@ from fewstep.analysis.claims.claim import (
 )
 from fewstep.analysis.claims.plots import as_figure, line
 from fewstep.analysis.metrics import energy
-from fewstep.analysis.metrics.distances import spread
 from fewstep.analysis.report import Figure
 from fewstep.core.process import cosine
 from fewstep.core.solvers import PriorVariance, addim, ddim
+from fewstep.statistics.distances import spread
 
 LAWS = {"two-modes": 1, "ring8": 2, "grid25": 2, MIXTURE: 64, "smooth32": 1024}
 LARGE = 64  # numbers of a sample from which a law decides the verdict: the paper speaks of pictures

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from fewstep import exact
 from fewstep.analysis.metrics import energy, frechet
-from fewstep.analysis.metrics.distances import spread
 from fewstep.analysis.metrics.features import Classifier, classifier
 from fewstep.base.randomness import SAMPLING_BLOCK, normal
 from fewstep.core.process import Process, edm
 from fewstep.data import Dataset
 from fewstep.run.checkpoint import fingerprint
 from fewstep.run.datasets import dataset_of
+from fewstep.statistics.distances import spread
 
 SAMPLES = 2000  # scored samples, and exact trajectories
 REFERENCE = 10_000  # draws of the law that they are compared with

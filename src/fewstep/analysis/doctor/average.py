@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from fewstep.analysis.doctor.levels import held_out_rows, trained_levels
 from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Measure, Verdict, judge
-from fewstep.analysis.metrics.distances import energy, spread
 from fewstep.base.conditions import apply_mask
 from fewstep.base.randomness import block_seed, shuffled_indices
 from fewstep.core.distances import mse
 from fewstep.data import each
+from fewstep.statistics.distances import energy, spread
 
 DRAWS, SIZE = 8, 128  # groups of samples that a network is scored by, and samples of each
 MOST = 1000  # real rows that they are compared with

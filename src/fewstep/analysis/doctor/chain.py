@@ -127,7 +127,7 @@ def total_variance(x: Tensor) -> float:
 
 def law_distance(x: Tensor, y: Tensor) -> float:
     """Squared Fréchet distance of Gaussians, with diagonal covariances beyond 1024 elements."""
-    from fewstep.analysis.metrics.distances import frechet
+    from fewstep.statistics.distances import frechet
 
     x, y = x.flatten(1).cpu().double(), y.flatten(1).cpu().double()
     if x.shape[1] <= 1024:

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Measure, judge
-from fewstep.analysis.metrics.distances import to_nearest
 from fewstep.analysis.metrics.protocol import Estimate, estimate
 from fewstep.base.errors import UserError
+from fewstep.statistics.distances import to_nearest
 
 DRAWS = 8
 MOST = 50_000  # training rows that are searched

@@ -1,6 +1,5 @@
 """What each further step buys: levels chosen on the validation split, quality against cost."""
 
-from fewstep.run.levels import Bounds, Levels, bounds_of, starts
 from fewstep.analysis.frontier.models import Subject, open_runs, open_teacher, same_data
 from fewstep.analysis.frontier.page import Frontier
 from fewstep.analysis.frontier.points import Judge, Point
@@ -12,9 +11,10 @@ from fewstep.analysis.frontier.scoring import (
     search_seed,
     with_validation,
 )
-from fewstep.run.level_search import SearchResult, search
 from fewstep.analysis.frontier.store import Store
 from fewstep.analysis.frontier.study import measure, settings_of
+from fewstep.run.level_search import SearchResult, search
+from fewstep.run.levels import Bounds, Levels, bounds_of, starts
 
 __all__ = [
     "Bench",

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fewstep.analysis.frontier.latency import Timing
-from fewstep.run.levels import Levels
 from fewstep.analysis.frontier.models import Subject
 from fewstep.analysis.metrics import Difference, Result, compare
+from fewstep.run.levels import Levels
 
 MULTISTEP, OWN = "multistep", "own"  # the sampler of a student's own method
 

@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from fewstep.analysis.frontier.latency import Timing, clock_calls, evaluations
-from fewstep.run.levels import Levels, bounds_of, starts
 from fewstep.analysis.frontier.models import SOLVERS, Subject
 from fewstep.analysis.frontier.points import MULTISTEP, OWN, Point, judge_points
 from fewstep.analysis.frontier.scoring import Bench, Plan
-from fewstep.run.level_search import search
 from fewstep.analysis.metrics import Result
 from fewstep.base.errors import UserError
 from fewstep.base.progress import Progress
 from fewstep.core import sampling
 from fewstep.run.generator import Generator
+from fewstep.run.level_search import search
+from fewstep.run.levels import Levels, bounds_of, starts
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,18 @@
 """Metrics: every number comes with its error, its floor and the protocol of its measurement."""
 
 from fewstep.analysis.metrics.calibration import CALIBRATION, Calibration
-from fewstep.analysis.metrics.distances import energy, frechet, nearest_ratio
-from fewstep.analysis.metrics.ensembles import (
+from fewstep.analysis.metrics.evaluation import evaluate
+from fewstep.analysis.metrics.extractors import Extractor, file_sha256, open_extractor
+from fewstep.analysis.metrics.features import Classifier
+from fewstep.analysis.metrics.gains import Gain, gains
+from fewstep.analysis.metrics.metric import Metric
+from fewstep.analysis.metrics.prepared import Meter, Prepared, Spaces, meters_of, spaces_of
+from fewstep.analysis.metrics.preprocessing import Input
+from fewstep.analysis.metrics.protocol import Difference, Result, compare
+from fewstep.analysis.metrics.registry import METRICS
+from fewstep.analysis.metrics.verdict import Verdict, verdicts
+from fewstep.statistics.distances import energy, frechet, nearest_ratio
+from fewstep.statistics.ensembles import (
     coverage,
     crps,
     energy_score,
@@ -10,21 +20,11 @@ from fewstep.analysis.metrics.ensembles import (
     spread_skill,
     uniformity,
 )
-from fewstep.analysis.metrics.evaluation import evaluate
-from fewstep.analysis.metrics.extractors import Extractor, file_sha256, open_extractor
-from fewstep.analysis.metrics.features import Classifier
-from fewstep.analysis.metrics.gains import Gain, gains
-from fewstep.analysis.metrics.kernels import kid, kid_subsets, mmd2
-from fewstep.analysis.metrics.manifolds import prdc
-from fewstep.analysis.metrics.metric import Metric
-from fewstep.analysis.metrics.moments import Statistics, moments, read_statistics
-from fewstep.analysis.metrics.prepared import Meter, Prepared, Spaces, meters_of, spaces_of
-from fewstep.analysis.metrics.preprocessing import Input
-from fewstep.analysis.metrics.protocol import Difference, Result, compare
-from fewstep.analysis.metrics.registry import METRICS
-from fewstep.analysis.metrics.transport import sliced_w2, w2
-from fewstep.analysis.metrics.twosample import TwoSample, c2st
-from fewstep.analysis.metrics.verdict import Verdict, verdicts
+from fewstep.statistics.kernels import kid, kid_subsets, mmd2
+from fewstep.statistics.manifolds import prdc
+from fewstep.statistics.moments import Statistics, moments, read_statistics
+from fewstep.statistics.transport import sliced_w2, w2
+from fewstep.statistics.twosample import TwoSample, c2st
 
 __all__ = [
     "CALIBRATION",

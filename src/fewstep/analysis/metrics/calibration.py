@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fewstep.analysis.metrics import ensembles
 from fewstep.analysis.metrics.protocol import Estimate, Result, estimate, students_t
 from fewstep.base.conditions import LABELS, apply_mask, each, kind_of, leaves, mask_of
 from fewstep.base.errors import NonFiniteError, UserError
 from fewstep.base.randomness import block_seed, permutation
 from fewstep.data import Arrays, Dataset
 from fewstep.run.generator import Generator
+from fewstep.statistics import ensembles
 
 SIZE = 50  # samples of an ensemble
 MOST_ROWS = 500

@@ -8,8 +8,6 @@ from typing import Any
 from fewstep.analysis.metrics.calibration import calibrate, choose
 from fewstep.analysis.metrics.drawing import Clock, Source
 from fewstep.analysis.metrics.extractors import Extractor
-from fewstep.analysis.metrics.layout import has_features
-from fewstep.analysis.metrics.moments import Statistics
 from fewstep.analysis.metrics.prepared import Prepared, meters_of
 from fewstep.analysis.metrics.protocol import Result
 from fewstep.analysis.metrics.scoring import score
@@ -22,6 +20,8 @@ from fewstep.data import Arrays, Dataset, from_tensors
 from fewstep.run import datasets
 from fewstep.run.checkpoint import fingerprint
 from fewstep.run.generator import Generator
+from fewstep.statistics.layout import has_features
+from fewstep.statistics.moments import Statistics
 
 _WARM_UP = 4096  # most samples of the pass that is not timed
 _MOST_DRAWS = 100  # more draws hardly narrow an interval

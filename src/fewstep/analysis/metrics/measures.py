@@ -8,7 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from fewstep.analysis.metrics import (
+from fewstep.analysis.metrics.detector import Detection, detect
+from fewstep.analysis.metrics.metric import Measure, Reference
+from fewstep.analysis.metrics.protocol import Estimate
+from fewstep.base.errors import UserError
+from fewstep.statistics import (
     distances,
     kernels,
     manifolds,
@@ -17,12 +21,8 @@ from fewstep.analysis.metrics import (
     transport,
     twosample,
 )
-from fewstep.analysis.metrics.clues import MOST_ROWS
-from fewstep.analysis.metrics.detector import Detection, detect
-from fewstep.analysis.metrics.metric import Measure, Reference
-from fewstep.analysis.metrics.moments import Statistics, moments
-from fewstep.analysis.metrics.protocol import Estimate
-from fewstep.base.errors import UserError
+from fewstep.statistics.clues import MOST_ROWS
+from fewstep.statistics.moments import Statistics, moments
 
 # As published: k of precision and recall, k of density and coverage.
 NEIGHBOURS = 3

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from fewstep.analysis.metrics.detector import Detection
 from fewstep.analysis.metrics.extractors import Extractor
-from fewstep.analysis.metrics.layout import Layout
-from fewstep.analysis.metrics.moments import Statistics
 from fewstep.analysis.metrics.protocol import Estimate
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import permutation
+from fewstep.statistics.layout import Layout
+from fewstep.statistics.moments import Statistics
 
 # Spaces beside those of extractors.
 PIXEL = "pixel"  # the data's own values

@@ -11,17 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fewstep.analysis.metrics.clues import MOST_ROWS, clues_of
 from fewstep.analysis.metrics.extractors import Extractor
 from fewstep.analysis.metrics.features import classifier
-from fewstep.analysis.metrics.layout import (
-    Features,
-    Layout,
-    condition_numbers,
-    joint_of,
-    layout_of,
-    values_of,
-)
 from fewstep.analysis.metrics.metric import (
     CLUES,
     JOINT,
@@ -32,12 +23,21 @@ from fewstep.analysis.metrics.metric import (
     Metric,
     Reference,
 )
-from fewstep.analysis.metrics.moments import Statistics
 from fewstep.analysis.metrics.protocol import Estimate, estimate, jackknife
 from fewstep.analysis.metrics.registry import METRICS
 from fewstep.base.errors import UserError, unknown
 from fewstep.base.randomness import permutation
 from fewstep.data import Arrays, Dataset
+from fewstep.statistics.clues import MOST_ROWS, clues_of
+from fewstep.statistics.layout import (
+    Features,
+    Layout,
+    condition_numbers,
+    joint_of,
+    layout_of,
+    values_of,
+)
+from fewstep.statistics.moments import Statistics
 
 log = logging.getLogger("fewstep")
 

@@ -5,10 +5,11 @@ A new metric is a new row of `METRICS`. `eval`, `frontier` and `--metrics help` 
 
 from __future__ import annotations
 
-from fewstep.analysis.metrics import manifolds, marginals, measures, structure, transport
-from fewstep.analysis.metrics.layout import CATEGORIES, COLUMNS, ORDERED, SET, TABLE
+from fewstep.analysis.metrics import measures
 from fewstep.analysis.metrics.measures import BALLS, NEIGHBOURS, PROJECTIONS
 from fewstep.analysis.metrics.metric import CLUES, VALUES, Metric
+from fewstep.statistics import manifolds, marginals, structure, transport
+from fewstep.statistics.layout import CATEGORIES, COLUMNS, ORDERED, SET, TABLE
 
 _ROWS = (
     Metric(

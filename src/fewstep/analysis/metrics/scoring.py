@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.analysis.metrics.clues import MOST_ROWS
 from fewstep.analysis.metrics.metric import CLUES
 from fewstep.analysis.metrics.prepared import PAIRED, Meter, Prepared
 from fewstep.analysis.metrics.protocol import Result, estimate
 from fewstep.analysis.metrics.verdict import Groups
 from fewstep.data import Arrays
 from fewstep.data.dataset import concat
+from fewstep.statistics.clues import MOST_ROWS
 
 
 class Tally:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from fewstep.analysis.metrics.prepared import Prepared
 from fewstep.analysis.metrics.protocol import Result
-from fewstep.analysis.metrics.twosample import shuffled_weights
 from fewstep.data import Arrays
+from fewstep.statistics.twosample import shuffled_weights
 
 LEVEL = 0.01  # of the joint verdict
 GROUPS = 20  # of held-out rows; of samples twice as many

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fewstep.analysis.metrics.distances import ROWS, flat, reduce_distances
-from fewstep.analysis.metrics.sets import of_sets
 from fewstep.base.errors import require
 from fewstep.base.randomness import permutation
+from fewstep.statistics.distances import ROWS, flat, reduce_distances
+from fewstep.statistics.sets import of_sets
 
 Kernel = Callable[[Tensor, Tensor], Tensor]  # rows [A, F] and [B, F] -> [A, B]
 

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from fewstep.analysis.metrics.distances import flat, reduce_distances
-from fewstep.analysis.metrics.sets import of_sets
 from fewstep.base.errors import UserError, require
 from fewstep.base.randomness import generator
+from fewstep.statistics.distances import flat, reduce_distances
+from fewstep.statistics.sets import of_sets
 
 MOST = 5000  # samples of an exact W2: its cost matrix takes 200 MB, its solution half a minute
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fewstep.analysis.metrics.moments import Statistics, moments
-from fewstep.analysis.metrics.sets import of_sets
 from fewstep.base.errors import UserError
+from fewstep.statistics.moments import Statistics, moments
+from fewstep.statistics.sets import of_sets
 
 ROWS = 1000  # rows of a matrix of distances in memory at once
 MOST = 2 * 10**7  # distances of it: of a large set fewer rows

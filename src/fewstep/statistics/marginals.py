@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fewstep.analysis.metrics.structure import Compare
 from fewstep.base.randomness import generator, permutation
+from fewstep.statistics.structure import Compare
 
 LEVELS = 200  # quantiles of the reference at which laws are compared
 MOST_COLUMNS = 1000  # whose correlations are compared

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewstep.analysis.metrics.layout import (
+from fewstep.base.conditions import Cond
+from fewstep.base.randomness import generator, permutation
+from fewstep.data import Arrays, Dataset
+from fewstep.statistics.layout import (
     ORDERED,
     SET,
     Features,
@@ -18,11 +21,8 @@ from fewstep.analysis.metrics.layout import (
     condition_numbers,
     values_of,
 )
-from fewstep.analysis.metrics.marginals import neighbour_distances, pair_distances
-from fewstep.analysis.metrics.structure import axes_of, powers
-from fewstep.base.conditions import Cond
-from fewstep.base.randomness import generator, permutation
-from fewstep.data import Arrays, Dataset
+from fewstep.statistics.marginals import neighbour_distances, pair_distances
+from fewstep.statistics.structure import axes_of, powers
 
 MOST_ROWS = 5000  # of a draw that are looked at
 MOST_NUMBERS = 128  # of a sample or a condition: of larger ones as many random projections

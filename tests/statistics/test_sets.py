@@ -17,20 +17,19 @@ from torchmetrics.image.kid import poly_mmd
 from fewstep.analysis.metrics import (
     c2st,
     frechet,
-    kernels,
     kid,
     kid_subsets,
-    manifolds,
     mmd2,
     moments,
     prdc,
     sliced_w2,
     w2,
 )
-from fewstep.analysis.metrics.moments import CHUNK
-from fewstep.analysis.metrics.transport import directions
-from fewstep.analysis.metrics.twosample import binomial_tail
 from fewstep.base.errors import UserError
+from fewstep.statistics import kernels, manifolds
+from fewstep.statistics.moments import CHUNK
+from fewstep.statistics.transport import directions
+from fewstep.statistics.twosample import binomial_tail
 from tests.analysis.test_metrics import normals
 
 

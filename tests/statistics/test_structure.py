@@ -9,18 +9,19 @@ import pytest
 import scipy.stats
 import torch
 
-from fewstep.analysis.metrics import frechet, marginals, moments, structure
-from fewstep.analysis.metrics.clues import clues_of
-from fewstep.analysis.metrics.distances import frechet_of_few
-from fewstep.analysis.metrics.layout import (
+from fewstep.analysis.metrics import frechet, moments
+from fewstep.base.randomness import generator
+from fewstep.data import Arrays, Column, Dataset, Names, Units
+from fewstep.statistics import marginals, structure
+from fewstep.statistics.clues import clues_of
+from fewstep.statistics.distances import frechet_of_few
+from fewstep.statistics.layout import (
     condition_numbers,
     has_features,
     joint_of,
     layout_of,
     values_of,
 )
-from fewstep.base.randomness import generator
-from fewstep.data import Arrays, Column, Dataset, Names, Units
 from tests.analysis.test_metrics import normals
 
 

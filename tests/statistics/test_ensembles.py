@@ -19,10 +19,10 @@ from fewstep.analysis.metrics import (
     uniformity,
 )
 from fewstep.analysis.metrics.calibration import wilson
-from fewstep.analysis.metrics.ensembles import holm
 from fewstep.analysis.metrics.protocol import estimate
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import generator
+from fewstep.statistics.ensembles import holm
 from tests.analysis.test_metrics import normals
 
 
@@ -58,7 +58,7 @@ def test_the_energy_score_of_one_number_is_crps_and_of_more_is_its_sum(monkeypat
     to_truth = (samples - truth[:, None]).flatten(2).norm(dim=2).mean(1)
     between = [(a[None] - a[:, None]).flatten(2).norm(dim=2).sum() / 60 for a in samples]
     torch.testing.assert_close(energy_score(samples, truth), to_truth - torch.stack(between))
-    monkeypatch.setattr("fewstep.analysis.metrics.ensembles.MOST", 50)
+    monkeypatch.setattr("fewstep.statistics.ensembles.MOST", 50)
     torch.testing.assert_close(energy_score(samples, truth), to_truth - torch.stack(between))
 
 

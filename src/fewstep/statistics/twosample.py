@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from fewstep.analysis.metrics.distances import flat, reduce_distances
-from fewstep.analysis.metrics.sets import of_sets
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import fork_rng, generator, permutation
+from fewstep.statistics.distances import flat, reduce_distances
+from fewstep.statistics.sets import of_sets
 
 _MOST_ROWS = 1000  # whose energy distance is tested
 _HIDDEN = 32

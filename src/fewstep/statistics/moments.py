@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.analysis.metrics.sets import of_sets
+from fewstep.base.disk import write as write_file
 from fewstep.base.errors import StorageError, UserError
-from fewstep.run.checkpoint import write_file
+from fewstep.statistics.sets import of_sets
 
 CHUNK = 8192  # rows in float64 at once
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fewstep.analysis.metrics.distances import reduce_distances
-from fewstep.analysis.metrics.sets import of_sets
 from fewstep.base.errors import require
+from fewstep.statistics.distances import reduce_distances
+from fewstep.statistics.sets import of_sets
 
 
 def radii(x: Tensor, k: int) -> Tensor:

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.analysis.metrics.distances import MOST
-from fewstep.analysis.metrics.sets import rows_of
 from fewstep.base.conditions import is_integral, tensor
 from fewstep.base.errors import UserError, require
 from fewstep.base.randomness import generator
 from fewstep.base.surroundings import surroundings
+from fewstep.statistics.distances import MOST
+from fewstep.statistics.sets import rows_of
 
 _ORDER = 4  # of the polynomials of the test: an even number
 
