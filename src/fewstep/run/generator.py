@@ -376,6 +376,9 @@ def load(
     weights, step, digest = weights_by_name(checkpoint, run, ema)
     denoiser: nn.Module = blueprint.network_with(weights)
     is_first = ema == "frozen" or checkpoint.record.in_first_stage
+    chosen = checkpoint.record.chosen
+    if composite or (parts.before is not None and is_first):
+        chosen = Chosen()  # they are of the last stage, and of its networks alone
     if parts.before is not None and is_first:
         parts = parts.before
         run = replace(
@@ -390,7 +393,5 @@ def load(
         low = blueprint.network_with(checkpoint.groups["frozen"])
         denoiser = Truncated(low, denoiser, parts.trained_from)
         denoiser.requires_grad_(False).eval()
-    # They are of the last stage, and of its networks alone.
-    chosen = Chosen() if is_first or composite else checkpoint.record.chosen
     denoiser = denoiser.to(pick_device(device))
     return Generator(run, blueprint.facts, parts, denoiser, step, digest, chosen=chosen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -58,7 +59,7 @@ def choose_levels(prepared: Prepared, state: State) -> tuple[Chosen, str]:
         first = starts(generator, steps, bounds, best)
         if not first:
             break
-        found = search(lambda one, steps=steps: score(steps, one), first, bounds, tries)
+        found = search(partial(score, steps), first, bounds, tries)
         best, levels[steps], scores[steps] = found.levels, found.levels, found.value
     chosen = Chosen(levels, scores)
     return chosen, describe(chosen, count)
@@ -86,14 +87,12 @@ def scoring(generator: Generator, dataset: Dataset, count: int, seed: int) -> Sc
 
 
 def describe(chosen: Chosen, count: int) -> str:
-    """One line: levels and scores by the number of steps, and what does not pay."""
+    """One line: levels and scores by the number of steps."""
     parts = [f"1 step {chosen.scores[1]:.3g}"]
     for steps, levels in chosen.levels.items():
         at = ", ".join(f"{level:.3g}" for level in levels[:3]) + (", ..." if steps > 4 else "")
         parts.append(f"{steps} steps {chosen.scores[steps]:.3g} (levels {at})")
-    best = min(chosen.scores, key=lambda steps: chosen.scores[steps])
-    rest = "" if best == max(chosen.scores) else f"; more than {best} do not pay"
     return (
         f"levels of later steps, chosen on {count} validation rows by energy distance:"
-        f" {'; '.join(parts)}{rest}"
+        f" {'; '.join(parts)}"
     )

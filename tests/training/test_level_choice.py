@@ -1,0 +1,114 @@
+"""Levels of later steps are chosen on the validation split, stored, and used where they fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import fewstep as fs
+from fewstep.base.errors import StorageError
+from fewstep.run.checkpoint.schema import check_values
+from fewstep.run.levels import Bounds, Chosen, bounds_of, own_levels
+from fewstep.training.level_choice import COST, SHARE, scoring
+from tests.support.toys import tiny_run
+
+# Long enough to choose, since 5 % of the samples it draws may pass through the network again.
+LONG = {"iterations": 200, "batch": 1024, "checkpoint_every": 200, "picture_every": 0}
+WIDE = Bounds(0.002, 78.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("levels") / "run"
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    return fs.train(tiny_run(**LONG), out=folder, progress=False, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return fs.train(tiny_run(**LONG, choose_levels=False), progress=False, device="cpu")
+
+
+def test_the_choice_moves_neither_weights_nor_samples_of_one_step(trained, plain):
+    assert trained.fingerprint == plain.fingerprint
+    assert torch.equal(trained.sample(20), plain.sample(20))
+    assert not torch.equal(trained.sample(20, steps=2), plain.sample(20, steps=2))
+    assert plain.levels_of(2) == plain.method.later_sigmas
+
+
+def test_chosen_levels_score_no_worse_than_the_methods_own(trained, plain):
+    dataset = fs.data.load("ring8")
+    count = int(SHARE * LONG["iterations"] * LONG["batch"]) // COST
+    score = scoring(plain, dataset, count, 0)
+    assert trained.chosen.levels.keys() == {2, 4, 8}
+    for steps, levels in trained.chosen.levels.items():
+        assert len(levels) == steps - 1
+        own = own_levels(plain, steps, bounds_of(plain))
+        assert trained.chosen.scores[steps] == score(steps, levels) <= score(steps, own)
+    assert trained.chosen.scores[1] == score(1, ())
+
+
+def test_they_are_stored_with_the_weights_and_found_again(trained, folder, tmp_path):
+    again = fs.load(folder)
+    assert again.chosen == trained.chosen
+    assert torch.equal(again.sample(5, steps=4), trained.sample(5, steps=4))
+    again.save(tmp_path / "alone")
+    assert fs.load(tmp_path / "alone").chosen == trained.chosen
+    on = fs.train(tiny_run(**LONG), out=folder, resume=True, progress=False, device="cpu")
+    assert on.chosen == trained.chosen
+
+
+def test_levels_that_are_asked_for_come_first(trained):
+    own = trained.with_later_sigmas((1.5,))
+    assert own.levels_of(2) == (1.5,)
+    by_run = replace(trained, run=replace(trained.run, later_sigmas=(1.5,)))
+    assert by_run.levels_of(2) == (1.5,)
+    assert by_run.levels_of(4) == trained.chosen.levels[4]
+    # Between the numbers of steps that were chosen: the nearest fewer, stretched.
+    three = trained.levels_of(3)
+    assert len(three) == 2
+    assert three[0] > trained.chosen.levels[2][0] > three[1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "data", "reason"),
+    [
+        ({}, None, "so short a run has no time to choose"),
+        (LONG, torch.randn(300, 2), "0 validation rows are too few"),
+    ],
+)
+def test_where_nothing_is_chosen_a_line_says_so(fields, data, reason, capsys):
+    generator = fs.train(tiny_run(**fields), data, device="cpu")
+    assert reason in capsys.readouterr().err
+    assert generator.chosen == Chosen()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"levels": {"2": [0.5]}},
+        {"levels": {"2": [0.5, 0.1]}, "scores": {}},
+        {"levels": {"3": [0.5, 0.6]}, "scores": {}},
+        {"levels": {"2": [float("inf")]}, "scores": {}},
+        {"levels": {"2": ["0.5"]}, "scores": {}},
+        {"levels": {"x": []}, "scores": {}},
+        {"levels": {}, "scores": {"1": None}},
+    ],
+)
+def test_levels_in_a_file_that_cannot_be_are_refused(values, tmp_path):
+    assert Chosen.from_json(values) is None
+    record = {"format": 2, "run": {}, "facts": {}, "step": 1, "fingerprint": "", "levels": values}
+    with pytest.raises(StorageError, match="levels = "):
+        check_values(record, tmp_path)
+
+
+def test_levels_survive_json():
+    chosen = Chosen({2: (0.5,), 4: (9.0, 2.0, 0.1)}, {1: 0.25, 2: -0.5, 4: 0.125})
+    assert Chosen.from_json(chosen.to_json()) == chosen
+    assert chosen.of(1, WIDE) is None
+    assert Chosen().of(2, WIDE) is None
