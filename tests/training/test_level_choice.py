@@ -10,7 +10,7 @@ import torch
 import fewstep as fs
 from fewstep.base.errors import StorageError
 from fewstep.run.checkpoint.schema import check_values
-from fewstep.run.levels import Bounds, Chosen, bounds_of, own_levels
+from fewstep.run.levels import Bounds, LevelChoice, bounds_of, own_levels
 from fewstep.training.level_choice import COST, SHARE, scoring
 from tests.support.toys import tiny_run
 
@@ -45,22 +45,22 @@ def test_chosen_levels_score_no_worse_than_the_methods_own(trained, plain):
     dataset = fs.data.load("ring8")
     count = int(SHARE * LONG["iterations"] * LONG["batch"]) // COST
     score = scoring(plain, dataset, count, 0)
-    assert trained.chosen.levels.keys() == {2, 4, 8}
-    for steps, levels in trained.chosen.levels.items():
+    assert trained.level_choice.levels.keys() == {2, 4, 8}
+    for steps, levels in trained.level_choice.levels.items():
         assert len(levels) == steps - 1
         own = own_levels(plain, steps, bounds_of(plain))
-        assert trained.chosen.scores[steps] == score(steps, levels) <= score(steps, own)
-    assert trained.chosen.scores[1] == score(1, ())
+        assert trained.level_choice.scores[steps] == score(steps, levels) <= score(steps, own)
+    assert trained.level_choice.scores[1] == score(1, ())
 
 
 def test_they_are_stored_with_the_weights_and_found_again(trained, folder, tmp_path):
     again = fs.load(folder)
-    assert again.chosen == trained.chosen
+    assert again.level_choice == trained.level_choice
     assert torch.equal(again.sample(5, steps=4), trained.sample(5, steps=4))
     again.save(tmp_path / "alone")
-    assert fs.load(tmp_path / "alone").chosen == trained.chosen
+    assert fs.load(tmp_path / "alone").level_choice == trained.level_choice
     on = fs.train(tiny_run(**LONG), out=folder, resume=True, progress=False, device="cpu")
-    assert on.chosen == trained.chosen
+    assert on.level_choice == trained.level_choice
 
 
 def test_levels_that_are_asked_for_come_first(trained):
@@ -68,11 +68,11 @@ def test_levels_that_are_asked_for_come_first(trained):
     assert own.levels_of(2) == (1.5,)
     by_run = replace(trained, run=replace(trained.run, later_sigmas=(1.5,)))
     assert by_run.levels_of(2) == (1.5,)
-    assert by_run.levels_of(4) == trained.chosen.levels[4]
+    assert by_run.levels_of(4) == trained.level_choice.levels[4]
     # Between the numbers of steps that were chosen: the nearest fewer, stretched.
     three = trained.levels_of(3)
     assert len(three) == 2
-    assert three[0] > trained.chosen.levels[2][0] > three[1]
+    assert three[0] > trained.level_choice.levels[2][0] > three[1]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_levels_that_are_asked_for_come_first(trained):
 def test_where_nothing_is_chosen_a_line_says_so(fields, data, reason, capsys):
     generator = fs.train(tiny_run(**fields), data, device="cpu")
     assert reason in capsys.readouterr().err
-    assert generator.chosen == Chosen()
+    assert generator.level_choice == LevelChoice()
 
 
 @pytest.mark.parametrize(
@@ -101,14 +101,14 @@ def test_where_nothing_is_chosen_a_line_says_so(fields, data, reason, capsys):
     ],
 )
 def test_levels_in_a_file_that_cannot_be_are_refused(values, tmp_path):
-    assert Chosen.from_json(values) is None
+    assert LevelChoice.from_json(values) is None
     record = {"format": 2, "run": {}, "facts": {}, "step": 1, "fingerprint": "", "levels": values}
     with pytest.raises(StorageError, match="levels = "):
         check_values(record, tmp_path)
 
 
 def test_levels_survive_json():
-    chosen = Chosen({2: (0.5,), 4: (9.0, 2.0, 0.1)}, {1: 0.25, 2: -0.5, 4: 0.125})
-    assert Chosen.from_json(chosen.to_json()) == chosen
-    assert chosen.of(1, WIDE) is None
-    assert Chosen().of(2, WIDE) is None
+    choice = LevelChoice({2: (0.5,), 4: (9.0, 2.0, 0.1)}, {1: 0.25, 2: -0.5, 4: 0.125})
+    assert LevelChoice.from_json(choice.to_json()) == choice
+    assert choice.of(1, WIDE) is None
+    assert LevelChoice().of(2, WIDE) is None

@@ -32,7 +32,7 @@ from fewstep.run.checkpoint import write as write_checkpoint
 from fewstep.run.checkpoint.schema import Position, check_contents, new_record
 from fewstep.run.config import Run
 from fewstep.run.facts import Facts
-from fewstep.run.levels import Chosen, bounds_of
+from fewstep.run.levels import LevelChoice, bounds_of
 from fewstep.run.weights import NOT_WEIGHTS, check_weights, load_weights, weights_by_name
 
 log = logging.getLogger("fewstep")
@@ -51,7 +51,7 @@ class Generator:
     step: int
     fingerprint: str = field(default="")
     has_own_levels: bool = False  # by `with_later_sigmas`: they are used as they are, or refused
-    chosen: Chosen = field(default_factory=Chosen, compare=False)  # levels, when training ended
+    level_choice: LevelChoice = field(default_factory=LevelChoice, compare=False)  # levels, when training ended
     room: Room = field(default_factory=Room, compare=False)  # what memory its samples take
 
     def __repr__(self) -> str:
@@ -177,7 +177,7 @@ class Generator:
         is_set = own != self.method.later_sigmas and len(own) == steps - 1
         if self.has_own_levels or is_set or steps < 2 or type(steps) is not int:
             return own
-        return self.chosen.of(steps, bounds_of(self)) or own
+        return self.level_choice.of(steps, bounds_of(self)) or own
 
     def with_later_sigmas(self, sigmas: tuple[float, ...] | None) -> Generator:
         """Itself with other noise levels of the later steps; None: the same. Raises UserError.
@@ -264,7 +264,7 @@ class Generator:
         groups = {name: module.state_dict() for name, module in modules.items()}
         stage = 2 if self.method.before is not None else 1
         position = Position(step=self.step, stage=stage)
-        levels = self.chosen.to_json() if self.chosen.levels else None
+        levels = self.level_choice.to_json() if self.level_choice.levels else None
         record = new_record(self.run, self.facts, position, levels=levels)
         write_checkpoint(Path(path), groups, record.to_json())
 
@@ -376,9 +376,9 @@ def load(
     weights, step, digest = weights_by_name(checkpoint, run, ema)
     denoiser: nn.Module = blueprint.network_with(weights)
     is_first = ema == "frozen" or checkpoint.record.in_first_stage
-    chosen = checkpoint.record.chosen
+    choice = checkpoint.record.level_choice
     if composite or (parts.before is not None and is_first):
-        chosen = Chosen()  # they are of the last stage, and of its networks alone
+        choice = LevelChoice()  # they are of the last stage, and of its networks alone
     if parts.before is not None and is_first:
         parts = parts.before
         run = replace(
@@ -394,4 +394,4 @@ def load(
         denoiser = Truncated(low, denoiser, parts.trained_from)
         denoiser.requires_grad_(False).eval()
     denoiser = denoiser.to(pick_device(device))
-    return Generator(run, blueprint.facts, parts, denoiser, step, digest, chosen=chosen)
+    return Generator(run, blueprint.facts, parts, denoiser, step, digest, level_choice=choice)

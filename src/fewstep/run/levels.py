@@ -26,7 +26,7 @@ _RANGE = (0.004, 160.0)
 
 
 @dataclass(frozen=True)
-class Chosen:
+class LevelChoice:
     """Levels that were chosen on held-out data when training ended, and the scores they reached."""
 
     levels: Mapping[int, Levels] = field(default_factory=dict)  # by the number of steps
@@ -46,7 +46,7 @@ class Chosen:
         return {"levels": levels, "scores": {str(k): score for k, score in self.scores.items()}}
 
     @staticmethod
-    def from_json(values: Any) -> Chosen | None:
+    def from_json(values: Any) -> LevelChoice | None:
         """The levels that `to_json` gave; None for what is none."""
         if not isinstance(values, dict) or values.keys() != {"levels", "scores"}:
             return None
@@ -59,7 +59,7 @@ class Chosen:
             return None
         if not all(type(score) is float for score in scores.values()):
             return None
-        return Chosen(
+        return LevelChoice(
             {int(key): tuple(one) for key, one in levels.items()},
             {int(key): score for key, score in scores.items()},
         )

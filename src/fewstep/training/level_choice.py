@@ -15,7 +15,7 @@ from fewstep.core import sampling
 from fewstep.data import Arrays, Dataset
 from fewstep.run.generator import Generator
 from fewstep.run.level_search import search
-from fewstep.run.levels import Chosen, Levels, bounds_of, starts
+from fewstep.run.levels import LevelChoice, Levels, bounds_of, starts
 from fewstep.run.prepare import Prepared
 from fewstep.statistics.clues import clues_of
 from fewstep.statistics.distances import energy, spread
@@ -30,7 +30,7 @@ COST = 1 + sum(steps * tries for steps, tries in TRIES.items())  # passes for ea
 Score = Callable[[int, Levels], float]
 
 
-def choose_levels(prepared: Prepared, state: State) -> tuple[Chosen, str]:
+def choose_levels(prepared: Prepared, state: State) -> tuple[LevelChoice, str]:
     """Levels for 2, 4 and 8 steps, each with the lowest score that a short search finds; a line.
 
     A score is the energy distance of samples to validation rows, by what tells them apart
@@ -40,15 +40,15 @@ def choose_levels(prepared: Prepared, state: State) -> tuple[Chosen, str]:
     run, dataset = prepared.run, prepared.dataset
     by = sampling.sampler(prepared.method.sampler)
     if by.grid is not sampling.multistep_grid or not run.choose_levels or dataset is None:
-        return Chosen(), ""
+        return LevelChoice(), ""
     count = min(len(dataset.validation.x0), MOST, int(SHARE * run.iterations * run.batch) // COST)
     own = "2 and more steps take the method's own noise levels: "
     if len(dataset.validation.x0) < FEWEST:
-        return Chosen(), f"{own}{len(dataset.validation.x0)} validation rows are too few to choose"
+        return LevelChoice(), f"{own}{len(dataset.validation.x0)} validation rows are too few to choose"
     if count < FEWEST:
-        return Chosen(), f"{own}so short a run has no time to choose"
+        return LevelChoice(), f"{own}so short a run has no time to choose"
     if state.is_sharded:
-        return Chosen(), f"{own}weights in shards cannot be asked by one process"
+        return LevelChoice(), f"{own}weights in shards cannot be asked by one process"
     facts = replace(prepared.facts, description={})  # what lies outside is no news here
     generator = Generator(run, facts, prepared.method, state.averages["ema"], state.step)
     score = scoring(generator, dataset, count, run.seed)
@@ -61,8 +61,8 @@ def choose_levels(prepared: Prepared, state: State) -> tuple[Chosen, str]:
             break
         found = search(partial(score, steps), first, bounds, tries)
         best, levels[steps], scores[steps] = found.levels, found.levels, found.value
-    chosen = Chosen(levels, scores)
-    return chosen, describe(chosen, count)
+    choice = LevelChoice(levels, scores)
+    return choice, describe(choice, count)
 
 
 def scoring(generator: Generator, dataset: Dataset, count: int, seed: int) -> Score:
@@ -86,12 +86,12 @@ def scoring(generator: Generator, dataset: Dataset, count: int, seed: int) -> Sc
     return score
 
 
-def describe(chosen: Chosen, count: int) -> str:
+def describe(choice: LevelChoice, count: int) -> str:
     """One line: levels and scores by the number of steps."""
-    parts = [f"1 step {chosen.scores[1]:.3g}"]
-    for steps, levels in chosen.levels.items():
+    parts = [f"1 step {choice.scores[1]:.3g}"]
+    for steps, levels in choice.levels.items():
         at = ", ".join(f"{level:.3g}" for level in levels[:3]) + (", ..." if steps > 4 else "")
-        parts.append(f"{steps} steps {chosen.scores[steps]:.3g} (levels {at})")
+        parts.append(f"{steps} steps {choice.scores[steps]:.3g} (levels {at})")
     return (
         f"levels of later steps, chosen on {count} validation rows by energy distance:"
         f" {'; '.join(parts)}"

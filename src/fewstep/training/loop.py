@@ -96,7 +96,7 @@ def loop(prepared: Prepared, state: State, launch: Launch, recorder: Recorder | 
 def _choose_at_the_end(prepared: Prepared, state: State, progress: Progress) -> None:
     """Before the last checkpoint, which keeps the choice: the levels of later steps."""
     if state.step == prepared.run.iterations:
-        state.chosen, line = choose_levels(prepared, state)
+        state.level_choice, line = choose_levels(prepared, state)
         progress.note(line)
 
 

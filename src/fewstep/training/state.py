@@ -27,7 +27,7 @@ from fewstep.run.build import build_student
 from fewstep.run.checkpoint import Checkpoint, whole_fingerprint
 from fewstep.run.checkpoint.schema import Position
 from fewstep.run.checkpoint.shards import load as load_shards
-from fewstep.run.levels import Chosen
+from fewstep.run.levels import LevelChoice
 from fewstep.run.prepare import Prepared
 from fewstep.run.stages import Stage
 from fewstep.run.weights import check_weights, entries
@@ -86,7 +86,7 @@ class State:
     teacher: RowCounter | None = None  # not trained, so that no checkpoint holds it
     teacher_rows: int = 0  # that it evaluated in all steps so far
     world: World = ALONE  # the processes that train together
-    chosen: Chosen = field(default_factory=Chosen)  # levels of later steps, at the end
+    level_choice: LevelChoice = field(default_factory=LevelChoice)  # levels of later steps, at the end
     is_sharded: bool = False  # whether each of them holds a part of every weight
     spare: nn.Module | None = None  # what will be `frozen`, where a network cannot be copied
     # SHA-256 over the chain before and the row that was logged last: a chain of all rows.
@@ -216,7 +216,7 @@ class State:
         self.step = record.step
         self.stage_start = record.stage_start or 0
         self.teacher_rows = record.teacher_rows or 0
-        self.chosen = record.chosen
+        self.level_choice = record.level_choice
         self.log_chain = record.log or ""
         if self.teacher and self.step and record.teacher_rows is None:
             log.warning(

@@ -17,7 +17,7 @@ from fewstep.base.errors import StorageError, UserError, short_repr
 from fewstep.base.json_file import MOST_JSON
 from fewstep.run.config import MOST_BYTES, MOST_COUNT, Run, run_from_json
 from fewstep.run.facts import Facts
-from fewstep.run.levels import Chosen
+from fewstep.run.levels import LevelChoice
 
 FORMAT = 2
 READS = (1, 2)
@@ -80,9 +80,9 @@ class Record(Position):
         return Facts.from_json(self.facts_json)
 
     @property
-    def chosen(self) -> Chosen:
+    def level_choice(self) -> LevelChoice:
         """The levels of later steps that were chosen when training ended."""
-        return Chosen.from_json(self.levels) or Chosen()
+        return LevelChoice.from_json(self.levels) or LevelChoice()
 
     @property
     def processes(self) -> int:
@@ -122,7 +122,7 @@ KEYS = {
     "torch": Key("torch", str, "a text"),
     "machine": Key("machine", dict, "an object"),
     "skipped": Key("skipped", list, "a list"),
-    "levels": Key("levels", dict, "levels by steps", lambda v: Chosen.from_json(v) is not None),
+    "levels": Key("levels", dict, "levels by steps", lambda v: LevelChoice.from_json(v) is not None),
     "incident": Key("incident", dict, "an object"),
     "shards": _count("shards", MOST_COUNT, "0 or more, below 2^31"),
 }
