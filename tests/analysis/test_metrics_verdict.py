@@ -18,7 +18,7 @@ from fewstep.analysis.metrics.metric import Reference
 from fewstep.analysis.metrics.prepared import spaces_of
 from fewstep.analysis.metrics.protocol import estimate
 from fewstep.analysis.metrics.scoring import score
-from fewstep.analysis.metrics.verdict import groups_of, holm, p_value
+from fewstep.analysis.metrics.verdict import groups_of, p_value
 from fewstep.base.randomness import generator
 from fewstep.data import Arrays, Dataset
 from fewstep.statistics.distances import to_nearest
@@ -207,12 +207,6 @@ def test_the_energy_test_is_uniform_under_one_law_and_sees_a_shift():
     assert energy_p_value(a, b, pairs=True) < 0.01
 
 
-def test_holms_method_on_an_example():
-    p = {"a": 0.04, "b": 0.001, "c": 0.03, "d": 0.005}
-    assert holm(p) == pytest.approx({"a": 0.06, "b": 0.004, "c": 0.06, "d": 0.015})
-    assert holm({"a": 0.7, "b": 0.6}) == {"a": 1, "b": 1}
-
-
 def result(metric: str, steps: int, values, p: float | None = None) -> Result:
     value, error, interval = estimate(values)
     row = {"energy": "energy", "roughness": "roughness"}.get(metric, "frechet")
@@ -233,6 +227,7 @@ def test_a_verdict_is_one_sentence_that_names_what_differs():
     assert not two.different  # 2 * 0.006 is above 0.01
     assert "1 step: different from held-out data in roughness (" in one.sentence()
     assert two.sentence().startswith("2 steps: not distinguishable from held-out data")
+    assert one.p_values == pytest.approx({"energy": 0.6, "roughness": 2e-4})
     assert verdicts([result("energy", 1, [1.0])]) == []
 
 
@@ -248,7 +243,7 @@ def test_steps_that_do_not_pay_are_told():
     two, four, eight = gains(results)
     assert (two.steps, two.fewer, two.change, two.worse_in) == (2, 1, "better", ("roughness",))
     assert not two.pays
-    assert (four.fewer, four.change) == (2, "no better")
+    assert (four.fewer, four.change, four.better_in) == (2, "no better", ())
     assert (eight.fewer, eight.change) == (2, "worse")
     assert eight.sentence().startswith("8 steps are worse than 2 beyond chance, in energy")
     assert gains([r for r in results if r.steps == 1]) == []
@@ -264,7 +259,7 @@ def test_scores_of_a_posterior_ask_for_the_conditions_of_held_out_rows(monkeypat
     held_out = posterior(160, 1)
     calls = []
 
-    def sample_parts(self, n, *, seed, cond, **options):
+    def sample_parts(self, n, *, seed, cond, **_):
         calls.append((n, seed, cond["features"]))
         yield posterior(n, seed, False, cond["features"]).x0
 
@@ -300,3 +295,22 @@ def test_a_row_says_for_which_kind_of_data_it_is():
     names = {name for name, (_, row) in spaces.metrics().items() if row.kinds}
     assert names == {"pair_distance", "neighbour_distance"}
     assert all(METRICS[name].is_default("values") for name in names)
+
+
+def test_one_number_of_forty_that_depends_on_the_condition_is_seen():
+    """It is the products of condition and sample that tell it."""
+
+    def wide(n: int, seed: int, shuffle: bool, c=None) -> Arrays:
+        source = generator(seed, "wide")
+        c = torch.randn(n, 1, generator=source) if c is None else c
+        x = torch.randn(n, 40, generator=source)
+        own = c[torch.randperm(n, generator=source)] if shuffle else c
+        x[:, :1] = 0.8 * own + 0.6 * x[:, :1]
+        return Arrays(0.5 * x, {"features": c})
+
+    held_out = wide(150, 1, False)
+    prepared = prepare(wide(1500, 0, False), held_out, metrics=["detection"])
+    for shuffle in (True, False):
+        draws = [wide(150, 20 + i, shuffle) for i in range(8)]
+        paired = [wide(150, 10 + i, shuffle, held_out.cond["features"]) for i in range(4)]
+        assert judge(prepared, held_out, draws, paired)[0].different == shuffle

@@ -51,7 +51,9 @@ class Generator:
     step: int
     fingerprint: str = field(default="")
     has_own_levels: bool = False  # by `with_later_sigmas`: they are used as they are, or refused
-    level_choice: LevelChoice = field(default_factory=LevelChoice, compare=False)  # levels, when training ended
+    level_choice: LevelChoice = field(
+        default_factory=LevelChoice, compare=False
+    )  # levels, when training ended
     room: Room = field(default_factory=Room, compare=False)  # what memory its samples take
 
     def __repr__(self) -> str:

@@ -99,9 +99,21 @@ def spread(x: Tensor) -> float:
     if key not in _SPREADS:
         while len(_SPREADS) >= _KEPT:
             _SPREADS.pop(next(iter(_SPREADS)), None)
-        total = reduce_distances(x, x, torch.sum, quick=True).sum().item()
-        _SPREADS[key] = total / (len(x) * (len(x) - 1))
+        _SPREADS[key] = _spread(x)
     return _SPREADS[key]
+
+
+def _spread(x: Tensor) -> float:
+    """Each pair is computed once."""
+    total = torch.zeros((), dtype=torch.float64)
+    rows = min(ROWS, MOST // len(x) + 1)
+    for start in range(0, len(x), rows):
+        part = x[start : start + rows]
+        total += reduce_distances(part, part, torch.sum, quick=True).sum() / 2
+        rest = x[start + rows :]
+        if len(rest):
+            total += reduce_distances(part, rest, torch.sum, quick=True).sum()
+    return 2 * total.item() / (len(x) * (len(x) - 1))
 
 
 @of_sets()

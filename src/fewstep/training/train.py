@@ -142,7 +142,13 @@ def _train(prepared: Prepared, launch: Launch) -> Generator:
             average = parallel.plain(average, fresh)
         digest = state.fingerprint()
         return Generator(
-            run, facts, prepared.method, average, state.step, digest, level_choice=state.level_choice
+            run,
+            facts,
+            prepared.method,
+            average,
+            state.step,
+            digest,
+            level_choice=state.level_choice,
         )
 
     try:

@@ -17,7 +17,7 @@ LEVEL = 0.01  # of all comparisons of one number of steps together
 
 @dataclass(frozen=True)
 class Gain:
-    """What more steps change in a metric; `worse_in`: the other metrics that are worse then."""
+    """What more steps change in a metric, and which others are better or worse then."""
 
     steps: int
     fewer: int
@@ -25,14 +25,15 @@ class Gain:
     value: float
     value_of_fewer: float
     change: Change
+    better_in: tuple[str, ...]
     worse_in: tuple[str, ...]
 
     def sentence(self) -> str:
         """The gain in words."""
         values = f"in {self.metric}: {self.value:.4f} after {self.value_of_fewer:.4f}"
         text = f"{self.steps} steps are {self.change} than {self.fewer} beyond chance, {values}"
-        if self.worse_in:
-            text += f"; they are worse in {', '.join(self.worse_in)}"
+        for word, names in (("better", self.better_in), ("worse", self.worse_in)):
+            text += f"; they are {word} in {', '.join(names)}" if names else ""
         return text
 
     @property
@@ -68,9 +69,12 @@ def gains(results: Sequence[Result]) -> list[Gain]:
     for steps in counts[1:]:
         pairs = {m: (table[steps, m], table[best, m]) for m in metrics}
         by_metric = {m: _change(*pair, len(metrics)) for m, pair in pairs.items()}
-        worse = tuple(m for m in metrics if m != name and by_metric[m] == "worse")
-        more, fewer = pairs[name]
-        changes.append(Gain(steps, best, name, more.value, fewer.value, by_metric[name], worse))
+        better, worse = (
+            tuple(m for m in metrics if m != name and by_metric[m] == change)
+            for change in ("better", "worse")
+        )
+        values = pairs[name][0].value, pairs[name][1].value
+        changes.append(Gain(steps, best, name, *values, by_metric[name], better, worse))
         if by_metric[name] == "better":
             best = steps
     return changes

@@ -14,6 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from fewstep.analysis.metrics import ensembles
 from fewstep.analysis.metrics.prepared import Prepared
 from fewstep.analysis.metrics.protocol import Result
 from fewstep.data import Arrays
@@ -152,19 +153,10 @@ def verdicts(results: Sequence[Result], level: float = LEVEL) -> list[Verdict]:
             r.metric: r.p_value for r in results if r.steps == steps and r.p_value is not None
         }
         if p_values:
-            p_values = holm(p_values)
+            holm = ensembles.holm(torch.tensor([*p_values.values()], dtype=torch.float64))
+            p_values = dict(zip(p_values, holm.tolist(), strict=True))
             answers.append(Verdict(steps, min(p_values.values()) <= level, p_values, level))
     return answers
-
-
-def holm(p_values: dict[str, float]) -> dict[str, float]:
-    """p-values that hold for all together: (m - i) p of the i-th smallest of m, made increasing."""
-    result = {}
-    largest = 0.0
-    for i, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        largest = min(max(largest, (len(p_values) - i) * p), 1.0)
-        result[name] = largest
-    return {name: result[name] for name in p_values}
 
 
 def _steps(count: int) -> str:
