@@ -72,7 +72,7 @@ def test_what_the_caller_has_set_for_torch_changes_no_bit(network):
             assert torch.get_default_device().type == {"device": "meta"}.get(name, "cpu")
         finally:
             torch.set_default_dtype(torch.float32)
-            torch.set_default_device("cpu")
+            torch.set_default_device(None)  # "cpu" would leave a context
             torch.set_float32_matmul_precision("highest")
             torch.use_deterministic_algorithms(False)
         assert again[0] == fingerprint, name

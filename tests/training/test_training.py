@@ -355,7 +355,8 @@ def test_settings_are_written_out_in_full(tmp_path):
     train(tiny_run(), out=tmp_path)
     run = read_run(tmp_path / "run.json")
     assert run.method_options.keys() >= {"q", "k", "b", "stages", "c", "weight"}
-    assert run.network_options == {"width": 16, "depth": 1, "dropout": 0.1}
+    own = {"width": 16, "depth": 1, "dropout": 0.1}
+    assert run.network_options == {**own, "features_at": None}
     bare = {"method_options": {}, "network_options": {}}
     assert replace(run, **bare) == replace(tiny_run(age=0, later_sigmas=(0.821,)), **bare)
 
