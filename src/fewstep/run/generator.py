@@ -51,9 +51,8 @@ class Generator:
     step: int
     fingerprint: str = field(default="")
     has_own_levels: bool = False  # by `with_later_sigmas`: they are used as they are, or refused
-    level_choice: LevelChoice = field(
-        default_factory=LevelChoice, compare=False
-    )  # levels, when training ended
+    # Levels of later steps that were chosen when training ended.
+    level_choice: LevelChoice = field(default_factory=LevelChoice, compare=False)
     room: Room = field(default_factory=Room, compare=False)  # what memory its samples take
 
     def __repr__(self) -> str:

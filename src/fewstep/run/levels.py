@@ -46,6 +46,11 @@ class LevelChoice:
         return {"levels": levels, "scores": {str(k): score for k, score in self.scores.items()}}
 
     @staticmethod
+    def is_one(values: Any) -> bool:
+        """Whether the values are what `to_json` gave."""
+        return LevelChoice.from_json(values) is not None
+
+    @staticmethod
     def from_json(values: Any) -> LevelChoice | None:
         """The levels that `to_json` gave; None for what is none."""
         if not isinstance(values, dict) or values.keys() != {"levels", "scores"}:

@@ -43,11 +43,9 @@ def choose_levels(prepared: Prepared, state: State) -> tuple[LevelChoice, str]:
         return LevelChoice(), ""
     count = min(len(dataset.validation.x0), MOST, int(SHARE * run.iterations * run.batch) // COST)
     own = "2 and more steps take the method's own noise levels: "
-    if len(dataset.validation.x0) < FEWEST:
-        return (
-            LevelChoice(),
-            f"{own}{len(dataset.validation.x0)} validation rows are too few to choose",
-        )
+    rows = len(dataset.validation.x0)
+    if rows < FEWEST:
+        return LevelChoice(), f"{own}{rows} validation rows are too few to choose"
     if count < FEWEST:
         return LevelChoice(), f"{own}so short a run has no time to choose"
     if state.is_sharded:

@@ -86,9 +86,7 @@ class State:
     teacher: RowCounter | None = None  # not trained, so that no checkpoint holds it
     teacher_rows: int = 0  # that it evaluated in all steps so far
     world: World = ALONE  # the processes that train together
-    level_choice: LevelChoice = field(
-        default_factory=LevelChoice
-    )  # levels of later steps, at the end
+    level_choice: LevelChoice = field(default_factory=LevelChoice)  # at the end
     is_sharded: bool = False  # whether each of them holds a part of every weight
     spare: nn.Module | None = None  # what will be `frozen`, where a network cannot be copied
     # SHA-256 over the chain before and the row that was logged last: a chain of all rows.

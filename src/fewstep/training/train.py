@@ -140,16 +140,8 @@ def _train(prepared: Prepared, launch: Launch) -> Generator:
         average = state.averages["ema"]
         if fresh is not None:
             average = parallel.plain(average, fresh)
-        digest = state.fingerprint()
-        return Generator(
-            run,
-            facts,
-            prepared.method,
-            average,
-            state.step,
-            digest,
-            level_choice=state.level_choice,
-        )
+        parts = (run, facts, prepared.method, average, state.step, state.fingerprint())
+        return Generator(*parts, level_choice=state.level_choice)
 
     try:
         loop(prepared, state, launch, recorder)

@@ -122,9 +122,7 @@ KEYS = {
     "torch": Key("torch", str, "a text"),
     "machine": Key("machine", dict, "an object"),
     "skipped": Key("skipped", list, "a list"),
-    "levels": Key(
-        "levels", dict, "levels by steps", lambda v: LevelChoice.from_json(v) is not None
-    ),
+    "levels": Key("levels", dict, "levels and scores by steps", LevelChoice.is_one),
     "incident": Key("incident", dict, "an object"),
     "shards": _count("shards", MOST_COUNT, "0 or more, below 2^31"),
 }
