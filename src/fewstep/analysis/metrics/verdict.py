@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fewstep.analysis.metrics import ensembles
+from fewstep.statistics import ensembles
 from fewstep.analysis.metrics.prepared import Prepared
 from fewstep.analysis.metrics.protocol import Result
 from fewstep.data import Arrays
