@@ -14,10 +14,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fewstep.statistics import ensembles
 from fewstep.analysis.metrics.prepared import Prepared
 from fewstep.analysis.metrics.protocol import Result
 from fewstep.data import Arrays
+from fewstep.statistics import ensembles
 from fewstep.statistics.twosample import shuffled_weights
 
 LEVEL = 0.01  # of the joint verdict
