@@ -60,8 +60,8 @@ def choose_levels(prepared: Prepared, state: State) -> tuple[LevelChoice, str]:
         first = starts(generator, steps, bounds, best)
         if not first:
             break
-        found = search(partial(score, steps), first, bounds, tries)
-        best, levels[steps], scores[steps] = found.levels, found.levels, found.value
+        result = search(partial(score, steps), first, bounds, tries)
+        best, levels[steps], scores[steps] = result.levels, result.levels, result.value
     choice = LevelChoice(levels, scores)
     return choice, describe(choice, count)
 
