@@ -81,7 +81,6 @@ class Arm:
         make = recipes.digits_mixture if self.law == MIXTURE else recipes.toy
         data = f"exact:{self.law}"
         fields = {**self.setting, "seed": seed, "method_options": self.options, "data": data}
-        fields["choose_levels"] = False
         return make(method=self.method, **fields, teacher=data if self.exact_teacher else None)
 
     def command(self) -> str:
