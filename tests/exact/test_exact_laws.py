@@ -180,8 +180,8 @@ def test_an_expectation_is_the_oracles_integral():
 
 WALKS = [
     *(("two-modes", process) for process in PROCESSES),
-    *(("ring8", process) for process in PROCESSES),
-    *(("gaussian", process) for process in PROCESSES),
+    ("ring8", "linear"),
+    ("gaussian", "edm"),
     ("grid25", "linear"),
     ("rings64", "trig"),
     ("digits-mixture", "edm"),
@@ -194,7 +194,7 @@ def apart(law, x: torch.Tensor, other: torch.Tensor, s: float) -> torch.Tensor:
     return (x - other).flatten(1).square().mean(1).sqrt() / spread
 
 
-# Each law and process in one direction, in turn; the one of real data in both.
+# Each law, and each process, in one direction, in turn; the one of real data in both.
 DIRECTIONS = [(*walk, bool(number % 2)) for number, walk in enumerate(WALKS)]
 DIRECTIONS += [("digits-mixture", "edm", not bool((len(WALKS) - 1) % 2))]
 

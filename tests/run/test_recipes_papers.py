@@ -115,9 +115,9 @@ def small(name: str, **fields: object) -> fs.Run:
     return with_values(run, {**few, "network_options": options})
 
 
-def pictures(name: str) -> dict[str, torch.Tensor]:
-    """Noise of the shape of the recipe's data, with labels, which not all use."""
-    shape = (8, 3, side(name), side(name))
+def pictures() -> dict[str, torch.Tensor]:
+    """Noise of 32x32, with labels, which not all use."""
+    shape = (8, 3, 32, 32)
     return {
         "x0": torch.randn(shape, generator=generator(0, "pictures")),
         "cond": torch.arange(8) % 3,
@@ -128,7 +128,7 @@ def pictures(name: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", [name for name in PAPERS if not name.endswith(("-xl", "-large"))])
 def test_two_steps_at_reduced_width(name):
     run = small(name)
-    generator = fs.train(run, pictures(name), progress=False, device="cpu")
+    generator = fs.train(run, pictures(), progress=False, device="cpu")
     assert generator.step == 2
     assert generator.facts.classes == (3 if run.labels else 0)
     fresh = build_student(generator.run, generator.facts, generator.method)
@@ -249,14 +249,10 @@ def test_mcms_teachers_see_the_noise_levels_of_mcm(name):
 def test_mcm_distils_a_teacher_of_its_own_recipe():
     """As in docs/reproduce.md: from the teacher's weights, by its aDDIM moves."""
     name = "imagenet64-mcm-small"
-    teacher = fs.train(
-        small(name, method="diffusion"), pictures(name), progress=False, device="cpu"
-    )
+    teacher = fs.train(small(name, method="diffusion"), pictures(), progress=False, device="cpu")
     run = small(name, K=2)
     run = with_values(run, {"method_options": {**run.method_options, "pairs": "addim"}, "lr": 1e-9})
-    student = fs.train(
-        run, pictures(name), init=teacher, teacher=teacher, progress=False, device="cpu"
-    )
+    student = fs.train(run, pictures(), init=teacher, teacher=teacher, progress=False, device="cpu")
     assert "teacher" in student.method.needs
     for p, q in zip(student.denoiser.parameters(), teacher.denoiser.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=1e-6)
