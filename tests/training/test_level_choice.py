@@ -15,7 +15,8 @@ from fewstep.training.level_choice import COST, SHARE, scoring
 from tests.support.toys import tiny_run
 
 # Long enough to choose, since 5 % of the samples it draws may pass through the network again.
-LONG = {"iterations": 200, "batch": 1024, "checkpoint_every": 200, "picture_every": 0}
+LENGTH = {"iterations": 200, "batch": 1024, "checkpoint_every": 200, "picture_every": 0}
+LONG = {**LENGTH, "choose_levels": True}
 WIDE = Bounds(0.002, 78.0)
 
 
@@ -31,7 +32,7 @@ def trained(folder):
 
 @pytest.fixture(scope="module")
 def plain():
-    return fs.train(tiny_run(**LONG, choose_levels=False), progress=False, device="cpu")
+    return fs.train(tiny_run(**LENGTH), progress=False, device="cpu")
 
 
 def test_the_choice_moves_neither_weights_nor_samples_of_one_step(trained, plain):
@@ -78,7 +79,7 @@ def test_levels_that_are_asked_for_come_first(trained):
 @pytest.mark.parametrize(
     ("fields", "data", "reason"),
     [
-        ({}, None, "so short a run has no time to choose"),
+        ({"choose_levels": True}, None, "so short a run has no time to choose"),
         (LONG, torch.randn(300, 2), "0 validation rows are too few"),
     ],
 )

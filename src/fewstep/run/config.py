@@ -124,8 +124,10 @@ class Run:
     """Steps that averages and learning rate count from; None: a first stage's in init, or 0."""
     later_sigmas: tuple[float, ...] | None = None
     """Noise levels of the later steps, one fewer than all steps; None: the method's own."""
-    choose_levels: bool = True
-    """When training ends, choose the later levels of 2, 4 and 8 steps on the validation split."""
+    choose_levels: bool = False
+    """When training ends, choose the later levels of 2, 4 and 8 steps by a short search on the
+    validation split; `fewstep frontier` searches longer.
+    """
     threads: int = 1
     """CPU threads of an operation: another number gives other last bits."""
     log_every: int = 50

@@ -36,7 +36,6 @@ def cifar10_ict(*, method: str = "ict", **fields: Any) -> Run:
     ict: Options = {"s0": 10, "s1": 1280, "p_mean": -1.1, "p_std": 2.0, "c": 0.00054}
     run = Run(
         recipe="cifar10-ict",
-        choose_levels=False,  # the paper's own
         method=method,
         method_options={"ict": ict}.get(method, {}),
         network="song_unet",
@@ -60,7 +59,6 @@ def cifar10_ect(*, method: str = "ect", **fields: Any) -> Run:
     """CIFAR-10 without labels: ECT of EDM's weights, DDPM++ (arXiv 2406.14548)."""
     run = Run(
         recipe="cifar10-ect",
-        choose_levels=False,  # the paper's own
         method=method,
         # --mean, --std, -q, -k, -b and -c of ct_train.py are the method's defaults. stages:
         # --double=250 ticks of 12.8 kimg are 25,000 of 200,000 iterations.
@@ -99,7 +97,6 @@ def cifar10_tcm(*, method: str = "tcm", **fields: Any) -> Run:
     }
     run = Run(
         recipe="cifar10-tcm",
-        choose_levels=False,  # the paper's own
         method=method,
         method_options={"tcm": tcm, "ect": stage1}.get(method, {}),
         batch=1024,  # of stage 2; stage 1 has 512

@@ -40,7 +40,6 @@ def _gc(recipe: str, like: str, method: str, iterations: int, **fields: Any) -> 
     drops = {"ict": _DROPS[like]}.get(method, {"dropout": 0.0})
     return Run(
         recipe=recipe,
-        choose_levels=False,  # the paper's own
         method=method,
         method_options={"gc": gc, "ict": ict}.get(method, {}),
         # EDM's, 128 channels, positional labels ln(t) / 4; attention in the middle alone

@@ -23,7 +23,6 @@ def _edm2(recipe: str, size: str, **fields: Any) -> Run:
     """What ECT and TCM have in common; no flips, augmentation or clipping in either code."""
     return Run(
         recipe=recipe,
-        choose_levels=False,  # the paper's own
         data="imagenet-64x64.zip",  # as EDM2's dataset_tool.py writes it, crop center-crop-dhariwal
         sigma_data=0.5,
         network="edm2_unet",
