@@ -14,6 +14,7 @@ ROLES = {
     "base": "errors, options, conditions, randomness, disk, JSON, tensors of files, devices",
     "networks": "one factory per network; layers that they share",
     "data": "data sets and files of any kind; hostile files stop here",
+    "statistics": "what two sets of samples have in common: distances, tests, kinds of data",
     "core": "the one loss and its parts: process, times, solvers, targets, couplings, ...",
     "methods": "a method is a function that chooses parts",
     "exact": "laws of data whose denoisers and ODE solutions are known",
@@ -22,7 +23,7 @@ ROLES = {
     "analysis": "what is measured: metrics, frontier, doctor, verify, claims",
     "cli": "one thin file for each verb",
 }
-COLOURS = pyplot.get_cmap("tab10").colors
+COLOURS = pyplot.get_cmap("tab20").colors[::2] + pyplot.get_cmap("tab20").colors[1::2]
 
 
 def main() -> None:
