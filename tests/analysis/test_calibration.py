@@ -190,7 +190,7 @@ def test_eval_prints_and_stores_it(tmp_path, capsys, generator):
     assert main([*command, "--metrics", "coverage_80,crps", "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert "coverage_80, crps: 50 samples for each of 20 conditions of the test split" in printed
-    assert "worst variables at 1 steps: coverage_80 " in printed
+    assert "worst variables at 1 step: coverage_80 " in printed
     assert "disjoint draws" not in printed
     assert main([*command, "--json", "--device", "cpu"]) == 0
     stored = json.loads(capsys.readouterr().out)["results"]

@@ -217,7 +217,9 @@ def _calibration(results: list[Result]) -> list[str]:
             for metric, detail in details
             if "worst" in detail and len(detail.get("variables", "many")) > 1
         ]
-        lines += [f"worst variables at {steps} steps: {', '.join(worst)}"] if worst else []
+        if worst:
+            count = f"{steps} step" + "s" * (steps > 1)
+            lines.append(f"worst variables at {count}: {', '.join(worst)}")
     return lines
 
 
