@@ -26,7 +26,7 @@ from fewstep.cli.train_options import (
 )
 from fewstep.cli.user_code import import_function
 from fewstep.run import lock
-from fewstep.run.config import Run, read_run
+from fewstep.run.config import AUTO, Run, read_run
 from fewstep.run.recipes import RECIPES
 
 log = logging.getLogger("fewstep")
@@ -76,7 +76,7 @@ def start(run: Run, out: Path, own: dict[str, Any], *, quiet: bool, **launch: An
     if quiet or not is_first_process():
         return 0
     print(
-        f"{out}: step {generator.step} of {run.iterations}, fingerprint"
+        f"{out}: step {generator.step} of {generator.run.iterations}, fingerprint"
         f" {generator.fingerprint[:16]}"
     )
     again = "".join(f" --{kind} {getattr(run, kind)}" for kind in own)
@@ -175,12 +175,21 @@ def stored_run(folder: Path) -> Run | None:
         return checkpoint.record.run
 
 
+def by_the_data() -> None:
+    """The network that fits the data: named with --network, it has options."""
+
+
 def chosen_part(
     kind: str, module: Any, run: Run, argv: list[str]
 ) -> tuple[Callable[..., Any], str]:
     """The method or network that is typed, or else the run's, and its name. Raises UserError."""
     word = last_value(argv, f"--{kind}")
     name = word or getattr(run, kind)
+    if kind == "network" and name == AUTO and run.recipe == AUTO:
+        option = next((word for word in argv if word.startswith("--network.")), None)
+        if option is not None:
+            raise UserError(f"{option}: the data choose the network: name one, --network mlp")
+        return by_the_data, name
     if ":" not in name:
         return choose(kind, module, name), name
     if word is None:  # a file or recipe says so: only the user may have code imported

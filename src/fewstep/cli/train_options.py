@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,12 +22,13 @@ from fewstep.base.options import (
 )
 from fewstep.cli.arguments import Option, options_in
 from fewstep.cli.help import screen
-from fewstep.run.config import Run
+from fewstep.run.config import OPEN, Run
 
 ABOUT = (
     "Train a generator from a recipe. Every setting of a run is an option.\n\n"
     "example: fewstep train digits --out runs/digits --iterations 2000 --method.c 0.03"
 )
+BY_DATA = "by the data"  # the default of what the data decide
 FIRST = (
     *("recipe", "out", "resume", "method", "data", "network", "teacher", "init", "iterations"),
     *("batch", "lr", "seed", "precision", "device", "quiet"),
@@ -140,7 +141,10 @@ def all_options() -> list[Option]:
 
 def help_screen(launch: Any, run: Run, everything: bool) -> str:
     """What most people set, on one screen; or everything, by topic."""
-    options = options_in(type(launch), launch)
+    options = [
+        replace(o, default=BY_DATA) if o.name in OPEN and run.is_open(o.name) else o
+        for o in options_in(type(launch), launch)
+    ]
     first = [next(o for o in options if o.name == name) for name in FIRST]
     groups = {f"options (defaults: recipe {run.recipe}, method {run.method})": first}
     if everything:

@@ -19,6 +19,9 @@ MOST_COUNT = 2**31  # iterations, samples of a batch and other counts are below
 MOST_THREADS = 1024
 MOST_BYTES = 2**20  # of run.json
 
+AUTO = "auto"  # a recipe, network, units or option that data or a trial decide
+OPEN = ("network", "batch", "iterations", "lr")  # fields that the data decide of the recipe auto
+
 DESCRIPTION = "data_description"  # beside a run's fields in run.json, for people
 
 # Fields that files call otherwise, so that what older versions wrote and digests of settings hold.
@@ -36,7 +39,7 @@ class Run:
     method_options: Options = field(default_factory=dict)
     """The method's options where they differ from its defaults."""
     network: str = "mlp"
-    """A name, or package.module:function of your own."""
+    """A name, or package.module:function of your own; auto, of the recipe auto: by the data."""
     network_options: Options = field(default_factory=dict)
     """The network's options where they differ from its defaults."""
     data: str = "digits"
@@ -150,6 +153,10 @@ class Run:
         for name, (fine, expected) in self._limits().items():
             require(fine, name, getattr(self, name), expected)
 
+    def is_open(self, name: str) -> bool:
+        """Whether the data decide this field: of the recipe auto, where it is "auto" or 0."""
+        return self.recipe == AUTO and getattr(self, name) in (AUTO, 0)
+
     def _limits(self) -> dict[str, tuple[bool, str]]:
         """Of each field with limits, whether it is within them, and what they are."""
         infinity = float("inf")
@@ -158,10 +165,13 @@ class Run:
         sigmas = (*(self.later_sigmas or ()), 0.0)
         count = "at least 1, below 2^31"
         return {
-            "iterations": (0 < self.iterations < MOST_COUNT, count),
+            "iterations": (
+                0 < self.iterations < MOST_COUNT or self.is_open("iterations"),
+                count,
+            ),
             **self._limits_of_batch(),
             "seed": (0 <= self.seed < 2**63, "in 0 .. 2^63 - 1"),
-            "lr": (0 < self.lr < infinity, "above 0"),
+            "lr": (0 < self.lr < infinity or self.is_open("lr"), "above 0"),
             "warmup": (0 <= self.warmup <= self.constant, f"in 0 .. constant={self.constant}"),
             "constant": (0 <= self.constant <= 1, "a share in 0 .. 1"),
             "final": (0 <= self.final <= 1, "a factor in 0 .. 1"),
@@ -195,11 +205,12 @@ class Run:
         """The limits of the batch and of what it is cut in."""
         block, batch = self.block, self.batch
         cut = f"cuts batch={batch} in equal parts of whole blocks of {block}"
-        powers = (0, *(2**k for k in range(max(batch, 0).bit_length())))
+        powers = (0, *(2**k for k in range(max(batch or MOST_COUNT, 0).bit_length())))
         return {
             "block": (0 < block < MOST_COUNT, "at least 1, below 2^31"),
             "batch": (
-                block > 0 and 0 < batch < MOST_COUNT and batch % block == 0,
+                self.is_open("batch")
+                or (block > 0 and 0 < batch < MOST_COUNT and batch % block == 0),
                 f"a multiple of block={block}, below 2^31",
             ),
             "accumulate": (

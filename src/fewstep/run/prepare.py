@@ -19,17 +19,17 @@ from fewstep.core.method import Method
 from fewstep.data import Arrays, Dataset, units
 from fewstep.run import datasets as run_data
 from fewstep.run import sources, stages
-from fewstep.run.build import Network, OwnMethod, build_method, check_data, with_defaults
+from fewstep.run.build import OWN, Network, OwnMethod, build_method, check_data, with_defaults
 from fewstep.run.checkpoint import Checkpoint
 from fewstep.run.checkpoint.schema import check_room
-from fewstep.run.config import Run
+from fewstep.run.config import AUTO, Run
 from fewstep.run.facts import Facts, facts_of
+from fewstep.run.fitting import as_fitted, fit_to_data
 from fewstep.run.resume import check_same
 from fewstep.run.sources import Model, Source, Weights
 from fewstep.run.stages import Stage
 from fewstep.run.teachers import teacher_of
 
-AUTO = "auto"  # the value of an option that a trial chooses
 FAR = 3.0  # factor between deviations from which on data are taken for others
 CPU = torch.device("cpu")
 
@@ -47,6 +47,7 @@ class Prepared:
     teacher: Model | None = None
     checkpoint: Checkpoint | None = None  # that it goes on from
     device: torch.device = CPU
+    reason: str = ""  # what the data decided, in a line
 
     @cached_property
     def stages(self) -> list[Stage]:
@@ -81,7 +82,7 @@ def prepare(
         if run.units == units.AUTO:
             run = replace(run, units=checkpoint.record.run.units)
     origin = before or origin_of(run, init, teacher)
-    dataset = dataset_of(run, data, origin)
+    run, dataset, reason = fit(run, data, network, checkpoint, origin)
     if before is None and origin is not None:
         check_units(dataset, origin)
     cond = None if run.cond is None else datasets.full_name(run.cond)
@@ -102,7 +103,9 @@ def prepare(
     run = stages.with_stage(run, facts, parts, weights, checkpoint)
     if run.method_options != options:
         parts = build_method(run, facts, method)
-    prepared = Prepared(run, facts, parts, dataset, network, weights, None, checkpoint, device)
+    prepared = Prepared(
+        run, facts, parts, dataset, network, weights, None, checkpoint, device, reason
+    )
     guide = teacher_of(teacher, prepared)
     facts = replace(
         facts,
@@ -113,6 +116,26 @@ def prepare(
         facts = check_same(checkpoint, run, facts, lambda old: with_defaults(old, method, network))
     check_room(run, facts)
     return replace(prepared, facts=facts, teacher=guide)
+
+
+def fit(
+    run: Run,
+    data: Tensor | Mapping[str, Tensor] | None,
+    network: Network | None,
+    checkpoint: Checkpoint | None,
+    origin: Facts | None,
+) -> tuple[Run, Dataset, str]:
+    """The run with what its data decide or decided before, the data set, and the reason."""
+    if network is not None and run.is_open("network"):
+        run = replace(run, network=OWN)
+    if checkpoint is not None:
+        run = as_fitted(run, checkpoint.record.run)
+    dataset = dataset_of(run, data, origin)
+    units_before = run.units
+    run, reason = fit_to_data(run, dataset)
+    if run.units != units_before:
+        dataset = dataset_of(run, data, origin)
+    return run, dataset, reason
 
 
 def dataset_of(
@@ -192,7 +215,7 @@ def with_choices(run: Run, checkpoint: Checkpoint | None) -> Run:
 
 
 def fill_auto(options: Options, choices: Options) -> Options:
-    """The options with the choice for each that is "auto", those of a base included."""
+    """The options with the trial's choice for each that is "auto", those of a base included."""
 
     def fill(name: str, value: Any) -> Any:
         if isinstance(value, dict):

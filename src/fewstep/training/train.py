@@ -156,6 +156,7 @@ def _announce(prepared: Prepared, reason: str) -> None:
     """Says what was read, where weights and teacher are from, a trial's choice, and the stages."""
     lines = [
         text_of(prepared.facts.description) if prepared.facts.description else None,
+        prepared.reason,
         prepared.initial and prepared.initial.about,
         prepared.teacher and f"teacher: {prepared.teacher}",
         reason,

@@ -4,6 +4,7 @@ The small ones have settings that were tried; those of papers have the papers', 
 each number beside it, and docs/reproduce.md says what they cost and what they gave.
 """
 
+from fewstep.run.recipes.auto import auto
 from fewstep.run.recipes.cifar10 import cifar10_ect, cifar10_ict, cifar10_tcm
 from fewstep.run.recipes.digits import digits, digits_dit, digits_mixture, digits_unet
 from fewstep.run.recipes.gc_sets import celeba64_gc, cifar10_gc, imagenet32_gc, lsun64_gc
@@ -23,6 +24,7 @@ from fewstep.run.recipes.imagenet_mcm import (
 from fewstep.run.recipes.toy import toy
 
 SMALL = {
+    "auto": auto,
     "digits": digits,
     "digits-unet": digits_unet,
     "digits-dit": digits_dit,
@@ -53,6 +55,7 @@ __all__ = [
     "PAPERS",
     "RECIPES",
     "SMALL",
+    "auto",
     "celeba64_gc",
     "cifar10_ect",
     "cifar10_gc",

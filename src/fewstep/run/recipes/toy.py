@@ -14,7 +14,7 @@ _OPTIONS: dict[str, Options] = {
     "direct_cm": {"n": 16, "solver": "heun"},
 }
 # Other fields by method: a whole solution for each sample makes an update of direct_cm expensive.
-_FIELDS: dict[str, Options] = {
+FIELDS: dict[str, Options] = {
     "direct_cm": {"batch": 128, "iterations": 2000},
     "tcm": {"iterations": 4000, "split": 0.75, "stage_lr": 0.3},
 }
@@ -41,4 +41,4 @@ def toy(*, method: str = "ect", **fields: Any) -> Run:
         iterations=3000,
     )
     teacher = teacher_fields(run, "exact:ring8", _WITH_TEACHER)
-    return with_values(run, {**_FIELDS.get(method, {}), **teacher, **fields})
+    return with_values(run, {**FIELDS.get(method, {}), **teacher, **fields})
