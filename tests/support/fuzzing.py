@@ -58,7 +58,7 @@ def deep(levels: int, chance: random.Random) -> Any:
 
 
 def valid_runs() -> list[dict[str, Any]]:
-    """Every recipe that needs no data with its options written out, and every method on the toy set."""
+    """The recipes that need no data, options written out, and every method on the toy set."""
     runs = [recipe() for name, recipe in fs.recipes.RECIPES.items() if name != "auto"]
     runs += [fs.recipes.toy(method=name) for name in methods.__all__]
     return [written_out(run).to_json() for run in runs]

@@ -11,11 +11,11 @@ import fewstep as fs
 from fewstep.base.errors import StorageError
 from fewstep.run.checkpoint.schema import check_values
 from fewstep.run.levels import Bounds, LevelChoice, bounds_of, own_levels
-from fewstep.training.level_choice import COST, SHARE, scoring
+from fewstep.training.level_choice import COST, SHARE, scoring, search_levels
 from tests.support.toys import tiny_run
 
 # Long enough to choose, since 5 % of the samples it draws may pass through the network again.
-LENGTH = {"iterations": 200, "batch": 1024, "checkpoint_every": 200, "picture_every": 0}
+LENGTH = {"iterations": 250, "batch": 1024, "checkpoint_every": 250, "picture_every": 0}
 LONG = {**LENGTH, "choose_levels": True}
 WIDE = Bounds(0.002, 78.0)
 
@@ -46,12 +46,37 @@ def test_chosen_levels_score_no_worse_than_the_methods_own(trained, plain):
     dataset = fs.data.load("ring8")
     count = int(SHARE * LONG["iterations"] * LONG["batch"]) // COST
     score = scoring(plain, dataset, count, 0)
-    assert trained.level_choice.levels.keys() == {2, 4, 8}
-    for steps, levels in trained.level_choice.levels.items():
+    choice = trained.level_choice
+    assert choice.levels.keys() <= {2, 4, 8} == choice.scores.keys() - {1}
+    assert 2 in choice.levels  # of this run
+    for steps, value in choice.scores.items():
+        own = own_levels(plain, steps, bounds_of(plain)) if steps > 1 else ()
+        levels = choice.levels.get(steps, own)
         assert len(levels) == steps - 1
-        own = own_levels(plain, steps, bounds_of(plain))
-        assert trained.level_choice.scores[steps] == score(steps, levels) <= score(steps, own)
-    assert trained.level_choice.scores[1] == score(1, ())
+        assert value == score(steps, levels, 0)[0] <= score(steps, own, 0)[0]
+        for side in (0, 1):
+            sums = [sum(score(steps, x, i)[side] for i in (1, 2)) for x in (levels, own)]
+            assert sums[0] <= sums[1]
+
+
+def made_score(confirms):
+    """The lower the levels the better, but with other noise only where they are confirmed."""
+
+    def score(steps, levels, draw):
+        value = sum(levels)
+        return (value, value) if draw == 0 or confirms(draw) else (value, -value)
+
+    return score
+
+
+def test_levels_that_other_noise_does_not_confirm_are_left_alone(plain):
+    kept = search_levels(plain, made_score(lambda draw: True))
+    assert kept.levels.keys() == {2, 4, 8}
+    left = search_levels(plain, made_score(lambda draw: False))
+    assert left.levels == {}
+    own = {steps: sum(own_levels(plain, steps, bounds_of(plain))) for steps in (2, 4, 8)}
+    assert {steps: left.scores[steps] for steps in own} == pytest.approx(own)
+    assert [left.of(steps, WIDE) for steps in (2, 3, 5)] == [None] * 3
 
 
 def test_they_are_stored_with_the_weights_and_found_again(trained, folder, tmp_path):
@@ -69,7 +94,7 @@ def test_levels_that_are_asked_for_come_first(trained):
     assert own.levels_of(2) == (1.5,)
     by_run = replace(trained, run=replace(trained.run, later_sigmas=(1.5,)))
     assert by_run.levels_of(2) == (1.5,)
-    assert by_run.levels_of(4) == trained.level_choice.levels[4]
+    assert by_run.levels_of(4) == trained.level_choice.levels.get(4, (1.5,))
     # Between the numbers of steps that were chosen: the nearest fewer, stretched.
     three = trained.levels_of(3)
     assert len(three) == 2

@@ -265,7 +265,7 @@ class Generator:
         groups = {name: module.state_dict() for name, module in modules.items()}
         stage = 2 if self.method.before is not None else 1
         position = Position(step=self.step, stage=stage)
-        levels = self.level_choice.to_json() if self.level_choice.levels else None
+        levels = self.level_choice.to_json() if self.level_choice.scores else None
         record = new_record(self.run, self.facts, position, levels=levels)
         write_checkpoint(Path(path), groups, record.to_json())
 

@@ -34,9 +34,12 @@ class LevelChoice:
 
     def of(self, steps: int, bounds: Bounds) -> Levels | None:
         """Those for so many steps; where none were chosen, the nearest fewer or more, stretched."""
-        if steps in self.levels or steps < 2 or not self.levels:
+        searched = self.scores.keys() - {1}
+        if steps in searched or steps < 2 or not searched:
             return self.levels.get(steps)
-        near = min(self.levels, key=lambda other: (other > steps, abs(other - steps)))
+        near = min(searched, key=lambda other: (other > steps, abs(other - steps)))
+        if near not in self.levels:
+            return None  # the method's own did better there
         levels = stretch(self.levels[near], steps - 1, bounds)
         return levels if bounds.allow(levels) else None
 

@@ -128,7 +128,7 @@ class Recorder:
             self.state.position(),
             machine=self._machine(),
             skipped=list(dataset.skipped) or None if dataset else None,
-            levels=self.state.level_choice.to_json() if self.state.level_choice.levels else None,
+            levels=self.state.level_choice.to_json() if self.state.level_choice.scores else None,
         )
 
     def save(self) -> None:
