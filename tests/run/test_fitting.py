@@ -92,14 +92,14 @@ def test_a_resumed_run_keeps_what_the_data_decided(tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
     settings = fitting.SETTINGS
-    short = {kind: fitting.Settings("mlp", small, 32, 4, 1e-3) for kind in settings}
+    short = {kind: fitting.Settings("mlp", small, 32, 4, 1e-3, {}) for kind in settings}
     monkeypatch.setattr(fitting, "SETTINGS", short)
     whole = fs.train(run, data, progress=False, device="cpu")
     assert whole.step == 4
     with pytest.raises(fs.errors.Stopped):
         fs.train(run, data, out=tmp_path / "run", progress=False, device="cpu", watch=stop)
     # Another version would choose otherwise.
-    longer = {kind: fitting.Settings("mlp", small, 32, 9, 1e-1) for kind in settings}
+    longer = {kind: fitting.Settings("mlp", small, 32, 9, 1e-1, {"stages": 3}) for kind in settings}
     monkeypatch.setattr(fitting, "SETTINGS", longer)
     rest = fs.train(run, data, out=tmp_path / "run", resume=True, progress=False, device="cpu")
     assert (rest.step, rest.fingerprint) == (4, whole.fingerprint)
@@ -122,6 +122,30 @@ def test_heavy_tails_and_repeated_values_are_learned_by_their_quantiles(values, 
     assert (ready.facts.units.quantiles != ()) == bool(says)
     # Of any other recipe the units stay.
     assert prepare(fs.recipes.toy(), torch.from_numpy(data)).run.units == "auto"
+
+
+def test_a_table_with_categories_is_learned_by_means_and_one_without_by_medians():
+    numbers = NORMAL[:, 0, 0]
+    category = (np.arange(ROWS) % 2)[:, None]
+    run = fs.recipes.auto()
+    assert prepare(run, torch.from_numpy(numbers)).run.method_options["c"] == 0
+    mixed = torch.from_numpy(np.concatenate([numbers, category], 1))
+    assert prepare(run, mixed).run.method_options["c"] == 0.3
+    own = prepare(fs.recipes.auto(method_options={"c": 0.1}), mixed).run.method_options
+    assert (own["c"], own["stages"]) == (0.1, 8)
+    other = prepare(fs.recipes.auto(method="ict"), mixed).run.method_options
+    assert other == prepare(fs.recipes.toy(method="ict"), mixed).run.method_options
+
+
+def test_options_of_the_method_that_are_typed_stay(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(ROWS)[:, None] % 3 * 1.0)
+    words = ["train", "auto", "--data", str(tmp_path / "x.npy"), "--iterations", "1", "--quiet"]
+    own = [["--method.c=0"], ["--method.stages", "7", "--method.p-mean", "-1"]]
+    expected = [{"c": 0, "stages": 8, "p_mean": -1.1}, {"c": 0.3, "stages": 7, "p_mean": -1}]
+    for number, (more, options) in enumerate(zip(own, expected, strict=True)):
+        out = tmp_path / f"run{number}"
+        assert main([*words, *more, "--batch", "32", "--out", str(out)]) == 0
+        assert fs.load(out).run.method_options.items() >= options.items()
 
 
 def test_channels_that_are_not_first_are_named():

@@ -21,6 +21,7 @@ from fewstep.cli.train_options import (
     all_options,
     help_screen,
     last_value,
+    typed_names,
     typed_options,
     with_launch,
 )
@@ -53,7 +54,12 @@ def main(argv: list[str]) -> int:
     args = parse(type(launch), argv, verb="train", description="", default=launch)
     check_data_name(args.data)  # before torch is imported, as the values of options were
     values = {f.name: getattr(args, f.name) for f in fields(Run)}
-    values |= {f"{kind}_options": asdict(getattr(args, f"{kind}_options")) for kind in parts}
+    for kind in parts:
+        options = asdict(getattr(args, f"{kind}_options"))
+        if run.recipe == AUTO:  # the data decide the others
+            names = getattr(run, f"{kind}_options").keys() | typed_names(argv, f"--{kind}")
+            options = {name: value for name, value in options.items() if name in names}
+        values[f"{kind}_options"] = options
     values["recipe"] = run.recipe
     return start(
         Run(**values),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
@@ -124,6 +125,12 @@ def last_value(argv: list[str], option: str) -> str | None:
         elif word == option:
             value = following
     return value
+
+
+def typed_names(argv: list[str], path: str) -> set[str]:
+    """The options PATH.NAME that are typed, also as PATH.NAME=VALUE or PATH.NAME.OPTION."""
+    words = (word for word in argv if word.startswith(f"{path}."))
+    return {re.split(r"[.=]", word.removeprefix(f"{path}."))[0].replace("-", "_") for word in words}
 
 
 def all_options() -> list[Option]:

@@ -6,21 +6,22 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
+from torch import Tensor
 
 from fewstep.base.conditions import mask_of
 from fewstep.base.options import Options
 from fewstep.data import Dataset
 from fewstep.data.units import QUANTILE
 from fewstep.run.config import AUTO, OPEN, Run
-from fewstep.statistics.layout import FIELD, PICTURE, SERIES, SET, TABLE, layout_of
+from fewstep.statistics.layout import CATEGORIES, FIELD, PICTURE, SERIES, SET, TABLE, layout_of
 
 Shape = tuple[int, ...]
 
 TOKENS = 64  # most places along which a network's work grows: longer data enter in larger patches
 HEAVY = 15.0  # kurtosis of a variable from which on its normal numbers are learned (a normal's: 3)
 REPEATED = 0.2  # share of one value among a variable's, from which on too
-FEW_VALUES = 10  # up to so many different values nothing has a tail
+FEW_VALUES = 10  # of a variable, which is as good as a category then
+MOST_ROWS = 10_000  # that different values are looked for in
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Settings:
     batch: int
     iterations: int
     lr: float
+    ect: Options  # of the method ect
 
 
 def _mlp(shape: Shape) -> Options:
@@ -58,46 +60,58 @@ def patch_of(length: int, most: int) -> int:
     return 2 ** max(0, math.ceil(math.log2(length / most)))
 
 
+# The plain norm, c = 0, has the median for its best guess, by which the frequent category of a
+# table wins; one of about the data's size has the mean.
 SETTINGS = {
-    TABLE: Settings("mlp", _mlp, 512, 3000, 2e-3),
-    SERIES: Settings("unet1d", _unet1d, 256, 1500, 1e-3),
-    SET: Settings("set_transformer", _set_transformer, 128, 2500, 2e-3),
-    FIELD: Settings("dit", _dit, 128, 2500, 1e-3),
-    PICTURE: Settings("dit", _dit, 128, 2500, 1e-3),
+    TABLE: Settings("mlp", _mlp, 512, 3000, 2e-3, {"stages": 6}),
+    CATEGORIES: Settings("mlp", _mlp, 512, 3000, 2e-3, {"stages": 8, "c": 0.3}),
+    SERIES: Settings("unet1d", _unet1d, 256, 1500, 1e-3, {"stages": 5}),
+    SET: Settings("set_transformer", _set_transformer, 128, 2500, 2e-3, {"stages": 6}),
+    FIELD: Settings("dit", _dit, 128, 2500, 1e-3, {"stages": 5}),
+    PICTURE: Settings("dit", _dit, 128, 2500, 1e-3, {"stages": 5}),
 }
 
 
-def as_fitted(run: Run, before: Run) -> Run:
-    """The run with what the data decided for it before it was stopped."""
+def as_before(run: Run, before: Run) -> Run:
+    """The run with what its data decided before it was stopped."""
+    if run.recipe != AUTO:
+        return run
     names = [name for name in OPEN if run.is_open(name)]
-    names += ["network_options"] if "network" in names else []
-    return replace(run, **{name: getattr(before, name) for name in names})
+    choice = {name: getattr(before, name) for name in names}
+    for kind in ("method", "network"):
+        if kind in names or getattr(run, kind) == getattr(before, kind):
+            options = f"{kind}_options"
+            choice[options] = {**getattr(before, options), **getattr(run, options)}
+    return replace(run, **choice)
 
 
 def fit_to_data(run: Run, dataset: Dataset) -> tuple[Run, str]:
     """The run with what its data decide, and a line that says what and why; "" where nothing is.
 
-    Only fields that are open (`Run.is_open`) change, and units = auto of a table with heavy tails.
+    These are fields that are open (`Run.is_open`), options of the method ect that the run does not
+    set, and units = auto of a table with heavy tails.
     """
     if not any(map(run.is_open, OPEN)):
         return run, ""
     kind, about = kind_of_data(dataset)
     settings = SETTINGS[kind]
     choice = {name: getattr(settings, name) for name in OPEN if run.is_open(name)}
+    words = [f"{name} {value}" for name, value in choice.items()]
     if "network" in choice:
-        choice["network_options"] = settings.network_options(dataset.shape)
-    words = [_words(name, value) for name, value in choice.items()]
-    if run.units == AUTO and kind == TABLE and (tail := heavy_tail(dataset)):
+        options = settings.network_options(dataset.shape)
+        choice["network_options"] = options
+        words[0] = f"network {settings.network} ({_words(options)})"
+    if run.method == "ect" and (more := settings.ect.keys() - run.method_options.keys()):
+        choice["method_options"] = {**settings.ect, **run.method_options}
+        words.append(f"ect ({_words({name: settings.ect[name] for name in sorted(more)})})")
+    if run.units == AUTO and kind in (TABLE, CATEGORIES) and (tail := heavy_tail(dataset)):
         choice["units"] = QUANTILE
-        words.append(f"units by quantiles ({tail})")
+        words.append(f"units by quantiles, since {tail}")
     return replace(run, **choice), f"auto: {about}: {', '.join(words)}"
 
 
-def _words(name: str, value: object) -> str:
-    if name == "network_options":
-        assert isinstance(value, dict)
-        return "with " + (", ".join(f"{key} {one}" for key, one in value.items()) or "its defaults")
-    return f"{name} {value}"
+def _words(options: Options) -> str:
+    return ", ".join(f"{name} {value}" for name, value in options.items()) or "as it is"
 
 
 def kind_of_data(dataset: Dataset) -> tuple[str, str]:
@@ -111,25 +125,30 @@ def kind_of_data(dataset: Dataset) -> tuple[str, str]:
     if kind == TABLE:
         is_long = len(layout.kinds) > 1 and not dataset.names.columns and math.prod(shape) > 16
         hint = " (a series has shape [N, channels, length])" if is_long else ""
-        return TABLE, f"{rows} of {math.prod(shape)} numbers without an order{hint}"
+        few = CATEGORIES in layout.kinds or any(map(has_few_values, dataset.train.x0.flatten(1).T))
+        what = "numbers and categories" if few else "numbers without an order"
+        return CATEGORIES if few else TABLE, f"{rows} of {math.prod(shape)} {what}{hint}"
     if layout.axis != 1:
         hint = f"networks for {kind} want [N, channels, ...]"
         return TABLE, f"{rows}, {kind} {size} whose channels are not the first axis ({hint})"
     return kind, f"{rows}, {kind} {size}, channels first"
 
 
+def has_few_values(values: Tensor) -> bool:
+    """Whether a variable is as good as a category."""
+    return len(values[:MOST_ROWS].unique()) <= FEW_VALUES
+
+
 def heavy_tail(dataset: Dataset) -> str:
     """The first variable with a heavy tail or a value of many rows, in words; "" for none."""
-    x0 = dataset.train.x0.flatten(1).double()
     if mask_of(dataset.train.x0, dataset.train.cond) is not None:
         return ""
-    for place, values in enumerate(x0.unbind(1)):
-        different, counts = torch.unique(values, return_counts=True)
-        if len(different) <= FEW_VALUES:
+    for place, values in enumerate(dataset.train.x0.flatten(1).double().T):
+        if has_few_values(values):
             continue
-        deviations = values - values.mean()
-        kurtosis = float(deviations.pow(4).mean() / deviations.square().mean() ** 2)
-        share = float(counts.max()) / len(values)
+        distances = values - values.mean()
+        kurtosis = float(distances.pow(4).mean() / distances.square().mean() ** 2)
+        share = float(values.unique(return_counts=True)[1].max()) / len(values)
         if kurtosis > HEAVY:
             return f"variable {place} has kurtosis {kurtosis:.0f}"
         if share > REPEATED:

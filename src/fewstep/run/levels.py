@@ -34,10 +34,10 @@ class LevelChoice:
 
     def of(self, steps: int, bounds: Bounds) -> Levels | None:
         """Those for so many steps; where none were chosen, the nearest fewer or more, stretched."""
-        searched = self.scores.keys() - {1}
-        if steps in searched or steps < 2 or not searched:
+        numbers = self.scores.keys() - {1}
+        if steps in numbers or steps < 2 or not numbers:
             return self.levels.get(steps)
-        near = min(searched, key=lambda other: (other > steps, abs(other - steps)))
+        near = min(numbers, key=lambda other: (other > steps, abs(other - steps)))
         if near not in self.levels:
             return None  # the method's own did better there
         levels = stretch(self.levels[near], steps - 1, bounds)

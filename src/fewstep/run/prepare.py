@@ -24,7 +24,7 @@ from fewstep.run.checkpoint import Checkpoint
 from fewstep.run.checkpoint.schema import check_room
 from fewstep.run.config import AUTO, Run
 from fewstep.run.facts import Facts, facts_of
-from fewstep.run.fitting import as_fitted, fit_to_data
+from fewstep.run.fitting import as_before, fit_to_data
 from fewstep.run.resume import check_same
 from fewstep.run.sources import Model, Source, Weights
 from fewstep.run.stages import Stage
@@ -129,7 +129,7 @@ def fit(
     if network is not None and run.is_open("network"):
         run = replace(run, network=OWN)
     if checkpoint is not None:
-        run = as_fitted(run, checkpoint.record.run)
+        run = as_before(run, checkpoint.record.run)
     dataset = dataset_of(run, data, origin)
     units_before = run.units
     run, reason = fit_to_data(run, dataset)
