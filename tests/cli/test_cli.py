@@ -120,6 +120,7 @@ def test_damage_exits_4(run, capsys):
     assert main(["sample", str(run)]) == 4
 
 
+@pytest.mark.pictures
 def test_a_run_folder_holds_what_it_should(run, capsys):
     assert json.loads((run / "run.json").read_text())["recipe"] == "toy"
     assert [

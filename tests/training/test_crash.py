@@ -115,6 +115,7 @@ def command(server, folder, slow=0.0, **fields):
         argv=["train", "toy", "--method", "ect", *options],
         gauge=str(folder.with_name(f"{folder.name}.gauge")),
         slow=slow,
+        has_pictures=fields["picture_every"] > 0,
     )
 
 
