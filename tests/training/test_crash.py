@@ -166,9 +166,7 @@ def test_a_signal_saves_exits_75_and_the_rest_is_the_same(
     assert fs.load(folder, device="cpu").fingerprint == reference, f"seed {SEED}"
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, -15), (signal.SIGINT, 130)]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -15), (signal.SIGINT, 130)])
 def test_a_second_signal_exits_at_once_in_a_slow_save_too(
     server, tmp_path, reference, number, code
 ):
