@@ -51,7 +51,6 @@ from tests.support.subjects import (
     with_scaling,
 )
 
-
 # The slow measures, which see no method: ect has both, and the command takes all of mcm.
 LEFT_OUT = {
     "tcm": ("memorisation",),
