@@ -25,8 +25,8 @@ from fewstep.base.errors import UserError
 from fewstep.statistics import distances, kernels
 from tests.analysis.test_metrics import normals
 
-SIMULATIONS, DRAWS = 100, 12
-ENOUGH = 90  # intervals that hold the truth
+SIMULATIONS, DRAWS = 200, 12
+ENOUGH = 180  # intervals that hold the truth
 
 
 def coverage(measure, truth: float, n: int, d: int) -> int:
