@@ -1,4 +1,4 @@
-"""What all tests share: one thread, folders in memory, a server that forks, an order."""
+"""What all tests share: one thread, folders in memory, no pictures, forks, an order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
@@ -50,6 +50,8 @@ SLOW = (
     "cli/test_fuzz.py",
 )
 
+DRAW: dict[str, Callable[..., None]] = {}  # what draws the picture of a step
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--on-disk", action="store_true", help="put all temporary folders on the disk")
@@ -78,6 +80,16 @@ def pytest_collection_finish() -> None:
     """Takes all that was imported out of the garbage collector's way, and of the forks'."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures of any scope
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Only tests marked `pictures` draw those of runs: they take most of the time of tiny ones."""
+    from fewstep.training import recorder
+
+    DRAW.setdefault("draw", recorder.Recorder.draw)
+    is_marked = item.get_closest_marker("pictures") is not None
+    recorder.Recorder.draw = DRAW["draw"] if is_marked else lambda self: None
 
 
 @pytest.fixture

@@ -51,6 +51,13 @@ from tests.support.subjects import (
     with_scaling,
 )
 
+# The slow measures, which see no method: ect has both, and the command takes all of mcm.
+LEFT_OUT = {
+    "tcm": ("memorisation",),
+    "mcm": ("memorisation", "gradient noise"),
+    "diffusion": ("memorisation", "gradient noise"),
+}
+
 
 @pytest.fixture(scope="session")
 def common(tmp_path_factory) -> Path:
@@ -76,11 +83,12 @@ def healthy(common) -> Callable[[str], Subject]:
 
 @pytest.fixture(scope="session")
 def whole(common, healthy) -> Callable[[str], Examination]:
-    """All measures of a healthy run, taken once for all tests."""
+    """The measures of a healthy run, taken once for all tests."""
 
     def load(method: str) -> Examination:
         def save(path: Path) -> None:
-            path.write_bytes(pickle.dumps(take(healthy(method))))
+            names = [name for name in MEASURES if name not in LEFT_OUT.get(method, ())]
+            path.write_bytes(pickle.dumps(take(healthy(method), *names)))
 
         result: Examination = pickle.loads(once(common / f"{method}.pickle", save).read_bytes())
         return result
@@ -420,7 +428,7 @@ def test_a_spike_is_no_schedule():
 
 
 def test_examination_writes_nothing_and_repeats(healthy, whole, tmp_path, capsys):
-    folder = healthy("ect").name
+    folder = healthy("mcm").name
     before = contents(folder)
     page = tmp_path / "page"
     assert main(["doctor", folder, "--json", "--device", "cpu", "--out", str(page)]) == 0
@@ -429,7 +437,7 @@ def test_examination_writes_nothing_and_repeats(healthy, whole, tmp_path, capsys
     assert facts["severity"] == "ok"
     measures = {one["name"]: one for one in facts["measures"]}
     assert set(measures) == set(MEASURES)
-    for again in output.as_json(whole("ect"))["measures"]:
+    for again in output.as_json(whole("mcm"))["measures"]:
         assert measures[again["name"]]["verdicts"] == again["verdicts"]
     assert all(one["verdicts"] or one["missing"] for one in measures.values())
     html = (page / "doctor.html").read_text()

@@ -7,7 +7,9 @@ import math
 import re
 import shlex
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -529,16 +531,28 @@ def test_the_range_of_levels_where_a_process_has_no_ends(student):
 
 SMALL = [
     *("--steps", "1,2", "--candidates", "3", "--search-n", "300", "--n", "600"),
-    *("--repeats", "3", "--batch", "4", "--device", "cpu"),
+    *("--repeats", "3", "--batch", "150", "--device", "cpu"),
 ]
+OF_DIGITS = ["frontier", "digits", *SMALL]
+OF_DIGITS += ["--teacher", "exact:digits-mixture", "--teacher-steps", "1,3"]
 
 
-def test_the_command_writes_all_three_and_its_commands_sample(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    teacher = ["--teacher", "exact:digits-mixture", "--teacher-steps", "1,3"]
-    assert main(["frontier", "digits", *SMALL, *teacher, "--json"]) == 0
-    facts = json.loads(capsys.readouterr().out)
-    folder = tmp_path / "frontier-digits"
+@pytest.fixture(scope="module")
+def digits_study(tmp_path_factory) -> tuple[Path, str, str]:
+    """Where the command on the digits was run, what it printed, and what it said meanwhile."""
+    folder = tmp_path_factory.mktemp("digits")
+    out, err = StringIO(), StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setattr(progress, "SECONDS", 0.0)
+        assert main([*OF_DIGITS, "--json"]) == 0
+    return folder, out.getvalue(), err.getvalue()
+
+
+def test_the_command_writes_all_three_and_its_commands_sample(digits_study, tmp_path):
+    place, printed, _ = digits_study
+    facts = json.loads(printed)
+    folder = place / "frontier-digits"
     assert facts == json.loads((folder / "frontier.json").read_text())
     for picture in ("frontier.png", "samples.png"):
         assert (folder / picture).read_bytes()[:4] == b"\x89PNG"
@@ -550,7 +564,7 @@ def test_the_command_writes_all_three_and_its_commands_sample(tmp_path, capsys, 
     for p in facts["points"]:
         assert keys <= p.keys()
         assert [r["protocol"]["split"] for r in p["results"]] == ["test"] * 9
-        assert [t["batch"] for t in p["latency"]] == [1, 4]
+        assert [t["batch"] for t in p["latency"]] == [1, 150]
         assert p["evaluations"] == p["steps"]
     second = facts["points"][1]
     assert second["chosen"]["candidates"] == 3
@@ -652,6 +666,7 @@ def test_an_own_method_goes_to_the_run_that_has_it(monkeypatch, words, expected)
 def test_an_own_method_and_network_stand_beside_a_shipped_one(tmp_path, monkeypatch, capsys):
     """The commands name the own parts, for the run that has them alone."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(frontier.Frontier, "write", lambda *_: None)  # the page is no matter here
     np.save("x.npy", law(200, 1).numpy())
     small = {"iterations": 2, "batch": 32, "data": "x.npy"}
     run = fs.recipes.toy(**small, network_options={"width": 8, "depth": 1})
@@ -716,13 +731,13 @@ def test_a_teacher_that_learned_from_other_data_is_refused(student, monkeypatch)
         frontier.open_teacher("runs/teacher", student)
 
 
-def test_quiet_prints_the_results_alone(tmp_path, capsys, monkeypatch):
+def test_quiet_prints_the_results_alone(digits_study, capsys, monkeypatch):
+    """Of the same study, whose scores are stored."""
+    folder, _, said = digits_study
+    monkeypatch.chdir(folder)
     monkeypatch.setattr(progress, "SECONDS", 0.0)
-    argv = ["frontier", "digits", *SMALL, "--out", str(tmp_path / "a")]
-    assert main(argv) == 0
-    said = capsys.readouterr().err
     assert all(unit in said for unit in ("candidates/s", "test scores/s", "timed calls/s"))
-    assert main([*argv, "--quiet"]) == 0
+    assert main([*OF_DIGITS, "--quiet"]) == 0
     output = capsys.readouterr()
     assert output.err == ""
     assert "The best setting is" in output.out

@@ -45,9 +45,9 @@ def test_frechet_of_gaussians_is_its_formula_and_of_a_set_with_itself_0():
 
 def test_energy_is_unbiased_and_right_for_points_of_a_line():
     values = torch.tensor(
-        [energy(normals(40, 2, 2 * i), normals(60, 2, 2 * i + 1)) for i in range(400)]
+        [energy(normals(40, 2, 2 * i), normals(60, 2, 2 * i + 1)) for i in range(100)]
     )
-    assert abs(values.mean().item()) < 4 * values.std().item() / 20
+    assert abs(values.mean().item()) < 4 * values.std().item() / 10
     x, y = torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [4.0]])
     assert energy(x, y) == pytest.approx(2 * (1 + 4 + 1 + 2) / 4 - 2 - 3)
 
@@ -78,18 +78,22 @@ def cold_cache(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def warm_cache(tmp_path_factory, monkeypatch):
+    """A cache that the tests of this session share: the classifier is trained once."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 def test_the_classifier_is_good_the_same_each_time_and_kept(digits, cold_cache):
     first = classifier(digits)
     assert first.accuracy(digits.test.x0, digits.test.cond) > 0.93
     (file,) = (cold_cache / "fewstep").iterdir()
     assert classifier(digits).fingerprint == first.fingerprint
-    file.write_bytes(b"damaged")
-    assert classifier(digits).fingerprint == first.fingerprint
-    file.unlink()
+    file.write_bytes(b"damaged")  # so that it is trained again
     assert classifier(digits).fingerprint == first.fingerprint
 
 
-def test_a_generator_that_draws_real_data_reaches_the_floor(digits, cold_cache, monkeypatch):
+def test_a_generator_that_draws_real_data_reaches_the_floor(digits, warm_cache, monkeypatch):
     """Held-out data as the 'model' scores the floor exactly."""
     settings = tiny_run(data="digits", network_options={"width": 8, "depth": 1})
     g = fs.train(settings, progress=False, device="cpu")
@@ -115,7 +119,7 @@ def test_a_generator_that_draws_real_data_reaches_the_floor(digits, cold_cache, 
     assert speeds[0]["samples_per_second"] > 0
 
 
-def test_scores_ask_for_what_they_report(digits, cold_cache, monkeypatch):
+def test_scores_ask_for_what_they_report(digits, warm_cache, monkeypatch):
     """Steps, seed and label frequencies reach the generator; model and floor have one count."""
     g = fs.train(
         tiny_run(data="digits", network_options={"width": 8, "depth": 1}),
@@ -217,7 +221,7 @@ def test_the_error_of_a_single_floor_is_a_jackknife_over_tenths():
     assert floor.error == pytest.approx(error, rel=1e-5)
 
 
-def test_padding_counts_for_nothing_in_scores(cold_cache, monkeypatch):
+def test_padding_counts_for_nothing_in_scores(warm_cache, monkeypatch):
     """Real data in the model's place, with anything in the padding, is at the floor."""
     n = 400
     x = 5 + normals(n, 3, 3)[:, :, None].repeat(1, 1, 2)
@@ -249,7 +253,7 @@ def mean_gap(reference):
     return Measure(lambda x: (x.mean() - reference.train.mean()).abs().item(), {"power": 1})
 
 
-def test_a_metric_is_one_row(digits, cold_cache, monkeypatch, tmp_path):
+def test_a_metric_is_one_row(digits, warm_cache, monkeypatch, tmp_path):
     """`eval` and `frontier` take names, defaults, protocol and direction from the row alone."""
     row = Metric(
         name="mean_gap",

@@ -26,6 +26,7 @@ from fewstep.statistics import distances, kernels
 from tests.analysis.test_metrics import normals
 
 SIMULATIONS, DRAWS = 200, 12
+ENOUGH = 180  # intervals that hold the truth
 
 
 def coverage(measure, truth: float, n: int, d: int) -> int:
@@ -36,13 +37,13 @@ def coverage(measure, truth: float, n: int, d: int) -> int:
 
 
 def test_intervals_of_a_frechet_distance_cover_its_expectation():
-    """E[FD_n], of a fixed reference, is known from 4000 other draws."""
+    """E[FD_n], of a fixed reference, is known from 1000 other draws."""
     n, d = 30, 2
     reference = moments(normals(200, d, 0))
     truth = torch.tensor(
-        [frechet(draw, reference) for draw in normals(4_000 * n, d, 2, mean=0.2).split(n)]
+        [frechet(draw, reference) for draw in normals(1000 * n, d, 2, mean=0.2).split(n)]
     ).mean()
-    assert coverage(lambda x: frechet(x, reference), truth.item(), n, d) >= 180
+    assert coverage(lambda x: frechet(x, reference), truth.item(), n, d) >= ENOUGH
 
 
 def test_intervals_of_kid_cover_its_expectation():
@@ -53,7 +54,7 @@ def test_intervals_of_kid_cover_its_expectation():
     own = 1 + 3 * first**2 + 3 * second**2 + third**2
     between = (1 + 3 * first * y + 3 * second * y**2 + third * y**3).mean().item()
     within = kernels.within(y, kernels.cubic)
-    assert coverage(lambda x: kid(x, y, within), own + within - 2 * between, n, 1) >= 180
+    assert coverage(lambda x: kid(x, y, within), own + within - 2 * between, n, 1) >= ENOUGH
 
 
 def test_intervals_of_the_energy_distance_cover_its_expectation():
@@ -64,7 +65,7 @@ def test_intervals_of_the_energy_distance_cover_its_expectation():
     distance = math.sqrt(2 / math.pi) * (-(gap**2) / 2).exp() + gap * torch.erf(gap / math.sqrt(2))
     spread = distances.spread(y)
     truth = 2 * distance.mean().item() - 2 / math.sqrt(math.pi) - spread
-    assert coverage(lambda x: energy(x, y, spread), truth, n, 1) >= 180
+    assert coverage(lambda x: energy(x, y, spread), truth, n, 1) >= ENOUGH
 
 
 def test_intervals_of_a_floor_with_one_draw_cover_too():
@@ -73,12 +74,12 @@ def test_intervals_of_a_floor_with_one_draw_cover_too():
     reference = moments(normals(400, d, 0))
     metric = Measure(lambda x: frechet(x, reference))
     truth = (
-        torch.tensor([metric.value(draw) for draw in normals(3000 * n, d, 2).split(n)])
+        torch.tensor([metric.value(draw) for draw in normals(1000 * n, d, 2).split(n)])
         .mean()
         .item()
     )
     floors = [floor_of(metric, draw, n) for draw in normals(SIMULATIONS * n, d, 1).split(n)]
-    assert sum(low <= truth <= high for _, _, (low, high) in floors) >= 180
+    assert sum(low <= truth <= high for _, _, (low, high) in floors) >= ENOUGH
 
 
 def test_floors_use_all_the_draws_there_are():

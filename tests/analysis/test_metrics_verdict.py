@@ -119,7 +119,7 @@ def test_conditions_of_other_samples_are_seen():
 
 
 @lru_cache(maxsize=1)
-def verdicts_of_a_perfect_model(trials: int = 100, n: int = 40) -> list[bool]:
+def verdicts_of_a_perfect_model(trials: int = 50, n: int = 40) -> list[bool]:
     """Of fresh samples and fresh held-out rows, beside one training split."""
     train = Arrays(normals(200, 2, 0).float())
     spaces = spaces_of(Dataset("simulated", train, train, train), None)
@@ -142,8 +142,9 @@ def verdicts_of_a_perfect_model(trials: int = 100, n: int = 40) -> list[bool]:
     return answers
 
 
-def test_a_perfect_model_is_called_different_in_at_most_four_of_a_hundred_trials():
-    assert sum(verdicts_of_a_perfect_model()) <= 4
+def test_a_perfect_model_is_called_different_in_at_most_three_of_fifty_trials():
+    """At the level .01; more are one case of 600."""
+    assert sum(verdicts_of_a_perfect_model()) <= 3
 
 
 def test_a_place_among_rivals_is_uniform_whatever_the_detector_has_learned():

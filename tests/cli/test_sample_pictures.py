@@ -14,6 +14,8 @@ import fewstep as fs
 from fewstep.base import figures
 from fewstep.cli import main
 
+pytestmark = pytest.mark.pictures
+
 N = 60
 RANDOM = np.random.default_rng(0)
 MASK = np.arange(8) < RANDOM.integers(2, 9, N)[:, None]

@@ -64,6 +64,26 @@ KINDS = ["gaussian", "full", "round", "diagonal", "points"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
+def on(*names: str) -> pytest.MarkDecorator:
+    """On these processes; the others differ in alpha and sigma alone."""
+    return pytest.mark.parametrize("process", [PROCESSES[name] for name in names], ids=names)
+
+
+# Each kind on two processes, each process with two kinds or more.
+_NAMES = list(PROCESSES)
+PAIRS = [
+    (kind, name)
+    for place, kind in enumerate([*KINDS, "flat"])
+    for name in (_NAMES[place % 4], _NAMES[(place + 1 + place // 4) % 4])
+]
+
+
+def every_pair(*kinds: str) -> pytest.MarkDecorator:
+    pairs = [(kind, name) for kind, name in PAIRS if kind in kinds]
+    values = [(kind, PROCESSES[name]) for kind, name in pairs]
+    return pytest.mark.parametrize(("kind", "process"), values, ids=map("-".join, pairs))
+
+
 def add_noise(truth, rows: int = 6, seed: int = 0):
     """Points of the noised law and their times, from near the data to the prior."""
     process = truth.process
@@ -76,8 +96,7 @@ def add_noise(truth, rows: int = 6, seed: int = 0):
     )
 
 
-@every_process
-@every_kind
+@every_pair(*KINDS)
 @settings(max_examples=3)
 @given(seed=st.integers(0, 2**31), label=st.integers(-1, 1))
 def test_tweedie(process, kind, seed, label):
@@ -92,8 +111,7 @@ def test_tweedie(process, kind, seed, label):
     torch.testing.assert_close(result, target, rtol=1e-10, atol=1e-12 * scale)
 
 
-@every_process
-@every_kind
+@every_pair(*KINDS)
 def test_the_posterior_variance_is_the_slope_of_the_denoiser(process, kind):
     """tr Cov[x0 | x] = sigma^2 / alpha tr dD/dx, with and without labels."""
     truth = truths(process)[kind]
@@ -135,7 +153,7 @@ def test_posterior_moments_are_those_of_weighted_draws(kind):
     assert total.item() == pytest.approx(x0.var(0).mean().item(), rel=0.02)
 
 
-@every_process
+@on("trig", "clipped cosine")
 def test_one_component_is_the_gaussian(process):
     """Round, diagonal and full mixtures of one component are the closed forms, flow included."""
     mean, std = normals(1, 2, 3, seed=1), 0.1 + normals(1, 2, 3, seed=2).abs()
@@ -166,7 +184,7 @@ def cdf(truth, means, stds, x, t):
     )
 
 
-@every_process
+@on("trig", "clipped cosine")
 def test_in_one_dimension_the_flow_carries_quantiles(process):
     """The flow is monotone and keeps the marginals: CDF_s(x_s) = CDF_t(x_t), down and up."""
     means, stds = [-1.0, 0.4, 1.5], [0.2, 0.1, 0.3]
@@ -191,8 +209,7 @@ def test_in_one_dimension_the_flow_carries_quantiles(process):
         assert (back - x).square().mean().sqrt() < 1e-8 * x.square().mean().sqrt()
 
 
-@every_process
-@pytest.mark.parametrize("kind", ["full", "points"])
+@every_pair("full", "points")
 def test_the_flow_is_that_of_another_integrator(process, kind):
     """scipy's DOP853 on the process's own velocity and time, between times inside the range."""
     truth = truths(process)[kind]
@@ -213,7 +230,7 @@ def test_the_flow_is_that_of_another_integrator(process, kind):
     ).square().mean().sqrt() < 1e-9 * target.square().mean().sqrt()
 
 
-@every_process
+@on("edm", "trig")
 def test_a_product_of_mixtures_flows_factor_by_factor(process):
     one = fs.exact.Mixture(weights=[1, 2], means=[[-0.5], [0.7]], std=[0.1, 0.2], process=process)
     two = fs.exact.Mixture(weights=[3, 1], means=[[0.1], [-0.9]], std=[0.3, 0.1], process=process)
@@ -230,8 +247,7 @@ def test_a_product_of_mixtures_flows_factor_by_factor(process):
     torch.testing.assert_close(product.solve(x, process.t_max, 0.0), apart, rtol=0, atol=1e-9)
 
 
-@every_process
-@every_kind
+@every_pair(*KINDS)
 def test_solutions_join_and_move_as_the_velocity_says(process, kind):
     truth = truths(process)[kind]
     x, t = add_noise(truth)
@@ -254,15 +270,14 @@ def test_rows_are_solved_on_their_own():
     s = torch.tensor([0.0, 3.0, 0.0, 80.0, 0.5, 0.0])
     cond = torch.tensor([-1, 0, 1, 0, -1, 1])
     together = truth.solve(x, t, s, cond)
-    for i in range(6):
+    for i in (1, 3, 4):
         row = slice(i, i + 1)
         torch.testing.assert_close(
             truth.solve(x[row], t[i].item(), s[i].item(), cond[row]), together[row]
         )
 
 
-@every_process
-@pytest.mark.parametrize("kind", [*KINDS, "flat"])
+@every_pair(*KINDS, "flat")
 def test_ends_outliers_and_missing_widths_leave_everything_finite(process, kind):
     """Values and derivatives in x and t: at the data, at the prior, far outside, without width."""
     truth = truths(process)[kind]
@@ -302,7 +317,7 @@ def test_a_denoiser_at_the_data_returns_it(process):
 
 def test_points_at_vanishing_noise_are_the_nearest_ones():
     data = normals(50, 3)
-    truth, x = fs.exact.Empirical(data), normals(200, 3, seed=1)
+    truth, x = fs.exact.Empirical(data), normals(50, 3, seed=1)
     nearest = data[torch.cdist(x, data).argmin(1)]
     for t in (0.0, 1e-5):
         torch.testing.assert_close(truth(x, t), nearest, rtol=0, atol=1e-12)
@@ -423,7 +438,7 @@ def test_the_digits_mixture_has_the_moments_of_the_training_digits():
 def test_the_flow_of_the_digits_is_solved_to_its_tolerance(monkeypatch):
     """From t = 80 to the data: a hundred times finer steps change less than 1e-9 of the rms."""
     truth = fs.exact.digits_mixture()
-    x = truth.process.prior(normals(4, 1, 8, 8))
+    x = truth.process.prior(normals(2, 1, 8, 8))
     coarse = truth.solve(x, 80.0, 0.0)
     monkeypatch.setattr("fewstep.exact.truth._TOLERANCE", 1e-13)
     fine = truth.solve(x, 80.0, 0.0)

@@ -24,20 +24,12 @@ def grid(n: int) -> torch.Tensor:
     return karras(0.002, 80.0, n).flip(0)
 
 
-# intervals: W2 and std of training, W2 of Euler's distillation and of Heun's (None below 0.02), by
-# another quadrature
-TABLE = {
-    10: (0.254, 0.321, 0.0491, 0.0394),
-    20: (0.195, 0.388, 0.0227, None),
-    40: (0.157, 0.428, None, None),
-    160: (0.106, 0.470, None, None),
-}
+COARSE = 300  # nodes, which move an error by under a thousandth
 
 
-@pytest.mark.parametrize("law", [TWO, fs.exact.Mixture(**LOPSIDED)], ids=["two", "lopsided"])
-def test_the_table_is_fine_enough(law):
+def test_the_table_is_fine_enough():
     """Half as many nodes and points move the errors by under a thousandth, twice by still less."""
-    steps = grid(30)
+    law, steps = fs.exact.Mixture(**LOPSIDED), grid(30)
     half, whole, double = (
         oracle.trained(law, steps, nodes=nodes, points=points)
         for nodes, points in ((300, 4), (600, 8), (1200, 16))
@@ -62,7 +54,7 @@ def test_other_processes(process):
     mixture = fs.exact.Mixture(**LOPSIDED, process=process)
     for end_on in (oracle.trained, oracle.distilled):
         errors = [
-            end_on(mixture, torch.linspace(0, process.t_max, n + 1).double()).error()
+            end_on(mixture, torch.linspace(0, process.t_max, n + 1).double(), nodes=COARSE).error()
             for n in (10, 40)
         ]
         assert errors[1] < errors[0] / 1.4
@@ -88,7 +80,7 @@ def test_one_level_is_a_mean_over_draws():
 
 def test_statistics_are_those_of_draws():
     """Of one-step samples, and their distance to the data by sorting."""
-    law, n = fs.exact.Mixture(**LOPSIDED), 20_000
+    law, n = fs.exact.Mixture(**LOPSIDED), 6_000
     z = torch.randn(n, generator=generator(1, "test oracle"), dtype=torch.float64)
     for result in (oracle.trained(law, grid(12)), oracle.distilled(law, grid(6), solvers.heun)):
         samples = result(80 * z)
@@ -98,10 +90,10 @@ def test_statistics_are_those_of_draws():
         data = result.line.quantile(torch.special.ndtri(even), 0.0)
         by_sorting = (samples.sort().values - data).square().mean().sqrt().item()
         assert by_sorting == pytest.approx(result.w2(), abs=0.02)
-        x = law.process.mix(law.sample(20_000).double(), z[:, None], 80.0)[:, 0]
+        x = law.process.mix(law.sample(n).double(), z[:, None], 80.0)[:, 0]
         away = (result(x) - result.truth(x)).square()
         assert away.mean().item() == pytest.approx(
-            result.error() ** 2, abs=4.5 * away.std().item() / 20_000**0.5
+            result.error() ** 2, abs=4.5 * away.std().item() / n**0.5
         )
 
 
@@ -124,9 +116,9 @@ def test_distillation_tends_to_the_truth_with_its_solvers_order():
     """Euler's error is like 1 / N, Heun's falls faster; training's is like N^(-1/4)."""
     law, n = fs.exact.Mixture(weights=[1, 2], means=[[-0.3], [0.3]], std=0.2), (40, 80)
     for solver, low, high in ((solvers.euler, 1.8, 2.3), (solvers.heun, 3.4, 9.0)):
-        first, second = (oracle.distilled(law, grid(k), solver).error() for k in n)
+        first, second = (oracle.distilled(law, grid(k), solver, nodes=COARSE).error() for k in n)
         assert low < first / second < high
-    first, second = (oracle.trained(TWO, grid(k)).w2() for k in (100, 200))
+    first, second = (oracle.trained(TWO, grid(k), nodes=COARSE).w2() for k in (100, 200))
     assert math.log2(first / second) == pytest.approx(0.27, abs=0.04)
 
 

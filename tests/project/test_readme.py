@@ -37,6 +37,8 @@ FILES = [
     for path in (ROOT / top).rglob("*.*")
 ]
 THE_READERS_OWN = {"mine.py"}
+# Other tests run these as they stand: analysis/test_doctor.py, analysis/test_verify.py.
+RUN_ELSEWHERE = {"fewstep doctor digits", "fewstep verify --quick --method ect"}
 
 
 def test_the_python_runs_and_finds_the_circle(tmp_path, monkeypatch, capsys):
@@ -64,7 +66,10 @@ def test_the_python_of_the_laboratory_page_runs_and_is_right():
 def test_the_commands_run(tmp_path, monkeypatch):
     """In their order, since one uses what another wrote; training is short and by one process."""
     monkeypatch.chdir(tmp_path)
+    assert set(COMMANDS) >= RUN_ELSEWHERE
     for line in COMMANDS:
+        if line in RUN_ELSEWHERE:
+            continue
         words = shlex.split(line)
         words = words[words.index("-m") + 1 :] if words[0] == "torchrun" else words
         assert words[0].endswith("fewstep")

@@ -102,11 +102,14 @@ def test_hostile_files_are_refused_at_every_door(tmp_path, first):
     files = {name: tmp_path / f"{number}" for number, name in enumerate(NAMES)}
 
     def refusals():
-        for name in NAMES[first : first + TOGETHER]:
+        for number, name in enumerate(NAMES[first : first + TOGETHER]):
             place = files[name]
+            # One function opens initial weights and teachers: in turn.
+            left_out = ("init", "teacher")[number % 2]
             place.mkdir()
             (place / name).write_bytes(CORPUS[name](place / "canary"))
-            for door, line in DOORS.items():
+            for door in DOORS.keys() - {left_out}:
+                line = DOORS[door]
                 argv = [word.format(file=place / name, out=out) for word in line.split()]
                 check_refusal(*run_command(argv), what=f"{name} as {door}")
             assert [path.name for path in place.iterdir()] == [name], f"{name} ran or wrote"

@@ -1,6 +1,6 @@
 """Runs whose process ends, or whose disk is full, before a chosen call that changes the disk.
 
-`make test` tries every third call of a save, with a random offset, and one call of each phase; the
+`make test` tries every 18th call of a save, with a random offset, and one call of each phase; the
 soak tries all of them.
 """
 

@@ -158,11 +158,12 @@ def train(
     return {"seconds": time.monotonic() - start_time, "prints": fingerprints}
 
 
-def cli(argv: list[str], gauge: str, slow: float = 0.0) -> int:
-    """The command line in a child, whose pictures take their time too."""
+def cli(argv: list[str], gauge: str, slow: float = 0.0, has_pictures: bool = False) -> int:
+    """The command line in a child; pictures, where it has any, take their time too."""
     from fewstep.base import disk
     from fewstep.cli import main
     from fewstep.data import pictures
+    from fewstep.training import recorder
 
     meter = Gauge.at(Path(gauge))
     draw = pictures.draw
@@ -175,6 +176,8 @@ def cli(argv: list[str], gauge: str, slow: float = 0.0) -> int:
         return about
 
     pictures.draw = draw_slowly
+    if not has_pictures:
+        recorder.Recorder.draw = lambda self: None
     disk.watch = watcher(meter, slow)
     meter.content[STARTED] = 1
     return main(argv)

@@ -18,15 +18,16 @@ from tests.support.crash_child import INSIDE, PICTURE, RUNS, STARTED, settings
 from tests.support.trials import SLOW, between, finish, gauge, problems, whole
 
 SEED = random.randrange(2**32)  # of instants, calls and signals; a failure prints it
-KILLS = 12  # at uniform instants; the soak has thousands
-PROOFS = 5  # kills that are proved to be inside a write
+METHODS = 4  # of all, chosen by the seed; the soak has all
+KILLS = 5  # at uniform instants; the soak has thousands
+PROOFS = 2  # kills that are proved to be inside a write
 
 
 def test_a_run_killed_at_any_instant_ends_with_the_same_bits(server, disk_path):
-    """Every method, at uniform instants; then inside writes, until there are enough of those."""
+    """Some methods, at uniform instants; then inside writes, until there are enough of those."""
     chance = random.Random(SEED)
     kills = []
-    names = list(RUNS)
+    names = chance.sample(list(RUNS), METHODS)
     references = {
         name: whole(server, disk_path / name, settings(name), slow=SLOW) for name in names
     }
@@ -58,9 +59,9 @@ def test_a_run_killed_at_any_instant_ends_with_the_same_bits(server, disk_path):
 
 @pytest.mark.parametrize("save", calls.SAVES)
 def test_a_process_that_ends_before_any_call_of_a_save_loses_nothing(server, tmp_path, save):
-    """Every sixth call; the seed chooses which, and the soak has all."""
+    """The first call of each phase and every 18th; the seed says which, and the soak has all."""
     number = calls.end_before_calls(
-        server, tmp_path, calls.SAVES[save](server, tmp_path), every=6, offset=SEED
+        server, tmp_path, calls.SAVES[save](server, tmp_path), every=18, offset=SEED
     )
     assert number >= 3
 
@@ -74,7 +75,7 @@ def test_a_torn_log_has_each_step_once_after_the_run_went_on(server, tmp_path):
     log = start / "metrics.jsonl"
     lines = log.read_bytes().splitlines(keepends=True)
     tail = b"".join(lines[4:])
-    ends = [tail[: random.Random(seed).randrange(len(tail))] for seed in range(3)]
+    ends = [tail[: random.Random(SEED).randrange(len(tail))]]
     ends += [tail + lines[4], b'{"step": 5', b"\x00" * 40, b'{"step": "x"}\n[]\n']
     ends += [b"[" * 10**5 + b"\n"]
     folder = tmp_path / "torn"
@@ -115,6 +116,7 @@ def command(server, folder, slow=0.0, **fields):
         argv=["train", "toy", "--method", "ect", *options],
         gauge=str(folder.with_name(f"{folder.name}.gauge")),
         slow=slow,
+        has_pictures=fields["picture_every"] > 0,
     )
 
 
@@ -164,9 +166,7 @@ def test_a_signal_saves_exits_75_and_the_rest_is_the_same(
     assert fs.load(folder, device="cpu").fingerprint == reference, f"seed {SEED}"
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, -15), (signal.SIGINT, 130), (signal.SIGHUP, -1)]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -15), (signal.SIGINT, 130)])
 def test_a_second_signal_exits_at_once_in_a_slow_save_too(
     server, tmp_path, reference, number, code
 ):

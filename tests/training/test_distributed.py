@@ -454,6 +454,7 @@ def test_elastic_exact_adds_gradients_that_not_every_part_has(tmp_path):
     assert prints[0] == prints[1]
 
 
+@pytest.mark.pictures
 def test_a_network_of_ones_own_in_shards_is_whole_at_the_end(tmp_path):
     def work() -> None:
         generator = fs.train(
@@ -469,6 +470,7 @@ def test_a_network_of_ones_own_in_shards_is_whole_at_the_end(tmp_path):
 
     outcomes = ranks.run(2, work, tmp_path / "output", 60)
     assert [rank.code for rank in outcomes] == [0, 0], [rank.text for rank in outcomes]
+    assert (tmp_path / "run" / "samples" / "step-6.png").exists()  # for which all ranks sample
 
 
 @pytest.mark.parametrize("processes", [2, 4])

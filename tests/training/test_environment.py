@@ -93,13 +93,13 @@ def other_generators(monkeypatch, tmp_path):
 
 ENVIRONMENTS = [
     other_zone,
-    turkish,
+    pytest.param(turkish, marks=pytest.mark.pictures),
     private,
     homeless,
     elsewhere,
     clock_back,
     clock_still,
-    other_generators,
+    pytest.param(other_generators, marks=pytest.mark.pictures),
 ]
 
 

@@ -27,7 +27,7 @@ from tests.support.crash import ROOT
 from tests.support.toys import tiny_run
 from tests.support.trials import begin, between, finish, gauge, problems, whole
 
-SEED = random.randrange(3)  # which calls of a save meet a full disk; a failure names the call
+SEED = random.randrange(9)  # which calls of a save meet a full disk; a failure names the call
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def one_line(text: str) -> str:
 # The disk.
 
 
-@pytest.mark.parametrize("share", [0.1, 0.4, 0.9])
+@pytest.mark.parametrize("share", [0.1, 0.9])
 def test_a_file_that_may_not_grow_is_told_and_the_run_goes_on_later(
     server, start, reference, share
 ):
@@ -72,11 +72,11 @@ def test_a_file_that_may_not_grow_is_told_and_the_run_goes_on_later(
     assert not problems(start, reference)
 
 
-@pytest.mark.parametrize(("number", "every"), [(errno.ENOSPC, 3), (errno.EIO, 7)])
+@pytest.mark.parametrize(("number", "every"), [(errno.ENOSPC, 9), (errno.EIO, 15)])
 def test_a_disk_that_is_full_from_any_call_on_costs_no_bit(
     start, reference, tmp_path, number, every
 ):
-    """Every third or seventh call; the seed chooses which."""
+    """Every ninth or fifteenth call; the seed chooses which, and the soak has all."""
     shutil.copytree(start, tmp_path / "all")
     calls = train_full(tmp_path / "all", at=10**9)
     assert calls > 30

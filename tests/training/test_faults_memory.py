@@ -108,6 +108,7 @@ def test_a_half_made_update_is_not_saved(tmp_path, monkeypatch):
     assert again.fingerprint == whole.fingerprint
 
 
+@pytest.mark.pictures
 def test_a_picture_that_does_not_fit_costs_no_run(tmp_path, monkeypatch, caplog):
     def crowd(self, *arguments, **options):
         raise ERRORS["cuda"]

@@ -316,6 +316,7 @@ def test_a_lost_or_torn_log_does_not_stop_a_resumed_run_and_has_each_step_once(t
     assert [json.loads(row)["step"] for row in log.read_text().splitlines()] == [5, 6]
 
 
+@pytest.mark.pictures
 def test_a_picture_that_fails_does_not_cost_the_run(tmp_path, monkeypatch, caplog):
     def fail(path, groups, look):
         raise OSError("no room for art")

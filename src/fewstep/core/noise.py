@@ -85,6 +85,14 @@ class Trig:
         return (level / self.sigma_data).atan()
 
 
+@lru_cache(maxsize=64)
+def _angles(low: float, high: float, device: torch.device) -> tuple[float, float]:
+    """atan exp(low / 2) and atan exp(high / 2), as the device computes them."""
+    place = torch.device("cpu") if device.type == "meta" else device
+    start, end = torch.tensor([low, high], dtype=torch.float64, device=place).div(2).exp().atan()
+    return start.item(), end.item()
+
+
 @dataclass(frozen=True)
 class Cosine:
     """alpha^2 = sigmoid(l), sigma^2 = sigmoid(-l) with an interpolated log-SNR l.
@@ -99,24 +107,31 @@ class Cosine:
     first: float = 0.0
     last: float = 0.0
 
-    def _part(self, t: Tensor, shift: float) -> tuple[Tensor, Tensor]:
-        """c(t; shift) and its rate."""
-        ends = [shift - self.high, shift - self.low]
-        start, end = (torch.tensor(ends, dtype=torch.float64, device=t.device) / 2).exp().atan()
+    def _part(self, t: Tensor, shift: float) -> tuple[Tensor, Tensor, float]:
+        """c(t; shift), u and its rate."""
+        start, end = _angles(shift - self.high, shift - self.low, t.device)
         u = start + t * (end - start)
-        return shift - 2 * u.tan().log(), -4 * (end - start) / (2 * u).sin()
+        return shift - 2 * u.tan().log(), u, end - start
+
+    def _value(self, t: Tensor) -> Tensor:
+        """The log-SNR alone."""
+        a = b = self._part(t, self.first)[0]
+        if self.first != self.last:
+            b = self._part(t, self.last)[0]
+        return (1 - t) * a + t * b
 
     def logsnr(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The log-SNR and its rate in t."""
-        a, a_rate = self._part(t, self.first)
-        b, b_rate = self._part(t, self.last)
+        (a, u, fast), (b, v, late) = self._part(t, self.first), self._part(t, self.last)
+        rates = torch.tensor([fast, late], dtype=torch.float64, device=t.device) * -4
+        a_rate, b_rate = rates[0] / (2 * u).sin(), rates[1] / (2 * v).sin()
         return (1 - t) * a + t * b, (1 - t) * a_rate + t * b_rate + b - a
 
     def alpha(self, t: Tensor) -> Tensor:
-        return self.logsnr(t)[0].sigmoid().sqrt()
+        return self._value(t).sigmoid().sqrt()
 
     def sigma(self, t: Tensor) -> Tensor:
-        return (-self.logsnr(t)[0]).sigmoid().sqrt()
+        return (-self._value(t)).sigmoid().sqrt()
 
     def alpha_rate(self, t: Tensor) -> Tensor:
         value, rate = self.logsnr(t)
@@ -136,7 +151,7 @@ class Cosine:
         above = torch.ones_like(level)
         for _ in range(60):
             middle = (below + above) / 2
-            is_early = self.logsnr(middle)[0] > logsnr
+            is_early = self._value(middle) > logsnr
             below = torch.where(is_early, middle, below)
             above = torch.where(is_early, above, middle)
         return (below + above) / 2

@@ -179,8 +179,11 @@ def two_modes() -> Mixture:
 
 @lru_cache(maxsize=8)
 def optimum(n: int) -> oracle.Oracle:
-    """Consistency training at N levels, solved once for all checks."""
-    return oracle.trained(two_modes(), grid(n))
+    """Consistency training at N levels, solved once for all checks.
+
+    300 nodes and 4 points move an error by under a thousandth.
+    """
+    return oracle.trained(two_modes(), grid(n), nodes=300, points=4)
 
 
 def off(ours: list[float], figures: tuple[float, ...]) -> float:
