@@ -20,9 +20,10 @@ _MOST_PAIRED = 10  # draws with the conditions of held-out rows
 
 @dataclass
 class Clock:
-    """The seconds that it took parts to come."""
+    """How many samples came, and the seconds that it took them."""
 
     seconds: float = 0.0
+    samples: int = 0
 
     def watch(self, parts: Iterator[Tensor]) -> Iterator[Tensor]:
         """The parts, as they come."""
@@ -32,6 +33,7 @@ class Clock:
             self.seconds += time.perf_counter() - start
             if part is None:
                 return
+            self.samples += len(part)
             yield part
 
 
@@ -63,7 +65,9 @@ class Source:
         """The whole draws of `size` of n samples with these conditions."""
         return self._draws(clock.watch(self._parts(cond, n, steps, self.seed)), cond, size, steps)
 
-    def paired(self, held_out: Arrays, size: int, count: int, steps: int) -> Iterator[Arrays]:
+    def paired(
+        self, held_out: Arrays, size: int, count: int, steps: int, clock: Clock
+    ) -> Iterator[Arrays]:
         """Draws with the conditions of held-out rows: draw i has those of block i mod H, and noise
         of its own.
 
@@ -78,8 +82,12 @@ class Source:
         cond = each(lambda part: part[places.flatten()], held_out.cond)
         # Rows of one noise are no independent draws: the detector learns from the others.
         seed = block_seed(self.seed, "eval paired", 0)
-        parts = self._parts(cond, places.numel(), steps, seed)
+        parts = clock.watch(self._parts(cond, places.numel(), steps, seed))
         return self._draws(parts, cond, size, steps)
+
+    def ensembles(self, cond: Cond, n: int, steps: int, seed: int, clock: Clock) -> Tensor:
+        """n samples with these conditions, in the user's units."""
+        return torch.cat(list(clock.watch(self._parts(cond, n, steps, seed))))
 
     def _parts(self, cond: Cond, n: int, steps: int, seed: int) -> Iterator[Tensor]:
         """n samples in parts, in the user's units."""
