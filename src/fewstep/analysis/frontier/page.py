@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from fewstep.analysis import report
 from fewstep.analysis.frontier import figures
@@ -22,7 +21,6 @@ from fewstep.analysis.frontier.summary import Summary
 from fewstep.base.conditions import Cond
 from fewstep.base.errors import StorageError
 from fewstep.base.version import __version__
-from fewstep.data import Arrays, pictures
 
 FORMAT = 1
 _CONDITIONS, _ROWS = "conditions.npz", 100  # as many rows as `fewstep sample` draws
@@ -132,28 +130,13 @@ class Frontier:
 
     def _samples(self, path: Path) -> report.Figure:
         """Samples of the best points, beside held-out data of the same conditions."""
-        look = self.points[0].subject.generator.facts.look
         best = [self.summary.worth(subject)[-1] for subject in self.summary.subjects]
         points = [p for p in self.points if p.worth or p in best]
-        if look.kind not in ("tiles", "plane"):
+        if self.points[0].subject.generator.facts.look.kind not in ("tiles", "plane"):
             points = list(dict.fromkeys((points[0], points[-1])))
-        real = self.bench.dataset.validation
-        real = real.rows(torch.arange(min(look.enough, len(real.x0))))
-        groups = [self._sample(p, real) for p in points]
-        groups = [rows for rows in groups if bool(rows.x.isfinite().all())]
-        x = self.bench.dataset.units.to_user(real.x0)
-        groups.append(pictures.Rows("held-out data", x, real.cond, is_data=True))
-        drawing, about = pictures.figure(groups, look)
-        report.png(drawing, path)
-        return report.pictures(path, "samples by number of evaluations", f"{_SAMPLES} {about}.")
-
-    def _sample(self, point: Point, real: Arrays) -> pictures.Rows:
-        subject = point.subject
-        generator = subject.by(point.sampler) if subject.kind == "solver" else subject.generator
-        generator = generator.with_later_sigmas(point.levels or None)
-        cond = self.bench.dataset.user_cond(real.cond)
-        x = generator.sample(len(real.x0), steps=point.steps, seed=self.bench.plan.seed, cond=cond)
-        return pictures.Rows(f"{point.name}: {point.evaluations}", x, real.cond)
+        origins = [_origin(point) for point in points]
+        seed = self.bench.plan.seed
+        return report.samples(path, origins, self.bench.dataset, seed=seed, caption=_SAMPLES)
 
     def _protocol(self, facts: dict[str, Any]) -> list[str]:
         """How the study was made, a point of the list each."""
@@ -173,6 +156,14 @@ class Frontier:
             *(f"{s['name']}: {s['about']}, {s['weights'][:16]}." for s in facts["subjects"]),
             f"Data {data['name']}: training split {data['train'][:16]}, test {data['test'][:16]}.",
         ]
+
+
+def _origin(point: Point) -> report.Origin:
+    """What draws samples as the point does."""
+    subject = point.subject
+    generator = subject.by(point.sampler) if subject.kind == "solver" else subject.generator
+    generator = generator.with_later_sigmas(point.levels or None)
+    return report.Origin(f"{point.name}: {point.evaluations}", generator, point.steps)
 
 
 def write_conditions(path: Path, cond: Cond) -> None:

@@ -12,10 +12,19 @@ from torch import Tensor
 from fewstep.base.conditions import Cond, apply_mask
 from fewstep.base.errors import NonFiniteError
 from fewstep.base.randomness import block_seed, shuffled_indices
+from fewstep.core.sampling import sampler
 from fewstep.data import Arrays, Dataset, each
 from fewstep.run.generator import Generator
 
 _MOST_PAIRED = 10  # draws with the conditions of held-out rows
+
+
+def default_steps(generator: Generator) -> tuple[int, ...]:
+    """1 and 2 for a consistency model, or as many as levels ask for; else the sampler's own."""
+    own = sampler(generator.method.sampler)
+    if own.default > 1 or own.only:
+        return (own.default,)
+    return (1, len(generator.later_sigmas) + 1) if generator.has_own_levels else (1, 2)
 
 
 @dataclass
