@@ -80,7 +80,7 @@ class Diverged(nn.Module):
 
 
 def test_samples_that_cannot_be_drawn_are_told(tmp_path):
-    subject = subject_of(normal_run(3), held_out=20)
+    subject = subject_of(normal_run(2), held_out=20)
     caption = caption_of(replace(subject, ema=Diverged(subject.ema)), tmp_path)
     assert "1 step: all 20; held-out data" in caption
     assert "2 steps: not drawn, samples hold NaN or infinity" in caption

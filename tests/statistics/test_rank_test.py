@@ -61,11 +61,11 @@ def test_padding_and_what_does_not_vary_count_for_nothing():
 
 def test_ties_are_broken_by_chance():
     """Whole numbers have the places that any of their order would have, one for each member."""
-    x, y = (part.round() for part in posteriors(3000, 1, 0))
-    scores = members(x, y, torch.ones(3000, 1, dtype=torch.bool))[:, :, 0, 0]
-    torch.testing.assert_close(scores.sum(1), torch.zeros(3000), atol=1e-5, rtol=0)
-    assert all(len(row.unique()) == 10 for row in scores[:20])
-    assert abs(float(scores[:, 0].mean())) < 4 / 3000**0.5
+    x, y = (part.round() for part in posteriors(800, 1, 0))
+    scores = members(x, y, torch.ones(800, 1, dtype=torch.bool))[:, :, 0, 0]
+    torch.testing.assert_close(scores.sum(1), torch.zeros(800), atol=1e-5, rtol=0)
+    assert all(len(row.unique()) == 10 for row in scores[:5])
+    assert abs(float(scores[:, 0].mean())) < 4 / 800**0.5
 
 
 def test_of_many_numbers_some_are_looked_at():
