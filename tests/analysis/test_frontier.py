@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import fewstep as fs
 from fewstep.analysis import frontier
@@ -30,7 +31,7 @@ from fewstep.base.errors import UserError
 from fewstep.cli import main
 from fewstep.cli.user_code import names_by_run
 from fewstep.core.process import edm
-from fewstep.data import Arrays, Dataset, Units
+from fewstep.data import Arrays, Dataset, Units, kind_of
 from fewstep.run.facts import Facts
 from fewstep.run.generator import Generator
 from fewstep.run.levels import (
@@ -617,6 +618,44 @@ def test_runs_with_conditions_and_a_mask_are_compared_and_their_commands_sample(
         others = load_file("others.safetensors")
         distance = torch.cdist(torch.as_tensor(conds["features"]).float(), others["features"])
         assert float(distance.amin(1).max()) < 1e-3
+
+
+class ByPlace(nn.Module):
+    """A denoiser about a place that its condition names."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x_t, t, cond):
+        return cond["inner"]["place"] + self.net(x_t, t)
+
+
+def test_conditions_in_dicts_of_dicts_have_a_picture_and_one_line_in_place_of_commands(tmp_path):
+    """No file holds them but as a pickle: none is written."""
+
+    def rows(seed):
+        features = law(60, seed)
+        inner = {"place": features, "time": features[:, :1]}
+        return Arrays(features + law(60, seed + 10), {"inner": inner})
+
+    dataset = Dataset("tensor", *map(rows, (1, 2, 3)))
+    student = denoising_student(dataset)
+    generator = student.generator
+    facts = replace(generator.facts, cond=kind_of(dataset.train.cond))
+    net = ByPlace(generator.denoiser)
+    student = replace(student, generator=replace(generator, facts=facts, denoiser=net))
+    folder = tmp_path / "p"
+    bench = bench_of(dataset, folder, steps=(1,), n=60, search_n=60)
+    study = page.Frontier(frontier.measure([student], bench, progress=False), bench, "")
+    study.write(folder)
+    html = (folder / "report.html").read_text()
+    line = "No commands: the conditions are dicts in a dict, which no file of conditions holds"
+    assert html.count(line) == study.text().count(line) == 1
+    assert "held-out data: all 60" in html
+    assert study.commands() == []
+    assert {p["command"] for p in study.to_json()["points"]} == {""}
+    assert not (folder / "conditions.npz").exists()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import tyro
 from fewstep.cli.parse import parse
 
 if TYPE_CHECKING:
-    from fewstep.analysis.doctor import Examination
+    from fewstep.analysis.doctor import Examination, Subject
     from fewstep.data import Dataset
 
 DESCRIPTION = (
@@ -60,7 +60,7 @@ class Args:
     full: bool = False
     """Print every table."""
     out: Path | None = None
-    """Folder for doctor.html and the figure."""
+    """Folder for doctor.html with pictures of samples, and its figures."""
     quiet: bool = False
     """Show no progress; results, warnings and errors still."""
     json: bool = False
@@ -80,9 +80,13 @@ def main(argv: list[str]) -> int:
     progress = not args.quiet
     path = Path(args.subject)
     is_teacher = path.suffix == ".safetensors" or (":" in args.subject and not path.exists())
-    examination = of_teacher(args, progress) if is_teacher else of_run(args, progress)
+    subject = None
+    if is_teacher:
+        examination = of_teacher(args, progress)
+    else:
+        examination, subject = of_run(args, progress)
     if args.out is not None:
-        output.write_page(examination, args.out)
+        output.write_page(examination, args.out, subject)
     if args.json:
         print(json.dumps(output.as_json(examination)))
     else:
@@ -90,8 +94,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def of_run(args: Args, progress: bool) -> Examination:
-    """The examination of a run folder, checkpoint or shipped name."""
+def of_run(args: Args, progress: bool) -> tuple[Examination, Subject]:
+    """The examination of a run folder, checkpoint or shipped name, and what was examined."""
     from fewstep.analysis.doctor.entry import run_examination
     from fewstep.analysis.doctor.subject import subject_of
     from fewstep.base.errors import UserError
@@ -106,7 +110,7 @@ def of_run(args: Args, progress: bool) -> Examination:
             raise UserError(f"{flag}: declares a teacher; {args.subject} is a run")
     options = {name: getattr(args, name) for name in ("data", "teacher", "device", "seed", "batch")}
     subject = subject_of(args.subject, **options, **own_parts(args))
-    return run_examination(subject, progress=progress)
+    return run_examination(subject, progress=progress), subject
 
 
 def of_teacher(args: Args, progress: bool) -> Examination:

@@ -13,7 +13,6 @@ from fewstep.cli.parse import parse
 if TYPE_CHECKING:
     from fewstep.analysis.metrics import Extractor, Result
     from fewstep.data import Dataset
-    from fewstep.run.generator import Generator
 
 DESCRIPTION = (
     "Score a generator: disjoint draws of the held-out size against the training split, beside the"
@@ -71,7 +70,14 @@ class Args:
 
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="eval", description=DESCRIPTION)
-    from fewstep.analysis.metrics import evaluate, gains, open_extractor, read_statistics, verdicts
+    from fewstep.analysis.metrics import (
+        evaluate,
+        gains,
+        open_extractor,
+        read_statistics,
+        verdicts,
+    )
+    from fewstep.analysis.metrics.drawing import default_steps
     from fewstep.cli.user_code import own_parts
     from fewstep.run.datasets import data_of
     from fewstep.run.generator import load
@@ -137,16 +143,6 @@ def check_levels(sigmas: tuple[float, ...] | None, steps: tuple[int, ...]) -> No
     count = len(sigmas or ()) + 1
     need = f"{count} among --steps, which is {', '.join(map(str, steps))}"
     require(sigmas is None or count in steps, "later_sigmas", sigmas, need)
-
-
-def default_steps(generator: Generator) -> tuple[int, ...]:
-    """1 and 2 for a consistency model, or as many as levels ask for; else the sampler's own."""
-    from fewstep.core.sampling import sampler
-
-    own = sampler(generator.method.sampler)
-    if own.default > 1 or own.only:
-        return (own.default,)
-    return (1, len(generator.later_sigmas) + 1) if generator.has_own_levels else (1, 2)
 
 
 def metrics_help(dataset: Dataset, extractor: Extractor | None) -> str:

@@ -158,16 +158,22 @@ def uniformity(ranks: Tensor, size: int, *, mask: Tensor | None = None) -> Tenso
     fine = is_integral(r) and r.numel() > 0 and bool(((r >= 0) & (r <= size)).all())
     require(size >= 2, "size", size, "2 or more samples in an ensemble")
     require(fine, "ranks", r.flatten()[:8].tolist(), f"integers 0 .. {size} [R, ...]")
-    order = _ORDER if size >= _ORDER else 2
-    grid = torch.linspace(-1, 1, size + 1, dtype=torch.float64)
-    basis = torch.linalg.qr(grid[:, None] ** torch.arange(order + 1)).Q[:, 1:]
-    scores = basis[r.long()] * math.sqrt(size + 1)
+    basis = smooth_scores(size)
+    scores, order = basis[r.long()], basis.shape[1]
     count = torch.full(r.shape[1:], float(len(r)), dtype=torch.float64)
     if mask is not None:
         there = tensor("uniformity: mask", mask).bool()
         scores, count = scores * there[..., None], there.sum(0).double()
     half = scores.sum(0).square().sum(-1) / count.clamp_min(1) / 2
     return torch.exp(-half) * sum(half**j / math.factorial(j) for j in range(order // 2))
+
+
+def smooth_scores(size: int) -> Tensor:
+    """The polynomials of the smooth test at each rank `[size + 1, J]`: of mean 0 and variance 1."""
+    order = _ORDER if size >= _ORDER else 2
+    grid = torch.linspace(-1, 1, size + 1, dtype=torch.float64)
+    basis = torch.linalg.qr(grid[:, None] ** torch.arange(order + 1)).Q[:, 1:]
+    return basis * math.sqrt(size + 1)
 
 
 def holm(p: Tensor) -> Tensor:

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from fewstep.analysis import report
 from fewstep.analysis.doctor.examination import Examination
+from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Cell, Measure
+from fewstep.analysis.metrics.drawing import default_steps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH = 116
 ALWAYS = ("loss by noise level", "denoising by noise level")  # tables that are always printed
+_SAMPLES = "Samples of the average, all from the same noise, beside rows of the data."
+_NO_SAMPLES = "Not drawn: a teacher is examined by its answers, and no run says how it is sampled."
 _COLOUR = {"ok": "good", "watch": "open", "broken": "bad"}
 
 
@@ -130,15 +134,31 @@ def _curves(measure: Measure) -> list[tuple[str, list[str]]]:
     return [(label, names) for label, names in plots if names]
 
 
-def write_page(examination: Examination, folder: Path) -> Path:
+def write_page(examination: Examination, folder: Path, subject: Subject | None = None) -> Path:
     """Writes doctor.html, and each figure as a PNG beside it.
 
-    Raises UserError without matplotlib or jinja2.
+    subject: the run, whose samples are drawn; without one it is said that there are none. Raises
+    UserError without matplotlib or jinja2.
     """
-    sections = [_section(measure, folder) for measure in examination.measures]
+    sections = [_samples(subject, folder / "samples.png")]
+    sections += [_section(measure, folder) for measure in examination.measures]
     lead = [examination.about, overall(examination)]
     page = report.page(f"Examination of {examination.name}", lead, sections)
     return report.write(folder / "doctor.html", page)
+
+
+def _samples(subject: Subject | None, path: Path) -> report.Section:
+    """Samples of the run's average by its usual numbers of steps, beside rows of its data."""
+    if subject is None:
+        return report.Section(title="samples", text=[_NO_SAMPLES])
+    generator = subject.generator(subject.ema)
+    origins = [
+        report.Origin(f"{steps} step{'s' * (steps > 1)}", generator, steps)
+        for steps in default_steps(generator)
+    ]
+    options: dict[str, Any] = {"seed": subject.seed, "batch": subject.batch}
+    figure = report.samples(path, origins, subject.dataset, caption=_SAMPLES, **options)
+    return report.Section(title="samples", figures=[figure])
 
 
 def _section(measure: Measure, folder: Path) -> report.Section:

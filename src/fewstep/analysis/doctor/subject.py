@@ -34,6 +34,7 @@ from fewstep.run.config import Run
 from fewstep.run.datasets import data_of
 from fewstep.run.facts import Facts
 from fewstep.run.generator import Blueprint, Generator, open_checkpoint
+from fewstep.run.levels import LevelChoice
 from fewstep.run.prepare import Prepared
 from fewstep.run.stages import Stage
 from fewstep.run.teachers import teacher_of
@@ -67,6 +68,7 @@ class Subject:
     log: tuple[dict[str, Any], ...] | None = None
     seed: int = 0
     batch: int | None = None  # rows at once; None: what memory takes
+    level_choice: LevelChoice = field(default_factory=LevelChoice)  # as `sample` takes them
     room: Room = field(default_factory=Room, compare=False)
 
     @property
@@ -86,7 +88,8 @@ class Subject:
 
     def generator(self, denoiser: nn.Module) -> Generator:
         """What samples from one of its networks."""
-        return Generator(self.run, self.facts, self.method, denoiser, self.step, room=self.room)
+        parts = self.run, self.facts, self.method, denoiser, self.step
+        return Generator(*parts, level_choice=self.level_choice, room=self.room)
 
     def split(self, n: int, work: Callable[[range], Tensor]) -> Iterator[Tensor]:
         """work(rows) of n rows in parts that memory takes."""
@@ -158,6 +161,7 @@ def subject_of(
         log=_log(checkpoint),
         seed=seed,
         batch=batch,
+        level_choice=_levels(blueprint),
     )
 
 
@@ -177,6 +181,13 @@ def _last_stage(blueprint: Blueprint) -> Stage:
     if blueprint.method.before is not None and record.in_first_stage:
         return plan[0]
     return stages.stage_at(plan, max(record.step - 1, 0))
+
+
+def _levels(blueprint: Blueprint) -> LevelChoice:
+    """The levels of later steps that were chosen when training ended, for its last stage."""
+    record = blueprint.checkpoint.record
+    is_first = blueprint.method.before is not None and record.in_first_stage
+    return LevelChoice() if is_first else record.level_choice
 
 
 def _checkpoint_before(checkpoint: Checkpoint) -> Checkpoint | None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from fewstep.analysis import report
 from fewstep.analysis.frontier import figures
@@ -22,13 +21,16 @@ from fewstep.analysis.frontier.summary import Summary
 from fewstep.base.conditions import Cond
 from fewstep.base.errors import StorageError
 from fewstep.base.version import __version__
-from fewstep.data import Arrays, pictures
 
 FORMAT = 1
 _CONDITIONS, _ROWS = "conditions.npz", 100  # as many rows as `fewstep sample` draws
 _CAPTION = (
     "Bars: 95 % intervals. Filled, with the number of evaluations: better than every cheaper filled"
     " one, left by evaluations, right by latency. Grey: what held-out data itself scores."
+)
+_NESTED = (
+    "No commands: the conditions are dicts in a dict, which no file of conditions holds; in Python"
+    " generator.sample(n, steps=..., cond=...) takes them."
 )
 _SAMPLES = "Samples by number of evaluations, all from the same noise, beside held-out data."
 
@@ -66,30 +68,35 @@ class Frontier:
             "plan": {**asdict(plan), "search_seed": search_seed(plan.seed)},
             "machine": machine(self.points[0].subject.generator),
             "subjects": [_subject_facts(subject) for subject in summary.subjects],
-            "points": [
-                _point_facts(point, summary, point.command(self._cond_option))
-                for point in self.points
-            ],
+            "points": [_point_facts(point, summary, self._command(point)) for point in self.points],
         }
         return json.loads(json.dumps(facts))
 
     def commands(self) -> list[str]:
         """How to sample like each point on offer, with its levels."""
-        commands = [p.command(self._cond_option) for p in self.points if p.on_offer]
+        commands = [self._command(p) for p in self.points if p.on_offer]
         return [command for command in commands if command]
 
-    @property
-    def _cond_option(self) -> str:
-        """What a command needs to sample with conditions, "" where labels take turns."""
-        if self.bench.conditions(1) is None:
-            return ""
-        return f" --cond {shlex.quote(str(self.bench.store.path.with_name(_CONDITIONS)))}"
+    def _how_to_sample(self) -> list[str]:
+        """The commands, or why there are none."""
+        return [_NESTED] if is_nested(self.bench.conditions(1)) else self.commands()
+
+    def _command(self, point: Point) -> str:
+        """The command that samples like a point; "" where none does.
+
+        It names a file of conditions, but where there are none, or labels take turns.
+        """
+        cond = self.bench.conditions(1)
+        if cond is None:
+            return point.command()
+        path = shlex.quote(str(self.bench.store.path.with_name(_CONDITIONS)))
+        return "" if is_nested(cond) else point.command(f" --cond {path}")
 
     def text(self) -> str:
         """The tables, the conclusion and the commands for a terminal."""
         tables = self.summary.tables(self.bench.plan.batch)
         parts = [report.text_table(table.rows, table.head) for table in tables]
-        parts += ["\n".join(lines) for lines in (self.summary.conclusion(), self.commands())]
+        parts += ["\n".join(lines) for lines in (self.summary.conclusion(), self._how_to_sample())]
         return "\n\n".join(filter(None, parts))
 
     def write(self, folder: Path) -> None:
@@ -119,7 +126,7 @@ class Frontier:
         tables = self.summary.tables(self.bench.plan.batch)
         sections = [
             report.Section(title="Quality against cost", figures=figures, tables=tables),
-            report.Section(title="How to sample", text=self.commands()),
+            report.Section(title="How to sample", text=self._how_to_sample()),
             report.Section(
                 title="How this was measured", points=self._protocol(facts), commands=[self.command]
             ),
@@ -132,28 +139,13 @@ class Frontier:
 
     def _samples(self, path: Path) -> report.Figure:
         """Samples of the best points, beside held-out data of the same conditions."""
-        look = self.points[0].subject.generator.facts.look
         best = [self.summary.worth(subject)[-1] for subject in self.summary.subjects]
         points = [p for p in self.points if p.worth or p in best]
-        if look.kind not in ("tiles", "plane"):
+        if self.points[0].subject.generator.facts.look.kind not in ("tiles", "plane"):
             points = list(dict.fromkeys((points[0], points[-1])))
-        real = self.bench.dataset.validation
-        real = real.rows(torch.arange(min(look.enough, len(real.x0))))
-        groups = [self._sample(p, real) for p in points]
-        groups = [rows for rows in groups if bool(rows.x.isfinite().all())]
-        x = self.bench.dataset.units.to_user(real.x0)
-        groups.append(pictures.Rows("held-out data", x, real.cond, is_data=True))
-        drawing, about = pictures.figure(groups, look)
-        report.png(drawing, path)
-        return report.pictures(path, "samples by number of evaluations", f"{_SAMPLES} {about}.")
-
-    def _sample(self, point: Point, real: Arrays) -> pictures.Rows:
-        subject = point.subject
-        generator = subject.by(point.sampler) if subject.kind == "solver" else subject.generator
-        generator = generator.with_later_sigmas(point.levels or None)
-        cond = self.bench.dataset.user_cond(real.cond)
-        x = generator.sample(len(real.x0), steps=point.steps, seed=self.bench.plan.seed, cond=cond)
-        return pictures.Rows(f"{point.name}: {point.evaluations}", x, real.cond)
+        origins = [_origin(point) for point in points]
+        seed = self.bench.plan.seed
+        return report.samples(path, origins, self.bench.dataset, seed=seed, caption=_SAMPLES)
 
     def _protocol(self, facts: dict[str, Any]) -> list[str]:
         """How the study was made, a point of the list each."""
@@ -175,9 +167,25 @@ class Frontier:
         ]
 
 
+def _origin(point: Point) -> report.Origin:
+    """What draws samples as the point does."""
+    subject = point.subject
+    generator = subject.by(point.sampler) if subject.kind == "solver" else subject.generator
+    generator = generator.with_later_sigmas(point.levels or None)
+    return report.Origin(f"{point.name}: {point.evaluations}", generator, point.steps)
+
+
+def is_nested(cond: Cond) -> bool:
+    """Whether a condition has dicts in a dict."""
+    return isinstance(cond, Mapping) and any(isinstance(part, Mapping) for part in cond.values())
+
+
 def write_conditions(path: Path, cond: Cond) -> None:
-    """The conditions of samples as an .npz that `sample --cond` reads; nothing without any."""
-    if cond is not None:
+    """The conditions of samples as an .npz that `sample --cond` reads; nothing without any.
+
+    Nor of dicts in a dict: NumPy would write them as a pickle, which nothing here reads.
+    """
+    if cond is not None and not is_nested(cond):
         parts: dict[str, Any] = dict(cond) if isinstance(cond, Mapping) else {"cond": cond}
         np.savez(path, **parts)
 

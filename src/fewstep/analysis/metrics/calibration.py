@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fewstep.analysis.metrics.drawing import Clock, Source
 from fewstep.analysis.metrics.protocol import Estimate, Result, estimate, students_t
+from fewstep.analysis.metrics.scores import Scores
 from fewstep.base.conditions import LABELS, apply_mask, each, kind_of, leaves, mask_of
 from fewstep.base.errors import NonFiniteError, UserError
 from fewstep.base.randomness import block_seed, permutation
 from fewstep.data import Arrays, Dataset
-from fewstep.run.generator import Generator
-from fewstep.statistics import ensembles
+from fewstep.statistics import ensembles, rank_test
 
 SIZE = 50  # samples of an ensemble
 MOST_ROWS = 500
@@ -30,42 +31,6 @@ LEVELS = (50, 80, 95)  # of coverage, in percent
 
 _AT_ONCE = 2**22  # numbers of samples and conditions
 _MOST_NAMES = 100  # variables whose values are told
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What is known of R ensembles for truths of V numbers, in the model's units."""
-
-    below: Tensor  # [R, V]: samples below the truth
-    equal: Tensor  # likewise
-    crps: Tensor
-    spread: Tensor
-    skill: Tensor
-    mask: Tensor  # False in the padding, and for constants
-    energy: Tensor  # [R]
-
-    @staticmethod
-    def of(x: Tensor, y: Tensor, mask: Tensor) -> Scores:
-        """Of ensembles `[R, K, V]` and truths `[R, V]`, float64, 0 in the padding."""
-        pairs = *ensembles.places(x, y), ensembles.crps_of(x, y), *ensembles.spread_and_skill(x, y)
-        return Scores(*pairs, mask, ensembles.energy_score_of(x, y))
-
-    @staticmethod
-    def concat(parts: Sequence[Scores]) -> Scores:
-        return Scores(*map(torch.cat, zip(*(vars(part).values() for part in parts), strict=True)))
-
-    def numbers(self, real: Tensor) -> Scores:
-        """Of these numbers alone."""
-        energy = self.energy
-        return replace(self, **{k: v if v is energy else v[:, real] for k, v in vars(self).items()})
-
-    def by_row(self, values: Tensor) -> Tensor:
-        """The mean `[R]` over each row's own numbers."""
-        return (values * self.mask).sum(1) / self.mask.sum(1)
-
-    def by_variable(self, values: Tensor) -> Tensor:
-        """The mean `[V]` over the rows that have this number."""
-        return (values * self.mask).sum(0) / self.mask.sum(0)
 
 
 class Score(NamedTuple):
@@ -76,6 +41,7 @@ class Score(NamedTuple):
     variables: Tensor | None = None
     off: Tensor | None = None
     counts: Tensor | None = None
+    p_value: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +81,12 @@ def wilson(share: float, error: float, rows: int) -> tuple[float, float]:
 
 
 def _ranks(scores: Scores) -> Score:
-    """The p-value that all ranks are uniform: Bonferroni's, the least of Holm's."""
+    """The exact p-value that all ranks are uniform; of a variable the smooth test's, by Holm."""
     ranks = ensembles.ranks_of(scores.below, scores.equal, 0)
     p = ensembles.holm(ensembles.uniformity(ranks, SIZE, mask=scores.mask))
     counts = ranks[scores.mask].bincount(minlength=SIZE + 1)
-    return Score(Estimate(p.min().item(), None, None), None, p, -p, counts)
+    value = rank_test.p_value(scores.members)
+    return Score(Estimate(value, None, None), None, p, -p, counts, value)
 
 
 def _spread_skill(scores: Scores) -> Score:
@@ -158,7 +125,7 @@ _ROWS = (
     Calibration(
         name="ranks",
         meaning="p-value of uniform ranks of held-out numbers among the samples for their condition"
-        " (simulation-based calibration), corrected for the number of variables",
+        " (simulation-based calibration), of all variables together",
         better="above 0.05",
         score=_ranks,
     ),
@@ -211,15 +178,13 @@ def choose(
 
 
 def calibrate(
-    generator: Generator,
-    dataset: Dataset,
+    source: Source,
     held_out: Arrays,
     names: Sequence[str],
     *,
     steps: int,
     n: int,
-    seed: int,
-    batch: int | None,
+    clock: Clock,
     protocol: Mapping[str, Any],
 ) -> list[Result]:
     """The results of these names by n samples: 50 for each of n / 50 rows, 500 rows at most.
@@ -228,15 +193,18 @@ def calibrate(
     """
     if not names:
         return []
+    dataset = source.dataset
     there = _mask(dataset, held_out).any(1).nonzero().flatten()
     order = there[permutation(0, "calibration rows", 0, len(there))]
     rows = held_out.rows(order[: min(MOST_ROWS, max(n // SIZE, 2))])
     width = sum(part[0].numel() for part in (rows.x0, *dict(leaves(rows.cond)).values()))
     parts = torch.arange(len(rows.x0)).split(_AT_ONCE // (SIZE * width) + 1)
-    sample = partial(generator.sample, steps=steps, batch=batch)
+    sample = partial(source.ensembles, steps=steps, clock=clock)
     scores = Scores.concat(
         [
-            _scores(sample, dataset, rows.rows(part), block_seed(seed, "calibration", number))
+            _scores(
+                sample, dataset, rows.rows(part), block_seed(source.seed, "calibration", number)
+            )
             for number, part in enumerate(parts)
         ]
     )
@@ -259,14 +227,14 @@ def _mask(dataset: Dataset, rows: Arrays) -> Tensor:
 def _scores(sample: Callable[..., Tensor], dataset: Dataset, rows: Arrays, seed: int) -> Scores:
     """The scores of the samples for these rows' conditions."""
     cond = each(lambda part: part.repeat_interleave(SIZE, 0), rows.cond)
-    x = sample(SIZE * len(rows.x0), seed=seed, cond=dataset.user_cond(cond))
+    x = sample(cond, SIZE * len(rows.x0), seed=seed)
     if not bool(x.isfinite().all()):
         raise NonFiniteError(
             "the samples for held-out conditions hold NaN or infinity: there is nothing to score"
         )
     x = apply_mask(dataset.units.to_model(x), cond).double()
     y = apply_mask(rows.x0, rows.cond).double().flatten(1)
-    return Scores.of(x.reshape(len(y), SIZE, -1), y, _mask(dataset, rows))
+    return Scores.of(x.reshape(len(y), SIZE, -1), y, _mask(dataset, rows), seed)
 
 
 def _result(
@@ -299,6 +267,7 @@ def _result(
         protocol=facts,
         interval=interval,
         values=() if score.rows is None else tuple(score.rows.tolist()),
+        p_value=score.p_value,
     )
 
 

@@ -12,17 +12,27 @@ from torch import Tensor
 from fewstep.base.conditions import Cond, apply_mask
 from fewstep.base.errors import NonFiniteError
 from fewstep.base.randomness import block_seed, shuffled_indices
+from fewstep.core.sampling import sampler
 from fewstep.data import Arrays, Dataset, each
 from fewstep.run.generator import Generator
 
 _MOST_PAIRED = 10  # draws with the conditions of held-out rows
 
 
+def default_steps(generator: Generator) -> tuple[int, ...]:
+    """1 and 2 for a consistency model, or as many as levels ask for; else the sampler's own."""
+    own = sampler(generator.method.sampler)
+    if own.default > 1 or own.only:
+        return (own.default,)
+    return (1, len(generator.later_sigmas) + 1) if generator.has_own_levels else (1, 2)
+
+
 @dataclass
 class Clock:
-    """The seconds that it took parts to come."""
+    """How many samples came, and the seconds that it took them."""
 
     seconds: float = 0.0
+    samples: int = 0
 
     def watch(self, parts: Iterator[Tensor]) -> Iterator[Tensor]:
         """The parts, as they come."""
@@ -32,6 +42,7 @@ class Clock:
             self.seconds += time.perf_counter() - start
             if part is None:
                 return
+            self.samples += len(part)
             yield part
 
 
@@ -63,7 +74,9 @@ class Source:
         """The whole draws of `size` of n samples with these conditions."""
         return self._draws(clock.watch(self._parts(cond, n, steps, self.seed)), cond, size, steps)
 
-    def paired(self, held_out: Arrays, size: int, count: int, steps: int) -> Iterator[Arrays]:
+    def paired(
+        self, held_out: Arrays, size: int, count: int, steps: int, clock: Clock
+    ) -> Iterator[Arrays]:
         """Draws with the conditions of held-out rows: draw i has those of block i mod H, and noise
         of its own.
 
@@ -78,8 +91,12 @@ class Source:
         cond = each(lambda part: part[places.flatten()], held_out.cond)
         # Rows of one noise are no independent draws: the detector learns from the others.
         seed = block_seed(self.seed, "eval paired", 0)
-        parts = self._parts(cond, places.numel(), steps, seed)
+        parts = clock.watch(self._parts(cond, places.numel(), steps, seed))
         return self._draws(parts, cond, size, steps)
+
+    def ensembles(self, cond: Cond, n: int, steps: int, seed: int, clock: Clock) -> Tensor:
+        """n samples with these conditions, in the user's units."""
+        return torch.cat(list(clock.watch(self._parts(cond, n, steps, seed))))
 
     def _parts(self, cond: Cond, n: int, steps: int, seed: int) -> Iterator[Tensor]:
         """n samples in parts, in the user's units."""

@@ -87,7 +87,8 @@ def evaluate(
     n samples are cut into disjoint draws of `draw` samples: as many as the held-out split has (n,
     if that is less), so that model and floor have equally many. Labels follow the training split's
     frequencies. The speed leaves out a first pass. Where the condition holds more than labels and
-    mask, more draws have the conditions of the held-out rows, for the metrics that see these.
+    mask, more draws have the conditions of the held-out rows, for the metrics that see these. Draws
+    that no metric looks at are not made.
 
     dataset: the one that the run learned; or an array, or {"x0", "cond"}, with rows that it did not
     learn: half of them are the reference then, and half the floor.
@@ -119,13 +120,14 @@ def evaluate(
     calibration: list[str] = []
     if prepared is None:
         metrics, calibration = choose(metrics, dataset, held_out)
-        meters = meters_of(
-            dataset, held_out, size, metrics=metrics, extractor=extractor, reference=reference
-        )
-        prepared = Prepared(*meters, split, size)
-        groups = groups_of(prepared, held_out)
-    prepared.check(split, size)
-    is_paired = prepared.asks_for_conditions and has_features(held_out.cond)
+        if metrics != [] or not calibration:
+            meters = meters_of(
+                dataset, held_out, size, metrics=metrics, extractor=extractor, reference=reference
+            )
+            prepared = Prepared(*meters, split, size)
+            groups = groups_of(prepared, held_out)
+    if prepared is not None:
+        prepared.check(split, size)
     protocol: dict[str, Any] = {"split": split, "n": size, "draws": n // size, "seed": seed}
     digest = fingerprint({"denoiser": generator.denoiser.state_dict()})
     protocol |= {"candidates": candidates, "generator": digest, **_ERRORS}
@@ -133,14 +135,14 @@ def evaluate(
     speeds = []
     for count in steps:
         clock = Clock()
-        draws = source.draws(cond, n, size, count, clock)
-        paired = source.paired(held_out, size, n // size, count) if is_paired else None
-        results += score(prepared, draws, count, protocol, paired=paired, groups=groups)
-        about = (source.at(count), dataset, held_out, calibration)
-        results += calibrate(
-            *about, steps=count, n=n, protocol=protocol, seed=sample_seed, batch=batch
-        )
-        speeds.append({"steps": count, "samples_per_second": n / clock.seconds})
+        if prepared is not None:
+            draws, paired = source.draws(cond, n, size, count, clock), None
+            if prepared.asks_for_conditions and has_features(held_out.cond):
+                paired = source.paired(held_out, size, n // size, count, clock)
+            results += score(prepared, draws, count, protocol, paired=paired, groups=groups)
+        about = source, held_out, calibration
+        results += calibrate(*about, steps=count, n=n, clock=clock, protocol=protocol)
+        speeds.append({"steps": count, "samples_per_second": clock.samples / clock.seconds})
     return results, speeds
 
 

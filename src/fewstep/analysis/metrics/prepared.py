@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fewstep.analysis.metrics.calibration import CALIBRATION
 from fewstep.analysis.metrics.extractors import Extractor
 from fewstep.analysis.metrics.features import classifier
 from fewstep.analysis.metrics.metric import (
@@ -137,7 +138,7 @@ def _choose(
         }
     for name in names:
         if name not in choices:
-            raise unknown("metric", name, choices)
+            raise unknown("metric", name, (*choices, *CALIBRATION))
     return {name: choices[name] for name in names}
 
 

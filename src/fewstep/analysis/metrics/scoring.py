@@ -75,7 +75,9 @@ def score(
     most = groups.most_samples if groups else 0
     apart = [m for m in prepared.meters if paired is not None and m.space in PAIRED]
     plain = [meter for meter in prepared.meters if meter not in apart]
-    tally = Tally(prepared, plain, most if paired is None else 0).add(draws)
+    # No draw is made where nothing asks for it.
+    is_needed = bool(plain) or paired is None or any(m.measure.detect for m in apart)
+    tally = Tally(prepared, plain, most if paired is None else 0).add(draws if is_needed else ())
     other = tally if paired is None else Tally(prepared, apart, most).add(paired)
     values = {name: tuple(own) for name, own in {**tally.values, **other.values}.items()}
     p_values: dict[str, float] = {}

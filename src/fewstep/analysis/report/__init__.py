@@ -1,6 +1,7 @@
 """Self-contained HTML pages with figures and tables, in one file without scripts or downloads."""
 
 from fewstep.analysis.report.page import Figure, Section, Table, page, pictures, write
+from fewstep.analysis.report.samples import Origin, samples
 from fewstep.base.figures import COLOURS, INK, axes, png, svg
 from fewstep.base.table import text_table
 
@@ -8,12 +9,14 @@ __all__ = [
     "COLOURS",
     "INK",
     "Figure",
+    "Origin",
     "Section",
     "Table",
     "axes",
     "page",
     "pictures",
     "png",
+    "samples",
     "svg",
     "text_table",
     "write",

@@ -18,7 +18,7 @@ from fewstep.data.units import Units
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
-__all__ = ["HINT", "Look", "Rows", "draw", "figure", "rows_of_data"]
+__all__ = ["DPI", "HINT", "Look", "Rows", "draw", "figure", "rows_of_data"]
 
 DPI = 110
 _STYLE: Any = {
