@@ -8,37 +8,44 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
-from fewstep.base.conditions import Cond, apply_mask
-from fewstep.base.randomness import block_seed, permutation
+from fewstep.base.conditions import Cond, apply_mask, each, pick
+from fewstep.base.randomness import SAMPLING_BLOCK, block_seed, normal, permutation
 from fewstep.core import sampling
 from fewstep.data import Arrays, Dataset
 from fewstep.run.generator import Generator
 from fewstep.run.level_search import search
 from fewstep.run.levels import LevelChoice, Levels, bounds_of, starts
 from fewstep.run.prepare import Prepared
-from fewstep.statistics.clues import clues_of
 from fewstep.statistics.distances import energy, spread
-from fewstep.statistics.layout import layout_of
 from fewstep.training.state import State
 
-TRIES = {2: 12, 4: 10, 8: 8}  # sets of levels that are scored, by the number of steps
-SHARE = 0.05  # of the samples that training drew: as many pass through the network, at most
+TRIES = {2: 10, 4: 8, 8: 6}  # sets of levels that are scored, by the number of steps
+SHARE = 0.2  # of the samples that training drew: as many pass the network, a 20th of its time
 FEWEST, MOST = 64, 1000  # validation rows that samples are compared with
 CONFIRM = 2  # other draws of noise with which the levels found must do as well
-COST = 1 + sum(steps * (tries + 2 * CONFIRM) for steps, tries in TRIES.items())  # passes of a row
+LEVELS = (0.04, 0.2, 0.8)  # at which the student is asked for noise, in deviations of the data
+# Passes for each row.
+COST = sum(
+    (steps + len(LEVELS)) * (tries + 2 * CONFIRM) for steps, tries in {1: 1, **TRIES}.items()
+)
 
-Scores = tuple[float, float]  # by what tells samples from data, and by the values alone
+ROWS = 256  # that pass the network at once
+TINY = 1e-8
+MOST_OFF = 8.0  # deviations that a sample counts as off at most
+
+Scores = tuple[float, float]  # by what the student takes for noise, and by the values themselves
 Score = Callable[[int, Levels, int], Scores]  # of so many steps, their levels, a draw of noise
 
 
 def choose_levels(prepared: Prepared, state: State) -> tuple[LevelChoice, str]:
     """Levels for 2, 4 and 8 steps, each with the lowest score that a short search finds; a line.
 
-    A score is the energy distance of samples to validation rows, by what tells them apart
-    (`statistics.clues`: values, structure, condition), the same noise for all. The method's own
-    levels are the first that are tried; they stay where there is nothing to choose by, and where
-    with other noise those found do worse, by the same distance or by that of the values alone.
+    A score is the energy distance of samples to validation rows by what the student takes for noise
+    in them (`noise_in`), the same noise for all. The method's own levels are the first that are
+    tried; they stay where there is nothing to choose by, and where with other noise those found do
+    worse, by the same distance or by that of the values themselves.
     """
     run, dataset = prepared.run, prepared.dataset
     by = sampling.sampler(prepared.method.sampler)
@@ -69,7 +76,7 @@ def search_levels(generator: Generator, score: Score) -> LevelChoice:
         if not first:
             break
         own = first[0]
-        result = search(by_clues(score, steps), first, bounds, tries)
+        result = search(by_noise(score, steps), first, bounds, tries)
         best = result.levels
         if best == own or is_confirmed(partial(score, steps), best, own):
             levels[steps], scores[steps] = best, result.value
@@ -78,7 +85,7 @@ def search_levels(generator: Generator, score: Score) -> LevelChoice:
     return LevelChoice(levels, scores)
 
 
-def by_clues(score: Score, steps: int) -> Callable[[Levels], float]:
+def by_noise(score: Score, steps: int) -> Callable[[Levels], float]:
     """The first distance of the first draw of noise, for so many steps."""
     return lambda levels: score(steps, levels, 0)[0]
 
@@ -96,8 +103,8 @@ def scoring(generator: Generator, dataset: Dataset, count: int, seed: int) -> Sc
     """(steps, levels, draw) -> energy distances of `count` samples to as many validation rows."""
     order = permutation(0, "level choice", 0, len(dataset.validation.x0))[:count]
     rows = dataset.validation.rows(order)
-    clues = clues_of(dataset, layout_of(dataset))
-    goals = (clues(rows), rows.x0)
+    noise_of = noise_in(generator, rows, seed)
+    goals = (noise_of(rows.x0), rows.x0)
     spreads = tuple(map(spread, goals))
     cond: Cond = dataset.user_cond(rows.cond)
 
@@ -108,11 +115,43 @@ def scoring(generator: Generator, dataset: Dataset, count: int, seed: int) -> Sc
         x0 = apply_mask(dataset.units.to_model(x), rows.cond)
         if not bool(torch.isfinite(x0).all()):
             return math.inf, math.inf
-        sides = (clues(Arrays(x0, rows.cond)), x0)
-        first, second = map(energy, sides, goals, spreads)
+        first, second = map(energy, (noise_of(x0), x0), goals, spreads)
         return first, second
 
     return score
+
+
+def noise_in(generator: Generator, rows: Arrays, seed: int) -> Callable[[Tensor], Tensor]:
+    """x `[N, ...]` -> ln ||D(x_t, t) - x||^2 `[N, levels]`: what the student takes for noise.
+
+    x_t = alpha x + sigma z at a few low levels, z the same for all x; in deviations of the rows'.
+    What lies off the data's manifold moves further than data do, by however little it lies off.
+    """
+    process, net = generator.method.process, generator.denoiser
+    bounds = bounds_of(generator)
+    least = max(bounds.low, LEVELS[0] * generator.facts.sigma_data)
+    levels = [min(least * level / LEVELS[0], bounds.high) for level in LEVELS]
+    shape = tuple(rows.x0.shape[1:])
+    z = normal(seed, "level choice noise", 0, len(rows.x0), shape, SAMPLING_BLOCK)
+    parts = torch.arange(len(rows.x0)).split(ROWS)
+    conds = [each(lambda x: x.to(generator.device), pick(rows.cond, part)) for part in parts]
+
+    def change(x: Tensor, part: Tensor, cond: Cond, level: float) -> Tensor:
+        x0 = x[part].to(generator.device)
+        t = process.time_at(level).to(x0).expand(len(x0))
+        x_t = apply_mask(process.mix(x0, z[part].to(x0), t), cond)
+        moves = apply_mask(net(x_t, t, cond) - x0, cond).flatten(1)
+        return (moves.square().sum(1) + TINY).log().cpu()
+
+    @torch.no_grad()
+    def noise_of(x: Tensor) -> Tensor:
+        pairs = list(zip(parts, conds, strict=True))
+        columns = [torch.cat([change(x, *pair, level) for pair in pairs]) for level in levels]
+        return torch.stack(columns, 1)
+
+    usual = noise_of(rows.x0)
+    mean, deviation = usual.mean(0), usual.std(0).clamp_min(TINY)
+    return lambda x: ((noise_of(x) - mean) / deviation).clamp(-MOST_OFF, MOST_OFF)
 
 
 def describe(choice: LevelChoice, count: int) -> str:

@@ -24,6 +24,7 @@ def auto(*, method: str = "ect", **fields: Any) -> Run:
         batch=0,
         lr=0.0,
         iterations=0,
+        ema=0.99,
         choose_levels=True,
     )
     return with_values(run, {**FIELDS.get(method, {}), **fields})
