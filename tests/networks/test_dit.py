@@ -13,8 +13,8 @@ from torch import nn
 import fewstep as fs
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import generator
-from fewstep.networks._dit import patchify, unpatchify
 from fewstep.networks.attention import attend
+from fewstep.networks.patches import patchify, unpatchify
 from fewstep.networks.transformer_blocks import positions
 from tests.support.network_properties import (
     alive,

@@ -26,7 +26,7 @@ def picture_bytes():
 DATA = {
     "table": (lambda: {"x0": NORMAL[:, 0, 0]}, "mlp"),
     "posterior": (lambda: {"x0": NORMAL[:, 0, 0, :3], "cond": NORMAL[:, 1, 0]}, "mlp"),
-    "series": (lambda: {"x0": NORMAL[:, :, 0], "labels": np.arange(ROWS) % 3}, "unet1d"),
+    "series": (lambda: {"x0": NORMAL[:, :, 0], "labels": np.arange(ROWS) % 3}, "unet"),
     "sets": (lambda: {"x0": NORMAL[:, 0, :, :2], "mask": MASK}, "set_transformer"),
     "field": (lambda: {"x0": NORMAL, "cond": NORMAL[:, 0, 0, :1]}, "dit"),
     "pictures": (lambda: {"x0": picture_bytes()}, "dit"),

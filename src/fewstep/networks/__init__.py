@@ -265,7 +265,7 @@ def uvit(
 
 
 @_factory
-def unet1d(
+def unet(
     shape: tuple[int, ...],
     classes: int = 0,
     features: int = 0,
@@ -273,23 +273,23 @@ def unet1d(
     width: int = 48,
     mult: tuple[int, ...] = (1, 1, 1),
     blocks: int = 1,
-    patch: int = 4,
+    patch: int | tuple[int, ...] = 4,
     dropout: float = 0.0,
 ) -> "type[nn.Module]":
-    """A U-Net for series [C, L] of any length; by default small enough for one CPU.
+    """A U-Net for series, fields and volumes of any lengths; by default small enough for one CPU.
 
     The channels come first: no network sees which axis --channel-axis names.
 
     Args:
         width: channels that the factors multiply
-        mult: factor of the channels at each resolution; from one to the next the length halves
+        mult: factor of the channels at each resolution; from one to the next each axis halves
         blocks: residual blocks of a resolution, down as up
-        patch: neighbouring values of a channel that enter together
+        patch: neighbours that enter together along an axis, one number or one for each
         dropout: probability of dropping an entry inside a block
     """
-    from fewstep.networks._unet1d import UNet1d
+    from fewstep.networks._unet import UNet
 
-    return UNet1d
+    return UNet
 
 
 @_factory

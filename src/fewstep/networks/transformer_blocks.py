@@ -118,7 +118,7 @@ class SelfAttention(nn.Module):
         return self.out(out.transpose(1, 2).reshape(h.shape))
 
 
-def zero(layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> None:
+def zero(layer: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) -> None:
     """Makes a layer start as the zero map."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:

@@ -40,7 +40,7 @@ def _mlp(shape: Shape) -> Options:
     return {"width": 128, "depth": 2, "features_at": "both"}
 
 
-def _unet1d(shape: Shape) -> Options:
+def _unet(shape: Shape) -> Options:
     return {"patch": patch_of(shape[-1], TOKENS // 4)}
 
 
@@ -65,7 +65,7 @@ def patch_of(length: int, most: int) -> int:
 SETTINGS = {
     TABLE: Settings("mlp", _mlp, 512, 8000, 2e-3, {"stages": 6}),
     CATEGORIES: Settings("mlp", _mlp, 512, 3000, 2e-3, {"stages": 8, "c": 0.3}),
-    SERIES: Settings("unet1d", _unet1d, 256, 1500, 1e-3, {"stages": 5}),
+    SERIES: Settings("unet", _unet, 256, 2000, 1e-3, {"stages": 5}),
     SET: Settings("set_transformer", _set_transformer, 128, 2500, 2e-3, {"stages": 6}),
     FIELD: Settings("dit", _dit, 128, 2500, 1e-3, {"stages": 5}),
     PICTURE: Settings("dit", _dit, 128, 2500, 1e-3, {"stages": 5}),
