@@ -28,8 +28,8 @@ DATA = {
     "posterior": (lambda: {"x0": NORMAL[:, 0, 0, :3], "cond": NORMAL[:, 1, 0]}, "mlp"),
     "series": (lambda: {"x0": NORMAL[:, :, 0], "labels": np.arange(ROWS) % 3}, "unet"),
     "sets": (lambda: {"x0": NORMAL[:, 0, :, :2], "mask": MASK}, "set_transformer"),
-    "field": (lambda: {"x0": NORMAL, "cond": NORMAL[:, 0, 0, :1]}, "dit"),
-    "pictures": (lambda: {"x0": picture_bytes()}, "dit"),
+    "field": (lambda: {"x0": NORMAL, "cond": NORMAL[:, 0, 0, :1]}, "unet"),
+    "pictures": (lambda: {"x0": picture_bytes()}, "unet"),
 }
 
 
@@ -64,6 +64,15 @@ def test_patches_cover_the_length_with_no_more_than_so_many(length, most):
     assert patch & (patch - 1) == 0
     assert -(-length // patch) <= most
     assert patch == 1 or -(-length // (patch // 2)) > most
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch"),
+    [((1, 16), 1), ((1, 17), 2), ((1, 1000), 64), ((2, 8, 8), 1), ((1, 9, 40), (2, 8))],
+)
+def test_long_axes_enter_in_larger_patches(shape, patch):
+    data = torch.randn(40, *shape, generator=torch.Generator().manual_seed(0))
+    assert prepare(fs.recipes.auto(), data).run.network_options["patch"] == patch
 
 
 def test_what_the_user_sets_stays():

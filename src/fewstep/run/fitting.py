@@ -17,7 +17,7 @@ from fewstep.statistics.layout import CATEGORIES, FIELD, PICTURE, SERIES, SET, T
 
 Shape = tuple[int, ...]
 
-TOKENS = 64  # most places along which a network's work grows: longer data enter in larger patches
+SERIES_PLACES, FIELD_PLACES = 16, 64  # that the patches leave at most
 HEAVY = 15.0  # kurtosis of a variable from which on its normal numbers are learned (a normal's: 3)
 REPEATED = 0.2  # share of one value among a variable's, from which on too
 FEW_VALUES = 10  # of a variable, which is as good as a category then
@@ -41,14 +41,11 @@ def _mlp(shape: Shape) -> Options:
 
 
 def _unet(shape: Shape) -> Options:
-    return {"patch": patch_of(shape[-1], TOKENS // 4)}
-
-
-def _dit(shape: Shape) -> Options:
-    axes = len(shape) - 1
-    side = max(1, round(TOKENS ** (1 / axes)))
-    patch = tuple(patch_of(length, side) for length in shape[1:])
-    return {"patch": patch, "width": 96, "depth": 4, "heads": 4}
+    """Patches that leave so many places that a step takes about as long for any lengths."""
+    axes = shape[1:]
+    side = SERIES_PLACES if len(axes) == 1 else round(FIELD_PLACES ** (1 / len(axes)))
+    patch = tuple(patch_of(length, side) for length in axes)
+    return {"patch": patch[0] if len(set(patch)) == 1 else patch}
 
 
 def _set_transformer(shape: Shape) -> Options:
@@ -67,8 +64,8 @@ SETTINGS = {
     CATEGORIES: Settings("mlp", _mlp, 512, 3000, 2e-3, {"stages": 8, "c": 0.3}),
     SERIES: Settings("unet", _unet, 256, 2000, 1e-3, {"stages": 5}),
     SET: Settings("set_transformer", _set_transformer, 128, 2500, 2e-3, {"stages": 6}),
-    FIELD: Settings("dit", _dit, 128, 2500, 1e-3, {"stages": 5}),
-    PICTURE: Settings("dit", _dit, 128, 2500, 1e-3, {"stages": 5}),
+    FIELD: Settings("unet", _unet, 64, 2000, 2e-3, {"stages": 5}),
+    PICTURE: Settings("unet", _unet, 64, 2000, 2e-3, {"stages": 5}),
 }
 
 
