@@ -18,6 +18,7 @@ from fewstep.statistics.layout import CATEGORIES, FIELD, PICTURE, SERIES, SET, T
 Shape = tuple[int, ...]
 
 SERIES_PLACES, FIELD_PLACES = 16, 64  # that the patches leave at most
+FEWEST, PER_ROW = 1000, 5  # iterations: of few rows more would be learned by heart
 HEAVY = 15.0  # kurtosis of a variable from which on its normal numbers are learned (a normal's: 3)
 REPEATED = 0.2  # share of one value among a variable's, from which on too
 FEW_VALUES = 10  # of a variable, which is as good as a category then
@@ -93,6 +94,10 @@ def fit_to_data(run: Run, dataset: Dataset) -> tuple[Run, str]:
     kind, about = kind_of_data(dataset)
     settings = SETTINGS[kind]
     choice = {name: getattr(settings, name) for name in OPEN if run.is_open(name)}
+    if "iterations" in choice:
+        choice["iterations"] = min(
+            settings.iterations, max(FEWEST, PER_ROW * len(dataset.train.x0))
+        )
     words = [f"{name} {value}" for name, value in choice.items()]
     if "network" in choice:
         options = settings.network_options(dataset.shape)
