@@ -21,22 +21,22 @@ def parameters(n: int, source: torch.Generator) -> torch.Tensor:
     return LOW + (HIGH - LOW) * torch.rand(n, 4, generator=source)
 
 
-def record(known: torch.Tensor, source: torch.Generator) -> torch.Tensor:
+def record(theta: torch.Tensor, source: torch.Generator) -> torch.Tensor:
     """[N, 3, 64] of a second, in mm: the sensors are a third of a turn apart."""
-    amplitude, damping, frequency, noise = known[:, :, None, None].unbind(1)
+    amplitude, damping, frequency, noise = theta[:, :, None, None].unbind(1)
     time = torch.linspace(0, 1, 64)
-    start = 0.5 * torch.randn(len(known), 1, 1, generator=source)
+    start = 0.5 * torch.randn(len(theta), 1, 1, generator=source)
     angle = 2 * torch.pi * (frequency * time + torch.arange(3)[:, None] / 3) + start
-    errors = [torch.randn(len(known), 3, generator=source)]
+    errors = [torch.randn(len(theta), 3, generator=source)]
     for _ in time[1:]:  # correlated by 0.8 from one place to the next
-        errors.append(0.8 * errors[-1] + 0.6 * torch.randn(len(known), 3, generator=source))
+        errors.append(0.8 * errors[-1] + 0.6 * torch.randn(len(theta), 3, generator=source))
     return amplitude * (-damping * time).exp() * angle.sin() + noise * torch.stack(errors, 2)
 
 
 def main(rows: int = 2000, held_out: int = 200, **settings):
     source = torch.Generator().manual_seed(0)
-    known = parameters(rows, source)
-    data = {"x0": record(known, source), "cond": known}
+    theta = parameters(rows, source)
+    data = {"x0": record(theta, source), "cond": theta}
     generator = fs.train(fs.recipes.auto(**settings), data)
     new = parameters(held_out, source)
     truth, cond = record(new, source), new.repeat_interleave(MEMBERS, 0)

@@ -33,11 +33,11 @@ def main(rows: int = 5000, draws: int = 1000, **settings):
     points, mask = sets(rows, source)
     data = {"x0": points, "cond": {"mask": mask}}
     generator = fs.train(fs.recipes.auto(**settings), data)
-    _, asked = sets(draws, source)
-    samples = generator.sample(draws, steps=2, cond={"mask": asked})
-    radial = scatter(samples, asked)
+    _, request = sets(draws, source)
+    samples = generator.sample(draws, steps=2, cond={"mask": request})
+    radial = scatter(samples, request)
     print(f"radial scatter {radial:.4f}, {radial / SCATTER:.2f} times the data's {SCATTER}")
-    return points, mask, samples, asked
+    return points, mask, samples, request
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ def simulate(n: int, source: torch.Generator) -> tuple[torch.Tensor, torch.Tenso
     """Logarithms of the rates [N, 2], and the infected found at ten times in 60 days [N, 10]."""
     logs = CENTRE + WIDTH * torch.randn(n, 2, generator=source)
     contact, recovery = logs.exp().unbind(1)
-    infected = torch.full((n,), 1e-3)
-    healthy, shares, days = 1 - infected, [], 0.25
+    sick = torch.full((n,), 1e-3)
+    healthy, shares, days = 1 - sick, [], 0.25
     for moment in range(1, 241):
-        new, healed = days * contact * healthy * infected, days * recovery * infected
-        healthy, infected = healthy - new, infected + new - healed
+        new, recoveries = days * contact * healthy * sick, days * recovery * sick
+        healthy, sick = healthy - new, sick + new - recoveries
         if moment % 24 == 0:
-            shares.append(infected)
+            shares.append(sick)
     share = torch.stack(shares, 1).clamp(0, 1)
     return logs, torch.binomial(torch.full_like(share, PEOPLE), share, source)
 
@@ -34,9 +34,9 @@ def main(rows: int = 20000, held_out: int = 300, **settings):
     source = torch.Generator().manual_seed(0)
     logs, counts = simulate(rows, source)
     generator = fs.train(fs.recipes.auto(**settings), {"x0": logs, "cond": counts})
-    truth, seen = simulate(held_out, source)
+    truth, surveys = simulate(held_out, source)
     start = time.perf_counter()
-    samples = generator.sample(held_out * DRAWS, steps=2, cond=seen.repeat_interleave(DRAWS, 0))
+    samples = generator.sample(held_out * DRAWS, steps=2, cond=surveys.repeat_interleave(DRAWS, 0))
     speed = len(samples) / (time.perf_counter() - start)
     samples = samples.reshape(held_out, DRAWS, 2)
     p = fs.metrics.uniformity(fs.metrics.ranks(samples, truth), DRAWS)

@@ -24,8 +24,8 @@ def write_people(path: Path, n: int, seed: int) -> None:
         return torch.rand(n, generator=source)
 
     age = (18 + 72 * (0.5 * unit() + 0.5 * unit())).floor()  # a triangle of 18 .. 89 years
-    retired, own = unit() < torch.sigmoid((age - 66) / 2), unit() < 0.15
-    work = torch.where(retired, 2, own.long())
+    pension, own = unit() < torch.sigmoid((age - 66) / 2), unit() < 0.15
+    work = torch.where(pension, 2, own.long())
     region = (unit() * 4).long().clamp(max=2)  # the west has half of the people
     noise = torch.randn(n, generator=source) * torch.tensor([0.4, 0.9, 0.3])[work]
     level = 10 + 0.01 * (age - 40) + torch.tensor([0.3, 0.4, -0.5])[work] + 0.2 * (region == 1)
@@ -50,13 +50,13 @@ def apart(x: torch.Tensor, y: torch.Tensor) -> float:
 
 def main(rows: int = 5000, draws: int = 20000, **settings):
     with tempfile.TemporaryDirectory() as name:
-        learned, others, made = (Path(name, f"{word}.csv") for word in ("people", "others", "made"))
-        write_people(learned, rows, seed=0)
+        people, others, samples = (Path(name, f"{k}.csv") for k in ("people", "others", "samples"))
+        write_people(people, rows, seed=0)
         write_people(others, draws, seed=1)
-        generator = fs.train(fs.recipes.auto(data=learned, **settings))
-        generator.write(made, generator.sample(draws, steps=2))
-        real, ours = (torch.as_tensor(fs.data.read(path)["x0"]) for path in (others, made))
-        print("\n".join(made.read_text().splitlines()[:6]))
+        generator = fs.train(fs.recipes.auto(data=people, **settings))
+        generator.write(samples, generator.sample(draws, steps=2))
+        real, ours = (torch.as_tensor(fs.data.read(path)["x0"]) for path in (others, samples))
+        print("\n".join(samples.read_text().splitlines()[:6]))
     pairs = list(zip(real.T, ours.T, strict=True))  # a category is a column for each of its texts
     number = max(apart(x, y) for x, y in pairs[:NUMBERS])
     share = max(float((x.mean() - y.mean()).abs()) for x, y in pairs[NUMBERS:])

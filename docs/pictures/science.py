@@ -16,6 +16,7 @@ from pathlib import Path
 import matplotlib
 import torch
 from matplotlib import pyplot
+from matplotlib.ticker import NullLocator
 from PIL import Image
 
 matplotlib.use("agg")
@@ -26,7 +27,7 @@ BLUE, RED = "#2471a3", "#c0392b"  # samples and the simulator, as everywhere in 
 
 def ensemble(names, result):
     """Bands of one condition, a panel for each sensor; the simulator's own below."""
-    known, truth, members, perfect = (part[0] for part in result)
+    theta, truth, members, perfect = (part[0] for part in result)
     time = torch.linspace(0, 1, truth.shape[1])
     figure, panels = pyplot.subplots(2, 3, figsize=(10, 4.4), sharex=True, sharey=True)
     rows = (("model", members, BLUE), ("simulator", perfect, RED))
@@ -41,7 +42,7 @@ def ensemble(names, result):
         axes[0].set_ylabel("displacement [mm]")
     for panel in panels[1]:
         panel.set_xlabel("time [s]")
-    amplitude, damping, frequency, noise = known.tolist()
+    amplitude, damping, frequency, noise = theta.tolist()
     figure.suptitle(
         f"{amplitude:.2f} mm, {damping:.2f} / s, {frequency:.2f} Hz, noise {noise:.2f} mm:"
         " the held-out series (black), 80 % bands, medians, two members"
@@ -60,6 +61,9 @@ def posterior(names, result):
         panel.scatter(*samples[row].exp().T, s=5, color=BLUE, label="posterior samples")
         panel.scatter(*truth[row].exp(), s=70, color=RED, marker="x", label="truth")
         panel.set(xscale="log", yscale="log", xlabel="contact rate [1/day]")
+        for axis, marks in ((panel.xaxis, (0.2, 0.5, 1, 2)), (panel.yaxis, (0.1, 0.2, 0.4))):
+            axis.set_minor_locator(NullLocator())
+            axis.set_ticks(marks, marks)
         panel.set_title(f"survey {row + 1}")
     panels[0].set_ylabel("recovery rate [1/day]")
     panels[0].legend(fontsize=7)
@@ -97,7 +101,7 @@ def table(names, result):
     for panel, place, grid in zip(panels, range(3), grids, strict=False):
         for name, x, colour in rows:
             panel.hist(x[:, place], grid, color=colour, histtype="step", label=name, density=True)
-        panel.set_xlabel(("age [years]", "income [a year]", "children")[place])
+        panel.set_xlabel(("age [years]", "income a year", "children")[place])
     panels[1].set(xscale="log", yticks=[])
     panels[0].legend(fontsize=7)
     panels[0].set_ylabel("density")
@@ -110,7 +114,7 @@ def table(names, result):
     panels[3].set_ylabel("share")
     for _, x, colour in rows:
         panels[5].scatter(x[:400, 0], x[:400, 1], s=3, color=colour)
-    panels[5].set(yscale="log", xlabel="age [years]", ylabel="income [a year]")
+    panels[5].set(yscale="log", xlabel="age [years]", ylabel="income a year")
     return figure
 
 
@@ -128,7 +132,7 @@ def rollout(names, result):
                 panel.set_title(f"after {moment} step{'s' * (moment > 1)}")
             if column == 0:
                 panel.set_ylabel(name)
-    figure.colorbar(shown, cax=figure.add_subplot(grid[:, 4]))
+    figure.colorbar(shown, cax=figure.add_subplot(grid[:, 4]), label="tracer [any unit]")
     panel = figure.add_subplot(grid[:, 5])
     for (name, colour), states in zip((("simulator", RED), ("model", BLUE)), result, strict=True):
         for moment, style in ((1, ":"), (20, "-")):
@@ -178,7 +182,7 @@ def main():
             figure.set_layout_engine("constrained")
             file = HERE / f"{name}.png"
             figure.savefig(file, dpi=90)
-        Image.open(file).convert("RGB").quantize(64).save(file, optimize=True)
+        Image.open(file).convert("RGB").quantize(256).save(file, optimize=True)
         if not args.iterations:
             write_line(name, line)
 

@@ -137,9 +137,9 @@ def test_the_points_come_to_the_circle_under_their_mask(tmp_path, monkeypatch, c
     how = {"rows": 500, "draws": 100, "iterations": 40, "batch": 32}
     numbers, result = run_short("point_sets", tmp_path, monkeypatch, capsys, **how)
     assert numbers[1] < 24
-    samples, asked = result[2:]
-    assert (samples[~asked] == 0).all()
-    assert 3 <= asked.sum(1).min() < asked.sum(1).max() <= 16
+    samples, request = result[2:]
+    assert (samples[~request] == 0).all()
+    assert 3 <= request.sum(1).min() < request.sum(1).max() <= 16
 
 
 def test_the_table_has_its_columns_laws_together(tmp_path, monkeypatch, capsys):
