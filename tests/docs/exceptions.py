@@ -26,7 +26,7 @@ EXCEPTIONS = [
     Special(r"make ", "left", "targets of make: tests/project/test_readme.py"),
     Special(r"pip install", "left", "installs packages"),
     Special(r"(export|test) ", "left", "of a cluster's job script"),
-    Special(r"python (-m )?(benchmarks|docs)", "left", "minutes to hours; the script exists"),
+    Special(r"python (-m )?(benchmarks|docs|examples)", "left", "minutes to hours; it exists"),
     Special(r"fewstep import ", "left", "the page says that this verb does not exist yet"),
     Special(rf"fewstep train ({PUBLISHED})", "meta", "data, weights and a GPU that are not here"),
     Special(r"fewstep verify --claims", "parsed", "41 minutes on two cores"),

@@ -94,3 +94,73 @@ def test_the_own_network_trains_on_signals_and_takes_their_frequency(monkeypatch
     periods = [float(word) for word in re.findall(r"[\d.]+", output.partition("periods")[2])]
     assert len(periods) == 4
     assert all(0 <= number <= 32 for number in periods)
+
+
+PAGE = (FOLDER.parent / "docs" / "science.md").read_text()
+
+
+def run_short(name: str, tmp_path, monkeypatch, capsys, **how: int) -> tuple[list[float], Any]:
+    """The numbers of the example's line, and what its `main` gives; the page has the same line."""
+    monkeypatch.chdir(tmp_path)
+    result = runpy.run_path(str(FOLDER / f"{name}.py"))["main"](**how)
+    line = capsys.readouterr().out.splitlines()[-1]
+    number = r"[-+]?\d[\d.,]*(?:e-?\d+)?(?<![.,])"
+    said = [re.sub(number, "0", text) for text in PAGE.splitlines()]
+    assert re.sub(number, "0", line) in said, f"not as docs/science.md has it: {line}"
+    return [float(word.replace(",", "")) for word in re.findall(number, line)], result
+
+
+def test_the_ensemble_is_about_its_condition(tmp_path, monkeypatch, capsys):
+    """Untrained, its CRPS is 0.50 and half of the truth is inside the 80 % interval."""
+    how = {"rows": 300, "held_out": 20, "iterations": 30, "batch": 32}
+    numbers, (_, truth, ensemble, _) = run_short("ensemble", tmp_path, monkeypatch, capsys, **how)
+    _, inside, ratio, score, best = numbers
+    assert 60 < inside < 95
+    assert 0.7 < ratio < 1.5
+    assert best < score < 0.46
+    others = fs.metrics.crps(ensemble.roll(1, 0), truth).mean()
+    assert score < 0.96 * others
+    assert (tmp_path / "ensemble.png").stat().st_size > 5000
+
+
+def test_the_posteriors_are_about_their_observation(tmp_path, monkeypatch, capsys):
+    """Untrained, a third of the truth is inside the 80 % interval."""
+    how = {"rows": 4000, "held_out": 40, "iterations": 100, "batch": 256}
+    numbers, (truth, samples) = run_short("posterior", tmp_path, monkeypatch, capsys, **how)
+    assert all(55 < inside < 98 for inside in numbers[3:5])
+    score, others = (fs.metrics.crps(x, truth).mean(0) for x in (samples, samples.roll(1, 0)))
+    assert (score < 0.8 * others).all()
+
+
+def test_the_points_come_to_the_circle_under_their_mask(tmp_path, monkeypatch, capsys):
+    """Untrained, they scatter 31 times as far as the data."""
+    how = {"rows": 500, "draws": 100, "iterations": 40, "batch": 32}
+    numbers, result = run_short("point_sets", tmp_path, monkeypatch, capsys, **how)
+    assert numbers[1] < 24
+    samples, request = result[2:]
+    assert (samples[~request] == 0).all()
+    assert 3 <= request.sum(1).min() < request.sum(1).max() <= 16
+
+
+def test_the_table_has_its_columns_laws_together(tmp_path, monkeypatch, capsys):
+    """Untrained, a share is off by 0.29, and a correlation by 0.68."""
+    how = {"rows": 2000, "draws": 4000, "iterations": 80, "batch": 256}
+    numbers, (_, made) = run_short("table", tmp_path, monkeypatch, capsys, **how)
+    number, share, together = numbers
+    assert number < 0.19
+    assert share < 0.22
+    assert together < 0.45
+    assert (made[:, 3:].sort(1).values.sum(1) == 2).all()  # one region and one work
+
+
+def test_the_roll_out_stays_where_the_simulator_does(tmp_path, monkeypatch, capsys):
+    """Untrained, the variance is off by 80 %, and a state has nothing of the one before."""
+    how = {"rows": 2000, "runs": 30, "iterations": 80, "batch": 128}
+    numbers, (truth, states) = run_short("rollout", tmp_path, monkeypatch, capsys, **how)
+    first, _, last, _, worst, alike, truly = numbers
+    assert abs(first) < 50
+    assert abs(last) < 50
+    assert worst < 97
+    assert 0.5 < alike < 0.9
+    assert 0.7 < truly < 0.75
+    assert truth.shape == states.shape == (21, 30, 1, 16, 16)

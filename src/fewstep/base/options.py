@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
+import os
 import sys
 import types
 import typing
@@ -37,7 +38,7 @@ def plain(value: Any) -> Any:
 
 
 def convert(name: str, value: Any, kind: Any) -> Any:
-    """The value as the declared type: lists to tuples, integers to floats, others unchanged.
+    """The value as the declared type: lists to tuples, integers to floats, paths to their text.
 
     A type may be `X | None`, or a number or a list of them. Raises UserError where it does not
     match.
@@ -60,6 +61,8 @@ def convert(name: str, value: Any, kind: Any) -> Any:
         return _convert_list(name, value, arguments)
     if origin is float and type(value) is int and abs(value) < 2**63:
         return float(value)
+    if origin is str and isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if type(value) is not origin:
         raise UserError(f"{name} = {short_repr(value)}: expected {getattr(kind, '__name__', kind)}")
     return _check_value(name, value)

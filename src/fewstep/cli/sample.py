@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -15,7 +14,7 @@ from fewstep.cli.user_code import own_parts
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.base.conditions import Cond
+    from fewstep.data.pictures import Rows
     from fewstep.run.generator import Generator
 
 DESCRIPTION = (
@@ -67,27 +66,14 @@ class Args:
 
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="sample", description=DESCRIPTION)
-    import numpy as np
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    from fewstep.base.errors import NonFiniteError, StorageError, UserError
-    from fewstep.data import read_condition, writing
-    from fewstep.data.frames import TABLES
+    from fewstep.base.errors import NonFiniteError, UserError
+    from fewstep.data import read_condition
+    from fewstep.run import output
     from fewstep.run.generator import load
 
-    def table(path: Path, x: Tensor) -> None:
-        conds = generator.user_conditions(args.n, cond)
-        writing.write_table(path, x, conds, names)
-
-    writers: dict[str, Callable[[Path, Tensor], str | None]] = {
-        ".png": lambda path, x: draw(path, x, generator, generator.conditions(args.n, cond), args),
-        ".npy": lambda path, x: np.save(path, x.numpy()),
-        ".safetensors": lambda path, x: save_file({"samples": x}, path),
-        **dict.fromkeys(TABLES, table),
-    }
-    if args.out.suffix not in writers:
-        raise UserError(f"--out {args.out}: expected a name that ends in {', '.join(writers)}")
+    if args.out.suffix not in output.ENDINGS:
+        ends = ", ".join(output.ENDINGS)
+        raise UserError(f"--out {args.out}: expected a name that ends in {ends}")
     if args.n < 1:
         raise UserError(f"--n {args.n}: expected at least 1")
     if args.cond is not None and args.label is not None:
@@ -96,8 +82,7 @@ def main(argv: list[str]) -> int:
         args.run, ema=args.ema, device=args.device, composite=args.composite, **own_parts(args)
     )
     names = generator.facts.names
-    if args.out.suffix in TABLES:
-        writing.check_table(args.out, generator.facts.shape)
+    output.check(args.out, generator, "--out")
     cond = args.label if args.cond is None else read_condition(args.cond, names)
     generator = generator.with_later_sigmas(args.later_sigmas)
     x = generator.sample(
@@ -114,41 +99,33 @@ def main(argv: list[str]) -> int:
             f"{bad} of {args.n} samples are not finite, and none were written: the run's weights"
             " have diverged: train again with a lower --lr"
         )
-    try:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        about = writers[args.out.suffix](args.out, x)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StorageError(f"cannot write {args.out}: {reason}") from error
+    beside, missing = rows_beside(x, generator, cond, args)
+    about = output.write(args.out, x, generator, cond, beside) + missing
     if not args.quiet:
         line = f"{args.n} samples of shape {tuple(x.shape[1:])} in {args.out}"
         print(f"{line}: {about}" if about else line)
     return 0
 
 
-def draw(path: Path, x: Tensor, generator: Generator, cond: Cond, args: Args) -> str:
-    """Writes a picture of samples, rows of the data beside them; what it shows.
+def rows_beside(x: Tensor, generator: Generator, cond: Any, args: Args) -> tuple[Rows | None, str]:
+    """Rows of the data that stand beside samples in a picture, or why there are none.
 
-    cond: of the samples, in the model's units. Pictures stand alone, and so do samples whose data
-    are not at hand: the words say it.
+    Tiles stand alone, and so do samples whose data are not at hand: the words say it.
     """
     from fewstep.base.errors import FewstepError
     from fewstep.data.pictures import Rows, rows_of_data
-    from fewstep.data.pictures import draw as draw_rows
     from fewstep.run.datasets import data_at_hand, data_of
 
     run, facts = generator.run, generator.facts
-    groups, about = [Rows("samples", x, cond)], ""
-    if facts.look.kind != "tiles":
-        try:
-            dataset = data_of(run, facts, args.data) if args.data else data_at_hand(run, facts)
-        except (FewstepError, OSError) as error:
-            if args.data:
-                raise
-            about = f"; no data beside: {error} (--data PATH)"
-        else:
-            splits = [dataset.train, dataset.validation, dataset.test]
-            data = rows_of_data(splits, facts.units, max(len(x), facts.look.enough), groups[0])
-            groups += [data] if data else []
-            about = "" if data else "; no data beside: none have this condition"
-    return f"{draw_rows(path, groups, facts.look)}{about}"
+    if args.out.suffix != ".png" or facts.look.kind == "tiles":
+        return None, ""
+    samples = Rows("samples", x, generator.conditions(args.n, cond))
+    try:
+        dataset = data_of(run, facts, args.data) if args.data else data_at_hand(run, facts)
+    except (FewstepError, OSError) as error:
+        if args.data:
+            raise
+        return None, f"; no data beside: {error} (--data PATH)"
+    splits = [dataset.train, dataset.validation, dataset.test]
+    data = rows_of_data(splits, facts.units, max(len(x), facts.look.enough), samples)
+    return data, "" if data else "; no data beside: none have this condition"

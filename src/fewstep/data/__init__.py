@@ -82,7 +82,9 @@ DATASETS = dict(zip(DATA_NAMES, _MAKERS, strict=True))
 
 
 @surroundings()
-def load(name: str, size: int | None = None, bad_files: BadFiles = "fail", **how: Any) -> Dataset:
+def load(
+    name: str | Path, size: int | None = None, bad_files: BadFiles = "fail", **how: Any
+) -> Dataset:
     """The data set of that name, or what the file, folder or hf:NAME holds (`fewstep.data.files`).
 
     size: pictures of files are cropped to their middle square and resized to this side. bad_files:
@@ -90,7 +92,7 @@ def load(name: str, size: int | None = None, bad_files: BadFiles = "fail", **how
     thousandth out (`Dataset.skipped`). how: the other choices of `fewstep.data.Reading`, such as
     units="robust".
     """
-    return read_dataset(name, Reading(size=size, bad_files=bad_files, **how))
+    return read_dataset(str(name), Reading(size=size, bad_files=bad_files, **how))
 
 
 def read_dataset(name: str, reading: Reading) -> Dataset:

@@ -116,9 +116,9 @@ def _tenth(n: int) -> int:
     return min(n // 10, _HELD_OUT)
 
 
-def read(name: str, size: int | None = None, bad_files: BadFiles = "fail") -> dict[str, Any]:
+def read(name: str | Path, size: int | None = None, bad_files: BadFiles = "fail") -> dict[str, Any]:
     """{"x0": array, "cond": condition or None} of a path or hf:NAME, as it is written there."""
-    return read_content(name, Reading(size=size, bad_files=bad_files)).data
+    return read_content(str(name), Reading(size=size, bad_files=bad_files)).data
 
 
 def read_content(name: str, reading: Reading) -> Content:

@@ -19,12 +19,12 @@ log = logging.getLogger("fewstep")
 EXACT = 2.0**53  # whole numbers below are exact as floats
 
 
-def check_table(path: Path, shape: tuple[int, ...]) -> None:
+def check_table(path: Path, shape: tuple[int, ...], word: str = "--out") -> None:
     """Raises UserError where samples of that shape, or this machine, cannot make a table."""
     if len(shape) != 1:
         raise UserError(
-            f"--out {path}: samples of shape {shape} are no rows of a table: expected one axis,"
-            " or --out FILE.npy"
+            f"{word} {path}: samples of shape {shape} are no rows of a table: expected one axis,"
+            f" or {word} FILE.npy"
         )
     try:
         import pyarrow  # noqa: F401
@@ -51,6 +51,12 @@ def write_table(path: Path, x: Tensor, cond: Cond, names: Names) -> None:
         table[f"{name} (condition)" if name in table else name] = pyarrow.array(values)
     result = pyarrow.table(table)
     if path.suffix == ".csv":
+        # As samples are, so that 0.1 is not written as 0.10000000149011612.
+        fields = [
+            field.with_type(pyarrow.float32()) if field.type == "double" else field
+            for field in result.schema
+        ]
+        result = result.cast(pyarrow.schema(fields))
         csv.write_csv(result, path, csv.WriteOptions(quoting_style="needed"))
     else:
         parquet.write_table(result, path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import files
@@ -26,6 +26,7 @@ from fewstep.core.denoiser import Preconditioned, Truncated
 from fewstep.core.method import Method
 from fewstep.data import Units, change_cond, each, fit
 from fewstep.data.description import warn_outside
+from fewstep.run import output
 from fewstep.run.build import Network, OwnMethod, build_method, build_student, outline
 from fewstep.run.checkpoint import Checkpoint, RunFolder, read
 from fewstep.run.checkpoint import write as write_checkpoint
@@ -229,6 +230,23 @@ class Generator:
         x = process.prior(unit("prior"))
         x0 = sampling.sample(process, self.denoiser, x, grid, by.step, cond, noise)
         return apply_mask(self.facts.units.to_user(x0), on_host)
+
+    def write(
+        self,
+        path: str | Path,
+        samples: Tensor,
+        *,
+        cond: Cond | int | str = None,
+        data: Tensor | Mapping[str, Any] | None = None,
+    ) -> str:
+        """Writes samples by how the name ends: .png, .csv, .parquet, .npy or .safetensors.
+
+        cond: what they were drawn for, as given to `sample`. data: rows to stand beside them in a
+        picture, as `train` takes them. Returns what a picture shows, in words.
+        Raises UserError, and StorageError where the disk refuses.
+        """
+        beside = None if data is None else output.rows_beside(data, self)
+        return output.write(Path(path), samples, self, cond, beside)
 
     def conditions(self, n: int, cond: Cond | int | str) -> Cond:
         """The n conditions, in the model's units, that `sample` uses for what it is given.

@@ -1,0 +1,44 @@
+"""Sets of points of any number: `python examples/point_sets.py [ITERATIONS]`
+
+3 to 16 points stand on a circle of radius 1, each off by 0.02. The mask says which of the 16 places
+have a point; what stands in the others counts for nothing.
+"""
+
+import sys
+
+import torch
+
+import fewstep as fs
+
+PLACES, SCATTER = 16, 0.02
+
+
+def sets(n: int, source: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Points [N, 16, 2], and the mask [N, 16] of those that there are."""
+    count = torch.randint(3, PLACES + 1, (n, 1), generator=source)
+    mask = torch.arange(PLACES) < count
+    angle = 2 * torch.pi * torch.rand(n, PLACES, generator=source)
+    radius = 1 + SCATTER * torch.randn(n, PLACES, generator=source)
+    points = radius[..., None] * torch.stack([angle.cos(), angle.sin()], 2)
+    return points * mask[..., None], mask
+
+
+def scatter(points: torch.Tensor, mask: torch.Tensor) -> float:
+    """Deviation of the points' distances from the middle of the circle of radius 1."""
+    return float((points.norm(dim=2) - 1)[mask].square().mean().sqrt())
+
+
+def main(rows: int = 5000, draws: int = 1000, **settings):
+    source = torch.Generator().manual_seed(0)
+    points, mask = sets(rows, source)
+    data = {"x0": points, "cond": {"mask": mask}}
+    generator = fs.train(fs.recipes.auto(**settings), data)
+    _, request = sets(draws, source)
+    samples = generator.sample(draws, steps=2, cond={"mask": request})
+    radial = scatter(samples, request)
+    print(f"radial scatter {radial:.4f}, {radial / SCATTER:.2f} times the data's {SCATTER}")
+    return points, mask, samples, request
+
+
+if __name__ == "__main__":
+    main(iterations=int(sys.argv[1]) if len(sys.argv) > 1 else 0)

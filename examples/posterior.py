@@ -1,0 +1,54 @@
+"""Posteriors of a simulator's parameters: `python examples/posterior.py [ITERATIONS]`
+
+An epidemic starts with one infected in a thousand. Contact and recovery rate are log-normal; a
+survey finds the infected of 200 people at each of ten times. Which rates made such counts?
+"""
+
+import sys
+import time
+
+import torch
+
+import fewstep as fs
+
+PEOPLE, DRAWS = 200, 100
+CENTRE, WIDTH = torch.tensor([0.6, 0.2]).log(), torch.tensor([0.4, 0.3])  # rates [1/day]
+
+
+def simulate(n: int, source: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logarithms of the rates [N, 2], and the infected found at ten times in 60 days [N, 10]."""
+    logs = CENTRE + WIDTH * torch.randn(n, 2, generator=source)
+    contact, recovery = logs.exp().unbind(1)
+    sick = torch.full((n,), 1e-3)
+    healthy, shares, days = 1 - sick, [], 0.25
+    for moment in range(1, 241):
+        new, recoveries = days * contact * healthy * sick, days * recovery * sick
+        healthy, sick = healthy - new, sick + new - recoveries
+        if moment % 24 == 0:
+            shares.append(sick)
+    share = torch.stack(shares, 1).clamp(0, 1)
+    return logs, torch.binomial(torch.full_like(share, PEOPLE), share, source)
+
+
+def main(rows: int = 20000, held_out: int = 300, **settings):
+    source = torch.Generator().manual_seed(0)
+    logs, counts = simulate(rows, source)
+    generator = fs.train(fs.recipes.auto(**settings), {"x0": logs, "cond": counts})
+    truth, surveys = simulate(held_out, source)
+    start = time.perf_counter()
+    samples = generator.sample(held_out * DRAWS, steps=2, cond=surveys.repeat_interleave(DRAWS, 0))
+    speed = len(samples) / (time.perf_counter() - start)
+    samples = samples.reshape(held_out, DRAWS, 2)
+    p = fs.metrics.uniformity(fs.metrics.ranks(samples, truth), DRAWS)
+    inside = fs.metrics.coverage(samples, truth, level=0.8).mean(0)
+    width = (samples.std(1).mean(0) / WIDTH).mean()
+    print(
+        f"ranks uniform with p = {p[0]:.2g} (contact), {p[1]:.2g} (recovery), inside the 80 %"
+        f" interval {inside[0]:.1%}, {inside[1]:.1%}, {width:.0%} as wide as before,"
+        f" {speed:,.0f} samples a second"
+    )
+    return truth, samples
+
+
+if __name__ == "__main__":
+    main(iterations=int(sys.argv[1]) if len(sys.argv) > 1 else 0)
