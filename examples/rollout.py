@@ -33,9 +33,9 @@ def advance(state: torch.Tensor, source: torch.Generator) -> torch.Tensor:
 
 
 def spectrum(states: torch.Tensor) -> torch.Tensor:
-    """Power [T, 4] of the wave numbers 1 .. 4 at each time, of states [T, N, 1, 16, 16]."""
+    """Power [T, 8] of the wave numbers 1 .. 8 at each time, of states [T, N, 1, 16, 16]."""
     power, ring = torch.fft.fft2(states).abs().square().mean((1, 2)), WAVES.sqrt().round()
-    return torch.stack([power[:, ring == k].mean(1) for k in range(1, 5)], 1)
+    return torch.stack([power[:, ring == k].mean(1) for k in range(1, 9)], 1)
 
 
 def persistence(states: torch.Tensor) -> float:

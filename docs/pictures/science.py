@@ -1,7 +1,8 @@
 """Draws the pictures of science.md, and writes the line of each example into the page.
 
 `python docs/pictures/science.py [NAME ...] [--iterations N]` trains the examples at full length,
-about a quarter of an hour on one core for all; with N nothing is written but the pictures.
+about a quarter of an hour on one core for all, or for N iterations. The page has the command of
+what was run, so that command, line and picture belong together.
 """
 
 import argparse
@@ -161,10 +162,12 @@ def measure(name, settings):
     return names, result, said.getvalue().splitlines()[-1]
 
 
-def write_line(name, line):
-    """Puts the line into the page, below the example's command."""
-    pattern = rf"(python examples/{name}\.py\n```\n\n```text\n).*"
-    page, count = re.subn(pattern, lambda match: match[1] + line, PAGE.read_text())
+def write_line(name, line, iterations):
+    """Puts command and line into the page."""
+    command = f"python examples/{name}.py"
+    pattern = rf"{re.escape(command)}[ 0-9]*(\n```\n\n```text\n).*"
+    words = f"{command} {iterations}" if iterations else command
+    page, count = re.subn(pattern, lambda match: words + match[1] + line, PAGE.read_text())
     assert count == 1, name
     PAGE.write_text(page)
 
@@ -183,8 +186,7 @@ def main():
             file = HERE / f"{name}.png"
             figure.savefig(file, dpi=90)
         Image.open(file).convert("RGB").quantize(256).save(file, optimize=True)
-        if not args.iterations:
-            write_line(name, line)
+        write_line(name, line, args.iterations)
 
 
 if __name__ == "__main__":

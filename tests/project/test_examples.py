@@ -157,10 +157,9 @@ def test_the_roll_out_stays_where_the_simulator_does(tmp_path, monkeypatch, caps
     """Untrained, the variance is off by 80 %, and a state has nothing of the one before."""
     how = {"rows": 2000, "runs": 30, "iterations": 80, "batch": 128}
     numbers, (truth, states) = run_short("rollout", tmp_path, monkeypatch, capsys, **how)
-    first, _, last, _, worst, alike, truly = numbers
+    first, _, last, _, _, alike, truly = numbers
     assert abs(first) < 50
     assert abs(last) < 50
-    assert worst < 97
     assert 0.5 < alike < 0.9
     assert 0.7 < truly < 0.75
     assert truth.shape == states.shape == (21, 30, 1, 16, 16)
