@@ -85,11 +85,12 @@ def test_what_the_user_sets_stays():
     own = {"iterations": 7, "batch": 64, "lr": 0.5, "network": "mlp"}
     options = {"width": 8, "depth": 1}
     data = torch.from_numpy(NORMAL[:, :, 0])
-    run = fs.recipes.auto(**own, network_options=options, units="robust")
-    ready = prepare(run, data)
+    fields = {"units": "robust", "method_options": {"stages": 3}}
+    ready = prepare(fs.recipes.auto(**own, **fields, network_options=options), data)
     assert {name: getattr(ready.run, name) for name in own} == own
     assert ready.run.network_options["width"] == 8
-    assert (ready.run.units, ready.reason) == ("robust", "")
+    assert (ready.run.units, ready.run.method_options["stages"]) == ("robust", 3)
+    assert ready.reason == ""
     network = torch.nn.Flatten()
     assert prepare(fs.recipes.auto(), data, network).run.network == "own"
 

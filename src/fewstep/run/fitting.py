@@ -89,7 +89,7 @@ def fit_to_data(run: Run, dataset: Dataset) -> tuple[Run, str]:
     These are fields that are open (`Run.is_open`), options of the method ect that the run does not
     set, and units = auto of a table with heavy tails.
     """
-    if not any(map(run.is_open, OPEN)):
+    if run.recipe != AUTO:
         return run, ""
     kind, about = kind_of_data(dataset)
     settings = SETTINGS[kind]
@@ -109,7 +109,8 @@ def fit_to_data(run: Run, dataset: Dataset) -> tuple[Run, str]:
     if run.units == AUTO and kind in (TABLE, CATEGORIES) and (tail := heavy_tail(dataset)):
         choice["units"] = QUANTILE
         words.append(f"units by quantiles, since {tail}")
-    return replace(run, **choice), f"auto: {about}: {', '.join(words)}"
+    reason = f"auto: {about}: {', '.join(words)}" if words else ""
+    return replace(run, **choice), reason
 
 
 def _words(options: Options) -> str:
