@@ -35,7 +35,8 @@ bench: $(VENV)/.dev  ## timings as ratios; not part of the tests
 MINUTES ?= 45
 SEED ?= 0
 
-soak: $(VENV)/.dev  ## kills, damage and fuzzing for so many MINUTES on two cores; not part of the tests
+soak: $(VENV)/.dev  ## tests marked long; kills, damage and fuzzing for so many MINUTES on two cores
+	$(BIN)/pytest -n 2 -m long
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED) --out docs/soak.json
 
 $(BIN)/pip:

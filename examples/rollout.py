@@ -5,7 +5,10 @@ model learns the next state given the present one; then each of its states is th
 """
 
 import sys
+import tempfile
+from pathlib import Path
 
+import numpy as np
 import torch
 
 import fewstep as fs
@@ -17,7 +20,7 @@ DECAY = torch.exp(-0.05 * WAVES - 2j * torch.pi * (K[:, None] + 0.5 * K) / SIDE)
 SIZE = torch.where(WAVES > 0, 1 / (1 + WAVES), 0)  # deviation of each wave, for ever
 # The present state is 256 numbers, and this network sees each of them beside the next state's.
 OPTIONS = {"width": 256, "depth": 2, "features_at": "both"}
-NETWORK = {"network": "mlp", "network_options": OPTIONS}
+NETWORK = {"network": "mlp", "network_options": OPTIONS, "batch": 256}
 
 
 def sources(n: int, source: torch.Generator) -> torch.Tensor:
@@ -46,8 +49,10 @@ def persistence(states: torch.Tensor) -> float:
 def main(rows: int = 20000, runs: int = 200, **settings):
     source = torch.Generator().manual_seed(0)
     present = sources(rows, source)
-    data = {"x0": advance(present, source), "cond": present}
-    generator = fs.train(fs.recipes.auto(**NETWORK, **settings), data)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "states.npz"
+        np.savez(path, x0=advance(present, source).numpy(), cond=present.numpy())
+        generator = fs.train(fs.recipes.auto(data=path, **{**NETWORK, **settings}))
     truth = [sources(runs, source)]
     states = truth[:]
     for moment in range(STEPS):

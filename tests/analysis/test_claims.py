@@ -226,6 +226,7 @@ def test_an_interrupted_folder_goes_on(tmp_path):
     assert sorted(CALLS) == [("b", 1), ("b", 2), ("b", 3)]
 
 
+@pytest.mark.long
 def test_processes_find_what_one_process_finds(tmp_path):
     rows = {
         name: Row(partial(level_of, level), {"level": level}, "")

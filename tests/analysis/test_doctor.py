@@ -107,7 +107,13 @@ def faults(examination: Examination) -> dict[str, str]:
     return {one.name: one.severity for one in examination.verdicts if one.severity != "ok"}
 
 
-@pytest.mark.parametrize("method", subjects.METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=pytest.mark.long if name in ("tcm", "mcm") else ())
+        for name in subjects.METHODS
+    ],
+)
 def test_a_healthy_run_has_no_fault(whole, method):
     examination = whole(method)
     assert faults(examination) == {}, output.text(examination)
@@ -476,6 +482,7 @@ def contents(folder: str) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.long
 def test_the_shipped_generator_is_healthy(capsys):
     """It has no student, log or teacher, and the measures that need them say so."""
     assert main(["doctor", "digits", "--device", "cpu"]) == 0

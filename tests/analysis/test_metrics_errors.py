@@ -36,6 +36,7 @@ def coverage(measure, truth: float, n: int, d: int) -> int:
     return sum(low <= truth <= high for low, high in intervals)
 
 
+@pytest.mark.long
 def test_intervals_of_a_frechet_distance_cover_its_expectation():
     """E[FD_n], of a fixed reference, is known from 1000 other draws."""
     n, d = 30, 2
@@ -68,6 +69,7 @@ def test_intervals_of_the_energy_distance_cover_its_expectation():
     assert coverage(lambda x: energy(x, y, spread), truth, n, 1) >= ENOUGH
 
 
+@pytest.mark.long
 def test_intervals_of_a_floor_with_one_draw_cover_too():
     """The jackknife's interval of a single draw of the reference's law, the hardest case."""
     n, d = 100, 4

@@ -41,8 +41,11 @@ def test_the_table_is_fine_enough():
 
 @pytest.mark.parametrize(
     "process",
-    [fs.process.linear(), fs.process.trig(sigma_data=0.5), fs.process.cosine()],
-    ids=["linear", "trig", "vp"],
+    [
+        pytest.param(fs.process.linear(), id="linear"),
+        pytest.param(fs.process.trig(sigma_data=0.5), id="trig", marks=pytest.mark.long),
+        pytest.param(fs.process.cosine(), id="vp"),
+    ],
 )
 def test_other_processes(process):
     """The recursion of one Gaussian; for a mixture a finer grid is nearer, by either method."""

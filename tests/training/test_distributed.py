@@ -231,7 +231,7 @@ def test_the_tree_is_the_gradient_of_the_mean():
 # What follows starts processes.
 
 
-@pytest.mark.parametrize("method", ["sct", "tcm"])
+@pytest.mark.parametrize("method", [pytest.param("sct", marks=pytest.mark.long), "tcm"])
 def test_elastic_exact_has_the_same_bits_for_1_2_and_4_processes(tmp_path, method):
     """Weights, averages, moments, stage and log."""
     for size in (1, 2, 4):
@@ -318,8 +318,11 @@ SHORT = 3.0  # seconds without a sign of life in the test of a rank that is stop
 
 @pytest.mark.parametrize(
     ("victim", "how"),
-    [(1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP)],
-    ids=["kill", "kill-0", "stop"],
+    [
+        pytest.param(1, signal.SIGKILL, id="kill"),
+        pytest.param(0, signal.SIGKILL, id="kill-0", marks=pytest.mark.long),
+        pytest.param(1, signal.SIGSTOP, id="stop", marks=pytest.mark.long),
+    ],
 )
 def test_a_lost_rank_ends_the_others_in_15_seconds_naming_it(tmp_path, victim, how):
     """A stopped one is noticed after LIMIT seconds, here SHORT: the rest is below 15 - LIMIT."""

@@ -39,7 +39,7 @@ class Run:
     method_options: Options = field(default_factory=dict)
     """The method's options where they differ from its defaults."""
     network: str = "mlp"
-    """A name, or package.module:function of your own; auto, of the recipe auto: by the data."""
+    """A name, package.module:function of your own, or auto: by the data."""
     network_options: Options = field(default_factory=dict)
     """The network's options where they differ from its defaults."""
     data: str = "digits"
