@@ -164,6 +164,24 @@ def test_options_of_the_method_that_are_typed_stay(tmp_path):
         assert fs.load(out).run.method_options.items() >= options.items()
 
 
+def test_a_constant_is_no_category():
+    data = torch.cat([torch.from_numpy(NORMAL[:, 0, 0]), torch.ones(ROWS, 1)], 1)
+    assert prepare(fs.recipes.auto(), data).run.method_options["c"] == 0
+
+
+def test_more_axes_than_the_network_takes_are_learned_as_numbers():
+    data = torch.randn(40, 2, 3, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    ready = prepare(fs.recipes.auto(), data)
+    assert ready.run.network == "mlp"
+    assert "more axes than" in ready.reason
+
+
+def test_channels_that_may_be_last_are_asked_for():
+    data = torch.from_numpy(NORMAL.transpose(0, 2, 3, 1))
+    assert "are they last?" in prepare(fs.recipes.auto(), data).reason
+    assert "are they last?" not in prepare(fs.recipes.auto(), torch.from_numpy(NORMAL)).reason
+
+
 def test_channels_that_are_not_first_are_named():
     ready = prepare(fs.recipes.auto(channel_axis=2), torch.from_numpy(NORMAL[:, :, 0]))
     assert ready.run.network == "mlp"

@@ -151,11 +151,11 @@ class Run:
                 object.__setattr__(self, f"{kind}_options", options)
                 check_plain(kind, options)
         for name, (fine, expected) in self._limits().items():
-            require(fine, name, getattr(self, name), expected)
+            require(fine or self.is_open(name), name, getattr(self, name), expected)
 
     def is_open(self, name: str) -> bool:
         """Whether the data decide this field: of the recipe auto, where it is "auto" or 0."""
-        return self.recipe == AUTO and getattr(self, name) in (AUTO, 0)
+        return self.recipe == AUTO and name in OPEN and getattr(self, name) in (AUTO, 0)
 
     def _limits(self) -> dict[str, tuple[bool, str]]:
         """Of each field with limits, whether it is within them, and what they are."""
@@ -165,13 +165,10 @@ class Run:
         sigmas = (*(self.later_sigmas or ()), 0.0)
         count = "at least 1, below 2^31"
         return {
-            "iterations": (
-                0 < self.iterations < MOST_COUNT or self.is_open("iterations"),
-                count,
-            ),
+            "iterations": (0 < self.iterations < MOST_COUNT, count),
             **self._limits_of_batch(),
             "seed": (0 <= self.seed < 2**63, "in 0 .. 2^63 - 1"),
-            "lr": (0 < self.lr < infinity or self.is_open("lr"), "above 0"),
+            "lr": (0 < self.lr < infinity, "above 0"),
             "warmup": (0 <= self.warmup <= self.constant, f"in 0 .. constant={self.constant}"),
             "constant": (0 <= self.constant <= 1, "a share in 0 .. 1"),
             "final": (0 <= self.final <= 1, "a factor in 0 .. 1"),
@@ -209,8 +206,7 @@ class Run:
         return {
             "block": (0 < block < MOST_COUNT, "at least 1, below 2^31"),
             "batch": (
-                self.is_open("batch")
-                or (block > 0 and 0 < batch < MOST_COUNT and batch % block == 0),
+                block > 0 and 0 < batch < MOST_COUNT and batch % block == 0,
                 f"a multiple of block={block}, below 2^31",
             ),
             "accumulate": (

@@ -17,7 +17,8 @@ from fewstep.statistics.layout import CATEGORIES, FIELD, PICTURE, SERIES, SET, T
 
 Shape = tuple[int, ...]
 
-SERIES_PLACES, FIELD_PLACES = 16, 64  # that the patches leave at most
+MOST_AXES = 3  # of a field or volume that `unet` takes
+SERIES_PLACES, FIELD_PLACES = 16, 64  # that patches leave at most
 FEWEST, PER_ROW = 1000, 5  # iterations: of few rows more would be learned by heart
 HEAVY = 15.0  # kurtosis of a variable from which on its normal numbers are learned (a normal's: 3)
 REPEATED = 0.2  # share of one value among a variable's, from which on too
@@ -114,7 +115,7 @@ def fit_to_data(run: Run, dataset: Dataset) -> tuple[Run, str]:
 
 
 def _words(options: Options) -> str:
-    return ", ".join(f"{name} {value}" for name, value in options.items()) or "as it is"
+    return ", ".join(f"{name} {value}" for name, value in options.items()) or "its defaults"
 
 
 def kind_of_data(dataset: Dataset) -> tuple[str, str]:
@@ -134,12 +135,15 @@ def kind_of_data(dataset: Dataset) -> tuple[str, str]:
     if layout.axis != 1:
         hint = f"networks for {kind} want [N, channels, ...]"
         return TABLE, f"{rows}, {kind} {size} whose channels are not the first axis ({hint})"
-    return kind, f"{rows}, {kind} {size}, channels first"
+    if len(shape) > MOST_AXES + 1:
+        return TABLE, f"{rows}, {kind} {size} of more axes than networks for {kind} take"
+    hint = " (are they last? x.moveaxis(-1, 1) brings them there)" * (shape[-1] <= 4 < shape[0])
+    return kind, f"{rows}, {kind} {size}, channels first{hint}"
 
 
 def has_few_values(values: Tensor) -> bool:
-    """Whether a variable is as good as a category."""
-    return len(values[:MOST_ROWS].unique()) <= FEW_VALUES
+    """Whether a variable is as good as a category; a constant is none."""
+    return 2 <= len(values[:MOST_ROWS].unique()) <= FEW_VALUES
 
 
 def heavy_tail(dataset: Dataset) -> str:
@@ -147,7 +151,7 @@ def heavy_tail(dataset: Dataset) -> str:
     if mask_of(dataset.train.x0, dataset.train.cond) is not None:
         return ""
     for place, values in enumerate(dataset.train.x0.flatten(1).double().T):
-        if has_few_values(values):
+        if len(values[:MOST_ROWS].unique()) <= FEW_VALUES:
             continue
         distances = values - values.mean()
         kurtosis = float(distances.pow(4).mean() / distances.square().mean() ** 2)
