@@ -222,7 +222,7 @@ def test_only_what_the_metrics_need_is_drawn(generator, metrics, expected):
     rows = {name: part[:600] for name, part in rows_of(2).items()}
     net = Counted(generator)
     model = replace(generator, denoiser=net)
-    options = {"steps": (1,), "metrics": metrics, "n": 1000, "draw": 250}
+    options = {"steps": (1,), "metrics": metrics, "n": 1000, "draw": 250, "batch": 250}
     results, (speed,) = evaluate(model, rows, **options)
     assert {r.metric for r in results} == set(metrics)
     assert net.count == expected + 250  # and the first pass, which is not timed
