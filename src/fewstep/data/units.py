@@ -57,11 +57,11 @@ class Units:
 
     def to_user(self, x0: Tensor) -> Tensor:
         """The user's values: float32, or float64 where float32 could not tell neighbours apart."""
-        shift, scale = self._broadcast(x0.ndim)
+        shift, scale = self.broadcast(x0.ndim)
         x = shift + scale * (x0.clamp(-1, 1) if self.clip else x0).cpu().double()
         for law, part in self._curves(x):
             part.copy_(torch.from_numpy(law.to_user(part.numpy())))
-        return x if self._needs_double() else x.float()
+        return x if self.need_double else x.float()
 
     def of(self, place: int) -> Map:
         """The map of the variable at that place."""
@@ -77,7 +77,7 @@ class Units:
             need = f"{len(np.atleast_1d(self.shift))} variables along axis {self.axis} of a sample"
             fine = places == len(np.atleast_1d(self.shift))
             require(fine, "rows of shape", tuple(x.shape[1:]), f"{need}, as their units have them")
-        shift, scale = self._broadcast(x.ndim)
+        shift, scale = self.broadcast(x.ndim)
         x = x.double().clone() if self.quantiles else x.double()
         for law, part in self._curves(x):
             part.copy_(torch.from_numpy(law.to_normal(part.numpy())))
@@ -86,13 +86,13 @@ class Units:
 
     def varies(self, shape: tuple[int, ...]) -> Tensor:
         """Where a sample of that shape is not always the same, as booleans that broadcast to it."""
-        return (self._broadcast(len(shape) + 1)[1] != 0)[0]
+        return (self.broadcast(len(shape) + 1)[1] != 0)[0]
 
     def scales(self, shape: tuple[int, ...]) -> Tensor:
         """The scale of each number of a sample of that shape, float64."""
-        return self._broadcast(len(shape) + 1)[1][0].expand(shape)
+        return self.broadcast(len(shape) + 1)[1][0].expand(shape)
 
-    def _broadcast(self, ndim: int) -> tuple[Tensor, Tensor]:
+    def broadcast(self, ndim: int) -> tuple[Tensor, Tensor]:
         """Shift and scale with axes like a batch of `ndim` axes."""
         shape = [1] * ndim
         if self.axis is not None:
@@ -106,7 +106,9 @@ class Units:
             if law is not None:
                 yield law, x if self.axis is None else x.select(self.axis + 1, place)
 
-    def _needs_double(self) -> bool:
+    @property
+    def need_double(self) -> bool:
+        """Whether float32 could not tell neighbours apart."""
         shift, scale = np.array(self.shift), np.array(self.scale)
         is_far = np.abs(shift) > 1e4 * scale
         is_exact = (scale == 0) & (shift == np.float32(shift))  # a constant comes back as it was

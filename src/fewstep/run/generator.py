@@ -135,26 +135,13 @@ class Generator:
         batch: int | None = None,
     ) -> Iterator[Tensor]:
         """What `sample` gives, one part after the other, so that only one is in memory."""
-        own = sampling.sampler(self.method.sampler)
-        if sampler is not None and own.only and own.default > 1:
-            raise UserError(
-                f"sampler = {sampler!r}: a model of {own.default} segments is sampled by its own"
-                " steps alone"
-            )
-        n, seed, batch, steps = map(plain, (n, seed, batch, steps))
-        by = own if sampler is None else sampling.sampler(sampler)
-        count = by.default if steps is None else steps
-        if self.has_own_levels:
-            count = len(self.later_sigmas) + 1 if steps is None else steps
-            self._check_levels(by, count)
-        least = {"n": (n, 0), "seed": (seed, 0), "steps": (count, 0)}
+        n, seed, batch = map(plain, (n, seed, batch))
+        least = {"n": (n, 0), "seed": (seed, 0)}
         least |= {} if batch is None else {"batch": (batch, 1)}
         for name, (value, bound) in least.items():
-            fine = type(value) is int and value >= bound
-            require(fine, name, value, f"a whole number, {bound} or more")
-        grid = by.times(self.method.process, count, self.levels_of(count))
-        self._check_range(count, grid)
-        wish = self._user_cond(n, cond)
+            _check_count(name, value, bound)
+        by, grid = self.schedule(steps, sampler)
+        wish = self.fit_conditions(n, cond)
         warn_outside(self.facts.description, wish)
         conds = change_cond(wish, self.facts.cond_units, Units.to_model)
         work = partial(self._sample_part, by, grid, seed, conds)
@@ -162,6 +149,30 @@ class Generator:
             if not bool(part.isfinite().all()):
                 log.warning("fewstep: samples are not finite: the weights have diverged")
             yield part
+
+    def schedule(
+        self, steps: int | None = None, sampler: str | None = None
+    ) -> tuple[sampling.Sampler, list[float]]:
+        """The sampler and its times, the highest first and 0 last, that `sample` takes.
+
+        steps, sampler: as for `sample`. Raises UserError.
+        """
+        own = sampling.sampler(self.method.sampler)
+        if sampler is not None and own.only and own.default > 1:
+            raise UserError(
+                f"sampler = {sampler!r}: a model of {own.default} segments is sampled by its own"
+                " steps alone"
+            )
+        steps = plain(steps)
+        by = own if sampler is None else sampling.sampler(sampler)
+        count = by.default if steps is None else steps
+        if self.has_own_levels:
+            count = len(self.later_sigmas) + 1 if steps is None else steps
+            self._check_levels(by, count)
+        _check_count("steps", count, 0)
+        grid = by.times(self.method.process, count, self.levels_of(count))
+        self._check_range(count, grid)
+        return by, grid
 
     @property
     def later_sigmas(self) -> tuple[float, ...]:
@@ -253,10 +264,10 @@ class Generator:
 
         None without conditions.
         """
-        return change_cond(self._user_cond(n, cond), self.facts.cond_units, Units.to_model)
+        return change_cond(self.fit_conditions(n, cond), self.facts.cond_units, Units.to_model)
 
-    def _user_cond(self, n: int, cond: Cond | int | str) -> Cond:
-        """The n conditions in the user's units."""
+    def fit_conditions(self, n: int, cond: Cond | int | str) -> Cond:
+        """The n conditions in the user's units, of what `sample` is given. Raises UserError."""
         any_class = self.run.label_drop > 0
         facts = self.facts
         cond = facts.names.label_number(cond) if isinstance(cond, str) else cond
@@ -286,6 +297,11 @@ class Generator:
         levels = self.level_choice.to_json() if self.level_choice.scores else None
         record = new_record(self.run, self.facts, position, levels=levels)
         write_checkpoint(Path(path), groups, record.to_json())
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    fine = type(value) is int and value >= least
+    require(fine, name, value, f"a whole number, {least} or more")
 
 
 def find(path: str | Path) -> Checkpoint:

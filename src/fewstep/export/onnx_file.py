@@ -1,0 +1,109 @@
+"""The whole generator as one ONNX graph."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.base import disk
+from fewstep.base.errors import UserError
+from fewstep.export.contents import OUTPUT, Contents, Inputs
+from fewstep.export.graph import quiet_tracing, refusal
+
+NAME = "generator.onnx"
+MOST = 2**31 - 2**20  # bytes of a protobuf message, with room for the graph
+
+
+class OnnxFile:
+    """A file in onnxruntime: `inputs -> samples`."""
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+
+        providers = ["CPUExecutionProvider"]
+        self.session = onnxruntime.InferenceSession(path.read_bytes(), providers=providers)
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        values = {name: value.contiguous().numpy() for name, value in inputs.items()}
+        return torch.from_numpy(self.session.run([OUTPUT], values)[0])
+
+
+def write(contents: Contents, folder: Path) -> OnnxFile:
+    """Writes `NAME`, and opens it again. Raises UserError where the graph has no such form."""
+    _check_libraries()
+    size = contents.weights * (2 if contents.half else 4)
+    if size > MOST:
+        raise UserError(
+            f"{size} bytes of weights: an ONNX file has at most {MOST}: expected --half, or --to"
+            " torch or safetensors"
+        )
+    model = _convert(contents)
+    _strip(model)
+    _name_batch(model)
+    about = model.metadata_props.add()
+    about.key, about.value = "fewstep", json.dumps(contents.to_json())
+    disk.write(folder / NAME, model.SerializeToString(deterministic=True))
+    return OnnxFile(folder / NAME)
+
+
+def _check_libraries() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise UserError("ONNX needs onnx and others: pip install 'fewstep[onnx]'") from None
+
+
+def _convert(contents: Contents) -> Any:
+    """The graph as onnx.ModelProto. Raises UserError."""
+    names = list(contents.to_json()["inputs"])
+    program = contents.program
+    try:
+        with quiet_tracing():
+            result = torch.onnx.export(
+                program,
+                dynamo=True,
+                verbose=False,
+                input_names=names,
+                output_names=[OUTPUT],
+                opset_version=20,
+            )
+    except Exception as error:  # torch.onnx's own, of many kinds
+        raise refusal(f"the network {contents.generator.run.network!r} has no ONNX form", error)
+    return result.model_proto
+
+
+def _strip(model: Any) -> None:
+    """Removes all notes: the exporter's name files of this machine, and take much room."""
+    for graph in (model.graph, *model.functions):
+        _strip_graph(graph)
+    del model.metadata_props[:]
+    model.doc_string = ""
+
+
+def _strip_graph(graph: Any) -> None:
+    del graph.value_info[:]  # a reader infers them
+    parts: list[Iterable[Any]] = [[graph], graph.node, graph.input, graph.output]
+    parts.append(getattr(graph, "initializer", ()))  # a function has none
+    for part in (one for group in parts for one in group):
+        part.doc_string = ""
+        if hasattr(part, "metadata_props"):
+            del part.metadata_props[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            attribute.doc_string = ""
+            for inside in (attribute.g, *attribute.graphs):
+                if inside.node:
+                    _strip_graph(inside)
+
+
+def _name_batch(model: Any) -> None:
+    """Calls the axis of samples `batch` in inputs and output."""
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"

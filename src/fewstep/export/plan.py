@@ -1,0 +1,135 @@
+"""A sampler as numbers: at which points it asks the network, and how it combines the answers.
+
+A step of a sampler is a program in Python, whose times are float64 on the host. What it does to
+tensors is linear in almost all of them, so it is known by what it does to unit vectors: x, every
+answer of the network and every noise is one of them, and the coordinates of what comes out are the
+factors of the combination.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.base.errors import UserError
+from fewstep.core.process import Process, per_row
+
+MOST = 16  # vectors of one step: x, answers of the network, noises
+_BOUND = 1e-9  # what two trials with other vectors may differ by, relative to the factors
+
+X, NOISE, ANSWER = "x", "noise", "answer"
+
+# Factors of x, of the step's noise and of the network's answers so far, by their names.
+Combination = tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One evaluation of the network: D(point, t)."""
+
+    t: float
+    point: Combination
+
+
+@dataclass(frozen=True)
+class Step:
+    """A move from one time of the grid to the next: x = result, whose `answer i` is of asks[i]."""
+
+    asks: tuple[Ask, ...]
+    result: Combination
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether it takes fresh noise."""
+        parts = [self.result, *(ask.point for ask in self.asks)]
+        return any(name == NOISE for part in parts for name, _ in part)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps of a sampler along a grid of times, from x = start * unit noise."""
+
+    start: float
+    steps: tuple[Step, ...]
+
+    @property
+    def times(self) -> list[float]:
+        """Where the network is asked, in this order."""
+        return [ask.t for step in self.steps for ask in step.asks]
+
+    @property
+    def noisy(self) -> list[int]:
+        """The numbers of the steps that take fresh noise."""
+        return [number for number, step in enumerate(self.steps) if step.is_noisy]
+
+
+def plan(
+    process: Process, grid: Sequence[float], step: Callable[..., Tensor], noisy: bool
+) -> Plan:
+    """The plan of a sampler's step along a grid. Raises UserError for a step that is not linear."""
+    steps = tuple(_read(process, step, t, s, noisy) for t, s in pairwise(grid))
+    return Plan(float(process.sigma(process.t_max)), steps)
+
+
+def _read(process: Process, step: Callable[..., Tensor], t: float, s: float, noisy: bool) -> Step:
+    """One step, by two trials with vectors of different lengths. Raises UserError."""
+    places = torch.arange(1, MOST + 1, dtype=torch.float64)
+    trials = []
+    for lengths in (torch.ones_like(places), 1 + 0.3 * places.sin()):
+        trial = _Trial(lengths)
+        options = {"noise": trial.noise} if noisy else {}
+        end = step(process, trial.denoise, trial.unit(X), t, s, None, **options)
+        trials.append((trial, [trial.factors(end), *(trial.factors(x) for _, x in trial.asks)]))
+    (first, ours), (_, theirs) = trials
+    pairs = zip(ours, theirs, strict=True) if len(ours) == len(theirs) else [(ours[0], None)]
+    for own, other in pairs:
+        is_same = other is not None and torch.allclose(own, other, rtol=_BOUND, atol=_BOUND)
+        is_complete = not bool(own[len(first.names) :].any())
+        if not is_same or not is_complete:
+            name = getattr(step, "__name__", type(step).__name__)
+            raise UserError(
+                f"the sampler's step {name!r} is not linear in x, the network's answers and the"
+                " noise: expected one that is, such as multistep, ddim, euler, heun or ancestral"
+            )
+    points = [first.combination(values) for values in ours]
+    asks = [Ask(time, point) for (time, _), point in zip(first.asks, points[1:], strict=True)]
+    return Step(tuple(asks), points[0])
+
+
+class _Trial:
+    """A network and a noise of which each answer is a vector along an axis of its own."""
+
+    def __init__(self, lengths: Tensor) -> None:
+        self.lengths = lengths
+        self.names: list[str] = []
+        self.asks: list[tuple[float, Tensor]] = []
+        self.draw: Tensor | None = None
+
+    def unit(self, name: str) -> Tensor:
+        """The vector `[1, MOST]` of that name. Raises UserError where there are too many."""
+        if len(self.names) == MOST:
+            raise UserError(f"a step of this sampler has more than {MOST} parts: expected fewer")
+        self.names.append(name)
+        return (torch.eye(MOST, dtype=torch.float64) * self.lengths)[len(self.names) - 1][None]
+
+    def denoise(self, x: Tensor, t: Any, cond: Any = None) -> Tensor:
+        self.asks.append((float(per_row(t, x)[0]), x))
+        return self.unit(f"{ANSWER} {len(self.asks) - 1}")
+
+    def noise(self) -> Tensor:
+        """The same vector each time: a step's noise has one address."""
+        if self.draw is None:
+            self.draw = self.unit(NOISE)
+        return self.draw
+
+    def factors(self, x: Tensor) -> Tensor:
+        return x.reshape(-1) / self.lengths
+
+    def combination(self, factors: Tensor) -> Combination:
+        pairs = zip(self.names, factors.tolist(), strict=False)
+        return tuple((name, factor) for name, factor in pairs if factor)
