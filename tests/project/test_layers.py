@@ -1,4 +1,4 @@
-"""Eleven packages in one order: none imports one behind it, and none imports the face."""
+"""Twelve packages in one order: none imports one behind it, and none imports the face."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ PACKAGES = (
     "run",
     "training",
     "analysis",
+    "export",
     "cli",
 )
 FACE = {"__init__.py", "__main__.py"}

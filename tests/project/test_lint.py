@@ -49,6 +49,10 @@ AUDITED = {
         "attribute of a module by name",
     ): "methods by the names in that file",
     (
+        "fewstep/export/python_file.py",
+        "process",
+    ): "tries code that it has just written, a fixed list of arguments without a shell",
+    (
         "benchmarks/startup.py",
         "process",
     ): "times fresh interpreters, a fixed list of arguments without a shell",

@@ -11,6 +11,7 @@ VERBS = {
     "train": "train a generator from a recipe",
     "sample": "draw samples from a trained generator",
     "eval": "score a generator against held-out data",
+    "export": "write a generator as ONNX, torch.export or plain Python",
     "frontier": "what each further step buys: quality against evaluations and latency",
     "doctor": "say what is wrong with a run or a teacher, and what to do",
     "scan": "check the pictures of a folder or zip, and list the bad ones",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePath
@@ -12,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from fewstep.base.conditions import Cond, leaves
+from fewstep.base.conditions import Cond, Kind, each, leaves
 from fewstep.base.randomness import SAMPLING_BLOCK, normal
 from fewstep.base.version import __version__
-from fewstep.core.sampling import SAMPLERS
+from fewstep.core.sampling import SAMPLERS, Sampler
+from fewstep.data import Units, change_cond
 from fewstep.export.graph import input_shapes, trace
 from fewstep.export.plan import Plan, plan
 from fewstep.run.generator import Generator
@@ -28,12 +30,13 @@ Inputs = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Contents:
-    """A generator, its sampler and grid of times, and the plan that these make."""
+    """A generator, the steps and sampler as for its `sample`, and the plan that these make."""
 
     generator: Generator
-    sampler: str
     plan: Plan
-    half: bool = False
+    steps: int | None = None
+    sampler: str | None = None
+    half: bool = False  # large weights are stored in half precision
 
     @cached_property
     def program(self) -> ExportedProgram:
@@ -53,6 +56,22 @@ class Contents:
             parts.append(torch.stack([draw(stream) for stream in self.streams[1:]], 1))
         parts += [part for _, part in leaves(generator.fit_conditions(n, cond))]
         return dict(zip(input_shapes(generator, self.plan), parts, strict=True))
+
+    def samples(self, n: int, seed: int = 0, cond: Cond | int | str = None) -> Tensor:
+        """The samples of the generator itself, which those of an export are compared with."""
+        return self.generator.sample(
+            n, steps=self.steps, sampler=self.sampler, seed=seed, cond=cond
+        )
+
+    def schedule(self) -> tuple[Sampler, list[float]]:
+        """The sampler and its times."""
+        return self.generator.schedule(self.steps, self.sampler)
+
+    @property
+    def sampler_name(self) -> str:
+        """The name of the sampler; `own` of one that has none."""
+        by, _ = self.schedule()
+        return next((name for name, one in SAMPLERS.items() if one == by), "own")
 
     @property
     def streams(self) -> list[str]:
@@ -92,7 +111,7 @@ class Contents:
             "fingerprint": generator.fingerprint,
             "weights": self.weights,
             "half": self.half,
-            "sampler": self.sampler,
+            "sampler": self.sampler_name,
             "steps": len(self.plan.times),
             "times": self.plan.times,
             "sigmas": [number(float(level(t))) for t in self.plan.times],
@@ -123,9 +142,37 @@ def prepare(
 ) -> Contents:
     """What is exported of a generator; steps, sampler: as for `sample`. Raises UserError."""
     by, grid = generator.schedule(steps, sampler)
-    steps_along = plan(generator.method.process, grid, by.step, by.noisy)
-    names = [name for name, one in SAMPLERS.items() if one == by]
-    return Contents(generator.to("cpu"), names[0] if names else "own", steps_along, half)
+    moves = plan(generator.method.process, grid, by.step, by.noisy)
+    return Contents(generator.to("cpu"), moves, steps, sampler, half)
+
+
+def example_condition(generator: Generator, n: int) -> Cond:
+    """n conditions in the user's units that try the graph: normals, zeros, masks of all lengths.
+
+    Labels are left out, since they take turns anyway.
+    """
+    facts = generator.facts
+    cond = change_cond(_example(facts.cond, n), facts.cond_units, Units.to_user)
+    return each(lambda x: x.float() if x.is_floating_point() else x, cond)
+
+
+def _example(kind: Kind, n: int, name: str = "") -> Cond:
+    if isinstance(kind, Mapping):
+        parts = {
+            key: _example(one, n, f"{name}.{key}" if name else key) for key, one in kind.items()
+        }
+        return {key: part for key, part in parts.items() if part is not None}
+    if not isinstance(kind, list):
+        return None
+    shape = (n, *kind[1])
+    if kind[0] == "int64":
+        return torch.zeros(shape, dtype=torch.int64)
+    if kind[0] == "bool":
+        count = shape[1] if len(shape) > 1 else 1
+        lengths = 1 + torch.arange(n) % count
+        rows = torch.arange(count) < lengths[:, None]
+        return rows.reshape(n, count, *[1] * (len(shape) - 2)).expand(shape).clone()
+    return normal(0, f"example {name}", 0, n, tuple(kind[1]), SAMPLING_BLOCK)
 
 
 def data_name(data: str) -> str:

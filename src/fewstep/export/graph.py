@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.func import functional_call
 
-from fewstep.base.conditions import DTYPES, LABELS, Cond, Kind, apply_mask, each, kinds
+from fewstep.base.conditions import DTYPES, LABELS, Cond, Kind, apply_mask, kinds
 from fewstep.base.errors import UserError
 from fewstep.base.surroundings import surroundings
 from fewstep.core.denoiser import Preconditioned, Truncated
@@ -113,7 +113,9 @@ def combine(combination: Combination, vectors: Mapping[str, Tensor]) -> Tensor:
     return total
 
 
-def input_shapes(generator: Generator, plan: Plan) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+def input_shapes(
+    generator: Generator, plan: Plan
+) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """The type of each input and its shape without the axis of samples, by name, in their order."""
     facts = generator.facts
     result = {"noise": (torch.float32, facts.shape)}
@@ -137,7 +139,9 @@ def trace(generator: Generator, plan: Plan, half: bool = False) -> ExportedProgr
     """
     module = KSteps(generator, plan, half)
     shapes = input_shapes(generator, plan)
-    example = {name: torch.zeros(_FEW, *shape, dtype=dtype) for name, (dtype, shape) in shapes.items()}
+    example = {
+        name: torch.zeros(_FEW, *shape, dtype=dtype) for name, (dtype, shape) in shapes.items()
+    }
     rows = Dim("batch")
     sizes = {name: {0: rows} for name in example}
     failure: Exception | None = None
@@ -177,7 +181,7 @@ def without_traces(program: ExportedProgram) -> ExportedProgram:
 
 @contextmanager
 def quiet_tracing() -> Iterator[None]:
-    """Inside, torch's own deprecations, and its notes on libraries that are not here, are silent."""
+    """Inside, torch says nothing of its own deprecations and of libraries that are not here."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export")]
     before = [one.level for one in loggers]
     for one in loggers:

@@ -75,7 +75,9 @@ def _convert(contents: Contents) -> Any:
                 opset_version=20,
             )
     except Exception as error:  # torch.onnx's own, of many kinds
-        raise refusal(f"the network {contents.generator.run.network!r} has no ONNX form", error)
+        what = f"the network {contents.generator.run.network!r} has no ONNX form"
+        raise refusal(what, error) from error
+    assert result is not None
     return result.model_proto
 
 

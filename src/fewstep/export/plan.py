@@ -68,9 +68,7 @@ class Plan:
         return [number for number, step in enumerate(self.steps) if step.is_noisy]
 
 
-def plan(
-    process: Process, grid: Sequence[float], step: Callable[..., Tensor], noisy: bool
-) -> Plan:
+def plan(process: Process, grid: Sequence[float], step: Callable[..., Tensor], noisy: bool) -> Plan:
     """The plan of a sampler's step along a grid. Raises UserError for a step that is not linear."""
     steps = tuple(_read(process, step, t, s, noisy) for t, s in pairwise(grid))
     return Plan(float(process.sigma(process.t_max)), steps)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 
 import torch
 from torch import Tensor
 
 from fewstep.base import disk, tensor_file
 from fewstep.base.errors import UserError
-from fewstep.export.contents import OUTPUT, Contents, Inputs
+from fewstep.export import words
+from fewstep.export.contents import Contents, Inputs
 from fewstep.export.python_code import function_of, tensors_of
 from fewstep.run.checkpoint.format import serialise
 
@@ -26,29 +27,23 @@ def load(path, device="cpu"):
         "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool,
     }
     with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         content = bytearray(file.read())
     header.pop("__metadata__", None)
     tensors = {}
     for name, entry in header.items():
-        start, end = entry["data_offsets"]
-        shape = entry["shape"]
-        part = torch.frombuffer(content[start:end] or bytearray(8), dtype=kinds[entry["dtype"]])
-        tensors[name] = part[: max(shape.count(0) == 0, 0) * part.numel()].reshape(shape).to(device)
+        first, end = entry["data_offsets"]
+        numbers = torch.frombuffer(content[first:end], dtype=kinds[entry["dtype"]])
+        tensors[name] = numbers.reshape(entry["shape"]).to(device)
     return tensors
 '''
 
 _HEAD = '''\
-"""{title}
+"""{title}.
 
-    from generator import load, sample
-
-    weights = load("{weights}")
-    samples = sample(weights, {example})
+{example}
 
 {inputs}
-The samples are {output}. README.md has more.
 """
 
 import json
@@ -57,9 +52,7 @@ import torch
 
 aten = torch.ops.aten
 
-
 {loader}
-
 @torch.no_grad()
 {function}
 '''
@@ -75,7 +68,7 @@ from generator import load, sample
 
 torch.set_num_threads(int(sys.argv[3]))
 x = sample(load(sys.argv[1] + "/weights.safetensors"), **load(sys.argv[2]))
-sys.stdout.buffer.write(bytes(x.contiguous().reshape(-1).view(torch.uint8).tolist()))
+sys.stdout.buffer.write(x.contiguous().numpy().tobytes())
 """
 
 
@@ -92,7 +85,9 @@ class PythonFolder:
         arguments = [str(self.folder), str(given), str(torch.get_num_threads())]
         try:
             result = subprocess.run(
-                [sys.executable, "-I", "-c", _TRIAL, *arguments], capture_output=True, check=False
+                [sys.executable, "-I", "-B", "-c", _TRIAL, *arguments],
+                capture_output=True,
+                check=False,
             )
         finally:
             given.unlink()
@@ -118,11 +113,9 @@ def code_of(contents: Contents) -> str:
     """The text of the code."""
     about = contents.to_json()
     return _HEAD.format(
-        title=contents.title,
-        weights=WEIGHTS,
-        example=contents.example(),
-        inputs=contents.input_lines(),
-        output=contents.output_text(),
+        title=words.title(contents),
+        example=indent(words.python_example(contents), "    "),
+        inputs=words.inputs_text(contents),
         loader=LOADER,
         function=function_of(contents.program, list(about["inputs"])),
     )
