@@ -6,7 +6,7 @@ import copy
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,7 @@ from fewstep.export.units import ToModel, ToUser
 from fewstep.run.generator import Generator
 
 HALVED = 256  # numbers that a weight must have to be stored in half precision
+EVALUATION = "evaluation"  # note at a node: the number of the evaluation, and its network's name
 _FEW = 2  # rows of the example that is traced
 
 
@@ -151,7 +152,7 @@ def trace(generator: Generator, plan: Plan, half: bool = False) -> ExportedProgr
                 program = torch.export.export(
                     module, (), example, dynamic_shapes=sizes, strict=strict
                 )
-            return without_traces(program)
+            return without_traces(program, module.networks)
         except Exception as error:  # of torch, or of the user's own network
             failure = failure or error
     raise refusal(f"the network {generator.run.network!r} cannot be traced", failure)
@@ -166,12 +167,21 @@ def refusal(what: str, error: Exception | None) -> UserError:
     )
 
 
-def without_traces(program: ExportedProgram) -> ExportedProgram:
-    """The program without the places in files that its operators come from, and its example."""
+def without_traces(program: ExportedProgram, networks: Container[str]) -> ExportedProgram:
+    """The program without the places in files that its operators come from.
+
+    Nodes of an evaluation of a network keep a note of its number.
+    """
+    numbers: dict[str, int] = {}
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in list(module.graph.nodes):
-                for key in ("stack_trace", "from_node", "source_fn_stack", "nn_module_stack"):
+                for key, (path, _) in node.meta.pop("nn_module_stack", {}).items():
+                    name = path.removeprefix("L['self'].").partition("@")[0]
+                    if name in networks:
+                        number = numbers.setdefault(key, len(numbers))
+                        node.meta[EVALUATION] = (number, name)
+                for key in ("stack_trace", "from_node", "source_fn_stack"):
                     node.meta.pop(key, None)
                 if node.target is torch.ops.aten._assert_tensor_metadata.default:
                     module.graph.erase_node(node)

@@ -14,7 +14,7 @@ from fewstep.base import disk, tensor_file
 from fewstep.base.errors import UserError
 from fewstep.export import words
 from fewstep.export.contents import Contents, Inputs
-from fewstep.export.python_code import function_of, tensors_of
+from fewstep.export.python_code import functions_of, tensors_of
 from fewstep.run.checkpoint.format import serialise
 
 WEIGHTS, CODE = "weights.safetensors", "generator.py"
@@ -52,10 +52,10 @@ import torch
 
 aten = torch.ops.aten
 
+
 {loader}
-@torch.no_grad()
-{function}
-'''
+
+{functions}'''
 
 # Reads the inputs' file, and writes the samples' numbers as they lie in memory.
 _TRIAL = """\
@@ -117,5 +117,5 @@ def code_of(contents: Contents) -> str:
         example=indent(words.python_example(contents), "    "),
         inputs=words.inputs_text(contents),
         loader=LOADER,
-        function=function_of(contents.program, list(about["inputs"])),
+        functions=functions_of(contents.program, list(about["inputs"])),
     )
