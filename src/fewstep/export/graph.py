@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import keyword
 import logging
 import warnings
 from collections.abc import Container, Iterator, Mapping
@@ -25,6 +26,8 @@ from fewstep.run.generator import Generator
 
 HALVED = 256  # numbers that a weight must have to be stored in half precision
 EVALUATION = "evaluation"  # note at a node: the number of the evaluation, and its network's name
+# Names that mean something else in a graph or in the Python that is written of it.
+_TAKEN = "noise renoise sample w x level rows network low high aten torch json load self"
 _FEW = 2  # rows of the example that is traced
 
 
@@ -280,6 +283,8 @@ def _input_name(kind: Kind, name: str) -> str:
 
 
 def _word(name: str) -> str:
-    """The name as a word of Python."""
+    """The name as a word of Python that nothing else has."""
     word = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
-    return f"_{word}" if word[:1].isdigit() else word
+    if word[:1].isdigit() or keyword.iskeyword(word) or word in _TAKEN.split():
+        return f"part_{word}"
+    return word

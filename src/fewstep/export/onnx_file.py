@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from fewstep.export.contents import OUTPUT, Contents, Inputs
 from fewstep.export.graph import quiet_tracing, refusal
 
 NAME = "generator.onnx"
+_SMALL = 64  # bytes of a constant that may stand several times
 MOST = 2**31 - 2**20  # bytes of a protobuf message, with room for the graph
 
 
@@ -44,6 +45,7 @@ def write(contents: Contents, folder: Path) -> OnnxFile:
         )
     model = _convert(contents)
     _strip(model)
+    _shorten(model.graph)
     _name_batch(model)
     about = model.metadata_props.add()
     about.key, about.value = "fewstep", json.dumps(contents.to_json())
@@ -86,7 +88,7 @@ def _strip(model: Any) -> None:
     for graph in (model.graph, *model.functions):
         _strip_graph(graph)
     del model.metadata_props[:]
-    model.doc_string = ""
+    model.ClearField("doc_string")
 
 
 def _strip_graph(graph: Any) -> None:
@@ -94,15 +96,47 @@ def _strip_graph(graph: Any) -> None:
     parts: list[Iterable[Any]] = [[graph], graph.node, graph.input, graph.output]
     parts.append(getattr(graph, "initializer", ()))  # a function has none
     for part in (one for group in parts for one in group):
-        part.doc_string = ""
+        part.ClearField("doc_string")
         if hasattr(part, "metadata_props"):
             del part.metadata_props[:]
     for node in graph.node:
         for attribute in node.attribute:
-            attribute.doc_string = ""
+            attribute.ClearField("doc_string")
             for inside in (attribute.g, *attribute.graphs):
                 if inside.node:
                     _strip_graph(inside)
+
+
+def _shorten(graph: Any) -> None:
+    """Numbers what nodes give, and merges equal numbers: names are most of a small file."""
+    values = {entry.name for entry in (*graph.input, *graph.output)}
+    short: dict[str, str] = {}
+    names: dict[bytes, str] = {}
+    for entry in list(graph.initializer):
+        if len(entry.raw_data) > _SMALL:
+            continue
+        name, entry.name = entry.name, ""
+        content = entry.SerializeToString(deterministic=True)
+        if content in names:
+            graph.initializer.remove(entry)
+        entry.name = short[name] = names.setdefault(content, f"c{len(names)}")
+    for node in graph.node:
+        for name in node.output:
+            if name not in values:
+                short[name] = f"v{len(short)}"
+    _rename(graph, short)
+
+
+def _rename(graph: Any, short: Mapping[str, str]) -> None:
+    """Gives values their short names, also inside the graphs of nodes."""
+    for node in graph.node:
+        node.ClearField("name")
+        node.input[:] = [short.get(name, name) for name in node.input]
+        node.output[:] = [short.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            for inside in (attribute.g, *attribute.graphs):
+                if inside.node:
+                    _rename(inside, short)
 
 
 def _name_batch(model: Any) -> None:

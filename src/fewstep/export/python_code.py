@@ -26,6 +26,7 @@ SIGNS: dict[Any, str] = {
     operator.add: "+",
     operator.sub: "-",
     operator.mul: "*",
+    operator.truediv: "/",
     operator.floordiv: "//",
     operator.mod: "%",
     torch.ops.aten.add.Tensor: "+",
@@ -45,8 +46,8 @@ def tensors_of(program: ExportedProgram) -> dict[str, Tensor]:
     result = {}
     for spec in program.graph_signature.input_specs:
         if spec.kind is not InputKind.USER_INPUT and spec.target is not None:
-            stored = program.state_dict.get(spec.target)
-            value = program.constants.get(spec.target) if stored is None else stored
+            source = program.state_dict if spec.target in program.state_dict else program.constants
+            value = source.get(spec.target)
             if isinstance(value, Tensor):
                 result[spec.target] = value.detach()
     return result
@@ -82,13 +83,13 @@ class Part:
     nodes: list[fx.Node]
     outside: dict[fx.Node, str]  # what it takes, by the names of its arguments
     end: fx.Node  # what it gives
-    shared: Names  # weights and inputs
+    globals: Names  # weights and inputs
 
     @property
     def local(self) -> Names:
         """Names that depend on the place in the evaluation alone."""
         counts: dict[str, int] = {}
-        result = self.shared | self.outside
+        result = self.globals | self.outside
         for node in self.nodes:
             word = _word(node)
             number = counts[word] = counts.get(word, 0) + 1
@@ -153,15 +154,16 @@ def _users(node: fx.Node) -> Iterator[fx.Node]:
 
 def _outside(nodes: Sequence[fx.Node], names: Names, inputs: Sequence[str]) -> dict[fx.Node, str]:
     """What an evaluation takes beside weights, by names for its arguments."""
-    own, result = set(nodes), {}
+    own = set(nodes)
+    result: dict[fx.Node, str] = {}
     for node in nodes:
         for part in map(_origin, node.all_input_nodes):
             if part in own or part in result or names.get(part, "").startswith("w["):
                 continue
             value = part.meta.get("val")
             word = "rows" if not isinstance(value, Tensor) else "x" if value.ndim > 1 else "level"
-            taken = {*result.values(), *inputs}
-            while part not in names and word in taken:
+            others = {*result.values(), *inputs}
+            while part not in names and word in others:
                 word += "_"
             result[part] = names.get(part, word)
     return result

@@ -80,9 +80,9 @@ class PythonFolder:
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """The samples. Raises UserError where the code fails."""
-        given = disk.temporary(self.folder / "inputs.safetensors")
-        given.write_bytes(serialise(inputs))
-        arguments = [str(self.folder), str(given), str(torch.get_num_threads())]
+        file = disk.temporary(self.folder / "inputs.safetensors")
+        file.write_bytes(serialise(inputs))
+        arguments = [str(self.folder), str(file), str(torch.get_num_threads())]
         try:
             result = subprocess.run(
                 [sys.executable, "-I", "-B", "-c", _TRIAL, *arguments],
@@ -90,7 +90,7 @@ class PythonFolder:
                 check=False,
             )
         finally:
-            given.unlink()
+            file.unlink()
         if result.returncode:
             reason = result.stderr.decode(errors="replace").strip().rpartition("\n")[2]
             raise UserError(f"{CODE} fails: {reason}; expected operators that torch has anywhere")

@@ -117,7 +117,7 @@ class Block(nn.Module):
 
     def attention(self, x: Tensor) -> Tensor:
         """Attention over pixels, q, k, v of unit magnitude; channels are (head, dimension, qkv)."""
-        split = self.attn_qkv(x).reshape(len(x), self.heads, -1, 3, x.shape[2] * x.shape[3])
+        split = self.attn_qkv(x).reshape(x.shape[0], self.heads, -1, 3, x.shape[2] * x.shape[3])
         q, k, v = (part.transpose(2, 3).contiguous() for part in unit(split, [2]).unbind(3))
         return self.attn_proj(attend(q, k, v).transpose(2, 3).reshape(x.shape))
 

@@ -40,7 +40,7 @@ def halve(keep: Tensor) -> Tensor:
     """bool `[B, 1, *axes]`, each axis half as long: whether any of the places is kept."""
     axes = keep.shape[2:]
     halves = [2] * len(axes)
-    return patchify(keep, halves).any(-1).reshape(len(keep), 1, *grid_of(axes, halves))
+    return patchify(keep, halves).any(-1).reshape(keep.shape[0], 1, *grid_of(axes, halves))
 
 
 def double(h: Tensor, axes: Sequence[int]) -> Tensor:
@@ -230,7 +230,7 @@ class UNet(nn.Module):
             presence = mask.expand_as(x).to(x.dtype)
             keep = self.to_patches(presence).any(1, keepdim=True)
         h = self.to_patches(torch.cat([x, presence], 1))
-        h = torch.cat([h, self.places.to(h.dtype).expand(len(h), *self.places.shape)], 1)
+        h = torch.cat([h, self.places.to(h.dtype).expand(h.shape[0], *self.places.shape)], 1)
         h = self.inlet(h, keep)
 
         # Encoder.

@@ -20,7 +20,8 @@ def unit(x: Tensor, dim: Sequence[int], eps: float = 1e-4) -> Tensor:
     norm = torch.linalg.vector_norm(
         x, dim=tuple(dim), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
     )
-    return x / (norm * math.sqrt(norm.numel() / x.numel()) + eps).to(x.dtype)
+    count = math.prod(x.shape[d] for d in dim)
+    return x / (norm * math.sqrt(1 / count) + eps).to(x.dtype)
 
 
 def mp_silu(x: Tensor) -> Tensor:

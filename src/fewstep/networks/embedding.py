@@ -52,7 +52,7 @@ def parts_of(cond: Any) -> Parts:
         label, features, mask = None, cond, None
     else:
         label, features, mask = cond, None, None
-    return Parts(label, None if features is None else features.reshape(len(features), -1), mask)
+    return Parts(label, None if features is None else features.reshape(features.shape[0], -1), mask)
 
 
 def one_hot(cond: Tensor, classes: int, dtype: torch.dtype) -> Tensor:

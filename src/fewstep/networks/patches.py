@@ -29,7 +29,7 @@ def patchify(x: Tensor, patch: Sequence[int]) -> Tensor:
     pairs = (part for sizes in zip(grid, patch, strict=True) for part in sizes)
     split = x.reshape(*x.shape[:2], *pairs)
     tokens = split.permute(0, *range(2, 2 * n + 2, 2), 1, *range(3, 2 * n + 3, 2))
-    return tokens.reshape(len(x), math.prod(grid), -1)
+    return tokens.reshape(x.shape[0], math.prod(grid), -1)
 
 
 def unpatchify(tokens: Tensor, patch: Sequence[int], shape: Sequence[int]) -> Tensor:
@@ -37,10 +37,10 @@ def unpatchify(tokens: Tensor, patch: Sequence[int], shape: Sequence[int]) -> Te
     channels, *axes = shape
     grid = grid_of(axes, patch)
     n = len(axes)
-    split = tokens.reshape(len(tokens), *grid, channels, *patch)
+    split = tokens.reshape(tokens.shape[0], *grid, channels, *patch)
     pairs = (axis for i in range(n) for axis in (i + 1, i + n + 2))
     whole = [size * length for size, length in zip(grid, patch, strict=True)]
-    x = split.permute(0, n + 1, *pairs).reshape(len(tokens), channels, *whole)
+    x = split.permute(0, n + 1, *pairs).reshape(tokens.shape[0], channels, *whole)
     for axis, size in enumerate(axes, 2):
         x = x.narrow(axis, 0, size)
     return x
