@@ -63,6 +63,18 @@ class Plan:
         return [ask.t for step in self.steps for ask in step.asks]
 
     @property
+    def amplification(self) -> float:
+        """How much a step may enlarge an error of the network's answers; at least 1.
+
+        Heun's method in few steps takes large multiples of answers that nearly cancel.
+        """
+        sums = [
+            sum(abs(factor) for name, factor in step.result if name.startswith(ANSWER))
+            for step in self.steps
+        ]
+        return max(1.0, *sums)
+
+    @property
     def noisy(self) -> list[int]:
         """The numbers of the steps that take fresh noise."""
         return [number for number, step in enumerate(self.steps) if step.is_noisy]

@@ -22,7 +22,7 @@ from fewstep.run.checkpoint.format import hash_of
 
 ABOUT = "generator.json"  # in a folder: what it holds
 ROWS = 16  # samples that are compared
-BOUND, HALF_BOUND = 5e-6, 1e-3  # what they may differ by, relative to the scale of the data
+BOUND, HALF_BOUND = 5e-6, 1e-3  # what the network's answers may differ by, relative to the data
 
 # Writes files into a folder, opens them again, and returns how they sample.
 Writer = Callable[[Contents, Path], Callable[[Inputs], Tensor]]
@@ -127,8 +127,8 @@ def export(
     out = Path(out)
     to = target_of(out, to)
     check_place(out, overwrite)
-    bound = (HALF_BOUND if contents.half else BOUND) if tolerance is None else tolerance
-    require(bound > 0, "tolerance", tolerance, "above 0")
+    require(tolerance is None or tolerance > 0, "tolerance", tolerance, "above 0")
+    bound = bound_of(contents) if tolerance is None else tolerance
     target = TARGETS[to]
     is_file = bool(target.suffix) and out.suffix == target.suffix
     with storage(f"cannot write {out}"):
@@ -160,6 +160,11 @@ def export(
     return Report(
         to, sizes, len(contents.plan.times), contents.to_json()["inputs"], difference, bound
     )
+
+
+def bound_of(contents: Contents) -> float:
+    """What samples may differ by: a bound for each answer, times what a step makes of it."""
+    return (HALF_BOUND if contents.half else BOUND) * contents.plan.amplification
 
 
 def compare(contents: Contents, sample: Callable[[Inputs], Tensor], bound: float) -> float:
