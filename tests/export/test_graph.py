@@ -1,4 +1,4 @@
-"""The module of a plan gives the generator's own samples; a plan is what the sampler's step does."""
+"""The module of a plan gives the generator's own samples; a plan is what a sampler's step does."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def gap(contents: Contents, n: int = 64) -> float:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("steps", [2, *(pytest.param(k, marks=pytest.mark.long) for k in (1, 4))])
 def test_every_network_gives_the_generators_samples(name, steps):
     assert gap(prepare(of_name(name), steps=steps)) < 5e-6
 
@@ -46,8 +46,8 @@ def test_every_network_gives_the_generators_samples(name, steps):
 @pytest.mark.parametrize("sampler", LINEAR)
 def test_every_linear_sampler_gives_the_generators_samples(sampler):
     g = small(method="diffusion", std=0.1)
-    contents = prepare(g, steps=35, sampler=sampler)
-    assert gap(contents) < 5e-6
+    contents = prepare(g, steps=11, sampler=sampler)
+    assert gap(contents) < bound_of(contents)
     assert contents.sampler_name == sampler
 
 
@@ -114,13 +114,20 @@ def test_heun_in_few_steps_enlarges_what_is_rounded():
 
 
 def test_half_precision_is_near_and_is_half():
-    g = small(options={"width": 64, "depth": 2})
+    g = small(options={"width": 64, "depth": 4})
     assert 1e-6 < gap(prepare(g, steps=2, half=True)) < 1e-3
-    large = {w.dtype for w in KSteps(g, prepare(g).plan, True).parameters() if w.numel() >= 256}
-    assert large == {torch.float16}
-    next(p for p in g.denoiser.parameters() if p.numel() >= 256).data[0] = 1e6
+    weights = list(KSteps(g, prepare(g).plan, True).parameters())
+    count = sum(w.numel() for w in weights)
+    assert 2 * count < sum(w.nbytes for w in weights) < 2.1 * count + 20_000
+    assert min(w.numel() for w in weights if w.dtype == torch.float16) > 1000
+    max(g.denoiser.parameters(), key=torch.numel).data[0] = 1e6
     with pytest.raises(UserError, match="beyond float16's range"):
         KSteps(g, prepare(g).plan, True)
+
+
+def test_half_of_the_shipped_generator():
+    g = fs.load("digits", device="cpu")
+    assert max(gap(prepare(g, steps=k, half=True)) for k in (1, 2, 4)) < 1e-3
 
 
 def test_units_of_every_kind():
@@ -130,12 +137,13 @@ def test_units_of_every_kind():
     x0 = 2 * torch.randn(500, 3, generator=generator(1, "samples"))
     x0[0] = torch.tensor([-9.0, 9.0, 0.0])  # beyond the ends
     scales = (1.0, 2.0, 3.0)
-    for units in (
+    kinds = (
         Units((1.0, 2.0, 3.0), scales, axis=0, quantiles=(*laws, None)),
         Units((1e7, 0.0, 5.0), (1.0, 0.0, 1.0), axis=0),  # float64, and a constant
         Units(127.5, 127.5, clip=True),
         Units(),
-    ):
+    )
+    for units in kinds:
         ours, theirs = units.to_user(x0), ToUser(units, 2)(x0)
         assert theirs.dtype == ours.dtype
         torch.testing.assert_close(theirs, ours, rtol=1e-6, atol=1e-6)
@@ -174,7 +182,8 @@ def test_a_network_and_conditions_of_the_users_own():
     assert list(contents.to_json()["inputs"]) == ["noise", "renoise", "class_a_b", "part_x"]
 
 
-def test_what_cannot_be_exported_is_refused_in_one_line():
+@pytest.mark.long
+def test_a_network_that_looks_at_its_numbers_is_refused():
     class Counts(nn.Module):
         def __init__(self, shape, classes):
             super().__init__()
@@ -186,6 +195,9 @@ def test_what_cannot_be_exported_is_refused_in_one_line():
     with pytest.raises(UserError, match="network 'own' cannot be traced") as error:
         _ = prepare(small(own=Counts)).program
     assert "\n" not in str(error.value)
+
+
+def test_what_is_no_generator_of_runs_is_refused():
     g = small()
     with pytest.raises(UserError, match="a denoiser of type Linear"):
         KSteps(replace(g, denoiser=nn.Linear(3, 3)), prepare(g).plan)
