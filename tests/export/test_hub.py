@@ -34,10 +34,10 @@ class Hub(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def do_GET(self) -> None:  # noqa: N802 - its name in the library
+    def do_GET(self) -> None:
         self.answer({"siblings": [], "id": "me/digits", "sha": "0" * 40})
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers["Content-Length"]))
         words = self.path.split("?")[0].strip("/").split("/")
         if words[-1] == "create":
@@ -45,7 +45,8 @@ class Hub(BaseHTTPRequestHandler):
             self.requests.append(request | {"token": self.headers["Authorization"]})
             name = "/".join(filter(None, [request.get("organization"), request["name"]]))
             self.models.setdefault(name, {})
-            self.answer({"url": f"http://hub/{name}", "id": name, "name": name})
+            address = f"http://{self.headers['Host']}/{name}"
+            self.answer({"url": address, "id": name, "name": name})
         elif "preupload" in words:
             files = json.loads(content)["files"]
             modes = [{"path": f["path"], "uploadMode": "regular"} for f in files]
@@ -57,7 +58,13 @@ class Hub(BaseHTTPRequestHandler):
                     value = entry["value"]
                     data = base64.b64decode(value["content"])
                     self.models["/".join(words[2:4])][value["path"]] = data
-            self.answer({"commitUrl": "http://hub/c", "commitOid": "0" * 40, "success": True})
+            self.answer(
+                {
+                    "commitUrl": f"http://{self.headers['Host']}/me/digits/commit/{0:040}",
+                    "commitOid": "0" * 40,
+                    "success": True,
+                }
+            )
         else:
             self.answer({"valid": True})  # the check of a card's front matter
 
@@ -103,7 +110,7 @@ def test_the_librarys_calls_have_the_arguments_that_are_used():
 
 def test_a_hub_that_refuses_is_one_line(folder):
     api = HfApi(endpoint="http://127.0.0.1:9", token="secret")
-    with pytest.raises(StorageError, match="cannot push to me/digits: .*the export itself is in"):
+    with pytest.raises(StorageError, match=r"cannot push to me/digits: .*the export itself is in"):
         hub.push(folder, "me/digits", api=api)
     with pytest.raises(UserError, match="push = 'a/b/c': expected OWNER/NAME"):
         hub.push(folder, "a/b/c", api=api)
