@@ -21,6 +21,7 @@ ROLES = {
     "run": "a run as a value and on disk: Run, recipes, checkpoints, generator",
     "training": "the loop and all it needs: batches, step, log, processes, incidents",
     "analysis": "what is measured: metrics, frontier, doctor, verify, claims",
+    "export": "generators as ONNX, torch.export and plain Python",
     "cli": "one thin file for each verb",
 }
 COLOURS = pyplot.get_cmap("tab20").colors[::2] + pyplot.get_cmap("tab20").colors[1::2]
@@ -57,7 +58,7 @@ def main() -> None:
         axes.add_patch(box)
         axes.text(0.83, row, package, ha="center", va="center", fontsize=11, weight="bold")
         axes.text(1.78, row, ROLES[package], va="center", fontsize=10)
-    axes.set(xlim=(-3.3, 8.6), ylim=(-0.5, len(PACKAGES) - 0.5))
+    axes.set(xlim=(-3.7, 8.6), ylim=(-0.5, len(PACKAGES) - 0.5))
     axes.axis("off")
     file = Path(__file__).with_suffix(".png")
     figure.savefig(file, dpi=100)

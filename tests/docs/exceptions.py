@@ -29,6 +29,7 @@ EXCEPTIONS = [
     Special(r"python (-m )?(benchmarks|docs|examples)", "left", "minutes to hours; it exists"),
     Special(r"fewstep import ", "left", "the page says that this verb does not exist yet"),
     Special(rf"fewstep train ({PUBLISHED})", "meta", "data, weights and a GPU that are not here"),
+    Special(r"fewstep export .*--push", "parsed", "an account on the hub"),
     Special(r"fewstep verify --claims", "parsed", "41 minutes on two cores"),
     Special(r"fewstep doctor TEACHER\.safetensors", "parsed", "weights of the reader's own"),
     Special(r"torchrun --max-restarts 3$", "left", "an option of the launcher alone"),

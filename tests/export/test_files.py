@@ -268,8 +268,8 @@ def test_what_stands_there_stays_unless_it_is_an_export(model, tmp_path, monkeyp
     for options in ({}, {"overwrite": True}):
         with pytest.raises(UserError, match="mine exists"):
             writing.export(model, tmp_path / "mine", "torch", **options)
-    (tmp_path / "g.md").write_text("x")
-    with pytest.raises(UserError, match=r"g\.md exists: expected a new name, or --overwrite"):
+    (tmp_path / "g.pt2.md").write_text("x")
+    with pytest.raises(UserError, match=r"g\.pt2\.md exists: expected a new name, or --overwrite"):
         writing.export(model, tmp_path / "g.pt2")
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "x"
     writing.export(model, tmp_path / "g", "torch")
@@ -277,7 +277,7 @@ def test_what_stands_there_stays_unless_it_is_an_export(model, tmp_path, monkeyp
     writing.export(model, tmp_path / "g", "torch", overwrite=True)
     names = {path.name for path in (tmp_path / "g").iterdir()}
     assert names == {"generator.pt2", "generator.json", "README.md"}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["g", "g.md", "mine"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["g", "g.pt2.md", "mine"]
 
 
 MISTAKES = {
@@ -312,7 +312,7 @@ def test_the_command_writes_a_program_and_reports_it(tmp_path, monkeypatch, caps
     g.save("run")
     assert main(["export", "run", "g.pt2", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["files"].keys() == {"g.pt2", "g.md"}
+    assert report["files"].keys() == {"g.pt2", "g.pt2.md"}
     for name, entry in report["files"].items():
         content = Path(name).read_bytes()
         assert len(content) == entry["bytes"]
@@ -320,7 +320,7 @@ def test_the_command_writes_a_program_and_reports_it(tmp_path, monkeypatch, caps
     assert report["bytes"] == sum(entry["bytes"] for entry in report["files"].values())
     assert (report["steps"], list(report["inputs"])) == (1, ["noise", "features", "label", "mask"])
     assert names_no_place(Path("g.pt2"))
-    assert 'load("g.pt2")' in Path("g.md").read_text()
+    assert 'load("g.pt2")' in Path("g.pt2.md").read_text()
     contents = prepare(g)
     program = torch.export.load("g.pt2").module()
     assert relative(contents, program(**inputs(contents))) < 5e-6

@@ -86,6 +86,7 @@ def test_steps_of_the_users_own_are_read_or_refused(change):
     own = replace(g, method=replace(g.method, sampler=Sampler(step=step, default=3)))
     assert gap(prepare(own)) < 5e-6
     assert prepare(own).sampler_name == "own"
+    assert prepare(small(method="mcm", method_options={"K": 2})).sampler_name == "ddim"
     with pytest.raises(UserError, match="not linear"):
         plan(g.method.process, [80.0, 1.0, 0.0], curved, False)
 

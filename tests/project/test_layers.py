@@ -69,7 +69,7 @@ def crossings() -> Iterator[tuple[str, str, str]]:
                 yield package, other, f"{path.relative_to(SOURCE)}:{line} imports {name}"
 
 
-def test_the_packages_are_these_ten():
+def test_the_packages_are_these_twelve():
     packages = {path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()}
     assert packages == set(PACKAGES)
     assert {path.name for path in SOURCE.glob("*.py")} == FACE

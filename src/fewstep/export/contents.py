@@ -18,7 +18,7 @@ from fewstep.base.randomness import SAMPLING_BLOCK, normal
 from fewstep.base.version import __version__
 from fewstep.core.sampling import SAMPLERS, Sampler
 from fewstep.data import Units, change_cond
-from fewstep.export.graph import input_shapes, trace
+from fewstep.export.graph import input_shapes, networks_of, trace
 from fewstep.export.plan import Plan, plan
 from fewstep.run.generator import Generator
 
@@ -69,9 +69,9 @@ class Contents:
 
     @property
     def sampler_name(self) -> str:
-        """The name of the sampler; `own` of one that has none."""
+        """The name of the sampler whose step it makes; `own` of one that has none."""
         by, _ = self.schedule()
-        return next((name for name, one in SAMPLERS.items() if one == by), "own")
+        return next((name for name, one in SAMPLERS.items() if one.step is by.step), "own")
 
     @property
     def streams(self) -> list[str]:
@@ -81,7 +81,8 @@ class Contents:
     @property
     def weights(self) -> int:
         """How many numbers the networks that answer have."""
-        return sum(p.numel() for p in self.generator.denoiser.parameters())
+        networks = networks_of(self.generator.denoiser, self.plan).values()
+        return sum(p.numel() for network in networks for p in network.parameters())
 
     def scales(self) -> Tensor:
         """What a difference of samples is relative to, in the data's units, float64.

@@ -51,11 +51,9 @@ class KSteps(nn.Module):
         self.coefficients = [_coefficients(generator.denoiser, t) for t in plan.times]
         self.uses = [_name_at(generator.denoiser, t) for t in plan.times]
         self.networks: dict[str, nn.Module] = {}
-        for name, part in _parts(generator.denoiser).items():
-            if name in self.uses:
-                network = copy.deepcopy(part.network).cpu().requires_grad_(False).eval()
-                self.networks[name] = network
-                self.add_module(name, network)
+        for name, network in networks_of(generator.denoiser, plan).items():
+            self.networks[name] = copy.deepcopy(network).cpu().requires_grad_(False).eval()
+            self.add_module(name, self.networks[name])
         self.dtypes = {name: _dtypes(network) for name, network in self.networks.items()}
         if half:
             _halve(self)
@@ -208,6 +206,12 @@ def quiet_tracing() -> Iterator[None]:
     finally:
         for one, level in zip(loggers, before, strict=True):
             one.setLevel(level)
+
+
+def networks_of(denoiser: nn.Module, plan: Plan) -> dict[str, nn.Module]:
+    """The networks that answer at the times of a plan, by name. Raises UserError."""
+    uses = {_name_at(denoiser, t) for t in plan.times}
+    return {name: part.network for name, part in _parts(denoiser).items() if name in uses}
 
 
 def _parts(denoiser: nn.Module) -> dict[str, Preconditioned]:

@@ -81,13 +81,19 @@ def target_of(out: Path, to: str | None) -> str:
 
 def check_place(out: Path, overwrite: bool = False) -> None:
     """Raises UserError where something stands at `out` that may not be replaced."""
-    for path in (out, *([out.with_suffix(".md")] if out.suffix else [])):
+    is_file = out.suffix in {target.suffix for target in TARGETS.values() if target.suffix}
+    for path in (out, *([card_beside(out)] if is_file else [])):
         if not path.exists() and not path.is_symlink():
             continue
         if not overwrite:
             raise UserError(f"{path} exists: expected a new name, or --overwrite")
         if path.is_dir() and not _is_export(path):
             raise UserError(f"{path} exists, and is no export: expected another name")
+
+
+def card_beside(file: Path) -> Path:
+    """Where the card of a single file is: digits.onnx.md."""
+    return file.with_name(f"{file.name}.md")
 
 
 def _is_export(folder: Path) -> bool:
@@ -203,7 +209,7 @@ def _place_folder(folder: Path, out: Path) -> list[Path]:
 
 def _place_file(folder: Path, out: Path, target: Target) -> list[Path]:
     """Moves the one file and its card to their places."""
-    beside = out.with_suffix(".md")
+    beside = card_beside(out)
     disk.rename(folder / CARD, beside)
     disk.rename(folder / target.file, out)
     return [out, beside]
