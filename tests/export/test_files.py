@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import re
@@ -342,6 +343,16 @@ def test_names_and_units_are_on_the_card():
 
 SCORES = {"metric": "energy", "steps": 2, "value": 0.25, "error": 0.1, "floor": 0.125}
 SCORES |= {"interval": [0.0, 0.5], "floor_error": None, "floor_interval": None, "values": []}
+
+
+def test_a_runs_own_words_are_no_code(model):
+    """A run's file may be anybody's, and what is written is run to compare it."""
+    words = {"data": "rows\\", "method": 'ect""" + exit(0) + """'}
+    run = replace(model.generator.run, **words)
+    hostile = replace(model, generator=replace(model.generator, run=run))
+    kinds = [type(node).__name__ for node in ast.parse(python_file.code_of(hostile)).body]
+    functions = ["FunctionDef"] * 3
+    assert kinds == ["Expr", "Import", "Import", "Assign", *functions]
 
 
 def test_scores_are_of_these_weights_and_steps(model):

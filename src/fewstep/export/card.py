@@ -51,19 +51,19 @@ def front_matter(
 ) -> str:
     """What the hub reads: YAML between two lines of dashes."""
     about = contents.to_json()
-    kind = contents.generator.facts.look.kind
+    task = _task(contents)
     tags = ["fewstep", "few-step-generation", about["method"], target]
     lines = ["library_name: fewstep"]
     if license:
         lines.append(f"license: {_quote(license)}")
-    if kind == "tiles":
-        lines.append("pipeline_tag: unconditional-image-generation")
+    if task:
+        lines.append(f"pipeline_tag: {task}")
     lines += ["tags:", *(f"- {_quote(tag)}" for tag in tags)]
     data = contents.generator.run.data
     if data.startswith("hf:"):
         lines += ["datasets:", f"- {_quote(data.removeprefix('hf:').partition(':')[0])}"]
     if scores:
-        lines += _model_index(name or "generator", kind, about["data"], scores)
+        lines += _model_index(name or "generator", task or "other", about["data"], scores)
     return "\n".join(["---", *lines, "---"])
 
 
@@ -92,8 +92,14 @@ def check_scores(report: Any, contents: Contents) -> list[Result]:
     return fitting
 
 
-def _model_index(name: str, kind: str, data: str, scores: Sequence[Result]) -> list[str]:
-    task = "unconditional-image-generation" if kind == "tiles" else "other"
+def _task(contents: Contents) -> str:
+    """The hub's name of what the generator does; "" where it has none."""
+    facts = contents.generator.facts
+    is_bare = facts.look.kind == "tiles" and facts.cond is None
+    return "unconditional-image-generation" if is_bare else ""
+
+
+def _model_index(name: str, task: str, data: str, scores: Sequence[Result]) -> list[str]:
     lines = [
         "model-index:",
         f"- name: {_quote(name)}",

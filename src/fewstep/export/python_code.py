@@ -6,6 +6,7 @@ does the same; `sample` calls it. A tensor is freed after its last use.
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 from collections.abc import Iterator, Mapping, Sequence
@@ -118,7 +119,7 @@ def _placeholders(program: ExportedProgram, inputs: Sequence[str]) -> Names:
         if node.op == "placeholder":
             spec = specs[node.name]
             is_input = spec.kind is InputKind.USER_INPUT
-            names[node] = next(users) if is_input else f'w["{spec.target}"]'
+            names[node] = next(users) if is_input else f"w[{json.dumps(spec.target)}]"
     return names
 
 

@@ -113,9 +113,14 @@ def code_of(contents: Contents) -> str:
     """The text of the code."""
     about = contents.to_json()
     return _HEAD.format(
-        title=words.title(contents),
+        title=_harmless(words.title(contents)),
         example=indent(words.python_example(contents), "    "),
         inputs=words.inputs_text(contents),
         loader=LOADER,
         functions=functions_of(contents.program, list(about["inputs"])),
     )
+
+
+def _harmless(text: str) -> str:
+    """The text for a docstring: a run's file may hold any, and could end the string there."""
+    return "".join(c for c in text if c.isascii() and c.isprintable() and c not in '\\"')

@@ -43,9 +43,9 @@ class Target:
 
 
 TARGETS = {
-    "onnx": Target(onnx_file.write, onnx_file.NAME, 0.12),
-    "torch": Target(torch_file.write, torch_file.NAME, 0.02),
-    "safetensors": Target(python_file.write, seconds=0.02),
+    "onnx": Target(onnx_file.write, onnx_file.NAME, 0.15),
+    "torch": Target(torch_file.write, torch_file.NAME, 0.05),
+    "safetensors": Target(python_file.write),
 }
 
 
