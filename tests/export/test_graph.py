@@ -18,7 +18,7 @@ from fewstep.data.quantiles import quantiles_of
 from fewstep.export.contents import Contents, example_condition, prepare
 from fewstep.export.graph import KSteps
 from fewstep.export.plan import plan
-from fewstep.export.units import ToUser
+from fewstep.export.units import ToUser, normal_series, normal_share
 from fewstep.export.writing import bound_of
 from tests.export.generators import NETWORKS, of_name, small
 
@@ -114,6 +114,24 @@ def test_heun_in_few_steps_enlarges_what_is_rounded():
     assert bound_of(prepare(small(), steps=4)) == 5e-6
 
 
+def test_a_steps_noise_is_the_same_however_often_it_is_asked_for():
+    def step(process, denoiser, x, t, s, cond=None, *, noise):
+        return process.mix(denoiser(x, t, cond), (noise() + noise()) / 2, s)
+
+    g = small()
+    own = Sampler(step=step, noisy=True, default=3)
+    assert gap(prepare(replace(g, method=replace(g.method, sampler=own)))) < 5e-6
+
+
+def test_noise_is_masked_for_a_network_that_is_not():
+    class Mean(Own):
+        def forward(self, x, noise_label, cond=None):
+            return x.mean(1, keepdim=True) + self.outer.bias
+
+    mask = {"mask": ["bool", [3]]}
+    assert gap(prepare(small(own=Mean, cond=mask), steps=3)) < 5e-6
+
+
 def test_half_precision_is_near_and_is_half():
     g = small(options={"width": 64, "depth": 4})
     assert 1e-6 < gap(prepare(g, steps=2, half=True)) < 1e-3
@@ -129,6 +147,12 @@ def test_half_precision_is_near_and_is_half():
 def test_half_of_the_shipped_generator():
     g = fs.load("digits", device="cpu")
     assert max(gap(prepare(g, steps=k, half=True)) for k in (1, 2, 4)) < 1e-3
+
+
+def test_the_normal_law_without_erf():
+    y = torch.linspace(-9, 9, 20_001, dtype=torch.float64)
+    share = normal_share(y, normal_series())
+    torch.testing.assert_close(share, torch.special.ndtr(y), rtol=1e-11, atol=1e-12)
 
 
 def test_units_of_every_kind():
