@@ -41,9 +41,11 @@ class Args:
     timeout: float = 120.0
     """Seconds until a request's samples must be there."""
     batch: int | None = None
-    """Samples that pass through the network at once; left out, what memory takes, 4096 at most."""
+    """Samples that pass through the network at once; left out, what is quick and memory takes."""
+    workers: int | None = None
+    """Batches at once; left out, one for each core of a processor, 4 at most, and 1 elsewhere."""
     threads: int | None = None
-    """Processor threads of the network; left out, torch's own choice."""
+    """Threads of each; left out, they share the cores."""
     ema: str = "ema"
     """Which weights: ema, student, another average such as power:0.05, or any power:STD of a run
     with snapshots."""
@@ -77,7 +79,8 @@ def main(argv: list[str]) -> int:
     from fewstep.serve.limits import Limits
     from fewstep.serve.server import address, bind, is_loopback, serve
 
-    for word, value in (("batch", args.batch), ("threads", args.threads)):
+    for word in ("batch", "workers", "threads"):
+        value = getattr(args, word)
         require(value is None or value >= 1, f"--{word}", value, "at least 1")
     limits = Limits(
         n=args.max_n,
@@ -101,6 +104,7 @@ def main(argv: list[str]) -> int:
         generator,
         limits,
         batch=args.batch,
+        workers=args.workers,
         thread_count=args.threads,
         hosts=(*LOOPBACK, args.host) if is_private else (),
     )

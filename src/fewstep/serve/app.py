@@ -43,16 +43,18 @@ def app(
     limits: Limits | None = None,
     *,
     batch: int | None = None,
+    workers: int | None = None,
     thread_count: int | None = None,
     hosts: Sequence[str] = (),
     pages: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """A generator as an ASGI application.
 
-    batch: samples that pass through the network at once; None is what memory takes. thread_count:
-    of torch. hosts: the names that a Host header may have; none: any. pages: further routes.
+    batch, workers, thread_count: as for `Batcher`. hosts: the names that a Host header may have;
+    none: any. pages: further routes.
     """
-    service = Service(generator, limits or Limits(), batch=batch, thread_count=thread_count)
+    batcher = Batcher(generator, batch=batch, workers=workers, thread_count=thread_count)
+    service = Service(generator, limits or Limits(), batcher)
     routes = [
         Route("/health", plainly(service.health)),
         Route("/v1/model", plainly(service.model)),
@@ -72,17 +74,10 @@ def app(
 class Service:
     """A generator with its queue, and how its requests are answered."""
 
-    def __init__(
-        self,
-        generator: Generator,
-        limits: Limits,
-        *,
-        batch: int | None = None,
-        thread_count: int | None = None,
-    ) -> None:
+    def __init__(self, generator: Generator, limits: Limits, batcher: Batcher) -> None:
         self.generator = generator
         self.limits = limits
-        self.batcher = Batcher(generator, batch=batch, thread_count=thread_count)
+        self.batcher = batcher
         self.queue = 0  # samples of requests whose answers are not yet sent
         self.count = 0  # samples sent
         # JSON and pictures take long: one thread, since matplotlib's settings are the process's.
@@ -135,7 +130,7 @@ class Service:
             self.queue -= plan.n
             raise
         headers = {"X-Seed": str(plan.seed), "X-Fingerprint": self.generator.fingerprint}
-        return Answer(content, answers.MEDIA[wish.format], headers, partial(self._sent, plan.n))
+        return Answer(content, answers.MEDIA[wish.format], headers, partial(self._finish, plan.n))
 
     def plan(self, wish: asking.Asking) -> Plan:
         """How the generator will make what is asked for. Raises UserError."""
@@ -155,26 +150,26 @@ class Service:
         seconds = self.queue / self.batcher.rate if self.batcher.rate else 1.0
         return {"Retry-After": str(math.ceil(min(max(seconds, 1.0), 60.0)))}
 
-    def _sent(self, n: int) -> None:
+    def _finish(self, n: int) -> None:
         self.queue -= n
         self.count += n
 
     async def _wait(self, plan: Plan, exact: bool, request: Request) -> Tensor:
         """The samples. Where the client goes, or waits too long, they are asked for no longer."""
         future = asyncio.wrap_future(self.batcher.submit(plan, exact=exact))
-        gone = asyncio.ensure_future(departure(request))
+        leaving = asyncio.ensure_future(departure(request))
         try:
-            either: set[asyncio.Future[Any]] = {future, gone}
+            either: set[asyncio.Future[Any]] = {future, leaving}
             seconds = self.limits.seconds
             await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if future.done():
                 return future.result()
-            if gone.done():
+            if leaving.done():
                 raise Refusal(499, "the client has gone")
             line = f"no samples within {seconds:g} seconds: ask for fewer, or later"
             raise Refusal(503, line, self._retry())
         finally:
-            gone.cancel()
+            leaving.cancel()
             future.cancel()
 
     async def _encode(self, samples: Tensor, plan: Plan, wish: asking.Asking) -> bytes:
@@ -229,8 +224,8 @@ async def unknown_page(routes: Sequence[Any], request: Request, error: Exception
     path, method = request.url.path, request.method
     headers = dict(error.headers or {})
     if error.status_code == 405:
-        allowed = headers.get("Allow", "")
-        return Refusal(405, f"{method} {path}: expected {allowed}", headers).response()
+        methods = headers.get("Allow", "")
+        return Refusal(405, f"{method} {path}: expected {methods}", headers).response()
     if error.status_code == 404:
         paths = ", ".join(route.path for route in routes if hasattr(route, "path"))
         return Refusal(404, f"no page {path}: there are {paths}").response()

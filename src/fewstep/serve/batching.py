@@ -1,13 +1,15 @@
-"""One thread that samples for many: requests that wait are rows of one batch.
+"""A few threads that sample for many: requests that wait are rows of one batch.
 
 While the network works, requests gather; then the oldest takes its rows, and others with the same
 sampler and times fill the batch. A request with more rows than a batch has goes to the back after
-its turn, so that small ones do not wait for all of it.
+its turn, so that small ones do not wait for all of it. On a processor several batches at once, each
+with few threads, are quicker than one with all of them.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -18,14 +20,17 @@ import torch
 from torch import Tensor
 
 from fewstep.base.errors import FewstepError, NonFiniteError
-from fewstep.base.memory import MOST
+from fewstep.base.memory import FEW, MOST
 from fewstep.base.surroundings import surroundings, threads
 from fewstep.run.generator import Generator
 from fewstep.run.plan import Plan, cut, make
 
 log = logging.getLogger("fewstep")
 
+MOST_WORKERS = 4
 SMOOTHING = 0.2  # weight of the newest batch in the rate
+# Bytes that a batch's tensors take where it is quickest: more leave the processor's caches.
+QUICK = {"cpu": 2**25}
 
 
 class Job:
@@ -38,6 +43,7 @@ class Job:
         self.next = 0  # row that no batch has yet
         self.count = 0  # rows that are there
         self.samples: Tensor | None = None
+        self.lock = threading.Lock()
 
     def shares(self, other: Job) -> bool:
         """Whether rows of both may be in one batch."""
@@ -56,11 +62,13 @@ class Job:
         if not bool(part.isfinite().all()):
             self.fail(NonFiniteError("the samples are not finite: the run's weights have diverged"))
             return
-        if self.samples is None:
-            self.samples = part.new_empty(self.plan.n, *part.shape[1:])
-        self.samples[rows.start : rows.stop] = part
-        self.count += len(rows)
-        if self.count == self.plan.n:
+        with self.lock:
+            if self.samples is None:
+                self.samples = part.new_empty(self.plan.n, *part.shape[1:])
+            self.samples[rows.start : rows.stop] = part
+            self.count += len(rows)
+            is_complete = self.count == self.plan.n
+        if is_complete:
             self._end(self.samples)
 
     def fail(self, error: Exception) -> None:
@@ -77,38 +85,66 @@ class Job:
 
 
 class Batcher:
-    """The queue of a generator's jobs, and the thread that works on them."""
+    """The queue of a generator's jobs, and the threads that work on them.
+
+    batch: rows at once; None is what is quick and memory takes. workers: batches at once; None is 4
+    on a processor of so many cores, and 1 elsewhere. thread_count: torch's, of each worker; None
+    shares the cores among them.
+    """
 
     def __init__(
-        self, generator: Generator, *, batch: int | None = None, thread_count: int | None = None
+        self,
+        generator: Generator,
+        *,
+        batch: int | None = None,
+        workers: int | None = None,
+        thread_count: int | None = None,
     ) -> None:
         self.generator = generator
-        self.batch = batch  # rows at once; None: what memory takes
-        self.rate = 0.0  # samples per second of late
-        self._thread_count = thread_count
+        self.batch = batch
+        cores = torch.get_num_threads()
+        few = min(cores, MOST_WORKERS) if generator.device.type == "cpu" else 1
+        self.workers = few if workers is None else workers
+        self.thread_count = max(cores // self.workers, 1) if thread_count is None else thread_count
+        self._all_threads = cores
+        self._worker_rate = 0.0  # samples per second of late
         self._jobs: deque[Job] = deque()
         self._change = threading.Condition()
+        self._exact = threading.Lock()  # one at a time: they set the number of threads
         self._is_closing = False
-        self._thread = threading.Thread(target=self._work, name="fewstep-samples", daemon=True)
+        self._ready = threading.Barrier(self.workers + 1)
+        self._threads = [
+            threading.Thread(target=self._work, name=f"fewstep-samples-{number}", daemon=True)
+            for number in range(self.workers)
+        ]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
+        self._ready.wait()
 
     def close(self) -> None:
-        """Ends the thread when all jobs are done."""
+        """Ends the threads when all jobs are done."""
         with self._change:
             self._is_closing = True
-            self._change.notify()
-        self._thread.join()
+            self._change.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     @property
     def is_alive(self) -> bool:
-        return self._thread.is_alive()
+        return all(thread.is_alive() for thread in self._threads)
+
+    @property
+    def rate(self) -> float:
+        """Samples per second of late, with all workers at work; 0 while that is unknown."""
+        return self.workers * self._worker_rate
 
     def submit(self, plan: Plan, *, exact: bool = False) -> Future[Tensor]:
         """The samples of a plan, once they are there; cancel it where nobody waits any more.
 
-        exact: in batches of its own, those of `Generator.sample`, and so with the same bits.
+        exact: in batches of its own and with all threads, as `Generator.sample` in a process of its
+        own, and so with the same bits.
         """
         job = Job(plan, self._alone(plan) if exact else None)
         with self._change:
@@ -121,18 +157,13 @@ class Batcher:
         return g.room.parts(plan.n, lambda rows: make(g, [(plan, rows)]), None, g.device)
 
     def _work(self) -> None:
-        with surroundings():
-            if self._thread_count is None:
-                self._loop()
-                return
-            with threads(self._thread_count):
-                self._loop()
-
-    def _loop(self) -> None:
-        while pieces := self._next():
-            start = time.monotonic()
-            rate = self._make(pieces) / max(time.monotonic() - start, 1e-9)
-            self.rate = rate if not self.rate else self.rate + SMOOTHING * (rate - self.rate)
+        with surroundings(), threads(self.thread_count):
+            self._ready.wait()
+            while pieces := self._next():
+                start = time.monotonic()
+                rate = self._make(pieces) / max(time.monotonic() - start, 1e-9)
+                before = self._worker_rate or rate
+                self._worker_rate = before + SMOOTHING * (rate - before)
 
     def _next(self) -> list[tuple[Job, range]]:
         """Rows of jobs for the next batch; nothing when the thread is to end."""
@@ -169,15 +200,17 @@ class Batcher:
         if first.next < first.plan.n:
             others.append(first)
         self._jobs = others
+        if others:
+            self._change.notify()
         return pieces
 
     def _most(self, plan: Plan) -> int:
         """Rows of a batch."""
         g = self.generator
         if self.batch is None:
-            self.batch = g.room.rows(
-                MOST, lambda rows: make(g, [(plan, range(1))] * len(rows)), g.device
-            )
+            size = g.room.rows(MOST, lambda rows: make(g, [(plan, range(1))] * len(rows)), g.device)
+            quick = QUICK.get(g.device.type, math.inf) / max(g.room.row or 0.0, 1.0)
+            self.batch = int(max(min(size, quick), min(size, FEW)))
         return max(int(min(self.batch, g.room.most)), 1)
 
     def _make(self, pieces: Sequence[tuple[Job, range]]) -> int:
@@ -211,7 +244,8 @@ class Batcher:
     def _make_alone(self, job: Job) -> int:
         """The next part of a job that shares no batch; then it is another's turn."""
         assert job.parts is not None
-        part = next(job.parts)
+        with self._exact, threads(self._all_threads):
+            part = next(job.parts)
         job.put(range(job.count, job.count + len(part)), part)
         if not job.result.done():
             with self._change:

@@ -74,12 +74,9 @@ class Connection(H11Protocol):
     def turn_away(self, status: int, line: str) -> None:
         """Says why and closes, without closing so early that the reason is lost."""
         self.is_over = True
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-            if self.cycle.response_started:
-                self.transport.close()
-                return
+        if not self.has_no_request and self.cycle.response_started:
+            self.transport.close()
+            return
         body = error_body(line)
         head = [
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
@@ -89,6 +86,9 @@ class Connection(H11Protocol):
             "connection: close",
         ]
         self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
+        if not self.has_no_request:
+            self.transport.close()  # now, so that who works on the request hears of it
+            return
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(LINGER, self.transport.close)
