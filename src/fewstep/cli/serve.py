@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from fewstep.cli.parse import parse
 from fewstep.cli.user_code import own_parts
+
+if TYPE_CHECKING:
+    from socket import socket as Socket
+
+    from fewstep.serve.limits import Limits
 
 DESCRIPTION = (
     "Answer requests for samples over HTTP, with JSON, .npy or PNG. Requests that come together"
@@ -72,12 +77,8 @@ def main(argv: list[str]) -> int:
         import uvicorn  # noqa: F401
     except ImportError:
         raise UserError("serve needs starlette and uvicorn: pip install 'fewstep[serve]'") from None
-    from fewstep.run.generator import load
-    from fewstep.serve.app import app
-    from fewstep.serve.facts import name
-    from fewstep.serve.hosts import LOOPBACK
     from fewstep.serve.limits import Limits
-    from fewstep.serve.server import address, bind, is_loopback, serve
+    from fewstep.serve.server import bind
 
     for word in ("batch", "workers", "threads"):
         value = getattr(args, word)
@@ -90,16 +91,26 @@ def main(argv: list[str]) -> int:
         connections=args.connections,
         seconds=args.timeout,
     )
-    one = bind(args.host, args.port)
+    with bind(args.host, args.port) as one:
+        listen(one, args, limits)
+    return 0
+
+
+def listen(one: Socket, args: Args, limits: Limits) -> None:
+    """Loads the generator, and answers requests until a signal."""
+    from fewstep.run.generator import load
+    from fewstep.serve.app import app
+    from fewstep.serve.facts import name
+    from fewstep.serve.hosts import LOOPBACK
+    from fewstep.serve.server import address, is_loopback, server
+
     generator = load(
         args.run, ema=args.ema, device=args.device, composite=args.composite, **own_parts(args)
     ).with_later_sigmas(args.later_sigmas)
     is_private = is_loopback(one)
     if not is_private:
-        print(
-            f"fewstep: {address(one)} is open to all who reach this machine: there is no password",
-            file=sys.stderr,
-        )
+        line = "is open to all who reach this machine: there is no password"
+        print(f"fewstep: {address(one)} {line}", file=sys.stderr)
     page = app(
         generator,
         limits,
@@ -117,5 +128,4 @@ def main(argv: list[str]) -> int:
                 flush=True,
             )
 
-    serve(page, one, limits, announce)
-    return 0
+    server(page, limits, announce).run([one])

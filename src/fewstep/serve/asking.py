@@ -95,9 +95,9 @@ def _labels(label: Any, names: Names) -> Any:
 def _format(name: Any, accept: str) -> str:
     """The format of that name, or else the one that an Accept header likes best."""
     if name is not None:
-        if name not in MEDIA:
+        if not isinstance(name, str) or name not in MEDIA:
             raise unknown("format", name, MEDIA)
-        return str(name)
+        return name
     best = max(MEDIA, key=lambda one: _liking(MEDIA[one], accept))
     if _liking(MEDIA[best], accept) <= 0:
         raise Refusal(406, f"Accept: {accept}: expected one of {', '.join(MEDIA.values())}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -60,6 +61,9 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals are the main thread's
+            return
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.signal(number, self.handle_exit) for number in numbers}
         try:
@@ -69,10 +73,8 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve(
-    page: Starlette, one: socket.socket, limits: Limits, when_ready: Callable[[], None]
-) -> None:
-    """Answers requests at a socket until a signal; then finishes those that are there."""
+def server(page: Starlette, limits: Limits, when_ready: Callable[[], None]) -> Server:
+    """A server to `run` with a bound socket, until a signal: then it finishes what it has."""
     config = uvicorn.Config(
         page,
         http=connection(limits),
@@ -88,4 +90,4 @@ def serve(
         timeout_keep_alive=limits.idle_seconds,  # type: ignore[arg-type]  # any number of seconds
         timeout_graceful_shutdown=int(limits.seconds + limits.stall_seconds),
     )
-    Server(config, when_ready).run([one])
+    return Server(config, when_ready)
