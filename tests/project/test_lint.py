@@ -66,6 +66,11 @@ AUDITED = {
         "process",
     ): "times the command line, a fixed list of arguments without a shell",
     (
+        "benchmarks/serve.py",
+        "process",
+    ): "starts the server and the bare loop, fixed lists of arguments without a shell",
+    ("benchmarks/serve.py", "network"): "the clients of that server",
+    (
         "benchmarks/feedback.py",
         "global generator",
     ): "a simulation seeded at its start, apart from the package",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -12,17 +13,21 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 import fewstep as fs
 from fewstep.cli import main
+from fewstep.cli.parse import parse
+from fewstep.cli.serve import Args
 from fewstep.serve import batching
 from fewstep.serve.app import app
 from fewstep.serve.limits import Limits
 from fewstep.serve.server import address, bind, is_loopback, server
 from tests.serve.test_app import Waiting
 
+ROOT = Path(__file__).parents[2]
 QUICK = Limits(read_seconds=0.3, idle_seconds=0.3, stall_seconds=0.3, connections=4)
 
 
@@ -107,13 +112,12 @@ def test_slow_heads_and_bodies_are_turned_away(port):
         with connect(port) as one:
             one.sendall(first)
             start = time.monotonic()
-            for _ in range(4):  # a client that is slow, but never idle
-                time.sleep(0.1)
+            while not select.select([one], [], [], 0.05)[0]:  # slow, but never idle
+                assert time.monotonic() - start < 5
                 one.sendall(more)
             status, body = read_all(one)
             assert status == 408
             assert "quicker" in json.loads(body)["error"]
-            assert time.monotonic() - start < 5
     assert answers(port)
 
 
@@ -124,9 +128,9 @@ def test_a_connection_without_a_word_ends(port):
 
 def test_large_bodies_are_refused_with_and_without_their_length(port):
     blank = b" " * 30000
-    chunks = b"".join(b"%x\r\n%s\r\n" % (len(blank), blank) for _ in range(3)) + b"0\r\n\r\n"
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(blank), blank) for _ in range(30)) + b"0\r\n\r\n"
     for content in (
-        request(blank * 3, f"Content-Length: {3 * len(blank)}"),
+        request(blank * 30, f"Content-Length: {30 * len(blank)}"),
         request(chunks, "Transfer-Encoding: chunked"),
         request(b"", "Content-Length: 99999999", "Expect: 100-continue"),
     ):
@@ -201,12 +205,12 @@ def test_who_never_reads_is_cut_off_and_its_place_is_free_again(digits):
         greedy.sendall(whole({"n": 40_000, "format": "npy"}))
         deadline = time.monotonic() + 10
         statuses = []
-        while statuses[-1:] != [200] and time.monotonic() < deadline:
+        while (503 not in statuses or statuses[-1] != 200) and time.monotonic() < deadline:
             with connect(number) as one:
                 one.sendall(whole({"n": 1}, "Connection: close"))
                 statuses.append(read_all(one)[0])
             time.sleep(0.05)
-        assert set(statuses[:-1]) == {503}
+        assert 503 in statuses
         assert statuses[-1] == 200
 
 
@@ -264,3 +268,27 @@ def test_addresses_are_urls_and_loopback_is_told_apart():
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address(one))
         assert is_loopback(one)
         assert not is_loopback(all_of_them)
+
+
+def test_the_pages_example_gets_its_samples(port, digits):
+    page = (ROOT / "docs" / "serve.md").read_text()
+    code, scope = re.search(r"```py\n(.*?)```", page, re.S)[1], {}
+    exec(code.replace(":8000/", f":{port}/"), scope)
+    assert (scope["samples"] == digits.sample(16, cond=7, seed=0).numpy()).all()
+    assert scope["seed"] == 0
+
+
+def test_the_image_has_the_files_and_words_it_names():
+    text = (ROOT / "Dockerfile").read_text()
+    copies = [line.split()[1:-1] for line in text.splitlines() if line.startswith("COPY ")]
+    names = [name for words in copies for name in words if not name.startswith(("-", "/"))]
+    rules = (ROOT / ".dockerignore").read_text().split()
+    assert {"src", "constraints.txt"} <= set(names)
+    assert all((ROOT / name).exists() and f"!{name}" in rules for name in names)
+    words = [
+        *json.loads(re.search(r"^ENTRYPOINT (.*)$", text, re.M)[1]),
+        *json.loads(re.search(r"^CMD (.*)$", text, re.M)[1]),
+    ]
+    assert words[:2] == ["fewstep", "serve"]
+    args = parse(Args, words[2:], verb="serve", description="")
+    assert (args.run, args.host, args.port) == ("digits", "0.0.0.0", 8000)
