@@ -22,6 +22,7 @@ from fewstep.cli import main
 from fewstep.cli.parse import parse
 from fewstep.cli.serve import Args
 from fewstep.serve import batching
+from fewstep.serve import server as module
 from fewstep.serve.app import app
 from fewstep.serve.limits import Limits
 from fewstep.serve.server import address, bind, is_loopback, server
@@ -255,6 +256,29 @@ def test_a_server_that_cannot_be_is_one_line(capsys, words, code, line):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert line in error
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_an_address_that_others_reach_is_one_warning(capsys, monkeypatch, host):
+    class Ends:
+        def run(self, sockets):
+            self.when_ready()
+
+    def ends(page, limits, when_ready):
+        one = Ends()
+        one.when_ready = when_ready
+        pages.append(page)
+        return one
+
+    pages = []
+    monkeypatch.setattr(module, "server", ends)
+    assert main(["serve", "digits", "--host", host, "--port", "0", "--quiet"]) == 0
+    text = capsys.readouterr()
+    is_open = host == "0.0.0.0"
+    assert text.out == ""
+    assert text.err.count("\n") == is_open
+    assert ("there is no password" in text.err) == is_open
+    assert bool(pages[0].user_middleware) != is_open
 
 
 def test_a_missing_library_is_one_line(capsys, monkeypatch):

@@ -71,7 +71,7 @@ def npy(samples: Tensor) -> bytes:
 
 
 def png(samples: Tensor, plan: Plan, look: Look) -> bytes:
-    """The picture that `fewstep sample --out x.png` draws, without rows of the data."""
+    """The picture that `fewstep sample RUN --out x.png` draws, without rows of the data."""
     file = io.BytesIO()
     draw(file, [Rows("samples", samples, plan.cond)], look)
     return file.getvalue()
