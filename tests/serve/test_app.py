@@ -327,7 +327,7 @@ def test_errors_of_the_network_are_one_line_and_the_server_lives(
 
 
 def test_limits_are_checked():
-    for bad in ({"n": 0}, {"seconds": 0.0}, {"queue": 5}, {"body": 0}):
+    for bad in ({"n": 0}, {"seconds": 0.0}, {"seconds": float("inf")}, {"queue": 5}, {"body": 0}):
         with pytest.raises(UserError, match=f"{next(iter(bad))} = "):
             Limits(**bad)
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass, fields
 from fewstep.base.errors import require
 
 
+MOST = 10**9  # of any limit
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """Sizes and times beyond which a request is refused or a connection closed."""
@@ -24,7 +27,5 @@ class Limits:
     def __post_init__(self) -> None:
         for name in (f.name for f in fields(self)):
             value = getattr(self, name)
-            least = 1 if type(value) is int else 0
-            fine = value > 0 if least == 0 else value >= 1
-            require(fine, name, value, "at least 1" if least else "a number of seconds above 0")
+            require(0 < value < MOST, name, value, f"above 0, and below {MOST}")
         require(self.queue >= self.n, "queue", self.queue, f"at least n = {self.n}")
