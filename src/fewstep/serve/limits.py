@@ -6,7 +6,6 @@ from dataclasses import dataclass, fields
 
 from fewstep.base.errors import require
 
-
 MOST = 10**9  # of any limit
 
 
