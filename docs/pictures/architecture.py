@@ -21,6 +21,7 @@ ROLES = {
     "run": "a run as a value and on disk: Run, recipes, checkpoints, generator",
     "training": "the loop and all it needs: batches, step, log, processes, incidents",
     "analysis": "what is measured: metrics, frontier, doctor, verify, claims",
+    "serve": "a generator over HTTP: queue, batches, limits",
     "cli": "one thin file for each verb",
 }
 COLOURS = pyplot.get_cmap("tab20").colors[::2] + pyplot.get_cmap("tab20").colors[1::2]

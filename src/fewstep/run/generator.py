@@ -6,7 +6,6 @@ import copy
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.adapters.adapt import convention_of, network_of
-from fewstep.base.conditions import Cond, apply_mask
+from fewstep.base.conditions import Cond
 from fewstep.base.device import pick_device
 from fewstep.base.errors import StorageError, UserError, require
 from fewstep.base.memory import Room
 from fewstep.base.options import plain
-from fewstep.base.randomness import SAMPLING_BLOCK, normal
 from fewstep.base.surroundings import surroundings
 from fewstep.core import sampling
 from fewstep.core.denoiser import Preconditioned, Truncated
 from fewstep.core.method import Method
-from fewstep.data import Units, change_cond, each, fit
-from fewstep.data.description import warn_outside
+from fewstep.data import Units, change_cond, fit
+from fewstep.data.description import outside
 from fewstep.foreign.diffusers_folder import is_diffusers
 from fewstep.run import output
 from fewstep.run.build import Network, OwnMethod, build_method, build_student, outline
@@ -44,6 +42,7 @@ from fewstep.run.config import Run
 from fewstep.run.facts import Facts
 from fewstep.run.imports import open_folder
 from fewstep.run.levels import LevelChoice, bounds_of
+from fewstep.run.plan import Plan, make
 from fewstep.run.weights import NOT_WEIGHTS, check_weights, load_weights, weights_by_name
 
 log = logging.getLogger("fewstep")
@@ -145,33 +144,55 @@ class Generator:
         batch: int | None = None,
     ) -> Iterator[Tensor]:
         """What `sample` gives, one part after the other, so that only one is in memory."""
+        batch = plain(batch)
+        fine = batch is None or (type(batch) is int and batch >= 1)
+        require(fine, "batch", batch, "a whole number, 1 or more")
+        plan = self.plan(n, steps=steps, seed=seed, cond=cond, sampler=sampler)
+        for note in plan.notes:
+            log.warning("fewstep: %s", note)
+        for part in self.room.parts(
+            plan.n, lambda rows: make(self, [(plan, rows)]), batch, self.device
+        ):
+            if not bool(part.isfinite().all()):
+                log.warning("fewstep: samples are not finite: the weights have diverged")
+            yield part
+
+    def plan(
+        self,
+        n: int,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        cond: Cond | int | str = None,
+        sampler: str | None = None,
+    ) -> Plan:
+        """How `sample` will make what it is asked for, checked; `plan.make` makes rows of it."""
         own = sampling.sampler(self.method.sampler)
         if sampler is not None and own.only and own.default > 1:
             raise UserError(
                 f"sampler = {sampler!r}: a model of {own.default} segments is sampled by its own"
                 " steps alone"
             )
-        n, seed, batch, steps = map(plain, (n, seed, batch, steps))
+        n, seed, steps = map(plain, (n, seed, steps))
         by = own if sampler is None else sampling.sampler(sampler)
-        count = by.default if steps is None else steps
+        count = self.default_steps(by) if steps is None else steps
         if self.has_own_levels:
-            count = len(self.later_sigmas) + 1 if steps is None else steps
             self._check_levels(by, count)
-        least = {"n": (n, 0), "seed": (seed, 0), "steps": (count, 0)}
-        least |= {} if batch is None else {"batch": (batch, 1)}
-        for name, (value, bound) in least.items():
+        for name, (value, bound) in {"n": (n, 0), "seed": (seed, 0), "steps": (count, 0)}.items():
             fine = type(value) is int and value >= bound
             require(fine, name, value, f"a whole number, {bound} or more")
         grid = by.times(self.method.process, count, self.levels_of(count))
         self._check_range(count, grid)
         wish = self._user_cond(n, cond)
-        warn_outside(self.facts.description, wish)
+        notes = tuple(outside(self.facts.description, wish))
         conds = change_cond(wish, self.facts.cond_units, Units.to_model)
-        work = partial(self._sample_part, by, grid, seed, conds)
-        for part in self.room.parts(n, work, batch, self.device):
-            if not bool(part.isfinite().all()):
-                log.warning("fewstep: samples are not finite: the weights have diverged")
-            yield part
+        return Plan(n, seed, by, tuple(grid), conds, notes)
+
+    def default_steps(self, by: sampling.Sampler | None = None) -> int:
+        """Network evaluations of a sample, unless asked otherwise: by its own sampler or `by`."""
+        if self.has_own_levels:
+            return len(self.later_sigmas) + 1
+        return (sampling.sampler(self.method.sampler) if by is None else by).default
 
     @property
     def later_sigmas(self) -> tuple[float, ...]:
@@ -220,26 +241,6 @@ class Generator:
                 f" from t = {low:g} on: name higher levels (--later-sigmas), or ask its first stage"
                 " there (--composite, composite=True)"
             )
-
-    @torch.no_grad()
-    def _sample_part(
-        self, by: sampling.Sampler, grid: list[float], seed: int, conds: Cond, part: range
-    ) -> Tensor:
-        """The samples whose numbers are in `part`, in one batch."""
-        process = self.method.process
-        device = self.device
-        rows = slice(part.start, part.stop)
-        on_host = each(lambda one: one[rows], conds)
-        cond = each(lambda one: one.to(device), on_host)
-
-        def unit(stream: str) -> Tensor:
-            z = normal(seed, stream, part.start, len(part), self.facts.shape, SAMPLING_BLOCK)
-            return apply_mask(z, on_host).to(device)
-
-        noise = (lambda i: unit(f"renoise {i}")) if by.noisy else None
-        x = process.prior(unit("prior"))
-        x0 = sampling.sample(process, self.denoiser, x, grid, by.step, cond, noise)
-        return apply_mask(self.facts.units.to_user(x0), on_host)
 
     def write(
         self,

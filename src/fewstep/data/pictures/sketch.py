@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -19,7 +20,7 @@ def is_tiles(x: Tensor) -> bool:
     return x.ndim == 4 and x.shape[1] in (1, 3)
 
 
-def save(path: Path, x: Tensor, columns: int | None = None) -> None:
+def save(path: Path | IO[bytes], x: Tensor, columns: int | None = None) -> None:
     """Writes samples `[N, ...]` in the model's range as one PNG.
 
     The range is about [-1, 1] for tiles, any for the rest.
@@ -29,7 +30,7 @@ def save(path: Path, x: Tensor, columns: int | None = None) -> None:
     else:
         sketch = {1: _histogram, 2: _dots}.get(x[0].numel(), _curves)
         picture = sketch(x.flatten(1).double().cpu().numpy())
-    picture.save(path)
+    picture.save(path, "PNG")
 
 
 def _tiles(x: Tensor, columns: int) -> Image.Image:
