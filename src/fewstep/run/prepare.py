@@ -255,9 +255,15 @@ def with_sources(
 ) -> Run:
     """The run with the names of its init and teacher: as passed, as set, or as it had before."""
     before = run if checkpoint is None else checkpoint.record.run
-    init = run.init or before.init if init is None else init
-    teacher = run.teacher or before.teacher if teacher is None else teacher
-    return replace(run, init=sources.name_of(init), teacher=sources.name_of(teacher))
+    init_name = _source_name(run.init, before.init, init)
+    teacher_name = _source_name(run.teacher, before.teacher, teacher)
+    return replace(run, init=init_name, teacher=teacher_name)
+
+
+def _source_name(name: str | None, before: str | None, source: Source | None) -> str | None:
+    """The name of a source in a run: of an object that was typed as module:function, that."""
+    own = sources.name_of(name or before if source is None else source)
+    return name if own == OWN and name else own
 
 
 def with_choices(run: Run, checkpoint: Checkpoint | None) -> Run:

@@ -44,7 +44,7 @@ def teacher_of(source: Source | None, student: Prepared) -> Model | None:
     none, or gets one of other data.
     """
     run, facts, method = student.run, student.facts, student.method
-    name = run.teacher if source is None else name_of(source)
+    name = run.teacher or name_of(source)
     if "teacher" not in method.needs:
         _leave_out(name, run.method, is_offer=source is None)
         return None
