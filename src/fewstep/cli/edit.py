@@ -141,12 +141,12 @@ def edits(args: Args, generator: Generator) -> tuple[Tensor, Tensor | None]:
     if args.task != "colourise" and len(facts.shape) == 3 and x.ndim == 3 and x.shape[0] == 1:
         x = x.expand(facts.shape[0], *x.shape[1:])  # a grey picture
     y = edit_files.measured_values(x, measurement, facts.shape)
-    n = args.n or (len(y) if len(y) > 1 else 8)
+    n = len(y) if len(y) > 1 else 8
     samples = edit(
         generator,
         y,
         measurement,
-        n,
+        n if args.n is None else args.n,
         steps=STEPS if args.steps is None else args.steps,
         particles=args.particles,
         seed=args.seed,
