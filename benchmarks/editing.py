@@ -9,7 +9,6 @@ The consistency function is the law's own, by 18 moves of Heun's method. About t
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -66,7 +65,7 @@ class Posterior:
         deviation = (self.weights @ (variances + self.means**2) - mean**2).sqrt()
         own_mean = shares @ x
         own_deviation = (shares @ (x - own_mean) ** 2).sqrt()
-        modes = (shares @ self.responsibilities(x)) - self.weights
+        modes = shares @ self.responsibilities(x) - self.weights
         return (
             float(((own_mean - mean) / deviation).abs().max()),
             float((own_deviation / deviation - 1).abs().max()),
@@ -187,7 +186,7 @@ def main() -> None:
         for way, function, steps in ways:
             runs = [function(case, steps, args.particles, seed) for seed in range(args.repeats)]
             errors = truth.errors(*pool(runs, len(case.y)))
-            cells = " | ".join("-" if math.isnan(e) else f"{e:.3f}" for e in errors)
+            cells = " | ".join(f"{error:.3f}" for error in errors)
             print(f"| {name} | {way} | {steps} | {cells} |", flush=True)
 
 
