@@ -6,7 +6,7 @@ import torch
 
 import fewstep as fs
 from fewstep.data.pictures import sketch
-from fewstep.run.edit_files import shown_values
+from fewstep.run.edit_files import input_pictures
 
 HERE = Path(__file__).parent.resolve()
 ROWS = (1, 2, 3, 5)  # of the test digits
@@ -21,8 +21,8 @@ def main() -> None:
         for row in ROWS:
             truth = fs.data.digits().test.x0[row : row + 1]
             y = truth if measurement.entries is not None else measurement.forward(truth)
-            shown = shown_values(measurement, y, digits)
-            rows += [truth, shown, fs.edit(digits, y, measurement, 8, seed=row)]
+            inputs = input_pictures(measurement, y, digits)
+            rows += [truth, inputs, fs.edit(digits, y, measurement, 8, seed=row)]
     sketch.save(HERE / "editing.png", torch.cat(rows), 10)
 
 

@@ -148,9 +148,9 @@ def test_algorithm_4_gives_modes_the_weights_of_the_prior():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["two modes far apart", "three modes in 4"])
 def test_an_edit_by_the_true_trajectories_draws_from_the_posterior(name):
-    """The law's own `solve`, to 1e-8; in eight populations, for less chance in the mean."""
+    """The law's own `solve`, to 1e-8; in four populations, for less chance in the mean."""
     case = CASES[name]
     law = case.law
     truth = case.posterior()
@@ -158,7 +158,7 @@ def test_an_edit_by_the_true_trajectories_draws_from_the_posterior(name):
     def jump(x_t, t, cond=None):
         return law.solve(x_t, t, 0.0)
 
-    runs = [by_edit(case, 33, 512, seed, jump) for seed in range(8)]
+    runs = [by_edit(case, 33, 512, seed, jump) for seed in range(4)]
     x = torch.cat([one.x for one in runs])[:, len(case.y) :]
     shares = torch.cat([one.log_weights.softmax(0) for one in runs]) / len(runs)
     assert max(truth.errors(x, shares)) < 0.1

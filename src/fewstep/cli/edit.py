@@ -87,14 +87,14 @@ def main(argv: list[str]) -> int:
     )
     edit_files.check_out(args.out, generator)
     is_way = args.task == "interpolate"
-    x, shown = way(args, generator) if is_way else edits(args, generator)
+    x, inputs = way(args, generator) if is_way else edits(args, generator)
     bad = int((~x.flatten(1).isfinite()).any(1).sum())
     if bad:
         raise NonFiniteError(
             f"{bad} of {len(x)} samples are not finite, and none were written: the run's weights"
             " have diverged: train again with a lower --lr"
         )
-    about = edit_files.write(args.out, x, generator, shown)
+    about = edit_files.write(args.out, x, generator, inputs)
     if not args.quiet:
         line = f"{len(x)} samples of shape {tuple(x.shape[1:])} in {args.out}"
         print(f"{line}: {about}" if about else line)
@@ -155,7 +155,7 @@ def edits(args: Args, generator: Generator) -> tuple[Tensor, Tensor | None]:
     )
     if facts.look.black_and_white is None:
         return samples, None
-    return samples, edit_files.shown_values(measurement, y, generator)
+    return samples, edit_files.input_pictures(measurement, y, generator)
 
 
 def measurement_of(args: Args, x: Tensor, shape: tuple[int, ...]) -> Measurement:

@@ -151,10 +151,10 @@ def check_out(path: Path, generator: Generator) -> None:
     require(path.suffix in ENDINGS or is_folder, "out", str(path), need)
 
 
-def write(path: Path, x: Tensor, generator: Generator, shown: Tensor | None = None) -> str:
+def write(path: Path, x: Tensor, generator: Generator, inputs: Tensor | None = None) -> str:
     """Writes samples; what a picture shows, in words.
 
-    A .png of pictures is a row with `shown`, what was measured, before them; a folder gets one PNG
+    A .png of pictures is a row with `inputs`, what was measured, before them; a folder gets one PNG
     for each sample, of its own size. Raises StorageError where the disk refuses.
     """
     look = generator.facts.look
@@ -167,8 +167,8 @@ def write(path: Path, x: Tensor, generator: Generator, shown: Tensor | None = No
         low, high = look.black_and_white
         greys = Units((low + high) / 2, (high - low) / 2)
         if path.suffix:
-            rows = x if shown is None else _beside(shown.to(x.dtype), x)
-            columns = 2 if shown is not None and len(shown) > 1 else min(len(rows), COLUMNS)
+            rows = x if inputs is None else _beside(inputs.to(x.dtype), x)
+            columns = 2 if inputs is not None and len(inputs) > 1 else min(len(rows), COLUMNS)
             sketch.save(path, greys.to_model(rows), columns)
             return ""
         path.mkdir(exist_ok=True)
@@ -179,14 +179,14 @@ def write(path: Path, x: Tensor, generator: Generator, shown: Tensor | None = No
         return ""
 
 
-def _beside(shown: Tensor, x: Tensor) -> Tensor:
+def _beside(inputs: Tensor, x: Tensor) -> Tensor:
     """One measurement before all samples, or each before its own."""
-    if len(shown) == 1:
-        return torch.cat([shown, x])
-    return torch.stack([shown, x], 1).flatten(0, 1)
+    if len(inputs) == 1:
+        return torch.cat([inputs, x])
+    return torch.stack([inputs, x], 1).flatten(0, 1)
 
 
-def shown_values(measurement: Measurement, y: Tensor, generator: Generator) -> Tensor:
+def input_pictures(measurement: Measurement, y: Tensor, generator: Generator) -> Tensor:
     """What was measured as pictures `[N, C, H, W]`: what is missing is grey."""
     shape = generator.facts.shape
     low, high = generator.facts.look.black_and_white or (0.0, 1.0)
