@@ -10,6 +10,7 @@ from importlib import import_module
 VERBS = {
     "train": "train a generator from a recipe",
     "sample": "draw samples from a trained generator",
+    "edit": "fill in, colour or sharpen what is there, by a trained generator",
     "serve": "answer requests for samples over HTTP",
     "eval": "score a generator against held-out data",
     "frontier": "what each further step buys: quality against evaluations and latency",
