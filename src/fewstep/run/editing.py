@@ -19,7 +19,7 @@ from fewstep.base.surroundings import surroundings
 from fewstep.core import editing, sampling, solvers
 from fewstep.core.denoiser import Denoiser, Truncated, passes_in_parts
 from fewstep.core.measurements import Measurement
-from fewstep.data.description import warn_outside
+from fewstep.data.description import outside
 from fewstep.run.generator import Generator
 from fewstep.run.measurement_units import check_values, in_model_units
 
@@ -214,7 +214,9 @@ def _check_times(generator: Generator, times: Sequence[float]) -> None:
 
 def _conditions(generator: Generator, cond: Cond | int | str, n: int) -> Cond:
     """n conditions in the model's units; a warning where they are far from the training's."""
-    warn_outside(generator.facts.description, generator.user_conditions(n, cond))
+    wish = generator.user_conditions(n, cond)
+    for line in outside(generator.facts.description, wish):
+        log.warning("fewstep: %s", line)
     return generator.conditions(n, cond)
 
 
