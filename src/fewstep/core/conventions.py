@@ -155,6 +155,11 @@ class Convention:
     def sigma_data(self) -> float | None:
         return abilities.sigma_data(self.scaling)
 
+    @property
+    def multiplies(self) -> bool:
+        """Whether the guess has the output's errors times the noise level: of noise and score."""
+        return self.prediction in ("eps", "score", "vp", "ve")
+
     def with_sigma_data(self, sigma_data: float) -> Convention:
         scaling: Any = self.scaling
         return replace(self, scaling=replace(scaling, sigma_data=sigma_data))

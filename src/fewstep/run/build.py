@@ -33,6 +33,7 @@ from fewstep.run.config import Run, with_values
 from fewstep.run.facts import Facts
 
 _SMALL = 4096  # elements that an outline may take memory for
+HIGHEST = 30.0  # noise level, in deviations of the data, at which students in noise begin
 OWN = "own"  # the name in a run of a network, method or denoiser that was passed as an object
 
 # A network, or what makes one of (shape, classes, **options).
@@ -82,7 +83,7 @@ def build_method(run: Run, facts: Facts, own: OwnMethod | None = None) -> Method
     function of those options that makes one.
     """
     if isinstance(own, Method):
-        return _with_convention(own, run)
+        return _with_convention(own, run, facts)
     function = factory_of("method", methods, run.method, own)
     options = checked_options("method", function, run.method_options)
     if "sigma_data" in inspect.signature(function).parameters:
@@ -93,16 +94,26 @@ def build_method(run: Run, facts: Facts, own: OwnMethod | None = None) -> Method
         raise UserError(
             f"method {run.method!r} gave {type(method).__name__}: expected a fewstep.Method"
         )
-    return _with_convention(method, run)
+    return _with_convention(method, run, facts)
 
 
-def _with_convention(method: Method, run: Run) -> Method:
-    """The method for a student whose network has the run's convention."""
+def _with_convention(method: Method, run: Run, facts: Facts) -> Method:
+    """The method for a student whose network has the run's convention.
+
+    A student that predicts noise has the errors of its output times the level, so in one step from
+    level 80 they are 80 times as large: it is sampled from `HIGHEST` deviations of the data on,
+    where Stable Diffusion's table ends and hardly anything of the data is left.
+    """
     if not run.convention:
         return method
     source = Convention.from_json(run.convention)
-    before = None if method.before is None else _with_convention(method.before, run)
-    return replace(method, scaling=student_scaling(method.scaling, source), before=before)
+    before = None if method.before is None else _with_convention(method.before, run, facts)
+    process = method.process
+    if source.multiplies and not method.denoises:
+        top = float(process.time_at(HIGHEST * facts.sigma_data))
+        process = replace(process, t_max=min(process.t_max, top))
+    scaling = student_scaling(method.scaling, source)
+    return replace(method, scaling=scaling, process=process, before=before)
 
 
 def check_data(dataset: Dataset, method: Method) -> None:

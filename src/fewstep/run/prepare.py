@@ -13,16 +13,25 @@ import torch
 from torch import Tensor
 
 from fewstep import data as datasets
+from fewstep import methods
 from fewstep.adapters.adapt import convention_of, network_of
 from fewstep.base.errors import UserError
-from fewstep.base.options import Options
+from fewstep.base.options import Options, names_of, options_of
 from fewstep.core import sampling
 from fewstep.core.conventions import Convention
 from fewstep.core.method import Method
 from fewstep.data import Arrays, Dataset, units
 from fewstep.run import datasets as run_data
 from fewstep.run import sources, stages
-from fewstep.run.build import OWN, Network, OwnMethod, build_method, check_data, with_defaults
+from fewstep.run.build import (
+    HIGHEST,
+    OWN,
+    Network,
+    OwnMethod,
+    build_method,
+    check_data,
+    with_defaults,
+)
 from fewstep.run.checkpoint import Checkpoint
 from fewstep.run.checkpoint.schema import check_room
 from fewstep.run.config import AUTO, Run
@@ -145,17 +154,35 @@ def with_foreign(
     if own is not None:
         module = network_of(denoiser)
         module = copy.deepcopy(module) if network is None else module
-        return replace(run, convention=own.to_json()), module, f"network: {own}"
+        run = _with_top(replace(run, convention=own.to_json()), own)
+        return run, module, f"network: {own}"
     source = sources.run_of_source(run.init if init is None else init)
     if source is None or not source.convention:
         return run, network, ""
     own = Convention.from_json(source.convention)
-    run = replace(run, convention=source.convention)
+    run = _with_top(replace(run, convention=source.convention), own)
     if run.sigma_data is None and own.sigma_data is not None:
         run = replace(run, sigma_data=own.sigma_data)
     if network is None and run.network != source.network:
         run = replace(run, network=source.network, network_options=source.network_options)
     return run, network, f"network: {source.network}, of init: {own}"
+
+
+def _with_top(run: Run, own: Convention) -> Run:
+    """The run with levels up to where its students in noise are sampled from, see `build`.
+
+    Only where its method has a highest level and nobody set it.
+    """
+    function = names_of(methods).get(run.method)
+    top = None if function is None else options_of(function).get("t_max")
+    if (
+        top is None
+        or not own.multiplies
+        or run.method_options.get("t_max", top.default) != top.default
+    ):
+        return run
+    level = HIGHEST * (run.sigma_data or units.STD)
+    return replace(run, method_options={**run.method_options, "t_max": level})
 
 
 def _inside(network: Network | None) -> Network | None:
