@@ -1,4 +1,4 @@
-"""Eleven packages in one order: none imports one behind it, and none imports the face."""
+"""Twelve packages in one order: none imports one behind it, and none imports the face."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ PACKAGES = (
     "core",
     "methods",
     "exact",
+    "adapters",
     "run",
     "training",
     "analysis",
