@@ -22,6 +22,7 @@ PACKAGES = (
     "methods",
     "exact",
     "adapters",
+    "foreign",
     "run",
     "training",
     "analysis",

@@ -26,7 +26,9 @@ from fewstep.foreign.tree import Tree, build
 
 log = logging.getLogger("fewstep")
 
-READER = Path(__file__).parent / "apart" / "main.py"
+# The package of the reader, `apart`, alone: without fewstep, which would import torch.
+PLACE = Path(__file__).parent
+START = "import sys; sys.path.append(sys.argv[4]); from apart.main import main; main()"
 ROOM = 64 * 2**20  # bytes that any reader may take
 FACTOR = 4  # and so many times the file's size
 SECONDS = 10.0  # for any file
@@ -40,8 +42,8 @@ def read_foreign(
 ) -> Tree:
     """The values of a pickle, of what torch.save wrote or of a safetensors file; runs nothing.
 
-    seconds: how long it may take; None is 10 and one more for each 20 MB. most_bytes: of the tensors
-    that it may hold; None is 64 MB and four times the file's size.
+    seconds: how long it may take; None is 10 and one more for each 20 MB. most_bytes: of the
+    tensors that it may hold; None is 64 MB and four times the file's size.
     Raises UserError without a file, StorageError for one that is damaged, no checkpoint, or asks
     for more than that.
     """
@@ -68,7 +70,7 @@ def _run(place: Path, out: Path, seconds: float, memory: int, most: int) -> None
     if not sys.executable:
         raise UserError(f"{place} is read by a Python of its own, and there is none to start")
     limits = [math.ceil(seconds) + 1, memory, most]
-    command = [sys.executable, "-I", "-S", str(READER), *map(str, limits)]
+    command = [sys.executable, "-I", "-S", "-c", START, *map(str, limits), str(PLACE)]
     # Windows starts no program without this one.
     names = [name for name in ("SYSTEMROOT",) if name in os.environ]
     with storage(f"{place} cannot be read"), place.open("rb") as content, out.open("wb") as result:
@@ -90,9 +92,7 @@ def _run(place: Path, out: Path, seconds: float, memory: int, most: int) -> None
 
 
 def _warn_without_limits() -> None:
-    try:
-        import resource  # noqa: F401
-    except ImportError:
+    if sys.platform == "win32":
         log.warning(
             "fewstep: this system sets no limits of memory and processor time: read foreign files"
             " that you trust"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,7 +71,7 @@ def build(about: Any, storages: Mapping[str, Tensor], where: str) -> Any:
     def value(code: Any) -> Any:
         return values[code[0]] if isinstance(code, list) else code
 
-    makers = {
+    makers: dict[str, Callable[..., Any]] = {
         "int": lambda text: int(text, 16),
         "float": float,
         "text": str,

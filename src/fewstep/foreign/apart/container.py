@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from machine import Machine
-from members import Member, members
-from opcodes import run
-from values import Buffer, Name, Pairs, Record, Refusal, Span, Storage
+from .machine import Machine
+from .members import Member, members
+from .opcodes import run
+from .values import Name, Pairs, Record, Refusal, Span, Storage
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of torch.save's format before 1.6
 DEEPEST = 3  # files inside a file: a tensor in a bare pickle is one
@@ -56,7 +56,7 @@ def check_beginning(first: bytes) -> None:
     """Raises Refusal for files of other kinds that people take for checkpoints."""
     kinds = {
         b"": "it is empty",
-        b"version https://git-lfs": "it is a pointer of Git LFS: fetch the file itself (git lfs pull)",
+        b"version https://git-lfs": "it is a pointer of Git LFS: fetch the file itself",
         b"<": "it is a page of the web or XML: the download did not give the file",
         b"\x93NUMPY": "it is an array of NumPy",
         b"\x1f\x8b": "it is compressed by gzip: unpack it first",
@@ -82,7 +82,7 @@ def declare(about: Any, locate: Callable[[str, int], Span]) -> tuple[str, Storag
     if not isinstance(kind, Name) or type(length) is not int or not isinstance(key, str | int):
         return None
     name = kind.name.rpartition(".")[2].replace("TypedStorage", "UntypedStorage")
-    if len(about) > 5 and about[5] is not None or name not in SIZES or length < 0:
+    if (len(about) > 5 and about[5] is not None) or name not in SIZES or length < 0:
         return None
     size = length * SIZES[name]
     return str(key), Storage(name, length, lambda: locate(str(key), size))

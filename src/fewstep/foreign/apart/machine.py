@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from values import Buffer, Group, Name, Pairs, Record, Refusal, Span
+from .values import Buffer, Group, Name, Pairs, Record, Refusal, Span
 
 MOST_LINE = 1 << 20  # bytes of a line of protocol 0
 MOST_NAME = 1000  # characters of a module or a class

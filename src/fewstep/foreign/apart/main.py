@@ -1,8 +1,8 @@
 """Reads a checkpoint from standard input and writes what it holds to standard output.
 
-Run by `fewstep.foreign.reading` in a process of its own, with the standard library alone:
-`python -I -S main.py SECONDS MEMORY MOST`. It never gets a path, opens nothing, and calls nothing
-that the file names. The output is a safetensors file: the storages `0`, `1`, ... and `tree`, JSON.
+`main()` takes SECONDS MEMORY MOST from the command line. It never gets a path, opens nothing, and
+calls nothing that the file names. The output is a safetensors file:
+the storages `0`, `1`, ... and `tree`, JSON.
 A refusal is one JSON object on standard error and exit code 3.
 """
 
@@ -14,17 +14,10 @@ import os
 import sys
 from typing import Any, BinaryIO
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-
-from container import SIZES, Budget, load  # noqa: E402
-from tensors import DTYPES, WIDTHS  # noqa: E402
-from tree import Table  # noqa: E402
-from values import Refusal, Span, Storage  # noqa: E402
-
-try:
-    import resource
-except ImportError:  # Windows has no such limits: the parent says so
-    resource = None  # type: ignore[assignment]
+from .container import SIZES, Budget, load
+from .tensors import DTYPES, WIDTHS
+from .tree import Table
+from .values import Refusal, Span, Storage
 
 MOST_TREE = 10 * 2**20  # bytes of JSON
 CHUNK = 2**20
@@ -32,8 +25,10 @@ CHUNK = 2**20
 
 def contain(seconds: int, memory: int, most: int) -> None:
     """Takes from this process what it does not need: memory, time, files, sockets, children."""
-    if resource is None:
-        return
+    if sys.platform == "win32":
+        return  # it has no such limits: the parent says so
+    import resource
+
     sys.setrecursionlimit(2000)
     limits = {
         "RLIMIT_AS": memory,
@@ -124,7 +119,3 @@ def main() -> None:
     if kind:
         os.write(2, json.dumps({"kind": kind, "text": text[:500]}).encode())
     os._exit(3 if kind else 0)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from values import Refusal, Span
+from .values import Refusal, Span
 
 MOST_MEMBERS = 100_000
 END = b"PK\x05\x06"  # of the central directory
@@ -91,7 +91,7 @@ def entry(span: Span, position: int) -> tuple[Member, int]:
     if flags & 0x1:
         raise Refusal("foreign", "it is encrypted")
     if method not in (0, 8):
-        raise Refusal("foreign", f"a member is compressed by method {method}: none or deflate are read")
+        raise Refusal("foreign", f"a member is compressed by method {method}: deflate is read")
     content = locate(span, offset, packed, name)
     if method == 0 and packed != size:
         raise Refusal("damaged", f"the member {name[:60]!r} has two sizes")

@@ -7,8 +7,8 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from machine import Machine
-from values import Group, Name, Pairs, Record, Refusal, Span, Text
+from .machine import Machine
+from .values import Group, Name, Pairs, Record, Refusal, Span, Text
 
 MOST_INTEGER = 1024  # bytes of a whole number, or digits
 SHORT = 4000  # bytes of text or data that are copied; longer ones stay in the file
@@ -87,7 +87,7 @@ def quote(machine: Machine) -> str:
     line = machine.line().strip()
     if len(line) < 2 or line[:1] not in (b"'", b'"') or line[:1] != line[-1:]:
         raise Refusal("damaged", "a string has no quotes")
-    return codecs.escape_decode(line[1:-1])[0].decode("latin-1")  # type: ignore[attr-defined]
+    return codecs.escape_decode(line[1:-1])[0].decode("latin-1")
 
 
 def escape(machine: Machine) -> str:

@@ -8,18 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from container import SIZES
-from values import Name, Record, Span, Storage, Text
+from .container import SIZES
+from .values import Name, Record, Span, Storage, Text
 
 MOST_AXES = 64
 
 # safetensors' word for the elements of a storage, or of a tensor whose storage is untyped.
 DTYPES = {
-    "FloatStorage": "F32", "DoubleStorage": "F64", "HalfStorage": "F16", "BFloat16Storage": "BF16",
-    "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8",
-    "ByteStorage": "U8", "BoolStorage": "BOOL", "UntypedStorage": "U8", "ComplexFloatStorage": "C64",
-    "torch.float32": "F32", "torch.float64": "F64", "torch.float16": "F16", "torch.bfloat16": "BF16",
-    "torch.int64": "I64", "torch.int32": "I32", "torch.int16": "I16", "torch.int8": "I8",
+    "FloatStorage": "F32", "DoubleStorage": "F64", "HalfStorage": "F16", "LongStorage": "I64",
+    "BFloat16Storage": "BF16", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8",
+    "ByteStorage": "U8", "BoolStorage": "BOOL", "UntypedStorage": "U8",
+    "ComplexFloatStorage": "C64",
+    "torch.float32": "F32", "torch.float64": "F64", "torch.float16": "F16", "torch.int64": "I64",
+    "torch.bfloat16": "BF16", "torch.int32": "I32", "torch.int16": "I16", "torch.int8": "I8",
     "torch.uint8": "U8", "torch.bool": "BOOL", "torch.complex64": "C64", "torch.uint16": "U16",
     "torch.uint32": "U32", "torch.uint64": "U64", "torch.float8_e4m3fn": "F8_E4M3",
     "torch.float8_e5m2": "F8_E5M2",
@@ -70,7 +71,7 @@ def check_view(view: View) -> str:
         return "its size, stride or offset is no number of elements"
     count = math.prod(view.size)
     last = view.offset + sum((n - 1) * s for n, s in zip(view.size, view.stride, strict=True))
-    if count and last >= elements or view.offset > elements:
+    if (count and last >= elements) or view.offset > elements:
         return "it reaches beyond its storage"
     if count > elements:
         return "it has more elements than its storage"

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from container import SIZES, Budget, load
-from tensors import (
+from .container import SIZES, Budget, load
+from .tensors import (
     DTYPES,
     NUMPY,
     REBUILD,
@@ -21,7 +21,7 @@ from tensors import (
     scalar_of,
     tensor_of,
 )
-from values import Group, Name, Pairs, Record, Refusal, Span, Storage, Text
+from .values import Group, Name, Pairs, Record, Refusal, Span, Storage, Text
 
 DEEPEST = 100  # values in values
 MOST_NODES = 400_000
@@ -215,4 +215,5 @@ def first_items(args: tuple[Any, ...]) -> list[tuple[Any, Any]]:
         return first.items
     if not isinstance(first, list):
         return []
-    return [(pair[0], pair[1]) for pair in first if isinstance(pair, list | tuple) and len(pair) == 2]
+    pairs = (one for one in first if isinstance(one, list | tuple))
+    return [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
