@@ -1,5 +1,5 @@
 """Reads the bytes of foreign checkpoints in a process of its own.
 
-By the standard library alone: started by `fewstep.foreign.reading` as the package `apart`, so that nothing of fewstep, torch or
-NumPy is imported: hence the relative imports.
+By the standard library alone: `fewstep.foreign.reading` starts it as the package `apart`, so that
+nothing of fewstep, torch or NumPy is imported; hence the relative imports.
 """

@@ -46,7 +46,12 @@ def load(span: Span, budget: Budget, depth: int = 0) -> tuple[Any, str]:
         return load_zip(span, budget), "torch zip"
     check_beginning(first)
     machine = Machine(span.data, span.start, span.stop, no_storage, budget.names)
-    value = run(machine)
+    try:
+        value = run(machine)
+    except Refusal as refusal:
+        # Pickles of protocols 0 and 1 begin with no mark of their own: any text may look like one.
+        kind = "foreign" if refusal.kind == "damaged" and first[:1] != b"\x80" else refusal.kind
+        raise Refusal(kind, refusal.text) from refusal
     if value == MAGIC and type(value) is int:
         return load_old(span, machine.position, budget), "torch before 1.6"
     return value, "pickle"
