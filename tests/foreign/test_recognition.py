@@ -120,7 +120,12 @@ def test_a_snapshot_of_another_average_is_a_sum(tmp_path):
         written(tmp_path / f"network-snapshot-{number:07d}-{std}.pkl", value)
 
     def shares(times, deviations, time, std):
-        assert list(zip(times, deviations, strict=True)) == [(1, 0.05), (1, 0.1), (2, 0.05), (2, 0.1)]
+        assert list(zip(times, deviations, strict=True)) == [
+            (1, 0.05),
+            (1, 0.1),
+            (2, 0.05),
+            (2, 0.1),
+        ]
         assert (time, std) == (2, 0.07)
         return [0.1, 0.2, 0.3, 0.4]
 
@@ -144,7 +149,9 @@ def test_the_wrappers_of_ddpmpp_and_ncsnpp(tmp_path, kind):
     value = wrap(case, f"{kind.upper()}Precond")
     one = recognise(read_foreign(written(tmp_path / "x.pkl", {"ema": value})))
     assert one.convention.prediction == kind
-    found = dict(zip(("skip", "out", "in", "noise"), scalars(case, one, reference["sigma"]), strict=True))
+    found = dict(
+        zip(("skip", "out", "in", "noise"), scalars(case, one, reference["sigma"]), strict=True)
+    )
     for name, ours in found.items():
         truth = reference[f"c_{name}"]
         torch.testing.assert_close(ours.to(truth.dtype), truth, rtol=2e-5, atol=2e-3)
@@ -167,9 +174,14 @@ def test_iddpm_is_noise_prediction_on_its_own_table(tmp_path):
     for j in (0, 7, m - 1):
         c = one.convention(fs.process.edm(), u[j : j + 1].double())
         s = u[j].double()
-        torch.testing.assert_close(torch.stack(list(c))[:, 0], torch.stack(
-            [torch.ones_like(s), -s, 1 / (s**2 + 1).sqrt(), torch.full_like(s, m - 1 - j)]
-        ), rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(
+            torch.stack(list(c))[:, 0],
+            torch.stack(
+                [torch.ones_like(s), -s, 1 / (s**2 + 1).sqrt(), torch.full_like(s, m - 1 - j)]
+            ),
+            rtol=1e-5,
+            atol=1e-4,
+        )
 
 
 def test_consistency_models_of_nvidia_and_gc(tmp_path):
@@ -180,9 +192,16 @@ def test_consistency_models_of_nvidia_and_gc(tmp_path):
     assert recognise(read_foreign(written(tmp_path / "b.pt", state, "zip"))).is_student
     agree(case, ect)
     # GC stores an average beside its network, in one state dict.
-    ema = {f"{who}.module.{n}": w for who in ("ema_model", "online_model") for n, w in case.weights.items()}
+    ema = {
+        f"{who}.module.{n}": w
+        for who in ("ema_model", "online_model")
+        for n, w in case.weights.items()
+    }
     path = tmp_path / "best_model.pt"
-    torch.save({"model_state_dict": dict(case.weights), "model_ema_state_dict": ema, "training_step": 7}, path)
+    torch.save(
+        {"model_state_dict": dict(case.weights), "model_ema_state_dict": ema, "training_step": 7},
+        path,
+    )
     gc = recognise(read_foreign(path))
     assert (gc.is_student, gc.shift) == (True, 0.002)
     assert gc.left_out == ("online_model.*",)
@@ -220,7 +239,7 @@ def test_openai_consistency_models_by_their_weights(tmp_path):
     with torch.no_grad():
         case.agree("out", network(case["x"], case["timesteps"], None))
     assert (one.is_student, one.shift, one.convention.label) == (True, 0.002, "250 ln(level)")
-    with pytest.raises(UserError, match="weight .* is"):
+    with pytest.raises(UserError, match=r"weight .* is"):
         recognise(tree, replace(SIZED, network_options={"head_channels": 16, "width": 16}))
 
 
@@ -249,10 +268,15 @@ def test_a_lightning_checkpoint_and_networks_of_ours(tmp_path):
     network = fs.networks.mlp((5,), width=8, depth=1)
     weights = {f"model.{name}": one for name, one in network.state_dict().items()}
     path = tmp_path / "last.ckpt"
-    torch.save({"state_dict": {**weights, "loss.scale": torch.ones(1)}, "hyper_parameters": {"lr": 1}}, path)
+    torch.save(
+        {"state_dict": {**weights, "loss.scale": torch.ones(1)}, "hyper_parameters": {"lr": 1}},
+        path,
+    )
     tree = read_foreign(path)
     assert recognise(tree).network is None
-    said = Said(network="mlp", network_options={"width": 8, "depth": 1}, shape=(5,), is_student=True)
+    said = Said(
+        network="mlp", network_options={"width": 8, "depth": 1}, shape=(5,), is_student=True
+    )
     one = recognise(tree, said)
     assert one.weights.keys() == network.state_dict().keys()
     assert one.left_out == ("loss.scale",)
@@ -262,9 +286,15 @@ def test_a_lightning_checkpoint_and_networks_of_ours(tmp_path):
 
 
 REFUSALS = {
-    "a list of averages": ({"ema": {"shadow_params": [torch.ones(2)], "decay": 0.9}}, "shadow_params"),
+    "a list of averages": (
+        {"ema": {"shadow_params": [torch.ones(2)], "decay": 0.9}},
+        "shadow_params",
+    ),
     "no network": ({"a": 1}, "holds no network: there is a"),
-    "two networks": ({"teacher": {"a.b": torch.ones(1)}, "other": {"a.b": torch.ones(1)}}, "--part"),
+    "two networks": (
+        {"teacher": {"a.b": torch.ones(1)}, "other": {"a.b": torch.ones(1)}},
+        "--part",
+    ),
 }
 
 

@@ -37,6 +37,10 @@ AUDITED = {
         "network",
     ): "processes of one run, that a launcher's environment names to each other",
     (
+        "fewstep/foreign/reading.py",
+        "process",
+    ): "the reader of foreign files, apart from this process: a fixed list of arguments",
+    (
         "fewstep/analysis/metrics/extractors.py",
         "code that a file holds",
     ): "one TorchScript file, known by its SHA-256 alone",

@@ -118,19 +118,27 @@ def programs() -> dict[str, Maker]:
     """What Python's own reader would run."""
     return {
         "os.system": lambda c: b"cos\nsystem\n(S" + repr(f"mkdir {c}").encode() + b"\ntR.",
-        "eval": lambda c: bare(call("builtins", "eval", text(f"__import__('os').mkdir({str(c)!r})"))),
+        "eval": lambda c: bare(
+            call("builtins", "eval", text(f"__import__('os').mkdir({str(c)!r})"))
+        ),
         "exec by STACK_GLOBAL": lambda c: bare(
-            text("builtins") + text("exec") + b"\x93(" + text(f"import os; os.mkdir({str(c)!r})") + b"tR"
+            text("builtins")
+            + text("exec")
+            + b"\x93("
+            + text(f"import os; os.mkdir({str(c)!r})")
+            + b"tR"
         ),
         "a reduce of protocol 0": lambda c: pickle.dumps(hostile.Payload(c), protocol=0),
         "a reduce of protocol 5": lambda c: pickle.dumps(hostile.Payload(c), protocol=5),
         "in a zip of torch": hostile.by_torch,
-        "in torch's old format": lambda c: old(mkdir(c)),
+        "in torch's old format": lambda c: old(mkdir(c), keys=b"]"),
         "INST": lambda c: b"(S" + repr(str(c)).encode() + b"\nios\nmkdir\n.",
         "OBJ": lambda c: bare(b"(" + name("os", "mkdir") + text(str(c)) + b"o"),
         "NEWOBJ": lambda c: bare(name("os", "mkdir") + text(str(c)) + b"\x85\x81"),
         "NEWOBJ_EX": lambda c: bare(name("os", "mkdir") + text(str(c)) + b"\x85}\x92"),
-        "a state for a module": lambda c: bare(name("os", "environ") + b"}" + text("A") + mkdir(c) + b"sb"),
+        "a state for a module": lambda c: bare(
+            name("os", "environ") + b"}" + text("A") + mkdir(c) + b"sb"
+        ),
         "an extension": lambda c: bare(b"\x82\x01" + text(str(c)) + b"\x85R"),
         "a call of a call": lambda c: bare(
             call("functools", "partial", name("os", "mkdir"), text(str(c))) + b")R"
@@ -172,8 +180,7 @@ def laughs(canary: Path) -> bytes:
     """Lists of one list twice, sixty deep: 2^60 values."""
     body = b"]q\x00"
     for level in range(60):
-        body += b"](" + b"h" + bytes([level]) + b"h" + bytes([level]) + b"e" + b"q" + bytes([level + 1])
-        body = body if level else body
+        body += b"](h%ch%ceq%c" % (level, level, level + 1)
     return bare(b"(" + body + b"l")
 
 
@@ -295,7 +302,9 @@ def lies() -> dict[str, Maker]:
         "a symbolic link": link,
         "a zip for a pickle": lambda c: archive({"a/data.pkl": saved(GOOD), "a/data/0": b""}),
         "a deflated member that is cut": lambda c: change(
-            saved(GOOD, b"\1" * 16, zipfile.ZIP_DEFLATED), zlib.compress(b"\1" * 16)[2:-4][:3], b"\xff\xff\xff"
+            saved(GOOD, b"\1" * 16, zipfile.ZIP_DEFLATED),
+            zlib.compress(b"\1" * 16)[2:-4][:3],
+            b"\xff\xff\xff",
         ),
         "a cut zip": lambda c: whole(c)[:-30],
         "a cut pickle": lambda c: pickle.dumps({"a": [1] * 1000})[:500],

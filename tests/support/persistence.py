@@ -56,7 +56,9 @@ def module(
     parts = {first: module("Part", rest, buffers) for first, rest in inside.items()}
     state = {
         "training": False,
-        "_parameters": OrderedDict((k, nn.Parameter(v)) for k, v in own.items() if k not in buffers),
+        "_parameters": OrderedDict(
+            (k, nn.Parameter(v)) for k, v in own.items() if k not in buffers
+        ),
         "_buffers": OrderedDict((k, v) for k, v in own.items() if k in buffers),
         "_non_persistent_buffers_set": set(),
         "_backward_hooks": OrderedDict(),

@@ -31,17 +31,17 @@ CM_BOUNDARY = 0.002  # the boundary of consistency models (CM, iCT, GC)
 SHOWN = 40  # names that are not taken; of more the beginnings
 
 
-def recognise(tree: Tree, said: Said | None = None) -> Recognised:
+def recognise(tree: Tree, hints: Said | None = None) -> Recognised:
     """The network in a file, with its weights in float32 under our names.
 
     Raises UserError, which names the option, where the file leaves open what it is; network is None
     for weights of no known kind where the user names none.
     """
-    said = Said() if said is None else said
-    candidate, notes = pick(tree, said.part)
-    if said.network is not None:
-        return as_said(candidate, said, notes)
-    place = prefix_of(candidate.weights, said.part)
+    hints = Said() if hints is None else hints
+    candidate, notes = pick(tree, hints.part)
+    if hints.network is not None:
+        return as_said(candidate, hints, notes)
+    place = prefix_of(candidate.weights, hints.part)
     if place is None:
         note = (
             "a network of no known kind: name it by --network, or your own by --network file.py:f"
@@ -49,24 +49,24 @@ def recognise(tree: Tree, said: Said | None = None) -> Recognised:
         return Recognised(
             kind=f"{tree.form}: weights of an unknown network",
             network=None,
-            shape=said.shape or (),
-            classes=said.classes or 0,
-            is_student=bool(said.is_student),
-            convention=override(Asked(convention()), said).convention,
+            shape=hints.shape or (),
+            classes=hints.classes or 0,
+            is_student=bool(hints.is_student),
+            convention=override(Asked(convention()), hints).convention,
             weights=candidate.weights,
             notes=(*notes, note),
         )
     family, prefix = place
     if family == "openai":
-        return of_openai(tree, candidate, prefix, said, notes)
-    return of_nvidia(tree, candidate, family, prefix, said, notes)
+        return of_openai(tree, candidate, prefix, hints, notes)
+    return of_nvidia(tree, candidate, family, prefix, hints, notes)
 
 
 # NVIDIA's networks.
 
 
 def of_nvidia(
-    tree: Tree, candidate: Candidate, family: str, prefix: str, said: Said, notes: list[str]
+    tree: Tree, candidate: Candidate, family: str, prefix: str, hints: Said, notes: list[str]
 ) -> Recognised:
     """EDM's and EDM2's networks: by their arguments where these are in the file, else by shapes."""
     inside, left_out = within(candidate.weights, prefix)
@@ -79,19 +79,19 @@ def of_nvidia(
         own = infer(family, inside)
         kind = f"{tree.form}: weights of {family.upper()}'s {own.network}"
         notes.append("the network by the shapes of its weights, without dropout")
-        if own.network == "edm2_unet" and "head_channels" not in said.network_options:
+        if own.network == "edm2_unet" and "head_channels" not in hints.network_options:
             notes.append("attention heads of 64 channels, as published models have")
     if wrapper is not None:
-        asked = ask_by_class(wrapper.name, config or wrapper.attributes, own_buffers(wrapper))
+        manner = ask_by_class(wrapper.name, config or wrapper.attributes, own_buffers(wrapper))
     else:
-        asked = ask_by_file(tree, candidate)
+        manner = ask_by_file(tree, candidate)
     if wrapper is not None and wrapper.name == "iDDPMPrecond":
         inside = halve_outputs(inside, own.shape[0])
         left_out += ("the learned variance",)
-    inside, folded = fold_scale(inside)
-    left_out += folded
-    asked = override(asked, said)
-    return finish(kind, own, inside, asked, said, (*notes, *asked.notes), left_out)
+    inside, scales = fold_scale(inside)
+    left_out += scales
+    manner = override(manner, hints)
+    return finish(kind, own, inside, manner, hints, (*notes, *manner.notes), left_out)
 
 
 def wrapper_of(module: Module | None) -> Module | None:
@@ -142,32 +142,32 @@ def fold_scale(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[
 
 
 def of_openai(
-    tree: Tree, candidate: Candidate, prefix: str, said: Said, notes: list[str]
+    tree: Tree, candidate: Candidate, prefix: str, hints: Said, notes: list[str]
 ) -> Recognised:
     """The U-Nets of consistency models, guided and improved diffusion."""
     inside, left_out = within(candidate.weights, prefix)
     body = body_of(inside)
-    own, guesses = infer_openai(body, said)
+    own, guesses = infer_openai(body, hints)
     notes += guesses
     has_variance = body.outputs == 2 * body.channels
-    asked = ask_openai(Path(tree.path).name, body, has_variance, said)
-    own = complete(own, said)
+    manner = ask_openai(Path(tree.path).name, body, has_variance, hints)
+    own = complete(own, hints)
     with WithoutMemory(), at_most(MOST_TENSORS), fork_rng(0, "outline"):
         network: Any = build(own)
     if has_variance:
         inside = first_channels(inside, body.channels)
         left_out += ("the learned variance: channels of out.2",)
-        order = said.attention_order or attention_order(body, notes)
+        order = hints.attention_order or attention_order(body, notes)
         inside = reorder(inside, network) if order == "legacy" else inside
-    elif said.attention_order == "legacy":
+    elif hints.attention_order == "legacy":
         inside = reorder(inside, network)
     weights = from_openai(network, inside)
-    asked = override(asked, said)
-    kind = f"{tree.form}: openai's U-Net, {asked.convention.prediction}-prediction"
-    return finish(kind, own, weights, asked, said, (*notes, *asked.notes), left_out)
+    manner = override(manner, hints)
+    kind = f"{tree.form}: openai's U-Net, {manner.convention.prediction}-prediction"
+    return finish(kind, own, weights, manner, hints, (*notes, *manner.notes), left_out)
 
 
-def ask_openai(name: str, body: Body, has_variance: bool, said: Said) -> Asked:
+def ask_openai(name: str, body: Body, has_variance: bool, hints: Said) -> Asked:
     """How openai's network is asked: by its outputs, and by the names of published files."""
     if not has_variance:
         edm = convention("edm", label=SONG_LABEL)
@@ -176,9 +176,9 @@ def ask_openai(name: str, body: Body, has_variance: bool, said: Said) -> Asked:
                 word = "a consistency model" if is_student else "a denoiser"
                 notes = (f"{word}, by the name of the file ({start}...)",)
                 return Asked(edm, is_student, CM_BOUNDARY if is_student else 0.0, notes)
-        shift = CM_BOUNDARY if said.is_student else 0.0
+        shift = CM_BOUNDARY if hints.is_student else 0.0
         return Asked(edm, None, shift, ("asked as openai's consistency models are",))
-    place = said.process
+    place = hints.process
     if place is None and body.resample == "block":
         place = "ddpm-cosine" if body.mult == (1, 2, 3, 4) else "ddpm"
     if place is None:
@@ -189,7 +189,7 @@ def ask_openai(name: str, body: Body, has_variance: bool, said: Said) -> Asked:
     word = "cosine" if place == "ddpm-cosine" else "linear"
     note = f"noise-prediction on 1000 {word} betas, as guided-diffusion publishes it"
     eps = override(Asked(convention()), Said(prediction="eps", process=place, label=DDPM_LABEL))
-    return replace(eps, notes=() if said.process else (note,))
+    return replace(eps, notes=() if hints.process else (note,))
 
 
 def attention_order(body: Body, notes: list[str]) -> str:
@@ -203,22 +203,22 @@ def attention_order(body: Body, notes: list[str]) -> str:
 # Any network.
 
 
-def as_said(candidate: Candidate, said: Said, notes: list[str]) -> Recognised:
+def as_said(candidate: Candidate, hints: Said, notes: list[str]) -> Recognised:
     """The network that the user names, with the weights that have its names behind some prefix."""
-    if said.shape is None:
+    if hints.shape is None:
         raise UserError(
-            f"--network {said.network} also needs the shape of a sample: --shape 3,64,64"
+            f"--network {hints.network} also needs the shape of a sample: --shape 3,64,64"
         )
-    own = Shaped(str(said.network), said.shape, said.classes or 0, {})
-    names = list(outline_of(complete(own, said)))
+    own = Shaped(str(hints.network), hints.shape, hints.classes or 0, {})
+    names = list(outline_of(complete(own, hints)))
     prefixes = {n.removesuffix(names[0]) for n in candidate.weights if n.endswith(names[0])}
     fits = [p for p in prefixes if all(f"{p}{name}" in candidate.weights for name in names)]
     if len(fits) > 1:
-        fits = [p for p in fits if (said.part or "ema") in p] or [min(fits, key=len)]
+        fits = [p for p in fits if (hints.part or "ema") in p] or [min(fits, key=len)]
     inside, left_out = within(candidate.weights, fits[0] if fits else "")
-    asked = override(Asked(convention(), is_student=None), said)
-    kind = f"weights of {said.network}"
-    return finish(kind, own, inside, asked, said, tuple(notes), left_out)
+    manner = override(Asked(convention(), is_student=None), hints)
+    kind = f"weights of {hints.network}"
+    return finish(kind, own, inside, manner, hints, tuple(notes), left_out)
 
 
 def within(weights: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -230,12 +230,12 @@ def within(weights: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor
     return inside, tuple(others)
 
 
-def complete(own: Shaped, said: Said) -> Shaped:
+def complete(own: Shaped, hints: Said) -> Shaped:
     """The network with what the user says of it, all its options checked. Raises UserError."""
     factory = choose("network", networks, own.network)
-    options = checked_options("network", factory, {**own.options, **said.network_options})
-    classes = own.classes if said.classes is None else said.classes
-    return Shaped(own.network, said.shape or own.shape, classes, options)
+    options = checked_options("network", factory, {**own.options, **hints.network_options})
+    classes = own.classes if hints.classes is None else hints.classes
+    return Shaped(own.network, hints.shape or own.shape, classes, options)
 
 
 def build(own: Shaped) -> torch.nn.Module:
@@ -252,15 +252,15 @@ def finish(
     kind: str,
     own: Shaped,
     weights: Mapping[str, Tensor],
-    asked: Asked,
-    said: Said,
+    manner: Asked,
+    hints: Said,
     notes: Iterable[str],
     left_out: tuple[str, ...],
 ) -> Recognised:
     """The result, after its weights were compared with the network. Raises UserError."""
-    own = complete(own, said)
+    own = complete(own, hints)
     check(outline_of(own), weights, own.network)
-    if asked.is_student is None:
+    if manner.is_student is None:
         raise UserError(
             "the file does not say what its network gives: say --is-student true for a consistency"
             " model, false for a denoiser"
@@ -272,9 +272,9 @@ def finish(
         network_options=options,
         shape=own.shape,
         classes=own.classes,
-        convention=asked.convention,
-        is_student=asked.is_student,
-        shift=asked.shift,
+        convention=manner.convention,
+        is_student=manner.is_student,
+        shift=manner.shift,
         weights={name: plain(one) for name, one in weights.items()},
         left_out=left_out,
         notes=tuple(notes),

@@ -92,31 +92,31 @@ def cosine_betas(steps: int = 1000) -> Tensor:
     return (1 - power[1:] / power[:-1]).clamp(max=0.999)
 
 
-def override(own: Asked, said: Said) -> Asked:
+def override(own: Asked, hints: Said) -> Asked:
     """What the user says instead. Raises UserError."""
     result = own.convention
-    if said.prediction or said.process:
-        place: str | Process = said.process or result.process
-        if said.process == "ddpm-cosine":
+    if hints.prediction or hints.process:
+        place: str | Process = hints.process or result.process
+        if hints.process == "ddpm-cosine":
             place = process.discrete(betas=cosine_betas())
-        kind = said.prediction or result.prediction
-        deviation = result.sigma_data if said.sigma_data is None else said.sigma_data
+        kind = hints.prediction or result.prediction
+        deviation = result.sigma_data if hints.sigma_data is None else hints.sigma_data
         result = convention(
             kind,
             place,
-            label=said.label,
-            sigma_data=deviation if kind in ("edm", "trig") else said.sigma_data,
+            label=hints.label,
+            sigma_data=deviation if kind in ("edm", "trig") else hints.sigma_data,
         )
     else:
-        if said.label is not None:
-            result = replace(result, label=said.label)
-        if said.sigma_data is not None:
+        if hints.label is not None:
+            result = replace(result, label=hints.label)
+        if hints.sigma_data is not None:
             require(
-                result.sigma_data is not None, "sigma_data", said.sigma_data, "prediction = edm"
+                result.sigma_data is not None, "sigma_data", hints.sigma_data, "prediction = edm"
             )
-            result = result.with_sigma_data(said.sigma_data)
-    is_student = own.is_student if said.is_student is None else said.is_student
-    shift = own.shift if said.shift is None else said.shift
-    if said.is_student is False and said.shift is None:
+            result = result.with_sigma_data(hints.sigma_data)
+    is_student = own.is_student if hints.is_student is None else hints.is_student
+    shift = own.shift if hints.shift is None else hints.shift
+    if hints.is_student is False and hints.shift is None:
         shift = 0.0
     return Asked(result, is_student, shift, own.notes)

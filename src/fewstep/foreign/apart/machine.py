@@ -46,9 +46,9 @@ class Machine:
         self.position = start + count
         return start
 
-    def number(self, size: int, signed: bool = False) -> int:
+    def number(self, size: int, is_signed: bool = False) -> int:
         start = self.skip(size)
-        return int.from_bytes(self.data[start : start + size], "little", signed=signed)
+        return int.from_bytes(self.data[start : start + size], "little", signed=is_signed)
 
     def span(self, size: int) -> Span:
         start = self.skip(self.number(size))

@@ -39,7 +39,7 @@ def contain(seconds: int, memory: int, most: int) -> None:
         "RLIMIT_NOFILE": 3,  # the three that are open: no file and no socket can be added
     }
     for name, value in limits.items():
-        kind = getattr(resource, name, None)
+        kind = vars(resource).get(name)
         if kind is None:
             continue
         try:

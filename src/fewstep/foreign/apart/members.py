@@ -80,20 +80,20 @@ def directory(span: Span) -> tuple[int, int, int]:
 def entry(span: Span, position: int) -> tuple[Member, int]:
     """The member of an entry of the directory, and where the next entry is."""
     fields = struct.unpack("<4s6H3I5HII", bytes(span.data[position : position + 46]))
-    mark, _, _, flags, method, _, _, _, packed, size, long, extra, comment = fields[:13]
+    mark, _, _, flags, method, _, _, _, length, size, long, extra, comment = fields[:13]
     offset = fields[16]
     if mark != ENTRY:
         raise Refusal("damaged", "its zip directory is broken")
     start = position + 46
     name = bytes(span.data[start : start + long]).decode("utf-8", "replace")
     more = bytes(span.data[start + long : start + long + extra])
-    size, packed, offset = wide(more, size, packed, offset)
+    size, length, offset = wide(more, size, length, offset)
     if flags & 0x1:
         raise Refusal("foreign", "it is encrypted")
     if method not in (0, 8):
         raise Refusal("foreign", f"a member is compressed by method {method}: deflate is read")
-    content = locate(span, offset, packed, name)
-    if method == 0 and packed != size:
+    content = locate(span, offset, length, name)
+    if method == 0 and length != size:
         raise Refusal("damaged", f"the member {name[:60]!r} has two sizes")
     return Member(name, content, method == 8, size), start + long + extra + comment
 

@@ -215,7 +215,7 @@ STEPS: dict[int, Step] = {
     code("G"): push(lambda m: struct.unpack(">d", m.data[(p := m.skip(8)) : p + 8])[0]),
     code("I"): push(decimal),
     code("L"): push(decimal),
-    code("J"): push(lambda m: m.number(4, signed=True)),
+    code("J"): push(lambda m: m.number(4, is_signed=True)),
     code("K"): push(lambda m: m.number(1)),
     code("M"): push(lambda m: m.number(2)),
     0x8A: push(lambda m: integer(m.span(1).content(MOST_INTEGER + 1))),

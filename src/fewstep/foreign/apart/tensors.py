@@ -104,20 +104,23 @@ def tensor_of(
 
 
 def is_size(value: Any) -> bool:
-    named = isinstance(value, Record) and value.name == "torch.Size"
-    return named and isinstance(value.args, tuple) and len(value.args) == 1
+    is_called = isinstance(value, Record) and value.name == "torch.Size"
+    return is_called and isinstance(value.args, tuple) and len(value.args) == 1
 
 
 def bytes_of(value: Any) -> Span | None:
     """Bytes wherever they lie; also those of Python 2, which protocol 2 has as text."""
     if isinstance(value, Span):
         return value
-    if isinstance(value, Record) and value.name == "_codecs.encode" and value.args:
-        value = value.args[0]
-        if isinstance(value, Text):
-            value = value.span.content().decode("utf-8", "replace")
-    if isinstance(value, Record) and value.name in ("builtins.bytearray", "builtins.bytes"):
-        return bytes_of(value.args[0]) if isinstance(value.args, tuple) and value.args else None
+    if isinstance(value, Record) and isinstance(value.args, tuple) and value.args:
+        first = value.args[0]
+        is_bytes = value.name in ("builtins.bytearray", "builtins.bytes")
+        if is_bytes and isinstance(first, bytes | Span):
+            return bytes_of(first)
+        if value.name == "_codecs.encode" and isinstance(first, str | Text):
+            value = first
+            if isinstance(first, Text):
+                value = first.span.content().decode("utf-8", "replace")
     if isinstance(value, str):
         value = value.encode("latin-1", "replace")
     return Span(value, 0, len(value)) if isinstance(value, bytes) else None

@@ -30,8 +30,9 @@ MOST_TEXT = 4000  # characters that are kept
 MOST_BYTES = 64
 
 DICTIONARIES = {"collections.OrderedDict", "collections.defaultdict", "collections.Counter"}
-DICTIONARIES |= {"builtins.dict", "copyreg._reconstructor of a dictionary"}
-SETS = {"builtins.set", "builtins.frozenset"}
+DICTIONARIES |= {"builtins.dict"}
+SEQUENCES = {"builtins.set": "set", "builtins.frozenset": "set", "torch.Size": "tuple"}
+BYTES = {"torch.storage._load_from_bytes", "_codecs.encode", "builtins.bytearray"}
 SAME_AS_FIRST = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 
 
@@ -114,25 +115,28 @@ class Table:
         args = record.args if isinstance(record.args, tuple) else (record.args,)
         name = record.name
         if name in REBUILD or name == "torch._tensor._rebuild_from_type_v2":
-            return self.tensor(record, tensor_of(name, args, self.opened), depth)
+            return self.tensor(record, tensor_of(name, args, self.open), depth)
         if name in SAME_AS_FIRST and args:
             return self.value(args[0], depth)
-        if name == "torch.storage._load_from_bytes" and args:
-            storage = self.opened(record)
-            return self.plain(record, depth) if storage is None else self.storage(storage)
         if name in NUMPY:
             return self.numpy(record, args, depth)
-        if name == "copyreg._reconstructor" and args and isinstance(args[0], Name):
-            return self.plain(record, depth, args[0].name, args[2:])
-        if name == "_codecs.encode" and args and isinstance(args[0], str):
-            return self.value(self.keep(args[0].encode("latin-1", "replace")), depth)
         if name in DICTIONARIES:
             return self.node("dict", self.flat([*first_items(args), *record.items], depth))
-        if name in SETS and args and isinstance(args[0], list):
-            return self.sequence("set", args[0], depth)
-        if name == "torch.Size" and args and isinstance(args[0], tuple | list):
-            return self.sequence("tuple", list(args[0]), depth)
+        if name in BYTES:
+            return self.bytes(record, depth)
+        if name in SEQUENCES and args and isinstance(args[0], tuple | list):
+            return self.sequence(SEQUENCES[name], list(args[0]), depth)
+        if name == "copyreg._reconstructor" and args and isinstance(args[0], Name):
+            return self.plain(record, depth, args[0].name, args[2:])
         return self.plain(record, depth)
+
+    def bytes(self, record: Record, depth: int) -> Any:
+        """Bytes by a call: of Python 2, or of a tensor's file."""
+        if record.name == "torch.storage._load_from_bytes":
+            storage = self.open(record)
+            return self.plain(record, depth) if storage is None else self.storage(storage)
+        content = bytes_of(record)
+        return self.plain(record, depth) if content is None else self.value(self.keep(content))
 
     def plain(
         self, record: Record, depth: int, name: str = "", args: Any = None, why: str = ""
@@ -154,7 +158,7 @@ class Table:
 
     # Tensors.
 
-    def opened(self, value: Any) -> Storage | None:
+    def open(self, value: Any) -> Storage | None:
         """The storage behind a persistent id, or in the bytes of a file in the pickle."""
         if isinstance(value, Storage):
             return value
