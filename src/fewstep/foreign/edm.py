@@ -5,7 +5,7 @@ Sources: NVlabs/edm, NVlabs/edm2, locuslab/ect, NVlabs/TCM, thibautissenhuth/con
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fewstep.base.errors import UserError, short_repr
@@ -73,6 +73,8 @@ WRAPPERS = {
     "ConsistencyPrecond": "SongUNet",
     "Precond": "UNet",
 }
+# Defaults of the networks inside where they are others than EDM's.
+DEFAULTS: dict[str, dict[str, Any]] = {"ConsistencyPrecond": {"attn_resolutions": []}}
 # The wrappers' first arguments, which may have been passed without their names.
 FIRST = ("img_resolution", "img_channels", "label_dim")
 # Of the wrapper, of training, or in the weights themselves.
@@ -111,7 +113,18 @@ def network_for(config: Mapping[str, Any], model_type: str | None = None) -> Sha
             raise UserError(f"its network has {name} = {short_repr(value)}, which ours has not")
     if isinstance(options.get("blocks"), list | tuple):
         options |= {"level_blocks": list(options["blocks"]), "blocks": options["blocks"][0]}
+    if isinstance(options.get("dropout"), list | tuple):
+        options |= dropout_of_levels(options["dropout"], side)
     return Shaped(network, shape, classes, _plain(options))
+
+
+def dropout_of_levels(values: Sequence[Any], side: int) -> dict[str, Any]:
+    """GC's dropout, one for each resolution, as ours. Raises UserError for several unlike 0."""
+    kinds = sorted({value for value in values if value})
+    if len(kinds) > 1:
+        raise UserError(f"its network has dropout = {short_repr(values)}, ours only one beside 0")
+    sides = [side >> level for level, value in enumerate(values) if value]
+    return {"dropout": kinds[0] if kinds else 0.0, "dropout_resolutions": sides}
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

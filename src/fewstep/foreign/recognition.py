@@ -16,7 +16,7 @@ from fewstep.base.options import checked_options, choose
 from fewstep.base.randomness import fork_rng
 from fewstep.core.conventions import convention
 from fewstep.foreign.candidates import Candidate, pick, prefix_of
-from fewstep.foreign.edm import FIRST, WRAPPERS, Shaped, network_for
+from fewstep.foreign.edm import DEFAULTS, FIRST, WRAPPERS, Shaped, network_for
 from fewstep.foreign.inference import infer
 from fewstep.foreign.modules import Module
 from fewstep.foreign.openai import Body, body_of, first_channels, infer_openai, reorder
@@ -73,7 +73,7 @@ def of_nvidia(
     wrapper = wrapper_of(candidate.module)
     config = wrapper.arguments(FIRST) if wrapper else None
     if wrapper is not None and config is not None:
-        own = network_for(config, WRAPPERS[wrapper.name])
+        own = network_for({**DEFAULTS.get(wrapper.name, {}), **config}, WRAPPERS[wrapper.name])
         kind = f"{tree.form}: {wrapper.name} of {own.network}"
     else:
         own = infer(family, inside)
@@ -85,7 +85,7 @@ def of_nvidia(
         manner = ask_by_class(wrapper.name, config or wrapper.attributes, own_buffers(wrapper))
     else:
         manner = ask_by_file(tree, candidate)
-    if wrapper is not None and wrapper.name == "iDDPMPrecond":
+    if manner.convention.prediction == "eps":
         inside = halve_outputs(inside, own.shape[0])
         left_out += ("the learned variance",)
     inside, scales = fold_scale(inside)
@@ -114,6 +114,9 @@ def ask_by_file(tree: Tree, candidate: Candidate) -> Asked:
     if "training_step" in entries(tree.root) and "model_ema_state_dict" in entries(tree.root):
         text = "a consistency model with its boundary at 0.002, by the names in the file"
         return Asked(edm, is_student=True, shift=CM_BOUNDARY, notes=(note, text))
+    table = next((w for n, w in candidate.weights.items() if f".{n}".endswith(".u")), None)
+    if table is not None:
+        return ask_by_class("iDDPMPrecond", {}, {"u": table})
     if any(name.startswith("logvar_linear") for name in candidate.weights):
         return Asked(edm, is_student=False, notes=(note,))
     return Asked(edm, is_student=None, notes=(note,))

@@ -18,6 +18,7 @@ from fewstep.foreign.recognised import Said
 
 SONG_LABEL = "250 ln(level)"  # of openai's consistency models
 DDPM_LABEL = "t - 1"
+ECT_BOUNDARY = 0.003  # of ECT's code when it samples, and not when it trains
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,13 @@ def ask_by_class(name: str, config: Mapping[str, Any], buffers: Mapping[str, Ten
         note = "the original rounds noise levels to its table of 1000; here they are as asked"
         return Asked(table, notes=(note,))
     if name == "ECMPrecond":
-        note = f"trained with its boundary at 0; ECT's own sampler moves it to {ECT_BOUNDARY}"
+        note = f"its boundary is at 0, as in training; ECT's sampler moves it to {ECT_BOUNDARY}"
         return Asked(edm, is_student=True, notes=(note,))
     if name == "ConsistencyPrecond":
         label = SONG_LABEL if config.get("song_rescaling") else None
         shift = number("sigma_min", 0.0)
         return Asked(replace(edm, label=label), is_student=True, shift=shift)
     raise UserError(f"its network is in a {short_repr(name)}: expected one of NVIDIA's wrappers")
-
-
-ECT_BOUNDARY = 0.003
 
 
 @dataclass(frozen=True)
