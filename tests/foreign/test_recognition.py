@@ -22,6 +22,7 @@ from fewstep.foreign.reading import read_foreign
 from fewstep.foreign.recognised import Recognised, Said
 from fewstep.foreign.recognition import recognise
 from fewstep.foreign.snapshots import reconstruct
+from fewstep.networks.openai_weights import to_openai
 from tests.support.agree_unets import labels_of
 from tests.support.cases import Case
 from tests.support.persistence import dump, module
@@ -314,3 +315,24 @@ def test_part_chooses_among_networks(tmp_path):
     path = tmp_path / "x.pt"
     torch.save(value, path)
     assert recognise(read_foreign(path), Said(part="teacher")).weights["a.b"] == 1
+
+
+@pytest.mark.parametrize("options", [
+    {"resample": "conv", "heads": 4, "scale_shift": False, "mult": (1, 2), "attention": (8, 4)},
+    {"resample": "block", "head_channels": 64, "heads": None, "mult": (2, 1, 2), "attention": (2,)},
+    {"resample": "block", "head_channels": 64, "heads": None, "mult": (2,), "blocks": 2, "attention": ()},
+])  # fmt: skip
+def test_openai_networks_of_other_depths(tmp_path, options):
+    """Levels, blocks, attention and kinds of resampling come back from names and shapes alone."""
+    wide = {"width": 32, "blocks": 1, "group": 1, "scale_shift": True, "dropout": 0.0, **options}
+    network = fs.networks.adm_unet((1, 8, 8), 3, **wide)
+    path = tmp_path / "edm_cat.pt"
+    torch.save(to_openai(network, network.state_dict()), path)
+    one = recognise(read_foreign(path), Said(shape=(1, 8, 8)))
+    for name, weight in network.state_dict().items():
+        assert torch.equal(one.weights[name], weight), name
+    low = 8 >> len(wide["mult"]) - 1
+    wide["attention"] = tuple(side for side in wide["attention"] if side >= low)
+    plain = {name: list(v) if isinstance(v, tuple) else v for name, v in wide.items()}
+    assert {name: one.network_options[name] for name in wide} == plain
+    assert (one.classes, one.is_student) == (3, False)

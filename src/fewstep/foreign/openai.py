@@ -86,10 +86,10 @@ def _body(weights: Weights) -> Body:
     )
 
 
-def infer_openai(body: Body, hints: Said) -> tuple[Shaped, list[str]]:
+def infer_openai(body: Body, words: Said) -> tuple[Shaped, list[str]]:
     """(the network, what was guessed). Raises UserError for an image size that nobody knows."""
     notes: list[str] = []
-    if hints.shape is None:
+    if words.shape is None:
         if body.mult not in SIZES:
             raise UserError(
                 "the size of its images is not in the weights: say it,"
@@ -99,7 +99,7 @@ def infer_openai(body: Body, hints: Said) -> tuple[Shaped, list[str]]:
         shape: tuple[int, ...] = (body.channels, side, side)
         notes.append(f"images of {side}x{side}, by the {len(body.mult)} widths of its channels")
     else:
-        shape = hints.shape
+        shape = words.shape
     options: dict[str, Any] = {
         "width": body.width,
         "mult": list(body.mult),
@@ -110,7 +110,7 @@ def infer_openai(body: Body, hints: Said) -> tuple[Shaped, list[str]]:
         "resample": body.resample,
         "group": 1,
     }
-    if not hints.network_options.keys() & {"heads", "head_channels"}:
+    if not words.network_options.keys() & {"heads", "head_channels"}:
         heads, note = guess_heads(body)
         options |= heads
         notes.append(note)

@@ -31,17 +31,17 @@ CM_BOUNDARY = 0.002  # the boundary of consistency models (CM, iCT, GC)
 SHOWN = 40  # names that are not taken; of more the beginnings
 
 
-def recognise(tree: Tree, hints: Said | None = None) -> Recognised:
+def recognise(tree: Tree, words: Said | None = None) -> Recognised:
     """The network in a file, with its weights in float32 under our names.
 
     Raises UserError, which names the option, where the file leaves open what it is; network is None
     for weights of no known kind where the user names none.
     """
-    hints = Said() if hints is None else hints
-    candidate, notes = pick(tree, hints.part)
-    if hints.network is not None:
-        return as_said(candidate, hints, notes)
-    place = prefix_of(candidate.weights, hints.part)
+    words = Said() if words is None else words
+    candidate, notes = pick(tree, words.part)
+    if words.network is not None:
+        return as_said(candidate, words, notes)
+    place = prefix_of(candidate.weights, words.part)
     if place is None:
         note = (
             "a network of no known kind: name it by --network, or your own by --network file.py:f"
@@ -49,24 +49,24 @@ def recognise(tree: Tree, hints: Said | None = None) -> Recognised:
         return Recognised(
             kind=f"{tree.form}: weights of an unknown network",
             network=None,
-            shape=hints.shape or (),
-            classes=hints.classes or 0,
-            is_student=bool(hints.is_student),
-            convention=override(Asked(convention()), hints).convention,
+            shape=words.shape or (),
+            classes=words.classes or 0,
+            is_student=bool(words.is_student),
+            convention=override(Asked(convention()), words).convention,
             weights=candidate.weights,
             notes=(*notes, note),
         )
     family, prefix = place
     if family == "openai":
-        return of_openai(tree, candidate, prefix, hints, notes)
-    return of_nvidia(tree, candidate, family, prefix, hints, notes)
+        return of_openai(tree, candidate, prefix, words, notes)
+    return of_nvidia(tree, candidate, family, prefix, words, notes)
 
 
 # NVIDIA's networks.
 
 
 def of_nvidia(
-    tree: Tree, candidate: Candidate, family: str, prefix: str, hints: Said, notes: list[str]
+    tree: Tree, candidate: Candidate, family: str, prefix: str, words: Said, notes: list[str]
 ) -> Recognised:
     """EDM's and EDM2's networks: by their arguments where these are in the file, else by shapes."""
     inside, left_out = within(candidate.weights, prefix)
@@ -79,7 +79,7 @@ def of_nvidia(
         own = infer(family, inside)
         kind = f"{tree.form}: weights of {family.upper()}'s {own.network}"
         notes.append("the network by the shapes of its weights, without dropout")
-        if own.network == "edm2_unet" and "head_channels" not in hints.network_options:
+        if own.network == "edm2_unet" and "head_channels" not in words.network_options:
             notes.append("attention heads of 64 channels, as published models have")
     if wrapper is not None:
         manner = ask_by_class(wrapper.name, config or wrapper.attributes, own_buffers(wrapper))
@@ -90,8 +90,8 @@ def of_nvidia(
         left_out += ("the learned variance",)
     inside, scales = fold_scale(inside)
     left_out += scales
-    manner = override(manner, hints)
-    return finish(kind, own, inside, manner, hints, (*notes, *manner.notes), left_out)
+    manner = override(manner, words)
+    return finish(kind, own, inside, manner, words, (*notes, *manner.notes), left_out)
 
 
 def wrapper_of(module: Module | None) -> Module | None:
@@ -145,32 +145,32 @@ def fold_scale(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[
 
 
 def of_openai(
-    tree: Tree, candidate: Candidate, prefix: str, hints: Said, notes: list[str]
+    tree: Tree, candidate: Candidate, prefix: str, words: Said, notes: list[str]
 ) -> Recognised:
     """The U-Nets of consistency models, guided and improved diffusion."""
     inside, left_out = within(candidate.weights, prefix)
     body = body_of(inside)
-    own, guesses = infer_openai(body, hints)
+    own, guesses = infer_openai(body, words)
     notes += guesses
     has_variance = body.outputs == 2 * body.channels
-    manner = ask_openai(Path(tree.path).name, body, has_variance, hints)
-    own = complete(own, hints)
+    manner = ask_openai(Path(tree.path).name, body, has_variance, words)
+    own = complete(own, words)
     with WithoutMemory(), at_most(MOST_TENSORS), fork_rng(0, "outline"):
         network: Any = build(own)
     if has_variance:
         inside = first_channels(inside, body.channels)
         left_out += ("the learned variance: channels of out.2",)
-        order = hints.attention_order or attention_order(body, notes)
+        order = words.attention_order or attention_order(body, notes)
         inside = reorder(inside, network) if order == "legacy" else inside
-    elif hints.attention_order == "legacy":
+    elif words.attention_order == "legacy":
         inside = reorder(inside, network)
     weights = from_openai(network, inside)
-    manner = override(manner, hints)
+    manner = override(manner, words)
     kind = f"{tree.form}: openai's U-Net, {manner.convention.prediction}-prediction"
-    return finish(kind, own, weights, manner, hints, (*notes, *manner.notes), left_out)
+    return finish(kind, own, weights, manner, words, (*notes, *manner.notes), left_out)
 
 
-def ask_openai(name: str, body: Body, has_variance: bool, hints: Said) -> Asked:
+def ask_openai(name: str, body: Body, has_variance: bool, words: Said) -> Asked:
     """How openai's network is asked: by its outputs, and by the names of published files."""
     if not has_variance:
         edm = convention("edm", label=SONG_LABEL)
@@ -179,9 +179,9 @@ def ask_openai(name: str, body: Body, has_variance: bool, hints: Said) -> Asked:
                 word = "a consistency model" if is_student else "a denoiser"
                 notes = (f"{word}, by the name of the file ({start}...)",)
                 return Asked(edm, is_student, CM_BOUNDARY if is_student else 0.0, notes)
-        shift = CM_BOUNDARY if hints.is_student else 0.0
+        shift = CM_BOUNDARY if words.is_student else 0.0
         return Asked(edm, None, shift, ("asked as openai's consistency models are",))
-    place = hints.process
+    place = words.process
     if place is None and body.resample == "block":
         place = "ddpm-cosine" if body.mult == (1, 2, 3, 4) else "ddpm"
     if place is None:
@@ -192,7 +192,7 @@ def ask_openai(name: str, body: Body, has_variance: bool, hints: Said) -> Asked:
     word = "cosine" if place == "ddpm-cosine" else "linear"
     note = f"noise-prediction on 1000 {word} betas, as guided-diffusion publishes it"
     eps = override(Asked(convention()), Said(prediction="eps", process=place, label=DDPM_LABEL))
-    return replace(eps, notes=() if hints.process else (note,))
+    return replace(eps, notes=() if words.process else (note,))
 
 
 def attention_order(body: Body, notes: list[str]) -> str:
@@ -206,22 +206,22 @@ def attention_order(body: Body, notes: list[str]) -> str:
 # Any network.
 
 
-def as_said(candidate: Candidate, hints: Said, notes: list[str]) -> Recognised:
+def as_said(candidate: Candidate, words: Said, notes: list[str]) -> Recognised:
     """The network that the user names, with the weights that have its names behind some prefix."""
-    if hints.shape is None:
+    if words.shape is None:
         raise UserError(
-            f"--network {hints.network} also needs the shape of a sample: --shape 3,64,64"
+            f"--network {words.network} also needs the shape of a sample: --shape 3,64,64"
         )
-    own = Shaped(str(hints.network), hints.shape, hints.classes or 0, {})
-    names = list(outline_of(complete(own, hints)))
+    own = Shaped(str(words.network), words.shape, words.classes or 0, {})
+    names = list(outline_of(complete(own, words)))
     prefixes = {n.removesuffix(names[0]) for n in candidate.weights if n.endswith(names[0])}
     fits = [p for p in prefixes if all(f"{p}{name}" in candidate.weights for name in names)]
     if len(fits) > 1:
-        fits = [p for p in fits if (hints.part or "ema") in p] or [min(fits, key=len)]
+        fits = [p for p in fits if (words.part or "ema") in p] or [min(fits, key=len)]
     inside, left_out = within(candidate.weights, fits[0] if fits else "")
-    manner = override(Asked(convention(), is_student=None), hints)
-    kind = f"weights of {hints.network}"
-    return finish(kind, own, inside, manner, hints, tuple(notes), left_out)
+    manner = override(Asked(convention(), is_student=None), words)
+    kind = f"weights of {words.network}"
+    return finish(kind, own, inside, manner, words, tuple(notes), left_out)
 
 
 def within(weights: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -233,12 +233,12 @@ def within(weights: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor
     return inside, tuple(others)
 
 
-def complete(own: Shaped, hints: Said) -> Shaped:
+def complete(own: Shaped, words: Said) -> Shaped:
     """The network with what the user says of it, all its options checked. Raises UserError."""
     factory = choose("network", networks, own.network)
-    options = checked_options("network", factory, {**own.options, **hints.network_options})
-    classes = own.classes if hints.classes is None else hints.classes
-    return Shaped(own.network, hints.shape or own.shape, classes, options)
+    options = checked_options("network", factory, {**own.options, **words.network_options})
+    classes = own.classes if words.classes is None else words.classes
+    return Shaped(own.network, words.shape or own.shape, classes, options)
 
 
 def build(own: Shaped) -> torch.nn.Module:
@@ -256,12 +256,12 @@ def finish(
     own: Shaped,
     weights: Mapping[str, Tensor],
     manner: Asked,
-    hints: Said,
+    words: Said,
     notes: Iterable[str],
     left_out: tuple[str, ...],
 ) -> Recognised:
     """The result, after its weights were compared with the network. Raises UserError."""
-    own = complete(own, hints)
+    own = complete(own, words)
     check(outline_of(own), weights, own.network)
     if manner.is_student is None:
         raise UserError(

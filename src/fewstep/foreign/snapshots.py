@@ -37,7 +37,7 @@ def snapshots_in(folder: Path) -> list[Snapshot]:
 
 
 def reconstruct(
-    folder: Path, std: float, shares: Shares, hints: Said | None = None, kimg: int | None = None
+    folder: Path, std: float, shares: Shares, words: Said | None = None, kimg: int | None = None
 ) -> Recognised:
     """The average of deviation `std` at `kimg`, or at the last snapshot, from all up to there.
 
@@ -56,7 +56,7 @@ def reconstruct(
     parts = shares([one.kimg for one in every], [one.std for one in every], last, std)
     total: dict[str, Tensor] = {}
     for snapshot, share in zip(every, parts, strict=True):
-        one = recognise(read_foreign(snapshot.path), hints)
+        one = recognise(read_foreign(snapshot.path), words)
         add(total, one, share, snapshot.path)
     note = f"average of deviation {std:g} at {last} kimg, from {len(every)} snapshots"
     buffers = {"emb_fourier.freqs", "emb_fourier.phases"}

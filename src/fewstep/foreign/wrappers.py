@@ -90,31 +90,31 @@ def cosine_betas(steps: int = 1000) -> Tensor:
     return (1 - power[1:] / power[:-1]).clamp(max=0.999)
 
 
-def override(own: Asked, hints: Said) -> Asked:
+def override(own: Asked, words: Said) -> Asked:
     """What the user says instead. Raises UserError."""
     result = own.convention
-    if hints.prediction or hints.process:
-        place: str | Process = hints.process or result.process
-        if hints.process == "ddpm-cosine":
+    if words.prediction or words.process:
+        place: str | Process = words.process or result.process
+        if words.process == "ddpm-cosine":
             place = process.discrete(betas=cosine_betas())
-        kind = hints.prediction or result.prediction
-        deviation = result.sigma_data if hints.sigma_data is None else hints.sigma_data
+        kind = words.prediction or result.prediction
+        deviation = result.sigma_data if words.sigma_data is None else words.sigma_data
         result = convention(
             kind,
             place,
-            label=hints.label,
-            sigma_data=deviation if kind in ("edm", "trig") else hints.sigma_data,
+            label=words.label,
+            sigma_data=deviation if kind in ("edm", "trig") else words.sigma_data,
         )
     else:
-        if hints.label is not None:
-            result = replace(result, label=hints.label)
-        if hints.sigma_data is not None:
+        if words.label is not None:
+            result = replace(result, label=words.label)
+        if words.sigma_data is not None:
             require(
-                result.sigma_data is not None, "sigma_data", hints.sigma_data, "prediction = edm"
+                result.sigma_data is not None, "sigma_data", words.sigma_data, "prediction = edm"
             )
-            result = result.with_sigma_data(hints.sigma_data)
-    is_student = own.is_student if hints.is_student is None else hints.is_student
-    shift = own.shift if hints.shift is None else hints.shift
-    if hints.is_student is False and hints.shift is None:
+            result = result.with_sigma_data(words.sigma_data)
+    is_student = own.is_student if words.is_student is None else words.is_student
+    shift = own.shift if words.shift is None else words.shift
+    if words.is_student is False and words.shift is None:
         shift = 0.0
     return Asked(result, is_student, shift, own.notes)
