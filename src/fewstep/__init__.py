@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from fewstep.base.version import __version__ as __version__
 
 if _TYPE_CHECKING:
+    from fewstep import adapters as adapters
     from fewstep import data as data
     from fewstep import exact as exact
     from fewstep import methods as methods
     from fewstep import networks as networks
+    from fewstep.adapters import adapt as adapt
     from fewstep.analysis import metrics as metrics
     from fewstep.base import errors as errors
     from fewstep.core import balances as balances
@@ -36,6 +38,7 @@ if _TYPE_CHECKING:
     from fewstep.core import times as times
     from fewstep.core import weights as weights
     from fewstep.core.denoiser import Models as Models
+    from fewstep.core.denoiser import guide as guide
     from fewstep.core.method import Method as Method
     from fewstep.core.times import Times as Times
     from fewstep.core.times import curricula as curricula
@@ -48,6 +51,7 @@ if _TYPE_CHECKING:
     from fewstep.training.trajectories import trajectories as trajectories
 
 _MODULES = {
+    "adapters": "adapters",
     "balances": "core.balances",
     "cache": "training.trajectories",
     "couplings": "core.couplings",
@@ -72,6 +76,8 @@ _MODULES = {
     "weights": "core.weights",
 }
 _NAMES = {
+    "adapt": "adapters",
+    "guide": "core.denoiser",
     "Generator": "run.generator",
     "Method": "core.method",
     "Models": "core.denoiser",

@@ -98,4 +98,4 @@ def test_a_student_begins_as_its_source_where_the_boundary_allows_it(own, name):
         torch.testing.assert_close(student, teacher)
         torch.testing.assert_close(student[:1], x[:1], rtol=1e-4, atol=1e-4)
     else:
-        assert scaling == Edm(sigma_data=own.sigma_data, shift=own.shift, noise_scale=0.25)
+        assert scaling == Edm(sigma_data=own.sigma_data, shift=own.shift, noise_scale=250.0)

@@ -1,4 +1,4 @@
-"""Twelve packages in one order: none imports one behind it, and none imports the face."""
+"""Packages in one order: none imports one behind it, and none imports the face."""
 
 from __future__ import annotations
 

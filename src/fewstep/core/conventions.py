@@ -50,6 +50,7 @@ LABELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "250 ln(level)": lambda t, level: 250 * level.log(),
     "log-SNR": lambda t, level: -2 * level.log(),
 }
+EDM_LABELS = {"ln(level) / 4": 0.25, "250 ln(level)": 250.0}  # by `Edm.noise_scale`
 # Labels that nobody has to say: tables count their steps from 0 in most codes.
 USUAL = {"discrete": "t - 1", "ddpm": "t - 1"}
 SCHEDULES = {
@@ -294,10 +295,12 @@ def student_scaling(own: Scaling, source: Convention) -> Scaling:
     keeps its meaning; eps, v and flow have D(x, 0) = x by themselves.
     """
     theirs = source.scaling
-    plain = source.label is None and source.range == Range() and source.sign == 1
-    if isinstance(own, scalings.Edm) and isinstance(theirs, scalings.Edm) and plain:
-        return replace(own, noise_scale=theirs.noise_scale)
-    return source
+    if not isinstance(theirs, scalings.Edm) or source.range != Range() or source.sign < 0:
+        return source
+    noise_scale = EDM_LABELS.get(source.label, 0.0) if source.label else theirs.noise_scale
+    if not isinstance(own, scalings.Edm) or not noise_scale:
+        return source
+    return replace(own, noise_scale=noise_scale)
 
 
 class Offset(nn.Module):

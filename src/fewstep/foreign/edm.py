@@ -18,6 +18,7 @@ class Shaped(NamedTuple):
     shape: tuple[int, ...]
     classes: int
     options: dict[str, Any]
+    label_drop: float = 0.0  # how often it was trained without its label
 
 
 # Their argument: our option, their default.
@@ -115,7 +116,10 @@ def network_for(config: Mapping[str, Any], model_type: str | None = None) -> Sha
         options |= {"level_blocks": list(options["blocks"]), "blocks": options["blocks"][0]}
     if isinstance(options.get("dropout"), list | tuple):
         options |= dropout_of_levels(options["dropout"], side)
-    return Shaped(network, shape, classes, _plain(options))
+    drop = arguments.get("label_dropout", 0)
+    if not isinstance(drop, int | float) or not 0 <= drop < 1:
+        raise UserError(f"its network has label_dropout = {short_repr(drop)}")
+    return Shaped(network, shape, classes, _plain(options), float(drop))
 
 
 def dropout_of_levels(values: Sequence[Any], side: int) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class Recognised:
     convention: Convention = field(default_factory=Convention)
     is_student: bool = False
     shift: float = 0.0
+    label_drop: float = 0.0  # above 0: it was trained without labels too, and -1 asks for any
     weights: dict[str, Tensor] = field(default_factory=dict, repr=False)  # under our names
     left_out: tuple[str, ...] = ()  # of the file's tensors, those that were not taken
     notes: tuple[str, ...] = ()  # what was guessed, and what a user might miss

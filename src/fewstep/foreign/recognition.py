@@ -238,7 +238,7 @@ def complete(own: Shaped, words: Said) -> Shaped:
     factory = choose("network", networks, own.network)
     options = checked_options("network", factory, {**own.options, **words.network_options})
     classes = own.classes if words.classes is None else words.classes
-    return Shaped(own.network, words.shape or own.shape, classes, options)
+    return own._replace(shape=words.shape or own.shape, classes=classes, options=options)
 
 
 def build(own: Shaped) -> torch.nn.Module:
@@ -278,6 +278,7 @@ def finish(
         convention=manner.convention,
         is_student=manner.is_student,
         shift=manner.shift,
+        label_drop=own.label_drop,
         weights={name: plain(one) for name, one in weights.items()},
         left_out=left_out,
         notes=tuple(notes),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +17,7 @@ from fewstep.base.errors import UserError, require
 from fewstep.base.options import checked_options, choose, names_of
 from fewstep.base.randomness import fork_rng
 from fewstep.core import abilities
+from fewstep.core.conventions import Convention, student_scaling
 from fewstep.core.couplings import Cached
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.method import Method
@@ -69,10 +71,11 @@ def call_factory(
 def build_method(run: Run, facts: Facts, own: OwnMethod | None = None) -> Method:
     """The run's method with its options, and the run's sigma_data where it takes one.
 
-    own: instead, a method as it is, or a function of those options that makes one.
+    Its students have the convention that the run names. own: instead, a method as it is, or a
+    function of those options that makes one.
     """
     if isinstance(own, Method):
-        return own
+        return _with_convention(own, run)
     function = factory_of("method", methods, run.method, own)
     options = checked_options("method", function, run.method_options)
     if "sigma_data" in inspect.signature(function).parameters:
@@ -83,7 +86,16 @@ def build_method(run: Run, facts: Facts, own: OwnMethod | None = None) -> Method
         raise UserError(
             f"method {run.method!r} gave {type(method).__name__}: expected a fewstep.Method"
         )
-    return method
+    return _with_convention(method, run)
+
+
+def _with_convention(method: Method, run: Run) -> Method:
+    """The method for a student whose network has the run's convention."""
+    if not run.convention:
+        return method
+    source = Convention.from_json(run.convention)
+    before = None if method.before is None else _with_convention(method.before, run)
+    return replace(method, scaling=student_scaling(method.scaling, source), before=before)
 
 
 def check_data(dataset: Dataset, method: Method) -> None:

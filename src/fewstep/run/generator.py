@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fewstep.adapters.adapt import convention_of, network_of
 from fewstep.base.conditions import Cond, apply_mask
 from fewstep.base.device import pick_device
 from fewstep.base.errors import StorageError, UserError, require
@@ -26,13 +27,22 @@ from fewstep.core.denoiser import Preconditioned, Truncated
 from fewstep.core.method import Method
 from fewstep.data import Units, change_cond, each, fit
 from fewstep.data.description import warn_outside
+from fewstep.foreign.diffusers_folder import is_diffusers
 from fewstep.run import output
 from fewstep.run.build import Network, OwnMethod, build_method, build_student, outline
-from fewstep.run.checkpoint import Checkpoint, RunFolder, read
+from fewstep.run.checkpoint import (
+    Checkpoint,
+    RunFolder,
+    is_single,
+    read,
+    read_single,
+    write_single,
+)
 from fewstep.run.checkpoint import write as write_checkpoint
 from fewstep.run.checkpoint.schema import Position, check_contents, new_record
 from fewstep.run.config import Run
 from fewstep.run.facts import Facts
+from fewstep.run.imports import open_folder
 from fewstep.run.levels import LevelChoice, bounds_of
 from fewstep.run.weights import NOT_WEIGHTS, check_weights, load_weights, weights_by_name
 
@@ -274,7 +284,10 @@ class Generator:
         return change_cond(self.conditions(n, cond), self.facts.cond_units, Units.to_user)
 
     def save(self, path: str | Path) -> None:
-        """Writes the generator alone (no optimizer) as a folder that `load` reads."""
+        """Writes the generator alone (no optimizer) as a folder that `load` reads.
+
+        One file where the path ends in .safetensors, which holds no frozen first stage.
+        """
         net: Any = self.denoiser
         modules: dict[str, nn.Module] = {"ema": net}
         if isinstance(net, Truncated):
@@ -284,8 +297,13 @@ class Generator:
         stage = 2 if self.method.before is not None else 1
         position = Position(step=self.step, stage=stage)
         levels = self.level_choice.to_json() if self.level_choice.scores else None
-        record = new_record(self.run, self.facts, position, levels=levels)
-        write_checkpoint(Path(path), groups, record.to_json())
+        state = new_record(self.run, self.facts, position, levels=levels).to_json()
+        if Path(path).suffix != ".safetensors":
+            write_checkpoint(Path(path), groups, state)
+            return
+        fine = len(groups) == 1
+        require(fine, "path", str(path), "a folder's name: this generator has two networks")
+        write_single(Path(path), groups["ema"], state)
 
 
 def find(path: str | Path) -> Checkpoint:
@@ -300,41 +318,50 @@ def find(path: str | Path) -> Checkpoint:
 
 def refuse_pickle(path: str | Path) -> None:
     """Raises UserError for what is a pickle by its name: with the way to a file that is read."""
-    if Path(path).suffix.lower() in PICKLES:
+    name = Path(path)
+    if name.suffix.lower() in PICKLES:
         raise UserError(
-            f"{path} is a pickle, by its name: that can run any program, so it is never read; where"
-            " you trust it, write its weights with safetensors.torch.save_file(weights,"
-            f" '{Path(path).stem}.safetensors')"
+            f"{path} is a pickle, by its name: that can run any program, so it is never loaded;"
+            f" 'fewstep import {path} {name.stem}.safetensors' reads it without running anything"
         )
 
 
 def _checkpoint_at(path: str | Path) -> Checkpoint:
     if not isinstance(path, str | Path) or not str(path):
         raise UserError(f"run {path!r}: expected a run folder, a checkpoint or a shipped name")
-    folder = Path(path)
-    refuse_pickle(folder)
-    if folder.is_file():
+    place = Path(path)
+    refuse_pickle(place)
+    if place.is_file():
+        if is_single(place):
+            return read_single(place)
         raise UserError(
-            f"{path} is a file: expected a run folder, a checkpoint folder or a shipped name"
+            f"{path} is a file: expected a run folder, a checkpoint folder, a shipped name, or a"
+            " .safetensors file that 'fewstep import' wrote"
         )
-    if not folder.exists():
-        assets = Path(str(files("fewstep"))) / "assets"
-        asset = assets / str(path)
-        if (asset / "manifest.json").is_file():
-            return read(asset)
-        names = sorted(manifest.parent.name for manifest in assets.glob("*/manifest.json"))
-        raise UserError(
-            f"no run folder {path}, and no shipped generator of that name (there is:"
-            f" {', '.join(names) or 'none'})"
-        )
-    if (folder / "manifest.json").is_file():
-        return read(folder)
-    checkpoint = RunFolder(folder).newest() if folder.is_dir() else None
+    if not place.exists():
+        return _shipped_one(str(path))
+    if (place / "manifest.json").is_file():
+        return read(place)
+    if is_diffusers(place):
+        return open_folder(place)
+    checkpoint = RunFolder(place).newest() if place.is_dir() else None
     if checkpoint is None:
         raise StorageError(
             f"{str(path)!r} holds no checkpoint: expected a run folder that 'fewstep train' wrote"
         )
     return checkpoint
+
+
+def _shipped_one(name: str) -> Checkpoint:
+    """The shipped generator of that name. Raises UserError."""
+    assets = Path(str(files("fewstep"))) / "assets"
+    if (assets / name / "manifest.json").is_file():
+        return read(assets / name)
+    names = sorted(manifest.parent.name for manifest in assets.glob("*/manifest.json"))
+    raise UserError(
+        f"no run folder {name}, and no shipped generator of that name (there is:"
+        f" {', '.join(names) or 'none'})"
+    )
 
 
 @dataclass(frozen=True)
@@ -350,6 +377,7 @@ class Blueprint:
     def network_with(self, tensors: dict[str, Tensor]) -> Preconditioned:
         """The run's network with these weights, frozen. Raises StorageError if they do not fit."""
         own = copy.deepcopy(self.network)
+        own = own if convention_of(own) is None else network_of(own)
         student = build_student(self.run, self.facts, self.method, own)
         load_weights(student, tensors, str(self.checkpoint.path))
         return student.requires_grad_(False).eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor
 
 from fewstep import data as datasets
+from fewstep.adapters.adapt import convention_of, network_of
 from fewstep.base.errors import UserError
 from fewstep.base.options import Options
 from fewstep.core import sampling
+from fewstep.core.conventions import Convention
 from fewstep.core.method import Method
 from fewstep.data import Arrays, Dataset, units
 from fewstep.run import datasets as run_data
@@ -81,8 +84,13 @@ def prepare(
         before = checkpoint.record.facts
         if run.units == units.AUTO:
             run = replace(run, units=checkpoint.record.run.units)
+    run, network, note = with_foreign(run, network, init, checkpoint)
     origin = before or origin_of(run, init, teacher)
-    run, dataset, reason = fit(run, data, network, checkpoint, origin)
+    auto = units.STANDARD
+    if run.convention or is_foreign(run.teacher if teacher is None else teacher):
+        auto = units.AS_IS
+    run, dataset, reason = fit(run, data, network, checkpoint, origin, auto)
+    reason = "; ".join(filter(None, (note, reason)))
     if before is None and origin is not None:
         check_units(dataset, origin)
     cond = None if run.cond is None else datasets.full_name(run.cond)
@@ -118,34 +126,84 @@ def prepare(
     return replace(prepared, facts=facts, teacher=guide)
 
 
+def with_foreign(
+    run: Run, network: Network | None, init: Source | None, checkpoint: Checkpoint | None
+) -> tuple[Run, Network | None, str]:
+    """The run and network where the initial weights came from elsewhere, and a line that says it.
+
+    Such weights bring what their network predicts, and the network itself where the run has another
+    kind. A run that goes on keeps what it had.
+    """
+    if checkpoint is not None:
+        before = checkpoint.record.run
+        if before.convention and not run.convention:
+            names = ("convention", "network", "network_options", "sigma_data")
+            run = replace(run, **{name: getattr(before, name) for name in names})
+        return run, _inside(network), ""
+    denoiser = init if network is None else network
+    own = convention_of(denoiser)
+    if own is not None:
+        module = network_of(denoiser)
+        module = copy.deepcopy(module) if network is None else module
+        return replace(run, convention=own.to_json()), module, f"network: {own}"
+    source = sources.run_of_source(run.init if init is None else init)
+    if source is None or not source.convention:
+        return run, network, ""
+    own = Convention.from_json(source.convention)
+    run = replace(run, convention=source.convention)
+    if run.sigma_data is None and own.sigma_data is not None:
+        run = replace(run, sigma_data=own.sigma_data)
+    if network is None and run.network != source.network:
+        run = replace(run, network=source.network, network_options=source.network_options)
+    return run, network, f"network: {source.network}, of init: {own}"
+
+
+def _inside(network: Network | None) -> Network | None:
+    """The network in a denoiser that `adapt` made; any other as it is."""
+    return network if convention_of(network) is None else network_of(network)
+
+
 def fit(
     run: Run,
     data: Tensor | Mapping[str, Tensor] | None,
     network: Network | None,
     checkpoint: Checkpoint | None,
     origin: Facts | None,
+    auto: str,
 ) -> tuple[Run, Dataset, str]:
     """The run with what its data decide or decided before, the data set, and the reason."""
     if network is not None and run.is_open("network"):
         run = replace(run, network=OWN)
     if checkpoint is not None:
         run = as_before(run, checkpoint.record.run)
-    dataset = dataset_of(run, data, origin)
+    dataset = dataset_of(run, data, origin, auto)
     units_before = run.units
     run, reason = fit_to_data(run, dataset)
     if run.units != units_before:
-        dataset = dataset_of(run, data, origin)
+        dataset = dataset_of(run, data, origin, auto)
     return run, dataset, reason
 
 
+def is_foreign(source: Source | None) -> bool:
+    """Whether a source's network came from elsewhere: its data have no units but its range."""
+    if convention_of(source) is not None:
+        return True
+    run = sources.run_of_source(source)
+    return run is not None and bool(run.convention)
+
+
 def dataset_of(
-    run: Run, data: Tensor | Mapping[str, Tensor] | None = None, origin: Facts | None = None
+    run: Run,
+    data: Tensor | Mapping[str, Tensor] | None = None,
+    origin: Facts | None = None,
+    auto: str = units.STANDARD,
 ) -> Dataset:
     """The run's data set, or the samples passed instead; without labels where it wants none.
 
-    origin: facts whose units the data are brought to, instead of their own.
+    origin: facts whose units the data are brought to, instead of their own. auto: what the units
+    auto are for all but pictures of bytes.
     """
-    reading = run_data.reading_of(run, origin)
+    reading = run_data.reading_of(run, origin, auto)
     if data is None:
         dataset = run_data.dataset_of(run.data, reading)
     else:
@@ -161,11 +219,9 @@ def origin_of(run: Run, init: Source | None, teacher: Source | None) -> Facts | 
     """
     if run.units != units.AUTO:
         return None
-    sides = {
-        "init": sources.facts_of_source(run.init if init is None else init),
-        "teacher": sources.facts_of_source(run.teacher if teacher is None else teacher),
-    }
-    origins = [facts for facts in sides.values() if facts is not None]
+    sides = (run.init if init is None else init, run.teacher if teacher is None else teacher)
+    ours = [sources.facts_of_source(side) for side in sides if not is_foreign(side)]
+    origins = [facts for facts in ours if facts is not None]
     if len(origins) == 2 and origins[0].units != origins[1].units:
         raise UserError(
             "init and teacher learned data in different units: expected two that learned the same"
