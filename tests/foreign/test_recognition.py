@@ -221,8 +221,19 @@ def test_consistency_models_of_nvidia_and_gc(tmp_path):
             torch.testing.assert_close(value.to(truth.dtype), truth, rtol=2e-6, atol=1e-5)
 
 
-def openai_weights(case: Case) -> dict[str, Tensor]:
-    return dict(case.weights)
+def test_tcm_has_a_learned_scale_of_its_frequencies(tmp_path):
+    case = case_of(EDM[1])
+    weights = dict(case.weights)
+    weights["model.map_noise.freqs"] = weights["model.map_noise.freqs"] / 0.2
+    weights["model.map_noise.scale"] = torch.tensor(0.02)
+    options = {"learnable_scale": True, "scale": 0.02, "emb_norm": False, "label_dropout": 0.1}
+    value = module("ECMPrecond", weights, BUFFERS, **case.about["config"], **options)
+    one = recognise(read_foreign(written(tmp_path / "x.pkl", {"ema": value})))
+    agree(case, one)
+    assert (one.is_student, one.label_drop) == (True, 0.1)
+    value = module("ECMPrecond", weights, BUFFERS, **case.about["config"], emb_norm=True)
+    with pytest.raises(UserError, match="emb_norm"):
+        recognise(read_foreign(written(tmp_path / "x.pkl", {"ema": value})))
 
 
 SIZED = Said(shape=(3, 16, 16), network_options={"head_channels": 16})
@@ -320,7 +331,7 @@ def test_part_chooses_among_networks(tmp_path):
 @pytest.mark.parametrize("options", [
     {"resample": "conv", "heads": 4, "scale_shift": False, "mult": (1, 2), "attention": (8, 4)},
     {"resample": "block", "head_channels": 64, "heads": None, "mult": (2, 1, 2), "attention": (2,)},
-    {"resample": "block", "head_channels": 64, "heads": None, "mult": (2,), "blocks": 2, "attention": ()},
+    {"resample": "block", "heads": None, "mult": (2,), "blocks": 2, "attention": ()},
 ])  # fmt: skip
 def test_openai_networks_of_other_depths(tmp_path, options):
     """Levels, blocks, attention and kinds of resampling come back from names and shapes alone."""
