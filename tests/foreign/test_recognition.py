@@ -18,9 +18,10 @@ import fewstep as fs
 from fewstep.base.errors import UserError
 from fewstep.core import scalings
 from fewstep.core.denoiser import Preconditioned
+from fewstep.foreign.edm import network_for
 from fewstep.foreign.reading import read_foreign
 from fewstep.foreign.recognised import Recognised, Said
-from fewstep.foreign.recognition import recognise
+from fewstep.foreign.recognition import complete, outline_of, recognise
 from fewstep.foreign.snapshots import reconstruct
 from fewstep.networks.openai_weights import to_openai
 from tests.support.agree_unets import labels_of
@@ -219,6 +220,19 @@ def test_consistency_models_of_nvidia_and_gc(tmp_path):
         for key, value in (("skip", c.skip), ("out", c.out), ("in", c.in_), ("noise", label)):
             truth = reference[f"c_{key}"]
             torch.testing.assert_close(value.to(truth.dtype), truth, rtol=2e-6, atol=1e-5)
+
+
+def test_their_defaults_are_the_published_sizes():
+    """EDM's FFHQ and ImageNet networks and EDM2-S, in millions of weights (both papers' tables)."""
+    faces = {"img_resolution": 64, "img_channels": 3, "model_type": "SongUNet", "augment_dim": 9}
+    imagenet = {"img_resolution": 64, "img_channels": 3, "label_dim": 1000, "augment_dim": 9}
+    latents = {"img_resolution": 64, "img_channels": 4, "label_dim": 1000}
+    sizes = []
+    for config, kind in ((faces, None), (imagenet, None), (latents, "UNet")):
+        weights = outline_of(complete(network_for(config, kind), Said()))
+        buffers = ("resample_filter", "freqs", "phases")
+        sizes.append(sum(w.numel() for n, w in weights.items() if not n.endswith(buffers)) / 1e6)
+    assert [round(size, 1) for size in sizes] == [61.8, 295.9, 280.2]
 
 
 def test_tcm_has_a_learned_scale_of_its_frequencies(tmp_path):

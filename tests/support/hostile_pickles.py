@@ -237,7 +237,8 @@ def change(content: bytes, old_: bytes, new: bytes, last: bool = False) -> bytes
 def overlap(canary: Path) -> bytes:
     """A member inside another's bytes: so archives expand to the square of their size."""
     names = {"a/data/0": b"\0" * 54, "a/data/1": b"\0" * 16}
-    content = archive({"a/data.pkl": weights(GOOD), **names})
+    inside = tensor(numbers(4), numbers(1), storage=storage_of(4, "1"))
+    content = archive({"a/data.pkl": weights(inside), **names})
     outer, inner = (content.index(b"PK\x03\x04", content.index(n.encode()) - 30) for n in names)
     start = outer + 38
     content = content[:start] + content[inner : inner + 54] + content[start + 54 :]

@@ -14,7 +14,6 @@ from .opcodes import run
 from .values import Name, Pairs, Record, Refusal, Span, Storage
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of torch.save's format before 1.6
-DEEPEST = 3  # files inside a file: a tensor in a bare pickle is one
 # Bytes of an element of a storage class.
 SIZES = {
     "FloatStorage": 4, "DoubleStorage": 8, "HalfStorage": 2, "BFloat16Storage": 2,
@@ -37,10 +36,8 @@ class Budget:
             raise Refusal("limit", "what it holds expands to more than its size allows")
 
 
-def load(span: Span, budget: Budget, depth: int = 0) -> tuple[Any, str]:
+def load(span: Span, budget: Budget) -> tuple[Any, str]:
     """(value, format) of a checkpoint's bytes. Raises Refusal."""
-    if depth > DEEPEST:
-        raise Refusal("limit", f"it has files in files, more than {DEEPEST} deep")
     first = span.content(64)
     if first[:4] == b"PK\x03\x04":
         return load_zip(span, budget), "torch zip"

@@ -170,7 +170,7 @@ class Table:
             return None
         place = (id(content.data), content.start) if content.data is not None else (0, 0)
         if place not in self.files:
-            inner, _ = load(content, self.budget, 1)
+            inner, _ = load(content, self.budget)  # a storage, so that nothing goes deeper
             if not isinstance(inner, Storage):
                 raise Refusal("damaged", "the bytes of a tensor hold no storage")
             self.files[place] = inner
