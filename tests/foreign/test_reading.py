@@ -227,7 +227,7 @@ def test_the_reader_takes_little_memory(tmp_path, monkeypatch):
         subprocess, "run", lambda command, **options: run([*command, str(log)], **options)
     )
     sizes = []
-    for name in (HEAVY, "a deflated pickle"):
+    for name in (HEAVY,):
         (tmp_path / "x.pkl").write_bytes(CORPUS[name](tmp_path / "canary"))
         sizes.append((tmp_path / "x.pkl").stat().st_size)
         assert "is refused" in refusal_of(tmp_path / "x.pkl")

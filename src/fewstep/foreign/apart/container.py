@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from .machine import Machine
@@ -22,12 +21,12 @@ SIZES = {
 }  # fmt: skip
 
 
-@dataclass
 class Budget:
     """What all files inside the file may take together."""
 
-    most: int  # bytes that members of archives may expand to
-    names: set[str] = field(default_factory=set)
+    def __init__(self, most: int) -> None:
+        self.most = most  # bytes that members of archives may expand to
+        self.names: set[str] = set()  # of the classes and functions that they ask for
 
     def spend(self, size: int) -> None:
         """Raises Refusal where less is left."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .values import Refusal, Span
 
@@ -16,8 +16,7 @@ LOCAL = b"PK\x03\x04"
 FULL = 0xFFFFFFFF  # the number is in the extra field
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """A file in an archive."""
 
     name: str

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .container import SIZES
 from .values import Name, Record, Span, Storage, Text
@@ -45,8 +44,7 @@ KINDS = {
 }  # fmt: skip
 
 
-@dataclass
-class View:
+class View(NamedTuple):
     """A tensor: a view of a storage."""
 
     storage: Storage
