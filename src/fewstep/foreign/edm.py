@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from fewstep.base.errors import UserError, short_repr
 
 
@@ -141,3 +143,22 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
                 raise UserError(f"its network was made with {name} = {short_repr(value)}")
         result[name] = values
     return result
+
+
+def halve_outputs(weights: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
+    """Weights without the outputs of a learned variance."""
+    ends = ("out_conv.weight", "out_conv.bias", "aux_conv.weight", "aux_conv.bias")
+    return {n: one[:channels] if n.endswith(ends) else one for n, one in weights.items()}
+
+
+def fold_scale(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """TCM's learned scale of the frequencies as part of them: 10 s in SongUNet, else e^s."""
+    result = dict(weights)
+    if "map_noise.scale" in result:
+        result["map_noise.freqs"] = result["map_noise.freqs"] * result.pop("map_noise.scale") * 10
+        return result, ("map_noise.scale (in the frequencies)",)
+    if "emb_fourier.scale" in result:
+        scale = result.pop("emb_fourier.scale").exp()
+        result["emb_fourier.freqs"] = result["emb_fourier.freqs"] * scale
+        return result, ("emb_fourier.scale (in the frequencies)",)
+    return result, ()

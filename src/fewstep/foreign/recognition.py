@@ -16,7 +16,15 @@ from fewstep.base.options import checked_options, choose
 from fewstep.base.randomness import fork_rng
 from fewstep.core.conventions import convention
 from fewstep.foreign.candidates import Candidate, pick, prefix_of
-from fewstep.foreign.edm import DEFAULTS, FIRST, WRAPPERS, Shaped, network_for
+from fewstep.foreign.edm import (
+    DEFAULTS,
+    FIRST,
+    WRAPPERS,
+    Shaped,
+    fold_scale,
+    halve_outputs,
+    network_for,
+)
 from fewstep.foreign.inference import infer
 from fewstep.foreign.modules import Module
 from fewstep.foreign.openai import Body, body_of, first_channels, infer_openai, reorder
@@ -120,25 +128,6 @@ def ask_by_file(tree: Tree, candidate: Candidate) -> Asked:
     if any(name.startswith("logvar_linear") for name in candidate.weights):
         return Asked(edm, is_student=False, notes=(note,))
     return Asked(edm, is_student=None, notes=(note,))
-
-
-def halve_outputs(weights: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
-    """Weights without the outputs of a learned variance."""
-    ends = ("out_conv.weight", "out_conv.bias", "aux_conv.weight", "aux_conv.bias")
-    return {n: one[:channels] if n.endswith(ends) else one for n, one in weights.items()}
-
-
-def fold_scale(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """TCM's learned scale of the frequencies as part of them: 10 s in SongUNet, else e^s."""
-    result = dict(weights)
-    if "map_noise.scale" in result:
-        result["map_noise.freqs"] = result["map_noise.freqs"] * result.pop("map_noise.scale") * 10
-        return result, ("map_noise.scale (in the frequencies)",)
-    if "emb_fourier.scale" in result:
-        scale = result.pop("emb_fourier.scale").exp()
-        result["emb_fourier.freqs"] = result["emb_fourier.freqs"] * scale
-        return result, ("emb_fourier.scale (in the frequencies)",)
-    return result, ()
 
 
 # openai's networks.
