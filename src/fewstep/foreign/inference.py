@@ -91,7 +91,9 @@ def infer_song(weights: Weights) -> dict[str, Any]:
     size = next((tensor.shape[-1] for tensor in filters), 2)
     taps = {2: [1, 1], 4: [1, 3, 3, 1]}
     if size not in taps:
-        raise UserError(f"its filter has {size} taps: say them, --network.taps 1 3 3 1")
+        raise UserError(
+            f"its filter has {size} taps: say them, --network-options '{{\"taps\": [1, 3, 3, 1]}}'"
+        )
     return {
         "embedding": "fourier" if "map_noise.freqs" in weights else "positional",
         "encoder": encoder,

@@ -51,9 +51,7 @@ def recognise(tree: Tree, words: Said | None = None) -> Recognised:
         return as_said(candidate, words, notes)
     place = prefix_of(candidate.weights, words.part)
     if place is None:
-        note = (
-            "a network of no known kind: name it by --network, or your own by --network file.py:f"
-        )
+        note = "a network of no known kind: name it by --network, where it is one of ours"
         return Recognised(
             kind=f"{tree.form}: weights of an unknown network",
             network=None,
@@ -287,5 +285,5 @@ def check(outline: Mapping[str, Tensor], weights: Mapping[str, Tensor], network:
         if here != there:
             raise UserError(
                 f"weight {name!r} is {here or 'none'} in the file and {there or 'none'} in"
-                f" {network}: say the network's options (--network.NAME)"
+                f" {network}: say the network's options (--network-options)"
             )
