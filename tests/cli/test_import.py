@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -20,6 +21,7 @@ from tests.support.cases import Case
 from tests.support.persistence import dump, module
 
 CASES = Path(__file__).parents[1] / "conformance"
+PIXELS = np.random.default_rng(0).integers(0, 256, (60, 3, 16, 16), dtype=np.uint8)
 BUFFERS = ("resample_filter", "freqs", "phases", "u")
 NAMES = ("edm_songunet_ddpmpp", "edm_dhariwal_cond", "edm2_unet_cond")
 
@@ -101,10 +103,7 @@ def short(name: str, *more: str) -> list[str]:
 def test_students_start_from_an_import_and_learn_from_it(tmp_path, monkeypatch, capsys):
     """With no further word: the network, what it predicts and the units come with the file."""
     monkeypatch.chdir(tmp_path)
-    pixels = torch.randint(0, 256, (60, 3, 16, 16), generator=torch.manual_seed(0))
-    import numpy as np
-
-    np.save("x.npy", pixels.byte().numpy())
+    np.save("x.npy", PIXELS)
     pickle_of(case_of(NAMES[0]), Path("net.pkl"), "EDMPrecond")
     assert main(["import", "net.pkl", "t.safetensors", "--quiet"]) == 0
     words = ["--method", "cd", "--init", "t.safetensors", "--teacher", "t.safetensors"]
@@ -113,6 +112,13 @@ def test_students_start_from_an_import_and_learn_from_it(tmp_path, monkeypatch, 
     student = fs.load("student", device="cpu")
     assert (student.run.network, student.run.sigma_data) == ("song_unet", 0.5)
     assert main(short("student", *words, "--resume")) == 0
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_students_of_a_diffusers_folder_begin_where_noise_can_be_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", PIXELS)
     save(Path("pipeline"), "diffusers_unet2d_default", DDPM)
     words = ["--method", "cd", "--init", "pipeline", "--teacher", "pipeline"]
     assert main(short("other", *words)) == 0
