@@ -103,10 +103,11 @@ def _with_convention(method: Method, run: Run, facts: Facts) -> Method:
     before = None if method.before is None else _with_convention(method.before, run, facts)
     process = method.process
     if source.multiplies and not method.denoises:
-        top = float(process.time_at(HIGHEST * facts.sigma_data))
+        top = float(process.time_at(source.snap(HIGHEST * facts.sigma_data)))
         process = replace(process, t_max=min(process.t_max, top))
     scaling = student_scaling(method.scaling, source)
-    return replace(method, scaling=scaling, process=process, before=before)
+    sigmas = tuple(source.snap(level) for level in method.later_sigmas)
+    return replace(method, scaling=scaling, process=process, before=before, later_sigmas=sigmas)
 
 
 def check_data(dataset: Dataset, method: Method) -> None:

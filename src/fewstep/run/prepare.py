@@ -181,7 +181,7 @@ def _with_top(run: Run, own: Convention) -> Run:
         or run.method_options.get("t_max", top.default) != top.default
     ):
         return run
-    level = HIGHEST * (run.sigma_data or units.STD)
+    level = own.snap(HIGHEST * (run.sigma_data or units.STD))
     return replace(run, method_options={**run.method_options, "t_max": level})
 
 
