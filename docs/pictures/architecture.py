@@ -18,10 +18,13 @@ ROLES = {
     "core": "the one loss and its parts: process, times, solvers, targets, couplings, ...",
     "methods": "a method is a function that chooses parts",
     "exact": "laws of data whose denoisers and ODE solutions are known",
+    "adapters": "networks of other libraries as denoisers",
+    "foreign": "weights and folders of other libraries",
     "run": "a run as a value and on disk: Run, recipes, checkpoints, generator",
     "training": "the loop and all it needs: batches, step, log, processes, incidents",
     "analysis": "what is measured: metrics, frontier, doctor, verify, claims",
     "export": "generators as ONNX, torch.export and plain Python",
+    "serve": "a generator over HTTP: queue, batches, limits",
     "cli": "one thin file for each verb",
 }
 COLOURS = pyplot.get_cmap("tab20").colors[::2] + pyplot.get_cmap("tab20").colors[1::2]
@@ -29,7 +32,7 @@ COLOURS = pyplot.get_cmap("tab20").colors[::2] + pyplot.get_cmap("tab20").colors
 
 def main() -> None:
     counts = Counter((package, other) for package, other, _ in crossings())
-    figure, axes = pyplot.subplots(figsize=(9.5, 5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9.5, 6), layout="constrained")
     for (package, other), count in sorted(counts.items()):
         upper, lower = PACKAGES.index(package), PACKAGES.index(other)
         height = upper - lower
@@ -58,7 +61,7 @@ def main() -> None:
         axes.add_patch(box)
         axes.text(0.83, row, package, ha="center", va="center", fontsize=11, weight="bold")
         axes.text(1.78, row, ROLES[package], va="center", fontsize=10)
-    axes.set(xlim=(-3.7, 8.6), ylim=(-0.5, len(PACKAGES) - 0.5))
+    axes.set(xlim=(-4.6, 8.6), ylim=(-0.5, len(PACKAGES) - 0.5))
     axes.axis("off")
     file = Path(__file__).with_suffix(".png")
     figure.savefig(file, dpi=100)

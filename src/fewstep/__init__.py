@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from fewstep.base.version import __version__ as __version__
 
 if _TYPE_CHECKING:
+    from fewstep import adapters as adapters
     from fewstep import data as data
     from fewstep import exact as exact
     from fewstep import methods as methods
     from fewstep import networks as networks
+    from fewstep.adapters import adapt as adapt
     from fewstep.analysis import metrics as metrics
     from fewstep.base import errors as errors
     from fewstep.core import balances as balances
     from fewstep.core import couplings as couplings
     from fewstep.core import denoiser as denoiser
     from fewstep.core import distances as distances
+    from fewstep.core import measurements as measurements
     from fewstep.core import process as process
     from fewstep.core import sampling as sampling
     from fewstep.core import scalings as scalings
@@ -36,11 +39,14 @@ if _TYPE_CHECKING:
     from fewstep.core import times as times
     from fewstep.core import weights as weights
     from fewstep.core.denoiser import Models as Models
+    from fewstep.core.denoiser import guide as guide
     from fewstep.core.method import Method as Method
     from fewstep.core.times import Times as Times
     from fewstep.core.times import curricula as curricula
     from fewstep.run import recipes as recipes
     from fewstep.run.config import Run as Run
+    from fewstep.run.editing import edit as edit
+    from fewstep.run.editing import interpolate as interpolate
     from fewstep.run.generator import Generator as Generator
     from fewstep.run.generator import load as load
     from fewstep.training import trajectories as cache  # noqa: F401 - another name of that module
@@ -48,6 +54,7 @@ if _TYPE_CHECKING:
     from fewstep.training.trajectories import trajectories as trajectories
 
 _MODULES = {
+    "adapters": "adapters",
     "balances": "core.balances",
     "cache": "training.trajectories",
     "couplings": "core.couplings",
@@ -57,6 +64,7 @@ _MODULES = {
     "distances": "core.distances",
     "errors": "base.errors",
     "exact": "exact",
+    "measurements": "core.measurements",
     "methods": "methods",
     "metrics": "analysis.metrics",
     "networks": "networks",
@@ -72,11 +80,15 @@ _MODULES = {
     "weights": "core.weights",
 }
 _NAMES = {
+    "adapt": "adapters",
+    "guide": "core.denoiser",
     "Generator": "run.generator",
     "Method": "core.method",
     "Models": "core.denoiser",
     "Run": "run.config",
     "Times": "core.times",
+    "edit": "run.editing",
+    "interpolate": "run.editing",
     "load": "run.generator",
     "train": "training.train",
     "trajectories": "training.trajectories",

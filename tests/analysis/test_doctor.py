@@ -20,6 +20,7 @@ import pytest
 import torch
 
 import fewstep as fs
+from fewstep.adapters.linear_bound import Linear, linear_of
 from fewstep.analysis.doctor import MEASURES, Subject, levels, output, subject_of
 from fewstep.analysis.doctor import later_steps as later
 from fewstep.analysis.doctor.examination import Examination, Samples
@@ -31,7 +32,6 @@ from fewstep.analysis.doctor.gradients import (
     noise_of,
     repeated_rows,
 )
-from fewstep.analysis.doctor.linear_bound import Linear, linear_of
 from fewstep.analysis.doctor.memorisation import memorisation
 from fewstep.analysis.doctor.training_log import spikes
 from fewstep.analysis.doctor.verdicts import Measure, judge

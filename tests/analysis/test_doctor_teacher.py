@@ -12,67 +12,35 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import fewstep as fs
+from fewstep.adapters.candidates import ranges
 from fewstep.analysis.doctor.entry import teacher_examination, teacher_of
-from fewstep.analysis.doctor.interpretations import LABELS, Reading, make_reading, ranges
 from fewstep.analysis.doctor.teacher import Teacher, denoising
 from fewstep.analysis.doctor.teacher_reading import find_reading
 from fewstep.analysis.doctor.verdicts import Verdict
 from fewstep.base import randomness
 from fewstep.base.errors import UserError
 from fewstep.cli import main
-from fewstep.core.process import expand
+from fewstep.core.conventions import Convention, convention
 from fewstep.data import Arrays, Units
 from fewstep.run.datasets import dataset_of
+from tests.support.exact_network import Exact
 
 DATA = dataset_of("exact:ring8")
 TRUTH = fs.exact.ring8()
 STD = DATA.sigma_data()
 
 
-class Exact(nn.Module):
-    """The network whose output is an exact denoiser's under a reading.
-
-    F = (u_hat - skip x_t) / out at the label's level.
-    """
-
-    def __init__(self, reading: Reading, truth: Any = TRUTH) -> None:
-        super().__init__()
-        self.reading, self.truth = reading, truth
-        self.levels = torch.logspace(-4, 4, 8001, dtype=torch.float64)
-        scaled_levels = self.levels * reading.range.scale
-        t = reading.process.time_at(scaled_levels)
-        own = reading.scaling(reading.process, t).noise
-        labels = own if reading.label is None else LABELS[reading.label](t, scaled_levels)
-        self.direction = 1.0 if labels[-1] > labels[0] else -1.0
-        self.labels = self.direction * labels
-
-    def level_of(self, label: Tensor) -> Tensor:
-        label = (self.direction * label.double()).clamp(self.labels[0], self.labels[-1])
-        i = torch.searchsorted(self.labels, label).clamp(1, len(self.labels) - 1)
-        gap = (self.labels[i] - self.labels[i - 1]).clamp_min(1e-30)
-        share = (label - self.labels[i - 1]) / gap
-        return torch.lerp(self.levels[i - 1].log(), self.levels[i].log(), share).exp()
-
-    def forward(self, x: Tensor, label: Tensor, cond: Any = None) -> Tensor:
-        own, level = self.reading, self.level_of(label)
-        scale, shift = own.range.scale, own.range.shift
-        t = own.process.time_at(level * scale)
-        c, alpha = own.scaling(own.process, t), own.process.alpha(t)
-        x_t = x.double() / expand(c.in_, x.double())
-        u_t = x_t / expand(alpha, x_t)
-        guess = scale * self.truth((u_t - shift) / scale, level) + shift
-        return (own.sign * (guess - expand(c.skip, x_t) * x_t) / expand(c.out, x_t)).to(x.dtype)
-
-
 def reading(
     prediction: str, process: str = "edm", range_: str = "[-1, 1]", sd: float = STD, **more: Any
-) -> Reading:
-    return replace(make_reading(prediction, process, ranges(DATA.train.x0)[range_], sd), **more)
+) -> Convention:
+    deviation = sd if prediction == "edm" else None
+    interval = ranges(DATA.train.x0)[range_]
+    return convention(prediction, process, range=interval, sigma_data=deviation, **more)
 
 
 @dataclass(frozen=True)
 class Case:
-    truth: Reading
+    truth: Convention
     settings: dict[str, Any]  # as declared
     phrases: tuple[str, ...]  # of the message
 
@@ -142,7 +110,7 @@ CASES = {
 }
 
 
-def verdicts_of(truth: Reading, settings: dict[str, Any]) -> dict[str, Verdict]:
+def verdicts_of(truth: Convention, settings: dict[str, Any]) -> dict[str, Verdict]:
     teacher = teacher_of(Exact(truth), DATA, **{"device": "cpu", **settings})
     return {verdict.name: verdict for verdict in find_reading(teacher).verdicts}
 

@@ -1,4 +1,4 @@
-"""The module of a plan gives the generator's own samples; a plan is what a sampler's step does."""
+"""The module of a scheme gives the generator's own samples; a scheme is what a step does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fewstep.data import Units
 from fewstep.data.quantiles import quantiles_of
 from fewstep.export.contents import Contents, example_condition, prepare
 from fewstep.export.graph import KSteps
-from fewstep.export.plan import plan
+from fewstep.export.scheme import scheme
 from fewstep.export.units import ToUser, normal_series, normal_share
 from fewstep.export.writing import bound_of
 from tests.export.generators import NETWORKS, of_name, small
@@ -28,7 +28,7 @@ LINEAR = [name for name in SAMPLERS if name != "addim"]
 def gap(contents: Contents, n: int = 64) -> float:
     """The largest difference from the generator's samples, relative to the data's scale."""
     cond = example_condition(contents.generator, n)
-    module = KSteps(contents.generator, contents.plan, contents.half)
+    module = KSteps(contents.generator, contents.scheme, contents.half)
     with torch.no_grad():
         theirs = module(**contents.inputs(n, seed=3, cond=cond))
     ours = contents.samples(n, seed=3, cond=cond)
@@ -63,8 +63,8 @@ def test_a_second_stage_asks_the_network_of_each_time():
     g = small(method="tcm", composite=True)
     both = prepare(g.with_later_sigmas((2.0, 0.5)))
     assert gap(both) < 5e-6
-    assert KSteps(g, both.plan).uses == ["high", "high", "low"]
-    assert set(KSteps(g, prepare(g).plan).networks) == {"high"}
+    assert KSteps(g, both.scheme).uses == ["high", "high", "low"]
+    assert set(KSteps(g, prepare(g).scheme).networks) == {"high"}
 
 
 def test_a_step_that_is_not_linear_is_refused():
@@ -88,17 +88,17 @@ def test_steps_of_the_users_own_are_read_or_refused(change):
     assert prepare(own).sampler_name == "own"
     assert prepare(small(method="mcm", method_options={"K": 2})).sampler_name == "ddim"
     with pytest.raises(UserError, match="not linear"):
-        plan(g.method.process, [80.0, 1.0, 0.0], curved, False)
+        scheme(g.method.process, [80.0, 1.0, 0.0], curved, False)
 
 
 def test_a_plan_has_the_factors_of_the_formulas():
     """renoise: D + s z. Heun: x + h (v + v') / 2, written in x and the answers."""
     process = fs.process.edm()
     by = SAMPLERS["multistep"]
-    first, last = plan(process, [80.0, 0.5, 0.0], by.step, by.noisy).steps
+    first, last = scheme(process, [80.0, 0.5, 0.0], by.step, by.noisy).steps
     assert first.result == (("answer 0", 1.0), ("noise", 0.5))
     assert (last.result, last.is_noisy) == ((("answer 0", 1.0),), False)
-    (step,) = plan(process, [2.0, 1.0], SAMPLERS["heun"].step, False).steps
+    (step,) = scheme(process, [2.0, 1.0], SAMPLERS["heun"].step, False).steps
     assert [ask.t for ask in step.asks] == [2.0, 1.0]
     # v = (x - D) / 2, x' = x - v, v' = x' - D'; x - (v + v') / 2
     assert dict(step.asks[1].point) == pytest.approx({"x": 0.5, "answer 0": 0.5})
@@ -109,7 +109,7 @@ def test_a_plan_has_the_factors_of_the_formulas():
 def test_heun_in_few_steps_enlarges_what_is_rounded():
     """Then the generator's own samples depend on the batch as much."""
     few = prepare(small(method="diffusion", std=0.1), steps=3, sampler="heun")
-    assert few.plan.amplification == pytest.approx(40_000, rel=0.01)
+    assert few.scheme.amplification == pytest.approx(40_000, rel=0.01)
     assert 5e-6 < gap(few) < bound_of(few)
     assert bound_of(prepare(small(), steps=4)) == 5e-6
 
@@ -135,13 +135,13 @@ def test_noise_is_masked_for_a_network_that_is_not():
 def test_half_precision_is_near_and_is_half():
     g = small(options={"width": 64, "depth": 4})
     assert 1e-6 < gap(prepare(g, steps=2, half=True)) < 1e-3
-    weights = list(KSteps(g, prepare(g).plan, True).parameters())
+    weights = list(KSteps(g, prepare(g).scheme, True).parameters())
     count = sum(w.numel() for w in weights)
     assert 2 * count < sum(w.nbytes for w in weights) < 2.1 * count + 20_000
     assert min(w.numel() for w in weights if w.dtype == torch.float16) > 1000
     max(g.denoiser.parameters(), key=torch.numel).data[0] = 1e6
     with pytest.raises(UserError, match="beyond float16's range"):
-        KSteps(g, prepare(g).plan, True)
+        KSteps(g, prepare(g).scheme, True)
 
 
 def test_half_of_the_shipped_generator():
@@ -225,7 +225,7 @@ def test_a_network_that_looks_at_its_numbers_is_refused():
 def test_what_is_no_generator_of_runs_is_refused():
     g = small()
     with pytest.raises(UserError, match="a denoiser of type Linear"):
-        KSteps(replace(g, denoiser=nn.Linear(3, 3)), prepare(g).plan)
+        KSteps(replace(g, denoiser=nn.Linear(3, 3)), prepare(g).scheme)
     with pytest.raises(UserError, match="steps = 0"):
         prepare(g, steps=0)
 

@@ -38,7 +38,6 @@ FOLDER = Path(os.environ.get("FEWSTEP_CONFORMANCE") or Path(__file__).parents[1]
 EDM = fs.process.edm()
 
 WAITING = {
-    "diffusers_unet2d": "reading diffusers' networks is not here yet",
     "fastgen_mean_flow_loss": "two-time maps are not here yet",
 }
 

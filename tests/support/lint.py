@@ -19,7 +19,7 @@ MODULES = {
     ),
     "network": (
         "socket socketserver ssl urllib urllib3 http requests httpx aiohttp ftplib smtplib xmlrpc"
-        " webbrowser"
+        " webbrowser uvicorn starlette asyncio"
     ),
     "process": "subprocess pty ctypes cffi",
     "global generator": "random secrets",

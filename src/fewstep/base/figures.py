@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from fewstep.base.errors import UserError
 
@@ -72,8 +72,8 @@ def svg(drawing: Drawing) -> bytes:
     return file.getvalue()
 
 
-def png(drawing: Drawing, path: Path, dpi: int = 200) -> None:
+def png(drawing: Drawing, path: Path | IO[bytes], dpi: int = 200) -> None:
     """Writes the drawing at so many dots per inch; letters that the font lacks are boxes."""
     with style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        drawing.savefig(path, dpi=dpi, metadata={"Software": None})
+        drawing.savefig(path, format="png", dpi=dpi, metadata={"Software": None})

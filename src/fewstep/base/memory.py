@@ -57,7 +57,7 @@ class Room:
         half as many from then on, and one warning says so. Raises OutOfMemory where a single row
         does not fit.
         """
-        size = int(min(self._rows(n, work, device) if batch is None else batch, self.most))
+        size = int(min(self.rows(n, work, device) if batch is None else batch, self.most))
         size = max(size, self.least)
         first, before = 0, 0
         while first < n:
@@ -83,7 +83,7 @@ class Room:
             yield results[0]
             first = rows.stop
 
-    def _rows(self, n: int, work: Callable[[range], Any], device: torch.device | None) -> int:
+    def rows(self, n: int, work: Callable[[range], Any], device: torch.device | None) -> int:
         """The power of two of rows that take a share of the memory there is; all of few rows."""
         if n <= max(FEW, self.least):
             return n

@@ -21,7 +21,7 @@ Options = dict[str, Any]
 Base = str | Options | Any
 
 MOST_OPTION = 10**6  # of an integer: it is a number of levels, layers or channels
-MOST_DEEP, MOST_ITEMS = 8, 1000  # levels and entries of options
+MOST_DEEP, MOST_ITEMS = 8, 5000  # levels and entries of options: a table of noise has 4000
 MOST_TEXT = 4096  # characters of a name or path
 
 

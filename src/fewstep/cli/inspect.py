@@ -39,11 +39,13 @@ def main(argv: list[str]) -> int:
         name: sum(prod(e.shape) for e in group.values())
         for name, group in checkpoint.layout().items()
     }
+    origin = {"source": record.source, "convention": run["convention"]}  # of an import
     report: dict[str, Any] = {"path": str(checkpoint.path)}
     report |= {key: run[key] for key in ("recipe", "method", "network", "data")}
     for kind in ("init", "teacher"):
         if run.get(kind):
             report[kind] = f"{run[kind]} ({facts[kind][:16]})"
+    report |= {name: one for name, one in origin.items() if one}
     report["step"] = record.step
     report["iterations"] = run["iterations"]
     if rows:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.base.conditions import NO_LABEL, Cond, apply_mask, each, pick
-from fewstep.base.errors import UserError
+from fewstep.base.errors import UserError, require
 from fewstep.core import abilities
 from fewstep.core.process import Process, Time, edm, expand, per_row
 from fewstep.core.scalings import Coefficients, Scaling
@@ -264,17 +264,37 @@ class Guided:
     """Classifier-free guidance: D_c + scale (D_c - D_u), D_u without the label; 0 is D_c alone.
 
     Source: MCM, arXiv 2403.06807, appendix A; 1 + scale is the w of imagen (arXiv 2205.11487) and
-    Direct CM.
+    Direct CM. Rows whose noise level is outside of `interval` (arXiv 2404.07724) are not guided,
+    and their D_u is not evaluated. `rescale` brings the guess back to the deviation of D_c, by that
+    share (arXiv 2305.08891, eq. 15-16, there of the network's output).
     """
 
     denoiser: Denoiser
     scale: float
+    interval: tuple[float, float] | None = None  # noise levels sigma / alpha
+    rescale: float = 0.0
 
     def both(self, x_t: Tensor, t: Time, cond: Cond) -> tuple[Tensor, Tensor]:
         """The guided guess and the unguided conditional one."""
         plain = self.denoiser(x_t, t, cond)
-        free = self.denoiser(x_t, t, without_label(cond))
-        return plain + self.scale * (plain - free), plain
+        free = self._free(x_t, t, cond, plain)
+        guess = plain + self.scale * (plain - free)
+        if self.rescale:
+            axes = list(range(1, x_t.ndim))
+            ratio = plain.std(axes, keepdim=True) / guess.std(axes, keepdim=True)
+            guess = guess * (1 + self.rescale * (ratio - 1))
+        return guess, plain
+
+    def _free(self, x_t: Tensor, t: Time, cond: Cond, plain: Tensor) -> Tensor:
+        """D_u, and D_c where no guidance is asked for."""
+        cond = without_label(cond)
+        if self.interval is None:
+            return self.denoiser(x_t, t, cond)
+        times = per_row(t, x_t)
+        process = abilities.process(self.denoiser) or edm()
+        level = process.level(times)
+        low, high = self.interval
+        return on_rows(self.denoiser, x_t, times, cond, (level >= low) & (level <= high), plain)
 
     def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
         return self.both(x_t, t, cond)[0]
@@ -283,6 +303,28 @@ class Guided:
 def guided(denoiser: Denoiser, scale: float) -> Denoiser:
     """The denoiser under guidance; itself at scale 0."""
     return Guided(denoiser, scale) if scale else denoiser
+
+
+def guide(
+    denoiser: Denoiser,
+    scale: float | None = None,
+    *,
+    w: float | None = None,
+    interval: tuple[float, float] | None = None,
+    rescale: float = 0.0,
+) -> Denoiser:
+    """A denoiser under guidance: by scale, where 0 is none, or by w = 1 + scale, where 1 is none.
+
+    interval: the noise levels sigma / alpha that are guided; rescale: a share in 0 .. 1.
+    Raises UserError.
+    """
+    fine = (scale is None) != (w is None)
+    require(fine, "scale", scale, "either scale or w, which is 1 + scale")
+    require(0 <= rescale <= 1, "rescale", rescale, "a share in 0 .. 1")
+    fine = interval is None or 0 <= interval[0] < interval[1]
+    require(fine, "interval", interval, "two noise levels, the lower one first")
+    by = scale if scale is not None else (w or 0.0) - 1
+    return Guided(denoiser, by, interval, rescale) if by else denoiser
 
 
 def without_label(cond: Cond) -> Cond:

@@ -5,6 +5,7 @@ All are `[B] -> [B]` in float64; t = 0 is the data.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -147,14 +148,7 @@ class Cosine:
         Levels outside of the schedule's become its ends.
         """
         logsnr = -2 * level.log()
-        below = torch.zeros_like(level)
-        above = torch.ones_like(level)
-        for _ in range(60):
-            middle = (below + above) / 2
-            is_early = self._value(middle) > logsnr
-            below = torch.where(is_early, middle, below)
-            above = torch.where(is_early, above, middle)
-        return (below + above) / 2
+        return bisect(lambda t: self._value(t) <= logsnr, level, 1.0)
 
 
 def root(x: Tensor) -> Tensor:
@@ -211,3 +205,46 @@ class Table:
         step = torch.searchsorted(-column, -power).clamp(1, len(self.power))
         share = (column[step - 1] - power) / (column[step - 1] - column[step])
         return step - 1 + share.clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """alpha and sigma by a function of yours, `pair(t) -> (alpha, sigma)`, whose level rises.
+
+    Rates are its derivatives, by forward mode; the inverse is by bisection in 0 .. t_max.
+    """
+
+    pair: Callable[[Tensor], tuple[Tensor, Tensor]]
+    t_max: float
+
+    def _values(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = self.pair(t)
+        return torch.as_tensor(alpha).to(t).expand_as(t), torch.as_tensor(sigma).to(t).expand_as(t)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self._values(t)[0]
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self._values(t)[1]
+
+    def alpha_rate(self, t: Tensor) -> Tensor:
+        return torch.func.jvp(self.alpha, (t,), (torch.ones_like(t),))[1]
+
+    def sigma_rate(self, t: Tensor) -> Tensor:
+        return torch.func.jvp(self.sigma, (t,), (torch.ones_like(t),))[1]
+
+    def time_at(self, level: Tensor) -> Tensor:
+        """Levels outside of the schedule's become its ends."""
+        return bisect(lambda t: self.sigma(t) / self.alpha(t) > level, level, self.t_max)
+
+
+def bisect(is_late: Callable[[Tensor], Tensor], like: Tensor, most: float) -> Tensor:
+    """The times in 0 .. most from which on `is_late` holds."""
+    below = torch.zeros_like(like)
+    above = torch.full_like(like, most)
+    for _ in range(60):
+        middle = (below + above) / 2
+        late = is_late(middle)
+        below = torch.where(late, below, middle)
+        above = torch.where(late, middle, above)
+    return (below + above) / 2

@@ -8,14 +8,14 @@ device, which may not have float64 either. Data is `[B, ...]` with any number of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fewstep.base.errors import UserError, require, unknown
-from fewstep.core.noise import Cosine, Edm, Linear, Schedule, Table, Trig
+from fewstep.core.noise import Cosine, Curve, Edm, Linear, Schedule, Table, Trig
 
 Time = float | Tensor
 
@@ -202,6 +202,19 @@ def discrete(
     name = "betas" if betas is not None else "alphas_cumprod"
     require(falls, name, tuple(power.shape), "a table whose products fall from 1 to 0")
     return Process(Table(tuple(power.tolist())), t_min=0.0, t_max=float(len(power)))
+
+
+def own(pair: Callable[[Tensor], tuple[Tensor, Tensor]], *, t_max: float = 1.0) -> Process:
+    """A process of yours: `pair(t [B]) -> (alpha, sigma)`, with sigma / alpha rising on 0 .. t_max.
+
+    Raises UserError where the level does not rise.
+    """
+    schedule = Curve(pair, t_max)
+    t = torch.linspace(0, t_max, 65, dtype=torch.float64)
+    level = schedule.sigma(t) / schedule.alpha(t)
+    fine = level.shape == t.shape and bool((level[1:] > level[:-1]).all())
+    require(fine, "pair", getattr(pair, "__name__", "function"), "sigma / alpha that rises with t")
+    return Process(schedule, t_min=0.0, t_max=t_max)
 
 
 def by_name(name: str) -> Process:

@@ -196,3 +196,12 @@ class Flow:
         slow = sigma / schedule.sigma_rate(t)
         turn = alpha - schedule.alpha_rate(t) * slow
         return _plain(1 / turn, -slow / turn, t)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """The output is the score: x0_hat = (x_t + sigma^2 s) / alpha (NCSN, arXiv 1907.05600)."""
+
+    def __call__(self, process: Process, t: Tensor) -> Coefficients:
+        alpha, sigma = process.alpha(t), process.sigma(t)
+        return _plain(1 / alpha, sigma.square() / alpha, t)

@@ -168,8 +168,8 @@ def warn(values: Mapping[str, Any]) -> None:
         log.warning("fewstep: data %s: %s", values["name"], mark)
 
 
-def warn_outside(values: Mapping[str, Any], cond: Cond) -> None:
-    """A warning for a condition that lies far outside of what a run has learned from.
+def outside(values: Mapping[str, Any], cond: Cond) -> Iterator[str]:
+    """A line for each condition that lies far outside of what a run has learned from.
 
     cond: what samples are asked for, in the user's units. values: the description of its data.
     """
@@ -181,9 +181,10 @@ def warn_outside(values: Mapping[str, Any], cond: Cond) -> None:
             room = (high - low) / 2 or 1e-5 * abs(high)
             far = (numbers < low - room) | (numbers > high + room)
             if bool(far.any()):
-                log.warning(
-                    "fewstep: condition %s = %g: the run knows %g..%g, and can only guess there",
-                    *(one_line(variable["name"]), float(numbers[far][0]), low, high),
+                value = float(numbers[far][0])
+                yield (
+                    f"condition {one_line(variable['name'])} = {value:g}: the run knows"
+                    f" {low:g}..{high:g}, and can only guess there"
                 )
 
 

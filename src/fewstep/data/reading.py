@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from fewstep.base.errors import UserError, short_repr
 from fewstep.data.columns import NO_NAMES, Column, Names
-from fewstep.data.units import AUTO, Units
+from fewstep.data.units import AUTO, STANDARD, Units
 
 BadFiles = Literal["fail", "skip"]
 
@@ -20,6 +20,7 @@ class Reading:
     size: int | None = None  # side that the middle square of each picture is resized to
     bad_files: BadFiles = "fail"
     units: str = AUTO  # see `fewstep.data.units`
+    auto: str = STANDARD  # what auto is for all but pictures of bytes
     channel_axis: int | None = None  # of the whole array; None: by `units.variable_axis`
     columns: tuple[str, ...] = ()  # of a table, that are samples; (): see `fewstep.data.files`
     label_column: str | None = None

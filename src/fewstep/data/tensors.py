@@ -117,7 +117,8 @@ def standardise(
             log.warning(text, name, low, high)
     if units is None:
         axis = variable_axis(x0, cond, reading.channel_axis)
-        units = measured_units(rows.x0.double(), rows.cond, reading.units, axis)
+        choice = reading.auto if reading.units == AUTO else reading.units
+        units = measured_units(rows.x0.double(), rows.cond, choice, axis)
     if reading.units != WHOLE:  # older runs have whole numbers as they are
         cond = _float_features(cond)
         rows = Arrays(rows.x0, _float_features(rows.cond))

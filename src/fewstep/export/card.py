@@ -84,7 +84,7 @@ def check_scores(report: Any, contents: Contents) -> list[Result]:
                 f"scores of the weights {str(other)[:16]}: expected those of this run, {own[:16]}:"
                 " measure them with 'fewstep eval RUN --json'"
             )
-    steps = len(contents.plan.times)
+    steps = len(contents.scheme.times)
     fitting = [result for result in results if result.steps == steps]
     if not fitting:
         have = ", ".join(str(n) for n in sorted({result.steps for result in results}))
@@ -122,7 +122,7 @@ def _seeds(contents: Contents) -> list[str]:
     """How the noise of a seed is drawn."""
     shape = contents.generator.facts.shape
     parts = [f'inputs["noise"] = unit_noise(seed, "prior", n, {shape})']
-    if contents.plan.noisy:
+    if contents.scheme.noisy:
         streams = ", ".join(_quote(stream) for stream in contents.streams[1:])
         parts += [
             f"renoise = [unit_noise(seed, stream, n, {shape}) for stream in [{streams}]]",

@@ -19,7 +19,7 @@ from fewstep.base.version import __version__
 from fewstep.core.sampling import SAMPLERS, Sampler
 from fewstep.data import Units, change_cond
 from fewstep.export.graph import input_shapes, networks_of, trace
-from fewstep.export.plan import Plan, plan
+from fewstep.export.scheme import Scheme, scheme
 from fewstep.run.generator import Generator
 
 FORMAT = "fewstep-export 1"
@@ -30,10 +30,10 @@ Inputs = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Contents:
-    """A generator, the steps and sampler as for its `sample`, and the plan that these make."""
+    """A generator, the steps and sampler as for its `sample`, and the scheme that these make."""
 
     generator: Generator
-    plan: Plan
+    scheme: Scheme
     steps: int | None = None
     sampler: str | None = None
     half: bool = False  # large weights are stored in half precision
@@ -41,7 +41,7 @@ class Contents:
     @cached_property
     def program(self) -> ExportedProgram:
         """The graph by torch.export. Raises UserError."""
-        return trace(self.generator, self.plan, self.half)
+        return trace(self.generator, self.scheme, self.half)
 
     def inputs(self, n: int, seed: int = 0, cond: Cond | int | str = None) -> Inputs:
         """What makes the graph give the n samples of `Generator.sample` with this seed."""
@@ -52,10 +52,10 @@ class Contents:
             return normal(seed, stream, 0, n, shape, SAMPLING_BLOCK)
 
         parts = [draw("prior")]
-        if self.plan.noisy:
+        if self.scheme.noisy:
             parts.append(torch.stack([draw(stream) for stream in self.streams[1:]], 1))
         parts += [part for _, part in leaves(generator.fit_conditions(n, cond))]
-        return dict(zip(input_shapes(generator, self.plan), parts, strict=True))
+        return dict(zip(input_shapes(generator, self.scheme), parts, strict=True))
 
     def samples(self, n: int, seed: int = 0, cond: Cond | int | str = None) -> Tensor:
         """The samples of the generator itself, which those of an export are compared with."""
@@ -76,12 +76,12 @@ class Contents:
     @property
     def streams(self) -> list[str]:
         """The names of the noises that a seed makes: of `noise`, and of each draw in `renoise`."""
-        return ["prior", *(f"renoise {number}" for number in self.plan.noisy)]
+        return ["prior", *(f"renoise {number}" for number in self.scheme.noisy)]
 
     @property
     def weights(self) -> int:
         """How many numbers the networks that answer have."""
-        networks = networks_of(self.generator.denoiser, self.plan).values()
+        networks = networks_of(self.generator.denoiser, self.scheme).values()
         return sum(p.numel() for network in networks for p in network.parameters())
 
     def scales(self) -> Tensor:
@@ -101,7 +101,7 @@ class Contents:
         """What stands beside the weights: JSON's own types, and no path of this machine."""
         generator, run, facts = self.generator, self.generator.run, self.generator.facts
         level = generator.method.process.level
-        shapes = input_shapes(generator, self.plan)
+        shapes = input_shapes(generator, self.scheme)
         return {
             "format": FORMAT,
             "fewstep": __version__,
@@ -113,9 +113,9 @@ class Contents:
             "weights": self.weights,
             "half": self.half,
             "sampler": self.sampler_name,
-            "steps": len(self.plan.times),
-            "times": self.plan.times,
-            "sigmas": [number(float(level(t))) for t in self.plan.times],
+            "steps": len(self.scheme.times),
+            "times": self.scheme.times,
+            "sigmas": [number(float(level(t))) for t in self.scheme.times],
             "inputs": {
                 name: {"dtype": str(dtype).removeprefix("torch."), "shape": ["batch", *shape]}
                 for name, (dtype, shape) in shapes.items()
@@ -143,7 +143,7 @@ def prepare(
 ) -> Contents:
     """What is exported of a generator; steps, sampler: as for `sample`. Raises UserError."""
     by, grid = generator.schedule(steps, sampler)
-    moves = plan(generator.method.process, grid, by.step, by.noisy)
+    moves = scheme(generator.method.process, grid, by.step, by.noisy)
     return Contents(generator.to("cpu"), moves, steps, sampler, half)
 
 

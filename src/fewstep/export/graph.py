@@ -20,7 +20,7 @@ from fewstep.base.conditions import DTYPES, LABELS, Cond, Kind, apply_mask, kind
 from fewstep.base.errors import UserError
 from fewstep.base.surroundings import surroundings
 from fewstep.core.denoiser import Preconditioned, Truncated
-from fewstep.export.plan import ANSWER, NOISE, Combination, Plan, X
+from fewstep.export.scheme import ANSWER, NOISE, Combination, Scheme, X
 from fewstep.export.units import ToModel, ToUser
 from fewstep.run.generator import Generator
 
@@ -42,16 +42,16 @@ class KSteps(nn.Module):
     `Preconditioned` has them.
     """
 
-    def __init__(self, generator: Generator, plan: Plan, half: bool = False) -> None:
+    def __init__(self, generator: Generator, scheme: Scheme, half: bool = False) -> None:
         super().__init__()
         facts = generator.facts
-        self.plan = plan
+        self.scheme = scheme
         self.kind = facts.cond
-        self.names = list(input_shapes(generator, plan))
-        self.coefficients = [_coefficients(generator.denoiser, t) for t in plan.times]
-        self.uses = [_name_at(generator.denoiser, t) for t in plan.times]
+        self.names = list(input_shapes(generator, scheme))
+        self.coefficients = [_coefficients(generator.denoiser, t) for t in scheme.times]
+        self.uses = [_name_at(generator.denoiser, t) for t in scheme.times]
         self.networks: dict[str, nn.Module] = {}
-        for name, network in networks_of(generator.denoiser, plan).items():
+        for name, network in networks_of(generator.denoiser, scheme).items():
             self.networks[name] = copy.deepcopy(network).cpu().requires_grad_(False).eval()
             self.add_module(name, self.networks[name])
         self.dtypes = {name: _dtypes(network) for name, network in self.networks.items()}
@@ -67,11 +67,11 @@ class KSteps(nn.Module):
         """The samples; what `forward` is, whose arguments have the names of the inputs."""
         cond = self.condition(self.kind, inputs)
         noise = apply_mask(inputs["noise"], cond)
-        fresh = [apply_mask(inputs["renoise"][:, i], cond) for i in range(len(self.plan.noisy))]
+        fresh = [apply_mask(inputs["renoise"][:, i], cond) for i in range(len(self.scheme.noisy))]
         weights = {name: _at_least_float32(one) for name, one in self.networks.items()}
         draws, number = iter(fresh), 0
-        x = self.plan.start * noise
-        for step in self.plan.steps:
+        x = self.scheme.start * noise
+        for step in self.scheme.steps:
             vectors = {X: x}
             if step.is_noisy:
                 vectors[NOISE] = next(draws)
@@ -118,13 +118,13 @@ def combine(combination: Combination, vectors: Mapping[str, Tensor]) -> Tensor:
 
 
 def input_shapes(
-    generator: Generator, plan: Plan
+    generator: Generator, scheme: Scheme
 ) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """The type of each input and its shape without the axis of samples, by name, in their order."""
     facts = generator.facts
     result = {"noise": (torch.float32, facts.shape)}
-    if plan.noisy:
-        result["renoise"] = (torch.float32, (len(plan.noisy), *facts.shape))
+    if scheme.noisy:
+        result["renoise"] = (torch.float32, (len(scheme.noisy), *facts.shape))
     for name, kind in kinds(facts.cond):
         dtype = torch.int64 if kind == LABELS else DTYPES[kind[0]]  # type: ignore[index]
         word = _input_name(kind, name)
@@ -135,14 +135,14 @@ def input_shapes(
 
 
 @surroundings()
-def trace(generator: Generator, plan: Plan, half: bool = False) -> ExportedProgram:
+def trace(generator: Generator, scheme: Scheme, half: bool = False) -> ExportedProgram:
     """The generator as a graph of torch's operators, for any number of samples.
 
     half: large weights are stored in float16, and computed with in float32. Raises UserError for a
     network that cannot be traced.
     """
-    module = KSteps(generator, plan, half)
-    shapes = input_shapes(generator, plan)
+    module = KSteps(generator, scheme, half)
+    shapes = input_shapes(generator, scheme)
     example = {
         name: torch.zeros(_FEW, *shape, dtype=dtype) for name, (dtype, shape) in shapes.items()
     }
@@ -208,9 +208,9 @@ def quiet_tracing() -> Iterator[None]:
             one.setLevel(level)
 
 
-def networks_of(denoiser: nn.Module, plan: Plan) -> dict[str, nn.Module]:
-    """The networks that answer at the times of a plan, by name. Raises UserError."""
-    uses = {_name_at(denoiser, t) for t in plan.times}
+def networks_of(denoiser: nn.Module, scheme: Scheme) -> dict[str, nn.Module]:
+    """The networks that answer at the times of a scheme, by name. Raises UserError."""
+    uses = {_name_at(denoiser, t) for t in scheme.times}
     return {name: part.network for name, part in _parts(denoiser).items() if name in uses}
 
 

@@ -108,7 +108,7 @@ def _is_export(folder: Path) -> bool:
 def seconds(contents: Contents, target: str) -> float:
     """About how long an export takes, on one core."""
     modules = sum(1 for _ in contents.generator.denoiser.modules())
-    return 5 + TARGETS[target].seconds * modules * len(contents.plan.times)
+    return 5 + TARGETS[target].seconds * modules * len(contents.scheme.times)
 
 
 def export(
@@ -164,13 +164,13 @@ def export(
                     disk.remove(folder)
         sizes = {str(path): _size(path) for path in files}
     return Report(
-        to, sizes, len(contents.plan.times), contents.to_json()["inputs"], difference, bound
+        to, sizes, len(contents.scheme.times), contents.to_json()["inputs"], difference, bound
     )
 
 
 def bound_of(contents: Contents) -> float:
     """What samples may differ by: a bound for each answer, times what a step makes of it."""
-    return (HALF_BOUND if contents.half else BOUND) * contents.plan.amplification
+    return (HALF_BOUND if contents.half else BOUND) * contents.scheme.amplification
 
 
 def compare(contents: Contents, sample: Callable[[Inputs], Tensor], bound: float) -> float:

@@ -9,7 +9,14 @@ from fewstep import core
 __all__ = ["cd", "ct", "diffusion", "ect", "ict"]
 
 
-def diffusion(*, p_mean: float = -1.2, p_std: float = 1.2, sigma_data: float = 0.5) -> core.Method:
+def diffusion(
+    *,
+    p_mean: float = -1.2,
+    p_std: float = 1.2,
+    t_min: float = 0.002,
+    t_max: float = 80.0,
+    sigma_data: float = 0.5,
+) -> core.Method:
     """Denoising score matching, the training of teachers: E weight ||D(x_t, t) - x0||^2 / D.
 
     weight = (t^2 + sd^2) / (t sd)^2.
@@ -18,9 +25,12 @@ def diffusion(*, p_mean: float = -1.2, p_std: float = 1.2, sigma_data: float = 0
     Args:
         p_mean: mean of ln t
         p_std: standard deviation of ln t
+        t_min: the level of the samplers' last evaluation
+        t_max: the level where sampling starts
         sigma_data: standard deviation of the data, for weight and preconditioning
     """
     return core.Method(
+        process=core.process.edm(t_min=t_min, t_max=t_max),
         times=core.times.Clean(law=core.times.LogNormal(mean=p_mean, std=p_std)),
         distance=core.distances.mse,
         weight=core.weights.Edm(sigma_data),

@@ -318,3 +318,17 @@ def set_transformer(
     from fewstep.networks._set_transformer import SetTransformer
 
     return SetTransformer
+
+
+@_factory
+def diffusers(shape: tuple[int, ...], classes: int = 0, *, config: str = "") -> "type[nn.Module]":
+    """A UNet2DModel or DiTTransformer2DModel of the package diffusers, with its own weights' names.
+
+    `fewstep import FOLDER` and --teacher FOLDER make it of a folder that diffusers saved.
+
+    Args:
+        config: its config.json, as text
+    """
+    from fewstep.networks._diffusers import DiffusersNetwork
+
+    return DiffusersNetwork

@@ -71,6 +71,10 @@ class Run:
     """Share of the samples trained on without their label, so that cond=-1 asks for any class."""
     sigma_data: float | None = None
     """Standard deviation of the data for the preconditioning; None measures the training split."""
+    convention: Options = field(default_factory=dict)
+    """What the network predicts, on which process and by which noise label, where it came from
+    elsewhere; {}: as the method's own students.
+    """
     seed: int = 0
     """Every random number of the run follows from it."""
     iterations: int = 4000
@@ -144,12 +148,12 @@ class Run:
         hints = _hints(type(self))  # type: ignore[arg-type]
         for name in (f.name for f in fields(Run)):
             object.__setattr__(self, name, convert(name, getattr(self, name), hints[name]))
-        for kind in ("method", "network"):
-            options = getattr(self, f"{kind}_options")
+        for kind in ("method_options", "network_options", "convention"):
+            options = getattr(self, kind)
             if isinstance(options, dict):  # those of the command line are dataclasses
                 options = {name: plain(value) for name, value in options.items()}
-                object.__setattr__(self, f"{kind}_options", options)
-                check_plain(kind, options)
+                object.__setattr__(self, kind, options)
+                check_plain(kind.removesuffix("_options"), options)
         for name, (fine, expected) in self._limits().items():
             require(fine or self.is_open(name), name, getattr(self, name), expected)
 

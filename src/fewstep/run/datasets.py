@@ -12,7 +12,7 @@ from fewstep import data as datasets
 from fewstep import exact
 from fewstep.base.data_names import OWN_DATA
 from fewstep.base.errors import UserError, require
-from fewstep.data import SPLIT_SEED, Dataset, Reading
+from fewstep.data import SPLIT_SEED, Dataset, Reading, units
 from fewstep.data.variables import split_name
 from fewstep.run.config import Run
 from fewstep.run.facts import Facts
@@ -22,12 +22,16 @@ log = logging.getLogger("fewstep")
 MOST_BYTES = 64 * 2**20  # of a file that is read for a picture alone
 
 
-def reading_of(run: Run, facts: Facts | None = None) -> Reading:
-    """How the run's data are read; by the units of those facts where there are any."""
+def reading_of(run: Run, facts: Facts | None = None, auto: str = units.STANDARD) -> Reading:
+    """How the run's data are read; by the units of those facts where there are any.
+
+    auto: what the units auto are for all but pictures of bytes.
+    """
     reading = Reading(
         size=run.data_size,
         bad_files=run.bad_files,
         units=run.units,
+        auto=auto,
         channel_axis=run.channel_axis,
         columns=run.columns,
         label_column=run.label_column,

@@ -6,7 +6,6 @@ import copy
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,26 +13,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.base.conditions import Cond, apply_mask
+from fewstep.adapters.adapt import convention_of, network_of
+from fewstep.base.conditions import Cond
 from fewstep.base.device import pick_device
 from fewstep.base.errors import StorageError, UserError, require
 from fewstep.base.memory import Room
 from fewstep.base.options import plain
-from fewstep.base.randomness import SAMPLING_BLOCK, normal
 from fewstep.base.surroundings import surroundings
 from fewstep.core import sampling
 from fewstep.core.denoiser import Preconditioned, Truncated
 from fewstep.core.method import Method
-from fewstep.data import Units, change_cond, each, fit
-from fewstep.data.description import warn_outside
+from fewstep.data import Units, change_cond, fit
+from fewstep.data.description import outside
+from fewstep.foreign.diffusers_folder import is_diffusers
 from fewstep.run import output
 from fewstep.run.build import Network, OwnMethod, build_method, build_student, outline
-from fewstep.run.checkpoint import Checkpoint, RunFolder, read
+from fewstep.run.checkpoint import (
+    Checkpoint,
+    RunFolder,
+    is_single,
+    read,
+    read_single,
+    write_single,
+)
 from fewstep.run.checkpoint import write as write_checkpoint
 from fewstep.run.checkpoint.schema import Position, check_contents, new_record
 from fewstep.run.config import Run
 from fewstep.run.facts import Facts
+from fewstep.run.imports import open_folder
 from fewstep.run.levels import LevelChoice, bounds_of
+from fewstep.run.plan import Plan, make
 from fewstep.run.weights import NOT_WEIGHTS, check_weights, load_weights, weights_by_name
 
 log = logging.getLogger("fewstep")
@@ -135,20 +144,37 @@ class Generator:
         batch: int | None = None,
     ) -> Iterator[Tensor]:
         """What `sample` gives, one part after the other, so that only one is in memory."""
-        n, seed, batch = map(plain, (n, seed, batch))
-        least = {"n": (n, 0), "seed": (seed, 0)}
-        least |= {} if batch is None else {"batch": (batch, 1)}
-        for name, (value, bound) in least.items():
-            _check_count(name, value, bound)
-        by, grid = self.schedule(steps, sampler)
-        wish = self.fit_conditions(n, cond)
-        warn_outside(self.facts.description, wish)
-        conds = change_cond(wish, self.facts.cond_units, Units.to_model)
-        work = partial(self._sample_part, by, grid, seed, conds)
-        for part in self.room.parts(n, work, batch, self.device):
+        batch = plain(batch)
+        fine = batch is None or (type(batch) is int and batch >= 1)
+        require(fine, "batch", batch, "a whole number, 1 or more")
+        plan = self.plan(n, steps=steps, seed=seed, cond=cond, sampler=sampler)
+        for note in plan.notes:
+            log.warning("fewstep: %s", note)
+        for part in self.room.parts(
+            plan.n, lambda rows: make(self, [(plan, rows)]), batch, self.device
+        ):
             if not bool(part.isfinite().all()):
                 log.warning("fewstep: samples are not finite: the weights have diverged")
             yield part
+
+    def plan(
+        self,
+        n: int,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        cond: Cond | int | str = None,
+        sampler: str | None = None,
+    ) -> Plan:
+        """How `sample` will make what it is asked for, checked; `plan.make` makes rows of it."""
+        by, grid = self.schedule(steps, sampler)
+        n, seed = map(plain, (n, seed))
+        for name, value in {"n": n, "seed": seed}.items():
+            _check_count(name, value)
+        wish = self.fit_conditions(n, cond)
+        notes = tuple(outside(self.facts.description, wish))
+        conds = change_cond(wish, self.facts.cond_units, Units.to_model)
+        return Plan(n, seed, by, tuple(grid), conds, notes)
 
     def schedule(
         self, steps: int | None = None, sampler: str | None = None
@@ -165,14 +191,19 @@ class Generator:
             )
         steps = plain(steps)
         by = own if sampler is None else sampling.sampler(sampler)
-        count = by.default if steps is None else steps
+        count = self.default_steps(by) if steps is None else steps
         if self.has_own_levels:
-            count = len(self.later_sigmas) + 1 if steps is None else steps
             self._check_levels(by, count)
-        _check_count("steps", count, 0)
+        _check_count("steps", count)
         grid = by.times(self.method.process, count, self.levels_of(count))
         self._check_range(count, grid)
         return by, grid
+
+    def default_steps(self, by: sampling.Sampler | None = None) -> int:
+        """Network evaluations of a sample, unless asked otherwise: by its own sampler or `by`."""
+        if self.has_own_levels:
+            return len(self.later_sigmas) + 1
+        return (sampling.sampler(self.method.sampler) if by is None else by).default
 
     @property
     def later_sigmas(self) -> tuple[float, ...]:
@@ -222,26 +253,6 @@ class Generator:
                 " there (--composite, composite=True)"
             )
 
-    @torch.no_grad()
-    def _sample_part(
-        self, by: sampling.Sampler, grid: list[float], seed: int, conds: Cond, part: range
-    ) -> Tensor:
-        """The samples whose numbers are in `part`, in one batch."""
-        process = self.method.process
-        device = self.device
-        rows = slice(part.start, part.stop)
-        on_host = each(lambda one: one[rows], conds)
-        cond = each(lambda one: one.to(device), on_host)
-
-        def unit(stream: str) -> Tensor:
-            z = normal(seed, stream, part.start, len(part), self.facts.shape, SAMPLING_BLOCK)
-            return apply_mask(z, on_host).to(device)
-
-        noise = (lambda i: unit(f"renoise {i}")) if by.noisy else None
-        x = process.prior(unit("prior"))
-        x0 = sampling.sample(process, self.denoiser, x, grid, by.step, cond, noise)
-        return apply_mask(self.facts.units.to_user(x0), on_host)
-
     def write(
         self,
         path: str | Path,
@@ -285,7 +296,10 @@ class Generator:
         return change_cond(self.conditions(n, cond), self.facts.cond_units, Units.to_user)
 
     def save(self, path: str | Path) -> None:
-        """Writes the generator alone (no optimizer) as a folder that `load` reads."""
+        """Writes the generator alone (no optimizer) as a folder that `load` reads.
+
+        One file where the path ends in .safetensors, which holds no frozen first stage.
+        """
         net: Any = self.denoiser
         modules: dict[str, nn.Module] = {"ema": net}
         if isinstance(net, Truncated):
@@ -295,13 +309,19 @@ class Generator:
         stage = 2 if self.method.before is not None else 1
         position = Position(step=self.step, stage=stage)
         levels = self.level_choice.to_json() if self.level_choice.scores else None
-        record = new_record(self.run, self.facts, position, levels=levels)
-        write_checkpoint(Path(path), groups, record.to_json())
+        state = new_record(self.run, self.facts, position, levels=levels).to_json()
+        if Path(path).suffix != ".safetensors":
+            write_checkpoint(Path(path), groups, state)
+            return
+        fine = len(groups) == 1
+        require(fine, "path", str(path), "a folder's name: this generator has two networks")
+        write_single(Path(path), groups["ema"], state)
 
 
-def _check_count(name: str, value: Any, least: int) -> None:
-    fine = type(value) is int and value >= least
-    require(fine, name, value, f"a whole number, {least} or more")
+def _check_count(name: str, value: Any) -> None:
+    """Raises UserError for what is no number of things."""
+    fine = type(value) is int and value >= 0
+    require(fine, name, value, "a whole number, 0 or more")
 
 
 def find(path: str | Path) -> Checkpoint:
@@ -316,41 +336,50 @@ def find(path: str | Path) -> Checkpoint:
 
 def refuse_pickle(path: str | Path) -> None:
     """Raises UserError for what is a pickle by its name: with the way to a file that is read."""
-    if Path(path).suffix.lower() in PICKLES:
+    name = Path(path)
+    if name.suffix.lower() in PICKLES:
         raise UserError(
-            f"{path} is a pickle, by its name: that can run any program, so it is never read; where"
-            " you trust it, write its weights with safetensors.torch.save_file(weights,"
-            f" '{Path(path).stem}.safetensors')"
+            f"{path} is a pickle, by its name: that can run any program, so it is never loaded;"
+            f" 'fewstep import {path} {name.stem}.safetensors' reads it without running anything"
         )
 
 
 def _checkpoint_at(path: str | Path) -> Checkpoint:
     if not isinstance(path, str | Path) or not str(path):
         raise UserError(f"run {path!r}: expected a run folder, a checkpoint or a shipped name")
-    folder = Path(path)
-    refuse_pickle(folder)
-    if folder.is_file():
+    place = Path(path)
+    refuse_pickle(place)
+    if place.is_file():
+        if is_single(place):
+            return read_single(place)
         raise UserError(
-            f"{path} is a file: expected a run folder, a checkpoint folder or a shipped name"
+            f"{path} is a file: expected a run folder, a checkpoint folder, a shipped name, or a"
+            " .safetensors file that 'fewstep import' wrote"
         )
-    if not folder.exists():
-        assets = Path(str(files("fewstep"))) / "assets"
-        asset = assets / str(path)
-        if (asset / "manifest.json").is_file():
-            return read(asset)
-        names = sorted(manifest.parent.name for manifest in assets.glob("*/manifest.json"))
-        raise UserError(
-            f"no run folder {path}, and no shipped generator of that name (there is:"
-            f" {', '.join(names) or 'none'})"
-        )
-    if (folder / "manifest.json").is_file():
-        return read(folder)
-    checkpoint = RunFolder(folder).newest() if folder.is_dir() else None
+    if not place.exists():
+        return _shipped_one(str(path))
+    if (place / "manifest.json").is_file():
+        return read(place)
+    if is_diffusers(place):
+        return open_folder(place)
+    checkpoint = RunFolder(place).newest() if place.is_dir() else None
     if checkpoint is None:
         raise StorageError(
             f"{str(path)!r} holds no checkpoint: expected a run folder that 'fewstep train' wrote"
         )
     return checkpoint
+
+
+def _shipped_one(name: str) -> Checkpoint:
+    """The shipped generator of that name. Raises UserError."""
+    assets = Path(str(files("fewstep"))) / "assets"
+    if (assets / name / "manifest.json").is_file():
+        return read(assets / name)
+    names = sorted(manifest.parent.name for manifest in assets.glob("*/manifest.json"))
+    raise UserError(
+        f"no run folder {name}, and no shipped generator of that name (there is:"
+        f" {', '.join(names) or 'none'})"
+    )
 
 
 @dataclass(frozen=True)
@@ -366,6 +395,7 @@ class Blueprint:
     def network_with(self, tensors: dict[str, Tensor]) -> Preconditioned:
         """The run's network with these weights, frozen. Raises StorageError if they do not fit."""
         own = copy.deepcopy(self.network)
+        own = own if convention_of(own) is None else network_of(own)
         student = build_student(self.run, self.facts, self.method, own)
         load_weights(student, tensors, str(self.checkpoint.path))
         return student.requires_grad_(False).eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,14 +13,25 @@ import torch
 from torch import Tensor
 
 from fewstep import data as datasets
+from fewstep import methods
+from fewstep.adapters.adapt import convention_of, network_of
 from fewstep.base.errors import UserError
-from fewstep.base.options import Options
+from fewstep.base.options import Options, names_of, options_of
 from fewstep.core import sampling
+from fewstep.core.conventions import Convention
 from fewstep.core.method import Method
 from fewstep.data import Arrays, Dataset, units
 from fewstep.run import datasets as run_data
 from fewstep.run import sources, stages
-from fewstep.run.build import OWN, Network, OwnMethod, build_method, check_data, with_defaults
+from fewstep.run.build import (
+    HIGHEST,
+    OWN,
+    Network,
+    OwnMethod,
+    build_method,
+    check_data,
+    with_defaults,
+)
 from fewstep.run.checkpoint import Checkpoint
 from fewstep.run.checkpoint.schema import check_room
 from fewstep.run.config import AUTO, Run
@@ -81,8 +93,13 @@ def prepare(
         before = checkpoint.record.facts
         if run.units == units.AUTO:
             run = replace(run, units=checkpoint.record.run.units)
+    run, network, note = with_foreign(run, network, init, checkpoint)
     origin = before or origin_of(run, init, teacher)
-    run, dataset, reason = fit(run, data, network, checkpoint, origin)
+    auto = units.STANDARD
+    if run.convention or is_foreign(run.teacher if teacher is None else teacher):
+        auto = units.AS_IS
+    run, dataset, reason = fit(run, data, network, checkpoint, origin, auto)
+    reason = "; ".join(filter(None, (note, reason)))
     if before is None and origin is not None:
         check_units(dataset, origin)
     cond = None if run.cond is None else datasets.full_name(run.cond)
@@ -118,34 +135,102 @@ def prepare(
     return replace(prepared, facts=facts, teacher=guide)
 
 
+def with_foreign(
+    run: Run, network: Network | None, init: Source | None, checkpoint: Checkpoint | None
+) -> tuple[Run, Network | None, str]:
+    """The run and network where the initial weights came from elsewhere, and a line that says it.
+
+    Such weights bring what their network predicts, and the network itself where the run has another
+    kind. A run that goes on keeps what it had.
+    """
+    if checkpoint is not None:
+        before = checkpoint.record.run
+        if before.convention and not run.convention:
+            names = ("convention", "network", "network_options", "sigma_data")
+            run = replace(run, **{name: getattr(before, name) for name in names})
+        return run, _inside(network), ""
+    denoiser = init if network is None else network
+    own = convention_of(denoiser)
+    if own is not None:
+        module = network_of(denoiser)
+        module = copy.deepcopy(module) if network is None else module
+        run = _with_top(replace(run, convention=own.to_json()), own)
+        return run, module, f"network: {own}"
+    source = sources.run_of_source(run.init if init is None else init)
+    if source is None or not source.convention:
+        return run, network, ""
+    own = Convention.from_json(source.convention)
+    run = _with_top(replace(run, convention=source.convention), own)
+    if run.sigma_data is None and own.sigma_data is not None:
+        run = replace(run, sigma_data=own.sigma_data)
+    if network is None and run.network != source.network:
+        run = replace(run, network=source.network, network_options=source.network_options)
+    return run, network, f"network: {source.network}, of init: {own}"
+
+
+def _with_top(run: Run, own: Convention) -> Run:
+    """The run with levels up to where its students in noise are sampled from, see `build`.
+
+    Only where its method has a highest level and nobody set it.
+    """
+    function = names_of(methods).get(run.method)
+    top = None if function is None else options_of(function).get("t_max")
+    if (
+        top is None
+        or not own.multiplies
+        or run.method_options.get("t_max", top.default) != top.default
+    ):
+        return run
+    level = own.snap(HIGHEST * (run.sigma_data or units.STD))
+    return replace(run, method_options={**run.method_options, "t_max": level})
+
+
+def _inside(network: Network | None) -> Network | None:
+    """The network in a denoiser that `adapt` made; any other as it is."""
+    return network if convention_of(network) is None else network_of(network)
+
+
 def fit(
     run: Run,
     data: Tensor | Mapping[str, Tensor] | None,
     network: Network | None,
     checkpoint: Checkpoint | None,
     origin: Facts | None,
+    auto: str,
 ) -> tuple[Run, Dataset, str]:
     """The run with what its data decide or decided before, the data set, and the reason."""
     if network is not None and run.is_open("network"):
         run = replace(run, network=OWN)
     if checkpoint is not None:
         run = as_before(run, checkpoint.record.run)
-    dataset = dataset_of(run, data, origin)
+    dataset = dataset_of(run, data, origin, auto)
     units_before = run.units
     run, reason = fit_to_data(run, dataset)
     if run.units != units_before:
-        dataset = dataset_of(run, data, origin)
+        dataset = dataset_of(run, data, origin, auto)
     return run, dataset, reason
 
 
+def is_foreign(source: Source | None) -> bool:
+    """Whether a source's network came from elsewhere: its data have no units but its range."""
+    if convention_of(source) is not None:
+        return True
+    run = sources.run_of_source(source)
+    return run is not None and bool(run.convention)
+
+
 def dataset_of(
-    run: Run, data: Tensor | Mapping[str, Tensor] | None = None, origin: Facts | None = None
+    run: Run,
+    data: Tensor | Mapping[str, Tensor] | None = None,
+    origin: Facts | None = None,
+    auto: str = units.STANDARD,
 ) -> Dataset:
     """The run's data set, or the samples passed instead; without labels where it wants none.
 
-    origin: facts whose units the data are brought to, instead of their own.
+    origin: facts whose units the data are brought to, instead of their own. auto: what the units
+    auto are for all but pictures of bytes.
     """
-    reading = run_data.reading_of(run, origin)
+    reading = run_data.reading_of(run, origin, auto)
     if data is None:
         dataset = run_data.dataset_of(run.data, reading)
     else:
@@ -161,11 +246,9 @@ def origin_of(run: Run, init: Source | None, teacher: Source | None) -> Facts | 
     """
     if run.units != units.AUTO:
         return None
-    sides = {
-        "init": sources.facts_of_source(run.init if init is None else init),
-        "teacher": sources.facts_of_source(run.teacher if teacher is None else teacher),
-    }
-    origins = [facts for facts in sides.values() if facts is not None]
+    sides = (run.init if init is None else init, run.teacher if teacher is None else teacher)
+    ours = [sources.facts_of_source(side) for side in sides if not is_foreign(side)]
+    origins = [facts for facts in ours if facts is not None]
     if len(origins) == 2 and origins[0].units != origins[1].units:
         raise UserError(
             "init and teacher learned data in different units: expected two that learned the same"
@@ -199,9 +282,15 @@ def with_sources(
 ) -> Run:
     """The run with the names of its init and teacher: as passed, as set, or as it had before."""
     before = run if checkpoint is None else checkpoint.record.run
-    init = run.init or before.init if init is None else init
-    teacher = run.teacher or before.teacher if teacher is None else teacher
-    return replace(run, init=sources.name_of(init), teacher=sources.name_of(teacher))
+    init_name = _source_name(run.init, before.init, init)
+    teacher_name = _source_name(run.teacher, before.teacher, teacher)
+    return replace(run, init=init_name, teacher=teacher_name)
+
+
+def _source_name(name: str | None, before: str | None, source: Source | None) -> str | None:
+    """The name of a source in a run: of an object that was typed as module:function, that."""
+    own = sources.name_of(name or before if source is None else source)
+    return name if own == OWN and name else own
 
 
 def with_choices(run: Run, checkpoint: Checkpoint | None) -> Run:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from fewstep import data as datasets
 from fewstep import exact, methods
+from fewstep.adapters.adapt import convention_of, network_of
 from fewstep.base.errors import StorageError, UserError, require
 from fewstep.base.randomness import normal
 from fewstep.base.tensor_file import read_tensors
@@ -24,7 +26,8 @@ from fewstep.core.denoiser import Denoiser
 from fewstep.core.method import Method
 from fewstep.core.process import Process, edm
 from fewstep.run.build import OWN, Network, OwnMethod, build_method, build_student
-from fewstep.run.checkpoint import fingerprint
+from fewstep.run.checkpoint import fingerprint, is_single
+from fewstep.run.checkpoint.schema import Record
 from fewstep.run.config import Run
 from fewstep.run.facts import Facts
 from fewstep.run.generator import Generator, find, load
@@ -37,11 +40,12 @@ log = logging.getLogger("fewstep")
 
 Source = str | Path | Denoiser | Generator  # what init= and teacher= take
 Form = Literal["closed form", "file", "run", "generator", "module", "function", "unknown"]
+_HEADS = re.compile(r"(^|\.)(map_augment|logvar_\w+)\.")
 INSIDE = "network."  # how a checkpoint begins the names of a network's weights
 
 
 def form_of(source: Any) -> Form:
-    """What a source is, by its type and name alone."""
+    """What a source is, by its type and name; of a .safetensors file by its header."""
     if isinstance(source, Generator):
         return "generator"
     if isinstance(source, nn.Module):
@@ -49,7 +53,8 @@ def form_of(source: Any) -> Form:
     if isinstance(source, str) and source.startswith("exact:"):
         return "closed form"
     if isinstance(source, str | Path):
-        return "file" if Path(source).suffix == ".safetensors" else "run"
+        is_weights = Path(source).suffix == ".safetensors" and not is_single(Path(source))
+        return "file" if is_weights else "run"
     return "function" if callable(source) else "unknown"
 
 
@@ -192,7 +197,8 @@ def weights_of(kind: str, source: Source) -> Weights:
         origin = _origin(source.run, source.facts, source.method, source.step)
         source = source.denoiser
     if isinstance(source, nn.Module):
-        tensors = dict(source.state_dict())
+        module = source if convention_of(source) is None else network_of(source)
+        tensors = dict(module.state_dict())
         about = "of the module given"
     elif not isinstance(source, str | Path) or str(source) == OWN:
         raise UserError(f"{kind} = {source!r}: expected a run, a .safetensors file or a module")
@@ -252,7 +258,7 @@ def fit(weights: Weights, network: nn.Module) -> None:
     """
     own = network.state_dict()
     tensors = {}
-    for name, tensor in _by_own_names(weights, own.keys()).items():
+    for name, tensor in _by_own_names(_without_heads(weights, own.keys()), own.keys()).items():
         if name in own and tensor.is_floating_point():
             tensor = tensor.to(own[name].dtype)
         tensors[name] = tensor
@@ -260,6 +266,24 @@ def fit(weights: Weights, network: nn.Module) -> None:
         load_weights(network, tensors, weights.about)
     except StorageError as error:
         raise UserError(f"{error}: expected weights of the run's own network") from error
+
+
+def _without_heads(weights: Weights, own: Iterable[str]) -> Weights:
+    """The weights without those that only training used, where the network has no place for them.
+
+    EDM's augmentation labels and EDM2's log-variance: without them every output is the same.
+    """
+    names = set(own)
+    idle = [
+        name
+        for name in weights.tensors
+        if _HEADS.search(name) and name not in names and INSIDE + name not in names
+    ]
+    if not idle:
+        return weights
+    log.info("fewstep: weights %s: without %s, which training alone uses", weights.about, idle)
+    tensors = {name: one for name, one in weights.tensors.items() if name not in idle}
+    return replace(weights, tensors=tensors)
 
 
 def _by_own_names(weights: Weights, own: Iterable[str]) -> dict[str, Tensor]:
@@ -302,6 +326,19 @@ def facts_of_source(source: Source | None) -> Facts | None:
     """What a source says of the data it learned; None of files, closed forms and objects."""
     if isinstance(source, Generator):
         return source.facts
+    record = _record_of(source)
+    return None if record is None else record.facts
+
+
+def run_of_source(source: Source | None) -> Run | None:
+    """The run behind a source; None of files, closed forms and objects."""
+    if isinstance(source, Generator):
+        return source.run
+    record = _record_of(source)
+    return None if record is None else record.run
+
+
+def _record_of(source: Source | None) -> Record | None:
     if source is None or form_of(source) != "run" or str(source) == OWN:
         return None
-    return find(source).record.facts  # type: ignore[arg-type]
+    return find(source).record  # type: ignore[arg-type]

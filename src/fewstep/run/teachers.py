@@ -10,13 +10,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from fewstep.adapters.adapt import convention_of, network_of
+from fewstep.adapters.linear_bound import linear_of
+from fewstep.adapters.reading import DENOISER, PLAIN, ROWS, Trial, another, certain
+from fewstep.adapters.rows import Rows
 from fewstep.base.conditions import apply_mask
 from fewstep.base.errors import UserError, require, short_repr
 from fewstep.base.randomness import normal
 from fewstep.core import abilities, sampling
+from fewstep.core.conventions import Convention, Range
 from fewstep.core.couplings import GeneratorInduced
-from fewstep.core.denoiser import across
+from fewstep.core.denoiser import Preconditioned, across
 from fewstep.core.method import Method
+from fewstep.core.scalings import X0
 from fewstep.data import LABELS, Arrays, each
 from fewstep.run.build import OWN
 from fewstep.run.facts import Facts
@@ -26,9 +32,9 @@ from fewstep.run.sources import Model, Source, name_of, open_model
 if TYPE_CHECKING:
     from fewstep.run.prepare import Prepared
 
-ROWS = 256  # that a teacher's error is looked at
-FACTORS = (0.5, 1.0, 2.0)  # of the data's deviation: the levels of noise there
-WORSE = 1.5  # times a line's error, from which on units are in doubt
+FEW = (8, 4)  # rows and levels that a hundred readings are tried on
+MOST_FINALISTS = 4  # of those, that are compared on all rows
+MOST_ROWS = 4096  # whose mean and covariance make the simple denoiser
 
 log = logging.getLogger("fewstep")
 
@@ -40,7 +46,7 @@ def teacher_of(source: Source | None, student: Prepared) -> Model | None:
     none, or gets one of other data.
     """
     run, facts, method = student.run, student.facts, student.method
-    name = run.teacher if source is None else name_of(source)
+    name = run.teacher or name_of(source)
     if "teacher" not in method.needs:
         _leave_out(name, run.method, is_offer=source is None)
         return None
@@ -67,10 +73,12 @@ def teacher_of(source: Source | None, student: Prepared) -> Model | None:
     digest = model.fingerprint
     if isinstance(denoiser, nn.Module):
         denoiser = denoiser.to(student.device)
+    is_foreign = model.generator is None or bool(model.generator.run.convention)
+    is_new = student.dataset is not None and student.checkpoint is None
+    if is_foreign and is_new and not predicts_ends(method):
+        check_reading(replace(model, denoiser=denoiser), student.arrays, student.device)
     denoiser = across(denoiser, model.process, method.process)
     model = replace(model, denoiser=denoiser, process=method.process, digest=digest)
-    if model.generator is None and student.dataset is not None:
-        warn_of_units(model, student.arrays, student.device)
     return model
 
 
@@ -91,7 +99,7 @@ def _leave_out(name: str | None, method: str, is_offer: bool) -> None:
 
 def _check_generator(teacher: Generator, facts: Facts, guidance: float) -> None:
     """Raises UserError where a run is no teacher of data with these facts."""
-    same_data(teacher.facts, facts)
+    same_data(teacher.facts, facts, is_foreign=bool(teacher.run.convention))
     if guidance and not teacher.run.label_drop:
         raise UserError(
             f"guidance = {guidance}: expected 0, or a teacher trained with label_drop, which has a"
@@ -174,42 +182,63 @@ def probe(teacher: Model, facts: Facts) -> None:
     )
 
 
-def warn_of_units(teacher: Model, data: Arrays, device: torch.device) -> None:
-    """A warning where a teacher of somebody's guesses worse than a line does.
+def check_reading(teacher: Model, data: Arrays, device: torch.device) -> None:
+    """Compares what was said of a foreign teacher with how it denoises rows of the data.
 
-    The line, at noise s = sigma / alpha, guesses each element from itself, by the data's mean and
-    variance v: error v s^2 / (v + s^2). Its own data in other units make a teacher worse.
+    Raises UserError where another reading is certainly the right one, with its words. Where none
+    is right, a warning.
     """
+    own = convention_of(teacher.denoiser)
+    if own is None and isinstance(teacher.denoiser, Preconditioned):
+        own = Convention(scaling=teacher.denoiser.scaling, process=teacher.denoiser.process)
+    network: Any = teacher.denoiser if own is None else network_of(teacher.denoiser)
+    reading = own or Convention(scaling=X0(), process=teacher.process)
     rows = data.rows(torch.arange(min(len(data.x0), ROWS)))
-    variance = data.x0.double().var(0)
-    std = float(variance.mean().sqrt())
+    z = normal(0, "teacher's reading", 0, len(rows.x0), rows.x0.shape[1:], len(rows.x0))
+    z = apply_mask(z, rows.cond)
     cond = each(lambda part: part.to(device), rows.cond)
-    ratios = []
-    for factor in FACTORS:
-        level = factor * std
-        z = normal(0, "teacher's units", 0, len(rows.x0), rows.x0.shape[1:], len(rows.x0))
-        z = apply_mask(z, rows.cond)
-        t = teacher.process.time_at(torch.full((len(z),), level, dtype=torch.float64))
-        x_t = teacher.process.mix(rows.x0, z, t)
-        with torch.no_grad():
-            x0_hat = teacher.denoiser(x_t.to(device), t.to(device), cond).cpu()
-        error = (x0_hat.double() - rows.x0).square().mean()
-        line = (variance * level**2 / (variance + level**2)).mean()
-        ratios.append(float(error / line))
-    if not min(ratios) <= WORSE:
-        log.warning(
-            "fewstep: teacher %s: at noise %s its error is %s times that of a straight line: did it"
-            " learn these data in other units? units = as-is leaves yours, LOW..HIGH brings a range"
-            " to [-1, 1]",
-            teacher.name,
-            ", ".join(f"{factor * std:.2g}" for factor in FACTORS),
-            ", ".join(f"{ratio:.3g}" for ratio in ratios),
-        )
+    noisy = Rows(rows.x0.to(device), cond, z.to(device))
+    x0 = data.x0[:MOST_ROWS]
+    trial = Trial(network, reading, noisy, linear_of(x0), x0)
+    result = trial.own()
+    if result is None or result.score <= DENOISER:
+        return
+    log.info("fewstep: teacher %s: other readings of its output are tried", teacher.name)
+    best = trial.finalists(trial.few(*FEW).ranking()[:MOST_FINALISTS])
+    if best and best[0].score < PLAIN and certain(result, best[0]):
+        message = f"{another(result, best)}: say it so, {words(best[0].reading)}"
+        raise UserError(f"teacher {teacher.name}: {message}")
+    log.warning(
+        "fewstep: teacher %s: its error is %.3g times that of a simple denoiser of these data, and"
+        " no other reading of its output is right: is it trained, and did it learn these data in"
+        " other units? units = as-is leaves yours, LOW..HIGH brings a range to [-1, 1]",
+        teacher.name,
+        result.score,
+    )
 
 
-def same_data(teacher: Facts, student: Facts, who: str = "the teacher") -> None:
-    """Raises UserError where a teacher or first stage learned other data than the student's."""
-    for name in ("shape", "classes", "units", "sigma_data"):
+def words(reading: Convention) -> str:
+    """What says a reading, in Python as on the command line."""
+    values = {"prediction": reading.prediction, "process": reading.process_name}
+    values |= {"label": reading.label} if reading.label else {}
+    if reading.prediction == "edm":
+        values["sigma_data"] = f"{reading.sigma_data:.3g}"
+    values |= {"range": reading.range.name} if reading.range != Range() else {}
+    values |= {"sign": "-1"} if reading.sign < 0 else {}
+    return ", ".join(f"{name} = {value}" for name, value in values.items())
+
+
+def same_data(
+    teacher: Facts, student: Facts, who: str = "the teacher", *, is_foreign: bool = False
+) -> None:
+    """Raises UserError where a teacher or first stage learned other data than the student's.
+
+    is_foreign: it has no units but a range, and its own preconditioning.
+    """
+    names = (
+        ("shape", "classes", "units") if is_foreign else ("shape", "classes", "units", "sigma_data")
+    )
+    for name in names:
         theirs = getattr(teacher, name)
         ours = getattr(student, name)
         if theirs == ours:

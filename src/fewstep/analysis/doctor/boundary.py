@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from fewstep.analysis.doctor.levels import Rows, bound, held_out_rows, trained_levels
-from fewstep.analysis.doctor.linear_bound import linear_of
+from fewstep.adapters.linear_bound import linear_of
+from fewstep.adapters.rows import Rows, bound
+from fewstep.analysis.doctor.levels import held_out_rows, trained_levels
 from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Measure, Verdict, judge
 from fewstep.core.distances import mse

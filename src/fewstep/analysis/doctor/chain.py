@@ -7,9 +7,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from fewstep.adapters.rows import Rows
 from fewstep.analysis.doctor.levels import (
     Level,
-    Rows,
     device_of,
     held_out_rows,
     levels_to_the_top,

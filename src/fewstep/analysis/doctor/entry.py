@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from fewstep import networks
+from fewstep.adapters.candidates import Raw, ranges
 from fewstep.analysis.doctor.examination import Examination, examine, take
-from fewstep.analysis.doctor.interpretations import Range, Raw, Reading, make_reading, ranges
 from fewstep.analysis.doctor.subject import Subject, truth_of
 from fewstep.analysis.doctor.teacher import Teacher, denoising
 from fewstep.analysis.doctor.teacher_reading import find_reading
@@ -22,9 +22,9 @@ from fewstep.base.device import pick_device
 from fewstep.base.errors import UserError, unknown
 from fewstep.base.memory import Room
 from fewstep.base.options import checked_options
+from fewstep.core.conventions import Convention, convention
 from fewstep.core.denoiser import Preconditioned, Split, in_parts
 from fewstep.core.process import edm
-from fewstep.core.scalings import X0
 from fewstep.data import Dataset
 from fewstep.run.build import call_factory, factory_of
 from fewstep.run.sources import fit, weights_of
@@ -55,11 +55,11 @@ def teacher_in(subject: Subject) -> Teacher:
     )
 
 
-def read_as(net: Preconditioned) -> Reading:
+def read_as(net: Preconditioned) -> Convention:
     """A denoiser's own scaling and process as the declared reading."""
-    kind = type(net.scaling).__name__.lower()
-    schedule = type(net.process.schedule).__name__.lower()
-    return Reading(kind, net.scaling, net.process, schedule, Range("[-1, 1]"))
+    if isinstance(net.scaling, Convention):
+        return net.scaling
+    return Convention(scaling=net.scaling, process=net.process)
 
 
 def raw_of(network: Callable[..., Any], split: Split) -> Raw:
@@ -130,10 +130,11 @@ def teacher_of(
         reading = read_as(source)
         network = source.network
     elif isinstance(source, nn.Module):
-        sd = dataset.sigma_data() * interval.scale if sigma_data is None else sigma_data
-        reading = make_reading(prediction, process, interval, sd)
+        if prediction == "edm" and sigma_data is None:
+            sigma_data = dataset.sigma_data() * interval.scale
+        reading = convention(prediction, process, range=interval, sigma_data=sigma_data)
     else:
-        reading = Reading("x0", X0(), edm(), "edm", interval)
+        reading = convention("x0", range=interval)
     place = pick_device(device)
     if isinstance(network, nn.Module):
         network = copy.deepcopy(network).requires_grad_(False).eval().to(place)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fewstep.analysis.doctor.levels import Rows, device_of, rows_of, trained_levels
+from fewstep.adapters.rows import Rows
+from fewstep.analysis.doctor.levels import device_of, rows_of, trained_levels
 from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Cell, Measure, Verdict, judge
 from fewstep.base.memory import Room

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fewstep.analysis.doctor.levels import Rows, device_of, rows_of
-from fewstep.analysis.doctor.linear_bound import Linear, linear_of
+from fewstep.adapters.linear_bound import Linear, linear_of
+from fewstep.adapters.rows import Rows
+from fewstep.analysis.doctor.levels import device_of, rows_of
 from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Measure, Verdict, judge
 from fewstep.core.sampling import multistep_grid, sampler

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewstep.analysis.doctor.linear_bound import Linear
+from fewstep.adapters.rows import Rows
 from fewstep.analysis.doctor.subject import Subject
-from fewstep.base.conditions import Cond, apply_mask
+from fewstep.base.conditions import apply_mask
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import SAMPLING_BLOCK, normal, shuffled_indices, uniform
-from fewstep.core.distances import mse
-from fewstep.core.process import Process
 from fewstep.data import Dataset, each
 
 COUNT = 10  # noise levels of a table
@@ -63,19 +61,6 @@ def levels_to_the_top(subject: Subject) -> list[tuple[float, float]]:
     return [*((one.level, one.t) for one in trained_levels(subject) if one.t < below), top]
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Samples of one split with their noise, which is the same at all levels."""
-
-    x0: Tensor
-    cond: Cond
-    z: Tensor
-
-    def at(self, process: Process, t: float | Tensor) -> Tensor:
-        """x_t `[N, ...]`."""
-        return process.mix(self.x0, self.z, t)
-
-
 def rows_of(
     dataset: Dataset, split: str, seed: int, count: int = ROWS, *, device: torch.device
 ) -> Rows:
@@ -104,19 +89,3 @@ def held_out_rows(subject: Subject, count: int = ROWS) -> Rows:
 
 def device_of(subject: Subject) -> torch.device:
     return next(subject.ema.parameters()).device
-
-
-def bound(linear: Linear, process: Process, rows: Rows, t: float) -> Tensor:
-    """The error per row of the best of three simple denoisers, chosen by their means.
-
-    The noise left in, ||x_t / alpha - x0||^2 / d; the data's mean, ||mean - x0||^2 / d; the best
-    linear denoiser. A good denoiser stays below it.
-    """
-    x_t = rows.at(process, t)
-    mean = linear.mean.to(x_t.dtype).reshape(x_t.shape[1:])
-    guesses = (
-        x_t / float(process.alpha(t)),
-        mean.expand(x_t.shape),
-        linear.denoise(process, x_t, t),
-    )
-    return min((mse(guess, rows.x0) for guess in guesses), key=lambda errors: float(errors.mean()))

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewstep.analysis.doctor.levels import Level, Rows, bound, device_of, rows_of, trained_levels
-from fewstep.analysis.doctor.linear_bound import Linear, linear_of
+from fewstep.adapters.linear_bound import Linear, linear_of
+from fewstep.adapters.rows import Rows, bound
+from fewstep.analysis.doctor.levels import Level, device_of, rows_of, trained_levels
 from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Measure, Verdict, judge
 from fewstep.base.randomness import SAMPLING_BLOCK, uniform

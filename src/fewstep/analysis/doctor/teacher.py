@@ -10,18 +10,20 @@ import torch
 from torch import Tensor
 
 from fewstep import exact
-from fewstep.analysis.doctor.interpretations import Guesser, Raw, Reading
-from fewstep.analysis.doctor.levels import Rows, bound, rows_of
-from fewstep.analysis.doctor.linear_bound import linear_of
+from fewstep.adapters.candidates import Guesser, Raw
+from fewstep.adapters.linear_bound import linear_of
+from fewstep.adapters.reading import COUNT, DENOISER, bounds, errors, levels_of
+from fewstep.adapters.rows import Rows
+from fewstep.analysis.doctor.levels import rows_of
 from fewstep.analysis.doctor.loss import overfitting
 from fewstep.analysis.doctor.verdicts import Measure, Verdict, judge
+from fewstep.core.conventions import Convention
 from fewstep.core.distances import mse
 from fewstep.core.process import edm
 from fewstep.data import Dataset
 
-COUNT, ROWS = 8, 256  # levels, and rows of each split
+ROWS = 256  # of each split
 POINTS = 2000  # training rows of the empirical denoiser
-DENOISER = 1.1  # scores up to it are a denoiser's
 
 CPU = torch.device("cpu")
 NO_TIMES = "the declared process has no times for these levels"
@@ -33,7 +35,7 @@ class Teacher:
 
     name: str
     network: Raw
-    reading: Reading
+    reading: Convention
     dataset: Dataset
     truth: Any = None
     seed: int = 0
@@ -48,31 +50,7 @@ class Teacher:
         return rows_of(self.dataset, name, self.seed, count, device=self.device)
 
     def levels(self) -> tuple[float, ...]:
-        """From a twentieth of the data's deviation to ten of it.
-
-        There a guess depends on the data's law.
-        """
-        return tuple((self.std * torch.logspace(-1.3, 1, COUNT, dtype=torch.float64)).tolist())
-
-    def bounds(self, rows: Rows) -> Tensor:
-        """Each level's bound `[L, 1]` on these rows."""
-        linear, process = linear_of(self.dataset.train.x0), edm()
-        errors = [bound(linear, process, rows, level).double().cpu() for level in self.levels()]
-        return torch.stack(errors).mean(1, keepdim=True)
-
-
-def errors(
-    reading: Reading, rows: Rows, levels: tuple[float, ...], guesser: Guesser
-) -> Tensor | None:
-    """||D - x0||^2 / d `[L, n]` of a reading; NaN counts as infinite.
-
-    None if the reading has no times for these levels.
-    """
-    guesses = guesser.guess(reading, rows, levels)
-    if guesses is None:
-        return None
-    values = torch.stack([mse(guess, rows.x0).double().cpu() for guess in guesses])
-    return torch.where(values.isnan(), torch.inf, values)
+        return levels_of(self.std)
 
 
 def denoising(teacher: Teacher) -> Measure:
@@ -85,18 +63,18 @@ def denoising(teacher: Teacher) -> Measure:
     )
     if error_train is None or error is None:
         return Measure("denoising by noise level", "", missing=NO_TIMES)
-    bounds = teacher.bounds(held_out)
+    limits = bounds(linear_of(teacher.dataset.train.x0), held_out, levels)
     columns = (
         levels,
         error_train.mean(1).tolist(),
         error.mean(1).tolist(),
-        bounds.flatten().tolist(),
+        limits.flatten().tolist(),
         posterior_variances(teacher, held_out),
         errors_by_heart(teacher, train),
     )
     verdicts = (
-        judge_denoiser(error / bounds, levels),
-        overfitting(error_train / bounds, error / bounds, levels),
+        judge_denoiser(error / limits, levels),
+        overfitting(error_train / limits, error / limits, levels),
     )
     return Measure(
         "denoising by noise level",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from fewstep.adapters.linear_bound import linear_of
 from fewstep.analysis.doctor.levels import held_out_rows, levels_to_the_top
-from fewstep.analysis.doctor.linear_bound import linear_of
 from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Measure, Verdict, judge
 from fewstep.core.distances import mse

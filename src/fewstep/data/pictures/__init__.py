@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -41,7 +41,7 @@ _DRAWINGS = {
 HINT = "no axes and no data beside: pip install 'fewstep[report]' draws them"
 
 
-def draw(path: Path, groups: Sequence[Rows], look: Look) -> str:
+def draw(path: Path | IO[bytes], groups: Sequence[Rows], look: Look) -> str:
     """Writes samples, and what stands beside them, as one PNG; what it shows, for a message.
 
     Pictures are tiles without a frame, as many as there are. Without matplotlib it is a sketch of
@@ -87,7 +87,7 @@ def _to_greys(x: Tensor, look: Look) -> Tensor:
     return Units((low + high) / 2, (high - low) / 2).to_model(x)
 
 
-def _sketch(path: Path, x: Tensor, look: Look) -> str:
+def _sketch(path: Path | IO[bytes], x: Tensor, look: Look) -> str:
     """Writes the samples without axes; what is to be known of them."""
     if sketch.is_tiles(x):
         low, high = float(x.min()), float(x.max())

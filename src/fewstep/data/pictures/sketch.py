@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -19,7 +20,7 @@ def is_tiles(x: Tensor) -> bool:
     return x.ndim == 4 and x.shape[1] in (1, 3)
 
 
-def save(path: Path, x: Tensor, columns: int | None = None) -> None:
+def save(path: Path | IO[bytes], x: Tensor, columns: int | None = None) -> None:
     """Writes samples `[N, ...]` in the model's range as one PNG.
 
     The range is about [-1, 1] for tiles, any for the rest.
@@ -29,7 +30,12 @@ def save(path: Path, x: Tensor, columns: int | None = None) -> None:
     else:
         sketch = {1: _histogram, 2: _dots}.get(x[0].numel(), _curves)
         picture = sketch(x.flatten(1).double().cpu().numpy())
-    picture.save(path)
+    picture.save(path, "PNG")
+
+
+def pixels(x: Tensor) -> np.ndarray:
+    """Bytes `[N, H, W, C]` of pictures `[N, C, H, W]` in [-1, 1]."""
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _tiles(x: Tensor, columns: int) -> Image.Image:
@@ -38,8 +44,7 @@ def _tiles(x: Tensor, columns: int) -> Image.Image:
     lines = -(-n // columns)
     size = (lines * (height * zoom + zoom), columns * (width * zoom + zoom), 3)
     sheet = np.full(size, _PAPER, np.uint8)
-    pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    for number, tile in enumerate(pixels):
+    for number, tile in enumerate(pixels(x)):
         top = (number // columns) * (height + 1) * zoom
         left = (number % columns) * (width + 1) * zoom
         big = tile.repeat(zoom, 0).repeat(zoom, 1)

@@ -15,6 +15,7 @@ from fewstep.run.checkpoint.format import (
 from fewstep.run.checkpoint.io import read, write, write_shards
 from fewstep.run.checkpoint.saver import Saver
 from fewstep.run.checkpoint.schema import FORMAT
+from fewstep.run.checkpoint.single import is_single, read_single, write_single
 
 __all__ = [
     "FORMAT",
@@ -24,11 +25,14 @@ __all__ = [
     "RunFolder",
     "Saver",
     "fingerprint",
+    "is_single",
     "read",
+    "read_single",
     "replace_file",
     "state_fingerprint",
     "whole_fingerprint",
     "write",
     "write_file",
     "write_shards",
+    "write_single",
 ]

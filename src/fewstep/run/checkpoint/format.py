@@ -17,7 +17,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from fewstep.base import tensor_file
 from fewstep.base.errors import StorageError
-from fewstep.base.tensor_file import Header
+from fewstep.base.tensor_file import Entry, Header
 from fewstep.base.world import World, whole
 from fewstep.run.checkpoint.schema import POSITION, Record, Unreadable, read_record
 from fewstep.run.checkpoint.shards import Shards
@@ -53,9 +53,13 @@ def fingerprint(groups: Groups) -> str:
 
 def serialise(tensors: Mapping[str, Tensor]) -> bytes:
     """The bytes of a group's file, a function of its tensors alone: tied weights become copies."""
+    return tensors_to_bytes(plain_tensors(tensors))
+
+
+def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in the order of their names, whole, on the CPU, each in memory of its own."""
     pointers: set[int] = set()
-    tensors_by_name = {name: _own(tensor, pointers) for name, tensor in sorted(tensors.items())}
-    return tensors_to_bytes(tensors_by_name)
+    return {name: _own(tensor, pointers) for name, tensor in sorted(tensors.items())}
 
 
 def _own(tensor: Tensor, pointers: set[int]) -> Tensor:
@@ -89,17 +93,12 @@ def sha256_of(content: bytes) -> str:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint folder whose files agree with the manifest; a group is read when it is used."""
+    """A checkpoint whose files agree with their hashes; a group is read when it is used."""
 
     path: Path
     state: dict[str, Any]  # state.json, which `record` reads
     hashes: dict[str, str]  # SHA-256 of each file but the manifest
-    groups: Mapping[str, dict[str, Tensor]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        files = [self.path / name for name in self.hashes if name.endswith(SUFFIX)]
-        groups = Shards(files) if self.is_sharded else _Groups(self.path, self.hashes)
-        object.__setattr__(self, "groups", groups)
+    groups: Mapping[str, dict[str, Tensor]]
 
     @property
     def record(self) -> Record:
@@ -113,9 +112,21 @@ class Checkpoint:
 
     def layout(self) -> dict[str, Header]:
         """What each group declares: the dtype and shape of its tensors, none of which is read."""
-        if isinstance(self.groups, Shards):
-            return self.groups.layout()
-        return {group: tensor_file.layout(self.path / f"{group}{SUFFIX}") for group in self.groups}
+        own = getattr(self.groups, "layout", None)
+        if own is not None:
+            layout: dict[str, Header] = own()
+            return layout
+        return {
+            group: {name: Entry(one.dtype, tuple(one.shape)) for name, one in tensors.items()}
+            for group, tensors in self.groups.items()
+        }
+
+
+def groups_in(path: Path, hashes: dict[str, str], state: dict[str, Any]) -> Mapping[str, Any]:
+    """The groups of a folder, whose files have these hashes."""
+    if read_record(state).shards is not None:
+        return Shards([path / name for name in hashes if name.endswith(SUFFIX)])
+    return _Groups(path, hashes)
 
 
 class _Groups(Mapping[str, dict[str, Tensor]]):
@@ -143,6 +154,10 @@ class _Groups(Mapping[str, dict[str, Tensor]]):
         if sha256_of(content) != self.hashes[file.name]:
             raise StorageError(f"{file} changed meanwhile: is another process writing there?")
         return tensor_file.tensors(content, file)
+
+    def layout(self) -> dict[str, Header]:
+        """What the files declare; no tensor is read."""
+        return {name: tensor_file.layout(self.path / f"{name}{SUFFIX}") for name in self.names}
 
 
 def content_of(path: Path, most: int | None = None) -> bytes:

@@ -23,6 +23,7 @@ from fewstep.run.checkpoint.format import (
     Checkpoint,
     Groups,
     content_of,
+    groups_in,
     hash_of,
     root,
     serialise,
@@ -128,7 +129,7 @@ def read(path: Path) -> Checkpoint:
     source = path / STATE
     state = json_file.document(content_of(source, json_file.MOST_JSON), source)
     check_values(state, source)
-    checkpoint = Checkpoint(path, state, hashes)
+    checkpoint = Checkpoint(path, state, hashes, groups_in(path, hashes, state))
     checkpoint.layout()
     groups = {
         name.removesuffix(SUFFIX): digest

@@ -64,6 +64,7 @@ class Record(Position):
     machine: dict[str, Any] | None = None  # {"device", "threads", "processes"} that wrote it
     skipped: list[str] | None = None  # files of the data that could not be read; unsaid: none
     levels: dict[str, Any] | None = None  # chosen at the end; unsaid: the method's own
+    source: dict[str, Any] | None = None  # of an import: kind, file, sha256, left_out, notes
     incident: dict[str, Any] | None = None  # {"error", "progress"} of a step that is not finite
     shards: int | None = (
         None  # processes that wrote a part of the groups each; unsaid: one wrote all
@@ -123,6 +124,7 @@ KEYS = {
     "machine": Key("machine", dict, "an object"),
     "skipped": Key("skipped", list, "a list"),
     "levels": Key("levels", dict, "levels and scores by steps", LevelChoice.is_one),
+    "source": Key("source", dict, "an object"),
     "incident": Key("incident", dict, "an object"),
     "shards": _count("shards", MOST_COUNT, "0 or more, below 2^31"),
 }

@@ -51,7 +51,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Scheme:
     """All steps of a sampler along a grid of times, from x = start * unit noise."""
 
     start: float
@@ -80,10 +80,12 @@ class Plan:
         return [number for number, step in enumerate(self.steps) if step.is_noisy]
 
 
-def plan(process: Process, grid: Sequence[float], step: Callable[..., Tensor], noisy: bool) -> Plan:
-    """The plan of a sampler's step along a grid. Raises UserError for a step that is not linear."""
+def scheme(
+    process: Process, grid: Sequence[float], step: Callable[..., Tensor], noisy: bool
+) -> Scheme:
+    """The scheme of a step along a grid. Raises UserError for a step that is not linear."""
     steps = tuple(_read(process, step, t, s, noisy) for t, s in pairwise(grid))
-    return Plan(float(process.sigma(process.t_max)), steps)
+    return Scheme(float(process.sigma(process.t_max)), steps)
 
 
 def _read(process: Process, step: Callable[..., Tensor], t: float, s: float, noisy: bool) -> Step:

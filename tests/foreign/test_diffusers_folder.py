@@ -1,0 +1,163 @@
+"""Folders that diffusers saved, as generators, teachers and initial weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import fewstep as fs
+from fewstep.base.errors import UserError
+from fewstep.core.conventions import Convention
+from fewstep.foreign.diffusers_folder import recognise_folder
+
+FOLDER = Path(os.environ.get("FEWSTEP_CONFORMANCE") or Path(__file__).parents[1] / "conformance")
+CASES = sorted(
+    path.stem
+    for path in FOLDER.glob("*.json")
+    if json.loads(path.read_text()).get("kind") == "diffusers_unet2d"
+)
+DDPM = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "beta_schedule": "linear"}
+DDPM |= {"beta_start": 1e-4, "beta_end": 0.02, "prediction_type": "epsilon"}
+CM = {"_class_name": "CMStochasticIterativeScheduler", "sigma_min": 0.002, "sigma_data": 0.5}
+
+
+def save(folder: Path, case: str, scheduler: dict[str, Any] | None, network: str = "unet") -> Path:
+    """A pipeline folder with the network of a conformance case."""
+    about = json.loads((FOLDER / f"{case}.json").read_text())
+    config = {"_class_name": "UNet2DModel", "_diffusers_version": "0.42.1", **about["config"]}
+    part = folder / network
+    part.mkdir(parents=True)
+    (part / "config.json").write_text(json.dumps(config))
+    weights = load_file(FOLDER / about["weights"])
+    save_file(weights, part / "diffusion_pytorch_model.safetensors")
+    index = {"_class_name": "DDPMPipeline", network: ["diffusers", "UNet2DModel"]}
+    if scheduler is not None:
+        index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+        (folder / "scheduler").mkdir()
+        (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def truth(case: str) -> dict[str, torch.Tensor]:
+    """The inputs and outputs of a conformance case."""
+    about = json.loads((FOLDER / f"{case}.json").read_text())
+    return load_file(FOLDER / about["io"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_network_answers_as_its_reference(case, tmp_path):
+    generator = fs.load(save(tmp_path / "pipeline", case, DDPM), device="cpu")
+    values = truth(case)
+    labels = values.get("class_labels")
+    with torch.no_grad():
+        out = generator.denoiser.network(values["x"], values["timesteps"], labels)
+    torch.testing.assert_close(out, values["out"], rtol=1e-5, atol=1e-5)
+    # And as a denoiser: x0_hat = (x - sigma eps) / alpha at the step's own level.
+    process = Convention.from_json(generator.run.convention).process
+    t = values["timesteps"].double() + 1
+    level = process.level(t)
+    alpha = process.alpha(t).float()[:, None, None, None]
+    sigma = process.sigma(t).float()[:, None, None, None]
+    with torch.no_grad():
+        x0_hat = generator.denoiser(values["x"] / alpha, level, labels)
+    expected = (values["x"] - sigma * values["out"]) / alpha
+    torch.testing.assert_close(x0_hat, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", ["teacher", "teacher.safetensors"])
+def test_an_import_is_stored_and_is_the_same(case, name, tmp_path):
+    from fewstep.run.imports import store
+
+    folder = save(tmp_path / "pipeline", case, DDPM)
+    out = tmp_path / name
+    digest = store(out, recognise_folder(folder), {"file": "pipeline", "sha256": "0" * 64})
+    ours, theirs = fs.load(out, device="cpu"), fs.load(folder, device="cpu")
+    assert ours.fingerprint == digest
+    options = {"n": 2, "steps": 3, "seed": 1}
+    assert torch.equal(ours.sample(**options), theirs.sample(**options))
+
+
+def test_a_consistency_model_is_sampled_in_one_step(tmp_path):
+    generator = fs.load(save(tmp_path / "cm", "diffusers_unet2d_cm", CM), device="cpu")
+    assert generator.method.denoises is False
+    assert generator.sample(2).shape == (2, 3, 8, 8)
+    values = truth("diffusers_unet2d_cm")
+    sigma = (values["timesteps"].double() / 250).exp()
+    with torch.no_grad():
+        x = values["x"] * (sigma.square() + 0.25).sqrt().float()[:, None, None, None]
+        x0_hat = generator.denoiser(x, sigma, values["class_labels"])
+    s = sigma.float()[:, None, None, None]
+    skip = 0.25 / ((s - 0.002) ** 2 + 0.25)
+    out = (s - 0.002) * 0.5 / (s**2 + 0.25).sqrt()
+    torch.testing.assert_close(x0_hat, skip * x + out * values["out"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_student_starts_from_the_folder_and_learns_from_it(tmp_path):
+    """Its first guess is the teacher's; stored, it loads without the folder."""
+    folder = save(tmp_path / "pipeline", "diffusers_unet2d_default", DDPM)
+    x = torch.rand(40, 3, 16, 16, generator=torch.manual_seed(0)) * 2 - 1
+    run = fs.recipes.toy(method="ect", iterations=1, batch=8, block=8, lr=1e-12, warmup=0.0)
+    out = tmp_path / "run"
+    student = fs.train(
+        fs.Run(**{**vars(run), "init": str(folder)}), x, out=out, progress=False, device="cpu"
+    )
+    teacher = fs.load(folder, device="cpu")
+    assert student.run.network == "diffusers"
+    level = torch.tensor([0.3, 2.0], dtype=torch.float64)
+    x_t = x[:2] + level.float()[:, None, None, None]
+    with torch.no_grad():
+        guesses = [one.denoiser(x_t, level) for one in (student, teacher)]
+    torch.testing.assert_close(*guesses, rtol=1e-3, atol=1e-3)
+    again = fs.load(out, device="cpu")
+    assert torch.equal(again.sample(2), student.sample(2))
+
+
+def test_what_is_missing_or_unknown_is_one_line(tmp_path):
+    case = "diffusers_unet2d_default"
+    with pytest.raises(UserError, match="say what it predicts"):
+        fs.load(save(tmp_path / "a", case, None))
+    folder = save(tmp_path / "b", case, DDPM)
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"no diffusion_pytorch_model\.safetensors"):
+        fs.load(folder)
+    folder = save(tmp_path / "c", case, {**DDPM, "prediction_type": "odd"})
+    with pytest.raises(UserError, match="prediction_type = 'odd'"):
+        fs.load(folder)
+    folder = save(tmp_path / "d", case, DDPM)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["unet"] = ["diffusers", "UNet1DModel"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="expected one network among"):
+        fs.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("DDPMScheduler", {}),
+        ("DDIMScheduler", {"beta_schedule": "scaled_linear", "beta_end": 0.012}),
+        ("DDIMScheduler", {"beta_schedule": "squaredcos_cap_v2"}),
+        ("DDIMScheduler", {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}),
+        ("DDPMScheduler", {"beta_schedule": "sigmoid", "num_train_timesteps": 100}),
+        ("DDPMScheduler", {"trained_betas": [0.1, 0.2, 0.3], "num_train_timesteps": 3}),
+    ],
+)
+def test_a_schedulers_table_is_its_own(kind, options):
+    import diffusers
+
+    from fewstep.adapters.ready import scheduler_convention
+
+    scheduler = getattr(diffusers, kind)(**options)
+    own = scheduler_convention(scheduler)
+    t = torch.arange(1, len(scheduler.alphas_cumprod) + 1, dtype=torch.float64)
+    torch.testing.assert_close(
+        own.process.alpha(t).square(), scheduler.alphas_cumprod.double(), rtol=1e-6, atol=1e-9
+    )
