@@ -32,8 +32,8 @@ class Args:
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to write, or a file that ends in .onnx or .pt2."""
     to: str | None = None
-    """onnx, torch (a program of torch.export) or safetensors (weights and Python that needs torch
-    alone); left out, by how OUT ends."""
+    """onnx, torch (a program of torch.export), safetensors (weights and Python that needs torch
+    alone) or diffusers (a pipeline's folder); left out, by how OUT ends."""
     steps: int | None = None
     """Evaluations of the network; left out, the sampler's default (1 for consistency models)."""
     sampler: str | None = None

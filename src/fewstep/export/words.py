@@ -6,6 +6,7 @@ from typing import Any
 
 from fewstep.data.columns import numbers_in
 from fewstep.export.contents import Contents
+from fewstep.export.diffusers_folder import lcm_timesteps
 
 MOST_ROWS = 24  # of a table in words
 
@@ -52,6 +53,11 @@ from generator import load, sample
 weights = load("weights.safetensors")
 {inputs}
 samples = sample(weights, **inputs)""",
+    "diffusers": """\
+from diffusers import ConsistencyModelPipeline
+
+pipeline = ConsistencyModelPipeline.from_pretrained({options})
+images = pipeline({inputs}).images""",
 }
 
 
@@ -70,11 +76,26 @@ def count(n: int, word: str) -> str:
 
 def python_example(contents: Contents, target: str = "safetensors", file: str = "") -> str:
     """The Python that draws 16 samples with a file of that target."""
+    if target == "diffusers":
+        return _pipeline_call(contents)
     values = {name: _draw(contents, name, entry, target) for name, entry in _inputs(contents)}
     pairs = [f'    "{name}": {value},' for name, value in values.items()]
     code = _OPEN[target].format(inputs="\n".join(["inputs = {", *pairs, "}"]))
     names = {"onnx": "generator.onnx", "torch": "generator.pt2"}
     return code.replace(names[target], file) if file and target in names else code
+
+
+def _pipeline_call(contents: Contents) -> str:
+    timesteps = lcm_timesteps(contents)
+    options = '"."' if timesteps else '".", trust_remote_code=True'
+    call = ["batch_size=16"]
+    if timesteps and len(timesteps) > 1:
+        call.append(f"timesteps={timesteps}")
+    elif not timesteps:
+        call.append(f"num_inference_steps={len(contents.scheme.times)}")
+    if contents.generator.facts.classes:
+        call.append("class_labels=[0] * 16")
+    return _OPEN["diffusers"].format(options=options, inputs=", ".join(call))
 
 
 def inputs_text(contents: Contents) -> str:

@@ -15,7 +15,7 @@ from fewstep.analysis.metrics import Result
 from fewstep.base import disk
 from fewstep.base.errors import NonFiniteError, UserError, require, storage, unknown
 from fewstep.base.json_file import MOST_JSON, document
-from fewstep.export import onnx_file, python_file, torch_file
+from fewstep.export import diffusers_folder, onnx_file, python_file, torch_file
 from fewstep.export.card import CARD, card
 from fewstep.export.contents import FORMAT, Contents, Inputs, example_condition
 from fewstep.run.checkpoint.format import hash_of
@@ -46,6 +46,7 @@ TARGETS = {
     "onnx": Target(onnx_file.write, onnx_file.NAME, 0.15),
     "torch": Target(torch_file.write, torch_file.NAME, 0.05),
     "safetensors": Target(python_file.write),
+    "diffusers": Target(diffusers_folder.write),
 }
 
 
@@ -197,7 +198,7 @@ def compare(contents: Contents, sample: Callable[[Inputs], Tensor], bound: float
 
 def _place_folder(folder: Path, out: Path) -> list[Path]:
     """Moves the folder to its place, in the place of an earlier one."""
-    names = sorted(path.name for path in folder.iterdir())
+    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     old = disk.temporary(out)
     if out.exists():
         disk.rename(out, old)

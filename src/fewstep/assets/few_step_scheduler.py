@@ -1,0 +1,95 @@
+"""A scheduler of diffusers whose steps are numbers in its configuration.
+
+Each step asks the network at one or more points, and combines x, the answers and fresh noise by
+factors: so every sampler that is linear in these is exactly itself. A generator that was exported
+carries this file; loading it takes `trust_remote_code=True`, and torch and diffusers alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import ConfigMixin, SchedulerMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.utils.torch_utils import randn_tensor
+
+Combination = list[tuple[str, float]]
+
+
+class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+    """Steps by numbers: `plans` by how many evaluations they make, `start` the prior's deviation.
+
+    plans: {"2": [{"asks": [{"label", "in", "skip", "out", "point"}], "result"}, ...]}. An answer is
+    skip point + out F(in point, label); a combination is a list of (name, factor), whose names are
+    x, noise and answer 0, answer 1, ...
+    """
+
+    order = 1
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(self, plans: dict[str, Any] | None = None, start: float = 1.0) -> None:
+        self.init_noise_sigma = start
+        self.set_timesteps(None)
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: list[float] | None = None,
+    ) -> None:
+        """Begins anew, with as many evaluations. Raises ValueError where there is no such plan."""
+        plans = self.config.plans or {"0": []}
+        count = str(num_inference_steps) if num_inference_steps else next(iter(plans))
+        if timesteps is not None or count not in plans:
+            raise ValueError(f"num_inference_steps: expected one of {', '.join(plans)}")
+        self.steps = plans[count]
+        labels = [ask["label"] for step in self.steps for ask in step["asks"]]
+        self.timesteps = torch.tensor(labels, dtype=torch.float32, device=device)
+        self.step_number = 0
+        self.ask_number = 0
+        self.values: dict[str, torch.Tensor] = {}
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: Any = None) -> torch.Tensor:
+        """What the network gets of a point."""
+        ask = self.steps[self.step_number]["asks"][self.ask_number]
+        scaled: torch.Tensor = ask["in"] * sample
+        return scaled
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: Any,
+        sample: torch.Tensor,
+        generator: torch.Generator | None = None,
+        return_dict: bool = False,
+        variance_noise: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor]:
+        """The next point, or the end. variance_noise: in place of the generator's."""
+        step = self.steps[self.step_number]
+        ask = step["asks"][self.ask_number]
+        if self.ask_number == 0:
+            self.values = {"x": sample}
+        answer = ask["skip"] * sample + ask["out"] * model_output
+        self.values[f"answer {self.ask_number}"] = answer
+        self.ask_number += 1
+        if self.ask_number < len(step["asks"]):
+            return (self._combine(step["asks"][self.ask_number]["point"]),)
+        if any(name == "noise" for name, _ in step["result"]):
+            if variance_noise is None:
+                variance_noise = randn_tensor(
+                    sample.shape, generator=generator, device=sample.device, dtype=sample.dtype
+                )
+            self.values["noise"] = variance_noise
+        self.step_number += 1
+        self.ask_number = 0
+        return (self._combine(step["result"]),)
+
+    def _combine(self, combination: Combination) -> torch.Tensor:
+        total = torch.zeros_like(self.values["x"])
+        for name, factor in combination:
+            total = total + factor * self.values[name]
+        return total
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
