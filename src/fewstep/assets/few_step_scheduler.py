@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import ConfigMixin, SchedulerMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
 Combination = list[tuple[str, float]]
@@ -39,7 +39,8 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         timesteps: list[float] | None = None,
     ) -> None:
         """Begins anew, with as many evaluations. Raises ValueError where there is no such plan."""
-        plans = self.config.plans or {"0": []}
+        config: Any = self.config
+        plans = config.plans or {"0": []}
         count = str(num_inference_steps) if num_inference_steps else next(iter(plans))
         if timesteps is not None or count not in plans:
             raise ValueError(f"num_inference_steps: expected one of {', '.join(plans)}")

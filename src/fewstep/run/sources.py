@@ -229,7 +229,7 @@ def _origin(run: Run, facts: Facts, method: Method | None, step: int) -> dict[st
     """What `Weights` say of the run that trained them."""
     return {
         "method": method,
-        "facts": facts,
+        "facts": None if run.convention else facts,  # what came from elsewhere binds no data
         "progress": step / run.iterations,
         "step": step + (run.age or 0),
     }

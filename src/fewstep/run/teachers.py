@@ -131,7 +131,7 @@ def _check_predictor(teacher: Model, facts: Facts) -> None:
         named = teacher.name.startswith("exact:") or teacher.name.endswith(".safetensors")
         require(not named, "predictor = teacher: teacher", teacher.name, expected)
         return
-    same_data(generator.facts, facts)
+    same_data(generator.facts, facts, is_foreign=bool(generator.run.convention))
     theirs = generator.method
     fits = _jumps(theirs) and theirs.trained_from == 0
     fits = fits and sampling.sampler(theirs.sampler).default == 1
@@ -235,9 +235,8 @@ def same_data(
 
     is_foreign: it has no units but a range, and its own preconditioning.
     """
-    names = (
-        ("shape", "classes", "units") if is_foreign else ("shape", "classes", "units", "sigma_data")
-    )
+    names = ["shape", "classes"]
+    names += [] if is_foreign else ["units", "sigma_data"]
     for name in names:
         theirs = getattr(teacher, name)
         ours = getattr(student, name)
