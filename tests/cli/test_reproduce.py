@@ -19,8 +19,7 @@ BUDGETS = re.findall(r"^\| `([\w-]+)` \| (\d+)k x (\d+) \| ([\d.]+) M \|", REPRO
 
 
 @pytest.mark.parametrize("line", TRAININGS)
-def test_the_commands_of_the_page_are_runs(line, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
+def test_the_commands_of_the_page_are_runs(line):
     run = run_of(line)
     words = shlex.split(line)
     plain = with_defaults(PAPERS[words[2]](method=run.method))

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from itertools import pairwise
-from pathlib import Path
 from unittest import mock
 
 from fewstep.cli import main
 from fewstep.run.config import Run
 
-PLACES = ("--data", "--init", "--teacher")  # options whose values name files
-
 
 def run_of(line: str) -> Run:
-    """The run of a command; what it names as data or weights is made as an empty folder."""
+    """The run of a command, whose data and weights need not be here."""
     runs: list[Run] = []
-    words = shlex.split(line)
-    for option, value in pairwise(words):
-        if option in PLACES:
-            Path(value).mkdir(parents=True, exist_ok=True)
-    with mock.patch("fewstep.cli.train.start", lambda run, *_, **__: runs.append(run) or 0):
-        assert main(words[1:]) == 0, line
+    with (
+        mock.patch("fewstep.cli.train.start", lambda run, *_, **__: runs.append(run) or 0),
+        mock.patch("fewstep.cli.train.check_data_name"),
+    ):
+        assert main(shlex.split(line)[1:]) == 0, line
     (run,) = runs
     return run
