@@ -167,7 +167,7 @@ def test_the_words_of_their_command_are_explained(page):
     blocks = "".join(re.findall(r"```(?:text|yaml)\n(.*?)```", text, re.S))
     rest = re.sub(r"```\w+\n.*?```", "", text, flags=re.S)
     flags = set(re.findall(r"(?<!\S)(--?[a-zA-Z][\w-]*)", blocks))
-    flags |= set(re.findall(r"^ *(\w+):", blocks, re.M))
+    flags |= set(re.findall(r"^ *(\w+): ", blocks, re.M))
     flags |= {name.rpartition(".")[2] for name in re.findall(r"([a-z]\w*(?:\.\w+)+)=", blocks)}
     flags -= {"-n", "--nproc_per_node"}  # of the launcher
     assert flags
