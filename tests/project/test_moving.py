@@ -33,7 +33,7 @@ HEADINGS = [
     "Weights, samples, numbers",
     "Not here",
 ]
-NONE = "–"  # a cell without a counterpart
+NONE = "\u2013"  # a cell without a counterpart
 LAUNCH = {option.name: option.default for option in options_in(Launch)}
 DEFAULTS = {
     "sample": {f.name: f.default for f in fields(sample_verb.Args)},
