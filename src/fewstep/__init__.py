@@ -28,6 +28,7 @@ if _TYPE_CHECKING:
     from fewstep.core import couplings as couplings
     from fewstep.core import denoiser as denoiser
     from fewstep.core import distances as distances
+    from fewstep.core import measurements as measurements
     from fewstep.core import process as process
     from fewstep.core import sampling as sampling
     from fewstep.core import scalings as scalings
@@ -44,6 +45,8 @@ if _TYPE_CHECKING:
     from fewstep.core.times import curricula as curricula
     from fewstep.run import recipes as recipes
     from fewstep.run.config import Run as Run
+    from fewstep.run.editing import edit as edit
+    from fewstep.run.editing import interpolate as interpolate
     from fewstep.run.generator import Generator as Generator
     from fewstep.run.generator import load as load
     from fewstep.training import trajectories as cache  # noqa: F401 - another name of that module
@@ -61,6 +64,7 @@ _MODULES = {
     "distances": "core.distances",
     "errors": "base.errors",
     "exact": "exact",
+    "measurements": "core.measurements",
     "methods": "methods",
     "metrics": "analysis.metrics",
     "networks": "networks",
@@ -83,6 +87,8 @@ _NAMES = {
     "Models": "core.denoiser",
     "Run": "run.config",
     "Times": "core.times",
+    "edit": "run.editing",
+    "interpolate": "run.editing",
     "load": "run.generator",
     "train": "training.train",
     "trajectories": "training.trajectories",

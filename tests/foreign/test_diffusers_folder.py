@@ -137,3 +137,27 @@ def test_what_is_missing_or_unknown_is_one_line(tmp_path):
     (folder / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match="expected one network among"):
         fs.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("DDPMScheduler", {}),
+        ("DDIMScheduler", {"beta_schedule": "scaled_linear", "beta_end": 0.012}),
+        ("DDIMScheduler", {"beta_schedule": "squaredcos_cap_v2"}),
+        ("DDIMScheduler", {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}),
+        ("DDPMScheduler", {"beta_schedule": "sigmoid", "num_train_timesteps": 100}),
+        ("DDPMScheduler", {"trained_betas": [0.1, 0.2, 0.3], "num_train_timesteps": 3}),
+    ],
+)
+def test_a_schedulers_table_is_its_own(kind, options):
+    import diffusers
+
+    from fewstep.adapters.ready import scheduler_convention
+
+    scheduler = getattr(diffusers, kind)(**options)
+    own = scheduler_convention(scheduler)
+    t = torch.arange(1, len(scheduler.alphas_cumprod) + 1, dtype=torch.float64)
+    torch.testing.assert_close(
+        own.process.alpha(t).square(), scheduler.alphas_cumprod.double(), rtol=1e-6, atol=1e-9
+    )

@@ -42,6 +42,10 @@ AUDITED = {
     },
     ("fewstep/cli/serve.py", "network"): "says which packages are missing, and listens by them",
     (
+        "fewstep/foreign/reading.py",
+        "process",
+    ): "the reader of foreign files, apart from this process: a fixed list of arguments",
+    (
         "fewstep/analysis/metrics/extractors.py",
         "code that a file holds",
     ): "one TorchScript file, known by its SHA-256 alone",

@@ -11,31 +11,15 @@ from torch import Tensor
 import fewstep as fs
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.scalings import Edm
+from fewstep.foreign.edm import network_for
 from fewstep.networks.edm2_layers import Uncertainty
 from tests.support.cases import Case
 
-OPTIONS = {
-    "model_channels": "width",
-    "channel_mult": "mult",
-    "channel_mult_noise": "mult_noise",
-    "channel_mult_emb": "mult_emb",
-    "num_blocks": "blocks",
-    "attn_resolutions": "attention",
-    "channels_per_head": "head_channels",
-    "label_balance": "label_balance",
-    "concat_balance": "concat_balance",
-    "res_balance": "residual_balance",
-    "attn_balance": "attention_balance",
-    "clip_act": "clip",
-    "dropout": "dropout",
-}
-
 
 def network_of(config: dict[str, Any]) -> torch.nn.Module:
-    """Our network with EDM2's constructor arguments, whose defaults are ours too."""
-    shape = (config["img_channels"], config["img_resolution"], config["img_resolution"])
-    options = {ours: config[theirs] for theirs, ours in OPTIONS.items() if theirs in config}
-    return fs.networks.edm2_unet(shape, config.get("label_dim", 0), **options)
+    """Our network with EDM2's constructor arguments."""
+    own = network_for(config, "UNet")
+    return fs.networks.edm2_unet(own.shape, own.classes, **own.options)
 
 
 def labels(case: Case) -> Tensor | None:

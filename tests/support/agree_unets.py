@@ -11,50 +11,16 @@ from torch import Tensor, nn
 import fewstep as fs
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.scalings import Edm
+from fewstep.foreign.edm import network_for
 from fewstep.networks.openai_weights import adm_options, from_openai, to_openai
 from tests.support.cases import Case
 
-SONG = {  # EDM's argument: our option, EDM's default
-    "model_channels": ("width", 128),
-    "channel_mult": ("mult", [1, 2, 2, 2]),
-    "channel_mult_emb": ("emb_mult", 4),
-    "num_blocks": ("blocks", 4),
-    "attn_resolutions": ("attention", [16]),
-    "dropout": ("dropout", 0.1),
-    "augment_dim": ("augment", 0),
-    "embedding_type": ("embedding", "positional"),
-    "channel_mult_noise": ("noise_mult", 1),
-    "encoder_type": ("encoder", "standard"),
-    "decoder_type": ("decoder", "standard"),
-    "resample_filter": ("taps", [1, 1]),
-}
-DHARIWAL = {
-    **{name: SONG[name] for name in ("channel_mult_emb", "dropout", "augment_dim")},
-    "model_channels": ("width", 192),
-    "channel_mult": ("mult", [1, 2, 3, 4]),
-    "num_blocks": ("blocks", 3),
-    "attn_resolutions": ("attention", [32, 16, 8]),
-}
-FACTORIES = {
-    "SongUNet": (fs.networks.song_unet, SONG),
-    "DhariwalUNet": (fs.networks.adm_unet, DHARIWAL),
-}
-
 
 def network_of(config: dict[str, Any]) -> nn.Module:
-    """Our network for EDM's constructor arguments; one that nobody knows is a KeyError."""
-    arguments = dict(config)
-    factory, names = FACTORIES[arguments.pop("model_type", "DhariwalUNet")]
-    shape = (arguments.pop("img_channels"), *[arguments.pop("img_resolution")] * 2)
-    classes = arguments.pop("label_dim", 0)
-    # Of the wrapper, or of training.
-    for name in ("use_fp16", "sigma_min", "sigma_max", "sigma_data", "label_dropout"):
-        arguments.pop(name, None)
-    options = dict(names.values())
-    options |= {names[name][0]: value for name, value in arguments.items()}
-    return factory(
-        shape, classes, **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    )
+    """Our network for EDM's constructor arguments."""
+    own = network_for(config)
+    factory = getattr(fs.networks, own.network)
+    return factory(own.shape, own.classes, **own.options)
 
 
 def labels_of(case: Case, **more: Tensor) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -40,9 +40,9 @@ class Result(NamedTuple):
         return float(self.relative.mean())
 
 
-def levels_of(std: float) -> tuple[float, ...]:
+def levels_of(std: float, count: int = COUNT) -> tuple[float, ...]:
     """From a twentieth of the data's deviation to ten of it: there a guess depends on its law."""
-    return tuple((std * torch.logspace(-1.3, 1, COUNT, dtype=torch.float64)).tolist())
+    return tuple((std * torch.logspace(-1.3, 1, count, dtype=torch.float64)).tolist())
 
 
 def bounds(linear: Linear, rows: Rows, levels: Sequence[float]) -> Tensor:
@@ -75,10 +75,20 @@ class Trial:
     rows: Rows
     linear: Linear  # of the training rows
     x0: Tensor  # training rows
+    count: int = COUNT  # levels
+
+    def few(self, rows: int, count: int) -> Trial:
+        """The same on so many rows and levels."""
+        part = self.rows.first(rows)
+        return replace(self, rows=part, count=count)
 
     def own(self) -> Result | None:
         """The declared reading's; None where its process has no times for these levels."""
-        return self._result_of(self.reading, Guesser(self.network))
+        return self.result(self.reading)
+
+    def result(self, reading: Convention) -> Result | None:
+        """That of a reading."""
+        return self._result_of(reading, Guesser(self.network))
 
     def ranking(self) -> list[Result]:
         """Those of all readings, the best first."""
@@ -97,9 +107,14 @@ class Trial:
                 results[str(reading)] = result
         return rank(list(results.values()), result_of)
 
+    def finalists(self, ranking: Sequence[Result]) -> list[Result]:
+        """The readings of another trial's results on these rows and levels, the best first."""
+        results = (self.result(one.reading) for one in ranking)
+        return sorted((one for one in results if one is not None), key=lambda one: one.score)
+
     @cached_property
     def _levels(self) -> tuple[float, ...]:
-        return levels_of(float(self.x0.double().std()))
+        return levels_of(float(self.x0.double().std()), self.count)
 
     @cached_property
     def _bounds(self) -> Tensor:

@@ -13,6 +13,7 @@ from fewstep.base.errors import UserError
 from fewstep.core import process as processes
 from fewstep.core.conventions import Convention, Offset, convention
 from fewstep.core.denoiser import Preconditioned
+from fewstep.core.process import Process
 
 CONSISTENCY = "CMStochasticIterativeScheduler"  # of consistency models, whose boundary it moves
 
@@ -145,36 +146,34 @@ def scheduler_convention(scheduler: Any) -> Convention:
         raise UserError(
             f"scheduler {name}: prediction_type = {kind!r}: expected {', '.join(predictions)}"
         )
-    return convention(predictions[kind], processes.discrete(betas=betas_of(config)))
+    return convention(predictions[kind], table_of(config))
 
 
-def betas_of(config: Mapping[str, Any]) -> Tensor:
-    """The table of a scheduler's configuration, float64 `[T]`. Raises UserError."""
-    table = config.get("trained_betas")
-    if table is not None:
-        return torch.as_tensor(table, dtype=torch.float64)
+def table_of(config: Mapping[str, Any]) -> Process:
+    """The process of a scheduler's configuration, by its own float32 numbers. Raises UserError."""
     count = int(config.get("num_train_timesteps", 1000))
     low, high = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
     kind = config.get("beta_schedule", "linear")
-    if kind == "linear":
-        betas = torch.linspace(low, high, count, dtype=torch.float64)
+    if config.get("trained_betas") is not None:
+        betas = torch.tensor(config["trained_betas"], dtype=torch.float32)
+    elif kind == "linear":
+        betas = torch.linspace(low, high, count, dtype=torch.float32)
     elif kind == "scaled_linear":
-        betas = torch.linspace(low**0.5, high**0.5, count, dtype=torch.float64).square()
+        betas = torch.linspace(low**0.5, high**0.5, count, dtype=torch.float32) ** 2
     elif kind == "squaredcos_cap_v2":
         t = torch.arange(count + 1, dtype=torch.float64) / count
         power = ((t + 0.008) / 1.008 * torch.pi / 2).cos().square()
-        betas = (1 - power[1:] / power[:-1]).clamp_max(0.999)
+        betas = (1 - power[1:] / power[:-1]).clamp_max(0.999).float()
     elif kind == "sigmoid":
-        s = torch.linspace(-6, 6, count, dtype=torch.float64).sigmoid()
-        betas = s * (high - low) + low
+        betas = torch.sigmoid(torch.linspace(-6, 6, count)) * (high - low) + low
     else:
         raise UserError(
             f"beta_schedule = {kind!r}: expected linear, scaled_linear, squaredcos_cap_v2, sigmoid"
             " or trained_betas"
         )
+    power = (1 - betas).cumprod(0)
     if config.get("rescale_betas_zero_snr"):
-        root = (1 - betas).cumprod(0).sqrt()
-        root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-        power = root.square()
-        betas = 1 - power / torch.cat([torch.ones(1, dtype=torch.float64), power[:-1]])
-    return betas
+        # arXiv 2305.08891, algorithm 1.
+        root = power.sqrt()
+        power = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))).square()
+    return processes.discrete(alphas_cumprod=power)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fewstep.adapters.linear_bound import Linear
-from fewstep.base.conditions import Cond
+from fewstep.base.conditions import Cond, each
 from fewstep.core.distances import mse
 from fewstep.core.process import Process
 
@@ -23,6 +23,10 @@ class Rows:
     def at(self, process: Process, t: float | Tensor) -> Tensor:
         """x_t `[N, ...]`."""
         return process.mix(self.x0, self.z, t)
+
+    def first(self, count: int) -> Rows:
+        """The first of them."""
+        return Rows(self.x0[:count], each(lambda part: part[:count], self.cond), self.z[:count])
 
 
 def bound(linear: Linear, process: Process, rows: Rows, t: float) -> Tensor:

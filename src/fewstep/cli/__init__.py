@@ -9,7 +9,9 @@ from importlib import import_module
 
 VERBS = {
     "train": "train a generator from a recipe",
+    "import": "store a network that others trained, as a generator",
     "sample": "draw samples from a trained generator",
+    "edit": "fill in, colour or sharpen what is there, by a trained generator",
     "serve": "answer requests for samples over HTTP",
     "eval": "score a generator against held-out data",
     "frontier": "what each further step buys: quality against evaluations and latency",
@@ -20,6 +22,8 @@ VERBS = {
     "verify": "check every method's equations, or a method of your own",
     "recipes": "list the recipes, methods and networks with their options",
 }
+
+FILES = {"import": "import_file"}  # of verbs that no module can be called
 
 HELP = """\
 fewstep: consistency models, from training to one-step samples
@@ -72,7 +76,8 @@ def run_verb(args: list[str]) -> int:
     try:
         if args[0] not in VERBS:
             raise unknown("verb", args[0], VERBS)
-        code: int = import_module(f"fewstep.cli.{args[0]}").main(args[1:])
+        module = FILES.get(args[0], args[0])
+        code: int = import_module(f"fewstep.cli.{module}").main(args[1:])
         return code
     except FewstepError as error:
         print(f"fewstep: {error}", file=sys.stderr)

@@ -46,6 +46,8 @@ def options_in(kind: type, default: Any = None, prefix: str = "") -> list[Option
     options = []
     for field in fields(kind):
         value = field.default if default is None else getattr(default, field.name)
+        if tyro.conf.Suppress in getattr(hints[field.name], "__metadata__", ()):
+            continue
         hint, config, is_positional = without_extras(hints[field.name])
         name = prefix + (config.get("name") or field.name).replace("_", "-")
         if is_dataclass(value):
@@ -71,7 +73,7 @@ def without_extras(hint: Any) -> tuple[Any, dict[str, Any], bool]:
     config: dict[str, Any] = {}
     extras = getattr(hint, "__metadata__", ())
     for extra in extras:
-        if extra not in (tyro.conf.Positional, tyro.conf.UseAppendAction):
+        if extra not in (tyro.conf.Positional, tyro.conf.UseAppendAction, tyro.conf.Suppress):
             config |= vars(extra)
     kind = typing.get_args(hint)[0] if extras else hint
     return kind, config, tyro.conf.Positional in extras

@@ -25,7 +25,7 @@ from fewstep.cli.train_options import (
     typed_options,
     with_launch,
 )
-from fewstep.cli.user_code import import_function
+from fewstep.cli.user_code import import_function, own_network
 from fewstep.run import lock
 from fewstep.run.config import AUTO, Run, read_run
 from fewstep.run.recipes import RECIPES
@@ -61,6 +61,7 @@ def main(argv: list[str]) -> int:
             options = {name: value for name, value in options.items() if name in names}
         values[f"{kind}_options"] = options
     values["recipe"] = run.recipe
+    own |= own_sources(args)
     return start(
         Run(**values),
         out_folder(run, argv),
@@ -74,6 +75,31 @@ def main(argv: list[str]) -> int:
     )
 
 
+def own_sources(args: Any) -> dict[str, Any]:
+    """The teacher and initial network that are typed as package.module:function.
+
+    Raises UserError for words about a network where none is typed so.
+    """
+    words = {name: getattr(args, name) for name in ("prediction", "process", "range")}
+    words |= {"label": args.noise_label}
+    words = {name: value for name, value in words.items() if value is not None}
+    names = {kind: getattr(args, kind) for kind in ("teacher", "init")}
+    names = {kind: name for kind, name in names.items() if is_own(name)}
+    if words and not names:
+        flag = next(iter(words)).replace("label", "noise-label")
+        raise UserError(
+            f"--{flag}: it is about a network of yours, --teacher package.module:function; weights"
+            " in a file are imported with these words: fewstep import FILE OUT --network NAME"
+        )
+    by_name = {name: own_network("teacher", name, words) for name in set(names.values())}
+    return {kind: by_name[name] for kind, name in names.items()}
+
+
+def is_own(name: str | None) -> bool:
+    """Whether a teacher's or initial network's name is package.module:function."""
+    return name is not None and ":" in name and name[:6] != "exact:" and not Path(name).exists()
+
+
 def start(run: Run, out: Path, own: dict[str, Any], *, quiet: bool, **launch: Any) -> int:
     """Trains and says where the result is."""
     from fewstep.training.train import train
@@ -85,7 +111,10 @@ def start(run: Run, out: Path, own: dict[str, Any], *, quiet: bool, **launch: An
         f"{out}: step {generator.step} of {generator.run.iterations}, fingerprint"
         f" {generator.fingerprint[:16]}"
     )
-    again = "".join(f" --{kind} {getattr(run, kind)}" for kind in own)
+    names = {kind: getattr(run, kind) for kind in ("method", "network") if kind in own}
+    if "init" in own:  # its network is the student's
+        names["network"] = run.init
+    again = "".join(f" --{kind} {name}" for kind, name in names.items())
     cond = "" if generator.facts.cond in (None, "labels") else " --cond FILE"
     path = shlex.quote(str(out))
     print(f"next: fewstep sample {path}{again}{cond}   fewstep eval {path}{again}")

@@ -51,6 +51,9 @@ class Launch(Run):
 
     recipe: Annotated[str, tyro.conf.Positional]
     """A name, or package.module:function. `fewstep recipes` lists them."""
+    convention: Annotated[Options, tyro.conf.Suppress, tyro.conf.Fixed] = field(
+        default_factory=dict
+    )
     out: Path | None = None
     """Run folder; left out, runs/RECIPE-METHOD-SEED."""
     resume: bool = False
@@ -59,6 +62,16 @@ class Launch(Run):
     """Of several processes, each holds a part of the weights (FSDP2)."""
     workers: int = 0
     """Processes that draw batches ahead; no bit depends on them."""
+    prediction: str | None = None
+    """What a network of yours predicts that --teacher or --init name as package.module:function:
+    eps, v, x0, flow, score, edm, vp or ve.
+    """
+    process: str | None = None
+    """Its process: ddpm, discrete (Stable Diffusion's table), cosine, linear, trig or edm."""
+    noise_label: str | None = None
+    """What it gets as its time, such as "1000 t"; left out, "t - 1" for tables, else its own."""
+    range: str | None = None
+    """Range of the data that it learned; left out, [-1, 1]."""
     device: str = "auto"
     """cpu, cuda, mps or auto, the first there is."""
     strict: bool = False

@@ -5,6 +5,7 @@ They are imported because the user typed their names, never because a file says 
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -90,4 +91,45 @@ def names_by_run(kind: str, runs: Sequence[str], words: Sequence[str]) -> dict[s
 def own_parts(args: Any) -> dict[str, Any]:
     """--network and --method, where they were typed, as `fewstep.load` takes them."""
     names = {kind: getattr(args, kind) for kind in ("network", "method")}
-    return {kind: import_function(kind, name) for kind, name in names.items() if name is not None}
+    parts = {kind: import_function(kind, name) for kind, name in names.items() if name is not None}
+    if "network" in parts and _makes_itself(parts["network"]):
+        parts["network"] = _as_it_was_trained(names["network"], parts["network"])
+    return parts
+
+
+def _makes_itself(value: Any) -> bool:
+    """Whether what was typed is a network, or a function without arguments that makes one."""
+    from torch import nn
+
+    return isinstance(value, nn.Module) or not inspect.signature(value).parameters
+
+
+def _as_it_was_trained(name: str, value: Any) -> Any:
+    """The network of a student that started from it, `train --init NAME`."""
+    from fewstep.adapters.adapt import Called, convention_of
+
+    network = own_network("network", name, {})
+    return network if convention_of(network) is not None else Called(network)
+
+
+def own_network(kind: str, name: str, words: dict[str, Any]) -> Any:
+    """The network or denoiser that the user typed as package.module:function, as `train` takes it.
+
+    A function without arguments is called for it. words: what it predicts, on which process and so
+    on, as for `fewstep.adapt`; without any it is a denoiser (x_t, t, cond) -> x0_hat.
+    Raises UserError.
+    """
+    from torch import nn
+
+    from fewstep.adapters.adapt import adapt, convention_of
+    from fewstep.run.build import call_factory
+
+    value: Any = import_function(kind, name)
+    if not isinstance(value, nn.Module) and _makes_itself(value):
+        value = call_factory(kind, name, value, "function() -> a network or denoiser")
+    if not words:
+        return value
+    if convention_of(value) is not None:
+        flag = next(iter(words))
+        raise UserError(f"--{flag} {words[flag]}: {name} says itself what it predicts")
+    return adapt(value, **words)

@@ -83,9 +83,18 @@ def process_named(name: str) -> Process:
 
 @cache
 def name_of(process: Process) -> str:
-    """The name of one of those, else of its schedule."""
-    names = (name for name in NAMED if process_named(name) == process)
+    """The name of one of those, also of a table that was rounded otherwise; else its schedule's."""
+    names = (name for name in NAMED if _are_alike(process_named(name), process))
     return next(names, type(process.schedule).__name__.lower())
+
+
+def _are_alike(a: Process, b: Process) -> bool:
+    ours, theirs = a.schedule, b.schedule
+    if not isinstance(ours, noise.Table) or not isinstance(theirs, noise.Table):
+        return a == b
+    pairs = zip(ours.power, theirs.power, strict=False)
+    is_near = all(math.isclose(one, other, rel_tol=1e-3) for one, other in pairs)
+    return len(ours.power) == len(theirs.power) and is_near
 
 
 @dataclass(frozen=True)
@@ -154,6 +163,18 @@ class Convention:
     @property
     def sigma_data(self) -> float | None:
         return abilities.sigma_data(self.scaling)
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether the guess has the output's errors times the noise level: of noise and score."""
+        return self.prediction in ("eps", "score", "vp", "ve")
+
+    def snap(self, level: float) -> float:
+        """The nearest noise level that the network was trained at: of a table, that of a step."""
+        if not isinstance(self.process.schedule, noise.Table):
+            return level
+        t = self.process.time_at(level * self.range.scale).round().clamp_min(1)
+        return float(self.process.level(t)) / self.range.scale
 
     def with_sigma_data(self, sigma_data: float) -> Convention:
         scaling: Any = self.scaling
@@ -343,14 +364,15 @@ def _process_to_json(process: Process) -> str | dict[str, Any]:
     if name in NAMED and process_named(name) == process:
         return name
     schedule: Any = process.schedule
-    if name not in SCHEDULES or type(schedule) is not SCHEDULES[name]:
+    kind = type(schedule).__name__.lower()
+    if SCHEDULES.get(kind) is not type(schedule):
         raise UserError(
             f"a process by {type(schedule).__name__} cannot be stored: expected one of fs.process"
         )
     values = {f.name: getattr(schedule, f.name) for f in fields(schedule)}
     if "power" in values:
         values["power"] = list(values["power"])
-    about = {"schedule": name, "t_min": process.t_min, "t_max": process.t_max, "rho": process.rho}
+    about = {"schedule": kind, "t_min": process.t_min, "t_max": process.t_max, "rho": process.rho}
     return {**about, "values": values}
 
 

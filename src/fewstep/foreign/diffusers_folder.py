@@ -12,15 +12,17 @@ from torch import Tensor
 from fewstep.adapters.ready import CONSISTENCY, scheduler_convention
 from fewstep.base.errors import StorageError, UserError, storage
 from fewstep.base.json_file import MOST_JSON, document
-from fewstep.base.tensor_file import read_tensors
 from fewstep.core.conventions import Convention, convention
+from fewstep.foreign.reading import read_foreign
 from fewstep.foreign.recognised import Recognised, Said
+from fewstep.foreign.tree import tensors_in
 from fewstep.networks._diffusers import KINDS, classes_of, read_config, shape_of
 
 INDEX = "model_index.json"
 CONFIG = "config.json"
 SCHEDULER = "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model"
+ENDS = ("safetensors", "fp16.safetensors", "bin", "fp16.bin")  # the first there is
 BOUNDARY = 0.002  # sigma_min of a consistency model's scheduler where it names none
 
 
@@ -133,14 +135,13 @@ def _weights(folder: Path) -> dict[str, Tensor]:
             raise StorageError(f"{index} names files outside of its folder")
         files = [folder / name for name in sorted(names)]
     else:
-        files = [folder / f"{WEIGHTS}.safetensors", folder / f"{WEIGHTS}.fp16.safetensors"]
+        files = [folder / f"{WEIGHTS}.{end}" for end in ENDS]
         files = [file for file in files if file.is_file()][:1]
     if not files:
         raise UserError(
-            f"{folder}: no {WEIGHTS}.safetensors: expected a folder that save_pretrained wrote; a"
-            " .bin file is a pickle: import it alone, fewstep import FILE.bin OUT"
+            f"{folder}: no {WEIGHTS}.safetensors: expected a folder that save_pretrained wrote"
         )
     tensors: dict[str, Tensor] = {}
-    for file in files:
-        tensors |= read_tensors(file)
+    for file in files:  # a .bin file is a pickle: read by a process that runs nothing
+        tensors |= dict(tensors_in(read_foreign(file).root))
     return tensors

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import (
-    register_module_buffer_registration_hook,
-    register_module_parameter_registration_hook,
-)
-from torch.overrides import TorchFunctionMode
 
 from fewstep import methods, networks
 from fewstep.base.errors import UserError, require
@@ -29,10 +22,11 @@ from fewstep.core.couplings import Cached
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.method import Method
 from fewstep.data import LABELS, Dataset, Kind
+from fewstep.networks.outline import WithoutMemory, at_most
 from fewstep.run.config import Run, with_values
 from fewstep.run.facts import Facts
 
-_SMALL = 4096  # elements that an outline may take memory for
+HIGHEST = 30.0  # noise level, in deviations of the data, at which students in noise begin
 OWN = "own"  # the name in a run of a network, method or denoiser that was passed as an object
 
 # A network, or what makes one of (shape, classes, **options).
@@ -82,7 +76,7 @@ def build_method(run: Run, facts: Facts, own: OwnMethod | None = None) -> Method
     function of those options that makes one.
     """
     if isinstance(own, Method):
-        return _with_convention(own, run)
+        return _with_convention(own, run, facts)
     function = factory_of("method", methods, run.method, own)
     options = checked_options("method", function, run.method_options)
     if "sigma_data" in inspect.signature(function).parameters:
@@ -93,16 +87,27 @@ def build_method(run: Run, facts: Facts, own: OwnMethod | None = None) -> Method
         raise UserError(
             f"method {run.method!r} gave {type(method).__name__}: expected a fewstep.Method"
         )
-    return _with_convention(method, run)
+    return _with_convention(method, run, facts)
 
 
-def _with_convention(method: Method, run: Run) -> Method:
-    """The method for a student whose network has the run's convention."""
+def _with_convention(method: Method, run: Run, facts: Facts) -> Method:
+    """The method for a student whose network has the run's convention.
+
+    A student that predicts noise has the errors of its output times the level, so in one step from
+    level 80 they are 80 times as large: it is sampled from `HIGHEST` deviations of the data on,
+    where Stable Diffusion's table ends and hardly anything of the data is left.
+    """
     if not run.convention:
         return method
     source = Convention.from_json(run.convention)
-    before = None if method.before is None else _with_convention(method.before, run)
-    return replace(method, scaling=student_scaling(method.scaling, source), before=before)
+    before = None if method.before is None else _with_convention(method.before, run, facts)
+    process = method.process
+    if source.multiplies and not method.denoises:
+        top = float(process.time_at(source.snap(HIGHEST * facts.sigma_data)))
+        process = replace(process, t_max=min(process.t_max, top))
+    scaling = student_scaling(method.scaling, source)
+    sigmas = tuple(source.snap(level) for level in method.later_sigmas)
+    return replace(method, scaling=scaling, process=process, before=before, later_sigmas=sigmas)
 
 
 def check_data(dataset: Dataset, method: Method) -> None:
@@ -221,48 +226,5 @@ def outline(run: Run, facts: Facts, method: Method, most: int) -> dict[str, torc
 
     Raises UserError where there are more than `most`: the file that describes the network may lie.
     """
-    with _WithoutMemory(), _at_most(most):
+    with WithoutMemory(), at_most(most):
         return build_student(run, facts, method).state_dict()
-
-
-class _WithoutMemory(TorchFunctionMode):
-    """Makes new weights of any size on torch's meta device and leaves out what would fill them.
-
-    What is computed, such as a few frequencies, stays on the CPU: on meta torch would first import
-    its compiler.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "")
-        kwargs = dict(kwargs or {})
-        if name in ("normal_", "uniform_", "kaiming_uniform_"):
-            return args[0] if args else kwargs["tensor"]
-        makes = name in ("empty", "zeros", "ones", "full", "randn")
-        if makes and args and kwargs.get("device") is None:
-            size = args if isinstance(args[0], int) else args[0]
-            if math.prod(size) > _SMALL:
-                kwargs["device"] = "meta"
-        return func(*args, **kwargs)
-
-
-@contextmanager
-def _at_most(most: int) -> Iterator[None]:
-    """Inside, modules may have that many weights and buffers together; the next is a UserError."""
-    count = 0
-    thread = threading.get_ident()  # the hooks are the process's
-
-    def check(module: nn.Module, name: str, tensor: torch.Tensor | None) -> None:
-        nonlocal count
-        count += tensor is not None and threading.get_ident() == thread
-        if count > most:
-            raise UserError(f"it would have more than {most} tensors")
-
-    hooks = (
-        register_module_parameter_registration_hook(check),
-        register_module_buffer_registration_hook(check),
-    )
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

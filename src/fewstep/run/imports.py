@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
+from fewstep.base import disk
 from fewstep.base.data_names import OWN_DATA
-from fewstep.base.errors import StorageError, UserError, storage
+from fewstep.base.errors import StorageError, UserError, require, storage
 from fewstep.core.conventions import Convention, Range
 from fewstep.data import LABELS, Units
 from fewstep.data.units import BYTES
-from fewstep.foreign.diffusers_folder import recognise_folder
-from fewstep.foreign.recognised import Recognised
+from fewstep.foreign.diffusers_folder import is_diffusers, recognise_folder
+from fewstep.foreign.reading import read_foreign
+from fewstep.foreign.recognised import Recognised, Said
+from fewstep.foreign.recognition import recognise
+from fewstep.foreign.snapshots import reconstruct, snapshots_in
+from fewstep.run.averages import posthoc_coefficients
 from fewstep.run.build import build_method, outline, with_defaults
-from fewstep.run.checkpoint import Checkpoint, state_fingerprint, write, write_single
+from fewstep.run.checkpoint import Checkpoint, fingerprint, state_fingerprint, write, write_single
+from fewstep.run.checkpoint.format import plain_tensors
 from fewstep.run.checkpoint.schema import FORMAT, Position, Record, new_record
 from fewstep.run.config import Run
 from fewstep.run.facts import Facts
+from fewstep.run.profiles import power_exponent
 from fewstep.run.weights import check_weights, entries
 
 RECIPE = "import"  # of a run whose weights came from elsewhere
@@ -35,10 +45,7 @@ def record_of(match: Recognised, source: Mapping[str, Any]) -> Record:
 
     source: where it came from. Raises UserError where its weights are not those of its network.
     """
-    if match.network is None:
-        raise UserError(
-            f"{match.kind}: weights of a network that nobody knows: name it, --network NAME"
-        )
+    assert match.network is not None
     method, options = _method_of(match)
     run = Run(
         recipe=RECIPE,
@@ -71,16 +78,92 @@ def record_of(match: Recognised, source: Mapping[str, Any]) -> Record:
     return new_record(run, facts, Position(step=0, stage=None), source=about)
 
 
+def recognise_at(path: Path, words: Said, std: float | None = None) -> Recognised:
+    """The network in a file, in a folder of diffusers, or in one of EDM2's snapshots.
+
+    std: the deviation of the average that is made of snapshots. Raises UserError and StorageError.
+    """
+    if not path.exists():
+        raise UserError(f"{path} is not there: expected a checkpoint file or a folder")
+    if std is not None:
+        return reconstruct(path, std, _shares, words)
+    if path.is_file():
+        return recognise(read_foreign(path), words)
+    if is_diffusers(path):
+        return recognise_folder(path, words)
+    if snapshots_in(path):
+        raise UserError(f"{path} holds snapshots of averages: say which one to make, --std 0.1")
+    raise UserError(
+        f"{path}: expected a folder that diffusers saved (model_index.json or config.json), or a"
+        " file"
+    )
+
+
+def _shares(
+    times: Sequence[float], deviations: Sequence[float], last: float, std: float
+) -> Sequence[float]:
+    """EDM2's coefficients of stored averages, see `averages.posthoc_coefficients`."""
+    exponents = [power_exponent(one) for one in deviations]
+    parts = posthoc_coefficients(
+        torch.tensor(times, dtype=torch.float64),
+        torch.tensor(exponents, dtype=torch.float64),
+        torch.tensor([last], dtype=torch.float64),
+        torch.tensor([power_exponent(std)], dtype=torch.float64),
+    )
+    shares: list[float] = parts[:, 0].tolist()
+    return shares
+
+
+def report_of(match: Recognised, source: Mapping[str, Any]) -> dict[str, Any]:
+    """What was understood, for people and for `--json`."""
+    weights = sum(tensor.numel() for tensor in match.weights.values())
+    report: dict[str, Any] = {
+        "kind": match.kind,
+        "network": match.network,
+        "weights": weights,
+        "shape": list(match.shape),
+        "classes": match.classes,
+        "predicts": str(match.convention),
+        "process": match.convention.process_name,
+        "sigma_data": match.convention.sigma_data,
+        "student": match.is_student,
+        "sha256": source["sha256"],
+    }
+    if match.left_out:
+        report["left_out"] = list(match.left_out)
+    if match.notes:
+        report["notes"] = list(match.notes)
+    return report
+
+
 def store(out: Path, match: Recognised, source: Mapping[str, Any]) -> str:
     """Writes the generator: one file where `out` ends in .safetensors, else a folder.
 
     Returns the fingerprint. Raises UserError and StorageError.
     """
+    if match.network is None:
+        return _store_weights(out, match, source)
     state = record_of(match, source).to_json()
     weights = _weights_of(match)
     if out.suffix == ".safetensors":
         return write_single(out, weights, state)
     return write(out, {"ema": weights}, state)
+
+
+def _store_weights(out: Path, match: Recognised, source: Mapping[str, Any]) -> str:
+    """Writes weights of a network that nobody knows, as one file that --init takes.
+
+    Returns their fingerprint. Raises UserError and StorageError.
+    """
+    fine = out.suffix == ".safetensors"
+    need = "a name that ends in .safetensors: nobody knows the network of these weights, or name it"
+    require(fine, "OUT", str(out), f"{need}, --network NAME")
+    about = json.dumps({**source, "kind": match.kind})
+    with storage(f"cannot write {out}"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        weights = plain_tensors(match.weights)
+        disk.replace(out, tensors_to_bytes(weights, metadata={"source": about}))
+    return fingerprint({"network": match.weights})
 
 
 def open_folder(path: Path) -> Checkpoint:

@@ -13,16 +13,25 @@ import torch
 from torch import Tensor
 
 from fewstep import data as datasets
+from fewstep import methods
 from fewstep.adapters.adapt import convention_of, network_of
 from fewstep.base.errors import UserError
-from fewstep.base.options import Options
+from fewstep.base.options import Options, names_of, options_of
 from fewstep.core import sampling
 from fewstep.core.conventions import Convention
 from fewstep.core.method import Method
 from fewstep.data import Arrays, Dataset, units
 from fewstep.run import datasets as run_data
 from fewstep.run import sources, stages
-from fewstep.run.build import OWN, Network, OwnMethod, build_method, check_data, with_defaults
+from fewstep.run.build import (
+    HIGHEST,
+    OWN,
+    Network,
+    OwnMethod,
+    build_method,
+    check_data,
+    with_defaults,
+)
 from fewstep.run.checkpoint import Checkpoint
 from fewstep.run.checkpoint.schema import check_room
 from fewstep.run.config import AUTO, Run
@@ -145,17 +154,35 @@ def with_foreign(
     if own is not None:
         module = network_of(denoiser)
         module = copy.deepcopy(module) if network is None else module
-        return replace(run, convention=own.to_json()), module, f"network: {own}"
+        run = _with_top(replace(run, convention=own.to_json()), own)
+        return run, module, f"network: {own}"
     source = sources.run_of_source(run.init if init is None else init)
     if source is None or not source.convention:
         return run, network, ""
     own = Convention.from_json(source.convention)
-    run = replace(run, convention=source.convention)
+    run = _with_top(replace(run, convention=source.convention), own)
     if run.sigma_data is None and own.sigma_data is not None:
         run = replace(run, sigma_data=own.sigma_data)
     if network is None and run.network != source.network:
         run = replace(run, network=source.network, network_options=source.network_options)
     return run, network, f"network: {source.network}, of init: {own}"
+
+
+def _with_top(run: Run, own: Convention) -> Run:
+    """The run with levels up to where its students in noise are sampled from, see `build`.
+
+    Only where its method has a highest level and nobody set it.
+    """
+    function = names_of(methods).get(run.method)
+    top = None if function is None else options_of(function).get("t_max")
+    if (
+        top is None
+        or not own.multiplies
+        or run.method_options.get("t_max", top.default) != top.default
+    ):
+        return run
+    level = own.snap(HIGHEST * (run.sigma_data or units.STD))
+    return replace(run, method_options={**run.method_options, "t_max": level})
 
 
 def _inside(network: Network | None) -> Network | None:
@@ -255,9 +282,15 @@ def with_sources(
 ) -> Run:
     """The run with the names of its init and teacher: as passed, as set, or as it had before."""
     before = run if checkpoint is None else checkpoint.record.run
-    init = run.init or before.init if init is None else init
-    teacher = run.teacher or before.teacher if teacher is None else teacher
-    return replace(run, init=sources.name_of(init), teacher=sources.name_of(teacher))
+    init_name = _source_name(run.init, before.init, init)
+    teacher_name = _source_name(run.teacher, before.teacher, teacher)
+    return replace(run, init=init_name, teacher=teacher_name)
+
+
+def _source_name(name: str | None, before: str | None, source: Source | None) -> str | None:
+    """The name of a source in a run: of an object that was typed as module:function, that."""
+    own = sources.name_of(name or before if source is None else source)
+    return name if own == OWN and name else own
 
 
 def with_choices(run: Run, checkpoint: Checkpoint | None) -> Run:

@@ -32,6 +32,8 @@ from fewstep.run.sources import Model, Source, name_of, open_model
 if TYPE_CHECKING:
     from fewstep.run.prepare import Prepared
 
+FEW = (8, 4)  # rows and levels that a hundred readings are tried on
+MOST_FINALISTS = 4  # of those, that are compared on all rows
 MOST_ROWS = 4096  # whose mean and covariance make the simple denoiser
 
 log = logging.getLogger("fewstep")
@@ -44,7 +46,7 @@ def teacher_of(source: Source | None, student: Prepared) -> Model | None:
     none, or gets one of other data.
     """
     run, facts, method = student.run, student.facts, student.method
-    name = run.teacher if source is None else name_of(source)
+    name = run.teacher or name_of(source)
     if "teacher" not in method.needs:
         _leave_out(name, run.method, is_offer=source is None)
         return None
@@ -72,7 +74,8 @@ def teacher_of(source: Source | None, student: Prepared) -> Model | None:
     if isinstance(denoiser, nn.Module):
         denoiser = denoiser.to(student.device)
     is_foreign = model.generator is None or bool(model.generator.run.convention)
-    if is_foreign and student.dataset is not None and not predicts_ends(method):
+    is_new = student.dataset is not None and student.checkpoint is None
+    if is_foreign and is_new and not predicts_ends(method):
         check_reading(replace(model, denoiser=denoiser), student.arrays, student.device)
     denoiser = across(denoiser, model.process, method.process)
     model = replace(model, denoiser=denoiser, process=method.process, digest=digest)
@@ -201,12 +204,10 @@ def check_reading(teacher: Model, data: Arrays, device: torch.device) -> None:
     if result is None or result.score <= DENOISER:
         return
     log.info("fewstep: teacher %s: other readings of its output are tried", teacher.name)
-    ranking = trial.ranking()
-    best = ranking[0]
-    if best.score < PLAIN and certain(result, best):
-        raise UserError(
-            f"teacher {teacher.name}: {another(result, ranking)}: say it so, {words(best.reading)}"
-        )
+    best = trial.finalists(trial.few(*FEW).ranking()[:MOST_FINALISTS])
+    if best and best[0].score < PLAIN and certain(result, best[0]):
+        message = f"{another(result, best)}: say it so, {words(best[0].reading)}"
+        raise UserError(f"teacher {teacher.name}: {message}")
     log.warning(
         "fewstep: teacher %s: its error is %.3g times that of a simple denoiser of these data, and"
         " no other reading of its output is right: is it trained, and did it learn these data in"

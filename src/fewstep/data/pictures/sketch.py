@@ -33,14 +33,18 @@ def save(path: Path | IO[bytes], x: Tensor, columns: int | None = None) -> None:
     picture.save(path, "PNG")
 
 
+def pixels(x: Tensor) -> np.ndarray:
+    """Bytes `[N, H, W, C]` of pictures `[N, C, H, W]` in [-1, 1]."""
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
 def _tiles(x: Tensor, columns: int) -> Image.Image:
     n, _, height, width = x.shape
     zoom = max(1, _SIDE // (columns * (width + 1)))
     lines = -(-n // columns)
     size = (lines * (height * zoom + zoom), columns * (width * zoom + zoom), 3)
     sheet = np.full(size, _PAPER, np.uint8)
-    pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    for number, tile in enumerate(pixels):
+    for number, tile in enumerate(pixels(x)):
         top = (number // columns) * (height + 1) * zoom
         left = (number % columns) * (width + 1) * zoom
         big = tile.repeat(zoom, 0).repeat(zoom, 1)
