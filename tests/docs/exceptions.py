@@ -30,7 +30,7 @@ EXCEPTIONS = [
     Special(r"docker ", "left", "Docker is not here"),
     Special(r"(export|test) ", "left", "of a cluster's job script"),
     Special(r"python (-m )?(benchmarks|docs|examples)", "left", "minutes to hours; it exists"),
-    Special(r"fewstep import ", "left", "the page says that this verb does not exist yet"),
+    Special(r"fewstep import ", "parsed", "checkpoints of others: tests/foreign"),
     Special(r"fewstep train glyphs --method mine:", "parsed", "a teacher of the reader's own"),
     Special(r"fewstep sample --(steps|sampler)$", "parsed", "an option by its name"),
     Special(rf"fewstep train ({PUBLISHED})", "meta", "data, weights and a GPU that are not here"),

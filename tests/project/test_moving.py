@@ -195,7 +195,6 @@ def test_the_commands_of_the_pages_are_runs(page, line, monkeypatch, tmp_path):
 
 
 def test_options_of_other_verbs_exist(capsys):
-    """`fewstep import` is looked at where there is such a verb."""
     helps: dict[str, str] = {}
     for page in [*PAGES, FOLDER / "README.md"]:
         for piece in pieces(page):
@@ -204,8 +203,6 @@ def test_options_of_other_verbs_exist(capsys):
                 continue
             assert words[0] == "fewstep", piece.place
             verb = words[1]
-            if verb == "import" and verb not in VERBS:
-                continue
             assert verb in VERBS, piece.place
             if verb not in helps:
                 with pytest.raises(SystemExit):
