@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import fields
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from fewstep.cli import main
 from fewstep.run.build import with_defaults
 from fewstep.run.recipes import PAPERS
+from tests.support.commands import run_of
 
 REPRODUCE = (Path(__file__).parents[2] / "docs" / "reproduce.md").read_text()
 TRAININGS = [line for line in REPRODUCE.splitlines() if line.startswith("fewstep train ")]
@@ -20,18 +19,9 @@ BUDGETS = re.findall(r"^\| `([\w-]+)` \| (\d+)k x (\d+) \| ([\d.]+) M \|", REPRO
 
 
 @pytest.mark.parametrize("line", TRAININGS)
-def test_the_commands_of_the_page_are_runs(line, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    runs = []
-    monkeypatch.setattr(
-        "fewstep.cli.train.start", lambda run, *rest, **launch: runs.append(run) or 0
-    )
+def test_the_commands_of_the_page_are_runs(line):
+    run = run_of(line)
     words = shlex.split(line)
-    for option, value in pairwise(words):
-        if option in ("--data", "--init", "--teacher"):
-            Path(value).mkdir(parents=True, exist_ok=True)
-    assert main(words[1:]) == 0
-    (run,) = runs
     plain = with_defaults(PAPERS[words[2]](method=run.method))
     options = {
         word[2:].replace("-", "_").partition(".")[0] for word in words if word.startswith("--")
