@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from fewstep.base.conditions import Cond, Kind, each, leaves
 from fewstep.base.randomness import SAMPLING_BLOCK, normal
 from fewstep.base.version import __version__
+from fewstep.core.denoiser import Preconditioned
 from fewstep.core.sampling import SAMPLERS, Sampler
 from fewstep.data import Units, change_cond
 from fewstep.export.graph import input_shapes, networks_of, trace
@@ -83,6 +84,19 @@ class Contents:
         """How many numbers the networks that answer have."""
         networks = networks_of(self.generator.denoiser, self.scheme).values()
         return sum(p.numel() for network in networks for p in network.parameters())
+
+    @property
+    def amplification(self) -> float:
+        """How much a sample may enlarge an error of a network's output; at least 1.
+
+        By the sampler's steps, and by the level where the output is noise.
+        """
+        denoiser: Any = self.generator.denoiser
+        if not isinstance(denoiser, Preconditioned):
+            return self.scheme.amplification
+        times = torch.tensor(self.scheme.times, dtype=torch.float64)
+        out = denoiser.scaling(denoiser.process, times).out.abs().max()
+        return self.scheme.amplification * max(1.0, float(out))
 
     def scales(self) -> Tensor:
         """What a difference of samples is relative to, in the data's units, float64.

@@ -190,7 +190,8 @@ def opened(
     from diffusers import LCMScheduler, UNet2DModel
 
     unet_class: Any = UNet2DModel
-    unet = unet_class.from_pretrained(str(folder / "unet"), local_files_only=True)
+    options = {"local_files_only": True, "low_cpu_mem_usage": False}  # True warns of accelerate
+    unet = unet_class.from_pretrained(str(folder / "unet"), **options)
     is_stock = settings["_class_name"] == "LCMScheduler"
     kind: Any = LCMScheduler if is_stock else scheduler_class()
     scheduler = kind.from_config(settings)
@@ -199,8 +200,7 @@ def opened(
     def sample(inputs: Inputs) -> Tensor:
         x = inputs["noise"]
         if is_stock:
-            start = contents.scheme.start
-            x = x * (start / (1 + start**2) ** 0.5)
+            x = latents_of(contents, x)
             scheduler.set_timesteps(timesteps=lcm_timesteps(contents))
         else:
             x = x * scheduler.init_noise_sigma
@@ -225,6 +225,14 @@ def opened(
             return sample(inputs)
 
     return run
+
+
+def latents_of(contents: Contents, z: Tensor) -> Tensor:
+    """The latents of a stock pipeline for unit noise z: what our network gets of it first."""
+    denoiser: Any = contents.generator.denoiser
+    t = torch.tensor([contents.scheme.times[0]], dtype=torch.float64)
+    scale = denoiser.scaling(denoiser.process, t).in_.to(z.dtype)
+    return scale * (contents.scheme.start * z)
 
 
 def _next(scheduler: Any, draws: Any) -> Tensor | None:

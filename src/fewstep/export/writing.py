@@ -171,7 +171,7 @@ def export(
 
 def bound_of(contents: Contents) -> float:
     """What samples may differ by: a bound for each answer, times what a step makes of it."""
-    return (HALF_BOUND if contents.half else BOUND) * contents.scheme.amplification
+    return (HALF_BOUND if contents.half else BOUND) * contents.amplification
 
 
 def compare(contents: Contents, sample: Callable[[Inputs], Tensor], bound: float) -> float:
