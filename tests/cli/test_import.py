@@ -124,7 +124,9 @@ def test_students_of_a_diffusers_folder_begin_where_noise_can_be_told(tmp_path, 
     assert main(short("other", *words)) == 0
     other = fs.load("other", device="cpu")
     assert other.run.network == "diffusers"
-    assert other.method.process.t_max == pytest.approx(15)  # where students in noise begin
+    assert other.method.process.t_max == pytest.approx(
+        15, rel=0.02
+    )  # where students in noise begin
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from fewstep.networks.outline import WithoutMemory, at_most
 from fewstep.run.config import Run, with_values
 from fewstep.run.facts import Facts
 
-HIGHEST = 30.0  # noise level, in deviations of the data, at which students in noise begin
+LEAST_TOP, MOST_TOP, TOP = 14.0, 30.0, 1.8  # see `top_level`
 OWN = "own"  # the name in a run of a network, method or denoiser that was passed as an object
 
 # A network, or what makes one of (shape, classes, **options).
@@ -93,9 +93,7 @@ def build_method(run: Run, facts: Facts, own: OwnMethod | None = None) -> Method
 def _with_convention(method: Method, run: Run, facts: Facts) -> Method:
     """The method for a student whose network has the run's convention.
 
-    A student that predicts noise has the errors of its output times the level, so in one step from
-    level 80 they are 80 times as large: it is sampled from `HIGHEST` deviations of the data on,
-    where Stable Diffusion's table ends and hardly anything of the data is left.
+    One that predicts noise is sampled from `top_level` on.
     """
     if not run.convention:
         return method
@@ -103,11 +101,23 @@ def _with_convention(method: Method, run: Run, facts: Facts) -> Method:
     before = None if method.before is None else _with_convention(method.before, run, facts)
     process = method.process
     if source.multiplies and not method.denoises:
-        top = float(process.time_at(source.snap(HIGHEST * facts.sigma_data)))
+        top = float(process.time_at(source.snap(top_level(facts.shape, facts.sigma_data))))
         process = replace(process, t_max=min(process.t_max, top))
     scaling = student_scaling(method.scaling, source)
     sigmas = tuple(source.snap(level) for level in method.later_sigmas)
     return replace(method, scaling=scaling, process=process, before=before, later_sigmas=sigmas)
+
+
+def top_level(shape: tuple[int, ...], sigma_data: float) -> float:
+    """The noise level where students that predict noise begin.
+
+    Their guess has the errors of the output times the level: from 80, one step is 80 times as far
+    off. So they begin where hardly anything of the data is left, at about five deviations of its
+    widest direction: TOP sqrt(d) deviations of d numbers, at least LEAST_TOP, and at most MOST_TOP,
+    where Stable Diffusion's table ends. One step on digits from levels 15 / 10 / 7 / 5 / 3: energy
+    .25 / .10 / .05 / .06 / .15.
+    """
+    return sigma_data * min(MOST_TOP, max(LEAST_TOP, TOP * math.sqrt(math.prod(shape))))
 
 
 def check_data(dataset: Dataset, method: Method) -> None:

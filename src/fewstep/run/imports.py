@@ -16,16 +16,16 @@ from torch import Tensor
 from fewstep.base import disk
 from fewstep.base.data_names import OWN_DATA
 from fewstep.base.errors import StorageError, UserError, require, storage
-from fewstep.core.conventions import Convention, Range
+from fewstep.core.conventions import Range
 from fewstep.data import LABELS, Units
-from fewstep.data.units import BYTES
+from fewstep.data.units import BYTES, STD
 from fewstep.foreign.diffusers_folder import is_diffusers, recognise_folder
 from fewstep.foreign.reading import read_foreign
 from fewstep.foreign.recognised import Recognised, Said
 from fewstep.foreign.recognition import recognise
 from fewstep.foreign.snapshots import reconstruct, snapshots_in
 from fewstep.run.averages import posthoc_coefficients
-from fewstep.run.build import build_method, outline, with_defaults
+from fewstep.run.build import build_method, outline, top_level, with_defaults
 from fewstep.run.checkpoint import Checkpoint, fingerprint, state_fingerprint, write, write_single
 from fewstep.run.checkpoint.format import plain_tensors
 from fewstep.run.checkpoint.schema import FORMAT, Position, Record, new_record
@@ -196,17 +196,22 @@ def _method_of(match: Recognised) -> tuple[str, dict[str, Any]]:
     """The method whose students are sampled like it, with its options."""
     own = match.convention
     if not match.is_student:
-        low, high = _levels(own)
+        low, high = _levels(match)
         return "diffusion", {"t_min": low, "t_max": high}
     return ("ct", {"t_min": match.shift}) if match.shift else ("ect", {})
 
 
-def _levels(own: Convention) -> tuple[float, float]:
-    """The levels of the data in [-1, 1] between which a denoiser is sampled, EDM's or narrower."""
+def _levels(match: Recognised) -> tuple[float, float]:
+    """The levels of the data in [-1, 1] between which a denoiser is sampled, EDM's or narrower.
+
+    One that predicts noise begins where its students do.
+    """
+    own = match.convention
     process, scale = own.process, own.range.scale
     first = float(process.level(1.0)) / scale if type(process.schedule).__name__ == "Table" else 0.0
     last = float(process.level(process.t_max)) / scale
-    return max(LOWEST, first), min(HIGHEST, last)
+    top = own.snap(top_level(match.shape, STD)) if own.multiplies else HIGHEST
+    return max(LOWEST, first), min(top, last)
 
 
 def _units_of(match: Recognised) -> Units:

@@ -24,12 +24,12 @@ from fewstep.data import Arrays, Dataset, units
 from fewstep.run import datasets as run_data
 from fewstep.run import sources, stages
 from fewstep.run.build import (
-    HIGHEST,
     OWN,
     Network,
     OwnMethod,
     build_method,
     check_data,
+    top_level,
     with_defaults,
 )
 from fewstep.run.checkpoint import Checkpoint
@@ -107,6 +107,7 @@ def prepare(
     run = with_sources(run, init, teacher, checkpoint)
     run = with_choices(run, checkpoint)
     facts = facts_of(run, dataset)
+    run = _with_top(run, facts)
     parts = build_method(run, facts, method)
     if run.later_sigmas is None:
         run = replace(run, later_sigmas=parts.later_sigmas)
@@ -154,13 +155,13 @@ def with_foreign(
     if own is not None:
         module = network_of(denoiser)
         module = copy.deepcopy(module) if network is None else module
-        run = _with_top(replace(run, convention=own.to_json()), own)
+        run = replace(run, convention=own.to_json())
         return run, module, f"network: {own}"
     source = sources.run_of_source(run.init if init is None else init)
     if source is None or not source.convention:
         return run, network, ""
     own = Convention.from_json(source.convention)
-    run = _with_top(replace(run, convention=source.convention), own)
+    run = replace(run, convention=source.convention)
     if run.sigma_data is None and own.sigma_data is not None:
         run = replace(run, sigma_data=own.sigma_data)
     if network is None and run.network != source.network:
@@ -168,20 +169,19 @@ def with_foreign(
     return run, network, f"network: {source.network}, of init: {own}"
 
 
-def _with_top(run: Run, own: Convention) -> Run:
-    """The run with levels up to where its students in noise are sampled from, see `build`.
+def _with_top(run: Run, facts: Facts) -> Run:
+    """The run with levels up to where its students in noise are sampled from.
 
     Only where its method has a highest level and nobody set it.
     """
+    if not run.convention:
+        return run
+    own = Convention.from_json(run.convention)
     function = names_of(methods).get(run.method)
     top = None if function is None else options_of(function).get("t_max")
-    if (
-        top is None
-        or not own.multiplies
-        or run.method_options.get("t_max", top.default) != top.default
-    ):
+    if top is None or not own.multiplies or run.method_options.get("t_max") != top.default:
         return run
-    level = own.snap(HIGHEST * (run.sigma_data or units.STD))
+    level = own.snap(top_level(facts.shape, facts.sigma_data))
     return replace(run, method_options={**run.method_options, "t_max": level})
 
 
