@@ -194,7 +194,6 @@ def _weights_of(match: Recognised) -> dict[str, Tensor]:
 
 def _method_of(match: Recognised) -> tuple[str, dict[str, Any]]:
     """The method whose students are sampled like it, with its options."""
-    own = match.convention
     if not match.is_student:
         low, high = _levels(match)
         return "diffusion", {"t_min": low, "t_max": high}
