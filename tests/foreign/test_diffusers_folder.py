@@ -161,3 +161,49 @@ def test_a_schedulers_table_is_its_own(kind, options):
     torch.testing.assert_close(
         own.process.alpha(t).square(), scheduler.alphas_cumprod.double(), rtol=1e-6, atol=1e-9
     )
+
+
+def test_a_dit_is_read_with_its_null_label_and_without_its_variance(tmp_path):
+    from diffusers import DDIMScheduler, DiTTransformer2DModel
+
+    torch.manual_seed(0)
+    options = {"sample_size": 8, "in_channels": 4, "out_channels": 8, "num_layers": 1}
+    options |= {"num_attention_heads": 2, "attention_head_dim": 8, "num_embeds_ada_norm": 5}
+    model = DiTTransformer2DModel(**options, patch_size=2).eval()
+    for p in model.parameters():
+        p.data = 0.1 * torch.randn(p.shape)
+    model.save_pretrained(tmp_path / "transformer")
+    DDIMScheduler().save_pretrained(tmp_path / "scheduler")
+    index = {"transformer": ["diffusers", "DiTTransformer2DModel"], "vae": ["diffusers", "Vae"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    generator = fs.load(tmp_path, device="cpu")
+    assert (generator.facts.shape, generator.facts.classes) == ((4, 8, 8), 5)
+    assert generator.facts.units.are_plain  # latents
+    x, t, label = torch.randn(3, 4, 8, 8), torch.tensor([9.0, 500.0, 7.0]), torch.tensor([0, 4, -1])
+    with torch.no_grad():
+        ours = generator.denoiser.network(x, t, label)
+        theirs = model(x, t, class_labels=torch.tensor([0, 4, 5])).sample[:, :4]
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    # Guidance asks for no label.
+    guided = fs.guide(generator.denoiser, w=2.0)
+    assert guided(x, 1.0, label.clamp_min(0)).shape == x.shape
+
+
+def test_the_derivative_under_a_jvp_is_true(tmp_path):
+    """What continuous-time methods need: attention and norms of diffusers have none by default."""
+    generator = fs.load(save(tmp_path / "pipeline", CASES[-1], DDPM), device="cpu")
+    network = generator.denoiser.network.double()
+    source = torch.manual_seed(0)
+    shape = generator.facts.shape
+    x, dx = (torch.randn(2, *shape, generator=source, dtype=torch.float64) for _ in "ab")
+    label = torch.tensor([40.0, 700.0], dtype=torch.float64)
+    cond = torch.zeros(2, dtype=torch.long) if generator.facts.classes else None
+
+    def f(x):
+        return network(x, label, cond)
+
+    with torch.no_grad():
+        tangent = torch.func.jvp(f, (x,), (dx,))[1]
+        step = 1e-6
+        difference = (f(x + step * dx) - f(x - step * dx)) / (2 * step)
+    torch.testing.assert_close(tangent, difference, rtol=1e-5, atol=1e-5)
