@@ -27,6 +27,7 @@ class Args:
 
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="inspect", description=DESCRIPTION)
+    from fewstep.core.conventions import Convention
     from fewstep.data.description import text_of
     from fewstep.run.generator import find
 
@@ -39,7 +40,9 @@ def main(argv: list[str]) -> int:
         name: sum(prod(e.shape) for e in group.values())
         for name, group in checkpoint.layout().items()
     }
-    origin = {"source": record.source, "convention": run["convention"]}  # of an import
+    origin: dict[str, Any] = {"source": record.source}  # of an import
+    if run["convention"]:
+        origin["predicts"] = str(Convention.from_json(run["convention"]))
     report: dict[str, Any] = {"path": str(checkpoint.path)}
     report |= {key: run[key] for key in ("recipe", "method", "network", "data")}
     for kind in ("init", "teacher"):
