@@ -80,6 +80,8 @@ class DiffusersNetwork(nn.Module):
         for module in self.model.modules():
             if type(module) is nn.GroupNorm:
                 module.__class__ = GroupNorm
+            if type(module).__name__ == "Upsample2D" and _is_plain(module):
+                module.__class__ = type("Upsample2D", (type(module),), {"forward": _double})
             if hasattr(module, "dropout_prob") and hasattr(module, "embedding_table"):
                 # Labels are dropped by the run, not by the network.
                 setattr(module, "dropout_prob", 0.0)  # noqa: B010 - torch types know no such field
@@ -121,3 +123,23 @@ def _build(settings: dict[str, Any]) -> nn.Module:
         reason = str(error).partition("\n")[0]
         raise UserError(f"config of {settings['_class_name']}: {reason}") from error
     return model
+
+
+def _is_plain(module: Any) -> bool:
+    """Whether an `Upsample2D` doubles the nearest pixels, and no more than convolves."""
+    is_other = module.use_conv_transpose or module.norm is not None
+    return bool(module.interpolate and not is_other)
+
+
+def _double(module: Any, x: Tensor, output_size: Any = None) -> Tensor:
+    """What an `Upsample2D` does, without asking for the size of the batch: a graph has any."""
+    x = x.contiguous()
+    if output_size is None:
+        x = nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
+    else:
+        x = nn.functional.interpolate(x, size=output_size, mode="nearest")
+    if not module.use_conv:
+        return x
+    filters = module.conv if module.name == "conv" else module.Conv2d_0
+    result: Tensor = filters(x)
+    return result
