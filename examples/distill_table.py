@@ -9,7 +9,7 @@ import torch
 import fewstep as fs
 
 N = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
-digits = torch.tensor(np.load("digits.npy"))
+digits = torch.tensor(np.load("digits.npy", allow_pickle=False))
 # name, folder, evaluations, sampler
 ROWS = [
     ("teacher, DDIM", "teacher", 50, "ddim"),

@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 600
 
 torch.manual_seed(0)
+source = torch.Generator().manual_seed(0)
 x = torch.tensor(load_digits().images / 8 - 1, dtype=torch.float32)[:, None]
 np.save("digits.npy", x.numpy())  # [1797, 1, 8, 8] in [-1, 1], for the students
 model = UNet2DModel(
@@ -29,8 +30,9 @@ schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
 rule = torch.optim.swa_utils.get_ema_multi_avg_fn(0.99)
 average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=rule)
 for step in range(STEPS):
-    x0 = x[torch.randint(len(x), (64,))]
-    z, t = torch.randn_like(x0), torch.randint(1000, (len(x0),))
+    x0 = x[torch.randint(len(x), (64,), generator=source)]
+    z = torch.randn(x0.shape, generator=source)
+    t = torch.randint(1000, (len(x0),), generator=source)
     loss = (model(scheduler.add_noise(x0, z, t), t).sample - z).square().mean()
     optimizer.zero_grad()
     loss.backward()

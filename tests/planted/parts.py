@@ -9,6 +9,7 @@ from fewstep.core.process import Process
 from fewstep.core.times import curricula
 from fewstep.run import averages, sources
 from fewstep.run import generator as generators
+from fewstep.run import plan as plans
 from fewstep.training import hand_over
 from fewstep.training import state as states
 from tests.planted.makers import (
@@ -191,7 +192,7 @@ BUGS = [
     ),
     Bug(
         "noise of a sample depends on its batch",
-        generators,
+        plans,
         "normal",
         from_the_first,
         "samples do not depend on the sampling batch",

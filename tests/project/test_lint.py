@@ -28,6 +28,10 @@ AUDITED = {
         "import by name",
     ): "the package's own names, from a table in that file",
     (
+        "examples/distill_teacher.py",
+        "global generator",
+    ): "a user's own script, in plain diffusers, whose weights are drawn from it",
+    (
         "fewstep/export/diffusers_folder.py",
         "import by name",
     ): "the package's own file, of which an export holds a copy",

@@ -54,8 +54,8 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def scale_model_input(self, sample: torch.Tensor, timestep: Any = None) -> torch.Tensor:
         """What the network gets of a point."""
         ask = self.steps[self.step_number]["asks"][self.ask_number]
-        scaled: torch.Tensor = ask["in"] * sample
-        return scaled
+        point: torch.Tensor = ask["in"] * sample
+        return point
 
     def step(
         self,

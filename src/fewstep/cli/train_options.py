@@ -63,8 +63,8 @@ class Launch(Run):
     workers: int = 0
     """Processes that draw batches ahead; no bit depends on them."""
     prediction: str | None = None
-    """What a network of yours predicts that --teacher or --init name as package.module:function:
-    eps, v, x0, flow, score, edm, vp or ve.
+    """What a network of yours predicts, a teacher or initial one that is named as
+    package.module:function: eps, v, x0, flow, score, edm, vp or ve.
     """
     process: str | None = None
     """Its process: ddpm, discrete (Stable Diffusion's table), cosine, linear, trig or edm."""

@@ -57,7 +57,7 @@ def write(contents: Contents, folder: Path) -> Callable[[Inputs], Tensor]:
     }
     _write(folder / "scheduler" / "scheduler_config.json", settings)
     _write(folder / "model_index.json", index)
-    return opened(contents, folder, settings)
+    return _sampler_of(contents, folder, settings)
 
 
 def network_of(contents: Contents) -> Any:
@@ -180,10 +180,10 @@ def scheduler_class() -> Any:
     return module.FewStepScheduler
 
 
-# Opened again.
+# Read again.
 
 
-def opened(
+def _sampler_of(
     contents: Contents, folder: Path, settings: dict[str, Any]
 ) -> Callable[[Inputs], Tensor]:
     """How the pipeline samples, by its own network and scheduler, with noise of ours."""
