@@ -27,7 +27,7 @@ from fewstep.cli.train_options import (
 )
 from fewstep.cli.user_code import import_function, own_network
 from fewstep.run import lock
-from fewstep.run.config import AUTO, Run, read_run
+from fewstep.run.config import AUTO, OWN, Run, read_run
 from fewstep.run.recipes import RECIPES
 
 log = logging.getLogger("fewstep")
@@ -214,6 +214,10 @@ def by_the_data() -> None:
     """The network that fits the data: named with --network, it has options."""
 
 
+def as_it_was() -> None:
+    """The network that a run started from, --init package.module:function: it has no options."""
+
+
 def chosen_part(
     kind: str, module: Any, run: Run, argv: list[str]
 ) -> tuple[Callable[..., Any], str]:
@@ -225,6 +229,8 @@ def chosen_part(
         if option is not None:
             raise UserError(f"{option}: the data choose the network: name one, --network mlp")
         return by_the_data, name
+    if kind == "network" and name == OWN and is_own(last_value(argv, "--init")):
+        return as_it_was, name
     if ":" not in name:
         return choose(kind, module, name), name
     if word is None:  # a file or recipe says so: only the user may have code imported

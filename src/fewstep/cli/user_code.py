@@ -54,7 +54,7 @@ def names_by_run(kind: str, runs: Sequence[str], words: Sequence[str]) -> dict[s
     no run.json has is of all other runs with a part of their own. Raises UserError for a name that
     no run gets, for two that a run could get, and for a run that gets none.
     """
-    from fewstep.run.build import OWN
+    from fewstep.run.config import OWN
     from fewstep.run.generator import find
 
     by_run = {run: getattr(find(run).record.run, kind) for run in runs}

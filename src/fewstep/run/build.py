@@ -23,11 +23,10 @@ from fewstep.core.denoiser import Preconditioned
 from fewstep.core.method import Method
 from fewstep.data import LABELS, Dataset, Kind
 from fewstep.networks.outline import WithoutMemory, at_most
-from fewstep.run.config import Run, with_values
+from fewstep.run.config import OWN, Run, with_values
 from fewstep.run.facts import Facts
 
 LEAST_TOP, MOST_TOP, TOP = 14.0, 30.0, 1.8  # see `top_level`
-OWN = "own"  # the name in a run of a network, method or denoiser that was passed as an object
 
 # A network, or what makes one of (shape, classes, **options).
 Network = nn.Module | Callable[..., nn.Module]

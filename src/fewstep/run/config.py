@@ -20,6 +20,7 @@ MOST_THREADS = 1024
 MOST_BYTES = 2**20  # of run.json
 
 AUTO = "auto"  # a recipe, network, units or option that data or a trial decide
+OWN = "own"  # the name of a network, method or denoiser that was passed as an object
 OPEN = ("network", "batch", "iterations", "lr")  # fields that the data decide of the recipe auto
 
 DESCRIPTION = "data_description"  # beside a run's fields in run.json, for people

@@ -24,7 +24,6 @@ from fewstep.data import Arrays, Dataset, units
 from fewstep.run import datasets as run_data
 from fewstep.run import sources, stages
 from fewstep.run.build import (
-    OWN,
     Network,
     OwnMethod,
     build_method,
@@ -34,7 +33,7 @@ from fewstep.run.build import (
 )
 from fewstep.run.checkpoint import Checkpoint
 from fewstep.run.checkpoint.schema import check_room
-from fewstep.run.config import AUTO, Run
+from fewstep.run.config import AUTO, OWN, Run
 from fewstep.run.facts import Facts, facts_of
 from fewstep.run.fitting import as_before, fit_to_data
 from fewstep.run.resume import check_same
@@ -149,7 +148,7 @@ def with_foreign(
         if before.convention and not run.convention:
             names = ("convention", "network", "network_options", "sigma_data")
             run = replace(run, **{name: getattr(before, name) for name in names})
-        return run, _inside(network), ""
+        return run, _inside(network, init), ""
     denoiser = init if network is None else network
     own = convention_of(denoiser)
     if own is not None:
@@ -185,9 +184,10 @@ def _with_top(run: Run, facts: Facts) -> Run:
     return replace(run, method_options={**run.method_options, "t_max": level})
 
 
-def _inside(network: Network | None) -> Network | None:
-    """The network in a denoiser that `adapt` made; any other as it is."""
-    return network if convention_of(network) is None else network_of(network)
+def _inside(network: Network | None, init: Source | None) -> Network | None:
+    """The network in a denoiser that `adapt` made, also of the initial one; any other as it is."""
+    denoiser = init if network is None else network
+    return network if convention_of(denoiser) is None else copy.deepcopy(network_of(denoiser))
 
 
 def fit(

@@ -25,10 +25,10 @@ from fewstep.core import abilities
 from fewstep.core.denoiser import Denoiser
 from fewstep.core.method import Method
 from fewstep.core.process import Process, edm
-from fewstep.run.build import OWN, Network, OwnMethod, build_method, build_student
+from fewstep.run.build import Network, OwnMethod, build_method, build_student
 from fewstep.run.checkpoint import fingerprint, is_single
 from fewstep.run.checkpoint.schema import Record
-from fewstep.run.config import Run
+from fewstep.run.config import OWN, Run
 from fewstep.run.facts import Facts
 from fewstep.run.generator import Generator, find, load
 from fewstep.run.weights import load_weights

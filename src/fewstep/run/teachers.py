@@ -24,7 +24,7 @@ from fewstep.core.denoiser import Preconditioned, across
 from fewstep.core.method import Method
 from fewstep.core.scalings import X0
 from fewstep.data import LABELS, Arrays, each
-from fewstep.run.build import OWN
+from fewstep.run.config import OWN
 from fewstep.run.facts import Facts
 from fewstep.run.generator import Generator
 from fewstep.run.sources import Model, Source, name_of, open_model
