@@ -100,7 +100,7 @@ def of_run(args: Args, progress: bool) -> tuple[Examination, Subject]:
     from fewstep.analysis.doctor.subject import subject_of
     from fewstep.base.errors import UserError
     from fewstep.cli.user_code import own_parts
-    from fewstep.run.generator import refuse_pickle
+    from fewstep.run.places import refuse_pickle
 
     refuse_pickle(args.subject)
     for name in ("prediction", "process", "range", "sigma_data"):

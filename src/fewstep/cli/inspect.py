@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="inspect", description=DESCRIPTION)
     from fewstep.core.conventions import Convention
     from fewstep.data.description import text_of
-    from fewstep.run.generator import find
+    from fewstep.run.places import find
 
     checkpoint = find(args.path)
     record = checkpoint.record

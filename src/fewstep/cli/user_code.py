@@ -55,7 +55,7 @@ def names_by_run(kind: str, runs: Sequence[str], words: Sequence[str]) -> dict[s
     no run gets, for two that a run could get, and for a run that gets none.
     """
     from fewstep.run.config import OWN
-    from fewstep.run.generator import find
+    from fewstep.run.places import find
 
     by_run = {run: getattr(find(run).record.run, kind) for run in runs}
     result, alone = {}, []

@@ -6,7 +6,6 @@ import copy
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from fewstep.adapters.adapt import convention_of, network_of
 from fewstep.base.conditions import Cond
 from fewstep.base.device import pick_device
-from fewstep.base.errors import StorageError, UserError, require
+from fewstep.base.errors import UserError, require
 from fewstep.base.memory import Room
 from fewstep.base.options import plain
 from fewstep.base.surroundings import surroundings
@@ -25,29 +24,22 @@ from fewstep.core.denoiser import Preconditioned, Truncated
 from fewstep.core.method import Method
 from fewstep.data import Units, change_cond, fit
 from fewstep.data.description import outside
-from fewstep.foreign.diffusers_folder import is_diffusers
 from fewstep.run import output
 from fewstep.run.build import Network, OwnMethod, build_method, build_student, outline
 from fewstep.run.checkpoint import (
     Checkpoint,
-    RunFolder,
-    is_single,
-    read,
-    read_single,
     write_single,
 )
 from fewstep.run.checkpoint import write as write_checkpoint
-from fewstep.run.checkpoint.schema import Position, check_contents, new_record
+from fewstep.run.checkpoint.schema import Position, new_record
 from fewstep.run.config import Run
 from fewstep.run.facts import Facts
-from fewstep.run.imports import open_folder
 from fewstep.run.levels import LevelChoice, bounds_of
+from fewstep.run.places import find
 from fewstep.run.plan import Plan, make
 from fewstep.run.weights import NOT_WEIGHTS, check_weights, load_weights, weights_by_name
 
 log = logging.getLogger("fewstep")
-
-PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True, repr=False)
@@ -322,64 +314,6 @@ def _check_count(name: str, value: Any) -> None:
     """Raises UserError for what is no number of things."""
     fine = type(value) is int and value >= 0
     require(fine, name, value, "a whole number, 0 or more")
-
-
-def find(path: str | Path) -> Checkpoint:
-    """The checkpoint of a run folder (its newest valid one), a checkpoint folder or a shipped name.
-
-    Raises UserError where there is nothing of the kind, StorageError where nothing valid is left.
-    """
-    checkpoint = _checkpoint_at(path)
-    check_contents(checkpoint.record, checkpoint.path)
-    return checkpoint
-
-
-def refuse_pickle(path: str | Path) -> None:
-    """Raises UserError for what is a pickle by its name: with the way to a file that is read."""
-    name = Path(path)
-    if name.suffix.lower() in PICKLES:
-        raise UserError(
-            f"{path} is a pickle, by its name: that can run any program, so it is never loaded;"
-            f" 'fewstep import {path} {name.stem}.safetensors' reads it without running anything"
-        )
-
-
-def _checkpoint_at(path: str | Path) -> Checkpoint:
-    if not isinstance(path, str | Path) or not str(path):
-        raise UserError(f"run {path!r}: expected a run folder, a checkpoint or a shipped name")
-    place = Path(path)
-    refuse_pickle(place)
-    if place.is_file():
-        if is_single(place):
-            return read_single(place)
-        raise UserError(
-            f"{path} is a file: expected a run folder, a checkpoint folder, a shipped name, or a"
-            " .safetensors file that 'fewstep import' wrote"
-        )
-    if not place.exists():
-        return _shipped_one(str(path))
-    if (place / "manifest.json").is_file():
-        return read(place)
-    if is_diffusers(place):
-        return open_folder(place)
-    checkpoint = RunFolder(place).newest() if place.is_dir() else None
-    if checkpoint is None:
-        raise StorageError(
-            f"{str(path)!r} holds no checkpoint: expected a run folder that 'fewstep train' wrote"
-        )
-    return checkpoint
-
-
-def _shipped_one(name: str) -> Checkpoint:
-    """The shipped generator of that name. Raises UserError."""
-    assets = Path(str(files("fewstep"))) / "assets"
-    if (assets / name / "manifest.json").is_file():
-        return read(assets / name)
-    names = sorted(manifest.parent.name for manifest in assets.glob("*/manifest.json"))
-    raise UserError(
-        f"no run folder {name}, and no shipped generator of that name (there is:"
-        f" {', '.join(names) or 'none'})"
-    )
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ from fewstep.run.checkpoint import fingerprint, is_single
 from fewstep.run.checkpoint.schema import Record
 from fewstep.run.config import OWN, Run
 from fewstep.run.facts import Facts
-from fewstep.run.generator import Generator, find, load
+from fewstep.run.generator import Generator, load
+from fewstep.run.places import find
 from fewstep.run.weights import load_weights
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fewstep import methods
 from fewstep.analysis.verify.check import Table, apart, worst
 from fewstep.data import Units
-from fewstep.run import checkpoint, generator, profiles, recipes, sources, teachers
+from fewstep.run import checkpoint, generator, places, profiles, recipes, sources, teachers
 from fewstep.run.build import build_method
 from fewstep.run.config import Run
 from fewstep.run.facts import Facts
@@ -115,7 +115,7 @@ def reload() -> float:
         x_t = 3 * torch.randn(5, *result.facts.shape, generator=torch.Generator().manual_seed(0))
         truth = result.denoiser(x_t, 2.0)
         # What `fewstep inspect` prints.
-        errors = [abs(generator.find(out).record.facts.sigma_data - SIGMA_DATA)]
+        errors = [abs(places.find(out).record.facts.sigma_data - SIGMA_DATA)]
         for place in (out, out / "alone"):
             denoiser: Any = generator.load(place, device="cpu").denoiser
             errors.append(apart(denoiser(x_t, 2.0), truth))
@@ -208,7 +208,7 @@ def resumption(method: str) -> float:
     with run_of(method=method) as (whole, out):
         log = log_of(out)
         shutil.rmtree(out / "checkpoints" / "step-6")
-        if generator.find(out).state["step"] != 5:
+        if places.find(out).state["step"] != 5:
             raise ValueError("the checkpoint of step 5 is not there to resume from")
         again = train(small(method=method), out=out, resume=True, progress=False, device="cpu")
         changes = again.fingerprint != whole.fingerprint
