@@ -214,6 +214,10 @@ def by_the_data() -> None:
     """The network that fits the data: named with --network, it has options."""
 
 
+def with_init() -> None:
+    """The network that initial weights of one's own are in: it has no options here."""
+
+
 def chosen_part(
     kind: str, module: Any, run: Run, argv: list[str]
 ) -> tuple[Callable[..., Any], str]:
@@ -225,6 +229,11 @@ def chosen_part(
         if option is not None:
             raise UserError(f"{option}: the data choose the network: name one, --network mlp")
         return by_the_data, name
+    if kind == "network" and is_own(last_value(argv, "--init")):
+        from fewstep.run.build import OWN
+
+        if name == OWN:  # of a run that goes on: it came with its initial weights
+            return with_init, name
     if ":" not in name:
         return choose(kind, module, name), name
     if word is None:  # a file or recipe says so: only the user may have code imported

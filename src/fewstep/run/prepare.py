@@ -149,6 +149,8 @@ def with_foreign(
         if before.convention and not run.convention:
             names = ("convention", "network", "network_options", "sigma_data")
             run = replace(run, **{name: getattr(before, name) for name in names})
+        if network is None and before.network == OWN and convention_of(init) is not None:
+            return run, copy.deepcopy(network_of(init)), ""
         return run, _inside(network), ""
     denoiser = init if network is None else network
     own = convention_of(denoiser)
