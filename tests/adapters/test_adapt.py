@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -205,3 +206,34 @@ def test_a_wrong_word_is_one_line(call, message):
     with pytest.raises(UserError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+class TwoClasses(nn.Module):
+    """The exact guess of Gaussians (std 0.2) at -0.5 and 0.5; label 2 is any."""
+
+    def __init__(self):
+        super().__init__()
+        self.means = nn.Parameter(torch.tensor([-0.5, 0.5, 0.0]))
+
+    def forward(self, x, level, y):
+        s2 = level[:, None].square()
+        variance = torch.where(y == 2, 0.29, 0.04)[:, None]
+        return (self.means[y][:, None] * s2 + variance * x) / (variance + s2)
+
+
+def test_a_teacher_under_guidance_is_the_guidance_of_the_method():
+    """Also on another process than its own, and it is not taken for a wrong statement."""
+    network = TwoClasses()
+    teacher = fs.adapt(network, "x0", label="t", labels="index", null=2)
+    label = torch.arange(256) % 2
+    x0 = label[:, None] - 0.5 + 0.2 * torch.randn(256, 1, generator=torch.manual_seed(0))
+    toy = fs.recipes.toy(method="mcm", iterations=2, batch=64, teacher=None)
+    samples = []
+    for guidance, source in ((1.0, teacher), (0.0, fs.guide(teacher, w=2.0))):
+        options = {**toy.method_options, "pairs": "ddim", "guidance": guidance}
+        run = replace(toy, method_options=options)
+        student = fs.train(run, {"x0": x0, "cond": label}, teacher=source, progress=False)
+        samples.append(student.sample(8, cond=1))
+    torch.testing.assert_close(*samples)
+    assert network.training  # theirs is as it was
+    assert network.means.requires_grad

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,51 @@ def test_weights_of_an_unknown_network_are_for_init(tmp_path, monkeypatch, capsy
     assert main(["import", "mine.ckpt", "w.safetensors"]) == 0
     with safe_open("w.safetensors", "pt") as file:
         assert json.loads(file.metadata()["source"])["file"] == "mine.ckpt"
+
+
+OWN = """
+import torch
+
+
+class Noise(torch.nn.Linear):
+    def forward(self, x, t):
+        return super().forward(x)
+
+
+def network():
+    torch.manual_seed(0)
+    return Noise(2, 2)
+"""
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_run_of_a_network_of_ones_own_goes_on(tmp_path, monkeypatch, capsys):
+    """By the same command and --resume; in Python by the same arguments."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("own_noise.py").write_text(OWN)
+    np.save("x.npy", np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32))
+    parts = ["--init", "own_noise:network", "--teacher", "own_noise:network"]
+    words = ["--method", "cd", *parts, "--prediction", "eps", "--process", "ddpm"]
+    assert main(short("whole", *words)) == 0
+    assert main(short("whole", *words, "--resume")) == 0
+    assert "unknown network" not in capsys.readouterr().err
+
+    def stop(state):
+        if state.step == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    import own_noise
+
+    own = fs.adapt(own_noise.network(), "eps", "ddpm")
+    run = fs.recipes.toy(
+        method="cd", teacher=None, iterations=2, batch=8, block=8, checkpoint_every=1
+    )
+    options: dict[str, Any] = {"init": own, "teacher": own, "progress": False, "device": "cpu"}
+    x0 = torch.from_numpy(np.load("x.npy"))
+    whole = fs.train(run, x0, **options)
+    with pytest.raises(fs.errors.Stopped):
+        fs.train(run, x0, out="run", watch=stop, **options)
+    rest = fs.train(run, x0, out="run", resume=True, **options)
+    assert rest.fingerprint == whole.fingerprint
+    assert fs.train(run, x0, out="run", resume=True, **options).step == 2  # own is as it was

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fewstep.base.conditions import NO_LABEL, Cond
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.core.conventions import Convention, Offset, Range, as_denoiser, convention
-from fewstep.core.denoiser import Preconditioned
+from fewstep.core.denoiser import Guided, Preconditioned
 from fewstep.core.process import Process
 
 Labels = Literal["none", "index", "one-hot", "cond"]
@@ -145,6 +145,7 @@ def adapt(
 
 def convention_of(source: Any) -> Convention | None:
     """What is known of a denoiser's network; None where it is one of the package's own."""
+    source = source.denoiser if isinstance(source, Guided) else source
     inner = source.denoiser if isinstance(source, Offset) else source
     if not isinstance(inner, Preconditioned) or not isinstance(inner.scaling, Convention):
         return None
@@ -156,7 +157,8 @@ def convention_of(source: Any) -> Convention | None:
 
 
 def network_of(source: Any) -> nn.Module:
-    """The network inside a denoiser that `adapt` made."""
+    """The network inside a denoiser that `adapt` made, also under guidance."""
+    source = source.denoiser if isinstance(source, Guided) else source
     inner: Any = source.denoiser if isinstance(source, Offset) else source
     network: nn.Module = inner.network
     return network

@@ -274,6 +274,11 @@ class Guided:
     interval: tuple[float, float] | None = None  # noise levels sigma / alpha
     rescale: float = 0.0
 
+    @property
+    def process(self) -> Process | None:
+        """Whose times it is asked in; None where its denoiser does not say."""
+        return abilities.process(self.denoiser)
+
     def both(self, x_t: Tensor, t: Time, cond: Cond) -> tuple[Tensor, Tensor]:
         """The guided guess and the unguided conditional one."""
         plain = self.denoiser(x_t, t, cond)

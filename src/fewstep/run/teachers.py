@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +21,7 @@ from fewstep.base.randomness import normal
 from fewstep.core import abilities, sampling
 from fewstep.core.conventions import Convention, Range
 from fewstep.core.couplings import GeneratorInduced
-from fewstep.core.denoiser import Preconditioned, across
+from fewstep.core.denoiser import Guided, Preconditioned, across
 from fewstep.core.method import Method
 from fewstep.core.scalings import X0
 from fewstep.data import LABELS, Arrays, each
@@ -64,22 +65,36 @@ def teacher_of(source: Source | None, student: Prepared) -> Model | None:
         _check_predictor(model, facts)
     elif model.generator is not None:
         _check_generator(model.generator, facts, guidance_of(method))
-    denoiser: Any = model.denoiser
-    if isinstance(denoiser, nn.Module):
-        is_theirs = isinstance(source, nn.Module | Generator)  # which stays as it is
-        denoiser = copy.deepcopy(denoiser) if is_theirs else denoiser
-        denoiser.requires_grad_(False).eval()
+    is_theirs = not isinstance(source, str | Path)
+    denoiser = _frozen(model.denoiser, is_theirs)
     probe(replace(model, denoiser=denoiser), facts)
     digest = model.fingerprint
-    if isinstance(denoiser, nn.Module):
-        denoiser = denoiser.to(student.device)
+    denoiser = _on_device(denoiser, student.device)
     is_foreign = model.generator is None or bool(model.generator.run.convention)
     is_new = student.dataset is not None and student.checkpoint is None
     if is_foreign and is_new and not predicts_ends(method):
-        check_reading(replace(model, denoiser=denoiser), student.arrays, student.device)
+        # What was said is of its network, whose guesses guidance leads away from the data's mean.
+        plain = denoiser.denoiser if isinstance(denoiser, Guided) else denoiser
+        check_reading(replace(model, denoiser=plain), student.arrays, student.device)
     denoiser = across(denoiser, model.process, method.process)
     model = replace(model, denoiser=denoiser, process=method.process, digest=digest)
     return model
+
+
+def _frozen(denoiser: Any, is_theirs: bool) -> Any:
+    """A teacher that does not learn: of somebody's module a copy, so that theirs stays as it is."""
+    if isinstance(denoiser, Guided):
+        return replace(denoiser, denoiser=_frozen(denoiser.denoiser, is_theirs))
+    if not isinstance(denoiser, nn.Module):
+        return denoiser
+    own = copy.deepcopy(denoiser) if is_theirs else denoiser
+    return own.requires_grad_(False).eval()
+
+
+def _on_device(denoiser: Any, device: torch.device) -> Any:
+    if isinstance(denoiser, Guided):
+        return replace(denoiser, denoiser=_on_device(denoiser.denoiser, device))
+    return denoiser.to(device) if isinstance(denoiser, nn.Module) else denoiser
 
 
 def _leave_out(name: str | None, method: str, is_offer: bool) -> None:
