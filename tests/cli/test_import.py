@@ -100,6 +100,20 @@ def short(name: str, *more: str) -> list[str]:
     return ["train", "toy", "--data", "x.npy", "--device", "cpu", *options, "--out", name, *more]
 
 
+def test_a_papers_recipe_takes_an_import_with_no_further_word(tmp_path, monkeypatch):
+    """Its own dropout, the file's network; the augmentation's labels stay behind."""
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", PIXELS)
+    pickle_of(case_of(NAMES[0]), Path("net.pkl"), "EDMPrecond")
+    assert main(["import", "net.pkl", "teacher.safetensors", "--quiet"]) == 0
+    line = "train cifar10-ect --data x.npy --init teacher.safetensors --out ect --iterations 1"
+    words = "--batch 8 --block 8 --accumulate 1 --picture-every 0 --device cpu --quiet"
+    assert main([*line.split(), *words.split()]) == 0
+    run = fs.load("ect", device="cpu").run
+    options = {name: run.network_options[name] for name in ("width", "augment", "dropout")}
+    assert options == {"width": 16, "augment": 0, "dropout": 0.2}
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_students_start_from_an_import_and_learn_from_it(tmp_path, monkeypatch, capsys):
     """With no further word: the network, what it predicts and the units come with the file."""

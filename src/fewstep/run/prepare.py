@@ -41,6 +41,7 @@ from fewstep.run.sources import Model, Source, Weights
 from fewstep.run.stages import Stage
 from fewstep.run.teachers import teacher_of
 
+IDLE = {"dropout", "dropout_resolutions", "dropout_stages", "augment"}  # of a network's options
 FAR = 3.0  # factor between deviations from which on data are taken for others
 CPU = torch.device("cpu")
 
@@ -163,8 +164,14 @@ def with_foreign(
     run = replace(run, convention=source.convention)
     if run.sigma_data is None and own.sigma_data is not None:
         run = replace(run, sigma_data=own.sigma_data)
-    if network is None and run.network != source.network:
-        run = replace(run, network=source.network, network_options=source.network_options)
+    if network is None:
+        options = dict(source.network_options)
+        if run.network == source.network:  # what training alone uses is the run's
+            options = {name: value for name, value in options.items() if name not in IDLE}
+            options |= {
+                name: run.network_options[name] for name in IDLE & run.network_options.keys()
+            }
+        run = replace(run, network=source.network, network_options=options)
     return run, network, f"network: {source.network}, of init: {own}"
 
 
