@@ -95,7 +95,9 @@ def test_other_steps_have_a_scheduler_of_their_own(student, tmp_path):
     assert "trust_remote_code=True" in (tmp_path / "out/README.md").read_text()
 
 
-@pytest.mark.parametrize(("sampler", "steps"), [("heun", 5), ("ddim", 3), ("ancestral", 3)])
+@pytest.mark.parametrize(
+    ("sampler", "steps"), [("heun", 5), ("ddim", 3), ("ancestral", 3), ("addim", 4)]
+)
 def test_samplers_of_diffusion_models_are_numbers_too(sampler, steps, tmp_path):
     teacher = fs.load(save(tmp_path / "pipeline", CASE, DDPM), device="cpu")
     contents = prepare(teacher, steps=steps, sampler=sampler)

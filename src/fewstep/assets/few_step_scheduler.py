@@ -22,7 +22,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     plans: {"2": [{"asks": [{"label", "in", "skip", "out", "point"}], "result"}, ...]}. An answer is
     skip point + out F(in point, label); a combination is a list of (name, factor), whose names are
-    x, noise and answer 0, answer 1, ...
+    x, noise and answer 0, answer 1, ... A step with "stretch" is aDDIM's.
     """
 
     order = 1
@@ -74,6 +74,10 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         answer = ask["skip"] * sample + ask["out"] * model_output
         self.values[f"answer {self.ask_number}"] = answer
         self.ask_number += 1
+        if "stretch" in step:  # aDDIM
+            self.step_number += 1
+            self.ask_number = 0
+            return (_stretch(sample, answer, **step["stretch"]),)
         if self.ask_number < len(step["asks"]):
             return (self._combine(step["asks"][self.ask_number]["point"]),)
         if any(name == "noise" for name, _ in step["result"]):
@@ -94,3 +98,23 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def __len__(self) -> int:
         return len(self.timesteps)
+
+
+def _stretch(
+    x: torch.Tensor,
+    answer: torch.Tensor,
+    alpha_t: float,
+    sigma_t: float,
+    alpha_s: float,
+    sigma_s: float,
+    extra: float,
+) -> torch.Tensor:
+    """aDDIM: DDIM whose noise is lengthened by what the answer averages away.
+
+    Source: Multistep Consistency Models, arXiv 2403.06807, section 4.
+    """
+    z = (x - alpha_t * answer) / sigma_t
+    axes = list(range(1, x.ndim))
+    mean = z.double().square().mean(axes, keepdim=True).clamp_min(1e-38)
+    length = (sigma_s**2 + extra / mean).sqrt().to(x.dtype)
+    return alpha_s * answer + length * z

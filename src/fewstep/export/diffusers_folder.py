@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def _convention(contents: Contents) -> Convention | None:
 def _re_noises(step: Step) -> bool:
     """Whether a step goes to the answer itself, and adds noise."""
     result = dict(step.result)
-    is_one = len(step.asks) == 1 and step.asks[0].point == ((X, 1.0),)
+    is_one = len(step.asks) == 1 and step.stretch is None and step.asks[0].point == ((X, 1.0),)
     return is_one and result.pop(f"{ANSWER} 0", 0.0) == 1.0 and set(result) <= {NOISE}
 
 
@@ -167,7 +168,10 @@ def _own_step(contents: Contents, step: Step) -> dict[str, Any]:
         names = {"in": c.in_, "skip": c.skip, "out": c.out, "label": c.noise}
         numbers = {name: float(value) for name, value in names.items()}
         asks.append({**numbers, "point": [list(pair) for pair in ask.point]})
-    return {"asks": asks, "result": [list(pair) for pair in step.result]}
+    result: dict[str, Any] = {"asks": asks, "result": [list(pair) for pair in step.result]}
+    if step.stretch is not None:
+        result["stretch"] = asdict(step.stretch)
+    return result
 
 
 def scheduler_class() -> Any:

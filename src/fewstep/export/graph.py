@@ -20,7 +20,7 @@ from fewstep.base.conditions import DTYPES, LABELS, Cond, Kind, apply_mask, kind
 from fewstep.base.errors import UserError
 from fewstep.base.surroundings import surroundings
 from fewstep.core.denoiser import Preconditioned, Truncated
-from fewstep.export.scheme import ANSWER, NOISE, Combination, Scheme, X
+from fewstep.export.scheme import ANSWER, NOISE, Combination, Scheme, X, check_linear
 from fewstep.export.units import ToModel, ToUser
 from fewstep.run.generator import Generator
 
@@ -141,6 +141,7 @@ def trace(generator: Generator, scheme: Scheme, half: bool = False) -> ExportedP
     half: large weights are stored in float16, and computed with in float32. Raises UserError for a
     network that cannot be traced.
     """
+    check_linear(scheme)
     module = KSteps(generator, scheme, half)
     shapes = input_shapes(generator, scheme)
     example = {

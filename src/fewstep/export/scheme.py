@@ -9,7 +9,7 @@ factors of the combination.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from fewstep.base.errors import UserError
 from fewstep.core.process import Process, per_row
+from fewstep.core.solvers import addim, ddim
+from fewstep.core.solvers.variance import PriorVariance
 
 MOST = 16  # vectors of one step: x, answers of the network, noises
 _BOUND = 1e-9  # what two trials with other vectors may differ by, relative to the factors
@@ -37,11 +39,26 @@ class Ask:
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """aDDIM's step, which is not linear: alpha_s D + sqrt(sigma_s^2 + extra / mean(z^2)) z.
+
+    z = (x - alpha_t D) / sigma_t; extra: (alpha_s - alpha_t sigma_s / sigma_t)^2 times the prior's variance.
+    """
+
+    alpha_t: float
+    sigma_t: float
+    alpha_s: float
+    sigma_s: float
+    extra: float
+
+
+@dataclass(frozen=True)
 class Step:
     """A move from one time of the grid to the next: x = result, whose `answer i` is of asks[i]."""
 
     asks: tuple[Ask, ...]
     result: Combination
+    stretch: Stretch | None = None  # then the result is DDIM's, which it lengthens
 
     @property
     def is_noisy(self) -> bool:
@@ -83,9 +100,39 @@ class Scheme:
 def scheme(
     process: Process, grid: Sequence[float], step: Callable[..., Tensor], noisy: bool
 ) -> Scheme:
-    """The scheme of a step along a grid. Raises UserError for a step that is not linear."""
+    """The scheme of a step along a grid. Raises UserError for one that is neither linear nor aDDIM's."""
+    if step is addim:
+        steps = tuple(
+            replace(_read(process, ddim, t, s, False), stretch=_stretch(process, t, s))
+            for t, s in pairwise(grid)
+        )
+        return Scheme(float(process.sigma(process.t_max)), steps)
     steps = tuple(_read(process, step, t, s, noisy) for t, s in pairwise(grid))
     return Scheme(float(process.sigma(process.t_max)), steps)
+
+
+def check_linear(scheme: Scheme) -> None:
+    """Raises UserError where a step is aDDIM's."""
+    if any(step.stretch is not None for step in scheme.steps):
+        raise UserError(
+            "the sampler's step 'addim' is not linear in x and the network's answers: expected one"
+            " that is, such as multistep, ddim, euler, heun or ancestral; --to diffusers takes it"
+        )
+
+
+def _stretch(process: Process, t: float, s: float) -> Stretch:
+    now, then = (torch.tensor([time], dtype=torch.float64) for time in (t, s))
+    variance = PriorVariance(process=process)(now, now)
+    numbers = (
+        process.alpha(now),
+        process.sigma(now),
+        process.alpha(then),
+        process.sigma(then),
+        (process.alpha(then) - process.alpha(now) * process.sigma(then) / process.sigma(now))
+        .square()
+        .mul(variance),
+    )
+    return Stretch(*(float(number) for number in numbers))
 
 
 def _read(process: Process, step: Callable[..., Tensor], t: float, s: float, noisy: bool) -> Step:
