@@ -42,7 +42,8 @@ class Ask:
 class Stretch:
     """aDDIM's step, which is not linear: alpha_s D + sqrt(sigma_s^2 + extra / mean(z^2)) z.
 
-    z = (x - alpha_t D) / sigma_t; extra: (alpha_s - alpha_t sigma_s / sigma_t)^2 times the prior's variance.
+    z = (x - alpha_t D) / sigma_t; extra: (alpha_s - alpha_t sigma_s / sigma_t)^2 times the prior's
+    variance.
     """
 
     alpha_t: float
@@ -100,7 +101,7 @@ class Scheme:
 def scheme(
     process: Process, grid: Sequence[float], step: Callable[..., Tensor], noisy: bool
 ) -> Scheme:
-    """The scheme of a step along a grid. Raises UserError for one that is neither linear nor aDDIM's."""
+    """The scheme of a step along a grid, linear or aDDIM's. Raises UserError for any other."""
     if step is addim:
         steps = tuple(
             replace(_read(process, ddim, t, s, False), stretch=_stretch(process, t, s))
