@@ -694,7 +694,7 @@ def test_an_own_method_goes_to_the_run_that_has_it(monkeypatch, words, expected)
         path: SimpleNamespace(record=SimpleNamespace(run=SimpleNamespace(method=name)))
         for path, name in stored.items()
     }
-    monkeypatch.setattr("fewstep.run.generator.find", record.get)
+    monkeypatch.setattr("fewstep.run.places.find", record.get)
     if isinstance(expected, str):
         with pytest.raises(UserError, match=re.escape(expected)):
             names_by_run("method", list(stored), words)

@@ -18,7 +18,7 @@ from fewstep import data
 from fewstep.base import progress
 from fewstep.cli import main
 from fewstep.cli.parse import one_line
-from fewstep.run import generator
+from fewstep.run import places
 from fewstep.training import loop
 from tests.support.toys import TINY
 
@@ -233,7 +233,7 @@ def test_the_shipped_digits_sample_before_any_training(tmp_path, capsys):
     x = np.load(tmp_path / "x.npy")
     assert x.shape == (20, 1, 8, 8)
     assert np.abs(x).max() <= 1
-    folder = generator.find("digits").path
+    folder = places.find("digits").path
     assert (folder / "ema.safetensors").stat().st_size < 3_000_000
 
 

@@ -100,6 +100,21 @@ def short(name: str, *more: str) -> list[str]:
     return ["train", "toy", "--data", "x.npy", "--device", "cpu", *options, "--out", name, *more]
 
 
+def test_an_import_is_scored_on_bytes_and_not_on_other_numbers(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    pickle_of(case_of(NAMES[0]), Path("net.pkl"), "EDMPrecond")
+    assert main(["import", "net.pkl", "t.safetensors", "--quiet"]) == 0
+    words = ["--steps", "1", "--n", "8", "--draw", "4", "--metrics", "energy", "--quiet"]
+    np.save("x.npy", PIXELS)
+    assert main(["eval", "t.safetensors", "--data", "x.npy", *words]) == 0
+    np.save("y.npy", PIXELS.astype(np.float32) / 127.5 - 1)
+    assert main(["eval", "t.safetensors", "--data", "y.npy", *words]) == 2
+    assert "pictures are bytes" in capsys.readouterr().err
+    # The doctor examines it as a run; a file of weights alone is a teacher's.
+    assert main(["doctor", "t.safetensors", "--data", "x.npy", "--prediction", "eps"]) == 2
+    assert "is a run" in capsys.readouterr().err
+
+
 def test_a_papers_recipe_takes_an_import_with_no_further_word(tmp_path, monkeypatch):
     """Its own dropout, the file's network; the augmentation's labels stay behind."""
     monkeypatch.chdir(tmp_path)

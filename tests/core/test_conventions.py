@@ -9,16 +9,10 @@ import torch
 
 import fewstep as fs
 from fewstep.base.errors import UserError
-from fewstep.core.conventions import (
-    Convention,
-    as_denoiser,
-    convention,
-    process_named,
-    range_of,
-    student_scaling,
-)
+from fewstep.core.conventions import Convention, as_denoiser, convention, student_scaling
 from fewstep.core.denoiser import Preconditioned, across
 from fewstep.core.scalings import Edm, Trig
+from fewstep.core.vocabulary import process_named, range_of
 from tests.support.exact_network import TRUTH, Exact
 
 STD = 0.497

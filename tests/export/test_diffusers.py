@@ -56,14 +56,18 @@ def pictures(contents: Contents, n: int) -> np.ndarray:
     return (samples.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1).numpy()
 
 
+def largest(contents: Contents) -> float:
+    """What errors of float32 are relative to: random weights make large samples."""
+    return max(1.0, float(contents.samples(16).abs().max()))
+
+
 @pytest.mark.parametrize("steps", [1, 2])
 def test_stock_diffusers_samples_like_the_run(student, steps, tmp_path, monkeypatch):
     contents = prepare(student, steps=steps)
     timesteps = lcm_timesteps(contents)
     assert timesteps is not None
     report = export(contents, tmp_path / "out", "diffusers")
-    # Random weights make large samples.
-    assert report.difference < 1e-5 * max(1.0, float(contents.samples(16).abs().max()))
+    assert report.difference < 1e-5 * largest(contents)
     settings = json.loads((tmp_path / "out/scheduler/scheduler_config.json").read_text())
     assert settings["_class_name"] == "LCMScheduler"
     assert not list((tmp_path / "out").rglob("*.py"))
@@ -84,7 +88,7 @@ def test_other_steps_have_a_scheduler_of_their_own(student, tmp_path):
     contents = prepare(student.with_later_sigmas((2.0, 0.9, 0.3)), steps=4)
     assert lcm_timesteps(contents) is None
     report = export(contents, tmp_path / "out", "diffusers")
-    assert report.difference < 1e-5
+    assert report.difference < 1e-5 * largest(contents)
     index = json.loads((tmp_path / "out/model_index.json").read_text())
     assert index["scheduler"] == ["few_step_scheduler", "FewStepScheduler"]
     assert (tmp_path / "out/scheduler/few_step_scheduler.py").is_file()
@@ -102,7 +106,7 @@ def test_samplers_of_diffusion_models_are_numbers_too(sampler, steps, tmp_path):
 
 def test_a_consistency_model_goes_back_as_it_came(tmp_path):
     contents = prepare(fs.load(save(tmp_path / "cm", "diffusers_unet2d_cm", CM), device="cpu"))
-    assert export(contents, tmp_path / "out", "diffusers").difference < 1e-5
+    assert export(contents, tmp_path / "out", "diffusers").difference < 1e-5 * largest(contents)
     assert "class_labels" in (tmp_path / "out/README.md").read_text()
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import fewstep as fs
-from fewstep.core.conventions import LABELS, Convention
+from fewstep.core.conventions import Convention
 from fewstep.core.process import expand
+from fewstep.core.vocabulary import LABELS
 
 TRUTH = fs.exact.ring8()
 

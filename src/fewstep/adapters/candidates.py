@@ -30,8 +30,9 @@ from torch import Tensor
 
 from fewstep.adapters.rows import Rows
 from fewstep.base.conditions import Cond, each
-from fewstep.core.conventions import PREDICTIONS, Convention, Range, convention
+from fewstep.core.conventions import Convention, convention
 from fewstep.core.process import expand
+from fewstep.core.vocabulary import PREDICTIONS, Range
 
 Raw = Callable[[Tensor, Tensor, Cond], Tensor]  # (x, noise label [B], cond) -> output
 

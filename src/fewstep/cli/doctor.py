@@ -70,6 +70,7 @@ class Args:
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="doctor", description=DESCRIPTION)
     from fewstep.analysis.doctor import output
+    from fewstep.run.checkpoint import is_single
 
     if args.out is not None:
         from fewstep.analysis import report
@@ -79,7 +80,8 @@ def main(argv: list[str]) -> int:
         report.axes()
     progress = not args.quiet
     path = Path(args.subject)
-    is_teacher = path.suffix == ".safetensors" or (":" in args.subject and not path.exists())
+    is_teacher = ":" in args.subject and not path.exists()
+    is_teacher = is_teacher or (path.suffix == ".safetensors" and not is_single(path))
     subject = None
     if is_teacher:
         examination = of_teacher(args, progress)

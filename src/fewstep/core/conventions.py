@@ -7,10 +7,8 @@ and a student may start from its weights.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -23,94 +21,19 @@ from fewstep.core import process as processes
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.process import Process, Time, expand, per_row
 from fewstep.core.scalings import Coefficients, Scaling
-
-# What an output is: EDM's preconditioned one and those of DDPM++ and NCSN++ (EDM, table 1), the
-# noise, the data, progressive distillation's v, the velocity, the score.
-PREDICTIONS: dict[str, type[Any]] = {
-    "edm": scalings.Edm,
-    "vp": scalings.Vp,
-    "ve": scalings.Ve,
-    "eps": scalings.Eps,
-    "x0": scalings.X0,
-    "v": scalings.V,
-    "flow": scalings.Flow,
-    "score": scalings.Score,
-    "trig": scalings.Trig,
-}
-
-# Noise labels by time and level, instead of the scaling's own. Indices of a table begin at 0.
-LABELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "t": lambda t, level: t,
-    "t - 1": lambda t, level: (t - 1).clamp_min(0),
-    "1000 t": lambda t, level: 1000 * t,
-    "999 t": lambda t, level: 999 * t,
-    "1 - t": lambda t, level: 1 - t,
-    "ln(level) / 4": lambda t, level: level.log() / 4,
-    "ln(level / 2)": lambda t, level: (level / 2).log(),
-    "250 ln(level)": lambda t, level: 250 * level.log(),
-    "log-SNR": lambda t, level: -2 * level.log(),
-}
-EDM_LABELS = {"ln(level) / 4": 0.25, "250 ln(level)": 250.0}  # by `Edm.noise_scale`
-# Labels that nobody has to say: tables count their steps from 0 in most codes.
-USUAL = {"discrete": "t - 1", "ddpm": "t - 1"}
-SCHEDULES = {
-    one.__name__.lower(): one
-    for one in (noise.Edm, noise.Linear, noise.Trig, noise.Cosine, noise.Table)
-}
-
-
-def _ddpm_betas() -> Tensor:
-    return torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
-
-
-NAMED: dict[str, Callable[[], Process]] = {
-    "edm": processes.edm,
-    "cosine": processes.cosine,
-    "discrete": lambda: processes.by_name("discrete"),
-    "ddpm": lambda: processes.discrete(betas=_ddpm_betas()),
-    "linear": processes.linear,
-    "trig": processes.trig,
-}
-
-
-@cache
-def process_named(name: str) -> Process:
-    """A process by the name that networks' times have. Raises UserError."""
-    if name not in NAMED:
-        raise unknown("process", name, NAMED)
-    return NAMED[name]()
-
-
-@cache
-def name_of(process: Process) -> str:
-    """The name of one of those, also of a table that was rounded otherwise; else its schedule's."""
-    names = (name for name in NAMED if _are_alike(process_named(name), process))
-    return next(names, type(process.schedule).__name__.lower())
-
-
-def _are_alike(a: Process, b: Process) -> bool:
-    ours, theirs = a.schedule, b.schedule
-    if not isinstance(ours, noise.Table) or not isinstance(theirs, noise.Table):
-        return a == b
-    pairs = zip(ours.power, theirs.power, strict=False)
-    is_near = all(math.isclose(one, other, rel_tol=1e-3) for one, other in pairs)
-    return len(ours.power) == len(theirs.power) and is_near
-
-
-@dataclass(frozen=True)
-class Range:
-    """The network's units of the data: u = scale x0 + shift, of x0 about [-1, 1]."""
-
-    name: str = "[-1, 1]"
-    scale: float = 1.0
-    shift: float = 0.0
-
-
-def interval(low: float, high: float) -> Range:
-    """The range of data in [low, high]. Raises UserError."""
-    fine = -math.inf < low < high < math.inf
-    require(fine, "range", (low, high), "two finite numbers, the lower one first")
-    return Range(f"[{low:g}, {high:g}]", (high - low) / 2, (high + low) / 2)
+from fewstep.core.vocabulary import (
+    EDM_LABELS,
+    LABELS,
+    PREDICTIONS,
+    USUAL,
+    Range,
+    name_of,
+    number,
+    process_from_json,
+    process_named,
+    process_to_json,
+    range_of,
+)
 
 
 class Inputs(NamedTuple):
@@ -135,7 +58,7 @@ class Convention:
     scaling: Scaling = field(default_factory=scalings.Edm)
     process: Process = field(default_factory=processes.edm)
     label: str | None = None  # one of LABELS; None is the scaling's own
-    range: Range = Range()
+    range: Range = field(default_factory=Range)
     sign: int = 1  # -1: the output is the negative of that
 
     def __post_init__(self) -> None:
@@ -227,7 +150,7 @@ class Convention:
             )
         values: dict[str, Any] = {"prediction": self.prediction}
         values |= {f.name: getattr(self.scaling, f.name) for f in fields(self.scaling)}  # type: ignore[arg-type]
-        values["process"] = _process_to_json(self.process)
+        values["process"] = process_to_json(self.process)
         values["label"] = self.label
         values["range"] = [self.range.name, self.range.scale, self.range.shift]
         values["sign"] = self.sign
@@ -240,11 +163,11 @@ class Convention:
             rest = dict(values)
             kind = PREDICTIONS[rest.pop("prediction")]
             return Convention(
-                process=_process_from_json(rest.pop("process")),
+                process=process_from_json(rest.pop("process")),
                 label=rest.pop("label"),
                 range=Range(*rest.pop("range")),
                 sign={1: 1, -1: -1}[rest.pop("sign")],
-                scaling=kind(**{name: _number(value) for name, value in rest.items()}),
+                scaling=kind(**{name: number(value) for name, value in rest.items()}),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
@@ -291,21 +214,6 @@ def convention(
 
 def _usual(process: Process) -> str | None:
     return "t - 1" if isinstance(process.schedule, noise.Table) else None
-
-
-def range_of(value: str | Range | tuple[float, float]) -> Range:
-    """The range behind "[0, 1]", "0..1", (0, 1) or a `Range`. Raises UserError."""
-    if isinstance(value, Range):
-        return value
-    if isinstance(value, str):
-        words = value.strip("[]() ").replace("..", ",").split(",")
-        try:
-            value = tuple(float(word) for word in words)  # type: ignore[assignment]
-        except ValueError:
-            value = ()  # type: ignore[assignment]
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        raise UserError(f"range = {short_repr(value)}: expected two numbers, such as [0, 1]")
-    return interval(*value)
 
 
 def student_scaling(own: Scaling, source: Convention) -> Scaling:
@@ -357,38 +265,3 @@ def _times(process: Process, levels: tuple[float, ...]) -> tuple[Tensor, Tensor]
     """The times of noise levels, and the levels of these times."""
     t = process.time_at(torch.tensor(levels, dtype=torch.float64))
     return t, process.level(t)
-
-
-def _process_to_json(process: Process) -> str | dict[str, Any]:
-    name = name_of(process)
-    if name in NAMED and process_named(name) == process:
-        return name
-    schedule: Any = process.schedule
-    kind = type(schedule).__name__.lower()
-    if SCHEDULES.get(kind) is not type(schedule):
-        raise UserError(
-            f"a process by {type(schedule).__name__} cannot be stored: expected one of fs.process"
-        )
-    values = {f.name: getattr(schedule, f.name) for f in fields(schedule)}
-    if "power" in values:
-        values["power"] = list(values["power"])
-    about = {"schedule": kind, "t_min": process.t_min, "t_max": process.t_max, "rho": process.rho}
-    return {**about, "values": values}
-
-
-def _process_from_json(value: Any) -> Process:
-    if isinstance(value, str):
-        return process_named(value)
-    about = {name: _number(value[name]) for name in ("t_min", "t_max", "rho")}
-    values: Mapping[str, Any] = value["values"]
-    if value["schedule"] == "table":
-        return replace(processes.discrete(alphas_cumprod=values["power"]), **about)
-    schedule = SCHEDULES[value["schedule"]]
-    return Process(schedule(**{name: _number(one) for name, one in values.items()}), **about)
-
-
-def _number(value: Any) -> Any:
-    """A finite number. Raises ValueError."""
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise ValueError(f"{short_repr(value)} is no finite number")
-    return value

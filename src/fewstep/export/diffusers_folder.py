@@ -20,8 +20,9 @@ from torch import Tensor
 from fewstep.base import disk
 from fewstep.base.errors import UserError, require
 from fewstep.core import noise
-from fewstep.core.conventions import Convention, Range
+from fewstep.core.conventions import Convention
 from fewstep.core.denoiser import Preconditioned
+from fewstep.core.vocabulary import Range
 from fewstep.export.contents import Contents, Inputs
 from fewstep.export.scheme import ANSWER, NOISE, Step, X
 from fewstep.networks._diffusers import DiffusersNetwork

@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from fewstep import data as datasets
@@ -19,6 +20,8 @@ from fewstep.run.facts import Facts
 
 log = logging.getLogger("fewstep")
 
+FAR = 3.0  # factor between deviations from which on data are taken for others
+MEASURE = "units = standard measures them anew"
 MOST_BYTES = 64 * 2**20  # of a file that is read for a picture alone
 
 
@@ -115,6 +118,8 @@ def held_out(dataset: Dataset, facts: Facts) -> Dataset:
         )
     order = datasets.shuffle("held out", len(dataset.train.x0))
     half = len(order) // 2
+    if not facts.data:  # of an import, which has seen no data
+        check_units(dataset, facts, "this network", "pictures are bytes, 0 .. 255")
     log.warning(
         "fewstep: data %r is taken for rows that this run did not learn: %d are the reference, and"
         " %d the floor",
@@ -129,6 +134,28 @@ def held_out(dataset: Dataset, facts: Facts) -> Dataset:
         classes=facts.classes,
         held_out_of=facts.data,
     )
+
+
+def check_units(
+    dataset: Dataset, origin: Facts, whose: str = "init or teacher", remedy: str = MEASURE
+) -> None:
+    """Raises UserError where data in the units of another run are not what these units are for."""
+    if dataset.shape != origin.shape:
+        return  # the weights will say so
+    axis = origin.units.axis
+    usual = origin.sigma_data if axis is None else units.STD
+    x0, cond = dataset.train.x0, dataset.train.cond
+    means, deviations = units.moments(x0, cond, axis)
+    for place, (mean, deviation) in enumerate(zip(means, deviations, strict=True)):
+        if axis is not None and np.atleast_1d(origin.units.scale)[place] == 0:
+            continue
+        if abs(mean) < 2 * FAR * usual and usual / FAR < deviation < FAR * usual:
+            continue
+        raise UserError(
+            f"data {dataset.name!r}: in the units of {whose} variable {place} has mean"
+            f" {mean:.3g} and deviation {deviation:.3g}, where a deviation of {usual:.3g} was"
+            f" learned: is it the same data? {remedy}"
+        )
 
 
 def dataset_of(name: str, reading: Reading | None = None) -> Dataset:

@@ -16,7 +16,7 @@ from torch import Tensor
 from fewstep.base import disk
 from fewstep.base.data_names import OWN_DATA
 from fewstep.base.errors import StorageError, UserError, require, storage
-from fewstep.core.conventions import Range
+from fewstep.core.vocabulary import Range
 from fewstep.data import LABELS, Units
 from fewstep.data.units import BYTES, STD
 from fewstep.foreign.diffusers_folder import is_diffusers, recognise_folder

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,7 +41,6 @@ from fewstep.run.stages import Stage
 from fewstep.run.teachers import teacher_of
 
 IDLE = {"dropout", "dropout_resolutions", "dropout_stages", "augment"}  # of a network's options
-FAR = 3.0  # factor between deviations from which on data are taken for others
 CPU = torch.device("cpu")
 
 
@@ -101,7 +99,7 @@ def prepare(
     run, dataset, reason = fit(run, data, network, checkpoint, origin, auto)
     reason = "; ".join(filter(None, (note, reason)))
     if before is None and origin is not None:
-        check_units(dataset, origin)
+        run_data.check_units(dataset, origin)
     cond = None if run.cond is None else datasets.full_name(run.cond)
     run = with_defaults(replace(run, data=dataset.name, cond=cond), method, network)
     run = with_sources(run, init, teacher, checkpoint)
@@ -262,26 +260,6 @@ def origin_of(run: Run, init: Source | None, teacher: Source | None) -> Facts | 
             " data, or units = standard or another choice for the run's own"
         )
     return origins[-1] if origins else None
-
-
-def check_units(dataset: Dataset, origin: Facts) -> None:
-    """Raises UserError where data in the units of another run are not what these units are for."""
-    if dataset.shape != origin.shape:
-        return  # the weights will say so
-    axis = origin.units.axis
-    usual = origin.sigma_data if axis is None else units.STD
-    x0, cond = dataset.train.x0, dataset.train.cond
-    means, deviations = units.moments(x0, cond, axis)
-    for place, (mean, deviation) in enumerate(zip(means, deviations, strict=True)):
-        if axis is not None and np.atleast_1d(origin.units.scale)[place] == 0:
-            continue
-        if abs(mean) < 2 * FAR * usual and usual / FAR < deviation < FAR * usual:
-            continue
-        raise UserError(
-            f"data {dataset.name!r}: in the units of init or teacher variable {place} has mean"
-            f" {mean:.3g} and deviation {deviation:.3g}, and they learned a deviation of"
-            f" {usual:.3g}: is it the same data? units = standard measures them anew"
-        )
 
 
 def with_sources(

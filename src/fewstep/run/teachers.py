@@ -19,11 +19,12 @@ from fewstep.base.conditions import apply_mask
 from fewstep.base.errors import UserError, require, short_repr
 from fewstep.base.randomness import normal
 from fewstep.core import abilities, sampling
-from fewstep.core.conventions import Convention, Range
+from fewstep.core.conventions import Convention
 from fewstep.core.couplings import GeneratorInduced
 from fewstep.core.denoiser import Guided, Preconditioned, across
 from fewstep.core.method import Method
 from fewstep.core.scalings import X0
+from fewstep.core.vocabulary import Range
 from fewstep.data import LABELS, Arrays, each
 from fewstep.run.config import OWN
 from fewstep.run.facts import Facts
