@@ -35,7 +35,11 @@ EXCEPTIONS = [
     Special(r"fewstep sample --(steps|sampler)$", "parsed", "an option by its name"),
     Special(rf"fewstep train ({PUBLISHED})", "meta", "data, weights and a GPU that are not here"),
     Special(r"fewstep export .*--push", "parsed", "an account on the hub"),
-    Special(r"fewstep (sample|eval) (\S+\.safetensors|FOLDER) ", "parsed", "foreign weights"),
+    Special(
+        r"fewstep (sample|eval|inspect) (\S+\.safetensors|FOLDER)( |$)", "parsed", "foreign weights"
+    ),
+    Special(r"fewstep train auto .*--init teacher", "parsed", "tests/project/test_distill.py"),
+    Special(r"fewstep export .*--to diffusers", "parsed", "tests/export/test_diffusers.py"),
     Special(r"fewstep eval .*--extractor inception", "parsed", "a network that is not here"),
     Special(r"fewstep verify --claims", "parsed", "41 minutes on two cores"),
     Special(r"fewstep doctor TEACHER\.safetensors", "parsed", "weights of the reader's own"),

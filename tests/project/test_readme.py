@@ -37,8 +37,13 @@ FILES = [
     for path in (ROOT / top).rglob("*.*")
 ]
 THE_READERS_OWN = {"mine.py"}
-# Other tests run these as they stand: analysis/test_doctor.py, analysis/test_verify.py.
-RUN_ELSEWHERE = {"fewstep doctor digits", "fewstep verify --quick --method ect"}
+# Other tests run these: analysis/test_doctor.py, analysis/test_verify.py, project/test_distill.py.
+RUN_ELSEWHERE = {
+    "fewstep doctor digits",
+    "fewstep verify --quick --method ect",
+    "fewstep train auto --method ect --data digits.npy --init teacher --out one",
+    "fewstep export one one-pipeline --to diffusers",
+}
 
 
 def test_the_python_runs_and_finds_the_circle(tmp_path, monkeypatch, capsys):
