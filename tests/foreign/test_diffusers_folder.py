@@ -120,6 +120,24 @@ def test_a_student_starts_from_the_folder_and_learns_from_it(tmp_path):
     assert torch.equal(again.sample(2), student.sample(2))
 
 
+def test_a_student_in_noise_learns_up_to_where_it_begins(tmp_path):
+    """Segments end where sampling starts; methods with a highest level have it there."""
+    folder = str(save(tmp_path / "pipeline", "diffusers_unet2d_default", DDPM))
+    x = torch.rand(40, 3, 16, 16, generator=torch.manual_seed(0)) * 2 - 1
+    for name in ("mcm", "ict"):
+        run = fs.recipes.toy(method=name, iterations=1, batch=8, block=8, teacher=None)
+        run = fs.Run(**{**vars(run), "init": folder})
+        if name == "mcm":
+            run = fs.Run(**{**vars(run), "method_options": {"K": 2}})
+        student = fs.train(run, x, progress=False, device="cpu")
+        method = student.method
+        top = float(method.process.level(method.process.t_max))
+        # 30 deviations of the data, to a step of the table.
+        assert top == pytest.approx(30 * student.facts.sigma_data, rel=0.02)
+        u = torch.rand(1000, 2, generator=torch.manual_seed(1))
+        assert float(method.times(u, 1.0).t.max()) <= method.process.t_max * (1 + 1e-9)
+
+
 def test_what_is_missing_or_unknown_is_one_line(tmp_path):
     case = "diffusers_unet2d_default"
     with pytest.raises(UserError, match="say what it predicts"):

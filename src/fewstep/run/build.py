@@ -21,6 +21,7 @@ from fewstep.core.conventions import Convention, student_scaling
 from fewstep.core.couplings import Cached
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.method import Method
+from fewstep.core.times import Segments
 from fewstep.data import LABELS, Dataset, Kind
 from fewstep.networks.outline import WithoutMemory, at_most
 from fewstep.run.config import OWN, Run, with_values
@@ -98,13 +99,22 @@ def _with_convention(method: Method, run: Run, facts: Facts) -> Method:
         return method
     source = Convention.from_json(run.convention)
     before = None if method.before is None else _with_convention(method.before, run, facts)
-    process = method.process
+    process, times = method.process, method.times
     if source.multiplies and not method.denoises:
         top = float(process.time_at(source.snap(top_level(facts.shape, facts.sigma_data))))
         process = replace(process, t_max=min(process.t_max, top))
+        if isinstance(times, Segments):  # they end where sampling starts
+            times = replace(times, end=process.t_max)
     scaling = student_scaling(method.scaling, source)
     sigmas = tuple(source.snap(level) for level in method.later_sigmas)
-    return replace(method, scaling=scaling, process=process, before=before, later_sigmas=sigmas)
+    return replace(
+        method,
+        process=process,
+        times=times,
+        scaling=scaling,
+        before=before,
+        later_sigmas=sigmas,
+    )
 
 
 def top_level(shape: tuple[int, ...], sigma_data: float) -> float:
