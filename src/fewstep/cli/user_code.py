@@ -43,7 +43,7 @@ def parts_by_run(
     for kind, words in names.items():
         for run, name in names_by_run(kind, runs, words).items():
             own_names, parts = result.setdefault(run, ({}, {}))
-            own_names[kind], parts[kind] = name, import_function(kind, name)
+            own_names[kind], parts[kind] = name, own_part(kind, name)
     return result
 
 
@@ -91,10 +91,22 @@ def names_by_run(kind: str, runs: Sequence[str], words: Sequence[str]) -> dict[s
 def own_parts(args: Any) -> dict[str, Any]:
     """--network and --method, where they were typed, as `fewstep.load` takes them."""
     names = {kind: getattr(args, kind) for kind in ("network", "method")}
-    parts = {kind: import_function(kind, name) for kind, name in names.items() if name is not None}
-    if "network" in parts and _makes_itself(parts["network"]):
-        parts["network"] = _as_it_was_trained(names["network"], parts["network"])
-    return parts
+    return {kind: own_part(kind, name) for kind, name in names.items() if name is not None}
+
+
+def own_part(kind: str, name: str) -> Any:
+    """The method or network that was typed; a network as the run has it that started from it.
+
+    That is one in a module, or of a function without arguments, `train --init NAME`.
+    """
+    value = import_function(kind, name)
+    if kind != "network" or not _makes_itself(value):
+        return value
+
+    from fewstep.adapters.adapt import Called, convention_of
+
+    network = own_network("network", name, {})
+    return network if convention_of(network) is not None else Called(network)
 
 
 def _makes_itself(value: Any) -> bool:
@@ -102,14 +114,6 @@ def _makes_itself(value: Any) -> bool:
     from torch import nn
 
     return isinstance(value, nn.Module) or not inspect.signature(value).parameters
-
-
-def _as_it_was_trained(name: str, value: Any) -> Any:
-    """The network of a student that started from it, `train --init NAME`."""
-    from fewstep.adapters.adapt import Called, convention_of
-
-    network = own_network("network", name, {})
-    return network if convention_of(network) is not None else Called(network)
 
 
 def own_network(kind: str, name: str, words: dict[str, Any]) -> Any:

@@ -286,7 +286,8 @@ class Guided:
         guess = plain + self.scale * (plain - free)
         if self.rescale:
             axes = list(range(1, x_t.ndim))
-            ratio = plain.std(axes, keepdim=True) / guess.std(axes, keepdim=True)
+            deviations = (one.std(axes, correction=0, keepdim=True) for one in (plain, guess))
+            ratio = torch.divide(*deviations).nan_to_num(1.0)  # of one number there is none
             guess = guess * (1 + self.rescale * (ratio - 1))
         return guess, plain
 

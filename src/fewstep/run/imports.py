@@ -26,7 +26,14 @@ from fewstep.foreign.recognition import recognise
 from fewstep.foreign.snapshots import reconstruct, snapshots_in
 from fewstep.run.averages import posthoc_coefficients
 from fewstep.run.build import build_method, outline, top_level, with_defaults
-from fewstep.run.checkpoint import Checkpoint, fingerprint, state_fingerprint, write, write_single
+from fewstep.run.checkpoint import (
+    Checkpoint,
+    fingerprint,
+    is_single,
+    state_fingerprint,
+    write,
+    write_single,
+)
 from fewstep.run.checkpoint.format import plain_tensors
 from fewstep.run.checkpoint.schema import FORMAT, Position, Record, new_record
 from fewstep.run.config import Run
@@ -85,6 +92,11 @@ def recognise_at(path: Path, words: Said, std: float | None = None) -> Recognise
     """
     if not path.exists():
         raise UserError(f"{path} is not there: expected a checkpoint file or a folder")
+    if is_single(path) or (path / "manifest.json").is_file() or (path / "checkpoints").is_dir():
+        raise UserError(
+            f"{path} is a generator of this program already: every verb takes it as it is; in"
+            " Python load(RUN).save('FILE.safetensors') makes one file of it"
+        )
     if std is not None:
         return reconstruct(path, std, _shares, words)
     if path.is_file():
