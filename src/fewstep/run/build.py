@@ -205,8 +205,8 @@ def build_student(
         fine = not any(p.is_inference() for p in network.parameters())
         require(fine, "network", type(network).__name__, "one made outside torch.inference_mode")
         return Preconditioned(network, method.scaling, method.process)
-    typed = run.init if run.network == OWN and ":" in (run.init or "") else run.network
-    function = factory_of("network", networks, str(typed), network)
+    name = run.init if run.network == OWN and ":" in (run.init or "") else run.network
+    function = factory_of("network", networks, str(name), network)
     options = checked_options("network", function, run.network_options)
     options |= condition_sizes(run, facts, function)
     usage = "function(shape, classes, **options) -> torch.nn.Module"
