@@ -237,3 +237,18 @@ def test_a_teacher_under_guidance_is_the_guidance_of_the_method():
     torch.testing.assert_close(*samples)
     assert network.training  # theirs is as it was
     assert network.means.requires_grad
+
+
+def test_arrays_are_read_in_the_range_that_a_teacher_has(caplog):
+    """A network of data in [0, 1], and such data: nothing else is to be said."""
+    own = convention("x0", range=(0, 1))
+    teacher = fs.adapt(Exact(own), "x0", range=(0, 1))
+    data = (TRUTH.sample(400, seed=0) + 1) / 2
+    run = fs.recipes.toy(method="cd", iterations=1, batch=32)
+    assert run.teacher == "exact:ring8"  # of the recipe; another one is passed
+    student = fs.train(run, data, teacher=teacher, progress=False, device="cpu")
+    assert student.run.teacher == "own"
+    torch.testing.assert_close(
+        student.facts.units.to_user(torch.zeros(1, 2)), torch.full((1, 2), 0.5)
+    )
+    assert "its error is" not in caplog.text

@@ -109,8 +109,8 @@ class Convention:
     def __call__(self, process: Process, t: Tensor) -> Coefficients:
         if self.range.shift:
             raise UserError(
-                f"a network of data in {self.range.name} has no scaling of its own: expected a"
-                " range about 0, or a denoiser (fewstep.adapt)"
+                f"a network of data in {self.range.name} cannot be a student's: give it data in its"
+                " own range (units = as-is) and leave range out; as a teacher it may keep it"
             )
         own, scale = self.process, self.range.scale
         alpha, sigma = process.alpha(t), scale * process.sigma(t)

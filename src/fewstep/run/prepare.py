@@ -19,6 +19,7 @@ from fewstep.base.options import Options, names_of, options_of
 from fewstep.core import sampling
 from fewstep.core.conventions import Convention
 from fewstep.core.method import Method
+from fewstep.core.vocabulary import Range
 from fewstep.data import Arrays, Dataset, units
 from fewstep.run import datasets as run_data
 from fewstep.run import sources, stages
@@ -93,9 +94,7 @@ def prepare(
             run = replace(run, units=checkpoint.record.run.units)
     run, network, note = with_foreign(run, network, init, checkpoint)
     origin = before or origin_of(run, init, teacher)
-    auto = units.STANDARD
-    if run.convention or is_foreign(run.teacher if teacher is None else teacher):
-        auto = units.AS_IS
+    auto = auto_units(run, teacher)
     run, dataset, reason = fit(run, data, network, checkpoint, origin, auto)
     reason = "; ".join(filter(None, (note, reason)))
     if before is None and origin is not None:
@@ -216,6 +215,18 @@ def fit(
     return run, dataset, reason
 
 
+def auto_units(run: Run, teacher: Source | None) -> str:
+    """What the units auto are for all but pictures of bytes: of a foreign network, its range."""
+    source = run.teacher if teacher is None else teacher
+    own = convention_of(source)
+    if own is None and run.convention:
+        own = Convention.from_json(run.convention)
+    if own is None or own.range == Range():
+        return units.AS_IS if own is not None or is_foreign(source) else units.STANDARD
+    low, high = own.range.shift - own.range.scale, own.range.shift + own.range.scale
+    return f"{low:.9g}..{high:.9g}"
+
+
 def is_foreign(source: Source | None) -> bool:
     """Whether a source's network came from elsewhere: its data have no units but its range."""
     if convention_of(source) is not None:
@@ -267,15 +278,13 @@ def with_sources(
 ) -> Run:
     """The run with the names of its init and teacher: as passed, as set, or as it had before."""
     before = run if checkpoint is None else checkpoint.record.run
-    init_name = _source_name(run.init, before.init, init)
-    teacher_name = _source_name(run.teacher, before.teacher, teacher)
-    return replace(run, init=init_name, teacher=teacher_name)
-
-
-def _source_name(name: str | None, before: str | None, source: Source | None) -> str | None:
-    """The name of a source in a run: of an object that was typed as module:function, that."""
-    own = sources.name_of(name or before if source is None else source)
-    return name if own == OWN and name else own
+    init = run.init or before.init if init is None else init
+    teacher = run.teacher or before.teacher if teacher is None else teacher
+    return replace(
+        run,
+        init=sources.name_in(run.init, init),
+        teacher=sources.name_in(run.teacher, teacher),
+    )
 
 
 def with_choices(run: Run, checkpoint: Checkpoint | None) -> Run:

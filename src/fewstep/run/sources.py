@@ -66,6 +66,13 @@ def name_of(source: Source | None) -> str | None:
     return str(Path(source).resolve() if Path(source).exists() else source)
 
 
+def name_in(name: str | None, source: Source | None) -> str | None:
+    """The name of a source in a run that has one for it: of an object, how it was typed."""
+    own = name_of(source)
+    is_typed = name is not None and ":" in name and not name.startswith("exact:")
+    return name if own == OWN and is_typed else own
+
+
 @dataclass(frozen=True)
 class Model:
     """Somebody's network, opened: a denoiser with its process, and what is known of it."""

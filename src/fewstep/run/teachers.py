@@ -29,7 +29,7 @@ from fewstep.data import LABELS, Arrays, each
 from fewstep.run.config import OWN
 from fewstep.run.facts import Facts
 from fewstep.run.generator import Generator
-from fewstep.run.sources import Model, Source, name_of, open_model
+from fewstep.run.sources import Model, Source, name_in, open_model
 
 if TYPE_CHECKING:
     from fewstep.run.prepare import Prepared
@@ -48,7 +48,7 @@ def teacher_of(source: Source | None, student: Prepared) -> Model | None:
     none, or gets one of other data.
     """
     run, facts, method = student.run, student.facts, student.method
-    name = run.teacher or name_of(source)
+    name = run.teacher if source is None else name_in(run.teacher, source)
     if "teacher" not in method.needs:
         _leave_out(name, run.method, is_offer=source is None)
         return None
