@@ -306,6 +306,7 @@ def test_mistakes_are_one_line_before_anything_is_traced(words, tmp_path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
+@pytest.mark.long
 def test_the_command_writes_a_program_and_reports_it(tmp_path, monkeypatch, capsys):
     """Sets with masks, in the form of torch.export: a second network that is traced."""
     monkeypatch.chdir(tmp_path)
