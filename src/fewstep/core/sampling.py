@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewstep.base.conditions import Cond
 from fewstep.base.errors import UserError, require, unknown
-from fewstep.core import solvers
+from fewstep.core import abilities, solvers
 from fewstep.core.denoiser import Denoiser
 from fewstep.core.process import Process
 from fewstep.core.times import karras
@@ -29,11 +29,14 @@ def sample(
     """x at grid[0] -> x at grid[-1], by one step for each pair of times.
 
     x = step(process, denoiser, x, t, s, cond). noise(i) draws unit normals like x for step i; a
-    step that needs them gets `noise=`, a function without arguments.
+    step that needs them gets `noise=`, a function without arguments. A step that remembers gets
+    `past=`, one `solvers.Past` for the whole grid.
     """
+    past = solvers.Past(len(grid) - 1)
+    memory = {"past": past} if abilities.remembers(step) else {}
     for i, (t, s) in enumerate(pairwise(grid)):
         options = {} if noise is None else {"noise": partial(noise, i)}
-        x = step(process, denoiser, x, t, s, cond, **options)
+        x = step(process, denoiser, x, t, s, cond, **options, **memory)
     return x
 
 
@@ -108,6 +111,10 @@ SAMPLERS = {
     "ancestral": Sampler(step=solvers.ancestral, noisy=True),
     "euler": Sampler(step=solvers.euler),
     "heun": Sampler(step=solvers.heun, evaluations=2),
+    "dpmpp_2m": Sampler(step=solvers.dpm_solver(2), default=20),
+    "dpmpp_3m": Sampler(step=solvers.dpm_solver(3), default=20),
+    "unipc": Sampler(step=solvers.unipc(2), default=20),
+    "unipc_3": Sampler(step=solvers.unipc(3), default=20),
 }
 
 
