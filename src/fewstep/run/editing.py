@@ -150,7 +150,7 @@ def jump_of(generator: Generator) -> Denoiser:
     by = sampling.sampler(method.sampler)
     if by.grid is sampling.multistep_grid:
         return denoiser
-    if by.noisy:
+    if by.noisy or abilities.remembers(by.step):  # rows of one jump start at their own times
         by = sampling.SAMPLERS["heun"]
     times = by.times(method.process, by.default)[:-1]
     return editing.by_solver(method.process, denoiser, solvers.along(by.step, times))
