@@ -112,12 +112,12 @@ def scheme(
             replace(_read(process, ddim, t, s, False), stretch=_stretch(process, t, s))
             for t, s in pairwise(grid)
         )
-        return Scheme(float(process.sigma(process.t_max)), steps)
-    steps = []
+        return Scheme(float(process.sigma(grid[0])), steps)
+    read = []
     past = Past(len(grid) - 1) if abilities.remembers(step) else None
     for t, s in pairwise(grid):
-        steps.append(_read(process, step, t, s, noisy, past))
-    return Scheme(float(process.sigma(process.t_max)), tuple(steps))
+        read.append(_read(process, step, t, s, noisy, past))
+    return Scheme(float(process.sigma(grid[0])), tuple(read))
 
 
 def vectors_of_past(points: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
