@@ -207,7 +207,7 @@ def test_the_commands(tmp_path, capsys):
     """A table by one command; sample and eval take it, and all that is asked of a sampler."""
     run, table, out = str(tmp_path / "run"), str(tmp_path / "v.json"), str(tmp_path / "x.npy")
     options = ["--method", "diffusion", "--label-drop", "0.2", *TINY]
-    assert main(["train", "toy", *options, "--out", run]) == 0
+    assert main(["train", "digits", "--network", "mlp", *options, "--out", run]) == 0
     assert main(["variance", run, "--out", table, "--points", "4", "--n", "300", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert printed == json.loads((tmp_path / "v.json").read_text())
@@ -223,6 +223,6 @@ def test_the_commands(tmp_path, capsys):
     capsys.readouterr()
     assert main([*sample, "--grid", "karras", "--sigmas", "1"]) == 2
     assert "--grid karras and --sigmas: expected one or the other" in capsys.readouterr().err
-    scored = "--sampler unipc --steps 3 --guidance 0.5 --n 500 --json --metrics energy"
+    scored = "--sampler unipc --steps 3 --guidance 0.5 --n 500 --json"
     assert main(["eval", run, *scored.split()]) == 0
     assert json.loads(capsys.readouterr().out)["results"][0]["steps"] == 3
