@@ -70,6 +70,11 @@ def solver_grid(process: Process, moves: int, later_sigmas: Sequence[float]) -> 
     return [*grid_of(process, max(moves - 1, 1)).tolist()[:moves], 0.0]
 
 
+def nested_grid(process: Process, moves: int, later_sigmas: Sequence[float] = ()) -> list[float]:
+    """The process's grid from t_max to t_min with its end at 0: every second of twice as many."""
+    return [*grid_of(process, moves).tolist()[:-1], 0.0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
     """A step, its grid of times, and what it costs."""
@@ -113,7 +118,7 @@ SAMPLERS = {
 
 def segments(number: int) -> Sampler:
     """DDIM with a step for each segment of the training (MCM, arXiv 2403.06807, algorithm 2)."""
-    return Sampler(step=solvers.ddim, default=number, only=True)
+    return Sampler(step=solvers.ddim, grid=nested_grid, default=number, only=True)
 
 
 def sampler(name: str | Sampler) -> Sampler:
