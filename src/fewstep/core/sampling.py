@@ -144,6 +144,11 @@ GRIDS: dict[str, Callable[[Process, int, Sequence[float]], list[float]]] = {
 }
 
 
+def nested_grid(process: Process, moves: int, later_sigmas: Sequence[float] = ()) -> list[float]:
+    """The process's grid from t_max to t_min with its end at 0: every second of twice as many."""
+    return [*grid_of(process, moves).tolist()[:-1], 0.0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
     """A step, its grid of times, and what it costs."""
@@ -191,7 +196,7 @@ SAMPLERS = {
 
 def segments(number: int) -> Sampler:
     """DDIM with a step for each segment of the training (MCM, arXiv 2403.06807, algorithm 2)."""
-    return Sampler(step=solvers.ddim, default=number, only=True)
+    return Sampler(step=solvers.ddim, grid=nested_grid, default=number, only=True)
 
 
 def with_grid(by: Sampler, grid: str | Sequence[float]) -> Sampler:

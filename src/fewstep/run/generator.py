@@ -329,12 +329,13 @@ class Generator:
 
     def _check_range(self, steps: int, grid: list[float]) -> None:
         """Raises UserError for times that no network here was trained at."""
-        low = self.method.trained_from
+        is_pair = isinstance(self.denoiser, Truncated) and self.method.before is not None
+        low = (self.method.before if is_pair else self.method).trained_from
         below = [t for t in grid[:-1] if t < low]
-        if below and not isinstance(self.denoiser, Truncated):
+        if below:
             raise UserError(
                 f"steps = {steps}: it asks at t = {below[0]:.4g}, but this student was trained"
-                f" from t = {low:g} on: name higher levels (--later-sigmas), or ask its first stage"
+                f" from t = {low:g} on: name higher levels (--later-sigmas), or ask its stage before"
                 " there (--composite, composite=True)"
             )
 
@@ -391,8 +392,7 @@ class Generator:
             pair: Any = net
             modules = {"ema": pair.high, "frozen": pair.low}
         groups = {name: module.state_dict() for name, module in modules.items()}
-        stage = 2 if self.method.before is not None else 1
-        position = Position(step=self.step, stage=stage)
+        position = Position(step=self.step, stage=len(self.method.chain))
         levels = self.level_choice.to_json() if self.level_choice.scores else None
         state = new_record(self.run, self.facts, position, levels=levels).to_json()
         if Path(path).suffix != ".safetensors":
@@ -450,8 +450,8 @@ def load(
     """The generator of a run folder, a checkpoint folder or a shipped name such as "digits".
 
     ema: "ema" for the averaged weights, "student" for the raw ones, or another average that the run
-    has, such as "power:0.05"; of a run with snapshots any "power:STD"; "frozen" is the first of two
-    stages. composite: it also answers at the times that the second was not trained for. network,
+    has, such as "power:0.05"; of a run with snapshots any "power:STD"; "frozen" is the stage before
+    the last. composite: where the last was not trained, that one answers. network,
     method: like those the run was trained with, where they were your own; a network is copied.
     Raises UserError or StorageError in one line.
     """
@@ -467,15 +467,14 @@ def load(
         check_weights(plan, layout[ema], str(checkpoint.path))
     weights, step, digest = weights_by_name(checkpoint, run, ema)
     denoiser: nn.Module = blueprint.network_with(weights)
-    is_first = ema == "frozen" or checkpoint.record.in_first_stage
+    trained = checkpoint.record.trained(parts)
+    trained = (trained.before or trained) if ema == "frozen" else trained
     choice = checkpoint.record.level_choice
-    if composite or (parts.before is not None and is_first):
+    if composite or trained is not parts:
         choice = LevelChoice()  # they are of the last stage, and of its networks alone
-    if parts.before is not None and is_first:
-        parts = parts.before
-        run = replace(
-            run, later_sigmas=parts.later_sigmas
-        )  # the record has those of the second stage
+    if trained is not parts:
+        parts = trained
+        run = replace(run, later_sigmas=parts.later_sigmas)  # the record has those of the last
     if composite:
         if "frozen" not in checkpoint.groups or ema == "frozen":
             raise UserError(
