@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fewstep.base.cache import cache_file, keep
 from fewstep.base.randomness import fork_rng
 from fewstep.base.surroundings import threads
 from fewstep.data import Dataset
@@ -56,7 +56,8 @@ def classifier(dataset: Dataset) -> Classifier:
         network.load_state_dict(weights if is_whole else {})  # an empty one raises RuntimeError
     except (OSError, SafetensorError, RuntimeError):
         _fit(network, dataset)
-        _write(network, file)
+        metadata = {"fingerprint": fingerprint({"classifier": network.state_dict()})}
+        keep(file, lambda part: save_file(network.state_dict(), part, metadata=metadata))
     network.requires_grad_(False)
     return Classifier(network, fingerprint({"classifier": network.state_dict()}))
 
@@ -87,19 +88,7 @@ def _fit(network: nn.Sequential, dataset: Dataset) -> None:
 
 
 def _cache_file(dataset: Dataset) -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     settings = (_STEPS, _RATE, _DECAY, _HIDDEN, _FEATURES, _SEED)
     facts = (dataset.fingerprint(), *settings, torch.__version__)
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()
-    return home / "fewstep" / f"classifier-{digest[:16]}.safetensors"
-
-
-def _write(network: nn.Sequential, file: Path) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".tmp-{os.getpid()}")
-        metadata = {"fingerprint": fingerprint({"classifier": network.state_dict()})}
-        save_file(network.state_dict(), temporary, metadata=metadata)
-        temporary.rename(file)
-    except OSError:
-        pass  # a cache that cannot be written costs a second next time
+    return cache_file(f"classifier-{digest[:16]}.safetensors")
