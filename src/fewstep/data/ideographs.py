@@ -85,15 +85,15 @@ def _dataset(name: str, cell: int) -> Dataset:
     x0 = _means(grey, cell).mul_(2 / (_GREYS - 1)).sub_(1)
     everything = Arrays(x0, torch.from_numpy(drawings.radicals).long().repeat_interleave(faces))
     held_out = min(HELD_OUT, count // 10)
-    order = shuffle("hanzi", count)
-    validation, test, train = order.split([held_out, held_out, count - 2 * held_out])
-    one_face = torch.arange(held_out) % faces
-    every_face = (train[:, None] * faces + torch.arange(faces)).flatten()
-    rows = (every_face, validation * faces + one_face, test * faces + one_face)
+    # Rows of a character are together, a face each: all, or one in turn.
+    first = shuffle("hanzi", count) * faces
+    every, one = torch.arange(faces), torch.arange(held_out) % faces
+    train = everything.rows((first[2 * held_out :, None] + every).flatten())
+    validation = everything.rows(first[:held_out] + one)
+    test = everything.rows(first[held_out : 2 * held_out] + one)
     units = Units(127.5, 127.5, clip=True)
-    parts = [everything.rows(part) for part in rows]
-    names = names_of(Names(classes=_CLASSES, label="radical"), parts[0].cond, RADICALS)
-    return Dataset(name, *parts, RADICALS, units, names=names)
+    names = names_of(Names(classes=_CLASSES, label="radical"), train.cond, RADICALS)
+    return Dataset(name, train, validation, test, RADICALS, units, names=names)
 
 
 def _means(grey: Tensor, cell: int) -> Tensor:
