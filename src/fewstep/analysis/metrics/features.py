@@ -60,8 +60,8 @@ class _Plan:
 
 
 def _dense(shape: tuple[int, ...], classes: int) -> list[nn.Module]:
-    hidden = [nn.Linear(math.prod(shape), 128), nn.ReLU(), nn.Linear(128, 32), nn.ReLU()]
-    return [nn.Flatten(), *hidden, nn.Linear(32, classes)]
+    first = [nn.Flatten(), nn.Linear(math.prod(shape), 128), nn.ReLU()]
+    return [*first, nn.Linear(128, 32), nn.ReLU(), nn.Linear(32, classes)]
 
 
 def _convolutions(shape: tuple[int, ...], classes: int) -> list[nn.Module]:
