@@ -9,6 +9,7 @@ from fewstep.run.recipes.cifar10 import cifar10_ect, cifar10_ict, cifar10_tcm
 from fewstep.run.recipes.digits import digits, digits_dit, digits_mixture, digits_unet
 from fewstep.run.recipes.gc_sets import celeba64_gc, cifar10_gc, imagenet32_gc, lsun64_gc
 from fewstep.run.recipes.glyphs import glyphs
+from fewstep.run.recipes.hanzi import hanzi, hanzi16
 from fewstep.run.recipes.imagenet64 import (
     imagenet64_ect_s,
     imagenet64_ect_xl,
@@ -30,6 +31,8 @@ SMALL = {
     "digits-dit": digits_dit,
     "digits-mixture": digits_mixture,
     "glyphs": glyphs,
+    "hanzi": hanzi,
+    "hanzi16": hanzi16,
     "toy": toy,
 }
 PAPERS = {
@@ -66,6 +69,8 @@ __all__ = [
     "digits_mixture",
     "digits_unet",
     "glyphs",
+    "hanzi",
+    "hanzi16",
     "imagenet32_gc",
     "imagenet64_ect_s",
     "imagenet64_ect_xl",
