@@ -36,7 +36,7 @@ def hanzi(*, method: str = "ect", **fields: Any) -> Run:
 
 
 def hanzi16(*, method: str = "ect", **fields: Any) -> Run:
-    """The characters at 16x16 by a smaller one (0.8 M): half an hour on a core."""
+    """The characters at 16x16 by a smaller one (0.8 M): half an hour on a core; not measured."""
     options: Options = {"width": 32, "mult": (1, 2), "blocks": 1, "attention": (8,)}
     run = _hanzi("hanzi16", method, options, batch=64, lr=1e-3, iterations=4000, ema=0.995)
     return with_values(run, fields)
