@@ -335,8 +335,8 @@ class Generator:
         if below:
             raise UserError(
                 f"steps = {steps}: it asks at t = {below[0]:.4g}, but this student was trained"
-                f" from t = {low:g} on: name higher levels (--later-sigmas), or ask its stage before"
-                " there (--composite, composite=True)"
+                f" from t = {low:g} on: name higher levels (--later-sigmas), or ask its stage"
+                " before there (--composite, composite=True)"
             )
 
     def write(
