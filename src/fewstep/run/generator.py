@@ -234,11 +234,16 @@ class Generator:
         need = f"{steps - 1} levels for {steps} steps, one for each step after the first"
         require(type(steps) is not int or len(sigmas) == steps - 1, "later_sigmas", sigmas, need)
 
+    @property
+    def answers_from(self) -> float:
+        """The lowest time that a network here was trained at; 0 where both stages answer."""
+        return 0.0 if isinstance(self.denoiser, Truncated) else self.method.trained_from
+
     def _check_range(self, steps: int, grid: list[float]) -> None:
         """Raises UserError for times that no network here was trained at."""
-        low = self.method.trained_from
+        low = self.answers_from
         below = [t for t in grid[:-1] if t < low]
-        if below and not isinstance(self.denoiser, Truncated):
+        if below:
             raise UserError(
                 f"steps = {steps}: it asks at t = {below[0]:.4g}, but this student was trained"
                 f" from t = {low:g} on: name higher levels (--later-sigmas), or ask its first stage"

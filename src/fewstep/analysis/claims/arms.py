@@ -45,7 +45,7 @@ PLANE: dict[str, Any] = {name: value for name, value in SETTING.items() if name 
 # Fields of a run that cannot change a number here: the seed has its own place in the store, and
 # exact laws have no files and one device.
 READING = ("bad_files", "units", "channel_axis", "columns", "label_column", "condition_columns")
-NO_SETTING = ("seed", "elastic_exact", "choose_levels", "convention", *READING)
+NO_SETTING = ("seed", "elastic_exact", "choose_levels", "convention", "keep_checkpoints", *READING)
 
 # (folder of common files, averaged network, process) -> numbers
 Look = Callable[[Path, Denoiser, Process], dict[str, float]]
