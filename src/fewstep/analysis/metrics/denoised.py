@@ -91,7 +91,9 @@ def denoised_results(
             score = floor_of(meter.measure, features, size)
             assert score is not None
             own = {**protocol, **meter.protocol, "draws": len(rows.x0) // size, "level": level}
+            own["time"] = process_time(source.generator.method.process, level)
             own["statistic"] = NAME + meter.row.name
+            own["trained_from"] = source.generator.answers_from
             name = f"{NAME}{meter.metric}@{level:g}"
             results.append(result_of(name, 1, score, meter.floor, own, [score.value]))
     return results
@@ -104,11 +106,16 @@ def check_denoised(process: Process, levels: Sequence[float]) -> None:
         require(0 < level <= top * (1 + 1e-9), "denoised", level, f"above 0, at most {top:.4g}")
 
 
+def process_time(process: Process, level: float) -> float:
+    """The time of a noise level, t_max at most."""
+    return min(process.time_at(level).item(), process.t_max)
+
+
 def _denoised(source: Source, rows: Arrays, level: float) -> Tensor:
     """The rows after one evaluation at a noise level; at all levels under the same noise."""
     generator = source.generator
     process, device, shape = generator.method.process, generator.device, generator.facts.shape
-    t = min(process.time_at(level).item(), process.t_max)
+    t = process_time(process, level)
 
     def work(part: range) -> Tensor:
         index = torch.arange(part.start, part.stop)
