@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import fewstep as fs
+from fewstep.base.errors import UserError
 from fewstep.base.randomness import generator
 from fewstep.cli import main
 from fewstep.core.denoiser import Preconditioned
@@ -290,6 +291,14 @@ def test_mcms_teachers_are_trained_on_the_noise_levels_of_mcm(name):
     torch.testing.assert_close(times.t, levels, rtol=1e-12, atol=0)
     sigma = levels / (1 + levels.square()).sqrt()  # of the process with alpha^2 + sigma^2 = 1
     torch.testing.assert_close(teacher.weight(teacher.process, times), sigma**-2)
+
+
+@pytest.mark.parametrize(
+    "options", [{"law": "cosine", "p_mean": 0.0}, {"shift": (1.0, 0.0)}], ids=["law", "shift"]
+)
+def test_diffusion_refuses_options_that_its_law_has_not(options):
+    with pytest.raises(UserError, match="law = cosine"):
+        fs.methods.diffusion(**options)
 
 
 @pytest.mark.parametrize("name", ["cifar10-edm-ddpmpp", "imagenet64-edm"])
