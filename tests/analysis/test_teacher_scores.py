@@ -20,6 +20,8 @@ from fewstep.analysis.metrics import (
     open_teacher,
     verdicts,
 )
+from fewstep.analysis.metrics.drawing import Source
+from fewstep.analysis.metrics.teachers import ode_errors
 from fewstep.base.errors import UserError
 from fewstep.cli import main
 from fewstep.core.denoiser import Guided
@@ -48,7 +50,11 @@ def flow(process):
 
 @pytest.fixture(scope="module")
 def gaussian():
-    return dataset_of("exact:gaussian")
+    """Fewer rows of it, which are quick to compare with."""
+    whole = dataset_of("exact:gaussian")
+    parts = {"train": whole.train.rows(torch.arange(2000))}
+    parts["test"] = whole.test.rows(torch.arange(1000))
+    return replace(whole, **parts)
 
 
 def student(dataset, denoiser, method=None):
@@ -58,12 +64,10 @@ def student(dataset, denoiser, method=None):
     return Generator(run, facts, method or fs.methods.ect(), Closed(denoiser, "student"), 0, "s")
 
 
-def error_of(generator, dataset, teacher, **options):
+def error_of(generator, dataset, teacher):
     """The result of the ODE error in one step."""
-    results, _ = evaluate(
-        generator, dataset, steps=(1,), n=500, metrics=["energy"], teacher=teacher, **options
-    )
-    (result,) = (r for r in results if r.metric == "ode_error")
+    protocol = {"n": 100, "draws": 1, "split": "test", "seed": 0, "candidates": 1, "generator": ""}
+    (result,) = ode_errors(Source(generator, dataset, 0), teacher, None, (1,), protocol)
     return result
 
 
@@ -120,10 +124,15 @@ def test_the_error_is_that_of_the_same_noise_and_says_of_what(gaussian):
 
 def test_guidance_is_the_trainings_and_own_is_the_runs_teacher(tmp_path):
     teacher = fs.train(
-        tiny_run(method="diffusion", label_drop=0.2), progress=False, out=tmp_path / "t"
+        tiny_run(data="digits", method="diffusion", label_drop=0.2),
+        progress=False,
+        out=tmp_path / "t",
     )
     run = tiny_run(
-        method="direct_cm", method_options={"n": 4, "guidance": 1.5}, teacher=str(tmp_path / "t")
+        data="digits",
+        method="direct_cm",
+        method_options={"n": 4, "guidance": 1.5},
+        teacher=str(tmp_path / "t"),
     )
     generator = fs.train(run, progress=False)
     own = open_teacher("own", generator)
@@ -151,7 +160,8 @@ def test_the_denoised_law_of_a_gaussian_is_known(t):
 def test_denoised_rows_reach_the_floor_without_noise_and_more_noise_is_farther(gaussian):
     law = student(gaussian, fs.exact.named("gaussian"))
     levels = (1e-6, 0.3, 1.0)
-    results, _ = evaluate(law, gaussian, n=400, steps=(1,), denoised=levels)
+    options = {"n": 1000, "draw": 500, "steps": (1,), "metrics": ["pixel_frechet"]}
+    results, _ = evaluate(law, gaussian, denoised=levels, **options)
     clean, *noisy = (r for r in results if r.metric.startswith("denoised_pixel_frechet@"))
     assert [r.protocol["level"] for r in noisy] == [0.3, 1.0]
     assert clean.value == pytest.approx(clean.floor, abs=1e-6)
@@ -161,7 +171,7 @@ def test_denoised_rows_reach_the_floor_without_noise_and_more_noise_is_farther(g
         exact = (STD - STD**2 / (STD**2 + t**2) ** 0.5) ** 2
         assert abs(result.value - exact) < 5 * (result.error + result.floor)
     with pytest.raises(UserError, match=r"denoised = 90\.0: expected above 0, at most 80"):
-        evaluate(law, gaussian, n=400, denoised=(90.0,))
+        evaluate(law, gaussian, denoised=(90.0,))
     with pytest.raises(UserError, match="no Fréchet distance among the metrics"):
         evaluate(law, gaussian, n=400, metrics=["energy"], denoised=(1.0,))
 
@@ -171,10 +181,10 @@ def test_samples_of_the_teacher_in_place_of_data(gaussian):
     exact = student(gaussian, flow(fs.process.edm()))
     narrow = fs.exact.Gaussian(torch.zeros(1), 0.3)
     options = {"n": 1000, "draw": 500, "steps": (1,), "reference": "teacher"}
-    answers = []
+    answers, metrics = [], ["energy", "nearest_ratio", "pixel_frechet"]
     for law in (fs.exact.named("gaussian"), narrow):
         teacher = open_teacher(law, exact, moves=30)
-        results, _ = evaluate(exact, gaussian, teacher=teacher, **options)
+        results, _ = evaluate(exact, gaussian, teacher=teacher, metrics=metrics, **options)
         answers.append(verdicts(results)[0])
         assert all(r.protocol["teacher_moves"] == 30 for r in results)
         ratio = next(r for r in results if r.metric == "nearest_ratio")
@@ -192,7 +202,7 @@ def test_samples_of_the_teacher_in_place_of_data(gaussian):
 def two_stages(tmp_path_factory):
     """A run of two stages with all its checkpoints, on the ring."""
     out = tmp_path_factory.mktemp("runs") / "tcm"
-    fs.train(tiny_run(method="tcm", keep_checkpoints=0), progress=False, out=out)
+    fs.train(tiny_run(method="tcm", split=0.5, keep_checkpoints=0), progress=False, out=out)
     return out
 
 

@@ -58,9 +58,9 @@ def ode_errors(
     def samples(of: Source, count: int) -> Tensor:
         return next(of.draws(cond, n, n, count, Clock())).x0
 
-    solved = replace(source, generator=teacher.generator)
-    ends = samples(solved, teacher.steps())
-    floor = ode_error(samples(solved, teacher.steps(teacher.moves // 2)), ends, cond)
+    theirs = replace(source, generator=teacher.generator)
+    ends = samples(theirs, teacher.steps())
+    floor = ode_error(samples(theirs, teacher.steps(teacher.moves // 2)), ends, cond)
     own = {name: protocol[name] for name in ("split", "seed", "candidates", "generator")}
     own |= {"statistic": ODE_ERROR, "n": n, "draws": 1, "reference": teacher.fingerprint}
     own |= {**teacher.facts(), "error": "standard error over rows", "interval": "95 %, Student's t"}
