@@ -22,17 +22,22 @@ ECT = {"method": "ect"}
 
 
 class Arm(NamedTuple):
-    """A method with its options; continues: it is the second half of ECT; steps: that it takes."""
+    """A method with its options, and the numbers of steps that its samples take.
+
+    first: the method that has the first half of the time, from whose weights this one starts;
+    teaches: they are its teacher too.
+    """
 
     method: str
     options: dict[str, Any]
-    continues: bool = False
     steps: tuple[int, ...] = (1, 2)
+    first: str = ""
+    teaches: bool = False
 
 
 ARMS = {
     "ect": Arm("ect", {}),
-    "tcm": Arm("tcm", {"base": ECT}, continues=True),
+    "tcm": Arm("tcm", {"base": ECT}, first="ect"),
     "gc": Arm("gc", {"base": ECT, "share": 0.3}),
     "mcm-4": Arm("mcm", {"K": 4}, steps=(4,)),
 }
@@ -64,18 +69,23 @@ def pace(run: fs.Run, device: str, **arguments: Any) -> float:
     return (time.perf_counter() - start) / run.iterations
 
 
+def fit_time(arm: Arm, seconds: float, plan: Plan, out: Path, **arguments: Any) -> fs.Generator:
+    """The arm's generator after as many iterations as fit in that time, in the folder `out`."""
+    probe = plan.run(arm, plan.probe, picture_every=0)
+    iterations = max(int(seconds / pace(probe, plan.device, **arguments)), 2)
+    return fs.train(plan.run(arm, iterations), out=out, device=plan.device, **arguments)
+
+
 def train_arms(arms: dict[str, Arm], plan: Plan) -> dict[str, fs.Generator]:
-    """A generator of each arm, in `out/NAME`; ECT is first, and half of it in `out/half`."""
-    generators, half = {}, plan.out / "half"
+    """A generator of each arm, in `out/NAME`; first halves are in `out/half-METHOD`."""
+    generators = {}
     for name, arm in arms.items():
-        arguments = {"init": half} if arm.continues else {}
-        probe = plan.run(arm, plan.probe, picture_every=0)
-        fitting = plan.seconds / pace(probe, plan.device, **arguments)
-        iterations = max(int(fitting / 2 if arm.continues else fitting), 2)
-        if name == "ect":
-            fs.train(plan.run(arm, max(iterations // 2, 1)), out=half, device=plan.device)
-        run = plan.run(arm, iterations)
-        generators[name] = fs.train(run, out=plan.out / name, device=plan.device, **arguments)
+        seconds, arguments = plan.seconds, {}
+        if arm.first:
+            seconds, half = seconds / 2, plan.out / f"half-{arm.first}"
+            fit_time(Arm(arm.first, {}), seconds, plan, half)
+            arguments = {"init": half, **({"teacher": half} if arm.teaches else {})}
+        generators[name] = fit_time(arm, seconds, plan, plan.out / name, **arguments)
     return generators
 
 
