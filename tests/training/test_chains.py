@@ -6,7 +6,6 @@ import json
 import shutil
 
 import pytest
-import torch
 
 import fewstep as fs
 from fewstep.base.errors import UserError
