@@ -80,7 +80,7 @@ def _ratio_map(
 
 
 def _in_reach(base: core.Method, above: core.times.RatioMap, t_prime: float) -> core.times.RatioMap:
-    """The times. Raises UserError where the neighbour of t_prime lies where the stage before is untrained."""
+    """The times. Raises UserError where t_prime's neighbour is one that the base never saw."""
     low = float(above.at(t_prime, 1.0).r)
     expected = f"one whose r at t_prime={t_prime:g} is {base.trained_from:g} or more, not {low:.3g}"
     require(low >= base.trained_from, "ratio", above.fixed_ratio, expected)
