@@ -100,9 +100,6 @@ def with_stage(
     require(stage == 1 or initial is not None, "stage", stage, needs)
     if stage == 1 or initial is None:
         return replace(run, stage=1, age=run.age or 0)
-    expected = "average, since init is what the last stage starts from"
-    fits = stage < count or run.stage_init == "average"
-    require(fits, "stage_init", run.stage_init, expected)
     _check_first(run, facts, method.chain[stage - 2], initial)
     age = run.age
     if age is None:
