@@ -173,7 +173,7 @@ def test_strata_can_have_the_sizes_that_a_batch_has():
 
 
 def test_without_boundary_rows_nothing_determines_the_scale(caplog):
-    """Of a linear student g x, whose g falls as 1/t, every size has loss 0; a boundary row has one."""
+    """A student g(t) x with g as 1/t has no loss at any size; a boundary row gives it one."""
     sizes = (0.0, 1.0, 3.0)
     x = torch.linspace(-1, 1, 8, dtype=torch.float64)[:, None]
     zero = torch.zeros_like(x)

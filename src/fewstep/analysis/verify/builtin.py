@@ -57,8 +57,8 @@ METHODS: dict[str, tuple[str, Options]] = {
     "sct differences": ("sct", {"derivative": "difference", "label": "time", "norm": "rms"}),
     "scd": ("scd", {"balance": "none", "warmup": 0.75}),
 }
-# The gaps of one end at 1e-4 of t, of whose squared error float32 keeps two digits. The other has no
-# loss in rows where it teaches itself, as it does there.
+# The gaps of one end at 1e-4 of t, of whose squared error float32 keeps two digits. The other has
+# no loss in rows where it teaches itself, as it does there.
 NOT_IN_FLOAT32 = {"ect edm", "tract"}
 
 
