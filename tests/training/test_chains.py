@@ -39,6 +39,8 @@ def test_each_halving_starts_from_and_learns_from_the_student_before(steps, tmp_
     assert generator.sample(3).shape == (3, 2)
     assert generator.method.sampler.default == 1
     assert fs.load(tmp_path, ema="frozen").method.sampler.default == 2
+    with pytest.raises(UserError, match="expected a second stage and its frozen first"):
+        fs.load(tmp_path, composite=True)
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
