@@ -77,7 +77,7 @@ def test_shares_and_the_stages_own_clock():
     assert [lr_factor(p, 0.0, 0.0, 0.0, "linear") for p in (0.0, 0.25, 1.0)] == [1, 0.75, 0]
     for wrong, message in (
         ({"shares": (1, 1)}, "3 numbers, one for each stage"),
-        ({"iterations": 2}, r"shares = \(\): expected"),
+        ({"iterations": 2}, "iterations = 2: expected at least 3, one for each stage"),
     ):
         with pytest.raises(UserError, match=message):
             train(halvings(**wrong))
