@@ -205,7 +205,7 @@ def test_numbers_that_bear_a_paper_out_reproduce_it_and_their_reverse_contradict
             name: {str(seed): Numbers(seed, partial(of, name)) for seed in row.seeds(3)}
             for name, row in one.rows.items()
         }
-        statements = [each for each in one.statements(results) if each.main]
+        statements = [each for each in one.statements(results) if each.main and not each.premise]
         assert statements
         assert overall(statements) == verdict
         if name not in ("oracle", "gc-transport"):
