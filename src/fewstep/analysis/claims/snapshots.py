@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from fewstep.analysis.claims import reference
-from fewstep.analysis.metrics import denoised_frechet
+from fewstep.analysis.metrics import frechet
+from fewstep.analysis.metrics.denoised import denoise
 from fewstep.base.conditions import Cond
 from fewstep.base.randomness import normal
 from fewstep.core.denoiser import Denoiser
@@ -38,16 +39,19 @@ def look_digits(folder: Path, denoiser: Denoiser, process: Process) -> dict[str,
 
 
 def look_classes(folder: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:
-    """One-step digits of all classes in turn, and feature distances of denoised training digits."""
+    """One-step digits of all classes in turn, and feature distances of denoised training digits.
+
+    Both are cut to the range of the data; of the denoised ones also the distance before.
+    """
     data, judge = reference.data("digits"), reference.judge("digits")
     assert judge is not None
     labels = torch.arange(reference.PICTURES["digits"]) % data.classes
     x0, cond = data.train.x0, data.train.cond
     z = normal(reference.NOISE, "low noise", 0, len(x0), tuple(x0.shape[1:]), 16)
-    low = {
-        f"denoising {t:g}": denoised_frechet(
-            denoiser, process, x0, z, t, cond=cond, features=judge.features
-        )
-        for t in LOW
-    }
-    return {**look_pictures("digits", denoiser, process, labels), **low}
+    numbers = look_pictures("digits", denoiser, process, labels)
+    goal = judge.features(x0)
+    for t in LOW:
+        x = denoise(denoiser, process, x0, z, t, cond)
+        numbers[f"denoising {t:g}"] = frechet(judge.features(x.clamp(-1, 1)), goal)
+        numbers[f"denoising {t:g}, not cut"] = frechet(judge.features(x), goal)
+    return numbers
