@@ -9,7 +9,7 @@ from fewstep.run.config import Run, with_values
 _ECT: Options = {"p_mean": -0.4, "p_std": 1.8, "stages": 5}
 _OPTIONS: dict[str, Options] = {
     "ect": _ECT,
-    "gc": {"base": {"method": "ect", **_ECT}, "share": 0.5, "share_end": 0.0},
+    "gc": {"base": {"method": "ect", **_ECT}, "share": 0.5},
     "tcm": {"base": {"method": "ect", **_ECT}},
     "mcm": {"steps": 16, "steps_end": 64, "c": 0.1},
     "direct_cm": {"n": 16, "solver": "heun"},
