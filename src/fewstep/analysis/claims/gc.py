@@ -115,10 +115,9 @@ def updates_saved(over: Seeds, of: Seeds) -> tuple[float, ...]:
 
 def statements(results: Results) -> Sequence[Statement]:
     alone, transport, half = (results[name] for name in ("iCT", "minibatch OT", HALF))
-    frozen = results["GC share 0.5, frozen predictor of 3500 updates"]
     end = "feature Fréchet distance at the end"
     others = [name for name in ARMS if name.startswith("GC share") and "dropout" not in name]
-    others.remove(HALF)
+    others = [name for name in others if name not in (HALF, "GC share 1")]
     return [
         Statement(f"{end}, iCT minus {HALF}", gain(alone, half, last_distance)),
         Statement(f"at each of ten looks: least lead of {HALF} over iCT", least_lead(alone, half)),
@@ -138,8 +137,8 @@ def statements(results: Results) -> Sequence[Statement]:
             main=False,
         ),
         Statement(
-            f"{end}, frozen predictor of 3500 updates minus the moving one",
-            gain(frozen, half, last_distance),
+            f"{end}, GC share 1 minus {HALF}",
+            gain(results["GC share 1"], half, last_distance),
             main=False,
         ),
         Statement(

@@ -17,14 +17,6 @@ from fewstep.core.process import Process
 LOW = (0.2, 1.0)  # noise levels that training data are denoised from
 
 
-def one_step(law: str, folder: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:
-    """Scores of one evaluation from pure noise, against the exact solution and the law."""
-    prior = process.prior(reference.noise(law))
-    x = denoiser(prior, process.t_max, reference.no_labels(law, reference.SAMPLES))
-    error = reference.rms(x - reference.solution(folder, law, process))
-    return {"ode_error": error, **reference.quick_scores(law, x)}
-
-
 def look_pictures(
     name: str, denoiser: Denoiser, process: Process, cond: Cond = None
 ) -> dict[str, float]:
