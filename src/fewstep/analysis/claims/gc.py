@@ -176,7 +176,7 @@ def lesson(results: Results) -> str:
     return (
         f"The variance of iCT's samples is {ratios[0]} of the data's, of GC's {ratios[1]}: training"
         " from data shrinks at this length, and generated pairs spread (exactly so on Gaussian"
-        " data: `fewstep.exact.recursions.gc`), so a part of the gain may be two errors that"
+        " data, by fewstep.exact.recursions.gc), so a part of the gain may be two errors that"
         f" cancel. Of the lead of {plain:.2f}, {alike:.2f} remain when all samples are"
         f" stretched to the data's variance first. The best constant share here is {best:g}."
     )
