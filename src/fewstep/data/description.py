@@ -145,11 +145,11 @@ def describe(dataset: Dataset) -> Description:
     axis = dataset.units.axis
     columns = columns_of(dataset)
     conditions = dict(_conditions(dataset))
-    rows = [part for part in parts.values() if len(part.x0)]
+    rows = [part for part in parts.values() if len(part)]
     return Description(
         name=dataset.name,
-        rows=sum(len(part.x0) for part in parts.values()),
-        splits={name: len(part.x0) for name, part in parts.items()},
+        rows=sum(len(part) for part in parts.values()),
+        splits={name: len(part) for name, part in parts.items()},
         shape=dataset.shape,
         axis=None if axis is None else axis + 1,
         units=_units_in_words(dataset.units, dataset.shape),

@@ -62,7 +62,7 @@ def _dataset(name: str, reading: Reading, content: Content) -> Dataset:
     place, data = full_name(name), mask_apart(content.data)
     if is_solved(data):
         one = trajectories(place, data, reading)
-        tenth = _tenth(len(one.train.x0))
+        tenth = _tenth(len(one.train))
         names = names_of(content.names, one.train.cond)
         return split(
             place,
@@ -138,7 +138,7 @@ def _content(name: str, reading: Reading) -> Content:
     of_file = ("cond", "label_column", "condition_columns") if reading.cond else ()
     reading.refuse(f"{printable(name)}, which is no table", but=("cond", *of_file))
     if path.is_dir() or suffix == ".zip":
-        return images.read(path, reading.size, reading.bad_files)
+        return images.read(path, reading)
     is_variable = split_name(name) is not None
     if suffix not in ARRAYS and not is_variable:
         raise UserError(

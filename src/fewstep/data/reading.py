@@ -26,6 +26,7 @@ class Reading:
     label_column: str | None = None
     condition_columns: tuple[str, ...] = ()
     cond: str | None = None  # file with the condition's rows, beside the data
+    cache: str | None = None  # folder for decoded pictures; None: beside them, where they are many
     # Of a teacher or initial weights, instead of measured ones.
     origin_units: Units | None = None
     origin_cond_units: Mapping[str, Units] = field(default_factory=dict)

@@ -66,6 +66,8 @@ class Run:
     """Columns of a table that samples are conditioned on; text becomes one number a category."""
     cond: str | None = None
     """File with the condition of each sample: .npy, .npz, .safetensors, .csv or .parquet."""
+    cache: str | None = None
+    """Folder where decoded pictures stay; None: beside them, where they are too many for memory."""
     labels: bool = True
     """Use the classes of the data; False trains on the samples alone."""
     label_drop: float = 0.0

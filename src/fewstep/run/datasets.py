@@ -40,6 +40,7 @@ def reading_of(run: Run, facts: Facts | None = None, auto: str = units.STANDARD)
         label_column=run.label_column,
         condition_columns=run.condition_columns,
         cond=run.cond,
+        cache=run.cache,
     )
     if facts is None:
         return reading
@@ -116,7 +117,7 @@ def held_out(dataset: Dataset, facts: Facts) -> Dataset:
             f" {facts.shape} with condition {facts.cond} and at most {facts.classes} classes, as"
             " this run learned"
         )
-    order = datasets.shuffle("held out", len(dataset.train.x0))
+    order = datasets.shuffle("held out", len(dataset.train))
     half = len(order) // 2
     if not facts.data:  # of an import, which has seen no data
         check_units(dataset, facts, "this network", "pictures are bytes, 0 .. 255")

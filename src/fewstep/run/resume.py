@@ -22,6 +22,7 @@ log = logging.getLogger("fewstep")
 MAY_CHANGE = {
     "accumulate",
     "bad_files",
+    "cache",
     "checkpoint_every",
     "cond",
     "data",

@@ -54,15 +54,15 @@ def _held_out(
             " nothing; pass rows that it did not learn as an array"
         )
     held_out = split_of(dataset, split)
-    if is_own and not len(held_out.x0) and draw is None:
+    if is_own and not len(held_out) and draw is None:
         raise UserError(
-            f"the run learned all {len(dataset.train.x0)} rows of data {dataset.name!r}, and none"
+            f"the run learned all {len(dataset.train)} rows of data {dataset.name!r}, and none"
             " are left to compare with: give rows that it did not learn (--data with another file)"
         )
-    size = min(len(held_out.x0), n) if draw is None else draw
+    size = min(len(held_out), n) if draw is None else draw
     if size < 2:
         raise UserError(
-            f"n = {n} samples against {len(held_out.x0)} held-out ones: expected at least 2 of each"
+            f"n = {n} samples against {len(held_out)} held-out ones: expected at least 2 of each"
         )
     require(size <= n, "draw", size, f"at most n = {n}")
     return held_out, size
