@@ -30,7 +30,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -83,18 +83,25 @@ def readable(name: str) -> Iterator[None]:
 @contextmanager
 def open_files(path: Path) -> Iterator[Files]:
     """The files of a folder or zip, without hidden ones, in the order of their names."""
-    with readable(str(path)):
-        if path.is_dir():
-            yield dict(sorted(_walk(path, "", ())))
-            return
-        with zipfile.ZipFile(path) as source:
-            check_entries(path, source.infolist())
-            names = sorted(name for name in source.namelist() if not name.endswith("/"))
-            entries = {name: source.getinfo(name) for name in names if not _is_hidden(name)}
-            yield {
-                name: File(partial(source.open, name), partial(_entry_mark, entry))
-                for name, entry in entries.items()
-            }
+    with ExitStack() as stack:
+        with readable(str(path)):
+            files = _in_folder(path) if path.is_dir() else _in_zip(path, stack)
+        yield files
+
+
+def _in_folder(path: Path) -> Files:
+    return dict(sorted(_walk(path, "", ())))
+
+
+def _in_zip(path: Path, stack: ExitStack) -> Files:
+    source = stack.enter_context(zipfile.ZipFile(path))
+    check_entries(path, source.infolist())
+    names = sorted(name for name in source.namelist() if not name.endswith("/"))
+    entries = {name: source.getinfo(name) for name in names if not _is_hidden(name)}
+    return {
+        name: File(partial(source.open, name), partial(_entry_mark, entry))
+        for name, entry in entries.items()
+    }
 
 
 def _entry_mark(entry: zipfile.ZipInfo) -> str:

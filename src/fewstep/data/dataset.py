@@ -13,7 +13,7 @@ from torch import Tensor
 from fewstep.base.conditions import Cond, each, leaves, mask_of
 from fewstep.base.randomness import permutation
 from fewstep.data.columns import NO_NAMES, Names
-from fewstep.data.stored import Stored, check_finite, moments
+from fewstep.data.stored import MOST_NUMBERS, Stored, check_finite
 from fewstep.data.units import Units
 
 LOOKED_AT = 20_000  # rows of a split in a file, where something looks at the data as a whole
@@ -87,6 +87,7 @@ class Dataset:
     names: Names = NO_NAMES
     order: Tensor | None = None  # the rows' numbers in the file: training, validation, test
     left_out: tuple[str, ...] = ()  # what the file holds beside, and why it is not used
+    whole: str = ""  # fingerprint of the data set whose first rows these are
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):
@@ -98,12 +99,19 @@ class Dataset:
     def shape(self) -> tuple[int, ...]:
         return self.train.shape
 
-    def in_memory(self, most: int = LOOKED_AT) -> Dataset:
-        """The same, of splits in a file their first rows alone; they are in a random order."""
+    def in_memory(self) -> Dataset:
+        """The same, of splits in a file their first rows alone, which are in a random order.
+
+        So many that they take half of a gigabyte at most.
+        """
+        if isinstance(self.train.samples, Tensor):
+            return self
+        most = min(LOOKED_AT, MOST_NUMBERS // self.train.samples[:1].numel())
         train, validation, test = (
             part.first(most) for part in (self.train, self.validation, self.test)
         )
-        return replace(self, train=train, validation=validation, test=test)
+        whole = self.fingerprint()
+        return replace(self, train=train, validation=validation, test=test, whole=whole)
 
     def sigma_data(self) -> float:
         """Standard deviation of the training split without padding and constants, to six digits.
@@ -112,7 +120,8 @@ class Dataset:
         threads.
         """
         if isinstance(self.train.samples, Stored):
-            std: float = self.train.samples.remember("deviation", self._deviation)
+            stored = self.train.samples
+            std: float = stored.remember("deviation", stored.deviation)
             return float(f"{std:.6g}")
         x0, varies = self.train.x0, self.units.varies(self.shape)
         if bool(varies.all()):
@@ -122,11 +131,6 @@ class Dataset:
             real = varies if mask is None else varies & mask
             values = x0[real.expand_as(x0)].numpy()
         return float(f"{values.std(dtype=np.float64):.6g}")
-
-    def _deviation(self) -> float:
-        """Of rows in a file, which have no padding."""
-        varies = self.units.varies(self.shape)
-        return moments(lambda: (block[varies.expand_as(block)] for block in self.train.blocks()))[1]
 
     def user_cond(self, cond: Cond) -> Cond:
         """A condition of this data set in the user's units, as `Generator.sample` takes it."""
@@ -150,6 +154,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 of the training split's shape, values, condition and trajectories."""
         samples = self.train.samples
+        if self.whole:
+            return self.whole
         if isinstance(samples, Stored):
             name = f"fingerprint, {self.classes} classes, {_digest_of(self.train.cond)}"
             value: str = samples.remember(name, self._fingerprint)

@@ -45,7 +45,7 @@ from PIL import Image
 
 from fewstep.base.errors import UserError
 from fewstep.base.progress import Progress
-from fewstep.data.archives import Files, marks_of, open_files, printable, source_mark
+from fewstep.data.archives import Files, marks_of, open_files, printable, readable, source_mark
 from fewstep.data.columns import Names, number_texts
 from fewstep.data.decoding import SUFFIXES, decode, to_array
 from fewstep.data.gathering import (
@@ -147,7 +147,9 @@ def opened(path: Path, reading: Reading) -> Iterator[Listing | Kept]:
         yield kept
         return
     with open_files(path) as files:
-        yield listing(path, files)
+        with readable(str(path)):
+            folder = listing(path, files)
+        yield folder
 
 
 def place_of(path: Path, reading: Reading) -> Path:

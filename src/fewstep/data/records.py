@@ -128,7 +128,7 @@ class Writer:
         """Takes over the blocks of an earlier pass whose files and bytes are still the same."""
         lines: list[Any] = []
         with suppress(OSError, ValueError):
-            lines = [json.loads(line) for line in (self.folder / JOURNAL).open()]
+            lines = list(map(json.loads, (self.folder / JOURNAL).read_text().splitlines()))
         if not lines or lines[0] != self.head:
             return
         torn = suppress(OSError, KeyError, TypeError, ValueError)  # by a crash
@@ -158,7 +158,10 @@ class Writer:
         for row in rows:
             need = need.with_(row)
         if need != self.kind:
-            raise Wider(need)
+            if self.blocks or self.waiting:
+                raise Wider(need)
+            self.kind, self.head["kind"] = need, [*need]
+            disk.replace(self.folder / JOURNAL, _line(self.head))
         self.waiting += [self.kind.record(row) for row in rows]
         self.met.add(new)
         if sum(row.nbytes for row in self.waiting) >= ENOUGH:

@@ -18,9 +18,9 @@ from fewstep.base import disk
 from fewstep.base.cache import cache_file
 from fewstep.base.errors import UserError
 from fewstep.data.archives import file_mark
-from fewstep.data.units import Units
+from fewstep.data.units import BYTES, Units
 
-AT_ONCE = 2**22  # numbers of a piece of rows
+AT_ONCE = 2**19  # numbers of a piece of rows: they stay in the processor's cache
 MOST_NUMBERS = 2**27  # that samples in memory have: 0.5 GB in float32
 RECORDS, FACTS = "records", "facts.json"  # files of a folder beside the data
 
@@ -59,9 +59,38 @@ class Stored:
 
     def blocks(self) -> Iterator[Tensor]:
         """All rows in pieces."""
-        size = max(1, AT_ONCE // max(1, self.source[0].numel()))
-        for first in range(0, len(self), size):
-            yield self[first : first + size]
+        for first in range(0, len(self), self._at_once):
+            yield self[first : first + self._at_once]
+
+    @property
+    def _at_once(self) -> int:
+        return max(1, AT_ONCE // max(1, self.shape[1:].numel()))
+
+    def deviation(self) -> float:
+        """Of all numbers that are not the same in all rows."""
+        if self.source.dtype == torch.uint8 and self.units == BYTES:
+            values = self.units.to_model(torch.arange(256, dtype=torch.uint8)[:, None, None, None])
+            return _weighted(values.flatten().double().numpy(), self._histogram())
+        varies = self.units.varies(tuple(self.shape[1:]))
+
+        def mean_of(change: Callable[[np.ndarray], np.ndarray]) -> float:
+            total, count = 0.0, 0
+            for block in self.blocks():
+                numbers = change(block[varies.expand_as(block)].numpy())
+                total += float(numbers.sum(dtype=np.float64))
+                count += numbers.size
+            return total / max(count, 1)
+
+        mean = mean_of(lambda numbers: numbers)
+        return mean_of(lambda numbers: np.square(numbers - mean, dtype=np.float64)) ** 0.5
+
+    def _histogram(self) -> np.ndarray:
+        """How often each byte occurs, in the order of the file."""
+        counts = np.zeros(256, np.int64)
+        index = self.index.sort()[0]
+        for rows in index.split(self._at_once):
+            counts += np.bincount(self.source[rows].flatten().numpy(), minlength=256)
+        return counts
 
     def remember(self, name: str, make: Callable[[], Any]) -> Any:
         """A fact about these rows, JSON: kept beside the file, or made.
@@ -87,6 +116,13 @@ class Stored:
         return value
 
 
+def _weighted(values: np.ndarray, counts: np.ndarray) -> float:
+    """The deviation of values that occur so often."""
+    mean = np.average(values, weights=counts)
+    deviation: float = np.average(np.square(values - mean), weights=counts) ** 0.5
+    return deviation
+
+
 def beside(path: Path) -> Path:
     """The folder for what was read of a data set: beside it, or in the user's cache folder."""
     if os.access(path.absolute().parent, os.W_OK):
@@ -98,21 +134,6 @@ def below(folder: Path, path: Path) -> Path:
     """The folder of a data set below one for many."""
     digest = hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()
     return folder / f"{path.name}-{digest[:8]}"
-
-
-def moments(blocks: Callable[[], Iterator[Tensor]]) -> tuple[float, float]:
-    """Mean and deviation of all numbers in the pieces, which are gone through twice."""
-
-    def mean_of(change: Callable[[np.ndarray], np.ndarray]) -> float:
-        total, count = 0.0, 0
-        for block in blocks():
-            values = change(block.numpy())
-            total += float(values.sum(dtype=np.float64))
-            count += values.size
-        return total / max(count, 1)
-
-    mean = mean_of(lambda values: values)
-    return mean, mean_of(lambda values: np.square(values - mean, dtype=np.float64)) ** 0.5
 
 
 def check_finite(name: str, blocks: Iterator[Tensor]) -> bool:

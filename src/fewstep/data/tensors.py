@@ -122,7 +122,10 @@ def standardise(
     if units is None:
         axis = variable_axis(x0, cond, reading.channel_axis)
         choice = reading.auto if reading.units == AUTO else reading.units
-        some = rows.first(MOST_NUMBERS // x0[0].numel())
+        some = rows
+        if isinstance(samples, Stored):  # a part tells them, in the file's own type
+            index = torch.arange(len(x0)) if train is None else train
+            some = Arrays(x0, cond).rows(index[: MOST_NUMBERS // x0[0].numel()])
         units = measured_units(some.x0.double(), some.cond, choice, axis)
     if reading.units != WHOLE:  # older runs have whole numbers as they are
         cond = _float_features(cond)

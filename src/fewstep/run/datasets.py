@@ -130,8 +130,8 @@ def held_out(dataset: Dataset, facts: Facts) -> Dataset:
     )
     return replace(
         dataset,
-        train=dataset.train.rows(order[half:]),
-        test=dataset.train.rows(order[:half]),
+        train=dataset.train.select(order[half:]),
+        test=dataset.train.select(order[:half]),
         classes=facts.classes,
         held_out_of=facts.data,
     )
@@ -145,8 +145,8 @@ def check_units(
         return  # the weights will say so
     axis = origin.units.axis
     usual = origin.sigma_data if axis is None else units.STD
-    x0, cond = dataset.train.x0, dataset.train.cond
-    means, deviations = units.moments(x0, cond, axis)
+    some = dataset.train.first(datasets.LOOKED_AT)
+    means, deviations = units.moments(some.x0, some.cond, axis)
     for place, (mean, deviation) in enumerate(zip(means, deviations, strict=True)):
         if axis is not None and np.atleast_1d(origin.units.scale)[place] == 0:
             continue

@@ -214,7 +214,7 @@ def check_reading(teacher: Model, data: Arrays, device: torch.device) -> None:
     z = apply_mask(z, rows.cond)
     cond = each(lambda part: part.to(device), rows.cond)
     noisy = Rows(rows.x0.to(device), cond, z.to(device))
-    x0 = data.x0[:MOST_ROWS]
+    x0 = data.rows(torch.arange(min(len(data), MOST_ROWS))).x0
     trial = Trial(network, reading, noisy, linear_of(x0), x0)
     result = trial.own()
     if result is None or result.score <= DENOISER:

@@ -114,7 +114,7 @@ def evaluate(
     """
     n, seed, candidates, draw = map(plain, (n, seed, candidates, draw))
     steps = tuple(map(plain, steps))
-    dataset = _as_dataset(generator, dataset)
+    dataset = _as_dataset(generator, dataset).in_memory()
     check_denoised(generator.method.process, denoised)
     data, facts = dataset, {}
     if isinstance(reference, str):
