@@ -120,8 +120,8 @@ class Dataset:
         threads.
         """
         if isinstance(self.train.samples, Stored):
-            stored = self.train.samples
-            std: float = stored.remember("deviation", stored.deviation)
+            rows = self.train.samples
+            std: float = rows.remember("deviation", rows.deviation)
             return float(f"{std:.6g}")
         x0, varies = self.train.x0, self.units.varies(self.shape)
         if bool(varies.all()):

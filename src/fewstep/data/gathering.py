@@ -42,7 +42,7 @@ class Kind(NamedTuple):
         return row.transpose(2, 0, 1)
 
 
-class Decoded(NamedTuple):
+class Outcome(NamedTuple):
     """A picture, or what is wrong with it."""
 
     name: str
@@ -55,12 +55,12 @@ class Decoded(NamedTuple):
 
 
 @dataclass
-class Found:
+class Census:
     """What a pass has met: the first sound picture, bad files by name, counts of the sound ones."""
 
     first: str = ""
     first_size: str = ""  # width x height
-    seen: int = 0
+    count: int = 0
     rows: int = 0
     misfits: int = 0  # of the bad: of another size than the first
     cut: int = 0
@@ -69,7 +69,7 @@ class Found:
     sizes: Counter[str] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
 
-    def add(self, other: Found) -> None:
+    def add(self, other: Census) -> None:
         for name, value in vars(other).items():
             own = getattr(self, name)
             if isinstance(value, str):
@@ -83,9 +83,9 @@ class Found:
         return dict(vars(self))
 
     @staticmethod
-    def from_json(values: dict[str, Any]) -> Found:
+    def from_json(values: dict[str, Any]) -> Census:
         counts = {name: Counter(values[name]) for name in ("sizes", "modes")}
-        return Found(**{**values, **counts})
+        return Census(**{**values, **counts})
 
 
 class Misfit(Exception):
@@ -97,14 +97,14 @@ class Misfit(Exception):
 
 def decode_all(
     path: Path, files: Files, names: Sequence[str], size: int | None
-) -> Iterator[list[Decoded]]:
+) -> Iterator[list[Outcome]]:
     """The pictures of these names in blocks, in their order, decoded a few blocks ahead."""
 
-    def block(first: int) -> list[Decoded]:
-        return [_decoded(path, files, name, size) for name in names[first : first + BLOCK]]
+    def block(first: int) -> list[Outcome]:
+        return [_decode_one(path, files, name, size) for name in names[first : first + BLOCK]]
 
     workers = cores()
-    waiting: deque[Future[list[Decoded]]] = deque()
+    waiting: deque[Future[list[Outcome]]] = deque()
     with _no_warnings(), ThreadPoolExecutor(workers) as pool:
         try:
             for first in range(0, len(names), BLOCK):
@@ -126,7 +126,7 @@ def _no_warnings() -> Iterator[None]:
         yield
 
 
-def _decoded(path: Path, files: Files, name: str, size: int | None) -> Decoded:
+def _decode_one(path: Path, files: Files, name: str, size: int | None) -> Outcome:
     place = f"{path}/{name}"
     start = printable(place)
     try:
@@ -135,16 +135,16 @@ def _decoded(path: Path, files: Files, name: str, size: int | None) -> Decoded:
         row = to_array(place, picture, size)
     except UserError as error:
         message = str(error)
-        return Decoded(name, error=message if message.startswith(start) else f"{start}: {message}")
+        return Outcome(name, error=message if message.startswith(start) else f"{start}: {message}")
     except Exception as error:  # of the disk, or of a zip whose parts contradict each other
         message = printable(getattr(error, "strerror", None) or error)
-        return Decoded(name, error=f"{start}: {message}: remove or repair it")
+        return Outcome(name, error=f"{start}: {message}: remove or repair it")
     info = picture.info
     upright = f"{picture.width}x{picture.height}"
-    return Decoded(name, row, "", upright, picture.mode, CUT in info, FRAMES in info)
+    return Outcome(name, row, "", upright, picture.mode, CUT in info, FRAMES in info)
 
 
-Take = Callable[[list[np.ndarray], Found], None]  # rows of a block, and what was met in it
+Take = Callable[[list[np.ndarray], Census], None]  # rows of a block, and what was met in it
 
 
 def gather(
@@ -155,25 +155,25 @@ def gather(
     take: Take,
     *,
     most_bad: int | None,
-    so_far: Found | None = None,
+    so_far: Census | None = None,
     progress: Progress | None = None,
-) -> Found:
+) -> Census:
     """Goes through all pictures, hands the sound ones on, and returns what it met.
 
     most_bad: more bad files than these are refused; 0 refuses the first by name, None none. so_far:
     what an earlier pass had met, which goes on; of one that begins, the size that all have.
     Raises UserError; Misfit in the end where most have another size than the first.
     """
-    found = Found() if so_far is None else so_far
-    for block in decode_all(path, files, names[found.seen :], size):
-        new, rows = Found(seen=len(block), first_size=found.first_size), []
+    census = Census() if so_far is None else so_far
+    for block in decode_all(path, files, names[census.count :], size):
+        new, rows = Census(count=len(block), first_size=census.first_size), []
         for one in block:
             error = one.error
             if one.row is not None:
                 new.sizes.update([one.size])
                 new.first_size = new.first_size or one.size
                 if size is None and one.size != new.first_size:
-                    error = _misfit(path, one, found.first or new.first, new.first_size, most_bad)
+                    error = _misfit(path, one, census.first or new.first, new.first_size, most_bad)
                     new.misfits += 1
             if one.row is None or error:
                 if most_bad == 0:
@@ -186,21 +186,21 @@ def gather(
             new.cut += one.is_cut
             new.stacks += one.has_frames
         new.rows = len(rows)
-        found.add(new)
-        check_few(path, found, len(names), most_bad, found.misfits)
+        census.add(new)
+        check_few(path, census, len(names), most_bad, census.misfits)
         take(rows, new)
         if progress is not None:
             progress.update(len(block))
-    if size is None and found.misfits:
-        most = found.sizes.most_common(1)[0][0]
-        if most != found.first_size:
+    if size is None and census.misfits:
+        most = census.sizes.most_common(1)[0][0]
+        if most != census.first_size:
             raise Misfit(most)
-        found.sizes = Counter({most: found.sizes[most]})  # of the sound ones
-    check_few(path, found, len(names), most_bad)
-    return found
+        census.sizes = Counter({most: census.sizes[most]})  # of the sound ones
+    check_few(path, census, len(names), most_bad)
+    return census
 
 
-def _misfit(path: Path, one: Decoded, first: str, size: str, most_bad: int | None) -> str:
+def _misfit(path: Path, one: Outcome, first: str, size: str, most_bad: int | None) -> str:
     here = f"{printable(f'{path}/{one.name}')} is {one.size}"
     if most_bad == 0:
         there = f"{printable(f'{path}/{first}')} is {size}"
@@ -209,13 +209,13 @@ def _misfit(path: Path, one: Decoded, first: str, size: str, most_bad: int | Non
 
 
 def check_few(
-    path: Path, found: Found, count: int, most_bad: int | None, pardoned: int = 0
+    path: Path, census: Census, total: int, most_bad: int | None, tolerance: int = 0
 ) -> None:
-    if most_bad is not None and len(found.bad) - pardoned > most_bad:
+    if most_bad is not None and len(census.bad) - tolerance > most_bad:
         raise UserError(
-            f"{path}: more than {most_bad} of {count} pictures are bad, and bad_files"
+            f"{path}: more than {most_bad} of {total} pictures are bad, and bad_files"
             f" = skip leaves out no more: 'fewstep scan {path}' lists all, the first is"
-            f" {next(iter(found.bad.values()))}"
+            f" {next(iter(census.bad.values()))}"
         )
 
 

@@ -49,7 +49,7 @@ from fewstep.data.archives import Files, marks_of, open_files, printable, readab
 from fewstep.data.columns import Names, number_texts
 from fewstep.data.decoding import SUFFIXES, decode, to_array
 from fewstep.data.gathering import (
-    Found,
+    Census,
     Kind,
     Misfit,
     Take,
@@ -59,7 +59,7 @@ from fewstep.data.gathering import (
     skippable,
 )
 from fewstep.data.reading import BadFiles, Content, Reading
-from fewstep.data.records import VERSION, Kept, Wider, Writer, begun, held, open_kept
+from fewstep.data.records import VERSION, Records, Wider, Writer, head_of, lock, open_records
 from fewstep.data.stored import MOST_NUMBERS, below, beside
 
 __all__ = ["Listing", "decode", "listing", "read", "skippable", "stack"]
@@ -93,16 +93,18 @@ def read(path: Path, reading: Reading) -> Content:
     Many pictures are decoded once, into the folder of `place_of`, and mapped from there. Raises
     UserError where bad files are not to be left out, or are too many.
     """
-    with opened(path, reading) as folder:
-        if isinstance(folder, Kept):
-            return _content(path, folder.found, folder.about, folder.rows, folder.labels, reading)
+    with look_up(path, reading) as folder:
+        if isinstance(folder, Records):
+            return _content(path, folder.census, folder.about, folder.rows, folder.labels, reading)
         if is_large(folder, reading):
             most = most_bad(len(folder.names), reading.bad_files)
-            kept = keep(folder, reading, most_bad=most)
-            return _content(path, kept.found, kept.about, kept.rows, kept.labels, reading)
-        found, rows = in_memory(folder, reading)
-        labels = folder.sound(found.bad)
-        return _content(path, found, about_of(folder), join(rows), labels, reading)
+            records = keep(folder, reading, most_bad=most)
+            return _content(
+                path, records.census, records.about, records.rows, records.labels, reading
+            )
+        census, rows = in_memory(folder, reading)
+        labels = folder.sound(census.bad)
+        return _content(path, census, about_of(folder), join(rows), labels, reading)
 
 
 def most_bad(pictures: int, bad_files: BadFiles) -> int:
@@ -111,12 +113,12 @@ def most_bad(pictures: int, bad_files: BadFiles) -> int:
 
 
 def _content(
-    path: Path, found: Found, about: dict[str, Any], rows: Any, labels: Any, reading: Reading
+    path: Path, census: Census, about: dict[str, Any], rows: Any, labels: Any, reading: Reading
 ) -> Content:
     """What was read, and in warnings and words what was left out. Raises UserError."""
-    check_few(path, found, found.seen, most_bad(found.seen, reading.bad_files))
+    check_few(path, census, census.count, most_bad(census.count, reading.bad_files))
     left: tuple[str, ...] = ()
-    others, bad = about["others"], found.bad
+    others, bad = about["others"], census.bad
     if others:
         first = printable(others[0])
         left = (f"{len(others)} files that are no pictures, the first is {first}",)
@@ -124,12 +126,12 @@ def _content(
         log.warning(message, path, len(others), first)
     if bad:
         message = "fewstep: %s: left out %s of %s pictures that are bad: %s"
-        log.warning(message, path, len(bad), found.seen, "; ".join(bad.values()))
-    if found.cut:
-        count = found.cut
+        log.warning(message, path, len(bad), census.count, "; ".join(bad.values()))
+    if census.cut:
+        count = census.cut
         left += (f"the lower eight bits of {count} pictures of 16-bit colour: give them as .npy",)
-    if found.stacks:
-        left += (f"all frames but the first of {found.stacks} pictures: give them as .npy",)
+    if census.stacks:
+        left += (f"all frames but the first of {census.stacks} pictures: give them as .npy",)
     names = Names(classes=tuple(about["classes"]))
     return Content({"x0": rows, "cond": labels}, names, left, tuple(bad.values()))
 
@@ -140,11 +142,11 @@ def about_of(folder: Listing) -> dict[str, Any]:
 
 
 @contextmanager
-def opened(path: Path, reading: Reading) -> Iterator[Listing | Kept]:
+def look_up(path: Path, reading: Reading) -> Iterator[Listing | Records]:
     """The rows that are kept of a folder or zip; else its pictures and labels."""
-    kept = open_kept(place_of(path, reading), header_of(path, reading))
-    if kept is not None:
-        yield kept
+    records = open_records(place_of(path, reading), header_of(path, reading))
+    if records is not None:
+        yield records
         return
     with open_files(path) as files:
         with readable(str(path)):
@@ -174,11 +176,11 @@ def is_large(folder: Listing, reading: Reading) -> bool:
     return False
 
 
-def in_memory(folder: Listing, reading: Reading) -> tuple[Found, list[np.ndarray]]:
+def in_memory(folder: Listing, reading: Reading) -> tuple[Census, list[np.ndarray]]:
     """All sound pictures."""
     most, rows = most_bad(len(folder.names), reading.bad_files), list[np.ndarray]()
-    found = go_through(folder, reading.size, lambda block, _: rows.extend(block), most, rows.clear)
-    return found, rows
+    census = go_through(folder, reading.size, lambda block, _: rows.extend(block), most, rows.clear)
+    return census, rows
 
 
 def go_through(
@@ -188,25 +190,27 @@ def go_through(
     most_bad: int | None,
     again: Callable[[], object] = lambda: None,
     progress: Progress | None = None,
-) -> Found:
+) -> Census:
     """All pictures once; again: called where it begins anew, by the size that most have."""
-    start, how = Found(), (folder.path, folder.files, folder.names, size, take)
+    start, how = Census(), (folder.path, folder.files, folder.names, size, take)
     while True:
         try:
             return gather(*how, most_bad=most_bad, so_far=start, progress=progress)
         except Misfit as error:
             again()
-            start = Found(first_size=error.size)
+            start = Census(first_size=error.size)
 
 
-def keep(folder: Listing, reading: Reading, *, most_bad: int | None, progress: bool = True) -> Kept:
+def keep(
+    folder: Listing, reading: Reading, *, most_bad: int | None, progress: bool = True
+) -> Records:
     """Decodes all pictures into a folder, from where an earlier pass was killed, and maps them."""
     place, size = place_of(folder.path, reading), reading.size
-    with held(place):
+    with lock(place):
         header = header_of(folder.path, reading)
-        if (kept := open_kept(place, header)) is not None:  # another process was quicker
-            return kept
-        kind, start = begun(place, size)
+        if (records := open_records(place, header)) is not None:  # another process was quicker
+            return records
+        kind, start = head_of(place, size)
 
         def marks(first: int, last: int) -> str:
             return marks_of(folder.files, folder.names[first:last])
@@ -223,20 +227,20 @@ def keep(folder: Listing, reading: Reading, *, most_bad: int | None, progress: b
                         size,
                         writer.take,
                         most_bad=most_bad,
-                        so_far=copy.deepcopy(writer.found),
+                        so_far=copy.deepcopy(writer.census),
                         progress=bar,
                     )
                 except Misfit as error:
-                    start = Found(first_size=error.size)
+                    start = Census(first_size=error.size)
                 except Wider as error:
-                    kind, start = error.kind, Found(first_size=start.first_size)
+                    kind, start = error.kind, Census(first_size=start.first_size)
                 else:
                     break
         writer.flush()
-        writer.finish(header, folder.sound(writer.found.bad), about_of(folder))
-        kept = open_kept(place, header)
-        assert kept is not None
-        return kept
+        writer.finish(header, folder.sound(writer.census.bad), about_of(folder))
+        records = open_records(place, header)
+        assert records is not None
+        return records
 
 
 def listing(path: Path, files: Files) -> Listing:

@@ -28,7 +28,7 @@ import numpy as np
 
 from fewstep.base import disk
 from fewstep.base.errors import storage
-from fewstep.data.gathering import Found, Kind
+from fewstep.data.gathering import Census, Kind
 from fewstep.data.stored import FACTS, RECORDS
 
 try:
@@ -44,16 +44,16 @@ MANIFEST, JOURNAL, LABELS, LOCK = "manifest.json", "journal", "labels.npy", "loc
 
 
 @dataclass(frozen=True)
-class Kept:
+class Records:
     """What a folder holds: the mapped rows, their labels, and the rest of its manifest."""
 
     rows: np.ndarray
     labels: np.ndarray | None
-    found: Found
+    census: Census
     about: dict[str, Any]
 
 
-def open_kept(folder: Path, header: dict[str, Any]) -> Kept | None:
+def open_records(folder: Path, header: dict[str, Any]) -> Records | None:
     """The rows in a folder, mapped; None where it holds none, or others than the header says."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
@@ -64,8 +64,8 @@ def open_kept(folder: Path, header: dict[str, Any]) -> Kept | None:
             log.warning("fewstep: %s was changed by somebody: it is made again", file)
             return None
         rows = np.memmap(file, dtype, "c", shape=shape) if shape[0] else np.empty(shape, dtype)
-        labels = np.load(folder / LABELS) if manifest["labels"] else None
-        return Kept(rows, labels, Found.from_json(manifest["found"]), manifest["about"])
+        labels = np.load(folder / LABELS, allow_pickle=False) if manifest["labels"] else None
+        return Records(rows, labels, Census.from_json(manifest["census"]), manifest["about"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -95,29 +95,29 @@ class Wider(Exception):
 Marks = Callable[[int, int], str]  # what tells whether the files of these places have changed
 
 
-def begun(folder: Path, size: int | None) -> tuple[Kind, Found]:
+def head_of(folder: Path, size: int | None) -> tuple[Kind, Census]:
     """The kind of rows and the start of the pass that a journal is of; where none is, the least."""
     with suppress(OSError, ValueError, KeyError, TypeError), (folder / JOURNAL).open() as file:
         head = json.loads(file.readline())
         if (head["version"], head["size"]) == (VERSION, size):
-            return Kind(*head["kind"]), Found(first_size=head["start"])
-    return Kind(), Found()
+            return Kind(*head["kind"]), Census(first_size=head["start"])
+    return Kind(), Census()
 
 
 class Writer:
     """Appends blocks of rows, each with a line in the journal, so that a killed pass goes on.
 
-    kind: that all rows have. start: of the pass. found: what it has met so far.
+    kind: that all rows have. start: of the pass. census: what it has met so far.
     """
 
-    def __init__(self, folder: Path, marks: Marks, size: int | None, start: Found, kind: Kind):
+    def __init__(self, folder: Path, marks: Marks, size: int | None, start: Census, kind: Kind):
         self.folder, self.marks, self.kind = folder, marks, kind
         self.head = {"version": VERSION, "size": size, "start": start.first_size, "kind": [*kind]}
         self.shape: list[int] = []
         self.blocks: list[dict[str, Any]] = []
-        self.found = start
+        self.census = start
         self.waiting: list[np.ndarray] = []
-        self.met = Found(first_size=start.first_size)  # with those that wait
+        self.fresh = Census(first_size=start.first_size)  # with those that wait
         self._restore()
         if not self.blocks:
             for name in (RECORDS, MANIFEST, FACTS):
@@ -131,10 +131,10 @@ class Writer:
             lines = list(map(json.loads, (self.folder / JOURNAL).read_text().splitlines()))
         if not lines or lines[0] != self.head:
             return
-        torn = suppress(OSError, KeyError, TypeError, ValueError)  # by a crash
-        with torn, (self.folder / RECORDS).open("rb") as source:
+        damage = suppress(OSError, KeyError, TypeError, ValueError)  # by a crash
+        with damage, (self.folder / RECORDS).open("rb") as source:
             for block in lines[1:]:
-                new = Found.from_json(block["found"])
+                new = Census.from_json(block["census"])
                 is_same = _digest(source.read(block["bytes"])) == block["sha256"]
                 if not is_same or self._marks_of(new) != block["files"]:
                     break
@@ -143,16 +143,16 @@ class Writer:
             os.truncate(self.folder / RECORDS, sum(block["bytes"] for block in self.blocks))
             disk.replace(self.folder / JOURNAL, b"".join(map(_line, (self.head, *self.blocks))))
 
-    def _marks_of(self, new: Found) -> str:
+    def _marks_of(self, new: Census) -> str:
         """Of the files of the next block; before it is added."""
-        return self.marks(self.found.seen, self.found.seen + new.seen)
+        return self.marks(self.census.count, self.census.count + new.count)
 
-    def _add(self, block: dict[str, Any], new: Found) -> None:
+    def _add(self, block: dict[str, Any], new: Census) -> None:
         self.blocks.append(block)
         self.shape = block["shape"] or self.shape
-        self.found.add(new)
+        self.census.add(new)
 
-    def take(self, rows: Sequence[np.ndarray], new: Found) -> None:
+    def take(self, rows: Sequence[np.ndarray], new: Census) -> None:
         """Writes the rows, once there are enough. Raises Wider."""
         need = self.kind
         for row in rows:
@@ -163,27 +163,27 @@ class Writer:
             self.kind, self.head["kind"] = need, [*need]
             disk.replace(self.folder / JOURNAL, _line(self.head))
         self.waiting += [self.kind.record(row) for row in rows]
-        self.met.add(new)
+        self.fresh.add(new)
         if sum(row.nbytes for row in self.waiting) >= ENOUGH:
             self.flush()
 
     def flush(self) -> None:
         """Writes a block of the rows that wait. Raises StorageError."""
-        rows, new = self.waiting, self.met
+        rows, new = self.waiting, self.fresh
         content = np.stack(rows).tobytes() if rows else b""
         block = {
             "bytes": len(content),
             "shape": list(rows[0].shape) if rows else [],
             "sha256": _digest(content),
             "files": self._marks_of(new),
-            "found": new.to_json(),
+            "census": new.to_json(),
         }
         with storage(f"cannot write to {self.folder}"):
             disk.append(self.folder / RECORDS, content)
             disk.sync(self.folder / RECORDS)
             disk.append(self.folder / JOURNAL, _line(block))
         self._add(block, new)
-        self.waiting, self.met = [], Found()
+        self.waiting, self.fresh = [], Census()
 
     def finish(self, header: dict[str, Any], labels: Any, about: dict[str, Any]) -> None:
         """Writes the labels and the manifest, which makes the records valid."""
@@ -191,11 +191,11 @@ class Writer:
         dtype = np.float32 if self.kind.is_deep else np.uint8
         manifest = {
             "header": header,
-            "shape": [self.found.rows, *(self.shape or (1, 1, 1))],
+            "shape": [self.census.rows, *(self.shape or (1, 1, 1))],
             "dtype": np.dtype(dtype).str,
             "time": file.stat().st_mtime_ns,
             "labels": labels is not None,
-            "found": self.found.to_json(),
+            "census": self.census.to_json(),
             "about": about,
             "blocks": [{name: one[name] for name in ("bytes", "sha256")} for one in self.blocks],
         }
@@ -217,7 +217,7 @@ def _line(values: dict[str, Any]) -> bytes:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
     """Inside, this process alone makes what is in the folder; others wait, and say so.
 
     Raises StorageError where nothing can be written there.

@@ -1,4 +1,4 @@
-"""What training would meet in a folder or zip of pictures, found beforehand without keeping any."""
+"""What training would meet in a folder or zip of pictures, found beforehand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fewstep.base.conditions import LABELS, check_condition, kind_of
 from fewstep.base.errors import UserError
 from fewstep.base.progress import Progress
 from fewstep.data import images
-from fewstep.data.gathering import Found, Kind, skippable
+from fewstep.data.gathering import Census, Kind, skippable
 from fewstep.data.images import Listing
 from fewstep.data.reading import BadFiles, Reading
 
@@ -52,31 +52,31 @@ def scan(
             f"scan {path}: expected a folder or zip of pictures; other files are checked as they"
             " are read"
         )
-    with images.opened(path, reading) as folder:
+    with images.look_up(path, reading) as folder:
         if isinstance(folder, Listing) and images.is_large(folder, reading):
             folder = images.keep(folder, reading, most_bad=None, progress=progress)
         if not isinstance(folder, Listing):
             channels = folder.rows.shape[1]
-            return _report(path, folder.found, channels, folder.labels, folder.about)
+            return _report(path, folder.census, channels, folder.labels, folder.about)
         kinds = [Kind()]
 
-        def take(rows: list[np.ndarray], _: Found) -> None:
+        def take(rows: list[np.ndarray], _: Census) -> None:
             for row in rows:
                 kinds[0] = kinds[0].with_(row)
 
         with Progress(len(folder.names), "picture", show=progress) as bar:
-            found = images.go_through(folder, reading.size, take, None, progress=bar)
-        about, labels = images.about_of(folder), folder.sound(found.bad)
-        return _report(path, found, kinds[0].channels, labels, about)
+            census = images.go_through(folder, reading.size, take, None, progress=bar)
+        about, labels = images.about_of(folder), folder.sound(census.bad)
+        return _report(path, census, kinds[0].channels, labels, about)
 
 
-def _report(path: Path, found: Found, channels: int, labels: Any, about: dict[str, Any]) -> Scan:
+def _report(path: Path, census: Census, channels: int, labels: Any, about: dict[str, Any]) -> Scan:
     return Scan(
         path=str(path),
-        pictures=found.seen,
-        bad=found.bad,
-        sizes=dict(found.sizes.most_common()),
-        modes=dict(found.modes.most_common()),
+        pictures=census.count,
+        bad=census.bad,
+        sizes=dict(census.sizes.most_common()),
+        modes=dict(census.modes.most_common()),
         channels=channels,
         labels=_labels(labels, tuple(about["classes"])),
         others=tuple(about["others"]),

@@ -70,7 +70,7 @@ class Stored:
         """Of all numbers that are not the same in all rows."""
         if self.source.dtype == torch.uint8 and self.units == BYTES:
             values = self.units.to_model(torch.arange(256, dtype=torch.uint8)[:, None, None, None])
-            return _weighted(values.flatten().double().numpy(), self._histogram())
+            return _deviation_of(values.flatten().double().numpy(), self._histogram())
         varies = self.units.varies(tuple(self.shape[1:]))
 
         def mean_of(change: Callable[[np.ndarray], np.ndarray]) -> float:
@@ -116,7 +116,7 @@ class Stored:
         return value
 
 
-def _weighted(values: np.ndarray, counts: np.ndarray) -> float:
+def _deviation_of(values: np.ndarray, counts: np.ndarray) -> float:
     """The deviation of values that occur so often."""
     mean = np.average(values, weights=counts)
     deviation: float = np.average(np.square(values - mean), weights=counts) ** 0.5
