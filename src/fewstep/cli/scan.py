@@ -44,6 +44,12 @@ class Args:
     """As in training: the columns of a table that samples are conditioned on."""
     cond: str | None = None
     """As in training: the file with the condition of each sample."""
+    holdout: float = 0.1
+    """As in training: the share or number of samples that validation and test take each."""
+    validation: str | None = None
+    """As in training: the path of the validation split."""
+    test: str | None = None
+    """As in training: the path of the test split."""
     cache: str | None = None
     """As in training: the folder where decoded pictures stay."""
     strict: bool = False
@@ -93,6 +99,9 @@ def description_of(args: Args) -> dict[str, Any]:
         label_column=args.label_column,
         condition_columns=args.condition_columns,
         cond=args.cond,
+        holdout=args.holdout,
+        validation=args.validation,
+        test=args.test,
         cache=args.cache,
     )
     values = describe(dataset_of(args.path, reading)).to_json()

@@ -110,6 +110,7 @@ def read_dataset(name: str, reading: Reading) -> Dataset:
         need = f"none, since the pictures of {name} have their size"
         require(reading.size is None, "data_size", reading.size, need)
         reading.refuse(name)
+        reading.refuse_splits(name)
         return DATASETS[name]()
     variable = split_name(name)
     if name.startswith("hf:") or Path(name).exists() or (variable and variable[0].exists()):

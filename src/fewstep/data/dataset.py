@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fewstep.base.conditions import Cond, each, leaves, mask_of
+from fewstep.base.errors import UserError
 from fewstep.base.randomness import permutation
 from fewstep.data.columns import NO_NAMES, Names
 from fewstep.data.stored import MOST_NUMBERS, Stored, check_finite
@@ -218,6 +219,10 @@ def shuffle(stream: str, n: int) -> Tensor:
 def unsplit(dataset: Dataset, stream: str) -> Dataset:
     """The data set that `split` cut by that stream, with all rows in their order in `train`."""
     sides = (dataset.validation, dataset.test, dataset.train)
+    if dataset.order is not None and sum(map(len, sides)) != len(dataset.order):
+        raise UserError(
+            f"data {dataset.name!r}: expected splits of one file, without paths of their own"
+        )
     place = torch.argsort(shuffle(stream, sum(map(len, sides))))
     rows = join(sides).select(place)
     none = dataset.train.rows(torch.arange(0))

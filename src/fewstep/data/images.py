@@ -220,7 +220,7 @@ def keep(
             while True:
                 writer = Writer(place, marks, size, start, kind)
                 try:
-                    gather(
+                    census = gather(
                         folder.path,
                         folder.files,
                         folder.names,
@@ -237,7 +237,7 @@ def keep(
                 else:
                     break
         writer.flush()
-        writer.finish(header, folder.sound(writer.census.bad), about_of(folder))
+        writer.finish(header, census, folder.sound(census.bad), about_of(folder))
         records = open_records(place, header)
         assert records is not None
         return records

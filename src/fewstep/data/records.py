@@ -185,17 +185,19 @@ class Writer:
         self._add(block, new)
         self.waiting, self.fresh = [], Census()
 
-    def finish(self, header: dict[str, Any], labels: Any, about: dict[str, Any]) -> None:
+    def finish(
+        self, header: dict[str, Any], census: Census, labels: Any, about: dict[str, Any]
+    ) -> None:
         """Writes the labels and the manifest, which makes the records valid."""
         file = self.folder / RECORDS
         dtype = np.float32 if self.kind.is_deep else np.uint8
         manifest = {
             "header": header,
-            "shape": [self.census.rows, *(self.shape or (1, 1, 1))],
+            "shape": [census.rows, *(self.shape or (1, 1, 1))],
             "dtype": np.dtype(dtype).str,
             "time": file.stat().st_mtime_ns,
             "labels": labels is not None,
-            "census": self.census.to_json(),
+            "census": census.to_json(),
             "about": about,
             "blocks": [{name: one[name] for name in ("bytes", "sha256")} for one in self.blocks],
         }

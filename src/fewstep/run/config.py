@@ -66,6 +66,14 @@ class Run:
     """Columns of a table that samples are conditioned on; text becomes one number a category."""
     cond: str | None = None
     """File with the condition of each sample: .npy, .npz, .safetensors, .csv or .parquet."""
+    holdout: float = 0.1
+    """What validation and test take each of the samples: a share (10,000 at most), or a number from
+    1 on; 0 trains on all.
+    """
+    validation: str | None = None
+    """Path of the validation split, in place of a part of the data."""
+    test: str | None = None
+    """Path of the test split, likewise."""
     cache: str | None = None
     """Folder where decoded pictures stay; None: beside them, where they are too many for memory."""
     labels: bool = True
@@ -205,6 +213,10 @@ class Run:
                 "0, or more where averages has a power:STD to keep",
             ),
             "data_size": (self.data_size is None or 0 < self.data_size <= 2**15, "in 1 .. 32768"),
+            "holdout": (
+                0 <= self.holdout < 0.5 or (self.holdout % 1 == 0 and self.holdout < MOST_COUNT),
+                "a share below 0.5, or a number of samples",
+            ),
             "label_drop": (0 <= self.label_drop <= 1, "a share in 0 .. 1"),
             "betas": (all(0 <= b < 1 for b in self.betas), "in 0 .. 1, below 1"),
             "stage": (self.stage is None or self.stage >= 1, "at least 1"),

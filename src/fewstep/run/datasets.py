@@ -40,6 +40,9 @@ def reading_of(run: Run, facts: Facts | None = None, auto: str = units.STANDARD)
         label_column=run.label_column,
         condition_columns=run.condition_columns,
         cond=run.cond,
+        holdout=run.holdout,
+        validation=run.validation,
+        test=run.test,
         cache=run.cache,
     )
     if facts is None:
@@ -173,6 +176,7 @@ def dataset_of(name: str, reading: Reading | None = None) -> Dataset:
         reading.size is None, "data_size", reading.size, "none, since a closed form has its shape"
     )
     reading.refuse(name)
+    reading.refuse_splits(name)
     law = exact.named(law_name)
     samples = law.draw(24_000, SPLIT_SEED)  # not the draw that `sample` gives by default
     splits = torch.arange(24_000).split([20_000, 2000, 2000])

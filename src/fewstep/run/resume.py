@@ -31,6 +31,8 @@ MAY_CHANGE = {
     "picture_every",
     "snapshot_every",
     "teacher",
+    "test",
+    "validation",
 }
 
 
