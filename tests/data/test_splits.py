@@ -70,7 +70,8 @@ def test_splits_of_their_own_files_have_the_units_of_training(tmp_path):
 def test_a_split_of_another_kind_is_refused(tmp_path):
     train = file_of(tmp_path / "x.npy", 100)
     np.save(tmp_path / "v.npy", normals(30)[:, :2])
-    with pytest.raises(UserError, match=r"validation: rows of shape = \(2,\): expected 3 variables"):
+    message = r"validation: rows of shape = \(2,\): expected 3 variables"
+    with pytest.raises(UserError, match=message):
         data.load(train, validation=str(tmp_path / "v.npy"))
     np.savez(tmp_path / "a.npz", x0=normals(60), label=np.array(["a", "b"])[np.arange(60) % 2])
     np.savez(tmp_path / "b.npz", x0=normals(60), label=np.array(["a", "c"])[np.arange(60) % 2])

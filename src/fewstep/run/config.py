@@ -76,6 +76,12 @@ class Run:
     """Path of the test split, likewise."""
     cache: str | None = None
     """Folder where decoded pictures stay; None: beside them, where they are too many for memory."""
+    flip: bool = False
+    """Exchange left and right in half of the pictures that a step takes."""
+    augment: float = 0.0
+    """Chance of each change of EDM's augmentation, of which the network is told: 0.12 on CIFAR-10,
+    with network.augment 9; 0: none.
+    """
     labels: bool = True
     """Use the classes of the data; False trains on the samples alone."""
     label_drop: float = 0.0
@@ -217,6 +223,7 @@ class Run:
                 0 <= self.holdout < 0.5 or (self.holdout % 1 == 0 and self.holdout < MOST_COUNT),
                 "a share below 0.5, or a number of samples",
             ),
+            "augment": (0 <= self.augment <= 1, "a chance in 0 .. 1"),
             "label_drop": (0 <= self.label_drop <= 1, "a share in 0 .. 1"),
             "betas": (all(0 <= b < 1 for b in self.betas), "in 0 .. 1, below 1"),
             "stage": (self.stage is None or self.stage >= 1, "at least 1"),

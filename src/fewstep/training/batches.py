@@ -17,6 +17,7 @@ from fewstep.core.couplings import Cached
 from fewstep.core.method import Method
 from fewstep.core.process import expand
 from fewstep.core.times import Levels, Times
+from fewstep.data import augmentation
 from fewstep.run.config import Run
 from fewstep.run.stages import Stage
 
@@ -72,6 +73,9 @@ def samples(
     index = shuffled_indices(run.seed, "order", first, count, len(arrays))
     x0, cond = arrays.samples[index], datasets.each(lambda part: part[index], arrays.cond)
     z = apply_mask(normal(run.seed, "noise", first, count, arrays.shape, block), cond)
+    if run.flip or run.augment:
+        u = uniform(run.seed, "augment", first, count, augmentation.COLUMNS, block)
+        x0, cond = augmentation.change(x0, cond, u, run.flip, run.augment)
     if run.label_drop:
         chance = uniform(run.seed, "label drop", first, count, 1, block)[:, 0]
         cond = datasets.drop_labels(cond, chance < run.label_drop)

@@ -68,7 +68,14 @@ HOMES: dict[str, tuple[str, dict[str, Any]]] = {
 # exact laws have no files and one device.
 READING = ("bad_files", "units", "channel_axis", "columns", "label_column", "condition_columns")
 # Younger than numbers that are kept: no setting where they have these values, their defaults.
-LATER = {"shares": [], "stage_init": "average", "noise_scale": 0.25, "holdout": 0.1}
+LATER = {
+    "shares": [],
+    "stage_init": "average",
+    "noise_scale": 0.25,
+    "holdout": 0.1,
+    "flip": False,
+    "augment": 0.0,
+}
 NO_SETTING = (
     "seed",
     "elastic_exact",
