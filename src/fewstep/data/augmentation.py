@@ -55,8 +55,8 @@ def change(x: Tensor, cond: Cond, u: Tensor, flip: bool, p: float) -> tuple[Tens
     chance of each other change, which then holds the exchange too; 0 makes none.
     """
     if p:
-        x, done = augment(x, u, p)
-        return x, {**as_parts(cond), "augment": done}
+        x, labels = augment(x, u, p)
+        return x, {**as_parts(cond), "augment": labels}
     return (mirror(x, u[:, 0] < 0.5), cond) if flip else (x, cond)
 
 
@@ -101,8 +101,8 @@ def augment(x: Tensor, u: Tensor, p: float) -> tuple[Tensor, Tensor]:
     if len(rows):
         x = x.index_copy(0, rows, move(x[rows], matrix[rows].to(x.dtype)))
     turns = (angle.cos() - 1, angle.sin(), stretch * axis.cos(), stretch * axis.sin())
-    done = torch.stack((left, top, scale, *turns, shift[:, 0], shift[:, 1]), 1)
-    return x, done.to(x.dtype)
+    labels = torch.stack((left, top, scale, *turns, shift[:, 0], shift[:, 1]), 1)
+    return x, labels.to(x.dtype)
 
 
 def turn(angle: Tensor) -> Tensor:
@@ -126,8 +126,8 @@ def move(x: Tensor, matrix: Tensor) -> Tensor:
     ratio = side / (side + 2 * edge)
     scale = torch.tensor([[out / own, out / own, 1.0]], dtype=matrix.dtype)
     places = affine_grid(ratio * matrix * scale, [len(x), 1, out, out], align_corners=False)
-    seen = grid_sample(fine, places, padding_mode="zeros", align_corners=False)
-    return _coarser(seen, rim)[:, :, :side, :side]
+    values = grid_sample(fine, places, padding_mode="zeros", align_corners=False)
+    return _coarser(values, rim)[:, :, :side, :side]
 
 
 def _kernel(x: Tensor, gain: float) -> Tensor:

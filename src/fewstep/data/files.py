@@ -129,8 +129,9 @@ def _split_in(path: str, part: str, dataset: Dataset, reading: Reading) -> Array
         f"rows of shape {dataset.shape} and condition {kind_of(dataset.train.cond)}, as in training"
     )
     require(same, f"{part}: rows of shape", other.shape, need)
-    names, known = other.names.classes, dataset.names.classes
-    require(names == known, f"{part}: classes", names, f"those of training: {', '.join(known)}")
+    names, expected = other.names.classes, dataset.names.classes
+    need = f"those of training: {', '.join(expected)}"
+    require(names == expected, f"{part}: classes", names, need)
     most = max(dataset.classes, 1)
     require(other.classes <= most, f"{part}: classes", other.classes, f"at most {most}")
     return other.train

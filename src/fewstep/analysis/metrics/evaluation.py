@@ -45,7 +45,10 @@ def split_of(dataset: Dataset, name: str) -> Arrays:
 def _held_out(
     generator: Generator, dataset: Dataset, split: str, n: int, draw: int | None
 ) -> tuple[Arrays, int]:
-    """The split that gives the floor, and how many samples a draw has. Raises UserError."""
+    """The split that gives the floor, and how many samples a draw has. Raises UserError.
+
+    draw: so many, also where nothing is held out.
+    """
     facts = generator.facts
     is_own = dataset.fingerprint() == facts.data
     if not is_own and dataset.held_out_of != facts.data:
@@ -125,6 +128,8 @@ def evaluate(
         extractor = extractor or spaces_of(dataset, None).extractor
         dataset, facts = in_place_of_data(teacher, dataset, split, n, seed, batch), teacher.facts()
         reference = None
+    if reference is not None and draw is None and not len(split_of(dataset, split)):
+        draw = n  # statistics are compared with whatever is held out
     held_out, size = _held_out(generator, dataset, split, n, draw)
     require(candidates >= 1, "candidates", candidates, "1 or more")
     n = min(n, _MOST_DRAWS * size)
