@@ -43,11 +43,11 @@ def split_of(dataset: Dataset, name: str) -> Arrays:
 
 
 def _held_out(
-    generator: Generator, dataset: Dataset, split: str, n: int, draw: int | None
+    generator: Generator, dataset: Dataset, split: str, n: int, draw: int | None, has_reference: bool
 ) -> tuple[Arrays, int]:
     """The split that gives the floor, and how many samples a draw has. Raises UserError.
 
-    draw: so many, also where nothing is held out.
+    has_reference: nothing needs to be held out.
     """
     facts = generator.facts
     is_own = dataset.fingerprint() == facts.data
@@ -57,6 +57,8 @@ def _held_out(
             " nothing; pass rows that it did not learn as an array"
         )
     held_out = split_of(dataset, split)
+    if has_reference and not len(held_out):
+        draw = draw or n
     if is_own and not len(held_out) and draw is None:
         raise UserError(
             f"the run learned all {len(dataset.train)} rows of data {dataset.name!r}, and none"
@@ -128,9 +130,8 @@ def evaluate(
         extractor = extractor or spaces_of(dataset, None).extractor
         dataset, facts = in_place_of_data(teacher, dataset, split, n, seed, batch), teacher.facts()
         reference = None
-    if reference is not None and draw is None and not len(split_of(dataset, split)):
-        draw = n  # statistics are compared with whatever is held out
-    held_out, size = _held_out(generator, dataset, split, n, draw)
+    has_reference = reference is not None
+    held_out, size = _held_out(generator, dataset, split, n, draw, has_reference)
     require(candidates >= 1, "candidates", candidates, "1 or more")
     n = min(n, _MOST_DRAWS * size)
     # The test split has other noise than the validation split: what was chosen is scored anew.
