@@ -43,7 +43,12 @@ def split_of(dataset: Dataset, name: str) -> Arrays:
 
 
 def _held_out(
-    generator: Generator, dataset: Dataset, split: str, n: int, draw: int | None, has_reference: bool
+    generator: Generator,
+    dataset: Dataset,
+    split: str,
+    n: int,
+    draw: int | None,
+    has_reference: bool,
 ) -> tuple[Arrays, int]:
     """The split that gives the floor, and how many samples a draw has. Raises UserError.
 
