@@ -27,7 +27,7 @@ from fewstep.analysis.metrics import (
 )
 from fewstep.base.errors import UserError
 from fewstep.statistics import kernels, manifolds
-from fewstep.statistics.moments import CHUNK
+from fewstep.statistics.moments import CHUNK, moments_of
 from fewstep.statistics.transport import directions
 from fewstep.statistics.twosample import binomial_tail
 from tests.analysis.test_metrics import normals
@@ -50,6 +50,17 @@ def test_frechet_agrees_with_torchmetrics():
     theirs.update(y, real=False)
     assert frechet(x, y) == pytest.approx(theirs.compute().item(), rel=1e-6)
     assert frechet(moments(x), moments(y)) == frechet(x, y)
+
+
+@pytest.mark.parametrize("size", [1, 7, 500, 5000])
+def test_moments_of_pieces_in_one_pass_are_those_of_all_rows(size):
+    x = 1e4 + torch.randn(1000, 6, generator=torch.Generator().manual_seed(0)).double()
+    whole, pieces = moments(x), moments_of(x.split(size))
+    torch.testing.assert_close(pieces.mean, whole.mean, rtol=1e-12, atol=0)
+    torch.testing.assert_close(pieces.cov, whole.cov, rtol=0, atol=1e-12)
+    assert pieces.n == whole.n
+    with pytest.raises(UserError, match="1 samples have no covariance"):
+        moments_of([x[:1]])
 
 
 def test_moments_in_pieces_are_the_moments():

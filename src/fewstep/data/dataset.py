@@ -14,7 +14,7 @@ from fewstep.base.conditions import Cond, each, leaves, mask_of
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import permutation
 from fewstep.data.columns import NO_NAMES, Names
-from fewstep.data.stored import MOST_NUMBERS, Stored, check_finite
+from fewstep.data.stored import AT_ONCE, MOST_NUMBERS, Stored, check_finite, rows_of
 from fewstep.data.units import Units
 
 LOOKED_AT = 20_000  # rows of a split in a file, where something looks at the data as a whole
@@ -47,9 +47,11 @@ class Arrays:
         """All samples, in memory."""
         return self.samples if isinstance(self.samples, Tensor) else self.samples[:]
 
-    def blocks(self) -> Iterator[Tensor]:
-        """All samples, in pieces of what is in memory at once."""
-        return iter([self.samples]) if isinstance(self.samples, Tensor) else self.samples.blocks()
+    def blocks(self, numbers: int | None = None) -> Iterator[Tensor]:
+        """All samples in pieces of so many numbers; those in memory as they are by default."""
+        if not isinstance(self.samples, Tensor):
+            return self.samples.blocks(numbers or AT_ONCE)
+        return iter(self.samples.split(rows_of(numbers, self.shape)) if numbers else [self.samples])
 
     def rows(self, index: Tensor) -> Arrays:
         """Some rows, in memory."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -57,14 +58,11 @@ class Stored:
         """Some rows, which stay in the file."""
         return replace(self, index=self.index[rows])
 
-    def blocks(self) -> Iterator[Tensor]:
-        """All rows in pieces."""
-        for first in range(0, len(self), self._at_once):
-            yield self[first : first + self._at_once]
-
-    @property
-    def _at_once(self) -> int:
-        return max(1, AT_ONCE // max(1, self.shape[1:].numel()))
+    def blocks(self, numbers: int = AT_ONCE) -> Iterator[Tensor]:
+        """All rows in pieces of so many numbers."""
+        size = rows_of(numbers, self.shape[1:])
+        for first in range(0, len(self), size):
+            yield self[first : first + size]
 
     def deviation(self) -> float:
         """Of all numbers that are not the same in all rows."""
@@ -88,7 +86,7 @@ class Stored:
         """How often each byte occurs, in the order of the file."""
         counts = np.zeros(256, np.int64)
         index = self.index.sort()[0]
-        for rows in index.split(self._at_once):
+        for rows in index.split(rows_of(AT_ONCE, self.shape[1:])):
             counts += np.bincount(self.source[rows].flatten().numpy(), minlength=256)
         return counts
 
@@ -114,6 +112,11 @@ class Stored:
         except OSError:
             pass
         return value
+
+
+def rows_of(numbers: int, shape: tuple[int, ...]) -> int:
+    """How many rows of that shape have so many numbers, at least one."""
+    return max(1, numbers // max(1, math.prod(shape)))
 
 
 def _deviation_of(values: np.ndarray, counts: np.ndarray) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -60,6 +61,29 @@ def moments(x: Tensor, extractor: str | None = None) -> Statistics:
         deviation = part.double() - mean
         cov.addmm_(deviation.T, deviation)
     return Statistics(mean, cov / (len(x) - 1), len(x), extractor)
+
+
+def moments_of(pieces: Iterable[Tensor], extractor: str | None = None) -> Statistics:
+    """The statistics of rows `[B, F]` that come in pieces, in one pass.
+
+    Sums are in float64 about the mean of the first piece, so that little is lost where the mean is
+    far from 0. Raises UserError for fewer than two rows.
+    """
+    count, shift = 0, torch.zeros(0)
+    total, squares = torch.zeros(0), torch.zeros(0)
+    for piece in pieces:
+        rows = piece.flatten(1).double()
+        if not count:
+            shift = rows.mean(0)
+            total, squares = torch.zeros_like(shift), shift.new_zeros(len(shift), len(shift))
+        for part in (rows - shift).split(CHUNK):
+            total += part.sum(0)
+            squares.addmm_(part.T, part)
+        count += len(rows)
+    if count < 2:
+        raise UserError(f"{count} samples have no covariance: expected at least 2")
+    cov = (squares - torch.outer(total, total) / count) / (count - 1)
+    return Statistics(shift + total / count, (cov + cov.T) / 2, count, extractor)
 
 
 def read_statistics(path: str | Path) -> Statistics:
