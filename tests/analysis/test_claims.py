@@ -17,6 +17,7 @@ from fewstep.analysis import claims
 from fewstep.analysis.claims import arms, gc, reference
 from fewstep.analysis.claims.claim import (
     CONTRADICTED,
+    NOT_MET,
     OPEN,
     REPRODUCED,
     Claim,
@@ -66,10 +67,12 @@ def claim(**levels):
         title="b is below a",
         says="They say so.",
         setting="nothing",
+        fair="It is what they did.",
         rows=rows,
         measures={"error": "error", "none": "never measured"},
         statements=statements,
         comments=lambda results: [f"b is {pm(column(results[last], 'error'))}."],
+        lesson=lambda results: "Less is more.",
         figure=lambda results: Figure(b"<svg/>", "nothing"),
     )
 
@@ -109,6 +112,29 @@ def test_a_claim_has_the_worst_verdict_of_its_main_statements():
     assert overall([good, replace(bad, main=False)]) == REPRODUCED
     assert overall([good, open_]) == OPEN
     assert overall([good, open_, bad]) == CONTRADICTED
+
+
+def test_a_claim_whose_premise_does_not_hold_is_neither_borne_out_nor_contradicted():
+    good, bad = (Statement("", v) for v in ((1.0, 1.0), (-1.0, -1.0)))
+    premise, no_premise = (replace(one, premise=True) for one in (good, bad))
+    assert overall([premise, good]) == REPRODUCED
+    assert overall([premise, bad]) == CONTRADICTED
+    for other in (good, bad):
+        assert overall([no_premise, other]) == NOT_MET
+    one = replace(claim(), statements=lambda results: [good, no_premise])
+    assert Finding(one, {}).decisive == no_premise
+
+
+def test_a_long_claim_is_measured_where_it_is_asked_for(tmp_path):
+    claims_of_both = {"one": claim(), "two": replace(claim(c=3.0, d=1.0), long=True)}
+    measured = partial(claims.run, tmp_path, claims=claims_of_both, jobs=1, progress=False)
+    assert measured()["claims"].keys() == {"one"}
+    assert "not measured" in (tmp_path / "report.html").read_text()
+    assert measured(long=True)["claims"].keys() == {"one", "two"}
+    CALLS.clear()
+    assert measured()["claims"].keys() == {"one", "two"}  # its numbers are there
+    assert measured(only=["two"])["claims"].keys() == {"two"}
+    assert not CALLS
 
 
 def test_differences_are_taken_within_a_seed():
@@ -156,7 +182,7 @@ class Numbers(dict):
 
 RIGHT = {  # what each row and measure would be if the paper were right; all below 5
     "tcm": lambda row, m: 1.0 if "stage 2" in row else 2.0,
-    "gc": lambda row, m: {"iCT": 3.0, "iCT, minibatch OT": 2.5}.get(row, 1.0),
+    "gc": lambda row, m: {"iCT": 3.0, "minibatch OT": 2.5}.get(row, 1.0),
     "gc-transport": lambda row, m: (
         {"proxy: independent": 3.0, "proxy: minibatch OT": 2.0, "proxy: GC": 1.0}.get(row)
         or (0.5 if m == "minibatch OT" else 1 / (1 + float(m)))
@@ -186,15 +212,15 @@ def test_numbers_that_bear_a_paper_out_reproduce_it_and_their_reverse_contradict
             assert {each.verdict for each in statements} == {verdict}
 
 
-def test_a_training_saved_is_the_share_until_the_others_last_error():
-    def curve(*errors):
-        points = [{"step": i, "ode_error": e, gc.COMPARED: e} for i, e in enumerate(errors, 1)]
+def test_a_training_saved_is_the_share_after_which_the_others_end_is_reached():
+    def curve(*distances):
+        points = [{"step": i, gc.COMPARED: d} for i, d in enumerate(distances, 1)]
         return {"1": {"curve": points}}
 
     slow, quick = curve(8.0, 4.0, 2.0), curve(4.0, 2.0, 1.0)
     assert gc.updates_saved(slow, quick) == pytest.approx([1 / 3])
     assert gc.updates_saved(quick, slow) == pytest.approx([0.0])  # it never is as good
-    assert gc.gain(slow, quick, gc.mean_log_distance) == pytest.approx([math.log(2)])
+    assert gc.least_lead(slow, quick) == (1.0,)
 
 
 def test_what_is_measured_is_not_measured_again(tmp_path):
@@ -358,7 +384,8 @@ def test_a_command_makes_the_arm_that_was_measured(monkeypatch):
     commands = [row for row in rows.values() if row.command.startswith("fewstep train")]
     assert len(commands) > 15
     for row in commands:
-        verb.main(row.command.replace("SEED", "4").replace(" --init STAGE_1", "").split()[2:])
+        command = row.command.replace("SEED", "4").replace(" --init STAGE_1", "")
+        verb.main(command.replace(" --teacher TEACHER", "").split()[2:])
         assert with_defaults(runs[-1]) == with_defaults(row.measure.args[0].run(4)), row.command
 
 

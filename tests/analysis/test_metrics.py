@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,17 @@ import torch
 import fewstep as fs
 from fewstep import data
 from fewstep.analysis import frontier
-from fewstep.analysis.metrics import METRICS, Metric, energy, evaluate, frechet, nearest_ratio
+from fewstep.analysis.metrics import (
+    METRICS,
+    Metric,
+    classifier_score,
+    energy,
+    evaluate,
+    features,
+    frechet,
+    meters_of,
+    nearest_ratio,
+)
 from fewstep.analysis.metrics.features import classifier
 from fewstep.analysis.metrics.metric import Measure
 from fewstep.analysis.metrics.prepared import floor_of
@@ -91,6 +102,42 @@ def test_the_classifier_is_good_the_same_each_time_and_kept(digits, cold_cache):
     assert classifier(digits).fingerprint == first.fingerprint
     file.write_bytes(b"damaged")  # so that it is trained again
     assert classifier(digits).fingerprint == first.fingerprint
+
+
+def stripes(n: int) -> data.Dataset:
+    """Pictures 1x16x18 with noise: their class is the place of a bright column."""
+    labels = torch.arange(n) % 3
+    x = 0.3 * normals(n, 16 * 18, 3).float().reshape(n, 1, 16, 18)
+    x[torch.arange(n), :, :, 4 + 5 * labels] += 1
+    parts = [data.Arrays(x[a:b], labels[a:b]) for a, b in ((0, n - 60), (n - 60, n), (n - 60, n))]
+    return data.Dataset("stripes", *parts, classes=3)
+
+
+def test_many_pictures_have_convolutions_the_same_each_time(cold_cache, monkeypatch, capsys):
+    monkeypatch.setattr(features, "_PICTURES", replace(features._PICTURES, steps=40))
+    many = stripes(10_060)
+    first = classifier(many)
+    assert "fits the classifier" in capsys.readouterr().err
+    assert first.accuracy(many.test.x0, many.test.cond) == 1
+    assert first.features(many.test.x0).shape == (60, 64)
+    (file,) = (cold_cache / "fewstep").iterdir()
+    file.unlink()
+    assert classifier(many).fingerprint == first.fingerprint
+    few = classifier(stripes(500))
+    assert few.features(many.test.x0).shape == (60, 32)
+    assert few.network[0].__class__.__name__ == "Flatten"
+
+
+def test_the_classifier_score_of_digits_is_near_its_number_of_classes(digits, warm_cache):
+    (meter,), spaces = meters_of(digits, digits.test, 100, metrics=["classifier_score"])
+    judge = classifier(digits)
+    value = meter.measure.value(spaces.features["classes"](digits.test))
+    assert value == pytest.approx(classifier_score(judge.probabilities(digits.test.x0)))
+    assert 8.5 < meter.floor.value < 10
+    assert meter.floor.interval[0] < meter.floor.value < meter.floor.interval[1]
+    noise = data.Arrays(normals(300, 64, 5).float().reshape(300, 1, 8, 8))
+    assert meter.measure.value(spaces.features["classes"](noise)) < 0.8 * meter.floor.value
+    assert (meter.protocol["space"], meter.protocol["extractor"]) == ("classes", judge.fingerprint)
 
 
 def test_a_generator_that_draws_real_data_reaches_the_floor(digits, warm_cache, monkeypatch):

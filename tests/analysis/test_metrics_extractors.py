@@ -24,6 +24,7 @@ from fewstep.analysis.metrics import (
     extractors,
     file_sha256,
     frechet,
+    meters_of,
     moments,
     open_extractor,
     read_statistics,
@@ -86,6 +87,41 @@ def test_an_onnx_file_gives_the_modules_features(tiny, layer, monkeypatch):
     as_callable = Extractor("mine", lambda x: layer(x.flatten(1)).relu())
     assert frechet(extractor.features(x), as_callable.features(2 * x)) > 0
     assert frechet(extractor.features(x), as_callable.features(x)) == pytest.approx(0, abs=1e-6)
+
+
+def test_class_probabilities_are_of_the_output_that_is_declared(tmp_path, tiny, layer):
+    with pytest.raises(UserError, match="extractor tiny has no classes: name their output"):
+        open_extractor(tiny).probabilities(pictures(3))
+    file = tmp_path / "two.onnx"
+    export(layer, file, ("n", 1, 8, 8), outputs=2)
+    (tmp_path / "two.json").write_text(json.dumps({"output": "features", "classes": "hidden"}))
+    extractor = open_extractor(file)
+    x = pictures(70)
+    torch.testing.assert_close(
+        extractor.probabilities(x), layer(x.flatten(1)), rtol=1e-5, atol=1e-6
+    )
+    torch.testing.assert_close(
+        extractor.features(x), layer(x.flatten(1)).relu(), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_reference_statistics_leave_the_classifier_score(layer):
+    digits = data.load("digits")
+    own = Extractor(
+        "mine",
+        lambda x: layer(x.flatten(1)),
+        classes=lambda x: layer(x.flatten(1)).softmax(1),
+    )
+    reference = moments(own.features(digits.train.x0))
+    names = ["mine_frechet", "classifier_score"]
+    how = {"extractor": own, "reference": reference}
+    meters, _ = meters_of(digits, digits.test, 100, metrics=names, **how)
+    assert [meter.metric for meter in meters] == names
+    usual, _ = meters_of(digits, digits.test, 100, **how)
+    assert [meter.metric for meter in usual] == names[:1]
+    for name in ("classes", "pixel"):
+        with pytest.raises(UserError, match="choose another name"):
+            meters_of(digits, digits.test, 100, extractor=Extractor(name, own.network))
 
 
 def test_output_range_and_hash_are_those_of_the_declaration(tmp_path, layer):
@@ -215,14 +251,20 @@ def test_published_names_are_for_published_weights_and_preprocessing(tmp_path, m
         assert Extractor("mine", nn.Identity(), k.sha256, k.input).published() == name
         assert Extractor("mine", nn.Identity(), k.sha256).published() is None
         assert Extractor("mine", nn.Identity(), "0" * 64, k.input).published() is None
+        ours = Extractor("mine", nn.Identity(), k.sha256, k.input)
+        assert ours.published("classifier_score") == {"FID": "IS"}.get(name)
+        assert ours.published("kid") is None
 
 
 class Scripted(nn.Module):
-    """Stands in for the TorchScript Inception: 8-bit pictures in, features out."""
+    """Stands in for the TorchScript Inception: 8-bit pictures in, features or classes out."""
 
-    def forward(self, x: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, return_features: bool = False, no_output_bias: bool = False
+    ) -> torch.Tensor:
         assert x.dtype == torch.uint8
-        return x.double().mean((2, 3)).float() if return_features else x[:, :1].float()
+        means = x.double().mean((2, 3)).float()
+        return means if return_features else (means + 100 * int(not no_output_bias)).softmax(1)
 
 
 def test_inceptions_own_file_is_known_by_its_hash_and_others_stay_closed(tmp_path, monkeypatch):
@@ -239,6 +281,7 @@ def test_inceptions_own_file_is_known_by_its_hash_and_others_stay_closed(tmp_pat
     assert extractor.published() == "FID"
     features = (x + 1).mul(127.5).round().double().mean((2, 3)).float()
     torch.testing.assert_close(extractor.features(x), features, rtol=0, atol=1e-4)
+    torch.testing.assert_close(extractor.probabilities(x), features.softmax(1))
 
 
 def test_reference_statistics_come_back_from_npz(tmp_path):

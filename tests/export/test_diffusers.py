@@ -96,7 +96,8 @@ def test_other_steps_have_a_scheduler_of_their_own(student, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "steps"), [("heun", 5), ("ddim", 3), ("ancestral", 3), ("addim", 4)]
+    ("sampler", "steps"),
+    [("heun", 5), ("ddim", 3), ("ancestral", 3), ("addim", 4), ("dpmpp_2m", 5), ("unipc_3", 6)],
 )
 def test_samplers_of_diffusion_models_are_numbers_too(sampler, steps, tmp_path):
     teacher = fs.load(save(tmp_path / "pipeline", CASE, DDPM), device="cpu")

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from fewstep.core import denoiser, distances, sampling, scalings, solvers, times, weights
 from fewstep.core.process import Process
+from fewstep.core.solvers import past
 from fewstep.core.times import curricula
 from fewstep.run import averages, sources
 from fewstep.run import generator as generators
@@ -86,6 +87,27 @@ BUGS = [
         "heun",
         no_correction,
         "Heun: error of a PF-ODE falls like n^-2",
+    ),
+    Bug(
+        "2M: the steps taken for equal",
+        past,
+        "_dpm_weights",
+        lambda f: lambda levels, end: [1.5, -0.5] if len(levels) == 2 else f(levels, end),
+        "DPM-Solver++ 2M: D_0 + (D_0 - D_1) / 2r",
+    ),
+    Bug(
+        "UniPC: shares in the wrong order",
+        past,
+        "_solve",
+        lambda f: lambda h, r: f(h, r)[::-1],
+        "UniPC 2: the guess at its end corrects a move",
+    ),
+    Bug(
+        "eta of ddim for its square",
+        solvers,
+        "ancestral",
+        lambda f: lambda *a, eta=1.0, **options: f(*a, eta=eta**2, **options),
+        "DDIM with noise: eta 0 is DDIM, 1 ancestral",
     ),
     Bug(
         "huber: c without sqrt(D)",

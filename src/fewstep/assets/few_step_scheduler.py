@@ -22,7 +22,9 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     plans: {"2": [{"asks": [{"label", "in", "skip", "out", "point"}], "result"}, ...]}. An answer is
     skip point + out F(in point, label); a combination is a list of (name, factor), whose names are
-    x, noise and answer 0, answer 1, ... A step with "stretch" is aDDIM's.
+    x, noise and answer 0, answer 1, ... A step with "stretch" is aDDIM's. "kept" are the two
+    combinations that are `past x 1` and `past answer 1` of the next step, `past x 2` of the next
+    but one, and so on.
     """
 
     order = 1
@@ -50,6 +52,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self.step_number = 0
         self.ask_number = 0
         self.values: dict[str, torch.Tensor] = {}
+        self.past: list[list[torch.Tensor]] = []  # x and the answer of earlier steps
 
     def scale_model_input(self, sample: torch.Tensor, timestep: Any = None) -> torch.Tensor:
         """What the network gets of a point."""
@@ -71,6 +74,8 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         ask = step["asks"][self.ask_number]
         if self.ask_number == 0:
             self.values = {"x": sample}
+            for age, point in enumerate(reversed(self.past), start=1):
+                self.values[f"past x {age}"], self.values[f"past answer {age}"] = point
         answer = ask["skip"] * sample + ask["out"] * model_output
         self.values[f"answer {self.ask_number}"] = answer
         self.ask_number += 1
@@ -88,6 +93,9 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             self.values["noise"] = variance_noise
         self.step_number += 1
         self.ask_number = 0
+        if "kept" in step:
+            kept = [self._combine(part) for part in step["kept"]]
+            self.past = [*self.past[-3:], kept]
         return (self._combine(step["result"]),)
 
     def _combine(self, combination: Combination) -> torch.Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fewstep.base.errors import UserError, unknown
 
-DATA_NAMES = ("digits", "ring8", "grid25", "spiral", "glyphs", "glyphs64")
+DATA_NAMES = ("digits", "ring8", "grid25", "spiral", "glyphs", "glyphs64", "hanzi", "hanzi16")
 OWN_DATA = "tensor"  # of data that is an object of the user's
 
 

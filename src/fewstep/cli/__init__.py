@@ -14,6 +14,7 @@ VERBS = {
     "edit": "fill in, colour or sharpen what is there, by a trained generator",
     "serve": "answer requests for samples over HTTP",
     "eval": "score a generator against held-out data",
+    "variance": "measure the variance that the sampler addim takes",
     "export": "write a generator as ONNX, torch.export or plain Python",
     "frontier": "what each further step buys: quality against evaluations and latency",
     "doctor": "say what is wrong with a run or a teacher, and what to do",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from fewstep.cli.parse import parse
+from fewstep.cli.sampling import SamplingArgs, sampled_by
 
 if TYPE_CHECKING:
     from fewstep.analysis.metrics import Extractor, Result
@@ -22,8 +23,8 @@ DESCRIPTION = (
 )
 
 
-@dataclass(frozen=True)
-class Args:
+@dataclass(frozen=True, kw_only=True)
+class OwnArgs:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder or shipped name."""
     steps: tuple[int, ...] | None = None
@@ -38,8 +39,6 @@ class Args:
     """Which weights: ema, student, or another average such as power:0.05."""
     data: str | None = None
     """Where the run's data is now, if its path has changed."""
-    later_sigmas: tuple[float, ...] | None = None
-    """Noise levels of the later steps, one fewer than the steps; left out, the run's."""
     composite: bool = False
     """Ask the frozen first stage at noise that a second stage was not trained for."""
     network: str | None = None
@@ -68,6 +67,11 @@ class Args:
     """Print one JSON object."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Args(SamplingArgs, OwnArgs):
+    """All options, those of sampling last."""
+
+
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="eval", description=DESCRIPTION)
     from fewstep.analysis.metrics import (
@@ -86,7 +90,7 @@ def main(argv: list[str]) -> int:
     generator = load(
         args.run, ema=args.ema, device=args.device, composite=args.composite, **own_parts(args)
     )
-    generator = generator.with_later_sigmas(args.later_sigmas)
+    generator = sampled_by(generator, args)
     steps = default_steps(generator) if args.steps is None else args.steps
     check_levels(args.later_sigmas, steps)
     dataset = data_of(generator.run, generator.facts, args.data)

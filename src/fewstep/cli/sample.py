@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from fewstep.cli.parse import parse
+from fewstep.cli.sampling import SamplingArgs, sampled_by
 from fewstep.cli.user_code import own_parts
 
 if TYPE_CHECKING:
@@ -23,14 +24,12 @@ DESCRIPTION = (
 )
 
 
-@dataclass(frozen=True)
-class Args:
+@dataclass(frozen=True, kw_only=True)
+class OwnArgs:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder or shipped name, such as digits."""
     steps: int | None = None
     """Evaluations of the network; left out, the sampler's default (1 for consistency models)."""
-    sampler: str | None = None
-    """multistep (consistency models), or ddim, addim, euler, heun, ancestral (diffusion models)."""
     n: int = 100
     """Number of samples."""
     seed: int = 0
@@ -44,8 +43,6 @@ class Args:
     ema: str = "ema"
     """Which weights: ema, student, another average such as power:0.05, or any power:STD of a run
     with snapshots."""
-    later_sigmas: tuple[float, ...] | None = None
-    """Noise levels of the later steps, one fewer than the steps; left out, the run's."""
     composite: bool = False
     """Ask the frozen first stage at noise that a second stage was not trained for."""
     network: str | None = None
@@ -62,6 +59,11 @@ class Args:
     """cpu, cuda, mps or auto, the first there is."""
     quiet: bool = False
     """Print nothing but warnings and errors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args(SamplingArgs, OwnArgs):
+    """All options, those of sampling last."""
 
 
 def main(argv: list[str]) -> int:
@@ -84,13 +86,12 @@ def main(argv: list[str]) -> int:
     names = generator.facts.names
     output.check(args.out, generator, "--out")
     cond = args.label if args.cond is None else read_condition(args.cond, names)
-    generator = generator.with_later_sigmas(args.later_sigmas)
+    generator = sampled_by(generator, args)
     x = generator.sample(
         args.n,
         steps=args.steps,
         seed=args.seed,
         cond=cond,
-        sampler=args.sampler,
         batch=args.batch,
     )
     bad = int((~x.flatten(1).isfinite()).any(1).sum())

@@ -34,9 +34,11 @@ class Args:
     shape: tuple[int, ...] | None = None
     """Shape of a sample, such as 1,8,8, if your target takes no other and has no `shape`."""
     claims: bool = False
-    """Measure the papers' claims: about half an hour on two cores; run again to go on after a
-    stop.
+    """Measure the papers' claims: about an hour and a half on two cores; run again to go on after
+    a stop.
     """
+    long: bool = False
+    """With --claims: also those that train U-Nets on pictures, which take hours."""
     seeds: int = 5
     """With --claims: trainings of each arm, seeds 1, 2, ..."""
     only: tuple[str, ...] | None = None
@@ -55,6 +57,8 @@ def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="verify", description=DESCRIPTION)
     if args.claims:
         return claims(args)
+    if args.long:
+        raise UserError("--long: expected --claims beside it")
     if args.only is not None:
         raise UserError(
             f"--only {','.join(args.only)}: expected --claims beside it; --method chooses among the"
@@ -111,9 +115,16 @@ def claims(args: Args) -> int:
         if value:
             text = flag if value is True else f"{flag} {value}"
             raise UserError(
-                f"{text}: expected none beside --claims (--only, --seeds, --out, --jobs)"
+                f"{text}: expected none beside --claims (--only, --long, --seeds, --out, --jobs)"
             )
-    facts = run(args.out, seeds=args.seeds, only=args.only, jobs=args.jobs, progress=not args.quiet)
+    facts = run(
+        args.out,
+        seeds=args.seeds,
+        only=args.only,
+        long=args.long,
+        jobs=args.jobs,
+        progress=not args.quiet,
+    )
     width = max(len(name) for name in facts["claims"])
     verdicts = [f"{name:<{width}}  {claim['verdict']}" for name, claim in facts["claims"].items()]
     lines = [*verdicts, f"report: {facts['report']}", f"numbers: {facts['data']}"]

@@ -59,6 +59,9 @@ probe: Ability[Callable[..., tuple[dict[str, Any], str] | None] | None] = Abilit
 # Of balances: makes the module that is trained beside the student.
 module: Ability[Callable[[], nn.Module] | None] = Ability("module", None)
 
+# Of steps of a sampler: whether it takes `past=`, a `solvers.Past` of the moves so far.
+remembers: Ability[bool] = Ability("remembers", False)
+
 # Of scalings: the standard deviation of the data that it is made for.
 sigma_data: Ability[float | None] = Ability("sigma_data", None)
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from fewstep.base.conditions import Cond, apply_mask, mask_of, pick
 from fewstep.base.errors import UserError, require
-from fewstep.core import abilities, solvers
+from fewstep.core import abilities, solvers, targets
 from fewstep.core.denoiser import Models, guided, on_rows
 from fewstep.core.distances import mse
 from fewstep.core.process import Process, expand
-from fewstep.core.targets import Ema, Target, Truncated
+from fewstep.core.targets import Ema, Frozen, Target
 from fewstep.core.times import Times
 
 
@@ -48,13 +48,15 @@ class Teacher:
     variance_share: for `addim`, x_var = share ||x0_hat - x0||^2 / d with the sample's own x0 and
     the teacher's unguided guess (MCM, arXiv 2403.06807, algorithm 1: eta = 0.75).
     guidance: of the teacher, see `denoiser.Guided`.
+    network: who teaches, the run's teacher or the stage before.
     Source: CD, arXiv 2303.01469, eq. 6.
     """
 
     solver: Callable[..., Tensor] = solvers.heun
     variance_share: float | None = None
     guidance: float = 0.0
-    needs = frozenset({"teacher"})
+    network: Target = field(default_factory=Frozen)
+    jumps = True
 
     def __post_init__(self) -> None:
         is_finite = math.isfinite(self.guidance)
@@ -62,16 +64,19 @@ class Teacher:
         is_share = self.variance_share is None or 0 <= self.variance_share <= 1
         require(is_share, "variance_share", self.variance_share, "a share in 0 .. 1")
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return abilities.needs(self.network)
+
     def __call__(
         self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond
     ) -> tuple[Tensor, Tensor]:
-        assert models.teacher is not None
         x_t = process.mix(x0, z, times.t)
         share = self.variance_share
         options: dict[str, Any] = {}
         if share is not None:
             options["x_var"] = lambda x0_hat, t: share * mse(x0_hat, x0)
-        teacher = guided(models.teacher, self.guidance)
+        teacher = guided(self.network(models), self.guidance)
         return x_t, self.solver(process, teacher, x_t, times.t, times.r, cond, **options)
 
 
@@ -259,7 +264,7 @@ def truncated(pairs: Coupling, t_prime: float) -> Coupling:
     """
     if not isinstance(pairs, GeneratorInduced):
         return pairs
-    return replace(pairs, predictor=Truncated(t_prime, pairs.predictor))
+    return replace(pairs, predictor=targets.truncated(t_prime, pairs.predictor))
 
 
 def by_name(pairs: str, eta: float = 0.75, guidance: float = 0.0) -> Coupling:

@@ -99,6 +99,11 @@ class Method:
         return _ADDRESS.sub(r"\1", f"{type(self).__name__}({values})")
 
     @property
+    def chain(self) -> tuple[Method, ...]:
+        """The methods of all stages in their order, this one last."""
+        return (*(self.before.chain if self.before else ()), self)
+
+    @property
     def ema_rate(self) -> Callable[[float], float] | None:
         """How much of itself the target's average keeps, by progress; None without an average."""
         return abilities.rate(self.target)

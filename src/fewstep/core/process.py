@@ -87,9 +87,9 @@ class Process:
         sigma = self.schedule.sigma_rate(as_time(t))
         return expand(alpha, x0) * x0 + expand(sigma, x0) * z
 
-    def prior(self, z: Tensor) -> Tensor:
-        """Where sampling starts: sigma(t_max) z."""
-        return expand(self.sigma(self.t_max), z) * z
+    def prior(self, z: Tensor, t: float | None = None) -> Tensor:
+        """Where sampling starts: sigma(t) z, at t_max unless said otherwise."""
+        return expand(self.sigma(self.t_max if t is None else t), z) * z
 
     def _move(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """(keep, make) with x_s = keep x_t + make x0_hat: the DDIM move written in x0."""

@@ -61,6 +61,20 @@ class Frozen:
 
 
 @dataclass(frozen=True)
+class Previous:
+    """The student of the stage before, which does not move any more.
+
+    Source: progressive distillation, arXiv 2202.00512, algorithm 2.
+    """
+
+    needs = frozenset({"frozen"})
+
+    def __call__(self, models: Models) -> Denoiser:
+        assert models.frozen is not None
+        return models.frozen
+
+
+@dataclass(frozen=True)
 class Truncated:
     """The frozen first stage below t_prime, another target above (TCM, arXiv 2410.14895, eq. 5)."""
 
@@ -82,6 +96,17 @@ class Truncated:
     def __call__(self, models: Models) -> Denoiser:
         assert models.frozen is not None
         return denoiser.Truncated(models.frozen, self.high(models), self.t_prime)
+
+
+def truncated(t_prime: float, target: Target | None) -> Target:
+    """The stage before below t_prime, and above what the target is: of a truncated one its high."""
+    high = target.high if isinstance(target, Truncated) else target
+    return Truncated(t_prime, high or Student())
+
+
+def before(method: object | None) -> Target:
+    """Who teaches the stage behind that method: its student; without one the run's teacher."""
+    return Frozen() if method is None else Previous()
 
 
 def retarget(target: Target | None, other: Target) -> Target:

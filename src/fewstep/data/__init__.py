@@ -30,6 +30,7 @@ from fewstep.data.columns import NO_NAMES, Column, Names
 from fewstep.data.dataset import SPLIT_SEED, Arrays, Dataset, change_cond, check_finite, shuffle
 from fewstep.data.emoji import glyphs, glyphs64
 from fewstep.data.files import from_path, full_name, read, without_split
+from fewstep.data.ideographs import hanzi, hanzi16
 from fewstep.data.reading import BadFiles, Reading
 from fewstep.data.scanning import Scan, scan
 from fewstep.data.tensors import from_tensors
@@ -77,7 +78,10 @@ __all__ = [
     "without_split",
 ]
 
-_MAKERS: tuple[Callable[[], Dataset], ...] = (digits, ring8, grid25, spiral, glyphs, glyphs64)
+_MAKERS: tuple[Callable[[], Dataset], ...] = (
+    *(digits, ring8, grid25, spiral),
+    *(glyphs, glyphs64, hanzi, hanzi16),
+)
 DATASETS = dict(zip(DATA_NAMES, _MAKERS, strict=True))
 
 

@@ -16,6 +16,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from fewstep.base.errors import UserError
 from fewstep.data.dataset import Arrays, Dataset, split
+from fewstep.data.system_files import system_file
 from fewstep.data.units import Units
 
 # The labels: blocks of Unicode with at least twenty emoji, first and last code point
@@ -79,11 +80,8 @@ def font_file() -> Path:
     """The font that FEWSTEP_GLYPHS names, or the first of its name in the system's font folders."""
     if choice := os.environ.get("FEWSTEP_GLYPHS"):
         return Path(choice)
-    home = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share"))
-    system = os.environ.get("XDG_DATA_DIRS", "/usr/local/share:/usr/share").split(":")
-    for folder in [home / "fonts", Path.home() / ".fonts", *(Path(d) / "fonts" for d in system)]:
-        for file in sorted(folder.rglob(_NAME)):
-            return file
+    if file := system_file("fonts", _NAME):
+        return file
     raise UserError(
         f"no {_NAME} in the font folders: apt-get install fonts-noto-color-emoji, or name its file"
         " in FEWSTEP_GLYPHS"

@@ -275,12 +275,15 @@ def labels_in(cond: Any) -> Tensor | None:
     return labels if isinstance(labels, Tensor) and kind_of(labels) == LABELS else None
 
 
-def names_of(names: Names, cond: Any) -> Names:
-    """The names of data with that condition, and the labels that occur where some never do."""
+def names_of(names: Names, cond: Any, classes: int = 0) -> Names:
+    """The names of data with that condition, and the labels that occur where some never do.
+
+    classes: how many there are; 0: as many as the largest label says.
+    """
     labels = labels_in(cond)
     if labels is not None:
         occurring = tuple(labels.unique().tolist())
-        has_gaps = len(occurring) <= occurring[-1]
+        has_gaps = len(occurring) < max(classes, occurring[-1] + 1)
         names = replace(names, occurring=occurring if has_gaps else ())
     return names.storable()
 

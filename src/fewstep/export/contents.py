@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from fewstep.base.conditions import Cond, Kind, each, leaves
+from fewstep.base.errors import require
 from fewstep.base.randomness import SAMPLING_BLOCK, normal
 from fewstep.base.version import __version__
 from fewstep.core.denoiser import Preconditioned
@@ -156,6 +157,7 @@ def prepare(
     half: bool = False,
 ) -> Contents:
     """What is exported of a generator; steps, sampler: as for `sample`. Raises UserError."""
+    require(generator.guidance == 0, "guidance", generator.guidance, "0: exports have no guidance")
     by, grid = generator.schedule(steps, sampler)
     moves = scheme(generator.method.process, grid, by.step, by.noisy)
     return Contents(generator.to("cpu"), moves, steps, sampler, half)

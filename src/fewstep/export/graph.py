@@ -20,7 +20,15 @@ from fewstep.base.conditions import DTYPES, LABELS, Cond, Kind, apply_mask, kind
 from fewstep.base.errors import UserError
 from fewstep.base.surroundings import surroundings
 from fewstep.core.denoiser import Preconditioned, Truncated
-from fewstep.export.scheme import ANSWER, NOISE, Combination, Scheme, X, check_linear
+from fewstep.export.scheme import (
+    ANSWER,
+    NOISE,
+    Combination,
+    Scheme,
+    X,
+    check_linear,
+    vectors_of_past,
+)
 from fewstep.export.units import ToModel, ToUser
 from fewstep.run.generator import Generator
 
@@ -71,8 +79,9 @@ class KSteps(nn.Module):
         weights = {name: _at_least_float32(one) for name, one in self.networks.items()}
         draws, number = iter(fresh), 0
         x = self.scheme.start * noise
+        past: list[tuple[Tensor, Tensor]] = []
         for step in self.scheme.steps:
-            vectors = {X: x}
+            vectors = {X: x, **vectors_of_past(past)}
             if step.is_noisy:
                 vectors[NOISE] = next(draws)
             for place, ask in enumerate(step.asks):
@@ -80,6 +89,9 @@ class KSteps(nn.Module):
                 vectors[f"{ANSWER} {place}"] = self.denoise(number, point, cond, weights)
                 number += 1
             x = combine(step.result, vectors)
+            if step.kept is not None:
+                start, answer = (combine(part, vectors) for part in step.kept)
+                past.append((start, answer))
         return apply_mask(self.to_user(x), cond)
 
     def denoise(

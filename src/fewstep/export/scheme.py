@@ -3,7 +3,7 @@
 A step of a sampler is a program in Python, whose times are float64 on the host. What it does to
 tensors is linear in almost all of them, so it is known by what it does to unit vectors: x, every
 answer of the network and every noise is one of them, and the coordinates of what comes out are the
-factors of the combination.
+factors of the combination. A step that remembers gets earlier moves as such vectors too.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ import torch
 from torch import Tensor
 
 from fewstep.base.errors import UserError
+from fewstep.core import abilities
 from fewstep.core.process import Process, per_row
-from fewstep.core.solvers import addim, ddim
+from fewstep.core.solvers import Past, addim, ddim
+from fewstep.core.solvers.past import Point
 from fewstep.core.solvers.variance import PriorVariance
 
-MOST = 16  # vectors of one step: x, answers of the network, noises
+MOST = 16  # vectors of one step: x, answers of the network, noises, the past
+_MOST_PAST = 4  # moves that a step may remember
 _BOUND = 1e-9  # what two trials with other vectors may differ by, relative to the factors
 
-X, NOISE, ANSWER = "x", "noise", "answer"
+X, NOISE, ANSWER, PAST = "x", "noise", "answer", "past"
 
-# Factors of x, of the step's noise and of the network's answers so far, by their names.
+# Factors of x, of the step's noise and of the network's answers so far, by their names; `past x 1`
+# and `past answer 1` are where the last move started, and what was guessed there.
 Combination = tuple[tuple[str, float], ...]
 
 
@@ -60,6 +64,7 @@ class Step:
     asks: tuple[Ask, ...]
     result: Combination
     stretch: Stretch | None = None  # then the result is DDIM's, which it lengthens
+    kept: tuple[Combination, Combination] | None = None  # `past x 1`, `past answer 1` of the next
 
     @property
     def is_noisy(self) -> bool:
@@ -87,7 +92,7 @@ class Scheme:
         Heun's method in few steps takes large multiples of answers that nearly cancel.
         """
         sums = [
-            sum(abs(factor) for name, factor in step.result if name.startswith(ANSWER))
+            sum(abs(factor) for name, factor in step.result if ANSWER in name)
             for step in self.steps
         ]
         return max(1.0, *sums)
@@ -107,9 +112,21 @@ def scheme(
             replace(_read(process, ddim, t, s, False), stretch=_stretch(process, t, s))
             for t, s in pairwise(grid)
         )
-        return Scheme(float(process.sigma(process.t_max)), steps)
-    steps = tuple(_read(process, step, t, s, noisy) for t, s in pairwise(grid))
-    return Scheme(float(process.sigma(process.t_max)), steps)
+        return Scheme(float(process.sigma(grid[0])), steps)
+    read = []
+    past = Past(len(grid) - 1) if abilities.remembers(step) else None
+    for t, s in pairwise(grid):
+        read.append(_read(process, step, t, s, noisy, past))
+    return Scheme(float(process.sigma(grid[0])), tuple(read))
+
+
+def vectors_of_past(points: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """The vectors of earlier moves, whose starts and answers these are, the newest last."""
+    return {
+        f"{PAST} {name} {age}": vector
+        for age, point in enumerate(points[: -_MOST_PAST - 1 : -1], start=1)
+        for name, vector in zip((X, ANSWER), point, strict=True)
+    }
 
 
 def check_linear(scheme: Scheme) -> None:
@@ -136,15 +153,30 @@ def _stretch(process: Process, t: float, s: float) -> Stretch:
     return Stretch(*(float(number) for number in numbers))
 
 
-def _read(process: Process, step: Callable[..., Tensor], t: float, s: float, noisy: bool) -> Step:
-    """One step, by two trials with vectors of different lengths. Raises UserError."""
+def _read(
+    process: Process,
+    step: Callable[..., Tensor],
+    t: float,
+    s: float,
+    noisy: bool,
+    past: Past | None = None,
+) -> Step:
+    """One step, by two trials with vectors of different lengths; the past gets its point.
+
+    Raises UserError.
+    """
     places = torch.arange(1, MOST + 1, dtype=torch.float64)
     trials = []
     for lengths in (torch.ones_like(places), 1 + 0.3 * places.sin()):
         trial = _Trial(lengths)
-        options = {"noise": trial.noise} if noisy else {}
-        end = step(process, trial.denoise, trial.unit(X), t, s, None, **options)
-        trials.append((trial, [trial.factors(end), *(trial.factors(x) for _, x in trial.asks)]))
+        options: dict[str, Any] = {"noise": trial.noise} if noisy else {}
+        x = trial.unit(X)
+        if past is not None:
+            options["past"] = trial.past(past)
+        end = step(process, trial.denoise, x, t, s, None, **options)
+        kept = options["past"].points[-1] if past is not None else None
+        vectors = [end, *((kept.x, kept.x0_hat) if kept else ()), *(x for _, x in trial.asks)]
+        trials.append((trial, [trial.factors(vector) for vector in vectors]))
     (first, ours), (_, theirs) = trials
     pairs = zip(ours, theirs, strict=True) if len(ours) == len(theirs) else [(ours[0], None)]
     for own, other in pairs:
@@ -156,9 +188,14 @@ def _read(process: Process, step: Callable[..., Tensor], t: float, s: float, noi
                 f"the sampler's step {name!r} is not linear in x, the network's answers and the"
                 " noise: expected one that is, such as multistep, ddim, euler, heun or ancestral"
             )
-    points = [first.combination(values) for values in ours]
-    asks = [Ask(time, point) for (time, _), point in zip(first.asks, points[1:], strict=True)]
-    return Step(tuple(asks), points[0])
+    result, *points = [first.combination(values) for values in ours]
+    remembered = None
+    if past is not None:
+        assert kept is not None
+        past.points.append(kept)
+        remembered = (points.pop(0), points.pop(0))
+    asks = [Ask(time, point) for (time, _), point in zip(first.asks, points, strict=True)]
+    return Step(tuple(asks), result, kept=remembered)
 
 
 class _Trial:
@@ -186,6 +223,16 @@ class _Trial:
         if self.draw is None:
             self.draw = self.unit(NOISE)
         return self.draw
+
+    def past(self, past: Past) -> Past:
+        """The same moves, whose vectors are of this trial; of older ones nothing may be used."""
+        none = torch.full((1, MOST), torch.nan, dtype=torch.float64)
+        points = [Point(point.t, none, none, point.order) for point in past.points]
+        for place, point in list(enumerate(points))[: -_MOST_PAST - 1 : -1]:
+            names = (f"{PAST} {name} {len(points) - place}" for name in (X, ANSWER))
+            start, answer = (self.unit(name) for name in names)
+            points[place] = point._replace(x=start, x0_hat=answer)
+        return Past(past.moves, points)
 
     def factors(self, x: Tensor) -> Tensor:
         return x.reshape(-1) / self.lengths

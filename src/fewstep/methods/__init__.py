@@ -13,9 +13,19 @@ from fewstep.methods.generator_induced import *
 from fewstep.methods.generator_induced import __all__ as _generator_induced
 from fewstep.methods.multistep import *
 from fewstep.methods.multistep import __all__ as _multistep
+from fewstep.methods.progressive import *
+from fewstep.methods.progressive import __all__ as _progressive
 from fewstep.methods.truncated import *
 from fewstep.methods.truncated import __all__ as _truncated
 
 __all__ = sorted(
-    [*_consistency, *_continuous, *_direct, *_generator_induced, *_multistep, *_truncated]
+    [
+        *_consistency,
+        *_continuous,
+        *_direct,
+        *_generator_induced,
+        *_multistep,
+        *_progressive,
+        *_truncated,
+    ]
 )

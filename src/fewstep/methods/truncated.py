@@ -25,14 +25,14 @@ def tcm(
     realised: bool = False,
     sigma_data: float = 0.5,
 ) -> core.Method:
-    """Truncated consistency model: a second stage trains t >= t_prime, the first is frozen below.
+    """Truncated consistency model: a last stage trains t >= t_prime, the one before stays below.
 
     E over t > t_prime of the base's loss + w_b times that at t = t_prime; t is log-Student-t on
     [t_prime, t_max].
     Source: TCM, arXiv 2410.14895, eq. 5-10 and its code's README.
 
     Args:
-        base: the method of the first stage, with a continuous law of t
+        base: the method of the stage before, with a continuous law of t; tcm for three stages
         t_prime: the lowest time of the second stage, in the units of t
         rho: share of the rows at t_prime
         w_b: weight of their mean loss
@@ -48,12 +48,13 @@ def tcm(
     law = core.times.LogStudentT(mean=mean, std=std, nu=nu, low=t_prime, high=base.process.t_max)
     ratio = first.ratio(1.0) if ratio is None else ratio
     above = replace(first, law=law, fixed_ratio=ratio)
+    _check_reach(base, above, t_prime)
     times = core.times.Atom(times=above, at_time=t_prime, share=rho, weight=w_b, realised=realised)
     return replace(
         base,
         coupling=core.couplings.truncated(base.coupling, t_prime),
         times=times,
-        target=core.targets.Truncated(t_prime, base.target or core.targets.Student()),
+        target=core.targets.truncated(t_prime, base.target),
         later_sigmas=(max(t_prime, 1.0),),
         trained_from=t_prime,
         before=base,
@@ -64,13 +65,23 @@ def _ratio_map(
     base: core.Method, t_prime: float, rho: float, ratio: float | None
 ) -> core.times.RatioMap:
     """The base's times. Raises UserError for a base without a second stage."""
-    if not isinstance(base.times, core.times.RatioMap):
+    times = base.times.times if isinstance(base.times, core.times.Atom) else base.times
+    if not isinstance(times, core.times.RatioMap):
         raise UserError(
             f"tcm: base with {type(base.times).__name__} times: expected a continuous law of t, as"
             " of ect; of gc, --method.base.base ect"
         )
     high = base.process.t_max
-    require(0 < t_prime < high, "t_prime", t_prime, f"in 0 .. {high:g}, the highest time")
+    low = base.trained_from
+    expected = f"in {low:g} .. {high:g}, from where the base is trained to the highest time"
+    require(low < t_prime < high, "t_prime", t_prime, expected)
     require(0 <= rho < 1, "rho", rho, "a share in 0 .. 1, below 1")
     require(ratio is None or 0 <= ratio < 1, "ratio", ratio, "in 0 .. 1, below 1")
-    return base.times
+    return times
+
+
+def _check_reach(base: core.Method, above: core.times.RatioMap, t_prime: float) -> None:
+    """Raises UserError where the neighbour of t_prime lies where the stage before is untrained."""
+    low = float(above.at(t_prime, 1.0).r)
+    expected = f"one whose r at t_prime={t_prime:g} is {base.trained_from:g} or more, not {low:.3g}"
+    require(low >= base.trained_from, "ratio", above.fixed_ratio, expected)

@@ -21,7 +21,7 @@ from fewstep.core.conventions import Convention, student_scaling
 from fewstep.core.couplings import Cached
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.method import Method
-from fewstep.core.times import Segments
+from fewstep.core.times import AtNeighbour, Segments
 from fewstep.data import LABELS, Dataset, Kind
 from fewstep.networks.outline import WithoutMemory, at_most
 from fewstep.run.config import OWN, Run, with_values
@@ -102,6 +102,8 @@ def _with_convention(method: Method, run: Run, facts: Facts) -> Method:
     process, times = method.process, method.times
     if source.multiplies and not method.denoises:
         top = float(process.time_at(source.snap(top_level(facts.shape, facts.sigma_data))))
+        expected = "v, x0 or edm: the steps of this method are cut for a start in pure noise"
+        require(not isinstance(times, AtNeighbour), "prediction", source.prediction, expected)
         process = replace(process, t_max=min(process.t_max, top))
         if isinstance(times, Segments):  # they end where sampling starts
             times = replace(times, end=process.t_max)

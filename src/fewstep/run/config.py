@@ -104,10 +104,10 @@ class Run:
     """Share of the run over which the learning rate rises from 0."""
     constant: float = 0.3
     """Share of the run after which it falls."""
-    decay: Literal["cosine", "inverse_sqrt"] = "cosine"
-    """How it falls: as a cosine to `final`, or as 1 / sqrt(progress / constant)."""
+    decay: Literal["cosine", "linear", "inverse_sqrt"] = "cosine"
+    """How it falls: as a cosine or a line to `final`, or as 1 / sqrt(progress / constant)."""
     final: float = 0.02
-    """Learning rate at the end of the cosine, as a share of the peak."""
+    """Learning rate at the end of the cosine or line, as a share of the peak."""
     clip: float = 10.0
     """Largest norm of the gradient; longer ones are scaled down."""
     ema: float = 0.999
@@ -120,14 +120,22 @@ class Run:
     """Initial weights: a run, checkpoint, shipped name or .safetensors file."""
     teacher: str | None = None
     """Teacher of a method that learns from one: like init, or exact:NAME."""
-    stage: Literal[1, 2] | None = None
-    """Where a method of two stages starts; None: 2 where init is a consistency model, else 1."""
+    stage: int | None = None
+    """Stage that a method of several starts at; None: the one behind that of init, else 1."""
     split: float = 0.5
     """Share of the iterations that the first stage of two gets."""
+    shares: tuple[float, ...] = ()
+    """How the iterations are shared out among the stages, such as 1 1 2 for three; left out, two
+    follow `split`, and more are equally long.
+    """
+    stage_init: Literal["average", "student", "initial"] = "average"
+    """What a later stage's student starts from: the average of the stage before, its raw weights
+    (also as its frozen network), or the weights that the run started from.
+    """
     stage_lr: float = 1.0
-    """Factor of the learning rate in the second stage."""
+    """Factor of the learning rate in the stages after the first."""
     lr_clock: Literal["run", "stage"] = "run"
-    """What the learning rate's schedule goes over: the whole run, or each of two stages anew."""
+    """What the learning rate's schedule goes over: the whole run, or each stage anew."""
     age: int | None = None
     """Steps that averages and learning rate count from; None: a first stage's in init, or 0."""
     later_sigmas: tuple[float, ...] | None = None
@@ -181,7 +189,10 @@ class Run:
             "ema": (0 <= self.ema < 1, "in 0 .. 1, below 1"),
             "sigma_data": (self.sigma_data is None or 0 < self.sigma_data < infinity, "above 0"),
             "weight_decay": (0 <= self.weight_decay < infinity, "0 or more"),
-            "decay": (self.decay == "cosine" or self.constant > 0, "cosine where constant = 0"),
+            "decay": (
+                self.decay != "inverse_sqrt" or self.constant > 0,
+                "cosine or linear where constant = 0",
+            ),
             "averages": (len(set(averages)) == len(averages), "each of them once"),
             "snapshot_every": (
                 self.snapshot_every == 0 or (self.snapshot_every > 0 and has_power),
@@ -190,7 +201,9 @@ class Run:
             "data_size": (self.data_size is None or 0 < self.data_size <= 2**15, "in 1 .. 32768"),
             "label_drop": (0 <= self.label_drop <= 1, "a share in 0 .. 1"),
             "betas": (all(0 <= b < 1 for b in self.betas), "in 0 .. 1, below 1"),
+            "stage": (self.stage is None or self.stage >= 1, "at least 1"),
             "split": (0 <= self.split <= 1, "a share in 0 .. 1"),
+            "shares": (all(0 < share < infinity for share in self.shares), "above 0, each of them"),
             "stage_lr": (0 < self.stage_lr < infinity, "above 0"),
             "age": (self.age is None or 0 <= self.age < MOST_COUNT, "0 or more, below 2^31"),
             "later_sigmas": (

@@ -16,7 +16,7 @@ from fewstep.base.errors import UserError, require
 from fewstep.base.options import plain
 from fewstep.base.randomness import SAMPLING_BLOCK, normal, permutation, uniform
 from fewstep.base.surroundings import surroundings
-from fewstep.core import editing, sampling, solvers
+from fewstep.core import abilities, editing, sampling, solvers
 from fewstep.core.denoiser import Denoiser, Truncated, passes_in_parts
 from fewstep.core.measurements import Measurement
 from fewstep.data.description import outside
@@ -146,11 +146,11 @@ def jump_of(generator: Generator) -> Denoiser:
 
     One evaluation of a consistency model; of others their sampler's moves from that time on.
     """
-    method, denoiser = generator.method, generator.denoiser
+    method, denoiser = generator.method, generator.guess
     by = sampling.sampler(method.sampler)
     if by.grid is sampling.multistep_grid:
         return denoiser
-    if by.noisy:
+    if by.noisy or abilities.remembers(by.step):  # rows of one jump start at their own times
         by = sampling.SAMPLERS["heun"]
     times = by.times(method.process, by.default)[:-1]
     return editing.by_solver(method.process, denoiser, solvers.along(by.step, times))
@@ -190,9 +190,9 @@ def interpolate(
 
     there = each(lambda c: c.to(device), conds)
     noise = (lambda i: unit(f"renoise {i}")) if by.noisy else None
-    x = process.prior(unit("prior"))
+    x = process.prior(unit("prior"), grid[0])
     with passes_in_parts(partial(generator.room.parts, device=device)):
-        x0 = sampling.sample(process, generator.denoiser, x, grid, by.step, there, noise)
+        x0 = sampling.sample(process, generator.guess, x, grid, by.step, there, noise)
     return apply_mask(facts.units.to_user(x0), conds)
 
 

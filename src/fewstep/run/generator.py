@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,8 @@ from fewstep.base.errors import UserError, require
 from fewstep.base.memory import Room
 from fewstep.base.options import plain
 from fewstep.base.surroundings import surroundings
-from fewstep.core import sampling
-from fewstep.core.denoiser import Preconditioned, Truncated
+from fewstep.core import sampling, solvers
+from fewstep.core.denoiser import Denoiser, Preconditioned, Truncated, guide
 from fewstep.core.method import Method
 from fewstep.data import Units, change_cond, fit
 from fewstep.data.description import outside
@@ -37,9 +38,12 @@ from fewstep.run.facts import Facts
 from fewstep.run.levels import LevelChoice, bounds_of
 from fewstep.run.places import find
 from fewstep.run.plan import Plan, make
+from fewstep.run.variance import read_variance
 from fewstep.run.weights import NOT_WEIGHTS, check_weights, load_weights, weights_by_name
 
 log = logging.getLogger("fewstep")
+
+LOW_START = 10.0  # deviations of the data, below which noise is not all there is
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,6 +59,8 @@ class Generator:
     has_own_levels: bool = False  # by `with_later_sigmas`: they are used as they are, or refused
     # Levels of later steps that were chosen when training ended.
     level_choice: LevelChoice = field(default_factory=LevelChoice, compare=False)
+    guidance: float = 0.0  # by `with_guidance`
+    interval: tuple[float, float] | None = None  # the noise levels that are guided; None: all
     room: Room = field(default_factory=Room, compare=False)  # what memory its samples take
 
     def __repr__(self) -> str:
@@ -78,6 +84,11 @@ class Generator:
         """Where its weights are."""
         return next(self.denoiser.parameters()).device
 
+    @property
+    def guess(self) -> Denoiser:
+        """What samplers ask: its denoiser, under guidance where `with_guidance` asked for it."""
+        return guide(self.denoiser, self.guidance, interval=self.interval)
+
     def to(self, device: str | torch.device) -> Generator:
         """The generator on a device, by a name as for `load`; samples stay on the CPU.
 
@@ -99,6 +110,8 @@ class Generator:
         seed: int = 0,
         cond: Cond | int | str = None,
         sampler: str | None = None,
+        grid: str | Sequence[float] | None = None,
+        guidance: float = 0.0,
         batch: int | None = None,
     ) -> Tensor:
         """n samples `[n, *shape]` on the CPU, in the data's units.
@@ -108,11 +121,20 @@ class Generator:
         cond: a label or the name of its class for all, or labels `[n]`; None goes through the
         labels in turn, and -1 asks for any where the run had label_drop. Other conditions as in
         training, in the data's units, with n rows or one row for all.
+        grid, guidance: as for `with_sampler` and `with_guidance`, of diffusion models.
         batch: samples that pass through the network at once; None is what memory takes, 4096 at
         most. Where memory ends there are half as many, and a warning says so.
         The noise of a sample depends on seed and its place alone, not on n or batch.
         Raises UserError for conditions the generator does not know, OutOfMemory.
         """
+        if grid is not None:
+            return self.with_sampler(sampler, grid=grid).sample(
+                n, steps=steps, seed=seed, cond=cond, guidance=guidance, batch=batch
+            )
+        if guidance:
+            return self.with_guidance(guidance).sample(
+                n, steps=steps, seed=seed, cond=cond, sampler=sampler, batch=batch
+            )
         options = {"steps": steps, "seed": seed, "cond": cond, "sampler": sampler, "batch": batch}
         samples = torch.empty(0, *self.facts.shape)
         first = 0
@@ -164,7 +186,7 @@ class Generator:
         for name, value in {"n": n, "seed": seed}.items():
             _check_count(name, value)
         wish = self.fit_conditions(n, cond)
-        notes = tuple(outside(self.facts.description, wish))
+        notes = (*outside(self.facts.description, wish), *self._low_start(grid[0]))
         conds = change_cond(wish, self.facts.cond_units, Units.to_model)
         return Plan(n, seed, by, tuple(grid), conds, notes)
 
@@ -175,14 +197,10 @@ class Generator:
 
         steps, sampler: as for `sample`. Raises UserError.
         """
-        own = sampling.sampler(self.method.sampler)
-        if sampler is not None and own.only and own.default > 1:
-            raise UserError(
-                f"sampler = {sampler!r}: a model of {own.default} segments is sampled by its own"
-                " steps alone"
-            )
+        if sampler is not None:
+            self._check_free(sampler)
         steps = plain(steps)
-        by = own if sampler is None else sampling.sampler(sampler)
+        by = sampling.sampler(self.method.sampler if sampler is None else sampler)
         count = self.default_steps(by) if steps is None else steps
         if self.has_own_levels:
             self._check_levels(by, count)
@@ -190,6 +208,17 @@ class Generator:
         grid = by.times(self.method.process, count, self.levels_of(count))
         self._check_range(count, grid)
         return by, grid
+
+    def _low_start(self, t: float) -> list[str]:
+        """A line where sampling starts at a level at which the data still show."""
+        process, std = self.method.process, self.facts.sigma_data
+        level = process.level(t).item()
+        if t == process.t_max or level >= LOW_START * std:
+            return []
+        return [
+            f"sampling starts at level {level:.4g} as if that were pure noise: expected at least"
+            f" {LOW_START:g} deviations of the data, {LOW_START * std:.4g}"
+        ]
 
     def default_steps(self, by: sampling.Sampler | None = None) -> int:
         """Network evaluations of a sample, unless asked otherwise: by its own sampler or `by`."""
@@ -226,6 +255,70 @@ class Generator:
         run = replace(self.run, later_sigmas=sigmas)
         return replace(self, run=run, has_own_levels=True)
 
+    def with_sampler(
+        self,
+        sampler: str | None = None,
+        *,
+        grid: str | Sequence[float] | None = None,
+        eta: float | None = None,
+        variance: solvers.Variance | str | Path | None = None,
+        final_step: Literal["addim", "ddim"] = "addim",
+    ) -> Generator:
+        """Itself with another sampler as its own; None: the same. Raises UserError.
+
+        grid: own, uniform (in time), karras or exponential (in log-SNR), or decreasing noise levels
+        sigma / alpha, at each of which a move starts.
+        eta: of ddim, the share of fresh noise: 0 .. 1, which is ancestral.
+        variance: of addim, the variance of x0 given x_t, or a file by `fewstep variance`.
+        final_step: of addim, ddim for a last move without that variance.
+        """
+        if sampler is not None:
+            self._check_free(sampler)
+        by = sampling.sampler(self.method.sampler if sampler is None else sampler)
+        if eta is not None:
+            by = sampling.with_eta(by, eta)
+        if variance is not None or final_step != "addim":
+            if isinstance(variance, str | Path):
+                variance = read_variance(variance, self.method.process, self.facts)
+            by = sampling.with_variance(by, variance, final_step)
+        if grid is not None:
+            by = sampling.with_grid(by, grid)
+        return replace(self, method=replace(self.method, sampler=by))
+
+    def with_guidance(self, scale: float, interval: tuple[float, float] | None = None) -> Generator:
+        """Itself under classifier-free guidance: D_c + scale (D_c - D_u). Raises UserError.
+
+        scale: 0 is none; w of other papers is 1 + scale. interval: the noise levels sigma / alpha
+        that are guided. A guided guess asks the network twice.
+        """
+        guide(self.denoiser, scale, interval=interval)  # raises
+        require(math.isfinite(scale), "guidance", scale, "a finite number, 0 for none")
+        require(bool(scale) or interval is None, "guidance", scale, "not 0, with an interval")
+        if scale:
+            self._check_guidance(scale)
+        return replace(self, guidance=scale, interval=interval)
+
+    def _check_guidance(self, scale: float) -> None:
+        """Raises UserError where there are no two guesses to compare."""
+        why = ""
+        if not self.method.denoises:
+            why = "a student jumps, and has no guess that guidance could change"
+        elif not self.facts.classes:
+            why = "this run has no classes"
+        elif not self.run.label_drop:
+            why = "this run was trained without label_drop, so it has no guess without the label"
+        if why:
+            raise UserError(f"guidance = {scale}: expected 0: {why}")
+
+    def _check_free(self, sampler: str) -> None:
+        """Raises UserError where it was trained for the steps of its own sampler."""
+        own = sampling.sampler(self.method.sampler)
+        if own.only and own.default > 1:
+            raise UserError(
+                f"sampler = {sampler!r}: a model of {own.default} segments is sampled by its own"
+                " steps alone"
+            )
+
     def _check_levels(self, by: sampling.Sampler, steps: int) -> None:
         """Raises UserError where the levels that were asked for would not be used."""
         sigmas = self.later_sigmas
@@ -236,12 +329,13 @@ class Generator:
 
     def _check_range(self, steps: int, grid: list[float]) -> None:
         """Raises UserError for times that no network here was trained at."""
-        low = self.method.trained_from
+        is_pair = isinstance(self.denoiser, Truncated) and self.method.before is not None
+        low = (self.method.before if is_pair else self.method).trained_from
         below = [t for t in grid[:-1] if t < low]
-        if below and not isinstance(self.denoiser, Truncated):
+        if below:
             raise UserError(
                 f"steps = {steps}: it asks at t = {below[0]:.4g}, but this student was trained"
-                f" from t = {low:g} on: name higher levels (--later-sigmas), or ask its first stage"
+                f" from t = {low:g} on: name higher levels (--later-sigmas), or ask its stage before"
                 " there (--composite, composite=True)"
             )
 
@@ -298,8 +392,7 @@ class Generator:
             pair: Any = net
             modules = {"ema": pair.high, "frozen": pair.low}
         groups = {name: module.state_dict() for name, module in modules.items()}
-        stage = 2 if self.method.before is not None else 1
-        position = Position(step=self.step, stage=stage)
+        position = Position(step=self.step, stage=len(self.method.chain))
         levels = self.level_choice.to_json() if self.level_choice.scores else None
         state = new_record(self.run, self.facts, position, levels=levels).to_json()
         if Path(path).suffix != ".safetensors":
@@ -357,8 +450,8 @@ def load(
     """The generator of a run folder, a checkpoint folder or a shipped name such as "digits".
 
     ema: "ema" for the averaged weights, "student" for the raw ones, or another average that the run
-    has, such as "power:0.05"; of a run with snapshots any "power:STD"; "frozen" is the first of two
-    stages. composite: it also answers at the times that the second was not trained for. network,
+    has, such as "power:0.05"; of a run with snapshots any "power:STD"; "frozen" is the stage before
+    the last. composite: where the last was not trained, that one answers. network,
     method: like those the run was trained with, where they were your own; a network is copied.
     Raises UserError or StorageError in one line.
     """
@@ -374,15 +467,14 @@ def load(
         check_weights(plan, layout[ema], str(checkpoint.path))
     weights, step, digest = weights_by_name(checkpoint, run, ema)
     denoiser: nn.Module = blueprint.network_with(weights)
-    is_first = ema == "frozen" or checkpoint.record.in_first_stage
+    trained = checkpoint.record.trained(parts)
+    trained = (trained.before or trained) if ema == "frozen" else trained
     choice = checkpoint.record.level_choice
-    if composite or (parts.before is not None and is_first):
+    if composite or trained is not parts:
         choice = LevelChoice()  # they are of the last stage, and of its networks alone
-    if parts.before is not None and is_first:
-        parts = parts.before
-        run = replace(
-            run, later_sigmas=parts.later_sigmas
-        )  # the record has those of the second stage
+    if trained is not parts:
+        parts = trained
+        run = replace(run, later_sigmas=parts.later_sigmas)  # the record has those of the last
     if composite:
         if "frozen" not in checkpoint.groups or ema == "frozen":
             raise UserError(

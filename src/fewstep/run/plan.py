@@ -55,8 +55,8 @@ def make(generator: Generator, pieces: Sequence[Piece]) -> Tensor:
         return apply_mask(z, on_host).to(device)
 
     noise = (lambda i: unit(f"renoise {i}")) if first.sampler.noisy else None
-    x = process.prior(unit("prior"))
-    denoiser, step = generator.denoiser, first.sampler.step
+    x = process.prior(unit("prior"), first.grid[0])
+    denoiser, step = generator.guess, first.sampler.step
     x0 = sampling.sample(process, denoiser, x, first.grid, step, cond, noise)
     return apply_mask(generator.facts.units.to_user(x0), on_host)
 

@@ -219,7 +219,7 @@ def weights_of(kind: str, source: Source) -> Weights:
             raise UserError(f"{kind} = {source}: it has no average 'ema' of the weights")
         record = checkpoint.record
         run, facts = record.run, record.facts
-        method = _method_of(run, facts, record.in_first_stage)
+        method = _method_of(run, facts, record)
         origin = _origin(run, facts, method, record.step)
         tensors = checkpoint.groups["ema"]
         about = (
@@ -243,13 +243,12 @@ def _origin(run: Run, facts: Facts, method: Method | None, step: int) -> dict[st
     }
 
 
-def _method_of(run: Run, facts: Facts, first_stage: bool) -> Method | None:
+def _method_of(run: Run, facts: Facts, record: Record) -> Method | None:
     """The method that trained a stored run last; None where it is somebody's own."""
     try:
-        method = build_method(run, facts)
+        return record.trained(build_method(run, facts))
     except UserError:
         return None
-    return method.before if first_stage and method.before is not None else method
 
 
 def _read_file(kind: str, path: Path) -> dict[str, Tensor]:

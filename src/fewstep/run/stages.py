@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 from fewstep.base.errors import UserError, require
@@ -37,20 +38,35 @@ class Stage:
 
 
 def stages(run: Run, method: Method) -> list[Stage]:
-    """The stages of the run: two where the method has a stage before it and the run starts there.
+    """The stages of the run, from that which it starts at to the method's own.
 
     Raises UserError where a stage would have no steps.
     """
-    if method.before is None or run.stage == 2:
-        return [Stage(run, method, run.stage or 1)]
-    switch = round(run.split * run.iterations)
+    first = min(run.stage or 1, len(method.chain))
+    chain = method.chain[first - 1 :]
+    ends = [round(share * run.iterations) for share in accumulate(_shares(run, len(chain)))]
+    ends = [0, *ends[:-1], run.iterations]
     require(
-        0 < switch < run.iterations,
-        "split",
-        run.split,
+        all(a < b for a, b in pairwise(ends)),
+        "shares" if run.shares or len(chain) > 2 else "split",
+        run.shares or run.split if len(chain) < 3 else run.shares,
         f"a share that leaves each stage some of the {run.iterations} iterations",
     )
-    return [Stage(run, method.before, 1, 0, switch), Stage(run, method, 2, switch)]
+    return [
+        Stage(run, one, number, *steps)
+        for number, (one, steps) in enumerate(zip(chain, pairwise(ends), strict=True), first)
+    ]
+
+
+def _shares(run: Run, count: int) -> list[float]:
+    """The share of the iterations that each of so many stages gets."""
+    if count == 1:
+        return [1.0]
+    if run.shares:
+        fits = len(run.shares) == count
+        require(fits, "shares", run.shares, f"{count} numbers, one for each stage")
+        return [share / sum(run.shares) for share in run.shares]
+    return [run.split, 1 - run.split] if count == 2 else [1 / count] * count
 
 
 def stage_at(stages: list[Stage], step: int) -> Stage:
@@ -63,8 +79,8 @@ def with_stage(
 ) -> Run:
     """The run with its stage, and with the age and ratio that go on from its initial weights.
 
-    A run of two stages that starts from a consistency model starts at the second. A resumed run
-    keeps what its checkpoint has. Raises UserError where the run cannot start at its stage.
+    A run that starts from a student of one of its stages starts at the next. A resumed run keeps
+    what its checkpoint has. Raises UserError where the run cannot start at its stage.
     """
     if checkpoint is not None:
         before = checkpoint.record.run
@@ -72,47 +88,63 @@ def with_stage(
         age = before.age if run.age is None else run.age
         return _with_ratio(replace(run, stage=stage, age=age), _ratio(before.method_options))
     if method.before is None:
-        require(
-            run.stage in (None, 1), "stage", run.stage, f"1: method {run.method!r} has no second"
-        )
+        fits = run.stage in (None, 1)
+        require(fits, "stage", run.stage, f"1: method {run.method!r} has no second")
         return replace(run, age=run.age or 0)
     first = initial.method if initial else None  # the method of the stage before
-    is_consistent = first is not None and (
-        first.sampler == "multistep" or first.sampler == sampling.segments(1)
-    )
-    stage = run.stage or (2 if is_consistent else 1)
-    require(
-        stage == 1 or initial is not None,
-        "stage",
-        2,
-        "initial weights, the first stage's: --init RUN",
-    )
+    follows = stage_behind(method, first)
+    stage = run.stage or follows or 1
+    count = len(method.chain)
+    require(stage <= count, "stage", stage, f"1 .. {count}, the stages of {run.method!r}")
+    needs = "initial weights, those of the stage before: --init RUN"
+    require(stage == 1 or initial is not None, "stage", stage, needs)
     if stage == 1 or initial is None:
         return replace(run, stage=1, age=run.age or 0)
-    _check_first(run, facts, method, initial)
+    expected = "average, since init is what the last stage starts from"
+    fits = stage < count or run.stage_init == "average"
+    require(fits, "stage_init", run.stage_init, expected)
+    _check_first(run, facts, method.chain[stage - 2], initial)
     age = run.age
     if age is None:
-        age = initial.step if is_consistent else 0
-    run = replace(run, stage=2, age=age)
+        age = initial.step if follows else 0
+    run = replace(run, stage=stage, age=age)
     if first is None or not isinstance(first.times, RatioMap):
         return run
     return _with_ratio(run, first.times.ratio(initial.progress))
 
 
-def _check_first(run: Run, facts: Facts, method: Method, initial: Weights) -> None:
-    """Raises UserError where the second stage cannot start from these weights."""
+def stage_behind(method: Method, first: Method | None) -> int | None:
+    """The number of the stage that goes on from a student of `first`; None where none does.
+
+    That is the one behind the last whose students are sampled like it, at the same times.
+    """
+    if first is None:
+        return None
+
+    def kind(one: Method) -> tuple[str | sampling.Sampler, float]:
+        jumps_to_data = one.sampler == sampling.segments(1)
+        return "multistep" if jumps_to_data else one.sampler, one.trained_from
+
+    fits = [n for n, one in enumerate(method.chain[:-1], 2) if kind(one) == kind(first)]
+    if not fits and first.trained_from > 0 and method.trained_from > 0:
+        return 2  # `_check_first` refuses it, and says why
+    return fits[-1] if fits else None
+
+
+def _check_first(run: Run, facts: Facts, before: Method, initial: Weights) -> None:
+    """Raises UserError where these weights are none of the stage before."""
     first = initial.method
-    if first is not None and first.before is not None:
+    if first is not None and first.trained_from > before.trained_from:
         raise UserError(
-            f"init = {run.init}: it is of a second stage and knows nothing below t ="
-            f" {first.trained_from:g}; expected a run of the first stage's method"
+            f"init = {run.init}: it is of a later stage and knows nothing below t ="
+            f" {first.trained_from:g}; expected a run of the method of the stage before"
         )
     if initial.facts is not None:
-        same_data(initial.facts, facts, "the first stage given as init")
-    if first is not None and _without_shift(first.scaling) != _without_shift(method.scaling):
+        same_data(initial.facts, facts, "the stage before given as init")
+    if first is not None and _without_shift(first.scaling) != _without_shift(before.scaling):
         raise UserError(
             f"init = {run.init}: its network was trained under {first.scaling}, expected"
-            f" {method.scaling}"
+            f" {before.scaling}"
         )
 
 
@@ -122,26 +154,38 @@ def _without_shift(scaling: Scaling) -> Scaling:
 
 
 def describe(stages: list[Stage]) -> str | None:
-    """What a run of two stages says of them at its start; None for other runs."""
+    """What a run of several stages says of them at its start; None for other runs."""
     run = stages[-1].run
-    method = stages[-1].method
-    if method.before is None:
+    if stages[-1].method.before is None:
         return None
-    second = f"t >= {method.trained_from:g}"
-    times = method.times.times if isinstance(method.times, Atom) else None
-    if isinstance(times, RatioMap) and times.fixed_ratio is not None:
-        second += f", r/t {times.fixed_ratio:.4g}"
-    if len(stages) == 2:
+    first = stages[0]
+    if len(stages) > 1:
+        texts = [f"stages: {_text(first)} to step {first.last}"]
+        texts += [f"then {_text(stage)} to {stage.last}" for stage in stages[1:]]
+        start = {"average": "average", "student": "raw weights", "initial": "initial weights"}
+        by = "--split" if len(stages) == 2 else "--shares"
         return (
-            f"stages: 1 to step {stages[0].last}, then 2 ({second}) to {run.iterations}, from 1's"
-            " average; change this with --split, --stage-lr, --init RUN --stage 2"
+            f"{', '.join(texts)}, each from the {start[run.stage_init]} of the one before; change"
+            f" this with {by}, --stage-init, --stage-lr, --init RUN --stage N"
         )
     goes_on = "averages and learning rate go on" if run.lr_clock == "run" else "averages go on"
     return (
-        f"stage 2 ({second}) from the initial weights: student, frozen network and average; a new"
+        f"stage {_text(first)} from the initial weights: student, frozen network and average; a new"
         f" optimizer; {goes_on} as after {run.age} steps; change this with --stage 1, --age,"
         " --lr-clock, --method.ratio"
     )
+
+
+def _text(stage: Stage) -> str:
+    """A stage's number, and what is its own."""
+    method = stage.method
+    notes = [f"t >= {method.trained_from:g}"] if method.trained_from else []
+    times = method.times.times if isinstance(method.times, Atom) else None
+    if isinstance(times, RatioMap) and times.fixed_ratio is not None:
+        notes.append(f"r/t {times.fixed_ratio:.4g}")
+    by = sampling.sampler(method.sampler)
+    notes += [f"{by.default} steps"] if by.only else []
+    return f"{stage.number} ({', '.join(notes)})" if notes else f"{stage.number}"
 
 
 def _ratio(options: Options) -> float | None:

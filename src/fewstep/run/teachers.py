@@ -49,7 +49,7 @@ def teacher_of(source: Source | None, student: Prepared) -> Model | None:
     """
     run, facts, method = student.run, student.facts, student.method
     name = run.teacher if source is None else name_in(run.teacher, source)
-    if "teacher" not in method.needs:
+    if not any("teacher" in stage.method.needs for stage in student.stages):
         _leave_out(name, run.method, is_offer=source is None)
         return None
     if name is None:

@@ -104,8 +104,8 @@ def lr_factor(
 ) -> float:
     """The factor of the learning rate: 0 -> 1 in the share `warmup`, 1 until `constant`, then less.
 
-    It falls as a cosine to `final`, or with decay = "inverse_sqrt" as 1 / sqrt(progress / constant)
-    (EDM2, arXiv 2312.02696, appendix B). All arguments are shares of the run in [0, 1]; `final` is
+    It falls as a cosine to `final`, with decay = "linear" on a line, or with "inverse_sqrt" as
+    1 / sqrt(progress / constant) (EDM2, arXiv 2312.02696, appendix B). All arguments are shares of the run in [0, 1]; `final` is
     a factor.
     """
     if progress < warmup:
@@ -114,5 +114,8 @@ def lr_factor(
         return 1.0
     if decay == "inverse_sqrt":
         return (constant / progress) ** 0.5
-    swing = math.cos(math.pi * (progress - constant) / (1 - constant))
+    fallen = (progress - constant) / (1 - constant)
+    if decay == "linear":
+        return final + (1 - final) * (1 - fallen)
+    swing = math.cos(math.pi * fallen)
     return final + (1 - final) * (1 + swing) / 2

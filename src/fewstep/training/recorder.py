@@ -228,7 +228,8 @@ class Recorder:
         step = self.state.step
         average = self.state.averages["ema"]
         count = self.look.enough
-        generator = Generator(prepared.run, prepared.facts, prepared.method, average, step)
+        method = self.state.position().trained(prepared.method)
+        generator = Generator(prepared.run, prepared.facts, method, average, step)
         if self.state.is_sharded:  # all ranks pass the same rows at the same time
             generator = replace(generator, room=Room(least=count))
         try:

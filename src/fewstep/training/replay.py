@@ -68,7 +68,7 @@ def replay(
     with threads(run.threads):
         state = new_state(prepared)
         state.restore(checkpoint)
-        stage = _stage_of(prepared, record.in_first_stage)
+        stage = Stage(run, record.trained(prepared.method))
         shares = parts(batch, 1 if run.elastic_exact else record.processes)  # each rank cut its own
         for module in state.trainable.modules():
             normalise = abilities.normalise(module)
@@ -90,14 +90,6 @@ def replay(
         module=where,
         weight=weight,
     )
-
-
-def _stage_of(prepared: Prepared, first: bool) -> Stage:
-    """The stage that trained the step."""
-    method = prepared.method
-    if first and method.before is not None:
-        method = method.before
-    return Stage(prepared.run, method)
 
 
 def _bad_gradient(state: State) -> str | None:

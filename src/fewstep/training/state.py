@@ -81,7 +81,8 @@ class State:
     step: int = 0
     updating: bool = False  # weights, moments and averages are of two steps: nothing to save
     scale: LossScale = field(default_factory=lambda: LossScale(factor=1.0))  # moves in fp16 alone
-    frozen: nn.Module | None = None  # the first stage's average, in the second
+    frozen: nn.Module | None = None  # the average of the stage before
+    stage: int = 1  # that trained the last step
     stage_start: int = 0  # the step at which the optimizer was new
     teacher: RowCounter | None = None  # not trained, so that no checkpoint holds it
     teacher_rows: int = 0  # that it evaluated in all steps so far
@@ -139,7 +140,7 @@ class State:
         return Position(
             step=self.step,
             stage_start=self.stage_start,
-            stage=1 if self.frozen is None else 2,
+            stage=self.stage,
             teacher_rows=self.teacher_rows,
             log=self.log_chain,
         )
@@ -215,6 +216,7 @@ class State:
         record = checkpoint.record
         self.step = record.step
         self.stage_start = record.stage_start or 0
+        self.stage = record.stage or (1 if self.frozen is None else 2)
         self.teacher_rows = record.teacher_rows or 0
         self.level_choice = record.level_choice
         self.log_chain = record.log or ""
@@ -283,13 +285,16 @@ def new_state(prepared: Prepared) -> State:
             trainable["balance"] = make_balance().to(device).train()
     # Averages.
     names = ["ema", *(profiles.profile(text).name for text in run.averages)]
-    if method.ema_rate is not None:
+    if any(one.ema_rate is not None for one in method.chain):
         names.append("target")
+    if run.stage_init == "initial" and (run.stage or 1) < len(method.chain):
+        names.append("initial")
     averages = {name: average_of(student) for name in names}
     if "target" in averages:
         averages["target"].train()  # the loss runs it under the student's dropout
     state = State(trainable, averages, optimizers.build(run, trainable.parameters()))
-    if run.stage == 2:
+    if run.stage is not None and run.stage > 1:
+        state.stage = run.stage
         state.frozen = average_of(student)
     if prepared.teacher is not None:
         state.teacher = RowCounter(prepared.teacher.denoiser)
@@ -307,5 +312,5 @@ def update_averages(stage: Stage, state: State, progress: float) -> None:
         rates[one.name] = one.rate(age, run.batch)
     if stage.method.ema_rate is not None:
         rates["target"] = stage.method.ema_rate(progress)
-    for name, rate in rates.items():
+    for name, rate in rates.items():  # "initial" stays what it was
         update_average(state.averages[name], state.student, rate)

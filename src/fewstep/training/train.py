@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -140,7 +141,11 @@ def _train(prepared: Prepared, launch: Launch) -> Generator:
         average = state.averages["ema"]
         if fresh is not None:
             average = parallel.plain(average, fresh)
-        parts = (run, facts, prepared.method, average, state.step, state.fingerprint())
+        trained = state.position().trained(prepared.method)
+        own = run
+        if trained is not prepared.method:
+            own = replace(run, later_sigmas=trained.later_sigmas)
+        parts = (own, facts, trained, average, state.step, state.fingerprint())
         return Generator(*parts, level_choice=state.level_choice)
 
     try:

@@ -41,6 +41,22 @@ SETTING: dict[str, Any] = {
     "checkpoint_every": 100_000,
 }
 PLANE: dict[str, Any] = {name: value for name, value in SETTING.items() if name != "label_drop"}
+# Real digits, without labels: the network still improves when these updates end.
+DIGITS: dict[str, Any] = {
+    **PLANE,
+    "labels": False,
+    "network_options": {"width": 128, "depth": 3},
+    "iterations": 3500,
+    "lr": 1e-3,
+}
+# A U-Net on pictures that cannot be learned by heart.
+HANZI: dict[str, Any] = {**DIGITS, "network_options": {}}
+# law or data set -> recipe, and what its runs have where an arm says nothing
+HOMES: dict[str, tuple[str, dict[str, Any]]] = {
+    MIXTURE: ("digits-mixture", SETTING),
+    "digits": ("digits", DIGITS),
+    "hanzi16": ("hanzi16", HANZI),
+}
 
 # Fields of a run that cannot change a number here: the seed has its own place in the store, and
 # exact laws have no files and one device.
@@ -55,7 +71,8 @@ Look = Callable[[Path, Denoiser, Process], dict[str, float]]
 class Arm:
     """A method with its options, and the fields of the run that differ from the setting.
 
-    exact_teacher: the exact denoiser teaches. init: the arm that this one goes on from.
+    exact_teacher: the exact denoiser teaches. teacher: the arm whose generator does.
+    init: the arm that this one goes on from.
     factory: makes a method that has no name.
     marks: steps after which `look` measures the average. extra: is measured besides at the end.
     keep: the generator stays in the folder of common files.
@@ -66,6 +83,7 @@ class Arm:
     fields: dict[str, Any] = field(default_factory=dict)
     law: str = MIXTURE
     exact_teacher: bool = False
+    teacher: Arm | None = None
     init: Arm | None = None
     factory: Callable[..., Method] | None = None
     marks: tuple[int, ...] = ()
@@ -74,21 +92,27 @@ class Arm:
     keep: bool = False
 
     @property
+    def recipe(self) -> str:
+        return HOMES.get(self.law, ("toy", PLANE))[0]
+
+    @property
     def setting(self) -> dict[str, Any]:
-        return {**(SETTING if self.law == MIXTURE else PLANE), **self.fields}
+        return {**HOMES.get(self.law, ("toy", PLANE))[1], **self.fields}
 
     def run(self, seed: int) -> Run:
-        make = recipes.digits_mixture if self.law == MIXTURE else recipes.toy
-        data = f"exact:{self.law}"
+        data = reference.source(self.law)
         fields = {**self.setting, "seed": seed, "method_options": self.options, "data": data}
-        return make(method=self.method, **fields, teacher=data if self.exact_teacher else None)
+        teacher = data if self.exact_teacher else None
+        return recipes.RECIPES[self.recipe](method=self.method, **fields, teacher=teacher)
 
     def command(self) -> str:
         """What trains it from a shell."""
         if self.factory is not None:
             path = f"{self.factory.__module__}.{self.factory.__name__}"
             return f"in Python: fewstep.train(..., method={path})"
-        recipe = "digits-mixture" if self.law == MIXTURE else f"toy --data exact:{self.law}"
+        recipe = self.recipe
+        if recipe == "toy":
+            recipe += f" --data {reference.source(self.law)}"
         options = {f"method.{name}": value for name, value in self.options.items()}
         if isinstance(base := options.pop("method.base", None), dict):
             options["method.base"] = base["method"]
@@ -98,9 +122,11 @@ class Arm:
         options |= {name.replace("_", "-"): value for name, value in setting.items()}
         if self.exact_teacher:
             options["teacher"] = f"exact:{self.law}"
+        if self.teacher:
+            options["teacher"] = "TEACHER"
         if self.init:
             options["init"] = "STAGE_1"
-        flags = [f"--{name} {value}" for name, value in options.items()]
+        flags = [_flag(name, value) for name, value in options.items()]
         return " ".join([f"fewstep train {recipe} --method {self.method}", *flags, "--seed SEED"])
 
     @cached_property
@@ -116,14 +142,22 @@ class Arm:
         return {
             "run": {k: v for k, v in run.items() if k not in NO_SETTING and v is not None},
             "init": self.init.settings if self.init else None,
+            **({"taught by": self.teacher.settings} if self.teacher else {}),
             "own": _name(self.factory),
             "marks": list(self.marks),
             "seen": [_name(self.look), _name(self.extra)],
-            **reference.PROTOCOL,
+            **reference.protocol(self.law),
         }
 
     def row(self, cost: float, *needs: Row) -> Row:
         return Row(partial(measure, self), self.settings, self.command(), cost, needs)
+
+
+def _flag(name: str, value: Any) -> str:
+    """An option as the command line has it."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name} {value}"
 
 
 def _name(function: Callable[..., Any] | None) -> str | None:
@@ -140,7 +174,10 @@ def solutions(law: str, process: Process | None = None) -> Row:
 
 def ideal(law: str) -> Row:
     """The row of the exact solutions themselves."""
-    settings = {"ideal": law, **reference.PROTOCOL}
+    settings = {"ideal": law, **reference.protocol(law)}
+    if law in reference.PICTURES:
+        command = "none: the pictures that no arm learned"
+        return Row(partial(reference.ideal, law), settings, command, 3.0, by_seed=False)
     command = "none: the ODE solved exactly, from the noise that every arm is scored on"
     needs = (solutions(law),)
     return Row(partial(reference.ideal, law), settings, command, 3.0, needs, by_seed=False)
@@ -148,6 +185,9 @@ def ideal(law: str) -> Row:
 
 def scores_of(folder: Path, law: str, generator: Generator) -> dict[str, float]:
     cond = -1 if generator.run.label_drop else None
+    if law in reference.PICTURES:
+        x = generator.sample(reference.PICTURES[law], seed=reference.NOISE, cond=cond)
+        return reference.scores(law, generator.facts.units.to_model(x))
     x = generator.sample(reference.SAMPLES, seed=reference.NOISE, cond=cond)
     away = x - reference.solution(folder, law, generator.method.process)
     return {"ode_error": reference.rms(away), **reference.scores(law, x)}
@@ -186,7 +226,9 @@ def train_arm(arm: Arm, folder: Path, seed: int) -> tuple[Generator, dict[str, A
     process = edm()
     if arm.factory is None:
         process = build_method(run, facts_of(run, reference.data(arm.law))).process
-    teacher = reference.law_on(arm.law, process) if arm.exact_teacher else None
+    teacher: Any = reference.law_on(arm.law, process) if arm.exact_teacher else None
+    if arm.teacher is not None:
+        teacher = start_of(arm.teacher, folder, seed)
     curve: list[dict[str, float]] = []
     looking = 0.0  # CPU seconds of the looks, which are no cost of the training
     teacher_rows = 0

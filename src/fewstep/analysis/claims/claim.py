@@ -17,6 +17,7 @@ from fewstep.analysis.report import Figure
 from fewstep.base.errors import require
 
 REPRODUCED, OPEN, CONTRADICTED = "reproduced", "not reproduced at this scale", "contradicted"
+NOT_MET = "premise not met"
 
 Seeds = Mapping[str, Mapping[str, Any]]  # the measures of a row by seed
 Results = Mapping[str, Seeds]  # row -> seed -> measure -> number
@@ -30,6 +31,14 @@ QUALITY = {
     "variance_ratio": "variance ratio",
 }
 """Columns of arms that are trained, by name of the measure."""
+PICTURES = {
+    "feature_frechet": "feature Fréchet",
+    "stretched_frechet": "stretched",
+    "pixel_frechet": "pixel Fréchet",
+    "energy_x1000": "energy x 1000",
+    "variance_ratio": "variance ratio",
+}
+"""Columns of arms that are trained on real data."""
 COST = {"cpu_seconds": "CPU s"}
 
 
@@ -95,12 +104,14 @@ class Statement:
     """A difference that the paper says is positive, seed by seed.
 
     main: it decides the claim's verdict. exact: it is one exact number, without seeds.
+    premise: the paper's claim is about trainings of which this holds, and about no others.
     """
 
     text: str
     values: tuple[float, ...]
     main: bool = True
     exact: bool = False
+    premise: bool = False
 
     @property
     def estimate(self) -> Interval:
@@ -124,8 +135,10 @@ class Statement:
 
 
 def overall(statements: Sequence[Statement]) -> str:
-    """The worst verdict of the main statements."""
-    verdicts = {one.verdict for one in statements if one.main}
+    """The worst verdict of the main statements, if every premise holds."""
+    if any(one.premise and one.verdict != REPRODUCED for one in statements):
+        return NOT_MET
+    verdicts = {one.verdict for one in statements if one.main and not one.premise}
     return next(one for one in (CONTRADICTED, OPEN, REPRODUCED) if one in verdicts)
 
 
@@ -133,19 +146,27 @@ def overall(statements: Sequence[Statement]) -> str:
 class Claim:
     """One claim of one paper.
 
-    says: the paper's sentence. setting: what was run.
+    says: the paper's sentence. setting: what was run. fair: why that tests the sentence.
     measures: columns of the table, by name of the measure.
     statements, comments, figure: functions of the rows' results.
+    lesson: what was learned from them, in a paragraph. long: it takes hours.
     """
 
     title: str
     says: str
     setting: str
+    fair: str
     rows: Mapping[str, Row]
     measures: Mapping[str, str]
     statements: Callable[[Results], Sequence[Statement]]
     comments: Callable[[Results], Sequence[str]]
+    lesson: Callable[[Results], str]
     figure: Callable[[Results], Figure]
+    long: bool = False
+
+    def hours(self, seeds: int) -> float:
+        """CPU hours of its rows, about, without those that they need."""
+        return sum(row.cost * len(row.seeds(seeds)) for row in self.rows.values()) / 3600
 
 
 def common_seeds(*rows: Seeds) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 from fewstep.analysis import report
 from fewstep.analysis.claims.claim import (
     CONTRADICTED,
+    NOT_MET,
     OPEN,
     REPRODUCED,
     Claim,
@@ -25,7 +26,7 @@ from fewstep.analysis.claims.claim import (
 from fewstep.analysis.report import Section, Table
 from fewstep.base.version import __version__
 
-TONES = {REPRODUCED: "good", OPEN: "open", CONTRADICTED: "bad"}
+TONES = {REPRODUCED: "good", OPEN: "open", CONTRADICTED: "bad", NOT_MET: "open"}
 
 NOTES = (
     (
@@ -33,8 +34,9 @@ NOTES = (
         " within a seed all arms see the same data, noise and initial weights. It is reproduced"
         " where the 95 % Student interval of its mean over the seeds lies wholly above 0,"
         " contradicted where it lies wholly below, and otherwise not reproduced at this scale. A"
-        " claim has the worst verdict of its main statements; the others are controls. There is no"
-        " correction for the number of statements."
+        " claim has the worst verdict of its main statements; the others are controls. Where a"
+        " premise of the claim is not reproduced itself, the verdict is: premise not met. There is"
+        " no correction for the number of statements."
     ),
     (
         "ODE error: root mean square distance of a sample to where the exact probability-flow ODE"
@@ -64,7 +66,7 @@ class Finding:
 
     @property
     def main(self) -> list[Statement]:
-        return [one for one in self.statements if one.main]
+        return [one for one in self.statements if one.main and not one.premise]
 
     @property
     def verdict(self) -> str:
@@ -72,7 +74,9 @@ class Finding:
 
     @property
     def decisive(self) -> Statement:
-        """The main statement that decided the verdict."""
+        """The statement that decided the verdict: a main one, or a premise that does not hold."""
+        if self.verdict == NOT_MET:
+            return next(one for one in self.statements if one.premise and one.verdict != REPRODUCED)
         return next(one for one in self.main if one.verdict == self.verdict)
 
     def to_json(self) -> dict[str, Any]:
@@ -80,6 +84,8 @@ class Finding:
             "title": self.claim.title,
             "claim": self.claim.says,
             "setting": self.claim.setting,
+            "fair": self.claim.fair,
+            "lesson": self.claim.lesson(self.results),
             "verdict": self.verdict,
             "statements": [one.to_json() for one in self.statements],
             "words": list(self.claim.comments(self.results)),
@@ -100,26 +106,39 @@ class Finding:
     def section(self) -> Section:
         claim, count = self.claim, sum(one.verdict == REPRODUCED for one in self.main)
         summary = f"{count} of {len(self.main)} main statements reproduced"
-        rows = [
-            [f"{'' if one.main else '(control) '}{one.text}", str(one), one.verdict]
-            for one in self.statements
-        ]
+        rows = [[f"{_role(one)}{one.text}", str(one), one.verdict] for one in self.statements]
         head = ["difference, claimed to be above 0", "mean [95 % interval]", "verdict"]
         return Section(
             title=claim.title,
             verdict=(TONES[self.verdict], f"{self.verdict.capitalize()}: {summary}"),
-            text=[claim.says, f"Measured here: {claim.setting}", *claim.comments(self.results)],
+            text=[
+                claim.says,
+                f"Measured here: {claim.setting}",
+                f"Why this is a fair test: {claim.fair}",
+                *claim.comments(self.results),
+                f"What was learned: {claim.lesson(self.results)}",
+            ],
             figures=[claim.figure(self.results)],
             tables=[Table(head, rows), self.numbers()],
             commands=[f"{name}: {row.command}" for name, row in claim.rows.items()],
         )
 
 
-def html(findings: Mapping[str, Finding], seeds: int) -> str:
-    """The page."""
+def _role(statement: Statement) -> str:
+    """What the table says of a statement that is no main one."""
+    if statement.premise:
+        return "(premise) "
+    return "" if statement.main else "(control) "
+
+
+def html(
+    findings: Mapping[str, Finding], seeds: int, left_out: Mapping[str, Claim] | None = None
+) -> str:
+    """The page; `left_out` are the claims that were not measured."""
     lead = (
-        "What the papers say of their methods, measured on data whose denoiser and ODE are known"
-        f" exactly, at a scale of minutes on a CPU: {seeds} seeds, 1 to {seeds}. A claim that is"
+        "What the papers say of their methods, measured on laws whose denoiser and ODE are known"
+        " exactly where a claim is about the ODE, and on pictures where it is about pictures, at a"
+        f" scale of minutes on a CPU: {seeds} seeds, 1 to {seeds}. A claim that is"
         " not reproduced here may well hold at the papers' scale: their trainings are hundreds to"
         " thousands of times longer, on photographs."
     )
@@ -132,6 +151,10 @@ def html(findings: Mapping[str, Finding], seeds: int) -> str:
     rows = [
         [one.claim.title, one.verdict, f"{one.decisive.text}: {one.decisive}"]
         for one in findings.values()
+    ]
+    rows += [
+        [one.title, "not measured", f"about {one.hours(seeds):.1f} CPU hours: --long"]
+        for one in (left_out or {}).values()
     ]
     verdicts = Section(title="Verdicts", tables=[Table(head, rows)], points=NOTES)
     sections = [verdicts, *(one.section() for one in findings.values())]

@@ -1,4 +1,4 @@
-"""What samples are compared with: laws whose denoiser and ODE are known, and noise of no run."""
+"""What samples are compared with: exact laws or the pictures of a data set, and noise of no run."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ SAMPLES = 2000  # scored samples, and exact trajectories
 REFERENCE = 10_000  # draws of the law that they are compared with
 NEAR = 4000  # of those, for energy distances
 NOISE = 1_000_003  # seed of the noise of the scored samples: no run's
+PICTURES = {"digits": 4096, "hanzi16": 4096}  # data sets without a law, and their scored samples
 PROTOCOL = {"samples": SAMPLES, "reference": REFERENCE, "near": NEAR, "noise": NOISE, "version": 1}
 
 
@@ -35,8 +36,20 @@ def law_on(name: str, process: Process | None = None) -> Any:
 
 @cache
 def data(name: str) -> Dataset:
-    """Samples of the law, as runs have them."""
-    return dataset_of(f"exact:{name}")
+    """The data set of that name, or samples of the law, as runs have them."""
+    return dataset_of(source(name))
+
+
+def source(name: str) -> str:
+    """What a run calls these data."""
+    return name if name in PICTURES else f"exact:{name}"
+
+
+def protocol(name: str) -> dict[str, int]:
+    """What the scores of samples depend on beside the arm."""
+    if name in PICTURES:
+        return {"samples": PICTURES[name], "noise": NOISE, "version": 1}
+    return PROTOCOL
 
 
 def no_labels(name: str, count: int) -> Tensor | None:
@@ -52,16 +65,21 @@ def judge(name: str) -> Classifier | None:
 
 @cache
 def reference(name: str) -> tuple[Tensor, Tensor | None, float]:
-    """New draws of the law, their features, and the spread of those for energy distances."""
-    draws = law_on(name).sample(REFERENCE, seed=NOISE)
+    """Draws that samples are scored against, their features, and their spread.
+
+    New ones of a law, the training split of pictures. The spread is for energy distances.
+    """
+    draws = data(name).train.x0 if name in PICTURES else law_on(name).sample(REFERENCE, seed=NOISE)
     network = judge(name)
     features = network.features(draws) if network else None
     return draws, features, spread(draws[:NEAR])
 
 
 def noise(name: str, count: int | None = None, seed: int = NOISE) -> Tensor:
-    """The unit noise that `Generator.sample` starts from with that seed, SAMPLES rows of it."""
-    return normal(seed, "prior", 0, count or SAMPLES, law_on(name).shape, SAMPLING_BLOCK)
+    """The unit noise that `Generator.sample` starts from with that seed, for all scored samples."""
+    shape = tuple(data(name).train.x0.shape[1:])
+    rows = count or PICTURES.get(name, SAMPLES)
+    return normal(seed, "prior", 0, rows, shape, SAMPLING_BLOCK)
 
 
 @cache
@@ -91,14 +109,20 @@ def rms(x: Tensor) -> float:
 
 
 def quick_scores(name: str, x: Tensor) -> dict[str, float]:
-    """Squared Fréchet distances to new draws of the law, and the ratio of total variances."""
+    """Squared Fréchet distances to the reference, and the ratio of total variances.
+
+    The stretched one is of samples that are first given the reference's total variance.
+    """
     draws, features, _ = reference(name)
     network = judge(name)
     scores = {}
+    ratio = (x.var(0).sum() / draws.var(0).sum()).item()
     if network is not None and features is not None:
         scores["feature_frechet"] = frechet(network.features(x), features)
+        stretched = x.mean(0) + (x - x.mean(0)) / ratio**0.5
+        scores["stretched_frechet"] = frechet(network.features(stretched), features)
     scores["pixel_frechet"] = frechet(x, draws)
-    scores["variance_ratio"] = (x.var(0).sum() / draws.var(0).sum()).item()
+    scores["variance_ratio"] = ratio
     return scores
 
 
@@ -112,5 +136,8 @@ def scores(name: str, x: Tensor) -> dict[str, float]:
 
 
 def ideal(name: str, folder: Path, seed: int) -> dict[str, Any]:
-    """The scores of the exact solutions: as good as samples can be, the same for every seed."""
+    """As good as samples can be: the scores of the exact solutions, or of held-out pictures."""
+    if name in PICTURES:
+        held_out = data(name)
+        return scores(name, torch.cat([held_out.validation.x0, held_out.test.x0]))
     return {"ode_error": 0.0, **scores(name, solution(folder, name, edm()))}

@@ -46,6 +46,18 @@ def one_step(law: str, folder: Path, denoiser: Denoiser, process: Process) -> di
     return {"ode_error": error, **reference.quick_scores(law, x)}
 
 
+def look_pictures(
+    name: str, folder: Path, denoiser: Denoiser, process: Process
+) -> dict[str, float]:
+    """Scores of one evaluation from pure noise against a data set of pictures, without labels."""
+    x = denoiser(process.prior(reference.noise(name)), process.t_max, None)
+    return reference.quick_scores(name, x.clamp(-1, 1))
+
+
+def look_digits(folder: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:
+    return look_pictures("digits", folder, denoiser, process)
+
+
 def look_mixture(folder: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:
     return look(MIXTURE, folder, denoiser, process)
 

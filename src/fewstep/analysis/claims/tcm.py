@@ -207,6 +207,10 @@ def _change(before: Sequence[float], after: Sequence[float]) -> str:
     }[side]
 
 
+def lesson(results: Results) -> str:
+    return "A second stage keeps what the first has at t', so the first has to be finished."
+
+
 def figure(results: Results) -> Figure:
     drawing, plots = report.axes(2, width=8.6, height=3.6)
     for ax, name in zip(plots, LAWS, strict=True):
@@ -249,9 +253,11 @@ CLAIM = Claim(
         " same first stage of the seed, with its last ratio, at a learning rate of 1e-3. Both laws:"
         " half of the times from stage 2's law."
     ),
+    fair=("All arms go on from the same first stage at equal compute, ratio and learning rate."),
     rows=make_rows(),
     measures={**QUALITY, **COST},
     statements=statements,
     comments=comments,
+    lesson=lesson,
     figure=figure,
 )

@@ -18,7 +18,7 @@ from torch import Tensor
 from fewstep import exact, methods
 from fewstep.analysis import report
 from fewstep.analysis.claims import reference
-from fewstep.analysis.claims.arms import MIXTURE, SETTING, start_of
+from fewstep.analysis.claims.arms import MIXTURE, SETTING, Arm, solutions, start_of
 from fewstep.analysis.claims.claim import (
     Claim,
     Results,
@@ -28,11 +28,10 @@ from fewstep.analysis.claims.claim import (
     column,
     common_seeds,
     excess,
+    interval,
     number,
     pm,
 )
-from fewstep.analysis.claims.gc import ALONE
-from fewstep.analysis.claims.gc import ROWS as GC_ROWS
 from fewstep.analysis.claims.plots import as_figure, line
 from fewstep.analysis.report import Figure
 from fewstep.base.conditions import Cond
@@ -52,6 +51,7 @@ PROXY_LEVELS = (0.2, 0.5, 1.0, 2.0, 5.0)
 PROXY_ROWS = 4096
 LN_T = {"mean": -0.4, "std": 1.8}  # the law of t that the digits recipe has
 PROXY = {**SETTING, "network_options": {"width": 128, "depth": 3}}
+ALONE = Arm(method="ict", options={"s1": 160}, keep=True)
 PAIRINGS = ("independent", "minibatch OT", "GC")
 
 
@@ -72,7 +72,7 @@ class InducedPairs:
 
 
 def pairs_of(name: str, folder: Path, seed: int) -> Coupling:
-    """The pairs of that name; GC's by the average of the seed's own iCT arm."""
+    """The pairs of that name; GC's by the average of the seed's own iCT."""
     if name == "GC":
         return InducedPairs(start_of(ALONE, folder, seed).denoiser)
     return MinibatchOT() if name == "minibatch OT" else Data()
@@ -151,7 +151,7 @@ def make_rows() -> dict[str, Row]:
             "tested": PROXY_ROWS,
             "of": ALONE.settings,
         }
-        needs = (GC_ROWS["iCT"],) if name == "GC" else ()
+        needs = (ALONE.row(22.0, solutions(MIXTURE)),) if name == "GC" else ()
         rows[f"proxy: {name}"] = Row(partial(discrepancy, name), settings, command, 12.0, needs)
     return rows
 
@@ -240,6 +240,15 @@ def _ratios(of: Seeds, over: Seeds, prefix: str = "") -> str:
     return ", ".join(parts)
 
 
+def lesson(results: Results) -> str:
+    fall = interval(ratio_fall(results))
+    return (
+        "Where noise is high, GC's pairs are nearly the flow's own, in every law tried; where it is"
+        f" low they are independent ones. Their discrepancy over that of independent pairs falls by"
+        f" {number(fall.mean)} from sigma = 0.5 to 5. Cheaper pairs do not have the data's law."
+    )
+
+
 def figure(results: Results) -> Figure:
     drawing, (left, right) = report.axes(2, width=8.6)
     for law in LAWS:
@@ -281,9 +290,15 @@ CLAIM = Claim(
         " digits mixture, one denoiser for each kind of pairs (width 128, 900 updates of batch"
         " 128), GC's pairs from the seed's own iCT model; batches of 128."
     ),
+    fair=(
+        "Both statements of the paper are about pairs and not about networks, so the costs take an"
+        " exact generator; the proxy takes a denoiser trained on each kind of pairs, as the paper's"
+        " does, on a law where that of independent pairs is known in closed form."
+    ),
     rows=make_rows(),
     measures={**{f"{v:g}": f"sigma {v:g}" for v in LEVELS}, "minibatch OT": "minibatch OT"},
     statements=statements,
     comments=comments,
+    lesson=lesson,
     figure=figure,
 )

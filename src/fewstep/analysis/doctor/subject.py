@@ -177,17 +177,15 @@ def _network(
 def _last_stage(blueprint: Blueprint) -> Stage:
     """The stage that trained the checkpoint's last step."""
     plan = stages.stages(blueprint.run, blueprint.method)
-    record = blueprint.checkpoint.record
-    if blueprint.method.before is not None and record.in_first_stage:
-        return plan[0]
-    return stages.stage_at(plan, max(record.step - 1, 0))
+    number = blueprint.checkpoint.record.stage or plan[-1].number
+    return next((stage for stage in plan if stage.number == number), plan[-1])
 
 
 def _levels(blueprint: Blueprint) -> LevelChoice:
     """The levels of later steps that were chosen when training ended, for its last stage."""
     record = blueprint.checkpoint.record
-    is_first = blueprint.method.before is not None and record.in_first_stage
-    return LevelChoice() if is_first else record.level_choice
+    is_last = record.trained(blueprint.method) is blueprint.method
+    return record.level_choice if is_last else LevelChoice()
 
 
 def _checkpoint_before(checkpoint: Checkpoint) -> Checkpoint | None:

@@ -11,6 +11,7 @@ from fewstep.analysis.metrics.preprocessing import Input
 from fewstep.analysis.metrics.protocol import Difference, Result, compare
 from fewstep.analysis.metrics.registry import METRICS
 from fewstep.analysis.metrics.verdict import Verdict, verdicts
+from fewstep.statistics.classes import classifier_score
 from fewstep.statistics.distances import energy, frechet, nearest_ratio
 from fewstep.statistics.ensembles import (
     coverage,
@@ -44,6 +45,7 @@ __all__ = [
     "TwoSample",
     "Verdict",
     "c2st",
+    "classifier_score",
     "compare",
     "coverage",
     "crps",

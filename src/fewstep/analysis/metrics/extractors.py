@@ -28,7 +28,10 @@ AS_IT_IS = Input()
 
 @dataclass(frozen=True)
 class Extractor:
-    """`network` on `input(x)`; if known, SHA-256 of its file and of the `weights` it came from."""
+    """`network` on `input(x)`; if known, SHA-256 of its file and of the `weights` it came from.
+
+    classes: gives class probabilities `[N, K]` of `input(x)`, where there are classes.
+    """
 
     name: str
     network: Network
@@ -37,13 +40,22 @@ class Extractor:
     output: str | None = None  # the tensor's name, where there is more than one
     weights: str | None = None
     batch: int | None = None  # samples at once; None: what memory takes
+    classes: Network | None = None
     room: Room = field(default_factory=Room, repr=False, compare=False)
 
     def features(self, x: Tensor) -> Tensor:
         """`[N, F]` in float32 of samples `[N, ...]`; UserError for another shape, NaN, infinity."""
+        return self._of_all(x, self.network)
 
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Class probabilities `[N, K]`, likewise; UserError without `classes`."""
+        if self.classes is None:
+            raise UserError(f"extractor {self.name} has no classes: name their output, classes")
+        return self._of_all(x, self.classes)
+
+    def _of_all(self, x: Tensor, network: Network) -> Tensor:
         def work(rows: range) -> Tensor:
-            return self._of_part(x[rows.start : rows.stop])
+            return self._of_part(x[rows.start : rows.stop], network)
 
         features = torch.cat(list(self.room.parts(len(x), work, self.batch)))
         if not bool(torch.isfinite(features).all()):
@@ -53,8 +65,8 @@ class Extractor:
         return features
 
     @torch.no_grad()
-    def _of_part(self, x: Tensor) -> Tensor:
-        output = self.network(self.input(x))
+    def _of_part(self, x: Tensor, network: Network) -> Tensor:
+        output = network(self.input(x))
         if output.ndim != 2 or len(output) != len(x):
             raise UserError(
                 f"extractor {self.name} gives {tuple(output.shape)} for {len(x)} samples:"
@@ -71,11 +83,11 @@ class Extractor:
             "output": self.output,
         }
 
-    def published(self) -> str | None:
-        """Its Fréchet distance's published name, where weights and preprocessing are those."""
+    def published(self, statistic: str = "frechet") -> str | None:
+        """The statistic's published name, where weights and preprocessing are those."""
         for entry in KNOWN:
             if entry.sha256 in (self.sha256, self.weights) and entry.input == self.input:
-                return entry.name
+                return {"frechet": entry.name, "classifier_score": entry.score}.get(statistic)
         return None
 
 
@@ -87,6 +99,7 @@ class Known:
     sha256: str
     input: Input
     torchscript: bool = False
+    score: str | None = None  # the classifier score's name
 
 
 KNOWN = (
@@ -97,6 +110,7 @@ KNOWN = (
         "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
         Input(range=(0, 255), levels=256, channels=3),
         torchscript=True,
+        score="IS",
     ),
     # dinov2_vitl14_pretrain.pth, with the input of dgm-eval (arXiv 2306.04675).
     Known(
@@ -119,8 +133,8 @@ def file_sha256(path: str | Path) -> str:
 def open_extractor(path: str | Path, *, weights: str | Path | None = None) -> Extractor:
     """An extractor from `FILE.onnx` and the `FILE.json` beside it, or from TorchScript Inception.
 
-    The JSON object may hold the fields of `Input`, `output` (a tensor's name), `name` and `sha256`
-    (an error where the file's is another).
+    The JSON object may hold the fields of `Input`, `output` and `classes` (the tensors of features
+    and of class probabilities), `name` and `sha256` (an error where the file's is another).
     weights: the file that the ONNX file was exported from; its SHA-256 is recorded.
     """
     file = Path(path)
@@ -135,11 +149,14 @@ def open_extractor(path: str | Path, *, weights: str | Path | None = None) -> Ex
             " another file"
         )
     name = declaration.pop("name", file.stem)
-    output = declaration.pop("output", None)
+    output, classes = declaration.pop("output", None), declaration.pop("classes", None)
     preprocessing = Input.from_json(declaration, f"{file.stem}.json")
     source = None if weights is None else file_sha256(weights)
     network, output = _onnx(file, output)
-    return Extractor(name, network, digest, preprocessing, output, source, batch=64)
+    probabilities = None if classes is None else _onnx(file, classes)[0]
+    return Extractor(
+        name, network, digest, preprocessing, output, source, batch=64, classes=probabilities
+    )
 
 
 def _read_declaration(path: Path) -> dict[str, Any]:
@@ -268,4 +285,8 @@ def _torchscript(file: Path, digest: str) -> Extractor:
     def network(x: Tensor) -> Tensor:
         return inception(x.round().to(torch.uint8), return_features=True)
 
-    return Extractor("inception", network, digest, entries[0].input, batch=64)
+    def classes(x: Tensor) -> Tensor:
+        # Without the last layer's bias: so the Inception Score's own code has it, and StyleGAN's.
+        return inception(x.round().to(torch.uint8), no_output_bias=True)
+
+    return Extractor("inception", network, digest, entries[0].input, batch=64, classes=classes)

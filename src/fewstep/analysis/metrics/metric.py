@@ -21,6 +21,7 @@ PIXEL = "pixel"  # the data's own values
 JOINT = "joint"  # these and the condition, side by side
 VALUES = "values"  # as users have them, NaN where a mask has no element: for statistics of a kind
 CLUES = "clues"  # what the detector looks at
+CLASSES = "classes"  # class probabilities: of the extractor, where it has them
 OWN_SPACES = (PIXEL, JOINT, VALUES, CLUES)
 
 
@@ -81,16 +82,17 @@ class Metric:
     space: str | None = None  # the only one it is of; None: pixel, joint and those of extractors
     kinds: tuple[str, ...] = ()  # of data that it is a statistic of (layout.py); (): of any
     has_short_name: bool = False  # of the data's own values it is called `name` alone
-    has_published_name: bool = False  # takes the name that known weights give it, such as FID
     shows_ratio: bool = False  # value over floor means something: the floor lies well above 0
 
     def name_in(self, extractor: Extractor | None, space: str = PIXEL) -> str:
         """Its full name in an extractor's space; None: in that of the data's own spaces."""
-        if extractor is None:
-            is_short = self.has_short_name if space == PIXEL else space == self.space
-            return self.name if is_short else f"{space}_{self.name}"
-        published_name = extractor.published() if self.has_published_name else None
-        return published_name or f"{extractor.name}_{self.name}"
+        if extractor is not None and (published_name := extractor.published(self.name)):
+            return published_name
+        if space == self.space:
+            return self.name
+        if extractor is not None:
+            return f"{extractor.name}_{self.name}"
+        return self.name if self.has_short_name and space == PIXEL else f"{space}_{self.name}"
 
     def is_default(self, space: str) -> bool:
         """Whether it is scored in this space when no metrics are named."""
@@ -99,5 +101,5 @@ class Metric:
 
     def is_of(self, space: str, layout: Layout) -> bool:
         """Whether it has a meaning there."""
-        is_there = space == self.space if self.space else space not in (VALUES, CLUES)
+        is_there = space == self.space if self.space else space not in (VALUES, CLUES, CLASSES)
         return is_there and (not self.kinds or bool(set(self.kinds) & set(layout.kinds)))

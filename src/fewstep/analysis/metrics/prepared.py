@@ -15,6 +15,7 @@ from fewstep.analysis.metrics.calibration import CALIBRATION
 from fewstep.analysis.metrics.extractors import Extractor
 from fewstep.analysis.metrics.features import classifier
 from fewstep.analysis.metrics.metric import (
+    CLASSES,
     CLUES,
     JOINT,
     OWN_SPACES,
@@ -88,17 +89,21 @@ def spaces_of(dataset: Dataset, extractor: Extractor | None) -> Spaces:
     """
     if extractor is None and dataset.classes:
         judge = classifier(dataset)
-        extractor = Extractor("feature", judge.features, judge.fingerprint)
+        extractor = Extractor(
+            "feature", judge.features, judge.fingerprint, classes=judge.probabilities
+        )
     layout = layout_of(dataset)
     features: dict[str, Features] = {}
     if extractor is not None:
-        if extractor.name in OWN_SPACES:
+        if extractor.name in (*OWN_SPACES, CLASSES):
             raise UserError(
                 f"an extractor named {extractor.name!r}: choose another name, for that is one of"
                 " the data's own spaces"
             )
         own = extractor
         features[own.name] = lambda rows: own.features(rows.x0)
+        if own.classes is not None:
+            features[CLASSES] = lambda rows: own.probabilities(rows.x0)
     features[PIXEL] = lambda rows: rows.x0
     numbers = condition_numbers(dataset)
     if numbers is not None:
@@ -119,7 +124,8 @@ def _choose(
 ) -> dict[str, tuple[str, Metric]]:
     """The metrics to score: those with these names, by default each row's own choice.
 
-    Reference statistics leave the metrics of the extractor's space that need moments alone.
+    Reference statistics leave the metrics of the extractor's space that need moments alone, and
+    those of class probabilities, which are compared with nothing.
     """
     choices = spaces.metrics()
     if reference is not None:
@@ -130,7 +136,7 @@ def _choose(
         choices = {
             name: (space, row)
             for name, (space, row) in choices.items()
-            if space == spaces.extractor.name and row.from_moments is not None
+            if (space == spaces.extractor.name and row.from_moments) or space == CLASSES
         }
     if names is None:
         return {
@@ -184,7 +190,8 @@ def meters_of(
     for name, (space, row) in choices.items():
         if space not in references:
             features = spaces.features[space]
-            train = features(_few(dataset.train, space)) if reference is None else rows.x0
+            is_alone = reference is not None or space == CLASSES
+            train = rows.x0 if is_alone else features(_few(dataset.train, space))
             own = features(rows) if len(rows.x0) else rows.x0
             references[space] = Reference(train, own, n, spaces.layout)
         if reference is not None and row.from_moments is not None:

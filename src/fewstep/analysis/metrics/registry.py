@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from fewstep.analysis.metrics import measures
 from fewstep.analysis.metrics.measures import BALLS, NEIGHBOURS, PROJECTIONS
-from fewstep.analysis.metrics.metric import CLUES, VALUES, Metric
-from fewstep.statistics import manifolds, marginals, structure, transport
+from fewstep.analysis.metrics.metric import CLASSES, CLUES, VALUES, Measure, Metric
+from fewstep.statistics import classes, manifolds, marginals, structure, transport
 from fewstep.statistics.layout import CATEGORIES, COLUMNS, ORDERED, SET, TABLE
 
 _ROWS = (
@@ -18,7 +18,6 @@ _ROWS = (
         prepare=measures.frechet,
         from_moments=measures.frechet_from,
         default="all",
-        has_published_name=True,
         shows_ratio=True,
     ),
     Metric(
@@ -97,6 +96,14 @@ _ROWS = (
         prepare=measures.detection,
         default="all",
         space=CLUES,
+    ),
+    Metric(
+        name="classifier_score",
+        meaning="exp of the mean divergence of a sample's class probabilities from their mean: 1 to"
+        " the number of classes; depends on n",
+        prepare=lambda _: Measure(classes.classifier_score),
+        better="higher",
+        space=CLASSES,
     ),
     Metric(
         name="roughness",

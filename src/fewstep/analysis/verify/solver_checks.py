@@ -189,6 +189,79 @@ def ancestral() -> float:
     return apart(ours, torch.stack(rows))
 
 
+def lambdas(*times: float) -> list[float]:
+    """ln(alpha / sigma) of the cosine process."""
+    return [math.log(alpha / sigma) for alpha, sigma in map(cosine, times)]
+
+
+def exponential(t: float, s: float, x: Tensor, guess: Tensor) -> Tensor:
+    """sigma_s / sigma_t x - alpha_s (e^-h - 1) guess."""
+    start, end = lambdas(t, s)
+    alpha_s, sigma_s = cosine(s)
+    return sigma_s / cosine(t)[1] * x - alpha_s * math.expm1(start - end) * guess
+
+
+@MOVE("DPM-Solver++ 2M: D_0 + (D_0 - D_1) / 2r", "2211.01095, alg. 2", "dpm_solver", "diffusion")
+def dpm_solver() -> float:
+    """The first move is of the first order; r = h_last / h."""
+    x, _, _ = data(2)
+    past = solvers.Past(99)
+    ours = x
+    for t, s in ((0.9, 0.7), (0.7, 0.4)):
+        ours = solvers.dpm_solver(2)(processes.cosine(), shifting, ours, t, s, past=past)
+    old = shifting(x, column(0.9))
+    middle = exponential(0.9, 0.7, x, old)
+    new = shifting(middle, column(0.7))
+    first, second, third = lambdas(0.9, 0.7, 0.4)
+    r = (second - first) / (third - second)
+    return apart(ours, exponential(0.7, 0.4, middle, new + (new - old) / (2 * r)))
+
+
+@MOVE(
+    "UniPC 2: the guess at its end corrects a move",
+    "2302.04867, alg. 1",
+    "unipc",
+    "diffusion",
+    tolerance=1e-8,
+)
+def unipc() -> float:
+    """The second move made again, exactly for guesses that are quadratic in lambda."""
+    x, _, _ = data(2)
+    past = solvers.Past(99)
+    point = x
+    for t, s in ((0.9, 0.7), (0.7, 0.4), (0.4, 0.3)):
+        point = solvers.unipc(2)(processes.cosine(), shifting, point, t, s, past=past)
+    (_, a, old, _), (_, b, new, _), (_, ours, end, _) = past.points
+    first, second, third = lambdas(0.9, 0.7, 0.4)
+    h = third - second
+    weight = torch.linspace(0, 1, 20_001, dtype=torch.float64)
+    e = (h * (weight - 1)).exp()
+    means = [(torch.trapezoid(e * weight**k) / torch.trapezoid(e)).item() for k in (1, 2)]
+    r = (first - second) / h
+    # The parabola through (r, old), (0, new), (1, end).
+    curve = ((old - new) / r - (end - new)) / (r - 1)
+    guess = new + means[0] * (end - new - curve) + means[1] * curve
+    once = exponential(0.9, 0.7, a, (old + new) / 2)
+    return worst(apart(b, once), apart(ours, exponential(0.7, 0.4, b, guess)))
+
+
+@MOVE("DDIM with noise: eta 0 is DDIM, 1 ancestral", "2010.02502, eq. 16", "with_eta", "diffusion")
+def eta() -> float:
+    """Noise of deviation eta sqrt((1 - a_s) / (1 - a_t)) sqrt(1 - a_t / a_s), a = alpha^2."""
+    x, eps, _ = data(2)
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = cosine(0.8), cosine(0.5)
+    guess = shifting(x, column(0.8))
+    errors = []
+    for share in (0.0, 0.3, 1.0):
+        by = sampling.with_eta(sampling.sampler("ddim"), share)
+        up = share * sigma_s / sigma_t * math.sqrt(1 - (alpha_t / alpha_s) ** 2)
+        noise = {"noise": lambda: eps} if by.noisy else {}
+        ours = by.step(processes.cosine(), shifting, x, 0.8, 0.5, **noise)
+        straight = math.sqrt(sigma_s**2 - up**2) * (x - alpha_t * guess) / sigma_t
+        errors.append(apart(ours, alpha_s * guess + straight + up * eps))
+    return worst(*errors)
+
+
 @MOVE(
     "churn: t_hat = (1 + gamma) t, its noise, the move", "2206.00364, alg. 2", "Churn", "diffusion"
 )

@@ -10,12 +10,15 @@ from __future__ import annotations
 from fewstep.base.errors import unknown
 from fewstep.core.solvers.moves import Along, Solver, along, ddim, euler, heun
 from fewstep.core.solvers.noisy import Churn, Noise, ancestral, renoise, strategic
+from fewstep.core.solvers.past import LinearMultistep, Past, dpm_solver, unipc
 from fewstep.core.solvers.variance import PriorVariance, TableVariance, Variance, addim
 
 __all__ = [
     "Along",
     "Churn",
+    "LinearMultistep",
     "Noise",
+    "Past",
     "PriorVariance",
     "Solver",
     "TableVariance",
@@ -25,10 +28,12 @@ __all__ = [
     "ancestral",
     "by_name",
     "ddim",
+    "dpm_solver",
     "euler",
     "heun",
     "renoise",
     "strategic",
+    "unipc",
 ]
 
 

@@ -6,7 +6,7 @@ the only thing a schedule may depend on.
 """
 
 from fewstep.core.times.continuous import Atom, Clean, Limit, RatioMap
-from fewstep.core.times.core import AtAnchor, Law, Times, TimeSampler
+from fewstep.core.times.core import AtAnchor, AtNeighbour, Law, Times, TimeSampler
 from fewstep.core.times.grids import Adjacent, Levels, Segments, Shared, Steps, karras
 from fewstep.core.times.laws import AtLevel, LogNormal, LogStudentT
 
@@ -14,6 +14,7 @@ __all__ = [
     "Adjacent",
     "AtAnchor",
     "AtLevel",
+    "AtNeighbour",
     "Atom",
     "Clean",
     "Law",

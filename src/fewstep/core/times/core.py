@@ -53,6 +53,25 @@ def rows(t: Tensor, r: Tensor, a: Tensor, progress: float) -> Times:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AtNeighbour:
+    """The times of another sampler with a := r: the student jumps to its neighbour, and no further.
+
+    Source: progressive distillation, arXiv 2202.00512, algorithm 2.
+    """
+
+    times: TimeSampler
+    at_anchor = True
+
+    def __call__(self, u: Tensor, progress: float, ordinal: Tensor | None = None) -> Times:
+        times = self.times(u, progress, ordinal)
+        return times._replace(a=times.r)
+
+    def at(self, t: Time, progress: float) -> Times:
+        times = self.times.at(t, progress)
+        return times._replace(a=times.r)
+
+
+@dataclass(frozen=True, kw_only=True)
 class AtAnchor:
     """The times of another sampler with r := a: the coupling leads to the end, without a target."""
 

@@ -15,6 +15,7 @@ import torch
 
 from fewstep.base.errors import StorageError, UserError, short_repr
 from fewstep.base.json_file import MOST_JSON
+from fewstep.core.method import Method
 from fewstep.run.config import MOST_BYTES, MOST_COUNT, Run, run_from_json
 from fewstep.run.facts import Facts
 from fewstep.run.levels import LevelChoice
@@ -41,9 +42,9 @@ class Position:
     teacher_rows: int | None = None  # that the teacher evaluated so far; unsaid: nobody counted
     log: str | None = None  # chain of SHA-256 over the rows of the log; unsaid: the file's own
 
-    @property
-    def in_first_stage(self) -> bool:
-        return self.stage == 1
+    def trained(self, method: Method) -> Method:
+        """The method of the stage that it is in."""
+        return method.chain[: self.stage][-1]
 
     def to_json(self) -> dict[str, Any]:
         """What it says, by key."""
@@ -110,7 +111,7 @@ def _count(attribute: str, most: int, expected: str) -> Key:
 POSITION = {
     "step": _count("step", MOST_COUNT, "a whole number, 0 or more, below 2^31"),
     "begun": _count("stage_start", MOST_COUNT, "0 or more, below 2^31"),
-    "stage": Key("stage", int, "1 or 2", lambda value: value in (1, 2)),
+    "stage": Key("stage", int, "1 or more, below 100", lambda value: 0 < value < 100),
     "teacher_rows": _count("teacher_rows", 2**53, "0 or more, below 2^53"),
     "log": Key("log", str, "a text"),
 }
