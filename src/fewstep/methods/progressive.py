@@ -87,9 +87,7 @@ def tract(
         method = core.Method(
             process=core.process.cosine(),
             times=core.times.Segments(segments=n, steps=core.curricula.Fixed(fine)),
-            coupling=core.couplings.Teacher(
-                core.solvers.ddim, network=core.targets.before(method)
-            ),
+            coupling=core.couplings.Teacher(core.solvers.ddim, network=core.targets.before(method)),
             target=core.targets.Ema(core.curricula.FixedRate(mu)),
             weight=core.weights.by_name(weight, sigma_data),
             scaling=core.scalings.Edm(sigma_data=sigma_data),

@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 
+from fewstep.adapters.adapt import network_of
 from fewstep.analysis.claims import reference
 from fewstep.analysis.claims.claim import Row
-from fewstep.core.denoiser import Denoiser
+from fewstep.core.denoiser import Denoiser, Guided
 from fewstep.core.method import Method
 from fewstep.core.process import Process, edm
+from fewstep.networks.low_rank import low_rank
 from fewstep.run import recipes
 from fewstep.run.build import build_method, with_defaults
 from fewstep.run.config import Run
@@ -71,8 +73,8 @@ Look = Callable[[Path, Denoiser, Process], dict[str, float]]
 class Arm:
     """A method with its options, and the fields of the run that differ from the setting.
 
-    exact_teacher: the exact denoiser teaches. teacher: the arm whose generator does.
-    init: the arm that this one goes on from.
+    exact_teacher: the exact denoiser teaches, by `guidance`. teacher: the arm whose generator does.
+    init: the arm that this one goes on from; rank: by low-rank adapters of its weights alone.
     factory: makes a method that has no name.
     marks: steps after which `look` measures the average. extra: is measured besides at the end.
     keep: the generator stays in the folder of common files.
@@ -83,12 +85,15 @@ class Arm:
     fields: dict[str, Any] = field(default_factory=dict)
     law: str = MIXTURE
     exact_teacher: bool = False
+    guidance: float = 0.0
     teacher: Arm | None = None
     init: Arm | None = None
+    rank: int = 0
     factory: Callable[..., Method] | None = None
     marks: tuple[int, ...] = ()
     look: Look | None = None
     extra: Callable[[Path, Generator], dict[str, Any]] | None = None
+    scores: Callable[[Arm, Path, int, Generator], dict[str, Any]] | None = None
     keep: bool = False
 
     @property
@@ -107,9 +112,8 @@ class Arm:
 
     def command(self) -> str:
         """What trains it from a shell."""
-        if self.factory is not None:
-            path = f"{self.factory.__module__}.{self.factory.__name__}"
-            return f"in Python: fewstep.train(..., method={path})"
+        if in_python := self.in_python():
+            return f"in Python: fewstep.train(..., {', '.join(in_python)})"
         recipe = self.recipe
         if recipe == "toy":
             recipe += f" --data {reference.source(self.law)}"
@@ -129,6 +133,17 @@ class Arm:
         flags = [_flag(name, value) for name, value in options.items()]
         return " ".join([f"fewstep train {recipe} --method {self.method}", *flags, "--seed SEED"])
 
+    def in_python(self) -> list[str]:
+        """The arguments that a shell cannot give."""
+        own = []
+        if self.factory is not None:
+            own.append(f"method={self.factory.__module__}.{self.factory.__name__}")
+        if self.rank:
+            own.append(f"network=low_rank(init's network, {self.rank}, SEED)")
+        if self.guidance:
+            own.append(f"teacher=Guided(exact law, {self.guidance:g})")
+        return own
+
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All that its numbers depend on, as JSON: every option is written out.
@@ -143,6 +158,9 @@ class Arm:
             "run": {k: v for k, v in run.items() if k not in NO_SETTING and v is not None},
             "init": self.init.settings if self.init else None,
             **({"taught by": self.teacher.settings} if self.teacher else {}),
+            **({"guidance": self.guidance} if self.guidance else {}),
+            **({"rank": self.rank} if self.rank else {}),
+            **({"scores": _name(self.scores)} if self.scores else {}),
             "own": _name(self.factory),
             "marks": list(self.marks),
             "seen": [_name(self.look), _name(self.extra)],
@@ -227,6 +245,11 @@ def train_arm(arm: Arm, folder: Path, seed: int) -> tuple[Generator, dict[str, A
     if arm.factory is None:
         process = build_method(run, facts_of(run, reference.data(arm.law))).process
     teacher: Any = reference.law_on(arm.law, process) if arm.exact_teacher else None
+    if arm.guidance:
+        teacher = Guided(teacher, arm.guidance)
+    network = None
+    if init is not None and arm.rank:
+        network, init = low_rank(network_of(init.denoiser), arm.rank, seed), None
     if arm.teacher is not None:
         teacher = start_of(arm.teacher, folder, seed)
     curve: list[dict[str, float]] = []
@@ -246,6 +269,7 @@ def train_arm(arm: Arm, folder: Path, seed: int) -> tuple[Generator, dict[str, A
     start = time.process_time()
     generator = train(
         run,
+        network=network,
         init=init,
         teacher=teacher,
         method=arm.factory,
@@ -267,4 +291,6 @@ def measure(arm: Arm, folder: Path, seed: int) -> dict[str, Any]:
     if arm.keep:
         save(generator, path_of(arm, folder, seed))
     extra = arm.extra(folder, generator) if arm.extra else {}
-    return {**scores_of(folder, arm.law, generator), **facts, **extra}
+    own = arm.scores
+    scores = own(arm, folder, seed, generator) if own else scores_of(folder, arm.law, generator)
+    return {**scores, **facts, **extra}

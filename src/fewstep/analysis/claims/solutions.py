@@ -19,13 +19,27 @@ from fewstep.analysis.metrics.features import Classifier
 from fewstep.base.randomness import SAMPLING_BLOCK, normal
 from fewstep.core.denoiser import Denoiser
 from fewstep.core.process import Process
-from fewstep.core.sampling import sample
+from fewstep.core.sampling import sample, solver_grid
 from fewstep.core.solvers import Solver
 
 COUNT = 2000  # scored samples, and as many solutions from other noise
 NOISE = 1_000_003  # seed of the noise of the former: no run's
 FEW = 1000  # samples of the best assignment, which takes time like their cube
 PROTOCOL = {"solutions": COUNT, "noise": NOISE, "few": FEW, "version": 1}
+
+
+MEASURES = {
+    "ode_error": "ODE error",
+    "feature_frechet": "feature Fréchet",
+    "energy_x1000": "energy x 1000",
+    "variance_ratio": "variance v",
+    "explained": "explained b",
+    "marginal_part": "Fréchet part",
+    "assigned_part": "assigned W2",
+    "recall": "recall",
+    "coverage": "coverage",
+}
+"""Columns of arms that are scored here."""
 
 
 class Solutions(NamedTuple):
@@ -46,13 +60,14 @@ def solve(
     process: Process,
     teacher: Denoiser,
     solver: Solver,
-    grid: list[float],
+    moves: int,
     shape: tuple[int, ...],
     classes: int,
 ) -> Solutions:
-    """The teacher's solutions on the grid, the labels in turn."""
+    """The teacher's solutions in so many moves, the labels in turn."""
     z = normal(NOISE, "prior", 0, 2 * COUNT, shape, SAMPLING_BLOCK)
     cond = torch.arange(2 * COUNT) % classes
+    grid = solver_grid(process, moves, ())
     with torch.no_grad():
         x = sample(process, teacher, process.prior(z), grid, solver, cond)
     return Solutions(z[:COUNT], cond[:COUNT], x[:COUNT], x[COUNT:])
@@ -90,7 +105,6 @@ def scores(solutions: Solutions, judge: Classifier, x: Tensor) -> dict[str, Any]
     numbers = {
         "ode_error": error,
         **quality(solutions, judge, x),
-        "pixel_frechet": frechet(x, other),
         "variance_ratio": v,
         "explained": b,
         "marginal_part": marginal,
@@ -103,8 +117,3 @@ def scores(solutions: Solutions, judge: Classifier, x: Tensor) -> dict[str, Any]
         after = {"ode_error": rms(y - own), **quality(solutions, judge, y)}
         numbers |= {f"{name}: {measure}": value for measure, value in after.items()}
     return numbers
-
-
-def ideal(solutions: Solutions, judge: Classifier) -> dict[str, Any]:
-    """The scores of the solutions themselves: as good as samples can be."""
-    return scores(solutions, judge, solutions.own)
