@@ -22,7 +22,15 @@ from fewstep.analysis.claims.claim import (
 )
 from fewstep.analysis.claims.mcm import DIFFUSION
 from fewstep.analysis.claims.plots import as_figure
-from fewstep.analysis.claims.solutions import MEASURES, PROTOCOL, Solutions, scores, solve
+from fewstep.analysis.claims.solutions import (
+    COUNT,
+    MEASURES,
+    PROTOCOL,
+    Solutions,
+    follow,
+    noise,
+    scores,
+)
 from fewstep.analysis.report import COLOURS, Figure
 from fewstep.core.denoiser import Guided
 from fewstep.core.solvers import ddim
@@ -37,8 +45,9 @@ OWN: dict[str, Any] = {**PROTOCOL, "n": N, "guidance": GUIDANCE}
 def guided_solutions(teacher: Generator) -> Solutions:
     """Where the guided teacher's own N DDIM steps lead, as readers see it."""
     guided = Guided(teacher.denoiser, GUIDANCE)
-    found = solve(teacher.method.process, guided, ddim, N, teacher.facts.shape, 10)
-    return found._replace(own=found.own.clamp(-1, 1), other=found.other.clamp(-1, 1))
+    z, cond = noise(teacher.facts.shape, teacher.facts.classes)
+    x = follow(teacher.method.process, guided, ddim, N, z, cond).clamp(-1, 1)
+    return Solutions(z[:COUNT], cond[:COUNT], x[:COUNT], x[COUNT:])
 
 
 def against_teacher(arm: Arm, folder: Path, seed: int, generator: Generator) -> dict[str, Any]:

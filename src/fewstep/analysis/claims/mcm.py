@@ -62,7 +62,7 @@ NET = Arm(
     law="digits",
     method="diffusion",
     options=DIFFUSION,
-    fields={"iterations": 2500},
+    fields={"iterations": 4000},
     extra=with_fewer,
     keep=True,
 )
@@ -206,7 +206,7 @@ CLAIM = Claim(
     ),
     setting=(
         "scikit-learn's handwritten digits (64-D), no labels: one diffusion network (mlp, width"
-        f" 128, depth 3, 2500 updates of batch 128), and from its weights every K, {UPDATES}"
+        f" 128, depth 3, 4000 updates of batch 128), and from its weights every K, {UPDATES}"
         f" updates, c = 1e-4, aDDIM pairs of that network, 16 to {MANY} steps; 4096 samples of K"
         " steps against the training split. Progressive distillation (PD) begins with a student of"
         f" 16 steps and has {UPDATES // 5} updates for each halving."

@@ -15,7 +15,7 @@ from fewstep.base.errors import require, unknown
 
 def registry() -> dict[str, Claim]:
     """The claims by name, in the order of the report."""
-    from fewstep.analysis.claims import addim, direct, gc, mcm, oracle, tcm, transport
+    from fewstep.analysis.claims import addim, direct, gc, mcm, oracle, tcm, transport, why
 
     return {
         "tcm": tcm.CLAIM,
@@ -24,6 +24,7 @@ def registry() -> dict[str, Claim]:
         "mcm": mcm.CLAIM,
         "addim": addim.CLAIM,
         "direct": direct.CLAIM,
+        "why": why.CLAIM,
         "oracle": oracle.CLAIM,
     }
 

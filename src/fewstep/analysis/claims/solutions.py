@@ -56,21 +56,19 @@ class Solutions(NamedTuple):
         return x - torch.stack([self.own[self.cond == one].mean(0) for one in labels])[self.cond]
 
 
-def solve(
-    process: Process,
-    teacher: Denoiser,
-    solver: Solver,
-    moves: int,
-    shape: tuple[int, ...],
-    classes: int,
-) -> Solutions:
-    """The teacher's solutions in so many moves, the labels in turn."""
-    z = normal(NOISE, "prior", 0, 2 * COUNT, shape, SAMPLING_BLOCK)
-    cond = torch.arange(2 * COUNT) % classes
+def follow(
+    process: Process, teacher: Denoiser, solver: Solver, moves: int, z: Tensor, cond: Tensor
+) -> Tensor:
+    """Where so many of the teacher's moves lead from unit noise."""
     grid = solver_grid(process, moves, ())
     with torch.no_grad():
-        x = sample(process, teacher, process.prior(z), grid, solver, cond)
-    return Solutions(z[:COUNT], cond[:COUNT], x[:COUNT], x[COUNT:])
+        return sample(process, teacher, process.prior(z), grid, solver, cond)
+
+
+def noise(shape: tuple[int, ...], classes: int) -> tuple[Tensor, Tensor]:
+    """Unit noise of both parts, the scored first, and the labels in turn."""
+    z = normal(NOISE, "prior", 0, 2 * COUNT, shape, SAMPLING_BLOCK)
+    return z, torch.arange(2 * COUNT) % classes
 
 
 def moments(solutions: Solutions, x: Tensor) -> tuple[float, float]:
