@@ -10,27 +10,55 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fewstep as fs
 from fewstep.analysis.metrics import evaluate
 from fewstep.run.datasets import dataset_of
 
 ECT = {"method": "ect"}
-# Method, options, whether it is the second half of ECT.
-ARMS: dict[str, tuple[str, dict[str, Any], bool]] = {
-    "ect": ("ect", {}, False),
-    "tcm": ("tcm", {"base": ECT}, True),
-    "gc": ("gc", {"base": ECT, "share": 0.3}, False),
-    "mcm-4": ("mcm", {"K": 4}, False),
+
+
+class Arm(NamedTuple):
+    """A method with its options, and the numbers of steps that its samples take.
+
+    first: the method that has the first half of the time, from whose weights this one starts;
+    teaches: they are its teacher too.
+    """
+
+    method: str
+    options: dict[str, Any]
+    steps: tuple[int, ...] = (1, 2)
+    first: str = ""
+    teaches: bool = False
+
+
+ARMS = {
+    "ect": Arm("ect", {}),
+    "tcm": Arm("tcm", {"base": ECT}, first="ect"),
+    "gc": Arm("gc", {"base": ECT, "share": 0.3}),
+    "mcm-4": Arm("mcm", {"K": 4}, steps=(4,)),
 }
 
 
-def run_of(recipe: str, arm: str, iterations: int, **fields: Any) -> fs.Run:
-    method, options, _ = ARMS[arm]
-    make = fs.recipes.RECIPES[recipe]
-    return make(method=method, method_options=options, iterations=iterations, **fields)
+class Plan(NamedTuple):
+    """What all arms share; probe: steps that the pace is measured on; n: samples of a score."""
+
+    recipe: str
+    seconds: float
+    device: str
+    out: Path
+    probe: int
+    n: int
+    metrics: Sequence[str] | None  # None: the usual ones
+    fields: dict[str, Any]  # in place of the recipe's
+
+    def run(self, arm: Arm, iterations: int, **fields: Any) -> fs.Run:
+        make = fs.recipes.RECIPES[self.recipe]
+        own = {"method": arm.method, "method_options": arm.options, "iterations": iterations}
+        return make(**own, **self.fields, **fields)
 
 
 def pace(run: fs.Run, device: str, **arguments: Any) -> float:
@@ -39,6 +67,45 @@ def pace(run: fs.Run, device: str, **arguments: Any) -> float:
     start = time.perf_counter()
     fs.train(run, device=device, progress=False, **arguments)
     return (time.perf_counter() - start) / run.iterations
+
+
+def fit_time(arm: Arm, seconds: float, plan: Plan, out: Path, **arguments: Any) -> fs.Generator:
+    """The arm's generator after as many iterations as fit in that time, in the folder `out`."""
+    probe = plan.run(arm, plan.probe, picture_every=0)
+    iterations = max(int(seconds / pace(probe, plan.device, **arguments)), 2)
+    return fs.train(plan.run(arm, iterations), out=out, device=plan.device, **arguments)
+
+
+def train_arms(arms: dict[str, Arm], plan: Plan) -> dict[str, fs.Generator]:
+    """A generator of each arm, in `out/NAME`; first halves are in `out/half-METHOD`."""
+    generators = {}
+    for name, arm in arms.items():
+        seconds, arguments = plan.seconds, {}
+        if arm.first:
+            seconds, half = seconds / 2, plan.out / f"half-{arm.first}"
+            fit_time(Arm(arm.first, {}), seconds, plan, half)
+            arguments = {"init": half, **({"teacher": half} if arm.teaches else {})}
+        generators[name] = fit_time(arm, seconds, plan, plan.out / name, **arguments)
+    return generators
+
+
+def score_arms(
+    arms: dict[str, Arm], generators: dict[str, fs.Generator], plan: Plan
+) -> list[dict[str, Any]]:
+    """A row for each arm, metric and number of steps; also printed, and in `out/results.json`."""
+    rows = []
+    for name, generator in generators.items():
+        dataset, iterations = dataset_of(generator.run.data), generator.run.iterations
+        how = {"steps": arms[name].steps, "n": plan.n, "metrics": plan.metrics}
+        for r in evaluate(generator, dataset, **how)[0]:
+            row = {"arm": name, "iterations": iterations, "metric": r.metric, "steps": r.steps}
+            rows.append(row | {"value": r.value, "interval": r.interval, "floor": r.floor})
+            print(
+                f"{name:<9} {iterations:>7} iterations  {r.metric:<18} {r.steps} steps "
+                f" {r.value:.4f}"
+            )
+        (plan.out / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+    return rows
 
 
 def main() -> None:
@@ -50,28 +117,9 @@ def main() -> None:
     parser.add_argument("--probe", type=int, default=50, help="steps that the pace is measured on")
     parser.add_argument("--n", type=int, default=2000, help="samples that are scored")
     args = parser.parse_args()
-    rows = []
-    half = args.out / "half"
-    for name, (_, _, continues) in ARMS.items():
-        arguments = {"init": half} if continues else {}
-        probe = run_of(args.recipe, name, args.probe, picture_every=0)
-        fitting = 60 * args.minutes / pace(probe, args.device, **arguments)
-        iterations = max(int(fitting / 2 if continues else fitting), 2)
-        if name == "ect":
-            fs.train(run_of(args.recipe, name, iterations // 2), out=half, device=args.device)
-        run = run_of(args.recipe, name, iterations)
-        generator = fs.train(run, out=args.out / name, device=args.device, **arguments)
-        steps = (4,) if name == "mcm-4" else (1, 2)
-        results, _ = evaluate(generator, dataset_of(run.data), steps=steps, n=args.n)
-        for r in results:
-            row = {"arm": name, "iterations": iterations, "metric": r.metric, "steps": r.steps}
-            row |= {"value": r.value, "interval": r.interval, "floor": r.floor}
-            rows.append(row)
-            print(
-                f"{name:<6} {iterations:>7} iterations  {r.metric:<18} {r.steps} steps "
-                f" {r.value:.4f}"
-            )
-    (args.out / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+    about = (args.recipe, 60 * args.minutes, args.device, args.out, args.probe, args.n)
+    plan = Plan(*about, metrics=None, fields={})
+    score_arms(ARMS, train_arms(ARMS, plan), plan)
     print(f"pictures: {args.out}/*/samples/*.png, numbers: {args.out}/results.json")
 
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 import fewstep as fs
 from fewstep.analysis.doctor import Examination, Subject, output
-from fewstep.analysis.frontier.models import Closed
 from fewstep.base.data_names import OWN_DATA
 from fewstep.cli import main
 from fewstep.data import Arrays, Dataset, Units
 from fewstep.run.facts import Facts
+from fewstep.run.teacher_ode import Closed
 
 
 def normal(n: int, *shape: int) -> Tensor:

@@ -22,7 +22,7 @@ from torch import nn
 import fewstep as fs
 from fewstep.analysis import frontier
 from fewstep.analysis.frontier import figures, latency, page, scoring, summary
-from fewstep.analysis.frontier.models import Closed, Subject
+from fewstep.analysis.frontier.models import Subject
 from fewstep.analysis.frontier.points import MULTISTEP, Judge, Point, worth
 from fewstep.analysis.frontier.study import settings_of, solver_steps
 from fewstep.analysis.metrics import Result
@@ -42,6 +42,7 @@ from fewstep.run.levels import (
     starts,
     stretch,
 )
+from fewstep.run.teacher_ode import Closed
 from tests.support import own_parts
 
 OWN = "tests.support.own_parts"

@@ -20,7 +20,7 @@ class Special(NamedTuple):
         return re.match(self.pattern, command) is not None
 
 
-PUBLISHED = r"(cifar10|imagenet32|imagenet64|imagenet128|celeba64|lsun64)-|glyphs"
+PUBLISHED = r"(cifar10|imagenet32|imagenet64|imagenet128|celeba64|lsun64)-|glyphs|hanzi"
 
 EXCEPTIONS = [
     Special(r"make ", "left", "targets of make: tests/project/test_readme.py"),

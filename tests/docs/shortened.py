@@ -143,7 +143,7 @@ def check_training(words: list[str], *, build: bool) -> None:
         return
     run = with_defaults(runs[0])
     side = SIDES.get(run.recipe.partition("-")[0], 64)
-    side = run.data_size or (32 if run.recipe == "glyphs" else side)
+    side = run.data_size or (32 if run.recipe in ("glyphs", "hanzi") else side)
     facts = Facts((3, side, side), 1000 if run.labels else 0, run.sigma_data or 0.5, Units(), "")
     method = build_method(run, facts)
     with torch.device("meta"):

@@ -177,7 +177,9 @@ GOOD = [
 # Names that are participles and stay, with the reason.
 AUDITED_NAMES = {
     "annealed": "an option of mcm",
+    "denoised": "an option of eval: data after one evaluation",
     "distilled": "public: fs.exact.oracle",
+    "_denoised": "what eval prints of that option",
     "expected": "what a message expects, as of errors.require",
     "generated": "an argument of fs.exact.transport",
     "given": "a layer's name in checkpoints",

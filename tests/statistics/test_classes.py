@@ -41,7 +41,13 @@ def test_it_is_the_exponential_of_the_mean_divergence(n, classes, spread, seed):
 
 
 @pytest.mark.parametrize(
-    "p", [torch.randn(9, 4), torch.full((9, 4), 0.5), torch.ones(9, 2, 2) / 2], ids=str
+    "p",
+    [
+        torch.full((9, 4), 0.5) - torch.eye(9)[:, :4],
+        torch.full((9, 4), 0.5),
+        torch.ones(9, 2, 2) / 2,
+    ],
+    ids=["below 0", "sum of 2", "three axes"],
 )
 def test_what_are_no_probabilities_is_refused(p):
     with pytest.raises(UserError, match=r"expected \[N, K\], none below 0, with a sum of 1"):

@@ -329,7 +329,7 @@ def test_only_consistency_models_of_the_same_data_are_first_stages(tmp_path):
     assert train(two_stages(), init=train(tiny_run(method="direct_cm", **direct))).run.stage == 2
     segments = train(tiny_run(method="mcm", method_options={"K": 4, "steps": 16, "steps_end": 16}))
     assert train(two_stages(), init=segments).run.stage == 1
-    with pytest.raises(UserError, match="the first stage given as init has sigma_data"):
+    with pytest.raises(UserError, match="the stage before given as init has sigma_data"):
         train(two_stages(sigma_data=0.3), init=train(tiny_run()))
     model = train(tiny_run(method="sct", method_options={"label": "time"}))
     with pytest.raises(UserError, match="its network was trained under Trig"):

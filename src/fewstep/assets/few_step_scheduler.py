@@ -22,7 +22,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     plans: {"2": [{"asks": [{"label", "in", "skip", "out", "point"}], "result"}, ...]}. An answer is
     skip point + out F(in point, label); a combination is a list of (name, factor), whose names are
-    x, noise and answer 0, answer 1, ... A step with "stretch" is aDDIM's. "kept" are the two
+    x, noise and answer 0, answer 1, ... A step with "stretch" is aDDIM's. "memory" are the two
     combinations that are `past x 1` and `past answer 1` of the next step, `past x 2` of the next
     but one, and so on.
     """
@@ -93,9 +93,9 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             self.values["noise"] = variance_noise
         self.step_number += 1
         self.ask_number = 0
-        if "kept" in step:
-            kept = [self._combine(part) for part in step["kept"]]
-            self.past = [*self.past[-3:], kept]
+        if "memory" in step:
+            point = [self._combine(part) for part in step["memory"]]
+            self.past = [*self.past[-3:], point]
         return (self._combine(step["result"]),)
 
     def _combine(self, combination: Combination) -> torch.Tensor:

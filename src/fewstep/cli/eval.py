@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -12,8 +13,9 @@ from fewstep.cli.parse import parse
 from fewstep.cli.sampling import SamplingArgs, sampled_by
 
 if TYPE_CHECKING:
-    from fewstep.analysis.metrics import Extractor, Result
+    from fewstep.analysis.metrics import Extractor, Teacher
     from fewstep.data import Dataset
+    from fewstep.run.generator import Generator
 
 DESCRIPTION = (
     "Score a generator: disjoint draws of the held-out size against the training split, beside the"
@@ -56,7 +58,27 @@ class OwnArgs:
     weights: str | None = None
     """The file that the .onnx was exported from: its SHA-256 is recorded; known ones give FID."""
     reference: str | None = None
-    """STATS.npz with mu and sigma of features, such as EDM's, in place of the training split."""
+    """STATS.npz with mu and sigma of features, such as EDM's, in place of the training split; or
+    teacher: samples of --teacher in place of all data, the floor too.
+    """
+    teacher: str | None = None
+    """Scores the error to its ODE too: RUN, FILE.safetensors, exact:NAME, package.module:function,
+    or own, the run's.
+    """
+    teacher_solver: str = "heun"
+    """What solves its ODE: ddim, euler, heun or another sampler without noise."""
+    teacher_moves: int = 64
+    """Moves of that solver from pure noise to the data."""
+    denoised: tuple[float, ...] = ()
+    """Noise levels at which held-out data are denoised by one evaluation, and scored beside data by
+    the Fréchet distances.
+    """
+    all_checkpoints: bool = False
+    """Score each checkpoint in RUN's folder (train --keep-checkpoints 0 keeps all), by the Fréchet
+    distances unless metrics are named.
+    """
+    picture: Path | None = None
+    """FILE.png, with --all-checkpoints: generation and denoising along the training."""
     batch: int | None = None
     """Samples that pass through the network at once; left out, what memory takes, 4096 at most."""
     device: str = "auto"
@@ -74,23 +96,14 @@ class Args(SamplingArgs, OwnArgs):
 
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="eval", description=DESCRIPTION)
-    from fewstep.analysis.metrics import (
-        evaluate,
-        gains,
-        open_extractor,
-        read_statistics,
-        verdicts,
-    )
+    from fewstep.analysis.metrics import evaluate, gains, open_extractor, verdicts
     from fewstep.analysis.metrics.drawing import default_steps
-    from fewstep.cli.user_code import own_parts
+    from fewstep.cli import checkpoint_scores, score_text
     from fewstep.run.datasets import data_of
-    from fewstep.run.generator import load
 
     check_weights(args.weights, args.extractor)
-    generator = load(
-        args.run, ema=args.ema, device=args.device, composite=args.composite, **own_parts(args)
-    )
-    generator = sampled_by(generator, args)
+    check_together(args)
+    generator = open_generator(args, args.run)
     steps = default_steps(generator) if args.steps is None else args.steps
     check_levels(args.later_sigmas, steps)
     dataset = data_of(generator.run, generator.facts, args.data)
@@ -100,33 +113,82 @@ def main(argv: list[str]) -> int:
     if args.metrics == ("help",):
         print(metrics_help(dataset, extractor))
         return 0
-    metrics = None if args.metrics is None else list(args.metrics)
-    results, speeds = evaluate(
-        generator,
-        dataset,
-        steps=steps,
-        n=args.n,
-        seed=args.seed,
-        split=args.split,
-        metrics=metrics,
-        extractor=extractor,
-        reference=None if args.reference is None else read_statistics(args.reference),
-        candidates=args.candidates,
-        draw=args.draw,
-        batch=args.batch,
-    )
+    options = {**evaluation_options(args), "extractor": extractor}
+    if args.teacher is not None:
+        options["teacher"] = open_teacher(args, args.teacher, generator)
+    if args.all_checkpoints:
+        options |= {"steps": args.steps or (1,)}
+        rows = checkpoint_scores.score(args, generator, dataset, options)
+        checkpoint_scores.show(rows, as_json=args.json, picture=args.picture, quiet=args.quiet)
+        return 0
+    results, speeds = evaluate(generator, dataset, steps=steps, **options)
     judgements, changes = verdicts(results), gains(results)
     if args.json:
-        rows: dict[str, list[Any]]
-        rows = {"results": results, "verdicts": judgements, "gains": changes}
-        report = {key: [asdict(row) for row in values] for key, values in rows.items()}
+        rows_by_kind: dict[str, list[Any]]
+        rows_by_kind = {"results": results, "verdicts": judgements, "gains": changes}
+        report = {key: [asdict(row) for row in values] for key, values in rows_by_kind.items()}
         print(json.dumps({**report, "speed": speeds}))
     else:
         sentences = [verdict.sentence() for verdict in judgements]
         sentences += [gain.sentence() for gain in changes if not gain.pays]
-        notes = [] if args.quiet else _notes(results)
-        print("\n".join([table(results, speeds), *sentences, *notes]))
+        notes = [] if args.quiet else score_text.notes(results)
+        print("\n".join([score_text.table(results, speeds), *sentences, *notes]))
     return 0
+
+
+def open_generator(args: Args, path: str | Path, *, composite: bool | None = None) -> Generator:
+    """The generator of a run or of one of its checkpoints, as it was asked for."""
+    from fewstep.cli.user_code import own_parts
+    from fewstep.run.generator import load
+
+    composite = args.composite if composite is None else composite
+    own = own_parts(args)
+    generator = load(path, ema=args.ema, device=args.device, composite=composite, **own)
+    return sampled_by(generator, args)
+
+
+def open_teacher(args: Args, name: str, student: Generator) -> Teacher:
+    """The teacher that --teacher names; a function of the user's is imported."""
+    from fewstep.analysis import metrics
+    from fewstep.cli.train import is_own
+    from fewstep.cli.user_code import own_network, own_parts
+
+    source = own_network("teacher", name, {}) if is_own(name) else name
+    return metrics.open_teacher(
+        source,
+        student,
+        solver=args.teacher_solver,
+        moves=args.teacher_moves,
+        network=own_parts(args).get("network"),
+    )
+
+
+def evaluation_options(args: Args) -> dict[str, Any]:
+    """The options of `evaluate` that are words of the command line."""
+    from fewstep.analysis.metrics import read_statistics
+
+    names = ("n", "seed", "split", "candidates", "draw", "batch", "denoised")
+    options = {name: getattr(args, name) for name in names}
+    options["metrics"] = None if args.metrics is None else list(args.metrics)
+    reference = args.reference
+    if reference is not None:
+        options["reference"] = reference if reference == "teacher" else read_statistics(reference)
+    return options
+
+
+def check_together(args: Args) -> None:
+    """Raises UserError for an option that needs another one."""
+    from fewstep.base.errors import UserError
+
+    default = Args("")
+    for name in ("teacher_solver", "teacher_moves"):
+        if args.teacher is None and getattr(args, name) != getattr(default, name):
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} {getattr(args, name)}: it is of a teacher: name --teacher")
+    if args.reference == "teacher" and args.teacher is None:
+        raise UserError("--reference teacher: name the teacher, --teacher RUN, FILE or exact:NAME")
+    if args.picture is not None and not args.all_checkpoints:
+        raise UserError(f"--picture {args.picture}: it is drawn with --all-checkpoints")
 
 
 def check_weights(weights: str | None, extractor: str | None) -> None:
@@ -158,83 +220,3 @@ def metrics_help(dataset: Dataset, extractor: Extractor | None) -> str:
     rows = [[name, row.better, row.meaning] for name, (_, row) in metrics.items()]
     rows += [[name, row.better, row.meaning] for name, row in CALIBRATION.items()]
     return text_table(rows, ["metric", "better", "meaning"])
-
-
-def table(results: list[Result], speeds: list[dict[str, Any]]) -> str:
-    """A line for each metric and number of steps."""
-    from fewstep.base.table import text_table
-
-    head = ["metric", "steps", "value", "95 % interval", "floor", "95 % interval", "ratio"]
-    rows = []
-    for r in results:
-        score = [_number(r.value), _pair(r.interval)]
-        floor = [_number(r.floor), _pair(r.floor_interval)]
-        rows.append([r.metric, str(r.steps), *score, *floor, _ratio(r)])
-    for s in speeds:
-        rows.append(["samples/s", str(s["steps"]), f"{s['samples_per_second']:.0f}"])
-    return text_table(rows, head)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _pair(interval: tuple[float, float] | None) -> str:
-    return "-" if interval is None else f"{interval[0]:.4f} .. {interval[1]:.4f}"
-
-
-def _ratio(r: Result) -> str:
-    """Value over floor, where the metric has a ratio and the floor an interval."""
-    from fewstep.analysis.metrics import METRICS
-
-    row = METRICS.get(r.protocol["statistic"])
-    has_ratio = row is not None and row.shows_ratio
-    return f"{r.value / r.floor:.2f}" if has_ratio and r.floor and r.floor_interval else "-"
-
-
-def _notes(results: list[Result]) -> list[str]:
-    """How the distances and the calibration were measured, where there are any."""
-    from fewstep.analysis.metrics import CALIBRATION
-
-    ours = [r for r in results if r.protocol["statistic"] in CALIBRATION]
-    others = [r for r in results if r not in ours]
-    lines = _protocol(others[0].protocol) if others else []
-    return lines + _calibration(ours) if ours else lines
-
-
-def _calibration(results: list[Result]) -> list[str]:
-    """How the calibration was measured, and the worst variables."""
-    protocol = results[0].protocol
-    names = ", ".join(dict.fromkeys(r.metric for r in results))
-    lines = [
-        f"{names}: {protocol['n']} samples for each of {protocol['draws']} conditions of the"
-        f" {protocol['split']} split, beside its x0; the floor is what is right"
-    ]
-    for steps in dict.fromkeys(r.steps for r in results):
-        details = [(r.metric, r.protocol.get("detail", {})) for r in results if r.steps == steps]
-        worst = [
-            f"{metric} {detail['worst'][0]} ({_number(detail['worst'][1])})"
-            for metric, detail in details
-            if "worst" in detail and len(detail.get("variables", "many")) > 1
-        ]
-        if worst:
-            count = f"{steps} step" + "s" * (steps > 1)
-            lines.append(f"worst variables at {count}: {', '.join(worst)}")
-    return lines
-
-
-def _protocol(protocol: dict[str, Any]) -> list[str]:
-    """How the numbers were measured, in a few lines."""
-    n = protocol["n"]
-    count = protocol["n_reference"] or "unknown many"
-    lines = [
-        f"each value: mean over {protocol['draws']} disjoint draws of {n} samples against {count}"
-        f" reference samples ({protocol['reference'][:8]})",
-        f"95 % interval: of that mean, given the reference; floor: draws of {n} of the"
-        f" {protocol['split']} split, likewise",
-    ]
-    if protocol.get("extractor"):
-        lines.append(f"extractor: {protocol['space']} ({protocol['extractor'][:8]})")
-    if protocol["candidates"] > 1:
-        lines.append(f"the best of {protocol['candidates']} scored on this split: it flatters")
-    return lines

@@ -86,7 +86,7 @@ def _dataset(name: str, cell: int) -> Dataset:
     everything = Arrays(x0, torch.from_numpy(drawings.radicals).long().repeat_interleave(faces))
     held_out = min(HELD_OUT, count // 10)
     # Rows of a character are together, a face each: all, or one in turn.
-    first = shuffle("hanzi", count) * faces
+    first = shuffle("ideographs", count) * faces
     every, one = torch.arange(faces), torch.arange(held_out) % faces
     train = everything.rows((first[2 * held_out :, None] + every).flatten())
     validation = everything.rows(first[:held_out] + one)

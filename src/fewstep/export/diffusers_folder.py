@@ -169,8 +169,8 @@ def _own_step(contents: Contents, step: Step) -> dict[str, Any]:
         numbers = {name: float(value) for name, value in names.items()}
         asks.append({**numbers, "point": [list(pair) for pair in ask.point]})
     result: dict[str, Any] = {"asks": asks, "result": [list(pair) for pair in step.result]}
-    if step.kept is not None:
-        result["kept"] = [[list(pair) for pair in part] for part in step.kept]
+    if step.memory is not None:
+        result["memory"] = [[list(pair) for pair in part] for part in step.memory]
     if step.stretch is not None:
         result["stretch"] = asdict(step.stretch)
     return result

@@ -89,8 +89,8 @@ class KSteps(nn.Module):
                 vectors[f"{ANSWER} {place}"] = self.denoise(number, point, cond, weights)
                 number += 1
             x = combine(step.result, vectors)
-            if step.kept is not None:
-                start, answer = (combine(part, vectors) for part in step.kept)
+            if step.memory is not None:
+                start, answer = (combine(part, vectors) for part in step.memory)
                 past.append((start, answer))
         return apply_mask(self.to_user(x), cond)
 

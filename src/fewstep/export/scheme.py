@@ -64,7 +64,7 @@ class Step:
     asks: tuple[Ask, ...]
     result: Combination
     stretch: Stretch | None = None  # then the result is DDIM's, which it lengthens
-    kept: tuple[Combination, Combination] | None = None  # `past x 1`, `past answer 1` of the next
+    memory: tuple[Combination, Combination] | None = None  # `past x 1`, `past answer 1` of the next
 
     @property
     def is_noisy(self) -> bool:
@@ -174,8 +174,8 @@ def _read(
         if past is not None:
             options["past"] = trial.past(past)
         end = step(process, trial.denoise, x, t, s, None, **options)
-        kept = options["past"].points[-1] if past is not None else None
-        vectors = [end, *((kept.x, kept.x0_hat) if kept else ()), *(x for _, x in trial.asks)]
+        point = options["past"].points[-1] if past is not None else None
+        vectors = [end, *((point.x, point.x0_hat) if point else ()), *(x for _, x in trial.asks)]
         trials.append((trial, [trial.factors(vector) for vector in vectors]))
     (first, ours), (_, theirs) = trials
     pairs = zip(ours, theirs, strict=True) if len(ours) == len(theirs) else [(ours[0], None)]
@@ -189,13 +189,13 @@ def _read(
                 " noise: expected one that is, such as multistep, ddim, euler, heun or ancestral"
             )
     result, *points = [first.combination(values) for values in ours]
-    remembered = None
+    memory = None
     if past is not None:
-        assert kept is not None
-        past.points.append(kept)
-        remembered = (points.pop(0), points.pop(0))
+        assert point is not None
+        past.points.append(point)
+        memory = (points.pop(0), points.pop(0))
     asks = [Ask(time, point) for (time, _), point in zip(first.asks, points, strict=True)]
-    return Step(tuple(asks), result, kept=remembered)
+    return Step(tuple(asks), result, memory=memory)
 
 
 class _Trial:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from fewstep import core
+from fewstep.base.errors import require
 
 __all__ = ["cd", "ct", "diffusion", "ect", "ict"]
 
@@ -13,30 +14,47 @@ def diffusion(
     *,
     p_mean: float = -1.2,
     p_std: float = 1.2,
+    law: Literal["lognormal", "cosine"] = "lognormal",
+    shift: tuple[float, float] = (0.0, 0.0),
+    noise_scale: float = 0.25,
     t_min: float = 0.002,
     t_max: float = 80.0,
     sigma_data: float = 0.5,
 ) -> core.Method:
     """Denoising score matching, the training of teachers: E weight ||D(x_t, t) - x0||^2 / D.
 
-    weight = (t^2 + sd^2) / (t sd)^2.
-    Source: EDM, arXiv 2206.00364, eq. 8 and table 1.
+    weight = (t^2 + sd^2) / (t sd)^2. With law = cosine and sigma_data = 1 it is simple diffusion's
+    v-loss.
+    Source: EDM, arXiv 2206.00364, eq. 8 and table 1; simple diffusion, arXiv 2301.11093.
 
     Args:
-        p_mean: mean of ln t
-        p_std: standard deviation of ln t
+        p_mean: mean of ln t, where law = lognormal
+        p_std: standard deviation of ln t, where law = lognormal
+        law: of t: lognormal, or the levels of the cosine schedule at uniform times
+        shift: of the cosine schedule's log-SNR at its times 0 and 1
+        noise_scale: the network's noise label is noise_scale ln t; CM's on ImageNet have 250
         t_min: the level of the samplers' last evaluation
         t_max: the level where sampling starts
         sigma_data: standard deviation of the data, for weight and preconditioning
     """
     return core.Method(
         process=core.process.edm(t_min=t_min, t_max=t_max),
-        times=core.times.Clean(law=core.times.LogNormal(mean=p_mean, std=p_std)),
+        times=core.times.Clean(law=_law(law, p_mean, p_std, shift)),
         distance=core.distances.mse,
         weight=core.weights.Edm(sigma_data),
-        scaling=core.scalings.Edm(sigma_data=sigma_data),
+        scaling=core.scalings.Edm(sigma_data=sigma_data, noise_scale=noise_scale),
         sampler="heun",
     )
+
+
+def _law(name: str, p_mean: float, p_std: float, shift: tuple[float, float]) -> core.times.Law:
+    """The law of t by its name. Raises UserError for options that only the other one has."""
+    if name == "lognormal":
+        require(shift == (0.0, 0.0), "shift", shift, "(0, 0): only law = cosine is shifted")
+        return core.times.LogNormal(mean=p_mean, std=p_std)
+    plain = (p_mean, p_std) == (-1.2, 1.2)
+    require(plain, "p_mean, p_std", (p_mean, p_std), "left out: law = cosine has none")
+    return core.times.LevelsOf(core.process.cosine(shift=shift))
 
 
 def cd(
@@ -46,6 +64,7 @@ def cd(
     solver: Literal["heun", "euler", "ddim"] = "heun",
     distance: Literal["l2", "l1", "lpips"] = "l2",
     weight: Literal["one", "inverse_gap", "edm"] = "one",
+    noise_scale: float = 0.25,
     t_min: float = 0.002,
     t_max: float = 80.0,
     sigma_data: float = 0.5,
@@ -53,7 +72,7 @@ def cd(
     """Consistency distillation: E d(D(x_t, t), D_ema(x_r, r)), x_r by the teacher's ODE from x_t.
 
     Source: CM, arXiv 2303.01469, eq. 6-8 and algorithm 2; n and mu are those of its ImageNet-64
-    runs. There d is LPIPS, and the network's noise label is 250 ln t instead of ln(t) / 4.
+    runs. There d is LPIPS.
 
     Args:
         n: levels of the Karras grid
@@ -61,6 +80,7 @@ def cd(
         solver: the teacher's move
         distance: between the two guesses; l2 and l1 are means over the elements
         weight: one, inverse_gap = 1/(t-r), edm = 1/c_out(t)^2
+        noise_scale: the network's noise label is noise_scale ln t; CM's on ImageNet have 250
         t_min: the lowest level, where the boundary condition holds
         t_max: the highest, where sampling starts
         sigma_data: standard deviation of the data, for weight and preconditioning
@@ -72,7 +92,7 @@ def cd(
         target=core.targets.Ema(core.curricula.FixedRate(mu)),
         distance=core.distances.by_name(distance),
         weight=core.weights.by_name(weight, sigma_data),
-        scaling=core.scalings.Edm(sigma_data=sigma_data, shift=t_min),
+        scaling=core.scalings.Edm(sigma_data=sigma_data, shift=t_min, noise_scale=noise_scale),
     )
 
 
@@ -83,6 +103,7 @@ def ct(
     mu0: float = 0.9,
     distance: Literal["l2", "l1", "lpips"] = "l2",
     weight: Literal["one", "inverse_gap", "edm"] = "one",
+    noise_scale: float = 0.25,
     t_min: float = 0.002,
     t_max: float = 80.0,
     sigma_data: float = 0.5,
@@ -99,6 +120,7 @@ def ct(
         mu0: share of itself that the target's average keeps at first
         distance: between the two guesses; l2 and l1 are means over the elements
         weight: one, inverse_gap = 1/(t-r), edm = 1/c_out(t)^2
+        noise_scale: the network's noise label is noise_scale ln t; CM's on ImageNet have 250
         t_min: the lowest level, where the boundary condition holds
         t_max: the highest, where sampling starts
         sigma_data: standard deviation of the data, for weight and preconditioning
@@ -110,7 +132,7 @@ def ct(
         target=core.targets.Ema(core.curricula.ProgressiveRate(mu0, steps)),
         distance=core.distances.by_name(distance),
         weight=core.weights.by_name(weight, sigma_data),
-        scaling=core.scalings.Edm(sigma_data=sigma_data, shift=t_min),
+        scaling=core.scalings.Edm(sigma_data=sigma_data, shift=t_min, noise_scale=noise_scale),
     )
 
 
@@ -122,6 +144,7 @@ def ict(
     p_std: float = 2.0,
     c: float = 0.00054,
     pairs: Literal["data", "ot", "euler", "heun", "ddim"] = "data",
+    noise_scale: float = 0.25,
     t_min: float = 0.002,
     t_max: float = 80.0,
     sigma_data: float = 0.5,
@@ -138,6 +161,7 @@ def ict(
         p_std: standard deviation of ln t
         c: pseudo-Huber constant per root of the data's dimension
         pairs: x_r from the data and noise of x_t (ot: paired by minibatch OT), or a teacher's move
+        noise_scale: the network's noise label is noise_scale ln t
         t_min: the lowest level, where the boundary condition holds
         t_max: the highest, where sampling starts
         sigma_data: standard deviation of the data, for the preconditioning
@@ -151,7 +175,7 @@ def ict(
         target=core.targets.Student(),
         distance=core.distances.RootHuber(c),
         weight=core.weights.inverse_gap,
-        scaling=core.scalings.Edm(sigma_data=sigma_data, shift=t_min),
+        scaling=core.scalings.Edm(sigma_data=sigma_data, shift=t_min, noise_scale=noise_scale),
     )
 
 

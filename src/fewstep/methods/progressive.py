@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -63,7 +62,7 @@ def pd(
 
 def tract(
     *,
-    steps: Sequence[int] = (1024, 32, 1),
+    steps: tuple[int, ...] = (1024, 32, 1),
     mu: float = 0.5,
     weight: Literal["truncated_snr", "snr_plus_one", "one"] = "truncated_snr",
     sigma_data: float = 0.5,
@@ -81,7 +80,7 @@ def tract(
         sigma_data: standard deviation of the data, for the preconditioning; 1 is v-prediction
     """
     fits = len(steps) > 1 and all(a > b > 0 and a % b == 0 for a, b in pairwise(steps))
-    require(fits, "steps", tuple(steps), "two or more numbers, each a divisor of the one before")
+    require(fits, "steps", steps, "two or more numbers, each a divisor of the one before")
     method = None
     for fine, n in pairwise(steps):
         method = core.Method(

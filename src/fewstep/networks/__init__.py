@@ -122,6 +122,7 @@ def adm_unet(
     blocks: int = 3,
     attention: tuple[int, ...] = (32, 16, 8),
     dropout: float = 0.1,
+    dropout_resolutions: tuple[int, ...] | None = None,
     head_channels: int = 64,
     heads: int | None = None,
     scale_shift: bool = True,
@@ -140,6 +141,7 @@ def adm_unet(
         blocks: residual blocks of a resolution
         attention: resolutions, by height, with self-attention
         dropout: probability of dropping an entry inside a block
+        dropout_resolutions: those, by height, whose blocks drop; None is all (iCT: 16 and 8)
         head_channels: of an attention head; a layer with fewer has no attention
         heads: of every attention, instead of going by head_channels
         scale_shift: the embedding scales and shifts normalised features, or is added before

@@ -56,6 +56,7 @@ class AdmUNet(nn.Module):
         blocks: int,
         attention: Sequence[int],
         dropout: float,
+        dropout_resolutions: Sequence[int] | None,
         head_channels: int,
         heads: int | None,
         scale_shift: bool,
@@ -71,6 +72,7 @@ class AdmUNet(nn.Module):
         self.features = features
         self.augment = augment
         self.dropout = dropout
+        self.dropout_resolutions = dropout_resolutions
         self.plain = resample == "conv"
 
         # Embedding.
@@ -112,7 +114,8 @@ class AdmUNet(nn.Module):
 
         def part(number: int, layer: Layer) -> nn.Module:
             if layer.move is None or not self.plain:
-                return Block(layer.cin, layer.cout, self.style, number, layer.move, layer.attention)
+                style = self.style.at(layer.side, self.dropout_resolutions)
+                return Block(layer.cin, layer.cout, style, number, layer.move, layer.attention)
             if layer.move is up:
                 return Conv(layer.cin, layer.cout, 3, up)
             return nn.Conv2d(layer.cin, layer.cout, 3, stride=2, padding=1)

@@ -141,9 +141,7 @@ class SongUNet(nn.Module):
 
     def block(self, layer: Layer, number: int) -> Block:
         """The layer's block, without dropout where its resolution has none."""
-        style = self.style
-        if self.dropout_resolutions is not None and layer.side not in self.dropout_resolutions:
-            style = replace(style, dropout=0.0)
+        style = self.style.at(layer.side, self.dropout_resolutions)
         return Block(layer.cin, layer.cout, style, number, layer.move, layer.attention)
 
     def build_encoder(self, images: int, levels: Levels, kind: str) -> nn.ModuleDict:

@@ -6,7 +6,7 @@ Source: arXiv 2206.00364.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -122,6 +122,10 @@ class Style:
     # The embedding scales and shifts after the norm; else it is added before.
     scale_shift: bool = True
     least: int = 4  # channels of a normalisation group
+
+    def at(self, side: int, dropping: Sequence[int] | None) -> Style:
+        """Without dropout where `dropping` names sides and this is none of them."""
+        return self if dropping is None or side in dropping else replace(self, dropout=0.0)
 
 
 class Block(nn.Module):

@@ -152,6 +152,10 @@ class Run:
     """Steps between picture grids; 0 draws only the last."""
     checkpoint_every: int = 1000
     """Steps between checkpoints; the last step always makes one."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that stay in the run folder; 0: all, as `eval --all-checkpoints` takes
+    them.
+    """
 
     def __post_init__(self) -> None:
         hints = _hints(type(self))  # type: ignore[arg-type]
@@ -214,6 +218,10 @@ class Run:
             "log_every": (0 < self.log_every < MOST_COUNT, count),
             "picture_every": (0 <= self.picture_every < MOST_COUNT, "0 or more, below 2^31"),
             "checkpoint_every": (0 < self.checkpoint_every < MOST_COUNT, count),
+            "keep_checkpoints": (
+                self.keep_checkpoints == 0 or 2 <= self.keep_checkpoints < MOST_COUNT,
+                "0 for all, or 2 or more: the newest may be damaged",
+            ),
         }
 
     def _limits_of_batch(self) -> dict[str, tuple[bool, str]]:

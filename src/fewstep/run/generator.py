@@ -327,16 +327,21 @@ class Generator:
         need = f"{steps - 1} levels for {steps} steps, one for each step after the first"
         require(type(steps) is not int or len(sigmas) == steps - 1, "later_sigmas", sigmas, need)
 
+    @property
+    def answers_from(self) -> float:
+        """The lowest time that a network here was trained at: of a pair, its lower one's."""
+        is_pair = isinstance(self.denoiser, Truncated) and self.method.before is not None
+        return (self.method.before if is_pair else self.method).trained_from
+
     def _check_range(self, steps: int, grid: list[float]) -> None:
         """Raises UserError for times that no network here was trained at."""
-        is_pair = isinstance(self.denoiser, Truncated) and self.method.before is not None
-        low = (self.method.before if is_pair else self.method).trained_from
+        low = self.answers_from
         below = [t for t in grid[:-1] if t < low]
         if below:
             raise UserError(
                 f"steps = {steps}: it asks at t = {below[0]:.4g}, but this student was trained"
-                f" from t = {low:g} on: name higher levels (--later-sigmas), or ask its stage before"
-                " there (--composite, composite=True)"
+                f" from t = {low:g} on: name higher levels (--later-sigmas), or ask its stage"
+                " before there (--composite, composite=True)"
             )
 
     def write(

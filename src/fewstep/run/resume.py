@@ -25,6 +25,7 @@ MAY_CHANGE = {
     "checkpoint_every",
     "cond",
     "data",
+    "keep_checkpoints",
     "log_every",
     "picture_every",
     "snapshot_every",

@@ -105,8 +105,8 @@ def lr_factor(
     """The factor of the learning rate: 0 -> 1 in the share `warmup`, 1 until `constant`, then less.
 
     It falls as a cosine to `final`, with decay = "linear" on a line, or with "inverse_sqrt" as
-    1 / sqrt(progress / constant) (EDM2, arXiv 2312.02696, appendix B). All arguments are shares of the run in [0, 1]; `final` is
-    a factor.
+    1 / sqrt(progress / constant) (EDM2, arXiv 2312.02696, appendix B). All arguments are shares of
+    the run in [0, 1]; `final` is a factor.
     """
     if progress < warmup:
         return progress / warmup

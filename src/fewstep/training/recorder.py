@@ -154,13 +154,13 @@ class Recorder:
             return
         self.saver.wait()  # before there are two copies
         groups = copy_groups(self.state.groups())
-        record = self.record().to_json()
+        record, keep = self.record().to_json(), self.prepared.run.keep_checkpoints
 
         def work() -> None:
             disk.make_folder(path.parent)
             self._sync_log()
             checkpoint.write(path, groups, record)
-            folder.prune()
+            folder.prune(keep)
 
         self.saver.start(storage(f"cannot write to {folder.path}")(work))
 
@@ -171,7 +171,7 @@ class Recorder:
             record = self.record().to_json()
             checkpoint.write_shards(path, self.state.groups(), record, self.world)
             if self.world.main:
-                self.folder.prune()
+                self.folder.prune(self.prepared.run.keep_checkpoints)
 
     def _sync_log(self) -> None:
         """What was logged until here is as durable as the checkpoint that is written next."""

@@ -63,7 +63,9 @@ HOMES: dict[str, tuple[str, dict[str, Any]]] = {
 # Fields of a run that cannot change a number here: the seed has its own place in the store, and
 # exact laws have no files and one device.
 READING = ("bad_files", "units", "channel_axis", "columns", "label_column", "condition_columns")
-NO_SETTING = ("seed", "elastic_exact", "choose_levels", "convention", *READING)
+# Younger than numbers that are kept: no setting where they have these values, their defaults.
+LATER = {"shares": [], "stage_init": "average", "noise_scale": 0.25}
+NO_SETTING = ("seed", "elastic_exact", "choose_levels", "convention", "keep_checkpoints", *READING)
 
 # (folder of common files, averaged network, process) -> numbers
 Look = Callable[[Path, Denoiser, Process], dict[str, float]]
@@ -151,7 +153,7 @@ class Arm:
         Functions stand for themselves by name, and fields that are not set are left out, so that
         neither a new module path nor a new field of runs or networks makes old numbers invalid.
         """
-        run = with_defaults(self.run(0)).to_json()
+        run = _without_later(with_defaults(self.run(0)).to_json())
         options = run["network_options"]
         run["network_options"] = {k: v for k, v in options.items() if v is not None}
         return {
@@ -169,6 +171,15 @@ class Arm:
 
     def row(self, cost: float, *needs: Row) -> Row:
         return Row(partial(measure, self), self.settings, self.command(), cost, needs)
+
+
+def _without_later(values: dict[str, Any]) -> dict[str, Any]:
+    """A run, and the options in it, without what younger versions added and leave as it was."""
+    return {
+        name: _without_later(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if name not in LATER or value != LATER[name]
+    }
 
 
 def _flag(name: str, value: Any) -> str:

@@ -104,13 +104,13 @@ def least_lead(over: Seeds, of: Seeds) -> tuple[float, ...]:
 
 def updates_saved(over: Seeds, of: Seeds) -> tuple[float, ...]:
     """The share of the training that `of` does not need for the last distance of `over`."""
-    saved = []
+    shares = []
     for seed in common_seeds(over, of):
         curve = of[seed]["curve"]
         goal = distances(over[seed])[-1]
         steps = [point["step"] for point in curve if point[COMPARED] <= goal]
-        saved.append(1 - steps[0] / curve[-1]["step"] if steps else 0.0)
-    return tuple(saved)
+        shares.append(1 - steps[0] / curve[-1]["step"] if steps else 0.0)
+    return tuple(shares)
 
 
 def statements(results: Results) -> Sequence[Statement]:
@@ -171,23 +171,23 @@ def lesson(results: Results) -> str:
     alone, half = results["iCT"], results[HALF]
     ratios = [pm(column(row, "variance_ratio")) for row in (alone, half)]
     plain = fmean(gain(alone, half, last_distance))
-    stretched = fmean(excess(alone, half, "stretched_frechet"))
+    alike = fmean(excess(alone, half, "stretched_frechet"))
     by_share = {share: fmean(column(results[f"GC share {share:g}"], COMPARED)) for share in SHARES}
     best = min(by_share, key=lambda share: by_share[share])
     return (
         f"The variance of iCT's samples is {ratios[0]} of the data's, of GC's {ratios[1]}: training"
         " from data shrinks at this length, and generated pairs spread (exactly so on Gaussian"
         " data: `fewstep.exact.recursions.gc`), so a part of the gain may be two errors that"
-        f" cancel. Of the lead of {plain:.2f}, {stretched:.2f} remain when all samples are"
+        f" cancel. Of the lead of {plain:.2f}, {alike:.2f} remain when all samples are"
         f" stretched to the data's variance first. The best constant share here is {best:g}."
     )
 
 
 def figure(results: Results) -> Figure:
     drawing, plots = report.axes(2, width=9.6, height=3.8)
-    shown = [name for name in ARMS if "dropout" not in name and "frozen" not in name]
+    by_share = [name for name in ARMS if "dropout" not in name and "frozen" not in name]
     frozen = ["iCT", HALF, *(name for name in ARMS if "frozen" in name)]
-    for ax, names in zip(plots, (shown, frozen), strict=True):
+    for ax, names in zip(plots, (by_share, frozen), strict=True):
         for name in names:
             steps, columns = by_step(results[name], COMPARED)
             line(ax, steps, columns, name)

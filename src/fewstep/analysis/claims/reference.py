@@ -119,8 +119,8 @@ def quick_scores(name: str, x: Tensor) -> dict[str, float]:
     ratio = (x.var(0).sum() / draws.var(0).sum()).item()
     if network is not None and features is not None:
         scores["feature_frechet"] = frechet(network.features(x), features)
-        stretched = x.mean(0) + (x - x.mean(0)) / ratio**0.5
-        scores["stretched_frechet"] = frechet(network.features(stretched), features)
+        alike = x.mean(0) + (x - x.mean(0)) / ratio**0.5
+        scores["stretched_frechet"] = frechet(network.features(alike), features)
     scores["pixel_frechet"] = frechet(x, draws)
     scores["variance_ratio"] = ratio
     return scores

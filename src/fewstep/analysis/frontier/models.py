@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fewstep import methods
-from fewstep.base.conditions import Cond
 from fewstep.base.device import pick_device
 from fewstep.base.errors import UserError, require
 from fewstep.core import sampling
-from fewstep.core.denoiser import Denoiser
-from fewstep.core.process import Time
 from fewstep.run.build import Network
 from fewstep.run.checkpoint import fingerprint
 from fewstep.run.config import Run
 from fewstep.run.generator import Generator, load
 from fewstep.run.prepare import Prepared
 from fewstep.run.sources import Model, open_model
+from fewstep.run.teacher_ode import Closed
 from fewstep.run.teachers import probe
 
 # How the command line names the user's own method and network of a run, and what they are.
@@ -62,22 +58,6 @@ class Subject:
     def by(self, sampler: str) -> Generator:
         """The generator with another sampler as its own."""
         return replace(self.generator, method=replace(self.generator.method, sampler=sampler))
-
-
-class Closed(nn.Module):
-    """A closed form as a module, whose only weights are the digest of its name: its identity."""
-
-    mark: Tensor
-
-    def __init__(self, truth: Denoiser, name: str) -> None:
-        super().__init__()
-        self.truth = truth
-        digest = hashlib.sha256(name.encode()).digest()
-        mark = torch.tensor(list(digest), dtype=torch.float32)
-        self.mark = nn.Parameter(mark, requires_grad=False)
-
-    def forward(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
-        return self.truth(x_t, t, cond)
 
 
 def open_runs(

@@ -1,6 +1,7 @@
 """Metrics: every number comes with its error, its floor and the protocol of its measurement."""
 
 from fewstep.analysis.metrics.calibration import CALIBRATION, Calibration
+from fewstep.analysis.metrics.denoised import denoised_frechet
 from fewstep.analysis.metrics.evaluation import evaluate
 from fewstep.analysis.metrics.extractors import Extractor, file_sha256, open_extractor
 from fewstep.analysis.metrics.features import Classifier
@@ -10,7 +11,9 @@ from fewstep.analysis.metrics.prepared import Meter, Prepared, Spaces, meters_of
 from fewstep.analysis.metrics.preprocessing import Input
 from fewstep.analysis.metrics.protocol import Difference, Result, compare
 from fewstep.analysis.metrics.registry import METRICS
+from fewstep.analysis.metrics.teachers import ode_error
 from fewstep.analysis.metrics.verdict import Verdict, verdicts
+from fewstep.run.teacher_ode import Teacher, open_teacher
 from fewstep.statistics.classes import classifier_score
 from fewstep.statistics.distances import energy, frechet, nearest_ratio
 from fewstep.statistics.ensembles import (
@@ -42,6 +45,7 @@ __all__ = [
     "Result",
     "Spaces",
     "Statistics",
+    "Teacher",
     "TwoSample",
     "Verdict",
     "c2st",
@@ -49,6 +53,7 @@ __all__ = [
     "compare",
     "coverage",
     "crps",
+    "denoised_frechet",
     "energy",
     "energy_score",
     "evaluate",
@@ -61,7 +66,9 @@ __all__ = [
     "mmd2",
     "moments",
     "nearest_ratio",
+    "ode_error",
     "open_extractor",
+    "open_teacher",
     "prdc",
     "ranks",
     "read_statistics",

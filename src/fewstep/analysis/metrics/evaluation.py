@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from fewstep.analysis.metrics.calibration import calibrate, choose
+from fewstep.analysis.metrics.denoised import check_denoised, denoised_results
 from fewstep.analysis.metrics.drawing import Clock, Source
 from fewstep.analysis.metrics.extractors import Extractor
-from fewstep.analysis.metrics.prepared import Prepared, meters_of
+from fewstep.analysis.metrics.prepared import Prepared, meters_of, spaces_of
 from fewstep.analysis.metrics.protocol import Result
 from fewstep.analysis.metrics.scoring import score
+from fewstep.analysis.metrics.teachers import in_place_of_data, ode_errors
 from fewstep.analysis.metrics.verdict import groups_of
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.base.options import plain
@@ -20,6 +22,7 @@ from fewstep.data import Arrays, Dataset, from_tensors
 from fewstep.run import datasets
 from fewstep.run.checkpoint import fingerprint
 from fewstep.run.generator import Generator
+from fewstep.run.teacher_ode import Teacher
 from fewstep.statistics.layout import has_features
 from fewstep.statistics.moments import Statistics
 
@@ -76,7 +79,9 @@ def evaluate(
     split: str = "test",
     metrics: Sequence[str] | None = None,
     extractor: Extractor | None = None,
-    reference: Statistics | None = None,
+    reference: Statistics | Literal["teacher"] | None = None,
+    teacher: Teacher | None = None,
+    denoised: Sequence[float] = (),
     candidates: int = 1,
     draw: int | None = None,
     prepared: Prepared | None = None,
@@ -94,7 +99,11 @@ def evaluate(
     learn: half of them are the reference then, and half the floor.
     metrics: names as the results have them.
     extractor: in place of the data set's classifier.
-    reference: in place of the training split.
+    reference: in place of the training split; "teacher": n samples of the teacher at most, and
+    others of it in place of the held-out split. All metrics are against these then.
+    teacher: whose ODE the samples are compared with too: the metric ode_error (see `ode_errors`).
+    denoised: noise levels at which held-out rows are denoised by one evaluation, and compared by
+    the Fréchet distances among the metrics.
     candidates: how many models were scored on this split before one was chosen.
     prepared: metrics, extractor and reference made ready for this data, in place of these three;
     then the detector's p-value is the only one.
@@ -106,6 +115,16 @@ def evaluate(
     n, seed, candidates, draw = map(plain, (n, seed, candidates, draw))
     steps = tuple(map(plain, steps))
     dataset = _as_dataset(generator, dataset)
+    check_denoised(generator.method.process, denoised)
+    data, facts = dataset, {}
+    if isinstance(reference, str):
+        require(reference == "teacher", "reference", reference, "statistics, or teacher")
+        if teacher is None:
+            raise UserError("reference = teacher: name the teacher too")
+        # Features are of the data: those of a classifier of samples would change with the teacher.
+        extractor = extractor or spaces_of(dataset, None).extractor
+        dataset, facts = in_place_of_data(teacher, dataset, split, n, seed, batch), teacher.facts()
+        reference = None
     held_out, size = _held_out(generator, dataset, split, n, draw)
     require(candidates >= 1, "candidates", candidates, "1 or more")
     n = min(n, _MOST_DRAWS * size)
@@ -131,6 +150,7 @@ def evaluate(
     protocol: dict[str, Any] = {"split": split, "n": size, "draws": n // size, "seed": seed}
     digest = fingerprint({"denoiser": generator.denoiser.state_dict()})
     protocol |= {"candidates": candidates, "generator": digest, **_ERRORS}
+    protocol |= facts
     results = []
     speeds = []
     for count in steps:
@@ -143,6 +163,8 @@ def evaluate(
         about = source, held_out, calibration
         results += calibrate(*about, steps=count, n=n, clock=clock, protocol=protocol)
         speeds.append({"steps": count, "samples_per_second": clock.samples / clock.seconds})
+    results += denoised_results(source, prepared, split_of(data, split), denoised, protocol)
+    results += ode_errors(source, teacher, cond, steps, protocol)
     return results, speeds
 
 

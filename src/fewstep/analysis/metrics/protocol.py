@@ -65,6 +65,32 @@ class Result:
         return Result(**values)
 
 
+def result_of(
+    metric: str,
+    steps: int,
+    score: Estimate,
+    floor: Estimate | None,
+    protocol: dict[str, Any],
+    values: Sequence[float],
+    p_value: float | None = None,
+) -> Result:
+    """The result of a score and its floor, None where there is none."""
+    none = Estimate(score.value, None, None)
+    return Result(
+        metric=metric,
+        steps=steps,
+        value=score.value,
+        error=score.error,
+        floor=floor.value if floor else None,
+        protocol=protocol,
+        interval=score.interval,
+        floor_error=(floor or none).error,
+        floor_interval=(floor or none).interval,
+        values=tuple(values),
+        p_value=p_value,
+    )
+
+
 class Difference(NamedTuple):
     """a - b with standard error and 95 % interval, None where a or b is a single draw."""
 
@@ -96,7 +122,8 @@ def students_t(freedom: float, level: float = 0.95) -> float:
     return math.sqrt(freedom) * math.tan(low)
 
 
-def _around(value: float, error: float, freedom: float) -> Interval:
+def around(value: float, error: float, freedom: float) -> Interval:
+    """The 95 % interval of Student's t."""
     half = students_t(freedom) * error
     return value - half, value + half
 
@@ -108,7 +135,7 @@ def estimate(values: Sequence[float] | Tensor) -> Estimate:
     if len(draws) < 2:
         return Estimate(value, None, None)
     error = draws.std().item() / math.sqrt(len(draws))
-    student = _around(value, error, len(draws) - 1)
+    student = around(value, error, len(draws) - 1)
     hall = _hall(draws)
     return Estimate(value, error, (min(student[0], hall[0]), max(student[1], hall[1])))
 
@@ -141,7 +168,7 @@ def jackknife(value: float, without: Sequence[float]) -> Estimate:
     """
     values = torch.tensor(without, dtype=torch.float64)
     error = math.sqrt((len(values) - 1) * (values - values.mean()).square().mean().item())
-    return Estimate(value, error, _around(value, error, len(values) - 1))
+    return Estimate(value, error, around(value, error, len(values) - 1))
 
 
 def compare(a: Result, b: Result) -> Difference:
@@ -162,12 +189,12 @@ def compare(a: Result, b: Result) -> Difference:
     if is_paired and len(a.values) > 1:
         value, error, _ = estimate([x - y for x, y in zip(a.values, b.values, strict=True)])
         assert error is not None
-        return Difference(a.metric, value, error, _around(value, error, len(a.values) - 1), True)
+        return Difference(a.metric, value, error, around(value, error, len(a.values) - 1), True)
     value = a.value - b.value
-    if a.error is None or b.error is None:
+    if a.error is None or b.error is None or min(len(a.values), len(b.values)) < 2:
         return Difference(a.metric, value, None, None, False)
     parts = [a.error**2, b.error**2]
     error = math.sqrt(sum(parts))
     scale = sum(part**2 / (len(r.values) - 1) for part, r in zip(parts, (a, b), strict=True))
     freedom = sum(parts) ** 2 / scale if scale else 1.0
-    return Difference(a.metric, value, error, _around(value, error, freedom), False)
+    return Difference(a.metric, value, error, around(value, error, freedom), False)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewstep.analysis.metrics.metric import CLUES
 from fewstep.analysis.metrics.prepared import PAIRED, Meter, Prepared
-from fewstep.analysis.metrics.protocol import Result, estimate
+from fewstep.analysis.metrics.protocol import Result, estimate, result_of
 from fewstep.analysis.metrics.verdict import Groups
 from fewstep.data import Arrays
 from fewstep.data.dataset import concat
@@ -109,21 +109,8 @@ def _result(
     protocol: dict[str, Any],
     is_paired: bool,
 ) -> Result:
-    score = estimate(values)
-    floor = meter.floor
     own = {**protocol, **meter.protocol, "draws": len(values)}
     if is_paired:
         own["conditions"] = "of the held-out rows"
-    return Result(
-        metric=meter.metric,
-        steps=steps,
-        value=score.value,
-        error=score.error,
-        floor=floor.value if floor else None,
-        protocol=own,
-        interval=score.interval,
-        floor_error=floor.error if floor else None,
-        floor_interval=floor.interval if floor else None,
-        values=values,
-        p_value=p_value,
-    )
+    score = estimate(values)
+    return result_of(meter.metric, steps, score, meter.floor, own, values, p_value)

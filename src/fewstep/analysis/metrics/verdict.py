@@ -132,6 +132,7 @@ class Verdict:
     different: bool
     p_values: dict[str, float]
     level: float = LEVEL
+    against: str = "held-out data"
 
     def sentence(self) -> str:
         """The verdict in words."""
@@ -139,10 +140,10 @@ class Verdict:
         count = len(self.p_values)
         by = f"level {self.level:g}" + (f" for {count} metrics together" if count > 1 else "")
         if not self.different:
-            return f"{start}not distinguishable from held-out data ({by})"
+            return f"{start}not distinguishable from {self.against} ({by})"
         worst = sorted(self.p_values.items(), key=lambda item: item[1])
         names = ", ".join(name for name, p in worst if p <= self.level)
-        return f"{start}different from held-out data in {names} ({by})"
+        return f"{start}different from {self.against} in {names} ({by})"
 
 
 def verdicts(results: Sequence[Result], level: float = LEVEL) -> list[Verdict]:
@@ -155,7 +156,10 @@ def verdicts(results: Sequence[Result], level: float = LEVEL) -> list[Verdict]:
         if p_values:
             holm = ensembles.holm(torch.tensor([*p_values.values()], dtype=torch.float64))
             p_values = dict(zip(p_values, holm.tolist(), strict=True))
-            answers.append(Verdict(steps, min(p_values.values()) <= level, p_values, level))
+            is_data = all("teacher" not in r.protocol for r in results if r.p_value is not None)
+            against = "held-out data" if is_data else "samples of the teacher"
+            is_different = min(p_values.values()) <= level
+            answers.append(Verdict(steps, is_different, p_values, level, against))
     return answers
 
 

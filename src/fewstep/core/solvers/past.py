@@ -52,7 +52,7 @@ class LinearMultistep:
     The first moves have as many guesses as there are. The last moves are of the order that moves
     are left, in grids of fewer than `few` moves; in longer ones only a move to sigma = 0 is of the
     first order. corrector: with the guess at the end of a move, which is the next move's own, the
-    move is made again; it costs no evaluation. Guesses where alpha = 0 are not used in later moves.
+    move is made again; it costs no evaluation. Later moves do not use guesses where alpha = 0.
     Without a past a move is `ddim`.
     """
 
@@ -80,8 +80,8 @@ class LinearMultistep:
         points = past.points
         if self.corrector is not None and points:
             last = points[-1]
-            used = [Point(t, x, x0_hat, 0), *points[: -last.order - 1 : -1]]
-            x = _move(process, self.corrector, used, last, t)
+            guesses = [Point(t, x, x0_hat, 0), *points[: -last.order - 1 : -1]]
+            x = _move(process, self.corrector, guesses, last, t)
         order = self._order(process, past, s)
         points.append(Point(t, x, x0_hat, order))
         return _move(process, self.predictor, points[: -order - 1 : -1], points[-1], s)
@@ -95,11 +95,11 @@ class LinearMultistep:
         return 1 if process.sigma(s) == 0 else most
 
 
-def _move(process: Process, rule: Rule, used: Sequence[Point], start: Point, s: float) -> Tensor:
+def _move(process: Process, rule: Rule, near: Sequence[Point], start: Point, s: float) -> Tensor:
     """The move from a point to s by the guesses of others."""
-    weights = rule([_log_level(process, point.t) for point in used], _log_level(process, s))
-    guess = used[0].x0_hat if weights[0] == 1 else weights[0] * used[0].x0_hat
-    for weight, point in zip(weights[1:], used[1:], strict=True):
+    weights = rule([_log_level(process, point.t) for point in near], _log_level(process, s))
+    guess = near[0].x0_hat if weights[0] == 1 else weights[0] * near[0].x0_hat
+    for weight, point in zip(weights[1:], near[1:], strict=True):
         guess = guess + weight * point.x0_hat
     return process.jump(start.x, guess, start.t, s)
 

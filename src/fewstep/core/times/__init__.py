@@ -8,7 +8,7 @@ the only thing a schedule may depend on.
 from fewstep.core.times.continuous import Atom, Clean, Limit, RatioMap
 from fewstep.core.times.core import AtAnchor, AtNeighbour, Law, Times, TimeSampler
 from fewstep.core.times.grids import Adjacent, Levels, Segments, Shared, Steps, karras
-from fewstep.core.times.laws import AtLevel, LogNormal, LogStudentT
+from fewstep.core.times.laws import AtLevel, LevelsOf, LogNormal, LogStudentT
 
 __all__ = [
     "Adjacent",
@@ -19,6 +19,7 @@ __all__ = [
     "Clean",
     "Law",
     "Levels",
+    "LevelsOf",
     "Limit",
     "LogNormal",
     "LogStudentT",

@@ -115,3 +115,14 @@ class AtLevel:
 
     def quantile(self, u: Tensor) -> Tensor:
         return self.process.time_at(self.law.quantile(u))
+
+
+@dataclass(frozen=True)
+class LevelsOf:
+    """The noise levels sigma / alpha of a process at times uniform in its range."""
+
+    process: Process
+
+    def quantile(self, u: Tensor) -> Tensor:
+        low, high = self.process.t_min, self.process.t_max
+        return self.process.level(low + (high - low) * u.double())

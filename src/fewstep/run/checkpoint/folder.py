@@ -132,7 +132,12 @@ class RunFolder:
                     path.unlink()
 
     def prune(self, keep: int = KEEP) -> None:
-        """Removes all but the newest `keep` valid checkpoints; a damaged one is moved aside."""
+        """Removes all but the newest `keep` valid checkpoints; a damaged one is moved aside.
+
+        0 keeps all.
+        """
+        if keep == 0:
+            return
         valid = 0
         for path in self.checkpoints():
             if valid >= keep:

@@ -1,4 +1,4 @@
-"""CIFAR-10 without labels, 3x32x32: iCT, ECT and TCM with their papers' settings."""
+"""CIFAR-10 without labels, 3x32x32: iCT, ECT, ECT with GC, and TCM with their papers' settings."""
 
 from typing import Any
 
@@ -29,47 +29,95 @@ _COMMON: Options = {
 _DDPMPP: Options = {"network": "song_unet", "network_options": {"dropout": 0.2}}
 
 
-def cifar10_ict(*, method: str = "ict", **fields: Any) -> Run:
-    """CIFAR-10 without labels: iCT from scratch, NCSN++ (arXiv 2310.14189)."""
+# NCSN++ (EDM's appendix C); EDM's own and CM's have fourier_scale 16, iCT 0.02
+NCSNPP: Options = {
+    "embedding": "fourier",
+    "encoder": "residual",
+    "taps": (1, 3, 3, 1),
+    "noise_mult": 2,
+}
+
+
+def _ict(recipe: str, method: str, blocks: int) -> Run:
     # All from the paper's sections 3 and 4 and its appendix on experiments; its code is not public.
     # Table 1, which are the method's defaults.
     ict: Options = {"s0": 10, "s1": 1280, "p_mean": -1.1, "p_std": 2.0, "c": 0.00054}
-    run = Run(
-        recipe="cifar10-ict",
+    return Run(
+        recipe=recipe,
         method=method,
         method_options={"ict": ict}.get(method, {}),
         network="song_unet",
         network_options={
-            "embedding": "fourier",  # NCSN++ (EDM's appendix C): this and the next three
-            "encoder": "residual",
-            "taps": (1, 3, 3, 1),
-            "noise_mult": 2,
+            **NCSNPP,
             "fourier_scale": 0.02,  # with the label ln(t) / 4, as CM has it for CIFAR-10
             "dropout": 0.3,
+            "blocks": blocks,  # 4, of iCT-deep 8
         },
         batch=1024,
         iterations=400_000,
         ema=0.99993,
         **_COMMON,
     )
-    return with_values(run, fields)
+
+
+def cifar10_ict(*, method: str = "ict", **fields: Any) -> Run:
+    """CIFAR-10 without labels: iCT from scratch, NCSN++ (arXiv 2310.14189)."""
+    return with_values(_ict("cifar10-ict", method, 4), fields)
+
+
+def cifar10_ict_deep(*, method: str = "ict", **fields: Any) -> Run:
+    """CIFAR-10 without labels: iCT-deep, NCSN++ of twice the blocks (arXiv 2310.14189)."""
+    return with_values(_ict("cifar10-ict-deep", method, 8), fields)
+
+
+# By the length of the run: what ECT's method, its average and the run have.
+_ECT: dict[str, tuple[Options, float, int]] = {
+    # run_ecm.sh. --mean, --std, -q, -k, -b and -c of ct_train.py are the method's defaults. stages:
+    # --double=250 ticks of 12.8 kimg are 25,000 of 200,000 iterations; --duration=25.6 (millions of
+    # samples); --ema_beta of ct_train.py
+    "full": ({"stages": 8}, 0.9999, 200_000),
+    # GC's table 2: 100k iterations, the first half of ECT's
+    "half": ({"stages": 4}, 0.9999, 100_000),
+    # run_ecm_1hour.sh: -q 256, --double 10000 (never), --ema_beta 0.9993. Its duration is an upper
+    # limit; 8,000 iterations are FastGen's (config_cm_cifar10_fast)
+    "hour": ({"q": 256.0, "stages": 1}, 0.9993, 8000),
+}
+
+
+def _ect(recipe: str, method: str, length: str) -> Run:
+    ect, ema, iterations = _ECT[length]
+    # arXiv 2406.09570, table 2: a share of 0.3 is the best; other settings as ECT's
+    gc: Options = {"base": {"method": "ect", **ect}, "share": 0.3}
+    return Run(
+        recipe=recipe,
+        method=method,
+        method_options={"ect": ect, "gc": gc}.get(method, {}),
+        batch=128,  # run_ecm.sh
+        iterations=iterations,
+        ema=ema,
+        **_DDPMPP,
+        **_COMMON,
+    )
 
 
 def cifar10_ect(*, method: str = "ect", **fields: Any) -> Run:
     """CIFAR-10 without labels: ECT of EDM's weights, DDPM++ (arXiv 2406.14548)."""
-    run = Run(
-        recipe="cifar10-ect",
-        method=method,
-        # --mean, --std, -q, -k, -b and -c of ct_train.py are the method's defaults. stages:
-        # --double=250 ticks of 12.8 kimg are 25,000 of 200,000 iterations.
-        method_options={"ect": {"stages": 8}}.get(method, {}),
-        batch=128,  # run_ecm.sh
-        iterations=200_000,  # run_ecm.sh: --duration=25.6 (millions of samples)
-        ema=0.9999,  # ct_train.py: --ema_beta
-        **_DDPMPP,
-        **_COMMON,
-    )
-    return with_values(run, fields)
+    return with_values(_ect("cifar10-ect", method, "full"), fields)
+
+
+def cifar10_ect_hour(*, method: str = "ect", **fields: Any) -> Run:
+    """CIFAR-10 without labels: ECT of EDM's weights in an hour of one A100 (arXiv 2406.14548)."""
+    return with_values(_ect("cifar10-ect-hour", method, "hour"), fields)
+
+
+def cifar10_ect_gc(*, method: str = "gc", **fields: Any) -> Run:
+    """CIFAR-10 without labels: ECT of EDM's weights with GC, 100k its (arXiv 2406.09570)."""
+    return with_values(_ect("cifar10-ect-gc", method, "half"), fields)
+
+
+def cifar10_ect_gc_hour(*, method: str = "gc", **fields: Any) -> Run:
+    """CIFAR-10 without labels: ECT's one-hour run of EDM's weights with GC (arXiv 2406.09570)."""
+    return with_values(_ect("cifar10-ect-gc-hour", method, "hour"), fields)
 
 
 def cifar10_tcm(*, method: str = "tcm", **fields: Any) -> Run:

@@ -26,6 +26,7 @@ _LOWEST = 32
 
 
 def _mcm(side: int, size: str, method: str, k: int) -> Run:
+    shift = (2 * math.log(_LOWEST / side), 0.0)
     # Algorithm 1 and the appendix where nothing else is said.
     mcm: Options = {
         "K": k,  # 1, 2, 4, 8, 16 in the paper
@@ -36,20 +37,17 @@ def _mcm(side: int, size: str, method: str, k: int) -> Run:
         # of the root mean square: the one reading that agrees with all that the text says
         "distance": "huber",
         "c": 1e-4,
-        # The paper's formula to the letter. For a norm that is not squared, "v-loss" may also mean
-        # space = v with weight = one, the method's default.
-        "space": "x0",
-        "weight": "snr_plus_one",
+        # What "v-loss" means for a norm that is not squared. The formula to the letter, SNR + 1 on
+        # the norm of x0's error, gives the lowest step a weight of 5.5e5: space = x0, weight =
+        # snr_plus_one.
+        "space": "v",
+        "weight": "one",
         "pools": 1 if side == 128 else 0,  # multiscale loss with one 2x2 average, at 128 only
-        "shift": (2 * math.log(_LOWEST / side), 0.0),
+        "shift": shift,
     }
-    # The teacher and initial weights; how they were trained is not stated. Chosen: the mean and
-    # deviation of ln t at uniform times of the cosine above, under which the loss is the v-loss
-    # where sigma_data = 1.
-    diffusion: Options = {
-        64: {"p_mean": 0.35, "p_std": 1.37},
-        128: {"p_mean": 0.69, "p_std": 1.19},
-    }[side]
+    # The teacher and initial weights: simple diffusion (arXiv 2301.11093), whose times are uniform
+    # on the cosine and whose loss is the v-loss, since sigma_data = 1.
+    diffusion: Options = {"law": "cosine", "shift": shift}
     return Run(
         recipe=f"imagenet{side}-mcm-{size}",
         method=method,
