@@ -180,7 +180,7 @@ def check_together(args: Args) -> None:
     """Raises UserError for an option that needs another one."""
     from fewstep.base.errors import UserError
 
-    default = Args("")
+    default = Args(run="")
     for name in ("teacher_solver", "teacher_moves"):
         if args.teacher is None and getattr(args, name) != getattr(default, name):
             flag = name.replace("_", "-")

@@ -330,8 +330,8 @@ class Generator:
     @property
     def answers_from(self) -> float:
         """The lowest time that a network here was trained at: of a pair, its lower one's."""
-        is_pair = isinstance(self.denoiser, Truncated) and self.method.before is not None
-        return (self.method.before if is_pair else self.method).trained_from
+        first = self.method.before if isinstance(self.denoiser, Truncated) else None
+        return (first or self.method).trained_from
 
     def _check_range(self, steps: int, grid: list[float]) -> None:
         """Raises UserError for times that no network here was trained at."""

@@ -57,6 +57,8 @@ EXACT_PAIRS: dict[str, dict[str, Any]] = {
     "cd": {},
     "ect": {"pairs": "heun"},
     "mcm": {"pairs": "ddim", "steps": 16, "steps_end": 16},
+    "pd": {"steps": 8, "last": 4},
+    "tract": {"steps": (64, 16, 4)},
     "direct_cm": {"n": 8},
 }
 for _name, _options in EXACT_PAIRS.items():

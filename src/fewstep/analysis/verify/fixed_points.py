@@ -156,6 +156,22 @@ def multistep(number: int, pairs: Any) -> float:
     return apart(keep + make * gains, factors[:, 1:].flatten())
 
 
+def rounds(method: Method, *counts: int) -> float:
+    """PD and TRACT: the last student's one step is all DDIM steps of the first teacher.
+
+    counts: the times that each stage is trained at.
+    """
+    others: dict[str, Denoiser] = {"teacher": gaussian(COSINE)}
+    for stage, count in zip(method.chain, counts, strict=True):
+        slopes = {0.0: 1.0}
+        fit(stage, stage.times.at(torch.arange(count), 0.0), slopes, **others)
+        others = {"frozen": Linear(slopes)}
+    one = column(1.0)
+    end = COSINE.jump(one, slopes[1.0] * one, one, 0 * one)
+    factors = recursions.mcm(COSINE, 1, 2 * counts[0] if method.target is None else counts[0], SD)
+    return apart(end, factors[0, -1:])
+
+
 def direct(goal: Any, solver: Any) -> float:
     """Direct CM and the consistency model beside it: the product of the solver's factors."""
     method = methods.direct_cm(n=9, solver=solver, goal=goal)
@@ -220,11 +236,14 @@ def limit_of_own() -> float:
 def ends() -> list[Check]:
     """A method and a setting in each row, by the end of its linear student."""
     step = "g_t = g_r (s^2+rt)/(s^2+t^2)"
+    pd, tract = methods.pd(steps=4), methods.tract(steps=(12, 3, 1))
     rows: list[tuple[str, str, Callable[[], float], str]] = [
         ("diffusion", "g = s^2/(s^2+t^2)", denoising, "closed form"),
         ("ct", step, partial(training, methods.ct), "2303.01469, eq. 10"),
         ("ict", step, partial(training, methods.ict), "2303.01469, eq. 10"),
         ("ect", step, tuning, "2406.14548, sec. 3"),
+        ("pd", "1 of 8 steps", partial(rounds, pd, 4, 2, 1), "2202.00512, alg. 2"),
+        ("tract", "1 of 12 steps", partial(rounds, tract, 12, 3), "2303.04248, sec. 3"),
         ("tcm", "stage 2 goes on from t' for any w_b", truncation, "2410.14895, eq. 5"),
     ]
     for solver in ("euler", "heun"):

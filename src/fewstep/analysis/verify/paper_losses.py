@@ -205,6 +205,48 @@ def mcm_snr(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     return ((1 - sigma_t**2) / sigma_t**2 + 1) * ((e.square().mean() + 1e-8).sqrt() - 1e-4)
 
 
+def ddim(net: Net, x: Tensor, t: float, s: float) -> Tensor:
+    """alpha_s D(x, t) + sigma_s (x - alpha_t D(x, t)) / sigma_t, without gradient."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = cosine(t), cosine(s)
+    guess = net(x, t).detach()
+    return alpha_s * guess + sigma_s * (x - alpha_t * guess) / sigma_t
+
+
+def truncated_snr(f: Nets, x_t: Tensor, x_a: Tensor, row: Row) -> Tensor:
+    """max(SNR, 1) ||D(x_t, t) - x||^2 / D, where x's DDIM step from x_t lands on x_a."""
+    (alpha_t, sigma_t), (alpha_a, sigma_a) = cosine(row.t), cosine(row.a)
+    goal = (x_a - sigma_a / sigma_t * x_t) / (alpha_a - alpha_t * sigma_a / sigma_t)
+    return max(alpha_t**2 / sigma_t**2, 1) * (f.student(x_t, row.t) - goal).square().mean()
+
+
+@of_paper(
+    "pd", "max(SNR,1) ||D - invDDIM(DDIM DDIM x_t)||^2 / D", "2202.00512, alg. 2", steps=8, last=4
+)
+def pd(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
+    """PD, algorithm 2: one step of the student makes two of the student before."""
+    alpha, sigma = cosine(row.t)
+    x_t = alpha * x0 + sigma * z
+    middle = (row.t + row.a) / 2
+    x_a = ddim(f.frozen, ddim(f.frozen, x_t, row.t, middle), middle, row.a)
+    return truncated_snr(f, x_t, x_a, row)
+
+
+@of_paper(
+    "tract",
+    "max(SNR,1) ||D - invDDIM(DDIM_ema DDIM x_t)||^2 / D",
+    "2303.04248, sec. 3",
+    steps=(48, 12, 4),
+)
+def tract(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
+    """TRACT: a step of the student before, then the self-teacher to the segment's start."""
+    alpha, sigma = cosine(row.t)
+    x_t = alpha * x0 + sigma * z
+    x_a = ddim(f.frozen, x_t, row.t, row.r)
+    if row.r > row.a:
+        x_a = ddim(f.ema, x_a, row.r, row.a)
+    return truncated_snr(f, x_t, x_a, row)
+
+
 @of_paper("direct_cm", "||D(x_t,t) - ODE(x_t, t->0)||^2 / D", "2411.08954, sec. 3", n=9)
 def direct_cm(f: Nets, x0: Tensor, z: Tensor, row: Row) -> Tensor:
     """Direct CM: ||D(x_t, t) - x||^2 / D, x the end of the teacher's DDIM steps from x_t to 0."""

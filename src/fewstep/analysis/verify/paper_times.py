@@ -132,6 +132,18 @@ def mcm(u: float, progress: float, number: int, segments: int = 4) -> Row:
     return Row((i + 1) / total, i / total, (i // inside) * inside / total)
 
 
+def pd(u: float, progress: float, number: int) -> Row:
+    """PD: a student of n = 4 even steps; t = (i+1)/n, r = a = i/n."""
+    i = math.floor(u * 4)
+    return Row((i + 1) / 4, i / 4, i / 4)
+
+
+def tract(u: float, progress: float, number: int) -> Row:
+    """TRACT: the steps of a teacher of 12 in 4 segments."""
+    i = math.floor(u * 12)
+    return Row((i + 1) / 12, i / 12, i // 3 / 4)
+
+
 def direct_grid(n: int = 9) -> list[float]:
     """n solver steps: the Karras levels from 80 to 0.002, and 0."""
     return [*reversed(karras(n - 1)), 0.0]
@@ -158,6 +170,8 @@ TIMES: dict[str, tuple[Rule, str]] = {
     "gc": (ict, "the times of iCT"),
     "tcm": (tcm, "t log-Student-t, share rho at t', w_b/rho"),
     "mcm": (mcm, "K segments, s one step below t, a its start"),
+    "pd": (pd, "t uniform over the student's steps, a the next"),
+    "tract": (tract, "t uniform over the teacher's steps, a its segment's start"),
     "direct_cm": (direct_cm, "t uniform over the solver's levels, r = a = 0"),
     "sct": (scm, "ln(sd tan t) ~ N(-1, 1.4^2), r = t"),
     "scd": (scm, "ln(sd tan t) ~ N(-1, 1.4^2), r = t"),

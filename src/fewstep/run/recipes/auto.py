@@ -10,6 +10,8 @@ _OPTIONS: dict[str, Options] = {
     "gc": {"base": {"method": "ect", "stages": 6}, "share": 0.5, "share_end": 0.0},
     "tcm": {"base": {"method": "ect", "stages": 6}, "w_b": 1.0},
     "mcm": {"steps": 16, "steps_end": 64, "c": 0.1},
+    "pd": {"steps": 16},
+    "tract": {"steps": (64, 8, 1)},
     "direct_cm": {"n": 16, "solver": "heun"},
 }
 

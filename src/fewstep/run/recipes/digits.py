@@ -16,13 +16,26 @@ _OPTIONS: dict[str, Options] = {
     "gc": {"base": {"method": "ect", **_ECT}, "share": 0.5},  # measured: docs/methods/gc.md
     "tcm": {"base": {"method": "ect", **_ECT}},
     "mcm": {"steps": 16, "steps_end": 64, "c": 0.1},
+    "pd": {"steps": 16},
+    "tract": {"steps": (64, 8, 1)},
     "direct_cm": {"n": 16, "solver": "heun"},
     "sct": {"warmup": 0.5},
     "scd": {"warmup": 0.5},
 }
 # Other fields by method: a whole solution for each sample makes an update of direct_cm expensive,
-# and a first stage that is not annealed is a bad start for a second (docs/log.md).
+# and a first stage that is not annealed is a bad start for a second (docs/log.md). Of PD each
+# stage falls on a line to 0 and hands its last weights on.
+ROUNDS: Options = {
+    "lr_clock": "stage",
+    "stage_init": "student",
+    "decay": "linear",
+    "warmup": 0.0,
+    "constant": 0.0,
+    "final": 0.0,
+}
 _FIELDS: dict[str, Options] = {
+    "pd": {**ROUNDS, "iterations": 5000},
+    "tract": {**ROUNDS, "iterations": 5000},
     "direct_cm": {"iterations": 1000},
     "tcm": {"iterations": 5000, "split": 0.7, "lr_clock": "stage", "stage_lr": 0.2},
 }
@@ -30,6 +43,8 @@ _FIELDS: dict[str, Options] = {
 _WITH_TEACHER: dict[str, Options] = {
     "cd": {},
     "mcm": {"pairs": "addim"},
+    "pd": {},
+    "tract": {},
     "direct_cm": {},
     "scd": {},
 }

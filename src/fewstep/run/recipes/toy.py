@@ -4,24 +4,30 @@ from typing import Any
 
 from fewstep.base.options import Options
 from fewstep.run.config import Run, with_values
-from fewstep.run.recipes.digits import teacher_fields
+from fewstep.run.recipes.digits import ROUNDS, teacher_fields
 
 _OPTIONS: dict[str, Options] = {
     "ect": {"stages": 6},
     "gc": {"base": {"method": "ect", "stages": 6}, "share": 0.5, "share_end": 0.0},
     "tcm": {"base": {"method": "ect", "stages": 6}, "w_b": 1.0},
     "mcm": {"steps": 16, "steps_end": 64, "c": 0.1},
+    "pd": {"steps": 16},
+    "tract": {"steps": (64, 8, 1)},
     "direct_cm": {"n": 16, "solver": "heun"},
 }
 # Other fields by method: a whole solution for each sample makes an update of direct_cm expensive.
 FIELDS: dict[str, Options] = {
     "direct_cm": {"batch": 128, "iterations": 2000},
     "tcm": {"iterations": 4000, "split": 0.75, "stage_lr": 0.3},
+    "pd": ROUNDS,
+    "tract": ROUNDS,
 }
 # Methods that can learn from a teacher, which here is the exact law of ring8, and their options.
 _WITH_TEACHER: dict[str, Options] = {
     "cd": {},
     "mcm": {"pairs": "addim"},
+    "pd": {},
+    "tract": {},
     "direct_cm": {},
     "scd": {},
 }
