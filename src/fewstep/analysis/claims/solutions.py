@@ -98,7 +98,7 @@ def scores(solutions: Solutions, judge: Classifier, x: Tensor) -> dict[str, Any]
     own, other = solutions.own, solutions.other
     b, v = moments(solutions, x)
     error = rms(x - own)
-    marginal = (frechet(x, own) / x[0].numel()) ** 0.5
+    marginal = (max(0.0, frechet(x, own)) / x[0].numel()) ** 0.5
     prd = prdc(x.flatten(1), other.flatten(1))
     numbers = {
         "ode_error": error,
