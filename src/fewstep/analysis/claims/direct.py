@@ -53,13 +53,13 @@ def guided_solutions(teacher: Generator) -> Solutions:
 def against_teacher(arm: Arm, folder: Path, seed: int, generator: Generator) -> dict[str, Any]:
     """The scores of one-step samples against the guided solutions of the arm's teacher."""
     teacher = generator if arm.teacher is None else start_of(arm.teacher, folder, seed)
-    found = guided_solutions(teacher)
+    solutions = guided_solutions(teacher)
     judge = reference.judge("digits")
     assert judge is not None
     if arm.teacher is None:
-        return scores(found, judge, found.own)
-    x = generator.sample(len(found.z), seed=PROTOCOL["noise"])
-    return scores(found, judge, generator.facts.units.to_model(x))
+        return scores(solutions, judge, solutions.own)
+    x = generator.sample(len(solutions.z), seed=PROTOCOL["noise"])
+    return scores(solutions, judge, generator.facts.units.to_model(x))
 
 
 TEACHER = Arm(
@@ -107,7 +107,7 @@ def statements(results: Results) -> Sequence[Statement]:
         for seed in sorted(cm, key=int)
     )
     text = "the CM has converged: a tenth of its ODE error minus what its second half still gains"
-    found = [
+    parts = [
         Statement(text, tuple(gains), premise=True),
         Statement("limited: ODE error, CM minus Direct", excess(cm, direct, "ode_error")),
         Statement("limited: feature Fréchet distance, Direct minus CM", excess(direct, cm, FD)),
@@ -120,7 +120,7 @@ def statements(results: Results) -> Sequence[Statement]:
     ]
     direct, cm = (results[name] for name in WHOLE)
     return [
-        *found,
+        *parts,
         Statement(
             "all weights: ODE error, CM minus Direct", excess(cm, direct, "ode_error"), main=False
         ),

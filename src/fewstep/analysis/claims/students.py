@@ -55,7 +55,7 @@ OWN = {"of law": MIXTURE, "moves": MOVES, "near": NEAR, **PROTOCOL}
 
 
 @cache
-def solved(folder: Path, guidance: float) -> tuple[Solutions, Tensor]:
+def truth(folder: Path, guidance: float) -> tuple[Solutions, Tensor]:
     """The solutions of the guided law, and how steep the map is at each `[COUNT]`; one file."""
     law, process = reference.law_on(MIXTURE), edm()
     teacher = Guided(law, guidance) if guidance else law
@@ -75,22 +75,22 @@ def solved(folder: Path, guidance: float) -> tuple[Solutions, Tensor]:
 
 def exact(guidance: float, folder: Path, seed: int) -> dict[str, Any]:
     """The scores of the solutions themselves, and how steep their map is."""
-    found, steep = solved(folder, guidance)
+    solutions, steep = truth(folder, guidance)
     judge = reference.judge(MIXTURE)
     assert judge is not None
     numbers = {"steep": steep.mean().item(), "steepest": steep.quantile(0.95).item()}
-    return {**scores(found, judge, found.own), **numbers}
+    return {**scores(solutions, judge, solutions.own), **numbers}
 
 
 def against_law(arm: Arm, folder: Path, seed: int, generator: Generator) -> dict[str, Any]:
     """The scores, and the share of the squared error where the map is steepest, of a quarter."""
-    found, steep = solved(folder, arm.guidance)
+    solutions, steep = truth(folder, arm.guidance)
     judge = reference.judge(MIXTURE)
     assert judge is not None
     x = generator.sample(COUNT, seed=PROTOCOL["noise"])
-    errors = (x - found.own).flatten(1).square().sum(1)
+    errors = (x - solutions.own).flatten(1).square().sum(1)
     share = errors[steep > steep.quantile(0.75)].sum() / errors.sum()
-    return {**scores(found, judge, x), "steep_share": share.item()}
+    return {**scores(solutions, judge, x), "steep_share": share.item()}
 
 
 def arm_of(width: int, method: str, options: dict[str, Any], **more: Any) -> Arm:
@@ -100,7 +100,7 @@ def arm_of(width: int, method: str, options: dict[str, Any], **more: Any) -> Arm
 
 
 def make_rows() -> dict[str, Row]:
-    # The version, for what `solved` writes.
+    # The version, for what `truth` writes.
     truths = {
         g: Row(partial(exact, g), {"exact": g, **OWN}, "none: the ODE", 30 + 15 * g, by_seed=False)
         for g in GUIDANCES
@@ -114,8 +114,8 @@ def make_rows() -> dict[str, Row]:
             for g, cost in zip(GUIDANCES, costs, strict=True):
                 if cost is None:
                     continue
-                taught = {"exact_teacher": costs[1] is not None, "guidance": g}
-                arm = arm_of(width, method, options, init=nets[width], rank=rank, **taught)
+                source = {"exact_teacher": costs[1] is not None, "guidance": g}
+                arm = arm_of(width, method, options, init=nets[width], rank=rank, **source)
                 needs = (starts[width], truths[g])
                 rows[key(name, capacity, g)] = arm.row(4 + cost * UPDATES / 1000, *needs)
     return {**rows, **{f"exact, g = {g:g}": row for g, row in truths.items()}}

@@ -49,11 +49,11 @@ def ranks(values: Sequence[float]) -> Tensor:
 def agreement(results: Results, g: float, measure: str) -> tuple[float, ...]:
     """Spearman's rank correlation of a measure with the feature distance over arms, by seed."""
     names = arms(g)
-    found = []
+    parts = []
     for seed in common_seeds(*(results[name] for name in names)):
         pair = [ranks([results[name][seed][m] for name in names]) for m in (measure, FD)]
-        found.append(torch.corrcoef(torch.stack(pair))[0, 1].item())
-    return tuple(found)
+        parts.append(torch.corrcoef(torch.stack(pair))[0, 1].item())
+    return tuple(parts)
 
 
 def change(results: Results, g: float, after: str) -> tuple[float, ...]:
@@ -66,12 +66,12 @@ def change(results: Results, g: float, after: str) -> tuple[float, ...]:
 
 
 def statements(results: Results) -> Sequence[Statement]:
-    found = []
+    parts = []
     for g in reversed(GUIDANCES):
         for capacity in CAPACITIES:
             direct, cd = (results[key(name, capacity, g)] for name in ("Direct", "CD"))
             where, main = f"{capacity}, g = {g:g}", capacity == "rank 4" and g > 0
-            found += [
+            parts += [
                 Statement(
                     f"{where}: ODE error, CD - Direct", excess(cd, direct, "ode_error"), main
                 ),
@@ -82,7 +82,7 @@ def statements(results: Results) -> Sequence[Statement]:
             ]
         order = [agreement(results, g, m) for m in ("ode_error", "marginal_part")]
         differences = tuple(b - a for a, b in zip(*order, strict=True))
-        found += [
+        parts += [
             Statement(
                 f"g = {g:g}: feature distance follows the Fréchet part of the error rather than the"
                 " whole (rank correlations over arms, difference)",
@@ -102,7 +102,7 @@ def statements(results: Results) -> Sequence[Statement]:
         ]
     low, high = (results[f"exact, g = {g:g}"]["0"]["steepest"] for g in GUIDANCES)
     text = "the map is steeper with guidance (95 % quantile of stretching)"
-    return [*found, Statement(text, (high - low,), main=False, exact=True)]
+    return [*parts, Statement(text, (high - low,), main=False, exact=True)]
 
 
 def comments(results: Results) -> Sequence[str]:
