@@ -50,7 +50,7 @@ def diffusion(
 def _law(name: str, p_mean: float, p_std: float, shift: tuple[float, float]) -> core.times.Law:
     """The law of t by its name. Raises UserError for options that only the other one has."""
     if name == "lognormal":
-        require(shift == (0.0, 0.0), "shift", shift, "(0, 0): only law = cosine is shifted")
+        require(not any(shift), "shift", shift, "(0, 0): only law = cosine is shifted")
         return core.times.LogNormal(mean=p_mean, std=p_std)
     plain = (p_mean, p_std) == (-1.2, 1.2)
     require(plain, "p_mean, p_std", (p_mean, p_std), "left out: law = cosine has none")

@@ -47,8 +47,7 @@ def tcm(
     first = _ratio_map(base, t_prime, rho, ratio)
     law = core.times.LogStudentT(mean=mean, std=std, nu=nu, low=t_prime, high=base.process.t_max)
     ratio = first.ratio(1.0) if ratio is None else ratio
-    above = replace(first, law=law, fixed_ratio=ratio)
-    _check_reach(base, above, t_prime)
+    above = _in_reach(base, replace(first, law=law, fixed_ratio=ratio), t_prime)
     times = core.times.Atom(times=above, at_time=t_prime, share=rho, weight=w_b, realised=realised)
     return replace(
         base,
@@ -80,8 +79,9 @@ def _ratio_map(
     return times
 
 
-def _check_reach(base: core.Method, above: core.times.RatioMap, t_prime: float) -> None:
-    """Raises UserError where the neighbour of t_prime lies where the stage before is untrained."""
+def _in_reach(base: core.Method, above: core.times.RatioMap, t_prime: float) -> core.times.RatioMap:
+    """The times. Raises UserError where t_prime's neighbour is one that the base never saw."""
     low = float(above.at(t_prime, 1.0).r)
     expected = f"one whose r at t_prime={t_prime:g} is {base.trained_from:g} or more, not {low:.3g}"
     require(low >= base.trained_from, "ratio", above.fixed_ratio, expected)
+    return above

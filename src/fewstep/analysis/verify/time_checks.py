@@ -149,7 +149,7 @@ def ramp() -> float:
 @CLOCK("tcm: each stage has its own clock", "definition", "Stage", "tcm")
 def clock() -> float:
     """The schedules of each stage begin at its own 0 and end at its 1."""
-    run: Any = SimpleNamespace(stage=None, split=0.7, iterations=10)
+    run: Any = SimpleNamespace(stage=None, split=0.7, iterations=10, shares=())
     ends = []
     for stage in stages.stages(run, methods.tcm()):
         ends.append((stage.progress(stage.first), stage.progress(stage.last)))
