@@ -208,10 +208,10 @@ CLAIM = Claim(
     fair=(
         "Teacher, guidance, adapters, loss, levels and protocol are the paper's at a small scale."
         " The consistency model has the CPU time that Direct has and not its updates, so that it"
-        " can converge; the first statement says whether it did. The learning rates were chosen on a"
-        " seed that is not measured here: under the limit the better of 1e-3 and 3e-3, for the"
-        " consistency model at rank 8 and 16 levels. The paper's ranks are 64 of"
-        " layers of 640 to 1280 units."
+        " can converge; the first statement says whether it did. The learning rates were chosen on"
+        " a seed that is not measured here: under the limit the better of 1e-3 and 3e-3, for the"
+        " consistency model at rank 8 and 16 levels. The paper's ranks are 64 of layers"
+        " of 640 to 1280 units."
     ),
     rows=ROWS,
     measures={**MEASURES, "teacher_evaluations": "teacher evaluations", **COST},
