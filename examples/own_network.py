@@ -1,7 +1,7 @@
 """A network and data of your own: `python examples/own_network.py [ITERATIONS]`
 
-The data are signals `[N, 1, 64]`. Any module called as (x, noise_label [B], cond) -> like x will do.
-This one is a convolution, whose condition is a number for each sample, the signal's frequency.
+The data are signals `[N, 1, 64]`. Any module called as (x, noise_label [B], cond) -> like x will
+do. This one is a convolution, whose condition is a number for each sample, the signal's frequency.
 """
 
 import sys

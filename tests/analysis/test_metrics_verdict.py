@@ -12,16 +12,26 @@ import scipy.stats
 import torch
 
 import fewstep as fs
-from fewstep.analysis.metrics import METRICS, Meter, Prepared, Result, gains, meters_of, verdicts
+from fewstep.analysis.metrics import (
+    METRICS,
+    Meter,
+    Prepared,
+    Result,
+    gains,
+    measures,
+    meters_of,
+    verdicts,
+)
 from fewstep.analysis.metrics.detector import detect, fit
 from fewstep.analysis.metrics.metric import Reference
 from fewstep.analysis.metrics.prepared import spaces_of
 from fewstep.analysis.metrics.protocol import estimate
 from fewstep.analysis.metrics.scoring import score
-from fewstep.analysis.metrics.verdict import groups_of, p_value
+from fewstep.analysis.metrics.verdict import LEVEL, groups_of, p_value
 from fewstep.base.randomness import generator
 from fewstep.data import Arrays, Dataset
 from fewstep.statistics.distances import to_nearest
+from fewstep.statistics.moments import moments
 from fewstep.statistics.twosample import energy_p_value, shuffled_weights
 from tests.analysis.test_metrics import normals
 from tests.support.toys import tiny_run
@@ -315,3 +325,14 @@ def test_one_number_of_forty_that_depends_on_the_condition_is_seen():
         draws = [wide(150, 20 + i, shuffle) for i in range(8)]
         paired = [wide(150, 10 + i, shuffle, held_out.cond["features"]) for i in range(4)]
         assert judge(prepared, held_out, draws, paired)[0].different == shuffle
+
+
+def test_a_frechet_distance_alone_tells_samples_that_are_too_narrow():
+    """Of groups of 15 rows it would not: their bias falls with the spread, and hides the gap."""
+    draw = torch.Generator().manual_seed(0)
+    train, held_out, samples = (
+        torch.randn(n, 32, generator=draw, dtype=torch.float64) for n in (1200, 300, 600)
+    )
+    measure = measures.frechet_from(moments(train))
+    assert measure.p_value(0.6 * samples + 0.5, held_out, False) <= LEVEL
+    assert measure.p_value(samples, held_out, False) > LEVEL

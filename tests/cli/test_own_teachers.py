@@ -38,6 +38,7 @@ SHORT = "--data exact:ring8 --iterations 2 --batch 32 --block 32 --picture-every
 def mine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", *sys.path])
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # of another test in this process
     Path("mine.py").write_text(CODE)
     yield
     sys.modules.pop("mine", None)

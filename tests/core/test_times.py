@@ -16,6 +16,7 @@ from fewstep.base.randomness import generator
 from fewstep.core.times import (
     Adjacent,
     AtAnchor,
+    AtNeighbour,
     Atom,
     Clean,
     Levels,
@@ -43,6 +44,7 @@ SAMPLERS = {
         segments=1, steps=Fixed(64), end=math.pi / 2
     ),
     "at the anchor": AtAnchor(times=Segments(segments=4, steps=Fixed(64))),
+    "at the neighbour": AtNeighbour(times=Levels(grid=(80.0, 5.0, 0.3, 0.0))),
     "ratio fixed": RatioMap(law=LogStudentT(), fixed_ratio=0.9),
     "levels": Levels(grid=(80.0, 5.0, 0.3, 0.0)),
     "the highest level": Levels(grid=(80.0, 5.0, 0.3, 0.0), first=True),

@@ -25,7 +25,7 @@ from fewstep.run.build import build_method, build_student, with_defaults
 from fewstep.run.facts import Facts
 from tests.docs.pages import Piece, pieces
 
-STEPS = "4"
+STEPS = "5"
 # Appended to a verb's words.
 SHORTER = {
     "train": ("--iterations", STEPS, "--device", "cpu", "--quiet"),

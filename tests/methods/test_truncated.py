@@ -170,3 +170,25 @@ def test_strata_can_have_the_sizes_that_a_batch_has():
     by_batch = fs.methods.tcm(realised=True).times(u, 0.0, ordinal).w
     torch.testing.assert_close(by_share, torch.full_like(by_share, 4 / 3))
     torch.testing.assert_close(by_batch, torch.ones_like(by_batch))
+
+
+def test_without_boundary_rows_nothing_determines_the_scale(caplog):
+    """A student g(t) x with g as 1/t has no loss at any size; a boundary row gives it one."""
+    sizes = (0.0, 1.0, 3.0)
+    x = torch.linspace(-1, 1, 8, dtype=torch.float64)[:, None]
+    zero = torch.zeros_like(x)
+    frozen = lambda x_t, t, cond=None: x_t * (0.5 / t)[:, None]  # noqa: E731
+
+    def loss(size: float, t_first: float) -> float:
+        """Data at 0, where x_t = t z: all on one trajectory through the origin."""
+        student = lambda x_t, t, cond=None: x_t * (size / t)[:, None]  # noqa: E731
+        method = fs.methods.tcm(rho=0.0)
+        times = method.times.at(torch.linspace(t_first, 80.0, 8, dtype=torch.float64), 1.0)
+        if t_first == 1.0:
+            times = times._replace(t=times.t[:1].expand(8), r=times.r[:1].expand(8))
+        models = fs.Models(student, frozen=frozen)
+        return method.loss(models, zero, x, times).abs().max().item()
+
+    assert max(loss(size, 1.2) for size in sizes) < 1e-9
+    assert all(loss(size, 1.0) > 0.01 for size in sizes)
+    assert "rho = 0: no row ties the student" in caplog.text

@@ -115,6 +115,27 @@ BUGS = [
         TCM,
     ),
     Bug("CD: target by the student", targets.Ema, "__call__", ema_by_student, CD),
+    Bug(
+        "PD: the next level is no end",
+        times.AtNeighbour,
+        "__call__",
+        lambda f: lambda self, u, *args: self.times(u, *args),
+        "pd: t uniform over the student's steps, a the next",
+    ),
+    Bug(
+        "PD: the student teaches itself",
+        targets.Previous,
+        "__call__",
+        lambda f: lambda self, models: models.student,
+        "pd: max(SNR,1) ||D - invDDIM(DDIM DDIM x_t)||^2 / D",
+    ),
+    Bug(
+        "TRACT: one teacher for all phases",
+        targets.Previous,
+        "__call__",
+        lambda f: lambda self, models: models.teacher,
+        "tract: max(SNR,1) ||D - invDDIM(DDIM_ema DDIM x_t)||^2 / D",
+    ),
     Bug("CD: the student's own ODE", couplings.Teacher, "__call__", asks_student, CD),
     Bug(
         "CT: target by the student",

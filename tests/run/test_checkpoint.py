@@ -58,7 +58,7 @@ def test_a_record_is_read_as_it_was_written_and_says_none_where_a_file_says_noth
 WRONG = {
     "step": [-1, 2**31, "3", True, None, 1.0],
     "begun": [-1, "0", None],
-    "stage": [0, 3, "1", True],
+    "stage": [0, 100, "1", True],
     "teacher_rows": [-1, 2**53, 0.5],
     "log": [None, 3],
     "run": [None, []],

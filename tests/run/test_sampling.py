@@ -64,6 +64,11 @@ def test_grids_are_even_in_what_their_names_say(process):
         torch.testing.assert_close(even.diff(), even.diff()[:1].expand(10), rtol=1e-6, atol=1e-9)
 
 
+def test_on_edm_an_exponential_grid_goes_from_the_highest_level_to_the_lowest():
+    grid = sampling.GRIDS["exponential"](fs.process.edm(t_min=0.002, t_max=80.0), 9, ())
+    assert grid[:-1] == pytest.approx([80 * (0.002 / 80) ** (i / 8) for i in range(9)])
+
+
 def test_on_edm_its_own_grid_is_that_of_karras(teacher):
     assert torch.equal(teacher.sample(3, grid="karras"), teacher.sample(3))
 

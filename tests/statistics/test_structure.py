@@ -9,12 +9,10 @@ import pytest
 import scipy.stats
 import torch
 
-from fewstep.analysis.metrics import frechet, moments
 from fewstep.base.randomness import generator
 from fewstep.data import Arrays, Column, Dataset, Names, Units
 from fewstep.statistics import marginals, structure
 from fewstep.statistics.clues import clues_of
-from fewstep.statistics.distances import frechet_of_few
 from fewstep.statistics.layout import (
     condition_numbers,
     has_features,
@@ -202,13 +200,6 @@ def test_a_table_is_compared_as_users_have_it():
     compare = marginals.categories(table, [block])
     assert compare(table) == 0
     assert compare(table[:2]) == pytest.approx(0.5)  # (1, 0, 0) beside (1/2, 1/4, 1/4)
-
-
-def test_few_rows_have_the_same_frechet_distance():
-    reference = moments(normals(400, 12, 0) @ normals(12, 12, 1))
-    for n in (2, 5, 12, 13, 40):
-        x = normals(n, 12, 2, mean=0.3)
-        assert frechet_of_few(x, reference) == pytest.approx(frechet(x, reference), rel=1e-7)
 
 
 def test_sample_and_condition_have_an_equal_say():

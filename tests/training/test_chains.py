@@ -39,6 +39,8 @@ def test_each_halving_starts_from_and_learns_from_the_student_before(steps, tmp_
     assert generator.sample(3).shape == (3, 2)
     assert generator.method.sampler.default == 1
     assert fs.load(tmp_path, ema="frozen").method.sampler.default == 2
+    with pytest.raises(UserError, match="expected a second stage and its frozen first"):
+        fs.load(tmp_path, composite=True)
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
@@ -75,7 +77,7 @@ def test_shares_and_the_stages_own_clock():
     assert [lr_factor(p, 0.0, 0.0, 0.0, "linear") for p in (0.0, 0.25, 1.0)] == [1, 0.75, 0]
     for wrong, message in (
         ({"shares": (1, 1)}, "3 numbers, one for each stage"),
-        ({"iterations": 2}, r"shares = \(\): expected"),
+        ({"iterations": 2}, "iterations = 2: expected at least 3, one for each stage"),
     ):
         with pytest.raises(UserError, match=message):
             train(halvings(**wrong))

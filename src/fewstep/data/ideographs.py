@@ -47,7 +47,7 @@ _FONTS = (
 )
 _TABLES = ("Unihan_IRGSources.txt.bz2", "Unihan_IRGSources.txt")
 _SUFFIX = ".drawings"
-_MOST = 2**30  # bytes of a file of drawings when it is unpairs
+_MOST = 2**30  # bytes of what a file of drawings holds
 _BROKEN = (OSError, zlib.error, SafetensorError, KeyError, ValueError)  # of such a file
 _EM = 4 * SIDE  # pixels, of which 4 x 4 become one
 _BASELINE = 0.88  # of the em, from its top: the ideographic em-box of OpenType

@@ -37,27 +37,44 @@ def pd(
         process: cosine with even steps, or edm with the Karras grid
         sigma_data: standard deviation of the data, for the preconditioning; 1 is v-prediction
     """
-    halvings = (steps // max(last, 1)).bit_length() - 1
-    fits = last >= 1 and steps == last << max(halvings, 0)
-    require(fits, "steps", steps, f"a power of 2 times last={last}, which is at least 1")
-    noising = core.process.by_name(process)
-    share = eta if pairs == "addim" else None
-    solver = core.solvers.by_name(pairs)
     method = None
-    for n in (steps >> k for k in range(halvings + 1)):
-        grid = tuple(core.sampling.nested_grid(noising, 2 * n))
-        moves = core.solvers.along(solver, grid)
-        method = core.Method(
-            process=noising,
-            times=core.times.AtNeighbour(times=core.times.Levels(grid=grid[::2])),
-            coupling=core.couplings.Teacher(moves, share, network=core.targets.before(method)),
-            weight=core.weights.by_name(weight, sigma_data),
-            scaling=core.scalings.Edm(sigma_data=sigma_data),
-            sampler=core.sampling.segments(n),
-            before=method,
-        )
+    for n in _halvings(steps, last):
+        method = _halving(n, method, pairs, eta, weight, process, sigma_data)
     assert method is not None
     return method
+
+
+def _halvings(steps: int, last: int) -> list[int]:
+    """The steps of each stage's student. Raises UserError where they do not halve down to last."""
+    count = (steps // max(last, 1)).bit_length() - 1
+    fits = last >= 1 and steps == last << max(count, 0)
+    require(fits, "steps", steps, f"a power of 2 times last={last}, which is at least 1")
+    return [steps >> k for k in range(count + 1)]
+
+
+def _halving(
+    n: int,
+    before: core.Method | None,
+    pairs: str,
+    eta: float,
+    weight: str,
+    process: str,
+    sigma_data: float,
+) -> core.Method:
+    """The stage whose student of n steps learns from the one before, or from the run's teacher."""
+    noising = core.process.by_name(process)
+    grid = tuple(core.sampling.nested_grid(noising, 2 * n))
+    moves = core.solvers.along(core.solvers.by_name(pairs), grid)
+    share = eta if pairs == "addim" else None
+    return core.Method(
+        process=noising,
+        times=core.times.AtNeighbour(times=core.times.Levels(grid=grid[::2])),
+        coupling=core.couplings.Teacher(moves, share, network=core.targets.before(before)),
+        weight=core.weights.by_name(weight, sigma_data),
+        scaling=core.scalings.Edm(sigma_data=sigma_data),
+        sampler=core.sampling.segments(n),
+        before=before,
+    )
 
 
 def tract(
@@ -79,10 +96,8 @@ def tract(
         weight: truncated_snr = max(SNR, 1), snr_plus_one = SNR + 1, one
         sigma_data: standard deviation of the data, for the preconditioning; 1 is v-prediction
     """
-    fits = len(steps) > 1 and all(a > b > 0 and a % b == 0 for a, b in pairwise(steps))
-    require(fits, "steps", steps, "two or more numbers, each a divisor of the one before")
     method = None
-    for fine, n in pairwise(steps):
+    for fine, n in _phases(steps):
         method = core.Method(
             process=core.process.cosine(),
             times=core.times.Segments(segments=n, steps=core.curricula.Fixed(fine)),
@@ -95,3 +110,10 @@ def tract(
         )
     assert method is not None
     return method
+
+
+def _phases(steps: tuple[int, ...]) -> list[tuple[int, int]]:
+    """(steps of the teacher, of the student) by phase. Raises UserError where one is no divisor."""
+    fits = len(steps) > 1 and all(a > b > 0 and a % b == 0 for a, b in pairwise(steps))
+    require(fits, "steps", steps, "two or more numbers, each a divisor of the one before")
+    return list(pairwise(steps))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from fewstep import core
@@ -10,6 +11,8 @@ from fewstep.base.options import Base
 from fewstep.methods.base import method_of
 
 __all__ = ["tcm"]
+
+log = logging.getLogger("fewstep")
 
 
 def tcm(
@@ -75,6 +78,11 @@ def _ratio_map(
     expected = f"in {low:g} .. {high:g}, from where the base is trained to the highest time"
     require(low < t_prime < high, "t_prime", t_prime, expected)
     require(0 <= rho < 1, "rho", rho, "a share in 0 .. 1, below 1")
+    if rho == 0:
+        log.warning(
+            "fewstep: rho = 0: no row ties the student to the stage before: it may collapse to a"
+            " constant, whose loss is 0 too; rho = 0.25 is the paper's"
+        )
     require(ratio is None or 0 <= ratio < 1, "ratio", ratio, "in 0 .. 1, below 1")
     return times
 

@@ -481,7 +481,8 @@ def load(
         parts = trained
         run = replace(run, later_sigmas=parts.later_sigmas)  # the record has those of the last
     if composite:
-        if "frozen" not in checkpoint.groups or ema == "frozen":
+        has_pair = "frozen" in checkpoint.groups and ema != "frozen"
+        if not has_pair or not parts.trained_from:
             raise UserError(
                 f"{path}: expected a second stage and its frozen first for a composite, such as"
                 " tcm's"

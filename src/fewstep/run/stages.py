@@ -46,12 +46,11 @@ def stages(run: Run, method: Method) -> list[Stage]:
     chain = method.chain[first - 1 :]
     ends = [round(share * run.iterations) for share in accumulate(_shares(run, len(chain)))]
     ends = [0, *ends[:-1], run.iterations]
-    require(
-        all(a < b for a, b in pairwise(ends)),
-        "shares" if run.shares or len(chain) > 2 else "split",
-        run.shares or run.split if len(chain) < 3 else run.shares,
-        f"a share that leaves each stage some of the {run.iterations} iterations",
-    )
+    enough = f"at least {len(chain)}, one for each stage"
+    require(run.iterations >= len(chain), "iterations", run.iterations, enough)
+    name = "shares" if run.shares or len(chain) > 2 else "split"
+    expected = f"a share that leaves each stage some of the {run.iterations} iterations"
+    require(all(a < b for a, b in pairwise(ends)), name, getattr(run, name), expected)
     return [
         Stage(run, one, number, *steps)
         for number, (one, steps) in enumerate(zip(chain, pairwise(ends), strict=True), first)
@@ -100,9 +99,6 @@ def with_stage(
     require(stage == 1 or initial is not None, "stage", stage, needs)
     if stage == 1 or initial is None:
         return replace(run, stage=1, age=run.age or 0)
-    expected = "average, since init is what the last stage starts from"
-    fits = stage < count or run.stage_init == "average"
-    require(fits, "stage_init", run.stage_init, expected)
     _check_first(run, facts, method.chain[stage - 2], initial)
     age = run.age
     if age is None:

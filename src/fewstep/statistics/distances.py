@@ -72,22 +72,6 @@ def frechet(x: Tensor | Statistics, y: Tensor | Statistics) -> float:
     return ((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * cross).item()
 
 
-def frechet_of_few(x: Tensor, y: Statistics) -> float:
-    """`frechet` of N rows, quicker where they are fewer than the features.
-
-    The eigenvalues of C_x^1/2 C_y C_x^1/2 beside 0 are those of X C_y X^T / (N - 1), X the centred
-    rows.
-    """
-    rows = flat(x)
-    if len(rows) > rows.shape[1]:
-        return frechet(x, y)
-    mean = rows.mean(0)
-    root = (rows - mean) / math.sqrt(len(rows) - 1)
-    cross = torch.linalg.eigvalsh(root @ y.cov @ root.T).clamp_min(0).sqrt().sum()
-    total = (mean - y.mean).square().sum() + root.square().sum() + y.cov.trace()
-    return (total - 2 * cross).item()
-
-
 def spread(x: Tensor) -> float:
     """E|x - x'| over pairs of different samples.
 

@@ -138,7 +138,7 @@ def overall(statements: Sequence[Statement]) -> str:
     """The worst verdict of the main statements, if every premise holds."""
     if any(one.premise and one.verdict != REPRODUCED for one in statements):
         return NOT_MET
-    verdicts = {one.verdict for one in statements if one.main and not one.premise}
+    verdicts = {one.verdict for one in statements if one.main}
     return next(one for one in (CONTRADICTED, OPEN, REPRODUCED) if one in verdicts)
 
 

@@ -115,10 +115,9 @@ def updates_saved(over: Seeds, of: Seeds) -> tuple[float, ...]:
 
 def statements(results: Results) -> Sequence[Statement]:
     alone, transport, half = (results[name] for name in ("iCT", "minibatch OT", HALF))
-    frozen = results["GC share 0.5, frozen predictor of 3500 updates"]
     end = "feature Fréchet distance at the end"
     others = [name for name in ARMS if name.startswith("GC share") and "dropout" not in name]
-    others.remove(HALF)
+    others = [name for name in others if name not in (HALF, "GC share 1")]
     return [
         Statement(f"{end}, iCT minus {HALF}", gain(alone, half, last_distance)),
         Statement(f"at each of ten looks: least lead of {HALF} over iCT", least_lead(alone, half)),
@@ -138,8 +137,8 @@ def statements(results: Results) -> Sequence[Statement]:
             main=False,
         ),
         Statement(
-            f"{end}, frozen predictor of 3500 updates minus the moving one",
-            gain(frozen, half, last_distance),
+            f"{end}, GC share 1 minus {HALF}",
+            gain(results["GC share 1"], half, last_distance),
             main=False,
         ),
         Statement(
@@ -177,7 +176,7 @@ def lesson(results: Results) -> str:
     return (
         f"The variance of iCT's samples is {ratios[0]} of the data's, of GC's {ratios[1]}: training"
         " from data shrinks at this length, and generated pairs spread (exactly so on Gaussian"
-        " data: `fewstep.exact.recursions.gc`), so a part of the gain may be two errors that"
+        " data, by fewstep.exact.recursions.gc), so a part of the gain may be two errors that"
         f" cancel. Of the lead of {plain:.2f}, {alike:.2f} remain when all samples are"
         f" stretched to the data's variance first. The best constant share here is {best:g}."
     )

@@ -33,7 +33,7 @@ class Edge:
 def boundary(subject: Subject) -> Measure:
     """The edges that the method has, each with its error over its scale."""
     rows = held_out_rows(subject)
-    if subject.frozen is None:
+    if subject.frozen is None or not subject.method.trained_from:
         verdict, edge = first_level(subject, rows)
     else:
         verdict, edge = second_stage(subject, rows)

@@ -78,7 +78,7 @@ def open_runs(
         names, parts = (own or {}).get(path, ({}, {}))
         generator = load(path, ema=ema, device=device, **parts)
         options = f" --ema {ema}" if ema != "ema" else ""
-        if composite and generator.method.before is not None:
+        if composite and generator.method.trained_from:
             generator = load(path, ema=ema, device=device, composite=True, **parts)
             options += " --composite"
         options += "".join(f" --{kind} {shlex.quote(name)}" for kind, name in names.items())

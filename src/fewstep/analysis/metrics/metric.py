@@ -50,14 +50,13 @@ class Reference:
 class Measure:
     """A metric with its reference: `value` of a draw `[n, ...]`, and the settings it depends on.
 
-    of_few: the same number, quicker for few rows. p_value: of samples and held-out rows, and
-    whether they are pairs of one condition, where it has a test of its own. detect: of a metric
-    that learns from some draws and is tested on others, in place of `value`; its floor is known.
+    p_value: of samples and held-out rows, and whether they are pairs of one condition, where it has
+    a test of its own. detect: of a metric that learns from some draws and is tested on others, in
+    place of `value`; its floor is known.
     """
 
     value: Callable[[Tensor], float]
     settings: dict[str, Any] = field(default_factory=dict)
-    of_few: Callable[[Tensor], float] | None = None
     p_value: Callable[[Tensor, Tensor, bool], float] | None = None
     detect: Callable[[Sequence[Tensor], Sequence[Tensor]], Detection] | None = None
     floor: Estimate | None = None

@@ -92,8 +92,7 @@ def _of_groups(
         measure = meter.measure
         if measure.detect is None and measure.p_value is None:
             parts = features[meter.space].split(size)
-            value = measure.of_few or measure.value
-            values[meter.metric] = [value(part) for part in parts if len(part) == size]
+            values[meter.metric] = [measure.value(part) for part in parts if len(part) == size]
     return values
 
 

@@ -133,9 +133,9 @@ def mcm(u: float, progress: float, number: int, segments: int = 4) -> Row:
 
 
 def pd(u: float, progress: float, number: int) -> Row:
-    """PD: a student of n = 4 even steps; t = (i+1)/n, r = a = i/n."""
+    """PD: a student of n = 4 even steps; t = 1 - i/n, r = a = t - 1/n."""
     i = math.floor(u * 4)
-    return Row((i + 1) / 4, i / 4, i / 4)
+    return Row(1 - i / 4, 1 - (i + 1) / 4, 1 - (i + 1) / 4)
 
 
 def tract(u: float, progress: float, number: int) -> Row:

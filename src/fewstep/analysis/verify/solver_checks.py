@@ -245,7 +245,7 @@ def unipc() -> float:
     return worst(apart(b, once), apart(ours, exponential(0.7, 0.4, b, guess)))
 
 
-@MOVE("DDIM with noise: eta 0 is DDIM, 1 ancestral", "2010.02502, eq. 16", "with_eta", "diffusion")
+@MOVE("DDIM with noise: eta 0 is DDIM, 1 ancestral", "2010.02502, eq. 16", "ancestral", "diffusion")
 def eta() -> float:
     """Noise of deviation eta sqrt((1 - a_s) / (1 - a_t)) sqrt(1 - a_t / a_s), a = alpha^2."""
     x, eps, _ = data(2)

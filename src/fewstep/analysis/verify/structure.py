@@ -300,7 +300,8 @@ def shared_masks(subject: Subject) -> float:
     method.loss(everyone(student, method), x0, z, times, seed=3)
     own = [number for t, number in student.calls if t.tolist() == times.t.tolist()]
     below = [number for t, number in student.calls if not bool(torch.isin(t, times.t).all())]
-    differs = student.draws not in own or (bool(below) and student.draws not in below)
+    has_pass = bool(below) and method.target is not None  # a teacher that it was drops nothing
+    differs = student.draws not in own or (has_pass and student.draws not in below)
     return float(student.draws != 1) + float(differs)
 
 

@@ -110,7 +110,7 @@ def dpm_solver(order: int = 2) -> LinearMultistep:
     Order 2: x0_hat_0 + (x0_hat_0 - x0_hat_1) / (2 r), r the last step in lambda over this one.
     Source: arXiv 2211.01095, algorithm 2. Order 3 and the lower orders at the end are those of its
     code and of diffusers, where the second difference has half of its weight in the expansion and
-    in their solver of single steps: so the error of 3M falls like that of 2M, and is smaller.
+    in their solver of single steps: so the error of 3M falls no faster than that of 2M.
     """
     require(order in (1, 2, 3), "order", order, "1, 2 or 3")
     return LinearMultistep(order, _dpm_weights, few=FEW)

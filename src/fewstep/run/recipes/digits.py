@@ -24,7 +24,7 @@ _OPTIONS: dict[str, Options] = {
 }
 # Other fields by method: a whole solution for each sample makes an update of direct_cm expensive,
 # and a first stage that is not annealed is a bad start for a second (docs/log.md). Of PD each
-# stage falls on a line to 0 and hands its last weights on.
+# stage falls on a line to 0 and hands its last weights on; a slow average would lag in it.
 ROUNDS: Options = {
     "lr_clock": "stage",
     "stage_init": "student",
@@ -32,6 +32,7 @@ ROUNDS: Options = {
     "warmup": 0.0,
     "constant": 0.0,
     "final": 0.0,
+    "ema": 0.99,
 }
 _FIELDS: dict[str, Options] = {
     "pd": {**ROUNDS, "iterations": 5000},

@@ -9,7 +9,7 @@ from fewstep.run.config import Run, with_values
 _ECT: Options = {"p_mean": -0.4, "p_std": 1.8, "stages": 5}
 _OPTIONS: dict[str, Options] = {
     "ect": _ECT,
-    "gc": {"base": {"method": "ect", **_ECT}, "share": 0.5, "share_end": 0.0},
+    "gc": {"base": {"method": "ect", **_ECT}, "share": 0.5},
     "tcm": {"base": {"method": "ect", **_ECT}},
     "mcm": {"steps": 16, "steps_end": 64, "c": 0.1},
     "direct_cm": {"n": 16, "solver": "heun"},
@@ -29,7 +29,7 @@ def _hanzi(recipe: str, method: str, network_options: Options, **fields: Any) ->
 
 
 def hanzi(*, method: str = "ect", **fields: Any) -> Run:
-    """Chinese characters by radical, 32x32: a small DDPM++ (8.9 M), for a GPU; not measured."""
+    """Chinese characters by radical, 32x32: a small DDPM++ (7.0 M), for a GPU; not measured."""
     options: Options = {"width": 64, "mult": (1, 2, 2), "blocks": 2, "attention": (8,)}
     run = _hanzi("hanzi", method, options, batch=256, lr=5e-4, iterations=20_000, ema=0.9993)
     return with_values(run, fields)
