@@ -56,7 +56,7 @@ HANZI: dict[str, Any] = {
     **DIGITS,
     "network_options": {"width": 32, "mult": (1, 2), "blocks": 1, "attention": (8,)},
     "batch": 64,
-    "iterations": 4000,
+    "iterations": 1200,
     "ema": 0.995,
 }
 # law or data set -> recipe, and what its runs have where an arm says nothing

@@ -111,7 +111,7 @@ CLAIM = Claim(
         " heart. All arms have the same updates, seeds and noise, and the paper's share."
     ),
     rows={
-        **{name: arm.row(2200.0) for name, arm in ARMS.items()},
+        **{name: arm.row(950.0) for name, arm in ARMS.items()},
         "held-out characters": ideal("hanzi16"),
     },
     measures={**PICTURES, **COST},

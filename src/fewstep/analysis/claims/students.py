@@ -50,7 +50,7 @@ METHODS: dict[str, tuple[str, dict[str, Any], float, float | None]] = {
     "TCM": ("tcm", {"base": {"method": "ect", **ECT}}, 11, None),
 }
 CAPACITIES = {"full": (128, 0), "rank 4": (128, 4), "width 32": (32, 0)}  # width, rank
-UPDATES = 400
+UPDATES = 1000
 OWN = {"of law": MIXTURE, "moves": MOVES, "near": NEAR, **PROTOCOL}
 
 
