@@ -20,7 +20,7 @@ def main(folder, seeds):
     Image.open(file).convert("RGB").quantize(64).save(file, optimize=True)
     for each in one.statements:
         print(f"{each.text}: {each} ({each.verdict})")
-    print(*one.claim.comments(one.results), one.claim.lesson(one.results), sep="\n")
+    print(one.claim.lesson(one.results))
 
 
 if __name__ == "__main__":

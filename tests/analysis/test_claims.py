@@ -17,17 +17,17 @@ from fewstep.analysis import claims
 from fewstep.analysis.claims import arms, gc, mcm, reference, solutions
 from fewstep.analysis.claims.claim import (
     CONTRADICTED,
+    COST,
     NOT_MET,
     OPEN,
+    PICTURES,
     REPRODUCED,
     Claim,
     Row,
     Statement,
-    column,
     excess,
     interval,
     overall,
-    pm,
 )
 from fewstep.analysis.claims.page import Finding
 from fewstep.analysis.claims.pool import Job, Store, waves
@@ -71,7 +71,6 @@ def claim(**levels):
         rows=rows,
         measures={"error": "error", "none": "never measured"},
         statements=statements,
-        comments=lambda results: [f"b is {pm(column(results[last], 'error'))}."],
         lesson=lambda results: "Less is more.",
         figure=lambda results: Figure(b"<svg/>", "nothing"),
     )
@@ -408,31 +407,34 @@ TINY = {"network_options": {"width": 8, "depth": 1}, "iterations": 4, "batch": 1
 
 
 def test_an_arm_goes_on_from_the_saved_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(reference, "SAMPLES", 8)
-    monkeypatch.setattr(reference, "REFERENCE", 40)
-    monkeypatch.setattr(reference, "NEAR", 20)
-    reference.reference.cache_clear()
-
     def look(folder, denoiser, process):
         return {"size": float(denoiser(torch.zeros(2, 2), 1.0).abs().sum())}
 
     first = arms.Arm(law="ring8", method="ect", fields=TINY, keep=True, marks=(2, 4), look=look)
     numbers = arms.measure(first, tmp_path, 1)
     assert [point["step"] for point in numbers["curve"]] == [2, 4]
-    assert {"ode_error", "energy_x1000", "variance_ratio", "cpu_seconds"} <= numbers.keys()
     monkeypatch.setattr(arms, "train_arm", lambda *_: pytest.fail("trained again"))
     start = arms.start_of(first, tmp_path, 1)
     assert start.step == 4
     assert isinstance(start, fs.Generator)
-    reference.reference.cache_clear()
-    reference.solution.cache_clear()
+
+
+def test_pictures_are_scored_by_distances_to_those_that_were_learned(tmp_path, monkeypatch):
+    monkeypatch.setitem(reference.PICTURES, "digits", 8)
+    numbers = arms.measure(arms.Arm(law="digits", method="ect", fields=TINY), tmp_path, 1)
+    assert {*PICTURES, *COST} == numbers.keys()
+    assert all(math.isfinite(value) for value in numbers.values())
 
 
 def test_an_arm_is_measured_anew_where_its_start_or_the_protocol_is_another(monkeypatch):
-    arm = partial(arms.Arm, law="ring8", method="ect", fields=TINY)
+    arm = partial(arms.Arm, law="digits", method="ect", fields=TINY)
     digests = [arm(init=init).row(1.0).digest for init in (None, arm(), arm(options={"q": 4.0}))]
-    monkeypatch.setitem(reference.PROTOCOL, "samples", 7)
+    monkeypatch.setitem(reference.PICTURES, "digits", 7)
     assert len({*digests, arm().row(1.0).digest}) == 4
+    own = arm(scores=lambda *_: {})
+    before = own.row(1.0).digest
+    monkeypatch.setitem(solutions.PROTOCOL, "few", 7)
+    assert replace(own).row(1.0).digest != before
 
 
 def test_evaluations_of_the_teacher_are_counted(tmp_path):

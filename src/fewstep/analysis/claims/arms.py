@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from fewstep.adapters.adapt import network_of
-from fewstep.analysis.claims import reference
+from fewstep.analysis.claims import reference, solutions
 from fewstep.analysis.claims.claim import Row
 from fewstep.core.denoiser import Denoiser, Guided
 from fewstep.core.method import Method
@@ -85,6 +85,7 @@ class Arm:
     init: the arm that this one goes on from; rank: by low-rank adapters of its weights alone.
     factory: makes a method that has no name.
     marks: steps after which `look` measures the average. extra: is measured besides at the end.
+    scores: in place of those of pictures, against `Solutions`; a law that has none is not scored.
     keep: the generator stays in the folder of common files.
     """
 
@@ -117,6 +118,12 @@ class Arm:
         fields = {**self.setting, "seed": seed, "method_options": self.options, "data": data}
         teacher = data if self.exact_teacher else None
         return recipes.RECIPES[self.recipe](method=self.method, **fields, teacher=teacher)
+
+    @property
+    def protocol(self) -> dict[str, int]:
+        if self.scores is not None:
+            return solutions.PROTOCOL
+        return reference.protocol(self.law) if self.law in reference.PICTURES else {}
 
     def command(self) -> str:
         """What trains it from a shell."""
@@ -168,11 +175,10 @@ class Arm:
             **({"taught by": self.teacher.settings} if self.teacher else {}),
             **({"guidance": self.guidance} if self.guidance else {}),
             **({"rank": self.rank} if self.rank else {}),
-            **({"scores": _name(self.scores)} if self.scores else {}),
             "own": _name(self.factory),
             "marks": list(self.marks),
-            "seen": [_name(self.look), _name(self.extra)],
-            **reference.protocol(self.law),
+            "seen": [_name(self.look), _name(self.extra), _name(self.scores)],
+            **self.protocol,
         }
 
     def row(self, cost: float, *needs: Row) -> Row:
@@ -199,33 +205,22 @@ def _name(function: Callable[..., Any] | None) -> str | None:
     return None if function is None else function.__name__
 
 
-def solutions(law: str, process: Process | None = None) -> Row:
-    """The row that solves the trajectories with which all arms on a process are compared."""
-    on = process or edm()
-    settings = {"solved": law, "process": str(on), **reference.PROTOCOL}
-    command = "none: the ODE solved exactly"
-    return Row(partial(reference.prepare, law, on), settings, command, 25.0, by_seed=False)
-
-
 def ideal(law: str) -> Row:
-    """The row of the exact solutions themselves."""
+    """The row of pictures that no arm learned."""
     settings = {"ideal": law, **reference.protocol(law)}
-    if law in reference.PICTURES:
-        command = "none: the pictures that no arm learned"
-        return Row(partial(reference.ideal, law), settings, command, 3.0, by_seed=False)
-    command = "none: the ODE solved exactly, from the noise that every arm is scored on"
-    needs = (solutions(law),)
-    return Row(partial(reference.ideal, law), settings, command, 3.0, needs, by_seed=False)
+    command = "none: the pictures that no arm learned"
+    return Row(partial(reference.ideal, law), settings, command, 3.0, by_seed=False)
 
 
-def scores_of(folder: Path, law: str, generator: Generator) -> dict[str, float]:
+def scores_of(arm: Arm, folder: Path, seed: int, generator: Generator) -> dict[str, Any]:
+    """Of samples against the law's solutions, or, without labels, against the pictures."""
+    if arm.scores is not None:
+        return arm.scores(arm, folder, seed, generator)
+    if arm.law not in reference.PICTURES:
+        return {}
     cond = -1 if generator.run.label_drop else None
-    if law in reference.PICTURES:
-        x = generator.sample(reference.PICTURES[law], seed=reference.NOISE, cond=cond)
-        return reference.scores(law, generator.facts.units.to_model(x))
-    x = generator.sample(reference.SAMPLES, seed=reference.NOISE, cond=cond)
-    away = x - reference.solution(folder, law, generator.method.process)
-    return {"ode_error": reference.rms(away), **reference.scores(law, x)}
+    x = generator.sample(reference.PICTURES[arm.law], seed=reference.NOISE, cond=cond)
+    return reference.scores(arm.law, generator.facts.units.to_model(x))
 
 
 def path_of(arm: Arm, folder: Path, seed: int) -> Path:
@@ -308,6 +303,4 @@ def measure(arm: Arm, folder: Path, seed: int) -> dict[str, Any]:
     if arm.keep:
         save(generator, path_of(arm, folder, seed))
     extra = arm.extra(folder, generator) if arm.extra else {}
-    own = arm.scores
-    scores = own(arm, folder, seed, generator) if own else scores_of(folder, arm.law, generator)
-    return {**scores, **facts, **extra}
+    return {**scores_of(arm, folder, seed, generator), **facts, **extra}

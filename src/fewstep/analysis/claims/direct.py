@@ -16,9 +16,9 @@ from fewstep.analysis.claims.claim import (
     Row,
     Statement,
     column,
+    controls,
     excess,
     interval,
-    pm,
 )
 from fewstep.analysis.claims.mcm import DIFFUSION
 from fewstep.analysis.claims.plots import as_figure
@@ -55,7 +55,6 @@ def against_teacher(arm: Arm, folder: Path, seed: int, generator: Generator) -> 
     teacher = generator if arm.teacher is None else start_of(arm.teacher, folder, seed)
     solutions = guided_solutions(teacher)
     judge = reference.judge("digits")
-    assert judge is not None
     if arm.teacher is None:
         return scores(solutions, judge, solutions.own)
     x = generator.sample(len(solutions.z), seed=PROTOCOL["noise"])
@@ -107,53 +106,30 @@ def statements(results: Results) -> Sequence[Statement]:
         for seed in sorted(cm, key=int)
     )
     text = "the CM has converged: a tenth of its ODE error minus what its second half still gains"
-    parts = [
+    direct_whole, cm_whole = (results[name] for name in WHOLE)
+    return [
         Statement(text, tuple(gains), premise=True),
         Statement("limited: ODE error, CM minus Direct", excess(cm, direct, "ode_error")),
         Statement("limited: feature Fréchet distance, Direct minus CM", excess(direct, cm, FD)),
-        Statement(
-            "limited: variance ratio, CM minus Direct",
-            excess(cm, direct, "variance_ratio"),
-            main=False,
-        ),
-        Statement("limited: recall, CM minus Direct", excess(cm, direct, "recall"), main=False),
-    ]
-    direct, cm = (results[name] for name in WHOLE)
-    return [
-        *parts,
-        Statement(
-            "all weights: ODE error, CM minus Direct", excess(cm, direct, "ode_error"), main=False
-        ),
-        Statement(
-            "all weights: feature Fréchet distance, Direct minus CM",
-            excess(direct, cm, FD),
-            main=False,
+        *controls(
+            {
+                **{
+                    f"limited: {MEASURES[m]}, CM minus Direct": excess(cm, direct, m)
+                    for m in ("variance_ratio", "recall")
+                },
+                "all weights: ODE error, CM minus Direct": excess(
+                    cm_whole, direct_whole, "ode_error"
+                ),
+                "all weights: feature Fréchet distance, Direct minus CM": excess(
+                    direct_whole, cm_whole, FD
+                ),
+            }
         ),
     ]
 
 
 def means(results: Results, name: str) -> dict[str, float]:
     return {m: interval(column(results[name], m)).mean for m in (*MEASURES, "full variance: " + FD)}
-
-
-def comments(results: Results) -> Sequence[str]:
-    lines = []
-    for names in (LIMITED, WHOLE):
-        texts = [
-            f"{name}: ODE error {pm(column(results[name], 'ode_error'))}, feature distance"
-            f" {pm(column(results[name], FD))}, variance"
-            f" {pm(column(results[name], 'variance_ratio'))} of the teacher's, explained"
-            f" {pm(column(results[name], 'explained'))}"
-            for name in names
-        ]
-        lines.append("; ".join(texts) + ".")
-    direct, cm = (results[name] for name in LIMITED)
-    evaluations = [pm(column(row, "teacher_evaluations")) for row in (direct, cm)]
-    return [
-        *lines,
-        f"Evaluations of the teacher per sample and update: Direct {evaluations[0]}, CM"
-        f" {evaluations[1]}; so Direct has {UPDATES} updates and CM {LONGER}.",
-    ]
 
 
 def lesson(results: Results) -> str:
@@ -216,7 +192,6 @@ CLAIM = Claim(
     rows=ROWS,
     measures={**MEASURES, "teacher_evaluations": "teacher evaluations", **COST},
     statements=statements,
-    comments=comments,
     lesson=lesson,
     figure=figure,
 )

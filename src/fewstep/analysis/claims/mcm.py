@@ -21,9 +21,9 @@ from fewstep.analysis.claims.claim import (
     Statement,
     column,
     common_seeds,
+    controls,
     excess,
     interval,
-    pm,
 )
 from fewstep.analysis.claims.plots import as_figure, line
 from fewstep.analysis.report import Figure
@@ -34,6 +34,7 @@ from fewstep.core.solvers import ddim
 from fewstep.run.generator import Generator
 
 FD, ENERGY = "feature_frechet", "energy_x1000"
+NAMES = {FD: "feature Fréchet distance", ENERGY: "1000 x energy distance"}
 KS = (1, 2, 4, 8, 16)
 MANY = 128
 FEW = (1, 8)  # segments at which the teachers are compared
@@ -109,52 +110,41 @@ ROWS = {
 def statements(results: Results) -> Sequence[Statement]:
     at = {k: results[f"K = {k}"] for k in KS}
     net = results["diffusion"]
-    names = {FD: "feature Fréchet distance", ENERGY: "1000 x energy distance"}
-    parts = [
+    falls = [
         # From 8 on the paper's own distances are level.
         Statement(f"{text}, K = {a} minus K = {b}", excess(at[a], at[b], m), main=b < KS[-1])
-        for m, text in names.items()
+        for m, text in NAMES.items()
         for a, b in pairwise(KS)
     ]
-    for k in KS:
-        text = f"{names[FD]} at {k} steps, diffusion by DDIM minus MCM"
-        parts.append(
-            Statement(
-                text,
-                tuple(net[i][by_ddim(k, FD)] - at[k][i][FD] for i in common_seeds(net, at[k])),
-                main=k == 1,
-            )
-        )
-    pairs = [
-        ("K = 1, DDIM teacher is better: aDDIM minus DDIM", "K = 1", "K = 1, DDIM teacher"),
-        ("K = 8, aDDIM teacher is better: DDIM minus aDDIM", "K = 8, DDIM teacher", "K = 8"),
-        *(
-            (f"K = {k}, training minus distillation", f"K = {k}, no teacher", f"K = {k}")
+    fewer = {
+        k: tuple(net[i][by_ddim(k, FD)] - at[k][i][FD] for i in common_seeds(net, at[k]))
+        for k in KS
+    }
+    text = "{} steps: diffusion by DDIM minus MCM"
+    pairs = {
+        "K = 1, DDIM teacher is better: aDDIM minus DDIM": ("K = 1", "K = 1, DDIM teacher"),
+        "K = 8, aDDIM teacher is better: DDIM minus aDDIM": ("K = 8, DDIM teacher", "K = 8"),
+        **{
+            f"K = {k}, training minus distillation": (f"K = {k}, no teacher", f"K = {k}")
             for k in FEW
-        ),
-        *(
-            (f"K = 2, {n} steps always minus 16 to {MANY}", f"K = 2, {n} steps always", "K = 2")
+        },
+        **{
+            f"K = 2, {n} steps always minus 16 to {MANY}": (f"K = 2, {n} steps always", "K = 2")
             for n in (16, MANY)
-        ),
-        *((f"{k} steps, PD minus PD with aDDIM", f"PD to {k}", f"PD to {k}, aDDIM") for k in FEW),
-        *((f"{k} steps, PD with aDDIM minus MCM", f"PD to {k}, aDDIM", f"K = {k}") for k in FEW),
-    ]
+        },
+        **{f"{k} steps, PD minus PD with aDDIM": (f"PD to {k}", f"PD to {k}, aDDIM") for k in FEW},
+        **{f"{k} steps, PD minus MCM": (f"PD to {k}", f"K = {k}") for k in FEW},
+    }
     return [
-        *parts,
-        *(
-            Statement(f"{names[FD]}, {text}", excess(results[a], results[b], FD), main=False)
-            for text, a, b in pairs
+        *falls,
+        Statement(f"{NAMES[FD]}, {text.format(1)}", fewer[1]),
+        *controls({f"{NAMES[FD]}, {text.format(k)}": fewer[k] for k in KS[1:]}),
+        *controls(
+            {
+                f"{NAMES[FD]}, {name}": excess(results[a], results[b], FD)
+                for name, (a, b) in pairs.items()
+            }
         ),
-    ]
-
-
-def comments(results: Results) -> Sequence[str]:
-    net = results["diffusion"]
-    segments = ", ".join(f"{pm(column(results[f'K = {k}'], FD))} at {k}" for k in KS)
-    fewer = ", ".join(f"{pm(column(net, by_ddim(k, FD)))} at {k}" for k in (*KS, MANY))
-    return [
-        f"Feature Fréchet distances by K: {segments}. The diffusion network with as many DDIM"
-        f" steps: {fewer}. Held-out digits: {pm(column(results['held-out digits'], FD))}.",
     ]
 
 
@@ -175,8 +165,7 @@ def lesson(results: Results) -> str:
 def figure(results: Results) -> Figure:
     drawing, plots = report.axes(2, width=8.6)
     net = results["diffusion"]
-    labels = {FD: "feature Fréchet distance", ENERGY: "energy distance x 1000"}
-    for ax, (measure, label) in zip(plots, labels.items(), strict=True):
+    for ax, (measure, label) in zip(plots, NAMES.items(), strict=True):
         rows = [column(results[f"K = {k}"], measure) for k in KS]
         line(ax, KS, rows, "MCM, aDDIM teacher")
         for name in ("DDIM teacher", "no teacher"):
@@ -223,7 +212,6 @@ CLAIM = Claim(
     rows=ROWS,
     measures={**PICTURES, **COST},
     statements=statements,
-    comments=comments,
     lesson=lesson,
     figure=figure,
 )

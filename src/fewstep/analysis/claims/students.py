@@ -77,7 +77,6 @@ def exact(guidance: float, folder: Path, seed: int) -> dict[str, Any]:
     """The scores of the solutions themselves, and how steep their map is."""
     solutions, steep = truth(folder, guidance)
     judge = reference.judge(MIXTURE)
-    assert judge is not None
     numbers = {"steep": steep.mean().item(), "steepest": steep.quantile(0.95).item()}
     return {**scores(solutions, judge, solutions.own), **numbers}
 
@@ -86,7 +85,6 @@ def against_law(arm: Arm, folder: Path, seed: int, generator: Generator) -> dict
     """The scores, and the share of the squared error where the map is steepest, of a quarter."""
     solutions, steep = truth(folder, arm.guidance)
     judge = reference.judge(MIXTURE)
-    assert judge is not None
     x = generator.sample(COUNT, seed=PROTOCOL["noise"])
     errors = (x - solutions.own).flatten(1).square().sum(1)
     share = errors[steep > steep.quantile(0.75)].sum() / errors.sum()

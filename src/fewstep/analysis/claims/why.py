@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from statistics import fmean
 from typing import Any
@@ -19,10 +19,9 @@ from fewstep.analysis.claims.claim import (
     Statement,
     column,
     common_seeds,
+    controls,
     excess,
     interval,
-    number,
-    pm,
 )
 from fewstep.analysis.claims.plots import as_figure
 from fewstep.analysis.claims.solutions import MEASURES
@@ -58,13 +57,10 @@ def agreement(results: Results, g: float, measure: str) -> tuple[float, ...]:
     return tuple(parts)
 
 
-def change(results: Results, g: float) -> tuple[float, ...]:
-    """ln of the feature distance at full variance over that before: mean over arms, by seed."""
+def over_arms(results: Results, g: float, value: Callable[[Any], float]) -> tuple[float, ...]:
+    """The mean over arms of what their numbers give, by seed."""
     rows = [results[name] for name in arms(g)]
-    return tuple(
-        fmean(math.log(row[seed][FULL] / row[seed][FD]) for row in rows)
-        for seed in common_seeds(*rows)
-    )
+    return tuple(fmean(value(row[seed]) for row in rows) for seed in common_seeds(*rows))
 
 
 def at_like_error(results: Results, g: float) -> tuple[float, ...]:
@@ -86,67 +82,39 @@ def at_like_error(results: Results, g: float) -> tuple[float, ...]:
 
 
 def statements(results: Results) -> Sequence[Statement]:
-    parts = []
+    parts, others = [], {}
     for g in reversed(GUIDANCES):
         for capacity in CAPACITIES:
             direct, cd = (results[key(name, capacity, g)] for name in ("Direct", "CD"))
             where, main = f"{capacity}, g = {g:g}", capacity == "rank 4" and g > 0
+            error, quality = excess(cd, direct, "ode_error"), excess(direct, cd, FD)
             parts += [
-                Statement(
-                    f"{where}: ODE error, CD - Direct", excess(cd, direct, "ode_error"), main
-                ),
-                Statement(f"{where}: feature distance, Direct - CD", excess(direct, cd, FD), main),
-                Statement(
-                    f"{where}: variance, CD - Direct", excess(cd, direct, "variance_ratio"), False
-                ),
+                Statement(f"{where}: ODE error, CD - Direct", error, main),
+                Statement(f"{where}: feature distance, Direct - CD", quality, main),
             ]
-        order = [agreement(results, g, m) for m in ("ode_error", "marginal_part")]
-        differences = tuple(b - a for a, b in zip(*order, strict=True))
-        parts += [
-            Statement(
-                f"g = {g:g}: feature distance follows the Fréchet part of the error rather than the"
-                " whole (rank correlations over arms, difference)",
-                differences,
-                main=False,
+            others[f"{where}: variance, CD - Direct"] = excess(cd, direct, "variance_ratio")
+        order = [agreement(results, g, m) for m in ("marginal_part", "ode_error")]
+        others |= {
+            f"g = {g:g}: feature distance follows the Fréchet part of the error rather than the"
+            " whole (rank correlations over arms, difference)": tuple(
+                a - b for a, b in zip(*order, strict=True)
             ),
-            Statement(
-                f"g = {g:g}: of two arms with like ODE errors the one whose variance is nearer to 1"
-                " has the lower feature distance (share of pairs less 1/2)",
-                at_like_error(results, g),
-                main=False,
+            f"g = {g:g}: of two arms with like ODE errors the one whose variance is nearer to 1"
+            " has the lower feature distance (share of pairs less 1/2)": at_like_error(results, g),
+            f"g = {g:g}: samples at full variance are better (ln of feature distances)": over_arms(
+                results, g, lambda one: math.log(one[FD] / one[FULL])
             ),
-            Statement(
-                f"g = {g:g}: samples at full variance are better (-ln of feature distance)",
-                tuple(-one for one in change(results, g)),
-                main=False,
+            f"g = {g:g}: the error is a wrong partner and no wrong place (how much shorter the best"
+            " assignment of samples to solutions is, as a share)": over_arms(
+                results, g, lambda one: 1 - one["assigned_part"] / one["ode_error"]
             ),
-        ]
+            f"g = {g:g}: the error sits where the map is steep (share of the steepest quarter, less"
+            " 1/4)": over_arms(results, g, lambda one: one["steep_share"] - 0.25),
+        }
     low, high = (results[f"exact, g = {g:g}"]["0"]["steepest"] for g in GUIDANCES)
     text = "the map is steeper with guidance (95 % quantile of stretching)"
-    return [*parts, Statement(text, (high - low,), main=False, exact=True)]
-
-
-def comments(results: Results) -> Sequence[str]:
-    lines = []
-    for g in GUIDANCES:
-        names = arms(g)
-        order = {m: pm(agreement(results, g, m)) for m in ("ode_error", "marginal_part", "recall")}
-        gap = fmean(
-            1 - one["assigned_part"] / one["ode_error"]
-            for n in names
-            for one in results[n].values()
-        )
-        share = fmean(one["steep_share"] for n in names for one in results[n].values())
-        truth = results[f"exact, g = {g:g}"]["0"]
-        lines.append(
-            f"g = {g:g}: rank correlation over {len(names)} arms of the feature distance with the"
-            f" ODE error {order['ode_error']}, with its Fréchet part {order['marginal_part']}, with"
-            f" recall {order['recall']}. The best assignment of samples to solutions is"
-            f" {100 * gap:.1f} % shorter than the pairs of equal noise. The steepest quarter of the"
-            f" map has {share:.2f} of the squared error; it stretches by {number(truth['steep'])}"
-            f" on average and {number(truth['steepest'])} at the 95 % quantile."
-        )
-    return lines
+    steeper = Statement(text, (high - low,), main=False, exact=True)
+    return [*parts, *controls(others), steeper]
 
 
 def lesson(results: Results) -> str:
@@ -222,7 +190,6 @@ CLAIM = Claim(
     rows=ROWS,
     measures={**MEASURES, "steep_share": "steep share", **COST},
     statements=statements,
-    comments=comments,
     lesson=lesson,
     figure=figure,
 )
