@@ -278,7 +278,7 @@ def test_what_stands_in_the_padding_never_matters(lengths, junk, wide):
     run = with_defaults(tiny_run())
     facts = Facts(dirty.shape, 0, 0.5, dirty.units, "", data.kind_of(dirty.train.cond))
     method = build_method(run, facts)
-    dirtier = dirty.train._replace(x0=dirty.train.x0.masked_fill(~mask[:, :, None], junk))
+    dirtier = replace(dirty.train, samples=dirty.train.x0.masked_fill(~mask[:, :, None], junk))
     batches = [draw_batch(Stage(run, method), arrays, 0) for arrays in (clean.train, dirtier)]
     assert torch.equal(batches[0].x0, batches[1].x0)
     outside = ~batches[0].cond["mask"].reshape(len(batches[0].x0), 4, -1).any(2)

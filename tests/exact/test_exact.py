@@ -364,7 +364,8 @@ def test_a_label_picks_its_components():
 @every_kind
 def test_samples_have_the_moments_and_do_not_depend_on_their_number(kind):
     truth, n = truths(fs.process.edm())[kind], 50_000
-    x0, cond, _ = truth.draw(n, seed=1)
+    rows = truth.draw(n, seed=1)
+    x0, cond = rows.x0, rows.cond
     assert x0.dtype == torch.float32
     assert torch.equal(truth.sample(137, seed=1), x0[:137])
     assert not torch.equal(truth.sample(137, seed=2), x0[:137])

@@ -71,7 +71,8 @@ def test_a_low_rank_mixture_is_the_one_of_its_covariances(process, std):
 def test_draws_of_a_low_rank_mixture_have_its_covariance():
     low, _ = pair()
     n = 60_000
-    x0, cond, _ = low.draw(n)
+    rows = low.draw(n)
+    x0, cond = rows.x0, rows.cond
     own = x0[cond == 1].double().flatten(1)
     factors = 0.4 * normals(3, 6, 2, seed=1)[1]
     cov = factors @ factors.T + 0.2**2 * torch.eye(6)
@@ -233,7 +234,8 @@ def test_1024_numbers_in_ten_classes():
         axes[:12].square() - 0.02**2, 1024 * widths.square(), rtol=1e-9, atol=1e-12
     )
     torch.testing.assert_close(axes[12:], torch.full((1012,), 0.02).double())
-    x0, cond, _ = law.draw(64)
+    rows = law.draw(64)
+    x0, cond = rows.x0, rows.cond
     x0 = x0.double()
     assert (law(x0 + 0.01 * normals(*x0.shape), 0.01) - x0).square().mean().sqrt() < 0.01
     class_of = torch.stack(

@@ -341,7 +341,7 @@ def test_a_cache_is_data_from_the_command_line_with_held_out_rows(tmp_path):
     order = [place[tuple(x0)] for part in (dataset.train, dataset.test) for x0 in part.x0.tolist()]
     assert len(set(order)) == 180
     assert torch.equal(torch.cat([dataset.train.path, dataset.test.path]), data["path"][order])
-    bent = replace(dataset, train=dataset.train._replace(path=dataset.train.path + 1))
+    bent = replace(dataset, train=replace(dataset.train, path=dataset.train.path + 1))
     assert bent.fingerprint() != dataset.fingerprint()
 
     out = tmp_path / "run"

@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -221,7 +222,7 @@ def test_the_tree_is_the_gradient_of_the_mean():
         stage = Stage(run, method)
         for module in state.modules().values():
             module.double()
-        arrays = dataset.train._replace(x0=dataset.train.x0.double())
+        arrays = replace(dataset.train, samples=dataset.train.x0.double())
         row = train_step(stage, state, draw_batch(stage, arrays, 0))
         results.append((row["loss"], row["grad_norm"]))
     for result in results[1:]:

@@ -77,7 +77,7 @@ class Guesser:
         inputs = reading.inputs(levels)
         if inputs is None:
             return None
-        count, size = len(levels), len(rows.x0)
+        count, size = len(levels), len(rows)
 
         def tile(part: Tensor) -> Tensor:
             return part.repeat(count, *[1] * (part.ndim - 1))

@@ -20,6 +20,9 @@ class Rows:
     cond: Cond
     z: Tensor
 
+    def __len__(self) -> int:
+        return len(self.x0)
+
     def at(self, process: Process, t: float | Tensor) -> Tensor:
         """x_t `[N, ...]`."""
         return process.mix(self.x0, self.z, t)

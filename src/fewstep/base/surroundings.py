@@ -9,6 +9,7 @@ that enters and restored by the last that leaves, so that several threads may tr
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,11 @@ _users = 0  # threads, and calls within calls, that are inside
 _before: tuple[torch.dtype, str] = (torch.float32, "highest")  # what the first one found
 _threads = 0  # likewise
 _thread_users = 0
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

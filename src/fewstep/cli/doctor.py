@@ -126,7 +126,7 @@ def of_teacher(args: Args, progress: bool) -> Examination:
             f"{args.subject}: a teacher is examined with its data: name it, --data digits or --data"
             " PATH"
         )
-    dataset = dataset_of(args.data or args.subject)
+    dataset = dataset_of(args.data or args.subject).in_memory()
     names = ("prediction", "process", "range", "sigma_data", "device", "seed", "batch")
     options = {name: getattr(args, name) for name in names}
     teacher = teacher_of(source(args, dataset), dataset, name=args.subject, **options)

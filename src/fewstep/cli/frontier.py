@@ -155,5 +155,5 @@ def open_subjects(args: Args) -> tuple[list[Subject], Dataset]:
     if args.teacher is not None:
         subjects.append(frontier.open_teacher(args.teacher, subjects[0], device=args.device))
     first = subjects[0].generator
-    dataset = data_of(first.run, first.facts, args.data)
+    dataset = data_of(first.run, first.facts, args.data).in_memory()
     return subjects, frontier.with_validation(dataset)

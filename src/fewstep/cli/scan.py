@@ -44,6 +44,14 @@ class Args:
     """As in training: the columns of a table that samples are conditioned on."""
     cond: str | None = None
     """As in training: the file with the condition of each sample."""
+    holdout: float = 0.1
+    """As in training: the share or number of samples that validation and test take each."""
+    validation: str | None = None
+    """As in training: the path of the validation split."""
+    test: str | None = None
+    """As in training: the path of the test split."""
+    cache: str | None = None
+    """As in training: the folder where decoded pictures stay."""
     strict: bool = False
     """Exit code 2 also for data of which something looks wrong."""
     quiet: bool = False
@@ -62,7 +70,7 @@ def main(argv: list[str]) -> int:
     report: dict[str, Any] = {"path": args.path, "fine": True}
     path = Path(args.path)
     if path.is_dir() or path.suffix.lower() == ".zip":
-        result = scan(args.path, args.data_size, progress=not args.quiet)
+        result = scan(args.path, args.data_size, cache=args.cache, progress=not args.quiet)
         report |= {**asdict(result), "fine": result.fine(args.bad_files)}
         if not args.json:
             print(text(result))
@@ -91,6 +99,10 @@ def description_of(args: Args) -> dict[str, Any]:
         label_column=args.label_column,
         condition_columns=args.condition_columns,
         cond=args.cond,
+        holdout=args.holdout,
+        validation=args.validation,
+        test=args.test,
+        cache=args.cache,
     )
     values = describe(dataset_of(args.path, reading)).to_json()
     if not args.json:

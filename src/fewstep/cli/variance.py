@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--out {args.out}: expected a name that ends in .json")
     generator = load(args.run, ema=args.ema, device=args.device, **own_parts(args))
     dataset = data_of(generator.run, generator.facts, args.data)
-    total = args.points * min(args.n, len(getattr(dataset, args.split).x0))
+    total = args.points * min(args.n, len(getattr(dataset, args.split)))
     with Progress(total, "row", show=not args.quiet) as progress:
         table = measure_variance(
             generator,

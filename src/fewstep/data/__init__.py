@@ -27,7 +27,7 @@ from fewstep.base.surroundings import surroundings
 from fewstep.data.beside import read_condition
 from fewstep.data.builtin import digits, grid25, ring8, spiral
 from fewstep.data.columns import NO_NAMES, Column, Names
-from fewstep.data.dataset import SPLIT_SEED, Arrays, Dataset, change_cond, check_finite, shuffle
+from fewstep.data.dataset import LOOKED_AT, SPLIT_SEED, Arrays, Dataset, change_cond, shuffle
 from fewstep.data.emoji import glyphs, glyphs64
 from fewstep.data.files import from_path, full_name, read, without_split
 from fewstep.data.ideographs import hanzi, hanzi16
@@ -40,6 +40,7 @@ from fewstep.data.variables import split_name
 __all__ = [
     "DATASETS",
     "LABELS",
+    "LOOKED_AT",
     "NO_LABEL",
     "NO_NAMES",
     "OWN_DATA",
@@ -54,7 +55,6 @@ __all__ = [
     "Scan",
     "Units",
     "change_cond",
-    "check_finite",
     "digits",
     "drop_labels",
     "each",
@@ -110,6 +110,7 @@ def read_dataset(name: str, reading: Reading) -> Dataset:
         need = f"none, since the pictures of {name} have their size"
         require(reading.size is None, "data_size", reading.size, need)
         reading.refuse(name)
+        reading.refuse_splits(name)
         return DATASETS[name]()
     variable = split_name(name)
     if name.startswith("hf:") or Path(name).exists() or (variable and variable[0].exists()):

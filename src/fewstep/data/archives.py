@@ -21,6 +21,7 @@ links is refused.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import stat
@@ -29,7 +30,8 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -41,7 +43,19 @@ from fewstep.base.errors import UserError
 RATIO = 200  # deflate reaches 1030; pictures and arrays of measurements reach a few
 FREE = 2**24  # bytes that anything may unpack to: a constant mask is no bomb
 
-Files = dict[str, Callable[[], IO[bytes]]]  # how to open each file, by its name below the top
+
+@dataclass(frozen=True)
+class File:
+    """How to open a file, and what tells whether it has changed."""
+
+    open: Callable[[], IO[bytes]]
+    mark: Callable[[], str]
+
+    def __call__(self) -> IO[bytes]:
+        return self.open()
+
+
+Files = dict[str, File]  # by their names below the top
 
 
 def printable(text: object) -> str:
@@ -69,23 +83,60 @@ def readable(name: str) -> Iterator[None]:
 @contextmanager
 def open_files(path: Path) -> Iterator[Files]:
     """The files of a folder or zip, without hidden ones, in the order of their names."""
-    with readable(str(path)):
-        if path.is_dir():
-            yield dict(sorted(_walk(path, "", ())))
-            return
-        with zipfile.ZipFile(path) as source:
-            check_entries(path, source.infolist())
-            names = sorted(name for name in source.namelist() if not name.endswith("/"))
-            yield {name: partial(source.open, name) for name in names if not _is_hidden(name)}
+    with ExitStack() as stack:
+        with readable(str(path)):
+            files = _in_folder(path) if path.is_dir() else _in_zip(path, stack)
+        yield files
+
+
+def _in_folder(path: Path) -> Files:
+    return dict(sorted(_walk(path, "", ())))
+
+
+def _in_zip(path: Path, stack: ExitStack) -> Files:
+    source = stack.enter_context(zipfile.ZipFile(path))
+    check_entries(path, source.infolist())
+    names = sorted(name for name in source.namelist() if not name.endswith("/"))
+    entries = {name: source.getinfo(name) for name in names if not _is_hidden(name)}
+    return {
+        name: File(partial(source.open, name), partial(_entry_mark, entry))
+        for name, entry in entries.items()
+    }
+
+
+def _entry_mark(entry: zipfile.ZipInfo) -> str:
+    return f"{entry.file_size} {entry.CRC}"
+
+
+def file_mark(path: Path) -> str:
+    """The size and time of a file; "" where there is none."""
+    with suppress(OSError):
+        facts = path.stat()
+        return f"{facts.st_size} {facts.st_mtime_ns}"
+    return ""
+
+
+def source_mark(path: Path) -> str:
+    """What tells whether a file, or anything in a folder, has changed."""
+    if not path.is_dir():
+        return file_mark(path)
+    with open_files(path) as files:
+        return marks_of(files, list(files))
+
+
+def marks_of(files: Files, names: Sequence[str]) -> str:
+    """A digest of the marks of these files."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(f"{name}\0{files[name].mark()}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def _is_hidden(name: str) -> bool:
     return any(part.startswith((".", "__MACOSX")) and part != "." for part in name.split("/"))
 
 
-def _walk(
-    folder: Path, below: str, chain: tuple[str, ...]
-) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
+def _walk(folder: Path, below: str, chain: tuple[str, ...]) -> Iterator[tuple[str, File]]:
     """(name, how to open it) of all files below a folder; chain: the real folders above it."""
     here = os.path.realpath(folder)
     if here in chain:
@@ -101,7 +152,8 @@ def _walk(
         if entry.is_dir():
             yield from _walk(Path(entry.path), f"{name}/", (*chain, here))
         else:
-            yield name, partial(_open_plain, Path(entry.path))
+            path = Path(entry.path)
+            yield name, File(partial(_open_plain, path), partial(file_mark, path))
 
 
 def _open_plain(path: Path) -> IO[bytes]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,25 +14,60 @@ from fewstep.base.conditions import Cond, each, leaves, mask_of
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import permutation
 from fewstep.data.columns import NO_NAMES, Names
+from fewstep.data.stored import MOST_NUMBERS, Stored, check_finite
 from fewstep.data.units import Units
 
+LOOKED_AT = 20_000  # rows of a split in a file, where something looks at the data as a whole
 SPLIT_SEED = 20240611  # a constant: every run and every metric sees the same splits
 
 
-class Arrays(NamedTuple):
-    """x0 `[N, ...]` float32 and its condition with N rows.
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """N samples and their condition with N rows.
 
-    cond: labels `[N]` int64, another tensor, a dict of these, or None. path: of solved
-    trajectories, whose ends x0 are, their points `[N, n, ...]` at the data set's n levels.
+    samples: x0 `[N, ...]` float32 in the model's units, or rows of a file. cond: labels `[N]`
+    int64, another tensor, a dict of these, or None. path: of solved trajectories, whose ends x0
+    are, their points `[N, n, ...]` at the data set's n levels.
     """
 
-    x0: Tensor
+    samples: Tensor | Stored
     cond: Cond = None
     path: Tensor | None = None
 
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+        return tuple(self.samples.shape[1:])
+
+    @property
+    def x0(self) -> Tensor:
+        """All samples, in memory."""
+        return self.samples if isinstance(self.samples, Tensor) else self.samples[:]
+
+    def blocks(self) -> Iterator[Tensor]:
+        """All samples, in pieces of what is in memory at once."""
+        return iter([self.samples]) if isinstance(self.samples, Tensor) else self.samples.blocks()
+
     def rows(self, index: Tensor) -> Arrays:
+        """Some rows, in memory."""
+        part = self.select(index)
+        return replace(part, samples=part.x0)
+
+    def select(self, index: Tensor) -> Arrays:
+        """Some rows; what lies in a file stays there."""
         path = None if self.path is None else self.path[index]
-        return Arrays(self.x0[index], each(lambda part: part[index], self.cond), path)
+        own = self.samples
+        samples = own[index] if isinstance(own, Tensor) else own.choose(index)
+        return Arrays(samples, each(lambda part: part[index], self.cond), path)
+
+    def first(self, most: int) -> Arrays:
+        """The first rows, in memory: all where they are there already, or are so few."""
+        return (
+            self if isinstance(self.samples, Tensor) else self.rows(torch.arange(len(self))[:most])
+        )
 
 
 @dataclass(frozen=True)
@@ -54,14 +88,31 @@ class Dataset:
     names: Names = NO_NAMES
     order: Tensor | None = None  # the rows' numbers in the file: training, validation, test
     left_out: tuple[str, ...] = ()  # what the file holds beside, and why it is not used
+    whole: str = ""  # fingerprint of the data set whose first rows these are
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):
-            check_finite(self.name, getattr(self, part).x0)
+            arrays = getattr(self, part)
+            if isinstance(arrays.samples, Tensor):  # others were looked at when they were read
+                check_finite(self.name, arrays.blocks())
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.train.x0.shape[1:])
+        return self.train.shape
+
+    def in_memory(self) -> Dataset:
+        """The same, of splits in a file their first rows alone, which are in a random order.
+
+        So many that they take half of a gigabyte at most.
+        """
+        if isinstance(self.train.samples, Tensor):
+            return self
+        most = min(LOOKED_AT, MOST_NUMBERS // self.train.samples[:1].numel())
+        train, validation, test = (
+            part.first(most) for part in (self.train, self.validation, self.test)
+        )
+        whole = self.fingerprint()
+        return replace(self, train=train, validation=validation, test=test, whole=whole)
 
     def sigma_data(self) -> float:
         """Standard deviation of the training split without padding and constants, to six digits.
@@ -69,6 +120,10 @@ class Dataset:
         Rounded, and by numpy: torch's reductions give other last bits with other numbers of
         threads.
         """
+        if isinstance(self.train.samples, Stored):
+            rows = self.train.samples
+            std: float = rows.remember("deviation", rows.deviation)
+            return float(f"{std:.6g}")
         x0, varies = self.train.x0, self.units.varies(self.shape)
         if bool(varies.all()):
             values = elements(x0, self.train.cond)
@@ -89,7 +144,7 @@ class Dataset:
             rest: Cond = None
             if isinstance(arrays.cond, Mapping):
                 rest = {key: part for key, part in arrays.cond.items() if key != "label"}
-            return Arrays(arrays.x0, rest or None)
+            return Arrays(arrays.samples, rest or None)
 
         if not self.classes:
             return self
@@ -99,8 +154,20 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """SHA-256 of the training split's shape, values, condition and trajectories."""
-        digest = hashlib.sha256(f"{tuple(self.train.x0.shape)}|{self.classes}".encode())
-        digest.update(self.train.x0.contiguous().numpy().tobytes())
+        samples = self.train.samples
+        if self.whole:
+            return self.whole
+        if isinstance(samples, Stored):
+            name = f"fingerprint, {self.classes} classes, {_digest_of(self.train.cond)}"
+            value: str = samples.remember(name, self._fingerprint)
+            return value
+        return self._fingerprint()
+
+    def _fingerprint(self) -> str:
+        shape = (len(self.train), *self.shape)
+        digest = hashlib.sha256(f"{shape}|{self.classes}".encode())
+        for block in self.train.blocks():
+            digest.update(block.contiguous().numpy().tobytes())
         for name, part in leaves(self.train.cond):
             # `classes` stands for labels alone.
             if name or part.ndim > 1 or part.dtype != torch.int64:
@@ -110,6 +177,15 @@ class Dataset:
             digest.update(f"|path|{self.levels}|".encode())
             digest.update(self.train.path.contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def _digest_of(cond: Cond) -> str:
+    """What tells one condition of the same rows from another."""
+    digest = hashlib.sha256()
+    for name, part in leaves(cond):
+        digest.update(f"|{name}|{part.dtype}|{tuple(part.shape)}|".encode())
+        digest.update(part.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def change_cond(
@@ -135,17 +211,6 @@ def elements(x: Tensor, cond: Cond) -> np.ndarray:
     return x.numpy() if mask is None else x[mask.expand_as(x)].numpy()
 
 
-def check_finite(name: str, x0: Tensor) -> None:
-    """Refuses NaN and infinity, naming the first sample that holds one."""
-    bad = (~torch.isfinite(x0.flatten(1))).any(1).nonzero().flatten()
-    if len(bad):
-        raise UserError(
-            f"data {name!r}: {len(bad)} of {len(x0)} samples hold NaN or infinity, the first is"
-            f" sample {int(bad[0])}: remove or repair them, or"
-            " leave them out by a mask"
-        )
-
-
 def shuffle(stream: str, n: int) -> Tensor:
     """The fixed order of n samples whose first ones are held out."""
     return permutation(SPLIT_SEED, f"split {stream}", 0, n)
@@ -154,13 +219,23 @@ def shuffle(stream: str, n: int) -> Tensor:
 def unsplit(dataset: Dataset, stream: str) -> Dataset:
     """The data set that `split` cut by that stream, with all rows in their order in `train`."""
     sides = (dataset.validation, dataset.test, dataset.train)
-    n = sum(len(side.x0) for side in sides)
-    place = torch.argsort(shuffle(stream, n))
-    x0 = torch.cat([side.x0 for side in sides])[place]
-    cond = concat([side.cond for side in sides])
+    if dataset.order is not None and sum(map(len, sides)) != len(dataset.order):
+        raise UserError(
+            f"data {dataset.name!r}: expected splits of one file, without paths of their own"
+        )
+    place = torch.argsort(shuffle(stream, sum(map(len, sides))))
+    rows = join(sides).select(place)
     none = dataset.train.rows(torch.arange(0))
-    rows = Arrays(x0, each(lambda part: part[place], cond))
     return replace(dataset, train=rows, validation=none, test=none)
+
+
+def join(parts: Sequence[Arrays]) -> Arrays:
+    """The rows of all parts, one below the other."""
+    cond, first = concat([part.cond for part in parts]), parts[0].samples
+    if isinstance(first, Tensor):
+        return Arrays(torch.cat([part.x0 for part in parts]), cond)
+    index = torch.cat([part.samples.index for part in parts if isinstance(part.samples, Stored)])
+    return Arrays(replace(first, index=index), cond)
 
 
 def concat(conds: Sequence[Cond]) -> Cond:
@@ -186,9 +261,9 @@ def split(
 
     stream: of the shuffle that splits it; its name's by default.
     """
-    order = shuffle(stream or name, len(everything.x0))
+    order = shuffle(stream or name, len(everything))
     parts = order.split([*sizes, len(order) - sum(sizes)])
-    validation, test, train = (everything.rows(part) for part in parts)
+    validation, test, train = (everything.select(part) for part in parts)
     return Dataset(
         name,
         train,

@@ -140,25 +140,33 @@ def _table(variables: list[dict[str, Any]]) -> list[str]:
 
 
 def describe(dataset: Dataset) -> Description:
-    """What the data set holds, measured on its training split; marks are of all splits."""
-    parts = dict(zip(PARTS, (dataset.train, dataset.validation, dataset.test), strict=True))
+    """What the data set holds, measured on its training split; marks are of all splits.
+
+    Of splits in a file the first rows tell.
+    """
+    some = dataset.in_memory()
+    parts = dict(zip(PARTS, (some.train, some.validation, some.test), strict=True))
+    splits = (dataset.train, dataset.validation, dataset.test)
     axis = dataset.units.axis
-    columns = columns_of(dataset)
+    columns = columns_of(some)
     conditions = dict(_conditions(dataset))
-    rows = [part for part in parts.values() if len(part.x0)]
+    rows = [part for part in parts.values() if len(part)]
+    left_out = (*dataset.left_out, *dataset.skipped)
+    if len(some.train) < len(dataset.train):
+        left_out += (f"training rows behind the first {len(some.train)}, from these numbers",)
     return Description(
         name=dataset.name,
-        rows=sum(len(part.x0) for part in parts.values()),
-        splits={name: len(part.x0) for name, part in parts.items()},
+        rows=sum(map(len, splits)),
+        splits=dict(zip(PARTS, map(len, splits), strict=True)),
         shape=dataset.shape,
         axis=None if axis is None else axis + 1,
         units=_units_in_words(dataset.units, dataset.shape),
-        variables=tuple(_variables(dataset.train, dataset.units, columns)),
+        variables=tuple(_variables(some.train, dataset.units, columns)),
         conditions=conditions,
         classes=classes_of(dataset),
-        missing=_missing(dataset.train),
-        left_out=(*dataset.left_out, *dataset.skipped),
-        marks=(*marks_of(dataset, rows, columns), *marks_of_conditions(conditions)),
+        missing=_missing(some.train),
+        left_out=left_out,
+        marks=(*marks_of(some, rows, columns), *marks_of_conditions(conditions)),
     )
 
 

@@ -17,8 +17,9 @@ A condition is under cond, or under any of label (labels, y), features and mask
 pictures: [0, 255] becomes [-1, 1], unless they use a sliver of it; `[N, H, W]` becomes
 `[N, 1, H, W]`, and channels (1 or 3) that come last are put first. Text labels are numbered in
 their natural order. A tenth of the samples (10,000 at most) each is held out for validation and
-test, by a shuffle that depends on their number alone. All is in memory as float32, and three times
-that while it is read: 50,000 pictures of 3x32x32 take 0.6 GB.
+test, by a shuffle that depends on their number alone; or a share or number of the user's, or
+other paths. Pictures and a .npy that would take more than 0.5 GB stay in files (`fewstep.data.
+records`, `fewstep.data.stored`); all else is in memory as float32, three times while it is read.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fewstep.base.conditions import tensor
+from fewstep.base.conditions import kind_of, tensor
 from fewstep.base.errors import UserError, require
 from fewstep.data import images, roles
 from fewstep.data.archives import printable, readable
 from fewstep.data.beside import with_condition
-from fewstep.data.dataset import Dataset, shuffle, split, unsplit
+from fewstep.data.dataset import Arrays, Dataset, shuffle, split, unsplit
 from fewstep.data.frames import TABLES, hugging_face, read_frame
 from fewstep.data.reading import BadFiles, Content, Reading
 from fewstep.data.tables import ARRAYS, arrays, is_solved, parts
@@ -62,12 +63,12 @@ def _dataset(name: str, reading: Reading, content: Content) -> Dataset:
     place, data = full_name(name), mask_apart(content.data)
     if is_solved(data):
         one = trajectories(place, data, reading)
-        tenth = _tenth(len(one.train.x0))
+        size = held_out(len(one.train), reading.holdout)
         names = names_of(content.names, one.train.cond)
         return split(
             place,
             one.train,
-            (tenth, tenth),
+            (size, size),
             one.classes,
             one.units,
             _OWN,
@@ -76,24 +77,64 @@ def _dataset(name: str, reading: Reading, content: Content) -> Dataset:
             names,
         )
     n = len(tensor("data", data["x0"]))
-    tenth = _tenth(n)
+    share = held_out(n, reading.holdout)
+    sizes = (0 if reading.validation else share, 0 if reading.test else share)
     # Units are the training split's alone.
-    result = standardise(data, reading, name, train=shuffle(_OWN, n)[2 * tenth :])
-    if tenth < 2:
-        message = (
-            "fewstep: %s: fewer than 20 samples: too few are held out for eval to compare with"
-        )
-        log.warning(message, name)
-    return split(
+    result = standardise(data, reading, name, train=shuffle(_OWN, n)[sum(sizes) :])
+    dataset = split(
         place,
         result.arrays,
-        (tenth, tenth),
+        sizes,
         result.classes,
         result.units,
         _OWN,
         cond_units=result.cond_units,
         names=names_of(content.names, result.arrays.cond),
     )
+    if reading.validation:
+        rows = _split_in(reading.validation, "validation", dataset, reading)
+        dataset = replace(dataset, validation=rows)
+    if reading.test:
+        dataset = replace(dataset, test=_split_in(reading.test, "test", dataset, reading))
+    if min(len(dataset.validation), len(dataset.test)) < 2 and reading.holdout:
+        message = "fewstep: %s: %d rows of validation, %d of test: too few for eval to compare with"
+        log.warning(message, name, len(dataset.validation), len(dataset.test))
+    return dataset
+
+
+def held_out(n: int, holdout: float) -> int:
+    """How many of n samples each held-out split has. Raises UserError where none are left."""
+    size = int(holdout) if holdout >= 1 else min(int(n * holdout + 1e-9), _HELD_OUT)
+    require(n - 2 * size > 0, "holdout", holdout, f"less than half of {n} samples, twice")
+    return size
+
+
+def _split_in(path: str, part: str, dataset: Dataset, reading: Reading) -> Arrays:
+    """All rows of a file, in the units of the training split. Raises UserError for others."""
+    own = replace(
+        reading,
+        origin_units=dataset.units,
+        origin_cond_units=dataset.cond_units,
+        holdout=0.0,
+        validation=None,
+        test=None,
+        cond=None,
+    )
+    try:
+        other = from_path(path, own)
+    except UserError as error:
+        raise UserError(f"{part}: {error}") from error
+    same = (other.shape, kind_of(other.train.cond)) == (dataset.shape, kind_of(dataset.train.cond))
+    need = (
+        f"rows of shape {dataset.shape} and condition {kind_of(dataset.train.cond)}, as in training"
+    )
+    require(same, f"{part}: rows of shape", other.shape, need)
+    names, expected = other.names.classes, dataset.names.classes
+    need = f"those of training: {', '.join(expected)}"
+    require(names == expected, f"{part}: classes", names, need)
+    most = max(dataset.classes, 1)
+    require(other.classes <= most, f"{part}: classes", other.classes, f"at most {most}")
+    return other.train
 
 
 def full_name(name: str) -> str:
@@ -109,11 +150,6 @@ def full_name(name: str) -> str:
 def without_split(dataset: Dataset) -> Dataset:
     """What `from_path` gave, with all rows for training, in the order of the file."""
     return unsplit(dataset, _OWN)
-
-
-def _tenth(n: int) -> int:
-    """How many of n samples each of validation and test has."""
-    return min(n // 10, _HELD_OUT)
 
 
 def read(name: str | Path, size: int | None = None, bad_files: BadFiles = "fail") -> dict[str, Any]:
@@ -138,7 +174,7 @@ def _content(name: str, reading: Reading) -> Content:
     of_file = ("cond", "label_column", "condition_columns") if reading.cond else ()
     reading.refuse(f"{printable(name)}, which is no table", but=("cond", *of_file))
     if path.is_dir() or suffix == ".zip":
-        return images.read(path, reading.size, reading.bad_files)
+        return images.read(path, reading)
     is_variable = split_name(name) is not None
     if suffix not in ARRAYS and not is_variable:
         raise UserError(

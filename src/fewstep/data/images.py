@@ -30,10 +30,11 @@ that are splits (train, val, test) are refused: they are no classes.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import takewhile
 from os.path import splitext
 from pathlib import Path, PurePosixPath
@@ -43,25 +44,27 @@ import numpy as np
 from PIL import Image
 
 from fewstep.base.errors import UserError
-from fewstep.data.archives import Files, open_files, printable
+from fewstep.base.progress import Progress
+from fewstep.data.archives import Files, marks_of, open_files, printable, readable, source_mark
 from fewstep.data.columns import Names, number_texts
-from fewstep.data.decoding import CUT, FRAMES, SUFFIXES, decode, to_array
-from fewstep.data.reading import BadFiles, Content
+from fewstep.data.decoding import SUFFIXES, decode, to_array
+from fewstep.data.gathering import (
+    Census,
+    Kind,
+    Misfit,
+    Take,
+    check_few,
+    decode_all,
+    gather,
+    skippable,
+)
+from fewstep.data.reading import BadFiles, Content, Reading
+from fewstep.data.records import VERSION, Records, Wider, Writer, head_of, lock, open_records
+from fewstep.data.stored import MOST_NUMBERS, below, beside
 
-__all__ = [
-    "Listing",
-    "decode",
-    "listing",
-    "misfits",
-    "pictures",
-    "read",
-    "skippable",
-    "stack",
-]
+__all__ = ["Listing", "decode", "listing", "read", "skippable", "stack"]
 
 log = logging.getLogger("fewstep")
-
-Size = tuple[int, int]  # width and height
 
 
 class Listing(NamedTuple):
@@ -73,49 +76,171 @@ class Listing(NamedTuple):
     others: list[str]
     cond: Any
     classes: tuple[str, ...]  # the sub-folders that labels number; none with a `dataset.json`
-    cut: list[str]  # pictures that were opened, and have lost their lower bits
-    stacks: list[str]  # likewise, and have more than one frame
+
+    def sound(self, bad: Mapping[str, str]) -> Any:
+        """The labels without those of bad pictures."""
+        if self.cond is None:
+            return None
+        return np.asarray(self.cond)[[name not in bad for name in self.names]]
 
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
-def read(path: Path, size: int | None = None, bad_files: BadFiles = "fail") -> Content:
+def read(path: Path, reading: Reading) -> Content:
     """{"x0": `[N, C, H, W]`, "cond": labels, features or None}, names of classes, and bad files.
 
-    Raises UserError where bad files are not to be left out, or are too many.
+    Many pictures are decoded once, into the folder of `place_of`, and mapped from there. Raises
+    UserError where bad files are not to be left out, or are too many.
     """
-    with open_files(path) as files:
-        folder = listing(path, files)
-        left: tuple[str, ...] = ()
-        if folder.others:
-            first = printable(folder.others[0])
-            left = (f"{len(folder.others)} files that are no pictures, the first is {first}",)
-            message = "fewstep: %s: skipped %s files that are no pictures, the first is %s"
-            log.warning(message, path, len(folder.others), first)
-        bad: dict[str, str] = {}
-        if bad_files == "fail":
-            rows = _read_all(folder, size)
-        else:
-            rows, bad = _read_sound(folder, size)
-    cond = folder.cond
-    if cond is not None:  # the labels of bad pictures are left out too
-        cond = np.asarray(cond)[[i for i, name in enumerate(folder.names) if name in rows]]
+    with look_up(path, reading) as folder:
+        if isinstance(folder, Records):
+            return _content(path, folder.census, folder.about, folder.rows, folder.labels, reading)
+        if is_large(folder, reading):
+            most = most_bad(len(folder.names), reading.bad_files)
+            records = keep(folder, reading, most_bad=most)
+            return _content(
+                path, records.census, records.about, records.rows, records.labels, reading
+            )
+        census, rows = in_memory(folder, reading)
+        labels = folder.sound(census.bad)
+        return _content(path, census, about_of(folder), join(rows), labels, reading)
+
+
+def most_bad(pictures: int, bad_files: BadFiles) -> int:
+    """How many of so many pictures may be bad."""
+    return skippable(pictures) if bad_files == "skip" else 0
+
+
+def _content(
+    path: Path, census: Census, about: dict[str, Any], rows: Any, labels: Any, reading: Reading
+) -> Content:
+    """What was read, and in warnings and words what was left out. Raises UserError."""
+    check_few(path, census, census.count, most_bad(census.count, reading.bad_files))
+    left: tuple[str, ...] = ()
+    others, bad = about["others"], census.bad
+    if others:
+        first = printable(others[0])
+        left = (f"{len(others)} files that are no pictures, the first is {first}",)
+        message = "fewstep: %s: skipped %s files that are no pictures, the first is %s"
+        log.warning(message, path, len(others), first)
     if bad:
         message = "fewstep: %s: left out %s of %s pictures that are bad: %s"
-        log.warning(message, path, len(bad), len(folder.names), "; ".join(bad.values()))
-    if folder.cut:
-        count = len(folder.cut)
+        log.warning(message, path, len(bad), census.count, "; ".join(bad.values()))
+    if census.cut:
+        count = census.cut
         left += (f"the lower eight bits of {count} pictures of 16-bit colour: give them as .npy",)
-    if folder.stacks:
-        left += (f"all frames but the first of {len(folder.stacks)} pictures: give them as .npy",)
-    data = {"x0": join(list(rows.values())), "cond": cond}
-    return Content(data, Names(classes=folder.classes), left, tuple(bad.values()))
+    if census.stacks:
+        left += (f"all frames but the first of {census.stacks} pictures: give them as .npy",)
+    names = Names(classes=tuple(about["classes"]))
+    return Content({"x0": rows, "cond": labels}, names, left, tuple(bad.values()))
 
 
-def skippable(pictures: int) -> int:
-    """How many of so many pictures may be left out."""
-    return max(1, pictures // 1000)
+def about_of(folder: Listing) -> dict[str, Any]:
+    """What a manifest says of a listing."""
+    return {"others": folder.others, "classes": list(folder.classes)}
+
+
+@contextmanager
+def look_up(path: Path, reading: Reading) -> Iterator[Listing | Records]:
+    """The rows that are kept of a folder or zip; else its pictures and labels."""
+    records = open_records(place_of(path, reading), header_of(path, reading))
+    if records is not None:
+        yield records
+        return
+    with open_files(path) as files:
+        with readable(str(path)):
+            folder = listing(path, files)
+        yield folder
+
+
+def place_of(path: Path, reading: Reading) -> Path:
+    """The folder for the decoded pictures: beside them or where the user says, by their size."""
+    folder = beside(path) if reading.cache is None else below(Path(reading.cache), path)
+    return folder / ("whole" if reading.size is None else str(reading.size))
+
+
+def header_of(path: Path, reading: Reading) -> dict[str, Any]:
+    """What tells whether kept rows are those of the source as it is now."""
+    mark = source_mark(path) if place_of(path, reading).exists() else ""
+    return {"version": VERSION, "size": reading.size, "source": mark}
+
+
+def is_large(folder: Listing, reading: Reading) -> bool:
+    """Whether the pictures are kept in a file: too many for memory, or the user names a folder."""
+    if reading.cache is not None:
+        return True
+    for block in decode_all(folder.path, folder.files, folder.names[:1], reading.size):
+        numbers = 0 if block[0].row is None else block[0].row.size
+        return numbers * len(folder.names) > MOST_NUMBERS
+    return False
+
+
+def in_memory(folder: Listing, reading: Reading) -> tuple[Census, list[np.ndarray]]:
+    """All sound pictures."""
+    most, rows = most_bad(len(folder.names), reading.bad_files), list[np.ndarray]()
+    census = go_through(folder, reading.size, lambda block, _: rows.extend(block), most, rows.clear)
+    return census, rows
+
+
+def go_through(
+    folder: Listing,
+    size: int | None,
+    take: Take,
+    most_bad: int | None,
+    again: Callable[[], object] = lambda: None,
+    progress: Progress | None = None,
+) -> Census:
+    """All pictures once; again: called where it begins anew, by the size that most have."""
+    start, how = Census(), (folder.path, folder.files, folder.names, size, take)
+    while True:
+        try:
+            return gather(*how, most_bad=most_bad, so_far=start, progress=progress)
+        except Misfit as error:
+            again()
+            start = Census(first_size=error.size)
+
+
+def keep(
+    folder: Listing, reading: Reading, *, most_bad: int | None, progress: bool = True
+) -> Records:
+    """Decodes all pictures into a folder, from where an earlier pass was killed, and maps them."""
+    place, size = place_of(folder.path, reading), reading.size
+    with lock(place):
+        header = header_of(folder.path, reading)
+        if (records := open_records(place, header)) is not None:  # another process was quicker
+            return records
+        kind, start = head_of(place, size)
+
+        def marks(first: int, last: int) -> str:
+            return marks_of(folder.files, folder.names[first:last])
+
+        with Progress(len(folder.names), "picture", show=progress) as bar:
+            bar.note(f"decodes {folder.path} into {place}, once")
+            while True:
+                writer = Writer(place, marks, size, start, kind)
+                try:
+                    census = gather(
+                        folder.path,
+                        folder.files,
+                        folder.names,
+                        size,
+                        writer.take,
+                        most_bad=most_bad,
+                        so_far=copy.deepcopy(writer.census),
+                        progress=bar,
+                    )
+                except Misfit as error:
+                    start = Census(first_size=error.size)
+                except Wider as error:
+                    kind, start = error.kind, Census(first_size=start.first_size)
+                else:
+                    break
+        writer.flush()
+        writer.finish(header, census, folder.sound(census.bad), about_of(folder))
+        records = open_records(place, header)
+        assert records is not None
+        return records
 
 
 def listing(path: Path, files: Files) -> Listing:
@@ -131,8 +256,8 @@ def listing(path: Path, files: Files) -> Listing:
     inside = {*names, table}
     others = [name for name in files if name not in inside]
     if table is not None:
-        return Listing(path, files, names, others, _labels(path, files, names, table), (), [], [])
-    return Listing(path, files, names, others, *_sub_folders(path, names, len(top)), [], [])
+        return Listing(path, files, names, others, _labels(path, files, names, table), ())
+    return Listing(path, files, names, others, *_sub_folders(path, names, len(top)))
 
 
 def _common_folder(names: list[str]) -> tuple[str, ...]:
@@ -143,83 +268,6 @@ def _common_folder(names: list[str]) -> tuple[str, ...]:
     while any(PurePosixPath(name).parts[:-1][:depth] != first[:depth] for name in names):
         depth -= 1
     return first[:depth]
-
-
-def pictures(folder: Listing) -> Iterator[tuple[str, Image.Image | UserError]]:
-    """Each picture's name and the picture, or what is bad about it."""
-    for name in folder.names:
-        place = f"{folder.path}/{name}"
-        start = printable(place)
-        try:
-            with folder.files[name]() as file:
-                picture = decode(place, file)
-            if CUT in picture.info:
-                folder.cut.append(name)
-            if FRAMES in picture.info:
-                folder.stacks.append(name)
-            yield name, picture
-        except UserError as error:
-            message = str(error)
-            if not message.startswith(start):
-                error = UserError(f"{start}: {message}")
-            yield name, error
-        except Exception as error:  # of the disk, or of a zip whose parts contradict each other
-            message = printable(getattr(error, "strerror", None) or error)
-            yield name, UserError(f"{start}: {message}: remove or repair it")
-
-
-def _read_all(folder: Listing, size: int | None) -> dict[str, np.ndarray]:
-    """Every picture by name. Raises UserError for the first that is bad, or of another size."""
-    rows: dict[str, np.ndarray] = {}
-    first = folder.names[0]
-    for name, picture in pictures(folder):
-        if isinstance(picture, UserError):
-            raise picture
-        place = f"{folder.path}/{name}"
-        rows[name] = to_array(place, picture, size)
-        _check_size((f"{folder.path}/{first}", rows[first]), (place, rows[name]))
-    return rows
-
-
-def _read_sound(folder: Listing, size: int | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The sound pictures, and what is wrong with the bad ones. Raises UserError for too many."""
-    rows: dict[str, np.ndarray] = {}
-    bad: dict[str, str] = {}
-    for name, picture in pictures(folder):
-        try:
-            if isinstance(picture, UserError):
-                raise picture
-            rows[name] = to_array(f"{folder.path}/{name}", picture, size)
-        except UserError as error:
-            bad[name] = str(error)
-            _check_few(folder, bad)
-    odd = misfits(folder.path, {name: (row.shape[1], row.shape[0]) for name, row in rows.items()})
-    bad = {**bad, **odd}
-    _check_few(folder, bad)
-    return {name: row for name, row in rows.items() if name not in odd}, bad
-
-
-def _check_few(folder: Listing, bad: Mapping[str, str]) -> None:
-    few = skippable(len(folder.names))
-    if len(bad) > few:
-        raise UserError(
-            f"{folder.path}: more than {few} of {len(folder.names)} pictures are bad, and bad_files"
-            f" = skip leaves out no more: 'fewstep scan {folder.path}' lists all, the first is"
-            f" {next(iter(bad.values()))}"
-        )
-
-
-def misfits(path: Path, sizes: Mapping[str, Size]) -> dict[str, str]:
-    """What is wrong with the pictures that have another size than most."""
-    if not sizes:
-        return {}
-    most = Counter(sizes.values()).most_common(1)[0][0]
-    target = f"most are {most[0]}x{most[1]}: --data-size N resizes them"
-    return {
-        name: f"{printable(path)}/{printable(name)} is {w}x{h}, {target}"
-        for name, (w, h) in sizes.items()
-        if (w, h) != most
-    }
 
 
 def _labels(path: Path, files: Files, names: list[str], place: str) -> Any:
@@ -288,9 +336,7 @@ def join(rows: list[np.ndarray]) -> np.ndarray:
 
     Bytes beside floats of 16 bits become such floats.
     """
-    if any(x.dtype != np.uint8 for x in rows):
-        rows = [x.astype(np.float32) * 257 if x.dtype == np.uint8 else x for x in rows]
-    if all(x.ndim == 2 for x in rows):
-        return np.stack(rows)[:, None]
-    colour = [x if x.ndim == 3 else np.repeat(x[:, :, None], 3, 2) for x in rows]
-    return np.ascontiguousarray(np.stack(colour).transpose(0, 3, 1, 2))
+    kind = Kind()
+    for row in rows:
+        kind = kind.with_(row)
+    return np.stack([kind.record(row) for row in rows])

@@ -99,7 +99,7 @@ def _mark_twins(dataset: Dataset, columns: list[Column]) -> Iterator[str]:
 
 def _mark_index(dataset: Dataset, parts: list[Arrays], columns: list[Column]) -> Iterator[str]:
     """Whole numbers that count the rows, each once."""
-    rows = sum(len(part.x0) for part in parts)
+    rows = sum(len(part) for part in parts)
     if len(dataset.shape) != 1 or not 2 < rows < COUNTED:
         return
     for place, column in enumerate(columns[:FEW_COLUMNS]):
@@ -157,7 +157,7 @@ def _row(dataset: Dataset, parts: list[Arrays], numbers: list[Numbers], index: i
         if index < len(one.values):
             return f" in row {int(dataset.order[first + one.row(index)])}"
         index -= len(one.values)
-        first += len(part.x0)
+        first += len(part)
     return ""
 
 

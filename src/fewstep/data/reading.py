@@ -11,6 +11,7 @@ from fewstep.data.columns import NO_NAMES, Column, Names
 from fewstep.data.units import AUTO, STANDARD, Units
 
 BadFiles = Literal["fail", "skip"]
+HOLDOUT = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +27,26 @@ class Reading:
     label_column: str | None = None
     condition_columns: tuple[str, ...] = ()
     cond: str | None = None  # file with the condition's rows, beside the data
+    holdout: float = HOLDOUT  # share, or number from 1 on, of each split without a path of its own
+    validation: str | None = None  # paths of these splits
+    test: str | None = None
+    cache: str | None = None  # folder for decoded pictures; None: beside them, where they are many
     # Of a teacher or initial weights, instead of measured ones.
     origin_units: Units | None = None
     origin_cond_units: Mapping[str, Units] = field(default_factory=dict)
     origin_columns: tuple[Column, ...] = ()  # its samples': what `columns` are where nobody says
+
+    def refuse_splits(self, place: str) -> None:
+        """Raises UserError for choices of splits, where these are not the user's."""
+        for name in ("validation", "test"):
+            value = getattr(self, name)
+            if value is not None:
+                raise UserError(f"{name} = {short_repr(value)}: expected none with data {place}")
+        if self.holdout != HOLDOUT:
+            raise UserError(
+                f"holdout = {self.holdout:g}: expected none with data {place}, whose splits are its"
+                " own"
+            )
 
     def refuse(self, place: str, *, but: tuple[str, ...] = ()) -> None:
         """Raises UserError for choices about tables and files of conditions, where there is none.

@@ -1,21 +1,22 @@
-"""What training would meet in a folder or zip of pictures, found beforehand without keeping any."""
+"""What training would meet in a folder or zip of pictures, found beforehand."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from fewstep.base.conditions import LABELS, check_condition, kind_of
 from fewstep.base.errors import UserError
 from fewstep.base.progress import Progress
-from fewstep.data.archives import open_files
-from fewstep.data.decoding import to_array
-from fewstep.data.images import Listing, Size, listing, misfits, pictures, skippable
-from fewstep.data.reading import BadFiles
+from fewstep.data import images
+from fewstep.data.gathering import Census, Kind, skippable
+from fewstep.data.images import Listing
+from fewstep.data.reading import BadFiles, Reading
 
 
 @dataclass(frozen=True)
@@ -36,70 +37,58 @@ class Scan:
         return len(self.bad) <= (skippable(self.pictures) if bad_files == "skip" else 0)
 
 
-def scan(path: str | Path, size: int | None = None, *, progress: bool = False) -> Scan:
+def scan(
+    path: str | Path, size: int | None = None, *, cache: str | None = None, progress: bool = False
+) -> Scan:
     """Decodes every picture of a folder or zip once, and reports all that is bad.
 
-    size: what `data_size` will be; without it, pictures of another size than most are bad.
-    Raises UserError where there are no pictures, and for labels or archives that are refused as a
-    whole.
+    size: what `data_size` will be; without it, pictures of another size than most are bad. cache:
+    as in training; what is decoded stays where training finds it. Raises UserError where there are
+    no pictures, and for labels or archives that are refused as a whole.
     """
-    path = Path(path)
+    path, reading = Path(path), Reading(size=size, cache=cache)
     if not path.is_dir() and path.suffix.lower() != ".zip":
         raise UserError(
             f"scan {path}: expected a folder or zip of pictures; other files are checked as they"
             " are read"
         )
-    with open_files(path) as files:
-        folder = listing(path, files)
+    with images.look_up(path, reading) as folder:
+        if isinstance(folder, Listing) and images.is_large(folder, reading):
+            folder = images.keep(folder, reading, most_bad=None, progress=progress)
+        if not isinstance(folder, Listing):
+            channels = folder.rows.shape[1]
+            return _report(path, folder.census, channels, folder.labels, folder.about)
+        kinds = [Kind()]
+
+        def take(rows: list[np.ndarray], _: Census) -> None:
+            for row in rows:
+                kinds[0] = kinds[0].with_(row)
+
         with Progress(len(folder.names), "picture", show=progress) as bar:
-            return _summarise(folder, size, bar)
+            census = images.go_through(folder, reading.size, take, None, progress=bar)
+        about, labels = images.about_of(folder), folder.sound(census.bad)
+        return _report(path, census, kinds[0].channels, labels, about)
 
 
-def _summarise(folder: Listing, size: int | None, bar: Progress) -> Scan:
-    bad: dict[str, str] = {}
-    sizes: dict[str, Size] = {}
-    modes: dict[str, str] = {}
-    is_grey = True
-    for name, picture in pictures(folder):
-        bar.update()
-        try:
-            if isinstance(picture, UserError):
-                raise picture
-            row = to_array(f"{folder.path}/{name}", picture, size)
-        except UserError as error:
-            bad[name] = str(error)
-            continue
-        sizes[name] = picture.size
-        modes[name] = picture.mode
-        is_grey = is_grey and row.ndim == 2
-    if size is None:
-        bad |= misfits(folder.path, sizes)
-    fine = [name for name in folder.names if name not in bad]
+def _report(path: Path, census: Census, channels: int, labels: Any, about: dict[str, Any]) -> Scan:
     return Scan(
-        path=str(folder.path),
-        pictures=len(folder.names),
-        bad=bad,
-        sizes=_counts("{}x{}".format(*sizes[name]) for name in fine),
-        modes=_counts(modes[name] for name in fine),
-        channels=1 if is_grey else 3,
-        labels=_labels(folder, fine),
-        others=tuple(folder.others),
+        path=str(path),
+        pictures=census.count,
+        bad=census.bad,
+        sizes=dict(census.sizes.most_common()),
+        modes=dict(census.modes.most_common()),
+        channels=channels,
+        labels=_labels(labels, tuple(about["classes"])),
+        others=tuple(about["others"]),
     )
 
 
-def _counts(values: Iterable[str]) -> dict[str, int]:
-    """How often each value occurs, the most frequent first."""
-    return dict(Counter(values).most_common())
-
-
-def _labels(folder: Listing, fine: list[str]) -> dict[str, int] | None:
+def _labels(cond: Any, names: tuple[str, ...]) -> dict[str, int] | None:
     """How many pictures each class has. Raises UserError for labels that training would refuse."""
-    if folder.cond is None:
+    if cond is None:
         return None
-    cond = check_condition(folder.cond, torch.empty(len(folder.names), 1))
+    cond = check_condition(cond, torch.empty(len(cond), 1))
     if not isinstance(cond, torch.Tensor) or kind_of(cond) != LABELS:
         return None
-    labels = dict(zip(folder.names, cond.tolist(), strict=True))
-    counts = sorted(Counter(labels[name] for name in fine).items())
-    names = folder.classes
+    counts = sorted(Counter(cond.tolist()).items())
     return {names[label] if names else str(label): count for label, count in counts}

@@ -13,6 +13,7 @@ from fewstep.base.tensor_file import read_tensors
 from fewstep.data.archives import check_numpy
 from fewstep.data.columns import Names, number_texts
 from fewstep.data.reading import Content
+from fewstep.data.stored import MOST_NUMBERS
 
 ARRAYS = (".npy", ".npz", ".safetensors")
 SAMPLES = ("x0", "x", "images", "image", "img", "data", "samples", "arr_0")
@@ -36,9 +37,11 @@ def arrays(path: Path) -> dict[str, Any]:
     if path.suffix.lower() == ".safetensors":
         return dict(read_tensors(path))
     check_numpy(path)
-    content = np.load(path, allow_pickle=False)
+    is_large = path.suffix.lower() == ".npy" and path.stat().st_size > MOST_NUMBERS
+    content = np.load(path, mmap_mode="c" if is_large else None, allow_pickle=False)
     if isinstance(content, np.ndarray):
-        return {"": native(content)}
+        stays = isinstance(content, np.memmap) and content.size > MOST_NUMBERS  # in the file
+        return {"": native(content if stays else np.array(content))}
     with content:
         table = {key: content[key] for key in content.files}
     return {key: x if key in ROLES["label"] else native(x) for key, x in table.items()}
@@ -154,6 +157,8 @@ def native(array: np.ndarray) -> np.ndarray:
     """The array in a type that torch has; text and objects are refused by name."""
     if array.dtype.kind not in "biufc":
         raise TypeError(f"an array of {array.dtype}, expected numbers")
+    if isinstance(array, np.memmap) and array.flags.c_contiguous and array.dtype.isnative:
+        return array
     if array.dtype.itemsize > 8 and array.dtype.kind == "f":
         return array.astype(np.float64)
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,14 +21,16 @@ from fewstep.base.conditions import (
     is_integral,
     kind_of,
     leaves,
+    mask_of,
     tensor,
 )
 from fewstep.base.data_names import OWN_DATA
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.data.beside import with_condition
 from fewstep.data.columns import Names
-from fewstep.data.dataset import Arrays, Dataset, change_cond, check_finite, elements
+from fewstep.data.dataset import Arrays, Dataset, change_cond, elements
 from fewstep.data.reading import Content, Reading
+from fewstep.data.stored import MOST_NUMBERS, Stored, check_finite
 from fewstep.data.tables import LEVELS, PATH, is_solved
 from fewstep.data.units import (
     AS_IS,
@@ -43,6 +45,7 @@ from fewstep.data.units import (
 
 log = logging.getLogger("fewstep")
 
+FIRST = 100  # rows that tell of most data that they are not the same everywhere
 SLIVER = 64  # bytes whose values go less far than this are no pictures
 
 
@@ -74,7 +77,7 @@ def from_tensors(data: Any, reading: Reading | None = None) -> Dataset:
         result.classes,
         result.units,
         cond_units=result.cond_units,
-        order=torch.arange(len(result.arrays.x0)),
+        order=torch.arange(len(result.arrays)),
         names=names_of(content.names, result.arrays.cond),
         left_out=content.left_out,
     )
@@ -103,13 +106,14 @@ def standardise(
         x0 = pictures
     need = f"none, since {name} holds no pictures"
     require(reading.size is None or are_channels(x0), "data_size", reading.size, need)
-    x0 = apply_mask(x0, cond)
-    check_finite(name, x0)
-    rows = Arrays(x0, cond) if train is None else Arrays(x0, cond).rows(train)
+    samples = _samples(data, x0, cond)
+    everything = Arrays(samples, cond)
+    if x0.is_floating_point():
+        _once(samples, "finite", lambda: check_finite(name, everything.blocks()))
+    rows = everything if train is None else everything.select(train)
     units = reading.origin_units
     if units is None and pictures is not None and reading.units in (AUTO, WHOLE):
-        values = elements(x0, cond)
-        low, high = int(values.min()), int(values.max())
+        low, high = _once(samples, "range", lambda: _range(x0, cond))
         is_sliver = reading.units == AUTO and high - low < SLIVER
         units = None if is_sliver else BYTES
         if is_sliver:
@@ -118,16 +122,40 @@ def standardise(
     if units is None:
         axis = variable_axis(x0, cond, reading.channel_axis)
         choice = reading.auto if reading.units == AUTO else reading.units
-        units = measured_units(rows.x0.double(), rows.cond, choice, axis)
+        some = rows
+        if isinstance(samples, Stored):  # a part tells them, in the file's own type
+            index = torch.arange(len(x0)) if train is None else train
+            some = Arrays(x0, cond).rows(index[: MOST_NUMBERS // x0[0].numel()])
+        units = measured_units(some.x0.double(), some.cond, choice, axis)
     if reading.units != WHOLE:  # older runs have whole numbers as they are
         cond = _float_features(cond)
-        rows = Arrays(rows.x0, _float_features(rows.cond))
+        rows = replace(rows, cond=_float_features(rows.cond))
     cond_units = units_of_condition(rows.cond, reading)
     cond = change_cond(cond, cond_units, Units.to_model)
-    # Bytes have an arithmetic of their own, without doubles: the memory of pictures counts.
-    is_bytes = pictures is not None and units == BYTES
-    x0 = x0.float().div_(127.5).sub_(1) if is_bytes else units.to_model(x0)
-    return Standardised(Arrays(apply_mask(x0, cond), cond), classes_of(cond), units, cond_units)
+    if isinstance(samples, Stored):
+        result = Arrays(replace(samples, units=units), cond)
+    else:
+        result = Arrays(apply_mask(units.to_model(samples), cond), cond)
+    return Standardised(result, classes_of(cond), units, cond_units)
+
+
+def _samples(data: Any, x0: Tensor, cond: Cond) -> Tensor | Stored:
+    """The samples in the user's units: in memory, or where they lie in a file and have no mask."""
+    rows = data.get("x0") if isinstance(data, Mapping) else None
+    if isinstance(rows, np.memmap) and mask_of(x0, cond) is None:
+        return Stored.of(rows, x0)
+    return apply_mask(x0, cond)
+
+
+def _once(samples: Tensor | Stored, name: str, make: Callable[[], Any]) -> Any:
+    """What is found out about the samples: kept for those in a file."""
+    return samples.remember(name, make) if isinstance(samples, Stored) else make()
+
+
+def _range(x0: Tensor, cond: Cond) -> tuple[int, int]:
+    """The lowest and the highest of whole numbers, without padding."""
+    values = elements(x0, cond)
+    return int(values.min()), int(values.max())
 
 
 def _float_features(cond: Cond) -> Cond:
@@ -158,8 +186,10 @@ def pixels(x0: Tensor) -> Tensor | None:
     """Bytes with 3 or 4 axes as pictures `[N, C, H, W]`; None for anything else."""
     if x0.dtype != torch.uint8 or x0.ndim not in (3, 4):
         return None
-    if x0.numel() and bool((x0 == x0.flatten()[0]).all()):
-        raise UserError(f"every pixel is {int(x0.flatten()[0])}: there is nothing to learn")
+    if x0.numel() and bool(
+        (x0[:FIRST] == x0[0].flatten()[0]).all() and (x0 == x0[0].flatten()[0]).all()
+    ):
+        raise UserError(f"every pixel is {int(x0[0].flatten()[0])}: there is nothing to learn")
     x0 = x0[:, None] if x0.ndim == 3 else x0
     if x0.shape[1] in (1, 3):
         return x0
@@ -253,7 +283,7 @@ def trajectories(name: str, arrays: Mapping[str, Any], reading: Reading) -> Data
     shape = (len(x0), len(levels), *x0.shape[1:])
     need = f"{shape}, the levels behind the samples"
     require(path.shape == shape, f"{name}: path of shape", tuple(path.shape), need)
-    check_finite(f"{name}: path", path)
+    check_finite(f"{name}: path", iter([path]))
     cond_units = units_of_condition(cond, reading)
     cond = change_cond(cond, cond_units, Units.to_model)
     train = Arrays(x0.float(), cond, path)

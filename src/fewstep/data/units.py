@@ -77,6 +77,9 @@ class Units:
             need = f"{len(np.atleast_1d(self.shift))} variables along axis {self.axis} of a sample"
             fine = places == len(np.atleast_1d(self.shift))
             require(fine, "rows of shape", tuple(x.shape[1:]), f"{need}, as their units have them")
+        if x.dtype == torch.uint8 and x.ndim == 4 and self == BYTES:
+            # Pictures have an arithmetic of their own, without doubles: their memory counts.
+            return x.float().div_(127.5).sub_(1)
         shift, scale = self.broadcast(x.ndim)
         x = x.double().clone() if self.quantiles else x.double()
         for law, part in self._curves(x):

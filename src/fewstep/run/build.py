@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fewstep import methods, networks
+from fewstep.base.conditions import mask_of
 from fewstep.base.errors import UserError, require
 from fewstep.base.options import checked_options, choose, names_of
 from fewstep.base.randomness import fork_rng
@@ -22,7 +23,7 @@ from fewstep.core.couplings import Cached
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.method import Method
 from fewstep.core.times import AtNeighbour, Segments
-from fewstep.data import LABELS, Dataset, Kind
+from fewstep.data import LABELS, Dataset, Kind, augmentation
 from fewstep.networks.outline import WithoutMemory, at_most
 from fewstep.run.config import OWN, Run, with_values
 from fewstep.run.facts import Facts
@@ -154,6 +155,22 @@ def check_data(dataset: Dataset, method: Method) -> None:
             f" levels from {levels[0]:g}; expected the n and process that the trajectories were"
             " solved with"
         )
+
+
+def check_augmentation(run: Run, dataset: Dataset) -> None:
+    """Raises UserError for changes of what is no picture, or that a network is not told of."""
+    if not (run.flip or run.augment):
+        return
+    name = "augment" if run.augment else "flip"
+    shape, some = dataset.shape, dataset.train.rows(torch.arange(1))
+    has_mask = mask_of(some.x0, some.cond) is not None
+    is_square = len(shape) == 3 and (shape[1] == shape[2] or not run.augment)
+    fine = is_square and not has_mask and not dataset.levels
+    need = "none: only whole pictures [C, S, S] are changed, and no solved trajectories"
+    require(fine, name, getattr(run, name), need)
+    labels = run.network_options.get("augment")
+    need = f"{augmentation.LABELS}, since augment = {run.augment:g}"
+    require(not run.augment or labels == augmentation.LABELS, "network.augment", labels, need)
 
 
 def condition_sizes(run: Run, facts: Facts, function: Callable[..., Any]) -> dict[str, int]:

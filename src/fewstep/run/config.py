@@ -66,6 +66,22 @@ class Run:
     """Columns of a table that samples are conditioned on; text becomes one number a category."""
     cond: str | None = None
     """File with the condition of each sample: .npy, .npz, .safetensors, .csv or .parquet."""
+    holdout: float = 0.1
+    """What validation and test take each of the samples: a share (10,000 at most), or a number from
+    1 on; 0 trains on all.
+    """
+    validation: str | None = None
+    """Path of the validation split, in place of a part of the data."""
+    test: str | None = None
+    """Path of the test split, likewise."""
+    cache: str | None = None
+    """Folder where decoded pictures stay; None: beside them, where they are too many for memory."""
+    flip: bool = False
+    """Exchange left and right in half of the pictures that a step takes."""
+    augment: float = 0.0
+    """Chance of each change of EDM's augmentation, of which the network is told: 0.12 on CIFAR-10,
+    with network.augment 9; 0: none.
+    """
     labels: bool = True
     """Use the classes of the data; False trains on the samples alone."""
     label_drop: float = 0.0
@@ -203,6 +219,11 @@ class Run:
                 "0, or more where averages has a power:STD to keep",
             ),
             "data_size": (self.data_size is None or 0 < self.data_size <= 2**15, "in 1 .. 32768"),
+            "holdout": (
+                0 <= self.holdout < 0.5 or (self.holdout % 1 == 0 and self.holdout < MOST_COUNT),
+                "a share below 0.5, or a number of samples",
+            ),
+            "augment": (0 <= self.augment <= 1, "a chance in 0 .. 1"),
             "label_drop": (0 <= self.label_drop <= 1, "a share in 0 .. 1"),
             "betas": (all(0 <= b < 1 for b in self.betas), "in 0 .. 1, below 1"),
             "stage": (self.stage is None or self.stage >= 1, "at least 1"),

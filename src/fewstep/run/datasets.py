@@ -40,6 +40,10 @@ def reading_of(run: Run, facts: Facts | None = None, auto: str = units.STANDARD)
         label_column=run.label_column,
         condition_columns=run.condition_columns,
         cond=run.cond,
+        holdout=run.holdout,
+        validation=run.validation,
+        test=run.test,
+        cache=run.cache,
     )
     if facts is None:
         return reading
@@ -116,7 +120,7 @@ def held_out(dataset: Dataset, facts: Facts) -> Dataset:
             f" {facts.shape} with condition {facts.cond} and at most {facts.classes} classes, as"
             " this run learned"
         )
-    order = datasets.shuffle("held out", len(dataset.train.x0))
+    order = datasets.shuffle("held out", len(dataset.train))
     half = len(order) // 2
     if not facts.data:  # of an import, which has seen no data
         check_units(dataset, facts, "this network", "pictures are bytes, 0 .. 255")
@@ -129,8 +133,8 @@ def held_out(dataset: Dataset, facts: Facts) -> Dataset:
     )
     return replace(
         dataset,
-        train=dataset.train.rows(order[half:]),
-        test=dataset.train.rows(order[:half]),
+        train=dataset.train.select(order[half:]),
+        test=dataset.train.select(order[:half]),
         classes=facts.classes,
         held_out_of=facts.data,
     )
@@ -144,8 +148,8 @@ def check_units(
         return  # the weights will say so
     axis = origin.units.axis
     usual = origin.sigma_data if axis is None else units.STD
-    x0, cond = dataset.train.x0, dataset.train.cond
-    means, deviations = units.moments(x0, cond, axis)
+    some = dataset.train.first(datasets.LOOKED_AT)
+    means, deviations = units.moments(some.x0, some.cond, axis)
     for place, (mean, deviation) in enumerate(zip(means, deviations, strict=True)):
         if axis is not None and np.atleast_1d(origin.units.scale)[place] == 0:
             continue
@@ -172,6 +176,7 @@ def dataset_of(name: str, reading: Reading | None = None) -> Dataset:
         reading.size is None, "data_size", reading.size, "none, since a closed form has its shape"
     )
     reading.refuse(name)
+    reading.refuse_splits(name)
     law = exact.named(law_name)
     samples = law.draw(24_000, SPLIT_SEED)  # not the draw that `sample` gives by default
     splits = torch.arange(24_000).split([20_000, 2000, 2000])

@@ -92,13 +92,12 @@ def fit_to_data(run: Run, dataset: Dataset) -> tuple[Run, str]:
     """
     if run.recipe != AUTO:
         return run, ""
-    kind, about = kind_of_data(dataset)
+    rows, dataset = len(dataset.train), dataset.in_memory()
+    kind, about = kind_of_data(dataset, rows)
     settings = SETTINGS[kind]
     choice = {name: getattr(settings, name) for name in OPEN if run.is_open(name)}
     if "iterations" in choice:
-        choice["iterations"] = min(
-            settings.iterations, max(FEWEST, PER_ROW * len(dataset.train.x0))
-        )
+        choice["iterations"] = min(settings.iterations, max(FEWEST, PER_ROW * rows))
     words = [f"{name} {value}" for name, value in choice.items()]
     if "network" in choice:
         options = settings.network_options(dataset.shape)
@@ -118,11 +117,11 @@ def _words(options: Options) -> str:
     return ", ".join(f"{name} {value}" for name, value in options.items()) or "its defaults"
 
 
-def kind_of_data(dataset: Dataset) -> tuple[str, str]:
-    """The kind whose settings fit, and what the data are in words."""
+def kind_of_data(dataset: Dataset, count: int) -> tuple[str, str]:
+    """The kind whose settings fit, and what the data are in words; count: of all training rows."""
     layout = layout_of(dataset)
     kind, shape = layout.kinds[0], dataset.shape
-    rows = f"{len(dataset.train.x0):,} rows to learn"
+    rows = f"{count:,} rows to learn"
     size = " x ".join(map(str, shape))
     if kind == SET:
         return SET, f"{rows}, sets of at most {shape[0]} elements of {shape[1]} coordinates"

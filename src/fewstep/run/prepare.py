@@ -27,6 +27,7 @@ from fewstep.run.build import (
     Network,
     OwnMethod,
     build_method,
+    check_augmentation,
     check_data,
     top_level,
     with_defaults,
@@ -111,6 +112,7 @@ def prepare(
     # Raises for levels that cannot be: now, not at the first picture.
     sampling.multistep_grid(parts.process, 2, run.later_sigmas or ())
     check_data(dataset, parts)
+    check_augmentation(run, dataset)
     weights = None
     if checkpoint is None:
         weights = initial_weights(run, init)

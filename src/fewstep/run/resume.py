@@ -22,6 +22,7 @@ log = logging.getLogger("fewstep")
 MAY_CHANGE = {
     "accumulate",
     "bad_files",
+    "cache",
     "checkpoint_every",
     "cond",
     "data",
@@ -30,6 +31,8 @@ MAY_CHANGE = {
     "picture_every",
     "snapshot_every",
     "teacher",
+    "test",
+    "validation",
 }
 
 

@@ -209,12 +209,12 @@ def check_reading(teacher: Model, data: Arrays, device: torch.device) -> None:
         own = Convention(scaling=teacher.denoiser.scaling, process=teacher.denoiser.process)
     network: Any = teacher.denoiser if own is None else network_of(teacher.denoiser)
     reading = own or Convention(scaling=X0(), process=teacher.process)
-    rows = data.rows(torch.arange(min(len(data.x0), ROWS)))
-    z = normal(0, "teacher's reading", 0, len(rows.x0), rows.x0.shape[1:], len(rows.x0))
+    rows = data.rows(torch.arange(min(len(data), ROWS)))
+    z = normal(0, "teacher's reading", 0, len(rows), rows.x0.shape[1:], len(rows))
     z = apply_mask(z, rows.cond)
     cond = each(lambda part: part.to(device), rows.cond)
     noisy = Rows(rows.x0.to(device), cond, z.to(device))
-    x0 = data.x0[:MOST_ROWS]
+    x0 = data.rows(torch.arange(min(len(data), MOST_ROWS))).x0
     trial = Trial(network, reading, noisy, linear_of(x0), x0)
     result = trial.own()
     if result is None or result.score <= DENOISER:

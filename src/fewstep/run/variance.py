@@ -91,9 +91,9 @@ def measure_variance(
     require(0 <= eta <= 1, "eta", eta, "a share in 0 .. 1, in the paper 0.75")
     process, device = generator.method.process, generator.device
     arrays = getattr(dataset, split)
-    count = min(n, len(arrays.x0))
+    count = min(n, len(arrays))
     require(count >= 2, "split", split, "a split of at least 2 rows")
-    rows = arrays.rows(permutation(seed, "variance", 0, len(arrays.x0))[:count])
+    rows = arrays.rows(permutation(seed, "variance", 0, len(arrays))[:count])
     times = sorted(solver_grid(process, points, ())[:points])
     values, errors = [], []
     for place, t in enumerate(times):

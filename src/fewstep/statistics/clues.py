@@ -68,7 +68,7 @@ def clues_of(dataset: Dataset, layout: Layout) -> Features:
     """
     values, numbers = values_of(dataset), condition_numbers(dataset)
     train = dataset.train
-    few = permutation(0, "clues", 0, len(train.x0))[:MOST_ROWS]
+    few = permutation(0, "clues", 0, len(train))[:MOST_ROWS]
     rows = train.rows(few)
     x = values(rows)
     own, structure = _own_of(layout), _structure_of(layout, x)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewstep.base.conditions import LABELS, Cond, kind_of, leaves, mask_of
-from fewstep.data import Arrays, Column, Dataset, Units
+from fewstep.data import LOOKED_AT, Arrays, Column, Dataset, Units
 from fewstep.data.units import variable_axis
 from fewstep.data.writing import as_type
 
@@ -41,7 +41,8 @@ class Layout:
 
 def layout_of(dataset: Dataset) -> Layout:
     """The layout of the samples: all axes but the variables' have an order; a mask makes sets."""
-    x0, cond = dataset.train.x0, dataset.train.cond
+    some = dataset.train.first(LOOKED_AT)
+    x0, cond = some.x0, some.cond
     axis = dataset.units.axis
     axis = variable_axis(x0, cond) if axis is None else axis
     if x0.ndim > 2 and mask_of(x0, cond) is not None and axis == x0.ndim - 2:

@@ -17,6 +17,7 @@ from fewstep.core.couplings import Cached
 from fewstep.core.method import Method
 from fewstep.core.process import expand
 from fewstep.core.times import Levels, Times
+from fewstep.data import augmentation
 from fewstep.run.config import Run
 from fewstep.run.stages import Stage
 
@@ -69,9 +70,12 @@ def samples(
     run: Run, arrays: datasets.Arrays, first: int, count: int, block: int
 ) -> tuple[Tensor, Tensor, Cond, Tensor]:
     """(index, x0, condition, noise) of the ordinals [first, first + count)."""
-    index = shuffled_indices(run.seed, "order", first, count, len(arrays.x0))
-    x0, cond, _ = arrays._replace(path=None).rows(index)
-    z = apply_mask(normal(run.seed, "noise", first, count, tuple(x0.shape[1:]), block), cond)
+    index = shuffled_indices(run.seed, "order", first, count, len(arrays))
+    x0, cond = arrays.samples[index], datasets.each(lambda part: part[index], arrays.cond)
+    z = apply_mask(normal(run.seed, "noise", first, count, arrays.shape, block), cond)
+    if run.flip or run.augment:
+        u = uniform(run.seed, "augment", first, count, augmentation.COLUMNS, block)
+        x0, cond = augmentation.change(x0, cond, u, run.flip, run.augment)
     if run.label_drop:
         chance = uniform(run.seed, "label drop", first, count, 1, block)[:, 0]
         cond = datasets.drop_labels(cond, chance < run.label_drop)

@@ -51,9 +51,9 @@ def choose_levels(prepared: Prepared, state: State) -> tuple[LevelChoice, str]:
     by = sampling.sampler(prepared.method.sampler)
     if by.grid is not sampling.multistep_grid or not run.choose_levels or dataset is None:
         return LevelChoice(), ""
-    count = min(len(dataset.validation.x0), MOST, int(SHARE * run.iterations * run.batch) // COST)
+    count = min(len(dataset.validation), MOST, int(SHARE * run.iterations * run.batch) // COST)
     own = "2 and more steps take the method's own noise levels: "
-    rows = len(dataset.validation.x0)
+    rows = len(dataset.validation)
     if rows < FEWEST:
         return LevelChoice(), f"{own}{rows} validation rows are too few to choose"
     if count < FEWEST:
@@ -101,7 +101,7 @@ def is_confirmed(score: Callable[[Levels, int], Scores], best: Levels, own: Leve
 
 def scoring(generator: Generator, dataset: Dataset, count: int, seed: int) -> Score:
     """(steps, levels, draw) -> energy distances of `count` samples to as many validation rows."""
-    order = permutation(0, "level choice", 0, len(dataset.validation.x0))[:count]
+    order = permutation(0, "level choice", 0, len(dataset.validation))[:count]
     rows = dataset.validation.rows(order)
     noise_of = noise_in(generator, rows, seed)
     goals = (noise_of(rows.x0), rows.x0)
@@ -132,8 +132,8 @@ def noise_in(generator: Generator, rows: Arrays, seed: int) -> Callable[[Tensor]
     least = max(bounds.low, LEVELS[0] * generator.facts.sigma_data)
     levels = [min(least * level / LEVELS[0], bounds.high) for level in LEVELS]
     shape = tuple(rows.x0.shape[1:])
-    z = normal(seed, "level choice noise", 0, len(rows.x0), shape, SAMPLING_BLOCK)
-    parts = torch.arange(len(rows.x0)).split(ROWS)
+    z = normal(seed, "level choice noise", 0, len(rows), shape, SAMPLING_BLOCK)
+    parts = torch.arange(len(rows)).split(ROWS)
     conds = [each(lambda x: x.to(generator.device), pick(rows.cond, part)) for part in parts]
 
     def change(x: Tensor, part: Tensor, cond: Cond, level: float) -> Tensor:

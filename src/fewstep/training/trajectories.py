@@ -99,7 +99,7 @@ def _starts(
     run: Run, dataset: datasets.Dataset, process: Process, n: int, start: str
 ) -> tuple[Tensor, Cond]:
     """Where the trajectories start, `[n, *shape]` at t_max, and their conditions."""
-    order = shuffled_indices(run.seed, "trajectories", 0, n, len(dataset.train.x0))
+    order = shuffled_indices(run.seed, "trajectories", 0, n, len(dataset.train))
     samples = dataset.train.rows(order)
     z = normal(run.seed, "trajectories", 0, n, dataset.shape, SAMPLING_BLOCK)
     z = apply_mask(z, samples.cond)

@@ -70,8 +70,23 @@ HOMES: dict[str, tuple[str, dict[str, Any]]] = {
 # exact laws have no files and one device.
 READING = ("bad_files", "units", "channel_axis", "columns", "label_column", "condition_columns")
 # Younger than numbers that are kept: no setting where they have these values, their defaults.
-LATER = {"shares": [], "stage_init": "average", "noise_scale": 0.25}
-NO_SETTING = ("seed", "elastic_exact", "choose_levels", "convention", "keep_checkpoints", *READING)
+LATER = {
+    "shares": [],
+    "stage_init": "average",
+    "noise_scale": 0.25,
+    "holdout": 0.1,
+    "flip": False,
+    "augment": 0.0,
+}
+NO_SETTING = (
+    "seed",
+    "elastic_exact",
+    "choose_levels",
+    "convention",
+    "keep_checkpoints",
+    "cache",
+    *READING,
+)
 
 # (folder of common files, averaged network, process) -> numbers
 Look = Callable[[Path, Denoiser, Process], dict[str, float]]

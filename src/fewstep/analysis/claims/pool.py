@@ -20,7 +20,7 @@ from fewstep.analysis.claims.claim import Row
 from fewstep.base import disk
 from fewstep.base.errors import FewstepError, Stopped, StorageError, require, storage
 from fewstep.base.progress import Progress
-from fewstep.base.surroundings import threads
+from fewstep.base.surroundings import cores, threads
 
 SHARED = "shared"  # the folder beside claims.json of files that several jobs read
 
@@ -68,11 +68,6 @@ class Store:
         text = json.dumps({**facts, "measured": self.results}, indent=1) + "\n"
         with storage(f"cannot write {self.file}"):
             disk.replace(self.file, text.encode())
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def waves(jobs: Sequence[Job]) -> list[list[Job]]:

@@ -33,7 +33,7 @@ class Score(NamedTuple):
 def draw_samples(subject: Subject, net: nn.Module) -> Tensor:
     """Samples `[DRAWS * SIZE, ...]` in the model's units, with the training split's labels."""
     count, train = DRAWS * SIZE, subject.dataset.train
-    index = shuffled_indices(subject.seed, "doctor labels", 0, count, len(train.x0))
+    index = shuffled_indices(subject.seed, "doctor labels", 0, count, len(train))
     cond = each(lambda part: part[index], train.cond)
     seed = block_seed(subject.seed, "doctor samples", 0)
     user_cond = subject.dataset.user_cond(cond)

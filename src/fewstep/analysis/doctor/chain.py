@@ -65,7 +65,7 @@ def _earlier(subject: Subject) -> tuple[nn.Module, str]:
 def drift_at(subject: Subject, rows: Rows, level: Level, earlier: nn.Module) -> tuple[float, float]:
     """(rms of the drift, rms of the pair's gap) at one level."""
     process = subject.method.process
-    t = torch.full((len(rows.x0),), level.t, dtype=torch.float64)
+    t = torch.full((len(rows),), level.t, dtype=torch.float64)
     times = subject.method.times.at(t, subject.progress)
     assert subject.student is not None
     with torch.no_grad():

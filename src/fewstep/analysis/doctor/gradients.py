@@ -141,7 +141,7 @@ def _row(level: Cell, noise: Noise) -> tuple[Cell, ...]:
 def repeated_rows(subject: Subject, count: int) -> Rows:
     """Training rows, repeated with other noise if there are fewer than `count`."""
     rows = rows_of(subject.dataset, "train", subject.seed, count, device=device_of(subject))
-    index = torch.arange(count) % len(rows.x0)
+    index = torch.arange(count) % len(rows)
     z = normal(
         subject.seed, "doctor gradient noise", 0, count, subject.dataset.shape, SAMPLING_BLOCK
     )

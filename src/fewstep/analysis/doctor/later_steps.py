@@ -95,7 +95,7 @@ def row_at(
     if with_samples:
         generator = subject.generator(subject.ema).with_later_sigmas(levels)
         cond = subject.dataset.user_cond(rows.cond)
-        x = generator.sample(len(rows.x0), seed=subject.seed, cond=cond, batch=subject.batch)
+        x = generator.sample(len(rows), seed=subject.seed, cond=cond, batch=subject.batch)
         x = linear.along(subject.dataset.units.to_model(x))[:, directions]
         deviation = float(x.var(0, correction=0).mean()) ** 0.5
     return levels[-1], float(noise), deviation, float(linear.values[directions].mean()) ** 0.5

@@ -69,13 +69,13 @@ def rows_of(
     Raises UserError if the split is empty.
     """
     arrays = getattr(dataset, split)
-    if not len(arrays.x0):
+    if not len(arrays):
         raise UserError(
             f"data {dataset.name!r} has no {split} split: nothing is held out to compare with"
         )
-    count = min(count, len(arrays.x0))
-    index = shuffled_indices(seed, f"doctor {split}", 0, count, len(arrays.x0))
-    part = arrays._replace(path=None).rows(index)
+    count = min(count, len(arrays))
+    index = shuffled_indices(seed, f"doctor {split}", 0, count, len(arrays))
+    part = arrays.rows(index)
     z = apply_mask(normal(seed, "doctor noise", 0, count, dataset.shape, SAMPLING_BLOCK), part.cond)
     cond = each(lambda tensor: tensor.to(device), part.cond)
     return Rows(apply_mask(part.x0, part.cond).to(device), cond, z.to(device))
@@ -83,7 +83,7 @@ def rows_of(
 
 def held_out_rows(subject: Subject, count: int = ROWS) -> Rows:
     """Held-out rows if the data has some, else training rows."""
-    split = "validation" if len(subject.dataset.validation.x0) else "train"
+    split = "validation" if len(subject.dataset.validation) else "train"
     return rows_of(subject.dataset, split, subject.seed, count, device=device_of(subject))
 
 

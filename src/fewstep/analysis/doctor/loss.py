@@ -33,7 +33,7 @@ class AtLevel(NamedTuple):
 
 def loss_rows(subject: Subject, student: torch.nn.Module, rows: Rows, t: float) -> Tensor:
     """The method's own loss `[n]` at one time with this student, without dropout."""
-    count = len(rows.x0)
+    count = len(rows)
     same = torch.full((count,), t, dtype=torch.float64)
     u = uniform(subject.seed, "doctor pairs", 0, count, 2, SAMPLING_BLOCK)
     times = subject.method.times.at(same, subject.progress)

@@ -40,7 +40,7 @@ def shares(
     passes = [PASSES[name] for name in names]
     table, sums, weight = [], [0.0] * len(names), 0.0
     for one in trained_levels(subject):
-        t = torch.full((len(rows.x0),), one.t, dtype=torch.float64)
+        t = torch.full((len(rows),), one.t, dtype=torch.float64)
         times = subject.method.times.at(t, subject.progress)
         r = float(times.r[0])
         if r <= float(times.a[0]):  # the target is the data itself

@@ -136,7 +136,7 @@ def subject_of(
         raise UserError(
             f"{path}: it has no average 'ema' of the weights: there is nothing to examine"
         )
-    dataset = data_of(run, facts, data)
+    dataset = data_of(run, facts, data).in_memory()
     stage = _last_stage(blueprint)
     step = checkpoint.record.step
     before = _checkpoint_before(checkpoint)

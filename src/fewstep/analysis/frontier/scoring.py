@@ -173,9 +173,9 @@ def sample_facts(generator: Generator) -> dict[str, Any]:
 
 def with_validation(dataset: Dataset) -> Dataset:
     """Rows that no run learned (`run.datasets.held_out`), half of the test split to choose by."""
-    if not dataset.held_out_of or len(dataset.validation.x0):
+    if not dataset.held_out_of or len(dataset.validation):
         return dataset
-    test, count = dataset.test, len(dataset.test.x0)
+    test, count = dataset.test, len(dataset.test)
     choose, score = torch.arange(count).split([count // 2, count - count // 2])
     log.warning("fewstep: of these %d, %d choose and %d score", count, len(choose), len(score))
     return replace(dataset, validation=test.rows(choose), test=test.rows(score))
@@ -213,15 +213,15 @@ def prepare(
     splits = {}
     for split, n in (("validation", plan.search_n), ("test", plan.n)):
         arrays = split_of(dataset, split)
-        if not len(arrays.x0):
+        if not len(arrays):
             raise UserError(
                 f"data {dataset.name!r} has no {split} split, since the runs learned all its"
-                f" {len(dataset.train.x0)} rows: name a file with others, --data FILE"
+                f" {len(dataset.train)} rows: name a file with others, --data FILE"
             )
-        size = min(len(arrays.x0), n) if plan.draw is None else plan.draw
+        size = min(len(arrays), n) if plan.draw is None else plan.draw
         if size < 2:
             raise UserError(
-                f"data {dataset.name!r} has {len(arrays.x0)} {split} samples: expected at least 2"
+                f"data {dataset.name!r} has {len(arrays)} {split} samples: expected at least 2"
                 " to score"
             )
         names = [metric] if split == "validation" else None

@@ -167,12 +167,12 @@ def choose(
     if names is None:
         kind = kind_of(dataset.train.cond)
         others = kind.keys() - {"label", "mask"} if isinstance(kind, Mapping) else kind != LABELS
-        is_default = kind is not None and bool(others) and len(held_out.x0) > 1
+        is_default = kind is not None and bool(others) and len(held_out) > 1
         return None, [*CALIBRATION] if is_default else []
     own = [name for name in names if name in CALIBRATION]
-    if own and len(held_out.x0) < 2:
+    if own and len(held_out) < 2:
         raise UserError(
-            f"{own[0]} compares with held-out rows, and there are {len(held_out.x0)}: leave it out"
+            f"{own[0]} compares with held-out rows, and there are {len(held_out)}: leave it out"
         )
     return [name for name in names if name not in CALIBRATION], own
 
@@ -198,7 +198,7 @@ def calibrate(
     order = there[permutation(0, "calibration rows", 0, len(there))]
     rows = held_out.rows(order[: min(MOST_ROWS, max(n // SIZE, 2))])
     width = sum(part[0].numel() for part in (rows.x0, *dict(leaves(rows.cond)).values()))
-    parts = torch.arange(len(rows.x0)).split(_AT_ONCE // (SIZE * width) + 1)
+    parts = torch.arange(len(rows)).split(_AT_ONCE // (SIZE * width) + 1)
     sample = partial(source.ensembles, steps=steps, clock=clock)
     scores = Scores.concat(
         [
@@ -212,7 +212,7 @@ def calibrate(
         **protocol,
         "reference": dataset.fingerprint(),
         "n": SIZE,
-        "draws": len(rows.x0),
+        "draws": len(rows),
         "error": "standard error of the mean over held-out rows",
     }
     return [_result(CALIBRATION[name], scores, dataset, steps, facts) for name in names]
@@ -227,7 +227,7 @@ def _mask(dataset: Dataset, rows: Arrays) -> Tensor:
 def _scores(sample: Callable[..., Tensor], dataset: Dataset, rows: Arrays, seed: int) -> Scores:
     """The scores of the samples for these rows' conditions."""
     cond = each(lambda part: part.repeat_interleave(SIZE, 0), rows.cond)
-    x = sample(cond, SIZE * len(rows.x0), seed=seed)
+    x = sample(cond, SIZE * len(rows), seed=seed)
     if not bool(x.isfinite().all()):
         raise NonFiniteError(
             "the samples for held-out conditions hold NaN or infinity: there is nothing to score"

@@ -80,7 +80,7 @@ def denoised_results(
     meters = [m for m in prepared.meters if m.row.from_moments is not None] if prepared else []
     if prepared is None or not meters:
         raise UserError("denoised: there is no Fréchet distance among the metrics: name one")
-    size, count = prepared.size, len(held_out.x0)
+    size, count = prepared.size, len(held_out)
     require(size <= count, "denoised: draw", size, f"at most the {count} held-out rows")
     rows = held_out.rows(torch.arange(count // size * size))
     results = []
@@ -90,7 +90,7 @@ def denoised_results(
             features = prepared.spaces.features[meter.space](x)
             score = floor_of(meter.measure, features, size)
             assert score is not None
-            own = {**protocol, **meter.protocol, "draws": len(rows.x0) // size, "level": level}
+            own = {**protocol, **meter.protocol, "draws": len(rows) // size, "level": level}
             own["time"] = process_time(source.generator.method.process, level)
             own["statistic"] = NAME + meter.row.name
             own["trained_from"] = source.generator.answers_from
@@ -126,5 +126,5 @@ def _denoised(source: Source, rows: Arrays, level: float) -> Tensor:
         x = denoise(generator.denoiser, process, own.x0.to(device), z.to(device), t, cond)
         return x.cpu()
 
-    parts = generator.room.parts(len(rows.x0), work, source.batch, device)
+    parts = generator.room.parts(len(rows), work, source.batch, device)
     return torch.cat(list(parts))

@@ -63,7 +63,7 @@ class Source:
     def training_conditions(self, n: int) -> Cond:
         """n conditions of the training split, each about equally often, in a random order."""
         train = self.dataset.train
-        order = shuffled_indices(self.seed, "eval", 0, n, len(train.x0))
+        order = shuffled_indices(self.seed, "eval", 0, n, len(train))
         return each(lambda part: part[order], train.cond)
 
     def warm_up(self, cond: Cond, n: int, steps: int) -> None:
@@ -83,8 +83,8 @@ class Source:
         count: how many, ten at most. Each is of `size` rows, or of all the held-out rows where
         these are fewer.
         """
-        size = min(size, len(held_out.x0))
-        blocks = len(held_out.x0) // size
+        size = min(size, len(held_out))
+        blocks = len(held_out) // size
         places = (
             torch.arange(size) + size * (torch.arange(min(count, _MOST_PAIRED)) % blocks)[:, None]
         )

@@ -43,9 +43,17 @@ def split_of(dataset: Dataset, name: str) -> Arrays:
 
 
 def _held_out(
-    generator: Generator, dataset: Dataset, split: str, n: int, draw: int | None
+    generator: Generator,
+    dataset: Dataset,
+    split: str,
+    n: int,
+    draw: int | None,
+    has_reference: bool,
 ) -> tuple[Arrays, int]:
-    """The split that gives the floor, and how many samples a draw has. Raises UserError."""
+    """The split that gives the floor, and how many samples a draw has. Raises UserError.
+
+    has_reference: nothing needs to be held out.
+    """
     facts = generator.facts
     is_own = dataset.fingerprint() == facts.data
     if not is_own and dataset.held_out_of != facts.data:
@@ -54,15 +62,17 @@ def _held_out(
             " nothing; pass rows that it did not learn as an array"
         )
     held_out = split_of(dataset, split)
-    if is_own and not len(held_out.x0) and draw is None:
+    if has_reference and not len(held_out):
+        draw = draw or n
+    if is_own and not len(held_out) and draw is None:
         raise UserError(
-            f"the run learned all {len(dataset.train.x0)} rows of data {dataset.name!r}, and none"
+            f"the run learned all {len(dataset.train)} rows of data {dataset.name!r}, and none"
             " are left to compare with: give rows that it did not learn (--data with another file)"
         )
-    size = min(len(held_out.x0), n) if draw is None else draw
+    size = min(len(held_out), n) if draw is None else draw
     if size < 2:
         raise UserError(
-            f"n = {n} samples against {len(held_out.x0)} held-out ones: expected at least 2 of each"
+            f"n = {n} samples against {len(held_out)} held-out ones: expected at least 2 of each"
         )
     require(size <= n, "draw", size, f"at most n = {n}")
     return held_out, size
@@ -114,7 +124,7 @@ def evaluate(
     """
     n, seed, candidates, draw = map(plain, (n, seed, candidates, draw))
     steps = tuple(map(plain, steps))
-    dataset = _as_dataset(generator, dataset)
+    dataset = _as_dataset(generator, dataset).in_memory()
     check_denoised(generator.method.process, denoised)
     data, facts = dataset, {}
     if isinstance(reference, str):
@@ -125,7 +135,8 @@ def evaluate(
         extractor = extractor or spaces_of(dataset, None).extractor
         dataset, facts = in_place_of_data(teacher, dataset, split, n, seed, batch), teacher.facts()
         reference = None
-    held_out, size = _held_out(generator, dataset, split, n, draw)
+    has_reference = reference is not None
+    held_out, size = _held_out(generator, dataset, split, n, draw, has_reference)
     require(candidates >= 1, "candidates", candidates, "1 or more")
     n = min(n, _MOST_DRAWS * size)
     # The test split has other noise than the validation split: what was chosen is scored anew.

@@ -81,7 +81,7 @@ _PICTURES = _Plan(_convolutions, 1000, 2e-3, batch=128)
 def _plan(dataset: Dataset) -> _Plan:
     """Convolutions for many pictures, of 16 x 16 and more; fewer would be learned by heart."""
     is_large = len(dataset.shape) == 3 and min(dataset.shape[1:]) >= 16
-    return _PICTURES if is_large and len(dataset.train.x0) >= 10_000 else _SMALL
+    return _PICTURES if is_large and len(dataset.train) >= 10_000 else _SMALL
 
 
 def classifier(dataset: Dataset) -> Classifier:

@@ -174,15 +174,15 @@ def meters_of(
     reference: Statistics | None = None,
 ) -> tuple[list[Meter], Spaces]:
     """The metrics, prepared against the training split or reference statistics, for draws of n."""
-    if len(held_out.x0) < _FEW:
+    if len(held_out) < _FEW:
         log.warning(
-            "fewstep: %d samples are held out: so few say little of a distance", len(held_out.x0)
+            "fewstep: %d samples are held out: so few say little of a distance", len(held_out)
         )
     spaces = spaces_of(dataset, extractor)
     choices = _choose(metrics, spaces, reference)
     _check_extractor(spaces, reference)
     # Whole draws of held-out samples, or all where there are fewer.
-    count = len(held_out.x0) // n * n or len(held_out.x0)
+    count = len(held_out) // n * n or len(held_out)
     rows = held_out.rows(torch.arange(count))
     facts = _reference_facts(dataset, reference)
     references: dict[str, Reference] = {}
@@ -192,7 +192,7 @@ def meters_of(
             features = spaces.features[space]
             is_alone = reference is not None or space == CLASSES
             train = rows.x0 if is_alone else features(_few(dataset.train, space))
-            own = features(rows) if len(rows.x0) else rows.x0
+            own = features(rows) if len(rows) else rows.x0
             references[space] = Reference(train, own, n, spaces.layout)
         if reference is not None and row.from_moments is not None:
             measure = row.from_moments(reference)
@@ -213,9 +213,9 @@ def meters_of(
 
 def _few(train: Arrays, space: str) -> Arrays:
     """The training split; for the detector at most as many rows as it learns from."""
-    if space != CLUES or len(train.x0) <= MOST_ROWS:
+    if space != CLUES or len(train) <= MOST_ROWS:
         return train
-    return train.rows(permutation(0, "detector rows", 0, len(train.x0))[:MOST_ROWS])
+    return train.rows(permutation(0, "detector rows", 0, len(train))[:MOST_ROWS])
 
 
 def _check_extractor(spaces: Spaces, reference: Statistics | None) -> None:
@@ -231,7 +231,7 @@ def _check_extractor(spaces: Spaces, reference: Statistics | None) -> None:
 def _reference_facts(dataset: Dataset, reference: Statistics | None) -> dict[str, Any]:
     """What is compared with: its part of the protocol."""
     if reference is None:
-        facts = {"reference": dataset.fingerprint(), "n_reference": len(dataset.train.x0)}
+        facts = {"reference": dataset.fingerprint(), "n_reference": len(dataset.train)}
     else:
         facts = {"reference": reference.sha256, "n_reference": reference.n}
     return {**facts, "dtype": "float64"}

@@ -45,7 +45,7 @@ class Tally:
                 self.clues.append(self._features[CLUES](_first(draw, MOST_ROWS)))
             if self._most > 0:
                 self._rows.append(_first(draw, self._most))
-                self._most -= len(draw.x0)
+                self._most -= len(draw)
         return self
 
     def rows(self) -> Arrays:
@@ -55,7 +55,7 @@ class Tally:
 
 
 def _first(rows: Arrays, count: int) -> Arrays:
-    return rows if len(rows.x0) <= count else rows.rows(torch.arange(count))
+    return rows if len(rows) <= count else rows.rows(torch.arange(count))
 
 
 def score(

@@ -82,14 +82,14 @@ def in_place_of_data(
 
     def draw(part: str, rows: Arrays) -> Arrays:
         own = block_seed(seed, f"teacher in place of {part}", 0)
-        source, count = Source(teacher.generator, dataset, own, batch), len(rows.x0)
+        source, count = Source(teacher.generator, dataset, own, batch), len(rows)
         draws = source.draws(rows.cond, count, count, teacher.steps(), Clock())
         return next(draws) if count else rows
 
     return replace(
         dataset,
         name=f"samples of {teacher.name}",
-        train=draw("train", dataset.train.rows(torch.arange(min(n, len(dataset.train.x0))))),
+        train=draw("train", dataset.train.rows(torch.arange(min(n, len(dataset.train))))),
         validation=draw(split, dataset.validation) if split == "validation" else dataset.validation,
         test=draw(split, dataset.test) if split == "test" else dataset.test,
         held_out_of=teacher.generator.facts.data,

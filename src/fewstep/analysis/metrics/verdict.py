@@ -47,10 +47,10 @@ class Groups:
 
         pairs: sample i has the condition of held-out row i. None of too few samples.
         """
-        if len(samples.x0) < LEAST_GROUPS * self.size:
+        if len(samples) < LEAST_GROUPS * self.size:
             return {}
         most = self.count if pairs else self.most_samples
-        rows = samples.rows(torch.arange(min(len(samples.x0), most)))
+        rows = samples.rows(torch.arange(min(len(samples), most)))
         features = _features(self.prepared, rows)
         p_values = {}
         for name, own in _of_groups(self.prepared, features, self.size).items():
@@ -67,7 +67,7 @@ class Groups:
 
 def groups_of(prepared: Prepared, held_out: Arrays) -> Groups | None:
     """The groups of held-out rows; None where there are too few of them."""
-    count = len(held_out.x0) // prepared.size * prepared.size
+    count = len(held_out) // prepared.size * prepared.size
     size = min(max(count // GROUPS, LEAST_ROWS), MOST_ROWS)
     if count // size < LEAST_GROUPS:
         return None

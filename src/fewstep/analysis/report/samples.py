@@ -41,7 +41,7 @@ def samples(
     """
     look = origins[0].generator.facts.look
     name, split = _rows_beside(dataset)
-    real = split.rows(torch.arange(min(look.enough, len(split.x0))))
+    real = split.rows(torch.arange(min(look.enough, len(split))))
     groups, missing = [], []
     for origin in origins:
         try:
@@ -49,7 +49,7 @@ def samples(
         except (UserError, ArithmeticError) as error:
             missing.append(f"; {origin.name}: not drawn, {error}")
     x = dataset.units.to_user(real.x0)
-    groups.append(Rows(name, x, real.cond, len(split.x0), is_data=True))
+    groups.append(Rows(name, x, real.cond, len(split), is_data=True))
     drawing, about = figure(groups, look)
     path.parent.mkdir(parents=True, exist_ok=True)
     png(drawing, path, DPI)
@@ -59,7 +59,7 @@ def samples(
 
 def _rows_beside(dataset: Dataset) -> tuple[str, Arrays]:
     """The rows that samples stand beside, and their name."""
-    held_out = [rows for rows in (dataset.validation, dataset.test) if len(rows.x0)]
+    held_out = [rows for rows in (dataset.validation, dataset.test) if len(rows)]
     if held_out:
         return "held-out data", held_out[0]
     return "training data (none are held out)", dataset.train
@@ -68,7 +68,7 @@ def _rows_beside(dataset: Dataset) -> tuple[str, Arrays]:
 def _rows_of(origin: Origin, dataset: Dataset, real: Arrays, seed: int, batch: int | None) -> Rows:
     """Samples with the conditions of these rows. Raises ArithmeticError where not finite."""
     options = {"seed": seed, "cond": dataset.user_cond(real.cond), "batch": batch}
-    x = origin.generator.sample(len(real.x0), steps=origin.steps, **options)  # type: ignore[arg-type]
+    x = origin.generator.sample(len(real), steps=origin.steps, **options)  # type: ignore[arg-type]
     if not bool(x.isfinite().all()):
         raise ArithmeticError("samples hold NaN or infinity")
     return Rows(origin.name, x, real.cond)

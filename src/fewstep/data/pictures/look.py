@@ -55,7 +55,7 @@ def rows_of_data(
     picks: list[Arrays] = []
     total = 0
     for arrays in splits:
-        same = torch.ones(len(arrays.x0), dtype=torch.bool)
+        same = torch.ones(len(arrays), dtype=torch.bool)
         parts = dict(leaves(arrays.cond))
         for part, value in like.common.items():
             distance = (parts[part].double() - value.double()).abs().flatten(1 if value.ndim else 0)

@@ -12,6 +12,7 @@ from fewstep.run.config import Run, with_values
 # code.
 _COMMON: Options = {
     "data": "cifar10-32x32.zip",  # as EDM's dataset_tool.py writes it
+    "holdout": 0.0,
     "labels": False,
     "sigma_data": 0.5,
     "optimizer": "radam",  # iCT; ECT's and TCM's scripts (--optim=RAdam)

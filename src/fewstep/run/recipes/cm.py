@@ -7,7 +7,7 @@ from fewstep.run.config import Run, with_values
 from fewstep.run.recipes.cifar10 import NCSNPP
 
 # arXiv 2303.01469, table 3, and its codes: consistency_models_cifar10's configs and launch.sh,
-# consistency_models' scripts/launch.sh. Both flip half of the pictures, which is missing here.
+# consistency_models' scripts/launch.sh. Both flip half of the pictures.
 _CIFAR10_NETWORK: Options = {**NCSNPP, "fourier_scale": 16.0}
 # 10 million samples (cifar10_ve_cd.py, cifar10_k_ve.py: optim.warmup); ImageNet's code has none
 _CIFAR10_WARMUP = 10_000_000 / 512
@@ -25,6 +25,7 @@ def _cm(recipe: str, **fields: Any) -> Run:
         betas=(0.9, 0.999),  # RAdam's own
         constant=1.0,
         clip=1e6,  # none in either code
+        flip=True,
         log_every=100,
         picture_every=1000,
         checkpoint_every=10_000,
@@ -44,6 +45,7 @@ def _cifar10(recipe: str, method: str) -> Run:
         network="song_unet",
         network_options={**_CIFAR10_NETWORK, "dropout": 0.0},
         data="cifar10-32x32.zip",
+        holdout=0.0,
         labels=False,
         batch=512,
         iterations=800_000,
@@ -76,6 +78,7 @@ def _imagenet64(recipe: str, method: str, lr: float, iterations: int, second: fl
         network="adm_unet",
         network_options={"dropout": 0.0},
         data="imagenet-64x64.zip",
+        holdout=0.0,
         batch=2048,
         iterations=iterations,
         lr=lr,

@@ -47,6 +47,7 @@ def _gc(recipe: str, like: str, method: str, iterations: int, **fields: Any) -> 
         network_options={"attention": (), **_NETWORKS[like], **drops},
         labels=False,
         sigma_data=0.5,
+        holdout=0.0,
         optimizer="lion",  # lion_pytorch's own betas and no weight decay
         betas=(0.9, 0.99),
         weight_decay=0.0,

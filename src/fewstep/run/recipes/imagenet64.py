@@ -24,6 +24,7 @@ def _edm2(recipe: str, size: str, **fields: Any) -> Run:
     return Run(
         recipe=recipe,
         data="imagenet-64x64.zip",  # as EDM2's dataset_tool.py writes it, crop center-crop-dhariwal
+        holdout=0.0,
         sigma_data=0.5,
         network="edm2_unet",
         network_options=_SIZES[size],
@@ -124,6 +125,7 @@ def _ict(recipe: str, method: str, blocks: int) -> Run:
         method=method,
         method_options={"ict": ict}.get(method, {}),
         data="imagenet-64x64.zip",
+        holdout=0.0,
         sigma_data=0.5,
         network="adm_unet",
         network_options={

@@ -55,6 +55,7 @@ def _mcm(side: int, size: str, method: str, k: int) -> Run:
         network="uvit",
         network_options={**_STAGES[side], **_NETWORKS[f"{side}-{size}"]},
         data=f"imagenet-{side}x{side}.zip",
+        holdout=0.0,
         # v-prediction: "a v-prediction one" is the paper's example of a fitting model
         sigma_data=1.0,
         batch=2048,

@@ -33,6 +33,7 @@ def _cifar10(recipe: str, method: str, dropout: float) -> Run:
         {"p_mean": -1.0, "p_std": 1.4},
         method,
         data="cifar10-32x32.zip",
+        holdout=0.0,
         labels=False,
         network="song_unet",  # DDPM++
         network_options={"dropout": dropout},
@@ -64,6 +65,7 @@ def _imagenet64(recipe: str, method: str, dropout: float) -> Run:
         {"p_mean": -1.0, "p_std": 1.6},
         method,
         data="imagenet-64x64.zip",
+        holdout=0.0,
         network="edm2_unet",
         # FastGen: at resolutions of 16 and below
         network_options={"width": 192, "dropout": dropout, "dropout_resolutions": (16, 8)},

@@ -6,8 +6,8 @@ from fewstep.base.options import Options
 from fewstep.run.config import Run, with_values
 from fewstep.run.recipes.cifar10 import NCSNPP
 
-# arXiv 2206.00364, table 7, and its code's train.py and README. Its augmentation (on CIFAR-10 with
-# probability 0.12) is missing here. Every rate rises over 10 million samples and is constant then.
+# arXiv 2206.00364, table 7, and its code's train.py and README. Every rate rises over 10 million
+# samples and is constant then.
 _RISE = 10e6
 
 
@@ -41,9 +41,11 @@ def _cifar10(recipe: str, method: str, network_options: Options) -> Run:
         0.5e6,
         method=method,
         data="cifar10-32x32.zip",
+        holdout=0.0,
         labels=False,  # --labels for the conditional ones, --cond=1
         network="song_unet",
-        network_options={**network_options, "dropout": 0.13},
+        network_options={**network_options, "dropout": 0.13, "augment": 9},
+        augment=0.12,
         lr=1e-3,
     )
 
@@ -67,6 +69,7 @@ def imagenet64_edm(*, method: str = "diffusion", **fields: Any) -> Run:
         50e6,
         method=method,
         data="imagenet-64x64.zip",
+        holdout=0.0,
         network="adm_unet",
         network_options={"dropout": 0.1},
         lr=1e-4,
