@@ -19,7 +19,7 @@ from fewstep.analysis.frontier.points import Point, choice_facts
 from fewstep.analysis.frontier.scoring import Bench, held_out, search_seed
 from fewstep.analysis.frontier.summary import Summary
 from fewstep.base.conditions import Cond
-from fewstep.base.errors import StorageError
+from fewstep.base.errors import storage
 from fewstep.base.version import __version__
 
 FORMAT = 1
@@ -107,7 +107,7 @@ class Frontier:
         facts = self.to_json()
         about = f"{self.bench.dataset.name}, test split: {self._draws()}"
         drawing = figures.frontier(self.points, self.bench.judge(), about)
-        try:
+        with storage(f"cannot write to {folder}"):
             report.png(drawing, folder / "frontier.png")
             report.write(folder / "frontier.json", json.dumps(facts, indent=1))
             alt = f"{self.bench.metric} against evaluations and milliseconds"
@@ -115,8 +115,6 @@ class Frontier:
             page = self._page(facts, [curves, self._samples(folder / "samples.png")])
             report.write(folder / "report.html", page)
             write_conditions(folder / _CONDITIONS, self.bench.conditions(_ROWS))
-        except OSError as error:
-            raise StorageError(f"cannot write to {folder}: {error.strerror or error}") from error
 
     def _draws(self) -> str:
         protocol = self.points[0].results[self.bench.metric].protocol
