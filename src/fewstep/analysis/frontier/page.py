@@ -141,7 +141,10 @@ class Frontier:
         points = [p for p in self.points if p.worth or p in best]
         if self.points[0].subject.generator.facts.look.kind not in ("tiles", "plane"):
             points = list(dict.fromkeys((points[0], points[-1])))
-        origins = [_origin(point) for point in points]
+        origins = [
+            report.Origin(f"{p.name}: {p.evaluations}", p.subject.by(p.sampler, p.levels), p.steps)
+            for p in points
+        ]
         seed = self.bench.plan.seed
         return report.samples(path, origins, self.bench.dataset, seed=seed, caption=_SAMPLES)
 
@@ -163,14 +166,6 @@ class Frontier:
             *(f"{s['name']}: {s['about']}, {s['weights'][:16]}." for s in facts["subjects"]),
             f"Data {data['name']}: training split {data['train'][:16]}, test {data['test'][:16]}.",
         ]
-
-
-def _origin(point: Point) -> report.Origin:
-    """What draws samples as the point does."""
-    subject = point.subject
-    generator = subject.by(point.sampler) if subject.kind == "solver" else subject.generator
-    generator = generator.with_later_sigmas(point.levels or None)
-    return report.Origin(f"{point.name}: {point.evaluations}", generator, point.steps)
 
 
 def is_nested(cond: Cond) -> bool:
