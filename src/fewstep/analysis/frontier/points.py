@@ -9,7 +9,7 @@ from typing import Any
 
 from fewstep.analysis.frontier.latency import Timing
 from fewstep.analysis.frontier.models import Subject
-from fewstep.analysis.metrics import Difference, Result, compare
+from fewstep.analysis.metrics import Result, compare
 from fewstep.run.levels import Levels
 
 MULTISTEP, OWN = "multistep", "own"  # the sampler of a student's own method
@@ -87,16 +87,12 @@ class Judge:
         """The point's value, lower for better."""
         return self.sign * point.results[self.metric].value
 
-    def difference(self, a: Point, b: Point) -> Difference:
-        """a - b on the test split."""
-        return compare(a.results[self.metric], b.results[self.metric])
-
     def better(self, a: Point, b: Point) -> bool:
         """Whether a is better than b by `gain`, and 0 is outside the interval of their difference.
 
         Without an interval, of a single draw, by `gain` alone.
         """
-        difference = self.difference(a, b)
+        difference = compare(a.results[self.metric], b.results[self.metric])
         if self.sign * difference.value >= -self.gain * abs(self.value(b)):
             return False
         low, high = difference.interval or (difference.value, difference.value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -109,14 +109,9 @@ def spaces_of(dataset: Dataset, extractor: Extractor | None) -> Spaces:
     if numbers is not None:
         features[JOINT] = joint_of(dataset, numbers)
     features[VALUES] = values_of(dataset)
-    features[CLUES] = _once(lambda: clues_of(dataset, layout))
+    clues = cache(lambda: clues_of(dataset, layout))  # not before they are asked for
+    features[CLUES] = lambda rows: clues()(rows)
     return Spaces(features, extractor, layout)
-
-
-def _once(prepare: Callable[[], Features]) -> Features:
-    """The features that it prepares, once they are asked for."""
-    ready = cache(prepare)
-    return lambda rows: ready()(rows)
 
 
 def _choose(

@@ -87,10 +87,15 @@ def score(
             values[meter.metric], p_values[meter.metric] = meter.measure.detect(learn, test)
     if groups is not None:
         p_values |= groups.p_values(other.rows(), pairs=paired is not None)
-    return [
-        _result(m, values[m.metric], p_values.get(m.metric), steps, protocol, m in apart)
-        for m in prepared.meters
-    ]
+    results = []
+    for meter in prepared.meters:
+        name, own = meter.metric, values[meter.metric]
+        facts = {**protocol, **meter.protocol, "draws": len(own)}
+        if meter in apart:
+            facts["conditions"] = "of the held-out rows"
+        value, p_value = estimate(own), p_values.get(name)
+        results.append(result_of(name, steps, value, meter.floor, facts, own, p_value))
+    return results
 
 
 def _halves(clues: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -99,18 +104,3 @@ def _halves(clues: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         return clues[1::2], clues[::2]
     half = len(clues[0]) // 2
     return [clues[0][:half]], [clues[0][half:]]
-
-
-def _result(
-    meter: Meter,
-    values: tuple[float, ...],
-    p_value: float | None,
-    steps: int,
-    protocol: dict[str, Any],
-    is_paired: bool,
-) -> Result:
-    own = {**protocol, **meter.protocol, "draws": len(values)}
-    if is_paired:
-        own["conditions"] = "of the held-out rows"
-    score = estimate(values)
-    return result_of(meter.metric, steps, score, meter.floor, own, values, p_value)

@@ -135,7 +135,7 @@ class Verdict:
 
     def sentence(self) -> str:
         """The verdict in words."""
-        start = f"{_steps(self.steps)}: "
+        start = f"{self.steps} step{'s' * (self.steps > 1)}: "
         count = len(self.p_values)
         by = f"level {self.level:g}" + (f" for {count} metrics together" if count > 1 else "")
         if not self.different:
@@ -160,7 +160,3 @@ def verdicts(results: Sequence[Result], level: float = LEVEL) -> list[Verdict]:
             is_different = min(p_values.values()) <= level
             answers.append(Verdict(steps, is_different, p_values, level, against))
     return answers
-
-
-def _steps(count: int) -> str:
-    return f"{count} step{'s' * (count > 1)}"
