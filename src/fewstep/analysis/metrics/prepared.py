@@ -81,6 +81,10 @@ class Spaces:
             if row.is_of(space, self.layout)
         }
 
+    def features_of(self, rows: Arrays, meters: Sequence[Meter]) -> dict[str, Tensor]:
+        """The features of rows in each space of these metrics, computed once."""
+        return {space: self.features[space](rows) for space in {meter.space for meter in meters}}
+
 
 def spaces_of(dataset: Dataset, extractor: Extractor | None) -> Spaces:
     """The space of the extractor, or of the labelled data's classifier; and the data's own.

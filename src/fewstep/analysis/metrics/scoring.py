@@ -27,7 +27,7 @@ class Tally:
         self.meters = [meter for meter in meters if meter.measure.detect is None]
         self.values: dict[str, list[float]] = {meter.metric: [] for meter in self.meters}
         self.clues: list[Tensor] = []
-        self._features = prepared.spaces.features
+        self._spaces = prepared.spaces
         self._has_detector = any(meter.measure.detect for meter in prepared.meters)
         self._most = most
         self._rows: list[Arrays] = []
@@ -35,14 +35,11 @@ class Tally:
     def add(self, draws: Iterable[Arrays]) -> Tally:
         """Itself with these draws."""
         for draw in draws:
-            features = {
-                space: self._features[space](draw)
-                for space in {meter.space for meter in self.meters}
-            }
+            features = self._spaces.features_of(draw, self.meters)
             for meter in self.meters:
                 self.values[meter.metric].append(meter.measure.value(features[meter.space]))
             if self._has_detector:
-                self.clues.append(self._features[CLUES](_first(draw, MOST_ROWS)))
+                self.clues.append(self._spaces.features[CLUES](_first(draw, MOST_ROWS)))
             if self._most > 0:
                 self._rows.append(_first(draw, self._most))
                 self._most -= len(draw.x0)
