@@ -15,7 +15,7 @@ from fewstep.analysis import report
 from fewstep.analysis.frontier import figures
 from fewstep.analysis.frontier.latency import machine
 from fewstep.analysis.frontier.models import Subject
-from fewstep.analysis.frontier.points import Point, choice_facts
+from fewstep.analysis.frontier.points import Point
 from fewstep.analysis.frontier.scoring import Bench, held_out, search_seed
 from fewstep.analysis.frontier.summary import Summary
 from fewstep.base.conditions import Cond
@@ -184,12 +184,16 @@ def write_conditions(path: Path, cond: Cond) -> None:
 
 
 def _point_facts(point: Point, summary: Summary, command: str) -> dict[str, Any]:
+    chosen: dict[str, Any] = {"levels": point.levels, "candidates": 0, "validation": None}
+    if (score := point.validation) is not None:
+        facts = {"value": score.value, "error": score.error, "protocol": score.protocol}
+        chosen |= {"candidates": score.protocol["candidates"], "validation": facts}
     return {
         "subject": point.subject.name,
         "sampler": point.sampler,
         "steps": point.steps,
         "evaluations": point.evaluations,
-        "chosen": choice_facts(point),
+        "chosen": chosen,
         "offered": point.on_offer,
         "worth": point.worth,
         "quick": point.quick,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from fewstep.analysis.frontier.latency import Timing
 from fewstep.analysis.frontier.models import Subject
@@ -48,11 +47,6 @@ class Point:
     def busy(self) -> bool:
         """Whether the calls differ so much that something else was running."""
         return self.one.high > 1.5 * self.one.low
-
-    @property
-    def candidates(self) -> int:
-        """How many settings were scored on the validation split to choose this one."""
-        return 0 if self.validation is None else int(self.validation.protocol["candidates"])
 
     def command(self, cond: str = "") -> str:
         """The command that samples like this point; empty for teachers that are no run.
@@ -118,12 +112,3 @@ def judge_points(points: Sequence[Point], judge: Judge) -> list[Point]:
     by_evaluations = worth(on_offer, judge, lambda p: p.evaluations)
     by_latency = worth(on_offer, judge, lambda p: p.one.low)
     return [replace(p, worth=p in by_evaluations, quick=p in by_latency) for p in points]
-
-
-def choice_facts(point: Point) -> dict[str, Any]:
-    """How the point's setting was chosen, for the JSON."""
-    facts = None
-    if point.validation is not None:
-        score = point.validation
-        facts = {"value": score.value, "error": score.error, "protocol": score.protocol}
-    return {"levels": list(point.levels), "candidates": point.candidates, "validation": facts}
