@@ -86,5 +86,5 @@ def rows_of(
 
 def held_out_rows(subject: Subject, count: int = ROWS) -> Rows:
     """Held-out rows if the data has some, else training rows."""
-    split = "validation" if len(subject.dataset.validation.x0) else "train"
+    split = "validation" if len(subject.dataset.validation) else "train"
     return rows_of(subject.dataset, split, subject.seed, count, device=subject.device)

@@ -234,7 +234,7 @@ def rows_apart(subject: Subject, dropout: float = 0.0) -> float:
     x0, z, times = subject.batch(method)
 
     def learn(x0: Tensor, z: Tensor, seeds: Tensor, *parts: Any) -> Tensor:
-        one = Times(*parts, progress=times.progress)
+        one = Times(*parts)._replace(progress=times.progress)
         loss = method.loss(models, x0, z, one, seed=seeds.tolist())
         loss.sum().backward()
         return loss.detach()
