@@ -160,7 +160,7 @@ def statements(results: Results) -> Sequence[Statement]:
     ]
 
 
-def cancelled(results: Results) -> str:
+def scale_part(results: Results) -> str:
     """What of the gain is the scale of the samples."""
     alone, half = results["iCT"], results[HALF]
     ratios = [pm(column(row, "variance_ratio")) for row in (alone, half)]
@@ -178,7 +178,7 @@ def cancelled(results: Results) -> str:
 def lesson(results: Results) -> str:
     by_share = {share: fmean(column(results[f"GC share {share:g}"], COMPARED)) for share in SHARES}
     best = min(by_share, key=lambda share: by_share[share])
-    return f"{cancelled(results)} The best constant share here is {best:g}."
+    return f"{scale_part(results)} The best constant share here is {best:g}."
 
 
 def draw(results: Results, caption: str, *panels: Sequence[str]) -> Figure:
@@ -261,7 +261,7 @@ UNET = replace(
         "held-out characters": ideal("hanzi16"),
     },
     statements=convergence,
-    lesson=cancelled,
+    lesson=scale_part,
     figure=lambda results: draw(
         results,
         "Chinese characters, one evaluation from pure noise by the average of the weights.",

@@ -73,12 +73,12 @@ def quick_scores(name: str, x: Tensor) -> dict[str, float]:
     The stretched one is of samples that are first given the reference's total variance.
     """
     draws, features, _ = reference(name)
-    judged = judge(name).features
+    features_of = judge(name).features
     ratio = (x.var(0).sum() / draws.var(0).sum()).item()
     alike = x.mean(0) + (x - x.mean(0)) / ratio**0.5
     return {
-        "feature_frechet": frechet(judged(x), features),
-        "stretched_frechet": frechet(judged(alike), features),
+        "feature_frechet": frechet(features_of(x), features),
+        "stretched_frechet": frechet(features_of(alike), features),
         "pixel_frechet": frechet(x, draws),
         "variance_ratio": ratio,
     }
