@@ -184,10 +184,10 @@ def write_conditions(path: Path, cond: Cond) -> None:
 
 
 def _point_facts(point: Point, summary: Summary, command: str) -> dict[str, Any]:
-    chosen: dict[str, Any] = {"levels": point.levels, "candidates": 0, "validation": None}
+    choice: dict[str, Any] = {"levels": point.levels, "candidates": 0, "validation": None}
     if (score := point.validation) is not None:
         facts = {"value": score.value, "error": score.error, "protocol": score.protocol}
-        chosen |= {"candidates": score.protocol["candidates"], "validation": facts}
+        choice |= {"candidates": score.protocol["candidates"], "validation": facts}
     return {
         "subject": point.subject.name,
         "sampler": point.sampler,
