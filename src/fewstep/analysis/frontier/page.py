@@ -193,7 +193,7 @@ def _point_facts(point: Point, summary: Summary, command: str) -> dict[str, Any]
         "sampler": point.sampler,
         "steps": point.steps,
         "evaluations": point.evaluations,
-        "chosen": chosen,
+        "chosen": choice,
         "offered": point.on_offer,
         "worth": point.worth,
         "quick": point.quick,
