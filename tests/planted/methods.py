@@ -37,7 +37,7 @@ MCM_V = "mcm: huber of v: D(x_t,t) - invDDIM(DDIM(x_s, s->a))"
 CD = "cd: ||D(x_t,t) - D_ema(Heun(x_t),r)||^2 / D"
 TCM = "tcm: 1/(t-r) ||D(x_t,t) - sg f_trunc(x_r,r)||"
 SCT = "sct: e^-u ||F - sg(F + g/(||g||+c))||^2 / D + u"
-ATOM = "TCM: mean(w loss) = E_(t>t') + w_b E_(t=t')"
+ATOM = "tcm: t log-Student-t, share rho at t', w_b/rho"
 ECT = "ect: 1/(t-r) ||D(x_t,t) - sg D(x_r,r)||"
 
 BUGS = [
@@ -149,7 +149,7 @@ BUGS = [
         times.RatioMap,
         "ratio",
         lambda f: lambda self, p: 1 - (1 - f(self, p)) * self.q,
-        "ECT: r/t -> 1 - q^-(j+1), gap 5 times at t = 0",
+        "ect: r = t (1 - q^-(j+1) (1 + k sigmoid(-bt)))",
     ),
     Bug(
         "iCT: doubles too late",

@@ -46,8 +46,8 @@ BUGS = [
         "ancestral noise of half the deviation",
         solvers,
         "ancestral",
-        lambda f: lambda *args, **options: f(*args, **options, eta=0.5),
-        "ancestral: mean and variance of DDPM's posterior",
+        lambda f: lambda *args, eta=1.0, **options: f(*args, eta=eta / 2, **options),
+        "DDIM with noise: eta 0 is DDIM, 1 ancestral",
     ),
     Bug(
         "endpoints not clipped",

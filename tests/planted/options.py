@@ -22,7 +22,7 @@ BUGS = [
         weights,
         "truncated_snr",
         lambda f: lambda process, t: weights.snr(process, t).clamp_max(1),
-        "weight max(SNR, 1)",
+        "pd: max(SNR,1) ||D - invDDIM(DDIM DDIM x_t)||^2 / D",
     ),
     Bug(
         "compared at r instead of a",
@@ -43,7 +43,7 @@ BUGS = [
         times.Atom,
         "_weigh",
         lambda f: lambda self, times, rows: f(replace(self, realised=False), times, rows),
-        "TCM: realised strata, the same mean(w loss)",
+        "TCM, strata: mean(w loss) = E_(t>t') + w_b E_(t=t')",
     ),
     Bug(
         "no cap on r/t",

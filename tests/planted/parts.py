@@ -38,9 +38,8 @@ HANDED = "teacher and initial weights are a run's average"
 BUGS = [
     Bug("weight 1 for 1/(t-r)", weights, "inverse_gap", lambda f: weights.one, ICT),
     Bug("weight 1 for 1/(t-r), in the loss", weights, "inverse_gap", lambda f: weights.one, ECT),
-    Bug("weight SNR for SNR + 1", weights, "snr_plus_one", lambda f: weights.snr, "weight SNR + 1"),
     Bug(
-        "weight SNR, in the loss",
+        "weight SNR for SNR + 1",
         weights,
         "snr_plus_one",
         lambda f: weights.snr,
@@ -73,13 +72,6 @@ BUGS = [
         "hand_over",
         raw_weights,
         "tcm: stage 2 starts from stage 1's average",
-    ),
-    Bug(
-        "stage 2 from raw weights, in a run",
-        hand_over,
-        "hand_over",
-        raw_weights,
-        "tcm: frozen network = average at the switch",
     ),
     Bug(
         "Heun without its correction",

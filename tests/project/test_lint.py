@@ -62,10 +62,6 @@ AUDITED = {
         "attribute of a module by name",
     ): "methods by the names in that file",
     (
-        "fewstep/analysis/verify/papers.py",
-        "attribute of a module by name",
-    ): "methods by the names in that file",
-    (
         "fewstep/export/python_file.py",
         "process",
     ): "tries code that it has just written, a fixed list of arguments without a shell",

@@ -28,7 +28,6 @@ from fewstep.analysis.claims.claim import (
     Statement,
     column,
     interval,
-    number,
     verdict,
 )
 from fewstep.analysis.claims.plots import as_figure, line
@@ -94,7 +93,7 @@ def row(name: str) -> Row:
         "sources": list(SOURCES),
         "drawn": SAMPLES,
         "against": REFERENCE,
-        **reference.PROTOCOL,
+        "noise": reference.NOISE,
     }
     command = "fewstep verify --claims --only addim"
     return Row(partial(measure, name), settings, command, COSTS.get(name, 3.0))
@@ -119,34 +118,9 @@ def statements(results: Results) -> Sequence[Statement]:
     return statements
 
 
-def comments(results: Results) -> Sequence[str]:
-    sentences = []
-    for law, size in LAWS.items():
-        sides = [_side(gains(results[law], steps)) for steps in STEPS]
-        parts = []
-        for side in ("better", "worse", "level"):
-            at = [str(steps) for steps, own in zip(STEPS, sides, strict=True) if own == side]
-            if at:
-                parts.append(f"{side} at {', '.join(at)} steps")
-        sentences.append(f"on {law}, {size}-D, {'; '.join(parts)}")
-    best = "; ".join(f"{law}: {_best(results[law])}" for law in LAWS)
-    return [
-        "By energy distance aDDIM with the paper's variance (eta 0.1) is:"
-        f" {' · '.join(sentences)}.",
-        f"Least energy distance at 8 steps, among all variances and last steps: {best}.",
-    ]
-
-
 def _side(values: Sequence[float]) -> str:
     sides = {OPEN: "level", REPRODUCED: "better", CONTRADICTED: "worse"}
     return sides[verdict(interval(values))]
-
-
-def _best(seeds: Seeds) -> str:
-    names = ["DDIM", *(f"{source}, last {end}" for source in SOURCES for end in ENDS)]
-    means = {name: sum(column(seeds, f"{name}: 8")) / len(seeds) for name in names}
-    best = min(means, key=lambda name: means[name])
-    return f"{best} ({number(means[best])}; DDIM {number(means['DDIM'])})"
 
 
 def lesson(results: Results) -> str:
@@ -201,7 +175,6 @@ CLAIM = Claim(
     rows={law: row(law) for law in LAWS},
     measures={f"{name}: {n}": f"{name}, {n}" for n in (4, 8, 16) for name in ("DDIM", PAPER)},
     statements=statements,
-    comments=comments,
     lesson=lesson,
     figure=figure,
 )

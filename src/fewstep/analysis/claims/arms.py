@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 
-from fewstep.analysis.claims import reference
+from fewstep.adapters.adapt import network_of
+from fewstep.analysis.claims import reference, solutions
 from fewstep.analysis.claims.claim import Row
-from fewstep.core.denoiser import Denoiser
+from fewstep.core.denoiser import Denoiser, Guided
 from fewstep.core.method import Method
 from fewstep.core.process import Process, edm
+from fewstep.networks.low_rank import low_rank
 from fewstep.run import recipes
 from fewstep.run.build import build_method, with_defaults
 from fewstep.run.config import Run
@@ -54,7 +56,7 @@ HANZI: dict[str, Any] = {
     **DIGITS,
     "network_options": {"width": 32, "mult": (1, 2), "blocks": 1, "attention": (8,)},
     "batch": 64,
-    "iterations": 4000,
+    "iterations": 1200,
     "ema": 0.995,
 }
 # law or data set -> recipe, and what its runs have where an arm says nothing
@@ -94,10 +96,11 @@ Look = Callable[[Path, Denoiser, Process], dict[str, float]]
 class Arm:
     """A method with its options, and the fields of the run that differ from the setting.
 
-    exact_teacher: the exact denoiser teaches. teacher: the arm whose generator does.
-    init: the arm that this one goes on from.
+    exact_teacher: the exact denoiser teaches, by `guidance`. teacher: the arm whose generator does.
+    init: the arm that this one goes on from; rank: by low-rank adapters of its weights alone.
     factory: makes a method that has no name.
     marks: steps after which `look` measures the average. extra: is measured besides at the end.
+    scores: in place of those of pictures, against `Solutions`; a law that has none is not scored.
     keep: the generator stays in the folder of common files.
     """
 
@@ -106,12 +109,15 @@ class Arm:
     fields: dict[str, Any] = field(default_factory=dict)
     law: str = MIXTURE
     exact_teacher: bool = False
+    guidance: float = 0.0
     teacher: Arm | None = None
     init: Arm | None = None
+    rank: int = 0
     factory: Callable[..., Method] | None = None
     marks: tuple[int, ...] = ()
     look: Look | None = None
     extra: Callable[[Path, Generator], dict[str, Any]] | None = None
+    scores: Callable[[Arm, Path, int, Generator], dict[str, Any]] | None = None
     keep: bool = False
 
     @property
@@ -128,11 +134,16 @@ class Arm:
         teacher = data if self.exact_teacher else None
         return recipes.RECIPES[self.recipe](method=self.method, **fields, teacher=teacher)
 
+    @property
+    def protocol(self) -> dict[str, int]:
+        if self.scores is not None:
+            return solutions.PROTOCOL
+        return reference.protocol(self.law) if self.law in reference.PICTURES else {}
+
     def command(self) -> str:
         """What trains it from a shell."""
-        if self.factory is not None:
-            path = f"{self.factory.__module__}.{self.factory.__name__}"
-            return f"in Python: fewstep.train(..., method={path})"
+        if in_python := self.in_python():
+            return f"in Python: fewstep.train(..., {', '.join(in_python)})"
         recipe = self.recipe
         if recipe == "toy":
             recipe += f" --data {reference.source(self.law)}"
@@ -152,6 +163,17 @@ class Arm:
         flags = [_flag(name, value) for name, value in options.items()]
         return " ".join([f"fewstep train {recipe} --method {self.method}", *flags, "--seed SEED"])
 
+    def in_python(self) -> list[str]:
+        """The arguments that a shell cannot give."""
+        own = []
+        if self.factory is not None:
+            own.append(f"method={self.factory.__module__}.{self.factory.__name__}")
+        if self.rank:
+            own.append(f"network=low_rank(init's network, {self.rank}, SEED)")
+        if self.guidance:
+            own.append(f"teacher=Guided(exact law, {self.guidance:g})")
+        return own
+
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All that its numbers depend on, as JSON: every option is written out.
@@ -166,10 +188,12 @@ class Arm:
             "run": {k: v for k, v in run.items() if k not in NO_SETTING and v is not None},
             "init": self.init.settings if self.init else None,
             **({"taught by": self.teacher.settings} if self.teacher else {}),
+            **({"guidance": self.guidance} if self.guidance else {}),
+            **({"rank": self.rank} if self.rank else {}),
             "own": _name(self.factory),
             "marks": list(self.marks),
-            "seen": [_name(self.look), _name(self.extra)],
-            **reference.protocol(self.law),
+            "seen": [_name(self.look), _name(self.extra), _name(self.scores)],
+            **self.protocol,
         }
 
     def row(self, cost: float, *needs: Row) -> Row:
@@ -196,33 +220,22 @@ def _name(function: Callable[..., Any] | None) -> str | None:
     return None if function is None else function.__name__
 
 
-def solutions(law: str, process: Process | None = None) -> Row:
-    """The row that solves the trajectories with which all arms on a process are compared."""
-    on = process or edm()
-    settings = {"solved": law, "process": str(on), **reference.PROTOCOL}
-    command = "none: the ODE solved exactly"
-    return Row(partial(reference.prepare, law, on), settings, command, 25.0, by_seed=False)
-
-
 def ideal(law: str) -> Row:
-    """The row of the exact solutions themselves."""
+    """The row of pictures that no arm learned."""
     settings = {"ideal": law, **reference.protocol(law)}
-    if law in reference.PICTURES:
-        command = "none: the pictures that no arm learned"
-        return Row(partial(reference.ideal, law), settings, command, 3.0, by_seed=False)
-    command = "none: the ODE solved exactly, from the noise that every arm is scored on"
-    needs = (solutions(law),)
-    return Row(partial(reference.ideal, law), settings, command, 3.0, needs, by_seed=False)
+    command = "none: the pictures that no arm learned"
+    return Row(partial(reference.ideal, law), settings, command, 3.0, by_seed=False)
 
 
-def scores_of(folder: Path, law: str, generator: Generator) -> dict[str, float]:
+def scores_of(arm: Arm, folder: Path, seed: int, generator: Generator) -> dict[str, Any]:
+    """Of samples against the law's solutions, or, without labels, against the pictures."""
+    if arm.scores is not None:
+        return arm.scores(arm, folder, seed, generator)
+    if arm.law not in reference.PICTURES:
+        return {}
     cond = -1 if generator.run.label_drop else None
-    if law in reference.PICTURES:
-        x = generator.sample(reference.PICTURES[law], seed=reference.NOISE, cond=cond)
-        return reference.scores(law, generator.facts.units.to_model(x))
-    x = generator.sample(reference.SAMPLES, seed=reference.NOISE, cond=cond)
-    away = x - reference.solution(folder, law, generator.method.process)
-    return {"ode_error": reference.rms(away), **reference.scores(law, x)}
+    x = generator.sample(reference.PICTURES[arm.law], seed=reference.NOISE, cond=cond)
+    return reference.scores(arm.law, generator.facts.units.to_model(x))
 
 
 def path_of(arm: Arm, folder: Path, seed: int) -> Path:
@@ -259,6 +272,11 @@ def train_arm(arm: Arm, folder: Path, seed: int) -> tuple[Generator, dict[str, A
     if arm.factory is None:
         process = build_method(run, facts_of(run, reference.data(arm.law))).process
     teacher: Any = reference.law_on(arm.law, process) if arm.exact_teacher else None
+    if arm.guidance:
+        teacher = Guided(teacher, arm.guidance)
+    network = None
+    if init is not None and arm.rank:
+        network, init = low_rank(network_of(init.denoiser), arm.rank, seed), None
     if arm.teacher is not None:
         teacher = start_of(arm.teacher, folder, seed)
     curve: list[dict[str, float]] = []
@@ -278,6 +296,7 @@ def train_arm(arm: Arm, folder: Path, seed: int) -> tuple[Generator, dict[str, A
     start = time.process_time()
     generator = train(
         run,
+        network=network,
         init=init,
         teacher=teacher,
         method=arm.factory,
@@ -299,4 +318,4 @@ def measure(arm: Arm, folder: Path, seed: int) -> dict[str, Any]:
     if arm.keep:
         save(generator, path_of(arm, folder, seed))
     extra = arm.extra(folder, generator) if arm.extra else {}
-    return {**scores_of(folder, arm.law, generator), **facts, **extra}
+    return {**scores_of(arm, folder, seed, generator), **facts, **extra}

@@ -23,14 +23,6 @@ Seeds = Mapping[str, Mapping[str, Any]]  # the measures of a row by seed
 Results = Mapping[str, Seeds]  # row -> seed -> measure -> number
 Measure = Callable[[Path, int], dict[str, Any]]  # (folder of common files, seed) -> numbers
 
-QUALITY = {
-    "ode_error": "ODE error",
-    "feature_frechet": "feature Fréchet",
-    "pixel_frechet": "pixel Fréchet",
-    "energy_x1000": "energy x 1000",
-    "variance_ratio": "variance ratio",
-}
-"""Columns of arms that are trained, by name of the measure."""
 PICTURES = {
     "feature_frechet": "feature Fréchet",
     "stretched_frechet": "stretched",
@@ -134,6 +126,11 @@ class Statement:
         return {**vars(self), "verdict": self.verdict, "mean": mean, "interval": limits}
 
 
+def controls(differences: Mapping[str, tuple[float, ...]]) -> list[Statement]:
+    """Statements that do not decide the verdict, by their texts."""
+    return [Statement(text, values, main=False) for text, values in differences.items()]
+
+
 def overall(statements: Sequence[Statement]) -> str:
     """The worst verdict of the main statements, if every premise holds."""
     if any(one.premise and one.verdict != REPRODUCED for one in statements):
@@ -148,7 +145,7 @@ class Claim:
 
     says: the paper's sentence. setting: what was run. fair: why that tests the sentence.
     measures: columns of the table, by name of the measure.
-    statements, comments, figure: functions of the rows' results.
+    statements, figure: functions of the rows' results.
     lesson: what was learned from them, in a paragraph. long: it takes hours.
     """
 
@@ -159,7 +156,6 @@ class Claim:
     rows: Mapping[str, Row]
     measures: Mapping[str, str]
     statements: Callable[[Results], Sequence[Statement]]
-    comments: Callable[[Results], Sequence[str]]
     lesson: Callable[[Results], str]
     figure: Callable[[Results], Figure]
     long: bool = False

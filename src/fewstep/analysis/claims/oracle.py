@@ -13,7 +13,7 @@ import torch
 
 from fewstep import exact
 from fewstep.analysis import report
-from fewstep.analysis.claims.claim import Claim, Results, Row, Statement, number
+from fewstep.analysis.claims.claim import Claim, Results, Row, Statement
 from fewstep.analysis.claims.plots import as_figure
 from fewstep.analysis.report import Figure
 from fewstep.core.solvers import euler, heun
@@ -83,31 +83,12 @@ def statements(results: Results) -> Sequence[Statement]:
     return [*statements, Statement(text, (last["CT"] - last["CD, Euler"],), exact=True)]
 
 
-def comments(results: Results) -> Sequence[str]:
-    fits = slopes(results)
-    ends = "; ".join(
-        f"{kind} {number(curve(results, kind, 'w2')[-1])} and"
-        f" {number(curve(results, kind, 'error')[-1])}"
-        for kind in KINDS
-    )
-    return [
-        (
-            "With all data, any capacity and exact least squares, consistency training's W2 falls"
-            f" like N^-{fits['CT']:.2f}: each of its steps averages over what x_t leaves unknown,"
-            " which blurs the boundary between the modes by a width that goes like N^-1/2."
-            f" Distillation's error to the exact map falls like N^-{fits['CD, Euler']:.2f} by"
-            f" Euler's and N^-{fits['CD, Heun']:.2f} by Heun's moves. At N = {NS[-1]} W2 and error"
-            f" are: {ends}."
-        ),
-        "Nothing is random here, so there are no seeds and no intervals: a statement holds or not.",
-    ]
-
-
 def lesson(results: Results) -> str:
     return (
         "Training from data approaches the data's law far slower in the number of intervals than"
         " distillation does, with perfect networks: each of its targets averages over the data"
-        " that could have led to x_t. That is the room which better pairs have to win."
+        " that could have led to x_t, which blurs the boundary between the modes by a width that"
+        " goes like N^-1/2. That is the room which better pairs have to win."
     )
 
 
@@ -153,7 +134,6 @@ CLAIM = Claim(
     rows={f"{kind}, N = {n}": row(kind, n) for kind in KINDS for n in NS},
     measures={"w2": "W2", "error": "error to the exact map", "std": "standard deviation"},
     statements=statements,
-    comments=comments,
     lesson=lesson,
     figure=figure,
 )

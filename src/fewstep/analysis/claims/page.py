@@ -1,4 +1,4 @@
-"""The report: verdicts at the top, then for each claim comments, figure, numbers and commands."""
+"""The report: verdicts, then for each claim its statements, figure, numbers and commands."""
 
 from __future__ import annotations
 
@@ -88,7 +88,6 @@ class Finding:
             "lesson": self.claim.lesson(self.results),
             "verdict": self.verdict,
             "statements": [one.to_json() for one in self.statements],
-            "words": list(self.claim.comments(self.results)),
         }
 
     def numbers(self) -> Table:
@@ -115,7 +114,6 @@ class Finding:
                 claim.says,
                 f"Measured here: {claim.setting}",
                 f"Why this is a fair test: {claim.fair}",
-                *claim.comments(self.results),
                 f"What was learned: {claim.lesson(self.results)}",
             ],
             figures=[claim.figure(self.results)],

@@ -15,17 +15,18 @@ from fewstep.base.errors import require, unknown
 
 def registry() -> dict[str, Claim]:
     """The claims by name, in the order of the report."""
-    from fewstep.analysis.claims import addim, direct, gc, gc_unet, mcm, oracle, tcm, transport
+    from fewstep.analysis.claims import addim, direct, gc, mcm, oracle, tcm, transport, why
 
     return {
         "tcm": tcm.CLAIM,
         "gc-transport": transport.CLAIM,
         "gc": gc.CLAIM,
-        "gc-unet": gc_unet.CLAIM,
+        "gc-unet": gc.UNET,
         "mcm": mcm.CLAIM,
         "addim": addim.CLAIM,
         "direct": direct.CLAIM,
         "oracle": oracle.CLAIM,
+        "why": why.CLAIM,
     }
 
 

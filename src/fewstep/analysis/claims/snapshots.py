@@ -30,13 +30,17 @@ def look_digits(folder: Path, denoiser: Denoiser, process: Process) -> dict[str,
     return look_pictures("digits", denoiser, process)
 
 
+def look_characters(folder: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:
+    """Without labels."""
+    return look_pictures("hanzi16", denoiser, process)
+
+
 def look_classes(folder: Path, denoiser: Denoiser, process: Process) -> dict[str, float]:
     """One-step digits of all classes in turn, and feature distances of denoised training digits.
 
     Both are cut to the range of the data; of the denoised ones also the distance before.
     """
     data, judge = reference.data("digits"), reference.judge("digits")
-    assert judge is not None
     labels = torch.arange(reference.PICTURES["digits"]) % data.classes
     x0, cond = data.train.x0, data.train.cond
     z = normal(reference.NOISE, "low noise", 0, len(x0), tuple(x0.shape[1:]), 16)

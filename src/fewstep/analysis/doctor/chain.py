@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from fewstep.adapters.rows import Rows
 from fewstep.analysis.doctor.levels import (
     Level,
-    device_of,
     held_out_rows,
     levels_to_the_top,
     rows_of,
@@ -36,7 +35,7 @@ def target_drift(subject: Subject) -> Measure:
     )
     if reason := _no_drift(subject):
         return Measure("target drift", definition, missing=reason)
-    rows = rows_of(subject.dataset, "train", subject.seed, device=device_of(subject))
+    rows = rows_of(subject.dataset, "train", subject.seed, device=subject.device)
     results = [(one, *drift_at(subject, rows, one, earlier)) for one in trained_levels(subject)]
     table = [(one.level, drift, gap, drift / max(gap, 1e-300)) for one, drift, gap in results]
     columns = ("level", "drift", "pair's gap", "ratio")

@@ -43,7 +43,6 @@ def run_examination(subject: Subject, *, progress: bool = False) -> Examination:
 def teacher_in(subject: Subject) -> Teacher:
     """A run's average as a teacher of its own data."""
     net: Any = subject.ema
-    device = next(net.parameters()).device
     return Teacher(
         subject.name,
         raw_of(net.network, subject.split),
@@ -51,7 +50,7 @@ def teacher_in(subject: Subject) -> Teacher:
         subject.dataset,
         subject.truth,
         subject.seed,
-        device,
+        subject.device,
     )
 
 

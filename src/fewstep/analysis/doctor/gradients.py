@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -11,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.adapters.rows import Rows
-from fewstep.analysis.doctor.levels import device_of, rows_of, trained_levels
+from fewstep.analysis.doctor.levels import rows_of, trained_levels
 from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Cell, Measure, Verdict, judge
 from fewstep.base.memory import Room
 from fewstep.base.randomness import SAMPLING_BLOCK, normal, uniform
 from fewstep.core.process import Time
+from fewstep.core.times import Times
 from fewstep.data import each
 
 GROUPS, SIZE = 8, 32  # groups of rows at each level, whose gradients are compared
@@ -85,26 +87,18 @@ def gradients_of(
         times = method.times.at(same, subject.progress)
     models, room = subject.models(net), Room()
 
-    def gradient(part: slice) -> Tensor:
-        part_times = times._replace(
-            **{name: getattr(times, name)[part] for name in ("t", "r", "a", "w")},
-            u=u[part],
-            progress=subject.progress,
-        )
-        cond = each(itemgetter(part), rows.cond)
-        losses = method.loss(models, rows.x0[part], rows.z[part], part_times, cond)
+    def gradient(first: int, part: range) -> Tensor:
+        row = slice(first + part.start, first + part.stop)
+        t, r, a, w = (one[row] for one in times[:4])
+        here = Times(t, r, a, w, u[row], subject.progress)
+        cond = each(itemgetter(row), rows.cond)
+        losses = method.loss(models, rows.x0[row], rows.z[row], here, cond)
         loss = losses.mean() * (len(losses) / SIZE)
-        grads = torch.autograd.grad(loss, weights, allow_unused=True)
-        flat = [
-            torch.zeros_like(p).flatten() if grad is None else grad.flatten()
-            for p, grad in zip(weights, grads, strict=True)
-        ]
-        return torch.cat(flat).double().cpu()
+        grads = torch.autograd.grad(loss, weights, materialize_grads=True)
+        return torch.cat([grad.flatten() for grad in grads]).double().cpu()
 
     def group(first: int) -> Tensor:
-        def work(part: range) -> Tensor:
-            return gradient(slice(first + part.start, first + part.stop))
-
+        work = partial(gradient, first)
         first_part, *others = room.parts(SIZE, work, subject.batch, rows.x0.device)
         return sum(others, first_part)
 
@@ -140,7 +134,7 @@ def _row(level: Cell, noise: Noise) -> tuple[Cell, ...]:
 
 def repeated_rows(subject: Subject, count: int) -> Rows:
     """Training rows, repeated with other noise if there are fewer than `count`."""
-    rows = rows_of(subject.dataset, "train", subject.seed, count, device=device_of(subject))
+    rows = rows_of(subject.dataset, "train", subject.seed, count, device=subject.device)
     index = torch.arange(count) % len(rows)
     z = normal(
         subject.seed, "doctor gradient noise", 0, count, subject.dataset.shape, SAMPLING_BLOCK

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fewstep.adapters.linear_bound import Linear, linear_of
 from fewstep.adapters.rows import Rows
-from fewstep.analysis.doctor.levels import device_of, rows_of
+from fewstep.analysis.doctor.levels import rows_of
 from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Measure, Verdict, judge
 from fewstep.core.sampling import multistep_grid, sampler
@@ -36,7 +36,7 @@ def later_steps(subject: Subject) -> Measure:
     )
     if subject.denoises or sampler(subject.method.sampler).grid is not multistep_grid:
         return Measure("later steps", definition, missing="its sampler has no later noise levels")
-    rows = rows_of(subject.dataset, "train", subject.seed, ROWS, device=device_of(subject))
+    rows = rows_of(subject.dataset, "train", subject.seed, ROWS, device=subject.device)
     linear = linear_of(subject.dataset.train.x0)
     levels = own_levels(subject)
     own = row_at(subject, linear, rows, levels, with_samples=False)

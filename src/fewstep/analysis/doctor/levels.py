@@ -12,7 +12,7 @@ from fewstep.analysis.doctor.subject import Subject
 from fewstep.base.conditions import apply_mask
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import SAMPLING_BLOCK, normal, shuffled_indices, uniform
-from fewstep.data import Dataset, each
+from fewstep.data import Arrays, Dataset, each
 
 COUNT = 10  # noise levels of a table
 ROWS = 512  # of each split at each level
@@ -61,18 +61,21 @@ def levels_to_the_top(subject: Subject) -> list[tuple[float, float]]:
     return [*((one.level, one.t) for one in trained_levels(subject) if one.t < below), top]
 
 
-def rows_of(
-    dataset: Dataset, split: str, seed: int, count: int = ROWS, *, device: torch.device
-) -> Rows:
-    """Up to `count` rows of a split ("train", "validation"), a function of the seed alone.
-
-    Raises UserError if the split is empty.
-    """
-    arrays = getattr(dataset, split)
+def split_of(dataset: Dataset, split: str) -> Arrays:
+    """The rows of a split ("train", "validation"). Raises UserError if it is empty."""
+    arrays: Arrays = getattr(dataset, split)
     if not len(arrays):
         raise UserError(
             f"data {dataset.name!r} has no {split} split: nothing is held out to compare with"
         )
+    return arrays
+
+
+def rows_of(
+    dataset: Dataset, split: str, seed: int, count: int = ROWS, *, device: torch.device
+) -> Rows:
+    """Up to `count` rows of a split, a function of the seed alone; see `split_of`."""
+    arrays = split_of(dataset, split)
     count = min(count, len(arrays))
     index = shuffled_indices(seed, f"doctor {split}", 0, count, len(arrays))
     part = arrays.rows(index)
@@ -84,8 +87,4 @@ def rows_of(
 def held_out_rows(subject: Subject, count: int = ROWS) -> Rows:
     """Held-out rows if the data has some, else training rows."""
     split = "validation" if len(subject.dataset.validation) else "train"
-    return rows_of(subject.dataset, split, subject.seed, count, device=device_of(subject))
-
-
-def device_of(subject: Subject) -> torch.device:
-    return next(subject.ema.parameters()).device
+    return rows_of(subject.dataset, split, subject.seed, count, device=subject.device)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewstep.adapters.linear_bound import Linear, linear_of
 from fewstep.adapters.rows import Rows, bound
-from fewstep.analysis.doctor.levels import Level, device_of, rows_of, trained_levels
+from fewstep.analysis.doctor.levels import Level, rows_of, trained_levels
 from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Measure, Verdict, judge
 from fewstep.base.randomness import SAMPLING_BLOCK, uniform
@@ -58,9 +58,8 @@ def at_level(
 
 def loss_by_level(subject: Subject) -> Measure:
     """The table, whether it overfits, and whether a level is worse than theory allows."""
-    device = device_of(subject)
     train, held_out = (
-        rows_of(subject.dataset, split, subject.seed, device=device)
+        rows_of(subject.dataset, split, subject.seed, device=subject.device)
         for split in ("train", "validation")
     )
     linear = linear_of(subject.dataset.train.x0)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fewstep.analysis.doctor.levels import split_of
 from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Measure, judge
 from fewstep.analysis.metrics.protocol import Estimate, estimate
-from fewstep.base.errors import UserError
 from fewstep.statistics.distances import to_nearest
 
 DRAWS = 8
@@ -17,13 +17,8 @@ HELD_OUT = 1000  # rows that are compared with the samples
 
 def memorisation(subject: Subject, samples: Tensor) -> Measure:
     """Mean distance to the nearest training row: of samples, over that of held-out rows."""
-    train, held_out = subject.dataset.train.x0, subject.dataset.validation.x0
-    if not len(held_out):
-        raise UserError(
-            f"data {subject.dataset.name!r} has no validation split: nothing is held out to compare"
-            " with"
-        )
-    train, held_out = train[:MOST], held_out[:HELD_OUT]
+    train = subject.dataset.train.x0[:MOST]
+    held_out = split_of(subject.dataset, "validation").x0[:HELD_OUT]
     unit = to_nearest(held_out, train)
 
     def ratio(x: Tensor, groups: int) -> Estimate:

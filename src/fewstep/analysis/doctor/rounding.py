@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from fewstep.analysis.doctor.levels import device_of, rows_of, trained_levels
+from fewstep.analysis.doctor.levels import rows_of, trained_levels
 from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Measure, Verdict, judge
 from fewstep.core.rounding import compares, ratio_without, rounding
@@ -36,7 +36,7 @@ def shares(
 ) -> tuple[list[tuple[float, ...]], dict[str, float]]:
     """A row of each level, and of each precision the root mean square ratio over trained rows."""
     net = subject.ema if subject.student is None else subject.student
-    rows = rows_of(subject.dataset, "train", subject.seed, ROWS, device=device_of(subject))
+    rows = rows_of(subject.dataset, "train", subject.seed, ROWS, device=subject.device)
     passes = [PASSES[name] for name in names]
     table, sums, weight = [], [0.0] * len(names), 0.0
     for one in trained_levels(subject):

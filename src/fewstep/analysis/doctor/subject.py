@@ -76,6 +76,10 @@ class Subject:
         """Whether its network guesses the mean of the data, not the end of a trajectory."""
         return self.method.denoises
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.ema.parameters()).device
+
     def models(self, student: Denoiser) -> Models:
         """The networks as the loss takes them, this one as the student."""
         return Models(
@@ -93,8 +97,7 @@ class Subject:
 
     def split(self, n: int, work: Callable[[range], Tensor]) -> Iterator[Tensor]:
         """work(rows) of n rows in parts that memory takes."""
-        device = next(self.ema.parameters()).device
-        return self.room.parts(n, work, self.batch, device)
+        return self.room.parts(n, work, self.batch, self.device)
 
     def solution(self, x_t: Tensor, t: Time, cond: Cond) -> Tensor | None:
         """Where the true trajectory, or else the teacher's, ends at the data; None without both."""
@@ -106,10 +109,6 @@ class Subject:
         process = self.method.process
         solver = along(heun, solver_grid(process, MOVES, ())[:-1])
         return solver(process, self.teacher, x_t, t, 0.0, cond)
-
-    @property
-    def solved_by(self) -> str:
-        return "the data's law" if self.truth is not None else "the teacher"
 
 
 def subject_of(

@@ -16,8 +16,9 @@ ROWS = 128  # exact trajectories are expensive
 
 def teacher_gap(subject: Subject) -> Measure:
     """rms of D(x_t, t) minus the ODE's solution from x_t, beside that of a Gaussian's flow."""
+    solver = "the data's law" if subject.truth is not None else "the teacher"
     definition = (
-        f"rms of D(x_t, t) minus the end of the trajectory from x_t by {subject.solved_by};"
+        f"rms of D(x_t, t) minus the end of the trajectory from x_t by {solver};"
         " Gaussian: the same of the flow of a Gaussian with the data's mean and covariance"
     )
     if reason := _no_gap(subject):

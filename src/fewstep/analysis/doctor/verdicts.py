@@ -24,14 +24,9 @@ class Verdict:
     message: str
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "severity": self.severity,
-            "value": self.value,
-            "threshold": self.threshold,
-            "against": self.against,
-            "words": self.message,
-        }
+        facts = dict(vars(self))
+        facts["words"] = facts.pop("message")
+        return facts
 
 
 @dataclass(frozen=True)
@@ -50,15 +45,8 @@ class Measure:
         return worst([verdict.severity for verdict in self.verdicts])
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "definition": self.definition,
-            "columns": self.columns,
-            "rows": self.rows,
-            "verdicts": [verdict.to_json() for verdict in self.verdicts],
-            "missing": self.missing,
-            "severity": self.severity,
-        }
+        verdicts = [verdict.to_json() for verdict in self.verdicts]
+        return {**vars(self), "verdicts": verdicts, "severity": self.severity}
 
 
 def worst(severities: Sequence[Severity]) -> Severity:

@@ -18,6 +18,7 @@ from fewstep.run.build import Network
 from fewstep.run.checkpoint import fingerprint
 from fewstep.run.config import Run
 from fewstep.run.generator import Generator, load
+from fewstep.run.levels import Levels
 from fewstep.run.prepare import Prepared
 from fewstep.run.sources import Model, open_model
 from fewstep.run.teacher_ode import Closed
@@ -55,9 +56,12 @@ class Subject:
             return "multistep"
         return "solver" if method.denoises and isinstance(method.sampler, str) else "own"
 
-    def by(self, sampler: str) -> Generator:
-        """The generator with another sampler as its own."""
-        return replace(self.generator, method=replace(self.generator.method, sampler=sampler))
+    def by(self, sampler: str, levels: Levels = ()) -> Generator:
+        """The generator with another sampler, unless it is of its kind, and with these levels."""
+        generator = self.generator
+        if sampler != self.kind:
+            generator = replace(generator, method=replace(generator.method, sampler=sampler))
+        return generator.with_later_sigmas(levels or None)
 
 
 def open_runs(

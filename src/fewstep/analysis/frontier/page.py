@@ -15,11 +15,11 @@ from fewstep.analysis import report
 from fewstep.analysis.frontier import figures
 from fewstep.analysis.frontier.latency import machine
 from fewstep.analysis.frontier.models import Subject
-from fewstep.analysis.frontier.points import Point, choice_facts
+from fewstep.analysis.frontier.points import Point
 from fewstep.analysis.frontier.scoring import Bench, held_out, search_seed
 from fewstep.analysis.frontier.summary import Summary
 from fewstep.base.conditions import Cond
-from fewstep.base.errors import StorageError
+from fewstep.base.errors import storage
 from fewstep.base.version import __version__
 
 FORMAT = 1
@@ -107,7 +107,7 @@ class Frontier:
         facts = self.to_json()
         about = f"{self.bench.dataset.name}, test split: {self._draws()}"
         drawing = figures.frontier(self.points, self.bench.judge(), about)
-        try:
+        with storage(f"cannot write to {folder}"):
             report.png(drawing, folder / "frontier.png")
             report.write(folder / "frontier.json", json.dumps(facts, indent=1))
             alt = f"{self.bench.metric} against evaluations and milliseconds"
@@ -115,8 +115,6 @@ class Frontier:
             page = self._page(facts, [curves, self._samples(folder / "samples.png")])
             report.write(folder / "report.html", page)
             write_conditions(folder / _CONDITIONS, self.bench.conditions(_ROWS))
-        except OSError as error:
-            raise StorageError(f"cannot write to {folder}: {error.strerror or error}") from error
 
     def _draws(self) -> str:
         protocol = self.points[0].results[self.bench.metric].protocol
@@ -143,7 +141,10 @@ class Frontier:
         points = [p for p in self.points if p.worth or p in best]
         if self.points[0].subject.generator.facts.look.kind not in ("tiles", "plane"):
             points = list(dict.fromkeys((points[0], points[-1])))
-        origins = [_origin(point) for point in points]
+        origins = [
+            report.Origin(f"{p.name}: {p.evaluations}", p.subject.by(p.sampler, p.levels), p.steps)
+            for p in points
+        ]
         seed = self.bench.plan.seed
         return report.samples(path, origins, self.bench.dataset, seed=seed, caption=_SAMPLES)
 
@@ -167,14 +168,6 @@ class Frontier:
         ]
 
 
-def _origin(point: Point) -> report.Origin:
-    """What draws samples as the point does."""
-    subject = point.subject
-    generator = subject.by(point.sampler) if subject.kind == "solver" else subject.generator
-    generator = generator.with_later_sigmas(point.levels or None)
-    return report.Origin(f"{point.name}: {point.evaluations}", generator, point.steps)
-
-
 def is_nested(cond: Cond) -> bool:
     """Whether a condition has dicts in a dict."""
     return isinstance(cond, Mapping) and any(isinstance(part, Mapping) for part in cond.values())
@@ -191,12 +184,16 @@ def write_conditions(path: Path, cond: Cond) -> None:
 
 
 def _point_facts(point: Point, summary: Summary, command: str) -> dict[str, Any]:
+    choice: dict[str, Any] = {"levels": point.levels, "candidates": 0, "validation": None}
+    if (score := point.validation) is not None:
+        facts = {"value": score.value, "error": score.error, "protocol": score.protocol}
+        choice |= {"candidates": score.protocol["candidates"], "validation": facts}
     return {
         "subject": point.subject.name,
         "sampler": point.sampler,
         "steps": point.steps,
         "evaluations": point.evaluations,
-        "chosen": choice_facts(point),
+        "chosen": choice,
         "offered": point.on_offer,
         "worth": point.worth,
         "quick": point.quick,

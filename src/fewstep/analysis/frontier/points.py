@@ -5,11 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from fewstep.analysis.frontier.latency import Timing
 from fewstep.analysis.frontier.models import Subject
-from fewstep.analysis.metrics import Difference, Result, compare
+from fewstep.analysis.metrics import Result, compare
 from fewstep.run.levels import Levels
 
 MULTISTEP, OWN = "multistep", "own"  # the sampler of a student's own method
@@ -49,11 +48,6 @@ class Point:
         """Whether the calls differ so much that something else was running."""
         return self.one.high > 1.5 * self.one.low
 
-    @property
-    def candidates(self) -> int:
-        """How many settings were scored on the validation split to choose this one."""
-        return 0 if self.validation is None else int(self.validation.protocol["candidates"])
-
     def command(self, cond: str = "") -> str:
         """The command that samples like this point; empty for teachers that are no run.
 
@@ -87,16 +81,12 @@ class Judge:
         """The point's value, lower for better."""
         return self.sign * point.results[self.metric].value
 
-    def difference(self, a: Point, b: Point) -> Difference:
-        """a - b on the test split."""
-        return compare(a.results[self.metric], b.results[self.metric])
-
     def better(self, a: Point, b: Point) -> bool:
         """Whether a is better than b by `gain`, and 0 is outside the interval of their difference.
 
         Without an interval, of a single draw, by `gain` alone.
         """
-        difference = self.difference(a, b)
+        difference = compare(a.results[self.metric], b.results[self.metric])
         if self.sign * difference.value >= -self.gain * abs(self.value(b)):
             return False
         low, high = difference.interval or (difference.value, difference.value)
@@ -122,12 +112,3 @@ def judge_points(points: Sequence[Point], judge: Judge) -> list[Point]:
     by_evaluations = worth(on_offer, judge, lambda p: p.evaluations)
     by_latency = worth(on_offer, judge, lambda p: p.one.low)
     return [replace(p, worth=p in by_evaluations, quick=p in by_latency) for p in points]
-
-
-def choice_facts(point: Point) -> dict[str, Any]:
-    """How the point's setting was chosen, for the JSON."""
-    facts = None
-    if point.validation is not None:
-        score = point.validation
-        facts = {"value": score.value, "error": score.error, "protocol": score.protocol}
-    return {"levels": list(point.levels), "candidates": point.candidates, "validation": facts}

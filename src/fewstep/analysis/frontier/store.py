@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.analysis.metrics import Result
-from fewstep.base.errors import StorageError, UserError
+from fewstep.base import disk
+from fewstep.base.errors import UserError, storage
 
 NAME = "scored.jsonl"
 
@@ -43,10 +43,11 @@ class Store:
         self.count_before = len(self._results)
 
     def _read(self, folder: Path, identity: dict[str, Any]) -> None:
-        # An interruption may have cut the last line.
-        whole = [line for line in self._lines() if line.endswith(b"\n")]
         first: Any = None
-        with suppress(ValueError, IndexError):
+        whole: list[bytes] = []
+        with suppress(OSError, ValueError, IndexError):
+            # An interruption may have cut the last line.
+            whole = [x for x in self.path.read_bytes().splitlines(True) if x.endswith(b"\n")]
             first = json.loads(whole[0])
         if not isinstance(first, dict) or "data" not in first:
             raise UserError(f"{folder} holds something that is no frontier: choose another --out")
@@ -60,26 +61,14 @@ class Store:
             with suppress(ValueError, KeyError, TypeError):
                 row = json.loads(line)
                 self._results[row["key"]] = [Result.from_json(result) for result in row["results"]]
-        self._write(b"".join(whole), "wb")
-
-    def _lines(self) -> list[bytes]:
-        try:
-            return self.path.read_bytes().splitlines(keepends=True)
-        except OSError:
-            return []
+        with storage(f"cannot write {self.path}"):
+            disk.replace(self.path, b"".join(whole))
 
     def _append(self, row: Mapping[str, Any]) -> None:
-        self._write(json.dumps(row).encode() + b"\n", "ab")
-
-    def _write(self, content: bytes, mode: str) -> None:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, mode) as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise StorageError(f"cannot write {self.path}: {error.strerror or error}") from error
+        with storage(f"cannot write {self.path}"):
+            disk.make_folder(self.path.parent)
+            disk.append(self.path, json.dumps(row).encode() + b"\n")
+            disk.sync(self.path)
 
     def get(self, key: Mapping[str, Any], measure: Callable[[], list[Result]]) -> list[Result]:
         """The results of that key: from the file, else measured and appended to it."""

@@ -21,15 +21,19 @@ from fewstep.run.levels import Levels, bounds_of, starts
 
 @dataclass(frozen=True)
 class Setting:
-    """A generator with its sampler, steps and levels, and the validation score that chose them."""
+    """A subject with its sampler, steps and levels, and the validation score that chose them."""
 
     subject: Subject
     sampler: str
     steps: int
-    generator: Generator
     levels: Levels = ()
     validation: Result | None = None
     on_offer: bool = True
+
+    @property
+    def generator(self) -> Generator:
+        """What draws its samples."""
+        return self.subject.by(self.sampler, self.levels)
 
 
 def settings_of(subject: Subject, bench: Bench) -> list[Setting]:
@@ -38,7 +42,7 @@ def settings_of(subject: Subject, bench: Bench) -> list[Setting]:
         return _search_levels(subject, bench)
     if subject.kind == "segments":
         only = sampling.sampler(subject.generator.method.sampler).default
-        return [Setting(subject, "segments", only, subject.generator)]
+        return [Setting(subject, "segments", only)]
     if subject.kind == OWN:
         return _own_steps(subject, bench.plan)
     return _try_solvers(subject, bench)
@@ -51,7 +55,7 @@ def _own_steps(subject: Subject, plan: Plan) -> list[Setting]:
     by_grid: dict[tuple[float, ...], int] = {}
     for steps in solver_steps(plan.steps, own):
         by_grid.setdefault(tuple(own.times(process, steps, generator.later_sigmas)), steps)
-    return [Setting(subject, OWN, steps, generator) for steps in by_grid.values()]
+    return [Setting(subject, OWN, steps) for steps in by_grid.values()]
 
 
 def _search_levels(subject: Subject, bench: Bench) -> list[Setting]:
@@ -61,7 +65,7 @@ def _search_levels(subject: Subject, bench: Bench) -> list[Setting]:
     best: Levels | None = None
     for steps in bench.plan.steps:
         if steps == 1:
-            settings.append(Setting(subject, MULTISTEP, 1, subject.generator))
+            settings.append(Setting(subject, MULTISTEP, 1))
             continue
         first = starts(subject.generator, steps, bounds, best)
         if not first:
@@ -74,16 +78,14 @@ def _search_levels(subject: Subject, bench: Bench) -> list[Setting]:
         result = search(score, first, bounds, bench.plan.candidates)
         best = result.levels
         validation = _best_of(scores[best], result.candidates)
-        generator = subject.generator.with_later_sigmas(best)
-        settings.append(Setting(subject, MULTISTEP, steps, generator, best, validation))
+        settings.append(Setting(subject, MULTISTEP, steps, best, validation))
     return settings
 
 
 def _score(
     subject: Subject, bench: Bench, steps: int, scores: dict[Levels, Result], levels: Levels
 ) -> float:
-    generator = subject.generator.with_later_sigmas(levels)
-    scores[levels] = bench.candidate(generator, steps, len(scores) + 1)
+    scores[levels] = bench.candidate(subject.by(MULTISTEP, levels), steps, len(scores) + 1)
     return bench.sign * scores[levels].value
 
 
@@ -107,9 +109,8 @@ def _try_solvers(subject: Subject, bench: Bench) -> list[Setting]:
     ]
     settings = []
     for number, (sampler, steps) in enumerate(pairs, 1):
-        generator = subject.by(sampler)
-        validation = _best_of(bench.candidate(generator, steps, number), len(pairs))
-        settings.append(Setting(subject, sampler, steps, generator, validation=validation))
+        validation = _best_of(bench.candidate(subject.by(sampler), steps, number), len(pairs))
+        settings.append(Setting(subject, sampler, steps, validation=validation))
     return [replace(s, on_offer=not _is_beaten(s, settings, bench.sign)) for s in settings]
 
 
@@ -141,44 +142,31 @@ def measure(subjects: Sequence[Subject], bench: Bench, progress: bool = True) ->
     with Progress(len(settings), "test score", show=progress) as bar:
         bench = replace(bench, tick=bar.update)
         scores = [bench.final(setting.generator, setting.steps) for setting in settings]
-    timings = _time(settings, bench, progress)
-    counts = [evaluations(s.generator, s.steps, bench.conditions(2)) for s in settings]
-    points = [_point(*facts) for facts in zip(settings, scores, timings, counts, strict=True)]
+    one, many = _time(settings, bench, progress)
+    points = [
+        Point(
+            **vars(setting),
+            results=results,
+            evaluations=evaluations(setting.generator, setting.steps, bench.conditions(2)),
+            one=one[i],
+            many=many[i],
+        )
+        for i, (setting, results) in enumerate(zip(settings, scores, strict=True))
+    ]
     return judge_points(points, bench.judge())
 
 
-def _time(settings: Sequence[Setting], bench: Bench, progress: bool) -> list[tuple[Timing, Timing]]:
+def _time(settings: Sequence[Setting], bench: Bench, progress: bool) -> list[dict[int, Timing]]:
+    """The timings of calls for one sample, and of those for a batch."""
     plan = bench.plan
 
     def call(setting: Setting, size: int) -> Callable[[], object]:
-        cond = bench.conditions(size)
-        return lambda: setting.generator.sample(
-            size, steps=setting.steps, cond=cond, batch=plan.at_once
-        )
+        generator, cond = setting.generator, bench.conditions(size)
+        return lambda: generator.sample(size, steps=setting.steps, cond=cond, batch=plan.at_once)
 
-    repeats = plan.repeats
-    total = 2 * repeats * len(settings)
-    with Progress(total, "timed call", show=progress) as bar:
-        timings = []
+    timings = []
+    with Progress(2 * plan.repeats * len(settings), "timed call", show=progress) as bar:
         for size in (1, plan.batch):
             calls = {i: call(setting, size) for i, setting in enumerate(settings)}
-            timings.append(clock_calls(calls, size, repeats, tick=bar.update))
-    one, many = timings
-    return [(one[i], many[i]) for i in range(len(settings))]
-
-
-def _point(
-    setting: Setting, results: dict[str, Result], timing: tuple[Timing, Timing], count: int
-) -> Point:
-    return Point(
-        subject=setting.subject,
-        sampler=setting.sampler,
-        steps=setting.steps,
-        levels=setting.levels,
-        validation=setting.validation,
-        results=results,
-        evaluations=count,
-        one=timing[0],
-        many=timing[1],
-        on_offer=setting.on_offer,
-    )
+            timings.append(clock_calls(calls, size, plan.repeats, tick=bar.update))
+    return timings

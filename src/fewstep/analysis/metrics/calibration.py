@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fewstep.analysis.metrics.drawing import Clock, Source
-from fewstep.analysis.metrics.protocol import Estimate, Result, estimate, students_t
+from fewstep.analysis.metrics.protocol import Estimate, Result, estimate, result_of, students_t
 from fewstep.analysis.metrics.scores import Scores
 from fewstep.base.conditions import LABELS, apply_mask, each, kind_of, leaves, mask_of
 from fewstep.base.errors import NonFiniteError, UserError
@@ -250,7 +250,7 @@ def _result(
     unit = scales[0].item() if is_one else 1.0
     scores = scores.numbers(real)
     scores = replace(scores, crps=unit * scores.crps, energy=unit * scores.energy)
-    value, error, interval = (score := row.score(scores)).estimate
+    score = row.score(scores)
     facts = {**protocol, "statistic": row.name, "ideal": row.ideal}
     if row.has_units:
         facts["units"] = "data" if is_one else "model"
@@ -258,17 +258,9 @@ def _result(
         names = [name for name, is_real in zip(_names(dataset), real, strict=True) if is_real]
         values = score.variables * (scales / unit if row.has_units else 1)
         facts["detail"] = _detail(names, values, score)
-    return Result(
-        metric=row.name,
-        steps=steps,
-        value=value,
-        error=error,
-        floor=row.ideal,
-        protocol=facts,
-        interval=interval,
-        values=() if score.rows is None else tuple(score.rows.tolist()),
-        p_value=score.p_value,
-    )
+    floor = None if row.ideal is None else Estimate(row.ideal, None, None)
+    own = [] if score.rows is None else score.rows.tolist()
+    return result_of(row.name, steps, score.estimate, floor, facts, own, score.p_value)
 
 
 def _names(dataset: Dataset) -> list[str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,30 +26,10 @@ class Detection(NamedTuple):
     p_value: float
 
 
-@dataclass(frozen=True)
-class Detector:
-    """A linear score of clues and of random units max(0, w clues + b): higher for samples."""
+def fit(samples: Tensor, data: Tensor) -> Callable[[Tensor], Tensor]:
+    """The detector that least squares find for +1 of samples and -1 of data, `[N, F]` clues each.
 
-    mean: Tensor
-    deviation: Tensor
-    units: Tensor
-    offsets: Tensor
-    weights: Tensor
-
-    def __call__(self, clues: Tensor) -> Tensor:
-        return _inputs(clues, self.mean, self.deviation, self.units, self.offsets) @ self.weights
-
-
-def _inputs(
-    clues: Tensor, mean: Tensor, deviation: Tensor, units: Tensor, offsets: Tensor
-) -> Tensor:
-    scores = ((clues - mean) / deviation).clamp(-5, 5)
-    return torch.cat([scores, (scores @ units + offsets).relu()], 1)
-
-
-def fit(samples: Tensor, data: Tensor) -> Detector:
-    """The detector that least squares find for +1 of samples and -1 of data, `[N, F]` each.
-
+    A linear score of clues and of random units max(0, w clues + b): higher for samples.
     Its penalty has the least generalised cross-validation |y - y_hat|^2 / (1 - df / N)^2 of nine.
     Source: Golub, Heath & Wahba, Technometrics 21 (1979).
     """
@@ -62,12 +41,15 @@ def fit(samples: Tensor, data: Tensor) -> Detector:
     source = generator(0, "detector")
     units = torch.randn(size, width, generator=source) / math.sqrt(size)
     offsets = torch.randn(width, generator=source)
-    inputs = _inputs(both, mean, deviation, units, offsets)
-    centre = inputs.mean(0)
+
+    def inputs(clues: Tensor) -> Tensor:
+        scores = ((clues - mean) / deviation).clamp(-5, 5)
+        return torch.cat([scores, (scores @ units + offsets).relu()], 1)
+
+    x = inputs(both)
     target = torch.cat([torch.ones(len(samples)), -torch.ones(len(data))])
-    target = target - target.mean()
-    weights = _ridge(inputs - centre, target)
-    return Detector(mean, deviation, units, offsets, weights)
+    weights = _ridge(x - x.mean(0), target - target.mean())
+    return lambda clues: inputs(clues) @ weights
 
 
 def _ridge(inputs: Tensor, target: Tensor) -> Tensor:

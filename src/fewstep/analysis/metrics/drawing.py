@@ -55,11 +55,6 @@ class Source:
     seed: int
     batch: int | None = None
 
-    def at(self, steps: int) -> Generator:
-        """The generator for so many steps: one needs no levels, also where some were asked for."""
-        has_own_levels = self.generator.has_own_levels and steps != 1
-        return replace(self.generator, has_own_levels=has_own_levels)
-
     def training_conditions(self, n: int) -> Cond:
         """n conditions of the training split, each about equally often, in a random order."""
         train = self.dataset.train
@@ -101,7 +96,9 @@ class Source:
     def _parts(self, cond: Cond, n: int, steps: int, seed: int) -> Iterator[Tensor]:
         """n samples in parts, in the user's units."""
         own = self.dataset.user_cond(cond)
-        generator = self.at(steps)
+        # One step needs no levels, also where some were asked for.
+        has_own_levels = self.generator.has_own_levels and steps != 1
+        generator = replace(self.generator, has_own_levels=has_own_levels)
         return generator.sample_parts(n, steps=steps, seed=seed, cond=own, batch=self.batch)
 
     def _draws(

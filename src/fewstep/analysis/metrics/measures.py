@@ -96,10 +96,6 @@ def recall(reference: Reference) -> Measure:
     return Measure(value, {"k": NEIGHBOURS})
 
 
-def density(x: Tensor, y: Tensor, radii: Tensor) -> float:
-    return manifolds.density(x, y, radii, BALLS)
-
-
 def sliced_w2(reference: Reference) -> Measure:
     def value(x: Tensor) -> float:
         return transport.sliced_w2(x, reference.train, projections=PROJECTIONS, seed=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -81,6 +81,10 @@ class Spaces:
             if row.is_of(space, self.layout)
         }
 
+    def features_of(self, rows: Arrays, meters: Sequence[Meter]) -> dict[str, Tensor]:
+        """The features of rows in each space of these metrics, computed once."""
+        return {space: self.features[space](rows) for space in {meter.space for meter in meters}}
+
 
 def spaces_of(dataset: Dataset, extractor: Extractor | None) -> Spaces:
     """The space of the extractor, or of the labelled data's classifier; and the data's own.
@@ -109,14 +113,9 @@ def spaces_of(dataset: Dataset, extractor: Extractor | None) -> Spaces:
     if numbers is not None:
         features[JOINT] = joint_of(dataset, numbers)
     features[VALUES] = values_of(dataset)
-    features[CLUES] = _once(lambda: clues_of(dataset, layout))
+    clues = cache(lambda: clues_of(dataset, layout))  # not before they are asked for
+    features[CLUES] = lambda rows: clues()(rows)
     return Spaces(features, extractor, layout)
-
-
-def _once(prepare: Callable[[], Features]) -> Features:
-    """The features that it prepares, once they are asked for."""
-    ready = cache(prepare)
-    return lambda rows: ready()(rows)
 
 
 def _choose(

@@ -5,11 +5,16 @@ A new metric is a new row of `METRICS`. `eval`, `frontier` and `--metrics help` 
 
 from __future__ import annotations
 
+from functools import partial
+
 from fewstep.analysis.metrics import measures
 from fewstep.analysis.metrics.measures import BALLS, NEIGHBOURS, PROJECTIONS
 from fewstep.analysis.metrics.metric import CLASSES, CLUES, VALUES, Measure, Metric
 from fewstep.statistics import classes, manifolds, marginals, structure, transport
 from fewstep.statistics.layout import CATEGORIES, COLUMNS, ORDERED, SET, TABLE
+
+# A statistic of values as users have them.
+_of_kind = partial(Metric, default="all", space=VALUES, shows_ratio=True)
 
 _ROWS = (
     Metric(
@@ -62,7 +67,7 @@ _ROWS = (
     Metric(
         name="density",
         meaning=f"how densely training data surrounds the samples (k = {BALLS}); depends on n",
-        prepare=measures.by_balls(measures.density, BALLS),
+        prepare=measures.by_balls(partial(manifolds.density, k=BALLS), BALLS),
         better="higher",
     ),
     Metric(
@@ -105,80 +110,56 @@ _ROWS = (
         better="higher",
         space=CLASSES,
     ),
-    Metric(
+    _of_kind(
         name="roughness",
         meaning="mean squared difference of neighbours, over that of the training data",
         prepare=measures.of_kind(structure.roughness, by_variable=True),
         better="one",
-        default="all",
-        space=VALUES,
         kinds=ORDERED,
-        shows_ratio=True,
     ),
-    Metric(
+    _of_kind(
         name="spectrum",
         meaning="relative difference of the mean power in the worst band of frequencies; falls"
         " with n",
         prepare=measures.of_kind(structure.spectrum, by_variable=True),
-        default="all",
-        space=VALUES,
         kinds=ORDERED,
-        shows_ratio=True,
     ),
-    Metric(
+    _of_kind(
         name="autocorrelation",
         meaning="largest difference of the correlations with the value 1, 2, 4, ... places on;"
         " falls with n",
         prepare=measures.of_kind(structure.autocorrelation, by_variable=True),
-        default="all",
-        space=VALUES,
         kinds=ORDERED,
-        shows_ratio=True,
     ),
-    Metric(
+    _of_kind(
         name="pair_distance",
         meaning="Kolmogorov distance of the laws of the distance of two elements of a set",
         prepare=measures.of_kind(marginals.of_pairs),
-        default="all",
-        space=VALUES,
         kinds=(SET,),
-        shows_ratio=True,
     ),
-    Metric(
+    _of_kind(
         name="neighbour_distance",
         meaning="Kolmogorov distance of the laws of the distance to the nearest element of a set",
         prepare=measures.of_kind(marginals.of_neighbours),
-        default="all",
-        space=VALUES,
         kinds=(SET,),
-        shows_ratio=True,
     ),
-    Metric(
+    _of_kind(
         name="marginal",
         meaning="Kolmogorov distance of the laws of a column, of the worst one; falls with n",
         prepare=measures.of_kind(marginals.kolmogorov),
-        default="all",
-        space=VALUES,
         kinds=(TABLE,),
-        shows_ratio=True,
     ),
-    Metric(
+    _of_kind(
         name="correlation",
         meaning="largest difference of the correlations of two columns; falls with n",
         prepare=measures.of_kind(marginals.correlation),
-        default="all",
-        space=VALUES,
         kinds=(COLUMNS,),
-        shows_ratio=True,
     ),
-    Metric(
+    _of_kind(
         name="categories",
         meaning="total variation of the frequencies of a category, of the worst one; falls with n",
         prepare=measures.categories,
-        default="all",
-        space=VALUES,
         kinds=(CATEGORIES,),
-        shows_ratio=True,
     ),
 )
 

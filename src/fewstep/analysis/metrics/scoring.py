@@ -27,7 +27,7 @@ class Tally:
         self.meters = [meter for meter in meters if meter.measure.detect is None]
         self.values: dict[str, list[float]] = {meter.metric: [] for meter in self.meters}
         self.clues: list[Tensor] = []
-        self._features = prepared.spaces.features
+        self._spaces = prepared.spaces
         self._has_detector = any(meter.measure.detect for meter in prepared.meters)
         self._most = most
         self._rows: list[Arrays] = []
@@ -35,14 +35,11 @@ class Tally:
     def add(self, draws: Iterable[Arrays]) -> Tally:
         """Itself with these draws."""
         for draw in draws:
-            features = {
-                space: self._features[space](draw)
-                for space in {meter.space for meter in self.meters}
-            }
+            features = self._spaces.features_of(draw, self.meters)
             for meter in self.meters:
                 self.values[meter.metric].append(meter.measure.value(features[meter.space]))
             if self._has_detector:
-                self.clues.append(self._features[CLUES](_first(draw, MOST_ROWS)))
+                self.clues.append(self._spaces.features[CLUES](_first(draw, MOST_ROWS)))
             if self._most > 0:
                 self._rows.append(_first(draw, self._most))
                 self._most -= len(draw)
@@ -87,10 +84,15 @@ def score(
             values[meter.metric], p_values[meter.metric] = meter.measure.detect(learn, test)
     if groups is not None:
         p_values |= groups.p_values(other.rows(), pairs=paired is not None)
-    return [
-        _result(m, values[m.metric], p_values.get(m.metric), steps, protocol, m in apart)
-        for m in prepared.meters
-    ]
+    results = []
+    for meter in prepared.meters:
+        name, own = meter.metric, values[meter.metric]
+        facts = {**protocol, **meter.protocol, "draws": len(own)}
+        if meter in apart:
+            facts["conditions"] = "of the held-out rows"
+        value, p_value = estimate(own), p_values.get(name)
+        results.append(result_of(name, steps, value, meter.floor, facts, own, p_value))
+    return results
 
 
 def _halves(clues: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -99,18 +101,3 @@ def _halves(clues: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         return clues[1::2], clues[::2]
     half = len(clues[0]) // 2
     return [clues[0][:half]], [clues[0][half:]]
-
-
-def _result(
-    meter: Meter,
-    values: tuple[float, ...],
-    p_value: float | None,
-    steps: int,
-    protocol: dict[str, Any],
-    is_paired: bool,
-) -> Result:
-    own = {**protocol, **meter.protocol, "draws": len(values)}
-    if is_paired:
-        own["conditions"] = "of the held-out rows"
-    score = estimate(values)
-    return result_of(meter.metric, steps, score, meter.floor, own, values, p_value)

@@ -14,7 +14,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fewstep.analysis.metrics.prepared import Prepared
+from fewstep.analysis.metrics.metric import Measure
+from fewstep.analysis.metrics.prepared import Meter, Prepared, Spaces
 from fewstep.analysis.metrics.protocol import Result
 from fewstep.data import Arrays
 from fewstep.statistics import ensembles
@@ -31,11 +32,12 @@ SHUFFLES = 20_000
 class Groups:
     """Held-out data in groups of `size` rows, beside which samples are tested."""
 
-    prepared: Prepared
+    spaces: Spaces
+    meters: list[Meter]  # all but the detector, which has a test of its own
     size: int
     count: int  # rows in all
     held_out: dict[str, Tensor]  # features of each space
-    values: dict[str, list[float]]  # of the metrics without a test of their own
+    values: dict[str, list[float]]  # of the groups, by the metrics without a test of their own
 
     @property
     def most_samples(self) -> int:
@@ -51,17 +53,15 @@ class Groups:
             return {}
         most = self.count if pairs else self.most_samples
         rows = samples.rows(torch.arange(min(len(samples), most)))
-        features = _features(self.prepared, rows)
+        features = self.spaces.features_of(rows, self.meters)
         p_values = {}
-        for name, own in _of_groups(self.prepared, features, self.size).items():
-            others = self.values[name]
-            p_values[name] = p_value(own, others[: len(own)] if pairs else others, pairs=pairs)
-        for meter in self.prepared.meters:
+        for meter in self.meters:
+            name, x, y = meter.metric, features[meter.space], self.held_out[meter.space]
             if meter.measure.p_value is not None:
-                x, y = features[meter.space], self.held_out[meter.space]
-                p_values[meter.metric] = meter.measure.p_value(
-                    x, y[: len(x)] if pairs else y, pairs
-                )
+                p_values[name] = meter.measure.p_value(x, y[: len(x)] if pairs else y, pairs)
+            else:
+                own, others = _of_groups(meter.measure, x, self.size), self.values[name]
+                p_values[name] = p_value(own, others[: len(own)] if pairs else others, pairs=pairs)
         return p_values
 
 
@@ -73,27 +73,19 @@ def groups_of(prepared: Prepared, held_out: Arrays) -> Groups | None:
         return None
     count = min(count // size, GROUPS) * size
     rows = held_out.rows(torch.arange(count))
-    features = _features(prepared, rows)
-    return Groups(prepared, size, count, features, _of_groups(prepared, features, size))
+    meters = [meter for meter in prepared.meters if meter.measure.detect is None]
+    features = prepared.spaces.features_of(rows, meters)
+    values = {
+        meter.metric: _of_groups(meter.measure, features[meter.space], size)
+        for meter in meters
+        if meter.measure.p_value is None
+    }
+    return Groups(prepared.spaces, meters, size, count, features, values)
 
 
-def _features(prepared: Prepared, rows: Arrays) -> dict[str, Tensor]:
-    """The features in each space but the detector's, which has a test of its own."""
-    spaces = {meter.space for meter in prepared.meters if meter.measure.detect is None}
-    return {space: prepared.spaces.features[space](rows) for space in spaces}
-
-
-def _of_groups(
-    prepared: Prepared, features: dict[str, Tensor], size: int
-) -> dict[str, list[float]]:
-    """The values, of each `size` rows, of the metrics without a test of their own."""
-    values = {}
-    for meter in prepared.meters:
-        measure = meter.measure
-        if measure.detect is None and measure.p_value is None:
-            parts = features[meter.space].split(size)
-            values[meter.metric] = [measure.value(part) for part in parts if len(part) == size]
-    return values
+def _of_groups(measure: Measure, x: Tensor, size: int) -> list[float]:
+    """The values of each `size` rows."""
+    return [measure.value(part) for part in x.split(size) if len(part) == size]
 
 
 def p_value(a: Sequence[float], b: Sequence[float], *, pairs: bool = False) -> float:
@@ -135,7 +127,7 @@ class Verdict:
 
     def sentence(self) -> str:
         """The verdict in words."""
-        start = f"{_steps(self.steps)}: "
+        start = f"{self.steps} step{'s' * (self.steps > 1)}: "
         count = len(self.p_values)
         by = f"level {self.level:g}" + (f" for {count} metrics together" if count > 1 else "")
         if not self.different:
@@ -160,7 +152,3 @@ def verdicts(results: Sequence[Result], level: float = LEVEL) -> list[Verdict]:
             is_different = min(p_values.values()) <= level
             answers.append(Verdict(steps, is_different, p_values, level, against))
     return answers
-
-
-def _steps(count: int) -> str:
-    return f"{count} step{'s' * (count > 1)}"

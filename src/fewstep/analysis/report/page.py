@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fewstep.base import disk
 from fewstep.base.errors import UserError
 from fewstep.base.table import column_kinds
 
@@ -82,10 +83,8 @@ def page(title: str, lead: Sequence[str], sections: Sequence[Section], *, note: 
 
 def write(path: Path, html: str) -> Path:
     """Writes the page whole or not at all, and returns its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(html, encoding="utf-8")
-    beside.replace(path)
+    disk.make_folder(path.parent)
+    disk.replace(path, html.encode())
     return path
 
 

@@ -104,18 +104,21 @@ class Properties(Generic[S]):
         name: str,
         *,
         method: str | None = None,
-        place: str | None = None,
         quick: bool = True,
         without: Container[str] = (),
     ) -> list[Check]:
-        """One check for each property but those `without`; by default they concern `name` alone."""
+        """One check for each property but those `without`; by default they concern `name` alone.
+
+        method: the method in `fewstep.methods` of which `name` is a setting, if it is one.
+        """
+        place = name if method is None else f"fewstep.methods.{method}"
         return [
             Check(
                 f"{name}: {text}",
                 "definition",
                 partial(measure, subject),
                 tolerance,
-                f"{look}; see {place or name}",
+                f"{look}; see {place}",
                 (method or name,),
                 quick,
             )
@@ -229,6 +232,26 @@ def row_norms(x: Tensor) -> Tensor:
 def worst(*errors: float) -> float:
     """The largest of several errors; NaN, which compares with nothing, counts as infinite."""
     return max(math.inf if math.isnan(error) else error for error in errors)
+
+
+def row_by_row(ask: Callable[..., Tensor], x: Tensor, *others: Tensor | None) -> Tensor:
+    """The answers to the rows of x and of the others, where they are not None, one by one."""
+    rows = [slice(i, i + 1) for i in range(len(x))]
+    return torch.cat([ask(x[row], *(p if p is None else p[row] for p in others)) for row in rows])
+
+
+def mixed_up(ask: Callable[[Tensor], Tensor], rows: int, *labels: int) -> float:
+    """How far a label of the last row moves the others, and 1 more if it does not move its own.
+
+    labels: those that it has instead of 0, one after the other.
+    """
+    cond = torch.zeros(rows, dtype=torch.int64)
+    first = ask(cond)
+    errors = 0.0
+    for label in labels:
+        other = ask(torch.cat([cond[:-1], torch.tensor([label])]))
+        errors += apart(other[:-1], first[:-1]) + float(torch.equal(other[-1], first[-1]))
+    return errors
 
 
 def column(*values: float) -> Tensor:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from fewstep import networks
 from fewstep.analysis.verify.check import over
 from fewstep.base.conditions import Cond
 from fewstep.base.randomness import fork_rng, generator
-from fewstep.core import abilities, scalings
+from fewstep.core import scalings
 from fewstep.core.denoiser import Denoiser, Models, Preconditioned
 from fewstep.core.method import Method
 from fewstep.core.process import Process
@@ -49,8 +48,7 @@ class Uncertain(nn.Module):
         return p + q * label
 
 
-@dataclass(frozen=True)
-class Cast:
+class Cast(NamedTuple):
     """Four different functions and a balance: the loss and its gradient show which was called."""
 
     student: Analytic
@@ -60,16 +58,12 @@ class Cast:
     balance: Uncertain
 
     def models(self) -> Models:
-        return Models(self.student, self.ema, self.teacher, self.frozen, self.balance)
+        return Models(*self)
 
     def gradients(self) -> Tensor:
         """The gradients of all numbers of all five, 0 where there is none."""
-        parts = (self.student, self.ema, self.teacher, self.frozen, self.balance)
-        gradients = []
-        for part in parts:
-            gradient = part.numbers.grad
-            gradients.append(torch.zeros_like(part.numbers) if gradient is None else gradient)
-        return torch.cat(gradients)
+        numbers = [part.numbers for part in self]
+        return torch.cat([torch.zeros_like(p) if p.grad is None else p.grad for p in numbers])
 
 
 def cast() -> Cast:
@@ -183,17 +177,6 @@ def data(
     u = torch.rand(rows, 2, generator=source, dtype=torch.float64)
     u[:, 0] = (torch.randperm(rows, generator=source) + u[:, 0]) / rows
     return x0, z, u
-
-
-def batch(
-    method: Method, rows: int = 6, progress: float = 0.6, shape: tuple[int, ...] = SHAPE
-) -> tuple[Tensor, Tensor, Times]:
-    """x0, z and the method's times of a batch, of whole groups where rows share a trajectory."""
-    group = abilities.reuse(method.coupling)
-    rows = -(-rows // group) * group
-    x0, z, u = data(rows, shape)
-    times: Times = method.times(u, progress, torch.arange(rows))
-    return x0, z, times._replace(u=u, progress=progress)
 
 
 def disorder(method: Method, times: Times, may_rest: bool = False) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.analysis.verify.check import Check, Properties, apart, worst
+from fewstep.analysis.verify.check import Check, Properties, apart, mixed_up, row_by_row, worst
 from fewstep.base.randomness import fork_rng, generator
 from fewstep.core import abilities, derivatives
 
@@ -57,13 +57,6 @@ class Subject:
 PROPERTIES: Properties[Subject] = Properties()
 
 
-def row_of(inputs: Inputs, i: int) -> Inputs:
-    """The inputs of one row."""
-    x, label, cond = inputs
-    row = slice(i, i + 1)
-    return x[row], label[row], None if cond is None else cond[row]
-
-
 def describe(output: Any) -> str:
     """dtype and shape of a tensor, the type of anything else."""
     if isinstance(output, Tensor):
@@ -98,8 +91,7 @@ def batch_is_items(subject: Subject) -> float:
             part.training = training and not isinstance(part, nn.modules.dropout._DropoutNd)
         whole = network(*inputs)
         if torch.equal(whole, network(*inputs)):
-            rows = [network(*row_of(inputs, i)) for i in range(ROWS)]
-            errors.append(apart(torch.cat(rows), whole))
+            errors.append(apart(row_by_row(network, *inputs), whole))
     return worst(*errors)
 
 
@@ -168,15 +160,17 @@ def dropout_by_masks(subject: Subject) -> float:
     network = subject.perturb().train()
     inputs = subject.inputs(network)
     masks: Any = network.masks
-    seeds = list(range(ROWS))
-    if masks(ROWS, seeds) is None:
+    seeds = torch.arange(ROWS)
+    if masks(ROWS, seeds.tolist()) is None:
         return 0.0  # nothing is dropped
-    whole = network(*inputs, masks(ROWS, seeds))
-    again = network(*inputs, masks(ROWS, seeds))
-    rows = [network(*row_of(inputs, i), masks(1, [i])) for i in seeds]
-    other = network(*inputs, masks(ROWS, [seed + 7 for seed in seeds]))
-    errors = worst(apart(again, whole), apart(torch.cat(rows), whole))
-    return errors + float(torch.equal(whole, other))
+
+    def ask(seeds: Tensor, *inputs: Tensor | None) -> Tensor:
+        output: Tensor = network(*inputs, masks(len(seeds), seeds.tolist()))
+        return output
+
+    whole, again, other = (ask(part, *inputs) for part in (seeds, seeds, seeds + 7))
+    rows = row_by_row(ask, seeds, *inputs)
+    return worst(apart(again, whole), apart(rows, whole)) + float(torch.equal(whole, other))
 
 
 @PROPERTIES.holds(
@@ -188,18 +182,7 @@ def labels_by_row(subject: Subject) -> float:
     """Another label changes its own row alone; -1, no label, is accepted and is not label 0."""
     network = subject.perturb()
     x, label, _ = subject.inputs(network)
-
-    def with_last(value: int) -> Tensor:
-        labels = torch.zeros(ROWS, dtype=torch.int64)
-        labels[3] = value
-        output: Tensor = network(x, label, labels)
-        return output
-
-    first = with_last(0)
-    errors = 0.0
-    for other in (with_last(1), with_last(-1)):
-        errors += apart(other[:3], first[:3]) + float(torch.equal(other[3], first[3]))
-    return errors
+    return mixed_up(lambda labels: network(x, label, labels), ROWS, 1, -1)
 
 
 def checks_of(subject: Subject, name: str) -> list[Check]:

@@ -125,7 +125,7 @@ def tcm(u: float, progress: float, number: int) -> Row:
 def mcm(u: float, progress: float, number: int, segments: int = 4) -> Row:
     """MCM: T = 64 .. 1280 steps over half of the run, t = (i+1)/T, s = i/T, a = floor(i/n) n/T."""
     share = min(progress / 0.5, 1.0)
-    steps = round(math.exp(math.log(64) + share * (math.log(1280) - math.log(64))))
+    steps = math.exp(math.log(64) + share * (math.log(1280) - math.log(64)))
     inside = max(1, round(steps / segments))
     total = inside * segments
     i = math.floor(u * total)

@@ -8,21 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fewstep import methods
+from fewstep.analysis.verify.builtin import build
 from fewstep.analysis.verify.check import Check, by_row, worst
 from fewstep.analysis.verify.fixtures import Analytic, Cast, cast, data
 from fewstep.analysis.verify.paper_losses import PAPERS, Nets, Paper
 from fewstep.analysis.verify.paper_times import TIMES, Row
-from fewstep.core.method import Method
 from fewstep.core.times import Times
 
 ROWS = 12
-
-
-def method_of(paper: Paper) -> Method:
-    """The package's method that the paper's formulas are compared with."""
-    method: Method = getattr(methods, paper.method)(**paper.options)
-    return method
 
 
 def rows_of(paper: Paper, u: Tensor, progress: float) -> list[Row]:
@@ -36,11 +29,11 @@ def rows_of(paper: Paper, u: Tensor, progress: float) -> list[Row]:
 
 
 def times_apart(paper: Paper) -> float:
-    """The method's t, r, a (relative to t) and weights against the paper's."""
+    """The method's t, r, a (relative to t) and weights against the paper's, in every stage."""
     errors = []
-    for progress in (*paper.progress, 1.0):
+    for progress in torch.linspace(0, 1, 11, dtype=torch.float64).tolist():
         _, _, u = data(64, stream="verify times")
-        times = method_of(paper).times(u, progress, torch.arange(len(u)))
+        times = build(paper.method, paper.options).times(u, progress, torch.arange(len(u)))
         ours = torch.stack(times[:4], 1)
         truth = torch.tensor([row[:4] for row in rows_of(paper, u, progress)], dtype=torch.float64)
         size = torch.cat([truth[:, :1].expand(-1, 3), truth[:, 3:]], 1)
@@ -76,7 +69,8 @@ def losses(paper: Paper, progress: float) -> tuple[tuple[Tensor, Tensor], tuple[
     t, r, a, w = torch.tensor([row[:4] for row in rows], dtype=torch.float64).T
     ours = cast()
     theirs = cast()
-    loss = method_of(paper).loss(ours.models(), x0, z, Times(t, r, a, w, u, progress))
+    times = Times(t, r, a, w, u, progress)
+    loss = build(paper.method, paper.options).loss(ours.models(), x0, z, times)
     truth = paper_loss(paper, theirs, x0, z, rows)
     # Each row has a weight of its own, so that the gradient of no row hides another's.
     mix = torch.linspace(1.0, 2.0, ROWS, dtype=torch.float64) / truth.detach().abs()

@@ -1,7 +1,4 @@
-"""Weights, distances and averages: limits, and identities between them.
-
-The losses in `paper_losses` write most of them out; what is here follows from another property.
-"""
+"""Distances, spaces and averages: limits, and identities between them."""
 
 from __future__ import annotations
 
@@ -11,80 +8,16 @@ import torch
 from torch import Tensor
 
 from fewstep.analysis.verify.check import Table, apart, column, worst
-from fewstep.analysis.verify.fixtures import SD, data, small_network
+from fewstep.analysis.verify.fixtures import data, small_network
 from fewstep.analysis.verify.paper_losses import cosine
-from fewstep.core import distances, scalings, spaces, weights
+from fewstep.core import distances, spaces
 from fewstep.core import process as processes
 from fewstep.core.times import Times
 from fewstep.run import averages, profiles
 
-WEIGHT = Table("core.weights", 1e-12)
 DISTANCE = Table("core.distances", 1e-12)
 SPACE = Table("core.spaces", 1e-12)
 AVERAGE = Table("run", 1e-12)
-
-
-# Weights: each turns squared errors of x0 into those of another prediction.
-
-
-def times_at(t: Tensor) -> Times:
-    return Times(t, t / 2, 0 * t, torch.ones_like(t))
-
-
-@WEIGHT("weight SNR + 1", "2202.00512, sec. 4", "snr_plus_one", "mcm")
-def errors_of_v() -> float:
-    """Squared errors of x0 become those of v; on any process (alpha^2/sigma + sigma)^2 does it."""
-    x0, z, _ = data(4)
-    guess = z.tanh()
-    errors = []
-    for process in (
-        processes.edm(),
-        processes.trig(sigma_data=SD),
-        processes.linear(),
-        processes.cosine(),
-    ):
-        t = process.t_max * column(0.2, 0.4, 0.6, 0.9)
-        x_t = process.mix(x0, z, t)
-        times = times_at(t)
-        of_v = distances.sse(*(spaces.v(process, x_t, x, times) for x in (guess, x0)))
-        of_x0 = distances.sse(guess, x0)
-        alpha = process.alpha(t)
-        sigma = process.sigma(t)
-        errors.append(apart(of_v, (alpha**2 / sigma + sigma) ** 2 * of_x0))
-        if process == processes.cosine():
-            errors.append(apart(of_v, weights.snr_plus_one(process, times) * of_x0))
-    return worst(*errors)
-
-
-@WEIGHT("weight max(SNR, 1)", "2202.00512, sec. 4", "truncated_snr", "mcm")
-def errors_of_x0_or_noise() -> float:
-    """It turns squared errors of x0 into the larger of those of x0 and of the noise."""
-    x0, z, _ = data(4)
-    guess = z.tanh()
-    errors = []
-    for process in (processes.edm(), processes.cosine()):
-        t = column(0.2, 0.5, 0.9, 1.0)
-        x_t = process.mix(x0, z, t)
-        noise = scalings.from_x0(scalings.Eps(), process, x_t, guess, t)
-        of_x0 = distances.sse(guess, x0)
-        truth = torch.maximum(of_x0, distances.sse(noise, z))
-        errors.append(apart(weights.truncated_snr(process, times_at(t)) * of_x0, truth))
-    return worst(*errors)
-
-
-@WEIGHT(
-    "weight (t^2 + sd^2)/(t sd)^2 = 1/c_out^2", "2206.00364, table 1", "Edm", "diffusion ect ct cd"
-)
-def edm_weight() -> float:
-    """It turns errors of x0 into those of the network's output, at a level of any process."""
-    errors = []
-    for process in (processes.edm(), processes.cosine(), processes.trig(sigma_data=SD)):
-        level = column(0.02, 0.5, 2.0, 9.0)
-        t = process.time_at(level)
-        c = scalings.Edm(sigma_data=SD)(processes.edm(), level)
-        weight = weights.Edm(SD)(process, times_at(t))
-        errors.append(apart(weight * c.out**2, torch.ones_like(t)))
-    return worst(*errors)
 
 
 # Distances, by identities between them.
@@ -107,19 +40,6 @@ def l1() -> float:
     """The mean over the elements of each one's norm."""
     x, y, _ = data(3, (2, 4, 4))
     return apart(distances.l1(x, y), by_element(distances.l2_norm, x, y))
-
-
-@SPACE("a picture and its 2x2 averages count alike", "2301.11093, sec. 3.4", "Multiscale", "mcm")
-def multiscale() -> float:
-    """The squared error is the mean of the mean squared errors of both scales."""
-    x, y, _ = data(2, (2, 4, 4))
-    times = times_at(column(0.5, 0.5))
-    space = spaces.Multiscale(1)
-    ours = distances.mse(*(space(processes.cosine(), x, part, times) for part in (x, y)))
-    e = x - y
-    average = e.reshape(2, 2, 2, 2, 2, 2).mean((3, 5))
-    truth = (e.square().mean((1, 2, 3)) + average.square().mean((1, 2, 3))) / 2
-    return apart(ours, truth)
 
 
 @SPACE("space of the anchor: DDIM's step t -> a", "2405.18407, eq. 4", "end", "mcm")
@@ -188,4 +108,4 @@ def profile_products() -> float:
     return worst(abs(ours.item() - truth), abs(mirror.item() - truth))
 
 
-CHECKS = [*WEIGHT.rows, *DISTANCE.rows, *SPACE.rows, *AVERAGE.rows]
+CHECKS = [*DISTANCE.rows, *SPACE.rows, *AVERAGE.rows]

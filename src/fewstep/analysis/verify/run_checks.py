@@ -123,21 +123,6 @@ def reload() -> float:
         return worst(*errors)
 
 
-@TRAINING(
-    "tcm: frozen network = average at the switch",
-    "2410.14895, eq. 5",
-    "hand_over.hand_over",
-    "tcm",
-    quick=False,
-)
-def frozen_network() -> float:
-    """A run of two stages keeps the average of its switch, to the last bit."""
-    with run_of(method="tcm", split=5 / 6) as (_, out):
-        average = weights_at(out, 5)["ema"]
-        frozen = weights_at(out, 6)["frozen"]
-        return worst(*(apart(frozen[name], tensor) for name, tensor in average.items()))
-
-
 @RUN(
     "teacher and initial weights are a run's average", "2303.01469, alg. 2", "sources", quick=False
 )

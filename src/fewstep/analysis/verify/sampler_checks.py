@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import Tensor
 
 from fewstep.analysis.verify.check import Table, apart, column, worst
-from fewstep.analysis.verify.fixtures import SD, data
+from fewstep.analysis.verify.fixtures import data
 from fewstep.core import process as processes
 from fewstep.core import sampling
 
 SAMPLER = Table("core.sampling", 1e-12, "the sampling loop does not do this")
-
-
-def gain(t: float) -> float:
-    """The exact map of N(0, s^2) on edm: s / sqrt(s^2 + t^2)."""
-    return SD / math.sqrt(SD**2 + t**2)
-
-
-def exact_map(x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
-    return gain(float(t[0])) * x_t
 
 
 @SAMPLER("sampler: levels downwards, each its own noise", "2303.01469, alg. 1", "")
@@ -45,17 +35,6 @@ def three_steps() -> float:
     for level, noise in zip((5.0, 0.7), noises, strict=True):
         x = 0.5 * (x + level * noise) / level
     return worst(apart(ours, x), apart(column(*levels), column(80.0, 5.0, 0.7)))
-
-
-@SAMPLER("sampler: one step of the exact map has std s T/sqrt(..)", "closed form", "")
-def one_step() -> float:
-    """s T / sqrt(s^2 + T^2) times unit noise."""
-    process = processes.edm()
-    _, z, _ = data(3)
-    own = sampling.sampler("multistep")
-    grid = own.times(process, 1)
-    ours = sampling.sample(process, exact_map, process.prior(z), grid, own.step, noise=lambda i: z)
-    return apart(ours, SD * 80.0 / math.sqrt(SD**2 + 80.0**2) * z)
 
 
 @SAMPLER("sampler: K DDIM moves from segment to segment", "2403.06807, alg. 2", "segments", "mcm")

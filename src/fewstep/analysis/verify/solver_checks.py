@@ -91,9 +91,12 @@ def moves(process: Process) -> tuple[Tensor, Tensor]:
 
 @MOVE("aDDIM: x_s = a_s x0 + sqrt(s_s^2 + d z_var/|e|^2) e", MCM, "addim", "mcm")
 def addim() -> float:
-    """e is the noise of the guess, z_var = (a_s - a_t s_s / s_t)^2 x_var; sample by sample."""
+    """e is the noise of the guess, z_var = (a_s - a_t s_s / s_t)^2 x_var; sample by sample.
+
+    A sample of x_var = 0 moves as by DDIM.
+    """
     x0, z, _ = data(4)
-    var = column(0.3, 0.01, 0.1, 0.02)
+    var = column(0.3, 0.0, 0.1, 0.02)
     guess = z.tanh() + x0
     errors = []
     for process in (processes.cosine(), *examples()):
@@ -109,21 +112,6 @@ def addim() -> float:
             rows.append(alpha_s * guess[i] + length * eps)
         ours = solvers.addim(process, constant(guess), x_t, t, s, x_var=var)
         errors.append(apart(ours, torch.stack(rows)))
-    return worst(*errors)
-
-
-@MOVE("aDDIM: x_var = 0 is DDIM", MCM, "addim", "mcm")
-def addim_without_variance() -> float:
-    """To the data too, and where a row does not move."""
-    x0, z, _ = data(6)
-    errors = []
-    for process in (processes.cosine(), *examples()):
-        t = process.t_max * column(0.98, 0.9, 0.6, 0.5, 0.3, 0.0)
-        s = process.t_max * column(0.5, 0.7, 0.0, 0.5, 0.29, 0.0)
-        x_t = process.mix(x0, z, t)
-        guess = constant(z.tanh() + x0)
-        ours = solvers.addim(process, guess, x_t, t, s, x_var=0.0)
-        errors.append(apart(ours, solvers.ddim(process, guess, x_t, t, s)))
     return worst(*errors)
 
 
@@ -159,34 +147,6 @@ def prior_variance() -> float:
         truth.append(0.1 / (2 + (alpha / sigma) ** 2))
     ours = solvers.PriorVariance(process=processes.cosine())(torch.zeros(3, 2), column(*t))
     return apart(ours, column(*truth))
-
-
-@MOVE(
-    "ancestral: mean and variance of DDPM's posterior",
-    "2006.11239, eq. 7",
-    "ancestral",
-    "diffusion",
-)
-def ancestral() -> float:
-    """It adds noise of variance (1 - a_s^2) / (1 - a_t^2) (1 - a_t^2 / a_s^2)."""
-    process = processes.cosine()
-    x0, z, _ = data(3)
-    fresh = z.flip(0)
-    t = (0.9, 0.6, 0.3)
-    s = (0.7, 0.5, 0.1)
-    x_t = process.mix(x0, z, column(*t))
-    rows = []
-    for i in range(3):
-        alpha_t, sigma_t = cosine(t[i])
-        alpha_s, sigma_s = cosine(s[i])
-        beta = 1 - (alpha_t / alpha_s) ** 2
-        old = alpha_t / alpha_s * sigma_s**2 / sigma_t**2
-        mean = alpha_s * beta / sigma_t**2 * x0[i] + old * x_t[i]
-        rows.append(mean + (sigma_s**2 / sigma_t**2 * beta) ** 0.5 * fresh[i])
-    ours = solvers.ancestral(
-        process, constant(x0), x_t, column(*t), column(*s), noise=lambda: fresh
-    )
-    return apart(ours, torch.stack(rows))
 
 
 def lambdas(*times: float) -> list[float]:

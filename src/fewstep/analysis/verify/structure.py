@@ -17,7 +17,9 @@ from fewstep.analysis.verify.check import (
     Properties,
     apart,
     by_row,
+    mixed_up,
     over,
+    row_by_row,
     row_norms,
     worst,
 )
@@ -26,8 +28,8 @@ from fewstep.analysis.verify.fixtures import (
     Cast,
     FixedTarget,
     MaskRecorder,
-    batch,
     cast,
+    data,
     disorder,
     everyone,
     gradient_of,
@@ -50,7 +52,12 @@ class Subject:
     shape: tuple[int, ...] = SHAPE
 
     def batch(self, method: Method, rows: int = 6, progress: float = 0.6) -> Inputs:
-        return batch(method, rows, progress, self.shape)
+        """Of whole groups where rows share a trajectory."""
+        group = abilities.reuse(method.coupling)
+        rows = -(-rows // group) * group
+        x0, z, u = data(rows, self.shape)
+        times: Times = method.times(u, progress, torch.arange(rows))
+        return x0, z, times._replace(u=u, progress=progress)
 
     def batches(self, method: Method) -> list[Inputs]:
         """Of 16 rows, at the start of a run, within it and at its end."""
@@ -225,19 +232,19 @@ def rows_apart(subject: Subject, dropout: float = 0.0) -> float:
     student = subject.network(dropout=dropout)
     models = everyone(student, method)
     x0, z, times = subject.batch(method)
-    together = method.loss(models, x0, z, times, seed=list(range(len(x0))))
-    together.sum().backward()
+
+    def learn(x0: Tensor, z: Tensor, seeds: Tensor, *parts: Any) -> Tensor:
+        one = Times(*parts)._replace(progress=times.progress)
+        loss = method.loss(models, x0, z, one, seed=seeds.tolist())
+        loss.sum().backward()
+        return loss.detach()
+
+    rows = x0, z, torch.arange(len(x0)), *times[:5]
+    together = learn(*rows)
     gradient = gradient_of(student)
     student.zero_grad()
-    losses = []
-    for i in range(len(x0)):
-        row = slice(i, i + 1)
-        parts = [part if part is None else part[row] for part in times[:5]]
-        one = Times._make([*parts, times.progress])
-        loss = method.loss(models, x0[row], z[row], one, seed=[i])
-        loss.sum().backward()
-        losses.append(loss.detach())
-    return worst(by_row(torch.cat(losses), together), apart(gradient_of(student), gradient))
+    alone = row_by_row(learn, *rows)
+    return worst(by_row(alone, together), apart(gradient_of(student), gradient))
 
 
 PROPERTIES.holds(
@@ -337,11 +344,7 @@ def labels_by_row(subject: Subject) -> float:
     method = subject.make()
     models = everyone(subject.network(classes=3), method)
     inputs = subject.batch(method)
-    labels = torch.tensor([0, 1, 2, 0, 1, 2])
-    loss = method.loss(models, *inputs, labels).detach()
-    labels[-1] = 1
-    other = method.loss(models, *inputs, labels).detach()
-    return apart(other[:5], loss[:5]) + float(other[5] == loss[5])
+    return mixed_up(lambda labels: method.loss(models, *inputs, labels).detach(), 6, 1)
 
 
 PER_ROW = {
@@ -358,13 +361,7 @@ def checks_of(
     quick: bool = True,
     without: Set[str] = frozenset(),
 ) -> list[Check]:
-    """The properties of a method; those of single rows unless its rows depend on their batch.
-
-    method: the name of the method in `fewstep.methods` of which it is a setting, if it is one.
-    """
+    """The properties of a method; those of single rows unless its rows depend on their batch."""
     if depends_on_batch(subject.make()):
         without = without | PER_ROW
-    place = name if method is None else f"fewstep.methods.{method}"
-    return PROPERTIES.checks(
-        subject, name, method=method, place=place, quick=quick, without=without
-    )
+    return PROPERTIES.checks(subject, name, method=method, quick=quick, without=without)

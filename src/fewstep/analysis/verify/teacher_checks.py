@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewstep.analysis.verify.check import Check, Properties, apart
+from fewstep.analysis.verify.check import Check, Properties, apart, mixed_up, row_by_row
 from fewstep.analysis.verify.network_checks import describe
 from fewstep.base.randomness import generator
 from fewstep.core import abilities
@@ -109,11 +109,7 @@ def batch_is_items(subject: Subject) -> float:
     t = subject.even_times()
     x_t, whole = subject.at(t)
     labels = torch.arange(ROWS) % subject.classes if subject.classes else None
-    guesses = []
-    for i in range(ROWS):
-        row = slice(i, i + 1)
-        guesses.append(subject(x_t[row], t[row], None if labels is None else labels[row]))
-    return apart(torch.cat(guesses), whole)
+    return apart(row_by_row(subject, x_t, t, labels), whole)
 
 
 @PROPERTIES.holds("the time matters", 0.0, "t is not used")
@@ -139,11 +135,7 @@ def labels_by_row(subject: Subject) -> float:
     """Another label changes its own row alone."""
     t = subject.times(0.6)
     x_t, _ = subject.at(t)
-    labels = torch.zeros(ROWS, dtype=torch.int64)
-    first = subject(x_t, t, labels)
-    labels[-1] = 1
-    other = subject(x_t, t, labels)
-    return apart(other[:-1], first[:-1]) + float(torch.equal(other[-1], first[-1]))
+    return mixed_up(lambda labels: subject(x_t, t, labels), ROWS, 1)
 
 
 def checks_of(subject: Subject, name: str) -> list[Check]:

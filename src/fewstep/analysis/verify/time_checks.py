@@ -1,4 +1,4 @@
-"""Laws of times, by quantiles and means, and curricula by their ends and limits."""
+"""Laws of times and curricula, by quantiles, means and limits; `paper_times` has the rest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from fewstep.run import stages
 TIMES = Table("core.times", 1e-12, "the times do not follow their law")
 CURRICULUM = Table("core.times.curricula", 1e-12, "it does not start, end or grow like this")
 CLOCK = Table("run.stages", 0.0)
-EVEN = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
 
 
 @TIMES(
@@ -38,24 +37,7 @@ def student_t() -> float:
     )
 
 
-@TIMES("TCM: mean(w loss) = E_(t>t') + w_b E_(t=t')", "2410.14895, eq. 8-10", "Atom", "tcm")
-def atom() -> float:
-    """For any loss of t, at several shares and weights."""
-    errors = []
-    ordinals = torch.arange(4000)
-    for rho, w_b in ((0.25, 0.1), (0.5, 1.0), (0.1, 0.0)):
-        times = methods.tcm(rho=rho, w_b=w_b).times(torch.stack([EVEN, EVEN], 1), 0.5, ordinals)
-        at = times.t == 1.0
-        loss = 1 + times.t.sqrt()
-        truth = loss[~at].mean() + w_b * loss[at].mean()
-        errors += [
-            abs(at.double().mean().item() - rho),
-            abs((times.w * loss).mean().item() - truth.item()),
-        ]
-    return worst(*errors)
-
-
-@TIMES("TCM: realised strata, the same mean(w loss)", "2410.14895, eq. 8-10", "Atom", "tcm")
+@TIMES("TCM, strata: mean(w loss) = E_(t>t') + w_b E_(t=t')", "2410.14895, eq. 8-10", "Atom", "tcm")
 def strata_of_a_batch() -> float:
     """Over the rows of one batch: their mean over t > t' plus w_b times their mean at t'."""
     u = torch.linspace(0.01, 0.99, 7, dtype=torch.float64)[:, None].expand(-1, 2)
@@ -64,24 +46,6 @@ def strata_of_a_batch() -> float:
     loss = 1 + times.t.sqrt()
     truth = loss[~at].mean() + 0.1 * loss[at].mean()
     return abs((times.w * loss).mean().item() - truth.item())
-
-
-@TIMES(
-    "ECT: r/t -> 1 - q^-(j+1), gap 5 times at t = 0",
-    "2406.14548, sec. 3",
-    "RatioMap",
-    "ect tcm",
-    tolerance=1e-6,
-)
-def ratio_map() -> float:
-    """In every stage: the ratio for large t, 1 - (1 - ratio)(1 + k/2) for small t, r = 0 below."""
-    times = methods.ect().times
-    errors = []
-    for stage in range(8):
-        gap = 2.0 ** -(stage + 1)
-        rows = times.at(column(1e-9, 1e3), (stage + 0.5) / 8)
-        errors.append(apart(rows.r / rows.t, column(max(0.0, 1 - 5 * gap), 1 - gap)))
-    return worst(*errors)
 
 
 @TIMES("ECT: r/t is at most ratio_max", "definition", "RatioMap", "ect tcm")
@@ -104,24 +68,6 @@ def shared_weights() -> float:
 
 
 # Curricula.
-
-
-@CURRICULUM(
-    "N: 10 2^stage, 64 .. 1280, CT's square root", "2310.14189, 2403.06807", "", "ict gc mcm ct"
-)
-def intervals() -> float:
-    """iCT 10 to 1280 by doubling, MCM 64 to 1280 by half of the run, CT 1 to 150; none falls."""
-    doubling = [curricula.Doubling(10, 1280)(k / 8) for k in range(9)]
-    exponential = [curricula.Exponential(64, 1280, 0.5)(p) for p in (0.0, 0.25, 0.5, 1.0)]
-    progressive = [curricula.Progressive(2, 150)(p) for p in (0.0, 1.0)]
-    ours = column(*doubling, *exponential, *progressive)
-    powers = [10, 20, 40, 80, 160, 320, 640, 1280, 1280]
-    truth = column(*powers, 64, math.sqrt(64 * 1280), 1280, 1280, 1, 150)
-    falls = 0.0
-    for curriculum in (curricula.Doubling(), curricula.Exponential(), curricula.Progressive()):
-        values = [curriculum(k / 100) for k in range(101)]
-        falls += float(values != sorted(values))
-    return apart(ours, truth) + falls
 
 
 @CURRICULUM("target's rate mu = exp(s0 ln mu0 / N)", "2303.01469, app. C", "", "ct cd")
