@@ -14,6 +14,7 @@ from fewstep.base.errors import NonFiniteError
 from fewstep.base.randomness import block_seed, shuffled_indices
 from fewstep.core.sampling import sampler
 from fewstep.data import Arrays, Dataset, each
+from fewstep.data.dataset import concat
 from fewstep.run.generator import Generator
 
 _MOST_PAIRED = 10  # draws with the conditions of held-out rows
@@ -65,13 +66,14 @@ class Source:
         """The first part of n samples. Raises UserError for impossible steps."""
         next(self._parts(_rows(cond, slice(n)), n, steps, self.seed))
 
-    def draws(self, cond: Cond, n: int, size: int, steps: int, clock: Clock) -> Iterator[Arrays]:
-        """The whole draws of `size` of n samples with these conditions."""
-        return self._draws(clock.watch(self._parts(cond, n, steps, self.seed)), cond, size, steps)
+    def draws(self, cond: Cond, n: int, size: int, steps: int, clock: Clock) -> Iterator[Draw]:
+        """The whole draws of `size` of n samples with these conditions, one after the other."""
+        parts = clock.watch(self._parts(cond, n, steps, self.seed))
+        return self._draws(parts, cond, n, size, steps)
 
     def paired(
         self, held_out: Arrays, size: int, count: int, steps: int, clock: Clock
-    ) -> Iterator[Arrays]:
+    ) -> Iterator[Draw]:
         """Draws with the conditions of held-out rows: draw i has those of block i mod H, and noise
         of its own.
 
@@ -86,8 +88,9 @@ class Source:
         cond = each(lambda part: part[places.flatten()], held_out.cond)
         # Rows of one noise are no independent draws: the detector learns from the others.
         seed = block_seed(self.seed, "eval paired", 0)
-        parts = clock.watch(self._parts(cond, places.numel(), steps, seed))
-        return self._draws(parts, cond, size, steps)
+        n = places.numel()
+        parts = clock.watch(self._parts(cond, n, steps, seed))
+        return self._draws(parts, cond, n, size, steps)
 
     def ensembles(self, cond: Cond, n: int, steps: int, seed: int, clock: Clock) -> Tensor:
         """n samples with these conditions, in the user's units."""
@@ -102,22 +105,44 @@ class Source:
         return generator.sample_parts(n, steps=steps, seed=seed, cond=own, batch=self.batch)
 
     def _draws(
-        self, parts: Iterable[Tensor], cond: Cond, size: int, steps: int
-    ) -> Iterator[Arrays]:
-        """Samples in the model's units with their conditions, and 0 in the padding."""
-        for i, x in enumerate(_whole_draws(parts, size, steps)):
-            own = _rows(cond, slice(i * size, (i + 1) * size))
-            yield Arrays(apply_mask(self.dataset.units.to_model(x), own), own)
+        self, parts: Iterable[Tensor], cond: Cond, n: int, size: int, steps: int
+    ) -> Iterator[Draw]:
+        """The whole draws of n samples, in the model's units and with 0 in the padding."""
+        pieces = _pieces(parts, size, steps)
+
+        def draw(first: int) -> Iterator[Arrays]:
+            last = first + size
+            while first < last:
+                x = next(pieces)
+                own = _rows(cond, slice(first, first + len(x)))
+                yield Arrays(apply_mask(self.dataset.units.to_model(x), own), own)
+                first += len(x)
+
+        for first in range(0, n // size * size, size):
+            yield Draw(size, draw(first))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """So many samples, in parts that come once and are in memory one by one."""
+
+    size: int
+    parts: Iterator[Arrays]
+
+    def whole(self) -> Arrays:
+        """All of them, in memory."""
+        parts = list(self.parts)
+        x0 = torch.cat([part.x0 for part in parts])
+        return Arrays(x0, concat([part.cond for part in parts]))
 
 
 def _rows(cond: Cond, rows: slice) -> Cond:
     return each(lambda part: part[rows], cond)
 
 
-def _whole_draws(parts: Iterable[Tensor], size: int, steps: int) -> Iterator[Tensor]:
-    """The samples of the parts in whole draws of `size`. Raises NonFiniteError."""
-    draw = torch.empty(0)
-    full = size  # rows of the draw that are there
+def _pieces(parts: Iterable[Tensor], size: int, steps: int) -> Iterator[Tensor]:
+    """The samples of the parts, cut where a draw of `size` ends. Raises NonFiniteError."""
+    room = size
     for part in parts:
         if not bool(torch.isfinite(part).all()):
             raise NonFiniteError(
@@ -125,10 +150,5 @@ def _whole_draws(parts: Iterable[Tensor], size: int, steps: int) -> Iterator[Ten
             )
         rest = part
         while len(rest):
-            if full == size:
-                draw, full = rest.new_empty(size, *rest.shape[1:]), 0
-            count = min(len(rest), size - full)
-            draw[full : full + count] = rest[:count]
-            rest, full = rest[count:], full + count
-            if full == size:
-                yield draw
+            yield rest[:room]
+            rest, room = rest[room:], room - len(rest[:room]) or size

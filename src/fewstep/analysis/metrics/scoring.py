@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewstep.analysis.metrics.drawing import Draw
 from fewstep.analysis.metrics.metric import CLUES
 from fewstep.analysis.metrics.prepared import PAIRED, Meter, Prepared
 from fewstep.analysis.metrics.protocol import Result, estimate, result_of
@@ -32,17 +33,28 @@ class Tally:
         self._most = most
         self._rows: list[Arrays] = []
 
-    def add(self, draws: Iterable[Arrays]) -> Tally:
-        """Itself with these draws."""
+    def add(self, draws: Iterable[Draw]) -> Tally:
+        """Itself with these draws, of which one part and the features are in memory."""
         for draw in draws:
-            features = self._spaces.features_of(draw, self.meters)
+            features: dict[str, Tensor] = {}
+            clues: list[Tensor] = []
+            first = 0
+            for part in draw.parts:
+                for space, own in self._spaces.features_of(part, self.meters).items():
+                    if space not in features:
+                        features[space] = own.new_empty(draw.size, *own.shape[1:])
+                    features[space][first : first + len(part)] = own
+                if self._has_detector and first < MOST_ROWS:
+                    few = _first(part, MOST_ROWS - first)
+                    clues.append(self._spaces.features[CLUES](few))
+                if self._most > 0:
+                    self._rows.append(_first(part, self._most))
+                    self._most -= len(part)
+                first += len(part)
             for meter in self.meters:
                 self.values[meter.metric].append(meter.measure.value(features[meter.space]))
-            if self._has_detector:
-                self.clues.append(self._spaces.features[CLUES](_first(draw, MOST_ROWS)))
-            if self._most > 0:
-                self._rows.append(_first(draw, self._most))
-                self._most -= len(draw)
+            if clues:
+                self.clues.append(torch.cat(clues))
         return self
 
     def rows(self) -> Arrays:
@@ -57,11 +69,11 @@ def _first(rows: Arrays, count: int) -> Arrays:
 
 def score(
     prepared: Prepared,
-    draws: Iterable[Arrays],
+    draws: Iterable[Draw],
     steps: int,
     protocol: dict[str, Any],
     *,
-    paired: Iterable[Arrays] | None = None,
+    paired: Iterable[Draw] | None = None,
     groups: Groups | None = None,
 ) -> list[Result]:
     """One result for each metric; each space computes the features of a draw once.

@@ -56,7 +56,7 @@ def ode_errors(
     cond = each(lambda part: part[:n], cond)
 
     def samples(of: Source, count: int) -> Tensor:
-        return next(of.draws(cond, n, n, count, Clock())).x0
+        return next(of.draws(cond, n, n, count, Clock())).whole().x0
 
     theirs = replace(source, generator=teacher.generator)
     ends = samples(theirs, teacher.steps())
@@ -84,7 +84,7 @@ def in_place_of_data(
         own = block_seed(seed, f"teacher in place of {part}", 0)
         source, count = Source(teacher.generator, dataset, own, batch), len(rows)
         draws = source.draws(rows.cond, count, count, teacher.steps(), Clock())
-        return next(draws) if count else rows
+        return next(draws).whole() if count else rows
 
     return replace(
         dataset,
