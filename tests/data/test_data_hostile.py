@@ -19,7 +19,7 @@ import fewstep as fs
 from fewstep import data
 from fewstep.base.errors import UserError
 from fewstep.cli import main
-from fewstep.data import images
+from fewstep.data import gathering, images
 from fewstep.data.decoding import damage
 from fewstep.data.description import describe
 from fewstep.run.config import run_from_json
@@ -229,7 +229,7 @@ def test_a_class_that_is_left_out_keeps_its_number(tmp_path):
 
 
 def test_skip_leaves_out_a_thousandth_and_no_more(tmp_path):
-    assert [images.skippable(n) for n in (1, 10, 1999, 2000, 50_000)] == [1, 1, 1, 2, 50]
+    assert [gathering.skippable(n) for n in (1, 10, 1999, 2000, 50_000)] == [1, 1, 1, 2, 50]
     files = levels([f"{i:04}.png" for i in range(2000)], side=1)
     place = to_zip(tmp_path / "x.zip", files | {"0007.png": b"", "1500.png": b""})
     assert len(data.load(place, None, "skip").skipped) == 2

@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="scan", description=DESCRIPTION)
     from fewstep.base.errors import require
     from fewstep.data import scan
-    from fewstep.data.images import skippable
+    from fewstep.data.gathering import skippable
 
     require(args.data_size is None or args.data_size > 0, "data_size", args.data_size, "at least 1")
     report: dict[str, Any] = {"path": args.path, "fine": True}

@@ -31,7 +31,7 @@ from typing import Any
 
 from fewstep.base.conditions import kind_of, tensor
 from fewstep.base.errors import UserError, require
-from fewstep.data import images, roles
+from fewstep.data import picture_sets, roles
 from fewstep.data.archives import printable, readable
 from fewstep.data.beside import with_condition
 from fewstep.data.dataset import Arrays, Dataset, shuffle, split, unsplit
@@ -174,7 +174,7 @@ def _content(name: str, reading: Reading) -> Content:
     of_file = ("cond", "label_column", "condition_columns") if reading.cond else ()
     reading.refuse(f"{printable(name)}, which is no table", but=("cond", *of_file))
     if path.is_dir() or suffix == ".zip":
-        return images.read(path, reading)
+        return picture_sets.read(path, reading)
     is_variable = split_name(name) is not None
     if suffix not in ARRAYS and not is_variable:
         raise UserError(

@@ -13,7 +13,7 @@ import torch
 from fewstep.base.conditions import LABELS, check_condition, kind_of
 from fewstep.base.errors import UserError
 from fewstep.base.progress import Progress
-from fewstep.data import images
+from fewstep.data import picture_sets
 from fewstep.data.gathering import Census, Kind, skippable
 from fewstep.data.images import Listing
 from fewstep.data.reading import BadFiles, Reading
@@ -52,9 +52,9 @@ def scan(
             f"scan {path}: expected a folder or zip of pictures; other files are checked as they"
             " are read"
         )
-    with images.look_up(path, reading) as folder:
-        if isinstance(folder, Listing) and images.is_large(folder, reading):
-            folder = images.keep(folder, reading, most_bad=None, progress=progress)
+    with picture_sets.look_up(path, reading) as folder:
+        if isinstance(folder, Listing) and picture_sets.is_large(folder, reading):
+            folder = picture_sets.keep(folder, reading, most_bad=None, progress=progress)
         if not isinstance(folder, Listing):
             channels = folder.rows.shape[1]
             return _report(path, folder.census, channels, folder.labels, folder.about)
@@ -65,8 +65,8 @@ def scan(
                 kinds[0] = kinds[0].with_(row)
 
         with Progress(len(folder.names), "picture", show=progress) as bar:
-            census = images.go_through(folder, reading.size, take, None, progress=bar)
-        about, labels = images.about_of(folder), folder.sound(census.bad)
+            census = picture_sets.go_through(folder, reading.size, take, None, progress=bar)
+        about, labels = picture_sets.about_of(folder), folder.sound(census.bad)
         return _report(path, census, kinds[0].channels, labels, about)
 
 
