@@ -9,6 +9,7 @@ from importlib import import_module
 
 VERBS = {
     "train": "train a generator from a recipe",
+    "plan": "say what a run will take, before it is started",
     "import": "store a network that others trained, as a generator",
     "sample": "draw samples from a trained generator",
     "edit": "fill in, colour or sharpen what is there, by a trained generator",

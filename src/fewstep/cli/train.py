@@ -34,11 +34,27 @@ log = logging.getLogger("fewstep")
 
 
 def main(argv: list[str]) -> int:
+    args, run, own, out = read(argv)
+    return start(
+        run,
+        out,
+        own,
+        quiet=args.quiet,
+        resume=args.resume,
+        shard=args.shard,
+        workers=args.workers,
+        device=args.device,
+        strict=args.strict,
+    )
+
+
+def read(argv: list[str], verb: str = "train") -> tuple[Any, Run, dict[str, Any], Path]:
+    """All options that were typed, the run, what of it is the user's own code, and its folder."""
     argv = with_recipe_first(with_base_names(argv))
     is_help = bool(HELP & set(argv))
     if not is_help and (not argv or is_option(argv[0])):
         names = ", ".join(RECIPES)
-        raise UserError(f"name a recipe, for example 'fewstep train digits' (there is: {names})")
+        raise UserError(f"name a recipe, for example 'fewstep {verb} digits' (there is: {names})")
     run = base_run(argv, is_help)
     parts, own = {}, {}
     for kind, module in (("method", methods), ("network", networks)):
@@ -51,7 +67,7 @@ def main(argv: list[str]) -> int:
     if is_help:
         print(help_screen(launch, run, "--help-all" in argv))
         raise SystemExit(0)
-    args = parse(type(launch), argv, verb="train", description="", default=launch)
+    args = parse(type(launch), argv, verb=verb, description="", default=launch)
     check_data_name(args.data)  # before torch is imported, as the values of options were
     values = {f.name: getattr(args, f.name) for f in fields(Run)}
     for kind in parts:
@@ -62,17 +78,7 @@ def main(argv: list[str]) -> int:
         values[f"{kind}_options"] = options
     values["recipe"] = run.recipe
     own |= own_sources(args)
-    return start(
-        Run(**values),
-        out_folder(run, argv),
-        own,
-        quiet=args.quiet,
-        resume=args.resume,
-        shard=args.shard,
-        workers=args.workers,
-        device=args.device,
-        strict=args.strict,
-    )
+    return args, Run(**values), own, out_folder(run, argv)
 
 
 def own_sources(args: Any) -> dict[str, Any]:

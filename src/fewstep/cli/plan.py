@@ -1,0 +1,156 @@
+"""fewstep plan: what a run will take, before it is started."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from fewstep.base.errors import UserError, require, unknown
+from fewstep.cli import train
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewstep.core.method import Method
+    from fewstep.run.config import Run
+    from fewstep.run.prepare import Prepared
+    from fewstep.training.budget import Budget
+
+TIMED = 5  # steps
+ROWS = 64  # of noise in place of data that are not here
+HELP = """usage: fewstep plan RECIPE [options of plan] [options of train]
+
+Count what a run will take: weights, passes, memory of a process, disk, hours. Nothing is trained
+but a few steps that are timed.
+
+example: fewstep plan cifar10-ect --shape 3,32,32 --kind h200 --gpus 8
+
+options of plan:
+  --gpus N           processes that share a batch (default 1)
+  --kind KIND        another kind of machine, by its peak rate; left out, steps are timed here:
+                     {kinds}
+  --timed N          steps that are timed here (default 5); 0: none
+  --shape C,H,W      of a sample, where the data are not here
+  --classes N        of its labels, likewise (default 0)
+  --json             print one JSON object
+
+All options of `fewstep train` are options too: --batch, --data, --network.width, ..."""
+
+
+def main(argv: list[str]) -> int:
+    own, rest = read_own(argv)
+    if own.shape is not None and "--data" not in rest:
+        rest = [*rest, "--data", "digits"]  # noise takes their place
+    args, run, code, _ = train.read(rest, "plan")
+    from fewstep.training.budget import KINDS, budget_of
+
+    require(own.gpus >= 1, "gpus", own.gpus, "1 or more")
+    require(own.timed >= 0, "timed", own.timed, "0 or more")
+    if own.kind is not None and own.kind not in KINDS:
+        raise unknown("kind of machine", own.kind, KINDS)
+    prepared = prepare_run(run, code, own, args.device)
+    budget = budget_of(prepared, gpus=own.gpus, kind=own.kind, steps=own.timed)
+    if own.json:
+        print(json.dumps({"recipe": run.recipe, "method": run.method, **asdict(budget)}))
+    else:
+        print(text_of(run, budget, own.gpus, own.kind))
+    return 0
+
+
+def read_own(argv: list[str]) -> tuple[Any, list[str]]:
+    """The options of plan, and the words that are those of train. Prints the help and exits."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--kind")
+    parser.add_argument("--timed", type=int, default=TIMED)
+    parser.add_argument("--shape")
+    parser.add_argument("--classes", type=int, default=0)
+    parser.add_argument("--json", action="store_true")
+    if {"-h", "--help"} & set(argv):
+        from fewstep.training.budget import KINDS
+
+        print(HELP.format(kinds=", ".join(KINDS)))
+        raise SystemExit(0)
+    try:
+        return parser.parse_known_args(argv)
+    except Exception as error:
+        raise UserError(str(error)) from error
+
+
+def prepare_run(run: Run, code: dict[str, Any], own: Any, device: str) -> Prepared:
+    """The run made ready; where a shape is given, with noise in place of data and teacher."""
+    from fewstep.base.device import pick_device
+    from fewstep.run.prepare import prepare
+
+    place = pick_device(device)
+    if own.shape is None:
+        return prepare(run, device=place, **code)
+    data = noise_of(own.shape, own.classes)
+    run = replace(run, init=None, teacher=None)
+    if "teacher" in method_of(run, data).needs:
+        code = {**code, "teacher": straight}
+    return prepare(run, data, device=place, **code)
+
+
+def noise_of(text: str, classes: int) -> dict[str, Tensor]:
+    """Random bytes or numbers of that shape, and labels. Raises UserError."""
+    import torch
+
+    try:
+        shape = tuple(map(int, text.split(",")))
+    except ValueError:
+        shape = ()
+    require(bool(shape) and min(shape) > 0, "shape", text, "numbers such as 3,32,32")
+    rows = max(ROWS, classes)
+    source = torch.Generator().manual_seed(0)
+    x0 = torch.randint(0, 256, (rows, *shape), dtype=torch.uint8, generator=source)
+    data = {"x0": x0 if len(shape) == 3 else x0.float()}
+    return {**data, "cond": torch.arange(rows) % classes} if classes else data
+
+
+def straight(x_t: Tensor, t: Any, cond: Any = None) -> Tensor:
+    """The best linear guess of such noise, x_t = x0 + t z: a teacher that is counted alone."""
+    variance = 1 / 3  # of even numbers in [-1, 1]
+    t = t.reshape(-1, *[1] * (x_t.ndim - 1)).to(x_t)
+    return x_t * variance / (variance + t.square())
+
+
+def method_of(run: Run, data: dict[str, Tensor]) -> Method:
+    """The run's method on such data."""
+    from fewstep.data import from_tensors
+    from fewstep.run.build import build_method, with_defaults
+    from fewstep.run.datasets import reading_of
+    from fewstep.run.facts import facts_of
+
+    dataset = from_tensors(data, reading_of(run))
+    run = with_defaults(run)
+    return build_method(run, facts_of(run, dataset if run.labels else dataset.without_labels()))
+
+
+def text_of(run: Run, budget: Budget, gpus: int, kind: str | None) -> str:
+    """The budget in lines."""
+    from fewstep.training.budget import KINDS
+    from fewstep.training.pace import duration
+
+    hours = (
+        "not timed: --timed N, or --kind" if budget.hours is None else duration(budget.hours * 3600)
+    )
+    memory = f"{budget.memory / 1e9:.2f} GB in each process"
+    if kind is not None:
+        room = KINDS[kind][1]
+        memory += f" of {room / 1e9:.0f} GB"
+        if budget.memory > room:
+            memory += ": too much, --accumulate cuts the batch"
+    teacher = f", the teacher {budget.teacher_passes:.3g}" if budget.teacher_passes else ""
+    lines = [
+        f"{run.recipe}, {run.method}: {run.iterations:,} x {run.batch} samples",
+        f"weights   {budget.weights:,}",
+        f"passes    {budget.passes:.3g} of the network for each sample{teacher}",
+        f"compute   {budget.flops:.3g} floating-point operations in all",
+        f"memory    {memory}",
+        f"disk      {budget.storage / 1e9:.2g} GB, {budget.checkpoint / 1e9:.2g} for a checkpoint",
+        f"time      {hours} ({budget.basis})",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,229 @@
+"""What a run takes, before it is started: weights, passes, memory and disk by counts, and hours.
+
+Counts are of the network on torch's meta device, so that a network of any size is counted on any
+machine: multiplications of a pass, and the bytes that autograd keeps of a sample. Hours come from
+steps that are timed here, or, for another kind of machine, from its peak rate and the share of it
+that networks reach: an estimate.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fewstep.base.conditions import Cond, each
+from fewstep.base.errors import UserError
+from fewstep.core import abilities
+from fewstep.core.denoiser import Models
+from fewstep.core.method import Method
+from fewstep.networks.outline import WithoutMemory
+from fewstep.run.build import build_student
+from fewstep.run.prepare import Prepared
+from fewstep.run.stages import Stage
+from fewstep.training.batches import draw_batch, to_device
+from fewstep.training.state import new_state
+from fewstep.training.step import train_step
+
+# Peak rates in multiply-adds times two a second, of the precision's matrix units (data sheets,
+# without sparsity), and bytes of memory.
+KINDS: dict[str, tuple[dict[str, float], float]] = {
+    "a100": ({"fp32": 156e12, "bf16": 312e12, "fp16": 312e12}, 80e9),
+    "h100": ({"fp32": 494e12, "bf16": 989e12, "fp16": 989e12}, 80e9),
+    "h200": ({"fp32": 494e12, "bf16": 989e12, "fp16": 989e12}, 141e9),
+    "l40s": ({"fp32": 183e12, "bf16": 362e12, "fp16": 362e12}, 48e9),
+    "rtx4090": ({"fp32": 83e12, "bf16": 165e12, "fp16": 165e12}, 24e9),
+    "v100": ({"fp32": 15.7e12, "bf16": 15.7e12, "fp16": 125e12}, 32e9),
+}
+REACHED = 0.3  # share of the peak that U-Nets and transformers reach in training: an estimate
+MOMENTS = {"adam": 2, "adamw": 2, "radam": 2, "lion": 1}
+CONTEXT = {"cpu": 0.35e9, "cuda": 0.8e9}  # bytes of a process without a run
+BACKWARD = 2.0  # passes that a backward pass costs
+TANGENT = 2.0  # passes that a derivative along a direction costs beside its value
+
+
+class _Count(nn.Module):
+    """A stand-in for a network, which counts the rows that it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(0.5))
+        self.learn = self.look = self.tangent = 0
+
+    def forward(self, x_t: Tensor, t: Any, cond: Cond = None, masks: Any = None) -> Tensor:
+        rows = len(x_t)
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            self.tangent += rows
+        elif torch.is_grad_enabled():
+            self.learn += rows
+        else:
+            self.look += rows
+        return self.factor * x_t
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Evaluations of a network for each sample of an update."""
+
+    learn: float  # with a gradient
+    look: float  # without
+    tangent: float  # with a derivative along a direction
+
+    @property
+    def cost(self) -> float:
+        """In passes without a gradient."""
+        return self.learn * (1 + BACKWARD) + self.look + self.tangent * (1 + TANGENT)
+
+
+def passes_of(prepared: Prepared, method: Method) -> tuple[Passes, Passes]:
+    """Of the student, its averages and frozen networks, and of the teacher."""
+    stage = Stage(prepared.run, method)
+    batch = draw_batch(stage, prepared.arrays, 0)
+    own, teacher = _Count(), _Count()
+    make_balance = abilities.module(method.balance)
+    beside: dict[str, Any] = {} if make_balance is None else {"balance": make_balance()}
+    models = Models(student=own, ema=own, teacher=teacher, frozen=own, **beside)
+    method.loss(models, batch.x0, batch.z, batch.times, batch.cond, batch.seeds)
+    rows = len(batch.x0)
+    ours, theirs = (
+        Passes(one.learn / rows, one.look / rows, one.tangent / rows) for one in (own, teacher)
+    )
+    return ours, theirs
+
+
+@dataclass(frozen=True)
+class Size:
+    """A network: its weights, and what one sample costs in a pass."""
+
+    weights: int
+    flops: float
+    kept_bytes: float  # that autograd keeps for the backward pass, in fp32
+
+
+def size_of(prepared: Prepared) -> Size:
+    """Of the run's network. Raises UserError where it cannot be outlined without its weights."""
+    run, facts = prepared.run, prepared.facts
+    if isinstance(prepared.network, nn.Module):
+        network = prepared.network
+    else:
+        with WithoutMemory():
+            network = build_student(run, facts, prepared.method, prepared.network).network
+    weights = sum(p.numel() for p in network.parameters())
+    network = network.to("meta").train()
+    cond = prepared.arrays.rows(torch.arange(4) % len(prepared.arrays)).cond
+
+    def count(rows: int) -> tuple[float, float]:
+        x = torch.empty(rows, *facts.shape, device="meta", requires_grad=True)
+        label = torch.empty(rows, device="meta")
+        own = each(lambda part: part[:rows].to("meta"), cond)
+        with FlopCounterMode(display=False) as flops, _activations(network) as activations:
+            network(x, label, own)
+        return flops.get_total_flops(), sum(activations.values())
+
+    try:
+        (two, kept_two), (four, kept_four) = count(2), count(4)
+    except (NotImplementedError, RuntimeError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"network {run.network!r} cannot be counted: {reason}") from error
+    return Size(weights, (four - two) / 2, max(kept_four - kept_two, 0.0) / 2)
+
+
+@contextmanager
+def _activations(network: nn.Module) -> Iterator[dict[int, int]]:
+    """The bytes that autograd keeps inside, but for weights, by storage."""
+    own = {p.untyped_storage()._cdata for p in network.parameters()}
+    activations: dict[int, int] = {}
+    alive: list[Tensor] = []  # so that no storage's address is another's
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage._cdata not in own:
+            activations[storage._cdata] = storage.nbytes()
+            alive.append(x)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        yield activations
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run takes. Bytes are of each process; hours are all in all."""
+
+    weights: int
+    passes: float  # of an update, for each sample, in passes of the network without gradient
+    teacher_passes: float
+    flops: float  # of the whole run
+    memory: float
+    checkpoint: float  # bytes of one
+    storage: float  # bytes of all that the folder holds in the end
+    samples: float  # that pass in all
+    hours: float | None  # None where nothing was timed and no kind of machine was named
+    basis: str  # what the hours come from
+
+
+def budget_of(
+    prepared: Prepared, *, gpus: int = 1, kind: str | None = None, steps: int = 0
+) -> Budget:
+    """The budget of a run on so many devices of a kind; steps: that are timed on this machine."""
+    run, size = prepared.run, size_of(prepared)
+    stages = prepared.stages
+    cost = teacher = 0.0
+    for stage in stages:
+        share = (stage.last - stage.first) / run.iterations
+        ours, theirs = passes_of(prepared, stage.method)
+        cost, teacher = cost + share * ours.cost, teacher + share * theirs.cost
+    samples = float(run.iterations) * run.batch
+    flops = size.flops * samples * (cost + teacher)
+    groups = 2 + len(run.averages) + any(one.ema_rate is not None for one in prepared.method.chain)
+    groups += len(stages) > 1  # the frozen network
+    moments = MOMENTS[run.optimizer]
+    for_weights = 4.0 * size.weights * (groups + 1 + moments + (teacher > 0))
+    rows = run.batch / gpus / run.accumulate
+    narrow = 1.0 if run.precision == "fp32" else 0.5
+    device = "cpu" if kind is None and prepared.device.type == "cpu" else "cuda"
+    memory = CONTEXT[device] + for_weights + rows * size.kept_bytes * narrow
+    checkpoint = 4.0 * size.weights * (groups + moments)
+    number = -(-run.iterations // run.checkpoint_every)
+    keep = number if run.keep_checkpoints == 0 else min(run.keep_checkpoints, number)
+    hours, basis = None, "nothing"
+    if kind is not None:
+        rate = KINDS[kind][0][run.precision] * REACHED * gpus
+        hours = flops / rate / 3600
+        basis = f"estimated: {REACHED:.0%} of the peak of {gpus} x {kind}"
+    elif steps:
+        seconds = _time_steps(prepared, steps)
+        hours = seconds * run.iterations / 3600
+        basis = f"{steps} steps timed on this machine"
+    return Budget(
+        weights=size.weights,
+        passes=cost,
+        teacher_passes=teacher,
+        flops=flops,
+        memory=memory,
+        checkpoint=checkpoint,
+        storage=checkpoint * keep,
+        samples=samples,
+        hours=hours,
+        basis=basis,
+    )
+
+
+def _time_steps(prepared: Prepared, steps: int) -> float:
+    """Seconds of a step: the median of some after the first, which is slower."""
+    state = new_state(prepared)
+    stage = prepared.stages[0]
+    seconds = []
+    for step in range(steps + 1):
+        start = time.perf_counter()
+        batch = to_device(draw_batch(stage, prepared.arrays, step), prepared.device)
+        train_step(stage, state, batch)  # it waits for the device
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])

@@ -1,0 +1,107 @@
+"""fewstep plan: what a run will take, by counts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fewstep.cli import main
+from fewstep.run import recipes
+from fewstep.run.build import build_student
+from fewstep.run.prepare import prepare
+from fewstep.training.budget import KINDS, REACHED, budget_of, passes_of, size_of
+
+# of an update, for each sample: passes of ours with gradient, without, with a derivative; teacher's
+PASSES = {
+    "diffusion": (1, 0, 0, 0),
+    "ect": (1, 1, 0, 0),
+    "ict": (1, 1, 0, 0),
+    "tcm": (1, 1, 0, 0),
+    "cd": (1, 1, 0, 2),  # Heun's method asks twice
+    "mcm": (1, 1, 0, 1),
+    "sct": (1, 0, 1, 0),
+    "scd": (1, 0, 1, 1),
+    "pd": (1, 2, 0, 0),
+}
+
+
+def run_of(method, **fields):
+    teacher = {"cd": "exact:digits-mixture", "scd": "exact:digits-mixture"}.get(method)
+    more = {} if teacher is None else {"teacher": teacher}
+    return replace(recipes.digits_mixture(method=method, **more), **fields)
+
+
+@pytest.mark.parametrize("method", PASSES)
+def test_passes_are_those_of_the_method(method):
+    prepared = prepare(run_of(method))
+    ours, theirs = passes_of(prepared, prepared.method)
+    assert (ours.learn, ours.look, ours.tangent, theirs.look) == PASSES[method]
+
+
+def test_an_mlp_is_counted_as_its_matrices():
+    prepared = prepare(run_of("ect", network_options={"width": 32, "depth": 2}))
+    size = size_of(prepared)
+    network = build_student(prepared.run, prepared.facts, prepared.method).network
+    assert size.weights == sum(p.numel() for p in network.parameters())
+    matrices = sum(p.numel() for p in network.parameters() if p.ndim == 2)
+    assert 0.8 * 2 * matrices < size.flops <= 2 * matrices  # rows of labels are no product
+    assert size.kept_bytes > 0
+
+
+def test_what_is_cut_takes_its_part_of_the_memory_and_two_devices_half_of_the_hours():
+    prepared = prepare(run_of("ect"))
+    whole, two = (budget_of(prepared, gpus=n, kind="a100") for n in (1, 2))
+    assert two.hours == pytest.approx(whole.hours / 2)
+    rate = KINDS["a100"][0]["fp32"] * REACHED
+    assert whole.hours * 3600 == pytest.approx(whole.flops / rate)
+    rows = [budget_of(prepare(run_of("ect", accumulate=n))).memory for n in (1, 2, 4)]
+    assert rows[0] - rows[1] == pytest.approx(2 * (rows[1] - rows[2]))
+    assert budget_of(prepared).hours is None
+
+
+def test_a_recipe_of_a_paper_is_planned_without_its_data(capsys):
+    words = ["plan", "cifar10-ect", "--shape", "3,32,32", "--kind", "h200", "--gpus", "8", "--json"]
+    assert main(words) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["weights"] == 55_732_739
+    assert facts["passes"] == 4
+    assert facts["basis"] == "estimated: 30% of the peak of 8 x h200"
+
+
+def test_a_teacher_that_is_not_there_is_counted_all_the_same(capsys):
+    words = ["plan", "cifar10-scd", "--shape", "3,16,16", "--kind", "h200", "--network.width", "8"]
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["teacher_passes"] == 1
+
+
+def test_steps_are_timed_here_and_nothing_is_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "toy", "--timed", "2", "--batch", "32"]) == 0
+    text = capsys.readouterr().out
+    assert "2 steps timed on this machine" in text
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["digits", "--kind", "h20"], "unknown kind of machine 'h20': did you mean 'h200'"),
+        (["digits", "--gpus", "0"], "gpus = 0: expected 1 or more"),
+        (["digits", "--gpus", "x"], "invalid int value: 'x'"),
+        (["digits", "--shape", "a"], "shape = 'a': expected numbers such as 3,32,32"),
+        ([], "name a recipe, for example 'fewstep plan digits'"),
+    ],
+)
+def test_a_mistake_is_one_line(words, message, capsys):
+    assert main(["plan", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_names_its_options(capsys):
+    with pytest.raises(SystemExit):
+        main(["plan", "--help"])
+    assert "--kind KIND" in capsys.readouterr().out
+    assert torch.is_grad_enabled()
