@@ -33,7 +33,7 @@ MOVES = 32  # of Heun's method, to the solutions
 NEAR = 0.05  # distance of two noises over their length, whose solutions tell how steep the map is
 GUIDANCES = (0.0, 2.0)
 ECT: dict[str, Any] = {"p_mean": -0.4, "p_std": 1.8, "stages": 5}
-GRID = {"n": 16, "solver": "ddim"}
+GRID: dict[str, Any] = {"n": 16, "solver": "ddim"}
 # name -> method, its options, CPU ms of an update without and with guidance (None: no teacher)
 METHODS: dict[str, tuple[str, dict[str, Any], float, float | None]] = {
     "CD": ("cd", GRID, 20, 30),
