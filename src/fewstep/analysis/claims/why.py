@@ -171,7 +171,7 @@ def figure(results: Results) -> Figure:
     return as_figure(
         draw(results),
         "ODE error against feature distance of one-step samples, by method and capacity",
-        "Circles: all weights; squares: adapters of rank 4; triangles: width 32. The cross is what CD"
+        "Circles: all weights; squares: rank 4; triangles: width 32. The cross is what CD"
         " and Direct learn.",
         "Marks are means over the seeds.",
     )
