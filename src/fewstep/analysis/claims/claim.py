@@ -146,7 +146,8 @@ class Claim:
     says: the paper's sentence. setting: what was run. fair: why that tests the sentence.
     measures: columns of the table, by name of the measure.
     statements, figure: functions of the rows' results.
-    lesson: what was learned from them, in a paragraph. long: it takes hours.
+    lesson: what was learned from them, in a paragraph. long: it takes hours. most_seeds: however
+    many are asked for.
     """
 
     title: str
@@ -159,10 +160,16 @@ class Claim:
     lesson: Callable[[Results], str]
     figure: Callable[[Results], Figure]
     long: bool = False
+    most_seeds: int = 100
+
+    def seeds(self, row: Row, count: int) -> range:
+        """Which seeds of a row it takes, where so many are asked for."""
+        return row.seeds(min(count, self.most_seeds))
 
     def hours(self, seeds: int) -> float:
         """CPU hours of its rows, about, without those that they need."""
-        return sum(row.cost * len(row.seeds(seeds)) for row in self.rows.values()) / 3600
+        rows = self.rows.values()
+        return sum(row.cost * len(self.seeds(row, seeds)) for row in rows) / 3600
 
 
 def common_seeds(*rows: Seeds) -> list[str]:

@@ -254,7 +254,7 @@ UNET = replace(
     fair=(
         "The paper's networks are of this kind, and its pictures, as these, cannot be learned by"
         " heart. All arms have the same updates, seeds and noise, and the paper's share. The"
-        " training is short, so this is about its beginning."
+        " training is short, so this is about its beginning. Three seeds."
     ),
     rows={
         **{name: of_characters(ARMS[name]) for name in ("iCT", HALF)},
@@ -268,4 +268,5 @@ UNET = replace(
         ("iCT", HALF),
     ),
     long=True,
+    most_seeds=3,
 )

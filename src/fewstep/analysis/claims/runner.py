@@ -85,13 +85,13 @@ def run(
 
 
 def jobs_of(claim: Claim, seeds: int) -> list[Job]:
-    return [Job(row, seed) for row in claim.rows.values() for seed in row.seeds(seeds)]
+    return [Job(row, seed) for row in claim.rows.values() for seed in claim.seeds(row, seeds)]
 
 
 def finding(store: Store, claim: Claim, seeds: int) -> Finding:
     """The claim with its numbers on these seeds; a row without seeds has them once."""
     rows = {
-        name: {str(seed): store.seeds(row)[str(seed)] for seed in row.seeds(seeds)}
+        name: {str(seed): store.seeds(row)[str(seed)] for seed in claim.seeds(row, seeds)}
         for name, row in claim.rows.items()
     }
     return Finding(claim, rows)

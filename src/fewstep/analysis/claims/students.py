@@ -24,16 +24,16 @@ from fewstep.analysis.claims.solutions import (
     scores,
 )
 from fewstep.base.randomness import generator as random
-from fewstep.core.denoiser import Guided
+from fewstep.core.denoiser import Denoiser, Guided
 from fewstep.core.process import edm
-from fewstep.core.solvers import heun
+from fewstep.core.solvers import ddim, heun
 from fewstep.run.generator import Generator
 
 MOVES = 32  # of Heun's method, to the solutions
 NEAR = 0.05  # distance of two noises over their length, whose solutions tell how steep the map is
 GUIDANCES = (0.0, 2.0)
 ECT: dict[str, Any] = {"p_mean": -0.4, "p_std": 1.8, "stages": 5}
-GRID = {"n": 16, "solver": "ddim"}
+GRID: dict[str, Any] = {"n": 16, "solver": "ddim"}
 # name -> method, its options, CPU ms of an update without and with guidance (None: no teacher)
 METHODS: dict[str, tuple[str, dict[str, Any], float, float | None]] = {
     "CD": ("cd", GRID, 20, 30),
@@ -54,11 +54,15 @@ UPDATES = 1000
 OWN = {"of law": MIXTURE, "moves": MOVES, "near": NEAR, **PROTOCOL}
 
 
+def teacher_by(guidance: float) -> Denoiser:
+    law: Denoiser = reference.law_on(MIXTURE)
+    return Guided(law, guidance) if guidance else law
+
+
 @cache
 def truth(folder: Path, guidance: float) -> tuple[Solutions, Tensor]:
     """The solutions of the guided law, and how steep the map is at each `[COUNT]`; one file."""
-    law, process = reference.law_on(MIXTURE), edm()
-    teacher = Guided(law, guidance) if guidance else law
+    law, process, teacher = reference.law_on(MIXTURE), edm(), teacher_by(guidance)
     z, cond = noise(law.shape, 10)
     file = folder / f"why-{guidance:g}-{MOVES}-{COUNT}.npy"
     u = torch.randn(z[:COUNT].shape, generator=random(PROTOCOL["noise"], "direction"))
@@ -79,6 +83,13 @@ def exact(guidance: float, folder: Path, seed: int) -> dict[str, Any]:
     judge = reference.judge(MIXTURE)
     numbers = {"steep": steep.mean().item(), "steepest": steep.quantile(0.95).item()}
     return {**scores(solutions, judge, solutions.own), **numbers}
+
+
+def by_steps(guidance: float, folder: Path, seed: int) -> dict[str, Any]:
+    """The scores of the teacher's own few moves, which are what its students learn."""
+    solutions, _ = truth(folder, guidance)
+    x = follow(edm(), teacher_by(guidance), ddim, GRID["n"], solutions.z, solutions.cond)
+    return scores(solutions, reference.judge(MIXTURE), x)
 
 
 def against_law(arm: Arm, folder: Path, seed: int, generator: Generator) -> dict[str, Any]:
@@ -116,6 +127,15 @@ def make_rows() -> dict[str, Row]:
                 arm = arm_of(width, method, options, init=nets[width], rank=rank, **source)
                 needs = (starts[width], truths[g])
                 rows[key(name, capacity, g)] = arm.row(4 + cost * UPDATES / 1000, *needs)
+    for g, solved in truths.items():
+        rows[f"teacher's own steps, g = {g:g}"] = Row(
+            partial(by_steps, g),
+            {"own steps": g, **GRID, **OWN},
+            f"none: {GRID['n']} DDIM steps of the exact denoiser",
+            15.0 + 15 * g,
+            (solved,),
+            by_seed=False,
+        )
     return {**rows, **{f"exact, g = {g:g}": row for g, row in truths.items()}}
 
 
