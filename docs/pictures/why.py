@@ -17,7 +17,7 @@ def main(folder, seeds):
     one = finding(Store(Path(folder)), registry()["why"], seeds)
     file = Path(__file__).with_suffix(".png")
     why.draw(one.results).savefig(file, dpi=100)
-    Image.open(file).convert("RGB").quantize(64).save(file, optimize=True)
+    Image.open(file).convert("RGB").quantize(256).save(file, optimize=True)
     for each in one.statements:
         print(f"{each.text}: {each} ({each.verdict})")
     print(one.claim.lesson(one.results))

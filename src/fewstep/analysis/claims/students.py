@@ -127,13 +127,13 @@ def make_rows() -> dict[str, Row]:
                 arm = arm_of(width, method, options, init=nets[width], rank=rank, **source)
                 needs = (starts[width], truths[g])
                 rows[key(name, capacity, g)] = arm.row(4 + cost * UPDATES / 1000, *needs)
-    for g, solved in truths.items():
+    for g, truth_row in truths.items():
         rows[f"teacher's own steps, g = {g:g}"] = Row(
             partial(by_steps, g),
             {"own steps": g, **GRID, **OWN},
             f"none: {GRID['n']} DDIM steps of the exact denoiser",
             15.0 + 15 * g,
-            (solved,),
+            (truth_row,),
             by_seed=False,
         )
     return {**rows, **{f"exact, g = {g:g}": row for g, row in truths.items()}}
