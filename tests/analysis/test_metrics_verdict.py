@@ -23,6 +23,7 @@ from fewstep.analysis.metrics import (
     verdicts,
 )
 from fewstep.analysis.metrics.detector import detect, fit
+from fewstep.analysis.metrics.drawing import Draw
 from fewstep.analysis.metrics.metric import Reference
 from fewstep.analysis.metrics.prepared import spaces_of
 from fewstep.analysis.metrics.protocol import estimate
@@ -73,7 +74,18 @@ def prepare(train: Arrays, held_out: Arrays, **options) -> Prepared:
     return Prepared(*meters_of(whole, held_out, size, **options), "test", size)
 
 
+def in_parts(draws):
+    """Draws as they come from a generator, each in two parts."""
+
+    def draw_of(rows):
+        parts = torch.arange(len(rows)).split(len(rows) // 2 + 1)
+        return Draw(len(rows), iter([rows.rows(part) for part in parts]))
+
+    return [draw_of(rows) for rows in draws]
+
+
 def judge(prepared, held_out, draws, paired=None):
+    draws, paired = in_parts(draws), None if paired is None else in_parts(paired)
     results = score(
         prepared, draws, 1, {"seed": 0}, paired=paired, groups=groups_of(prepared, held_out)
     )

@@ -11,8 +11,9 @@ import torch
 from fewstep.cli import main
 from fewstep.run import recipes
 from fewstep.run.build import build_student
+from fewstep.run.machines import KINDS, REACHED
 from fewstep.run.prepare import prepare
-from fewstep.training.budget import KINDS, REACHED, budget_of, passes_of, size_of
+from fewstep.training.budget import budget_of, passes_of, size_of
 
 # of an update, for each sample: passes of ours with gradient, without, with a derivative; teacher's
 PASSES = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.cli import train
+from fewstep.run.machines import KINDS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> int:
     if own.shape is not None and "--data" not in rest:
         rest = [*rest, "--data", "digits"]  # noise takes their place
     args, run, code, _ = train.read(rest, "plan")
-    from fewstep.training.budget import KINDS, budget_of
+    from fewstep.training.budget import budget_of
 
     require(own.gpus >= 1, "gpus", own.gpus, "1 or more")
     require(own.timed >= 0, "timed", own.timed, "0 or more")
@@ -69,8 +70,6 @@ def read_own(argv: list[str]) -> tuple[Any, list[str]]:
     parser.add_argument("--classes", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     if {"-h", "--help"} & set(argv):
-        from fewstep.training.budget import KINDS
-
         print(HELP.format(kinds=", ".join(KINDS)))
         raise SystemExit(0)
     try:
@@ -131,7 +130,6 @@ def method_of(run: Run, data: dict[str, Tensor]) -> Method:
 
 def text_of(run: Run, budget: Budget, gpus: int, kind: str | None) -> str:
     """The budget in lines."""
-    from fewstep.training.budget import KINDS
     from fewstep.training.pace import duration
 
     hours = (

@@ -26,23 +26,13 @@ from fewstep.core.denoiser import Models
 from fewstep.core.method import Method
 from fewstep.networks.outline import WithoutMemory
 from fewstep.run.build import build_student
+from fewstep.run.machines import KINDS, REACHED
 from fewstep.run.prepare import Prepared
 from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch, to_device
 from fewstep.training.state import new_state
 from fewstep.training.step import train_step
 
-# Peak rates in multiply-adds times two a second, of the precision's matrix units (data sheets,
-# without sparsity), and bytes of memory.
-KINDS: dict[str, tuple[dict[str, float], float]] = {
-    "a100": ({"fp32": 156e12, "bf16": 312e12, "fp16": 312e12}, 80e9),
-    "h100": ({"fp32": 494e12, "bf16": 989e12, "fp16": 989e12}, 80e9),
-    "h200": ({"fp32": 494e12, "bf16": 989e12, "fp16": 989e12}, 141e9),
-    "l40s": ({"fp32": 183e12, "bf16": 362e12, "fp16": 362e12}, 48e9),
-    "rtx4090": ({"fp32": 83e12, "bf16": 165e12, "fp16": 165e12}, 24e9),
-    "v100": ({"fp32": 15.7e12, "bf16": 15.7e12, "fp16": 125e12}, 32e9),
-}
-REACHED = 0.3  # share of the peak that U-Nets and transformers reach in training: an estimate
 MOMENTS = {"adam": 2, "adamw": 2, "radam": 2, "lion": 1}
 CONTEXT = {"cpu": 0.35e9, "cuda": 0.8e9}  # bytes of a process without a run
 BACKWARD = 2.0  # passes that a backward pass costs
