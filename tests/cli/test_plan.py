@@ -63,6 +63,24 @@ def test_what_is_cut_takes_its_part_of_the_memory_and_two_devices_half_of_the_ho
     assert budget_of(prepared).hours is None
 
 
+def test_a_network_of_one_s_own_stays_as_it_was():
+    network = torch.nn.Linear(64, 64)
+    before = network.weight.detach().clone()
+
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network
+
+        def forward(self, x, label, cond=None):
+            return self.inner(x.flatten(1)).reshape(x.shape)
+
+    run = replace(run_of("ect"), labels=False)
+    budget = budget_of(prepare(run, network=Own()), steps=1)
+    assert budget.hours > 0
+    assert torch.equal(network.weight, before)
+
+
 def test_a_recipe_of_a_paper_is_planned_without_its_data(capsys):
     words = ["plan", "cifar10-ect", "--shape", "3,32,32", "--kind", "h200", "--gpus", "8", "--json"]
     assert main(words) == 0
@@ -84,6 +102,13 @@ def test_steps_are_timed_here_and_nothing_is_written(tmp_path, capsys, monkeypat
     text = capsys.readouterr().out
     assert "2 steps timed on this machine" in text
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_is_there_already_is_planned_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "toy", "--iterations", "2", "--batch", "32", "--quiet"]) == 0
+    assert main(["plan", "toy", "--timed", "0"]) == 0
+    assert "not timed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,12 @@ def test_a_run_that_learned_all_pictures_is_scored_by_them(tmp_path, capsys, ext
     assert "the run learned all 60 rows" in capsys.readouterr().err
 
 
+def test_what_is_no_picture_has_no_mirror_image(tmp_path, capsys, extractor):
+    words = ["reference", "ring8", str(tmp_path / "x.npz"), "--extractor", extractor, "--flips"]
+    assert main(words) == 2
+    assert "flips = True: expected pictures, since ring8 holds" in capsys.readouterr().err
+
+
 def test_a_name_that_is_no_npz_is_one_line(tmp_path, capsys, extractor):
     assert main(["reference", "digits", "x.npy", "--extractor", extractor]) == 2
     assert "x.npy: expected a name that ends in .npz" in capsys.readouterr().err

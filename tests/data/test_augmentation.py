@@ -92,6 +92,7 @@ CASES = {  # what is drawn -> the numbers that the network is told
     "not top and bottom": ({"c1": 0.0, "c2": 0.9}, {}),
     "scale": ({"c3": 0.0, "c4": 0.8413447}, {2: 1.0}),
     "angle": ({"c5": 0.0, "c6": 0.75}, {3: -1.0, 4: 1.0}),
+    "an axis alone": ({"c9": 0.0, "c10": 0.7}, {}),
     "stretch": ({"c7": 0.0, "c8": 0.8413447}, {5: 1.0}),
     "stretch along an axis": ({"c7": 0.0, "c8": 0.8413447, "c9": 0.0, "c10": 0.75}, {6: 1.0}),
     "shift": ({"c11": 0.0, "c12": 0.8413447, "c13": 0.5}, {7: 1.0}),
@@ -169,9 +170,20 @@ def test_what_is_no_picture_is_not_changed(tmp_path):
     points = data.from_tensors(torch.randn(40, 3))
     with pytest.raises(UserError, match="flip = True: expected none: only whole pictures"):
         check_augmentation(replace(tiny_run(), flip=True), points)
-    pictures = data.from_tensors(torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8))
+    x0 = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8)
+    pictures = data.from_tensors(x0)
     with pytest.raises(
         UserError, match=r"network\.augment = None: expected 9, since augment = 0\.1"
     ):
         check_augmentation(replace(tiny_run(), augment=0.1), pictures)
     check_augmentation(replace(tiny_run(), augment=0.1, network_options={"augment": 9}), pictures)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (8, 8)])
+def test_a_condition_that_is_a_picture_would_stay_where_it_is(shape):
+    pictures = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8)
+    dataset = data.from_tensors({"x0": pictures, "cond": {"sketch": torch.randn(40, *shape)}})
+    with pytest.raises(UserError, match="flip = True: expected none: the condition sketch is a"):
+        check_augmentation(replace(tiny_run(), flip=True), dataset)
+    words = data.from_tensors({"x0": pictures, "cond": {"words": torch.randn(40, 5, 16)}})
+    check_augmentation(replace(tiny_run(), flip=True), words)

@@ -241,6 +241,15 @@ def test_skip_leaves_out_a_thousandth_and_no_more(tmp_path):
     one_line(error.value)
 
 
+def test_a_set_without_a_sound_picture_is_refused_in_memory_and_in_a_file(tmp_path):
+    place = to_zip(tmp_path / "x.zip", {"0.png": b""})
+    for cache in (None, str(tmp_path / "cache")):
+        with pytest.raises(UserError, match=r"no picture can be read: .*0\.png") as error:
+            data.load(place, None, "skip", cache=cache)
+        one_line(error.value)
+        assert not data.scan(place, cache=cache).fine("skip")
+
+
 def test_a_picture_of_another_size_is_the_bad_one_even_if_it_comes_first(tmp_path):
     files = {**levels([f"{i}.png" for i in range(5)]), "0.png": encode(Image.new("L", (3, 5)))}
     place = write(tmp_path / "x", files)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,8 @@ from fewstep import data
 from fewstep.base.errors import UserError
 from fewstep.data.files import held_out
 from fewstep.data.reading import HOLDOUT
+from fewstep.run.prepare import prepare
+from tests.support.toys import tiny_run
 
 
 def normals(count, seed=0, mean=0.0):
@@ -31,7 +35,7 @@ def same_rows(found, before):
 
 @given(st.integers(1, 10**6))
 def test_a_tenth_is_held_out_by_default_and_ten_thousand_at_most(n):
-    assert held_out(n, HOLDOUT) == min(n // 10, 10_000)
+    assert held_out(n, HOLDOUT, 2) == min(n // 10, 10_000)
 
 
 @pytest.mark.parametrize(("holdout", "size"), [(0.0, 0), (0.25, 25), (7, 7), (0.1, 10)])
@@ -46,7 +50,7 @@ def test_the_splits_have_the_sizes_that_are_asked_for_and_share_no_row(tmp_path,
 
 @pytest.mark.parametrize("holdout", [50, 0.5, 1000])
 def test_splits_that_leave_no_row_to_learn_are_refused(tmp_path, holdout):
-    with pytest.raises(UserError, match=f"holdout = {holdout}: expected less than half of 100"):
+    with pytest.raises(UserError, match=f"holdout = {holdout}: expected a size that leaves"):
         data.load(file_of(tmp_path / "x.npy", 100), holdout=holdout)
 
 
@@ -69,6 +73,8 @@ def test_splits_of_their_own_files_have_the_units_of_training(tmp_path):
 
 def test_a_split_of_another_kind_is_refused(tmp_path):
     train = file_of(tmp_path / "x.npy", 100)
+    with pytest.raises(UserError, match=r"test = .*: expected another place than that of training"):
+        data.load(train, test=train)
     np.save(tmp_path / "v.npy", normals(30)[:, :2])
     message = r"validation: rows of shape = \(2,\): expected 3 variables"
     with pytest.raises(UserError, match=message):
@@ -77,6 +83,23 @@ def test_a_split_of_another_kind_is_refused(tmp_path):
     np.savez(tmp_path / "b.npz", x0=normals(60), label=np.array(["a", "c"])[np.arange(60) % 2])
     with pytest.raises(UserError, match=r"test: classes = .*: expected those of training: a, b"):
         data.load(tmp_path / "a.npz", test=str(tmp_path / "b.npz"))
+
+
+def test_a_number_is_of_the_splits_without_a_file_of_their_own(tmp_path):
+    train, other = file_of(tmp_path / "x.npy", 100), file_of(tmp_path / "v.npy", 30, seed=1)
+    dataset = data.load(train, holdout=70, validation=other)
+    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [30, 30, 70]
+
+
+def test_where_rows_are_all_learned_no_splits_are_chosen(tmp_path):
+    run = replace(tiny_run(), holdout=0.2)
+    message = "holdout = 0.2: expected none with data of your own, which are all learned"
+    with pytest.raises(UserError, match=message):
+        prepare(run, normals(40))
+    assert prepare(replace(run, holdout=0.0), normals(40)).dataset
+    run = replace(run, holdout=0.1, test=file_of(tmp_path / "x.npy", 30))
+    with pytest.raises(UserError, match=r"test = .*: expected none with data of your own"):
+        prepare(run, normals(40))
 
 
 def test_data_with_splits_of_their_own_take_no_others():

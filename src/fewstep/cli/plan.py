@@ -87,7 +87,7 @@ def prepare_run(run: Run, code: dict[str, Any], own: Any, device: str) -> Prepar
     if own.shape is None:
         return prepare(run, device=place, **code)
     data = noise_of(own.shape, own.classes)
-    run = replace(run, init=None, teacher=None)
+    run = replace(run, init=None, teacher=None, holdout=0.0, validation=None, test=None)
     if "teacher" in method_of(run, data).needs:
         code = {**code, "teacher": straight}
     return prepare(run, data, device=place, **code)

@@ -51,7 +51,7 @@ class Args:
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="reference", description=DESCRIPTION)
     from fewstep.analysis.metrics import open_extractor
-    from fewstep.base.errors import UserError
+    from fewstep.base.errors import UserError, require
     from fewstep.base.progress import Progress
     from fewstep.data import DATASETS, Reading
     from fewstep.data.reading import HOLDOUT
@@ -66,6 +66,8 @@ def main(argv: list[str]) -> int:
         args.data,
         Reading(size=args.data_size, bad_files=args.bad_files, cache=args.cache, holdout=holdout),
     )
+    pictures = f"pictures, since {dataset.name} holds samples of shape {dataset.shape}"
+    require(not args.flips or len(dataset.shape) == 3, "flips", args.flips, pictures)
     with Progress(len(dataset.train), "row", show=not args.quiet) as progress:
 
         def pieces() -> Iterator[Tensor]:

@@ -55,7 +55,7 @@ def read(argv: list[str], verb: str = "train") -> tuple[Any, Run, dict[str, Any]
     if not is_help and (not argv or is_option(argv[0])):
         names = ", ".join(RECIPES)
         raise UserError(f"name a recipe, for example 'fewstep {verb} digits' (there is: {names})")
-    run = base_run(argv, is_help)
+    run = base_run(argv, starts=not is_help and verb == "train")
     parts, own = {}, {}
     for kind, module in (("method", methods), ("network", networks)):
         function, name = chosen_part(kind, module, run, argv)
@@ -144,12 +144,15 @@ def with_recipe_first(argv: list[str]) -> list[str]:
     return [recipe, *positional, *options]
 
 
-def base_run(argv: list[str], is_help: bool) -> Run:
-    """What the overrides start from: the recipe with its method, or the run to be resumed."""
+def base_run(argv: list[str], starts: bool) -> Run:
+    """What the overrides start from: the recipe with its method, or the run to be resumed.
+
+    starts: whether it is to be trained, and not only to be looked at.
+    """
     name = argv[0] if argv and not is_option(argv[0]) else "digits"
     run = run_of(name, last_value(argv, "--method"))
     folder = out_folder(run, argv)
-    if is_help:
+    if not starts:
         return run
     if is_first_process():
         lock.refuse_second(folder)  # before torch is imported, which takes longer than this

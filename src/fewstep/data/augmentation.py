@@ -85,7 +85,7 @@ def augment(x: Tensor, u: Tensor, p: float) -> tuple[Tensor, Tensor]:
     scale = by_chance(3, normals[:, 4])
     angle = by_chance(5, math.pi * (2 * u[:, 6] - 1))
     stretch = by_chance(7, normals[:, 8])
-    axis = by_chance(9, math.pi * (2 * u[:, 10] - 1), 0.5)
+    axis = torch.where(stretch == 0, zero, by_chance(9, math.pi * (2 * u[:, 10] - 1), 0.5))
     shift = torch.stack([by_chance(11, normals[:, 12]), by_chance(11, normals[:, 13])], 1)
     x = mirror(x, left > 0)
     x = torch.where((top > 0)[:, None, None, None], x.flip(2), x)

@@ -105,7 +105,7 @@ class Dataset:
     def in_memory(self) -> Dataset:
         """The same, of splits in a file their first rows alone, which are in a random order.
 
-        So many that they take half of a gigabyte at most.
+        So many that each split takes half of a gigabyte at most.
         """
         if isinstance(self.train.samples, Tensor):
             return self

@@ -153,7 +153,9 @@ def describe(dataset: Dataset) -> Description:
     rows = [part for part in parts.values() if len(part)]
     left_out = (*dataset.left_out, *dataset.skipped)
     if len(some.train) < len(dataset.train):
-        left_out += (f"training rows behind the first {len(some.train)}, from these numbers",)
+        left_out += (
+            f"{len(dataset.train) - len(some.train)} training rows, but only from these numbers",
+        )
     return Description(
         name=dataset.name,
         rows=sum(map(len, splits)),

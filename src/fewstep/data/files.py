@@ -62,8 +62,10 @@ def _dataset(name: str, reading: Reading, content: Content) -> Dataset:
     """What was read under that name, in the model's units and split."""
     place, data = full_name(name), mask_apart(content.data)
     if is_solved(data):
+        what = f"{printable(name)}, which holds solved trajectories"
+        reading.refuse_splits(what, fine=(reading.holdout,))
         one = trajectories(place, data, reading)
-        size = held_out(len(one.train), reading.holdout)
+        size = held_out(len(one.train), reading.holdout, splits=2)
         names = names_of(content.names, one.train.cond)
         return split(
             place,
@@ -77,7 +79,7 @@ def _dataset(name: str, reading: Reading, content: Content) -> Dataset:
             names,
         )
     n = len(tensor("data", data["x0"]))
-    share = held_out(n, reading.holdout)
+    share = held_out(n, reading.holdout, (reading.validation, reading.test).count(None))
     sizes = (0 if reading.validation else share, 0 if reading.test else share)
     # Units are the training split's alone.
     result = standardise(data, reading, name, train=shuffle(_OWN, n)[sum(sizes) :])
@@ -102,15 +104,17 @@ def _dataset(name: str, reading: Reading, content: Content) -> Dataset:
     return dataset
 
 
-def held_out(n: int, holdout: float) -> int:
+def held_out(n: int, holdout: float, splits: int) -> int:
     """How many of n samples each held-out split has. Raises UserError where none are left."""
     size = int(holdout) if holdout >= 1 else min(int(n * holdout + 1e-9), _HELD_OUT)
-    require(n - 2 * size > 0, "holdout", holdout, f"less than half of {n} samples, twice")
+    fits = n - splits * size > 0
+    require(fits, "holdout", holdout, f"a size that leaves some of the {n} samples to learn")
     return size
 
 
 def _split_in(path: str, part: str, dataset: Dataset, reading: Reading) -> Arrays:
     """All rows of a file, in the units of the training split. Raises UserError for others."""
+    require(full_name(path) != dataset.name, part, path, "another place than that of training")
     own = replace(
         reading,
         origin_units=dataset.units,

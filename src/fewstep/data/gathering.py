@@ -190,7 +190,7 @@ def gather(
         check_few(path, census, len(names), most_bad, census.misfits)
         take(rows, new)
         if progress is not None:
-            progress.update(len(block))
+            progress.update(census.count - progress.position)  # a pass may begin anew
     if size is None and census.misfits:
         most = census.sizes.most_common(1)[0][0]
         if most != census.first_size:

@@ -165,4 +165,5 @@ def join(rows: list[np.ndarray]) -> np.ndarray:
     kind = Kind()
     for row in rows:
         kind = kind.with_(row)
-    return np.stack([kind.record(row) for row in rows])
+    records = [kind.record(row) for row in rows]
+    return np.stack(records) if rows else np.empty((0, 1, 1, 1), np.uint8)

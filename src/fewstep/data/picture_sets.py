@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fewstep.base.errors import UserError
 from fewstep.base.progress import Progress
 from fewstep.data.archives import marks_of, open_files, printable, readable, source_mark
 from fewstep.data.columns import Names
@@ -21,6 +22,8 @@ from fewstep.data.records import VERSION, Records, Wider, Writer, head_of, lock,
 from fewstep.data.stored import MOST_NUMBERS, below, beside
 
 log = logging.getLogger("fewstep")
+
+FEW = 8  # pictures that tell of most sets how large all are
 
 
 def read(path: Path, reading: Reading) -> Content:
@@ -55,6 +58,8 @@ def _content(
     check_few(path, census, census.count, most_bad(census.count, reading.bad_files))
     left: tuple[str, ...] = ()
     others, bad = about["others"], census.bad
+    if not census.rows:
+        raise UserError(f"{path}: no picture can be read: {'; '.join(bad.values())}")
     if others:
         first = printable(others[0])
         left = (f"{len(others)} files that are no pictures, the first is {first}",)
@@ -106,10 +111,9 @@ def is_large(folder: Listing, reading: Reading) -> bool:
     """Whether the pictures are kept in a file: too many for memory, or the user names a folder."""
     if reading.cache is not None:
         return True
-    for block in decode_all(folder.path, folder.files, folder.names[:1], reading.size):
-        numbers = 0 if block[0].row is None else block[0].row.size
-        return numbers * len(folder.names) > MOST_NUMBERS
-    return False
+    some = decode_all(folder.path, folder.files, folder.names[:FEW], reading.size)
+    numbers = [one.row.size for block in some for one in block if one.row is not None]
+    return max(numbers, default=0) * len(folder.names) > MOST_NUMBERS
 
 
 def in_memory(folder: Listing, reading: Reading) -> tuple[Census, list[np.ndarray]]:

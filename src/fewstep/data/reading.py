@@ -36,17 +36,19 @@ class Reading:
     origin_cond_units: Mapping[str, Units] = field(default_factory=dict)
     origin_columns: tuple[Column, ...] = ()  # its samples': what `columns` are where nobody says
 
-    def refuse_splits(self, place: str) -> None:
-        """Raises UserError for choices of splits, where these are not the user's."""
+    def refuse_splits(
+        self, place: str, what: str = "whose splits are fixed", fine: tuple[float, ...] = (HOLDOUT,)
+    ) -> None:
+        """Raises UserError for choices of splits, where the user has none.
+
+        fine: the values of holdout that ask for nothing else than what is done.
+        """
         for name in ("validation", "test"):
             value = getattr(self, name)
             if value is not None:
                 raise UserError(f"{name} = {short_repr(value)}: expected none with data {place}")
-        if self.holdout != HOLDOUT:
-            raise UserError(
-                f"holdout = {self.holdout:g}: expected none with data {place}, whose splits are its"
-                " own"
-            )
+        if self.holdout not in fine:
+            raise UserError(f"holdout = {self.holdout:g}: expected none with data {place}, {what}")
 
     def refuse(self, place: str, *, but: tuple[str, ...] = ()) -> None:
         """Raises UserError for choices about tables and files of conditions, where there is none.

@@ -34,7 +34,8 @@ class Scan:
 
     def fine(self, bad_files: BadFiles = "fail") -> bool:
         """Whether training under this policy would accept it."""
-        return len(self.bad) <= (skippable(self.pictures) if bad_files == "skip" else 0)
+        most = min(skippable(self.pictures), self.pictures - 1) if bad_files == "skip" else 0
+        return len(self.bad) <= most
 
 
 def scan(

@@ -29,7 +29,7 @@ from fewstep.base.errors import UserError, require, unknown
 from fewstep.data.beside import with_condition
 from fewstep.data.columns import Names
 from fewstep.data.dataset import Arrays, Dataset, change_cond, elements
-from fewstep.data.reading import Content, Reading
+from fewstep.data.reading import HOLDOUT, Content, Reading
 from fewstep.data.stored import MOST_NUMBERS, Stored, check_finite
 from fewstep.data.tables import LEVELS, PATH, is_solved
 from fewstep.data.units import (
@@ -66,6 +66,7 @@ def from_tensors(data: Any, reading: Reading | None = None) -> Dataset:
         return trajectories(OWN_DATA, data, reading or Reading())
     reading = reading or Reading()
     reading.refuse("of your own", but=("cond", "label_column", "condition_columns"))
+    reading.refuse_splits("of your own", "which are all learned", fine=(0.0, HOLDOUT))
     content = with_condition("of your own", Content(_parts(data)), reading)
     result = standardise(content.data, reading)
     none = result.arrays.rows(torch.arange(0))

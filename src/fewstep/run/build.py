@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fewstep import methods, networks
-from fewstep.base.conditions import mask_of
+from fewstep.base.conditions import leaves, mask_of
 from fewstep.base.errors import UserError, require
 from fewstep.base.options import checked_options, choose, names_of
 from fewstep.base.randomness import fork_rng
@@ -164,10 +164,17 @@ def check_augmentation(run: Run, dataset: Dataset) -> None:
     name = "augment" if run.augment else "flip"
     shape, some = dataset.shape, dataset.train.rows(torch.arange(1))
     has_mask = mask_of(some.x0, some.cond) is not None
+    maps = [
+        key or "cond"
+        for key, part in leaves(some.cond)
+        if part.ndim > 3 or (part.ndim > 2 and part.shape[-2:] == shape[-2:])
+    ]
     is_square = len(shape) == 3 and (shape[1] == shape[2] or not run.augment)
     fine = is_square and not has_mask and not dataset.levels
     need = "none: only whole pictures [C, S, S] are changed, and no solved trajectories"
     require(fine, name, getattr(run, name), need)
+    need = f"none: the condition {', '.join(maps)} is a picture too, and would stay where it is"
+    require(not maps, name, getattr(run, name), need)
     labels = run.network_options.get("augment")
     need = f"{augmentation.LABELS}, since augment = {run.augment:g}"
     require(not run.augment or labels == augmentation.LABELS, "network.augment", labels, need)

@@ -8,11 +8,12 @@ that networks reach: an estimate.
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from fewstep.base.errors import UserError
 from fewstep.core import abilities
 from fewstep.core.denoiser import Models
 from fewstep.core.method import Method
+from fewstep.networks.attention import has_tangent
 from fewstep.networks.outline import WithoutMemory
 from fewstep.run.build import build_student
 from fewstep.run.machines import KINDS, REACHED
@@ -49,7 +51,7 @@ class _Count(nn.Module):
 
     def forward(self, x_t: Tensor, t: Any, cond: Cond = None, masks: Any = None) -> Tensor:
         rows = len(x_t)
-        if torch._C._functorch.peek_interpreter_stack() is not None:
+        if has_tangent(x_t, torch.as_tensor(t)):
             self.tangent += rows
         elif torch.is_grad_enabled():
             self.learn += rows
@@ -101,7 +103,7 @@ def size_of(prepared: Prepared) -> Size:
     """Of the run's network. Raises UserError where it cannot be outlined without its weights."""
     run, facts = prepared.run, prepared.facts
     if isinstance(prepared.network, nn.Module):
-        network = prepared.network
+        network = copy.deepcopy(prepared.network)  # the user's own stays where it is
     else:
         with WithoutMemory():
             network = build_student(run, facts, prepared.method, prepared.network).network
@@ -165,11 +167,10 @@ def budget_of(
     """The budget of a run on so many devices of a kind; steps: that are timed on this machine."""
     run, size = prepared.run, size_of(prepared)
     stages = prepared.stages
-    cost = teacher = 0.0
-    for stage in stages:
-        share = (stage.last - stage.first) / run.iterations
-        ours, theirs = passes_of(prepared, stage.method)
-        cost, teacher = cost + share * ours.cost, teacher + share * theirs.cost
+    shares = [(stage.last - stage.first) / run.iterations for stage in stages]
+    passes = [passes_of(prepared, stage.method) for stage in stages]
+    cost = sum(share * ours.cost for share, (ours, _) in zip(shares, passes, strict=True))
+    teacher = sum(share * theirs.cost for share, (_, theirs) in zip(shares, passes, strict=True))
     samples = float(run.iterations) * run.batch
     flops = size.flops * samples * (cost + teacher)
     groups = 2 + len(run.averages) + any(one.ema_rate is not None for one in prepared.method.chain)
@@ -189,7 +190,8 @@ def budget_of(
         hours = flops / rate / 3600
         basis = f"estimated: {REACHED:.0%} of the peak of {gpus} x {kind}"
     elif steps:
-        seconds = _time_steps(prepared, steps)
+        first = passes[0][0].cost + passes[0][1].cost  # of the stage that is timed
+        seconds = _time_steps(prepared, steps) * (cost + teacher) / first
         hours = seconds * run.iterations / 3600
         basis = f"{steps} steps timed on this machine"
     return Budget(
@@ -207,8 +209,8 @@ def budget_of(
 
 
 def _time_steps(prepared: Prepared, steps: int) -> float:
-    """Seconds of a step: the median of some after the first, which is slower."""
-    state = new_state(prepared)
+    """Seconds of a step of the first stage: a median without the first step, which is slower."""
+    state = new_state(replace(prepared, network=copy.deepcopy(prepared.network)))
     stage = prepared.stages[0]
     seconds = []
     for step in range(steps + 1):
