@@ -180,6 +180,7 @@ def test_the_worst_correlation_is_numpys():
     y[:, 2] = y[:, 0] + 0.5 * y[:, 3]
     gaps = np.abs(np.corrcoef(x.numpy().T) - np.corrcoef(y.numpy().T))
     assert marginals.correlation(x)(y) == pytest.approx(gaps.max())
+    assert marginals.correlation(x[:, :, None])(y[:, :, None]) == pytest.approx(gaps.max())
     constant = torch.cat([x, torch.ones(300, 1)], 1)
     assert marginals.correlation(constant)(constant) == 0
 

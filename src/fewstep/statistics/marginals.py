@@ -46,13 +46,14 @@ def _shares(columns: Tensor, counts: Tensor, grid: Tensor) -> Tensor:
 
 def correlation(reference: Tensor) -> Compare:
     """The largest difference of the correlations of two columns."""
-    some = permutation(0, "columns", 0, reference.shape[1])[:MOST_COLUMNS].sort().values
-    usual = _correlations(reference[:, some])
+    columns = reference.flatten(1)
+    some = permutation(0, "columns", 0, columns.shape[1])[:MOST_COLUMNS].sort().values
+    usual = _correlations(columns[:, some])
     varies = usual.diagonal() > 0
     pairs = torch.triu(varies & varies[:, None], 1)
 
     def compare(values: Tensor) -> float:
-        gaps = (_correlations(values[:, some]) - usual)[pairs].abs()
+        gaps = (_correlations(values.flatten(1)[:, some]) - usual)[pairs].abs()
         return gaps.max().item() if len(gaps) else 0.0
 
     return compare
