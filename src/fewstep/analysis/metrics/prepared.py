@@ -173,7 +173,7 @@ def meters_of(
     reference: Statistics | None = None,
 ) -> tuple[list[Meter], Spaces]:
     """The metrics, prepared against the training split or reference statistics, for draws of n."""
-    if len(held_out) < _FEW:
+    if 0 < len(held_out) < _FEW:
         log.warning(
             "fewstep: %d samples are held out: so few say little of a distance", len(held_out)
         )
