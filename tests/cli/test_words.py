@@ -123,13 +123,15 @@ def test_the_help_of_train_fits_a_screen(recipe, capsys):
 
 
 def test_all_help_has_every_option_once(capsys):
-    text = help_of("train toy --method diffusion --help-all", capsys)
+    text = help_of("train toy --method diffusion --network dit --help-all", capsys)
     words = [line.split()[0].rstrip(",") for line in text.splitlines() if line.startswith("  ")]
     for field in fields(Launch):
         if field.name not in ("recipe", "method_options", "network_options", "convention"):
             assert words.count(f"--{field.name.replace('_', '-')}") == 1, field.name
     assert "--method.p-mean NUMBER" in text
     assert "--method.stages" not in text
+    assert "options of method diffusion:" in text
+    assert "options of network dit:" in text
     assert "(default: -1.2)" in text
     assert "--averages TEXT,TEXT,.." in text
 

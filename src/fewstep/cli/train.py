@@ -57,15 +57,17 @@ def read(argv: list[str], verb: str = "train") -> tuple[Any, Run, dict[str, Any]
         raise UserError(f"name a recipe, for example 'fewstep {verb} digits' (there is: {names})")
     run = base_run(argv, starts=not is_help and verb == "train")
     parts, own = {}, {}
+    named: dict[str, Any] = {}
     for kind, module in (("method", methods), ("network", networks)):
         function, name = chosen_part(kind, module, run, argv)
+        named[kind] = name
         if ":" in name:
             own[kind] = function
         values = getattr(run, f"{kind}_options") if name == getattr(run, kind) else {}
         parts[kind] = typed_options(kind, function, values, argv, f"--{kind}")
     launch = with_launch(run, parts)
     if is_help:
-        print(help_screen(launch, run, "--help-all" in argv))
+        print(help_screen(launch, replace(run, **named), "--help-all" in argv))
         raise SystemExit(0)
     args = parse(type(launch), argv, verb=verb, description="", default=launch)
     check_data_name(args.data)  # before torch is imported, as the values of options were
