@@ -52,6 +52,34 @@ def test_an_mlp_is_counted_as_its_matrices():
     assert size.kept_bytes > 0
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_what_a_pass_keeps_is_counted_without_memory(dropout):
+    options = {"width": 16, "blocks": 1, "dropout": dropout}
+    fields = {"network": "song_unet", "network_options": options, "batch": 64}
+    prepared = prepare(replace(recipes.digits(method="ect"), **fields))
+    network = build_student(prepared.run, prepared.facts, prepared.method).network
+    own = {p.untyped_storage().data_ptr() for p in network.parameters()}
+
+    def bytes_of(rows: int) -> int:
+        kept: dict[int, torch.UntypedStorage] = {}
+
+        def pack(x: torch.Tensor) -> torch.Tensor:
+            storage = x.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage
+            return x
+
+        part = prepared.arrays.rows(torch.arange(rows))
+        masks = network.masks(rows, (0,))
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            network(part.x0.requires_grad_(), torch.ones(rows), part.cond, masks)
+        bits = sum(one.nbytes for one in masks._cache.values()) if masks else 0
+        return sum(one.nbytes() for one in kept.values()) + bits
+
+    truth = (bytes_of(4) - bytes_of(2)) / 2
+    assert size_of(prepared).kept_bytes == pytest.approx(truth, rel=0.02)
+
+
 def test_what_is_cut_takes_its_part_of_the_memory_and_two_devices_half_of_the_hours():
     prepared = prepare(run_of("ect"))
     whole, two = (budget_of(prepared, gpus=n, kind="a100") for n in (1, 2))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +26,7 @@ from fewstep.core import abilities
 from fewstep.core.denoiser import Models
 from fewstep.core.method import Method
 from fewstep.networks.attention import has_tangent
+from fewstep.networks.dropout import Masks
 from fewstep.networks.outline import WithoutMemory
 from fewstep.run.build import build_student
 from fewstep.run.machines import KINDS, REACHED
@@ -37,6 +38,7 @@ from fewstep.training.step import train_step
 
 MOMENTS = {"adam": 2, "adamw": 2, "radam": 2, "lion": 1}
 CONTEXT = {"cpu": 0.35e9, "cuda": 0.8e9}  # bytes of a process without a run
+SLACK = 1.15  # memory of activations and what the allocator holds beside (benchmarks/plan.py)
 BACKWARD = 2.0  # passes that a backward pass costs
 TANGENT = 2.0  # passes that a derivative along a direction costs beside its value
 
@@ -90,6 +92,17 @@ def passes_of(prepared: Prepared, method: Method) -> tuple[Passes, Passes]:
     return ours, theirs
 
 
+class _Masks(Masks):
+    """Masks of dropout that need no memory."""
+
+    def _all(self, layer: int, shape: Sequence[int], keep: float, device: torch.device) -> Tensor:
+        return torch.empty(self.rows, *shape, dtype=torch.bool, device=device)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(bits.nbytes for bits in self._cache.values())
+
+
 @dataclass(frozen=True)
 class Size:
     """A network: its weights, and what one sample costs in a pass."""
@@ -115,9 +128,11 @@ def size_of(prepared: Prepared) -> Size:
         x = torch.empty(rows, *facts.shape, device="meta", requires_grad=True)
         label = torch.empty(rows, device="meta")
         own = each(lambda part: part[:rows].to("meta"), cond)
+        masks = _Masks(rows, (0,))
+        more = (masks,) if abilities.masks(network) else ()
         with FlopCounterMode(display=False) as flops, _activations(network) as activations:
-            network(x, label, own)
-        return flops.get_total_flops(), sum(activations.values())
+            network(x, label, own, *more)
+        return flops.get_total_flops(), sum(activations.values()) + masks.nbytes
 
     try:
         (two, kept_two), (four, kept_four) = count(2), count(4)
@@ -180,7 +195,7 @@ def budget_of(
     rows = run.batch / gpus / run.accumulate
     narrow = 1.0 if run.precision == "fp32" else 0.5
     device = "cpu" if kind is None and prepared.device.type == "cpu" else "cuda"
-    memory = CONTEXT[device] + for_weights + rows * size.kept_bytes * narrow
+    memory = CONTEXT[device] + for_weights + rows * size.kept_bytes * narrow * SLACK
     checkpoint = 4.0 * size.weights * (groups + moments)
     number = -(-run.iterations // run.checkpoint_every)
     keep = number if run.keep_checkpoints == 0 else min(run.keep_checkpoints, number)
