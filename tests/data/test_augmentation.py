@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fewstep as fs
 from fewstep import data
 from fewstep.base.errors import UserError
 from fewstep.base.world import World
@@ -187,3 +188,20 @@ def test_a_condition_that_is_a_picture_would_stay_where_it_is(shape):
         check_augmentation(replace(tiny_run(), flip=True), dataset)
     words = data.from_tensors({"x0": pictures, "cond": {"words": torch.randn(40, 5, 16)}})
     check_augmentation(replace(tiny_run(), flip=True), words)
+
+
+def test_a_teacher_that_is_not_told_of_changes_is_refused():
+    pictures = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8)
+    options = {"width": 8, "mult": (1,), "blocks": 1, "attention": (), "augment": 9}
+
+    def train(method, teacher=None, **fields):
+        run = tiny_run(method=method, network="song_unet", iterations=1)
+        run = replace(run, **{"network_options": options, **fields})
+        return fs.train(run, pictures, teacher=teacher, progress=False)
+
+    told = train("diffusion", augment=0.1)
+    plain = train("diffusion", network_options={**options, "augment": 0})
+    assert train("cd", told, augment=0.1).step == 1
+    assert train("cd", plain).step == 1
+    with pytest.raises(UserError, match=r"augment = 0\.1: expected 0, since teacher .* has not"):
+        train("cd", plain, augment=0.1)

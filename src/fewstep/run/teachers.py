@@ -25,8 +25,8 @@ from fewstep.core.denoiser import Guided, Preconditioned, across
 from fewstep.core.method import Method
 from fewstep.core.scalings import X0
 from fewstep.core.vocabulary import Range
-from fewstep.data import LABELS, Arrays, each
-from fewstep.run.config import OWN
+from fewstep.data import LABELS, Arrays, augmentation, each
+from fewstep.run.config import OWN, Run
 from fewstep.run.facts import Facts
 from fewstep.run.generator import Generator
 from fewstep.run.sources import Model, Source, name_in, open_model
@@ -62,6 +62,7 @@ def teacher_of(source: Source | None, student: Prepared) -> Model | None:
         raise UserError("this run's teacher was given as an object: pass it as teacher=")
     check_guidance(method, facts, run.data)
     model = open_model(source, student, name=name)
+    _check_augmentation(run, model)
     if predicts_ends(method):
         _check_predictor(model, facts)
     elif model.generator is not None:
@@ -126,6 +127,18 @@ def _check_generator(teacher: Generator, facts: Facts, guidance: float) -> None:
             f"the teacher was trained by {teacher.run.method!r} to jump, not to denoise:"
             " expected a diffusion model (--method diffusion) or exact:NAME"
         )
+
+
+def _check_augmentation(run: Run, teacher: Model) -> None:
+    """Raises UserError where pictures are changed in ways that the teacher is not told of.
+
+    A network or function that is passed from Python is taken at its word.
+    """
+    is_own = teacher.generator is None and not teacher.name.startswith("exact:")
+    options = {} if teacher.generator is None else teacher.generator.run.network_options
+    fits = is_own or options.get("augment") == augmentation.LABELS
+    need = f"0, since teacher {teacher.name} has not learned from such pictures"
+    require(not run.augment or fits, "augment", run.augment, need)
 
 
 def predicts_ends(method: Method) -> bool:
