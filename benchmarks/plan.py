@@ -6,14 +6,17 @@ Each run is planned and then trained for so many steps in a process of its own. 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
-import subprocess
-import sys
+import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from memory import peak
+
+from fewstep.cli import main as fewstep
 
 # Of 3x32x32 pictures of noise; steps that take half a minute or so.
 RUNS = {
@@ -29,31 +32,37 @@ RUNS = {
 
 
 def plan(words: list[str]) -> dict[str, float]:
-    command = [sys.executable, "-m", "fewstep", "plan", *words, "--json"]
-    facts: dict[str, float] = json.loads(subprocess.check_output(command))
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        fewstep(["plan", *words, "--json"])
+    facts: dict[str, float] = json.loads(text.getvalue())
     return facts
 
 
+def seconds(out: Path) -> float:
+    """Of the steps of a run."""
+    rows = (out / "metrics.jsonl").read_text().splitlines()
+    return float(json.loads(rows[-1])["seconds"])
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.parse_args()
+    argparse.ArgumentParser(description=__doc__).parse_args()
     print(f"{'run':14}{'memory, planned':>17}{'measured':>10}{'time, planned':>15}{'measured':>10}")
     with tempfile.TemporaryDirectory() as name:
-        pictures = Path(name) / "pictures.npy"
-        np.save(pictures, np.random.default_rng(0).integers(0, 256, (500, 3, 32, 32), np.uint8))
+        pictures, out = Path(name) / "pictures.npy", Path(name) / "run"
+        bits = np.arange(500 * 3 * 32 * 32, dtype=np.uint32) * np.uint32(2654435761) >> 24
+        np.save(pictures, bits.astype(np.uint8).reshape(500, 3, 32, 32))
         for title, (text, steps) in RUNS.items():
             words = [*text.split(), "--iterations", str(steps), "--device", "cpu"]
             words += [] if "digits" in text else ["--data", str(pictures)]
             facts = plan(words)
-            out = Path(name) / "run"
             code, most, _ = peak("train", *words, "--quiet", "--out", str(out))
-            assert code == 0, words
-            seconds = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
-            subprocess.run(["rm", "-r", str(out)], check=True)
+            if code:
+                raise SystemExit(code)
             print(
                 f"{title:14}{facts['memory'] / 1e9:14.2f} GB{most / 1e9:7.2f} GB"
-                f"{facts['hours'] * 3600:13.1f} s{seconds:8.1f} s"
+                f"{facts['hours'] * 3600:13.1f} s{seconds(out):8.1f} s"
             )
+            shutil.rmtree(out)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fewstep.base.surroundings import threads
 from fewstep.cli import main
 from fewstep.run import recipes
 from fewstep.run.build import build_student
 from fewstep.run.machines import KINDS, REACHED
 from fewstep.run.prepare import prepare
+from fewstep.training import budget
 from fewstep.training.budget import budget_of, passes_of, size_of
+from fewstep.training.step import train_step
 
 # of an update, for each sample: passes of ours with gradient, without, with a derivative; teacher's
 PASSES = {
@@ -104,9 +107,21 @@ def test_a_network_of_one_s_own_stays_as_it_was():
             return self.inner(x.flatten(1)).reshape(x.shape)
 
     run = replace(run_of("ect"), labels=False)
-    budget = budget_of(prepare(run, network=Own()), steps=1)
-    assert budget.hours > 0
+    assert budget_of(prepare(run, network=Own()), steps=1).hours > 0
     assert torch.equal(network.weight, before)
+
+
+def test_steps_are_timed_with_the_threads_of_the_run(monkeypatch):
+    numbers = []
+
+    def step(*args):
+        numbers.append(torch.get_num_threads())
+        return train_step(*args)
+
+    monkeypatch.setattr(budget, "train_step", step)
+    with threads(2):
+        budget_of(prepare(run_of("ect", threads=1)), steps=2)
+    assert numbers == [1, 1, 1]
 
 
 def test_a_recipe_of_a_paper_is_planned_without_its_data(capsys):

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fewstep.base.conditions import Cond, each
 from fewstep.base.errors import UserError
+from fewstep.base.surroundings import surroundings, threads
 from fewstep.core import abilities
 from fewstep.core.denoiser import Models
 from fewstep.core.method import Method
@@ -228,9 +229,10 @@ def _time_steps(prepared: Prepared, steps: int) -> float:
     state = new_state(replace(prepared, network=copy.deepcopy(prepared.network)))
     stage = prepared.stages[0]
     seconds = []
-    for step in range(steps + 1):
-        start = time.perf_counter()
-        batch = to_device(draw_batch(stage, prepared.arrays, step), prepared.device)
-        train_step(stage, state, batch)  # it waits for the device
-        seconds.append(time.perf_counter() - start)
+    with surroundings(grad=True), threads(prepared.run.threads):  # as a training has them
+        for step in range(steps + 1):
+            start = time.perf_counter()
+            batch = to_device(draw_batch(stage, prepared.arrays, step), prepared.device)
+            train_step(stage, state, batch)  # it waits for the device
+            seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])
