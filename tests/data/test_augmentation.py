@@ -93,6 +93,7 @@ CASES = {  # what is drawn -> the numbers that the network is told
     "not top and bottom": ({"c1": 0.0, "c2": 0.9}, {}),
     "scale": ({"c3": 0.0, "c4": 0.8413447}, {2: 1.0}),
     "angle": ({"c5": 0.0, "c6": 0.75}, {3: -1.0, 4: 1.0}),
+    "no axis by half a chance": ({"c7": 0.0, "c8": 0.8413447, "c9": 0.6, "c10": 0.75}, {5: 1.0}),
     "an axis alone": ({"c9": 0.0, "c10": 0.7}, {}),
     "stretch": ({"c7": 0.0, "c8": 0.8413447}, {5: 1.0}),
     "stretch along an axis": ({"c7": 0.0, "c8": 0.8413447, "c9": 0.0, "c10": 0.75}, {6: 1.0}),
@@ -117,6 +118,25 @@ def test_a_shift_and_a_scale_go_the_way_that_they_say():
     larger = augment(x, uniforms(c3=0.0, c4=0.9986501), 0.1)[0]  # 2 ** (0.2 * 3)
     smaller = augment(x, uniforms(c3=0.0, c4=0.0013499), 0.1)[0]
     assert larger.sum() > 1.3 * x.sum() > 1.6 * smaller.sum()
+
+
+@pytest.mark.parametrize("turns", [0.0, 0.1, 0.25, 0.4])
+def test_a_stretch_goes_along_its_axis_as_far_as_it_says(turns):
+    place = torch.arange(SIDE).double() - (SIDE - 1) / 2
+    y, x = torch.meshgrid(place, place, indexing="ij")
+    round_one = torch.exp(-(x.square() + y.square()) / 8).expand(3, 1, SIDE, SIDE)
+    stretch = torch.special.ndtr(torch.tensor(1.5).double()).item()
+    u = uniforms(c7=0.0, c8=stretch, c9=0.0, c10=0.5 + turns / 2)
+    seen, done = augment(round_one, u, 0.12)
+    spread = torch.stack([x.flatten(), y.flatten()]).cov(aweights=seen[0].flatten().clamp_min(0))
+    values, vectors = torch.linalg.eigh(spread)
+    # Longer by 2^(0.2 s) along the axis, which turns against the clock as y points down, and
+    # shorter by as much across.
+    assert (values[1] / values[0]).sqrt() == pytest.approx(2 ** (2 * 0.2 * 1.5), rel=0.01)
+    angle = math.pi * turns
+    along = (math.cos(angle), math.sin(angle))
+    assert abs(vectors[0, 1] * along[0] - vectors[1, 1] * along[1]) == pytest.approx(1, abs=1e-3)
+    assert done[0, 5:7].tolist() == pytest.approx([1.5 * part for part in along], abs=1e-6)
 
 
 @given(st.integers(0, 2**31 - 1))

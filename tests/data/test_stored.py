@@ -134,6 +134,57 @@ def test_a_pass_that_is_killed_anywhere_goes_on_from_what_is_on_the_disk(
     same(whole, load())
 
 
+def killed_half_way(path, cache, monkeypatch):
+    """A pass over the pictures that ends before a call that changes the disk."""
+    left = [30]
+
+    def watch(what, place):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fewstep.base.disk.watch", watch)
+        with pytest.raises(Killed):
+            data.load(path, cache=str(cache))
+    (journal,) = cache.glob("*/whole/journal")
+    assert len(journal.read_text().splitlines()) > 3
+    return journal.parent
+
+
+def test_what_a_killed_pass_left_is_used_up_to_what_has_changed_since(
+    tmp_path, monkeypatch, small_blocks
+):
+    values, source, cache = pictures(50), tmp_path / "pictures", tmp_path / "cache"
+    source.mkdir()
+    for i, one in enumerate(values):
+        (source / f"{i:02d}.png").write_bytes(png(one))
+    killed_half_way(source, cache, monkeypatch)
+    (source / "20.png").write_bytes(png(255 - values[20]))
+    os.utime(source / "20.png", ns=(1, 1))
+    names = decoded(monkeypatch)
+    kept = data.load(source, cache=str(cache))
+    assert len(names) == 50 - 16  # blocks of eight
+    same(data.load(source), kept)
+
+
+@pytest.mark.parametrize("damage", ["a byte", "a version"])
+def test_what_a_killed_pass_left_is_checked(tmp_path, monkeypatch, small_blocks, damage):
+    path, cache = zip_of(tmp_path / "x.zip", pictures(50)), tmp_path / "cache"
+    folder = killed_half_way(path, cache, monkeypatch)
+    if damage == "a byte":
+        content = bytearray((folder / "records").read_bytes())
+        content[3] ^= 1
+        (folder / "records").write_bytes(content)
+    else:
+        for module in ("records", "picture_sets"):
+            monkeypatch.setattr(f"fewstep.data.{module}.VERSION", records.VERSION + 1)
+    names = decoded(monkeypatch)
+    kept = data.load(path, cache=str(cache))
+    assert len(names) == 50
+    same(data.load(path), kept)
+
+
 def decoded(monkeypatch):
     """The names that are decoded from now on."""
     names = []
@@ -156,9 +207,7 @@ def test_what_was_decoded_once_is_not_decoded_again(tmp_path, monkeypatch, small
     assert not names
 
 
-def test_a_source_that_has_changed_is_noticed_and_only_its_end_is_read_again(
-    tmp_path, monkeypatch, small_blocks
-):
+def test_a_source_that_has_changed_is_noticed(tmp_path, monkeypatch, small_blocks):
     folder, values = tmp_path / "pictures", pictures(40)
     folder.mkdir()
     for i, one in enumerate(values):
@@ -183,6 +232,11 @@ def test_records_that_somebody_changed_are_made_again(tmp_path, caplog):
     content = bytearray(file.read_bytes())
     content[7] ^= 1
     file.write_bytes(content)
+    same(whole, data.load(path, cache=cache))
+    assert "was changed by somebody" in caplog.text
+    caplog.clear()
+    with file.open("ab") as target:
+        target.write(b"more")
     same(whole, data.load(path, cache=cache))
     assert "was changed by somebody" in caplog.text
     os.utime(file, ns=(5, 5))  # a copy with another time is as good
@@ -224,6 +278,16 @@ def test_a_large_array_stays_in_its_file(tmp_path, monkeypatch, dtype):
     values[3] = 0
     np.save(tmp_path / "x.npy", values)
     assert data.load(tmp_path / "x.npy").fingerprint() != whole.fingerprint()
+
+
+def test_a_column_that_is_the_same_in_all_rows_counts_in_no_deviation(tmp_path, monkeypatch):
+    values = np.random.default_rng(0).normal(20, 5, (200, 4)).astype(np.float32)
+    values[:, 1] = 7
+    np.save(tmp_path / "x.npy", values)
+    whole = data.load(tmp_path / "x.npy")
+    monkeypatch.setattr("fewstep.data.tables.MOST_NUMBERS", 100)
+    same(whole, data.load(tmp_path / "x.npy"))
+    assert whole.sigma_data() == pytest.approx(0.5, rel=0.05)
 
 
 def test_nan_in_a_large_array_is_one_line(tmp_path, monkeypatch):

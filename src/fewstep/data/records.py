@@ -7,8 +7,8 @@
 | `manifest.json` | what they are, of which source, and a SHA-256 of each block; written last |
 | `journal` | while they are made: a line for each block that is on the disk |
 
-A source that has changed is noticed by the sizes and times of its files. What was made of the files
-before the first changed one stays.
+A source that has changed is noticed by the sizes and times of its files. A pass that was killed
+goes on: what it had made of the files before the first changed one stays.
 """
 
 from __future__ import annotations
