@@ -91,6 +91,8 @@ def test_what_is_cut_takes_its_part_of_the_memory_and_two_devices_half_of_the_ho
     assert whole.hours * 3600 == pytest.approx(whole.flops / rate)
     rows = [budget_of(prepare(run_of("ect", accumulate=n))).memory for n in (1, 2, 4)]
     assert rows[0] - rows[1] == pytest.approx(2 * (rows[1] - rows[2]))
+    assert rows[0] > rows[1]
+    assert budget_of(prepared, gpus=2).memory == rows[1]
     assert budget_of(prepared).hours is None
 
 

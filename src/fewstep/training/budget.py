@@ -131,7 +131,7 @@ def size_of(prepared: Prepared) -> Size:
         own = each(lambda part: part[:rows].to("meta"), cond)
         masks = _Masks(rows, (0,))
         more = (masks,) if abilities.masks(network) else ()
-        with FlopCounterMode(display=False) as flops, _activations(network) as activations:
+        with FlopCounterMode(display=False) as flops, _activations() as activations:
             network(x, label, own, *more)
         return flops.get_total_flops(), sum(activations.values()) + masks.nbytes
 
@@ -144,17 +144,15 @@ def size_of(prepared: Prepared) -> Size:
 
 
 @contextmanager
-def _activations(network: nn.Module) -> Iterator[dict[int, int]]:
-    """The bytes that autograd keeps inside, but for weights, by storage."""
-    own = {p.untyped_storage()._cdata for p in network.parameters()}
+def _activations() -> Iterator[dict[int, int]]:
+    """The bytes that autograd keeps inside, weights too, by storage."""
     activations: dict[int, int] = {}
     alive: list[Tensor] = []  # so that no storage's address is another's
 
     def pack(x: Tensor) -> Tensor:
         storage = x.untyped_storage()
-        if storage._cdata not in own:
-            activations[storage._cdata] = storage.nbytes()
-            alive.append(x)
+        activations[storage._cdata] = storage.nbytes()
+        alive.append(x)
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
