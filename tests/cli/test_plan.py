@@ -96,6 +96,19 @@ def test_what_is_cut_takes_its_part_of_the_memory_and_two_devices_half_of_the_ho
     assert budget_of(prepared).hours is None
 
 
+def test_disk_and_memory_follow_what_a_run_keeps():
+    def plan(method="ect", **fields):
+        return budget_of(prepare(run_of(method, **{"iterations": 100, **fields})))
+
+    for fields, number in (({}, 2), ({"keep_checkpoints": 0}, 10), ({"iterations": 10}, 1)):
+        one = plan(checkpoint_every=10, **fields)
+        assert one.storage == number * one.checkpoint
+    plain, staged, narrow = plan(), plan("tcm"), plan(precision="bf16")
+    assert staged.checkpoint - plain.checkpoint == 4 * plain.weights  # the frozen first stage
+    rows = plain.memory - plan(accumulate=2).memory  # half of what the rows take
+    assert plain.memory - narrow.memory == pytest.approx(rows)
+
+
 def test_a_network_of_one_s_own_stays_as_it_was():
     network = torch.nn.Linear(64, 64)
     before = network.weight.detach().clone()
