@@ -15,11 +15,7 @@ from fewstep.run.config import run_from_json
 from fewstep.run.prepare import prepare
 from fewstep.training.budget import budget_of
 from fewstep.training.state import State
-from tests.support.toys import tiny_run
-
-
-class Killed(BaseException):
-    """As a kill: nothing is saved for it."""
+from tests.support.toys import Killed, kill_at, tiny_run
 
 
 def train(run, **options):
@@ -46,10 +42,6 @@ def test_an_extension_has_one_end_by_whatever_way_it_was_reached(tmp_path, field
     def look(state: State) -> None:
         at[state.step] = state.fingerprint()
 
-    def kill(state: State) -> None:
-        if state.step == run.iterations + 3:
-            raise Killed
-
     at_once = train(longer, out=tmp_path / "at once", watch=look)
     # Ended, extended and extended again.
     ended = train(run, out=tmp_path / "b")
@@ -59,7 +51,7 @@ def test_an_extension_has_one_end_by_whatever_way_it_was_reached(tmp_path, field
     # Killed within it.
     train(run, out=tmp_path / "c")
     with pytest.raises(Killed):
-        train(longer, out=tmp_path / "c", resume=True, watch=kill)
+        train(longer, out=tmp_path / "c", resume=True, watch=kill_at(run.iterations + 3))
     again = train(longer, out=tmp_path / "c", resume=True)
     assert again.fingerprint == at_once.fingerprint
     assert again.step == run.iterations + 4

@@ -19,26 +19,18 @@ from fewstep.base.errors import UserError
 from fewstep.cli import main
 from fewstep.training.log import CLOCK
 from fewstep.training.loggers import Start, Table, Tracker, numbers
-from tests.support.toys import tiny_run
+from tests.support.toys import Killed, kill_at, tiny_run
 
 NAMES = st.sampled_from(["loss", "lr", "stage", "eval_energy", "skipped"])
 ROWS = st.lists(st.dictionaries(NAMES, st.none() | st.floats(allow_nan=False), min_size=1))
 
 
-class Killed(BaseException):
-    """As a kill: nothing is saved for it."""
-
-
 def train_killed(out: Path, at: int, log: Any, **fields: Any) -> fs.Generator:
     """A run that was killed before its end of 6 steps, and resumed."""
 
-    def kill(state):
-        if state.step == at:
-            raise Killed
-
     options = {"out": out, "log": log, "progress": False}
     with pytest.raises(Killed):
-        fs.train(tiny_run(**fields), watch=kill, **options)
+        fs.train(tiny_run(**fields), watch=kill_at(at), **options)
     return fs.train(tiny_run(**fields), resume=True, **options)
 
 

@@ -23,13 +23,9 @@ from fewstep.run.datasets import data_of
 from fewstep.training import scores
 from fewstep.training.classifier import classifier
 from fewstep.training.curves import beginnings, curves, smooth
-from tests.support.toys import tiny_run
+from tests.support.toys import Killed, kill_at, tiny_run
 
 VALUES = st.lists(st.none() | st.floats(0, 9), min_size=6, max_size=6)
-
-
-class Killed(BaseException):
-    """As a kill: nothing is saved for it."""
 
 
 def train(run, *data, **options):
@@ -55,12 +51,8 @@ def test_the_bits_are_those_of_a_run_without_and_a_kill_changes_no_choice(tmp_pa
     whole = train(run, out=tmp_path / "whole")
     assert whole.fingerprint == plain.fingerprint
 
-    def kill(state):
-        if state.step == 5:
-            raise Killed
-
     with pytest.raises(Killed):
-        train(run, out=tmp_path / "killed", watch=kill)
+        train(run, out=tmp_path / "killed", watch=kill_at(5))
     assert train(run, out=tmp_path / "killed", resume=True).fingerprint == plain.fingerprint
     assert [step for step, _ in scores_in(tmp_path / "whole")] == [1, 2, 3, 4, 5, 6]
     assert scores_in(tmp_path / "killed") == scores_in(tmp_path / "whole")
@@ -73,19 +65,15 @@ def test_the_bits_are_those_of_a_run_without_and_a_kill_changes_no_choice(tmp_pa
 
 
 @settings(max_examples=12)
-@given(values=VALUES, keep=st.sampled_from([0, 2, 3]), kill_at=st.integers(1, 6))
-def test_the_best_checkpoint_stays_whenever_it_comes(tmp_path_factory, values, keep, kill_at):
+@given(values=VALUES, keep=st.sampled_from([0, 2, 3]), kill_after=st.integers(1, 6))
+def test_the_best_checkpoint_stays_whenever_it_comes(tmp_path_factory, values, keep, kill_after):
     out = tmp_path_factory.mktemp("run")
     run = tiny_run(eval_every=1, checkpoint_every=2, keep_checkpoints=keep, iterations=6)
-
-    def kill(state):
-        if state.step == kill_at:
-            raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scores.Scores, "of", lambda self, state: values[state.step - 1])
         with pytest.raises(Killed):
-            train(run, out=out, watch=kill)
+            train(run, out=out, watch=kill_at(kill_after))
         train(run, out=out, resume=True)
     finite = [(value, step) for step, value in enumerate(values, 1) if value is not None]
     best = read_best(out / "best.json")
@@ -209,6 +197,7 @@ def test_a_run_ends_with_its_curves_and_a_page(tmp_path, capsys, monkeypatch, ca
     picture = (out / "curves.png").read_bytes()
     assert picture[:4] == b"\x89PNG"
     assert main(["inspect", str(out), "--html", str(tmp_path / "page.html")]) == 0
+    assert main(["inspect", str(out), "--html", str(tmp_path)]) == 2
     page = (tmp_path / "page.html").read_text()
     assert page.count("data:image/png;base64,") == 2  # curves and samples
     assert fs.load(out).fingerprint in page

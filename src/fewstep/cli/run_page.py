@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.analysis.report import Figure, Section, Table, page, pictures, write
+from fewstep.base.errors import require, storage
 from fewstep.run.checkpoint import Checkpoint, RunFolder
 from fewstep.training.curves import curves
 from fewstep.training.log import rows_of
@@ -19,6 +20,7 @@ def write_page(path: Path, checkpoint: Checkpoint, report: Mapping[str, Any]) ->
 
     Raises UserError without matplotlib and jinja2.
     """
+    require(not path.is_dir(), "html", str(path), "the name of a file, such as run.html")
     sections = []
     folder = RunFolder(checkpoint.path.parent.parent)
     is_of_run = checkpoint.path == folder.checkpoint(checkpoint.record.step)
@@ -37,9 +39,9 @@ def write_page(path: Path, checkpoint: Checkpoint, report: Mapping[str, Any]) ->
     sections.append(Section(title="Facts", tables=[table], commands=commands))
     record = checkpoint.record
     lead = [f"{record.run.method} on {record.run.data}, step {record.step}."]
-    write(
-        path, page(f"Run {folder.path.name if is_of_run else checkpoint.path.name}", lead, sections)
-    )
+    name = (folder.path if is_of_run else checkpoint.path).name
+    with storage(f"cannot write {path}"):
+        write(path, page(f"Run {name}", lead, sections))
 
 
 def _text(value: Any) -> str:

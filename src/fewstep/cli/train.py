@@ -122,7 +122,8 @@ def start(run: Run, out: Path, own: dict[str, Any], *, quiet: bool, **launch: An
     )
     best = read_best(RunFolder(out).best) if run.eval_every else None
     if best is not None:
-        print(f"best: {out}/best, step {best.step} with {best.metric} {best.value:.4g}")
+        place = shlex.quote(f"{out}/best")
+        print(f"best: {place}, step {best.step} with {best.metric} {best.value:.4g}")
     names = {kind: getattr(run, kind) for kind in ("method", "network") if kind in own}
     if "init" in own:  # its network is the student's
         names["network"] = run.init

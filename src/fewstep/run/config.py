@@ -27,11 +27,8 @@ DESCRIPTION = "data_description"  # beside a run's fields in run.json, for peopl
 
 # Fields that files call otherwise, so that what older versions wrote and digests of settings hold.
 FILE_NAMES = {"later_sigmas": "middle_times"}
-LATER = (
-    "extend",
-    "eval_every",
-    "eval_metric",
-)  # fields that files leave out where they are at their defaults
+# Fields that files leave out where they are at their defaults.
+LATER = ("extend", "eval_every", "eval_metric")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -80,7 +81,8 @@ class Scores:
             x = generator.sample(count, seed=seed, cond=self.cond)
             if self.distance is None or not bool(x.isfinite().all()):
                 return None
-            return self.distance(apply_mask(dataset.units.to_model(x), self.rows.cond))
+            value = self.distance(apply_mask(dataset.units.to_model(x), self.rows.cond))
+            return value if math.isfinite(value) else None
         except FAILURES as error:
             if state.is_sharded:
                 raise  # the others wait for this rank in the middle of a pass

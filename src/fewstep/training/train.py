@@ -173,7 +173,7 @@ def end_of(prepared: Prepared) -> str:
     if step == run.steps:
         return (
             f"the run is at its end, step {step}: --resume --extend {run.extend + run.iterations}"
-            f" trains {run.iterations} steps more, or another number"
+            f" trains {run.iterations} steps more"
         )
     if not run.extend:
         return ""
