@@ -50,7 +50,7 @@ SLOW = (
     "cli/test_fuzz.py",
 )
 
-DRAW: dict[str, Callable[..., None]] = {}  # what draws the picture of a step
+DRAW: dict[str, Callable[..., None]] = {}  # what draws the pictures of a step
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -87,9 +87,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Only tests marked `pictures` draw those of runs: they take most of the time of tiny ones."""
     from fewstep.training import recorder
 
-    DRAW.setdefault("draw", recorder.Recorder.draw)
     is_marked = item.get_closest_marker("pictures") is not None
-    recorder.Recorder.draw = DRAW["draw"] if is_marked else lambda self: None
+    for name in ("draw", "draw_curves"):
+        DRAW.setdefault(name, getattr(recorder.Recorder, name))
+        setattr(recorder.Recorder, name, DRAW[name] if is_marked else lambda self: None)
 
 
 @pytest.fixture

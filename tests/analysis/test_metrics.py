@@ -21,17 +21,17 @@ from fewstep.analysis.metrics import (
     classifier_score,
     energy,
     evaluate,
-    features,
     frechet,
     meters_of,
     nearest_ratio,
 )
-from fewstep.analysis.metrics.features import classifier
 from fewstep.analysis.metrics.metric import Measure
 from fewstep.analysis.metrics.prepared import floor_of
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import generator
 from fewstep.data import Arrays, Dataset
+from fewstep.training import classifier as classifier_module
+from fewstep.training.classifier import classifier
 from tests.support.toys import tiny_run
 
 
@@ -114,7 +114,8 @@ def stripes(n: int) -> data.Dataset:
 
 
 def test_many_pictures_have_convolutions_the_same_each_time(cold_cache, monkeypatch, capsys):
-    monkeypatch.setattr(features, "_PICTURES", replace(features._PICTURES, steps=40))
+    quick = replace(classifier_module._PICTURES, steps=40)
+    monkeypatch.setattr(classifier_module, "_PICTURES", quick)
     many = stripes(10_060)
     first = classifier(many)
     assert "fits the classifier" in capsys.readouterr().err

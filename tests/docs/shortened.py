@@ -95,6 +95,8 @@ def short(words: list[str], piece: Piece) -> list[str]:
         folder = train_verb.out_folder(run, words)
         if "--resume" not in rest:
             shutil.rmtree(folder, ignore_errors=True)
+        if "--extend" in rest:
+            rest += ["--extend", STEPS]
         if "song_unet" in rest:
             rest += ["--network.width", "16", "--batch", "32"]
     if verb == "sample" and "--n" not in rest:
@@ -120,7 +122,7 @@ def without_brackets(words: list[str]) -> list[str]:
 
 def make_run(name: str, *, of_diffusion: bool) -> None:
     """A run of that name where there is none: of a method that its name ends with, or ect."""
-    if Path(name).exists():
+    if Path(name).exists() or Path(name).name == "best":  # of a run before
         return
     method = Path(name).name
     if method not in ("ict", "ect", "tcm", "gc"):

@@ -54,9 +54,9 @@ def first_save(server: Server, folder: Path) -> Save:
 
 
 def later_save(server: Server, folder: Path) -> Save:
-    """In the second stage, with a snapshot of averages and an old checkpoint to remove."""
-    power = {"averages": ("power:0.05",), "snapshot_every": 3}
-    fields = settings("tcm", iterations=3, split=0.34, checkpoint_every=1, **power)
+    """In the second stage, with a score, a snapshot of averages and an old checkpoint to remove."""
+    more = {"averages": ("power:0.05",), "snapshot_every": 3, "eval_every": 1}
+    fields = settings("tcm", iterations=3, split=0.34, checkpoint_every=1, **more)
     assert begin(server, folder / "start", fields, stop=2, beside=False).wait() == 137
     return Save(folder / "start", fields, {2, 3}, phases=frozenset(PHASES))
 

@@ -147,7 +147,7 @@ def train(
             os._exit(137)
 
     saver.Saver.start = start_and_note
-    recorder.Recorder.draw = lambda self: None
+    recorder.Recorder.draw = recorder.Recorder.draw_curves = lambda self: None
     disk.watch = watcher(meter, slow, exit_before)
     disk.CHUNK = chunk
     if most:
@@ -177,7 +177,7 @@ def cli(argv: list[str], gauge: str, slow: float = 0.0, has_pictures: bool = Fal
 
     pictures.draw = draw_slowly
     if not has_pictures:
-        recorder.Recorder.draw = lambda self: None
+        recorder.Recorder.draw = recorder.Recorder.draw_curves = lambda self: None
     disk.watch = watcher(meter, slow)
     meter.content[STARTED] = 1
     return main(argv)

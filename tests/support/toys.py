@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import threading
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -14,6 +16,7 @@ from fewstep.core.denoiser import Denoiser, Preconditioned
 from fewstep.core.process import per_row
 from fewstep.core.scalings import Edm
 from fewstep.training import loop
+from fewstep.training.state import State
 
 Gaussian = partial(fs.exact.Gaussian, mean=0.3, std=0.5)
 GAUSSIAN = Gaussian()  # on edm
@@ -77,6 +80,23 @@ def tiny_run(**fields: object) -> fs.Run:
         "log_every": 1,
     }
     return fs.recipes.toy(**{**settings, **fields})
+
+
+class Killed(BaseException):
+    """As a kill: nothing is saved for it."""
+
+
+def kill_at(step: int) -> Callable[[State], None]:
+    """Ends a run after that step, once what it saves is on the disk: no thread outlives it."""
+
+    def watch(state: State) -> None:
+        if state.step == step:
+            for thread in threading.enumerate():
+                if thread.name == "checkpoint":
+                    thread.join()
+            raise Killed
+
+    return watch
 
 
 def prints_of_failures(monkeypatch, kind: type[Exception]) -> list[tuple[str, str]]:

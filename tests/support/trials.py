@@ -13,6 +13,7 @@ from typing import Any
 
 from fewstep.base.errors import StorageError
 from fewstep.run.checkpoint import RunFolder, read
+from fewstep.run.checkpoint.best import Best, read_best
 from fewstep.training.log import CLOCK
 from tests.support.crash import Child, Server
 from tests.support.crash_child import INSIDE, PHASES, STARTED, Gauge
@@ -29,6 +30,7 @@ class Whole:
     seconds: float
     prints: dict[int, str]  # the fingerprint of every step
     snapshots: dict[int, str]
+    best: Best | None  # of the checkpoints, by its score
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,14 @@ def whole(server: Server, folder: Path, fields: dict[str, Any], **arguments: Any
     """The uninterrupted run."""
     result = finish(server, folder, fields, prints=True, **arguments).result
     prints = {int(step): text for step, text in result["prints"].items()}
-    return Whole(prints[max(prints)], rows(folder), result["seconds"], prints, snapshots(folder))
+    about = rows(folder), result["seconds"], prints, snapshots(folder), best(folder)
+    return Whole(prints[max(prints)], *about)
+
+
+def best(folder: Path) -> Best | None:
+    """The best checkpoint, which is there."""
+    run = RunFolder(folder)
+    return read_best(run.best) if run.best.exists() and run.best_checkpoint() else None
 
 
 def snapshots(folder: Path) -> dict[int, str]:
@@ -136,6 +145,8 @@ def problems(folder: Path, reference: Whole) -> list[str]:
     if there != reference.snapshots:
         steps = list(there), list(reference.snapshots)
         faults.append(f"snapshots of steps {steps[0]}, not {steps[1]}, or other ones")
+    if best(folder) != reference.best:
+        faults.append(f"best is {best(folder)}, not {reference.best}")
     for path in folder.rglob("*"):
         if "tmp-" in path.name or "corr" in path.name:
             faults.append(f"left behind: {path.relative_to(folder)}")

@@ -25,6 +25,7 @@ from fewstep.base.world import ALONE, World
 from fewstep.run import checkpoint
 from fewstep.run.build import build_method, with_defaults
 from fewstep.run.checkpoint import RunFolder
+from fewstep.run.checkpoint.best import read_best
 from fewstep.run.facts import Facts
 from fewstep.run.prepare import Prepared
 from fewstep.run.stages import Stage
@@ -53,6 +54,7 @@ def work_together(
     network: Callable[[], nn.Module | None] = lambda: None,
     shard: bool = False,
     watch: Callable | None = None,
+    log: tuple[str, ...] = (),
     before: Callable[[], None] = lambda: None,
     **fields,
 ) -> list[ranks.Outcome]:
@@ -63,7 +65,7 @@ def work_together(
 
     def work() -> None:
         before()
-        arguments = {"out": out, "resume": resume, "shard": shard, "watch": watch}
+        arguments = {"out": out, "resume": resume, "shard": shard, "watch": watch, "log": log}
         run = run_of(**fields)
         fs.train(run, data(), network=network(), progress=False, device="cpu", **arguments)
 
@@ -256,12 +258,19 @@ def test_gradients_are_joined_whatever_way_the_passes_go(tmp_path, method, shard
     """Two processes end, to rounding, with the weights of one: also with a jvp, or with some rows.
 
     Were each rank to follow the gradient of its own half, they would be 1e-3 apart (Adam's step is
-    the learning rate).
+    the learning rate). Scores and loggers are rank 0's, and each row is there once.
     """
-    train(1, tmp_path / "one", method=method)
-    outcomes = train(2, tmp_path / "two", method=method, shard=shard)
+    fields = {"method": method, "eval_every": 2, "log": ("csv",)}
+    train(1, tmp_path / "one", **fields)
+    outcomes = train(2, tmp_path / "two", shard=shard, **fields)
     assert not any(rank.text for rank in outcomes)
     assert farthest(weights(tmp_path / "one"), weights(tmp_path / "two")) < 2e-5
+    one, two = (read_best(tmp_path / name / "best.json") for name in ("one", "two"))
+    assert two.value == pytest.approx(one.value, rel=1e-3)
+    assert fs.load(tmp_path / "two" / "best").step == two.step
+    for name in ("one", "two"):
+        logs = [(tmp_path / name / f"metrics.{kind}").read_text() for kind in ("jsonl", "csv")]
+        assert [len(text.splitlines()) for text in logs] == [6 + 3, 6 + 3 + 1]
 
 
 def test_accumulated_parts_of_each_process_are_the_whole_batch(tmp_path):

@@ -70,7 +70,9 @@ class Progress:
         )
 
     def note(self, text: str) -> None:
-        """A line on stderr that does not break the bar."""
+        """A line on stderr that does not break the bar; nothing of an empty one."""
+        if not text:
+            return
         with suppress(OSError):
             if self.bar is not None:
                 self.bar.write(text, file=sys.stderr)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from math import prod
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from fewstep.cli.parse import parse
+
+if TYPE_CHECKING:
+    from fewstep.run.checkpoint import Checkpoint
 
 DESCRIPTION = (
     "Show the fingerprint, step and recipe of a run folder, checkpoint or shipped generator.\n\n"
@@ -21,17 +25,40 @@ DESCRIPTION = (
 class Args:
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """Run folder, checkpoint folder or shipped name."""
+    html: Path | None = None
+    """FILE.html: these facts, the curves of training and samples on one page."""
     json: bool = False
     """Print one JSON object."""
 
 
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="inspect", description=DESCRIPTION)
-    from fewstep.core.conventions import Convention
     from fewstep.data.description import text_of
     from fewstep.run.places import find
 
     checkpoint = find(args.path)
+    record = checkpoint.record
+    report = report_of(checkpoint)
+    if args.html is not None:
+        from fewstep.cli.run_page import write_page
+
+        write_page(args.html, checkpoint, report)
+    if args.json:
+        print(json.dumps({**report, "run": record.run.to_json(), "facts": record.facts.to_json()}))
+        return 0
+    for key, value in report.items():
+        print(f"{key:<12} {json.dumps(value) if isinstance(value, dict | list) else value}")
+    if record.facts.description:
+        print(text_of(record.facts.description, marks=True))
+    if args.html is not None:
+        print(args.html)
+    return 0
+
+
+def report_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a checkpoint holds, by name."""
+    from fewstep.core.conventions import Convention
+
     record = checkpoint.record
     run = record.run.to_json()
     facts = record.facts.to_json()
@@ -51,6 +78,8 @@ def main(argv: list[str]) -> int:
     report |= {name: one for name, one in origin.items() if one}
     report["step"] = record.step
     report["iterations"] = run["iterations"]
+    if run.get("extend"):
+        report["extend"] = run["extend"]
     if rows:
         report["asked"] = f"{rows / run['batch']:g} teacher evaluations of the batch"
     if record.skipped:
@@ -62,11 +91,4 @@ def main(argv: list[str]) -> int:
     report["weights"] = weights
     report["format"] = record.format
     report["fingerprint"] = record.fingerprint
-    if args.json:
-        print(json.dumps({**report, "run": run, "facts": facts}))
-        return 0
-    for key, value in report.items():
-        print(f"{key:<12} {json.dumps(value) if isinstance(value, dict | list) else value}")
-    if record.facts.description:
-        print(text_of(record.facts.description, marks=True))
-    return 0
+    return report

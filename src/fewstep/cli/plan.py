@@ -143,7 +143,7 @@ def text_of(run: Run, budget: Budget, gpus: int, kind: str | None) -> str:
             memory += ": too much, --accumulate cuts the batch"
     teacher = f", the teacher {budget.teacher_passes:.3g}" if budget.teacher_passes else ""
     lines = [
-        f"{run.recipe}, {run.method}: {run.iterations:,} x {run.batch} samples",
+        f"{run.recipe}, {run.method}: {run.steps:,} x {run.batch} samples",
         f"weights   {budget.weights:,}",
         f"passes    {budget.passes:.3g} of the network for each sample{teacher}",
         f"compute   {budget.flops:.3g} floating-point operations in all",

@@ -43,6 +43,7 @@ def main(argv: list[str]) -> int:
         resume=args.resume,
         shard=args.shard,
         workers=args.workers,
+        log=args.log,
         device=args.device,
         strict=args.strict,
     )
@@ -110,15 +111,21 @@ def is_own(name: str | None) -> bool:
 
 def start(run: Run, out: Path, own: dict[str, Any], *, quiet: bool, **launch: Any) -> int:
     """Trains and says where the result is."""
+    from fewstep.run.checkpoint import RunFolder
+    from fewstep.run.checkpoint.best import read_best
     from fewstep.training.train import train
 
     generator = train(run, out=out, progress=not quiet, **launch, **own)
     if quiet or not is_first_process():
         return 0
     print(
-        f"{out}: step {generator.step} of {generator.run.iterations}, fingerprint"
+        f"{out}: step {generator.step} of {generator.run.steps}, fingerprint"
         f" {generator.fingerprint[:16]}"
     )
+    best = read_best(RunFolder(out).best) if run.eval_every else None
+    if best is not None:
+        place = shlex.quote(f"{out}/best")
+        print(f"best: {place}, step {best.step} with {best.metric} {best.value:.4g}")
     names = {kind: getattr(run, kind) for kind in ("method", "network") if kind in own}
     if "init" in own:  # its network is the student's
         names["network"] = run.init

@@ -58,6 +58,8 @@ class Launch(Run):
     """Run folder; left out, runs/RECIPE-METHOD-SEED."""
     resume: bool = False
     """Continue the run in --out, bit for bit."""
+    log: tuple[str, ...] = ()
+    """Loggers beside metrics.jsonl: csv, tensorboard, wandb, trackio."""
     shard: bool = False
     """Of several processes, each holds a part of the weights (FSDP2)."""
     workers: int = 0

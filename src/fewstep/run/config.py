@@ -27,6 +27,8 @@ DESCRIPTION = "data_description"  # beside a run's fields in run.json, for peopl
 
 # Fields that files call otherwise, so that what older versions wrote and digests of settings hold.
 FILE_NAMES = {"later_sigmas": "middle_times"}
+# Fields that files leave out where they are at their defaults.
+LATER = ("extend", "eval_every", "eval_metric")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,7 @@ class Run:
     seed: int = 0
     """Every random number of the run follows from it."""
     iterations: int = 4000
-    """Optimizer steps in all; schedules are functions of step / iterations."""
+    """Optimizer steps of the schedules, which are functions of step / iterations."""
     batch: int = 256
     """Samples of a step."""
     accumulate: int = 1
@@ -154,6 +156,10 @@ class Run:
     """What the learning rate's schedule goes over: the whole run, or each stage anew."""
     age: int | None = None
     """Steps that averages and learning rate count from; None: a first stage's in init, or 0."""
+    extend: int = 0
+    """Steps after `iterations`, with all schedules at their last values: they train a run longer,
+    once it is done or before, and leave its bits until there as they were.
+    """
     later_sigmas: tuple[float, ...] | None = None
     """Noise levels of the later steps, one fewer than all steps; None: the method's own."""
     choose_levels: bool = False
@@ -173,6 +179,13 @@ class Run:
     them.
     """
 
+    eval_every: int = 0
+    """Steps between scores of the average on up to 1000 validation rows; the best checkpoint is
+    kept, as RUN/best. 0: none.
+    """
+    eval_metric: Literal["auto", "energy", "feature_frechet"] = "auto"
+    """By what: auto is feature_frechet of data with classes, else energy."""
+
     def __post_init__(self) -> None:
         hints = _hints(type(self))  # type: ignore[arg-type]
         for name in (f.name for f in fields(Run)):
@@ -185,6 +198,15 @@ class Run:
                 check_plain(kind.removesuffix("_options"), options)
         for name, (fine, expected) in self._limits().items():
             require(fine or self.is_open(name), name, getattr(self, name), expected)
+
+    @property
+    def steps(self) -> int:
+        """All optimizer steps."""
+        return self.iterations + self.extend
+
+    def schedule_step(self, step: int) -> int:
+        """The step that schedules see: in an extension the last before it."""
+        return min(step, self.iterations - 1)
 
     def is_open(self, name: str) -> bool:
         """Whether the data decide this field: of the recipe auto, where it is "auto" or 0."""
@@ -200,6 +222,10 @@ class Run:
         return {
             "iterations": (0 < self.iterations < MOST_COUNT, count),
             **self._limits_of_batch(),
+            "extend": (
+                0 <= self.extend < MOST_COUNT - self.iterations,
+                "0 or more, with iterations below 2^31",
+            ),
             "seed": (0 <= self.seed < 2**63, "in 0 .. 2^63 - 1"),
             "lr": (0 < self.lr < infinity, "above 0"),
             "warmup": (0 <= self.warmup <= self.constant, f"in 0 .. constant={self.constant}"),
@@ -239,6 +265,7 @@ class Run:
             "log_every": (0 < self.log_every < MOST_COUNT, count),
             "picture_every": (0 <= self.picture_every < MOST_COUNT, "0 or more, below 2^31"),
             "checkpoint_every": (0 < self.checkpoint_every < MOST_COUNT, count),
+            "eval_every": (0 <= self.eval_every < MOST_COUNT, "0 or more, below 2^31"),
             "keep_checkpoints": (
                 self.keep_checkpoints == 0 or 2 <= self.keep_checkpoints < MOST_COUNT,
                 "0 for all, or 2 or more: the newest may be damaged",
@@ -267,9 +294,13 @@ class Run:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """The run as JSON's own types, under the names that files have for its fields."""
+        """The run as JSON's own types, under the names that files have for its fields.
+
+        Newer fields are left out where they are at their defaults, so that digests stay.
+        """
         values = json.loads(json.dumps(asdict(self)))
-        return {FILE_NAMES.get(name, name): value for name, value in values.items()}
+        unset = {f.name for f in fields(Run) if f.name in LATER and values[f.name] == f.default}
+        return {FILE_NAMES.get(k, k): value for k, value in values.items() if k not in unset}
 
 
 def _field_texts() -> str:

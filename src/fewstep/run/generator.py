@@ -69,7 +69,7 @@ class Generator:
         weights = sum(p.numel() for p in self.denoiser.parameters())
         parts = [
             f"{run.method} on {run.data}",
-            f"step {self.step} of {run.iterations}",
+            f"step {self.step} of {run.steps}",
             f"{run.network} of {weights:,} weights",
             f"shape {facts.shape}",
         ]

@@ -29,7 +29,8 @@ def refuse_old(out: Path) -> None:
     has_checkpoint = any(name.removeprefix("step-").isdigit() for name in names)
     if has_checkpoint or (out / "run.json").exists():
         raise UserError(
-            f"{out} already holds a run: continue it with --resume, or choose another --out"
+            f"{out} already holds a run: continue it with --resume (beyond its end with --resume"
+            " --extend N), or choose another --out"
         )
 
 

@@ -11,11 +11,13 @@ from fewstep.run.checkpoint import Checkpoint, RunFolder, is_single, read, read_
 from fewstep.run.checkpoint.schema import check_contents
 from fewstep.run.imports import open_folder
 
+BEST = "best"  # RUN/best is the checkpoint that scored best while RUN was trained
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin")
 
 
 def find(path: str | Path) -> Checkpoint:
-    """The checkpoint of a run folder (its newest valid one), a checkpoint folder or a shipped name.
+    """The checkpoint of a run folder (its newest valid one), RUN/best, a checkpoint folder or a
+    shipped name.
 
     Raises UserError where there is nothing of the kind, StorageError where nothing valid is left.
     """
@@ -46,6 +48,8 @@ def _checkpoint_at(path: str | Path) -> Checkpoint:
             f"{path} is a file: expected a run folder, a checkpoint folder, a shipped name, or a"
             " .safetensors file that 'fewstep import' wrote"
         )
+    if place.name == BEST and not place.exists() and (place.parent / "run.json").is_file():
+        return RunFolder(place.parent).best_checkpoint()
     if not place.exists():
         return _on_board(str(path))
     if (place / "manifest.json").is_file():

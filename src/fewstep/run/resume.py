@@ -26,6 +26,9 @@ MAY_CHANGE = {
     "checkpoint_every",
     "cond",
     "data",
+    "eval_every",
+    "eval_metric",
+    "extend",
     "keep_checkpoints",
     "log_every",
     "picture_every",
@@ -80,12 +83,18 @@ def check_same(
         if name == "iterations":
             raise UserError(
                 f"iterations = {value}, but the run in {out} was started with {old}, by which its"
-                f" schedules go; to train on from its weights: --init {out} --out NEW, which is a"
-                " new run with schedules and an optimizer of its own"
+                " schedules go; to train it longer, with these at their last values: --extend"
+                f" {max(value - old, 1)}; with schedules and an optimizer of its own: --init {out}"
+                " --out NEW"
             )
         raise UserError(
             f"{field_name(name)} = {value!r}, but the run in {out} was started with {old!r}: "
             "leave it out to continue that run, or start another with --out"
+        )
+    if run.steps < record.step:
+        raise UserError(
+            f"extend = {run.extend}: expected at least {record.step - run.iterations}, since the"
+            f" run in {out} is at step {record.step} already"
         )
     if run.accumulate != before.accumulate and not run.elastic_exact:
         log.warning(

@@ -238,7 +238,7 @@ def _origin(run: Run, facts: Facts, method: Method | None, step: int) -> dict[st
     return {
         "method": method,
         "facts": None if run.convention else facts,  # what came from elsewhere binds no data
-        "progress": step / run.iterations,
+        "progress": min(step / run.iterations, 1.0),
         "step": step + (run.age or 0),
     }
 

@@ -181,11 +181,12 @@ def budget_of(
     """The budget of a run on so many devices of a kind; steps: that are timed on this machine."""
     run, size = prepared.run, size_of(prepared)
     stages = prepared.stages
-    shares = [(stage.last - stage.first) / run.iterations for stage in stages]
+    ends = [*(stage.last for stage in stages[:-1]), run.steps]
+    shares = [(end - stage.first) / run.steps for stage, end in zip(stages, ends, strict=True)]
     passes = [passes_of(prepared, stage.method) for stage in stages]
     cost = sum(share * ours.cost for share, (ours, _) in zip(shares, passes, strict=True))
     teacher = sum(share * theirs.cost for share, (_, theirs) in zip(shares, passes, strict=True))
-    samples = float(run.iterations) * run.batch
+    samples = float(run.steps) * run.batch
     flops = size.flops * samples * (cost + teacher)
     groups = 2 + len(run.averages) + any(one.ema_rate is not None for one in prepared.method.chain)
     groups += len(stages) > 1  # the frozen network
@@ -196,8 +197,9 @@ def budget_of(
     device = "cpu" if kind is None and prepared.device.type == "cpu" else "cuda"
     memory = CONTEXT[device] + for_weights + rows * size.kept_bytes * narrow * SLACK
     checkpoint = 4.0 * size.weights * (groups + moments)
-    number = -(-run.iterations // run.checkpoint_every)
-    keep = number if run.keep_checkpoints == 0 else min(run.keep_checkpoints, number)
+    number = -(-run.steps // run.checkpoint_every)
+    few = run.keep_checkpoints + (run.eval_every > 0)  # and the best one
+    keep = number if run.keep_checkpoints == 0 else min(few, number)
     hours, basis = None, "nothing"
     if kind is not None:
         rate = KINDS[kind][0][run.precision] * REACHED * gpus
@@ -206,7 +208,7 @@ def budget_of(
     elif steps:
         first = passes[0][0].cost + passes[0][1].cost  # of the stage that is timed
         seconds = _time_steps(prepared, steps) * (cost + teacher) / first
-        hours = seconds * run.iterations / 3600
+        hours = seconds * run.steps / 3600
         basis = f"{steps} steps timed on this machine"
     return Budget(
         weights=size.weights,

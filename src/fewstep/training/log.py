@@ -8,7 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fewstep.run.config import MOST_COUNT
+
+SCORE = "eval_"  # begins the name of a metric in a row that holds a score
 CLOCK = ("seconds", "samples_per_second")  # of a row of the log, what no two runs share
+
+
+def is_step(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of a training step; others hold a score."""
+    return "loss" in row
+
+
+def rows_of(path: Path, step: int = MOST_COUNT) -> list[dict[str, Any]]:
+    """The rows of a log's file up to a step; none where it is not there."""
+    return [json.loads(line) for line in log_until(path, step).splitlines()]
 
 
 def next_chain(chain: str, row: Mapping[str, Any]) -> str:
@@ -18,11 +31,11 @@ def next_chain(chain: str, row: Mapping[str, Any]) -> str:
 
 
 def chain_of(text: bytes) -> str:
-    """The chain of the rows in a log, without their clock."""
+    """The chain of the steps' rows in a log, without their clock."""
     chain = ""
     for line in text.splitlines():
         row = {key: value for key, value in json.loads(line).items() if key not in CLOCK}
-        chain = next_chain(chain, row)
+        chain = next_chain(chain, row) if is_step(row) else chain
     return chain
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +20,9 @@ from fewstep.run.stages import stage_at
 from fewstep.training import hand_over, workers
 from fewstep.training.batches import Batch, draw_batch, to_device
 from fewstep.training.level_choice import choose_levels
+from fewstep.training.loggers import Opener
 from fewstep.training.pace import Pace
-from fewstep.training.recorder import Recorder, due
+from fewstep.training.recorder import Recorder, due_in_log
 from fewstep.training.signals import stop_requests
 from fewstep.training.state import State
 from fewstep.training.step import train_step
@@ -39,6 +40,7 @@ class Launch:
     workers: int
     locks: tuple[int, ...]  # file descriptors that a worker must not keep
     progress: bool
+    log: Mapping[str, Opener]  # loggers beside metrics.jsonl
     watch: Callable[[State], None] | None
 
 
@@ -51,16 +53,16 @@ def loop(prepared: Prepared, state: State, launch: Launch, recorder: Recorder | 
     stages = prepared.stages
     start = time.monotonic()
     first = state.step
-    pace = Pace(run.iterations - first)
+    pace = Pace(run.steps - first)
 
     def draw(step: int, world: World = launch.world) -> Batch:
         return draw_batch(stage_at(stages, step), prepared.arrays, step, world)
 
-    ahead = workers.batches(draw, state.step, run.iterations, launch.workers, launch.locks)
+    ahead = workers.batches(draw, state.step, run.steps, launch.workers, launch.locks)
     with (
         stop_requests() as stops,
         Progress(
-            run.iterations * run.batch,
+            run.steps * run.batch,
             "sample",
             initial=state.step * run.batch,
             show=launch.progress,
@@ -68,7 +70,7 @@ def loop(prepared: Prepared, state: State, launch: Launch, recorder: Recorder | 
         closing(ahead),
         _no_save_behind(recorder),
     ):
-        while state.step < run.iterations:
+        while state.step < run.steps:
             stage = hand_over.enter_stage(stages, state)
             if 0 < state.step == stage.first:
                 progress.note(f"step {state.step}: stage {stage.number} begins")
@@ -76,26 +78,26 @@ def loop(prepared: Prepared, state: State, launch: Launch, recorder: Recorder | 
                 row = train_step(stage, state, to_device(next(ahead), prepared.device))
             if len(stages) > 1:
                 row["stage"] = stage.number
-            if due(run, state.step, run.log_every):
+            if due_in_log(run, state.step):
                 state.add_to_log(row)
-            step = f"{state.step} of {run.iterations}"
+            step = f"{state.step} of {run.steps}"
             progress.update(run.batch, step=step, loss=f"{row['loss']:.4g}")
-            if line := pace.after_step():
-                progress.note(line)
+            progress.note(pace.after_step())
             _choose_at_the_end(prepared, state, progress)
             if recorder:
                 seconds = time.monotonic() - start
                 speed = (state.step - first) * run.batch / max(seconds, 1e-9)
-                recorder.after_step({**row, "seconds": seconds, "samples_per_second": speed})
+                clock = {"seconds": seconds, "samples_per_second": speed}
+                progress.note(recorder.after_step({**row, **clock}))
             if launch.watch:
                 launch.watch(state)
-            if state.world.total(len(stops)) and state.step < run.iterations:
+            if state.world.total(len(stops)) and state.step < run.steps:
                 _stop(run, state, recorder)
 
 
 def _choose_at_the_end(prepared: Prepared, state: State, progress: Progress) -> None:
     """Before the last checkpoint, which keeps the choice: the levels of later steps."""
-    if state.step == prepared.run.iterations:
+    if state.step == prepared.run.steps:
         state.level_choice, line = choose_levels(prepared, state)
         progress.note(line)
 
@@ -106,7 +108,7 @@ def _stop(run: Run, state: State, recorder: Recorder | None) -> None:
     hint = "the error's attribute `generator` is what was trained so far, nothing is on the disk"
     if recorder:
         hint = f"saved, continue with --out {recorder.folder.path} --resume"
-    raise Stopped(f"stopped at step {state.step} of {run.iterations}: {hint}")
+    raise Stopped(f"stopped at step {state.step} of {run.steps}: {hint}")
 
 
 def _save(recorder: Recorder | None) -> None:

@@ -4,57 +4,74 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Mapping
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fewstep.base import disk
-from fewstep.base.conditions import examples
-from fewstep.base.errors import NonFiniteError, OutOfMemory, storage
-from fewstep.base.memory import Room
-from fewstep.data import Units, change_cond, pictures
+from fewstep.base.errors import NonFiniteError, storage
+from fewstep.base.progress import SECONDS
 from fewstep.run import checkpoint
 from fewstep.run.checkpoint import RunFolder, Saver
+from fewstep.run.checkpoint.best import Best
 from fewstep.run.checkpoint.saver import copy_groups
 from fewstep.run.checkpoint.schema import Position, Record, new_record
 from fewstep.run.config import DESCRIPTION, Run
-from fewstep.run.generator import Generator
 from fewstep.run.prepare import Prepared
 from fewstep.training import incidents
 from fewstep.training.batches import Batch
-from fewstep.training.log import chain_of, log_until
+from fewstep.training.drawing import draw_curves, draw_samples
+from fewstep.training.log import SCORE, chain_of, log_until, rows_of
+from fewstep.training.loggers import Loggers, Opener, Row, Start
+from fewstep.training.scores import best_of, scores_of
 from fewstep.training.state import State
 
 log = logging.getLogger("fewstep")
 
 
 def due(run: Run, step: int, every: int) -> bool:
-    """Whether what is done every so many steps is done after this one; it is after the last."""
-    return step == run.iterations or (every > 0 and step % every == 0)
+    """Whether what is done every so many steps is done after this one; it is after the last.
+
+    The last step is that of the schedules, and of an extension too.
+    """
+    return step in (run.iterations, run.steps) or (every > 0 and step % every == 0)
+
+
+def due_in_log(run: Run, step: int) -> bool:
+    """Whether the log has a row of this step: where an extension ends makes no difference."""
+    return step == run.iterations or step % run.log_every == 0
 
 
 class Recorder:
     """Writes what is due after a step; resumes a folder where its newest checkpoint stood."""
 
-    def __init__(self, prepared: Prepared, state: State, out: Path) -> None:
+    def __init__(
+        self, prepared: Prepared, state: State, out: Path, loggers: Mapping[str, Opener]
+    ) -> None:
         self.prepared = prepared
         self.state = state
         self.world = state.world
         self.folder = RunFolder(out)
         self.saver = Saver()
         self.saving: Path | None = None  # the checkpoint that is written now, or was last
-        self.look = prepared.facts.look
-        count = self.look.enough
-        cond = examples(prepared.arrays.cond, prepared.facts.cond, count)
-        self.picture_cond = change_cond(cond, prepared.facts.cond_units, Units.to_user)
+        self.next_curves = time.monotonic() + SECONDS  # not before
         if prepared.checkpoint is not None:
             state.restore(prepared.checkpoint)
+        self.scores = scores_of(prepared, self.world.main)
+        self.best: Best | None = None  # known to rank 0
+        self.loggers = Loggers({}, Start(out, {}, []))
         if self.world.main:
+            with storage(f"cannot read {self.folder.metrics}"):
+                rows = rows_of(self.folder.metrics, state.step)
+            # Before there is a run in the folder: one may be refused.
+            self.loggers = Loggers(loggers, Start(out, prepared.run.to_json(), rows))
             self._prepare_folder()
+            if self.scores and (best := best_of(rows, self.scores.metric)):
+                self._take_best(best)
 
     def _prepare_folder(self) -> None:
         """Brings the folder to where the run stands."""
@@ -101,23 +118,52 @@ class Recorder:
             "processes": self.world.size,
         }
 
-    def after_step(self, row: Mapping[str, Any]) -> None:
-        """Logs, draws and saves what is due at this step."""
+    def after_step(self, row: Mapping[str, Any]) -> str:
+        """Logs, scores, draws and saves what is due at this step; a line of its score, or ""."""
         run = self.prepared.run
         step = self.state.step
         self.saver.check()
-        if due(run, step, run.log_every) and self.world.main:
-            with storage(f"cannot write to {self.folder.path}"):
-                disk.append(self.folder.metrics, json.dumps(row).encode() + b"\n")
+        if due_in_log(run, step):
+            self._log(row)
+        line, is_best = self._score() if due(run, step, run.eval_every) else ("", False)
         if run.snapshot_every and due(run, step, run.snapshot_every):
             # before the checkpoint, after which a resumed run would not make it again
             self.save_snapshot()
-        if due(run, step, run.checkpoint_every):
+        if is_best or due(run, step, run.checkpoint_every):
             self.save()
+            self.draw_curves()
         if due(run, step, run.picture_every):
             self.draw()
-        if step == run.iterations:
+        if step == run.steps:
             self.saver.wait()
+        return line
+
+    def _log(self, row: Row) -> None:
+        """Adds a row to the log, and to the loggers."""
+        if self.world.main:
+            with storage(f"cannot write to {self.folder.path}"):
+                disk.append(self.folder.metrics, json.dumps(row).encode() + b"\n")
+            self.loggers.write(row)
+
+    def _score(self) -> tuple[str, bool]:
+        """Scores this step: a line, and whether it is the best so far, which all ranks know."""
+        if self.scores is None:
+            return "", False
+        step, metric = self.state.step, self.scores.metric
+        value = self.scores.of(self.state)
+        self._log({"step": step, SCORE + metric: value})
+        is_best = value is not None and (self.best is None or value < self.best.value)
+        if value is not None and is_best:
+            self.best = Best(step, metric, value)
+        text = "not finite" if value is None else f"{value:.4g}"
+        line = f"step {step}: {metric} {text} on validation{', the best so far' * is_best}"
+        return line, bool(self.world.total(is_best))
+
+    def _take_best(self, best: Best) -> None:
+        """The best of the steps so far, of a run that goes on."""
+        self.best = best
+        with storage(f"cannot write to {self.folder.path}"):
+            best.write(self.folder.best)
 
     def record(self) -> Record:
         """What a checkpoint of this step says."""
@@ -154,13 +200,14 @@ class Recorder:
             return
         self.saver.wait()  # before there are two copies
         groups = copy_groups(self.state.groups())
-        record, keep = self.record().to_json(), self.prepared.run.keep_checkpoints
+        record = self.record().to_json()
+        tidy = partial(self._tidy, self.best)
 
         def work() -> None:
             disk.make_folder(path.parent)
             self._sync_log()
             checkpoint.write(path, groups, record)
-            folder.prune(keep)
+            tidy()
 
         self.saver.start(storage(f"cannot write to {folder.path}")(work))
 
@@ -171,7 +218,13 @@ class Recorder:
             record = self.record().to_json()
             checkpoint.write_shards(path, self.state.groups(), record, self.world)
             if self.world.main:
-                self.folder.prune(self.prepared.run.keep_checkpoints)
+                self._tidy(self.best)
+
+    def _tidy(self, best: Best | None) -> None:
+        """Names the best checkpoint, which is there, and removes those that need not stay."""
+        if best is not None:
+            best.write(self.folder.best)
+        self.folder.prune(self.prepared.run.keep_checkpoints)
 
     def _sync_log(self) -> None:
         """What was logged until here is as durable as the checkpoint that is written next."""
@@ -218,37 +271,12 @@ class Recorder:
             checkpoint.write(path, groups, record.to_json())
 
     def draw(self) -> None:
-        """Writes a picture of samples of the average, always of the same noise, beside the data.
+        """Draws samples of this step beside the data."""
+        draw_samples(self.prepared, self.state, self.folder.samples)
 
-        A picture that cannot be made is a warning.
-        """
-        if not (self.world.main or self.state.is_sharded):
-            return
-        prepared = self.prepared
-        step = self.state.step
-        average = self.state.averages["ema"]
-        count = self.look.enough
-        method = self.state.position().trained(prepared.method)
-        generator = Generator(prepared.run, prepared.facts, method, average, step)
-        if self.state.is_sharded:  # all ranks pass the same rows at the same time
-            generator = replace(generator, room=Room(least=count))
-        try:
-            x = generator.sample(count, cond=self.picture_cond)
-            if self.world.main:
-                self.folder.samples.mkdir(parents=True, exist_ok=True)
-                path = self.folder.samples / f"step-{step}.png"
-                about = pictures.draw(path, self._beside_data(generator, x), self.look)
-                if pictures.HINT in about and step == prepared.run.iterations:
-                    log.warning("fewstep: %s: %s", self.folder.samples, pictures.HINT)
-        except (OSError, ValueError, MemoryError, torch.OutOfMemoryError, OutOfMemory) as error:
-            if self.state.is_sharded:
-                raise  # the others wait for this rank in the middle of a pass
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            log.warning("fewstep: no picture of step %s: %s", step, reason)
-
-    def _beside_data(self, generator: Generator, x: Tensor) -> list[pictures.Rows]:
-        """The samples and as many training rows, whose conditions are the first samples'."""
-        samples = pictures.Rows("samples", x, generator.conditions(len(x), self.picture_cond))
-        splits, units = [self.prepared.arrays], self.prepared.facts.units
-        data = pictures.rows_of_data(splits, units, len(x), samples, "training data")
-        return [samples, data] if data else [samples]
+    def draw_curves(self) -> None:
+        """Writes curves.png at the end, and before it once in a while."""
+        is_last = self.state.step == self.prepared.run.steps
+        if self.world.main and (is_last or time.monotonic() >= self.next_curves):
+            draw_curves(self.folder, self.prepared.run, is_last)
+            self.next_curves = time.monotonic() + SECONDS

@@ -130,7 +130,7 @@ def learning_rate(stage: Stage, state: State, progress: float) -> float:
     clock, steps = progress, stage.last - stage.first
     if run.lr_clock == "run":
         steps = age + run.iterations
-        clock = (age + state.step) / steps
+        clock = (age + run.schedule_step(state.step)) / steps
     # The first rate of a warm-up is 0: a single step would train nothing.
     warmup = run.warmup if steps > 1 else 0.0
     rate = run.lr * optimizers.lr_factor(clock, warmup, run.constant, run.final, run.decay)
@@ -144,7 +144,8 @@ def train_step(stage: Stage, state: State, batch: Batch) -> dict[str, Any]:
     """
     run = stage.run
     rate = learning_rate(stage, state, batch.times.progress)
-    row: dict[str, Any] = {"step": state.step + 1, "progress": state.step / run.iterations}
+    progress = run.schedule_step(state.step) / run.iterations
+    row: dict[str, Any] = {"step": state.step + 1, "progress": progress}
     state.optimizer.zero_grad(set_to_none=True)
     with _weights_normalised(state):
         # Gradients.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -26,6 +26,7 @@ from fewstep.run.prepare import Prepared, prepare
 from fewstep.run.resume import checkpoint_in
 from fewstep.run.sources import Source
 from fewstep.training import parallel, preflight, ranks
+from fewstep.training.loggers import Opener, openers
 from fewstep.training.loop import Launch, loop
 from fewstep.training.recorder import Recorder
 from fewstep.training.state import State, new_state
@@ -46,6 +47,7 @@ def train(
     shard: bool = False,
     workers: int = 0,
     progress: bool = True,
+    log: Sequence[str | Opener] = (),
     strict: bool = False,
     watch: Callable[[State], None] | None = None,
 ) -> Generator:
@@ -62,6 +64,8 @@ def train(
     shard: of several processes each holds a part of every weight (FSDP2), and not all of them
     (DDP). Processes are started by torchrun or another launcher; all of them call this alike.
     workers: processes that draw batches ahead; no bit depends on them.
+    log: loggers beside metrics.jsonl: "csv", "tensorboard", "wandb", "trackio", or a function of a
+    `fewstep.training.loggers.Start` that returns what has `write(row)` and `close()`.
     strict: refuse data of which something looks wrong (`fewstep.data.description`), instead of a
     warning.
     watch: called with the state after every step, to look and not to touch.
@@ -73,7 +77,9 @@ def train(
     folder = None if out is None else Path(out)
     # What is asked for; the rest is known once the processes are connected.
     prepare_at = partial(prepare, run, data, network, method=method, init=init, teacher=teacher)
-    launch_at = partial(Launch, out=folder, shard=shard, workers=workers, watch=watch)
+    launch_at = partial(
+        Launch, out=folder, shard=shard, workers=workers, watch=watch, log=openers(log, folder)
+    )
     with ranks.connect(device) as (world, place):
         parallel.check(run, world, shard)
         with _locks(folder, world) as locks:
@@ -133,7 +139,7 @@ def _train(prepared: Prepared, launch: Launch) -> Generator:
         ranks.agree(world, "initial weights", checkpoint.fingerprint(state.groups()))
     fresh = averages.average_of(state.student) if launch.shard else None  # shards are not copied
     parallel.join(run, prepared.method, state, launch.shard, any(has_unused))
-    recorder = None if launch.out is None else Recorder(prepared, state, launch.out)
+    recorder = None if launch.out is None else Recorder(prepared, state, launch.out, launch.log)
     if launch.progress:
         _announce(prepared, reason)
 
@@ -154,7 +160,27 @@ def _train(prepared: Prepared, launch: Launch) -> Generator:
         if launch.out is None:
             error.generator = result()
         raise
+    finally:
+        if recorder:
+            recorder.loggers.close()
     return result()
+
+
+def end_of(prepared: Prepared) -> str:
+    """A line where a run is extended, or is at its end already; "" elsewhere."""
+    run = prepared.run
+    step = prepared.checkpoint.record.step if prepared.checkpoint else 0
+    if step == run.steps:
+        return (
+            f"the run is at its end, step {step}: --resume --extend {run.extend + run.iterations}"
+            f" trains {run.iterations} steps more"
+        )
+    if not run.extend:
+        return ""
+    return (
+        f"extended by {run.extend} steps, to {run.steps}: after step {run.iterations} learning rate"
+        " and all schedules stay at their last values; for others: --init RUN --out NEW"
+    )
 
 
 def _announce(prepared: Prepared, reason: str) -> None:
@@ -166,6 +192,7 @@ def _announce(prepared: Prepared, reason: str) -> None:
         prepared.teacher and f"teacher: {prepared.teacher}",
         reason,
         None if prepared.checkpoint else stages.describe(prepared.stages),
+        end_of(prepared),
     ]
     for line in filter(None, lines):
         print(line, file=sys.stderr, flush=True)

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from fewstep import exact
 from fewstep.analysis.metrics import energy, frechet
-from fewstep.analysis.metrics.features import Classifier, classifier
 from fewstep.base.randomness import SAMPLING_BLOCK, normal
 from fewstep.core.process import Process, edm
 from fewstep.data import Dataset
 from fewstep.run.datasets import dataset_of
 from fewstep.statistics.distances import spread
+from fewstep.training.classifier import Classifier, classifier
 
 NEAR = 4000  # pictures that energy distances take
 NOISE = 1_000_003  # seed of the noise of the scored samples: no run's

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from fewstep.analysis.claims.reference import rms
 from fewstep.analysis.metrics import energy, frechet, prdc, w2
-from fewstep.analysis.metrics.features import Classifier
 from fewstep.base.randomness import SAMPLING_BLOCK, normal
 from fewstep.core.denoiser import Denoiser
 from fewstep.core.process import Process
 from fewstep.core.sampling import sample, solver_grid
 from fewstep.core.solvers import Solver
+from fewstep.training.classifier import Classifier
 
 COUNT = 2000  # scored samples, and as many solutions from other noise
 NOISE = 1_000_003  # seed of the noise of the former: no run's

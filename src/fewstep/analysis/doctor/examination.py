@@ -97,7 +97,7 @@ def examine(subject: Subject, *, progress: bool = False) -> Examination:
     stage = f", stage {subject.stage}" if subject.method.before is not None else ""
     about = (
         f"{subject.run.method} on {subject.dataset.name}{stage}, step {subject.step} of"
-        f" {subject.run.iterations}"
+        f" {subject.run.steps}"
     )
     with passes_in_parts(subject.split):
         return Examination(subject.name, about, tuple(take(measures, progress=progress)))

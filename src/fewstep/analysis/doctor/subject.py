@@ -147,7 +147,7 @@ def subject_of(
         method=stage.method,
         stage=stage.number,
         step=step,
-        progress=max(0.0, stage.progress(max(step, 1) - 1)),
+        progress=max(0.0, stage.progress(run.schedule_step(max(step, 1) - 1))),
         dataset=dataset,
         ema=ema,
         student=network_of(checkpoint, "student"),
@@ -242,6 +242,6 @@ def _log(checkpoint: Checkpoint) -> tuple[dict[str, Any], ...] | None:
     for line in path.read_text().splitlines():
         with suppress(ValueError):
             row = json.loads(line)
-            if isinstance(row, dict) and "step" in row:
+            if isinstance(row, dict) and {"step", "loss"} <= row.keys():  # others are scores
                 rows.append(row)
     return tuple(rows)

@@ -72,7 +72,7 @@ def judge_finite(subject: Subject, lines: list[dict[str, Any]]) -> Verdict:
 
 
 def judge_end(subject: Subject) -> Verdict:
-    iterations = subject.run.iterations
+    iterations = subject.run.steps
     return judge(
         "unfinished",
         (iterations - subject.step) / iterations,
@@ -109,7 +109,7 @@ def judge_rate(subject: Subject) -> Verdict:
             f"the learning rate is {share:.2g} of its peak at the end: noise stays in the weights;"
             " let it fall (--final 0.02), or use the average (--ema)"
         ),
-        condition=should_fall and subject.step >= subject.run.iterations,
+        condition=should_fall and subject.step >= subject.run.steps,
     )
 
 

@@ -4,7 +4,6 @@ from fewstep.analysis.metrics.calibration import CALIBRATION, Calibration
 from fewstep.analysis.metrics.denoised import denoised_frechet
 from fewstep.analysis.metrics.evaluation import evaluate
 from fewstep.analysis.metrics.extractors import Extractor, file_sha256, open_extractor
-from fewstep.analysis.metrics.features import Classifier
 from fewstep.analysis.metrics.gains import Gain, gains
 from fewstep.analysis.metrics.metric import Metric
 from fewstep.analysis.metrics.prepared import Meter, Prepared, Spaces, meters_of, spaces_of
@@ -29,6 +28,7 @@ from fewstep.statistics.manifolds import prdc
 from fewstep.statistics.moments import Statistics, moments, read_statistics
 from fewstep.statistics.transport import sliced_w2, w2
 from fewstep.statistics.twosample import TwoSample, c2st
+from fewstep.training.classifier import Classifier
 
 __all__ = [
     "CALIBRATION",

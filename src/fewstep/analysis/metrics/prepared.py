@@ -13,7 +13,6 @@ from torch import Tensor
 
 from fewstep.analysis.metrics.calibration import CALIBRATION
 from fewstep.analysis.metrics.extractors import Extractor
-from fewstep.analysis.metrics.features import classifier
 from fewstep.analysis.metrics.metric import (
     CLASSES,
     CLUES,
@@ -40,6 +39,7 @@ from fewstep.statistics.layout import (
     values_of,
 )
 from fewstep.statistics.moments import Statistics
+from fewstep.training.classifier import classifier
 
 log = logging.getLogger("fewstep")
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewstep.base import disk
-from fewstep.base.errors import StorageError, storage
+from fewstep.base.errors import StorageError, UserError, storage
+from fewstep.run.checkpoint.best import read_best
 from fewstep.run.checkpoint.format import Checkpoint
 from fewstep.run.checkpoint.io import read
 from fewstep.run.checkpoint.schema import Unreadable
@@ -17,6 +18,10 @@ log = logging.getLogger("fewstep")
 
 # Names that only this program gives.
 _TEMPORARY = re.compile(r"step-[0-9]+(-[0-9]+)?\.tmp-[0-9]+(-[0-9]+)?(-old)?")
+FILES = (  # of a run, each written in one move
+    *("run.json", "metrics.jsonl", "metrics.csv", "best.json", "curves.png"),
+    *("wandb.json", "trackio.json"),
+)
 KEEP = 2  # valid checkpoints that stay in a run folder
 
 
@@ -50,7 +55,9 @@ def _valid(path: Path) -> Checkpoint:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """run.json, metrics.jsonl, {checkpoints,snapshots,incidents}/step-N/, samples/*.png."""
+    """run.json, metrics.jsonl, {checkpoints,snapshots,incidents}/step-N/, samples/*.png,
+    curves.png; best.json where checkpoints are scored.
+    """
 
     path: Path
 
@@ -61,6 +68,14 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.json"
+
+    @property
+    def curves(self) -> Path:
+        return self.path / "curves.png"
 
     @property
     def samples(self) -> Path:
@@ -113,6 +128,15 @@ class RunFolder:
             )
         return None
 
+    def best_checkpoint(self) -> Checkpoint:
+        """The checkpoint that best.json names. Raises UserError without one, StorageError."""
+        best = read_best(self.best)
+        if best is None:
+            raise UserError(
+                f"{self.path} names no best checkpoint: it was trained without --eval-every N"
+            )
+        return _valid(self.checkpoint(best.step))
+
     def quarantine(self, bad: Path) -> None:
         """Moves a damaged checkpoint aside: it is never deleted."""
         with storage(f"cannot move {bad} aside"):
@@ -125,22 +149,29 @@ class RunFolder:
                 if _TEMPORARY.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
                     with storage(f"cannot remove {path}"):
                         disk.remove(path)
-        for file in (self.config, self.metrics):
-            for path in self.path.glob(f"{file.name}.tmp-*"):
+        for name in FILES:
+            for path in self.path.glob(f"{name}.tmp-*"):
                 with storage(f"cannot remove {path}"):
                     disk.watch("remove", path)
                     path.unlink()
 
     def prune(self, keep: int = KEEP) -> None:
-        """Removes all but the newest `keep` valid checkpoints; a damaged one is moved aside.
+        """Removes all but the newest `keep` valid checkpoints and the best one.
 
-        0 keeps all.
+        A damaged one is moved aside. 0 keeps all.
         """
         if keep == 0:
+            return
+        try:
+            best = read_best(self.best)
+        except StorageError as error:
+            log.warning("fewstep: %s: no checkpoint is removed", error)
             return
         valid = 0
         for path in self.checkpoints():
             if valid >= keep:
+                if best is not None and path == self.checkpoint(best.step):
+                    continue
                 with storage(f"cannot remove {path}"):
                     disk.remove(path)
                 continue
