@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from math import prod
 from typing import Annotated, Any
 
 import tyro
@@ -36,10 +35,6 @@ def main(argv: list[str]) -> int:
     run = record.run.to_json()
     facts = record.facts.to_json()
     rows = record.teacher_rows
-    weights = {
-        name: sum(prod(e.shape) for e in group.values())
-        for name, group in checkpoint.layout().items()
-    }
     origin: dict[str, Any] = {"source": record.source}  # of an import
     if run["convention"]:
         origin["predicts"] = str(Convention.from_json(run["convention"]))
@@ -59,7 +54,7 @@ def main(argv: list[str]) -> int:
     report |= {key: facts[key] for key in ("shape", "classes", "sigma_data")}
     if names := facts.get("names"):
         report["names"] = names
-    report["weights"] = weights
+    report["weights"] = checkpoint.sizes
     report["format"] = record.format
     report["fingerprint"] = record.fingerprint
     if args.json:
