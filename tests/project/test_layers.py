@@ -26,6 +26,7 @@ PACKAGES = (
     "run",
     "training",
     "analysis",
+    "studies",
     "export",
     "serve",
     "cli",
