@@ -23,6 +23,7 @@ ROLES = {
     "run": "a run as a value and on disk: Run, recipes, checkpoints, generator",
     "training": "the loop and all it needs: batches, step, log, processes, incidents",
     "analysis": "what is measured: metrics, frontier, doctor, verify, claims",
+    "studies": "many runs side by side: sweeps of settings, comparisons of run folders",
     "export": "generators as ONNX, torch.export and plain Python",
     "serve": "a generator over HTTP: queue, batches, limits",
     "cli": "one thin file for each verb",

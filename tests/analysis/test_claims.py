@@ -26,7 +26,6 @@ from fewstep.analysis.claims.claim import (
     Row,
     Statement,
     excess,
-    interval,
     overall,
 )
 from fewstep.analysis.claims.page import Finding
@@ -37,6 +36,7 @@ from fewstep.analysis.report import Figure
 from fewstep.base import progress
 from fewstep.base.errors import Stopped, UserError
 from fewstep.cli import main
+from fewstep.statistics.intervals import interval
 
 CALLS: list[tuple[str, int]] = []
 

@@ -20,9 +20,9 @@ from fewstep.analysis.metrics import (
 )
 from fewstep.analysis.metrics.metric import Measure
 from fewstep.analysis.metrics.prepared import floor_of
-from fewstep.analysis.metrics.protocol import estimate, jackknife, students_t
 from fewstep.base.errors import UserError
 from fewstep.statistics import distances, kernels
+from fewstep.statistics.intervals import estimate, jackknife, students_t
 from tests.analysis.test_metrics import normals
 
 SIMULATIONS, DRAWS = 200, 12

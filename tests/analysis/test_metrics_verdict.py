@@ -26,12 +26,12 @@ from fewstep.analysis.metrics.detector import detect, fit
 from fewstep.analysis.metrics.drawing import Draw
 from fewstep.analysis.metrics.metric import Reference
 from fewstep.analysis.metrics.prepared import spaces_of
-from fewstep.analysis.metrics.protocol import estimate
 from fewstep.analysis.metrics.scoring import score
 from fewstep.analysis.metrics.verdict import LEVEL, groups_of, p_value
 from fewstep.base.randomness import generator
 from fewstep.data import Arrays, Dataset
 from fewstep.statistics.distances import to_nearest
+from fewstep.statistics.intervals import estimate
 from fewstep.statistics.moments import moments
 from fewstep.statistics.twosample import energy_p_value, shuffled_weights
 from tests.analysis.test_metrics import normals

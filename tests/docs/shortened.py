@@ -30,6 +30,7 @@ STEPS = "5"
 SHORTER = {
     "train": ("--iterations", STEPS, "--device", "cpu", "--quiet"),
     "eval": ("--n", "64", "--draw", "32", "--device", "cpu", "--quiet"),
+    "sweep": ("--iterations", STEPS, "--n", "64", "--device", "cpu", "--jobs", "1", "--quiet"),
     "frontier": (
         *("--n", "64", "--draw", "32", "--search-n", "64", "--candidates", "1", "--repeats", "3"),
         *("--steps", "1,2", "--device", "cpu", "--quiet"),
@@ -86,6 +87,9 @@ def short(words: list[str], piece: Piece) -> list[str]:
         )
         if before != "--out" and names_a_run:
             make_run(word, of_diffusion=is_teacher and "predictor" not in piece.text)
+    if verb == "sweep" and "--iterations" in rest:  # there twice is a sweep
+        place = rest.index("--iterations")
+        del rest[place : place + 2]
     rest += SHORTER.get(verb, ())
     if verb == "train":
         # Commands without --resume are alternatives: a later one begins anew.

@@ -26,6 +26,7 @@ PACKAGES = (
     "run",
     "training",
     "analysis",
+    "studies",
     "export",
     "serve",
     "cli",
@@ -35,12 +36,12 @@ FREE_OF_TORCH = (
     "base/errors.py",
     "base/json_file.py",
     "base/options.py",
+    "base/signals.py",
     "base/version.py",
     "methods/__init__.py",
     "run/config.py",
     "run/profiles.py",
     "run/recipes/__init__.py",
-    "training/signals.py",
 )
 
 

@@ -18,11 +18,10 @@ from fewstep.analysis.metrics import (
     spread_skill,
     uniformity,
 )
-from fewstep.analysis.metrics.calibration import wilson
-from fewstep.analysis.metrics.protocol import estimate
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import generator
 from fewstep.statistics.ensembles import holm
+from fewstep.statistics.intervals import estimate, wilson
 from tests.analysis.test_metrics import normals
 
 

@@ -16,6 +16,7 @@ from torch import nn
 import fewstep as fs
 from fewstep.base.errors import NonFiniteError, StorageError, UserError
 from fewstep.base.randomness import generator
+from fewstep.base.signals import stop_requests
 from fewstep.core.denoiser import Preconditioned
 from fewstep.core.scalings import Edm
 from fewstep.data import Arrays, pictures
@@ -27,7 +28,6 @@ from fewstep.run.prepare import prepare
 from fewstep.run.resume import differences
 from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch
-from fewstep.training.signals import stop_requests
 from tests.support.toys import tiny_run
 
 

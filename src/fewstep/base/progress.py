@@ -56,6 +56,12 @@ class Progress:
                 self.next_line = time.monotonic() + SECONDS
                 print(self.line(**facts), file=sys.stderr, flush=True)
 
+    def grow(self, n: float) -> None:
+        """There are n more to count than was known."""
+        self.total += n
+        if self.bar is not None:
+            self.bar.total = self.total
+
     def line(self, **facts: str) -> str:
         """One line for a log: step 1200 of 4000, loss 0.12, 31000 samples/s, 0:01:30 left."""
         rate = (self.position - self.initial) / max(time.monotonic() - self.start, 1e-9)

@@ -9,6 +9,7 @@ from importlib import import_module
 
 VERBS = {
     "train": "train a generator from a recipe",
+    "sweep": "train a run for each combination of settings, and rank them in one table",
     "plan": "say what a run will take, before it is started",
     "import": "store a network that others trained, as a generator",
     "sample": "draw samples from a trained generator",
@@ -17,6 +18,7 @@ VERBS = {
     "eval": "score a generator against held-out data",
     "reference": "measure the statistics of a data set that eval compares with",
     "variance": "measure the variance that the sampler addim takes",
+    "compare": "show runs side by side: what differs, sizes, curves, scores",
     "export": "write a generator as ONNX, torch.export or plain Python",
     "frontier": "what each further step buys: quality against evaluations and latency",
     "doctor": "say what is wrong with a run or a teacher, and what to do",

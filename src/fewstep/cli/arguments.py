@@ -139,6 +139,29 @@ def arrange(argv: Sequence[str], options: Sequence[Option]) -> tuple[list[str], 
     return positional, [word for group in groups for word in group]
 
 
+def divide(argv: Sequence[str], options: Sequence[Option]) -> tuple[list[str], list[str]]:
+    """The words of these options with their values, and all other words.
+
+    A list of texts is one word, since a recipe may follow.
+    """
+    by_name = {option.name: option for option in options}
+    rest, own, others = list(argv), [], []
+    while rest:
+        word = rest.pop(0)
+        prefix, has_value, _ = word.partition("=")
+        name = canonical(prefix, by_name)
+        option = by_name.get(name) or by_name.get(name.removeprefix("no-"))
+        if option is None or not is_option(word):
+            others.append(word)
+            continue
+        own.append(word)
+        if has_value or option.kind is bool:
+            continue
+        is_short = not (option.is_list and is_numeric(option))
+        own += [rest.pop(0)] if is_short and rest else take_values(rest, option, False)
+    return own, others
+
+
 def canonical(word: str, names: Container[str]) -> str:
     """The name of an option: dashes for underscores, and the new name of an old one."""
     name = word.removeprefix("--").replace("_", "-")

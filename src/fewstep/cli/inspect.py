@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,10 +62,6 @@ def report_of(checkpoint: Checkpoint) -> dict[str, Any]:
     run = record.run.to_json()
     facts = record.facts.to_json()
     rows = record.teacher_rows
-    weights = {
-        name: sum(prod(e.shape) for e in group.values())
-        for name, group in checkpoint.layout().items()
-    }
     origin: dict[str, Any] = {"source": record.source}  # of an import
     if run["convention"]:
         origin["predicts"] = str(Convention.from_json(run["convention"]))
@@ -88,7 +83,7 @@ def report_of(checkpoint: Checkpoint) -> dict[str, Any]:
     report |= {key: facts[key] for key in ("shape", "classes", "sigma_data")}
     if names := facts.get("names"):
         report["names"] = names
-    report["weights"] = weights
+    report["weights"] = checkpoint.sizes
     report["format"] = record.format
     report["fingerprint"] = record.fingerprint
     return report

@@ -10,7 +10,7 @@ from typing import TypeVar
 import tyro
 
 from fewstep.base.errors import UserError
-from fewstep.cli.arguments import HELP, arrange, options_in
+from fewstep.cli.arguments import HELP, arrange, divide, options_in
 from fewstep.cli.help import screen
 
 T = TypeVar("T")
@@ -32,6 +32,22 @@ def parse(
             return tyro.cli(kind, args=[*positional, *rest], prog=f"fewstep {verb}", default=start)
     except SystemExit:
         raise UserError(one_line(complaint.getvalue(), verb)) from None
+
+
+def parse_own(
+    kind: type[T], argv: list[str], *, verb: str, description: str
+) -> tuple[T, list[str]]:
+    """The verb's own options as a value of `kind`, and the words that are options of train.
+
+    --help prints and exits. Raises UserError.
+    """
+    options = options_in(kind)
+    if HELP & set(argv):
+        end = "All options of `fewstep train` are options too: --batch, --data, --network.width"
+        print(screen(f"{verb} RECIPE", description, {f"options of {verb}": options}, end))
+        raise SystemExit(0)
+    own, rest = divide(argv, options)
+    return parse(kind, own, verb=verb, description=description), rest
 
 
 def one_line(box: str, verb: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from argparse import ArgumentParser
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fewstep.base.errors import UserError, require, unknown
+import tyro
+
+from fewstep.base.errors import require, unknown
 from fewstep.cli import train
+from fewstep.cli.parse import parse_own
 from fewstep.run.machines import KINDS
 
 if TYPE_CHECKING:
@@ -21,38 +23,42 @@ if TYPE_CHECKING:
 
 TIMED = 5  # steps
 ROWS = 64  # of noise in place of data that are not here
-HELP = """usage: fewstep plan RECIPE [options of plan] [options of train]
+DESCRIPTION = (
+    "Count what a run will take: weights, passes, memory of a process, disk, hours. Nothing is"
+    f" trained but a few steps that are timed. Kinds of machines: {', '.join(KINDS)}.\n\n"
+    "example: fewstep plan cifar10-ect --shape 3,32,32 --kind h200 --gpus 8"
+)
 
-Count what a run will take: weights, passes, memory of a process, disk, hours. Nothing is trained
-but a few steps that are timed.
 
-example: fewstep plan cifar10-ect --shape 3,32,32 --kind h200 --gpus 8
-
-options of plan:
-  --gpus N           processes that share a batch (default 1)
-  --kind KIND        another kind of machine, by its peak rate; left out, steps are timed here:
-                     {kinds}
-  --timed N          steps that are timed here (default 5); 0: none
-  --shape C,H,W      of a sample, where the data are not here
-  --classes N        of its labels, likewise (default 0)
-  --json             print one JSON object
-
-All options of `fewstep train` are options too: --batch, --data, --network.width, ..."""
+@dataclass(frozen=True)
+class Args:
+    gpus: int = 1
+    """Processes that share a batch."""
+    kind: str | None = None
+    """Another kind of machine, by its peak rate; left out, steps are timed here."""
+    steps: Annotated[int, tyro.conf.arg(name="timed")] = TIMED
+    """Steps that are timed here; 0: none."""
+    shape: str | None = None
+    """C,H,W of a sample, where the data are not here."""
+    classes: int = 0
+    """Number of its labels, likewise."""
+    json: bool = False
+    """Print one JSON object."""
 
 
 def main(argv: list[str]) -> int:
-    own, rest = read_own(argv)
+    own, rest = parse_own(Args, argv, verb="plan", description=DESCRIPTION)
     if own.shape is not None and "--data" not in rest:
         rest = [*rest, "--data", "digits"]  # noise takes their place
     args, run, code, _ = train.read(rest, "plan")
     from fewstep.training.budget import budget_of
 
     require(own.gpus >= 1, "gpus", own.gpus, "1 or more")
-    require(own.timed >= 0, "timed", own.timed, "0 or more")
+    require(own.steps >= 0, "timed", own.steps, "0 or more")
     if own.kind is not None and own.kind not in KINDS:
         raise unknown("kind of machine", own.kind, KINDS)
     prepared = prepare_run(run, code, own, args.device)
-    budget = budget_of(prepared, gpus=own.gpus, kind=own.kind, steps=own.timed)
+    budget = budget_of(prepared, gpus=own.gpus, kind=own.kind, steps=own.steps)
     if own.json:
         print(json.dumps({"recipe": run.recipe, "method": run.method, **asdict(budget)}))
     else:
@@ -60,25 +66,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def read_own(argv: list[str]) -> tuple[Any, list[str]]:
-    """The options of plan, and the words that are those of train. Prints the help and exits."""
-    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--gpus", type=int, default=1)
-    parser.add_argument("--kind")
-    parser.add_argument("--timed", type=int, default=TIMED)
-    parser.add_argument("--shape")
-    parser.add_argument("--classes", type=int, default=0)
-    parser.add_argument("--json", action="store_true")
-    if {"-h", "--help"} & set(argv):
-        print(HELP.format(kinds=", ".join(KINDS)))
-        raise SystemExit(0)
-    try:
-        return parser.parse_known_args(argv)
-    except Exception as error:
-        raise UserError(str(error)) from error
-
-
-def prepare_run(run: Run, code: dict[str, Any], own: Any, device: str) -> Prepared:
+def prepare_run(run: Run, code: dict[str, Any], own: Args, device: str) -> Prepared:
     """The run made ready; where a shape is given, with noise in place of data and teacher."""
     from fewstep.base.device import pick_device
     from fewstep.run.prepare import prepare

@@ -32,6 +32,8 @@ from fewstep.run.recipes import RECIPES
 
 log = logging.getLogger("fewstep")
 
+PARTS = {"method": methods, "network": networks}
+
 
 def main(argv: list[str]) -> int:
     args, run, own, out = read(argv)
@@ -51,29 +53,17 @@ def main(argv: list[str]) -> int:
 
 def read(argv: list[str], verb: str = "train") -> tuple[Any, Run, dict[str, Any], Path]:
     """All options that were typed, the run, what of it is the user's own code, and its folder."""
-    argv = with_recipe_first(with_base_names(argv))
+    argv = in_order(argv, verb)
     is_help = bool(HELP & set(argv))
-    if not is_help and (not argv or is_option(argv[0])):
-        names = ", ".join(RECIPES)
-        raise UserError(f"name a recipe, for example 'fewstep {verb} digits' (there is: {names})")
     run = base_run(argv, starts=not is_help and verb == "train")
-    parts, own = {}, {}
-    named: dict[str, Any] = {}
-    for kind, module in (("method", methods), ("network", networks)):
-        function, name = chosen_part(kind, module, run, argv)
-        named[kind] = name
-        if ":" in name:
-            own[kind] = function
-        values = getattr(run, f"{kind}_options") if name == getattr(run, kind) else {}
-        parts[kind] = typed_options(kind, function, values, argv, f"--{kind}")
-    launch = with_launch(run, parts)
+    launch, own = launch_of(run, argv)
     if is_help:
-        print(help_screen(launch, replace(run, **named), "--help-all" in argv))
+        print(help_screen(launch, run, "--help-all" in argv))
         raise SystemExit(0)
     args = parse(type(launch), argv, verb=verb, description="", default=launch)
     check_data_name(args.data)  # before torch is imported, as the values of options were
     values = {f.name: getattr(args, f.name) for f in fields(Run)}
-    for kind in parts:
+    for kind in PARTS:
         options = asdict(getattr(args, f"{kind}_options"))
         if run.recipe == AUTO:  # the data decide the others
             names = getattr(run, f"{kind}_options").keys() | typed_names(argv, f"--{kind}")
@@ -82,6 +72,29 @@ def read(argv: list[str], verb: str = "train") -> tuple[Any, Run, dict[str, Any]
     values["recipe"] = run.recipe
     own |= own_sources(args)
     return args, Run(**values), own, out_folder(run, argv)
+
+
+def in_order(argv: list[str], verb: str = "train") -> list[str]:
+    """The words with the recipe in front. Raises UserError where there is none, but for --help."""
+    argv = with_recipe_first(with_base_names(argv))
+    if not HELP & set(argv) and (not argv or is_option(argv[0])):
+        names = ", ".join(RECIPES)
+        raise UserError(f"name a recipe, for example 'fewstep {verb} digits' (there is: {names})")
+    return argv
+
+
+def launch_of(run: Run, argv: list[str]) -> tuple[Any, dict[str, Any]]:
+    """All options with their defaults, and what of method and network is the user's own code."""
+    parts, own = {}, {}
+    named: dict[str, Any] = {}
+    for kind, module in PARTS.items():
+        function, name = chosen_part(kind, module, run, argv)
+        named[kind] = name
+        if ":" in name:
+            own[kind] = function
+        values = getattr(run, f"{kind}_options") if name == getattr(run, kind) else {}
+        parts[kind] = typed_options(kind, function, values, argv, f"--{kind}")
+    return with_launch(replace(run, **named), parts), own
 
 
 def own_sources(args: Any) -> dict[str, Any]:

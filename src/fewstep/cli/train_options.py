@@ -170,24 +170,24 @@ def help_screen(launch: Any, run: Run, everything: bool) -> str:
     first = [next(o for o in options if o.name == name) for name in FIRST]
     groups = {f"options (defaults: recipe {run.recipe}, method {run.method})": first}
     if everything:
-        groups |= by_topic([o for o in options if o not in first], run)
+        groups |= by_topic([o for o in options if o not in first], launch)
         return screen("train", ABOUT, groups)
     end = (
-        f"more: `fewstep train {run.recipe} --help-all` shows the options of method {run.method}"
-        f" and network {run.network} (such as --network.dropout 0.1), of data, optimisation,"
+        f"more: `fewstep train {run.recipe} --help-all` shows the options of method {launch.method}"
+        f" and network {launch.network} (such as --network.dropout 0.1), of data, optimisation,"
         " averages, stages, processes and log; `fewstep recipes` lists recipes, methods and"
         " networks"
     )
     return screen("train", ABOUT, groups, end)
 
 
-def by_topic(options: list[Option], run: Run) -> dict[str, list[Option]]:
+def by_topic(options: list[Option], launch: Launch) -> dict[str, list[Option]]:
     """The options in groups, those of the method and the network last."""
     groups: dict[str, list[Option]] = {}
     title = ""
     for option in options:
         title = TOPICS.get(option.field, title)
         part = option.name.partition(".")[0]
-        own = f"options of {part} {getattr(run, part)}" if "." in option.name else title
+        own = f"options of {part} {getattr(launch, part)}" if "." in option.name else title
         groups.setdefault(own, []).append(option)
     return groups

@@ -13,6 +13,7 @@ from pathlib import Path
 from fewstep.base.errors import NonFiniteError, OutOfMemory, Stopped, WorkerError
 from fewstep.base.memory import ran_out
 from fewstep.base.progress import Progress
+from fewstep.base.signals import stop_requests
 from fewstep.base.world import ALONE, World
 from fewstep.run.config import Run
 from fewstep.run.prepare import Prepared
@@ -23,7 +24,6 @@ from fewstep.training.level_choice import choose_levels
 from fewstep.training.loggers import Opener
 from fewstep.training.pace import Pace
 from fewstep.training.recorder import Recorder, due_in_log
-from fewstep.training.signals import stop_requests
 from fewstep.training.state import State
 from fewstep.training.step import train_step
 

@@ -27,15 +27,15 @@ from fewstep.analysis.claims.claim import (
     Seeds,
     Statement,
     column,
-    interval,
     verdict,
 )
-from fewstep.analysis.claims.plots import as_figure, line
+from fewstep.analysis.claims.plots import as_figure
 from fewstep.analysis.metrics import energy
-from fewstep.analysis.report import Figure
+from fewstep.analysis.report import Figure, line
 from fewstep.core.process import cosine
 from fewstep.core.solvers import PriorVariance, addim, ddim
 from fewstep.statistics.distances import spread
+from fewstep.statistics.intervals import interval
 
 LAWS = {"two-modes": 1, "ring8": 2, "grid25": 2, MIXTURE: 64, "smooth32": 1024}
 LARGE = 64  # numbers of a sample from which a law decides the verdict: the paper speaks of pictures

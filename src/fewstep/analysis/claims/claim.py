@@ -9,12 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import Any
 
-from fewstep.analysis.metrics.protocol import students_t
 from fewstep.analysis.report import Figure
-from fewstep.base.errors import require
+from fewstep.statistics.intervals import Interval, interval, number
 
 REPRODUCED, OPEN, CONTRADICTED = "reproduced", "not reproduced at this scale", "contradicted"
 NOT_MET = "premise not met"
@@ -62,26 +60,6 @@ class Row:
 
     def seeds(self, count: int) -> range:
         return range(1, count + 1) if self.by_seed else range(1)
-
-
-class Interval(NamedTuple):
-    """A mean over seeds and its 95 % interval; unbounded for a single seed."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def interval(values: Sequence[float]) -> Interval:
-    """mean +- t std / sqrt(n), Student's t with n - 1 degrees of freedom.
-
-    Raises UserError without values.
-    """
-    require(len(values) > 0, "values", list(values), "at least one")
-    mean, half = fmean(values), math.inf
-    if len(values) > 1:
-        half = students_t(len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return Interval(mean, mean - half, mean + half)
 
 
 def verdict(estimate: Interval) -> str:
@@ -185,20 +163,3 @@ def excess(of: Seeds, over: Seeds, measure: str) -> tuple[float, ...]:
 def column(row: Seeds, measure: str) -> list[float]:
     """A measure by seed; empty where the row has none."""
     return [row[seed][measure] for seed in sorted(row, key=int) if measure in row[seed]]
-
-
-def number(value: float) -> str:
-    """Four digits, with an exponent only below 1e-4."""
-    if abs(value) >= 1000:
-        return f"{value:.0f}"
-    return f"{value:.4g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.2e}"
-
-
-def pm(values: Sequence[float]) -> str:
-    """Mean ± half of the 95 % interval, to two digits of the latter."""
-    mean, low, high = interval(values)
-    half = (high - low) / 2
-    if half in (0, math.inf):
-        return number(mean)
-    places = min(8, max(0, 1 - int(f"{half:e}".partition("e")[2])))
-    return f"{mean:.{places}f} ± {half:.{places}f}"

@@ -18,7 +18,6 @@ from fewstep.analysis.claims.claim import (
     column,
     controls,
     excess,
-    interval,
 )
 from fewstep.analysis.claims.mcm import DIFFUSION
 from fewstep.analysis.claims.plots import as_figure
@@ -35,6 +34,7 @@ from fewstep.analysis.report import COLOURS, Figure
 from fewstep.core.denoiser import Guided
 from fewstep.core.solvers import ddim
 from fewstep.run.generator import Generator
+from fewstep.statistics.intervals import interval
 
 GUIDANCE, N, RANK = 2.0, 8, 4
 UPDATES, LONGER = 600, 2000  # of Direct; of a consistency model, at about the same CPU time

@@ -21,11 +21,11 @@ from fewstep.analysis.claims.claim import (
     common_seeds,
     controls,
     excess,
-    pm,
 )
-from fewstep.analysis.claims.plots import as_figure, by_step, line
+from fewstep.analysis.claims.plots import as_figure, by_step
 from fewstep.analysis.claims.snapshots import look_characters, look_digits
-from fewstep.analysis.report import Figure
+from fewstep.analysis.report import Figure, line
+from fewstep.statistics.intervals import pm
 
 ICT: dict[str, Any] = {"s1": 160}
 MARKS = tuple(range(350, 3501, 350))

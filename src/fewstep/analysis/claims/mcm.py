@@ -23,15 +23,15 @@ from fewstep.analysis.claims.claim import (
     common_seeds,
     controls,
     excess,
-    interval,
 )
-from fewstep.analysis.claims.plots import as_figure, line
-from fewstep.analysis.report import Figure
+from fewstep.analysis.claims.plots import as_figure
+from fewstep.analysis.report import Figure, line
 from fewstep.core.denoiser import across
 from fewstep.core.process import cosine
 from fewstep.core.sampling import grid_of, sample
 from fewstep.core.solvers import ddim
 from fewstep.run.generator import Generator
+from fewstep.statistics.intervals import interval
 
 FD, ENERGY = "feature_frechet", "energy_x1000"
 NAMES = {FD: "feature Fréchet distance", ENERGY: "1000 x energy distance"}

@@ -21,10 +21,10 @@ from fewstep.analysis.claims.claim import (
     Statement,
     column,
     overall,
-    pm,
 )
 from fewstep.analysis.report import Section, Table
 from fewstep.base.version import __version__
+from fewstep.statistics.intervals import pm
 
 TONES = {REPRODUCED: "good", OPEN: "open", CONTRADICTED: "bad", NOT_MET: "open"}
 

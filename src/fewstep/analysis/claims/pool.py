@@ -1,16 +1,13 @@
-"""Jobs on all cores, each in a process of one thread; every result is stored as it comes."""
+"""The jobs of the claims on all cores; every result is stored as it comes."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from itertools import groupby
+from collections.abc import Sequence
+from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +16,7 @@ import torch
 from fewstep.analysis.claims.claim import Row
 from fewstep.base import disk
 from fewstep.base.errors import FewstepError, Stopped, StorageError, require, storage
+from fewstep.base.pool import Pool
 from fewstep.base.progress import Progress
 from fewstep.base.surroundings import cores, threads
 
@@ -81,39 +79,11 @@ def waves(jobs: Sequence[Job]) -> list[list[Job]]:
     return [list(wave) for _, wave in groupby(in_order, key=lambda job: job.row.depth)]
 
 
-def measure(job: Job, folder: Path) -> Numbers:
+def measure(folder: Path, job: Job, tell: object) -> Numbers:
     """What a worker does: the numbers, and the CPU seconds they took."""
     start = time.process_time()
     numbers = job.row.measure(folder, job.seed)
     return {**numbers, "job_seconds": time.process_time() - start}
-
-
-def results_of(jobs: list[list[Job]], folder: Path, workers: int) -> Iterator[tuple[Job, Numbers]]:
-    """The results as they come, from processes that end whatever happens here; 1 is this one."""
-    if workers == 1:
-        yield from ((job, measure(job, folder)) for wave in jobs for job in wave)
-        return
-    before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
-    try:
-        for wave in jobs:
-            futures = {pool.submit(measure, job, folder): job for job in wave}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        pool.shutdown()
-    except BrokenProcessPool as error:
-        raise FewstepError(
-            "a worker was ended from outside, perhaps for lack of memory: the same command goes on"
-        ) from error
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in set(multiprocessing.active_children()) - before:
-            child.terminate()
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    torch.set_num_threads(1)
 
 
 def work(jobs: Sequence[Job], store: Store, *, workers: int | None, progress: bool) -> None:
@@ -127,12 +97,15 @@ def work(jobs: Sequence[Job], store: Store, *, workers: int | None, progress: bo
     todo = [[job for job in wave if not store.has(job)] for wave in waves(jobs)]
     folder = store.folder / SHARED
     folder.mkdir(parents=True, exist_ok=True)
-    results = results_of(todo, folder, count)
     total = sum(job.row.cost for wave in todo for job in wave)
+    pool = Pool(partial(measure, folder), count)
     try:
-        with threads(1), Progress(total, "CPU second", show=progress) as bar:
-            for number, (job, numbers) in enumerate(results, 1):
-                store.put(job, numbers)
+        with pool, threads(1), Progress(total, "CPU second", show=progress) as bar:
+            outcomes = chain.from_iterable(map(pool.outcomes, todo))
+            for number, (job, outcome) in enumerate(outcomes, 1):
+                if isinstance(outcome, FewstepError):
+                    raise outcome
+                store.put(job, outcome)
                 bar.update(job.row.cost, job=f"{number} of {sum(map(len, todo))}")
     except (KeyboardInterrupt, Stopped):
         raise Stopped(

@@ -30,13 +30,13 @@ from fewstep.analysis.claims.claim import (
     common_seeds,
     controls,
     excess,
-    pm,
 )
 from fewstep.analysis.claims.plots import as_figure, by_step
 from fewstep.analysis.claims.snapshots import look_classes
 from fewstep.analysis.report import Figure
 from fewstep.core.method import Method
 from fewstep.core.times import Law, LogStudentT
+from fewstep.statistics.intervals import pm
 
 DIFFUSION, STAGE = 1500, 4500  # updates
 MARKS = tuple(range(STAGE // 12, STAGE + 1, STAGE // 12))

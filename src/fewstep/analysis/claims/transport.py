@@ -27,11 +27,9 @@ from fewstep.analysis.claims.claim import (
     column,
     common_seeds,
     excess,
-    interval,
-    number,
 )
-from fewstep.analysis.claims.plots import as_figure, line
-from fewstep.analysis.report import Figure
+from fewstep.analysis.claims.plots import as_figure
+from fewstep.analysis.report import Figure, line
 from fewstep.base.conditions import Cond
 from fewstep.base.randomness import normal
 from fewstep.core.couplings import Coupling, Data, MinibatchOT
@@ -40,6 +38,7 @@ from fewstep.core.process import Process, edm
 from fewstep.core.times import LogNormal, Times
 from fewstep.exact import transport
 from fewstep.run.recipes import digits_mixture
+from fewstep.statistics.intervals import interval, number
 from fewstep.training.train import train
 
 LEVELS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0, 80.0)

@@ -20,7 +20,6 @@ from fewstep.analysis.claims.claim import (
     common_seeds,
     controls,
     excess,
-    interval,
 )
 from fewstep.analysis.claims.plots import as_figure
 from fewstep.analysis.claims.solutions import MEASURES
@@ -36,6 +35,7 @@ from fewstep.analysis.claims.students import (
     key,
 )
 from fewstep.analysis.report import COLOURS, Figure
+from fewstep.statistics.intervals import interval
 
 FD = "feature_frechet"
 FULL = f"full variance: {FD}"

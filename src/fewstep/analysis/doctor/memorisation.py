@@ -7,8 +7,8 @@ from torch import Tensor
 from fewstep.analysis.doctor.levels import split_of
 from fewstep.analysis.doctor.subject import Subject
 from fewstep.analysis.doctor.verdicts import Measure, judge
-from fewstep.analysis.metrics.protocol import Estimate, estimate
 from fewstep.statistics.distances import to_nearest
+from fewstep.statistics.intervals import Estimate, estimate
 
 DRAWS = 8
 MOST = 50_000  # training rows that are searched

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from fewstep.analysis.metrics.drawing import Clock, Source
-from fewstep.analysis.metrics.protocol import Estimate, Result, estimate, result_of, students_t
+from fewstep.analysis.metrics.protocol import Result, result_of
 from fewstep.analysis.metrics.scores import Scores
 from fewstep.base.conditions import LABELS, apply_mask, each, kind_of, leaves, mask_of
 from fewstep.base.errors import NonFiniteError, UserError
 from fewstep.base.randomness import block_seed, permutation
 from fewstep.data import Arrays, Dataset
 from fewstep.statistics import ensembles, rank_test
+from fewstep.statistics.intervals import Estimate, estimate, wilson
 
 SIZE = 50  # samples of an ensemble
 MOST_ROWS = 500
@@ -62,22 +63,6 @@ def _coverage(level: float, scores: Scores) -> Score:
     value, error, _ = estimate(rows)
     interval = wilson(value, error or 0.0, len(rows))
     return Score(Estimate(value, error, interval), rows, variables, (variables - level).abs())
-
-
-def wilson(share: float, error: float, rows: int) -> tuple[float, float]:
-    """The 95 % interval of a share with that standard error, of so many independent rows.
-
-    Wilson's with Student's t, for as many numbers as would have that error were they independent,
-    but no fewer than rows. Where all are inside it is no point, as share -+ t error would be.
-    Sources: Wilson, "Probable inference", 1927; Korn & Graubard, "Confidence intervals for
-    proportions with small expected number of positive counts", 1998.
-    """
-    variance = max(share * (1 - share), 0.0)
-    n = max(variance / error**2, rows) if error else rows
-    t = students_t(rows - 1)
-    centre = (share + t**2 / (2 * n)) / (1 + t**2 / n)
-    half = t / (1 + t**2 / n) * math.sqrt(variance / n + t**2 / (4 * n**2))
-    return centre - half, centre + half
 
 
 def _ranks(scores: Scores) -> Score:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from fewstep.analysis.metrics.calibration import calibrate, choose
 from fewstep.analysis.metrics.denoised import check_denoised, denoised_results
 from fewstep.analysis.metrics.drawing import Clock, Source
 from fewstep.analysis.metrics.extractors import Extractor
-from fewstep.analysis.metrics.prepared import Prepared, meters_of, spaces_of
+from fewstep.analysis.metrics.prepared import Meters, Prepared, meters_of, spaces_of
 from fewstep.analysis.metrics.protocol import Result
 from fewstep.analysis.metrics.scoring import score
 from fewstep.analysis.metrics.teachers import in_place_of_data, ode_errors
@@ -96,6 +96,7 @@ def evaluate(
     draw: int | None = None,
     prepared: Prepared | None = None,
     batch: int | None = None,
+    meters: Callable[..., Meters] = meters_of,
 ) -> tuple[list[Result], list[dict[str, float]]]:
     """Scores at each number of network evaluations, and samples per second.
 
@@ -118,6 +119,7 @@ def evaluate(
     prepared: metrics, extractor and reference made ready for this data, in place of these three;
     then the detector's p-value is the only one.
     batch: samples at once, as for `Generator.sample`; one draw at a time is in memory.
+    meters: makes the metrics ready; whoever scores many runs on the same data remembers them.
 
     Raises UserError where the data set is not the one of the run, or fewer than 2 samples are left
     to compare.
@@ -151,10 +153,8 @@ def evaluate(
     if prepared is None:
         metrics, calibration = choose(metrics, dataset, held_out)
         if metrics != [] or not calibration:
-            meters = meters_of(
-                dataset, held_out, size, metrics=metrics, extractor=extractor, reference=reference
-            )
-            prepared = Prepared(*meters, split, size)
+            options = {"metrics": metrics, "extractor": extractor, "reference": reference}
+            prepared = Prepared(*meters(dataset, held_out, size, **options), split, size)
             groups = groups_of(prepared, held_out)
     if prepared is not None:
         prepared.check(split, size)

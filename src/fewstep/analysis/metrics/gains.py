@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from fewstep.analysis.metrics.metric import JOINT
-from fewstep.analysis.metrics.protocol import Result, compare, estimate, students_t
+from fewstep.analysis.metrics.protocol import Result, compare
 from fewstep.analysis.metrics.registry import METRICS
+from fewstep.statistics.intervals import estimate, students_t
 
 Change = Literal["better", "no better", "worse"]
 

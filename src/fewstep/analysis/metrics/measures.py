@@ -10,7 +10,6 @@ from torch import Tensor
 
 from fewstep.analysis.metrics.detector import Detection, detect
 from fewstep.analysis.metrics.metric import Measure, Reference
-from fewstep.analysis.metrics.protocol import Estimate
 from fewstep.base.errors import UserError
 from fewstep.statistics import (
     distances,
@@ -22,6 +21,7 @@ from fewstep.statistics import (
     twosample,
 )
 from fewstep.statistics.clues import MOST_ROWS
+from fewstep.statistics.intervals import Estimate
 from fewstep.statistics.moments import Statistics, moments
 
 # As published: k of precision and recall, k of density and coverage.

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fewstep.analysis.metrics.detector import Detection
 from fewstep.analysis.metrics.extractors import Extractor
-from fewstep.analysis.metrics.protocol import Estimate
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import permutation
+from fewstep.statistics.intervals import Estimate
 from fewstep.statistics.layout import Layout
 from fewstep.statistics.moments import Statistics
 

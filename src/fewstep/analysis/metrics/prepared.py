@@ -24,12 +24,12 @@ from fewstep.analysis.metrics.metric import (
     Metric,
     Reference,
 )
-from fewstep.analysis.metrics.protocol import Estimate, estimate, jackknife
 from fewstep.analysis.metrics.registry import METRICS
 from fewstep.base.errors import UserError, unknown
 from fewstep.base.randomness import permutation
 from fewstep.data import Arrays, Dataset
 from fewstep.statistics.clues import MOST_ROWS, clues_of
+from fewstep.statistics.intervals import Estimate, estimate, jackknife
 from fewstep.statistics.layout import (
     Features,
     Layout,
@@ -163,6 +163,9 @@ def floor_of(measure: Measure, held_out: Tensor, n: int) -> Estimate | None:
     return jackknife(values[0], without)
 
 
+Meters = tuple[list[Meter], Spaces]
+
+
 def meters_of(
     dataset: Dataset,
     held_out: Arrays,
@@ -171,7 +174,7 @@ def meters_of(
     metrics: Sequence[str] | None = None,
     extractor: Extractor | None = None,
     reference: Statistics | None = None,
-) -> tuple[list[Meter], Spaces]:
+) -> Meters:
     """The metrics, prepared against the training split or reference statistics, for draws of n."""
     if 0 < len(held_out) < _FEW:
         log.warning(

@@ -1,9 +1,7 @@
 """A number with its error and its protocol; numbers of different protocols are not compared.
 
-The error of a mean over R independent draws is std / sqrt(R). Its nominal 95 % interval is
-Student's t with R - 1 degrees of freedom, each end moved out to Hall's where that is farther:
-distances of few samples are skewed, and t alone then covers 90 to 93 %. All are given the reference
-set and the weights: other training data or another training run would score differently.
+Errors and intervals (`fewstep.statistics.intervals`) are given the reference set and the weights:
+other training data or another training run would score differently.
 """
 
 from __future__ import annotations
@@ -11,26 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from fewstep.base.errors import UserError
+from fewstep.statistics.intervals import Ends, Estimate, around, estimate
 
 FREE = ("seed", "draws", "generator", "detail")  # comparable numbers may differ in these
-
-Interval = tuple[float, float]
-
-
-class Estimate(NamedTuple):
-    """A mean, its standard error and 95 % interval; the last two are None of a single draw."""
-
-    value: float
-    error: float | None
-    interval: Interval | None
 
 
 @dataclass(frozen=True)
@@ -43,9 +27,9 @@ class Result:
     error: float | None  # standard error of that mean; None of a single draw
     floor: float | None  # the same for held-out data; None where the split has fewer than n samples
     protocol: dict[str, Any]
-    interval: Interval | None = None
+    interval: Ends | None = None
     floor_error: float | None = None
-    floor_interval: Interval | None = None
+    floor_interval: Ends | None = None
     values: tuple[float, ...] = ()  # of each draw
     p_value: float | None = None  # P(as far from held-out data | one law); None: not tested
 
@@ -97,78 +81,8 @@ class Difference(NamedTuple):
     metric: str
     value: float
     error: float | None
-    interval: Interval | None
+    interval: Ends | None
     paired: bool
-
-
-@lru_cache(maxsize=256)
-def students_t(freedom: float, level: float = 0.95) -> float:
-    """t with P(|T| <= t) = level, by bisection.
-
-    With t = sqrt(f) tan(a) the density is cos(a)^(f - 1), integrated by Gauss's rule.
-    """
-    nodes, weights = np.polynomial.legendre.leggauss(200)
-    gammas = math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2))
-    total = gammas * math.sqrt(math.pi) / 2
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        angle = (low + high) / 2
-        powers = np.cos(angle / 2 * (nodes + 1)) ** (freedom - 1)
-        inside = angle / 2 * float(weights @ powers) / total
-        if inside < level:
-            low = angle
-        else:
-            high = angle
-    return math.sqrt(freedom) * math.tan(low)
-
-
-def around(value: float, error: float, freedom: float) -> Interval:
-    """The 95 % interval of Student's t."""
-    half = students_t(freedom) * error
-    return value - half, value + half
-
-
-def estimate(values: Sequence[float] | Tensor) -> Estimate:
-    """Mean, standard error and interval of independent draws."""
-    draws = torch.as_tensor(values, dtype=torch.float64)
-    value = draws.mean().item()
-    if len(draws) < 2:
-        return Estimate(value, None, None)
-    error = draws.std().item() / math.sqrt(len(draws))
-    student = around(value, error, len(draws) - 1)
-    hall = _hall(draws)
-    return Estimate(value, error, (min(student[0], hall[0]), max(student[1], hall[1])))
-
-
-def _hall(draws: Tensor) -> Interval:
-    """Hall's interval of the mean of R draws of skewness g, with a = g / (3 sqrt(R)).
-
-    Its ends are mean - T error, where T + a T^2 + a^2 T^3 / 3 + a / 2 = +-t, with Student's t in
-    place of the normal quantile.
-    Source: Hall, "On the removal of skewness by transformation", 1992.
-    """
-    count = len(draws)
-    mean = draws.mean().item()
-    std = draws.std().item()
-    error = std / math.sqrt(count)
-    t = students_t(count - 1)
-    third = (draws - mean).pow(3).sum().item() * count / max((count - 1) * (count - 2), 1)
-    a = third / std**3 / (3 * math.sqrt(count)) if std > 0 else 0.0
-    if abs(a) < 1e-9:
-        return mean - t * error, mean + t * error
-    low, high = ((math.cbrt(1 + 3 * a * (q - a / 2)) - 1) / a for q in (-t, t))
-    return mean - high * error, mean - low * error
-
-
-def jackknife(value: float, without: Sequence[float]) -> Estimate:
-    """A single draw's error from the values `without` each of its G groups.
-
-    sqrt((G-1)/G sum (v_g - mean)^2); on average too large rather than too small.
-    Source: Efron & Stein, "The jackknife estimate of variance", 1981.
-    """
-    values = torch.tensor(without, dtype=torch.float64)
-    error = math.sqrt((len(values) - 1) * (values - values.mean()).square().mean().item())
-    return Estimate(value, error, around(value, error, len(values) - 1))
 
 
 def compare(a: Result, b: Result) -> Difference:

@@ -11,11 +11,12 @@ from torch import Tensor
 from fewstep.analysis.metrics.drawing import Draw
 from fewstep.analysis.metrics.metric import CLUES
 from fewstep.analysis.metrics.prepared import PAIRED, Meter, Prepared
-from fewstep.analysis.metrics.protocol import Result, estimate, result_of
+from fewstep.analysis.metrics.protocol import Result, result_of
 from fewstep.analysis.metrics.verdict import Groups
 from fewstep.data import Arrays
 from fewstep.data.dataset import concat
 from fewstep.statistics.clues import MOST_ROWS
+from fewstep.statistics.intervals import estimate
 
 
 class Tally:

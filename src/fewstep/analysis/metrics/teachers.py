@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from fewstep.analysis.metrics.drawing import Clock, Source
-from fewstep.analysis.metrics.protocol import Estimate, Result, around, result_of
+from fewstep.analysis.metrics.protocol import Result, result_of
 from fewstep.base.conditions import Cond, apply_mask, each
 from fewstep.base.errors import require
 from fewstep.base.randomness import block_seed
 from fewstep.data import Arrays, Dataset
 from fewstep.run.teacher_ode import Teacher
+from fewstep.statistics.intervals import Estimate, around
 
 ODE_ERROR = "ode_error"
 MOST_ROWS = 4096  # that are solved: more hardly narrow the error

@@ -1,5 +1,6 @@
 """Self-contained HTML pages with figures and tables, in one file without scripts or downloads."""
 
+from fewstep.analysis.report.line import line
 from fewstep.analysis.report.page import Figure, Section, Table, page, pictures, write
 from fewstep.analysis.report.samples import Origin, samples
 from fewstep.base.figures import COLOURS, INK, axes, png, svg
@@ -13,6 +14,7 @@ __all__ = [
     "Section",
     "Table",
     "axes",
+    "line",
     "page",
     "pictures",
     "png",

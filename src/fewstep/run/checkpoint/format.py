@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -119,6 +120,14 @@ class Checkpoint:
         return {
             group: {name: Entry(one.dtype, tuple(one.shape)) for name, one in tensors.items()}
             for group, tensors in self.groups.items()
+        }
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many numbers each group has."""
+        return {
+            group: sum(math.prod(entry.shape) for entry in header.values())
+            for group, header in self.layout().items()
         }
 
 

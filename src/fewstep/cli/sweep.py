@@ -1,0 +1,233 @@
+"""fewstep sweep: a run for each combination of settings, scores, and one table of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import tyro
+
+from fewstep.base.errors import FewstepError, Stopped, UserError, require
+from fewstep.cli import train
+from fewstep.cli.choices import Choice, choices
+from fewstep.cli.parse import parse_own
+from fewstep.cli.train_options import last_value
+
+if TYPE_CHECKING:
+    from fewstep.studies.scores import Scoring
+    from fewstep.studies.sweep import Entry
+    from fewstep.training.state import State
+
+log = logging.getLogger("fewstep")
+
+LONGEST = 100  # characters of a folder's name
+PACE = 0.3  # seconds between two words of a run on how far it is
+DESCRIPTION = (
+    "Train a run for each combination of settings, score all of them on the validation split, and"
+    " put the settings into one table, the best first, with 95 % intervals over the seeds. Every"
+    " option of train takes several values: --lr 1e-3,2e-3, or the option once more, which serves"
+    " those whose own value is a list: --later-sigmas 2,1 --later-sigmas 3. The same command goes"
+    " on after an interruption. Writes table.json, table.csv and sweep.html beside the runs.\n\n"
+    "example: fewstep sweep toy --seed 1,2,3 --lr 1e-3,2e-3 --jobs 2"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    jobs: int | None = None
+    """Runs at a time, each in a process of its own; left out, one for each core, and one alone on
+    an accelerator."""
+    steps: tuple[int, ...] | None = None
+    """Network evaluations of the scored samples; left out, those of eval."""
+    metrics: tuple[str, ...] | None = None
+    """Metrics such as feature_frechet,energy: the first one ranks; left out, those of eval."""
+    n: int = 10_000
+    """Samples to generate for the scores of a run."""
+    scores: Annotated[bool, tyro.conf.arg(name="eval")] = True
+    """Score the runs; else the table has their last losses."""
+    json: bool = False
+    """Print table.json."""
+
+
+class Job(NamedTuple):
+    """A run of the sweep, as its process reads it again from the words that were typed."""
+
+    name: str
+    words: list[str]
+    out: Path
+    scoring: Scoring | None
+
+
+def main(argv: list[str]) -> int:
+    own, rest = parse_own(Args, argv, verb="sweep", description=DESCRIPTION)
+    require(own.jobs is None or own.jobs >= 1, "jobs", own.jobs, "1 or more")
+    from fewstep.analysis import report
+    from fewstep.run import lock
+    from fewstep.studies import page, sweep, table
+    from fewstep.studies.scores import Scoring
+
+    # Both raise for a missing library before anything takes long.
+    report.page("", [], [])
+    report.axes()
+    scoring = Scoring(own.steps, own.metrics, own.n) if own.scores else None
+    ways = choices(rest)
+    runs = [train.read(way.words, "sweep") for way in ways]
+    args = runs[0][0]
+    entries = entries_of(ways, [run for _, run, _, _ in runs])
+    folder = Path(last_value(rest, "--out") or default_folder(entries))
+    if scoring is not None:
+        check(scoring, entries[0])
+    with lock.hold(folder):
+        sweep.register(folder, entries)
+        jobs = [
+            Job(entry.name, way.words, folder / entry.name, scoring)
+            for entry, way in zip(entries, ways, strict=True)
+        ]
+        failures = carry_out(jobs, entries, own.jobs or jobs_on(args.device), not args.quiet)
+        result = table.table_of(folder, entries, failures, own.scores)
+        result.write(folder)
+        page.write(folder, result, entries)
+    if own.json:
+        print(json.dumps(result.to_json()))
+    else:
+        print(f"{result.text()}\n{folder}: sweep.html, table.json, table.csv")
+    return 1 if failures else 0
+
+
+def check(scoring: Scoring, entry: Entry) -> None:
+    """Raises UserError for metrics that the data of the first run do not have.
+
+    The classifier that makes features of these data is then in the cache for all runs.
+    """
+    from fewstep.run.datasets import dataset_of, reading_of
+
+    run = entry.run
+    dataset = dataset_of(run.data, reading_of(run))
+    scoring.check((dataset if run.labels else dataset.without_labels()).in_memory())
+
+
+def jobs_on(device: str) -> int:
+    """How many runs there are at a time by default."""
+    from fewstep.base.device import pick_device
+    from fewstep.base.surroundings import cores
+
+    return cores() if pick_device(device).type == "cpu" else 1
+
+
+def entries_of(ways: list[Choice], runs: list[Any]) -> list[Entry]:
+    """The runs with their names. Raises UserError where two are the same run."""
+    from fewstep.studies.sweep import Entry
+
+    by_settings: dict[str, str] = {}
+    entries = []
+    settings = [way.settings(run) for way, run in zip(ways, runs, strict=True)]
+    names = [
+        name_of(one or {"seed": str(run.seed)}) for one, run in zip(settings, runs, strict=True)
+    ]
+    for way, run, own, name in zip(ways, runs, settings, names, strict=True):
+        if len(name) > LONGEST or names.count(name) > 1:
+            digest = hashlib.sha256(way.command.encode()).hexdigest()[:8]
+            name = f"{name[:LONGEST]}_{digest}"
+        same = by_settings.setdefault(json.dumps([run.to_json(), own]), name)
+        if same != name:
+            raise UserError(f"{same} and {name} are the same run: give each value once")
+        entries.append(Entry(name, run, own, way.command))
+    return entries
+
+
+def name_of(settings: dict[str, str]) -> str:
+    """The folder of a run: lr-0.001_seed-1."""
+    parts = (f"{name}-{value}" for name, value in settings.items())
+    return re.sub(r"[^\w.+-]+", "-", "_".join(parts))
+
+
+def default_folder(entries: list[Entry]) -> Path:
+    """runs/sweep-RECIPE-OPTIONS."""
+    first = entries[0]
+    name = "-".join(["sweep", first.run.recipe, *(first.settings or [first.run.method])])
+    return Path("runs") / re.sub(r"[^\w.+-]+", "-", name)
+
+
+def carry_out(jobs: list[Job], entries: list[Entry], count: int, shows: bool) -> dict[str, str]:
+    """Trains and scores what is not done yet; why runs failed, by their names. Raises Stopped."""
+    from fewstep.base.pool import Pool
+    from fewstep.base.progress import Progress
+    from fewstep.studies.sweep import progress_of
+
+    before = {job.name: progress_of(job.out, job.scoring) for job in jobs}
+    total = {entry.name: entry.run.steps for entry in entries}
+    position = {name: min(step, total[name]) for name, (step, _) in before.items()}
+    todo = [job for job in jobs if not before[job.name][1]]
+    failures: dict[str, str] = {}
+    notes = set()
+    pool = Pool(work, min(count, len(todo)) or 1)
+    start, ready = sum(position.values()), len(jobs) - len(todo)
+    with pool, Progress(sum(total.values()), "step", initial=start, show=shows) as bar:
+
+        def hear(job: Job, news: Any) -> None:
+            if isinstance(news, str):
+                if news not in notes:  # once for all runs
+                    notes.add(news)
+                    bar.note(news)
+                return
+            bar.grow(max(news - total[job.name], 0))  # of the recipe auto, whose length data decide
+            total[job.name] = max(news, total[job.name])
+            bar.update(news - position[job.name], runs=f"{ready} of {len(jobs)}")
+            position[job.name] = news
+
+        try:
+            for job, outcome in pool.outcomes(todo, hear):
+                ready += 1
+                if isinstance(outcome, FewstepError):
+                    failures[job.name] = str(outcome)
+                    bar.note(f"failed: {job.name}: {outcome}")
+        except (KeyboardInterrupt, Stopped):
+            raise Stopped(
+                f"stopped: {ready} of {len(jobs)} runs are ready; the same command goes on from"
+                " there"
+            ) from None
+    return failures
+
+
+def work(job: Job, tell: Callable[[Any], None]) -> None:
+    """What a process does: trains the run on from where it is, and scores it."""
+    from fewstep.studies import scores
+    from fewstep.training import train as training
+
+    args, run, own, _ = train.read(job.words, "sweep")
+    notes = logging.Handler()
+    notes.emit = lambda record: tell(record.getMessage())  # type: ignore[method-assign]
+    log.addHandler(notes)
+    next_word = 0.0
+
+    def watch(state: State) -> None:
+        nonlocal next_word
+        if time.monotonic() > next_word or state.step == run.steps:
+            next_word = time.monotonic() + PACE
+            tell(state.step)
+
+    try:
+        generator = training.train(
+            run,
+            out=job.out,
+            resume=job.out.exists(),
+            device=args.device,
+            shard=args.shard,
+            workers=args.workers,
+            log=args.log,
+            strict=args.strict,
+            progress=False,
+            watch=watch,
+            **own,
+        )
+        if job.scoring is not None:
+            scores.score(generator, job.out, job.scoring)
+    finally:
+        log.removeHandler(notes)

@@ -1,0 +1,1 @@
+"""Many runs side by side: a sweep of settings with its table, and the comparison of run folders."""
