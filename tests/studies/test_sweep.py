@@ -153,6 +153,16 @@ def test_a_run_that_fails_stops_no_other(tmp_path, capsys):
     assert reason in (tmp_path / "sweep.html").read_text().replace("&#39;", "'")
 
 
+def test_a_warning_of_all_runs_is_told_once_even_quietly(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=(50, 2))
+    np.save("x.npy", x * (1, 0))
+    assert sweep(tmp_path / "out", "--seed", "1,2", "--data", "x.npy", "--no-eval") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert sum("constant" in line for line in lines) == 1
+    assert len(lines) == len(set(lines))
+
+
 def test_ctrl_c_keeps_what_is_done(tmp_path, undisturbed, monkeypatch, capsys):
     """The second run stops at its fourth step; the same command ends as if nothing had been."""
     from fewstep.training import loop
