@@ -104,7 +104,8 @@ def test_what_is_done_is_not_done_again(undisturbed, tmp_path, monkeypatch):
     # Another seed is trained alone; scores that were made otherwise are made again.
     assert sweep(folder, "--seed", "1,3", "--lr", "1e-3,2e-3") == 0
     assert trained == [(3, 0.001, False), (3, 0.002, False)]
-    assert sweep(folder, *GRID, "--steps", "2") == 0
+    assert sweep(folder, *GRID, "--steps", "2", "--metrics", "pixel_frechet") == 0
+    assert json.loads((folder / "table.json").read_text())["columns"] == ["pixel_frechet@2"]
     assert trained[2:] == [(seed, lr, True) for seed in (1, 2) for lr in (0.001, 0.002)]
     assert prints(undisturbed).items() <= prints(folder).items()
 
