@@ -35,6 +35,7 @@ SLOW = (
     "run/test_damage.py",
     "analysis/test_doctor.py",
     "cli/test_cli.py",
+    "studies/test_sweep.py",
     "exact/test_exact_laws.py",
     "exact/test_exact.py",
     "exact/test_exact_oracle.py",

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from fewstep.base.errors import UserError
 from fewstep.cli import train
 from fewstep.cli.choices import choices
-from fewstep.cli.sweep import entries_of
+from fewstep.cli.parse import parse_own
+from fewstep.cli.sweep import Args, entries_of
 
 
 def settings_of(line):
@@ -95,6 +96,13 @@ def test_a_mistake_is_one_line_before_anything_starts(line, message):
         settings_of(line)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_options_of_the_verb_stand_anywhere_among_those_of_train():
+    line = "--metrics energy toy --steps 1 2 --lr=1e-3,1 --no-eval --n=5 --flip --jobs 2 --seed 1"
+    own, rest = parse_own(Args, shlex.split(line), verb="sweep", description="")
+    assert own == Args(metrics=("energy",), steps=(1, 2), scores=False, n=5, jobs=2)
+    assert rest == ["toy", "--lr=1e-3,1", "--flip", "--seed", "1"]
 
 
 def entries(line):

@@ -104,7 +104,8 @@ def test_what_is_done_is_not_done_again(undisturbed, tmp_path, monkeypatch):
     # Another seed is trained alone; scores that were made otherwise are made again.
     assert sweep(folder, "--seed", "1,3", "--lr", "1e-3,2e-3") == 0
     assert trained == [(3, 0.001, False), (3, 0.002, False)]
-    assert sweep(folder, *GRID, "--steps", "2") == 0
+    assert sweep(folder, *GRID, "--steps", "2", "--metrics", "pixel_frechet") == 0
+    assert json.loads((folder / "table.json").read_text())["columns"] == ["pixel_frechet@2"]
     assert trained[2:] == [(seed, lr, True) for seed in (1, 2) for lr in (0.001, 0.002)]
     assert prints(undisturbed).items() <= prints(folder).items()
 
@@ -151,6 +152,16 @@ def test_a_run_that_fails_stops_no_other(tmp_path, capsys):
     (reason,) = table["failed"].values()
     assert "failed: lr-1e+38: " + reason in capsys.readouterr().out
     assert reason in (tmp_path / "sweep.html").read_text().replace("&#39;", "'")
+
+
+def test_a_warning_of_all_runs_is_told_once_even_quietly(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=(50, 2))
+    np.save("x.npy", x * (1, 0))
+    assert sweep(tmp_path / "out", "--seed", "1,2", "--data", "x.npy", "--no-eval") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert sum("constant" in line for line in lines) == 1
+    assert len(lines) == len(set(lines))
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path, undisturbed, monkeypatch, capsys):

@@ -59,7 +59,7 @@ def choices(argv: list[str]) -> list[Choice]:
     recipe, *rest = train.in_order(argv, "sweep")
     uses = occurrences(rest)
     first = {name: alternatives(name, uses[name]) for name in uses if DECIDING.match(name)}
-    several: dict[str, Any] = {}
+    several: dict[str, None] = {}
     combinations = []
     for values in product(*first.values()):
         start = [recipe, *chain(*values)]

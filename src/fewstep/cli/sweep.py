@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import re
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -166,16 +167,16 @@ def carry_out(jobs: list[Job], entries: list[Entry], count: int, shows: bool) ->
     position = {name: min(step, total[name]) for name, (step, _) in before.items()}
     todo = [job for job in jobs if not before[job.name][1]]
     failures: dict[str, str] = {}
-    notes = set()
+    warnings: set[str] = set()
     pool = Pool(work, min(count, len(todo)) or 1)
     start, ready = sum(position.values()), len(jobs) - len(todo)
     with pool, Progress(sum(total.values()), "step", initial=start, show=shows) as bar:
 
         def hear(job: Job, news: Any) -> None:
             if isinstance(news, str):
-                if news not in notes:  # once for all runs
-                    notes.add(news)
-                    bar.note(news)
+                if news not in warnings:  # once for all runs
+                    warnings.add(news)
+                    bar.note(news) if shows else print(news, file=sys.stderr)
                 return
             bar.grow(max(news - total[job.name], 0))  # of the recipe auto, whose length data decide
             total[job.name] = max(news, total[job.name])
@@ -202,9 +203,9 @@ def work(job: Job, tell: Callable[[Any], None]) -> None:
     from fewstep.training import train as training
 
     args, run, own, _ = train.read(job.words, "sweep")
-    notes = logging.Handler()
-    notes.emit = lambda record: tell(record.getMessage())  # type: ignore[method-assign]
-    log.addHandler(notes)
+    warnings = logging.Handler()
+    warnings.emit = lambda record: tell(record.getMessage())  # type: ignore[method-assign]
+    log.addHandler(warnings)
     next_word = 0.0
 
     def watch(state: State) -> None:
@@ -230,4 +231,4 @@ def work(job: Job, tell: Callable[[Any], None]) -> None:
         if job.scoring is not None:
             scores.score(generator, job.out, job.scoring)
     finally:
-        log.removeHandler(notes)
+        log.removeHandler(warnings)

@@ -12,7 +12,7 @@ from fewstep.analysis import report
 from fewstep.analysis.metrics import Result
 from fewstep.analysis.report import Section
 from fewstep.base.errors import storage
-from fewstep.base.table import text_table
+from fewstep.base.table import first_of, text_table
 from fewstep.base.version import __version__
 from fewstep.run.checkpoint import Checkpoint
 from fewstep.run.config import field_name
@@ -85,6 +85,15 @@ class Comparison:
     subjects: list[Subject]
 
     @property
+    def titles(self) -> list[str]:
+        """Of each run the last part of its path, or the whole where another one ends alike."""
+        ends = [Path(one.name).name for one in self.subjects]
+        return [
+            end if ends.count(end) == 1 else one.name
+            for end, one in zip(ends, self.subjects, strict=True)
+        ]
+
+    @property
     def different(self) -> list[str]:
         """The names of settings that differ, a setting that a run does not have included."""
         runs = [one.settings for one in self.subjects]
@@ -121,7 +130,7 @@ class Comparison:
     def table(self) -> tuple[list[str], list[list[str]]]:
         """(head, rows): a column for each of a few runs, a row for each of many."""
         different, columns = self.different, self.columns
-        lines = [["run", *(one.name for one in self.subjects)]]
+        lines = [["run", *self.titles]]
         settings = [one.settings for one in self.subjects]
         lines += [[name, *(word(run.get(name, "-")) for run in settings)] for name in different]
         facts = [one.facts for one in self.subjects]
@@ -136,9 +145,10 @@ class Comparison:
     def notes(self) -> list[str]:
         """How many settings are alike, and which runs have no scores."""
         lines = [f"{len(self.alike)} settings are alike"]
-        without = [one.name for one in self.subjects if not one.results]
+        pairs = zip(self.titles, self.subjects, strict=True)
+        without = [title for title, one in pairs if not one.results]
         if without:
-            lines.append(f"no scores of {', '.join(without)}: --eval computes them")
+            lines.append(f"no scores of {first_of(without)}: --eval computes them")
         return lines
 
     def text(self) -> str:
@@ -148,7 +158,8 @@ class Comparison:
     def write(self, path: Path) -> None:
         """A page with the table and the learning curves."""
         head, rows = self.table()
-        curves = learning_curves({one.name: [one.name] for one in self.subjects})
+        names = [[one.name] for one in self.subjects]
+        curves = learning_curves(dict(zip(self.titles, names, strict=True)))
         alike = [f"{name} = {word(value)}" for name, value in self.alike.items()]
         sections = [
             Section(title="What differs", tables=[report.Table(head, rows)]),

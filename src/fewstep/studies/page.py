@@ -84,7 +84,8 @@ def learning_curves(groups: Mapping[str, Sequence[str]], folder: Path = Path()) 
         columns = [*zip(*losses, strict=True)]
         report.line(ax, steps, columns, name if is_named else "_", **style)
     ax.set(xlabel="step", ylabel="loss")
-    if all(low > 0 for low in ax.get_ylim()):
+    low, high = ax.dataLim.intervaly
+    if 0 < low < high / 6:
         ax.set_yscale("log")
     handles, labels = ax.get_legend_handles_labels()
     if handles:
@@ -100,15 +101,18 @@ def _by_setting(table: Table) -> Figure:
     """The first column with its intervals, a line for each setting."""
     name = table.columns[0]
     rows = [row for row in table.rows if name in row.values][:30]
-    drawing, (ax,) = report.axes(height=1.2 + 0.25 * len(rows))
+    drawing, (ax,) = report.axes(height=0.9 + 0.3 * len(rows))
     for place, row in enumerate(rows):
         mean, low, high = interval(row.values[name])
         colour = COLOURS[place] if place < len(COLOURS) else GREY
-        ax.plot(row.values[name], [place] * len(row.values[name]), ".", color=GREY)
         if math.isfinite(low):
             ax.plot([low, high], [place, place], color=colour)
-        ax.plot([mean], [place], "o", color=colour)
+        ax.plot([mean], [place], "o", color=colour, markersize=6)
+        ax.plot(row.values[name], [place + 0.25] * len(row.values[name]), ".", color="grey")
     ax.set(xlabel=name, yticks=range(len(rows)), yticklabels=[label(row) for row in rows])
-    ax.invert_yaxis()
-    caption = f"{name} by setting: mean, 95 % interval over the runs, and each run as a grey point."
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    caption = (
+        f"{name} by setting: mean and 95 % interval over the runs, and below them each run as a"
+        " point."
+    )
     return Figure(report.svg(drawing), f"{name} by setting", caption)

@@ -19,6 +19,7 @@ from fewstep.studies.scores import Scoring
 
 NAME = "sweep.json"
 SEED = "seed"
+MOST_BYTES = 2**26  # of sweep.json
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     with storage(f"cannot read {file}"):
-        facts = document(file.read_bytes(), file)
+        facts = document(file.read_bytes(), file, MOST_BYTES)
     if not isinstance(facts, dict) or not isinstance(facts.get("runs"), dict):
         raise StorageError(f"{file} is not what 'fewstep sweep' writes: choose another --out")
     return facts
