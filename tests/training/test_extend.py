@@ -46,7 +46,7 @@ def test_an_extension_has_one_end_by_whatever_way_it_was_reached(tmp_path, field
     # Ended, extended and extended again.
     ended = train(run, out=tmp_path / "b")
     assert ended.fingerprint == at[run.iterations]
-    train(replace(run, extend=1), out=tmp_path / "b", resume=True)
+    train(replace(run, extend=2), out=tmp_path / "b", resume=True)
     assert train(longer, out=tmp_path / "b", resume=True).fingerprint == at_once.fingerprint
     # Killed within it.
     train(run, out=tmp_path / "c")
