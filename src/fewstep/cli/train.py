@@ -42,6 +42,7 @@ def main(argv: list[str]) -> int:
         quiet=args.quiet,
         resume=args.resume,
         shard=args.shard,
+        recompute=args.recompute,
         workers=args.workers,
         device=args.device,
         strict=args.strict,
