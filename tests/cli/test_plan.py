@@ -83,6 +83,35 @@ def test_what_a_pass_keeps_is_counted_without_memory(dropout):
     assert size_of(prepared).kept_bytes == pytest.approx(truth, rel=0.02)
 
 
+DIT = {"patch": 2, "width": 64, "depth": 6, "heads": 2}
+
+
+def test_recomputed_a_sample_keeps_the_inputs_of_blocks_and_one_block():
+    """Each of these inputs is a block's tokens [16, 64] in float32; time goes up by a fourth."""
+    prepared = prepare(run_of("diffusion", network="dit", network_options=DIT))
+    whole, again = size_of(prepared), size_of(prepared, recompute=True)
+    assert (again.weights, again.flops, again.block) == (whole.weights, whole.flops, whole.block)
+    inside = (whole.kept_bytes - again.kept_bytes) / 5  # of each block but one
+    assert again.kept_bytes == pytest.approx(inside + 6 * 16 * 64 * 4, rel=0.3)
+    budgets = [budget_of(prepared, kind="a100", recompute=on) for on in (False, True)]
+    assert budgets[1].hours == pytest.approx(budgets[0].hours * 4 / 3)
+    assert budgets[1].memory < budgets[0].memory
+
+
+def test_in_shards_each_process_has_its_part_and_two_blocks():
+    prepared = prepare(run_of("diffusion", network="dit", network_options=DIT))
+    size = size_of(prepared)
+    assert size.weights - size.rest == 6 * size.block
+    alone, two, four = (
+        budget_of(prepared, gpus=n, kind="a100", shard=n > 1).memory for n in (1, 2, 4)
+    )
+    rows = prepared.run.batch * size.kept_bytes
+    copies = 4 * size.weights * 5  # student, gradient, average, two moments
+    assert two - four == pytest.approx((rows + copies) / 4)
+    gathered = 4 * 2 * (size.rest + 2 * size.block)  # weights and gradients
+    assert alone - two == pytest.approx((rows + copies) / 2 - gathered)
+
+
 def test_what_is_cut_takes_its_part_of_the_memory_and_two_devices_half_of_the_hours():
     prepared = prepare(run_of("ect"))
     whole, two = (budget_of(prepared, gpus=n, kind="a100") for n in (1, 2))

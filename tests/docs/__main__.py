@@ -43,7 +43,7 @@ def special_of(command: str) -> Special | None:
 
 def without_launcher(command: str) -> str:
     """The words that one process gets of torchrun, srun or accelerate."""
-    start, launcher, rest = command.partition("-m fewstep ")
+    start, launcher, rest = command.replace("-m -- ", "-m ").partition("-m fewstep ")
     if launcher and start.split()[0] in ("torchrun", "accelerate"):
         return f"fewstep {rest}"
     return command.removeprefix("srun ").removeprefix(".venv/bin/")

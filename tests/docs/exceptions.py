@@ -28,7 +28,7 @@ EXCEPTIONS = [
     Special(r"fewstep serve digits", "parsed", "it listens until a signal: tests/serve"),
     Special(r"curl ", "left", "asks a server: tests/serve"),
     Special(r"docker ", "left", "Docker is not here"),
-    Special(r"(export|test) ", "left", "of a cluster's job script"),
+    Special(r"sbatch ", "left", "asks a cluster: tests/cli/test_ranks.py"),
     Special(r"python (-m )?(benchmarks|docs|examples)", "left", "minutes to hours; it exists"),
     Special(r"fewstep import ", "parsed", "checkpoints of others: tests/foreign"),
     Special(r"fewstep train glyphs --method mine:", "parsed", "a teacher of the reader's own"),

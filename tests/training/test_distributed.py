@@ -22,6 +22,7 @@ from torch import nn
 import fewstep as fs
 from fewstep.base.errors import NonFiniteError, UserError
 from fewstep.base.world import ALONE, World
+from fewstep.networks.blocks import blocks_of
 from fewstep.run import checkpoint
 from fewstep.run.build import build_method, with_defaults
 from fewstep.run.checkpoint import RunFolder
@@ -38,6 +39,8 @@ from fewstep.training.step import train_step
 from tests.support import ranks
 from tests.support.toys import tiny_run
 
+DEEP = {"width": 16, "depth": 2, "dropout": 0.1}
+
 
 def run_of(**fields) -> fs.Run:
     network = {"width": 16, "depth": 1, "dropout": 0.1}
@@ -53,6 +56,7 @@ def work_together(
     data: Callable[[], object] = lambda: None,
     network: Callable[[], nn.Module | None] = lambda: None,
     shard: bool = False,
+    recompute: bool = False,
     watch: Callable | None = None,
     log: tuple[str, ...] = (),
     before: Callable[[], None] = lambda: None,
@@ -65,7 +69,8 @@ def work_together(
 
     def work() -> None:
         before()
-        arguments = {"out": out, "resume": resume, "shard": shard, "watch": watch, "log": log}
+        arguments = {"out": out, "resume": resume, "shard": shard, "recompute": recompute}
+        arguments |= {"watch": watch, "log": log}
         run = run_of(**fields)
         fs.train(run, data(), network=network(), progress=False, device="cpu", **arguments)
 
@@ -187,6 +192,17 @@ def test_a_power_of_two_cuts_the_batch_in_whole_blocks():
             run_of(elastic_exact=number)
 
 
+def test_a_teacher_in_shards_that_ranks_ask_unlike_numbers_of_times_is_refused():
+    for options in ({"steps": 2}, {"steps": 1}):
+        run = with_defaults(run_of(method="pd", method_options=options))
+        method = build_method(run, Facts((2,), 0, 0.5, fs.data.load("ring8").units, ""))
+        if method.before is None:  # the run's teacher is whole
+            parallel.check_method(method)
+            continue
+        with pytest.raises(UserError, match="shard = True: the student before teaches along"):
+            parallel.check_method(method)
+
+
 def test_networks_that_several_processes_cannot_train_are_refused():
     run = with_defaults(run_of())
     dataset = fs.data.load("ring8")
@@ -203,13 +219,20 @@ def test_networks_that_several_processes_cannot_train_are_refused():
             return self.norm(self.layer(x)) * self.gain
 
     state = new_state(Prepared(run, facts, build_method(run, facts), network=WithNorm()))
+    state.world = World(0, 2)
     message = "norm is a BatchNorm1d, whose statistics differ by process"
     with pytest.raises(UserError, match=message):
-        parallel.check_network(state, False)
+        parallel.check_network(state, False, False, {})
+    state.world = ALONE
+    parallel.check_network(state, False, False, {})
+    with pytest.raises(UserError, match=r"norm is a BatchNorm1d, .* updated twice by --recompute"):
+        parallel.check_network(state, False, True, {"layer"})
     state.student.network.norm = nn.Identity()
-    parallel.check_network(state, False)
+    with pytest.raises(UserError, match="recompute = True: expected False: the network calls no"):
+        parallel.check_network(state, False, True, {})
+    parallel.check_network(state, False, True, {"layer"})
     with pytest.raises(UserError, match="gain is a single number"):
-        parallel.check_network(state, True)
+        parallel.check_network(state, True, False, {})
 
 
 def test_the_tree_is_the_gradient_of_the_mean():
@@ -274,10 +297,65 @@ def test_gradients_are_joined_whatever_way_the_passes_go(tmp_path, method, shard
 
 
 def test_accumulated_parts_of_each_process_are_the_whole_batch(tmp_path):
-    train(1, tmp_path / "one")
+    """And the same bits where activations are computed again."""
+    train(1, tmp_path / "one", network_options=DEEP)
     for name, shard in (("ddp", False), ("fsdp", True)):
-        train(2, tmp_path / name, accumulate=2, shard=shard)
+        ways = {"accumulate": 2, "shard": shard, "network_options": DEEP}
+        train(2, tmp_path / name, **ways)
+        train(2, tmp_path / f"{name} again", **ways, recompute=True)
+        assert fingerprint(tmp_path / f"{name} again") == fingerprint(tmp_path / name)
         assert farthest(weights(tmp_path / "one"), weights(tmp_path / name)) < 2e-5
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_of_a_network_in_shards_one_block_is_whole_at_a_time(tmp_path, recompute):
+    """In the forward pass, in the backward pass and when computed again; between steps none is."""
+
+    def watch(state) -> None:
+        if state.step == 1:
+            blocks = list(blocks_of(state.student.network).values())
+            assert len(blocks) == 3
+            inner = [block.get_submodule("inner") for block in blocks]
+            for layer in inner:
+                layer.register_forward_hook(lambda *_: counts.append(whole_of(inner)))
+                layer.register_full_backward_pre_hook(lambda *_: counts.append(whole_of(inner)))
+        if state.step == 2:
+            assert whole_of(state.trainable.modules()) == whole_of(state.averages["ema"].modules())
+            assert whole_of(state.trainable.modules()) == 0
+            assert counts == [1] * 3 * (4 if recompute else 3)  # of target and student, and back
+
+    def whole_of(modules) -> int:
+        weights = [getattr(module, "weight", None) for module in modules]
+        return sum(w is not None and not hasattr(w, "device_mesh") for w in weights)
+
+    counts: list[int] = []
+    options = {**DEEP, "depth": 3}
+    ways = {"shard": True, "recompute": recompute, "iterations": 2, "network_options": options}
+    work_together(2, tmp_path / "run", **ways, watch=watch)
+
+
+@pytest.mark.long
+def test_every_method_trains_in_shards_and_computed_again(tmp_path):
+    needs = {"cd", "scd", "direct_cm"}
+    run = run_of(method="diffusion", network_options=DEEP)
+    fs.train(run, out=tmp_path / "teacher", progress=False, device="cpu")
+
+    def train_all(name: str, **ways: bool) -> None:
+        for method in sorted({*fs.methods.__all__} - ({"pd"} if ways.get("shard") else set())):
+            options = {"teacher": tmp_path / "teacher"} if method in needs else {}
+            options |= {"out": tmp_path / f"{method}-{name}", "progress": False, "device": "cpu"}
+            run = run_of(method=method, network_options=DEEP)
+            fs.train(run, **options, **ways)
+
+    train_all("alone")
+    train_all("again", recompute=True)
+    outcomes = ranks.run(2, lambda: train_all("shards", shard=True, recompute=True), tmp_path, 500)
+    assert [rank.code for rank in outcomes] == [0, 0], [rank.text for rank in outcomes]
+    for method in fs.methods.__all__:
+        alone, again, shards = (tmp_path / f"{method}-{n}" for n in ("alone", "again", "shards"))
+        assert fingerprint(again) == fingerprint(alone)
+        if method != "pd":  # refused
+            assert farthest(weights(shards), weights(alone)) < 2e-5
 
 
 def test_sharded_checkpoints_hold_no_pickle_and_go_on_to_the_bit_and_with_other_numbers(tmp_path):
@@ -444,12 +522,14 @@ class Plain(nn.Module):
 
 
 class Straight(nn.Module):
+    """A network of one's own that calls one member of a list, and takes the other's weight."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.layer = nn.Linear(2, 2)
+        self.layers = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
 
     def forward(self, x, label, cond=None):
-        return self.layer(x)
+        return self.layers[0](x) @ self.layers[1].weight
 
 
 def initialise(kind: type[nn.Module], seed: int = 0) -> nn.Module:

@@ -363,17 +363,23 @@ def test_settings_are_written_out_in_full(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system knows no hang-up")
-def test_a_hang_up_stops_a_run_unless_it_is_ignored_as_under_nohup():
-    before = signal.getsignal(signal.SIGHUP)
+@pytest.mark.parametrize(
+    ("number", "other"),
+    [(signal.SIGHUP, signal.SIG_IGN), (signal.SIGUSR1, lambda *_: None)],
+    ids=["hang-up", "user"],
+)
+def test_a_signal_stops_a_run_unless_the_program_around_it_has_another_use(number, other):
+    """A hang-up is ignored under nohup."""
+    before = signal.getsignal(number)
     try:
-        for handler, signals in ((signal.SIG_DFL, [signal.SIGHUP]), (signal.SIG_IGN, [])):
-            signal.signal(signal.SIGHUP, handler)
+        for handler, signals in ((signal.SIG_DFL, [number]), (other, [])):
+            signal.signal(number, handler)
             with stop_requests() as requests:
-                signal.raise_signal(signal.SIGHUP)
+                signal.raise_signal(number)
                 assert requests == signals
-            assert signal.getsignal(signal.SIGHUP) is handler
+            assert signal.getsignal(number) is handler
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(number, before)
 
 
 def test_a_run_that_fails_at_its_first_step_is_saved_and_fails_there_again(tmp_path):

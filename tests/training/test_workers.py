@@ -186,7 +186,7 @@ def test_a_worker_killed_from_outside_never_interrupts_what_the_run_is_at(impati
     assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_workers_leave_the_signals_that_stop_a_run_to_it(name):
     steps = batches(lambda step: os.getpid(), 0, 40, 2)
     pids = {next(steps), next(steps)}

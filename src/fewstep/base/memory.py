@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fewstep.base.errors import OutOfMemory
+from fewstep.base.world import ALONE, World
 
 MOST = 4096  # rows at once
 FEW = 16  # rows that need no measuring
@@ -38,11 +39,15 @@ log = logging.getLogger("fewstep")
 
 @dataclass
 class Room:
-    """What is known of the memory that one network takes; all calls of it share what is learned."""
+    """What is known of the memory that one network takes; all calls of it share what is learned.
+
+    world: the processes that share the rows, of which each makes one part in turn and gets all.
+    """
 
     row: float | None = None  # bytes, once measured
     most: float = math.inf  # rows at once, since memory ended with more
     least: int = 1  # rows that are never cut
+    world: World = ALONE
 
     def parts(
         self,
@@ -51,18 +56,22 @@ class Room:
         batch: int | None = None,
         device: torch.device | None = None,
     ) -> Iterator[Result]:
-        """work(rows) of consecutive rows 0 .. n - 1, in their order.
+        """work(rows) of consecutive rows 0 .. n - 1, in their order; a tensor where ranks share it.
 
         batch: rows at once; None: what memory takes, 4096 at most. Where memory ends there are
         half as many from then on, and one warning says so. Raises OutOfMemory where a single row
         does not fit.
         """
         size = int(min(self.rows(n, work, device) if batch is None else batch, self.most))
-        size = max(size, self.least)
+        size = self.world.first(max(size, self.least))  # of any other size a part has other bits
         first, before = 0, 0
         while first < n:
-            rows = range(first, min(first + size, n))
-            results, reason = _attempt(work, rows)
+            turns = [
+                range(at, min(at + size, n)) for at in range(first, n, size)[: self.world.size]
+            ]
+            rows, mine = turns[0], turns[self.world.rank : self.world.rank + 1]
+            results, reason = _attempt(work, mine[0]) if mine else ([], "")
+            reason = next(filter(None, self.world.texts(reason)), "")
             if reason and len(rows) <= self.least:
                 raise OutOfMemory(
                     f"out of memory with {len(rows)} at once: {reason}; free some memory, or take"
@@ -80,8 +89,12 @@ class Room:
                     *(before, size, size),
                 )
                 before = 0
-            yield results[0]
-            first = rows.stop
+            first = turns[-1].stop
+            if self.world.size == 1:
+                yield from results
+            else:
+                own: Any = next(iter(results), None)
+                yield from self.world.each_part(own, len(turns))  # type: ignore[misc]
 
     def rows(self, n: int, work: Callable[[range], Any], device: torch.device | None) -> int:
         """The power of two of rows that take a share of the memory there is; all of few rows."""

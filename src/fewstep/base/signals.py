@@ -12,7 +12,10 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """A list that gets the first SIGINT, SIGTERM or SIGHUP; a second one acts as without this."""
+    """A list that gets the first signal to stop; a second one acts as without this.
+
+    They are SIGINT, SIGTERM, SIGHUP, and SIGUSR1, by which Slurm's users ask for the same.
+    """
     requests: list[int] = []
     handlers: dict[int, Any] = {}
 
@@ -31,6 +34,10 @@ def stop_requests() -> Iterator[list[int]]:
         # A hang-up that nohup ignores stays ignored.
         if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:
             handlers[hang_up] = signal.signal(hang_up, note)
+        user = getattr(signal, "SIGUSR1", None)
+        # It may mean something else to the program around this.
+        if user is not None and signal.getsignal(user) is signal.SIG_DFL:
+            handlers[user] = signal.signal(user, note)
     except ValueError:
         pass  # outside the main thread no handler can be set
     try:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool)
 
 _TEXT = 512  # bytes of a text that ranks exchange
 
@@ -35,6 +39,26 @@ class World:
     def total(self, number: int) -> int:
         """The sum of every rank's number."""
         return number if self.size == 1 else int(self.gather(torch.tensor([number])).sum())
+
+    def first(self, number: int) -> int:
+        """Rank 0's number."""
+        return int(self.texts(str(number))[0])
+
+    def each_part(self, own: Tensor | None, parts: int) -> Iterator[Tensor]:
+        """The tensors of the first ranks on every rank, one after the other, on the CPU.
+
+        own: this rank's, if it is one of these; their shapes and types may differ.
+        """
+        from torch import distributed
+
+        facts = "" if own is None else json.dumps([TYPES.index(own.dtype), *own.shape])
+        for rank, text in enumerate(self.texts(facts)[:parts]):
+            number, *shape = json.loads(text)
+            part = torch.empty(shape, dtype=TYPES[number])
+            if rank == self.rank and own is not None:
+                part = own.contiguous()
+            distributed.broadcast(part, rank)
+            yield part
 
     def meet(self) -> None:
         """Waits until all ranks are here."""

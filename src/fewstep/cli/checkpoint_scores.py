@@ -64,7 +64,7 @@ def score(args: Args, last: Generator, dataset: Dataset, options: dict[str, Any]
         record = read(path).record
         stage = record.stage or 1
         composite = args.composite and stage > 1
-        generator = open_generator(args, path, composite=composite)
+        generator = open_generator(args, path, last.room.world, composite=composite)
         if args.teacher is not None:  # on the process of the checkpoint's stage
             options["teacher"] = open_teacher(args, args.teacher, generator)
         results, _ = evaluate(generator, dataset, **options)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from fewstep.cli.parse import parse
-from fewstep.cli.sampling import SamplingArgs, sampled_by
+from fewstep.cli.sampling import SamplingArgs, sampled_by, share
 
 if TYPE_CHECKING:
     from fewstep.analysis.metrics import Extractor, Teacher
+    from fewstep.base.world import World
     from fewstep.data import Dataset
     from fewstep.run.generator import Generator
 
@@ -96,22 +97,32 @@ class Args(SamplingArgs, OwnArgs):
 
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="eval", description=DESCRIPTION)
+    from fewstep.training import ranks
+
+    check_weights(args.weights, args.extractor)
+    check_together(args)
+    with ranks.connect(args.device) as (world, device):
+        return score(replace(args, device=str(device)), world)
+
+
+def score(args: Args, world: World) -> int:
+    """Scores by all processes together, of which the first prints; returns the exit code."""
     from fewstep.analysis.metrics import evaluate, gains, open_extractor, verdicts
     from fewstep.analysis.metrics.drawing import default_steps
     from fewstep.cli import checkpoint_scores, score_text
     from fewstep.run.datasets import data_of
 
-    check_weights(args.weights, args.extractor)
-    check_together(args)
-    generator = open_generator(args, args.run)
+    generator = open_generator(args, args.run, world)
     steps = default_steps(generator) if args.steps is None else args.steps
     check_levels(args.later_sigmas, steps)
     dataset = data_of(generator.run, generator.facts, args.data)
     extractor = None
     if args.extractor is not None:
         extractor = open_extractor(args.extractor, weights=args.weights)
+        extractor = replace(extractor, room=replace(extractor.room, world=world))
     if args.metrics == ("help",):
-        print(metrics_help(dataset, extractor))
+        if world.main:
+            print(metrics_help(dataset, extractor))
         return 0
     options = {**evaluation_options(args), "extractor": extractor}
     if args.teacher is not None:
@@ -119,9 +130,12 @@ def main(argv: list[str]) -> int:
     if args.all_checkpoints:
         options |= {"steps": args.steps or (1,)}
         rows = checkpoint_scores.score(args, generator, dataset, options)
-        checkpoint_scores.show(rows, as_json=args.json, picture=args.picture, quiet=args.quiet)
+        if world.main:
+            checkpoint_scores.show(rows, as_json=args.json, picture=args.picture, quiet=args.quiet)
         return 0
     results, speeds = evaluate(generator, dataset, steps=steps, **options)
+    if not world.main:
+        return 0
     judgements, changes = verdicts(results), gains(results)
     if args.json:
         rows_by_kind: dict[str, list[Any]]
@@ -136,7 +150,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def open_generator(args: Args, path: str | Path, *, composite: bool | None = None) -> Generator:
+def open_generator(
+    args: Args, path: str | Path, world: World, *, composite: bool | None = None
+) -> Generator:
     """The generator of a run or of one of its checkpoints, as it was asked for."""
     from fewstep.cli.user_code import own_parts
     from fewstep.run.generator import load
@@ -144,7 +160,7 @@ def open_generator(args: Args, path: str | Path, *, composite: bool | None = Non
     composite = args.composite if composite is None else composite
     own = own_parts(args)
     generator = load(path, ema=args.ema, device=args.device, composite=composite, **own)
-    return sampled_by(generator, args)
+    return sampled_by(share(generator, world), args)
 
 
 def open_teacher(args: Args, name: str, student: Generator) -> Teacher:
@@ -154,13 +170,14 @@ def open_teacher(args: Args, name: str, student: Generator) -> Teacher:
     from fewstep.cli.user_code import own_network, own_parts
 
     source = own_network("teacher", name, {}) if is_own(name) else name
-    return metrics.open_teacher(
+    teacher = metrics.open_teacher(
         source,
         student,
         solver=args.teacher_solver,
         moves=args.teacher_moves,
         network=own_parts(args).get("network"),
     )
+    return replace(teacher, generator=share(teacher.generator, student.room.world))
 
 
 def evaluation_options(args: Args) -> dict[str, Any]:

@@ -58,7 +58,9 @@ def main(argv: list[str]) -> int:
     if own.kind is not None and own.kind not in KINDS:
         raise unknown("kind of machine", own.kind, KINDS)
     prepared = prepare_run(run, code, own, args.device)
-    budget = budget_of(prepared, gpus=own.gpus, kind=own.kind, steps=own.steps)
+    require(not args.shard or own.gpus > 1, "shard", args.shard, "several processes: --gpus N")
+    ways = {"shard": args.shard, "recompute": args.recompute}
+    budget = budget_of(prepared, gpus=own.gpus, kind=own.kind, steps=own.steps, **ways)
     if own.json:
         print(json.dumps({"recipe": run.recipe, "method": run.method, **asdict(budget)}))
     else:
@@ -128,7 +130,7 @@ def text_of(run: Run, budget: Budget, gpus: int, kind: str | None) -> str:
         room = KINDS[kind][1]
         memory += f" of {room / 1e9:.0f} GB"
         if budget.memory > room:
-            memory += ": too much, --accumulate cuts the batch"
+            memory += ": too much: --accumulate cuts the batch, see also --recompute and --shard"
     teacher = f", the teacher {budget.teacher_passes:.3g}" if budget.teacher_passes else ""
     lines = [
         f"{run.recipe}, {run.method}: {run.steps:,} x {run.batch} samples",

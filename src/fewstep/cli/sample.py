@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from fewstep.cli.parse import parse
-from fewstep.cli.sampling import SamplingArgs, sampled_by
+from fewstep.cli.sampling import SamplingArgs, sampled_by, share
 from fewstep.cli.user_code import own_parts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import torch
     from torch import Tensor
 
+    from fewstep.base.world import World
     from fewstep.data.pictures import Rows
     from fewstep.run.generator import Generator
 
@@ -68,10 +72,9 @@ class Args(SamplingArgs, OwnArgs):
 
 def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="sample", description=DESCRIPTION)
-    from fewstep.base.errors import NonFiniteError, UserError
-    from fewstep.data import read_condition
+    from fewstep.base.errors import UserError
     from fewstep.run import output
-    from fewstep.run.generator import load
+    from fewstep.training import ranks
 
     if args.out.suffix not in output.ENDINGS:
         ends = ", ".join(output.ENDINGS)
@@ -80,32 +83,48 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--n {args.n}: expected at least 1")
     if args.cond is not None and args.label is not None:
         raise UserError(f"--cond {args.cond} and --label {args.label}: expected one or the other")
-    generator = load(
-        args.run, ema=args.ema, device=args.device, composite=args.composite, **own_parts(args)
-    )
+    with ranks.connect(args.device) as (world, device):
+        return sample(args, world, device)
+
+
+def sample(args: Args, world: World, device: torch.device) -> int:
+    """The samples, of all processes together, in the file; returns the exit code."""
+    from fewstep.data import read_condition
+    from fewstep.run import output
+    from fewstep.run.generator import load
+
+    place, own = str(device), own_parts(args)
+    generator = load(args.run, ema=args.ema, device=place, composite=args.composite, **own)
+    generator = share(generator, world)
     names = generator.facts.names
     output.check(args.out, generator, "--out")
     cond = args.label if args.cond is None else read_condition(args.cond, names)
     generator = sampled_by(generator, args)
-    x = generator.sample(
-        args.n,
-        steps=args.steps,
-        seed=args.seed,
-        cond=cond,
-        batch=args.batch,
-    )
-    bad = int((~x.flatten(1).isfinite()).any(1).sum())
-    if bad:
-        raise NonFiniteError(
-            f"{bad} of {args.n} samples are not finite, and none were written: the run's weights"
-            " have diverged: train again with a lower --lr"
-        )
+    options: dict[str, Any]
+    options = {"steps": args.steps, "seed": args.seed, "cond": cond, "batch": args.batch}
+    if not world.main:  # it keeps none of them
+        check_finite(generator.sample_parts(args.n, **options), args.n)
+        return 0
+    x = generator.sample(args.n, **options)
+    check_finite([x], args.n)
     beside, missing = rows_beside(x, generator, cond, args)
     about = output.write(args.out, x, generator, cond, beside) + missing
     if not args.quiet:
         line = f"{args.n} samples of shape {tuple(x.shape[1:])} in {args.out}"
         print(f"{line}: {about}" if about else line)
     return 0
+
+
+def check_finite(parts: Iterable[Tensor], n: int) -> None:
+    """Raises NonFiniteError where some of the n samples are not finite."""
+    from fewstep.base.errors import NonFiniteError
+
+    bad = sum(int((~x.flatten(1).isfinite()).any(1).sum()) for x in parts)
+    if bad:
+        raise NonFiniteError(
+            f"{bad} of {n} samples are not finite, and none were written: the run's weights have"
+            " diverged: train again with a lower --lr"
+        )
 
 
 def rows_beside(x: Tensor, generator: Generator, cond: Any, args: Args) -> tuple[Rows | None, str]:

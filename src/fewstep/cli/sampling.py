@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from fewstep.base.world import World
     from fewstep.run.generator import Generator
 
 
@@ -33,6 +34,11 @@ class SamplingArgs:
     """The last move of --sampler addim: its own, or ddim, which leaves the guess as it is."""
     later_sigmas: tuple[float, ...] | None = None
     """Noise levels of the later steps, one fewer than the steps; left out, the run's."""
+
+
+def share(generator: Generator, world: World) -> Generator:
+    """The generator whose samples all processes make together."""
+    return replace(generator, room=replace(generator.room, world=world))
 
 
 def sampled_by(generator: Generator, args: SamplingArgs) -> Generator:

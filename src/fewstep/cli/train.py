@@ -44,6 +44,7 @@ def main(argv: list[str]) -> int:
         quiet=args.quiet,
         resume=args.resume,
         shard=args.shard,
+        recompute=args.recompute,
         workers=args.workers,
         log=args.log,
         device=args.device,

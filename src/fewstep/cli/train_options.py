@@ -62,6 +62,10 @@ class Launch(Run):
     """Loggers beside metrics.jsonl: csv, tensorboard, wandb, trackio."""
     shard: bool = False
     """Of several processes, each holds a part of the weights (FSDP2)."""
+    recompute: bool = False
+    """Keep no activations of the network's blocks: less memory, about a third more time; no bit
+    depends on it.
+    """
     workers: int = 0
     """Processes that draw batches ahead; no bit depends on them."""
     prediction: str | None = None

@@ -59,6 +59,9 @@ probe: Ability[Callable[..., tuple[dict[str, Any], str] | None] | None] = Abilit
 # Of balances: makes the module that is trained beside the student.
 module: Ability[Callable[[], nn.Module] | None] = Ability("module", None)
 
+# Of solvers: whether the rows decide how many times it asks the denoiser.
+counts_rows: Ability[bool] = Ability("counts_rows", False)
+
 # Of steps of a sampler: whether it takes `past=`, a `solvers.Past` of the moves so far.
 remembers: Ability[bool] = Ability("remembers", False)
 

@@ -102,7 +102,7 @@ def on_rows(
     index = rows.nonzero().flatten()
     is_idle = not len(index)
     if is_idle:
-        if not _in_shards(denoiser):
+        if not in_shards(denoiser):
             return into
         index = torch.zeros(1, dtype=torch.long)
     index = _pad(index, len(rows), x_t.device)
@@ -121,8 +121,10 @@ def _pad(index: Tensor, rows: int, device: torch.device) -> Tensor:
     return torch.cat([index, index[:1].expand(-len(index) % size)])[:rows]
 
 
-def _in_shards(denoiser: Denoiser) -> bool:
+def in_shards(denoiser: Denoiser) -> bool:
     """Whether a pass needs all processes: then each makes it, even with no rows of its own."""
+    if isinstance(denoiser, Guided | Awake):
+        return in_shards(denoiser.denoiser)
     network = denoiser.network if isinstance(denoiser, Preconditioned) else None
     return hasattr(denoiser, "unshard") or hasattr(network, "unshard")
 

@@ -12,13 +12,14 @@ from torch.nn.functional import gelu
 
 from fewstep.base.conditions import apply_mask, mask_of
 from fewstep.base.errors import require
+from fewstep.networks import blocks
 from fewstep.networks.attention import LayerNorm
 from fewstep.networks.dropout import Masks, drop, masks_for, probability
 from fewstep.networks.patches import grid_of, patch_of, patchify, unpatchify
 from fewstep.networks.transformer_blocks import Embedding, SelfAttention, positions, zero
 
 
-class Block(nn.Module):
+class Block(blocks.Block):
     """h + gate attention(norm(h) (1 + scale) + shift), then the same with an MLP.
 
     The condition gives both gates, scales and shifts. The map to these six starts at 0, so a fresh

@@ -12,6 +12,7 @@ from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from fewstep.base.conditions import apply_mask
 from fewstep.base.errors import require
+from fewstep.networks import blocks
 from fewstep.networks.attention import attend
 from fewstep.networks.dropout import Masks, drop, masks_for, probability
 from fewstep.networks.edm2_layers import (
@@ -70,7 +71,7 @@ def decoder(widths: Sequence[int], blocks: int, skips: list[int]) -> Iterator[Pa
             now = widths[level]
 
 
-class Block(nn.Module):
+class Block(blocks.Block):
     """A residual branch that the embedding scales, then attention if it has heads.
 
     The encoder's blocks normalise each pixel first; the part "down" halves the resolution first,

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from fewstep.base.errors import require
+from fewstep.networks import blocks
 from fewstep.networks.attention import LayerNorm
 from fewstep.networks.dropout import Masks, drop, masks_for, probability
 from fewstep.networks.embedding import NoiseFeatures, features_fit, labels_fit, parts_of
 
 
-class Block(nn.Module):
+class Block(blocks.Block):
     """h + out(mask * silu(inner(norm(h) * (1 + scale) + shift))), both from the condition."""
 
     def __init__(self, width: int, embedding: int) -> None:

@@ -20,7 +20,7 @@ from torch.nn.functional import silu
 
 from fewstep.base.conditions import apply_mask, mask_of
 from fewstep.base.errors import require
-from fewstep.networks import attention
+from fewstep.networks import attention, blocks
 from fewstep.networks.attention import at_least_float32
 from fewstep.networks.dropout import Masks, drop, masks_for, probability
 from fewstep.networks.patches import grid_of, patch_of, patchify, unpatchify
@@ -100,7 +100,7 @@ class GroupNorm(attention.GroupNorm):
         return torch.addcmul(over_axes(self.bias, h), norm, over_axes(self.weight, h))
 
 
-class Block(nn.Module):
+class Block(blocks.Block):
     """x + conv(drop(silu(norm(conv(silu(norm(x)))) (1 + scale) + shift))), both of the embedding.
 
     x passes a 1x1 convolution where the channels change. A fresh block is this map of x alone.

@@ -22,6 +22,7 @@ from torch.nn.functional import avg_pool2d, interpolate, silu
 
 from fewstep.base.conditions import apply_mask
 from fewstep.base.errors import require
+from fewstep.networks import blocks
 from fewstep.networks.attention import GroupNorm, LayerNorm
 from fewstep.networks.dropout import Masks, drop, masks_for, probability
 from fewstep.networks.transformer_blocks import (
@@ -38,7 +39,7 @@ def group_norm(width: int) -> GroupNorm:
     return GroupNorm(math.gcd(32, width), width)
 
 
-class ResBlock(nn.Module):
+class ResBlock(blocks.Block):
     """x + conv(drop(silu(norm(conv(silu(norm(x)))) (1 + scale) + shift))).
 
     A skip joins behind the first norm.
@@ -65,7 +66,7 @@ class ResBlock(nn.Module):
         return x + self.outer(drop(silu(h), self.dropout, self.site, masks))
 
 
-class TransformerBlock(nn.Module):
+class TransformerBlock(blocks.Block):
     """h + attention(norm(h)), then h + outer(drop(silu(inner(norm(h))) (1 + scale) + shift)).
 
     h is `[B, tokens, width]`. A skip joins h itself.

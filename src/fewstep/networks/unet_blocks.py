@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, silu
 
 from fewstep.base.errors import UserError, require
-from fewstep.networks import attention
+from fewstep.networks import attention, blocks
 from fewstep.networks.attention import attend_pixels
 from fewstep.networks.dropout import Masks, drop, probability
 from fewstep.networks.transformer_blocks import levels_fit
@@ -128,7 +128,7 @@ class Style:
         return self if dropping is None or side in dropping else replace(self, dropout=0.0)
 
 
-class Block(nn.Module):
+class Block(blocks.Block):
     """s (x + conv1(mask * silu(norm1(conv0(silu(norm0(x)))) by emb))), then attention if asked.
 
     Attention is s (x + attention(norm2(x))). `number` is the layer of the dropout mask.

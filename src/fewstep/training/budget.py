@@ -27,6 +27,8 @@ from fewstep.core import abilities
 from fewstep.core.denoiser import Models
 from fewstep.core.method import Method
 from fewstep.networks.attention import has_tangent
+from fewstep.networks.blocks import blocks_of
+from fewstep.networks.blocks import recompute as recomputed
 from fewstep.networks.dropout import Masks
 from fewstep.networks.outline import WithoutMemory
 from fewstep.run.build import build_student
@@ -71,10 +73,10 @@ class Passes:
     look: float  # without
     tangent: float  # with a derivative along a direction
 
-    @property
-    def cost(self) -> float:
-        """In passes without a gradient."""
-        return self.learn * (1 + BACKWARD) + self.look + self.tangent * (1 + TANGENT)
+    def cost(self, recompute: bool) -> float:
+        """In passes without a gradient; recompute: one with a gradient is made twice."""
+        learn = 1 + BACKWARD + recompute
+        return self.learn * learn + self.look + self.tangent * (1 + TANGENT)
 
 
 def passes_of(prepared: Prepared, method: Method) -> tuple[Passes, Passes]:
@@ -111,10 +113,15 @@ class Size:
     weights: int
     flops: float
     kept_bytes: float  # that autograd keeps for the backward pass, in fp32
+    block: int  # weights of its largest block
+    rest: int  # weights that are in no block
 
 
-def size_of(prepared: Prepared) -> Size:
-    """Of the run's network. Raises UserError where it cannot be outlined without its weights."""
+def size_of(prepared: Prepared, *, recompute: bool = False) -> Size:
+    """Of the run's network. Raises UserError where it cannot be outlined without its weights.
+
+    recompute: what is kept is then the inputs of blocks, and all of the largest block.
+    """
     run, facts = prepared.run, prepared.facts
     if isinstance(prepared.network, nn.Module):
         network = copy.deepcopy(prepared.network)  # the user's own stays where it is
@@ -123,29 +130,44 @@ def size_of(prepared: Prepared) -> Size:
             network = build_student(run, facts, prepared.method, prepared.network).network
     weights = sum(p.numel() for p in network.parameters())
     network = network.to("meta").train()
+    blocks = list(blocks_of(network).values())
+    sizes = [sum(p.numel() for p in block.parameters()) for block in blocks]
     cond = prepared.arrays.rows(torch.arange(4) % len(prepared.arrays)).cond
 
-    def count(rows: int) -> tuple[float, float]:
+    def count(rows: int, again: bool) -> tuple[float, float, float]:
         x = torch.empty(rows, *facts.shape, device="meta", requires_grad=True)
         label = torch.empty(rows, device="meta")
         own = each(lambda part: part[:rows].to("meta"), cond)
         masks = _Masks(rows, (0,))
         more = (masks,) if abilities.masks(network) else ()
-        with FlopCounterMode(display=False) as flops, _activations() as activations:
+        with (
+            recomputed(blocks if again else ()),
+            FlopCounterMode(display=False) as flops,
+            _activations(blocks) as (activations, inside),
+        ):
             network(x, label, own, *more)
-        return flops.get_total_flops(), sum(activations.values()) + masks.nbytes
+        memory = sum(activations.values()) + masks.nbytes
+        return flops.get_total_flops(), memory, max(inside, default=0)
+
+    def of_one(again: bool = False) -> Tensor:
+        two, four = (torch.tensor(count(rows, again), dtype=torch.float64) for rows in (2, 4))
+        return (four - two).clamp_min(0) / 2
 
     try:
-        (two, kept_two), (four, kept_four) = count(2), count(4)
+        flops, memory, inside = of_one().tolist()
+        if recompute and blocks:
+            memory = of_one(again=True)[1].item() + inside
     except (NotImplementedError, RuntimeError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"network {run.network!r} cannot be counted: {reason}") from error
-    return Size(weights, (four - two) / 2, max(kept_four - kept_two, 0.0) / 2)
+    return Size(weights, flops, memory, max(sizes, default=0), weights - sum(sizes))
 
 
 @contextmanager
-def _activations() -> Iterator[dict[int, int]]:
-    """The bytes that autograd keeps inside, weights too, by storage."""
+def _activations(
+    blocks: Sequence[nn.Module],
+) -> Iterator[tuple[dict[int, int], list[int]]]:
+    """The bytes that autograd keeps inside, weights too: by storage, and of each block."""
     activations: dict[int, int] = {}
     alive: list[Tensor] = []  # so that no storage's address is another's
 
@@ -155,8 +177,19 @@ def _activations() -> Iterator[dict[int, int]]:
         alive.append(x)
         return x
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        yield activations
+    inside: list[int] = []
+    hooks = []
+    for block in blocks:
+        enter = lambda *_: inside.append(-sum(activations.values()))  # noqa: E731
+        hooks.append(block.register_forward_pre_hook(enter))
+        leave = lambda *_: inside.append(inside.pop() + sum(activations.values()))  # noqa: E731
+        hooks.append(block.register_forward_hook(leave))
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            yield activations, inside
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @dataclass(frozen=True)
@@ -176,22 +209,36 @@ class Budget:
 
 
 def budget_of(
-    prepared: Prepared, *, gpus: int = 1, kind: str | None = None, steps: int = 0
+    prepared: Prepared,
+    *,
+    gpus: int = 1,
+    kind: str | None = None,
+    steps: int = 0,
+    shard: bool = False,
+    recompute: bool = False,
 ) -> Budget:
-    """The budget of a run on so many devices of a kind; steps: that are timed on this machine."""
-    run, size = prepared.run, size_of(prepared)
+    """The budget of a run on so many devices of a kind; steps: that are timed on this machine.
+
+    In shards two blocks are whole: the one in use, and the next one, on its way.
+    """
+    run, size = prepared.run, size_of(prepared, recompute=recompute)
     stages = prepared.stages
     ends = [*(stage.last for stage in stages[:-1]), run.steps]
     shares = [(end - stage.first) / run.steps for stage, end in zip(stages, ends, strict=True)]
     passes = [passes_of(prepared, stage.method) for stage in stages]
-    cost = sum(share * ours.cost for share, (ours, _) in zip(shares, passes, strict=True))
-    teacher = sum(share * theirs.cost for share, (_, theirs) in zip(shares, passes, strict=True))
+    pairs = list(zip(shares, passes, strict=True))
+    cost = sum(share * ours.cost(recompute) for share, (ours, _) in pairs)
+    teacher = sum(share * theirs.cost(False) for share, (_, theirs) in pairs)
     samples = float(run.steps) * run.batch
     flops = size.flops * samples * (cost + teacher)
     groups = 2 + len(run.averages) + any(one.ema_rate is not None for one in prepared.method.chain)
     groups += len(stages) > 1  # the frozen network
     moments = MOMENTS[run.optimizer]
-    for_weights = 4.0 * size.weights * (groups + 1 + moments + (teacher > 0))
+    for_weights = 4.0 * size.weights * (groups + 1 + moments)
+    if shard:
+        whole = size.rest + 2 * size.block
+        for_weights = for_weights / gpus + 4.0 * 2 * whole  # and their gradients
+    for_weights += 4.0 * size.weights * (teacher > 0)
     rows = run.batch / gpus / run.accumulate
     narrow = 1.0 if run.precision == "fp32" else 0.5
     device = "cpu" if kind is None and prepared.device.type == "cpu" else "cuda"
@@ -206,8 +253,8 @@ def budget_of(
         hours = flops / rate / 3600
         basis = f"estimated: {REACHED:.0%} of the peak of {gpus} x {kind}"
     elif steps:
-        first = passes[0][0].cost + passes[0][1].cost  # of the stage that is timed
-        seconds = _time_steps(prepared, steps) * (cost + teacher) / first
+        first = passes[0][0].cost(recompute) + passes[0][1].cost(False)  # of the stage timed
+        seconds = _time_steps(prepared, steps, recompute) * (cost + teacher) / first
         hours = seconds * run.steps / 3600
         basis = f"{steps} steps timed on this machine"
     return Budget(
@@ -224,12 +271,13 @@ def budget_of(
     )
 
 
-def _time_steps(prepared: Prepared, steps: int) -> float:
+def _time_steps(prepared: Prepared, steps: int, recompute: bool) -> float:
     """Seconds of a step of the first stage: a median without the first step, which is slower."""
     state = new_state(replace(prepared, network=copy.deepcopy(prepared.network)))
     stage = prepared.stages[0]
     seconds = []
-    with surroundings(grad=True), threads(prepared.run.threads):  # as a training has them
+    blocks = blocks_of(state.student.network).values() if recompute else ()
+    with surroundings(grad=True), threads(prepared.run.threads), recomputed(blocks):
         for step in range(steps + 1):
             start = time.perf_counter()
             batch = to_device(draw_batch(stage, prepared.arrays, step), prepared.device)

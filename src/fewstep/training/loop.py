@@ -37,6 +37,7 @@ class Launch:
     world: World
     out: Path | None
     shard: bool
+    recompute: bool
     workers: int
     locks: tuple[int, ...]  # file descriptors that a worker must not keep
     progress: bool

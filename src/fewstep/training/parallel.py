@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 
 from torch import nn
 
 from fewstep.base.errors import UserError, require
 from fewstep.base.world import World, whole
+from fewstep.core import abilities
+from fewstep.core.denoiser import Preconditioned
 from fewstep.core.method import Method
 from fewstep.run import averages
 from fewstep.run.config import Run
 from fewstep.training import optimizers
-from fewstep.training.state import Loss, State
+from fewstep.training.state import State
 
 
 def check(run: Run, world: World, shard: bool) -> None:
@@ -34,14 +35,28 @@ def check(run: Run, world: World, shard: bool) -> None:
     require(not (shard and run.elastic_exact), "shard", shard, whole_gradients)
 
 
-def check_network(state: State, shard: bool) -> None:
-    """Raises UserError where a network cannot be trained by several processes."""
-    for name, module in state.trainable.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            kind = type(module).__name__
+def check_method(method: Method) -> None:
+    """Raises UserError where ranks would ask a network in shards unlike numbers of times."""
+    for one in method.chain:
+        solver = getattr(one.coupling, "solver", None)
+        if abilities.counts_rows(solver) and abilities.needs(one.coupling) - {"teacher"}:
             raise UserError(
-                f"{name} is a {kind}, whose statistics differ by process: use GroupNorm"
+                "shard = True: the student before teaches along a grid, where the rows of a process"
+                " decide how many times it is asked, and shards need all processes each time: leave"
+                " --shard out (DDP)"
             )
+
+
+def check_network(state: State, shard: bool, recompute: bool, blocks: Collection[str]) -> None:
+    """Raises UserError where a network cannot be trained by several processes, or recomputed."""
+    several = state.world.size > 1
+    for name, module in state.trainable.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (several or recompute):
+            kind = type(module).__name__
+            why = "differ by process" if several else "would be updated twice by --recompute"
+            raise UserError(f"{name} is a {kind}, whose statistics {why}: use GroupNorm")
+    need = "False: the network calls no member of a ModuleList or Sequential, so it has no blocks"
+    require(bool(blocks) or not recompute, "recompute", recompute, need)
     for name, p in state.trainable.named_parameters():
         if shard and p.ndim == 0:
             raise UserError(
@@ -49,16 +64,24 @@ def check_network(state: State, shard: bool) -> None:
             )
 
 
-def join(run: Run, method: Method, state: State, shard: bool, has_unused: bool) -> None:
+def join(
+    run: Run,
+    method: Method,
+    state: State,
+    shard: bool,
+    *,
+    blocks: Collection[str],
+    has_unused: bool,
+) -> None:
     """Connects the networks of a state at its first step with those of the other processes.
 
-    has_unused: some weights get no gradient, which DDP has to look for.
+    blocks: of the student's network, which are sharded one by one. has_unused: some weights get no
+    gradient, which DDP has to look for.
     """
     if state.world.size == 1:
         return
-    check_network(state, shard)
     if shard:
-        _shard(run, method, state)
+        _shard(run, method, state, blocks)
         return
     if run.elastic_exact:  # it adds the gradients itself, in its own order
         return
@@ -72,39 +95,26 @@ def join(run: Run, method: Method, state: State, shard: bool, has_unused: bool) 
         )
 
 
-def _shard(run: Run, method: Method, state: State) -> None:
+def _shard(run: Run, method: Method, state: State, blocks: Collection[str]) -> None:
+    """Divides every network. A pass has one block whole, and what is in none of them."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     # Its advice, given at every pass, against changing a network's output in place: nothing does.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     if method.before is not None and state.frozen is None:
-        state.spare = averages.average_of(state.student)  # now: a network in shards is not copied
+        # Now: a network in shards is not copied.
+        state.spare = averages.average_of(state.averages["ema"])
     mesh = init_device_mesh(next(state.student.parameters()).device.type, (state.world.size,))
     for module in [*state.trainable.values(), *state.averages.values(), state.frozen, state.spare]:
-        if module is not None:
-            network = getattr(module, "network", module)
-            fully_shard(network, mesh=mesh, reshard_after_forward=True)
+        if isinstance(module, Preconditioned):
+            parts = [*map(module.network.get_submodule, blocks), module.network]
+        else:
+            parts = [] if module is None else [module]
+        for part in parts:
+            fully_shard(part, mesh=mesh, reshard_after_forward=True)
     state.optimizer = optimizers.build(run, state.trainable.parameters())
-    state.loss = Sharded(state.trainable, state.models)
     state.is_sharded = True
-
-
-class Sharded(Loss):
-    """The loss of networks in shards; their gradients can stay apart until a step's last part."""
-
-    @contextmanager
-    def no_sync(self) -> Iterator[None]:
-        from torch.distributed.fsdp import FSDPModule
-
-        networks = [m for m in self.trainable.modules() if isinstance(m, FSDPModule)]
-        for module in networks:
-            module.set_requires_gradient_sync(False)
-        try:
-            yield
-        finally:
-            for module in networks:
-                module.set_requires_gradient_sync(True)
 
 
 def plain(module: nn.Module, fresh: nn.Module) -> nn.Module:

@@ -17,6 +17,7 @@ from fewstep.training.precision import PASSES
 from fewstep.training.state import State
 
 ROWS = 4  # that a trial looks at
+NEED = "expected network(x, noise_label [B] float32, cond) -> a tensor like x"
 
 
 def choose_by_trial(prepared: Prepared, state: State) -> tuple[Prepared, str]:
@@ -50,7 +51,7 @@ def _first_batch(prepared: Prepared, method: Method) -> Batch:
     return to_device(draw_batch(stage, prepared.arrays, 0), prepared.device)
 
 
-def try_out(prepared: Prepared, method: Method, state: State) -> bool:
+def try_out(prepared: Prepared, method: Method, state: State, advice: str = NEED) -> bool:
     """One loss and gradient before anything is written; whether some weights got no gradient.
 
     Raises UserError where the network does not fit the data.
@@ -74,7 +75,7 @@ def try_out(prepared: Prepared, method: Method, state: State) -> bool:
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"the network {run.network!r} fails on data of shape {tuple(batch.x0.shape[1:])}:"
-            f" {reason}; expected network(x, noise_label [B] float32, cond) -> a tensor like x"
+            f" {reason}; {advice}"
         ) from error
     has_unused = any(p.grad is None for p in state.trainable.parameters())
     state.trainable.zero_grad(set_to_none=True)

@@ -42,7 +42,8 @@ MEETING = timedelta(minutes=30)  # that ranks wait for each other at the start, 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # accelerate's too
 SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")  # of a step, not of its script
 
-_runs = 0  # of this process so far, so that each has signs of its own
+_runs = 0  # of this process so far, so that each has signs and keys of its own
+_meeting: Any = None  # the store at which they all meet
 
 
 def launched_world(env: Mapping[str, str] = os.environ) -> World:
@@ -91,6 +92,7 @@ def connect(device: str) -> Iterator[tuple[World, torch.device]]:
     if own:
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo",
+            store=_store(world),
             rank=world.rank,
             world_size=world.size,
             timeout=MEETING,
@@ -108,6 +110,20 @@ def connect(device: str) -> Iterator[tuple[World, torch.device]]:
         raise
     if own:  # only where all have ended well: with an operation pending, this could wait for ever
         distributed.destroy_process_group()
+
+
+def _store(world: World) -> Any:
+    """Where the ranks of this run meet; under the keys of the run before they would wait for ever.
+
+    The store is kept: rank 0 may hold it, and the next run begins with the other ranks.
+    """
+    from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
+
+    global _meeting
+    if _meeting is None:
+        meetings = rendezvous("env://", world.rank, world.size, timeout=MEETING)
+        _meeting, *_ = next(iter(meetings))
+    return PrefixStore(f"run {_runs}", _meeting)
 
 
 @contextmanager

@@ -205,7 +205,7 @@ class State:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Takes over a checkpoint. Raises StorageError where its tensors are not this state's."""
         if "frozen" in checkpoint.groups and self.frozen is None:
-            self.frozen = self.spare or average_of(self.student)
+            self.frozen = self.spare or average_of(self.averages["ema"])
         self.check(checkpoint)
         if self.is_sharded and checkpoint.is_sharded:
             self._read_shards(checkpoint)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from fewstep.base.errors import Stopped, require
 from fewstep.base.surroundings import surroundings, threads
 from fewstep.base.world import World
 from fewstep.data.description import refuse, text_of, warn
+from fewstep.networks.blocks import blocks_of, recompute, watch_calls
 from fewstep.run import averages, checkpoint, lock, stages
 from fewstep.run.build import Network, OwnMethod
 from fewstep.run.checkpoint import Checkpoint
@@ -45,6 +47,7 @@ def train(
     resume: bool = False,
     device: str = "auto",
     shard: bool = False,
+    recompute: bool = False,
     workers: int = 0,
     progress: bool = True,
     log: Sequence[str | Opener] = (),
@@ -63,6 +66,8 @@ def train(
     resume: continue what is in `out`, bit for bit, or start there if there is nothing.
     shard: of several processes each holds a part of every weight (FSDP2), and not all of them
     (DDP). Processes are started by torchrun or another launcher; all of them call this alike.
+    recompute: the backward pass computes the activations of each block of the network again, so
+    that they take no memory meanwhile; no bit depends on it.
     workers: processes that draw batches ahead; no bit depends on them.
     log: loggers beside metrics.jsonl: "csv", "tensorboard", "wandb", "trackio", or a function of a
     `fewstep.training.loggers.Start` that returns what has `write(row)` and `close()`.
@@ -70,20 +75,21 @@ def train(
     warning.
     watch: called with the state after every step, to look and not to touch.
     Raises UserError, NonFiniteError, StorageError, OutOfMemory, and, having saved, Stopped after
-    SIGINT (Ctrl-C), SIGTERM or SIGHUP: of a run without `out` the error's `generator` is what was
-    trained so far. Where another process is lost, this one ends with exit code 5.
+    SIGINT (Ctrl-C), SIGTERM, SIGHUP or SIGUSR1: of a run without `out` the error's `generator` is
+    what was trained so far. Where another process is lost, this one ends with exit code 5.
     """
     require(isinstance(run, Run), "run", run, "a fewstep.Run, for instance fewstep.recipes.toy()")
     folder = None if out is None else Path(out)
     # What is asked for; the rest is known once the processes are connected.
     prepare_at = partial(prepare, run, data, network, method=method, init=init, teacher=teacher)
-    launch_at = partial(
-        Launch, out=folder, shard=shard, workers=workers, watch=watch, log=openers(log, folder)
-    )
+    ways: dict[str, Any] = {"shard": shard, "recompute": recompute, "workers": workers}
+    launch_at = partial(Launch, out=folder, watch=watch, log=openers(log, folder), **ways)
     with ranks.connect(device) as (world, place):
         parallel.check(run, world, shard)
         with _locks(folder, world) as locks:
             prepared = prepare_at(checkpoint=_newest(folder, resume, world), device=place)
+            if shard:
+                parallel.check_method(prepared.method)
             _look_at_data(prepared, strict, world.main)
             launch = launch_at(world=world, locks=locks, progress=progress and world.main)
             with threads(run.threads):
@@ -130,18 +136,18 @@ def _train(prepared: Prepared, launch: Launch) -> Generator:
     state.world = world
     # What only its networks can tell.
     prepared, reason = preflight.choose_by_trial(prepared, state)
-    has_unused = [preflight.try_out(prepared, stage.method, state) for stage in prepared.stages]
+    blocks = blocks_of(state.student.network)
+    with watch_calls(blocks) as names:
+        has_unused = [preflight.try_out(prepared, stage.method, state) for stage in prepared.stages]
+    blocks = {name: block for name, block in blocks.items() if name in names}
     # All processes train the same.
     run, facts = prepared.run, prepared.facts
     settings = json.dumps([run.to_json(), facts.to_json()], sort_keys=True)
     ranks.agree(world, "settings and data", hashlib.sha256(settings.encode()).hexdigest())
     if world.size > 1:
         ranks.agree(world, "initial weights", checkpoint.fingerprint(state.groups()))
-    fresh = averages.average_of(state.student) if launch.shard else None  # shards are not copied
-    parallel.join(run, prepared.method, state, launch.shard, any(has_unused))
-    recorder = None if launch.out is None else Recorder(prepared, state, launch.out, launch.log)
-    if launch.progress:
-        _announce(prepared, reason)
+    fresh = averages.average_of(state.averages["ema"]) if launch.shard else None
+    parallel.check_network(state, launch.shard, launch.recompute, blocks)
 
     def result() -> Generator:
         average = state.averages["ema"]
@@ -154,15 +160,25 @@ def _train(prepared: Prepared, launch: Launch) -> Generator:
         parts = (own, facts, trained, average, state.step, state.fingerprint())
         return Generator(*parts, level_choice=state.level_choice)
 
-    try:
-        loop(prepared, state, launch, recorder)
-    except Stopped as error:
-        if launch.out is None:
-            error.generator = result()
-        raise
-    finally:
-        if recorder:
-            recorder.loggers.close()
+    with recompute(blocks.values() if launch.recompute else ()):
+        parallel.join(
+            run, prepared.method, state, launch.shard, blocks=blocks, has_unused=any(has_unused)
+        )
+        for stage in prepared.stages if launch.shard or launch.recompute else ():
+            advice = "without --shard and --recompute it ran: leave them out"
+            preflight.try_out(prepared, stage.method, state, advice)
+        recorder = None if launch.out is None else Recorder(prepared, state, launch.out, launch.log)
+        if launch.progress:
+            _announce(prepared, reason)
+        try:
+            loop(prepared, state, launch, recorder)
+        except Stopped as error:
+            if launch.out is None:
+                error.generator = result()
+            raise
+        finally:
+            if recorder:
+                recorder.loggers.close()
     return result()
 
 

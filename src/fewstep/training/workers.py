@@ -27,7 +27,11 @@ from fewstep.base.randomness import generator
 from fewstep.training.batches import Batch
 
 AHEAD = 2  # batches that each worker draws before they are needed
-STOPS = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+STOPS = {
+    *(signal.SIGINT, signal.SIGTERM),
+    getattr(signal, "SIGHUP", signal.SIGTERM),
+    getattr(signal, "SIGUSR1", signal.SIGTERM),
+}
 HINTS = {"SIGKILL": " (out of memory?)", "SIGBUS": " (is /dev/shm full?)"}
 
 

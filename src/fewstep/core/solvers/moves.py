@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewstep.base.conditions import Cond
 from fewstep.base.errors import require
-from fewstep.core.denoiser import Denoiser, awake
+from fewstep.core.denoiser import Denoiser, awake, in_shards
 from fewstep.core.process import Process, Time, expand, per_row
 
 
@@ -66,7 +66,7 @@ def heun(
     last = s == 0
     v = process.velocity(x, denoiser(x, t, cond), t)
     straight = x + expand(step, x) * v
-    if bool(last.all()):
+    if bool(last.all()) and not in_shards(denoiser):
         return move(x, t, s, straight)
     # Rows in their last move ask where they stand.
     half_t = torch.where(last, t, t + alpha * step)
@@ -87,6 +87,7 @@ class Along:
 
     solver: Callable[..., Tensor]
     grid: tuple[float, ...]
+    counts_rows = True
 
     def __call__(
         self,
