@@ -145,7 +145,7 @@ def toy_run(tmp_path_factory):
 
 def test_a_longer_run_of_a_finished_one_is_named(toy_run):
     longer = small_run(iterations=16)
-    with pytest.raises(fs.errors.UserError, match=f"--init {toy_run} --out NEW, which is a new"):
+    with pytest.raises(fs.errors.UserError, match=f"--extend 8; .* --init {toy_run} --out NEW"):
         fs.train(longer, out=toy_run, resume=True, progress=False, device="cpu")
     again = fs.train(longer, init=str(toy_run), progress=False, device="cpu")
     assert again.step == 16

@@ -91,6 +91,19 @@ def test_the_best_checkpoint_stays_whenever_it_comes(tmp_path_factory, values, k
     assert fs.load(out / "best").step == step
 
 
+def test_each_stage_has_a_best_of_its_own(tmp_path, monkeypatch):
+    """Of progressive distillation the first has more steps, and so a lower score."""
+    values = [0.1, 0.2, 0.5, 0.3, 0.7, 0.6]
+    monkeypatch.setattr(scores.Scores, "of", lambda self, state: values[state.step - 1])
+    halving = {"method": "pd", "method_options": {"steps": 4}}
+    run = tiny_run(eval_every=1, checkpoint_every=9, **halving)
+    with pytest.raises(Killed):
+        train(run, out=tmp_path, watch=kill_at(4))
+    assert read_best(tmp_path / "best.json") == Best(4, "energy", 0.3)
+    train(run, out=tmp_path, resume=True)
+    assert read_best(tmp_path / "best.json") == Best(6, "energy", 0.6)
+
+
 def test_a_score_is_the_distance_of_samples_of_the_average_to_validation_rows(tmp_path):
     result = train(tiny_run(eval_every=6), out=tmp_path)
     rows = fs.data.load("ring8").validation.x0

@@ -13,6 +13,7 @@ from fewstep.base import figures
 from fewstep.run.config import Run
 from fewstep.training.log import SCORE, is_step
 from fewstep.training.loggers import Row, numbers
+from fewstep.training.scores import best_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,9 +54,12 @@ def _panel(ax: Axes, rows: Sequence[Row], name: str) -> None:
     if (y > 0).all() and name != "lr":
         ax.set_yscale("log")
     if name.startswith(SCORE):
-        best = int(y.argmin())
         ax.plot(steps, y, "o-")
-        ax.plot(steps[best], y[best], "o", label=f"best: {y[best]:.4g} at {steps[best]:.0f}")
+        stage = max(row.get("stage", 1) for row in rows)
+        best = best_of(rows, name.removeprefix(SCORE), stage)
+        if best is not None:
+            label = f"best: {best.value:.4g} at {best.step}"
+            ax.plot(best.step, best.value, "o", label=label)
     elif name == "lr":
         ax.plot(steps, y)
     else:

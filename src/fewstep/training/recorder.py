@@ -25,7 +25,7 @@ from fewstep.run.prepare import Prepared
 from fewstep.training import incidents
 from fewstep.training.batches import Batch
 from fewstep.training.drawing import draw_curves, draw_samples
-from fewstep.training.log import SCORE, chain_of, log_until, rows_of
+from fewstep.training.log import SCORE, chain_of, is_step, log_until, rows_of
 from fewstep.training.loggers import Loggers, Opener, Row, Start
 from fewstep.training.scores import best_of, scores_of
 from fewstep.training.state import State
@@ -62,7 +62,7 @@ class Recorder:
         if prepared.checkpoint is not None:
             state.restore(prepared.checkpoint)
         self.scores = scores_of(prepared, self.world.main)
-        self.best: Best | None = None  # known to rank 0
+        self.score_rows: list[Row] = []  # of the log, known to rank 0
         self.loggers = Loggers({}, Start(out, {}, []))
         if self.world.main:
             with storage(f"cannot read {self.folder.metrics}"):
@@ -70,8 +70,9 @@ class Recorder:
             # Before there is a run in the folder: one may be refused.
             self.loggers = Loggers(loggers, Start(out, prepared.run.to_json(), rows))
             self._prepare_folder()
-            if self.scores and (best := best_of(rows, self.scores.metric)):
-                self._take_best(best)
+            self.score_rows += [row for row in rows if not is_step(row)]
+            with storage(f"cannot write to {self.folder.path}"):
+                self._name_best(self._best())
 
     def _prepare_folder(self) -> None:
         """Brings the folder to where the run stands."""
@@ -150,19 +151,25 @@ class Recorder:
         if self.scores is None:
             return "", False
         step, metric = self.state.step, self.scores.metric
-        value = self.scores.of(self.state)
-        self._log({"step": step, SCORE + metric: value})
-        is_best = value is not None and (self.best is None or value < self.best.value)
-        if value is not None and is_best:
-            self.best = Best(step, metric, value)
+        value, before = self.scores.of(self.state), self._best()
+        row: Row = {"step": step, SCORE + metric: value}
+        if len(self.prepared.stages) > 1:
+            row = {**row, "stage": self.state.stage}
+        self._log(row)
+        self.score_rows.append(row)
+        is_best = value is not None and (before is None or value < before.value)
         text = "not finite" if value is None else f"{value:.4g}"
         line = f"step {step}: {metric} {text} on validation{', the best so far' * is_best}"
         return line, bool(self.world.total(is_best))
 
-    def _take_best(self, best: Best) -> None:
-        """The best of the steps so far, of a run that goes on."""
-        self.best = best
-        with storage(f"cannot write to {self.folder.path}"):
+    def _best(self) -> Best | None:
+        """The best step of this stage so far; None where nothing was scored."""
+        metric = self.scores.metric if self.scores else ""
+        return best_of(self.score_rows, metric, self.state.stage)
+
+    def _name_best(self, best: Best | None) -> None:
+        """Writes which checkpoint is the best, if that is known; the one before stays named."""
+        if best is not None:
             best.write(self.folder.best)
 
     def record(self) -> Record:
@@ -201,7 +208,7 @@ class Recorder:
         self.saver.wait()  # before there are two copies
         groups = copy_groups(self.state.groups())
         record = self.record().to_json()
-        tidy = partial(self._tidy, self.best)
+        tidy = partial(self._tidy, self._best())
 
         def work() -> None:
             disk.make_folder(path.parent)
@@ -218,12 +225,11 @@ class Recorder:
             record = self.record().to_json()
             checkpoint.write_shards(path, self.state.groups(), record, self.world)
             if self.world.main:
-                self._tidy(self.best)
+                self._tidy(self._best())
 
     def _tidy(self, best: Best | None) -> None:
         """Names the best checkpoint, which is there, and removes those that need not stay."""
-        if best is not None:
-            best.write(self.folder.best)
+        self._name_best(best)
         self.folder.prune(self.prepared.run.keep_checkpoints)
 
     def _sync_log(self) -> None:

@@ -123,8 +123,12 @@ def distance_to(rows: Tensor, metric: str, dataset: Dataset) -> Distance:
     return lambda x: frechet(judge.features(x), goal)
 
 
-def best_of(rows: Iterable[Row], metric: str) -> Best | None:
-    """The first of the lowest scores in a log; None where it has none."""
+def best_of(rows: Iterable[Row], metric: str, stage: int) -> Best | None:
+    """The first of a stage's lowest scores in a log; None where it has none.
+
+    Another stage may be sampled in another number of steps.
+    """
     name = SCORE + metric
-    values = [Best(row["step"], metric, row[name]) for row in rows if row.get(name) is not None]
+    own = [row for row in rows if row.get("stage", stage) == stage and row.get(name) is not None]
+    values = [Best(row["step"], metric, row[name]) for row in own]
     return min(values, key=lambda best: best.value, default=None)
