@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fewstep as fs
+from fewstep.analysis.doctor import subject_of
+from fewstep.analysis.doctor.training_log import training_log
 from fewstep.base.errors import StorageError, UserError
 from fewstep.base.randomness import block_seed, generator
 from fewstep.cli import main
@@ -89,6 +91,15 @@ def test_the_best_checkpoint_stays_whenever_it_comes(tmp_path_factory, values, k
     if keep:
         assert len(steps - {step}) <= keep
     assert fs.load(out / "best").step == step
+
+
+def test_doctor_reads_the_rows_of_steps_alone_and_knows_an_extended_end(tmp_path):
+    train(tiny_run(eval_every=2, extend=2), out=tmp_path)
+    subject = subject_of(tmp_path, device="cpu")
+    assert [row["step"] for row in subject.log] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert subject.progress == 5 / 6
+    severities = {one.name: one.severity for one in training_log(subject).verdicts}
+    assert severities["unfinished"] == severities["non-finite"] == "ok"
 
 
 def test_each_stage_has_a_best_of_its_own(tmp_path, monkeypatch):
