@@ -40,10 +40,11 @@ AUDITED = {
         "fewstep/cli/user_code.py",
         "import by name",
     ): "module:function that the user typed; no file can name it",
-    (
-        "fewstep/training/ranks.py",
-        "network",
-    ): "processes of one run, that a launcher's environment names to each other",
+    **{
+        (f"fewstep/training/{name}.py", "network"): "processes of one run, that a launcher's"
+        " environment names to each other"
+        for name in ("ranks", "watch")
+    },
     **{
         (f"fewstep/serve/{name}.py", "network"): "the one package that listens, because asked to"
         for name in ("answers", "app", "body", "connection", "hosts", "server")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -30,8 +31,9 @@ class Outcome:
 
 @cache
 def warm_up() -> None:
-    """Imports what ranks need, so that not every child spends a second on it."""
-
+    """Imports what ranks need, so that not every child spends seconds on it."""
+    for module in ("torch.distributed.fsdp", "torch._dynamo"):  # shards, and blocks done again
+        import_module(module)
     for method in ("sct", "tcm", "gc"):
         run = tiny_run(method=method, iterations=4)
         fs.train(run, progress=False, device="cpu")

@@ -101,7 +101,7 @@ def main(argv: list[str]) -> int:
 
     check_weights(args.weights, args.extractor)
     check_together(args)
-    with ranks.connect(args.device) as (world, device):
+    with ranks.connect(args.device, then="start again") as (world, device):
         return score(replace(args, device=str(device)), world)
 
 

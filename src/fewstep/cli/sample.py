@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--n {args.n}: expected at least 1")
     if args.cond is not None and args.label is not None:
         raise UserError(f"--cond {args.cond} and --label {args.label}: expected one or the other")
-    with ranks.connect(args.device) as (world, device):
+    with ranks.connect(args.device, then="start again") as (world, device):
         return sample(args, world, device)
 
 

@@ -179,6 +179,6 @@ def _saving_on_failure(
         else:
             outcome = "nothing was updated"
         raise OutOfMemory(
-            f"out of memory: {reason}; {outcome}: continue with --resume --accumulate 2 or more,"
-            " which changes the last bits"
+            f"out of memory: {reason}; {outcome}: continue with --resume --recompute, which"
+            " changes no bit, or --resume --accumulate 2 or more, which changes the last ones"
         ) from error

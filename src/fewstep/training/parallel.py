@@ -51,10 +51,11 @@ def check_network(state: State, shard: bool, recompute: bool, blocks: Collection
     """Raises UserError where a network cannot be trained by several processes, or recomputed."""
     several = state.world.size > 1
     for name, module in state.trainable.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (several or recompute):
+        if several and isinstance(module, nn.modules.batchnorm._BatchNorm):
             kind = type(module).__name__
-            why = "differ by process" if several else "would be updated twice by --recompute"
-            raise UserError(f"{name} is a {kind}, whose statistics {why}: use GroupNorm")
+            raise UserError(
+                f"{name} is a {kind}, whose statistics differ by process: use GroupNorm"
+            )
     need = "False: the network calls no member of a ModuleList or Sequential, so it has no blocks"
     require(bool(blocks) or not recompute, "recompute", recompute, need)
     for name, p in state.trainable.named_parameters():

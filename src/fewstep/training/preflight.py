@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from fewstep.base.errors import FewstepError, UserError
 from fewstep.core import abilities
@@ -68,6 +69,7 @@ def try_out(prepared: Prepared, method: Method, state: State, advice: str = NEED
         with passes_in(PASSES[run.precision]):
             models = replace(state.models(), frozen=state.frozen or state.averages["ema"])
             loss = method.loss(models, few.x0, few.z, few.times, few.cond, few.seeds)
+        buffers = [buffer.clone() for buffer in state.student.buffers()]
         loss.mean().backward()
     except FewstepError:
         raise
@@ -77,6 +79,16 @@ def try_out(prepared: Prepared, method: Method, state: State, advice: str = NEED
             f"the network {run.network!r} fails on data of shape {tuple(batch.x0.shape[1:])}:"
             f" {reason}; {advice}"
         ) from error
+    if not all(map(_same, buffers, state.student.buffers())):
+        raise UserError(
+            f"the network {run.network!r} counts its passes in a buffer, as BatchNorm does, and"
+            " --recompute makes each twice: leave it out"
+        )
     has_unused = any(p.grad is None for p in state.trainable.parameters())
     state.trainable.zero_grad(set_to_none=True)
     return has_unused
+
+
+def _same(x: Tensor, y: Tensor) -> bool:
+    """Whether two tensors hold the same numbers, or NaN in the same places."""
+    return bool(((x == y) | (x != x)).all())
