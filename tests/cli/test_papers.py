@@ -39,7 +39,7 @@ EDM2 = (
     {"model_channels": 8, "channels_per_head": 8, "num_blocks": 1},
 )
 BUFFERS = ("resample_filter", "freqs", "phases", "u")
-# Runs of the page whose whole way is gone by `make test`, and their steps.
+# Runs of the page whose whole way is gone, the first by `make test`, and their steps.
 PATHS = {"ect": "1,2", "ect-s": "1,2", "cd4": "4"}
 
 
@@ -124,7 +124,9 @@ def score(data: str, run: str, side: int, capsys: pytest.CaptureFixture[str]) ->
     return [one["value"] for one in results if one["metric"].endswith("frechet")]
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize(
+    "name", ["ect", *(pytest.param(one, marks=pytest.mark.long) for one in ("ect-s", "cd4"))]
+)
 def test_a_recipe_goes_from_the_files_to_a_score(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (words,) = (line for line in lines("train") if last_value(line, "--out") == name)

@@ -143,6 +143,7 @@ def sbatch(folder: Path, words: list[str], **environment: str) -> int:
     ).returncode
 
 
+@pytest.mark.long
 def test_the_script_for_slurm_trains_what_torchruns_processes_train(tmp_path):
     def work() -> None:
         assert main(["train", *RUN, "--out", str(tmp_path / "torchrun"), "--quiet"]) == 0

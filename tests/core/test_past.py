@@ -112,7 +112,7 @@ def test_the_error_falls_with_the_order(process, name):
     kind, order, *_ = name.split()
     claim = min(int(order) + 1, 3) if kind == "unipc" else min(int(order), 2)
     solver = SOLVERS[name]
-    shown = math.log2(error(process, solver, 64) / error(process, solver, 128))
+    shown = math.log2(error(process, solver, 32) / error(process, solver, 64))
     assert shown > claim - 0.35
 
 
