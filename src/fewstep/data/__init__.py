@@ -29,7 +29,7 @@ from fewstep.data.builtin import digits, grid25, ring8, spiral
 from fewstep.data.columns import NO_NAMES, Column, Names
 from fewstep.data.dataset import LOOKED_AT, SPLIT_SEED, Arrays, Dataset, change_cond, shuffle
 from fewstep.data.emoji import glyphs, glyphs64
-from fewstep.data.files import from_path, full_name, read, without_split
+from fewstep.data.files import from_path, full_name, is_pattern, read, without_split
 from fewstep.data.ideographs import hanzi, hanzi16
 from fewstep.data.reading import BadFiles, Reading
 from fewstep.data.scanning import Scan, scan
@@ -111,9 +111,11 @@ def read_dataset(name: str, reading: Reading) -> Dataset:
         require(reading.size is None, "data_size", reading.size, need)
         reading.refuse(name)
         reading.refuse_splits(name)
+        reading.refuse_latents(name)
         return DATASETS[name]()
     variable = split_name(name)
-    if name.startswith("hf:") or Path(name).exists() or (variable and variable[0].exists()):
+    is_there = Path(name).exists() or is_pattern(name) or (variable and variable[0].exists())
+    if name.startswith("hf:") or is_there:
         return from_path(name, reading)
     check_data_name(str(variable[0]) if variable else name)
     raise unknown("data set", name, DATASETS)  # of another scheme than hf:

@@ -34,7 +34,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from numpy.lib import format as npy
 
@@ -240,22 +240,28 @@ def check_numpy(path: Path) -> None:
     """
     if path.suffix.lower() == ".npy" and not zipfile.is_zipfile(path):
         with path.open("rb") as file:
-            _check_array(str(path), file, path.stat().st_size)
+            check_array(str(path), file, path.stat().st_size)
         return
     with zipfile.ZipFile(path) as source:
         check_entries(path, source.infolist())
         for entry in source.infolist():
             with source.open(entry) as file:
-                _check_array(f"{path}: {entry.filename}", file, entry.file_size)
+                check_array(f"{path}: {entry.filename}", file, entry.file_size)
 
 
-def _check_array(name: str, file: IO[bytes], size: int) -> None:
-    """Compares shape times width with the bytes that follow the header."""
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, Any]:
+    """(shape, whether columns come first, type) of a .npy, which is then read up to its numbers."""
     is_first = npy.read_magic(file) == (1, 0)
-    read_header = npy.read_array_header_1_0 if is_first else npy.read_array_header_2_0
+    read = npy.read_array_header_1_0 if is_first else npy.read_array_header_2_0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of headers that Python 2 wrote
-        shape, _, dtype = read_header(file)
+        result: tuple[tuple[int, ...], bool, Any] = read(file)
+    return result
+
+
+def check_array(name: str, file: IO[bytes], size: int) -> None:
+    """Compares shape times width with the bytes that follow the header."""
+    shape, _, dtype = read_header(file)
     if dtype.hasobject:
         raise UserError(f"cannot read {name}: it holds Python objects, which are never loaded")
     need = math.prod(shape) * dtype.itemsize

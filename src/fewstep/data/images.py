@@ -31,7 +31,7 @@ that are splits (train, val, test) are refused: they are no classes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import takewhile
 from os.path import splitext
 from pathlib import Path, PurePosixPath
@@ -56,8 +56,8 @@ class Listing(NamedTuple):
     files: Files
     names: list[str]
     others: list[str]
-    cond: Any
-    classes: tuple[str, ...]  # the sub-folders that labels number; none with a `dataset.json`
+    cond: Any = None
+    classes: tuple[str, ...] = ()  # the sub-folders that labels number; none with a `dataset.json`
 
     def sound(self, bad: Mapping[str, str]) -> Any:
         """The labels without those of bad pictures."""
@@ -69,12 +69,16 @@ class Listing(NamedTuple):
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
-def listing(path: Path, files: Files) -> Listing:
-    """The pictures and labels among the files. Raises UserError where they do not fit."""
-    names = [name for name in files if splitext(name)[1].lower() in SUFFIXES]
+def listing(path: Path, files: Files, suffixes: Collection[str] = SUFFIXES) -> Listing:
+    """The pictures, or files of other suffixes, and their labels.
+
+    Raises UserError where they do not fit.
+    """
+    names = [name for name in files if splitext(name)[1].lower() in suffixes]
     if not names:
+        what = "pictures" if suffixes == SUFFIXES else "arrays"
         raise UserError(
-            f"{path} holds no pictures: expected files that end in {', '.join(sorted(SUFFIXES))}"
+            f"{path} holds no {what}: expected files that end in {', '.join(sorted(suffixes))}"
         )
     top = _common_folder(names)
     tops = ["".join(f"{part}/" for part in top[:depth]) for depth in range(len(top) + 1)]

@@ -76,6 +76,10 @@ class Run:
     """Path of the test split, likewise."""
     cache: str | None = None
     """Folder where decoded pictures stay; None: beside them, where they are too many for memory."""
+    latents: Literal["mean-std", "mean-logvar"] | None = None
+    """Samples hold the moments of latents, means before deviations or log-variances, and each step
+    draws a latent of its own.
+    """
     flip: bool = False
     """Exchange left and right in half of the pictures that a step takes."""
     augment: float = 0.0
