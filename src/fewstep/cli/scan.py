@@ -51,7 +51,7 @@ class Args:
     test: str | None = None
     """As in training: the path of the test split."""
     cache: str | None = None
-    """As in training: the folder where decoded pictures stay."""
+    """As in training: the folder where decoded pictures and rows stay."""
     latents: Literal["mean-std", "mean-logvar"] | None = None
     """As in training: samples hold the moments of latents."""
     strict: bool = False

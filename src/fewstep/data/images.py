@@ -34,7 +34,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from itertools import takewhile
 from os.path import splitext
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,12 +92,17 @@ def listing(path: Path, files: Files, suffixes: Collection[str] = SUFFIXES) -> L
 
 def _common_folder(names: list[str]) -> tuple[str, ...]:
     """The folders that all pictures lie in, from the top."""
-    first, last = (PurePosixPath(name).parts[:-1] for name in (min(names), max(names)))
+    first, last = (_folders(name) for name in (min(names), max(names)))
     common = list(takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
     depth = len(common)
-    while any(PurePosixPath(name).parts[:-1][:depth] != first[:depth] for name in names):
+    while any(_folders(name)[:depth] != first[:depth] for name in names):
         depth -= 1
     return first[:depth]
+
+
+def _folders(name: str) -> tuple[str, ...]:
+    """The folders of a file from the top; by hand, since there may be millions."""
+    return tuple(part for part in name.split("/")[:-1] if part not in ("", "."))
 
 
 def _labels(path: Path, files: Files, names: list[str], place: str) -> Any:
@@ -127,8 +132,7 @@ def _sub_folders(path: Path, names: list[str], depth: int) -> tuple[Any, tuple[s
 
     Raises UserError for pictures beside the folders, and for folders that are splits.
     """
-    parts = [PurePosixPath(name).parts for name in names]
-    tops = [part[depth] if len(part) > depth + 1 else "" for part in parts]
+    tops = ["".join(_folders(name)[depth : depth + 1]) for name in names]
     labels, classes = number_texts(tops)
     if "" in classes and len(classes) > 1:
         stray = printable(names[tops.index("")])

@@ -191,7 +191,7 @@ class _Roles:
         """The pictures of a column of a large table, decoded once."""
         assert self.place is not None
         files, place = Pictures(self.frame, name), self.place
-        folder = Listing(Path(self.frame.name), files, files.names, [])  # type: ignore[arg-type]
+        folder = Listing(Path(self.frame.name), files, files.names, [])
         size, mark = self.reading.size, place.source()
 
         def header() -> dict[str, Any]:
