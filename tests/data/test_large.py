@@ -42,9 +42,9 @@ def same(one, other):
     assert (one.units, one.classes, one.names) == (other.units, other.classes, other.names)
     assert (one.cond_units, one.left_out) == (other.cond_units, other.left_out)
     assert one.sigma_data() == other.sigma_data()
-    index = torch.tensor([1, 0, 1])
     for split in ("train", "validation", "test"):
         a, b = getattr(one, split), getattr(other, split)
+        index = torch.tensor([1, 0, 1] if len(a) else [], dtype=torch.int64)
         assert torch.equal(a.x0, b.x0)
         assert torch.equal(a.rows(index).x0, b.rows(index).x0)
         left, right = leaves(a.rows(index).cond), leaves(b.rows(index).cond)
@@ -222,6 +222,27 @@ def test_all_units_of_a_kept_table_are_those_in_memory(tmp_path, units):
     same(data.load(path, **how), data.load(path, cache=str(tmp_path / "c"), **how))
 
 
+def test_splits_and_conditions_of_their_own_files_go_with_kept_rows(tmp_path):
+    rows = {name: tmp_path / f"{name}.npz" for name in ("a", "b", "c")}
+    for shift, path in enumerate(rows.values()):
+        np.savez(path, x=X + shift)
+    np.save(tmp_path / "cond.npy", X[:, 0] ** 2)
+    mask = np.arange(4) < 1 + np.arange(N)[:, None] % 4
+    np.savez(tmp_path / "mask.npz", mask=mask[:, None])
+    cache = str(tmp_path / "cache")
+    for how in (
+        {"validation": str(rows["b"]), "test": str(rows["c"])},
+        {"validation": str(rows["b"]), "holdout": 7.0},
+        {"cond": str(tmp_path / "cond.npy"), "holdout": 0.2},
+        {"cond": str(tmp_path / "mask.npz"), "channel_axis": 1},
+        {"holdout": 0.0},
+    ):
+        plain, kept = data.load(rows["a"], **how), data.load(rows["a"], cache=cache, **how)
+        same(plain, kept)
+        if "validation" not in how:
+            same(data.without_split(plain), data.without_split(kept))
+
+
 class Killed(BaseException):
     pass
 
@@ -369,15 +390,17 @@ def test_latents_are_mean_plus_std_times_noise_of_the_step(tmp_path):
     assert torch.equal(batch.x0, drawn(whole, 0).x0)
 
 
-def test_log_variances_and_deviations_are_the_same_law(tmp_path):
+def test_log_variances_and_deviations_are_the_same_law(tmp_path, caplog):
     one = data.load(latents(tmp_path), latents="mean-std")
     np.save(tmp_path / "x.npy", np.concatenate([MEANS, 2 * np.log(STDS)], 1))
     other = data.load(tmp_path / "x.npy", latents="mean-logvar")
     assert one.shape == other.shape == (4, 2, 3)
     torch.testing.assert_close(one.test.x0, other.test.x0, atol=1e-5, rtol=1e-5)
+    assert not caplog.text
     far = np.full_like(MEANS, 90.0)
     np.save(tmp_path / "far.npy", np.concatenate([MEANS, far], 1))
     assert data.load(tmp_path / "far.npy", latents="mean-logvar").units.scale[0] < 1e5
+    assert "no log-variance is below 0" in caplog.text
 
 
 def test_latents_do_not_depend_on_where_they_are(tmp_path, small_blocks):
@@ -428,6 +451,8 @@ def test_latents_of_unlike_shapes_and_of_no_arrays_are_refused(tmp_path):
         data.load(write_latents(tmp_path / "x.zip", rows), latents="mean-std")
     with pytest.raises(UserError, match="holds no arrays"):
         data.load(write_latents(tmp_path / "y.zip", []), latents="mean-std")
+    with pytest.raises(UserError, match=r"--latents reads \.npy files"):
+        data.load(latents(tmp_path))
     with pytest.raises(UserError, match="latents = mean-std: expected none with data digits"):
         data.load("digits", latents="mean-std")
     np.save(tmp_path / "three.npy", abs(MEANS[:, [0, 1, 2, 0, 1, 2]]))

@@ -21,7 +21,7 @@ from fewstep.base.conditions import (
     kinds,
     leaves,
 )
-from fewstep.base.data_names import DATA_NAMES, OWN_DATA, check_data_name
+from fewstep.base.data_names import DATA_NAMES, OWN_DATA, check_data_name, is_pattern
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.base.surroundings import surroundings
 from fewstep.data.beside import read_condition
@@ -29,7 +29,7 @@ from fewstep.data.builtin import digits, grid25, ring8, spiral
 from fewstep.data.columns import NO_NAMES, Column, Names
 from fewstep.data.dataset import LOOKED_AT, SPLIT_SEED, Arrays, Dataset, change_cond, shuffle
 from fewstep.data.emoji import glyphs, glyphs64
-from fewstep.data.files import from_path, full_name, is_pattern, read, without_split
+from fewstep.data.files import from_path, full_name, read, without_split
 from fewstep.data.ideographs import hanzi, hanzi16
 from fewstep.data.reading import BadFiles, Reading
 from fewstep.data.scanning import Scan, scan

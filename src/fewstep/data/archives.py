@@ -115,10 +115,8 @@ class _Entries(Mapping[str, File]):
         entries.sort(key=attrgetter("filename"))
         self.source = source
         text = "\0".join(entry.filename for entry in entries)
-        self.facts = {
-            name: np.fromiter(map(attrgetter(name), entries), np.int64, len(entries))
-            for name in self.FACTS
-        }
+        rows = map(attrgetter(*self.FACTS), entries)
+        self.facts = np.fromiter(rows, np.dtype((np.int64, len(self.FACTS))), len(entries))
         self.others = {e.filename: e for e in entries if e.filename != e.orig_filename}
         source.filelist.clear()
         source.NameToInfo.clear()
@@ -135,14 +133,17 @@ class _Entries(Mapping[str, File]):
         place = bisect_left(self.names, name)
         if place == len(self.names) or self.names[place] != name:
             raise KeyError(name)
-        mark = f"{self.facts['file_size'][place]} {self.facts['CRC'][place]}"
-        return File(partial(self._open, place), lambda: mark)
+        return File(partial(self._open, place), partial(self._mark, place))
+
+    def _mark(self, place: int) -> str:
+        _, _, size, checksum, _, _ = self.facts[place].tolist()
+        return f"{size} {checksum}"
 
     def _open(self, place: int) -> IO[bytes]:
         name = self.names[place]
         entry = self.others.get(name) or zipfile.ZipInfo(name)
-        for fact, values in self.facts.items():
-            setattr(entry, fact, int(values[place]))
+        for fact, value in zip(self.FACTS, self.facts[place].tolist(), strict=True):
+            setattr(entry, fact, value)
         return self.source.open(entry)
 
 

@@ -43,6 +43,7 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 ORIENTATION = 274  # the tag in EXIF
+EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}  # where a PNG may have it
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _JPEG_APP = {bytes([0xFF, kind]) for kind in range(0xE0, 0xF0)}  # marks of applications' segments
@@ -100,6 +101,8 @@ def _has_frames(picture: Image.Image) -> bool:
 
 def _orientation(picture: Image.Image) -> int:
     """How the camera was held; 1, upright, where the metadata is broken: the pixels are sound."""
+    if picture.format == "PNG" and not EXIF & picture.info.keys():
+        return 1  # without the time that an empty EXIF takes
     try:
         return int(picture.getexif().get(ORIENTATION, 1))
     except Exception:
@@ -159,7 +162,8 @@ def plain(name: str, picture: Image.Image) -> Image.Image:
         white = Image.new("RGBA", full.size, "white")
         is_grey = picture.mode in ("L", "LA", "La", "1")
         return Image.alpha_composite(white, full).convert("L" if is_grey else "RGB")
-    return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+    mode = "L" if picture.mode in ("1", "L") else "RGB"
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
 def crop_and_resize(picture: Image.Image, size: int) -> Image.Image:

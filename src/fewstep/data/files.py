@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.base.conditions import kind_of, tensor
+from fewstep.base.data_names import is_pattern
 from fewstep.base.errors import UserError, require
 from fewstep.data import array_sets, large_tables, picture_sets, roles
 from fewstep.data.archives import printable, readable, source_mark
@@ -263,8 +264,3 @@ def is_table(path: Path) -> bool:
             return False
         has_shards |= ".parquet" in suffixes
     return has_shards
-
-
-def is_pattern(name: str) -> bool:
-    """Whether a name stands for several .parquet files, such as shards/train-*.parquet."""
-    return "*" in name and name.lower().endswith(".parquet")

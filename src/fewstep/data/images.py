@@ -77,9 +77,10 @@ def listing(path: Path, files: Files, suffixes: Collection[str] = SUFFIXES) -> L
     names = [name for name in files if splitext(name)[1].lower() in suffixes]
     if not names:
         what = "pictures" if suffixes == SUFFIXES else "arrays"
-        raise UserError(
-            f"{path} holds no {what}: expected files that end in {', '.join(sorted(suffixes))}"
-        )
+        has_arrays = any(name.endswith(".npy") for name in files)
+        hint = "; --latents reads .npy files of latents" if has_arrays else ""
+        ends = ", ".join(sorted(suffixes))
+        raise UserError(f"{path} holds no {what}: expected files that end in {ends}{hint}")
     top = _common_folder(names)
     tops = ["".join(f"{part}/" for part in top[:depth]) for depth in range(len(top) + 1)]
     table = next((f"{one}dataset.json" for one in tops if f"{one}dataset.json" in files), None)

@@ -13,6 +13,8 @@ at as a whole, and held out, the noise is the row's own, so that a row is always
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterator
 from typing import Literal, get_args
 
@@ -21,6 +23,8 @@ from torch import Tensor
 
 from fewstep.base.errors import UserError, require
 from fewstep.base.randomness import normal
+
+log = logging.getLogger("fewstep")
 
 Law = Literal["", "mean-std", "mean-logvar"]
 LAWS = get_args(Law)[1:]
@@ -59,18 +63,23 @@ def check_moments(name: str, law: str, x: Tensor) -> None:
 
 
 def check_deviations(name: str, law: str, blocks: Iterator[Tensor]) -> bool:
-    """True; raises UserError for the first sample with a deviation below 0."""
-    if law != "mean-std":
-        return True
-    rows = 0
+    """True; raises UserError for the first sample with a deviation below 0.
+
+    Log-variances of which none is below 0 are a warning: they look like deviations.
+    """
+    rows, lowest = 0, math.inf
     for block in blocks:
         low = block[:, block.shape[1] // 2 :].flatten(1).min(1)[0]
+        lowest = min(lowest, float(low.min()))
         wrong = (low < 0).nonzero().flatten()
-        if len(wrong):
+        if len(wrong) and law == "mean-std":
             raise UserError(
                 f"data {name!r}: sample {rows + int(wrong[0])} has a deviation of"
                 f" {float(low[wrong[0]]):.3g}, below 0: are these log-variances?"
                 " --latents mean-logvar"
             )
         rows += len(block)
+    if law == "mean-logvar" and lowest >= 0:
+        message = "fewstep: data %s: no log-variance is below 0: are they deviations, mean-std?"
+        log.warning(message, name)
     return True

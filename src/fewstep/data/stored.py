@@ -42,13 +42,12 @@ class Stored:
     file: Path | None  # None: the source is in memory
     mask: Tensor | None = None
     law: Law = ""
+    mask_mark: str = ""  # what tells the mask from others
 
     @staticmethod
     def of(rows: np.ndarray, source: Tensor, units: Units | None = None, **more: Any) -> Stored:
         """All rows of a file; source: they, as a view of it."""
-        name = getattr(rows, "filename", None)
-        file = None if name is None else Path(str(name))
-        return Stored(source, torch.arange(len(source)), units, file, **more)
+        return Stored(source, torch.arange(len(source)), units, file_of(rows), **more)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -103,10 +102,8 @@ class Stored:
         """What tells these rows, as they are taken, from others."""
         digest = hashlib.sha256(self.index.numpy().tobytes())
         units = None if self.units is None else self.units.to_json()
-        digest.update(json.dumps([units, self.file and file_mark(self.file), self.law]).encode())
-        if self.mask is not None:
-            for piece in self.index.split(rows_of(AT_ONCE, self.mask.shape[1:])):
-                digest.update(self.mask[piece].contiguous().numpy().tobytes())
+        about = [units, self.file and file_mark(self.file), self.law, self.mask_mark]
+        digest.update(json.dumps(about).encode())
         return digest.hexdigest()[:16]
 
     def deviation(self) -> float:
@@ -159,6 +156,12 @@ class Stored:
         except OSError:
             pass
         return value
+
+
+def file_of(rows: Any) -> Path | None:
+    """The file that an array is mapped from."""
+    name = getattr(rows, "filename", None)
+    return None if name is None else Path(str(name))
 
 
 def rows_of(numbers: int, shape: tuple[int, ...]) -> int:

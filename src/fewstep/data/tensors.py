@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -28,12 +29,13 @@ from fewstep.base.conditions import (
 )
 from fewstep.base.data_names import OWN_DATA
 from fewstep.base.errors import UserError, require, unknown
+from fewstep.data.archives import file_mark
 from fewstep.data.beside import with_condition
 from fewstep.data.columns import Names
 from fewstep.data.dataset import Arrays, Dataset, change_cond, elements, to_model
 from fewstep.data.latents import check_deviations, check_moments
 from fewstep.data.reading import HOLDOUT, Content, Reading
-from fewstep.data.stored import MOST_NUMBERS, Stored, check_finite
+from fewstep.data.stored import MOST_NUMBERS, Stored, check_finite, file_of
 from fewstep.data.tables import LEVELS, PATH, is_solved
 from fewstep.data.units import (
     AS_IS,
@@ -147,7 +149,11 @@ def _samples(data: Any, x0: Tensor, cond: Cond, reading: Reading) -> Tensor | St
     rows: Any = data.get("x0") if isinstance(data, Mapping) else None
     law: Any = reading.latents or ""
     if isinstance(rows, np.memmap) or law:
-        return Stored.of(rows, x0, Units(), mask=mask_of(x0, cond), law=law)
+        mask, mark = mask_of(x0, cond), ""
+        if mask is not None:
+            file = file_of(data["cond"]["mask"])
+            mark = file_mark(file) if file else hashlib.sha256(mask.numpy().tobytes()).hexdigest()
+        return Stored.of(rows, x0, Units(), mask=mask, law=law, mask_mark=mark)
     return apply_mask(x0.contiguous(), cond)
 
 
@@ -166,8 +172,8 @@ def _parts_in_files(raw: Any, cond: Any) -> Any:
     """The condition with its parts that lie in a file as such; labels are in memory."""
     if isinstance(cond, Mapping):
         return {key: _parts_in_files(raw[key], part) for key, part in cond.items()}
-    is_mapped = isinstance(raw, np.memmap) and getattr(raw, "filename", None) is not None
-    return Stored.of(raw, cond) if is_mapped and cond.ndim > 1 else cond
+    is_mapped = file_of(raw) is not None and cond.ndim > 1
+    return Stored.of(raw, cond) if is_mapped else cond
 
 
 def _units_of(rows: Arrays, x0: Tensor, mask: Cond, choice: str, axis: int | None) -> Units:
