@@ -137,9 +137,9 @@ def test_a_pass_that_is_killed_anywhere_goes_on_from_what_is_on_the_disk(
 def decoded(monkeypatch):
     """The names that are decoded from now on."""
     names = []
-    own = gathering.decode
+    own = gathering.read_picture
     monkeypatch.setattr(
-        gathering, "decode", lambda name, file: names.append(name) or own(name, file)
+        gathering, "read_picture", lambda name, file: names.append(name) or own(name, file)
     )
     return names
 

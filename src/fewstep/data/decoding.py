@@ -12,6 +12,8 @@ from __future__ import annotations
 import io
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO
 
 import numpy as np
@@ -50,8 +52,22 @@ _JPEG_APP = {bytes([0xFF, kind]) for kind in range(0xE0, 0xF0)}  # marks of appl
 _JPEG_END = b"\xff\xd9"
 
 
+@contextmanager
+def no_warnings() -> Iterator[None]:
+    """Pillow warns of metadata alone; what matters of it is looked at."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def decode(name: str, file: IO[bytes]) -> Image.Image:
     """The first frame of a file, upright. Raises UserError for what cannot be decoded."""
+    with no_warnings():
+        return read_picture(name, file)
+
+
+def read_picture(name: str, file: IO[bytes]) -> Image.Image:
+    """Likewise, inside of `no_warnings`, which takes a while."""
     try:
         data = file.read(BYTES + 1)  # whole, which makes a zip compare its checksum
         if len(data) > BYTES:
@@ -68,27 +84,24 @@ def decode(name: str, file: IO[bytes]) -> Image.Image:
 
 def _decode(data: bytes, targa: bool) -> Image.Image:
     """targa: whether it may be one, which nothing in the file tells."""
-    with warnings.catch_warnings():
-        # Pillow warns of metadata alone; what matters of it is looked at below.
-        warnings.simplefilter("ignore")
-        formats = (*FORMATS, "TGA") if targa else FORMATS
-        try:
-            source = Image.open(io.BytesIO(data), formats=formats)
-        except Image.DecompressionBombError:
-            raise UserError(f"many more than {PIXELS} pixels") from None
-        with source:
-            width, height = source.size
-            if width * height > PIXELS:
-                raise UserError(f"{width}x{height}: expected at most {PIXELS} pixels")
-            is_deep = ";16" in repr(source.tile)
-            source.load()
-            if is_deep and not source.mode.startswith("I"):
-                source.info[CUT] = True
-            turn = UPRIGHT.get(_orientation(source))
-            picture = source.copy() if turn is None else source.transpose(turn)
-            if _has_frames(source):
-                picture.info[FRAMES] = True
-            return picture
+    formats = (*FORMATS, "TGA") if targa else FORMATS
+    try:
+        source = Image.open(io.BytesIO(data), formats=formats)
+    except Image.DecompressionBombError:
+        raise UserError(f"many more than {PIXELS} pixels") from None
+    with source:
+        width, height = source.size
+        if width * height > PIXELS:
+            raise UserError(f"{width}x{height}: expected at most {PIXELS} pixels")
+        is_deep = ";16" in repr(source.tile)
+        source.load()
+        if is_deep and not source.mode.startswith("I"):
+            source.info[CUT] = True
+        turn = UPRIGHT.get(_orientation(source))
+        picture = source.copy() if turn is None else source.transpose(turn)
+        if _has_frames(source):
+            picture.info[FRAMES] = True
+        return picture
 
 
 def _has_frames(picture: Image.Image) -> bool:
