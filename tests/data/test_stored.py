@@ -188,9 +188,9 @@ def test_what_a_killed_pass_left_is_checked(tmp_path, monkeypatch, small_blocks,
 def decoded(monkeypatch):
     """The names that are decoded from now on."""
     names = []
-    own = gathering.decode
+    own = gathering.read_picture
     monkeypatch.setattr(
-        gathering, "decode", lambda name, file: names.append(name) or own(name, file)
+        gathering, "read_picture", lambda name, file: names.append(name) or own(name, file)
     )
     return names
 

@@ -138,7 +138,8 @@ def test_units_that_are_said():
         data.from_tensors(x, data.Reading(units="0..0.5"))
     for wrong in ("minmax", "1..0", "..", "nan..1"):
         with pytest.raises(
-            UserError, match=r"expected auto, standard, robust, quantile, whole, as-is or"
+            UserError,
+            match=r"expected auto, standard, robust, quantile, whole, as-is, edm2-latents",
         ):
             data.from_tensors(x, data.Reading(units=wrong))
     with pytest.raises(UserError, match="the same in every row"):

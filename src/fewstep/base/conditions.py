@@ -152,7 +152,8 @@ def check_condition(cond: Any, x0: Tensor, name: str = "cond") -> Cond:
 
 
 def _check_finite(name: str, value: Tensor) -> None:
-    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+    parts = value.split(2**16) if value.is_floating_point() and value.ndim else [value]
+    if not all(bool(torch.isfinite(part).all()) for part in parts):
         raise UserError(f"{name} holds NaN or infinity: remove or repair it")
 
 
@@ -335,7 +336,8 @@ def leaves(cond: Cond, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 def is_integral(x: Tensor) -> bool:
     """Whether x holds integers (booleans are none)."""
-    return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
+    kind = x.dtype
+    return not (kind.is_floating_point or kind.is_complex or kind == torch.bool)
 
 
 def mask_of(x: Tensor, cond: Cond) -> Tensor | None:

@@ -11,12 +11,17 @@ DATA_NAMES = ("digits", "ring8", "grid25", "spiral", "glyphs", "glyphs64", "hanz
 OWN_DATA = "tensor"  # of data that is an object of the user's
 
 
+def is_pattern(name: str) -> bool:
+    """Whether a name stands for several .parquet files, such as shards/train-*.parquet."""
+    return "*" in name and name.lower().endswith(".parquet")
+
+
 def check_data_name(name: str) -> None:
     """Raises UserError for what is no such name, and no file or folder here.
 
     Other schemes, such as hf:NAME, are left to their readers.
     """
-    if name in (*DATA_NAMES, OWN_DATA) or ":" in name or Path(name).exists():
+    if name in (*DATA_NAMES, OWN_DATA) or ":" in name or Path(name).exists() or is_pattern(name):
         return
     if Path(name).name != name or Path(name).suffix:
         raise UserError(f"no file or folder {name}: was it moved?")

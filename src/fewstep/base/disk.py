@@ -39,7 +39,7 @@ def write(path: Path, content: bytes | memoryview) -> None:
         os.fsync(file.fileno())
 
 
-def append(path: Path, content: bytes) -> None:
+def append(path: Path, content: bytes | memoryview) -> None:
     """Adds to the end of a file, which need not reach the disk yet."""
     watch("append", path)
     with open(path, "ab", buffering=0) as file:

@@ -51,7 +51,9 @@ class Args:
     test: str | None = None
     """As in training: the path of the test split."""
     cache: str | None = None
-    """As in training: the folder where decoded pictures stay."""
+    """As in training: the folder where decoded pictures and rows stay."""
+    latents: Literal["mean-std", "mean-logvar"] | None = None
+    """As in training: samples hold the moments of latents."""
     strict: bool = False
     """Exit code 2 also for data of which something looks wrong."""
     quiet: bool = False
@@ -64,12 +66,14 @@ def main(argv: list[str]) -> int:
     args = parse(Args, argv, verb="scan", description=DESCRIPTION)
     from fewstep.base.errors import require
     from fewstep.data import scan
+    from fewstep.data.files import is_table
     from fewstep.data.gathering import skippable
 
     require(args.data_size is None or args.data_size > 0, "data_size", args.data_size, "at least 1")
     report: dict[str, Any] = {"path": args.path, "fine": True}
     path = Path(args.path)
-    if path.is_dir() or path.suffix.lower() == ".zip":
+    holds_pictures = path.is_dir() or path.suffix.lower() == ".zip"
+    if holds_pictures and args.latents is None and not is_table(path):
         result = scan(args.path, args.data_size, cache=args.cache, progress=not args.quiet)
         report |= {**asdict(result), "fine": result.fine(args.bad_files)}
         if not args.json:
@@ -103,6 +107,7 @@ def description_of(args: Args) -> dict[str, Any]:
         validation=args.validation,
         test=args.test,
         cache=args.cache,
+        latents=args.latents,
     )
     values = describe(dataset_of(args.path, reading)).to_json()
     if not args.json:

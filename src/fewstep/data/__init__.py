@@ -21,7 +21,7 @@ from fewstep.base.conditions import (
     kinds,
     leaves,
 )
-from fewstep.base.data_names import DATA_NAMES, OWN_DATA, check_data_name
+from fewstep.base.data_names import DATA_NAMES, OWN_DATA, check_data_name, is_pattern
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.base.surroundings import surroundings
 from fewstep.data.beside import read_condition
@@ -111,9 +111,11 @@ def read_dataset(name: str, reading: Reading) -> Dataset:
         require(reading.size is None, "data_size", reading.size, need)
         reading.refuse(name)
         reading.refuse_splits(name)
+        reading.refuse_latents(name)
         return DATASETS[name]()
     variable = split_name(name)
-    if name.startswith("hf:") or Path(name).exists() or (variable and variable[0].exists()):
+    is_there = Path(name).exists() or is_pattern(name) or (variable and variable[0].exists())
+    if name.startswith("hf:") or is_there:
         return from_path(name, reading)
     check_data_name(str(variable[0]) if variable else name)
     raise unknown("data set", name, DATASETS)  # of another scheme than hf:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,20 +58,31 @@ class Arrays:
     def rows(self, index: Tensor) -> Arrays:
         """Some rows, in memory."""
         part = self.select(index)
-        return replace(part, samples=part.x0)
+        return replace(part, samples=part.x0, cond=each(lambda own: own[:], part.cond))
 
     def select(self, index: Tensor) -> Arrays:
         """Some rows; what lies in a file stays there."""
         path = None if self.path is None else self.path[index]
+        cond = each(lambda part: _choose(part, index), self.cond)
+        return Arrays(_choose(self.samples, index), cond, path)
+
+    def draw(self, index: Tensor, noise: Callable[[], Tensor]) -> Tensor:
+        """Some samples, in memory; of latents those that this unit noise leads to."""
         own = self.samples
-        samples = own[index] if isinstance(own, Tensor) else own.choose(index)
-        return Arrays(samples, each(lambda part: part[index], self.cond), path)
+        if isinstance(own, Tensor):
+            return own[index]
+        return own.sample(index, noise() if own.law else None)
 
     def first(self, most: int) -> Arrays:
         """The first rows, in memory: all where they are there already, or are so few."""
         return (
             self if isinstance(self.samples, Tensor) else self.rows(torch.arange(len(self))[:most])
         )
+
+
+def _choose(rows: Any, index: Tensor) -> Any:
+    """Some rows of a tensor, or of a file, where they stay."""
+    return rows.choose(index) if isinstance(rows, Stored) else rows[index]
 
 
 @dataclass(frozen=True)
@@ -107,12 +120,11 @@ class Dataset:
 
         So many that each split takes half of a gigabyte at most.
         """
-        if isinstance(self.train.samples, Tensor):
+        parts = (self.train, self.validation, self.test)
+        if all(isinstance(part.samples, Tensor) for part in parts):
             return self
-        most = min(LOOKED_AT, MOST_NUMBERS // self.train.samples[:1].numel())
-        train, validation, test = (
-            part.first(most) for part in (self.train, self.validation, self.test)
-        )
+        most = min(LOOKED_AT, MOST_NUMBERS // math.prod(self.shape))
+        train, validation, test = (part.first(most) for part in parts)
         whole = self.fingerprint()
         return replace(self, train=train, validation=validation, test=test, whole=whole)
 
@@ -166,15 +178,19 @@ class Dataset:
         return self._fingerprint()
 
     def _fingerprint(self) -> str:
-        shape = (len(self.train), *self.shape)
+        shape, samples = (len(self.train), *self.shape), self.train.samples
         digest = hashlib.sha256(f"{shape}|{self.classes}".encode())
-        for block in self.train.blocks():
+        if isinstance(samples, Stored) and samples.law:  # their moments, without any noise
+            digest.update(f"|{samples.law}|{self.units.to_json()}|".encode())
+            samples = replace(samples, law="", units=None)
+        for block in Arrays(samples).blocks():
             digest.update(block.contiguous().numpy().tobytes())
         for name, part in leaves(self.train.cond):
             # `classes` stands for labels alone.
             if name or part.ndim > 1 or part.dtype != torch.int64:
                 digest.update(f"|{name}|{part.dtype}|{tuple(part.shape)}|".encode())
-            digest.update(part.contiguous().numpy().tobytes())
+            for block in Arrays(part).blocks():
+                digest.update(block.contiguous().numpy().tobytes())
         if self.train.path is not None:
             digest.update(f"|path|{self.levels}|".encode())
             digest.update(self.train.path.contiguous().numpy().tobytes())
@@ -183,10 +199,11 @@ class Dataset:
 
 def _digest_of(cond: Cond) -> str:
     """What tells one condition of the same rows from another."""
-    digest = hashlib.sha256()
-    for name, part in leaves(cond):
+    digest, parts = hashlib.sha256(), list[tuple[str, Any]](leaves(cond))
+    for name, part in parts:
         digest.update(f"|{name}|{part.dtype}|{tuple(part.shape)}|".encode())
-        digest.update(part.contiguous().numpy().tobytes())
+        is_stored = isinstance(part, Stored)
+        digest.update(part.mark().encode() if is_stored else part.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -205,6 +222,11 @@ def change_cond(
     if cond is None or name not in units:
         return cond
     return change(units[name], cond)
+
+
+def to_model(units: Units, part: Any) -> Any:
+    """A part of a condition in the model's units; of a file it is when its rows are taken."""
+    return replace(part, units=units) if isinstance(part, Stored) else units.to_model(part)
 
 
 def elements(x: Tensor, cond: Cond) -> np.ndarray:
@@ -233,11 +255,7 @@ def unsplit(dataset: Dataset, stream: str) -> Dataset:
 
 def join(parts: Sequence[Arrays]) -> Arrays:
     """The rows of all parts, one below the other."""
-    cond, first = concat([part.cond for part in parts]), parts[0].samples
-    if isinstance(first, Tensor):
-        return Arrays(torch.cat([part.x0 for part in parts]), cond)
-    index = torch.cat([part.samples.index for part in parts if isinstance(part.samples, Stored)])
-    return Arrays(replace(first, index=index), cond)
+    return Arrays(_concat([p.samples for p in parts]), concat([p.cond for p in parts]))
 
 
 def concat(conds: Sequence[Cond]) -> Cond:
@@ -245,7 +263,15 @@ def concat(conds: Sequence[Cond]) -> Cond:
     first = conds[0]
     if isinstance(first, Mapping):
         return {key: concat([cond[key] for cond in conds]) for key in first}  # type: ignore[index]
-    return None if first is None else torch.cat(conds)  # type: ignore[arg-type]
+    return None if first is None else _concat(conds)
+
+
+def _concat(parts: Sequence[Any]) -> Any:
+    """Tensors, or rows of one file, one below the other."""
+    first = parts[0]
+    if isinstance(first, Stored):
+        return replace(first, index=torch.cat([part.index for part in parts]))
+    return torch.cat([*parts])
 
 
 def split(

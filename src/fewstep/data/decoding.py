@@ -12,6 +12,8 @@ from __future__ import annotations
 import io
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO
 
 import numpy as np
@@ -43,14 +45,29 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 ORIENTATION = 274  # the tag in EXIF
+EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}  # where a PNG may have it
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _JPEG_APP = {bytes([0xFF, kind]) for kind in range(0xE0, 0xF0)}  # marks of applications' segments
 _JPEG_END = b"\xff\xd9"
 
 
+@contextmanager
+def no_warnings() -> Iterator[None]:
+    """Pillow warns of metadata alone; what matters of it is looked at."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def decode(name: str, file: IO[bytes]) -> Image.Image:
     """The first frame of a file, upright. Raises UserError for what cannot be decoded."""
+    with no_warnings():
+        return read_picture(name, file)
+
+
+def read_picture(name: str, file: IO[bytes]) -> Image.Image:
+    """Likewise, inside of `no_warnings`, which takes a while."""
     try:
         data = file.read(BYTES + 1)  # whole, which makes a zip compare its checksum
         if len(data) > BYTES:
@@ -67,27 +84,24 @@ def decode(name: str, file: IO[bytes]) -> Image.Image:
 
 def _decode(data: bytes, targa: bool) -> Image.Image:
     """targa: whether it may be one, which nothing in the file tells."""
-    with warnings.catch_warnings():
-        # Pillow warns of metadata alone; what matters of it is looked at below.
-        warnings.simplefilter("ignore")
-        formats = (*FORMATS, "TGA") if targa else FORMATS
-        try:
-            source = Image.open(io.BytesIO(data), formats=formats)
-        except Image.DecompressionBombError:
-            raise UserError(f"many more than {PIXELS} pixels") from None
-        with source:
-            width, height = source.size
-            if width * height > PIXELS:
-                raise UserError(f"{width}x{height}: expected at most {PIXELS} pixels")
-            is_deep = ";16" in repr(source.tile)
-            source.load()
-            if is_deep and not source.mode.startswith("I"):
-                source.info[CUT] = True
-            turn = UPRIGHT.get(_orientation(source))
-            picture = source.copy() if turn is None else source.transpose(turn)
-            if _has_frames(source):
-                picture.info[FRAMES] = True
-            return picture
+    formats = (*FORMATS, "TGA") if targa else FORMATS
+    try:
+        source = Image.open(io.BytesIO(data), formats=formats)
+    except Image.DecompressionBombError:
+        raise UserError(f"many more than {PIXELS} pixels") from None
+    with source:
+        width, height = source.size
+        if width * height > PIXELS:
+            raise UserError(f"{width}x{height}: expected at most {PIXELS} pixels")
+        is_deep = ";16" in repr(source.tile)
+        source.load()
+        if is_deep and not source.mode.startswith("I"):
+            source.info[CUT] = True
+        turn = UPRIGHT.get(_orientation(source))
+        picture = source.copy() if turn is None else source.transpose(turn)
+        if _has_frames(source):
+            picture.info[FRAMES] = True
+        return picture
 
 
 def _has_frames(picture: Image.Image) -> bool:
@@ -100,6 +114,8 @@ def _has_frames(picture: Image.Image) -> bool:
 
 def _orientation(picture: Image.Image) -> int:
     """How the camera was held; 1, upright, where the metadata is broken: the pixels are sound."""
+    if picture.format == "PNG" and not EXIF & picture.info.keys():
+        return 1  # without the time that an empty EXIF takes
     try:
         return int(picture.getexif().get(ORIENTATION, 1))
     except Exception:
@@ -159,7 +175,8 @@ def plain(name: str, picture: Image.Image) -> Image.Image:
         white = Image.new("RGBA", full.size, "white")
         is_grey = picture.mode in ("L", "LA", "La", "1")
         return Image.alpha_composite(white, full).convert("L" if is_grey else "RGB")
-    return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+    mode = "L" if picture.mode in ("1", "L") else "RGB"
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
 def crop_and_resize(picture: Image.Image, size: int) -> Image.Image:

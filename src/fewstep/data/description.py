@@ -15,9 +15,10 @@ from fewstep.base.conditions import Cond, leaves, mask_of
 from fewstep.base.errors import UserError, one_line
 from fewstep.base.table import MOST_LISTED, first_of, text_table
 from fewstep.data.columns import Column, numbers_in
-from fewstep.data.dataset import Arrays, Dataset
+from fewstep.data.dataset import LOOKED_AT, Arrays, Dataset
 from fewstep.data.marks import marks_of, marks_of_conditions
 from fewstep.data.numbers import Variable, classes_of, columns_of, numbers_of
+from fewstep.data.stored import Stored
 from fewstep.data.units import Units
 
 MOST_STORED = 1000  # variables that are kept
@@ -241,7 +242,9 @@ def _variables(arrays: Arrays, units: Units, columns: list[Column]) -> Iterator[
 
 def _conditions(dataset: Dataset) -> Iterator[tuple[str, tuple[Variable, ...]]]:
     """The numbers of each part of the condition that is no label and no mask."""
-    for name, part in leaves(dataset.train.cond):
+    parts: list[tuple[str, Any]] = [*leaves(dataset.train.cond)]
+    for name, rows in parts:
+        part = rows[:LOOKED_AT] if isinstance(rows, Stored) else rows
         is_label = name in ("", "label") and part.ndim == 1 and not part.is_floating_point()
         if is_label or name == "mask":
             continue

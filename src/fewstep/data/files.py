@@ -9,6 +9,7 @@
 | `hf:NAME` (needs datasets) | likewise; NAME may be a folder that `save_to_disk` wrote | likewise |
 | `FILE.nc:variable` (needs netCDF4) | the variable, with a mask where it has fill values | none |
 | `FILE.h5:group/variable` (needs h5py) | likewise | none |
+| a folder of .parquet, `shards/train-*.parquet` | the rows of all these | likewise |
 | a folder or zip | its pictures (`fewstep.data.images`) | EDM's `dataset.json`, else sub-folders |
 
 A condition is under cond, or under any of label (labels, y), features and mask
@@ -18,25 +19,31 @@ pictures: [0, 255] becomes [-1, 1], unless they use a sliver of it; `[N, H, W]` 
 `[N, 1, H, W]`, and channels (1 or 3) that come last are put first. Text labels are numbered in
 their natural order. A tenth of the samples (10,000 at most) each is held out for validation and
 test, by a shuffle that depends on their number alone; or a share or number of the user's, or
-other paths. Pictures and a .npy that would take more than 0.5 GB stay in files (`fewstep.data.
-records`, `fewstep.data.stored`); all else is in memory as float32, three times while it is read.
+other paths. What would take more than 0.5 GB stays in files, its own or records that are made of
+it (`fewstep.data.records`, `fewstep.data.streams`); all else is in memory as float32.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fewstep.base.conditions import kind_of, tensor
+from fewstep.base.data_names import is_pattern
 from fewstep.base.errors import UserError, require
-from fewstep.data import picture_sets, roles
-from fewstep.data.archives import printable, readable
+from fewstep.data import array_sets, large_tables, picture_sets, roles
+from fewstep.data.archives import printable, readable, source_mark
 from fewstep.data.beside import with_condition
 from fewstep.data.dataset import Arrays, Dataset, shuffle, split, unsplit
-from fewstep.data.frames import TABLES, hugging_face, read_frame
+from fewstep.data.decoding import SUFFIXES
+from fewstep.data.frames import TABLES, Frame, hugging_face, hugging_face_table, read_frame
 from fewstep.data.reading import BadFiles, Content, Reading
+from fewstep.data.streams import Place, has_streams
 from fewstep.data.tables import ARRAYS, arrays, is_solved, parts
 from fewstep.data.tensors import mask_apart, names_of, standardise, trajectories
 from fewstep.data.variables import read_variable, split_name
@@ -62,6 +69,7 @@ def _dataset(name: str, reading: Reading, content: Content) -> Dataset:
     """What was read under that name, in the model's units and split."""
     place, data = full_name(name), mask_apart(content.data)
     if is_solved(data):
+        reading.refuse_latents(place)
         what = f"{printable(name)}, which holds solved trajectories"
         reading.refuse_splits(what, fine=(reading.holdout,))
         one = trajectories(place, data, reading)
@@ -148,7 +156,7 @@ def full_name(name: str) -> str:
     if variable is not None and variable[0].is_file():
         return f"{variable[0].resolve()}:{variable[1]}"
     path = Path(name.removeprefix("hf:"))
-    return f"{scheme}{path.resolve()}" if path.exists() else name
+    return f"{scheme}{path.resolve()}" if path.exists() or is_pattern(name) else name
 
 
 def without_split(dataset: Dataset) -> Dataset:
@@ -172,13 +180,16 @@ def _content(name: str, reading: Reading) -> Content:
     path = Path(name)
     suffix = path.suffix.lower()
     is_hub = name.startswith("hf:")
-    if is_hub or (suffix in TABLES and not path.is_dir()):
-        frame = hugging_face(name.removeprefix("hf:")) if is_hub else read_frame(path)
-        return roles.from_frame(frame, reading)
+    if is_hub or is_table(path):
+        return _table(name, path, reading)
     of_file = ("cond", "label_column", "condition_columns") if reading.cond else ()
     reading.refuse(f"{printable(name)}, which is no table", but=("cond", *of_file))
     if path.is_dir() or suffix == ".zip":
-        return picture_sets.read(path, reading)
+        if reading.latents is None:
+            return picture_sets.read(path, reading)
+        need = "none, since latents are no pictures"
+        require(reading.size is None, "data_size", reading.size, need)
+        return _once(name, path, reading, lambda: array_sets.read(path, reading))
     is_variable = split_name(name) is not None
     if suffix not in ARRAYS and not is_variable:
         raise UserError(
@@ -188,6 +199,68 @@ def _content(name: str, reading: Reading) -> Content:
     need = f"none: only pictures are resized, and {path.name} holds arrays"
     require(reading.size is None, "data_size", reading.size, need)
     if is_variable:
-        return Content(read_variable(name))
+        file, variable = split_name(name) or (path, "")
+        return _once(name, file, reading, lambda: Content(read_variable(name, reading)), variable)
     with readable(name):
-        return parts(name, arrays(path))
+        return _once(name, path, reading, lambda: parts(name, arrays(path, reading)))
+
+
+def _once(
+    name: str, path: Path, reading: Reading, read: Callable[[], Content], *choices: Any
+) -> Content:
+    """What is read of a file, or was kept of it; what is large is kept."""
+    place = Place.of(name, path, choices, partial(source_mark, path), reading.cache)
+    if (content := place.content()) is not None:
+        return content
+    content = read()
+    return place.keep(content) if has_streams(content) else content
+
+
+def _table(name: str, path: Path, reading: Reading) -> Content:
+    """The samples and conditions of a table, likewise."""
+    table, mark = None, partial(large_tables.mark_of, path)
+    if name.startswith("hf:"):
+        path = Path(name.removeprefix("hf:"))
+        table = hugging_face_table(str(path))
+        mark = partial(str, getattr(table, "_fingerprint", ""))
+    choices: list[Any] = [reading.columns, reading.label_column, reading.condition_columns]
+    choices.append(reading.cond is None)
+    first = place = Place.of(name, path, choices, mark, reading.cache)
+    content = place.content()
+    if reading.origin_units is not None:  # by the columns of a run, which chose them itself
+        own = content is not None and content.names.columns == reading.origin_columns
+        if not own:
+            before = [(c.name, c.type, c.categories) for c in reading.origin_columns]
+            place = Place.of(name, path, [*choices, before], mark, reading.cache)
+            content = place.content()
+    if content is not None:
+        need = f"none: only pictures are resized, and {name} holds numbers"
+        require(reading.size is None, "data_size", reading.size, need)
+        return content
+    content = roles.from_frame(_frame(str(path), table, reading), reading, first)
+    return place.keep(content) if has_streams(content) else content
+
+
+def _frame(name: str, table: Any, reading: Reading) -> Frame:
+    """The table at a path, or of `datasets`; a large one is read in parts."""
+    large: large_tables.Table | None
+    if table is not None:
+        large = large_tables.hugging_face(name, table, reading)
+        return hugging_face(name, table) if large is None else large.frame()
+    path = Path(name)
+    is_csv = path.suffix.lower() == ".csv"
+    large = large_tables.csv(path, reading) if is_csv else large_tables.parquet(path, reading)
+    return read_frame(path) if large is None else large.frame()
+
+
+def is_table(path: Path) -> bool:
+    """Whether a path names a table: a file, a pattern of .parquet, or a folder of .parquet."""
+    if not path.is_dir():
+        return path.suffix.lower() in TABLES
+    has_shards = False
+    for _, _, files in os.walk(path):
+        suffixes = {os.path.splitext(file)[1].lower() for file in files}
+        if suffixes & SUFFIXES:
+            return False
+        has_shards |= ".parquet" in suffixes
+    return has_shards

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import csv as text_csv
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,9 @@ import numpy as np
 
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.data.archives import readable
-from fewstep.data.columns import MOST_TEXT
+from fewstep.data.columns import MOST_TEXT, natural
+from fewstep.data.images import SPLITS
+from fewstep.data.streams import Stream
 
 TABLES = (".csv", ".parquet")
 INDEX = ("", "Unnamed: 0", "__index_level_0__")  # names that pandas' index goes by
@@ -46,6 +48,19 @@ class Frame:
     name: str
     columns: Mapping[str, Cells]
     index: tuple[str, ...] = ()
+    # Of a table too large for memory, some columns from a row on: tables of consecutive rows.
+    parts: Callable[[Sequence[str], int], Iterator[Frame]] | None = None
+    rows: int = 0  # of such a table
+
+    def values(self, name: str) -> Any:
+        """The values of a column; of arrays of a large table a stream."""
+        parts = self.parts
+        if parts is None or self.columns[name].kind != "arrays":
+            return self.columns[name].values()
+        return Stream(
+            self.rows,
+            lambda first: (part.columns[name].values() for part in parts([name], first)),
+        )
 
     def column(self, name: str) -> Cells:
         """The column of that name. Raises UserError with the nearest name."""
@@ -58,35 +73,104 @@ class Frame:
 
 
 def read_frame(path: Path) -> Frame:
-    """The table in a .csv or .parquet file."""
-    try:
-        from pyarrow.parquet import read_table
-    except ImportError:
-        raise UserError("tables need pyarrow: pip install 'fewstep[tables]'") from None
+    """The table in a .csv or .parquet file, or in several of these."""
+    need_pyarrow()
     with readable(str(path)):
         is_csv = path.suffix.lower() == ".csv"
-        table = _csv(path) if is_csv else read_table(path)
-        names = table.column_names
-        twice = next((name for name in names if names.count(name) > 1), None)
-        require(twice is None, f"{path}: column", twice, "one column of a name")
-        longest = max(names, key=len, default="")
-        need = f"at most {MOST_TEXT} characters"
-        require(len(longest) <= MOST_TEXT, f"{path}: name of a column", longest, need)
+        table = _csv(path) if is_csv else _parquet(path)
+        names = check_names(path, table.column_names)
         if not table.num_rows:
-            raise UserError(f"{path} has no rows: expected some below the names of its columns")
-        columns = {name: _arrow_cells(name, table[name]) for name in names}
-        pandas = table.schema.pandas_metadata or {}
-        index = [name for name in pandas.get("index_columns", []) if isinstance(name, str)]
-        return _with_index(Frame(str(path), columns, tuple(n for n in index if n in columns)))
+            raise no_rows(path)
+        columns = {name: arrow_cells(name, table[name]) for name in names}
+        return with_index(Frame(str(path), columns, pandas_index(table.schema)))
+
+
+def need_pyarrow() -> None:
+    """Raises UserError where there is none."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError:
+        raise UserError("tables need pyarrow: pip install 'fewstep[tables]'") from None
+
+
+def no_rows(path: Any) -> UserError:
+    return UserError(f"{path} has no rows: expected some below the names of its columns")
+
+
+def check_names(path: Any, names: list[str]) -> list[str]:
+    """The names of columns. Raises UserError for one that occurs twice, or is very long."""
+    twice = next((name for name in names if names.count(name) > 1), None)
+    require(twice is None, f"{path}: column", twice, "one column of a name")
+    longest = max(names, key=len, default="")
+    need = f"at most {MOST_TEXT} characters"
+    require(len(longest) <= MOST_TEXT, f"{path}: name of a column", longest, need)
+    return names
+
+
+def pandas_index(schema: Any) -> tuple[str, ...]:
+    """The columns that pandas wrote as its index."""
+    index = (schema.pandas_metadata or {}).get("index_columns", [])
+    return tuple(name for name in index if isinstance(name, str) and name in schema.names)
+
+
+def shards_of(path: Path) -> list[Path]:
+    """The .parquet files behind a path: itself, those of a folder, or of a pattern such as a*.
+
+    In natural order. Raises UserError for a folder that holds several splits.
+    """
+    if path.is_file():
+        return [path]
+    is_folder = path.is_dir()
+    places = path.rglob("*.parquet") if is_folder else path.parent.glob(path.name)
+    files = sorted(
+        (one for one in places if one.is_file() and not one.name.startswith(".")),
+        key=lambda one: natural(str(one)),
+    )
+    if not files:
+        raise UserError(f"no file {path}: expected .parquet files")
+    heads = {re.split("[^a-z]", one.name.lower())[0] for one in files}
+    if is_folder and len(heads) > 1 and heads & SPLITS:
+        names = ", ".join(sorted(heads))
+        raise UserError(
+            f"{path} holds the splits {names}: name one of them, --data '{files[0].parent}/"
+            f"{'train' if 'train' in heads else min(heads)}*.parquet', and --validation and --test"
+            " likewise"
+        )
+    return files
+
+
+def _parquet(path: Path) -> Any:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    files = shards_of(path)
+    tables = [ParquetFile(one).read() for one in files]
+    check_alike(files, [table.schema for table in tables])
+    return tables[0] if len(files) == 1 else pyarrow.concat_tables(tables)
+
+
+def check_alike(files: Sequence[Path], schemas: Sequence[Any]) -> None:
+    """Raises UserError for shards whose columns are others than the first's."""
+    for file, schema in zip(files, schemas, strict=True):
+        if not schema.equals(schemas[0]):
+            raise UserError(
+                f"{file} has the columns {', '.join(schema.names)}, {files[0].name} has"
+                f" {', '.join(schemas[0].names)}: expected the same names and types in all"
+            )
+
+
+def csv_mark(path: Path) -> tuple[str, list[str]]:
+    """What separates the cells of a .csv, and its first lines. Raises UserError."""
+    _check_utf8(path)
+    with path.open(encoding="utf-8-sig") as file:
+        lines = [file.readline(2**20) for _ in range(10)]
+    return _separator(lines), lines
 
 
 def _csv(path: Path) -> Any:
     from pyarrow import ArrowInvalid, csv, types
 
-    _check_utf8(path)
-    with path.open(encoding="utf-8-sig") as file:
-        lines = [file.readline(2**20) for _ in range(10)]
-    mark = _separator(lines)
+    mark, lines = csv_mark(path)
     read = partial(
         csv.read_csv,
         path,
@@ -106,18 +190,27 @@ def _csv(path: Path) -> Any:
                 key=count_texts,
             )
     except ArrowInvalid as error:
-        message = str(error).removeprefix("CSV parse error: ")
-        raise UserError(
-            f"cannot read {path}: {message}: expected the names of the columns in the first line,"
-            f" which is {lines[0].strip()[:80]!r}, and as many cells in each row"
-        ) from error
-    table = table.rename_columns([" ".join(name.split()) for name in table.column_names])
-    names = table.column_names
+        raise csv_error(path, error, lines) from error
+    return table.rename_columns(csv_names(path, table.column_names))
+
+
+def csv_error(path: Path, error: Exception, lines: Sequence[str]) -> UserError:
+    """What pyarrow says of a .csv, in a line."""
+    message = str(error).removeprefix("CSV parse error: ")
+    return UserError(
+        f"cannot read {path}: {message}: expected the names of the columns in the first line,"
+        f" which is {lines[0].strip()[:80]!r}, and as many cells in each row"
+    )
+
+
+def csv_names(path: Path, names: Sequence[str]) -> list[str]:
+    """The names of the columns in the first line. Raises UserError where these are numbers."""
+    names = [" ".join(name.split()) for name in names]
     if all(map(_is_number, names)) and names != [str(place) for place in range(len(names))]:
         raise UserError(
             f"{path}: the first line is {', '.join(names[:6])}: expected the names of the columns"
         )
-    return table
+    return names
 
 
 def _check_utf8(path: Path) -> None:
@@ -151,22 +244,27 @@ def check_text(name: str, cells: Cells, way: str) -> None:
 
     way: what else to do than to repair the cells.
     """
-    rows = [str(row) for row in cells.rows() if row is not None]
-    numbers = sum(any(c.isdigit() for c in row) and bool(_DIGITS.fullmatch(row)) for row in rows)
-    if 2 * numbers <= len(rows):
-        return
-    strange = [row for row in rows if not _is_number(row)]
-    if strange:
+    first, strange, numbers, count = "", 0, 0, 0
+    for cell in cells.rows():
+        if cell is None:
+            continue
+        row = str(cell)
+        count += 1
+        numbers += any(c.isdigit() for c in row) and bool(_DIGITS.fullmatch(row))
+        if not _is_number(row):
+            first, strange = first if strange else row, strange + 1
+    if 2 * numbers > count and strange:
         raise UserError(
-            f"column {name} holds {strange[0]!r} ({len(strange)} of {len(rows)} cells) where it"
-            f" should be a number such as 1234.5: repair the cells, or {way}"
+            f"column {name} holds {first!r} ({strange} of {count} cells) where it should be a"
+            f" number such as 1234.5: repair the cells, or {way}"
         )
 
 
 def are_numbers(cells: Cells) -> bool:
     """Whether all texts of a column are numbers, and none a code such as 0311."""
-    rows = [str(row).strip() for row in cells.rows() if row is not None]
-    return bool(rows) and all(_is_number(row) and not re.match("0[0-9]", row) for row in rows)
+    rows = (str(row).strip() for row in cells.rows() if row is not None)
+    fit = (_is_number(row) and not re.match("0[0-9]", row) for row in rows)
+    return next(fit, False) and all(fit)
 
 
 def _is_number(text: str) -> bool:
@@ -177,7 +275,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _with_index(frame: Frame) -> Frame:
+def with_index(frame: Frame) -> Frame:
     """The frame whose first column is an index, if it looks like one that pandas wrote."""
     first = next(iter(frame.columns), "x")
     if first not in INDEX or first in frame.index or frame.columns[first].kind != "numbers":
@@ -190,8 +288,8 @@ def _with_index(frame: Frame) -> Frame:
     return replace(frame, index=(first,)) if is_index else frame
 
 
-def _arrow_cells(name: str, column: Any) -> Cells:
-    """A column of pyarrow's."""
+def arrow_cells(name: str, column: Any, first: int = 0) -> Cells:
+    """A column of pyarrow's; first: the number of its first row."""
     from pyarrow import types
 
     kind = column.type
@@ -201,30 +299,30 @@ def _arrow_cells(name: str, column: Any) -> Cells:
 
     def check() -> None:
         if column.null_count:
-            row = column.is_null().to_pylist().index(True)
+            row = first + column.is_null().to_pylist().index(True)
             raise UserError(f"column {name}: row {row} is null: remove or repair it")
 
     def numbers() -> np.ndarray:
         check()
         is_decimal = types.is_decimal(kind)
-        return finite(name, (column.cast("float64") if is_decimal else column).to_numpy())
+        return finite(name, (column.cast("float64") if is_decimal else column).to_numpy(), first)
 
     def objects() -> list[Any]:
         check()
         return column.to_pylist()
 
-    what = _arrow_kind(kind)
+    what = arrow_kind(kind)
     if what == "numbers":
         return Cells(what, numbers)
     if what == "text":
-        return Cells(what, lambda: texts(name, objects()), rows=column.to_pylist)
+        return Cells(what, lambda: texts(name, objects(), first), rows=column.to_pylist)
     if what == "arrays":
         return Cells(what, lambda: stack(name, objects()))
     about = "no values" if types.is_null(kind) else f"values of type {kind}"
     return Cells(what, objects, about if what == "other" else "")
 
 
-def _arrow_kind(kind: Any) -> Kind:
+def arrow_kind(kind: Any) -> Kind:
     """What a type of pyarrow's holds."""
     from pyarrow import types
 
@@ -248,7 +346,7 @@ def _is_numeric(kind: Any) -> bool:
     return types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind)
 
 
-def hugging_face(name: str) -> Frame:
+def hugging_face_table(name: str) -> Any:
     """The train split, or the only one, of a data set by name or in a folder of `save_to_disk`."""
     try:
         import datasets
@@ -260,12 +358,18 @@ def hugging_face(name: str) -> Frame:
         if isinstance(table, datasets.DatasetDict):
             is_only = "train" not in table and len(table) == 1
             table = next(iter(table.values())) if is_only else table["train"]
+        return table
+
+
+def hugging_face(name: str, table: Any) -> Frame:
+    """The table of such a data set, in memory."""
+    with readable(f"hf:{name}"):
         features = getattr(table, "features", None) or {}
         columns = {
             column: _object_cells(column, table[column], features.get(column))
             for column in table.column_names
         }
-        return _with_index(Frame(f"hf:{name}", columns))
+        return with_index(Frame(f"hf:{name}", columns))
 
 
 def _object_cells(name: str, rows: Iterable[Any], feature: Any) -> Cells:
@@ -294,19 +398,21 @@ def _object_cells(name: str, rows: Iterable[Any], feature: Any) -> Cells:
     return Cells("other", objects, f"values of type {type(first).__name__}")
 
 
-def finite(name: str, values: np.ndarray) -> np.ndarray:
-    """The numbers of a column. Raises UserError for NaN and infinity."""
+def finite(name: str, values: np.ndarray, first: int = 0) -> np.ndarray:
+    """The numbers of a column from a row on. Raises UserError for NaN and infinity."""
     if values.dtype.kind == "f":
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
-            raise UserError(f"column {name}: row {bad[0]} is {values[bad[0]]}: remove or repair it")
+            row, value = first + bad[0], values[bad[0]]
+            raise UserError(f"column {name}: row {row} is {value}: remove or repair it")
     return values
 
 
-def texts(name: str, rows: list[str]) -> np.ndarray:
-    """The texts of a column. Raises UserError for an empty or a very long one."""
+def texts(name: str, rows: list[str], first: int = 0) -> np.ndarray:
+    """The texts of a column from a row on. Raises UserError for an empty or a very long one."""
     if "" in rows:
-        raise UserError(f"column {name}: row {rows.index('')} is empty: remove or repair it")
+        row = first + rows.index("")
+        raise UserError(f"column {name}: row {row} is empty: remove or repair it")
     longest = max(rows, key=len, default="")
     if len(longest) > MOST_TEXT:
         need = f"at most {MOST_TEXT}"

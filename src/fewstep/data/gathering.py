@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +14,8 @@ import numpy as np
 from fewstep.base.errors import UserError
 from fewstep.base.progress import Progress
 from fewstep.base.surroundings import cores
-from fewstep.data.archives import Files, printable
-from fewstep.data.decoding import CUT, FRAMES, decode, to_array
+from fewstep.data.archives import File, Files, printable
+from fewstep.data.decoding import CUT, FRAMES, no_warnings, read_picture, to_array
 
 BLOCK = 256  # pictures that a thread decodes at once
 
@@ -100,15 +98,16 @@ def decode_all(
 ) -> Iterator[list[Outcome]]:
     """The pictures of these names in blocks, in their order, decoded a few blocks ahead."""
 
-    def block(first: int) -> list[Outcome]:
-        return [_decode_one(path, files, name, size) for name in names[first : first + BLOCK]]
+    def block(some: list[tuple[str, File]]) -> list[Outcome]:
+        return [_decode_one(path, file, name, size) for name, file in some]
 
     workers = cores()
     waiting: deque[Future[list[Outcome]]] = deque()
-    with _no_warnings(), ThreadPoolExecutor(workers) as pool:
+    with no_warnings(), ThreadPoolExecutor(workers) as pool:
         try:
             for first in range(0, len(names), BLOCK):
-                waiting.append(pool.submit(block, first))
+                some = [(name, files[name]) for name in names[first : first + BLOCK]]
+                waiting.append(pool.submit(block, some))
                 if len(waiting) > 2 * workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -118,20 +117,12 @@ def decode_all(
                 future.cancel()
 
 
-@contextmanager
-def _no_warnings() -> Iterator[None]:
-    """Pillow warns of metadata alone; what matters of it is looked at."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _decode_one(path: Path, files: Files, name: str, size: int | None) -> Outcome:
+def _decode_one(path: Path, file: File, name: str, size: int | None) -> Outcome:
     place = f"{path}/{name}"
     start = printable(place)
     try:
-        with files[name]() as file:
-            picture = decode(place, file)
+        with file() as source:
+            picture = read_picture(place, source)
         row = to_array(place, picture, size)
     except UserError as error:
         message = str(error)

@@ -31,10 +31,10 @@ that are splits (train, val, test) are refused: they are no classes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import takewhile
 from os.path import splitext
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,8 +56,8 @@ class Listing(NamedTuple):
     files: Files
     names: list[str]
     others: list[str]
-    cond: Any
-    classes: tuple[str, ...]  # the sub-folders that labels number; none with a `dataset.json`
+    cond: Any = None
+    classes: tuple[str, ...] = ()  # the sub-folders that labels number; none with a `dataset.json`
 
     def sound(self, bad: Mapping[str, str]) -> Any:
         """The labels without those of bad pictures."""
@@ -69,13 +69,18 @@ class Listing(NamedTuple):
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
-def listing(path: Path, files: Files) -> Listing:
-    """The pictures and labels among the files. Raises UserError where they do not fit."""
-    names = [name for name in files if splitext(name)[1].lower() in SUFFIXES]
+def listing(path: Path, files: Files, suffixes: Collection[str] = SUFFIXES) -> Listing:
+    """The pictures, or files of other suffixes, and their labels.
+
+    Raises UserError where they do not fit.
+    """
+    names = [name for name in files if splitext(name)[1].lower() in suffixes]
     if not names:
-        raise UserError(
-            f"{path} holds no pictures: expected files that end in {', '.join(sorted(SUFFIXES))}"
-        )
+        what = "pictures" if suffixes == SUFFIXES else "arrays"
+        has_arrays = any(name.endswith(".npy") for name in files)
+        hint = "; --latents reads .npy files of latents" if has_arrays else ""
+        ends = ", ".join(sorted(suffixes))
+        raise UserError(f"{path} holds no {what}: expected files that end in {ends}{hint}")
     top = _common_folder(names)
     tops = ["".join(f"{part}/" for part in top[:depth]) for depth in range(len(top) + 1)]
     table = next((f"{one}dataset.json" for one in tops if f"{one}dataset.json" in files), None)
@@ -88,12 +93,17 @@ def listing(path: Path, files: Files) -> Listing:
 
 def _common_folder(names: list[str]) -> tuple[str, ...]:
     """The folders that all pictures lie in, from the top."""
-    first, last = (PurePosixPath(name).parts[:-1] for name in (min(names), max(names)))
+    first, last = (_folders(name) for name in (min(names), max(names)))
     common = list(takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
     depth = len(common)
-    while any(PurePosixPath(name).parts[:-1][:depth] != first[:depth] for name in names):
+    while any(_folders(name)[:depth] != first[:depth] for name in names):
         depth -= 1
     return first[:depth]
+
+
+def _folders(name: str) -> tuple[str, ...]:
+    """The folders of a file from the top; by hand, since there may be millions."""
+    return tuple(part for part in name.split("/")[:-1] if part not in ("", "."))
 
 
 def _labels(path: Path, files: Files, names: list[str], place: str) -> Any:
@@ -123,8 +133,7 @@ def _sub_folders(path: Path, names: list[str], depth: int) -> tuple[Any, tuple[s
 
     Raises UserError for pictures beside the folders, and for folders that are splits.
     """
-    parts = [PurePosixPath(name).parts for name in names]
-    tops = [part[depth] if len(part) > depth + 1 else "" for part in parts]
+    tops = ["".join(_folders(name)[depth : depth + 1]) for name in names]
     labels, classes = number_texts(tops)
     if "" in classes and len(classes) > 1:
         stray = printable(names[tops.index("")])

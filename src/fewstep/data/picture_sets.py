@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,16 @@ from fewstep.data.columns import Names
 from fewstep.data.gathering import Census, Misfit, Take, check_few, decode_all, gather, skippable
 from fewstep.data.images import Listing, join, listing
 from fewstep.data.reading import BadFiles, Content, Reading
-from fewstep.data.records import VERSION, Records, Wider, Writer, head_of, lock, open_records
+from fewstep.data.records import (
+    VERSION,
+    Marks,
+    Records,
+    Wider,
+    Writer,
+    head_of,
+    lock,
+    open_records,
+)
 from fewstep.data.stored import MOST_NUMBERS, below, beside
 
 log = logging.getLogger("fewstep")
@@ -145,16 +155,31 @@ def keep(
     folder: Listing, reading: Reading, *, most_bad: int | None, progress: bool = True
 ) -> Records:
     """Decodes all pictures into a folder, from where an earlier pass was killed, and maps them."""
-    place, size = place_of(folder.path, reading), reading.size
+
+    def marks(first: int, last: int) -> str:
+        return marks_of(folder.files, folder.names[first:last])
+
+    place = place_of(folder.path, reading)
+    header = partial(header_of, folder.path, reading)
+    return keep_at(place, header, marks, folder, reading, most_bad, progress)
+
+
+def keep_at(
+    place: Path,
+    header_of: Callable[[], dict[str, Any]],
+    marks: Marks,
+    folder: Listing,
+    reading: Reading,
+    most_bad: int | None,
+    progress: bool = True,
+) -> Records:
+    """Likewise at that place. header_of: what tells whether its rows are of the source now."""
+    size = reading.size
     with lock(place):
-        header = header_of(folder.path, reading)
+        header = header_of()
         if (records := open_records(place, header)) is not None:  # another process was quicker
             return records
         kind, start = head_of(place, size)
-
-        def marks(first: int, last: int) -> str:
-            return marks_of(folder.files, folder.names[first:last])
-
         with Progress(len(folder.names), "picture", show=progress) as bar:
             bar.note(f"decodes {folder.path} into {place}, once")
             while True:

@@ -31,6 +31,7 @@ class Reading:
     validation: str | None = None  # paths of these splits
     test: str | None = None
     cache: str | None = None  # folder for decoded pictures; None: beside them, where they are many
+    latents: str | None = None  # how samples hold the moments of latents (`fewstep.data.latents`)
     # Of a teacher or initial weights, instead of measured ones.
     origin_units: Units | None = None
     origin_cond_units: Mapping[str, Units] = field(default_factory=dict)
@@ -49,6 +50,11 @@ class Reading:
                 raise UserError(f"{name} = {short_repr(value)}: expected none with data {place}")
         if self.holdout not in fine:
             raise UserError(f"holdout = {self.holdout:g}: expected none with data {place}, {what}")
+
+    def refuse_latents(self, place: str) -> None:
+        """Raises UserError for a law of latents, where none are drawn."""
+        if self.latents is not None:
+            raise UserError(f"latents = {self.latents}: expected none with data {place}")
 
     def refuse(self, place: str, *, but: tuple[str, ...] = ()) -> None:
         """Raises UserError for choices about tables and files of conditions, where there is none.

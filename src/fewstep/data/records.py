@@ -60,7 +60,7 @@ def open_records(folder: Path, header: dict[str, Any]) -> Records | None:
         if manifest["header"] != header:
             return None
         file, shape, dtype = folder / RECORDS, tuple(manifest["shape"]), np.dtype(manifest["dtype"])
-        if file.stat().st_mtime_ns != manifest["time"] and not _is_whole(file, manifest):
+        if file.stat().st_mtime_ns != manifest["time"] and not is_whole(file, manifest, manifest):
             log.warning("fewstep: %s was changed by somebody: it is made again", file)
             return None
         rows = np.memmap(file, dtype, "c", shape=shape) if shape[0] else np.empty(shape, dtype)
@@ -70,16 +70,19 @@ def open_records(folder: Path, header: dict[str, Any]) -> Records | None:
         return None
 
 
-def _is_whole(file: Path, manifest: dict[str, Any]) -> bool:
-    """Whether every block has its digest; then the file's new time is kept."""
+def is_whole(file: Path, about: dict[str, Any], manifest: dict[str, Any]) -> bool:
+    """Whether every block has its digest; then the file's new time is kept.
+
+    about: what the manifest says of the file.
+    """
     with file.open("rb") as source:
-        for block in manifest["blocks"]:
+        for block in about["blocks"]:
             content = source.read(block["bytes"])
             if hashlib.sha256(content).hexdigest() != block["sha256"]:
                 return False
         if source.read(1):
             return False
-    manifest["time"] = file.stat().st_mtime_ns
+    about["time"] = file.stat().st_mtime_ns
     with suppress(OSError):
         disk.replace(file.parent / MANIFEST, json.dumps(manifest).encode())
     return True
@@ -122,7 +125,7 @@ class Writer:
         if not self.blocks:
             for name in (RECORDS, MANIFEST, FACTS):
                 (folder / name).unlink(missing_ok=True)
-            disk.replace(folder / JOURNAL, _line(self.head))
+            disk.replace(folder / JOURNAL, line(self.head))
 
     def _restore(self) -> None:
         """Takes over the blocks of an earlier pass whose files and bytes are still the same."""
@@ -135,13 +138,13 @@ class Writer:
         with damage, (self.folder / RECORDS).open("rb") as source:
             for block in lines[1:]:
                 new = Census.from_json(block["census"])
-                is_same = _digest(source.read(block["bytes"])) == block["sha256"]
+                is_same = digest_of(source.read(block["bytes"])) == block["sha256"]
                 if not is_same or self._marks_of(new) != block["files"]:
                     break
                 self._add(block, new)
         if self.blocks:
             os.truncate(self.folder / RECORDS, sum(block["bytes"] for block in self.blocks))
-            disk.replace(self.folder / JOURNAL, b"".join(map(_line, (self.head, *self.blocks))))
+            disk.replace(self.folder / JOURNAL, b"".join(map(line, (self.head, *self.blocks))))
 
     def _marks_of(self, new: Census) -> str:
         """Of the files of the next block; before it is added."""
@@ -161,7 +164,7 @@ class Writer:
             if self.blocks or self.waiting:
                 raise Wider(need)
             self.kind, self.head["kind"] = need, [*need]
-            disk.replace(self.folder / JOURNAL, _line(self.head))
+            disk.replace(self.folder / JOURNAL, line(self.head))
         self.waiting += [self.kind.record(row) for row in rows]
         self.fresh.add(new)
         if sum(row.nbytes for row in self.waiting) >= ENOUGH:
@@ -170,18 +173,21 @@ class Writer:
     def flush(self) -> None:
         """Writes a block of the rows that wait. Raises StorageError."""
         rows, new = self.waiting, self.fresh
-        content = np.stack(rows).tobytes() if rows else b""
+        content = memoryview(b"")
+        if rows:  # by one copy: pictures have their channels last
+            whole = np.empty((len(rows), *rows[0].shape), rows[0].dtype)
+            content = np.stack(rows, out=whole).data.cast("B")
         block = {
             "bytes": len(content),
             "shape": list(rows[0].shape) if rows else [],
-            "sha256": _digest(content),
+            "sha256": digest_of(content),
             "files": self._marks_of(new),
             "census": new.to_json(),
         }
         with storage(f"cannot write to {self.folder}"):
             disk.append(self.folder / RECORDS, content)
             disk.sync(self.folder / RECORDS)
-            disk.append(self.folder / JOURNAL, _line(block))
+            disk.append(self.folder / JOURNAL, line(block))
         self._add(block, new)
         self.waiting, self.fresh = [], Census()
 
@@ -210,11 +216,11 @@ class Writer:
             (self.folder / JOURNAL).unlink(missing_ok=True)
 
 
-def _digest(content: bytes) -> str:
+def digest_of(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _line(values: dict[str, Any]) -> bytes:
+def line(values: dict[str, Any]) -> bytes:
     return json.dumps(values).encode() + b"\n"
 
 

@@ -15,18 +15,23 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fewstep.base.errors import UserError, require
-from fewstep.data import images
+from fewstep.data import images, picture_sets
 from fewstep.data.archives import readable
-from fewstep.data.columns import Column, Names, Type, number_texts
-from fewstep.data.frames import Frame, Kind, are_numbers, check_exact, check_text
+from fewstep.data.columns import Column, Names, Type, natural, number_texts
+from fewstep.data.frames import Cells, Frame, Kind, are_numbers, check_exact, check_text
+from fewstep.data.images import Listing
+from fewstep.data.large_tables import Pictures
 from fewstep.data.reading import Content, Reading
+from fewstep.data.records import VERSION
+from fewstep.data.streams import Place, Stream
 from fewstep.data.tables import ROLES, SAMPLES, condition, is_text, native, number_labels, places
 
 log = logging.getLogger("fewstep")
@@ -37,7 +42,7 @@ ROWS = 10  # rows of each of these on average
 _TYPES: dict[str, Type] = {"b": "bool", "i": "int", "u": "int"}
 
 
-def from_frame(frame: Frame, reading: Reading) -> Content:
+def from_frame(frame: Frame, reading: Reading, place: Place | None = None) -> Content:
     """Samples and condition of a table. Raises UserError for columns that cannot be what is said.
 
     With a file of conditions the columns of labels and conditions are that file's.
@@ -57,7 +62,7 @@ def from_frame(frame: Frame, reading: Reading) -> Content:
         require(own.count(name) == 1, f"{frame.name}: column", name, need)
     free = [name for name in frame.columns if name not in (*own, *frame.index)]
     with readable(frame.name):
-        return _Roles(frame, reading, free).content()
+        return _Roles(frame, reading, free, place).content()
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class _Roles:
     frame: Frame
     reading: Reading
     free: list[str]
+    place: Place | None  # where rows of a large table are kept
     reasons: dict[str, str] = field(default_factory=dict)  # why a column is left out
 
     def content(self) -> Content:
@@ -77,7 +83,7 @@ class _Roles:
         are_columns = len(frame.of_kind(samples, "numbers", "text")) == len(samples)
         if label is not None and reading.label_column is None and are_columns:
             label = self._plain_label(label, None if reading.columns else samples)
-        cond: dict[str, Any] = {role: frame.columns[n].values() for role, n in others.items()}
+        cond: dict[str, Any] = {role: frame.values(n) for role, n in others.items()}
         columns: tuple[Column, ...] = ()
         names = Names()
         if reading.condition_columns:
@@ -166,9 +172,12 @@ class _Roles:
         """The samples in these columns, and what these are where they are numbers or text."""
         frame = self.frame
         if len(names) == 1 and frame.columns[names[0]].kind == "pictures":
+            if frame.parts is not None:
+                return self._pictures(names[0]), ()
             return pictures(names[0], frame.columns[names[0]].values(), self.reading.size), ()
         if len(names) == 1 and frame.columns[names[0]].kind == "arrays":
-            return native(frame.columns[names[0]].values()), ()
+            values = frame.values(names[0])
+            return (values if isinstance(values, Stream) else native(values)), ()
         wrong = frame.of_kind(names, "arrays", "pictures")
         if wrong:
             raise UserError(
@@ -177,6 +186,20 @@ class _Roles:
             )
         way = "leave it out of --columns" if self.reading.columns else "choose --columns without it"
         return as_numbers(frame, names, self.reading.origin_columns, way)
+
+    def _pictures(self, name: str) -> Any:
+        """The pictures of a column of a large table, decoded once."""
+        assert self.place is not None
+        files, place = Pictures(self.frame, name), self.place
+        folder = Listing(Path(self.frame.name), files, files.names, [])
+        size, mark = self.reading.size, place.source()
+
+        def header() -> dict[str, Any]:
+            return {"version": VERSION, "size": size, "column": name, "source": mark}
+
+        where = place.folder.with_name(f"{place.folder.name}-{size or 'whole'}")
+        args = (folder, self.reading, 0)
+        return picture_sets.keep_at(where, header, lambda first, last: mark, *args).rows
 
     def _why(self, name: str, samples: list[str]) -> str:
         """Why a column is left out, in a line."""
@@ -200,9 +223,14 @@ class _Roles:
 
 def are_few(frame: Frame, name: str) -> bool:
     """Whether a column of text holds categories, and no free text or names of the rows."""
-    rows = [row for row in frame.columns[name].rows() if row]
-    different = len(set(rows))
-    return 0 < different <= min(FEW_TEXTS, len(rows) / ROWS)
+    different, rows = set[str](), 0
+    for row in frame.columns[name].rows():
+        if row:
+            rows += 1
+            different.add(row)
+            if len(different) > FEW_TEXTS:
+                return False
+    return 0 < len(different) <= rows / ROWS
 
 
 def are_labels(frame: Frame, name: str) -> bool:
@@ -210,10 +238,22 @@ def are_labels(frame: Frame, name: str) -> bool:
     cells = frame.column(name)
     if cells.kind not in ("numbers", "text"):
         return False
+    if frame.parts is not None and cells.kind == "text":
+        return bool(words_of(cells, FEW))
     values = np.unique(cells.values())
     if not 0 < len(values) <= FEW:
         return False
     return cells.kind == "text" or bool((values == np.arange(len(values))).all())
+
+
+def words_of(cells: Cells, most: int) -> tuple[str, ...]:
+    """The different texts of a column, in natural order; none where there are more."""
+    words = set[str]()
+    for row in cells.rows():
+        words.add(str(row))
+        if len(words) > most:
+            return ()
+    return tuple(sorted(words, key=natural))
 
 
 def column_of(name: str, values: np.ndarray) -> Column:
@@ -243,6 +283,10 @@ def labels_of(
     cells = frame.column(name)
     if cells.kind not in ("numbers", "text"):
         raise UserError(f"column {name} holds {cells.about or cells.kind}: expected labels")
+    if frame.parts is not None and cells.kind == "text":
+        own = tuple(vocabulary or ()) or words_of(cells, frame.rows)
+        parts = (labels_of(part, name, own)[0] for part in frame.parts([name], 0))
+        return np.concatenate([*parts]), own
     values = cells.values()
     labels, classes = number_labels(f"column {name}", values)
     unique, numbers = np.unique(labels, return_inverse=True)
@@ -261,12 +305,15 @@ def as_numbers(
     names: Sequence[str],
     vocabulary: Sequence[Column] = (),
     way: str = "leave it out of --condition-columns",
-) -> tuple[np.ndarray, tuple[Column, ...]]:
+) -> tuple[Any, tuple[Column, ...]]:
     """Columns as floats `[N, F]`, text as one number for each category, and what they are.
 
     vocabulary: the columns as a run knows them, with their categories. A sole column of arrays is
-    itself. way: what else to do than to repair a text among numbers, for the message.
+    itself. Of a large table they are a stream. way: what else to do than to repair a text among
+    numbers, for the message.
     """
+    if frame.parts is not None:
+        return _in_parts(frame, names, vocabulary, way)
     if len(names) == 1 and frame.column(names[0]).kind == "arrays":
         return native(frame.columns[names[0]].values()).astype(np.float64), ()
     parts, columns = [], []
@@ -298,3 +345,40 @@ def as_numbers(
         parts.append(np.eye(len(words))[ranks])
         columns.append(Column(name, "category", words))
     return np.concatenate(parts, 1), tuple(columns)
+
+
+def _in_parts(
+    frame: Frame, names: Sequence[str], vocabulary: Sequence[Column], way: str
+) -> tuple[Stream, tuple[Column, ...]]:
+    """What `as_numbers` gives of a large table, as a stream; in float32 where that is exact."""
+    assert frame.parts is not None
+    parts, columns = frame.parts, list[Column]()
+    if len(names) == 1 and frame.column(names[0]).kind == "arrays":
+        return frame.values(names[0]), ()
+    by_name = {column.name: column for column in vocabulary}
+    first = next(parts(names, 0))
+    is_exact = True
+    for name in names:
+        cells = frame.column(name)
+        if cells.kind == "text" and name not in by_name:
+            check_text(name, cells, way)
+            words = words_of(cells, FEW)
+            if not words:
+                need = f"expected at most {FEW} categories"
+                raise UserError(f"column {name} holds more than {FEW} different texts: {need}")
+            columns.append(Column(name, "category", words))
+            continue
+        if cells.kind == "numbers":
+            values = first.columns[name].values()
+            is_exact &= np.can_cast(values.dtype, np.float32)
+            columns.append(by_name.get(name) or column_of(name, values))
+            continue
+        as_numbers(first, [name], vocabulary)  # says what is wrong
+        columns.append(by_name[name])
+    kind = np.float32 if is_exact else np.float64
+
+    def blocks(row: int) -> Iterator[np.ndarray]:
+        for part in parts(names, row):
+            yield as_numbers(part, names, columns)[0].astype(kind)
+
+    return Stream(frame.rows, blocks), tuple(columns)

@@ -1,4 +1,4 @@
-"""Rows that stay in a file: read, and brought to the model's units, when they are taken."""
+"""Rows that become the model's when they are taken: those of a file, and latents of moments."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from fewstep.base import disk
 from fewstep.base.cache import cache_file
 from fewstep.base.errors import UserError
 from fewstep.data.archives import file_mark
+from fewstep.data.latents import Law, draw, latent_shape, row_noise
 from fewstep.data.units import BYTES, Units
 
 AT_ONCE = 2**19  # numbers of a piece of rows: they stay in the processor's cache
@@ -30,51 +31,94 @@ RECORDS, FACTS = "records", "facts.json"  # files of a folder beside the data
 class Stored:
     """Rows `[N, ...]` of a memory-mapped file: `stored[index]` is what a tensor of all would give.
 
-    source: the file's rows as it has them `[M, ...]`. index: which of these, in order `[N]`.
+    source: the file's rows as it has them `[M, ...]`. index: which of these, in order `[N]`. units:
+    None leaves them as they are, as parts of a condition. mask: with axes like the source's, False
+    where rows are 0. law: of latents, how the source holds their moments (`fewstep.data.latents`).
     """
 
     source: Tensor
     index: Tensor
-    units: Units
-    file: Path
+    units: Units | None
+    file: Path | None  # None: the source is in memory
+    mask: Tensor | None = None
+    law: Law = ""
+    mask_mark: str = ""  # what tells the mask from others
 
     @staticmethod
-    def of(rows: np.memmap, source: Tensor) -> Stored:
-        """All rows of a file in the user's units; source: they, as a view of it."""
-        return Stored(source, torch.arange(len(source)), Units(), Path(str(rows.filename)))
+    def of(rows: np.ndarray, source: Tensor, units: Units | None = None, **more: Any) -> Stored:
+        """All rows of a file; source: they, as a view of it."""
+        return Stored(source, torch.arange(len(source)), units, file_of(rows), **more)
 
     def __len__(self) -> int:
         return len(self.index)
 
     @property
     def shape(self) -> torch.Size:
-        return torch.Size((len(self.index), *self.source.shape[1:]))
+        rest = self.source.shape[1:]
+        return torch.Size((len(self.index), *(latent_shape(rest) if self.law else rest)))
+
+    @property
+    def ndim(self) -> int:
+        return self.source.ndim
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype if self.units is None else torch.float32
+
+    def is_floating_point(self) -> bool:
+        return self.dtype.is_floating_point
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
-        """Some rows, float32, in memory."""
-        return self.units.to_model(self.source[self.index[rows]]).contiguous()
+        """Some rows, in memory; of latents a draw that is the same for a row each time."""
+        return self.sample(rows, None)
+
+    def sample(self, rows: Tensor | slice, noise: Tensor | None) -> Tensor:
+        """Some rows; of latents those that this unit noise `[B, ...]` leads to."""
+        places = self.index[rows]
+        x = self.source[places]
+        if self.law:
+            own = row_noise(places, tuple(self.shape[1:])) if noise is None else noise
+            x = draw(x, self.law, own)
+        if self.units is not None:
+            x = self.units.to_model(x)
+        if self.mask is not None:
+            x = x.masked_fill(~self.mask[places], 0)
+        return x.contiguous()
 
     def choose(self, rows: Tensor) -> Stored:
         """Some rows, which stay in the file."""
         return replace(self, index=self.index[rows])
 
+    def pieces(self, numbers: int = AT_ONCE) -> Iterator[slice]:
+        """All rows as slices of so many numbers."""
+        size = rows_of(numbers, self.shape[1:])
+        return (slice(first, first + size) for first in range(0, len(self), size))
+
     def blocks(self, numbers: int = AT_ONCE) -> Iterator[Tensor]:
         """All rows in pieces of so many numbers."""
-        size = rows_of(numbers, self.shape[1:])
-        for first in range(0, len(self), size):
-            yield self[first : first + size]
+        return (self[rows] for rows in self.pieces(numbers))
+
+    def mark(self) -> str:
+        """What tells these rows, as they are taken, from others."""
+        digest = hashlib.sha256(self.index.numpy().tobytes())
+        units = None if self.units is None else self.units.to_json()
+        about = [units, self.file and file_mark(self.file), self.law, self.mask_mark]
+        digest.update(json.dumps(about).encode())
+        return digest.hexdigest()[:16]
 
     def deviation(self) -> float:
         """Of all numbers that are not the same in all rows."""
-        if self.source.dtype == torch.uint8 and self.units == BYTES:
-            values = self.units.to_model(torch.arange(256, dtype=torch.uint8)[:, None, None, None])
+        if self.source.dtype == torch.uint8 and self.units == BYTES and self.mask is None:
+            values = BYTES.to_model(torch.arange(256, dtype=torch.uint8)[:, None, None, None])
             return _deviation_of(values.flatten().double().numpy(), self._histogram())
-        varies = self.units.varies(tuple(self.shape[1:]))
+        varies = (self.units or Units()).varies(tuple(self.shape[1:]))
 
         def mean_of(change: Callable[[np.ndarray], np.ndarray]) -> float:
             total, count = 0.0, 0
-            for block in self.blocks():
-                numbers = change(block[varies.expand_as(block)].numpy())
+            for rows in self.pieces():
+                block = self[rows]
+                real = varies if self.mask is None else varies & self.mask[self.index[rows]]
+                numbers = change(block[real.expand_as(block)].numpy())
                 total += float(numbers.sum(dtype=np.float64))
                 count += numbers.size
             return total / max(count, 1)
@@ -95,9 +139,9 @@ class Stored:
 
         Where nothing can be written it is made each time.
         """
-        rows = hashlib.sha256(self.index.numpy().tobytes())
-        rows.update(json.dumps([self.units.to_json(), file_mark(self.file)]).encode())
-        name = f"{name} of {rows.hexdigest()[:16]}"
+        if self.file is None:
+            return make()
+        name = f"{name} of {self.mark()}"
         folder = self.file.parent if self.file.name == RECORDS else beside(self.file)
         try:
             facts = json.loads((folder / FACTS).read_text())
@@ -112,6 +156,12 @@ class Stored:
         except OSError:
             pass
         return value
+
+
+def file_of(rows: Any) -> Path | None:
+    """The file that an array is mapped from."""
+    name = getattr(rows, "filename", None)
+    return None if name is None else Path(str(name))
 
 
 def rows_of(numbers: int, shape: tuple[int, ...]) -> int:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import math
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from fewstep.base.errors import UserError, unknown
-from fewstep.base.tensor_file import read_tensors
-from fewstep.data.archives import check_numpy
+from fewstep.base.tensor_file import header, layout, read_tensors
+from fewstep.data.archives import check_numpy, read_header
 from fewstep.data.columns import Names, number_texts
-from fewstep.data.reading import Content
-from fewstep.data.stored import MOST_NUMBERS
+from fewstep.data.reading import Content, Reading
+from fewstep.data.stored import AT_ONCE, MOST_NUMBERS, rows_of
+from fewstep.data.streams import Stream, as_condition, is_large
 
 ARRAYS = (".npy", ".npz", ".safetensors")
 SAMPLES = ("x0", "x", "images", "image", "img", "data", "samples", "arr_0")
@@ -32,19 +38,105 @@ def is_solved(arrays: Any) -> bool:
     return isinstance(arrays, Mapping) and PATH in arrays and LEVELS in arrays
 
 
-def arrays(path: Path) -> dict[str, Any]:
-    """The arrays of a .npy (under no name), .npz or .safetensors; text only of labels."""
+def arrays(path: Path, reading: Reading | None = None) -> dict[str, Any]:
+    """The arrays of a .npy (under no name), .npz or .safetensors; text only of labels.
+
+    reading: a large .npz is one of streams, and a large .safetensors stays in its file.
+    """
     if path.suffix.lower() == ".safetensors":
+        sizes = [math.prod(entry.shape) for entry in layout(path).values()]
+        if reading is not None and is_large(max(sizes, default=0), reading):
+            return mapped_tensors(path)
         return dict(read_tensors(path))
     check_numpy(path)
-    is_large = path.suffix.lower() == ".npy" and path.stat().st_size > MOST_NUMBERS
-    content = np.load(path, mmap_mode="c" if is_large else None, allow_pickle=False)
+    if reading is not None and path.suffix.lower() == ".npz" and zipfile.is_zipfile(path):
+        table = _streams(path)
+        sizes = [part.numbers for part in table.values()]
+        if not is_solved(table) and is_large(max(sizes, default=0), reading):
+            labels = set(table) & {*ROLES["label"]}
+            few = {key for key, part in table.items() if len(part.shape) < 2 or not part.is_plain}
+            with np.load(path, allow_pickle=False) as content:
+                whole = {key: content[key] for key in labels | few}
+            return {
+                key: _whole(key, whole[key]) if key in whole else part.stream()
+                for key, part in table.items()
+            }
+    may_stay = path.suffix.lower() == ".npy" and path.stat().st_size > MOST_NUMBERS
+    content = np.load(path, mmap_mode="c" if may_stay else None, allow_pickle=False)
     if isinstance(content, np.ndarray):
         stays = isinstance(content, np.memmap) and content.size > MOST_NUMBERS  # in the file
         return {"": native(content if stays else np.array(content))}
     with content:
         table = {key: content[key] for key in content.files}
-    return {key: x if key in ROLES["label"] else native(x) for key, x in table.items()}
+    return {key: _whole(key, x) for key, x in table.items()}
+
+
+def _whole(key: str, values: Any) -> Any:
+    return values if key in ROLES["label"] else native(values)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """An array of a .npz by its header."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    is_plain: bool  # of numbers, rows behind one another
+    dtype: np.dtype[Any]
+
+    @property
+    def numbers(self) -> int:
+        return math.prod(self.shape)
+
+    def stream(self) -> Stream:
+        return Stream(self.shape[0], self._blocks)
+
+    def _blocks(self, first: int) -> Iterator[np.ndarray]:
+        """Rows from that one on; those before are read too, so that the checksum is compared."""
+        width = self.dtype.itemsize * math.prod(self.shape[1:])
+        size = rows_of(AT_ONCE, self.shape[1:])
+        with zipfile.ZipFile(self.path) as source, source.open(self.name) as file:
+            read_header(file)
+            for row in range(0, self.shape[0], size):
+                content = file.read(width * min(size, self.shape[0] - row))
+                rows = np.frombuffer(content, self.dtype).reshape(-1, *self.shape[1:])
+                if row + len(rows) > first:
+                    yield native(rows[max(0, first - row) :])
+            file.read(1)  # to the end, where the checksum is
+
+
+def _streams(path: Path) -> dict[str, _Member]:
+    """The arrays of a .npz by their headers."""
+    table = {}
+    with zipfile.ZipFile(path) as source:
+        for name in source.namelist():
+            with source.open(name) as file:
+                shape, is_fortran, dtype = read_header(file)
+            is_plain = not is_fortran and dtype.kind in "biuf"
+            table[name.removesuffix(".npy")] = _Member(path, name, shape, is_plain, dtype)
+    return table
+
+
+def mapped_tensors(path: Path) -> dict[str, Any]:
+    """The tensors of a .safetensors file, mapped; those of types that NumPy has none for, read."""
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        entries, _, start = header(file, size, path)
+        file.seek(8)
+        about = json.loads(file.read(start - 8))
+    table: dict[str, Any] = {}
+    for name, (dtype, shape) in entries.items():
+        try:
+            kind = torch.empty(0, dtype=dtype).numpy().dtype
+        except TypeError:
+            return dict(read_tensors(path))
+        offset = start + about[name]["data_offsets"][0]
+        is_empty = not math.prod(shape)
+        table[name] = (
+            np.empty(shape, kind) if is_empty else np.memmap(path, kind, "c", offset, shape)
+        )
+    return table
 
 
 def parts(name: str, table: Mapping[str, Any]) -> Content:
@@ -85,6 +177,7 @@ def condition(
         raise UserError(
             f"{name} holds cond and {', '.join(cond.keys() - {'cond'})}: expected one or the other"
         )
+    cond = {role: as_condition(role, part) for role, part in cond.items()}
     if "features" in cond:
         cond = {**cond, "features": as_features(cond["features"])}
     return unwrap(cond) if cond else None, names
@@ -92,6 +185,8 @@ def condition(
 
 def as_features(values: Any) -> Any:
     """Whole numbers as the floats that they mean."""
+    if isinstance(values, Stream):
+        return values
     values = np.asanyarray(values)
     return values.astype(np.float64) if values.dtype.kind in "iu" else values
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -18,6 +20,7 @@ from fewstep.base.conditions import (
     Cond,
     apply_mask,
     check_condition,
+    each,
     is_integral,
     kind_of,
     leaves,
@@ -26,11 +29,13 @@ from fewstep.base.conditions import (
 )
 from fewstep.base.data_names import OWN_DATA
 from fewstep.base.errors import UserError, require, unknown
+from fewstep.data.archives import file_mark
 from fewstep.data.beside import with_condition
 from fewstep.data.columns import Names
-from fewstep.data.dataset import Arrays, Dataset, change_cond, elements
+from fewstep.data.dataset import Arrays, Dataset, change_cond, elements, to_model
+from fewstep.data.latents import check_deviations, check_moments
 from fewstep.data.reading import HOLDOUT, Content, Reading
-from fewstep.data.stored import MOST_NUMBERS, Stored, check_finite
+from fewstep.data.stored import MOST_NUMBERS, Stored, check_finite, file_of
 from fewstep.data.tables import LEVELS, PATH, is_solved
 from fewstep.data.units import (
     AS_IS,
@@ -105,34 +110,33 @@ def standardise(
     if pictures is not None:
         cond = _mask_like(pictures, x0, cond)
         x0 = pictures
+    if reading.latents is not None:
+        check_moments(name, reading.latents, x0)
     need = f"none, since {name} holds no pictures"
     require(reading.size is None or are_channels(x0), "data_size", reading.size, need)
-    samples = _samples(data, x0, cond)
+    samples, mask = _samples(data, x0, cond, reading), cond
+    if isinstance(samples, Stored):
+        cond = _parts_in_files(data.get("cond"), cond)
     everything = Arrays(samples, cond)
-    if x0.is_floating_point():
-        _once(samples, "finite", lambda: check_finite(name, everything.blocks()))
+    _check_samples(name, everything, x0)
     rows = everything if train is None else everything.select(train)
     units = reading.origin_units
     if units is None and pictures is not None and reading.units in (AUTO, WHOLE):
-        low, high = _once(samples, "range", lambda: _range(x0, cond))
+        low, high = _once(samples, "range", lambda: _range(x0, mask))
         is_sliver = reading.units == AUTO and high - low < SLIVER
         units = None if is_sliver else BYTES
         if is_sliver:
             text = "fewstep: %s: bytes %d..%d are taken for numbers, not for pictures of 0..255"
             log.warning(text, name, low, high)
     if units is None:
-        axis = variable_axis(x0, cond, reading.channel_axis)
+        axis = variable_axis(x0, mask, reading.channel_axis)
         choice = reading.auto if reading.units == AUTO else reading.units
-        some = rows
-        if isinstance(samples, Stored):  # a part tells them, in the file's own type
-            index = torch.arange(len(x0)) if train is None else train
-            some = Arrays(x0, cond).rows(index[: MOST_NUMBERS // x0[0].numel()])
-        units = measured_units(some.x0.double(), some.cond, choice, axis)
+        units = _units_of(rows, x0, mask, choice, axis)
     if reading.units != WHOLE:  # older runs have whole numbers as they are
         cond = _float_features(cond)
         rows = replace(rows, cond=_float_features(rows.cond))
     cond_units = units_of_condition(rows.cond, reading)
-    cond = change_cond(cond, cond_units, Units.to_model)
+    cond = change_cond(cond, cond_units, to_model)
     if isinstance(samples, Stored):
         result = Arrays(replace(samples, units=units), cond)
     else:
@@ -140,12 +144,53 @@ def standardise(
     return Standardised(result, classes_of(cond), units, cond_units)
 
 
-def _samples(data: Any, x0: Tensor, cond: Cond) -> Tensor | Stored:
-    """The samples in the user's units: in memory, or where they lie in a file and have no mask."""
-    rows = data.get("x0") if isinstance(data, Mapping) else None
-    if isinstance(rows, np.memmap) and mask_of(x0, cond) is None:
-        return Stored.of(rows, x0)
-    return apply_mask(x0, cond)
+def _samples(data: Any, x0: Tensor, cond: Cond, reading: Reading) -> Tensor | Stored:
+    """The samples in the user's units: in memory, or where they lie in a file, or moments."""
+    rows: Any = data.get("x0") if isinstance(data, Mapping) else None
+    law: Any = reading.latents or ""
+    if isinstance(rows, np.memmap) or law:
+        mask, mark = mask_of(x0, cond), ""
+        if mask is not None:
+            file = file_of(data["cond"]["mask"])
+            mark = file_mark(file) if file else hashlib.sha256(mask.numpy().tobytes()).hexdigest()
+        return Stored.of(rows, x0, Units(), mask=mask, law=law, mask_mark=mark)
+    return apply_mask(x0.contiguous(), cond)
+
+
+def _check_samples(name: str, arrays: Arrays, x0: Tensor) -> None:
+    """Raises UserError for NaN, infinity, and deviations below 0."""
+    samples = arrays.samples
+    if isinstance(samples, Stored) and samples.law:
+        law, raw = samples.law, replace(samples, law="")
+        _once(raw, "finite", lambda: check_finite(name, raw.blocks()))
+        _once(raw, "deviations", lambda: check_deviations(name, law, raw.blocks()))
+    elif x0.is_floating_point():
+        _once(samples, "finite", lambda: check_finite(name, arrays.blocks()))
+
+
+def _parts_in_files(raw: Any, cond: Any) -> Any:
+    """The condition with its parts that lie in a file as such; labels are in memory."""
+    if isinstance(cond, Mapping):
+        return {key: _parts_in_files(raw[key], part) for key, part in cond.items()}
+    is_mapped = file_of(raw) is not None and cond.ndim > 1
+    return Stored.of(raw, cond) if is_mapped else cond
+
+
+def _units_of(rows: Arrays, x0: Tensor, mask: Cond, choice: str, axis: int | None) -> Units:
+    """The units of these rows; of those in a file a part tells them, in the file's own type."""
+    if isinstance(rows.samples, Tensor):
+        return measured_units(rows.x0.double(), rows.cond, choice, axis)
+    samples = rows.samples
+    index = samples.index[: MOST_NUMBERS // math.prod(rows.shape)]
+
+    def measure() -> Units:
+        if samples.law:
+            return measured_units(samples[: len(index)].double(), None, choice, axis)
+        cond = each(lambda part: part[index], mask)
+        return measured_units(apply_mask(x0[index], cond).contiguous().double(), cond, choice, axis)
+
+    values = samples.remember(f"units {choice} {axis}", lambda: measure().to_json())
+    return Units.from_json(values, rows.shape) or measure()
 
 
 def _once(samples: Tensor | Stored, name: str, make: Callable[[], Any]) -> Any:
@@ -194,7 +239,7 @@ def pixels(x0: Tensor) -> Tensor | None:
     x0 = x0[:, None] if x0.ndim == 3 else x0
     if x0.shape[1] in (1, 3):
         return x0
-    return x0.movedim(3, 1).contiguous() if x0.shape[3] in (1, 3) else None
+    return x0.movedim(3, 1) if x0.shape[3] in (1, 3) else None  # of a file a view
 
 
 def units_of_condition(cond: Cond, reading: Reading) -> dict[str, Units]:
@@ -205,7 +250,11 @@ def units_of_condition(cond: Cond, reading: Reading) -> dict[str, Units]:
     origin = dict(reading.origin_cond_units)
     if reading.units in (WHOLE, AS_IS):
         return origin
-    parts = {name: part for name, part in leaves(cond) if part.is_floating_point()}
+    floats: dict[str, Any] = {n: part for n, part in leaves(cond) if part.is_floating_point()}
+    parts = {
+        name: part[: MOST_NUMBERS // part[:1].numel()] if isinstance(part, Stored) else part
+        for name, part in floats.items()
+    }
     return {name: condition_units(part, reading.units) for name, part in parts.items()} | origin
 
 
@@ -229,16 +278,21 @@ def _parts(data: Any) -> dict[str, Any]:
 def mask_apart(data: Mapping[str, Any]) -> dict[str, Any]:
     """The data with a mask of numpy's as the condition's "mask": True where there is a value.
 
-    It is combined with the mask that the condition has. A condition of one part goes beside it
-    under "label" or "features".
+    One that was kept in a file stands under "mask" beside the data. It is combined with the mask
+    that the condition has. A condition of one part goes beside it under "label" or "features".
     """
     x0, cond = data["x0"], data.get("cond")
-    if not isinstance(x0, np.ma.MaskedArray):
-        return dict(data)
-    there = torch.from_numpy(~np.ma.getmaskarray(x0))
-    plain = x0.filled(0)
-    if bool(there.all()):
-        return {**data, "x0": plain}
+    rest = {key: part for key, part in data.items() if key != "mask"}
+    there: Any = data.get("mask")
+    if there is not None:
+        plain = x0
+    elif isinstance(x0, np.ma.MaskedArray):
+        there = torch.from_numpy(~np.ma.getmaskarray(x0))
+        plain = x0.filled(0)
+        if bool(there.all()):
+            return {**data, "x0": plain}
+    else:
+        return rest
     if cond is not None and not isinstance(cond, Mapping):
         part = tensor("cond", cond)
         cond = {"label" if part.ndim == 1 and is_integral(part) else "features": part}
@@ -247,8 +301,8 @@ def mask_apart(data: Mapping[str, Any]) -> dict[str, Any]:
     if parts.get("mask") is not None:
         own = tensor("mask", parts["mask"])
         if own.dtype == torch.bool and own.ndim <= there.ndim and len(own) == len(there):
-            there = there & own.reshape(*own.shape, *[1] * (there.ndim - own.ndim))
-    return {**data, "x0": plain, "cond": {**parts, "mask": there}}
+            there = torch.as_tensor(there) & own.reshape(*own.shape, *[1] * (there.ndim - own.ndim))
+    return {**rest, "x0": plain, "cond": {**parts, "mask": there}}
 
 
 def check_arrays(data: Any) -> tuple[Tensor, Any]:

@@ -21,7 +21,8 @@ LARGEST = 1e30  # of a mean or deviation
 
 AUTO, STANDARD, ROBUST, QUANTILE = "auto", "standard", "robust", "quantile"
 WHOLE, AS_IS = "whole", "as-is"
-NAMES = (AUTO, STANDARD, ROBUST, QUANTILE, WHOLE, AS_IS)
+EDM2_LATENTS, SD_LATENTS = "edm2-latents", "sd-latents"
+NAMES = (AUTO, STANDARD, ROBUST, QUANTILE, WHOLE, AS_IS, EDM2_LATENTS, SD_LATENTS)
 CHOICES = f"{', '.join(NAMES)} or LOW..HIGH"
 
 Numbers = float | tuple[float, ...]  # one for all variables, or one for each
@@ -166,6 +167,12 @@ def _is_finite(value: Any) -> bool:
 
 BYTES = Units(127.5, 127.5, clip=True)  # of pictures: [0, 255] at [-1, 1]
 
+_OF_LATENTS = {
+    # EDM2's training/encoders.py: mean and deviation of each raw channel, to deviation 0.5.
+    EDM2_LATENTS: Units((5.81, 3.25, 0.12, -2.15), (8.34, 9.24, 7.42, 6.56), axis=0),
+    SD_LATENTS: Units(0.0, 1 / 0.18215),  # scaling_factor, arXiv 2112.10752, appendix D.1
+}
+
 
 def check_choice(choice: str) -> tuple[float, float] | None:
     """The range that a choice of units names, if it does. Raises UserError for an unknown one."""
@@ -214,12 +221,17 @@ def measured_units(x0: Tensor, cond: Cond, choice: str = AUTO, axis: int | None 
 
     choice: "standard" or "auto" for each variable along `axis` of a sample, "robust" by median and
     quartiles, "quantile" for the normal number of each value, "whole" for all numbers together,
-    "as-is" for the identity, "LOW..HIGH" for that range at [-1, 1]. Raises UserError where nothing
+    "as-is" for the identity, "LOW..HIGH" for that range at [-1, 1], "edm2-latents" and "sd-latents"
+    for the published numbers of Stable Diffusion's autoencoder. Raises UserError where nothing
     varies, or values are out of the range.
     """
     bounds = check_choice(choice)
     if choice == AS_IS:
         return Units()
+    if choice in (EDM2_LATENTS, SD_LATENTS):
+        need = "4 channels [N, 4, H, W], as the latents of Stable Diffusion"
+        require(x0.ndim == 4 and x0.shape[1] == 4, f"units = {choice}: shape", [*x0.shape], need)
+        return _OF_LATENTS[choice]
     if bounds is not None:
         return _of_range(x0, bounds)
     units = _measure(x0, cond, choice == ROBUST, None if choice == WHOLE else axis, STD)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +16,15 @@ import numpy as np
 
 from fewstep.base.errors import UserError, unknown
 from fewstep.data.archives import FREE, RATIO, readable
+from fewstep.data.reading import Reading
+from fewstep.data.stored import AT_ONCE, rows_of
+from fewstep.data.streams import Stream, is_large
 from fewstep.data.tables import native
 
 log = logging.getLogger("fewstep")
 
 _NAME = re.compile(r"(?P<file>.*?\.(?P<kind>nc4?|h5|hdf5))(:(?P<variable>.*))?", re.IGNORECASE)
+Rows = tuple[tuple[int, ...], Callable[[slice], Any]]  # shape of a variable, how to read rows
 _FILL = ("_FillValue", "missing_value")
 
 
@@ -25,21 +34,54 @@ def split_name(name: str) -> tuple[Path, str] | None:
     return match and (Path(match["file"]), (match["variable"] or "").strip("/"))
 
 
-def read_variable(name: str) -> dict[str, Any]:
-    """{"x0": the variable's values, masked where the file has none}. Raises UserError."""
+def read_variable(name: str, reading: Reading) -> dict[str, Any]:
+    """{"x0": the variable's values, masked where the file has none}. Raises UserError.
+
+    Of a large one streams, and the mask beside the values.
+    """
     parts = split_name(name)
     assert parts is not None
     path, variable = parts
     is_netcdf = path.suffix.lower().startswith(".nc")
+    open_one = _netcdf if is_netcdf else _hdf5
     with readable(name):
-        values = (_netcdf if is_netcdf else _hdf5)(path, variable)
-        if isinstance(values, np.ma.MaskedArray):
-            x0 = native(values.data)
-            return {"x0": np.ma.MaskedArray(x0, np.ma.getmaskarray(values)), "cond": None}
-        return {"x0": native(values), "cond": None}
+        with open_one(path, variable) as (shape, read):
+            if not shape or not is_large(math.prod(shape), reading):
+                return {"x0": _native(read(slice(None))), "cond": None}
+            has_mask = isinstance(read(slice(0, 1)), np.ma.MaskedArray)
+        size = rows_of(AT_ONCE, shape[1:])
+
+        def blocks(first: int) -> Iterator[Any]:
+            with readable(name), open_one(path, variable) as (_, read):
+                for row in range(first, shape[0], size):
+                    yield _native(read(slice(row, row + size)))
+
+        values = Stream(shape[0], blocks)
+        if not has_mask:
+            return {"x0": values, "cond": None}
+        there = replace(values.map(_there), is_optional=True)
+        return {"x0": values.map(_plain), "cond": None, "mask": there}
 
 
-def _netcdf(path: Path, name: str) -> Any:
+def _native(values: Any) -> Any:
+    if isinstance(values, np.ma.MaskedArray):
+        return np.ma.MaskedArray(native(values.data), np.ma.getmaskarray(values))
+    return native(values)
+
+
+def _plain(values: Any) -> np.ndarray:
+    result: np.ndarray = np.ma.filled(values, 0)
+    return result
+
+
+def _there(values: Any) -> np.ndarray:
+    """Where there are values; of an array `[N]` as `[N, 1]`."""
+    there = ~np.ma.getmaskarray(values)
+    return there[:, None] if there.ndim == 1 else there
+
+
+@contextmanager
+def _netcdf(path: Path, name: str) -> Iterator[Rows]:
     """The library applies scale_factor and add_offset, and masks fill values."""
     try:
         from netCDF4 import Dataset
@@ -60,7 +102,7 @@ def _netcdf(path: Path, name: str) -> Any:
             raise UserError(f"{path}: {name} holds values of {one.dtype}: expected numbers")
         _check_bytes(path, name, one.size * one.dtype.itemsize)
         _warn_of_time(f"{path}:{name}", [one.get_dims()[axis] for axis in range(one.ndim)])
-        return one[...]
+        yield one.shape, lambda rows: one[rows] if one.shape else one[...]
 
 
 def _warn_of_time(name: str, axes: list[Any]) -> None:
@@ -74,7 +116,8 @@ def _warn_of_time(name: str, axes: list[Any]) -> None:
         )
 
 
-def _hdf5(path: Path, name: str) -> Any:
+@contextmanager
+def _hdf5(path: Path, name: str) -> Iterator[Rows]:
     """Fill values, scale_factor and add_offset mean what netCDF says, where a variable has them."""
     try:
         import h5py
@@ -95,13 +138,17 @@ def _hdf5(path: Path, name: str) -> Any:
         if one.dtype.kind not in "biuf":
             raise UserError(f"{path}: {name} holds values of {one.dtype}: expected numbers")
         _check_bytes(path, name, one.size * one.dtype.itemsize)
-        values = np.asarray(one[...])
-        fills = [np.ravel(one.attrs[key]) for key in _FILL if key in one.attrs]
-        mask = np.isin(values, np.concatenate(fills)) if fills else np.ma.nomask
-        if "scale_factor" in one.attrs or "add_offset" in one.attrs:
-            factor, offset = one.attrs.get("scale_factor", 1.0), one.attrs.get("add_offset", 0.0)
-            values = values * np.float64(np.squeeze(factor)) + np.float64(np.squeeze(offset))
-        return np.ma.MaskedArray(values, mask)
+        yield one.shape, partial(_hdf5_rows, one)
+
+
+def _hdf5_rows(one: Any, rows: slice) -> Any:
+    values = np.asarray(one[rows] if one.shape else one[...])
+    fills = [np.ravel(one.attrs[key]) for key in _FILL if key in one.attrs]
+    mask = np.isin(values, np.concatenate(fills)) if fills else np.ma.nomask
+    if "scale_factor" in one.attrs or "add_offset" in one.attrs:
+        factor, offset = one.attrs.get("scale_factor", 1.0), one.attrs.get("add_offset", 0.0)
+        values = values * np.float64(np.squeeze(factor)) + np.float64(np.squeeze(offset))
+    return np.ma.MaskedArray(values, mask)
 
 
 def _check(path: Path, name: str, shapes: dict[str, tuple[int, ...]]) -> None:

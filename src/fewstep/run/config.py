@@ -54,7 +54,7 @@ class Run:
     units: str = "auto"
     """The model's units: standard (each variable to mean 0 and deviation .5), robust (by median and
     quartiles), quantile (each value's normal number), whole (one shift and scale), as-is, LOW..HIGH
-    (to [-1, 1]); auto: standard, and [-1, 1] for pictures of bytes.
+    (to [-1, 1]), edm2-latents, sd-latents; auto: standard, and [-1, 1] for pictures of bytes.
     """
     channel_axis: int | None = None
     """Axis of the data `[N, ...]` whose places are variables with units of their own; None: each
@@ -77,7 +77,13 @@ class Run:
     test: str | None = None
     """Path of the test split, likewise."""
     cache: str | None = None
-    """Folder where decoded pictures stay; None: beside them, where they are too many for memory."""
+    """Folder where decoded pictures and rows stay; None: beside the data, where they are too many
+    for memory.
+    """
+    latents: Literal["mean-std", "mean-logvar"] | None = None
+    """Samples hold the moments of latents, means before deviations or log-variances, and each step
+    draws a latent of its own.
+    """
     flip: bool = False
     """Exchange left and right in half of the pictures that a step takes."""
     augment: float = 0.0

@@ -11,7 +11,7 @@ import torch
 
 from fewstep import data as datasets
 from fewstep import exact
-from fewstep.base.data_names import OWN_DATA
+from fewstep.base.data_names import OWN_DATA, is_pattern
 from fewstep.base.errors import UserError, require
 from fewstep.data import SPLIT_SEED, Dataset, Reading, units
 from fewstep.data.variables import split_name
@@ -44,6 +44,7 @@ def reading_of(run: Run, facts: Facts | None = None, auto: str = units.STANDARD)
         validation=run.validation,
         test=run.test,
         cache=run.cache,
+        latents=run.latents,
     )
     if facts is None:
         return reading
@@ -100,7 +101,7 @@ def data_at_hand(run: Run, facts: Facts) -> Dataset:
         raise UserError("the run learned arrays of your own")
     named = split_name(run.data)
     path = named[0] if named else Path(run.data)
-    if path.is_dir() or run.data.startswith("hf:"):
+    if path.is_dir() or is_pattern(run.data) or run.data.startswith("hf:"):
         raise UserError(f"reading {run.data} takes long")
     if path.is_file() and path.stat().st_size > MOST_BYTES:
         raise UserError(f"{run.data} has more than {MOST_BYTES // 2**20} MiB")
@@ -177,6 +178,7 @@ def dataset_of(name: str, reading: Reading | None = None) -> Dataset:
     )
     reading.refuse(name)
     reading.refuse_splits(name)
+    reading.refuse_latents(name)
     law = exact.named(law_name)
     samples = law.draw(24_000, SPLIT_SEED)  # not the draw that `sample` gives by default
     splits = torch.arange(24_000).split([20_000, 2000, 2000])

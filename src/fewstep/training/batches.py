@@ -71,7 +71,8 @@ def samples(
 ) -> tuple[Tensor, Tensor, Cond, Tensor]:
     """(index, x0, condition, noise) of the ordinals [first, first + count)."""
     index = shuffled_indices(run.seed, "order", first, count, len(arrays))
-    x0, cond = arrays.samples[index], datasets.each(lambda part: part[index], arrays.cond)
+    x0 = arrays.draw(index, lambda: normal(run.seed, "latents", first, count, arrays.shape, block))
+    cond = datasets.each(lambda part: part[index], arrays.cond)
     z = apply_mask(normal(run.seed, "noise", first, count, arrays.shape, block), cond)
     if run.flip or run.augment:
         u = uniform(run.seed, "augment", first, count, augmentation.COLUMNS, block)
