@@ -5,6 +5,7 @@ What is typed stands in docs/reproduce.md; the files, of the forms of EDM's and 
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 from pathlib import Path
@@ -30,14 +31,16 @@ ZIPS = {"cifar10": (32, 40), "imagenet": (64, 1000), "imagenet128": (128, 1000)}
 FOLDERS = ("imagenet/train", "img_align_celeba", "church_outdoor_train")
 # NVIDIA's wrapper, and what the network inside is made with, in its words and in ours.
 SONG = (
-    *("EDMPrecond", "song_unet", 32, 0, {**NARROW["song_unet"], "augment": 9}),
+    *("EDMPrecond", "song_unet", (3, 32, 32), 0, {**NARROW["song_unet"], "augment": 9}),
     {"model_type": "SongUNet", "model_channels": 8, "num_blocks": 1, "augment_dim": 9}
     | {"channel_mult": [2, 2, 2]},
 )
 EDM2 = (
-    *("Precond", "edm2_unet", 64, 1000, NARROW["edm2_unet"]),
+    *("Precond", "edm2_unet", (3, 64, 64), 1000, NARROW["edm2_unet"]),
     {"model_channels": 8, "channels_per_head": 8, "num_blocks": 1},
 )
+LATENTS = (4, 16, 16)  # EDM2's are 64 x 64
+EDM2_LATENTS = (*EDM2[:2], LATENTS, *EDM2[3:])
 BUFFERS = ("resample_filter", "freqs", "phases", "u")
 # Runs of the page whose whole way is gone, the first by `make test`, and their steps.
 PATHS = {"ect": "1,2", "ect-s": "1,2", "cd4": "4"}
@@ -69,11 +72,24 @@ def write_zips(sets: list[str]) -> None:
         write_zip(path, pictures, [[one, i] for i, one in enumerate(names)])
 
 
-def write_pickle(path: str, wrapper, name, side, classes, options, words) -> None:
+def write_latents(path: Path) -> None:
+    """A zip as EDM2's dataset_tool.py encode writes it: means before deviations."""
+    channels, *sides = LATENTS
+    names = [f"00000/img-mean-std-{i:08d}.npy" for i in range(1000)]
+    draw = np.random.default_rng(0)
+    arrays = {}
+    for name in names:
+        file = io.BytesIO()
+        np.save(file, draw.uniform(0, 2, (2 * channels, *sides)).astype(np.float32))
+        arrays[name] = file.getvalue()
+    write_zip(path, arrays, [[name, i] for i, name in enumerate(names)])
+
+
+def write_pickle(path: str, wrapper, name, shape, classes, options, words) -> None:
     """A checkpoint as NVIDIA publishes it."""
     with fork_rng(0, path):
-        network: nn.Module = getattr(networks, name)((3, side, side), classes, **options)
-    size = {"img_resolution": side, "img_channels": 3, "label_dim": classes}
+        network: nn.Module = getattr(networks, name)(shape, classes, **options)
+    size = {"img_resolution": shape[1], "img_channels": shape[0], "label_dim": classes}
     value = module(wrapper, network.state_dict(), BUFFERS, **size, **words)
     Path(path).write_bytes(dump({"ema": value}))
 
@@ -86,7 +102,8 @@ def prepare(words: list[str]) -> None:
             continue
         if name.endswith(".safetensors"):
             (command,) = (line for line in lines("import") if line[2] == name)
-            write_pickle(command[1], *(EDM2 if "edm2" in name else SONG))
+            kinds = {"512": EDM2_LATENTS, "edm2": EDM2, "": SONG}
+            write_pickle(command[1], *next(kinds[key] for key in kinds if key in name))
             assert main([*command, "--quiet"]) == 0
         else:
             (command,) = (line for line in lines("train") if last_value(line, "--out") == name)
@@ -144,6 +161,7 @@ def test_a_recipe_goes_from_the_files_to_a_score(name, tmp_path, monkeypatch, ca
 def test_every_command_of_the_page_takes_steps(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_zips(list(ZIPS))
+    write_latents(Path("imagenet-512-sd.zip"))
     draw = np.random.default_rng(0)
     for folder in FOLDERS:
         Path(folder).mkdir(parents=True)
