@@ -33,6 +33,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fewstep.base.cache import cache_file
 from fewstep.base.conditions import kind_of, tensor
 from fewstep.base.data_names import is_pattern
 from fewstep.base.errors import UserError, require
@@ -225,13 +226,16 @@ def _table(name: str, path: Path, reading: Reading) -> Content:
         mark = partial(str, getattr(table, "_fingerprint", ""))
     choices: list[Any] = [reading.columns, reading.label_column, reading.condition_columns]
     choices.append(reading.cond is None)
-    first = place = Place.of(name, path, choices, mark, reading.cache)
+    where = path.with_name(path.name.replace("*", "_"))  # of a pattern
+    if table is not None and not path.exists():  # of the hub
+        where = cache_file("data") / str(path).replace("/", "--")
+    first = place = Place.of(name, where, choices, mark, reading.cache)
     content = place.content()
     if reading.origin_units is not None:  # by the columns of a run, which chose them itself
         own = content is not None and content.names.columns == reading.origin_columns
         if not own:
             before = [(c.name, c.type, c.categories) for c in reading.origin_columns]
-            place = Place.of(name, path, [*choices, before], mark, reading.cache)
+            place = Place.of(name, where, [*choices, before], mark, reading.cache)
             content = place.content()
     if content is not None:
         need = f"none: only pictures are resized, and {name} holds numbers"
