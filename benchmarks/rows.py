@@ -32,7 +32,18 @@ from fewstep.data.gathering import BLOCK
 
 SIDE = 64
 SMALL = (
-    *("train", "glyphs", "--network", "unet", "--network.width", "32", "--batch", "32"),
+    *(
+        "train",
+        "glyphs",
+        "--network",
+        "unet",
+        "--network.width",
+        "32",
+        "--batch",
+        "32",
+        "--block",
+        "16",
+    ),
     *("--picture-every", "0", "--device", "cpu", "--quiet"),
 )
 
@@ -161,10 +172,10 @@ def compare_drawing(path: Path, batch: int) -> None:
     parts = build_method(run, facts)
     stage = Stage(run, parts)
     state = new_state(Prepared(run, facts, parts))
-    drawn = [cost(lambda k=k: draw_batch(stage, dataset.train, k))[1] for k in range(1, 40)]  # type: ignore[misc]
+    draws = [cost(lambda k=k: draw_batch(stage, dataset.train, k))[1] for k in range(1, 40)]  # type: ignore[misc]
     some = draw_batch(stage, dataset.train, 0)
     steps = [cost(lambda: train_step(stage, state, some))[1] for _ in range(3)]
-    one, step = statistics.median(drawn), min(steps)
+    one, step = statistics.median(draws), min(steps)
     print(
         f"batch of {batch}: drawn in {one * 1e3:.1f} ms, a step of song_unet takes {step:.2f} s"
         f" ({torch.get_num_threads()} threads, processor time): {one / step:.2%}"
@@ -179,7 +190,7 @@ def compare_stores(folder: Path, path: Path, whole: int, count: int, rows: int =
     """Bytes on the disk, and a batch of random rows: records, and `datasets`' Arrow files."""
     import datasets
 
-    kept = fs.data.load(path).train.samples
+    store = fs.data.load(path).train.samples
     random = np.random.default_rng(0)
 
     def batches(take: Callable[[np.ndarray], Any]) -> float:
@@ -188,7 +199,8 @@ def compare_stores(folder: Path, path: Path, whole: int, count: int, rows: int =
 
     import torch
 
-    ours = batches(lambda p: kept[torch.from_numpy(p) % len(kept)])
+    torch.set_num_threads(1)
+    ours = batches(lambda p: store[torch.from_numpy(p) % len(store)])
     size = (path.with_name(f"{path.name}.fewstep") / "whole" / "records").stat().st_size
     print(f"records: {size / whole:.0f} bytes a picture, {rows} random rows {ours * 1e3:.2f} ms")
     shape = (3, SIDE, SIDE)
@@ -205,12 +217,12 @@ def compare_stores(folder: Path, path: Path, whole: int, count: int, rows: int =
                 yield {"x": one.transpose(2, 0, 1) if is_array else Image.fromarray(one)}
 
         place = folder / name.replace(" ", "-")
-        made = datasets.Dataset.from_generator(examples, features, cache_dir=str(place / "cache"))
-        made.save_to_disk(str(place / "set"))
+        table = datasets.Dataset.from_generator(examples, features, cache_dir=str(place / "cache"))
+        table.save_to_disk(str(place / "set"))
         table = datasets.load_from_disk(str(place / "set")).with_format("numpy")
         bytes_ = sum(file.stat().st_size for file in (place / "set").glob("*.arrow"))
-        took = batches(lambda p, table=table: table[p.tolist()]["x"])  # type: ignore[misc]
-        print(f"datasets, {name}: {bytes_ / count:.0f} bytes a picture, {took * 1e3:.2f} ms")
+        seconds = batches(lambda p, table=table: table[p.tolist()]["x"])  # type: ignore[misc]
+        print(f"datasets, {name}: {bytes_ / count:.0f} bytes a picture, {seconds * 1e3:.2f} ms")
 
 
 def main() -> None:
