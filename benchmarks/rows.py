@@ -32,7 +32,18 @@ from fewstep.data.gathering import BLOCK
 
 SIDE = 64
 SMALL = (
-    *("train", "glyphs", "--network", "unet", "--network.width", "32", "--batch", "32"),
+    *(
+        "train",
+        "glyphs",
+        "--network",
+        "unet",
+        "--network.width",
+        "32",
+        "--batch",
+        "32",
+        "--block",
+        "16",
+    ),
     *("--picture-every", "0", "--device", "cpu", "--quiet"),
 )
 
@@ -69,7 +80,8 @@ def bare_loop(path: Path, count: int) -> None:
             return sum(np.asarray(Image.open(io.BytesIO(source.read(n)))).size for n in some)
 
         blocks = (names[first : first + BLOCK] for first in range(0, count, BLOCK))
-        assert sum(pool.map(decode, blocks)) == count * 3 * SIDE**2
+        if sum(pool.map(decode, blocks)) != count * 3 * SIDE**2:
+            raise SystemExit("the bare loop has lost pixels")
 
 
 def cost(work: Callable[[], object]) -> tuple[float, float]:
@@ -160,10 +172,10 @@ def compare_drawing(path: Path, batch: int) -> None:
     parts = build_method(run, facts)
     stage = Stage(run, parts)
     state = new_state(Prepared(run, facts, parts))
-    drawn = [cost(lambda k=k: draw_batch(stage, dataset.train, k))[1] for k in range(1, 40)]  # type: ignore[misc]
+    draws = [cost(lambda k=k: draw_batch(stage, dataset.train, k))[1] for k in range(1, 40)]  # type: ignore[misc]
     some = draw_batch(stage, dataset.train, 0)
     steps = [cost(lambda: train_step(stage, state, some))[1] for _ in range(3)]
-    one, step = statistics.median(drawn), min(steps)
+    one, step = statistics.median(draws), min(steps)
     print(
         f"batch of {batch}: drawn in {one * 1e3:.1f} ms, a step of song_unet takes {step:.2f} s"
         f" ({torch.get_num_threads()} threads, processor time): {one / step:.2%}"
@@ -174,11 +186,11 @@ def _run(batch: int) -> Any:
     return fs.recipes.glyphs(batch=batch, block=batch, iterations=100, network="song_unet")
 
 
-def compare_stores(folder: Path, path: Path, count: int, rows: int = 64) -> None:
+def compare_stores(folder: Path, path: Path, whole: int, count: int, rows: int = 64) -> None:
     """Bytes on the disk, and a batch of random rows: records, and `datasets`' Arrow files."""
     import datasets
 
-    kept = fs.data.load(path).train.samples
+    store = fs.data.load(path).train.samples
     random = np.random.default_rng(0)
 
     def batches(take: Callable[[np.ndarray], Any]) -> float:
@@ -187,9 +199,10 @@ def compare_stores(folder: Path, path: Path, count: int, rows: int = 64) -> None
 
     import torch
 
-    ours = batches(lambda p: kept[torch.from_numpy(p) % len(kept)])
+    torch.set_num_threads(1)
+    ours = batches(lambda p: store[torch.from_numpy(p) % len(store)])
     size = (path.with_name(f"{path.name}.fewstep") / "whole" / "records").stat().st_size
-    print(f"records: {size / 200_000:.0f} bytes a picture, {rows} random rows {ours * 1e3:.2f} ms")
+    print(f"records: {size / whole:.0f} bytes a picture, {rows} random rows {ours * 1e3:.2f} ms")
     shape = (3, SIDE, SIDE)
     kinds = {
         "arrays": datasets.Features({"x": datasets.Array3D(shape, "uint8")}),
@@ -204,12 +217,12 @@ def compare_stores(folder: Path, path: Path, count: int, rows: int = 64) -> None
                 yield {"x": one.transpose(2, 0, 1) if is_array else Image.fromarray(one)}
 
         place = folder / name.replace(" ", "-")
-        made = datasets.Dataset.from_generator(examples, features, cache_dir=str(place / "cache"))
-        made.save_to_disk(str(place / "set"))
+        table = datasets.Dataset.from_generator(examples, features, cache_dir=str(place / "cache"))
+        table.save_to_disk(str(place / "set"))
         table = datasets.load_from_disk(str(place / "set")).with_format("numpy")
         bytes_ = sum(file.stat().st_size for file in (place / "set").glob("*.arrow"))
-        took = batches(lambda p, table=table: table[p.tolist()]["x"])  # type: ignore[misc]
-        print(f"datasets, {name}: {bytes_ / count:.0f} bytes a picture, {took * 1e3:.2f} ms")
+        seconds = batches(lambda p, table=table: table[p.tolist()]["x"])  # type: ignore[misc]
+        print(f"datasets, {name}: {bytes_ / count:.0f} bytes a picture, {seconds * 1e3:.2f} ms")
 
 
 def main() -> None:
@@ -227,7 +240,7 @@ def main() -> None:
         compare_decoding(path, args.pictures)
         train(path, folder)
         compare_drawing(path, args.batch)
-        compare_stores(folder, path, min(args.pictures, 10_000))
+        compare_stores(folder, path, args.pictures, min(args.pictures, 10_000))
 
 
 if __name__ == "__main__":

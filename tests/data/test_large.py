@@ -208,11 +208,16 @@ def test_what_is_kept_has_the_bits_of_what_is_in_memory(tmp_path, kind, small_bl
 
 def test_rows_by_their_own_limit_are_kept_beside_the_data(tmp_path, monkeypatch):
     np.savez(tmp_path / "x.npz", x=X)
-    plain = data.load(tmp_path / "x.npz")
-    monkeypatch.setattr(streams, "MOST_NUMBERS", 100)
-    kept = data.load(tmp_path / "x.npz")
-    same(plain, kept)
-    assert len([*(tmp_path / "x.npz.fewstep").glob("rows-*/records")]) == 1
+    np.savez(tmp_path / "y.npz", x=X[:, 0, 0], label=Y)
+    table = numbers_table()
+    write_parquet(tmp_path / "part-1.parquet", {"a": table["a"], "b": table["b"]})
+    names = ["x.npz", "y.npz", "part-*.parquet"]
+    plain = [data.load(tmp_path / name) for name in names]
+    monkeypatch.setattr(streams, "MOST_NUMBERS", 50)
+    for name, one in zip(names, plain, strict=True):
+        same(one, data.load(tmp_path / name))
+        place = tmp_path / f"{name.replace('*', '_')}.fewstep"
+        assert len([*place.glob("rows-*/records")]) == 1
 
 
 @pytest.mark.parametrize("units", ["robust", "quantile", "whole", "0..99", "as-is"])

@@ -79,6 +79,14 @@ AUDITED = {
         "process",
     ): "times the command line, a fixed list of arguments without a shell",
     (
+        "benchmarks/rows.py",
+        "process",
+    ): "measures the command line from outside, a fixed list of arguments without a shell",
+    (
+        "benchmarks/rows.py",
+        "global generator",
+    ): "made-up pictures and picks, seeded at their start, apart from the package",
+    (
         "benchmarks/serve.py",
         "process",
     ): "starts the server and the bare loop, fixed lists of arguments without a shell",

@@ -13,9 +13,11 @@ from fewstep.base.conditions import each
 from fewstep.base.errors import UserError, require
 from fewstep.data.archives import readable
 from fewstep.data.columns import NO_NAMES, Names
-from fewstep.data.frames import TABLES, Frame, read_frame
+from fewstep.data.frames import Frame
+from fewstep.data.numbering import as_numbers, labels_of
 from fewstep.data.reading import Content, Reading
-from fewstep.data.roles import are_labels, as_numbers, labels_of
+from fewstep.data.roles import are_labels
+from fewstep.data.table_files import TABLES, read_frame
 from fewstep.data.tables import (
     ARRAYS,
     LEVELS,

@@ -115,15 +115,15 @@ class Dataset:
     def shape(self) -> tuple[int, ...]:
         return self.train.shape
 
-    def in_memory(self) -> Dataset:
+    def in_memory(self, numbers: int = MOST_NUMBERS) -> Dataset:
         """The same, of splits in a file their first rows alone, which are in a random order.
 
-        So many that each split takes half of a gigabyte at most.
+        numbers: that each split has at most; half of a gigabyte by default.
         """
         parts = (self.train, self.validation, self.test)
         if all(isinstance(part.samples, Tensor) for part in parts):
             return self
-        most = min(LOOKED_AT, MOST_NUMBERS // math.prod(self.shape))
+        most = min(LOOKED_AT, max(1, numbers // math.prod(self.shape)))
         train, validation, test = (part.first(most) for part in parts)
         whole = self.fingerprint()
         return replace(self, train=train, validation=validation, test=test, whole=whole)

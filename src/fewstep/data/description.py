@@ -21,6 +21,7 @@ from fewstep.data.numbers import Variable, classes_of, columns_of, numbers_of
 from fewstep.data.stored import Stored
 from fewstep.data.units import Units
 
+LOOKED_AT_NUMBERS = 2**25  # of each split in a file; a few copies of them are made
 MOST_STORED = 1000  # variables that are kept
 
 PARTS = ("training", "validation", "test")
@@ -145,7 +146,7 @@ def describe(dataset: Dataset) -> Description:
 
     Of splits in a file the first rows tell.
     """
-    some = dataset.in_memory()
+    some = dataset.in_memory(LOOKED_AT_NUMBERS)
     parts = dict(zip(PARTS, (some.train, some.validation, some.test), strict=True))
     splits = (dataset.train, dataset.validation, dataset.test)
     axis = dataset.units.axis

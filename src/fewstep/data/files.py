@@ -33,6 +33,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fewstep.base.cache import cache_file
 from fewstep.base.conditions import kind_of, tensor
 from fewstep.base.data_names import is_pattern
 from fewstep.base.errors import UserError, require
@@ -41,9 +42,10 @@ from fewstep.data.archives import printable, readable, source_mark
 from fewstep.data.beside import with_condition
 from fewstep.data.dataset import Arrays, Dataset, shuffle, split, unsplit
 from fewstep.data.decoding import SUFFIXES
-from fewstep.data.frames import TABLES, Frame, hugging_face, hugging_face_table, read_frame
+from fewstep.data.frames import Frame, hugging_face, hugging_face_table
 from fewstep.data.reading import BadFiles, Content, Reading
 from fewstep.data.streams import Place, has_streams
+from fewstep.data.table_files import TABLES, read_frame
 from fewstep.data.tables import ARRAYS, arrays, is_solved, parts
 from fewstep.data.tensors import mask_apart, names_of, standardise, trajectories
 from fewstep.data.variables import read_variable, split_name
@@ -225,13 +227,16 @@ def _table(name: str, path: Path, reading: Reading) -> Content:
         mark = partial(str, getattr(table, "_fingerprint", ""))
     choices: list[Any] = [reading.columns, reading.label_column, reading.condition_columns]
     choices.append(reading.cond is None)
-    first = place = Place.of(name, path, choices, mark, reading.cache)
+    where = path.with_name(path.name.replace("*", "_"))  # of a pattern
+    if table is not None and not path.exists():  # of the hub
+        where = cache_file("data") / str(path).replace("/", "--")
+    first = place = Place.of(name, where, choices, mark, reading.cache)
     content = place.content()
     if reading.origin_units is not None:  # by the columns of a run, which chose them itself
         own = content is not None and content.names.columns == reading.origin_columns
         if not own:
             before = [(c.name, c.type, c.categories) for c in reading.origin_columns]
-            place = Place.of(name, path, [*choices, before], mark, reading.cache)
+            place = Place.of(name, where, [*choices, before], mark, reading.cache)
             content = place.content()
     if content is not None:
         need = f"none: only pictures are resized, and {name} holds numbers"

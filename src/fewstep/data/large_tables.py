@@ -13,11 +13,10 @@ import numpy as np
 
 from fewstep.base.errors import UserError
 from fewstep.data.archives import File, file_mark, readable
-from fewstep.data.frames import (
-    Cells,
-    Frame,
-    arrow_cells,
-    arrow_kind,
+from fewstep.data.frames import Cells, Frame, arrow_cells, arrow_kind, with_index
+from fewstep.data.reading import Reading
+from fewstep.data.streams import is_large
+from fewstep.data.table_files import (
     check_alike,
     check_names,
     csv_error,
@@ -27,10 +26,7 @@ from fewstep.data.frames import (
     no_rows,
     pandas_index,
     shards_of,
-    with_index,
 )
-from fewstep.data.reading import Reading
-from fewstep.data.streams import is_large
 
 PIECE = 2**14  # rows of a part
 BYTES = 2**24  # of a part, about

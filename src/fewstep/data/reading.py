@@ -30,7 +30,7 @@ class Reading:
     holdout: float = HOLDOUT  # share, or number from 1 on, of each split without a path of its own
     validation: str | None = None  # paths of these splits
     test: str | None = None
-    cache: str | None = None  # folder for decoded pictures; None: beside them, where they are many
+    cache: str | None = None  # folder for rows that are kept; None: beside the data, where many
     latents: str | None = None  # how samples hold the moments of latents (`fewstep.data.latents`)
     # Of a teacher or initial weights, instead of measured ones.
     origin_units: Units | None = None

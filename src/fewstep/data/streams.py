@@ -80,9 +80,9 @@ def as_condition(name: str, values: Any) -> Any:
 
 @dataclass(frozen=True)
 class Place:
-    """The folder for the rows of a source that were read in one way, and what tells of changes.
+    """The folder for the rows of a source that are read in one way.
 
-    source: a mark of what is there now. names: the columns must be these, where a run has some.
+    source: what tells whether the source has changed.
     """
 
     name: str  # of the data, for messages

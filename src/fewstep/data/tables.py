@@ -53,14 +53,11 @@ def arrays(path: Path, reading: Reading | None = None) -> dict[str, Any]:
         table = _streams(path)
         sizes = [part.numbers for part in table.values()]
         if not is_solved(table) and is_large(max(sizes, default=0), reading):
-            labels = set(table) & {*ROLES["label"]}
-            few = {key for key, part in table.items() if len(part.shape) < 2 or not part.is_plain}
             with np.load(path, allow_pickle=False) as content:
-                whole = {key: content[key] for key in labels | few}
-            return {
-                key: _whole(key, whole[key]) if key in whole else part.stream()
-                for key, part in table.items()
-            }
+                return {
+                    key: part.stream() if part.is_long(key) else _whole(key, content[key])
+                    for key, part in table.items()
+                }
     may_stay = path.suffix.lower() == ".npy" and path.stat().st_size > MOST_NUMBERS
     content = np.load(path, mmap_mode="c" if may_stay else None, allow_pickle=False)
     if isinstance(content, np.ndarray):
@@ -84,6 +81,11 @@ class _Member:
     shape: tuple[int, ...]
     is_plain: bool  # of numbers, rows behind one another
     dtype: np.dtype[Any]
+
+    def is_long(self, key: str) -> bool:
+        """Whether it is read in blocks under that name; labels are in memory."""
+        is_row = len(self.shape) == 1 and key in ROLE_NAMES
+        return self.is_plain and bool(self.shape) and not is_row and key not in ROLES["label"]
 
     @property
     def numbers(self) -> int:

@@ -14,8 +14,8 @@ from torch import Tensor
 from fewstep.base.conditions import Cond, tensor
 from fewstep.base.errors import StorageError, UserError
 from fewstep.data import Units, change_cond, fit, writing
-from fewstep.data.frames import TABLES
 from fewstep.data.pictures import Rows, draw
+from fewstep.data.table_files import TABLES
 
 if TYPE_CHECKING:
     from fewstep.run.generator import Generator
