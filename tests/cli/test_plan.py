@@ -132,6 +132,8 @@ def test_disk_and_memory_follow_what_a_run_keeps():
     for fields, number in (({}, 2), ({"keep_checkpoints": 0}, 10), ({"iterations": 10}, 1)):
         one = plan(checkpoint_every=10, **fields)
         assert one.storage == number * one.checkpoint
+    scored = plan(eval_every=5, checkpoint_every=100)  # of two kept one is made, and the best
+    assert scored.storage == 3 * scored.checkpoint
     plain, staged, narrow = plan(), plan("tcm"), plan(precision="bf16")
     assert staged.checkpoint - plain.checkpoint == 4 * plain.weights  # the frozen first stage
     rows = plain.memory - plan(accumulate=2).memory  # half of what the rows take

@@ -450,6 +450,15 @@ def test_wrong_moments_are_one_line(tmp_path, change, law, message):
         data.load(tmp_path / "x.npy", latents=law)
 
 
+def test_latents_with_a_mask_are_refused():
+    moments = torch.from_numpy(np.concatenate([MEANS, STDS], 1))
+    mask = torch.ones_like(moments, dtype=torch.bool)
+    need = "latents = mean-std: expected none, since tensor has a mask"
+    with pytest.raises(UserError, match=need):
+        arrays = {"x0": moments, "cond": {"mask": mask}}
+        data.from_tensors(arrays, data.Reading(latents="mean-std"))
+
+
 def test_latents_of_unlike_shapes_and_of_no_arrays_are_refused(tmp_path):
     rows = [*np.concatenate([MEANS, STDS], 1)[:4], np.zeros((8, 1, 1), np.float32)]
     with pytest.raises(UserError, match=r"00000004\.npy holds float32 .*others"):

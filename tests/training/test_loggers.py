@@ -158,12 +158,31 @@ def test_what_cannot_be_logged_is_said_before_the_first_step(tmp_path, monkeypat
     with pytest.raises(UserError, match="log = csv: it is written beside a run folder"):
         fs.train(tiny_run(), log=["csv"])
 
+    with pytest.raises(UserError, match="log = 3: expected csv, tensorboard"):
+        fs.train(tiny_run(), out=tmp_path / "q", log=[3])
+
     def refuse(start):
         raise RuntimeError("no account")
 
     with pytest.raises(UserError, match="log = refuse does not start: no account"):
         fs.train(tiny_run(), out=tmp_path / "q", log=[refuse])
     assert fs.train(tiny_run(), out=tmp_path / "q", progress=False).step == 6  # it holds no run
+
+
+def test_two_loggers_of_one_s_own_have_all_rows_each(tmp_path):
+    seen = {"a": [], "b": []}
+
+    def make(name):
+        def open_one(start):
+            return SimpleNamespace(write=seen[name].append, close=lambda: None)
+
+        return open_one
+
+    fs.train(tiny_run(), out=tmp_path / "r", log=[make("a"), make("b")], progress=False)
+    assert len(seen["a"]) == 6
+    assert seen["a"] == seen["b"]
+    fs.train(tiny_run(), out=tmp_path / "s", log="csv", progress=False)
+    assert (tmp_path / "s" / "metrics.csv").exists()
 
 
 def records_of(path: Path) -> list[Any]:

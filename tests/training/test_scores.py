@@ -22,7 +22,8 @@ from fewstep.cli import main
 from fewstep.run.checkpoint import RunFolder
 from fewstep.run.checkpoint.best import Best, read_best
 from fewstep.run.datasets import data_of
-from fewstep.training import scores
+from fewstep.run.levels import LevelChoice
+from fewstep.training import loop, scores
 from fewstep.training.classifier import classifier
 from fewstep.training.curves import beginnings, curves, smooth
 from tests.support.toys import Killed, kill_at, tiny_run
@@ -180,10 +181,46 @@ def test_the_best_checkpoint_has_a_name_for_every_verb(tmp_path, monkeypatch, ca
     assert main([*student, "--network.width", "8", "--out", str(tmp_path / "s")]) == 0
 
 
+def test_another_metric_begins_the_choice_anew_also_when_it_comes_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(scores.Scores, "of", lambda self, state: 1 / state.step)
+    data, steps = labelled(tmp_path / "x.npz"), {}
+    for number, metric in enumerate(("energy", "feature_frechet", "energy")):
+        run = tiny_run(data=data, eval_every=2, eval_metric=metric, extend=4 * number)
+        if number == 2:  # the first step of the last part has a higher score than all before
+            monkeypatch.setattr(scores.Scores, "of", lambda self, state: float(state.step))
+        train(run, out=tmp_path / "r", resume=number > 0)
+        best = read_best(tmp_path / "r" / "best.json")
+        assert fs.load(tmp_path / "r" / "best").step == best.step
+        steps[number] = (best.metric, best.step)
+    assert steps == {0: ("energy", 6), 1: ("feature_frechet", 10), 2: ("energy", 12)}
+
+
+def test_a_run_at_its_end_is_scored_when_that_is_asked_for(tmp_path):
+    train(tiny_run(), out=tmp_path)
+    for _ in range(2):
+        train(tiny_run(eval_every=4), out=tmp_path, resume=True)
+        assert [step for step, _ in scores_in(tmp_path)] == [6]
+        assert fs.load(tmp_path / "best").step == 6
+    with pytest.raises(UserError, match="eval_every = 4: expected 0 without out"):
+        train(tiny_run(eval_every=4))
+
+
+def test_an_extension_forgets_the_levels_of_the_end_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "choose_levels", lambda *_: (LevelChoice({}, {1: 0.5}), ""))
+    assert train(tiny_run(), out=tmp_path / "a").level_choice.scores
+    steps = {}
+
+    def look(state):
+        steps[state.step] = bool(state.level_choice.scores)
+
+    train(tiny_run(extend=2), out=tmp_path / "a", resume=True, watch=look)
+    assert steps == {7: False, 8: True}
+
+
 def test_what_best_names_is_checked(tmp_path):
     out = tmp_path / "r"
     train(tiny_run(), out=out)
-    with pytest.raises(UserError, match="trained without --eval-every"):
+    with pytest.raises(UserError, match="no step was scored, --eval-every N"):
         fs.load(out / "best")
     for text in ("{}", '{"step": "../6", "metric": "a", "value": 1.0}', "[", "x" * 5000):
         (out / "best.json").write_text(text)

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     if args.html is not None:
         from fewstep.cli.run_page import write_page
 
-        write_page(args.html, checkpoint, report)
+        write_page(args.html, args.path, checkpoint, report)
     if args.json:
         print(json.dumps({**report, "run": record.run.to_json(), "facts": record.facts.to_json()}))
         return 0

@@ -15,8 +15,8 @@ from fewstep.training.curves import curves
 from fewstep.training.log import rows_of
 
 
-def write_page(path: Path, checkpoint: Checkpoint, report: Mapping[str, Any]) -> None:
-    """Writes what `report` says of a checkpoint, its run's curves and newest samples.
+def write_page(path: Path, name: str, checkpoint: Checkpoint, report: Mapping[str, Any]) -> None:
+    """Writes what `report` says of the checkpoint of that name, its run's curves and samples.
 
     Raises UserError without matplotlib and jinja2.
     """
@@ -33,13 +33,11 @@ def write_page(path: Path, checkpoint: Checkpoint, report: Mapping[str, Any]) ->
     if is_of_run and samples.exists():
         sections.append(Section(title="Samples", figures=[pictures(samples, "samples")]))
     facts = [[key, _text(value)] for key, value in report.items()]
-    place = shlex.quote(str(folder.path if is_of_run else checkpoint.path))
-    commands = [f"fewstep {verb} {place}" for verb in ("sample", "eval", "doctor")]
+    commands = [f"fewstep {verb} {shlex.quote(name)}" for verb in ("sample", "eval", "doctor")]
     table = Table(["what", "value"], facts)
     sections.append(Section(title="Facts", tables=[table], commands=commands))
     record = checkpoint.record
     lead = [f"{record.run.method} on {record.run.data}, step {record.step}."]
-    name = (folder.path if is_of_run else checkpoint.path).name
     with storage(f"cannot write {path}"):
         write(path, page(f"Run {name}", lead, sections))
 

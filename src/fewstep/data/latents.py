@@ -50,9 +50,10 @@ def row_noise(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.cat(parts) if parts else torch.empty((0, *shape))
 
 
-def check_moments(name: str, law: str, x: Tensor) -> None:
-    """Raises UserError where arrays `[N, ...]` cannot hold moments."""
+def check_moments(name: str, law: str, x: Tensor, has_mask: bool) -> None:
+    """Raises UserError where arrays `[N, ...]` cannot hold moments of whole latents."""
     require(law in LAWS, "latents", law, " or ".join(LAWS))
+    require(not has_mask, "latents", law, f"none, since {name} has a mask: latents are whole")
     fine = x.ndim > 2 and x.shape[1] % 2 == 0 and x.is_floating_point()
     if not fine:
         kind = str(x.dtype).removeprefix("torch.")

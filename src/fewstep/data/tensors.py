@@ -111,7 +111,7 @@ def standardise(
         cond = _mask_like(pictures, x0, cond)
         x0 = pictures
     if reading.latents is not None:
-        check_moments(name, reading.latents, x0)
+        check_moments(name, reading.latents, x0, has_mask=mask_of(x0, cond) is not None)
     need = f"none, since {name} holds no pictures"
     require(reading.size is None or are_channels(x0), "data_size", reading.size, need)
     samples, mask = _samples(data, x0, cond, reading), cond

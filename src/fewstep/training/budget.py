@@ -245,6 +245,7 @@ def budget_of(
     memory = CONTEXT[device] + for_weights + rows * size.kept_bytes * narrow * SLACK
     checkpoint = 4.0 * size.weights * (groups + moments)
     number = -(-run.steps // run.checkpoint_every)
+    number += -(-run.steps // run.eval_every) if run.eval_every else 0  # each may be the best
     few = run.keep_checkpoints + (run.eval_every > 0)  # and the best one
     keep = number if run.keep_checkpoints == 0 else min(few, number)
     hours, basis = None, "nothing"

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fewstep.base import disk
 from fewstep.base.conditions import Cond, examples
-from fewstep.base.errors import UserError
 from fewstep.data import Units, change_cond, pictures
 from fewstep.run.checkpoint import RunFolder
 from fewstep.run.config import Run
@@ -64,6 +63,6 @@ def draw_curves(folder: RunFolder, run: Run, is_last: bool) -> None:
     """Writes curves.png. Where it cannot, the last time says so in a warning."""
     try:
         disk.replace(folder.curves, curves(rows_of(folder.metrics), run))
-    except (UserError, OSError) as error:
+    except Exception as error:  # of matplotlib: no picture is worth a training
         if is_last:
             log.warning("fewstep: no %s: %s", folder.curves, error)

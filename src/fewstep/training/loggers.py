@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fewstep.base import disk
-from fewstep.base.errors import UserError, unknown
+from fewstep.base.errors import UserError, require, unknown
 from fewstep.training.log import is_step
 
 log = logging.getLogger("fewstep")
@@ -177,18 +177,20 @@ LOGGERS: dict[str, Callable[[], Opener]] = {
 }
 
 
-def openers(loggers: Sequence[str | Opener], out: Path | None) -> dict[str, Opener]:
+def openers(loggers: str | Sequence[str | Opener], out: Path | None) -> dict[str, Opener]:
     """What opens each logger, by its name; an opener of the user's own is taken as it is.
 
     Raises UserError for an unknown name, for one whose package is missing, and without a folder.
     """
     result: dict[str, Opener] = {}
-    for one in loggers:
+    for one in (loggers,) if isinstance(loggers, str) else loggers:
         name = one if isinstance(one, str) else getattr(one, "__name__", type(one).__name__)
         if out is None:
             raise UserError(f"log = {name}: it is written beside a run folder: name one with out")
         if not isinstance(one, str):
-            result[name] = one
+            require(callable(one), "log", one, f"{', '.join(LOGGERS)}, or a function of the start")
+            several = sum(key.partition(" ")[0] == name for key in result)
+            result[f"{name} {several + 1}" if several else name] = one
             continue
         if one not in LOGGERS:
             raise unknown("logger", one, LOGGERS)

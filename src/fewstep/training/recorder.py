@@ -21,13 +21,14 @@ from fewstep.run.checkpoint.best import Best
 from fewstep.run.checkpoint.saver import copy_groups
 from fewstep.run.checkpoint.schema import Position, Record, new_record
 from fewstep.run.config import DESCRIPTION, Run
+from fewstep.run.levels import LevelChoice
 from fewstep.run.prepare import Prepared
 from fewstep.training import incidents
 from fewstep.training.batches import Batch
 from fewstep.training.drawing import draw_curves, draw_samples
-from fewstep.training.log import SCORE, chain_of, is_step, log_until, rows_of
+from fewstep.training.log import SCORE, chain_of, log_until, rows_of
 from fewstep.training.loggers import Loggers, Opener, Row, Start
-from fewstep.training.scores import best_of, scores_of
+from fewstep.training.scores import best_of, scores_of, scores_since
 from fewstep.training.state import State
 
 log = logging.getLogger("fewstep")
@@ -61,6 +62,8 @@ class Recorder:
         self.next_curves = time.monotonic() + SECONDS  # not before
         if prepared.checkpoint is not None:
             state.restore(prepared.checkpoint)
+        if state.step < prepared.run.steps:  # what the end of a shorter run chose
+            state.level_choice = LevelChoice()
         self.scores = scores_of(prepared, self.world.main)
         self.score_rows: list[Row] = []  # of the log, known to rank 0
         self.loggers = Loggers({}, Start(out, {}, []))
@@ -70,9 +73,19 @@ class Recorder:
             # Before there is a run in the folder: one may be refused.
             self.loggers = Loggers(loggers, Start(out, prepared.run.to_json(), rows))
             self._prepare_folder()
-            self.score_rows += [row for row in rows if not is_step(row)]
-            with storage(f"cannot write to {self.folder.path}"):
-                self._name_best(self._best())
+            if self.scores:
+                there = self.folder.checkpoints()
+                self.score_rows += [
+                    row
+                    for row in scores_since(rows, self.scores.metric)
+                    if self.folder.checkpoint(row["step"]) in there
+                ]
+        if self.scores:
+            is_new = self.world.main and state.step == prepared.run.steps and not self.score_rows
+            if self.world.total(is_new):  # a run at its end that nobody has scored
+                self._score()
+        with storage(f"cannot write to {self.folder.path}"):
+            self._name_best(self._best())
 
     def _prepare_folder(self) -> None:
         """Brings the folder to where the run stands."""
@@ -169,7 +182,7 @@ class Recorder:
 
     def _name_best(self, best: Best | None) -> None:
         """Writes which checkpoint is the best, if that is known; the one before stays named."""
-        if best is not None:
+        if best is not None and self.world.main:
             best.write(self.folder.best)
 
     def record(self) -> Record:

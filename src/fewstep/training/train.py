@@ -50,7 +50,7 @@ def train(
     recompute: bool = False,
     workers: int = 0,
     progress: bool = True,
-    log: Sequence[str | Opener] = (),
+    log: str | Sequence[str | Opener] = (),
     strict: bool = False,
     watch: Callable[[State], None] | None = None,
 ) -> Generator:
@@ -80,6 +80,8 @@ def train(
     """
     require(isinstance(run, Run), "run", run, "a fewstep.Run, for instance fewstep.recipes.toy()")
     folder = None if out is None else Path(out)
+    need = "0 without out: the best checkpoint is kept in a run folder"
+    require(folder is not None or not run.eval_every, "eval_every", run.eval_every, need)
     # What is asked for; the rest is known once the processes are connected.
     prepare_at = partial(prepare, run, data, network, method=method, init=init, teacher=teacher)
     ways: dict[str, Any] = {"shard": shard, "recompute": recompute, "workers": workers}

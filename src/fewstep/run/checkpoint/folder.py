@@ -133,7 +133,7 @@ class RunFolder:
         best = read_best(self.best)
         if best is None:
             raise UserError(
-                f"{self.path} names no best checkpoint: it was trained without --eval-every N"
+                f"{self.path} names no best checkpoint: no step was scored, --eval-every N"
             )
         return _valid(self.checkpoint(best.step))
 
