@@ -453,9 +453,9 @@ def test_wrong_moments_are_one_line(tmp_path, change, law, message):
 def test_latents_with_a_mask_are_refused():
     moments = torch.from_numpy(np.concatenate([MEANS, STDS], 1))
     mask = torch.ones_like(moments, dtype=torch.bool)
-    need = "latents = mean-std: expected none, since tensor has a mask"
+    need = "latents = 'mean-std': expected none, since tensor has a mask"
+    arrays = {"x0": moments, "cond": {"mask": mask}}
     with pytest.raises(UserError, match=need):
-        arrays = {"x0": moments, "cond": {"mask": mask}}
         data.from_tensors(arrays, data.Reading(latents="mean-std"))
 
 
