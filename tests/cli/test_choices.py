@@ -120,6 +120,10 @@ def test_folders_have_speaking_names():
     assert a != b
 
 
-def test_one_run_twice_is_refused():
-    with pytest.raises(UserError, match="are the same run: give each value once"):
-        entries("toy --lr 1e-3,0.001")
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [("--lr 1e-3,0.001", "lr-0.001"), ("--seed 1,1", "seed-1"), ("--seed 1,2,1", "seed-1")],
+)
+def test_one_run_twice_is_refused(line, name):
+    with pytest.raises(UserError, match=f"^{name} is asked for twice: give each value once"):
+        entries(f"toy {line}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -51,6 +52,20 @@ def test_a_sweep_stands_for_its_runs(runs, capsys):
     assert [one["run"] for one in facts["runs"]] == [*map(str, runs), "digits"]
     assert {"data", "recipe", "method.c"} <= set(facts["different"])
     assert facts["runs"][-1]["seconds"] is None  # a shipped generator has no log
+
+
+def test_runs_of_a_sweep_without_a_checkpoint_are_left_out(runs, capsys, tmp_path):
+    sweep = shutil.copytree(runs[0].parent, tmp_path / "sweep")
+    shutil.rmtree(sweep / runs[1].name)
+    facts = report(capsys, sweep)
+    assert [one["run"] for one in facts["runs"]] == [str(sweep / runs[0].name)]
+    assert facts["left_out"] == [str(sweep / runs[1].name)]
+    assert main(["compare", str(sweep)]) == 0
+    line = f"1 without a checkpoint yet, not shown: {sweep / runs[1].name}"
+    assert line in capsys.readouterr().out.splitlines()
+    shutil.rmtree(sweep / runs[0].name / "checkpoints")  # begun
+    assert main(["compare", str(sweep)]) == 2
+    assert "no run has a checkpoint yet" in capsys.readouterr().err
 
 
 def test_scores_are_made_once_and_stay(runs, capsys, tmp_path, monkeypatch):

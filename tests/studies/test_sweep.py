@@ -23,6 +23,7 @@ from fewstep.cli import main
 from fewstep.run.checkpoint import RunFolder
 from fewstep.run.config import read_run
 from fewstep.studies import history, scores
+from fewstep.studies.table import MIXED
 from fewstep.training import train as training
 from tests.support.crash import ROOT
 from tests.support.toys import TINY
@@ -114,6 +115,8 @@ def test_what_is_done_is_not_done_again(undisturbed, tmp_path, monkeypatch):
     ("words", "message"),
     [
         (["--clip", "9"], "seed-1_lr-0.001 holds a run with clip = 10.0, not 9.0: choose another"),
+        (["--data", "grid25"], "holds a run with data = 'ring8', not 'grid25': choose another"),
+        (["--data", "x.npy", "--holdout", "0.1,0"], "without a validation split"),
         (["--jobs", "0"], "jobs = 0: expected 1 or more"),
         (["--metrics", "energi"], "unknown metric 'energi': did you mean 'energy'?"),
         (["--n", "1"], "n = 1: expected 2 or more"),
@@ -130,6 +133,72 @@ def test_a_mistake_is_one_line_and_trains_nothing(
     assert main(["sweep", "toy", *TINY, *GRID, *common, *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_data_that_changed_are_refused(tmp_path, capsys, monkeypatch):
+    """Rows of training, and those of validation alone, on which no weight depends."""
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=(3, 200, 2))
+    np.save("x.npy", x[0])
+    np.save("y.npy", x[1])
+    words = ["--data", "x.npy", "--validation", "y.npy"]
+    assert sweep("s", *words) == 0
+    table = Path("s/table.json").read_bytes()
+    assert sweep("s", "--data", str(tmp_path / "x.npy"), *words[2:]) == 0  # the same place
+    for name, old in (("x.npy", x[0]), ("y.npy", x[1])):
+        np.save(name, x[2])
+        capsys.readouterr()
+        assert sweep("s", *words) == 2
+        assert "s/seed-0 holds a run on data 'x.npy' as they were before they changed" in (
+            capsys.readouterr().err
+        )
+        np.save(name, old)
+    assert sweep("s", *words) == 0
+    shutil.rmtree("s/seed-0")  # what is gone is in nobody's way
+    np.save("x.npy", x[2])
+    assert sweep("s", *words, "--no-eval") == 0
+    np.save("x.npy", x[0])
+    shutil.rmtree("s/seed-0")
+    assert sweep("s", *words) == 0
+    assert Path("s/table.json").read_bytes() == table
+
+
+def test_scores_on_different_data_are_not_taken_for_comparable(tmp_path, capsys, undisturbed):
+    assert sweep(tmp_path, "--data", "ring8,grid25") == 0
+    assert MIXED in capsys.readouterr().out.splitlines()
+    table, usual = (
+        json.loads((folder / "table.json").read_text())["protocols"]["energy@1"]
+        for folder in (tmp_path, undisturbed)
+    )
+    assert "reference" not in table
+    assert usual.items() >= table.items()
+    assert usual["reference"]
+    for folder, is_mixed in ((tmp_path, True), (undisturbed, False)):
+        page = (folder / "sweep.html").read_text().replace("&#39;", "'")
+        assert (MIXED in page) == is_mixed
+
+
+@pytest.mark.parametrize("recipe", ["toy", "auto"])
+def test_a_sweep_is_extended(recipe, tmp_path, capsys, caplog, monkeypatch):
+    monkeypatch.setattr("fewstep.run.fitting.FEWEST", 4)
+    monkeypatch.setattr("fewstep.run.fitting.PER_ROW", 0)
+    words = ["sweep", recipe, "--data", "ring8", "--network", "mlp", *TINY[2:], "--no-eval"]
+    words += ["--out", str(tmp_path), "--quiet", "--jobs", "1"]
+    words += ["--iterations", "4"] * (recipe == "toy") + ["--no-choose-levels"]
+    for more in (0, 3, 3):
+        assert main([*words, "--extend", str(more)]) == 0
+        assert RunFolder(tmp_path / "seed-0").newest().record.step == 4 + more
+    assert caplog.messages == []
+    assert main([*words, "--extend", "3", "--eval-every", "2"]) == 0
+    (line,) = caplog.messages
+    assert "--eval-every scores steps to come, and there are none of seed-0" in line
+    assert main([*words, "--extend", "2"]) == 2
+    assert "is at step 7 of an earlier --extend: give --extend 3" in capsys.readouterr().err
+
+
+def test_captions_count_evaluations(undisturbed):
+    page = (undisturbed / "sweep.html").read_text()
+    assert "Samples of 1 network evaluation." in page
 
 
 def test_a_run_of_no_sweep_is_in_the_way(tmp_path, capsys):
@@ -264,9 +333,14 @@ def test_the_best_is_first_whatever_is_better(statistic, better, worse):
 
 
 def test_seconds_add_up_over_starts():
-    rows = [{"step": i, "loss": 1.0, "seconds": s} for i, s in enumerate([1.0, 2.0, 0.5, 1.5, 1.0])]
-    assert history.seconds_of(rows) == 2.0 + 1.5 + 1.0
-    assert history.seconds_of([]) is None
+    starts = {0: [1.0, 1.9], 10: [2.4, 3.3, 3.5], 30: [0.7], 35: [2.1]}  # first step -> clock
+    rows = [
+        {"step": first + i, "seconds": s, "samples_per_second": i * 32 / s}
+        for first, clock in starts.items()
+        for i, s in enumerate(clock, 1)
+    ]
+    assert history.seconds_of(rows, 32) == 8.2  # 1.9 + 3.5 + 0.7 + 2.1
+    assert history.seconds_of([], 32) is None
     assert history.late_loss([]) is None
 
 

@@ -109,3 +109,7 @@ def test_the_command_line_says_how_to_go_on_and_what_schedules_do(tmp_path, caps
     assert "to train it longer, with these at their last values: --extend 6" in (
         capsys.readouterr().err
     )
+    assert main([*out, "--resume", "--iterations", "2"]) == 2
+    error = capsys.readouterr().err
+    assert "was started with 4: leave it out to continue that run" in error
+    assert "--extend" not in error

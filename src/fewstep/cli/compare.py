@@ -48,9 +48,10 @@ def main(argv: list[str]) -> int:
     check(args)
     from fewstep.studies.comparison import Comparison, folders, open_subject
 
-    subjects = [open_subject(name) for name in folders(args.runs)]
+    names, left_out = folders(args.runs)
+    subjects = [open_subject(name) for name in names]
     comparison = Comparison(
-        [with_scores(one, args) for one in subjects] if args.scores else subjects
+        [with_scores(one, args) for one in subjects] if args.scores else subjects, left_out
     )
     if args.out is not None:
         comparison.write(args.out)

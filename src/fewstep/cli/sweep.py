@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -83,8 +83,7 @@ def main(argv: list[str]) -> int:
     args = runs[0][0]
     entries = entries_of(ways, [run for _, run, _, _ in runs])
     folder = Path(last_value(rest, "--out") or default_folder(entries))
-    if scoring is not None:
-        check(scoring, entries[0])
+    entries = with_data(entries, scoring)
     with lock.hold(folder):
         sweep.register(folder, entries)
         jobs = [
@@ -102,16 +101,26 @@ def main(argv: list[str]) -> int:
     return 1 if failures else 0
 
 
-def check(scoring: Scoring, entry: Entry) -> None:
-    """Raises UserError for metrics that the data of the first run do not have.
+def with_data(entries: list[Entry], scoring: Scoring | None) -> list[Entry]:
+    """The runs with digests of their data. Raises UserError for metrics that some do not have.
 
-    The classifier that makes features of these data is then in the cache for all runs.
+    The classifiers that make features of the data are then in the cache for all runs.
     """
     from fewstep.run.datasets import dataset_of, reading_of
+    from fewstep.studies.sweep import digest_of
 
-    run = entry.run
-    dataset = dataset_of(run.data, reading_of(run))
-    scoring.check((dataset if run.labels else dataset.without_labels()).in_memory())
+    digests: dict[str, str] = {}
+    keys = []
+    for run in (entry.run for entry in entries):
+        reading = reading_of(run)
+        keys.append(json.dumps([run.data, run.labels, asdict(reading)], default=str))
+        if keys[-1] in digests:
+            continue
+        dataset = dataset_of(run.data, reading)
+        digests[keys[-1]] = digest_of(dataset)
+        if scoring is not None:
+            scoring.check((dataset if run.labels else dataset.without_labels()).in_memory())
+    return [replace(one, data=digests[key]) for one, key in zip(entries, keys, strict=True)]
 
 
 def jobs_on(device: str) -> int:
@@ -123,22 +132,23 @@ def jobs_on(device: str) -> int:
 
 
 def entries_of(ways: list[Choice], runs: list[Any]) -> list[Entry]:
-    """The runs with their names. Raises UserError where two are the same run."""
+    """The runs with their names. Raises UserError for one that is there twice."""
     from fewstep.studies.sweep import Entry
 
-    by_settings: dict[str, str] = {}
+    keys: set[str] = set()
     entries = []
     settings = [way.settings(run) for way, run in zip(ways, runs, strict=True)]
     names = [
         name_of(one or {"seed": str(run.seed)}) for one, run in zip(settings, runs, strict=True)
     ]
     for way, run, own, name in zip(ways, runs, settings, names, strict=True):
+        key = json.dumps([run.to_json(), own])
+        if key in keys:
+            raise UserError(f"{name} is asked for twice: give each value once")
+        keys.add(key)
         if len(name) > LONGEST or names.count(name) > 1:
             digest = hashlib.sha256(way.command.encode()).hexdigest()[:8]
             name = f"{name[:LONGEST]}_{digest}"
-        same = by_settings.setdefault(json.dumps([run.to_json(), own]), name)
-        if same != name:
-            raise UserError(f"{same} and {name} are the same run: give each value once")
         entries.append(Entry(name, run, own, way.command))
     return entries
 
@@ -160,9 +170,25 @@ def carry_out(jobs: list[Job], entries: list[Entry], count: int, shows: bool) ->
     """Trains and scores what is not done yet; why runs failed, by their names. Raises Stopped."""
     from fewstep.base.pool import Pool
     from fewstep.base.progress import Progress
+    from fewstep.base.table import first_of
+    from fewstep.run.checkpoint import RunFolder
     from fewstep.studies.sweep import progress_of
 
-    before = {job.name: progress_of(job.out, job.scoring) for job in jobs}
+    before = {
+        job.name: progress_of(job.out, entry, job.scoring)
+        for job, entry in zip(jobs, entries, strict=True)
+    }
+    without = [
+        job.name
+        for job, entry in zip(jobs, entries, strict=True)
+        if entry.run.eval_every and before[job.name][1] and not RunFolder(job.out).best.exists()
+    ]
+    if without:
+        log.warning(
+            "fewstep: --eval-every scores steps to come, and there are none of %s: --extend N adds"
+            " some",
+            first_of(without),
+        )
     total = {entry.name: entry.run.steps for entry in entries}
     position = {name: min(step, total[name]) for name, (step, _) in before.items()}
     todo = [job for job in jobs if not before[job.name][1]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,9 @@ MAY_CHANGE = {
 }
 
 
-def differences(run: dict[str, Any], before: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def differences(
+    run: dict[str, Any], before: dict[str, Any], may_change: Set[str] = MAY_CHANGE
+) -> Iterator[tuple[str, Any, Any]]:
     """(name, new value, old value) of what changed and may not, options one by one.
 
     run, before: what `Run.to_json` gives of the two.
@@ -48,8 +50,8 @@ def differences(run: dict[str, Any], before: dict[str, Any]) -> Iterator[tuple[s
         new, old = run.get(name), before.get(name)
         if isinstance(new, dict) and isinstance(old, dict):
             kind = name.removesuffix("_options")
-            yield from ((f"{kind}.{key}", a, b) for key, a, b in differences(new, old))
-        elif name not in MAY_CHANGE and new != old:
+            yield from ((f"{kind}.{key}", a, b) for key, a, b in differences(new, old, may_change))
+        elif name not in may_change and new != old:
             yield name, new, old
 
 
@@ -80,11 +82,11 @@ def check_same(
     if (before.method, before.network) == (run.method, run.network):
         before = complete(before)
     for name, value, old in differences(run.to_json(), before.to_json()):
-        if name == "iterations":
+        if name == "iterations" and value > old:
             raise UserError(
                 f"iterations = {value}, but the run in {out} was started with {old}, by which its"
                 " schedules go; to train it longer, with these at their last values: --extend"
-                f" {max(value - old, 1)}; with schedules and an optimizer of its own: --init {out}"
+                f" {value - old}; with schedules and an optimizer of its own: --init {out}"
                 " --out NEW"
             )
         raise UserError(

@@ -11,10 +11,10 @@ from typing import Any
 from fewstep.analysis import report
 from fewstep.analysis.metrics import Result
 from fewstep.analysis.report import Section
-from fewstep.base.errors import storage
+from fewstep.base.errors import UserError, storage
 from fewstep.base.table import first_of, text_table
 from fewstep.base.version import __version__
-from fewstep.run.checkpoint import Checkpoint
+from fewstep.run.checkpoint import Checkpoint, RunFolder
 from fewstep.run.config import field_name
 from fewstep.run.places import find
 from fewstep.studies import history, scores, sweep
@@ -48,7 +48,7 @@ class Subject:
             "weights": sizes.get("ema", max(sizes.values(), default=0)),
             "step": record.step,
             "iterations": record.run.iterations,
-            "seconds": history.seconds_of(self.rows),
+            "seconds": history.seconds_of(self.rows, record.run.batch),
             "loss": history.late_loss(self.rows),
         }
 
@@ -62,13 +62,26 @@ def flat(values: dict[str, Any], path: str = "") -> dict[str, Any]:
     return result
 
 
-def folders(names: Sequence[str]) -> list[str]:
-    """The runs of these names, each once; those of a sweep's folder in its place."""
-    result: list[str] = []
+def folders(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The runs of these names, each once; those of a sweep's folder in its place.
+
+    Apart from them the runs of sweeps that have no checkpoint yet. Raises UserError where there is
+    no other one.
+    """
+    runs: dict[str, bool] = {}
     for name in names:
-        runs = sweep.runs_in(Path(name))
-        result += [name] if runs is None else [str(Path(name) / run) for run in runs]
-    return [*dict.fromkeys(result)]
+        of_sweep = sweep.runs_in(Path(name))
+        if of_sweep is None:
+            runs[name] = True
+            continue
+        places = [Path(name) / run for run in of_sweep]
+        runs |= {str(place): bool(RunFolder(place).checkpoints()) for place in places}
+    there = [run for run, is_there in runs.items() if is_there]
+    if not there:
+        raise UserError(
+            f"{', '.join(names)}: no run has a checkpoint yet; the sweep's own command goes on"
+        )
+    return there, [run for run in runs if run not in there]
 
 
 def open_subject(name: str) -> Subject:
@@ -80,9 +93,10 @@ def open_subject(name: str) -> Subject:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs and what they have apart and alike."""
+    """Runs and what they have apart and alike; `left_out`: those that have no checkpoint yet."""
 
     subjects: list[Subject]
+    left_out: list[str]
 
     @property
     def titles(self) -> list[str]:
@@ -125,7 +139,12 @@ class Comparison:
             }
             for one in self.subjects
         ]
-        return {"different": different, "alike": self.alike, "runs": runs}
+        return {
+            "different": different,
+            "alike": self.alike,
+            "runs": runs,
+            "left_out": self.left_out,
+        }
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """(head, rows): a column for each of a few runs, a row for each of many."""
@@ -143,8 +162,12 @@ class Comparison:
         return head, rows
 
     def notes(self) -> list[str]:
-        """How many settings are alike, and which runs have no scores."""
+        """How many settings are alike, and which runs have no checkpoint or no scores."""
         lines = [f"{len(self.alike)} settings are alike"]
+        if self.left_out:
+            count = len(self.left_out)
+            names = first_of(self.left_out)
+            lines.append(f"{count} without a checkpoint yet, not shown: {names}")
         pairs = zip(self.titles, self.subjects, strict=True)
         without = [title for title, one in pairs if not one.results]
         if without:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -35,8 +34,13 @@ def late_loss(rows: Sequence[dict[str, Any]]) -> float | None:
     return fmean(row["loss"] for row in rows[-count:]) if rows else None
 
 
-def seconds_of(rows: Sequence[dict[str, Any]]) -> float | None:
-    """Seconds of all starts together: the clock of a run that goes on begins at 0 again."""
-    clock = [row["seconds"] for row in rows]
-    before = sum(a for a, b in pairwise(clock) if b < a)
-    return round(before + clock[-1], 1) if clock else None
+def seconds_of(rows: Sequence[dict[str, Any]], batch: int) -> float | None:
+    """Seconds of all starts together: the clock of a run that goes on begins at 0 again.
+
+    samples_per_second = (step - first) batch / seconds tells the step that a row's start was at.
+    """
+    clocks = {
+        round(row["step"] - row["samples_per_second"] * row["seconds"] / batch): row["seconds"]
+        for row in rows
+    }  # of each start the last
+    return round(sum(clocks.values()), 1) if clocks else None

@@ -13,7 +13,7 @@ from fewstep.base.version import __version__
 from fewstep.statistics.intervals import interval
 from fewstep.studies import history
 from fewstep.studies.sweep import Entry
-from fewstep.studies.table import Row, Table
+from fewstep.studies.table import MIXED, Row, Table
 
 NAME = "sweep.html"
 GREY = "#bbbbbb"  # of what is behind the best ones
@@ -28,9 +28,7 @@ def write(folder: Path, table: Table, entries: Sequence[Entry]) -> None:
         report.Table(
             [*table.axes, "runs", *(name.partition("@")[0] for name in columns)],
             table.cells(columns),
-            caption=f"Samples of {steps} network evaluations."
-            if steps
-            else "Last tenth of the log.",
+            caption=_caption(steps),
             strong=frozenset([0]),
         )
         for steps, columns in by_steps.items()
@@ -42,6 +40,8 @@ def write(folder: Path, table: Table, entries: Sequence[Entry]) -> None:
         " validation split: what is chosen by them is to be scored once more on the test split, by"
         " fewstep eval."
     )
+    if table.is_mixed:
+        lead += f" But {MIXED}."
     figures = [learning_curves({label(row): row.runs for row in table.rows}, folder)]
     if table.columns:
         figures.append(_by_setting(table))

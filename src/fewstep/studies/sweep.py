@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fewstep.base import disk
 from fewstep.base.errors import StorageError, UserError, storage
 from fewstep.base.json_file import document
+from fewstep.data import Dataset, full_name
 from fewstep.run.checkpoint import RunFolder
 from fewstep.run.config import Run, field_name
-from fewstep.run.resume import differences
+from fewstep.run.resume import MAY_CHANGE, differences
 from fewstep.studies import scores
 from fewstep.studies.scores import Scoring
 
 NAME = "sweep.json"
 SEED = "seed"
 MOST_BYTES = 2**26  # of sweep.json
+# Where a run that goes on may find its data and teacher now, which decide the numbers of a table.
+PLACES = ("cond", "data", "teacher", "test", "validation")
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,14 @@ class Entry:
     """One run of a sweep.
 
     name: of its folder. settings: the values of the options that have several, the seed's among
-    them where it has. command: the `fewstep train` that makes it.
+    them where it has. command: the `fewstep train` that makes it. data: what `digest_of` gives.
     """
 
     name: str
     run: Run
     settings: dict[str, str]
     command: str
+    data: str = ""
 
     @property
     def setting(self) -> dict[str, str]:
@@ -41,7 +46,15 @@ class Entry:
         return {name: value for name, value in self.settings.items() if name != SEED}
 
     def to_json(self) -> dict[str, Any]:
-        return {"settings": self.settings, "run": self.run.to_json()}
+        run = self.run.to_json()
+        run |= {name: full_name(run[name]) for name in PLACES if run[name] is not None}
+        return {"settings": self.settings, "run": run, "data": self.data}
+
+
+def digest_of(dataset: Dataset) -> str:
+    """SHA-256 of the rows that a run learns, and of those that it is scored by."""
+    splits = (dataset, replace(dataset, train=getattr(dataset, scores.SPLIT)))
+    return hashlib.sha256("|".join(one.fingerprint() for one in splits).encode()).hexdigest()
 
 
 def runs_in(folder: Path) -> list[str] | None:
@@ -64,34 +77,53 @@ def _read(folder: Path) -> dict[str, Any] | None:
 def register(folder: Path, entries: Sequence[Entry]) -> None:
     """Writes the sweep's runs into `sweep.json`, beside those of an earlier sweep.
 
-    Raises UserError where a folder of these names holds a run of other settings, or of no sweep.
+    Raises UserError where a folder of these names holds a run of other settings or data, or of no
+    sweep.
     """
     facts = _read(folder) or {"runs": {}}
     for entry in entries:
         place, values = folder / entry.name, entry.to_json()
-        before = facts["runs"].setdefault(entry.name, values)
-        if before is values and (place / "run.json").exists():
+        if not (place / "run.json").exists():
+            facts["runs"][entry.name] = values
+            continue
+        before = facts["runs"].get(entry.name)
+        if before is None:
             raise UserError(f"{place} holds a run that is not of this sweep: choose another --out")
-        for name, new, old in differences(values["run"], before["run"]):
+        for name, new, old in differences(values["run"], before["run"], MAY_CHANGE - {*PLACES}):
             raise UserError(
                 f"{place} holds a run with {field_name(name)} = {old!r}, not {new!r}: choose"
-                " another --out"
+                " another folder, --out NEW"
+            )
+        if before.setdefault("data", entry.data) != entry.data:
+            raise UserError(
+                f"{place} holds a run on data {entry.run.data!r} as they were before they changed:"
+                " bring the old ones back, or choose another folder, --out NEW"
             )
     with storage(f"cannot write to {folder}"):
         disk.make_folder(folder)
         disk.replace(folder / NAME, (json.dumps(facts, indent=1) + "\n").encode())
 
 
-def progress_of(place: Path, scoring: Scoring | None) -> tuple[int, bool]:
-    """(steps that a run's folder has, whether nothing is left to do)."""
+def progress_of(place: Path, entry: Entry, scoring: Scoring | None) -> tuple[int, bool]:
+    """(steps that a run's folder has, whether nothing of what is asked for is left to do).
+
+    Raises UserError where it has more steps than are asked for.
+    """
     try:
         newest = RunFolder(place).newest()
     except StorageError:
         return 0, False  # the run itself will say why
     if newest is None:
         return 0, False
-    record = newest.record
-    is_done = record.step == record.run.steps
+    record, run = newest.record, entry.run
+    iterations = record.run.iterations if run.is_open("iterations") else run.iterations
+    more = record.step - iterations
+    if more > run.extend:
+        raise UserError(
+            f"{place} is at step {record.step} of an earlier --extend: give --extend {more}, or"
+            " choose another folder, --out NEW"
+        )
+    is_done = more == run.extend
     if scoring is not None:
         is_done = is_done and bool(scores.read(place, record.fingerprint, scoring))
     return record.step, is_done

@@ -23,6 +23,7 @@ from fewstep.studies.sweep import Entry
 
 LOSS = "loss"  # the column of a sweep that scores nothing
 WIDTH = 100  # columns of a terminal that the text fits in
+MIXED = "the runs' data or units differ: compare scores within one data set"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Table:
     protocols: dict[str, dict[str, Any]]  # how the columns were measured
     rows: list[Row]
     failures: dict[str, str]
+    is_mixed: bool = False  # of runs on data or in units that differ
 
     @property
     def axes(self) -> list[str]:
@@ -101,6 +103,8 @@ class Table:
             count -= 1
             text = self._text(self.columns[:count])
         lines = [text, "scores: mean ± half of the 95 % interval over the runs (Student's t)"]
+        if self.is_mixed:
+            lines.append(MIXED)
         if more := len(self.columns) - count:
             lines.append(f"{more} more columns are in table.csv, table.json and sweep.html")
         return "\n".join([*lines, *(f"failed: {n}: {why}" for n, why in self.failures.items())])
@@ -121,14 +125,13 @@ def table_of(
 ) -> Table:
     """The table of the runs in a sweep's folder: of their scores, or else of their last losses."""
     results: dict[str, list[Result]] = {}
-    columns: dict[str, dict[str, Any]] = {}
+    columns: dict[str, list[dict[str, Any]]] = {}  # the protocols of each
     for entry in entries:
         if has_scores and entry.name not in failures:
             place = folder / entry.name
             results[entry.name] = scores.read(place, find(place).record.fingerprint)
-            columns |= {
-                key_of(r): r.protocol for r in results[entry.name] if key_of(r) not in columns
-            }
+            for result in results[entry.name]:
+                columns.setdefault(key_of(result), []).append(result.protocol)
     rows: dict[str, Row] = {}
     for entry in entries:
         row = rows.setdefault(json.dumps(entry.setting), Row(entry.setting, [], {}))
@@ -144,11 +147,12 @@ def table_of(
         if not values:
             return math.inf
         mean = interval(values).mean
-        return badness(columns[names[0]], mean) if has_scores else mean
+        return badness(columns[names[0]][0], mean) if has_scores else mean
 
-    fair = {name: _common(protocol) for name, protocol in columns.items()}
+    fair = {name: _common(protocols) for name, protocols in columns.items()}
     in_order = sorted(rows.values(), key=rank)
-    return Table(entries[0].run.recipe, names, fair, in_order, dict(sorted(failures.items())))
+    recipe, is_mixed = entries[0].run.recipe, len({entry.data for entry in entries}) > 1
+    return Table(recipe, names, fair, in_order, dict(sorted(failures.items())), is_mixed)
 
 
 def _values(place: Path, results: list[Result] | None) -> Iterator[tuple[str, float]]:
@@ -158,6 +162,11 @@ def _values(place: Path, results: list[Result] | None) -> Iterator[tuple[str, fl
         yield LOSS, loss
 
 
-def _common(protocol: dict[str, Any]) -> dict[str, Any]:
-    """What of a protocol holds for all runs."""
-    return {name: value for name, value in protocol.items() if name not in ("generator", "detail")}
+def _common(protocols: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What of the protocols holds for all runs."""
+    return {
+        name: value
+        for name, value in protocols[0].items()
+        if name not in ("generator", "detail")
+        and all(name in one and one[name] == value for one in protocols)
+    }
