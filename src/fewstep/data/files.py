@@ -226,7 +226,7 @@ def _table(name: str, path: Path, reading: Reading) -> Content:
         table = hugging_face_table(str(path))
         mark = partial(str, getattr(table, "_fingerprint", ""))
     choices: list[Any] = [reading.columns, reading.label_column, reading.condition_columns]
-    choices.append(reading.cond is None)
+    choices += [reading.cond is None, reading.size]
     where = path.with_name(path.name.replace("*", "_"))  # of a pattern
     if table is not None and not path.exists():  # of the hub
         where = cache_file("data") / str(path).replace("/", "--")
@@ -239,8 +239,6 @@ def _table(name: str, path: Path, reading: Reading) -> Content:
             place = Place.of(name, where, [*choices, before], mark, reading.cache)
             content = place.content()
     if content is not None:
-        need = f"none: only pictures are resized, and {name} holds numbers"
-        require(reading.size is None, "data_size", reading.size, need)
         return content
     content = roles.from_frame(_frame(str(path), table, reading), reading, first)
     return place.keep(content) if has_streams(content) else content

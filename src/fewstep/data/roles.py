@@ -174,6 +174,8 @@ class _Roles:
             if frame.parts is not None:
                 return self._pictures(names[0]), ()
             return pictures(names[0], frame.columns[names[0]].values(), self.reading.size), ()
+        need = f"none: only pictures are resized, and {frame.name} holds numbers"
+        require(self.reading.size is None, "data_size", self.reading.size, need)
         if len(names) == 1 and frame.columns[names[0]].kind == "arrays":
             values = frame.values(names[0])
             return (values if isinstance(values, Stream) else native(values)), ()
@@ -196,7 +198,7 @@ class _Roles:
         def header() -> dict[str, Any]:
             return {"version": VERSION, "size": size, "column": name, "source": mark}
 
-        where = place.folder.with_name(f"{place.folder.name}-{size or 'whole'}")
+        where = place.folder.with_name(f"{place.folder.name}-pictures")
         args = (folder, self.reading, 0)
         return picture_sets.keep_at(where, header, lambda first, last: mark, *args).rows
 

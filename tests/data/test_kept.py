@@ -1,0 +1,35 @@
+"""What is kept of a source is what the same words would read of it now."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fewstep import data
+from fewstep.base.errors import UserError
+from tests.data.test_large import RANDOM, N, Y, png, same, write_parquet
+
+
+def pictures_beside_numbers(folder):
+    pixels = RANDOM.integers(0, 256, (N, 8, 8), dtype=np.uint8)
+    table = {"image": [*map(png, pixels)], "w": RANDOM.normal(3, 1, N)}
+    return write_parquet(folder / "x.parquet", table)
+
+
+def test_each_size_of_pictures_is_kept_apart(tmp_path):
+    path, cache = pictures_beside_numbers(tmp_path), str(tmp_path / "cache")
+    for size in (4, None, 6, 4):
+        how = {"condition_columns": ("w",), "size": size}
+        kept = data.load(path, cache=cache, **how)
+        assert kept.shape[1:] == (size or 8, size or 8)
+        same(data.load(path, **how), kept)
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_numbers_are_not_resized(tmp_path, twice):
+    path, cache = write_parquet(tmp_path / "x.parquet", {"a": Y, "b": Y}), str(tmp_path / "cache")
+    if twice:
+        data.load(path, cache=cache)
+    for how in ({}, {"cache": cache}):
+        with pytest.raises(UserError, match=r"data_size = 4: expected none.*x\.parquet holds"):
+            data.load(path, size=4, **how)
