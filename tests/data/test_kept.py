@@ -7,6 +7,7 @@ import pytest
 
 from fewstep import data
 from fewstep.base.errors import UserError
+from fewstep.data import large_tables
 from tests.data.test_large import RANDOM, N, Y, png, same, write_parquet
 
 
@@ -33,3 +34,39 @@ def test_numbers_are_not_resized(tmp_path, twice):
     for how in ({}, {"cache": cache}):
         with pytest.raises(UserError, match=r"data_size = 4: expected none.*x\.parquet holds"):
             data.load(path, size=4, **how)
+
+
+def two_columns(digit, rows=N):
+    return "a,b\n" + "".join(f"{i % 9}.{digit},{i % 7}.25\n" for i in range(rows))
+
+
+def test_a_source_that_changes_while_it_is_read_is_not_kept(tmp_path, monkeypatch):
+    path, cache = tmp_path / "x.csv", str(tmp_path / "cache")
+    path.write_text(two_columns(5))
+    look = large_tables._Text.look
+
+    def look_and_write(*args):
+        text = look(*args)
+        path.write_text(two_columns(6, 2 * N))
+        return text
+
+    with monkeypatch.context() as patch:
+        patch.setattr(large_tables._Text, "look", look_and_write)
+        with pytest.raises(UserError, match=r"x\.csv changed while they were read"):
+            data.load(path, cache=cache)
+    same(data.load(path), data.load(path, cache=cache))
+
+
+def test_pictures_of_a_table_that_changes_are_not_kept_as_its_own(tmp_path, monkeypatch):
+    path, cache = pictures_beside_numbers(tmp_path), str(tmp_path / "cache")
+    own = large_tables.Pictures.__init__
+
+    def open_and_write(*args):
+        own(*args)
+        pictures_beside_numbers(tmp_path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(large_tables.Pictures, "__init__", open_and_write)
+        with pytest.raises(UserError, match=r"x\.parquet changed while they were read"):
+            data.load(path, cache=cache)
+    same(data.load(path), data.load(path, cache=cache))

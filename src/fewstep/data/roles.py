@@ -193,14 +193,16 @@ class _Roles:
         assert self.place is not None
         files, place = Pictures(self.frame, name), self.place
         folder = Listing(Path(self.frame.name), files, files.names, [])
-        size, mark = self.reading.size, place.source()
+        size, mark = self.reading.size, place.mark
 
         def header() -> dict[str, Any]:
             return {"version": VERSION, "size": size, "column": name, "source": mark}
 
         where = place.folder.with_name(f"{place.folder.name}-pictures")
         args = (folder, self.reading, 0)
-        return picture_sets.keep_at(where, header, lambda first, last: mark, *args).rows
+        rows = picture_sets.keep_at(where, header, lambda first, last: mark, *args).rows
+        place.check()
+        return rows
 
     def _why(self, name: str, samples: list[str]) -> str:
         """Why a column is left out, in a line."""

@@ -82,21 +82,27 @@ def as_condition(name: str, values: Any) -> Any:
 class Place:
     """The folder for the rows of a source that are read in one way.
 
-    source: what tells whether the source has changed.
+    source: what tells whether the source has changed. mark: what it said before anything was read.
     """
 
     name: str  # of the data, for messages
     folder: Path
     source: Callable[[], str]
+    mark: str
 
     @staticmethod
     def of(name: str, path: Path, choices: Any, source: Callable[[], str], cache: Any) -> Place:
         folder = beside(path) if cache is None else below(Path(cache), path)
         key = hashlib.sha256(json.dumps(choices, default=str).encode()).hexdigest()[:8]
-        return Place(name, folder / f"rows-{key}", source)
+        return Place(name, folder / f"rows-{key}", source, source())
 
     def header(self) -> dict[str, Any]:
-        return {"version": VERSION, "source": self.source()}
+        return {"version": VERSION, "source": self.mark}
+
+    def check(self) -> None:
+        """Raises UserError where the source has changed since."""
+        if self.source() != self.mark:
+            raise UserError(f"data {self.name} changed while they were read: read them again")
 
     def content(self) -> Content | None:
         """What is kept, mapped; None where nothing is, or of another source."""
@@ -132,7 +138,7 @@ class Place:
     def keep(self, content: Content) -> Content:
         """Writes what was read, from where an earlier pass was killed, and maps it.
 
-        Raises StorageError, and UserError where rows are of several shapes.
+        Raises StorageError, and UserError where rows are of several shapes or the source changed.
         """
         parts = dict(_parts(content.data))
         with lock(self.folder):
@@ -144,6 +150,7 @@ class Place:
                 bar.note(f"reads {self.name} into {self.folder}, once")
                 writer = _Writer(self.name, self.folder, header, bar)
                 about = {key: writer.part(key, part) for key, part in parts.items()}
+            self.check()
             manifest = {
                 "header": header,
                 "parts": {key: one for key, one in about.items() if one is not None},
@@ -154,8 +161,7 @@ class Place:
                 disk.replace(self.folder / MANIFEST, json.dumps(manifest).encode())
                 (self.folder / JOURNAL).unlink(missing_ok=True)
             result = self.content()
-            if result is None:
-                raise UserError(f"data {self.name} changed while they were read: read them again")
+            assert result is not None
             return result
 
 
