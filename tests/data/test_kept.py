@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
 from fewstep import data
 from fewstep.base.errors import UserError
 from fewstep.data import large_tables
+from fewstep.data.stored import Stored
 from tests.data.test_large import RANDOM, N, Y, png, same, write_parquet
 
 
@@ -70,3 +73,23 @@ def test_pictures_of_a_table_that_changes_are_not_kept_as_its_own(tmp_path, monk
         with pytest.raises(UserError, match=r"x\.parquet changed while they were read"):
             data.load(path, cache=cache)
     same(data.load(path), data.load(path, cache=cache))
+
+
+def test_pictures_beside_numbers_are_kept_once(tmp_path, caplog):
+    path, cache = pictures_beside_numbers(tmp_path), tmp_path / "cache"
+    how = {"condition_columns": ("w",), "cache": str(cache)}
+    plain = data.load(path, condition_columns=("w",))
+    data.load(path, **how)
+    files = [file for file in cache.rglob("*") if file.is_file()]
+    (pixels,) = (file for file in files if file.stat().st_size >= N * 64)
+    again = data.load(path, **how)
+    assert isinstance(again.train.samples, Stored)
+    assert again.train.samples.file == pixels
+    same(plain, again)
+    content = bytearray(pixels.read_bytes())
+    content[7] ^= 1
+    pixels.write_bytes(content)
+    same(plain, data.load(path, **how))
+    assert "was changed by somebody" in caplog.text
+    shutil.rmtree(pixels.parent)
+    same(plain, data.load(path, **how))

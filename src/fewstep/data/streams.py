@@ -29,7 +29,7 @@ from fewstep.base.progress import Progress
 from fewstep.data.columns import Names
 from fewstep.data.reading import Content, Reading
 from fewstep.data.records import ENOUGH, JOURNAL, MANIFEST, digest_of, is_whole, line, lock
-from fewstep.data.stored import FACTS, MOST_NUMBERS, RECORDS, below, beside
+from fewstep.data.stored import FACTS, MOST_NUMBERS, RECORDS, below, beside, file_of
 
 log = logging.getLogger("fewstep")
 
@@ -128,7 +128,9 @@ class Place:
 
     def _part(self, about: dict[str, Any], manifest: dict[str, Any]) -> np.ndarray | None:
         file = self.folder / about["file"]
-        if file.stat().st_mtime_ns != about["time"] and not is_whole(file, about, manifest):
+        is_same = file.stat().st_mtime_ns == about["time"]
+        is_own = "blocks" in about  # else of a folder that has a manifest itself
+        if not is_same and not (is_own and is_whole(file, about, manifest)):
             return None
         if file.suffix == ".npy":
             rows: np.ndarray = np.load(file, allow_pickle=False)
@@ -204,7 +206,13 @@ class _Writer:
             disk.replace(folder / JOURNAL, b"".join(map(line, (header, *self.blocks))))
 
     def part(self, key: str, rows: Any) -> dict[str, Any] | None:
-        """Writes a part, and returns what the manifest says of it; None of a mask that is none."""
+        """Writes a part, and returns what the manifest says of it; None of a mask that is none.
+
+        Rows that are mapped stay in their file.
+        """
+        if isinstance(rows, np.memmap) and (own := file_of(rows)) is not None:
+            about = {"file": str(own.resolve()), "shape": rows.shape, "dtype": rows.dtype.str}
+            return {**about, "time": own.stat().st_mtime_ns}
         if not isinstance(rows, Stream):
             file = self.folder / f"{key}.npy"
             content = io.BytesIO()
