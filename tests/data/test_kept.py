@@ -9,7 +9,7 @@ import pytest
 
 from fewstep import data
 from fewstep.base.errors import UserError
-from fewstep.data import large_tables
+from fewstep.data import large_csv, large_tables
 from fewstep.data.stored import Stored
 from tests.data.test_large import RANDOM, N, Y, png, same, write_parquet
 
@@ -46,7 +46,7 @@ def two_columns(digit, rows=N):
 def test_a_source_that_changes_while_it_is_read_is_not_kept(tmp_path, monkeypatch):
     path, cache = tmp_path / "x.csv", str(tmp_path / "cache")
     path.write_text(two_columns(5))
-    look = large_tables._Text.look
+    look = large_csv.Text.look
 
     def look_and_write(*args):
         text = look(*args)
@@ -54,7 +54,7 @@ def test_a_source_that_changes_while_it_is_read_is_not_kept(tmp_path, monkeypatc
         return text
 
     with monkeypatch.context() as patch:
-        patch.setattr(large_tables._Text, "look", look_and_write)
+        patch.setattr(large_csv.Text, "look", look_and_write)
         with pytest.raises(UserError, match=r"x\.csv changed while they were read"):
             data.load(path, cache=cache)
     same(data.load(path), data.load(path, cache=cache))
@@ -93,3 +93,84 @@ def test_pictures_beside_numbers_are_kept_once(tmp_path, caplog):
     assert "was changed by somebody" in caplog.text
     shutil.rmtree(pixels.parent)
     same(plain, data.load(path, **how))
+
+
+CELLS = {
+    "no values": ["", "NA"],
+    "bits": ["0", "1"],
+    "integers": ["7", "-3"],
+    "floats": ["0.5", "2"],
+    "booleans": ["true", "0"],
+    "dates": ["2020-01-01"],
+    "times": ["10:00", "11:30:00"],
+    "seconds": ["2020-01-01 10:00:00"],
+    "nanoseconds": ["2020-01-01 10:00:00.123"],
+    "zones": ["2020-01-01T10:00:00Z"],
+    "text": ["a"],
+}
+
+
+@pytest.mark.parametrize("one", CELLS)
+def test_types_of_two_blocks_are_those_of_one(one):
+    pytest.importorskip("pyarrow")
+
+    def column(cells):
+        lines = "".join(f"{cell},1\n" for cell in cells).encode()
+        return large_csv._parse(lines, ",", ["x", "y"])["x"]
+
+    for other in CELLS:
+        kinds = (large_csv._kind_of(column(CELLS[key])) for key in (one, other))
+        wider = large_csv._wider(*kinds)
+        is_bits = str(wider) == "int8"  # whole numbers in the end
+        assert ("int64" if is_bits else wider) == column(CELLS[one] + CELLS[other]).type
+
+
+def agree(path, folder, **how):
+    """Whether a file has the same rows and types, or the same mistake, read at once and kept."""
+    said = []
+    for cache in (None, str(folder / "cache")):
+        try:
+            said.append(data.load(path, cache=cache, **how))
+        except UserError as error:
+            said.append(error)
+    plain, kept = said
+    if not isinstance(plain, UserError):
+        same(plain, kept)
+        return ""
+    assert str(plain) == str(kept)
+    return str(plain)
+
+
+def write_rows(path, third, head="a,b,c"):
+    rows = (f"{i % 9}.5,{i % 7}.25,{third(i)}" for i in range(N))
+    path.write_text("\n".join([head, *rows]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    "third",
+    [
+        lambda i: i % 2 if i < 30 else ("false", "true")[i % 2],
+        lambda i: ("false", "true")[i % 2] if i < 30 else i % 2,
+        lambda i: i % 2 if i < 30 else i % 3,
+        lambda i: i % 2,
+        lambda i: "2020-01-01" if i < 30 else "2020-01-01 10:00:00",
+        lambda i: f'"first ""line""\nsecond, line {i}\nthird"',
+        lambda i: f'"{i}\n\n"" 2"' if i % 3 else '5" pipe',
+        lambda i: '"z"' if i % 2 else '"a,\n"',
+    ],
+)
+def test_a_large_csv_has_the_types_and_cells_of_a_small_one(tmp_path, monkeypatch, third):
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr(large_csv, "BYTES", 400)
+    assert agree(write_rows(tmp_path / "x.csv", third), tmp_path) == ""
+
+
+def test_mistakes_in_a_large_csv(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr(large_csv, "BYTES", 400)
+    path = write_rows(tmp_path / "x.csv", str, "a,b,a")
+    assert "column = 'a': expected one column of a name" in agree(path, tmp_path)
+    path = write_rows(tmp_path / "y.csv", lambda i: '"open' if i == 40 else i)
+    with pytest.raises(UserError, match=r'y\.csv: the cell "open.* does not end'):
+        data.load(path, cache=str(tmp_path / "cache"))
