@@ -9,7 +9,7 @@ import pytest
 
 from fewstep import data
 from fewstep.base.errors import UserError
-from fewstep.data import large_csv, large_tables
+from fewstep.data import large_csv, large_tables, streams
 from fewstep.data.stored import Stored
 from tests.data.test_large import RANDOM, N, Y, png, same, write_parquet
 
@@ -174,3 +174,55 @@ def test_mistakes_in_a_large_csv(tmp_path, monkeypatch):
     path = write_rows(tmp_path / "y.csv", lambda i: '"open' if i == 40 else i)
     with pytest.raises(UserError, match=r'y\.csv: the cell "open.* does not end'):
         data.load(path, cache=str(tmp_path / "cache"))
+
+
+def test_no_rows_are_the_same_mistake_whether_kept_or_not(tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.zeros((0, 4)), features=np.zeros((0, 2)))
+    assert "some of the 0 samples" in agree(tmp_path / "x.npz", tmp_path)
+    np.savez(tmp_path / "y.npz", x=np.zeros((0, 4)), features=np.zeros((3, 2)))
+    assert agree(tmp_path / "y.npz", tmp_path)
+
+
+def test_shards_that_differ_in_a_type_are_told_apart(tmp_path):
+    write_parquet(tmp_path / "s-0.parquet", {"a": Y * 0.5, "b": Y})
+    write_parquet(tmp_path / "s-1.parquet", {"a": Y * 0.5, "b": Y * 0.5})
+    said = agree(str(tmp_path / "s-*.parquet"), tmp_path)
+    assert "s-1.parquet: column b is double, in s-0.parquet int64: expected" in said
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_pass_that_is_killed_twice_keeps_what_was_sound(tmp_path, monkeypatch):
+    path, cache = str(tmp_path / "x.npz"), tmp_path / "cache"
+    np.savez(path, x=RANDOM.normal(0, 1, (N, 4)))
+    plain = data.load(path)
+    monkeypatch.setattr(streams, "ENOUGH", 1)
+    monkeypatch.setattr("fewstep.data.tables.AT_ONCE", 12)
+    own, first_rows = streams._Writer._flush, []
+
+    def load(most):
+        """Until so many blocks are written, of 3 rows each."""
+        first_rows.clear()
+
+        def flush(writer, key, file, waiting, before):
+            if len(first_rows) == most:
+                raise Killed
+            first_rows.append(3 * len(before))
+            return own(writer, key, file, waiting, before)
+
+        monkeypatch.setattr(streams._Writer, "_flush", flush)
+        return data.load(path, cache=str(cache))
+
+    with pytest.raises(Killed):
+        load(6)
+    (file,) = cache.glob("*/*/records")
+    content = bytearray(file.read_bytes())
+    content[2 * 3 * 4 * 8] ^= 1  # of the third block
+    file.write_bytes(content)
+    with pytest.raises(Killed):
+        load(5)
+    assert first_rows == [6, 9, 12, 15, 18]
+    same(plain, load(N))
+    assert first_rows[0] == 21

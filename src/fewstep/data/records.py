@@ -238,7 +238,7 @@ def lock(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                log.warning("fewstep: another process decodes into %s: waiting for it", folder)
+                log.warning("fewstep: another process writes to %s: waiting for it", folder)
                 fcntl.flock(handle, fcntl.LOCK_EX)
             except OSError as error:  # a file system that knows no locks
                 log.warning("fewstep: %s cannot be locked (%s)", folder, error.strerror)

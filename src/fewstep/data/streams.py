@@ -60,8 +60,8 @@ class Stream:
 
 
 def is_large(numbers: int, reading: Reading) -> bool:
-    """Whether so many numbers are kept in a file: too many, or the user names a folder."""
-    return reading.cache is not None or numbers > MOST_NUMBERS
+    """Whether so many numbers are kept in a file: too many, or some and the user names a folder."""
+    return numbers > (MOST_NUMBERS if reading.cache is None else 0)
 
 
 def as_condition(name: str, values: Any) -> Any:
@@ -200,10 +200,15 @@ class _Writer:
                 lines.append(json.loads(text))
         is_same = bool(lines) and lines[0] == header
         self.blocks: list[dict[str, Any]] = lines[1:] if is_same else []
+        self.header = header
         with storage(f"cannot write to {folder}"):
             for file in (MANIFEST, FACTS):
                 (folder / file).unlink(missing_ok=True)
-            disk.replace(folder / JOURNAL, b"".join(map(line, (header, *self.blocks))))
+            self._write_journal()
+
+    def _write_journal(self) -> None:
+        lines = map(line, (self.header, *self.blocks))
+        disk.replace(self.folder / JOURNAL, b"".join(lines))
 
     def part(self, key: str, rows: Any) -> dict[str, Any] | None:
         """Writes a part, and returns what the manifest says of it; None of a mask that is none.
@@ -234,7 +239,7 @@ class _Writer:
 
     def _stream(self, key: str, file: Path, rows: Stream) -> list[dict[str, Any]]:
         """All blocks of a stream, the sound ones of an earlier pass first."""
-        blocks = self._sound([block for block in self.blocks if block["part"] == key], file)
+        blocks = self._sound(key, file)
         count = sum(block["rows"] for block in blocks)
         self.bar.update(count)
         waiting: list[np.ndarray] = []
@@ -248,8 +253,9 @@ class _Writer:
             blocks.append(self._flush(key, file, waiting, blocks))
         return blocks
 
-    def _sound(self, blocks: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
+    def _sound(self, key: str, file: Path) -> list[dict[str, Any]]:
         """The first blocks of a file whose bytes are those of the journal; cuts off the rest."""
+        blocks = [block for block in self.blocks if block["part"] == key]
         sound: list[dict[str, Any]] = []
         with suppress(OSError), file.open("rb") as source:
             for block in blocks:
@@ -261,6 +267,10 @@ class _Writer:
                 os.truncate(file, sum(block["bytes"] for block in sound))
             else:
                 file.unlink(missing_ok=True)
+            if len(sound) < len(blocks):  # else the lost ones' lines stand before those of new ones
+                others = (block for block in self.blocks if block["part"] != key)
+                self.blocks = [*others, *sound]
+                self._write_journal()
         return sound
 
     def _flush(
