@@ -226,3 +226,25 @@ def test_a_pass_that_is_killed_twice_keeps_what_was_sound(tmp_path, monkeypatch)
     assert first_rows == [6, 9, 12, 15, 18]
     same(plain, load(N))
     assert first_rows[0] == 21
+
+
+def cities(path, rows, words):
+    rows = [(RANDOM.normal(), words[i % len(words)], f"note {i % 13}") for i in range(rows)]
+    lines = [f"{a},{city},{note},{a}" for a, city, note in rows]
+    path.write_text("\n".join(["a,city,note,b", *lines]) + "\n")
+    return str(path)
+
+
+def test_rows_of_validation_have_the_columns_and_categories_of_training(tmp_path):
+    pytest.importorskip("pyarrow")
+    path = cities(tmp_path / "x.csv", 160, ("Bonn", "Ulm"))
+    other = cities(tmp_path / "v.csv", 20, ("Ulm",))
+    new = cities(tmp_path / "n.csv", 20, ("Ulm", "Paris"))
+    for how in ({}, {"condition_columns": ("city",)}, {"columns": ("a", "city")}):
+        assert agree(path, tmp_path, validation=other, **how) == ""
+        split = data.load(path, validation=other, **how).validation
+        assert len(split) == 20
+        said = agree(path, tmp_path, validation=new, **how)
+        assert said == "validation: column city = 'Paris': expected one of Bonn, Ulm"
+    rows = data.load(path, validation=other, condition_columns=("city",)).validation
+    assert len(rows.cond.unique(dim=0)) == 1

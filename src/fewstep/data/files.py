@@ -129,6 +129,8 @@ def _split_in(path: str, part: str, dataset: Dataset, reading: Reading) -> Array
         reading,
         origin_units=dataset.units,
         origin_cond_units=dataset.cond_units,
+        origin_columns=dataset.names.columns,
+        origin_features=dataset.names.features,
         holdout=0.0,
         validation=None,
         test=None,
@@ -233,9 +235,11 @@ def _table(name: str, path: Path, reading: Reading) -> Content:
     first = place = Place.of(name, where, choices, mark, reading.cache)
     content = place.content()
     if reading.origin_units is not None:  # by the columns of a run, which chose them itself
-        own = content is not None and content.names.columns == reading.origin_columns
-        if not own:
-            before = [(c.name, c.type, c.categories) for c in reading.origin_columns]
+        origin = (reading.origin_columns, reading.origin_features)
+        names = None if content is None else content.names
+        known = names and (names.columns, names.features if reading.origin_features else ())
+        if known != origin:
+            before = [[(c.name, c.type, c.categories) for c in columns] for columns in origin]
             place = Place.of(name, where, [*choices, before], mark, reading.cache)
             content = place.content()
     if content is not None:

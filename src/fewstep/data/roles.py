@@ -86,7 +86,9 @@ class _Roles:
         columns: tuple[Column, ...] = ()
         names = Names()
         if reading.condition_columns:
-            cond["features"], columns = as_numbers(frame, reading.condition_columns)
+            cond["features"], columns = as_numbers(
+                frame, reading.condition_columns, reading.origin_features
+            )
         if label is not None:
             cond["label"], classes = labels_of(frame, label)
             names = Names(classes=classes, label=label)
