@@ -237,8 +237,8 @@ def _table(name: str, path: Path, reading: Reading) -> Content:
     if reading.origin_units is not None:  # by the columns of a run, which chose them itself
         origin = (reading.origin_columns, reading.origin_features)
         names = None if content is None else content.names
-        known = names and (names.columns, names.features if reading.origin_features else ())
-        if known != origin:
+        own = names and (names.columns, names.features if reading.origin_features else ())
+        if own != origin:
             before = [[(c.name, c.type, c.categories) for c in columns] for columns in origin]
             place = Place.of(name, where, [*choices, before], mark, reading.cache)
             content = place.content()

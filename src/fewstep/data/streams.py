@@ -14,9 +14,7 @@ import hashlib
 import io
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +25,18 @@ from fewstep.base import disk
 from fewstep.base.errors import UserError, storage
 from fewstep.base.progress import Progress
 from fewstep.data.columns import Names
+from fewstep.data.journal import (
+    ENOUGH,
+    MANIFEST,
+    Block,
+    Journal,
+    digest_of,
+    digests,
+    is_whole,
+    lock,
+)
 from fewstep.data.reading import Content, Reading
-from fewstep.data.records import ENOUGH, JOURNAL, MANIFEST, digest_of, is_whole, line, lock
-from fewstep.data.stored import FACTS, MOST_NUMBERS, RECORDS, below, beside, file_of
+from fewstep.data.stored import MOST_NUMBERS, RECORDS, below, beside, file_of
 
 log = logging.getLogger("fewstep")
 
@@ -159,9 +166,7 @@ class Place:
                 "names": content.names.storable().to_json(),
                 "left_out": content.left_out,
             }
-            with storage(f"cannot write to {self.folder}"):
-                disk.replace(self.folder / MANIFEST, json.dumps(manifest).encode())
-                (self.folder / JOURNAL).unlink(missing_ok=True)
+            writer.journal.finish(manifest)
             result = self.content()
             assert result is not None
             return result
@@ -194,21 +199,7 @@ class _Writer:
 
     def __init__(self, name: str, folder: Path, header: dict[str, Any], bar: Progress) -> None:
         self.name, self.folder, self.bar = name, folder, bar
-        lines: list[Any] = []
-        with suppress(OSError, ValueError):  # the last line may be cut off
-            for text in (folder / JOURNAL).read_text().splitlines():
-                lines.append(json.loads(text))
-        is_same = bool(lines) and lines[0] == header
-        self.blocks: list[dict[str, Any]] = lines[1:] if is_same else []
-        self.header = header
-        with storage(f"cannot write to {folder}"):
-            for file in (MANIFEST, FACTS):
-                (folder / file).unlink(missing_ok=True)
-            self._write_journal()
-
-    def _write_journal(self) -> None:
-        lines = map(line, (self.header, *self.blocks))
-        disk.replace(self.folder / JOURNAL, b"".join(lines))
+        self.journal = Journal(folder, header)
 
     def part(self, key: str, rows: Any) -> dict[str, Any] | None:
         """Writes a part, and returns what the manifest says of it; None of a mask that is none.
@@ -233,13 +224,12 @@ class _Writer:
         if rows.is_optional and bool(np.memmap(file, dtype, "r", shape=tuple(shape)).all()):
             file.unlink()
             return None
-        blocks = [{name: block[name] for name in ("bytes", "sha256")} for block in blocks]
-        time = file.stat().st_mtime_ns
-        return {"file": file.name, "shape": shape, "dtype": dtype, "time": time, "blocks": blocks}
+        about = {"file": file.name, "shape": shape, "dtype": dtype, "blocks": digests(blocks)}
+        return {**about, "time": file.stat().st_mtime_ns}
 
-    def _stream(self, key: str, file: Path, rows: Stream) -> list[dict[str, Any]]:
+    def _stream(self, key: str, file: Path, rows: Stream) -> list[Block]:
         """All blocks of a stream, the sound ones of an earlier pass first."""
-        blocks = self._sound(key, file)
+        blocks = self.journal.sound(file, key)
         count = sum(block["rows"] for block in blocks)
         self.bar.update(count)
         waiting: list[np.ndarray] = []
@@ -253,26 +243,6 @@ class _Writer:
             blocks.append(self._flush(key, file, waiting, blocks))
         return blocks
 
-    def _sound(self, key: str, file: Path) -> list[dict[str, Any]]:
-        """The first blocks of a file whose bytes are those of the journal; cuts off the rest."""
-        blocks = [block for block in self.blocks if block["part"] == key]
-        sound: list[dict[str, Any]] = []
-        with suppress(OSError), file.open("rb") as source:
-            for block in blocks:
-                if digest_of(source.read(block["bytes"])) != block["sha256"]:
-                    break
-                sound.append(block)
-        with storage(f"cannot write to {self.folder}"):
-            if sound:
-                os.truncate(file, sum(block["bytes"] for block in sound))
-            else:
-                file.unlink(missing_ok=True)
-            if len(sound) < len(blocks):  # else the lost ones' lines stand before those of new ones
-                others = (block for block in self.blocks if block["part"] != key)
-                self.blocks = [*others, *sound]
-                self._write_journal()
-        return sound
-
     def _flush(
         self, key: str, file: Path, waiting: list[np.ndarray], before: list[dict[str, Any]]
     ) -> dict[str, Any]:
@@ -285,16 +255,5 @@ class _Writer:
                 " pad them and say where with a mask"
             )
         content = b"".join(one.tobytes() for one in waiting)
-        block = {
-            "part": key,
-            "rows": sum(map(len, waiting)),
-            "bytes": len(content),
-            "sha256": digest_of(content),
-            "shape": list(waiting[0].shape[1:]),
-            "dtype": waiting[0].dtype.str,
-        }
-        with storage(f"cannot write to {self.folder}"):
-            disk.append(file, content)
-            disk.sync(file)
-            disk.append(self.folder / JOURNAL, line(block))
-        return block
+        about = {"shape": list(waiting[0].shape[1:]), "dtype": waiting[0].dtype.str}
+        return self.journal.add(file, content, part=key, rows=sum(map(len, waiting)), **about)
