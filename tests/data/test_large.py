@@ -21,7 +21,7 @@ from fewstep.base.conditions import leaves
 from fewstep.base.errors import UserError
 from fewstep.base.randomness import normal
 from fewstep.base.world import World
-from fewstep.data import large_tables, streams
+from fewstep.data import large_csv, large_tables, streams
 from fewstep.data.stored import Stored
 from fewstep.run.build import build_method, with_defaults
 from fewstep.run.facts import facts_of
@@ -186,6 +186,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(streams, "ENOUGH", 100)
     monkeypatch.setattr(large_tables, "PIECE", 8)
     monkeypatch.setattr(large_tables, "BYTES", 400)
+    monkeypatch.setattr(large_csv, "BYTES", 400)
     for module in ("tables", "variables", "array_sets"):
         monkeypatch.setattr(f"fewstep.data.{module}.AT_ONCE", 30)
 

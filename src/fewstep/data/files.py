@@ -129,6 +129,8 @@ def _split_in(path: str, part: str, dataset: Dataset, reading: Reading) -> Array
         reading,
         origin_units=dataset.units,
         origin_cond_units=dataset.cond_units,
+        origin_columns=dataset.names.columns,
+        origin_features=dataset.names.features,
         holdout=0.0,
         validation=None,
         test=None,
@@ -226,21 +228,21 @@ def _table(name: str, path: Path, reading: Reading) -> Content:
         table = hugging_face_table(str(path))
         mark = partial(str, getattr(table, "_fingerprint", ""))
     choices: list[Any] = [reading.columns, reading.label_column, reading.condition_columns]
-    choices.append(reading.cond is None)
+    choices += [reading.cond is None, reading.size]
     where = path.with_name(path.name.replace("*", "_"))  # of a pattern
     if table is not None and not path.exists():  # of the hub
         where = cache_file("data") / str(path).replace("/", "--")
     first = place = Place.of(name, where, choices, mark, reading.cache)
     content = place.content()
     if reading.origin_units is not None:  # by the columns of a run, which chose them itself
-        own = content is not None and content.names.columns == reading.origin_columns
-        if not own:
-            before = [(c.name, c.type, c.categories) for c in reading.origin_columns]
+        origin = (reading.origin_columns, reading.origin_features)
+        names = None if content is None else content.names
+        own = names and (names.columns, names.features if reading.origin_features else ())
+        if own != origin:
+            before = [[(c.name, c.type, c.categories) for c in columns] for columns in origin]
             place = Place.of(name, where, [*choices, before], mark, reading.cache)
             content = place.content()
     if content is not None:
-        need = f"none: only pictures are resized, and {name} holds numbers"
-        require(reading.size is None, "data_size", reading.size, need)
         return content
     content = roles.from_frame(_frame(str(path), table, reading), reading, first)
     return place.keep(content) if has_streams(content) else content

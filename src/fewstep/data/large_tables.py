@@ -14,6 +14,7 @@ import numpy as np
 from fewstep.base.errors import UserError
 from fewstep.data.archives import File, file_mark, readable
 from fewstep.data.frames import Cells, Frame, arrow_cells, arrow_kind, with_index
+from fewstep.data.large_csv import BYTES, Text
 from fewstep.data.reading import Reading
 from fewstep.data.streams import is_large
 from fewstep.data.table_files import (
@@ -21,7 +22,6 @@ from fewstep.data.table_files import (
     check_names,
     csv_error,
     csv_mark,
-    csv_names,
     need_pyarrow,
     no_rows,
     pandas_index,
@@ -29,7 +29,6 @@ from fewstep.data.table_files import (
 )
 
 PIECE = 2**14  # rows of a part
-BYTES = 2**24  # of a part, about
 
 Read = Callable[[Sequence[str], int], Iterator[tuple[int, Any]]]  # (its first row, a pyarrow table)
 
@@ -170,91 +169,12 @@ def csv(path: Path, reading: Reading) -> Table | None:
     with readable(str(path)):
         mark, lines = csv_mark(path)
         try:
-            text = _Text.look(path, mark, lines[0])
+            text = Text.look(path, mark, lines[0])
         except ArrowInvalid as error:
             raise csv_error(path, error, lines) from error
     if not text.rows:
         raise no_rows(path)
     return Table(str(path), schema(list(text.types.items())), text.rows, text.read)
-
-
-@dataclass(frozen=True)
-class _Text:
-    """A .csv as blocks of whole lines: (place, bytes, number of the first row, rows) of each."""
-
-    path: Path
-    mark: str
-    point: str  # of decimals
-    types: dict[str, Any]
-    blocks: list[tuple[int, int, int, int]]
-    rows: int
-
-    @staticmethod
-    def look(path: Path, mark: str, head: str) -> _Text:
-        """The types that all cells have; 20,5 may be a number where commas are no marks."""
-        import pyarrow
-
-        content = head.removeprefix("\ufeff").encode()
-        names = csv_names(path, _parse(content, mark, None).column_names)
-        points = "." if mark == "," else ".,"
-        types = {point: dict.fromkeys(names, pyarrow.null()) for point in points}
-        blocks, rows = list[tuple[int, int, int, int]](), 0
-        for place, content in _lines(path):
-            for point, kinds in types.items():
-                table = _parse(content, mark, names, decimal_point=point)
-                for name in names:
-                    kinds[name] = _wider(kinds[name], table.schema.field(name).type)
-            blocks.append((place, len(content), rows, table.num_rows))
-            rows += table.num_rows
-
-        def texts(point: str) -> int:
-            return sum(pyarrow.types.is_string(kind) for kind in types[point].values())
-
-        point = min(points, key=texts)
-        return _Text(path, mark, point, types[point], blocks, rows)
-
-    def read(self, columns: Sequence[str], first: int) -> Iterator[tuple[int, Any]]:
-        how = {"decimal_point": self.point, "column_types": self.types}
-        with self.path.open("rb") as file:
-            for place, size, row, count in self.blocks:
-                if row + count > first:
-                    file.seek(place)
-                    names, content = [*self.types], file.read(size)
-                    yield row, _parse(content, self.mark, names, include_columns=columns, **how)
-
-
-def _parse(content: bytes, mark: str, names: list[str] | None, **convert: Any) -> Any:
-    """Lines of a .csv as pyarrow's table. names: of the columns; None: in the first line."""
-    from pyarrow import csv as arrow_csv
-
-    return arrow_csv.read_csv(
-        io.BytesIO(content),
-        read_options=arrow_csv.ReadOptions(block_size=len(content) + 1, column_names=names),
-        parse_options=arrow_csv.ParseOptions(delimiter=mark),
-        convert_options=arrow_csv.ConvertOptions(**convert),
-    )
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(place, whole lines) of a file behind its first line, some bytes at once."""
-    with path.open("rb") as file:
-        place = len(file.readline())
-        while content := file.read(BYTES):
-            content += file.readline()
-            yield place, content
-            place += len(content)
-
-
-def _wider(one: Any, other: Any) -> Any:
-    """The type of cells of two blocks, as one block of all would have it."""
-    import pyarrow
-
-    if one == other or pyarrow.types.is_null(other):
-        return one
-    if pyarrow.types.is_null(one):
-        return other
-    are_numbers = {one, other} == {pyarrow.int64(), pyarrow.float64()}
-    return pyarrow.float64() if are_numbers else pyarrow.string()
 
 
 def hugging_face(name: str, table: Any, reading: Reading) -> Table | None:

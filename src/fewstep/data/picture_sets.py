@@ -18,6 +18,7 @@ from fewstep.data.archives import marks_of, open_files, printable, readable, sou
 from fewstep.data.columns import Names
 from fewstep.data.gathering import Census, Misfit, Take, check_few, decode_all, gather, skippable
 from fewstep.data.images import Listing, join, listing
+from fewstep.data.journal import lock
 from fewstep.data.reading import BadFiles, Content, Reading
 from fewstep.data.records import (
     VERSION,
@@ -26,7 +27,6 @@ from fewstep.data.records import (
     Wider,
     Writer,
     head_of,
-    lock,
     open_records,
 )
 from fewstep.data.stored import MOST_NUMBERS, below, beside

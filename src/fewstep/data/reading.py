@@ -36,6 +36,7 @@ class Reading:
     origin_units: Units | None = None
     origin_cond_units: Mapping[str, Units] = field(default_factory=dict)
     origin_columns: tuple[Column, ...] = ()  # its samples': what `columns` are where nobody says
+    origin_features: tuple[Column, ...] = ()  # its condition columns', with their categories
 
     def refuse_splits(
         self, place: str, what: str = "whose splits are fixed", fine: tuple[float, ...] = (HOLDOUT,)

@@ -13,13 +13,11 @@ goes on: what it had made of the files before the first changed one stays.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import logging
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,18 +27,13 @@ import numpy as np
 from fewstep.base import disk
 from fewstep.base.errors import storage
 from fewstep.data.gathering import Census, Kind
-from fewstep.data.stored import FACTS, RECORDS
-
-try:
-    import fcntl
-except ImportError:  # a system without it has no such locks
-    fcntl = None  # type: ignore[assignment]
+from fewstep.data.journal import ENOUGH, JOURNAL, MANIFEST, Journal, digests, is_whole
+from fewstep.data.stored import RECORDS
 
 log = logging.getLogger("fewstep")
 
 VERSION = 1
-ENOUGH = 2**24  # bytes of a block
-MANIFEST, JOURNAL, LABELS, LOCK = "manifest.json", "journal", "labels.npy", "lock"
+LABELS = "labels.npy"
 
 
 @dataclass(frozen=True)
@@ -70,24 +63,6 @@ def open_records(folder: Path, header: dict[str, Any]) -> Records | None:
         return None
 
 
-def is_whole(file: Path, about: dict[str, Any], manifest: dict[str, Any]) -> bool:
-    """Whether every block has its digest; then the file's new time is kept.
-
-    about: what the manifest says of the file.
-    """
-    with file.open("rb") as source:
-        for block in about["blocks"]:
-            content = source.read(block["bytes"])
-            if hashlib.sha256(content).hexdigest() != block["sha256"]:
-                return False
-        if source.read(1):
-            return False
-    about["time"] = file.stat().st_mtime_ns
-    with suppress(OSError):
-        disk.replace(file.parent / MANIFEST, json.dumps(manifest).encode())
-    return True
-
-
 class Wider(Exception):
     """A picture needs more channels or bits than the records have: they are made again."""
 
@@ -115,43 +90,27 @@ class Writer:
 
     def __init__(self, folder: Path, marks: Marks, size: int | None, start: Census, kind: Kind):
         self.folder, self.marks, self.kind = folder, marks, kind
-        self.head = {"version": VERSION, "size": size, "start": start.first_size, "kind": [*kind]}
+        head = {"version": VERSION, "size": size, "start": start.first_size, "kind": [*kind]}
         self.shape: list[int] = []
-        self.blocks: list[dict[str, Any]] = []
         self.census = start
         self.waiting: list[np.ndarray] = []
         self.fresh = Census(first_size=start.first_size)  # with those that wait
-        self._restore()
-        if not self.blocks:
-            for name in (RECORDS, MANIFEST, FACTS):
-                (folder / name).unlink(missing_ok=True)
-            disk.replace(folder / JOURNAL, line(self.head))
+        self.journal = Journal(folder, head)
+        self.journal.sound(folder / RECORDS, accept=self._accept)
 
-    def _restore(self) -> None:
-        """Takes over the blocks of an earlier pass whose files and bytes are still the same."""
-        lines: list[Any] = []
-        with suppress(OSError, ValueError):
-            lines = list(map(json.loads, (self.folder / JOURNAL).read_text().splitlines()))
-        if not lines or lines[0] != self.head:
-            return
-        damage = suppress(OSError, KeyError, TypeError, ValueError)  # by a crash
-        with damage, (self.folder / RECORDS).open("rb") as source:
-            for block in lines[1:]:
-                new = Census.from_json(block["census"])
-                is_same = digest_of(source.read(block["bytes"])) == block["sha256"]
-                if not is_same or self._marks_of(new) != block["files"]:
-                    break
-                self._add(block, new)
-        if self.blocks:
-            os.truncate(self.folder / RECORDS, sum(block["bytes"] for block in self.blocks))
-            disk.replace(self.folder / JOURNAL, b"".join(map(line, (self.head, *self.blocks))))
+    def _accept(self, block: dict[str, Any]) -> bool:
+        """Whether the files of a block of an earlier pass are still the same; then it counts."""
+        new = Census.from_json(block["census"])
+        is_same: bool = self._marks_of(new) == block["files"]
+        if is_same:
+            self._add(block, new)
+        return is_same
 
     def _marks_of(self, new: Census) -> str:
         """Of the files of the next block; before it is added."""
         return self.marks(self.census.count, self.census.count + new.count)
 
     def _add(self, block: dict[str, Any], new: Census) -> None:
-        self.blocks.append(block)
         self.shape = block["shape"] or self.shape
         self.census.add(new)
 
@@ -161,10 +120,10 @@ class Writer:
         for row in rows:
             need = need.with_(row)
         if need != self.kind:
-            if self.blocks or self.waiting:
+            if self.journal.blocks or self.waiting:
                 raise Wider(need)
-            self.kind, self.head["kind"] = need, [*need]
-            disk.replace(self.folder / JOURNAL, line(self.head))
+            self.kind, self.journal.head["kind"] = need, [*need]
+            self.journal.rewrite()
         self.waiting += [self.kind.record(row) for row in rows]
         self.fresh.add(new)
         if sum(row.nbytes for row in self.waiting) >= ENOUGH:
@@ -177,17 +136,9 @@ class Writer:
         if rows:  # by one copy: pictures have their channels last
             whole = np.empty((len(rows), *rows[0].shape), rows[0].dtype)
             content = np.stack(rows, out=whole).data.cast("B")
-        block = {
-            "bytes": len(content),
-            "shape": list(rows[0].shape) if rows else [],
-            "sha256": digest_of(content),
-            "files": self._marks_of(new),
-            "census": new.to_json(),
-        }
-        with storage(f"cannot write to {self.folder}"):
-            disk.append(self.folder / RECORDS, content)
-            disk.sync(self.folder / RECORDS)
-            disk.append(self.folder / JOURNAL, line(block))
+        about = {"shape": list(rows[0].shape) if rows else [], "census": new.to_json()}
+        files = self._marks_of(new)
+        block = self.journal.add(self.folder / RECORDS, content, **about, files=files)
         self._add(block, new)
         self.waiting, self.fresh = [], Census()
 
@@ -205,43 +156,11 @@ class Writer:
             "labels": labels is not None,
             "census": census.to_json(),
             "about": about,
-            "blocks": [{name: one[name] for name in ("bytes", "sha256")} for one in self.blocks],
+            "blocks": digests(self.journal.blocks),
         }
         with storage(f"cannot write to {self.folder}"):
             if labels is not None:
                 content = io.BytesIO()
                 np.save(content, labels, allow_pickle=False)
                 disk.replace(self.folder / LABELS, content.getvalue())
-            disk.replace(self.folder / MANIFEST, json.dumps(manifest).encode())
-            (self.folder / JOURNAL).unlink(missing_ok=True)
-
-
-def digest_of(content: bytes | memoryview) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def line(values: dict[str, Any]) -> bytes:
-    return json.dumps(values).encode() + b"\n"
-
-
-@contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Inside, this process alone makes what is in the folder; others wait, and say so.
-
-    Raises StorageError where nothing can be written there.
-    """
-    with storage(f"cannot write to {folder}"):
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.warning("fewstep: another process decodes into %s: waiting for it", folder)
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            except OSError as error:  # a file system that knows no locks
-                log.warning("fewstep: %s cannot be locked (%s)", folder, error.strerror)
-        yield
-    finally:
-        os.close(handle)
+        self.journal.finish(manifest)

@@ -86,7 +86,9 @@ class _Roles:
         columns: tuple[Column, ...] = ()
         names = Names()
         if reading.condition_columns:
-            cond["features"], columns = as_numbers(frame, reading.condition_columns)
+            cond["features"], columns = as_numbers(
+                frame, reading.condition_columns, reading.origin_features
+            )
         if label is not None:
             cond["label"], classes = labels_of(frame, label)
             names = Names(classes=classes, label=label)
@@ -174,6 +176,8 @@ class _Roles:
             if frame.parts is not None:
                 return self._pictures(names[0]), ()
             return pictures(names[0], frame.columns[names[0]].values(), self.reading.size), ()
+        need = f"none: only pictures are resized, and {frame.name} holds numbers"
+        require(self.reading.size is None, "data_size", self.reading.size, need)
         if len(names) == 1 and frame.columns[names[0]].kind == "arrays":
             values = frame.values(names[0])
             return (values if isinstance(values, Stream) else native(values)), ()
@@ -191,14 +195,16 @@ class _Roles:
         assert self.place is not None
         files, place = Pictures(self.frame, name), self.place
         folder = Listing(Path(self.frame.name), files, files.names, [])
-        size, mark = self.reading.size, place.source()
+        size, mark = self.reading.size, place.mark
 
         def header() -> dict[str, Any]:
             return {"version": VERSION, "size": size, "column": name, "source": mark}
 
-        where = place.folder.with_name(f"{place.folder.name}-{size or 'whole'}")
+        where = place.folder.with_name(f"{place.folder.name}-pictures")
         args = (folder, self.reading, 0)
-        return picture_sets.keep_at(where, header, lambda first, last: mark, *args).rows
+        rows = picture_sets.keep_at(where, header, lambda first, last: mark, *args).rows
+        place.check()
+        return rows
 
     def _why(self, name: str, samples: list[str]) -> str:
         """Why a column is left out, in a line."""

@@ -14,9 +14,7 @@ import hashlib
 import io
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +25,18 @@ from fewstep.base import disk
 from fewstep.base.errors import UserError, storage
 from fewstep.base.progress import Progress
 from fewstep.data.columns import Names
+from fewstep.data.journal import (
+    ENOUGH,
+    MANIFEST,
+    Block,
+    Journal,
+    digest_of,
+    digests,
+    is_whole,
+    lock,
+)
 from fewstep.data.reading import Content, Reading
-from fewstep.data.records import ENOUGH, JOURNAL, MANIFEST, digest_of, is_whole, line, lock
-from fewstep.data.stored import FACTS, MOST_NUMBERS, RECORDS, below, beside
+from fewstep.data.stored import MOST_NUMBERS, RECORDS, below, beside, file_of
 
 log = logging.getLogger("fewstep")
 
@@ -60,8 +67,8 @@ class Stream:
 
 
 def is_large(numbers: int, reading: Reading) -> bool:
-    """Whether so many numbers are kept in a file: too many, or the user names a folder."""
-    return reading.cache is not None or numbers > MOST_NUMBERS
+    """Whether so many numbers are kept in a file: too many, or some and the user names a folder."""
+    return numbers > (MOST_NUMBERS if reading.cache is None else 0)
 
 
 def as_condition(name: str, values: Any) -> Any:
@@ -82,21 +89,27 @@ def as_condition(name: str, values: Any) -> Any:
 class Place:
     """The folder for the rows of a source that are read in one way.
 
-    source: what tells whether the source has changed.
+    source: what tells whether the source has changed. mark: what it said before anything was read.
     """
 
     name: str  # of the data, for messages
     folder: Path
     source: Callable[[], str]
+    mark: str
 
     @staticmethod
     def of(name: str, path: Path, choices: Any, source: Callable[[], str], cache: Any) -> Place:
         folder = beside(path) if cache is None else below(Path(cache), path)
         key = hashlib.sha256(json.dumps(choices, default=str).encode()).hexdigest()[:8]
-        return Place(name, folder / f"rows-{key}", source)
+        return Place(name, folder / f"rows-{key}", source, source())
 
     def header(self) -> dict[str, Any]:
-        return {"version": VERSION, "source": self.source()}
+        return {"version": VERSION, "source": self.mark}
+
+    def check(self) -> None:
+        """Raises UserError where the source has changed since."""
+        if self.source() != self.mark:
+            raise UserError(f"data {self.name} changed while they were read: read them again")
 
     def content(self) -> Content | None:
         """What is kept, mapped; None where nothing is, or of another source."""
@@ -122,7 +135,9 @@ class Place:
 
     def _part(self, about: dict[str, Any], manifest: dict[str, Any]) -> np.ndarray | None:
         file = self.folder / about["file"]
-        if file.stat().st_mtime_ns != about["time"] and not is_whole(file, about, manifest):
+        is_same = file.stat().st_mtime_ns == about["time"]
+        is_own = "blocks" in about  # else of a folder that has a manifest itself
+        if not is_same and not (is_own and is_whole(file, about, manifest)):
             return None
         if file.suffix == ".npy":
             rows: np.ndarray = np.load(file, allow_pickle=False)
@@ -132,7 +147,7 @@ class Place:
     def keep(self, content: Content) -> Content:
         """Writes what was read, from where an earlier pass was killed, and maps it.
 
-        Raises StorageError, and UserError where rows are of several shapes.
+        Raises StorageError, and UserError where rows are of several shapes or the source changed.
         """
         parts = dict(_parts(content.data))
         with lock(self.folder):
@@ -144,18 +159,16 @@ class Place:
                 bar.note(f"reads {self.name} into {self.folder}, once")
                 writer = _Writer(self.name, self.folder, header, bar)
                 about = {key: writer.part(key, part) for key, part in parts.items()}
+            self.check()
             manifest = {
                 "header": header,
                 "parts": {key: one for key, one in about.items() if one is not None},
                 "names": content.names.storable().to_json(),
                 "left_out": content.left_out,
             }
-            with storage(f"cannot write to {self.folder}"):
-                disk.replace(self.folder / MANIFEST, json.dumps(manifest).encode())
-                (self.folder / JOURNAL).unlink(missing_ok=True)
+            writer.journal.finish(manifest)
             result = self.content()
-            if result is None:
-                raise UserError(f"data {self.name} changed while they were read: read them again")
+            assert result is not None
             return result
 
 
@@ -186,19 +199,16 @@ class _Writer:
 
     def __init__(self, name: str, folder: Path, header: dict[str, Any], bar: Progress) -> None:
         self.name, self.folder, self.bar = name, folder, bar
-        lines: list[Any] = []
-        with suppress(OSError, ValueError):  # the last line may be cut off
-            for text in (folder / JOURNAL).read_text().splitlines():
-                lines.append(json.loads(text))
-        is_same = bool(lines) and lines[0] == header
-        self.blocks: list[dict[str, Any]] = lines[1:] if is_same else []
-        with storage(f"cannot write to {folder}"):
-            for file in (MANIFEST, FACTS):
-                (folder / file).unlink(missing_ok=True)
-            disk.replace(folder / JOURNAL, b"".join(map(line, (header, *self.blocks))))
+        self.journal = Journal(folder, header)
 
     def part(self, key: str, rows: Any) -> dict[str, Any] | None:
-        """Writes a part, and returns what the manifest says of it; None of a mask that is none."""
+        """Writes a part, and returns what the manifest says of it; None of a mask that is none.
+
+        Rows that are mapped stay in their file.
+        """
+        if isinstance(rows, np.memmap) and (own := file_of(rows)) is not None:
+            about = {"file": str(own.resolve()), "shape": rows.shape, "dtype": rows.dtype.str}
+            return {**about, "time": own.stat().st_mtime_ns}
         if not isinstance(rows, Stream):
             file = self.folder / f"{key}.npy"
             content = io.BytesIO()
@@ -214,13 +224,12 @@ class _Writer:
         if rows.is_optional and bool(np.memmap(file, dtype, "r", shape=tuple(shape)).all()):
             file.unlink()
             return None
-        blocks = [{name: block[name] for name in ("bytes", "sha256")} for block in blocks]
-        time = file.stat().st_mtime_ns
-        return {"file": file.name, "shape": shape, "dtype": dtype, "time": time, "blocks": blocks}
+        about = {"file": file.name, "shape": shape, "dtype": dtype, "blocks": digests(blocks)}
+        return {**about, "time": file.stat().st_mtime_ns}
 
-    def _stream(self, key: str, file: Path, rows: Stream) -> list[dict[str, Any]]:
+    def _stream(self, key: str, file: Path, rows: Stream) -> list[Block]:
         """All blocks of a stream, the sound ones of an earlier pass first."""
-        blocks = self._sound([block for block in self.blocks if block["part"] == key], file)
+        blocks = self.journal.sound(file, key)
         count = sum(block["rows"] for block in blocks)
         self.bar.update(count)
         waiting: list[np.ndarray] = []
@@ -234,21 +243,6 @@ class _Writer:
             blocks.append(self._flush(key, file, waiting, blocks))
         return blocks
 
-    def _sound(self, blocks: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
-        """The first blocks of a file whose bytes are those of the journal; cuts off the rest."""
-        sound: list[dict[str, Any]] = []
-        with suppress(OSError), file.open("rb") as source:
-            for block in blocks:
-                if digest_of(source.read(block["bytes"])) != block["sha256"]:
-                    break
-                sound.append(block)
-        with storage(f"cannot write to {self.folder}"):
-            if sound:
-                os.truncate(file, sum(block["bytes"] for block in sound))
-            else:
-                file.unlink(missing_ok=True)
-        return sound
-
     def _flush(
         self, key: str, file: Path, waiting: list[np.ndarray], before: list[dict[str, Any]]
     ) -> dict[str, Any]:
@@ -261,16 +255,5 @@ class _Writer:
                 " pad them and say where with a mask"
             )
         content = b"".join(one.tobytes() for one in waiting)
-        block = {
-            "part": key,
-            "rows": sum(map(len, waiting)),
-            "bytes": len(content),
-            "sha256": digest_of(content),
-            "shape": list(waiting[0].shape[1:]),
-            "dtype": waiting[0].dtype.str,
-        }
-        with storage(f"cannot write to {self.folder}"):
-            disk.append(file, content)
-            disk.sync(file)
-            disk.append(self.folder / JOURNAL, line(block))
-        return block
+        about = {"shape": list(waiting[0].shape[1:]), "dtype": waiting[0].dtype.str}
+        return self.journal.add(file, content, part=key, rows=sum(map(len, waiting)), **about)

@@ -100,13 +100,21 @@ def _parquet(path: Path) -> Any:
 
 
 def check_alike(files: Sequence[Path], schemas: Sequence[Any]) -> None:
-    """Raises UserError for shards whose columns are others than the first's."""
+    """Raises UserError for shards whose columns are others than the first's, or of other types."""
+    first = schemas[0]
     for file, schema in zip(files, schemas, strict=True):
-        if not schema.equals(schemas[0]):
-            raise UserError(
-                f"{file} has the columns {', '.join(schema.names)}, {files[0].name} has"
-                f" {', '.join(schemas[0].names)}: expected the same names and types in all"
-            )
+        if schema.equals(first):
+            continue
+        need = "expected the same names and types in all"
+        own, other = ", ".join(schema.names), ", ".join(first.names)
+        if own != other:
+            message = f"{file} has the columns {own}, {files[0].name} has {other}: {need}"
+            raise UserError(message)
+        pairs = zip(schema, first, strict=True)
+        one, two = next((one, two) for one, two in pairs if not one.equals(two))
+        types = [f"{field.type}{'' if field.nullable else ' not null'}" for field in (one, two)]
+        message = f"{file}: column {one.name} is {types[0]}, in {files[0].name} {types[1]}: {need}"
+        raise UserError(message)
 
 
 def csv_mark(path: Path) -> tuple[str, list[str]]:

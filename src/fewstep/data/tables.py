@@ -85,7 +85,8 @@ class _Member:
     def is_long(self, key: str) -> bool:
         """Whether it is read in blocks under that name; labels are in memory."""
         is_row = len(self.shape) == 1 and key in ROLE_NAMES
-        return self.is_plain and bool(self.shape) and not is_row and key not in ROLES["label"]
+        has_rows = bool(self.shape) and self.numbers > 0
+        return self.is_plain and has_rows and not is_row and key not in ROLES["label"]
 
     @property
     def numbers(self) -> int:
