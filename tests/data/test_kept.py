@@ -228,10 +228,10 @@ def test_a_pass_that_is_killed_twice_keeps_what_was_sound(tmp_path, monkeypatch)
     assert first_rows[0] == 21
 
 
-def cities(path, rows, words):
-    rows = [(RANDOM.normal(), words[i % len(words)], f"note {i % 13}") for i in range(rows)]
-    lines = [f"{a},{city},{note},{a}" for a, city, note in rows]
-    path.write_text("\n".join(["a,city,note,b", *lines]) + "\n")
+def cities(path, rows, words, labels=(0, 1, 2)):
+    rows = [(RANDOM.normal(), words[i % len(words)], f"note {i % 13}", i) for i in range(rows)]
+    lines = [f"{a},{city},{note},{labels[i % len(labels)]}" for a, city, note, i in rows]
+    path.write_text("\n".join(["a,city,note,label", *lines]) + "\n")
     return str(path)
 
 
@@ -247,4 +247,7 @@ def test_rows_of_validation_have_the_columns_and_categories_of_training(tmp_path
         said = agree(path, tmp_path, validation=new, **how)
         assert said == "validation: column city = 'Paris': expected one of Bonn, Ulm"
     rows = data.load(path, validation=other, condition_columns=("city",)).validation
-    assert len(rows.cond.unique(dim=0)) == 1
+    assert len(rows.cond["features"].unique(dim=0)) == 1
+    few = cities(tmp_path / "l.csv", 20, ("Ulm",), labels=(0, 2))
+    assert agree(path, tmp_path, validation=few) == ""
+    assert data.load(path, validation=few).validation.cond.unique().tolist() == [0, 2]

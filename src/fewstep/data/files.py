@@ -125,8 +125,12 @@ def held_out(n: int, holdout: float, splits: int) -> int:
 def _split_in(path: str, part: str, dataset: Dataset, reading: Reading) -> Arrays:
     """All rows of a file, in the units of the training split. Raises UserError for others."""
     require(full_name(path) != dataset.name, part, path, "another place than that of training")
+    label = reading.label_column
+    if _names_table(path):  # whose few rows need not look like labels
+        label = label or dataset.names.label or None
     own = replace(
         reading,
+        label_column=label,
         origin_units=dataset.units,
         origin_cond_units=dataset.cond_units,
         origin_columns=dataset.names.columns,
@@ -183,8 +187,7 @@ def _content(name: str, reading: Reading) -> Content:
     """What is behind the name alone."""
     path = Path(name)
     suffix = path.suffix.lower()
-    is_hub = name.startswith("hf:")
-    if is_hub or is_table(path):
+    if _names_table(name):
         return _table(name, path, reading)
     of_file = ("cond", "label_column", "condition_columns") if reading.cond else ()
     reading.refuse(f"{printable(name)}, which is no table", but=("cond", *of_file))
@@ -258,6 +261,10 @@ def _frame(name: str, table: Any, reading: Reading) -> Frame:
     is_csv = path.suffix.lower() == ".csv"
     large = large_tables.csv(path, reading) if is_csv else large_tables.parquet(path, reading)
     return read_frame(path) if large is None else large.frame()
+
+
+def _names_table(name: str) -> bool:
+    return name.startswith("hf:") or is_table(Path(name))
 
 
 def is_table(path: Path) -> bool:
