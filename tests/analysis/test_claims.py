@@ -38,6 +38,8 @@ from fewstep.base.errors import Stopped, UserError
 from fewstep.cli import main
 from fewstep.statistics.intervals import interval
 
+DOCS = Path(__file__).parents[2] / "docs"
+
 CALLS: list[tuple[str, int]] = []
 
 
@@ -371,12 +373,20 @@ def test_quiet_hides_how_far_it_is(tmp_path, capsys, monkeypatch):
 
 def test_the_numbers_of_the_docs_still_count():
     """With docs/claims.json as its store, `fewstep verify --claims` measures nothing."""
-    store = Store(Path(__file__).parents[2] / "docs")
+    store = Store(DOCS)
     for name, one in claims.registry().items():
         if one.long:
             continue
         lacking = [job for wave in waves(jobs_of(one, 5)) for job in wave if not store.has(job)]
         assert [job.row.settings for job in lacking] == [], name
+
+
+def test_one_seed_is_reported_without_intervals(tmp_path):
+    store = (DOCS / "claims.json").read_bytes()
+    (tmp_path / "claims.json").write_bytes(store)
+    facts = claims.run(tmp_path, seeds=1, progress=False)["claims"]
+    assert facts.keys() == claims.registry().keys()
+    assert "nan" not in json.dumps(facts).lower()
 
 
 def test_every_claim_has_a_main_statement_s_worth_of_rows_and_their_commands():

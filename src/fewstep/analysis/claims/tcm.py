@@ -182,7 +182,8 @@ def lesson(results: Results) -> str:
     """What the two stages trade, and what the boundary rows do here."""
     pixel = [pm(column(results[name], "pixel_frechet")) for name in (MORE, TWO)]
     bests = [pm(by_seed(results[name], best)) for name in (MORE, TWO)]
-    ends = [stdev(column(results[name], FD)) for name in (MORE, TWO)]
+    columns = [column(results[name], FD) for name in (MORE, TWO)]
+    ends = [stdev(values) if len(values) > 1 else 0.0 for values in columns]
     alone = pm(excess(results[ALONE], results[TWO], FD))
     return (
         "A small network at a constant learning rate shows the trade-off that the paper starts"
