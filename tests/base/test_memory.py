@@ -22,6 +22,12 @@ ERRORS = (
 )
 
 
+@pytest.fixture(autouse=True)
+def no_collection(monkeypatch):
+    """Among the objects of a whole suite a collection takes a second, and there are dozens here."""
+    monkeypatch.setattr(memory.gc, "collect", lambda: 0)
+
+
 def wide(rows: range) -> torch.Tensor:
     """Two arrays of a MiB for each row are alive at once; one number is left."""
     x = torch.zeros(len(rows), MIB // 4)

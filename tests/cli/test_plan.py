@@ -165,8 +165,10 @@ def test_steps_are_timed_with_the_threads_of_the_run(monkeypatch):
         return train_step(*args)
 
     monkeypatch.setattr(budget, "train_step", step)
+    small = {"network_options": {"width": 8, "depth": 1}, "batch": 32}
+    prepared = prepare(run_of("ect", threads=1, **small))
     with threads(2):
-        budget_of(prepare(run_of("ect", threads=1)), steps=2)
+        budget_of(prepared, steps=2)
     assert numbers == [1, 1, 1]
 
 
