@@ -21,7 +21,7 @@ from fewstep.data.numbers import Variable, classes_of, columns_of, numbers_of
 from fewstep.data.stored import Stored
 from fewstep.data.units import Units
 
-LOOKED_AT_NUMBERS = 2**25  # of each split in a file; a few copies of them are made
+LOOKED_AT_NUMBERS = 2**23  # of each split in a file; a few copies of them are made
 MOST_STORED = 1000  # variables that are kept
 
 PARTS = ("training", "validation", "test")
