@@ -50,8 +50,10 @@ def test_jobs_of_two_processes_fail_and_die_alone():
         with pytest.raises(Stopped):
             list(pool.outcomes(["save"], stop))
         processes = [worker.process for worker in pool.workers]
-    # The one that worked was asked, and ended by itself.
-    assert sorted(process.exitcode for process in processes) == [-signal.SIGTERM, 0]
+    # The one that worked was asked, and ended by itself; an idle one may be there or not.
+    codes = [process.exitcode for process in processes]
+    assert codes.count(0) == 1
+    assert set(codes) <= {0, -signal.SIGTERM}
 
 
 def boom(job, tell):
