@@ -154,7 +154,7 @@ def train_full(run: Path, at: int, number: int = errno.ENOSPC) -> int:
     # Pictures take longer than all the rest.
     with (
         mock.patch.object(disk, "watch", watch),
-        mock.patch.object(recorder.Recorder, "draw"),
+        mock.patch.multiple(recorder.Recorder, draw=mock.DEFAULT, draw_curves=mock.DEFAULT),
     ):
         fs.train(tiny_run(**FULL), out=run, resume=True, progress=False, device="cpu")
     return calls
