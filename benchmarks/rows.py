@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from memory import anonymous
 from PIL import Image
 
 import fewstep as fs
@@ -115,15 +116,6 @@ def family(pid: int) -> Iterator[int]:
                 yield from family(int(child))
         except OSError:
             continue
-
-
-def anonymous(pid: int) -> int:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return 0
-    lines = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-    return 1024 * int(lines.get("RssAnon", "0 kB").split()[0])
 
 
 def watch(words: list[str]) -> str:

@@ -96,7 +96,7 @@ CASES = {  # what is drawn -> the numbers that the network is told
     "no axis by half a chance": ({"c7": 0.0, "c8": 0.8413447, "c9": 0.6, "c10": 0.75}, {5: 1.0}),
     "an axis alone": ({"c9": 0.0, "c10": 0.7}, {}),
     "stretch": ({"c7": 0.0, "c8": 0.8413447}, {5: 1.0}),
-    "stretch along an axis": ({"c7": 0.0, "c8": 0.8413447, "c9": 0.0, "c10": 0.75}, {6: 1.0}),
+    "stretch along an axis": ({"c7": 0.0, "c8": 0.8413447, "c9": 0.3, "c10": 0.75}, {6: 1.0}),
     "shift": ({"c11": 0.0, "c12": 0.8413447, "c13": 0.5}, {7: 1.0}),
 }
 

@@ -26,9 +26,9 @@ from fewstep.run.prepare import Prepared
 from fewstep.training import incidents
 from fewstep.training.batches import Batch
 from fewstep.training.drawing import draw_curves, draw_samples
-from fewstep.training.log import SCORE, chain_of, log_until, rows_of
+from fewstep.training.log import SCORE, chain_of, is_step, log_until, rows_of
 from fewstep.training.loggers import Loggers, Opener, Row, Start
-from fewstep.training.scores import best_of, scores_of, scores_since
+from fewstep.training.scores import best_of, scores_of
 from fewstep.training.state import State
 
 log = logging.getLogger("fewstep")
@@ -77,8 +77,8 @@ class Recorder:
                 there = self.folder.checkpoints()
                 self.score_rows += [
                     row
-                    for row in scores_since(rows, self.scores.metric)
-                    if self.folder.checkpoint(row["step"]) in there
+                    for row in rows
+                    if not is_step(row) and self.folder.checkpoint(row["step"]) in there
                 ]
         if self.scores:
             is_new = self.world.main and state.step == prepared.run.steps and not self.score_rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -121,14 +121,6 @@ def distance_to(rows: Tensor, metric: str, dataset: Dataset) -> Distance:
     judge = classifier(dataset.in_memory())
     goal = judge.features(rows)
     return lambda x: frechet(judge.features(x), goal)
-
-
-def scores_since(rows: Sequence[Row], metric: str) -> list[Row]:
-    """The rows of a log with that score, since another one was asked for last."""
-    names = [next((name for name in row if name.startswith(SCORE)), "") for row in rows]
-    others = [place for place, name in enumerate(names) if name not in ("", SCORE + metric)]
-    first = others[-1] + 1 if others else 0
-    return [row for row, name in zip(rows[first:], names[first:], strict=True) if name]
 
 
 def best_of(rows: Iterable[Row], metric: str, stage: int) -> Best | None:
