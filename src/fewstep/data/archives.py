@@ -28,37 +28,20 @@ import stat
 import unicodedata
 import warnings
 import zipfile
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 from numpy.lib import format as npy
 
 from fewstep.base.errors import UserError
+from fewstep.data.entries import Entries, File, Files
 
 RATIO = 200  # deflate reaches 1030; pictures and arrays of measurements reach a few
 FREE = 2**24  # bytes that anything may unpack to: a constant mask is no bomb
-
-
-@dataclass(frozen=True)
-class File:
-    """How to open a file, and what tells whether it has changed."""
-
-    open: Callable[[], IO[bytes]]
-    mark: Callable[[], str]
-
-    def __call__(self) -> IO[bytes]:
-        return self.open()
-
-
-Files = Mapping[str, File]  # by their names below the top
 
 
 def printable(text: object) -> str:
@@ -99,52 +82,8 @@ def _in_folder(path: Path) -> Files:
 def _in_zip(path: Path, stack: ExitStack) -> Files:
     source = stack.enter_context(zipfile.ZipFile(path))
     check_entries(path, source.infolist())
-    return _Entries(source)
-
-
-class _Entries(Mapping[str, File]):
-    """The plain files of a zip in the order of their names, in a few bytes for each.
-
-    What `zipfile` holds of an entry, half a kilobyte, is made again for those that are opened.
-    """
-
-    FACTS = ("header_offset", "compress_size", "file_size", "CRC", "compress_type", "flag_bits")
-
-    def __init__(self, source: zipfile.ZipFile) -> None:
-        entries = [e for e in source.infolist() if not e.is_dir() and not _is_hidden(e.filename)]
-        entries.sort(key=attrgetter("filename"))
-        self.source = source
-        text = "\0".join(entry.filename for entry in entries)
-        rows = map(attrgetter(*self.FACTS), entries)
-        self.facts = np.fromiter(rows, np.dtype((np.int64, len(self.FACTS))), len(entries))
-        self.others = {e.filename: e for e in entries if e.filename != e.orig_filename}
-        source.filelist.clear()
-        source.NameToInfo.clear()
-        entries.clear()
-        self.names = text.split("\0") if text else []  # apart from what the memory held before
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __getitem__(self, name: str) -> File:
-        place = bisect_left(self.names, name)
-        if place == len(self.names) or self.names[place] != name:
-            raise KeyError(name)
-        return File(partial(self._open, place), partial(self._mark, place))
-
-    def _mark(self, place: int) -> str:
-        _, _, size, checksum, _, _ = self.facts[place].tolist()
-        return f"{size} {checksum}"
-
-    def _open(self, place: int) -> IO[bytes]:
-        name = self.names[place]
-        entry = self.others.get(name) or zipfile.ZipInfo(name)
-        for fact, value in zip(self.FACTS, self.facts[place].tolist(), strict=True):
-            setattr(entry, fact, value)
-        return self.source.open(entry)
+    entries = [e for e in source.infolist() if not e.is_dir() and not _is_hidden(e.filename)]
+    return Entries(source, entries)
 
 
 def file_mark(path: Path) -> str:

@@ -14,8 +14,9 @@ import numpy as np
 from fewstep.base.errors import UserError
 from fewstep.base.progress import Progress
 from fewstep.base.surroundings import cores
-from fewstep.data.archives import File, Files, printable
+from fewstep.data.archives import printable
 from fewstep.data.decoding import CUT, FRAMES, no_warnings, read_picture, to_array
+from fewstep.data.entries import File, Files
 
 BLOCK = 256  # pictures that a thread decodes at once
 

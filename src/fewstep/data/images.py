@@ -41,9 +41,10 @@ import numpy as np
 from PIL import Image
 
 from fewstep.base.errors import UserError
-from fewstep.data.archives import Files, printable
+from fewstep.data.archives import printable
 from fewstep.data.columns import number_texts
 from fewstep.data.decoding import SUFFIXES, decode, to_array
+from fewstep.data.entries import Files
 from fewstep.data.gathering import Kind
 
 __all__ = ["Listing", "decode", "listing", "stack"]

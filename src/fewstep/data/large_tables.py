@@ -12,7 +12,8 @@ from typing import IO, Any
 import numpy as np
 
 from fewstep.base.errors import UserError
-from fewstep.data.archives import File, file_mark, readable
+from fewstep.data.archives import file_mark, readable
+from fewstep.data.entries import File
 from fewstep.data.frames import Cells, Frame, arrow_cells, arrow_kind, with_index
 from fewstep.data.large_csv import BYTES, Text
 from fewstep.data.reading import Reading
