@@ -87,10 +87,10 @@ class Entries(Mapping[str, File]):
         return self.source.open(entry)
 
     def _read_plain(
-        self, name: str, place: int, packed: int, size: int, checksum: int, packing: int, flags: int
+        self, name: str, place: int, least: int, size: int, checksum: int, packing: int, flags: int
     ) -> bytes | None:
         """The sound bytes of a file that is stored as it is; None leaves it to `zipfile`."""
-        if packing != zipfile.ZIP_STORED or packed != size or size > AT_ONCE or PREAD is None:
+        if packing != zipfile.ZIP_STORED or least != size or size > AT_ONCE or PREAD is None:
             return None
         handle = self.source.fp.fileno()  # type: ignore[union-attr]
         text = name.encode("utf-8" if flags & UTF8_NAME else "ascii", "replace")
