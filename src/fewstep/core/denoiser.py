@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from fewstep.base.conditions import NO_LABEL, Cond, apply_mask, each, pick
+from fewstep.base.conditions import NO_LABEL, Cond, apply_mask, drop_labels, each, pick
 from fewstep.base.errors import UserError, require
 from fewstep.core import abilities
 from fewstep.core.process import Process, Time, edm, expand, per_row
@@ -127,6 +127,16 @@ def in_shards(denoiser: Denoiser) -> bool:
         return in_shards(denoiser.denoiser)
     network = denoiser.network if isinstance(denoiser, Preconditioned) else None
     return hasattr(denoiser, "unshard") or hasattr(network, "unshard")
+
+
+def asks_at_once(denoiser: Any) -> bool:
+    """Whether the network behind a denoiser wants a guided guess as one pass of twice the rows."""
+    while denoiser is not None:
+        if abilities.at_once(denoiser):
+            return True
+        inner = getattr(denoiser, "denoiser", None)
+        denoiser = getattr(denoiser, "network", None) if inner is None else inner
+    return False
 
 
 class Preconditioned(nn.Module):
@@ -283,8 +293,11 @@ class Guided:
 
     def both(self, x_t: Tensor, t: Time, cond: Cond) -> tuple[Tensor, Tensor]:
         """The guided guess and the unguided conditional one."""
-        plain = self.denoiser(x_t, t, cond)
-        free = self._free(x_t, t, cond, plain)
+        if self.interval is None and asks_at_once(self.denoiser):
+            plain, free = self._at_once(x_t, per_row(t, x_t), cond)
+        else:
+            plain = self.denoiser(x_t, t, cond)
+            free = self._free(x_t, t, cond, plain)
         guess = plain + self.scale * (plain - free)
         if self.rescale:
             axes = list(range(1, x_t.ndim))
@@ -292,6 +305,17 @@ class Guided:
             ratio = torch.divide(*deviations).nan_to_num(1.0)  # of one number there is none
             guess = guess * (1 + self.rescale * (ratio - 1))
         return guess, plain
+
+    def _at_once(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        """D_c and D_u by one pass of twice the rows."""
+        without_label(cond)  # raises where there is none
+        twice = each(lambda part: torch.cat([part, part]), cond)
+        is_free = torch.arange(2 * len(x_t), device=x_t.device) >= len(x_t)
+        guesses = self.denoiser(
+            torch.cat([x_t, x_t]), torch.cat([t, t]), drop_labels(twice, is_free)
+        )
+        plain, free = guesses.chunk(2)
+        return plain, free
 
     def _free(self, x_t: Tensor, t: Time, cond: Cond, plain: Tensor) -> Tensor:
         """D_u, and D_c where no guidance is asked for."""

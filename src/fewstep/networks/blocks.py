@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ def blocks_of(network: nn.Module) -> dict[str, nn.Module]:
     Of a network without a `Block` they are the members of its lists (`ModuleList`, `ModuleDict`,
     `Sequential`), unless some of its weights are used in two places.
     """
+    common = getattr(network, "common", None)  # of a role
+    if common is not None:
+        return {f"base.{name}": block for name, block in blocks_of(common.value).items()}
     ours = dict(_outermost(network, lambda _, module: isinstance(module, Block)))
     if ours or _shares(network):
         return ours
@@ -77,7 +81,12 @@ class _Again:
         own = super().forward  # type: ignore[misc]
         if not (self.is_asked and torch.is_grad_enabled()):
             return own(*args, **options)
-        return checkpoint(own, *args, use_reentrant=False, **options)
+        context = copy_context()  # so that the same role plays then (`networks.roles`)
+
+        def run(*args: Any, **options: Any) -> Any:
+            return context.copy().run(own, *args, **options)
+
+        return checkpoint(run, *args, use_reentrant=False, **options)
 
 
 @contextmanager
