@@ -217,12 +217,17 @@ def own(pair: Callable[[Tensor], tuple[Tensor, Tensor]], *, t_max: float = 1.0) 
     return Process(schedule, t_min=0.0, t_max=t_max)
 
 
-def by_name(name: str) -> Process:
-    """The process that an option names; discrete is Stable Diffusion's. Raises UserError."""
+def by_name(name: str, shift: Sequence[float] = (0.0, 0.0)) -> Process:
+    """The process that an option names; discrete is Stable Diffusion's.
+
+    shift: of the cosine. Raises UserError.
+    """
+    need = "(0, 0): only the cosine schedule is shifted"
+    require(name == "cosine" or not any(shift), "shift", tuple(shift), need)
     if name == "discrete":
         roots = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64)
         return discrete(betas=roots.square())
-    processes = {"edm": edm(), "cosine": cosine()}
+    processes = {"edm": edm(), "cosine": cosine(shift=shift), "linear": linear()}
     if name not in processes:
         raise unknown("process", name, [*processes, "discrete"])
     return processes[name]

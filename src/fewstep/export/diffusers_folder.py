@@ -88,7 +88,7 @@ def lcm_settings(contents: Contents) -> dict[str, Any] | None:
     own = _convention(contents)
     assert own is not None
     predictions = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
-    betas = _betas(own)[: timesteps[0] + 1]
+    betas = betas_of(own)[: timesteps[0] + 1]
     return {
         "_class_name": "LCMScheduler",
         "num_train_timesteps": len(betas),
@@ -132,7 +132,7 @@ def _re_noises(step: Step) -> bool:
     return is_one and result.pop(f"{ANSWER} 0", 0.0) == 1.0 and set(result) <= {NOISE}
 
 
-def _betas(own: Convention) -> list[float]:
+def betas_of(own: Convention) -> list[float]:
     """The betas whose float32 products are the table's, as near as float32 goes."""
     schedule = own.process.schedule
     assert isinstance(schedule, noise.Table)

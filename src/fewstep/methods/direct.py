@@ -21,7 +21,7 @@ def direct_cm(
     reweight: bool = True,
     guidance: float = 0.0,
     c: float = 0.0,
-    process: Literal["edm", "cosine", "discrete"] = "edm",
+    process: Literal["edm", "cosine", "discrete", "linear"] = "edm",
     sigma_data: float = 0.5,
 ) -> core.Method:
     """Direct consistency model: E d(D(x_t, t), the teacher's ODE solution from x_t), t on a grid.
@@ -39,7 +39,7 @@ def direct_cm(
         reweight: weight rows that share trajectories so that every level counts alike
         guidance: g of the teacher, D_c + g (D_c - D_u), 0 is none; the paper's w is 1 + g
         c: constant of a pseudo-Huber of each element, 0 is the squared error
-        process: edm with the Karras grid, cosine, or discrete, the 1000 steps of Stable Diffusion
+        process: edm on the Karras grid, cosine, linear, or discrete, Stable Diffusion's 1000 steps
         sigma_data: standard deviation of the data, for the preconditioning
     """
     _check_direct(n, c, goal, reuse, source)
@@ -59,8 +59,9 @@ def direct_cm(
 
 
 def _later(noising: core.process.Process, process: str) -> tuple[float, ...]:
-    """The second step's noise: of a table the middle, as LCM's sampler, else ECT's 0.821."""
-    return (float(noising.level(noising.t_max / 2)) if process == "discrete" else 0.821,)
+    """The second step's noise: of a network's own times the middle, as LCM's; else ECT's 0.821."""
+    has_own = process in ("discrete", "linear")
+    return (float(noising.level(noising.t_max / 2)) if has_own else 0.821,)
 
 
 def _times(

@@ -25,6 +25,7 @@ def mcm(
     weight: Literal["one", "snr_plus_one", "truncated_snr"] = "one",
     pools: int = 0,
     shift: tuple[float, float] = (0.0, 0.0),
+    process: Literal["cosine", "discrete", "linear"] = "cosine",
     sigma_data: float = 0.5,
 ) -> core.Method:
     """Multistep consistency model: K segments, in each a consistency model that jumps to its start.
@@ -47,14 +48,17 @@ def mcm(
         weight: factor of the distance
         pools: 2x2 averages of pictures that are compared as well (ImageNet-128: 1)
         shift: of the cosine schedule's log-SNR at t = 0 and t = 1
+        process: cosine; or that of a network of others, so that the segments end at its own steps:
+            discrete, Stable Diffusion's 1000, or linear, of flow matching
         sigma_data: standard deviation of the data, for the preconditioning; 1 is v-prediction
     """
     require(K >= 1, "K", K, "at least 1 segment")
+    on = core.process.by_name(process, shift)
     inner = core.spaces.by_name(space)
     number = core.curricula.Exponential(steps, steps_end, annealed)
     return core.Method(
-        process=core.process.cosine(shift=shift),
-        times=core.times.Segments(segments=K, steps=number),
+        process=on,
+        times=core.times.Segments(segments=K, steps=number, end=on.t_max),
         coupling=core.couplings.by_name(pairs, eta, guidance),
         target=core.targets.Student(),
         space=core.spaces.Multiscale(pools, inner) if pools else inner,

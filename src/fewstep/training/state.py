@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from fewstep.base.errors import StorageError
 from fewstep.base.randomness import fork_rng
 from fewstep.base.world import ALONE, World, scatter_like, whole
 from fewstep.core import abilities
-from fewstep.core.denoiser import Denoiser, Models, Preconditioned
+from fewstep.core.denoiser import Denoiser, Guided, Models, Preconditioned
 from fewstep.core.method import Method
 from fewstep.core.process import Time
 from fewstep.run import profiles, sources
@@ -85,6 +85,7 @@ class State:
     stage: int = 1  # that trained the last step
     stage_start: int = 0  # the step at which the optimizer was new
     teacher: RowCounter | None = None  # not trained, so that no checkpoint holds it
+    guide: Guided | None = None  # asks it under guidance, where it was given so
     teacher_rows: int = 0  # that it evaluated in all steps so far
     world: World = ALONE  # the processes that train together
     level_choice: LevelChoice = field(default_factory=LevelChoice)  # at the end
@@ -112,8 +113,9 @@ class State:
             name: module for name, module in self.trainable.items() if name != "student"
         }
         average = self.averages.get("target", self.averages["ema"])
+        teacher = self.guide or self.teacher
         return Models(
-            student=self.student, ema=average, teacher=self.teacher, frozen=self.frozen, **beside
+            student=self.student, ema=average, teacher=teacher, frozen=self.frozen, **beside
         )
 
     def modules(self) -> dict[str, nn.Module]:
@@ -297,7 +299,12 @@ def new_state(prepared: Prepared) -> State:
         state.stage = run.stage
         state.frozen = average_of(student)
     if prepared.teacher is not None:
-        state.teacher = RowCounter(prepared.teacher.denoiser)
+        denoiser = prepared.teacher.denoiser
+        if isinstance(denoiser, Guided):
+            state.teacher = RowCounter(denoiser.denoiser)
+            state.guide = replace(denoiser, denoiser=state.teacher)
+        else:
+            state.teacher = RowCounter(denoiser)
     if run.precision == "fp16":
         state.scale = LossScale()
     return state
