@@ -12,6 +12,7 @@ from fewstep.base.errors import UserError
 from fewstep.data import large_csv, large_tables, streams
 from fewstep.data.stored import Stored
 from tests.data.test_large import RANDOM, N, Y, png, same, write_parquet
+from tests.support.toys import Killed
 
 
 def pictures_beside_numbers(folder):
@@ -188,10 +189,6 @@ def test_shards_that_differ_in_a_type_are_told_apart(tmp_path):
     write_parquet(tmp_path / "s-1.parquet", {"a": Y * 0.5, "b": Y * 0.5})
     said = agree(str(tmp_path / "s-*.parquet"), tmp_path)
     assert "s-1.parquet: column b is double, in s-0.parquet int64: expected" in said
-
-
-class Killed(BaseException):
-    pass
 
 
 def test_a_pass_that_is_killed_twice_keeps_what_was_sound(tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ from fewstep.run.build import build_method, with_defaults
 from fewstep.run.facts import facts_of
 from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch
-from tests.support.toys import tiny_run
+from tests.support.toys import killed_before, tiny_run
 
 RANDOM = np.random.default_rng(0)
 N = 60
@@ -249,36 +249,21 @@ def test_splits_and_conditions_of_their_own_files_go_with_kept_rows(tmp_path):
             same(data.without_split(plain), data.without_split(kept))
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("kind", [_npz, _parquet, _csv, _netcdf], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("call", [7, 15, 24, 40])
 def test_a_pass_that_is_killed_goes_on(tmp_path, monkeypatch, small_blocks, kind, call):
     path, how = kind(tmp_path)
     whole = data.load(path, **how)
-    left = [call]
-
-    def watch(what, place):
-        left[0] -= 1
-        if left[0] < 0:
-            raise Killed
-
-    def load():
-        return data.load(path, cache=str(tmp_path / "cache"), **how)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("fewstep.base.disk.watch", watch)
-        with pytest.raises(Killed):
-            load()
+    how_kept = {"cache": str(tmp_path / "cache"), **how}
+    with killed_before(call):
+        data.load(path, **how_kept)
     journals = [*(tmp_path / "cache").glob("*/*/journal")]
     lines = journals[0].read_text().splitlines() if journals else ["{}"]
     before = [*map(json.loads, lines)][1:]
     written = []
     own = streams._Writer._flush
     monkeypatch.setattr(streams._Writer, "_flush", lambda *a: written.append(a) or own(*a))
-    same(whole, load())
+    same(whole, data.load(path, **how_kept))
     rows = sum(block["rows"] for block in before) + sum(len(b) for a in written for b in a[3])
     parts = {a[1] for a in written} | {block["part"] for block in before}
     assert rows == N * len(parts)  # none was read twice

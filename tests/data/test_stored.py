@@ -24,7 +24,7 @@ from fewstep.run.build import build_method, with_defaults
 from fewstep.run.facts import facts_of
 from fewstep.run.stages import Stage
 from fewstep.training.batches import draw_batch
-from tests.support.toys import tiny_run
+from tests.support.toys import killed_before, tiny_run
 
 
 def png(values):
@@ -105,48 +105,22 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(records, "ENOUGH", 500)
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("call", range(0, 40, 3))
 def test_a_pass_that_is_killed_anywhere_goes_on_from_what_is_on_the_disk(
-    tmp_path, monkeypatch, small_blocks, call
+    tmp_path, small_blocks, call
 ):
     path = zip_of(tmp_path / "x.zip", pictures(50))
     whole = data.load(path)
-    left = [call]
-
-    def watch(what, place):
-        left[0] -= 1
-        if left[0] < 0:
-            raise Killed
-
-    def load():
-        return data.load(path, cache=str(tmp_path / "cache"))
-
-    monkeypatch.setattr("fewstep.base.disk.watch", watch)
-    with pytest.raises(Killed):
-        load()
-    monkeypatch.undo()
-    monkeypatch.setattr(gathering, "BLOCK", 4)
-    monkeypatch.setattr(records, "ENOUGH", 500)
-    same(whole, load())
+    cache = str(tmp_path / "cache")
+    with killed_before(call):
+        data.load(path, cache=cache)
+    same(whole, data.load(path, cache=cache))
 
 
-def killed_half_way(path, cache, monkeypatch):
-    """A pass over the pictures that ends before a call that changes the disk."""
-    left = [30]
-
-    def watch(what, place):
-        left[0] -= 1
-        if left[0] < 0:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr("fewstep.base.disk.watch", watch)
-        with pytest.raises(Killed):
-            data.load(path, cache=str(cache))
+def folder_of_killed_pass(path, cache):
+    """Where a pass over the pictures ended half way."""
+    with killed_before(30):
+        data.load(path, cache=str(cache))
     (journal,) = cache.glob("*/whole/journal")
     assert len(journal.read_text().splitlines()) > 3
     return journal.parent
@@ -159,7 +133,7 @@ def test_what_a_killed_pass_left_is_used_up_to_what_has_changed_since(
     source.mkdir()
     for i, one in enumerate(values):
         (source / f"{i:02d}.png").write_bytes(png(one))
-    killed_half_way(source, cache, monkeypatch)
+    folder_of_killed_pass(source, cache)
     (source / "20.png").write_bytes(png(255 - values[20]))
     os.utime(source / "20.png", ns=(1, 1))
     names = decoded(monkeypatch)
@@ -171,7 +145,7 @@ def test_what_a_killed_pass_left_is_used_up_to_what_has_changed_since(
 @pytest.mark.parametrize("damage", ["a byte", "a version"])
 def test_what_a_killed_pass_left_is_checked(tmp_path, monkeypatch, small_blocks, damage):
     path, cache = zip_of(tmp_path / "x.zip", pictures(50)), tmp_path / "cache"
-    folder = killed_half_way(path, cache, monkeypatch)
+    folder = folder_of_killed_pass(path, cache)
     if damage == "a byte":
         content = bytearray((folder / "records").read_bytes())
         content[3] ^= 1

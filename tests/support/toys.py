@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from unittest import mock
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import fewstep as fs
+from fewstep.base import disk
 from fewstep.base.conditions import Cond
 from fewstep.core.denoiser import Denoiser, Preconditioned
 from fewstep.core.process import per_row
@@ -97,6 +103,19 @@ def kill_at(step: int) -> Callable[[State], None]:
             raise Killed
 
     return watch
+
+
+@contextmanager
+def killed_before(change: int) -> Iterator[None]:
+    """Inside, what runs is killed before that change of the disk, counted from 0; it must come."""
+    changes = itertools.count()
+
+    def watch(call: str, path: Path) -> None:
+        if next(changes) >= change:
+            raise Killed
+
+    with mock.patch.object(disk, "watch", watch), pytest.raises(Killed):
+        yield
 
 
 def prints_of_failures(monkeypatch, kind: type[Exception]) -> list[tuple[str, str]]:

@@ -43,6 +43,18 @@ from tests.support.toys import tiny_run
 DEEP = {"width": 16, "depth": 2, "dropout": 0.1}
 
 
+def pictures() -> torch.Tensor:
+    return torch.randn(64, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+EDM2 = {
+    "own_data": pictures,
+    "network": "edm2_unet",
+    "network_options": {"width": 8, "mult": (1,), "blocks": 1, "attention": (), "head_channels": 8},
+    "sigma_data": None,
+}
+
+
 def run_of(**fields) -> fs.Run:
     network = {"width": 16, "depth": 1, "dropout": 0.1}
     return tiny_run(**{"batch": 32, "network_options": network, **fields})
@@ -54,8 +66,8 @@ def work_together(
     *,
     code: int = 0,
     resume: bool = False,
-    data: Callable[[], object] = lambda: None,
-    network: Callable[[], nn.Module | None] = lambda: None,
+    own_data: Callable[[], object] = lambda: None,
+    own_network: Callable[[], nn.Module | None] = lambda: None,
     shard: bool = False,
     recompute: bool = False,
     watch: Callable | None = None,
@@ -65,7 +77,7 @@ def work_together(
 ) -> list[ranks.Outcome]:
     """Trains in a folder with so many ranks, which must all end with that exit code.
 
-    data, network, before: called in each rank.
+    own_data, own_network, before: called in each rank.
     """
 
     def work() -> None:
@@ -73,7 +85,7 @@ def work_together(
         arguments = {"out": out, "resume": resume, "shard": shard, "recompute": recompute}
         arguments |= {"watch": watch, "log": log}
         run = run_of(**fields)
-        fs.train(run, data(), network=network(), progress=False, device="cpu", **arguments)
+        fs.train(run, own_data(), network=own_network(), progress=False, device="cpu", **arguments)
 
     outcomes = ranks.run(size, work, out.parent / f"{out.name}-output", 90)
     texts = [rank.text for rank in outcomes]
@@ -98,6 +110,12 @@ def fingerprint(out: Path) -> str:
 
 def weights(out: Path, group: str = "student") -> dict[str, torch.Tensor]:
     return RunFolder(out).newest().groups[group]
+
+
+def logged(out: Path) -> list[float]:
+    """Losses and norms of the gradients, one after the other."""
+    rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    return [row[name] for row in rows for name in ("loss", "grad_norm")]
 
 
 def farthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
@@ -259,24 +277,21 @@ def test_networks_that_several_processes_cannot_train_are_refused():
             super().__init__()
             self.layer = nn.Linear(2, 2)
             self.norm = nn.BatchNorm1d(2)
-            self.gain = nn.Parameter(torch.ones(()))
 
         def forward(self, x, label, cond=None):
-            return self.norm(self.layer(x)) * self.gain
+            return self.norm(self.layer(x))
 
     state = new_state(Prepared(run, facts, build_method(run, facts), network=WithNorm()))
     state.world = World(0, 2)
     message = "norm is a BatchNorm1d, whose statistics differ by process"
     with pytest.raises(UserError, match=message):
-        parallel.check_network(state, False, False, {})
+        parallel.check_network(state, False, {})
     state.world = ALONE
-    parallel.check_network(state, False, False, {})
+    parallel.check_network(state, False, {})
     state.student.network.norm = nn.Identity()
     with pytest.raises(UserError, match="recompute = True: expected False: the network calls no"):
-        parallel.check_network(state, False, True, {})
-    parallel.check_network(state, False, True, {"layer"})
-    with pytest.raises(UserError, match="gain is a single number"):
-        parallel.check_network(state, True, False, {})
+        parallel.check_network(state, True, {})
+    parallel.check_network(state, True, {"layer"})
 
 
 def test_the_tree_is_the_gradient_of_the_mean():
@@ -403,7 +418,9 @@ def test_every_method_trains_in_shards_and_computed_again(tmp_path):
 
 
 def test_sharded_checkpoints_hold_no_pickle_and_go_on_to_the_bit_and_with_other_numbers(tmp_path):
-    fields = {"method": "tcm", "iterations": 6, "split": 0.34}
+    """Of a network that has weights without axes, too, which each process has whole."""
+    fields = {"method": "tcm", "iterations": 6, "split": 0.34, **EDM2}
+    train(1, tmp_path / "one", **fields)
     train(2, tmp_path / "whole", shard=True, **fields)
     train(2, tmp_path / "parts", shard=True, until=3, **fields)
     shutil.copytree(tmp_path / "parts", tmp_path / "alone")
@@ -421,8 +438,10 @@ def test_sharded_checkpoints_hold_no_pickle_and_go_on_to_the_bit_and_with_other_
     train(1, tmp_path / "alone", **fields)
     train(1, tmp_path / "from one", until=3, **fields)
     train(2, tmp_path / "from one", shard=True, **fields)
-    for name in ("alone", "from one"):
-        assert farthest(weights(tmp_path / name), weights(tmp_path / "whole")) < 2e-5
+    for name in ("one", "alone", "from one"):
+        for group in newest.groups:
+            assert farthest(weights(tmp_path / name, group), newest.groups[group]) < 2e-5
+        assert logged(tmp_path / name) == pytest.approx(logged(tmp_path / "whole"), rel=1e-4)
     _, shard = sorted(newest.path.glob("shard-*"))
     content = bytearray(shard.read_bytes())
     content[-5] ^= 1
@@ -536,7 +555,7 @@ def test_ranks_that_see_other_data_are_told(tmp_path):
         generator = torch.Generator().manual_seed(int(os.environ["RANK"]))
         return torch.randn(64, 2, generator=generator)
 
-    _, second = work_together(2, tmp_path / "run", code=2, data=data)
+    _, second = work_together(2, tmp_path / "run", code=2, own_data=data)
     assert "settings and data: rank 1 has" in second.text
 
 
@@ -546,7 +565,7 @@ def test_ranks_that_start_from_other_weights_are_told(tmp_path):
     def network() -> nn.Module:
         return initialise(Plain, seed=int(os.environ["RANK"]))
 
-    first, _ = work_together(2, tmp_path / "run", code=2, network=network, elastic_exact=4)
+    first, _ = work_together(2, tmp_path / "run", code=2, own_network=network, elastic_exact=4)
     assert "initial weights: rank 1 has" in first.text
 
 
@@ -586,7 +605,7 @@ def test_elastic_exact_adds_gradients_that_not_every_part_has(tmp_path):
     """A weight that some parts reach and others not, and one that nothing reaches."""
     for size in (1, 2):
         out = tmp_path / str(size)
-        work_together(size, out, network=lambda: initialise(Plain), elastic_exact=4)
+        work_together(size, out, own_network=lambda: initialise(Plain), elastic_exact=4)
     prints = [RunFolder(tmp_path / str(size)).newest().state["fingerprint"] for size in (1, 2)]
     assert prints[0] == prints[1]
 

@@ -76,6 +76,11 @@ class World:
 ALONE = World()
 
 
+def is_divided(tensor: Tensor) -> bool:
+    """Whether every rank has a part of it alone."""
+    return hasattr(tensor, "device_mesh")
+
+
 def whole(tensor: Tensor) -> Tensor:
     """The tensor; of one in shards, all of them put together on every rank."""
     full = getattr(tensor, "full_tensor", None)

@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -22,6 +22,7 @@ from fewstep.cli.parse import parse_own
 from fewstep.cli.train_options import last_value
 
 if TYPE_CHECKING:
+    from fewstep.base.progress import Progress
     from fewstep.studies.scores import Scoring
     from fewstep.studies.sweep import Entry
     from fewstep.training.state import State
@@ -90,7 +91,7 @@ def main(argv: list[str]) -> int:
             Job(entry.name, way.words, folder / entry.name, scoring)
             for entry, way in zip(entries, ways, strict=True)
         ]
-        failures = carry_out(jobs, entries, own.jobs or jobs_on(args.device), not args.quiet)
+        failures = train_all(jobs, entries, own.jobs or jobs_on(args.device), not args.quiet)
         result = table.table_of(folder, entries, failures, own.scores)
         result.write(folder)
         page.write(folder, result, entries)
@@ -166,22 +167,79 @@ def default_folder(entries: list[Entry]) -> Path:
     return Path("runs") / re.sub(r"[^\w.+-]+", "-", name)
 
 
-def carry_out(jobs: list[Job], entries: list[Entry], count: int, shows: bool) -> dict[str, str]:
+@dataclass
+class Tally:
+    """How far the runs are, on a bar, and what is heard of them.
+
+    total, position: steps of each run by its name. ready: how many runs are.
+    """
+
+    bar: Progress
+    total: dict[str, int]
+    position: dict[str, int]
+    ready: int
+    failures: dict[str, str] = field(default_factory=dict)
+    warnings: set[str] = field(default_factory=set)
+
+    def hear(self, job: Job, news: Any) -> None:
+        """Takes the step that a run is at, or its warning."""
+        if isinstance(news, str):
+            if news not in self.warnings:  # once for all runs
+                self.warnings.add(news)
+                self.bar.note(news) if self.bar.show else print(news, file=sys.stderr)
+            return
+        longer = max(news - self.total[job.name], 0)  # of the recipe auto, whose length data decide
+        self.bar.grow(longer)
+        self.total[job.name] += longer
+        self.bar.update(news - self.position[job.name], runs=self.share())
+        self.position[job.name] = news
+
+    def end(self, job: Job, outcome: Any) -> None:
+        """Takes a run that is ready, or failed."""
+        self.ready += 1
+        if isinstance(outcome, FewstepError):
+            self.failures[job.name] = str(outcome)
+            self.bar.note(f"failed: {job.name}: {outcome}")
+
+    def share(self) -> str:
+        return f"{self.ready} of {len(self.total)}"
+
+
+def train_all(jobs: list[Job], entries: list[Entry], count: int, shows: bool) -> dict[str, str]:
     """Trains and scores what is not done yet; why runs failed, by their names. Raises Stopped."""
     from fewstep.base.pool import Pool
     from fewstep.base.progress import Progress
-    from fewstep.base.table import first_of
-    from fewstep.run.checkpoint import RunFolder
     from fewstep.studies.sweep import progress_of
 
-    before = {
-        job.name: progress_of(job.out, entry, job.scoring)
-        for job, entry in zip(jobs, entries, strict=True)
-    }
+    pairs = list(zip(jobs, entries, strict=True))
+    before = {job.name: progress_of(job.out, entry, job.scoring) for job, entry in pairs}
+    todo = [job for job in jobs if not before[job.name][1]]
+    warn_of_runs_without_best([pair for pair in pairs if pair[0] not in todo])
+    total = {entry.name: entry.run.steps for entry in entries}
+    position = {name: min(step, total[name]) for name, (step, _) in before.items()}
+    pool = Pool(work, min(count, len(todo)) or 1)
+    start = sum(position.values())
+    with pool, Progress(sum(total.values()), "step", initial=start, show=shows) as bar:
+        tally = Tally(bar, total, position, ready=len(jobs) - len(todo))
+        try:
+            for job, outcome in pool.outcomes(todo, tally.hear):
+                tally.end(job, outcome)
+        except (KeyboardInterrupt, Stopped):
+            raise Stopped(
+                f"stopped: {tally.share()} runs are ready; the same command goes on from there"
+            ) from None
+    return tally.failures
+
+
+def warn_of_runs_without_best(pairs: list[tuple[Job, Entry]]) -> None:
+    """Warns of runs that were at their end before --eval-every asked for their best checkpoint."""
+    from fewstep.base.table import first_of
+    from fewstep.run.checkpoint import RunFolder
+
     without = [
         job.name
-        for job, entry in zip(jobs, entries, strict=True)
-        if entry.run.eval_every and before[job.name][1] and not RunFolder(job.out).best.exists()
+        for job, entry in pairs
+        if entry.run.eval_every and not RunFolder(job.out).best.exists()
     ]
     if without:
         log.warning(
@@ -189,38 +247,6 @@ def carry_out(jobs: list[Job], entries: list[Entry], count: int, shows: bool) ->
             " some",
             first_of(without),
         )
-    total = {entry.name: entry.run.steps for entry in entries}
-    position = {name: min(step, total[name]) for name, (step, _) in before.items()}
-    todo = [job for job in jobs if not before[job.name][1]]
-    failures: dict[str, str] = {}
-    warnings: set[str] = set()
-    pool = Pool(work, min(count, len(todo)) or 1)
-    start, ready = sum(position.values()), len(jobs) - len(todo)
-    with pool, Progress(sum(total.values()), "step", initial=start, show=shows) as bar:
-
-        def hear(job: Job, news: Any) -> None:
-            if isinstance(news, str):
-                if news not in warnings:  # once for all runs
-                    warnings.add(news)
-                    bar.note(news) if shows else print(news, file=sys.stderr)
-                return
-            bar.grow(max(news - total[job.name], 0))  # of the recipe auto, whose length data decide
-            total[job.name] = max(news, total[job.name])
-            bar.update(news - position[job.name], runs=f"{ready} of {len(jobs)}")
-            position[job.name] = news
-
-        try:
-            for job, outcome in pool.outcomes(todo, hear):
-                ready += 1
-                if isinstance(outcome, FewstepError):
-                    failures[job.name] = str(outcome)
-                    bar.note(f"failed: {job.name}: {outcome}")
-        except (KeyboardInterrupt, Stopped):
-            raise Stopped(
-                f"stopped: {ready} of {len(jobs)} runs are ready; the same command goes on from"
-                " there"
-            ) from None
-    return failures
 
 
 def work(job: Job, tell: Callable[[Any], None]) -> None:

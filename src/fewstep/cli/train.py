@@ -242,12 +242,8 @@ def stored_run(folder: Path) -> Run | None:
         return checkpoint.record.run
 
 
-def by_the_data() -> None:
-    """The network that fits the data: named with --network, it has options."""
-
-
-def as_it_was() -> None:
-    """The network that a run started from, --init package.module:function: it has no options."""
+def take_no_options() -> None:
+    """Stands for a network that no name makes: the data choose it, or it is the user's --init."""
 
 
 def chosen_part(
@@ -260,9 +256,9 @@ def chosen_part(
         option = next((word for word in argv if word.startswith("--network.")), None)
         if option is not None:
             raise UserError(f"{option}: the data choose the network: name one, --network mlp")
-        return by_the_data, name
+        return take_no_options, name
     if kind == "network" and name == OWN and is_own(last_value(argv, "--init")):
-        return as_it_was, name
+        return take_no_options, name
     if ":" not in name:
         return choose(kind, module, name), name
     if word is None:  # a file or recipe says so: only the user may have code imported

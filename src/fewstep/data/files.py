@@ -43,11 +43,12 @@ from fewstep.data.beside import with_condition
 from fewstep.data.dataset import Arrays, Dataset, shuffle, split, unsplit
 from fewstep.data.decoding import SUFFIXES
 from fewstep.data.frames import Frame, hugging_face, hugging_face_table
+from fewstep.data.own_arrays import mask_apart
 from fewstep.data.reading import BadFiles, Content, Reading
 from fewstep.data.streams import Place, has_streams
 from fewstep.data.table_files import TABLES, read_frame
 from fewstep.data.tables import ARRAYS, arrays, is_solved, parts
-from fewstep.data.tensors import mask_apart, names_of, standardise, trajectories
+from fewstep.data.tensors import names_of, standardise, trajectories
 from fewstep.data.variables import read_variable, split_name
 
 log = logging.getLogger("fewstep")

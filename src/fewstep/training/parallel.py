@@ -47,7 +47,7 @@ def check_method(method: Method) -> None:
             )
 
 
-def check_network(state: State, shard: bool, recompute: bool, blocks: Collection[str]) -> None:
+def check_network(state: State, recompute: bool, blocks: Collection[str]) -> None:
     """Raises UserError where a network cannot be trained by several processes, or recomputed."""
     several = state.world.size > 1
     for name, module in state.trainable.named_modules():
@@ -58,11 +58,6 @@ def check_network(state: State, shard: bool, recompute: bool, blocks: Collection
             )
     need = "False: the network calls no member of a ModuleList or Sequential, so it has no blocks"
     require(bool(blocks) or not recompute, "recompute", recompute, need)
-    for name, p in state.trainable.named_parameters():
-        if shard and p.ndim == 0:
-            raise UserError(
-                f"{name} is a single number, which FSDP cannot shard: leave --shard out"
-            )
 
 
 def join(
@@ -113,7 +108,9 @@ def _shard(run: Run, method: Method, state: State, blocks: Collection[str]) -> N
         else:
             parts = [] if module is None else [module]
         for part in parts:
-            fully_shard(part, mesh=mesh, reshard_after_forward=True)
+            # FSDP divides the first axis; the step joins gradients of weights that have none.
+            single = {p for p in part.parameters() if p.ndim == 0}
+            fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=single)
     state.optimizer = optimizers.build(run, state.trainable.parameters())
     state.is_sharded = True
 

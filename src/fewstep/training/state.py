@@ -15,7 +15,7 @@ from fewstep.base import tensor_file
 from fewstep.base.conditions import Cond
 from fewstep.base.errors import StorageError
 from fewstep.base.randomness import fork_rng
-from fewstep.base.world import ALONE, World, scatter_like, whole
+from fewstep.base.world import ALONE, World, is_divided, scatter_like, whole
 from fewstep.core import abilities
 from fewstep.core.denoiser import Denoiser, Guided, Models, Preconditioned
 from fewstep.core.method import Method
@@ -263,7 +263,7 @@ class State:
 def load_whole(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Gives a module, which may be in shards, the whole tensors of its names."""
     own = module.state_dict()
-    if any(hasattr(tensor, "device_mesh") for tensor in own.values()):
+    if any(map(is_divided, own.values())):
         for name, tensor in own.items():
             tensor.copy_(scatter_like(tensors[name], tensor))
     else:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.base.world import whole
+from fewstep.base.world import is_divided, whole
 from fewstep.core.denoiser import passes_in
 from fewstep.run.config import Run
 from fewstep.run.stages import Stage
@@ -53,7 +53,18 @@ def gradients(stage: Stage, state: State, batch: Batch) -> Tensor:
             loss_b = losses(stage, state, part)
             (loss_b.mean() * (state.scale.factor / run.accumulate)).backward()
         results.append(loss_b.detach())
+    if state.is_sharded:
+        _average_whole(state)
     return torch.cat(results)
+
+
+def _average_whole(state: State) -> None:
+    """Gives weights that a sharded run has whole on every process the mean of all gradients."""
+    weights = [p for p in optimizers.weights(state.optimizer) if not is_divided(p)]
+    if weights:
+        has_gradient = torch.tensor([[p.grad is not None for p in weights]])
+        flat = state.world.gather(_take_gradients(weights)[None]).mean(0)
+        _give_gradients(weights, flat, state.world.gather(has_gradient))
 
 
 def _gradients_joined(loss: nn.Module, now: bool) -> AbstractContextManager[None]:
@@ -87,11 +98,7 @@ def _gradients_by_tree(stage: Stage, state: State, batch: Batch) -> Tensor:
     level = list(state.world.gather(sums[0][None]))
     while len(level) > 1:
         level = [one + other for one, other in zip(level[::2], level[1::2], strict=True)]
-    # Into the weights; one that no part reaches gets no gradient at all.
-    by_any = state.world.gather(has_gradient).any(0).tolist()
-    flats = level[0].split([p.numel() for p in weights])
-    for p, flat, has in zip(weights, flats, by_any, strict=True):
-        p.grad = flat.view_as(p) if has else None
+    _give_gradients(weights, level[0], state.world.gather(has_gradient))
     return torch.cat(results)
 
 
@@ -103,6 +110,13 @@ def _take_gradients(weights: list[nn.Parameter]) -> Tensor:
     for p in weights:
         p.grad = None
     return flat
+
+
+def _give_gradients(weights: list[nn.Parameter], flat: Tensor, has_gradient: Tensor) -> None:
+    """Into the weights by `[processes, weights]`; one that no process reaches gets none at all."""
+    flats = flat.split([p.numel() for p in weights])
+    for p, own, has in zip(weights, flats, has_gradient.any(0).tolist(), strict=True):
+        p.grad = own.view_as(p) if has else None
 
 
 @contextmanager

@@ -149,7 +149,7 @@ def _train(prepared: Prepared, launch: Launch) -> Generator:
     if world.size > 1:
         ranks.agree(world, "initial weights", checkpoint.fingerprint(state.groups()))
     fresh = averages.average_of(state.averages["ema"]) if launch.shard else None
-    parallel.check_network(state, launch.shard, launch.recompute, blocks)
+    parallel.check_network(state, launch.recompute, blocks)
 
     def result() -> Generator:
         average = state.averages["ema"]
