@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-docs lint format bench soak clean
+.PHONY: demo test test-t2i test-docs lint format bench soak clean
 
 demo: $(VENV)/.demo  ## train one-step digits, draw and score them (two to three minutes on one core)
 	$(BIN)/fewstep train digits --out runs/demo --resume
@@ -17,6 +17,9 @@ test: format $(VENV)/.dev  ## everything that must hold before a change lands; t
 	$(BIN)/pytest -n 2 --dist worksteal; tests=$$?; \
 	wait $$types || { echo "mypy found errors: make lint"; exit 1; }; \
 	exit $$tests
+
+test-t2i: $(VENV)/.t2i  ## text to image, on tiny pipelines of diffusers' own classes
+	$(BIN)/pytest tests/pipelines -n 2
 
 test-docs: $(VENV)/.dev  ## every command and block of Python in the pages, in about five minutes
 	$(BIN)/python -m tests.docs
@@ -49,6 +52,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/pip
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
 	$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.t2i: pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP) -e '.[dev,t2i]'
+	@touch $@ $(VENV)/.dev $(VENV)/.demo
 
 clean:
 	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -25,6 +25,7 @@ ROLES = {
     "analysis": "what is measured: metrics, frontier, doctor, verify, claims",
     "studies": "many runs side by side: sweeps of settings, comparisons of run folders",
     "export": "generators as ONNX, torch.export and plain Python",
+    "pipelines": "text to image: networks of diffusers' pipelines, prompts as labels",
     "serve": "a generator over HTTP: queue, batches, limits",
     "cli": "one thin file for each verb",
 }

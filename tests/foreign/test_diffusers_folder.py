@@ -15,6 +15,7 @@ import fewstep as fs
 from fewstep.base.errors import UserError
 from fewstep.core.conventions import Convention
 from fewstep.foreign.diffusers_folder import recognise_folder
+from fewstep.networks._diffusers import DiffusersNetwork
 
 FOLDER = Path(os.environ.get("FEWSTEP_CONFORMANCE") or Path(__file__).parents[1] / "conformance")
 CASES = sorted(
@@ -225,3 +226,23 @@ def test_the_derivative_under_a_jvp_is_true(tmp_path):
         step = 1e-6
         difference = (f(x + step * dx) - f(x - step * dx)) / (2 * step)
     torch.testing.assert_close(tangent, difference, rtol=1e-5, atol=1e-5)
+
+
+def test_the_gradient_of_a_derivative_is_true():
+    """What they train by, which torch's own kernel of layer norms gets wrong."""
+    config = {"_class_name": "DiTTransformer2DModel", "num_attention_heads": 1, "num_layers": 1}
+    config |= {"attention_head_dim": 8, "in_channels": 1, "out_channels": 1, "sample_size": 4}
+    config |= {"num_embeds_ada_norm": 2, "norm_num_groups": 1}
+    torch.manual_seed(0)
+    network = DiffusersNetwork((1, 4, 4), 2, config=json.dumps(config)).double().eval()
+    x, dx, move, weights = torch.randn(4, 1, 1, 4, 4, dtype=torch.float64)
+    label = torch.tensor([40.0], dtype=torch.float64)
+
+    def f(x):
+        return (torch.func.jvp(lambda x: network(x, label), (x,), (dx,))[1] * weights).sum()
+
+    x.requires_grad_()
+    gradient = torch.autograd.grad(f(x), x)[0]
+    with torch.no_grad():
+        difference = (f(x + 1e-4 * move) - f(x - 1e-4 * move)) / 2e-4
+    torch.testing.assert_close((gradient * move).sum(), difference, rtol=1e-5, atol=1e-6)

@@ -28,6 +28,7 @@ PACKAGES = (
     "analysis",
     "studies",
     "export",
+    "pipelines",
     "serve",
     "cli",
 )

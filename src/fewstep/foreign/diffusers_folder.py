@@ -38,7 +38,7 @@ def recognise_folder(path: Path, words: Said | None = None) -> Recognised:
     """
     words = words or Said()
     part, scheduler, pipeline = _parts(path)
-    config = _json(part / CONFIG)
+    config = read_json(part / CONFIG)
     config = {
         name: value for name, value in config.items() if name in ("_class_name",) or name[0] != "_"
     }
@@ -71,8 +71,8 @@ def _parts(path: Path) -> tuple[Path, dict[str, Any] | None, dict[str, Any]]:
     """The folder of the network, the scheduler's configuration, and the pipeline's index."""
     if not (path / INDEX).is_file():
         beside = path / SCHEDULER
-        return path, _json(beside) if beside.is_file() else _scheduler_above(path), {}
-    pipeline = _json(path / INDEX)
+        return path, read_json(beside) if beside.is_file() else _scheduler_above(path), {}
+    pipeline = read_json(path / INDEX)
     kinds = {name: value[1] for name, value in pipeline.items() if _is_part(value)}
     names = [name for name, kind in kinds.items() if kind in KINDS]
     if len(names) != 1:
@@ -81,21 +81,22 @@ def _parts(path: Path) -> tuple[Path, dict[str, Any] | None, dict[str, Any]]:
             f"{path}: a pipeline of {others}: expected one network among {', '.join(KINDS)}"
         )
     scheduler = path / "scheduler" / SCHEDULER
-    return path / names[0], _json(scheduler) if scheduler.is_file() else None, pipeline
+    return path / names[0], read_json(scheduler) if scheduler.is_file() else None, pipeline
 
 
 def _scheduler_above(path: Path) -> dict[str, Any] | None:
     """The scheduler of the pipeline whose network this folder is."""
     scheduler = path.parent / "scheduler" / SCHEDULER
     is_part = (path.parent / INDEX).is_file() and scheduler.is_file()
-    return _json(scheduler) if is_part else None
+    return read_json(scheduler) if is_part else None
 
 
 def _is_part(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[1], str)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file that diffusers wrote. Raises StorageError."""
     with storage(f"{path} cannot be read"), path.open("rb") as file:
         values = document(file.read(MOST_JSON + 1), path)
     if not isinstance(values, dict):
@@ -130,7 +131,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     """The tensors of a network's folder, in one file or several. Raises UserError, StorageError."""
     index = folder / f"{WEIGHTS}.safetensors.index.json"
     if index.is_file():
-        names = set(map(str, _json(index).get("weight_map", {}).values()))
+        names = set(map(str, read_json(index).get("weight_map", {}).values()))
         if any(Path(name).name != name for name in names):
             raise StorageError(f"{index} names files outside of its folder")
         files = [folder / name for name in sorted(names)]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fewstep.base.conditions import NO_LABEL, Cond
 from fewstep.base.errors import UserError, require
-from fewstep.networks.attention import GroupNorm, has_tangent
+from fewstep.networks.attention import make_derivable, written_out
 
 KINDS = ("UNet2DModel", "DiTTransformer2DModel")
 MOST = 2**31  # of a number in a configuration
@@ -77,9 +75,8 @@ class DiffusersNetwork(nn.Module):
         self.classes = classes
         self.has_null = settings["_class_name"] == "DiTTransformer2DModel"
         self.model = _build(settings)
+        make_derivable(self.model)
         for module in self.model.modules():
-            if type(module) is nn.GroupNorm:
-                module.__class__ = GroupNorm
             if type(module).__name__ == "Upsample2D" and _is_plain(module):
                 module.__class__ = type("Upsample2D", (type(module),), {"forward": _double})
             if hasattr(module, "dropout_prob") and hasattr(module, "embedding_table"):
@@ -88,8 +85,7 @@ class DiffusersNetwork(nn.Module):
 
     def forward(self, x: Tensor, noise_label: Tensor, cond: Cond = None) -> Tensor:
         labels = self._labels(x, cond)
-        math = sdpa_kernel(SDPBackend.MATH) if has_tangent(x, noise_label) else nullcontext()
-        with math:
+        with written_out(x, noise_label):
             options = {} if labels is None else {"class_labels": labels}
             out: Tensor = self.model(x, noise_label, **options).sample
         return out[:, : x.shape[1]]

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 
 def has_tangent(*parts: Tensor) -> bool:
     """Whether a jvp is running through any of the tensors."""
     return any(forward_ad.unpack_dual(part).tangent is not None for part in parts)
+
+
+def written_out(*parts: Tensor) -> AbstractContextManager[None]:
+    """Inside, torch's own attention is written out if a jvp runs: its fused kernels have none."""
+    return sdpa_kernel(SDPBackend.MATH) if has_tangent(*parts) else nullcontext()
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
@@ -70,3 +78,12 @@ class LayerNorm(nn.LayerNorm):
         if self.elementwise_affine:
             h = torch.addcmul(self.bias, h, self.weight)
         return h
+
+
+def make_derivable(network: nn.Module) -> None:
+    """Puts these norms in place of torch's in somebody's network: equal, with true derivatives."""
+    for module in network.modules():
+        if type(module) is nn.GroupNorm:
+            module.__class__ = GroupNorm
+        elif type(module) is nn.LayerNorm and len(module.normalized_shape) == 1:
+            module.__class__ = LayerNorm

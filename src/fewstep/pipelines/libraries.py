@@ -1,0 +1,67 @@
+"""The libraries that pipelines need: whether they are there, their classes, their silence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from fewstep.base.errors import UserError
+
+NEEDS = ("diffusers", "transformers", "peft", "accelerate")
+
+
+def need_libraries() -> None:
+    """Raises UserError where one of the extra's libraries is missing."""
+    missing = [name for name in NEEDS if find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"text to image needs {', '.join(missing)}: pip install 'fewstep[t2i]' brings"
+            f" {'it' if len(missing) == 1 else 'them'}"
+        )
+
+
+def classes() -> dict[str, Any]:
+    """The classes of all parts, by name: a folder's file can name no other."""
+    from diffusers import (
+        AutoencoderKL,
+        FluxTransformer2DModel,
+        SD3Transformer2DModel,
+        UNet2DConditionModel,
+    )
+    from transformers import (
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        CLIPTokenizer,
+        T5EncoderModel,
+        T5Tokenizer,
+    )
+
+    return {
+        "AutoencoderKL": AutoencoderKL,
+        "CLIPTextModel": CLIPTextModel,
+        "CLIPTextModelWithProjection": CLIPTextModelWithProjection,
+        "CLIPTokenizer": CLIPTokenizer,
+        "FluxTransformer2DModel": FluxTransformer2DModel,
+        "SD3Transformer2DModel": SD3Transformer2DModel,
+        "T5EncoderModel": T5EncoderModel,
+        "T5Tokenizer": T5Tokenizer,
+        "UNet2DConditionModel": UNet2DConditionModel,
+    }
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, transformers draws no bars and says nothing below an error."""
+    from transformers.utils import logging
+
+    level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if has_bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,39 @@
+"""Text to image, on tiny pipelines; left out where the extra t2i is not installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from fewstep.pipelines.libraries import NEEDS
+
+collect_ignore_glob = ["test_*.py"] if any(find_spec(name) is None for name in NEEDS) else []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """diffusers' schedulers hand tensors to numpy by an old way."""
+    here = Path(__file__).parent
+    old = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(old)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny pipeline by its name, made once; flux-dev takes guidance as an input."""
+    from tests.support import tiny_pipelines
+
+    folders: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in folders:
+            path = tmp_path_factory.mktemp(name) / "pipeline"
+            options = {"distilled": True} if name == "flux-dev" else {}
+            folders[name] = tiny_pipelines.build(name.removesuffix("-dev"), path, **options)
+        return folders[name]
+
+    return folder
