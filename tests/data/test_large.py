@@ -436,13 +436,22 @@ def test_wrong_moments_are_one_line(tmp_path, change, law, message):
         data.load(tmp_path / "x.npy", latents=law)
 
 
-def test_latents_with_a_mask_are_refused():
+def test_latents_have_one_mask_for_all_channels():
     moments = torch.from_numpy(np.concatenate([MEANS, STDS], 1))
     mask = torch.ones_like(moments, dtype=torch.bool)
-    need = "latents = 'mean-std': expected none, since tensor has a mask"
-    arrays = {"x0": moments, "cond": {"mask": mask}}
+    need = "latents = 'mean-std': expected none, since tensor has a mask for each channel"
+    how = data.Reading(latents="mean-std", units="standard")
     with pytest.raises(UserError, match=need):
-        data.from_tensors(arrays, data.Reading(latents="mean-std"))
+        data.from_tensors({"x0": moments, "cond": {"mask": mask}}, how)
+    mask = mask[:, :1].clone()
+    mask[::2, :, 0] = False
+    drawn = data.from_tensors({"x0": moments, "cond": {"mask": mask}}, how)
+    whole = data.from_tensors({"x0": moments}, data.Reading(latents="mean-std", units="as-is"))
+    is_there = mask.expand_as(drawn.train.x0)
+    assert not drawn.train.x0[~is_there].any()
+    assert drawn.train.x0[is_there].std() == pytest.approx(0.5, rel=1e-3)
+    own = drawn.units.to_user(drawn.train.x0)[is_there]
+    assert torch.allclose(own, whole.train.x0[is_there], atol=1e-5)
 
 
 def test_latents_of_unlike_shapes_and_of_no_arrays_are_refused(tmp_path):

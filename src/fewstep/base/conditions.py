@@ -9,13 +9,15 @@ element.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeGuard
+from contextlib import suppress
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fewstep.base.errors import UserError
+from fewstep.base.mapped import file_of, writable
 
 # Labels [B] (int64, -1 is no label), another tensor, or a dict of these; None is unconditional.
 Cond = Tensor | Mapping[str, "Cond"] | None
@@ -126,8 +128,13 @@ def _as_torch_reads(name: str, value: np.ndarray) -> np.ndarray:
         if value.size and int(value.max()) >= 2**63:
             raise UserError(f"{name} holds {value.max()}: expected whole numbers below 2^63")
         value = value.astype(np.int32 if value.dtype.itemsize == 2 else np.int64)
-    is_fit = value.flags.writeable and all(step >= 0 for step in value.strides)
-    return value if is_fit else value.copy()
+    if all(step >= 0 for step in value.strides):
+        if value.flags.writeable:
+            return value
+        if file_of(value) is not None:
+            with suppress(OSError):  # of a file that was removed since
+                return writable(cast(np.memmap, value))
+    return value.copy()
 
 
 def check_condition(cond: Any, x0: Tensor, name: str = "cond") -> Cond:

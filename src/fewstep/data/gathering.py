@@ -6,10 +6,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from fewstep.base.errors import UserError
 from fewstep.base.progress import Progress
@@ -41,11 +43,14 @@ class Kind(NamedTuple):
         return row.transpose(2, 0, 1)
 
 
+Convert = Callable[[str, Image.Image], Any]
+
+
 class Outcome(NamedTuple):
     """A picture, or what is wrong with it."""
 
     name: str
-    row: np.ndarray | None = None
+    row: Any = None  # an array, or what else `decode_all` was asked for
     error: str = ""
     size: str = ""  # width x height, upright, before any resizing
     mode: str = ""  # Pillow's
@@ -95,20 +100,24 @@ class Misfit(Exception):
 
 
 def decode_all(
-    path: Path, files: Files, names: Sequence[str], size: int | None
+    path: Path, files: Files, names: Sequence[str], convert: Convert, at_once: int | None = None
 ) -> Iterator[list[Outcome]]:
-    """The pictures of these names in blocks, in their order, decoded a few blocks ahead."""
+    """The pictures of these names in blocks, in their order, decoded a few blocks ahead.
 
-    def block(some: list[tuple[str, File]]) -> list[Outcome]:
-        return [_decode_one(path, file, name, size) for name, file in some]
+    convert: makes a row of a picture and its place for messages. at_once: pictures of a block.
+    """
 
+    def decode(some: list[tuple[str, File]]) -> list[Outcome]:
+        return [_decode_one(path, file, name, convert) for name, file in some]
+
+    size = at_once or BLOCK
     workers = cores()
     waiting: deque[Future[list[Outcome]]] = deque()
     with no_warnings(), ThreadPoolExecutor(workers) as pool:
         try:
-            for first in range(0, len(names), BLOCK):
-                some = [(name, files[name]) for name in names[first : first + BLOCK]]
-                waiting.append(pool.submit(block, some))
+            for first in range(0, len(names), size):
+                some = [(name, files[name]) for name in names[first : first + size]]
+                waiting.append(pool.submit(decode, some))
                 if len(waiting) > 2 * workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -118,13 +127,13 @@ def decode_all(
                 future.cancel()
 
 
-def _decode_one(path: Path, file: File, name: str, size: int | None) -> Outcome:
+def _decode_one(path: Path, file: File, name: str, convert: Convert) -> Outcome:
     place = f"{path}/{name}"
     start = printable(place)
     try:
         with file() as source:
             picture = read_picture(place, source)
-        row = to_array(place, picture, size)
+        row = convert(place, picture)
     except UserError as error:
         message = str(error)
         return Outcome(name, error=message if message.startswith(start) else f"{start}: {message}")
@@ -157,7 +166,7 @@ def gather(
     Raises UserError; Misfit in the end where most have another size than the first.
     """
     census = Census() if so_far is None else so_far
-    for block in decode_all(path, files, names[census.count :], size):
+    for block in decode_all(path, files, names[census.count :], partial(to_array, size=size)):
         new, rows = Census(count=len(block), first_size=census.first_size), []
         for one in block:
             error = one.error

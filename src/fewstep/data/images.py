@@ -75,6 +75,18 @@ def listing(path: Path, files: Files, suffixes: Collection[str] = SUFFIXES) -> L
 
     Raises UserError where they do not fit.
     """
+    names = names_of(path, files, suffixes)
+    tops = tops_of(names)
+    table = next((f"{one}dataset.json" for one in tops if f"{one}dataset.json" in files), None)
+    inside = {*names, table}
+    others = [name for name in files if name not in inside]
+    if table is not None:
+        return Listing(path, files, names, others, _labels(path, files, names, table), ())
+    return Listing(path, files, names, others, *_sub_folders(path, names, len(tops) - 1))
+
+
+def names_of(path: Path, files: Files, suffixes: Collection[str] = SUFFIXES) -> list[str]:
+    """The files that are pictures, or have other suffixes. Raises UserError where there is none."""
     names = [name for name in files if splitext(name)[1].lower() in suffixes]
     if not names:
         what = "pictures" if suffixes == SUFFIXES else "arrays"
@@ -82,14 +94,13 @@ def listing(path: Path, files: Files, suffixes: Collection[str] = SUFFIXES) -> L
         hint = "; --latents reads .npy files of latents" if has_arrays else ""
         ends = ", ".join(sorted(suffixes))
         raise UserError(f"{path} holds no {what}: expected files that end in {ends}{hint}")
+    return names
+
+
+def tops_of(names: list[str]) -> list[str]:
+    """The top, "", and each folder below it that all pictures lie in."""
     top = _common_folder(names)
-    tops = ["".join(f"{part}/" for part in top[:depth]) for depth in range(len(top) + 1)]
-    table = next((f"{one}dataset.json" for one in tops if f"{one}dataset.json" in files), None)
-    inside = {*names, table}
-    others = [name for name in files if name not in inside]
-    if table is not None:
-        return Listing(path, files, names, others, _labels(path, files, names, table), ())
-    return Listing(path, files, names, others, *_sub_folders(path, names, len(top)))
+    return ["".join(f"{part}/" for part in top[:depth]) for depth in range(len(top) + 1)]
 
 
 def _common_folder(names: list[str]) -> tuple[str, ...]:

@@ -50,10 +50,14 @@ def row_noise(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.cat(parts) if parts else torch.empty((0, *shape))
 
 
-def check_moments(name: str, law: str, x: Tensor, has_mask: bool) -> None:
-    """Raises UserError where arrays `[N, ...]` cannot hold moments of whole latents."""
+def check_moments(name: str, law: str, x: Tensor, mask: Tensor | None) -> None:
+    """Raises UserError where arrays `[N, ...]` cannot hold moments of latents.
+
+    mask: with axes like x's, whose channels are there or not together.
+    """
     require(law in LAWS, "latents", law, " or ".join(LAWS))
-    require(not has_mask, "latents", law, f"none, since {name} has a mask: latents are whole")
+    need = f"none, since {name} has a mask for each channel: expected one for all, [N, 1, ...]"
+    require(mask is None or mask.shape[1] == 1, "latents", law, need)
     fine = x.ndim > 2 and x.shape[1] % 2 == 0 and x.is_floating_point()
     if not fine:
         kind = str(x.dtype).removeprefix("torch.")

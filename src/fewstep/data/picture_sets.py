@@ -16,6 +16,7 @@ from fewstep.base.errors import UserError
 from fewstep.base.progress import Progress
 from fewstep.data.archives import marks_of, open_files, printable, readable, source_mark
 from fewstep.data.columns import Names
+from fewstep.data.decoding import to_array
 from fewstep.data.gathering import Census, Misfit, Take, check_few, decode_all, gather, skippable
 from fewstep.data.images import Listing, join, listing
 from fewstep.data.journal import lock
@@ -121,7 +122,8 @@ def is_large(folder: Listing, reading: Reading) -> bool:
     """Whether the pictures are kept in a file: too many for memory, or the user names a folder."""
     if reading.cache is not None:
         return True
-    some = decode_all(folder.path, folder.files, folder.names[:FEW], reading.size)
+    convert = partial(to_array, size=reading.size)
+    some = decode_all(folder.path, folder.files, folder.names[:FEW], convert)
     numbers = [one.row.size for block in some for one in block if one.row is not None]
     return max(numbers, default=0) * len(folder.names) > MOST_NUMBERS
 

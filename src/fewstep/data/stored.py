@@ -18,6 +18,7 @@ from torch import Tensor
 from fewstep.base import disk
 from fewstep.base.cache import cache_file
 from fewstep.base.errors import UserError
+from fewstep.base.mapped import file_of, first_byte
 from fewstep.data.archives import file_mark
 from fewstep.data.latents import Law, draw, latent_shape, row_noise
 from fewstep.data.units import BYTES, Units
@@ -43,11 +44,15 @@ class Stored:
     mask: Tensor | None = None
     law: Law = ""
     mask_mark: str = ""  # what tells the mask from others
+    place: str = ""  # where in the file the source lies, and in which type
 
     @staticmethod
-    def of(rows: np.ndarray, source: Tensor, units: Units | None = None, **more: Any) -> Stored:
+    def of(rows: Any, source: Tensor, units: Units | None = None, **more: Any) -> Stored:
         """All rows of a file; source: they, as a view of it."""
-        return Stored(source, torch.arange(len(source)), units, file_of(rows), **more)
+        file, place = file_of(rows), ""
+        if file is not None:
+            place = f"{first_byte(rows)} {rows.shape} {rows.strides} {rows.dtype}"
+        return Stored(source, torch.arange(len(source)), units, file, place=place, **more)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -102,7 +107,7 @@ class Stored:
         """What tells these rows, as they are taken, from others."""
         digest = hashlib.sha256(self.index.numpy().tobytes())
         units = None if self.units is None else self.units.to_json()
-        about = [units, self.file and file_mark(self.file), self.law, self.mask_mark]
+        about = [units, self.file and file_mark(self.file), self.place, self.law, self.mask_mark]
         digest.update(json.dumps(about).encode())
         return digest.hexdigest()[:16]
 
@@ -156,12 +161,6 @@ class Stored:
         except OSError:
             pass
         return value
-
-
-def file_of(rows: Any) -> Path | None:
-    """The file that an array is mapped from."""
-    name = getattr(rows, "filename", None)
-    return None if name is None else Path(str(name))
 
 
 def rows_of(numbers: int, shape: tuple[int, ...]) -> int:

@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 
 from fewstep.base import disk
 from fewstep.base.errors import UserError, storage
+from fewstep.base.mapped import file_of
 from fewstep.base.progress import Progress
 from fewstep.data.columns import Names
 from fewstep.data.journal import (
@@ -36,7 +38,7 @@ from fewstep.data.journal import (
     lock,
 )
 from fewstep.data.reading import Content, Reading
-from fewstep.data.stored import MOST_NUMBERS, RECORDS, below, beside, file_of
+from fewstep.data.stored import MOST_NUMBERS, RECORDS, below, beside
 
 log = logging.getLogger("fewstep")
 
@@ -47,13 +49,15 @@ VERSION = 1
 class Stream:
     """Rows `[N, ...]` that are read in their order.
 
-    blocks: those from a row on, all of one type and shape of a row. is_optional: of a mask, that
-    it is none where it is True everywhere.
+    blocks: those from a row on, all of one type and shape of a row; records with fields are rows
+    too. is_optional: of a mask, that it is none where it is True everywhere. enough: bytes after
+    which they are written, fewer where a row takes long.
     """
 
     rows: int
     blocks: Callable[[int], Iterator[np.ndarray]]
     is_optional: bool = False
+    enough: int | None = None
 
     def __len__(self) -> int:
         return self.rows
@@ -96,6 +100,7 @@ class Place:
     folder: Path
     source: Callable[[], str]
     mark: str
+    verb: str = "reads"  # what is done with the data, for the note
 
     @staticmethod
     def of(name: str, path: Path, choices: Any, source: Callable[[], str], cache: Any) -> Place:
@@ -142,7 +147,7 @@ class Place:
         if file.suffix == ".npy":
             rows: np.ndarray = np.load(file, allow_pickle=False)
             return rows
-        return np.memmap(file, np.dtype(about["dtype"]), "c", shape=tuple(about["shape"]))
+        return np.memmap(file, _type_of(about["dtype"]), "c", shape=tuple(about["shape"]))
 
     def keep(self, content: Content) -> Content:
         """Writes what was read, from where an earlier pass was killed, and maps it.
@@ -156,7 +161,7 @@ class Place:
             header = self.header()
             total = sum(len(part) for part in parts.values() if isinstance(part, Stream))
             with Progress(total, "row") as bar:
-                bar.note(f"reads {self.name} into {self.folder}, once")
+                bar.note(f"{self.verb} {self.name} into {self.folder}, once")
                 writer = _Writer(self.name, self.folder, header, bar)
                 about = {key: writer.part(key, part) for key, part in parts.items()}
             self.check()
@@ -194,6 +199,13 @@ def _put(data: dict[str, Any], name: str, value: Any) -> None:
     _put(data[head], rest, value)
 
 
+def _type_of(kind: Any) -> np.dtype[Any]:
+    """The type of rows as JSON has it: a word, or [name, word, shape] of each field."""
+    if isinstance(kind, str):
+        return np.dtype(kind)
+    return npy.descr_to_dtype([(*one[:2], *map(tuple, one[2:])) for one in kind])
+
+
 class _Writer:
     """Appends blocks of rows, each with a line in the journal, so that a killed pass goes on."""
 
@@ -221,7 +233,7 @@ class _Writer:
         blocks = self._stream(key, file, rows)
         first, count = blocks[0], sum(block["rows"] for block in blocks)
         shape, dtype = [count, *first["shape"]], first["dtype"]
-        if rows.is_optional and bool(np.memmap(file, dtype, "r", shape=tuple(shape)).all()):
+        if rows.is_optional and bool(np.memmap(file, bool, "r", shape=tuple(shape)).all()):
             file.unlink()
             return None
         about = {"file": file.name, "shape": shape, "dtype": dtype, "blocks": digests(blocks)}
@@ -236,7 +248,7 @@ class _Writer:
         for block in rows.blocks(count) if count < len(rows) else ():
             waiting.append(np.ascontiguousarray(block))
             self.bar.update(len(block))
-            if sum(one.nbytes for one in waiting) >= ENOUGH:
+            if sum(one.nbytes for one in waiting) >= (rows.enough or ENOUGH):
                 blocks.append(self._flush(key, file, waiting, blocks))
                 waiting = []
         if waiting:
@@ -246,14 +258,15 @@ class _Writer:
     def _flush(
         self, key: str, file: Path, waiting: list[np.ndarray], before: list[dict[str, Any]]
     ) -> dict[str, Any]:
-        shapes = {(one.shape[1:], one.dtype.str) for one in waiting}
-        shapes |= {(tuple(one["shape"]), one["dtype"]) for one in before[:1]}
+        shapes = {(one.shape[1:], one.dtype) for one in waiting}
+        shapes |= {(tuple(one["shape"]), _type_of(one["dtype"])) for one in before[:1]}
         if len(shapes) > 1:
-            one, other = sorted(f"{shape} of {np.dtype(dtype)}" for shape, dtype in shapes)[:2]
+            one, other = sorted(f"{shape} of {dtype}" for shape, dtype in shapes)[:2]
             raise UserError(
                 f"data {self.name}: rows of {key} of shape {one} and {other}: expected one shape:"
                 " pad them and say where with a mask"
             )
         content = b"".join(one.tobytes() for one in waiting)
-        about = {"shape": list(waiting[0].shape[1:]), "dtype": waiting[0].dtype.str}
+        kind = npy.dtype_to_descr(waiting[0].dtype)
+        about = {"shape": list(waiting[0].shape[1:]), "dtype": kind}
         return self.journal.add(file, content, part=key, rows=sum(map(len, waiting)), **about)

@@ -27,14 +27,14 @@ from fewstep.base.conditions import (
 )
 from fewstep.base.data_names import OWN_DATA
 from fewstep.base.errors import require
-from fewstep.data.archives import file_mark
+from fewstep.base.mapped import file_of
 from fewstep.data.beside import with_condition
 from fewstep.data.columns import Names
 from fewstep.data.dataset import Arrays, Dataset, change_cond, elements, to_model
 from fewstep.data.latents import check_deviations, check_moments
 from fewstep.data.own_arrays import are_channels, check_arrays, mask_like, parts_of, pixels
 from fewstep.data.reading import HOLDOUT, Content, Reading
-from fewstep.data.stored import MOST_NUMBERS, Stored, check_finite, file_of
+from fewstep.data.stored import MOST_NUMBERS, Stored, check_finite
 from fewstep.data.tables import LEVELS, PATH, is_solved
 from fewstep.data.units import (
     AS_IS,
@@ -55,7 +55,8 @@ SLIVER = 64  # bytes whose values go less far than this are no pictures
 def from_tensors(data: Any, reading: Reading | None = None) -> Dataset:
     """Your own samples, all for training: an array `[N, ...]`, or {"x0": array, "cond": condition}.
 
-    Arrays are tensors, numpy arrays or nested lists of numbers; `[N]` is taken as `[N, 1]`.
+    Arrays are tensors, numpy arrays or nested lists of numbers; `[N]` is taken as `[N, 1]`. A
+    `numpy.memmap` stays in its file, of which the rows of a batch are read.
 
     Every variable comes to mean 0 and standard deviation 0.5 (`fewstep.data.units` says what is a
     variable, and `reading` otherwise), and samples come back in your units. A condition is labels
@@ -109,7 +110,7 @@ def standardise(
         cond = mask_like(pictures, x0, cond)
         x0 = pictures
     if reading.latents is not None:
-        check_moments(name, reading.latents, x0, has_mask=mask_of(x0, cond) is not None)
+        check_moments(name, reading.latents, x0, mask_of(x0, cond))
     need = f"none, since {name} holds no pictures"
     require(reading.size is None or are_channels(x0), "data_size", reading.size, need)
     samples, mask = _samples(data, x0, cond, reading), cond
@@ -127,8 +128,10 @@ def standardise(
             text = "fewstep: %s: bytes %d..%d are taken for numbers, not for pictures of 0..255"
             log.warning(text, name, low, high)
     if units is None:
-        axis = variable_axis(x0, mask, reading.channel_axis)
         choice = reading.auto if reading.units == AUTO else reading.units
+        axis = None
+        if choice != AS_IS or reading.channel_axis is not None:  # it looks at all of a mask
+            axis = variable_axis(x0, mask, reading.channel_axis)
         units = _units_of(rows, x0, mask, choice, axis)
     if reading.units != WHOLE:  # older runs have whole numbers as they are
         cond = _float_features(cond)
@@ -149,8 +152,11 @@ def _samples(data: Any, x0: Tensor, cond: Cond, reading: Reading) -> Tensor | St
     if isinstance(rows, np.memmap) or law:
         mask, mark = mask_of(x0, cond), ""
         if mask is not None:
-            file = file_of(data["cond"]["mask"])
-            mark = file_mark(file) if file else hashlib.sha256(mask.numpy().tobytes()).hexdigest()
+            own = data["cond"]["mask"]
+            if file_of(own) is not None:
+                mark = Stored.of(own, mask).mark()
+            else:
+                mark = hashlib.sha256(mask.numpy().tobytes()).hexdigest()
         return Stored.of(rows, x0, Units(), mask=mask, law=law, mask_mark=mark)
     return apply_mask(x0.contiguous(), cond)
 
@@ -182,9 +188,9 @@ def _units_of(rows: Arrays, x0: Tensor, mask: Cond, choice: str, axis: int | Non
     index = samples.index[: MOST_NUMBERS // math.prod(rows.shape)]
 
     def measure() -> Units:
-        if samples.law:
-            return measured_units(samples[: len(index)].double(), None, choice, axis)
         cond = each(lambda part: part[index], mask)
+        if samples.law:
+            return measured_units(samples[: len(index)].double(), cond, choice, axis)
         return measured_units(apply_mask(x0[index], cond).contiguous().double(), cond, choice, axis)
 
     values = samples.remember(f"units {choice} {axis}", lambda: measure().to_json())
