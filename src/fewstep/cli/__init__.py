@@ -11,6 +11,7 @@ VERBS = {
     "train": "train a generator from a recipe",
     "sweep": "train a run for each combination of settings, and rank them in one table",
     "plan": "say what a run will take, before it is started",
+    "distill": "make a few-step LoRA of a text-to-image pipeline",
     "import": "store a network that others trained, as a generator",
     "sample": "draw samples from a trained generator",
     "edit": "fill in, colour or sharpen what is there, by a trained generator",

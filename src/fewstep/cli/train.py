@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -52,17 +52,20 @@ def main(argv: list[str]) -> int:
     )
 
 
-def read(argv: list[str], verb: str = "train") -> tuple[Any, Run, dict[str, Any], Path]:
+def read(
+    argv: list[str], verb: str = "train", recipes: Mapping[str, Callable[..., Run]] = RECIPES
+) -> tuple[Any, Run, dict[str, Any], Path]:
     """All options that were typed, the run, what of it is the user's own code, and its folder."""
     argv = in_order(argv, verb)
     is_help = bool(HELP & set(argv))
-    run = base_run(argv, starts=not is_help and verb == "train")
+    run = base_run(argv, recipes, starts=not is_help and verb in ("train", "distill"))
     launch, own = launch_of(run, argv)
     if is_help:
         print(help_screen(launch, run, "--help-all" in argv))
         raise SystemExit(0)
     args = parse(type(launch), argv, verb=verb, description="", default=launch)
-    check_data_name(args.data)  # before torch is imported, as the values of options were
+    if verb != "distill":  # whose data are a pipeline's
+        check_data_name(args.data)  # before torch is imported, as the values of options were
     values = {f.name: getattr(args, f.name) for f in fields(Run)}
     for kind in PARTS:
         options = asdict(getattr(args, f"{kind}_options"))
@@ -167,13 +170,13 @@ def with_recipe_first(argv: list[str]) -> list[str]:
     return [recipe, *positional, *options]
 
 
-def base_run(argv: list[str], starts: bool) -> Run:
+def base_run(argv: list[str], recipes: Mapping[str, Callable[..., Run]], starts: bool) -> Run:
     """What the overrides start from: the recipe with its method, or the run to be resumed.
 
     starts: whether it is to be trained, and not only to be looked at.
     """
     name = argv[0] if argv and not is_option(argv[0]) else "digits"
-    run = run_of(name, last_value(argv, "--method"))
+    run = run_of(name, last_value(argv, "--method"), recipes)
     folder = out_folder(run, argv)
     if not starts:
         return run
@@ -187,9 +190,11 @@ def base_run(argv: list[str], starts: bool) -> Run:
     return previous or run
 
 
-def run_of(name: str, method: str | None) -> Run:
+def run_of(
+    name: str, method: str | None, recipes: Mapping[str, Callable[..., Run]] = RECIPES
+) -> Run:
     """The run that a recipe returns. Raises UserError, also for what a user's recipe raises."""
-    recipe = find_recipe(name)
+    recipe = find_recipe(name, recipes)
     try:
         run = recipe() if method is None else recipe(method=method)
     except UserError:
@@ -201,13 +206,15 @@ def run_of(name: str, method: str | None) -> Run:
     return replace(run, recipe=name) if ":" in name else run
 
 
-def find_recipe(name: str) -> Callable[..., Run]:
+def find_recipe(
+    name: str, recipes: Mapping[str, Callable[..., Run]] = RECIPES
+) -> Callable[..., Run]:
     """A recipe by name, with - or _, or the user's function package.module:function."""
     if ":" in name:
         return import_function("recipe", name)
-    recipe = RECIPES.get(name.replace("_", "-"))
+    recipe = recipes.get(name.replace("_", "-"))
     if recipe is None:
-        raise unknown("recipe", name, RECIPES)
+        raise unknown("recipe", name, recipes)
     return recipe
 
 
@@ -243,7 +250,7 @@ def stored_run(folder: Path) -> Run | None:
 
 
 def take_no_options() -> None:
-    """Stands for a network that no name makes: the data choose it, or it is the user's --init."""
+    """Stands for a network without a name: the data choose it, it is --init, or a pipeline's."""
 
 
 def chosen_part(
@@ -257,7 +264,8 @@ def chosen_part(
         if option is not None:
             raise UserError(f"{option}: the data choose the network: name one, --network mlp")
         return take_no_options, name
-    if kind == "network" and name == OWN and is_own(last_value(argv, "--init")):
+    is_passed = is_own(last_value(argv, "--init")) or run.recipe not in RECIPES
+    if kind == "network" and name == OWN and is_passed:
         return take_no_options, name
     if ":" not in name:
         return choose(kind, module, name), name

@@ -51,6 +51,29 @@ def classes() -> dict[str, Any]:
     }
 
 
+def classes_out() -> dict[str, Any]:
+    """The pipelines and schedulers of diffusers that a student is sampled with, by name."""
+    from diffusers import (
+        DDIMScheduler,
+        FlowMatchEulerDiscreteScheduler,
+        FluxPipeline,
+        LCMScheduler,
+        StableDiffusion3Pipeline,
+        StableDiffusionPipeline,
+        StableDiffusionXLPipeline,
+    )
+
+    return {
+        "DDIMScheduler": DDIMScheduler,
+        "FlowMatchEulerDiscreteScheduler": FlowMatchEulerDiscreteScheduler,
+        "FluxPipeline": FluxPipeline,
+        "LCMScheduler": LCMScheduler,
+        "StableDiffusion3Pipeline": StableDiffusion3Pipeline,
+        "StableDiffusionPipeline": StableDiffusionPipeline,
+        "StableDiffusionXLPipeline": StableDiffusionXLPipeline,
+    }
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Inside, transformers draws no bars and says nothing below an error."""

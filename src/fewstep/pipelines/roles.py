@@ -1,0 +1,107 @@
+"""Who is who in a distillation: student and teacher of one network, and what the teacher draws."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.base.conditions import Cond
+from fewstep.base.randomness import normal
+from fewstep.core import noise, sampling, solvers
+from fewstep.core.denoiser import Denoiser, Preconditioned, guide
+from fewstep.foreign.diffusers_folder import SCHEDULER, read_json
+from fewstep.networks.roles import Alone, LowRank
+from fewstep.pipelines.folder import Folder
+from fewstep.pipelines.network import PipelineNetwork
+from fewstep.pipelines.prompts import Prompts
+from fewstep.pipelines.task import Task
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# FLUX shifts its steps by exp(mu), mu on a line through these numbers of tokens; in diffusers too.
+TOKENS, SHIFTS = (256, 4096), (0.5, 1.15)
+
+
+@dataclass(frozen=True, eq=False)
+class Roles:
+    """The networks of a run; where a role is changes at low rank, they share all other weights."""
+
+    student: nn.Module
+    teacher: nn.Module
+
+
+def roles_of(folder: Folder, task: Task, prompts: Prompts, seed: int) -> Roles:
+    """The student and its teacher, before training. Raises UserError for layers that are none."""
+    own = folder.load(folder.family.network, DTYPES[task.weights])
+    guidance = folder.embedded_guidance
+    if guidance is not None and task.embedded_guidance is not None:
+        guidance = task.embedded_guidance
+    network = PipelineNetwork(folder.family, own, prompts, guidance=guidance)
+    teacher: nn.Module
+    if task.rank == 0:
+        teacher = copy.deepcopy(network).requires_grad_(False).eval()
+        return Roles(network.float().requires_grad_(True), teacher)
+    layers = task.layers or folder.family.targets
+    student = LowRank(network, task.rank, layers, alpha=task.alpha, seed=seed)
+    teacher = Alone(student)
+    # So that a run does not go on with another one.
+    teacher.register_buffer("digest", torch.tensor([*digest_of(own)], dtype=torch.uint8))
+    return Roles(student, teacher)
+
+
+def digest_of(network: nn.Module) -> bytes:
+    """SHA-256 of all weights."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().view(torch.uint8).cpu().numpy().data)
+    return digest.digest()
+
+
+def teacher_grid(folder: Folder, steps: int, tokens: int) -> list[float]:
+    """Times from the top of the folder's process to 0, for so many moves.
+
+    With flow matching they are shifted as its scheduler says: s t / (1 + (s - 1) t).
+    tokens: of a picture, on which FLUX's shift depends.
+    """
+    process = folder.convention.process
+    if isinstance(process.schedule, noise.Table):
+        return sampling.solver_grid(process, steps, ())
+    config = read_json(folder.path / "scheduler" / SCHEDULER)
+    shift = float(config.get("shift", 1.0))
+    if config.get("use_dynamic_shifting"):
+        (few, many), (low, high) = TOKENS, SHIFTS
+        shift = math.exp(low + (high - low) * (tokens - few) / (many - few))
+    t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    return (shift * t / (1 + (shift - 1) * t)).tolist()
+
+
+def teacher_samples(
+    folder: Folder, teacher: nn.Module, task: Task, seed: int, device: torch.device
+) -> Callable[[Tensor, int], Tensor]:
+    """(labels of some rows, the number of the first) -> latents `[B, C, h, w]` by DDIM.
+
+    The noise of a row depends on the seed and its number alone.
+    """
+    own = folder.convention
+    denoiser: Denoiser = Preconditioned(teacher.to(device), own, own.process)
+    denoiser = guide(denoiser, task.guidance)
+    size = task.size or folder.size
+    side = size // folder.factor
+    shape = (folder.channels, side, side)
+    grid = teacher_grid(folder, task.teacher_steps, (side // 2) ** 2)
+
+    @torch.no_grad()
+    def make(label: Tensor, first: int) -> Tensor:
+        z = normal(seed, "teacher's latents", first, len(label), shape, 1).to(device)
+        micro = torch.tensor([[size, size, 0, 0, size, size]], device=device)
+        cond: Cond = {"label": label.to(device), "micro": micro.expand(len(label), 6)}
+        x = own.process.prior(z, grid[0])
+        return sampling.sample(own.process, denoiser, x, grid, solvers.ddim, cond).cpu()
+
+    return make
