@@ -11,6 +11,7 @@ import torch
 from fewstep import data
 from fewstep.base.conditions import tensor
 from fewstep.base.mapped import first_byte, writable
+from fewstep.data.description import describe
 from fewstep.data.stored import Stored
 
 RANDOM = np.random.default_rng(0)
@@ -118,3 +119,17 @@ def test_a_mapped_array_takes_no_memory(tmp_path):
     dataset.fingerprint()
     dataset.train.rows(torch.arange(3))
     assert anonymous() - before < mapped.nbytes / 4
+
+
+def test_classes_of_rows_that_are_not_looked_at_are_no_empty_ones(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("fewstep.data.description.LOOKED_AT_NUMBERS", 30)
+    np.save(tmp_path / "x.npy", RANDOM.normal(0, 1, (40, 3)))
+    labels = np.arange(40)
+    labels[39] = 0
+    arrays = {"x0": np.load(tmp_path / "x.npy", mmap_mode="r"), "cond": labels}
+    values = describe(data.from_tensors(arrays))
+    assert values.classes == tuple((str(label), 1 + (label == 0)) for label in range(39))
+    assert not any("classes" in mark for mark in values.marks)
+    labels[20] = 0
+    (mark,) = (m for m in describe(data.from_tensors(arrays)).marks if "classes" in m)
+    assert mark == "classes without a training row: 20"

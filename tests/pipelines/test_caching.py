@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import shutil
 from pathlib import Path
@@ -130,7 +131,7 @@ def test_prompts_in_no_file_need_a_folder(folder):
         encode_prompts(folder, [], cache="x")
 
 
-def test_rows_of_labels_have_no_derivative_and_pass_through_jvp():
+def test_rows_of_labels_pass_through_jvp_and_are_shared_by_copies():
     parts = {"tokens": torch.randn(3, 2, 2)}
     table = Prompts(parts, {"tokens": torch.zeros(2, 2)}, ["a", "b", "c"])
     label = torch.tensor([1, -1])
@@ -142,6 +143,7 @@ def test_rows_of_labels_have_no_derivative_and_pass_through_jvp():
     value, slope = torch.func.jvp(call, (x,), (torch.ones_like(x),))
     assert torch.equal(slope, torch.stack([parts["tokens"][1], torch.zeros(2, 2)]))
     assert torch.equal(value, x * slope)
+    assert copy.deepcopy({"table": table})["table"] is table
 
 
 # Pictures

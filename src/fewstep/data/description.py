@@ -152,6 +152,7 @@ def describe(dataset: Dataset) -> Description:
     axis = dataset.units.axis
     columns = columns_of(some)
     conditions = dict(_conditions(dataset))
+    classes = classes_of(dataset)
     rows = [part for part in parts.values() if len(part)]
     left_out = (*dataset.left_out, *dataset.skipped)
     if len(some.train) < len(dataset.train):
@@ -167,10 +168,10 @@ def describe(dataset: Dataset) -> Description:
         units=_units_in_words(dataset.units, dataset.shape),
         variables=tuple(_variables(some.train, dataset.units, columns)),
         conditions=conditions,
-        classes=classes_of(dataset),
+        classes=classes,
         missing=_missing(some.train),
         left_out=left_out,
-        marks=(*marks_of(some, rows, columns), *marks_of_conditions(conditions)),
+        marks=(*marks_of(some, rows, columns, classes), *marks_of_conditions(conditions)),
     )
 
 

@@ -14,7 +14,7 @@ from fewstep.base.randomness import generator
 from fewstep.base.table import MOST_LISTED, first_of
 from fewstep.data.columns import Column
 from fewstep.data.dataset import Arrays, Dataset
-from fewstep.data.numbers import Numbers, Variable, classes_of, numbers_of
+from fewstep.data.numbers import Classes, Numbers, Variable, numbers_of
 from fewstep.data.units import BYTES
 
 FAR = 30.0  # deviations, by the quartiles, from which on a value is named
@@ -34,8 +34,13 @@ MISSING = {"na", "n/a", "n.a.", "#n/a", "nan", "null", "none", "nil", "?", "-", 
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev"}
 
 
-def marks_of(dataset: Dataset, parts: list[Arrays], columns: list[Column]) -> Iterator[str]:
-    """Everything that looks wrong, in words; parts: the splits that have rows."""
+def marks_of(
+    dataset: Dataset, parts: list[Arrays], columns: list[Column], classes: Classes
+) -> Iterator[str]:
+    """Everything that looks wrong, in words; parts: the splits that have rows.
+
+    classes: with the number of training rows, also of those that the data set leaves in a file.
+    """
     yield from _mark_constants(dataset, columns)
     yield from _mark_twins(dataset, columns)
     yield from _mark_index(dataset, parts, columns)
@@ -47,7 +52,7 @@ def marks_of(dataset: Dataset, parts: list[Arrays], columns: list[Column]) -> It
         yield f"{len(far) - MOST_LISTED} more variables have values that far out"
     yield from _mark_range(dataset)
     yield from _mark_repeats(parts)
-    yield from _mark_classes(dataset)
+    yield from _mark_classes(dataset, classes)
 
 
 def marks_of_conditions(conditions: Mapping[str, tuple[Variable, ...]]) -> Iterator[str]:
@@ -234,8 +239,7 @@ def _hashes(x0: Tensor) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _mark_classes(dataset: Dataset) -> Iterator[str]:
-    classes = classes_of(dataset)
+def _mark_classes(dataset: Dataset, classes: Classes) -> Iterator[str]:
     empty = [name for name, rows in classes if not rows]
     names = [name for name, _ in classes]
     for column in (*dataset.names.columns, *dataset.names.features):

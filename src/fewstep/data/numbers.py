@@ -71,7 +71,10 @@ def numbers_of(arrays: Arrays, units: Units, place: int) -> Numbers:
     return Numbers(values[real], values.shape[1], real, shift, scale)
 
 
-def classes_of(dataset: Dataset) -> tuple[tuple[str, int], ...]:
+Classes = tuple[tuple[str, int], ...]
+
+
+def classes_of(dataset: Dataset) -> Classes:
     """The name of each class, and its number of training rows."""
     labels = labels_in(dataset.train.cond)
     if labels is None or not dataset.classes:

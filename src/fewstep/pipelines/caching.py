@@ -195,10 +195,10 @@ def encode_pictures(
             blocks = partial(encoder.blocks, path, files, names, batch)
             stream = Stream(len(names), blocks, enough=ENOUGH)
             content = place.keep(Content({"x0": stream, "cond": {"label": label}}))
-    return _cached(prompts, content, "mean-logvar")
+    return _result(prompts, content, "mean-logvar")
 
 
-def _cached(prompts: Prompts, content: Content, law: Law) -> Cached:
+def _result(prompts: Prompts, content: Content, law: Law) -> Cached:
     records = content.data["x0"]
     rows = {name: records[name] for name in records.dtype.names}
     return Cached(prompts, content.data["cond"]["label"], rows, law)
@@ -243,4 +243,4 @@ def draw_latents(
     if content is None:
         stream = Stream(len(label), blocks, enough=ENOUGH)
         content = place.keep(Content({"x0": stream, "cond": {"label": label}}))
-    return _cached(table, content, "")
+    return _result(table, content, "")

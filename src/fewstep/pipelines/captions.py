@@ -34,7 +34,7 @@ def captions_of(path: Path, files: Files, names: list[str]) -> list[str]:
 
     Raises UserError where one has none, and for files that cannot be read.
     """
-    table, where = _found(path, files, names)
+    table, where = _captions(path, files, names)
     result = [plain(table.get(name, "")) for name in names]
     missing = [name for name, text in zip(names, result, strict=True) if not text]
     if missing:
@@ -45,7 +45,7 @@ def captions_of(path: Path, files: Files, names: list[str]) -> list[str]:
     return result
 
 
-def _found(path: Path, files: Files, names: list[str]) -> tuple[dict[str, str], str]:
+def _captions(path: Path, files: Files, names: list[str]) -> tuple[dict[str, str], str]:
     """Captions by the names of pictures, and where they stand."""
     tables = [name for name in files if basename(name) in METADATA]
     if tables:

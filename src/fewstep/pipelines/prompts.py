@@ -33,6 +33,10 @@ class Prompts:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def __deepcopy__(self, memo: object) -> Prompts:
+        """Itself: copies of a network share the table, which nothing changes."""
+        return self
+
     def rows(self, label: Tensor) -> dict[str, Tensor]:
         """The embeddings of the labels `[B]`, on their device; -1 has those of no prompt."""
         result = {}

@@ -52,7 +52,7 @@ def table_of(name: str, text: str, suffix: str) -> tuple[list[str], list[Any]]:
         if suffix == ".jsonl":
             rows = [json.loads(line) for line in lines_of(text) if line.strip()]
         else:
-            rows = _listed(name, document(text.encode(), name, MOST_BYTES))
+            rows = _list_in(name, document(text.encode(), name, MOST_BYTES))
         return list(rows[0]) if rows and isinstance(rows[0], dict) else [], rows
     except UserError:
         raise
@@ -60,7 +60,7 @@ def table_of(name: str, text: str, suffix: str) -> tuple[list[str], list[Any]]:
         raise UserError(f"{name} cannot be read as {suffix[1:]}: {error}") from error
 
 
-def _listed(name: str, value: Any) -> list[Any]:
+def _list_in(name: str, value: Any) -> list[Any]:
     if isinstance(value, dict):
         value = next((value[key] for key in LISTS if key in value), value)
     if not isinstance(value, list):
@@ -70,11 +70,11 @@ def _listed(name: str, value: Any) -> list[Any]:
 
 def column_of(name: str, columns: Sequence[str]) -> str:
     """The column of texts. Raises UserError where there is none, or several."""
-    found = [column for column in columns if column in COLUMNS]
-    if len(found) > 1:
-        raise UserError(f"{name} holds {' and '.join(found)}, which mean the same: keep one")
-    if not found:
+    own = [column for column in columns if column in COLUMNS]
+    if len(own) > 1:
+        raise UserError(f"{name} holds {' and '.join(own)}, which mean the same: keep one")
+    if not own:
         there = ", ".join(columns[:12]) or "none"
         need = f"one named {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}"
         raise UserError(f"{name} has the columns {there}: expected {need}")
-    return found[0]
+    return own[0]
