@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,3 +38,25 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return folders[name]
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def opened(tiny):
+    """By name: the folder, its denoiser and diffusers' own pipeline."""
+    from tests.pipelines.cases import denoiser_in
+
+    return cache(lambda name: denoiser_in(tiny(name)))
+
+
+@pytest.fixture
+def libraries_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What diffusers and transformers say."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    libraries = (of_diffusers, of_transformers)
+    for library in libraries:
+        library.enable_propagation()
+    yield caplog
+    for library in libraries:
+        library.disable_propagation()

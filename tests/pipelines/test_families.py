@@ -2,68 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from functools import cache
-
 import diffusers
 import pytest
 import torch
 from torch import nn
 
-from fewstep.base.conditions import NO_LABEL
 from fewstep.base.errors import UserError
-from fewstep.core.denoiser import Guided, Preconditioned
+from fewstep.core.denoiser import Guided
 from fewstep.pipelines.families import FAMILIES, family_of
-from fewstep.pipelines.folder import open_folder
+from tests.pipelines.cases import HEIGHT, NAMES, PROMPTS, WIDTH
 
-NAMES = ("sd", "sd-v", "sdxl", "sd3", "flux", "flux-dev")
-PROMPTS = ["a cat, 9", "cat"]
 GUIDANCE = 4.0
-SIDE = 16  # pixels
-
-
-class Asking(nn.Module):
-    """A family's network, asked by numbers of prompts."""
-
-    def __init__(self, folder, network, rows, null, micro=None):
-        super().__init__()
-        self.folder, self.network = folder, network
-        self.rows = {name: torch.cat([rows[name], null[name]]) for name in rows}
-        self.micro = micro
-
-    def forward(self, x, label, cond=None):
-        number = torch.full((len(x),), NO_LABEL) if cond is None else cond["label"]
-        rows = {name: row[number] for name, row in self.rows.items()}  # -1 is the last
-        micro = self.micro
-        micro = None if micro is None else micro.expand(len(x), -1)
-        return self.folder.family.ask(self.network, x, label, rows, micro)
-
-
-@pytest.fixture(scope="module")
-def opened(tiny):
-    """By name: the folder, its denoiser and diffusers' own pipeline."""
-
-    @cache
-    def of(name):
-        folder = open_folder(tiny(name))
-        pipeline = diffusers.DiffusionPipeline.from_pretrained(tiny(name), local_files_only=True)
-        pipeline.set_progress_bar_config(disable=True)
-        with folder.encoders() as encoders:
-            rows = folder.family.encode(encoders, PROMPTS)
-            null = folder.family.null(encoders, folder)
-        assert encoders == {}  # gone
-        micro = torch.tensor([[SIDE, SIDE, 0, 0, SIDE, SIDE]]) if name == "sdxl" else None
-        network = Asking(folder, folder.load(folder.family.network), rows, null, micro)
-        process = folder.convention.process
-        return folder, Preconditioned(network, folder.convention, process), pipeline
-
-    return of
 
 
 def latents(folder, rows=2, seed=0):
     source = torch.Generator().manual_seed(seed)
-    return torch.randn(rows, folder.channels, 8, 8, generator=source)
+    return torch.randn(rows, folder.channels, HEIGHT // 2, WIDTH // 2, generator=source)
 
 
 def pack(x):
@@ -72,7 +26,7 @@ def pack(x):
 
 
 def unpack(tokens):
-    return diffusers.FluxPipeline._unpack_latents(tokens, 16, 16, 2)
+    return diffusers.FluxPipeline._unpack_latents(tokens, HEIGHT, WIDTH, 2)
 
 
 def calls_of(folder, pipeline, **options):
@@ -103,8 +57,8 @@ def calls_of(folder, pipeline, **options):
         pipeline(
             PROMPTS,
             num_inference_steps=2,
-            height=SIDE,
-            width=SIDE,
+            height=HEIGHT,
+            width=WIDTH,
             latents=pack(x) if folder.family.name == "flux" else x,
             output_type="latent",
             **options,
@@ -179,47 +133,6 @@ def test_a_jump_is_what_the_scheduler_estimates(name, opened):
         del denoiser.network.rows["guidance"]
 
 
-@torch.no_grad()
-def own_rows(pipeline, family, prompts):
-    """The pipeline's embeddings of the prompts, and of no prompt."""
-    if family == "sd":
-        tokens, free = pipeline.encode_prompt(prompts, "cpu", 1, True)
-        return {"tokens": tokens}, {"tokens": free}
-    if family == "flux":
-        encoded = (pipeline.encode_prompt(some) for some in (prompts, [""]))
-        rows, null = ({"tokens": tokens, "pooled": pooled} for tokens, pooled, _ in encoded)
-        return rows, null
-    others = [None] * (family == "sd3")
-    tokens, free, pooled, pooled_free = pipeline.encode_prompt(prompts, None, *others)
-    return {"tokens": tokens, "pooled": pooled}, {"tokens": free, "pooled": pooled_free}
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_embeddings_are_the_pipelines_own(name, opened):
-    """Bit for bit, in batches of the same sizes."""
-    folder, denoiser, pipeline = opened(name)
-    rows, _ = own_rows(pipeline, folder.family.name, PROMPTS)
-    _, null = own_rows(pipeline, folder.family.name, ["a"])
-    ours = denoiser.network.rows
-    assert ours.keys() == rows.keys() == null.keys()
-    for key, value in ours.items():
-        assert torch.equal(value, torch.cat([rows[key], null[key]]))
-        assert float((value[0] - value[1]).abs().max()) > 1e-3
-    assert all(not row[-1].any() for row in ours.values()) == (name == "sdxl")
-
-
-def test_no_prompt_of_sdxl_can_be_the_empty_one(tiny, tmp_path):
-    path = shutil.copytree(tiny("sdxl"), tmp_path / "copy")
-    index = json.loads((path / "model_index.json").read_text())
-    index["force_zeros_for_empty_prompt"] = False
-    (path / "model_index.json").write_text(json.dumps(index))
-    folder = open_folder(path)
-    with folder.encoders() as encoders:
-        null = folder.family.null(encoders, folder)
-        empty = folder.family.encode(encoders, [""])
-    assert all(torch.equal(null[key], empty[key]) and null[key].any() for key in null)
-
-
 @pytest.mark.parametrize("name", NAMES[:-1])
 def test_derivatives_under_a_jvp_are_true(name, tiny, opened):
     """In x and the time; and the gradient of the derivative in x, by which students train."""
@@ -229,7 +142,7 @@ def test_derivatives_under_a_jvp_are_true(name, tiny, opened):
     rows["tokens"] = rows["tokens"][:, :8]
     x, dx, move = (latents(folder, 1, seed).double() for seed in range(3))
     time = torch.tensor([400.0], dtype=torch.float64)
-    micro = torch.tensor([[16, 16, 0, 0, 16, 16]]) if name == "sdxl" else None
+    micro = opened(name)[1].network.micro
 
     def ask(x, time):
         return folder.family.ask(network, x, time, rows, micro)
@@ -276,52 +189,13 @@ def test_the_numbers_of_a_folder(opened):
     vae = diffusers.AutoencoderKL.from_pretrained(folder.path / "vae")
     assert (folder.scale, folder.shift) == (vae.config.scaling_factor, vae.config.shift_factor)
     assert (folder.channels, folder.factor, folder.size) == (16, 2, 16)
-    picture = torch.zeros(1, 3, SIDE, SIDE)
-    assert vae.encode(picture).latent_dist.mean.shape == (1, 16, 8, 8)
+    picture = torch.zeros(1, 3, HEIGHT, WIDTH)
+    assert vae.encode(picture).latent_dist.mean.shape == (1, 16, 8, 12)
     sd = opened("sd")[0]
     assert (sd.scale, sd.shift, sd.channels) == (0.18215, 0.0, 4)
     assert opened("flux")[0].size == 2 * opened("flux")[2].default_sample_size
     assert [opened(name)[0].embedded_guidance for name in ("flux", "flux-dev")] == [None, 3.5]
     assert opened("sd-v")[0].convention.prediction == "v"
-
-
-def test_a_shorter_prompt_of_t5(opened):
-    folder, _, pipeline = opened("flux")
-    with folder.encoders() as encoders:
-        rows = folder.family.encode(encoders, PROMPTS, 16)
-    with torch.no_grad():
-        close(rows["tokens"], pipeline.encode_prompt(PROMPTS, max_sequence_length=16)[0])
-    folder, _, _ = opened("sd")
-    with folder.encoders() as encoders, pytest.raises(UserError, match="length = 16: expected"):
-        folder.family.encode(encoders, PROMPTS, 16)
-
-
-def test_sd3_goes_without_t5(tiny, tmp_path):
-    path = tmp_path / "pipeline"
-    pipeline = diffusers.StableDiffusion3Pipeline.from_pretrained(
-        tiny("sd3"), text_encoder_3=None, tokenizer_3=None
-    )
-    pipeline.save_pretrained(path)
-    folder = open_folder(path)
-    with folder.encoders() as encoders:
-        rows = folder.family.encode(encoders, PROMPTS)
-        null = folder.family.null(encoders, folder)
-    own = own_rows(pipeline, "sd3", PROMPTS)
-    for key in rows:
-        close(rows[key], own[0][key])
-        close(null[key], own[1][key][:1])
-    assert not rows["tokens"][:, -256:].any()
-    with pytest.raises(UserError, match="part = 'text_encoder_3': expected one that"):
-        folder.load("text_encoder_3")
-
-
-def test_a_prompt_that_is_cut_is_told(opened, caplog):
-    folder = opened("sd")[0]
-    with folder.encoders() as encoders:
-        diffusers.utils.logging.enable_propagation()
-        folder.family.encode(encoders, ["cat " * 30])
-        diffusers.utils.logging.disable_propagation()
-    assert "was truncated" in caplog.text
 
 
 def test_a_class_has_one_family():

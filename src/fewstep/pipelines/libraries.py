@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from logging import CRITICAL
 from typing import Any
 
 from fewstep.base.errors import UserError
@@ -76,7 +77,7 @@ def classes_out() -> dict[str, Any]:
 
 @contextmanager
 def quiet(warns: bool = False) -> Iterator[None]:
-    """Inside, transformers and diffusers draw no bars and say nothing below an error.
+    """Inside, transformers and diffusers draw no bars and say nothing: they raise.
 
     warns: diffusers does say such things as that a prompt is cut.
     """
@@ -88,7 +89,7 @@ def quiet(warns: bool = False) -> Iterator[None]:
     has_bars = of_transformers.is_progress_bar_enabled()
     of_transformers.disable_progress_bar()
     for library in libraries:
-        library.set_verbosity_error()
+        library.set_verbosity(CRITICAL)
     try:
         yield
     finally:
