@@ -26,7 +26,7 @@ def embeddings(
     own: Encode, parts: Parts, prompts: Sequence[str], length: int | None = None
 ) -> dict[str, Tensor]:
     """What `Family.encode` says."""
-    with quiet():
+    with quiet(warns=True):
         tokens, _, summary, _ = own(parts, list(prompts), {}, False, length)
     return _rows(tokens, summary)
 
@@ -36,7 +36,7 @@ def no_embeddings(
     own: Encode, parts: Parts, folder: Folder, length: int | None = None
 ) -> dict[str, Tensor]:
     """What `Family.null` says."""
-    with quiet():
+    with quiet(warns=True):
         _, tokens, _, summary = own(parts, [""], folder.index, True, length)
     return _rows(tokens, summary)
 

@@ -60,13 +60,17 @@ class Folder:
         if kind.endswith("Tokenizer"):
             with quiet(), _reading(place, kind):
                 return classes()[kind].from_pretrained(place, **options)
-        key = "dtype" if name.startswith("text_encoder") else "torch_dtype"
-        options |= {key: dtype, "use_safetensors": True, "variant": _variant(place)}
+        options |= {"use_safetensors": True, "variant": _variant(place)}
+        if name.startswith("text_encoder"):  # of transformers, whose error only names a report
+            options |= {"dtype": dtype, "ignore_mismatched_sizes": True}
+        else:
+            options |= {"torch_dtype": dtype}
         with quiet(), _reading(place, kind):
             part, info = classes()[kind].from_pretrained(place, output_loading_info=True, **options)
-        missing = sorted(info["missing_keys"])
-        if missing:
-            raise StorageError(f"{place}: {len(missing)} weights are missing, as {missing[0]}")
+        for what in ("missing", "mismatched"):
+            names = sorted(map(str, info[f"{what}_keys"]))
+            if names:
+                raise StorageError(f"{place}: {len(names)} weights are {what}, as {names[0]}")
         if name == self.family.network:
             make_derivable(part)
         return part.eval().requires_grad_(False).to(device)

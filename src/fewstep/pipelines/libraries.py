@@ -52,16 +52,24 @@ def classes() -> dict[str, Any]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Inside, transformers draws no bars and says nothing below an error."""
-    from transformers.utils import logging
+def quiet(warns: bool = False) -> Iterator[None]:
+    """Inside, transformers and diffusers draw no bars and say nothing below an error.
 
-    level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    warns: diffusers does say such things as that a prompt is cut.
+    """
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    libraries = (of_transformers,) if warns else (of_transformers, of_diffusers)
+    levels = [library.get_verbosity() for library in libraries]
+    has_bars = of_transformers.is_progress_bar_enabled()
+    of_transformers.disable_progress_bar()
+    for library in libraries:
+        library.set_verbosity_error()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        for library, level in zip(libraries, levels, strict=True):
+            library.set_verbosity(level)
         if has_bars:
-            logging.enable_progress_bar()
+            of_transformers.enable_progress_bar()
