@@ -125,9 +125,12 @@ def test_a_file_of_prompts_is_kept_beside_it_and_watched(folder, tmp_path):
     assert folder.loads == ["encoders"] * 3
 
 
-def test_prompts_in_no_file_need_a_folder(folder):
+def test_what_prompts_cannot_be_is_one_line(folder, pictures):
     with pytest.raises(UserError, match="cache = None: expected a folder"):
         encode_prompts(folder, TEXTS)
+    encode_pictures(folder, pictures)
+    with pytest.raises(UserError, match=r"pictures: expected a file that ends in"):
+        encode_prompts(folder, pictures)
     with pytest.raises(UserError, match=r"prompts = .*: expected at least one"):
         encode_prompts(folder, [], cache="x")
 
@@ -259,6 +262,7 @@ def test_buckets_are_those_of_sdxl():
         ({"size": 7}, "size = 7: expected a multiple of 2 pixels"),
         ({"size": 0, "buckets": [(8, 8)]}, "size = 0: expected none, where buckets"),
         ({"buckets": [(8, 9)]}, "size = 9: expected a multiple of 2"),
+        ({"batch": 0}, "batch = 0: expected at least 1"),
         ({"cache": "PICTURES/cache"}, r"cache = .*pictures/cache': expected a folder outside of"),
     ],
 )
