@@ -185,7 +185,8 @@ def encode_pictures(
         return list(dict.fromkeys(captions()[1]))
 
     source = Source(str(path), path, partial(source_mark, path), texts)
-    place = source.place(folder, ["vae"], ["pictures", sizes, bool(buckets)], cache)
+    choices = ["pictures", sizes, bool(buckets), has_micro(folder)]
+    place = source.place(folder, ["vae"], choices, cache)
     prompts = _encode_texts(folder, source, cache, length, batch, dtype, device)
     content = place.content()
     if content is None:
