@@ -20,6 +20,7 @@ from fewstep.pipelines import caching
 from fewstep.pipelines.caching import draw_latents, encode_pictures, encode_prompts
 from fewstep.pipelines.pictures import fit, nearest, sdxl_buckets
 from fewstep.pipelines.prompts import Prompts
+from fewstep.pipelines.records import pack
 from tests.pipelines.stand_ins import SCALE, SHIFT, Autoencoder, Folder, encode
 
 TEXTS = [f"prompt {'x' * number}" for number in range(1, 12)]
@@ -124,11 +125,35 @@ def test_a_file_of_prompts_is_kept_beside_it_and_watched(folder, tmp_path):
     assert folder.loads == ["encoders"] * 3
 
 
-def test_prompts_in_no_file_need_a_folder(folder):
+def test_what_prompts_cannot_be_is_one_line(folder, pictures):
     with pytest.raises(UserError, match="cache = None: expected a folder"):
         encode_prompts(folder, TEXTS)
+    encode_pictures(folder, pictures)
+    with pytest.raises(UserError, match=r"pictures: expected a file that ends in"):
+        encode_prompts(folder, pictures)
     with pytest.raises(UserError, match=r"prompts = .*: expected at least one"):
         encode_prompts(folder, [], cache="x")
+
+
+def test_torch_maps_each_part_of_records(tmp_path):
+    parts = {
+        "x": torch.randn(5, 3),
+        "there": torch.tensor([[True]] * 5),
+        "size": torch.arange(10).reshape(5, 2),
+        "half": torch.randn(5, 1).bfloat16(),
+    }
+    records = pack(parts)
+    records.tofile(tmp_path / "x")
+    again = np.memmap(tmp_path / "x", records.dtype, "c")
+    for name, part in parts.items():
+        assert torch.equal(torch.from_numpy(again[name]), torch.from_numpy(records[name]))
+        assert torch.equal(torch.from_numpy(again[name]).view(part.dtype), part)
+    own = sum(records[name].nbytes for name in parts)
+    assert records.nbytes > own
+    blank = np.frombuffer(
+        pack({name: torch.zeros_like(part) for name, part in parts.items()}), np.uint8
+    )
+    assert not blank.any()
 
 
 def test_rows_of_labels_pass_through_jvp_and_are_shared_by_copies():
@@ -214,8 +239,8 @@ def test_a_picture_is_cropped_to_its_middle():
     assert square.micro == (40, 60, 0, 5, 20, 20)
     wide = fit("", picture, [(10, 30)])
     assert wide.micro == (40, 60, 5, 0, 10, 30)
-    grey = Image.fromarray(np.full((40, 40), 257 * 100, np.uint16))
-    assert (fit("", grey, [(8, 8)]).pixels == 100).all()
+    grey = Image.fromarray(np.full((40, 40), 257 * 200, np.uint16))
+    assert (fit("", grey, [(8, 8)]).pixels == 200).all()
 
 
 def test_buckets_are_those_of_sdxl():
@@ -237,9 +262,12 @@ def test_buckets_are_those_of_sdxl():
         ({"size": 7}, "size = 7: expected a multiple of 2 pixels"),
         ({"size": 0, "buckets": [(8, 8)]}, "size = 0: expected none, where buckets"),
         ({"buckets": [(8, 9)]}, "size = 9: expected a multiple of 2"),
+        ({"batch": 0}, "batch = 0: expected at least 1"),
+        ({"cache": "PICTURES/cache"}, r"cache = .*pictures/cache': expected a folder outside of"),
     ],
 )
-def test_impossible_sizes_are_one_line(folder, pictures, how, message):
+def test_impossible_choices_are_one_line(folder, pictures, how, message):
+    how = {key: str(pictures / "cache") if key == "cache" else one for key, one in how.items()}
     with pytest.raises(UserError, match=message):
         encode_pictures(folder, pictures, **how)
 

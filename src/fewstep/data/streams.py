@@ -23,7 +23,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from fewstep.base import disk
-from fewstep.base.errors import UserError, storage
+from fewstep.base.errors import UserError, require, storage
 from fewstep.base.mapped import file_of
 from fewstep.base.progress import Progress
 from fewstep.data.columns import Names
@@ -104,6 +104,8 @@ class Place:
 
     @staticmethod
     def of(name: str, path: Path, choices: Any, source: Callable[[], str], cache: Any) -> Place:
+        is_inside = cache is not None and Path(cache).resolve().is_relative_to(path.resolve())
+        require(not is_inside, "cache", str(cache), f"a folder outside of {path}, which it changes")
         folder = beside(path) if cache is None else below(Path(cache), path)
         key = hashlib.sha256(json.dumps(choices, default=str).encode()).hexdigest()[:8]
         return Place(name, folder / f"rows-{key}", source, source())

@@ -38,7 +38,7 @@ from fewstep.pipelines.autoencoder import Encoder, has_micro
 from fewstep.pipelines.captions import captions_of
 from fewstep.pipelines.folder import Folder
 from fewstep.pipelines.pictures import Bucket
-from fewstep.pipelines.prompts import Prompts, read_prompts
+from fewstep.pipelines.prompts import Prompts, read_prompts, suffix_of
 from fewstep.pipelines.records import pack, tensors_of
 
 ENOUGH = 2**22  # bytes after which rows are written: seconds to minutes of work
@@ -79,6 +79,7 @@ class Source:
         """A file of prompts, or they themselves, each once."""
         if isinstance(prompts, str | Path):
             path = Path(prompts)
+            suffix_of(path)
             return Source(str(path), path, partial(source_mark, path), partial(read_prompts, path))
         need = "a folder, since these prompts are in no file"
         require(cache is not None, "cache", cache, need)
@@ -125,6 +126,7 @@ def _encode_texts(
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> Prompts:
+    require(batch > 0, "batch", batch, "at least 1")
     parts = [name for name in folder.family.encoders if (folder.path / name).is_dir()]
     place = source.place(folder, parts, ["prompts", str(dtype), length], cache)
     content = place.content()
@@ -183,7 +185,8 @@ def encode_pictures(
         return list(dict.fromkeys(captions()[1]))
 
     source = Source(str(path), path, partial(source_mark, path), texts)
-    place = source.place(folder, ["vae"], ["pictures", sizes, bool(buckets)], cache)
+    choices = ["pictures", sizes, bool(buckets), has_micro(folder)]
+    place = source.place(folder, ["vae"], choices, cache)
     prompts = _encode_texts(folder, source, cache, length, batch, dtype, device)
     content = place.content()
     if content is None:
@@ -223,6 +226,7 @@ def draw_latents(
     others, JSON. Raises UserError and StorageError.
     """
     require(samples > 0, "samples", samples, "at least 1 of each prompt")
+    require(batch > 0, "batch", batch, "at least 1")
     label = np.arange(samples * len(table)) % len(table)
 
     def blocks(first: int) -> Iterator[np.ndarray]:

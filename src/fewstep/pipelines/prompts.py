@@ -61,9 +61,7 @@ def read_prompts(path: str | Path) -> list[str]:
     Raises UserError for what is none of these, and where there is no prompt.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UserError(f"prompts {path}: expected a file that ends in {', '.join(SUFFIXES)}")
+    suffix = suffix_of(path)
     with readable(str(path)):
         if suffix == ".txt":
             with path.open("rb") as file:
@@ -76,6 +74,14 @@ def read_prompts(path: str | Path) -> list[str]:
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"prompts {path}: row {row} is {short_repr(text)}: expected a text")
     return list(dict.fromkeys(map(plain, texts)))
+
+
+def suffix_of(path: Path) -> str:
+    """The kind of a file of prompts. Raises UserError for any other."""
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(f"prompts {path}: expected a file that ends in {', '.join(SUFFIXES)}")
+    return suffix
 
 
 def _table(path: Path, suffix: str) -> list[Any]:
