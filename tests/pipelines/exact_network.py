@@ -14,7 +14,7 @@ TIMES = 4  # waves that tell the time
 
 
 class ExactNetwork(nn.Module):
-    """v of Stable Diffusion: that of an exact law by prompt, plus an MLP whose output is 0 at first.
+    """v of Stable Diffusion: that of an exact law by prompt, plus an MLP that is 0 at first.
 
     Changes of low rank of its layers are what a student learns. tokens `[K, L, D]`: of the prompts
     whose classes the law's K labels are; any other prompt is that of the nearest.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -79,7 +80,8 @@ def classes_out() -> dict[str, Any]:
 def quiet(warns: bool = False) -> Iterator[None]:
     """Inside, transformers and diffusers draw no bars and say nothing: they raise.
 
-    warns: diffusers does say such things as that a prompt is cut.
+    So of names that get others in later versions. warns: diffusers does say such things as that a
+    prompt is cut.
     """
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
@@ -91,7 +93,9 @@ def quiet(warns: bool = False) -> Iterator[None]:
     for library in libraries:
         library.set_verbosity(CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         for library, level in zip(libraries, levels, strict=True):
             library.set_verbosity(level)

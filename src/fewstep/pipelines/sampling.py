@@ -12,16 +12,25 @@ import torch
 
 from fewstep.base.device import pick_device
 from fewstep.base.errors import UserError, require
-from fewstep.core import sampling
+from fewstep.base.randomness import fork_rng
+from fewstep.core import noise, sampling
 from fewstep.core.method import Method
 from fewstep.pipelines.folder import Folder, open_folder
 from fewstep.pipelines.libraries import classes_out, quiet
-from fewstep.pipelines.out import CONFIG, LORA, call_options, scheduler_kind, times_of
+from fewstep.pipelines.out import (
+    CONFIG,
+    LORA,
+    call_options,
+    renoises,
+    scheduler_kind,
+    times_of,
+)
 from fewstep.pipelines.task import Task, read_task
 from fewstep.run.generator import open_checkpoint
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SHIPPED = "pipeline"  # the folder in a run that diffusers reads
+LATER = "later steps"  # the stream of torch's own generator
 USUAL = (4, 2, 1)  # steps, the first that a student takes
 
 
@@ -48,19 +57,22 @@ class Student:
     ) -> Iterator[tuple[str, int, Any]]:
         """(prompt, seed, picture) for each prompt and seed: the same seed, the same picture.
 
-        batch: pictures at once; the last bits may depend on it. Raises UserError.
+        batch: pictures at once; the last bits may depend on it. Where diffusers takes fresh noise
+        from torch's own generator they are made one by one. Raises UserError.
         """
         count = self.steps(steps)
         require(batch >= 1, "batch", batch, "at least 1")
+        is_table = isinstance(self.folder.convention.process.schedule, noise.Table)
+        batch = batch if is_table or not renoises(self.method) else 1
         size = self.task.size or self.folder.size
         options = {**call_options(self.folder, self.method, count), "height": size, "width": size}
         jobs = list(product(prompts, seeds))
         for first in range(0, len(jobs), batch):
             some = jobs[first : first + batch]
-            noise = [torch.Generator().manual_seed(seed) for _, seed in some]
+            starts = [torch.Generator().manual_seed(seed) for _, seed in some]
             texts = [prompt for prompt, _ in some]
-            with quiet():
-                images = self.pipeline(texts, generator=noise, **options).images
+            with quiet(), fork_rng(some[0][1], LATER):
+                images = self.pipeline(texts, generator=starts, **options).images
             yield from ((*job, image) for job, image in zip(some, images, strict=True))
 
 
