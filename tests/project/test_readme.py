@@ -37,12 +37,15 @@ FILES = [
     for path in (ROOT / top).rglob("*.*")
 ]
 THE_READERS_OWN = {"mine.py"}
-# Other tests run these: analysis/test_doctor.py, analysis/test_verify.py, project/test_distill.py.
+# Other tests run these: analysis/test_doctor.py, analysis/test_verify.py, project/test_distill.py,
+# pipelines/test_commands.py.
 RUN_ELSEWHERE = {
     "fewstep doctor digits",
     "fewstep verify --quick --method ect",
     "fewstep train auto --method ect --data digits.npy --init teacher --out one",
     "fewstep export one one-pipeline --to diffusers",
+    "fewstep distill my-sd --prompts prompts.txt --guidance 7 --out runs/sd",
+    "fewstep sample runs/sd --prompt 'a cat in the snow' --out cat.png",
 }
 
 
