@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,10 +71,10 @@ class Both:
         return self.student.task.size or self.student.folder.size
 
     @torch.no_grad()
-    def of_student(self, rows: Rows, steps: int, *, style: bool = False) -> Tensor:
+    def of_student(self, rows: Rows, *, steps: int, style: bool = False) -> Tensor:
         """Its latents `[B, C, h, w]` in float32 on the CPU, by stock diffusers."""
         student, pipeline = self.student, self.student.pipeline
-        self._choose(pipeline, self.own, style)
+        self.choose(pipeline, self.own, style)
         sources = rows.sources()
         z = rows.noise(self.shape, sources).to(pipeline.dtype)
         is_flux = student.folder.family.name == "flux"
@@ -97,7 +98,7 @@ class Both:
     def of_teacher(self, rows: Rows, *, style: bool = False) -> Tensor:
         """The end of its own ODE from the same noise, with the run's guidance, likewise."""
         pipeline, folder, task = self.teacher, self.student.folder, self.student.task
-        self._choose(pipeline, (), style)
+        self.choose(pipeline, (), style)
         family = folder.family
         parts = {name: getattr(pipeline, name, None) for name in family.encoders}
         parts["config"] = folder.config
@@ -122,38 +123,49 @@ class Both:
         x = latents / folder.scale + folder.shift
         return vae.decode(x.to(vae.device), return_dict=False)[0].clamp(-1, 1).float().cpu()
 
-    def _choose(self, pipeline: Any, own: tuple[str, ...], style: bool) -> None:
+    def choose(self, pipeline: Any, own: tuple[str, ...], style: bool) -> None:
         """Switches the pipeline's LoRAs: the student's own, and the second where `style`."""
         names = [*own, *([STYLE] if style else [])]
         if names:
             pipeline.enable_lora()
             scales = [self.scale if name == STYLE else 1.0 for name in names]
             pipeline.set_adapters(names, scales)
-        elif self.own or self.scale is not None:
+        elif _adapters(pipeline):
             pipeline.disable_lora()
 
 
+@contextmanager
 def open_both(
     student: Student, *, teacher_steps: int, stack: str | Path | None = None, scale: float = 1.0
-) -> Both:
+) -> Iterator[Both]:
     """The student beside its teacher, and a second LoRA of diffusers' format on both.
 
-    stack: its .safetensors file, or a folder with one. Raises UserError.
+    stack: its .safetensors file, or a folder with one. Afterwards the student is as it was before.
+    Raises UserError.
     """
     require(teacher_steps >= 1, "teacher_steps", teacher_steps, "at least 1")
     pipeline = student.pipeline
-    # Many autoencoders overflow in half precision.
-    pipeline.vae.to(torch.float32)
-    has_lora = bool(getattr(pipeline, student.folder.family.network).peft_config_exists)
-    own = tuple(pipeline.get_active_adapters()) if has_lora else ()
+    dtype = pipeline.vae.dtype
+    own = tuple(sorted(_adapters(pipeline)))
+    file = None if stack is None else _lora_file(Path(stack))
     teacher = pipeline
     if not own:
         teacher = stock_pipeline(student.folder, pipeline.dtype).to(pipeline.device)
-    if stack is not None:
-        file = _lora_file(Path(stack))
-        for one in {id(part): part for part in (pipeline, teacher)}.values():
-            _load(one, file)
-    return Both(student, teacher, teacher_steps, own, None if stack is None else scale)
+    both = Both(student, teacher, teacher_steps, own, None if file is None else scale)
+    try:
+        if file is not None:
+            for one in {id(part): part for part in (pipeline, teacher)}.values():
+                _load(one, file)
+        # Many autoencoders overflow in half precision.
+        with quiet():
+            pipeline.vae.to(torch.float32)
+        yield both
+    finally:
+        with quiet():
+            pipeline.vae.to(dtype)
+        if STYLE in _adapters(pipeline):
+            pipeline.delete_adapters(STYLE)
+        both.choose(pipeline, own, False)
 
 
 def _lora_file(path: Path) -> Path:
