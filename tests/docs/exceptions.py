@@ -27,6 +27,9 @@ EXCEPTIONS = [
     Special(r"pip install", "left", "installs packages"),
     Special(r"fewstep serve digits", "parsed", "it listens until a signal: tests/serve"),
     Special(r"curl ", "left", "asks a server: tests/serve"),
+    Special(
+        r"fewstep (eval|frontier) runs/sd", "left", "a pipeline: tests/pipelines/test_scores.py"
+    ),
     Special(r"docker ", "left", "Docker is not here"),
     Special(r"sbatch ", "left", "asks a cluster: tests/cli/test_ranks.py"),
     Special(r"python (-m )?(benchmarks|docs|examples)", "left", "minutes to hours; it exists"),

@@ -29,7 +29,7 @@ PAGE = (
     "example: fewstep frontier runs/sd --steps 1,2,4 --n 100 --out frontier-sd"
 )
 STEPS = (1, 2, 4, 8)  # of a page, those that the student takes
-SHOWN = 4  # prompts whose pictures are on it
+EXAMPLES = 4  # prompts whose pictures are on it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ def frontier(argv: list[str]) -> int:
         return True
 
     steps = args.steps or tuple(filter(takes, STEPS)) or (student.steps(),)
-    scores = measure(args, student, steps, shown=SHOWN)
+    scores = measure(args, student, steps, examples=EXAMPLES)
     name = Path(args.run).name
     out = args.out or Path(f"frontier-{name}")
     score_page.write(out, name, scores, shlex.join(["fewstep", "frontier", *argv]))
@@ -135,7 +135,7 @@ def open_run(args: Args) -> Student:
     return open_student(args.run, device=args.device)
 
 
-def measure(args: Args, student: Student, steps: tuple[int, ...], *, shown: int = 0) -> Scores:
+def measure(args: Args, student: Student, steps: tuple[int, ...], *, examples: int = 0) -> Scores:
     """The scores that were asked for; mistakes are found before anything is drawn."""
     from fewstep.analysis.metrics import open_extractor
     from fewstep.base.errors import UserError, require
@@ -170,7 +170,7 @@ def measure(args: Args, student: Student, steps: tuple[int, ...], *, shown: int 
         seeds=args.seeds,
         teacher_steps=steps_of_teacher(args),
         batch=args.batch,
-        shown=shown,
+        examples=examples,
         progress=not args.quiet,
     )
 

@@ -175,8 +175,8 @@ def _lora_file(path: Path) -> Path:
         return path
     files = sorted(path.glob("*.safetensors"))
     if len(files) != 1:
-        found = f"{len(files)} of them" if path.is_dir() else "no such file or folder"
-        raise UserError(f"stack {path}: {found}: expected one .safetensors file of a LoRA")
+        there = f"{len(files)} of them" if path.is_dir() else "no such file or folder"
+        raise UserError(f"stack {path}: {there}: expected one .safetensors file of a LoRA")
     return files[0]
 
 

@@ -67,13 +67,13 @@ def score(
     seeds: Sequence[int] = (0,),
     teacher_steps: int = 100,
     batch: int = 4,
-    shown: int = 0,
+    examples: int = 0,
     progress: bool = False,
 ) -> Scores:
     """All scores of these prompts, each with all seeds.
 
     steps: of the student; none: what it is made for. teacher_steps: of the teacher's DDIM, whose
-    guidance is the run's. batch: pictures at once, in memory too. shown: prompts whose first
+    guidance is the run's. batch: pictures at once, in memory too. examples: prompts whose first
     pictures are kept. Raises UserError.
     """
     measures = measures or Measures()
@@ -92,7 +92,7 @@ def score(
         tally = Tally(measures, len(seeds))
         with Progress(len(prompts), "prompt", show=progress) as bar:
             for rows in groups_of(prompts, seeds, batch):
-                tally.add(both, rows, counts, batch, shown)
+                tally.add(both, rows, counts, batch, examples)
                 bar.update(len(rows.texts) // len(seeds))
     scores = [*tally.means(teacher_steps), *tally.distances(references, teacher_steps)]
     task = student.task
@@ -106,7 +106,7 @@ def score(
         "extractors": {name_of(one): one.facts() for one in measures.extractors},
         "stack": None if measures.stack is None else [str(measures.stack), measures.stack_scale],
     }
-    pictures = {who(key, teacher_steps): torch.cat(own) for key, own in tally.shown.items()}
+    pictures = {who(key, teacher_steps): torch.cat(own) for key, own in tally.examples.items()}
     return Scores(scores, protocol, pictures)
 
 

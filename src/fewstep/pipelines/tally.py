@@ -96,9 +96,9 @@ class Tally:
         self.measures, self.seeds = measures, seeds
         self.values: dict[tuple[int, str], list[Tensor]] = defaultdict(list)
         self.moments: dict[tuple[int, str], Moments] = defaultdict(Moments)
-        self.shown: dict[int, list[Tensor]] = defaultdict(list)
+        self.examples: dict[int, list[Tensor]] = defaultdict(list)
 
-    def add(self, both: Both, rows: Rows, counts: Sequence[int], batch: int, shown: int) -> None:
+    def add(self, both: Both, rows: Rows, counts: Sequence[int], batch: int, examples: int) -> None:
         """Draws all prompts of a group, and measures them."""
         latents = {TEACHER: _draw(both.of_teacher, rows, batch)}
         for steps in counts:
@@ -113,14 +113,14 @@ class Tally:
         texts = self.measures.clip.texts(rows.texts) if self.measures.clip else None
         for key, own in pictures.items():
             self._look(key, own, texts)
-            left = shown - sum(map(len, self.shown[key]))
-            self.shown[key].append(to_bytes(own[:: self.seeds][:left]))
+            left = examples - sum(map(len, self.examples[key]))
+            self.examples[key].append(to_bytes(own[:: self.seeds][:left]))
         if both.scale is not None:
-            styled = _draw(partial(both.of_teacher, style=True), rows, batch)
+            ends = _draw(partial(both.of_teacher, style=True), rows, batch)
             for steps in counts:
                 draw = partial(both.of_student, steps=steps, style=True)
-                self._keep(steps, "drift", mean_square(_draw(draw, rows, batch), styled))
-                self._keep(steps, "style", mean_square(styled, latents[TEACHER]))
+                self._keep(steps, "drift", mean_square(_draw(draw, rows, batch), ends))
+                self._keep(steps, "style", mean_square(ends, latents[TEACHER]))
 
     def _keep(self, key: int, metric: str, rows: Tensor) -> None:
         """A number of each row, as one of each prompt."""
@@ -198,22 +198,22 @@ def pairwise(groups: Tensor, distance: Callable[[Tensor, Tensor], Tensor]) -> Te
     return torch.stack([distance(groups[:, i], groups[:, j]) for i, j in pairs]).mean(0)
 
 
-def drift_of(stacked: Tensor, plain: Tensor, style: Tensor) -> tuple[Estimate, dict[str, float]]:
+def drift_of(after: Tensor, before: Tensor, style: Tensor) -> tuple[Estimate, dict[str, float]]:
     """How much farther the student is from its teacher when both have a second LoRA.
 
     drift = mean ||S' - T'||^2 / mean ||S - T||^2 - 1 over prompts, in latents from the same noise:
     S and T are student and teacher, S' and T' with that LoRA too. 0: the student is as near as
-    before; 1: twice as far; NaN where it was at no distance. Its error is the jackknife's over
-    prompts. The parts are the means: `stacked` of ||S' - T'||^2, `plain` of ||S - T||^2, and
-    `style` of ||T' - T||^2, by which to see whether the LoRA does anything; all per number.
+    before; 1: twice the squared distance; NaN where there was none. Its error is the jackknife's
+    over prompts. The parts are the means, all per number: `after` of ||S' - T'||^2, `before` of
+    ||S - T||^2, and `style` of ||T' - T||^2, by which to see how much the LoRA does.
     """
-    above, below = stacked.sum(), plain.sum()
+    above, below = after.sum(), before.sum()
     value = (above / below - 1).item() if below > 0 else float("nan")
-    own = {"stacked": stacked, "plain": plain, "style": style}
+    own = {"after": after, "before": before, "style": style}
     parts = {name: part.mean().item() for name, part in own.items()}
-    if len(plain) < 2 or not below > 0:
+    if len(before) < 2 or not below > 0:
         return Estimate(value, None, None), parts
-    without = (above - stacked) / (below - plain) - 1
+    without = (above - after) / (below - before) - 1
     return jackknife(value, without.tolist()), parts
 
 
