@@ -12,11 +12,11 @@ import torch
 
 from fewstep.base.device import pick_device
 from fewstep.base.errors import UserError, require
-from fewstep.core import sampling
+from fewstep.core import noise, sampling
 from fewstep.core.method import Method
 from fewstep.pipelines.folder import Folder, open_folder
 from fewstep.pipelines.libraries import classes_out, quiet
-from fewstep.pipelines.out import CONFIG, LORA, call_options, scheduler_kind, times_of
+from fewstep.pipelines.out import CONFIG, LORA, call_options, scheduler_kind, times_of, top_step
 from fewstep.pipelines.task import Task, read_task
 from fewstep.run.generator import open_checkpoint
 
@@ -83,6 +83,9 @@ def steps_of(folder: Folder, method: Method, steps: int | None = None) -> int:
     if not by.only:
         need = f"at least 1{f', at most {usual}' if usual < USUAL[0] else ''}"
     require(fine, "steps", count, need)
+    if isinstance(folder.convention.process.schedule, noise.Table):
+        most = top_step(folder, method)
+        require(count <= most, "steps", count, f"at most {most}, those of its table of noise")
     return count
 
 

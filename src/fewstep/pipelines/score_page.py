@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ MEANINGS = {
     "diversity_clip": "1 - cosine of two pictures of one prompt in CLIP's space",
     "drift": "growth of ode_latents where both have the second LoRA: 0.1 is by a tenth",
 }
+IN_LINE = 4  # plots beside each other
 CAPTION = "Bars: 95 % intervals over prompts. Grey: the teacher's own score and its interval."
 
 
@@ -108,9 +110,8 @@ def json_of(scores: Scores) -> dict[str, Any]:
     return facts
 
 
-def drawing_of(scores: Scores) -> Drawing:
-    """A plot of each metric against the student's steps."""
-    names = metrics_of(scores)
+def drawing_of(scores: Scores, names: Sequence[str]) -> Drawing:
+    """A plot of each of these metrics against the student's steps."""
     drawing, plots = report.axes(len(names), width=max(3.2 * len(names), 4.5), height=3.2)
     for name, ax in zip(names, plots, strict=True):
         own = [one for one in scores.scores if one.metric == name]
@@ -149,8 +150,13 @@ def in_order(scores: Scores) -> list[Any]:
 
 def write(folder: Path, name: str, scores: Scores, command: str) -> None:
     """frontier.json, frontier.png and report.html in the folder. Raises StorageError."""
-    drawing = drawing_of(scores)
-    curves = report.Figure(report.svg(drawing), "each score against steps", CAPTION)
+    names = metrics_of(scores)
+    parts = [names[first : first + IN_LINE] for first in range(0, len(names), IN_LINE)]
+    curves = [
+        report.Figure(report.svg(drawing_of(scores, part)), f"{', '.join(part)} against steps")
+        for part in parts
+    ]
+    curves[-1] = replace(curves[-1], caption=CAPTION)
     order = ", ".join(f"{model} {steps}" for model, steps in sorted(scores.pictures))
     strip = report.Figure(
         strip_of(scores), "pictures", f"From the same noise, row by row: {order}.", "image/png"
@@ -159,7 +165,7 @@ def write(folder: Path, name: str, scores: Scores, command: str) -> None:
     sections = [
         report.Section(
             title="Steps against quality",
-            figures=[curves, strip],
+            figures=[*curves, strip],
             tables=[report.Table(head, rows)],
         ),
         report.Section(title="How this was measured", points=notes_of(scores), commands=[command]),
@@ -168,5 +174,5 @@ def write(folder: Path, name: str, scores: Scores, command: str) -> None:
     page = report.page(f"What each step buys: {name}", [], sections, note=note)
     with storage(f"cannot write to {folder}"):
         report.write(folder / "frontier.json", json.dumps(json_of(scores), indent=1))
-        report.png(drawing, folder / "frontier.png")
+        report.png(drawing_of(scores, names), folder / "frontier.png")
         report.write(folder / "report.html", page)
