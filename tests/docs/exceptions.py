@@ -28,7 +28,9 @@ EXCEPTIONS = [
     Special(r"fewstep serve digits", "parsed", "it listens until a signal: tests/serve"),
     Special(r"curl ", "left", "asks a server: tests/serve"),
     Special(
-        r"fewstep (distill|sample runs/sd|eval runs/sd) ?", "left", "pipelines: tests/pipelines"
+        r"fewstep (distill|frontier runs/sd|(sample|eval) runs/sd) ",
+        "left",
+        "pipelines: tests/pipelines",
     ),
     Special(r"docker ", "left", "Docker is not here"),
     Special(r"sbatch ", "left", "asks a cluster: tests/cli/test_ranks.py"),

@@ -23,6 +23,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(old)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Layers of a few numbers take many times as long where threads wait for each other."""
+    import torch
+
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(count)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a tiny pipeline by its name, made once; flux-dev takes guidance as an input."""
@@ -60,3 +71,39 @@ def libraries_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptur
     yield caplog
     for library in libraries:
         library.disable_propagation()
+
+
+@pytest.fixture(scope="session")
+def distilled(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small run of `fewstep distill`: a LoRA of the tiny pipeline sd."""
+    from fewstep.pipelines.distill import distill
+    from fewstep.pipelines.task import Task
+    from fewstep.run.config import Run
+
+    folder = tmp_path_factory.mktemp("distilled")
+    prompts = folder / "prompts.txt"
+    prompts.write_text("a cat\na dog\nthe sea\na tree\n")
+    run = Run(
+        recipe="lora",
+        method="direct_cm",
+        method_options={"n": 4, "process": "discrete"},
+        network="own",
+        data="own",
+        iterations=2,
+        batch=2,
+        block=1,
+        picture_every=0,
+        lr=1e-2,
+        ema=0.0,
+    )
+    task = Task(
+        folder=str(tiny("sd")),
+        prompts=str(prompts),
+        rank=2,
+        weights="fp32",
+        size=16,
+        guidance=2.0,
+        teacher_steps=2,
+    )
+    distill(run, task, out=folder / "run", device="cpu", progress=False)
+    return folder / "run"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from fewstep.cli import eval_pipeline
 from fewstep.cli.parse import parse
 from fewstep.cli.sampling import SamplingArgs, sampled_by, share
 
@@ -22,7 +23,8 @@ DESCRIPTION = (
     "Score a generator: disjoint draws of the held-out size against the training split, beside the"
     " held-out split itself (the floor). Every number has its standard error, 95 % interval and"
     " protocol (--json shows all). A sentence says whether samples of so many steps differ from"
-    " held-out data beyond chance.\n\nexample: fewstep eval runs/digits --steps 1,2"
+    " held-out data beyond chance. A run of `fewstep distill` has scores of its own: fewstep eval"
+    " RUN --help.\n\nexample: fewstep eval runs/digits --steps 1,2"
 )
 
 
@@ -96,6 +98,8 @@ class Args(SamplingArgs, OwnArgs):
 
 
 def main(argv: list[str]) -> int:
+    if eval_pipeline.is_pipeline(argv):
+        return eval_pipeline.main(argv)
     args = parse(Args, argv, verb="eval", description=DESCRIPTION)
     from fewstep.training import ranks
 

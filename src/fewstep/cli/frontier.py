@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from fewstep.cli import eval_pipeline
 from fewstep.cli.eval import check_weights
 from fewstep.cli.parse import parse
 
@@ -22,7 +23,8 @@ DESCRIPTION = (
     "For one run or several on one data set, and a teacher: choose the noise levels of the later"
     " steps on the validation split, then score every number of steps on the test split and time"
     " it. Writes frontier.json, frontier.png and report.html. An interrupted study goes on where it"
-    " stopped.\n\nexample: fewstep frontier digits --teacher exact:digits-mixture --steps 1,2,4"
+    " stopped. A run of `fewstep distill` has a page of its own: fewstep frontier RUN --help.\n\n"
+    "example: fewstep frontier digits --teacher exact:digits-mixture --steps 1,2,4"
 )
 
 
@@ -83,6 +85,8 @@ class Args:
 
 
 def main(argv: list[str]) -> int:
+    if eval_pipeline.is_pipeline(argv):
+        return eval_pipeline.frontier(argv)
     args = parse(Args, argv, verb="frontier", description=DESCRIPTION)
     from fewstep.analysis import frontier, report
     from fewstep.analysis.metrics import open_extractor, read_statistics

@@ -58,14 +58,14 @@ class Folder:
         place = self.path / name
         options: dict[str, Any] = {"local_files_only": True}
         if kind.endswith("Tokenizer"):
-            with quiet(), _reading(place, kind):
+            with quiet(), reading(place, kind):
                 return classes()[kind].from_pretrained(place, **options)
         options |= {"use_safetensors": True, "variant": _variant(place)}
         if name.startswith("text_encoder"):  # of transformers, whose error only names a report
             options |= {"dtype": dtype, "ignore_mismatched_sizes": True}
         else:
             options |= {"torch_dtype": dtype}
-        with quiet(), _reading(place, kind):
+        with quiet(), reading(place, kind):
             part, info = classes()[kind].from_pretrained(place, output_loading_info=True, **options)
         for what in ("missing", "mismatched"):
             names = sorted(map(str, info[f"{what}_keys"]))
@@ -185,7 +185,7 @@ def _variant(place: Path) -> str | None:
 
 
 @contextmanager
-def _reading(place: Path, kind: str) -> Iterator[None]:
+def reading(place: Path, kind: str) -> Iterator[None]:
     """Inside, what a library says of files that it cannot read becomes one line."""
     try:
         yield

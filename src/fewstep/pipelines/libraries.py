@@ -88,16 +88,19 @@ def quiet(warns: bool = False) -> Iterator[None]:
 
     libraries = (of_transformers,) if warns else (of_transformers, of_diffusers)
     levels = [library.get_verbosity() for library in libraries]
-    has_bars = of_transformers.is_progress_bar_enabled()
-    of_transformers.disable_progress_bar()
+    with_bars = [one for one in (of_transformers, of_diffusers) if one.is_progress_bar_enabled()]
+    for library in with_bars:
+        library.disable_progress_bar()
     for library in libraries:
         library.set_verbosity(CRITICAL)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
+            if not warns:  # names of options that change, a second LoRA
+                warnings.filterwarnings("ignore", category=FutureWarning)
+                warnings.filterwarnings("ignore", "Already found a `peft_config`")
             yield
     finally:
         for library, level in zip(libraries, levels, strict=True):
             library.set_verbosity(level)
-        if has_bars:
-            of_transformers.enable_progress_bar()
+        for library in with_bars:
+            library.enable_progress_bar()

@@ -15,6 +15,7 @@ from fewstep.base.conditions import Cond
 from fewstep.base.randomness import normal
 from fewstep.core import noise, sampling, solvers
 from fewstep.core.denoiser import Denoiser, Preconditioned, guide
+from fewstep.core.process import Process
 from fewstep.foreign.diffusers_folder import SCHEDULER, read_json
 from fewstep.networks.roles import Alone, LowRank
 from fewstep.pipelines.folder import Folder
@@ -88,20 +89,37 @@ def teacher_samples(
 
     The noise of a row depends on the seed and its number alone.
     """
+    process, grid, shape = _start(folder, task)
+    solve = teacher_solver(folder, teacher, task, device)
+
+    def make(label: Tensor, first: int) -> Tensor:
+        z = normal(seed, "teacher's latents", first, len(label), shape, 1).to(device)
+        return solve(process.prior(z, grid[0]), label).cpu()
+
+    return make
+
+
+def teacher_solver(
+    folder: Folder, teacher: nn.Module, task: Task, device: torch.device
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """(x `[B, C, h, w]` at the top of its grid, labels) -> the teacher's latents by DDIM."""
     own = folder.convention
     denoiser: Denoiser = Preconditioned(teacher.to(device), own, own.process)
     denoiser = guide(denoiser, task.guidance)
+    process, grid, _ = _start(folder, task)
     size = task.size or folder.size
-    side = size // folder.factor
-    shape = (folder.channels, side, side)
-    grid = teacher_grid(folder, task.teacher_steps, (side // 2) ** 2)
 
     @torch.no_grad()
-    def make(label: Tensor, first: int) -> Tensor:
-        z = normal(seed, "teacher's latents", first, len(label), shape, 1).to(device)
+    def solve(x: Tensor, label: Tensor) -> Tensor:
         micro = torch.tensor([[size, size, 0, 0, size, size]], device=device)
         cond: Cond = {"label": label.to(device), "micro": micro.expand(len(label), 6)}
-        x = own.process.prior(z, grid[0])
-        return sampling.sample(own.process, denoiser, x, grid, solvers.ddim, cond).cpu()
+        return sampling.sample(process, denoiser, x.to(device), grid, solvers.ddim, cond)
 
-    return make
+    return solve
+
+
+def _start(folder: Folder, task: Task) -> tuple[Process, list[float], tuple[int, int, int]]:
+    """The teacher's process and times, and the shape of its latents."""
+    side = (task.size or folder.size) // folder.factor
+    grid = teacher_grid(folder, task.teacher_steps, (side // 2) ** 2)
+    return folder.convention.process, grid, (folder.channels, side, side)

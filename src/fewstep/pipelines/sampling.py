@@ -24,6 +24,7 @@ from fewstep.pipelines.out import (
     renoises,
     scheduler_kind,
     times_of,
+    top_step,
 )
 from fewstep.pipelines.task import Task, read_task
 from fewstep.run.generator import open_checkpoint
@@ -95,6 +96,9 @@ def steps_of(folder: Folder, method: Method, steps: int | None = None) -> int:
     if not by.only:
         need = f"at least 1{f', at most {usual}' if usual < USUAL[0] else ''}"
     require(fine, "steps", count, need)
+    if isinstance(folder.convention.process.schedule, noise.Table):
+        most = top_step(folder, method)
+        require(count <= most, "steps", count, f"at most {most}, those of its table of noise")
     return count
 
 
@@ -107,12 +111,9 @@ def open_student(
     folder = open_folder(task.folder)
     if not (place / "scheduler" / CONFIG).is_file():
         raise UserError(f"{run} has no {SHIPPED} yet: it is written when training ends (--resume)")
-    kind = classes_out()[folder.family.pipeline[0]]
     name = folder.family.network
     with quiet():
-        pipeline = kind.from_pretrained(
-            str(folder.path), torch_dtype=dtype or DTYPES[task.weights], local_files_only=True
-        )
+        pipeline = stock_pipeline(folder, dtype or DTYPES[task.weights])
         if (place / LORA).is_file():
             pipeline.load_lora_weights(str(place), weight_name=LORA)
         else:
@@ -121,6 +122,15 @@ def open_student(
             setattr(pipeline, name, trained.eval())
         scheduler = classes_out()[scheduler_kind(place)]
         pipeline.scheduler = scheduler.from_pretrained(str(place), subfolder="scheduler")
-    pipeline.set_progress_bar_config(disable=True)
     method = open_checkpoint(run).method
     return Student(task, folder, method, pipeline.to(pick_device(device)))
+
+
+def stock_pipeline(folder: Folder, dtype: torch.dtype) -> Any:
+    """The folder's pipeline as diffusers has it, unchanged."""
+    with quiet():
+        pipeline = classes_out()[folder.family.pipeline[0]].from_pretrained(
+            str(folder.path), torch_dtype=dtype, local_files_only=True
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -63,27 +63,43 @@ def moments(x: Tensor, extractor: str | None = None) -> Statistics:
     return Statistics(mean, cov / (len(x) - 1), len(x), extractor)
 
 
-def moments_of(pieces: Iterable[Tensor], extractor: str | None = None) -> Statistics:
-    """The statistics of rows `[B, F]` that come in pieces, in one pass.
+class Moments:
+    """The statistics of rows `[B, F]` that are added in pieces, in one pass.
 
     Sums are in float64 about the mean of the first piece, so that little is lost where the mean is
-    far from 0. Raises UserError for fewer than two rows.
+    far from 0.
     """
-    count, shift = 0, torch.zeros(0)
-    total, squares = torch.zeros(0), torch.zeros(0)
-    for piece in pieces:
+
+    def __init__(self) -> None:
+        self.count, self.shift = 0, torch.zeros(0)
+        self.total, self.squares = torch.zeros(0), torch.zeros(0)
+
+    def add(self, piece: Tensor) -> None:
         rows = piece.flatten(1).double()
-        if not count:
-            shift = rows.mean(0)
-            total, squares = torch.zeros_like(shift), shift.new_zeros(len(shift), len(shift))
-        for part in (rows - shift).split(CHUNK):
-            total += part.sum(0)
-            squares.addmm_(part.T, part)
-        count += len(rows)
-    if count < 2:
-        raise UserError(f"{count} samples have no covariance: expected at least 2")
-    cov = (squares - torch.outer(total, total) / count) / (count - 1)
-    return Statistics(shift + total / count, (cov + cov.T) / 2, count, extractor)
+        if not self.count:
+            self.shift = rows.mean(0)
+            self.total = torch.zeros_like(self.shift)
+            self.squares = self.shift.new_zeros(len(self.shift), len(self.shift))
+        for part in (rows - self.shift).split(CHUNK):
+            self.total += part.sum(0)
+            self.squares.addmm_(part.T, part)
+        self.count += len(rows)
+
+    def statistics(self, extractor: str | None = None) -> Statistics:
+        """Of all that was added. Raises UserError for fewer than two rows."""
+        count, total = self.count, self.total
+        if count < 2:
+            raise UserError(f"{count} samples have no covariance: expected at least 2")
+        cov = (self.squares - torch.outer(total, total) / count) / (count - 1)
+        return Statistics(self.shift + total / count, (cov + cov.T) / 2, count, extractor)
+
+
+def moments_of(pieces: Iterable[Tensor], extractor: str | None = None) -> Statistics:
+    """The statistics of rows `[B, F]` that come in pieces. Raises UserError for fewer than two."""
+    result = Moments()
+    for piece in pieces:
+        result.add(piece)
+    return result.statistics(extractor)
 
 
 def read_statistics(path: str | Path) -> Statistics:
