@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from fewstep.cli import sample_pipeline
+from fewstep.cli.eval_pipeline import is_pipeline
 from fewstep.cli.parse import parse
 from fewstep.cli.sampling import SamplingArgs, sampled_by, share
 from fewstep.cli.user_code import own_parts
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     from fewstep.run.generator import Generator
 
 DESCRIPTION = (
-    "Draw samples from a run folder or a shipped generator.\n\n"
+    "Draw samples from a run folder or a shipped generator. A run of `fewstep distill` takes"
+    " prompts: fewstep sample RUN --help.\n\n"
     "example: fewstep sample digits --steps 2 --label 7 --out sevens.png"
 )
 
@@ -71,6 +74,8 @@ class Args(SamplingArgs, OwnArgs):
 
 
 def main(argv: list[str]) -> int:
+    if is_pipeline(argv):
+        return sample_pipeline.main(argv)
     args = parse(Args, argv, verb="sample", description=DESCRIPTION)
     from fewstep.base.errors import UserError
     from fewstep.run import output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, make_dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -138,7 +139,7 @@ def typed_base(kind: str, base: Options, argv: list[str], path: str) -> Any:
 def last_value(argv: list[str], option: str) -> str | None:
     """The value of an option that decides which other options there are: its last, as for tyro."""
     value = None
-    for word, following in zip(argv, [*argv[1:], None], strict=True):
+    for word, following in zip_longest(argv, argv[1:]):
         if word.startswith(f"{option}="):
             value = word.partition("=")[2]
         elif word == option:

@@ -47,7 +47,7 @@ def distill(
     while the cache is made. Raises UserError and what `train` raises.
     """
     out = Path(out)
-    folder = open_folder(task.folder)
+    folder = open_folder(task.folder, task.embedded_guidance)
     own = folder.convention
     parts = _method_of(run, method)
     shipping.check(parts)

@@ -92,8 +92,10 @@ class Folder:
                 torch.cuda.empty_cache()
 
 
-def open_folder(path: str | Path) -> Folder:
+def open_folder(path: str | Path, embedded_guidance: float | None = None) -> Folder:
     """The pipeline in a folder, by its JSON alone. Raises UserError and StorageError.
+
+    embedded_guidance: that a network gets as an input, where it takes one; 3.5 by default.
 
     So for a folder that is no pipeline, a pipeline of another class, a missing part, a network that
     takes more than latents, and where the extra is not installed.
@@ -129,8 +131,16 @@ def open_folder(path: str | Path) -> Folder:
         channels=channels,
         factor=factor,
         size=factor * (FLUX_SIDE if is_flux else _number(path, config, "sample_size", 64)),
-        embedded_guidance=GUIDANCE if config.get("guidance_embeds") else None,
+        embedded_guidance=_guidance(config, embedded_guidance),
     )
+
+
+def _guidance(config: Mapping[str, Any], own: float | None) -> float | None:
+    """What a network gets as its guidance, None where it takes none. Raises UserError."""
+    takes_one = bool(config.get("guidance_embeds"))
+    need = "none: the network takes no guidance as an input"
+    require(takes_one or own is None, "embedded_guidance", own, need)
+    return (GUIDANCE if own is None else own) if takes_one else None
 
 
 def _kind(index: Mapping[str, Any], name: str) -> str | None:

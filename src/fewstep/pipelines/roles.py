@@ -39,10 +39,7 @@ class Roles:
 def roles_of(folder: Folder, task: Task, prompts: Prompts, seed: int) -> Roles:
     """The student and its teacher, before training. Raises UserError for layers that are none."""
     own = folder.load(folder.family.network, DTYPES[task.weights])
-    guidance = folder.embedded_guidance
-    if guidance is not None and task.embedded_guidance is not None:
-        guidance = task.embedded_guidance
-    network = PipelineNetwork(folder.family, own, prompts, guidance=guidance)
+    network = PipelineNetwork(folder.family, own, prompts, guidance=folder.embedded_guidance)
     teacher: nn.Module
     if task.rank == 0:
         teacher = copy.deepcopy(network).requires_grad_(False).eval()

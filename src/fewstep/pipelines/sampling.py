@@ -108,7 +108,7 @@ def open_student(
     """The pipeline that a run was distilled from, changed. Raises UserError and StorageError."""
     run = Path(run)
     task, place = read_task(run), run / SHIPPED
-    folder = open_folder(task.folder)
+    folder = open_folder(task.folder, task.embedded_guidance)
     if not (place / "scheduler" / CONFIG).is_file():
         raise UserError(f"{run} has no {SHIPPED} yet: it is written when training ends (--resume)")
     name = folder.family.network
