@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from torch.utils.flop_counter import flop_registry
 
 from fewstep.networks.attention import make_derivable
 from fewstep.networks.blocks import blocks_of, recompute
+from fewstep.networks.outline import WithoutMemory
 from fewstep.networks.roles import LowRank
 from fewstep.pipelines.families import Family
 from fewstep.pipelines.libraries import classes
@@ -37,7 +38,7 @@ class Alive(TorchDispatchMode):
     """
 
     def __init__(self, beside: Iterable[Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.most = self.flops = 0
         self._known = {part.untyped_storage()._cdata for part in beside}
 
@@ -120,7 +121,7 @@ class Costs:
 def network_of(family: Family, config: Mapping[str, Any], dtype: torch.dtype) -> nn.Module:
     """The network of a configuration on the meta device."""
     kind = classes()[family.parts[family.network]]
-    with torch.device("meta"):
+    with torch.device("meta"), WithoutMemory():
         network: nn.Module = kind.from_config(dict(config)).to(dtype)
     make_derivable(network)
     return network.eval().requires_grad_(False)
@@ -155,8 +156,12 @@ def student_of(
 
 
 def costs_of(student: nn.Module, shape: tuple[int, int, int], half: torch.dtype | None) -> Costs:
-    """Counts passes of one row of latents `[C, h, w]`. half: the type of autocast, None is none."""
+    """Counts passes of one row of latents `[C, h, w]`, which changes the student's type.
+
+    half: the type of autocast, None is none. A student elsewhere than on meta is really run.
+    """
     base = student.base if isinstance(student, LowRank) else student
+    device = next(base.parameters()).device
     learning = sum(part.numel() for part in student.parameters())
     beside = [*base.parameters(), *base.buffers(), *student.parameters()]
     # Weights of the passes' own type: what autocast makes of them is of no row.
@@ -164,15 +169,15 @@ def costs_of(student: nn.Module, shape: tuple[int, int, int], half: torch.dtype 
     blocks = list(blocks_of(student).values())
 
     def count(grad: bool, again: bool = False) -> Pass:
-        x = torch.empty(1, *shape, device="meta")
-        label = torch.zeros(1, device="meta", dtype=torch.int64)
-        cond = {"label": label, "micro": torch.zeros(1, MICRO, device="meta")}
+        x = torch.zeros(1, *shape, device=device)
+        label = torch.zeros(1, device=device, dtype=torch.int64)
+        cond = {"label": label, "micro": torch.zeros(1, MICRO, device=device)}
         with (
             torch.set_grad_enabled(grad),
             recompute(blocks if again else ()),
-            _freed(student if grad else nn.Module()),
+            freed(student if grad else nn.Module()),
             Alive([*beside, *student.parameters()]) as alive,
-            OnCard(half),
+            OnCard(half) if device.type == "meta" else nullcontext(),
         ):
             out = student(x, label.float(), cond)
             if grad:
@@ -185,13 +190,13 @@ def costs_of(student: nn.Module, shape: tuple[int, int, int], half: torch.dtype 
 
 def _backward(out: Tensor) -> None:
     """out.backward(), in which a function mode goes on: torch's own method suspends it."""
-    engine: Any = torch.autograd.Variable._execution_engine  # type: ignore[attr-defined]
+    engine: Any = torch.autograd.Variable._execution_engine
     ways = {"allow_unreachable": True, "accumulate_grad": True}
     engine.run_backward((out,), (torch.ones_like(out),), False, False, (), **ways)
 
 
 @contextmanager
-def _freed(network: nn.Module) -> Iterator[None]:
+def freed(network: nn.Module) -> Iterator[None]:
     """Inside, gradients of weights are gone as soon as they are there: they are of no row."""
 
     def free(weight: Tensor) -> None:
