@@ -12,7 +12,7 @@ import fewstep as fs
 from fewstep.base.errors import UserError
 from fewstep.core.denoiser import Guided, Preconditioned
 from fewstep.networks.blocks import blocks_of, recompute
-from fewstep.networks.roles import Alone, LowRank
+from fewstep.networks.roles import Alone, LowRank, playing
 from fewstep.run.checkpoint import RunFolder
 
 RANK = 2
@@ -152,6 +152,32 @@ def test_a_half_precision_network_keeps_full_precision_changes():
     assert out.dtype == torch.bfloat16
     full = stir(LowRank(network(), RANK, LAYERS))(x, noise, label)
     assert (out - full).square().mean() < 1e-3 * full.square().mean()
+
+
+def test_autocast_keeps_no_second_copy_of_what_a_layer_takes():
+    layers = nn.ModuleDict({name: nn.Linear(64, 8, bias=False) for name in "qkv"}).bfloat16()
+    role = stir(LowRank(layers, RANK))
+    x = torch.randn(32, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    kept = {}
+
+    def pack(part):
+        kept[part.untyped_storage().data_ptr()] = part
+        return part
+
+    with torch.autocast("cpu", torch.bfloat16), playing(role):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda part: part):
+            out = [layer(x) for layer in layers.values()]
+        exact = [
+            pair(layer, x.float()) for pair, layer in zip(pairs(role), layers.values(), strict=True)
+        ]
+    assert sum(part.numel() == x.numel() for part in kept.values()) == 1
+    for layer, whole, change in zip(layers.values(), out, exact, strict=True):
+        plain = nn.functional.linear(x, layer.weight)
+        assert torch.equal(whole, plain + change)
+
+
+def pairs(role):
+    return [role.at(name) for name in "qkv"]
 
 
 def test_guidance_by_one_pass_is_that_by_two():

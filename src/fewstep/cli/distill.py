@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -16,6 +17,7 @@ from fewstep.cli.parse import parse
 from fewstep.cli.train_options import last_value
 from fewstep.pipelines.recipes import RECIPES, Recipe
 from fewstep.pipelines.task import Task
+from fewstep.run.config import Run
 
 DESCRIPTION = (
     "Distil a text-to-image pipeline of diffusers (of the classes of Stable Diffusion, SDXL, SD 3"
@@ -45,12 +47,7 @@ def main(argv: list[str]) -> int:
         return 0
     if not argv or is_option(argv[0]):
         raise UserError("name the pipeline's folder first: fewstep distill FOLDER --prompts FILE")
-    folder, *words = argv
-    name = "lora" if not words or is_option(words[0]) else words.pop(0)
-    recipe = recipe_of(folder, name, last_value(words, "--method"))
-    own_words, rest = divide(words, options_in(Args))
-    task = task_of([folder, *own_words], recipe)
-    args, run, own, out = train.read([name, *rest], "distill", {name: lambda **_: recipe.run})
+    args, run, task, own, out = read(argv)
     from fewstep.pipelines.distill import distill
 
     generator = distill(
@@ -72,6 +69,17 @@ def main(argv: list[str]) -> int:
         print(f"{out}: step {generator.step}, for diffusers: {path}/pipeline")
         print(f"next: fewstep sample {path} --prompt 'a cat'")
     return 0
+
+
+def read(argv: list[str], verb: str = "distill") -> tuple[Any, Run, Task, dict[str, Any], Path]:
+    """All options of train that were typed, the run, the task, the user's own code, the folder."""
+    folder, *words = argv
+    name = "lora" if not words or is_option(words[0]) else words.pop(0)
+    recipe = recipe_of(folder, name, last_value(words, "--method"))
+    own_words, rest = divide(words, options_in(Args))
+    task = task_of([folder, *own_words], recipe)
+    args, run, own, out = train.read([name, *rest], verb, {name: lambda **_: recipe.run})
+    return args, run, task, own, out
 
 
 def recipe_of(folder: str, name: str, method: str | None) -> Recipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
     from fewstep.run.prepare import Prepared
     from fewstep.training.budget import Budget
 
+INDEX = "model_index.json"  # of a pipeline of diffusers
 TIMED = 5  # steps
 ROWS = 64  # of noise in place of data that are not here
 DESCRIPTION = (
     "Count what a run will take: weights, passes, memory of a process, disk, hours. Nothing is"
-    f" trained but a few steps that are timed. Kinds of machines: {', '.join(KINDS)}.\n\n"
+    f" trained but a few steps that are timed. Kinds of machines: {', '.join(KINDS)}. Of a pipeline"
+    " of diffusers, FOLDER in place of RECIPE with the words of `fewstep distill`: which cards have"
+    " room for it.\n\n"
     "example: fewstep plan cifar10-ect --shape 3,32,32 --kind h200 --gpus 8"
 )
 
@@ -48,6 +52,10 @@ class Args:
 
 def main(argv: list[str]) -> int:
     own, rest = parse_own(Args, argv, verb="plan", description=DESCRIPTION)
+    if rest and (Path(rest[0]) / INDEX).is_file():
+        from fewstep.cli.plan_pipeline import plan
+
+        return plan(rest, gpus=own.gpus, kind=own.kind, as_json=own.json)
     if own.shape is not None and "--data" not in rest:
         rest = [*rest, "--data", "digits"]  # noise takes their place
     args, run, code, _ = train.read(rest, "plan")

@@ -64,7 +64,7 @@ def read(
         print(help_screen(launch, run, "--help-all" in argv))
         raise SystemExit(0)
     args = parse(type(launch), argv, verb=verb, description="", default=launch)
-    if verb != "distill":  # whose data are a pipeline's
+    if recipes is RECIPES:  # others have a pipeline's data
         check_data_name(args.data)  # before torch is imported, as the values of options were
     values = {f.name: getattr(args, f.name) for f in fields(Run)}
     for kind in PARTS:

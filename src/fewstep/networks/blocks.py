@@ -21,13 +21,19 @@ class Block(nn.Module):
 def blocks_of(network: nn.Module) -> dict[str, nn.Module]:
     """The blocks by their names in the network, none inside another; none: it is one piece.
 
-    Of a network without a `Block` they are the members of its lists (`ModuleList`, `ModuleDict`,
-    `Sequential`), unless some of its weights are used in two places.
+    A wrapper of somebody's network names the classes of its blocks, as `block_kinds`. Where there
+    are none they are the members of its lists (`ModuleList`, `ModuleDict`, `Sequential`), unless
+    some of its weights are used in two places.
     """
     common = getattr(network, "common", None)  # of a role
     if common is not None:
         return {f"base.{name}": block for name, block in blocks_of(common.value).items()}
-    ours = dict(_outermost(network, lambda _, module: isinstance(module, Block)))
+    kinds = getattr(network, "block_kinds", ())
+
+    def is_block(_: nn.Module, module: nn.Module) -> bool:
+        return isinstance(module, Block) or type(module).__name__ in kinds
+
+    ours = dict(_outermost(network, is_block))
     if ours or _shares(network):
         return ours
     return dict(_outermost(network, _is_member))

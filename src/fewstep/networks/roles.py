@@ -35,14 +35,19 @@ class Pair(nn.Module):
         super().__init__()
         rows, *rest = layer.weight.shape
         bound = 1 / math.sqrt(math.prod(rest))
-        a = (torch.rand(rank, *rest, generator=source) * 2 - 1) * bound
+        if layer.weight.is_meta:
+            a = torch.empty(rank, *rest, device="meta")
+        else:
+            a = (torch.rand(rank, *rest, generator=source) * 2 - 1) * bound
         # In float32 at least: small changes of half-precision weights would be lost in them.
         self.a = nn.Parameter(a)
-        self.b = nn.Parameter(torch.zeros(rows, rank, *[1] * (len(rest) - 1)))
+        self.b = nn.Parameter(a.new_zeros(rows, rank, *[1] * (len(rest) - 1)))
         self.scale = scale
 
     def forward(self, layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
-        x = x.to(self.a.dtype)
+        kind = x.device.type
+        if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+            x = x.to(self.a.dtype)  # autocast makes x narrow again, and would keep both
         if isinstance(layer, nn.Linear):
             return self.scale * functional.linear(functional.linear(x, self.a), self.b)
         inner = functional.conv2d(x, self.a, None, layer.stride, layer.padding, layer.dilation)

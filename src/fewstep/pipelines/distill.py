@@ -49,7 +49,7 @@ def distill(
     out = Path(out)
     folder = open_folder(task.folder, task.embedded_guidance)
     own = folder.convention
-    parts = _method_of(run, method)
+    parts = method_of(run, method)
     shipping.check(parts)
     if resume:
         check_same(task, out)
@@ -75,7 +75,7 @@ def distill(
     return generator
 
 
-def _method_of(run: Run, own: Method | Callable[..., Method] | None) -> Method:
+def method_of(run: Run, own: Method | Callable[..., Method] | None) -> Method:
     """The run's method, before anything is known of its data."""
     if isinstance(own, Method):
         return own

@@ -35,6 +35,7 @@ class Family:
     null: Callable[..., dict[str, Tensor]]
     ask: Callable[[nn.Module, Tensor, Tensor, Rows, Tensor | None], Tensor]
     targets: tuple[str, ...]  # ends of the names of layers that LoRA changes by default
+    blocks: tuple[str, ...]  # classes of the parts of the network that are computed again
     optional: tuple[str, ...] = ()  # parts that a folder may lack
 
     @property
@@ -65,6 +66,8 @@ TRANSFORMER_LAYERS = (
     *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
     *("ff_context.net.0.proj", "ff_context.net.2"),
 )
+# Smaller than the members of its lists, of which one is half of SDXL.
+UNET_BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
 CLIP = {"tokenizer": "CLIPTokenizer", "text_encoder": "CLIPTextModel"}
 CLIP_2 = {"tokenizer_2": "CLIPTokenizer", "text_encoder_2": "CLIPTextModelWithProjection"}
 VAE = {"vae": "AutoencoderKL"}
@@ -79,6 +82,7 @@ _ALL = (
         null=partial(encoding.no_embeddings, encoding.of_sd),
         ask=ask_unet,
         targets=UNET_LAYERS,
+        blocks=UNET_BLOCKS,
     ),
     Family(
         name="sdxl",
@@ -89,6 +93,7 @@ _ALL = (
         null=partial(encoding.no_embeddings, encoding.of_sdxl),
         ask=ask_unet,
         targets=UNET_LAYERS,
+        blocks=UNET_BLOCKS,
     ),
     Family(
         name="sd3",
@@ -107,6 +112,7 @@ _ALL = (
         null=partial(encoding.no_embeddings, encoding.of_sd3),
         ask=ask_sd3,
         targets=TRANSFORMER_LAYERS,
+        blocks=("JointTransformerBlock",),
         optional=("tokenizer_3", "text_encoder_3"),
     ),
     Family(
@@ -125,6 +131,7 @@ _ALL = (
         ask=ask_flux,
         # Its blocks of one stream have proj_mlp, and proj_out for attention and feed-forward.
         targets=(*TRANSFORMER_LAYERS, "proj_mlp", "proj_out"),
+        blocks=("FluxTransformerBlock", "FluxSingleTransformerBlock"),
     ),
 )
 FAMILIES = {family.name: family for family in _ALL}

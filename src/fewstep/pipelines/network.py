@@ -38,6 +38,7 @@ class PipelineNetwork(nn.Module):
         """guidance: that a network of flux takes as an input, where it takes one."""
         super().__init__()
         self.family, self.guidance = family, guidance
+        self.block_kinds = family.blocks
         self.network = network
         self.prompts = Common(prompts)
 

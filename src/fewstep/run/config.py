@@ -116,14 +116,16 @@ class Run:
     """Samples whose randomness is drawn at once; divides batch."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the networks' passes while training; all else stays in fp32."""
-    optimizer: Literal["adam", "adamw", "radam", "lion"] = "adam"
-    """Name of the optimizer; lion wants a learning rate 3 to 10 times lower than the others."""
+    optimizer: Literal["adam", "adamw", "radam", "lion", "adamw8bit"] = "adam"
+    """Name of the optimizer; lion wants a learning rate 3 to 10 times lower than the others;
+    adamw8bit is bitsandbytes', with moments of a byte each.
+    """
     lr: float = 2e-3
     """Learning rate at its peak."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay rates of the optimizer's moments."""
     weight_decay: float = 0.0
-    """Pull of the weights to 0: in the gradient with adam and radam, apart with adamw and lion."""
+    """Pull of the weights to 0: in the gradient with adam and radam, apart with the others."""
     warmup: float = 0.02
     """Share of the run over which the learning rate rises from 0."""
     constant: float = 0.3

@@ -39,7 +39,7 @@ from fewstep.training.batches import draw_batch, to_device
 from fewstep.training.state import new_state
 from fewstep.training.step import train_step
 
-MOMENTS = {"adam": 2, "adamw": 2, "radam": 2, "lion": 1}
+MOMENTS = {"adam": 2, "adamw": 2, "radam": 2, "lion": 1, "adamw8bit": 0.5}
 CONTEXT = {"cpu": 0.35e9, "cuda": 0.8e9}  # bytes of a process without a run
 SLACK = 1.15  # memory of activations and what the allocator holds beside (benchmarks/plan.py)
 BACKWARD = 2.0  # passes that a backward pass costs

@@ -7,14 +7,18 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fewstep.base.errors import require
+from fewstep.base.errors import UserError, require
 from fewstep.run.config import Run
 
 _EPS = 1e-8
 _HUGE = 2.0**66  # beside which any second moment vanishes, in float64 too
+_BLOCK, _LEVELS = 256, 256  # of bitsandbytes: weights that have one scale; values of a byte
+# What its optimizers and torch's keep of each weight, at most.
+EIGHT_BITS = ("state1", "state2", "qmap1", "qmap2", "absmax1", "absmax2", "step")
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 class Lion(Optimizer):
@@ -57,10 +61,54 @@ def build(run: Run, parameters: Iterable[nn.Parameter]) -> Optimizer:
     parameters = list(parameters)
     require(len(parameters) > 0, "network", "without weights", "something to train")
     common: dict[str, Any] = {"lr": run.lr, "betas": run.betas, "weight_decay": run.weight_decay}
+    if run.optimizer == "adamw8bit":
+        return _eight_bits(parameters[0].device)(parameters, eps=_EPS, **common)
     if run.optimizer == "lion":
         return Lion(parameters, **common)
     kind = torch.optim.AdamW if run.optimizer == "adamw" else torch.optim.Adam
     return kind(parameters, fused=True, eps=_EPS, **common)
+
+
+def _eight_bits(device: torch.device) -> Any:
+    """bitsandbytes' AdamW, whose moments are bytes with a scale for each 256 of them.
+
+    Weights of less than 4096 numbers keep theirs in float32. Raises UserError where it is not
+    installed, and where it cannot make a step on the device.
+    Source: arXiv 2110.02861.
+    """
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        need = "pip install 'fewstep[bnb]' brings bitsandbytes, whose optimizer it is"
+        raise UserError(f"optimizer = 'adamw8bit': {need}") from error
+    trial = nn.Parameter(torch.zeros(4096, device=device))
+    trial.grad = torch.zeros_like(trial)
+    try:
+        AdamW8bit([trial]).step()
+    except (RuntimeError, AttributeError, OSError) as error:  # also NotImplementedError
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"optimizer = 'adamw8bit': bitsandbytes has no kernels for {device} here ({reason}):"
+            " take adamw"
+        ) from error
+    return AdamW8bit
+
+
+def tensors_of(optimizer: Optimizer, weight: nn.Parameter) -> dict[str, Tensor]:
+    """Its state of a weight; bitsandbytes' number of steps, which is no tensor, is an integer."""
+    return {key: torch.as_tensor(value) for key, value in optimizer.state[weight].items()}
+
+
+def set_state(optimizer: Optimizer, weight: nn.Parameter, key: str, value: Tensor) -> None:
+    """Gives it a tensor that `tensors_of` has named."""
+    is_number = value.ndim == 0 and value.dtype == torch.int64
+    optimizer.state[weight][key] = int(value) if is_number else value
+
+
+def shape_of(key: str, weight: Tensor) -> tuple[int, ...]:
+    """The shape of what is kept of a weight under that name."""
+    shapes = {"step": (), "qmap": (_LEVELS,), "absmax": (-(-weight.numel() // _BLOCK),)}
+    return shapes.get(key.rstrip("12"), tuple(weight.shape))
 
 
 def weights(optimizer: Optimizer) -> Iterator[nn.Parameter]:

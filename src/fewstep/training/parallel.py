@@ -33,6 +33,8 @@ def check(run: Run, world: World, shard: bool) -> None:
     require(not shard or world.size > 1, "shard", shard, several)
     whole_gradients = "False with elastic_exact, which adds whole gradients"
     require(not (shard and run.elastic_exact), "shard", shard, whole_gradients)
+    whole_weights = "False with adamw8bit, whose kernels take whole weights"
+    require(not (shard and run.optimizer == "adamw8bit"), "shard", shard, whole_weights)
 
 
 def check_method(method: Method) -> None:

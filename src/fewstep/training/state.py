@@ -36,9 +36,6 @@ from fewstep.training.batches import Batch
 from fewstep.training.log import next_chain
 from fewstep.training.precision import LossScale
 
-# Of each weight, at most.
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-
 log = logging.getLogger("fewstep")
 
 
@@ -131,7 +128,7 @@ class State:
         groups["optimizer"] = {
             f"{name}.{key}": value
             for name, parameter in self.trainable.named_parameters()
-            for key, value in self.optimizer.state[parameter].items()
+            for key, value in optimizers.tensors_of(self.optimizer, parameter).items()
         }
         if self.scale != LossScale(factor=1.0):
             groups["scale"] = self.scale.tensors()
@@ -156,7 +153,9 @@ class State:
         for name, module in self.modules().items():
             tensor_file.check_writable(entries(module.state_dict()), name)
         parameters = dict(self.trainable.named_parameters())
-        moments = {f"{name}.{key}": p for name, p in parameters.items() for key in MOMENTS}
+        is_torch = isinstance(self.optimizer, torch.optim.Adam | optimizers.Lion)
+        keys = optimizers.MOMENTS if is_torch else optimizers.EIGHT_BITS
+        moments = {f"{name}.{key}": p for name, p in parameters.items() for key in keys}
         tensor_file.check_writable(entries(moments), "the optimizer")
 
     def add_to_log(self, row: Mapping[str, Any]) -> None:
@@ -198,7 +197,7 @@ class State:
         own = dict(self.trainable.named_parameters())
         for full_name, entry in moments.items():
             name, _, key = full_name.rpartition(".")
-            if name not in own or entry.shape != (() if key == "step" else tuple(own[name].shape)):
+            if name not in own or entry.shape != optimizers.shape_of(key, own[name]):
                 raise StorageError(
                     f"{where}: the optimizer's {full_name!r} of shape {entry.shape} is of no weight"
                     " here"
@@ -235,7 +234,8 @@ class State:
         own = dict(self.trainable.named_parameters())
         for full_name, tensor in tensors.items():
             name, _, key = full_name.rpartition(".")
-            self.optimizer.state[own[name]][key] = scatter_like(tensor, own[name])
+            value = scatter_like(tensor, own[name])
+            optimizers.set_state(self.optimizer, own[name], key, value)
 
     def _read_shards(self, checkpoint: Checkpoint) -> None:
         """Reads this process's part of everything."""
