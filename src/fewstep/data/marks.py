@@ -34,6 +34,9 @@ MISSING = {"na", "n/a", "n.a.", "#n/a", "nan", "null", "none", "nil", "?", "-", 
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev"}
 
 
+MICRO = ("micro", "size")  # what a pipeline's network is told of a picture beside its prompt
+
+
 def marks_of(
     dataset: Dataset, parts: list[Arrays], columns: list[Column], classes: Classes
 ) -> Iterator[str]:
@@ -56,8 +59,10 @@ def marks_of(
 
 
 def marks_of_conditions(conditions: Mapping[str, tuple[Variable, ...]]) -> Iterator[str]:
-    """Likewise of conditions that are no labels."""
-    for variables in conditions.values():
+    """Likewise of conditions that are no labels; sizes and crops of pictures are often the same."""
+    for name, variables in conditions.items():
+        if name in MICRO:
+            continue
         same = [f"{one.name} ({one.lowest:g})" for one in variables if one.std == 0]
         if same:
             yield f"conditions that are constant, of which nothing can be learned: {first_of(same)}"
