@@ -42,7 +42,7 @@ class Task:
     buckets: bool = False
     """Sort pictures into sizes of about the same area and their own shape, instead of squares."""
     guidance: float = 0.0
-    """Of the teacher: g in D_c + g (D_c - D_u), 0 is none; the w of other papers is 1 + g."""
+    """Of the teacher: g in D_c + g (D_c - D_u), 0 is none; left out, a recipe's own, of lora 7."""
     embedded_guidance: float | None = None
     """That a network of FLUX.1-dev's kind takes as an input; left out, 3.5."""
     samples: int = 1
