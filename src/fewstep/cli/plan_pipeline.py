@@ -42,14 +42,14 @@ def plan(words: list[str], *, gpus: int, kind: str | None, as_json: bool) -> int
 
 def text_of(run: Run, task: Task, room: Room, fits: list[Fit], gpus: int) -> str:
     """The plan in lines."""
-    costs, asked = room.costs, room.evaluations
-    own = asked.own.learn + asked.own.look + asked.own.tangent
+    costs, own, teacher = room.costs, room.evaluations.own, room.evaluations.teacher
+    passes = own.learn + own.look + own.tangent
     gb = 1e9
     changes = f" at rank {task.rank}" if task.rank else ""
     lines = [
         f"{run.recipe}, {run.method}: {run.iterations:,} updates of {run.batch} rows; estimated",
         f"weights    {costs.weights:,}, of which {costs.learning:,} learn{changes}",
-        f"passes     {own:.3g} of the student's for each row, the teacher's {asked.teacher:.3g}",
+        f"passes     {passes:.3g} of the student's for each row, the teacher's {teacher:.3g}",
         f"resident   {room.weights / gb:.1f} GB in {task.weights}, and what learns, gradients,"
         f" {run.optimizer}'s moments, averages {room.learning / gb:.1f} GB",
         f"a row      {room.row(False) / gb:.2f} GB, with --recompute {room.row(True) / gb:.2f}",
@@ -58,7 +58,7 @@ def text_of(run: Run, task: Task, room: Room, fits: list[Fit], gpus: int) -> str
         "",
         table_of(run, fits, gpus),
     ]
-    if asked.own.tangent:
+    if own.tangent:
         lines.append(f"{run.method} writes attention out for its derivative, which is not counted")
     return "\n".join(lines)
 

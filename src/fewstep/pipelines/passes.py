@@ -40,7 +40,7 @@ class Alive(TorchDispatchMode):
     def __init__(self, beside: Iterable[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.most = self.flops = 0
-        self._known = {part.untyped_storage()._cdata for part in beside}
+        self._places = {part.untyped_storage()._cdata for part in beside}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -53,15 +53,15 @@ class Alive(TorchDispatchMode):
         return out
 
     def _add(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata in self._known:
+        if storage._cdata in self._places:
             return
-        self._known.add(storage._cdata)
+        self._places.add(storage._cdata)
         self.now += storage.nbytes()
         self.most = max(self.most, self.now)
         weakref.finalize(storage, self._remove, storage._cdata, storage.nbytes())
 
     def _remove(self, place: int, size: int) -> None:
-        self._known.discard(place)
+        self._places.discard(place)
         self.now -= size
 
 
@@ -175,7 +175,7 @@ def costs_of(student: nn.Module, shape: tuple[int, int, int], half: torch.dtype 
         with (
             torch.set_grad_enabled(grad),
             recompute(blocks if again else ()),
-            freed(student if grad else nn.Module()),
+            without_gradients(student if grad else nn.Module()),
             Alive([*beside, *student.parameters()]) as alive,
             OnCard(half) if device.type == "meta" else nullcontext(),
         ):
@@ -196,7 +196,7 @@ def _backward(out: Tensor) -> None:
 
 
 @contextmanager
-def freed(network: nn.Module) -> Iterator[None]:
+def without_gradients(network: nn.Module) -> Iterator[None]:
     """Inside, gradients of weights are gone as soon as they are there: they are of no row."""
 
     def free(weight: Tensor) -> None:
