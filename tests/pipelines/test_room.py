@@ -22,7 +22,7 @@ from fewstep.pipelines.passes import Alive, Costs, OnCard, Pass, costs_of, netwo
 from fewstep.pipelines.prompts import Prompts
 from fewstep.pipelines.room import Evaluations, Room, fit_on, weights_of
 from fewstep.run.machines import KINDS, REACHED
-from fewstep.training.budget import Passes
+from fewstep.training.budget import SLACK, Passes
 from tests.support.published import NETWORKS, VAE
 
 
@@ -59,8 +59,10 @@ def student(folder) -> LowRank:
     return LowRank(whole, 2, folder.family.targets)
 
 
-@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux"])
-def test_blocks_of_a_role_are_computed_again_with_the_same_bits_and_keep_less(name, tiny):
+@pytest.mark.parametrize(
+    ("name", "method"), [("sd", "ct"), ("sdxl", "ct"), ("sd3", "ct"), ("flux", "ct"), ("sd", "sct")]
+)
+def test_blocks_of_a_role_are_computed_again_with_the_same_bits_and_keep_less(name, method, tiny):
     folder = open_folder(tiny(name))
     source = torch.Generator().manual_seed(1)
     side = folder.size // folder.factor
@@ -70,7 +72,7 @@ def test_blocks_of_a_role_are_computed_again_with_the_same_bits_and_keep_less(na
     x0 = torch.randn(8, folder.channels, side, side, generator=source)
     data = {"x0": x0, "cond": {"label": torch.arange(8) % 2, "micro": micro.clone()}}
     run = fs.recipes.toy(
-        method="ct", iterations=2, batch=2, block=1, warmup=0.0, units="as-is", lr=1e-2
+        method=method, iterations=2, batch=2, block=1, warmup=0.0, units="as-is", lr=1e-2
     )
     results, kept = [], []
     for recompute in (False, True):
@@ -92,6 +94,7 @@ def test_a_pass_is_counted_without_memory_as_it_is_with(tiny):
     role = student(folder)
     shape = (folder.channels, 8, 8)
     real = costs_of(role, shape, None)
+    assert all(p.grad is None for p in role.parameters())
     config = folder.config
     outline = student_of(folder.family, config, rank=2, dtype=torch.float32)
     count = costs_of(outline, shape, None)
@@ -178,6 +181,13 @@ def test_a_row_that_needs_more_than_half_of_a_card_is_computed_again():
     assert fits["t4"].hours > fits["rtx4090"].hours > fits["h100"].hours
 
 
+def test_a_teacher_with_guidance_passes_twice_the_rows():
+    room = replace(ROOM, costs=replace(ROOM.costs, look=Pass(1e12, 4e8)))
+    assert room.row(True) == pytest.approx(SLACK * 8e8)
+    assert replace(room, guided=False).row(True) == pytest.approx(SLACK * 5e8)
+    assert room.row(False) == pytest.approx(SLACK * 8e9)
+
+
 def test_what_has_no_room_is_said():
     none = fit_on(replace(ROOM, weights=30e9), RUN, "rtx4090")
     assert none.rows == 0
@@ -193,6 +203,9 @@ def test_the_plan_of_a_folder(tiny, capsys):
     [card] = facts["cards"]
     assert card["kind"] == "h100"
     assert facts["learning"] == 4 * facts["costs"]["learning"] * 6  # with two averages
+    assert facts["weights"] == 2 * facts["costs"]["weights"]  # in bf16
+    assert facts["prompt"] == 2 * 77 * 8
+    assert facts["picture"] == 4 * 4 * 8 * 8
     eight = ["--optimizer", "adamw8bit", "--w", "5", "--gpus", "2", "--method", "direct_cm"]
     assert main(["plan", folder, "sdxl-cm", "--rank", "2", *eight]) == 0
     text = capsys.readouterr().out
