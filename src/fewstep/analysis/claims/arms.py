@@ -78,6 +78,7 @@ LATER = {
     "flip": False,
     "augment": 0.0,
 }
+LATER_OF_MCM = {**LATER, "process": "cosine"}  # which others had before
 NO_SETTING = (
     "seed",
     "elastic_exact",
@@ -202,10 +203,11 @@ class Arm:
 
 def _without_later(values: dict[str, Any]) -> dict[str, Any]:
     """A run, and the options in it, without what younger versions added and leave as it was."""
+    later = LATER_OF_MCM if "K" in values else LATER
     return {
         name: _without_later(value) if isinstance(value, dict) else value
         for name, value in values.items()
-        if name not in LATER or value != LATER[name]
+        if name not in later or value != later[name]
     }
 
 
