@@ -295,3 +295,106 @@ def test_a_task_is_read_again(distilled):
     out, _ = distilled("cd", "sd")
     task = read_task(out)
     assert json.loads((out / FILE).read_text())["rank"] == task.rank == 3
+
+
+def test_a_command_that_is_refused_changes_nothing(distilled, task_of):
+    """A finished run stays the run of its own task."""
+    out, _ = distilled("direct_cm", "sd")
+    before = (out / FILE).read_bytes()
+    with pytest.raises(UserError, match="already holds a run: continue it with --resume"):
+        distill(run_of("direct_cm", "sd"), task_of("sd", rank=2), out=out, **QUIET)
+    assert (out / FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "fields", "values", "message"),
+    [
+        ({"guidance": 2.0}, {}, {}, "method.guidance = 2.0: expected 0: say it as --guidance"),
+        ({}, {"weights": "fp16"}, {}, "weights = 'fp16': expected bf16 or fp32"),
+        ({}, {"size": 15}, {}, "size = 15: expected a multiple of 2 pixels"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_it_takes_long(
+    task_of, tmp_path, options, fields, values, message
+):
+    run = run_of("direct_cm", "sd", **values)
+    run = replace(run, method_options={**run.method_options, **options})
+    with pytest.raises(UserError, match=message):
+        distill(run, task_of("sd", **fields), out=tmp_path / "run", **QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("half", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", ["sdxl", "flux"])
+def test_half_precision_learns_what_full_precision_does(task_of, tmp_path, name, half):
+    """The changes of the first update point where those in float32 do."""
+
+    def changes(precision):
+        run = run_of("direct_cm", name, iterations=1, ema=0.0, precision=precision, lr=1e-3)
+        task = task_of(name, weights=precision)
+        out = tmp_path / precision
+        generator = distill(replace(run, optimizer="adam"), task, out=out, **QUIET)
+        role = generator.denoiser.network
+        assert {p.dtype for p in role.parameters()} == {torch.float32}
+        shipped = load_file(out / SHIPPED / "pytorch_lora_weights.safetensors")
+        assert {tensor.dtype for tensor in shipped.values()} == {
+            {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        }
+        return torch.cat([p.flatten() for key, p in role.named_parameters() if key[-2:] == ".b"])
+
+    full, low = changes("fp32"), changes(half)
+    # Adam's first update is the sign of the gradient, which is near 0 in some places.
+    assert float((full.sign() == low.sign()).float().mean()) > 0.9
+
+
+def test_times_of_flux_are_not_rounded(tiny):
+    """In bfloat16 the times of 250 steps would be 160."""
+    folder = open_folder(tiny("flux"))
+    network = folder.load("transformer", torch.bfloat16)
+    x = torch.ones(1, folder.channels, 4, 4, dtype=torch.bfloat16)
+    rows = {"tokens": torch.ones(1, 3, 16), "pooled": torch.ones(1, 8)}
+    seen = []
+    embed = network.time_text_embed.time_proj
+    embed.register_forward_pre_hook(lambda _, args: seen.append(float(args[0])))
+    for time in (900.0, 901.0):
+        folder.family.ask(network, x, torch.tensor([time]), rows, None)
+    assert seen == [900.0, 901.0]
+
+
+def test_a_folder_of_half_precision_files_is_sampled_too(task_of, tmp_path):
+    """As the hub has them: only *.fp16.safetensors, and a checker of pictures that is not there."""
+    folder = copytree(task_of("sd").folder, tmp_path / "pipeline")
+    for path in folder.rglob("*.safetensors"):
+        path.rename(path.with_name(path.name.replace(".safetensors", ".fp16.safetensors")))
+    index = json.loads((folder / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    task = replace(task_of("sd"), folder=str(folder))
+    distill(run_of("direct_cm", "sd"), task, out=tmp_path / "run", **QUIET)
+    student = open_student(tmp_path / "run", device="cpu")
+    assert len(list(student.pictures(PROMPTS[:1], steps=1))) == 1
+    assert ', variant="fp16")' in (tmp_path / "run" / SHIPPED / "README.md").read_text()
+
+
+def test_latents_are_drawn_anew_where_the_scheduler_says_otherwise(task_of, tmp_path):
+    """The usual repair of a fine-tune: what its network predicts."""
+    folder = copytree(task_of("sd").folder, tmp_path / "pipeline")
+    task, run = replace(task_of("sd"), folder=str(folder)), run_of("direct_cm", "sd")
+    first = distill(run, task, out=tmp_path / "a", cache=tmp_path / "cache", **QUIET)
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(path.read_text().replace('"epsilon"', '"v_prediction"'))
+    second = distill(run, task, out=tmp_path / "b", cache=tmp_path / "cache", **QUIET)
+    assert first.facts.data != second.facts.data
+
+
+def test_a_teacher_without_changes_is_one_network(task_of):
+    """Also where all weights learn: copies of the teacher share its weights."""
+    import copy
+
+    from fewstep.pipelines.roles import roles_of
+
+    for rank in (0, 2):
+        task = task_of("sd", rank=rank)
+        roles = roles_of(open_folder(task.folder), task, None, 0)
+        assert copy.deepcopy(roles.teacher).common.value is roles.teacher.common.value
+        assert not list(roles.teacher.parameters())

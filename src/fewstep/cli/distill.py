@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,11 +89,15 @@ def recipe_of(folder: str, name: str, method: str | None) -> Recipe:
         raise unknown("recipe", name, RECIPES)
     from fewstep.pipelines.folder import open_folder
 
-    process = open_folder(folder).convention.process_name
+    opened = open_folder(folder)
+    process = opened.convention.process_name
     expected = "one of Stable Diffusion's table of noise, or of flow matching"
     require(process in ("discrete", "linear"), f"{folder}: process", process, expected)
     options: dict[str, Any] = {} if method is None else {"method": method}
-    return function(process, **options)
+    recipe = function(process, **options)
+    if opened.family.name == "flux":  # distilled from guidance, or without any
+        return replace(recipe, task={**recipe.task, "guidance": 0.0})
+    return recipe
 
 
 def task_of(words: list[str], recipe: Recipe) -> Task:

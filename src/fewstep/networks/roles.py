@@ -129,12 +129,12 @@ class LowRank(nn.Module):
 
 
 class Alone(nn.Module):
-    """The shared network of a role without any role: it has no parameters of its own."""
+    """A network without any role, of which it has no parameters: copies share it."""
 
-    def __init__(self, role: LowRank) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.common = role.common
-        self.at_once = role.at_once
+        self.common = Common(network)
+        self.at_once = bool(getattr(network, "at_once", False))
 
     def forward(self, x: Tensor, *args: Any, **options: Any) -> Any:
         with playing(None):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ def ask_flux(
     config = getattr(network, "config", None)
     if guidance is None and getattr(config, "guidance_embeds", False):
         guidance = x.new_full((len(x),), GUIDANCE)
-    with written_out(x, time):
+    with written_out(x, time), _exact_time(network, time):
         out: Tensor = network(
             hidden_states=pixel_unshuffle(x, 2).flatten(2).transpose(1, 2),
             timestep=time / 1000,  # the network multiplies it by 1000
@@ -72,3 +73,20 @@ def ask_flux(
             return_dict=False,
         )[0]
     return pixel_shuffle(out.transpose(1, 2).unflatten(2, (height, width)), 2)
+
+
+@contextmanager
+def _exact_time(network: nn.Module, time: Tensor) -> Iterator[None]:
+    """Inside, FLUX's network sees the time as it is: it would round it to its own type first.
+
+    In bfloat16 a grid of 250 steps has 160 times, and neighbours become one.
+    """
+    embed = getattr(network, "time_text_embed", None)
+    if not isinstance(embed, nn.Module):
+        yield
+        return
+    handle = embed.register_forward_pre_hook(lambda _, args: (time, *args[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from fewstep import methods
 from fewstep.base.device import pick_device
+from fewstep.base.errors import require
 from fewstep.base.options import checked_options, choose
 from fewstep.core.conventions import as_denoiser
 from fewstep.core.denoiser import guide
@@ -19,11 +21,15 @@ from fewstep.pipelines import out as shipping
 from fewstep.pipelines.caching import Cached, draw_latents, encode_pictures, encode_prompts
 from fewstep.pipelines.folder import Folder, open_folder
 from fewstep.pipelines.pictures import sdxl_buckets
-from fewstep.pipelines.roles import DTYPES, Roles, roles_of, teacher_samples
+from fewstep.pipelines.roles import DTYPES, Roles, roles_of, start_of, teacher_samples
 from fewstep.pipelines.sampling import SHIPPED, steps_of
 from fewstep.pipelines.task import Task, check_same
+from fewstep.run import lock
+from fewstep.run.checkpoint import RunFolder
 from fewstep.run.config import Run
 from fewstep.run.generator import Generator
+from fewstep.run.teachers import guidance_of
+from fewstep.training.ranks import launched_world
 from fewstep.training.train import train
 
 CACHE = "cache"  # in the run folder, of prompts alone
@@ -47,14 +53,17 @@ def distill(
     while the cache is made. Raises UserError and what `train` raises.
     """
     out = Path(out)
+    if not resume and is_main():
+        lock.refuse_old(out)  # before anything is written there
     folder = open_folder(task.folder, task.embedded_guidance)
     own = folder.convention
     parts = method_of(run, method)
-    shipping.check(parts)
-    if resume:
+    check(run, task, folder, parts)
+    if resume and RunFolder(out).newest() is not None:
         check_same(task, out)
-    task.write(out)
-    roles, latents = prepare(run, task, folder, cache or out / CACHE, pick_device(device))
+    roles, latents = prepare(run, task, folder, out, cache, own_device(device))
+    if is_main():
+        task.write(out)
     needs_teacher = any("teacher" in one.needs for one in parts.chain)
     teacher = guide(as_denoiser(roles.teacher, own), task.guidance) if needs_teacher else None
     run = replace(run, data="own", units="as-is", holdout=0.0, latents=latents.latents or None)
@@ -69,10 +78,36 @@ def distill(
         device=device,
         **launch,
     )
-    network: Any = generator.denoiser
-    steps = steps_of(folder, generator.method)
-    shipping.write(out / SHIPPED, folder, network.network, generator.method, steps)
+    if is_main():
+        network: Any = generator.denoiser
+        steps = steps_of(folder, generator.method)
+        dtype = DTYPES[task.weights]
+        shipping.write(out / SHIPPED, folder, network.network, generator.method, steps, dtype)
     return generator
+
+
+def is_main() -> bool:
+    """Whether this is the first of the processes that a launcher started, or the only one."""
+    return launched_world().rank == 0
+
+
+def own_device(name: str) -> torch.device:
+    """The device of that name; of several processes each has a card of its own."""
+    local = os.environ.get("LOCAL_RANK")
+    place = pick_device(name)
+    return torch.device("cuda", int(local)) if local and place.type == "cuda" else place
+
+
+def check(run: Run, task: Task, folder: Folder, method: Method) -> None:
+    """Raises UserError for what does not fit, before anything takes long."""
+    shipping.check(method)
+    g = guidance_of(method)
+    require(g == 0, "method.guidance", g, "0: say it as --guidance, which the latents have too")
+    need = "bf16 or fp32; half-precision gradients need the loss scale of --precision fp16"
+    require(task.weights != "fp16" or run.precision == "fp16", "weights", task.weights, need)
+    step = folder.factor * (1 if folder.family.network == "unet" else 2)
+    size = task.size or folder.size
+    require(size % step == 0, "size", size, f"a multiple of {step} pixels")
 
 
 def method_of(run: Run, own: Method | Callable[..., Method] | None) -> Method:
@@ -85,32 +120,52 @@ def method_of(run: Run, own: Method | Callable[..., Method] | None) -> Method:
 
 
 def prepare(
-    run: Run, task: Task, folder: Folder, cache: str | Path, device: torch.device
+    run: Run,
+    task: Task,
+    folder: Folder,
+    out: Path,
+    cache: str | Path | None,
+    device: torch.device,
 ) -> tuple[Roles, Cached]:
     """The networks, and what they learn from. Raises UserError and StorageError."""
     dtype = DTYPES[task.weights] if device.type != "cpu" else torch.float32
-    where: dict[str, Any] = {"device": device, "dtype": dtype}
+    size = task.size or folder.size
+    # As many at once as take the memory of a few pictures of 512 pixels.
+    batch = max(1, 4 * 512**2 // size**2)
     if task.images is not None:
-        size = task.size or folder.size
         buckets = sdxl_buckets(size, 8 * folder.factor) if task.buckets else ()
-        side = None if buckets else size
-        beside = None if Path(cache).name == CACHE else cache
         pictures = encode_pictures(
-            folder, task.images, size=side, buckets=buckets, cache=beside, **where
+            folder,
+            task.images,
+            size=None if buckets else size,
+            buckets=buckets,
+            cache=cache,
+            batch=min(batch, 8),
+            dtype=dtype,
+            device=device,
         )
         return roles_of(folder, task, pictures.prompts, run.seed), pictures
     assert task.prompts is not None
-    table = encode_prompts(folder, task.prompts, cache=cache, **where)
+    cache = out / CACHE if cache is None else cache
+    table = encode_prompts(folder, task.prompts, cache=cache, dtype=dtype, device=device)
     roles = roles_of(folder, task, table, run.seed)
     make = teacher_samples(folder, roles.teacher, task, run.seed, device)
     about = {
         "seed": run.seed,
-        "size": task.size,
-        "steps": task.teacher_steps,
-        "guidance": [task.guidance, task.embedded_guidance],
+        "size": size,
+        "grid": start_of(folder, task)[1],
+        "guidance": [task.guidance, folder.embedded_guidance],
         "weights": task.weights,
+        "convention": folder.convention.to_json(),
     }
     latents = draw_latents(
-        folder, task.prompts, table, make, about, samples=task.samples, cache=cache
+        folder,
+        task.prompts,
+        table,
+        make,
+        about,
+        samples=task.samples,
+        cache=cache,
+        batch=min(batch, 8),
     )
     return roles, latents

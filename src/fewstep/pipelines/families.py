@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,8 @@ class Family:
     ask: Callable[[nn.Module, Tensor, Tensor, Rows, Tensor | None], Tensor]
     targets: tuple[str, ...]  # ends of the names of layers that LoRA changes by default
     blocks: tuple[str, ...]  # classes of the parts of the network that are computed again
+    # Arguments of the pipeline's class beside its parts.
+    options: Mapping[str, Any] = field(default_factory=dict)
     optional: tuple[str, ...] = ()  # parts that a folder may lack
 
     @property
@@ -78,6 +80,11 @@ _ALL = (
         pipeline=("StableDiffusionPipeline",),
         network="unet",
         parts={**CLIP, "unet": "UNet2DConditionModel", **VAE},
+        options={
+            "safety_checker": None,
+            "feature_extractor": None,
+            "requires_safety_checker": False,
+        },
         encode=partial(encoding.embeddings, encoding.of_sd),
         null=partial(encoding.no_embeddings, encoding.of_sd),
         ask=ask_unet,
@@ -89,6 +96,7 @@ _ALL = (
         pipeline=("StableDiffusionXLPipeline",),
         network="unet",
         parts={**CLIP, **CLIP_2, "unet": "UNet2DConditionModel", **VAE},
+        options={"add_watermarker": False},
         encode=partial(encoding.embeddings, encoding.of_sdxl),
         null=partial(encoding.no_embeddings, encoding.of_sdxl),
         ask=ask_unet,

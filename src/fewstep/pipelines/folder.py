@@ -40,6 +40,11 @@ class Folder:
     size: int  # side of a picture in pixels, by default
     embedded_guidance: float | None  # that the network takes as an input; None: it takes none
 
+    @property
+    def has_half_alone(self) -> bool:
+        """Whether the network's weights are there in float16 alone."""
+        return _variant(self.path / self.family.network) is not None
+
     def has(self, name: str) -> bool:
         """Whether the part is there; only those of `Family.optional` may be missing."""
         return _kind(self.index, name) is not None

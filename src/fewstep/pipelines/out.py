@@ -34,12 +34,17 @@ SCHEDULERS = ("LCMScheduler", "DDIMScheduler", "FlowMatchEulerDiscreteScheduler"
 SAFE = 1e9  # times of a boundary condition that the student has by itself: it changes nothing
 
 
-def write(out: Path, folder: Folder, network: Any, method: Method, steps: int) -> None:
-    """Writes all of it. network: the trained one. steps: in the example. Raises StorageError."""
+def write(
+    out: Path, folder: Folder, network: Any, method: Method, steps: int, dtype: torch.dtype
+) -> None:
+    """Writes all of it. network: the trained one. steps: in the example. dtype: of the changes.
+
+    Raises StorageError.
+    """
     with storage(f"cannot write to {out}"):
         disk.make_folder(out)
         if isinstance(network, LowRank):
-            content = to_bytes(lora_of(network, folder.family.network), {"format": "pt"})
+            content = to_bytes(lora_of(network, folder.family.network, dtype), {"format": "pt"})
             disk.replace(out / LORA, content)
         else:
             network.network.save_pretrained(str(out / folder.family.network))
@@ -49,7 +54,7 @@ def write(out: Path, folder: Folder, network: Any, method: Method, steps: int) -
         disk.replace(out / "README.md", readme(out, folder, network, method, steps).encode())
 
 
-def lora_of(role: LowRank, part: str) -> dict[str, Tensor]:
+def lora_of(role: LowRank, part: str, dtype: torch.dtype) -> dict[str, Tensor]:
     """The role's changes by the names that diffusers has for them, with the scale in B.
 
     part: unet or transformer.
@@ -58,9 +63,9 @@ def lora_of(role: LowRank, part: str) -> dict[str, Tensor]:
     for name, pair in role.pairs.named_modules():
         if isinstance(pair, Pair):
             layer = f"{part}.{name.removeprefix(INSIDE)}"
-            tensors[f"{layer}.lora_A.weight"] = pair.a.detach().cpu().contiguous()
-            b = (pair.scale * pair.b.detach()).cpu()
-            tensors[f"{layer}.lora_B.weight"] = b.contiguous()
+            pairs = {"A": pair.a.detach(), "B": pair.scale * pair.b.detach()}
+            for letter, own in pairs.items():
+                tensors[f"{layer}.lora_{letter}.weight"] = own.to("cpu", dtype).contiguous()
     return tensors
 
 
@@ -170,6 +175,7 @@ def readme(out: Path, folder: Folder, network: Any, method: Method, steps: int) 
         load = f'pipe.load_lora_weights("{out.name}")'
     else:
         load = f'pipe.{part} = type(pipe.{part}).from_pretrained("{out.name}", subfolder="{part}")'
+    variant = ', variant="fp16"' if folder.has_half_alone else ""
     options = call_options(folder, method, steps)
     call = ", ".join(f"{name}={value}" for name, value in options.items())
     return f"""# A few-step version of {folder.path.name}
@@ -177,7 +183,7 @@ def readme(out: Path, folder: Folder, network: Any, method: Method, steps: int) 
 ```python
 from diffusers import {kind}, {pipeline}
 
-pipe = {pipeline}.from_pretrained("{folder.path.name}")
+pipe = {pipeline}.from_pretrained("{folder.path.name}"{variant})
 {load}
 pipe.scheduler = {kind}.from_pretrained("{out.name}", subfolder="scheduler")
 picture = pipe("a prompt", {call}).images[0]

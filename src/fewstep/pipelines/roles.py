@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 from collections.abc import Callable
@@ -38,18 +37,20 @@ class Roles:
 
 def roles_of(folder: Folder, task: Task, prompts: Prompts, seed: int) -> Roles:
     """The student and its teacher, before training. Raises UserError for layers that are none."""
-    own = folder.load(folder.family.network, DTYPES[task.weights])
-    network = PipelineNetwork(folder.family, own, prompts, guidance=folder.embedded_guidance)
-    teacher: nn.Module
-    if task.rank == 0:
-        teacher = copy.deepcopy(network).requires_grad_(False).eval()
-        return Roles(network.float().requires_grad_(True), teacher)
-    layers = task.layers or folder.family.targets
-    student = LowRank(network, task.rank, layers, alpha=task.alpha, seed=seed)
-    teacher = Alone(student)
+
+    def load(dtype: torch.dtype) -> PipelineNetwork:
+        own = folder.load(folder.family.network, dtype)
+        return PipelineNetwork(folder.family, own, prompts, guidance=folder.embedded_guidance)
+
+    network = load(DTYPES[task.weights])
+    teacher = Alone(network)
     # So that a run does not go on with another one.
-    teacher.register_buffer("digest", torch.tensor([*digest_of(own)], dtype=torch.uint8))
-    return Roles(student, teacher)
+    digest = torch.tensor([*digest_of(network.network)], dtype=torch.uint8)
+    teacher.register_buffer("digest", digest)
+    if task.rank == 0:
+        return Roles(load(torch.float32).requires_grad_(True), teacher)
+    layers = task.layers or folder.family.targets
+    return Roles(LowRank(network, task.rank, layers, alpha=task.alpha, seed=seed), teacher)
 
 
 def digest_of(network: nn.Module) -> bytes:
@@ -86,7 +87,7 @@ def teacher_samples(
 
     The noise of a row depends on the seed and its number alone.
     """
-    process, grid, shape = _start(folder, task)
+    process, grid, shape = start_of(folder, task)
     solve = teacher_solver(folder, teacher, task, device)
 
     def make(label: Tensor, first: int) -> Tensor:
@@ -103,7 +104,7 @@ def teacher_solver(
     own = folder.convention
     denoiser: Denoiser = Preconditioned(teacher.to(device), own, own.process)
     denoiser = guide(denoiser, task.guidance)
-    process, grid, _ = _start(folder, task)
+    process, grid, _ = start_of(folder, task)
     size = task.size or folder.size
 
     @torch.no_grad()
@@ -115,7 +116,7 @@ def teacher_solver(
     return solve
 
 
-def _start(folder: Folder, task: Task) -> tuple[Process, list[float], tuple[int, int, int]]:
+def start_of(folder: Folder, task: Task) -> tuple[Process, list[float], tuple[int, int, int]]:
     """The teacher's process and times, and the shape of its latents."""
     side = (task.size or folder.size) // folder.factor
     grid = teacher_grid(folder, task.teacher_steps, (side // 2) ** 2)

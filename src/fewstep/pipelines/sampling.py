@@ -15,6 +15,7 @@ from fewstep.base.errors import UserError, require
 from fewstep.base.randomness import fork_rng
 from fewstep.core import noise, sampling
 from fewstep.core.method import Method
+from fewstep.foreign.diffusers_folder import read_json
 from fewstep.pipelines.folder import Folder, open_folder
 from fewstep.pipelines.libraries import classes_out, quiet
 from fewstep.pipelines.out import (
@@ -32,6 +33,9 @@ from fewstep.run.generator import open_checkpoint
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SHIPPED = "pipeline"  # the folder in a run that diffusers reads
 LATER = "later steps"  # the stream of torch's own generator
+ZEROS = "force_zeros_for_empty_prompt"  # what a folder says of SDXL's negative prompt
+# By whether it is of a table of noise: what a pipeline has until it gets the student's own.
+SCHEDULERS = {True: "DDIMScheduler", False: "FlowMatchEulerDiscreteScheduler"}
 USUAL = (4, 2, 1)  # steps, the first that a student takes
 
 
@@ -127,10 +131,19 @@ def open_student(
 
 
 def stock_pipeline(folder: Folder, dtype: torch.dtype) -> Any:
-    """The folder's pipeline as diffusers has it, unchanged."""
+    """The folder's pipeline as diffusers has it, of the parts that are used alone.
+
+    A checker of Stable Diffusion's pictures is none of them. Raises UserError and StorageError.
+    """
+    family = folder.family
+    parts = {name: folder.load(name, dtype) if folder.has(name) else None for name in family.parts}
+    options = dict(family.options)
+    if ZEROS in folder.index:
+        options[ZEROS] = folder.index[ZEROS]
+    is_table = isinstance(folder.convention.process.schedule, noise.Table)
     with quiet():
-        pipeline = classes_out()[folder.family.pipeline[0]].from_pretrained(
-            str(folder.path), torch_dtype=dtype, local_files_only=True
-        )
+        own = read_json(folder.path / "scheduler" / CONFIG)
+        scheduler = classes_out()[SCHEDULERS[is_table]].from_config(own)
+        pipeline = classes_out()[family.pipeline[0]](**parts, **options, scheduler=scheduler)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
