@@ -89,13 +89,13 @@ def recipe_of(folder: str, name: str, method: str | None) -> Recipe:
         raise unknown("recipe", name, RECIPES)
     from fewstep.pipelines.folder import open_folder
 
-    opened = open_folder(folder)
-    process = opened.convention.process_name
+    own = open_folder(folder)
+    process = own.convention.process_name
     expected = "one of Stable Diffusion's table of noise, or of flow matching"
     require(process in ("discrete", "linear"), f"{folder}: process", process, expected)
     options: dict[str, Any] = {} if method is None else {"method": method}
     recipe = function(process, **options)
-    if opened.family.name == "flux":  # distilled from guidance, or without any
+    if own.family.name == "flux":  # distilled from guidance, or without any
         return replace(recipe, task={**recipe.task, "guidance": 0.0})
     return recipe
 
