@@ -94,7 +94,10 @@ def test_padding_does_not_count():
     assert ode_error(x, x + 0.3 * mask, {"mask": mask}).value == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize("process", [fs.process.edm(), fs.process.cosine()])
+@pytest.mark.parametrize(
+    "process",
+    [fs.process.edm(), pytest.param(fs.process.cosine(), marks=pytest.mark.long)],
+)
 def test_an_exact_student_has_the_solvers_error_which_falls_as_its_order(gaussian, process):
     """Twice the moves, a quarter of Heun's error; the floor, half against all, is 3 times it."""
     exact = student(gaussian, flow(process), replace(fs.methods.ect(), process=process))

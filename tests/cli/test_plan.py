@@ -125,6 +125,7 @@ def test_what_is_cut_takes_its_part_of_the_memory_and_two_devices_half_of_the_ho
     assert budget_of(prepared).hours is None
 
 
+@pytest.mark.long
 def test_disk_and_memory_follow_what_a_run_keeps():
     def plan(method="ect", **fields):
         return budget_of(prepare(run_of(method, **{"iterations": 100, **fields})))

@@ -163,6 +163,7 @@ def test_data_that_changed_are_refused(tmp_path, capsys, monkeypatch):
     assert Path("s/table.json").read_bytes() == table
 
 
+@pytest.mark.long
 def test_scores_on_different_data_are_not_taken_for_comparable(tmp_path, capsys, undisturbed):
     assert sweep(tmp_path, "--data", "ring8,grid25") == 0
     assert MIXED in capsys.readouterr().out.splitlines()
@@ -261,6 +262,7 @@ def assert_equal(folder, undisturbed):
         assert (folder / name).read_bytes() == (undisturbed / name).read_bytes(), name
 
 
+@pytest.mark.long
 def test_a_sweep_that_was_killed_ends_as_if_nothing_had_been(server, tmp_path, undisturbed):
     """Killed twice, at instants that differ each time."""
     folder = tmp_path / "sweep"

@@ -179,6 +179,7 @@ def test_a_name_that_is_no_text_is_told_all_the_same(tmp_path):
     assert process.stdout.startswith("path         caf\\udce9\n")
 
 
+@pytest.mark.long
 def test_a_fresh_optimised_interpreter_elsewhere_ends_with_the_same_bits(reference, tmp_path):
     """`python -O` drops asserts: none may be needed. And the other environments, all at once."""
     code = """
