@@ -131,6 +131,7 @@ def test_a_papers_recipe_takes_an_import_with_no_further_word(tmp_path, monkeypa
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.long
 def test_students_start_from_an_import_and_learn_from_it(tmp_path, monkeypatch, capsys):
     """With no further word: the network, what it predicts and the units come with the file."""
     monkeypatch.chdir(tmp_path)
