@@ -46,7 +46,7 @@ def test_the_commands_of_the_readme_write_a_lora_and_a_picture(place, capsys):
     assert "eps-prediction on the discrete process" in said
     assert (place / "runs/sd/pipeline/pytorch_lora_weights.safetensors").exists()
     task = read_task("runs/sd")
-    assert (task.guidance, task.rank, task.folder) == (7.0, 2, "my-sd")
+    assert (task.guidance, task.rank, task.folder) == (7.0, 2, str(place / "my-sd"))
     words = ["sample", "runs/sd", "--prompt", "a cat in the snow", "--out", "cat.png"]
     assert main([*words, "--device", "cpu"]) == 0
     assert size_of("cat.png") == (16, 16)

@@ -108,6 +108,20 @@ def test_a_pass_is_counted_without_memory_as_it_is_with(tiny):
     assert 2 * count.look.flops < count.learn.flops < count.again.flops < 4 * count.look.flops
 
 
+def test_a_row_takes_as_much_in_either_half_precision(tiny):
+    """Whatever the weights are kept in: they are not counted with a row."""
+    folder = open_folder(tiny("sd"))
+    shape = (folder.channels, 8, 8)
+
+    def count(weights, passes):
+        outline = student_of(folder.family, folder.config, rank=2, dtype=weights)
+        return costs_of(outline, shape, passes)
+
+    kinds = (torch.bfloat16, torch.float16)
+    first, *others = (count(weights, passes) for weights in kinds for passes in kinds)
+    assert all(one == first for one in others)
+
+
 def test_bytes_alive_are_those_of_tensors():
     weight = torch.zeros(10, 10)
     with Alive([weight]) as alive:

@@ -52,7 +52,7 @@ def distill(
     method, resume and the rest as for `fewstep.train`. Encoders and autoencoder are in memory only
     while the cache is made. Raises UserError and what `train` raises.
     """
-    out = Path(out)
+    out, task = Path(out), task.with_full_paths()
     if not resume and is_main():
         lock.refuse_old(out)  # before anything is written there
     folder = open_folder(task.folder, task.embedded_guidance)

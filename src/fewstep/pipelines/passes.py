@@ -166,6 +166,8 @@ def costs_of(student: nn.Module, shape: tuple[int, int, int], half: torch.dtype 
     beside = [*base.parameters(), *base.buffers(), *student.parameters()]
     # Weights of the passes' own type: what autocast makes of them is of no row.
     student.to(half or torch.float32)
+    if half is not None:
+        base.to(half)  # which is no part of a role
     blocks = list(blocks_of(student).values())
 
     def count(grad: bool, again: bool = False) -> Pass:

@@ -162,7 +162,13 @@ def room_of(folder: Folder, run: Run, task: Task) -> Room:
     half = None if run.precision == "fp32" else DTYPES[run.precision]
     size = (task.size or folder.size) // folder.factor
     with quiet():
-        student = student_of(folder.family, folder.config, rank=task.rank, layers=task.layers)
+        student = student_of(
+            folder.family,
+            folder.config,
+            rank=task.rank,
+            layers=task.layers,
+            dtype=DTYPES[task.weights],
+        )
         costs = costs_of(student, (folder.channels, size, size), half)
         names = [name for name in folder.family.parts if name.startswith(BEFORE)]
         encoders = sum(weights_of(folder, name) for name in names if folder.has(name))

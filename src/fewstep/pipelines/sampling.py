@@ -27,10 +27,10 @@ from fewstep.pipelines.out import (
     times_of,
     top_step,
 )
+from fewstep.pipelines.roles import DTYPES
 from fewstep.pipelines.task import Task, read_task
 from fewstep.run.generator import open_checkpoint
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SHIPPED = "pipeline"  # the folder in a run that diffusers reads
 LATER = "later steps"  # the stream of torch's own generator
 ZEROS = "force_zeros_for_empty_prompt"  # what a folder says of SDXL's negative prompt

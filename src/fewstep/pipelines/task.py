@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import typing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,6 +63,13 @@ class Task:
             require(getattr(self, name) >= low, name, getattr(self, name), f"at least {low}")
         need = "none without --images: the teacher's latents have one size"
         require(not self.buckets or self.images is not None, "buckets", self.buckets, need)
+
+    def with_full_paths(self) -> Task:
+        """Itself with the places of what there is in full, so that a run is sampled anywhere."""
+        names = ("folder", "prompts", "images")
+        places = {name: getattr(self, name) for name in names}
+        full = {name: str(Path(one).resolve()) for name, one in places.items() if one is not None}
+        return replace(self, **full)  # type: ignore[arg-type]
 
     def write(self, out: Path) -> None:
         """Raises StorageError."""
