@@ -66,7 +66,7 @@ def meanflow(*, p: float = 1.0, c: float = 1e-3) -> fs.Method:
         target=Mean(),
         space=fs.spaces.Velocity(),
         distance=fs.distances.sse,
-        balance=lambda loss, t, models: loss / (loss.detach() + c) ** p,
+        balance=lambda loss, times, models: loss / (loss.detach() + c) ** p,
         scaling=fs.scalings.Flow(),
         sampler=fs.sampling.Sampler(step=jump, default=1),
     )

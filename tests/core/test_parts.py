@@ -97,18 +97,19 @@ def test_a_learned_log_variance_finds_the_levels_mean_loss_and_evens_their_gradi
     t = torch.tensor([0.05, 0.5, 5.0, 50.0], dtype=torch.float64)
     loss = torch.tensor([9.0, 1.0, 0.1, 0.01], dtype=torch.float64)
     models = fs.Models(None, balance=module)
+    times = fs.Times(t, t / 2, 0 * t, torch.ones_like(t))
     optimizer = torch.optim.LBFGS(module.parameters(), max_iter=200, tolerance_grad=1e-10)
 
     def closure():
         optimizer.zero_grad()
-        value = balance(loss, t, models).sum()
+        value = balance(loss, times, models).sum()
         value.backward()
         return value
 
     optimizer.step(closure)
     torch.testing.assert_close(module(t.log() / 4), loss.log(), rtol=1e-4, atol=1e-4)
     loss.requires_grad_()
-    balance(loss, t, models).sum().backward()
+    balance(loss, times, models).sum().backward()
     torch.testing.assert_close(loss.grad, 1 / loss.detach(), rtol=1e-3, atol=1e-3)
 
 

@@ -198,8 +198,8 @@ BUGS = [
         balances.LogVariance,
         "__call__",
         lambda f: (
-            lambda self, loss, t, models: f(
-                self, loss, t, replace(models, balance=lambda x: -models.balance(x))
+            lambda self, loss, times, models: f(
+                self, loss, times, replace(models, balance=lambda x: -models.balance(x))
             )
         ),
         SCT,

@@ -21,13 +21,13 @@ def method():
 
 def adaptive():
     """l / (sg l + c): the weight of a row falls with its loss, and carries no gradient."""
-    return replace(method(), balance=lambda loss, t, models: loss / (loss.detach() + 1e-3))
+    return replace(method(), balance=lambda loss, times, models: loss / (loss.detach() + 1e-3))
 
 
 def adaptive_with_gradient():
     """The same weight of a goal that is not detached."""
     own = goal_with_gradient()
-    return replace(own, balance=lambda loss, t, models: loss / (loss.detach() + 1e-3))
+    return replace(own, balance=lambda loss, times, models: loss / (loss.detach() + 1e-3))
 
 
 def half_detached():

@@ -272,7 +272,7 @@ class Balance:
 
     module = Learned
 
-    def __call__(self, loss_b, t, models):
+    def __call__(self, loss_b, times, models):
         return loss_b * (-models.balance.u).exp() + models.balance.u
 
 

@@ -32,7 +32,7 @@ class Ability(Generic[T]):
         return getattr(part, self.name, self.default)
 
 
-# Of couplings, targets and balances: the names of the models that the part uses.
+# Of couplings, targets, spaces, balances and terms: the names of the models that the part uses.
 needs: Ability[frozenset[str]] = Ability("needs", frozenset())
 
 # Of times: whether r = a always, so that no target is needed; None where it is not said.
@@ -53,6 +53,9 @@ rate: Ability[Callable[[float], float] | None] = Ability("rate", None)
 retarget: Ability[Callable[[Target], Target] | None] = Ability("retarget", None)
 # Of targets: the goal itself, where it does not follow from a neighbour; see `tangents.Tangent`.
 goal: Ability[Callable[..., Tensor] | None] = Ability("goal", None)
+# Of targets: what is compared with the goal, where it is not the student's own x0_hat; see
+# `tangents.EndTangent`.
+guess: Ability[Callable[..., Tensor] | None] = Ability("guess", None)
 # Of targets: a trial before the first step, (fields to set, one line on why) or None.
 probe: Ability[Callable[..., tuple[dict[str, Any], str] | None] | None] = Ability("probe", None)
 
@@ -70,6 +73,9 @@ sigma_data: Ability[float | None] = Ability("sigma_data", None)
 
 # Of denoisers and networks: `masks(rows, seeds)`, the dropout masks that it takes as `masks=`.
 masks: Ability[Callable[[int, Sequence[int]], Masks | None] | None] = Ability("masks", None)
+# Of networks and denoisers: how many numbers say where they lead; 0 is one-time. Of times: how many
+# the student is given.
+ends: Ability[int] = Ability("ends", 0)
 # Of denoisers under guidance: (x_t, t, cond) -> the guided guess and the unguided one.
 both: Ability[Callable[..., tuple[Tensor, Tensor]] | None] = Ability("both", None)
 # Of denoisers: the process whose times they are asked in; None for the method's own.

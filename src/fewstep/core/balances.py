@@ -1,14 +1,16 @@
-"""How noise levels are weighted against each other: `(loss_b [B], t [B], models) -> [B]`."""
+"""How noise levels are weighted against each other: `(loss_b [B], times, models) -> [B]`."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor, nn
 
-from fewstep.base.errors import unknown
+from fewstep.base.errors import require, unknown
 from fewstep.core.denoiser import Models
+from fewstep.core.times import Times
 from fewstep.networks.edm2_layers import Uncertainty
 
 
@@ -18,12 +20,30 @@ class Balance(Protocol):
     Abilities: `module()` makes what is trained beside the student; `needs` names the models used.
     """
 
-    def __call__(self, loss_b: Tensor, t: Tensor, models: Models) -> Tensor: ...
+    def __call__(self, loss_b: Tensor, times: Times, models: Models) -> Tensor: ...
 
 
-def unbalanced(loss_b: Tensor, t: Tensor, models: Models) -> Tensor:
+def unbalanced(loss_b: Tensor, times: Times, models: Models) -> Tensor:
     """The loss as it is."""
     return loss_b
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """loss / (sg loss + c)^p: p = 1 makes every row's gradient alike, p = 1/2 is a pseudo-Huber's.
+
+    Source: MeanFlow, arXiv 2505.13447, section 4.3.
+    """
+
+    p: float = 1.0
+    c: float = 1e-2
+
+    def __post_init__(self) -> None:
+        require(0 <= self.p <= 1, "p", self.p, "in 0 .. 1")
+        require(0 < self.c < math.inf, "c", self.c, "above 0")
+
+    def __call__(self, loss_b: Tensor, times: Times, models: Models) -> Tensor:
+        return loss_b / (loss_b.detach() + self.c) ** self.p
 
 
 @dataclass(frozen=True)
@@ -41,9 +61,9 @@ class LogVariance:
         """The u to be trained, initialised from torch's global generator."""
         return Uncertainty(self.channels)
 
-    def __call__(self, loss_b: Tensor, t: Tensor, models: Models) -> Tensor:
+    def __call__(self, loss_b: Tensor, times: Times, models: Models) -> Tensor:
         assert models.balance is not None
-        label = (t.clamp_min(1e-20).log() / 4).to(loss_b.dtype).to(loss_b.device)
+        label = (times.t.clamp_min(1e-20).log() / 4).to(loss_b.dtype).to(loss_b.device)
         u = models.balance(label)
         return loss_b * (-u).exp() + u
 

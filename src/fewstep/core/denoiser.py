@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from fewstep.base.conditions import NO_LABEL, Cond, apply_mask, drop_labels, each, pick
 from fewstep.base.errors import UserError, require
-from fewstep.core import abilities
-from fewstep.core.process import Process, Time, edm, expand, per_row
+from fewstep.core import abilities, scalings
+from fewstep.core.process import Process, Time, as_time, edm, expand, per_row
 from fewstep.core.scalings import Coefficients, Scaling
 
 
@@ -29,9 +29,41 @@ class Denoiser(Protocol):
 
     A denoiser with dropout also has `.masks(rows, seeds)` and takes what that returns as `masks=`,
     so that two passes can run under the same masks; without masks nothing is dropped.
+    A flow map has `.ends` above 0 and takes the end of its jump as `to=`, a float or `[B]`: then
+    jump(x_t, D(x_t, t, to=a), t -> a) is where the ODE leads from t to a. Its diagonal to = t is an
+    ordinary denoiser; without `to` it leads to the data.
     """
 
     def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor: ...
+
+
+def ask(
+    denoiser: Denoiser, x_t: Tensor, t: Time, cond: Cond = None, to: Time | None = None, **more: Any
+) -> Tensor:
+    """D(x_t, t, cond), and of a flow map with `to`: others are not told where they lead."""
+    if to is not None and abilities.ends(denoiser):
+        more["to"] = to
+    return denoiser(x_t, t, cond, **more)
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """The ordinary denoiser of a flow map, D(x_t, t, to=t)."""
+
+    denoiser: Denoiser
+
+    @property
+    def process(self) -> Process | None:
+        """Whose times it is asked in."""
+        return abilities.process(self.denoiser)
+
+    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None, **more: Any) -> Tensor:
+        return ask(self.denoiser, x_t, t, cond, t, **more)
+
+
+def diagonal(denoiser: Denoiser) -> Denoiser:
+    """The diagonal of a flow map; a denoiser of one time is its own."""
+    return Diagonal(denoiser) if abilities.ends(denoiser) else denoiser
 
 
 # Cuts n rows: split(n, work) gives work(rows) of one part after the other.
@@ -92,6 +124,7 @@ def on_rows(
     rows: Tensor,
     into: Tensor,
     masks: Masks | None = None,
+    to: Tensor | None = None,
 ) -> Tensor:
     """`into [B, ...]` with D(x_t, t) in the rows where `rows [B]`, on the host, is True.
 
@@ -108,8 +141,9 @@ def on_rows(
     index = _pad(index, len(rows), x_t.device)
     here = index.to(x_t.device)
     options = {} if masks is None else {"masks": masks.at(index)}
+    end = None if to is None else to[index]
     with quiet(denoiser) if masks is None else nullcontext():
-        x0_hat = denoiser(x_t[here], t[index], pick(cond, here), **options)
+        x0_hat = ask(denoiser, x_t[here], t[index], pick(cond, here), end, **options)
     return into if is_idle else into.index_copy(0, here, x0_hat.to(into.dtype))
 
 
@@ -123,7 +157,7 @@ def _pad(index: Tensor, rows: int, device: torch.device) -> Tensor:
 
 def in_shards(denoiser: Denoiser) -> bool:
     """Whether a pass needs all processes: then each makes it, even with no rows of its own."""
-    if isinstance(denoiser, Guided | Awake):
+    if isinstance(denoiser, Guided | Awake | Diagonal):
         return in_shards(denoiser.denoiser)
     network = denoiser.network if isinstance(denoiser, Preconditioned) else None
     return hasattr(denoiser, "unshard") or hasattr(network, "unshard")
@@ -142,9 +176,10 @@ def asks_at_once(denoiser: Any) -> bool:
 class Preconditioned(nn.Module):
     """A network F as a denoiser: D(x_t, t, cond) = skip x_t + out F(in x_t, noise, cond).
 
-    `network(x, noise_label [B], cond)`, with `masks` as a fourth argument where it draws some, runs
-    in its own dtype. Its output is cast to x_t's before `out` multiplies it, so a low-precision
-    network still leaves a full-precision x0_hat; the noise label stays in float32 at least.
+    `network(x, noise_label [B], cond)`, with `masks` as a fourth argument where it draws some, and
+    `end=` where it has ends, runs in its own dtype. Its output is cast to x_t's before `out`
+    multiplies it, so a low-precision network still leaves a full-precision x0_hat; the noise label
+    stays in float32 at least.
     """
 
     def __init__(
@@ -155,23 +190,48 @@ class Preconditioned(nn.Module):
         self.scaling = scaling
         self.process = edm() if process is None else process
 
+    @property
+    def ends(self) -> int:
+        """How many numbers the network takes of where it leads."""
+        return abilities.ends(self.network)
+
     def masks(self, rows: int, seeds: Sequence[int]) -> Masks | None:
         """The network's dropout masks, a seed for each equal run of rows; None without dropout."""
         draw = abilities.masks(self.network)
         return draw(rows, seeds) if draw else None
 
+    def end(self, t: Tensor, to: Time | None) -> Tensor | None:
+        """Where a flow map's network leads, `[B, ends]` float64: angle(t) - angle(to), then zeros.
+
+        The angle is atan(level / sigma_data): smooth from the data to pure noise, and a little
+        beyond both.
+        """
+        if not self.ends:
+            return None
+        unit = abilities.sigma_data(self.scaling) or 1.0
+        to = as_time(0.0 if to is None else to).expand(len(t))
+        gap = scalings.angle(self.process, t, unit) - scalings.angle(self.process, to, unit)
+        return torch.cat([gap[:, None], torch.zeros(len(t), self.ends - 1, dtype=t.dtype)], 1)
+
     def output(
-        self, c: Coefficients, x_t: Tensor, cond: Cond = None, masks: Masks | None = None
+        self,
+        c: Coefficients,
+        x_t: Tensor,
+        cond: Cond = None,
+        masks: Masks | None = None,
+        end: Tensor | None = None,
     ) -> Tensor:
         """F(in x_t, noise, cond), like x_t: the network's own output. Raises UserError."""
         dtype = next((p.dtype for p in self.parameters()), x_t.dtype)
         x = (expand(c.in_, x_t) * x_t).to(dtype)
         # At least float32: bfloat16 would merge close times.
-        label = c.noise.to(torch.promote_types(dtype, torch.float32)).to(x_t.device)
+        fine = torch.promote_types(dtype, torch.float32)
+        label = c.noise.to(fine).to(x_t.device)
         options = () if masks is None else (masks,)
+        more = {} if end is None else {"end": end.to(fine).to(x_t.device)}
         compute = _COMPUTE.get()
         with torch.autocast(x_t.device.type, compute) if compute else nullcontext():
-            raw = self._pass(x, label, cond, *options)
+            raw = self._pass(x, label, cond, *options, **more)
         shape = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
         if shape != tuple(x_t.shape):
             raise UserError(
@@ -180,31 +240,45 @@ class Preconditioned(nn.Module):
             )
         return raw.to(x_t.dtype)
 
-    def _pass(self, x: Tensor, label: Tensor, cond: Cond, *masks: Masks) -> Any:
+    def _pass(self, x: Tensor, label: Tensor, cond: Cond, *masks: Masks, **end: Tensor) -> Any:
         split = _SPLIT.get()
         if split is None or torch.is_grad_enabled():
-            return self.network(x, label, cond, *masks)
-        return in_parts(self.network, split, x, label, cond, *masks)
+            return self.network(x, label, cond, *masks, **end)
+        return in_parts(self.network, split, x, label, cond, *masks, **end)
 
     def forward(
-        self, x_t: Tensor, t: Time, cond: Cond = None, masks: Masks | None = None
+        self,
+        x_t: Tensor,
+        t: Time,
+        cond: Cond = None,
+        masks: Masks | None = None,
+        to: Time | None = None,
     ) -> Tensor:
-        c = self.scaling(self.process, per_row(t, x_t))
-        raw = self.output(c, x_t, cond, masks)
+        t = per_row(t, x_t)
+        c = self.scaling(self.process, t)
+        raw = self.output(c, x_t, cond, masks, self.end(t, to))
         return apply_mask(expand(c.skip, x_t) * x_t + expand(c.out, x_t) * raw, cond)
 
 
 def in_parts(
-    network: Callable[..., Any], split: Split, x: Tensor, label: Tensor, cond: Cond, *masks: Masks
+    network: Callable[..., Any],
+    split: Split,
+    x: Tensor,
+    label: Tensor,
+    cond: Cond,
+    *masks: Masks,
+    **end: Tensor,
 ) -> Any:
-    """network(x, label, cond, *masks), with the rows in parts by `split`."""
+    """network(x, label, cond, *masks, **end), with the rows in parts by `split`."""
 
     def work(rows: range) -> Any:
         if len(rows) == len(x):
-            return network(x, label, cond, *masks)
+            return network(x, label, cond, *masks, **end)
         part = slice(rows.start, rows.stop)
         few = each(lambda one: one[part], cond)
-        return network(x[part], label[part], few, *(one.at(torch.tensor(rows)) for one in masks))
+        own = (one.at(torch.tensor(rows)) for one in masks)
+        ends = {name: one[part] for name, one in end.items()}
+        return network(x[part], label[part], few, *own, **ends)
 
     first, *rest = split(len(x), work)
     return torch.cat([first, *rest]) if rest else first
@@ -234,12 +308,21 @@ class Across:
     own: Process  # that the denoiser is made for
     caller: Process  # whose times it gets
 
-    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
+    @property
+    def ends(self) -> int:
+        """As the denoiser's."""
+        return abilities.ends(self.denoiser)
+
+    def _own(self, t: Tensor) -> Tensor:
+        return self.own.time_at(self.caller.level(t)).clamp(max=self.own.t_max)
+
+    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None, to: Time | None = None) -> Tensor:
         t = per_row(t, x_t)
-        t_own = self.own.time_at(self.caller.level(t)).clamp(max=self.own.t_max)
+        t_own = self._own(t)
+        to = None if to is None else self._own(per_row(to, x_t))
         power_own = self.own.alpha(t_own).square() + self.own.sigma(t_own).square()
         power = self.caller.alpha(t).square() + self.caller.sigma(t).square()
-        return self.denoiser(expand((power_own / power).sqrt(), x_t) * x_t, t_own, cond)
+        return ask(self.denoiser, expand((power_own / power).sqrt(), x_t) * x_t, t_own, cond, to)
 
 
 def across(denoiser: Denoiser, own: Process, caller: Process) -> Denoiser:
@@ -257,18 +340,29 @@ class Truncated(nn.Module):
         super().__init__()
         self.low, self.high, self.t_prime = low, high, t_prime
 
+    @property
+    def ends(self) -> int:
+        """As the upper network's."""
+        return abilities.ends(self.high)
+
     def masks(self, rows: int, seeds: Sequence[int]) -> Masks | None:
         """The upper network's dropout masks, which the lower one shares."""
         draw = abilities.masks(self.high)
         return draw(rows, seeds) if draw else None
 
     def forward(
-        self, x_t: Tensor, t: Time, cond: Cond = None, masks: Masks | None = None
+        self,
+        x_t: Tensor,
+        t: Time,
+        cond: Cond = None,
+        masks: Masks | None = None,
+        to: Time | None = None,
     ) -> Tensor:
         t = per_row(t, x_t)
+        end = None if to is None else per_row(to, x_t)
         below = t < self.t_prime
-        out = on_rows(self.low, x_t, t, cond, below, torch.empty_like(x_t), masks)
-        return on_rows(self.high, x_t, t, cond, ~below, out, masks)
+        out = on_rows(self.low, x_t, t, cond, below, torch.empty_like(x_t), masks, end)
+        return on_rows(self.high, x_t, t, cond, ~below, out, masks, end)
 
 
 @dataclass(frozen=True)
@@ -291,13 +385,21 @@ class Guided:
         """Whose times it is asked in; None where its denoiser does not say."""
         return abilities.process(self.denoiser)
 
-    def both(self, x_t: Tensor, t: Time, cond: Cond) -> tuple[Tensor, Tensor]:
+    @property
+    def ends(self) -> int:
+        """As its denoiser's."""
+        return abilities.ends(self.denoiser)
+
+    def both(
+        self, x_t: Tensor, t: Time, cond: Cond, to: Time | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The guided guess and the unguided conditional one."""
+        end = None if to is None else per_row(to, x_t)
         if self.interval is None and asks_at_once(self.denoiser):
-            plain, free = self._at_once(x_t, per_row(t, x_t), cond)
+            plain, free = self._at_once(x_t, per_row(t, x_t), cond, end)
         else:
-            plain = self.denoiser(x_t, t, cond)
-            free = self._free(x_t, t, cond, plain)
+            plain = ask(self.denoiser, x_t, t, cond, to)
+            free = self._free(x_t, t, cond, plain, end)
         guess = plain + self.scale * (plain - free)
         if self.rescale:
             axes = list(range(1, x_t.ndim))
@@ -306,30 +408,38 @@ class Guided:
             guess = guess * (1 + self.rescale * (ratio - 1))
         return guess, plain
 
-    def _at_once(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+    def _at_once(
+        self, x_t: Tensor, t: Tensor, cond: Cond, to: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """D_c and D_u by one pass of twice the rows."""
         without_label(cond)  # raises where there is none
         twice = each(lambda part: torch.cat([part, part]), cond)
         is_free = torch.arange(2 * len(x_t), device=x_t.device) >= len(x_t)
-        guesses = self.denoiser(
-            torch.cat([x_t, x_t]), torch.cat([t, t]), drop_labels(twice, is_free)
+        end = None if to is None else torch.cat([to, to])
+        guesses = ask(
+            self.denoiser,
+            torch.cat([x_t, x_t]),
+            torch.cat([t, t]),
+            drop_labels(twice, is_free),
+            end,
         )
         plain, free = guesses.chunk(2)
         return plain, free
 
-    def _free(self, x_t: Tensor, t: Time, cond: Cond, plain: Tensor) -> Tensor:
+    def _free(self, x_t: Tensor, t: Time, cond: Cond, plain: Tensor, to: Tensor | None) -> Tensor:
         """D_u, and D_c where no guidance is asked for."""
         cond = without_label(cond)
         if self.interval is None:
-            return self.denoiser(x_t, t, cond)
+            return ask(self.denoiser, x_t, t, cond, to)
         times = per_row(t, x_t)
         process = abilities.process(self.denoiser) or edm()
         level = process.level(times)
         low, high = self.interval
-        return on_rows(self.denoiser, x_t, times, cond, (level >= low) & (level <= high), plain)
+        rows = (level >= low) & (level <= high)
+        return on_rows(self.denoiser, x_t, times, cond, rows, plain, to=to)
 
-    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
-        return self.both(x_t, t, cond)[0]
+    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None, to: Time | None = None) -> Tensor:
+        return self.both(x_t, t, cond, to)[0]
 
 
 def guided(denoiser: Denoiser, scale: float) -> Denoiser:
@@ -375,8 +485,14 @@ class Awake:
     denoiser: Denoiser
     rows: Tensor
 
-    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None) -> Tensor:
-        return on_rows(self.denoiser, x_t, per_row(t, x_t), cond, self.rows, x_t)
+    @property
+    def ends(self) -> int:
+        """As the denoiser's."""
+        return abilities.ends(self.denoiser)
+
+    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None, to: Time | None = None) -> Tensor:
+        end = None if to is None else per_row(to, x_t)
+        return on_rows(self.denoiser, x_t, per_row(t, x_t), cond, self.rows, x_t, to=end)
 
 
 def awake(denoiser: Denoiser, rows: Tensor) -> Denoiser:

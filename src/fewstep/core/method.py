@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from fewstep.base.conditions import Cond
+from fewstep.base.conditions import Cond, pick
 from fewstep.base.errors import UserError, require
 from fewstep.base.randomness import fork_rng
 from fewstep.core import abilities, distances, scalings, spaces, weights
 from fewstep.core.balances import Balance, unbalanced
 from fewstep.core.couplings import Coupling, Data
-from fewstep.core.denoiser import Denoiser, Models
+from fewstep.core.denoiser import Denoiser, Masks, Models, ask, quiet
 from fewstep.core.distances import Distance
 from fewstep.core.process import Process, expand
 from fewstep.core.process import edm as edm_process
@@ -27,16 +29,43 @@ from fewstep.core.targets import Target
 from fewstep.core.times import Times, TimeSampler
 from fewstep.core.weights import Weight
 
-Passes = Callable[[Denoiser, Tensor, Tensor, Cond], Tensor]
-
 # Python's way to print a function or an object without a repr of its own: <function NAME at 0x...>.
 _ADDRESS = re.compile(r"<(?:function )?(\S+)(?: object)? at 0x[0-9A-Fa-f]+>")
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How all passes of a loss are run: under the same dropout, by masks or by one forked stream.
+
+    Without masks and seeds nothing is dropped by masks.
+    """
+
+    masks: Masks | None
+    seed: int | None  # of the stream, for nn.Dropout of other networks
+    device: torch.device
+    few: bool = False  # of some of the rows: nn.Dropout would not know which, so it drops nothing
+
+    def __call__(
+        self, denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond, to: Tensor | None = None
+    ) -> Tensor:
+        options: dict[str, Any] = {}
+        if self.masks is not None and abilities.masks(denoiser):
+            options["masks"] = self.masks
+        still = quiet(denoiser) if self.few and self.masks is None else nullcontext()
+        stream = nullcontext() if self.seed is None else fork_rng(self.seed, "dropout", self.device)
+        with still, stream:
+            return ask(denoiser, x, t, cond, to, **options)
+
+    def at(self, index: Tensor) -> Passes:
+        """The passes of some of the rows."""
+        masks = None if self.masks is None else self.masks.at(index)
+        return replace(self, masks=masks, few=True)
 
 
 def dropout(
     student: Denoiser, rows: int, seed: int | Sequence[int] | None, device: torch.device
 ) -> Passes:
-    """How both passes are run: under the same dropout, by explicit masks or by one forked stream.
+    """The passes of a batch.
 
     Several seeds are one for each equal run of rows; without a seed nothing is dropped by masks.
     """
@@ -47,25 +76,34 @@ def dropout(
     require(fits, "seed", seeds, f"as many as divide the {rows} rows")
     draw = abilities.masks(student)
     masks = draw(rows, seeds) if draw and seeds else None
+    return Passes(masks, seeds[0] if seeds else None, device)
 
-    def run(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        options = {}
-        if masks is not None and abilities.masks(denoiser):
-            options["masks"] = masks
-        # For nn.Dropout of other networks.
-        with fork_rng(seeds[0], "dropout", device) if seeds else nullcontext():
-            return denoiser(x, t, cond, **options)
 
-    return run
+class Term(Protocol):
+    """A further loss `[B]` of the same rows, with a gradient. Ability: `needs`."""
+
+    def __call__(
+        self,
+        models: Models,
+        process: Process,
+        x0: Tensor,
+        z: Tensor,
+        times: Times,
+        cond: Cond,
+        run: Passes,
+    ) -> Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Method:
     """The parts of a method; `loss` is the same for all of them.
 
-    y    = jump(x_r, target(x_r, r), r -> a)            without gradient
+    y    = jump(x_r, target(x_r, r, to=a), r -> a)            without gradient
     goal = aim(x_t, y, t -> a)
-    loss = w balance(weight distance(space(student(x_t, t)), space(goal)))
+    loss = w balance(weight distance(space(student(x_t, t, to=a)), space(goal)))
+
+    Only students of methods whose times have `ends`, flow maps, are told `to`. Their rows of the
+    diagonal, to = t, have goal = x0, and no neighbour, target or derivative is asked for there.
     """
 
     times: TimeSampler
@@ -85,6 +123,8 @@ class Method:
     later_sigmas: tuple[float, ...] = (0.821,)
     # The student is trained from this time on; below it a frozen network answers.
     trained_from: float = 0.0
+    # Losses of the same rows that are added to this one.
+    terms: tuple[Term, ...] = ()
     # The method of the stage whose average this one starts from and keeps frozen.
     before: Method | None = None
 
@@ -111,8 +151,13 @@ class Method:
     @property
     def needs(self) -> frozenset[str]:
         """The names of the models that the loss uses."""
-        parts = (self.coupling, self.target, self.balance)
+        parts = (self.coupling, self.target, self.balance, self.space, *self.terms)
         return frozenset({"student"}).union(*map(abilities.needs, parts))
+
+    @property
+    def ends(self) -> int:
+        """How many numbers its students are given of where they lead; 0 for those of one time."""
+        return abilities.ends(self.times)
 
     @property
     def denoises(self) -> bool:
@@ -138,18 +183,65 @@ class Method:
         for name in sorted(self.needs):
             model = getattr(models, name)
             require(model is not None, f"models.{name}", None, "a denoiser: this method needs one")
-        t, w = times.t, times.w
+        told = self.ends == 0 or abilities.ends(models.student) >= self.ends
+        need = "a denoiser that takes `to=`, the time that it leads to"
+        require(told, "models.student", type(models.student).__name__, need)
         run = dropout(models.student, len(x0), seed, x0.device)
         # Before the student's pass, so that its activations are not in memory meanwhile.
         with torch.no_grad():
-            x_t, x_r = self.coupling(models, self.process, x0, z, times, cond)
-            goal = self.goal(models, x_t, x_r, times, cond, run)
-        x0_hat = run(models.student, x_t, t, cond)
-        guess = self.space(self.process, x_t, x0_hat, times)
-        truth = self.space(self.process, x_t, goal, times)
-        d = self.distance(guess, truth)
+            x_t, goal = self.lesson(models, x0, z, times, cond, run)
+        guess = abilities.guess(self.target)
+        if guess is None:
+            x0_hat = run(models.student, x_t, times.t, cond, times.to)
+        else:
+            x0_hat = guess(self.process, models, x_t, times, cond, run)
+        d = self.distance(*self._compared(models, x_t, x0_hat, goal, times, cond, run))
         loss_b = expand(self.weight(self.process, times), d) * d
-        return expand(w, d) * self.balance(loss_b, t, models)
+        loss_b = self.balance(loss_b, times, models)
+        for term in self.terms:
+            loss_b = loss_b + term(models, self.process, x0, z, times, cond, run)
+        return expand(times.w, d) * loss_b
+
+    def _compared(
+        self,
+        models: Models,
+        x_t: Tensor,
+        x0_hat: Tensor,
+        goal: Tensor,
+        times: Times,
+        cond: Cond,
+        run: Passes,
+    ) -> tuple[Tensor, Tensor]:
+        """Guess and goal in the space; one that needs models gets them, and the passes."""
+        space: Callable[..., Tensor] = self.space
+        if abilities.needs(space):
+            space = partial(space, models=models, cond=cond, run=run)
+        guess = space(self.process, x_t, x0_hat, times)
+        with torch.no_grad() if abilities.needs(self.space) else nullcontext():
+            return guess, space(self.process, x_t, goal, times)
+
+    def lesson(
+        self, models: Models, x0: Tensor, z: Tensor, times: Times, cond: Cond, run: Passes
+    ) -> tuple[Tensor, Tensor]:
+        """The student's points x_t and what it is to say there, without gradient.
+
+        On the diagonal they are mix(x0, z, t) and x0; only the other rows are paired.
+        """
+        if times.to is None or bool((times.to < times.t).all()):
+            x_t, x_r = self.coupling(models, self.process, x0, z, times, cond)
+            return x_t, self.goal(models, x_t, x_r, times, cond, run)
+        x_t, goal = self.process.mix(x0, z, times.t), x0
+        index = (times.to < times.t).nonzero().flatten()
+        if len(index):
+            here = index.to(x0.device)
+            far = replace(self, terms=()).lesson(
+                models, x0[here], z[here], times.at(index), pick(cond, here), run.at(index)
+            )
+            x_t, goal = (
+                whole.index_copy(0, here, part)
+                for whole, part in zip((x_t, goal), far, strict=True)
+            )
+        return x_t, goal
 
     def goal(
         self, models: Models, x_t: Tensor, x_r: Tensor, times: Times, cond: Cond, run: Passes
@@ -162,5 +254,7 @@ class Method:
         if own is not None:
             return own(self.process, models, x_t, x_r, times, cond, run)
         t, r, a = times[:3]
-        end = x_r if self.target is None else run(self.target(models), x_r, r, cond)
+        end = x_r
+        if self.target is not None:
+            end = run(self.target(models), x_r, r, cond, times.to)
         return self.process.aim(x_t, self.process.jump(x_r, end, r, a), t, a)

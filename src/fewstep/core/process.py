@@ -91,7 +91,13 @@ class Process:
         """Where sampling starts: sigma(t) z, at t_max unless said otherwise."""
         return expand(self.sigma(self.t_max if t is None else t), z) * z
 
-    def _move(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    def turn(self, t: Time) -> Tensor:
+        """W = alpha sigma' - alpha' sigma: alpha^2 times the rate of the noise level."""
+        t = as_time(t)
+        one = self.schedule
+        return one.alpha(t) * one.sigma_rate(t) - one.alpha_rate(t) * one.sigma(t)
+
+    def move(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """(keep, make) with x_s = keep x_t + make x0_hat: the DDIM move written in x0."""
         # There is no noise to scale: 0 / 0.
         clean = self.sigma(t) == 0
@@ -105,7 +111,7 @@ class Process:
         Source: DDIM, arXiv 2010.02502, eq. 12 with zero variance.
         """
         t, s = as_time(t), as_time(s)
-        keep, make = self._move(t, s)
+        keep, make = self.move(t, s)
         rests = (t == s).to(x_t.device).reshape(-1, *[1] * (x_t.ndim - 1))
         # 0 * NaN is not 0.
         x0_hat = torch.where(rests & ~torch.isfinite(x0_hat), 0.0, x0_hat)
@@ -116,7 +122,7 @@ class Process:
 
         With s at the data end it is x_s itself. In float32 its error is about 10 eps / (t - s).
         """
-        keep, make = self._move(as_time(t), as_time(s))
+        keep, make = self.move(as_time(t), as_time(s))
         rests = make == 0
         keep = torch.where(rests, 0.0, keep)
         make = torch.where(rests, 1.0, make)

@@ -52,6 +52,11 @@ def level(process: Process, t: Tensor) -> Tensor:
     return (process.sigma(t) / process.alpha(t)).clamp(1e-20, 1e20)
 
 
+def angle(process: Process, t: Tensor, unit: float) -> Tensor:
+    """atan(level / unit) of a time: from 0 at the data to pi / 2 in pure noise."""
+    return torch.atan2(process.sigma(t), unit * process.alpha(t))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Edm:
     """EDM's preconditioning, and with `shift` > 0 the consistency model's, in s = sigma / alpha.

@@ -1,36 +1,54 @@
-"""The limit r -> t: the goal that follows from a student's derivative along its trajectory."""
+"""Goals and guesses that follow from derivatives of a student: along its trajectory, or in its end.
+
+With jump(x_t, D, t -> a) = keep x_t + make D and D = P x_t - Q u, u = dx/dt the velocity that D
+stands for, the jump of a flow map does not change along a trajectory,
+keep (v - u) + make dD/dt = 0, and follows the ODE in its end, dX/da = v(X, a).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fewstep.base.conditions import Cond, apply_mask
-from fewstep.base.errors import UserError, require
-from fewstep.core import abilities, derivatives
-from fewstep.core.denoiser import Denoiser, Masks, Models, Preconditioned
+from fewstep.base.conditions import Cond, apply_mask, pick
+from fewstep.base.errors import require
+from fewstep.core import abilities, derivatives, weights
+from fewstep.core.denoiser import Denoiser, Masks, Models, Preconditioned, ask
 from fewstep.core.derivatives import Engine, Line
-from fewstep.core.noise import Trig
 from fewstep.core.process import Process, Time, expand, per_row
+from fewstep.core.targets import Student, Target
 from fewstep.core.times import Times
+from fewstep.core.weights import Weight
+
+LOWEST = 1e-3  # noise level where the velocity at the data's end is asked for
+
+Pass = Any  # a `method.Passes`, which knows this module
 
 
 class Drift:
     """The velocity u(x_t, t) = keep x_t + make F of a denoiser, F being its network's own output.
 
     The coefficients are joined in float64 before they meet F: derived from x0_hat, u loses digits
-    like 1 / sin t. A plain function's F is its x0_hat. The masks are the denoiser's.
+    like 1 / sin t. A plain function's F is its x0_hat. Masks and ends are the denoiser's.
     """
 
     def __init__(self, denoiser: Denoiser, process: Process) -> None:
         self.denoiser, self.process = denoiser, process
         self.masks = abilities.masks(denoiser)
+        self.ends = abilities.ends(denoiser)
 
-    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None, **options: Masks) -> Tensor:
+    def __call__(
+        self,
+        x_t: Tensor,
+        t: Time,
+        cond: Cond = None,
+        masks: Masks | None = None,
+        to: Time | None = None,
+    ) -> Tensor:
         t = per_row(t, x_t)
         one, zero = torch.ones_like(t), torch.zeros_like(t)
         keep = self.process.velocity(one, zero, t)
@@ -40,37 +58,67 @@ class Drift:
             c = denoiser.scaling(denoiser.process, t)
             keep = keep + make * c.skip
             make = make * c.out
-            raw = denoiser.output(c, x_t, cond, **options)
+            raw = denoiser.output(c, x_t, cond, masks, denoiser.end(t, to))
         else:
-            raw = denoiser(x_t, t, cond, **options)
+            raw = ask(denoiser, x_t, t, cond, to, **({} if masks is None else {"masks": masks}))
         return apply_mask(expand(keep, x_t) * x_t + expand(make, x_t) * raw, cond)
 
 
-def angle(process: Process, t: Tensor) -> tuple[float, Tensor, Tensor]:
-    """sigma_data, cos t and sin t of a `trig` process. Raises UserError for another."""
-    if not isinstance(process.schedule, Trig):
-        raise UserError(
-            f"tangent: process {type(process.schedule).__name__}: expected fewstep.process.trig()"
-        )
-    return process.schedule.sigma_data, t.cos(), t.sin()
+class Frame(NamedTuple):
+    """P and Q of D = P x_t - Q u, and their rates in t, `[B]`.
+
+    P = sigma' / W, Q = sigma / W, W = alpha sigma' - alpha' sigma. The second rate is P - dQ/dt,
+    which is 0 where W does not change: on edm, linear and trig.
+    """
+
+    p: Tensor
+    q: Tensor
+    p_rate: Tensor
+    bend: Tensor
+
+
+def frame(process: Process, t: Tensor) -> Frame:
+    """The frame at the times `[B]`, by differentiation of the schedule in float64."""
+    schedule = process.schedule
+
+    def both(t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        rate = schedule.sigma_rate(t)
+        turn = alpha * rate - schedule.alpha_rate(t) * sigma
+        return rate / turn, sigma / turn
+
+    result: Any = torch.func.jvp(both, (t,), (torch.ones_like(t),))
+    (p, q), (p_rate, q_rate) = result
+    return Frame(p, q, p_rate, p - q_rate)
+
+
+def _check(engine: str, step: float | None) -> None:
+    engines = ("auto", "jvp", "difference")
+    require(engine in engines, "derivative", engine, "auto, jvp or difference")
+    require(step is None or step > 0, "step", step, "above 0")
 
 
 @dataclass(frozen=True)
 class Tangent:
-    """sCM's target: the goal's F is the student's own F plus a tangent g, both without gradient.
+    """The limit r -> t: the goal's velocity is u + unit g / (||g|| + c), without gradient.
 
-    g = -cos^2 t (sd F - v) - ramp (cos t sin t x_t + sd dF),  dF along cos t sin t (v, 1)
-    ramp = min(1, progress / warmup)
-    g <- g / (||g|| + c)
+    g = weight (keep (v - u) + ramp' make dD/dt),  ramp = min(1, progress / warmup)
 
-    At ramp = 1 the first line is cos t df/dt along the trajectory, f = x0_hat. v = dx_t/dt stands
-    in the neighbour's place: `couplings.Velocity`. A step along cos t sin t is one in the log of
-    the noise level, so that nothing grows at either end of the time. On `trig` alone.
+    Without norm, warm-up and weights the goal is x0_v keep + (1 - keep) D - make Q dD/dt, x0_v =
+    P x_t - Q v; on linear its velocity is MeanFlow's v - (t - a) du/dt, and at a = 0 it is sCM's.
+    v = dx_t/dt stands in the neighbour's place: `couplings.Velocity`. The derivative is taken along
+    weight Q (v, 1), a step in the log of the noise level, so that nothing grows at either end of
+    the time. The ramp leaves out what is 0 on edm and linear and in sCM's tangent: the parts with
+    v - u, which are those of diffusion.
     warmup: share of the run.
     norm: of the whole sample as in the paper, its root mean square, or none.
     derivative: by jvp or differences; auto is what a run's `probe` chooses, and jvp without one.
     step: of the differences; left out it is `derivatives.step_of`.
-    Source: sCM, arXiv 2410.11081, sections 3 and 4, algorithm 1.
+    weight: of g; sCM's is alpha. unit: of velocities; sCM's is sigma_data.
+    along: v is the pair's; of student, D is derived along the student's own diagonal velocity, and
+        v stands elsewhere (iMF, arXiv 2512.02012, section 3).
+    Source: MeanFlow, arXiv 2505.13447, eq. 11; sCM, arXiv 2410.11081, sections 3 and 4, algorithm
+    1.
     """
 
     warmup: float = 0.025
@@ -78,17 +126,16 @@ class Tangent:
     norm: Literal["sample", "rms", "none"] = "sample"
     derivative: Engine = "auto"
     step: float | None = None
+    weight: Weight = weights.one
+    unit: float = 1.0
+    along: Literal["pair", "student"] = "pair"
     needs = frozenset({"student"})
 
     def __post_init__(self) -> None:
         require(0 <= self.warmup <= 1, "warmup", self.warmup, "a share of the run in 0 .. 1")
         require(self.c > 0, "c", self.c, "above 0")
         require(self.norm in ("sample", "rms", "none"), "norm", self.norm, "sample, rms or none")
-        engines = ("auto", "jvp", "difference")
-        require(
-            self.derivative in engines, "derivative", self.derivative, "auto, jvp or difference"
-        )
-        require(self.step is None or self.step > 0, "step", self.step, "above 0")
+        _check(self.derivative, self.step)
 
     def __call__(self, models: Models) -> Denoiser:
         return models.student
@@ -101,25 +148,45 @@ class Tangent:
         v: Tensor,
         times: Times,
         cond: Cond,
-        run: Callable[[Denoiser, Tensor, Tensor, Cond], Tensor],
+        run: Pass,
     ) -> Tensor:
         """The x0_hat to be learned at x_t; `run` makes every pass under the student's masks."""
-        sigma_data, cos, sin = angle(process, times.t)
-        drift = Drift(models.student, process)
-        both = cos * sin
-
-        def u_of(x: Tensor, t: Tensor) -> Tensor:
-            return run(drift, x, t, cond)
-
-        line: Line = (u_of, x_t, times.t, expand(both, x_t) * v, both)
+        p, q, p_rate, bend = frame(process, times.t)
+        keep, make = process.move(times.t, times.a)
+        scale = self.weight(process, times)
+        line = self._line(process, models.student, x_t, v, times, cond, run, scale * q)
         if self.derivative == "difference":
             step = self.step or derivatives.step_of(*derivatives.precision(models.student, x_t))
             u, du = derivatives.difference(*line, step)
         else:
             u, du = derivatives.jvp(*line)
         ramp = min(1.0, times.progress / self.warmup) if self.warmup else 1.0
-        g = -expand(cos.square(), x_t) * (u - v) - ramp * (expand(both, x_t) * x_t + du)
-        return expand(cos, x_t) * x_t - expand(sin, x_t) * (u + sigma_data * self.normalise(g))
+        flat = expand(-make * scale * p_rate, x_t) * x_t + expand(make, x_t) * du
+        if bool(bend.any()):  # not on edm, linear and trig
+            flat = flat - expand(make * scale * bend, x_t) * u
+        g = -expand(scale * (keep + make * p), x_t) * (u - v) - ramp * flat
+        return expand(p, x_t) * x_t - expand(q, x_t) * (u + self.unit * self.normalise(g))
+
+    def _line(
+        self,
+        process: Process,
+        student: Denoiser,
+        x_t: Tensor,
+        v: Tensor,
+        times: Times,
+        cond: Cond,
+        run: Pass,
+        speed: Tensor,
+    ) -> Line:
+        """The student's velocity, and the direction in (x, t) along which it is derived."""
+        drift = Drift(student, process)
+        if self.along == "student":
+            v = run(drift, x_t, times.t, cond, times.t)
+
+        def u_of(x: Tensor, t: Tensor) -> Tensor:
+            return run(drift, x, t, cond, times.to)
+
+        return u_of, x_t, times.t, expand(speed, x_t) * v, speed
 
     def normalise(self, g: Tensor) -> Tensor:
         """g / (||g|| + c) with the norm of each sample; g itself where norm = none."""
@@ -136,13 +203,11 @@ class Tangent:
         """The engine for this student as fields to set, and one line on why; None for no choice."""
         if self.derivative != "auto":
             return None
-        _, cos, sin = angle(process, times.t)
-        both = cos * sin
+        speed = self.weight(process, times) * frame(process, times.t).q
 
         def line(dtype: torch.dtype) -> Line:
-            drift = Drift(derivatives.perturb(models.student, dtype), process)
-            dx = (expand(both, v) * v).to(dtype)
-            return lambda x, t: drift(x, t, cond), x_t.to(dtype), times.t, dx, both
+            student = derivatives.perturb(models.student, dtype)
+            return self._line(process, student, x_t.to(dtype), v.to(dtype), times, cond, ask, speed)
 
         best = torch.float64 if x_t.device.type != "mps" else x_t.dtype
         choice = derivatives.choose(line, (best, x_t.dtype))
@@ -150,3 +215,82 @@ class Tangent:
             return None
         engine, why = choice
         return {"derivative": engine}, why
+
+
+@dataclass(frozen=True)
+class EndTangent:
+    """The flow map follows the ODE in its end: dX/da = v(X, a), X = jump(x_t, D(x_t, t, to=a), a).
+
+    guess = D + make / make_a dD/da, with a gradient through the derivative in a alone,
+    goal = (v(X, a) - keep_a x_t) / make_a, without one; their difference is that of both sides over
+    make_a, which on edm and linear is -1/t: as velocities they are compared in `spaces.Velocity`.
+    v is the velocity of a network's diagonal at X: the student's, its average's, or a teacher's.
+    The derivative is a centred difference in the angle of a, so two passes with gradient for a row,
+    of whose mean D is taken, and no tangent in space.
+    step: of the angle.
+    Source: Lagrangian self-distillation, arXiv 2505.18825, eq. 12; with a teacher arXiv 2406.07507,
+    eq. 3.2.
+    """
+
+    network: Target = field(default_factory=Student)
+    step: float = 5e-3
+
+    def __post_init__(self) -> None:
+        require(0 < self.step < 1, "step", self.step, "in 0 .. 1")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return abilities.needs(self.network) | {"student"}
+
+    @property
+    def rate(self) -> Callable[[float], float] | None:
+        return abilities.rate(self.network)
+
+    def __call__(self, models: Models) -> Denoiser:
+        return self.network(models)
+
+    def guess(
+        self, process: Process, models: Models, x_t: Tensor, times: Times, cond: Cond, run: Pass
+    ) -> Tensor:
+        """D with its derivative in rows off the diagonal, D on it: one batch of passes."""
+        t, a, to = times.t, times.a, times.to
+        assert to is not None
+        far = to < t
+        index = torch.cat([torch.arange(len(t)), far.nonzero().flatten()])
+        # dt / dangle
+        pace = (process.alpha(a).square() + process.sigma(a).square()) / process.turn(a)
+        h = torch.where(far, self.step * pace, 0.0)
+        ends = torch.cat([to + h, (to - h)[far]])
+        here = index.to(x_t.device)
+        both = run.at(index)(models.student, x_t[here], t[index], pick(cond, here), ends)
+        above = both[: len(t)]
+        place = far.nonzero().flatten().to(x_t.device)
+        below = above.index_copy(0, place, both[len(t) :])
+        make_a = self._rates(process, t, a)[1]
+        share = torch.where(far, process.move(t, a)[1] / make_a / (2 * h), 0.0)
+        share = torch.where(far, share, 0.0)
+        return (above + below) / 2 + expand(share, x_t) * (above - below)
+
+    def goal(
+        self,
+        process: Process,
+        models: Models,
+        x_t: Tensor,
+        x_r: Tensor,
+        times: Times,
+        cond: Cond,
+        run: Pass,
+    ) -> Tensor:
+        """The x0_hat whose jump moves in a as the ODE says."""
+        t, a = times.t, times.a
+        x_a = process.jump(x_t, run(models.student, x_t, t, cond, times.to), t, a)
+        # At the data itself no velocity is defined.
+        low = torch.maximum(a, process.time_at(LOWEST))
+        v = run(Drift(self.network(models), process), x_a, low, cond, low)
+        keep_a, make_a = self._rates(process, t, a)
+        return (v - expand(keep_a, x_t) * x_t) / expand(make_a, x_t)
+
+    def _rates(self, process: Process, t: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """The rates of keep and make in a."""
+        keep = process.schedule.sigma_rate(a) / process.sigma(t)
+        return keep, process.schedule.alpha_rate(a) - keep * process.alpha(t)

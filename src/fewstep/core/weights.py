@@ -25,6 +25,11 @@ def one(process: Process, times: Times) -> Tensor:
     return torch.ones_like(times.t)
 
 
+def alpha(process: Process, times: Times) -> Tensor:
+    """alpha(t): of sCM's tangent (arXiv 2410.11081, eq. 6)."""
+    return process.alpha(times.t)
+
+
 def inverse_gap(process: Process, times: Times) -> Tensor:
     """1 / (t - r) (iCT, arXiv 2310.14189, section 3.1)."""
     return 1 / (times.t - times.r)

@@ -49,7 +49,9 @@ def sct(
         process=on,
         times=core.times.Limit(law=core.times.AtLevel(law, on)),
         coupling=core.couplings.Velocity("data"),
-        target=core.tangents.Tangent(warmup, c, norm, derivative),
+        target=core.tangents.Tangent(
+            warmup, c, norm, derivative, weight=core.weights.alpha, unit=sigma_data
+        ),
         space=core.spaces.Velocity(sigma_data),
         distance=core.distances.mse,
         balance=core.balances.by_name(balance),

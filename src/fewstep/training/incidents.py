@@ -44,7 +44,7 @@ def unpack(tensors: Mapping[str, Tensor], progress: float) -> tuple[Batch, Tenso
     """The inverse of `pack`: batch and losses. Raises StorageError."""
     try:
         t, r, a, w = (tensors[name] for name in ("t", "r", "a", "w"))
-        times = Times(t, r, a, w, tensors.get("u"), progress)
+        times = Times(t, r, a, w, tensors.get("u"), progress, tensors.get("to"))
         rows, x0, z = (tensors[name] for name in ("rows", "x0", "z"))
         seeds = tensors["seeds"].tolist()
         return Batch(rows, x0, _condition(tensors), z, times, seeds), tensors["loss"]

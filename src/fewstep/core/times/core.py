@@ -24,6 +24,15 @@ class Times(NamedTuple):
     w: Tensor
     u: Tensor | None = None  # the rows' uniforms, for parts that need one of their own
     progress: float = 0.0
+    # Where a flow map's student is told to lead: a, and t in rows of the diagonal (r = a = 0 there,
+    # the goal is x0). None for students of one time.
+    to: Tensor | None = None
+
+    def at(self, index: Tensor) -> Times:
+        """Some of the rows."""
+        rows = self._asdict()
+        rows |= {name: x[index] for name, x in rows.items() if isinstance(x, Tensor)}
+        return Times(**rows)
 
 
 class Law(Protocol):
