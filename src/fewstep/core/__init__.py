@@ -20,6 +20,7 @@ if _TYPE_CHECKING:
     from fewstep.core import spaces as spaces
     from fewstep.core import tangents as tangents
     from fewstep.core import targets as targets
+    from fewstep.core import terms as terms
     from fewstep.core import times as times
     from fewstep.core import weights as weights
     from fewstep.core.method import Method as Method
@@ -36,6 +37,7 @@ _MODULES = {
     "spaces",
     "tangents",
     "targets",
+    "terms",
     "times",
     "weights",
 }

@@ -38,6 +38,9 @@ needs: Ability[frozenset[str]] = Ability("needs", frozenset())
 # Of times: whether r = a always, so that no target is needed; None where it is not said.
 at_anchor: Ability[bool | None] = Ability("at_anchor", None)
 
+# Of times, and of what a student is told: how many uniforms a row takes.
+uniforms: Ability[int] = Ability("uniforms", 2)
+
 # Of couplings: how many consecutive rows share a sample and its trajectory.
 reuse: Ability[int] = Ability("reuse", 1)
 # Of couplings: whether the pairs make a student that jumps, though no teacher is asked for them.

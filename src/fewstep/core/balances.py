@@ -9,7 +9,9 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from fewstep.base.errors import require, unknown
+from fewstep.core import weights
 from fewstep.core.denoiser import Models
+from fewstep.core.process import expand
 from fewstep.core.times import Times
 from fewstep.networks.edm2_layers import Uncertainty
 
@@ -32,18 +34,24 @@ def unbalanced(loss_b: Tensor, times: Times, models: Models) -> Tensor:
 class Adaptive:
     """loss / (sg loss + c)^p: p = 1 makes every row's gradient alike, p = 1/2 is a pseudo-Huber's.
 
+    by_share: the divisor has the loss over (t - r) / (t - a), the share of the way to the
+    neighbour, by which `weights.share` multiplied it.
     Source: MeanFlow, arXiv 2505.13447, section 4.3.
     """
 
     p: float = 1.0
     c: float = 1e-2
+    by_share: bool = False
 
     def __post_init__(self) -> None:
         require(0 <= self.p <= 1, "p", self.p, "in 0 .. 1")
         require(0 < self.c < math.inf, "c", self.c, "above 0")
 
     def __call__(self, loss_b: Tensor, times: Times, models: Models) -> Tensor:
-        return loss_b / (loss_b.detach() + self.c) ** self.p
+        size = loss_b.detach()
+        if self.by_share:
+            size = size / expand(weights.share(times), size)
+        return loss_b / (size + self.c) ** self.p
 
 
 @dataclass(frozen=True)

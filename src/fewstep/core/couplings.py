@@ -13,10 +13,10 @@ from torch import Tensor
 from fewstep.base.conditions import Cond, apply_mask, mask_of, pick
 from fewstep.base.errors import UserError, require
 from fewstep.core import abilities, solvers, targets
-from fewstep.core.denoiser import Models, guided, on_rows
+from fewstep.core.denoiser import Models, ask, diagonal, guided, on_rows, quiet
 from fewstep.core.distances import mse
 from fewstep.core.process import Process, expand
-from fewstep.core.targets import Ema, Frozen, Target
+from fewstep.core.targets import Ema, Frozen, Student, Target
 from fewstep.core.times import Times
 
 
@@ -85,23 +85,24 @@ class Velocity:
     """x_t and, in the neighbour's place, its velocity dx_t/dt: for `tangents.Tangent`, where r = t.
 
     Of data alpha' x0 + sigma' z, whose mean is the ODE's; of a teacher the ODE's own, velocity(x_t,
-    D(x_t, t), t).
+    D(x_t, t), t); of a student, a flow map, that of its diagonal.
     guidance: of the teacher, see `denoiser.Guided`.
     Source: sCM, arXiv 2410.11081, section 2.
     """
 
-    source: Literal["data", "teacher"] = "data"
+    source: Literal["data", "teacher", "student"] = "data"
     guidance: float = 0.0
 
     def __post_init__(self) -> None:
-        require(self.source in ("data", "teacher"), "source", self.source, "data or teacher")
+        sources = ("data", "teacher", "student")
+        require(self.source in sources, "source", self.source, "data, teacher or student")
         fits = math.isfinite(self.guidance) and (self.source == "teacher" or self.guidance == 0)
         expected = "a finite number, and 0 for data, which asks no teacher"
         require(fits, "guidance", self.guidance, expected)
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"teacher"} if self.source == "teacher" else ())
+        return frozenset(() if self.source == "data" else {self.source})
 
     def __call__(
         self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond
@@ -110,9 +111,54 @@ class Velocity:
         x_t = process.mix(x0, z, t)
         if self.source == "data":
             return x_t, process.rate(x0, z, t)
-        assert models.teacher is not None
-        x0_hat = guided(models.teacher, self.guidance)(x_t, t, cond)
+        network = models.student if self.source == "student" else models.teacher
+        assert network is not None
+        with quiet(network):
+            x0_hat = guided(diagonal(network), self.guidance)(x_t, t, cond)
         return x_t, process.velocity(x_t, x0_hat, t)
+
+
+@dataclass(frozen=True)
+class Self:
+    """x_r is where a flow map's own jump leads from x_t = mix(x0, z, t), without dropout.
+
+    network: the student or its average.
+    Source: progressive self-distillation, arXiv 2505.18825, eq. 13; Shortcut, arXiv 2410.12557.
+    """
+
+    network: Target = field(default_factory=Student)
+    jumps = True
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return abilities.needs(self.network)
+
+    def __call__(
+        self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond
+    ) -> tuple[Tensor, Tensor]:
+        x_t = process.mix(x0, z, times.t)
+        network = self.network(models)
+        with quiet(network):
+            x0_hat = ask(network, x_t, times.t, cond, times.r)
+        return x_t, process.jump(x_t, x0_hat, times.t, times.r)
+
+
+@dataclass(frozen=True)
+class Limited:
+    """One coupling while r < t, and another, of velocities, where r = t in all rows."""
+
+    near: Coupling = field(default_factory=Data)
+    limit: Coupling = field(default_factory=Velocity)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return abilities.needs(self.near) | abilities.needs(self.limit)
+
+    def __call__(
+        self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond
+    ) -> tuple[Tensor, Tensor]:
+        pairs = self.limit if bool((times.r == times.t).all()) else self.near
+        return pairs(models, process, x0, z, times, cond)
 
 
 @dataclass(frozen=True)

@@ -48,22 +48,30 @@ def ask(
 
 @dataclass(frozen=True)
 class Diagonal:
-    """The ordinary denoiser of a flow map, D(x_t, t, to=t)."""
+    """A flow map that is an ordinary denoiser, D(x_t, t, to=t), where it is asked without `to`."""
 
     denoiser: Denoiser
+
+    @property
+    def ends(self) -> int:
+        """As the flow map's."""
+        return abilities.ends(self.denoiser)
 
     @property
     def process(self) -> Process | None:
         """Whose times it is asked in."""
         return abilities.process(self.denoiser)
 
-    def __call__(self, x_t: Tensor, t: Time, cond: Cond = None, **more: Any) -> Tensor:
-        return ask(self.denoiser, x_t, t, cond, t, **more)
+    def __call__(
+        self, x_t: Tensor, t: Time, cond: Cond = None, to: Time | None = None, **more: Any
+    ) -> Tensor:
+        return ask(self.denoiser, x_t, t, cond, t if to is None else to, **more)
 
 
 def diagonal(denoiser: Denoiser) -> Denoiser:
-    """The diagonal of a flow map; a denoiser of one time is its own."""
-    return Diagonal(denoiser) if abilities.ends(denoiser) else denoiser
+    """A flow map as an ordinary denoiser; one of one time is that already."""
+    is_map = abilities.ends(denoiser) > 0 and not isinstance(denoiser, Diagonal)
+    return Diagonal(denoiser) if is_map else denoiser
 
 
 # Cuts n rows: split(n, work) gives work(rows) of one part after the other.

@@ -15,7 +15,7 @@ from torch import Tensor
 from fewstep.base.conditions import Cond, pick
 from fewstep.base.errors import UserError, require
 from fewstep.base.randomness import fork_rng
-from fewstep.core import abilities, distances, scalings, spaces, weights
+from fewstep.core import abilities, distances, scalings, spaces, targets, weights
 from fewstep.core.balances import Balance, unbalanced
 from fewstep.core.couplings import Coupling, Data
 from fewstep.core.denoiser import Denoiser, Masks, Models, ask, quiet
@@ -94,6 +94,17 @@ class Term(Protocol):
     ) -> Tensor: ...
 
 
+class Tell(Protocol):
+    """The condition that the networks get for the rows. Ability: `uniforms`."""
+
+    def __call__(self, times: Times, cond: Cond) -> Cond: ...
+
+
+def nothing(times: Times, cond: Cond) -> Cond:
+    """The data's own condition alone."""
+    return cond
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Method:
     """The parts of a method; `loss` is the same for all of them.
@@ -125,6 +136,8 @@ class Method:
     trained_from: float = 0.0
     # Losses of the same rows that are added to this one.
     terms: tuple[Term, ...] = ()
+    # What the student is told beyond the data's condition.
+    tell: Tell = nothing
     # The method of the stage whose average this one starts from and keeps frozen.
     before: Method | None = None
 
@@ -160,6 +173,11 @@ class Method:
         return abilities.ends(self.times)
 
     @property
+    def uniforms(self) -> int:
+        """How many uniforms a row takes, of its times and of what its student is told."""
+        return max(abilities.uniforms(self.times), abilities.uniforms(self.tell))
+
+    @property
     def denoises(self) -> bool:
         """Whether its students guess the mean of the data, not the end of a trajectory."""
         jumps = self.target is not None or "teacher" in self.needs
@@ -187,6 +205,7 @@ class Method:
         need = "a denoiser that takes `to=`, the time that it leads to"
         require(told, "models.student", type(models.student).__name__, need)
         run = dropout(models.student, len(x0), seed, x0.device)
+        cond = self.tell(times, cond)
         # Before the student's pass, so that its activations are not in memory meanwhile.
         with torch.no_grad():
             x_t, goal = self.lesson(models, x0, z, times, cond, run)
@@ -246,15 +265,5 @@ class Method:
     def goal(
         self, models: Models, x_t: Tensor, x_r: Tensor, times: Times, cond: Cond, run: Passes
     ) -> Tensor:
-        """The x0_hat that leads from x_t to where the target leads from x_r.
-
-        A target without a neighbour to start from has its own `goal`: see `tangents`.
-        """
-        own = abilities.goal(self.target)
-        if own is not None:
-            return own(self.process, models, x_t, x_r, times, cond, run)
-        t, r, a = times[:3]
-        end = x_r
-        if self.target is not None:
-            end = run(self.target(models), x_r, r, cond, times.to)
-        return self.process.aim(x_t, self.process.jump(x_r, end, r, a), t, a)
+        """The x0_hat that leads from x_t to where the target leads from x_r: `targets.goal`."""
+        return targets.goal(self.target, self.process, models, x_t, x_r, times, cond, run)

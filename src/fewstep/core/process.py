@@ -141,6 +141,11 @@ class Process:
         noise = x_t - expand(self.alpha(t), x_t) * x0_hat
         return expand(self.schedule.alpha_rate(t), x_t) * x0_hat + expand(per_sigma, x_t) * noise
 
+    def guess_of(self, velocity: Tensor, t: Time) -> Tensor:
+        """The part of x0_hat that a velocity makes: -Q u of x0_hat = P x_t - Q u, Q = sigma / W."""
+        t = as_time(t)
+        return expand(-self.sigma(t) / self.turn(t), velocity) * velocity
+
 
 def edm(*, t_min: float = 0.002, t_max: float = 80.0) -> Process:
     """x_t = x0 + t z: times are noise levels (EDM, arXiv 2206.00364; also called VE)."""
@@ -223,10 +228,12 @@ def own(pair: Callable[[Tensor], tuple[Tensor, Tensor]], *, t_max: float = 1.0) 
     return Process(schedule, t_min=0.0, t_max=t_max)
 
 
-def by_name(name: str, shift: Sequence[float] = (0.0, 0.0)) -> Process:
+def by_name(
+    name: str, shift: Sequence[float] = (0.0, 0.0), *, sigma_data: float | None = None
+) -> Process:
     """The process that an option names; discrete is Stable Diffusion's.
 
-    shift: of the cosine. Raises UserError.
+    shift: of the cosine. sigma_data: of trig, which is not named without. Raises UserError.
     """
     need = "(0, 0): only the cosine schedule is shifted"
     require(name == "cosine" or not any(shift), "shift", tuple(shift), need)
@@ -234,6 +241,8 @@ def by_name(name: str, shift: Sequence[float] = (0.0, 0.0)) -> Process:
         roots = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64)
         return discrete(betas=roots.square())
     processes = {"edm": edm(), "cosine": cosine(shift=shift), "linear": linear()}
+    if sigma_data is not None:
+        processes["trig"] = trig(sigma_data=sigma_data, level_max=80.0)
     if name not in processes:
         raise unknown("process", name, [*processes, "discrete"])
     return processes[name]

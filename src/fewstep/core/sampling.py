@@ -15,7 +15,7 @@ from torch import Tensor
 from fewstep.base.conditions import Cond
 from fewstep.base.errors import UserError, require, unknown
 from fewstep.core import abilities, solvers
-from fewstep.core.denoiser import Denoiser
+from fewstep.core.denoiser import Denoiser, diagonal
 from fewstep.core.process import Process
 from fewstep.core.times import karras
 
@@ -37,6 +37,7 @@ def sample(
     step that needs them gets `noise=`, a function without arguments. A step that remembers gets
     `past=`, one `solvers.Past` for the whole grid.
     """
+    denoiser = diagonal(denoiser)  # steps that know of flow maps say where they lead
     past = solvers.Past(len(grid) - 1)
     memory = {"past": past} if abilities.remembers(step) else {}
     for i, (t, s) in enumerate(pairwise(grid)):
@@ -76,6 +77,11 @@ def solver_grid(process: Process, moves: int, later_sigmas: Sequence[float]) -> 
     if process.t_min == 0:
         return grid_of(process, moves).tolist()
     return [*grid_of(process, max(moves - 1, 1)).tolist()[:moves], 0.0]
+
+
+def nested_grid(process: Process, moves: int, later_sigmas: Sequence[float] = ()) -> list[float]:
+    """The process's grid from t_max to t_min with its end at 0: every second of twice as many."""
+    return [*grid_of(process, moves).tolist()[:-1], 0.0]
 
 
 def uniform_grid(process: Process, moves: int, later_sigmas: Sequence[float]) -> list[float]:
@@ -144,11 +150,6 @@ GRIDS: dict[str, Callable[[Process, int, Sequence[float]], list[float]]] = {
 }
 
 
-def nested_grid(process: Process, moves: int, later_sigmas: Sequence[float] = ()) -> list[float]:
-    """The process's grid from t_max to t_min with its end at 0: every second of twice as many."""
-    return [*grid_of(process, moves).tolist()[:-1], 0.0]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
     """A step, its grid of times, and what it costs."""
@@ -182,6 +183,11 @@ class Sampler:
 
 SAMPLERS = {
     "multistep": Sampler(step=solvers.renoise, grid=multistep_grid, noisy=True, default=1),
+    "jumps": Sampler(step=solvers.jump, grid=nested_grid, default=1),
+    "ctm": Sampler(
+        step=partial(solvers.strategic, by="level"), grid=nested_grid, noisy=True, default=1
+    ),
+    "tcd": Sampler(step=solvers.strategic, grid=nested_grid, noisy=True, default=4),
     "ddim": Sampler(step=solvers.ddim),
     "addim": Sampler(step=solvers.addim),
     "ancestral": Sampler(step=solvers.ancestral, noisy=True),

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
-from fewstep.base.errors import unknown
+from torch import Tensor
+
+from fewstep.base.conditions import Cond
+from fewstep.base.errors import require, unknown
 from fewstep.core import abilities, denoiser
 from fewstep.core.denoiser import Denoiser, Models
+from fewstep.core.process import Process
+from fewstep.core.times import Times
 
 
 class Target(Protocol):
@@ -96,6 +101,107 @@ class Truncated:
     def __call__(self, models: Models) -> Denoiser:
         assert models.frozen is not None
         return denoiser.Truncated(models.frozen, self.high(models), self.t_prime)
+
+
+@dataclass(frozen=True)
+class Limited:
+    """One target while r < t, and another, such as `tangents.Tangent`, where r = t in all rows."""
+
+    near: Target
+    limit: Target
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return abilities.needs(self.near) | abilities.needs(self.limit)
+
+    def __call__(self, models: Models) -> Denoiser:
+        return self.near(models)
+
+    def goal(
+        self,
+        process: Process,
+        models: Models,
+        x_t: Tensor,
+        x_r: Tensor,
+        times: Times,
+        cond: Cond,
+        run: Callable[..., Tensor],
+    ) -> Tensor:
+        """The goal of the one that is asked."""
+        target = self.limit if bool((times.r == times.t).all()) else self.near
+        return goal(target, process, models, x_t, x_r, times, cond, run)
+
+    def probe(self, *args: Any) -> Any:
+        """The limit's own trial."""
+        own = abilities.probe(self.limit)
+        result = own(*args) if own else None
+        if result is None:
+            return None
+        fields, why = result
+        return {"limit": replace(self.limit, **fields)}, why  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """A target whose goal's velocity is clipped to [-bound, bound] in every entry.
+
+    Source: Shortcut models, arXiv 2410.12557, its code: 4.
+    """
+
+    inner: Target
+    bound: float = 4.0
+
+    def __post_init__(self) -> None:
+        require(self.bound > 0, "bound", self.bound, "above 0; 1e30 for none")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return abilities.needs(self.inner)
+
+    @property
+    def rate(self) -> Callable[[float], float] | None:
+        return abilities.rate(self.inner)
+
+    def __call__(self, models: Models) -> Denoiser:
+        return self.inner(models)
+
+    def goal(
+        self,
+        process: Process,
+        models: Models,
+        x_t: Tensor,
+        x_r: Tensor,
+        times: Times,
+        cond: Cond,
+        run: Callable[..., Tensor],
+    ) -> Tensor:
+        """The inner goal, whose velocity stays in bounds."""
+        x0_hat = goal(self.inner, process, models, x_t, x_r, times, cond, run)
+        v = process.velocity(x_t, x0_hat, times.t)
+        return x0_hat + process.guess_of(v.clamp(-self.bound, self.bound) - v, times.t)
+
+
+def goal(
+    target: Target | None,
+    process: Process,
+    models: Models,
+    x_t: Tensor,
+    x_r: Tensor,
+    times: Times,
+    cond: Cond,
+    run: Callable[..., Tensor],
+) -> Tensor:
+    """The x0_hat that leads from x_t to where the target leads from x_r.
+
+    aim(x_t, jump(x_r, target(x_r, r, to=a), r -> a), t -> a), where no target is asked with r = a.
+    One without a neighbour to start from has its own `goal`: see `tangents`.
+    """
+    own = abilities.goal(target)
+    if own is not None:
+        return own(process, models, x_t, x_r, times, cond, run)
+    t, r, a = times[:3]
+    end = x_r if target is None else run(target(models), x_r, r, cond, times.to)
+    return process.aim(x_t, process.jump(x_r, end, r, a), t, a)
 
 
 def truncated(t_prime: float, target: Target | None) -> Target:

@@ -35,6 +35,23 @@ def inverse_gap(process: Process, times: Times) -> Tensor:
     return 1 / (times.t - times.r)
 
 
+def share(times: Times) -> Tensor:
+    """(t - r) / (t - a), the share of the way to the end that the neighbour is; 1 where r = t."""
+    still = times.r == times.t
+    ratio = (times.t - times.r) / torch.where(still, 1.0, times.t - times.a)
+    return torch.where(still, 1.0, ratio)
+
+
+def of_share(process: Process, times: Times) -> Tensor:
+    """(t - r) / (t - a), and 1 where r = t (alpha-Flow, arXiv 2510.20771, eq. 10)."""
+    return share(times)
+
+
+def of_gaps(process: Process, times: Times) -> Tensor:
+    """1 / ((t - r) (t - a)) (SoFlow, arXiv 2512.15657)."""
+    return 1 / ((times.t - times.r) * (times.t - times.a))
+
+
 @dataclass(frozen=True)
 class Edm:
     """(t^2 + sd^2) / (t sd)^2 = 1 / out(t)^2: at the start every noise level counts alike.

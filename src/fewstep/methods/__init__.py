@@ -9,6 +9,8 @@ from fewstep.methods.continuous import *
 from fewstep.methods.continuous import __all__ as _continuous
 from fewstep.methods.direct import *
 from fewstep.methods.direct import __all__ as _direct
+from fewstep.methods.flow_maps import *
+from fewstep.methods.flow_maps import __all__ as _flow_maps
 from fewstep.methods.generator_induced import *
 from fewstep.methods.generator_induced import __all__ as _generator_induced
 from fewstep.methods.multistep import *
@@ -23,6 +25,7 @@ __all__ = sorted(
         *_consistency,
         *_continuous,
         *_direct,
+        *_flow_maps,
         *_generator_induced,
         *_multistep,
         *_progressive,

@@ -48,7 +48,7 @@ def draw_batch(stage: Stage, arrays: datasets.Arrays, step: int, world: World = 
     if reuse > 1:
         index, x0, cond, z = (repeat_rows(part, reuse) for part in (index, x0, cond, z))
     # Times.
-    u = uniform(run.seed, "time", first, count, 2, run.block)
+    u = uniform(run.seed, "time", first, count, method.uniforms, run.block)
     progress = stage.progress(run.schedule_step(step))
     times = method.times(u, progress, torch.arange(first, first + count))
     times = times._replace(u=u, progress=progress)

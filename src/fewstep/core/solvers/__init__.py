@@ -8,7 +8,7 @@ on edm and linear).
 from __future__ import annotations
 
 from fewstep.base.errors import unknown
-from fewstep.core.solvers.moves import Along, Solver, along, ddim, euler, heun
+from fewstep.core.solvers.moves import Along, Solver, along, ddim, euler, heun, jump
 from fewstep.core.solvers.noisy import Churn, Noise, ancestral, renoise, strategic
 from fewstep.core.solvers.past import LinearMultistep, Past, dpm_solver, unipc
 from fewstep.core.solvers.variance import PriorVariance, TableVariance, Variance, addim
@@ -31,6 +31,7 @@ __all__ = [
     "dpm_solver",
     "euler",
     "heun",
+    "jump",
     "renoise",
     "strategic",
     "unipc",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewstep.base.conditions import Cond
 from fewstep.base.errors import require
-from fewstep.core.denoiser import Denoiser, awake, in_shards
+from fewstep.core.denoiser import Denoiser, ask, awake, in_shards
 from fewstep.core.process import Process, Time, expand, per_row
 
 
@@ -35,6 +35,14 @@ def ddim(
     """x_s = jump(x, D(x, t)), exact for a constant x0_hat; first order (DDIM, arXiv 2010.02502)."""
     t, s = per_row(t, x), per_row(s, x)
     return process.jump(x, denoiser(x, t, cond), t, s)
+
+
+def jump(
+    process: Process, denoiser: Denoiser, x: Tensor, t: Time, s: Time, cond: Cond = None
+) -> Tensor:
+    """x_s = jump(x, D(x, t, to=s)): where a flow map leads; for others it is `ddim`."""
+    t, s = per_row(t, x), per_row(s, x)
+    return process.jump(x, ask(denoiser, x, t, cond, s), t, s)
 
 
 def euler(

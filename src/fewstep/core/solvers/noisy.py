@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fewstep.base.conditions import Cond
 from fewstep.base.errors import require
-from fewstep.core.denoiser import Denoiser
+from fewstep.core.denoiser import Denoiser, ask
 from fewstep.core.noise import root
 from fewstep.core.process import Process, Time, expand, per_row
 from fewstep.core.solvers.moves import Solver, heun, move
@@ -65,7 +66,7 @@ def renoise(
     Source: CM, arXiv 2303.01469, algorithm 1. There the noise has variance s^2 - t_min^2; ECT and
     the later papers use s^2, as here.
     """
-    x0_hat = denoiser(x, per_row(t, x), cond)
+    x0_hat = ask(denoiser, x, per_row(t, x), cond, 0.0)
     return x0_hat if s == 0 else process.mix(x0_hat, noise(), s)
 
 
@@ -79,19 +80,22 @@ def strategic(
     *,
     noise: Noise,
     gamma: float = 0.3,
+    by: Literal["time", "level"] = "time",
 ) -> Tensor:
-    """DDIM to l = (1 - gamma) s, below s, and up again with fresh noise.
+    """A jump to l below s, and up again with fresh noise.
 
-    x_s = k x_l + sqrt(sigma_s^2 - k^2 sigma_l^2) noise, k = alpha_s / alpha_l; gamma = 0 is `ddim`,
-    1 is `renoise`. Source: TCD, arXiv 2402.19159, strategic stochastic sampling (CTM, arXiv
-    2310.02279, has sqrt(1 - gamma^2) s).
+    x_s = k x_l + sqrt(sigma_s^2 - k^2 sigma_l^2) noise, k = alpha_s / alpha_l; gamma = 0 is `jump`,
+    1 is `renoise`. By time l = (1 - gamma) s: TCD, arXiv 2402.19159, strategic stochastic sampling.
+    By level that of l is sqrt(1 - gamma^2) that of s: CTM, arXiv 2310.02279, algorithm 3.
     """
     require(0 <= gamma <= 1, "gamma", gamma, "in 0 .. 1")
     t, s = per_row(t, x), per_row(s, x)
     low = (1 - gamma) * s
+    if by == "level":
+        low = process.time_at(math.sqrt(1 - gamma**2) * process.level(s))
     keep = process.alpha(s) / process.alpha(low)
     fresh = root(process.sigma(s).square() - (keep * process.sigma(low)).square())
-    x_l = process.jump(x, denoiser(x, t, cond), t, low)
+    x_l = process.jump(x, ask(denoiser, x, t, cond, low), t, low)
     return move(x, t, s, expand(keep, x) * x_l + expand(fresh, x) * noise())
 
 

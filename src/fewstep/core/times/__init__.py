@@ -7,8 +7,9 @@ the only thing a schedule may depend on.
 
 from fewstep.core.times.continuous import Atom, Clean, Limit, RatioMap
 from fewstep.core.times.core import AtAnchor, AtNeighbour, Law, Times, TimeSampler
+from fewstep.core.times.flow import Between, Diagonal, Dyadic, Ends, Gap, LogitNormal, Told
 from fewstep.core.times.grids import Adjacent, Levels, Segments, Shared, Steps, karras
-from fewstep.core.times.laws import AtLevel, LevelsOf, LogNormal, LogStudentT
+from fewstep.core.times.laws import AtLevel, LevelsOf, LogNormal, LogStudentT, at_level
 
 __all__ = [
     "Adjacent",
@@ -16,18 +17,26 @@ __all__ = [
     "AtLevel",
     "AtNeighbour",
     "Atom",
+    "Between",
     "Clean",
+    "Diagonal",
+    "Dyadic",
+    "Ends",
+    "Gap",
     "Law",
     "Levels",
     "LevelsOf",
     "Limit",
     "LogNormal",
     "LogStudentT",
+    "LogitNormal",
     "RatioMap",
     "Segments",
     "Shared",
     "Steps",
     "TimeSampler",
     "Times",
+    "Told",
+    "at_level",
     "karras",
 ]

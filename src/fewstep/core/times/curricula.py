@@ -86,6 +86,43 @@ class Exponential:
 
 
 @dataclass(frozen=True)
+class Decay:
+    """From first down to last, exponentially in progress: SoFlow's gap (arXiv 2512.15657)."""
+
+    first: float
+    last: float
+
+    def __post_init__(self) -> None:
+        fits = 0 < self.last <= self.first <= 1
+        require(fits, "near", (self.first, self.last), "two shares, the second not above the first")
+
+    def __call__(self, progress: float) -> float:
+        return self.first * (self.last / self.first) ** progress
+
+
+@dataclass(frozen=True)
+class Fall:
+    """From 1 to 0 by a sigmoid of progress; below `least` it is 0, above 1 - least it is 1.
+
+    Source: alpha-Flow, arXiv 2510.20771, section 4: steepness 25, least 0.005.
+    """
+
+    steepness: float = 25.0
+    middle: float = 0.5
+    least: float = 0.005
+
+    def __post_init__(self) -> None:
+        require(self.steepness > 0, "steepness", self.steepness, "above 0")
+        require(0 <= self.least < 0.5, "least", self.least, "in 0 .. 1/2")
+
+    def __call__(self, progress: float) -> float:
+        share = 1 / (1 + math.exp(self.steepness * (progress - self.middle)))
+        if self.least <= share <= 1 - self.least:
+            return share
+        return float(share > 0.5)
+
+
+@dataclass(frozen=True)
 class FixedRate:
     """The target always keeps this share of itself."""
 

@@ -126,3 +126,8 @@ class LevelsOf:
     def quantile(self, u: Tensor) -> Tensor:
         low, high = self.process.t_min, self.process.t_max
         return self.process.level(low + (high - low) * u.double())
+
+
+def at_level(mean: float, std: float, process: Process) -> Law:
+    """Times whose log noise level is N(mean, std^2): on linear the logit-normal law."""
+    return AtLevel(LogNormal(mean=mean, std=std), process)

@@ -1,0 +1,337 @@
+"""Flow maps, which are told where they lead: MeanFlow and its family."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fewstep import core
+
+__all__ = ["alphaflow", "esd", "imf", "lsd", "meanflow", "psd", "shortcut", "soflow"]
+
+On = Literal["linear", "edm", "trig", "cosine"]
+
+
+def meanflow(
+    *,
+    p_mean: float = -0.4,
+    p_std: float = 1.0,
+    a_mean: float | None = None,
+    a_std: float | None = None,
+    diagonal: float = 0.75,
+    p: float = 1.0,
+    c: float = 0.01,
+    derivative: Literal["auto", "jvp", "difference"] = "auto",
+    process: On = "linear",
+    sigma_data: float = 0.5,
+) -> core.Method:
+    """MeanFlow: E ||u - sg(v - (t - a) du/dt)||^2 / sg(.. + c)^p, u the mean velocity from t to a.
+
+    v = dx_t/dt of the data, along which u is derived.
+    Source: MeanFlow, arXiv 2505.13447, eq. 11 and section 4.3 (CIFAR-10: p_mean -2, p_std 2,
+    diagonal 0.25, p 0.75; "improved" there: -0.6, 1.6 for t and -4, 1.6 for a).
+
+    Args:
+        p_mean: mean of the log noise level of t, on linear logit-normal
+        p_std: its standard deviation
+        a_mean: mean for the other of the two draws, the end; left out, the same
+        a_std: its standard deviation; left out, the same
+        diagonal: share of rows of flow matching, where u is to be v
+        p: power of the adaptive weight
+        c: its constant, beside a squared error summed over the numbers of a sample
+        derivative: jvp, central differences, or auto, which tries both before the first step
+        process: linear, as in the paper, or edm, trig, cosine
+        sigma_data: standard deviation of the data, for the preconditioning
+    """
+    on = core.process.by_name(process, sigma_data=sigma_data)
+    law = core.times.at_level(p_mean, p_std, on)
+    end = law if a_mean is None else core.times.at_level(a_mean, a_std or p_std, on)
+    return core.Method(
+        process=on,
+        times=core.times.Diagonal(times=core.times.Ends(law=law, end=end), share=diagonal, law=law),
+        coupling=core.couplings.Velocity(),
+        target=core.tangents.Tangent(0.0, norm="none", derivative=derivative),
+        space=core.spaces.Velocity(),
+        distance=core.distances.sse,
+        balance=core.balances.Adaptive(p, c),
+        scaling=core.scalings.Trig(sigma_data=sigma_data),
+        sampler="jumps",
+    )
+
+
+def imf(
+    *,
+    p_mean: float = -0.4,
+    p_std: float = 1.0,
+    diagonal: float = 0.5,
+    p: float = 1.0,
+    c: float = 0.01,
+    derivative: Literal["auto", "jvp", "difference"] = "auto",
+    process: On = "linear",
+    sigma_data: float = 0.5,
+) -> core.Method:
+    """Improved MeanFlow: u is derived along the student's own velocity, which is trained as well.
+
+    E ||u + (t - a) sg(du/dt) - v||^2 + ||u(t, t) - v||^2, each by its adaptive weight.
+    Source: iMF, arXiv 2512.02012, section 3 and algorithm 1.
+
+    Args:
+        p_mean: mean of the log noise level of t, on linear logit-normal
+        p_std: its standard deviation
+        diagonal: share of rows of flow matching
+        p: power of the adaptive weights
+        c: their constant
+        derivative: jvp, central differences, or auto, which tries both before the first step
+        process: linear, as in the paper, or edm, trig, cosine
+        sigma_data: standard deviation of the data, for the preconditioning
+    """
+    on = core.process.by_name(process, sigma_data=sigma_data)
+    law = core.times.at_level(p_mean, p_std, on)
+    balance = core.balances.Adaptive(p, c)
+    return core.Method(
+        process=on,
+        times=core.times.Diagonal(times=core.times.Ends(law=law), share=diagonal, law=law),
+        coupling=core.couplings.Velocity(),
+        target=core.tangents.Tangent(0.0, norm="none", derivative=derivative, along="student"),
+        space=core.spaces.Velocity(),
+        distance=core.distances.sse,
+        balance=balance,
+        terms=(core.terms.FlowMatching(balance=balance),),
+        scaling=core.scalings.Trig(sigma_data=sigma_data),
+        sampler="jumps",
+    )
+
+
+def soflow(
+    *,
+    p_mean: float = -0.4,
+    p_std: float = 1.0,
+    diagonal: float = 0.75,
+    near: float = 0.1,
+    near_end: float = 0.002,
+    p: float = 1.0,
+    c: float = 0.01,
+    process: On = "linear",
+    sigma_data: float = 0.5,
+) -> core.Method:
+    """SoFlow: consistency of the solution function, E d(f(x_t, t, a), sg f(x_l, l, a)), l near t.
+
+    Weight 1 / ((t - l)(t - a)) over (mse / (t - l)^2 + c)^p; l = t - near (t - a) closes in on t.
+    Source: SoFlow, arXiv 2512.15657 (CIFAR-10: diagonal 0, near 1 to 3.1e-4).
+
+    Args:
+        p_mean: mean of the log noise level of t and a, on linear logit-normal
+        p_std: its standard deviation
+        diagonal: share of rows of flow matching
+        near: share of the way from t to a that the neighbour is at, at first
+        near_end: at last, exponentially in between
+        p: power of the adaptive weight
+        c: its constant
+        process: linear, as in the paper, or edm, trig, cosine
+        sigma_data: standard deviation of the data, for the preconditioning
+    """
+    on = core.process.by_name(process, sigma_data=sigma_data)
+    law = core.times.at_level(p_mean, p_std, on)
+    times = core.times.Ends(law=law, near=core.curricula.Decay(near, near_end))
+    return core.Method(
+        process=on,
+        times=core.times.Diagonal(times=times, share=diagonal, law=law),
+        target=core.targets.Student(),
+        space=core.spaces.end,
+        weight=core.weights.of_gaps,
+        balance=core.balances.Adaptive(p, c, by_share=True),
+        scaling=core.scalings.Trig(sigma_data=sigma_data),
+        sampler="jumps",
+    )
+
+
+def alphaflow(
+    *,
+    p_mean: float = -0.4,
+    p_std: float = 1.0,
+    diagonal: float = 0.25,
+    steepness: float = 25.0,
+    middle: float = 0.5,
+    least: float = 0.005,
+    bound: float = 4.0,
+    c: float = 1e-3,
+    derivative: Literal["auto", "jvp", "difference"] = "auto",
+    process: On = "linear",
+    sigma_data: float = 0.5,
+) -> core.Method:
+    """alpha-Flow: from flow matching to MeanFlow, with a neighbour r = t - alpha (t - a).
+
+    E alpha ||u - sg u_goal||^2 / (sg ||..||^2 + c); alpha falls from 1 to 0, `meanflow`'s.
+    Source: alpha-Flow, arXiv 2510.20771, eq. 10 and section 4.
+
+    Args:
+        p_mean: mean of the log noise level of t and a, on linear logit-normal
+        p_std: its standard deviation
+        diagonal: share of rows of flow matching
+        steepness: of alpha's fall in the share of training done
+        middle: where alpha is one half
+        least: below it alpha is 0, above 1 - least it is 1
+        bound: goals are clipped to velocities of at most so much
+        c: constant of the adaptive weight
+        derivative: jvp, central differences, or auto, which tries both before the first step
+        process: linear, as in the paper, or edm, trig, cosine
+        sigma_data: standard deviation of the data, for the preconditioning
+    """
+    on = core.process.by_name(process, sigma_data=sigma_data)
+    law = core.times.at_level(p_mean, p_std, on)
+    times = core.times.Ends(law=law, near=core.curricula.Fall(steepness, middle, least))
+    limit = core.tangents.Tangent(0.0, norm="none", derivative=derivative)
+    target = core.targets.Limited(core.targets.Student(), limit)
+    return core.Method(
+        process=on,
+        times=core.times.Diagonal(times=times, share=diagonal, law=law),
+        coupling=core.couplings.Limited(),
+        target=core.targets.Bounded(target, bound),
+        space=core.spaces.Velocity(),
+        distance=core.distances.sse,
+        weight=core.weights.of_share,
+        balance=core.balances.Adaptive(1.0, c, by_share=True),
+        scaling=core.scalings.Trig(sigma_data=sigma_data),
+        sampler="jumps",
+    )
+
+
+def shortcut(
+    *,
+    powers: int = 7,
+    share: float = 0.125,
+    mu: float = 0.999,
+    bound: float = 4.0,
+    p_mean: float = 0.0,
+    p_std: float = 1.0,
+    sigma_data: float = 0.5,
+) -> core.Method:
+    """Shortcut model: a jump of 2 d is two of the average's jumps of d, d a power of 1/2.
+
+    E ||u - sg u_goal||^2 / D; the other rows are flow matching.
+    Source: Shortcut models, arXiv 2410.12557, algorithm 1: t uniform there; p_mean and p_std are of
+    the rows of flow matching alone.
+
+    Args:
+        powers: the smallest d is 2^-powers
+        share: of rows that learn jumps
+        mu: share of itself that the average keeps
+        bound: goals are clipped to velocities of at most so much
+        p_mean: mean of the log noise level in rows of flow matching
+        p_std: its standard deviation
+        sigma_data: standard deviation of the data, for the preconditioning
+    """
+    on = core.process.linear()
+    average = core.targets.Ema(core.curricula.FixedRate(mu))
+    law = core.times.at_level(p_mean, p_std, on)
+    dyadic = core.times.Dyadic(powers=powers)
+    return core.Method(
+        process=on,
+        times=core.times.Diagonal(times=dyadic, share=1 - share, law=law),
+        coupling=core.couplings.Self(average),
+        target=core.targets.Bounded(average, bound),
+        space=core.spaces.Velocity(),
+        scaling=core.scalings.Trig(sigma_data=sigma_data),
+        sampler="jumps",
+    )
+
+
+def psd(
+    *,
+    p_mean: float = -0.4,
+    p_std: float = 1.0,
+    diagonal: float = 0.75,
+    process: On = "linear",
+    sigma_data: float = 0.5,
+) -> core.Method:
+    """Progressive self-distillation: a jump t -> a is the student's own by way of a random r.
+
+    E ||u - sg u_goal||^2 / D. Also called SplitMeanFlow (arXiv 2507.16884).
+    Source: arXiv 2505.18825, eq. 13.
+
+    Args:
+        p_mean: mean of the log noise level of t and a, on linear logit-normal
+        p_std: its standard deviation
+        diagonal: share of rows of flow matching
+        process: linear, as in the paper, or edm, trig, cosine
+        sigma_data: standard deviation of the data, for the preconditioning
+    """
+    on = core.process.by_name(process, sigma_data=sigma_data)
+    law = core.times.at_level(p_mean, p_std, on)
+    times = core.times.Between(times=core.times.Ends(law=law))
+    return core.Method(
+        process=on,
+        times=core.times.Diagonal(times=times, share=diagonal, law=law),
+        coupling=core.couplings.Self(),
+        target=core.targets.Student(),
+        space=core.spaces.Velocity(),
+        scaling=core.scalings.Trig(sigma_data=sigma_data),
+        sampler="jumps",
+    )
+
+
+def lsd(
+    *,
+    p_mean: float = -0.4,
+    p_std: float = 1.0,
+    diagonal: float = 0.75,
+    step: float = 5e-3,
+    process: On = "linear",
+    sigma_data: float = 0.5,
+) -> core.Method:
+    """Lagrangian self-distillation: E ||dX/da - sg v(X, a)||^2 / D, v the student's own diagonal.
+
+    Source: arXiv 2505.18825, eq. 12.
+
+    Args:
+        p_mean: mean of the log noise level of t and a, on linear logit-normal
+        p_std: its standard deviation
+        diagonal: share of rows of flow matching
+        step: of the centred difference in the end's angle
+        process: linear, as in the paper, or edm, trig, cosine
+        sigma_data: standard deviation of the data, for the preconditioning
+    """
+    on = core.process.by_name(process, sigma_data=sigma_data)
+    law = core.times.at_level(p_mean, p_std, on)
+    return core.Method(
+        process=on,
+        times=core.times.Diagonal(times=core.times.Ends(law=law), share=diagonal, law=law),
+        target=core.tangents.EndTangent(step=step),
+        space=core.spaces.Velocity(),
+        scaling=core.scalings.Trig(sigma_data=sigma_data),
+        sampler="jumps",
+    )
+
+
+def esd(
+    *,
+    p_mean: float = -0.4,
+    p_std: float = 1.0,
+    diagonal: float = 0.75,
+    derivative: Literal["auto", "jvp", "difference"] = "auto",
+    process: On = "linear",
+    sigma_data: float = 0.5,
+) -> core.Method:
+    """Eulerian self-distillation: the jump does not change along the student's own ODE.
+
+    E ||u - sg u_goal||^2 / D, the velocity of goal and derivative the student's own diagonal.
+    Source: arXiv 2505.18825, eq. 11, whose gradient also passes the derivative.
+
+    Args:
+        p_mean: mean of the log noise level of t and a, on linear logit-normal
+        p_std: its standard deviation
+        diagonal: share of rows of flow matching
+        derivative: jvp, central differences, or auto, which tries both before the first step
+        process: linear, as in the paper, or edm, trig, cosine
+        sigma_data: standard deviation of the data, for the preconditioning
+    """
+    on = core.process.by_name(process, sigma_data=sigma_data)
+    law = core.times.at_level(p_mean, p_std, on)
+    return core.Method(
+        process=on,
+        times=core.times.Diagonal(times=core.times.Ends(law=law), share=diagonal, law=law),
+        coupling=core.couplings.Velocity("student"),
+        target=core.tangents.Tangent(0.0, norm="none", derivative=derivative),
+        space=core.spaces.Velocity(),
+        scaling=core.scalings.Trig(sigma_data=sigma_data),
+        sampler="jumps",
+    )
