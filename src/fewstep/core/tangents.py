@@ -87,6 +87,7 @@ def frame(process: Process, t: Tensor) -> Frame:
         turn = alpha * rate - schedule.alpha_rate(t) * sigma
         return rate / turn, sigma / turn
 
+    t = t.contiguous()  # jvp takes no expanded times
     result: Any = torch.func.jvp(both, (t,), (torch.ones_like(t),))
     (p, q), (p_rate, q_rate) = result
     return Frame(p, q, p_rate, p - q_rate)
@@ -226,7 +227,8 @@ class EndTangent:
     make_a, which on edm and linear is -1/t: as velocities they are compared in `spaces.Velocity`.
     v is the velocity of a network's diagonal at X: the student's, its average's, or a teacher's.
     The derivative is a centred difference in the angle of a, so two passes with gradient for a row,
-    of whose mean D is taken, and no tangent in space.
+    of whose mean D is taken, and no tangent in space. At the data itself no velocity is defined:
+    rows that end there end at the level LOWEST.
     step: of the angle.
     Source: Lagrangian self-distillation, arXiv 2505.18825, eq. 12; with a teacher arXiv 2406.07507,
     eq. 3.2.
@@ -253,13 +255,15 @@ class EndTangent:
         self, process: Process, models: Models, x_t: Tensor, times: Times, cond: Cond, run: Pass
     ) -> Tensor:
         """D with its derivative in rows off the diagonal, D on it: one batch of passes."""
-        t, a, to = times.t, times.a, times.to
+        t, to = times.t, times.to
         assert to is not None
         far = to < t
+        a = self._end(process, times)
+        to = torch.where(far, a, to)
         index = torch.cat([torch.arange(len(t)), far.nonzero().flatten()])
         # dt / dangle
         pace = (process.alpha(a).square() + process.sigma(a).square()) / process.turn(a)
-        h = torch.where(far, self.step * pace, 0.0)
+        h = torch.where(far, torch.minimum(self.step * pace, a), 0.0)
         ends = torch.cat([to + h, (to - h)[far]])
         here = index.to(x_t.device)
         both = run.at(index)(models.student, x_t[here], t[index], pick(cond, here), ends)
@@ -282,13 +286,15 @@ class EndTangent:
         run: Pass,
     ) -> Tensor:
         """The x0_hat whose jump moves in a as the ODE says."""
-        t, a = times.t, times.a
-        x_a = process.jump(x_t, run(models.student, x_t, t, cond, times.to), t, a)
-        # At the data itself no velocity is defined.
-        low = torch.maximum(a, process.time_at(LOWEST))
-        v = run(Drift(self.network(models), process), x_a, low, cond, low)
+        t, a = times.t, self._end(process, times)
+        x_a = process.jump(x_t, run(models.student, x_t, t, cond, a), t, a)
+        v = run(Drift(self.network(models), process), x_a, a, cond, a)
         keep_a, make_a = self._rates(process, t, a)
         return (v - expand(keep_a, x_t) * x_t) / expand(make_a, x_t)
+
+    def _end(self, process: Process, times: Times) -> Tensor:
+        """The end of a row, which is not quite the data."""
+        return torch.maximum(times.a, process.time_at(LOWEST))
 
     def _rates(self, process: Process, t: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """The rates of keep and make in a."""
