@@ -59,8 +59,11 @@ goal: Ability[Callable[..., Tensor] | None] = Ability("goal", None)
 # Of targets: what is compared with the goal, where it is not the student's own x0_hat; see
 # `tangents.EndTangent`.
 guess: Ability[Callable[..., Tensor] | None] = Ability("guess", None)
-# Of targets: a trial before the first step, (fields to set, one line on why) or None.
-probe: Ability[Callable[..., tuple[dict[str, Any], str] | None] | None] = Ability("probe", None)
+# Of targets: a trial before the first step: the target with its choices, these as the method's
+# options, and one line on why; or None.
+probe: Ability[Callable[..., tuple[Target, dict[str, Any], str] | None] | None] = Ability(
+    "probe", None
+)
 
 # Of balances: makes the module that is trained beside the student.
 module: Ability[Callable[[], nn.Module] | None] = Ability("module", None)

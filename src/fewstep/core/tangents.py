@@ -8,7 +8,7 @@ keep (v - u) + make dD/dt = 0, and follows the ODE in its end, dX/da = v(X, a).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ from fewstep.core import abilities, derivatives, weights
 from fewstep.core.denoiser import Denoiser, Masks, Models, Preconditioned, ask
 from fewstep.core.derivatives import Engine, Line
 from fewstep.core.process import Process, Time, expand, per_row
-from fewstep.core.targets import Student, Target
+from fewstep.core.targets import Probe, Student, Target
 from fewstep.core.times import Times
 from fewstep.core.weights import Weight
 
@@ -200,9 +200,13 @@ class Tangent:
 
     def probe(
         self, process: Process, models: Models, x_t: Tensor, v: Tensor, times: Times, cond: Cond
-    ) -> tuple[dict[str, str], str] | None:
-        """The engine for this student as fields to set, and one line on why; None for no choice."""
-        if self.derivative != "auto":
+    ) -> Probe:
+        """The tangent with the engine for this student, and one line on why.
+
+        None where it takes differences anyway. Raises UserError for a jvp that was asked for and is
+        wrong.
+        """
+        if self.derivative == "difference":
             return None
         speed = self.weight(process, times) * frame(process, times.t).q
 
@@ -215,7 +219,11 @@ class Tangent:
         if choice is None:
             return None
         engine, why = choice
-        return {"derivative": engine}, why
+        need = f"difference or auto: {why}"
+        require(self.derivative in ("auto", engine), "derivative", self.derivative, need)
+        if self.derivative == engine:
+            return None
+        return replace(self, derivative=engine), {"derivative": engine}, why
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from fewstep.core.denoiser import Denoiser, Models
 from fewstep.core.process import Process
 from fewstep.core.times import Times
 
+Probe = tuple["Target", dict[str, Any], str] | None
+
 
 class Target(Protocol):
     """Chooses or builds the target network from the models.
@@ -131,14 +133,9 @@ class Limited:
         target = self.limit if bool((times.r == times.t).all()) else self.near
         return goal(target, process, models, x_t, x_r, times, cond, run)
 
-    def probe(self, *args: Any) -> Any:
+    def probe(self, *args: Any) -> Probe:
         """The limit's own trial."""
-        own = abilities.probe(self.limit)
-        result = own(*args) if own else None
-        if result is None:
-            return None
-        fields, why = result
-        return {"limit": replace(self.limit, **fields)}, why  # type: ignore[type-var]
+        return _inside(self, "limit", args)
 
 
 @dataclass(frozen=True)
@@ -179,6 +176,20 @@ class Bounded:
         x0_hat = goal(self.inner, process, models, x_t, x_r, times, cond, run)
         v = process.velocity(x_t, x0_hat, times.t)
         return x0_hat + process.guess_of(v.clamp(-self.bound, self.bound) - v, times.t)
+
+    def probe(self, *args: Any) -> Probe:
+        """The inner one's own trial."""
+        return _inside(self, "inner", args)
+
+
+def _inside(target: Any, name: str, args: tuple[Any, ...]) -> Probe:
+    """A target after the trial of the one inside it."""
+    own = abilities.probe(getattr(target, name))
+    result = own(*args) if own else None
+    if result is None:
+        return None
+    inner, choices, why = result
+    return replace(target, **{name: inner}), choices, why
 
 
 def goal(

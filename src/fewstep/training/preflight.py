@@ -28,20 +28,19 @@ def choose_by_trial(prepared: Prepared, state: State) -> tuple[Prepared, str]:
     """
     method = prepared.method
     probe = abilities.probe(method.target)
-    if probe is None:
+    if probe is None or prepared.checkpoint is not None:
         return prepared, ""
     models = state.models()
     batch = cut(_first_batch(prepared, method), slice(0, ROWS), slice(0, 1))
+    times, cond = batch.times, method.tell(batch.times, batch.cond)
     with torch.no_grad(), quiet(models.student):
-        x_t, x_r = method.coupling(
-            models, method.process, batch.x0, batch.z, batch.times, batch.cond
-        )
-        result = probe(method.process, models, x_t, x_r, batch.times, batch.cond)
+        x_t = method.process.mix(batch.x0, batch.z, times.t)
+        v = method.process.rate(batch.x0, batch.z, times.t)
+        result = probe(method.process, models, x_t, v, times, cond)
     if result is None:
         return prepared, ""
-    fields, reason = result
-    options = fill_auto(prepared.run.method_options, fields)
-    target = replace(method.target, **fields)  # type: ignore[type-var]
+    target, choices, reason = result
+    options = fill_auto(prepared.run.method_options, choices)
     run = replace(prepared.run, method_options=options)
     return replace(prepared, run=run, method=replace(method, target=target)), reason
 
