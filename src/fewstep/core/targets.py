@@ -57,14 +57,16 @@ class Ema:
 class Frozen:
     """The run's teacher: for GC a trained consistency model whose endpoints do not move.
 
+    guidance: of the teacher, see `denoiser.Guided`.
     Source: GC, arXiv 2406.09570, section 5.1.
     """
 
+    guidance: float = 0.0
     needs = frozenset({"teacher"})
 
     def __call__(self, models: Models) -> Denoiser:
         assert models.teacher is not None
-        return models.teacher
+        return denoiser.guided(models.teacher, self.guidance)
 
 
 @dataclass(frozen=True)

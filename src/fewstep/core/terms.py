@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from fewstep.base.conditions import Cond
@@ -13,18 +14,21 @@ from fewstep.core.balances import Balance
 from fewstep.core.denoiser import Models
 from fewstep.core.distances import Distance
 from fewstep.core.process import Process
+from fewstep.core.tangents import LOWEST
 from fewstep.core.times import Times
 
 
 @dataclass(frozen=True)
 class FlowMatching:
-    """balance(distance(u(x_t, t, t), v)): the diagonal is trained in every row, to its own t.
+    """balance(distance(u(x_s, s, s), v)): the diagonal of a flow map is trained in every row.
 
-    Source: iMF, arXiv 2512.02012, algorithm 1.
+    at: s = t (iMF, arXiv 2512.02012, algorithm 1), or the end, s = a, from the level of 1e-3 on
+        (TVM, arXiv 2511.19797).
     """
 
     balance: Balance = balances.unbalanced
     distance: Distance = distances.sse
+    at: Literal["t", "a"] = "t"
     needs = frozenset({"student"})
 
     def __call__(
@@ -37,7 +41,9 @@ class FlowMatching:
         cond: Cond,
         run: Any,
     ) -> Tensor:
-        x_t, velocity = process.mix(x0, z, times.t), spaces.Velocity()
-        x0_hat = run(models.student, x_t, times.t, cond, times.t)
-        d = self.distance(*(velocity(process, x_t, one, times) for one in (x0_hat, x0)))
+        s = times.t if self.at == "t" else torch.maximum(times.a, process.time_at(LOWEST))
+        x_s, velocity = process.mix(x0, z, s), spaces.Velocity()
+        x0_hat = run(models.student, x_s, s, cond, s)
+        here = times._replace(t=s)
+        d = self.distance(*(velocity(process, x_s, one, here) for one in (x0_hat, x0)))
         return self.balance(d, times, models)

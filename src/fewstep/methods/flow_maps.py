@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from fewstep import core
 
-__all__ = ["alphaflow", "esd", "imf", "lsd", "meanflow", "psd", "shortcut", "soflow"]
+__all__ = [
+    "alphaflow",
+    "ayf",
+    "emd",
+    "esd",
+    "imf",
+    "lmd",
+    "lsd",
+    "meanflow",
+    "psd",
+    "shortcut",
+    "soflow",
+    "tvm",
+]
 
 On = Literal["linear", "edm", "trig", "cosine"]
 
@@ -331,6 +345,150 @@ def esd(
         times=core.times.Diagonal(times=core.times.Ends(law=law), share=diagonal, law=law),
         coupling=core.couplings.Velocity("student"),
         target=core.tangents.Tangent(0.0, norm="none", derivative=derivative),
+        space=core.spaces.Velocity(),
+        scaling=core.scalings.Trig(sigma_data=sigma_data),
+        sampler="jumps",
+    )
+
+
+def tvm(
+    *,
+    gap_mean: float = -0.8,
+    gap_std: float = 1.0,
+    a_mean: float = -0.4,
+    a_std: float = 1.0,
+    mu: float = 0.99,
+    step: float = 5e-3,
+    sigma_data: float = 0.5,
+) -> core.Method:
+    """Terminal velocity matching: E ||dX/da - sg v(X, a)||^2 / D + ||u(x_a, a, a) - v||^2 / D.
+
+    v(X, a) is the average's diagonal; the second term trains the diagonal at the jump's end.
+    Source: TVM, arXiv 2511.19797.
+
+    Args:
+        gap_mean: mean of the logit of (t - a) / (1 - a)
+        gap_std: its standard deviation
+        a_mean: mean of the log noise level of a
+        a_std: its standard deviation
+        mu: share of itself that the average keeps
+        step: of the centred difference in the end's angle
+        sigma_data: standard deviation of the data, for the preconditioning
+    """
+    gap, end = (
+        core.times.LogitNormal(mean=mean, std=std)
+        for mean, std in ((gap_mean, gap_std), (a_mean, a_std))
+    )
+    average = core.targets.Ema(core.curricula.FixedRate(mu))
+    return core.Method(
+        process=core.process.linear(),
+        times=core.times.Gap(gap=gap, end=end),
+        target=core.tangents.EndTangent(average, step),
+        space=core.spaces.Velocity(),
+        terms=(core.terms.FlowMatching(distance=core.distances.mse, at="a"),),
+        scaling=core.scalings.Trig(sigma_data=sigma_data),
+        sampler="jumps",
+    )
+
+
+def lmd(
+    *,
+    p_mean: float = -0.4,
+    p_std: float = 1.0,
+    diagonal: float = 0.25,
+    guidance: float = 0.0,
+    step: float = 5e-3,
+    process: On = "linear",
+    sigma_data: float = 0.5,
+) -> core.Method:
+    """Lagrangian map distillation: `lsd` with the velocity of a teacher at the end of the jump.
+
+    Source: flow map matching, arXiv 2406.07507, eq. 3.2, without rows of flow matching there.
+
+    Args:
+        p_mean: mean of the log noise level of t and a, on linear logit-normal
+        p_std: its standard deviation
+        diagonal: share of rows of flow matching
+        guidance: g of the teacher, D_c + g (D_c - D_u), 0 is none
+        step: of the centred difference in the end's angle
+        process: linear, or edm, trig, cosine
+        sigma_data: standard deviation of the data, for the preconditioning
+    """
+    base = lsd(
+        p_mean=p_mean, p_std=p_std, diagonal=diagonal, process=process, sigma_data=sigma_data
+    )
+    network = core.targets.Frozen(guidance)
+    return replace(base, target=core.tangents.EndTangent(network, step))
+
+
+def emd(
+    *,
+    p_mean: float = -0.4,
+    p_std: float = 1.0,
+    diagonal: float = 0.25,
+    guidance: float = 0.0,
+    derivative: Literal["auto", "jvp", "difference"] = "auto",
+    process: On = "linear",
+    sigma_data: float = 0.5,
+) -> core.Method:
+    """Eulerian map distillation: `esd` with the velocity of a teacher.
+
+    Source: flow map matching, arXiv 2406.07507, eq. 3.6, whose gradient also passes the derivative.
+
+    Args:
+        p_mean: mean of the log noise level of t and a, on linear logit-normal
+        p_std: its standard deviation
+        diagonal: share of rows of flow matching
+        guidance: g of the teacher, D_c + g (D_c - D_u), 0 is none
+        derivative: jvp, central differences, or auto, which tries both before the first step
+        process: linear, or edm, trig, cosine
+        sigma_data: standard deviation of the data, for the preconditioning
+    """
+    base = esd(
+        p_mean=p_mean,
+        p_std=p_std,
+        diagonal=diagonal,
+        derivative=derivative,
+        process=process,
+        sigma_data=sigma_data,
+    )
+    return replace(base, coupling=core.couplings.Velocity("teacher", guidance))
+
+
+def ayf(
+    *,
+    p_mean: float = -0.8,
+    p_std: float = 1.0,
+    guidance: float = 0.0,
+    warmup: float = 0.05,
+    c: float = 0.1,
+    derivative: Literal["auto", "jvp", "difference"] = "auto",
+    process: On = "linear",
+    sigma_data: float = 0.5,
+) -> core.Method:
+    """Align your flow (EMD): E ||u - sg(u + g / (||g|| + c))||^2 / D, g the tangent of a teacher.
+
+    Its teacher is guided by a weaker model of itself: `fs.guide`, or `guidance`.
+    Source: AYF, arXiv 2506.14603, section 3.2 and algorithm 1; the ramp of g's derivative ends
+    there at 0.99.
+
+    Args:
+        p_mean: mean of the log noise level of t and a, on linear logit-normal
+        p_std: its standard deviation
+        guidance: g of the teacher, D_c + g (D_c - D_u), 0 is none
+        warmup: share of the run over which the derivative's part of the tangent grows to 1
+        c: g / (||g|| + c)
+        derivative: jvp, central differences, or auto, which tries both before the first step
+        process: linear, as in the paper, or edm, trig, cosine
+        sigma_data: standard deviation of the data, for the preconditioning
+    """
+    on = core.process.by_name(process, sigma_data=sigma_data)
+    law = core.times.at_level(p_mean, p_std, on)
+    return core.Method(
+        process=on,
+        times=core.times.Ends(law=law),
+        coupling=core.couplings.Velocity("teacher", guidance),
+        target=core.tangents.Tangent(warmup, c, derivative=derivative),
         space=core.spaces.Velocity(),
         scaling=core.scalings.Trig(sigma_data=sigma_data),
         sampler="jumps",
