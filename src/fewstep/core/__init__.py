@@ -20,6 +20,7 @@ if _TYPE_CHECKING:
     from fewstep.core import spaces as spaces
     from fewstep.core import tangents as tangents
     from fewstep.core import targets as targets
+    from fewstep.core import tell as tell
     from fewstep.core import terms as terms
     from fewstep.core import times as times
     from fewstep.core import weights as weights
@@ -37,6 +38,7 @@ _MODULES = {
     "spaces",
     "tangents",
     "targets",
+    "tell",
     "terms",
     "times",
     "weights",

@@ -45,6 +45,8 @@ uniforms: Ability[int] = Ability("uniforms", 2)
 reuse: Ability[int] = Ability("reuse", 1)
 # Of couplings: whether the pairs make a student that jumps, though no teacher is asked for them.
 jumps: Ability[bool] = Ability("jumps", False)
+# Of couplings of velocities: whether rows of the diagonal are asked too, instead of having x0.
+everywhere: Ability[bool] = Ability("everywhere", False)
 # Of couplings: how strongly the teacher is guided, see `denoiser.Guided`.
 guidance: Ability[float] = Ability("guidance", 0.0)
 # Of couplings: the coupling that this one changes.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -13,10 +13,11 @@ from torch import Tensor
 from fewstep.base.conditions import Cond, apply_mask, mask_of, pick
 from fewstep.base.errors import UserError, require
 from fewstep.core import abilities, solvers, targets
-from fewstep.core.denoiser import Models, ask, diagonal, guided, on_rows, quiet
+from fewstep.core.denoiser import Models, ask, diagonal, guided, on_rows, quiet, without_label
 from fewstep.core.distances import mse
 from fewstep.core.process import Process, expand
 from fewstep.core.targets import Ema, Frozen, Student, Target
+from fewstep.core.tell import without_guidance
 from fewstep.core.times import Times
 
 
@@ -116,6 +117,59 @@ class Velocity:
         with quiet(network):
             x0_hat = guided(diagonal(network), self.guidance)(x_t, t, cond)
         return x_t, process.velocity(x_t, x0_hat, t)
+
+
+@dataclass(frozen=True)
+class OwnGuidance:
+    """x_t and v_g = omega v + kappa u_c + (1 - omega - kappa) u_u, in rows of the diagonal too.
+
+    v of the data; u_c and u_u are the velocities of the student's own diagonal with and without its
+    label. At the optimum u_c is guided by the weight w = omega / (1 - kappa): MeanFlow, arXiv
+    2505.13447, eq. 19-21. told: omega = 1 and kappa = 1 - 1/w by row, w and the interval of times
+    that is guided being what the student is told (`tell.Guidance`): iMF, arXiv 2512.02012, section
+    4.2. Rows without a label keep v.
+    """
+
+    omega: float = 1.0
+    kappa: float = 0.0
+    told: bool = False
+    needs = frozenset({"student"})
+    everywhere = True
+
+    def __post_init__(self) -> None:
+        require(self.omega > 0, "omega", self.omega, "above 0")
+        require(0 <= self.kappa < 1, "kappa", self.kappa, "in 0 .. 1, below 1")
+
+    def _shares(self, process: Process, times: Times, cond: Cond) -> tuple[Tensor, Tensor]:
+        """omega and kappa of the rows."""
+        one = torch.ones_like(times.t)
+        if not self.told:
+            return self.omega * one, self.kappa * one
+        _, told = without_guidance(cond)
+        require(told is not None, "condition", "without guidance", "what `tell.Guidance` adds")
+        assert told is not None
+        log_w, low, high = told.cpu().double().unbind(1)
+        inside = (times.t >= low * process.t_max) & (times.t <= high * process.t_max)
+        return one, torch.where(inside, 1 - (-log_w).exp(), 0.0)
+
+    def __call__(
+        self, models: Models, process: Process, x0: Tensor, z: Tensor, times: Times, cond: Cond
+    ) -> tuple[Tensor, Tensor]:
+        t = times.t
+        x_t, v = process.mix(x0, z, t), process.rate(x0, z, t)
+        omega, kappa = self._shares(process, times, cond)
+        student = diagonal(models.student)
+        free = without_label(cond)
+        with quiet(models.student):
+            u_u = process.velocity(x_t, student(x_t, t, free), t)
+            guided_v = expand(omega, v) * v + expand(1 - omega - kappa, v) * u_u
+            if bool(kappa.any()):
+                u_c = process.velocity(x_t, student(x_t, t, cond), t)
+                guided_v = guided_v + expand(kappa, v) * u_c
+        label = cond["label"] if isinstance(cond, Mapping) else cond
+        assert isinstance(label, Tensor)
+        has_label = (label >= 0).reshape(-1, *[1] * (v.ndim - 1))
+        return x_t, torch.where(has_label, guided_v, v)
 
 
 @dataclass(frozen=True)
@@ -311,6 +365,12 @@ def truncated(pairs: Coupling, t_prime: float) -> Coupling:
     if not isinstance(pairs, GeneratorInduced):
         return pairs
     return replace(pairs, predictor=targets.truncated(t_prime, pairs.predictor))
+
+
+def of_data(omega: float = 1.0, kappa: float = 0.0, told: bool = False) -> Coupling:
+    """The velocity of the data, under the student's own guidance unless omega = 1, kappa = 0."""
+    guided = told or (omega, kappa) != (1, 0)
+    return OwnGuidance(omega, kappa, told) if guided else Velocity()
 
 
 def by_name(pairs: str, eta: float = 0.75, guidance: float = 0.0) -> Coupling:

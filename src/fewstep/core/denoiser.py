@@ -16,6 +16,7 @@ from fewstep.base.errors import UserError, require
 from fewstep.core import abilities, scalings
 from fewstep.core.process import Process, Time, as_time, edm, expand, per_row
 from fewstep.core.scalings import Coefficients, Scaling
+from fewstep.core.tell import without_guidance
 
 
 class Masks(Protocol):
@@ -208,18 +209,23 @@ class Preconditioned(nn.Module):
         draw = abilities.masks(self.network)
         return draw(rows, seeds) if draw else None
 
-    def end(self, t: Tensor, to: Time | None) -> Tensor | None:
-        """Where a flow map's network leads, `[B, ends]` float64: angle(t) - angle(to), then zeros.
+    def end(self, t: Tensor, to: Time | None, cond: Cond = None) -> Tensor | None:
+        """Where a flow map's network leads, `[B, ends]` float64: angle(t) - angle(to), guidance.
 
         The angle is atan(level / sigma_data): smooth from the data to pure noise, and a little
-        beyond both.
+        beyond both. Guidance is zeros where the condition has none.
         """
         if not self.ends:
             return None
         unit = abilities.sigma_data(self.scaling) or 1.0
         to = as_time(0.0 if to is None else to).expand(len(t))
         gap = scalings.angle(self.process, t, unit) - scalings.angle(self.process, to, unit)
-        return torch.cat([gap[:, None], torch.zeros(len(t), self.ends - 1, dtype=t.dtype)], 1)
+        if self.ends == 1:
+            return gap[:, None]
+        _, guidance = without_guidance(cond)
+        if guidance is None:
+            guidance = torch.zeros(len(t), self.ends - 1)
+        return torch.cat([gap[:, None], guidance.to(gap)], 1)
 
     def output(
         self,
@@ -232,6 +238,7 @@ class Preconditioned(nn.Module):
         """F(in x_t, noise, cond), like x_t: the network's own output. Raises UserError."""
         dtype = next((p.dtype for p in self.parameters()), x_t.dtype)
         x = (expand(c.in_, x_t) * x_t).to(dtype)
+        cond, _ = without_guidance(cond)
         # At least float32: bfloat16 would merge close times.
         fine = torch.promote_types(dtype, torch.float32)
         label = c.noise.to(fine).to(x_t.device)
@@ -264,7 +271,7 @@ class Preconditioned(nn.Module):
     ) -> Tensor:
         t = per_row(t, x_t)
         c = self.scaling(self.process, t)
-        raw = self.output(c, x_t, cond, masks, self.end(t, to))
+        raw = self.output(c, x_t, cond, masks, self.end(t, to, cond))
         return apply_mask(expand(c.skip, x_t) * x_t + expand(c.out, x_t) * raw, cond)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from fewstep.base.conditions import Cond, pick
 from fewstep.base.errors import UserError, require
 from fewstep.base.randomness import fork_rng
-from fewstep.core import abilities, distances, scalings, spaces, targets, weights
+from fewstep.core import abilities, distances, scalings, spaces, targets, tell, weights
 from fewstep.core.balances import Balance, unbalanced
 from fewstep.core.couplings import Coupling, Data
 from fewstep.core.denoiser import Denoiser, Masks, Models, ask, quiet
@@ -26,6 +26,7 @@ from fewstep.core.sampling import Sampler
 from fewstep.core.scalings import Scaling
 from fewstep.core.spaces import Space
 from fewstep.core.targets import Target
+from fewstep.core.tell import Tell
 from fewstep.core.times import Times, TimeSampler
 from fewstep.core.weights import Weight
 
@@ -94,17 +95,6 @@ class Term(Protocol):
     ) -> Tensor: ...
 
 
-class Tell(Protocol):
-    """The condition that the networks get for the rows. Ability: `uniforms`."""
-
-    def __call__(self, times: Times, cond: Cond) -> Cond: ...
-
-
-def nothing(times: Times, cond: Cond) -> Cond:
-    """The data's own condition alone."""
-    return cond
-
-
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Method:
     """The parts of a method; `loss` is the same for all of them.
@@ -137,7 +127,7 @@ class Method:
     # Losses of the same rows that are added to this one.
     terms: tuple[Term, ...] = ()
     # What the student is told beyond the data's condition.
-    tell: Tell = nothing
+    tell: Tell = tell.nothing
     # The method of the stage whose average this one starts from and keeps frozen.
     before: Method | None = None
 
@@ -170,7 +160,8 @@ class Method:
     @property
     def ends(self) -> int:
         """How many numbers its students are given of where they lead; 0 for those of one time."""
-        return abilities.ends(self.times)
+        ends = abilities.ends(self.times)
+        return ends and ends + abilities.ends(self.tell)
 
     @property
     def uniforms(self) -> int:
@@ -244,23 +235,25 @@ class Method:
     ) -> tuple[Tensor, Tensor]:
         """The student's points x_t and what it is to say there, without gradient.
 
-        On the diagonal they are mix(x0, z, t) and x0; only the other rows are paired.
+        On the diagonal they are mix(x0, z, t) and x0, or what the velocity of a coupling that is
+        asked everywhere stands for; only the other rows are paired, and ask a target.
         """
         if times.to is None or bool((times.to < times.t).all()):
             x_t, x_r = self.coupling(models, self.process, x0, z, times, cond)
             return x_t, self.goal(models, x_t, x_r, times, cond, run)
-        x_t, goal = self.process.mix(x0, z, times.t), x0
-        index = (times.to < times.t).nonzero().flatten()
-        if len(index):
-            here = index.to(x0.device)
-            far = replace(self, terms=()).lesson(
-                models, x0[here], z[here], times.at(index), pick(cond, here), run.at(index)
-            )
-            x_t, goal = (
-                whole.index_copy(0, here, part)
-                for whole, part in zip((x_t, goal), far, strict=True)
-            )
-        return x_t, goal
+        far = (times.to < times.t).nonzero().flatten()
+        here = far.to(x0.device)
+        few, given = times.at(far), pick(cond, here)
+        if abilities.everywhere(self.coupling):
+            x_t, v = self.coupling(models, self.process, x0, z, times, cond)
+            goal, pairs = self.process.guess_of(x_t, v, times.t), (x_t[here], v[here])
+        else:
+            x_t, goal = self.process.mix(x0, z, times.t), x0
+            pairs = self.coupling(models, self.process, x0[here], z[here], few, given)
+        if not len(far):
+            return x_t, goal
+        far_goal = self.goal(models, *pairs, few, given, run.at(far))
+        return x_t.index_copy(0, here, pairs[0]), goal.index_copy(0, here, far_goal)
 
     def goal(
         self, models: Models, x_t: Tensor, x_r: Tensor, times: Times, cond: Cond, run: Passes

@@ -141,10 +141,15 @@ class Process:
         noise = x_t - expand(self.alpha(t), x_t) * x0_hat
         return expand(self.schedule.alpha_rate(t), x_t) * x0_hat + expand(per_sigma, x_t) * noise
 
-    def guess_of(self, velocity: Tensor, t: Time) -> Tensor:
-        """The part of x0_hat that a velocity makes: -Q u of x0_hat = P x_t - Q u, Q = sigma / W."""
+    def guess_of(self, x_t: Tensor, velocity: Tensor, t: Time) -> Tensor:
+        """The x0_hat of a velocity, where sigma > 0: the inverse of `velocity`.
+
+        (sigma' x_t - sigma v) / W, see `turn`.
+        """
         t = as_time(t)
-        return expand(-self.sigma(t) / self.turn(t), velocity) * velocity
+        rate, sigma = self.schedule.sigma_rate(t), self.schedule.sigma(t)
+        turn = self.turn(t)
+        return expand(rate / turn, x_t) * x_t - expand(sigma / turn, x_t) * velocity
 
 
 def edm(*, t_min: float = 0.002, t_max: float = 80.0) -> Process:

@@ -58,7 +58,7 @@ class Drift:
             c = denoiser.scaling(denoiser.process, t)
             keep = keep + make * c.skip
             make = make * c.out
-            raw = denoiser.output(c, x_t, cond, masks, denoiser.end(t, to))
+            raw = denoiser.output(c, x_t, cond, masks, denoiser.end(t, to, cond))
         else:
             raw = ask(denoiser, x_t, t, cond, to, **({} if masks is None else {"masks": masks}))
         return apply_mask(expand(keep, x_t) * x_t + expand(make, x_t) * raw, cond)

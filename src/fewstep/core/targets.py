@@ -177,7 +177,7 @@ class Bounded:
         """The inner goal, whose velocity stays in bounds."""
         x0_hat = goal(self.inner, process, models, x_t, x_r, times, cond, run)
         v = process.velocity(x_t, x0_hat, times.t)
-        return x0_hat + process.guess_of(v.clamp(-self.bound, self.bound) - v, times.t)
+        return process.guess_of(x_t, v.clamp(-self.bound, self.bound), times.t)
 
     def probe(self, *args: Any) -> Probe:
         """The inner one's own trial."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from fewstep.base.conditions import Cond
-from fewstep.core import balances, distances, spaces
+from fewstep.core import abilities, balances, distances
 from fewstep.core.balances import Balance
+from fewstep.core.couplings import Coupling, Velocity
 from fewstep.core.denoiser import Models
 from fewstep.core.distances import Distance
 from fewstep.core.process import Process
@@ -26,10 +27,14 @@ class FlowMatching:
         (TVM, arXiv 2511.19797).
     """
 
+    pairs: Coupling = field(default_factory=Velocity)  # whose velocity v is
     balance: Balance = balances.unbalanced
     distance: Distance = distances.sse
     at: Literal["t", "a"] = "t"
-    needs = frozenset({"student"})
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return abilities.needs(self.pairs) | {"student"}
 
     def __call__(
         self,
@@ -42,8 +47,8 @@ class FlowMatching:
         run: Any,
     ) -> Tensor:
         s = times.t if self.at == "t" else torch.maximum(times.a, process.time_at(LOWEST))
-        x_s, velocity = process.mix(x0, z, s), spaces.Velocity()
+        with torch.no_grad():
+            x_s, v = self.pairs(models, process, x0, z, times._replace(t=s), cond)
         x0_hat = run(models.student, x_s, s, cond, s)
-        here = times._replace(t=s)
-        d = self.distance(*(velocity(process, x_s, one, here) for one in (x0_hat, x0)))
+        d = self.distance(process.velocity(x_s, x0_hat, s), v)
         return self.balance(d, times, models)

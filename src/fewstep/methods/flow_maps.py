@@ -32,6 +32,8 @@ def meanflow(
     a_mean: float | None = None,
     a_std: float | None = None,
     diagonal: float = 0.75,
+    omega: float = 1.0,
+    kappa: float = 0.0,
     p: float = 1.0,
     c: float = 0.01,
     derivative: Literal["auto", "jvp", "difference"] = "auto",
@@ -50,6 +52,8 @@ def meanflow(
         a_mean: mean for the other of the two draws, the end; left out, the same
         a_std: its standard deviation; left out, the same
         diagonal: share of rows of flow matching, where u is to be v
+        omega: guidance folded into v: omega v + kappa u_c + (1 - omega - kappa) u_u, 1 is none
+        kappa: its share of u_c; the student is guided by omega / (1 - kappa)
         p: power of the adaptive weight
         c: its constant, beside a squared error summed over the numbers of a sample
         derivative: jvp, central differences, or auto, which tries both before the first step
@@ -62,7 +66,7 @@ def meanflow(
     return core.Method(
         process=on,
         times=core.times.Diagonal(times=core.times.Ends(law=law, end=end), share=diagonal, law=law),
-        coupling=core.couplings.Velocity(),
+        coupling=core.couplings.of_data(omega, kappa),
         target=core.tangents.Tangent(0.0, norm="none", derivative=derivative),
         space=core.spaces.Velocity(),
         distance=core.distances.sse,
@@ -77,6 +81,8 @@ def imf(
     p_mean: float = -0.4,
     p_std: float = 1.0,
     diagonal: float = 0.5,
+    most: float = 1.0,
+    power: float = 1.0,
     p: float = 1.0,
     c: float = 0.01,
     derivative: Literal["auto", "jvp", "difference"] = "auto",
@@ -92,6 +98,8 @@ def imf(
         p_mean: mean of the log noise level of t, on linear logit-normal
         p_std: its standard deviation
         diagonal: share of rows of flow matching
+        most: highest guidance weight w, which the student is told; 1 is none, the paper's is 8
+        power: of the density ~ w^-power of 1 .. most
         p: power of the adaptive weights
         c: their constant
         derivative: jvp, central differences, or auto, which tries both before the first step
@@ -101,15 +109,17 @@ def imf(
     on = core.process.by_name(process, sigma_data=sigma_data)
     law = core.times.at_level(p_mean, p_std, on)
     balance = core.balances.Adaptive(p, c)
+    pairs = core.couplings.of_data(told=most > 1)
     return core.Method(
         process=on,
         times=core.times.Diagonal(times=core.times.Ends(law=law), share=diagonal, law=law),
-        coupling=core.couplings.Velocity(),
+        coupling=pairs,
         target=core.tangents.Tangent(0.0, norm="none", derivative=derivative, along="student"),
         space=core.spaces.Velocity(),
         distance=core.distances.sse,
         balance=balance,
-        terms=(core.terms.FlowMatching(balance=balance),),
+        terms=(core.terms.FlowMatching(pairs, balance),),
+        tell=core.tell.Guidance(most, power) if most > 1 else core.tell.nothing,
         scaling=core.scalings.Trig(sigma_data=sigma_data),
         sampler="jumps",
     )
