@@ -27,6 +27,7 @@ if _TYPE_CHECKING:
     from fewstep.core import balances as balances
     from fewstep.core import couplings as couplings
     from fewstep.core import denoiser as denoiser
+    from fewstep.core import derivatives as derivatives
     from fewstep.core import distances as distances
     from fewstep.core import measurements as measurements
     from fewstep.core import process as process
@@ -36,6 +37,8 @@ if _TYPE_CHECKING:
     from fewstep.core import spaces as spaces
     from fewstep.core import tangents as tangents
     from fewstep.core import targets as targets
+    from fewstep.core import tell as tell
+    from fewstep.core import terms as terms
     from fewstep.core import times as times
     from fewstep.core import weights as weights
     from fewstep.core.denoiser import Models as Models
@@ -61,6 +64,7 @@ _MODULES = {
     "curricula": "core.times.curricula",
     "data": "data",
     "denoiser": "core.denoiser",
+    "derivatives": "core.derivatives",
     "distances": "core.distances",
     "errors": "base.errors",
     "exact": "exact",
@@ -76,6 +80,8 @@ _MODULES = {
     "spaces": "core.spaces",
     "tangents": "core.tangents",
     "targets": "core.targets",
+    "tell": "core.tell",
+    "terms": "core.terms",
     "times": "core.times",
     "weights": "core.weights",
 }
