@@ -15,7 +15,7 @@ class Ways:
     def __call__(self, u, progress, ordinal):
         t, a = u.sort(1, descending=True).values.unbind(1)
         is_flow = ordinal % 4 > 0
-        return self.at(t, progress)._replace(a=a.masked_fill(is_flow, 0), to=t.where(is_flow, a))
+        return fs.Times(t, t, a.masked_fill(is_flow, 0), 1 + 0 * t, to=t.where(is_flow, a))
 
     def at(self, t, progress):
         return fs.Times(t, t, 0 * t, 1 + 0 * t, to=0 * t)
