@@ -54,9 +54,9 @@ def masks_anew(original):
     def new_masks(student, rows, seed, device):
         numbers = iter(range(100))
 
-        def call(who, x, t, cond):
+        def call(who, x, t, cond, to=None):
             seeds = None if seed is None else [next(numbers)]
-            return dropout(student, rows, seeds, device)(who, x, t, cond)
+            return dropout(student, rows, seeds, device)(who, x, t, cond, to)
 
         return call
 
@@ -161,15 +161,15 @@ def by_student(find):
 
 
 def guided_by_w(both):
-    def both_by_w(self, x_t, t, cond):
-        guess, plain = both(self, x_t, t, cond)
+    def both_by_w(self, *args):
+        guess, plain = both(self, *args)
         return guess - (guess - plain) / self.scale, plain
 
     return both_by_w
 
 
 def guided_twice(both):
-    return lambda self, x_t, t, cond: (both(self, x_t, t, cond)[0],) * 2
+    return lambda self, *args: (both(self, *args)[0],) * 2
 
 
 def no_correction(heun):
@@ -180,15 +180,15 @@ def no_correction(heun):
 
 def bare_jump(jump):
     def jump_anyway(self, x_t, x0_hat, t, s):
-        keep, make = self._move(torch.as_tensor(t), torch.as_tensor(s))
+        keep, make = self.move(torch.as_tensor(t), torch.as_tensor(s))
         return expand(keep, x_t) * x_t + expand(make, x_t) * x0_hat
 
     return jump_anyway
 
 
 def swapped_labels(forward):
-    def forward_flipped(self, x_t, t, cond=None, masks=None):
-        return forward(self, x_t, t, None if cond is None else cond.flip(0), masks)
+    def forward_flipped(self, x_t, t, cond=None, *more, **options):
+        return forward(self, x_t, t, None if cond is None else cond.flip(0), *more, **options)
 
     return forward_flipped
 

@@ -16,6 +16,7 @@ def all_checks() -> list[Check]:
         exact_checks,
         exact_maps,
         fixed_points,
+        flow_points,
         papers,
         part_checks,
         process_checks,
@@ -36,6 +37,7 @@ def all_checks() -> list[Check]:
         *denoiser_checks.CHECKS,
         *exact_maps.CHECKS,
         *fixed_points.CHECKS,
+        *flow_points.CHECKS,
         *exact_checks.CHECKS,
         *run_checks.CHECKS,
     ]

@@ -12,10 +12,10 @@ from fewstep import networks
 from fewstep.analysis.verify.check import over
 from fewstep.base.conditions import Cond
 from fewstep.base.randomness import fork_rng, generator
-from fewstep.core import scalings
+from fewstep.core import abilities, scalings
 from fewstep.core.denoiser import Denoiser, Models, Preconditioned
 from fewstep.core.method import Method
-from fewstep.core.process import Process
+from fewstep.core.process import Process, Time, as_time
 from fewstep.core.times import Times
 
 SD = 0.5  # the sigma_data that every method has by default
@@ -23,15 +23,20 @@ SHAPE = (2, 3)
 
 
 class Analytic(nn.Module):
-    """D(x, t) = a tanh(b x + c ln(1 + t)) + d mean(x): smooth, not linear."""
+    """D(x, t) = a tanh(b x + c l) + d mean(x), l = ln(1 + t): smooth, not linear.
 
-    def __init__(self, *numbers: float) -> None:
+    Told its end, l = ln((1 + t) / (1 + to / 2)).
+    """
+
+    def __init__(self, *numbers: float, ends: int = 1) -> None:
         super().__init__()
         self.numbers = nn.Parameter(torch.tensor(numbers, dtype=torch.float64))
+        self.ends = ends
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond = None, to: Time = 0.0) -> Tensor:
         a, b, c, d = self.numbers.to(x_t.dtype)
-        level = over(torch.log1p(t.to(x_t.dtype)), x_t)
+        end = torch.log1p(as_time(to) / 2)
+        level = over((torch.log1p(t) - end).to(x_t.dtype), x_t)
         mean = x_t.flatten(1).mean(1).reshape(-1, *level.shape[1:])
         return a * torch.tanh(b * x_t + c * level) + d * mean
 
@@ -71,33 +76,40 @@ def cast() -> Cast:
     return Cast(
         student=Analytic(1.1, 0.7, -0.3, 0.2),
         ema=Analytic(1.3, 0.5, 0.2, -0.1),
-        teacher=Analytic(0.8, 0.9, -0.2, 0.1),
+        teacher=Analytic(0.8, 0.9, -0.2, 0.1, ends=0),
         frozen=Analytic(1.6, 0.4, 0.1, 0.3),
         balance=Uncertain(0.3, -0.4),
     )
 
 
 class FixedTarget(nn.Module):
-    """A student whose numbers move by `shift` in its own pass at `t` alone: the target is fixed."""
+    """A student whose numbers move by `shift` in its own passes alone: the target is fixed.
 
-    def __init__(self, inner: Analytic, t: Tensor) -> None:
+    Those are the ones with gradient: at the times `t`, or anywhere where t is None.
+    """
+
+    ends = 1
+
+    def __init__(self, inner: Analytic, t: Tensor | None) -> None:
         super().__init__()
         self.inner = inner
         self.t = t
         self.shift = torch.zeros(4, dtype=torch.float64)
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, *more: Any, **options: Any) -> Tensor:
         numbers = self.inner.numbers.detach()
-        if torch.is_grad_enabled() and t.shape == self.t.shape and torch.equal(t, self.t):
+        if torch.is_grad_enabled() and (self.t is None or torch.equal(t, self.t)):
             numbers = numbers + self.shift
         output: Tensor = torch.func.functional_call(
-            self.inner, {"numbers": numbers}, (x_t, t, cond)
+            self.inner, {"numbers": numbers}, (x_t, t, *more), options
         )
         return output
 
 
 class MaskRecorder(nn.Module):
     """A network that records the times of its calls, and the number of the masks it runs under."""
+
+    ends = 1
 
     def __init__(self, inner: Analytic) -> None:
         super().__init__()
@@ -109,9 +121,11 @@ class MaskRecorder(nn.Module):
         self.draws += 1
         return Masks(self.draws)
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Cond = None, masks: Any = None) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Tensor, cond: Cond = None, masks: Any = None, to: Time = 0.0
+    ) -> Tensor:
         self.calls.append((t.detach(), masks and masks.number))
-        output: Tensor = self.inner(x_t, t, cond)
+        output: Tensor = self.inner(x_t, t, cond, to)
         return output
 
 
@@ -168,13 +182,13 @@ def spread(process: Process, t: Any, std: float = SD) -> Tensor:
 
 
 def data(
-    rows: int, shape: tuple[int, ...] = SHAPE, stream: str = "verify"
+    rows: int, shape: tuple[int, ...] = SHAPE, stream: str = "verify", uniforms: int = 2
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x0 of standard deviation 0.5, z, and uniforms `[rows, 2]`, the first column stratified."""
+    """x0 of deviation 0.5, z, and uniforms `[rows, uniforms]`, the first column stratified."""
     source = generator(0, stream)
     x0 = SD * torch.randn(rows, *shape, generator=source, dtype=torch.float64)
     z = torch.randn(rows, *shape, generator=source, dtype=torch.float64)
-    u = torch.rand(rows, 2, generator=source, dtype=torch.float64)
+    u = torch.rand(rows, uniforms, generator=source, dtype=torch.float64)
     u[:, 0] = (torch.randperm(rows, generator=source) + u[:, 0]) / rows
     return x0, z, u
 
@@ -193,12 +207,32 @@ def disorder(method: Method, times: Times, may_rest: bool = False) -> float:
     return max(*excess, 0.0 if may_rest else float((t <= a).any()), 0.0)
 
 
+class Ended(nn.Module):
+    """A network that is told where it leads: the end number is added to its noise label."""
+
+    ends = 1
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.masks = abilities.masks(inner)
+        self.classes = abilities.classes(inner)
+
+    def forward(self, x: Tensor, label: Tensor, *more: Any, end: Tensor) -> Tensor:
+        output: Tensor = self.inner(x, label + end[:, 0], *more)
+        return output
+
+
 def small_network(
-    classes: int = 0, dropout: float = 0.0, seed: int = 0, shape: tuple[int, ...] = SHAPE
+    classes: int = 0,
+    dropout: float = 0.0,
+    seed: int = 0,
+    shape: tuple[int, ...] = SHAPE,
+    ends: int = 0,
 ) -> Preconditioned:
     """A float64 MLP behind EDM's preconditioning, no weight 0: zeros would hide mistakes."""
     with fork_rng(seed, "verify"):
         network = networks.mlp(shape, classes, width=12, depth=2, dropout=dropout)
         for p in network.parameters():
             nn.init.normal_(p, std=0.2)
-    return Preconditioned(network, scalings.Edm()).double()
+    return Preconditioned(Ended(network) if ends else network, scalings.Edm()).double()

@@ -1,8 +1,8 @@
 """The papers' losses of one sample, written out: `(nets, x0, z, row) -> loss` in torch's own
 operations alone.
 
-Networks are called as `net(x, t)` with one sample and a float; the papers' stop-gradient is
-`.detach()`. No process, coupling, solver, distance or weight of the package is used, so that a
+Networks are called as `net(x, t)` with one sample and a float, flow maps as `net(x, t, to)`; the
+papers' stop-gradient is `.detach()`. No process, coupling, solver, distance or weight of the package is used, so that a
 mistake there cannot be here too.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fewstep.analysis.verify.paper_times import SD, Row, direct_grid
 
-Net = Callable[[Tensor, float], Tensor]
+Net = Callable[..., Tensor]
 
 
 class Nets(NamedTuple):

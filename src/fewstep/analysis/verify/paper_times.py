@@ -23,10 +23,11 @@ class Row(NamedTuple):
     w: float = 1.0
     u: float = 0.0  # the row's second uniform
     progress: float = 0.0
+    to: float = 0.0  # the end that a flow map is told: a, or t on the diagonal
 
 
-# u, progress, number of the row -> its times
-Rule = Callable[[float, float, int], Row]
+# u, progress, number of the row, of flow maps the other uniforms -> its times
+Rule = Callable[..., Row]
 
 
 def log_normal(
@@ -160,6 +161,61 @@ def scm(u: float, progress: float, number: int) -> Row:
     return Row(t, t, 0.0)
 
 
+def logit_normal(u: float, mean: float = -0.4, std: float = 1.0) -> float:
+    """sigmoid(N(mean, std^2)) at probability u."""
+    return 1 / (1 + math.exp(-mean - std * NORMAL.inv_cdf(u)))
+
+
+def told(t: float, r: float, a: float) -> Row:
+    return Row(t, r, a, to=a)
+
+
+def flow_map(diagonal: float, near: Callable[[float], float] = lambda progress: 0.0) -> Rule:
+    """t, a = max, min of two logit-normal(-.4, 1), r = t - near (t - a); a share has to = t.
+
+    Of n rows n (1 - diagonal), rounded down, are those with a < t.
+    """
+
+    def rule(u: float, progress: float, number: int, v: float, *others: float) -> Row:
+        one, other = logit_normal(u), logit_normal(v)
+        if math.floor((number + 1) * (1 - diagonal)) == math.floor(number * (1 - diagonal)):
+            return Row(one, 0.0, 0.0, to=one)
+        t, a = max(one, other), min(one, other)
+        share = others[0] if others else 1 - near(progress)
+        return told(t, a + share * (t - a), a)
+
+    return rule
+
+
+def alpha(progress: float) -> float:
+    """alpha-Flow: 1 - sigmoid(25 (progress - 1/2)), from .005 of its ends on these."""
+    share = 1 / (1 + math.exp(25 * (progress - 0.5)))
+    return share if 0.005 <= share <= 0.995 else float(round(share))
+
+
+def shortcut(u: float, progress: float, number: int, v: float) -> Row:
+    """Every eighth row jumps 2 d from a multiple of it, d = 2^-k, k = 1 .. 7; others t alone."""
+    if (number + 1) % 8:
+        t = logit_normal(u, 0.0)
+        return Row(t, 0.0, 0.0, to=t)
+    d = 2.0 ** -(1 + math.floor(7 * u))
+    a = 2 * d * math.floor(v / (2 * d))
+    return told(a + 2 * d, a + d, a)
+
+
+def tvm(u: float, progress: float, number: int, v: float) -> Row:
+    """a logit-normal(-.4, 1), (t - a) / (1 - a) logit-normal(-.8, 1)."""
+    a = logit_normal(v)
+    t = a + (1 - a) * logit_normal(u, -0.8)
+    return told(t, t, a)
+
+
+def ayf(u: float, progress: float, number: int, v: float) -> Row:
+    """t, a = max, min of two logit-normal(-.8, 1)."""
+    a, t = sorted((logit_normal(u, -0.8), logit_normal(v, -0.8)))
+    return told(t, t, a)
+
+
 # method -> the rule of its times, and the rule in words
 TIMES: dict[str, tuple[Rule, str]] = {
     "diffusion": (diffusion, "ln t ~ N(-1.2, 1.2^2)"),
@@ -175,4 +231,19 @@ TIMES: dict[str, tuple[Rule, str]] = {
     "direct_cm": (direct_cm, "t uniform over the solver's levels, r = a = 0"),
     "sct": (scm, "ln(sd tan t) ~ N(-1, 1.4^2), r = t"),
     "scd": (scm, "ln(sd tan t) ~ N(-1, 1.4^2), r = t"),
+    "meanflow": (flow_map(0.75), "t, a logit-normal, 3/4 of the rows diagonal"),
+    "imf": (flow_map(0.5), "t, a logit-normal, 1/2 of the rows diagonal"),
+    "soflow": (
+        flow_map(0.75, lambda progress: 0.1 * (0.002 / 0.1) ** progress),
+        "l = t + q (a - t), q from .1 to .002 exponentially",
+    ),
+    "alphaflow": (flow_map(0.25, alpha), "r = t - alpha (t - a), alpha from 1 to 0"),
+    "shortcut": (shortcut, "1/8 of the rows dyadic"),
+    "psd": (flow_map(0.75), "r uniform in (a, t)"),
+    "lsd": (flow_map(0.75), "t, a logit-normal, 3/4 of the rows diagonal"),
+    "esd": (flow_map(0.75), "t, a logit-normal, 3/4 of the rows diagonal"),
+    "tvm": (tvm, "the gap and the end logit-normal"),
+    "lmd": (flow_map(0.25), "t, a logit-normal, 1/4 of the rows diagonal"),
+    "emd": (flow_map(0.25), "t, a logit-normal, 1/4 of the rows diagonal"),
+    "ayf": (ayf, "t, a logit-normal(-.8, 1)"),
 }

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fewstep.analysis.verify import paper_flow_maps  # noqa: F401 - adds its rows to PAPERS
 from fewstep.analysis.verify.builtin import build
 from fewstep.analysis.verify.check import Check, by_row, worst
 from fewstep.analysis.verify.fixtures import Analytic, Cast, cast, data
@@ -22,9 +23,10 @@ def rows_of(paper: Paper, u: Tensor, progress: float) -> list[Row]:
     """The paper's times of a batch, row by row."""
     rule, _ = TIMES[paper.method]
     rows = []
-    for number, (first, second) in enumerate(u.tolist()):
-        row = rule(first, progress, number)
-        rows.append(row._replace(u=second, progress=progress))
+    ends = build(paper.method, paper.options).ends
+    for number, (first, *others) in enumerate(u.tolist()):
+        row = rule(first, progress, number, *(others if ends else ()))
+        rows.append(row._replace(u=others[0], progress=progress))
     return rows
 
 
@@ -32,18 +34,21 @@ def times_apart(paper: Paper) -> float:
     """The method's t, r, a (relative to t) and weights against the paper's, in every stage."""
     errors = []
     for progress in torch.linspace(0, 1, 11, dtype=torch.float64).tolist():
-        _, _, u = data(64, stream="verify times")
-        times = build(paper.method, paper.options).times(u, progress, torch.arange(len(u)))
-        ours = torch.stack(times[:4], 1)
-        truth = torch.tensor([row[:4] for row in rows_of(paper, u, progress)], dtype=torch.float64)
-        size = torch.cat([truth[:, :1].expand(-1, 3), truth[:, 3:]], 1)
+        method = build(paper.method, paper.options)
+        _, _, u = data(64, stream="verify times", uniforms=method.uniforms)
+        times = method.times(u, progress, torch.arange(len(u)))
+        to = torch.zeros_like(times.t) if times.to is None else times.to
+        ours = torch.stack([*times[:3], to, times.w], 1)
+        rows = rows_of(paper, u, progress)
+        truth = torch.tensor([[*row[:3], row.to, row.w] for row in rows], dtype=torch.float64)
+        size = torch.cat([truth[:, :1].expand(-1, 4), truth[:, 4:]], 1)
         errors.append(((ours - truth).abs() / size).max().item())
     return worst(*errors)
 
 
-def one_sample(net: Analytic) -> Callable[[Tensor, float], Tensor]:
-    """A network as a function of one sample and a float."""
-    return lambda x, t: net(x[None], torch.tensor([t], dtype=torch.float64))[0]
+def one_sample(net: Analytic) -> Callable[..., Tensor]:
+    """A network as a function of one sample and a float, or two of a flow map."""
+    return lambda x, t, *to: net(x[None], torch.tensor([t], dtype=torch.float64), None, *to)[0]
 
 
 def paper_loss(paper: Paper, nets: Cast, x0: Tensor, z: Tensor, rows: list[Row]) -> Tensor:
@@ -64,13 +69,15 @@ def paper_loss(paper: Paper, nets: Cast, x0: Tensor, z: Tensor, rows: list[Row])
 
 def losses(paper: Paper, progress: float) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """(ours, the paper's) loss `[B]`, and (ours, the paper's) gradient, at the paper's times."""
-    x0, z, u = data(ROWS)
+    method = build(paper.method, paper.options)
+    x0, z, u = data(ROWS, uniforms=method.uniforms)
     rows = rows_of(paper, u, progress)
     t, r, a, w = torch.tensor([row[:4] for row in rows], dtype=torch.float64).T
+    to = torch.tensor([row.to for row in rows], dtype=torch.float64) if method.ends else None
     ours = cast()
     theirs = cast()
-    times = Times(t, r, a, w, u, progress)
-    loss = build(paper.method, paper.options).loss(ours.models(), x0, z, times)
+    times = Times(t, r, a, w, u, progress, to)
+    loss = method.loss(ours.models(), x0, z, times)
     truth = paper_loss(paper, theirs, x0, z, rows)
     # Each row has a weight of its own, so that the gradient of no row hides another's.
     mix = torch.linspace(1.0, 2.0, ROWS, dtype=torch.float64) / truth.detach().abs()
@@ -98,7 +105,9 @@ def checks_of(paper: Paper) -> list[Check]:
     """Loss and gradient of one row of the table; the times too of a method's first."""
     name = paper.method
     page = "scm" if name in ("sct", "scd") else name
-    where = f"see fewstep.methods.{name} and the parts it names, docs/methods/{page}.md"
+    where = f"see fewstep.methods.{name} and the parts it names"
+    if not build(name, paper.options).ends:
+        where = f"{where}, docs/methods/{page}.md"
     rows = [
         (paper.loss, value_apart, WRONG_LOSS),
         (f"gradient of {paper.loss}", gradient_apart, WRONG_GRADIENT),

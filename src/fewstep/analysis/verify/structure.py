@@ -35,8 +35,7 @@ from fewstep.analysis.verify.fixtures import (
     gradient_of,
     small_network,
 )
-from fewstep.base.conditions import Cond
-from fewstep.core import abilities, couplings
+from fewstep.core import abilities, balances, couplings
 from fewstep.core.denoiser import Models, Preconditioned
 from fewstep.core.method import Method
 from fewstep.core.times import Times
@@ -55,7 +54,7 @@ class Subject:
         """Of whole groups where rows share a trajectory."""
         group = abilities.reuse(method.coupling)
         rows = -(-rows // group) * group
-        x0, z, u = data(rows, self.shape)
+        x0, z, u = data(rows, self.shape, uniforms=method.uniforms)
         times: Times = method.times(u, progress, torch.arange(rows))
         return x0, z, times._replace(u=u, progress=progress)
 
@@ -69,7 +68,7 @@ class Subject:
         return method, cast(), self.batch(method)
 
     def network(self, classes: int = 0, dropout: float = 0.0) -> Preconditioned:
-        return small_network(classes, dropout, shape=self.shape)
+        return small_network(classes, dropout, shape=self.shape, ends=self.make().ends)
 
 
 PROPERTIES: Properties[Subject] = Properties()
@@ -201,9 +200,11 @@ def slope_of_loss(subject: Subject) -> float:
     A factor of a row without gradient, such as an adaptive weight, leaves the direction alone.
     """
     method, nets, inputs = subject.scene()
+    if isinstance(method.balance, balances.Adaptive):
+        method = replace(method, balance=balances.unbalanced, terms=())
     method, _ = with_goals_still(method)
     gradients = row_gradients(method, nets, inputs)
-    student = FixedTarget(nets.student, inputs[2].t)
+    student = FixedTarget(nets.student, inputs[2].t if has_own_loss(method) else None)
     models = replace(nets.models(), student=student)
 
     def losses(shift: Tensor) -> Tensor:
@@ -233,13 +234,12 @@ def rows_apart(subject: Subject, dropout: float = 0.0) -> float:
     models = everyone(student, method)
     x0, z, times = subject.batch(method)
 
-    def learn(x0: Tensor, z: Tensor, seeds: Tensor, *parts: Any) -> Tensor:
-        one = Times(*parts)._replace(progress=times.progress)
-        loss = method.loss(models, x0, z, one, seed=seeds.tolist())
+    def learn(x0: Tensor, z: Tensor, index: Tensor) -> Tensor:
+        loss = method.loss(models, x0, z, times.at(index), seed=index.tolist())
         loss.sum().backward()
         return loss.detach()
 
-    rows = x0, z, torch.arange(len(x0)), *times[:5]
+    rows = x0, z, torch.arange(len(x0))
     together = learn(*rows)
     gradient = gradient_of(student)
     student.zero_grad()
@@ -283,11 +283,11 @@ def boundary_without_network(subject: Subject) -> float:
     method, nets, (x0, z, times) = subject.scene()
     times = times._replace(r=times.a)
 
-    def blind(x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+    def blind(x_t: Tensor, t: Tensor, *more: Any, **options: Any) -> Tensor:
         below = torch.isin(t, times.a) & ~torch.isin(t, times.t)
-        return torch.where(over(below, x_t), torch.nan, nets.student(x_t, t, cond))
+        return torch.where(over(below, x_t), torch.nan, nets.student(x_t, t, *more, **options))
 
-    loss = method.loss(everyone(blind, method), x0, z, times)
+    loss = method.loss(everyone(told(blind), method), x0, z, times)
     truth = method.loss(everyone(nets.student, method), x0, z, times)
     finite = torch.isfinite(truth)  # a weight may be infinite where the method has no rows
     if has_own_loss(method) and not bool(torch.isfinite(loss[finite]).all()):
@@ -305,7 +305,8 @@ def shared_masks(subject: Subject) -> float:
     method, nets, (x0, z, times) = subject.scene()
     student = MaskRecorder(nets.student)
     method.loss(everyone(student, method), x0, z, times, seed=3)
-    own = [number for t, number in student.calls if t.tolist() == times.t.tolist()]
+    every = {*times.t.tolist()}
+    own = [number for t, number in student.calls if {*t.tolist()} == every]
     below = [number for t, number in student.calls if not bool(torch.isin(t, times.t).all())]
     has_pass = bool(below) and method.target is not None  # a teacher that it was drops nothing
     differs = student.draws not in own or (has_pass and student.draws not in below)
@@ -321,7 +322,8 @@ def constant_data(subject: Subject) -> float:
     point = torch.full_like(z, 0.7)
     guess = torch.full((), 0.7, dtype=torch.float64, requires_grad=True)
 
-    def network(x_t: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+    @told
+    def network(x_t: Tensor, *more: Any, **options: Any) -> Tensor:
         return guess.to(x_t.dtype).expand(x_t.shape)
 
     models = Models(network, network, network, network, balance=torch.zeros_like)  # type: ignore[arg-type]
@@ -347,6 +349,13 @@ def labels_by_row(subject: Subject) -> float:
     return mixed_up(lambda labels: method.loss(models, *inputs, labels).detach(), 6, 1)
 
 
+def told(network: Callable[..., Tensor]) -> Any:
+    """A function as a flow map."""
+    network.ends = 1  # type: ignore[attr-defined]
+    return network
+
+
+AT_A = "r = a asks no network at r"
 PER_ROW = {
     "a batch is its items",
     "a batch is its items, under dropout",
@@ -362,6 +371,9 @@ def checks_of(
     without: Set[str] = frozenset(),
 ) -> list[Check]:
     """The properties of a method; those of single rows unless its rows depend on their batch."""
-    if depends_on_batch(subject.make()):
+    one = subject.make()
+    if depends_on_batch(one):
         without = without | PER_ROW
+    if abilities.guess(one.target):  # which asks for the velocity there
+        without = without | {AT_A}
     return PROPERTIES.checks(subject, name, method=method, quick=quick, without=without)
